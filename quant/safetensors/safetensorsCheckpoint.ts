@@ -1,0 +1,195 @@
+import * as fs from 'node:fs';
+import {join} from 'node:path';
+import {nearestNames, TfjsLoraError} from '../errors.ts';
+import {corruptFile} from './corruptFile.ts';
+import {describe} from './safetensorsDtype.ts';
+import {SafetensorsFile} from './safetensorsFile.ts';
+import type {TensorInfo} from './safetensorsHeader.ts';
+import {parseStrictJson} from './strictJson.ts';
+
+/**
+ * All tensors of a Hugging Face folder, whichever of its files they lie in: one `model.safetensors`, or the shards
+ * that `model.safetensors.index.json` lists. When a folder has both, the single file counts, as in transformers.
+ *
+ * A tensor that lies in a listed shard without being listed itself is read too, as transformers does; one that two
+ * shards hold is read from the shard the index names.
+ */
+export class SafetensorsCheckpoint {
+  readonly folder: string;
+  /** The opened files, in the order of their names. */
+  readonly files: readonly SafetensorsFile[];
+  private readonly fileOfTensor: ReadonlyMap<string, SafetensorsFile>;
+
+  private constructor(
+    folder: string,
+    files: readonly SafetensorsFile[],
+    fileOfTensor: ReadonlyMap<string, SafetensorsFile>,
+  ) {
+    this.folder = folder;
+    this.files = files;
+    this.fileOfTensor = fileOfTensor;
+  }
+
+  /**
+   * Opens and checks every file of the checkpoint; they stay open until {@link close}.
+   *
+   * @param baseName the files' name before `.safetensors`, default `model`
+   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder holds neither file or lacks a shard; `CORRUPT_FILE` when
+   *   a file or the index is damaged; `MISSING_TENSOR` when a shard lacks a tensor the index says it has
+   */
+  static open(folder: string, baseName = 'model'): SafetensorsCheckpoint {
+    const single = join(folder, `${baseName}.safetensors`);
+    if (fs.existsSync(single)) {
+      const file = SafetensorsFile.open(single);
+      return new SafetensorsCheckpoint(folder, [file], new Map(file.names().map((name) => [name, file])));
+    }
+    const indexPath = join(folder, `${baseName}.safetensors.index.json`);
+    if (!fs.existsSync(indexPath)) throw noCheckpoint(folder, baseName);
+    return SafetensorsCheckpoint.openShards(folder, indexPath);
+  }
+
+  private static openShards(folder: string, indexPath: string): SafetensorsCheckpoint {
+    const weightMap = readWeightMap(indexPath);
+    const shards = new Map<string, SafetensorsFile>();
+    try {
+      for (const shard of [...new Set(weightMap.values())].sort()) {
+        if (!fs.existsSync(join(folder, shard))) throw missingShard(folder, shard, indexPath);
+        shards.set(shard, SafetensorsFile.open(join(folder, shard)));
+      }
+      const files = [...shards.values()];
+      const fileOfTensor = new Map<string, SafetensorsFile>();
+      for (const file of files) for (const name of file.names()) fileOfTensor.set(name, file);
+      for (const [name, shard] of weightMap) {
+        const file = shards.get(shard)!;
+        if (!file.has(name)) throw absentFromShard(name, file, indexPath);
+        fileOfTensor.set(name, file);
+      }
+      return new SafetensorsCheckpoint(folder, files, fileOfTensor);
+    } catch (error) {
+      for (const file of shards.values()) file.close();
+      throw error;
+    }
+  }
+
+  /** Names of all tensors, file by file in the order of their bytes: reading them in this order reads forwards. */
+  names(): string[] {
+    return this.files.flatMap((file) => file.names().filter((name) => this.fileOfTensor.get(name) === file));
+  }
+
+  has(name: string): boolean {
+    return this.fileOfTensor.has(name);
+  }
+
+  /** @throws TfjsLoraError `MISSING_TENSOR` with the nearest names when no file has a tensor `name` */
+  info(name: string): TensorInfo {
+    return this.fileOf(name).info(name);
+  }
+
+  /** The file a tensor is read from. @throws TfjsLoraError as {@link info} */
+  fileOf(name: string): SafetensorsFile {
+    const file = this.fileOfTensor.get(name);
+    if (file === undefined) {
+      const nearest = nearestNames(name, this.fileOfTensor.keys()).join(', ') || 'none, it has no tensors';
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `Tensor ${describe(name)} [${this.folder}]: expected it in the checkpoint, got no such name. ` +
+          `Nearest: ${nearest}.`,
+      );
+    }
+    return file;
+  }
+
+  /** {@link SafetensorsFile.read} from the file that has the tensor. */
+  read(name: string): Uint8Array {
+    return this.fileOf(name).read(name);
+  }
+
+  /** {@link SafetensorsFile.readRange} from the file that has the tensor. */
+  readRange(name: string, begin: number, end: number): Uint8Array {
+    return this.fileOf(name).readRange(name, begin, end);
+  }
+
+  /** {@link SafetensorsFile.readInto} from the file that has the tensor. */
+  readInto(name: string, target: ArrayBufferView, begin = 0): void {
+    this.fileOf(name).readInto(name, target, begin);
+  }
+
+  /** {@link SafetensorsFile.readFloat32} from the file that has the tensor. */
+  readFloat32(name: string): Float32Array {
+    return this.fileOf(name).readFloat32(name);
+  }
+
+  /** Closes every file. Closing twice does nothing. */
+  close(): void {
+    for (const file of this.files) file.close();
+  }
+}
+
+/** The index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */
+function readWeightMap(indexPath: string): Map<string, string> {
+  const what = 'Checkpoint index';
+  let index: unknown;
+  try {
+    index = parseStrictJson(fs.readFileSync(indexPath, 'utf8'));
+  } catch (cause) {
+    const fault = `expected valid JSON, got ${(cause as Error).message}`;
+    throw corruptFile(what, indexPath, fault, undefined, {cause});
+  }
+  const weightMap = (index as {weight_map?: unknown} | null)?.weight_map;
+  if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap)) {
+    throw corruptFile(what, indexPath, `expected weight_map to be an object, got ${describe(weightMap)}`);
+  }
+  const entries = Object.entries(weightMap);
+  if (entries.length === 0)
+    throw corruptFile(what, indexPath, 'expected weight_map to name tensors, got none');
+  for (const [name, shard] of entries) {
+    const entry = `weight_map ${describe(name)}`;
+    if (typeof shard !== 'string') {
+      throw corruptFile(entry, indexPath, `expected a file name, got ${describe(shard)}`);
+    }
+    if (!isPlainFileName(shard)) {
+      const advice = 'A shard must lie beside its index: get the checkpoint from a source you trust.';
+      throw corruptFile(entry, indexPath, `expected a plain file name, got ${describe(shard)}`, advice);
+    }
+  }
+  return new Map(entries);
+}
+
+/** Whether a name from an index stays in the index's own folder, on every operating system. */
+function isPlainFileName(name: string): boolean {
+  return name !== '' && name !== '.' && name !== '..' && !/[/\\:\0]/.test(name);
+}
+
+function noCheckpoint(folder: string, baseName: string): TfjsLoraError {
+  const wanted = `${baseName}.safetensors or ${baseName}.safetensors.index.json`;
+  let got: string;
+  let advice = 'Check the path.';
+  try {
+    const names = fs.readdirSync(folder).sort();
+    const others = names.filter((name) => /\.(bin|pth?|gguf|h5|msgpack)$/.test(name));
+    got = names.length === 0 ? 'an empty folder' : `a folder with ${describe(names)}`;
+    if (others.length > 0) advice = `Only safetensors is read: convert ${others[0]} first.`;
+  } catch (error) {
+    got = (error as Error).message;
+  }
+  return new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `Checkpoint folder [${folder}]: expected ${wanted}, got ${got}. ${advice}`,
+  );
+}
+
+function missingShard(folder: string, shard: string, indexPath: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `Shard ${describe(shard)} [${folder}]: expected it because ${indexPath} lists it, got no such file. ` +
+      'Download the whole checkpoint.',
+  );
+}
+
+function absentFromShard(name: string, file: SafetensorsFile, indexPath: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'MISSING_TENSOR',
+    `Tensor ${describe(name)} [${file.path}]: expected it because ${indexPath} says it is there, ` +
+      'got a shard without it. Index and shards are of different saves: get them all from one.',
+  );
+}

@@ -1,0 +1,65 @@
+import {dirname} from 'node:path';
+import {TfjsLoraError} from '../errors.ts';
+import {byteLengthOf, describe} from './safetensorsDtype.ts';
+import {buildHeader, type TensorSpec} from './safetensorsHeader.ts';
+import {StagedFile, syncFolder} from './stagedFile.ts';
+
+/** A tensor to write: its bytes, little-endian and row-major, as any typed array or as a function that makes them. */
+export interface TensorToWrite extends TensorSpec {
+  /** A function is called once, when its turn comes, and what it returns is dropped before the next one's. */
+  readonly data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>);
+}
+
+/** What transformers and PEFT write, and ask for when they read. */
+export const DEFAULT_METADATA: Readonly<Record<string, string>> = {format: 'pt'};
+
+/**
+ * Writes one safetensors file; for the same tensors, byte for byte the one Python's safetensors writes. Tensors lie
+ * by dtype, the widest first, then by name, and their data is asked for in that order, one at a time. The file
+ * appears under its name only when complete; an older one stays until then. Creates the folder when needed.
+ *
+ * @param metadata the file's `__metadata__`, default `{format: 'pt'}`; none when empty
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when a name, dtype, shape or metadata entry cannot be written, before
+ *   anything is; `SHAPE_MISMATCH` when a tensor's data has not the bytes of its dtype and shape
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: Iterable<TensorToWrite>,
+  metadata: Readonly<Record<string, string>> = DEFAULT_METADATA,
+): Promise<void> {
+  const file = await stageSafetensors(path, tensors, metadata);
+  file.publish();
+  syncFolder(dirname(path));
+}
+
+/** {@link writeSafetensors} up to the point where the complete file only needs its name. */
+export async function stageSafetensors(
+  path: string,
+  tensors: Iterable<TensorToWrite>,
+  metadata: Readonly<Record<string, string>>,
+): Promise<StagedFile> {
+  const {bytes: header, ordered} = buildHeader(tensors, metadata, path);
+  const file = new StagedFile(path);
+  try {
+    file.write(header);
+    for (const tensor of ordered) file.write(await bytesOf(tensor, path));
+    file.seal();
+    return file;
+  } catch (error) {
+    file.discard();
+    throw error;
+  }
+}
+
+async function bytesOf({name, dtype, shape, data}: TensorToWrite, path: string): Promise<Uint8Array> {
+  const view = typeof data === 'function' ? await data() : data;
+  const expected = byteLengthOf(dtype, shape);
+  if (view.byteLength !== expected) {
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `Cannot write tensor ${describe(name)} [${path}]: expected ${expected} bytes for ${dtype} [${shape}], ` +
+        `got ${view.byteLength}.`,
+    );
+  }
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}

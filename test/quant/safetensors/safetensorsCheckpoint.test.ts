@@ -1,0 +1,238 @@
+import * as fs from 'node:fs';
+import {join} from 'node:path';
+import fc from 'fast-check';
+import {SafetensorsCheckpoint, TfjsLoraError} from '../../../quant/index.ts';
+import {fixture, golden} from '../fixtures/golden.ts';
+import {rawSafetensors} from './rawSafetensors.ts';
+import {temporaryFolder} from './temporaryFolder.ts';
+import {thrownBy} from './thrownBy.ts';
+
+/** A shard with one-byte tensors: name → value. */
+function shard(values: Record<string, number>): Uint8Array {
+  const entries = Object.keys(values).map((name, i) => [
+    name,
+    {dtype: 'U8', shape: [], data_offsets: [i, i + 1]},
+  ]);
+  return rawSafetensors(Object.fromEntries(entries), Uint8Array.from(Object.values(values)));
+}
+
+function folderWith(files: Record<string, Uint8Array | string | object>): string {
+  const folder = temporaryFolder();
+  for (const [name, content] of Object.entries(files)) {
+    const isJson = typeof content === 'object' && !(content instanceof Uint8Array);
+    fs.writeFileSync(join(folder, name), isJson ? JSON.stringify(content) : content);
+  }
+  return folder;
+}
+
+const INDEX = 'model.safetensors.index.json';
+const TWO_SHARDS = {
+  [INDEX]: {
+    metadata: {total_size: 3},
+    weight_map: {a: '1.safetensors', b: '2.safetensors', c: '1.safetensors'},
+  },
+  '1.safetensors': shard({a: 1, c: 3}),
+  '2.safetensors': shard({b: 2}),
+};
+
+test('reads the shards that transformers wrote', () => {
+  const checkpoint = SafetensorsCheckpoint.open(fixture('sharded'));
+  const {tensors} = golden.sharded;
+  expect(checkpoint.files.length).toBe(12);
+  expect(checkpoint.names().sort()).toEqual(Object.keys(tensors).sort());
+  for (const [name, {dtype, shape, bytes, float32}] of Object.entries(tensors)) {
+    expect(checkpoint.info(name)).toMatchObject({dtype, shape});
+    expect(Buffer.from(checkpoint.read(name)).toString('hex')).toBe(bytes);
+    expect(Buffer.from(checkpoint.readFloat32(name).buffer).toString('hex')).toBe(float32);
+  }
+  checkpoint.close();
+});
+
+test('reads, in part and into the caller’s memory, from the right shard', () => {
+  const checkpoint = SafetensorsCheckpoint.open(folderWith(TWO_SHARDS));
+  expect(checkpoint.names()).toEqual(['a', 'c', 'b']);
+  expect(checkpoint.has('b')).toBe(true);
+  expect(checkpoint.has('d')).toBe(false);
+  expect([...checkpoint.readRange('b', 0, 1)]).toEqual([2]);
+  const target = new Uint8Array(1);
+  checkpoint.readInto('c', target);
+  expect(target[0]).toBe(3);
+  expect(checkpoint.fileOf('c').path).toMatch(/1\.safetensors$/);
+  checkpoint.close();
+});
+
+test('prefers the single file to an index beside it', () => {
+  const checkpoint = SafetensorsCheckpoint.open(
+    folderWith({...TWO_SHARDS, 'model.safetensors': shard({only: 1})}),
+  );
+  expect(checkpoint.names()).toEqual(['only']);
+  checkpoint.close();
+});
+
+test('finds files of another base name', () => {
+  const folder = folderWith({'adapter_model.safetensors': shard({x: 1})});
+  const checkpoint = SafetensorsCheckpoint.open(folder, 'adapter_model');
+  expect([...checkpoint.read('x')]).toEqual([1]);
+  checkpoint.close();
+});
+
+test('reads unlisted tensors of a listed shard, and the listed copy of one that two shards hold', () => {
+  const folder = folderWith({
+    [INDEX]: {weight_map: {a: '1.safetensors', b: '2.safetensors'}},
+    '1.safetensors': shard({a: 1, extra: 9}),
+    '2.safetensors': shard({b: 2, a: 8}),
+    '3.safetensors': shard({unlisted: 1}),
+  });
+  const checkpoint = SafetensorsCheckpoint.open(folder);
+  expect(checkpoint.names()).toEqual(['a', 'extra', 'b']);
+  expect([...checkpoint.read('a')]).toEqual([1]);
+  expect([...checkpoint.read('extra')]).toEqual([9]);
+  checkpoint.close();
+});
+
+test('a missing tensor names the nearest', async () => {
+  const checkpoint = SafetensorsCheckpoint.open(fixture('sharded'));
+  const error = await thrownBy(() => checkpoint.read('model.layers.0.self_attn.q_prj.weight'));
+  expect(error.code).toBe('MISSING_TENSOR');
+  expect(error.message).toMatch(/Nearest: model\.layers\.0\.self_attn\.q_proj\.weight/);
+  checkpoint.close();
+});
+
+test('a closed checkpoint does not read', async () => {
+  const checkpoint = SafetensorsCheckpoint.open(folderWith(TWO_SHARDS));
+  checkpoint.close();
+  checkpoint.close();
+  expect((await thrownBy(() => checkpoint.read('b'))).code).toBe('DISPOSED');
+});
+
+describe('open refuses', () => {
+  const withMap = (weightMap: unknown) => ({...TWO_SHARDS, [INDEX]: {weight_map: weightMap}});
+
+  test.each<[string, Record<string, Uint8Array | string | object>, string, RegExp]>([
+    [
+      'an empty folder',
+      {},
+      'FILE_NOT_FOUND',
+      /expected model.safetensors or model.safetensors.index.json, got an empty/,
+    ],
+    [
+      'other files',
+      {'config.json': '{}'},
+      'FILE_NOT_FOUND',
+      /got a folder with \["config.json"\]. Check the path/,
+    ],
+    [
+      'other formats',
+      {'pytorch_model.bin': ''},
+      'FILE_NOT_FOUND',
+      /Only safetensors is read: convert pytorch_model.bin/,
+    ],
+    [
+      'a damaged single file',
+      {'model.safetensors': ''},
+      'CORRUPT_FILE',
+      /model.safetensors\]: expected at least 8/,
+    ],
+    ['an index that is not JSON', {[INDEX]: '{'}, 'CORRUPT_FILE', /index.json\]: expected valid JSON/],
+    ['an index that is null', {[INDEX]: 'null'}, 'CORRUPT_FILE', /expected weight_map to be an object/],
+    [
+      'no weight_map',
+      {[INDEX]: '{"metadata":{}}'},
+      'CORRUPT_FILE',
+      /weight_map to be an object, got undefined/,
+    ],
+    [
+      'a weight_map that is a list',
+      withMap(['a']),
+      'CORRUPT_FILE',
+      /weight_map to be an object, got \["a"\]/,
+    ],
+    ['an empty weight_map', withMap({}), 'CORRUPT_FILE', /expected weight_map to name tensors, got none/],
+    [
+      'a tensor listed twice',
+      {...TWO_SHARDS, [INDEX]: '{"weight_map":{"a":"1.safetensors","a":"2.safetensors"}}'},
+      'CORRUPT_FILE',
+      /key "a" twice/,
+    ],
+    [
+      'a shard that is a number',
+      withMap({a: 1}),
+      'CORRUPT_FILE',
+      /weight_map "a" .*expected a file name, got 1/,
+    ],
+    [
+      'a missing shard',
+      withMap({a: '9.safetensors'}),
+      'FILE_NOT_FOUND',
+      /Shard "9.safetensors" .*lists it, got no such/,
+    ],
+    [
+      'a tensor absent from its shard',
+      withMap({b: '1.safetensors'}),
+      'MISSING_TENSOR',
+      /Tensor "b" \[.*1.safetensors\]/,
+    ],
+    [
+      'a damaged shard',
+      {...TWO_SHARDS, '2.safetensors': 'x'},
+      'CORRUPT_FILE',
+      /2.safetensors\]: expected at least 8/,
+    ],
+    [
+      'a shard above the folder',
+      withMap({a: '../x.safetensors'}),
+      'CORRUPT_FILE',
+      /expected a plain file name/,
+    ],
+    ['a shard in a subfolder', withMap({a: 'x/y.safetensors'}), 'CORRUPT_FILE', /expected a plain file name/],
+    [
+      'an absolute shard',
+      withMap({a: '/etc/passwd'}),
+      'CORRUPT_FILE',
+      /plain file name, got "\/etc\/passwd"/,
+    ],
+    ['a backslash', withMap({a: '..\\x.safetensors'}), 'CORRUPT_FILE', /expected a plain file name/],
+    ['the folder itself', withMap({a: '.'}), 'CORRUPT_FILE', /expected a plain file name/],
+    ['a shard without a name', withMap({a: ''}), 'CORRUPT_FILE', /expected a plain file name/],
+    ['a zero byte', withMap({a: '1.safetensors\0'}), 'CORRUPT_FILE', /expected a plain file name/],
+  ])('%s, and leaves nothing open', async (_, files, code, message) => {
+    const folder = folderWith(files);
+    const openFiles = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0);
+    const before = openFiles();
+    const error = await thrownBy(() => SafetensorsCheckpoint.open(folder));
+    expect(error.message).toMatch(message);
+    expect(error.message).toContain(folder);
+    expect(error.code).toBe(code);
+    expect(openFiles()).toBe(before);
+  });
+
+  test('a folder that does not exist', async () => {
+    const error = await thrownBy(() => SafetensorsCheckpoint.open('/nowhere/at/all'));
+    expect(error.code).toBe('FILE_NOT_FOUND');
+    expect(error.message).toMatch(/Checkpoint folder \[\/nowhere\/at\/all\]: .*ENOENT/);
+  });
+});
+
+test('any index gives a checkpoint or a TfjsLoraError', () => {
+  const folder = folderWith(TWO_SHARDS);
+  const shardName = fc.oneof(fc.constantFrom('1.safetensors', '2.safetensors', '..', 'none'), fc.jsonValue());
+  const weightMap = fc.dictionary(fc.constantFrom('a', 'b', 'c', '__proto__'), shardName);
+  const index = fc.oneof(fc.record({weight_map: fc.oneof(weightMap, fc.jsonValue())}), fc.jsonValue());
+  const text = fc.oneof(
+    index.map((value) => JSON.stringify(value)),
+    fc.string(),
+  );
+  fc.assert(
+    fc.property(text, (content) => {
+      fs.writeFileSync(join(folder, INDEX), content);
+      try {
+        const checkpoint = SafetensorsCheckpoint.open(folder);
+        for (const name of checkpoint.names()) expect(checkpoint.read(name).length).toBe(1);
+        checkpoint.close();
+      } catch (error) {
+        if (!(error instanceof TfjsLoraError)) throw error;
+      }
+    }),
+    {numRuns: 500},
+  );
+});
