@@ -1,0 +1,112 @@
+import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../quant/float16.ts';
+import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {linear} from './ops/linear.ts';
+import type {Parameter} from './parameter.ts';
+
+export interface DenseArgs extends LayerArgs {
+  /** Size of the output's last axis. */
+  units: number;
+  /** Default true, as in Keras. */
+  useBias?: boolean;
+  /** Name of a Keras activation, applied last. Default none. */
+  activation?: Activation;
+  /** How the weight lies in memory. A 16-bit weight is frozen. Default `float32`. */
+  storage?: StorageDtype;
+  /** Default `glorotUniform`. */
+  weightInitializer?: Initializer | SerializedInitializer;
+}
+
+export type LayerArgs = ConstructorParameters<typeof tf.layers.Layer>[0] & {};
+type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
+
+/**
+ * `activation(x · Wᵀ + b)`. Like `tf.layers.dense`, but the weight is `[units, inputDim]`, as Hugging Face
+ * checkpoints store it, and may be kept in 16 bit.
+ *
+ * Input `[..., inputDim]` float32, output `[..., units]` float32.
+ * Weights: `weight` `[units, inputDim]`, `bias` `[units]` zeros.
+ */
+export class Dense extends ModuleLayer {
+  static className = 'TransposedDense'; // plain 'Dense' is Keras's own, with a [inputDim, units] kernel
+  readonly units: number;
+  readonly useBias: boolean;
+  readonly activation?: Activation;
+  readonly storage: StorageDtype;
+  readonly weightInitializer: Initializer;
+  weight!: Parameter;
+  bias?: Parameter;
+
+  constructor(args: DenseArgs) {
+    super(args);
+    this.units = args.units;
+    this.useBias = args.useBias ?? true;
+    this.activation = args.activation ?? undefined;
+    this.storage = args.storage ?? 'float32';
+    this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.glorotUniform({}));
+  }
+
+  override build(inputShape: tf.Shape | tf.Shape[]): void {
+    const inputDim = onlyShape(inputShape).at(-1) as number;
+    const shape = [this.units, inputDim];
+    const trainable = this.trainable;
+    this.weight = this.addParameter('weight', shape, {
+      storage: this.storage,
+      trainable: trainable && this.storage === 'float32',
+      initialize: () => this.weightInitializer.apply(shape, 'float32'),
+    });
+    if (this.useBias) {
+      this.bias = this.addParameter('bias', [this.units], {trainable, initialize: () => tf.zeros([this.units])});
+    }
+    this.built = true;
+  }
+
+  get inputDim(): number {
+    return this.weight.logicalShape[1];
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return [...onlyShape(inputShape).slice(0, -1), this.units];
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+    return tf.tidy(() => {
+      const x = onlyInput(inputs); // [..., inputDim]
+      const y = this.project(x.reshape([-1, this.inputDim])); // [N, units]
+      return activate(this.activation, y).reshape([...x.shape.slice(0, -1), this.units]);
+    });
+  }
+
+  /** `x · Wᵀ + b` for `x` `[N, inputDim]`. A frozen weight takes no part in backward. */
+  project(x: tf.Tensor2D): tf.Tensor2D {
+    const y = this.multiply(x);
+    return this.bias ? tf.add(y, this.bias.read()) : y;
+  }
+
+  /** `x · Wᵀ` for `x` `[N, inputDim]`. */
+  multiply(x: tf.Tensor2D): tf.Tensor2D {
+    return this.weight.trainable
+      ? tf.matMul(x, this.weight.read() as tf.Tensor as tf.Tensor2D, false, true)
+      : linear(x, this.weight.matrix());
+  }
+
+  /** An unbuilt layer of the same settings. */
+  override getConfig(): tf.serialization.ConfigDict {
+    return {
+      ...super.getConfig(),
+      units: this.units,
+      useBias: this.useBias,
+      activation: this.activation ?? null,
+      storage: this.storage,
+      weightInitializer: serializeInitializer(this.weightInitializer),
+    };
+  }
+}
+tf.serialization.registerClass(Dense);
+
+/** Applies a Keras activation by name; none: `y` itself. */
+export function activate<T extends tf.Tensor>(activation: Activation | undefined, y: T): T {
+  if (activation == null || activation === 'linear') return y;
+  return tf.layers.activation({activation}).apply(y) as T;
+}

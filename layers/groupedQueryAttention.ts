@@ -1,0 +1,152 @@
+import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../quant/float16.ts';
+import {Dense, type LayerArgs} from './dense.ts';
+import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import type {KeyValueCache} from './keyValueCache.ts';
+import type {LoRADense} from './loraDense.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {attention} from './ops/attention.ts';
+import {causalBias} from './ops/causalBias.ts';
+import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
+
+export interface GroupedQueryAttentionArgs extends LayerArgs {
+  /** Number of query heads H. */
+  heads: number;
+  /** Number of key-value heads K, a divisor of H. Default H. */
+  keyValueHeads?: number;
+  /** Size D of a head. Default the input's last axis / H. */
+  headDim?: number;
+  /** Bias on the four projections. Default false. */
+  useBias?: boolean;
+  ropeTheta?: number;
+  ropeScaling?: RopeScaling;
+  /** Which cache slot is this layer's. Default 0. */
+  layerIndex?: number;
+  /** How the weights lie in memory. Default `float32`. */
+  storage?: StorageDtype;
+  weightInitializer?: Initializer | SerializedInitializer;
+}
+
+/** What a model computes once and hands to every attention layer of a forward pass. */
+export interface AttentionContext {
+  /** Default: positions 0 … T − 1. */
+  rotary?: RotaryTables;
+  /** `[B or 1, 1, T, S]`, see {@link causalBias}. Default: causal, nothing padded. */
+  bias?: tf.Tensor4D;
+  /** Earlier keys and values; this pass's are added to it. */
+  cache?: KeyValueCache;
+  training?: boolean;
+  seed?: number;
+}
+
+/**
+ * Causal self-attention with rotary positions and grouped queries, as in Llama. Input and output `[B, T, C]`.
+ * Sub-layers are named as in a checkpoint and may be replaced by any layer of the same shapes.
+ */
+export class GroupedQueryAttention extends ModuleLayer {
+  static className = 'GroupedQueryAttention';
+  readonly heads: number;
+  readonly keyValueHeads: number;
+  headDim?: number;
+  readonly useBias: boolean;
+  readonly ropeTheta?: number;
+  readonly ropeScaling?: RopeScaling;
+  readonly layerIndex: number;
+  readonly storage: StorageDtype;
+  readonly weightInitializer: Initializer;
+  q_proj!: Dense | LoRADense;
+  k_proj!: Dense | LoRADense;
+  v_proj!: Dense | LoRADense;
+  o_proj!: Dense | LoRADense;
+  rotary_emb!: RotaryEmbedding;
+
+  constructor(args: GroupedQueryAttentionArgs) {
+    super(args);
+    this.heads = args.heads;
+    this.keyValueHeads = args.keyValueHeads ?? args.heads;
+    this.headDim = args.headDim ?? undefined;
+    this.useBias = args.useBias ?? false;
+    this.ropeTheta = args.ropeTheta ?? undefined;
+    this.ropeScaling = args.ropeScaling ?? undefined;
+    this.layerIndex = args.layerIndex ?? 0;
+    this.storage = args.storage ?? 'float32';
+    this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.glorotUniform({}));
+  }
+
+  override build(inputShape: tf.Shape | tf.Shape[]): void {
+    const size = onlyShape(inputShape).at(-1) as number;
+    this.headDim ??= size / this.heads;
+    this.q_proj = this.project('q_proj', size, this.heads * this.headDim);
+    this.k_proj = this.project('k_proj', size, this.keyValueHeads * this.headDim);
+    this.v_proj = this.project('v_proj', size, this.keyValueHeads * this.headDim);
+    this.o_proj = this.project('o_proj', this.heads * this.headDim, size);
+    this.rotary_emb = new RotaryEmbedding({
+      name: `${this.name}.rotary_emb`,
+      headDim: this.headDim,
+      theta: this.ropeTheta,
+      scaling: this.ropeScaling,
+    });
+    this.rotary_emb.built = true;
+    this.built = true;
+  }
+
+  private project(name: string, inputDim: number, units: number): Dense {
+    const {useBias, storage, weightInitializer, trainable} = this;
+    const dense = new Dense({name: `${this.name}.${name}`, units, useBias, storage, weightInitializer, trainable});
+    this.buildSublayer(dense, [null, inputDim]);
+    return dense;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return onlyShape(inputShape);
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[], context: AttentionContext = {}): tf.Tensor {
+    return tf.tidy(() => {
+      const {cache, training, seed} = context;
+      const x = onlyInput<tf.Tensor3D>(inputs); // [B, T, C]
+      const length = x.shape[1];
+      const past = cache?.length ?? 0;
+      const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
+      const bias = context.bias ?? causalBias(length, past + length);
+
+      const project = (layer: Dense | LoRADense, heads: number) =>
+        splitHeads(layer.apply(x, {training, seed}) as tf.Tensor3D, heads); // [B, heads, T, D]
+      const query = this.rotary_emb.apply(project(this.q_proj, this.heads), rotary) as tf.Tensor4D;
+      let key = this.rotary_emb.apply(project(this.k_proj, this.keyValueHeads), rotary) as tf.Tensor4D;
+      let value = project(this.v_proj, this.keyValueHeads);
+      if (cache) [key, value] = cache.update(this.layerIndex, key, value); // [B, K, S, D]
+
+      const attended = mergeHeads(attention(query, key, value, {bias})); // [B, T, H·D]
+      return this.o_proj.apply(attended, {training, seed}) as tf.Tensor; // [B, T, C]
+    });
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    return {
+      ...super.getConfig(),
+      heads: this.heads,
+      keyValueHeads: this.keyValueHeads,
+      headDim: this.headDim ?? null,
+      useBias: this.useBias,
+      ropeTheta: this.ropeTheta ?? null,
+      ropeScaling: (this.ropeScaling ?? null) as tf.serialization.ConfigDict | null,
+      layerIndex: this.layerIndex,
+      storage: this.storage,
+      weightInitializer: serializeInitializer(this.weightInitializer),
+    } as tf.serialization.ConfigDict;
+  }
+}
+tf.serialization.registerClass(GroupedQueryAttention);
+
+/** `[B, T, H·D]` → `[B, H, T, D]` */
+function splitHeads(x: tf.Tensor3D, heads: number): tf.Tensor4D {
+  const [batch, length, size] = x.shape;
+  return x.reshape([batch, length, heads, size / heads]).transpose([0, 2, 1, 3]);
+}
+
+/** `[B, H, T, D]` → `[B, T, H·D]` */
+function mergeHeads(x: tf.Tensor4D): tf.Tensor3D {
+  const [batch, heads, length, dim] = x.shape;
+  return x.transpose([0, 2, 1, 3]).reshape([batch, length, heads * dim]);
+}

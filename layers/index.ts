@@ -1,0 +1,36 @@
+export {registerKernels} from './kernels/registerKernels.ts';
+export {activate, Dense, type DenseArgs, type LayerArgs} from './dense.ts';
+export {
+  type AttentionContext,
+  GroupedQueryAttention,
+  type GroupedQueryAttentionArgs,
+} from './groupedQueryAttention.ts';
+export {KeyValueCache} from './keyValueCache.ts';
+export {LoRAAdapter, type LoRAAdapterArgs, type LoRAInit} from './loraAdapter.ts';
+export {DEFAULT_ADAPTER, type LoRACallArgs, LoRADense, type LoRADenseArgs} from './loraDense.ts';
+export {ModuleLayer, namedParameters, onlyInput, onlyShape, walk} from './moduleLayer.ts';
+export {adamWUpdate} from './ops/adamWUpdate.ts';
+export {assertShape} from './ops/assertShape.ts';
+export {type AttentionOptions, attention} from './ops/attention.ts';
+export {causalBias} from './ops/causalBias.ts';
+export {checkpoint} from './ops/checkpoint.ts';
+export {crossEntropy} from './ops/crossEntropy.ts';
+export {customGradient} from './ops/customGradient.ts';
+export {dispatch} from './ops/dispatch.ts';
+export {embedding} from './ops/embedding.ts';
+export {linear} from './ops/linear.ts';
+export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
+export {loraLinear} from './ops/loraLinear.ts';
+export {rmsNorm} from './ops/rmsNorm.ts';
+export {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
+export {storedMatMul} from './ops/storedMatMul.ts';
+export {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
+export {swiGLU} from './ops/swiGLU.ts';
+export {unpack16} from './ops/unpack16.ts';
+export {unpackMatrix} from './ops/unpackMatrix.ts';
+export {packTensor, Parameter, type ParameterArgs, withoutAllocation} from './parameter.ts';
+export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
+export {type RopeScaling, RotaryEmbedding, type RotaryEmbeddingArgs, type RotaryTables} from './rotaryEmbedding.ts';
+export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
+export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
+export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';

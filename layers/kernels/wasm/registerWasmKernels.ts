@@ -1,0 +1,2 @@
+/** Registers this library's kernels for the `wasm` backend. */
+export function registerWasmKernels(): void {}

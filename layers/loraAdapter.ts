@@ -1,0 +1,130 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
+import {Parameter} from './parameter.ts';
+
+/** How LoRA's A is drawn: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
+export type LoRAInit = 'kaiming' | 'gaussian';
+
+export interface LoRAAdapterArgs {
+  /** Rank of the update. */
+  rank: number;
+  /** Numerator of the scale. Default `2 · rank`. */
+  alpha?: number;
+  /** Probability of dropping an input of the low-rank path in training. Default 0. */
+  dropout?: number;
+  /** Scale by `alpha / √rank` instead of `alpha / rank` (Kalajdzievski 2023). Default false. */
+  useRsLoRA?: boolean;
+  /** Learn the magnitude of each weight row apart from its direction (DoRA, Liu et al. 2024). Default false. */
+  useDoRA?: boolean;
+  /** Default `kaiming`. B starts at zero either way. */
+  init?: LoRAInit;
+  /** Seed of A's draw. Default: unseeded. */
+  seed?: number;
+}
+
+/** One low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
+export class LoRAAdapter {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly dropout: number;
+  readonly useRsLoRA: boolean;
+  readonly useDoRA: boolean;
+  readonly init: LoRAInit;
+  readonly loraA: Parameter;
+  readonly loraB: Parameter;
+  readonly magnitude?: Parameter;
+  /** Strengthens or weakens the update. Default 1. */
+  weight = 1;
+
+  /**
+   * @param where name of the layer, for weights and messages
+   * @param shape `[units, inputDim]` of the layer's weight
+   * @param rowNorms `‖W‖` per output row, for DoRA's first magnitudes `[units]`
+   */
+  constructor(
+    readonly name: string,
+    where: string,
+    [units, inputDim]: [number, number],
+    args: LoRAAdapterArgs,
+    rowNorms: () => tf.Tensor,
+  ) {
+    const {rank, alpha = 2 * rank, dropout = 0, init = 'kaiming', seed} = args;
+    assertRank(rank, where, [units, inputDim]);
+    if (!(dropout >= 0 && dropout < 1)) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA dropout for ${where}: expected 0 ≤ p < 1, got ${dropout}`);
+    }
+    if (!Number.isFinite(alpha)) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA alpha for ${where}: expected a number, got ${alpha}`);
+    }
+    this.rank = rank;
+    this.alpha = alpha;
+    this.dropout = dropout;
+    this.init = init;
+    this.useRsLoRA = args.useRsLoRA ?? false;
+    this.useDoRA = args.useDoRA ?? false;
+    const suffix = name === 'default' ? '' : `.${name}`;
+    this.loraA = new Parameter({
+      name: `${where}.lora_A${suffix}`,
+      shape: [rank, inputDim],
+      initialize: () => drawA(init, rank, inputDim, seed),
+    });
+    this.loraB = new Parameter({
+      name: `${where}.lora_B${suffix}`,
+      shape: [units, rank],
+      initialize: () => tf.zeros([units, rank]),
+    });
+    if (!this.useDoRA) return;
+    this.magnitude = new Parameter({
+      name: `${where}.lora_magnitude_vector${suffix}`,
+      shape: [units],
+      initialize: rowNorms,
+    });
+  }
+
+  /** Factor on `B · A`. */
+  get scaling(): number {
+    return (this.weight * this.alpha) / (this.useRsLoRA ? Math.sqrt(this.rank) : this.rank);
+  }
+
+  /** The weights by their name in a PEFT file, after the layer's name. */
+  get parameters(): Map<string, Parameter> {
+    const named: [string, Parameter][] = [
+      ['lora_A.weight', this.loraA],
+      ['lora_B.weight', this.loraB],
+    ];
+    if (this.magnitude) named.push(['lora_magnitude_vector', this.magnitude]);
+    return new Map(named);
+  }
+
+  get trainable(): boolean {
+    return this.loraA.trainable;
+  }
+
+  set trainable(trainable: boolean) {
+    for (const parameter of this.parameters.values()) parameter.trainable = trainable;
+  }
+
+  dispose(): void {
+    for (const parameter of this.parameters.values()) parameter.dispose();
+  }
+}
+
+/**
+ * Checks a rank against a layer's weight.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+export function assertRank(rank: number, where: string, [units, inputDim]: number[]): void {
+  const most = Math.min(units, inputDim);
+  if (Number.isInteger(rank) && rank > 0 && rank <= most) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `LoRA rank for ${where}: expected an integer from 1 to ${most} (its weight is [${units}, ${inputDim}]), got ${rank}`,
+  );
+}
+
+function drawA(init: LoRAInit, rank: number, inputDim: number, seed?: number): tf.Tensor {
+  if (init === 'gaussian') return tf.randomNormal([rank, inputDim], 0, 1 / rank, 'float32', seed);
+  const bound = 1 / Math.sqrt(inputDim);
+  return tf.randomUniform([rank, inputDim], -bound, bound, 'float32', seed);
+}

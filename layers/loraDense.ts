@@ -1,0 +1,249 @@
+import * as tf from '@tensorflow/tfjs';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {activate, Dense, type DenseArgs} from './dense.ts';
+import {doraScale, rowNorms} from './dora.ts';
+import {hashName} from './hashName.ts';
+import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {loraLinear} from './ops/loraLinear.ts';
+import {unpackMatrix} from './ops/unpackMatrix.ts';
+import {packTensor, type Parameter, withoutAllocation} from './parameter.ts';
+
+export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {}
+
+export interface LoRACallArgs {
+  training?: boolean;
+  seed?: number;
+}
+
+/** The adapter that has no other name. */
+export const DEFAULT_ADAPTER = 'default';
+
+/**
+ * A frozen linear layer with trained low-rank updates: `activation(x · Wᵀ + b + Σ scaling · (x · Aᵀ) · Bᵀ)`
+ * over the active adapters. Hu et al. 2021; names and semantics as in PEFT's `lora.Linear`.
+ *
+ * Input `[..., inputDim]` float32, output `[..., units]` float32.
+ * Weights: the base's, frozen; per adapter `loraA` `[rank, inputDim]`, `loraB` `[units, rank]` (zeros, so the
+ * layer starts equal to its base) and, for DoRA, `magnitude` `[units]`.
+ */
+export class LoRADense extends ModuleLayer {
+  static className = 'LoRADense';
+  readonly base: Dense;
+  readonly adapters = new Map<string, LoRAAdapter>();
+  /** Names of the adapters in force, in the order they are applied. */
+  activeAdapters: string[] = [];
+  private readonly firstAdapter?: LoRAAdapterArgs;
+  private unmerged?: tf.Tensor; // the base's stored weight from before the merge
+
+  constructor(args: LoRADenseArgs & {base?: Dense}) {
+    super(args);
+    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed} = args;
+    this.firstAdapter = rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed};
+    this.base = args.base ?? new Dense({...args, name: this.name, inputShape: undefined, batchInputShape: undefined});
+    this.base.trainable = false;
+    if (!this.base.built) return;
+    this.built = true;
+    if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
+  }
+
+  /** Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. */
+  static fromDense(base: Dense | tf.layers.Layer, options?: LoRAAdapterArgs): LoRADense {
+    const dense = base instanceof Dense ? base : fromKerasDense(base);
+    const args = {units: dense.units, name: dense.name, base: dense, ...options};
+    return new LoRADense(args as LoRADenseArgs);
+  }
+
+  override build(inputShape: tf.Shape | tf.Shape[]): void {
+    this.buildSublayer(this.base, onlyShape(inputShape));
+    this.base.trainable = false;
+    if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
+    this.built = true;
+  }
+
+  /** Adds an adapter and puts it in force beside those that are. */
+  addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
+    if (this.adapters.has(name)) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter "${name}" of ${this.name}: expected a new name, it exists`);
+    }
+    const shape = this.base.weight.logicalShape as [number, number];
+    const {weight} = this.base;
+    const create = () => new LoRAAdapter(name, this.name, shape, args, () => rowNorms(weight.matrix()));
+    const adapter = weight.isAllocated ? create() : withoutAllocation(create);
+    this.adapters.set(name, adapter);
+    this.activeAdapters.push(name);
+    for (const [key, parameter] of adapter.parameters) this.parameters.set(parameterKey(key, name), parameter);
+    return adapter;
+  }
+
+  override get trainable(): boolean {
+    return this.trainable_;
+  }
+
+  /** Trains or freezes the adapters; the base stays frozen. */
+  override set trainable(trainable: boolean) {
+    this.trainable_ = trainable;
+    for (const adapter of this.adapters.values()) adapter.trainable = trainable;
+  }
+
+  removeAdapter(name: string): void {
+    this.unmerge();
+    const adapter = this.adapter(name);
+    for (const key of adapter.parameters.keys()) this.parameters.delete(parameterKey(key, name));
+    this.adapters.delete(name);
+    this.activeAdapters = this.activeAdapters.filter((active) => active !== name);
+    adapter.dispose();
+  }
+
+  adapter(name: string = DEFAULT_ADAPTER): LoRAAdapter {
+    const adapter = this.adapters.get(name);
+    if (adapter) return adapter;
+    throw new TfjsLoraError(
+      'UNKNOWN_ADAPTER',
+      `adapter "${name}" of ${this.name}: expected one of ${nearestNames(name, this.adapters.keys(), 8).join(', ') || '(none)'}`,
+    );
+  }
+
+  /** The default adapter's A, `[rank, inputDim]`. */
+  get loraA(): Parameter {
+    return this.adapter().loraA;
+  }
+
+  /** The default adapter's B, `[units, rank]`. */
+  get loraB(): Parameter {
+    return this.adapter().loraB;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return this.base.computeOutputShape(inputShape);
+  }
+
+  /**
+   * @param kwargs `training` switches dropout on; `seed` makes its mask repeatable, as a block that is run
+   *   again in backward needs
+   */
+  override call(inputs: tf.Tensor | tf.Tensor[], kwargs: LoRACallArgs = {}): tf.Tensor {
+    return tf.tidy(() => {
+      const input = onlyInput(inputs); // [..., inputDim]
+      const x = input.reshape([-1, this.base.inputDim]) as tf.Tensor2D; // [N, inputDim]
+      const y = this.isMerged ? this.base.project(x) : this.adapt(x, kwargs); // [N, units]
+      return activate(this.base.activation, y).reshape([...input.shape.slice(0, -1), this.base.units]);
+    });
+  }
+
+  private adapt(x: tf.Tensor2D, {training = false, seed}: LoRACallArgs): tf.Tensor2D {
+    let y = this.base.project(x); // [N, units]
+    for (const name of this.activeAdapters) {
+      const {loraA, loraB, scaling, dropout, magnitude} = this.adapter(name);
+      const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+      const mask = seed === undefined ? undefined : seed + hashName(`${this.name}.${name}`);
+      const dropped = training && dropout > 0 ? (tf.dropout(x, dropout, undefined, mask) as tf.Tensor2D) : x;
+      if (!magnitude) {
+        y = loraLinear(y, dropped, a, b, scaling);
+        continue;
+      }
+      const scale = doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read()); // [units]
+      const direction = this.base.multiply(dropped); // [N, units]
+      y = loraLinear(tf.add(y, tf.mul(direction, tf.sub(scale, 1))), dropped, a, tf.mul(b, scale.expandDims(1)), scaling);
+    }
+    return y;
+  }
+
+  /** Whether the updates sit in the base weight now. */
+  get isMerged(): boolean {
+    return this.unmerged !== undefined;
+  }
+
+  /**
+   * Adds the active updates into the base weight, rounded to its type; until {@link unmerge}, which restores
+   * the weight bit for bit, the weight from before is kept beside it.
+   *
+   * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite; the layer is left as it was
+   */
+  merge(): void {
+    if (this.isMerged || this.activeAdapters.length === 0) return;
+    const merged = tf.tidy(() => {
+      const weight = this.mergedWeight();
+      if (!tf.all(tf.isFinite(weight)).dataSync()[0]) {
+        throw new TfjsLoraError('NON_FINITE', `merged weight of ${this.name}: expected numbers, got NaN or infinity`);
+      }
+      const {storage} = this.base.weight;
+      return storage === 'float32' ? weight : packTensor(weight, storage);
+    });
+    this.unmerged = tf.keep(this.base.weight.read().clone());
+    this.base.weight.write(merged);
+    merged.dispose();
+  }
+
+  unmerge(): void {
+    if (!this.unmerged) return;
+    this.base.weight.write(this.unmerged);
+    this.unmerged.dispose();
+    this.unmerged = undefined;
+  }
+
+  /** Merges for good and returns the plain layer; this one is used up. */
+  fuse(): Dense {
+    this.merge();
+    this.unmerged?.dispose();
+    this.unmerged = undefined;
+    for (const adapter of this.adapters.values()) adapter.dispose();
+    this.adapters.clear();
+    this.parameters.clear();
+    this.activeAdapters = [];
+    return this.base;
+  }
+
+  /** `W` with the active updates in it, `[units, inputDim]` float32. */
+  private mergedWeight(): tf.Tensor2D {
+    let weight = unpackMatrix(this.base.weight.matrix());
+    for (const name of this.activeAdapters) {
+      const {loraA, loraB, scaling, magnitude} = this.adapter(name);
+      const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+      const scale = magnitude && doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read());
+      weight = tf.add(weight, tf.mul(tf.matMul(b, a), scaling));
+      if (scale) weight = tf.mul(weight, scale.expandDims(1));
+    }
+    return weight;
+  }
+
+  override disposeWeights(): number {
+    this.unmerged?.dispose();
+    this.unmerged = undefined;
+    return super.disposeWeights();
+  }
+
+  /** Settings of the base and of the default adapter. */
+  override getConfig(): tf.serialization.ConfigDict {
+    const {rank, alpha, dropout, useRsLoRA, useDoRA, init} = this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter ?? {};
+    const adapter = {rank, alpha, dropout, useRsLoRA, useDoRA, init};
+    const given = Object.entries(adapter).filter(([, value]) => value !== undefined);
+    return {...this.base.getConfig(), ...super.getConfig(), ...Object.fromEntries(given)} as tf.serialization.ConfigDict;
+  }
+}
+tf.serialization.registerClass(LoRADense);
+
+/** `lora_A.weight` is kept as `lora_A.default.weight`, as PEFT names it inside a model. */
+function parameterKey(key: string, adapter: string): string {
+  const [kind, ...rest] = key.split('.');
+  return [kind, adapter, ...rest].join('.');
+}
+
+/** Keras stores `[inputDim, units]`; ours is the transpose. */
+function fromKerasDense(layer: tf.layers.Layer): Dense {
+  const {units, useBias, activation} = layer.getConfig() as unknown as DenseArgs;
+  if (layer.getClassName() !== 'Dense' || !layer.built) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `LoRADense.fromDense ${layer.name}: expected a built Dense layer, got ${layer.built ? '' : 'unbuilt '}${layer.getClassName()}`,
+    );
+  }
+  const [kernel, bias] = layer.getWeights() as [tf.Tensor2D, tf.Tensor1D];
+  const dense = new Dense({units, useBias, activation, name: layer.name});
+  dense.build([null, kernel.shape[0]]);
+  tf.tidy(() => {
+    dense.weight.write(kernel.transpose());
+    if (bias) dense.bias?.write(bias.clone());
+  });
+  return dense;
+}

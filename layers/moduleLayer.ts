@@ -1,0 +1,116 @@
+import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../quant/float16.ts';
+import {Parameter} from './parameter.ts';
+
+type Layer = tf.layers.Layer;
+
+export interface AddParameterOptions {
+  storage?: StorageDtype;
+  trainable?: boolean;
+  initialize: () => tf.Tensor;
+}
+
+/**
+ * What all layers here share beyond `tf.layers.Layer`: weights that may be declared without memory or stored
+ * in 16 bit, sub-layers (any property that holds a layer is one, as in Keras and PyTorch), and logical
+ * parameter counts. Subclass it as you would `tf.layers.Layer`.
+ */
+export abstract class ModuleLayer extends tf.layers.Layer {
+  /** Own weights by their name in a checkpoint: `weight`, `bias`. */
+  readonly parameters = new Map<string, Parameter>();
+
+  /** Declares a weight in `build`; its full name is `<layer name>.<name>`. */
+  protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {
+    const parameter = new Parameter({name: `${this.name}.${name}`, shape, ...options});
+    this.parameters.set(name, parameter);
+    return parameter;
+  }
+
+  /** Builds a sub-layer for its input shape, once. */
+  protected buildSublayer(layer: Layer, inputShape: tf.Shape): void {
+    if (layer.built) return;
+    layer.build(inputShape);
+    layer.built = true;
+  }
+
+  /** Sub-layers by property name, in the order they were assigned. */
+  get sublayers(): [key: string, layer: Layer][] {
+    return Object.entries(this).filter((entry): entry is [string, Layer] => entry[1] instanceof tf.layers.Layer);
+  }
+
+  override get trainable(): boolean {
+    return this.trainable_;
+  }
+
+  override set trainable(trainable: boolean) {
+    this.trainable_ = trainable;
+    for (const parameter of this.parameters.values()) parameter.trainable = trainable && isFloat(parameter);
+    for (const [, layer] of this.sublayers) layer.trainable = trainable;
+  }
+
+  override get trainableWeights(): tf.LayerVariable[] {
+    if (!this.trainable_) return [];
+    const own = [...this.parameters.values()].filter((parameter) => parameter.trainable);
+    return [...own, ...this.sublayers.flatMap(([, layer]) => layer.trainableWeights)];
+  }
+
+  override get nonTrainableWeights(): tf.LayerVariable[] {
+    const own = [...this.parameters.values()].filter((parameter) => !this.trainable_ || !parameter.trainable);
+    const nested = this.sublayers.flatMap(([, layer]) =>
+      this.trainable_ ? layer.nonTrainableWeights : layer.weights,
+    );
+    return [...own, ...nested];
+  }
+
+  /** Logical number of parameters, sub-layers included; a packed weight counts its 16-bit elements. */
+  override countParams(): number {
+    const own = [...this.parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
+    return this.sublayers.reduce((sum, [, layer]) => sum + layer.countParams(), own);
+  }
+
+  /** As in Keras, but a layer that was built by hand, or around a built one, counts as used. */
+  override dispose(): ReturnType<Layer['dispose']> {
+    if (this.built) this._refCount ??= 1;
+    return super.dispose();
+  }
+
+  override disposeWeights(): number {
+    for (const parameter of this.parameters.values()) parameter.dispose();
+    return this.sublayers.reduce(
+      (count, [, layer]) => count + (layer as unknown as Disposable).disposeWeights(),
+      this.parameters.size,
+    );
+  }
+}
+
+interface Disposable {
+  disposeWeights(): number;
+}
+
+const isFloat = (parameter: Parameter) => parameter.storage === 'float32';
+
+/** Every weight under `layers`, by full checkpoint name, in checkpoint order. */
+export function* namedParameters(layers: Iterable<Layer>): Generator<[name: string, parameter: Parameter]> {
+  for (const layer of walk(layers)) {
+    if (!(layer instanceof ModuleLayer)) continue;
+    for (const [name, parameter] of layer.parameters) yield [`${layer.name}.${name}`, parameter];
+  }
+}
+
+/** The layers and all their sub-layers, parents first. */
+export function* walk(layers: Iterable<Layer>): Generator<Layer> {
+  for (const layer of layers) {
+    yield layer;
+    if (layer instanceof ModuleLayer) yield* walk(layer.sublayers.map(([, sublayer]) => sublayer));
+  }
+}
+
+/** The one tensor of a layer's input, which Keras passes bare or in a list. */
+export function onlyInput<T extends tf.Tensor = tf.Tensor>(inputs: tf.Tensor | tf.Tensor[]): T {
+  return (Array.isArray(inputs) ? inputs[0] : inputs) as T;
+}
+
+/** The one shape of a layer's input, which Keras passes bare or in a list. */
+export function onlyShape(shape: tf.Shape | tf.Shape[]): tf.Shape {
+  return (Array.isArray(shape[0]) ? shape[0] : shape) as tf.Shape;
+}

@@ -1,0 +1,42 @@
+import * as tf from '@tensorflow/tfjs';
+import {dispatch} from './dispatch.ts';
+
+export interface AttentionOptions {
+  /** What is added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative elsewhere. */
+  bias?: tf.Tensor4D;
+  /** Factor on the scores. Default `1 / sqrt(D)`. */
+  scale?: number;
+}
+
+/**
+ * Scaled dot-product attention with grouped queries: each of the `K` key-value heads serves `H / K`
+ * consecutive query heads. Vaswani et al. 2017, Ainslie et al. 2023.
+ *
+ * The composed reference folds the queries of a group into rows, so keys and values are never repeated.
+ *
+ * @param query `[B, H, T, D]` float32
+ * @param key `[B, K, S, D]` float32
+ * @param value `[B, K, S, D]` float32
+ * @returns `[B, H, T, D]`
+ */
+export function attention(
+  query: tf.Tensor4D,
+  key: tf.Tensor4D,
+  value: tf.Tensor4D,
+  {bias, scale}: AttentionOptions = {},
+): tf.Tensor4D {
+  const [batch, heads, length, dim] = query.shape;
+  const [, groups, sourceLength] = key.shape;
+  const factor = scale ?? 1 / Math.sqrt(dim);
+  const inputs: tf.NamedTensorMap = {query, key, value, ...(bias && {bias})};
+  return dispatch('Attention', inputs, {scale: factor}, () => {
+    const perGroup = heads / groups;
+    const q = tf.mul(query, factor).reshape([batch * groups, perGroup * length, dim]); // [B·K, H/K·T, D]
+    const k = key.reshape([batch * groups, sourceLength, dim]); // [B·K, S, D]
+    const v = value.reshape([batch * groups, sourceLength, dim]);
+    let scores = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
+    if (bias) scores = tf.add(scores, bias); // [B, H, T, S]
+    const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
+    return tf.matMul(weights, v).reshape([batch, heads, length, dim]);
+  });
+}

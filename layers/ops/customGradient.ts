@@ -1,0 +1,24 @@
+import * as tf from '@tensorflow/tfjs';
+
+/**
+ * A function with its own gradient: `tf.customGrad` with plain types, and with backward in a `tidy`, so that
+ * its intermediates go at once instead of living until the whole backward pass ends.
+ *
+ * @param inputs what the function is differentiated by
+ * @param forward the value, from `inputs` and anything else it closes over
+ * @param saved tensors that backward needs
+ * @param backward one gradient per input, in order
+ */
+export function customGradient<T extends tf.Tensor>(
+  inputs: tf.Tensor[],
+  forward: () => {value: T; saved?: tf.Tensor[]},
+  backward: (dy: T, saved: tf.Tensor[]) => tf.Tensor[],
+): T {
+  const op = tf.customGrad((...args) => {
+    const save = args.pop() as unknown as tf.GradSaveFunc;
+    const {value, saved = []} = forward();
+    save(saved);
+    return {value, gradFunc: (dy, kept) => tf.tidy(() => backward(dy as T, kept))};
+  });
+  return op(...inputs) as T;
+}

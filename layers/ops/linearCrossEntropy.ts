@@ -1,0 +1,81 @@
+import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
+import {crossEntropy} from './crossEntropy.ts';
+import {customGradient} from './customGradient.ts';
+import {dispatch} from './dispatch.ts';
+import {embedding} from './embedding.ts';
+import {storedMatMul} from './storedMatMul.ts';
+import type {StoredMatrix} from './storedMatrix.ts';
+
+/** How many logits exist at once (64 MiB of float32). */
+const CHUNK_ELEMENTS = 1 << 24;
+
+/**
+ * A frozen output head and its loss in one: the sum over rows of `−log softmax(hidden · Wᵀ)[label]`, the
+ * logits existing only chunk by chunk. When a gradient is wanted, it is computed in the same pass, so the
+ * logits are never needed again. Rows labelled `ignoreIndex` count nothing.
+ *
+ * @param hidden `[N, C]` float32
+ * @param weight `[vocab, C]`, frozen
+ * @param labels `[N]` int32
+ * @returns scalar sum, not mean
+ */
+export function linearCrossEntropy(
+  hidden: tf.Tensor2D,
+  weight: StoredMatrix,
+  labels: tf.Tensor1D,
+  ignoreIndex = -100,
+): tf.Scalar {
+  assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
+  assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
+  const inputs = {hidden, weight: weight.tensor, labels};
+  return dispatch('LinearCrossEntropy', inputs, {dtype: weight.dtype, ignoreIndex}, () => {
+    const wantsGradient = isRecording();
+    return customGradient(
+      [hidden],
+      () => {
+        const {loss, gradient} = chunkedLoss(hidden, weight, labels, ignoreIndex, wantsGradient);
+        return {value: loss, saved: gradient ? [gradient] : []};
+      },
+      (dy, [gradient]) => [tf.mul(gradient, dy)],
+    );
+  });
+}
+
+function isRecording(): boolean {
+  const {gradientDepth, kernelDepth} = tf.engine().state as {gradientDepth: number; kernelDepth: number};
+  return gradientDepth > 0 && kernelDepth === 0;
+}
+
+function chunkedLoss(
+  hidden: tf.Tensor2D,
+  weight: StoredMatrix,
+  labels: tf.Tensor1D,
+  ignoreIndex: number,
+  wantsGradient: boolean,
+): {loss: tf.Scalar; gradient?: tf.Tensor2D} {
+  const [rows] = hidden.shape;
+  const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / weight.rows));
+  const losses: tf.Scalar[] = [];
+  const gradients: tf.Tensor2D[] = [];
+  for (let row = 0; row < rows; row += chunkRows) {
+    const count = Math.min(chunkRows, rows - row);
+    const [loss, gradient] = tf.tidy(() => {
+      const x = hidden.slice([row, 0], [count, -1]); // [n, C]
+      const target = labels.slice([row], [count]); // [n]
+      const logits = storedMatMul(x, weight, true); // [n, vocab]
+      const loss = crossEntropy(logits, target, ignoreIndex);
+      if (!wantsGradient) return [loss];
+      const counted = tf.notEqual(target, ignoreIndex).toFloat().expandDims(1); // [n, 1]
+      const safeTarget = tf.maximum(target, 0).toInt();
+      const fromAll = storedMatMul(tf.softmax(logits), weight, false); // [n, C]
+      return [loss, tf.mul(tf.sub(fromAll, embedding(safeTarget, weight)), counted) as tf.Tensor2D];
+    }) as [tf.Scalar, tf.Tensor2D?];
+    losses.push(loss);
+    if (gradient) gradients.push(gradient);
+  }
+  return {
+    loss: tf.addN(losses),
+    gradient: wantsGradient ? (gradients.length === 1 ? gradients[0] : tf.concat(gradients, 0)) : undefined,
+  };
+}

@@ -1,0 +1,20 @@
+import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
+import {dispatch} from './dispatch.ts';
+
+/**
+ * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`.
+ * Zhang & Sennrich 2019, as in Hugging Face's LlamaRMSNorm.
+ *
+ * @param x `[..., C]` float32
+ * @param weight `[C]` float32
+ * @returns same shape as `x`
+ * @throws TfjsLoraError `SHAPE_MISMATCH` when `weight` is not `[C]`
+ */
+export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Tensor {
+  assertShape('rmsNorm weight', weight, [x.shape.at(-1) as number]);
+  return dispatch('RMSNorm', {x, weight}, {epsilon}, () => {
+    const inverseRms = x.square().mean(-1, true).add(epsilon).rsqrt();
+    return x.mul(inverseRms).mul(weight);
+  });
+}

@@ -1,0 +1,30 @@
+import * as tf from '@tensorflow/tfjs';
+import {customGradient} from './customGradient.ts';
+import {dispatch} from './dispatch.ts';
+
+/**
+ * Rotary position embedding in the half-split layout of Hugging Face's Llama: element i of a head turns with
+ * element i + D/2. Su et al. 2021.
+ *
+ * @param x `[B, H, T, D]` float32, D even
+ * @param cos `[B or 1, 1, T, D/2]` float32, cosine of position × frequency
+ * @param sin same shape as `cos`
+ * @returns same shape as `x`
+ */
+export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor4D): tf.Tensor4D {
+  return dispatch('RotaryEmbedding', {x, cos, sin}, {}, () => {
+    return customGradient(
+      [x],
+      () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),
+      (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // turning back
+    );
+  });
+}
+
+function rotate(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor4D {
+  const [first, second] = tf.split(x, 2, 3);
+  return tf.concat(
+    [tf.sub(tf.mul(first, cos), tf.mul(second, sin)), tf.add(tf.mul(second, cos), tf.mul(first, sin))],
+    3,
+  ) as tf.Tensor4D;
+}

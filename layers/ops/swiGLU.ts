@@ -1,0 +1,25 @@
+import * as tf from '@tensorflow/tfjs';
+import {customGradient} from './customGradient.ts';
+import {dispatch} from './dispatch.ts';
+
+/**
+ * Gated linear unit with a SiLU gate: `gate · sigmoid(gate) · up`. Shazeer 2020.
+ *
+ * @param gate `[...]` float32
+ * @param up same shape as `gate`
+ * @returns same shape as `gate`
+ */
+export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+  return dispatch('SwiGLU', {gate, up}, {}, () => {
+    return customGradient(
+      [gate, up],
+      () => ({value: gate.mul(tf.sigmoid(gate)).mul(up), saved: [gate, up]}),
+      (dy, [savedGate, savedUp]) => {
+        const sigmoid = tf.sigmoid(savedGate);
+        const silu = savedGate.mul(sigmoid);
+        const slope = sigmoid.add(silu.mul(tf.sub(1, sigmoid))); // d silu / d gate
+        return [dy.mul(savedUp).mul(slope), dy.mul(silu)];
+      },
+    );
+  });
+}

@@ -1,0 +1,116 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
+import {packFloat32Rows, type StorageDtype} from '../quant/float16.ts';
+import {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
+
+let allocating = true;
+let nextPlaceholder = 0;
+
+/**
+ * Runs `build` with layers declaring their weights but allocating none: to count parameters of a model that
+ * does not fit, or to fill the weights one by one from a checkpoint. Reading such a weight before it is
+ * written throws.
+ */
+export function withoutAllocation<T>(build: () => T): T {
+  const before = allocating;
+  allocating = false;
+  try {
+    return build();
+  } finally {
+    allocating = before;
+  }
+}
+
+export interface ParameterArgs {
+  /** Full name, unique in the model, as in a checkpoint: `model.norm.weight`. */
+  name: string;
+  /** Logical shape, whatever the storage. */
+  shape: number[];
+  /** How it lies in memory. Default `float32`. The 16-bit types are packed in int32 and need a matrix. */
+  storage?: StorageDtype;
+  trainable?: boolean;
+  /** First value, float32 of `shape`; called only when the weight is allocated at once. */
+  initialize: () => tf.Tensor;
+}
+
+/** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
+export class Parameter extends tf.LayerVariable {
+  readonly logicalShape: number[];
+  readonly storage: StorageDtype;
+  private allocated = false;
+
+  constructor({name, shape, storage = 'float32', trainable = true, initialize}: ParameterArgs) {
+    const placeholder = tf.zeros([0], storage === 'float32' ? 'float32' : 'int32');
+    super(placeholder, placeholder.dtype, `placeholder${nextPlaceholder++}`, trainable); // `name` may be in use
+    placeholder.dispose();
+    this.logicalShape = shape;
+    this.storage = storage;
+    const mutable = this as {shape: tf.Shape; name: string; originalName: string};
+    mutable.shape = storage === 'float32' ? shape : storedShape(storage, shape[0], shape[1]);
+    mutable.originalName = name; // without the scope of whichever layer happened to be building
+    mutable.name = unusedVariableName(name);
+    if (!allocating) return;
+    const initial = tf.tidy(() => {
+      const value = initialize();
+      return storage === 'float32' ? value : packTensor(value as tf.Tensor2D, storage);
+    });
+    this.write(initial);
+    initial.dispose();
+  }
+
+  /** Number of logical elements. */
+  get size(): number {
+    return tf.util.sizeFromShape(this.logicalShape);
+  }
+
+  get isAllocated(): boolean {
+    return this.allocated;
+  }
+
+  override read(): tf.Variable {
+    if (!this.allocated) {
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `weight ${this.originalName}: expected a value, got none. The model was built without allocating ` +
+          'weights (allocate: false); load them first.',
+      );
+    }
+    return super.read() as tf.Variable;
+  }
+
+  /** The value as ops take a matrix. */
+  matrix(): StoredMatrix {
+    const [rows, cols] = this.logicalShape;
+    return {tensor: this.read(), dtype: this.storage, rows, cols};
+  }
+
+  /** Takes over `value`'s data without a copy; `value` must be of the storage's shape and dtype. */
+  override write(value: tf.Tensor): this {
+    if (!tf.util.arraysEqual(value.shape, this.shape as number[]) || value.dtype !== this.dtype) {
+      throw new TfjsLoraError(
+        'SHAPE_MISMATCH',
+        `weight ${this.originalName}: expected ${this.dtype} [${this.shape}], got ${value.dtype} [${value.shape}]`,
+      );
+    }
+    if (this.allocated) return super.write(value);
+    this.val.dispose();
+    (this as unknown as {val: tf.Variable}).val = tf.variable(value, this.trainable, this.name, this.dtype);
+    this.allocated = true;
+    return this;
+  }
+}
+
+/** Packs a float32 matrix into the int32 tensor that stores it in a 16-bit type. */
+export function packTensor(value: tf.Tensor2D, storage: Exclude<StorageDtype, 'float32'>): tf.Tensor2D {
+  const [rows, cols] = value.shape;
+  const packed = packFloat32Rows(value.dataSync() as Float32Array, rows, cols, storage);
+  return tf.tensor2d(packed, storedShape(storage, rows, cols), 'int32');
+}
+
+function unusedVariableName(name: string): string {
+  const used = tf.engine().registeredVariables;
+  if (!(name in used)) return name;
+  let suffix = 1;
+  while (`${name}_${suffix}` in used) suffix++;
+  return `${name}_${suffix}`;
+}

@@ -1,0 +1,111 @@
+import * as tf from '@tensorflow/tfjs';
+import type {LayerArgs} from './dense.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
+
+/** How rotary frequencies are stretched for sequences longer than the model first saw. */
+export type RopeScaling =
+  | {type: 'linear'; factor: number}
+  | {
+      type: 'llama3';
+      factor: number;
+      lowFreqFactor: number;
+      highFreqFactor: number;
+      originalMaxPositionEmbeddings: number;
+    };
+
+export interface RotaryEmbeddingArgs extends LayerArgs {
+  /** Size of a head, even. */
+  headDim: number;
+  /** Base of the frequencies. Default 10000; Llama 3 has 500000. */
+  theta?: number;
+  scaling?: RopeScaling;
+}
+
+/** Cosines and sines of the positions of one forward pass, `[B or 1, 1, T, headDim/2]` each. */
+export interface RotaryTables {
+  cos: tf.Tensor4D;
+  sin: tf.Tensor4D;
+}
+
+/** Turns each head by its position. Input and output `[B, H, T, headDim]`. No weights. */
+export class RotaryEmbedding extends ModuleLayer {
+  static className = 'RotaryEmbedding';
+  readonly headDim: number;
+  readonly theta: number;
+  readonly scaling?: RopeScaling;
+  /** Radians per position, `[headDim/2]`, in float32 arithmetic as in Hugging Face. */
+  readonly inverseFrequencies: Float32Array;
+
+  constructor(args: RotaryEmbeddingArgs) {
+    super(args);
+    this.headDim = args.headDim;
+    this.theta = args.theta ?? 10000;
+    this.scaling = args.scaling ?? undefined;
+    this.inverseFrequencies = inverseFrequencies(this.headDim, this.theta, this.scaling);
+  }
+
+  /** Tables for positions `offset … offset + length − 1`, the same for every row of a batch. */
+  tables(length: number, offset = 0): RotaryTables {
+    return this.tablesAt([Array.from({length}, (_, i) => offset + i)]);
+  }
+
+  /** Tables for given positions, `[B, T]`. */
+  tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
+    const positions: ArrayLike<number>[] = positionIds instanceof tf.Tensor ? positionIds.arraySync() : positionIds;
+    const half = this.headDim / 2;
+    const [batch, length] = [positions.length, positions[0].length];
+    const cos = new Float32Array(batch * length * half);
+    const sin = new Float32Array(batch * length * half);
+    let at = 0;
+    for (const row of positions) {
+      for (let t = 0; t < length; t++) {
+        for (let i = 0; i < half; i++, at++) {
+          const angle = Math.fround(row[t] * this.inverseFrequencies[i]);
+          cos[at] = Math.cos(angle);
+          sin[at] = Math.sin(angle);
+        }
+      }
+    }
+    const shape: [number, number, number, number] = [batch, 1, length, half];
+    return {cos: tf.tensor4d(cos, shape), sin: tf.tensor4d(sin, shape)};
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return onlyShape(inputShape);
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[], kwargs: Partial<RotaryTables> = {}): tf.Tensor {
+    return tf.tidy(() => {
+      const x = onlyInput<tf.Tensor4D>(inputs);
+      const {cos, sin} = kwargs.cos && kwargs.sin ? (kwargs as RotaryTables) : this.tables(x.shape[2]);
+      return rotaryEmbedding(x, cos, sin);
+    });
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    const scaling = (this.scaling ?? null) as tf.serialization.ConfigDict | null;
+    return {...super.getConfig(), headDim: this.headDim, theta: this.theta, scaling};
+  }
+}
+tf.serialization.registerClass(RotaryEmbedding);
+
+/**
+ * `theta^(−2i/headDim)`, stretched. `llama3` (Llama 3.1): wavelengths longer than the original context over
+ * `lowFreqFactor` are divided by `factor`, those shorter than over `highFreqFactor` are kept, those between
+ * are interpolated.
+ */
+function inverseFrequencies(headDim: number, theta: number, scaling?: RopeScaling): Float32Array {
+  const f = Math.fround;
+  const plain = Float32Array.from({length: headDim / 2}, (_, i) => 1 / f(theta ** f((2 * i) / headDim)));
+  if (!scaling) return plain;
+  if (scaling.type === 'linear') return plain.map((frequency) => frequency / scaling.factor);
+  const {factor, lowFreqFactor: low, highFreqFactor: high, originalMaxPositionEmbeddings: original} = scaling;
+  return plain.map((frequency) => {
+    const wavelength = f((2 * Math.PI) / frequency);
+    if (wavelength > original / low) return frequency / factor;
+    if (wavelength < original / high) return frequency;
+    const smooth = f(f(f(original / wavelength) - low) / (high - low));
+    return f(f(f(1 - smooth) * frequency) / factor) + f(smooth * frequency);
+  });
+}

@@ -1,0 +1,79 @@
+import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../quant/float16.ts';
+import {Dense, type LayerArgs} from './dense.ts';
+import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import type {LoRADense} from './loraDense.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {swiGLU} from './ops/swiGLU.ts';
+
+export interface SwiGLUArgs extends LayerArgs {
+  /** Size of the gate's output. */
+  intermediateSize: number;
+  /** Default false. */
+  useBias?: boolean;
+  /** How the weights lie in memory. Default `float32`. */
+  storage?: StorageDtype;
+  weightInitializer?: Initializer | SerializedInitializer;
+}
+
+/**
+ * Llama's feed-forward: `down_proj(silu(gate_proj(x)) · up_proj(x))`. Input and output `[..., C]`. Sub-layers are
+ * named as in a checkpoint and may be replaced by any layer of the same shapes, such as {@link LoRADense}.
+ */
+export class SwiGLU extends ModuleLayer {
+  static className = 'SwiGLU';
+  readonly intermediateSize: number;
+  readonly useBias: boolean;
+  readonly storage: StorageDtype;
+  readonly weightInitializer: Initializer;
+  gate_proj!: Dense | LoRADense;
+  up_proj!: Dense | LoRADense;
+  down_proj!: Dense | LoRADense;
+
+  constructor(args: SwiGLUArgs) {
+    super(args);
+    this.intermediateSize = args.intermediateSize;
+    this.useBias = args.useBias ?? false;
+    this.storage = args.storage ?? 'float32';
+    this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.glorotUniform({}));
+  }
+
+  override build(inputShape: tf.Shape | tf.Shape[]): void {
+    const size = onlyShape(inputShape).at(-1) as number;
+    this.gate_proj = this.project('gate_proj', size, this.intermediateSize);
+    this.up_proj = this.project('up_proj', size, this.intermediateSize);
+    this.down_proj = this.project('down_proj', this.intermediateSize, size);
+    this.built = true;
+  }
+
+  private project(name: string, inputDim: number, units: number): Dense {
+    const {useBias, storage, weightInitializer, trainable} = this;
+    const dense = new Dense({name: `${this.name}.${name}`, units, useBias, storage, weightInitializer, trainable});
+    this.buildSublayer(dense, [null, inputDim]);
+    return dense;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return onlyShape(inputShape);
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[], kwargs: object = {}): tf.Tensor {
+    return tf.tidy(() => {
+      const x = onlyInput(inputs); // [..., C]
+      const gate = this.gate_proj.apply(x, kwargs) as tf.Tensor; // [..., intermediateSize]
+      const up = this.up_proj.apply(x, kwargs) as tf.Tensor;
+      return this.down_proj.apply(swiGLU(gate, up), kwargs) as tf.Tensor; // [..., C]
+    });
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    return {
+      ...super.getConfig(),
+      intermediateSize: this.intermediateSize,
+      useBias: this.useBias,
+      storage: this.storage,
+      weightInitializer: serializeInitializer(this.weightInitializer),
+    };
+  }
+}
+tf.serialization.registerClass(SwiGLU);

@@ -1,0 +1,42 @@
+import * as tf from '@tensorflow/tfjs';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {linear} from './ops/linear.ts';
+import type {LayerArgs} from './dense.ts';
+import type {TokenEmbedding} from './tokenEmbedding.ts';
+
+export interface TiedHeadArgs extends LayerArgs {
+  /** Whose table is the output weight. */
+  embedding: TokenEmbedding;
+}
+
+/** Output head that shares the embedding's table: `[..., C]` → `[..., vocabSize]` logits. No weights of its own. */
+export class TiedHead extends ModuleLayer {
+  static className = 'TiedHead';
+  readonly #embedding: TokenEmbedding; // private, so that it is not taken for a sub-layer
+
+  constructor(args: TiedHeadArgs) {
+    super(args);
+    this.#embedding = args.embedding;
+  }
+
+  /** The shared table, `[vocabSize, C]`. */
+  get weight() {
+    return this.#embedding.weight;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return [...onlyShape(inputShape).slice(0, -1), this.#embedding.vocabSize];
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+    return tf.tidy(() => {
+      const x = onlyInput(inputs); // [..., C]
+      const flat = x.reshape([-1, this.#embedding.hiddenSize]) as tf.Tensor2D;
+      const logits = this.weight.trainable
+        ? tf.matMul(flat, this.weight.read() as tf.Tensor as tf.Tensor2D, false, true)
+        : linear(flat, this.weight.matrix());
+      return logits.reshape([...x.shape.slice(0, -1), this.#embedding.vocabSize]);
+    });
+  }
+}
+tf.serialization.registerClass(TiedHead);

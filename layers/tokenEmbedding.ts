@@ -1,0 +1,69 @@
+import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../quant/float16.ts';
+import type {LayerArgs} from './dense.ts';
+import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {embedding} from './ops/embedding.ts';
+import type {Parameter} from './parameter.ts';
+
+export interface TokenEmbeddingArgs extends LayerArgs {
+  /** Number of rows. */
+  vocabSize: number;
+  /** Size of a token's vector. */
+  hiddenSize: number;
+  /** How the table lies in memory. A 16-bit table is frozen. Default `float32`. */
+  storage?: StorageDtype;
+  /** Default normal with standard deviation 0.02. */
+  weightInitializer?: Initializer | SerializedInitializer;
+}
+
+/**
+ * Looks tokens up in a table that may be kept in 16 bit.
+ *
+ * Input `[..., T]` int32 token ids, output `[..., T, hiddenSize]` float32. Weight: `weight` `[vocabSize, hiddenSize]`.
+ */
+export class TokenEmbedding extends ModuleLayer {
+  static className = 'TokenEmbedding';
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly storage: StorageDtype;
+  readonly weightInitializer: Initializer;
+  weight!: Parameter;
+
+  constructor(args: TokenEmbeddingArgs) {
+    super(args);
+    this.vocabSize = args.vocabSize;
+    this.hiddenSize = args.hiddenSize;
+    this.storage = args.storage ?? 'float32';
+    this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.randomNormal({stddev: 0.02}));
+  }
+
+  override build(): void {
+    const shape = [this.vocabSize, this.hiddenSize];
+    this.weight = this.addParameter('weight', shape, {
+      storage: this.storage,
+      trainable: this.trainable && this.storage === 'float32',
+      initialize: () => this.weightInitializer.apply(shape, 'float32'),
+    });
+    this.built = true;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return [...onlyShape(inputShape), this.hiddenSize];
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+    return tf.tidy(() => embedding(onlyInput(inputs).toInt(), this.weight.matrix()));
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    return {
+      ...super.getConfig(),
+      vocabSize: this.vocabSize,
+      hiddenSize: this.hiddenSize,
+      storage: this.storage,
+      weightInitializer: serializeInitializer(this.weightInitializer),
+    };
+  }
+}
+tf.serialization.registerClass(TokenEmbedding);
