@@ -1,0 +1,127 @@
+import * as tf from '@tensorflow/tfjs';
+import {Dense} from '../layers/dense.ts';
+import {crossEntropy} from '../layers/ops/crossEntropy.ts';
+import {checkpoint} from '../layers/ops/checkpoint.ts';
+import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
+import {TiedHead} from '../layers/tiedHead.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
+import type {CausalLM} from './causalLM.ts';
+
+/** A label that does not count. */
+export const IGNORE_INDEX = -100;
+
+/** Logits that exist at once when the head itself trains (64 MiB of float32). */
+const CHUNK_ELEMENTS = 1 << 24;
+
+/**
+ * A batch as Hugging Face models take it. Each `[B, T]` int32, as rows or as a tensor; rows are cheaper, since a
+ * tensor is read back to find the labels that count.
+ */
+export interface Batch {
+  inputIds: tf.Tensor2D | number[][];
+  /** The token to predict at each place is the *next* one's label; −100 does not count. */
+  labels: tf.Tensor2D | number[][];
+  /** 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
+  attentionMask?: tf.Tensor2D | number[][];
+  /** Default 0 … T − 1. */
+  positionIds?: tf.Tensor2D | number[][];
+}
+
+/** Sum of the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
+export function lossSum(model: CausalLM, batch: Batch, options: {training?: boolean; seed?: number}): tf.Scalar {
+  const inputIds = toRows(batch.inputIds);
+  assertBatch(inputIds, batch);
+  model.assertFits(inputIds);
+  const {positions, targets} = findTargets(toRows(batch.labels));
+  assertLabels(targets, model.config.vocabSize);
+  return tf.tidy(() => {
+    const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
+      attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch.attentionMask), undefined, 'int32'),
+      positionIds: batch.positionIds && toRows(batch.positionIds),
+      ...options,
+    }); // [B, T, C]
+    const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
+    const counted = tf.gather(flat, tf.tensor1d(positions, 'int32')); // [N, C]
+    return headLoss(model.lm_head, counted, tf.tensor1d(targets, 'int32'));
+  });
+}
+
+/** How many labels of a batch count; the first of a row never does, nothing predicts it. */
+export function targetCount(batch: Batch): number {
+  return findTargets(toRows(batch.labels)).targets.length;
+}
+
+function headLoss(head: tf.layers.Layer, hidden: tf.Tensor2D, targets: tf.Tensor1D): tf.Scalar {
+  const frozen = (head instanceof TiedHead || (head instanceof Dense && !head.bias)) && !head.weight.trainable;
+  if (frozen) return linearCrossEntropy(hidden, head.weight.matrix(), targets);
+  const variables =
+    head instanceof TiedHead ? [head.weight.read()] : head.trainableWeights.map((weight) => weight.read() as tf.Variable);
+  const [rows] = hidden.shape;
+  const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
+  const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
+  const losses: tf.Scalar[] = [];
+  for (let row = 0; row < rows; row += chunkRows) {
+    const count = Math.min(chunkRows, rows - row);
+    const run = (x: tf.Tensor, labels: tf.Tensor) =>
+      crossEntropy(head.apply(x) as tf.Tensor2D, labels as tf.Tensor1D) as tf.Tensor;
+    const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
+    losses.push(checkpoint(run, [chunk], {variables, constants: [labels]}) as tf.Scalar);
+  }
+  return losses.length === 1 ? losses[0] : tf.addN(losses);
+}
+
+/** Where in the flattened `[B·T]` a target is predicted, and the target. */
+function findTargets(labels: number[][]): {positions: number[]; targets: number[]} {
+  const positions: number[] = [];
+  const targets: number[] = [];
+  for (const [row, rowLabels] of labels.entries()) {
+    for (let t = 1; t < rowLabels.length; t++) {
+      if (rowLabels[t] === IGNORE_INDEX) continue;
+      positions.push(row * rowLabels.length + t - 1);
+      targets.push(rowLabels[t]);
+    }
+  }
+  return {positions, targets};
+}
+
+function assertLabels(targets: number[], vocabSize: number): void {
+  for (const target of targets) {
+    if (Number.isInteger(target) && target >= 0 && target < vocabSize) continue;
+    throw new TfjsLoraError(
+      'VOCABULARY_MISMATCH',
+      `batch labels: expected ${IGNORE_INDEX} or an id from 0 to ${vocabSize - 1}, got ${target}`,
+    );
+  }
+}
+
+function toRows(values: tf.Tensor2D | number[][]): number[][] {
+  return values instanceof tf.Tensor ? values.arraySync() : values;
+}
+
+function assertBatch(inputIds: number[][], batch: Batch): void {
+  const length = inputIds[0]?.length ?? 0;
+  if (inputIds.length === 0 || length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'batch inputIds: expected at least one token, got an empty batch');
+  }
+  for (const key of ['inputIds', 'labels', 'attentionMask', 'positionIds'] as const) {
+    const value = batch[key];
+    if (value === undefined && key !== 'labels') continue;
+    const shape = value === undefined ? 'none' : value instanceof tf.Tensor ? `[${value.shape}]` : shapeOf(value);
+    if (shape === `[${inputIds.length},${length}]`) continue;
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `batch ${key}: expected [${inputIds.length},${length}] (the shape of inputIds), got ${shape}. Pad rows to one length.`,
+    );
+  }
+  if (targetCount(batch) > 0) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `batch labels: expected at least one label that counts, got only ${IGNORE_INDEX} (or one token a row, which ` +
+      'leaves nothing to predict)',
+  );
+}
+
+function shapeOf(rows: number[][]): string {
+  const lengths = [...new Set(rows.map((row) => row.length))];
+  return `[${rows.length},${lengths.join(' or ')}]`;
+}

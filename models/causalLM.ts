@@ -1,0 +1,448 @@
+import {stat} from 'node:fs/promises';
+import {join, resolve} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import type {KeyValueCache} from '../layers/keyValueCache.ts';
+import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
+import type {LoRADense} from '../layers/loraDense.ts';
+import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
+import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
+import {type Batch, lossSum, targetCount} from './batchLoss.ts';
+import {type LoadOptions, loadWeights, type SaveOptions, savePretrained, storageOf} from './checkpoint.ts';
+import {type ChatOptions, chat, type GenerateOptions, generate, type Prompt, stream} from './generation/generate.ts';
+import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
+import {initializeWeights} from './initializeWeights.ts';
+import {readJson} from './jsonFile.ts';
+import {loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
+import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
+import {printSummary} from './summary.ts';
+import {type ChatMessage, Tokenizer} from './tokenizer.ts';
+
+export interface ForwardOptions {
+  /** `[B, past + T]` int32: 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
+  attentionMask?: tf.Tensor2D;
+  /** `[B, T]`. Default the positions after those in the cache. */
+  positionIds?: ArrayLike<number>[] | tf.Tensor2D;
+  /** Keys and values of earlier tokens; this pass's are added. */
+  cache?: KeyValueCache;
+  /** Switches dropout and recomputation on. Default false. */
+  training?: boolean;
+  /** Makes dropout repeatable. */
+  seed?: number;
+}
+
+export interface FromConfigOptions {
+  /** How the matrices are stored. Default `float32`, the only type that trains in full. */
+  dtype?: StorageDtype;
+  /** Of the weights' draw. Default 0. */
+  seed?: number;
+  /** False: declare the weights only, to count them or fill them later. Default true. */
+  allocate?: boolean;
+}
+
+/** What every model config has. */
+export interface CausalLMConfig {
+  vocabSize: number;
+  hiddenSize: number;
+  numHiddenLayers: number;
+  maxPositionEmbeddings: number;
+  initializerRange: number;
+  bosTokenId?: number;
+  eosTokenId?: number | number[];
+  padTokenId?: number;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: a constructor type for inference needs it
+type ModelClass<T> = (new (config: any, storage?: StorageDtype) => T) &
+  Pick<typeof CausalLM, 'parseConfig' | 'resolveConfig'>;
+
+/**
+ * A decoder-only language model as a `tf.LayersModel`: weights in Hugging Face's names, LoRA adapters, loss,
+ * generation and files. A subclass brings the graph: a constructor, {@link forward}, `lm_head` and its config.
+ */
+export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> extends tf.LayersModel {
+  /** `[..., C]` → `[..., vocabSize]`. */
+  abstract lm_head: tf.layers.Layer;
+  /** Recompute each block in backward instead of keeping its intermediates. Default true. */
+  gradientCheckpointing = true;
+  tokenizer?: Tokenizer;
+  generationConfig: GenerationConfig = {};
+  /** Folder or name the weights came from, for `adapter_config.json`. */
+  nameOrPath = '';
+  private readonly adapterSet: AdapterSet;
+
+  /**
+   * @param container the symbolic graph, as for `tf.model`
+   * @param storage how the matrices lie in memory
+   */
+  constructor(
+    container: ConstructorParameters<typeof tf.LayersModel>[0],
+    readonly config: Config,
+    readonly storage: StorageDtype,
+  ) {
+    super(container);
+    this.adapterSet = new AdapterSet(this);
+  }
+
+  /**
+   * Hidden states after the last norm, differentiable with respect to the trained weights.
+   *
+   * @param inputIds `[B, T]` int32
+   * @returns `[B, T, C]` float32
+   */
+  abstract forward(inputIds: tf.Tensor2D, options?: ForwardOptions): tf.Tensor3D;
+
+  /** The contents of this model's `config.json`. */
+  abstract formatConfig(dtype: StorageDtype): Record<string, unknown>;
+
+  /** Reads the contents of a `config.json`; `where` names the file in errors. */
+  static parseConfig(_json: Record<string, unknown>, _where: string): CausalLMConfig {
+    throw new TfjsLoraError('UNSUPPORTED', `${this.name}: expected the class to define parseConfig, it does not`);
+  }
+
+  /** A whole config from whatever `fromConfig` takes. */
+  static resolveConfig(_source: never): CausalLMConfig {
+    throw new TfjsLoraError('UNSUPPORTED', `${this.name}: expected the class to define resolveConfig, it does not`);
+  }
+
+  // --- making one -------------------------------------------------------------------------------------------------
+
+  /** A model with fresh weights: matrices normal(0, initializerRange), norms one, biases zero. */
+  static override fromConfig<T extends CausalLM>(
+    this: ModelClass<T>,
+    source: string | object,
+    options?: FromConfigOptions,
+  ): T;
+  static override fromConfig<T extends tf.serialization.Serializable>(
+    cls: tf.serialization.SerializableConstructor<T>,
+    config: tf.serialization.ConfigDict,
+  ): T;
+  static override fromConfig<T extends CausalLM>(
+    this: ModelClass<T>,
+    source: string | object,
+    {dtype = 'float32', seed = 0, allocate = true}: FromConfigOptions = {},
+  ): T {
+    const config = this.resolveConfig(source as never);
+    const model = withoutAllocation(() => new this(config, dtype));
+    if (allocate) initializeWeights(model.layers, config.initializerRange, seed);
+    return model;
+  }
+
+  /**
+   * Loads a Hugging Face folder: `config.json`, `model.safetensors` (or shards), and where present
+   * `generation_config.json`, the tokenizer and its chat template. Weights stream tensor by tensor.
+   *
+   * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_CONFIG`, `MISSING_TENSOR`,
+   *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`, `VOCABULARY_MISMATCH`
+   */
+  static async fromPretrained<T extends CausalLM>(
+    this: ModelClass<T>,
+    folder: string,
+    options: LoadOptions = {},
+  ): Promise<T> {
+    const isFolder = await stat(folder).then((entry) => entry.isDirectory(), () => false);
+    if (!isFolder) {
+      throw new TfjsLoraError(
+        'FILE_NOT_FOUND',
+        `model folder ${resolve(folder)}: expected a Hugging Face folder, got nothing there. ` +
+          'Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.',
+      );
+    }
+    const where = join(folder, 'config.json');
+    const config = this.parseConfig(await readJson(where), where);
+    const checkpoint = SafetensorsCheckpoint.open(folder);
+    const model = withoutAllocation(() => new this(config, options.dtype ?? storageOf(checkpoint)));
+    try {
+      model.nameOrPath = folder;
+      await loadWeights(model, checkpoint, options);
+      model.generationConfig = await readGenerationConfig(folder, {
+        bosTokenId: config.bosTokenId,
+        eosTokenId: config.eosTokenId,
+        padTokenId: config.padTokenId,
+      });
+      const hasTokenizer = await stat(join(folder, 'tokenizer.json')).then(() => true, () => false);
+      if (hasTokenizer) {
+        model.tokenizer = await Tokenizer.fromFolder(folder);
+        model.tokenizer.assertFits(config.vocabSize);
+      }
+      return model;
+    } catch (error) {
+      model.dispose();
+      throw error;
+    } finally {
+      checkpoint.close();
+    }
+  }
+
+  // --- weights ----------------------------------------------------------------------------------------------------
+
+  /** All weights by checkpoint name; adapters as `….lora_A.<adapter>.weight`. */
+  namedParameters(): Map<string, Parameter> {
+    this.assertUsable();
+    return new Map(namedParameters(this.layers));
+  }
+
+  /**
+   * The trained weights: adapters under their key in a PEFT file
+   * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under their checkpoint name.
+   */
+  trainableParameters(): Map<string, tf.Variable> {
+    const trained = [...this.namedParameters()].filter(([, parameter]) => parameter.trainable);
+    return new Map(trained.map(([name, parameter]) => [this.adapterSet.fileKey(name), parameter.read()]));
+  }
+
+  /** Finds a layer by Hugging Face's module name, at any depth, or by index among the top-level ones. */
+  override getLayer(name: string): tf.layers.Layer;
+  override getLayer(index: number): tf.layers.Layer;
+  override getLayer(name: string, index: number): tf.layers.Layer;
+  override getLayer(nameOrIndex: string | number, index?: number): tf.layers.Layer {
+    if (typeof nameOrIndex === 'number') return super.getLayer(nameOrIndex);
+    const names: string[] = [];
+    for (const layer of walk(this.layers)) {
+      if (layer.name === nameOrIndex) return layer;
+      names.push(layer.name);
+    }
+    if (index !== undefined) return super.getLayer(index);
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `layer "${nameOrIndex}": expected a layer of the model, got none of that name. ` +
+        `Nearest: ${nearestNames(nameOrIndex, names).join(', ')}`,
+    );
+  }
+
+  /** Logical number of parameters; a 16-bit weight counts its elements, not its storage. */
+  override countParams(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.countParams(), 0);
+  }
+
+  /**
+   * Prints a table of layers, output shapes and parameters; works without allocated weights too.
+   *
+   * @param printFn takes one line; default `console.log`
+   */
+  override summary(lineLength?: number, positions?: number[], printFn?: (line: string) => void): void {
+    printSummary(this, lineLength, positions, printFn);
+  }
+
+  // --- running ----------------------------------------------------------------------------------------------------
+
+  /** Logits `[..., vocabSize]` of hidden states `[..., C]`. */
+  logitsOf(hidden: tf.Tensor): tf.Tensor {
+    this.assertUsable();
+    return this.lm_head.apply(hidden) as tf.Tensor;
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[], options: ForwardOptions = {}): tf.Tensor {
+    const inputIds = (Array.isArray(inputs) ? inputs[0] : inputs) as tf.Tensor2D;
+    return tf.tidy(() => this.logitsOf(this.forward(inputIds.toInt(), options)));
+  }
+
+  /**
+   * Logits of a batch of token ids, `[B, T]` → `[B, T, vocabSize]` float32.
+   *
+   * @throws TfjsLoraError `VOCABULARY_MISMATCH` for an id the model does not have, `INVALID_ARGUMENT` for a
+   *   sequence longer than `maxPositionEmbeddings`
+   */
+  override predict(
+    inputIds: tf.Tensor | tf.Tensor[] | number[][],
+    options: Pick<ForwardOptions, 'attentionMask' | 'positionIds'> & {batchSize?: number; verbose?: boolean} = {},
+  ): tf.Tensor3D {
+    this.assertUsable();
+    const given = inputIds instanceof tf.Tensor ? inputIds : Array.isArray(inputIds) ? inputIds[0] : inputIds;
+    return tf.tidy(() => {
+      const ids = given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
+      this.assertFits((given instanceof tf.Tensor ? ids.arraySync() : inputIds) as number[][]);
+      return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
+    });
+  }
+
+  /** Checks token ids and length against the model. */
+  assertFits(inputIds: ArrayLike<number>[]): void {
+    const {vocabSize, maxPositionEmbeddings} = this.config;
+    for (const [row, ids] of inputIds.entries()) {
+      if (ids.length > maxPositionEmbeddings) {
+        throw new TfjsLoraError(
+          'INVALID_ARGUMENT',
+          `sequence ${row}: expected at most ${maxPositionEmbeddings} tokens (max_position_embeddings), ` +
+            `got ${ids.length}. Truncate it.`,
+        );
+      }
+      for (let t = 0; t < ids.length; t++) {
+        if (Number.isInteger(ids[t]) && ids[t] >= 0 && ids[t] < vocabSize) continue;
+        throw new TfjsLoraError(
+          'VOCABULARY_MISMATCH',
+          `token ${t} of sequence ${row}: expected an id from 0 to ${vocabSize - 1}, got ${ids[t]}. ` +
+            'Use the tokenizer that belongs to the model.',
+        );
+      }
+    }
+  }
+
+  /**
+   * Sum of the cross-entropy over the labels that count (shifted inside, as in Hugging Face; −100 is ignored),
+   * differentiable. Divide by {@link targetCount}, over all micro-batches of a window at once.
+   */
+  lossSum(batch: Batch, options: {training?: boolean; seed?: number} = {}): tf.Scalar {
+    this.assertUsable();
+    return lossSum(this, batch, options);
+  }
+
+  /** How many labels of a batch count. */
+  targetCount(batch: Batch): number {
+    return targetCount(batch);
+  }
+
+  newCache(): KeyValueCache {
+    return new Cache();
+  }
+
+  /** Continues a prompt, or several; see {@link GenerateOptions}. Resolves to the new text. */
+  generate(prompt: Prompt, options?: GenerateOptions): Promise<string>;
+  generate(prompts: string[] | number[][], options?: GenerateOptions): Promise<string[]>;
+  generate(prompts: never, options?: GenerateOptions): Promise<string | string[]> {
+    this.assertUsable();
+    return generate(this, prompts, options);
+  }
+
+  /** Like {@link generate} for one prompt, in pieces as they come. */
+  stream(prompt: Prompt, options?: GenerateOptions): AsyncGenerator<string, void, undefined> {
+    this.assertUsable();
+    return stream(this, prompt, options);
+  }
+
+  /** The assistant's next turn in a conversation, by the tokenizer's chat template. */
+  chat(messages: ChatMessage[], options?: ChatOptions): Promise<string> {
+    this.assertUsable();
+    return chat(this, messages, options);
+  }
+
+  // --- adapters ---------------------------------------------------------------------------------------------------
+
+  /**
+   * Freezes the model and adds a low-rank adapter to its linear layers, the only weights that train from here.
+   *
+   * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
+   *   `UNSUPPORTED` for a target that cannot be adapted
+   */
+  applyLoRA(options: LoRAOptions = {}): this {
+    this.assertUsable();
+    this.adapterSet.add(options);
+    return this;
+  }
+
+  /** Names of the adapters, in the order they came. */
+  get adapterNames(): string[] {
+    return this.adapterSet.names;
+  }
+
+  /** Names of the adapters in force. */
+  get activeAdapters(): string[] {
+    return this.adapterSet.active;
+  }
+
+  /** Settings an adapter was made with. */
+  adapterOptions(name?: string): LoRAOptions {
+    return this.adapterSet.options(name);
+  }
+
+  /** Layers that carry adapters, by name. */
+  adaptedLayers(): Map<string, LoRADense> {
+    return this.adapterSet.layers();
+  }
+
+  /**
+   * Puts adapters in force and makes them the trained ones: a name, several, or names with a weight each; all
+   * others rest.
+   */
+  setAdapter(names: string | string[] | Record<string, number>): this {
+    this.assertUsable();
+    this.adapterSet.activate(names);
+    return this;
+  }
+
+  /** Removes an adapter and frees its weights. */
+  deleteAdapter(name: string): this {
+    this.assertUsable();
+    this.adapterSet.remove(name);
+    return this;
+  }
+
+  /** Runs `fn` with all adapters resting. */
+  withoutAdapter<R>(fn: () => R): R {
+    this.assertUsable();
+    return this.adapterSet.without(fn);
+  }
+
+  /** Adds the active adapters into the base weights, until {@link unmergeLoRA} restores those bit for bit. */
+  mergeLoRA(): this {
+    this.assertUsable();
+    this.adapterSet.merge();
+    return this;
+  }
+
+  unmergeLoRA(): this {
+    this.assertUsable();
+    this.adapterSet.unmerge();
+    return this;
+  }
+
+  /** Merges the active adapters for good: the layers become plain linear layers again. */
+  fuseLoRA(): this {
+    this.assertUsable();
+    this.adapterSet.fuse();
+    return this;
+  }
+
+  /** Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`. */
+  async saveAdapter(folder: string, adapterName?: string): Promise<void> {
+    this.assertUsable();
+    await saveAdapter(this, folder, adapterName);
+  }
+
+  /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
+  async loadAdapter(folder: string, options?: {adapterName?: string; trainable?: boolean}): Promise<this> {
+    this.assertUsable();
+    await loadAdapter(this, folder, options);
+    return this;
+  }
+
+  // --- files and end ----------------------------------------------------------------------------------------------
+
+  /**
+   * Writes a Hugging Face folder that transformers loads: config, weights in shards, generation config, tokenizer.
+   * Adapters must be merged first, or they would be lost.
+   */
+  override async save(
+    folder: string | tf.io.IOHandler,
+    options: SaveOptions | tf.io.SaveConfig = {},
+  ): Promise<tf.io.SaveResult> {
+    this.assertUsable();
+    if (typeof folder !== 'string') {
+      throw new TfjsLoraError('UNSUPPORTED', 'save: expected a folder for Hugging Face files, got an IOHandler');
+    }
+    return savePretrained(this, folder, options as SaveOptions);
+  }
+
+  /** Frees every weight. Any use afterwards throws. */
+  override dispose(): ReturnType<tf.LayersModel['dispose']> {
+    this.assertUsable();
+    const numDisposedVariables = this.layers.reduce(
+      (count, layer) => count + (layer instanceof ModuleLayer ? layer.disposeWeights() : 0),
+      0,
+    );
+    this._refCount = 0;
+    return {refCountAfterDispose: 0, numDisposedVariables};
+  }
+
+  get isDisposed(): boolean {
+    return this._refCount === 0;
+  }
+
+  /** @throws TfjsLoraError `DISPOSED` */
+  protected assertUsable(): void {
+    if (!this.isDisposed) return;
+    throw new TfjsLoraError('DISPOSED', `model ${this.name}: expected a live model, got one after dispose()`);
+  }
+}

@@ -1,0 +1,174 @@
+import {mkdir, writeFile} from 'node:fs/promises';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import type {Parameter} from '../layers/parameter.ts';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {packFloat32Rows, packRows, type StorageDtype, unpackRowBits, unpackRows, float32ToBfloat16, float32ToFloat16} from '../quant/float16.ts';
+import type {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
+import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
+import {toFloat32} from '../quant/safetensors/toFloat32.ts';
+import {writeShardedSafetensors} from '../quant/safetensors/writeShardedSafetensors.ts';
+import type {CausalLM} from './causalLM.ts';
+import {writeGenerationConfig} from './generationConfig.ts';
+
+export interface LoadOptions {
+  /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
+  dtype?: StorageDtype;
+  /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
+  checkFinite?: boolean;
+  /** Called after each tensor. */
+  onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
+}
+
+export interface SaveOptions {
+  /** Type of the file's weights. Default the model's own. */
+  dtype?: StorageDtype;
+  /** Default 5 GB. */
+  maxShardBytes?: number;
+}
+
+const STORAGE = {F32: 'float32', BF16: 'bfloat16', F16: 'float16'} as const;
+const FILE_DTYPE = {float32: 'F32', bfloat16: 'BF16', float16: 'F16'} as const;
+
+/** The type a checkpoint's matrices are stored in. */
+export function storageOf(checkpoint: SafetensorsCheckpoint): StorageDtype {
+  for (const name of checkpoint.names()) {
+    const {dtype, shape} = checkpoint.info(name);
+    if (shape.length === 2 && dtype in STORAGE) return STORAGE[dtype as keyof typeof STORAGE];
+  }
+  return 'float32';
+}
+
+/** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
+export async function loadWeights(
+  model: CausalLM,
+  checkpoint: SafetensorsCheckpoint,
+  {checkFinite = true, onProgress}: LoadOptions = {},
+): Promise<void> {
+  const parameters = model.namedParameters();
+  const names = checkpoint.names().filter((name) => !isRedundant(name, parameters));
+  const missing = [...parameters.keys()].filter((name) => !checkpoint.has(name));
+  if (missing.length > 0) {
+    throw new TfjsLoraError(
+      'MISSING_TENSOR',
+      `checkpoint ${checkpoint.folder}: expected tensor ${missing[0]}` +
+        `${missing.length > 1 ? ` and ${missing.length - 1} more` : ''}, got none of that name. ` +
+        `Nearest: ${nearestNames(missing[0], checkpoint.names()).join(', ')}`,
+    );
+  }
+  let loaded = 0;
+  for (const name of names) {
+    const parameter = parameters.get(name);
+    const info = checkpoint.info(name);
+    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
+    if (!parameter) {
+      throw new TfjsLoraError(
+        'UNEXPECTED_TENSOR',
+        `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
+      );
+    }
+    assertMatches(where, info, parameter);
+    const value = toTensor(checkpoint.read(name), info, parameter, where, checkFinite);
+    parameter.write(value);
+    value.dispose();
+    loaded++;
+    onProgress?.({tensor: name, loaded, total: names.length});
+    if (loaded % 16 === 0) await new Promise((resume) => setTimeout(resume)); // let others run
+  }
+}
+
+/** Tensors some exporters add that the model derives: rotary tables, and a head that is tied anyway. */
+function isRedundant(name: string, parameters: Map<string, Parameter>): boolean {
+  if (parameters.has(name)) return false;
+  return name.endsWith('.rotary_emb.inv_freq') || name === 'lm_head.weight';
+}
+
+function assertMatches(where: string, info: TensorInfo, parameter: Parameter): void {
+  if (!(info.dtype in STORAGE)) {
+    throw new TfjsLoraError('UNSUPPORTED', `${where}: expected dtype F32, F16 or BF16, got ${info.dtype}`);
+  }
+  if (tf.util.arraysEqual([...info.shape], parameter.logicalShape)) return;
+  throw new TfjsLoraError(
+    'SHAPE_MISMATCH',
+    `${where}: expected [${parameter.logicalShape.join(', ')}] from config.json, got [${info.shape.join(', ')}]. ` +
+      'Config and weights are of different models.',
+  );
+}
+
+/** A file's bytes as the tensor that stores the weight; without a copy where the types agree. */
+export function toTensor(
+  bytes: Uint8Array,
+  info: TensorInfo,
+  parameter: Pick<Parameter, 'storage' | 'logicalShape' | 'shape'>,
+  where: string,
+  checkFinite: boolean,
+): tf.Tensor {
+  const {storage, logicalShape, shape} = parameter;
+  const [rows, cols] = logicalShape;
+  if (storage !== 'float32' && STORAGE[info.dtype as keyof typeof STORAGE] === storage) {
+    const bits = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+    if (checkFinite) assertFiniteBits(bits, storage === 'bfloat16' ? 0x7f80 : 0x7c00, where);
+    return tf.tensor(packRows(bits, rows, cols), shape as number[], 'int32');
+  }
+  const values = toFloat32(bytes, info.dtype, where);
+  if (checkFinite) assertFinite(values, where);
+  if (storage === 'float32') return tf.tensor(values, shape as number[], 'float32');
+  return tf.tensor(packFloat32Rows(values, rows, cols, storage), shape as number[], 'int32');
+}
+
+function assertFiniteBits(bits: Uint16Array, exponent: number, where: string): void {
+  for (let i = 0; i < bits.length; i++) if ((bits[i] & exponent) === exponent) throw notFinite(where, i);
+}
+
+function assertFinite(values: Float32Array, where: string): void {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) throw notFinite(where, i);
+}
+
+function notFinite(where: string, index: number): TfjsLoraError {
+  return new TfjsLoraError(
+    'NON_FINITE',
+    `${where}: expected numbers, got NaN or infinity at element ${index}. The checkpoint is damaged.`,
+  );
+}
+
+/** Writes the model's folder; see `CausalLM.save`. */
+export async function savePretrained(model: CausalLM, folder: string, options: SaveOptions): Promise<tf.io.SaveResult> {
+  const {dtype = model.storage, maxShardBytes = 5e9} = options;
+  const unmerged = [...model.adaptedLayers()].find(([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0);
+  if (unmerged) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `save ${folder}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
+        'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
+    );
+  }
+  await mkdir(folder, {recursive: true});
+  const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
+  const tensors = weights.map(([name, parameter]) => ({
+    name,
+    dtype: FILE_DTYPE[dtype],
+    shape: parameter.logicalShape,
+    data: () => toBytes(parameter, dtype),
+  }));
+  await writeShardedSafetensors(folder, tensors, {maxShardBytes});
+  await writeFile(join(folder, 'config.json'), `${JSON.stringify(model.formatConfig(dtype), null, 2)}\n`);
+  if (Object.keys(model.generationConfig).length > 0) await writeGenerationConfig(folder, model.generationConfig);
+  await model.tokenizer?.save(folder);
+  return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+}
+
+/** A weight's values in a file's type. */
+async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<ArrayBufferView> {
+  const data = await parameter.read().data();
+  const [rows, cols] = parameter.logicalShape;
+  if (parameter.storage !== 'float32') {
+    if (parameter.storage === dtype) return unpackRowBits(data as Int32Array, rows, cols);
+    return fromFloat32(unpackRows(data as Int32Array, rows, cols, parameter.storage), dtype);
+  }
+  return fromFloat32(data as Float32Array, dtype);
+}
+
+function fromFloat32(values: Float32Array, dtype: StorageDtype): ArrayBufferView {
+  if (dtype === 'float32') return values;
+  return dtype === 'bfloat16' ? float32ToBfloat16(values) : float32ToFloat16(values);
+}

@@ -1,0 +1,315 @@
+import * as tf from '@tensorflow/tfjs';
+import type {KeyValueCache} from '../../layers/keyValueCache.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {
+  type GenerationConfig,
+  type ResolvedGenerationConfig,
+  resolveGenerationConfig,
+} from '../generationConfig.ts';
+import type {ChatMessage, ChatTemplateOptions, Tokenizer} from '../tokenizer.ts';
+import {processLogits} from './logitsProcessors.ts';
+import {
+  argMax,
+  assertFiniteLogits,
+  createRandomSource,
+  type RandomSource,
+  sampleCategorical,
+} from './sampler.ts';
+import {TextStreamer} from './textStreamer.ts';
+
+/** What generation needs of a model. */
+export interface GenerativeModel {
+  /**
+   * Hidden states `[B, T, hiddenSize]` of new positions.
+   *
+   * @param inputIds `[B, T]` int32
+   * @param options.attentionMask `[B, past + T]` int32 over all positions so far, 1 for a real token; absent when
+   *   all are real
+   * @param options.positionIds `[B][T]`
+   * @param options.cache holds the `past` positions; the pass appends its own
+   */
+  forward(
+    inputIds: tf.Tensor2D,
+    options: {attentionMask?: tf.Tensor2D; positionIds?: number[][]; cache?: KeyValueCache},
+  ): tf.Tensor3D;
+  /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
+  logitsOf(hidden: tf.Tensor): tf.Tensor;
+  newCache(batchSize: number): KeyValueCache;
+  readonly tokenizer?: Tokenizer;
+  readonly generationConfig?: GenerationConfig;
+  readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
+}
+
+export type GenerateOptions = Omit<GenerationConfig, 'otherKeys'>;
+export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenerationPrompt'>;
+
+/** A text, or its token ids. */
+export type Prompt = string | number[];
+
+/**
+ * Continues one prompt or a batch of them.
+ *
+ * Settings come from `options`, then the model's `generation_config.json`, then transformers' defaults. A sequence
+ * ends at an end-of-sequence token, at a stop string, after `maxNewTokens`, or when it fills the model's
+ * `maxPositionEmbeddings` (transformers would go on, past the positions that the model knows).
+ *
+ * @param prompts strings are encoded with their special tokens (`<|begin_of_text|>`); ids are taken as they are
+ * @returns the new text only, without special tokens; a list for a list of prompts
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option, no prompt, an empty one, or one that
+ *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have;
+ *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite
+ */
+export function generate(model: GenerativeModel, prompts: Prompt, options?: GenerateOptions): Promise<string>;
+export function generate(
+  model: GenerativeModel,
+  prompts: string[] | number[][],
+  options?: GenerateOptions,
+): Promise<string[]>;
+export async function generate(
+  model: GenerativeModel,
+  prompts: Prompt | string[] | number[][],
+  options: GenerateOptions = {},
+): Promise<string | string[]> {
+  const rows = await finishedRows(model, prompts, options, requireTokenizer(model));
+  const texts = rows.map(({streamer}) => (streamer as TextStreamer).text);
+  return isBatch(prompts) ? texts : texts[0];
+}
+
+/**
+ * Like {@link generate}, but returns token ids: the new ones only, with the end-of-sequence token that ended them.
+ * Works without a tokenizer when the prompts are ids and there are no stop strings.
+ */
+export function generateIds(
+  model: GenerativeModel,
+  prompts: Prompt,
+  options?: GenerateOptions,
+): Promise<number[]>;
+export function generateIds(
+  model: GenerativeModel,
+  prompts: string[] | number[][],
+  options?: GenerateOptions,
+): Promise<number[][]>;
+export async function generateIds(
+  model: GenerativeModel,
+  prompts: Prompt | string[] | number[][],
+  options: GenerateOptions = {},
+): Promise<number[] | number[][]> {
+  const rows = await finishedRows(model, prompts, options);
+  const ids = rows.map((row) => row.newIds);
+  return isBatch(prompts) ? ids : ids[0];
+}
+
+/**
+ * Like {@link generate} for one prompt, giving the text piece by piece as it comes: the pieces join up to what
+ * `generate` returns. Leaving the loop early frees everything.
+ */
+export async function* stream(
+  model: GenerativeModel,
+  prompt: Prompt,
+  options: GenerateOptions = {},
+): AsyncGenerator<string, void, undefined> {
+  const rows = createRows(model, [prompt], options, requireTokenizer(model));
+  for await (const pieces of decodingSteps(model, rows)) {
+    for (const piece of pieces) if (piece !== '') yield piece;
+  }
+}
+
+/**
+ * Answers a conversation: renders it with the tokenizer's chat template and generates the assistant's turn.
+ * To stream the answer: `stream(model, model.tokenizer.encodeChat(messages, {addGenerationPrompt: true}))`.
+ *
+ * @throws TfjsLoraError as {@link generate}; `UNSUPPORTED` when the tokenizer has no chat template
+ */
+export async function chat(
+  model: GenerativeModel,
+  messages: ChatMessage[],
+  {dateString, tools, variables, ...options}: ChatOptions = {},
+): Promise<string> {
+  const tokenizer = requireTokenizer(model);
+  const prompt = tokenizer.encodeChat(messages, {addGenerationPrompt: true, dateString, tools, variables});
+  return generate(model, prompt, options);
+}
+
+/** One sequence of the batch. */
+interface Row {
+  /** Its place in the caller's list. */
+  index: number;
+  /** Prompt and generated tokens, without padding. */
+  ids: number[];
+  newIds: number[];
+  settings: ResolvedGenerationConfig;
+  /** How many tokens it may still get at most. */
+  room: number;
+  random: RandomSource;
+  streamer?: TextStreamer;
+  isFinished: boolean;
+}
+
+async function finishedRows(
+  model: GenerativeModel,
+  prompts: Prompt | string[] | number[][],
+  options: GenerateOptions,
+  tokenizer?: Tokenizer,
+): Promise<Row[]> {
+  const rows = createRows(model, isBatch(prompts) ? prompts : [prompts], options, tokenizer);
+  for await (const _ of decodingSteps(model, rows));
+  return rows;
+}
+
+/** @param tokenizer when given, every row gets its text, not only its ids */
+function createRows(
+  model: GenerativeModel,
+  prompts: Prompt[],
+  options: GenerateOptions,
+  tokenizer?: Tokenizer,
+): Row[] {
+  const settings = resolveGenerationConfig(model.generationConfig ?? {}, options);
+  // One seed for the call: rows derive theirs from it.
+  settings.seed ??= Math.random();
+  if (prompts.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'prompts: expected at least one, got an empty list');
+  }
+  const decoder = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
+  return prompts.map((prompt, index) => {
+    const promptIds = typeof prompt === 'string' ? requireTokenizer(model).encode(prompt) : [...prompt];
+    assertPrompt(promptIds, index, model);
+    return {
+      index,
+      ids: promptIds,
+      newIds: [],
+      settings,
+      room: roomFor(promptIds.length, index, settings, model),
+      random: createRandomSource(settings.seed, index),
+      streamer: decoder && new TextStreamer(decoder, {promptIds, stopStrings: settings.stopStrings}),
+      isFinished: false,
+    };
+  });
+}
+
+/**
+ * The decoding loop: one pass over the prompts, then one position at a time. Finished rows leave the batch.
+ *
+ * @yields the text that each row still in the batch gained, if any
+ */
+async function* decodingSteps(
+  model: GenerativeModel,
+  rows: Row[],
+): AsyncGenerator<string[], void, undefined> {
+  const cache = model.newCache(rows.length);
+  try {
+    let active = rows;
+    // Shorter prompts are padded on the left, so that every row's next token comes in the same column.
+    const promptLength = Math.max(...rows.map(({ids}) => ids.length));
+    let paddings = rows.map(({ids}) => promptLength - ids.length);
+    let newPositions = promptLength;
+    for (;;) {
+      const logits = await nextLogits(model, cache, active, paddings, newPositions);
+      yield active.map((row, i) => advance(row, logits[i]));
+
+      const staying = active.flatMap((row, i) => (row.isFinished ? [] : [i]));
+      if (staying.length === 0) return;
+      if (staying.length < active.length) {
+        cache.select(staying);
+        active = staying.map((i) => active[i]);
+        paddings = staying.map((i) => paddings[i]);
+      }
+      newPositions = 1;
+    }
+  } finally {
+    cache.dispose();
+  }
+}
+
+/** Runs the last `newPositions` columns of the padded batch through the model; returns each row's next logits `[vocab]`. */
+async function nextLogits(
+  model: GenerativeModel,
+  cache: KeyValueCache,
+  rows: Row[],
+  paddings: number[],
+  newPositions: number,
+): Promise<Float32Array[]> {
+  const total = paddings[0] + rows[0].ids.length;
+  const past = total - newPositions;
+  const columns = Array.from({length: newPositions}, (_, t) => past + t);
+  const isPadded = paddings.some((padding) => padding > 0);
+  const logits = tf.tidy(() => {
+    // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
+    const inputIds = rows.map(({ids}, b) => columns.map((column) => ids[column - paddings[b]] ?? 0));
+    const positionIds = paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0)));
+    const mask = paddings.map((padding) =>
+      Array.from({length: total}, (_, column) => (column < padding ? 0 : 1)),
+    );
+    const hidden = model.forward(tf.tensor2d(inputIds, [rows.length, newPositions], 'int32'), {
+      attentionMask: isPadded ? tf.tensor2d(mask, [rows.length, total], 'int32') : undefined,
+      positionIds,
+      cache,
+    }); // [B, T, C]
+    return model.logitsOf(tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1])); // [B, 1, vocab]
+  });
+  try {
+    const values = (await logits.data()) as Float32Array;
+    const vocabulary = logits.shape[logits.rank - 1] as number;
+    return rows.map((_, b) => values.slice(b * vocabulary, (b + 1) * vocabulary));
+  } finally {
+    logits.dispose();
+  }
+}
+
+/** Gives a row its next token; returns the text this made certain. */
+function advance(row: Row, scores: Float32Array): string {
+  const {settings, streamer} = row;
+  assertFiniteLogits(scores, row.index);
+  processLogits(scores, {ids: row.ids, newTokens: row.newIds.length}, settings);
+  const id = settings.doSample ? sampleCategorical(scores, row.random) : argMax(scores);
+  row.ids.push(id);
+  row.newIds.push(id);
+  let piece = streamer?.push(id) ?? '';
+  row.isFinished =
+    settings.eosTokenIds.includes(id) || row.newIds.length >= row.room || (streamer?.isStopped ?? false);
+  if (row.isFinished) piece += streamer?.end() ?? '';
+  return piece;
+}
+
+function assertPrompt(ids: number[], index: number, {config: {vocabSize}}: GenerativeModel): void {
+  if (ids.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', `prompt ${index}: expected at least one token, got none`);
+  }
+  const at = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (at === -1) return;
+  throw new TfjsLoraError(
+    'VOCABULARY_MISMATCH',
+    `prompt ${index}, token ${at}: expected an id of 0 to ${vocabSize - 1} (the model's vocab_size is ${vocabSize}), ` +
+      `got ${ids[at]}. Use the tokenizer that the model was trained with.`,
+  );
+}
+
+/** How many tokens a prompt of that length may get. */
+function roomFor(
+  promptLength: number,
+  index: number,
+  {maxNewTokens = Infinity, maxLength = Infinity}: ResolvedGenerationConfig,
+  {config: {maxPositionEmbeddings}}: GenerativeModel,
+): number {
+  const longest = Math.min(maxLength, maxPositionEmbeddings);
+  if (promptLength >= longest) {
+    const limit = longest === maxLength ? 'maxLength' : "the model's max_position_embeddings";
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `prompt ${index}: expected fewer than ${longest} tokens (${limit}), got ${promptLength}. Shorten the prompt.`,
+    );
+  }
+  return Math.min(maxNewTokens, longest - promptLength);
+}
+
+function requireTokenizer({tokenizer}: GenerativeModel): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'text generation: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
+      'set model.tokenizer, or use generateIds with token ids.',
+  );
+}
+
+function isBatch(prompts: Prompt | string[] | number[][]): prompts is string[] | number[][] {
+  return Array.isArray(prompts) && (prompts.length === 0 || typeof prompts[0] !== 'number');
+}

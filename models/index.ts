@@ -1,0 +1,23 @@
+export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
+export {CausalLM, type CausalLMConfig, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
+export type {LoadOptions, SaveOptions} from './checkpoint.ts';
+export {
+  type ChatOptions,
+  chat,
+  type GenerateOptions,
+  type GenerativeModel,
+  generate,
+  generateIds,
+  type Prompt,
+  stream,
+} from './generation/generate.ts';
+export type {GenerationConfig} from './generationConfig.ts';
+export {formatConfig, type LlamaConfig, type LlamaConfigArgs, type LlamaPreset, parseConfig} from './llama/config.ts';
+export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
+export {LlamaForCausalLM} from './llama/llama.ts';
+export {presets} from './llama/presets.ts';
+export type {LoRAOptions} from './peft/adapterSet.ts';
+export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
+export {matchTargets, type TargetCandidates, type TargetModules} from './peft/targetModules.ts';
+export {countParameters, type ParameterCounts} from './summary.ts';
+export {type ChatMessage, type ChatTemplateOptions, Tokenizer} from './tokenizer.ts';

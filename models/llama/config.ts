@@ -1,0 +1,226 @@
+import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
+import {presets} from './presets.ts';
+
+/** A Llama's shape, as `config.json` describes it. */
+export interface LlamaConfig {
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numHiddenLayers: number;
+  numAttentionHeads: number;
+  /** Default `numAttentionHeads`: no grouping. */
+  numKeyValueHeads: number;
+  /** Default `hiddenSize / numAttentionHeads`. */
+  headDim: number;
+  maxPositionEmbeddings: number;
+  rmsNormEps: number;
+  ropeTheta: number;
+  ropeScaling?: RopeScaling;
+  /** Whether the output head is the embedding table. */
+  tieWordEmbeddings: boolean;
+  attentionBias: boolean;
+  mlpBias: boolean;
+  /** Standard deviation of freshly drawn weights. */
+  initializerRange: number;
+  bosTokenId?: number;
+  eosTokenId?: number | number[];
+  padTokenId?: number;
+  /** What `config.json` held, for writing it back as its source had it. */
+  source?: Json;
+}
+
+export type Json = Record<string, unknown>;
+export type LlamaPreset = keyof typeof presets;
+
+/** What a fresh config may leave out. */
+type Required = 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads';
+export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>;
+
+/** A whole config from a preset's name, from our own keys, or from the contents of a `config.json`. */
+export function resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
+  if (typeof source !== 'string') {
+    return 'vocab_size' in source ? parseConfig(source) : withDefaults(source as LlamaConfigArgs);
+  }
+  const preset = presets[source];
+  if (preset) return withDefaults(preset);
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `Llama preset "${source}": expected one of ${Object.keys(presets).join(', ')}. ` +
+      `Did you mean ${nearestNames(source, Object.keys(presets), 1)[0]}?`,
+  );
+}
+
+function withDefaults(args: LlamaConfigArgs): LlamaConfig {
+  const config: LlamaConfig = {
+    numKeyValueHeads: args.numAttentionHeads,
+    headDim: args.hiddenSize / args.numAttentionHeads,
+    maxPositionEmbeddings: 2048,
+    rmsNormEps: 1e-6,
+    ropeTheta: 10000,
+    tieWordEmbeddings: false,
+    attentionBias: false,
+    mlpBias: false,
+    initializerRange: 0.02,
+    ...args,
+  };
+  return validated(config, 'Llama config');
+}
+
+/**
+ * Reads a Hugging Face `config.json`: transformers 4 spells the rotary settings `rope_theta` and `rope_scaling`,
+ * transformers 5 `rope_parameters`.
+ *
+ * @param where the file, for messages
+ * @throws TfjsLoraError `INVALID_CONFIG` naming the key
+ */
+export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
+  const type = json.model_type;
+  if (type !== undefined && type !== 'llama') {
+    throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "llama", got ${JSON.stringify(type)}`);
+  }
+  if (json.hidden_act !== undefined && json.hidden_act !== 'silu') {
+    throw new TfjsLoraError('UNSUPPORTED', `${where} hidden_act: expected "silu", got ${JSON.stringify(json.hidden_act)}`);
+  }
+  if (json.quantization_config != null) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} quantization_config: expected a checkpoint in 16 or 32 bit, got a quantized one. ` +
+        'Load the unquantized checkpoint.',
+    );
+  }
+  const read = <T>(key: string, fallback?: T): T => {
+    const value = json[key] ?? fallback;
+    if (value === undefined) {
+      throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a value, got none. Is this a Llama folder?`);
+    }
+    return value as T;
+  };
+  const rope = {...(json.rope_scaling as Json | null), ...(json.rope_parameters as Json | null)};
+  const heads = read<number>('num_attention_heads');
+  return validated(
+    {
+      vocabSize: read('vocab_size'),
+      hiddenSize: read('hidden_size'),
+      intermediateSize: read('intermediate_size'),
+      numHiddenLayers: read('num_hidden_layers'),
+      numAttentionHeads: heads,
+      numKeyValueHeads: read('num_key_value_heads', heads),
+      headDim: read('head_dim', read<number>('hidden_size') / heads),
+      maxPositionEmbeddings: read('max_position_embeddings', 2048),
+      rmsNormEps: read('rms_norm_eps', 1e-6),
+      ropeTheta: (rope.rope_theta as number) ?? read('rope_theta', 10000),
+      ropeScaling: parseRopeScaling(rope, where),
+      tieWordEmbeddings: read('tie_word_embeddings', false),
+      attentionBias: read('attention_bias', false),
+      mlpBias: read('mlp_bias', false),
+      initializerRange: read('initializer_range', 0.02),
+      bosTokenId: (json.bos_token_id as number) ?? undefined,
+      eosTokenId: (json.eos_token_id as number | number[]) ?? undefined,
+      padTokenId: (json.pad_token_id as number) ?? undefined,
+      source: json,
+    },
+    where,
+  );
+}
+
+function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
+  const type = rope.rope_type ?? rope.type ?? 'default';
+  if (type === 'default') return undefined;
+  const number = (key: string): number => {
+    const value = rope[key];
+    if (typeof value === 'number') return value;
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} rope ${key}: expected a number, got ${JSON.stringify(rope[key])}`);
+  };
+  if (type === 'linear') return {type, factor: number('factor')};
+  if (type !== 'llama3') {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} rope_type: expected default, linear or llama3, got ${JSON.stringify(type)}`,
+    );
+  }
+  return {
+    type,
+    factor: number('factor'),
+    lowFreqFactor: number('low_freq_factor'),
+    highFreqFactor: number('high_freq_factor'),
+    originalMaxPositionEmbeddings: number('original_max_position_embeddings'),
+  };
+}
+
+/** The contents of a `config.json`, rotary settings and dtype spelled as the source spelled them. */
+export function formatConfig(config: LlamaConfig, dtype: string): Json {
+  const {source} = config;
+  if (source) {
+    const {torch_dtype, dtype: _, ...rest} = source;
+    return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
+  }
+  const scaling = config.ropeScaling;
+  const rope = !scaling
+    ? null
+    : scaling.type === 'linear'
+      ? {rope_type: 'linear', factor: scaling.factor}
+      : {
+          rope_type: 'llama3',
+          factor: scaling.factor,
+          low_freq_factor: scaling.lowFreqFactor,
+          high_freq_factor: scaling.highFreqFactor,
+          original_max_position_embeddings: scaling.originalMaxPositionEmbeddings,
+        };
+  return {
+    architectures: ['LlamaForCausalLM'],
+    attention_bias: config.attentionBias,
+    ...(config.bosTokenId !== undefined && {bos_token_id: config.bosTokenId}),
+    ...(config.eosTokenId !== undefined && {eos_token_id: config.eosTokenId}),
+    ...(config.padTokenId !== undefined && {pad_token_id: config.padTokenId}),
+    head_dim: config.headDim,
+    hidden_act: 'silu',
+    hidden_size: config.hiddenSize,
+    initializer_range: config.initializerRange,
+    intermediate_size: config.intermediateSize,
+    max_position_embeddings: config.maxPositionEmbeddings,
+    mlp_bias: config.mlpBias,
+    model_type: 'llama',
+    num_attention_heads: config.numAttentionHeads,
+    num_hidden_layers: config.numHiddenLayers,
+    num_key_value_heads: config.numKeyValueHeads,
+    rms_norm_eps: config.rmsNormEps,
+    rope_scaling: rope,
+    rope_theta: config.ropeTheta,
+    tie_word_embeddings: config.tieWordEmbeddings,
+    torch_dtype: dtype,
+    vocab_size: config.vocabSize,
+  };
+}
+
+const SIZES = [
+  'vocabSize',
+  'hiddenSize',
+  'intermediateSize',
+  'numHiddenLayers',
+  'numAttentionHeads',
+  'numKeyValueHeads',
+  'headDim',
+  'maxPositionEmbeddings',
+] as const;
+
+function validated(config: LlamaConfig, where: string): LlamaConfig {
+  for (const key of SIZES) {
+    if (Number.isInteger(config[key]) && config[key] > 0) continue;
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a positive integer, got ${config[key]}`);
+  }
+  for (const key of ['rmsNormEps', 'ropeTheta'] as const) {
+    if (config[key] > 0 && Number.isFinite(config[key])) continue;
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a positive number, got ${config[key]}`);
+  }
+  if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} numKeyValueHeads: expected a divisor of ${config.numAttentionHeads} heads, got ${config.numKeyValueHeads}`,
+    );
+  }
+  if (config.headDim % 2 !== 0) {
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} headDim: expected an even number, got ${config.headDim}`);
+  }
+  return config;
+}

@@ -1,0 +1,88 @@
+import * as tf from '@tensorflow/tfjs';
+import type {LayerArgs} from '../../layers/dense.ts';
+import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
+import {ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
+import {RMSNorm} from '../../layers/rmsNorm.ts';
+import {SwiGLU} from '../../layers/swiGLU.ts';
+import type {StorageDtype} from '../../quant/float16.ts';
+import type {LlamaConfig} from './config.ts';
+
+export interface DecoderBlockArgs extends LayerArgs {
+  config: LlamaConfig;
+  /** Position in the stack, from 0. */
+  layerIndex: number;
+  storage?: StorageDtype;
+}
+
+/**
+ * One block of Llama: attention and feed-forward, each behind a norm and beside a residual path.
+ * Input and output `[B, T, C]`.
+ */
+export class DecoderBlock extends ModuleLayer {
+  static className = 'LlamaDecoderBlock';
+  readonly config: LlamaConfig;
+  readonly layerIndex: number;
+  readonly storage?: StorageDtype;
+  self_attn: GroupedQueryAttention;
+  mlp: SwiGLU;
+  input_layernorm: RMSNorm;
+  post_attention_layernorm: RMSNorm;
+
+  constructor(args: DecoderBlockArgs) {
+    super(args);
+    const {config, layerIndex, storage} = args;
+    const {trainable} = this;
+    const name = (part: string) => `${this.name}.${part}`;
+    this.config = config;
+    this.layerIndex = layerIndex;
+    this.storage = storage;
+    this.self_attn = new GroupedQueryAttention({
+      name: name('self_attn'),
+      heads: config.numAttentionHeads,
+      keyValueHeads: config.numKeyValueHeads,
+      headDim: config.headDim,
+      useBias: config.attentionBias,
+      ropeTheta: config.ropeTheta,
+      ropeScaling: config.ropeScaling,
+      layerIndex,
+      storage,
+      trainable,
+    });
+    this.mlp = new SwiGLU({
+      name: name('mlp'),
+      intermediateSize: config.intermediateSize,
+      useBias: config.mlpBias,
+      storage,
+      trainable,
+    });
+    const epsilon = config.rmsNormEps;
+    this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon, trainable});
+    this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon, trainable});
+  }
+
+  override build(inputShape: tf.Shape | tf.Shape[]): void {
+    const shape = onlyShape(inputShape);
+    for (const [, layer] of this.sublayers) this.buildSublayer(layer, shape);
+    this.built = true;
+  }
+
+  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
+    return onlyShape(inputShape);
+  }
+
+  override call(inputs: tf.Tensor | tf.Tensor[], context: AttentionContext = {}): tf.Tensor {
+    return tf.tidy(() => {
+      const {training, seed} = context;
+      const x = onlyInput(inputs); // [B, T, C]
+      const attended = this.self_attn.apply(this.input_layernorm.apply(x), context) as tf.Tensor;
+      const h = tf.add(x, attended); // [B, T, C]
+      return tf.add(h, this.mlp.apply(this.post_attention_layernorm.apply(h), {training, seed}) as tf.Tensor);
+    });
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    const {config, layerIndex, storage = null} = this;
+    return {...super.getConfig(), config, layerIndex, storage} as unknown as tf.serialization.ConfigDict;
+  }
+}
+tf.serialization.registerClass(DecoderBlock);

@@ -1,0 +1,88 @@
+import * as tf from '@tensorflow/tfjs';
+import {Dense} from '../../layers/dense.ts';
+import type {LoRADense} from '../../layers/loraDense.ts';
+import {causalBias} from '../../layers/ops/causalBias.ts';
+import {checkpoint} from '../../layers/ops/checkpoint.ts';
+import {RMSNorm} from '../../layers/rmsNorm.ts';
+import {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
+import {TiedHead} from '../../layers/tiedHead.ts';
+import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import type {StorageDtype} from '../../quant/float16.ts';
+import {CausalLM, type ForwardOptions} from '../causalLM.ts';
+import {formatConfig, type Json, type LlamaConfig, parseConfig, resolveConfig} from './config.ts';
+import {DecoderBlock} from './decoderBlock.ts';
+
+/** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
+export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
+  static override className = 'LlamaForCausalLM';
+  readonly embed_tokens: TokenEmbedding;
+  readonly blocks: DecoderBlock[];
+  readonly norm: RMSNorm;
+  lm_head: TiedHead | Dense | LoRADense;
+  private readonly rotary: RotaryEmbedding;
+
+  /**
+   * @param config see {@link resolveConfig}
+   * @param storage how the matrices lie in memory
+   */
+  constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {
+    const {vocabSize, hiddenSize, rmsNormEps: epsilon} = config;
+    const embedding = new TokenEmbedding({name: 'model.embed_tokens', vocabSize, hiddenSize, storage});
+    const blocks = Array.from(
+      {length: config.numHiddenLayers},
+      (_, layerIndex) => new DecoderBlock({name: `model.layers.${layerIndex}`, config, layerIndex, storage}),
+    );
+    const norm = new RMSNorm({name: 'model.norm', epsilon});
+    const head = config.tieWordEmbeddings
+      ? new TiedHead({name: 'lm_head', embedding})
+      : new Dense({name: 'lm_head', units: vocabSize, useBias: false, storage});
+
+    const inputIds = tf.input({shape: [null], dtype: 'int32', name: 'input_ids'}); // [B, T]
+    let hidden = embedding.apply(inputIds); // [B, T, C]
+    for (const block of blocks) hidden = block.apply(hidden);
+    const logits = head.apply(norm.apply(hidden)); // [B, T, vocabSize]
+    super({inputs: inputIds, outputs: logits as tf.SymbolicTensor, name: 'llama'}, config, storage);
+
+    this.embed_tokens = embedding;
+    this.blocks = blocks;
+    this.norm = norm;
+    this.lm_head = head;
+    this.rotary = blocks[0].self_attn.rotary_emb;
+  }
+
+  override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
+    const {attentionMask, positionIds, cache, training = false, seed} = options;
+    return tf.tidy(() => {
+      const past = cache?.length ?? 0;
+      const length = inputIds.shape[1];
+      const {cos, sin} = positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past);
+      const mask = causalBias(length, past + length, attentionMask);
+
+      let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
+      for (const block of this.blocks) {
+        const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, bias?: tf.Tensor) =>
+          block.apply(x, {rotary: {cos, sin}, bias, cache, training, seed}) as tf.Tensor;
+        const constants = mask ? [cos, sin, mask] : [cos, sin];
+        hidden =
+          training && this.gradientCheckpointing
+            ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
+                variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
+                constants,
+              })
+            : run(hidden, cos, sin, mask);
+      }
+      return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
+    });
+  }
+
+  /** The contents of this model's `config.json`. */
+  override formatConfig(dtype: StorageDtype): Json {
+    return formatConfig(this.config, dtype);
+  }
+
+  static override parseConfig(json: Json, where: string): LlamaConfig {
+    return parseConfig(json, where);
+  }
+
+  static override resolveConfig = resolveConfig;
+}

@@ -1,0 +1,115 @@
+import {mkdir, rename, writeFile} from 'node:fs/promises';
+import {join, resolve} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {DEFAULT_ADAPTER} from '../../layers/loraDense.ts';
+import type {Parameter} from '../../layers/parameter.ts';
+import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
+import type {CausalLM} from '../causalLM.ts';
+import {toTensor} from '../checkpoint.ts';
+import {readJson} from '../jsonFile.ts';
+import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
+
+const CONFIG = 'adapter_config.json';
+const WEIGHTS = 'adapter_model.safetensors';
+
+/** The weights of one adapter by their key in a PEFT file. */
+export function adapterParameters(model: CausalLM, adapterName: string): Map<string, Parameter> {
+  const parameters = new Map<string, Parameter>();
+  for (const [layerName, layer] of model.adaptedLayers()) {
+    const adapter = layer.adapters.get(adapterName);
+    for (const [key, parameter] of adapter?.parameters ?? []) {
+      parameters.set(`base_model.model.${layerName}.${key}`, parameter);
+    }
+  }
+  return parameters;
+}
+
+/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. */
+export async function saveAdapter(model: CausalLM, folder: string, adapterName = soleAdapter(model)): Promise<void> {
+  const options = model.adapterOptions(adapterName);
+  const layerNames = [...model.adaptedLayers()].filter(([, layer]) => layer.adapters.has(adapterName)).map(([name]) => name);
+  await mkdir(folder, {recursive: true});
+  const tensors = [...adapterParameters(model, adapterName)].map(([name, parameter]) => ({
+    name,
+    dtype: 'F32' as const,
+    shape: parameter.logicalShape,
+    data: () => parameter.read().data() as Promise<Float32Array>,
+  }));
+  await writeSafetensors(join(folder, WEIGHTS), tensors);
+  const config = formatPeftConfig(options, layerNames, model.nameOrPath);
+  const staged = join(folder, `.${CONFIG}.tmp`);
+  await writeFile(staged, JSON.stringify(config, null, 2));
+  await rename(staged, join(folder, CONFIG));
+}
+
+function soleAdapter(model: CausalLM): string {
+  const [first, ...others] = model.activeAdapters;
+  if (first !== undefined && others.length === 0) return first;
+  if (model.adapterNames.includes(DEFAULT_ADAPTER)) return DEFAULT_ADAPTER;
+  throw new TfjsLoraError(
+    'UNKNOWN_ADAPTER',
+    `saveAdapter: expected one active adapter, got ${model.activeAdapters.join(', ') || 'none'}. Name the one to save.`,
+  );
+}
+
+/** Loads a PEFT folder; the model is left as it was when anything is wrong. */
+export async function loadAdapter(
+  model: CausalLM,
+  folder: string,
+  {adapterName = DEFAULT_ADAPTER, trainable = false}: {adapterName?: string; trainable?: boolean} = {},
+): Promise<void> {
+  const options = parsePeftConfig(await readJson(join(folder, CONFIG)), resolve(folder, CONFIG));
+  const file = SafetensorsFile.open(join(folder, WEIGHTS));
+  try {
+    const before = model.activeAdapters;
+    model.applyLoRA({...options, adapterName});
+    try {
+      fill(adapterParameters(model, adapterName), file);
+    } catch (error) {
+      model.deleteAdapter(adapterName);
+      if (before.length > 0) model.setAdapter(before);
+      throw error;
+    }
+    for (const layer of model.adaptedLayers().values()) {
+      const adapter = layer.adapters.get(adapterName);
+      if (adapter) adapter.trainable = trainable;
+    }
+  } finally {
+    file.close();
+  }
+}
+
+function fill(parameters: Map<string, Parameter>, file: SafetensorsFile): void {
+  for (const name of parameters.keys()) {
+    if (file.has(name)) continue;
+    throw new TfjsLoraError(
+      'MISSING_TENSOR',
+      `adapter ${file.path}: expected tensor ${name} (adapter_config.json targets its layer), got none of that name. ` +
+        `Nearest: ${nearestNames(name, file.names()).join(', ')}`,
+    );
+  }
+  for (const name of file.names()) {
+    const parameter = parameters.get(name);
+    const where = `tensor ${name} (${file.path})`;
+    if (!parameter) {
+      throw new TfjsLoraError(
+        'UNEXPECTED_TENSOR',
+        `${where}: expected only tensors that adapter_config.json targets, got one it does not. ` +
+          'Adapter and model, or adapter and config, do not belong together.',
+      );
+    }
+    const info = file.info(name);
+    if (!tf.util.arraysEqual([...info.shape], parameter.logicalShape)) {
+      throw new TfjsLoraError(
+        'SHAPE_MISMATCH',
+        `${where}: expected [${parameter.logicalShape.join(', ')}], got [${info.shape.join(', ')}]. ` +
+          'The adapter was made for another model, or r and rank_pattern are not the file’s.',
+      );
+    }
+    const value = toTensor(file.read(name), info, parameter, where, true);
+    parameter.write(value);
+    value.dispose();
+  }
+}

@@ -1,0 +1,240 @@
+import type * as tf from '@tensorflow/tfjs';
+import {Dense} from '../../layers/dense.ts';
+import {hashName} from '../../layers/hashName.ts';
+import {assertRank, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
+import {DEFAULT_ADAPTER, LoRADense} from '../../layers/loraDense.ts';
+import {ModuleLayer, namedParameters, walk} from '../../layers/moduleLayer.ts';
+import {TiedHead} from '../../layers/tiedHead.ts';
+import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {matchTargets, type TargetCandidates, type TargetModules} from './targetModules.ts';
+
+export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
+  /** Default 8. */
+  rank?: number;
+  /** Default `'all-linear'`. */
+  targetModules?: TargetModules;
+  /** Only these decoder blocks, counted from 0. Default all. */
+  layersToTransform?: number | number[];
+  /** Ranks of single layers, by the end of a name or a regular expression for it. */
+  rankPattern?: Record<string, number>;
+  /** Alphas of single layers, likewise. */
+  alphaPattern?: Record<string, number>;
+  /** Default `default`. */
+  adapterName?: string;
+}
+
+/** The model an adapter set works on. */
+interface AdaptableModel {
+  readonly layers: tf.layers.Layer[];
+  lm_head: tf.layers.Layer;
+}
+
+const FILE_PREFIX = 'base_model.model.';
+
+/** The adapters of one model: which there are, where they sit, which are in force. */
+export class AdapterSet {
+  private readonly optionsByName = new Map<string, LoRAOptions>();
+
+  constructor(private readonly model: AdaptableModel) {}
+
+  get names(): string[] {
+    return [...this.optionsByName.keys()];
+  }
+
+  get active(): string[] {
+    const inForce = new Set([...this.layers().values()].flatMap((layer) => layer.activeAdapters));
+    return this.names.filter((name) => inForce.has(name));
+  }
+
+  options(name: string = DEFAULT_ADAPTER): LoRAOptions {
+    this.assertKnown(name);
+    return this.optionsByName.get(name) as LoRAOptions;
+  }
+
+  layers(): Map<string, LoRADense> {
+    const found = [...walk(this.model.layers)].filter((layer): layer is LoRADense => layer instanceof LoRADense);
+    return new Map(found.map((layer) => [layer.name, layer]));
+  }
+
+  /** Everything is checked before anything changes. */
+  add(options: LoRAOptions): void {
+    const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
+    if (!/^[\w-]+$/.test(adapterName)) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter name "${adapterName}": expected letters, digits, _ or -`);
+    }
+    if (this.optionsByName.has(adapterName)) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter "${adapterName}": expected a new name, it exists. deleteAdapter("${adapterName}") or pass adapterName.`,
+      );
+    }
+    if (this.isMerged) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter "${adapterName}": expected unmerged weights. unmergeLoRA() or fuseLoRA() first.`);
+    }
+    const blocks = layersToTransform === undefined ? undefined : [layersToTransform].flat();
+    const targets = matchTargets(targetModules, this.candidates(), blocks);
+    const plans = targets.map((name) => ({name, args: argsFor(name, options)}));
+    const before = this.linearLayers();
+    for (const {name, args} of plans) {
+      const layer = before.get(name)!;
+      assertRank(args.rank, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
+    }
+
+    for (const [, parameter] of namedParameters(this.model.layers)) parameter.trainable = false;
+    for (const {name, args} of plans) {
+      const layer = before.get(name)!;
+      const adapted = layer instanceof LoRADense ? layer : this.replace(layer, LoRADense.fromDense(layer));
+      (adapted as LoRADense).addAdapter(adapterName, args);
+    }
+    this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
+    this.activate(adapterName);
+  }
+
+  activate(names: string | string[] | Record<string, number>): void {
+    if (this.isMerged) throw new TfjsLoraError('INVALID_ARGUMENT', 'setAdapter: expected unmerged weights. unmergeLoRA() first.');
+    const weights = new Map<string, number>(
+      typeof names === 'string' || Array.isArray(names) ? [names].flat().map((name) => [name, 1]) : Object.entries(names),
+    );
+    for (const name of weights.keys()) this.assertKnown(name);
+    for (const layer of this.layers().values()) {
+      layer.activeAdapters = [...weights.keys()].filter((name) => layer.adapters.has(name));
+      for (const [name, adapter] of layer.adapters) {
+        adapter.trainable = weights.has(name);
+        adapter.weight = weights.get(name) ?? 1;
+      }
+    }
+  }
+
+  remove(name: string): void {
+    this.assertKnown(name);
+    for (const layer of this.layers().values()) {
+      if (!layer.adapters.has(name)) continue;
+      layer.removeAdapter(name);
+      if (layer.adapters.size === 0) this.replace(layer, layer.fuse());
+    }
+    this.optionsByName.delete(name);
+  }
+
+  without<R>(fn: () => R): R {
+    const before = [...this.layers().values()].map((layer) => [layer, layer.activeAdapters] as const);
+    const merged = this.isMerged;
+    if (merged) this.unmerge();
+    for (const [layer] of before) layer.activeAdapters = [];
+    const restore = () => {
+      for (const [layer, active] of before) layer.activeAdapters = active;
+      if (merged) this.merge();
+    };
+    let result: R;
+    try {
+      result = fn();
+    } catch (error) {
+      restore();
+      throw error;
+    }
+    if (!(result instanceof Promise)) {
+      restore();
+      return result;
+    }
+    return result.finally(restore) as R;
+  }
+
+  get isMerged(): boolean {
+    return [...this.layers().values()].some((layer) => layer.isMerged);
+  }
+
+  /** All layers or none. */
+  merge(): void {
+    if (this.active.length === 0) {
+      throw new TfjsLoraError('UNKNOWN_ADAPTER', 'mergeLoRA: expected an active adapter, got none. applyLoRA or loadAdapter first.');
+    }
+    try {
+      for (const layer of this.layers().values()) layer.merge();
+    } catch (error) {
+      this.unmerge();
+      throw error;
+    }
+  }
+
+  unmerge(): void {
+    for (const layer of this.layers().values()) layer.unmerge();
+  }
+
+  fuse(): void {
+    this.merge();
+    for (const layer of this.layers().values()) this.replace(layer, layer.fuse());
+    this.optionsByName.clear();
+  }
+
+  /**
+   * A weight's key in a file: adapters' as PEFT writes them, without the adapter's name unless several train at
+   * once; others unchanged.
+   */
+  fileKey(name: string): string {
+    const [, layer, kind, adapter, rest] = /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
+    if (layer === undefined) return name;
+    const shown = this.active.length > 1 ? `.${adapter}` : '';
+    return `${FILE_PREFIX}${layer}.${kind}${shown}${rest}`;
+  }
+
+  private assertKnown(name: string): void {
+    if (this.optionsByName.has(name)) return;
+    const nearest = nearestNames(name, this.names, 5).join(', ');
+    throw new TfjsLoraError('UNKNOWN_ADAPTER', `adapter "${name}": expected one of ${nearest || '(none was added)'}`);
+  }
+
+  private linearLayers(): Map<string, Dense | LoRADense> {
+    const linear = new Map<string, Dense | LoRADense>();
+    for (const layer of walk(this.model.layers)) {
+      if (layer instanceof LoRADense || (layer instanceof Dense && !linear.has(layer.name))) linear.set(layer.name, layer);
+    }
+    return linear;
+  }
+
+  private candidates(): TargetCandidates {
+    const refused = new Map<string, string>();
+    for (const layer of walk(this.model.layers)) {
+      if (layer instanceof TiedHead) refused.set(layer.name, 'it shares the embedding table, which would change with it');
+      if (layer instanceof TokenEmbedding) refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
+    }
+    return {linear: [...this.linearLayers().keys()], head: this.model.lm_head.name, refused};
+  }
+
+  /** Puts a layer in another's place: in the layer that holds it, or at the top of the model. */
+  private replace<L extends tf.layers.Layer>(layer: tf.layers.Layer, by: L): L {
+    const top = this.model.layers.indexOf(layer);
+    if (top >= 0) {
+      this.model.layers[top] = by;
+      if (this.model.lm_head === layer) this.model.lm_head = by;
+      return by;
+    }
+    for (const parent of walk(this.model.layers)) {
+      if (!(parent instanceof ModuleLayer)) continue;
+      const slot = parent.sublayers.find(([, sublayer]) => sublayer === layer);
+      if (slot) {
+        Object.assign(parent, {[slot[0]]: by});
+        return by;
+      }
+    }
+    throw new Error(`layer ${layer.name} is not in the model`);
+  }
+}
+
+/** The settings of one layer: patterns override the common ones, as in PEFT the first that matches. */
+function argsFor(name: string, options: LoRAOptions): LoRAAdapterArgs {
+  const {rank = 8, alpha, dropout, useRsLoRA, useDoRA, init, seed, rankPattern = {}, alphaPattern = {}} = options;
+  return {
+    rank: patternValue(rankPattern, name) ?? rank,
+    alpha: patternValue(alphaPattern, name) ?? alpha ?? 2 * rank,
+    dropout,
+    useRsLoRA,
+    useDoRA,
+    init,
+    seed: seed === undefined ? undefined : seed + hashName(name),
+  };
+}
+
+function patternValue(pattern: Record<string, number>, name: string): number | undefined {
+  const key = Object.keys(pattern).find((candidate) => new RegExp(`^(?:.*\\.)?(?:${candidate})$`).test(name));
+  return key === undefined ? undefined : pattern[key];
+}

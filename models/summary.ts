@@ -1,0 +1,74 @@
+import type * as tf from '@tensorflow/tfjs';
+import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
+import type {CausalLM} from './causalLM.ts';
+
+/** Parameters of a model, in logical elements. */
+export interface ParameterCounts {
+  total: number;
+  trainable: number;
+}
+
+export function countParameters(model: CausalLM): ParameterCounts {
+  let total = 0;
+  let trainable = 0;
+  for (const [, parameter] of namedParameters(model.layers)) {
+    total += parameter.size;
+    if (parameter.trainable) trainable += parameter.size;
+  }
+  return {total, trainable};
+}
+
+/** Prints a table of the layers that hold weights, and the totals; see `CausalLM.summary`. */
+export function printSummary(
+  model: CausalLM,
+  lineLength = 100,
+  positions: number[] = [0.55, 0.72, 0.86, 1],
+  printFn: (line: string) => void = (line) => globalThis.console.log(line),
+): void {
+  const ends = positions.map((position) => (position <= 1 ? Math.floor(position * lineLength) : position));
+  const row = (cells: string[]) =>
+    cells.reduce((line, cell, i) => (line + cell).slice(0, ends[i] - 1).padEnd(ends[i]), '').trimEnd();
+  const {total, trainable} = countParameters(model);
+  const lines = [
+    `Model: ${model.name} (${model.getClassName()}, ${model.storage})`,
+    '_'.repeat(lineLength),
+    row(['Layer (type)', 'Weight shapes', 'Param #', 'Trainable #']),
+    '='.repeat(lineLength),
+    ...layersWithWeights(model).map((layer) => row(describe(layer))),
+    '='.repeat(lineLength),
+    `Total params: ${format(total)}`,
+    `Trainable params: ${format(trainable)} (${((100 * trainable) / total).toFixed(4)} %)`,
+    `Non-trainable params: ${format(total - trainable)}`,
+    '_'.repeat(lineLength),
+  ];
+  for (const line of lines) printFn(line);
+}
+
+/** An adapted layer stands for its base too. */
+function layersWithWeights(model: CausalLM): ModuleLayer[] {
+  const named = new Map<string, ModuleLayer>();
+  for (const layer of walk(model.layers)) {
+    if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name)) named.set(layer.name, layer);
+  }
+  return [...named.values()];
+}
+
+function ownAndSameName(layer: ModuleLayer) {
+  return [...walk([layer])]
+    .filter((inner): inner is ModuleLayer => inner instanceof ModuleLayer && inner.name === layer.name)
+    .flatMap((inner) => [...inner.parameters.values()]);
+}
+
+function describe(layer: ModuleLayer): string[] {
+  const parameters = ownAndSameName(layer);
+  const count = (chosen: typeof parameters) => chosen.reduce((sum, parameter) => sum + parameter.size, 0);
+  const matrices = parameters.filter((parameter) => !parameter.originalName.includes('.lora_'));
+  return [
+    `${layer.name} (${(layer as tf.layers.Layer).getClassName()})`,
+    matrices.map((parameter) => `[${parameter.logicalShape.join(', ')}]`).join(' '),
+    format(count(parameters)),
+    format(count(parameters.filter((parameter) => parameter.trainable))),
+  ];
+}
+
+const format = (count: number) => count.toLocaleString('en-US');

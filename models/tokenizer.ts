@@ -1,0 +1,404 @@
+import {copyFile, mkdir, readdir, readFile, realpath, writeFile} from 'node:fs/promises';
+import {join} from 'node:path';
+import {Template} from '@huggingface/jinja';
+import {Tokenizer as TokenizerCore} from '@huggingface/tokenizers';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {readJson, readJsonIfPresent} from './jsonFile.ts';
+
+/** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
+export interface ChatMessage {
+  role: string;
+  content?: unknown;
+  [key: string]: unknown;
+}
+
+export interface ChatTemplateOptions {
+  /** Ends the text with the header of an assistant's turn, ready to be continued. Default false. */
+  addGenerationPrompt?: boolean;
+  /** Today's date as the template prints it, such as `26 Jul 2024`. Default: the template's own. */
+  dateString?: string;
+  /** JSON schemas of the functions the model may call. */
+  tools?: unknown[];
+  /** Anything else that the template reads, by its own name. */
+  variables?: Record<string, unknown>;
+}
+
+/** The parsed contents of a tokenizer's files, when they do not come from a folder. */
+export interface TokenizerFiles {
+  /** `tokenizer.json` */
+  tokenizer: Record<string, unknown>;
+  /** `tokenizer_config.json` */
+  config: Record<string, unknown>;
+  /** `special_tokens_map.json`: read only for tokens that `tokenizer_config.json` does not name. */
+  specialTokensMap?: Record<string, unknown>;
+  /** `chat_template.jinja`: goes before `tokenizer_config.json`'s `chat_template`. */
+  chatTemplate?: string;
+}
+
+/** Files of a Hugging Face folder that belong to its tokenizer; {@link Tokenizer.save} copies those there are. */
+const TOKENIZER_FILES = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+  'chat_template.json',
+  'tokenizer.model',
+  'vocab.json',
+  'merges.txt',
+];
+
+const MODEL_TYPES = ['BPE', 'Unigram', 'WordPiece'];
+
+const NAMED_TOKENS = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as const;
+type NamedToken = (typeof NAMED_TOKENS)[number];
+
+/**
+ * Text to token ids and back, with the chat template: what `AutoTokenizer` is in transformers. The tokenizing
+ * itself is done by `@huggingface/tokenizers`, from the folder's `tokenizer.json`.
+ */
+export class Tokenizer {
+  /** One more than the largest token id, added tokens included. */
+  readonly vocabSize: number;
+  readonly bosTokenId?: number;
+  readonly eosTokenId?: number;
+  readonly padTokenId?: number;
+  readonly unkTokenId?: number;
+
+  private readonly core: TokenizerCore;
+  private readonly specialIds: ReadonlySet<number>;
+  private readonly namedTokens: Partial<Record<NamedToken, string>> = {};
+  private readonly parsedTemplates = new Map<string, Template>();
+
+  /**
+   * @param files parsed contents of the tokenizer's files
+   * @param folder where they were read from: names them in errors, and {@link save} copies from there
+   * @throws TfjsLoraError `CORRUPT_FILE` when `tokenizer.json` describes no tokenizer; `INVALID_CONFIG` when
+   *   `tokenizer_config.json` names a special token that has no id
+   */
+  constructor(
+    private readonly files: TokenizerFiles,
+    readonly folder?: string,
+  ) {
+    this.core = createCore(files, this.pathOf('tokenizer.json'));
+    this.vocabSize = this.core.model?.vocab.length ?? 0;
+    for (const name of NAMED_TOKENS) this.namedTokens[name] = this.readNamedToken(name);
+    this.bosTokenId = this.idOf(this.namedTokens.bos_token);
+    this.eosTokenId = this.idOf(this.namedTokens.eos_token);
+    this.padTokenId = this.idOf(this.namedTokens.pad_token);
+    this.unkTokenId = this.idOf(this.namedTokens.unk_token);
+    const special = [this.bosTokenId, this.eosTokenId, this.padTokenId, this.unkTokenId];
+    for (const [id, token] of this.core.get_added_tokens_decoder()) if (token.special) special.push(id);
+    const additional = files.config.additional_special_tokens;
+    for (const token of Array.isArray(additional) ? additional : [])
+      special.push(this.idOf(contentOf(token)));
+    this.specialIds = new Set(special.filter((id): id is number => id !== undefined));
+  }
+
+  /**
+   * Reads the tokenizer of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`, and when there,
+   * `special_tokens_map.json` and `chat_template.jinja`.
+   *
+   * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` or `INVALID_CONFIG`, naming the file and its key
+   */
+  static async fromFolder(folder: string): Promise<Tokenizer> {
+    const [tokenizer, config, specialTokensMap, chatTemplate] = await Promise.all([
+      readJson(join(folder, 'tokenizer.json')),
+      readJson(join(folder, 'tokenizer_config.json')),
+      readJsonIfPresent(join(folder, 'special_tokens_map.json')),
+      readTextIfPresent(join(folder, 'chat_template.jinja')),
+    ]);
+    return new Tokenizer({tokenizer, config, specialTokensMap, chatTemplate}, folder);
+  }
+
+  /**
+   * @param options.addSpecialTokens adds what the tokenizer puts around a text, such as `<|begin_of_text|>`.
+   *   Default true.
+   */
+  encode(text: string, {addSpecialTokens = true}: {addSpecialTokens?: boolean} = {}): number[] {
+    if (typeof text !== 'string') {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `Tokenizer.encode text: expected a string, got ${typeof text}`,
+      );
+    }
+    const {ids} = this.core.encode(text, {add_special_tokens: addSpecialTokens});
+    // Without an unknown token the core leaves holes where the Rust tokenizer leaves nothing.
+    return ids.filter((id) => id !== undefined);
+  }
+
+  /**
+   * Ids that stand for no token (a model's vocabulary may be padded) are left out, as by transformers. The
+   * `clean_up_tokenization_spaces` of old configs is ignored, as by transformers 5: it corrupts BPE text.
+   *
+   * @param options.skipSpecialTokens leaves `<|eot_id|>` and the like out. Default false.
+   */
+  decode(ids: ArrayLike<number>, {skipSpecialTokens = false}: {skipSpecialTokens?: boolean} = {}): string {
+    const kept: number[] = [];
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i];
+      if (!Number.isInteger(id) || id < 0) {
+        throw new TfjsLoraError(
+          'INVALID_ARGUMENT',
+          `Tokenizer.decode ids[${i}]: expected a token id of 0 or more, got ${id}. ` +
+            'Leave out ignored labels (-100) before decoding.',
+        );
+      }
+      if (this.idToToken(id) === undefined || (skipSpecialTokens && this.specialIds.has(id))) continue;
+      kept.push(id);
+    }
+    return kept.length === 0 ? '' : this.core.decode(kept, {clean_up_tokenization_spaces: false});
+  }
+
+  /** Whether {@link decode} leaves this id out under `skipSpecialTokens`. */
+  isSpecial(id: number): boolean {
+    return this.specialIds.has(id);
+  }
+
+  /** The id of a whole token, special ones included, or undefined. */
+  tokenToId(token: string): number | undefined {
+    return this.core.token_to_id(token);
+  }
+
+  /** The token of an id as the vocabulary spells it, or undefined. */
+  idToToken(id: number): string | undefined {
+    return this.core.id_to_token(id);
+  }
+
+  /** Whether the folder brought a chat template. */
+  get hasChatTemplate(): boolean {
+    return this.templateSource() !== undefined;
+  }
+
+  /**
+   * Renders a conversation as the one text that the model was trained to continue.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED` when the tokenizer has no chat template; `INVALID_ARGUMENT` when the
+   *   template refuses the messages; `CORRUPT_FILE` when it is no valid template
+   */
+  applyChatTemplate(messages: ChatMessage[], options: ChatTemplateOptions = {}): string {
+    if (!Array.isArray(messages) || messages.length === 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `chat template messages: expected at least one {role, content}, got ${JSON.stringify(messages)}`,
+      );
+    }
+    const {addGenerationPrompt = false, dateString, tools, variables} = options;
+    const template = this.template(tools !== undefined);
+    try {
+      return template.render({
+        messages,
+        add_generation_prompt: addGenerationPrompt,
+        ...definedOnly(this.namedTokens),
+        ...definedOnly({date_string: dateString, tools}),
+        ...variables,
+      });
+    } catch (cause) {
+      throw new TfjsLoraError('INVALID_ARGUMENT', `chat template messages: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
+  }
+
+  /** {@link applyChatTemplate}, then {@link encode}: the template itself writes the special tokens. */
+  encodeChat(messages: ChatMessage[], options: ChatTemplateOptions = {}): number[] {
+    return this.encode(this.applyChatTemplate(messages, options), {addSpecialTokens: false});
+  }
+
+  /**
+   * Checks that every token has a row in the model's embedding. A larger embedding is fine: padding it is common.
+   *
+   * @param modelVocabSize `vocab_size` of the model's config
+   * @throws TfjsLoraError `VOCABULARY_MISMATCH`
+   */
+  assertFits(modelVocabSize: number): void {
+    if (this.vocabSize <= modelVocabSize) return;
+    throw new TfjsLoraError(
+      'VOCABULARY_MISMATCH',
+      `${this.pathOf('tokenizer.json')} vocabulary: expected at most ${modelVocabSize} tokens (the model's vocab_size), ` +
+        `got ${this.vocabSize}. Use the tokenizer that the model was trained with.`,
+    );
+  }
+
+  /**
+   * Writes the tokenizer into a folder that transformers loads: copies of the files it was read from, or the
+   * contents it was made of when it came from no folder.
+   *
+   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder it was read from is gone
+   */
+  async save(folder: string): Promise<void> {
+    await mkdir(folder, {recursive: true});
+    if (this.folder === undefined) {
+      const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
+      await writeFile(join(folder, 'tokenizer.json'), toJsonText(tokenizer));
+      await writeFile(join(folder, 'tokenizer_config.json'), toJsonText(config));
+      if (specialTokensMap) {
+        await writeFile(join(folder, 'special_tokens_map.json'), toJsonText(specialTokensMap));
+      }
+      if (chatTemplate !== undefined) await writeFile(join(folder, 'chat_template.jinja'), chatTemplate);
+      return;
+    }
+    const present = new Set(await readdir(this.folder).catch(() => []));
+    for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
+      if (present.has(name)) continue;
+      throw new TfjsLoraError(
+        'FILE_NOT_FOUND',
+        `${join(this.folder, name)}: expected the file that the tokenizer was read from, got nothing there`,
+      );
+    }
+    if ((await realpath(this.folder)) === (await realpath(folder))) return;
+    for (const name of TOKENIZER_FILES) {
+      if (present.has(name)) await copyFile(join(this.folder, name), join(folder, name));
+    }
+  }
+
+  private pathOf(name: string): string {
+    return this.folder === undefined ? name : join(this.folder, name);
+  }
+
+  private idOf(token: string | undefined): number | undefined {
+    return token === undefined ? undefined : this.core.token_to_id(token);
+  }
+
+  private readNamedToken(name: NamedToken): string | undefined {
+    const {config, specialTokensMap} = this.files;
+    const file = config[name] != null ? 'tokenizer_config.json' : 'special_tokens_map.json';
+    const value = config[name] ?? specialTokensMap?.[name];
+    if (value == null) return undefined;
+    const token = contentOf(value);
+    if (token === undefined) {
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `${this.pathOf(file)} ${name}: expected a string or {"content": string}, got ${JSON.stringify(value)}`,
+      );
+    }
+    if (this.core.token_to_id(token) === undefined) {
+      const nearest = nearestNames(token, this.core.get_vocab().keys());
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `${this.pathOf(file)} ${name}: expected a token of tokenizer.json, got "${token}". ` +
+          `Nearest: ${nearest.map((candidate) => `"${candidate}"`).join(', ')}.`,
+      );
+    }
+    return token;
+  }
+
+  /** The template's text, and the file and key it came from. Named templates: `tool_use` with tools, else `default`. */
+  private templateSource(hasTools = false): {text: string; where: string} | undefined {
+    const {chatTemplate, config} = this.files;
+    if (chatTemplate !== undefined) return {text: chatTemplate, where: this.pathOf('chat_template.jinja')};
+    const where = `${this.pathOf('tokenizer_config.json')} chat_template`;
+    const value = config.chat_template;
+    if (value == null) return undefined;
+    if (typeof value === 'string') return {text: value, where};
+    const named = new Map(
+      (Array.isArray(value) ? value : []).map(
+        (entry) => [entry?.name, entry?.template] as [unknown, unknown],
+      ),
+    );
+    const text = (hasTools ? named.get('tool_use') : undefined) ?? named.get('default');
+    if (typeof text !== 'string') {
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `${where}: expected a string, or a list of {name, template} with one named "default", ` +
+          `got ${JSON.stringify(value)?.slice(0, 200)}`,
+      );
+    }
+    return {text, where};
+  }
+
+  private template(hasTools: boolean): Template {
+    const source = this.templateSource(hasTools);
+    if (source === undefined) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `chat template of ${this.folder ?? 'the tokenizer'}: expected chat_template.jinja or a chat_template in ` +
+          'tokenizer_config.json, got neither. Use an instruction-tuned model, or add its template to the folder.',
+      );
+    }
+    let parsed = this.parsedTemplates.get(source.text);
+    if (parsed === undefined) {
+      try {
+        parsed = new Template(source.text);
+      } catch (cause) {
+        throw new TfjsLoraError(
+          'CORRUPT_FILE',
+          `${source.where}: expected a Jinja template, got one that does not parse: ${(cause as Error).message}`,
+          {cause},
+        );
+      }
+      this.parsedTemplates.set(source.text, parsed);
+    }
+    return parsed;
+  }
+}
+
+function createCore({tokenizer, config}: TokenizerFiles, path: string): TokenizerCore {
+  const model = tokenizer.model as {type?: unknown; vocab?: unknown} | undefined;
+  if (
+    typeof model !== 'object' ||
+    model === null ||
+    typeof model.vocab !== 'object' ||
+    model.vocab === null
+  ) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${path} model.vocab: expected the tokens and their ids, got ${JSON.stringify(model?.vocab ?? null)}`,
+    );
+  }
+  // The core would take an unknown kind for a table of whole words.
+  if (model.type !== undefined && !MODEL_TYPES.includes(model.type as string)) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${path} model.type: expected ${MODEL_TYPES.join(', ')}, got ${JSON.stringify(model.type)}`,
+    );
+  }
+  // The core asks for each of these; the Rust tokenizer takes a missing one as null.
+  const complete = {
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: null,
+    ...tokenizer,
+  };
+  try {
+    return new TokenizerCore(complete, config);
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${path}: expected a tokenizer as Hugging Face writes it, got one that cannot be built: ` +
+        (cause as Error).message,
+      {cause},
+    );
+  }
+}
+
+/** A token as configs spell it: the string itself, or an object with its `content`. */
+function contentOf(token: unknown): string | undefined {
+  const content = typeof token === 'string' ? token : (token as {content?: unknown} | null)?.content;
+  return typeof content === 'string' ? content : undefined;
+}
+
+async function readTextIfPresent(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `${path}: expected a readable file, got ${(cause as Error).message}`,
+      {
+        cause,
+      },
+    );
+  }
+}
+
+function definedOnly(values: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+}
+
+function toJsonText(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}

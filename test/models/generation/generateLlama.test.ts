@@ -1,0 +1,108 @@
+import * as tf from '@tensorflow/tfjs';
+import type {KeyValueCache} from '../../../layers/keyValueCache.ts';
+import {generateIds, stream} from '../../../models/generation/generate.ts';
+import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
+import {describeEachBackend} from '../../describeEachBackend.ts';
+
+describeEachBackend('generation by a Llama', () => {
+  let tensorsBefore: number;
+  let model: LlamaForCausalLM;
+  beforeAll(() => {
+    tensorsBefore = tf.memory().numTensors;
+    model = LlamaForCausalLM.fromConfig(
+      {
+        vocabSize: 97,
+        hiddenSize: 32,
+        intermediateSize: 48,
+        numHiddenLayers: 2,
+        numAttentionHeads: 4,
+        numKeyValueHeads: 2,
+        maxPositionEmbeddings: 64,
+        initializerRange: 0.3, // wide enough that logits differ clearly from token to token
+        ropeScaling: {
+          type: 'llama3',
+          factor: 4,
+          lowFreqFactor: 1,
+          highFreqFactor: 4,
+          originalMaxPositionEmbeddings: 16,
+        },
+      },
+      {seed: 3},
+    );
+  });
+  afterAll(() => {
+    model.dispose();
+    expect(tf.memory().numTensors).toBe(tensorsBefore);
+  });
+
+  const PROMPTS = [[5, 17, 3, 88, 41, 2, 60], [9], [12, 12, 30]];
+
+  /** Logits `[vocab]` after the last of `ids`, the whole sequence in one pass. */
+  function logitsAfter(ids: number[]): Float32Array {
+    return tf.tidy(() => {
+      const logits = model.predict([ids]);
+      return logits.slice([0, ids.length - 1, 0], [1, 1, -1]).dataSync() as Float32Array;
+    });
+  }
+
+  function expectClose(actual: ArrayLike<number>, expected: Float32Array): void {
+    const scale = expected.reduce((largest, x) => Math.max(largest, Math.abs(x)), 0);
+    const error = expected.reduce((largest, x, i) => Math.max(largest, Math.abs(x - actual[i])), 0);
+    expect(error / scale).toBeLessThan(1e-5);
+  }
+
+  test('cached logits equal uncached ones, in pieces of any length', () => {
+    const ids = [5, 17, 3, 88, 41, 2, 60, 7, 7, 21];
+    const cache: KeyValueCache = model.newCache();
+    let end = 0;
+    for (const length of [4, 1, 3, 1, 1]) {
+      const piece = ids.slice(end, end + length);
+      end += length;
+      const logits = tf.tidy(() => {
+        const hidden = model.forward(tf.tensor2d([piece], undefined, 'int32'), {cache});
+        return model.logitsOf(hidden.slice([0, length - 1, 0], [1, 1, -1])).dataSync();
+      });
+      expect(cache.length).toBe(end);
+      expectClose(logits, logitsAfter(ids.slice(0, end)));
+    }
+    cache.dispose();
+  });
+
+  test('greedy tokens equal those of whole passes without a cache', async () => {
+    const ids = await generateIds(model, PROMPTS[0], {maxNewTokens: 12});
+    const expected = [...PROMPTS[0]];
+    for (let i = 0; i < 12; i++) {
+      const logits = logitsAfter(expected);
+      expected.push(logits.indexOf(Math.max(...logits)));
+    }
+    expect(ids).toEqual(expected.slice(PROMPTS[0].length));
+    expect(new Set(ids).size).toBeGreaterThan(4);
+  });
+
+  test('a left-padded batch equals each prompt alone, also after a row has left', async () => {
+    const alone = [];
+    for (const prompt of PROMPTS) alone.push(await generateIds(model, prompt, {maxNewTokens: 12}));
+    expect(await generateIds(model, PROMPTS, {maxNewTokens: 12})).toEqual(alone);
+
+    const eosTokenId = alone[0][3];
+    const ends = alone.map((ids) => (ids.includes(eosTokenId) ? ids.indexOf(eosTokenId) + 1 : ids.length));
+    expect(new Set(ends).size).toBeGreaterThan(1);
+    expect(await generateIds(model, PROMPTS, {maxNewTokens: 12, eosTokenId})).toEqual(
+      alone.map((ids, row) => ids.slice(0, ends[row])),
+    );
+  });
+
+  test('sampling is repeatable and the same in a batch', async () => {
+    const settings = {doSample: true, temperature: 1.5, topK: 20, topP: 0.95, seed: 7, maxNewTokens: 10};
+    const [first] = await generateIds(model, PROMPTS, settings);
+    expect(await generateIds(model, PROMPTS[0], settings)).toEqual(first);
+  });
+
+  test('frees every tensor and buffer', async () => {
+    await generateIds(model, PROMPTS, {maxNewTokens: 3}); // tables that are made once and kept
+    const {numTensors, numDataBuffers} = tf.memory();
+    await generateIds(model, PROMPTS, {maxNewTokens: 6, eosTokenId: 1});
+    await expect(stream(model, [5]).next()).rejects.toMatchObject({code: 'UNSUPPORTED'});
+    expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
+  });
+});
