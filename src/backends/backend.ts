@@ -1,0 +1,26 @@
+/** Backends by the names {@link useBackend} takes; `auto` is not one of them. */
+export type BackendName = 'webgpu' | 'tensorflow' | 'wasm' | 'cpu';
+
+export interface BackendOptions {
+  /** `wasm`: how many threads share the work, this one included. Default: as many as the machine runs at once. */
+  threads?: number;
+}
+
+/** What a backend says of itself once it runs. */
+export interface StartedBackend {
+  /** What the numbers are crunched on: the processor's or graphics card's name. */
+  device: string;
+  /** What it can do here beyond the least, for example `simd` or `2 threads`. */
+  features: string[];
+}
+
+/** One way to run tensors. */
+export interface Backend {
+  name: BackendName;
+  /**
+   * Makes it the current backend of TensorFlow.js. Calling it again is harmless.
+   *
+   * @throws TfjsLoraError `BACKEND_UNAVAILABLE`, saying what is missing
+   */
+  start(options: BackendOptions): Promise<StartedBackend>;
+}

@@ -1,0 +1,22 @@
+import * as tf from '@tensorflow/tfjs';
+
+/**
+ * Global L2 norm of some gradients.
+ *
+ * @returns scalar
+ */
+export function globalNorm(gradients: tf.Tensor[]): tf.Scalar {
+  return tf.tidy(() => tf.sqrt(tf.addN(gradients.map((gradient) => tf.sum(tf.square(gradient)) as tf.Scalar))));
+}
+
+/**
+ * Scales gradients down so that their global norm is at most `maxNorm`, as `torch.nn.utils.clip_grad_norm_` does:
+ * factor `min(1, maxNorm / (norm + 1e-6))`.
+ *
+ * @param norm their global norm
+ * @returns new tensors
+ */
+export function clipByGlobalNorm<T extends tf.NamedTensorMap>(gradients: T, norm: number, maxNorm: number): T {
+  const factor = Math.min(1, maxNorm / (norm + 1e-6));
+  return Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [name, gradient.mul(factor)])) as T;
+}

@@ -1,0 +1,25 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Evaluation, StepRecord} from './callbacks.ts';
+
+/** What a training run did: Keras's `History` per epoch, and every step and evaluation. */
+export class TrainingHistory extends tf.History {
+  /** Numbers of the epochs run. */
+  override epoch: number[] = [];
+  /** Per epoch: `loss`, and `val_loss` where there was validation. */
+  override history: Record<string, number[]> = {};
+  readonly steps: StepRecord[] = [];
+  readonly evaluations: (Evaluation & {step: number})[] = [];
+
+  /** Loss of every step. */
+  get loss(): number[] {
+    return this.steps.map(({loss}) => loss);
+  }
+
+  addEpoch(epoch: number, logs: Record<string, number>): void {
+    this.epoch.push(epoch);
+    for (const [name, value] of Object.entries(logs)) {
+      this.history[name] ??= [];
+      this.history[name].push(value);
+    }
+  }
+}
