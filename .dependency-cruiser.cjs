@@ -1,0 +1,84 @@
+/**
+ * The four floors: quant (1) < layers (2) < models (3) < src (4). A floor imports only from itself and from below.
+ * Checked by `npm run lint`; type-only imports count too.
+ */
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    {
+      name: 'quant-imports-no-floor',
+      comment: 'quant/ holds number formats and file formats: it knows no layer, model or trainer.',
+      severity: 'error',
+      from: {path: '^quant/'},
+      to: {path: '^(layers|models|src)/'},
+    },
+    {
+      name: 'layers-import-only-quant',
+      comment: 'layers/ knows no model and no trainer.',
+      severity: 'error',
+      from: {path: '^layers/'},
+      to: {path: '^(models|src)/'},
+    },
+    {
+      name: 'models-import-only-layers-and-quant',
+      comment: 'models/ knows no trainer, optimizer, data set, recipe or command line.',
+      severity: 'error',
+      from: {path: '^models/'},
+      to: {path: '^src/'},
+    },
+    {
+      name: 'floors-import-nothing-outside',
+      comment: 'Tests, benchmarks, examples and documents use the library, never the reverse.',
+      severity: 'error',
+      from: {path: '^(quant|layers|models|src)/'},
+      to: {path: '^(test|bench|examples|docs|dist)/'},
+    },
+    {
+      name: 'command-line-is-a-leaf',
+      comment: 'Nothing but the command line itself imports src/cli.',
+      severity: 'error',
+      from: {path: '^(quant|layers|models|src)/', pathNot: '^src/cli/'},
+      to: {path: '^src/cli/'},
+    },
+    {
+      name: 'no-cycles',
+      comment: 'Files that import each other load in an order that depends on who asks. Types load nothing.',
+      severity: 'error',
+      from: {},
+      to: {circular: true, viaOnly: {dependencyTypesNot: ['type-only']}},
+    },
+    {
+      name: 'one-tensorflow',
+      comment:
+        'Import `* as tf from "@tensorflow/tfjs"`: its parts are bundled in it, and a second copy is not ours.',
+      severity: 'error',
+      from: {path: '^(quant|layers|models|src)/'},
+      to: {path: '@tensorflow/tfjs-(core|layers|data|converter|backend-cpu)(/|$)'},
+    },
+    {
+      name: 'declared-dependencies',
+      comment: 'The published floors may import only what package.json promises to install.',
+      severity: 'error',
+      from: {path: '^(quant|layers|models|src)/'},
+      to: {dependencyTypes: ['npm-dev', 'npm-no-pkg', 'npm-unknown'], pathNot: '@tensorflow/tfjs/'},
+    },
+    {
+      name: 'resolvable',
+      comment: 'The imported file or package does not exist.',
+      severity: 'error',
+      from: {},
+      to: {couldNotResolve: true},
+    },
+  ],
+  options: {
+    doNotFollow: {path: 'node_modules'},
+    tsPreCompilationDeps: true,
+    tsConfig: {fileName: 'tsconfig.json'},
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'require', 'node', 'default', 'types'],
+      mainFields: ['module', 'main', 'types'],
+    },
+  },
+};

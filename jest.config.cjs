@@ -1,0 +1,42 @@
+/**
+ * Tests run as CommonJS: TypeScript goes through @swc/jest (no type check; `npm run typecheck` does that).
+ * `npm test` runs everything but test/packaging/, which needs a build: `npm run test:packaging`.
+ */
+
+// Published as ES modules only, so jest's CommonJS world must translate them: vega, vega-lite and what they import.
+const ESM_ONLY = [
+  'vega(-[a-z-]+)?',
+  'd3(-[a-z-]+)?',
+  'internmap',
+  'delaunator',
+  'robust-predicates',
+  'json-stringify-pretty-compact',
+  '@huggingface/.*',
+];
+
+/** @type {import('jest').Config} */
+module.exports = {
+  roots: ['<rootDir>/test'],
+  testMatch: ['<rootDir>/test/**/*.test.ts'],
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/packaging/'],
+  testEnvironment: '<rootDir>/test/environment.cjs',
+  setupFiles: ['<rootDir>/test/quietBanner.cjs'],
+  moduleFileExtensions: ['ts', 'js', 'cjs', 'mjs', 'json', 'node'],
+  transform: {
+    '\\.(ts|js|mjs)$': [
+      '@swc/jest',
+      {
+        swcrc: false,
+        jsc: {parser: {syntax: 'typescript'}, target: 'es2022'},
+        module: {type: 'commonjs'},
+        sourceMaps: 'inline',
+      },
+    ],
+  },
+  // Its Node build looks for an optional native canvas by top-level await, which CommonJS cannot hold; without that
+  // canvas the browser build does the same.
+  moduleNameMapper: {'^vega-canvas$': '<rootDir>/node_modules/vega-canvas/build/vega-canvas.browser.js'},
+  transformIgnorePatterns: [`/node_modules/(?!(${ESM_ONLY.join('|')})/).*`],
+  testTimeout: 60_000,
+  maxWorkers: 2,
+};

@@ -1,0 +1,51 @@
+const {TestEnvironment: NodeEnvironment} = require('jest-environment-node');
+
+/**
+ * jest's Node environment with one set of binary types.
+ *
+ * jest runs each test file in its own V8 context with its own `Float32Array`, `WebAssembly` and so on, while Node's
+ * modules (fs, worker_threads, util) and native addons make and check those of the outer context. `instanceof` between
+ * the two is false, which breaks TensorFlow.js (typed arrays handed to tensors, the memory of the wasm backend).
+ * So every test sees the outer context's binary types, and web globals that jest leaves out.
+ *
+ * The engine of TensorFlow.js lives on the context's own global: each test file still has its own engine.
+ */
+const SHARED_WITH_NODE = [
+  'ArrayBuffer',
+  'SharedArrayBuffer',
+  'DataView',
+  'Int8Array',
+  'Uint8Array',
+  'Uint8ClampedArray',
+  'Int16Array',
+  'Uint16Array',
+  'Int32Array',
+  'Uint32Array',
+  'BigInt64Array',
+  'BigUint64Array',
+  'Float32Array',
+  'Float64Array',
+  'Atomics',
+  'WebAssembly',
+  'TextEncoder',
+  'TextDecoder',
+  'performance',
+  'structuredClone',
+  'navigator',
+];
+
+module.exports = class TfjsEnvironment extends NodeEnvironment {
+  constructor(config, context) {
+    super(config, context);
+    for (const name of SHARED_WITH_NODE) {
+      if (name in globalThis) {
+        Object.defineProperty(this.global, name, {
+          value: globalThis[name],
+          configurable: true,
+          writable: true,
+          enumerable: false,
+        });
+      }
+    }
+  }
+};

@@ -1,0 +1,69 @@
+// A strict TypeScript file in a project that installed the tarball; pack.test.ts type-checks it under each resolver.
+import * as tf from '@tensorflow/tfjs';
+import {AdamW, Llama, useBackend} from 'tfjs-lora';
+import {LoRADense} from 'tfjs-lora/layers';
+import {type Batch, type CausalLM, countParameters} from 'tfjs-lora/models';
+import type {StorageDtype} from 'tfjs-lora/quant';
+import {type SafetensorsCheckpoint, SafetensorsFile, TfjsLoraError} from 'tfjs-lora/quant';
+
+/** True only for the type `any`: what an import that found no declarations would be. */
+type IsAny<T> = 0 extends 1 & T ? true : false;
+export const declared: [
+  IsAny<typeof Llama>,
+  IsAny<typeof countParameters>,
+  IsAny<typeof LoRADense>,
+  IsAny<typeof SafetensorsFile>,
+] = [false, false, false, false];
+
+export async function fineTune(folder: string, batches: Batch[]): Promise<number[]> {
+  await useBackend('cpu');
+  const model: Llama = await Llama.fromPretrained(folder);
+  const asLayersModel: tf.LayersModel = model;
+  asLayersModel.summary();
+  model.applyLoRA({rank: 8, targetModules: ['q_proj', 'v_proj']});
+  model.compile({optimizer: new AdamW({learningRate: 1e-4})});
+  const losses: number[] = [];
+  for (const batch of batches) losses.push((await model.trainOnBatch(batch)).loss);
+  const text: string = await model.generate('Once', {maxNewTokens: 8});
+  console.log(text, trainableOf(model));
+  await model.saveAdapter('adapter');
+  model.dispose();
+  return losses;
+}
+
+function trainableOf(model: CausalLM): number {
+  return countParameters(model).trainable;
+}
+
+/** A subclass outside the package. */
+export class HalvedLoRADense extends LoRADense {
+  static override className = 'HalvedLoRADense';
+
+  override call(inputs: tf.Tensor | tf.Tensor[], kwargs: {training?: boolean} = {}): tf.Tensor {
+    return tf.tidy(() => super.call(inputs, kwargs).div(2));
+  }
+}
+tf.serialization.registerClass(HalvedLoRADense);
+
+export const sequential = tf.sequential({layers: [new LoRADense({units: 64, rank: 4, inputShape: [32]})]});
+
+export function shapesOf(path: string): Map<string, readonly number[]> {
+  const file: SafetensorsFile = SafetensorsFile.open(path);
+  const shapes = new Map([...file.tensors].map(([name, {shape}]) => [name, shape]));
+  file.close();
+  return shapes;
+}
+
+export function namesOf(checkpoint: SafetensorsCheckpoint): string[] {
+  return [...checkpoint.names()];
+}
+
+export const dtype: StorageDtype = 'bfloat16';
+export const error = new TfjsLoraError('CORRUPT_FILE', 'a file');
+
+// @ts-expect-error: float64 is no storage dtype
+export const noDtype: StorageDtype = 'float64';
+// @ts-expect-error: codes are a closed list
+export const noCode = new TfjsLoraError('NO_SUCH_CODE', 'a file');
+// @ts-expect-error: a rank is a number
+export const noRank = () => new LoRADense({units: 64, rank: '4'});

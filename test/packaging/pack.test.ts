@@ -1,0 +1,204 @@
+import {type ExecFileSyncOptions, execFileSync, spawnSync} from 'node:child_process';
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import packageJson from '../../package.json';
+
+/*
+ * The published tarball, installed in an empty project and used as a stranger would: from an ES module, from CommonJS
+ * and from strict TypeScript. Needs the built dist/: run it by `npm run test:packaging`.
+ */
+
+const repository = path.resolve(__dirname, '../..');
+const consumer = path.join(__dirname, 'consumer');
+let project: string;
+let packed: {filename: string; files: {path: string; mode: number}[]};
+
+beforeAll(() => {
+  project = fs.mkdtempSync(path.join(os.tmpdir(), 'tfjs-lora-pack-'));
+  const json = run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', project], repository);
+  packed = JSON.parse(json)[0];
+  fs.writeFileSync(path.join(project, 'package.json'), JSON.stringify({name: 'consumer', private: true}));
+  const {'@tensorflow/tfjs': tfjs, '@types/node': nodeTypes} = packageJson.devDependencies;
+  run('npm', [
+    'install',
+    '--prefer-offline',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    `./${packed.filename}`,
+    `@tensorflow/tfjs@${tfjs}`,
+    `@types/node@${nodeTypes}`,
+  ]);
+  for (const file of fs.readdirSync(consumer)) {
+    fs.copyFileSync(path.join(consumer, file), path.join(project, file));
+  }
+}, 300_000);
+
+afterAll(() => {
+  fs.rmSync(project, {recursive: true, force: true});
+});
+
+/** Runs a program in the consumer's project; a failure throws with all it printed. */
+function run(program: string, args: string[], cwd = project): string {
+  const options: ExecFileSyncOptions = {cwd, encoding: 'utf8', stdio: 'pipe', maxBuffer: 1 << 26};
+  try {
+    return execFileSync(program, args, options) as string;
+  } catch (error) {
+    const {stdout, stderr} = error as {stdout: string; stderr: string};
+    throw new Error(`${program} ${args.join(' ')}\n${stdout}\n${stderr}`, {cause: error});
+  }
+}
+
+describe('the tarball', () => {
+  test('holds the build and its papers, nothing else', () => {
+    const outside = packed.files.map((file) => file.path).filter((name) => !name.startsWith('dist/'));
+    expect(outside.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']);
+    const inside = packed.files.map((file) => file.path).filter((name) => name.startsWith('dist/'));
+    expect(inside.filter((name) => !/^dist\/[\w/-]+(\.d)?\.c?[jt]s(\.map)?$/.test(name))).toEqual([]);
+  });
+
+  test('holds every file that package.json names', () => {
+    const names = new Set(packed.files.map((file) => `./${file.path}`));
+    const named = JSON.stringify([
+      packageJson.exports,
+      packageJson.typesVersions,
+      packageJson.main,
+      packageJson.types,
+    ]).match(/\.\/dist\/[^"]+/g) as string[];
+    expect(named.length).toBeGreaterThanOrEqual(16);
+    expect(named.filter((name) => !names.has(name))).toEqual([]);
+  });
+
+  test('brings one copy of TensorFlow.js', () => {
+    const copies = run('npm', ['ls', '--all', '--parseable', '@tensorflow/tfjs', '@tensorflow/tfjs-core']);
+    expect(
+      copies
+        .trim()
+        .split('\n')
+        .map((line) => path.relative(project, line))
+        .sort(),
+    ).toEqual(['node_modules/@tensorflow/tfjs', 'node_modules/@tensorflow/tfjs-core']);
+  });
+});
+
+describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
+  // biome-ignore lint/suspicious/noExplicitAny: plain JSON; each test says what it must hold
+  let report: any;
+
+  beforeAll(() => {
+    report = JSON.parse(run(process.execPath, [file]).trim().split('\n').pop() as string);
+  }, 120_000);
+
+  test('gets the same class from every subpath', () => {
+    expect(report.shared.different).toEqual([]);
+    expect(report.shared.shared).toEqual(expect.arrayContaining(['TfjsLoraError']));
+  });
+
+  test('starts the wasm backend', () => {
+    expect(report.backend).toBe('wasm');
+  });
+
+  test('writes and reads bfloat16 safetensors', () => {
+    // Pi in bfloat16, which keeps 8 significant bits, is 3.140625.
+    expect(report.safetensors).toEqual({dtype: 'BF16', shape: [2, 2], values: [1, -2.5, 3.140625, 0]});
+  });
+
+  test('gets typed errors', () => {
+    expect(report.error).toEqual({thrown: true, isOurs: true, code: 'FILE_NOT_FOUND', nearest: ['q_proj']});
+  });
+
+  test('counts the parameters of Llama 3.2 1B', () => {
+    expect(report.counts).toEqual({total: 1_235_814_400, trainable: 5_636_096});
+  });
+
+  test('fine-tunes a Llama', () => {
+    expect(report.model).toEqual(expect.any(Object)); // a string is the error it ended with
+    const {losses, ...model} = report.model;
+    expect(model).toMatchObject({
+      isLayersModel: true,
+      shape: [2, 6, 32],
+      fresh: 0,
+      gradients: 2 * 7 * 2, // A and B of seven linear layers in two blocks
+      firstGradient: 'base_model.model.model.layers.0.mlp.down_proj.lora_A.weight',
+    });
+    expect(model.trained).toBeGreaterThan(0.1);
+    expect(model.merged).toBeLessThan(1e-4);
+    expect(model.loaded).toBe(0);
+    expect(losses.at(-1)).toBeLessThan(losses[0] / 2);
+  });
+
+  test('uses and subclasses a layer alone', () => {
+    expect(report.layer).toEqual({
+      shape: [2, 5],
+      halved: 0,
+      copied: 0,
+      copyIsSubclass: true,
+      trainable: 2,
+      frozen: 2, // the base's weight and bias
+    });
+  });
+});
+
+test('both module formats in one process do not disturb each other', () => {
+  const {stdout, stderr} = spawnSync(process.execPath, ['both.mjs'], {cwd: project, encoding: 'utf8'});
+  const [first, second] = stdout
+    .trim()
+    .split('\n')
+    .slice(-2)
+    .map((line) => JSON.parse(line));
+  expect(second).toEqual(first);
+  expect(stderr).not.toContain('already registered');
+}, 120_000);
+
+/*
+ * TypeScript's resolvers read package.json differently: exports with import or require conditions, or, in the oldest,
+ * main, types and typesVersions alone. tslab's notebooks use that one, in a TypeScript 5.0 of its own, which also
+ * lacks what later versions can say in a declaration.
+ */
+const typescript = require.resolve('typescript/bin/tsc');
+const tslabTypescript = require.resolve('@tslab/typescript-for-tslab/bin/tsc');
+
+describe.each([
+  ['node16, ES module', typescript, 'strict.mts', {module: 'node16', moduleResolution: 'node16'}],
+  ['node16, CommonJS', typescript, 'strict.cts', {module: 'node16', moduleResolution: 'node16'}],
+  ['nodenext, ES module', typescript, 'strict.mts', {module: 'nodenext', moduleResolution: 'nodenext'}],
+  ['bundler', typescript, 'strict.ts', {module: 'esnext', moduleResolution: 'bundler'}],
+  [
+    'node10',
+    typescript,
+    'strict.ts',
+    {module: 'commonjs', moduleResolution: 'node10', ignoreDeprecations: '6.0'},
+  ],
+  ['tslab', tslabTypescript, 'strict.ts', {module: 'commonjs', moduleResolution: 'node'}],
+] as const)('strict TypeScript, %s', (_, compiler, file, resolver) => {
+  test('type-checks, and so do our declarations', () => {
+    const folder = fs.mkdtempSync(path.join(project, 'types-'));
+    fs.copyFileSync(path.join(project, 'strict.ts'), path.join(folder, file));
+    const compilerOptions = {
+      ...resolver,
+      target: 'es2022',
+      lib: ['es2022', 'dom'],
+      strict: true,
+      noEmit: true,
+      types: ['node'],
+      skipLibCheck: false,
+    };
+    fs.writeFileSync(path.join(folder, 'tsconfig.json'), JSON.stringify({compilerOptions, files: [file]}));
+    expect(typeErrors(compiler, folder)).toEqual([]);
+  }, 120_000);
+});
+
+/** What tsc reports about the consumer's file and our declarations: TensorFlow.js's own have errors we cannot mend. */
+function typeErrors(compiler: string, folder: string): string[] {
+  const result = spawnSync(process.execPath, [compiler, '-p', folder, '--pretty', 'false'], {
+    cwd: project,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  if (result.error) throw result.error;
+  return `${result.stdout}${result.stderr}`
+    .split('\n')
+    .filter((line) => /error TS|^Error|^\w*Error:/.test(line))
+    .filter((line) => !line.includes('node_modules/') || line.includes('node_modules/tfjs-lora/'));
+}

@@ -1,0 +1,21 @@
+import {defineConfig} from 'tsdown';
+
+/**
+ * One build for all subpaths, so that what two of them share lands in one chunk: a class exists once per module
+ * format, whichever subpath it is imported by. A command line is one more entry, `'cli/main': 'src/cli/main.ts'`,
+ * and `"bin": "./dist/cli/main.js"` in package.json.
+ */
+export default defineConfig({
+  entry: {
+    index: 'src/index.ts',
+    models: 'models/index.ts',
+    layers: 'layers/index.ts',
+    quant: 'quant/index.ts',
+  },
+  format: ['esm', 'cjs'],
+  platform: 'node',
+  target: 'node20',
+  fixedExtension: false, // package.json says "type": "module": .js is an ES module, .cjs is CommonJS
+  dts: {sourcemap: true},
+  sourcemap: true,
+});
