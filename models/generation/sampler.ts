@@ -23,7 +23,9 @@ export function argMax(scores: Float32Array): number {
 
 /** Draws an index with probability softmax(`scores`); −∞ is never drawn. */
 export function sampleCategorical(scores: Float32Array, random: RandomSource): number {
-  const largest = scores[argMax(scores)];
+  const likeliest = argMax(scores);
+  const largest = scores[likeliest];
+  if (largest === Infinity) return likeliest; // a tiny temperature leaves no other
   let total = 0;
   for (const score of scores) total += Math.exp(score - largest);
   let remaining = random() * total;

@@ -35,6 +35,7 @@ test('the ends of the range draw the first and the last possible token', () => {
 
 test('large logits do not overflow', () => {
   expect(sampleCategorical(Float32Array.of(3e38, -3e38), () => 0.999)).toBe(0);
+  expect(sampleCategorical(Float32Array.of(-Infinity, 1, Infinity), () => 0)).toBe(2);
 });
 
 test('the same seed gives the same numbers; rows and seeds differ', () => {
