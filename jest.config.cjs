@@ -1,6 +1,7 @@
 /**
  * Tests run as CommonJS: TypeScript goes through @swc/jest (no type check; `npm run typecheck` does that).
- * `npm test` runs everything but test/packaging/, which needs a build: `npm run test:packaging`.
+ * `npm test` runs everything but what needs a build: test/packaging/, `npm run test:packaging`, and the notebook,
+ * `npm run test:notebook`.
  */
 
 // Published as ES modules only, so jest's CommonJS world must translate them: vega, vega-lite and what they import.
@@ -18,7 +19,7 @@ const ESM_ONLY = [
 module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['<rootDir>/test/**/*.test.ts'],
-  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/packaging/'],
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/packaging/', '<rootDir>/test/e2e/notebook.test.ts'],
   testEnvironment: '<rootDir>/test/environment.cjs',
   setupFiles: ['<rootDir>/test/quietBanner.cjs'],
   moduleFileExtensions: ['ts', 'js', 'cjs', 'mjs', 'json', 'node'],

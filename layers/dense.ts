@@ -1,6 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
-import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {
+  type Initializer,
+  type SerializedInitializer,
+  serializeInitializer,
+  toInitializer,
+} from './initializer.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
 import type {Parameter} from './parameter.ts';
@@ -57,7 +62,10 @@ export class Dense extends ModuleLayer {
       initialize: () => this.weightInitializer.apply(shape, 'float32'),
     });
     if (this.useBias) {
-      this.bias = this.addParameter('bias', [this.units], {trainable, initialize: () => tf.zeros([this.units])});
+      this.bias = this.addParameter('bias', [this.units], {
+        trainable,
+        initialize: () => tf.zeros([this.units]),
+      });
     }
     this.built = true;
   }

@@ -35,7 +35,10 @@ export function doraScale(
     tf.tidy(() => {
       const cross = tf.sum(tf.mul(storedMatMul(a, weight, true).transpose(), b), 1); // [units]
       const low = tf.sum(tf.mul(tf.matMul(b, tf.matMul(a, a, false, true)), b), 1); // [units]
-      const squared = tf.add(squaredRowNorms(weight), tf.add(tf.mul(cross, 2 * scaling), tf.mul(low, scaling ** 2)));
+      const squared = tf.add(
+        squaredRowNorms(weight),
+        tf.add(tf.mul(cross, 2 * scaling), tf.mul(low, scaling ** 2)),
+      );
       return tf.rsqrt(squared);
     });
   return customGradient(

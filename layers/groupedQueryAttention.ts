@@ -1,7 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {Dense, type LayerArgs} from './dense.ts';
-import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {
+  type Initializer,
+  type SerializedInitializer,
+  serializeInitializer,
+  toInitializer,
+} from './initializer.ts';
 import type {KeyValueCache} from './keyValueCache.ts';
 import type {LoRADense} from './loraDense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
@@ -76,6 +82,7 @@ export class GroupedQueryAttention extends ModuleLayer {
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     const size = onlyShape(inputShape).at(-1) as number;
     this.headDim ??= size / this.heads;
+    this.assertHeads(size);
     this.q_proj = this.project('q_proj', size, this.heads * this.headDim);
     this.k_proj = this.project('k_proj', size, this.keyValueHeads * this.headDim);
     this.v_proj = this.project('v_proj', size, this.keyValueHeads * this.headDim);
@@ -90,9 +97,31 @@ export class GroupedQueryAttention extends ModuleLayer {
     this.built = true;
   }
 
+  private assertHeads(size: number): void {
+    const {heads, keyValueHeads, headDim} = this;
+    if (heads % keyValueHeads !== 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${this.name} keyValueHeads: expected a divisor of ${heads} heads, got ${keyValueHeads}`,
+      );
+    }
+    if (Number.isInteger(headDim)) return;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${this.name} headDim: expected an even number, got ${size} / ${heads} heads. Pass headDim.`,
+    );
+  }
+
   private project(name: string, inputDim: number, units: number): Dense {
     const {useBias, storage, weightInitializer, trainable} = this;
-    const dense = new Dense({name: `${this.name}.${name}`, units, useBias, storage, weightInitializer, trainable});
+    const dense = new Dense({
+      name: `${this.name}.${name}`,
+      units,
+      useBias,
+      storage,
+      weightInitializer,
+      trainable,
+    });
     this.buildSublayer(dense, [null, inputDim]);
     return dense;
   }
@@ -106,7 +135,7 @@ export class GroupedQueryAttention extends ModuleLayer {
       const {cache, training, seed} = context;
       const x = onlyInput<tf.Tensor3D>(inputs); // [B, T, C]
       const length = x.shape[1];
-      const past = cache?.length ?? 0;
+      const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
       const bias = context.bias ?? causalBias(length, past + length);
 

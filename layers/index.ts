@@ -1,10 +1,10 @@
-export {registerKernels} from './kernels/registerKernels.ts';
 export {activate, Dense, type DenseArgs, type LayerArgs} from './dense.ts';
 export {
   type AttentionContext,
   GroupedQueryAttention,
   type GroupedQueryAttentionArgs,
 } from './groupedQueryAttention.ts';
+export {registerKernels} from './kernels/registerKernels.ts';
 export {KeyValueCache} from './keyValueCache.ts';
 export {LoRAAdapter, type LoRAAdapterArgs, type LoRAInit} from './loraAdapter.ts';
 export {DEFAULT_ADAPTER, type LoRACallArgs, LoRADense, type LoRADenseArgs} from './loraDense.ts';
@@ -28,9 +28,14 @@ export {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 export {swiGLU} from './ops/swiGLU.ts';
 export {unpack16} from './ops/unpack16.ts';
 export {unpackMatrix} from './ops/unpackMatrix.ts';
-export {packTensor, Parameter, type ParameterArgs, withoutAllocation} from './parameter.ts';
+export {Parameter, type ParameterArgs, packTensor, withoutAllocation} from './parameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
-export {type RopeScaling, RotaryEmbedding, type RotaryEmbeddingArgs, type RotaryTables} from './rotaryEmbedding.ts';
+export {
+  type RopeScaling,
+  RotaryEmbedding,
+  type RotaryEmbeddingArgs,
+  type RotaryTables,
+} from './rotaryEmbedding.ts';
 export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
 export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
 export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
 
 /** A Keras initializer. */
 export type Initializer = ReturnType<typeof tf.initializers.zeros>;
@@ -16,6 +17,13 @@ export function serializeInitializer(initializer: Initializer): tf.serialization
 /** Takes an initializer or its config; anything registered with `tf.serialization.registerClass` works. */
 export function toInitializer(source: Initializer | SerializedInitializer): Initializer {
   if ('apply' in source) return source;
-  const [cls, fromConfig] = tf.serialization.SerializationMap.getMap().classNameMap[source.className];
+  const registered = tf.serialization.SerializationMap.getMap().classNameMap[source.className];
+  if (!registered) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `initializer "${source.className}": expected a registered class. Call tf.serialization.registerClass first.`,
+    );
+  }
+  const [cls, fromConfig] = registered;
   return fromConfig(cls, source.config) as unknown as Initializer;
 }

@@ -20,6 +20,11 @@ export class KeyValueCache {
     return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({keys}) => keys.shape[2]));
   }
 
+  /** Positions that one layer holds so far, also in the middle of a pass. */
+  lengthOf(layerIndex: number): number {
+    return this.layers[layerIndex]?.keys.shape[2] ?? 0;
+  }
+
   /** Rows of the batch held, or undefined before the first forward pass. */
   get batchSize(): number | undefined {
     return this.layers[0]?.keys.shape[0];

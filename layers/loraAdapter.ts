@@ -49,13 +49,7 @@ export class LoRAAdapter {
     rowNorms: () => tf.Tensor,
   ) {
     const {rank, alpha = 2 * rank, dropout = 0, init = 'kaiming', seed} = args;
-    assertRank(rank, where, [units, inputDim]);
-    if (!(dropout >= 0 && dropout < 1)) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA dropout for ${where}: expected 0 ≤ p < 1, got ${dropout}`);
-    }
-    if (!Number.isFinite(alpha)) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA alpha for ${where}: expected a number, got ${alpha}`);
-    }
+    assertAdapterArgs(args, where, [units, inputDim]);
     this.rank = rank;
     this.alpha = alpha;
     this.dropout = dropout;
@@ -110,17 +104,24 @@ export class LoRAAdapter {
 }
 
 /**
- * Checks a rank against a layer's weight.
+ * Checks an adapter's settings against the weight `[units, inputDim]` of the layer it is for.
  *
+ * @param where name of the layer
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
-export function assertRank(rank: number, where: string, [units, inputDim]: number[]): void {
+export function assertAdapterArgs(
+  {rank, alpha = 2 * rank, dropout = 0, init = 'kaiming'}: LoRAAdapterArgs,
+  where: string,
+  [units, inputDim]: number[],
+): void {
   const most = Math.min(units, inputDim);
-  if (Number.isInteger(rank) && rank > 0 && rank <= most) return;
-  throw new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `LoRA rank for ${where}: expected an integer from 1 to ${most} (its weight is [${units}, ${inputDim}]), got ${rank}`,
-  );
+  const wrong = (what: string, expected: string, got: unknown) =>
+    new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what} for ${where}: expected ${expected}, got ${got}`);
+  if (!(Number.isInteger(rank) && rank > 0 && rank <= most))
+    throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, rank);
+  if (!(dropout >= 0 && dropout < 1)) throw wrong('dropout', '0 ≤ p < 1', dropout);
+  if (!Number.isFinite(alpha)) throw wrong('alpha', 'a number', alpha);
+  if (init !== 'kaiming' && init !== 'gaussian') throw wrong('init', 'kaiming or gaussian', init);
 }
 
 function drawA(init: LoRAInit, rank: number, inputDim: number, seed?: number): tf.Tensor {

@@ -6,8 +6,9 @@ import {hashName} from './hashName.ts';
 import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {loraLinear} from './ops/loraLinear.ts';
+import {unpack16} from './ops/unpack16.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
-import {packTensor, type Parameter, withoutAllocation} from './parameter.ts';
+import {type Parameter, packTensor, withoutAllocation} from './parameter.ts';
 
 export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {}
 
@@ -39,12 +40,27 @@ export class LoRADense extends ModuleLayer {
   constructor(args: LoRADenseArgs & {base?: Dense}) {
     super(args);
     const {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed} = args;
-    this.firstAdapter = rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed};
-    this.base = args.base ?? new Dense({...args, name: this.name, inputShape: undefined, batchInputShape: undefined});
+    this.firstAdapter =
+      rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed};
+    this.base =
+      args.base ?? new Dense({...args, name: this.name, inputShape: undefined, batchInputShape: undefined});
     this.base.trainable = false;
     if (!this.base.built) return;
     this.built = true;
     if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
+  }
+
+  /** Keras's JSON comes back with `useRsLoRa` for `useRsLoRA`, since it spells keys in snake case. */
+  static override fromConfig<T extends tf.serialization.Serializable>(
+    cls: tf.serialization.SerializableConstructor<T>,
+    config: tf.serialization.ConfigDict,
+  ): T {
+    const {useRsLoRa, useDoRa, ...rest} = config;
+    return new cls({
+      ...(useRsLoRa !== undefined && {useRsLoRA: useRsLoRa}),
+      ...(useDoRa !== undefined && {useDoRA: useDoRa}),
+      ...rest,
+    });
   }
 
   /** Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. */
@@ -64,15 +80,20 @@ export class LoRADense extends ModuleLayer {
   /** Adds an adapter and puts it in force beside those that are. */
   addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
     if (this.adapters.has(name)) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter "${name}" of ${this.name}: expected a new name, it exists`);
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter "${name}" of ${this.name}: expected a new name, it exists`,
+      );
     }
     const shape = this.base.weight.logicalShape as [number, number];
     const {weight} = this.base;
     const create = () => new LoRAAdapter(name, this.name, shape, args, () => rowNorms(weight.matrix()));
     const adapter = weight.isAllocated ? create() : withoutAllocation(create);
+    adapter.trainable = this.trainable_;
     this.adapters.set(name, adapter);
     this.activeAdapters.push(name);
-    for (const [key, parameter] of adapter.parameters) this.parameters.set(parameterKey(key, name), parameter);
+    for (const [key, parameter] of adapter.parameters)
+      this.parameters.set(parameterKey(key, name), parameter);
     return adapter;
   }
 
@@ -144,7 +165,13 @@ export class LoRADense extends ModuleLayer {
       }
       const scale = doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read()); // [units]
       const direction = this.base.multiply(dropped); // [N, units]
-      y = loraLinear(tf.add(y, tf.mul(direction, tf.sub(scale, 1))), dropped, a, tf.mul(b, scale.expandDims(1)), scaling);
+      y = loraLinear(
+        tf.add(y, tf.mul(direction, tf.sub(scale, 1))),
+        dropped,
+        a,
+        tf.mul(b, scale.expandDims(1)),
+        scaling,
+      );
     }
     return y;
   }
@@ -164,11 +191,16 @@ export class LoRADense extends ModuleLayer {
     if (this.isMerged || this.activeAdapters.length === 0) return;
     const merged = tf.tidy(() => {
       const weight = this.mergedWeight();
-      if (!tf.all(tf.isFinite(weight)).dataSync()[0]) {
-        throw new TfjsLoraError('NON_FINITE', `merged weight of ${this.name}: expected numbers, got NaN or infinity`);
-      }
       const {storage} = this.base.weight;
-      return storage === 'float32' ? weight : packTensor(weight, storage);
+      const stored = storage === 'float32' ? weight : packTensor(weight, storage);
+      const kept = storage === 'float32' ? weight : unpack16(stored, storage, this.base.inputDim); // may overflow
+      if (!tf.all(tf.isFinite(kept)).dataSync()[0]) {
+        throw new TfjsLoraError(
+          'NON_FINITE',
+          `merged weight of ${this.name}: expected numbers, got NaN or infinity`,
+        );
+      }
+      return stored;
     });
     this.unmerged = tf.keep(this.base.weight.read().clone());
     this.base.weight.write(merged);
@@ -196,13 +228,18 @@ export class LoRADense extends ModuleLayer {
 
   /** `W` with the active updates in it, `[units, inputDim]` float32. */
   private mergedWeight(): tf.Tensor2D {
-    let weight = unpackMatrix(this.base.weight.matrix());
+    const base = unpackMatrix(this.base.weight.matrix());
+    let weight = base;
     for (const name of this.activeAdapters) {
       const {loraA, loraB, scaling, magnitude} = this.adapter(name);
       const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
-      const scale = magnitude && doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read());
-      weight = tf.add(weight, tf.mul(tf.matMul(b, a), scaling));
-      if (scale) weight = tf.mul(weight, scale.expandDims(1));
+      const update = tf.mul(tf.matMul(b, a), scaling); // [units, inputDim]
+      if (!magnitude) {
+        weight = tf.add(weight, update);
+        continue;
+      }
+      const scale = doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read()).expandDims(1);
+      weight = tf.add(weight, tf.add(tf.mul(base, tf.sub(scale, 1)), tf.mul(update, scale)));
     }
     return weight;
   }
@@ -215,10 +252,15 @@ export class LoRADense extends ModuleLayer {
 
   /** Settings of the base and of the default adapter. */
   override getConfig(): tf.serialization.ConfigDict {
-    const {rank, alpha, dropout, useRsLoRA, useDoRA, init} = this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter ?? {};
+    const {rank, alpha, dropout, useRsLoRA, useDoRA, init} =
+      this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter ?? {};
     const adapter = {rank, alpha, dropout, useRsLoRA, useDoRA, init};
     const given = Object.entries(adapter).filter(([, value]) => value !== undefined);
-    return {...this.base.getConfig(), ...super.getConfig(), ...Object.fromEntries(given)} as tf.serialization.ConfigDict;
+    return {
+      ...this.base.getConfig(),
+      ...super.getConfig(),
+      ...Object.fromEntries(given),
+    } as tf.serialization.ConfigDict;
   }
 }
 tf.serialization.registerClass(LoRADense);

@@ -35,7 +35,9 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   /** Sub-layers by property name, in the order they were assigned. */
   get sublayers(): [key: string, layer: Layer][] {
-    return Object.entries(this).filter((entry): entry is [string, Layer] => entry[1] instanceof tf.layers.Layer);
+    return Object.entries(this).filter(
+      (entry): entry is [string, Layer] => entry[1] instanceof tf.layers.Layer,
+    );
   }
 
   override get trainable(): boolean {

@@ -48,7 +48,7 @@ export class Parameter extends tf.LayerVariable {
     const mutable = this as {shape: tf.Shape; name: string; originalName: string};
     mutable.shape = storage === 'float32' ? shape : storedShape(storage, shape[0], shape[1]);
     mutable.originalName = name; // without the scope of whichever layer happened to be building
-    mutable.name = unusedVariableName(name);
+    mutable.name = name; // until it is allocated
     if (!allocating) return;
     const initial = tf.tidy(() => {
       const value = initialize();
@@ -68,6 +68,12 @@ export class Parameter extends tf.LayerVariable {
   }
 
   override read(): tf.Variable {
+    if ((this as unknown as {val: tf.Variable}).val.isDisposed) {
+      throw new TfjsLoraError(
+        'DISPOSED',
+        `weight ${this.originalName}: expected a live weight, got one that was disposed`,
+      );
+    }
     if (!this.allocated) {
       throw new TfjsLoraError(
         'MISSING_TENSOR',
@@ -94,6 +100,7 @@ export class Parameter extends tf.LayerVariable {
     }
     if (this.allocated) return super.write(value);
     this.val.dispose();
+    (this as {name: string}).name = unusedVariableName(this.originalName);
     (this as unknown as {val: tf.Variable}).val = tf.variable(value, this.trainable, this.name, this.dtype);
     this.allocated = true;
     return this;

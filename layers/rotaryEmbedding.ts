@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
 import type {LayerArgs} from './dense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
@@ -40,6 +41,12 @@ export class RotaryEmbedding extends ModuleLayer {
   constructor(args: RotaryEmbeddingArgs) {
     super(args);
     this.headDim = args.headDim;
+    if (!(Number.isInteger(this.headDim) && this.headDim > 0 && this.headDim % 2 === 0)) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${this.name} headDim: expected an even number, got ${this.headDim}`,
+      );
+    }
     this.theta = args.theta ?? 10000;
     this.scaling = args.scaling ?? undefined;
     this.inverseFrequencies = inverseFrequencies(this.headDim, this.theta, this.scaling);
@@ -52,7 +59,8 @@ export class RotaryEmbedding extends ModuleLayer {
 
   /** Tables for given positions, `[B, T]`. */
   tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
-    const positions: ArrayLike<number>[] = positionIds instanceof tf.Tensor ? positionIds.arraySync() : positionIds;
+    const positions: ArrayLike<number>[] =
+      positionIds instanceof tf.Tensor ? positionIds.arraySync() : positionIds;
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
     const cos = new Float32Array(batch * length * half);

@@ -1,7 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
 import {Dense, type LayerArgs} from './dense.ts';
-import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {
+  type Initializer,
+  type SerializedInitializer,
+  serializeInitializer,
+  toInitializer,
+} from './initializer.ts';
 import type {LoRADense} from './loraDense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {swiGLU} from './ops/swiGLU.ts';
@@ -48,7 +53,14 @@ export class SwiGLU extends ModuleLayer {
 
   private project(name: string, inputDim: number, units: number): Dense {
     const {useBias, storage, weightInitializer, trainable} = this;
-    const dense = new Dense({name: `${this.name}.${name}`, units, useBias, storage, weightInitializer, trainable});
+    const dense = new Dense({
+      name: `${this.name}.${name}`,
+      units,
+      useBias,
+      storage,
+      weightInitializer,
+      trainable,
+    });
     this.buildSublayer(dense, [null, inputDim]);
     return dense;
   }

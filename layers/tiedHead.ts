@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
+import type {LayerArgs} from './dense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
-import type {LayerArgs} from './dense.ts';
 import type {TokenEmbedding} from './tokenEmbedding.ts';
 
 export interface TiedHeadArgs extends LayerArgs {
@@ -16,6 +17,13 @@ export class TiedHead extends ModuleLayer {
 
   constructor(args: TiedHeadArgs) {
     super(args);
+    if (!args.embedding) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${this.name} embedding: expected the TokenEmbedding whose table it shares, got none. A config cannot hold a ` +
+          'shared layer: build the head in code, or a Dense head with a table of its own.',
+      );
+    }
     this.#embedding = args.embedding;
   }
 

@@ -1,7 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {LayerArgs} from './dense.ts';
-import {type Initializer, type SerializedInitializer, serializeInitializer, toInitializer} from './initializer.ts';
+import {
+  type Initializer,
+  type SerializedInitializer,
+  serializeInitializer,
+  toInitializer,
+} from './initializer.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {embedding} from './ops/embedding.ts';
 import type {Parameter} from './parameter.ts';
@@ -35,7 +40,9 @@ export class TokenEmbedding extends ModuleLayer {
     this.vocabSize = args.vocabSize;
     this.hiddenSize = args.hiddenSize;
     this.storage = args.storage ?? 'float32';
-    this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.randomNormal({stddev: 0.02}));
+    this.weightInitializer = toInitializer(
+      args.weightInitializer ?? tf.initializers.randomNormal({stddev: 0.02}),
+    );
   }
 
   override build(): void {

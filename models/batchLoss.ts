@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {Dense} from '../layers/dense.ts';
-import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {checkpoint} from '../layers/ops/checkpoint.ts';
+import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -28,7 +28,11 @@ export interface Batch {
 }
 
 /** Sum of the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
-export function lossSum(model: CausalLM, batch: Batch, options: {training?: boolean; seed?: number}): tf.Scalar {
+export function lossSum(
+  model: CausalLM,
+  batch: Batch,
+  options: {training?: boolean; seed?: number},
+): tf.Scalar {
   const inputIds = toRows(batch.inputIds);
   assertBatch(inputIds, batch);
   model.assertFits(inputIds);
@@ -52,10 +56,13 @@ export function targetCount(batch: Batch): number {
 }
 
 function headLoss(head: tf.layers.Layer, hidden: tf.Tensor2D, targets: tf.Tensor1D): tf.Scalar {
-  const frozen = (head instanceof TiedHead || (head instanceof Dense && !head.bias)) && !head.weight.trainable;
+  const frozen =
+    (head instanceof TiedHead || (head instanceof Dense && !head.bias)) && !head.weight.trainable;
   if (frozen) return linearCrossEntropy(hidden, head.weight.matrix(), targets);
   const variables =
-    head instanceof TiedHead ? [head.weight.read()] : head.trainableWeights.map((weight) => weight.read() as tf.Variable);
+    head instanceof TiedHead
+      ? [head.weight.read()]
+      : head.trainableWeights.map((weight) => weight.read() as tf.Variable);
   const [rows] = hidden.shape;
   const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
   const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
@@ -101,12 +108,16 @@ function toRows(values: tf.Tensor2D | number[][]): number[][] {
 function assertBatch(inputIds: number[][], batch: Batch): void {
   const length = inputIds[0]?.length ?? 0;
   if (inputIds.length === 0 || length === 0) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', 'batch inputIds: expected at least one token, got an empty batch');
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      'batch inputIds: expected at least one token, got an empty batch',
+    );
   }
   for (const key of ['inputIds', 'labels', 'attentionMask', 'positionIds'] as const) {
     const value = batch[key];
     if (value === undefined && key !== 'labels') continue;
-    const shape = value === undefined ? 'none' : value instanceof tf.Tensor ? `[${value.shape}]` : shapeOf(value);
+    const shape =
+      value === undefined ? 'none' : value instanceof tf.Tensor ? `[${value.shape}]` : shapeOf(value);
     if (shape === `[${inputIds.length},${length}]`) continue;
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',

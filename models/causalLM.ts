@@ -5,13 +5,21 @@ import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import type {LoRADense} from '../layers/loraDense.ts';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
+import {assertShape} from '../layers/ops/assertShape.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {type LoadOptions, loadWeights, type SaveOptions, savePretrained, storageOf} from './checkpoint.ts';
-import {type ChatOptions, chat, type GenerateOptions, generate, type Prompt, stream} from './generation/generate.ts';
+import {
+  type ChatOptions,
+  chat,
+  type GenerateOptions,
+  generate,
+  type Prompt,
+  stream,
+} from './generation/generate.ts';
 import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
 import {initializeWeights} from './initializeWeights.ts';
 import {readJson} from './jsonFile.ts';
@@ -54,8 +62,10 @@ export interface CausalLMConfig {
   padTokenId?: number;
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: a constructor type for inference needs it
-type ModelClass<T> = (new (config: any, storage?: StorageDtype) => T) &
+type ModelClass<T> = (new (
+  config: never,
+  storage?: StorageDtype,
+) => T) &
   Pick<typeof CausalLM, 'parseConfig' | 'resolveConfig'>;
 
 /**
@@ -99,12 +109,18 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /** Reads the contents of a `config.json`; `where` names the file in errors. */
   static parseConfig(_json: Record<string, unknown>, _where: string): CausalLMConfig {
-    throw new TfjsLoraError('UNSUPPORTED', `${this.name}: expected the class to define parseConfig, it does not`);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${this.name}: expected the class to define parseConfig, it does not`,
+    );
   }
 
   /** A whole config from whatever `fromConfig` takes. */
   static resolveConfig(_source: never): CausalLMConfig {
-    throw new TfjsLoraError('UNSUPPORTED', `${this.name}: expected the class to define resolveConfig, it does not`);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${this.name}: expected the class to define resolveConfig, it does not`,
+    );
   }
 
   // --- making one -------------------------------------------------------------------------------------------------
@@ -125,7 +141,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     {dtype = 'float32', seed = 0, allocate = true}: FromConfigOptions = {},
   ): T {
     const config = this.resolveConfig(source as never);
-    const model = withoutAllocation(() => new this(config, dtype));
+    const model = withoutAllocation(() => new this(config as never, dtype));
     if (allocate) initializeWeights(model.layers, config.initializerRange, seed);
     return model;
   }
@@ -142,7 +158,10 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     folder: string,
     options: LoadOptions = {},
   ): Promise<T> {
-    const isFolder = await stat(folder).then((entry) => entry.isDirectory(), () => false);
+    const isFolder = await stat(folder).then(
+      (entry) => entry.isDirectory(),
+      () => false,
+    );
     if (!isFolder) {
       throw new TfjsLoraError(
         'FILE_NOT_FOUND',
@@ -153,7 +172,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     const where = join(folder, 'config.json');
     const config = this.parseConfig(await readJson(where), where);
     const checkpoint = SafetensorsCheckpoint.open(folder);
-    const model = withoutAllocation(() => new this(config, options.dtype ?? storageOf(checkpoint)));
+    const model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
     try {
       model.nameOrPath = folder;
       await loadWeights(model, checkpoint, options);
@@ -162,7 +181,10 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
         eosTokenId: config.eosTokenId,
         padTokenId: config.padTokenId,
       });
-      const hasTokenizer = await stat(join(folder, 'tokenizer.json')).then(() => true, () => false);
+      const hasTokenizer = await stat(join(folder, 'tokenizer.json')).then(
+        () => true,
+        () => false,
+      );
       if (hasTokenizer) {
         model.tokenizer = await Tokenizer.fromFolder(folder);
         model.tokenizer.assertFits(config.vocabSize);
@@ -247,12 +269,18 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   override predict(
     inputIds: tf.Tensor | tf.Tensor[] | number[][],
-    options: Pick<ForwardOptions, 'attentionMask' | 'positionIds'> & {batchSize?: number; verbose?: boolean} = {},
+    options: Pick<ForwardOptions, 'attentionMask' | 'positionIds'> & {
+      batchSize?: number;
+      verbose?: boolean;
+    } = {},
   ): tf.Tensor3D {
     this.assertUsable();
     const given = inputIds instanceof tf.Tensor ? inputIds : Array.isArray(inputIds) ? inputIds[0] : inputIds;
+    if (given instanceof tf.Tensor) assertShape('predict inputIds', given, [-1, -1]);
+    else assertRows('predict inputIds', inputIds as number[][]);
     return tf.tidy(() => {
-      const ids = given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
+      const ids =
+        given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
       this.assertFits((given instanceof tf.Tensor ? ids.arraySync() : inputIds) as number[][]);
       return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
     });
@@ -404,7 +432,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
   async loadAdapter(folder: string, options?: {adapterName?: string; trainable?: boolean}): Promise<this> {
     this.assertUsable();
-    await loadAdapter(this, folder, options);
+    await loadAdapter(this, this.adapterSet, folder, options);
     return this;
   }
 
@@ -420,14 +448,17 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   ): Promise<tf.io.SaveResult> {
     this.assertUsable();
     if (typeof folder !== 'string') {
-      throw new TfjsLoraError('UNSUPPORTED', 'save: expected a folder for Hugging Face files, got an IOHandler');
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'save: expected a folder for Hugging Face files, got an IOHandler',
+      );
     }
     return savePretrained(this, folder, options as SaveOptions);
   }
 
-  /** Frees every weight. Any use afterwards throws. */
+  /** Frees every weight. Any use afterwards throws; disposing again does nothing. */
   override dispose(): ReturnType<tf.LayersModel['dispose']> {
-    this.assertUsable();
+    if (this.isDisposed) return {refCountAfterDispose: 0, numDisposedVariables: 0};
     const numDisposedVariables = this.layers.reduce(
       (count, layer) => count + (layer instanceof ModuleLayer ? layer.disposeWeights() : 0),
       0,
@@ -445,4 +476,14 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     if (!this.isDisposed) return;
     throw new TfjsLoraError('DISPOSED', `model ${this.name}: expected a live model, got one after dispose()`);
   }
+}
+
+/** Checks that rows of token ids make a matrix. */
+function assertRows(what: string, rows: number[][]): void {
+  const lengths = [...new Set(rows.map((row) => row.length))];
+  if (lengths.length === 1 && lengths[0] > 0) return;
+  throw new TfjsLoraError(
+    'SHAPE_MISMATCH',
+    `${what}: expected rows of one length with at least one token, got [${rows.length}, ${lengths.join(' or ') || 0}]`,
+  );
 }

@@ -3,7 +3,15 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {Parameter} from '../layers/parameter.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
-import {packFloat32Rows, packRows, type StorageDtype, unpackRowBits, unpackRows, float32ToBfloat16, float32ToFloat16} from '../quant/float16.ts';
+import {
+  float32ToBfloat16,
+  float32ToFloat16,
+  packFloat32Rows,
+  packRows,
+  type StorageDtype,
+  unpackRowBits,
+  unpackRows,
+} from '../quant/float16.ts';
 import type {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
@@ -132,9 +140,15 @@ function notFinite(where: string, index: number): TfjsLoraError {
 }
 
 /** Writes the model's folder; see `CausalLM.save`. */
-export async function savePretrained(model: CausalLM, folder: string, options: SaveOptions): Promise<tf.io.SaveResult> {
+export async function savePretrained(
+  model: CausalLM,
+  folder: string,
+  options: SaveOptions,
+): Promise<tf.io.SaveResult> {
   const {dtype = model.storage, maxShardBytes = 5e9} = options;
-  const unmerged = [...model.adaptedLayers()].find(([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0);
+  const unmerged = [...model.adaptedLayers()].find(
+    ([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0,
+  );
   if (unmerged) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -152,7 +166,8 @@ export async function savePretrained(model: CausalLM, folder: string, options: S
   }));
   await writeShardedSafetensors(folder, tensors, {maxShardBytes});
   await writeFile(join(folder, 'config.json'), `${JSON.stringify(model.formatConfig(dtype), null, 2)}\n`);
-  if (Object.keys(model.generationConfig).length > 0) await writeGenerationConfig(folder, model.generationConfig);
+  if (Object.keys(model.generationConfig).length > 0)
+    await writeGenerationConfig(folder, model.generationConfig);
   await model.tokenizer?.save(folder);
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
 }

@@ -12,7 +12,13 @@ export {
   stream,
 } from './generation/generate.ts';
 export type {GenerationConfig} from './generationConfig.ts';
-export {formatConfig, type LlamaConfig, type LlamaConfigArgs, type LlamaPreset, parseConfig} from './llama/config.ts';
+export {
+  formatConfig,
+  type LlamaConfig,
+  type LlamaConfigArgs,
+  type LlamaPreset,
+  parseConfig,
+} from './llama/config.ts';
 export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
 export {LlamaForCausalLM} from './llama/llama.ts';
 export {presets} from './llama/presets.ts';

@@ -12,18 +12,30 @@ export async function readJson(path: string): Promise<Record<string, unknown>> {
   try {
     text = await readFile(path, 'utf8');
   } catch (cause) {
-    throw new TfjsLoraError('FILE_NOT_FOUND', `${resolve(path)}: expected a readable file, got ${(cause as Error).message}`, {
-      cause,
-    });
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `${resolve(path)}: expected a readable file, got ${(cause as Error).message}`,
+      {
+        cause,
+      },
+    );
   }
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (cause) {
-    throw new TfjsLoraError('CORRUPT_FILE', `${resolve(path)}: expected JSON, got: ${(cause as Error).message}`, {cause});
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${resolve(path)}: expected JSON, got: ${(cause as Error).message}`,
+      {cause},
+    );
   }
-  if (typeof json === 'object' && json !== null && !Array.isArray(json)) return json as Record<string, unknown>;
-  throw new TfjsLoraError('CORRUPT_FILE', `${resolve(path)}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : json}`);
+  if (typeof json === 'object' && json !== null && !Array.isArray(json))
+    return json as Record<string, unknown>;
+  throw new TfjsLoraError(
+    'CORRUPT_FILE',
+    `${resolve(path)}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : json}`,
+  );
 }
 
 /** Like {@link readJson}, but undefined when there is no such file. */

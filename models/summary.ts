@@ -48,7 +48,8 @@ export function printSummary(
 function layersWithWeights(model: CausalLM): ModuleLayer[] {
   const named = new Map<string, ModuleLayer>();
   for (const layer of walk(model.layers)) {
-    if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name)) named.set(layer.name, layer);
+    if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name))
+      named.set(layer.name, layer);
   }
   return [...named.values()];
 }

@@ -1,6 +1,7 @@
 /** `tfjs-lora`: LoRA fine-tuning of Llama on TensorFlow.js. The floors below are `tfjs-lora/models`, `/layers`, `/quant`. */
-export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs} from '../layers/loraDense.ts';
+
 export {Dense, type DenseArgs} from '../layers/dense.ts';
+export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs} from '../layers/loraDense.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {LoadOptions, SaveOptions} from '../models/checkpoint.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';
@@ -16,11 +17,24 @@ export {
   type BackendReport,
   useBackend,
 } from './backends/useBackend.ts';
-export {type BatchOptions, collate, type Example, type TrainingData} from './data/batches.ts';
+export type {BatchOptions, TrainingData} from './data/batches.ts';
+export {type CollateOptions, collate, type Example} from './data/collate.ts';
 export {Llama} from './llama.ts';
+export {type BleuScore, characterBleu, corpusBleu} from './metrics/bleu.ts';
+export {meanRouge, type RougeOptions, type RougeScore, type RougeScores, rouge} from './metrics/rouge.ts';
 export {AdamW, type AdamWArgs} from './optimizers/adamW.ts';
 export {NamedStateOptimizer} from './optimizers/namedStateOptimizer.ts';
-export type {CallbackLike, Evaluation, StepRecord, TrainingCallback} from './training/callbacks.ts';
+export {type OptimizerName, optimizerByName} from './optimizers/optimizerByName.ts';
+export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './plots/lossPlot.ts';
+export type {
+  CallbackLike,
+  EpochLogs,
+  Evaluation,
+  StepRecord,
+  TrainingCallback,
+} from './training/callbacks.ts';
+export {clipByGlobalNorm, globalNorm} from './training/clipByGlobalNorm.ts';
+export type {FitArgs} from './training/fitArgs.ts';
 export {
   type LearningRateSchedule,
   learningRateSchedule,
@@ -28,5 +42,8 @@ export {
   type ScheduleName,
 } from './training/learningRateSchedule.ts';
 export {type ProgressStream, progressBar} from './training/progressBar.ts';
-export {type CompileArgs, type FitArgs, type StepResult, Trainer, type WindowGradients} from './training/trainer.ts';
+export type {TrainableModel} from './training/trainableModel.ts';
+export {type EvaluateArgs, Trainer} from './training/trainer.ts';
 export {TrainingHistory} from './training/trainingHistory.ts';
+export {type CompileArgs, type StepResult, TrainingStep} from './training/trainingStep.ts';
+export {type WindowGradients, windowGradients} from './training/windowGradients.ts';

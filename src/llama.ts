@@ -1,10 +1,14 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../models/batchLoss.ts';
 import {LlamaForCausalLM} from '../models/llama/llama.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
 import type {TrainingData} from './data/batches.ts';
 import type {Evaluation} from './training/callbacks.ts';
-import {type CompileArgs, type FitArgs, type StepResult, Trainer, type WindowGradients} from './training/trainer.ts';
+import type {FitArgs} from './training/fitArgs.ts';
+import {type EvaluateArgs, Trainer} from './training/trainer.ts';
 import type {TrainingHistory} from './training/trainingHistory.ts';
+import type {CompileArgs, StepResult} from './training/trainingStep.ts';
+import type {WindowGradients} from './training/windowGradients.ts';
 
 type Keras = tf.LayersModel;
 
@@ -16,11 +20,29 @@ export class Llama extends LlamaForCausalLM {
   static override className = 'Llama';
   readonly trainer = new Trainer(this);
 
-  /** Sets optimizer, learning rate schedule and clipping. The loss is the model's own. */
+  /**
+   * Sets optimizer, learning rate schedule and clipping. The loss is the model's own: cross-entropy over the labels.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED` for a `loss` or `metrics`, and what the trainer throws
+   */
   override compile(args: CompileArgs | Parameters<Keras['compile']>[0] = {}): void {
     this.assertUsable();
+    for (const key of ['loss', 'metrics'] as const) {
+      if ((args as Partial<Parameters<Keras['compile']>[0]>)[key] === undefined) continue;
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `compile ${key}: expected none, got one. The model computes its own loss, cross-entropy over the labels.`,
+      );
+    }
     this.trainer.compile(args as CompileArgs);
-    this.optimizer_ = this.trainer.optimizer;
+  }
+
+  override get optimizer(): tf.Optimizer {
+    return this.trainer.optimizer;
+  }
+
+  override set optimizer(optimizer: tf.Optimizer) {
+    this.trainer.optimizer = optimizer;
   }
 
   /** Trains on examples or batches, showing progress; see {@link FitArgs}. */
@@ -28,7 +50,11 @@ export class Llama extends LlamaForCausalLM {
   override fitDataset(...args: Parameters<Keras['fitDataset']>): ReturnType<Keras['fitDataset']>;
   override async fitDataset(data: unknown, args?: unknown): Promise<TrainingHistory> {
     this.assertUsable();
-    return this.trainer.fit(data as TrainingData, args as FitArgs);
+    try {
+      return await this.trainer.fit(data as TrainingData, args as FitArgs);
+    } finally {
+      if (this.trainer.history) this.history = this.trainer.history;
+    }
   }
 
   /** One optimizer step on a batch; several batches are one accumulation window. */
@@ -41,17 +67,46 @@ export class Llama extends LlamaForCausalLM {
   }
 
   /** `{loss, perplexity, tokens}` over a dataset. */
-  override evaluateDataset(data: TrainingData, args?: {batchSize?: number}): Promise<Evaluation>;
-  override evaluateDataset(...args: Parameters<Keras['evaluateDataset']>): ReturnType<Keras['evaluateDataset']>;
+  override evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
+  override evaluateDataset(
+    ...args: Parameters<Keras['evaluateDataset']>
+  ): ReturnType<Keras['evaluateDataset']>;
   // biome-ignore lint/suspicious/noExplicitAny: the overloads above give the types
   override async evaluateDataset(data: unknown, args?: unknown): Promise<any> {
     this.assertUsable();
-    return this.trainer.evaluate(data as TrainingData, args as {batchSize?: number});
+    return this.trainer.evaluate(data as TrainingData, args as EvaluateArgs);
   }
 
-  /** Loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use. */
-  async computeGradients(batch: Batch | Batch[]): Promise<WindowGradients> {
+  /**
+   * Loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
+   *
+   * @param options `seed` of dropout, which is on as in a training step; default 0
+   */
+  async computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients> {
     this.assertUsable();
-    return this.trainer.computeGradients(batch);
+    return this.trainer.computeGradients(batch, options);
+  }
+
+  /** Keras's training on tensors `x` and `y` does not fit token ids. */
+  override async fit(): Promise<never> {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'fit: expected a call of fitDataset, which takes token ids and labels',
+    );
+  }
+
+  /** As {@link fit}. */
+  override evaluate(): never {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'evaluate: expected a call of evaluateDataset, which takes token ids and labels',
+    );
+  }
+
+  /** Frees every weight, and the state of an optimizer made here; one that was passed in stays its maker's. */
+  override dispose(): ReturnType<Keras['dispose']> {
+    const result = super.dispose();
+    this.trainer.dispose();
+    return result;
   }
 }

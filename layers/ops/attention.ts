@@ -1,4 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
 
 export interface AttentionOptions {
@@ -18,6 +20,7 @@ export interface AttentionOptions {
  * @param key `[B, K, S, D]` float32
  * @param value `[B, K, S, D]` float32
  * @returns `[B, H, T, D]`
+ * @throws TfjsLoraError `SHAPE_MISMATCH`
  */
 export function attention(
   query: tf.Tensor4D,
@@ -27,6 +30,15 @@ export function attention(
 ): tf.Tensor4D {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
+  assertShape('attention query', query, [-1, -1, -1, -1]);
+  assertShape('attention key', key, [batch, -1, -1, dim]);
+  assertShape('attention value', value, [batch, groups, sourceLength, dim]);
+  if (heads % groups !== 0) {
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `attention key: expected a number of heads that divides the query's ${heads}, got ${groups}`,
+    );
+  }
   const factor = scale ?? 1 / Math.sqrt(dim);
   const inputs: tf.NamedTensorMap = {query, key, value, ...(bias && {bias})};
   return dispatch('Attention', inputs, {scale: factor}, () => {

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 
 /** Stands for −∞ in scores: finite, so that a fully masked row stays a number. */
 const MASKED = -1e9;
@@ -12,7 +13,12 @@ const MASKED = -1e9;
  *   real and padded tokens, and 1, 2, 3 … are sequences packed in one row that cannot see each other.
  * @returns `[B or 1, 1, T, S]` float32, or undefined when nothing is hidden
  */
-export function causalBias(length: number, sourceLength: number, mask?: tf.Tensor2D): tf.Tensor4D | undefined {
+export function causalBias(
+  length: number,
+  sourceLength: number,
+  mask?: tf.Tensor2D,
+): tf.Tensor4D | undefined {
+  if (mask) assertShape('attention mask', mask, [-1, sourceLength]);
   if (length === 1 && !mask) return undefined;
   return tf.tidy(() => {
     const past = sourceLength - length;

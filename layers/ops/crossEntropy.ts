@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 
 /**
@@ -10,6 +11,7 @@ import {customGradient} from './customGradient.ts';
  */
 export function crossEntropy(logits: tf.Tensor2D, labels: tf.Tensor1D, ignoreIndex = -100): tf.Scalar {
   const [rows, vocab] = logits.shape;
+  assertShape('crossEntropy labels', labels, [rows]);
   return customGradient(
     [logits],
     () => {

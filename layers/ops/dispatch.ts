@@ -9,12 +9,12 @@ import * as tf from '@tensorflow/tfjs';
  * @param attributes plain values the kernel reads
  * @param composed the same result in plain TensorFlow.js ops; runs and differentiates on every backend
  */
-export function dispatch<T extends tf.Tensor>(
+export function dispatch<T extends tf.Tensor | tf.Tensor[]>(
   kernelName: string,
   inputs: tf.NamedTensorMap,
   attributes: tf.NamedAttrMap,
   composed: () => T,
 ): T {
   if (tf.getKernel(kernelName, tf.getBackend()) == null) return tf.tidy(composed);
-  return tf.engine().runKernel(kernelName, inputs, attributes) as T;
+  return tf.engine().runKernel(kernelName, inputs, attributes) as tf.Tensor | tf.Tensor[] as T;
 }

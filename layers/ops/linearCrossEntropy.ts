@@ -18,6 +18,7 @@ const CHUNK_ELEMENTS = 1 << 24;
  * @param hidden `[N, C]` float32
  * @param weight `[vocab, C]`, frozen
  * @param labels `[N]` int32
+ * @param chunkElements how many logits may exist at once
  * @returns scalar sum, not mean
  */
 export function linearCrossEntropy(
@@ -25,6 +26,7 @@ export function linearCrossEntropy(
   weight: StoredMatrix,
   labels: tf.Tensor1D,
   ignoreIndex = -100,
+  chunkElements = CHUNK_ELEMENTS,
 ): tf.Scalar {
   assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
   assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
@@ -34,7 +36,8 @@ export function linearCrossEntropy(
     return customGradient(
       [hidden],
       () => {
-        const {loss, gradient} = chunkedLoss(hidden, weight, labels, ignoreIndex, wantsGradient);
+        const chunkRows = Math.max(1, Math.floor(chunkElements / weight.rows));
+        const {loss, gradient} = chunkedLoss(hidden, weight, labels, ignoreIndex, chunkRows, wantsGradient);
         return {value: loss, saved: gradient ? [gradient] : []};
       },
       (dy, [gradient]) => [tf.mul(gradient, dy)],
@@ -52,10 +55,10 @@ function chunkedLoss(
   weight: StoredMatrix,
   labels: tf.Tensor1D,
   ignoreIndex: number,
+  chunkRows: number,
   wantsGradient: boolean,
 ): {loss: tf.Scalar; gradient?: tf.Tensor2D} {
   const [rows] = hidden.shape;
-  const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / weight.rows));
   const losses: tf.Scalar[] = [];
   const gradients: tf.Tensor2D[] = [];
   for (let row = 0; row < rows; row += chunkRows) {

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatch} from './dispatch.ts';
 
@@ -21,6 +22,10 @@ export function loraLinear(
   b: tf.Tensor2D,
   scaling: number,
 ): tf.Tensor2D {
+  const [rows, inputDim] = x.shape;
+  const [units, rank] = b.shape;
+  assertShape('loraLinear base', base, [rows, units]);
+  assertShape('loraLinear a', a, [rank, inputDim]);
   return dispatch('LoRALinear', {base, x, a, b}, {scaling}, () => {
     return customGradient(
       [base, x, a, b],

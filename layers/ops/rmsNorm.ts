@@ -1,4 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
 

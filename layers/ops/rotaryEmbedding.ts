@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatch} from './dispatch.ts';
 
@@ -12,6 +13,8 @@ import {dispatch} from './dispatch.ts';
  * @returns same shape as `x`
  */
 export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor4D): tf.Tensor4D {
+  assertShape('rotaryEmbedding cos', cos, [-1, 1, x.shape[2], x.shape[3] / 2]);
+  assertShape('rotaryEmbedding sin', sin, cos.shape);
   return dispatch('RotaryEmbedding', {x, cos, sin}, {}, () => {
     return customGradient(
       [x],

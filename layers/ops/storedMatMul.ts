@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
 import type {StoredMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
@@ -11,13 +12,20 @@ const TILE_ELEMENTS = 1 << 24;
  * `x · W` (its backward). Not differentiable by itself; see {@link linear}.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
+ * @param tileElements how many float32 elements of the weight may exist at once
  * @returns `[N, rows]` when `transposeWeight`, else `[N, cols]`; float32
  */
-export function storedMatMul(x: tf.Tensor2D, weight: StoredMatrix, transposeWeight: boolean): tf.Tensor2D {
+export function storedMatMul(
+  x: tf.Tensor2D,
+  weight: StoredMatrix,
+  transposeWeight: boolean,
+  tileElements = TILE_ELEMENTS,
+): tf.Tensor2D {
   const {tensor, dtype, rows, cols} = weight;
+  assertShape('storedMatMul input', x, [-1, transposeWeight ? cols : rows]);
   if (dtype === 'float32') return tf.matMul(x, tensor as tf.Tensor2D, false, transposeWeight);
   return dispatch('StoredMatMul', {x, weight: tensor}, {dtype, rows, cols, transposeWeight}, () => {
-    const tileRows = Math.max(1, Math.floor(TILE_ELEMENTS / cols));
+    const tileRows = Math.max(1, Math.floor(tileElements / cols));
     let sum: tf.Tensor2D | undefined;
     const columns: tf.Tensor2D[] = [];
     for (let row = 0; row < rows; row += tileRows) {

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatch} from './dispatch.ts';
 
@@ -10,6 +11,7 @@ import {dispatch} from './dispatch.ts';
  * @returns same shape as `gate`
  */
 export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+  assertShape('swiGLU up', up, gate.shape);
   return dispatch('SwiGLU', {gate, up}, {}, () => {
     return customGradient(
       [gate, up],

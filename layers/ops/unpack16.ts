@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {type HalfDtype, unpackRows} from '../../quant/float16.ts';
+import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
 
 /** All 65,536 values of a 16-bit type, in the order of their bits. */
@@ -22,10 +23,14 @@ function tableOf(dtype: HalfDtype): Float32Array {
  * @returns `[rows, cols]` float32
  */
 export function unpack16(packed: tf.Tensor2D, dtype: HalfDtype, cols: number): tf.Tensor2D {
+  assertShape('unpack16 packed', packed, [-1, Math.ceil(cols / 2)]);
   return dispatch('Unpack16', {packed}, {dtype, cols}, () => {
     const table = tf.tensor1d(tableOf(dtype));
     const low = tf.mod(packed, tf.scalar(65536, 'int32')); // floor-mod: 0 … 65535
-    const high = tf.mod(tf.floorDiv(tf.sub(packed, low), tf.scalar(65536, 'int32')), tf.scalar(65536, 'int32'));
+    const high = tf.mod(
+      tf.floorDiv(tf.sub(packed, low), tf.scalar(65536, 'int32')),
+      tf.scalar(65536, 'int32'),
+    );
     const halves = tf.stack([low, high], 2).reshape([packed.shape[0], 2 * packed.shape[1]]);
     return tf.slice(tf.gather(table, halves.toInt()) as tf.Tensor as tf.Tensor2D, 0, [-1, cols]);
   });

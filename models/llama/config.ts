@@ -1,5 +1,5 @@
-import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
+import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {presets} from './presets.ts';
 
 /** A Llama's shape, as `config.json` describes it. */
@@ -77,10 +77,16 @@ function withDefaults(args: LlamaConfigArgs): LlamaConfig {
 export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
   const type = json.model_type;
   if (type !== undefined && type !== 'llama') {
-    throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "llama", got ${JSON.stringify(type)}`);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} model_type: expected "llama", got ${JSON.stringify(type)}`,
+    );
   }
   if (json.hidden_act !== undefined && json.hidden_act !== 'silu') {
-    throw new TfjsLoraError('UNSUPPORTED', `${where} hidden_act: expected "silu", got ${JSON.stringify(json.hidden_act)}`);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} hidden_act: expected "silu", got ${JSON.stringify(json.hidden_act)}`,
+    );
   }
   if (json.quantization_config != null) {
     throw new TfjsLoraError(
@@ -92,7 +98,10 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
   const read = <T>(key: string, fallback?: T): T => {
     const value = json[key] ?? fallback;
     if (value === undefined) {
-      throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a value, got none. Is this a Llama folder?`);
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `${where} ${key}: expected a value, got none. Is this a Llama folder?`,
+      );
     }
     return value as T;
   };
@@ -130,7 +139,10 @@ function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
   const number = (key: string): number => {
     const value = rope[key];
     if (typeof value === 'number') return value;
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} rope ${key}: expected a number, got ${JSON.stringify(rope[key])}`);
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} rope ${key}: expected a number, got ${JSON.stringify(rope[key])}`,
+    );
   };
   if (type === 'linear') return {type, factor: number('factor')};
   if (type !== 'llama3') {
@@ -207,11 +219,17 @@ const SIZES = [
 function validated(config: LlamaConfig, where: string): LlamaConfig {
   for (const key of SIZES) {
     if (Number.isInteger(config[key]) && config[key] > 0) continue;
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a positive integer, got ${config[key]}`);
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${key}: expected a positive integer, got ${config[key]}`,
+    );
   }
   for (const key of ['rmsNormEps', 'ropeTheta'] as const) {
     if (config[key] > 0 && Number.isFinite(config[key])) continue;
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected a positive number, got ${config[key]}`);
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${key}: expected a positive number, got ${config[key]}`,
+    );
   }
   if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {
     throw new TfjsLoraError(
@@ -220,7 +238,10 @@ function validated(config: LlamaConfig, where: string): LlamaConfig {
     );
   }
   if (config.headDim % 2 !== 0) {
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} headDim: expected an even number, got ${config.headDim}`);
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} headDim: expected an even number, got ${config.headDim}`,
+    );
   }
   return config;
 }

@@ -4,7 +4,7 @@ import type {LoRADense} from '../../layers/loraDense.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
-import {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
+import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
@@ -51,7 +51,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
-    const {attentionMask, positionIds, cache, training = false, seed} = options;
+    const {attentionMask, positionIds, cache, training = false} = options;
+    const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a block run again must drop alike
     return tf.tidy(() => {
       const past = cache?.length ?? 0;
       const length = inputIds.shape[1];

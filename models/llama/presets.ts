@@ -10,7 +10,12 @@ const llama3 = {
   eosTokenId: 128001,
 };
 
-const stretched = {type: 'llama3', lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 8192} as const;
+const stretched = {
+  type: 'llama3',
+  lowFreqFactor: 1,
+  highFreqFactor: 4,
+  originalMaxPositionEmbeddings: 8192,
+} as const;
 
 /** Shapes of Meta's published models. */
 export const presets = {

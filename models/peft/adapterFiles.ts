@@ -9,6 +9,7 @@ import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import type {CausalLM} from '../causalLM.ts';
 import {toTensor} from '../checkpoint.ts';
 import {readJson} from '../jsonFile.ts';
+import type {AdapterSet} from './adapterSet.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 
 const CONFIG = 'adapter_config.json';
@@ -27,9 +28,15 @@ export function adapterParameters(model: CausalLM, adapterName: string): Map<str
 }
 
 /** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. */
-export async function saveAdapter(model: CausalLM, folder: string, adapterName = soleAdapter(model)): Promise<void> {
+export async function saveAdapter(
+  model: CausalLM,
+  folder: string,
+  adapterName = soleAdapter(model),
+): Promise<void> {
   const options = model.adapterOptions(adapterName);
-  const layerNames = [...model.adaptedLayers()].filter(([, layer]) => layer.adapters.has(adapterName)).map(([name]) => name);
+  const layerNames = [...model.adaptedLayers()]
+    .filter(([, layer]) => layer.adapters.has(adapterName))
+    .map(([name]) => name);
   await mkdir(folder, {recursive: true});
   const tensors = [...adapterParameters(model, adapterName)].map(([name, parameter]) => ({
     name,
@@ -57,21 +64,14 @@ function soleAdapter(model: CausalLM): string {
 /** Loads a PEFT folder; the model is left as it was when anything is wrong. */
 export async function loadAdapter(
   model: CausalLM,
+  adapters: AdapterSet,
   folder: string,
   {adapterName = DEFAULT_ADAPTER, trainable = false}: {adapterName?: string; trainable?: boolean} = {},
 ): Promise<void> {
   const options = parsePeftConfig(await readJson(join(folder, CONFIG)), resolve(folder, CONFIG));
   const file = SafetensorsFile.open(join(folder, WEIGHTS));
   try {
-    const before = model.activeAdapters;
-    model.applyLoRA({...options, adapterName});
-    try {
-      fill(adapterParameters(model, adapterName), file);
-    } catch (error) {
-      model.deleteAdapter(adapterName);
-      if (before.length > 0) model.setAdapter(before);
-      throw error;
-    }
+    adapters.add({...options, adapterName}, () => fill(adapterParameters(model, adapterName), file));
     for (const layer of model.adaptedLayers().values()) {
       const adapter = layer.adapters.get(adapterName);
       if (adapter) adapter.trainable = trainable;

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
-import {assertRank, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
+import {assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
 import {DEFAULT_ADAPTER, LoRADense} from '../../layers/loraDense.ts';
 import {ModuleLayer, namedParameters, walk} from '../../layers/moduleLayer.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
@@ -22,6 +22,10 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   alphaPattern?: Record<string, number>;
   /** Default `default`. */
   adapterName?: string;
+  /** What `adapter_config.json` says the adapter belongs to. Default the model's `nameOrPath`. */
+  baseModelNameOrPath?: string;
+  /** Of A's draw: the same seed gives the same adapter. Default 0. */
+  seed?: number;
 }
 
 /** The model an adapter set works on. */
@@ -53,15 +57,24 @@ export class AdapterSet {
   }
 
   layers(): Map<string, LoRADense> {
-    const found = [...walk(this.model.layers)].filter((layer): layer is LoRADense => layer instanceof LoRADense);
+    const found = [...walk(this.model.layers)].filter(
+      (layer): layer is LoRADense => layer instanceof LoRADense,
+    );
     return new Map(found.map((layer) => [layer.name, layer]));
   }
 
-  /** Everything is checked before anything changes. */
-  add(options: LoRAOptions): void {
+  /**
+   * Everything is checked before anything changes.
+   *
+   * @param fill writes the new adapter's weights; when it throws, the set is as it was
+   */
+  add(options: LoRAOptions, fill?: () => void): void {
     const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
     if (!/^[\w-]+$/.test(adapterName)) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter name "${adapterName}": expected letters, digits, _ or -`);
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter name "${adapterName}": expected letters, digits, _ or -`,
+      );
     }
     if (this.optionsByName.has(adapterName)) {
       throw new TfjsLoraError(
@@ -70,7 +83,10 @@ export class AdapterSet {
       );
     }
     if (this.isMerged) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `adapter "${adapterName}": expected unmerged weights. unmergeLoRA() or fuseLoRA() first.`);
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter "${adapterName}": expected unmerged weights. unmergeLoRA() or fuseLoRA() first.`,
+      );
     }
     const blocks = layersToTransform === undefined ? undefined : [layersToTransform].flat();
     const targets = matchTargets(targetModules, this.candidates(), blocks);
@@ -78,9 +94,10 @@ export class AdapterSet {
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
-      assertRank(args.rank, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
+      assertAdapterArgs(args, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
     }
 
+    const restore = this.remember();
     for (const [, parameter] of namedParameters(this.model.layers)) parameter.trainable = false;
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
@@ -89,14 +106,55 @@ export class AdapterSet {
     }
     this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
     this.activate(adapterName);
+    try {
+      fill?.();
+    } catch (error) {
+      this.remove(adapterName);
+      restore();
+      throw error;
+    }
+  }
+
+  /** Remembers what is in force and what trains; the result puts it back, for the layers there are then. */
+  private remember(): () => void {
+    const layers = [...this.layers().values()].map((layer) => ({
+      layer,
+      active: [...layer.activeAdapters],
+      weights: [...layer.adapters.values()].map((adapter) => [adapter, adapter.weight] as const),
+    }));
+    const linear = [...this.linearLayers().values()].map((layer) => [layer, layer.trainable] as const);
+    const trained = [...namedParameters(this.model.layers)].map(
+      ([, parameter]) => [parameter, parameter.trainable] as const,
+    );
+    return () => {
+      for (const {layer, active, weights} of layers) {
+        layer.activeAdapters = active;
+        for (const [adapter, weight] of weights) adapter.weight = weight;
+      }
+      for (const [layer, trainable] of linear) layer.trainable = trainable;
+      for (const [parameter, trainable] of trained) parameter.trainable = trainable;
+    };
   }
 
   activate(names: string | string[] | Record<string, number>): void {
-    if (this.isMerged) throw new TfjsLoraError('INVALID_ARGUMENT', 'setAdapter: expected unmerged weights. unmergeLoRA() first.');
+    if (this.isMerged)
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        'setAdapter: expected unmerged weights. unmergeLoRA() first.',
+      );
     const weights = new Map<string, number>(
-      typeof names === 'string' || Array.isArray(names) ? [names].flat().map((name) => [name, 1]) : Object.entries(names),
+      typeof names === 'string' || Array.isArray(names)
+        ? [names].flat().map((name) => [name, 1])
+        : Object.entries(names),
     );
-    for (const name of weights.keys()) this.assertKnown(name);
+    for (const [name, weight] of weights) {
+      this.assertKnown(name);
+      if (Number.isFinite(weight)) continue;
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `setAdapter weight of "${name}": expected a number, got ${weight}`,
+      );
+    }
     for (const layer of this.layers().values()) {
       layer.activeAdapters = [...weights.keys()].filter((name) => layer.adapters.has(name));
       for (const [name, adapter] of layer.adapters) {
@@ -108,6 +166,7 @@ export class AdapterSet {
 
   remove(name: string): void {
     this.assertKnown(name);
+    this.unmerge(); // of all layers, or some would keep their update
     for (const layer of this.layers().values()) {
       if (!layer.adapters.has(name)) continue;
       layer.removeAdapter(name);
@@ -146,7 +205,10 @@ export class AdapterSet {
   /** All layers or none. */
   merge(): void {
     if (this.active.length === 0) {
-      throw new TfjsLoraError('UNKNOWN_ADAPTER', 'mergeLoRA: expected an active adapter, got none. applyLoRA or loadAdapter first.');
+      throw new TfjsLoraError(
+        'UNKNOWN_ADAPTER',
+        'mergeLoRA: expected an active adapter, got none. applyLoRA or loadAdapter first.',
+      );
     }
     try {
       for (const layer of this.layers().values()) layer.merge();
@@ -171,7 +233,8 @@ export class AdapterSet {
    * once; others unchanged.
    */
   fileKey(name: string): string {
-    const [, layer, kind, adapter, rest] = /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
+    const [, layer, kind, adapter, rest] =
+      /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
     if (layer === undefined) return name;
     const shown = this.active.length > 1 ? `.${adapter}` : '';
     return `${FILE_PREFIX}${layer}.${kind}${shown}${rest}`;
@@ -180,13 +243,17 @@ export class AdapterSet {
   private assertKnown(name: string): void {
     if (this.optionsByName.has(name)) return;
     const nearest = nearestNames(name, this.names, 5).join(', ');
-    throw new TfjsLoraError('UNKNOWN_ADAPTER', `adapter "${name}": expected one of ${nearest || '(none was added)'}`);
+    throw new TfjsLoraError(
+      'UNKNOWN_ADAPTER',
+      `adapter "${name}": expected one of ${nearest || '(none was added)'}`,
+    );
   }
 
   private linearLayers(): Map<string, Dense | LoRADense> {
     const linear = new Map<string, Dense | LoRADense>();
     for (const layer of walk(this.model.layers)) {
-      if (layer instanceof LoRADense || (layer instanceof Dense && !linear.has(layer.name))) linear.set(layer.name, layer);
+      if (layer instanceof LoRADense || (layer instanceof Dense && !linear.has(layer.name)))
+        linear.set(layer.name, layer);
     }
     return linear;
   }
@@ -194,8 +261,10 @@ export class AdapterSet {
   private candidates(): TargetCandidates {
     const refused = new Map<string, string>();
     for (const layer of walk(this.model.layers)) {
-      if (layer instanceof TiedHead) refused.set(layer.name, 'it shares the embedding table, which would change with it');
-      if (layer instanceof TokenEmbedding) refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
+      if (layer instanceof TiedHead)
+        refused.set(layer.name, 'it shares the embedding table, which would change with it');
+      if (layer instanceof TokenEmbedding)
+        refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
     }
     return {linear: [...this.linearLayers().keys()], head: this.model.lm_head.name, refused};
   }
@@ -222,7 +291,18 @@ export class AdapterSet {
 
 /** The settings of one layer: patterns override the common ones, as in PEFT the first that matches. */
 function argsFor(name: string, options: LoRAOptions): LoRAAdapterArgs {
-  const {rank = 8, alpha, dropout, useRsLoRA, useDoRA, init, seed, rankPattern = {}, alphaPattern = {}} = options;
+  const {
+    rank = 8,
+    alpha,
+    dropout,
+    useRsLoRA,
+    useDoRA,
+    init,
+    seed = 0,
+    adapterName = DEFAULT_ADAPTER,
+    rankPattern = {},
+    alphaPattern = {},
+  } = options;
   return {
     rank: patternValue(rankPattern, name) ?? rank,
     alpha: patternValue(alphaPattern, name) ?? alpha ?? 2 * rank,
@@ -230,11 +310,21 @@ function argsFor(name: string, options: LoRAOptions): LoRAAdapterArgs {
     useRsLoRA,
     useDoRA,
     init,
-    seed: seed === undefined ? undefined : seed + hashName(name),
+    seed: seed + hashName(`${name}.${adapterName}`),
   };
 }
 
 function patternValue(pattern: Record<string, number>, name: string): number | undefined {
-  const key = Object.keys(pattern).find((candidate) => new RegExp(`^(?:.*\\.)?(?:${candidate})$`).test(name));
+  const key = Object.keys(pattern).find((candidate) => {
+    try {
+      return new RegExp(`^(?:.*\\.)?(?:${candidate})$`).test(name);
+    } catch (cause) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `LoRA pattern "${candidate}": expected a regular expression, got: ${(cause as Error).message}`,
+        {cause},
+      );
+    }
+  });
   return key === undefined ? undefined : pattern[key];
 }

@@ -33,13 +33,17 @@ export function matchTargets(
   }
   const single = (Array.isArray(targets) ? targets : [targets]) as (string | RegExp)[];
   if (single.length === 0) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', 'LoRA targetModules: expected at least one target, got an empty list');
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      'LoRA targetModules: expected at least one target, got an empty list',
+    );
   }
   const selected = new Set<string>();
   for (const target of single) {
     const matches = Array.isArray(targets) ? endsWith(target as string) : fullMatch(target);
     for (const [name, reason] of refused) {
-      if (matches(name)) throw new TfjsLoraError('UNSUPPORTED', `LoRA target ${target}: ${name} cannot be adapted: ${reason}`);
+      if (matches(name))
+        throw new TfjsLoraError('UNSUPPORTED', `LoRA target ${target}: ${name} cannot be adapted: ${reason}`);
     }
     const found = linear.filter(matches);
     if (found.length === 0) throw unknownTarget(target, linear, Array.isArray(targets));
@@ -62,9 +66,13 @@ function fullMatch(pattern: string | RegExp): (name: string) => boolean {
   try {
     whole = new RegExp(`^(?:${source})$`, flags);
   } catch (cause) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA target ${pattern}: expected a regular expression, got: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `LoRA target ${pattern}: expected a regular expression, got: ${(cause as Error).message}`,
+      {
+        cause,
+      },
+    );
   }
   return (name) => whole.test(name);
 }
@@ -78,9 +86,14 @@ function isInLayers(name: string, layers?: number[]): boolean {
 
 function unknownTarget(target: string | RegExp, linear: string[], isName: boolean): TfjsLoraError {
   const lastNames = linear.map((name) => name.slice(name.lastIndexOf('.') + 1));
-  const nearest = nearestNames(String(target), String(target).includes('.') ? linear : lastNames, 3).join(', ');
+  const nearest = nearestNames(String(target), String(target).includes('.') ? linear : lastNames, 3).join(
+    ', ',
+  );
   const advice = isName
     ? `Nearest: ${nearest}.`
     : `A string is a regular expression for the whole name (${linear[0]}); pass a list for names: ["${nearest.split(',')[0]}"].`;
-  return new TfjsLoraError('UNKNOWN_TARGET', `LoRA target ${target}: expected a linear layer of the model, got no match. ${advice}`);
+  return new TfjsLoraError(
+    'UNKNOWN_TARGET',
+    `LoRA target ${target}: expected a linear layer of the model, got no match. ${advice}`,
+  );
 }

@@ -4,6 +4,11 @@ export type BackendName = 'webgpu' | 'tensorflow' | 'wasm' | 'cpu';
 export interface BackendOptions {
   /** `wasm`: how many threads share the work, this one included. Default: as many as the machine runs at once. */
   threads?: number;
+  /**
+   * `wasm`: how many threads the stock kernels use, with `threads` above 1. Default 1: they are bound by memory, and
+   * waiting for each other costs more than they gain.
+   */
+  stockThreads?: number;
 }
 
 /** What a backend says of itself once it runs. */

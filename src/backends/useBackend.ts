@@ -71,7 +71,9 @@ function report(fields: Omit<BackendReport, 'toString'>): BackendReport {
   const {backend, device, features, reason, tried} = fields;
   const lines = [
     `backend ${backend} (${reason}): ${device}, ${features.join(', ')}`,
-    ...tried.filter(({available}) => !available).map((attempt) => `  not ${attempt.backend}: ${attempt.reason}`),
+    ...tried
+      .filter(({available}) => !available)
+      .map((attempt) => `  not ${attempt.backend}: ${attempt.reason}`),
   ];
   return Object.defineProperty(fields, 'toString', {value: () => lines.join('\n')}) as BackendReport;
 }

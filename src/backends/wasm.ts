@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import {gemmOf, type WorkerConstructor} from '../../layers/kernels/wasm/gemm/gemm.ts';
+import {gemmOf, hasRelaxedSimd, type WorkerConstructor} from '../../layers/kernels/wasm/native/gemm.ts';
 import {registerWasmKernels} from '../../layers/kernels/wasm/registerWasmKernels.ts';
 import type {WasmBackend} from '../../layers/kernels/wasm/wasmBackend.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode, nodeModule, processor} from './processor.ts';
-import {withWasmThreads} from './wasmThreads.ts';
+import {withoutNewListeners, withWasmThreads} from './wasmThreads.ts';
 
 /** WebAssembly with SIMD and, in Node, threads. */
 export const wasm: Backend = {
@@ -15,9 +15,9 @@ export const wasm: Backend = {
     const asked = checkedThreads(options);
     const package_ = await loadPackage();
     if (!('wasm' in tf.engine().registry)) {
-      await startFirst(asked ?? cores, package_);
+      await startFirst(asked ?? cores, options.stockThreads ?? 1, package_);
     } else {
-      const running = package_.getThreadsCount();
+      const running = gemmOf(tf.findBackend('wasm') as WasmBackend).threads;
       if (asked !== undefined && asked !== running) {
         throw new TfjsLoraError(
           'UNSUPPORTED',
@@ -29,14 +29,22 @@ export const wasm: Backend = {
     registerWasmKernels();
     if (!(await tf.setBackend('wasm'))) throw unavailable('it did not start');
     const simd = await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT');
-    const threads = package_.getThreadsCount();
-    return {device: model, features: [...(simd ? ['simd'] : []), `${threads} thread${threads === 1 ? '' : 's'}`]};
+    const {threads, isFused} = gemmOf(tf.backend() as WasmBackend);
+    const features = [
+      ...(simd ? ['simd'] : []),
+      ...(isFused ? ['fused multiply-add'] : []),
+      `${threads} thread${threads === 1 ? '' : 's'}`,
+    ];
+    return {device: model, features};
   },
 };
 
 function checkedThreads({threads}: BackendOptions): number | undefined {
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1)) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', `useBackend threads: expected an integer ≥ 1, got ${threads}.`);
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `useBackend threads: expected an integer ≥ 1, got ${threads}.`,
+    );
   }
   return threads;
 }
@@ -52,22 +60,33 @@ async function loadPackage(): Promise<typeof import('@tensorflow/tfjs-backend-wa
 /** Starts the backend for the first time in this process, which fixes its number of threads. */
 async function startFirst(
   threads: number,
+  stockThreads: number,
   package_: typeof import('@tensorflow/tfjs-backend-wasm'),
 ): Promise<void> {
-  package_.setThreadsCount(threads);
+  package_.setThreadsCount(stockThreads);
   try {
     if (!isNode()) {
       await tf.setBackend('wasm');
       return;
     }
-    await withWasmThreads(threads, () => tf.setBackend('wasm'));
-    const {Worker} = await nodeModule<{Worker: WorkerConstructor}>('worker_threads');
-    gemmOf(tf.backend() as WasmBackend).startThreads(threads, Worker);
+    if (!hasRelaxedSimd() && process.versions.node.startsWith('20.')) {
+      // Node 20 has it behind a flag, which V8 looks at whenever it compiles a module.
+      const v8 = await nodeModule<typeof import('node:v8')>('v8');
+      v8.setFlagsFromString('--experimental-wasm-relaxed-simd');
+    }
+    const start = () => tf.setBackend('wasm');
+    const started = await (threads > 1 ? withWasmThreads(stockThreads, start) : withoutNewListeners(start));
+    if (started && threads > 1) {
+      const {Worker} = await nodeModule<{Worker: WorkerConstructor}>('worker_threads');
+      gemmOf(tf.backend() as WasmBackend).startThreads(threads, Worker);
+    }
   } catch (error) {
     throw unavailable((error as Error).message, error);
   }
 }
 
 function unavailable(got: string, cause?: unknown): TfjsLoraError {
-  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend wasm: expected WebAssembly, got: ${got}.`, {cause});
+  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend wasm: expected WebAssembly, got: ${got}.`, {
+    cause,
+  });
 }

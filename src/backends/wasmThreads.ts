@@ -16,7 +16,6 @@ const MAX_THREADS = 8;
  * @param threads how many, the calling one included
  */
 export async function withWasmThreads<T>(threads: number, start: () => Promise<T>): Promise<T> {
-  if (threads <= 1) return withoutNewListeners(start);
   const workerThreads = await nodeModule<typeof import('node:worker_threads')>('worker_threads');
   const os = await nodeModule<typeof import('node:os')>('os');
   const {resolveObjectURL} = await nodeModule<typeof import('node:buffer')>('buffer');
@@ -85,7 +84,7 @@ interface LoadMessage {
 }
 
 /** Takes away the process-wide listeners that the backend adds, which would turn any rejection into a crash. */
-async function withoutNewListeners<T>(run: () => Promise<T>): Promise<T> {
+export async function withoutNewListeners<T>(run: () => Promise<T>): Promise<T> {
   const events = ['uncaughtException', 'unhandledRejection'] as const;
   const before = events.map((event) => process.listeners(event as 'uncaughtException'));
   try {

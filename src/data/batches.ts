@@ -1,86 +1,44 @@
 import * as tf from '@tensorflow/tfjs';
-import seedrandom from 'seedrandom';
-import {type Batch, IGNORE_INDEX} from '../../models/batchLoss.ts';
+import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
+import {shuffled} from './shuffled.ts';
 
-/** One training example, as token ids. */
-export interface Example {
-  inputIds: number[];
-  /** Same length; −100 does not count. Default `inputIds`: every token is a target. */
-  labels?: number[];
-  /** Same length. Default all 1. */
-  attentionMask?: number[];
-}
+/**
+ * What training reads: examples, which are padded into batches, or batches ready-made. Anything but a list or an object
+ * that starts anew when iterated again (a generator does not, the function that makes it does) serves one epoch only.
+ * Tensors out of a `tf.data.Dataset`
+ * are read and freed; tensors in a list or iterable stay the caller's.
+ */
+export type TrainingData = Items | (() => Items) | DatasetLike;
 
-/** What training reads: examples, which are padded into batches, or batches ready-made. */
-export type TrainingData =
-  | Iterable<Example | Batch>
-  | AsyncIterable<Example | Batch>
-  | {iterator(): Promise<{next(): Promise<IteratorResult<Example | Batch>>}>}; // tf.data.Dataset
+type Items = Iterable<Example | Batch> | AsyncIterable<Example | Batch>;
 
-export interface CollateOptions {
-  /** Default 0; padded places are masked and do not count. */
-  padTokenId?: number;
-  /** Row length is rounded up to a multiple of this. Default 8. */
-  padToMultipleOf?: number;
-  /** Checked against it. Default none. */
-  maxLength?: number;
+/** A `tf.data.Dataset`. */
+interface DatasetLike {
+  // biome-ignore lint/suspicious/noExplicitAny: tf.data's element types say little
+  iterator(): Promise<{next(): Promise<IteratorResult<any>>}>;
 }
 
 export interface BatchOptions extends CollateOptions {
   /** Examples in a batch; ready-made batches pass unchanged. */
   batchSize: number;
-  /** Shuffles a list of examples, seeded. Default: as they come. */
+  /** Shuffles a list, seeded. Default: as it comes. */
   shuffleSeed?: string;
-}
-
-/** Pads examples on the right into one batch, labels with −100 and the mask with 0. */
-export function collate(examples: Example[], options: CollateOptions = {}): Batch {
-  const {padTokenId = 0, padToMultipleOf = 8, maxLength} = options;
-  const longest = Math.max(...examples.map(({inputIds}) => inputIds.length));
-  const length = Math.ceil(longest / padToMultipleOf) * padToMultipleOf;
-  const width = maxLength === undefined ? length : Math.max(longest, Math.min(length, maxLength));
-  const pad = (values: number[], by: number) => [...values, ...new Array<number>(width - values.length).fill(by)];
-  return {
-    inputIds: examples.map(({inputIds}) => pad(inputIds, padTokenId)),
-    labels: examples.map(({inputIds, labels = inputIds}) => pad(labels, IGNORE_INDEX)),
-    attentionMask: examples.map(({inputIds, attentionMask}) => pad(attentionMask ?? inputIds.map(() => 1), 0)),
-  };
-}
-
-/**
- * Checks one example.
- *
- * @throws TfjsLoraError naming the example
- */
-export function assertExample(example: Example, index: number, maxLength?: number): void {
-  const {inputIds, labels, attentionMask} = example;
-  if (!Array.isArray(inputIds) || inputIds.length === 0) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', `example ${index} inputIds: expected token ids, got ${inputIds && 'an empty list'}`);
-  }
-  for (const [key, values] of Object.entries({labels, attentionMask})) {
-    if (values === undefined || values.length === inputIds.length) continue;
-    throw new TfjsLoraError(
-      'SHAPE_MISMATCH',
-      `example ${index} ${key}: expected ${inputIds.length} values (one a token), got ${values.length}`,
-    );
-  }
-  if (maxLength !== undefined && inputIds.length > maxLength) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `example ${index}: expected at most ${maxLength} tokens (max_position_embeddings), got ${inputIds.length}. Truncate it.`,
-    );
-  }
-  if (labels && !labels.some((label, t) => t > 0 && label !== IGNORE_INDEX)) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `example ${index} labels: expected at least one that counts, got only ${IGNORE_INDEX}`,
-    );
-  }
+  /** Ids are checked against it. Default none. */
+  vocabSize?: number;
 }
 
 export const isBatch = (item: Example | Batch): item is Batch =>
-  item.inputIds instanceof tf.Tensor || Array.isArray(item.inputIds[0]);
+  (item?.inputIds as unknown) instanceof tf.Tensor
+    ? (item.inputIds as unknown as tf.Tensor).rank === 2
+    : Array.isArray((item?.inputIds as number[][])?.[0]);
+
+const isTensorExample = (item: Example): boolean => (item?.inputIds as unknown) instanceof tf.Tensor;
+
+/** Whether it can be read a single time: a generator that already exists. */
+export const isReadOnce = (data: TrainingData): boolean =>
+  typeof data === 'object' && data !== null && 'next' in data;
 
 /** Number of batches, where it can be known beforehand. */
 export function countBatches(data: TrainingData, batchSize: number): number | undefined {
@@ -89,18 +47,58 @@ export function countBatches(data: TrainingData, batchSize: number): number | un
   return ready + Math.ceil((data.length - ready) / batchSize);
 }
 
-/** Batches of some data, in order, or shuffled when it is a list. */
+/**
+ * Checks data before work begins, as far as that can be done without reading it.
+ *
+ * @param times how often the data will be read, at most
+ * @throws TfjsLoraError `INVALID_ARGUMENT`, and what {@link assertExample} throws
+ */
+export function assertData(data: TrainingData, what: string, limits: ExampleLimits, times = 1): void {
+  const isReadable =
+    data != null &&
+    (typeof data === 'function' ||
+      Symbol.iterator in data ||
+      Symbol.asyncIterator in data ||
+      'iterator' in data);
+  if (!isReadable) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what}: expected a list of examples or batches, an iterable, a function that gives one, or a tf.data.Dataset, got ${typeof data}`,
+    );
+  }
+  if (Array.isArray(data)) {
+    if (data.length === 0) throw emptyData(what);
+    for (const [index, item] of data.entries())
+      if (!isBatch(item) && !isTensorExample(item)) assertExample(item, index, limits);
+  } else if (times > 1 && isReadOnce(data)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what}: expected data that can be read again, got a generator, which can be read once. ` +
+        'Pass a list, or the function that makes the generator.',
+    );
+  }
+}
+
+export function emptyData(what: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what}: expected at least one example, got an empty dataset`,
+  );
+}
+
+/** Batches of some data as rows, in order, or shuffled when it is a list. */
 export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
-  const {batchSize, shuffleSeed, maxLength} = options;
+  const {batchSize, shuffleSeed} = options;
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: Example[] = [];
   let index = 0;
-  for await (const item of toIterable(source)) {
+  for await (const given of items(source)) {
+    const item = await toRows(given);
     if (isBatch(item)) {
       yield item;
       continue;
     }
-    assertExample(item, index++, maxLength);
+    assertExample(item, index++, options);
     waiting.push(item);
     if (waiting.length < batchSize) continue;
     yield collate(waiting, options);
@@ -109,22 +107,23 @@ export async function* batchesOf(data: TrainingData, options: BatchOptions): Asy
   if (waiting.length > 0) yield collate(waiting, options);
 }
 
-/** A new list in an order that depends on the seed alone (Fisher–Yates). */
-export function shuffled<T>(items: readonly T[], seed: string): T[] {
-  const random = seedrandom(seed);
-  const result = [...items];
-  for (let i = result.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [result[i], result[j]] = [result[j], result[i]];
-  }
-  return result;
+/** The same batch or example with its tensors read. */
+export async function toRows<T extends Batch | Example>(item: T): Promise<T> {
+  if (!Object.values(item ?? {}).some((value) => value instanceof tf.Tensor)) return item;
+  const read = async (value: unknown) => (value instanceof tf.Tensor ? await value.array() : value);
+  const entries = Object.entries(item).map(async ([key, value]) => [key, await read(value)]);
+  return Object.fromEntries(await Promise.all(entries)) as T;
 }
 
-async function* toIterable(data: TrainingData): AsyncGenerator<Example | Batch> {
-  if (Symbol.iterator in data || Symbol.asyncIterator in data) {
-    yield* data as AsyncIterable<Example | Batch>;
+async function* items(data: TrainingData): AsyncGenerator<Example | Batch> {
+  if (typeof data === 'function' || !('iterator' in data)) {
+    yield* (typeof data === 'function' ? data() : data) as AsyncIterable<Example | Batch>;
     return;
   }
   const iterator = await data.iterator();
-  for (let item = await iterator.next(); !item.done; item = await iterator.next()) yield item.value;
+  for (let item = await iterator.next(); !item.done; item = await iterator.next()) {
+    const read = await toRows(item.value as Example | Batch);
+    tf.dispose(item.value);
+    yield read;
+  }
 }

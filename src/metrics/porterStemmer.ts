@@ -38,10 +38,16 @@ export function porterStem(word: string): string {
   const irregular = IRREGULAR.get(lower);
   if (irregular !== undefined) return irregular;
   if (lower.length <= 2) return lower;
-  return [plural, pastAndParticiple, finalY, doubleSuffix, fullSuffix, lastSuffix, finalE, finalDoubleL].reduce(
-    (stem, step) => step(stem),
-    lower,
-  );
+  return [
+    plural,
+    pastAndParticiple,
+    finalY,
+    doubleSuffix,
+    fullSuffix,
+    lastSuffix,
+    finalE,
+    finalDoubleL,
+  ].reduce((stem, step) => step(stem), lower);
 }
 
 /** Which letters are consonants: all but a, e, i, o, u, and y after a consonant. */
@@ -102,7 +108,9 @@ function plural(word: string): string {
 function pastAndParticiple(word: string): string {
   if (word.endsWith('ied')) return word.slice(0, word.length === 4 ? -1 : -2); // died → die, spied → spi
   if (word.endsWith('eed')) return applyFirst(word, [['eed', 'ee', hasMeasure]]);
-  const suffix = ['ed', 'ing'].find((ending) => word.endsWith(ending) && hasVowel(word.slice(0, -ending.length)));
+  const suffix = ['ed', 'ing'].find(
+    (ending) => word.endsWith(ending) && hasVowel(word.slice(0, -ending.length)),
+  );
   if (suffix === undefined) return word;
   const stem = word.slice(0, -suffix.length);
   const restored: Rule[] = [
@@ -163,9 +171,9 @@ function fullSuffix(word: string): string {
   ]);
 }
 
-const LAST_SUFFIXES = (
-  'al ance ence er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize'
-).split(' ');
+const LAST_SUFFIXES = 'al ance ence er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize'.split(
+  ' ',
+);
 
 /** Step 4: revival → reviv, adoption → adopt. */
 function lastSuffix(word: string): string {
@@ -180,7 +188,9 @@ function lastSuffix(word: string): string {
 
 /** Step 5a: probate → probat, cease → ceas, but rate stays. */
 function finalE(word: string): string {
-  return applyFirst(word, [['e', '', (stem) => measure(stem) > 1 || (measure(stem) === 1 && !isShort(stem))]]);
+  return applyFirst(word, [
+    ['e', '', (stem) => measure(stem) > 1 || (measure(stem) === 1 && !isShort(stem))],
+  ]);
 }
 
 /** Step 5b: controll → control. */

@@ -28,7 +28,11 @@ export interface RougeOptions {
 /**
  * ROUGE of one text against one reference, each score between 0 and 1. An empty text scores 0.
  */
-export function rouge(prediction: string, reference: string, {useStemmer = true}: RougeOptions = {}): RougeScores {
+export function rouge(
+  prediction: string,
+  reference: string,
+  {useStemmer = true}: RougeOptions = {},
+): RougeScores {
   const target = rougeTokens(reference, useStemmer);
   const words = rougeTokens(prediction, useStemmer);
   const lines = (text: string): string[][] =>
@@ -72,7 +76,11 @@ export function rougeTokens(text: string, useStemmer = true): string[] {
 }
 
 /** Shared by the metrics: as many references as predictions, and at least one. */
-export function assertPaired(where: string, predictions: readonly string[], references: readonly string[]): void {
+export function assertPaired(
+  where: string,
+  predictions: readonly string[],
+  references: readonly string[],
+): void {
   if (predictions.length > 0 && predictions.length === references.length) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',

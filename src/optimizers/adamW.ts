@@ -4,7 +4,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {NamedStateOptimizer} from './namedStateOptimizer.ts';
 
 export interface AdamWArgs {
-  /** Default 1e-3. */
+  /** Default 1e-3, as in PyTorch and Keras; LoRA is commonly trained at 1e-4 to 2e-4. */
   learningRate?: number;
   /** Decay of the gradient's running mean. Default 0.9. */
   beta1?: number;
@@ -14,13 +14,17 @@ export interface AdamWArgs {
   epsilon?: number;
   /** Decoupled weight decay. Default 0.01. */
   weightDecay?: number;
-  /** Variables that are not decayed: part of a name, or an expression for it. */
+  /** Variables that are not decayed: part of a variable's name, or an expression found in it. Default none. */
   excludeFromWeightDecay?: (string | RegExp)[];
 }
 
 /**
  * AdamW with PyTorch's semantics (`torch.optim.AdamW`): epsilon outside the corrected root, decay decoupled from the
  * gradient. Usable in any TensorFlow.js model. Loshchilov & Hutter 2019.
+ *
+ * State: `mean` and `variance`, twice the size of the trained weights.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
  */
 export class AdamW extends NamedStateOptimizer {
   static className = 'AdamW';
@@ -42,7 +46,7 @@ export class AdamW extends NamedStateOptimizer {
     this.excludeFromWeightDecay = args.excludeFromWeightDecay ?? [];
     for (const key of ['learningRate', 'epsilon', 'weightDecay'] as const) {
       if (this[key] >= 0 && Number.isFinite(this[key])) continue;
-      throw new TfjsLoraError('INVALID_ARGUMENT', `AdamW ${key}: expected a number ≥ 0, got ${this[key]}`);
+      throw new TfjsLoraError('INVALID_ARGUMENT', `AdamW ${key}: expected a number from 0, got ${this[key]}`);
     }
     for (const key of ['beta1', 'beta2'] as const) {
       if (this[key] >= 0 && this[key] < 1) continue;
@@ -59,15 +63,24 @@ export class AdamW extends NamedStateOptimizer {
   ): [tf.Tensor, tf.Tensor, tf.Tensor] {
     const {learningRate, beta1, beta2, epsilon} = this;
     const excluded = this.excludeFromWeightDecay.some((part) =>
-      typeof part === 'string' ? name.includes(part) : part.test(name),
+      typeof part === 'string' ? name.includes(part) : name.search(part) >= 0,
     );
     const weightDecay = excluded ? 0 : this.weightDecay;
-    return adamWUpdate(value, gradient, mean, variance, {learningRate, beta1, beta2, epsilon, weightDecay, step});
+    return adamWUpdate(value, gradient, mean, variance, {
+      learningRate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      step,
+    });
   }
 
   override getConfig(): tf.serialization.ConfigDict {
     const {learningRate, beta1, beta2, epsilon, weightDecay, excludeFromWeightDecay} = this;
-    const excluded = excludeFromWeightDecay.map((part) => (typeof part === 'string' ? part : {source: part.source, flags: part.flags}));
+    const excluded = excludeFromWeightDecay.map((part) =>
+      typeof part === 'string' ? part : {source: part.source, flags: part.flags},
+    );
     return {learningRate, beta1, beta2, epsilon, weightDecay, excludeFromWeightDecay: excluded};
   }
 
@@ -75,8 +88,13 @@ export class AdamW extends NamedStateOptimizer {
     cls: tf.serialization.SerializableConstructor<T>,
     config: tf.serialization.ConfigDict,
   ): T {
-    const excluded = (config.excludeFromWeightDecay ?? []) as unknown as (string | {source: string; flags: string})[];
-    const patterns = excluded.map((part) => (typeof part === 'string' ? part : new RegExp(part.source, part.flags)));
+    const excluded = (config.excludeFromWeightDecay ?? []) as unknown as (
+      | string
+      | {source: string; flags: string}
+    )[];
+    const patterns = excluded.map((part) =>
+      typeof part === 'string' ? part : new RegExp(part.source, part.flags),
+    );
     return new cls({...config, excludeFromWeightDecay: patterns});
   }
 }

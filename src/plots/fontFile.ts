@@ -25,7 +25,10 @@ export function plotFontFiles(): Promise<string[]> {
       const folder = join(tmpdir(), 'tfjs-lora-fonts');
       const path = join(folder, `${digest}.ttf`);
       const font = unwrapWoff(woff, 'PT Sans');
-      const isThere = await stat(path).then(({size}) => size === font.length, () => false);
+      const isThere = await stat(path).then(
+        ({size}) => size === font.length,
+        () => false,
+      );
       if (!isThere) {
         await mkdir(folder, {recursive: true});
         // Written beside and renamed: another process may want the same file at the same time.
@@ -57,7 +60,10 @@ export function unwrapWoff(woff: Buffer, where: string): Buffer {
     const data = packedLength < length ? inflateSync(packed) : packed;
     if (data.length !== length) {
       const tag = woff.toString('latin1', at, at + 4);
-      throw new TfjsLoraError('CORRUPT_FILE', `font ${where} table ${tag}: expected ${length} bytes, got ${data.length}`);
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `font ${where} table ${tag}: expected ${length} bytes, got ${data.length}`,
+      );
     }
     return {tag: woff.subarray(at, at + 4), checksum: woff.subarray(at + 16, at + 20), data};
   });

@@ -27,7 +27,7 @@ export interface LossPlotOptions {
   scale?: number;
 }
 
-const RAW_COLOR = '#3b7dd8';
+const RAW_COLOR = 'rgba(59, 125, 216, 0.4)';
 const SMOOTH_COLOR = '#17458f';
 const VALIDATION_COLOR = '#e07b24';
 
@@ -55,10 +55,17 @@ export function smoothedLosses(losses: readonly number[]): number[] {
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no finite training loss or for another kind of file
  */
-export async function plotLoss(history: LossHistory, path?: string, options: LossPlotOptions = {}): Promise<string> {
+export async function plotLoss(
+  history: LossHistory,
+  path?: string,
+  options: LossPlotOptions = {},
+): Promise<string> {
   const kind = path === undefined ? undefined : extname(path).toLowerCase();
   if (kind !== undefined && kind !== '.png' && kind !== '.svg') {
-    throw new TfjsLoraError('INVALID_ARGUMENT', `plotLoss path ${path}: expected a .png or .svg file, got "${kind}"`);
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `plotLoss path ${path}: expected a .png or .svg file, got "${kind}"`,
+    );
   }
   const [vega, vegaLite] = await Promise.all([import('vega'), import('vega-lite')]);
   const compiled = vegaLite.compile(lossSpec(history, options)).spec;
@@ -135,12 +142,23 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
         type: 'nominal',
         title: null,
         scale: {domain: names, range: colors},
-        legend: {orient: 'top-right', symbolType: 'stroke', symbolStrokeWidth: 2.5, fillColor: 'white', padding: 6},
+        legend: {
+          orient: 'top',
+          direction: 'horizontal',
+          offset: 10,
+          symbolType: 'stroke',
+          symbolSize: 400,
+          symbolStrokeWidth: 2.5,
+          symbolOpacity: 1,
+        },
       },
     },
     layer: [
-      {transform: [only('each step')], mark: {type: 'line', strokeWidth: 1.5, opacity: 0.4, point: isShort}},
-      {transform: [only('smoothed')], mark: {type: 'line', strokeWidth: 2.5, strokeCap: 'round', strokeJoin: 'round'}},
+      {transform: [only('each step')], mark: {type: 'line', strokeWidth: 1.5, point: isShort}},
+      {
+        transform: [only('smoothed')],
+        mark: {type: 'line', strokeWidth: 2.5, strokeCap: 'round', strokeJoin: 'round'},
+      },
       {
         transform: [only('validation')],
         mark: {type: 'line', strokeWidth: 2, point: {size: 55, filled: true}, strokeDash: [5, 4]},
@@ -149,7 +167,14 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
     config: {
       font: PLOT_FONT,
       view: {stroke: null},
-      title: {anchor: 'start', fontSize: 18, subtitleFontSize: 13, subtitleColor: '#5b6470', color: '#1d2733', offset: 14},
+      title: {
+        anchor: 'start',
+        fontSize: 18,
+        subtitleFontSize: 13,
+        subtitleColor: '#5b6470',
+        color: '#1d2733',
+        offset: 14,
+      },
       axis: {
         labelFontSize: 12,
         titleFontSize: 13,

@@ -6,7 +6,9 @@ import * as tf from '@tensorflow/tfjs';
  * @returns scalar
  */
 export function globalNorm(gradients: tf.Tensor[]): tf.Scalar {
-  return tf.tidy(() => tf.sqrt(tf.addN(gradients.map((gradient) => tf.sum(tf.square(gradient)) as tf.Scalar))));
+  return tf.tidy(() =>
+    tf.sqrt(tf.addN(gradients.map((gradient) => tf.sum(tf.square(gradient)) as tf.Scalar))),
+  );
 }
 
 /**
@@ -14,9 +16,16 @@ export function globalNorm(gradients: tf.Tensor[]): tf.Scalar {
  * factor `min(1, maxNorm / (norm + 1e-6))`.
  *
  * @param norm their global norm
- * @returns new tensors
+ * @returns new tensors, or the same map when nothing has to be scaled
  */
-export function clipByGlobalNorm<T extends tf.NamedTensorMap>(gradients: T, norm: number, maxNorm: number): T {
-  const factor = Math.min(1, maxNorm / (norm + 1e-6));
-  return Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [name, gradient.mul(factor)])) as T;
+export function clipByGlobalNorm<T extends tf.NamedTensorMap>(
+  gradients: T,
+  norm: number,
+  maxNorm: number,
+): T {
+  const factor = maxNorm / (norm + 1e-6);
+  if (factor >= 1) return gradients;
+  return Object.fromEntries(
+    Object.entries(gradients).map(([name, gradient]) => [name, gradient.mul(factor)]),
+  ) as T;
 }

@@ -6,7 +6,7 @@ export type LearningRateSchedule = (step: number) => number;
 export interface ScheduleArgs {
   /** Updates over which the rate rises from 0. Default `warmupRatio · totalSteps`, rounded up. */
   warmupSteps?: number;
-  /** Default 0. */
+  /** Share of `totalSteps`, 0 … 1. Default 0. */
   warmupRatio?: number;
   /** Updates in the whole run; the trainer fills it in when it knows. */
   totalSteps?: number;
@@ -14,64 +14,108 @@ export interface ScheduleArgs {
   cycles?: number;
   /** Of `polynomial`. Default 1. */
   power?: number;
-  /** Of `polynomial`: the last factor. Default 1e-7 over a rate of 1. */
+  /** Of `polynomial`: the last factor. Default that of transformers' last rate, 1e-7 / `learningRate`. */
   finalFactor?: number;
+  /** The base rate, for `finalFactor`; the trainer fills it in. Default 1. */
+  learningRate?: number;
 }
 
-/** Names that transformers users know. */
-export type ScheduleName = keyof typeof schedules;
-
 type Resolved = Required<Pick<ScheduleArgs, 'totalSteps' | 'warmupSteps'>> & ScheduleArgs;
+
+interface Shape {
+  /** Factor after the warm-up. */
+  factor: (step: number, args: Resolved) => number;
+  /** Whether it depends on the length of the run. */
+  needsLength: boolean;
+  /** Whether it rises from 0 first. */
+  warmsUp: boolean;
+}
 
 const progress = (step: number, {totalSteps, warmupSteps}: Resolved) =>
   (step - warmupSteps) / Math.max(1, totalSteps - warmupSteps);
 
-/** The factor after warm-up, as in transformers' `get_scheduler`. */
+/** As in transformers' `get_scheduler`. */
 const schedules = {
-  constant: () => 1,
-  constant_with_warmup: () => 1,
-  linear: (step: number, args: Resolved) => Math.max(0, 1 - progress(step, args)),
-  cosine: (step: number, args: Resolved) =>
-    Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (args.cycles ?? 0.5) * 2 * progress(step, args)))),
-  cosine_with_restarts: (step: number, args: Resolved) => {
-    const done = progress(step, args);
-    if (done >= 1) return 0;
-    return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((args.cycles ?? 1) * done) % 1))));
+  constant: {needsLength: false, warmsUp: false, factor: () => 1},
+  constant_with_warmup: {needsLength: false, warmsUp: true, factor: () => 1},
+  linear: {
+    needsLength: true,
+    warmsUp: true,
+    factor: (step, {totalSteps, warmupSteps}) =>
+      Math.max(0, (totalSteps - step) / Math.max(1, totalSteps - warmupSteps)),
   },
-  polynomial: (step: number, args: Resolved) => {
-    const {finalFactor = 1e-7, power = 1, totalSteps} = args;
-    if (step > totalSteps) return finalFactor;
-    return (1 - finalFactor) * (1 - progress(step, args)) ** power + finalFactor;
+  cosine: {
+    needsLength: true,
+    warmsUp: true,
+    factor: (step, args) =>
+      Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (args.cycles ?? 0.5) * 2 * progress(step, args)))),
   },
-  inverse_sqrt: (step: number, {warmupSteps}: Resolved) => {
-    const timescale = warmupSteps || 10_000;
-    return 1 / Math.sqrt((step + timescale - warmupSteps) / timescale);
+  cosine_with_restarts: {
+    needsLength: true,
+    warmsUp: true,
+    factor: (step, args) => {
+      const done = progress(step, args);
+      if (done >= 1) return 0;
+      return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((args.cycles ?? 1) * done) % 1))));
+    },
   },
-} satisfies Record<string, (step: number, args: Resolved) => number>;
+  polynomial: {
+    needsLength: true,
+    warmsUp: true,
+    factor: (step, args) => {
+      const {learningRate = 1, finalFactor = 1e-7 / learningRate, power = 1, totalSteps} = args;
+      if (step > totalSteps) return finalFactor;
+      return (1 - finalFactor) * (1 - progress(step, args)) ** power + finalFactor;
+    },
+  },
+  inverse_sqrt: {
+    needsLength: false,
+    warmsUp: true,
+    factor: (step, {warmupSteps}) => {
+      const timescale = warmupSteps || 10_000;
+      return 1 / Math.sqrt((step + timescale - warmupSteps) / timescale);
+    },
+  },
+} satisfies Record<string, Shape>;
+
+/** Names that transformers users know. */
+export type ScheduleName = keyof typeof schedules;
 
 /**
  * A schedule by transformers' name (`lr_scheduler_type`); all but `constant` rise linearly over the warm-up first.
+ * Past the total, `linear`, `cosine_with_restarts` and `polynomial` stay at their end; `cosine` rises again, as there.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name, or when the length must be known and is not
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or an impossible number, or when the length must be known
+ *   and is not
  */
 export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}): LearningRateSchedule {
-  const shape = schedules[name];
-  if (!shape) {
+  if (!Object.hasOwn(schedules, name)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `learning rate schedule "${name}": expected one of ${Object.keys(schedules).join(', ')}. ` +
-        `Did you mean ${nearestNames(name, Object.keys(schedules), 1)[0]}?`,
+        `Did you mean ${nearestNames(String(name), Object.keys(schedules), 1)[0]}?`,
     );
   }
+  const {factor, needsLength, warmsUp}: Shape = schedules[name];
   const {totalSteps, warmupRatio = 0} = args;
-  const needsLength = !['constant', 'constant_with_warmup', 'inverse_sqrt'].includes(name);
-  if (totalSteps === undefined && (needsLength || (args.warmupSteps === undefined && warmupRatio > 0))) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', `learning rate schedule "${name}": expected totalSteps, got none`);
+  for (const key of ['totalSteps', 'warmupSteps', 'warmupRatio'] as const) {
+    const value = args[key];
+    if (value === undefined || (value >= 0 && (key !== 'warmupRatio' || value <= 1))) continue;
+    const range = key === 'warmupRatio' ? 'from 0 to 1' : '≥ 0';
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `learning rate schedule "${name}" ${key}: expected a number ${range}, got ${value}`,
+    );
+  }
+  const ratioNeedsLength = warmsUp && warmupRatio > 0 && args.warmupSteps === undefined;
+  if (totalSteps === undefined && (needsLength || ratioNeedsLength)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `learning rate schedule "${name}": expected totalSteps, got none. Pass it where the length of the data is not ` +
+        'known beforehand, or maxSteps to fitDataset.',
+    );
   }
   const warmupSteps = args.warmupSteps ?? Math.ceil(warmupRatio * (totalSteps ?? 0));
   const resolved = {...args, warmupSteps, totalSteps: totalSteps ?? Number.POSITIVE_INFINITY};
-  return (step) => {
-    if (name !== 'constant' && step < warmupSteps) return step / Math.max(1, warmupSteps);
-    return shape(step, resolved);
-  };
+  return (step) => (warmsUp && step < warmupSteps ? step / Math.max(1, warmupSteps) : factor(step, resolved));
 }

@@ -11,6 +11,14 @@ export interface ProgressStream {
 const LINE_SECONDS = 5;
 
 /**
+ * Where `fitDataset` shows progress unless told otherwise: standard error, which a notebook shows under its cell and a
+ * pipe does not swallow. None in a browser: pass `progressStream` there.
+ */
+export function defaultProgressStream(): ProgressStream | undefined {
+  return (globalThis as {process?: {stderr?: ProgressStream}}).process?.stderr;
+}
+
+/**
  * A callback that shows loss, learning rate, tokens per second and the time left.
  *
  * @param stream such as `process.stderr`
@@ -21,41 +29,68 @@ export function progressBar(stream: ProgressStream): TrainingCallback {
 
 function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
   const bar = new cliProgress.SingleBar(
-    {format: '{bar} {value}/{total} {details}', stream, hideCursor: true, linewrap: false, barsize: 24},
+    {
+      format: '{bar} {value}/{total} {details}',
+      stream,
+      linewrap: false,
+      barsize: 24,
+      gracefulExit: false, // signals are the program's business
+    },
     cliProgress.Presets.shades_classic,
   );
+  let details = '';
+  let validation = '';
   return {
-    onTrainBegin: ({totalSteps}) => bar.start(totalSteps ?? 0, 0, {details: ''}),
+    onTrainBegin: ({totalSteps}) => bar.start(totalSteps ?? 0, 0, {details}),
     onStepEnd: (record) => {
       if (record.totalSteps === undefined) bar.setTotal(record.step);
-      bar.update(record.step, {details: describe(record)});
+      details = describe(record);
+      bar.update(record.step, {details: details + validation});
+    },
+    onEvaluate: ({loss}) => {
+      validation = ` val ${loss.toFixed(4)}`;
+      bar.update({details: details + validation});
     },
     onTrainEnd: () => bar.stop(),
+    onTrainError: () => bar.stop(),
   };
 }
 
 function byLines(stream: ProgressStream): TrainingCallback {
-  let lastSeconds = Number.NEGATIVE_INFINITY;
+  let shown: StepRecord | undefined;
+  let latest: StepRecord | undefined;
+  const show = (record: StepRecord) => {
+    const of = record.totalSteps ? `/${record.totalSteps}` : '';
+    stream.write(`step ${record.step}${of} ${describe(record)}\n`);
+    shown = record;
+  };
   return {
     onStepEnd: (record) => {
-      const isLast = record.step === record.totalSteps;
-      if (!isLast && record.seconds - lastSeconds < LINE_SECONDS) return;
-      lastSeconds = record.seconds;
-      stream.write(`step ${record.step}${record.totalSteps ? `/${record.totalSteps}` : ''} ${describe(record)}\n`);
+      latest = record;
+      if (!shown || record.seconds - shown.seconds >= LINE_SECONDS) show(record);
     },
     onEvaluate: ({loss, perplexity}, step) => {
+      if (latest && latest !== shown) show(latest);
       stream.write(`step ${step} validation loss ${loss.toFixed(4)} perplexity ${perplexity.toFixed(2)}\n`);
+    },
+    onTrainEnd: () => {
+      if (latest && latest !== shown) show(latest);
     },
   };
 }
 
 function describe({loss, learningRate, tokensPerSecond, seconds, step, totalSteps}: StepRecord): string {
-  const left = totalSteps === undefined ? '' : ` eta ${formatSeconds((seconds / step) * (totalSteps - step))}`;
-  const rate = learningRate.toExponential(2);
-  return `loss ${loss.toFixed(4)} lr ${rate} ${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
+  const left =
+    totalSteps === undefined ? '' : ` eta ${formatSeconds((seconds / step) * (totalSteps - step))}`;
+  const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
+  const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
+  return `loss ${loss.toFixed(4)}${rate} ${pace}`;
 }
 
 function formatSeconds(seconds: number): string {
   const whole = Math.round(seconds);
-  return whole < 60 ? `${whole}s` : `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, '0')}s`;
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const two = (value: number) => String(value).padStart(2, '0');
+  if (hours > 0) return `${hours}h${two(minutes)}m`;
+  return minutes > 0 ? `${minutes}m${two(whole % 60)}s` : `${whole}s`;
 }

@@ -1,284 +1,201 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
-import type {CausalLM} from '../../models/causalLM.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {assertExample, batchesOf, countBatches, isBatch, type TrainingData} from '../data/batches.ts';
-import {AdamW} from '../optimizers/adamW.ts';
-import {type CallbackLike, CallbackList, type Evaluation, type StepRecord} from './callbacks.ts';
-import {clipByGlobalNorm, globalNorm} from './clipByGlobalNorm.ts';
+import {warn} from '../../quant/warn.ts';
 import {
-  type LearningRateSchedule,
-  learningRateSchedule,
-  type ScheduleArgs,
-  type ScheduleName,
-} from './learningRateSchedule.ts';
-import {type ProgressStream, progressBar} from './progressBar.ts';
+  assertData,
+  batchesOf,
+  countBatches,
+  emptyData,
+  isReadOnce,
+  type TrainingData,
+} from '../data/batches.ts';
+import {CallbackList, type Evaluation} from './callbacks.ts';
+import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './fitArgs.ts';
+import type {LearningRateSchedule} from './learningRateSchedule.ts';
+import {defaultProgressStream, progressBar} from './progressBar.ts';
 import {TrainingHistory} from './trainingHistory.ts';
+import {TrainingStep} from './trainingStep.ts';
+import {scalarValue} from './windowGradients.ts';
 
-export interface CompileArgs {
-  /** Any `tf.Optimizer`. Default `new AdamW({learningRate: 1e-4})`. */
-  optimizer?: tf.Optimizer;
-  /** By transformers' name, with settings, or a function. Default constant. Needs an optimizer with `learningRate`. */
-  schedule?: ScheduleName | ({name: ScheduleName} & ScheduleArgs) | LearningRateSchedule;
-  /** Clip the global norm of the gradients to this. Default none. */
-  maxGradNorm?: number;
-}
-
-export interface FitArgs {
-  /** Default 1. */
-  epochs?: number;
+export interface EvaluateArgs {
   /** Default 4. */
   batchSize?: number;
-  /** Batches in one optimizer step. Default 1. */
-  gradientAccumulationSteps?: number;
-  /** Stop after so many steps. Default none. */
-  maxSteps?: number;
-  /** Shuffle a list of examples anew each epoch. Default true. */
-  shuffle?: boolean;
-  /** Of the shuffle and of dropout. Default 0. */
-  seed?: number;
-  /** Evaluated after each epoch, and every `evaluationSteps` where given. */
-  validationData?: TrainingData;
-  evaluationSteps?: number;
-  /** Default `batchSize`. */
-  validationBatchSize?: number;
-  callbacks?: CallbackLike | CallbackLike[];
-  /** 1 shows progress on `progressStream`, 0 is silent. Default 1. */
-  verbose?: number;
-  /** Default the process's standard error. */
-  progressStream?: ProgressStream;
-  /** Default the model's, else 0. */
-  padTokenId?: number;
 }
 
-export interface StepResult {
-  loss: number;
-  tokens: number;
-  gradNorm: number;
-  learningRate: number;
+/** One call of {@link Trainer.fit}. */
+interface Run {
+  data: TrainingData;
+  plan: FitPlan;
+  /** Batches in an epoch, where known. */
+  batchesPerEpoch?: number;
+  /** Steps of the whole run, where known. */
+  totalSteps?: number;
+  factorAt: LearningRateSchedule;
+  history: TrainingHistory;
+  callbacks: CallbackList;
+  started: number;
 }
 
-/** Gradients of one accumulation window. */
-export interface WindowGradients {
-  /** Mean over the labels that count, over the whole window. */
-  loss: number;
-  /** Labels that counted. */
-  tokens: number;
-  /** By the weight's key in a PEFT file. The caller disposes them. */
-  gradients: tf.NamedTensorMap;
-}
-
-/** Trains a model's trainable weights: the loop behind `Llama.compile` and `Llama.fitDataset`. */
-export class Trainer {
-  optimizer: tf.Optimizer = new AdamW({learningRate: 1e-4});
-  /**
-   * Runs between gradients and update, on gradients keyed as in a PEFT file; it may change them in place. The seam
-   * where data-parallel training all-reduces.
-   */
-  onGradients?: (window: WindowGradients) => void | Promise<void>;
-  private schedule?: CompileArgs['schedule'];
-  private maxGradNorm?: number;
-  private baseLearningRate?: number;
-  private steps = 0;
-
-  constructor(private readonly model: CausalLM) {}
-
-  /** Sets optimizer, schedule and clipping; the count of steps starts anew. */
-  compile({optimizer = new AdamW({learningRate: 1e-4}), schedule, maxGradNorm}: CompileArgs): void {
-    const learningRate = (optimizer as {learningRate?: unknown}).learningRate;
-    if (schedule !== undefined && typeof learningRate !== 'number') {
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `compile schedule: expected an optimizer with a learningRate to change, got ${optimizer.getClassName()}. ` +
-          'Use AdamW, or leave the schedule out.',
-      );
-    }
-    if (maxGradNorm !== undefined && !(maxGradNorm > 0)) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `compile maxGradNorm: expected a number above 0, got ${maxGradNorm}`);
-    }
-    this.optimizer = optimizer;
-    this.schedule = schedule;
-    this.maxGradNorm = maxGradNorm;
-    this.baseLearningRate = learningRate as number | undefined;
-    this.steps = 0;
-  }
-
-  /**
-   * Loss and gradients of a batch, or of several micro-batches as one window: the sum of the losses over the count of
-   * all labels, never a mean of means.
-   */
-  async computeGradients(batches: Batch | Batch[], seed = 0): Promise<WindowGradients> {
-    const window = [batches].flat();
-    const tokens = window.reduce((count, batch) => count + this.model.targetCount(batch), 0);
-    const parameters = [...this.model.trainableParameters()];
-    if (parameters.length === 0) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected trainable weights, got none. Call applyLoRA() first.');
-    }
-    const variables = parameters.map(([, variable]) => variable);
-    let lossSum = 0;
-    const sums: tf.NamedTensorMap = {};
-    try {
-      for (const [i, batch] of window.entries()) {
-        const run = () => this.model.lossSum(batch, {training: true, seed: seed + i}).div(tokens) as tf.Scalar;
-        const {value, grads} = tf.variableGrads(run, variables);
-        for (const [key, variable] of parameters) {
-          const [previous, gradient] = [sums[key], grads[variable.name]];
-          sums[key] = previous ? previous.add(gradient) : gradient;
-          if (previous) tf.dispose([previous, gradient]);
-        }
-        lossSum += (await value.data())[0];
-        value.dispose();
-      }
-    } catch (error) {
-      tf.dispose(sums);
-      throw error;
-    }
-    return {loss: lossSum, tokens, gradients: sums};
-  }
-
-  /**
-   * One optimizer step on a batch, or on several micro-batches as one window.
-   *
-   * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
-   */
-  async trainOnBatch(batches: Batch | Batch[], totalSteps?: number, seed = this.steps): Promise<StepResult> {
-    const learningRate = this.scheduledLearningRate(totalSteps);
-    const window = await this.computeGradients(batches, seed * 1000);
-    const {loss, tokens} = window;
-    try {
-      await this.onGradients?.(window);
-      const norm = globalNorm(Object.values(window.gradients));
-      const gradNorm = (await norm.data())[0];
-      norm.dispose();
-      if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-        throw new TfjsLoraError(
-          'NON_FINITE',
-          `training step ${this.steps + 1}: expected numbers, got loss ${loss}, gradient norm ${gradNorm}. ` +
-            'The weights are as before the step; lower the learning rate or check the data.',
-        );
-      }
-      this.update(window.gradients, gradNorm);
-      this.steps++;
-      return {loss, tokens, gradNorm, learningRate};
-    } finally {
-      tf.dispose(window.gradients);
-    }
-  }
-
-  private update(gradients: tf.NamedTensorMap, gradNorm: number): void {
-    tf.tidy(() => {
-      const clipped =
-        this.maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, this.maxGradNorm);
-      const parameters = this.model.trainableParameters();
-      const byVariable = Object.entries(clipped).map(([key, gradient]) => [parameters.get(key)!.name, gradient]);
-      this.optimizer.applyGradients(Object.fromEntries(byVariable));
-    });
-  }
-
-  private scheduledLearningRate(totalSteps?: number): number {
-    const optimizer = this.optimizer as tf.Optimizer & {learningRate?: number};
-    if (this.schedule !== undefined && this.baseLearningRate !== undefined) {
-      const {schedule} = this;
-      const factorAt =
-        typeof schedule === 'function'
-          ? schedule
-          : typeof schedule === 'string'
-            ? learningRateSchedule(schedule, {totalSteps})
-            : learningRateSchedule(schedule.name, {totalSteps, ...schedule});
-      optimizer.learningRate = this.baseLearningRate * factorAt(this.steps);
-    }
-    return optimizer.learningRate ?? Number.NaN;
-  }
+/** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
+export class Trainer extends TrainingStep {
+  /** Of the latest {@link fit}, also of one that broke off. */
+  history?: TrainingHistory;
+  private isFitting = false;
 
   /**
    * Trains on examples or batches. Every window's loss is the sum over its labels over their count.
    *
-   * @throws TfjsLoraError before any work when a list holds an example that cannot be used
+   * @throws TfjsLoraError before any work when a list holds an example that cannot be used; `NON_FINITE` with the weights
+   *   as before the step that failed
    */
   async fit(data: TrainingData, args: FitArgs = {}): Promise<TrainingHistory> {
-    const {epochs = 1, batchSize = 4, gradientAccumulationSteps = 1, shuffle = true, seed = 0, maxSteps} = args;
-    const {maxPositionEmbeddings: maxLength, padTokenId} = this.model.config;
-    const options = {batchSize, maxLength, padTokenId: args.padTokenId ?? padTokenId ?? 0};
-    assertCounts({epochs, batchSize, gradientAccumulationSteps});
-    assertExamples(data, maxLength);
-    const batchesPerEpoch = countBatches(data, batchSize);
-    const stepsPerEpoch = batchesPerEpoch && Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
-    const planned = stepsPerEpoch === undefined ? maxSteps : Math.min(epochs * stepsPerEpoch, maxSteps ?? Number.POSITIVE_INFINITY);
-    const totalSteps = planned === undefined ? undefined : this.steps + planned;
-    const lastStep = maxSteps === undefined ? Number.POSITIVE_INFINITY : this.steps + maxSteps;
+    if (this.isFitting) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'fitDataset: expected one call at a time, another one still runs',
+      );
+    }
+    this.isFitting = true;
+    try {
+      const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+      this.history = run.history;
+      this.model.stopTraining = false;
+      try {
+        await this.runEpochs(run);
+      } catch (error) {
+        await run.callbacks.emitError(error);
+        throw error;
+      }
+      return run.history;
+    } finally {
+      this.isFitting = false;
+    }
+  }
 
-    const history = new TrainingHistory();
-    const callbacks = new CallbackList([...progressOf(args), ...[args.callbacks ?? []].flat()], this.model);
-    const started = performance.now();
-    const firstStep = this.steps;
-    this.model.stopTraining = false;
-    await callbacks.emit('onTrainBegin', {totalSteps: planned});
-    for (let epoch = 0; epoch < epochs && !this.isOver(lastStep); epoch++) {
+  /** All that can be checked and counted before work begins. */
+  private plan(data: TrainingData, plan: FitPlan): Run {
+    const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
+    const limits = this.limits();
+    assertData(data, 'fitDataset', limits, epochs - initialEpoch);
+    const evaluations = plan.evaluationSteps === undefined ? epochs - initialEpoch : Number.POSITIVE_INFINITY;
+    if (validationData) assertData(validationData, 'fitDataset validationData', limits, evaluations);
+    const batchesPerEpoch = countBatches(data, batchSize);
+    const stepsInData =
+      batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
+    const totalSteps = stepsInData && maxSteps ? Math.min(stepsInData, maxSteps) : (stepsInData ?? maxSteps);
+    const {verbose, progressStream = defaultProgressStream()} = plan;
+    const progress = verbose > 0 && progressStream ? [progressBar(progressStream)] : [];
+    const callbacks = new CallbackList([...progress, ...[plan.callbacks ?? []].flat()], this.model, {
+      epochs,
+      initialEpoch,
+      batchSize,
+      verbose,
+      steps: totalSteps,
+      doValidation: validationData !== undefined,
+    });
+    return {
+      data,
+      plan,
+      batchesPerEpoch,
+      totalSteps,
+      factorAt: this.scheduleOf({totalSteps}),
+      history: new TrainingHistory(),
+      callbacks,
+      started: performance.now(),
+    };
+  }
+
+  private async runEpochs(run: Run): Promise<void> {
+    const {plan, history, callbacks, totalSteps} = run;
+    await callbacks.emit('onTrainBegin', {...(totalSteps && {totalSteps})});
+    for (let epoch = plan.initialEpoch; epoch < plan.epochs && !this.isOver(run); epoch++) {
       await callbacks.emit('onEpochBegin', epoch);
-      let [lossSum, tokens, batchesDone] = [0, 0, 0];
-      const shuffleSeed = shuffle ? `${seed}/${epoch}` : undefined;
-      for await (const window of windowsOf(batchesOf(data, {...options, shuffleSeed}), gradientAccumulationSteps)) {
-        const begun = performance.now();
-        const result = await this.trainOnBatch(window, totalSteps, seed + this.steps);
-        batchesDone += window.length;
-        lossSum += result.loss * result.tokens;
-        tokens += result.tokens;
-        const record: StepRecord = {
-          ...result,
-          step: this.steps - firstStep,
-          totalSteps: planned,
-          epoch: epoch + (batchesPerEpoch ? batchesDone / batchesPerEpoch : 0),
-          tokensPerSecond: (1000 * window.reduce((sum, batch) => sum + positionsOf(batch), 0)) / (performance.now() - begun),
-          seconds: (performance.now() - started) / 1000,
-        };
-        history.steps.push(record);
-        await callbacks.emit('onStepEnd', record);
-        await callbacks.emit('onBatchEnd', record.step - 1, record);
-        if (args.evaluationSteps && record.step % args.evaluationSteps === 0) await this.validate(args, history, callbacks);
-        await new Promise((resume) => setTimeout(resume)); // let notebooks and signals in
-        if (this.isOver(lastStep)) break;
+      const loss = await this.runEpoch(run, epoch);
+      if (loss === undefined) {
+        if (history.steps.length === 0) throw emptyData('fitDataset');
+        warn(`fitDataset: the data gave nothing in epoch ${epoch}, so training ends before it`);
+        break;
       }
-      if (batchesDone === 0) {
-        throw new TfjsLoraError('INVALID_ARGUMENT', 'fitDataset: expected at least one example, got an empty dataset');
-      }
-      const validation = await this.validate(args, history, callbacks);
-      const logs = {loss: lossSum / tokens, ...(validation && {val_loss: validation.loss})};
+      const validation = await this.validate(run);
+      const logs = {loss, ...(validation && {val_loss: validation.loss})};
       history.addEpoch(epoch, logs);
       await callbacks.emit('onEpochEnd', epoch, logs);
     }
     await callbacks.emit('onTrainEnd');
-    return history;
   }
 
-  private isOver(lastStep: number): boolean {
-    return this.model.stopTraining || this.steps >= lastStep;
+  /** @returns the epoch's mean loss over its labels; undefined when there was no data */
+  private async runEpoch(run: Run, epoch: number): Promise<number | undefined> {
+    const {data, plan, batchesPerEpoch, totalSteps, factorAt, history, callbacks, started} = run;
+    const options = {
+      ...this.limits(),
+      batchSize: plan.batchSize,
+      padTokenId: plan.padTokenId ?? Math.max(0, this.model.config.padTokenId ?? 0), // −1: none, in old configs
+      shuffleSeed: plan.shuffle ? `${plan.seed}/${epoch}` : undefined,
+    };
+    let [lossSum, tokens, batchesDone] = [0, 0, 0];
+    for await (const window of windowsOf(batchesOf(data, options), plan.gradientAccumulationSteps)) {
+      const step = history.steps.length + 1;
+      await callbacks.emit('onStepBegin', step);
+      await callbacks.emit('onBatchBegin', step - 1);
+      const begun = performance.now();
+      const result = await this.step(window, factorAt(this.steps), plan.seed);
+      const positions = window.reduce((sum, batch) => sum + positionsOf(batch), 0);
+      batchesDone += window.length;
+      lossSum += result.loss * result.tokens;
+      tokens += result.tokens;
+      const record = {
+        ...result,
+        step,
+        ...(totalSteps && {totalSteps}),
+        epoch: epoch + (batchesPerEpoch ? batchesDone / batchesPerEpoch : 0),
+        tokensPerSecond: (1000 * positions) / (performance.now() - begun),
+        seconds: (performance.now() - started) / 1000,
+      };
+      history.steps.push(record);
+      await callbacks.emitStepEnd(record);
+      if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
+      await tf.nextFrame(); // let notebooks and signals in
+      if (this.isOver(run)) break;
+    }
+    return tokens === 0 ? undefined : lossSum / tokens;
   }
 
-  private async validate(args: FitArgs, history: TrainingHistory, callbacks: CallbackList): Promise<Evaluation | undefined> {
-    if (!args.validationData) return undefined;
+  private isOver({history, plan}: Run): boolean {
+    return this.model.stopTraining || history.steps.length >= (plan.maxSteps ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** Evaluates, unless that was done after this very step. */
+  private async validate({plan, history, callbacks}: Run): Promise<Evaluation | undefined> {
+    if (!plan.validationData) return undefined;
     const step = history.steps.length;
     const last = history.evaluations.at(-1);
     if (last?.step === step) return last;
-    const evaluation = await this.evaluate(args.validationData, {batchSize: args.validationBatchSize ?? args.batchSize});
+    const evaluation = await this.evaluate(plan.validationData, {batchSize: plan.validationBatchSize});
     history.evaluations.push({...evaluation, step});
     await callbacks.emit('onEvaluate', evaluation, step);
     return evaluation;
   }
 
-  /** Loss and perplexity over a dataset, without gradients. */
-  async evaluate(data: TrainingData, {batchSize = 4}: {batchSize?: number} = {}): Promise<Evaluation> {
-    const {maxPositionEmbeddings: maxLength} = this.model.config;
+  /** Loss and perplexity over a dataset, without gradients and dropout. */
+  async evaluate(data: TrainingData, {batchSize = 4}: EvaluateArgs = {}): Promise<Evaluation> {
+    assertCount('evaluateDataset batchSize', batchSize);
+    const limits = this.limits();
+    assertData(data, 'evaluateDataset', limits);
     let [sum, tokens] = [0, 0];
-    for await (const batch of batchesOf(data, {batchSize, maxLength})) {
-      const loss = this.model.lossSum(batch);
-      sum += (await loss.data())[0];
-      loss.dispose();
+    for await (const batch of batchesOf(data, {batchSize, ...limits})) {
+      sum += await scalarValue(this.model.lossSum(batch));
       tokens += this.model.targetCount(batch);
+      await tf.nextFrame();
     }
-    if (tokens === 0) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', 'evaluateDataset: expected at least one example, got an empty dataset');
-    }
+    if (tokens === 0) throw emptyData('evaluateDataset');
     return {loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens};
+  }
+
+  private limits(): {maxLength: number; vocabSize: number} {
+    const {maxPositionEmbeddings, vocabSize} = this.model.config;
+    return {maxLength: maxPositionEmbeddings, vocabSize};
   }
 }
 
@@ -295,21 +212,4 @@ async function* windowsOf(batches: AsyncIterable<Batch>, size: number): AsyncGen
 
 function positionsOf({inputIds}: Batch): number {
   return inputIds instanceof tf.Tensor ? inputIds.size : inputIds.length * inputIds[0].length;
-}
-
-function assertExamples(data: TrainingData, maxLength: number): void {
-  if (!Array.isArray(data)) return;
-  for (const [index, item] of data.entries()) if (!isBatch(item)) assertExample(item, index, maxLength);
-}
-
-function assertCounts(counts: Record<string, number>): void {
-  for (const [name, count] of Object.entries(counts)) {
-    if (Number.isInteger(count) && count > 0) continue;
-    throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset ${name}: expected a positive integer, got ${count}`);
-  }
-}
-
-function progressOf({verbose = 1, progressStream}: FitArgs): CallbackLike[] {
-  const stream = progressStream ?? (globalThis as {process?: {stderr?: ProgressStream}}).process?.stderr;
-  return verbose > 0 && stream ? [progressBar(stream)] : [];
 }

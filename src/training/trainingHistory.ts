@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {Evaluation, StepRecord} from './callbacks.ts';
+import type {EpochLogs, Evaluation, StepRecord} from './callbacks.ts';
 
 /** What a training run did: Keras's `History` per epoch, and every step and evaluation. */
 export class TrainingHistory extends tf.History {
@@ -8,6 +8,7 @@ export class TrainingHistory extends tf.History {
   /** Per epoch: `loss`, and `val_loss` where there was validation. */
   override history: Record<string, number[]> = {};
   readonly steps: StepRecord[] = [];
+  /** With the step after which each was made. */
   readonly evaluations: (Evaluation & {step: number})[] = [];
 
   /** Loss of every step. */
@@ -15,7 +16,17 @@ export class TrainingHistory extends tf.History {
     return this.steps.map(({loss}) => loss);
   }
 
-  addEpoch(epoch: number, logs: Record<string, number>): void {
+  /** Learning rate of every step. */
+  get learningRate(): number[] {
+    return this.steps.map(({learningRate}) => learningRate);
+  }
+
+  /** Loss of every evaluation. */
+  get validationLoss(): number[] {
+    return this.evaluations.map(({loss}) => loss);
+  }
+
+  addEpoch(epoch: number, logs: EpochLogs): void {
     this.epoch.push(epoch);
     for (const [name, value] of Object.entries(logs)) {
       this.history[name] ??= [];

@@ -1,2 +1,12 @@
-/** Registers this library's kernels for the `cpu` backend. */
-export function registerCpuKernels(): void {}
+import * as tf from '@tensorflow/tfjs';
+import {unpack16} from './unpack16.ts';
+
+const KERNELS: tf.KernelConfig[] = [unpack16];
+
+/** Registers this library's kernels for the `cpu` backend. Calling this again is harmless. */
+export function registerCpuKernels(): void {
+  for (const kernel of KERNELS) {
+    if (tf.getKernel(kernel.kernelName, 'cpu')) tf.unregisterKernel(kernel.kernelName, 'cpu');
+    tf.registerKernel(kernel);
+  }
+}

@@ -1,2 +1,40 @@
-/** Registers this library's kernels for the `wasm` backend. */
-export function registerWasmKernels(): void {}
+import * as tf from '@tensorflow/tfjs';
+import {batchMatMul} from './batchMatMul.ts';
+import {exp} from './exp.ts';
+import {fusedMatMul} from './fusedMatMul.ts';
+import {gatherV2} from './gatherV2.ts';
+import {storedMatMul} from './storedMatMul.ts';
+import {sum} from './sum.ts';
+import {unpack16} from './unpack16.ts';
+import {unsortedSegmentSum} from './unsortedSegmentSum.ts';
+
+const KERNELS: tf.KernelConfig[] = [batchMatMul, fusedMatMul, storedMatMul, unpack16, unsortedSegmentSum];
+
+/** Kernels that leave some inputs to the stock kernel, which they are made from. */
+const FASTER_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [
+  [tf.Exp, exp],
+  [tf.GatherV2, gatherV2],
+  [tf.Sum, sum],
+];
+
+// On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
+const STOCK = Symbol.for('tfjs-lora.wasm.stock');
+
+/**
+ * Registers this library's kernels for the `wasm` backend, in place of stock ones of the same name. Import
+ * `@tensorflow/tfjs-backend-wasm` before: it registers its own when it loads. Calling this again is harmless.
+ */
+export function registerWasmKernels(): void {
+  for (const kernel of KERNELS) replace(kernel);
+  for (const [name, make] of FASTER_KERNELS) {
+    const current = tf.getKernel(name, 'wasm')?.kernelFunc as tf.KernelFunc & {[STOCK]?: tf.KernelFunc};
+    const stock = current[STOCK] ?? current;
+    const kernel = make(stock);
+    replace({...kernel, kernelFunc: Object.assign(kernel.kernelFunc, {[STOCK]: stock})});
+  }
+}
+
+function replace(kernel: tf.KernelConfig): void {
+  if (tf.getKernel(kernel.kernelName, 'wasm')) tf.unregisterKernel(kernel.kernelName, 'wasm');
+  tf.registerKernel(kernel);
+}

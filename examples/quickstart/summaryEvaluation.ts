@@ -1,0 +1,55 @@
+import {corpusBleu, type Example, type Llama, meanRouge, type Tokenizer} from '../../src/index.ts';
+import type {AlpacaRecord} from './billGenerator.ts';
+
+/** What one model makes of the held-out bills. */
+export interface SummaryEvaluation {
+  /** Cross-entropy of the reference summaries. */
+  loss: number;
+  /** F-measures × 100, as Google's rouge_score gives them, stemmer on. */
+  rouge1: number;
+  rouge2: number;
+  rougeL: number;
+  /** As sacreBLEU gives it. */
+  bleu4: number;
+  /** Share of summaries that equal the reference letter by letter. */
+  exact: number;
+  /** The written summaries, in the order of the records. */
+  summaries: string[];
+}
+
+/** The conversation so far as token ids: the bill, and the header of the assistant's turn. */
+export function promptOf(tokenizer: Tokenizer, {instruction, input}: AlpacaRecord): number[] {
+  return tokenizer.encodeChat([{role: 'user', content: `${instruction}\n${input}`}], {
+    addGenerationPrompt: true,
+  });
+}
+
+/** A record as LLaMA-Factory's `llama3` template trains it: only the answer and its `<|eot_id|>` count. */
+export function exampleOf(tokenizer: Tokenizer, record: AlpacaRecord): Example {
+  const prompt = promptOf(tokenizer, record);
+  const answer = tokenizer.encode(`${record.output}<|eot_id|>`, {addSpecialTokens: false});
+  return {inputIds: [...prompt, ...answer], labels: [...prompt.map(() => -100), ...answer]};
+}
+
+/** Loss on the references, then summaries by greedy decoding and how they compare. */
+export async function evaluateSummaries(
+  model: Llama,
+  records: readonly AlpacaRecord[],
+): Promise<SummaryEvaluation> {
+  const tokenizer = model.tokenizer as Tokenizer;
+  const {loss} = await model.evaluateDataset(
+    records.map((record) => exampleOf(tokenizer, record)),
+    {batchSize: 16},
+  );
+  const summaries = await summarize(model, records);
+  const references = records.map(({output}) => output);
+  const {rouge1, rouge2, rougeL} = meanRouge(summaries, references);
+  const exact = summaries.filter((summary, index) => summary === references[index]).length / records.length;
+  return {loss, rouge1, rouge2, rougeL, bleu4: corpusBleu(summaries, references).score, exact, summaries};
+}
+
+/** A summary of each record's bill. */
+export function summarize(model: Llama, records: readonly AlpacaRecord[]): Promise<string[]> {
+  const prompts = records.map((record) => promptOf(model.tokenizer as Tokenizer, record));
+  return model.generate(prompts, {maxNewTokens: 80, doSample: false});
+}

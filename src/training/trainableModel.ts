@@ -1,0 +1,15 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../models/batchLoss.ts';
+
+/** What the trainer needs of a model; every `CausalLM` is one. */
+export interface TrainableModel {
+  readonly config: {vocabSize: number; maxPositionEmbeddings: number; padTokenId?: number};
+  /** Keras's flag: once true, training ends after the step at hand. */
+  stopTraining: boolean;
+  /** Sum of the loss over the labels that count; differentiable, and the only tensor left behind. */
+  lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
+  /** How many labels of a batch count. */
+  targetCount(batch: Batch): number;
+  /** The trained weights by their key in a PEFT file. */
+  trainableParameters(): Map<string, tf.Variable>;
+}

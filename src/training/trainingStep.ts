@@ -1,0 +1,212 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {AdamW} from '../optimizers/adamW.ts';
+import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
+import {type OptimizerName, optimizerByName} from '../optimizers/optimizerByName.ts';
+import {clipByGlobalNorm, globalNorm} from './clipByGlobalNorm.ts';
+import {
+  type LearningRateSchedule,
+  learningRateSchedule,
+  type ScheduleArgs,
+  type ScheduleName,
+} from './learningRateSchedule.ts';
+import type {TrainableModel} from './trainableModel.ts';
+import {scalarValue, type WindowGradients, windowGradients} from './windowGradients.ts';
+
+export interface CompileArgs {
+  /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
+  optimizer?: tf.Optimizer | OptimizerName;
+  /**
+   * Factor on the optimizer's learning rate: transformers' name, with settings or without, or a function. It counts the
+   * steps since `compile`; a schedule whose `totalSteps` is left to `fitDataset` counts the steps of that call.
+   * Default constant.
+   */
+  schedule?: ScheduleName | ({name: ScheduleName} & ScheduleArgs) | LearningRateSchedule;
+  /** Clip the global norm of the gradients to this. Default none. */
+  maxGradNorm?: number;
+}
+
+/** What one optimizer step did. */
+export interface StepResult {
+  /** Mean over the labels that count. */
+  loss: number;
+  /** Labels that counted. */
+  tokens: number;
+  /** Global norm of the gradients, before clipping. */
+  gradNorm: number;
+  /** Of this step; NaN for an optimizer that has none. */
+  learningRate: number;
+}
+
+/** Dropout of one run's steps, and of runs seeded one apart, draws from seeds that do not meet. */
+const STEPS_PER_SEED = 1_000_003;
+
+/** One optimizer step: gradients of a window → {@link onGradients} → clipping → update. */
+export class TrainingStep {
+  /**
+   * Runs between gradients and clipping; it may replace the window's gradients, which it then disposes, its loss and its
+   * count. The seam where data-parallel training all-reduces.
+   */
+  onGradients?: (window: WindowGradients) => void | Promise<void>;
+  /** Steps since `compile`. */
+  steps = 0;
+  private compiled: {optimizer: tf.Optimizer; isOwned: boolean};
+  private schedule?: CompileArgs['schedule'];
+  private maxGradNorm?: number;
+
+  constructor(protected readonly model: TrainableModel) {
+    this.compiled = {optimizer: new AdamW({learningRate: 1e-4}), isOwned: true};
+  }
+
+  get optimizer(): tf.Optimizer {
+    return this.compiled.optimizer;
+  }
+
+  set optimizer(optimizer: tf.Optimizer) {
+    this.use({optimizer, isOwned: false});
+  }
+
+  /**
+   * Sets optimizer, schedule and clipping; the count of steps starts anew.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
+   */
+  compile(args: CompileArgs = {}): void {
+    const {optimizer: given, schedule, maxGradNorm} = args;
+    assertMaxGradNorm(maxGradNorm);
+    const optimizer = resolveOptimizer(given);
+    const isOwned = optimizer !== given;
+    try {
+      if (schedule !== undefined) assertSchedule(schedule, optimizer);
+    } catch (error) {
+      if (isOwned) optimizer.dispose();
+      throw error;
+    }
+    this.use({optimizer, isOwned});
+    this.schedule = schedule;
+    this.maxGradNorm = maxGradNorm;
+    this.steps = 0;
+  }
+
+  /** Frees the state of an optimizer made here; one that was passed in stays its maker's. */
+  dispose(): void {
+    if (this.compiled.isOwned) this.compiled.optimizer.dispose();
+  }
+
+  /**
+   * Loss and gradients without a step; see {@link windowGradients}.
+   *
+   * @param options `seed` of dropout, which is on as in a training step; default 0
+   */
+  computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
+    return windowGradients(this.model, batches, options.seed);
+  }
+
+  /**
+   * One optimizer step on a batch, or on several micro-batches as one window.
+   *
+   * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
+   */
+  async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
+    return this.step(batches, this.scheduleOf()(this.steps));
+  }
+
+  /**
+   * @param factor on the optimizer's learning rate
+   * @param seed of the run
+   */
+  protected async step(batches: Batch | Batch[], factor: number, seed = 0): Promise<StepResult> {
+    const window = await windowGradients(this.model, batches, seed * STEPS_PER_SEED + this.steps);
+    try {
+      await this.onGradients?.(window);
+      const {loss, tokens, gradients} = window;
+      const gradNorm = await scalarValue(globalNorm(Object.values(gradients)));
+      this.assertFinite(loss, gradNorm);
+      const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
+      withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
+      this.steps++;
+      return {loss, tokens, gradNorm, learningRate};
+    } finally {
+      tf.dispose(window.gradients);
+    }
+  }
+
+  /**
+   * The factor at a step, counted since `compile`.
+   *
+   * @param run when it is for a run that begins now, with its length where known
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when the schedule needs a length that nobody gave
+   */
+  protected scheduleOf(run?: {totalSteps?: number}): LearningRateSchedule {
+    const {schedule, steps: firstStep} = this;
+    if (schedule === undefined) return () => 1;
+    if (typeof schedule === 'function') return schedule;
+    const {name, ...args} = settingsOf(schedule);
+    const learningRate = learningRateOf(this.optimizer);
+    if (!run || args.totalSteps !== undefined) return learningRateSchedule(name, {learningRate, ...args});
+    const factorAt = learningRateSchedule(name, {learningRate, ...args, totalSteps: run.totalSteps});
+    return (step) => factorAt(step - firstStep);
+  }
+
+  private use(next: {optimizer: tf.Optimizer; isOwned: boolean}): void {
+    if (next.optimizer !== this.optimizer) this.dispose();
+    this.compiled = next;
+  }
+
+  private update(gradients: tf.NamedTensorMap, gradNorm: number): void {
+    const names = new Map([...this.model.trainableParameters()].map(([key, {name}]) => [key, name]));
+    tf.tidy(() => {
+      const clipped =
+        this.maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, this.maxGradNorm);
+      const byVariable = Object.entries(clipped).map(([key, gradient]) => [names.get(key), gradient]);
+      this.optimizer.applyGradients(Object.fromEntries(byVariable));
+    });
+  }
+
+  private assertFinite(loss: number, gradNorm: number): void {
+    if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return;
+    throw new TfjsLoraError(
+      'NON_FINITE',
+      `training step ${this.steps + 1}: expected numbers, got loss ${loss}, gradient norm ${gradNorm}. ` +
+        'The weights are as before the step; lower the learning rate or check the data.',
+    );
+  }
+}
+
+function resolveOptimizer(optimizer: CompileArgs['optimizer']): tf.Optimizer {
+  if (optimizer === undefined) return new AdamW({learningRate: 1e-4});
+  if (typeof optimizer === 'string') return optimizerByName(optimizer);
+  if (optimizer !== null && optimizer instanceof tf.Optimizer) return optimizer;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `compile optimizer: expected a tf.Optimizer or a name, got ${String(optimizer)}`,
+  );
+}
+
+function settingsOf(
+  schedule: ScheduleName | ({name: ScheduleName} & ScheduleArgs),
+): {name: ScheduleName} & ScheduleArgs {
+  return typeof schedule === 'string' ? {name: schedule} : schedule;
+}
+
+function assertSchedule(schedule: NonNullable<CompileArgs['schedule']>, optimizer: tf.Optimizer): void {
+  if (learningRateOf(optimizer) === undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `compile schedule: expected an optimizer with a learningRate to change, got ${optimizer.getClassName()}. ` +
+        'Use AdamW, or leave the schedule out.',
+    );
+  }
+  if (typeof schedule === 'function') return;
+  const {name, ...args} = settingsOf(schedule);
+  learningRateSchedule(name, {...args, totalSteps: args.totalSteps ?? 1}); // throws; the length may come later
+}
+
+function assertMaxGradNorm(maxGradNorm: number | undefined): void {
+  if (maxGradNorm === undefined || maxGradNorm > 0) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `compile maxGradNorm: expected a number above 0, got ${maxGradNorm}`,
+  );
+}

@@ -1,0 +1,77 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {toRows} from '../data/batches.ts';
+import type {TrainableModel} from './trainableModel.ts';
+
+/** Loss and gradients of one accumulation window. */
+export interface WindowGradients {
+  /** Mean over the labels that count, over the whole window. */
+  loss: number;
+  /** Labels that counted. */
+  tokens: number;
+  /** By the weight's key in a PEFT file. The caller disposes them. */
+  gradients: tf.NamedTensorMap;
+}
+
+/** Micro-batches of one window draw their dropout from seeds of their own. */
+const SEEDS_PER_WINDOW = 1009;
+
+/**
+ * Loss and gradients of a batch, or of several micro-batches as one window: the sum of the losses over the count of
+ * all labels, never a mean of means. Gradients are added up micro-batch by micro-batch, so memory does not grow with
+ * the window.
+ *
+ * @param seed of dropout
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, and what the model throws
+ */
+export async function windowGradients(
+  model: TrainableModel,
+  batches: Batch | Batch[],
+  seed = 0,
+): Promise<WindowGradients> {
+  const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
+  const parameters = [...model.trainableParameters()];
+  if (window.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected at least one batch, got none');
+  }
+  if (parameters.length === 0) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      'training: expected trainable weights, got none. Call applyLoRA() first.',
+    );
+  }
+  const variables = parameters.map(([, variable]) => variable);
+  const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
+  const gradients: tf.NamedTensorMap = {};
+  let loss = 0;
+  try {
+    for (const [i, batch] of window.entries()) {
+      if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
+      const options = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
+      const {value, grads} = tf.tidy(() =>
+        tf.variableGrads(() => model.lossSum(batch, options).div(tokens) as tf.Scalar, variables),
+      ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
+      for (const [key, {name}] of parameters) {
+        const [sum, gradient] = [gradients[key], grads[name]];
+        if (!gradient) continue; // this batch's loss does not depend on the weight
+        gradients[key] = sum ? sum.add(gradient) : gradient;
+        if (sum) tf.dispose([sum, gradient]);
+      }
+      loss += await scalarValue(value); // a sum's share, the count being the window's
+    }
+  } catch (error) {
+    tf.dispose(gradients);
+    throw error;
+  }
+  return {loss, tokens, gradients};
+}
+
+/** Reads a scalar and disposes it. */
+export async function scalarValue(scalar: tf.Scalar): Promise<number> {
+  try {
+    return (await scalar.data())[0];
+  } finally {
+    scalar.dispose();
+  }
+}

@@ -1,0 +1,54 @@
+import * as tf from '@tensorflow/tfjs';
+import type {BackendName} from '../src/backends/useBackend.ts';
+import {useBackend} from '../src/backends/useBackend.ts';
+
+/** The backends tests run on, or those named in `TFJS_LORA_TEST_BACKENDS` (comma separated). */
+const BACKENDS = (process.env.TFJS_LORA_TEST_BACKENDS?.split(',') ?? ['cpu', 'wasm']) as BackendName[];
+
+/**
+ * `describe` once per backend, with that backend made current by {@link useBackend} before the first test.
+ *
+ * @param name what is described; the block reads `name on cpu`, `name on wasm`
+ * @param body registers the tests; it is called before any backend runs, so it must create no tensors itself
+ */
+export function describeEachBackend(name: string, body: (backend: BackendName) => void): void {
+  for (const backend of BACKENDS) {
+    describe(`${name} on ${backend}`, () => {
+      beforeAll(async () => {
+        await useBackend(backend);
+      });
+      body(backend);
+    });
+  }
+}
+
+/**
+ * Expects that `run` leaves no tensor and no buffer behind, besides the tensors it returns, which are disposed here.
+ * It runs once before counting: what is made on first use and kept (a cached table) is no leak.
+ * Nothing is tidied around it, so an inner tensor that is not disposed shows. A promise must be awaited by the caller.
+ */
+export function expectNoLeak(run: () => Promise<unknown>): Promise<void>;
+export function expectNoLeak(run: () => unknown): void;
+export function expectNoLeak(run: () => unknown): void | Promise<void> {
+  const first = run();
+  if (first instanceof Promise) {
+    return (async () => {
+      tf.dispose((await first) as tf.TensorContainer);
+      const before = tf.memory();
+      tf.dispose((await run()) as tf.TensorContainer);
+      expectSameMemory(before);
+    })();
+  }
+  tf.dispose(first as tf.TensorContainer);
+  const before = tf.memory();
+  tf.dispose(run() as tf.TensorContainer);
+  expectSameMemory(before);
+}
+
+function expectSameMemory(before: tf.MemoryInfo): void {
+  const {numTensors, numDataBuffers} = tf.memory();
+  expect({numTensors, numDataBuffers}).toEqual({
+    numTensors: before.numTensors,
+    numDataBuffers: before.numDataBuffers,
+  });
+}

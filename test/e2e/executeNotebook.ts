@@ -1,0 +1,104 @@
+import {spawnSync} from 'node:child_process';
+import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {delimiter, join} from 'node:path';
+
+/** The parts of Jupyter's notebook format that the tests read. */
+export interface Notebook {
+  cells: Cell[];
+  [key: string]: unknown;
+}
+
+export interface Cell {
+  cell_type: 'code' | 'markdown';
+  source: string | string[];
+  execution_count?: number | null;
+  outputs?: Output[];
+  [key: string]: unknown;
+}
+
+export interface Output {
+  output_type: 'stream' | 'display_data' | 'execute_result' | 'error';
+  name?: 'stdout' | 'stderr';
+  text?: string | string[];
+  data?: Record<string, string | string[]>;
+}
+
+/** How notebooks are executed here: by Jupyter, or, where there is none, by tslab alone. */
+export const runner: 'jupyter' | 'tslab' =
+  process.env.TFJS_LORA_NOTEBOOK_RUNNER !== 'tslab' &&
+  spawnSync('jupyter', ['nbconvert', '--version'], {stdio: 'ignore'}).status === 0
+    ? 'jupyter'
+    : 'tslab';
+
+const MAX_SECONDS = 900;
+
+/**
+ * Executes a notebook's cells in one fresh tslab kernel, up to the first that fails.
+ *
+ * @param folder the kernel's working directory
+ * @returns a copy with the outputs; a cell that failed has written to stderr, those after it were not executed
+ */
+export function executeNotebook(notebook: Notebook, folder: string): Notebook {
+  const scratch = mkdtempSync(join(tmpdir(), 'tfjs-lora-notebook-'));
+  const executed = join(scratch, 'executed.ipynb');
+  try {
+    const [program, args, environment] = runner === 'jupyter' ? jupyter(scratch) : tslab(executed);
+    const {status, stderr, error} = spawnSync(program, args, {
+      cwd: folder,
+      env: {...process.env, ...environment},
+      input: JSON.stringify(notebook),
+      encoding: 'utf8',
+      timeout: MAX_SECONDS * 1000,
+      maxBuffer: 1 << 26,
+    });
+    if (error || status !== 0) {
+      throw new Error(`${program} ${args.join(' ')}: exit ${status}\n${stderr}`, {cause: error});
+    }
+    return JSON.parse(readFileSync(executed, 'utf8'));
+  } finally {
+    rmSync(scratch, {recursive: true, force: true});
+  }
+}
+
+type Command = [program: string, args: string[], environment: NodeJS.ProcessEnv];
+
+/** By nbconvert, with a kernel description of our own: `tslab install` needs an IPython that Debian leaves out. */
+function jupyter(scratch: string): Command {
+  const kernel = join(scratch, 'kernels', 'tslab');
+  mkdirSync(kernel, {recursive: true});
+  const argv = [
+    process.execPath,
+    require.resolve('tslab/bin/tslab'),
+    'kernel',
+    '--config-path={connection_file}',
+  ];
+  writeFileSync(
+    join(kernel, 'kernel.json'),
+    JSON.stringify({argv, display_name: 'TypeScript', language: 'typescript'}),
+  );
+  const settings = ['kernel_name=tslab', `timeout=${MAX_SECONDS}`, 'allow_errors=True'];
+  const options = settings.map((setting) => `--ExecutePreprocessor.${setting}`);
+  return [
+    'jupyter',
+    ['nbconvert', '--to', 'notebook', '--execute', '--stdin', '--output', join(scratch, 'executed'), ...options],
+    {JUPYTER_PATH: [scratch, process.env.JUPYTER_PATH].filter(Boolean).join(delimiter)},
+  ];
+}
+
+function tslab(executed: string): Command {
+  return [process.execPath, [join(__dirname, 'runNotebookCells.cjs'), executed], {}];
+}
+
+/** What a cell printed, joined. */
+export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'stdout'): string {
+  return outputs
+    .filter(({output_type, name}) => output_type === 'stream' && name === stream)
+    .map(({text = ''}) => [text].flat().join(''))
+    .join('');
+}
+
+/** MIME types of what a cell displayed. */
+export function displayed({outputs = []}: Cell): string[] {
+  return outputs.flatMap(({data = {}}) => Object.keys(data));
+}

@@ -1,0 +1,134 @@
+import * as tf from '@tensorflow/tfjs';
+import {embedding} from '../../../layers/ops/embedding.ts';
+import {linear} from '../../../layers/ops/linear.ts';
+import {storedMatMul} from '../../../layers/ops/storedMatMul.ts';
+import {type StoredMatrix, storedShape} from '../../../layers/ops/storedMatrix.ts';
+import {unpack16} from '../../../layers/ops/unpack16.ts';
+import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
+import {packTensor} from '../../../layers/parameter.ts';
+import {packRows, type StorageDtype, unpackRows} from '../../../quant/float16.ts';
+import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
+import {expectClose} from '../../expectClose.ts';
+import {expectSameFunction, normal} from './expectSameFunction.ts';
+
+const DTYPES: StorageDtype[] = ['float32', 'bfloat16', 'float16'];
+
+function store(values: tf.Tensor2D, dtype: StorageDtype): StoredMatrix {
+  const [rows, cols] = values.shape;
+  return {tensor: dtype === 'float32' ? values : packTensor(values, dtype), dtype, rows, cols};
+}
+
+/** What a matrix becomes when it is rounded to a type. */
+function rounded(values: tf.Tensor2D, dtype: StorageDtype): tf.Tensor2D {
+  if (dtype === 'float32') return values;
+  const [rows, cols] = values.shape;
+  return tf.tensor2d(unpackRows(packTensor(values, dtype).dataSync() as Int32Array, rows, cols, dtype), [rows, cols]);
+}
+
+describeEachBackend('unpack16', () => {
+  test.each(['bfloat16', 'float16'] as const)('widens every finite value of %s exactly', (dtype) => {
+    const bits = Uint16Array.from({length: 65536}, (_, i) => i);
+    const packed = tf.tensor2d(packRows(bits, 256, 256), [256, 128], 'int32');
+    const expected = unpackRows(packRows(bits, 256, 256), 256, 256, dtype);
+    const got = unpack16(packed, dtype, 256).dataSync();
+    const differing = Array.from(expected.keys()).filter((i) => !Object.is(got[i], expected[i]));
+    expect(differing).toEqual([]);
+  });
+
+  test('drops the empty half of odd rows, and keeps no tensors', () => {
+    const values = normal([3, 5], 1) as tf.Tensor2D;
+    const packed = packTensor(values, 'bfloat16');
+    expect(packed.shape).toEqual([3, 3]);
+    expectClose(unpack16(packed, 'bfloat16', 5), rounded(values, 'bfloat16'), {relative: 0});
+    expectNoLeak(() => unpack16(packed, 'bfloat16', 5));
+  });
+
+  test('names the shape it got', () => {
+    expect(() => unpack16(tf.zeros([2, 3], 'int32'), 'float16', 4)).toThrow('unpack16 packed: expected [*, 2], got [2, 3]');
+  });
+});
+
+test('storedShape halves the columns of the 16-bit types, rounding up', () => {
+  expect(storedShape('float32', 3, 5)).toEqual([3, 5]);
+  expect(storedShape('bfloat16', 3, 5)).toEqual([3, 3]);
+  expect(storedShape('float16', 3, 4)).toEqual([3, 2]);
+});
+
+describeEachBackend('unpackMatrix', () => {
+  test.each(DTYPES)('gives %s as float32', (dtype) => {
+    const values = normal([3, 4], 1) as tf.Tensor2D;
+    const matrix = store(values, dtype);
+    expectClose(unpackMatrix(matrix), rounded(values, dtype), {relative: 0});
+    expectNoLeak(() => unpackMatrix(matrix));
+    expect(matrix.tensor.isDisposed).toBe(false);
+  });
+});
+
+describeEachBackend('storedMatMul', () => {
+  describe.each(DTYPES)('%s', (dtype) => {
+    test.each([
+      ['whole', undefined],
+      ['in tiles of two rows', 10],
+      ['row by row', 1],
+    ])('multiplies %s', (_, tileElements) => {
+      const values = normal([7, 5], 1) as tf.Tensor2D;
+      const weight = store(values, dtype);
+      const exact = rounded(values, dtype);
+      const [x, y] = [normal([3, 5], 2), normal([3, 7], 3)] as tf.Tensor2D[];
+      expectClose(storedMatMul(x, weight, true, tileElements), tf.matMul(x, exact, false, true));
+      expectClose(storedMatMul(y, weight, false, tileElements), tf.matMul(y, exact));
+      expectNoLeak(() => storedMatMul(x, weight, true, tileElements));
+      expectNoLeak(() => storedMatMul(y, weight, false, tileElements));
+    });
+  });
+
+  test('names the shape it got', () => {
+    const weight = store(normal([7, 5], 1), 'float32');
+    expect(() => storedMatMul(normal([3, 7], 2), weight, true)).toThrow('storedMatMul input: expected [*, 5], got [3, 7]');
+    expect(() => storedMatMul(normal([3, 5], 2), weight, false)).toThrow('storedMatMul input: expected [*, 7], got [3, 5]');
+  });
+});
+
+describeEachBackend('linear', () => {
+  test.each(DTYPES)('equals tf.matMul with a %s weight, value and gradient', (dtype) => {
+    const values = normal([6, 5], 1) as tf.Tensor2D;
+    const [weight, exact] = [store(values, dtype), rounded(values, dtype)];
+    expectSameFunction(
+      (x) => linear(x, weight),
+      (x) => tf.matMul(x, exact, false, true),
+      [normal([4, 5], 2)],
+    );
+  });
+
+  test('a packed weight gets no gradient', () => {
+    const weight = normal([3, 4], 1) as tf.Tensor2D;
+    const run = () => tf.grad((w) => linear(normal([2, 4], 2), store(w as tf.Tensor2D, 'float32')))(weight);
+    expect(run).toThrow(/gradient/);
+  });
+
+  test('names the shape it got', () => {
+    expect(() => linear(normal([2, 64], 1), store(normal([8, 32], 2), 'float32'))).toThrow(
+      'linear input: expected [*, 32], got [2, 64]',
+    );
+  });
+});
+
+describeEachBackend('embedding', () => {
+  const ids = () => tf.tensor2d([[4, 0], [1, 4]], undefined, 'int32');
+
+  test.each(DTYPES)('picks rows of a %s table', (dtype) => {
+    const values = normal([5, 3], 1) as tf.Tensor2D;
+    const table = store(values, dtype);
+    const rows = rounded(values, dtype).arraySync();
+    const input = ids();
+    expectClose(embedding(input, table), tf.tensor3d([[rows[4], rows[0]], [rows[1], rows[4]]]), {relative: 0});
+    expectNoLeak(() => embedding(input, table));
+  });
+
+  test('a float32 table gets the sum of its rows’ gradients', () => {
+    const input = ids();
+    const dy = tf.tensor3d([[[1, 2], [3, 4]], [[5, 6], [7, 8]]]);
+    const gradient = tf.grad((table) => embedding(input, store(table as tf.Tensor2D, 'float32')))(normal([5, 2], 1), dy);
+    expectClose(gradient, tf.tensor2d([[3, 4], [5, 6], [0, 0], [0, 0], [8, 10]]));
+  });
+});

@@ -1,0 +1,75 @@
+"""Loads what this library wrote in transformers and PEFT, and compares what they compute with what we computed.
+
+    npx tsx test/parity/write_for_peers.ts /tmp/for-peers       # ours: saves folders and our own logits
+    peers/bin/python test/parity/check_in_peers.py /tmp/for-peers
+
+`/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, inputs, tolerance}: folders relative to it),
+`expected.safetensors` with our `logits`, and the folders. Exits 1 if anything differs or does not load strictly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import torch  # noqa: E402
+from peft import PeftModel, get_peft_model_state_dict  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import LlamaForCausalLM  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+
+def load(folder: Path) -> LlamaForCausalLM:
+    model, info = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    problems = {k: sorted(v) for k, v in info.items() if v and k != "error_msgs"}
+    assert not problems and not info.get("error_msgs"), f"{folder} does not load cleanly: {problems}"
+    return model.eval()
+
+
+def check(folder: Path) -> str:
+    task = json.loads((folder / "check.json").read_text())
+    model = load((folder / (task.get("model") or task["base"])).resolve())
+    if "adapter" in task:
+        adapter = (folder / task["adapter"]).resolve()
+        model = PeftModel.from_pretrained(model, adapter).eval()
+        stored, loaded = load_file(adapter / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+        assert stored.keys() == loaded.keys(), f"keys differ: {sorted(stored.keys() ^ loaded.keys())}"
+        for key, tensor in stored.items():
+            assert torch.equal(tensor.float(), loaded[key]), f"{key} was not loaded as stored"
+    inputs = {k: torch.tensor(v) for k, v in task["inputs"].items()}
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    ours = load_file(folder / "expected.safetensors")["logits"]
+    assert logits.shape == ours.shape, f"shape {tuple(logits.shape)}, ours {tuple(ours.shape)}"
+    keep = inputs.get("attention_mask", torch.ones(logits.shape[:2])).bool()
+    difference = float((logits - ours)[keep].abs().max() / logits[keep].abs().max())
+    assert difference <= task["tolerance"], f"logits differ by {difference:.2e} (allowed {task['tolerance']})"
+    return f"logits within {difference:.1e}"
+
+
+def main() -> int:
+    root = Path(sys.argv[1])
+    failed = 0
+    tasks = sorted(p.parent for p in root.glob("*/check.json"))
+    assert tasks, f"{root}: no */check.json; run write_for_peers.ts first"
+    for folder in tasks:
+        try:
+            print(f"ok    {folder.name}: {check(folder)}")
+        except Exception as error:  # noqa: BLE001 - every case is reported, whatever it raised
+            failed += 1
+            print(f"FAIL  {folder.name}: {type(error).__name__}: {error}")
+    print(f"{len(tasks) - failed} of {len(tasks)} folders agree")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+/**
+ * Writes adapters, merged models and models with this library, each with the logits it computes, for
+ * check_in_peers.py to load in PEFT and transformers: `npx tsx test/parity/write_for_peers.ts <folder>`.
+ */
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join, resolve} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
+import {useBackend} from '../../src/backends/useBackend.ts';
+import {Llama} from '../../src/index.ts';
+import {FIXTURES, type GoldenInputs, goldenCases, logitsOf} from './golden.ts';
+
+/** What check_in_peers.py reads of a task; folders are absolute or relative to the task's. */
+interface Task {
+  model?: string;
+  base?: string;
+  adapter?: string;
+  tolerance: number;
+}
+
+const out = resolve(process.argv[2] ?? 'for-peers');
+
+async function writeTask(name: string, task: Task, model: Llama, inputs: GoldenInputs): Promise<void> {
+  const folder = join(out, name);
+  mkdirSync(folder, {recursive: true});
+  const {inputIds, attentionMask, positionIds} = inputs;
+  const fed = Object.entries({input_ids: inputIds, attention_mask: attentionMask, position_ids: positionIds});
+  const given = Object.fromEntries(fed.filter(([, value]) => value !== undefined));
+  writeFileSync(join(folder, 'check.json'), JSON.stringify({...task, inputs: given}));
+  const logits = logitsOf(model, inputs);
+  const data = new Uint8Array((await logits.data()).slice().buffer as ArrayBuffer);
+  await writeSafetensors(join(folder, 'expected.safetensors'), [
+    {name: 'logits', dtype: 'F32', shape: logits.shape, data},
+  ]);
+  logits.dispose();
+}
+
+/** Puts every trained weight somewhere: A and B at random, magnitudes off their start. */
+function randomize(model: Llama): void {
+  let seed = 1;
+  for (const [key, variable] of model.trainableParameters()) {
+    tf.tidy(() => {
+      const noise = tf.randomNormal(variable.shape, 0, 0.2, 'float32', seed++);
+      variable.assign(key.includes('magnitude') ? variable.mul(noise.add(1)) : noise);
+    });
+  }
+}
+
+async function main(): Promise<void> {
+  await useBackend('wasm');
+  for (const golden of goldenCases(({lora}) => lora !== undefined)) {
+    const base = join(FIXTURES, golden.model);
+    const model = await Llama.fromPretrained(base);
+    const {inputs, name} = golden;
+
+    await model.save(join(out, `${name}-saved`, 'model'));
+    await writeTask(`${name}-saved`, {model: 'model', tolerance: 1e-5}, model, inputs);
+
+    model.applyLoRA(golden.lora as Parameters<Llama['applyLoRA']>[0]);
+    randomize(model);
+    await model.saveAdapter(join(out, `${name}-adapter`, 'adapter'));
+    await writeTask(`${name}-adapter`, {base, adapter: 'adapter', tolerance: 1e-4}, model, inputs);
+
+    model.mergeLoRA();
+    await model.save(join(out, `${name}-merged`, 'model'));
+    await writeTask(`${name}-merged`, {model: 'model', tolerance: 1e-4}, model, inputs);
+    model.dispose();
+  }
+
+  const {inputs} = goldenCases(({name}) => name === 'untied-mha')[0];
+  const scratch = Llama.fromConfig(
+    {
+      vocabSize: 101,
+      hiddenSize: 32,
+      intermediateSize: 43,
+      numHiddenLayers: 2,
+      numAttentionHeads: 4,
+      numKeyValueHeads: 2,
+      maxPositionEmbeddings: 64,
+    },
+    {seed: 3},
+  );
+  await scratch.save(join(out, 'from-config', 'model'));
+  await writeTask('from-config', {model: 'model', tolerance: 1e-5}, scratch, inputs);
+  scratch.dispose();
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
+});

@@ -1,0 +1,76 @@
+import * as tf from '@tensorflow/tfjs';
+import {AdamW, type Example, Llama} from '../../src/index.ts';
+
+const CONFIG = {
+  vocabSize: 11,
+  hiddenSize: 16,
+  intermediateSize: 24,
+  numHiddenLayers: 1,
+  numAttentionHeads: 4,
+  numKeyValueHeads: 2,
+  maxPositionEmbeddings: 12,
+};
+const EXAMPLES: Example[] = [{inputIds: [1, 2, 3, 4]}, {inputIds: [5, 6, 7]}];
+const BATCH = {inputIds: [[1, 2, 3, 4]], labels: [[1, 2, 3, 4]]};
+
+describe('Llama as a Keras model', () => {
+  let model: Llama;
+  beforeAll(() => tf.setBackend('cpu'));
+  beforeEach(() => {
+    model = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 2});
+  });
+  afterEach(() => {
+    if (!model.isDisposed) model.dispose();
+  });
+
+  test('is a LayersModel that shows its optimizer, which may be replaced', async () => {
+    expect(model).toBeInstanceOf(tf.LayersModel);
+    expect(model.optimizer).toBeInstanceOf(AdamW);
+    const optimizer = new AdamW({learningRate: 1e-2});
+    model.compile({optimizer});
+    expect(model.optimizer).toBe(optimizer);
+    expect((await model.trainOnBatch(BATCH)).learningRate).toBe(1e-2);
+    const other = tf.train.adam(1e-3);
+    model.optimizer = other;
+    expect((await model.trainOnBatch(BATCH)).learningRate).toBe(1e-3);
+    optimizer.dispose();
+    other.dispose();
+  });
+
+  test('gives gradients under the names and in the shapes of a PEFT file', async () => {
+    const {gradients} = await model.computeGradients(BATCH);
+    expect(Object.keys(gradients)).toHaveLength(14);
+    const at = 'base_model.model.model.layers.0.self_attn';
+    expect(gradients[`${at}.k_proj.lora_A.weight`].shape).toEqual([2, 16]);
+    expect(gradients[`${at}.k_proj.lora_B.weight`].shape).toEqual([8, 2]);
+    tf.dispose(gradients);
+  });
+
+  test('trains in full without an adapter, and not at all when frozen', async () => {
+    const bare = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    const first = await bare.trainOnBatch(BATCH);
+    for (let step = 0; step < 20; step++) await bare.trainOnBatch(BATCH);
+    expect((await bare.trainOnBatch(BATCH)).loss).toBeLessThan(first.loss);
+    for (const layer of bare.layers) layer.trainable = false;
+    await expect(bare.trainOnBatch(BATCH)).rejects.toThrow('Call applyLoRA() first');
+    bare.dispose();
+  });
+
+  test('refuses what it cannot do, and says what to do', async () => {
+    expect(() => model.compile({optimizer: 'sgd', loss: 'meanSquaredError'})).toThrow(
+      'compile loss: expected none',
+    );
+    await expect(model.fit()).rejects.toThrow('fitDataset');
+    expect(() => model.evaluate()).toThrow('evaluateDataset');
+  });
+
+  test('refuses everything once disposed', async () => {
+    model.dispose();
+    expect(() => model.compile({})).toThrow('expected a live model, got one after dispose()');
+    await expect(model.fitDataset(EXAMPLES)).rejects.toMatchObject({code: 'DISPOSED'});
+    await expect(model.trainOnBatch(BATCH)).rejects.toMatchObject({code: 'DISPOSED'});
+    await expect(model.evaluateDataset(EXAMPLES)).rejects.toMatchObject({code: 'DISPOSED'});
+    await expect(model.computeGradients(BATCH)).rejects.toMatchObject({code: 'DISPOSED'});
+  });
+});

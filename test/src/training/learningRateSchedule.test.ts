@@ -1,0 +1,37 @@
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {learningRateSchedule, type ScheduleName} from '../../../src/index.ts';
+
+const {learningRate, runs} = JSON.parse(
+  readFileSync(join(__dirname, 'fixtures', 'schedules.json'), 'utf8'),
+) as {
+  learningRate: number;
+  runs: {name: ScheduleName; warmupSteps: number; totalSteps: number; factors: number[]}[];
+};
+
+test.each(runs)(
+  '$name, warm-up $warmupSteps of $totalSteps, as in transformers',
+  ({name, factors, ...lengths}) => {
+    const factorAt = learningRateSchedule(name, {...lengths, finalFactor: 1e-7 / learningRate});
+    for (const [step, factor] of factors.entries()) expect(factorAt(step)).toBeCloseTo(factor, 9);
+  },
+);
+
+test('a ratio of the run is rounded up, and steps go before it', () => {
+  const factorAt = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1}); // 2.5 → 3
+  expect([0, 1, 2, 3].map(factorAt)).toEqual([0, 1 / 3, 2 / 3, 1]);
+  const bySteps = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1, warmupSteps: 2});
+  expect(bySteps(1)).toBe(0.5);
+});
+
+test.each([
+  ['linaer', {totalSteps: 5}, 'Did you mean linear?'],
+  ['toString', {totalSteps: 5}, 'expected one of constant,'],
+  ['cosine', {}, 'learning rate schedule "cosine": expected totalSteps, got none'],
+  ['constant_with_warmup', {warmupRatio: 0.1}, 'expected totalSteps, got none'],
+  ['cosine', {totalSteps: 5, warmupRatio: 1.5}, 'warmupRatio: expected a number from 0 to 1, got 1.5'],
+  ['cosine', {totalSteps: 5, warmupSteps: -1}, 'warmupSteps: expected a number'],
+  ['cosine', {totalSteps: Number.NaN}, 'totalSteps: expected a number'],
+])('%s %o is refused', (name, args, message) => {
+  expect(() => learningRateSchedule(name as ScheduleName, args)).toThrow(message);
+});

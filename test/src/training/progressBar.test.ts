@@ -1,0 +1,75 @@
+import {progressBar, type StepRecord} from '../../../src/index.ts';
+
+const record = (step: number, seconds: number, more: Partial<StepRecord> = {}): StepRecord => ({
+  step,
+  seconds,
+  totalSteps: 4,
+  epoch: step / 4,
+  loss: 2.5,
+  learningRate: 1e-4,
+  gradNorm: 1,
+  tokens: 10,
+  tokensPerSecond: 123.4,
+  ...more,
+});
+
+test('writes a line now and then where nothing can be redrawn, and always the last', async () => {
+  const lines: string[] = [];
+  const bar = progressBar({write: (text) => lines.push(text)});
+  await bar.onTrainBegin?.({totalSteps: 4});
+  await bar.onStepEnd?.(record(1, 1));
+  await bar.onStepEnd?.(record(2, 2));
+  await bar.onStepEnd?.(record(3, 90));
+  await bar.onStepEnd?.(record(4, 91));
+  await bar.onEvaluate?.({loss: 1, perplexity: Math.E, tokens: 5}, 4);
+  await bar.onTrainEnd?.();
+  expect(lines).toEqual([
+    'step 1/4 loss 2.5000 lr 1.00e-4 123 tok/s 1s eta 3s\n',
+    'step 3/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m30s eta 30s\n',
+    'step 4/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m31s eta 0s\n',
+    'step 4 validation loss 1.0000 perplexity 2.72\n',
+  ]);
+});
+
+test('leaves out what is not known', async () => {
+  const lines: string[] = [];
+  const bar = progressBar({write: (text) => lines.push(text)});
+  await bar.onStepEnd?.(record(1, 7500, {totalSteps: undefined, learningRate: Number.NaN}));
+  expect(lines).toEqual(['step 1 loss 2.5000 123 tok/s 2h05m\n']);
+});
+
+/** As much of a terminal as the bar needs; remembers what was written. */
+function terminal() {
+  let text = '';
+  const done = () => true;
+  const stream = {
+    isTTY: true,
+    columns: 120,
+    rows: 20,
+    write: (more: string) => {
+      text += more;
+      return true;
+    },
+    on: () => stream,
+    once: () => stream,
+    removeListener: () => stream,
+    cursorTo: done,
+    moveCursor: done,
+    clearLine: done,
+    clearScreenDown: done,
+  };
+  return {stream, text: () => text};
+}
+
+test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal until %s', async (end) => {
+  const {stream, text} = terminal();
+  const bar = progressBar(stream);
+  await bar.onTrainBegin?.({totalSteps: 4});
+  await bar.onStepEnd?.(record(2, 2));
+  await bar.onEvaluate?.({loss: 1.5, perplexity: 4.5, tokens: 5}, 2);
+  await bar[end]?.(new Error('broken off') as never);
+  expect(text()).toContain('2/4 loss 2.5000 lr 1.00e-4 123 tok/s 2s eta 2s val 1.5000');
+  const drawn = text();
+  await bar[end]?.(new Error('again') as never);
+  expect(text()).toBe(drawn); // nothing is drawn any more
+});
