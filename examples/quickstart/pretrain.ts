@@ -218,4 +218,4 @@ async function main(): Promise<void> {
   console.log(`${plan.tokens} tokens in ${batches.length} steps, ${Math.round(seconds)} s → ${values.out}`);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) void main();

@@ -149,4 +149,4 @@ function count(weights: number): string {
   return weights.toLocaleString('en-US');
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) void main();

@@ -23,7 +23,8 @@ const SEEDS_PER_WINDOW = 1009;
  * the window.
  *
  * @param seed of dropout
- * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, and what the model throws
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters are
+ *   merged, and what the model throws
  */
 export async function windowGradients(
   model: TrainableModel,
@@ -41,6 +42,7 @@ export async function windowGradients(
       'training: expected trainable weights, got none. Call applyLoRA() first.',
     );
   }
+  assertUnmerged(model);
   const variables = parameters.map(([, variable]) => variable);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
@@ -65,6 +67,17 @@ export async function windowGradients(
     throw error;
   }
   return {loss, tokens, gradients};
+}
+
+/** A merged adapter would get gradients of 0 and seem to train. */
+function assertUnmerged(model: TrainableModel): void {
+  for (const [name, {isMerged}] of model.adaptedLayers?.() ?? []) {
+    if (!isMerged) continue;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `training layer ${name}: expected its adapter beside the weight, got it merged. Call unmergeLoRA() first.`,
+    );
+  }
 }
 
 /** Reads a scalar and disposes it. */

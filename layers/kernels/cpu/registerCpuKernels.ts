@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
+import {adamWUpdate} from './adamWUpdate.ts';
 import {unpack16} from './unpack16.ts';
 
-const KERNELS: tf.KernelConfig[] = [unpack16];
+const KERNELS: tf.KernelConfig[] = [adamWUpdate, unpack16];
 
 /** Registers this library's kernels for the `cpu` backend. Calling this again is harmless. */
 export function registerCpuKernels(): void {

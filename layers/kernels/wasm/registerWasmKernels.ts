@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {adamWUpdate} from './adamWUpdate.ts';
 import {batchMatMul} from './batchMatMul.ts';
 import {exp} from './exp.ts';
 import {fusedMatMul} from './fusedMatMul.ts';
@@ -8,7 +9,14 @@ import {sum} from './sum.ts';
 import {unpack16} from './unpack16.ts';
 import {unsortedSegmentSum} from './unsortedSegmentSum.ts';
 
-const KERNELS: tf.KernelConfig[] = [batchMatMul, fusedMatMul, storedMatMul, unpack16, unsortedSegmentSum];
+const KERNELS: tf.KernelConfig[] = [
+  adamWUpdate,
+  batchMatMul,
+  fusedMatMul,
+  storedMatMul,
+  unpack16,
+  unsortedSegmentSum,
+];
 
 /** Kernels that leave some inputs to the stock kernel, which they are made from. */
 const FASTER_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [

@@ -174,6 +174,18 @@ describeEachBackend('fine-tuning a Llama', () => {
     optimizer.dispose();
   });
 
+  test('refuses to train a merged adapter, which would get no gradient', async () => {
+    model.compile({optimizer: 'sgd'});
+    model.mergeLoRA();
+    const batch = batchOf(ROWS, [6, 1, 3]);
+    await expect(model.trainOnBatch(batch)).rejects.toMatchObject({
+      code: 'UNSUPPORTED',
+      message: expect.stringContaining('Call unmergeLoRA() first'),
+    });
+    model.unmergeLoRA();
+    expect((await model.trainOnBatch(batch)).gradNorm).toBeGreaterThan(0);
+  });
+
   test('takes a batch as tensors, which stay the caller’s', async () => {
     const batch = batchOf(ROWS, [6, 1, 3]);
     const asTensors = {
