@@ -19,7 +19,11 @@ const ESM_ONLY = [
 module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['<rootDir>/test/**/*.test.ts'],
-  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/packaging/', '<rootDir>/test/e2e/notebook.test.ts'],
+  testPathIgnorePatterns: [
+    '/node_modules/',
+    '<rootDir>/test/packaging/',
+    '<rootDir>/test/e2e/notebook.test.ts',
+  ],
   testEnvironment: '<rootDir>/test/environment.cjs',
   setupFiles: ['<rootDir>/test/quietBanner.cjs'],
   moduleFileExtensions: ['ts', 'js', 'cjs', 'mjs', 'json', 'node'],

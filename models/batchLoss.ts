@@ -38,15 +38,16 @@ export function lossSum(
   model.assertFits(inputIds);
   const {positions, targets} = findTargets(toRows(batch.labels));
   assertLabels(targets, model.config.vocabSize);
+  const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // what is run again must drop alike
   return tf.tidy(() => {
     const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch.attentionMask), undefined, 'int32'),
       positionIds: batch.positionIds && toRows(batch.positionIds),
-      ...options,
+      ...pass,
     }); // [B, T, C]
     const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
     const counted = tf.gather(flat, tf.tensor1d(positions, 'int32')); // [N, C]
-    return headLoss(model.lm_head, counted, tf.tensor1d(targets, 'int32'));
+    return headLoss(model.lm_head, counted, tf.tensor1d(targets, 'int32'), pass);
   });
 }
 
@@ -55,7 +56,12 @@ export function targetCount(batch: Batch): number {
   return findTargets(toRows(batch.labels)).targets.length;
 }
 
-function headLoss(head: tf.layers.Layer, hidden: tf.Tensor2D, targets: tf.Tensor1D): tf.Scalar {
+function headLoss(
+  head: tf.layers.Layer,
+  hidden: tf.Tensor2D,
+  targets: tf.Tensor1D,
+  pass: {training?: boolean; seed?: number},
+): tf.Scalar {
   const frozen =
     (head instanceof TiedHead || (head instanceof Dense && !head.bias)) && !head.weight.trainable;
   if (frozen) return linearCrossEntropy(hidden, head.weight.matrix(), targets);
@@ -70,7 +76,7 @@ function headLoss(head: tf.layers.Layer, hidden: tf.Tensor2D, targets: tf.Tensor
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
     const run = (x: tf.Tensor, labels: tf.Tensor) =>
-      crossEntropy(head.apply(x) as tf.Tensor2D, labels as tf.Tensor1D) as tf.Tensor;
+      crossEntropy(head.apply(x, pass) as tf.Tensor2D, labels as tf.Tensor1D) as tf.Tensor;
     const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
     losses.push(checkpoint(run, [chunk], {variables, constants: [labels]}) as tf.Scalar);
   }

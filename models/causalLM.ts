@@ -212,7 +212,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   trainableParameters(): Map<string, tf.Variable> {
     const trained = [...this.namedParameters()].filter(([, parameter]) => parameter.trainable);
-    return new Map(trained.map(([name, parameter]) => [this.adapterSet.fileKey(name), parameter.read()]));
+    const keyOf = this.adapterSet.fileKeys();
+    return new Map(trained.map(([name, parameter]) => [keyOf(name), parameter.read()]));
   }
 
   /** Finds a layer by Hugging Face's module name, at any depth, or by index among the top-level ones. */

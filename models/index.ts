@@ -11,7 +11,7 @@ export {
   type Prompt,
   stream,
 } from './generation/generate.ts';
-export type {GenerationConfig} from './generationConfig.ts';
+export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
 export {
   formatConfig,
   type LlamaConfig,

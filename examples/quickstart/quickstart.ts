@@ -21,7 +21,7 @@ const {values: settings} = parseArgs({
     epochs: {type: 'string', default: '2'},
     'batch-size': {type: 'string', default: '8'},
     'learning-rate': {type: 'string', default: '1e-2'},
-    'train-bills': {type: 'string', default: '400'},
+    'train-bills': {type: 'string', default: '600'},
     'held-out-bills': {type: 'string', default: '48'},
     seed: {type: 'string', default: '0'},
   },

@@ -130,6 +130,7 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
       source: json,
     },
     where,
+    (key) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
   );
 }
 
@@ -216,31 +217,32 @@ const SIZES = [
   'maxPositionEmbeddings',
 ] as const;
 
-function validated(config: LlamaConfig, where: string): LlamaConfig {
+/** @param spell how the source spells a key, for messages */
+function validated(config: LlamaConfig, where: string, spell = (key: string) => key): LlamaConfig {
   for (const key of SIZES) {
     if (Number.isInteger(config[key]) && config[key] > 0) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${key}: expected a positive integer, got ${config[key]}`,
+      `${where} ${spell(key)}: expected a positive integer, got ${config[key]}`,
     );
   }
   for (const key of ['rmsNormEps', 'ropeTheta'] as const) {
     if (config[key] > 0 && Number.isFinite(config[key])) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${key}: expected a positive number, got ${config[key]}`,
+      `${where} ${spell(key)}: expected a positive number, got ${config[key]}`,
     );
   }
   if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} numKeyValueHeads: expected a divisor of ${config.numAttentionHeads} heads, got ${config.numKeyValueHeads}`,
+      `${where} ${spell('numKeyValueHeads')}: expected a divisor of ${config.numAttentionHeads} heads, got ${config.numKeyValueHeads}`,
     );
   }
   if (config.headDim % 2 !== 0) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} headDim: expected an even number, got ${config.headDim}`,
+      `${where} ${spell('headDim')}: expected an even number, got ${config.headDim}`,
     );
   }
   return config;

@@ -229,15 +229,17 @@ export class AdapterSet {
   }
 
   /**
-   * A weight's key in a file: adapters' as PEFT writes them, without the adapter's name unless several train at
-   * once; others unchanged.
+   * Turns a weight's name into its key in a file: adapters' as PEFT writes them, without the adapter's name unless
+   * several train at once; others unchanged.
    */
-  fileKey(name: string): string {
-    const [, layer, kind, adapter, rest] =
-      /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
-    if (layer === undefined) return name;
-    const shown = this.active.length > 1 ? `.${adapter}` : '';
-    return `${FILE_PREFIX}${layer}.${kind}${shown}${rest}`;
+  fileKeys(): (name: string) => string {
+    const showsAdapter = this.active.length > 1;
+    return (name) => {
+      const [, layer, kind, adapter, rest] =
+        /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
+      if (layer === undefined) return name;
+      return `${FILE_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
+    };
   }
 
   private assertKnown(name: string): void {

@@ -29,7 +29,10 @@ export function matchTargets(
   layersToTransform?: number[],
 ): string[] {
   if (targets === 'all-linear') {
-    return linear.filter((name) => name !== head && isInLayers(name, layersToTransform));
+    return inLayers(
+      linear.filter((name) => name !== head),
+      layersToTransform,
+    );
   }
   const single = (Array.isArray(targets) ? targets : [targets]) as (string | RegExp)[];
   if (single.length === 0) {
@@ -49,8 +52,15 @@ export function matchTargets(
     if (found.length === 0) throw unknownTarget(target, linear, Array.isArray(targets));
     for (const name of found) selected.add(name);
   }
-  const inLayers = linear.filter((name) => selected.has(name) && isInLayers(name, layersToTransform));
-  if (inLayers.length > 0) return inLayers;
+  return inLayers(
+    linear.filter((name) => selected.has(name)),
+    layersToTransform,
+  );
+}
+
+function inLayers(names: string[], layersToTransform?: number[]): string[] {
+  const chosen = names.filter((name) => isInLayers(name, layersToTransform));
+  if (chosen.length > 0) return chosen;
   throw new TfjsLoraError(
     'UNKNOWN_TARGET',
     `LoRA layersToTransform: expected layers that have a target, got ${layersToTransform?.join(', ')}`,

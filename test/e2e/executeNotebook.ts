@@ -81,7 +81,16 @@ function jupyter(scratch: string): Command {
   const options = settings.map((setting) => `--ExecutePreprocessor.${setting}`);
   return [
     'jupyter',
-    ['nbconvert', '--to', 'notebook', '--execute', '--stdin', '--output', join(scratch, 'executed'), ...options],
+    [
+      'nbconvert',
+      '--to',
+      'notebook',
+      '--execute',
+      '--stdin',
+      '--output',
+      join(scratch, 'executed'),
+      ...options,
+    ],
     {JUPYTER_PATH: [scratch, process.env.JUPYTER_PATH].filter(Boolean).join(delimiter)},
   ];
 }

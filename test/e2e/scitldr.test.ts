@@ -14,7 +14,9 @@ describe('LoRA on real weights and real text', () => {
     const model = await Llama.fromPretrained(join(DATA, 'stories260k'));
     const examples = (file: string, count: number): Example[] => {
       const records = JSON.parse(readFileSync(join(DATA, 'scitldr', file), 'utf8')) as {input: string}[];
-      return records.slice(0, count).map(({input}) => ({inputIds: model.tokenizer!.encode(input).slice(0, 96)}));
+      return records
+        .slice(0, count)
+        .map(({input}) => ({inputIds: model.tokenizer!.encode(input).slice(0, 96)}));
     };
     const heldOut = examples('dev.json', 32);
     const before = await model.evaluateDataset(heldOut, {batchSize: 16});

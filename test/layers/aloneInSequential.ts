@@ -9,8 +9,10 @@ export function alone(layer: tf.layers.Layer): tf.Sequential {
 /** Expects that a model written to JSON and read back, and given the same weights, computes the same. */
 export async function expectJsonRoundTrip(model: tf.Sequential, input: tf.Tensor): Promise<tf.LayersModel> {
   const json = JSON.parse(model.toJSON() as string);
-  const copy = await tf.models.modelFromJSON({modelTopology: json} as unknown as tf.io.JSONConfig as never);
-  expect(copy.layers.map((layer) => layer.getClassName())).toEqual(model.layers.map((layer) => layer.getClassName()));
+  const copy = await tf.models.modelFromJSON({modelTopology: json} as never);
+  expect(copy.layers.map((layer) => layer.getClassName())).toEqual(
+    model.layers.map((layer) => layer.getClassName()),
+  );
   expect(copy.layers.map(givenConfig)).toEqual(model.layers.map(givenConfig));
   copy.setWeights(model.getWeights());
   const [expected, got] = [model.predict(input), copy.predict(input)] as tf.Tensor[];

@@ -26,8 +26,17 @@ describeEachBackend('GroupedQueryAttention', () => {
     expect((model.predict(x) as tf.Tensor).shape).toEqual([2, 6, 16]);
     expectNoLeak(() => model.predict(x));
     await expectJsonRoundTrip(model, x);
-    await expectJsonRoundTrip(alone(make({useBias: true, headDim: 6, ropeTheta: 50, storage: 'bfloat16', layerIndex: 3})), x);
-    const scaling = {type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 4} as const;
+    await expectJsonRoundTrip(
+      alone(make({useBias: true, headDim: 6, ropeTheta: 50, storage: 'bfloat16', layerIndex: 3})),
+      x,
+    );
+    const scaling = {
+      type: 'llama3',
+      factor: 8,
+      lowFreqFactor: 1,
+      highFreqFactor: 4,
+      originalMaxPositionEmbeddings: 4,
+    } as const;
     await expectJsonRoundTrip(alone(make({ropeScaling: scaling})), x);
     await expectLearns(model, x, normal([2, 6, 16], 9), /_proj\.weight$/, {epochs: 100});
     expectDisposesAll(() => alone(make()), x);
@@ -36,10 +45,23 @@ describeEachBackend('GroupedQueryAttention', () => {
   test('has the shapes of a checkpoint', () => {
     const layer = make({headDim: 6});
     alone(layer);
-    expect([layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj].map((proj) => (proj as LoRADense['base']).weight.logicalShape)).toEqual(
-      [[24, 16], [12, 16], [12, 16], [16, 24]],
-    );
-    expect(layer.sublayers.map(([name]) => name)).toEqual(['q_proj', 'k_proj', 'v_proj', 'o_proj', 'rotary_emb']);
+    expect(
+      [layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj].map(
+        (proj) => (proj as LoRADense['base']).weight.logicalShape,
+      ),
+    ).toEqual([
+      [24, 16],
+      [12, 16],
+      [12, 16],
+      [16, 24],
+    ]);
+    expect(layer.sublayers.map(([name]) => name)).toEqual([
+      'q_proj',
+      'k_proj',
+      'v_proj',
+      'o_proj',
+      'rotary_emb',
+    ]);
   });
 
   test('does not see the future', () => {
@@ -74,7 +96,14 @@ describeEachBackend('GroupedQueryAttention', () => {
   test('takes a padding mask', () => {
     const layer = make();
     const x = input();
-    const mask = tf.tensor2d([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], undefined, 'int32');
+    const mask = tf.tensor2d(
+      [
+        [0, 0, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+      ],
+      undefined,
+      'int32',
+    );
     const y = layer.apply(x, {bias: causalBias(6, 6, mask)}) as tf.Tensor3D;
     // Rotary scores depend on distances alone, so a left-padded row equals the row without padding.
     const row = x.slice([0, 2, 0], [1, 4, -1]);
@@ -92,12 +121,23 @@ describeEachBackend('GroupedQueryAttention', () => {
     expectClose(layer.apply(x) as tf.Tensor, before, {relative: 0});
     layer.trainable = true;
     layer.k_proj.trainable = layer.v_proj.trainable = layer.o_proj.trainable = false;
-    expect(layer.trainableWeights.map((weight) => weight.originalName.split('.').at(-1))).toEqual(['lora_A', 'lora_B']);
+    expect(layer.trainableWeights.map((weight) => weight.originalName.split('.').at(-1))).toEqual([
+      'lora_A',
+      'lora_B',
+    ]);
   });
 
   test.each([
-    ['heads that key-value heads do not divide', {keyValueHeads: 3}, 'keyValueHeads: expected a divisor of 4 heads, got 3'],
-    ['a size that heads do not divide', {heads: 5, keyValueHeads: 5}, 'headDim: expected an even number, got 16 / 5 heads'],
+    [
+      'heads that key-value heads do not divide',
+      {keyValueHeads: 3},
+      'keyValueHeads: expected a divisor of 4 heads, got 3',
+    ],
+    [
+      'a size that heads do not divide',
+      {heads: 5, keyValueHeads: 5},
+      'headDim: expected an even number, got 16 / 5 heads',
+    ],
     ['an odd head', {headDim: 3}, 'headDim: expected an even number, got 3'],
   ])('refuses %s', (_, extra, message) => {
     expect(() => alone(make(extra))).toThrow(message);

@@ -73,12 +73,19 @@ describeEachBackend('LoRADense alone', () => {
     expect(layer.trainableWeights).toEqual([]);
     expect(layer.loraA.trainable).toBe(false);
     layer.trainable = true;
-    expect(layer.trainableWeights.map((weight) => weight.originalName.split('.').at(-1))).toEqual(['lora_A', 'lora_B']);
+    expect(layer.trainableWeights.map((weight) => weight.originalName.split('.').at(-1))).toEqual([
+      'lora_A',
+      'lora_B',
+    ]);
     expect(layer.base.trainableWeights).toEqual([]);
   });
 
   test('round-trips its config and weights', async () => {
-    for (const extra of [{}, {alpha: 3, useRsLoRA: true, init: 'gaussian' as const}, {useDoRA: true, storage: 'bfloat16' as const}]) {
+    for (const extra of [
+      {},
+      {alpha: 3, useRsLoRA: true, init: 'gaussian' as const},
+      {useDoRA: true, storage: 'bfloat16' as const},
+    ]) {
       const layer = make(extra);
       const model = alone(layer);
       stir(layer);
@@ -230,35 +237,42 @@ describeEachBackend('LoRADense.fromDense', () => {
     const layer = LoRADense.fromDense(keras, {rank: 3, alpha: 3});
     expectClose(run(layer, input()), model.predict(input()) as tf.Tensor);
     stir(layer);
-    expect(tf.max(tf.abs(tf.sub(run(layer, input()), model.predict(input()) as tf.Tensor))).dataSync()[0]).toBeGreaterThan(0.01);
+    expect(
+      tf.max(tf.abs(tf.sub(run(layer, input()), model.predict(input()) as tf.Tensor))).dataSync()[0],
+    ).toBeGreaterThan(0.01);
     model.dispose(); // the copy stays
     expect(() => run(layer, input())).not.toThrow();
   });
 
   test('refuses another kind of layer, or an unbuilt one', () => {
     const norm = tf.layers.layerNormalization();
-    expect(() => LoRADense.fromDense(norm)).toThrow(/expected a built Dense layer, got unbuilt LayerNormalization/);
+    expect(() => LoRADense.fromDense(norm)).toThrow(
+      /expected a built Dense layer, got unbuilt LayerNormalization/,
+    );
     expect(() => LoRADense.fromDense(tf.layers.dense({units: 2}))).toThrow(/got unbuilt Dense/);
   });
 });
 
 describeEachBackend('LoRADense merge', () => {
-  test.each(['float32', 'bfloat16', 'float16'] as const)('%s: equals the adapter, and unmerges bit for bit', (storage) => {
-    const layer = make({storage});
-    alone(layer);
-    stir(layer);
-    const before = Array.from(layer.base.weight.read().dataSync());
-    const adapted = run(layer, input());
-    layer.merge();
-    expect(layer.isMerged).toBe(true);
-    expectClose(run(layer, input()), adapted, {relative: storage === 'float32' ? 1e-5 : 1e-2});
-    expect(Array.from(layer.base.weight.read().dataSync())).not.toEqual(before);
-    layer.merge(); // again does nothing
-    layer.unmerge();
-    layer.unmerge();
-    expect(Array.from(layer.base.weight.read().dataSync())).toEqual(before);
-    expectClose(run(layer, input()), adapted, {relative: 0});
-  });
+  test.each(['float32', 'bfloat16', 'float16'] as const)(
+    '%s: equals the adapter, and unmerges bit for bit',
+    (storage) => {
+      const layer = make({storage});
+      alone(layer);
+      stir(layer);
+      const before = Array.from(layer.base.weight.read().dataSync());
+      const adapted = run(layer, input());
+      layer.merge();
+      expect(layer.isMerged).toBe(true);
+      expectClose(run(layer, input()), adapted, {relative: storage === 'float32' ? 1e-5 : 1e-2});
+      expect(Array.from(layer.base.weight.read().dataSync())).not.toEqual(before);
+      layer.merge(); // again does nothing
+      layer.unmerge();
+      layer.unmerge();
+      expect(Array.from(layer.base.weight.read().dataSync())).toEqual(before);
+      expectClose(run(layer, input()), adapted, {relative: 0});
+    },
+  );
 
   test('fuse leaves a plain layer', () => {
     const before = tf.memory().numTensors;
@@ -343,7 +357,9 @@ describeEachBackend('LoRADense with several adapters', () => {
   test('names are checked', () => {
     const layer = two();
     expect(() => layer.addAdapter('second', {rank: 1})).toThrow('expected a new name, it exists');
-    expect(() => layer.removeAdapter('secnod')).toThrow(/adapter "secnod" of .*: expected one of second, default/);
+    expect(() => layer.removeAdapter('secnod')).toThrow(
+      /adapter "secnod" of .*: expected one of second, default/,
+    );
     expect(codeOf(() => layer.adapter('x'))).toBe('UNKNOWN_ADAPTER');
   });
 });

@@ -31,7 +31,10 @@ describeEachBackend('Dense', () => {
 
   test('round-trips its config', async () => {
     await expectJsonRoundTrip(alone(make()), normal([2, 4], 2));
-    await expectJsonRoundTrip(alone(make({useBias: false, activation: undefined, storage: 'bfloat16'})), normal([2, 4], 2));
+    await expectJsonRoundTrip(
+      alone(make({useBias: false, activation: undefined, storage: 'bfloat16'})),
+      normal([2, 4], 2),
+    );
     const copy = Dense.fromConfig(Dense as never, make().getConfig()) as Dense;
     expect(copy.getConfig()).toEqual(make({name: copy.name}).getConfig());
   });
@@ -54,21 +57,24 @@ describeEachBackend('Dense', () => {
     expect([layer.trainableWeights.length, layer.nonTrainableWeights.length]).toEqual([2, 0]);
   });
 
-  test.each(['bfloat16', 'float16'] as const)('a %s weight takes half the bytes and stays frozen', (storage) => {
-    const bytes = (dtype: 'float32' | typeof storage) => {
-      const before = tf.memory().numBytes;
-      const layer = new Dense({units: 8, useBias: false, storage: dtype});
-      layer.build([null, 16]);
-      const taken = tf.memory().numBytes - before;
-      return {layer, taken};
-    };
-    expect(bytes('float32').taken).toBe(4 * 8 * 16);
-    const {layer, taken} = bytes(storage);
-    expect(taken).toBe(2 * 8 * 16);
-    layer.trainable = true;
-    expect(layer.trainableWeights).toEqual([]);
-    expect(layer.countParams()).toBe(128);
-  });
+  test.each(['bfloat16', 'float16'] as const)(
+    'a %s weight takes half the bytes and stays frozen',
+    (storage) => {
+      const bytes = (dtype: 'float32' | typeof storage) => {
+        const before = tf.memory().numBytes;
+        const layer = new Dense({units: 8, useBias: false, storage: dtype});
+        layer.build([null, 16]);
+        const taken = tf.memory().numBytes - before;
+        return {layer, taken};
+      };
+      expect(bytes('float32').taken).toBe(4 * 8 * 16);
+      const {layer, taken} = bytes(storage);
+      expect(taken).toBe(2 * 8 * 16);
+      layer.trainable = true;
+      expect(layer.trainableWeights).toEqual([]);
+      expect(layer.countParams()).toBe(128);
+    },
+  );
 
   test('keeps no tensors', () => {
     const layer = make();
@@ -89,7 +95,9 @@ describeEachBackend('Dense', () => {
   test('refuses weights of another shape', () => {
     const layer = make();
     alone(layer);
-    expect(() => layer.weight.write(tf.zeros([4, 3]))).toThrow('.weight: expected float32 [3,4], got float32 [4,3]');
+    expect(() => layer.weight.write(tf.zeros([4, 3]))).toThrow(
+      '.weight: expected float32 [3,4], got float32 [4,3]',
+    );
   });
 
   test('an unknown initializer is named', () => {
@@ -137,21 +145,44 @@ describeEachBackend('RMSNorm', () => {
     expectClose(model.predict(x) as tf.Tensor, expected);
     expectNoLeak(() => model.predict(x));
     await expectJsonRoundTrip(model, x);
-    await expectLearns(model, x, tf.mul(expected, tf.tensor1d([2, 0.5, -1, 3])), /\.weight$/, {learningRate: 0.2});
+    await expectLearns(model, x, tf.mul(expected, tf.tensor1d([2, 0.5, -1, 3])), /\.weight$/, {
+      learningRate: 0.2,
+    });
     expectDisposesAll(() => alone(make()), x);
   });
 });
 
 describeEachBackend('TokenEmbedding', () => {
   const make = (extra = {}) =>
-    new TokenEmbedding({vocabSize: 6, hiddenSize: 4, weightInitializer: glorot(4), inputShape: [3], dtype: 'int32', ...extra});
-  const ids = () => tf.tensor2d([[0, 5, 2], [2, 2, 1]], undefined, 'int32');
+    new TokenEmbedding({
+      vocabSize: 6,
+      hiddenSize: 4,
+      weightInitializer: glorot(4),
+      inputShape: [3],
+      dtype: 'int32',
+      ...extra,
+    });
+  const ids = () =>
+    tf.tensor2d(
+      [
+        [0, 5, 2],
+        [2, 2, 1],
+      ],
+      undefined,
+      'int32',
+    );
 
   test('looks up, learns, round-trips, keeps nothing', async () => {
     const model = alone(make());
     const x = ids();
     const rows = (model.getWeights()[0] as tf.Tensor2D).arraySync();
-    expectClose(model.predict(x) as tf.Tensor, tf.tensor3d([[rows[0], rows[5], rows[2]], [rows[2], rows[2], rows[1]]]));
+    expectClose(
+      model.predict(x) as tf.Tensor,
+      tf.tensor3d([
+        [rows[0], rows[5], rows[2]],
+        [rows[2], rows[2], rows[1]],
+      ]),
+    );
     expectNoLeak(() => model.predict(x));
     await expectJsonRoundTrip(model, x);
     await expectLearns(model, x, normal([2, 3, 4], 3), /\.weight$/, {learningRate: 0.2});
@@ -180,7 +211,13 @@ describeEachBackend('TokenEmbedding', () => {
 });
 
 describeEachBackend('RotaryEmbedding', () => {
-  const scaling = {type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 16} as const;
+  const scaling = {
+    type: 'llama3',
+    factor: 8,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalMaxPositionEmbeddings: 16,
+  } as const;
   const make = (extra = {}) => new RotaryEmbedding({headDim: 8, theta: 100, inputShape: [2, 5, 8], ...extra});
 
   test('turns by position, keeps lengths, round-trips', async () => {
@@ -203,7 +240,12 @@ describeEachBackend('RotaryEmbedding', () => {
     const layer = make();
     const [q, k] = [normal([1, 1, 1, 8], 1), normal([1, 1, 1, 8], 2)];
     const score = (m: number, n: number) =>
-      tf.sum(tf.mul(layer.apply(q, layer.tables(1, m)) as tf.Tensor, layer.apply(k, layer.tables(1, n)) as tf.Tensor));
+      tf.sum(
+        tf.mul(
+          layer.apply(q, layer.tables(1, m)) as tf.Tensor,
+          layer.apply(k, layer.tables(1, n)) as tf.Tensor,
+        ),
+      );
     expectClose(score(7, 3), score(14, 10));
   });
 
@@ -250,10 +292,24 @@ describeEachBackend('SwiGLU', () => {
 
 describeEachBackend('TiedHead', () => {
   const build = () => {
-    const embedding = new TokenEmbedding({vocabSize: 6, hiddenSize: 4, weightInitializer: glorot(5), inputShape: [3], dtype: 'int32'});
+    const embedding = new TokenEmbedding({
+      vocabSize: 6,
+      hiddenSize: 4,
+      weightInitializer: glorot(5),
+      inputShape: [3],
+      dtype: 'int32',
+    });
     return {embedding, model: tf.sequential({layers: [embedding, new TiedHead({embedding})]})};
   };
-  const ids = () => tf.tensor2d([[0, 5, 2], [2, 2, 1]], undefined, 'int32');
+  const ids = () =>
+    tf.tensor2d(
+      [
+        [0, 5, 2],
+        [2, 2, 1],
+      ],
+      undefined,
+      'int32',
+    );
 
   test('shares the table: logits, count, gradient from both ends', async () => {
     const {embedding, model} = build();
@@ -263,7 +319,10 @@ describeEachBackend('TiedHead', () => {
     expectClose(model.predict(x) as tf.Tensor, tf.matMul(rows, table, false, true).reshape([2, 3, 6]));
     expect(model.countParams()).toBe(24);
     expectNoLeak(() => model.predict(x));
-    await expectLearns(model, x, normal([2, 3, 6], 3), /embedding.*\.weight$/i, {learningRate: 0.1, epochs: 80});
+    await expectLearns(model, x, normal([2, 3, 6], 3), /embedding.*\.weight$/i, {
+      learningRate: 0.1,
+      epochs: 80,
+    });
     expectDisposesAll(() => build().model, x);
   });
 

@@ -14,10 +14,7 @@ function repeatHeads(x: tf.Tensor4D, times: number): tf.Tensor4D {
 /** Attention with keys and values repeated for every query head. */
 function repeated(query: tf.Tensor4D, key: tf.Tensor4D, value: tf.Tensor4D, bias?: tf.Tensor4D): tf.Tensor {
   const times = query.shape[1] / key.shape[1];
-  const scores = tf.div(
-    tf.matMul(query, repeatHeads(key, times), false, true),
-    Math.sqrt(query.shape[3]),
-  );
+  const scores = tf.div(tf.matMul(query, repeatHeads(key, times), false, true), Math.sqrt(query.shape[3]));
   return tf.matMul(tf.softmax(bias ? tf.add(scores, bias) : scores), repeatHeads(value, times));
 }
 
@@ -39,7 +36,11 @@ describeEachBackend('attention', () => {
   });
 
   test('sees all keys without a bias, and takes a scale', () => {
-    const [q, k, v] = [normal([1, 2, 1, 4], 1), normal([1, 1, 5, 4], 2), normal([1, 1, 5, 4], 3)] as tf.Tensor4D[];
+    const [q, k, v] = [
+      normal([1, 2, 1, 4], 1),
+      normal([1, 1, 5, 4], 2),
+      normal([1, 1, 5, 4], 3),
+    ] as tf.Tensor4D[];
     expectClose(attention(q, k, v), repeated(q, k, v));
     expectClose(attention(q, k, v, {scale: 1}), repeated(tf.mul(q, 2), k, v));
   });
@@ -54,7 +55,11 @@ describeEachBackend('attention', () => {
       'int32',
     );
     const bias = causalBias(4, 4, mask) as tf.Tensor4D;
-    const [q, k, v] = [normal([2, 2, 4, 4], 1), normal([2, 1, 4, 4], 2), normal([2, 1, 4, 4], 3)] as tf.Tensor4D[];
+    const [q, k, v] = [
+      normal([2, 2, 4, 4], 1),
+      normal([2, 1, 4, 4], 2),
+      normal([2, 1, 4, 4], 3),
+    ] as tf.Tensor4D[];
     const y = attention(q, k, v, {bias});
     const tail = (x: tf.Tensor4D) => x.slice([0, 0, 2, 0], [-1, -1, 2, -1]);
     // Both rows: the last two positions are a sequence of their own.
@@ -75,9 +80,13 @@ describeEachBackend('attention', () => {
   test('names the shapes it got', () => {
     const q = normal([1, 4, 2, 8], 1) as tf.Tensor4D;
     const k = normal([1, 3, 2, 8], 2) as tf.Tensor4D;
-    expect(() => attention(q, k, k)).toThrow("attention key: expected a number of heads that divides the query's 4, got 3");
+    expect(() => attention(q, k, k)).toThrow(
+      "attention key: expected a number of heads that divides the query's 4, got 3",
+    );
     const small = normal([1, 2, 2, 4], 3) as tf.Tensor4D;
-    expect(() => attention(q, small, small)).toThrow('attention key: expected [1, *, *, 8], got [1, 2, 2, 4]');
+    expect(() => attention(q, small, small)).toThrow(
+      'attention key: expected [1, *, *, 8], got [1, 2, 2, 4]',
+    );
     const value = normal([1, 2, 3, 8], 3) as tf.Tensor4D;
     expect(() => attention(q, normal([1, 2, 2, 8], 2), value)).toThrow(
       'attention value: expected [1, 2, 2, 8], got [1, 2, 3, 8]',

@@ -15,7 +15,12 @@ describeEachBackend('loraLinear', () => {
     ));
 
   test('names the shapes it got', () => {
-    const [base, x, a, b] = [normal([4, 6], 1), normal([4, 5], 2), normal([2, 5], 3), normal([6, 2], 4)] as tf.Tensor2D[];
+    const [base, x, a, b] = [
+      normal([4, 6], 1),
+      normal([4, 5], 2),
+      normal([2, 5], 3),
+      normal([6, 2], 4),
+    ] as tf.Tensor2D[];
     expect(() => loraLinear(base, x, b, b, 1)).toThrow('loraLinear a: expected [2, 5], got [6, 2]');
     expect(() => loraLinear(x, x, a, b, 1)).toThrow('loraLinear base: expected [4, 6], got [4, 5]');
   });
@@ -24,7 +29,11 @@ describeEachBackend('loraLinear', () => {
 describeEachBackend('customGradient', () => {
   test('uses the given gradient, and frees what backward made', () => {
     const f = (x: tf.Tensor) =>
-      customGradient([x], () => ({value: tf.square(x), saved: [x]}), (dy, [kept]) => [tf.mul(tf.mul(dy, kept), 10)]);
+      customGradient(
+        [x],
+        () => ({value: tf.square(x), saved: [x]}),
+        (dy, [kept]) => [tf.mul(tf.mul(dy, kept), 10)],
+      );
     const x = tf.tensor1d([1, 2]);
     expectClose(tf.grad(f)(x), [10, 20]);
     expectNoLeak(() => tf.grad(f)(x));
@@ -55,7 +64,10 @@ describeEachBackend('checkpoint', () => {
         let h = x as tf.Tensor;
         for (const weight of weights) {
           h = recomputed
-            ? checkpoint((y, c) => tf.tidy(() => block(y, weight, c)), [h], {variables: [weight], constants: [shift]})
+            ? checkpoint((y, c) => tf.tidy(() => block(y, weight, c)), [h], {
+                variables: [weight],
+                constants: [shift],
+              })
             : block(h, weight, shift);
         }
         return tf.sum(tf.square(h)) as tf.Scalar;
@@ -80,7 +92,8 @@ describeEachBackend('checkpoint', () => {
   test('a variable the block does not use gets zeros', () => {
     const unused = tf.variable(normal([2], 1));
     const {grads} = tf.variableGrads(
-      () => tf.sum(checkpoint((x) => tf.square(x), [tf.tensor1d([1, 2])], {variables: [unused]})) as tf.Scalar,
+      () =>
+        tf.sum(checkpoint((x) => tf.square(x), [tf.tensor1d([1, 2])], {variables: [unused]})) as tf.Scalar,
       [unused],
     );
     expectClose(grads[unused.name], [0, 0]);
@@ -91,9 +104,13 @@ describeEachBackend('checkpoint', () => {
     const weight = tf.variable(normal([4, 4], 1));
     const x = normal([2, 4], 2);
     const inner = (y: tf.Tensor) =>
-      checkpoint((z) => tf.tidy(() => tf.tanh(tf.matMul(z as tf.Tensor2D, weight as tf.Tensor as tf.Tensor2D))), [y], {
-        variables: [weight],
-      });
+      checkpoint(
+        (z) => tf.tidy(() => tf.tanh(tf.matMul(z as tf.Tensor2D, weight as tf.Tensor as tf.Tensor2D))),
+        [y],
+        {
+          variables: [weight],
+        },
+      );
     const nested = () =>
       tf.sum(checkpoint((y) => tf.tidy(() => inner(inner(y))), [x], {variables: [weight]})) as tf.Scalar;
     const plainly = () => {
@@ -135,7 +152,8 @@ describeEachBackend('checkpoint', () => {
         };
         const grad = tf.grad((x) => {
           let h = x;
-          for (let i = 0; i < 6; i++) h = recomputed ? checkpoint((y) => tf.tidy(() => deep(y)), [h]) : deep(h);
+          for (let i = 0; i < 6; i++)
+            h = recomputed ? checkpoint((y) => tf.tidy(() => deep(y)), [h]) : deep(h);
           return h;
         })(x);
         grad.dispose();

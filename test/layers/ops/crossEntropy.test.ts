@@ -15,13 +15,25 @@ const labelTensor = () => tf.tensor1d(LABELS, 'int32');
 function plain(logits: tf.Tensor2D): tf.Tensor {
   const kept = LABELS.flatMap((label, row) => (label === -100 ? [] : [row]));
   const rows = tf.gather(logits, tf.tensor1d(kept, 'int32'));
-  const targets = tf.oneHot(tf.tensor1d(kept.map((row) => LABELS[row]), 'int32'), logits.shape[1]);
+  const targets = tf.oneHot(
+    tf.tensor1d(
+      kept.map((row) => LABELS[row]),
+      'int32',
+    ),
+    logits.shape[1],
+  );
   return tf.neg(tf.sum(tf.mul(tf.logSoftmax(rows), targets)));
 }
 
 describeEachBackend('crossEntropy', () => {
   test('is its formula, in plain numbers', () => {
-    const loss = crossEntropy(tf.tensor2d([[1, 2, 3], [9, 9, 9]]), tf.tensor1d([1, -100], 'int32'));
+    const loss = crossEntropy(
+      tf.tensor2d([
+        [1, 2, 3],
+        [9, 9, 9],
+      ]),
+      tf.tensor1d([1, -100], 'int32'),
+    );
     expectClose(loss, [Math.log(Math.exp(1) + Math.exp(2) + Math.exp(3)) - 2]);
   });
 
@@ -31,7 +43,13 @@ describeEachBackend('crossEntropy', () => {
   });
 
   test('survives huge logits', () => {
-    const loss = crossEntropy(tf.tensor2d([[3e4, 0], [-3e4, 0]]), tf.tensor1d([0, 1], 'int32'));
+    const loss = crossEntropy(
+      tf.tensor2d([
+        [3e4, 0],
+        [-3e4, 0],
+      ]),
+      tf.tensor1d([0, 1], 'int32'),
+    );
     expectClose(loss, [0]);
   });
 
@@ -84,10 +102,13 @@ describeEachBackend('linearCrossEntropy', () => {
   test('computes no gradient outside a tape', () => {
     const {weight} = head('float32');
     const [hidden, labels] = [normal([6, 5], 4) as tf.Tensor2D, labelTensor()];
-    const kernels = (run: () => void) => tf.profile(run as () => tf.Tensor).then(({kernelNames}) => kernelNames);
+    const kernels = (run: () => void) =>
+      tf.profile(run as () => tf.Tensor).then(({kernelNames}) => kernelNames);
     return (async () => {
       const plainRun = await kernels(() => linearCrossEntropy(hidden, weight, labels));
-      const taped = await kernels(() => tf.grad((x) => linearCrossEntropy(x as tf.Tensor2D, weight, labels))(hidden));
+      const taped = await kernels(() =>
+        tf.grad((x) => linearCrossEntropy(x as tf.Tensor2D, weight, labels))(hidden),
+      );
       expect(plainRun).not.toContain('Softmax');
       expect(taped).toContain('Softmax');
     })();

@@ -16,8 +16,7 @@ describeEachBackend('rmsNorm', () => {
   test('agrees with another composition, value and gradients', () =>
     expectSameFunction(
       (x, weight) => rmsNorm(x, weight, 1e-3),
-      (x, weight) =>
-        tf.mul(tf.div(x, tf.sqrt(tf.add(tf.mean(tf.mul(x, x), -1, true), 1e-3))), weight),
+      (x, weight) => tf.mul(tf.div(x, tf.sqrt(tf.add(tf.mean(tf.mul(x, x), -1, true), 1e-3))), weight),
       [normal([2, 3, 8], 1), normal([8], 2)],
     ));
 
@@ -28,26 +27,32 @@ describeEachBackend('rmsNorm', () => {
   });
 
   test('names the shape it got', () => {
-    expect(() => rmsNorm(normal([2, 64], 1), normal([32], 2))).toThrow('rmsNorm weight: expected [64], got [32]');
+    expect(() => rmsNorm(normal([2, 64], 1), normal([32], 2))).toThrow(
+      'rmsNorm weight: expected [64], got [32]',
+    );
   });
 });
 
 describeEachBackend('swiGLU', () => {
   test('is its formula, in plain numbers', () => {
-    const [gate, up] = [[-2, 0, 1.5], [3, 5, -7]];
+    const [gate, up] = [
+      [-2, 0, 1.5],
+      [3, 5, -7],
+    ];
     const expected = gate.map((g, i) => (g / (1 + Math.exp(-g))) * up[i]);
     expectClose(swiGLU(tf.tensor1d(gate), tf.tensor1d(up)), expected);
   });
 
   test('agrees with the plain tape', () =>
-    expectSameFunction(
-      swiGLU,
-      (gate, up) => tf.mul(tf.mul(gate, tf.sigmoid(gate)), up),
-      [normal([2, 3, 5], 1), normal([2, 3, 5], 2)],
-    ));
+    expectSameFunction(swiGLU, (gate, up) => tf.mul(tf.mul(gate, tf.sigmoid(gate)), up), [
+      normal([2, 3, 5], 1),
+      normal([2, 3, 5], 2),
+    ]));
 
   test('names the shape it got', () => {
-    expect(() => swiGLU(normal([2, 3], 1), normal([2, 4], 2))).toThrow('swiGLU up: expected [2, 3], got [2, 4]');
+    expect(() => swiGLU(normal([2, 3], 1), normal([2, 4], 2))).toThrow(
+      'swiGLU up: expected [2, 3], got [2, 4]',
+    );
   });
 });
 
@@ -80,7 +85,10 @@ describeEachBackend('rotaryEmbedding', () => {
     expectSameFunction(
       (x) => rotaryEmbedding(x, cos, sin),
       (x) => {
-        const [a, b] = [tf.slice(x, [0, 0, 0, 0], [-1, -1, -1, 2]), tf.slice(x, [0, 0, 0, 2], [-1, -1, -1, 2])];
+        const [a, b] = [
+          tf.slice(x, [0, 0, 0, 0], [-1, -1, -1, 2]),
+          tf.slice(x, [0, 0, 0, 2], [-1, -1, -1, 2]),
+        ];
         const turned = tf.concat([tf.neg(b), a], 3);
         return tf.add(tf.mul(x, tf.concat([cos, cos], 3)), tf.mul(turned, tf.concat([sin, sin], 3)));
       },
@@ -91,6 +99,8 @@ describeEachBackend('rotaryEmbedding', () => {
   test('names the shapes it got', () => {
     const {cos, sin} = angles(1);
     const x = normal([2, 2, 3, 6], 2) as tf.Tensor4D;
-    expect(() => rotaryEmbedding(x, cos, sin)).toThrow('rotaryEmbedding cos: expected [*, 1, 3, 3], got [2, 1, 3, 2]');
+    expect(() => rotaryEmbedding(x, cos, sin)).toThrow(
+      'rotaryEmbedding cos: expected [*, 1, 3, 3], got [2, 1, 3, 2]',
+    );
   });
 });

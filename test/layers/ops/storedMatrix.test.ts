@@ -22,7 +22,10 @@ function store(values: tf.Tensor2D, dtype: StorageDtype): StoredMatrix {
 function rounded(values: tf.Tensor2D, dtype: StorageDtype): tf.Tensor2D {
   if (dtype === 'float32') return values;
   const [rows, cols] = values.shape;
-  return tf.tensor2d(unpackRows(packTensor(values, dtype).dataSync() as Int32Array, rows, cols, dtype), [rows, cols]);
+  return tf.tensor2d(unpackRows(packTensor(values, dtype).dataSync() as Int32Array, rows, cols, dtype), [
+    rows,
+    cols,
+  ]);
 }
 
 describeEachBackend('unpack16', () => {
@@ -44,7 +47,9 @@ describeEachBackend('unpack16', () => {
   });
 
   test('names the shape it got', () => {
-    expect(() => unpack16(tf.zeros([2, 3], 'int32'), 'float16', 4)).toThrow('unpack16 packed: expected [*, 2], got [2, 3]');
+    expect(() => unpack16(tf.zeros([2, 3], 'int32'), 'float16', 4)).toThrow(
+      'unpack16 packed: expected [*, 2], got [2, 3]',
+    );
   });
 });
 
@@ -84,8 +89,12 @@ describeEachBackend('storedMatMul', () => {
 
   test('names the shape it got', () => {
     const weight = store(normal([7, 5], 1), 'float32');
-    expect(() => storedMatMul(normal([3, 7], 2), weight, true)).toThrow('storedMatMul input: expected [*, 5], got [3, 7]');
-    expect(() => storedMatMul(normal([3, 5], 2), weight, false)).toThrow('storedMatMul input: expected [*, 7], got [3, 5]');
+    expect(() => storedMatMul(normal([3, 7], 2), weight, true)).toThrow(
+      'storedMatMul input: expected [*, 5], got [3, 7]',
+    );
+    expect(() => storedMatMul(normal([3, 5], 2), weight, false)).toThrow(
+      'storedMatMul input: expected [*, 7], got [3, 5]',
+    );
   });
 });
 
@@ -114,21 +123,57 @@ describeEachBackend('linear', () => {
 });
 
 describeEachBackend('embedding', () => {
-  const ids = () => tf.tensor2d([[4, 0], [1, 4]], undefined, 'int32');
+  const ids = () =>
+    tf.tensor2d(
+      [
+        [4, 0],
+        [1, 4],
+      ],
+      undefined,
+      'int32',
+    );
 
   test.each(DTYPES)('picks rows of a %s table', (dtype) => {
     const values = normal([5, 3], 1) as tf.Tensor2D;
     const table = store(values, dtype);
     const rows = rounded(values, dtype).arraySync();
     const input = ids();
-    expectClose(embedding(input, table), tf.tensor3d([[rows[4], rows[0]], [rows[1], rows[4]]]), {relative: 0});
+    expectClose(
+      embedding(input, table),
+      tf.tensor3d([
+        [rows[4], rows[0]],
+        [rows[1], rows[4]],
+      ]),
+      {relative: 0},
+    );
     expectNoLeak(() => embedding(input, table));
   });
 
   test('a float32 table gets the sum of its rows’ gradients', () => {
     const input = ids();
-    const dy = tf.tensor3d([[[1, 2], [3, 4]], [[5, 6], [7, 8]]]);
-    const gradient = tf.grad((table) => embedding(input, store(table as tf.Tensor2D, 'float32')))(normal([5, 2], 1), dy);
-    expectClose(gradient, tf.tensor2d([[3, 4], [5, 6], [0, 0], [0, 0], [8, 10]]));
+    const dy = tf.tensor3d([
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      [
+        [5, 6],
+        [7, 8],
+      ],
+    ]);
+    const gradient = tf.grad((table) => embedding(input, store(table as tf.Tensor2D, 'float32')))(
+      normal([5, 2], 1),
+      dy,
+    );
+    expectClose(
+      gradient,
+      tf.tensor2d([
+        [3, 4],
+        [5, 6],
+        [0, 0],
+        [0, 0],
+        [8, 10],
+      ]),
+    );
   });
 });

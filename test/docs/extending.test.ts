@@ -1,0 +1,111 @@
+import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {expectNoLeak} from '../describeEachBackend.ts';
+import {snippets} from './snippets.ts';
+
+/* The modules of docs/extending.md, run against the sources. */
+
+const config = {
+  vocabSize: 32,
+  hiddenSize: 16,
+  intermediateSize: 24,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  maxPositionEmbeddings: 32,
+};
+const rows = [[1, 2, 3, 4, 5, 6]];
+const batch = {inputIds: rows, labels: rows};
+const root = join(__dirname, '../..');
+let folder: string;
+// biome-ignore lint/suspicious/noExplicitAny: modules out of a page have no types here; snippets.test.ts checks them
+let load: (name: string) => any;
+
+beforeAll(async () => {
+  await useBackend('cpu');
+  mkdirSync(join(root, 'out'), {recursive: true});
+  folder = mkdtempSync(join(root, 'out', 'snippets-')); // inside the project, so that its packages are found
+  for (const {name, code} of snippets()) {
+    const source = code
+      .replace(/'tfjs-lora'/g, `'${join(root, 'src/index.ts')}'`)
+      .replace(/'tfjs-lora\/(\w+)'/g, (_, floor) => `'${join(root, floor, 'index.ts')}'`);
+    if (name) writeFileSync(join(folder, `${name}.ts`), source);
+  }
+  load = (name) => require(join(folder, `${name}.ts`));
+});
+
+afterAll(() => {
+  rmSync(folder, {recursive: true, force: true});
+});
+
+test('the IA³ layer works in tf.sequential and survives saving', () => {
+  const {IA3Dense} = load('ia3Dense');
+  const model = tf.sequential({layers: [new IA3Dense({units: 3, inputShape: [2]})]});
+  expect(model.trainableWeights.map(({name}) => name)).toEqual([expect.stringContaining('factors')]);
+  const copy = tf.Sequential.fromConfig(tf.Sequential, model.getConfig()) as tf.Sequential;
+  copy.setWeights(model.getWeights());
+  const x = tf.ones([4, 2]);
+  const [y, again] = [model, copy].map((one) => one.predict(x) as tf.Tensor);
+  expect(again.shape).toEqual([4, 3]);
+  expect(again.dataSync()).toEqual(y.dataSync());
+});
+
+test('IA³ in a Llama starts equal to it, and trains only its factors', async () => {
+  const {applyIA3} = load('ia3Llama');
+  const model = Llama.fromConfig<Llama>(config);
+  const before = model.predict(rows).dataSync();
+  applyIA3(model);
+  expect(model.predict(rows).dataSync()).toEqual(before);
+  const names = [0, 1].map((block) => `model.layers.${block}.self_attn.v_proj.factors`);
+  expect([...model.trainableParameters().keys()]).toEqual(names);
+  model.compile({optimizer: new AdamW({learningRate: 0.1})});
+  const {loss: first} = await model.trainOnBatch(batch);
+  for (let step = 0; step < 5; step++) await model.trainOnBatch(batch);
+  expect((await model.trainOnBatch(batch)).loss).toBeLessThan(first);
+  model.dispose();
+});
+
+test('the op equals its formula, and its kernel equals the op, forward and gradient', () => {
+  const {squaredReLU} = load('squaredReLU');
+  const x = tf.tensor2d([-2, -0.5, 0, 0.5, 3, 7], [2, 3]);
+  const run = () => tf.valueAndGrad((input) => squaredReLU(input))(x, tf.fill([2, 3], 2));
+  const composed = run();
+  expect([...composed.value.dataSync()]).toEqual([0, 0, 0, 0.25, 9, 49]);
+  expect([...composed.grad.dataSync()]).toEqual([0, 0, 0, 2, 12, 28]); // 2 · 2x
+  const {squaredReLUKernel} = load('squaredReLUKernel');
+  expect(tf.getKernel('SquaredReLU', 'cpu')).toBe(squaredReLUKernel);
+  const fast = run();
+  expect(fast.value.dataSync()).toEqual(composed.value.dataSync());
+  expect(fast.grad.dataSync()).toEqual(composed.grad.dataSync());
+  expectNoLeak(() => squaredReLU(x));
+  tf.unregisterKernel('SquaredReLU', 'cpu');
+});
+
+test('the model family divides its logits, trains with LoRA and generates', async () => {
+  const {ScaledLlama} = load('scaledLlama');
+  const plain = Llama.fromConfig<Llama>(config);
+  const model = ScaledLlama.fromConfig({...config, source: {logits_scaling: 8}});
+  const expected = [...plain.predict(rows).dataSync()].map((logit) => logit / 8);
+  const got = [...model.predict(rows).dataSync()] as number[];
+  expect(got.map((logit, i) => Math.abs(logit - expected[i])).every((error) => error < 1e-5)).toBe(true);
+  model.applyLoRA({rank: 2});
+  model.trainer.compile({optimizer: new AdamW({learningRate: 0.05})});
+  const history = await model.trainer.fit([batch], {epochs: 8, verbose: 0});
+  expect(history.loss.at(-1)).toBeLessThan(history.loss[0]);
+  expect(model.formatConfig('float32')).toMatchObject({logits_scaling: 8});
+  plain.dispose();
+  model.dispose();
+});
+
+test('the optimizer steps by the sign of its momentum', () => {
+  const {Lion} = load('lion');
+  const variable = tf.variable(tf.tensor1d([1, 1, 1]), true, 'lionWeight');
+  const lion = new Lion(0.5);
+  lion.applyGradients({lionWeight: tf.tensor1d([3, -0.1, 0])});
+  expect([...variable.dataSync()]).toEqual([0.5, 1.5, 1]);
+  lion.applyGradients({lionWeight: tf.tensor1d([-0.1, 0.1, 0])}); // momentum 0.03, −0.001; 0.9 · m + 0.1 · g
+  expect([...variable.dataSync()]).toEqual([0, 1, 1]);
+  lion.dispose();
+  variable.dispose();
+});

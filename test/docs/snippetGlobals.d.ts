@@ -1,0 +1,14 @@
+// What the snippets of README.md and docs/ take for granted: a model, some data.
+import type {Example, Llama} from 'tfjs-lora';
+
+declare global {
+  const model: Llama;
+  const training: Example[];
+  const heldOut: Example[];
+  const pairs: {prompt: string; answer: string}[];
+  const lines: AsyncIterable<string>;
+  const inputIds: number[][];
+  const labels: number[][];
+  const attentionMask: number[][];
+  function exampleOf(question: string, answer: string): Example;
+}

@@ -1,0 +1,94 @@
+import fc from 'fast-check';
+import {matchTargets} from '../../../models/peft/targetModules.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+
+const KINDS = ['self_attn.q_proj', 'self_attn.v_proj', 'mlp.up_proj', 'mlp.gate_up_proj'];
+const linear = [...Array(12).keys()]
+  .flatMap((i) => KINDS.map((kind) => `model.layers.${i}.${kind}`))
+  .concat('lm_head');
+const tied = 'shares the table';
+const candidates = {linear, head: 'lm_head', refused: new Map([['model.embed_tokens', tied]])};
+
+const refusal = (run: () => unknown) => {
+  try {
+    run();
+  } catch (error) {
+    return error as TfjsLoraError;
+  }
+  throw new Error('expected an error');
+};
+
+test('all-linear leaves the head out', () => {
+  expect(matchTargets('all-linear', candidates)).toEqual(linear.slice(0, -1));
+});
+
+test('a list matches whole last names, not the ends of words', () => {
+  expect(matchTargets(['up_proj'], candidates)).toHaveLength(12);
+  expect(matchTargets(['lm_head', 'q_proj'], candidates)).toHaveLength(13);
+  expect(matchTargets(['model.layers.1.self_attn.q_proj'], candidates)).toEqual([
+    'model.layers.1.self_attn.q_proj',
+  ]);
+});
+
+test('a string or RegExp matches the whole name', () => {
+  const wanted = ['model.layers.1.self_attn.q_proj', 'model.layers.1.self_attn.v_proj'];
+  expect(matchTargets('model\\.layers\\.1\\.self_attn\\.[qv]_proj', candidates)).toEqual(wanted);
+  expect(matchTargets(/.*\.layers\.1\.SELF_ATTN\..*/gi, candidates)).toEqual(wanted);
+  expect(refusal(() => matchTargets('q_proj', candidates)).message).toMatch(
+    /^LoRA target q_proj: expected a linear layer .* A string is a regular expression for the whole name .* pass a list/,
+  );
+});
+
+test('an unknown target lists the nearest', () => {
+  const error = refusal(() => matchTargets(['q_porj'], candidates));
+  expect(error.code).toBe('UNKNOWN_TARGET');
+  expect(error.message).toMatch(/^LoRA target q_porj: .* Nearest: q_proj,/);
+});
+
+test('refusals', () => {
+  expect(refusal(() => matchTargets(['embed_tokens'], candidates))).toMatchObject({
+    code: 'UNSUPPORTED',
+    message: `LoRA target embed_tokens: model.embed_tokens cannot be adapted: ${tied}`,
+  });
+  expect(refusal(() => matchTargets([], candidates)).code).toBe('INVALID_ARGUMENT');
+  expect(refusal(() => matchTargets('(', candidates)).code).toBe('INVALID_ARGUMENT');
+  expect(refusal(() => matchTargets(['q_proj'], candidates, [12])).message).toMatch(
+    /layersToTransform: expected layers that have a target, got 12/,
+  );
+  expect(refusal(() => matchTargets('all-linear', candidates, [12])).code).toBe('UNKNOWN_TARGET');
+});
+
+test('any list and any layers select exactly what their definition says', () => {
+  const names = fc.uniqueArray(fc.constantFrom('q_proj', 'v_proj', 'up_proj', 'gate_up_proj'), {
+    minLength: 1,
+  });
+  const layers = fc.option(fc.uniqueArray(fc.nat(11), {minLength: 1}), {nil: undefined});
+  fc.assert(
+    fc.property(names, layers, (targets, chosen) => {
+      const expected = linear.filter((name) => {
+        const parts = name.split('.');
+        return (
+          (targets as string[]).includes(parts.at(-1) as string) &&
+          (!chosen || chosen.includes(Number(parts[2])))
+        );
+      });
+      expect(matchTargets(targets, candidates, chosen)).toEqual(expected);
+      // As a pattern for the whole name it is the same.
+      const pattern = `.*\\.(${targets.join('|')})`;
+      expect(matchTargets(pattern, candidates, chosen)).toEqual(expected);
+    }),
+  );
+});
+
+test('whatever the target, the answer is in the model’s order or a typed error', () => {
+  fc.assert(
+    fc.property(fc.oneof(fc.string(), fc.array(fc.string(), {maxLength: 3})), (target) => {
+      try {
+        const found = matchTargets(target, candidates);
+        expect(found).toEqual(linear.filter((name) => found.includes(name)));
+      } catch (error) {
+        expect(error).toBeInstanceOf(TfjsLoraError);
+      }
+    }),
+  );
+});
