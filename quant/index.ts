@@ -1,4 +1,35 @@
 /** `tfjs-lora/quant`: number formats and the files that hold them. */
+export {
+  bitsandbytesKeys,
+  bitsandbytesType,
+  fromTensors,
+  type TensorSource,
+  toTensors,
+} from './bitsandbytesState.ts';
+export {dynamicMap, FP4_CODE, NF4_CODE} from './blockwise/codebooks.ts';
+export {
+  dequantizeAbsmax,
+  NESTED_BLOCK_SIZE,
+  type NestedAbsmax,
+  quantizeAbsmax,
+} from './blockwise/doubleQuantization.ts';
+export {
+  type Blockwise8Bit,
+  type Blockwise8BitOptions,
+  dequantizeBlockwise,
+  quantizeBlockwise,
+} from './blockwise/dynamic8Bit.ts';
+export {
+  dequantizeFP4,
+  dequantizeNF4,
+  FOUR_BIT_BLOCK_SIZES,
+  type FourBitOptions,
+  type FourBitType,
+  quantizeFP4,
+  quantizeNF4,
+} from './blockwise/fourBit.ts';
+export type {SourceValues} from './blockwise/sourceValues.ts';
+export {torchMean} from './blockwise/torchMean.ts';
 export {type ErrorCode, nearestNames, TfjsLoraError} from './errors.ts';
 export {
   bfloat16ToFloat32,
@@ -14,6 +45,22 @@ export {
   unpackRowsInto,
   wordsPerRow,
 } from './float16.ts';
+export {
+  type Int8Options,
+  Int8Tensor,
+  type Int8TensorParts,
+  type OutlierColumns,
+  quantizeInt8,
+} from './int8.ts';
+export type {MatrixShape, QuantizedMatrix} from './quantizedMatrix.ts';
+export {QuantizedTensor, type QuantizedTensorParts} from './quantizedTensor.ts';
+export {
+  getQuantizer,
+  type QuantizeOptions,
+  type Quantizer,
+  quantizerNames,
+  registerQuantizer,
+} from './quantizerRegistry.ts';
 export {SafetensorsCheckpoint} from './safetensors/safetensorsCheckpoint.ts';
 export type {SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 export {SafetensorsFile} from './safetensors/safetensorsFile.ts';
