@@ -8,6 +8,7 @@ export {
 } from './bitsandbytesState.ts';
 export {dynamicMap, FP4_CODE, NF4_CODE} from './blockwise/codebooks.ts';
 export {
+  type DoubleQuantOptions,
   dequantizeAbsmax,
   NESTED_BLOCK_SIZE,
   type NestedAbsmax,
@@ -16,6 +17,7 @@ export {
 export {
   type Blockwise8Bit,
   type Blockwise8BitOptions,
+  type CodeSearch8Bit,
   dequantizeBlockwise,
   quantizeBlockwise,
 } from './blockwise/dynamic8Bit.ts';

@@ -1,0 +1,71 @@
+import {TfjsLoraError} from '../errors.ts';
+import {dynamicMap} from './codebooks.ts';
+import {type CodeSearch8Bit, quantizeBlockwise} from './dynamic8Bit.ts';
+import {torchMean} from './torchMean.ts';
+
+/** Blocks whose scales share one scale of their own, as bitsandbytes has it. */
+export const NESTED_BLOCK_SIZE = 256;
+
+/** The scales of 4-bit blocks, themselves in 8 bits: `map[quantized[i]] · nestedAbsmax[i / nestedBlockSize] + offset`. */
+export interface NestedAbsmax {
+  /** One code a block, into `map`. */
+  quantized: Uint8Array;
+  /** float32 [ceil(blocks / nestedBlockSize)] */
+  nestedAbsmax: Float32Array;
+  /** The scales' mean, a float32 number. */
+  offset: number;
+  /** 256 in everything bitsandbytes writes. */
+  nestedBlockSize: number;
+  /** float32 [256], the signed dynamic map; kept because a file brings its own. */
+  map: Float32Array;
+}
+
+export interface DoubleQuantOptions {
+  /** Default `nearest`. */
+  search?: CodeSearch8Bit;
+  /** See {@link torchMean}; matters from 32,768 scales on. Default 1. */
+  torchThreads?: number;
+}
+
+/**
+ * Double quantization (QLoRA): the scales less their mean, in blocks of 256 against the signed dynamic map. Bit-exact
+ * with bitsandbytes' `compress_statistics`: its portable kernel by default, its native CPU kernel (0.50) with
+ * `search: 'table'`. The first is the closer one; files of either load alike.
+ */
+export function quantizeAbsmax(
+  absmax: Float32Array,
+  {search = 'nearest', torchThreads = 1}: DoubleQuantOptions = {},
+): NestedAbsmax {
+  const offset = absmax.length === 0 ? 0 : torchMean(absmax, torchThreads);
+  const map = dynamicMap(true);
+  const centred = absmax.map((value) => value - offset);
+  const {codes, absmax: nestedAbsmax} = quantizeBlockwise(centred, {
+    map,
+    blockSize: NESTED_BLOCK_SIZE,
+    search,
+    name: 'double quantization of absmax',
+  });
+  return {quantized: codes, nestedAbsmax, offset, nestedBlockSize: NESTED_BLOCK_SIZE, map};
+}
+
+/**
+ * The scales of blocks `begin` to `end`, float32.
+ *
+ * @param out receives them; a new array by default
+ * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length
+ */
+export function dequantizeAbsmax(
+  {quantized, nestedAbsmax, offset, nestedBlockSize, map}: NestedAbsmax,
+  begin = 0,
+  end = quantized.length,
+  out: Float32Array = new Float32Array(end - begin),
+): Float32Array {
+  if (out.length !== end - begin) {
+    const got = `expected ${end - begin} values, got ${out.length}`;
+    throw new TfjsLoraError('SHAPE_MISMATCH', `dequantizeAbsmax out: ${got}.`);
+  }
+  for (let i = begin; i < end; i++) {
+    out[i - begin] = Math.fround(map[quantized[i]] * nestedAbsmax[Math.floor(i / nestedBlockSize)]) + offset;
+  }
+  return out;
+}

@@ -1,0 +1,52 @@
+import {TfjsLoraError} from './errors.ts';
+import type {StorageDtype} from './float16.ts';
+
+/** `[rows, cols]` of a weight as checkpoints store it: `[outputs, inputs]`. */
+export type MatrixShape = readonly [rows: number, cols: number];
+
+/** A weight matrix in fewer bits, whatever the format: what a layer needs to know of it. */
+export interface QuantizedMatrix {
+  /** The format's name, as its {@link Quantizer} is registered. */
+  readonly quantType: string;
+  readonly shape: MatrixShape;
+  /** What the weight was before: what dequantizing for a file should give back. */
+  readonly dtype: StorageDtype;
+  /** Bytes of memory the weight takes, scales included. */
+  readonly byteLength: number;
+  /** All values, float32 `[rows, cols]`; `out` receives them when given. */
+  dequantize(out?: Float32Array): Float32Array;
+  /** Rows `begin` to `end`, float32 `[end - begin, cols]`; `out` receives them when given. */
+  dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array;
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` when `shape` is no `[rows, cols]` of whole numbers of at least 0 */
+export function assertMatrixShape(what: string, shape: readonly number[]): asserts shape is MatrixShape {
+  if (shape.length !== 2 || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} [shape]: expected [rows, cols] of whole numbers of at least 0, got [${shape}].`,
+    );
+  }
+}
+
+/** The memory for rows `begin` to `end`, checked: `out`, or a new array. */
+export function rowsTarget(
+  what: string,
+  [rows, cols]: MatrixShape,
+  begin: number,
+  end: number,
+  out: Float32Array | undefined,
+): Float32Array {
+  const isRange = Number.isSafeInteger(begin) && Number.isSafeInteger(end) && begin >= 0 && begin <= end;
+  if (!isRange || end > rows) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} rows: expected a range within 0 to ${rows}, got ${begin} to ${end}.`,
+    );
+  }
+  const length = (end - begin) * cols;
+  if (out !== undefined && out.length !== length) {
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${what} out: expected ${length} values, got ${out.length}.`);
+  }
+  return out ?? new Float32Array(length);
+}

@@ -1,0 +1,78 @@
+import {type FourBitType, quantizeFP4, quantizeNF4} from './blockwise/fourBit.ts';
+import type {SourceValues} from './blockwise/sourceValues.ts';
+import {nearestNames, TfjsLoraError} from './errors.ts';
+import type {StorageDtype} from './float16.ts';
+import {quantizeInt8} from './int8.ts';
+import type {MatrixShape, QuantizedMatrix} from './quantizedMatrix.ts';
+
+/** What every quantizer is told; each may read more of its own. */
+export interface QuantizeOptions {
+  /** Values that share a scale. */
+  blockSize?: number;
+  /** Whether the scales are quantized too. */
+  doubleQuant?: boolean;
+  /** `bfloat16` or `float16` when the values are 16-bit bits. */
+  dtype?: StorageDtype;
+  /** The tensor, for messages. */
+  name?: string;
+  [option: string]: unknown;
+}
+
+/** A way to hold a weight matrix in fewer bits. */
+export interface Quantizer {
+  /** As in `quantization: {type}`, and as the `quantType` of what it makes. */
+  readonly name: string;
+  /** @throws TfjsLoraError `NON_FINITE`, `SHAPE_MISMATCH`, `INVALID_ARGUMENT`, naming the tensor */
+  quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedMatrix;
+  /** Rows `begin` to `end` as float32. */
+  dequantizeRows(matrix: QuantizedMatrix, begin: number, end: number, out?: Float32Array): Float32Array;
+}
+
+const quantizers = new Map<string, Quantizer>();
+
+/**
+ * Makes a quantizer known by its name; `nf4`, `fp4` and `int8` are there from the start.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when another one has the name: a library must not change what a built-in
+ *   name means. Registering the same object again does nothing, so that a notebook's cell may run twice
+ */
+export function registerQuantizer(quantizer: Quantizer): void {
+  const {name} = quantizer;
+  const known = quantizers.get(name);
+  if (!name || (known !== undefined && known !== quantizer)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `registerQuantizer [name]: expected a name of its own, got '${name}', ` +
+        `with ${quantizerNames().join(', ')} taken. Choose another.`,
+    );
+  }
+  quantizers.set(name, quantizer);
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` with the nearest names when none is called `name` */
+export function getQuantizer(name: string): Quantizer {
+  const quantizer = quantizers.get(name);
+  if (quantizer === undefined) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `Quantizer [${name}]: expected one of ${quantizerNames().join(', ')}, got '${name}'. ` +
+        `Nearest: ${nearestNames(name, quantizerNames(), 1)}. Add others with registerQuantizer.`,
+    );
+  }
+  return quantizer;
+}
+
+/** Names of all registered quantizers, in the order they came. */
+export function quantizerNames(): string[] {
+  return [...quantizers.keys()];
+}
+
+const dequantizeRows: Quantizer['dequantizeRows'] = (matrix, begin, end, out) =>
+  matrix.dequantizeRows(begin, end, out);
+
+const FOUR_BIT: [FourBitType, typeof quantizeNF4][] = [
+  ['nf4', quantizeNF4],
+  ['fp4', quantizeFP4],
+];
+for (const [name, quantize] of FOUR_BIT) registerQuantizer({name, quantize, dequantizeRows});
+registerQuantizer({name: 'int8', quantize: quantizeInt8, dequantizeRows});

@@ -1,0 +1,49 @@
+import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
+import {
+  getQuantizer,
+  type Quantizer,
+  quantizerNames,
+  registerQuantizer,
+} from '../../quant/quantizerRegistry.ts';
+import {gaussian} from './fixtures/bitsandbytesGolden.ts';
+
+test.each(['nf4', 'fp4', 'int8'])('%s is there, and gives back what is near', (name) => {
+  const quantizer = getQuantizer(name);
+  const values = gaussian(10 * 64, 2);
+  const matrix = quantizer.quantize(values, [10, 64], {blockSize: 64, doubleQuant: true, name: 'w'});
+  expect(matrix.quantType).toBe(name);
+  expect(matrix.shape).toEqual([10, 64]);
+  expect(matrix.byteLength).toBeLessThan(values.byteLength / 3.5);
+  const back = quantizer.dequantizeRows(matrix, 2, 5);
+  expect(back).toEqual(matrix.dequantize().subarray(128, 320));
+  const correlation = back.reduce((sum, value, i) => sum + value * values[128 + i], 0);
+  const power = back.reduce((sum, value) => sum + value * value, 0);
+  expect(correlation / power).toBeCloseTo(1, 1);
+});
+
+test('a library adds its own, and may run its cell twice', () => {
+  const half: QuantizedMatrix = {
+    quantType: 'signs',
+    shape: [1, 2],
+    dtype: 'float32',
+    byteLength: 1,
+    dequantize: () => Float32Array.of(1, -1),
+    dequantizeRows: () => Float32Array.of(1, -1),
+  };
+  const signs: Quantizer = {
+    name: 'signs',
+    quantize: () => half,
+    dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
+  };
+  registerQuantizer(signs);
+  registerQuantizer(signs);
+  expect(getQuantizer('signs')).toBe(signs);
+  expect(quantizerNames()).toEqual(['nf4', 'fp4', 'int8', 'signs']);
+});
+
+test('a taken name, an empty one and an unknown one are refused', () => {
+  const nf4 = getQuantizer('nf4');
+  expect(() => registerQuantizer({...nf4})).toThrow(`expected a name of its own, got 'nf4'`);
+  expect(() => registerQuantizer({...nf4, name: ''})).toThrow(`got ''`);
+  expect(() => getQuantizer('nf')).toThrow(/expected one of nf4, fp4, int8.*got 'nf'\. Nearest: nf4/);
+});
