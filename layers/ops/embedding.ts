@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {StoredMatrix} from './storedMatrix.ts';
+import type {DenseMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
 
 /**
@@ -10,7 +10,7 @@ import {unpack16} from './unpack16.ts';
  * @param table `[rows, cols]`
  * @returns `[..., cols]` float32
  */
-export function embedding(ids: tf.Tensor, table: StoredMatrix): tf.Tensor {
+export function embedding(ids: tf.Tensor, table: DenseMatrix): tf.Tensor {
   return tf.tidy(() => {
     const flat = ids.flatten() as tf.Tensor1D;
     const stored = tf.gather(table.tensor as tf.Tensor2D, flat);

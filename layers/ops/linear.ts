@@ -2,14 +2,14 @@ import type * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {storedMatMul} from './storedMatMul.ts';
-import type {StoredMatrix} from './storedMatrix.ts';
+import {type StoredMatrix, tensorsOf, withTensors} from './storedMatrix.ts';
 
 /**
  * `x · Wᵀ` with a frozen weight, as PyTorch's `nn.Linear` stores it. Only `x` gets a gradient: the weight
  * never enters the tape, whatever its type.
  *
  * @param x `[N, inputDim]` float32
- * @param weight `[units, inputDim]`, float32 or packed 16-bit
+ * @param weight `[units, inputDim]`, float32, packed 16-bit or quantized
  * @returns `[N, units]` float32
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `x` is not `[N, inputDim]`
  */
@@ -17,7 +17,7 @@ export function linear(x: tf.Tensor2D, weight: StoredMatrix): tf.Tensor2D {
   assertShape('linear input', x, [-1, weight.cols]);
   return customGradient(
     [x],
-    () => ({value: storedMatMul(x, weight, true), saved: [weight.tensor]}),
-    (dy, [tensor]) => [storedMatMul(dy, {...weight, tensor}, false)],
+    () => ({value: storedMatMul(x, weight, true), saved: Object.values(tensorsOf(weight))}),
+    (dy, saved) => [storedMatMul(dy, withTensors(weight, saved), false)],
   );
 }

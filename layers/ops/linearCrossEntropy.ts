@@ -5,7 +5,7 @@ import {customGradient} from './customGradient.ts';
 import {dispatch} from './dispatch.ts';
 import {embedding} from './embedding.ts';
 import {storedMatMul} from './storedMatMul.ts';
-import type {StoredMatrix} from './storedMatrix.ts';
+import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
 
 /** How many logits exist at once (64 MiB of float32). */
 const CHUNK_ELEMENTS = 1 << 24;
@@ -30,8 +30,7 @@ export function linearCrossEntropy(
 ): tf.Scalar {
   assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
   assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
-  const inputs = {hidden, weight: weight.tensor, labels};
-  return dispatch('LinearCrossEntropy', inputs, {dtype: weight.dtype, ignoreIndex}, () => {
+  const composed = () => {
     const wantsGradient = isRecording();
     return customGradient(
       [hidden],
@@ -42,7 +41,10 @@ export function linearCrossEntropy(
       },
       (dy, [gradient]) => [tf.mul(gradient, dy)],
     );
-  });
+  };
+  if (isQuantized(weight)) return tf.tidy(composed);
+  const inputs = {hidden, weight: weight.tensor, labels};
+  return dispatch('LinearCrossEntropy', inputs, {dtype: weight.dtype, ignoreIndex}, composed);
 }
 
 function isRecording(): boolean {
@@ -72,7 +74,10 @@ function chunkedLoss(
       const counted = tf.notEqual(target, ignoreIndex).toFloat().expandDims(1); // [n, 1]
       const safeTarget = tf.maximum(target, 0).toInt();
       const fromAll = storedMatMul(tf.softmax(logits), weight, false); // [n, C]
-      return [loss, tf.mul(tf.sub(fromAll, embedding(safeTarget, weight)), counted) as tf.Tensor2D];
+      const fromTarget = isQuantized(weight)
+        ? storedMatMul(tf.oneHot(safeTarget, weight.rows).toFloat() as tf.Tensor2D, weight, false)
+        : embedding(safeTarget, weight); // [n, C]
+      return [loss, tf.mul(tf.sub(fromAll, fromTarget), counted) as tf.Tensor2D];
     }) as [tf.Scalar, tf.Tensor2D?];
     losses.push(loss);
     if (gradient) gradients.push(gradient);

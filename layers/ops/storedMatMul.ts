@@ -1,11 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
-import type {StoredMatrix} from './storedMatrix.ts';
+import {quantizedMatMul} from './quantizedMatMul.ts';
+import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
+import {tiledMatMul} from './tiledMatMul.ts';
 import {unpack16} from './unpack16.ts';
-
-/** How many float32 elements of a 16-bit matrix exist at once (64 MiB). */
-const TILE_ELEMENTS = 1 << 24;
 
 /**
  * Product with a stored matrix, widened to float32 tile by tile: `x · Wᵀ` (a linear layer's forward) or
@@ -19,28 +18,16 @@ export function storedMatMul(
   x: tf.Tensor2D,
   weight: StoredMatrix,
   transposeWeight: boolean,
-  tileElements = TILE_ELEMENTS,
+  tileElements?: number,
 ): tf.Tensor2D {
-  const {tensor, dtype, rows, cols} = weight;
+  const {rows, cols} = weight;
   assertShape('storedMatMul input', x, [-1, transposeWeight ? cols : rows]);
+  if (isQuantized(weight)) return quantizedMatMul(x, weight, transposeWeight, tileElements);
+  const {tensor, dtype} = weight;
   if (dtype === 'float32') return tf.matMul(x, tensor as tf.Tensor2D, false, transposeWeight);
   return dispatch('StoredMatMul', {x, weight: tensor}, {dtype, rows, cols, transposeWeight}, () => {
-    const tileRows = Math.max(1, Math.floor(tileElements / cols));
-    let sum: tf.Tensor2D | undefined;
-    const columns: tf.Tensor2D[] = [];
-    for (let row = 0; row < rows; row += tileRows) {
-      const count = Math.min(tileRows, rows - row);
-      const previous = sum;
-      const product = tf.tidy(() => {
-        const tile = unpack16(tf.slice(tensor as tf.Tensor2D, [row, 0], [count, -1]), dtype, cols);
-        if (transposeWeight) return tf.matMul(x, tile, false, true); // [N, count]
-        const part = tf.matMul(tf.slice(x, [0, row], [-1, count]), tile); // [N, cols]
-        return previous ? tf.add(previous, part) : part;
-      }) as tf.Tensor2D;
-      previous?.dispose();
-      if (transposeWeight) columns.push(product);
-      else sum = product;
-    }
-    return sum ?? (columns.length === 1 ? columns[0] : tf.concat(columns, 1));
+    const widen = (begin: number, end: number) =>
+      unpack16(tf.slice(tensor as tf.Tensor2D, [begin, 0], [end - begin, -1]), dtype, cols);
+    return tiledMatMul(x, weight, transposeWeight, widen, tileElements);
   });
 }

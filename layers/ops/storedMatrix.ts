@@ -1,18 +1,38 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../../quant/float16.ts';
+import type {QuantizedStorage} from './quantizedStorage.ts';
 
 /**
  * A `[rows, cols]` matrix as it lies in memory. `float32`: `tensor` is float32 `[rows, cols]`. 16-bit
  * types: `tensor` is int32 `[rows, ceil(cols / 2)]`, element 2j of a row in the low half of word j.
  */
-export interface StoredMatrix {
+export interface DenseMatrix {
   tensor: tf.Tensor;
   dtype: StorageDtype;
   rows: number;
   cols: number;
 }
 
+/** A frozen weight in any storage that the ops can multiply with. */
+export type StoredMatrix = DenseMatrix | QuantizedStorage;
+
 /** The shape of the tensor that stores a `[rows, cols]` matrix of that type. */
 export function storedShape(dtype: StorageDtype, rows: number, cols: number): [number, number] {
   return [rows, dtype === 'float32' ? cols : Math.ceil(cols / 2)];
+}
+
+export function isQuantized(matrix: StoredMatrix): matrix is QuantizedStorage {
+  return 'tensors' in matrix;
+}
+
+/** The tensors a matrix is stored in, by the names kernels know them by. */
+export function tensorsOf(matrix: StoredMatrix): tf.NamedTensorMap {
+  return isQuantized(matrix) ? {...matrix.tensors} : {weight: matrix.tensor};
+}
+
+/** The same matrix in other tensors of the same contents, given in the order of {@link tensorsOf}. */
+export function withTensors<M extends StoredMatrix>(matrix: M, tensors: tf.Tensor[]): M {
+  if (!isQuantized(matrix)) return {...matrix, tensor: tensors[0]};
+  const entries = Object.keys(matrix.tensors).map((name, i) => [name, tensors[i]]);
+  return {...matrix, tensors: Object.fromEntries(entries)};
 }

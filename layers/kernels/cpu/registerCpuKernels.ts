@@ -1,8 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
+import {dequantizeRows} from './dequantizeRows.ts';
 import {unpack16} from './unpack16.ts';
 
-const KERNELS: tf.KernelConfig[] = [adamWUpdate, unpack16];
+const KERNELS: tf.KernelConfig[] = [adamWUpdate, dequantizeRows, unpack16];
 
 /** Registers this library's kernels for the `cpu` backend. Calling this again is harmless. */
 export function registerCpuKernels(): void {

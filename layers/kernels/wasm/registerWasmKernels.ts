@@ -1,9 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
 import {batchMatMul} from './batchMatMul.ts';
+import {dequantizeRows} from './dequantizeRows.ts';
 import {exp} from './exp.ts';
 import {fusedMatMul} from './fusedMatMul.ts';
 import {gatherV2} from './gatherV2.ts';
+import {quantizedMatMul} from './quantizedMatMul.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {sum} from './sum.ts';
 import {unpack16} from './unpack16.ts';
@@ -12,7 +14,9 @@ import {unsortedSegmentSum} from './unsortedSegmentSum.ts';
 const KERNELS: tf.KernelConfig[] = [
   adamWUpdate,
   batchMatMul,
+  dequantizeRows,
   fusedMatMul,
+  quantizedMatMul,
   storedMatMul,
   unpack16,
   unsortedSegmentSum,

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {embedding} from '../../../layers/ops/embedding.ts';
 import {linear} from '../../../layers/ops/linear.ts';
 import {storedMatMul} from '../../../layers/ops/storedMatMul.ts';
-import {type StoredMatrix, storedShape} from '../../../layers/ops/storedMatrix.ts';
+import {type DenseMatrix, storedShape} from '../../../layers/ops/storedMatrix.ts';
 import {unpack16} from '../../../layers/ops/unpack16.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {packTensor} from '../../../layers/parameter.ts';
@@ -13,7 +13,7 @@ import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 const DTYPES: StorageDtype[] = ['float32', 'bfloat16', 'float16'];
 
-function store(values: tf.Tensor2D, dtype: StorageDtype): StoredMatrix {
+function store(values: tf.Tensor2D, dtype: StorageDtype): DenseMatrix {
   const [rows, cols] = values.shape;
   return {tensor: dtype === 'float32' ? values : packTensor(values, dtype), dtype, rows, cols};
 }

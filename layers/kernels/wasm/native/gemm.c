@@ -1,12 +1,12 @@
 // Matrix products on the memory of the TensorFlow.js wasm backend: C = A · B for float32 A and C, and B in float32,
-// bfloat16 or float16. Any operand may be transposed: strides say how it lies. Blocks of both operands are copied into
+// bfloat16, float16 or quantized. Any operand may be transposed: strides say how it lies. Blocks of both operands are copied into
 // small panels as they are needed (Goto & van de Geijn 2008), which is where transposing and widening cost nothing
 // extra, and where nothing outlives the call.
 //
 // Compiled without a C library, static data or a stack in memory: all scratch comes from the caller, so that the module
 // can share another module's memory. See build.sh.
 
-#include "element.h"
+#include "quantized.h"
 
 // V8 loads all operands of an iteration before it computes, so accumulators, operands and one product must fit its 15
 // vector registers together: 4 × 8 does, 6 × 8 spills and is a third slower.
@@ -18,7 +18,7 @@
 #define FEW 3    // up to so many rows, columns of B that lie contiguous are read where they lie
 #define NARROW 24  // up to so many columns, A is read where it lies: packing it would cost as much as the product
 
-// What gemmProduct.ts writes. Strides in elements.
+// What gemm.ts writes. Strides in elements.
 typedef struct {
   const float *a;
   const char *b;
@@ -32,6 +32,7 @@ typedef struct {
   int32_t rowTiles, colTiles;      // tiles along each side
   int32_t remaining;               // tiles of the whole batch that nobody has taken yet
   int32_t done;                    // tiles that are complete
+  const Quantized *quantized;      // B when it is quantized, and `b` nothing: its rows are B's columns when bRow is 1
 } Job;
 
 #ifdef __wasm_relaxed_simd__
@@ -77,6 +78,27 @@ static __attribute__((noinline)) void packB(float *dst, const char *b, int32_t r
     if (type == FLOAT32) packPanel(dst, b, row, col, depth, width, FLOAT32);
     else if (type == BFLOAT16) packPanel(dst, b, row, col, depth, width, BFLOAT16);
     else packPanel(dst, b, row, col, depth, width, FLOAT16);
+  }
+}
+
+static __attribute__((noinline)) void packQuantized(float *dst, const Job *job, int32_t k0, int32_t j0, int32_t depth,
+                                                    int32_t cols, float *lines) {
+  if (job->bRow == 1) {
+    for (int32_t j = 0; j < cols; j += NR, dst += NR * depth) {
+      int32_t width = cols - j < NR ? cols - j : NR;
+      for (int32_t i = 0; i < width; i++) widenRun(job->quantized, j0 + j + i, k0, depth, lines + i * KC);
+      packPanel(dst, (const char *)lines, 1, KC, depth, width, FLOAT32);
+    }
+    return;
+  }
+  for (int32_t k = 0; k < depth; k++) {
+    widenRun(job->quantized, k0 + k, j0, cols, lines);
+    for (int32_t j = cols; j % NR; j++) lines[j] = 0;
+    for (int32_t j = 0; j < cols; j += NR) {
+      float *to = dst + j * depth + k * NR;
+      wasm_v128_store(to, wasm_v128_load(lines + j));
+      wasm_v128_store(to + 4, wasm_v128_load(lines + j + 4));
+    }
   }
 }
 
@@ -173,6 +195,22 @@ static inline __attribute__((always_inline)) void dots(const float *a, const cha
   }
 }
 
+static __attribute__((noinline)) void fewRowsQuantized(const Job *job, const float *a, int32_t j0, float *c,
+                                                       int32_t rows, int32_t cols, float *line) {
+  for (int32_t j = 0; j < cols; j++) {
+    for (int32_t i = 0; i < rows; i++) c[i * job->n + j] = 0;
+    for (int32_t k0 = 0; k0 < job->k; k0 += KC) {
+      int32_t depth = job->k - k0 < KC ? job->k - k0 : KC;
+      widenRun(job->quantized, j0 + j, k0, depth, line);
+      for (int32_t i = 0; i < rows; i++) {
+        float *sum = line + KC;
+        dots(a + i * job->aRow + k0, (const char *)line, sum, 1, 1, depth, 0, 0, 0, FLOAT32);
+        c[i * job->n + j] += *sum;
+      }
+    }
+  }
+}
+
 static __attribute__((noinline)) void fewRows(const Job *job, const float *a, const char *b, float *c, int32_t rows,
                                               int32_t cols) {
   if (job->bType == FLOAT32) dots(a, b, c, rows, cols, job->k, job->aRow, job->bCol, job->n, FLOAT32);
@@ -186,15 +224,16 @@ static void tile(const Job *job, int32_t index, float *scratch) {
   int32_t i0 = (rest / job->colTiles) * job->tileRows, j0 = (rest % job->colTiles) * job->tileCols;
   int32_t rows = job->m - i0 < job->tileRows ? job->m - i0 : job->tileRows;
   int32_t cols = job->n - j0 < job->tileCols ? job->n - j0 : job->tileCols;
-  int32_t size = job->bType == FLOAT32 ? 4 : 2, stride = job->n;
+  int32_t size = job->quantized ? 0 : job->bType == FLOAT32 ? 4 : 2, stride = job->n;
   const float *a = job->a + batch * job->aBatch + i0 * job->aRow;
   const char *b = job->b + (batch * job->bBatch + j0 * job->bCol) * size;
   float *c = job->c + batch * job->cBatch + i0 * stride + j0;
+  float *packedB = scratch, *packedA = packedB + KC * NC, *corner = packedA + KC * MC;
   if (job->m <= FEW && job->aCol == 1 && job->bRow == 1) {
-    fewRows(job, a, b, c, rows, cols);
+    if (job->quantized) fewRowsQuantized(job, a, j0, c, rows, cols, packedA);
+    else fewRows(job, a, b, c, rows, cols);
     return;
   }
-  float *packedB = scratch, *packedA = packedB + KC * NC, *corner = packedA + KC * MC;
   int32_t inPlace = cols <= NARROW;
   if (job->k == 0) {
     for (int32_t i = 0; i < rows; i++)
@@ -202,7 +241,8 @@ static void tile(const Job *job, int32_t index, float *scratch) {
   }
   for (int32_t k0 = 0; k0 < job->k; k0 += KC) {
     int32_t depth = job->k - k0 < KC ? job->k - k0 : KC, add = k0 > 0;
-    packB(packedB, b + k0 * job->bRow * size, job->bRow, job->bCol, depth, cols, job->bType);
+    if (job->quantized) packQuantized(packedB, job, k0, j0, depth, cols, packedA); // A is packed only afterwards
+    else packB(packedB, b + k0 * job->bRow * size, job->bRow, job->bCol, depth, cols, job->bType);
     for (int32_t ic = 0; ic < rows; ic += MC) {
       int32_t height = rows - ic < MC ? rows - ic : MC;
       const float *block = a + ic * job->aRow + k0 * job->aCol;

@@ -25,12 +25,15 @@ export interface Product {
   bType: number;
   /** In bytes. */
   c: number;
+  /** Address of the description of B when it is quantized, as {@link writeQuantized} makes it; `b.offset` is nothing then. */
+  quantized?: number;
 }
 
 interface Exports {
   scratchFloats(): number;
   work(job: number, scratch: number): number;
   widen(source: number, target: number, rows: number, cols: number, stride: number, type: number): void;
+  dequantize(quantized: number, target: number, begin: number, end: number): void;
   addRows(source: number, ids: number, target: number, rows: number, cols: number, targetRows: number): void;
   copyRows(
     source: number,
@@ -59,6 +62,7 @@ export type WorkerConstructor = new (
 const JOB_WORDS = 32;
 const REMAINING = 18;
 const DONE = 19;
+const QUANTIZED = 20;
 const GENERATION = 24;
 
 /** Below so many multiplications, waking other threads costs more than they save. */
@@ -134,7 +138,7 @@ export class Gemm {
   }
 
   /** Computes one product. */
-  multiply({m, n, k, batch, a, b, bType, c}: Product): void {
+  multiply({m, n, k, batch, a, b, bType, c, quantized = 0}: Product): void {
     if (m === 0 || n === 0 || batch === 0) return;
     // Memory that is not shared moves to another buffer when it grows.
     if (this.words.buffer !== this.memory.buffer) {
@@ -177,6 +181,7 @@ export class Gemm {
     words[16] = rowTiles;
     words[17] = colTiles;
     words[DONE] = 0;
+    words[QUANTIZED] = quantized;
     if (!share) {
       words[REMAINING] = tiles;
       this.exports.work(this.job, this.scratch);

@@ -1,6 +1,6 @@
 // Loops over rows for the kernels that the stock backend lacks or does slowly.
 
-#include "element.h"
+#include "quantized.h"
 
 /** Widens `rows` rows of `cols` 16-bit values, `stride` values apart, to float32 rows without gaps. */
 __attribute__((export_name("widen"))) void widen(const char *source, float *target, int32_t rows, int32_t cols,
@@ -14,6 +14,11 @@ __attribute__((export_name("widen"))) void widen(const char *source, float *targ
     }
     for (; j < cols; j++) target[j] = load1(source, j, type);
   }
+}
+
+/** Rows `begin` to `end` of a quantized matrix as float32. */
+__attribute__((export_name("dequantize"))) void dequantize(const Quantized *q, float *target, int32_t begin, int32_t end) {
+  for (int32_t row = begin; row < end; row++, target += q->cols) widenRun(q, row, 0, q->cols, target);
 }
 
 /** target[ids[i]] += source[i] for rows of `cols` floats; ids outside [0, targetRows) are passed over. */

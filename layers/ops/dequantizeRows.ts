@@ -1,0 +1,99 @@
+import * as tf from '@tensorflow/tfjs';
+import {FP4_CODE, NF4_CODE} from '../../quant/blockwise/codebooks.ts';
+import {dispatch} from './dispatch.ts';
+import type {FourBitStorage, Int8Storage, QuantizedStorage} from './quantizedStorage.ts';
+import {unpack16} from './unpack16.ts';
+
+/** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
+const ONE_OF_127 = Math.fround(1 / 127);
+
+/**
+ * Rows `begin` to `end` of a quantized matrix as float32, bit-exact with bitsandbytes. Not differentiable: quantized
+ * weights are frozen.
+ *
+ * The composed reference splits words into nibbles or bytes with integer arithmetic and looks them up.
+ *
+ * @returns `[end − begin, cols]` float32
+ */
+export function dequantizeRows(matrix: QuantizedStorage, begin = 0, end = matrix.rows): tf.Tensor2D {
+  if (matrix.dtype === 'hosted') {
+    return tf.tensor2d(matrix.matrix.dequantizeRows(begin, end), [end - begin, matrix.cols]);
+  }
+  const {tensors, ...attributes} = matrix;
+  return dispatch('DequantizeRows', {...tensors} as tf.NamedTensorMap, {...attributes, begin, end}, () =>
+    matrix.dtype === 'int8' ? int8Rows(matrix, begin, end) : fourBitRows(matrix, begin, end),
+  );
+}
+
+function fourBitRows(matrix: FourBitStorage, begin: number, end: number): tf.Tensor2D {
+  const {dtype, rows, cols, blockSize, tensors} = matrix;
+  const [first, last] = [begin * cols, end * cols];
+  // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
+  const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
+  const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
+  const words = tf.slice(tensors.codes, [from / 8], [Math.ceil(to / 8) - from / 8]);
+  const codes = split(words, 8, [1, 0, 3, 2, 5, 4, 7, 6]).flatten();
+  const whole = tf.pad(codes, [[0, (lastBlock - firstBlock) * blockSize - codes.size]]);
+  const book = tf.tensor1d((dtype === 'nf4' ? NF4_CODE : FP4_CODE) as Float32Array);
+  const normal = tf.gather(book, whole.toInt()).reshape([-1, blockSize]); // [blocks, blockSize]
+  const values = tf.mul(normal, blockScales(matrix, firstBlock, lastBlock).expandDims(1)).flatten();
+  return tf.slice(values, [first - from], [last - first]).reshape([end - begin, cols]);
+}
+
+/** Scales of blocks `begin` to `end`. */
+function blockScales(
+  {tensors, nestedBlockSize, offset}: FourBitStorage,
+  begin: number,
+  end: number,
+): tf.Tensor {
+  if ('absmax' in tensors) return tf.slice(tensors.absmax, [begin], [end - begin]);
+  const [first, last] = [Math.floor(begin / nestedBlockSize), Math.ceil(end / nestedBlockSize)];
+  const word = Math.floor(begin / 4);
+  const bytes = split(tf.slice(tensors.absmaxCodes, [word], [Math.ceil(end / 4) - word]), 4).flatten();
+  const codes = tf.slice(bytes, [begin - 4 * word], [end - begin]).toInt();
+  const nested = tf.slice(tensors.nestedAbsmax, [first], [last - first]);
+  const repeated = tf.tile(nested.expandDims(1), [1, nestedBlockSize]).flatten();
+  const scales = tf.slice(repeated, [begin - first * nestedBlockSize], [end - begin]);
+  return tf.add(tf.mul(tf.gather(tensors.map, codes), scales), offset);
+}
+
+function int8Rows(matrix: Int8Storage, begin: number, end: number): tf.Tensor2D {
+  const {cols, outliers, outlierDtype, tensors} = matrix;
+  const [first, last] = [begin * cols, end * cols];
+  const word = Math.floor(first / 4);
+  const bytes = split(tf.slice(tensors.codes, [word], [Math.ceil(last / 4) - word]), 4).flatten();
+  const unsigned = tf
+    .slice(bytes, [first - 4 * word], [last - first])
+    .reshape([end - begin, cols])
+    .toFloat();
+  const codes = tf.where(tf.greater(unsigned, 127), tf.sub(unsigned, 256), unsigned);
+  const scales = tf.slice(tensors.scales, [begin], [end - begin]).expandDims(1);
+  const values = tf.mul(tf.mul(codes, scales), ONE_OF_127) as tf.Tensor2D;
+  const {outlierIndex, outlierValues} = tensors;
+  if (!outlierIndex || !outlierValues) return values;
+  const stored = tf.slice(outlierValues as tf.Tensor2D, [begin, 0], [end - begin, -1]);
+  const kept = unpack16(stored, outlierDtype, outliers);
+  const spread = tf.gather(kept, tf.maximum(outlierIndex, 0).toInt(), 1);
+  return tf.where(
+    tf
+      .greaterEqual(outlierIndex, 0)
+      .expandDims(0)
+      .tile([end - begin, 1]),
+    spread,
+    values,
+  );
+}
+
+/** Words → their `count` equal parts, the low end first, or in `order`: `[words, count]` int32 from 0. */
+function split(words: tf.Tensor, count: 4 | 8, order?: number[]): tf.Tensor {
+  // In halves: some backends divide int32 as float32, which is exact for numbers of up to 24 significant bits.
+  let parts = [words];
+  for (let bits = 16; parts.length < count; bits /= 2) {
+    const base = tf.scalar(2 ** bits, 'int32');
+    parts = parts.flatMap((part) => {
+      const low = tf.mod(part, base); // floor-mod: never negative
+      return [low, tf.mod(tf.floorDiv(tf.sub(part, low), base), base)];
+    });
+  }
+  return tf.stack(order ? order.map((i) => parts[i]) : parts, 1);
+}

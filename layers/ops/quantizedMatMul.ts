@@ -1,0 +1,27 @@
+import * as tf from '@tensorflow/tfjs';
+import {dequantizeRows} from './dequantizeRows.ts';
+import {dispatch} from './dispatch.ts';
+import type {QuantizedStorage} from './quantizedStorage.ts';
+import {tiledMatMul} from './tiledMatMul.ts';
+
+/**
+ * Product with a quantized matrix, dequantized tile by tile: `x · Wᵀ` (a linear layer's forward) or `x · W` (its
+ * backward). Not differentiable by itself; see {@link linear}.
+ *
+ * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
+ * @param tileElements how many float32 elements of the weight may exist at once
+ * @returns `[N, rows]` when `transposeWeight`, else `[N, cols]`; float32
+ */
+export function quantizedMatMul(
+  x: tf.Tensor2D,
+  weight: QuantizedStorage,
+  transposeWeight: boolean,
+  tileElements?: number,
+): tf.Tensor2D {
+  const composed = () =>
+    tiledMatMul(x, weight, transposeWeight, (begin, end) => dequantizeRows(weight, begin, end), tileElements);
+  if (weight.dtype === 'hosted') return tf.tidy(composed);
+  const {tensors, ...attributes} = weight;
+  const inputs = {x, ...tensors} as tf.NamedTensorMap;
+  return dispatch('QuantizedMatMul', inputs, {...attributes, transposeWeight}, composed);
+}

@@ -1,0 +1,175 @@
+import * as tf from '@tensorflow/tfjs';
+import {type HalfDtype, packRows, type StorageDtype, unpackRowBits} from '../../quant/float16.ts';
+import {Int8Tensor} from '../../quant/int8.ts';
+import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
+import {QuantizedTensor} from '../../quant/quantizedTensor.ts';
+
+/** A 4-bit matrix on the device: bitsandbytes' bytes, four to an int32 word, the first in its low end. */
+export interface FourBitStorage {
+  dtype: 'nf4' | 'fp4';
+  rows: number;
+  cols: number;
+  blockSize: number;
+  /** Scales that share a scale of their own; 0 when they are not quantized. */
+  nestedBlockSize: number;
+  /** Added to a double-quantized scale. */
+  offset: number;
+  /**
+   * `codes` int32 `[ceil(rows · cols / 8)]`: element 2i of the row-major values in the high half of byte i. Scales as
+   * `absmax` float32 `[blocks]`, or as `absmaxCodes` int32 `[ceil(blocks / 4)]` (bytes) into `map` float32 `[256]`,
+   * times `nestedAbsmax` float32 `[ceil(blocks / nestedBlockSize)]`, plus `offset`.
+   */
+  tensors: {codes: tf.Tensor; absmax: tf.Tensor} | NestedTensors;
+}
+
+interface NestedTensors {
+  codes: tf.Tensor;
+  absmaxCodes: tf.Tensor;
+  nestedAbsmax: tf.Tensor;
+  map: tf.Tensor;
+}
+
+/** An int8 matrix on the device: `code · scale / 127`, but for outlier columns, which are kept in 16 bits. */
+export interface Int8Storage {
+  dtype: 'int8';
+  rows: number;
+  cols: number;
+  /** How many columns are outliers. */
+  outliers: number;
+  /** Their type. */
+  outlierDtype: HalfDtype;
+  /**
+   * `codes` int32 `[ceil(rows · cols / 4)]`, signed bytes; `scales` float32 `[rows]`; with outliers `outlierIndex` int32
+   * `[cols]` (a column's place among the outliers, or −1) and `outlierValues` int32 `[rows, ceil(outliers / 2)]`.
+   */
+  tensors: {codes: tf.Tensor; scales: tf.Tensor; outlierIndex?: tf.Tensor; outlierValues?: tf.Tensor};
+}
+
+/** A matrix of a quantizer that only its own code can read: it stays on the host and is dequantized there. */
+export interface HostedStorage {
+  dtype: 'hosted';
+  rows: number;
+  cols: number;
+  matrix: QuantizedMatrix;
+  tensors: Record<string, never>;
+}
+
+export type QuantizedStorage = FourBitStorage | Int8Storage | HostedStorage;
+
+/** Puts a quantized matrix on the device, without a copy where the bytes allow. The caller keeps or disposes its tensors. */
+export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
+  const [rows, cols] = matrix.shape;
+  if (matrix instanceof QuantizedTensor) {
+    const {quantType: dtype, blockSize, packed, absmax} = matrix;
+    const codes = wordTensor(packed);
+    if (absmax instanceof Float32Array) {
+      const tensors = {codes, absmax: tf.tensor1d(absmax)};
+      return {dtype, rows, cols, blockSize, nestedBlockSize: 0, offset: 0, tensors};
+    }
+    const {quantized, nestedAbsmax, nestedBlockSize, offset, map} = absmax;
+    const tensors = {
+      codes,
+      absmaxCodes: wordTensor(quantized),
+      nestedAbsmax: tf.tensor1d(nestedAbsmax),
+      map: tf.tensor1d(map),
+    };
+    return {dtype, rows, cols, blockSize, nestedBlockSize, offset, tensors};
+  }
+  if (matrix instanceof Int8Tensor) {
+    const {codes, rowAbsmax, outliers} = matrix;
+    const tensors = {codes: wordTensor(codes), scales: tf.tensor1d(rowAbsmax)};
+    if (!outliers) return {dtype: 'int8', rows, cols, outliers: 0, outlierDtype: 'float16', tensors};
+    const {columns, values, dtype: outlierDtype} = outliers;
+    const index = new Int32Array(cols).fill(-1);
+    for (const [place, column] of columns.entries()) index[column] = place;
+    const packed = packRows(values, rows, columns.length);
+    return {
+      dtype: 'int8',
+      rows,
+      cols,
+      outliers: columns.length,
+      outlierDtype,
+      tensors: {
+        ...tensors,
+        outlierIndex: tf.tensor1d(index, 'int32'),
+        outlierValues: tf.tensor2d(packed, [rows, Math.ceil(columns.length / 2)], 'int32'),
+      },
+    };
+  }
+  return {dtype: 'hosted', rows, cols, matrix, tensors: {}};
+}
+
+/**
+ * Reads a quantized matrix back.
+ *
+ * @param dtype what the weight was before
+ */
+export async function readQuantized(
+  storage: QuantizedStorage,
+  dtype: StorageDtype,
+): Promise<QuantizedMatrix> {
+  if (storage.dtype === 'hosted') return storage.matrix;
+  const names = Object.keys(storage.tensors);
+  const arrays = await Promise.all(Object.values(storage.tensors).map((tensor: tf.Tensor) => tensor.data()));
+  return hostMatrix(
+    storage,
+    dtype,
+    Object.fromEntries(names.map((name, i) => [name, arrays[i] as TensorValues])),
+  );
+}
+
+type TensorValues = Int32Array | Float32Array;
+
+/** A quantized matrix over the contents of its tensors. */
+export function hostMatrix(
+  storage: Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>,
+  dtype: StorageDtype,
+  values: Record<string, TensorValues>,
+): QuantizedTensor | Int8Tensor {
+  const {rows, cols} = storage;
+  const size = rows * cols;
+  if (storage.dtype === 'int8') {
+    const {outliers, outlierDtype} = storage;
+    const codes = new Int8Array(values.codes.buffer, values.codes.byteOffset, size);
+    const parts = {shape: [rows, cols] as const, codes, rowAbsmax: values.scales as Float32Array, dtype};
+    if (outliers === 0) return new Int8Tensor(parts);
+    const columns = new Int32Array(outliers);
+    for (const [column, place] of values.outlierIndex.entries()) if (place >= 0) columns[place] = column;
+    const bits = unpackRowBits(values.outlierValues as Int32Array, rows, outliers);
+    return new Int8Tensor({...parts, outliers: {columns, values: bits, dtype: outlierDtype}});
+  }
+  const {blockSize, nestedBlockSize, offset} = storage;
+  const blocks = Math.ceil(size / blockSize);
+  const absmax =
+    nestedBlockSize === 0
+      ? (values.absmax as Float32Array)
+      : {
+          quantized: bytesOf(values.absmaxCodes, blocks),
+          nestedAbsmax: values.nestedAbsmax as Float32Array,
+          nestedBlockSize,
+          offset,
+          map: values.map as Float32Array,
+        };
+  return new QuantizedTensor({
+    quantType: storage.dtype,
+    shape: [rows, cols],
+    blockSize,
+    packed: bytesOf(values.codes, Math.ceil(size / 2)),
+    absmax,
+    dtype,
+  });
+}
+
+function bytesOf({buffer, byteOffset}: TensorValues, length: number): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, length);
+}
+
+function wordTensor(bytes: Uint8Array | Int8Array): tf.Tensor1D {
+  const length = Math.ceil(bytes.length / 4);
+  if (bytes.length % 4 === 0 && bytes.byteOffset % 4 === 0) {
+    return tf.tensor1d(new Int32Array(bytes.buffer, bytes.byteOffset, length), 'int32');
+  }
+  const padded = new Uint8Array(4 * length);
+  padded.set(bytes);
+  return tf.tensor1d(new Int32Array(padded.buffer), 'int32');
+}

@@ -1,0 +1,173 @@
+import * as tf from '@tensorflow/tfjs';
+import fc from 'fast-check';
+import {dequantizeRows} from '../../../layers/ops/dequantizeRows.ts';
+import {linear} from '../../../layers/ops/linear.ts';
+import {linearCrossEntropy} from '../../../layers/ops/linearCrossEntropy.ts';
+import {quantizedMatMul} from '../../../layers/ops/quantizedMatMul.ts';
+import {type QuantizedStorage, readQuantized, storeQuantized} from '../../../layers/ops/quantizedStorage.ts';
+import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
+import {quantizeFP4, quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
+import {quantizeInt8} from '../../../quant/int8.ts';
+import type {MatrixShape, QuantizedMatrix} from '../../../quant/quantizedMatrix.ts';
+import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
+import {expectClose} from '../../expectClose.ts';
+import {expectSameFunction, normal} from './expectSameFunction.ts';
+
+type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedMatrix;
+
+/** A quantizer whose matrices the ops know nothing of. */
+class Halves implements QuantizedMatrix {
+  readonly quantType = 'halves';
+  readonly dtype = 'float32';
+  readonly byteLength = 0;
+  constructor(
+    readonly values: Float32Array,
+    readonly shape: MatrixShape,
+  ) {}
+  dequantize(): Float32Array {
+    return this.dequantizeRows(0, this.shape[0]);
+  }
+  dequantizeRows(begin: number, end: number): Float32Array {
+    return this.values
+      .slice(begin * this.shape[1], end * this.shape[1])
+      .map((value) => Math.round(2 * value) / 2);
+  }
+}
+
+const FORMATS: [string, Quantize][] = [
+  ['nf4', (values, shape) => quantizeNF4(values, shape)],
+  ['nf4 in blocks of 32', (values, shape) => quantizeNF4(values, shape, {blockSize: 32})],
+  ['fp4', (values, shape) => quantizeFP4(values, shape)],
+  ['nf4 doubly', (values, shape) => quantizeNF4(values, shape, {doubleQuant: true})],
+  [
+    'fp4 doubly in blocks of 128',
+    (values, shape) => quantizeFP4(values, shape, {doubleQuant: true, blockSize: 128}),
+  ],
+  ['int8', (values, shape) => quantizeInt8(values, shape)],
+  ['int8 with outliers', (values, shape) => quantizeInt8(values, shape, {threshold: 2})],
+  ['a format of its own', (values, shape) => new Halves(values, shape)],
+];
+
+const SHAPES: MatrixShape[] = [
+  [7, 5],
+  [3, 64],
+  [33, 31],
+  [300, 70],
+  [16, 515],
+];
+
+function valuesOf(shape: MatrixShape, seed = 1): Float32Array {
+  return tf.tidy(() => normal([...shape], seed).dataSync() as Float32Array);
+}
+
+/** Runs `fn` as on a backend that has no such kernels. */
+function withoutKernels<T>(names: string[], fn: () => T): T {
+  const backend = tf.getBackend();
+  const kernels = names.map((name) => tf.getKernel(name, backend)).filter((kernel) => kernel !== undefined);
+  for (const {kernelName} of kernels) tf.unregisterKernel(kernelName, backend);
+  try {
+    return fn();
+  } finally {
+    for (const kernel of kernels) tf.registerKernel(kernel);
+  }
+}
+
+describeEachBackend('quantized storage', () => {
+  describe.each(FORMATS)('%s', (_, quantize) => {
+    test.each(SHAPES)('dequantizes [%i, %i] bit for bit, whole and row by row', (rows, cols) => {
+      const matrix = quantize(valuesOf([rows, cols]), [rows, cols]);
+      const storage = storeQuantized(matrix);
+      expect(Array.from(unpackMatrix(storage).dataSync())).toEqual(Array.from(matrix.dequantize()));
+      for (const begin of [0, 1, Math.floor(rows / 2), rows - 1]) {
+        const some = dequantizeRows(storage, begin, Math.min(begin + 2, rows));
+        const expected = matrix.dequantizeRows(begin, Math.min(begin + 2, rows));
+        expect(Array.from(some.dataSync())).toEqual(Array.from(expected));
+      }
+    });
+
+    test('the kernel equals the composed op', () => {
+      const [rows, cols] = [41, 39];
+      const storage = storeQuantized(quantize(valuesOf([rows, cols]), [rows, cols]));
+      const x = normal([4, cols], 2) as tf.Tensor2D;
+      const run = () => [
+        dequantizeRows(storage),
+        dequantizeRows(storage, 7, 40),
+        quantizedMatMul(x, storage, true, 5 * cols),
+      ];
+      const fast = run();
+      const composed = withoutKernels(['DequantizeRows', 'QuantizedMatMul'], run);
+      expect(Array.from(composed[0].dataSync())).toEqual(Array.from(fast[0].dataSync()));
+      expect(Array.from(composed[1].dataSync())).toEqual(Array.from(fast[1].dataSync()));
+      expectClose(composed[2], fast[2], {relative: 1e-5});
+    });
+
+    test('is read back as it was', async () => {
+      const matrix = quantize(valuesOf([9, 33]), [9, 33]);
+      expect(await readQuantized(storeQuantized(matrix), matrix.dtype)).toEqual(matrix);
+    });
+
+    test.each(SHAPES)('multiplies as the dequantized [%i, %i] does, in either direction', (rows, cols) => {
+      const storage = storeQuantized(quantize(valuesOf([rows, cols]), [rows, cols]));
+      const whole = unpackMatrix(storage);
+      for (const n of [1, 4, 37]) {
+        const [x, dy] = [normal([n, cols], 2), normal([n, rows], 3)] as tf.Tensor2D[];
+        const forward = tf.matMul(x, whole, false, true);
+        const backward = tf.matMul(dy, whole);
+        for (const tileElements of [undefined, 3 * cols, 1]) {
+          expectClose(quantizedMatMul(x, storage, true, tileElements), forward, {relative: 1e-5});
+          expectClose(quantizedMatMul(dy, storage, false, tileElements), backward, {relative: 1e-5});
+        }
+      }
+    });
+
+    test('is a linear layer whose gradient is that of the dequantized one, and keeps no tensors', () => {
+      const storage = storeQuantized(quantize(valuesOf([12, 70]), [12, 70]));
+      const whole = unpackMatrix(storage);
+      const x = normal([5, 70], 2) as tf.Tensor2D;
+      expectSameFunction(
+        (input) => linear(input as tf.Tensor2D, storage),
+        (input) => tf.matMul(input as tf.Tensor2D, whole, false, true),
+        [x],
+      );
+      expectNoLeak(() => linear(x, storage));
+      expectNoLeak(() => tf.grad((input: tf.Tensor) => linear(input as tf.Tensor2D, storage))(x));
+      expectNoLeak(() => dequantizeRows(storage, 1, 3));
+    });
+
+    test('is an output head whose loss and gradient are those of the dequantized one', () => {
+      const storage = storeQuantized(quantize(valuesOf([20, 16]), [20, 16]));
+      const whole = {tensor: unpackMatrix(storage), dtype: 'float32' as const, rows: 20, cols: 16};
+      const labels = tf.tensor1d([3, -100, 19, 0], 'int32');
+      expectSameFunction(
+        (hidden) => linearCrossEntropy(hidden as tf.Tensor2D, storage, labels),
+        (hidden) => linearCrossEntropy(hidden as tf.Tensor2D, whole, labels),
+        [normal([4, 16], 2)],
+      );
+    });
+  });
+
+  test('any shape multiplies as its dequantized matrix does', () => {
+    const size = fc.integer({min: 1, max: 90});
+    fc.assert(
+      fc.property(size, size, size, fc.boolean(), fc.integer(), (n, rows, cols, transposeWeight, seed) => {
+        tf.tidy(() => {
+          const doubleQuant = seed % 2 === 0;
+          const matrix = quantizeNF4(valuesOf([rows, cols], seed), [rows, cols], {doubleQuant});
+          const storage: QuantizedStorage = storeQuantized(matrix);
+          const x = normal([n, transposeWeight ? cols : rows], seed + 1) as tf.Tensor2D;
+          const expected = tf.matMul(x, unpackMatrix(storage), false, transposeWeight);
+          expectClose(quantizedMatMul(x, storage, transposeWeight), expected, {relative: 1e-5});
+        });
+      }),
+      {numRuns: 40},
+    );
+  });
+
+  test('several panels in each direction', () => {
+    const storage = storeQuantized(quantizeNF4(valuesOf([1100, 600]), [1100, 600], {doubleQuant: true}));
+    const whole = unpackMatrix(storage);
+    const [x, dy] = [normal([140, 600], 2), normal([140, 1100], 3)] as tf.Tensor2D[];
+    expectClose(quantizedMatMul(x, storage, true), tf.matMul(x, whole, false, true), {relative: 1e-5});
+    expectClose(quantizedMatMul(dy, storage, false), tf.matMul(dy, whole), {relative: 1e-5});
+  });
+});
