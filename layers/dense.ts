@@ -54,20 +54,23 @@ export class Dense extends ModuleLayer {
 
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     const inputDim = onlyShape(inputShape).at(-1) as number;
-    const shape = [this.units, inputDim];
-    const trainable = this.trainable;
-    this.weight = this.addParameter('weight', shape, {
-      storage: this.storage,
-      trainable: trainable && this.storage === 'float32',
-      initialize: () => this.weightInitializer.apply(shape, 'float32'),
-    });
+    this.weight = this.buildWeight([this.units, inputDim]);
     if (this.useBias) {
       this.bias = this.addParameter('bias', [this.units], {
-        trainable,
+        trainable: this.trainable,
         initialize: () => tf.zeros([this.units]),
       });
     }
     this.built = true;
+  }
+
+  /** Declares the weight; a subclass may hold it in another way. */
+  protected buildWeight(shape: [units: number, inputDim: number]): Parameter {
+    return this.addParameter('weight', shape, {
+      storage: this.storage,
+      trainable: this.trainable && this.storage === 'float32',
+      initialize: () => this.weightInitializer.apply(shape, 'float32'),
+    });
   }
 
   get inputDim(): number {

@@ -7,7 +7,13 @@ export {
 export {registerKernels} from './kernels/registerKernels.ts';
 export {KeyValueCache} from './keyValueCache.ts';
 export {LoRAAdapter, type LoRAAdapterArgs, type LoRAInit} from './loraAdapter.ts';
-export {DEFAULT_ADAPTER, type LoRACallArgs, LoRADense, type LoRADenseArgs} from './loraDense.ts';
+export {
+  DEFAULT_ADAPTER,
+  type LoRACallArgs,
+  LoRADense,
+  type LoRADenseArgs,
+  type MergeOptions,
+} from './loraDense.ts';
 export {ModuleLayer, namedParameters, onlyInput, onlyShape, walk} from './moduleLayer.ts';
 export {adamWUpdate} from './ops/adamWUpdate.ts';
 export {assertShape} from './ops/assertShape.ts';
@@ -16,19 +22,38 @@ export {causalBias} from './ops/causalBias.ts';
 export {checkpoint} from './ops/checkpoint.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';
+export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
 export {linear} from './ops/linear.ts';
 export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
 export {loraLinear} from './ops/loraLinear.ts';
+export {quantizedMatMul} from './ops/quantizedMatMul.ts';
+export {
+  type FourBitStorage,
+  type HostedStorage,
+  type Int8Storage,
+  type QuantizedStorage,
+  readQuantized,
+  storeQuantized,
+} from './ops/quantizedStorage.ts';
 export {rmsNorm} from './ops/rmsNorm.ts';
 export {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
 export {storedMatMul} from './ops/storedMatMul.ts';
-export {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
+export {type DenseMatrix, isQuantized, type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 export {swiGLU} from './ops/swiGLU.ts';
 export {unpack16} from './ops/unpack16.ts';
 export {unpackMatrix} from './ops/unpackMatrix.ts';
-export {Parameter, type ParameterArgs, packTensor, withoutAllocation} from './parameter.ts';
+export {
+  Parameter,
+  type ParameterArgs,
+  type ParameterStorage,
+  packTensor,
+  withoutAllocation,
+} from './parameter.ts';
+export type {QuantizationArgs} from './quantizationArgs.ts';
+export {QuantizedDense, type QuantizedDenseArgs} from './quantizedDense.ts';
+export {QuantizedParameter} from './quantizedParameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
 export {
   type RopeScaling,

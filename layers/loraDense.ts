@@ -6,11 +6,25 @@ import {hashName} from './hashName.ts';
 import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {loraLinear} from './ops/loraLinear.ts';
-import {unpack16} from './ops/unpack16.ts';
+import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
-import {type Parameter, packTensor, withoutAllocation} from './parameter.ts';
+import {type Parameter, withoutAllocation} from './parameter.ts';
+import type {QuantizationArgs} from './quantizationArgs.ts';
+import {QuantizedDense} from './quantizedDense.ts';
 
-export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {}
+export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {
+  /** Keep the base in few bits: QLoRA. Default: as `storage` says. */
+  quantization?: QuantizationArgs;
+}
+
+export interface MergeOptions {
+  /**
+   * Dequantize a quantized base to merge into it: the merged weight is in the type the base had before, and outputs are
+   * those of the dequantized base. Default false: merging into a quantized base is refused, as rounding the sum to few
+   * bits again would lose most of the update.
+   */
+  dequantize?: boolean;
+}
 
 export interface LoRACallArgs {
   training?: boolean;
@@ -30,20 +44,20 @@ export const DEFAULT_ADAPTER = 'default';
  */
 export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';
-  readonly base: Dense;
+  base: Dense;
   readonly adapters = new Map<string, LoRAAdapter>();
   /** Names of the adapters in force, in the order they are applied. */
   activeAdapters: string[] = [];
   private readonly firstAdapter?: LoRAAdapterArgs;
   private unmerged?: tf.Tensor; // the base's stored weight from before the merge
+  #quantizedBase?: QuantizedDense; // the base from before a merge that dequantized it; private: it is no sub-layer now
 
   constructor(args: LoRADenseArgs & {base?: Dense}) {
     super(args);
     const {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed} = args;
     this.firstAdapter =
       rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed};
-    this.base =
-      args.base ?? new Dense({...args, name: this.name, inputShape: undefined, batchInputShape: undefined});
+    this.base = args.base ?? newBase({...args, name: this.name});
     this.base.trainable = false;
     if (!this.base.built) return;
     this.built = true;
@@ -178,36 +192,52 @@ export class LoRADense extends ModuleLayer {
 
   /** Whether the updates sit in the base weight now. */
   get isMerged(): boolean {
-    return this.unmerged !== undefined;
+    return this.unmerged !== undefined || this.#quantizedBase !== undefined;
   }
 
   /**
    * Adds the active updates into the base weight, rounded to its type; until {@link unmerge}, which restores
    * the weight bit for bit, the weight from before is kept beside it.
    *
-   * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite; the layer is left as it was
+   * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite, `UNSUPPORTED` for a quantized base unless
+   *   `dequantize`; the layer is left as it was
    */
-  merge(): void {
+  merge({dequantize = false}: MergeOptions = {}): void {
     if (this.isMerged || this.activeAdapters.length === 0) return;
-    const merged = tf.tidy(() => {
-      const weight = this.mergedWeight();
-      const {storage} = this.base.weight;
-      const stored = storage === 'float32' ? weight : packTensor(weight, storage);
-      const kept = storage === 'float32' ? weight : unpack16(stored, storage, this.base.inputDim); // may overflow
-      if (!tf.all(tf.isFinite(kept)).dataSync()[0]) {
-        throw new TfjsLoraError(
-          'NON_FINITE',
-          `merged weight of ${this.name}: expected numbers, got NaN or infinity`,
-        );
-      }
-      return stored;
-    });
-    this.unmerged = tf.keep(this.base.weight.read().clone());
-    this.base.weight.write(merged);
-    merged.dispose();
+    const {base} = this;
+    if (!(base instanceof QuantizedDense)) {
+      const merged = tf.tidy(() => this.mergedInto(base.weight));
+      this.unmerged = tf.keep(base.weight.read().clone());
+      base.weight.write(merged);
+      merged.dispose();
+      return;
+    }
+    if (!dequantize) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `merge of ${this.name}: expected a base in 16 or 32 bit, got ${base.weight.quantType}. Rounding the sum to few ` +
+          'bits would lose the update. Load the base in 16 bit and merge there, or pass {dequantize: true}.',
+      );
+    }
+    const dense = base.dequantize(base.weight.sourceDtype);
+    try {
+      const merged = tf.tidy(() => this.mergedInto(dense.weight));
+      dense.weight.write(merged);
+      merged.dispose();
+    } catch (error) {
+      dense.disposeWeights();
+      throw error;
+    }
+    this.#quantizedBase = base;
+    this.base = dense;
   }
 
   unmerge(): void {
+    if (this.#quantizedBase) {
+      this.base.disposeWeights();
+      this.base = this.#quantizedBase;
+      this.#quantizedBase = undefined;
+    }
     if (!this.unmerged) return;
     this.base.weight.write(this.unmerged);
     this.unmerged.dispose();
@@ -215,15 +245,25 @@ export class LoRADense extends ModuleLayer {
   }
 
   /** Merges for good and returns the plain layer; this one is used up. */
-  fuse(): Dense {
-    this.merge();
-    this.unmerged?.dispose();
-    this.unmerged = undefined;
+  fuse(options?: MergeOptions): Dense {
+    this.merge(options);
+    this.forgetUnmerged();
     for (const adapter of this.adapters.values()) adapter.dispose();
     this.adapters.clear();
     this.parameters.clear();
     this.activeAdapters = [];
     return this.base;
+  }
+
+  /** The merged weight as `target` stores it, checked. */
+  private mergedInto(target: Parameter): tf.Tensor {
+    const stored = target.stored(this.mergedWeight());
+    const kept = unpackMatrix({...(target.matrix() as DenseMatrix), tensor: stored}); // may overflow
+    if (tf.all(tf.isFinite(kept)).dataSync()[0]) return stored;
+    throw new TfjsLoraError(
+      'NON_FINITE',
+      `merged weight of ${this.name}: expected numbers, got NaN or infinity`,
+    );
   }
 
   /** `W` with the active updates in it, `[units, inputDim]` float32. */
@@ -245,9 +285,15 @@ export class LoRADense extends ModuleLayer {
   }
 
   override disposeWeights(): number {
+    this.forgetUnmerged();
+    return super.disposeWeights();
+  }
+
+  private forgetUnmerged(): void {
     this.unmerged?.dispose();
     this.unmerged = undefined;
-    return super.disposeWeights();
+    this.#quantizedBase?.disposeWeights();
+    this.#quantizedBase = undefined;
   }
 
   /** Settings of the base and of the default adapter. */
@@ -264,6 +310,11 @@ export class LoRADense extends ModuleLayer {
   }
 }
 tf.serialization.registerClass(LoRADense);
+
+function newBase({quantization, ...args}: LoRADenseArgs): Dense {
+  const settings = {...args, inputShape: undefined, batchInputShape: undefined};
+  return quantization ? new QuantizedDense({...settings, quantization}) : new Dense(settings);
+}
 
 /** `lora_A.weight` is kept as `lora_A.default.weight`, as PEFT names it inside a model. */
 function parameterKey(key: string, adapter: string): string {

@@ -21,7 +21,11 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   /** Declares a weight in `build`; its full name is `<layer name>.<name>`. */
   protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {
-    const parameter = new Parameter({name: `${this.name}.${name}`, shape, ...options});
+    return this.adopt(name, new Parameter({name: `${this.name}.${name}`, shape, ...options}));
+  }
+
+  /** Takes a weight of a class of its own as this layer's. */
+  protected adopt<P extends Parameter>(name: string, parameter: P): P {
     this.parameters.set(name, parameter);
     return parameter;
   }

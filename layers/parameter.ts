@@ -21,22 +21,28 @@ export function withoutAllocation<T>(build: () => T): T {
   }
 }
 
+/** Whether weights that are built now get memory. */
+export const isAllocating = (): boolean => allocating;
+
+/** How a weight lies in memory; a quantized one's layer knows more. */
+export type ParameterStorage = StorageDtype | 'quantized';
+
 export interface ParameterArgs {
   /** Full name, unique in the model, as in a checkpoint: `model.norm.weight`. */
   name: string;
   /** Logical shape, whatever the storage. */
   shape: number[];
   /** How it lies in memory. Default `float32`. The 16-bit types are packed in int32 and need a matrix. */
-  storage?: StorageDtype;
+  storage?: ParameterStorage;
   trainable?: boolean;
-  /** First value, float32 of `shape`; called only when the weight is allocated at once. */
-  initialize: () => tf.Tensor;
+  /** First value, float32 of `shape`; called only when the weight is allocated at once. Without it, it never is. */
+  initialize?: () => tf.Tensor;
 }
 
 /** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
 export class Parameter extends tf.LayerVariable {
   readonly logicalShape: number[];
-  readonly storage: StorageDtype;
+  readonly storage: ParameterStorage;
   private allocated = false;
 
   constructor({name, shape, storage = 'float32', trainable = true, initialize}: ParameterArgs) {
@@ -46,16 +52,29 @@ export class Parameter extends tf.LayerVariable {
     this.logicalShape = shape;
     this.storage = storage;
     const mutable = this as {shape: tf.Shape; name: string; originalName: string};
-    mutable.shape = storage === 'float32' ? shape : storedShape(storage, shape[0], shape[1]);
+    mutable.shape =
+      storage === 'float32' || storage === 'quantized' ? shape : storedShape(storage, shape[0], shape[1]);
     mutable.originalName = name; // without the scope of whichever layer happened to be building
     mutable.name = name; // until it is allocated
-    if (!allocating) return;
-    const initial = tf.tidy(() => {
-      const value = initialize();
-      return storage === 'float32' ? value : packTensor(value as tf.Tensor2D, storage);
-    });
+    if (!allocating || !initialize) return;
+    const initial = tf.tidy(() => this.stored(initialize()));
     this.write(initial);
     initial.dispose();
+  }
+
+  /** A float32 value of the logical shape as the tensor that stores it: what {@link write} takes. */
+  stored(value: tf.Tensor): tf.Tensor {
+    if (this.storage === 'float32') return value;
+    if (this.storage !== 'quantized') return packTensor(value as tf.Tensor2D, this.storage);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `weight ${this.originalName}: expected a quantized matrix, got float32 values. Quantize them first.`,
+    );
+  }
+
+  /** Bytes it takes in memory. */
+  get byteLength(): number {
+    return this.allocated ? 4 * this.read().size : 0;
   }
 
   /** Number of logical elements. */
@@ -87,7 +106,7 @@ export class Parameter extends tf.LayerVariable {
   /** The value as ops take a matrix. */
   matrix(): StoredMatrix {
     const [rows, cols] = this.logicalShape;
-    return {tensor: this.read(), dtype: this.storage, rows, cols};
+    return {tensor: this.read(), dtype: this.storage as StorageDtype, rows, cols};
   }
 
   /** Takes over `value`'s data without a copy; `value` must be of the storage's shape and dtype. */

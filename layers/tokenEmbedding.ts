@@ -9,6 +9,7 @@ import {
 } from './initializer.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {embedding} from './ops/embedding.ts';
+import type {DenseMatrix} from './ops/storedMatrix.ts';
 import type {Parameter} from './parameter.ts';
 
 export interface TokenEmbeddingArgs extends LayerArgs {
@@ -60,7 +61,7 @@ export class TokenEmbedding extends ModuleLayer {
   }
 
   override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
-    return tf.tidy(() => embedding(onlyInput(inputs).toInt(), this.weight.matrix()));
+    return tf.tidy(() => embedding(onlyInput(inputs).toInt(), this.weight.matrix() as DenseMatrix));
   }
 
   override getConfig(): tf.serialization.ConfigDict {

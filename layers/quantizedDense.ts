@@ -1,0 +1,92 @@
+import * as tf from '@tensorflow/tfjs';
+import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
+import {Dense, type DenseArgs} from './dense.ts';
+import {unpackMatrix} from './ops/unpackMatrix.ts';
+import {isAllocating, withoutAllocation} from './parameter.ts';
+import type {QuantizationArgs} from './quantizationArgs.ts';
+import {QuantizedParameter} from './quantizedParameter.ts';
+
+export interface QuantizedDenseArgs extends DenseArgs {
+  quantization: QuantizationArgs;
+}
+
+/**
+ * A frozen {@link Dense} whose weight is kept in 4 or 8 bits and dequantized for each product, a tile at a time, in
+ * forward and in backward. Dettmers et al. 2023 (QLoRA), 2022 (LLM.int8()); formats as in bitsandbytes.
+ *
+ * Input `[..., inputDim]` float32, output `[..., units]` float32.
+ * Weights: `weight` `[units, inputDim]` quantized, `bias` `[units]` float32.
+ */
+export class QuantizedDense extends Dense {
+  static override className = 'QuantizedDense';
+  readonly quantization: QuantizationArgs;
+  declare weight: QuantizedParameter;
+
+  constructor(args: QuantizedDenseArgs) {
+    super({...args, trainable: false});
+    this.quantization = args.quantization;
+  }
+
+  /**
+   * Quantizes a built layer. The given one stays as it is; dispose it to free its memory.
+   *
+   * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
+   */
+  static async fromDense(dense: Dense, quantization: QuantizationArgs): Promise<QuantizedDense> {
+    const layer = QuantizedDense.like(dense, quantization);
+    const {storage} = dense;
+    try {
+      const data = await dense.weight.read().data();
+      const isFloat = storage === 'float32';
+      layer.weight.quantize(
+        isFloat ? (data as Float32Array) : unpackRowBits(data as Int32Array, layer.units, layer.inputDim),
+        storage,
+      );
+      if (dense.bias) layer.bias?.write(dense.bias.read());
+      return layer;
+    } catch (error) {
+      layer.disposeWeights();
+      throw error;
+    }
+  }
+
+  /** A layer of another's shape and settings, its weights declared and yet to be written. */
+  static like(dense: Dense, quantization: QuantizationArgs): QuantizedDense {
+    const {units, useBias, activation, storage, name, inputDim} = dense;
+    const layer = new QuantizedDense({units, useBias, activation, storage, name, quantization});
+    withoutAllocation(() => layer.build([null, inputDim]));
+    return layer;
+  }
+
+  protected override buildWeight(shape: [units: number, inputDim: number]): QuantizedParameter {
+    this.weight = this.adopt(
+      'weight',
+      new QuantizedParameter(`${this.name}.weight`, shape, this.quantization),
+    );
+    if (isAllocating()) {
+      const values = tf.tidy(() => this.weightInitializer.apply(shape, 'float32').dataSync());
+      this.weight.quantize(values as Float32Array, 'float32');
+    }
+    return this.weight;
+  }
+
+  /** A layer with the weight dequantized, in float32 or rounded to a 16-bit type; this one stays. */
+  dequantize(storage: StorageDtype = this.storage): Dense {
+    const {units, useBias, activation, name, inputDim} = this;
+    const dense = new Dense({units, useBias, activation, name, storage, trainable: false});
+    withoutAllocation(() => dense.build([null, inputDim]));
+    tf.tidy(() => {
+      dense.weight.write(dense.weight.stored(unpackMatrix(this.weight.matrix())));
+      if (this.bias) dense.bias?.write(this.bias.read());
+    });
+    return dense;
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    return {
+      ...super.getConfig(),
+      quantization: this.quantization as unknown as tf.serialization.ConfigDict,
+    };
+  }
+}
+tf.serialization.registerClass(QuantizedDense);
