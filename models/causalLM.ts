@@ -3,7 +3,7 @@ import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
-import type {LoRADense} from '../layers/loraDense.ts';
+import type {LoRADense, MergeOptions} from '../layers/loraDense.ts';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
@@ -25,6 +25,13 @@ import {initializeWeights} from './initializeWeights.ts';
 import {readJson} from './jsonFile.ts';
 import {loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
 import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
+import {
+  declareQuantized,
+  dequantizeLayers,
+  type QuantizationOptions,
+  quantizeLayers,
+} from './quantization.ts';
+import {parseQuantizationConfig, reconcileQuantization} from './quantizationConfig.ts';
 import {printSummary} from './summary.ts';
 import {type ChatMessage, Tokenizer} from './tokenizer.ts';
 
@@ -150,8 +157,11 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * Loads a Hugging Face folder: `config.json`, `model.safetensors` (or shards), and where present
    * `generation_config.json`, the tokenizer and its chat template. Weights stream tensor by tensor.
    *
+   * With `quantization` (QLoRA) the linear layers are quantized as they stream in, so the whole 16-bit model is never in
+   * memory; a folder in bitsandbytes' format loads as it is.
+   *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_CONFIG`, `MISSING_TENSOR`,
-   *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`, `VOCABULARY_MISMATCH`
+   *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`, `VOCABULARY_MISMATCH`, `UNSUPPORTED`
    */
   static async fromPretrained<T extends CausalLM>(
     this: ModelClass<T>,
@@ -170,10 +180,14 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       );
     }
     const where = join(folder, 'config.json');
-    const config = this.parseConfig(await readJson(where), where);
+    const json = await readJson(where);
+    const config = this.parseConfig(json, where);
+    const stored = parseQuantizationConfig(json.quantization_config, where);
+    const quantization = reconcileQuantization(stored, options.quantization, where);
     const checkpoint = SafetensorsCheckpoint.open(folder);
     const model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
     try {
+      if (quantization) declareQuantized(model, quantization);
       model.nameOrPath = folder;
       await loadWeights(model, checkpoint, options);
       model.generationConfig = await readGenerationConfig(folder, {
@@ -247,6 +261,31 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   override summary(lineLength?: number, positions?: number[], printFn?: (line: string) => void): void {
     printSummary(this, lineLength, positions, printFn);
+  }
+
+  /**
+   * Quantizes the linear layers in place, one at a time; those that are quantized stay as they are. Adapters stay on
+   * top, so this turns LoRA into QLoRA.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
+   *   weight; layers before it are quantized then
+   */
+  async quantize(options: QuantizationOptions): Promise<this> {
+    this.assertUsable();
+    await quantizeLayers(this, options);
+    return this;
+  }
+
+  /** Gives quantized layers plain weights again, in the type they had before: what the quantized ones stood for. */
+  dequantize(): this {
+    this.assertUsable();
+    dequantizeLayers(this);
+    return this;
+  }
+
+  /** Bytes of all weights in memory, adapters included. */
+  get byteLength(): number {
+    return [...this.namedParameters().values()].reduce((sum, {byteLength}) => sum + byteLength, 0);
   }
 
   // --- running ----------------------------------------------------------------------------------------------------
@@ -404,10 +443,15 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return this.adapterSet.without(fn);
   }
 
-  /** Adds the active adapters into the base weights, until {@link unmergeLoRA} restores those bit for bit. */
-  mergeLoRA(): this {
+  /**
+   * Adds the active adapters into the base weights, until {@link unmergeLoRA} restores those bit for bit.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED` for quantized weights unless `dequantize`, which gives the adapted layers plain
+   *   weights in the type they had before they were quantized
+   */
+  mergeLoRA(options?: MergeOptions): this {
     this.assertUsable();
-    this.adapterSet.merge();
+    this.adapterSet.merge(options);
     return this;
   }
 
@@ -417,10 +461,10 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return this;
   }
 
-  /** Merges the active adapters for good: the layers become plain linear layers again. */
-  fuseLoRA(): this {
+  /** Merges the active adapters for good, as {@link mergeLoRA}: the layers become plain linear layers again. */
+  fuseLoRA(options?: MergeOptions): this {
     this.assertUsable();
-    this.adapterSet.fuse();
+    this.adapterSet.fuse(options);
     return this;
   }
 

@@ -2,6 +2,8 @@ import {mkdir, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {Parameter} from '../layers/parameter.ts';
+import {QuantizedParameter} from '../layers/quantizedParameter.ts';
+import {bitsandbytesKeys, bitsandbytesType, fromTensors, toTensors} from '../quant/bitsandbytesState.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import {
   float32ToBfloat16,
@@ -12,16 +14,23 @@ import {
   unpackRowBits,
   unpackRows,
 } from '../quant/float16.ts';
+import type {Int8Tensor} from '../quant/int8.ts';
+import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import type {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
+import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {writeShardedSafetensors} from '../quant/safetensors/writeShardedSafetensors.ts';
 import type {CausalLM} from './causalLM.ts';
 import {writeGenerationConfig} from './generationConfig.ts';
+import type {QuantizationOptions} from './quantization.ts';
+import {formatQuantizationConfig} from './quantizationConfig.ts';
 
 export interface LoadOptions {
   /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
   dtype?: StorageDtype;
+  /** Quantize the linear layers while they load: QLoRA. Default: as the folder's `quantization_config` says, if at all. */
+  quantization?: QuantizationOptions;
   /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
   checkFinite?: boolean;
   /** Called after each tensor. */
@@ -33,6 +42,8 @@ export interface SaveOptions {
   dtype?: StorageDtype;
   /** Default 5 GB. */
   maxShardBytes?: number;
+  /** Write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
+  dequantize?: boolean;
 }
 
 const STORAGE = {F32: 'float32', BF16: 'bfloat16', F16: 'float16'} as const;
@@ -42,6 +53,7 @@ const FILE_DTYPE = {float32: 'F32', bfloat16: 'BF16', float16: 'F16'} as const;
 export function storageOf(checkpoint: SafetensorsCheckpoint): StorageDtype {
   for (const name of checkpoint.names()) {
     const {dtype, shape} = checkpoint.info(name);
+    if (bitsandbytesType(name, checkpoint)) continue; // its dtype is only what the codes lie in
     if (shape.length === 2 && dtype in STORAGE) return STORAGE[dtype as keyof typeof STORAGE];
   }
   return 'float32';
@@ -54,7 +66,10 @@ export async function loadWeights(
   {checkFinite = true, onProgress}: LoadOptions = {},
 ): Promise<void> {
   const parameters = model.namedParameters();
-  const names = checkpoint.names().filter((name) => !isRedundant(name, parameters));
+  const quantizedTensors = new Set(companionsOf(parameters, checkpoint));
+  const names = checkpoint
+    .names()
+    .filter((name) => !isRedundant(name, parameters) && !quantizedTensors.has(name));
   const missing = [...parameters.keys()].filter((name) => !checkpoint.has(name));
   if (missing.length > 0) {
     throw new TfjsLoraError(
@@ -75,14 +90,58 @@ export async function loadWeights(
         `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
       );
     }
-    assertMatches(where, info, parameter);
-    const value = toTensor(checkpoint.read(name), info, parameter, where, checkFinite);
-    parameter.write(value);
-    value.dispose();
+    if (parameter instanceof QuantizedParameter) {
+      loadQuantized(parameter, name, checkpoint, model.storage, where);
+    } else {
+      assertMatches(where, info, parameter);
+      const value = toTensor(checkpoint.read(name), info, parameter, where, checkFinite);
+      parameter.write(value);
+      value.dispose();
+    }
     loaded++;
     onProgress?.({tensor: name, loaded, total: names.length});
     if (loaded % 16 === 0) await new Promise((resume) => setTimeout(resume)); // let others run
   }
+}
+
+/** The tensors that belong to quantized weights, beside the weights themselves. */
+function companionsOf(parameters: Map<string, Parameter>, checkpoint: SafetensorsCheckpoint): string[] {
+  const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
+  return quantized.flatMap(([name]) => bitsandbytesKeys(name, checkpoint).filter((key) => key !== name));
+}
+
+/** Takes over a weight that the file holds quantized, or quantizes it. */
+function loadQuantized(
+  parameter: QuantizedParameter,
+  name: string,
+  checkpoint: SafetensorsCheckpoint,
+  storage: StorageDtype,
+  where: string,
+): void {
+  const {type} = parameter.quantization;
+  const stored = bitsandbytesType(name, checkpoint);
+  if (stored !== undefined) {
+    if (stored !== type) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `${where}: expected ${type}, got ${stored}. A checkpoint that is quantized loads as it is.`,
+      );
+    }
+    const matrix = fromTensors(name, checkpoint, storage === 'float32' ? 'float16' : storage);
+    assertShapeOf(where, matrix.shape, parameter);
+    parameter.writeMatrix(matrix);
+    return;
+  }
+  const info = checkpoint.info(name);
+  assertMatches(where, info, parameter);
+  const bytes = checkpoint.read(name);
+  const fileDtype = STORAGE[info.dtype as keyof typeof STORAGE];
+  if (fileDtype === storage && storage !== 'float32') {
+    parameter.quantize(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2), storage);
+    return;
+  }
+  const values = toFloat32(bytes, info.dtype, where);
+  parameter.quantize(fromFloat32(values, storage) as Float32Array | Uint16Array, storage);
 }
 
 /** Tensors some exporters add that the model derives: rotary tables, and a head that is tied anyway. */
@@ -95,10 +154,14 @@ function assertMatches(where: string, info: TensorInfo, parameter: Parameter): v
   if (!(info.dtype in STORAGE)) {
     throw new TfjsLoraError('UNSUPPORTED', `${where}: expected dtype F32, F16 or BF16, got ${info.dtype}`);
   }
-  if (tf.util.arraysEqual([...info.shape], parameter.logicalShape)) return;
+  assertShapeOf(where, info.shape, parameter);
+}
+
+function assertShapeOf(where: string, shape: readonly number[], {logicalShape}: Parameter): void {
+  if (tf.util.arraysEqual([...shape], logicalShape)) return;
   throw new TfjsLoraError(
     'SHAPE_MISMATCH',
-    `${where}: expected [${parameter.logicalShape.join(', ')}] from config.json, got [${info.shape.join(', ')}]. ` +
+    `${where}: expected [${logicalShape.join(', ')}] from config.json, got [${shape.join(', ')}]. ` +
       'Config and weights are of different models.',
   );
 }
@@ -111,7 +174,8 @@ export function toTensor(
   where: string,
   checkFinite: boolean,
 ): tf.Tensor {
-  const {storage, logicalShape, shape} = parameter;
+  const {logicalShape, shape} = parameter;
+  const storage = parameter.storage as StorageDtype;
   const [rows, cols] = logicalShape;
   if (storage !== 'float32' && STORAGE[info.dtype as keyof typeof STORAGE] === storage) {
     const bits = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
@@ -158,27 +222,50 @@ export async function savePretrained(
   }
   await mkdir(folder, {recursive: true});
   const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
-  const tensors = weights.map(([name, parameter]) => ({
-    name,
-    dtype: FILE_DTYPE[dtype],
-    shape: parameter.logicalShape,
-    data: () => toBytes(parameter, dtype),
-  }));
+  const isQuantized = !options.dequantize;
+  const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
+  const tensors: TensorToWrite[] = [];
+  for (const [name, parameter] of weights) {
+    if (isQuantized && parameter instanceof QuantizedParameter) {
+      tensors.push(...(await quantizedTensors(name, parameter)));
+    } else {
+      const data = () => toBytes(parameter, dtype);
+      tensors.push({name, dtype: FILE_DTYPE[dtype], shape: parameter.logicalShape, data});
+    }
+  }
   await writeShardedSafetensors(folder, tensors, {maxShardBytes});
-  await writeFile(join(folder, 'config.json'), `${JSON.stringify(model.formatConfig(dtype), null, 2)}\n`);
+  const {quantization_config, ...config} = model.formatConfig(dtype);
+  const json = quantization ? {...config, quantization_config: quantization} : config;
+  await writeFile(join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
   if (Object.keys(model.generationConfig).length > 0)
     await writeGenerationConfig(folder, model.generationConfig);
   await model.tokenizer?.save(folder);
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
 }
 
+/** A quantized weight's tensors in a file, read when they are written, so that one weight at a time is on the host. */
+async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
+  const read = async () => toTensors(name, (await parameter.readMatrix()) as QuantizedTensor | Int8Tensor);
+  const tensors = await read();
+  return tensors.map(({name, dtype, shape}, i) => ({
+    name,
+    dtype,
+    shape,
+    data: async () => (await read())[i].data as ArrayBufferView,
+  }));
+}
+
 /** A weight's values in a file's type. */
 async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<ArrayBufferView> {
+  if (parameter instanceof QuantizedParameter) {
+    return fromFloat32((await parameter.readMatrix()).dequantize(), dtype);
+  }
   const data = await parameter.read().data();
   const [rows, cols] = parameter.logicalShape;
-  if (parameter.storage !== 'float32') {
-    if (parameter.storage === dtype) return unpackRowBits(data as Int32Array, rows, cols);
-    return fromFloat32(unpackRows(data as Int32Array, rows, cols, parameter.storage), dtype);
+  const storage = parameter.storage as StorageDtype;
+  if (storage !== 'float32') {
+    if (storage === dtype) return unpackRowBits(data as Int32Array, rows, cols);
+    return fromFloat32(unpackRows(data as Int32Array, rows, cols, storage), dtype);
   }
   return fromFloat32(data as Float32Array, dtype);
 }

@@ -1,7 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {hashName} from '../layers/hashName.ts';
 import {namedParameters} from '../layers/moduleLayer.ts';
-import {packTensor} from '../layers/parameter.ts';
 
 /**
  * Fills declared weights as transformers does for a fresh Llama: matrices normal(0, range), biases zero, norms one.
@@ -9,12 +8,12 @@ import {packTensor} from '../layers/parameter.ts';
  */
 export function initializeWeights(layers: tf.layers.Layer[], range: number, seed: number): void {
   for (const [name, parameter] of namedParameters(layers)) {
-    const {logicalShape: shape, storage} = parameter;
+    const {logicalShape: shape} = parameter;
     const value = tf.tidy(() => {
       if (shape.length === 1) return name.endsWith('.bias') ? tf.zeros(shape) : tf.ones(shape);
       const [rows, cols] = shape;
       const matrix = tf.randomNormal([rows, cols], 0, range, 'float32', seed + hashName(name)) as tf.Tensor2D;
-      return storage === 'float32' ? (matrix as tf.Tensor) : packTensor(matrix, storage);
+      return parameter.stored(matrix);
     });
     parameter.write(value);
     value.dispose();

@@ -88,13 +88,6 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
       `${where} hidden_act: expected "silu", got ${JSON.stringify(json.hidden_act)}`,
     );
   }
-  if (json.quantization_config != null) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `${where} quantization_config: expected a checkpoint in 16 or 32 bit, got a quantized one. ` +
-        'Load the unquantized checkpoint.',
-    );
-  }
   const read = <T>(key: string, fallback?: T): T => {
     const value = json[key] ?? fallback;
     if (value === undefined) {

@@ -1,12 +1,12 @@
-import type * as tf from '@tensorflow/tfjs';
 import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
 import {assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
-import {DEFAULT_ADAPTER, LoRADense} from '../../layers/loraDense.ts';
-import {ModuleLayer, namedParameters, walk} from '../../layers/moduleLayer.ts';
+import {DEFAULT_ADAPTER, LoRADense, type MergeOptions} from '../../layers/loraDense.ts';
+import {namedParameters, walk} from '../../layers/moduleLayer.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {matchTargets, type TargetCandidates, type TargetModules} from './targetModules.ts';
 
 export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
@@ -28,19 +28,13 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   seed?: number;
 }
 
-/** The model an adapter set works on. */
-interface AdaptableModel {
-  readonly layers: tf.layers.Layer[];
-  lm_head: tf.layers.Layer;
-}
-
 const FILE_PREFIX = 'base_model.model.';
 
 /** The adapters of one model: which there are, where they sit, which are in force. */
 export class AdapterSet {
   private readonly optionsByName = new Map<string, LoRAOptions>();
 
-  constructor(private readonly model: AdaptableModel) {}
+  constructor(private readonly model: LayeredModel) {}
 
   get names(): string[] {
     return [...this.optionsByName.keys()];
@@ -101,7 +95,8 @@ export class AdapterSet {
     for (const [, parameter] of namedParameters(this.model.layers)) parameter.trainable = false;
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
-      const adapted = layer instanceof LoRADense ? layer : this.replace(layer, LoRADense.fromDense(layer));
+      const adapted =
+        layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, LoRADense.fromDense(layer));
       (adapted as LoRADense).addAdapter(adapterName, args);
     }
     this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
@@ -170,7 +165,7 @@ export class AdapterSet {
     for (const layer of this.layers().values()) {
       if (!layer.adapters.has(name)) continue;
       layer.removeAdapter(name);
-      if (layer.adapters.size === 0) this.replace(layer, layer.fuse());
+      if (layer.adapters.size === 0) replaceLayer(this.model, layer, layer.fuse());
     }
     this.optionsByName.delete(name);
   }
@@ -182,7 +177,7 @@ export class AdapterSet {
     for (const [layer] of before) layer.activeAdapters = [];
     const restore = () => {
       for (const [layer, active] of before) layer.activeAdapters = active;
-      if (merged) this.merge();
+      if (merged) this.merge({dequantize: true}); // as it was: a quantized base merges in no other way
     };
     let result: R;
     try {
@@ -203,7 +198,7 @@ export class AdapterSet {
   }
 
   /** All layers or none. */
-  merge(): void {
+  merge(options?: MergeOptions): void {
     if (this.active.length === 0) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',
@@ -211,7 +206,7 @@ export class AdapterSet {
       );
     }
     try {
-      for (const layer of this.layers().values()) layer.merge();
+      for (const layer of this.layers().values()) layer.merge(options);
     } catch (error) {
       this.unmerge();
       throw error;
@@ -222,9 +217,9 @@ export class AdapterSet {
     for (const layer of this.layers().values()) layer.unmerge();
   }
 
-  fuse(): void {
-    this.merge();
-    for (const layer of this.layers().values()) this.replace(layer, layer.fuse());
+  fuse(options?: MergeOptions): void {
+    this.merge(options);
+    for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
     this.optionsByName.clear();
   }
 
@@ -269,25 +264,6 @@ export class AdapterSet {
         refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
     }
     return {linear: [...this.linearLayers().keys()], head: this.model.lm_head.name, refused};
-  }
-
-  /** Puts a layer in another's place: in the layer that holds it, or at the top of the model. */
-  private replace<L extends tf.layers.Layer>(layer: tf.layers.Layer, by: L): L {
-    const top = this.model.layers.indexOf(layer);
-    if (top >= 0) {
-      this.model.layers[top] = by;
-      if (this.model.lm_head === layer) this.model.lm_head = by;
-      return by;
-    }
-    for (const parent of walk(this.model.layers)) {
-      if (!(parent instanceof ModuleLayer)) continue;
-      const slot = parent.sublayers.find(([, sublayer]) => sublayer === layer);
-      if (slot) {
-        Object.assign(parent, {[slot[0]]: by});
-        return by;
-      }
-    }
-    throw new Error(`layer ${layer.name} is not in the model`);
   }
 }
 

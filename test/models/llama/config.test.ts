@@ -79,12 +79,6 @@ describe('config.json', () => {
   test.each([
     ['another model', {model_type: 'mistral'}, 'UNSUPPORTED', 'model_type: expected "llama", got "mistral"'],
     ['another activation', {hidden_act: 'gelu'}, 'UNSUPPORTED', 'hidden_act: expected "silu", got "gelu"'],
-    [
-      'a quantized one',
-      {quantization_config: {}},
-      'UNSUPPORTED',
-      'quantization_config: expected a checkpoint in 16 or 32 bit',
-    ],
     ['a missing size', {vocab_size: undefined}, 'INVALID_CONFIG', 'vocab_size: expected a value, got none'],
     ['a size of text', {hidden_size: '8'}, 'INVALID_CONFIG', 'expected a positive integer, got 8'],
     ['a negative size', {num_hidden_layers: -1}, 'INVALID_CONFIG', 'expected a positive integer, got -1'],

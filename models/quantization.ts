@@ -1,0 +1,70 @@
+import type * as tf from '@tensorflow/tfjs';
+import {Dense} from '../layers/dense.ts';
+import {LoRADense} from '../layers/loraDense.ts';
+import {walk} from '../layers/moduleLayer.ts';
+import type {QuantizationArgs} from '../layers/quantizationArgs.ts';
+import {QuantizedDense} from '../layers/quantizedDense.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
+import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
+
+export interface QuantizationOptions extends QuantizationArgs {
+  /** Linear layers that stay as they are, by full name or its end. Default `['lm_head']`, as in bitsandbytes. */
+  skipModules?: string[];
+}
+
+/** The linear layers that quantization is for; the embedding and what `skipModules` names stay as they are. */
+function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<Dense> {
+  for (const layer of walk(layers)) {
+    if (!(layer instanceof Dense) || layer instanceof QuantizedDense) continue;
+    const isSkipped = skipModules.some((name) => `.${layer.name}.`.includes(`.${name}.`));
+    if (!isSkipped) yield layer;
+  }
+}
+
+/** Makes the linear layers of a model that has no weights yet quantized ones, to be filled from a checkpoint. */
+export function declareQuantized(model: LayeredModel, options: QuantizationOptions): void {
+  const {skipModules, quantization} = settingsOf(options);
+  for (const layer of [...quantizable(model.layers, skipModules)]) {
+    replaceLayer(model, layer, QuantizedDense.like(layer, quantization));
+    layer.disposeWeights();
+  }
+}
+
+/** Quantizes a model's linear layers, one at a time; see `CausalLM.quantize`. */
+export async function quantizeLayers(model: LayeredModel, options: QuantizationOptions): Promise<void> {
+  const {skipModules, quantization} = settingsOf(options);
+  assertUnmerged(model, 'quantize');
+  for (const layer of [...quantizable(model.layers, skipModules)]) {
+    const quantized = await QuantizedDense.fromDense(layer, quantization);
+    replaceLayer(model, layer, quantized);
+    layer.disposeWeights();
+  }
+}
+
+/** Turns quantized layers back into plain ones, in the type they had before. */
+export function dequantizeLayers(model: LayeredModel): void {
+  assertUnmerged(model, 'dequantize');
+  for (const layer of [...quantizedLayers(model)]) {
+    replaceLayer(model, layer, layer.dequantize(layer.weight.sourceDtype));
+    layer.disposeWeights();
+  }
+}
+
+/** The quantized linear layers of a model, under adapters or not. */
+export function* quantizedLayers({layers}: {layers: tf.layers.Layer[]}): Generator<QuantizedDense> {
+  for (const layer of walk(layers)) if (layer instanceof QuantizedDense) yield layer;
+}
+
+function settingsOf({skipModules = ['lm_head'], ...quantization}: QuantizationOptions) {
+  return {skipModules, quantization};
+}
+
+function assertUnmerged({layers}: LayeredModel, what: string): void {
+  for (const layer of walk(layers)) {
+    if (!(layer instanceof LoRADense && layer.isMerged)) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} layer ${layer.name}: expected its adapter beside the weight, got it merged. unmergeLoRA() or fuseLoRA() first.`,
+    );
+  }
+}

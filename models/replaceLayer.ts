@@ -1,0 +1,31 @@
+import type * as tf from '@tensorflow/tfjs';
+import {ModuleLayer, walk} from '../layers/moduleLayer.ts';
+
+/** A model whose layers may be exchanged. */
+export interface LayeredModel {
+  readonly layers: tf.layers.Layer[];
+  lm_head: tf.layers.Layer;
+}
+
+/** Puts a layer in another's place: in the layer that holds it, or at the top of the model. */
+export function replaceLayer<L extends tf.layers.Layer>(
+  model: LayeredModel,
+  layer: tf.layers.Layer,
+  by: L,
+): L {
+  const top = model.layers.indexOf(layer);
+  if (top >= 0) {
+    model.layers[top] = by;
+    if (model.lm_head === layer) model.lm_head = by;
+    return by;
+  }
+  for (const parent of walk(model.layers)) {
+    if (!(parent instanceof ModuleLayer)) continue;
+    const slot = parent.sublayers.find(([, sublayer]) => sublayer === layer);
+    if (slot) {
+      Object.assign(parent, {[slot[0]]: by});
+      return by;
+    }
+  }
+  throw new Error(`layer ${layer.name} is not in the model`);
+}
