@@ -1,16 +1,19 @@
 /**
  * How fast a checkpoint loads, and how much memory that takes beyond the model itself.
  *
- *   npx tsx bench/load.ts [preset or scale, default "small"] [backend, default wasm]
+ *   npx tsx bench/load.ts [preset, default "small"] [backend, default wasm] [--quantization nf4|fp4|int8] [--json FILE]
  *
- * Writes a random bfloat16 folder of that shape to a temporary place, in shards, loads it in this process, and prints
- * the time, the model's size, its largest tensor, and the peak of the process's resident memory above its start. The
- * promise: peak ≤ model + one tensor (and what the runtime itself wanders).
+ * Writes a random bfloat16 folder of that shape to a temporary place, in shards, loads it in this process, quantizing it
+ * where asked to (4-bit types doubly), and prints the time, the model's size, its largest tensor, and the peak of the
+ * process's resident memory, whole and above its start. The promise: peak ≤ model + one tensor (and what the runtime
+ * itself wanders).
  */
+import {execFileSync} from 'node:child_process';
 import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import * as tf from '@tensorflow/tfjs';
+import {fileURLToPath} from 'node:url';
+import {parseArgs} from 'node:util';
 import {formatConfig, type LlamaConfigArgs, LlamaForCausalLM, presets} from '../models/index.ts';
 import {resolveConfig} from '../models/llama/config.ts';
 import {writeShardedSafetensors} from '../quant/index.ts';
@@ -47,39 +50,56 @@ async function writeRandomFolder(folder: string, shape: LlamaConfigArgs | string
   writeFileSync(join(folder, 'config.json'), JSON.stringify(formatConfig(config, 'bfloat16'), null, 2));
 }
 
+/** In a process of its own, whose memory does not count. */
+function writeApart(folder: string, shape: string): void {
+  const script = fileURLToPath(import.meta.url);
+  execFileSync(process.execPath, [...process.execArgv, script, shape, '--write', folder], {stdio: 'inherit'});
+}
+
 async function main(): Promise<void> {
-  const [shape = 'small', backend = 'wasm'] = process.argv.slice(2);
+  const {values: options, positionals} = parseArgs({
+    options: {quantization: {type: 'string'}, write: {type: 'string'}, json: {type: 'string'}},
+    allowPositionals: true,
+  });
+  const [shape = 'small', backend = 'wasm'] = positionals;
+  if (options.write) {
+    await writeRandomFolder(options.write, shape === 'small' ? small : shape);
+    return;
+  }
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-load-'));
   try {
-    await writeRandomFolder(folder, shape === 'small' ? small : shape);
+    writeApart(folder, shape);
     const report = await useBackend(backend as 'wasm');
-    const resident = () => process.memoryUsage().rss;
     global.gc?.();
-    const before = resident();
-    let peak = before;
+    const before = process.memoryUsage().rss;
     const begun = performance.now();
-    const model = await Llama.fromPretrained(folder, {
-      onProgress: () => {
-        peak = Math.max(peak, resident());
-      },
+    const type = options.quantization;
+    const model = await Llama.fromPretrained<Llama>(folder, {
+      ...(type && {quantization: {type, doubleQuant: type !== 'int8'}}),
     });
     const seconds = (performance.now() - begun) / 1000;
-    const bytes = tf.memory().numBytes;
-    const largest = Math.max(...[...model.namedParameters().values()].map(({size}) => 2 * size));
+    const peak = process.resourceUsage().maxRSS * 1024;
+    const parameters = [...model.namedParameters().values()];
+    const quantized = parameters.filter(({storage}) => storage === 'quantized');
+    const largest = Math.max(...parameters.map(({size}) => 2 * size));
     const megabytes = (count: number) => Math.round(count / 1e6);
     const result = {
       shape,
       backend: report.backend,
+      quantization: type ?? 'none',
       parameters: model.countParams(),
-      modelMB: megabytes(bytes),
+      modelMB: megabytes(model.byteLength),
+      quantizedMB: megabytes(quantized.reduce((sum, {byteLength}) => sum + byteLength, 0)),
       largestTensorMB: megabytes(largest),
+      peakMB: megabytes(peak),
       peakAboveStartMB: megabytes(peak - before),
-      allowedMB: megabytes(bytes + largest),
+      allowedAboveStartMB: megabytes(model.byteLength + largest),
       seconds: Number(seconds.toFixed(2)),
-      megabytesPerSecond: megabytes(bytes / seconds),
+      fileMegabytesPerSecond: megabytes((2 * model.countParams()) / seconds),
     };
     console.table(result);
     console.log(JSON.stringify(result));
+    if (options.json) writeFileSync(options.json, JSON.stringify(result, null, 2));
   } finally {
     rmSync(folder, {recursive: true, force: true});
   }

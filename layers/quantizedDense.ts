@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
+import {getQuantizer} from '../quant/quantizerRegistry.ts';
 import {Dense, type DenseArgs} from './dense.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
@@ -22,8 +23,10 @@ export class QuantizedDense extends Dense {
   readonly quantization: QuantizationArgs;
   declare weight: QuantizedParameter;
 
+  /** @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type */
   constructor(args: QuantizedDenseArgs) {
     super({...args, trainable: false});
+    getQuantizer(args.quantization.type);
     this.quantization = args.quantization;
   }
 

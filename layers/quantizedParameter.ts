@@ -15,17 +15,13 @@ import type {QuantizationArgs} from './quantizationArgs.ts';
 export class QuantizedParameter extends Parameter {
   private held?: {storage: QuantizedStorage; quantType: string; dtype: StorageDtype; byteLength: number};
 
-  /**
-   * @param shape `[units, inputDim]`
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type
-   */
+  /** @param shape `[units, inputDim]` */
   constructor(
     name: string,
     shape: [number, number],
     readonly quantization: QuantizationArgs,
   ) {
     super({name, shape, storage: 'quantized', trainable: false});
-    getQuantizer(quantization.type);
   }
 
   /** The format, once there is a value: `nf4`, `fp4`, `int8`, or as a quantizer is registered. */

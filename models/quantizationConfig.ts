@@ -91,6 +91,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   }
   const [{computeDtype = 'float32', doubleQuant = false}] = quantized.values();
   const isInt8 = type === 'int8';
+  // llm_int8_threshold is left at its default: Python wants a float there, and JSON from here says 6 for 6.0.
   return {
     _load_in_4bit: !isInt8,
     _load_in_8bit: isInt8,
@@ -101,7 +102,6 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
     llm_int8_skip_modules: [...plain].filter((name) => !quantized.has(name)),
-    llm_int8_threshold: 6,
     load_in_4bit: !isInt8,
     load_in_8bit: isInt8,
     quant_method: 'bitsandbytes',

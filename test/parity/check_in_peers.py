@@ -3,6 +3,8 @@
     npx tsx test/parity/write_for_peers.ts /tmp/for-peers       # ours: saves folders and our own logits
     peers/bin/python test/parity/check_in_peers.py /tmp/for-peers
 
+(Quantized folders also need `pip install bitsandbytes==0.50.2 accelerate==1.15.0`.)
+
 `/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, inputs, tolerance}: folders relative to it),
 `expected.safetensors` with our `logits`, and the folders. Exits 1 if anything differs or does not load strictly.
 """
@@ -28,8 +30,11 @@ torch.set_num_threads(1)
 
 
 def load(folder: Path) -> LlamaForCausalLM:
+    # Quantized folders need bitsandbytes, and accelerate, which puts them in their place.
+    quantized = "quantization_config" in json.loads((folder / "config.json").read_text())
     model, info = LlamaForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
+        **({"device_map": {"": "cpu"}} if quantized else {}))
     problems = {k: sorted(v) for k, v in info.items() if v and k != "error_msgs"}
     assert not problems and not info.get("error_msgs"), f"{folder} does not load cleanly: {problems}"
     return model.eval()

@@ -8,7 +8,7 @@ import * as tf from '@tensorflow/tfjs';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {useBackend} from '../../src/backends/useBackend.ts';
 import {Llama} from '../../src/index.ts';
-import {FIXTURES, type GoldenInputs, goldenCases, logitsOf} from './golden.ts';
+import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
 
 /** What check_in_peers.py reads of a task; folders are absolute or relative to the task's. */
 interface Task {
@@ -64,6 +64,29 @@ async function main(): Promise<void> {
     model.mergeLoRA();
     await model.save(join(out, `${name}-merged`, 'model'));
     await writeTask(`${name}-merged`, {model: 'model', tolerance: 1e-4}, model, inputs);
+    model.dispose();
+  }
+
+  for (const type of ['nf4', 'fp4', 'int8'] as const) {
+    const {inputs} = readJson<{inputs: GoldenInputs}>('../quantized/fixtures/nf4-double/manifest.json');
+    const quantization = {type, doubleQuant: type === 'nf4'};
+    const model = await Llama.fromPretrained<Llama>(join(FIXTURES, '../quantized/fixtures/base'), {
+      dtype: 'float32',
+      quantization,
+    });
+    await model.save(join(out, `${type}-saved`, 'model'));
+    // bitsandbytes rounds what int8 weights are multiplied with to int8 as well.
+    const tolerance = type === 'int8' ? 0.1 : 1e-5;
+    await writeTask(`${type}-saved`, {model: 'model', tolerance}, model, inputs);
+    model.applyLoRA({rank: 4, alpha: 8});
+    randomize(model);
+    await model.saveAdapter(join(out, `${type}-adapter`, 'adapter'));
+    const task = {
+      base: `../${type}-saved/model`,
+      adapter: 'adapter',
+      tolerance: type === 'int8' ? 0.1 : 1e-4,
+    };
+    await writeTask(`${type}-adapter`, task, model, inputs);
     model.dispose();
   }
 
