@@ -2,14 +2,16 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, type BackendName, Llama, plotLoss, type Tokenizer, useBackend} from '../../src/index.ts';
+import {AdamW, type BackendName, Llama, plotLoss, useBackend} from '../../src/index.ts';
 import {type AlpacaRecord, billRecords} from './billGenerator.ts';
+import {type LearningSettings, learnSummaries, peakBytesOf, trainableCount} from './learnSummaries.ts';
 import {SeededRandom} from './seededRandom.ts';
-import {evaluateSummaries, exampleOf, type SummaryEvaluation, summarize} from './summaryEvaluation.ts';
+import {evaluateSummaries, type SummaryEvaluation, summarize} from './summaryEvaluation.ts';
 
 /**
  * The quickstart: teaches a tiny Llama to summarise bills with LoRA, and measures it on bills it has never seen,
- * before and after. `npm run quickstart`, or with settings `npm run quickstart -- --rank 16 --epochs 3`.
+ * before and after. `npm run quickstart`, or with settings `npm run quickstart -- --rank 16 --epochs 3`; with `--qlora` once
+ * more on a base quantized to 4 bits.
  */
 
 const {values: settings} = parseArgs({
@@ -24,6 +26,7 @@ const {values: settings} = parseArgs({
     'train-bills': {type: 'string', default: '600'},
     'held-out-bills': {type: 'string', default: '48'},
     seed: {type: 'string', default: '0'},
+    qlora: {type: 'boolean', default: false},
   },
 });
 
@@ -42,40 +45,38 @@ async function main(): Promise<void> {
 
   // The model, and what it makes of the task before training.
   const model = await Llama.fromPretrained<Llama>(settings.model);
-  const tokenizer = model.tokenizer as Tokenizer;
   const base = await evaluateSummaries(model, heldOut);
 
   // LoRA on every linear layer.
   const rank = Number(settings.rank);
-  model.applyLoRA({rank, alpha: 2 * rank, targetModules: 'all-linear', seed});
-  const trainable = [...model.trainableParameters().values()].reduce((sum, {size}) => sum + size, 0);
+  const learning = {
+    training,
+    lora: {rank, alpha: 2 * rank, targetModules: 'all-linear'},
+    epochs: Number(settings.epochs),
+    batchSize: Number(settings['batch-size']),
+    optimizer: () => new AdamW({learningRate: Number(settings['learning-rate']), weightDecay: 0}),
+    seed,
+  };
   console.log(
-    `LoRA of rank ${rank}: ${count(trainable)} weights train, ${count(model.countParams() - trainable)} stay.`,
+    `LoRA of rank ${rank} on all linear layers, ${training.length} bills, ${settings.epochs} epochs.`,
   );
-  model.gradientCheckpointing = false; // a model this small need not save memory
-  model.compile({
-    optimizer: new AdamW({learningRate: Number(settings['learning-rate']), weightDecay: 0}),
-    schedule: {name: 'cosine', warmupSteps: 10},
-    maxGradNorm: 1,
-  });
-  const validationData = billRecords('heldOut', 16, 1).map((record) => exampleOf(tokenizer, record));
-  const history = await model.fitDataset(
-    training.map((record) => exampleOf(tokenizer, record)),
-    {
-      epochs: Number(settings.epochs),
-      batchSize: Number(settings['batch-size']),
-      validationData,
-      validationBatchSize: 16,
-      evaluationSteps: 20,
-      seed,
-    },
-  );
+  const history = await learnSummaries(model, learning);
+  const trainable = trainableCount(model);
+  console.log(`${count(trainable)} weights trained, ${count(model.countParams() - trainable)} stayed.`);
 
   // After training, and a control: the trained numbers in random places. A gain that this has too would be no gain.
   const trained = await evaluateSummaries(model, heldOut);
   const random = await withShuffledAdapter(model, seed, () => evaluateSummaries(model, heldOut));
-  printTable({base, 'random adapter': random, 'trained adapter': trained});
-  for (const index of [0, 1, 2]) printSample(heldOut[index], base.summaries[index], trained.summaries[index]);
+  const rows: Row[] = [
+    {name: 'base', ...base, bytes: model.byteLength - 4 * trainable},
+    {name: 'random adapter', ...random},
+    {
+      name: 'trained adapter',
+      ...trained,
+      bytes: model.byteLength,
+      peak: await peakBytesOf(model, training.slice(0, learning.batchSize)),
+    },
+  ];
 
   // Files: the adapter as PEFT reads it, and the loss curve.
   const adapterFolder = join(settings.out, 'adapter');
@@ -93,10 +94,33 @@ async function main(): Promise<void> {
   const again = await summarize(reloaded, heldOut);
   const same = again.filter((summary, index) => summary === trained.summaries[index]).length;
   reloaded.dispose();
+  if (settings.qlora) rows.push(...(await qlora(learning, heldOut)));
+  printTable(rows);
+  for (const index of [0, 1, 2]) printSample(heldOut[index], base.summaries[index], trained.summaries[index]);
   console.log(`adapter   ${adapterFolder} (reloaded: ${same} of ${again.length} summaries are the same)`);
   console.log(`loss plot ${plotPath}`);
   console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in all`);
   if (same < again.length) process.exitCode = 1;
+}
+
+/** The same on a base whose linear layers are quantized: nf4 with double quantization, as QLoRA has it. */
+async function qlora(learning: LearningSettings, heldOut: AlpacaRecord[]): Promise<Row[]> {
+  const model = await Llama.fromPretrained<Llama>(settings.model, {
+    quantization: {type: 'nf4', doubleQuant: true},
+  });
+  const base = await evaluateSummaries(model, heldOut);
+  const bytes = model.byteLength;
+  console.log('\nThe same on the nf4 base.');
+  await learnSummaries(model, learning);
+  const trained = await evaluateSummaries(model, heldOut);
+  const peak = await peakBytesOf(model, learning.training.slice(0, learning.batchSize));
+  await model.saveAdapter(join(settings.out, 'qlora-adapter'));
+  const rows = [
+    {name: 'nf4 base', ...base, bytes},
+    {name: 'QLoRA', ...trained, bytes: model.byteLength, peak},
+  ];
+  model.dispose();
+  return rows;
 }
 
 /** Runs `fn` with every adapter weight moved to a random place in its matrix. */
@@ -119,21 +143,33 @@ async function withShuffledAdapter<T>(model: Llama, seed: number, fn: () => Prom
   }
 }
 
-function printTable(rows: Record<string, SummaryEvaluation>): void {
-  const columns: [string, (row: SummaryEvaluation) => string][] = [
+interface Row extends SummaryEvaluation {
+  name: string;
+  /** Of all weights in memory. */
+  bytes?: number;
+  /** Most that tensors take in a training step. */
+  peak?: number;
+}
+
+function printTable(rows: Row[]): void {
+  const megabytes = (bytes?: number) => (bytes === undefined ? '' : (bytes / 1e6).toFixed(2));
+  const columns: [string, (row: Row) => string][] = [
     ['loss', ({loss}) => loss.toFixed(3)],
     ['ROUGE-1', ({rouge1}) => rouge1.toFixed(2)],
     ['ROUGE-2', ({rouge2}) => rouge2.toFixed(2)],
     ['ROUGE-L', ({rougeL}) => rougeL.toFixed(2)],
     ['BLEU-4', ({bleu4}) => bleu4.toFixed(2)],
     ['exact', ({exact}) => `${(100 * exact).toFixed(0)} %`],
+    ['weights MB', ({bytes}) => megabytes(bytes)],
+    ['step MB', ({peak}) => megabytes(peak)],
   ];
-  console.log(`\n${''.padEnd(16)}${columns.map(([name]) => name.padStart(9)).join('')}`);
-  for (const [name, row] of Object.entries(rows)) {
-    console.log(`${name.padEnd(16)}${columns.map(([, cell]) => cell(row).padStart(9)).join('')}`);
+  console.log(`\n${''.padEnd(16)}${columns.map(([name]) => name.padStart(11)).join('')}`);
+  for (const row of rows) {
+    console.log(`${row.name.padEnd(16)}${columns.map(([, cell]) => cell(row).padStart(11)).join('')}`);
   }
   console.log(
-    'held-out bills; ROUGE as rouge_score (stemmed), BLEU as sacreBLEU, exact: equal to the reference\n',
+    'held-out bills; ROUGE as rouge_score (stemmed), BLEU as sacreBLEU, exact: equal to the reference; step: the most\n' +
+      'that tensors take in a training step\n',
   );
 }
 
