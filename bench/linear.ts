@@ -11,8 +11,11 @@ import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-wasm';
 import {linear} from '../layers/ops/linear.ts';
+import {storeQuantized} from '../layers/ops/quantizedStorage.ts';
 import type {StoredMatrix} from '../layers/ops/storedMatrix.ts';
+import {quantizeNF4} from '../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../quant/float16.ts';
+import {quantizeInt8} from '../quant/int8.ts';
 import {useBackend} from '../src/backends/useBackend.ts';
 
 const ROWS = 512;
@@ -21,7 +24,7 @@ const FLOPS = 2 * ROWS * SIZE * SIZE;
 
 interface Result {
   threads: number;
-  weight: 'float32' | 'bfloat16';
+  weight: 'float32' | 'bfloat16' | 'nf4' | 'int8';
   /** GFLOP/s of the stock kernel: its median and its best round. */
   plain: number;
   plainBest: number;
@@ -71,11 +74,14 @@ async function measure(threads: number, rounds: number): Promise<Result[]> {
   const x = tf.randomNormal([ROWS, SIZE], 0, 1, 'float32', 1) as tf.Tensor2D;
   const dy = tf.randomNormal([ROWS, SIZE], 0, 1, 'float32', 2) as tf.Tensor2D;
   const plainWeight = tf.randomNormal([SIZE, SIZE], 0, 1, 'float32', 3);
-  const packed = packFloat32Rows(plainWeight.dataSync() as Float32Array, SIZE, SIZE, 'bfloat16');
+  const values = plainWeight.dataSync() as Float32Array;
+  const packed = packFloat32Rows(values, SIZE, SIZE, 'bfloat16');
   const size = {rows: SIZE, cols: SIZE};
   const weights: StoredMatrix[] = [
     {tensor: plainWeight.clone(), dtype: 'float32', ...size},
     {tensor: tf.tensor2d(packed, [SIZE, SIZE / 2], 'int32'), dtype: 'bfloat16', ...size},
+    storeQuantized(quantizeNF4(values, [SIZE, SIZE], {doubleQuant: true})),
+    storeQuantized(quantizeInt8(values, [SIZE, SIZE])),
   ];
   const plain = () => {
     const info = stock.kernelFunc({
