@@ -1,12 +1,15 @@
 /** `tfjs-lora`: LoRA fine-tuning of Llama on TensorFlow.js. The floors below are `tfjs-lora/models`, `/layers`, `/quant`. */
 
 export {Dense, type DenseArgs} from '../layers/dense.ts';
-export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs} from '../layers/loraDense.ts';
+export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs, type MergeOptions} from '../layers/loraDense.ts';
+export type {QuantizationArgs} from '../layers/quantizationArgs.ts';
+export {QuantizedDense, type QuantizedDenseArgs} from '../layers/quantizedDense.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {LoadOptions, SaveOptions} from '../models/checkpoint.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';
 export type {LlamaConfig, LlamaConfigArgs, LlamaPreset} from '../models/llama/config.ts';
 export type {LoRAOptions} from '../models/peft/adapterSet.ts';
+export type {QuantizationOptions} from '../models/quantization.ts';
 export {type ChatMessage, Tokenizer} from '../models/tokenizer.ts';
 export {type ErrorCode, TfjsLoraError} from '../quant/errors.ts';
 export {setWarningHandler} from '../quant/warn.ts';
