@@ -1,3 +1,4 @@
+import {PYTHON_SPACES, TRAILING_PYTHON_SPACES} from './pythonText.ts';
 import {assertPaired} from './rouge.ts';
 
 /** BLEU (Papineni et al. 2002) of a corpus, and what it is made of. */
@@ -70,16 +71,13 @@ export function characterBleu(prediction: string, reference: string): number {
   return brevity(characters.length, target.length) * geometricMean(precisions);
 }
 
-/** Python's notion of white space, for `split()` and `rstrip()`; JavaScript's \s lacks the separators U+001C–1F and U+0085. */
-const SPACES = /[\s\x1c-\x1f\x85]+/u;
-
 /**
  * The words of mteval-v13a: punctuation apart, but periods and commas inside numbers kept, and a dash apart only
  * after a digit.
  */
 export function bleuTokens(text: string): string[] {
   let line = text
-    .replace(/[\s\x1c-\x1f\x85]+$/u, '')
+    .replace(TRAILING_PYTHON_SPACES, '')
     .replaceAll('<skipped>', '')
     .replaceAll('-\n', '')
     .replaceAll('\n', ' ')
@@ -92,7 +90,7 @@ export function bleuTokens(text: string): string[] {
     .replace(/([^0-9])([.,])/gu, '$1 $2 ')
     .replace(/([.,])([^0-9])/gu, ' $1 $2')
     .replace(/([0-9])(-)/gu, '$1 $2 ');
-  return line.split(SPACES).filter((word) => word.length > 0);
+  return line.split(PYTHON_SPACES).filter((word) => word.length > 0);
 }
 
 function matchingNgrams(words: string[], target: string[], n: number): number {
