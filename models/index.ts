@@ -4,12 +4,14 @@ export type {LoadOptions, SaveOptions} from './checkpoint.ts';
 export {
   type ChatOptions,
   chat,
+  type GeneratedToken,
   type GenerateOptions,
   type GenerativeModel,
   generate,
   generateIds,
   type Prompt,
   stream,
+  streamTokens,
 } from './generation/generate.ts';
 export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
 export {

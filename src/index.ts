@@ -22,8 +22,18 @@ export {
 } from './backends/useBackend.ts';
 export type {BatchOptions, TrainingData} from './data/batches.ts';
 export {type CollateOptions, collate, type Example} from './data/collate.ts';
+export {
+  type Prediction,
+  type PredictionProgress,
+  type PredictionRun,
+  type PredictOptions,
+  type PromptExample,
+  predictDataset,
+} from './evaluation/predictDataset.ts';
+export {formatScores, type PredictionScores, scorePredictions} from './evaluation/predictionScores.ts';
 export {Llama} from './llama.ts';
 export {type BleuScore, characterBleu, corpusBleu} from './metrics/bleu.ts';
+export {type LlamaFactoryScores, llamaFactoryScores} from './metrics/llamaFactoryScores.ts';
 export {meanRouge, type RougeOptions, type RougeScore, type RougeScores, rouge} from './metrics/rouge.ts';
 export {AdamW, type AdamWArgs} from './optimizers/adamW.ts';
 export {NamedStateOptimizer} from './optimizers/namedStateOptimizer.ts';

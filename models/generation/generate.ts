@@ -108,9 +108,30 @@ export async function* stream(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, void, undefined> {
+  for await (const {piece} of streamTokens(model, prompt, options)) if (piece !== '') yield piece;
+}
+
+/** A token as it comes out of {@link streamTokens}. */
+export interface GeneratedToken {
+  id: number;
+  /** Text that became certain with it; often empty: a character may take several tokens. */
+  piece: string;
+  /** With the last token: `stop` at an end-of-sequence token or a stop string, `length` where it was cut off. */
+  finishReason?: 'stop' | 'length';
+}
+
+/** Like {@link stream}, token by token, with what a server must know: how many there were and why they ended. */
+export async function* streamTokens(
+  model: GenerativeModel,
+  prompt: Prompt,
+  options: GenerateOptions = {},
+): AsyncGenerator<GeneratedToken, void, undefined> {
   const rows = createRows(model, [prompt], options, requireTokenizer(model));
-  for await (const pieces of decodingSteps(model, rows)) {
-    for (const piece of pieces) if (piece !== '') yield piece;
+  const [{newIds, settings, streamer}] = rows;
+  for await (const [piece] of decodingSteps(model, rows)) {
+    const id = newIds[newIds.length - 1];
+    const isStopped = settings.eosTokenIds.includes(id) || streamer?.isStopped;
+    yield {id, piece, ...(rows[0].isFinished && {finishReason: isStopped ? 'stop' : 'length'})};
   }
 }
 

@@ -100,7 +100,7 @@ function cutterOf(lexicon: Lexicon): WordCutter {
     text.split(BLOCKS).flatMap((block, index) => {
       // A split by a group gives what matched at odd places.
       if (index % 2 === 1) return cutBlock(block, lexicon);
-      return block.match(/\r\n|[^]/gu) ?? [];
+      return block.match(/\r\n|./gsu) ?? [];
     });
 }
 

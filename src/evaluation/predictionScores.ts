@@ -1,0 +1,52 @@
+import {corpusBleu} from '../metrics/bleu.ts';
+import {type LlamaFactoryScores, llamaFactoryScores} from '../metrics/llamaFactoryScores.ts';
+import {meanRouge} from '../metrics/rouge.ts';
+import type {Prediction} from './predictDataset.ts';
+
+/** Two families of scores that share their names and not their numbers, each 0 to 100. */
+export interface PredictionScores {
+  /** BLEU-4 over characters, ROUGE over jieba's words: what LLaMA-Factory prints and the guides compare. */
+  llamaFactory: LlamaFactoryScores;
+  /** rouge_score's ROUGE with its stemmer, and sacreBLEU's corpus BLEU: what papers on English text report. */
+  standard: {rouge1: number; rouge2: number; rougeL: number; rougeLsum: number; bleu: number};
+}
+
+/** @throws TfjsLoraError as `llamaFactoryScores` */
+export async function scorePredictions(
+  predictions: readonly Pick<Prediction, 'predict' | 'label'>[],
+): Promise<PredictionScores> {
+  const [texts, labels] = [predictions.map(({predict}) => predict), predictions.map(({label}) => label)];
+  return {
+    llamaFactory: await llamaFactoryScores(texts, labels),
+    standard: {...meanRouge(texts, labels), bleu: corpusBleu(texts, labels).score},
+  };
+}
+
+/** The scores under flat names, each family's recognisable: `predict_rouge-1` is LLaMA-Factory's. */
+export function scoreMetrics({llamaFactory, standard}: PredictionScores): Record<string, number> {
+  const {bleu, ...rouge} = standard;
+  return Object.fromEntries([
+    ...Object.entries(llamaFactory).map(([name, value]) => [`predict_${name}`, value]),
+    ...Object.entries(rouge).map(([name, value]) => [`predict_rouge_score_${name}`, value]),
+    ['predict_sacrebleu', bleu],
+  ]);
+}
+
+/** The scores as a small table with both families side by side. */
+export function formatScores({llamaFactory, standard}: PredictionScores): string {
+  const rows = [
+    ['', 'LLaMA-Factory', 'standard'],
+    ['BLEU-4', llamaFactory['bleu-4'], standard.bleu],
+    ['ROUGE-1', llamaFactory['rouge-1'], standard.rouge1],
+    ['ROUGE-2', llamaFactory['rouge-2'], standard.rouge2],
+    ['ROUGE-L', llamaFactory['rouge-l'], standard.rougeL],
+    ['ROUGE-Lsum', '', standard.rougeLsum],
+  ].map((row) => row.map((cell) => (typeof cell === 'number' ? cell.toFixed(4) : cell)));
+  const lines = rows.map(([name, ours, english]) =>
+    `${name.padEnd(10)}${ours.padStart(16)}${english.padStart(12)}`.trimEnd(),
+  );
+  return [
+    ...lines,
+    'LLaMA-Factory: BLEU of characters, ROUGE of jieba words. Standard: sacreBLEU, rouge_score with stemmer.',
+  ].join('\n');
+}
