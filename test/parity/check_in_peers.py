@@ -5,7 +5,7 @@
 
 (Quantized folders also need `pip install bitsandbytes==0.50.2 accelerate==1.15.0`.)
 
-`/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, inputs, tolerance}: folders relative to it),
+`/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, text?, inputs, tolerance}: folders relative to it),
 `expected.safetensors` with our `logits`, and the folders. Exits 1 if anything differs or does not load strictly.
 """
 
@@ -22,7 +22,8 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import torch  # noqa: E402
 from peft import PeftModel, get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import LlamaForCausalLM  # noqa: E402
+from huggingface_hub import ModelCard  # noqa: E402
+from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 logging.disable_progress_bar()
@@ -40,6 +41,18 @@ def load(folder: Path) -> LlamaForCausalLM:
     return model.eval()
 
 
+def check_exported(folder: Path, text: dict) -> None:
+    """A folder to be shared: its tokenizer, generation config and card load, and the weights are whole."""
+    ids = AutoTokenizer.from_pretrained(folder)(text["text"])["input_ids"]
+    assert ids == text["ids"], f"tokens differ: {ids}, ours {text['ids']}"
+    assert GenerationConfig.from_pretrained(folder).eos_token_id is not None
+    metadata = ModelCard.load(folder / "README.md").data
+    assert metadata.library_name == "transformers" and metadata.base_model == "a/base", metadata
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    stored = {name for shard in folder.glob("model-*.safetensors") for name in load_file(shard)}
+    assert stored == set(index["weight_map"]), "the index does not name the tensors of the shards"
+
+
 def check(folder: Path) -> str:
     task = json.loads((folder / "check.json").read_text())
     model = load((folder / (task.get("model") or task["base"])).resolve())
@@ -50,6 +63,8 @@ def check(folder: Path) -> str:
         assert stored.keys() == loaded.keys(), f"keys differ: {sorted(stored.keys() ^ loaded.keys())}"
         for key, tensor in stored.items():
             assert torch.equal(tensor.float(), loaded[key]), f"{key} was not loaded as stored"
+    if "text" in task:
+        check_exported((folder / task["model"]).resolve(), task["text"])
     inputs = {k: torch.tensor(v) for k, v in task["inputs"].items()}
     with torch.no_grad():
         logits = model(**inputs).logits

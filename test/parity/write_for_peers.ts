@@ -8,11 +8,14 @@ import * as tf from '@tensorflow/tfjs';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {useBackend} from '../../src/backends/useBackend.ts';
 import {Llama} from '../../src/index.ts';
+import {exportModel} from '../../src/recipes/exportModel.ts';
 import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
 
 /** What check_in_peers.py reads of a task; folders are absolute or relative to the task's. */
 interface Task {
   model?: string;
+  /** A text whose ids the peer's tokenizer must give too. */
+  text?: {text: string; ids: number[]};
   base?: string;
   adapter?: string;
   tolerance: number;
@@ -90,6 +93,8 @@ async function main(): Promise<void> {
     model.dispose();
   }
 
+  await writeExports();
+
   const {inputs} = goldenCases(({name}) => name === 'untied-mha')[0];
   const scratch = Llama.fromConfig(
     {
@@ -106,6 +111,35 @@ async function main(): Promise<void> {
   await scratch.save(join(out, 'from-config', 'model'));
   await writeTask('from-config', {model: 'model', tolerance: 1e-5}, scratch, inputs);
   scratch.dispose();
+}
+
+/** What `tfjs-lora export` writes: two adapters in order, in shards, with tokenizer, generation config and card. */
+async function writeExports(): Promise<void> {
+  const base = resolve('examples/quickstart/model');
+  const folder = join(out, 'exported');
+  const adapters: Parameters<Llama['applyLoRA']>[0][] = [
+    {rank: 8, targetModules: 'all-linear'},
+    {rank: 4, targetModules: ['q_proj', 'v_proj', 'down_proj'], useDoRA: true},
+  ];
+  const paths = adapters.map((_, index) => join(folder, `adapter-${index}`));
+  for (const [index, options] of adapters.entries()) {
+    const model = await Llama.fromPretrained<Llama>(base);
+    model.applyLoRA({...options, baseModelNameOrPath: 'a/base'});
+    randomize(model);
+    await model.saveAdapter(paths[index]);
+    model.dispose();
+  }
+  const exportDir = join(folder, 'model');
+  const {files} = await exportModel({model: base, adapters: paths, exportDir, exportSizeGB: 1e-3});
+  if (files.length < 2) throw new Error(`expected several shards, got ${files}`);
+  const merged = await Llama.fromPretrained<Llama>(exportDir);
+  const text = '<|start_header_id|>user<|end_header_id|>\n\nWho runs the program? $1,000, naïve 我们';
+  const ids = merged.tokenizer!.encode(text);
+  await writeTask('exported', {model: 'model', tolerance: 1e-4, text: {text, ids}}, merged, {
+    inputIds: [ids],
+    labels: [ids],
+  });
+  merged.dispose();
 }
 
 main().catch((error) => {
