@@ -23,6 +23,13 @@ export {
 export type {BatchOptions, TrainingData} from './data/batches.ts';
 export {type CollateOptions, collate, type Example} from './data/collate.ts';
 export {
+  type Candidate,
+  type Comparison,
+  compareModels,
+  comparisonTable,
+  parseCandidate,
+} from './evaluation/compareModels.ts';
+export {
   type Prediction,
   type PredictionProgress,
   type PredictionRun,
@@ -38,6 +45,7 @@ export {meanRouge, type RougeOptions, type RougeScore, type RougeScores, rouge} 
 export {AdamW, type AdamWArgs} from './optimizers/adamW.ts';
 export {NamedStateOptimizer} from './optimizers/namedStateOptimizer.ts';
 export {type OptimizerName, optimizerByName} from './optimizers/optimizerByName.ts';
+export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './plots/comparisonPlot.ts';
 export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './plots/lossPlot.ts';
 export type {
   CallbackLike,

@@ -1,8 +1,6 @@
-import {mkdir, writeFile} from 'node:fs/promises';
-import {dirname, extname} from 'node:path';
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {PLOT_FONT, plotFontFiles} from './fontFile.ts';
+import {renderPlot} from './renderPlot.ts';
 
 /** One loss, and the optimizer step after which it was measured. */
 export interface LossPoint {
@@ -20,6 +18,8 @@ export interface LossPlotOptions {
   /** Default `Training loss`. */
   title?: string;
   subtitle?: string;
+  /** What the legend calls the raw curve. Default `each step`. */
+  rawLabel?: string;
   /** Of the plot's inside, in pixels of the SVG. Default 640 × 360. */
   width?: number;
   height?: number;
@@ -60,46 +60,11 @@ export async function plotLoss(
   path?: string,
   options: LossPlotOptions = {},
 ): Promise<string> {
-  const kind = path === undefined ? undefined : extname(path).toLowerCase();
-  if (kind !== undefined && kind !== '.png' && kind !== '.svg') {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `plotLoss path ${path}: expected a .png or .svg file, got "${kind}"`,
-    );
-  }
-  const [vega, vegaLite] = await Promise.all([import('vega'), import('vega-lite')]);
-  const compiled = vegaLite.compile(lossSpec(history, options)).spec;
-  const view = new vega.View(vega.parse(compiled), {renderer: 'none'});
-  let svg: string;
-  try {
-    svg = await view.toSVG();
-  } finally {
-    view.finalize();
-  }
-  if (path !== undefined) {
-    await mkdir(dirname(path), {recursive: true});
-    await writeFile(path, kind === '.svg' ? svg : await renderPng(svg, options.scale ?? 2));
-  }
-  return svg;
-}
-
-/** An SVG as PNG, with the plot's own font. */
-async function renderPng(svg: string, scale: number): Promise<Uint8Array> {
-  const {Resvg} = await import('@resvg/resvg-js');
-  const renderer = new Resvg(svg, {
-    fitTo: {mode: 'zoom', value: scale},
-    font: {
-      loadSystemFonts: false,
-      fontFiles: await plotFontFiles(),
-      defaultFontFamily: PLOT_FONT,
-      sansSerifFamily: PLOT_FONT,
-    },
-  });
-  return renderer.render().asPng();
+  return renderPlot(lossSpec(history, options), path, options.scale);
 }
 
 function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec {
-  const {title = 'Training loss', subtitle, width = 640, height = 360} = options;
+  const {title = 'Training loss', subtitle, rawLabel = 'each step', width = 640, height = 360} = options;
   const isFinitePoint = ({step, loss}: LossPoint): boolean => Number.isFinite(step) && Number.isFinite(loss);
   const training = history.training.filter(isFinitePoint);
   const validation = (history.validation ?? []).filter(isFinitePoint);
@@ -112,11 +77,11 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
   }
   const smooth = smoothedLosses(training.map(({loss}) => loss));
   const rows = [
-    ...training.map(({step, loss}) => ({step, loss, curve: 'each step'})),
+    ...training.map(({step, loss}) => ({step, loss, curve: rawLabel})),
     ...training.map(({step}, index) => ({step, loss: smooth[index], curve: 'smoothed'})),
     ...validation.map(({step, loss}) => ({step, loss, curve: 'validation'})),
   ];
-  const names = ['each step', 'smoothed', ...(validation.length > 0 ? ['validation'] : [])];
+  const names = [rawLabel, 'smoothed', ...(validation.length > 0 ? ['validation'] : [])];
   const colors = [RAW_COLOR, SMOOTH_COLOR, VALIDATION_COLOR].slice(0, names.length);
   const only = (curve: string) => ({filter: {field: 'curve', equal: curve}}) as const;
   const isShort = training.length < 3; // a line of one point would not be seen
@@ -124,8 +89,6 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     width,
     height,
-    background: 'white',
-    padding: 16,
     title: {text: title, ...(subtitle !== undefined && {subtitle})},
     data: {values: rows},
     encoding: {
@@ -154,7 +117,7 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
       },
     },
     layer: [
-      {transform: [only('each step')], mark: {type: 'line', strokeWidth: 1.5, point: isShort}},
+      {transform: [only(rawLabel)], mark: {type: 'line', strokeWidth: 1.5, point: isShort}},
       {
         transform: [only('smoothed')],
         mark: {type: 'line', strokeWidth: 2.5, strokeCap: 'round', strokeJoin: 'round'},
@@ -164,31 +127,5 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
         mark: {type: 'line', strokeWidth: 2, point: {size: 55, filled: true}, strokeDash: [5, 4]},
       },
     ],
-    config: {
-      font: PLOT_FONT,
-      view: {stroke: null},
-      title: {
-        anchor: 'start',
-        fontSize: 18,
-        subtitleFontSize: 13,
-        subtitleColor: '#5b6470',
-        color: '#1d2733',
-        offset: 14,
-      },
-      axis: {
-        labelFontSize: 12,
-        titleFontSize: 13,
-        titleFontWeight: 'normal',
-        labelColor: '#3d4753',
-        titleColor: '#3d4753',
-        gridColor: '#e7eaee',
-        domainColor: '#9aa3ad',
-        tickColor: '#9aa3ad',
-        titlePadding: 10,
-        labelPadding: 5,
-      },
-      axisY: {domain: false, ticks: false},
-      legend: {labelFontSize: 12, labelColor: '#3d4753'},
-    },
   };
 }
