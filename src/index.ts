@@ -20,6 +20,8 @@ export {
   type BackendReport,
   useBackend,
 } from './backends/useBackend.ts';
+export {type ChatEncoder, modelChatEncoder} from './chat/chatEncoder.ts';
+export {ChatSession, type ChatSessionOptions} from './chat/chatSession.ts';
 export type {BatchOptions, TrainingData} from './data/batches.ts';
 export {type CollateOptions, collate, type Example} from './data/collate.ts';
 export {
@@ -47,6 +49,7 @@ export {NamedStateOptimizer} from './optimizers/namedStateOptimizer.ts';
 export {type OptimizerName, optimizerByName} from './optimizers/optimizerByName.ts';
 export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './plots/comparisonPlot.ts';
 export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './plots/lossPlot.ts';
+export {type ModelServer, type RequestReport, type ServeOptions, serveModel} from './serve/serveModel.ts';
 export type {
   CallbackLike,
   EpochLogs,

@@ -1,0 +1,70 @@
+import {randomUUID} from 'node:crypto';
+import type {CompletionRequest} from './completionRequest.ts';
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+}
+
+export type FinishReason = 'stop' | 'length';
+
+export const usageOf = (promptTokens: number, completionTokens: number): Usage => ({
+  prompt_tokens: promptTokens,
+  completion_tokens: completionTokens,
+  total_tokens: promptTokens + completionTokens,
+});
+
+/** The shapes of one response of OpenAI's API, whole or in chunks. */
+export class CompletionResponse {
+  private readonly id: string;
+  private readonly created = Math.floor(Date.now() / 1000);
+  private readonly isChat: boolean;
+
+  constructor(
+    {kind}: CompletionRequest,
+    private readonly model: string,
+  ) {
+    this.isChat = kind === 'chat';
+    this.id = `${this.isChat ? 'chatcmpl' : 'cmpl'}-${randomUUID().replaceAll('-', '')}`;
+  }
+
+  whole(text: string, finishReason: FinishReason, usage: Usage): Record<string, unknown> {
+    const content = this.isChat ? {message: {role: 'assistant', content: text, refusal: null}} : {text};
+    return {
+      ...this.head(this.isChat ? 'chat.completion' : 'text_completion'),
+      choices: [{index: 0, ...content, logprobs: null, finish_reason: finishReason}],
+      usage,
+    };
+  }
+
+  /** What a chat's stream begins with; a text's begins with its text. */
+  opening(): Record<string, unknown>[] {
+    return this.isChat ? [this.chunk({delta: {role: 'assistant', content: ''}})] : [];
+  }
+
+  piece(text: string): Record<string, unknown> {
+    return this.chunk(this.isChat ? {delta: {content: text}} : {text});
+  }
+
+  ending(finishReason: FinishReason): Record<string, unknown> {
+    return this.chunk(this.isChat ? {delta: {}} : {text: ''}, finishReason);
+  }
+
+  usage(usage: Usage): Record<string, unknown> {
+    return {...this.head(this.chunkKind), choices: [], usage};
+  }
+
+  private chunk(content: object, finishReason: FinishReason | null = null): Record<string, unknown> {
+    const choice = {index: 0, ...content, logprobs: null, finish_reason: finishReason};
+    return {...this.head(this.chunkKind), choices: [choice]};
+  }
+
+  private get chunkKind(): string {
+    return this.isChat ? 'chat.completion.chunk' : 'text_completion';
+  }
+
+  private head(object: string): Record<string, unknown> {
+    return {id: this.id, object, created: this.created, model: this.model};
+  }
+}
