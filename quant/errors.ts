@@ -13,7 +13,8 @@ export type ErrorCode =
   | 'UNSUPPORTED' // a request that has a reason to be refused
   | 'VOCABULARY_MISMATCH' // a token id, tokenizer and embedding disagree
   | 'DISPOSED' // a model, layer or tensor used after dispose()
-  | 'BACKEND_UNAVAILABLE'; // the asked-for backend cannot run here
+  | 'BACKEND_UNAVAILABLE' // the asked-for backend cannot run here
+  | 'DEVICE_LOST'; // the graphics card stopped, or ran out of memory
 
 /**
  * Every error this library raises for bad input. `message` reads

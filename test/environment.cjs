@@ -9,6 +9,9 @@ const {TestEnvironment: NodeEnvironment} = require('jest-environment-node');
  * So every test sees the outer context's binary types, and web globals that jest leaves out.
  *
  * The engine of TensorFlow.js lives on the context's own global: each test file still has its own engine.
+ *
+ * When `webgpu` is among `TFJS_LORA_TEST_BACKENDS`, Dawn is started here: its package is an ES module, which the
+ * tests' CommonJS world cannot import. The tests see what a browser would give them, `navigator.gpu` and its classes.
  */
 const SHARED_WITH_NODE = [
   'ArrayBuffer',
@@ -34,6 +37,17 @@ const SHARED_WITH_NODE = [
   'navigator',
 ];
 
+/** Of the outer context: an instance that is collected takes the process with it. */
+let dawn;
+
+async function startDawn() {
+  if (dawn) return dawn;
+  const {create, globals} = await import('webgpu');
+  const features = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
+  dawn = {gpu: create([`enable-dawn-features=${features}`]), globals};
+  return dawn;
+}
+
 module.exports = class TfjsEnvironment extends NodeEnvironment {
   constructor(config, context) {
     super(config, context);
@@ -47,5 +61,13 @@ module.exports = class TfjsEnvironment extends NodeEnvironment {
         });
       }
     }
+  }
+
+  async setup() {
+    await super.setup();
+    if (!process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('webgpu')) return;
+    const {gpu, globals} = await startDawn();
+    Object.assign(this.global, globals);
+    Object.defineProperty(this.global, 'navigator', {value: {gpu}, configurable: true});
   }
 };

@@ -1,11 +1,22 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertShape} from './assertShape.ts';
-import {dispatch} from './dispatch.ts';
+import {causalBias} from './causalBias.ts';
+import {dispatchWithGradient} from './dispatch.ts';
+
+/** Larger heads than these would not fit a kernel's registers. */
+const MAX_KERNEL_DIM = 128;
 
 export interface AttentionOptions {
   /** What is added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative elsewhere. */
   bias?: tf.Tensor4D;
+  /** Without a `bias`: hides from each query, the last T of the S positions, the keys after it. Default false. */
+  causal?: boolean;
+  /**
+   * With `causal`, `[B, S]` int32: 0 is padding, and a query sees only keys of its own number; see {@link causalBias}. A
+   * query that sees nothing gets a finite value of no meaning.
+   */
+  segments?: tf.Tensor2D;
   /** Factor on the scores. Default `1 / sqrt(D)`. */
   scale?: number;
 }
@@ -26,7 +37,7 @@ export function attention(
   query: tf.Tensor4D,
   key: tf.Tensor4D,
   value: tf.Tensor4D,
-  {bias, scale}: AttentionOptions = {},
+  {bias: givenBias, causal = false, segments, scale}: AttentionOptions = {},
 ): tf.Tensor4D {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
@@ -40,8 +51,9 @@ export function attention(
     );
   }
   const factor = scale ?? 1 / Math.sqrt(dim);
-  const inputs: tf.NamedTensorMap = {query, key, value, ...(bias && {bias})};
-  return dispatch('Attention', inputs, {scale: factor}, () => {
+  if (segments) assertShape('attention segments', segments, [batch, sourceLength]);
+  const composed = () => {
+    const bias = givenBias ?? (causal ? causalBias(length, sourceLength, segments) : undefined);
     const perGroup = heads / groups;
     const q = tf.mul(query, factor).reshape([batch * groups, perGroup * length, dim]); // [B·K, H/K·T, D]
     const k = key.reshape([batch * groups, sourceLength, dim]); // [B·K, S, D]
@@ -49,6 +61,15 @@ export function attention(
     let scores = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
     if (bias) scores = tf.add(scores, bias); // [B, H, T, S]
     const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
-    return tf.matMul(weights, v).reshape([batch, heads, length, dim]);
-  });
+    return tf.matMul(weights, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
+  };
+  if (givenBias || dim % 4 !== 0 || dim > MAX_KERNEL_DIM) return tf.tidy(composed);
+  const inputs: tf.NamedTensorMap = {query, key, value, ...(segments && {segments})};
+  return dispatchWithGradient(
+    'Attention',
+    inputs,
+    {scale: factor, causal},
+    ['query', 'key', 'value'],
+    composed,
+  );
 }

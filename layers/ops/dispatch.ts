@@ -1,8 +1,20 @@
 import * as tf from '@tensorflow/tfjs';
+import {customGradient} from './customGradient.ts';
+
+/** Whether the active backend has a kernel of that name. */
+export function hasKernel(kernelName: string): boolean {
+  return tf.getKernel(kernelName, tf.getBackend()) != null;
+}
+
+/** Whether what is computed now may be differentiated. */
+export function isRecording(): boolean {
+  const {gradientDepth, kernelDepth} = tf.engine().state as {gradientDepth: number; kernelDepth: number};
+  return gradientDepth > 0 && kernelDepth === 0;
+}
 
 /**
  * Runs an op: the kernel of that name when the active backend has one registered, else the composed
- * reference. A kernel that must be differentiated has a gradient registered under the same name.
+ * reference. A kernel that must be differentiated goes through {@link dispatchWithGradient}.
  *
  * @param kernelName as given to `tf.registerKernel`
  * @param inputs the tensors the kernel reads, by name
@@ -15,6 +27,42 @@ export function dispatch<T extends tf.Tensor | tf.Tensor[]>(
   attributes: tf.NamedAttrMap,
   composed: () => T,
 ): T {
-  if (tf.getKernel(kernelName, tf.getBackend()) == null) return tf.tidy(composed);
+  if (!hasKernel(kernelName)) return tf.tidy(composed);
   return tf.engine().runKernel(kernelName, inputs, attributes) as tf.Tensor | tf.Tensor[] as T;
+}
+
+/**
+ * {@link dispatch} for an op that is differentiated: by the kernel `<kernelName>Grad`, when the active backend has both,
+ * else through the composed reference.
+ *
+ * The forward kernel gives the value, and after it whatever else backward needs. The gradient kernel gets `dy`, the
+ * inputs, the value as `y` and the rest as `extra0`, `extra1` …, and gives the gradients of `differentiated`, in order.
+ *
+ * @param differentiated names of the inputs that get a gradient
+ */
+export function dispatchWithGradient<T extends tf.Tensor>(
+  kernelName: string,
+  inputs: tf.NamedTensorMap,
+  attributes: tf.NamedAttrMap,
+  differentiated: string[],
+  composed: () => T,
+): T {
+  const gradientName = `${kernelName}Grad`;
+  if (!hasKernel(kernelName) || !hasKernel(gradientName)) return tf.tidy(composed);
+  const names = Object.keys(inputs);
+  const run = (name: string, tensors: tf.NamedTensorMap) =>
+    [tf.engine().runKernel(name, tensors, attributes)].flat() as tf.Tensor[];
+  return customGradient(
+    differentiated.map((name) => inputs[name]),
+    () => {
+      const outputs = run(kernelName, inputs);
+      return {value: outputs[0] as T, saved: [...Object.values(inputs), ...outputs]};
+    },
+    (dy, saved) => {
+      const given = Object.fromEntries(names.map((name, i) => [name, saved[i]]));
+      const [y, ...extras] = saved.slice(names.length);
+      const extra = Object.fromEntries(extras.map((tensor, i) => [`extra${i}`, tensor]));
+      return run(gradientName, {dy, ...given, y, ...extra});
+    },
+  );
 }

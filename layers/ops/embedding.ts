@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {dispatch} from './dispatch.ts';
 import type {DenseMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
 
@@ -12,9 +13,14 @@ import {unpack16} from './unpack16.ts';
  */
 export function embedding(ids: tf.Tensor, table: DenseMatrix): tf.Tensor {
   return tf.tidy(() => {
+    const {tensor, dtype, cols} = table;
     const flat = ids.flatten() as tf.Tensor1D;
-    const stored = tf.gather(table.tensor as tf.Tensor2D, flat);
-    const rows = table.dtype === 'float32' ? stored : unpack16(stored, table.dtype, table.cols);
-    return rows.reshape([...ids.shape, table.cols]);
+    const rows =
+      dtype === 'float32'
+        ? tf.gather(tensor as tf.Tensor2D, flat)
+        : dispatch('Embedding', {ids: flat, table: tensor}, {dtype, cols}, () =>
+            unpack16(tf.gather(tensor as tf.Tensor2D, flat), dtype, cols),
+          );
+    return rows.reshape([...ids.shape, cols]);
   });
 }

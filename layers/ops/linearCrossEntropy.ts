@@ -2,8 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {crossEntropy} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
-import {dispatch} from './dispatch.ts';
+import {dispatch, hasKernel, isRecording} from './dispatch.ts';
 import {embedding} from './embedding.ts';
+import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
 
@@ -47,11 +48,6 @@ export function linearCrossEntropy(
   return dispatch('LinearCrossEntropy', inputs, {dtype: weight.dtype, ignoreIndex}, composed);
 }
 
-function isRecording(): boolean {
-  const {gradientDepth, kernelDepth} = tf.engine().state as {gradientDepth: number; kernelDepth: number};
-  return gradientDepth > 0 && kernelDepth === 0;
-}
-
 function chunkedLoss(
   hidden: tf.Tensor2D,
   weight: StoredMatrix,
@@ -63,12 +59,17 @@ function chunkedLoss(
   const [rows] = hidden.shape;
   const losses: tf.Scalar[] = [];
   const gradients: tf.Tensor2D[] = [];
+  const isInOnePass = hasKernel('SoftmaxCrossEntropy'); // composed, it would make the labels as wide as the vocabulary
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
     const [loss, gradient] = tf.tidy(() => {
       const x = hidden.slice([row, 0], [count, -1]); // [n, C]
       const target = labels.slice([row], [count]); // [n]
       const logits = storedMatMul(x, weight, true); // [n, vocab]
+      if (isInOnePass) {
+        const [losses, gradient] = softmaxCrossEntropy(logits, target, ignoreIndex); // [n], [n, vocab]
+        return [tf.sum(losses), ...(wantsGradient ? [storedMatMul(gradient, weight, false)] : [])];
+      }
       const loss = crossEntropy(logits, target, ignoreIndex);
       if (!wantsGradient) return [loss];
       const counted = tf.notEqual(target, ignoreIndex).toFloat().expandDims(1); // [n, 1]

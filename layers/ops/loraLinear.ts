@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
-import {dispatch} from './dispatch.ts';
+import {dispatchWithGradient} from './dispatch.ts';
 
 /**
  * Adds a scaled low-rank path to a linear layer's output: `base + scaling · (x · Aᵀ) · Bᵀ`. Hu et al. 2021.
@@ -26,7 +26,7 @@ export function loraLinear(
   const [units, rank] = b.shape;
   assertShape('loraLinear base', base, [rows, units]);
   assertShape('loraLinear a', a, [rank, inputDim]);
-  return dispatch('LoRALinear', {base, x, a, b}, {scaling}, () => {
+  return dispatchWithGradient('LoRALinear', {base, x, a, b}, {scaling}, ['base', 'x', 'a', 'b'], () => {
     return customGradient(
       [base, x, a, b],
       () => ({value: tf.add(base, tf.matMul(low(x, a, scaling), b, false, true)), saved: [x, a, b]}),

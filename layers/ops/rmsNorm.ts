@@ -1,6 +1,6 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
-import {dispatch} from './dispatch.ts';
+import {dispatchWithGradient, isRecording} from './dispatch.ts';
 
 /**
  * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`.
@@ -13,8 +13,11 @@ import {dispatch} from './dispatch.ts';
  */
 export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Tensor {
   assertShape('rmsNorm weight', weight, [x.shape.at(-1) as number]);
-  return dispatch('RMSNorm', {x, weight}, {epsilon}, () => {
+  const composed = () => {
     const inverseRms = x.square().mean(-1, true).add(epsilon).rsqrt();
     return x.mul(inverseRms).mul(weight);
-  });
+  };
+  const isFrozen = weight instanceof tf.Variable && !weight.trainable;
+  if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel has none for the weight
+  return dispatchWithGradient('RMSNorm', {x, weight}, {epsilon}, ['x'], composed);
 }

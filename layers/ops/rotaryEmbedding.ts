@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
-import {dispatch} from './dispatch.ts';
+import {dispatchWithGradient} from './dispatch.ts';
 
 /**
  * Rotary position embedding in the half-split layout of Hugging Face's Llama: element i of a head turns with
@@ -15,7 +15,7 @@ import {dispatch} from './dispatch.ts';
 export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor4D): tf.Tensor4D {
   assertShape('rotaryEmbedding cos', cos, [-1, 1, x.shape[2], x.shape[3] / 2]);
   assertShape('rotaryEmbedding sin', sin, cos.shape);
-  return dispatch('RotaryEmbedding', {x, cos, sin}, {}, () => {
+  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], () => {
     return customGradient(
       [x],
       () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),

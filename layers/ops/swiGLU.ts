@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
-import {dispatch} from './dispatch.ts';
+import {dispatchWithGradient} from './dispatch.ts';
 
 /**
  * Gated linear unit with a SiLU gate: `gate · sigmoid(gate) · up`. Shazeer 2020.
@@ -12,7 +12,7 @@ import {dispatch} from './dispatch.ts';
  */
 export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
   assertShape('swiGLU up', up, gate.shape);
-  return dispatch('SwiGLU', {gate, up}, {}, () => {
+  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], () => {
     return customGradient(
       [gate, up],
       () => ({value: gate.mul(tf.sigmoid(gate)).mul(up), saved: [gate, up]}),

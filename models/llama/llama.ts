@@ -3,6 +3,7 @@ import {Dense} from '../../layers/dense.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
+import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
@@ -57,12 +58,16 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const past = cache?.length ?? 0;
       const length = inputIds.shape[1];
       const {cos, sin} = positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past);
-      const mask = causalBias(length, past + length, attentionMask);
+      // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
+      const isInKernel = hasKernel('Attention');
+      const mask = isInKernel ? attentionMask?.toInt() : causalBias(length, past + length, attentionMask);
 
       let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
       for (const block of this.blocks) {
-        const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, bias?: tf.Tensor) =>
-          block.apply(x, {rotary: {cos, sin}, bias, cache, training, seed}) as tf.Tensor;
+        const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
+          const hidden = isInKernel ? {segments: mask} : {bias: mask};
+          return block.apply(x, {rotary: {cos, sin}, ...hidden, cache, training, seed}) as tf.Tensor;
+        };
         const constants = mask ? [cos, sin, mask] : [cos, sin];
         hidden =
           training && this.gradientCheckpointing

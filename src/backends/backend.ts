@@ -9,6 +9,12 @@ export interface BackendOptions {
    * waiting for each other costs more than they gain.
    */
   stockThreads?: number;
+  /**
+   * `webgpu`: what large products are multiplied in; sums are float32 either way. `float16` is several times faster on
+   * cards with matrix units; operands are scaled row by row, so that nothing under- or overflows. Falls back to
+   * `float32` where the device has no 16-bit floats. Default `float32`, or as before when the backend runs already.
+   */
+  computeDtype?: 'float16' | 'float32';
 }
 
 /** What a backend says of itself once it runs. */
@@ -25,7 +31,8 @@ export interface Backend {
   /**
    * Makes it the current backend of TensorFlow.js. Calling it again is harmless.
    *
+   * @param isAsked whether it was asked for by name: if not, it must not come up where another would be faster
    * @throws TfjsLoraError `BACKEND_UNAVAILABLE`, saying what is missing
    */
-  start(options: BackendOptions): Promise<StartedBackend>;
+  start(options: BackendOptions, isAsked: boolean): Promise<StartedBackend>;
 }

@@ -54,7 +54,7 @@ export async function useBackend(
   for (const backend of BACKENDS) {
     if (name !== 'auto' && backend.name !== name) continue;
     try {
-      const {device, features} = await backend.start(options);
+      const {device, features} = await backend.start(options, name !== 'auto');
       const reason = name === 'auto' ? 'the fastest that works here' : 'asked for';
       tried.push({backend: backend.name, available: true, reason});
       return report({backend: backend.name, device, features, reason, tried});

@@ -1,13 +1,169 @@
+import * as tf from '@tensorflow/tfjs';
+import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import type {Backend} from './backend.ts';
+import type {Backend, BackendOptions} from './backend.ts';
+import {isNode} from './processor.ts';
 
-/** The graphics card through WebGPU. Not there yet: always says so. */
+/** Dawn's switches: f16 and subgroup matrices are behind them, and our shaders check their bounds themselves. */
+const DAWN_FEATURES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
+
+/** What is asked of the device where the adapter has it. */
+const FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix', 'timestamp-query'];
+
+/** Limits that are raised to the adapter's own; the defaults are those of a small phone. */
+const LIMITS = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeWorkgroupSizeY',
+  'maxComputeWorkgroupSizeZ',
+  'maxComputeWorkgroupsPerDimension',
+] as const;
+
+/** Kept for the life of the process: Dawn aborts when its instance is collected. */
+const alive: unknown[] = [];
+
+/** The graphics card through WebGPU: Dawn in Node (package `webgpu`), the browser's own elsewhere. */
 export const webgpu: Backend = {
   name: 'webgpu',
-  async start() {
-    throw new TfjsLoraError(
-      'BACKEND_UNAVAILABLE',
-      'useBackend webgpu: expected WebGPU kernels, got none: this version has not got them yet. Use wasm.',
-    );
+  async start(options, isAsked) {
+    const computeDtype = checkedComputeDtype(options);
+    const {WebGPUBackend: BackendClass} = await loadPackage();
+    if (!('webgpu' in tf.engine().registry) || !isOurs(tf.findBackend('webgpu'))) {
+      const adapter = await requestAdapter();
+      const name = nameOf(adapter);
+      if (isSoftware(adapter) && !isAsked) {
+        throw unavailable(`a software driver only (${name}). Ask for webgpu by name to use it`);
+      }
+      const device = await requestDevice(adapter);
+      const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
+      watch(backend, name);
+      if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
+      tf.registerBackend('webgpu', () => Object.assign(backend, {[OURS]: name}));
+    }
+    registerWebGPUKernels();
+    if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
+    const backend = tf.backend() as OurBackend;
+    const capabilities = capabilitiesOf(backend);
+    if (computeDtype) capabilities.computeDtype = capabilities.hasF16 ? computeDtype : 'float32';
+    const {hasF16, hasSubgroups, hasMatrices} = capabilities;
+    const features = [
+      ...(hasF16 ? ['f16'] : []),
+      ...(hasSubgroups ? ['subgroups'] : []),
+      ...(hasMatrices ? ['subgroup matrices'] : []),
+      `products in ${capabilities.computeDtype}`,
+    ];
+    return {device: backend[OURS], features};
   },
 };
+
+/** On the backend itself, with the card's name: a second copy of this file must know it again. */
+const OURS = Symbol.for('tfjs-lora.webgpu');
+type OurBackend = WebGPUBackend & {[OURS]: string};
+
+const isOurs = (backend: object): boolean => OURS in backend;
+
+type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
+
+/** `navigator.gpu` must exist before the package's backend is made; in Node, Dawn brings it. */
+async function loadPackage(): Promise<Package> {
+  if (!globalThis.navigator?.gpu) {
+    if (!isNode()) throw unavailable('a browser without it');
+    await startDawn();
+  }
+  try {
+    return await import('@tensorflow/tfjs-backend-webgpu');
+  } catch (error) {
+    throw unavailable(`@tensorflow/tfjs-backend-webgpu, which does not load (${(error as Error).message})`);
+  }
+}
+
+async function startDawn(): Promise<void> {
+  const dawn = await import('webgpu').catch((error: Error) => {
+    throw unavailable(`no package webgpu (${error.message.split('\n')[0]}). npm install webgpu`);
+  });
+  const gpu = dawn.create([`enable-dawn-features=${DAWN_FEATURES}`]);
+  alive.push(gpu);
+  Object.assign(globalThis, dawn.globals);
+  const navigator = globalThis.navigator ?? {};
+  Object.defineProperty(navigator, 'gpu', {value: gpu, configurable: true});
+  if (!globalThis.navigator) {
+    Object.defineProperty(globalThis, 'navigator', {value: navigator, configurable: true});
+  }
+}
+
+async function requestAdapter(): Promise<GPUAdapter> {
+  const adapter = await navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
+  if (!adapter) throw unavailable('no graphics driver that offers it');
+  return adapter;
+}
+
+async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
+  const device = await adapter.requestDevice({
+    requiredFeatures: FEATURES.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[],
+    requiredLimits: Object.fromEntries(LIMITS.map((limit) => [limit, adapter.limits[limit]])),
+  });
+  alive.push(adapter, device);
+  return device;
+}
+
+/** A driver that computes on the processor, for tests: SwiftShader, lavapipe. */
+function isSoftware({info}: GPUAdapter): boolean {
+  const names = `${info.architecture} ${info.device} ${info.description}`;
+  return info.isFallbackAdapter || /software|swiftshader|llvmpipe|lavapipe/i.test(names);
+}
+
+function nameOf({info}: GPUAdapter): string {
+  return info.description.split(':')[0] || info.device || `${info.vendor} ${info.architecture}`.trim();
+}
+
+/**
+ * Turns the loss of the device, and errors that WebGPU reports aside (out of memory, a shader it refuses), into an error
+ * of the next read, which every step, save and generation ends with.
+ */
+function watch(backend: WebGPUBackend, name: string): void {
+  const {device} = backend;
+  let failure: TfjsLoraError | undefined;
+  const fail = (what: string, advice: string) => {
+    failure ??= new TfjsLoraError(
+      'DEVICE_LOST',
+      `webgpu ${name}: expected a working device, got: ${what}. ${advice}`,
+    );
+  };
+  void device.lost.then(({reason, message}) =>
+    fail(
+      `device lost (${message || reason})`,
+      'What was saved before is whole; start a new process, and lower the batch size if memory ran out',
+    ),
+  );
+  device.onuncapturederror = ({error}) => fail(error.message, 'Results since then are not to be trusted');
+  const read = backend.read.bind(backend);
+  const guarded = async (dataId: tf.DataId) => {
+    if (failure) throw failure;
+    try {
+      const values = await read(dataId);
+      if (failure) throw failure;
+      return values;
+    } catch (error) {
+      throw failure ?? error;
+    }
+  };
+  Object.assign(backend, {read: guarded});
+}
+
+function checkedComputeDtype({computeDtype}: BackendOptions): BackendOptions['computeDtype'] {
+  if (computeDtype === undefined || computeDtype === 'float16' || computeDtype === 'float32')
+    return computeDtype;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `useBackend computeDtype: expected float16 or float32, got ${computeDtype}.`,
+  );
+}
+
+function unavailable(got: string): TfjsLoraError {
+  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend webgpu: expected WebGPU, got ${got}.`);
+}

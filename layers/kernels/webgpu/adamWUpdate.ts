@@ -1,0 +1,44 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
+import {runElementwise} from './elementwise.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+interface AdamWUpdateArgs {
+  inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
+  attrs: AdamWSettings;
+  backend: unknown;
+}
+
+/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
+export const adamWUpdate = {
+  kernelName: 'AdamWUpdate',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend} = args as AdamWUpdateArgs;
+    const {learningRate, beta1, beta2, epsilon, weightDecay, step} = attrs;
+    const {value, gradient, mean, variance} = inputs;
+    const body = `
+      let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
+      let v = u.beta2 * variance[i] + u.rest2 * gradient[i] * gradient[i];
+      nextMean[i] = m;
+      nextVariance[i] = v;
+      nextValue[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);`;
+    return runElementwise(
+      backend as WebGPUBackend,
+      'AdamWUpdate',
+      ['nextValue', 'nextMean', 'nextVariance'],
+      {value, gradient, mean, variance},
+      body,
+      {
+        beta1,
+        rest1: 1 - beta1,
+        beta2,
+        rest2: 1 - beta2,
+        keep: 1 - learningRate * weightDecay,
+        stepSize: learningRate / (1 - beta1 ** step),
+        correction: Math.sqrt(1 - beta2 ** step),
+        epsilon,
+      },
+    );
+  },
+} as const;

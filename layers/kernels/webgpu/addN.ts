@@ -1,0 +1,34 @@
+import type * as tf from '@tensorflow/tfjs';
+import {runElementwise} from './elementwise.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+/** How many tensors one dispatch adds: with its output, what the weakest device binds. */
+const AT_ONCE = 7;
+
+interface AddNArgs {
+  inputs: tf.TensorInfo[];
+  backend: unknown;
+}
+
+/** Float32 `AddN`. The stock kernel binds all inputs at once, which many devices refuse beyond seven. */
+export function addN(stock: tf.KernelFunc): tf.KernelConfig {
+  return {
+    kernelName: 'AddN',
+    backendName: 'webgpu',
+    kernelFunc: (args) => {
+      const {inputs, backend: anyBackend} = args as unknown as AddNArgs;
+      if (inputs.length <= AT_ONCE || inputs.some(({dtype}) => dtype !== 'float32')) return stock(args);
+      const backend = anyBackend as WebGPUBackend;
+      let sum = inputs[0];
+      for (let i = 1; i < inputs.length; i += AT_ONCE - 1) {
+        const terms = [sum, ...inputs.slice(i, i + AT_ONCE - 1)];
+        const named = Object.fromEntries(terms.map((term, j) => [`x${j}`, term]));
+        const body = `y[i] = ${terms.map((_, j) => `x${j}[i]`).join(' + ')};`;
+        const [next] = runElementwise(backend, 'AddN', ['y'], named, body);
+        if (i > 1) backend.disposeData(sum.dataId);
+        sum = next;
+      }
+      return sum;
+    },
+  };
+}

@@ -1,0 +1,61 @@
+import * as tf from '@tensorflow/tfjs';
+import {FLAT_ID, flatWorkgroups, runShader, type ShaderCall} from './runShader.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+const WORKGROUP = 256;
+
+/**
+ * One thread per element, or per four where the size allows: `body` computes element `i` of the outputs from element `i`
+ * of the inputs, in the type `V`, `f32` or `vec4f`.
+ *
+ * @param outputs names, in WGSL, of float32 outputs of the shape of `inputs[0]`
+ * @param inputs float32 tensors of one size, by name
+ * @param body WGSL statements
+ * @param uniforms float32 constants, by name; in WGSL `u.<name>`
+ */
+export function runElementwise(
+  backend: WebGPUBackend,
+  name: string,
+  outputs: string[],
+  inputs: Record<string, tf.TensorInfo>,
+  body: string,
+  uniforms: Record<string, number> = {},
+): tf.TensorInfo[] {
+  const [{shape}] = Object.values(inputs);
+  const size = tf.util.sizeFromShape(shape);
+  const made = outputs.map(() => backend.makeTensorInfo(shape, 'float32'));
+  if (size === 0) return made;
+  const isWide = size % 4 === 0;
+  const count = isWide ? size / 4 : size;
+  const names = Object.keys(inputs);
+  const bindings = [
+    ...outputs.map((output, i) => `@group(0) @binding(${i}) var<storage, read_write> ${output}: array<V>;`),
+    ...names.map(
+      (input, i) => `@group(0) @binding(${outputs.length + i}) var<storage, read> ${input}: array<V>;`,
+    ),
+  ];
+  const fields = Object.keys(uniforms).map((field) => `${field}: f32,`);
+  const code = `
+alias V = ${isWide ? 'vec4f' : 'f32'};
+${bindings.join('\n')}
+struct Uniforms { count: u32, ${fields.join(' ')} }
+@group(0) @binding(${outputs.length + names.length}) var<uniform> u: Uniforms;
+${FLAT_ID}
+@compute @workgroup_size(${WORKGROUP})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flatId(group, groups) * ${WORKGROUP}u + local;
+  if (i >= u.count) { return; }
+  ${body}
+}`;
+  const call: ShaderCall = {
+    name,
+    code,
+    outputs: made,
+    inputs: Object.values(inputs),
+    uniforms: [{u32: count}, ...Object.values(uniforms).map((f32) => ({f32}))],
+    workgroups: flatWorkgroups(backend, Math.ceil(count / WORKGROUP)),
+  };
+  runShader(backend, call);
+  return made;
+}

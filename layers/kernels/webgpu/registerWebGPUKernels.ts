@@ -1,0 +1,55 @@
+import * as tf from '@tensorflow/tfjs';
+import {adamWUpdate} from './adamWUpdate.ts';
+import {addN} from './addN.ts';
+import {attention, attentionGrad} from './attention.ts';
+import {embedding} from './embedding.ts';
+import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
+import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
+import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
+import {storedMatMul} from './storedMatMul.ts';
+import {swiGLU, swiGLUGrad} from './swiGLU.ts';
+import {unpack16} from './unpack16.ts';
+
+const KERNELS: tf.KernelConfig[] = [
+  adamWUpdate,
+  attention,
+  attentionGrad,
+  embedding,
+  loraLinear,
+  loraLinearGrad,
+  rmsNorm,
+  rmsNormGrad,
+  rotaryEmbedding,
+  rotaryEmbeddingGrad,
+  softmaxCrossEntropy,
+  storedMatMul,
+  swiGLU,
+  swiGLUGrad,
+  unpack16,
+];
+
+/** Kernels that leave some inputs to the stock kernel, which they are made from. */
+const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [[tf.AddN, addN]];
+
+// On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
+const STOCK = Symbol.for('tfjs-lora.webgpu.stock');
+
+/**
+ * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` before: it
+ * registers its own when it loads. Calling this again is harmless.
+ */
+export function registerWebGPUKernels(): void {
+  for (const kernel of KERNELS) replace(kernel);
+  for (const [name, make] of CORRECTED_KERNELS) {
+    const current = tf.getKernel(name, 'webgpu')?.kernelFunc as tf.KernelFunc & {[STOCK]?: tf.KernelFunc};
+    const stock = current[STOCK] ?? current;
+    const kernel = make(stock);
+    replace({...kernel, kernelFunc: Object.assign(kernel.kernelFunc, {[STOCK]: stock})});
+  }
+}
+
+function replace(kernel: tf.KernelConfig): void {
+  if (tf.getKernel(kernel.kernelName, 'webgpu')) tf.unregisterKernel(kernel.kernelName, 'webgpu');
+  tf.registerKernel(kernel);
+}

@@ -1,0 +1,55 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {Product} from './multiply.ts';
+import type {ShaderCall} from './runShader.ts';
+
+const WORKGROUP = 64;
+
+/**
+ * `x · Wᵀ` for a few rows, as in generation: a workgroup per row of W, which is read once, whole and in order.
+ * Needs the columns to be a multiple of 4.
+ */
+export function rowProduct({x, weight, rows, cols}: Product, y: tf.TensorInfo): ShaderCall {
+  const [m] = x.shape;
+  const each = (body: (row: number) => string) => Array.from({length: m}, (_, row) => body(row)).join('\n');
+  const code = `
+const WORKGROUP = ${WORKGROUP}u;
+const K = ${cols / 4}u; // in vectors
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;
+${weight.code(2)}
+struct Uniforms { rows: u32 }
+@group(0) @binding(${2 + weight.tensors.length}) var<uniform> u: Uniforms;
+var<workgroup> partial: array<array<f32, ${m}>, WORKGROUP>;
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let row = group.y * groups.x + group.x;
+  if (row >= u.rows) { return; }
+  ${each((i) => `var sum${i} = 0.0;`)}
+  for (var k = local * 2u; k < K; k += WORKGROUP * 2u) {
+    let w = weightOctet(row, k * 4u);
+    ${each((i) => `sum${i} += dot(x[${i}u * K + k], w[0]);`)}
+    if (k + 1u < K) {
+      ${each((i) => `sum${i} += dot(x[${i}u * K + k + 1u], w[1]);`)}
+    }
+  }
+  ${each((i) => `partial[local][${i}] = sum${i};`)}
+  workgroupBarrier();
+  for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
+    if (local < width) {
+      ${each((i) => `partial[local][${i}] += partial[local + width][${i}];`)}
+    }
+    workgroupBarrier();
+  }
+  if (local < ${m}u) { y[local * u.rows + row] = partial[0][local]; }
+}`;
+  const limit = 65535;
+  return {
+    name: 'RowProduct',
+    code,
+    outputs: [y],
+    inputs: [x, ...weight.tensors],
+    uniforms: [{u32: rows}],
+    workgroups: rows <= limit ? [rows] : [limit, Math.ceil(rows / limit)],
+  };
+}

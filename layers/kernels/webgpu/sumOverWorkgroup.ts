@@ -1,0 +1,19 @@
+/**
+ * WGSL of `sumOverWorkgroup(value, local)`: the sum of every thread's `value`, given to all. Called by all threads at
+ * once; may be called again.
+ *
+ * @param size threads in the workgroup, a power of two
+ */
+export const sumOverWorkgroup = (size: number): string => `
+var<workgroup> partial: array<f32, ${size}>;
+fn sumOverWorkgroup(value: f32, local: u32) -> f32 {
+  partial[local] = value;
+  workgroupBarrier();
+  for (var width = ${size / 2}u; width > 0u; width /= 2u) {
+    if (local < width) { partial[local] += partial[local + width]; }
+    workgroupBarrier();
+  }
+  let sum = partial[0];
+  workgroupBarrier();
+  return sum;
+}`;

@@ -1,0 +1,100 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {Product} from './multiply.ts';
+import type {PackedRows} from './packRows.ts';
+import type {ShaderCall} from './runShader.ts';
+
+const TILE = 64;
+const DEPTH = 16;
+
+const four = (body: (i: number) => string) => [0, 1, 2, 3].map(body).join('\n');
+
+/**
+ * The product in tiles of 64×64, sixteen threads square of four by four elements each; sums in float32. Operands are
+ * float32, or float16 when `packed` is given. Works on every device.
+ */
+export function tiledProduct(
+  {x, weight, rows, cols, transposeWeight}: Product,
+  y: tf.TensorInfo,
+  packed?: PackedRows,
+): ShaderCall {
+  const [m, n] = y.shape;
+  const k = transposeWeight ? cols : rows;
+  const element = packed ? 'f16' : 'f32';
+  // Eight of a row of W at once: along k when it is transposed, along n when not.
+  // Written out: a vector indexed by a loop variable compiles slowly, and to slow code.
+  const eight = (body: (i: number, value: string) => string) =>
+    Array.from({length: 8}, (_, i) => body(i, `${element}(values[${i >> 2}][${i & 3}])`)).join('\n');
+  const loadWeight = transposeWeight
+    ? `let n = col0 + local / 2u;
+      let k = k0 + (local % 2u) * 8u;
+      let at = (local % 2u) * 8u;
+      var values: mat2x4f;
+      if (n < u.n && k < u.k) { values = weightOctet(n, k); }
+      ${eight((i, value) => `b[at + ${i}u][local / 2u] = select(0, ${value}, k + ${i}u < u.k);`)}`
+    : `let n = col0 + (local % 8u) * 8u;
+      let k = k0 + local / 8u;
+      let at = (local % 8u) * 8u;
+      var values: mat2x4f;
+      if (n < u.n && k < u.k) { values = weightOctet(k, n); }
+      ${eight((i, value) => `b[local / 8u][at + ${i}u] = select(0, ${value}, n + ${i}u < u.n);`)}`;
+  const inputs = packed ? [packed.halves, packed.scales] : [x];
+  const readX = packed
+    ? `let half = (row0 + r) * u.k + k0 + c; // K is even
+        let pair = bitcast<vec2<f16>>(x[half / 2u]);
+        a[c][r] = select(pair.x, pair.y, half % 2u == 1u);`
+    : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
+  const code = `
+${packed ? 'enable f16;' : ''}
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<${packed ? 'u32' : 'f32'}>;
+${packed ? '@group(0) @binding(2) var<storage, read> scales: array<f32>;' : ''}
+${weight.code(1 + inputs.length)}
+struct Uniforms { m: u32, n: u32, k: u32 }
+@group(0) @binding(${1 + inputs.length + weight.tensors.length}) var<uniform> u: Uniforms;
+var<workgroup> a: array<array<${element}, ${TILE}>, ${DEPTH}>;
+var<workgroup> b: array<array<${element}, ${TILE}>, ${DEPTH}>;
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let row0 = group.y * ${TILE}u;
+  let col0 = group.x * ${TILE}u;
+  let top = (local / 16u) * 4u;
+  let left = (local % 16u) * 4u;
+  ${four((i) => `var sum${i} = vec4f(0.0);`)}
+  for (var k0 = 0u; k0 < u.k; k0 += ${DEPTH}u) {
+    for (var i = local; i < ${TILE * DEPTH}u; i += 256u) {
+      let r = i / ${DEPTH}u;
+      let c = i % ${DEPTH}u;
+      if (row0 + r < u.m && k0 + c < u.k) {
+        ${readX}
+      } else {
+        a[c][r] = 0;
+      }
+    }
+    if (local < 128u) {
+      ${loadWeight}
+    }
+    workgroupBarrier();
+    for (var c = 0u; c < min(${DEPTH}u, u.k - k0); c++) {
+      let weights = vec4f(f32(b[c][left]), f32(b[c][left + 1u]), f32(b[c][left + 2u]), f32(b[c][left + 3u]));
+      ${four((i) => `sum${i} += f32(a[c][top + ${i}u]) * weights;`)}
+    }
+    workgroupBarrier();
+  }
+  ${four(
+    (i) => `
+  if (row0 + top + ${i}u < u.m) {
+    let row = row0 + top + ${i}u;
+    let sum = sum${i}${packed ? ' * scales[row]' : ''};
+    ${four((j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
+  }`,
+  )}
+}`;
+  return {
+    name: packed ? 'TiledProduct16' : 'TiledProduct32',
+    code,
+    outputs: [y],
+    inputs: [...inputs, ...weight.tensors],
+    uniforms: [{u32: m}, {u32: n}, {u32: k}],
+    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE)],
+  };
+}
