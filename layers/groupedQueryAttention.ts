@@ -12,7 +12,6 @@ import type {KeyValueCache} from './keyValueCache.ts';
 import type {LoRADense} from './loraDense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {attention} from './ops/attention.ts';
-import {causalBias} from './ops/causalBias.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
 
 export interface GroupedQueryAttentionArgs extends LayerArgs {
@@ -37,8 +36,10 @@ export interface GroupedQueryAttentionArgs extends LayerArgs {
 export interface AttentionContext {
   /** Default: positions 0 … T − 1. */
   rotary?: RotaryTables;
-  /** `[B or 1, 1, T, S]`, see {@link causalBias}. Default: causal, nothing padded. */
+  /** `[B or 1, 1, T, S]`, see {@link causalBias}. Default: causal, hiding what `segments` say. */
   bias?: tf.Tensor4D;
+  /** `[B, S]` int32, see {@link causalBias}; not needed beside a `bias`. Default: nothing padded. */
+  segments?: tf.Tensor2D;
   /** Earlier keys and values; this pass's are added to it. */
   cache?: KeyValueCache;
   training?: boolean;
@@ -132,12 +133,11 @@ export class GroupedQueryAttention extends ModuleLayer {
 
   override call(inputs: tf.Tensor | tf.Tensor[], context: AttentionContext = {}): tf.Tensor {
     return tf.tidy(() => {
-      const {cache, training, seed} = context;
+      const {cache, bias, segments, training, seed} = context;
       const x = onlyInput<tf.Tensor3D>(inputs); // [B, T, C]
       const length = x.shape[1];
       const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
-      const bias = context.bias ?? causalBias(length, past + length);
 
       const project = (layer: Dense | LoRADense, heads: number) =>
         splitHeads(layer.apply(x, {training, seed}) as tf.Tensor3D, heads); // [B, heads, T, D]
@@ -146,7 +146,7 @@ export class GroupedQueryAttention extends ModuleLayer {
       let value = project(this.v_proj, this.keyValueHeads);
       if (cache) [key, value] = cache.update(this.layerIndex, key, value); // [B, K, S, D]
 
-      const attended = mergeHeads(attention(query, key, value, {bias})); // [B, T, H·D]
+      const attended = mergeHeads(attention(query, key, value, {bias, causal: true, segments})); // [B, T, H·D]
       return this.o_proj.apply(attended, {training, seed}) as tf.Tensor; // [B, T, C]
     });
   }
