@@ -8,8 +8,14 @@ import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
 
-/** How many logits exist at once (64 MiB of float32). */
+/** How many logits exist at once (64 MiB of float32), where {@link logitsAtOnce} does not say. */
 const CHUNK_ELEMENTS = 1 << 24;
+
+/** How many logits a backend computes at once: one with many cores needs long products to keep them busy. */
+export const logitsAtOnce = new WeakMap<object, number>();
+
+/** Where a chunk is cut, so that the tiles of a product come out even. */
+const CHUNK_MULTIPLE = 128;
 
 /**
  * A frozen output head and its loss in one: the sum over rows of `−log softmax(hidden · Wᵀ)[label]`, the
@@ -27,7 +33,7 @@ export function linearCrossEntropy(
   weight: StoredMatrix,
   labels: tf.Tensor1D,
   ignoreIndex = -100,
-  chunkElements = CHUNK_ELEMENTS,
+  chunkElements = logitsAtOnce.get(tf.backend()) ?? CHUNK_ELEMENTS,
 ): tf.Scalar {
   assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
   assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
@@ -36,7 +42,8 @@ export function linearCrossEntropy(
     return customGradient(
       [hidden],
       () => {
-        const chunkRows = Math.max(1, Math.floor(chunkElements / weight.rows));
+        const fitting = Math.max(1, Math.floor(chunkElements / weight.rows));
+        const chunkRows = fitting > CHUNK_MULTIPLE ? fitting - (fitting % CHUNK_MULTIPLE) : fitting;
         const {loss, gradient} = chunkedLoss(hidden, weight, labels, ignoreIndex, chunkRows, wantsGradient);
         return {value: loss, saved: gradient ? [gradient] : []};
       },

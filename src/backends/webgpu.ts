@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
-import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode} from './processor.ts';
@@ -24,6 +25,9 @@ const LIMITS = [
   'maxComputeWorkgroupsPerDimension',
 ] as const;
 
+/** 128 MiB of them: with Llama 3's vocabulary two tiles of rows, so that the head's weight is read half as often. */
+const LOGITS_AT_ONCE = 1 << 25;
+
 /** Kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];
 
@@ -42,10 +46,17 @@ export const webgpu: Backend = {
       const device = await requestDevice(adapter);
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
+      reuseAtOnce(backend);
+      const {subgroupMinSize, subgroupMaxSize} = adapter.info;
+      await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
+      logitsAtOnce.set(backend, Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4));
       tf.registerBackend('webgpu', () => Object.assign(backend, {[OURS]: name}));
     }
     registerWebGPUKernels();
+    // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
+    // tensor's remains): a threshold below one workgroup keeps to the plain one.
+    tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
     if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
     const backend = tf.backend() as OurBackend;
     const capabilities = capabilitiesOf(backend);
@@ -153,6 +164,16 @@ function watch(backend: WebGPUBackend, name: string): void {
     }
   };
   Object.assign(backend, {read: guarded});
+}
+
+/**
+ * Lets a disposed tensor's buffer be used again at once. The stock backend holds it back until the commands that use it are
+ * submitted; but what uses it next is recorded after them, and the queue keeps the order. (What the host writes outside that
+ * order, uniforms and staging buffers, is not a tensor's.) A step needs gigabytes less.
+ */
+function reuseAtOnce(backend: WebGPUBackend): void {
+  const none = {add: () => none, has: () => false, delete: () => false};
+  Object.defineProperty(backend, 'commandQueueOwnedIds', {get: () => none, set: () => {}});
 }
 
 function checkedComputeDtype({computeDtype}: BackendOptions): BackendOptions['computeDtype'] {

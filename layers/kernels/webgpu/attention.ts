@@ -1,14 +1,7 @@
-import type * as tf from '@tensorflow/tfjs';
+import {type AttentionArgs, preamble, uniformsOf} from './attentionShader.ts';
+import {fitsMatrices, matrixAttention, matrixAttentionGrad} from './matrixAttention.ts';
 import {runShader} from './runShader.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
-
-export interface AttentionArgs {
-  inputs: Record<'query' | 'key' | 'value' | 'dy' | 'y' | 'extra0', tf.TensorInfo> & {
-    segments?: tf.TensorInfo;
-  };
-  attrs: {scale: number; causal: boolean};
-  backend: unknown;
-}
+import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 
 /** Threads of a workgroup, each with a query (or, in backward, a key) of its own. */
 const THREADS = 64;
@@ -29,6 +22,7 @@ export const attention = {
     const backend = anyBackend as WebGPUBackend;
     const {query, key, value, segments} = inputs;
     const [batch, heads, length] = query.shape;
+    if (usesMatrices(backend, args as AttentionArgs)) return matrixAttention(backend, args as AttentionArgs);
     const y = backend.makeTensorInfo(query.shape, 'float32');
     const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
     const code = `
@@ -98,6 +92,8 @@ export const attentionGrad = {
     const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
     const [batch, heads, length] = query.shape;
     const [, groups, sourceLength] = key.shape;
+    if (usesMatrices(backend, args as AttentionArgs))
+      return matrixAttentionGrad(backend, args as AttentionArgs);
     const mask = segments ? [segments] : [];
     const uniforms = uniformsOf(args as AttentionArgs);
     const dQuery = backend.makeTensorInfo(query.shape, 'float32');
@@ -224,37 +220,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   },
 } as const;
 
-/** Bindings, uniforms, and who sees whom. Inputs are `array<vec4f>` unless they say otherwise. */
-export function preamble({inputs, attrs}: AttentionArgs, outputs: string[], names: string[]): string {
-  const dim = inputs.query.shape[3];
-  const typed = names.map((name) => (name.includes(':') ? name : `${name}: array<vec4f>`));
-  const given = inputs.segments ? [...typed, 'segments: array<i32>'] : typed;
-  return `
-const V = ${dim / 4}u; // vectors in a head
-${outputs.map((output, i) => `@group(0) @binding(${i}) var<storage, read_write> ${output};`).join('\n')}
-${given.map((input, i) => `@group(0) @binding(${outputs.length + i}) var<storage, read> ${input};`).join('\n')}
-struct Uniforms { heads: u32, groups: u32, length: u32, sourceLength: u32, past: u32, scale: f32 }
-@group(0) @binding(${outputs.length + given.length}) var<uniform> u: Uniforms;
-fn sourceOf(head: u32) -> u32 {
-  return (head / u.heads * u.groups + head % u.heads / (u.heads / u.groups)) * u.sourceLength;
-}
-fn segmentOf(head: u32, s: u32) -> i32 {
-  return ${inputs.segments ? 'segments[head / u.heads * u.sourceLength + s]' : '1'};
-}
-fn isVisible(head: u32, t: u32, s: u32, segment: i32) -> bool {
-  return ${attrs.causal ? 's <= t + u.past && ' : ''}${inputs.segments ? 'segment != 0 && segmentOf(head, s) == segment' : 'true'};
-}`;
-}
-
-export function uniformsOf({inputs, attrs}: AttentionArgs): ({u32: number} | {f32: number})[] {
-  const [, heads, length] = inputs.query.shape;
-  const [, groups, sourceLength] = inputs.key.shape;
-  return [
-    {u32: heads},
-    {u32: groups},
-    {u32: length},
-    {u32: sourceLength},
-    {u32: sourceLength - length},
-    {f32: attrs.scale},
-  ];
+function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionArgs): boolean {
+  const {hasMatrices, computeDtype} = capabilitiesOf(backend);
+  const [, , length, dim] = inputs.query.shape;
+  return hasMatrices && computeDtype === 'float16' && fitsMatrices(dim, length);
 }

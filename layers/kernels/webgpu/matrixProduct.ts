@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
-import {CONVERTED_HALVES} from './weightFormat.ts';
+import {CONVERTED_HALVES, formatUniforms} from './weightFormat.ts';
 
 /** Rows and columns of a workgroup's tile. */
 export const MATRIX_TILE = 128;
@@ -21,14 +21,18 @@ const THREADS = 256;
  * one, not indexed: an array of them would lie in slow memory.
  *
  * Needs k and n to be multiples of 8.
+ *
+ * @param y `[m, n]`, or `[splits, m, n]` for the sums over each of `splits` parts of k
  */
 export function matrixProduct(
   {weight, rows, cols, transposeWeight}: Product,
   y: tf.TensorInfo,
   packed: PackedRows,
+  splits = 1,
 ): ShaderCall {
-  const [m, n] = y.shape;
+  const [m, n] = y.shape.slice(-2);
   const k = transposeWeight ? cols : rows;
+  const part = Math.ceil(k / splits / DEPTH) * DEPTH; // of k
   const strideA = DEPTH + PADDING;
   const strideB = transposeWeight ? DEPTH + PADDING : TILE + PADDING;
   const octetsA = (TILE * DEPTH) / 8 / THREADS; // a thread's loads per step
@@ -102,15 +106,16 @@ export function matrixProduct(
       let col = col0 + shareCol + ${16 * j}u + (lane % 2u) * 8u;
       if (row < u.m && col < N) {
         let scale = scales[row];
-        let from = subgroup * 256u + lane * 8u;
-        let to = (row * N + col) / 4u;
-        y[to] = scale * vec4f(stage[from], stage[from + 1u], stage[from + 2u], stage[from + 3u]);
-        y[to + 1u] = scale * vec4f(stage[from + 4u], stage[from + 5u], stage[from + 6u], stage[from + 7u]);
+        let start = subgroup * 256u + lane * 8u;
+        let to = ((group.z * u.m + row) * N + col) / 4u;
+        y[to] = scale * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+        y[to + 1u] = scale * vec4f(stage[start + 4u], stage[start + 5u], stage[start + 6u], stage[start + 7u]);
       }
     }
     workgroupBarrier();`,
     ),
   );
+  const format = formatUniforms(weight);
   const code = `
 enable f16;
 enable subgroups;
@@ -119,19 +124,22 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 diagnostic(off, subgroup_uniformity);
 const K = ${k}u;
 const N = ${n}u;
+const PART = ${part}u;
 @group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(1) var<storage, read> x: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<f32>;
 ${weight.code(3)}
 ${weight.halves ?? CONVERTED_HALVES}
-struct Uniforms { m: u32 }
+struct Uniforms { m: u32${format.fields} }
 @group(0) @binding(${3 + weight.tensors.length}) var<uniform> u: Uniforms;
 var<workgroup> tileA: array<f16, ${TILE * strideA}>;
 var<workgroup> tileB: array<f16, ${transposeWeight ? TILE * strideB : DEPTH * strideB}>;
 var<workgroup> stage: array<f32, ${(THREADS / 32) * 256}>;
-@compute @workgroup_size(${THREADS})
+const WORKGROUP = ${THREADS}u;
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32,
         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
+  ${weight.prepare}
   let row0 = group.y * ${TILE}u;
   let col0 = group.x * ${TILE}u;
   let shareRow = (subgroup / ${TILE / SHARE_COLS}u) * ${SHARE_ROWS}u;
@@ -139,15 +147,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   ${times(countI, (i) => times(countJ, (j) => `var c${i}${j}: subgroup_matrix_result<f32, 16, 16>;`))}
   ${times(octetsA, (i) => `var nextA${i}: vec4u;`)}
   ${times(octetsB, (i) => `var nextB${i}: vec4u;`)}
-  var k0 = 0u;
+  var k0 = group.z * PART;
+  let end = min(k0 + PART, K);
   ${loadA}
   ${loadB}
-  while (k0 < K) {
+  while (k0 < end) {
     ${store('tileA', 'nextA', octetsA, DEPTH / 8, strideA)}
     ${store('tileB', 'nextB', octetsB, perRowB, strideB)}
     workgroupBarrier();
     k0 += ${DEPTH}u;
-    if (k0 < K) {
+    if (k0 < end) {
       ${loadA}
       ${loadB}
     }
@@ -161,7 +170,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     code,
     outputs: [y],
     inputs: [packed.halves, packed.scales, ...weight.tensors],
-    uniforms: [{u32: m}],
-    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE)],
+    uniforms: [{u32: m}, ...format.values],
+    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE), splits],
   };
 }

@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {MATRIX_TILE, matrixProduct} from './matrixProduct.ts';
 import {packRows} from './packRows.ts';
 import {rowProduct} from './rowProduct.ts';
-import {runShader} from './runShader.ts';
+import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
 import {tiledProduct} from './tiledProduct.ts';
 import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 import type {WeightFormat} from './weightFormat.ts';
@@ -20,6 +20,10 @@ export interface Product {
 
 /** Few rows: a workgroup for each output column beats tiles that are mostly empty. */
 const MAX_ROWS_ALONE = 4;
+
+/** With fewer tiles than this a card is not busy: the inner side is split, down to {@link MIN_PART}. */
+const BUSY_TILES = 528;
+const MIN_PART = 2048;
 
 /**
  * A product with a stored weight, by the fastest way the device has: row by row for a few rows; matrices of a whole
@@ -42,8 +46,48 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   }
   const packed = packRows(backend, x);
   const isAligned = k % 8 === 0 && n % 8 === 0 && m >= MATRIX_TILE / 8;
-  const make = hasMatrices && isAligned ? matrixProduct : tiledProduct;
-  runShader(backend, make(product, y, packed));
+  if (hasMatrices && isAligned) {
+    const tiles = Math.ceil(m / MATRIX_TILE) * Math.ceil(n / MATRIX_TILE);
+    const splits = Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
+    if (splits === 1) runShader(backend, matrixProduct(product, y, packed));
+    else {
+      const parts = backend.makeTensorInfo([splits, m, n], 'float32');
+      runShader(backend, matrixProduct(product, parts, packed, splits));
+      addParts(backend, parts, y);
+      backend.disposeData(parts.dataId);
+    }
+  } else {
+    runShader(backend, tiledProduct(product, y, packed));
+  }
   for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
   return y;
+}
+
+/** `y = Σ parts` over the first axis. */
+function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, y: tf.TensorInfo): void {
+  const [splits, m, n] = parts.shape; // n is a multiple of 8
+  const count = (m * n) / 4;
+  const code = `
+@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(1) var<storage, read> parts: array<vec4f>;
+struct Uniforms { splits: u32, count: u32 }
+@group(0) @binding(2) var<uniform> u: Uniforms;
+${FLAT_ID}
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flatId(group, groups) * 256u + local;
+  if (i >= u.count) { return; }
+  var sum = vec4f(0.0);
+  for (var s = 0u; s < u.splits; s++) { sum += parts[s * u.count + i]; }
+  y[i] = sum;
+}`;
+  runShader(backend, {
+    name: 'AddParts',
+    code,
+    outputs: [y],
+    inputs: [parts],
+    uniforms: [{u32: splits}, {u32: count}],
+    workgroups: flatWorkgroups(backend, Math.ceil(count / 256)),
+  });
 }

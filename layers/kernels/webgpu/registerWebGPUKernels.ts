@@ -2,8 +2,10 @@ import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
 import {addN} from './addN.ts';
 import {attention, attentionGrad} from './attention.ts';
+import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {quantizedMatMul} from './quantizedMatMul.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
 import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
@@ -15,9 +17,11 @@ const KERNELS: tf.KernelConfig[] = [
   adamWUpdate,
   attention,
   attentionGrad,
+  dequantizeRows,
   embedding,
   loraLinear,
   loraLinearGrad,
+  quantizedMatMul,
   rmsNorm,
   rmsNormGrad,
   rotaryEmbedding,

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import type {ShaderCall} from './runShader.ts';
+import {formatUniforms} from './weightFormat.ts';
 
 const WORKGROUP = 64;
 
@@ -11,13 +12,14 @@ const WORKGROUP = 64;
 export function rowProduct({x, weight, rows, cols}: Product, y: tf.TensorInfo): ShaderCall {
   const [m] = x.shape;
   const each = (body: (row: number) => string) => Array.from({length: m}, (_, row) => body(row)).join('\n');
+  const format = formatUniforms(weight);
   const code = `
 const WORKGROUP = ${WORKGROUP}u;
 const K = ${cols / 4}u; // in vectors
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 ${weight.code(2)}
-struct Uniforms { rows: u32 }
+struct Uniforms { rows: u32${format.fields} }
 @group(0) @binding(${2 + weight.tensors.length}) var<uniform> u: Uniforms;
 var<workgroup> partial: array<array<f32, ${m}>, WORKGROUP>;
 @compute @workgroup_size(WORKGROUP)
@@ -25,6 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         @builtin(local_invocation_index) local: u32) {
   let row = group.y * groups.x + group.x;
   if (row >= u.rows) { return; }
+  ${weight.prepare}
   ${each((i) => `var sum${i} = 0.0;`)}
   for (var k = local * 2u; k < K; k += WORKGROUP * 2u) {
     let w = weightOctet(row, k * 4u);
@@ -49,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     code,
     outputs: [y],
     inputs: [x, ...weight.tensors],
-    uniforms: [{u32: rows}],
+    uniforms: [{u32: rows}, ...format.values],
     workgroups: rows <= limit ? [rows] : [limit, Math.ceil(rows / limit)],
   };
 }

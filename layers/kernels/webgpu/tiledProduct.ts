@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
+import {formatUniforms} from './weightFormat.ts';
 
 const TILE = 64;
 const DEPTH = 16;
@@ -43,18 +44,21 @@ export function tiledProduct(
         let pair = bitcast<vec2<f16>>(x[half / 2u]);
         a[c][r] = select(pair.x, pair.y, half % 2u == 1u);`
     : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
+  const format = formatUniforms(weight);
   const code = `
 ${packed ? 'enable f16;' : ''}
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<${packed ? 'u32' : 'f32'}>;
 ${packed ? '@group(0) @binding(2) var<storage, read> scales: array<f32>;' : ''}
 ${weight.code(1 + inputs.length)}
-struct Uniforms { m: u32, n: u32, k: u32 }
+struct Uniforms { m: u32, n: u32, k: u32${format.fields} }
 @group(0) @binding(${1 + inputs.length + weight.tensors.length}) var<uniform> u: Uniforms;
 var<workgroup> a: array<array<${element}, ${TILE}>, ${DEPTH}>;
 var<workgroup> b: array<array<${element}, ${TILE}>, ${DEPTH}>;
-@compute @workgroup_size(256)
+const WORKGROUP = 256u;
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  ${weight.prepare}
   let row0 = group.y * ${TILE}u;
   let col0 = group.x * ${TILE}u;
   let top = (local / 16u) * 4u;
@@ -94,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     code,
     outputs: [y],
     inputs: [...inputs, ...weight.tensors],
-    uniforms: [{u32: m}, {u32: n}, {u32: k}],
+    uniforms: [{u32: m}, {u32: n}, {u32: k}, ...format.values],
     workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE)],
   };
 }

@@ -35,39 +35,48 @@ const capabilities = new WeakMap<GPUDevice, Capabilities>();
 export function capabilitiesOf({device}: WebGPUBackend): Capabilities {
   const known = capabilities.get(device);
   if (known) return known;
-  const has = (feature: string) => device.features.has(feature);
   const found: Capabilities = {
-    hasF16: has('shader-f16'),
-    hasSubgroups: has('subgroups'),
-    hasMatrices:
-      has('shader-f16') &&
-      has('subgroups') &&
-      has('chromium-experimental-subgroup-matrix') &&
-      has16x16x16(device),
+    hasF16: device.features.has('shader-f16'),
+    hasSubgroups: device.features.has('subgroups' as GPUFeatureName),
+    hasMatrices: false, // until tried
     computeDtype: 'float32',
   };
   capabilities.set(device, found);
   return found;
 }
 
-interface MatrixConfig {
-  componentType: string;
-  resultComponentType: string;
-  M: number;
-  N: number;
-  K: number;
+/**
+ * Finds out whether the device multiplies 16×16 matrices of f16 into f32, by having it compile a shader that does: the
+ * feature's name says nothing of types and sizes.
+ */
+export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number | undefined): Promise<void> {
+  const {device} = backend;
+  const found = capabilitiesOf(backend);
+  const isOffered = device.features.has('chromium-experimental-subgroup-matrix' as GPUFeatureName);
+  if (!isOffered || !found.hasF16 || !found.hasSubgroups || subgroupSize !== 32) return;
+  device.pushErrorScope('validation');
+  const module = device.createShaderModule({code: TRIAL});
+  const compiled = await device
+    .createComputePipelineAsync({layout: 'auto', compute: {module, entryPoint: 'main'}})
+    .then(
+      () => true,
+      () => false,
+    );
+  const error = await device.popErrorScope();
+  found.hasMatrices = compiled && error === null;
 }
 
-function has16x16x16(device: GPUDevice): boolean {
-  const {subgroupMatrixConfigs, subgroupMinSize, subgroupMaxSize} = device.adapterInfo as GPUAdapterInfo & {
-    subgroupMatrixConfigs?: Iterable<MatrixConfig>;
-  };
-  return (
-    subgroupMinSize === 32 &&
-    subgroupMaxSize === 32 &&
-    [...(subgroupMatrixConfigs ?? [])].some(
-      ({componentType, resultComponentType, M, N, K}) =>
-        componentType === 'f16' && resultComponentType === 'f32' && M === 16 && N === 16 && K === 16,
-    )
-  );
-}
+const TRIAL = `
+enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+var<workgroup> tile: array<f16, 256>;
+@compute @workgroup_size(32)
+fn main() {
+  let a = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>>(&tile, 0u, false, 16u);
+  let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>>(&tile, 0u, false, 16u);
+  var c: subgroup_matrix_result<f32, 16, 16>;
+  c = subgroupMatrixMultiplyAccumulate(a, b, c);
+  subgroupMatrixStore(&y, 0u, c, false, 16u);
+}`;

@@ -6,6 +6,10 @@ import {WIDEN} from './unpack16.ts';
 export interface WeightFormat {
   /** The tensors it is stored in, bound one after the other. */
   tensors: tf.TensorInfo[];
+  /** Further members of the shader's uniform struct, which it reads as `u.<name>`. */
+  uniforms: Record<string, {u32: number} | {f32: number}>;
+  /** WGSL that all threads of a workgroup run before the first octet, knowing `local`, their index, and `WORKGROUP`. */
+  prepare: string;
   /**
    * WGSL that binds `tensors` from `firstBinding` on and declares `fn weightOctet(row: u32, col: u32) -> mat2x4f`:
    * eight elements of a row from `col` as two vectors, a multiple of 8; past the row's end anything.
@@ -35,6 +39,8 @@ export function storedFormat(tensor: tf.TensorInfo, dtype: StorageDtype, cols: n
   return values;`;
     return {
       tensors: [tensor],
+      uniforms: {},
+      prepare: '',
       code: (at) => `${binding(at, isWide ? 'vec4f' : 'f32')}
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
   ${body}
@@ -47,6 +53,8 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   ${[0, 1, 2, 3].map((i) => `if (col / 2u + ${i}u < STRIDE) { words[${i}] = weight[row * STRIDE + col / 2u + ${i}u]; }`).join('\n')}`;
   return {
     tensors: [tensor],
+    uniforms: {},
+    prepare: '',
     code: (at) => `
 const STRIDE = ${stride}u;
 ${binding(at, isWide ? 'vec4u' : 'u32')}
@@ -79,3 +87,12 @@ fn weightHalves(row: u32, col: u32) -> vec4u {
   let b = clamp(v[1], -limit, limit);
   return vec4u(bitcast<vec2u>(vec4<f16>(a)), bitcast<vec2u>(vec4<f16>(b)));
 }`;
+
+/** The WGSL and the values of a format's uniforms, to follow a shader's own. */
+export function formatUniforms({uniforms}: WeightFormat): {
+  fields: string;
+  values: ({u32: number} | {f32: number})[];
+} {
+  const fields = Object.entries(uniforms).map(([name, value]) => `, ${name}: ${Object.keys(value)[0]}`);
+  return {fields: fields.join(''), values: Object.values(uniforms)};
+}

@@ -1,0 +1,101 @@
+import * as tf from '@tensorflow/tfjs';
+import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {attention} from '../../layers/ops/attention.ts';
+import {causalBias} from '../../layers/ops/causalBias.ts';
+import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
+import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
+import {randomFloat16} from './randomWeights.ts';
+
+type Row = Record<string, string | number>;
+
+/** Largest difference over the largest expected magnitude. */
+async function errorOf(got: tf.Tensor, expected: tf.Tensor): Promise<number> {
+  const error = tf.tidy(() => tf.div(tf.max(tf.abs(tf.sub(got, expected))), tf.max(tf.abs(expected))));
+  const [value] = await error.data();
+  tf.dispose([error, got, expected]);
+  return Number(value.toExponential(2));
+}
+
+/**
+ * The kernels that only real cards have (subgroup matrices) against plain float32 operations, at sizes that fill tiles and
+ * at ragged ones; small gradients, too. What every device has is tested in test/layers/kernels/webgpu.
+ */
+export async function checkKernels(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const capabilities = capabilitiesOf(tf.backend() as unknown as WebGPUBackend);
+  const {computeDtype} = capabilities;
+  for (const [m, outputs, cols] of [
+    [512, 512, 512],
+    [130, 200, 72],
+    [300, 1000, 264],
+    [17, 128, 2048],
+    [1, 512, 2048],
+    [1027, 2048, 8192],
+    [260, 20000, 256],
+  ]) {
+    for (const transposeWeight of [true, false]) {
+      for (const magnitude of [1, 1e-9, 1e6]) {
+        const weight = {
+          tensor: randomFloat16(outputs, cols / 2, 7),
+          dtype: 'float16' as const,
+          rows: outputs,
+          cols,
+        };
+        const x = tf.randomNormal(
+          [m, transposeWeight ? cols : outputs],
+          0,
+          magnitude,
+          'float32',
+          3,
+        ) as tf.Tensor2D;
+        const got = storedMatMul(x, weight, transposeWeight);
+        const expected = tf.tidy(() => tf.matMul(x, unpackMatrix(weight), false, transposeWeight));
+        const error = await errorOf(got, expected);
+        rows.push({
+          what: `${m} × [${outputs}, ${cols}]${transposeWeight ? 'ᵀ' : ''} of ${magnitude}`,
+          computeDtype,
+          error,
+        });
+        tf.dispose([x, weight.tensor]);
+      }
+    }
+  }
+  for (const [batch, heads, groups, length, dim, isPacked] of [
+    [1, 4, 2, 128, 64, 0],
+    [2, 8, 2, 300, 64, 1],
+    [1, 2, 1, 513, 128, 0],
+  ]) {
+    const make = (count: number, seed: number) =>
+      tf.randomNormal([batch, count, length, dim], 0, 1, 'float32', seed);
+    const inputs = [make(heads, 1), make(groups, 2), make(groups, 3)] as tf.Tensor4D[];
+    const dy = make(heads, 4);
+    const ids = Array.from({length: batch}, (_, b) =>
+      Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 100) : t < 250 ? 1 : 0)),
+    );
+    const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
+    const bias = causalBias(length, length, segments);
+    // Padded queries see nothing: their values mean nothing.
+    const real = tf.tensor4d(
+      ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
+      [batch, 1, length, 1],
+    );
+    const fused = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
+      attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {causal: true, segments}).mul(real);
+    const composed = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
+      attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {bias}).mul(real);
+    const what = `attention ${heads}/${groups} heads of ${dim}, ${length} tokens${isPacked ? ', packed' : ''}`;
+    rows.push({
+      what,
+      computeDtype,
+      error: await errorOf(fused(inputs[0], inputs[1], inputs[2]), composed(inputs[0], inputs[1], inputs[2])),
+    });
+    const got = tf.grads(fused)(inputs, dy);
+    const expected = tf.grads(composed)(inputs, dy);
+    for (const [i, name] of ['query', 'key', 'value'].entries()) {
+      rows.push({what: `${what}: d ${name}`, computeDtype, error: await errorOf(got[i], expected[i])});
+    }
+    tf.dispose([inputs, dy, real]);
+    tf.dispose([segments, bias].filter((tensor) => tensor !== undefined) as tf.Tensor[]);
+  }
+  return rows;
+}

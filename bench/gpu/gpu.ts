@@ -1,0 +1,197 @@
+/**
+ * LoRA and QLoRA steps of Llama shapes on the graphics card, beside PyTorch + PEFT in the same run; see README.md here.
+ *
+ *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate] [--python PYTHON] [--json FILE] …
+ */
+import {execFile, execFileSync} from 'node:child_process';
+import {writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {parseArgs} from 'node:util';
+import * as tf from '@tensorflow/tfjs';
+import {generateIds, presets} from '../../models/index.ts';
+import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {checkKernels} from './checkKernels.ts';
+import {kernelTimes} from './kernelTimes.ts';
+import {measureMatMul} from './measureMatMul.ts';
+import {fillWithRandomWeights} from './randomWeights.ts';
+
+const {values: options} = parseArgs({
+  options: {
+    only: {type: 'string', default: 'check,matmul,train,generate'},
+    shape: {type: 'string', default: 'llama-3.2-1b'},
+    layers: {type: 'string'},
+    batch: {type: 'string', default: '4'},
+    length: {type: 'string', default: '2048'},
+    rank: {type: 'string', default: '8'},
+    steps: {type: 'string', default: '10'},
+    warmup: {type: 'string', default: '3'},
+    computeDtype: {type: 'string', default: 'float16'},
+    quantization: {type: 'string', default: 'none,nf4'},
+    checkpointing: {type: 'string', default: 'on'},
+    profile: {type: 'boolean', default: false},
+    python: {type: 'string'},
+    json: {type: 'string'},
+  },
+});
+const [batch, length, rank] = [options.batch, options.length, options.rank].map(Number);
+const computeDtype = options.computeDtype as 'float16' | 'float32';
+const shape = {...presets[options.shape as keyof typeof presets]};
+if (options.layers) shape.numHiddenLayers = Number(options.layers);
+
+const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.length >> 1];
+
+type Row = Record<string, string | number>;
+const results: Record<string, unknown> = {};
+
+async function makeModel(quantization: string): Promise<Llama> {
+  const model = Llama.fromConfig(shape, {dtype: 'float16', allocate: false});
+  fillWithRandomWeights(model.layers);
+  if (quantization !== 'none') await model.quantize({type: quantization as 'nf4', doubleQuant: true});
+  return model;
+}
+
+/** What the driver says is in use, in MiB, where there is one to ask; the highest of what was seen. */
+function watchMemory(): {stop(): number} {
+  let highest = 0;
+  const look = () =>
+    execFile('nvidia-smi', ['--query-gpu=memory.used', '--format=csv,noheader,nounits'], (error, output) => {
+      if (!error) highest = Math.max(highest, Number(output.trim().split('\n')[0]));
+    });
+  const timer = setInterval(look, 250);
+  look();
+  return {
+    stop() {
+      clearInterval(timer);
+      return highest;
+    },
+  };
+}
+
+async function train(quantization: string, checkpointing: boolean): Promise<Row> {
+  const model = await makeModel(quantization);
+  model.gradientCheckpointing = checkpointing;
+  model.applyLoRA({rank, alpha: 16, targetModules: 'all-linear', seed: 0});
+  model.compile({optimizer: new AdamW({learningRate: 1e-4})});
+  const inputIds = Array.from({length: batch}, (_, b) =>
+    Array.from({length}, (_, t) => (b * 977 + t * 31) % shape.vocabSize),
+  );
+  const step = () => model.trainOnBatch({inputIds, labels: inputIds});
+  const memory = watchMemory();
+  const times: number[] = [];
+  let first = 0;
+  let loss = 0;
+  for (let i = -Number(options.warmup); i < Number(options.steps); i++) {
+    const begun = performance.now();
+    ({loss} = await step());
+    const time = performance.now() - begun;
+    if (i >= 0) times.push(time);
+    else first ||= time;
+  }
+  const driverMiB = memory.stop();
+  const {numBytesAllocatedInGPU} = tf.memory() as unknown as {numBytesAllocatedInGPU: number};
+  if (options.profile) {
+    const profile = await kernelTimes(step);
+    results[`profile ${quantization}`] = profile;
+    const total = profile.reduce((sum, {milliseconds}) => sum + milliseconds, 0);
+    console.log(`GPU time by kernel, ${total.toFixed(1)} ms in all`);
+    console.table(
+      profile.slice(0, 30).map(({kernel, count, milliseconds}) => ({
+        kernel,
+        count,
+        ms: Number(milliseconds.toFixed(2)),
+      })),
+    );
+  }
+  model.dispose();
+  return {
+    what: `${quantization === 'none' ? 'LoRA f16' : `QLoRA ${quantization}`}, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    'first step s': Number((first / 1000).toFixed(1)),
+    'step ms': Number(median(times).toFixed(1)),
+    'fastest ms': Number(Math.min(...times).toFixed(1)),
+    'tokens/s': Math.round((1000 * batch * length) / median(times)),
+    'GiB allocated': Number((numBytesAllocatedInGPU / 2 ** 30).toFixed(2)),
+    'GiB driver': Number((driverMiB / 1024).toFixed(2)),
+    loss: Number(loss.toFixed(4)),
+  };
+}
+
+function trainPeer(python: string, checkpointing: boolean): Row {
+  const args = JSON.stringify({
+    ...shape,
+    batch,
+    length,
+    rank,
+    steps: Number(options.steps),
+    gradientCheckpointing: checkpointing,
+  });
+  const script = join(import.meta.dirname ?? __dirname, 'train_peer.py');
+  const output = execFileSync(python, [script, args], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const {milliseconds, gib, loss} = JSON.parse(output.trim().split('\n').at(-1) as string);
+  return {
+    what: `PyTorch + PEFT bf16, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    'step ms': Number(median(milliseconds).toFixed(1)),
+    'fastest ms': Number(Math.min(...milliseconds).toFixed(1)),
+    'tokens/s': Math.round((1000 * batch * length) / median(milliseconds)),
+    'GiB allocated': gib,
+    loss,
+  };
+}
+
+async function generate(quantization: string): Promise<Row> {
+  const model = await makeModel(quantization);
+  const prompt = Array.from({length: 64}, (_, i) => (i * 31) % shape.vocabSize);
+  const run = async (count: number) => {
+    const begun = performance.now();
+    const ids = await generateIds(model, prompt, {maxNewTokens: count, doSample: false, eosTokenId: []});
+    return {time: performance.now() - begun, count: ids.length};
+  };
+  await run(16);
+  const short = await run(16);
+  const long = await run(144);
+  model.dispose();
+  const rate = (1000 * (long.count - short.count)) / (long.time - short.time);
+  return {
+    what: `greedy, batch 1, ${quantization === 'none' ? 'f16' : quantization}`,
+    'tokens/s': Number(rate.toFixed(1)),
+  };
+}
+
+async function main(): Promise<void> {
+  const report = await useBackend('webgpu', {computeDtype});
+  console.log(String(report));
+  results['device'] = report;
+  const only = options.only.split(',');
+  const show = (name: string, rows: Row[]) => {
+    results[name] = rows;
+    console.log(name);
+    console.table(rows);
+    if (options.json) writeFileSync(options.json, JSON.stringify(results, null, 2));
+  };
+  if (only.includes('check')) show('check', await checkKernels());
+  if (only.includes('matmul')) show('matmul', await measureMatMul());
+  const quantizations = options.quantization.split(',');
+  if (only.includes('train')) {
+    const rows: Row[] = [];
+    for (const checkpointing of options.checkpointing.split(',')) {
+      for (const quantization of quantizations) rows.push(await train(quantization, checkpointing === 'on'));
+      if (options.python) rows.push(trainPeer(options.python, checkpointing === 'on'));
+    }
+    show('train', rows);
+  }
+  if (only.includes('generate')) {
+    const rows: Row[] = [];
+    for (const quantization of quantizations) rows.push(await generate(quantization));
+    show('generate', rows);
+  }
+}
+
+main().then(
+  () => process.exit(0),
+  (error) => {
+    console.error(error);
+    process.exit(1);
+  },
+);

@@ -1,0 +1,96 @@
+import * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+
+/** Dispatches that one query set takes the times of. */
+const CAPACITY = 2048;
+
+/**
+ * GPU time by kernel while `run` runs, by timestamp queries: each dispatch in a pass of its own. The gaps between passes
+ * make the sum a little longer than an unmeasured run.
+ */
+export async function kernelTimes(
+  run: () => Promise<unknown>,
+): Promise<{kernel: string; count: number; milliseconds: number}[]> {
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  const {device} = backend;
+  const before = tf.env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE');
+  const createCommandEncoder = device.createCommandEncoder;
+  const sets: {set: GPUQuerySet; labels: string[]}[] = [];
+  const nextSlot = () => {
+    let last = sets.at(-1);
+    if (!last || last.labels.length === CAPACITY) {
+      last = {set: device.createQuerySet({type: 'timestamp', count: 2 * CAPACITY}), labels: []};
+      sets.push(last);
+    }
+    last.labels.push('');
+    return {...last, at: last.labels.length - 1};
+  };
+  const labels = new WeakMap<GPUComputePipeline, string>();
+  const createComputePipeline = device.createComputePipeline;
+  await backend.queue.onSubmittedWorkDone();
+  if (backend.commandEncoder) {
+    backend.endComputePassEncoder();
+    backend.submitQueue();
+  }
+  tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', 1);
+  device.createComputePipeline = (descriptor) => {
+    const pipeline = createComputePipeline.call(device, descriptor);
+    labels.set(pipeline, descriptor.label ?? '');
+    return pipeline;
+  };
+  device.createCommandEncoder = (descriptor) => {
+    const encoder = createCommandEncoder.call(device, descriptor);
+    const begin = encoder.beginComputePass;
+    encoder.beginComputePass = (passDescriptor) => {
+      const {set, labels: names, at} = nextSlot();
+      const timestampWrites = {
+        querySet: set,
+        beginningOfPassWriteIndex: 2 * at,
+        endOfPassWriteIndex: 2 * at + 1,
+      };
+      const pass = begin.call(encoder, {...passDescriptor, timestampWrites});
+      const setPipeline = pass.setPipeline;
+      pass.setPipeline = (pipeline) => {
+        names[at] = labels.get(pipeline) || pipeline.label || 'unnamed';
+        setPipeline.call(pass, pipeline);
+      };
+      return pass;
+    };
+    return encoder;
+  };
+  try {
+    await run();
+  } finally {
+    device.createCommandEncoder = createCommandEncoder;
+    device.createComputePipeline = createComputePipeline;
+    tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', before);
+  }
+  const totals = new Map<string, {count: number; milliseconds: number}>();
+  for (const {set, labels: names} of sets) {
+    const times = await resolve(device, set, 2 * names.length);
+    for (const [i, name] of names.entries()) {
+      const total = totals.get(name) ?? {count: 0, milliseconds: 0};
+      total.count++;
+      total.milliseconds += Number(times[2 * i + 1] - times[2 * i]) / 1e6;
+      totals.set(name, total);
+    }
+    set.destroy();
+  }
+  return [...totals]
+    .map(([kernel, total]) => ({kernel, ...total}))
+    .sort((a, b) => b.milliseconds - a.milliseconds);
+}
+
+async function resolve(device: GPUDevice, set: GPUQuerySet, count: number): Promise<BigUint64Array> {
+  const size = 8 * count;
+  const resolved = device.createBuffer({size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC});
+  const mapped = device.createBuffer({size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
+  const encoder = device.createCommandEncoder();
+  encoder.resolveQuerySet(set, 0, count, resolved, 0);
+  encoder.copyBufferToBuffer(resolved, 0, mapped, 0, size);
+  device.queue.submit([encoder.finish()]);
+  await mapped.mapAsync(GPUMapMode.READ);
+  const times = new BigUint64Array(mapped.getMappedRange().slice(0));
+  for (const buffer of [resolved, mapped]) buffer.destroy();
+  return times;
+}
