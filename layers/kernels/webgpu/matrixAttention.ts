@@ -91,7 +91,7 @@ const loadLeft = (name: string, tile: string, dim: number) =>
   times(
     dim / 16,
     (d) =>
-      `let ${name}${d} = subgroupMatrixLoad<Left>(&${tile}, subgroup * ${16 * (dim + PADDING)}u + ${16 * d}u, false, ${dim + PADDING}u);`,
+      `let ${name}${d} = subgroupMatrixLoad<Left, row_major>(&${tile}, subgroup * ${16 * (dim + PADDING)}u + ${16 * d}u, ${dim + PADDING}u);`,
   );
 
 /** `left · tileᵀ`, sixteen rows by `cols`, into the subgroup's part of `scores`. */
@@ -103,9 +103,9 @@ const scoresOf = (left: string, tile: string, scores: string, dim: number, cols:
     ${times(
       dim / 16,
       (d) =>
-        `sum = subgroupMatrixMultiplyAccumulate(${left}${d}, subgroupMatrixLoad<Right>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, true, ${dim + PADDING}u), sum);`,
+        `sum = subgroupMatrixMultiplyAccumulate(${left}${d}, subgroupMatrixLoad<Right, col_major>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, ${dim + PADDING}u), sum);`,
     )}
-    subgroupMatrixStore(&${scores}, subgroup * ${16 * (cols + 4)}u + ${16 * j}u, sum, false, ${cols + 4}u);
+    subgroupMatrixStore<row_major>(&${scores}, subgroup * ${16 * (cols + 4)}u + ${16 * j}u, sum, ${cols + 4}u);
   }`,
   );
 
@@ -114,11 +114,11 @@ const accumulate = (name: string, weights: string, tile: string, dim: number, co
   times(
     cols / 16,
     (j) => `{
-    let w = subgroupMatrixLoad<Left>(&${weights}, subgroup * ${16 * (cols + PADDING)}u + ${16 * j}u, false, ${cols + PADDING}u);
+    let w = subgroupMatrixLoad<Left, row_major>(&${weights}, subgroup * ${16 * (cols + PADDING)}u + ${16 * j}u, ${cols + PADDING}u);
     ${times(
       dim / 16,
       (d) =>
-        `${name}${d} = subgroupMatrixMultiplyAccumulate(w, subgroupMatrixLoad<Right>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, false, ${dim + PADDING}u), ${name}${d});`,
+        `${name}${d} = subgroupMatrixMultiplyAccumulate(w, subgroupMatrixLoad<Right, row_major>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, ${dim + PADDING}u), ${name}${d});`,
     )}
   }`,
   );
@@ -142,7 +142,7 @@ const writeRows = (
   times(
     dim / 16,
     (d) => `
-  subgroupMatrixStore(&scores, subgroup * ${region}u, ${name}${d}, false, 16u);
+  subgroupMatrixStore<row_major>(&scores, subgroup * ${region}u, ${name}${d}, 16u);
   workgroupBarrier();
   for (var i = lane; i < 64u; i += 32u) {
     let row = ${first} + subgroup * 16u + i / 4u;

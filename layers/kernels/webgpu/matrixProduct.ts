@@ -79,16 +79,16 @@ export function matrixProduct(
     const left = times(
       countI,
       (i) =>
-        `let a${i} = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, false, ${strideA}u);`,
+        `let a${i} = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`,
     );
     const right = (j: number) =>
       transposeWeight
-        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u, true, ${strideB}u`
-        : `${16 * step * strideB}u + shareCol + ${16 * j}u, false, ${strideB}u`;
+        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u, ${strideB}u`
+        : `${16 * step * strideB}u + shareCol + ${16 * j}u, ${strideB}u`;
     const products = times(
       countJ,
       (j) => `{
-        let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>>(&tileB, ${right(j)});
+        let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, ${transposeWeight ? 'col_major' : 'row_major'}>(&tileB, ${right(j)});
         ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
       }`,
     );
@@ -99,7 +99,7 @@ export function matrixProduct(
     times(
       countJ,
       (j) => `
-    subgroupMatrixStore(&stage, subgroup * 256u, c${i}${j}, false, 16u);
+    subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
     workgroupBarrier();
     {
       let row = row0 + shareRow + ${16 * i}u + lane / 2u;

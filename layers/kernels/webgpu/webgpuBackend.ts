@@ -74,9 +74,9 @@ enable chromium_experimental_subgroup_matrix;
 var<workgroup> tile: array<f16, 256>;
 @compute @workgroup_size(32)
 fn main() {
-  let a = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>>(&tile, 0u, false, 16u);
-  let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>>(&tile, 0u, false, 16u);
+  let a = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, 0u, 16u);
+  let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, 0u, 16u);
   var c: subgroup_matrix_result<f32, 16, 16>;
   c = subgroupMatrixMultiplyAccumulate(a, b, c);
-  subgroupMatrixStore(&y, 0u, c, false, 16u);
+  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);
 }`;

@@ -1,0 +1,108 @@
+import * as tf from '@tensorflow/tfjs';
+import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
+import {embedding} from '../../../../layers/ops/embedding.ts';
+import {loraLinear} from '../../../../layers/ops/loraLinear.ts';
+import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
+import {rotaryEmbedding} from '../../../../layers/ops/rotaryEmbedding.ts';
+import {softmaxCrossEntropy} from '../../../../layers/ops/softmaxCrossEntropy.ts';
+import {swiGLU} from '../../../../layers/ops/swiGLU.ts';
+import {unpack16} from '../../../../layers/ops/unpack16.ts';
+import {packRows, unpackRows} from '../../../../quant/float16.ts';
+import {expectNoLeak} from '../../../describeEachBackend.ts';
+import {describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
+
+describeWebGPU('elementwise kernels', () => {
+  test.each([[[3, 5]], [[2, 4, 8]]])('swiGLU of %j', async (shape) => {
+    const reference = (gate: tf.Tensor, up: tf.Tensor) => gate.mul(tf.sigmoid(gate)).mul(up);
+    await expectSameFunction(swiGLU, reference, [normal(shape, 1, 3), normal(shape, 2)]);
+  });
+
+  test.each([[[4, 7]], [[2, 3, 300]]])('rmsNorm of %j with a frozen weight', async (shape) => {
+    const weight = tf.variable(normal([shape.at(-1) as number], 3), false);
+    await expectSameFunction(
+      (x) => rmsNorm(x, weight),
+      (x) => x.mul(x.square().mean(-1, true).add(1e-5).rsqrt()).mul(weight),
+      [normal(shape, 4, 10)],
+    );
+    weight.dispose();
+  });
+
+  test.each([1, 2])('rotaryEmbedding with tables of batch %d', async (batch) => {
+    const [cos, sin] = [normal([batch, 1, 5, 4], 5), normal([batch, 1, 5, 4], 6)] as tf.Tensor4D[];
+    const reference = (x: tf.Tensor4D) => {
+      const [first, second] = tf.split(x, 2, 3);
+      const turned = [first.mul(cos).sub(second.mul(sin)), second.mul(cos).add(first.mul(sin))];
+      return tf.concat(turned, 3);
+    };
+    await expectSameFunction((x) => rotaryEmbedding(x, cos, sin), reference, [normal([2, 3, 5, 8], 7)]);
+  });
+
+  test.each([
+    [5, 7, 9, 1],
+    [70, 36, 24, 8],
+    [33, 8, 20, 20],
+  ])('loraLinear of %d rows, %d to %d, rank %d', async (rows, inputDim, units, rank) => {
+    const inputs = [
+      normal([rows, units], 8),
+      normal([rows, inputDim], 9),
+      normal([rank, inputDim], 10),
+      normal([units, rank], 11),
+    ];
+    await expectSameFunction(
+      (base, x, a, b) => loraLinear(base, x, a, b, 0.7),
+      (base, x, a, b) => base.add(tf.matMul(tf.matMul(x, a, false, true), b, false, true).mul(0.7)),
+      inputs,
+    );
+  });
+
+  test('softmaxCrossEntropy ignores rows, and bears large logits', async () => {
+    const logits = tf.concat([normal([3, 301], 12, 5), normal([1, 301], 13, 1e4)]) as tf.Tensor2D;
+    const labels = tf.tensor1d([300, -100, 0, 17], 'int32');
+    const [losses, gradient] = softmaxCrossEntropy(logits, labels);
+    const onehot = tf.oneHot(tf.tensor1d([300, 0, 0, 17], 'int32'), 301).toFloat();
+    const counted = tf.tensor1d([1, 0, 1, 1]);
+    await expectSame(losses, tf.logSumExp(logits, 1).sub(logits.mul(onehot).sum(1)).mul(counted));
+    await expectSame(gradient, tf.softmax(logits).sub(onehot).mul(counted.expandDims(1)));
+    expectNoLeak(() => softmaxCrossEntropy(logits, labels));
+  });
+
+  test.each(['float16', 'bfloat16'] as const)('all values of %s widen exactly', async (dtype) => {
+    const all = Uint16Array.from({length: 65536}, (_, i) => i);
+    const cols = 31; // an empty half at the end of each row
+    const rows = Math.floor(65536 / cols);
+    const packed = packRows(all.subarray(0, rows * cols), rows, cols);
+    const words = tf.tensor2d(packed, [rows, Math.ceil(cols / 2)], 'int32');
+    const got = await unpack16(words, dtype, cols).data();
+    const expected = unpackRows(packed, rows, cols, dtype);
+    expect(expected.findIndex((value, i) => !Object.is(value, got[i]))).toBe(-1);
+    const ids = [7, 0, rows - 1, 7];
+    const picked = embedding(tf.tensor1d(ids, 'int32'), {tensor: words, dtype, rows, cols});
+    const values = await picked.data();
+    const wanted = ids.flatMap((id) => [...expected.subarray(id * cols, (id + 1) * cols)]);
+    expect(wanted.findIndex((value, i) => !Object.is(value, values[i]))).toBe(-1);
+  });
+
+  test('adds more tensors than a shader binds', async () => {
+    const terms = Array.from({length: 23}, (_, i) => tf.scalar(2 ** (i % 10)));
+    const expected = terms.length === 23 ? 2 * 1023 + 7 : 0;
+    const sum = tf.addN(terms);
+    expect((await sum.data())[0]).toBe(expected);
+    expectNoLeak(() => tf.addN(terms));
+  });
+
+  test.each([7, 64])('adamWUpdate of %d elements', async (size) => {
+    const settings = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3};
+    const [value, gradient, mean] = [normal([size], 1), normal([size], 2), normal([size], 3)];
+    const variance = normal([size], 4).square();
+    const [nextValue, nextMean, nextVariance] = adamWUpdate(value, gradient, mean, variance, settings);
+    const m = mean.mul(0.9).add(gradient.mul(0.1));
+    const v = variance.mul(0.99).add(gradient.square().mul(0.01));
+    const denominator = v
+      .sqrt()
+      .div(Math.sqrt(1 - 0.99 ** 3))
+      .add(1e-8);
+    await expectSame(nextValue, value.mul(0.99).sub(m.div(denominator).mul(0.1 / (1 - 0.9 ** 3))));
+    await expectSame(nextMean, m);
+    await expectSame(nextVariance, v);
+  });
+});

@@ -1,0 +1,103 @@
+import * as tf from '@tensorflow/tfjs';
+import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
+import {linear} from '../../../../layers/ops/linear.ts';
+import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
+import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
+import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
+import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
+import {packFloat32Rows} from '../../../../quant/float16.ts';
+import {quantizeInt8} from '../../../../quant/int8.ts';
+import type {MatrixShape, QuantizedMatrix} from '../../../../quant/quantizedMatrix.ts';
+import {expectNoLeak} from '../../../describeEachBackend.ts';
+import {choose, describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
+
+/** `[rows of x, rows, cols]`: whole tiles, parts of them, few rows, odd widths. */
+const SIZES: [number, number, number][] = [
+  [64, 64, 64],
+  [70, 65, 40],
+  [3, 33, 24],
+  [1, 5, 12],
+  [130, 9, 200],
+  [6, 7, 13],
+  [300, 24, 16],
+];
+const TOLERANCE = {float32: 1e-5, float16: 2e-3} as const;
+
+const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedMatrix][] = [
+  ['nf4', (values, shape) => quantizeNF4(values, shape)],
+  ['nf4, double-quantized', (values, shape) => quantizeNF4(values, shape, {doubleQuant: true})],
+  ['fp4', (values, shape) => quantizeFP4(values, shape)],
+  ['int8', (values, shape) => quantizeInt8(values, shape)],
+  ['int8 with outliers', (values, shape) => quantizeInt8(values, shape, {threshold: 2.5})],
+];
+
+/** The same numbers on host and card. */
+function randomValues(size: number): Float32Array {
+  let state = 12345;
+  return Float32Array.from({length: size}, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state / 2 ** 31 - 1) * 3;
+  });
+}
+
+describeWebGPU('products with stored weights', () => {
+  afterAll(() => choose('float32'));
+
+  describe.each(['float32', 'float16'] as const)('in %s', (computeDtype) => {
+    beforeAll(() => choose(computeDtype));
+
+    test.each(['float16', 'bfloat16'] as const)('a %s weight, both ways, any size', async (dtype) => {
+      for (const [m, rows, cols] of SIZES) {
+        const words = packFloat32Rows(randomValues(rows * cols), rows, cols, dtype);
+        const tensor = tf.tensor2d(words, [rows, Math.ceil(cols / 2)], 'int32');
+        const weight = {tensor, dtype, rows, cols};
+        for (const transposeWeight of [true, false]) {
+          const x = normal([m, transposeWeight ? cols : rows], 1) as tf.Tensor2D;
+          const expected = tf.tidy(() => tf.matMul(x, unpackMatrix(weight), false, transposeWeight));
+          await expectSame(storedMatMul(x, weight, transposeWeight), expected, TOLERANCE[computeDtype]);
+          expectNoLeak(() => storedMatMul(x, weight, transposeWeight));
+        }
+      }
+    });
+
+    test.each([1e-9, 1e5])('values around %d keep their precision', async (magnitude) => {
+      const words = packFloat32Rows(randomValues(64 * 48), 64, 48, 'float16');
+      const weight = {
+        tensor: tf.tensor2d(words, [64, 24], 'int32'),
+        dtype: 'float16',
+        rows: 64,
+        cols: 48,
+      } as const;
+      await expectSameFunction(
+        (x) => linear(x, weight),
+        (x) => tf.matMul(x, unpackMatrix(weight), false, true),
+        [normal([40, 48], 2, magnitude)],
+        TOLERANCE[computeDtype],
+        magnitude,
+      );
+    });
+
+    test.each(FORMATS)('%s, both ways, any size', async (_, quantize) => {
+      for (const [m, rows, cols] of SIZES) {
+        const weight = storeQuantized(quantize(randomValues(rows * cols), [rows, cols]));
+        for (const transposeWeight of [true, false]) {
+          const x = normal([m, transposeWeight ? cols : rows], 3) as tf.Tensor2D;
+          const expected = tf.tidy(() => tf.matMul(x, dequantizeRows(weight), false, transposeWeight));
+          await expectSame(quantizedMatMul(x, weight, transposeWeight), expected, TOLERANCE[computeDtype]);
+          expectNoLeak(() => quantizedMatMul(x, weight, transposeWeight));
+        }
+      }
+    });
+  });
+
+  test.each(FORMATS)('%s is dequantized bit for bit', async (_, quantize) => {
+    for (const [, rows, cols] of SIZES) {
+      const matrix = quantize(randomValues(rows * cols), [rows, cols]);
+      const weight = storeQuantized(matrix);
+      expect(await dequantizeRows(weight).data()).toEqual(matrix.dequantize());
+      const [begin, end] = [Math.floor(rows / 3), rows];
+      expect(await dequantizeRows(weight, begin, end).data()).toEqual(matrix.dequantizeRows(begin, end));
+    }
+  });
+});
