@@ -1,0 +1,62 @@
+import {readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {z} from 'zod';
+import {describeType} from '../src/recipes/describeType.ts';
+import {IGNORED_KEYS, REFUSED_KEYS} from '../src/recipes/foreignKeys.ts';
+import {recipeJsonSchema} from '../src/recipes/recipeJsonSchema.ts';
+import {recipeSections} from '../src/recipes/recipeKeys.ts';
+
+/*
+ * Makes what is derived from the recipe's keys: the JSON schema, and the tables in recipes.md between their markers.
+ * `npm run recipe-reference` writes them; a test checks that they are current.
+ */
+
+export const SCHEMA_FILE = 'docs/recipe.schema.json';
+export const GUIDE_FILE = 'docs/recipes.md';
+
+/** The contents of both files as they should be. */
+export function recipeReference(root: string): Record<string, string> {
+  const guide = readFileSync(join(root, GUIDE_FILE), 'utf8');
+  const tables = {keys: keyTable(), ignored: ignoredTable(), refused: refusedTable()};
+  const updated = Object.entries(tables).reduce((text, [name, table]) => {
+    const block = new RegExp(`(<!-- ${name}: [^\\n]*-->\\n).*?(<!-- /${name} -->)`, 's');
+    if (!block.test(text)) throw new Error(`${GUIDE_FILE}: expected a block <!-- ${name}: … -->`);
+    return text.replace(block, (_, open, close) => `${open}\n${table}\n\n${close}`);
+  }, guide);
+  return {[SCHEMA_FILE]: `${JSON.stringify(recipeJsonSchema(), null, 2)}\n`, [GUIDE_FILE]: updated};
+}
+
+function keyTable(): string {
+  const sections = Object.entries(recipeSections).map(([section, keys]) => {
+    const rows = Object.entries(keys as Record<string, z.ZodType>).map(([key, schema]) => {
+      const {description = '', default: byDefault} = z.toJSONSchema(schema, {
+        io: 'input',
+        unrepresentable: 'any',
+      });
+      return `| \`${key}\` | ${describeType(schema)} | ${byDefault === undefined ? '' : `\`${byDefault}\``} | ${description} |`;
+    });
+    return `### ${section}\n\n| key | value | default | |\n|---|---|---|---|\n${rows.join('\n')}`;
+  });
+  return sections.join('\n\n');
+}
+
+function ignoredTable(): string {
+  const rows = [...new Set(IGNORED_KEYS.values())].map((reason) => {
+    const keys = [...IGNORED_KEYS].filter(([, why]) => why === reason).map(([key]) => `\`${key}\``);
+    return `| ${reason} | ${keys.join(', ')} |`;
+  });
+  return `| because | keys |\n|---|---|\n${rows.join('\n')}`;
+}
+
+function refusedTable(): string {
+  const rows = [...REFUSED_KEYS].map(
+    ([key, {off, advice}]) =>
+      `| \`${key}\` | ${off.map((value) => `\`${JSON.stringify(value)}\``).join(', ')} | ${advice} |`,
+  );
+  return `| key | accepted | |\n|---|---|---|\n${rows.join('\n')}`;
+}
+
+if (process.argv[1]?.endsWith('writeRecipeReference.ts')) {
+  const root = join(import.meta.dirname, '..');
+  for (const [file, text] of Object.entries(recipeReference(root))) writeFileSync(join(root, file), text);
+}

@@ -1,0 +1,18 @@
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {recipeReference} from '../../docs/writeRecipeReference.ts';
+import {recipeSchema} from '../../src/recipes/recipeKeys.ts';
+
+const root = join(__dirname, '../..');
+
+test.each(Object.entries(recipeReference(root)))(
+  '%s is what npm run recipe-reference makes',
+  (file, text) => {
+    expect(readFileSync(join(root, file), 'utf8')).toBe(text);
+  },
+);
+
+test('every key has its meaning', () => {
+  const silent = Object.entries(recipeSchema.shape).filter(([, schema]) => !schema.description);
+  expect(silent).toEqual([]);
+});
