@@ -2,8 +2,7 @@ import {defineConfig} from 'tsdown';
 
 /**
  * One build for all subpaths, so that what two of them share lands in one chunk: a class exists once per module
- * format, whichever subpath it is imported by. A command line is one more entry, `'cli/main': 'src/cli/main.ts'`,
- * and `"bin": "./dist/cli/main.js"` in package.json.
+ * format, whichever subpath it is imported by. The command line and the example it runs are entries too.
  */
 export default defineConfig({
   entry: {
@@ -11,6 +10,8 @@ export default defineConfig({
     models: 'models/index.ts',
     layers: 'layers/index.ts',
     quant: 'quant/index.ts',
+    'cli/main': 'src/cli/main.ts',
+    'examples/quickstart': 'examples/quickstart/quickstart.ts',
   },
   format: ['esm', 'cjs'],
   platform: 'node',

@@ -53,7 +53,15 @@ function run(program: string, args: string[], cwd = project): string {
 describe('the tarball', () => {
   test('holds the build and its papers, nothing else', () => {
     const outside = packed.files.map((file) => file.path).filter((name) => !name.startsWith('dist/'));
-    expect(outside.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']);
+    const model = fs.readdirSync(path.join(repository, 'examples/quickstart/model'));
+    expect(outside.sort()).toEqual([
+      'CHANGELOG.md',
+      'LICENSE',
+      'README.md',
+      'docs/recipe.schema.json',
+      ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
+      'package.json',
+    ]);
     const inside = packed.files.map((file) => file.path).filter((name) => name.startsWith('dist/'));
     expect(inside.filter((name) => !/^dist\/[\w/-]+(\.d)?\.c?[jt]s(\.map)?$/.test(name))).toEqual([]);
   });
@@ -61,6 +69,7 @@ describe('the tarball', () => {
   test('holds every file that package.json names', () => {
     const names = new Set(packed.files.map((file) => `./${file.path}`));
     const named = JSON.stringify([
+      packageJson.bin,
       packageJson.exports,
       packageJson.typesVersions,
       packageJson.main,
@@ -137,6 +146,42 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
       trainable: 2,
       frozen: 2, // the base's weight and bias
     });
+  });
+});
+
+describe('the command line', () => {
+  const cli = (...args: string[]) => run(path.join(project, 'node_modules/.bin/tfjs-lora'), args);
+
+  test('says its version', () => {
+    expect(cli('--version').trim()).toBe(packageJson.version);
+  });
+
+  test('finds a backend that works', () => {
+    const report = JSON.parse(cli('doctor', '--json'));
+    const works = (report.backends as {backend: string; available: boolean}[]).filter(
+      ({available}) => available,
+    );
+    expect(works.map(({backend}) => backend)).toEqual(expect.arrayContaining(['wasm', 'cpu']));
+    expect(report.packages['@tensorflow/tfjs']).toBe(packageJson.devDependencies['@tensorflow/tfjs']);
+  }, 120_000);
+
+  test('runs the quickstart with the model it came with', () => {
+    const settings = ['--epochs', '1', '--train-bills', '8', '--held-out-bills', '3', '--batch-size', '4'];
+    expect(cli('quickstart', ...settings)).toContain('(reloaded: 3 of 3 summaries are the same)');
+    expect(fs.existsSync(path.join(project, 'out/quickstart/adapter/adapter_model.safetensors'))).toBe(true);
+  }, 120_000);
+
+  test('ends with 2 and the message alone on a mistake', () => {
+    const {status, stderr} = spawnSync(
+      process.execPath,
+      ['node_modules/tfjs-lora/dist/cli/main.js', 'tran'],
+      {
+        cwd: project,
+        encoding: 'utf8',
+      },
+    );
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^error: unknown command 'tran'/);
   });
 });
 
