@@ -58,7 +58,9 @@ describe('the tarball', () => {
       'CHANGELOG.md',
       'LICENSE',
       'README.md',
+      'docs/README.md', // npm packs the README of every folder it packs something of
       'docs/recipe.schema.json',
+      'examples/README.md',
       ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
       'package.json',
     ]);
