@@ -8,7 +8,8 @@ const {TestEnvironment: NodeEnvironment} = require('jest-environment-node');
  * the two is false, which breaks TensorFlow.js (typed arrays handed to tensors, the memory of the wasm backend).
  * So every test sees the outer context's binary types, and web globals that jest leaves out.
  *
- * The engine of TensorFlow.js lives on the context's own global: each test file still has its own engine.
+ * The engine of TensorFlow.js lives on the context's own global: each test file still has its own engine. So it has its
+ * own wasm backend too, whose threads and memory would stay until jest's worker ends, one set more with every file.
  *
  * When `webgpu` is among `TFJS_LORA_TEST_BACKENDS`, Dawn is started here: its package is an ES module, which the
  * tests' CommonJS world cannot import. The tests see what a browser would give them, `navigator.gpu` and its classes.
@@ -69,5 +70,11 @@ module.exports = class TfjsEnvironment extends NodeEnvironment {
     const {gpu, globals} = await startDawn();
     Object.assign(this.global, globals);
     Object.defineProperty(this.global, 'navigator', {value: {gpu}, configurable: true});
+  }
+
+  async teardown() {
+    const engine = this.global._tfengine;
+    if (engine?.registry.wasm) engine.removeBackend('wasm');
+    await super.teardown();
   }
 };
