@@ -90,9 +90,11 @@ export class Gemm {
   readonly isFused = hasRelaxedSimd();
   private readonly memory: WebAssembly.Memory;
   private readonly module: WebAssembly.Module;
-  private readonly job: number;
   private readonly scratch: number;
-  private words: Int32Array;
+  /** The job that threads share. One that wakes late may still take tiles of it, but then the caller waits for them. */
+  private shared: Int32Array;
+  /** The job of a product that the calling thread computes alone, where no other may find it. */
+  private alone: Int32Array;
   private threadCount = 1;
   private readonly workers: InstanceType<WorkerConstructor>[] = [];
 
@@ -102,9 +104,10 @@ export class Gemm {
     this.module = new WebAssembly.Module(moduleBytes(this.isFused ? relaxedBinary : nativeBinary, shared));
     this.exports = new WebAssembly.Instance(this.module, {env: {memory: this.memory}})
       .exports as unknown as Exports;
-    this.job = backend.wasm._malloc(4 * JOB_WORDS) >>> 0;
     this.scratch = this.newScratch();
-    this.words = new Int32Array(this.memory.buffer, this.job, JOB_WORDS).fill(0);
+    const jobs = backend.wasm._malloc(2 * 4 * JOB_WORDS) >>> 0;
+    this.shared = new Int32Array(this.memory.buffer, jobs, JOB_WORDS).fill(0);
+    this.alone = new Int32Array(this.memory.buffer, jobs + 4 * JOB_WORDS, JOB_WORDS).fill(0);
   }
 
   get threads(): number {
@@ -117,7 +120,7 @@ export class Gemm {
       const workerData = {
         module: this.module,
         memory: this.memory,
-        job: this.job,
+        job: this.shared.byteOffset,
         scratch: this.newScratch(),
       };
       const worker = new Worker(WORKER_SOURCE, {eval: true, workerData});
@@ -141,11 +144,13 @@ export class Gemm {
   multiply({m, n, k, batch, a, b, bType, c, quantized = 0}: Product): void {
     if (m === 0 || n === 0 || batch === 0) return;
     // Memory that is not shared moves to another buffer when it grows.
-    if (this.words.buffer !== this.memory.buffer) {
-      this.words = new Int32Array(this.memory.buffer, this.job, JOB_WORDS);
+    if (this.shared.buffer !== this.memory.buffer) {
+      this.shared = new Int32Array(this.memory.buffer, this.shared.byteOffset, JOB_WORDS);
+      this.alone = new Int32Array(this.memory.buffer, this.alone.byteOffset, JOB_WORDS);
     }
-    const {words} = this;
     const share = this.threadCount > 1 && m * n * k * batch >= WORTH_SHARING;
+    const words = share ? this.shared : this.alone;
+    const job = words.byteOffset;
     let tileRows = m;
     let tileCols = Math.min(n, MAX_TILE_COLS);
     if (share) {
@@ -184,14 +189,14 @@ export class Gemm {
     words[QUANTIZED] = quantized;
     if (!share) {
       words[REMAINING] = tiles;
-      this.exports.work(this.job, this.scratch);
+      this.exports.work(job, this.scratch);
       return;
     }
     // Whoever takes a tile does so by counting `remaining` down to it, so a thread that wakes late finds none.
     Atomics.store(words, REMAINING, tiles);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
-    this.exports.work(this.job, this.scratch);
+    this.exports.work(job, this.scratch);
     for (let done = Atomics.load(words, DONE); done < tiles; done = Atomics.load(words, DONE)) {
       Atomics.wait(words, DONE, done, 1);
     }
