@@ -1,7 +1,9 @@
 import {spawnSync} from 'node:child_process';
 import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {delimiter, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
 
 /** The parts of Jupyter's notebook format that the tests read. */
 export interface Notebook {
@@ -32,6 +34,8 @@ export const runner: 'jupyter' | 'tslab' =
     : 'tslab';
 
 const MAX_SECONDS = 900;
+const beside = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
+const UNWATCHED_FILES = beside('unwatchedFiles.cjs');
 
 /**
  * Executes a notebook's cells in one fresh tslab kernel, up to the first that fails.
@@ -69,7 +73,9 @@ function jupyter(scratch: string): Command {
   mkdirSync(kernel, {recursive: true});
   const argv = [
     process.execPath,
-    require.resolve('tslab/bin/tslab'),
+    '--require',
+    UNWATCHED_FILES,
+    createRequire(import.meta.url).resolve('tslab/bin/tslab'),
     'kernel',
     '--config-path={connection_file}',
   ];
@@ -77,7 +83,12 @@ function jupyter(scratch: string): Command {
     join(kernel, 'kernel.json'),
     JSON.stringify({argv, display_name: 'TypeScript', language: 'typescript'}),
   );
-  const settings = ['kernel_name=tslab', `timeout=${MAX_SECONDS}`, 'allow_errors=True'];
+  const settings = [
+    'kernel_name=tslab',
+    `timeout=${MAX_SECONDS}`,
+    'allow_errors=True',
+    'record_timing=False',
+  ];
   const options = settings.map((setting) => `--ExecutePreprocessor.${setting}`);
   return [
     'jupyter',
@@ -96,8 +107,12 @@ function jupyter(scratch: string): Command {
 }
 
 function tslab(executed: string): Command {
-  return [process.execPath, [join(__dirname, 'runNotebookCells.cjs'), executed], {}];
+  return [process.execPath, ['--require', UNWATCHED_FILES, beside('runNotebookCells.cjs'), executed], {}];
 }
+
+export const codeOf = ({cells}: Notebook): Cell[] => cells.filter(({cell_type}) => cell_type === 'code');
+
+export const sourceOf = ({source}: Cell): string => [source].flat().join('');
 
 /** What a cell printed, joined. */
 export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'stdout'): string {
@@ -110,4 +125,18 @@ export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'std
 /** MIME types of what a cell displayed. */
 export function displayed({outputs = []}: Cell): string[] {
   return outputs.flatMap(({data = {}}) => Object.keys(data));
+}
+
+/** What went wrong in a run: cells that failed or warned, with what they said, and a last cell that was not reached. */
+export function faults(notebook: Notebook): {cell: string; said: string}[] {
+  const cells = codeOf(notebook);
+  const failed = ({outputs = []}: Cell) => outputs.filter(({output_type}) => output_type === 'error');
+  const said = (cell: Cell) => [
+    printed(cell, 'stderr'),
+    ...failed(cell).map((output) => JSON.stringify(output)),
+  ];
+  return cells
+    .map((cell) => ({cell: sourceOf(cell), said: said(cell).join('')}))
+    .concat(printed(cells.at(-1) as Cell) === '' ? {cell: 'the last one', said: 'nothing'} : [])
+    .filter((fault) => fault.said !== '');
 }
