@@ -175,7 +175,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     if (!isFolder) {
       throw new TfjsLoraError(
         'FILE_NOT_FOUND',
-        `model folder ${resolve(folder)}: expected a Hugging Face folder, got nothing there. ` +
+        `model folder ${resolve(String(folder))}: expected a Hugging Face folder, got nothing there. ` +
           'Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.',
       );
     }

@@ -1,4 +1,4 @@
-import {mkdir, writeFile} from 'node:fs/promises';
+import {writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {Parameter} from '../layers/parameter.ts';
@@ -23,6 +23,7 @@ import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {writeShardedSafetensors} from '../quant/safetensors/writeShardedSafetensors.ts';
 import type {CausalLM} from './causalLM.ts';
 import {writeGenerationConfig} from './generationConfig.ts';
+import {makeFolder} from './makeFolder.ts';
 import type {QuantizationOptions} from './quantization.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
 
@@ -220,7 +221,7 @@ export async function savePretrained(
         'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
     );
   }
-  await mkdir(folder, {recursive: true});
+  await makeFolder(folder);
   const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
   const isQuantized = !options.dequantize;
   const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;

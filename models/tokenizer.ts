@@ -1,9 +1,10 @@
-import {copyFile, mkdir, readdir, readFile, realpath, writeFile} from 'node:fs/promises';
+import {copyFile, readdir, readFile, realpath, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import {Template} from '@huggingface/jinja';
 import {Tokenizer as TokenizerCore} from '@huggingface/tokenizers';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import {readJson, readJsonIfPresent} from './jsonFile.ts';
+import {makeFolder} from './makeFolder.ts';
 
 /** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
 export interface ChatMessage {
@@ -227,7 +228,7 @@ export class Tokenizer {
    * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder it was read from is gone
    */
   async save(folder: string): Promise<void> {
-    await mkdir(folder, {recursive: true});
+    await makeFolder(folder);
     if (this.folder === undefined) {
       const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
       await writeFile(join(folder, 'tokenizer.json'), toJsonText(tokenizer));

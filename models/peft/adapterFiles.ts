@@ -1,4 +1,4 @@
-import {mkdir, rename, writeFile} from 'node:fs/promises';
+import {rename, writeFile} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {DEFAULT_ADAPTER} from '../../layers/loraDense.ts';
@@ -9,6 +9,7 @@ import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import type {CausalLM} from '../causalLM.ts';
 import {toTensor} from '../checkpoint.ts';
 import {readJson} from '../jsonFile.ts';
+import {makeFolder} from '../makeFolder.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 
@@ -37,7 +38,7 @@ export async function saveAdapter(
   const layerNames = [...model.adaptedLayers()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
-  await mkdir(folder, {recursive: true});
+  await makeFolder(folder);
   const tensors = [...adapterParameters(model, adapterName)].map(([name, parameter]) => ({
     name,
     dtype: 'F32' as const,

@@ -250,7 +250,15 @@ describe('a damaged folder', () => {
       await mkdir(join(folder, 'x'));
       await writeFile(join(folder, 'x', 'file'), '');
       const model = tinyLlama();
-      await expect(model.save(join(folder, 'x', 'file'))).rejects.toThrow();
+      for (const write of [
+        () => model.save(join(folder, 'x', 'file')),
+        () => model.applyLoRA({rank: 1}).saveAdapter(join(folder, 'x', 'file', 'adapter')),
+      ]) {
+        expect(await errorOf(write)).toMatchObject({
+          code: 'INVALID_ARGUMENT',
+          message: expect.stringMatching(/^folder .*file.*: expected a folder to write into, got /),
+        });
+      }
       expect((await errorOf(() => model.save({} as never))).code).toBe('UNSUPPORTED');
       model.dispose();
     }));
