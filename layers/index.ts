@@ -15,9 +15,17 @@ export {
   type MergeOptions,
 } from './loraDense.ts';
 export {ModuleLayer, namedParameters, onlyInput, onlyShape, walk} from './moduleLayer.ts';
-export {adamWUpdate} from './ops/adamWUpdate.ts';
+export {adamW8bitUpdate} from './ops/adamW8bitUpdate.ts';
+export {type AdamWSettings, adamWUpdate} from './ops/adamWUpdate.ts';
 export {assertShape} from './ops/assertShape.ts';
 export {type AttentionOptions, attention} from './ops/attention.ts';
+export {
+  type Blockwise8bit,
+  blockwise8bitShapes,
+  fromBlockwise8bit,
+  STATE_BLOCK_SIZE,
+  toBlockwise8bit,
+} from './ops/blockwise8bit.ts';
 export {causalBias} from './ops/causalBias.ts';
 export {checkpoint} from './ops/checkpoint.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
@@ -27,6 +35,8 @@ export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
 export {linear} from './ops/linear.ts';
 export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
+export {lion8bitUpdate} from './ops/lion8bitUpdate.ts';
+export {type LionSettings, lionUpdate} from './ops/lionUpdate.ts';
 export {loraLinear} from './ops/loraLinear.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {

@@ -18,6 +18,7 @@ export {
   type Blockwise8Bit,
   type Blockwise8BitOptions,
   type CodeSearch8Bit,
+  codesOfSteps,
   dequantizeBlockwise,
   quantizeBlockwise,
 } from './blockwise/dynamic8Bit.ts';

@@ -147,6 +147,11 @@ interface CodeTables {
   steps: Uint8Array;
 }
 
+/** uint8 [65,536]: the code that search by `table` gives to each of the even steps from −1 to 1. Do not write into it. */
+export function codesOfSteps(map: Float32Array): Uint8Array {
+  return codeTables(map).steps;
+}
+
 const tablesOfMaps = new WeakMap<Float32Array, CodeTables>();
 
 function codeTables(map: Float32Array): CodeTables {

@@ -1,10 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import {adamWUpdate} from './adamWUpdate.ts';
+import {OPTIMIZER_STEPS} from '../steps/optimizerSteps.ts';
 import {batchMatMul} from './batchMatMul.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {exp} from './exp.ts';
 import {fusedMatMul} from './fusedMatMul.ts';
 import {gatherV2} from './gatherV2.ts';
+import {optimizerKernel} from './optimizerKernel.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {sum} from './sum.ts';
@@ -12,7 +13,7 @@ import {unpack16} from './unpack16.ts';
 import {unsortedSegmentSum} from './unsortedSegmentSum.ts';
 
 const KERNELS: tf.KernelConfig[] = [
-  adamWUpdate,
+  ...OPTIMIZER_STEPS.map(optimizerKernel),
   batchMatMul,
   dequantizeRows,
   fusedMatMul,

@@ -1,0 +1,98 @@
+import * as tf from '@tensorflow/tfjs';
+import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
+import {codesOfSteps} from '../../quant/blockwise/dynamic8Bit.ts';
+import {assertShape} from './assertShape.ts';
+
+/** Values that share a scale, as in bitsandbytes' 8-bit optimizers. */
+export const STATE_BLOCK_SIZE = 256;
+
+/** A tensor in blocks of {@link STATE_BLOCK_SIZE} 8-bit codes. */
+export interface Blockwise8bit {
+  /** int32 `[ceil(values / 4)]`: one code a value, four to a word, the first in the lowest byte. */
+  codes: tf.Tensor;
+  /** float32 `[ceil(values / 256)]`: the largest magnitude of each block. */
+  absmax: tf.Tensor;
+}
+
+/** Shapes of a {@link Blockwise8bit} of so many values. */
+export function blockwise8bitShapes(size: number): {codes: [number]; absmax: [number]} {
+  return {codes: [Math.ceil(size / 4)], absmax: [Math.ceil(size / STATE_BLOCK_SIZE)]};
+}
+
+/** @throws TfjsLoraError `SHAPE_MISMATCH` when it does not hold `size` values */
+export function assertBlockwise8bit(what: string, {codes, absmax}: Blockwise8bit, size: number): void {
+  const shapes = blockwise8bitShapes(size);
+  assertShape(`${what} codes`, codes, shapes.codes);
+  assertShape(`${what} absmax`, absmax, shapes.absmax);
+}
+
+/**
+ * Codes → values of `shape`, float32: `map[code] · absmax` in plain TensorFlow.js ops, exact.
+ *
+ * @param signed which dynamic map the codes point into
+ */
+export function fromBlockwise8bit(
+  {codes, absmax}: Blockwise8bit,
+  signed: boolean,
+  shape: number[],
+): tf.Tensor {
+  return tf.tidy(() => {
+    const size = tf.util.sizeFromShape(shape);
+    const perCode = tf.gather(tf.tensor1d(dynamicMap(signed)), bytesOf(codes)).slice(0, size);
+    return inBlocks(perCode as tf.Tensor1D)
+      .mul(absmax.expandDims(1)) // [blocks, 256]
+      .flatten()
+      .slice(0, size)
+      .reshape(shape);
+  });
+}
+
+/**
+ * Values → codes as bitsandbytes' CPU gives them, in plain TensorFlow.js ops: each value over its block's largest
+ * magnitude, rounded to one of 65,536 steps, whose nearest value of the map is taken.
+ */
+export function toBlockwise8bit(values: tf.Tensor, signed: boolean): Blockwise8bit {
+  return tf.tidy(() => {
+    const {size} = values;
+    const blocks = inBlocks(values.flatten());
+    const absmax = blocks.abs().max(1); // [blocks]
+    const isZero = absmax.equal(0);
+    const inverse = tf.scalar(1).div(tf.where(isZero, tf.onesLike(absmax), absmax));
+    const normal = blocks.mul(inverse.expandDims(1)).clipByValue(-1, 1); // [blocks, 256]
+    const steps = normal.add(1).mul(0.5).mul(65535).add(0.5).floor().toInt();
+    const table = tf.tensor1d(Int32Array.from(codesOfSteps(dynamicMap(signed))), 'int32');
+    const codes = tf.gather(table, steps).mul(tf.logicalNot(isZero).toInt().expandDims(1));
+    const [words] = blockwise8bitShapes(size).codes;
+    const bytes = codes.flatten().slice(0, size) as tf.Tensor1D;
+    return {codes: wordsOf(bytes.pad([[0, 4 * words - size]])), absmax};
+  });
+}
+
+/** `[n]` → `[ceil(n / 256), 256]`, zeros at the end. */
+function inBlocks(values: tf.Tensor1D): tf.Tensor2D {
+  const blocks = Math.ceil(values.size / STATE_BLOCK_SIZE);
+  const padded = values.pad([[0, blocks * STATE_BLOCK_SIZE - values.size]]);
+  return padded.reshape([blocks, STATE_BLOCK_SIZE]);
+}
+
+/** Words → their bytes, the lowest first: int32 `[words]` → int32 `[4 · words]`. */
+function bytesOf(words: tf.Tensor): tf.Tensor1D {
+  const radix = tf.scalar(256, 'int32');
+  const bytes: tf.Tensor[] = [];
+  for (let rest = words; bytes.length < 4; ) {
+    const low = rest.mod(radix); // floor-mod: 0 … 255
+    bytes.push(low);
+    rest = rest.sub(low).floorDiv(radix);
+  }
+  return tf.stack(bytes, 1).flatten().toInt();
+}
+
+/** The reverse of {@link bytesOf}. */
+function wordsOf(bytes: tf.Tensor1D): tf.Tensor1D {
+  const [first, second, third, fourth] = bytes.reshape([-1, 4]).unstack(1);
+  const signed = fourth.sub(fourth.greater(127).toInt().mul(tf.scalar(256, 'int32')));
+  return [third, second, first].reduce(
+    (word, byte) => word.mul(tf.scalar(256, 'int32')).add(byte),
+    signed,
+  ) as tf.Tensor1D;
+}

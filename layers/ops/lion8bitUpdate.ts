@@ -1,0 +1,36 @@
+import type * as tf from '@tensorflow/tfjs';
+import {
+  assertBlockwise8bit,
+  type Blockwise8bit,
+  fromBlockwise8bit,
+  toBlockwise8bit,
+} from './blockwise8bit.ts';
+import {dispatch} from './dispatch.ts';
+import {composedLion, type LionSettings} from './lionUpdate.ts';
+
+/**
+ * One Lion update whose momentum is stored in 8 bits, as bitsandbytes' `Lion8bit` does on CPU: dequantized from the
+ * signed dynamic map, updated as in {@link lionUpdate}, and quantized again.
+ *
+ * @param value the weight, float32
+ * @param gradient its gradient, of the same shape
+ * @returns the next value and momentum
+ * @throws TfjsLoraError `SHAPE_MISMATCH` when the momentum is not that of the value; `NON_FINITE`, on backends with a
+ *   kernel of this name, when it would not be finite
+ */
+export function lion8bitUpdate(
+  value: tf.Tensor,
+  gradient: tf.Tensor,
+  momentum: Blockwise8bit,
+  settings: LionSettings,
+): [value: tf.Tensor, momentum: Blockwise8bit] {
+  assertBlockwise8bit('lion8bitUpdate momentum', momentum, value.size);
+  const inputs = {value, gradient, momentumCodes: momentum.codes, momentumAbsmax: momentum.absmax};
+  const [nextValue, codes, absmax] = dispatch<tf.Tensor[]>('Lion8bitUpdate', inputs, {...settings}, () => {
+    const dequantized = fromBlockwise8bit(momentum, true, value.shape);
+    const [next, nextMomentum] = composedLion(value, gradient, dequantized, settings);
+    const {codes, absmax} = toBlockwise8bit(nextMomentum, true);
+    return [next, codes, absmax];
+  });
+  return [nextValue, {codes, absmax}];
+}

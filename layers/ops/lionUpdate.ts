@@ -1,0 +1,45 @@
+import type * as tf from '@tensorflow/tfjs';
+import {dispatch} from './dispatch.ts';
+
+export interface LionSettings {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  weightDecay: number;
+}
+
+/**
+ * One Lion update, Chen et al. 2023, in the order of operations of bitsandbytes' `Lion`:
+ * `θ ← θ·(1 − lr·λ)`, then `θ ← θ − lr · sign(β₁·m + (1 − β₁)·g)`, then `m ← β₂·m + (1 − β₂)·g`.
+ *
+ * @param value the weight; all three tensors of one shape, float32
+ * @param gradient its gradient
+ * @param momentum running mean of the gradient, m
+ * @returns the next value and momentum
+ */
+export function lionUpdate(
+  value: tf.Tensor,
+  gradient: tf.Tensor,
+  momentum: tf.Tensor,
+  settings: LionSettings,
+): [value: tf.Tensor, momentum: tf.Tensor] {
+  return dispatch('LionUpdate', {value, gradient, momentum}, {...settings}, () =>
+    composedLion(value, gradient, momentum, settings),
+  );
+}
+
+/** {@link lionUpdate} in plain TensorFlow.js ops. */
+export function composedLion(
+  value: tf.Tensor,
+  gradient: tf.Tensor,
+  momentum: tf.Tensor,
+  {learningRate, beta1, beta2, weightDecay}: LionSettings,
+): [value: tf.Tensor, momentum: tf.Tensor] {
+  const direction = momentum
+    .mul(beta1)
+    .add(gradient.mul(1 - beta1))
+    .sign();
+  const decayed = weightDecay === 0 ? value : value.mul(1 - learningRate * weightDecay);
+  const next = momentum.mul(beta2).add(gradient.mul(1 - beta2));
+  return [decayed.sub(direction.mul(learningRate)), next];
+}
