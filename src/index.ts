@@ -45,8 +45,23 @@ export {type BleuScore, characterBleu, corpusBleu} from './metrics/bleu.ts';
 export {type LlamaFactoryScores, llamaFactoryScores} from './metrics/llamaFactoryScores.ts';
 export {meanRouge, type RougeOptions, type RougeScore, type RougeScores, rouge} from './metrics/rouge.ts';
 export {AdamW, type AdamWArgs} from './optimizers/adamW.ts';
-export {NamedStateOptimizer} from './optimizers/namedStateOptimizer.ts';
+export {AdamW8bit, type AdamW8bitArgs} from './optimizers/adamW8bit.ts';
+export {
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+  type NamePattern,
+} from './optimizers/decoupledDecayOptimizer.ts';
+export {Lion, type LionArgs} from './optimizers/lion.ts';
+export {Lion8bit, type Lion8bitArgs} from './optimizers/lion8bit.ts';
+export {NamedStateOptimizer, type StateEntry} from './optimizers/namedStateOptimizer.ts';
 export {type OptimizerName, optimizerByName} from './optimizers/optimizerByName.ts';
+export {PagedAdamW, type PagedAdamWArgs} from './optimizers/pagedAdamW.ts';
+export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './optimizers/pagedAdamW8bit.ts';
+export {PagedLion, type PagedLionArgs} from './optimizers/pagedLion.ts';
+export {PagedLion8bit, type PagedLion8bitArgs} from './optimizers/pagedLion8bit.ts';
+export {type PagedArgs, PagedStates} from './optimizers/pagedStates.ts';
+export type {StateSlot, StateStore, StateValues, VariableState} from './optimizers/stateStore.ts';
+export {UNDECAYED_BY_TRANSFORMERS} from './optimizers/undecayedByTransformers.ts';
 export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './plots/comparisonPlot.ts';
 export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './plots/lossPlot.ts';
 export {type ModelServer, type RequestReport, type ServeOptions, serveModel} from './serve/serveModel.ts';

@@ -1,21 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
-import {adamWUpdate} from '../../layers/ops/adamWUpdate.ts';
-import {TfjsLoraError} from '../../quant/errors.ts';
-import {NamedStateOptimizer} from './namedStateOptimizer.ts';
+import {type AdamWSettings, adamWUpdate} from '../../layers/ops/adamWUpdate.ts';
+import {type DecoupledDecayArgs, DecoupledDecayOptimizer} from './decoupledDecayOptimizer.ts';
+import type {StateStore} from './stateStore.ts';
 
-export interface AdamWArgs {
-  /** Default 1e-3, as in PyTorch and Keras; LoRA is commonly trained at 1e-4 to 2e-4. */
-  learningRate?: number;
-  /** Decay of the gradient's running mean. Default 0.9. */
-  beta1?: number;
-  /** Decay of the squared gradient's running mean. Default 0.999. */
-  beta2?: number;
+/**
+ * Defaults: `learningRate` 1e-3, as in PyTorch and Keras (LoRA is commonly trained at 1e-4 to 2e-4), `beta1` 0.9, the decay
+ * of the gradient's running mean, `beta2` 0.999, that of its square's, `weightDecay` 0.01.
+ */
+export interface AdamWArgs extends DecoupledDecayArgs {
   /** Default 1e-8. */
   epsilon?: number;
-  /** Decoupled weight decay. Default 0.01. */
-  weightDecay?: number;
-  /** Variables that are not decayed: part of a variable's name, or an expression found in it. Default none. */
-  excludeFromWeightDecay?: (string | RegExp)[];
 }
 
 /**
@@ -26,76 +20,37 @@ export interface AdamWArgs {
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
  */
-export class AdamW extends NamedStateOptimizer {
+export class AdamW extends DecoupledDecayOptimizer {
   static className = 'AdamW';
-  protected readonly slots = ['mean', 'variance'];
-  learningRate: number;
-  readonly beta1: number;
-  readonly beta2: number;
+  protected readonly slots: readonly string[] = ['mean', 'variance'];
   readonly epsilon: number;
-  readonly weightDecay: number;
-  readonly excludeFromWeightDecay: (string | RegExp)[];
 
-  constructor(args: AdamWArgs = {}) {
-    super();
-    this.learningRate = args.learningRate ?? 1e-3;
-    this.beta1 = args.beta1 ?? 0.9;
-    this.beta2 = args.beta2 ?? 0.999;
-    this.epsilon = args.epsilon ?? 1e-8;
-    this.weightDecay = args.weightDecay ?? 0.01;
-    this.excludeFromWeightDecay = args.excludeFromWeightDecay ?? [];
-    for (const key of ['learningRate', 'epsilon', 'weightDecay'] as const) {
-      if (this[key] >= 0 && Number.isFinite(this[key])) continue;
-      throw new TfjsLoraError('INVALID_ARGUMENT', `AdamW ${key}: expected a number from 0, got ${this[key]}`);
-    }
-    for (const key of ['beta1', 'beta2'] as const) {
-      if (this[key] >= 0 && this[key] < 1) continue;
-      throw new TfjsLoraError('INVALID_ARGUMENT', `AdamW ${key}: expected 0 ≤ β < 1, got ${this[key]}`);
-    }
+  /** @param states where state lies between steps; default on the device */
+  constructor(args: AdamWArgs = {}, states?: StateStore) {
+    const {learningRate = 1e-3, beta1 = 0.9, beta2 = 0.999, weightDecay = 0.01, epsilon = 1e-8} = args;
+    super({...args, learningRate, beta1, beta2, weightDecay}, states);
+    this.epsilon = epsilon;
+    this.assertSetting('epsilon', epsilon >= 0 && Number.isFinite(epsilon), 'a number from 0', epsilon);
   }
 
   protected override update(
     name: string,
     value: tf.Variable,
     gradient: tf.Tensor,
-    [mean, variance]: tf.Variable[],
+    [mean, variance]: tf.Tensor[],
     step: number,
-  ): [tf.Tensor, tf.Tensor, tf.Tensor] {
-    const {learningRate, beta1, beta2, epsilon} = this;
-    const excluded = this.excludeFromWeightDecay.some((part) =>
-      typeof part === 'string' ? name.includes(part) : name.search(part) >= 0,
-    );
-    const weightDecay = excluded ? 0 : this.weightDecay;
-    return adamWUpdate(value, gradient, mean, variance, {
-      learningRate,
-      beta1,
-      beta2,
-      epsilon,
-      weightDecay,
-      step,
-    });
+  ): [tf.Tensor, ...tf.Tensor[]] {
+    return adamWUpdate(value, gradient, mean, variance, this.settingsOf(name, value, step));
+  }
+
+  /** What one variable's update at this step reads. */
+  protected settingsOf(name: string, variable: tf.Variable, step: number): AdamWSettings {
+    const {beta1, beta2, epsilon} = this;
+    return {...this.ratesOf(name, variable), beta1, beta2, epsilon, step};
   }
 
   override getConfig(): tf.serialization.ConfigDict {
-    const {learningRate, beta1, beta2, epsilon, weightDecay, excludeFromWeightDecay} = this;
-    const excluded = excludeFromWeightDecay.map((part) =>
-      typeof part === 'string' ? part : {source: part.source, flags: part.flags},
-    );
-    return {learningRate, beta1, beta2, epsilon, weightDecay, excludeFromWeightDecay: excluded};
-  }
-
-  static override fromConfig<T extends tf.serialization.Serializable>(
-    cls: tf.serialization.SerializableConstructor<T>,
-    config: tf.serialization.ConfigDict,
-  ): T {
-    const excluded = (config.excludeFromWeightDecay ?? []) as unknown as (
-      | string
-      | {source: string; flags: string}
-    )[];
-    const patterns = excluded.map((part) =>
-      typeof part === 'string' ? part : new RegExp(part.source, part.flags),
-    );
-    return new cls({...config, excludeFromWeightDecay: patterns});
+    return {...super.getConfig(), epsilon: this.epsilon};
   }
 }
 tf.serialization.registerClass(AdamW);

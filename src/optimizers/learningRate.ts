@@ -12,16 +12,20 @@ export function learningRateOf(optimizer: tf.Optimizer): number | undefined {
   return typeof learningRate === 'number' ? learningRate : undefined;
 }
 
-/** Runs `fn` with another learning rate. */
-export function withLearningRate(optimizer: tf.Optimizer, learningRate: number, fn: () => void): void {
+/** Runs `fn` with another learning rate, until it is done. */
+export async function withLearningRate(
+  optimizer: tf.Optimizer,
+  learningRate: number,
+  fn: () => void | Promise<void>,
+): Promise<void> {
   const before = learningRateOf(optimizer);
   if (before === undefined) {
-    fn();
+    await fn();
     return;
   }
   setLearningRate(optimizer, learningRate);
   try {
-    fn();
+    await fn();
   } finally {
     setLearningRate(optimizer, before);
   }

@@ -1,94 +1,156 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {ResidentStates} from './residentStates.ts';
+import {
+  bytesOfSlots,
+  type StateSlot,
+  type StateStore,
+  type StateValues,
+  type VariableState,
+} from './stateStore.ts';
 
 type NamedTensor = Awaited<ReturnType<tf.Optimizer['getWeights']>>[number];
 
+/** One tensor of an optimizer's state, `<variable>/<slot>`, read when it is needed. */
+export interface StateEntry extends StateSlot {
+  read(): StateValues | Promise<StateValues>;
+}
+
+interface Update {
+  name: string;
+  variable: tf.Variable;
+  gradient: tf.Tensor;
+  state: VariableState;
+}
+
 /**
  * A `tf.Optimizer` that keeps its state by variable name: it survives reordering, saving, and a variable that is
- * disposed and made again under its name. A subclass names its slots and brings {@link update}; one whose state is not
- * a float32 tensor of the variable's shape overrides {@link stateShape} and {@link initialState} too.
+ * disposed and made again under its name. A subclass names its {@link slots} and brings {@link update}; one whose state
+ * is not float32 of the variable's shape overrides {@link slotsOf} too. Where state lies between steps is the store's.
  */
 export abstract class NamedStateOptimizer extends tf.Optimizer {
-  /** Names of the state tensors of each variable. */
-  protected abstract readonly slots: readonly string[];
-  /** By variable name, in the order of {@link slots}. */
-  private readonly state = new Map<string, tf.Variable[]>();
-
   /** May be changed between steps, as schedules do. */
   abstract learningRate: number;
+  /** Names of all state tensors that a variable may have, in the order of {@link slotsOf}. */
+  protected abstract readonly slots: readonly string[];
+  private readonly state = new Map<string, VariableState>();
+  private isStepping = false;
 
-  /** Computes a variable's next value and next state, in the order of {@link slots}. */
+  /** The language's own: `tf.Optimizer` takes every optimizer for an instance of each of its subclasses. */
+  static override [Symbol.hasInstance](instance: unknown): boolean {
+    return Function.prototype[Symbol.hasInstance].call(this, instance);
+  }
+
+  /** @param states where state lies between steps; default on the device */
+  constructor(protected readonly states: StateStore = new ResidentStates()) {
+    super();
+  }
+
+  /** The state of a variable of this shape, which begins as zeros: float32 of the same shape. */
+  protected slotsOf(shape: number[]): StateSlot[] {
+    return this.slots.map((name) => ({name, shape, dtype: 'float32'}));
+  }
+
+  /** Computes a variable's next value and next state, in the order of {@link slotsOf}. */
   protected abstract update(
     name: string,
     value: tf.Variable,
     gradient: tf.Tensor,
-    state: tf.Variable[],
+    state: tf.Tensor[],
     step: number,
   ): [value: tf.Tensor, ...state: tf.Tensor[]];
 
-  /** Shape of a slot: the variable's. */
-  protected stateShape(_slot: string, variable: tf.Variable): number[] {
-    return variable.shape;
+  /** Whether state lies in host memory and comes to the device for its own update only. */
+  get isPaged(): boolean {
+    return this.states.isPaged;
   }
 
-  /** A slot before the first step: zeros. */
-  protected initialState(slot: string, variable: tf.Variable): tf.Tensor {
-    return tf.zeros(this.stateShape(slot, variable));
+  /** Bytes of state of a variable of this shape. */
+  stateBytes(shape: number[]): number {
+    return bytesOfSlots(this.slotsOf(shape));
   }
 
   /**
-   * Applies one step.
+   * Applies one step. Where the backend reads only asynchronously, a paged optimizer's new states stay on the device
+   * until {@link flush}: {@link applyGradientsAsync} keeps to its budget there too.
    *
    * @param gradients by the name of a live `tf.Variable`; a variable whose gradient is null rests
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name of no variable, `SHAPE_MISMATCH` for a gradient or a state of
-   *   another shape; no variable has changed then
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name of no variable or a budget that is too small, `SHAPE_MISMATCH`
+   *   for a gradient or a state of another shape, `UNSUPPORTED` within another step; no variable has changed then
    */
   override applyGradients(gradients: tf.NamedTensorMap | NamedTensor[]): void {
+    const run = this.run(gradients);
+    while (!run.next().done);
+  }
+
+  /**
+   * {@link applyGradients}, waiting wherever a state has to leave the device before the next ones come. Gradients and
+   * settings must stay as they are until it resolves.
+   */
+  async applyGradientsAsync(gradients: tf.NamedTensorMap | NamedTensor[]): Promise<void> {
+    for (const left of this.run(gradients)) await left();
+  }
+
+  /** Resolves when no state of a paged optimizer is on the device. */
+  async flush(): Promise<void> {
+    await Promise.all([...this.state.values()].map((state) => state.leave()));
+  }
+
+  private *run(gradients: tf.NamedTensorMap | NamedTensor[]): Generator<() => Promise<unknown>, void> {
+    this.assertIdle();
+    const updates = this.plan(gradients);
+    const step = this.iterations + 1;
+    const states = updates.map(({state}) => state);
+    this.isStepping = true;
+    try {
+      yield* this.states.visit(states, (index) => this.runUpdate(updates[index], step));
+      this.incrementIterations();
+    } finally {
+      this.isStepping = false;
+    }
+  }
+
+  /** All that can be checked before a variable changes. */
+  private plan(gradients: tf.NamedTensorMap | NamedTensor[]): Update[] {
     const given = Array.isArray(gradients)
       ? gradients
       : Object.entries(gradients).map(([name, tensor]) => ({name, tensor}));
-    const plan = given
+    const checked = given
       .filter(({tensor}) => tensor != null)
       .map(({name, tensor: gradient}) => {
         const variable = variableNamed(name);
         assertShape(`gradient "${name}"`, gradient, variable.shape);
-        return {name, gradient, variable, state: this.stateOf(name, variable)};
+        const known = this.state.get(name);
+        if (known) assertSlots(name, known.slots, this.slotsOf(variable.shape));
+        return {name, variable, gradient, known};
       });
-    const step = this.iterations + 1;
-    for (const {name, gradient, variable, state} of plan) {
-      const [value, ...next] = tf.tidy(() => this.update(name, variable, gradient, state, step));
-      variable.assign(value as tf.Tensor<tf.Rank>);
-      for (const [i, slot] of state.entries()) slot.assign(next[i]);
-      tf.dispose([value, ...next]);
-    }
-    this.incrementIterations();
+    return checked.map(({known, ...update}) => ({...update, state: known ?? this.beginState(update)}));
   }
 
-  private stateOf(name: string, variable: tf.Variable): tf.Variable[] {
-    const known = this.state.get(name);
-    if (known) {
-      this.assertState(name, known, variable);
-      return known;
-    }
-    const fresh = this.slots.map((slot) => tf.tidy(() => this.initialState(slot, variable).variable(false)));
-    this.state.set(name, fresh);
-    return fresh;
+  private beginState({name, variable}: {name: string; variable: tf.Variable}): VariableState {
+    const state = this.states.create(this.slotsOf(variable.shape));
+    this.state.set(name, state);
+    return state;
   }
 
-  private assertState(name: string, state: tf.Tensor[], variable: tf.Variable): void {
-    for (const [i, slot] of this.slots.entries()) {
-      assertShape(`state "${name}/${slot}"`, state[i], this.stateShape(slot, variable));
-    }
+  private runUpdate({name, variable, gradient, state}: Update, step: number): void {
+    const [value, ...next] = tf.tidy(() => this.update(name, variable, gradient, state.tensors(), step));
+    variable.assign(value as tf.Tensor<tf.Rank>);
+    value.dispose();
+    state.replace(next);
   }
 
   /**
    * The count of steps (`iter`), then every state tensor as `<variable>/<slot>`. As with TensorFlow.js's own
    * optimizers, the state tensors stay the optimizer's and change with the next step; `iter` is the caller's to dispose.
+   * A paged optimizer brings all its state to the device for this, until the next step or {@link flush}; `saveOptimizer`
+   * does not.
    */
   override async getWeights(): Promise<NamedTensor[]> {
-    const state = [...this.state].flatMap(([name, slots]) =>
-      slots.map((tensor, i) => ({name: `${name}/${this.slots[i]}`, tensor: tensor as tf.Tensor})),
-    );
+    const state = [...this.state].flatMap(([name, ofVariable]) => {
+      const tensors = ofVariable.tensors();
+      return ofVariable.slots.map((slot, i) => ({name: `${name}/${slot.name}`, tensor: tensors[i]}));
+    });
     return [await this.saveIterations(), ...state];
   }
 
@@ -107,47 +169,82 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
         `optimizer weights: expected the count of steps first, got ${got}. Pass what getWeights() gave.`,
       );
     }
-    const given = this.byVariable(rest);
-    await this.extractIterations(weights);
-    const next = [...given].map(
-      ([name, slots]) => [name, slots.map((tensor) => tf.variable(tensor, false))] as const,
-    );
-    this.disposeState(); // only now: the given tensors may be the ones it frees
-    for (const [name, slots] of next) this.state.set(name, slots);
+    const [iterations] = await first.tensor.data();
+    const entries = rest.map(({name, tensor}) => ({
+      name,
+      shape: tensor.shape,
+      dtype: tensor.dtype as StateSlot['dtype'],
+      read: () => tensor.data() as Promise<StateValues>,
+    }));
+    await this.setState(iterations, entries);
   }
 
-  private byVariable(weights: NamedTensor[]): Map<string, tf.Tensor[]> {
-    const groups = new Map<string, tf.Tensor[]>();
-    for (const {name, tensor} of weights) {
-      const at = name.lastIndexOf('/');
-      const [variable, slot] = [name.slice(0, at), this.slots.indexOf(name.slice(at + 1))];
-      if (at < 1 || slot < 0) {
+  /** Every state tensor, read where it lies. */
+  stateEntries(): StateEntry[] {
+    return [...this.state].flatMap(([name, state]) =>
+      state.slots.map((slot, i) => ({...slot, name: `${name}/${slot.name}`, read: () => state.read(i)})),
+    );
+  }
+
+  /**
+   * Takes over a count of steps and what {@link stateEntries} gave, in any order, in place of the state so far.
+   *
+   * @throws TfjsLoraError as {@link setWeights}, `UNSUPPORTED` within a step
+   */
+  async setState(iterations: number, entries: StateEntry[]): Promise<void> {
+    const given = this.byVariable(entries);
+    const next = new Map<string, VariableState>();
+    try {
+      for (const [name, slots] of given) {
+        const values: StateValues[] = [];
+        for (const slot of slots) values.push(await slot.read());
+        const shapes = slots.map(({name, shape, dtype}) => ({name, shape: [...shape], dtype}));
+        next.set(name, this.states.create(shapes, values));
+      }
+      this.assertIdle();
+    } catch (error) {
+      for (const state of next.values()) state.dispose();
+      throw error;
+    }
+    this.disposeState(); // only now: the given tensors may be the ones it frees
+    for (const [name, state] of next) this.state.set(name, state);
+    this.iterations_ = iterations;
+  }
+
+  /** Entries by variable, their names those of their slots, in order. */
+  private byVariable(entries: StateEntry[]): Map<string, StateEntry[]> {
+    const groups = new Map<string, StateEntry[]>();
+    for (const entry of entries) {
+      const at = entry.name.lastIndexOf('/');
+      const [variable, slot] = [entry.name.slice(0, Math.max(0, at)), entry.name.slice(at + 1)];
+      if (variable === '' || !this.slots.includes(slot)) {
         throw new TfjsLoraError(
           'INVALID_ARGUMENT',
-          `optimizer weight "${name}": expected <variable>/${this.slots.join(' or <variable>/')}`,
+          `optimizer weight "${entry.name}": expected <variable>/${this.slots.join(' or <variable>/')}`,
         );
       }
-      const group = groups.get(variable) ?? [];
-      group[slot] = tensor;
-      groups.set(variable, group);
+      groups.set(variable, [...(groups.get(variable) ?? []), {...entry, name: slot}]);
     }
+    const place = ({name}: StateEntry) => this.slots.indexOf(name);
     for (const [variable, group] of groups) {
-      const missing = this.slots.find((_, i) => !group[i]);
-      if (missing !== undefined) {
-        throw new TfjsLoraError(
-          'MISSING_TENSOR',
-          `optimizer weight "${variable}/${missing}": expected it beside the variable's other state, got none`,
-        );
-      }
+      group.sort((a, b) => place(a) - place(b));
       const live = tf.engine().registeredVariables[variable];
-      if (live) this.assertState(variable, group, live);
+      if (live) assertSlots(variable, group, this.slotsOf(live.shape));
     }
     return groups;
   }
 
   private disposeState(): void {
-    for (const slots of this.state.values()) tf.dispose(slots);
+    for (const state of this.state.values()) state.dispose();
     this.state.clear();
+  }
+
+  private assertIdle(): void {
+    if (!this.isStepping) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'optimizer: expected one step at a time, another one still runs. Await applyGradientsAsync().',
+    );
   }
 
   /** Frees the state; the optimizer starts anew if it is used again. */
@@ -166,7 +263,32 @@ function variableNamed(name: string): tf.Variable {
   );
 }
 
-function assertShape(what: string, {shape}: tf.Tensor, expected: number[]): void {
+/** @param expected what the variable asks for */
+function assertSlots(variable: string, given: readonly StateSlot[], expected: StateSlot[]): void {
+  for (const slot of expected) {
+    const found = given.find(({name}) => name === slot.name);
+    const where = `optimizer weight "${variable}/${slot.name}"`;
+    if (!found) {
+      const got = given.map(({name}) => name).join(', ');
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `${where}: expected it with the variable's state, got ${got}`,
+      );
+    }
+    assertShape(`state "${variable}/${slot.name}"`, found, slot.shape);
+    if (found.dtype === slot.dtype) continue;
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${where}: expected ${slot.dtype}, got ${found.dtype}`);
+  }
+  const known = new Set(expected.map(({name}) => name));
+  const surplus = given.find(({name}, i) => !known.has(name) || name === given[i - 1]?.name);
+  if (!surplus) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `optimizer weight "${variable}/${surplus.name}": expected ${[...known].join(', ')}, each once, got it besides`,
+  );
+}
+
+function assertShape(what: string, {shape}: {shape: number[]}, expected: number[]): void {
   if (tf.util.arraysEqual(shape, expected)) return;
   throw new TfjsLoraError(
     'SHAPE_MISMATCH',

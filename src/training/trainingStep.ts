@@ -3,6 +3,7 @@ import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
+import {NamedStateOptimizer} from '../optimizers/namedStateOptimizer.ts';
 import {type OptimizerName, optimizerByName} from '../optimizers/optimizerByName.ts';
 import {clipByGlobalNorm, globalNorm} from './clipByGlobalNorm.ts';
 import {
@@ -124,7 +125,7 @@ export class TrainingStep {
       const gradNorm = await scalarValue(globalNorm(Object.values(gradients)));
       this.assertFinite(loss, gradNorm);
       const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
-      withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
+      await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
       this.steps++;
       return {loss, tokens, gradNorm, learningRate};
     } finally {
@@ -154,14 +155,20 @@ export class TrainingStep {
     this.compiled = next;
   }
 
-  private update(gradients: tf.NamedTensorMap, gradNorm: number): void {
+  private async update(gradients: tf.NamedTensorMap, gradNorm: number): Promise<void> {
     const names = new Map([...this.model.trainableParameters()].map(([key, {name}]) => [key, name]));
-    tf.tidy(() => {
-      const clipped =
-        this.maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, this.maxGradNorm);
-      const byVariable = Object.entries(clipped).map(([key, gradient]) => [names.get(key), gradient]);
-      this.optimizer.applyGradients(Object.fromEntries(byVariable));
-    });
+    const {optimizer, maxGradNorm} = this;
+    const clipped =
+      maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, maxGradNorm);
+    const byVariable = Object.fromEntries(
+      Object.entries(clipped).map(([key, gradient]) => [names.get(key), gradient]),
+    );
+    try {
+      if (optimizer instanceof NamedStateOptimizer) await optimizer.applyGradientsAsync(byVariable);
+      else optimizer.applyGradients(byVariable);
+    } finally {
+      if (clipped !== gradients) tf.dispose(clipped);
+    }
   }
 
   private assertFinite(loss: number, gradNorm: number): void {

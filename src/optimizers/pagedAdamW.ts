@@ -1,0 +1,15 @@
+import * as tf from '@tensorflow/tfjs';
+import {AdamW, type AdamWArgs} from './adamW.ts';
+import {type PagedArgs, PagedStates} from './pagedStates.ts';
+
+export interface PagedAdamWArgs extends AdamWArgs, PagedArgs {}
+
+/** {@link AdamW} whose state lies in host memory, see {@link PagedStates}; the weights are the same, bit for bit. */
+export class PagedAdamW extends AdamW {
+  static override className = 'PagedAdamW';
+
+  constructor(args: PagedAdamWArgs = {}) {
+    super(args, new PagedStates(args.deviceBudgetBytes));
+  }
+}
+tf.serialization.registerClass(PagedAdamW);
