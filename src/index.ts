@@ -54,7 +54,7 @@ export {
 export {Lion, type LionArgs} from './optimizers/lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './optimizers/lion8bit.ts';
 export {NamedStateOptimizer, type StateEntry} from './optimizers/namedStateOptimizer.ts';
-export {type OptimizerName, optimizerByName} from './optimizers/optimizerByName.ts';
+export {type OptimizerName, type OptimizerSettings, optimizerByName} from './optimizers/optimizerByName.ts';
 export {loadOptimizer, saveOptimizer} from './optimizers/optimizerFile.ts';
 export {PagedAdamW, type PagedAdamWArgs} from './optimizers/pagedAdamW.ts';
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './optimizers/pagedAdamW8bit.ts';
