@@ -1,7 +1,7 @@
 import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {AdamW, Llama, PagedStates, useBackend} from '../../src/index.ts';
 import {expectNoLeak} from '../describeEachBackend.ts';
 import {snippets} from './snippets.ts';
 
@@ -98,14 +98,16 @@ test('the model family divides its logits, trains with LoRA and generates', asyn
   model.dispose();
 });
 
-test('the optimizer steps by the sign of its momentum', () => {
-  const {Lion} = load('lion');
-  const variable = tf.variable(tf.tensor1d([1, 1, 1]), true, 'lionWeight');
-  const lion = new Lion(0.5);
-  lion.applyGradients({lionWeight: tf.tensor1d([3, -0.1, 0])});
-  expect([...variable.dataSync()]).toEqual([0.5, 1.5, 1]);
-  lion.applyGradients({lionWeight: tf.tensor1d([-0.1, 0.1, 0])}); // momentum 0.03, −0.001; 0.9 · m + 0.1 · g
-  expect([...variable.dataSync()]).toEqual([0, 1, 1]);
-  lion.dispose();
-  variable.dispose();
+test('the optimizer steps by the sign of its momentum, paged or not', () => {
+  const {Signum} = load('signum');
+  for (const states of [undefined, new PagedStates()]) {
+    const variable = tf.variable(tf.tensor1d([1, 1, 1]), true, 'signumWeight');
+    const signum = new Signum(0.5, 0.9, states);
+    signum.applyGradients({signumWeight: tf.tensor1d([3, -0.1, 0])});
+    expect([...variable.dataSync()]).toEqual([0.5, 1.5, 1]);
+    signum.applyGradients({signumWeight: tf.tensor1d([-0.1, 0.1, 0])}); // momentum 0.26, 0.001
+    expect([...variable.dataSync()]).toEqual([0, 1, 1]);
+    signum.dispose();
+    variable.dispose();
+  }
 });
