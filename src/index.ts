@@ -24,6 +24,7 @@ export {type ChatEncoder, modelChatEncoder} from './chat/chatEncoder.ts';
 export {ChatSession, type ChatSessionOptions} from './chat/chatSession.ts';
 export type {BatchOptions, TrainingData} from './data/batches.ts';
 export {type CollateOptions, collate, type Example} from './data/collate.ts';
+export {lengthGrouped} from './data/lengthGrouped.ts';
 export {
   type Candidate,
   type Comparison,
@@ -70,11 +71,18 @@ export type {
   CallbackLike,
   EpochLogs,
   Evaluation,
+  LogEntry,
   StepRecord,
   TrainingCallback,
 } from './training/callbacks.ts';
 export {clipByGlobalNorm, globalNorm} from './training/clipByGlobalNorm.ts';
-export type {FitArgs} from './training/fitArgs.ts';
+export {
+  type EstimableModel,
+  type EstimateArgs,
+  estimateMemory,
+  type MemoryEstimate,
+} from './training/estimateMemory.ts';
+export type {Cadence, FitArgs, ReportTarget} from './training/fitArgs.ts';
 export {
   type LearningRateSchedule,
   learningRateSchedule,

@@ -16,10 +16,18 @@ export interface StepRecord {
   gradNorm: number;
   /** Labels that counted. */
   tokens: number;
+  /** Loss or gradient was not finite: no weight has changed. */
+  isSkipped?: boolean;
   /** Positions run, padding included, per second of this step. */
   tokensPerSecond: number;
-  /** Since training began. */
+  /** Positions of the whole run so far, padding included. */
+  tokensSeen: number;
+  /** Since training began, or went on. */
   seconds: number;
+  /** What the rest should take at the pace so far, where the length is known. */
+  secondsLeft?: number;
+  /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
+  memoryBytes: number;
 }
 
 /** What an evaluation found. */
@@ -30,6 +38,20 @@ export interface Evaluation {
   perplexity: number;
   /** Labels that counted. */
   tokens: number;
+  /** How many there were, and how long it took. */
+  examples: number;
+  batches: number;
+  seconds: number;
+}
+
+/**
+ * A line of the log, with transformers' names: `loss`, `grad_norm`, `learning_rate` in training; `eval_loss` … after an
+ * evaluation; `train_loss` … at the end.
+ */
+export interface LogEntry {
+  step: number;
+  epoch: number;
+  [name: string]: number;
 }
 
 /** An epoch's `loss`, and after validation `val_loss`: Keras's names. */
@@ -46,7 +68,8 @@ export interface TrainingCallback {
   setModel?(model: unknown): void;
   /** Keras callbacks are told `epochs`, `steps`, `batchSize`, `verbose`, `doValidation`. */
   setParams?(params: Record<string, unknown>): void;
-  onTrainBegin?: Handler<[logs: {totalSteps?: number}]>;
+  /** `step`: the steps already done, above 0 when a run goes on. */
+  onTrainBegin?: Handler<[logs: {totalSteps?: number; step?: number}]>;
   onTrainEnd?: Handler<[]>;
   /** Instead of {@link onTrainEnd}, when training breaks off; the error is thrown afterwards. */
   onTrainError?: Handler<[error: unknown]>;
@@ -62,6 +85,20 @@ export interface TrainingCallback {
   // biome-ignore lint/suspicious/noExplicitAny: Keras callbacks take their own log types
   onBatchEnd?: (batch: number, logs?: any) => void | Promise<void>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
+  /** After each step once its evaluation, if any, is over: here a checkpoint is written. */
+  onStepComplete?: Handler<[step: number]>;
+  /** After the last step of a run that was not broken off, before {@link onTrainEnd}: here results are written. */
+  onTrainComplete?: Handler<[]>;
+  /** After each line of the log. */
+  onLog?: Handler<[entry: LogEntry]>;
+  /** After a checkpoint is in place. */
+  onSave?: Handler<[folder: string, step: number]>;
+  /** Under this name {@link getState} is kept in checkpoints. */
+  readonly stateName?: string;
+  /** What a run that goes on needs to know, as JSON. */
+  getState?(): Record<string, unknown>;
+  /** Takes over what {@link getState} gave. */
+  setState?(state: Record<string, unknown>): void;
 }
 
 /** A callback, a Keras callback, or a function to call after each step. */
@@ -71,25 +108,49 @@ export type CallbackLike =
   | tf.CustomCallback
   | ((record: StepRecord) => void | Promise<void>);
 
-type EventName = Exclude<keyof TrainingCallback, 'setModel' | 'setParams'>;
+type EventName = Extract<keyof TrainingCallback, `on${string}`>;
+
+/**
+ * What the user passed, as callbacks.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for something that is no callback
+ */
+export function userCallbacks(given: CallbackLike | CallbackLike[] = []): TrainingCallback[] {
+  return [given].flat().map((callback, i) => {
+    if (typeof callback === 'function') return {onStepEnd: callback};
+    if (typeof callback === 'object' && callback !== null) return callback as TrainingCallback;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `fitDataset callback ${i}: expected a callback or a function, got ${callback === null ? 'null' : typeof callback}`,
+    );
+  });
+}
 
 /** Several callbacks as one. */
 export class CallbackList {
-  private readonly callbacks: TrainingCallback[];
-
-  /** @throws TfjsLoraError `INVALID_ARGUMENT` for something that is no callback */
-  constructor(callbacks: CallbackLike[], model: unknown, params: Record<string, unknown> = {}) {
-    this.callbacks = callbacks.map((callback, i) => {
-      if (typeof callback === 'function') return {onStepEnd: callback};
-      if (typeof callback === 'object' && callback !== null) return callback as TrainingCallback;
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `fitDataset callback ${i}: expected a callback or a function, got ${callback === null ? 'null' : typeof callback}`,
-      );
-    });
-    for (const callback of this.callbacks) {
+  constructor(
+    private readonly callbacks: TrainingCallback[],
+    model: unknown,
+    params: Record<string, unknown> = {},
+  ) {
+    for (const callback of callbacks) {
       callback.setParams?.(params);
       callback.setModel?.(model);
+    }
+  }
+
+  /** What the callbacks that have a `stateName` keep in a checkpoint. */
+  get states(): Record<string, Record<string, unknown>> {
+    const states: Record<string, Record<string, unknown>> = {};
+    for (const callback of this.callbacks)
+      if (callback.stateName && callback.getState) states[callback.stateName] = callback.getState();
+    return states;
+  }
+
+  set states(states: Record<string, Record<string, unknown>>) {
+    for (const callback of this.callbacks) {
+      const state = callback.stateName && states[callback.stateName];
+      if (state) callback.setState?.(state);
     }
   }
 

@@ -4,7 +4,7 @@ import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 export type LearningRateSchedule = (step: number) => number;
 
 export interface ScheduleArgs {
-  /** Updates over which the rate rises from 0. Default `warmupRatio · totalSteps`, rounded up. */
+  /** Updates over which the rate rises from 0. Default, and for 0: `warmupRatio · totalSteps`, rounded up. */
   warmupSteps?: number;
   /** Share of `totalSteps`, 0 … 1. Default 0. */
   warmupRatio?: number;
@@ -107,7 +107,7 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
       `learning rate schedule "${name}" ${key}: expected a number ${range}, got ${value}`,
     );
   }
-  const ratioNeedsLength = warmsUp && warmupRatio > 0 && args.warmupSteps === undefined;
+  const ratioNeedsLength = warmsUp && warmupRatio > 0 && !args.warmupSteps;
   if (totalSteps === undefined && (needsLength || ratioNeedsLength)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -115,7 +115,7 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
         'known beforehand, or maxSteps to fitDataset.',
     );
   }
-  const warmupSteps = args.warmupSteps ?? Math.ceil(warmupRatio * (totalSteps ?? 0));
+  const warmupSteps = args.warmupSteps || Math.ceil(warmupRatio * (totalSteps ?? 0));
   const resolved = {...args, warmupSteps, totalSteps: totalSteps ?? Number.POSITIVE_INFINITY};
   return (step) => (warmsUp && step < warmupSteps ? step / Math.max(1, warmupSteps) : factor(step, resolved));
 }

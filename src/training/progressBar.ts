@@ -1,5 +1,6 @@
 import cliProgress from 'cli-progress';
 import type {StepRecord, TrainingCallback} from './callbacks.ts';
+import {formatBytes} from './formatBytes.ts';
 
 /** Where progress is written: a terminal is redrawn, anything else gets a line now and then. */
 export interface ProgressStream {
@@ -19,7 +20,7 @@ export function defaultProgressStream(): ProgressStream | undefined {
 }
 
 /**
- * A callback that shows loss, learning rate, tokens per second and the time left.
+ * A callback that shows loss, learning rate, tokens per second, time left and memory.
  *
  * @param stream such as `process.stderr`
  */
@@ -41,7 +42,7 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
   let details = '';
   let validation = '';
   return {
-    onTrainBegin: ({totalSteps}) => bar.start(totalSteps ?? 0, 0, {details}),
+    onTrainBegin: ({totalSteps, step = 0}) => bar.start(totalSteps ?? 0, step, {details}),
     onStepEnd: (record) => {
       if (record.totalSteps === undefined) bar.setTotal(record.step);
       details = describe(record);
@@ -79,12 +80,12 @@ function byLines(stream: ProgressStream): TrainingCallback {
   };
 }
 
-function describe({loss, learningRate, tokensPerSecond, seconds, step, totalSteps}: StepRecord): string {
-  const left =
-    totalSteps === undefined ? '' : ` eta ${formatSeconds((seconds / step) * (totalSteps - step))}`;
+function describe(record: StepRecord): string {
+  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = record;
+  const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
   const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
   const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
-  return `loss ${loss.toFixed(4)}${rate} ${pace}`;
+  return `loss ${loss.toFixed(4)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
 }
 
 function formatSeconds(seconds: number): string {

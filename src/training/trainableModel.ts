@@ -3,7 +3,12 @@ import type {Batch} from '../../models/batchLoss.ts';
 
 /** What the trainer needs of a model; every `CausalLM` is one. */
 export interface TrainableModel {
-  readonly config: {vocabSize: number; maxPositionEmbeddings: number; padTokenId?: number};
+  readonly config: {
+    vocabSize: number;
+    maxPositionEmbeddings: number;
+    padTokenId?: number;
+    hiddenSize?: number;
+  };
   /** Keras's flag: once true, training ends after the step at hand. */
   stopTraining: boolean;
   /** Sum of the loss over the labels that count; differentiable, and the only tensor left behind. */
@@ -14,4 +19,14 @@ export interface TrainableModel {
   trainableParameters(): Map<string, tf.Variable>;
   /** Layers that carry adapters, by name; one that is merged passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
+
+  /** Names of the adapters in force. */
+  readonly activeAdapters?: string[];
+  /** Writes a PEFT folder. */
+  saveAdapter?(folder: string, adapterName?: string): Promise<void>;
+  /** Writes a Hugging Face folder, its matrices as `storage` says. */
+  save?(folder: string): Promise<unknown>;
+  readonly storage?: string;
+  readonly tokenizer?: {save(folder: string): Promise<unknown>};
+  countParams?(): number;
 }

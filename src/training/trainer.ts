@@ -10,31 +10,22 @@ import {
   isReadOnce,
   type TrainingData,
 } from '../data/batches.ts';
-import {CallbackList, type Evaluation} from './callbacks.ts';
+import {orderedByLength} from '../data/lengthGrouped.ts';
+import {CallbackList, type Evaluation, userCallbacks} from './callbacks.ts';
+import {assertMemory} from './estimateMemory.ts';
 import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './fitArgs.ts';
 import type {LearningRateSchedule} from './learningRateSchedule.ts';
-import {defaultProgressStream, progressBar} from './progressBar.ts';
+import {prepareOutputFolder} from './outputFolder.ts';
+import {checkpointToResume, resume} from './resume.ts';
+import {trainingFeatures} from './trainingFeatures.ts';
 import {TrainingHistory} from './trainingHistory.ts';
-import {TrainingStep} from './trainingStep.ts';
+import {positionAt, TrainingRun} from './trainingRun.ts';
+import {type StepOutcome, TrainingStep} from './trainingStep.ts';
 import {scalarValue} from './windowGradients.ts';
 
 export interface EvaluateArgs {
   /** Default 4. */
   batchSize?: number;
-}
-
-/** One call of {@link Trainer.fit}. */
-interface Run {
-  data: TrainingData;
-  plan: FitPlan;
-  /** Batches in an epoch, where known. */
-  batchesPerEpoch?: number;
-  /** Steps of the whole run, where known. */
-  totalSteps?: number;
-  factorAt: LearningRateSchedule;
-  history: TrainingHistory;
-  callbacks: CallbackList;
-  started: number;
 }
 
 /** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
@@ -46,8 +37,8 @@ export class Trainer extends TrainingStep {
   /**
    * Trains on examples or batches. Every window's loss is the sum over its labels over their count.
    *
-   * @throws TfjsLoraError before any work when a list holds an example that cannot be used; `NON_FINITE` with the weights
-   *   as before the step that failed
+   * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` when too many
+   *   steps in a row were not finite
    */
   async fit(data: TrainingData, args: FitArgs = {}): Promise<TrainingHistory> {
     if (this.isFitting) {
@@ -59,10 +50,16 @@ export class Trainer extends TrainingStep {
     this.isFitting = true;
     try {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+      const {outputDir} = run.plan;
+      const checkpoint = await checkpointToResume(run);
+      if (outputDir !== undefined) prepareOutputFolder(run, outputDir, checkpoint !== undefined);
+      if (checkpoint !== undefined) await resume(run, checkpoint);
+      const {totalSteps, firstTrainerStep: firstStep} = run;
+      const factorAt = this.scheduleOf({totalSteps, firstStep});
       this.history = run.history;
       this.model.stopTraining = false;
       try {
-        await this.runEpochs(run);
+        await this.runEpochs(run, factorAt);
       } catch (error) {
         await run.callbacks.emitError(error);
         throw error;
@@ -74,106 +71,139 @@ export class Trainer extends TrainingStep {
   }
 
   /** All that can be checked and counted before work begins. */
-  private plan(data: TrainingData, plan: FitPlan): Run {
+  private plan(data: TrainingData, plan: FitPlan): TrainingRun {
     const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
     const evaluations = plan.evaluationSteps === undefined ? epochs - initialEpoch : Number.POSITIVE_INFINITY;
     if (validationData) assertData(validationData, 'fitDataset validationData', limits, evaluations);
+    if (plan.groupByLength) orderedByLength(data, batchSize * gradientAccumulationSteps, ''); // throws for a stream
+    if (plan.memoryBudget !== undefined)
+      assertMemory(this.model, this.optimizer, data, plan, plan.memoryBudget);
     const batchesPerEpoch = countBatches(data, batchSize);
     const stepsInData =
       batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
     const totalSteps = stepsInData && maxSteps ? Math.min(stepsInData, maxSteps) : (stepsInData ?? maxSteps);
-    const {verbose, progressStream = defaultProgressStream()} = plan;
-    const progress = verbose > 0 && progressStream ? [progressBar(progressStream)] : [];
-    const callbacks = new CallbackList([...progress, ...[plan.callbacks ?? []].flat()], this.model, {
+    this.scheduleOf({totalSteps}); // throws where it needs a length that is not known
+    const run = new TrainingRun(
+      this.model,
+      this,
+      data,
+      plan,
+      new TrainingHistory(),
+      batchesPerEpoch,
+      totalSteps,
+      (run, isForced) => this.validate(run, isForced),
+    );
+    const {before, after} = trainingFeatures(run);
+    run.callbacks = new CallbackList([...before, ...userCallbacks(plan.callbacks), ...after], this.model, {
       epochs,
       initialEpoch,
       batchSize,
-      verbose,
+      verbose: plan.verbose,
       steps: totalSteps,
       doValidation: validationData !== undefined,
     });
-    return {
-      data,
-      plan,
-      batchesPerEpoch,
-      totalSteps,
-      factorAt: this.scheduleOf({totalSteps}),
-      history: new TrainingHistory(),
-      callbacks,
-      started: performance.now(),
-    };
+    return run;
   }
 
-  private async runEpochs(run: Run): Promise<void> {
-    const {plan, history, callbacks, totalSteps} = run;
-    await callbacks.emit('onTrainBegin', {...(totalSteps && {totalSteps})});
-    for (let epoch = plan.initialEpoch; epoch < plan.epochs && !this.isOver(run); epoch++) {
+  private async runEpochs(run: TrainingRun, factorAt: LearningRateSchedule): Promise<void> {
+    const {plan, progress, history, callbacks, totalSteps} = run;
+    await callbacks.emit('onTrainBegin', {...(totalSteps && {totalSteps}), step: progress.step});
+    while (progress.position.epoch < plan.epochs && !run.isOver) {
+      const {epoch} = progress.position;
       await callbacks.emit('onEpochBegin', epoch);
-      const loss = await this.runEpoch(run, epoch);
-      if (loss === undefined) {
-        if (history.steps.length === 0) throw emptyData('fitDataset');
+      const isWhole = await this.runEpoch(run, factorAt);
+      if (run.isInterrupted) break;
+      const {lossSum, tokens, windows} = progress.position;
+      if (windows === 0) {
+        if (progress.step === 0) throw emptyData('fitDataset');
         warn(`fitDataset: the data gave nothing in epoch ${epoch}, so training ends before it`);
         break;
       }
-      const validation = await this.validate(run);
-      const logs = {loss, ...(validation && {val_loss: validation.loss})};
+      const validation = plan.evaluatesEachEpoch ? await this.validate(run) : undefined;
+      const logs = {loss: lossSum / tokens, ...(validation && {val_loss: validation.loss})};
       history.addEpoch(epoch, logs);
+      if (isWhole) progress.position = positionAt(epoch + 1);
       await callbacks.emit('onEpochEnd', epoch, logs);
     }
+    history.isInterrupted = run.isInterrupted;
+    if (!run.isInterrupted) await callbacks.emit('onTrainComplete');
     await callbacks.emit('onTrainEnd');
   }
 
-  /** @returns the epoch's mean loss over its labels; undefined when there was no data */
-  private async runEpoch(run: Run, epoch: number): Promise<number | undefined> {
-    const {data, plan, batchesPerEpoch, totalSteps, factorAt, history, callbacks, started} = run;
-    const options = {
-      ...this.limits(),
-      batchSize: plan.batchSize,
-      padTokenId: plan.padTokenId ?? Math.max(0, this.model.config.padTokenId ?? 0), // −1: none, in old configs
-      shuffleSeed: plan.shuffle ? `${plan.seed}/${epoch}` : undefined,
-    };
-    let [lossSum, tokens, batchesDone] = [0, 0, 0];
-    for await (const window of windowsOf(batchesOf(data, options), plan.gradientAccumulationSteps)) {
-      const step = history.steps.length + 1;
+  /**
+   * Runs the windows of the epoch that are not done yet.
+   *
+   * @returns whether it came to the data's end
+   */
+  private async runEpoch(run: TrainingRun, factorAt: LearningRateSchedule): Promise<boolean> {
+    const {plan, progress, callbacks} = run;
+    const done = progress.position.windows;
+    let index = 0;
+    for await (const window of windowsOf(this.batches(run), plan.gradientAccumulationSteps)) {
+      if (index++ < done) continue;
+      const step = progress.step + 1;
       await callbacks.emit('onStepBegin', step);
       await callbacks.emit('onBatchBegin', step - 1);
       const begun = performance.now();
-      const result = await this.step(window, factorAt(this.steps), plan.seed);
-      const positions = window.reduce((sum, batch) => sum + positionsOf(batch), 0);
-      batchesDone += window.length;
-      lossSum += result.loss * result.tokens;
-      tokens += result.tokens;
-      const record = {
-        ...result,
-        step,
-        ...(totalSteps && {totalSteps}),
-        epoch: epoch + (batchesPerEpoch ? batchesDone / batchesPerEpoch : 0),
-        tokensPerSecond: (1000 * positions) / (performance.now() - begun),
-        seconds: (performance.now() - started) / 1000,
-      };
-      history.steps.push(record);
-      await callbacks.emitStepEnd(record);
+      const outcome = await this.step(window, factorAt(this.steps), plan.seed);
+      this.steps++;
+      await this.record(run, outcome, window, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
+      await callbacks.emit('onStepComplete', step);
       await tf.nextFrame(); // let notebooks and signals in
-      if (this.isOver(run)) break;
+      if (run.isOver) return false;
     }
-    return tokens === 0 ? undefined : lossSum / tokens;
+    return true;
   }
 
-  private isOver({history, plan}: Run): boolean {
-    return this.model.stopTraining || history.steps.length >= (plan.maxSteps ?? Number.POSITIVE_INFINITY);
+  /** The epoch's batches, in an order that the seed and the epoch alone decide. */
+  private batches({data, plan, progress}: TrainingRun): AsyncGenerator<Batch> {
+    const seed = `${plan.seed}/${progress.position.epoch}`;
+    const {batchSize, groupByLength, gradientAccumulationSteps} = plan;
+    return batchesOf(
+      groupByLength ? orderedByLength(data, batchSize * gradientAccumulationSteps, seed) : data,
+      {
+        ...this.limits(),
+        batchSize,
+        padTokenId: plan.padTokenId ?? Math.max(0, this.model.config.padTokenId ?? 0), // −1: none, in old configs
+        shuffleSeed: plan.shuffle && !groupByLength ? seed : undefined,
+      },
+    );
+  }
+
+  /** Counts a step and tells of it. */
+  private async record(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
+    const {isSkipped, ...result} = outcome;
+    const [rows, positions] = sizeOf(window);
+    run.count(result, isSkipped, window.length, rows, positions);
+    const {totalSteps, secondsLeft, seconds} = run;
+    const {step, epoch, tokensSeen} = run.progress;
+    const record = {
+      ...result,
+      ...(isSkipped && {isSkipped}),
+      step,
+      ...(totalSteps && {totalSteps}),
+      epoch,
+      tokensPerSecond: (1000 * positions) / ms,
+      tokensSeen,
+      seconds,
+      ...(secondsLeft !== undefined && {secondsLeft}),
+    };
+    run.history.steps.push(record);
+    await run.callbacks.emitStepEnd(record);
   }
 
   /** Evaluates, unless that was done after this very step. */
-  private async validate({plan, history, callbacks}: Run): Promise<Evaluation | undefined> {
+  private async validate(run: TrainingRun, isForced = false): Promise<Evaluation | undefined> {
+    const {plan, progress, history, callbacks} = run;
     if (!plan.validationData) return undefined;
-    const step = history.steps.length;
-    const last = history.evaluations.at(-1);
-    if (last?.step === step) return last;
+    const {step} = progress;
+    if (progress.evaluation?.step === step && !isForced) return progress.evaluation;
     const evaluation = await this.evaluate(plan.validationData, {batchSize: plan.validationBatchSize});
-    history.evaluations.push({...evaluation, step});
+    progress.evaluation = {...evaluation, step};
+    history.evaluations.push(progress.evaluation);
     await callbacks.emit('onEvaluate', evaluation, step);
     return evaluation;
   }
@@ -183,14 +213,19 @@ export class Trainer extends TrainingStep {
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
     assertData(data, 'evaluateDataset', limits);
-    let [sum, tokens] = [0, 0];
+    const begun = performance.now();
+    let [sum, tokens, examples, batches] = [0, 0, 0, 0];
     for await (const batch of batchesOf(data, {batchSize, ...limits})) {
       sum += await scalarValue(this.model.lossSum(batch));
       tokens += this.model.targetCount(batch);
+      examples += sizeOf([batch])[0];
+      batches++;
       await tf.nextFrame();
     }
     if (tokens === 0) throw emptyData('evaluateDataset');
-    return {loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens};
+    const loss = sum / tokens;
+    const seconds = (performance.now() - begun) / 1000;
+    return {loss, perplexity: Math.exp(loss), tokens, examples, batches, seconds};
   }
 
   private limits(): {maxLength: number; vocabSize: number} {
@@ -210,6 +245,14 @@ async function* windowsOf(batches: AsyncIterable<Batch>, size: number): AsyncGen
   if (window.length > 0) yield window;
 }
 
-function positionsOf({inputIds}: Batch): number {
-  return inputIds instanceof tf.Tensor ? inputIds.size : inputIds.length * inputIds[0].length;
+/** Rows and positions of some batches. */
+function sizeOf(batches: Batch[]): [rows: number, positions: number] {
+  let [rows, positions] = [0, 0];
+  for (const {inputIds} of batches) {
+    const [height, width] =
+      inputIds instanceof tf.Tensor ? inputIds.shape : [inputIds.length, inputIds[0].length];
+    rows += height;
+    positions += height * width;
+  }
+  return [rows, positions];
 }

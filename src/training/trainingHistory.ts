@@ -7,7 +7,10 @@ export class TrainingHistory extends tf.History {
   override epoch: number[] = [];
   /** Per epoch: `loss`, and `val_loss` where there was validation. */
   override history: Record<string, number[]> = {};
+  /** Of this call; after a resumption the first is not step 1. */
   readonly steps: StepRecord[] = [];
+  /** Whether `signal` ended the run before its time. */
+  isInterrupted = false;
   /** With the step after which each was made. */
   readonly evaluations: (Evaluation & {step: number})[] = [];
 

@@ -40,6 +40,14 @@ export interface StepResult {
   learningRate: number;
 }
 
+/** A step as `fitDataset` sees it. */
+export interface StepOutcome extends StepResult {
+  /** Loss or gradient was not finite: no weight has changed. */
+  isSkipped: boolean;
+  /** See {@link WindowGradients}. */
+  memoryBytes: number;
+}
+
 /** Dropout of one run's steps, and of runs seeded one apart, draws from seeds that do not meet. */
 const STEPS_PER_SEED = 1_000_003;
 
@@ -110,24 +118,28 @@ export class TrainingStep {
    * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
    */
   async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
-    return this.step(batches, this.scheduleOf()(this.steps));
+    const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
+    if (isSkipped) throw this.notFinite(result);
+    this.steps++;
+    return result;
   }
 
   /**
+   * One step, or none where loss or gradient is not finite; the caller counts it.
+   *
    * @param factor on the optimizer's learning rate
    * @param seed of the run
    */
-  protected async step(batches: Batch | Batch[], factor: number, seed = 0): Promise<StepResult> {
+  protected async step(batches: Batch | Batch[], factor: number, seed = 0): Promise<StepOutcome> {
     const window = await windowGradients(this.model, batches, seed * STEPS_PER_SEED + this.steps);
     try {
       await this.onGradients?.(window);
-      const {loss, tokens, gradients} = window;
+      const {loss, tokens, gradients, memoryBytes} = window;
       const gradNorm = await scalarValue(globalNorm(Object.values(gradients)));
-      this.assertFinite(loss, gradNorm);
+      const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
-      await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
-      this.steps++;
-      return {loss, tokens, gradNorm, learningRate};
+      if (!isSkipped) await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
+      return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
       tf.dispose(window.gradients);
     }
@@ -136,11 +148,12 @@ export class TrainingStep {
   /**
    * The factor at a step, counted since `compile`.
    *
-   * @param run when it is for a run that begins now, with its length where known
+   * @param run when it is for a run: its length where known, and the step it began at if that is not now
    * @throws TfjsLoraError `INVALID_ARGUMENT` when the schedule needs a length that nobody gave
    */
-  protected scheduleOf(run?: {totalSteps?: number}): LearningRateSchedule {
-    const {schedule, steps: firstStep} = this;
+  protected scheduleOf(run?: {totalSteps?: number; firstStep?: number}): LearningRateSchedule {
+    const {schedule} = this;
+    const firstStep = run?.firstStep ?? this.steps;
     if (schedule === undefined) return () => 1;
     if (typeof schedule === 'function') return schedule;
     const {name, ...args} = settingsOf(schedule);
@@ -171,9 +184,8 @@ export class TrainingStep {
     }
   }
 
-  private assertFinite(loss: number, gradNorm: number): void {
-    if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return;
-    throw new TfjsLoraError(
+  private notFinite({loss, gradNorm}: StepResult): TfjsLoraError {
+    return new TfjsLoraError(
       'NON_FINITE',
       `training step ${this.steps + 1}: expected numbers, got loss ${loss}, gradient norm ${gradNorm}. ` +
         'The weights are as before the step; lower the learning rate or check the data.',

@@ -12,6 +12,8 @@ export interface WindowGradients {
   tokens: number;
   /** By the weight's key in a PEFT file. The caller disposes them. */
   gradients: tf.NamedTensorMap;
+  /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
+  memoryBytes: number;
 }
 
 /** Micro-batches of one window draw their dropout from seeds of their own. */
@@ -46,13 +48,17 @@ export async function windowGradients(
   const variables = parameters.map(([, variable]) => variable);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
-  let loss = 0;
+  let [loss, memoryBytes] = [0, 0];
   try {
     for (const [i, batch] of window.entries()) {
       if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
       const options = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
       const {value, grads} = tf.tidy(() =>
-        tf.variableGrads(() => model.lossSum(batch, options).div(tokens) as tf.Scalar, variables),
+        tf.variableGrads(() => {
+          const share = model.lossSum(batch, options).div(tokens) as tf.Scalar;
+          memoryBytes = tf.memory().numBytes;
+          return share;
+        }, variables),
       ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
       for (const [key, {name}] of parameters) {
         const [sum, gradient] = [gradients[key], grads[name]];
@@ -66,7 +72,7 @@ export async function windowGradients(
     tf.dispose(gradients);
     throw error;
   }
-  return {loss, tokens, gradients};
+  return {loss, tokens, gradients, memoryBytes};
 }
 
 /** A merged adapter would get gradients of 0 and seem to train. */

@@ -10,6 +10,9 @@ const record = (step: number, seconds: number, more: Partial<StepRecord> = {}): 
   gradNorm: 1,
   tokens: 10,
   tokensPerSecond: 123.4,
+  tokensSeen: 40 * step,
+  secondsLeft: (seconds / step) * (4 - step),
+  memoryBytes: 1.5 * 2 ** 30,
   ...more,
 });
 
@@ -21,12 +24,12 @@ test('writes a line now and then where nothing can be redrawn, and always the la
   await bar.onStepEnd?.(record(2, 2));
   await bar.onStepEnd?.(record(3, 90));
   await bar.onStepEnd?.(record(4, 91));
-  await bar.onEvaluate?.({loss: 1, perplexity: Math.E, tokens: 5}, 4);
+  await bar.onEvaluate?.({loss: 1, perplexity: Math.E, tokens: 5, examples: 1, batches: 1, seconds: 1}, 4);
   await bar.onTrainEnd?.();
   expect(lines).toEqual([
-    'step 1/4 loss 2.5000 lr 1.00e-4 123 tok/s 1s eta 3s\n',
-    'step 3/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m30s eta 30s\n',
-    'step 4/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m31s eta 0s\n',
+    'step 1/4 loss 2.5000 lr 1.00e-4 123 tok/s 1s eta 3s 1.5 GiB\n',
+    'step 3/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m30s eta 30s 1.5 GiB\n',
+    'step 4/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m31s eta 0s 1.5 GiB\n',
     'step 4 validation loss 1.0000 perplexity 2.72\n',
   ]);
 });
@@ -34,8 +37,15 @@ test('writes a line now and then where nothing can be redrawn, and always the la
 test('leaves out what is not known', async () => {
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
-  await bar.onStepEnd?.(record(1, 7500, {totalSteps: undefined, learningRate: Number.NaN}));
-  expect(lines).toEqual(['step 1 loss 2.5000 123 tok/s 2h05m\n']);
+  await bar.onStepEnd?.(
+    record(1, 7500, {
+      totalSteps: undefined,
+      secondsLeft: undefined,
+      learningRate: Number.NaN,
+      memoryBytes: 900,
+    }),
+  );
+  expect(lines).toEqual(['step 1 loss 2.5000 123 tok/s 2h05m 900 B\n']);
 });
 
 /** As much of a terminal as the bar needs; remembers what was written. */
@@ -66,9 +76,9 @@ test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal un
   const bar = progressBar(stream);
   await bar.onTrainBegin?.({totalSteps: 4});
   await bar.onStepEnd?.(record(2, 2));
-  await bar.onEvaluate?.({loss: 1.5, perplexity: 4.5, tokens: 5}, 2);
+  await bar.onEvaluate?.({loss: 1.5, perplexity: 4.5, tokens: 5, examples: 1, batches: 1, seconds: 1}, 2);
   await bar[end]?.(new Error('broken off') as never);
-  expect(text()).toContain('2/4 loss 2.5000 lr 1.00e-4 123 tok/s 2s eta 2s val 1.5000');
+  expect(text()).toContain('2/4 loss 2.5000 lr 1.00e-4 123 tok/s 2s eta 2s 1.5 GiB val 1.5000');
   const drawn = text();
   await bar[end]?.(new Error('again') as never);
   expect(text()).toBe(drawn); // nothing is drawn any more

@@ -1,0 +1,148 @@
+import {randomUUID} from 'node:crypto';
+import * as fs from 'node:fs';
+import {join, resolve} from 'node:path';
+import {readJson} from '../../models/jsonFile.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {syncFolder} from '../../quant/safetensors/stagedFile.ts';
+import {warn} from '../../quant/warn.ts';
+import {writeWhole} from './linesFile.ts';
+
+/** Written last; lists the checkpoint's files, so that one that lost some is known. */
+const RESUME_STATE = 'resume_state.json';
+const NAME = /^checkpoint-(\d+)$/;
+const UNFINISHED = /^\.checkpoint-\d+\.[\w-]+\.tmp$/;
+const REMOVED = /^\.checkpoint-\d+\.[\w-]+\.old$/;
+
+export function checkpointFolder(outputDir: string, step: number): string {
+  return join(outputDir, `checkpoint-${step}`);
+}
+
+/**
+ * Writes `checkpoint-<step>`: everything goes to a folder of a temporary name and onto the disk, the folder gets its
+ * name last. A run that is killed leaves the whole checkpoint or none.
+ *
+ * @param fill writes the files
+ * @param state what `readCheckpoint` is to give back, as JSON
+ */
+export async function writeCheckpoint(
+  outputDir: string,
+  step: number,
+  fill: (folder: string) => Promise<void>,
+  state: Record<string, unknown>,
+): Promise<string> {
+  const folder = checkpointFolder(outputDir, step);
+  const staged = join(outputDir, `.checkpoint-${step}.${randomUUID()}.tmp`);
+  fs.mkdirSync(staged, {recursive: true});
+  try {
+    await fill(staged);
+    const files = Object.fromEntries(
+      filesIn(staged).map((name) => [name, fs.statSync(join(staged, name)).size]),
+    );
+    for (const name of Object.keys(files)) syncFile(join(staged, name));
+    writeWhole(join(staged, RESUME_STATE), `${JSON.stringify({...state, files}, null, 2)}\n`);
+    if (fs.existsSync(folder)) removeCheckpoint(outputDir, step);
+    fs.renameSync(staged, folder);
+  } catch (error) {
+    fs.rmSync(staged, {recursive: true, force: true});
+    throw error;
+  }
+  syncFolder(outputDir);
+  return folder;
+}
+
+/**
+ * The state a checkpoint was written with.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` for one that is not whole
+ */
+export async function readCheckpoint(folder: string): Promise<Record<string, unknown>> {
+  const state = await readJson(join(folder, RESUME_STATE));
+  const files = state.files;
+  if (typeof files !== 'object' || files === null)
+    throw torn(folder, RESUME_STATE, 'a list of files', 'none');
+  for (const [name, size] of Object.entries(files)) {
+    const got = fs.statSync(join(folder, name), {throwIfNoEntry: false})?.size;
+    if (got !== size) throw torn(folder, name, `${size} bytes`, got === undefined ? 'no file' : `${got}`);
+  }
+  return state;
+}
+
+function torn(folder: string, name: string, expected: string, got: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'CORRUPT_FILE',
+    `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. Resume from another one.`,
+  );
+}
+
+/** The newest whole checkpoint in a folder; one that is torn is passed over with a warning. */
+export async function newestCheckpoint(outputDir: string): Promise<string | undefined> {
+  for (const step of checkpointSteps(outputDir).reverse()) {
+    const folder = checkpointFolder(outputDir, step);
+    try {
+      await readCheckpoint(folder);
+      return folder;
+    } catch (error) {
+      warn(`checkpoint ${resolve(folder)} is torn and was skipped: ${(error as Error).message}`);
+    }
+  }
+  return undefined;
+}
+
+/** Steps of the checkpoints in a folder, ascending. */
+export function checkpointSteps(outputDir: string): number[] {
+  return entriesOf(outputDir)
+    .map((name) => NAME.exec(name)?.[1])
+    .filter((step) => step !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+/** Removes the oldest checkpoints beyond `limit`; those of the `kept` steps and the newest stay. */
+export function rotateCheckpoints(outputDir: string, limit: number, kept: readonly number[]): void {
+  const steps = checkpointSteps(outputDir);
+  const removable = steps.slice(0, -1).filter((step) => !kept.includes(step));
+  for (const step of removable.slice(0, Math.max(0, steps.length - limit))) removeCheckpoint(outputDir, step);
+}
+
+/** Takes the name away first: a run killed while the files go leaves no half of a checkpoint. */
+export function removeCheckpoint(outputDir: string, step: number): void {
+  const doomed = join(outputDir, `.checkpoint-${step}.${randomUUID()}.old`);
+  fs.renameSync(checkpointFolder(outputDir, step), doomed);
+  fs.rmSync(doomed, {recursive: true, force: true});
+}
+
+/** Removes what a run that was killed while saving left behind, with a warning that names it. */
+export function removeUnfinished(outputDir: string): void {
+  for (const name of entriesOf(outputDir)) {
+    const path = join(outputDir, name);
+    if (UNFINISHED.test(name)) {
+      warn(`checkpoint ${resolve(path)} is torn and was skipped: the run ended while it was being written`);
+    } else if (!REMOVED.test(name)) continue;
+    fs.rmSync(path, {recursive: true, force: true});
+  }
+}
+
+function entriesOf(folder: string): string[] {
+  return fs.existsSync(folder) ? fs.readdirSync(folder) : [];
+}
+
+/** Paths of all files in a folder, relative to it. */
+function filesIn(folder: string): string[] {
+  const names = fs
+    .readdirSync(folder, {withFileTypes: true})
+    .flatMap((entry) =>
+      entry.isDirectory()
+        ? filesIn(join(folder, entry.name)).map((name) => `${entry.name}/${name}`)
+        : [entry.name],
+    );
+  return names.sort();
+}
+
+function syncFile(path: string): void {
+  const descriptor = fs.openSync(path, 'r+');
+  try {
+    fs.fsyncSync(descriptor);
+  } finally {
+    fs.closeSync(descriptor);
+  }
+}

@@ -1,0 +1,72 @@
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {warn} from '../../quant/warn.ts';
+import type {TrainingCallback} from './callbacks.ts';
+import {rotateCheckpoints, writeCheckpoint} from './checkpointFolder.ts';
+import {saveOptimizer} from './optimizerState.ts';
+import {resumeStateOf} from './resume.ts';
+import {assertFiniteWeights, saveTrainedWeights} from './trainedWeights.ts';
+import {writeTrainerState} from './trainerState.ts';
+import type {TrainingRun} from './trainingRun.ts';
+
+/**
+ * Writes `checkpoint-<step>` folders as `saveStrategy` says, after the last step where that is `steps`, and whenever a run
+ * is interrupted: trained weights, optimizer, `trainer_state.json`, and what it takes to go on exactly.
+ */
+export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallback {
+  const {plan} = run;
+  let savedStep = run.firstStep;
+  const save = async () => {
+    const {progress} = run;
+    if (progress.step === savedStep || progress.step === 0) return;
+    if (progress.skippedInRow > 0) {
+      warn(`checkpoint ${progress.step} was not written: the step before it was not finite`);
+      return;
+    }
+    try {
+      await assertFiniteWeights(run.model, `checkpoint ${progress.step}`);
+    } catch (error) {
+      if (!(error instanceof TfjsLoraError)) throw error;
+      warn(error.message);
+      return;
+    }
+    rememberBest(run);
+    const folder = await writeCheckpoint(
+      outputDir,
+      progress.step,
+      (staged) => fill(run, staged),
+      resumeStateOf(run),
+    );
+    savedStep = progress.step;
+    const {saveTotalLimit} = plan;
+    const kept = progress.best && plan.loadBestModelAtEnd ? [progress.best.step] : [];
+    if (saveTotalLimit !== undefined) rotateCheckpoints(outputDir, saveTotalLimit, kept);
+    await run.callbacks.emit('onSave', folder, progress.step);
+  };
+  return {
+    onTrainBegin: () => {
+      savedStep = run.firstStep;
+    },
+    onStepComplete: async (step) => {
+      if (run.isInterrupted || (plan.saveStrategy === 'steps' && step % plan.saveSteps === 0)) await save();
+    },
+    onEpochEnd: async () => {
+      if (plan.saveStrategy === 'epoch') await save();
+    },
+    onTrainComplete: async () => {
+      if (plan.saveStrategy === 'steps') await save();
+    },
+  };
+}
+
+async function fill(run: TrainingRun, folder: string): Promise<void> {
+  await saveTrainedWeights(run.model, folder);
+  await saveOptimizer(run.trainer.optimizer, folder);
+  writeTrainerState(run, folder);
+}
+
+/** The best is the lowest loss of an evaluation right before a checkpoint. */
+function rememberBest({progress}: TrainingRun): void {
+  const {evaluation, step, best} = progress;
+  if (evaluation?.step === step && !(evaluation.loss >= (best?.loss ?? Number.POSITIVE_INFINITY)))
+    progress.best = {step, loss: evaluation.loss};
+}

@@ -1,0 +1,238 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {isBatch, type TrainingData} from '../data/batches.ts';
+import type {FitPlan} from './fitArgs.ts';
+import {formatBytes} from './formatBytes.ts';
+import type {TrainableModel} from './trainableModel.ts';
+
+/** A decoder of Llama's kind, with or without allocated weights. */
+export interface EstimableModel {
+  readonly config: {
+    vocabSize: number;
+    hiddenSize: number;
+    intermediateSize: number;
+    numHiddenLayers: number;
+    numAttentionHeads: number;
+    numKeyValueHeads: number;
+    headDim: number;
+    maxPositionEmbeddings: number;
+  };
+  readonly gradientCheckpointing: boolean;
+  /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
+  namedParameters(): Map<string, StoredWeight>;
+  adaptedLayers?(): Map<string, {adapters: Map<string, {dropout: number; useDoRA: boolean}>}>;
+}
+
+interface StoredWeight {
+  readonly shape: tf.Shape;
+  readonly logicalShape: number[];
+  readonly storage: string;
+  readonly trainable: boolean;
+}
+
+export interface EstimateArgs {
+  /** Examples in a batch. */
+  batchSize: number;
+  /** Tokens in the longest row, padding included. */
+  sequenceLength: number;
+  /** Default AdamW's: 8 bytes a trained weight. */
+  optimizer?: tf.Optimizer;
+  /** Default the model's. */
+  gradientCheckpointing?: boolean;
+  /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
+  gradientAccumulationSteps?: number;
+}
+
+/** Bytes at the peak of a training step. */
+export interface MemoryEstimate {
+  /** As stored: float32, or packed 16-bit or 4-bit. */
+  weights: number;
+  gradients: number;
+  optimizer: number;
+  /** What backward needs, with what a recomputed block needs, and one matrix unpacked. */
+  activations: number;
+  /** A chunk of logits with its gradient, where the head is the peak. */
+  logits: number;
+  total: number;
+}
+
+/**
+ * Floats that live at once for each number of a block's inside at the peak of backward, measured with the composed ops of
+ * `layers/ops` (cpu and wasm count alike); kernels that fuse more need less.
+ */
+const BLOCK = {hidden: 70, query: 21, keyValue: 14, intermediate: 16, scores: 11, dropout: 5.7, dora: 8.5};
+/** Of a block's floats, those that forward leaves behind when nothing is computed again. */
+const FORWARD_SHARE = 0.6;
+/** Floats for each hidden number, logit, and number of the head's matrix while head and loss run. */
+const HEAD = {hidden: 13, logits: 4.1, matrix: 1};
+const TRAINED_HEAD = {hidden: 13, logits: 7, matrix: 2};
+/** Logits that exist at once: see `linearCrossEntropy`. */
+const CHUNK_ELEMENTS = 1 << 24;
+
+/** Bytes of state for each trained weight on the device, by class name: the first that fits. */
+const OPTIMIZER_BYTES: [RegExp, number][] = [
+  [/^Paged/i, 0],
+  [/lion.*8bit/i, 1.05],
+  [/8bit/i, 2.1],
+  [/^(SGD)$/i, 0],
+  [/^(Momentum|Adagrad|Lion.*)$/i, 4],
+];
+const ADAM_BYTES = 8;
+
+/**
+ * What a training step will need at its peak, from shapes alone: it allocates nothing, and the model may be one made with
+ * `allocate: false`.
+ */
+export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
+  const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer} = args;
+  const parameters = [...model.namedParameters().values()];
+  const trained = parameters.filter(({trainable}) => trainable);
+  const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
+  const weights = parameters.reduce((sum, {shape}) => sum + 4 * tf.util.sizeFromShape(shape as number[]), 0);
+  const positions = batchSize * sequenceLength;
+  const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
+
+  const isRecomputed = args.gradientCheckpointing ?? model.gradientCheckpointing;
+  const block = positions * floatsOfBlock(model, sequenceLength);
+  const inputs = 2 * numHiddenLayers * positions * hiddenSize;
+  const backward = isRecomputed ? inputs + block : numHiddenLayers * block;
+  const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
+  const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
+  const atHead =
+    (isRecomputed ? inputs / 2 : FORWARD_SHARE * backward) +
+    head.hidden * positions * hiddenSize +
+    head.matrix * vocabSize * hiddenSize;
+  const logits = head.logits * chunk;
+  const isHeadHigher = atHead + logits > backward;
+  const unpacked = Math.max(
+    0,
+    ...parameters.map((weight) => (weight.storage === 'float32' ? 0 : matrixSize(weight))),
+  );
+
+  const estimate = {
+    weights,
+    gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
+    optimizer: trainedCount * bytesOfState(optimizer),
+    activations: 4 * ((isHeadHigher ? atHead : backward) + unpacked),
+    logits: isHeadHigher ? 4 * logits : 0,
+  };
+  return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
+}
+
+/** Floats for each position at the peak of one block's backward pass. */
+function floatsOfBlock(model: EstimableModel, length: number): number {
+  const {hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim} = model.config;
+  const query = numAttentionHeads * headDim;
+  const keyValue = 2 * numKeyValueHeads * headDim;
+  const adapters = [...(model.adaptedLayers?.().values() ?? [])].flatMap((layer) => [
+    ...layer.adapters.values(),
+  ]);
+  const dropped = adapters.some(({dropout}) => dropout > 0) ? 5 * hiddenSize + query + intermediateSize : 0;
+  const directed = adapters.some(({useDoRA}) => useDoRA)
+    ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
+    : 0;
+  const hasFusedAttention = tf.getKernel('Attention', tf.getBackend()) !== undefined;
+  return (
+    BLOCK.hidden * hiddenSize +
+    BLOCK.query * query +
+    BLOCK.keyValue * keyValue +
+    BLOCK.intermediate * intermediateSize +
+    (hasFusedAttention ? 0 : BLOCK.scores * numAttentionHeads * length) +
+    BLOCK.dropout * dropped +
+    BLOCK.dora * directed
+  );
+}
+
+function bytesOfState(optimizer: tf.Optimizer | undefined): number {
+  const name = optimizer?.getClassName() ?? '';
+  return OPTIMIZER_BYTES.find(([pattern]) => pattern.test(name))?.[1] ?? ADAM_BYTES;
+}
+
+const matrixSize = ({logicalShape}: StoredWeight): number => tf.util.sizeFromShape(logicalShape);
+
+/**
+ * Refuses a run that will not fit.
+ *
+ * @throws TfjsLoraError `INSUFFICIENT_MEMORY` with the estimate and the changes that would make it fit
+ */
+export function assertMemory(
+  model: TrainableModel,
+  optimizer: tf.Optimizer,
+  data: TrainingData,
+  plan: FitPlan,
+  budget: number,
+): void {
+  if (!isEstimable(model)) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'fitDataset memoryBudget: expected a model of Llama’s kind, whose memory can be estimated, got another',
+    );
+  }
+  const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
+  const {batchSize, gradientAccumulationSteps} = plan;
+  const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer};
+  const estimate = estimateMemory(model, args);
+  if (estimate.total <= budget) return;
+  throw new TfjsLoraError(
+    'INSUFFICIENT_MEMORY',
+    `fitDataset memory: expected a peak of at most ${formatBytes(budget)}, got an estimate of ${formatBytes(estimate.total)} ` +
+      `(${Object.entries(estimate)
+        .filter(([part, bytes]) => part !== 'total' && bytes > 0)
+        .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`)
+        .join(', ')}) for ${batchSize} × ${sequenceLength} tokens. ${adviceFor(model, args, budget)}`,
+  );
+}
+
+/** Changes in the order in which they cost least, each with what they give together, until the run fits. */
+function adviceFor(
+  model: EstimableModel,
+  args: Required<Omit<EstimateArgs, 'gradientCheckpointing'>>,
+  budget: number,
+): string {
+  const changes: string[] = [];
+  let current: EstimateArgs = {...args, gradientCheckpointing: model.gradientCheckpointing};
+  const fits = (next: EstimateArgs) => estimateMemory(model, next).total <= budget;
+  const apply = (what: string, next: EstimateArgs): boolean => {
+    current = next;
+    changes.push(`${what} (${formatBytes(estimateMemory(model, next).total)})`);
+    return fits(next);
+  };
+  const result = () => `Change ${changes.join(', then ')}.`;
+  if (!current.gradientCheckpointing)
+    if (apply('model.gradientCheckpointing = true', {...current, gradientCheckpointing: true}))
+      return result();
+  const examples = args.batchSize * args.gradientAccumulationSteps;
+  let batchSize = args.batchSize;
+  while (batchSize > 1 && !fits({...current, batchSize})) batchSize = Math.floor(batchSize / 2);
+  if (batchSize < args.batchSize) {
+    const gradientAccumulationSteps = Math.ceil(examples / batchSize);
+    const what = `batchSize ${batchSize} with gradientAccumulationSteps ${gradientAccumulationSteps}`;
+    if (apply(what, {...current, batchSize, gradientAccumulationSteps})) return result();
+  }
+  let sequenceLength = args.sequenceLength;
+  while (sequenceLength > 64 && !fits({...current, sequenceLength}))
+    sequenceLength = Math.floor(sequenceLength / 2);
+  if (sequenceLength < args.sequenceLength)
+    if (apply(`examples of at most ${sequenceLength} tokens`, {...current, sequenceLength})) return result();
+  changes.push('quantization of the base weights to nf4 and a paged or 8-bit optimizer');
+  return `${result()} Else take a smaller model.`;
+}
+
+function isEstimable(model: object): model is EstimableModel & TrainableModel {
+  const {config, namedParameters} = model as Partial<EstimableModel>;
+  return typeof namedParameters === 'function' && typeof config?.intermediateSize === 'number';
+}
+
+/** Tokens in the longest row of a list, padded; undefined for data that is read as it comes. */
+function longestRow(data: TrainingData): number | undefined {
+  if (!Array.isArray(data)) return undefined;
+  let longest = 0;
+  for (const item of data) {
+    const {inputIds} = item;
+    const shape = inputIds instanceof tf.Tensor ? inputIds.shape : undefined;
+    const length =
+      shape?.at(-1) ?? (isBatch(item) ? (inputIds as number[][])[0] : (inputIds as number[])).length;
+    longest = Math.max(longest, isBatch(item) ? length : Math.ceil(length / 8) * 8);
+  }
+  return longest;
+}

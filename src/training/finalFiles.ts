@@ -1,0 +1,72 @@
+import {basename, join, resolve} from 'node:path';
+import {type LossPoint, plotLoss} from '../plots/lossPlot.ts';
+import type {LogEntry, TrainingCallback} from './callbacks.ts';
+import {checkpointFolder} from './checkpointFolder.ts';
+import {writeResults} from './resultFiles.ts';
+import {assertFiniteWeights, restoreTrainedWeights, saveTrainedWeights} from './trainedWeights.ts';
+import {floatingPointOperations, writeTrainerState} from './trainerState.ts';
+import {evaluationMetrics} from './trainingLog.ts';
+import type {TrainingRun} from './trainingRun.ts';
+
+/**
+ * What a finished run leaves in its folder: the weights (the best ones where asked for), the tokenizer,
+ * `{train,eval,all}_results.json`, `trainer_state.json` and plots. One that is interrupted leaves `trainer_state.json`.
+ */
+export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallback {
+  const {model, plan} = run;
+  return {
+    onTrainComplete: async () => {
+      const isBest = loadBest(run, outputDir);
+      await assertFiniteWeights(model, `weights in ${resolve(outputDir)}`);
+      const metrics = trainingMetrics(run);
+      await run.addLog(metrics);
+      await saveTrainedWeights(model, outputDir);
+      await model.tokenizer?.save(outputDir);
+      const {epoch, tokensSeen} = run.progress;
+      const place = {epoch, num_input_tokens_seen: tokensSeen};
+      writeResults(outputDir, 'train', {...place, ...metrics});
+      const evaluation = await run.validate(run, isBest);
+      if (evaluation) writeResults(outputDir, 'eval', {...place, ...evaluationMetrics(evaluation)});
+      writeTrainerState(run, outputDir);
+      if (plan.plotLoss) await plotLog(run.log, outputDir);
+    },
+    onTrainEnd: () => {
+      if (run.isInterrupted) writeTrainerState(run, outputDir);
+    },
+  };
+}
+
+/** @returns whether the weights are now others than those of the last step */
+function loadBest({model, plan, progress}: TrainingRun, outputDir: string): boolean {
+  if (!plan.loadBestModelAtEnd || !progress.best || progress.best.step === progress.step) return false;
+  restoreTrainedWeights(model, checkpointFolder(outputDir, progress.best.step));
+  return true;
+}
+
+/** Of the whole run, under transformers' names; the speeds are this call's. */
+function trainingMetrics(run: TrainingRun): Record<string, number> {
+  const {progress, seconds, examples, firstStep} = run;
+  return {
+    ...(progress.skippedSteps > 0 && {skipped_steps: progress.skippedSteps}),
+    total_flos: floatingPointOperations(run),
+    ...(progress.lossSteps > 0 && {train_loss: progress.lossSum / progress.lossSteps}),
+    train_runtime: seconds,
+    train_samples_per_second: examples / seconds,
+    train_steps_per_second: (progress.step - firstStep) / seconds,
+  };
+}
+
+/** `training_loss` and, after evaluations, `training_eval_loss`, each as PNG and SVG. */
+async function plotLog(log: readonly LogEntry[], outputDir: string): Promise<void> {
+  for (const [key, name] of [
+    ['loss', 'training loss'],
+    ['eval_loss', 'validation loss'],
+  ]) {
+    const points = log.filter((entry) => Number.isFinite(entry[key]));
+    if (points.length === 0) continue;
+    const training: LossPoint[] = points.map((entry) => ({step: entry.step, loss: entry[key]}));
+    const options = {title: `${name} of ${basename(resolve(outputDir))}`, rawLabel: 'as logged'};
+    for (const kind of ['png', 'svg'])
+      await plotLoss({training}, join(outputDir, `training_${key}.${kind}`), options);
+  }
+}

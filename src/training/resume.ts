@@ -1,0 +1,127 @@
+import {resolve} from 'node:path';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {warn} from '../../quant/warn.ts';
+import {dataFingerprint} from '../data/dataFingerprint.ts';
+import {checkpointSteps, newestCheckpoint, readCheckpoint} from './checkpointFolder.ts';
+import {restoreOptimizer} from './optimizerState.ts';
+import {restoreTrainedWeights} from './trainedWeights.ts';
+import {readLog} from './trainerState.ts';
+import type {RunProgress, TrainingRun} from './trainingRun.ts';
+
+/** What a checkpoint holds beside weights, optimizer and log. */
+interface ResumeState {
+  progress: RunProgress;
+  /** Of the trainer's counter, which dropout's seeds and schedules go by. */
+  trainerSteps: number;
+  firstTrainerStep: number;
+  totalSteps?: number;
+  /** What decides which examples come when. */
+  order: Record<string, unknown>;
+  optimizer: {name: string; config: unknown};
+  callbacks: Record<string, Record<string, unknown>>;
+}
+
+export function resumeStateOf(run: TrainingRun): Record<string, unknown> {
+  const {progress, trainer, firstTrainerStep, totalSteps, callbacks} = run;
+  const {optimizer, steps} = trainer;
+  const state: ResumeState = {
+    progress,
+    trainerSteps: steps,
+    firstTrainerStep,
+    totalSteps,
+    order: orderOf(run),
+    optimizer: {name: optimizer.getClassName(), config: optimizer.getConfig()},
+    callbacks: callbacks.states,
+  };
+  return {...state};
+}
+
+/** The checkpoint a run is to go on from, if any. */
+export async function checkpointToResume({plan}: TrainingRun): Promise<string | undefined> {
+  const {resumeFromCheckpoint, outputDir} = plan;
+  if (typeof resumeFromCheckpoint === 'string') return resumeFromCheckpoint;
+  if (!resumeFromCheckpoint || outputDir === undefined) return undefined;
+  const newest = await newestCheckpoint(outputDir);
+  if (newest !== undefined) return newest;
+  if (checkpointSteps(outputDir).length > 0) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `fitDataset resumeFromCheckpoint ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones. ` +
+        'Pass overwriteOutputDir: true without resumeFromCheckpoint to begin anew.',
+    );
+  }
+  warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
+  return undefined;
+}
+
+/**
+ * Puts a run where a checkpoint left it: weights, optimizer, counters, place in the data, log and callbacks.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE`, `FILE_NOT_FOUND`; `INVALID_ARGUMENT` when data or settings would give other batches
+ *   than the run had, before anything changes
+ */
+export async function resume(run: TrainingRun, folder: string): Promise<void> {
+  const state = (await readCheckpoint(folder)) as unknown as ResumeState;
+  assertSameOrder(orderOf(run), state.order, folder);
+  const {optimizer} = run.trainer;
+  if (state.optimizer.name !== optimizer.getClassName()) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${optimizer.getClassName()}. ` +
+        'compile() with the optimizer the run began with.',
+    );
+  }
+  warnOfChanges(run, state, folder);
+  const log = await readLog(folder);
+  restoreTrainedWeights(run.model, folder);
+  await restoreOptimizer(optimizer, folder);
+  run.progress = state.progress;
+  run.log = log;
+  run.firstStep = state.progress.step;
+  run.firstTokens = state.progress.tokensSeen;
+  run.firstTrainerStep = state.firstTrainerStep;
+  run.trainer.steps = state.trainerSteps;
+  run.callbacks.states = state.callbacks;
+}
+
+/** Settings and data that decide which examples a step sees. */
+function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
+  const {batchSize, gradientAccumulationSteps, shuffle, groupByLength, seed} = plan;
+  return {
+    batchSize,
+    gradientAccumulationSteps,
+    shuffle,
+    groupByLength,
+    seed,
+    data: dataFingerprint(data) ?? null,
+  };
+}
+
+function assertSameOrder(
+  now: Record<string, unknown>,
+  before: Record<string, unknown>,
+  folder: string,
+): void {
+  for (const [name, value] of Object.entries(before)) {
+    if (now[name] === value) continue;
+    const [expected, got] =
+      name === 'data' ? ['the examples the run began with', 'others'] : [value, now[name]];
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run goes on with the settings and data ` +
+        'it began with; to start another from its weights, use loadAdapter(folder, {trainable: true}).',
+    );
+  }
+}
+
+function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): void {
+  const config = JSON.stringify(run.trainer.optimizer.getConfig());
+  const changes = [
+    ...(config === JSON.stringify(state.optimizer.config) ? [] : ["the optimizer's settings"]),
+    ...(run.totalSteps === state.totalSteps ? [] : ['the number of steps']),
+  ];
+  if (changes.length === 0) return;
+  warn(
+    `checkpoint ${resolve(folder)}: ${changes.join(' and ')} changed, so the run will not be what it would have been`,
+  );
+}
