@@ -1,9 +1,10 @@
+import {join} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
 import type {TrainingCallback} from './callbacks.ts';
 import {rotateCheckpoints, writeCheckpoint} from './checkpointFolder.ts';
 import {saveOptimizer} from './optimizerState.ts';
-import {resumeStateOf} from './resume.ts';
+import {OPTIMIZER_FILE, resumeStateOf} from './resume.ts';
 import {assertFiniteWeights, saveTrainedWeights} from './trainedWeights.ts';
 import {writeTrainerState} from './trainerState.ts';
 import type {TrainingRun} from './trainingRun.ts';
@@ -60,7 +61,7 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
 
 async function fill(run: TrainingRun, folder: string): Promise<void> {
   await saveTrainedWeights(run.model, folder);
-  await saveOptimizer(run.trainer.optimizer, folder);
+  await saveOptimizer(run.trainer.optimizer, join(folder, OPTIMIZER_FILE));
   writeTrainerState(run, folder);
 }
 
@@ -69,4 +70,20 @@ function rememberBest({progress}: TrainingRun): void {
   const {evaluation, step, best} = progress;
   if (evaluation?.step === step && !(evaluation.loss >= (best?.loss ?? Number.POSITIVE_INFINITY)))
     progress.best = {step, loss: evaluation.loss};
+}
+
+/** @throws TfjsLoraError `UNSUPPORTED` when checkpoints could not be written: TensorFlow.js's Adamax keeps its state to itself */
+export async function assertSavable({plan, trainer: {optimizer}}: TrainingRun): Promise<void> {
+  if (plan.saveStrategy === 'no' && !plan.signal) return;
+  try {
+    const [count] = await optimizer.getWeights();
+    count?.tensor.dispose();
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `fitDataset outputDir: expected an optimizer whose state can be saved, got ${optimizer.getClassName()}: ` +
+        `${(cause as Error).message} Use another, or saveStrategy: 'no'.`,
+      {cause},
+    );
+  }
 }

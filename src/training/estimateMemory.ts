@@ -69,14 +69,8 @@ const TRAINED_HEAD = {hidden: 13, logits: 7, matrix: 2};
 /** Logits that exist at once: see `linearCrossEntropy`. */
 const CHUNK_ELEMENTS = 1 << 24;
 
-/** Bytes of state for each trained weight on the device, by class name: the first that fits. */
-const OPTIMIZER_BYTES: [RegExp, number][] = [
-  [/^Paged/i, 0],
-  [/lion.*8bit/i, 1.05],
-  [/8bit/i, 2.1],
-  [/^(SGD)$/i, 0],
-  [/^(Momentum|Adagrad|Lion.*)$/i, 4],
-];
+/** Bytes of state that TensorFlow.js's own optimizers keep for each trained weight; an unknown one counts as Adam. */
+const OPTIMIZER_BYTES: Record<string, number> = {SGD: 0, Momentum: 4, Adagrad: 4};
 const ADAM_BYTES = 8;
 
 /**
@@ -112,7 +106,7 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const estimate = {
     weights,
     gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
-    optimizer: trainedCount * bytesOfState(optimizer),
+    optimizer: bytesOfState(optimizer, trained),
     activations: 4 * ((isHeadHigher ? atHead : backward) + unpacked),
     logits: isHeadHigher ? 4 * logits : 0,
   };
@@ -143,9 +137,23 @@ function floatsOfBlock(model: EstimableModel, length: number): number {
   );
 }
 
-function bytesOfState(optimizer: tf.Optimizer | undefined): number {
-  const name = optimizer?.getClassName() ?? '';
-  return OPTIMIZER_BYTES.find(([pattern]) => pattern.test(name))?.[1] ?? ADAM_BYTES;
+/** An optimizer that knows the size of its state. */
+interface SizedOptimizer {
+  stateBytes?(shape: number[]): number;
+  /** Then the state lies in host memory, but for so much. */
+  isPaged?: boolean;
+  deviceBudgetBytes?: number;
+}
+
+function bytesOfState(
+  optimizer: (tf.Optimizer & SizedOptimizer) | undefined,
+  trained: StoredWeight[],
+): number {
+  const sizeOf = ({logicalShape}: StoredWeight) =>
+    optimizer?.stateBytes?.(logicalShape) ??
+    (OPTIMIZER_BYTES[optimizer?.getClassName() ?? ''] ?? ADAM_BYTES) * tf.util.sizeFromShape(logicalShape);
+  const bytes = trained.reduce((sum, weight) => sum + sizeOf(weight), 0);
+  return optimizer?.isPaged ? Math.min(bytes, optimizer.deviceBudgetBytes ?? 0) : bytes;
 }
 
 const matrixSize = ({logicalShape}: StoredWeight): number => tf.util.sizeFromShape(logicalShape);

@@ -1,10 +1,9 @@
-import {join, resolve} from 'node:path';
+import {resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 
-const FILE = 'optimizer.safetensors';
 const DTYPES = {float32: 'F32', int32: 'I32', bool: 'BOOL'} as const;
 const ARRAYS = {F32: Float32Array, I32: Int32Array, BOOL: Uint8Array} as const;
 /** Marks scalars that TensorFlow.js's optimizers keep beside their weights. */
@@ -14,7 +13,7 @@ const SCALAR = '.';
  * Writes an optimizer's state, bit for bit: what `getWeights` gives, in that order, and the running products that
  * TensorFlow.js's Adam and Adamax keep in variables of their own.
  */
-export async function saveOptimizer(optimizer: tf.Optimizer, folder: string): Promise<void> {
+export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
   const weights = await optimizer.getWeights();
   const scalars = [...scalarsOf(optimizer)].map(([name, tensor]) => ({name: `${SCALAR}${name}`, tensor}));
   const named = [...weights, ...scalars].map(({name, tensor}, i) => ({
@@ -24,7 +23,7 @@ export async function saveOptimizer(optimizer: tf.Optimizer, folder: string): Pr
     data: () => tensor.data() as Promise<Float32Array>,
   }));
   try {
-    await writeSafetensors(join(folder, FILE), named);
+    await writeSafetensors(path, named);
   } finally {
     weights[0]?.tensor.dispose(); // the count of steps is the caller's
   }
@@ -35,8 +34,8 @@ export async function saveOptimizer(optimizer: tf.Optimizer, folder: string): Pr
  *
  * @throws TfjsLoraError when it does not fit the optimizer
  */
-export async function restoreOptimizer(optimizer: tf.Optimizer, folder: string): Promise<void> {
-  const file = SafetensorsFile.open(join(folder, FILE));
+export async function loadOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
+  const file = SafetensorsFile.open(path);
   const tensors: tf.Tensor[] = [];
   try {
     const entries = file.names().map((key) => {
@@ -55,7 +54,7 @@ export async function restoreOptimizer(optimizer: tf.Optimizer, folder: string):
   } catch (cause) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `checkpoint ${resolve(folder)} ${FILE}: expected the state of a ${optimizer.getClassName()} for these weights, ` +
+      `optimizer state ${resolve(path)}: expected the state of a ${optimizer.getClassName()} for these weights, ` +
         `got: ${(cause as Error).message}`,
       {cause},
     );

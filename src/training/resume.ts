@@ -1,12 +1,14 @@
-import {resolve} from 'node:path';
+import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
 import {dataFingerprint} from '../data/dataFingerprint.ts';
 import {checkpointSteps, newestCheckpoint, readCheckpoint} from './checkpointFolder.ts';
-import {restoreOptimizer} from './optimizerState.ts';
+import {loadOptimizer} from './optimizerState.ts';
 import {restoreTrainedWeights} from './trainedWeights.ts';
 import {readLog} from './trainerState.ts';
 import type {RunProgress, TrainingRun} from './trainingRun.ts';
+
+export const OPTIMIZER_FILE = 'optimizer.safetensors';
 
 /** What a checkpoint holds beside weights, optimizer and log. */
 interface ResumeState {
@@ -74,7 +76,7 @@ export async function resume(run: TrainingRun, folder: string): Promise<void> {
   warnOfChanges(run, state, folder);
   const log = await readLog(folder);
   restoreTrainedWeights(run.model, folder);
-  await restoreOptimizer(optimizer, folder);
+  await loadOptimizer(optimizer, join(folder, OPTIMIZER_FILE));
   run.progress = state.progress;
   run.log = log;
   run.firstStep = state.progress.step;

@@ -12,6 +12,7 @@ import {
 } from '../data/batches.ts';
 import {orderedByLength} from '../data/lengthGrouped.ts';
 import {CallbackList, type Evaluation, userCallbacks} from './callbacks.ts';
+import {assertSavable} from './checkpoints.ts';
 import {assertMemory} from './estimateMemory.ts';
 import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './fitArgs.ts';
 import type {LearningRateSchedule} from './learningRateSchedule.ts';
@@ -52,7 +53,10 @@ export class Trainer extends TrainingStep {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
       const {outputDir} = run.plan;
       const checkpoint = await checkpointToResume(run);
-      if (outputDir !== undefined) prepareOutputFolder(run, outputDir, checkpoint !== undefined);
+      if (outputDir !== undefined) {
+        await assertSavable(run);
+        prepareOutputFolder(run, outputDir, checkpoint !== undefined);
+      }
       if (checkpoint !== undefined) await resume(run, checkpoint);
       const {totalSteps, firstTrainerStep: firstStep} = run;
       const factorAt = this.scheduleOf({totalSteps, firstStep});

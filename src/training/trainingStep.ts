@@ -138,7 +138,8 @@ export class TrainingStep {
       const gradNorm = await scalarValue(globalNorm(Object.values(gradients)));
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
-      if (!isSkipped) await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
+      if (!isSkipped)
+        await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
       return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
       tf.dispose(window.gradients);
@@ -178,7 +179,7 @@ export class TrainingStep {
     );
     try {
       if (optimizer instanceof NamedStateOptimizer) await optimizer.applyGradientsAsync(byVariable);
-      else optimizer.applyGradients(byVariable);
+      else tf.tidy(() => optimizer.applyGradients(byVariable));
     } finally {
       if (clipped !== gradients) tf.dispose(clipped);
     }
