@@ -132,7 +132,10 @@ export class Trainer extends TrainingStep {
       await callbacks.emit('onEpochEnd', epoch, logs);
     }
     history.isInterrupted = run.isInterrupted;
-    if (!run.isInterrupted) await callbacks.emit('onTrainComplete');
+    if (!run.isInterrupted) {
+      if (plan.evaluationStrategy === 'no') await this.validate(run);
+      await callbacks.emit('onTrainComplete');
+    }
     await callbacks.emit('onTrainEnd');
   }
 
