@@ -22,6 +22,8 @@ test('a ratio of the run is rounded up, and steps go before it', () => {
   expect([0, 1, 2, 3].map(factorAt)).toEqual([0, 1 / 3, 2 / 3, 1]);
   const bySteps = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1, warmupSteps: 2});
   expect(bySteps(1)).toBe(0.5);
+  const byNone = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1, warmupSteps: 0}); // as in transformers
+  expect(byNone(1)).toBe(1 / 3);
 });
 
 test.each([
