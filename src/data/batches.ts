@@ -7,10 +7,10 @@ import {shuffled} from './shuffled.ts';
 /**
  * What training reads: examples, which are padded into batches, or batches ready-made. Anything but a list or an object
  * that starts anew when iterated again (a generator does not, the function that makes it does) serves one epoch only.
- * Tensors out of a `tf.data.Dataset`
+ * A function is called with the epoch's number, by which it may order what it gives. Tensors out of a `tf.data.Dataset`
  * are read and freed; tensors in a list or iterable stay the caller's.
  */
-export type TrainingData = Items | (() => Items) | DatasetLike;
+export type TrainingData = Items | ((epoch: number) => Items) | DatasetLike;
 
 type Items = Iterable<Example | Batch> | AsyncIterable<Example | Batch>;
 
@@ -25,6 +25,8 @@ export interface BatchOptions extends CollateOptions {
   batchSize: number;
   /** Shuffles a list, seeded. Default: as it comes. */
   shuffleSeed?: string;
+  /** What a function that makes the data is called with. Default 0. */
+  epoch?: number;
   /** Ids are checked against it. Default none. */
   vocabSize?: number;
 }
@@ -88,11 +90,11 @@ export function emptyData(what: string): TfjsLoraError {
 
 /** Batches of some data as rows, in order, or shuffled when it is a list. */
 export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
-  const {batchSize, shuffleSeed} = options;
+  const {batchSize, shuffleSeed, epoch = 0} = options;
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: Example[] = [];
   let index = 0;
-  for await (const given of items(source)) {
+  for await (const given of items(source, epoch)) {
     const item = await toRows(given);
     if (isBatch(item)) {
       yield item;
@@ -115,9 +117,9 @@ export async function toRows<T extends Batch | Example>(item: T): Promise<T> {
   return Object.fromEntries(await Promise.all(entries)) as T;
 }
 
-async function* items(data: TrainingData): AsyncGenerator<Example | Batch> {
+async function* items(data: TrainingData, epoch: number): AsyncGenerator<Example | Batch> {
   if (typeof data === 'function' || !('iterator' in data)) {
-    yield* (typeof data === 'function' ? data() : data) as AsyncIterable<Example | Batch>;
+    yield* (typeof data === 'function' ? data(epoch) : data) as AsyncIterable<Example | Batch>;
     return;
   }
   const iterator = await data.iterator();

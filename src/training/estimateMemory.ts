@@ -28,6 +28,9 @@ interface StoredWeight {
   readonly logicalShape: number[];
   readonly storage: string;
   readonly trainable: boolean;
+  readonly isAllocated: boolean;
+  readonly byteLength: number;
+  readonly quantization?: {type: string; blockSize?: number; doubleQuant?: boolean};
 }
 
 export interface EstimateArgs {
@@ -82,7 +85,7 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const parameters = [...model.namedParameters().values()];
   const trained = parameters.filter(({trainable}) => trainable);
   const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
-  const weights = parameters.reduce((sum, {shape}) => sum + 4 * tf.util.sizeFromShape(shape as number[]), 0);
+  const weights = parameters.reduce((sum, weight) => sum + bytesOf(weight), 0);
   const positions = batchSize * sequenceLength;
   const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
 
@@ -135,6 +138,18 @@ function floatsOfBlock(model: EstimableModel, length: number): number {
     BLOCK.dropout * dropped +
     BLOCK.dora * directed
   );
+}
+
+/** As stored, or as it will be once it is allocated. */
+function bytesOf(weight: StoredWeight): number {
+  const {shape, quantization, isAllocated, byteLength} = weight;
+  if (isAllocated) return byteLength;
+  if (!quantization) return 4 * tf.util.sizeFromShape(shape as number[]);
+  const {type, blockSize = 64, doubleQuant = false} = quantization;
+  const size = matrixSize(weight);
+  if (type === 'int8') return size + 4 * weight.logicalShape[0];
+  const blocks = Math.ceil(size / blockSize);
+  return size / 2 + (doubleQuant ? blocks + 4 * Math.ceil(blocks / 256) : 4 * blocks);
 }
 
 /** An optimizer that knows the size of its state. */

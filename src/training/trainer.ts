@@ -167,7 +167,8 @@ export class Trainer extends TrainingStep {
 
   /** The epoch's batches, in an order that the seed and the epoch alone decide. */
   private batches({data, plan, progress}: TrainingRun): AsyncGenerator<Batch> {
-    const seed = `${plan.seed}/${progress.position.epoch}`;
+    const {epoch} = progress.position;
+    const seed = `${plan.seed}/${epoch}`;
     const {batchSize, groupByLength, gradientAccumulationSteps} = plan;
     return batchesOf(
       groupByLength ? orderedByLength(data, batchSize * gradientAccumulationSteps, seed) : data,

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {declareQuantized} from '../../../models/quantization.ts';
 import {AdamW, estimateMemory, type FitArgs, Llama, Trainer, useBackend} from '../../../src/index.ts';
 import {BigramModel} from './bigramModel.ts';
 
@@ -20,6 +21,7 @@ interface Case {
   shape?: Partial<typeof SHAPE>;
   lora?: object | false;
   dtype?: 'bfloat16';
+  quantization?: {type: 'nf4'; doubleQuant: boolean};
   batch?: [rows: number, length: number];
   windows?: number;
 }
@@ -36,6 +38,7 @@ const CASES: Record<string, Case> = {
   DoRA: {lora: {rank: 8, useDoRA: true}},
   'every weight': {lora: false},
   'bfloat16 weights': {dtype: 'bfloat16'},
+  'nf4 weights': {quantization: {type: 'nf4', doubleQuant: true}},
   'several batches in a window': {windows: 3},
 };
 
@@ -68,9 +71,10 @@ describe('estimateMemory', () => {
   test.each(names.flatMap((name) => [true, false].map((recomputed) => ({name, recomputed}))))(
     'is near the measured peak: $name, recomputed $recomputed',
     async ({name, recomputed}) => {
-      const {shape, lora, dtype, batch: [rows, length] = [2, 48], windows = 1} = CASES[name];
+      const {shape, lora, dtype, quantization, batch: [rows, length] = [2, 48], windows = 1} = CASES[name];
       const others = tf.memory().numBytes;
       const model = Llama.fromConfig({...SHAPE, ...shape}, {seed: 0, dtype});
+      if (quantization) await model.quantize(quantization);
       if (lora !== false) model.applyLoRA({rank: 8, ...lora});
       model.gradientCheckpointing = recomputed;
       const optimizer = new AdamW({learningRate: 1e-4});
@@ -87,7 +91,7 @@ describe('estimateMemory', () => {
         gradientAccumulationSteps: windows,
         optimizer,
       });
-      const weights = [...model.namedParameters().values()].map((weight) => weight.read().size * 4);
+      const weights = [...model.namedParameters().values()].map(({byteLength}) => byteLength);
       expect(estimate.weights).toBe(weights.reduce((sum, bytes) => sum + bytes, 0));
       const trained = [...model.trainableParameters().values()].reduce((sum, {size}) => sum + size, 0);
       expect(estimate.optimizer).toBe(8 * trained);
@@ -96,6 +100,22 @@ describe('estimateMemory', () => {
       model.dispose();
     },
   );
+});
+
+test('knows the size of weights that are not there yet', async () => {
+  for (const type of ['nf4', 'int8'] as const) {
+    for (const doubleQuant of type === 'nf4' ? [true, false] : [false]) {
+      const [declared, made] = [false, true].map((allocate) => Llama.fromConfig(SHAPE, {allocate}));
+      declareQuantized(declared, {type, doubleQuant});
+      await made.quantize({type, doubleQuant});
+      const [planned, real] = [declared, made].map(
+        (model) => estimateMemory(model, {batchSize: 1, sequenceLength: 8}).weights,
+      );
+      expect(Math.abs(planned / real - 1)).toBeLessThan(0.01);
+      made.dispose();
+      declared.dispose();
+    }
+  }
 });
 
 test('needs no weights: Llama 3.2 1B on a machine that could not hold it', () => {
