@@ -7,6 +7,9 @@ import {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
 /** The tensor that counts the steps, as TensorFlow.js names it. */
 const ITERATIONS = 'iter';
 
+/** Marks scalars that TensorFlow.js's Adam and Adamax keep beside their weights: running products of their decays. */
+const SCALAR = '.';
+
 /** Safetensors' names of the dtypes that a state may have. */
 const DTYPES = {float32: 'F32', int32: 'I32'} as const;
 
@@ -71,12 +74,22 @@ async function entriesOf(optimizer: tf.Optimizer): Promise<StateEntry[]> {
   if (optimizer instanceof NamedStateOptimizer) return optimizer.stateEntries();
   const [iterations, ...weights] = await optimizer.getWeights();
   iterations.tensor.dispose();
-  return weights.map(({name, tensor}) => ({
+  const scalars = [...scalarsOf(optimizer)].map(([name, tensor]) => ({name: `${SCALAR}${name}`, tensor}));
+  return [...weights, ...scalars].map(({name, tensor}) => ({
     name,
     shape: tensor.shape,
     dtype: tensor.dtype as StateEntry['dtype'],
     read: () => tensor.data() as ReturnType<StateEntry['read']>,
   }));
+}
+
+function scalarsOf(optimizer: tf.Optimizer): Map<string, tf.Variable> {
+  const own = Object.entries(optimizer) as [string, unknown][];
+  return new Map(
+    own.filter(
+      (entry): entry is [string, tf.Variable] => entry[1] instanceof tf.Variable && entry[1].size === 1,
+    ),
+  );
 }
 
 async function setWeights(
@@ -97,7 +110,12 @@ async function setWeights(
     for (const {name, shape, dtype, read} of entries) {
       tensors.push({name, tensor: tf.tensor(await read(), shape, dtype)});
     }
-    await optimizer.setWeights(tensors);
+    const isScalar = ({name}: {name: string}) => name.startsWith(SCALAR);
+    await optimizer.setWeights(tensors.filter((each) => !isScalar(each)));
+    // After setWeights, which computes them anew and rounds otherwise.
+    const scalars = scalarsOf(optimizer);
+    for (const {name, tensor} of tensors.filter(isScalar))
+      scalars.get(name.slice(SCALAR.length))?.assign(tensor);
   } finally {
     tf.dispose(tensors.map(({tensor}) => tensor));
   }

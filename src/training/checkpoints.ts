@@ -1,9 +1,9 @@
 import {join} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
+import {saveOptimizer} from '../optimizers/optimizerFile.ts';
 import type {TrainingCallback} from './callbacks.ts';
 import {rotateCheckpoints, writeCheckpoint} from './checkpointFolder.ts';
-import {saveOptimizer} from './optimizerState.ts';
 import {OPTIMIZER_FILE, resumeStateOf} from './resume.ts';
 import {assertFiniteWeights, saveTrainedWeights} from './trainedWeights.ts';
 import {writeTrainerState} from './trainerState.ts';
