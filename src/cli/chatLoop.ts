@@ -4,6 +4,7 @@ import {createInterface, type Interface} from 'node:readline';
 import type {CausalLM} from '../../models/causalLM.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {ChatSession} from '../chat/chatSession.ts';
+import {adapterNameOf} from '../recipes/adapterNameOf.ts';
 
 export interface ChatLoopOptions {
   input: NodeJS.ReadableStream;
@@ -25,7 +26,8 @@ const PROMPT = '> ';
 
 /**
  * A chat in a terminal: each line is said to the model, and the answer comes as it is generated. Lines that begin with
- * a slash are commands; one that ends with a backslash goes on. Ctrl-C stops an answer, or ends the chat.
+ * a slash are commands; one that ends with a backslash goes on. Ctrl-C stops an answer or
+ * takes back what was typed, and else ends the chat.
  */
 export async function chatLoop(
   model: CausalLM,
@@ -43,12 +45,18 @@ export async function chatLoop(
   const commands = chatCommands(model, session, options);
   const say = (text: string) => output.write(`${text}\n`);
   let stop: (() => void) | undefined;
+  let message = '';
   lines.on('SIGINT', () => {
     if (stop) stop();
-    else lines.close();
+    else if (lines.line === '' && message === '') lines.close();
+    else {
+      message = '';
+      lines.write(null, {ctrl: true, name: 'e'}); // to the end, then all before it away
+      lines.write(null, {ctrl: true, name: 'u'});
+      ask(lines, isTerminal, message);
+    }
   });
   if (isTerminal) say(`${describeModel(model)}. /help shows the commands.`);
-  let message = '';
   ask(lines, isTerminal, message);
   for await (const line of lines) {
     message += line;
@@ -202,14 +210,6 @@ async function assertAdapterFolder({adapterNames}: CausalLM, name: string, folde
     `/adapter ${name}: expected ${adapterNames.length > 0 ? `one of ${adapterNames.join(', ')}, or ` : ''}` +
       'the folder of an adapter, got neither.',
   );
-}
-
-/** A name for the adapter in a folder: the folder's own, as adapter names are spelt, and one that is still free. */
-export function adapterNameOf(folder: string, taken: readonly string[]): string {
-  const name = basename(resolve(folder)).replace(/[^\w-]+/g, '-') || 'adapter';
-  let free = name;
-  for (let count = 2; taken.includes(free); count++) free = `${name}-${count}`;
-  return free;
 }
 
 function describeModel(model: CausalLM): string {

@@ -1,4 +1,5 @@
-import {basename, resolve} from 'node:path';
+import {basename, join, resolve} from 'node:path';
+import {readJson} from '../../models/jsonFile.ts';
 import {countParameters} from '../../models/summary.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {TrainingData} from '../data/batches.ts';
@@ -9,6 +10,9 @@ import type {PredictionScores} from './predictionScores.ts';
 
 /** Types of weights that a base may be quantized to for a comparison. */
 const QUANTIZATIONS = ['nf4', 'fp4', 'int8'] as const;
+
+/** Asks for the base as it is where others are quantized. */
+const PLAIN = 'none';
 
 /** A model to compare: the base alone, or with an adapter, plain or quantized. */
 export interface Candidate {
@@ -62,6 +66,9 @@ export async function compareModels(
   if (candidates.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'compareModels: expected at least one candidate, got none');
   }
+  for (const {adapter} of candidates) {
+    if (adapter !== undefined) await readJson(join(adapter, 'adapter_config.json')); // a wrong folder shows at once
+  }
   const {open, prompts, examples, options, outputDirOf, onProgress} = args;
   const comparisons: Comparison[] = [];
   for (const [index, candidate] of candidates.entries()) {
@@ -95,20 +102,22 @@ export async function compareModels(
  * A candidate as one writes it: `base` or an adapter's folder, after `nf4:`, `fp4:` or `int8:` on a quantized base, after
  * `label=` with a name of one's own. `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
  *
+ * @param fallback how the base is quantized where the text does not say; `none:` then says not at all
  * @throws TfjsLoraError `INVALID_ARGUMENT` for nothing after the last sign
  */
-export function parseCandidate(text: string): Candidate {
+export function parseCandidate(text: string, fallback?: Candidate['quantization']): Candidate {
   const [, ownLabel, rest] = /^(?:([^=]*)=)?(.*)$/s.exec(text) as unknown as [
     string,
     string | undefined,
     string,
   ];
-  const quantization = QUANTIZATIONS.find((type) => rest.startsWith(`${type}:`));
-  const target = quantization === undefined ? rest : rest.slice(quantization.length + 1);
+  const named = [...QUANTIZATIONS, PLAIN].find((type) => rest.startsWith(`${type}:`));
+  const target = named === undefined ? rest : rest.slice(named.length + 1);
+  const quantization = named === undefined ? fallback : QUANTIZATIONS.find((type) => type === named);
   if (target === '' || ownLabel === '') {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `--compare ${text || '""'}: expected base or the folder of an adapter, perhaps after nf4:, fp4: or int8: and a ` +
+      `--compare ${text || '""'}: expected base or the folder of an adapter, perhaps after nf4:, fp4:, int8: or none: and a ` +
         `label with =, got ${target === '' ? 'none' : 'an empty label'}. Such as: base saves/lora nf4:saves/qlora`,
     );
   }

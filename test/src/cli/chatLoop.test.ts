@@ -2,8 +2,9 @@ import {join} from 'node:path';
 import {PassThrough} from 'node:stream';
 import * as tf from '@tensorflow/tfjs';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
-import {adapterNameOf, chatLoop} from '../../../src/cli/chatLoop.ts';
+import {chatLoop} from '../../../src/cli/chatLoop.ts';
 import {ChatSession, Llama, useBackend} from '../../../src/index.ts';
+import {adapterNameOf} from '../../../src/recipes/adapterNameOf.ts';
 import {inFolder, stirAdapter} from '../../models/tinyLlama.ts';
 
 const FOLDER = join(__dirname, '../../../examples/quickstart/model');
@@ -109,7 +110,7 @@ test('a message that cannot be answered is told, and the chat goes on', async ()
   expect(text.endsWith(`${await answerTo('Who pays?')}\n\n`)).toBe(true);
 });
 
-test('in a terminal, Ctrl-C stops an answer and then ends the chat', async () => {
+test('in a terminal, Ctrl-C stops an answer, takes back what was typed, and ends the chat', async () => {
   const [input, output] = [new PassThrough(), new PassThrough()];
   const session = new ChatSession(model, {maxNewTokens: 400, eosTokenId: 2047});
   const numTensors = tf.memory().numTensors;
@@ -124,7 +125,7 @@ test('in a terminal, Ctrl-C stops an answer and then ends the chat', async () =>
     }
     if (text.endsWith('> \x1b[3G') && text.includes('(stopped)') && interrupts === 1) {
       interrupts++;
-      input.write('\x03');
+      input.write('half a message\x03\x03'); // taken back, then the end
     }
   });
   input.write('Who pays?\r');

@@ -42,7 +42,7 @@ test('measures base, LoRA and QLoRA as each alone would be', () =>
     const {perplexity} = await model.evaluateDataset(examples);
     model.dispose();
 
-    const candidates = ['base', adapter, `nf4:${adapter}`].map(parseCandidate);
+    const candidates = ['base', adapter, `nf4:${adapter}`].map((text) => parseCandidate(text));
     const found = await compareModels(candidates, {
       open,
       prompts,
@@ -84,8 +84,22 @@ test.each([
   expect(parseCandidate(text)).toEqual(candidate);
 });
 
+test('a recipe that quantizes does so unless told otherwise', () => {
+  expect(parseCandidate('saves/q', 'nf4')).toMatchObject({label: 'QLoRA (nf4): q', quantization: 'nf4'});
+  expect(parseCandidate('int8:saves/q', 'nf4')).toMatchObject({quantization: 'int8'});
+  expect(parseCandidate('none:base', 'nf4')).toEqual({label: 'Before fine-tuning'});
+});
+
 test.each(['', 'nf4:', '=saves/x', 'label='])('refuses "%s"', (text) => {
   expect(() => parseCandidate(text)).toThrow('expected base or the folder of an adapter');
+});
+
+test('a folder without an adapter shows before any model is loaded', async () => {
+  const neverOpened = jest.fn(open);
+  const candidates = ['base', 'nowhere'].map((text) => parseCandidate(text));
+  const comparison = compareModels(candidates, {open: neverOpened, prompts: await makePrompts()});
+  await expect(comparison).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
+  expect(neverOpened).not.toHaveBeenCalled();
 });
 
 test('refuses nothing to compare', async () => {
