@@ -1,11 +1,12 @@
 // What the snippets of README.md and docs/ take for granted: a model, some data.
-import type {Example, Llama} from 'tfjs-lora';
+import type {Example, Llama, PromptExample} from 'tfjs-lora';
 
 declare global {
   const model: Llama;
   const training: Example[];
   const heldOut: Example[];
   const pairs: {prompt: string; answer: string}[];
+  const prompts: PromptExample[];
   const lines: AsyncIterable<string>;
   const inputIds: number[][];
   const labels: number[][];
