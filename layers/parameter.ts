@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
-import {packFloat32Rows, type StorageDtype} from '../quant/float16.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import {pack16} from './ops/pack16.ts';
 import {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 
 let allocating = true;
@@ -128,9 +129,7 @@ export class Parameter extends tf.LayerVariable {
 
 /** Packs a float32 matrix into the int32 tensor that stores it in a 16-bit type. */
 export function packTensor(value: tf.Tensor2D, storage: Exclude<StorageDtype, 'float32'>): tf.Tensor2D {
-  const [rows, cols] = value.shape;
-  const packed = packFloat32Rows(value.dataSync() as Float32Array, rows, cols, storage);
-  return tf.tensor2d(packed, storedShape(storage, rows, cols), 'int32');
+  return pack16(value, storage);
 }
 
 function unusedVariableName(name: string): string {

@@ -6,6 +6,7 @@ import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import type {LoRADense, MergeOptions} from '../layers/loraDense.ts';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
+import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
@@ -321,7 +322,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return tf.tidy(() => {
       const ids =
         given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
-      this.assertFits((given instanceof tf.Tensor ? ids.arraySync() : inputIds) as number[][]);
+      // A tensor on a card cannot be read here; there, an id that is none picks nothing of use but harms nothing.
+      if (!(given instanceof tf.Tensor)) this.assertFits(inputIds as number[][]);
+      else if (!asynchronousBackends.has(tf.backend())) this.assertFits(ids.arraySync() as number[][]);
       return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
     });
   }

@@ -1,6 +1,7 @@
 import {writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
 import {bitsandbytesKeys, bitsandbytesType, fromTensors, toTensors} from '../quant/bitsandbytesState.ts';
@@ -200,7 +201,7 @@ function assertFinite(values: Float32Array, where: string): void {
 function notFinite(where: string, index: number): TfjsLoraError {
   return new TfjsLoraError(
     'NON_FINITE',
-    `${where}: expected numbers, got NaN or infinity at element ${index}. The checkpoint is damaged.`,
+    `${where}: expected numbers, got NaN or infinity at element ${index}. The weights are damaged.`,
   );
 }
 
@@ -263,12 +264,23 @@ async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<Array
   }
   const data = await parameter.read().data();
   const [rows, cols] = parameter.logicalShape;
+  if (asynchronousBackends.has(tf.backend())) assertSound(parameter, data as Float32Array | Int32Array);
   const storage = parameter.storage as StorageDtype;
   if (storage !== 'float32') {
     if (storage === dtype) return unpackRowBits(data as Int32Array, rows, cols);
     return fromFloat32(unpackRows(data as Int32Array, rows, cols, storage), dtype);
   }
   return fromFloat32(data as Float32Array, dtype);
+}
+
+/** Where a merge could not look at its result at once, it is looked at here. */
+function assertSound(parameter: Parameter, data: Float32Array | Int32Array): void {
+  const {originalName, storage, logicalShape} = parameter;
+  const where = `save ${originalName}`;
+  if (storage === 'float32') return assertFinite(data as Float32Array, where);
+  const [rows, cols] = logicalShape;
+  const exponent = storage === 'bfloat16' ? 0x7f80 : 0x7c00;
+  assertFiniteBits(unpackRowBits(data as Int32Array, rows, cols), exponent, where);
 }
 
 function fromFloat32(values: Float32Array, dtype: StorageDtype): ArrayBufferView {

@@ -1,6 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
 
+/** Backends whose values cannot be read synchronously: what would be checked at once is checked when it is read. */
+export const asynchronousBackends = new WeakSet<object>();
+
 /** Whether the active backend has a kernel of that name. */
 export function hasKernel(kernelName: string): boolean {
   return tf.getKernel(kernelName, tf.getBackend()) != null;

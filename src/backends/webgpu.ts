@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
@@ -47,6 +48,7 @@ export const webgpu: Backend = {
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
       reuseAtOnce(backend);
+      asynchronousBackends.add(backend);
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups

@@ -32,7 +32,7 @@ export const embedding = {
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> ids: array<i32>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
-struct Uniforms { words: u32, wordsPerRow: u32, cols: u32 }
+struct Uniforms { words: u32, wordsPerRow: u32, cols: u32, rows: u32 }
 @group(0) @binding(3) var<uniform> u: Uniforms;
 ${FLAT_ID}
 ${WIDEN[dtype]}
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (i >= u.words) { return; }
   let row = i / u.wordsPerRow;
   let word = i % u.wordsPerRow;
-  let values = widen(table[u32(ids[row]) * u.wordsPerRow + word]);
+  let values = widen(table[min(u32(ids[row]), u.rows - 1u) * u.wordsPerRow + word]);
   y[row * u.cols + 2u * word] = values.x;
   if (2u * word + 1u < u.cols) { y[row * u.cols + 2u * word + 1u] = values.y; }
 }`;
@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
       code,
       outputs: [y],
       inputs: [ids, table],
-      uniforms: [{u32: words}, {u32: wordsPerRow}, {u32: cols}],
+      uniforms: [{u32: words}, {u32: wordsPerRow}, {u32: cols}, {u32: table.shape[0]}],
       workgroups: flatWorkgroups(backend, Math.ceil(words / WORKGROUP)),
     });
     return y;

@@ -33,6 +33,7 @@ export function matrixProduct(
   const [m, n] = y.shape.slice(-2);
   const k = transposeWeight ? cols : rows;
   const part = Math.ceil(k / splits / DEPTH) * DEPTH; // of k
+  const isWhole = splits === 1; // a constant end compiles to a faster loop
   const strideA = DEPTH + PADDING;
   const strideB = transposeWeight ? DEPTH + PADDING : TILE + PADDING;
   const octetsA = (TILE * DEPTH) / 8 / THREADS; // a thread's loads per step
@@ -107,7 +108,7 @@ export function matrixProduct(
       if (row < u.m && col < N) {
         let scale = scales[row];
         let start = subgroup * 256u + lane * 8u;
-        let to = ((group.z * u.m + row) * N + col) / 4u;
+        let to = (${isWhole ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u;
         y[to] = scale * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
         y[to + 1u] = scale * vec4f(stage[start + 4u], stage[start + 5u], stage[start + 6u], stage[start + 7u]);
       }
@@ -147,8 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   ${times(countI, (i) => times(countJ, (j) => `var c${i}${j}: subgroup_matrix_result<f32, 16, 16>;`))}
   ${times(octetsA, (i) => `var nextA${i}: vec4u;`)}
   ${times(octetsB, (i) => `var nextB${i}: vec4u;`)}
-  var k0 = group.z * PART;
-  let end = min(k0 + PART, K);
+  ${isWhole ? 'var k0 = 0u; const end = K;' : 'var k0 = group.z * PART; let end = min(k0 + PART, K);'}
   ${loadA}
   ${loadB}
   while (k0 < end) {

@@ -5,6 +5,7 @@ import {attention, attentionGrad} from './attention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {pack16} from './pack16.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
 import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
@@ -21,6 +22,7 @@ const KERNELS: tf.KernelConfig[] = [
   embedding,
   loraLinear,
   loraLinearGrad,
+  pack16,
   quantizedMatMul,
   rmsNorm,
   rmsNormGrad,

@@ -2,12 +2,13 @@ import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
 import {embedding} from '../../../../layers/ops/embedding.ts';
 import {loraLinear} from '../../../../layers/ops/loraLinear.ts';
+import {pack16} from '../../../../layers/ops/pack16.ts';
 import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
 import {rotaryEmbedding} from '../../../../layers/ops/rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from '../../../../layers/ops/softmaxCrossEntropy.ts';
 import {swiGLU} from '../../../../layers/ops/swiGLU.ts';
 import {unpack16} from '../../../../layers/ops/unpack16.ts';
-import {packRows, unpackRows} from '../../../../quant/float16.ts';
+import {packFloat32Rows, packRows, unpackRows} from '../../../../quant/float16.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
 
@@ -80,6 +81,25 @@ describeWebGPU('elementwise kernels', () => {
     const values = await picked.data();
     const wanted = ids.flatMap((id) => [...expected.subarray(id * cols, (id + 1) * cols)]);
     expect(wanted.findIndex((value, i) => !Object.is(value, values[i]))).toBe(-1);
+  });
+
+  test.each(['float16', 'bfloat16'] as const)('numbers round to %s as on the host', async (dtype) => {
+    const bits = Uint32Array.from({length: 4097}, (_, i) => Math.imul(i, 2654435761) >>> 0);
+    const ties = [
+      0x38800000, 0x33000000, 0x33000001, 0x477fefff, 0x477ff000, 0x3f801000, 0x3f803000, 0x3f808000,
+    ];
+    const special = [0, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f7fffff, 0x00000001, 0x387fe000];
+    const values = new Float32Array(
+      Uint32Array.of(...bits, ...ties, ...special, 0x387ff000, 0xb8000fff).buffer,
+    );
+    const cols = 23;
+    const rows = Math.floor(values.length / cols);
+    const matrix = tf.tensor2d(values.subarray(0, rows * cols), [rows, cols]);
+    const got = unpackRows((await pack16(matrix, dtype).data()) as Int32Array, rows, cols, dtype);
+    const packed = packFloat32Rows(values.subarray(0, rows * cols), rows, cols, dtype);
+    const expected = unpackRows(packed, rows, cols, dtype); // NaN may differ in its bits
+    const wrong = expected.findIndex((value, i) => !Object.is(value, got[i]));
+    expect([wrong, expected[wrong], got[wrong]]).toEqual([-1, undefined, undefined]);
   });
 
   test('adds more tensors than a shader binds', async () => {
