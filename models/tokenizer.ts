@@ -78,7 +78,7 @@ export class Tokenizer {
    *   `tokenizer_config.json` names a special token that has no id
    */
   constructor(
-    private readonly files: TokenizerFiles,
+    readonly files: TokenizerFiles,
     readonly folder?: string,
   ) {
     this.core = createCore(files, this.pathOf('tokenizer.json'));
@@ -164,6 +164,12 @@ export class Tokenizer {
   /** The token of an id as the vocabulary spells it, or undefined. */
   idToToken(id: number): string | undefined {
     return this.core.id_to_token(id);
+  }
+
+  /** Whether texts are meant to begin with the beginning-of-sequence token, by `tokenizer_config.json`. */
+  get addsBosToken(): boolean {
+    const {add_bos_token: adds, tokenizer_class: kind} = this.files.config;
+    return typeof adds === 'boolean' ? adds : kind === 'LlamaTokenizer' || kind === 'LlamaTokenizerFast';
   }
 
   /** Whether the folder brought a chat template. */

@@ -1,0 +1,137 @@
+import type {ChatMessage, Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {Message, Slot, Template} from './template.ts';
+import type {ResolvedTemplate} from './templateRegistry.ts';
+import {describeTools, parseFunctionCalls, writeFunctionCalls} from './toolFormats.ts';
+
+export interface ConversationContext {
+  /** Default the template's own. */
+  system?: string;
+  /** JSON text: the tools that may be called. */
+  tools?: string;
+}
+
+/**
+ * Token ids of a conversation, one list a message: what comes before the first turn belongs to the first, and the
+ * answer's header to the turn before it.
+ *
+ * @param messages alternate between a user (or a function's result) and the assistant (or its function call)
+ * @throws TfjsLoraError `CORRUPT_FILE` for a function call or tools that do not parse; `UNSUPPORTED` when the
+ *   tokenizer's chat template writes the conversation so that its turns cannot be told apart
+ */
+export function encodeTurns(
+  resolved: ResolvedTemplate,
+  tokenizer: Tokenizer,
+  messages: readonly Message[],
+  context: ConversationContext = {},
+): number[][] {
+  return resolved.kind === 'chat'
+    ? chatTemplateTurns(tokenizer, messages, {
+        ...context,
+        system: context.system || resolved.defaultSystem,
+        dateString: resolved.dateString,
+      })
+    : slotTurns(resolved.template, tokenizer, messages, {...context, dateString: resolved.dateString});
+}
+
+/**
+ * Token ids of a conversation that the model is to continue.
+ *
+ * @param messages the last one is a user's or a function's result
+ */
+export function encodePrompt(
+  resolved: ResolvedTemplate,
+  tokenizer: Tokenizer,
+  messages: readonly Message[],
+  context?: ConversationContext,
+): number[] {
+  return encodeTurns(resolved, tokenizer, messages, context).flat();
+}
+
+/** The token that ends a sequence under a template; undefined when the tokenizer has none. */
+export function eosTokenId(resolved: ResolvedTemplate, tokenizer: Tokenizer): number | undefined {
+  const replacing =
+    resolved.kind === 'slots' && resolved.template.replaceEos
+      ? tokenizer.tokenToId(resolved.template.stopWords[0])
+      : undefined;
+  return replacing ?? tokenizer.eosTokenId;
+}
+
+/** Tokens that end an answer in generation. */
+export function templateStopIds(resolved: ResolvedTemplate, tokenizer: Tokenizer): number[] {
+  const words = resolved.kind === 'slots' ? resolved.template.stopWords : [];
+  const ids = [eosTokenId(resolved, tokenizer), ...words.map((word) => tokenizer.tokenToId(word))];
+  return [...new Set(ids)].filter((id): id is number => id !== undefined);
+}
+
+function slotTurns(
+  template: Template,
+  tokenizer: Tokenizer,
+  messages: readonly Message[],
+  {system, tools, dateString}: ConversationContext & {dateString: string},
+): number[][] {
+  const systemText = system || template.defaultSystem;
+  const toolText = tools ? describeTools(template.toolFormat, tools, dateString) : '';
+  const idsOf = (slots: readonly Slot[], content = '') =>
+    slots.flatMap((slot) => slotIds(slot, content, template, tokenizer));
+  return messages.map(({role, content}, i) => {
+    const opening = i > 0 ? [] : idsOf(template.prefix);
+    const about = i > 0 || !(systemText || tools) ? [] : idsOf(template.system, systemText + toolText);
+    const text = role === 'function' ? writeFunctionCalls(template.toolFormat, content) : content;
+    return [...opening, ...about, ...idsOf(template[role], text)];
+  });
+}
+
+function slotIds(slot: Slot, content: string, template: Template, tokenizer: Tokenizer): number[] {
+  if (typeof slot === 'string') {
+    const text = slot.replace('{{content}}', () => content);
+    return text === '' ? [] : tokenizer.encode(text, {addSpecialTokens: false});
+  }
+  if ('token' in slot) {
+    const id = tokenizer.tokenToId(slot.token);
+    if (id !== undefined) return [id];
+    throw new TfjsLoraError(
+      'VOCABULARY_MISMATCH',
+      `template ${template.name}: expected a tokenizer with the token ${slot.token}, got one without. ` +
+        'Use the template that belongs to the model.',
+    );
+  }
+  const id =
+    slot.special === 'bos'
+      ? tokenizer.bosTokenId
+      : eosTokenId({kind: 'slots', template, dateString: ''}, tokenizer);
+  return id === undefined ? [] : [id];
+}
+
+/** Renders ever longer beginnings of the conversation; what each adds is a turn. */
+function chatTemplateTurns(
+  tokenizer: Tokenizer,
+  messages: readonly Message[],
+  {system, tools, dateString}: ConversationContext & {dateString: string},
+): number[][] {
+  const chat: ChatMessage[] = system ? [{role: 'system', content: system}] : [];
+  const options = {dateString, tools: tools ? (JSON.parse(tools) as unknown[]) : undefined};
+  let before = '';
+  return messages.map((message) => {
+    chat.push(chatMessage(message));
+    const addGenerationPrompt = message.role === 'user' || message.role === 'observation';
+    const text = tokenizer.applyChatTemplate(chat, {...options, addGenerationPrompt});
+    if (!text.startsWith(before)) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `template model: expected a chat template that only adds to the text turn by turn, got one that rewrites ` +
+          `${JSON.stringify(before.slice(-60))} when turn ${chat.length} follows. Choose another template by name.`,
+      );
+    }
+    const added = text.slice(before.length);
+    before = text;
+    return tokenizer.encode(added, {addSpecialTokens: false});
+  });
+}
+
+function chatMessage({role, content}: Message): ChatMessage {
+  if (role === 'observation') return {role: 'tool', content};
+  if (role !== 'function') return {role, content};
+  const calls = parseFunctionCalls(content);
+  return {role: 'assistant', tool_calls: calls.map((call) => ({type: 'function', function: call}))};
+}

@@ -1,0 +1,114 @@
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {warn} from '../../../quant/warn.ts';
+import {BUILTIN_TEMPLATES} from './builtinTemplates.ts';
+import {completeTemplate, type Template, type TemplateArgs} from './template.ts';
+import {formatDate} from './toolFormats.ts';
+
+/** The name that stands for the tokenizer's own chat template. */
+export const MODEL_TEMPLATE = 'model';
+
+const templates = new Map<string, Template>();
+for (const [name, args] of Object.entries(BUILTIN_TEMPLATES))
+  templates.set(name, completeTemplate(name, args));
+
+/** A template ready for use: one of the registry, or the tokenizer's own chat template. Plain data, as workers need it. */
+export type ResolvedTemplate = {dateString: string} & (
+  | {kind: 'slots'; template: Template}
+  | {kind: 'chat'; defaultSystem: string}
+);
+
+export interface ResolveTemplateOptions {
+  /** In place of the template's own system text. */
+  defaultSystem?: string;
+  /** Today's date where a template prints one, such as `26 Jul 2024`. Default today. */
+  dateString?: string;
+}
+
+/**
+ * Makes a template known by its name.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when another one has the name, or a turn lacks its `{{content}}`. Registering
+ *   equal contents again does nothing, so that a notebook's cell may run twice
+ */
+export function registerTemplate(name: string, args: TemplateArgs): void {
+  const template = completeTemplate(name, args);
+  const known = templates.get(name);
+  if (known && JSON.stringify(known) === JSON.stringify(template)) return;
+  if (!name || known || name === MODEL_TEMPLATE) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `registerTemplate name: expected a name of its own, got '${name}', ` +
+        `with ${[...templateNames(), MODEL_TEMPLATE].join(', ')} taken. Choose another.`,
+    );
+  }
+  for (const turn of ['system', 'user', 'assistant', 'function', 'observation'] as const) {
+    if (template[turn].some((slot) => typeof slot === 'string' && slot.includes('{{content}}'))) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `registerTemplate ${name} ${turn}: expected a slot with {{content}}, got ${JSON.stringify(template[turn])}`,
+    );
+  }
+  if (template.replaceEos && template.stopWords.length === 0) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `registerTemplate ${name} stopWords: expected the token that replaces the end of sequence, got none`,
+    );
+  }
+  templates.set(name, template);
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` with the nearest names when none is called `name` */
+export function getTemplate(name: string): Template {
+  const template = templates.get(name);
+  if (template) return template;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `template ${name}: expected one of ${templateNames().join(', ')}, or ${MODEL_TEMPLATE} for the tokenizer's own, ` +
+      `got '${name}'. Nearest: ${nearestNames(name, [...templateNames(), MODEL_TEMPLATE], 1)}. ` +
+      'Add others with registerTemplate.',
+  );
+}
+
+/** Names of all registered templates, in the order they came. */
+export function templateNames(): string[] {
+  return [...templates.keys()];
+}
+
+/**
+ * @param name one of the registry; `model` or undefined is the tokenizer's own chat template, and `empty` where it has none
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name, `UNSUPPORTED` for `model` without a chat template
+ */
+export function resolveTemplate(
+  name: string | undefined,
+  tokenizer: Tokenizer,
+  {defaultSystem, dateString = formatDate(new Date())}: ResolveTemplateOptions = {},
+): ResolvedTemplate {
+  if (name === MODEL_TEMPLATE && !tokenizer.hasChatTemplate) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `template ${MODEL_TEMPLATE}: expected a tokenizer with a chat template, got one without. ` +
+        `Choose one of ${templateNames().join(', ')}.`,
+    );
+  }
+  if (name === MODEL_TEMPLATE || (name === undefined && tokenizer.hasChatTemplate))
+    return {kind: 'chat', defaultSystem: defaultSystem ?? '', dateString};
+  if (name === undefined)
+    warn("template: none was chosen and the tokenizer has no chat template, so 'empty' is used");
+  const template = getTemplate(name ?? 'empty');
+  warnOfMissingTokens(template, tokenizer);
+  return {
+    kind: 'slots',
+    template: defaultSystem === undefined ? template : {...template, defaultSystem},
+    dateString,
+  };
+}
+
+function warnOfMissingTokens({name, stopWords, replaceEos}: Template, tokenizer: Tokenizer): void {
+  const missing = stopWords.filter((word) => tokenizer.tokenToId(word) === undefined);
+  if (missing.length === 0 || (replaceEos && missing[0] !== stopWords[0])) return;
+  warn(
+    `template ${name}: ${missing.join(', ')} ${missing.length === 1 ? 'is no token' : 'are no tokens'} of this tokenizer ` +
+      'and will be read as ordinary text. Use the template that belongs to the model.',
+  );
+}
