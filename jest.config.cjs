@@ -4,7 +4,8 @@
  * `npm run test:notebook`.
  */
 
-// Published as ES modules only, so jest's CommonJS world must translate them: vega, vega-lite and what they import.
+// Published as ES modules only, so jest's CommonJS world must translate them: vega, vega-lite, hyparquet and what they
+// import.
 const ESM_ONLY = [
   'vega(-[a-z-]+)?',
   'd3(-[a-z-]+)?',
@@ -12,6 +13,9 @@ const ESM_ONLY = [
   'delaunator',
   'robust-predicates',
   'json-stringify-pretty-compact',
+  'hyparquet(-compressors)?',
+  'fzstd',
+  'hysnappy',
   '@huggingface/.*',
 ];
 

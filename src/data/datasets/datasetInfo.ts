@@ -1,0 +1,216 @@
+import {readFile} from 'node:fs/promises';
+import {resolve} from 'node:path';
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {warn} from '../../../quant/warn.ts';
+
+/** The contents of `dataset_info.json`: data sets by name. */
+export type DatasetInfo = Record<string, DatasetEntry>;
+
+/** One data set, in the spelling of LLaMA-Factory's file. */
+export interface DatasetEntry {
+  /** A file or a folder of files, from the data folder. */
+  file_name?: string;
+  /** A data set of the Hugging Face hub, `org/name`; goes before `file_name`. */
+  hf_hub_url?: string;
+  /** Default `alpaca`. */
+  formatting?: DatasetFormat;
+  /** Of a hub data set: the name of its configuration. */
+  subset?: string;
+  /** Of a hub data set. Default `train`. */
+  split?: string;
+  /** Of a hub data set: the folder its files are in. */
+  folder?: string;
+  /** So many records, drawn at random; more than there are draws some again. */
+  num_samples?: number;
+  columns?: Partial<Record<ColumnName, string>>;
+  tags?: Partial<Record<TagName, string>>;
+  [other: string]: unknown;
+}
+
+export type DatasetFormat = 'alpaca' | 'sharegpt' | 'openai';
+
+const FORMATS: DatasetFormat[] = ['alpaca', 'sharegpt', 'openai'];
+
+const COLUMNS = ['prompt', 'query', 'response', 'history', 'messages', 'system', 'tools'] as const;
+export type ColumnName = (typeof COLUMNS)[number];
+
+/** LLaMA-Factory's columns for what is not trained here. */
+const OTHER_COLUMNS = ['images', 'videos', 'audios', 'chosen', 'rejected', 'kto_tag'];
+
+const DEFAULT_TAGS = {
+  role_tag: 'from',
+  content_tag: 'value',
+  user_tag: 'human',
+  assistant_tag: 'gpt',
+  observation_tag: 'observation',
+  function_tag: 'function_call',
+  system_tag: 'system',
+};
+export type TagName = keyof typeof DEFAULT_TAGS;
+
+const KEYS = [
+  'file_name',
+  'hf_hub_url',
+  'formatting',
+  'subset',
+  'split',
+  'folder',
+  'num_samples',
+  'columns',
+  'tags',
+  'ranking',
+  'ms_hub_url',
+  'om_hub_url',
+  'script_url',
+  'cloud_file_name',
+];
+
+/** A data set with its defaults filled in. */
+export interface DatasetSource {
+  name: string;
+  location: {kind: 'file'; path: string} | {kind: 'hub'; id: string};
+  format: DatasetFormat;
+  subset?: string;
+  split: string;
+  folder?: string;
+  sampleCount?: number;
+  /** The record's key for each part; without `columns` in the file, the format's usual keys. */
+  columns: Partial<Record<ColumnName, string>>;
+  /** Columns the file names; the usual ones may be missing from the records. */
+  namedColumns: ReadonlySet<ColumnName>;
+  /** As LLaMA-Factory, a tag that `tags` leaves out while naming others has no value. */
+  tags: Partial<Record<TagName, string>>;
+}
+
+/** A data set of the hub that no file describes: alpaca's keys. */
+export function hubSource(id: string): DatasetSource {
+  return completeSource(id, {hf_hub_url: id}, 'datasetDir ONLINE');
+}
+
+/**
+ * Looks data sets up.
+ *
+ * @param where the file, for messages
+ * @throws TfjsLoraError `INVALID_CONFIG` naming the data set and its key
+ */
+export function findSources(names: readonly string[], info: DatasetInfo, where: string): DatasetSource[] {
+  return names.map((name) => {
+    const entry = Object.hasOwn(info, name) ? info[name] : undefined;
+    if (entry === undefined) {
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `${where}: expected an entry '${name}', got ${Object.keys(info).length} others. ` +
+          `Nearest: ${nearestNames(name, Object.keys(info)).join(', ') || 'none'}.`,
+      );
+    }
+    return completeSource(name, entry, `${where} ${name}`);
+  });
+}
+
+/** Reads `dataset_info.json`. */
+export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `${resolve(path)}: expected the file that describes the data sets, got ${(cause as Error).message}. ` +
+        'Write one ({"name": {"file_name": "file.json"}}), or set the data folder.',
+      {cause},
+    );
+  }
+  try {
+    const info = JSON.parse(text);
+    if (isObject(info)) return info as DatasetInfo;
+    throw new Error(`${Array.isArray(info) ? 'a list' : typeof info}`);
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${resolve(path)}: expected a JSON object of data sets by name, got: ${(cause as Error).message}`,
+      {cause},
+    );
+  }
+}
+
+function completeSource(name: string, entry: DatasetEntry, where: string): DatasetSource {
+  const invalid = (key: string, expected: string, got: unknown, advice = '') =>
+    new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${key}: expected ${expected}, got ${JSON.stringify(got)}.${advice && ` ${advice}`}`,
+    );
+  if (!isObject(entry)) throw invalid('', 'an object', entry);
+  for (const key of Object.keys(entry)) {
+    if (!KEYS.includes(key))
+      warn(`${where} ${key}: is no known key and is ignored. Nearest: ${nearestNames(key, KEYS, 1)}.`);
+  }
+  const {file_name: file, hf_hub_url: hub, formatting: format = 'alpaca'} = entry;
+  const texts = ['file_name', 'hf_hub_url', 'formatting', 'subset', 'split', 'folder'] as const;
+  for (const key of texts) {
+    if (entry[key] != null && typeof entry[key] !== 'string') throw invalid(key, 'a string', entry[key]);
+  }
+  if (!file && !hub) {
+    const got = Object.keys(entry).filter((key) => key.endsWith('_url') || key === 'cloud_file_name');
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where}: expected file_name or hf_hub_url, got ${got.join(', ') || 'neither'}. ` +
+        'Only files and the Hugging Face hub are read.',
+    );
+  }
+  if (!FORMATS.includes(format))
+    throw invalid('formatting', FORMATS.join(', '), format, `Nearest: ${nearestNames(format, FORMATS, 1)}.`);
+  if (entry.ranking) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} ranking: expected data to learn from, got pairs to rank. Preference training is not available yet.`,
+    );
+  }
+  const count = entry.num_samples ?? undefined;
+  if (count !== undefined && !(Number.isInteger(count) && count > 0))
+    throw invalid('num_samples', 'a positive integer', count);
+  const known = {columns: [...COLUMNS, ...OTHER_COLUMNS], tags: Object.keys(DEFAULT_TAGS)};
+  for (const key of ['columns', 'tags'] as const) {
+    const map = entry[key] ?? {};
+    if (!isObject(map)) throw invalid(key, 'an object', map);
+    for (const [part, value] of Object.entries(map)) {
+      if (!known[key].includes(part)) {
+        throw new TfjsLoraError(
+          'INVALID_CONFIG',
+          `${where} ${key} ${part}: expected one of ${known[key].join(', ')}, got '${part}'. ` +
+            `Nearest: ${nearestNames(part, known[key], 1)}.`,
+        );
+      }
+      if (value != null && typeof value !== 'string') throw invalid(`${key} ${part}`, 'a string', value);
+      if (value != null && OTHER_COLUMNS.includes(part)) {
+        throw new TfjsLoraError(
+          'UNSUPPORTED',
+          `${where} columns ${part}: expected columns of text, got ${part}. Leave it out to train on the text alone.`,
+        );
+      }
+    }
+  }
+  const named = definedEntries(entry.columns);
+  const usual = {prompt: 'instruction', query: 'input', response: 'output', messages: 'conversations'};
+  return {
+    name,
+    location: hub ? {kind: 'hub', id: hub} : {kind: 'file', path: file as string},
+    format,
+    subset: entry.subset ?? undefined,
+    split: entry.split ?? 'train',
+    folder: entry.folder ?? undefined,
+    sampleCount: count,
+    columns: entry.columns ? named : usual,
+    namedColumns: new Set(Object.keys(named) as ColumnName[]),
+    tags: entry.tags ? definedEntries(entry.tags) : DEFAULT_TAGS,
+  };
+}
+
+function definedEntries<K extends string>(map: Partial<Record<K, string>> = {}): Partial<Record<K, string>> {
+  return Object.fromEntries(Object.entries(map).filter(([, value]) => value != null)) as Partial<
+    Record<K, string>
+  >;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

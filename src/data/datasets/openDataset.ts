@@ -1,0 +1,91 @@
+import {readdir, stat} from 'node:fs/promises';
+import {isAbsolute, join, resolve} from 'node:path';
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {datasetFiles} from '../../hub/datasetFiles.ts';
+import {fetchSnapshot} from '../../hub/fetchSnapshot.ts';
+import type {HubOptions} from '../../hub/hubOptions.ts';
+import type {DatasetSource} from './datasetInfo.ts';
+import {kindOfFile, readRecords} from './readRecords.ts';
+import type {SourceRecord} from './sourceRecord.ts';
+
+/** A data set whose files are at hand. */
+export interface OpenDataset {
+  source: DatasetSource;
+  files: string[];
+}
+
+/**
+ * Finds a data set's files, fetching those of the hub.
+ *
+ * @param folder the data folder, which file names start from
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, `INVALID_CONFIG` or `UNSUPPORTED`, naming the data set
+ */
+export async function openDataset(
+  source: DatasetSource,
+  folder: string,
+  hub: HubOptions,
+): Promise<OpenDataset> {
+  const files =
+    source.location.kind === 'hub' ? await hubFiles(source, hub) : await localFiles(source, folder);
+  return {source, files};
+}
+
+/** Records of all the files, one file after the other. */
+export async function* recordsOf({files}: OpenDataset): AsyncGenerator<SourceRecord, void, undefined> {
+  for (const file of files) yield* readRecords(file);
+}
+
+async function hubFiles(source: DatasetSource, hub: HubOptions): Promise<string[]> {
+  const {location, subset, split, folder} = source;
+  const id = (location as {id: string}).id;
+  assertWholeSplit(source);
+  const part = {id, subset, split, folder};
+  const snapshot = await fetchSnapshot(
+    {
+      repository: {kind: 'dataset', id},
+      select: (contents) => datasetFiles(contents, part, (path) => kindOfFile(path) !== undefined),
+      needed: `the data files (json, jsonl, csv, parquet or txt) of the split '${split}'`,
+    },
+    hub,
+  );
+  return snapshot.files.map((file) => join(snapshot.folder, file));
+}
+
+async function localFiles(source: DatasetSource, folder: string): Promise<string[]> {
+  const {name, location, split} = source;
+  const given = (location as {path: string}).path;
+  const path = isAbsolute(given) ? given : join(folder, given);
+  if (split !== 'train') {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `dataset ${name} split: expected 'train', the one split of a file, got '${split}'. ` +
+        'Give each split a data set of its own.',
+    );
+  }
+  const found = await stat(path).catch(() => undefined);
+  if (!found) {
+    const near = await readdir(resolve(path, '..')).catch(() => []);
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `dataset ${name} file_name: expected a file or folder, got nothing at ${resolve(path)}. ` +
+        `Nearest: ${nearestNames(given, near).join(', ') || 'the folder is missing or empty'}.`,
+    );
+  }
+  if (!found.isDirectory()) return [path];
+  const files = (await readdir(path)).filter((file) => !file.startsWith('.')).sort();
+  const kinds = [...new Set(files.map((file) => kindOfFile(file)))];
+  if (kinds.length === 1 && kinds[0] !== undefined) return files.map((file) => join(path, file));
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `dataset ${name} file_name: expected a folder of data files of one kind, got ` +
+      `${files.slice(0, 5).join(', ') || 'no files'} in ${resolve(path)}`,
+  );
+}
+
+function assertWholeSplit({name, split}: DatasetSource): void {
+  if (/^[\w.-]+$/.test(split)) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `dataset ${name} split: expected the name of one split, got '${split}'. Use num_samples or max_samples for a part.`,
+  );
+}
