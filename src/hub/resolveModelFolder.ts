@@ -1,0 +1,79 @@
+import {readFile, stat} from 'node:fs/promises';
+import {join, resolve} from 'node:path';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {fetchSnapshot, type HubContents} from './fetchSnapshot.ts';
+import {exists} from './hubFile.ts';
+import type {HubOptions} from './hubOptions.ts';
+
+const HUB_ID = /^[\w.-]+(\/[\w.-]+)?$/;
+
+const INDEX = 'model.safetensors.index.json';
+
+/** What a model or adapter is read from: files of its first level, weights as safetensors only. */
+const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
+
+/**
+ * The local folder of a model or an adapter: a folder as it is, or a repository of the hub, fetched into the hub's cache.
+ *
+ * @param pathOrHubId a folder, or `org/name`
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be fetched: says which files are missing and where to
+ *   put them; `UNSUPPORTED` when the repository holds no safetensors
+ */
+export async function resolveModelFolder(
+  pathOrHubId: string,
+  {revision, ...options}: HubOptions & {revision?: string} = {},
+): Promise<string> {
+  const isFolder = await stat(pathOrHubId).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (isFolder) return pathOrHubId;
+  if (!HUB_ID.test(pathOrHubId) || pathOrHubId.startsWith('.')) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}`,
+    );
+  }
+  const snapshot = await fetchSnapshot(
+    {
+      repository: {kind: 'model', id: pathOrHubId, revision},
+      select: (contents) => modelFiles(contents, pathOrHubId),
+      needed: `config.json, model.safetensors (or its shards and ${INDEX}), tokenizer.json, tokenizer_config.json`,
+    },
+    options,
+  );
+  await assertComplete(snapshot.folder, pathOrHubId);
+  return snapshot.folder;
+}
+
+function modelFiles({paths}: HubContents, id: string): string[] {
+  const files = paths.filter((path) => WANTED.test(path));
+  if (files.some((path) => path.endsWith('.safetensors'))) return files;
+  const weights = paths.filter((path) => /\.(bin|pth|pt|gguf|h5|msgpack)$/.test(path));
+  if (weights.length === 0) return files; // the check of the folder says what lacks
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `model ${id}: expected weights as safetensors, got ${weights.slice(0, 3).join(', ')}. ` +
+      'Choose a repository with safetensors, or convert it with transformers.',
+  );
+}
+
+/** A cache that the Python libraries filled may hold a part of a model only. */
+async function assertComplete(folder: string, id: string): Promise<void> {
+  const isAdapter = await exists(join(folder, 'adapter_config.json'));
+  const index = await readFile(join(folder, INDEX), 'utf8').catch(() => undefined);
+  const weights = index
+    ? [...new Set(Object.values(JSON.parse(index).weight_map as Record<string, string>))]
+    : ['model.safetensors'];
+  const needed = isAdapter
+    ? ['adapter_model.safetensors']
+    : ['config.json', ...weights, 'tokenizer.json', 'tokenizer_config.json'];
+  const missing: string[] = [];
+  for (const file of needed) if (!(await exists(join(folder, file)))) missing.push(file);
+  if (missing.length === 0) return;
+  throw new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `model ${id}: expected ${missing.join(', ')} in ${folder}, got nothing there. ` +
+      'Put them there, or put the whole model into a folder and give its path.',
+  );
+}
