@@ -12,6 +12,7 @@ export default defineConfig({
     quant: 'quant/index.ts',
     'cli/main': 'src/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
+    tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts', // a worker thread's own module, found beside the others
   },
   format: ['esm', 'cjs'],
   platform: 'node',

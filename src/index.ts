@@ -24,7 +24,41 @@ export {type ChatEncoder, modelChatEncoder} from './chat/chatEncoder.ts';
 export {ChatSession, type ChatSessionOptions} from './chat/chatSession.ts';
 export type {BatchOptions, TrainingData} from './data/batches.ts';
 export {type CollateOptions, collate, type Example} from './data/collate.ts';
+export type {DataProgress, DatasetArgs} from './data/datasetArgs.ts';
+export type {
+  ColumnName,
+  DatasetEntry,
+  DatasetFormat,
+  DatasetInfo,
+  TagName,
+} from './data/datasets/datasetInfo.ts';
+export type {MixStrategy} from './data/datasets/mixDatasets.ts';
 export {lengthGrouped} from './data/lengthGrouped.ts';
+export {
+  type ExampleStream,
+  loadDataset,
+  loadPrompts,
+  loadSplits,
+  type PromptExample,
+  type SplitArgs,
+} from './data/loadDataset.ts';
+export {packSequences} from './data/preprocessing/packSequences.ts';
+export {splitValidation} from './data/splitValidation.ts';
+export {
+  type ConversationContext,
+  encodePrompt,
+  encodeTurns,
+  templateStopIds,
+} from './data/templates/encodeTurns.ts';
+export type {Message, Role, Slot, Template, TemplateArgs} from './data/templates/template.ts';
+export {
+  getTemplate,
+  type ResolvedTemplate,
+  type ResolveTemplateOptions,
+  registerTemplate,
+  resolveTemplate,
+  templateNames,
+} from './data/templates/templateRegistry.ts';
 export {
   type Candidate,
   type Comparison,
@@ -37,10 +71,16 @@ export {
   type PredictionProgress,
   type PredictionRun,
   type PredictOptions,
-  type PromptExample,
   predictDataset,
 } from './evaluation/predictDataset.ts';
 export {formatScores, type PredictionScores, scorePredictions} from './evaluation/predictionScores.ts';
+export {
+  type HubOptions,
+  type HubProgress,
+  type HuggingFaceEnvironment,
+  huggingFaceEnvironment,
+} from './hub/hubOptions.ts';
+export {resolveModelFolder} from './hub/resolveModelFolder.ts';
 export {Llama} from './llama.ts';
 export {type BleuScore, characterBleu, corpusBleu} from './metrics/bleu.ts';
 export {type LlamaFactoryScores, llamaFactoryScores} from './metrics/llamaFactoryScores.ts';

@@ -1,0 +1,289 @@
+import {join} from 'node:path';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {warn} from '../../quant/warn.ts';
+import {fetchSnapshot} from '../hub/fetchSnapshot.ts';
+import type {HubOptions} from '../hub/hubOptions.ts';
+import type {Example} from './collate.ts';
+import type {Conversation} from './conversation.ts';
+import {type DatasetArgs, type DatasetPlan, namesIn, resolveDatasetArgs} from './datasetArgs.ts';
+import {convertRecord} from './datasets/convertRecord.ts';
+import {type DatasetSource, findSources, hubSource, readDatasetInfo} from './datasets/datasetInfo.ts';
+import {mixDatasets} from './datasets/mixDatasets.ts';
+import {type OpenDataset, openDataset, recordsOf} from './datasets/openDataset.ts';
+import type {SourceRecord} from './datasets/sourceRecord.ts';
+import {NumpyRandom} from './numpyRandom.ts';
+import {encodeAll, encodeSettings, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
+import {epochSeed, shuffleBuffer} from './shuffleBuffer.ts';
+import {splitValidation} from './splitValidation.ts';
+
+/** Makes a pass over streamed data: the same for the same epoch, shuffled anew for each. */
+export type ExampleStream = (epoch?: number) => AsyncGenerator<Example, void, undefined>;
+
+/** A prompt to answer, with the answer the data has. */
+export interface PromptExample {
+  promptIds: number[];
+  /** Empty where the data has no answer. */
+  labelIds: number[];
+  /** The prompt's text, special tokens included. */
+  prompt: string;
+  /** The answer's text without special tokens. */
+  label: string;
+}
+
+export interface SplitArgs extends DatasetArgs {
+  /** Data sets to validate on. */
+  evaluationDataset?: string | string[];
+  /** Or a part of the training data: a fraction below 1, or a count above 1. Default 0. */
+  valSize?: number;
+}
+
+/** Records of a stream after which a named column that never came is told. */
+const WATCHED_RECORDS = 1000;
+
+const INFO_FILE = 'dataset_info.json';
+
+/**
+ * Loads data sets as LLaMA-Factory does: records → conversations → one mixture → token ids → packs.
+ *
+ * @returns a list; with `streaming`, a function that reads the files anew in each epoch
+ * @throws TfjsLoraError naming the setting, the entry of `dataset_info.json`, or the file, record and column
+ */
+export function loadDataset(args: DatasetArgs & {streaming: true}): Promise<ExampleStream>;
+export function loadDataset(args: DatasetArgs & {streaming?: false}): Promise<Example[]>;
+export function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream>;
+export async function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream> {
+  return (await loadSplits(args)).train;
+}
+
+/**
+ * Loads data to train and to validate on: {@link loadDataset}, with the validation part taken out of the records before
+ * they become examples.
+ */
+export function loadSplits(
+  args: SplitArgs & {streaming?: false},
+): Promise<{train: Example[]; validation: Example[]}>;
+export function loadSplits(
+  args: SplitArgs,
+): Promise<{train: Example[] | ExampleStream; validation: Example[]}>;
+export async function loadSplits(
+  args: SplitArgs,
+): Promise<{train: Example[] | ExampleStream; validation: Example[]}> {
+  const {valSize = 0} = args;
+  const evaluation = namesIn(args.evaluationDataset);
+  if (evaluation.length > 0 && valSize > 0) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `dataset valSize: expected either valSize or evaluationDataset, got ${valSize} and ${evaluation.join(', ')}`,
+    );
+  }
+  const plan = resolveDatasetArgs(args);
+  const evaluationPlan =
+    evaluation.length > 0
+      ? resolveDatasetArgs({...args, dataset: evaluation, streaming: false})
+      : {...plan, streaming: false};
+  const validation = async (conversations: Conversation[]) =>
+    conversations.length === 0 ? [] : makeExamples(conversations, evaluationPlan);
+  const evaluated = evaluation.length > 0 ? await allConversations(evaluationPlan) : [];
+  if (plan.streaming) {
+    const heldOut = assertCount(valSize);
+    const stream = await conversationStream(plan);
+    const split = heldOut > 0 ? await firstOf(stream(0), heldOut) : evaluated;
+    return {
+      train: (epoch = 0) => streamExamples(without(heldOut > 0 ? split : [], stream(epoch)), plan),
+      validation: await validation(split),
+    };
+  }
+  const {train, validation: split} = splitValidation(await allConversations(plan), valSize, plan.seed);
+  return {
+    train: await makeExamples(train, plan),
+    validation: await validation(evaluation.length > 0 ? evaluated : split),
+  };
+}
+
+/** Loads prompts to answer, cut as LLaMA-Factory cuts them for prediction. */
+export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promise<PromptExample[]> {
+  const plan = resolveDatasetArgs({...args, streaming: false, packing: false, stage: 'sft'});
+  const all = await allConversations(plan);
+  const valSize = args.valSize ?? 0;
+  const chosen = valSize > 0 ? splitValidation(all, valSize, plan.seed).validation : all;
+  const usable = chosen.filter(({fault}) => fault === undefined);
+  if (usable.length === 0) {
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `dataset ${plan.dataset.join(', ')}: expected prompts, got none out of ${chosen.length} records.` +
+        (chosen[0] ? ` The first: ${chosen[0].source}: ${chosen[0].fault}.` : ''),
+    );
+  }
+  if (usable.length < chosen.length)
+    warn(
+      `dataset ${plan.dataset.join(', ')}: left out ${chosen.length - usable.length} of ${chosen.length} records`,
+    );
+  const encoded = await encodeAll(usable, plan, encodeSettings(plan, 'prompt'));
+  return encoded.map(({inputIds, labels}) => ({
+    promptIds: inputIds,
+    labelIds: labels,
+    prompt: plan.tokenizer.decode(inputIds),
+    label: plan.tokenizer.decode(labels, {skipSpecialTokens: true}),
+  }));
+}
+
+/** The mixture of a plan's data sets, in memory. */
+async function allConversations(plan: DatasetPlan): Promise<Conversation[]> {
+  const lists: Conversation[][] = [];
+  for (const dataset of await openDatasets(plan)) lists.push(await readAll(dataset, plan));
+  const mixed: Conversation[] = [];
+  const readers = lists.map(
+    (list) =>
+      async function* () {
+        yield* list;
+      },
+  );
+  for await (const conversation of mixDatasets(readers, mixture(plan, plan.seed))) mixed.push(conversation);
+  return mixed;
+}
+
+async function readAll(dataset: OpenDataset, plan: DatasetPlan): Promise<Conversation[]> {
+  const {source} = dataset;
+  const most = plan.maxSamples ?? Number.POSITIVE_INFINITY;
+  let records: SourceRecord[] = [];
+  for await (const record of recordsOf(dataset)) {
+    records.push(record);
+    if (records.length % 1000 === 0)
+      plan.onProgress?.({phase: 'reading', what: source.name, done: records.length});
+    if (source.sampleCount === undefined && records.length === most) break;
+  }
+  if (source.sampleCount !== undefined) records = sample(records, source.sampleCount, plan.seed);
+  const columns = new ColumnWatch(source);
+  const conversations = records.slice(0, most).map((record) => {
+    columns.see(record);
+    return convertRecord(record, source);
+  });
+  const missing = columns.missing();
+  if (missing && conversations.length > 0) throw new TfjsLoraError('CORRUPT_FILE', missing);
+  return conversations;
+}
+
+/** So many records in random order; when there are fewer, some again. */
+function sample(records: SourceRecord[], count: number, seed: number): SourceRecord[] {
+  if (records.length === 0) return records;
+  const random = new NumpyRandom(seed);
+  const chosen = random.permutation(records.length).slice(0, count);
+  while (chosen.length < count) chosen.push(random.integer(records.length));
+  return chosen.map((i) => records[i]);
+}
+
+async function conversationStream(
+  plan: DatasetPlan,
+): Promise<(epoch: number) => AsyncGenerator<Conversation, void, undefined>> {
+  const datasets = await openDatasets(plan);
+  const readers = datasets.map((dataset) => () => readStream(dataset));
+  return (epoch) => {
+    const seed = epochSeed(plan.seed, epoch);
+    return shuffleBuffer(mixDatasets(readers, mixture(plan, seed)), plan.bufferSize, seed);
+  };
+}
+
+async function* readStream(dataset: OpenDataset): AsyncGenerator<Conversation, void, undefined> {
+  const columns = new ColumnWatch(dataset.source);
+  let seen = 0;
+  for await (const record of recordsOf(dataset)) {
+    columns.see(record);
+    const missing = ++seen === WATCHED_RECORDS ? columns.missing() : undefined;
+    if (missing) warn(missing);
+    yield convertRecord(record, dataset.source);
+  }
+}
+
+const mixture = ({mixStrategy, interleaveProbs}: DatasetPlan, seed: number | bigint) => ({
+  strategy: mixStrategy,
+  probabilities: interleaveProbs,
+  seed,
+});
+
+async function openDatasets(plan: DatasetPlan): Promise<OpenDataset[]> {
+  const hub: HubOptions = {...plan.hub};
+  hub.onProgress ??= ({repository, file, done, total}) =>
+    plan.onProgress?.({phase: 'downloading', what: `${repository} ${file}`, done, total});
+  const {sources, folder} = await describeDatasets(plan, hub);
+  const datasets: OpenDataset[] = [];
+  for (const source of sources) datasets.push(await openDataset(source, folder, hub));
+  return datasets;
+}
+
+async function describeDatasets(
+  {dataset, datasetDir}: DatasetPlan,
+  hub: HubOptions,
+): Promise<{sources: DatasetSource[]; folder: string}> {
+  if (typeof datasetDir === 'object')
+    return {sources: findSources(dataset, datasetDir, 'datasetDir'), folder: '.'};
+  if (datasetDir === 'ONLINE') return {sources: dataset.map(hubSource), folder: '.'};
+  const remote = /^REMOTE:(.+)$/.exec(datasetDir)?.[1];
+  const folder = remote === undefined ? datasetDir : await remoteInfo(remote, hub);
+  const path = join(folder, INFO_FILE);
+  return {sources: findSources(dataset, await readDatasetInfo(path), path), folder};
+}
+
+async function remoteInfo(id: string, hub: HubOptions): Promise<string> {
+  const select = ({paths}: {paths: string[]}) => {
+    if (paths.includes(INFO_FILE)) return [INFO_FILE];
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `dataset ${id}: expected ${INFO_FILE}, got ${paths.slice(0, 5).join(', ') || 'no files'}`,
+    );
+  };
+  const repository = {kind: 'dataset', id} as const;
+  return (await fetchSnapshot({repository, select, needed: INFO_FILE}, hub)).folder;
+}
+
+/** Watches for columns that `dataset_info.json` names and no record has. */
+class ColumnWatch {
+  private readonly unseen: Set<string>;
+  private readonly keys = new Set<string>();
+
+  constructor(private readonly source: DatasetSource) {
+    this.unseen = new Set([...source.namedColumns].map((column) => source.columns[column] as string));
+  }
+
+  see({value}: SourceRecord): void {
+    if (this.unseen.size === 0) return;
+    for (const key of Object.keys(value)) {
+      this.unseen.delete(key);
+      this.keys.add(key);
+    }
+  }
+
+  missing(): string | undefined {
+    const [key] = this.unseen;
+    if (key === undefined) return undefined;
+    return (
+      `dataset ${this.source.name} columns: expected a column '${key}' in some record, got ${[...this.keys].join(', ')}. ` +
+      'Correct or leave out the column in dataset_info.json.'
+    );
+  }
+}
+
+function assertCount(valSize: number): number {
+  if (valSize === 0 || (Number.isInteger(valSize) && valSize > 0)) return valSize;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `dataset valSize: expected a count when streaming, got ${valSize}`,
+  );
+}
+
+async function firstOf<T>(items: AsyncGenerator<T>, count: number): Promise<T[]> {
+  const first: T[] = [];
+  for await (const item of items) {
+    first.push(item);
+    if (first.length === count) break;
+  }
+  return first;
+}
+
+/** A stream without some conversations, wherever its order puts them. */
+async function* without(
+  leftOut: readonly Conversation[],
+  conversations: AsyncIterable<Conversation>,
+): AsyncGenerator<Conversation, void, undefined> {
+  const sources = new Set(leftOut.map(({source}) => source));
+  for await (const conversation of conversations) if (!sources.has(conversation.source)) yield conversation;
+}

@@ -1,0 +1,157 @@
+import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {warn} from '../../../quant/warn.ts';
+import type {Example} from '../collate.ts';
+import type {Conversation} from '../conversation.ts';
+import type {DatasetPlan} from '../datasetArgs.ts';
+import {type EncodedConversation, type EncodeSettings, faultOf} from './encodeConversation.ts';
+import {packSequences, packTexts} from './packSequences.ts';
+import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
+import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
+
+/** Conversations that a worker gets at once. */
+const LIST_LENGTH = 50;
+/** Records that are packed together: LLaMA-Factory's `preprocessing_batch_size`. */
+const PACKED_TOGETHER = 1000;
+
+/** How conversations become token ids under a plan. */
+export function encodeSettings(plan: DatasetPlan, task: EncodeSettings['task']): EncodeSettings {
+  const {template, cutoffLength, trainOnPrompt, maskHistory, packLength} = plan;
+  return {task, template, cutoffLength, trainOnPrompt, maskHistory, packing: packLength !== undefined};
+}
+
+/** All conversations as token ids, in their order, out of the cache where they are there. */
+export async function encodeAll(
+  conversations: Conversation[],
+  plan: DatasetPlan,
+  settings: EncodeSettings,
+): Promise<EncodedConversation[]> {
+  const {tokenizer, cacheDir, overwriteCache, workers, onProgress} = plan;
+  const path = cacheDir && tokenizedFile(cacheDir, conversations, tokenizer, settings);
+  const cached = path && !overwriteCache ? readTokenized(path, conversations.length) : undefined;
+  if (cached) return cached;
+  const encoded: EncodedConversation[] = [];
+  for await (const list of tokenizeInOrder(listsOf(conversations), tokenizer, settings, workers)) {
+    encoded.push(...list.encoded);
+    const [what, total] = [plan.dataset.join(', '), conversations.length];
+    onProgress?.({phase: 'tokenizing', what, done: encoded.length, total});
+  }
+  if (path) await writeTokenized(path, encoded);
+  return encoded;
+}
+
+/** Training examples of conversations at hand. */
+export async function makeExamples(conversations: Conversation[], plan: DatasetPlan): Promise<Example[]> {
+  const settings = encodeSettings(plan, plan.stage);
+  const encoded = await encodeAll(conversations, plan, settings);
+  const leftOut = new LeftOut(plan);
+  const examples = examplesOf({conversations, encoded}, plan, settings, leftOut);
+  leftOut.report(conversations.length, examples.length);
+  return examples;
+}
+
+/** Training examples of conversations that come one by one. */
+export async function* streamExamples(
+  conversations: AsyncIterable<Conversation>,
+  plan: DatasetPlan,
+): AsyncGenerator<Example, void, undefined> {
+  const {tokenizer, workers} = plan;
+  const settings = encodeSettings(plan, plan.stage);
+  const leftOut = new LeftOut(plan);
+  let [records, examples] = [0, 0];
+  let waiting: EncodedList = {conversations: [], encoded: []};
+  const take = function* () {
+    for (const example of examplesOf(waiting, plan, settings, leftOut)) {
+      examples++;
+      yield example;
+    }
+    waiting = {conversations: [], encoded: []};
+  };
+  const most = plan.packLength === undefined ? LIST_LENGTH : PACKED_TOGETHER;
+  for await (const list of tokenizeInOrder(listsOf(conversations), tokenizer, settings, workers)) {
+    records += list.conversations.length;
+    waiting.conversations.push(...list.conversations);
+    waiting.encoded.push(...list.encoded);
+    if (waiting.conversations.length >= most) yield* take();
+  }
+  yield* take();
+  leftOut.report(records, examples);
+}
+
+function examplesOf(
+  {conversations, encoded}: EncodedList,
+  plan: DatasetPlan,
+  settings: EncodeSettings,
+  leftOut: LeftOut,
+): Example[] {
+  const {packLength, stage, tokenizer} = plan;
+  const examples: Example[] = [];
+  const together = packLength === undefined ? Math.max(1, conversations.length) : PACKED_TOGETHER;
+  for (let at = 0; at < conversations.length; at += together) {
+    const usable: Example[] = [];
+    for (let i = at; i < Math.min(at + together, conversations.length); i++) {
+      const fault = faultOf(conversations[i], settings) ?? lengthFault(encoded[i]);
+      if (
+        fault === undefined ||
+        (stage === 'pt' && packLength !== undefined && encoded[i].inputIds.length > 0)
+      )
+        usable.push(stage === 'pt' ? {inputIds: encoded[i].inputIds} : encoded[i]);
+      else leftOut.add(conversations[i], fault);
+    }
+    if (packLength === undefined) examples.push(...usable);
+    else if (stage === 'pt')
+      examples.push(
+        ...packTexts(
+          usable.map(({inputIds}) => inputIds),
+          packLength,
+          tokenizer.addsBosToken ? tokenizer.bosTokenId : undefined,
+        ),
+      );
+    else examples.push(...packSequences(usable, packLength));
+  }
+  return examples;
+}
+
+/** Why token ids are nothing to learn from, if so. */
+function lengthFault({labels}: EncodedConversation): string | undefined {
+  if (labels.some((label, t) => t > 0 && label !== IGNORE_INDEX)) return undefined;
+  return 'expected tokens to learn, got none (within the cut)';
+}
+
+/** Counts records that make no example. */
+class LeftOut {
+  private count = 0;
+  private first = '';
+
+  constructor(private readonly plan: DatasetPlan) {}
+
+  add({source}: Conversation, fault: string): void {
+    if (this.count++ === 0) this.first = `${source}: ${fault}`;
+  }
+
+  /** @throws TfjsLoraError `CORRUPT_FILE` when nothing is left */
+  report(records: number, examples: number): void {
+    const what = `dataset ${this.plan.dataset.join(', ')}`;
+    const first = this.first && ` The first: ${this.first}.`;
+    if (examples === 0) {
+      const reason =
+        this.plan.stage === 'pt' && !first ? ' The text fills no row of cutoffLength tokens.' : first;
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `${what}: expected examples to learn from, got none out of ${records} records.${reason}`,
+      );
+    }
+    if (this.count > 0) warn(`${what}: left out ${this.count} of ${records} records.${first}`);
+  }
+}
+
+async function* listsOf<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, undefined> {
+  let list: T[] = [];
+  for await (const item of items) {
+    list.push(item);
+    if (list.length < LIST_LENGTH) continue;
+    yield list;
+    list = [];
+  }
+  if (list.length > 0) yield list;
+}

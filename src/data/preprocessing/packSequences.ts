@@ -1,0 +1,79 @@
+import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import type {Example} from '../collate.ts';
+
+/**
+ * Packs sequences into as few as may be: each pack takes the longest sequence that still fits, again and again, as
+ * LLaMA-Factory's greedy knapsack. Sequences do not see each other: the attention mask numbers them 1, 2, 3 … and positions start
+ * anew in each.
+ *
+ * @param capacity tokens in a pack; longer sequences are left out
+ */
+export function packSequences(examples: readonly Example[], capacity: number): Example[] {
+  return packs(
+    examples.map(({inputIds}) => inputIds.length),
+    capacity,
+  ).map((members) => join(members.map((i) => examples[i])));
+}
+
+/** Which sequences, by index, go together. */
+function packs(lengths: number[], capacity: number): number[][] {
+  // Sequences of one length wait in line; the last one goes first.
+  const waiting = new Map<number, number[]>();
+  for (const [i, length] of lengths.entries()) {
+    if (length > capacity) continue;
+    const line = waiting.get(length);
+    if (line) line.push(i);
+    else waiting.set(length, [i]);
+  }
+  const sizes = [...waiting.keys()].sort((a, b) => a - b);
+  const result: number[][] = [];
+  while (sizes.length > 0) {
+    const members: number[] = [];
+    let room = capacity;
+    for (let at = lastAtMost(sizes, room); at >= 0; at = lastAtMost(sizes, room)) {
+      const line = waiting.get(sizes[at]) as number[];
+      members.push(line.pop() as number);
+      room -= sizes[at];
+      if (line.length === 0) sizes.splice(at, 1);
+    }
+    result.push(members);
+  }
+  return result;
+}
+
+/** The index of the largest of some ascending numbers that is at most `limit`, or −1. */
+function lastAtMost(ascending: number[], limit: number): number {
+  let [low, high] = [0, ascending.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ascending[middle] <= limit) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}
+
+function join(members: Example[]): Example {
+  return {
+    inputIds: members.flatMap(({inputIds}) => inputIds),
+    // Nothing predicts a sequence's first token: what stands before it is another sequence.
+    labels: members.flatMap(({inputIds, labels = inputIds}) => [IGNORE_INDEX, ...labels.slice(1)]),
+    attentionMask: members.flatMap(({inputIds}, i) => inputIds.map(() => i + 1)),
+    positionIds: members.flatMap(({inputIds}) => inputIds.map((_, t) => t)),
+  };
+}
+
+/**
+ * Cuts texts that follow each other into blocks of one length; what is left over at the end is dropped.
+ *
+ * @param firstTokenId written over each block's first token
+ */
+export function packTexts(texts: readonly number[][], blockLength: number, firstTokenId?: number): Example[] {
+  const all = texts.flat();
+  const blocks: Example[] = [];
+  for (let at = 0; at + blockLength <= all.length; at += blockLength) {
+    const inputIds = all.slice(at, at + blockLength);
+    if (firstTokenId !== undefined) inputIds[0] = firstTokenId;
+    blocks.push({inputIds});
+  }
+  return blocks;
+}
