@@ -277,7 +277,10 @@ async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<Array
 function assertSound(parameter: Parameter, data: Float32Array | Int32Array): void {
   const {originalName, storage, logicalShape} = parameter;
   const where = `save ${originalName}`;
-  if (storage === 'float32') return assertFinite(data as Float32Array, where);
+  if (storage === 'float32') {
+    assertFinite(data as Float32Array, where);
+    return;
+  }
   const [rows, cols] = logicalShape;
   const exponent = storage === 'bfloat16' ? 0x7f80 : 0x7c00;
   assertFiniteBits(unpackRowBits(data as Int32Array, rows, cols), exponent, where);

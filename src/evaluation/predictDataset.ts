@@ -3,11 +3,14 @@ import * as tf from '@tensorflow/tfjs';
 import {type GenerateOptions, type GenerativeModel, generateIds} from '../../models/generation/generate.ts';
 import {resolveGenerationConfig} from '../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import type {PromptExample} from '../data/loadDataset.ts';
+import type {PromptExample as LoadedPrompt} from '../data/loadDataset.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
 import {writeResults} from '../training/resultFiles.ts';
 import {type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
 import {writePredictions} from './writePredictions.ts';
+
+/** A prompt to answer, and the answer expected: what `loadPrompts` gives, or your own. */
+export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
 
 /** One line of `generated_predictions.jsonl`. */
 export interface Prediction {

@@ -7,8 +7,9 @@ import {
   comparisonTable,
   parseCandidate,
 } from '../../../src/evaluation/compareModels.ts';
+import type {PromptExample} from '../../../src/evaluation/predictDataset.ts';
 import {predictDataset} from '../../../src/evaluation/predictDataset.ts';
-import {Llama, type PromptExample, useBackend} from '../../../src/index.ts';
+import {Llama, useBackend} from '../../../src/index.ts';
 import {expectNoLeak} from '../../describeEachBackend.ts';
 import {inFolder, stirAdapter} from '../../models/tinyLlama.ts';
 
