@@ -3,10 +3,10 @@ import {readJson} from '../../models/jsonFile.ts';
 import {countParameters} from '../../models/summary.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {TrainingData} from '../data/batches.ts';
-import type {PromptExample} from '../data/loadDataset.ts';
+
 import type {Llama} from '../llama.ts';
 import {formatBytes} from '../training/formatBytes.ts';
-import {type PredictOptions, predictDataset} from './predictDataset.ts';
+import {type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
 import type {PredictionScores} from './predictionScores.ts';
 
 /** Types of weights that a base may be quantized to for a comparison. */
