@@ -103,7 +103,34 @@ fn outlierAt(row: u32, place: u32) -> f32 {
   let pair = widen(outlierValues[row * ${Math.ceil(outliers / 2)}u + place / 2u]);
   return select(pair.x, pair.y, place % 2u == 1u);
 }`;
+  const one127 = `${Math.fround(1 / 127)}f`; // as bitsandbytes multiplies
+  const aligned = `
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  let at = (row * COLS + col) / 4u;
+  var values = mat2x4f(vec4f(unpack4xI8(codes[at])), vec4f(unpack4xI8(codes[at + 1u])));
+  values = mat2x4f(values[0] * rowScales[row] * ${one127}, values[1] * rowScales[row] * ${one127});
+  ${
+    hasOutliers
+      ? eight(
+          (i) => `let place${i} = outlierIndex[col + ${i}u];
+  if (place${i} >= 0) { values[${i >> 2}][${i & 3}] = outlierAt(row, u32(place${i})); }`,
+        ).join('\n')
+      : ''
+  }
+  return values;
+}`;
   const each = eight((i) => `weightAt(row, col + ${i}u)`);
+  const unaligned = `
+fn weightAt(row: u32, col: u32) -> f32 {
+  if (col >= COLS) { return 0.0; }
+  ${hasOutliers ? 'if (outlierIndex[col] >= 0) { return outlierAt(row, u32(outlierIndex[col])); }' : ''}
+  let at = row * COLS + col;
+  let code = f32(extractBits(i32(codes[at / 4u]), 8u * (at % 4u), 8u));
+  return code * rowScales[row] * ${one127};
+}
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  return mat2x4f(vec4f(${each.slice(0, 4).join(', ')}), vec4f(${each.slice(4).join(', ')}));
+}`;
   return {
     tensors: hasOutliers ? [codes, scales, outlierIndex, outlierValues] : [codes, scales],
     uniforms: {},
@@ -120,15 +147,6 @@ ${outlier}`
     : ''
 }
 const COLS = ${cols}u;
-fn weightAt(row: u32, col: u32) -> f32 {
-  if (col >= COLS) { return 0.0; }
-  ${hasOutliers ? 'if (outlierIndex[col] >= 0) { return outlierAt(row, u32(outlierIndex[col])); }' : ''}
-  let at = row * COLS + col;
-  let code = f32(extractBits(i32(codes[at / 4u]), 8u * (at % 4u), 8u));
-  return code * rowScales[row] * ${Math.fround(1 / 127)}f;
-}
-fn weightOctet(row: u32, col: u32) -> mat2x4f {
-  return mat2x4f(vec4f(${each.slice(0, 4).join(', ')}), vec4f(${each.slice(4).join(', ')}));
-}`,
+${cols % 8 === 0 ? aligned : unaligned}`,
   };
 }

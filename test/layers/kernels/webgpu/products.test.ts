@@ -16,8 +16,8 @@ import {choose, describeWebGPU, expectSame, expectSameFunction, normal} from './
 const SIZES: [number, number, number][] = [
   [70, 65, 40],
   [3, 33, 40],
-  [6, 7, 13],
   [300, 24, 16],
+  [6, 7, 13],
 ];
 const TOLERANCE = {float32: 1e-5, float16: 2e-3} as const;
 
@@ -75,8 +75,10 @@ describeWebGPU('products with stored weights', () => {
       );
     });
 
-    test.each(FORMATS)('%s, both ways, any size', async (_, quantize) => {
-      for (const [m, rows, cols] of SIZES) {
+    // Odd widths are read element by element, which software drivers take seconds to compile: once is enough.
+    test.each(FORMATS)('%s, both ways, any size', async (name, quantize) => {
+      const isOddTested = computeDtype === 'float32' && name !== 'int8 with outliers';
+      for (const [m, rows, cols] of isOddTested ? SIZES : SIZES.slice(0, -1)) {
         const weight = storeQuantized(quantize(randomValues(rows * cols), [rows, cols]));
         for (const transposeWeight of [true, false]) {
           const x = normal([m, transposeWeight ? cols : rows], 3) as tf.Tensor2D;
