@@ -22,11 +22,7 @@ const COLUMNS = [
 export function csvLog(run: TrainingRun, outputDir: string): TrainingCallback {
   const file = new LinesFile(join(outputDir, 'trainer_log.csv'));
   return {
-    onTrainBegin: () =>
-      file.open(
-        (line) => Number(line.split(',', 1)[0]) <= run.firstStep && run.firstStep > 0,
-        COLUMNS.join(','),
-      ),
+    onTrainBegin: () => file.open(run.log.length, COLUMNS.join(',')),
     onLog: (entry) => file.append(COLUMNS.map((name) => entry[name] ?? '').join(',')),
   };
 }

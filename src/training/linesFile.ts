@@ -8,12 +8,15 @@ export class LinesFile {
   constructor(readonly path: string) {}
 
   /**
-   * Begins the file, or goes on with what is there: lines that `keep` refuses, as a run that was killed leaves them
-   * beyond its last checkpoint, go, and so does a last line without its end.
+   * Begins the file, or goes on with what is there: of its lines the first `count` stay, those that the run's log had when
+   * its checkpoint was made. A run that was killed leaves more, and perhaps a last one without its end.
+   *
+   * @param header a first line that does not count
    */
-  async open(keep: (line: string) => boolean, header?: string): Promise<void> {
-    const text = await readFile(this.path, 'utf8').catch(() => '');
-    const lines = text.split('\n').slice(0, -1).filter(keep);
+  async open(count: number, header?: string): Promise<void> {
+    const text = count === 0 ? '' : await readFile(this.path, 'utf8').catch(() => '');
+    const complete = text.split('\n').slice(0, -1);
+    const lines = complete.slice(header === undefined ? 0 : 1).slice(0, count);
     if (header !== undefined) lines.unshift(header);
     writeWhole(this.path, lines.map((line) => `${line}\n`).join(''));
   }

@@ -10,8 +10,7 @@ import type {TrainingRun} from './trainingRun.ts';
 export function trainerLogFile(run: TrainingRun, outputDir: string): TrainingCallback {
   const file = new LinesFile(join(outputDir, 'trainer_log.jsonl'));
   return {
-    onTrainBegin: () =>
-      file.open((line) => run.firstStep > 0 && JSON.parse(line).current_steps <= run.firstStep),
+    onTrainBegin: () => file.open(run.log.length),
     onLog: (entry) => file.append(JSON.stringify(lineOf(run, entry))),
   };
 }
