@@ -39,7 +39,6 @@ export {
   loadDataset,
   loadPrompts,
   loadSplits,
-  type PromptExample,
   type SplitArgs,
 } from './data/loadDataset.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
@@ -71,6 +70,7 @@ export {
   type PredictionProgress,
   type PredictionRun,
   type PredictOptions,
+  type PromptExample,
   predictDataset,
 } from './evaluation/predictDataset.ts';
 export {formatScores, type PredictionScores, scorePredictions} from './evaluation/predictionScores.ts';
