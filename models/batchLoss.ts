@@ -6,9 +6,9 @@ import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {CausalLM} from './causalLM.ts';
+import {IGNORE_INDEX} from './ignoreIndex.ts';
 
-/** A label that does not count. */
-export const IGNORE_INDEX = -100;
+export {IGNORE_INDEX};
 
 /** Logits that exist at once when the head itself trains (64 MiB of float32). */
 const CHUNK_ELEMENTS = 1 << 24;

@@ -180,9 +180,10 @@ function authorized({token}: HubOptions): typeof fetch {
   };
 }
 
+/** Node's fetch says "fetch failed", and why in the cause. */
 function reasonOf(error: unknown): string {
-  const {message, cause} = error as Error;
-  return cause instanceof Error && cause.message ? cause.message : message;
+  const {message, cause} = error as Error & {cause?: {message?: string; code?: string}};
+  return cause?.message || cause?.code || message;
 }
 
 /** Writes a small file so that readers see the old one or the new one. */

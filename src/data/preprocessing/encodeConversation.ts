@@ -1,4 +1,4 @@
-import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Conversation} from '../conversation.ts';

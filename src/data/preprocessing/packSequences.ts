@@ -1,4 +1,4 @@
-import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Example} from '../collate.ts';
 
 /**

@@ -1,0 +1,2 @@
+/** A label that does not count. */
+export const IGNORE_INDEX = -100;
