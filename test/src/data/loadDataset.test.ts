@@ -3,14 +3,10 @@ import {tmpdir} from 'node:os';
 import {join, resolve} from 'node:path';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
-import {
-  type DatasetArgs,
-  type DatasetInfo,
-  type Example,
-  loadDataset,
-  loadPrompts,
-  loadSplits,
-} from '../../../src/index.ts';
+import type {Example} from '../../../src/data/collate.ts';
+import type {DatasetArgs} from '../../../src/data/datasetArgs.ts';
+import type {DatasetInfo} from '../../../src/data/datasets/datasetInfo.ts';
+import {loadDataset, loadPrompts, loadSplits} from '../../../src/data/loadDataset.ts';
 import {llamaTokenizer} from './llamaTokenizer.ts';
 
 let tokenizer: Tokenizer;
