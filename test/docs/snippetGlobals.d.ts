@@ -1,8 +1,9 @@
 // What the snippets of README.md and docs/ take for granted: a model, some data.
-import type {Example, Llama, PromptExample} from 'tfjs-lora';
+import type {Example, Llama, PromptExample, Tokenizer} from 'tfjs-lora';
 
 declare global {
   const model: Llama;
+  const tokenizer: Tokenizer;
   const training: Example[];
   const heldOut: Example[];
   const pairs: {prompt: string; answer: string}[];

@@ -33,6 +33,8 @@ beforeAll(() => {
   for (const file of fs.readdirSync(consumer)) {
     fs.copyFileSync(path.join(consumer, file), path.join(project, file));
   }
+  const parquet = 'alpaca-zstd.parquet';
+  fs.copyFileSync(path.join(__dirname, '../src/data/fixtures', parquet), path.join(project, parquet));
 }, 300_000);
 
 afterAll(() => {
@@ -137,6 +139,10 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     expect(model.merged).toBeLessThan(1e-4);
     expect(model.loaded).toBe(0);
     expect(losses.at(-1)).toBeLessThan(losses[0] / 2);
+  });
+
+  test('tokenizes on worker threads and reads Parquet', () => {
+    expect(report.data).toEqual({same: true, examples: 200, parquet: 7, warnings: []});
   });
 
   test('uses and subclasses a layer alone', () => {

@@ -1,4 +1,4 @@
-const {mkdtempSync, rmSync} = require('node:fs');
+const {mkdtempSync, rmSync, writeFileSync} = require('node:fs');
 const {tmpdir} = require('node:os');
 const {join} = require('node:path');
 const tf = require('@tensorflow/tfjs');
@@ -13,6 +13,7 @@ exports.report = async function report({root, models, layers, quant}) {
     counts: () => counts(root, models),
     model: () => inFolder((folder) => fineTune(root, folder)),
     layer: () => layerAlone(layers),
+    data: () => inFolder((folder) => loadData(root, models, folder)),
   };
   const results = {};
   for (const [name, use] of Object.entries(uses)) {
@@ -169,4 +170,31 @@ async function layerAlone({LoRADense}) {
 /** Largest absolute difference. */
 function distance(a, b) {
   return a.sub(b).abs().max().dataSync()[0];
+}
+
+/** Tokenizes on worker threads and reads Parquet: both load modules of their own. */
+async function loadData({loadDataset, setWarningHandler}, {Tokenizer}, folder) {
+  const warnings = [];
+  const before = setWarningHandler((message) => warnings.push(message));
+  const vocab = Object.fromEntries(Array.from({length: 95}, (_, id) => [String.fromCharCode(32 + id), id]));
+  const tokenizer = new Tokenizer({
+    tokenizer: {
+      model: {type: 'BPE', vocab, merges: []},
+      added_tokens: [{id: 95, content: '</s>', special: true}],
+    },
+    config: {eos_token: '</s>'},
+  });
+  const records = Array.from({length: 200}, (_, i) => ({instruction: `q${i}`, output: `a${i}`}));
+  writeFileSync(join(folder, 'x.json'), JSON.stringify(records));
+  const load = (file_name, workers) =>
+    loadDataset({dataset: 'x', datasetDir: {x: {file_name}}, template: 'default', tokenizer, workers});
+  const [alone, threaded] = [await load(join(folder, 'x.json'), 1), await load(join(folder, 'x.json'), 2)];
+  const parquet = await load(join(__dirname, 'alpaca-zstd.parquet'), 1);
+  setWarningHandler(before);
+  return {
+    same: JSON.stringify(alone) === JSON.stringify(threaded),
+    examples: threaded.length,
+    parquet: parquet.length,
+    warnings,
+  };
 }
