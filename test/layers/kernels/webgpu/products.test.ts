@@ -90,13 +90,24 @@ describeWebGPU('products with stored weights', () => {
     });
   });
 
-  test.each(FORMATS)('%s is dequantized bit for bit', async (_, quantize) => {
+  // int8 multiplies twice, in whichever order the driver's compiler chooses.
+  test.each(FORMATS)('%s is dequantized bit for bit, int8 to a rounding', async (name, quantize) => {
+    const expectSame = async (rows: tf.Tensor, expected: Float32Array) => {
+      const got = (await rows.data()) as Float32Array;
+      if (!name.startsWith('int8')) return expect(got).toEqual(expected);
+      const worst = expected.reduce(
+        (most, value, i) => Math.max(most, Math.abs(got[i] - value) - 2e-7 * Math.abs(value)),
+        0,
+      );
+      expect(worst).toBeLessThanOrEqual(0);
+      expect(got.length).toBe(expected.length);
+    };
     for (const [, rows, cols] of SIZES) {
       const matrix = quantize(randomValues(rows * cols), [rows, cols]);
       const weight = storeQuantized(matrix);
-      expect(await dequantizeRows(weight).data()).toEqual(matrix.dequantize());
+      await expectSame(dequantizeRows(weight), matrix.dequantize());
       const [begin, end] = [Math.floor(rows / 3), rows];
-      expect(await dequantizeRows(weight, begin, end).data()).toEqual(matrix.dequantizeRows(begin, end));
+      await expectSame(dequantizeRows(weight, begin, end), matrix.dequantizeRows(begin, end));
     }
   });
 });
