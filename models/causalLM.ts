@@ -190,7 +190,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     try {
       if (quantization) declareQuantized(model, quantization);
       model.nameOrPath = folder;
-      await loadWeights(model, checkpoint, options);
+      if (options.allocate !== false) await loadWeights(model, checkpoint, options);
       model.generationConfig = await readGenerationConfig(folder, {
         bosTokenId: config.bosTokenId,
         eosTokenId: config.eosTokenId,

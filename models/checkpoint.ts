@@ -33,6 +33,8 @@ export interface LoadOptions {
   dtype?: StorageDtype;
   /** Quantize the linear layers while they load: QLoRA. Default: as the folder's `quantization_config` says, if at all. */
   quantization?: QuantizationOptions;
+  /** False: declare the weights without reading them, to count or to plan; using them throws. Default true. */
+  allocate?: boolean;
   /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
   checkFinite?: boolean;
   /** Called after each tensor. */

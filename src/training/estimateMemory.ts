@@ -149,7 +149,8 @@ function bytesOf(weight: StoredWeight): number {
   const size = matrixSize(weight);
   if (type === 'int8') return size + 4 * weight.logicalShape[0];
   const blocks = Math.ceil(size / blockSize);
-  return size / 2 + (doubleQuant ? blocks + 4 * Math.ceil(blocks / 256) : 4 * blocks);
+  const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of scales, their scales, the offset
+  return size / 2 + (doubleQuant ? doubled : 4 * blocks);
 }
 
 /** An optimizer that knows the size of its state. */
