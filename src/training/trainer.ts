@@ -158,8 +158,8 @@ export class Trainer extends TrainingStep {
       this.steps++;
       await this.record(run, outcome, window, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
+      await tf.nextFrame(); // let notebooks and signals in: a stop request then finds its checkpoint still to be written
       await callbacks.emit('onStepComplete', step);
-      await tf.nextFrame(); // let notebooks and signals in
       if (run.isOver) return false;
     }
     return true;

@@ -237,6 +237,20 @@ test('a stop request leaves a checkpoint and the log, and no results', async () 
   expect(aborted.history.steps).toEqual([]); // before the first step
 });
 
+test('a stop request between two steps leaves a checkpoint too', async () => {
+  const outputDir = pathOf('stopped-between');
+  const controller = new AbortController();
+  const {history} = await run({
+    outputDir,
+    signal: controller.signal,
+    // As a signal's handler runs: when the event loop turns, after all that a step's callbacks do at once.
+    callbacks: ({step}) => void (step === 3 && setImmediate(() => controller.abort())),
+  });
+  const {step} = history.steps.at(-1)!;
+  expect([history.isInterrupted, step >= 3]).toEqual([true, true]);
+  expect(readdirSync(outputDir)).toContain(`checkpoint-${step}`);
+});
+
 test('stopTraining ends a run as complete', async () => {
   const outputDir = pathOf('complete');
   const model = new BigramModel();
