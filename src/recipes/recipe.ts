@@ -23,6 +23,8 @@ export interface Recipe {
     token?: string;
     /** How matrices are kept in memory; undefined: as in the files. */
     dtype?: StorageDtype;
+    /** What large products are multiplied in where a backend offers a choice. */
+    computeDtype: 'float16' | 'float32';
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
     gradientCheckpointing: boolean;
   };
@@ -36,7 +38,10 @@ export interface Recipe {
     maxSamples?: number;
     trainOnPrompt: boolean;
     maskHistory: boolean;
-    packing: boolean;
+    /** Default: for plain text only. */
+    packing?: boolean;
+    /** Goes before a conversation that brings none of its own. */
+    defaultSystem?: string;
     streaming: boolean;
     bufferSize: number;
     mixStrategy: RecipeKeys['mix_strategy'];
@@ -138,6 +143,7 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
       cacheDir: keys.cache_dir,
       token: keys.hf_hub_token,
       dtype: keys.do_train && keys.finetuning_type !== 'lora' ? 'float32' : dtype, // only float32 trains
+      computeDtype: dtype === undefined ? 'float32' : 'float16',
       quantization: quantizationOf(keys),
       gradientCheckpointing: !keys.disable_gradient_checkpointing,
     },
@@ -151,7 +157,8 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
       maxSamples: keys.max_samples,
       trainOnPrompt: keys.train_on_prompt,
       maskHistory: keys.mask_history,
-      packing: keys.neat_packing || (keys.packing ?? keys.stage === 'pt'),
+      packing: keys.neat_packing || keys.packing,
+      defaultSystem: keys.default_system,
       streaming: keys.streaming,
       bufferSize: keys.buffer_size,
       mixStrategy: keys.mix_strategy,
@@ -297,9 +304,6 @@ function assertConsistent(keys: RecipeKeys, source: RecipeSource): void {
   }
   if (keys.do_predict && keys.stage === 'sft' && !keys.predict_with_generate) {
     mistake('do_predict', 'expected predict_with_generate: true beside it, got none');
-  }
-  if (keys.predict_with_generate && keys.eval_dataset === undefined) {
-    mistake('predict_with_generate', 'expected eval_dataset beside it, got none');
   }
   if (keys.eval_dataset !== undefined && keys.val_size > 0) {
     mistake('val_size', 'expected none beside eval_dataset: evaluation data comes from one of them');

@@ -108,10 +108,13 @@ const dataset = {
   eval_dataset: list()
     .optional()
     .describe('Names of data to evaluate and predict on; instead of `val_size`.'),
-  dataset_dir: text().default('data').describe('Folder of `dataset_info.json` and its files.'),
+  dataset_dir: text()
+    .default('data')
+    .describe('Folder of `dataset_info.json` and its files; `ONLINE`: names are of the hub.'),
   template: text()
     .optional()
     .describe("Chat format, such as `llama3`. Default: the model's own chat template."),
+  default_system: text().optional().describe('System message where a conversation has none of its own.'),
   cutoff_len: count().default(2048).describe('Longer examples are cut to so many tokens.'),
   max_samples: count().optional().describe('At most so many examples of each dataset.'),
   train_on_prompt: flag().default(false).describe('Learn the prompt too.'),
@@ -125,9 +128,11 @@ const dataset = {
   streaming: flag().default(false).describe('Read the data while training, for files larger than memory.'),
   buffer_size: count().default(16384).describe('`streaming`: shuffle among so many examples.'),
   mix_strategy: z
-    .enum(['concat', 'interleave_under', 'interleave_over'])
+    .enum(['concat', 'interleave_under', 'interleave_over', 'interleave_once'])
     .default('concat')
-    .describe('One dataset after the other, or drawn in turns until the first or the last is used up.'),
+    .describe(
+      'One dataset after the other, or drawn in turns until the first or the last is used up, or each once.',
+    ),
   interleave_probs: z
     .union([text(), z.array(z.number()), z.number()])
     .transform((value) => [value].flat().flatMap((part) => splitList(String(part)).map(Number)))
@@ -221,8 +226,16 @@ const train = {
     .describe("Decay of the squared gradient's running mean."),
   adam_epsilon: z.number().positive().default(1e-8).describe('Added to the root.'),
   max_grad_norm: z.number().min(0).default(1).describe('Clip the global norm of the gradients; 0: never.'),
-  bf16: flag().default(false).describe('Keep the frozen base in bfloat16; what trains is float32.'),
-  fp16: flag().default(false).describe('Keep the frozen base in float16; what trains is float32.'),
+  bf16: flag()
+    .default(false)
+    .describe(
+      'Keep the frozen base in bfloat16, and on a graphics card multiply in 16 bit; what trains is float32.',
+    ),
+  fp16: flag()
+    .default(false)
+    .describe(
+      'Keep the frozen base in float16, and on a graphics card multiply in 16 bit; what trains is float32.',
+    ),
   seed: z.int().min(0).default(42).describe("Of the adapter's draw, the shuffles and dropout."),
   data_seed: z.int().min(0).optional().describe('Of the shuffles alone. Default `seed`.'),
   disable_shuffling: flag().default(false).describe('Take the training data in its own order.'),
@@ -243,9 +256,7 @@ const evaluation = {
   early_stopping_steps: count()
     .optional()
     .describe('Stop after so many evaluations in a row without a better one.'),
-  predict_with_generate: flag()
-    .default(false)
-    .describe('Predict by generating answers; needs `eval_dataset`.'),
+  predict_with_generate: flag().default(false).describe('Predict by generating answers.'),
 };
 
 const generation = {

@@ -41,7 +41,7 @@ describe('the recipes of examples/', () => {
         template: 'llama3',
         cutoffLength: 2048,
         maxSamples: 1000,
-        packing: false,
+        packing: undefined,
         overwriteCache: true,
         workers: 16,
         validationSize: 0.1,
@@ -174,8 +174,7 @@ describe('values', () => {
   });
 
   test('packing is for plain text unless asked for', () => {
-    expect(read(MODEL).data.packing).toBe(false);
-    expect(read(`${MODEL}stage: pt`).data.packing).toBe(true);
+    expect(read(MODEL).data.packing).toBeUndefined(); // the data decides
     expect(read(`${MODEL}stage: pt\npacking: false`).data.packing).toBe(false);
     expect(read(`${MODEL}neat_packing: true`).data.packing).toBe(true);
   });
@@ -302,10 +301,6 @@ describe('faults', () => {
     [`${TRAIN}do_eval: true`, 'do_eval: expected data to evaluate on'],
     [`${TRAIN}eval_strategy: steps`, 'eval_strategy: expected data to evaluate on'],
     [`${TRAIN}eval_dataset: bills\ndo_predict: true`, 'do_predict: expected predict_with_generate: true'],
-    [
-      `${TRAIN}val_size: 0.1\ndo_predict: true\npredict_with_generate: true`,
-      'predict_with_generate: expected eval_dataset',
-    ],
     [`${TRAIN}eval_dataset: bills\nval_size: 0.1`, 'val_size: expected none beside eval_dataset'],
     [`${TRAIN}stage: pt\ntrain_on_prompt: true`, 'train_on_prompt: expected false where stage is pt'],
     [`${TRAIN}mask_history: true\ntrain_on_prompt: true`, 'mask_history: expected false'],

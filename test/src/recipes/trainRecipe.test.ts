@@ -1,0 +1,364 @@
+import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {billRecords} from '../../../examples/quickstart/billGenerator.ts';
+import {AdamW, type Example, Llama, type StepRecord, useBackend} from '../../../src/index.ts';
+import {planRecipe} from '../../../src/recipes/planRecipe.ts';
+import {loadRecipe, type Recipe} from '../../../src/recipes/recipe.ts';
+import {type RunOptions, trainRecipe} from '../../../src/recipes/trainRecipe.ts';
+import {runCommandLine} from '../cli/runCommandLine.ts';
+
+/*
+ * Recipes on the small model of the quickstart and a handful of its bills.
+ */
+
+const MODEL = join(__dirname, '../../../examples/quickstart/model');
+const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-recipe-'));
+const recipeFile = join(folder, 'recipe.yaml');
+const output = (name: string) => join(folder, name);
+
+beforeAll(async () => {
+  process.env.HF_HOME = join(folder, 'cache'); // where tokenized data is kept
+  await useBackend('wasm');
+  const data = join(folder, 'data');
+  mkdirSync(data);
+  writeFileSync(join(data, 'bills.json'), JSON.stringify(billRecords('train', 12)));
+  writeFileSync(join(data, 'unseen.json'), JSON.stringify(billRecords('heldOut', 3)));
+  const info = {bills: {file_name: 'bills.json'}, unseen: {file_name: 'unseen.json'}};
+  writeFileSync(join(data, 'dataset_info.json'), JSON.stringify(info));
+  writeFileSync(
+    recipeFile,
+    `model_name_or_path: ${MODEL}
+do_train: true
+lora_rank: 4
+dataset: bills
+dataset_dir: ${data}
+template: llama3
+cutoff_len: 128
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 2
+learning_rate: 1.0e-2
+num_train_epochs: 1
+lr_scheduler_type: cosine
+warmup_ratio: 0.3
+logging_steps: 1
+seed: 7
+ddp_timeout: 180000000
+`,
+  );
+});
+afterAll(() => rmSync(folder, {recursive: true}));
+
+const read = (...overrides: string[]): Promise<Recipe> => loadRecipe(recipeFile, overrides);
+
+async function train(overrides: string[], options: RunOptions = {}): Promise<StepRecord[]> {
+  const steps: StepRecord[] = [];
+  const callbacks = [(record: StepRecord) => void steps.push(record), ...(options.callbacks ?? [])];
+  await trainRecipe(await read(...overrides), {backend: 'wasm', verbose: 0, ...options, callbacks});
+  return steps;
+}
+
+const json = (...path: string[]) => JSON.parse(readFileSync(join(...path), 'utf8'));
+const logitsOf = (model: Llama) =>
+  tf.tidy(() =>
+    model
+      .predict([[1, 2, 3, 4]])
+      .dataSync()
+      .slice(),
+  );
+
+describe('a plan', () => {
+  test('counts steps, tokens, parameters and memory, and writes nothing', async () => {
+    const before = tf.memory().numTensors;
+    const plan = await planRecipe(await read(`output_dir=${output('planned')}`, 'val_size=2'), {
+      backend: 'wasm',
+    });
+    expect(plan).toMatchObject({
+      steps: {total: 3, perEpoch: 3, warmup: 1}, // 10 examples in windows of 4
+      data: {training: {examples: 10}, validation: undefined},
+      resumeFrom: false,
+    });
+    const model = await Llama.fromPretrained<Llama>(MODEL);
+    const base = model.countParams();
+    model.applyLoRA({rank: 4});
+    const trainable = [...model.trainableParameters().values()].reduce((sum, {size}) => sum + size, 0);
+    model.dispose();
+    expect(plan.parameters).toEqual({total: base + trainable, trainable});
+    const {tokens, targets, longest} = plan.data.training!;
+    expect(plan.trainedTokens).toBe(tokens);
+    expect(targets).toBeLessThan(tokens / 2);
+    expect(longest).toBeLessThanOrEqual(128);
+    expect(plan.memory!.total).toBeGreaterThan(2 * base);
+    expect(existsSync(output('planned'))).toBe(false);
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('is what --dry-run prints', async () => {
+    const {status, out} = await runCommandLine(
+      ...['--backend', 'wasm', 'train', recipeFile, `output_dir=${output('planned')}`, '--dry-run'],
+    );
+    expect(status).toBe(0);
+    expect(out).toMatch(/^trains +\d[\d,]* parameters \(.* %\): LoRA of rank 4, alpha 8, on all-linear$/m);
+    expect(out).toMatch(/^steps +3 of 2 × 2 examples, 3 an epoch$/m);
+    expect(out).toMatch(/^ignored +ddp_timeout \(one process on one device here\)$/m);
+    expect(existsSync(output('planned'))).toBe(false);
+  });
+});
+
+describe('training by a recipe', () => {
+  let steps: StepRecord[];
+
+  beforeAll(async () => {
+    const before = tf.memory().numTensors;
+    steps = await train([
+      `output_dir=${output('lora')}`,
+      ...['eval_dataset=unseen', 'eval_strategy=steps', 'eval_steps=2', 'save_steps=2', 'plot_loss=true'],
+    ]);
+    expect(tf.memory().numTensors).toBe(before);
+  }, 120_000);
+
+  test('takes the steps it planned', () => {
+    expect(steps.map(({step, totalSteps}) => [step, totalSteps])).toEqual([1, 2, 3].map((step) => [step, 3]));
+    const rates = steps.map(({learningRate}) => learningRate);
+    expect(rates[0]).toBe(0);
+    expect(rates[1]).toBeCloseTo(1e-2, 10); // after one step of warm-up
+    expect(rates[2]).toBeCloseTo(5e-3, 10);
+  });
+
+  test("leaves LLaMA-Factory's files", () => {
+    expect(readdirSync(output('lora'))).toEqual(
+      expect.arrayContaining([
+        'adapter_config.json',
+        'adapter_model.safetensors',
+        'all_results.json',
+        'checkpoint-2',
+        'checkpoint-3',
+        'eval_results.json',
+        'tokenizer.json',
+        'train_results.json',
+        'trainer_log.jsonl',
+        'trainer_state.json',
+        'training_eval_loss.png',
+        'training_loss.png',
+      ]),
+    );
+    expect(json(output('lora'), 'adapter_config.json')).toMatchObject({
+      base_model_name_or_path: MODEL,
+      r: 4,
+      lora_alpha: 8,
+      target_modules: ['down_proj', 'gate_proj', 'k_proj', 'o_proj', 'q_proj', 'up_proj', 'v_proj'],
+    });
+    const {train_loss, eval_loss} = json(output('lora'), 'all_results.json');
+    expect(train_loss).toBeCloseTo(steps.reduce((sum, {loss}) => sum + loss, 0) / 3, 6);
+    expect(eval_loss).toBe(json(output('lora'), 'eval_results.json').eval_loss);
+  });
+
+  test('evaluates by a recipe of its own to the same loss', async () => {
+    const own = [
+      'do_train=false',
+      'do_eval=true',
+      'eval_dataset=unseen',
+      `output_dir=${output('evaluated')}`,
+    ];
+    mkdirSync(output('evaluated'));
+    await train([...own, `adapter_name_or_path=${output('lora')}`]);
+    const {eval_loss} = json(output('evaluated'), 'eval_results.json');
+    expect(eval_loss).toBeCloseTo(json(output('lora'), 'eval_results.json').eval_loss, 5);
+  });
+
+  test('exports a model that gives what the adapter gives', async () => {
+    const merge = join(folder, 'merge.yaml');
+    writeFileSync(
+      merge,
+      `model_name_or_path: ${MODEL}\nadapter_name_or_path: ${output('lora')}\nexport_dir: ${output('merged')}\ninfer_dtype: float32\n`,
+    );
+    const {status, out} = await runCommandLine('--backend', 'wasm', 'export', merge);
+    expect({status, out}).toEqual({
+      status: 0,
+      out: expect.stringMatching(/merged: .* of float32 in one file, .*lora merged in/),
+    });
+    const merged = await Llama.fromPretrained<Llama>(output('merged'));
+    const adapted = await Llama.fromPretrained<Llama>(MODEL, {dtype: 'float32'});
+    await adapted.loadAdapter(output('lora'));
+    const [found, expected] = [logitsOf(merged), logitsOf(adapted)];
+    merged.dispose();
+    adapted.dispose();
+    expect(Math.max(...found.map((value, i) => Math.abs(value - expected[i])))).toBeLessThan(1e-4);
+  });
+
+  test('goes on with an adapter, or merges it and begins another', async () => {
+    const given = `adapter_name_or_path=${output('lora')}`;
+    const first = async (...more: string[]) =>
+      (
+        await train([
+          given,
+          'max_steps=1',
+          `output_dir=${output('next')}`,
+          'overwrite_output_dir=true',
+          ...more,
+        ])
+      )[0];
+    const [onward, anew] = [await first(), await first('create_new_adapter=true', 'lora_rank=2')];
+    expect(onward.loss).toBeLessThan(steps[0].loss);
+    expect(anew.loss).toBeCloseTo(onward.loss, 1); // merged into bfloat16
+    expect(json(output('next'), 'adapter_config.json').r).toBe(2);
+  });
+
+  test('refuses a folder that holds a run whose checkpoints are gone', async () => {
+    mkdirSync(output('leftover'));
+    writeFileSync(join(output('leftover'), 'adapter_config.json'), '{}');
+    await expect(train([`output_dir=${output('leftover')}`])).rejects.toThrow(
+      'expected no earlier run in it',
+    );
+  });
+});
+
+test('a recipe is what the calls of the library would be', async () => {
+  const examples: Example[] = [];
+  const seen = await train([`output_dir=${output('same')}`, 'disable_shuffling=true', 'save_strategy=no'], {
+    callbacks: [
+      {
+        setModel: (given: unknown) => {
+          const model = given as Llama;
+          const lossSum = model.lossSum.bind(model);
+          model.lossSum = (batch, options) => {
+            for (const [row, inputIds] of (batch.inputIds as number[][]).entries()) {
+              const [labels, attentionMask] = [batch.labels, batch.attentionMask].map(
+                (rows) => (rows as number[][])[row],
+              );
+              examples.push({inputIds, labels, attentionMask});
+            }
+            return lossSum(batch, options);
+          };
+        },
+      },
+    ],
+  });
+  const model = await Llama.fromPretrained<Llama>(MODEL);
+  model.applyLoRA({rank: 4, alpha: 8, targetModules: 'all-linear', seed: 7});
+  model.compile({
+    optimizer: new AdamW({learningRate: 1e-2, weightDecay: 0}),
+    schedule: {name: 'cosine', warmupSteps: 1},
+    maxGradNorm: 1,
+  });
+  const options = {batchSize: 2, gradientAccumulationSteps: 2, shuffle: false, seed: 7, verbose: 0};
+  const {steps} = await model.fitDataset(examples, options);
+  model.dispose();
+  expect(examples).toHaveLength(12);
+  expect(seen.map(({loss}) => loss)).toEqual(steps.map(({loss}) => loss));
+  expect(seen.map(({learningRate}) => learningRate)).toEqual(steps.map(({learningRate}) => learningRate));
+});
+
+test('an interrupted run goes on where it stopped', async () => {
+  const whole = await train([`output_dir=${output('whole')}`]);
+  const controller = new AbortController();
+  const {isInterrupted} = await trainRecipe(await read(`output_dir=${output('halted')}`), {
+    backend: 'wasm',
+    verbose: 0,
+    signal: controller.signal,
+    callbacks: [({step}) => void (step === 1 && controller.abort())],
+  });
+  expect(isInterrupted).toBe(true);
+  expect(readdirSync(output('halted'))).toContain('checkpoint-1');
+  const rest = await train([`output_dir=${output('halted')}`]);
+  expect(rest.map(({step}) => step)).toEqual([2, 3]);
+  expect(rest.map(({loss}) => loss)).toEqual(whole.slice(1).map(({loss}) => loss));
+}, 120_000);
+
+test('prediction answers every prompt and scores the answers', async () => {
+  const predict = [
+    'do_train=false',
+    'do_predict=true',
+    'predict_with_generate=true',
+    'eval_dataset=unseen',
+    'cutoff_len=512',
+  ];
+  await train([...predict, 'max_new_tokens=4', 'do_sample=false', `output_dir=${output('predicted')}`]);
+  const lines = readFileSync(join(output('predicted'), 'generated_predictions.jsonl'), 'utf8')
+    .trim()
+    .split('\n');
+  const predictions = lines.map((line) => JSON.parse(line));
+  expect(predictions.map(({label}) => label)).toEqual(billRecords('heldOut', 3).map(({output}) => output));
+  for (const {prompt} of predictions)
+    expect(prompt).toMatch(/<\|start_header_id\|>assistant<\|end_header_id\|>\n\n$/);
+  expect(json(output('predicted'), 'predict_results.json')).toMatchObject({
+    'predict_rouge-1': expect.any(Number),
+    'predict_bleu-4': expect.any(Number),
+  });
+});
+
+test('streamed data trains for the steps that were asked for, and its plan knows no more', async () => {
+  const streamed = ['streaming=true', 'max_steps=2', 'buffer_size=4', `output_dir=${output('streamed')}`];
+  const {data, steps, trainedTokens} = await planRecipe(await read(...streamed), {backend: 'wasm'});
+  expect({...data, trainedTokens}).toEqual({
+    training: undefined,
+    validation: undefined,
+    prompts: undefined,
+    trainedTokens: undefined,
+  });
+  expect(steps).toMatchObject({total: 2, perEpoch: undefined});
+  expect(await train(streamed)).toHaveLength(2);
+});
+
+test('plain text is packed into rows of cutoff_len', async () => {
+  const text = ['stage=pt', `output_dir=${output('text')}`];
+  const {data} = await planRecipe(await read(...text), {backend: 'wasm'});
+  const {examples, tokens, targets, longest} = data.training!;
+  expect(longest).toBe(128);
+  expect(tokens).toBeGreaterThan(128 * (examples - 1));
+  expect(targets).toBeGreaterThan(0.9 * tokens);
+  const [first] = await train([...text, 'max_steps=1']);
+  expect(first.loss).toBeGreaterThan(0.5);
+});
+
+test.each([
+  ['full', ['finetuning_type=full'], 'model.safetensors'],
+  ['freeze', ['finetuning_type=freeze', 'freeze_trainable_layers=1'], 'model.safetensors'],
+  ['QLoRA', ['quantization_bit=4'], 'adapter_model.safetensors'],
+  ['DoRA on the attention', ['use_dora=true', 'lora_target=q_proj,v_proj'], 'adapter_model.safetensors'],
+])('%s trains', async (name, overrides, file) => {
+  const [first] = await train([
+    ...overrides,
+    `output_dir=${output(name)}`,
+    'max_steps=1',
+    'learning_rate=1e-3',
+  ]);
+  expect(first.loss).toBeGreaterThan(1);
+  expect(readdirSync(output(name))).toContain(file);
+});
+
+describe('mistakes', () => {
+  test('are told alone, with status 2, before any work', async () => {
+    const {status, out, err} = await runCommandLine('train', recipeFile, 'lora_rank=0');
+    expect({status, out}).toEqual({status: 2, out: ''});
+    expect(err).toBe('argument lora_rank=0 lora_rank: expected an integer from 1, got 0\n');
+  });
+
+  test('a training that will not fit says what to change', async () => {
+    const tight = ['--memory-budget', '0.001', `output_dir=${output('large')}`];
+    const {status, err} = await runCommandLine('--backend', 'wasm', 'train', recipeFile, ...tight);
+    expect(status).toBe(2);
+    expect(err).toMatch(/expected a peak of at most 976\.6 KiB, got an estimate of .* Change /);
+  });
+
+  test('an optimizer that is not there', async () => {
+    await expect(train([`output_dir=${output('other')}`, 'optim=adamw_torhc'])).rejects.toThrow(
+      `${recipeFile} optim: optimizer "adamw_torhc": expected`,
+    );
+  });
+
+  test('a recipe that asks for nothing', async () => {
+    await expect(train(['do_train=false'])).rejects.toThrow(
+      `${recipeFile}: expected something to do, got do_train, do_eval and do_predict all false`,
+    );
+  });
+
+  test('an export without a folder', async () => {
+    const {status, err} = await runCommandLine('export', recipeFile, 'do_train=false');
+    expect({status, err}).toEqual({
+      status: 2,
+      err: `${recipeFile} export_dir: expected a folder, got none\n`,
+    });
+  });
+});
