@@ -1,8 +1,15 @@
 import {Command, CommanderError} from 'commander';
 import packageJson from '../../package.json';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {register as chat} from './commands/chat.ts';
 import {register as doctor} from './commands/doctor.ts';
+import {register as download} from './commands/download.ts';
+import {register as evaluating} from './commands/eval.ts';
+import {register as exporting} from './commands/export.ts';
+import {register as quantize} from './commands/quantize.ts';
 import {register as quickstart} from './commands/quickstart.ts';
+import {register as serve} from './commands/serve.ts';
+import {register as train} from './commands/train.ts';
 import type {CommonOptions} from './commonOptions.ts';
 import {ExitStatus} from './exitStatus.ts';
 
@@ -36,7 +43,8 @@ export function createProgram(): Command {
     .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
     .showHelpAfterError('Add --help for the usage.')
     .exitOverride(); // commands made below inherit it
-  for (const register of [doctor, quickstart]) register(program);
+  const commands = [train, evaluating, exporting, quantize, chat, serve, download, doctor, quickstart];
+  for (const register of commands) register(program);
   return program;
 }
 

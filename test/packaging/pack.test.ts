@@ -179,6 +179,31 @@ describe('the command line', () => {
     expect(fs.existsSync(path.join(project, 'out/quickstart/adapter/adapter_model.safetensors'))).toBe(true);
   }, 120_000);
 
+  test('trains by a recipe, and exports the adapter merged', () => {
+    const records = [1, 2, 3, 4].map((n) => ({instruction: 'Count.', input: `${n}`, output: `${n + 1}`}));
+    fs.writeFileSync(path.join(project, 'numbers.json'), JSON.stringify(records));
+    const info = {numbers: {file_name: 'numbers.json'}};
+    fs.writeFileSync(path.join(project, 'dataset_info.json'), JSON.stringify(info));
+    const model = {
+      model_name_or_path: 'node_modules/tfjs-lora/examples/quickstart/model',
+      template: 'llama3',
+    };
+    const recipe = {
+      ...model,
+      ...{do_train: true, dataset: 'numbers', dataset_dir: '.', preprocessing_num_workers: 2},
+      ...{output_dir: 'adapter', num_train_epochs: 1, per_device_train_batch_size: 2, plot_loss: true},
+    };
+    fs.writeFileSync(path.join(project, 'train.json'), JSON.stringify(recipe)); // JSON is YAML
+    const merge = {...model, adapter_name_or_path: 'adapter', export_dir: 'merged'};
+    fs.writeFileSync(path.join(project, 'merge.json'), JSON.stringify(merge));
+    expect(cli('train', 'train.json', 'logging_steps=1', '--backend', 'wasm')).toMatch(/^train_loss +\d/m);
+    expect(fs.readdirSync(path.join(project, 'adapter'))).toEqual(
+      expect.arrayContaining(['adapter_model.safetensors', 'checkpoint-2', 'training_loss.png']),
+    );
+    expect(cli('export', 'merge.json', '--backend', 'wasm')).toContain('adapter merged in');
+    expect(fs.existsSync(path.join(project, 'merged/model.safetensors'))).toBe(true);
+  }, 120_000);
+
   test('ends with 2 and the message alone on a mistake', () => {
     const {status, stderr} = spawnSync(
       process.execPath,

@@ -1,0 +1,157 @@
+import {readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import OpenAI from 'openai';
+import {billRecords} from '../../../examples/quickstart/billGenerator.ts';
+import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
+import {runCli} from '../../../src/cli/runCli.ts';
+import {Llama, useBackend} from '../../../src/index.ts';
+import {inFolder, stirAdapter} from '../../models/tinyLlama.ts';
+import {runCommandLine} from './runCommandLine.ts';
+
+/* eval and serve as a user calls them, on the model of the quickstart. What they are made of has tests of its own. */
+
+const MODEL = join(__dirname, '../../../examples/quickstart/model');
+const wasm = (...args: string[]) => runCommandLine('--backend', 'wasm', ...args);
+
+/** A recipe over three bills, and an adapter for its model. */
+async function makeRecipe(folder: string): Promise<{recipe: string; adapter: string}> {
+  writeFileSync(join(folder, 'bills.json'), JSON.stringify(billRecords('heldOut', 3)));
+  writeFileSync(join(folder, 'dataset_info.json'), JSON.stringify({bills: {file_name: 'bills.json'}}));
+  const recipe = join(folder, 'recipe.yaml');
+  const keys = {
+    model_name_or_path: MODEL,
+    template: 'llama3',
+    eval_dataset: 'bills',
+    dataset_dir: folder,
+    output_dir: join(folder, 'out'),
+    max_new_tokens: 6,
+    do_sample: false,
+  };
+  writeFileSync(recipe, JSON.stringify(keys));
+  await useBackend('wasm');
+  const model = await Llama.fromPretrained<Llama>(MODEL);
+  model.applyLoRA({rank: 2});
+  stirAdapter(model as LlamaForCausalLM);
+  const adapter = join(folder, 'stirred');
+  await model.saveAdapter(adapter);
+  model.dispose();
+  return {recipe, adapter};
+}
+
+test('eval scores a model and its adapter; --compare puts them side by side', () =>
+  inFolder(async (folder) => {
+    const {recipe, adapter} = await makeRecipe(folder);
+    const alone = await wasm('eval', recipe);
+    expect(alone).toMatchObject({status: 0, err: expect.stringContaining('3 of 3 prompts')});
+    expect(alone.out).toMatch(/^ +LLaMA-Factory +standard\nBLEU-4 +\d/);
+    expect(alone.out).toMatch(/^loss \d+\.\d{4}, perplexity \d+\.\d{4}$/m);
+    const out = (name: string) => readFileSync(join(folder, 'out', name), 'utf8');
+    expect(out('generated_predictions.jsonl').trim().split('\n')).toHaveLength(3);
+    const results = JSON.parse(out('all_results.json'));
+    expect(Object.keys(results)).toEqual(
+      expect.arrayContaining(['eval_loss', 'predict_bleu-4', 'predict_sacrebleu']),
+    );
+
+    const adapted = await wasm(
+      'eval',
+      recipe,
+      `adapter_name_or_path=${adapter}`,
+      'output_dir=null',
+      '--json',
+    );
+    const {perplexity, ...metrics} = JSON.parse(adapted.out);
+
+    const plot = join(folder, 'plot.svg');
+    const compared = await wasm(
+      'eval',
+      recipe,
+      '--compare',
+      'base',
+      adapter,
+      `nf4:${adapter}`,
+      '--plot',
+      plot,
+    );
+    expect(compared.status).toBe(0);
+    expect(compared.out).toContain(out('comparison.md').trim());
+    expect(readFileSync(plot, 'utf8')).toContain('QLoRA (nf4): stirred');
+    const [base, lora, qlora] = JSON.parse(out('comparison.json'));
+    expect(base.scores.llamaFactory['bleu-4']).toBe(results['predict_bleu-4']);
+    expect(lora.scores.llamaFactory['bleu-4']).toBe(metrics['predict_bleu-4']);
+    expect(lora.perplexity).toBeCloseTo(perplexity, 6);
+    expect(lora.perplexity).not.toBeCloseTo(base.perplexity, 2);
+    expect(qlora.peakBytes).toBeLessThan(lora.peakBytes);
+    expect(out('comparison-2/generated_predictions.jsonl')).not.toBe(out('generated_predictions.jsonl'));
+  }));
+
+test('a mistake is told before a model is read', () =>
+  inFolder(async (folder) => {
+    const {recipe} = await makeRecipe(folder);
+    for (const [args, message] of [
+      [['eval', MODEL], 'eval_dataset: expected data to evaluate on'],
+      [['eval', recipe, 'stage=pt'], 'stage: expected sft'],
+      [['eval', recipe, '--compare', 'base', 'nf4:'], '--compare nf4:: expected base or the folder'],
+      [['eval', recipe, '--compare', 'base', 'nowhere'], 'nowhere'],
+      [['chat', 'no/such/folder/'], 'no/such/folder'],
+      [['serve', MODEL, '--port', '99999'], 'Expected a number from 0 to 65535'],
+      [['serve', MODEL, 'template=llam3'], 'Nearest: llama3'],
+    ] as [string[], string][]) {
+      const {status, err} = await wasm(...args);
+      expect([args, status, err]).toEqual([args, 2, expect.stringContaining(message)]);
+    }
+  }));
+
+test('serve answers under the names of base and adapters until it is told to end', () =>
+  inFolder(async (folder) => {
+    const {adapter} = await makeRecipe(folder);
+    const said: string[] = [];
+    const errors = jest.spyOn(console, 'error').mockImplementation(() => {});
+    let hear: (line: string) => void = () => {};
+    const log = jest.spyOn(console, 'log').mockImplementation((line) => {
+      said.push(String(line));
+      hear(String(line));
+    });
+    try {
+      const started = new Promise<string>((resolve) => {
+        hear = resolve;
+      });
+      const args = [
+        'serve',
+        MODEL,
+        '--port',
+        '0',
+        '--model-name',
+        'tiny',
+        '--adapter',
+        adapter,
+        `twin=${adapter}`,
+      ];
+      const ended = runCli(['--backend', 'wasm', ...args, '--api-key', 'k']);
+      const [, baseURL] = /^serving tiny, stirred, twin at (http:\/\/127\.0\.0\.1:\d+\/v1)$/.exec(
+        await started,
+      )!;
+      const client = new OpenAI({baseURL, apiKey: 'k', maxRetries: 0});
+      const messages = [{role: 'user' as const, content: 'Who pays?'}];
+      const ask = async (model: string) => {
+        const {choices} = await client.chat.completions.create({
+          model,
+          messages,
+          temperature: 0,
+          max_tokens: 5,
+        });
+        return choices[0].message.content;
+      };
+      const [base, stirred, twin] = [await ask('tiny'), await ask('stirred'), await ask('twin')];
+      expect(twin).toBe(stirred);
+      expect(base).not.toBe(stirred);
+      expect(errors.mock.calls.map(([line]) => line)).toEqual(
+        Array(3).fill(expect.stringMatching(/POST \/v1\/chat\/completions 200 \d+ \+ \d tokens/)),
+      );
+      process.emit('SIGTERM');
+      expect(await ended).toBe(0);
+      await expect(client.models.list()).rejects.toThrow('Connection error');
+    } finally {
+      log.mockRestore();
+      errors.mockRestore();
+    }
+  }));
