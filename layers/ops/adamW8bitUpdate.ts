@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {type AdamWSettings, composedAdamW} from './adamWUpdate.ts';
+import {type AdamWSettings, adamWUpdate} from './adamWUpdate.ts';
 import {
   assertBlockwise8bit,
   type Blockwise8bit,
@@ -44,7 +44,7 @@ export function adamW8bitUpdate(
     {...settings},
     () => {
       const {shape} = value;
-      const [next, ...states] = composedAdamW(
+      const [next, ...states] = adamWUpdate(
         value,
         gradient,
         fromBlockwise8bit(mean, true, shape),

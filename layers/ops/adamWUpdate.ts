@@ -28,26 +28,16 @@ export function adamWUpdate(
   variance: tf.Tensor,
   settings: AdamWSettings,
 ): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor] {
-  return dispatch('AdamWUpdate', {value, gradient, mean, variance}, {...settings}, () =>
-    composedAdamW(value, gradient, mean, variance, settings),
-  );
-}
-
-/** {@link adamWUpdate} in plain TensorFlow.js ops. */
-export function composedAdamW(
-  value: tf.Tensor,
-  gradient: tf.Tensor,
-  mean: tf.Tensor,
-  variance: tf.Tensor,
-  {learningRate, beta1, beta2, epsilon, weightDecay, step}: AdamWSettings,
-): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor] {
-  const nextMean = mean.mul(beta1).add(gradient.mul(1 - beta1));
-  const nextVariance = variance.mul(beta2).add(gradient.square().mul(1 - beta2));
-  const stepSize = learningRate / (1 - beta1 ** step);
-  const denominator = nextVariance
-    .sqrt()
-    .div(Math.sqrt(1 - beta2 ** step))
-    .add(epsilon);
-  const decayed = weightDecay === 0 ? value : value.mul(1 - learningRate * weightDecay);
-  return [decayed.sub(nextMean.div(denominator).mul(stepSize)), nextMean, nextVariance];
+  const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
+  return dispatch('AdamWUpdate', {value, gradient, mean, variance}, {...settings}, () => {
+    const nextMean = mean.mul(beta1).add(gradient.mul(1 - beta1));
+    const nextVariance = variance.mul(beta2).add(gradient.square().mul(1 - beta2));
+    const stepSize = learningRate / (1 - beta1 ** step);
+    const denominator = nextVariance
+      .sqrt()
+      .div(Math.sqrt(1 - beta2 ** step))
+      .add(epsilon);
+    const decayed = weightDecay === 0 ? value : value.mul(1 - learningRate * weightDecay);
+    return [decayed.sub(nextMean.div(denominator).mul(stepSize)), nextMean, nextVariance];
+  });
 }

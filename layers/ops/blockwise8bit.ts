@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
 import {codesOfSteps} from '../../quant/blockwise/dynamic8Bit.ts';
 import {assertShape} from './assertShape.ts';
+import {dispatch} from './dispatch.ts';
 
 /** Values that share a scale, as in bitsandbytes' 8-bit optimizers. */
 export const STATE_BLOCK_SIZE = 256;
@@ -27,18 +28,18 @@ export function assertBlockwise8bit(what: string, {codes, absmax}: Blockwise8bit
 }
 
 /**
- * Codes → values of `shape`, float32: `map[code] · absmax` in plain TensorFlow.js ops, exact.
+ * Codes → values of `shape`, float32: `map[code] · absmax`, exact.
  *
- * @param signed which dynamic map the codes point into
+ * @param isSigned which dynamic map the codes point into
  */
 export function fromBlockwise8bit(
   {codes, absmax}: Blockwise8bit,
-  signed: boolean,
+  isSigned: boolean,
   shape: number[],
 ): tf.Tensor {
-  return tf.tidy(() => {
+  return dispatch<tf.Tensor>('FromBlockwise8bit', {codes, absmax}, {isSigned, shape}, () => {
     const size = tf.util.sizeFromShape(shape);
-    const perCode = tf.gather(tf.tensor1d(dynamicMap(signed)), bytesOf(codes)).slice(0, size);
+    const perCode = tf.gather(tf.tensor1d(dynamicMap(isSigned)), bytesOf(codes)).slice(0, size);
     return inBlocks(perCode as tf.Tensor1D)
       .mul(absmax.expandDims(1)) // [blocks, 256]
       .flatten()
@@ -48,24 +49,25 @@ export function fromBlockwise8bit(
 }
 
 /**
- * Values → codes as bitsandbytes' CPU gives them, in plain TensorFlow.js ops: each value over its block's largest
- * magnitude, rounded to one of 65,536 steps, whose nearest value of the map is taken.
+ * Values → codes as bitsandbytes' CPU gives them: each value over its block's largest magnitude, rounded to one of 65,536
+ * steps, whose nearest value of the map is taken.
  */
-export function toBlockwise8bit(values: tf.Tensor, signed: boolean): Blockwise8bit {
-  return tf.tidy(() => {
+export function toBlockwise8bit(values: tf.Tensor, isSigned: boolean): Blockwise8bit {
+  const [codes, absmax] = dispatch<tf.Tensor[]>('ToBlockwise8bit', {values}, {isSigned}, () => {
     const {size} = values;
     const blocks = inBlocks(values.flatten());
-    const absmax = blocks.abs().max(1); // [blocks]
-    const isZero = absmax.equal(0);
-    const inverse = tf.scalar(1).div(tf.where(isZero, tf.onesLike(absmax), absmax));
+    const largest = blocks.abs().max(1); // [blocks]
+    const isZero = largest.equal(0);
+    const inverse = tf.scalar(1).div(tf.where(isZero, tf.onesLike(largest), largest));
     const normal = blocks.mul(inverse.expandDims(1)).clipByValue(-1, 1); // [blocks, 256]
     const steps = normal.add(1).mul(0.5).mul(65535).add(0.5).floor().toInt();
-    const table = tf.tensor1d(Int32Array.from(codesOfSteps(dynamicMap(signed))), 'int32');
-    const codes = tf.gather(table, steps).mul(tf.logicalNot(isZero).toInt().expandDims(1));
+    const table = tf.tensor1d(Int32Array.from(codesOfSteps(dynamicMap(isSigned))), 'int32');
+    const perValue = tf.gather(table, steps).mul(tf.logicalNot(isZero).toInt().expandDims(1));
     const [words] = blockwise8bitShapes(size).codes;
-    const bytes = codes.flatten().slice(0, size) as tf.Tensor1D;
-    return {codes: wordsOf(bytes.pad([[0, 4 * words - size]])), absmax};
+    const bytes = perValue.flatten().slice(0, size) as tf.Tensor1D;
+    return [wordsOf(bytes.pad([[0, 4 * words - size]])), largest];
   });
+  return {codes, absmax};
 }
 
 /** `[n]` → `[ceil(n / 256), 256]`, zeros at the end. */

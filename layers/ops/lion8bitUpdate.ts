@@ -6,7 +6,7 @@ import {
   toBlockwise8bit,
 } from './blockwise8bit.ts';
 import {dispatch} from './dispatch.ts';
-import {composedLion, type LionSettings} from './lionUpdate.ts';
+import {type LionSettings, lionUpdate} from './lionUpdate.ts';
 
 /**
  * One Lion update whose momentum is stored in 8 bits, as bitsandbytes' `Lion8bit` does on CPU: dequantized from the
@@ -28,7 +28,7 @@ export function lion8bitUpdate(
   const inputs = {value, gradient, momentumCodes: momentum.codes, momentumAbsmax: momentum.absmax};
   const [nextValue, codes, absmax] = dispatch<tf.Tensor[]>('Lion8bitUpdate', inputs, {...settings}, () => {
     const dequantized = fromBlockwise8bit(momentum, true, value.shape);
-    const [next, nextMomentum] = composedLion(value, gradient, dequantized, settings);
+    const [next, nextMomentum] = lionUpdate(value, gradient, dequantized, settings);
     const {codes, absmax} = toBlockwise8bit(nextMomentum, true);
     return [next, codes, absmax];
   });

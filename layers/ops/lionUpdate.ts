@@ -23,23 +23,14 @@ export function lionUpdate(
   momentum: tf.Tensor,
   settings: LionSettings,
 ): [value: tf.Tensor, momentum: tf.Tensor] {
-  return dispatch('LionUpdate', {value, gradient, momentum}, {...settings}, () =>
-    composedLion(value, gradient, momentum, settings),
-  );
-}
-
-/** {@link lionUpdate} in plain TensorFlow.js ops. */
-export function composedLion(
-  value: tf.Tensor,
-  gradient: tf.Tensor,
-  momentum: tf.Tensor,
-  {learningRate, beta1, beta2, weightDecay}: LionSettings,
-): [value: tf.Tensor, momentum: tf.Tensor] {
-  const direction = momentum
-    .mul(beta1)
-    .add(gradient.mul(1 - beta1))
-    .sign();
-  const decayed = weightDecay === 0 ? value : value.mul(1 - learningRate * weightDecay);
-  const next = momentum.mul(beta2).add(gradient.mul(1 - beta2));
-  return [decayed.sub(direction.mul(learningRate)), next];
+  const {learningRate, beta1, beta2, weightDecay} = settings;
+  return dispatch('LionUpdate', {value, gradient, momentum}, {...settings}, () => {
+    const direction = momentum
+      .mul(beta1)
+      .add(gradient.mul(1 - beta1))
+      .sign();
+    const decayed = weightDecay === 0 ? value : value.mul(1 - learningRate * weightDecay);
+    const next = momentum.mul(beta2).add(gradient.mul(1 - beta2));
+    return [decayed.sub(direction.mul(learningRate)), next];
+  });
 }

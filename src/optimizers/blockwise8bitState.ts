@@ -22,18 +22,19 @@ export function resolveMin8bitSize({min8bitSize = 4096}: Min8bitSizeArgs, what: 
 }
 
 /**
- * Codes are packed in integers, so a backend that has only float32 needs a kernel for them.
+ * Codes are packed in integers, so a backend that has only float32 needs kernels for them.
  *
- * @param kernelName of the update
+ * @param update name of the whole update's kernel
  * @throws TfjsLoraError `UNSUPPORTED`
  */
-export function assert8bitUpdate(kernelName: string): void {
+export function assert8bitUpdate(update: string): void {
   const backend = tf.getBackend();
-  if (keepsIntegers() || tf.getKernel(kernelName, backend)) return;
+  const has = (kernelName: string) => tf.getKernel(kernelName, backend) != null;
+  if (keepsIntegers() || has(update) || (has('FromBlockwise8bit') && has('ToBlockwise8bit'))) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `8-bit optimizer: expected a backend that computes in integers or has a kernel ${kernelName}, got ${backend}. ` +
-      'Use a 32-bit optimizer, paged where memory is short.',
+    `8-bit optimizer: expected a backend that computes in integers or has a kernel ${update}, got ${backend}. ` +
+      'Call useBackend(), which registers kernels, or use a 32-bit optimizer, paged where memory is short.',
   );
 }
 

@@ -2,8 +2,10 @@ import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
 import {addN} from './addN.ts';
 import {attention, attentionGrad} from './attention.ts';
+import {fromBlockwise8bit, toBlockwise8bit} from './blockwise8bit.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
+import {lionUpdate} from './lionUpdate.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
 import {pack16} from './pack16.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
@@ -20,6 +22,8 @@ const KERNELS: tf.KernelConfig[] = [
   attentionGrad,
   dequantizeRows,
   embedding,
+  fromBlockwise8bit,
+  lionUpdate,
   loraLinear,
   loraLinearGrad,
   pack16,
@@ -32,6 +36,7 @@ const KERNELS: tf.KernelConfig[] = [
   storedMatMul,
   swiGLU,
   swiGLUGrad,
+  toBlockwise8bit,
   unpack16,
 ];
 
