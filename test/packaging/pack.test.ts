@@ -170,6 +170,7 @@ describe('the command line', () => {
       ({available}) => available,
     );
     expect(works.map(({backend}) => backend)).toEqual(expect.arrayContaining(['wasm', 'cpu']));
+    expect(works.map(({backend}) => backend)).toContain(report.chosen);
     expect(report.packages['@tensorflow/tfjs']).toBe(packageJson.devDependencies['@tensorflow/tfjs']);
   }, 120_000);
 

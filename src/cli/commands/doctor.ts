@@ -12,7 +12,8 @@ const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];
 
 /** What a backend said in a process of its own. */
 interface Finding {
-  backend: BackendName;
+  /** What was tried; what `auto` took. */
+  backend: 'auto' | BackendName;
   available: boolean;
   /** Device and features, or what is missing. */
   text: string;
@@ -29,7 +30,7 @@ export function register(program: Command): void {
         CommonOptions & {probe: boolean; json: boolean}
       >();
       if (probe) {
-        console.log(JSON.stringify(await findingOf(backend as BackendName)));
+        console.log(JSON.stringify(await findingOf(backend)));
         return;
       }
       const report = await examine();
@@ -40,7 +41,7 @@ export function register(program: Command): void {
 type Report = Awaited<ReturnType<typeof examine>>;
 
 async function examine() {
-  const findings = await Promise.all(BACKENDS.map(probeApart));
+  const [chosen, ...findings] = await Promise.all(['auto' as const, ...BACKENDS].map(probeApart));
   const packages = ['@tensorflow/tfjs', ...Object.keys(packageJson.optionalDependencies)].sort();
   const versions = packages.map(async (name) => [name, (await installedVersion(name)) ?? null] as const);
   return {
@@ -51,13 +52,13 @@ async function examine() {
     memoryBytes: os.totalmem(),
     freeMemoryBytes: os.freemem(),
     backends: findings,
-    chosen: findings.find(({available}) => available)?.backend ?? null,
+    chosen: chosen.available ? chosen.backend : null,
     packages: Object.fromEntries(await Promise.all(versions)),
   };
 }
 
 /** In a process of its own: a native library that crashes must not take the report with it. */
-async function probeApart(backend: BackendName): Promise<Finding> {
+async function probeApart(backend: 'auto' | BackendName): Promise<Finding> {
   const args = [...process.execArgv, process.argv[1], 'doctor', '--probe', '--backend', backend];
   try {
     const {stdout} = await promisify(execFile)(process.execPath, args, {
@@ -76,12 +77,12 @@ async function probeApart(backend: BackendName): Promise<Finding> {
   }
 }
 
-async function findingOf(backend: BackendName): Promise<Finding> {
+async function findingOf(name: 'auto' | BackendName): Promise<Finding> {
   try {
-    const {device, features} = await useBackend(backend);
+    const {backend, device, features} = await useBackend(name);
     return {backend, available: true, text: [device, ...features].join(', ')};
   } catch (error) {
-    return {backend, available: false, text: (error as Error).message};
+    return {backend: name, available: false, text: (error as Error).message};
   }
 }
 
