@@ -48,6 +48,8 @@ export {
   unpackRowsInto,
   wordsPerRow,
 } from './float16.ts';
+export type {Folder} from './folders/folder.ts';
+export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
 export {
   type Int8Options,
   Int8Tensor,

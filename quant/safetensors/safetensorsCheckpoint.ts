@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../errors.ts';
+import {type Folder, readText} from '../folders/folder.ts';
 import {corruptFile} from './corruptFile.ts';
 import {describe} from './safetensorsDtype.ts';
 import {SafetensorsFile} from './safetensorsFile.ts';
@@ -44,31 +45,69 @@ export class SafetensorsCheckpoint {
       return new SafetensorsCheckpoint(folder, [file], new Map(file.names().map((name) => [name, file])));
     }
     const indexPath = join(folder, `${baseName}.safetensors.index.json`);
-    if (!fs.existsSync(indexPath)) throw noCheckpoint(folder, baseName);
-    return SafetensorsCheckpoint.openShards(folder, indexPath);
-  }
-
-  private static openShards(folder: string, indexPath: string): SafetensorsCheckpoint {
-    const weightMap = readWeightMap(indexPath);
+    if (!fs.existsSync(indexPath)) throw noCheckpoint(folder, baseName, listedOnDisk(folder));
+    const weightMap = readWeightMap(fs.readFileSync(indexPath, 'utf8'), indexPath);
     const shards = new Map<string, SafetensorsFile>();
     try {
-      for (const shard of [...new Set(weightMap.values())].sort()) {
+      for (const shard of shardsOf(weightMap)) {
         if (!fs.existsSync(join(folder, shard))) throw missingShard(folder, shard, indexPath);
         shards.set(shard, SafetensorsFile.open(join(folder, shard)));
       }
-      const files = [...shards.values()];
-      const fileOfTensor = new Map<string, SafetensorsFile>();
-      for (const file of files) for (const name of file.names()) fileOfTensor.set(name, file);
-      for (const [name, shard] of weightMap) {
-        const file = shards.get(shard)!;
-        if (!file.has(name)) throw absentFromShard(name, file, indexPath);
-        fileOfTensor.set(name, file);
-      }
-      return new SafetensorsCheckpoint(folder, files, fileOfTensor);
+      return SafetensorsCheckpoint.ofShards(folder, indexPath, weightMap, shards);
     } catch (error) {
       for (const file of shards.values()) file.close();
       throw error;
     }
+  }
+
+  /**
+   * {@link open} for a folder wherever it lies; its tensors are read by {@link load}.
+   *
+   * @throws TfjsLoraError as {@link open}
+   */
+  static async fromFolder(folder: Folder, baseName = 'model'): Promise<SafetensorsCheckpoint> {
+    const single = `${baseName}.safetensors`;
+    if (await folder.has(single)) {
+      const file = await folder.openSafetensors(single);
+      return new SafetensorsCheckpoint(
+        folder.path,
+        [file],
+        new Map(file.names().map((name) => [name, file])),
+      );
+    }
+    const indexName = `${baseName}.safetensors.index.json`;
+    const indexPath = folder.pathOf(indexName);
+    const index = await readText(folder, indexName);
+    if (index === undefined) throw noCheckpoint(folder.path, baseName, listed(await folder.names()));
+    const weightMap = readWeightMap(index, indexPath);
+    const shards = new Map<string, SafetensorsFile>();
+    try {
+      for (const shard of shardsOf(weightMap)) {
+        if (!(await folder.has(shard))) throw missingShard(folder.path, shard, indexPath);
+        shards.set(shard, await folder.openSafetensors(shard));
+      }
+      return SafetensorsCheckpoint.ofShards(folder.path, indexPath, weightMap, shards);
+    } catch (error) {
+      for (const file of shards.values()) file.close();
+      throw error;
+    }
+  }
+
+  private static ofShards(
+    folder: string,
+    indexPath: string,
+    weightMap: ReadonlyMap<string, string>,
+    shards: ReadonlyMap<string, SafetensorsFile>,
+  ): SafetensorsCheckpoint {
+    const files = [...shards.values()];
+    const fileOfTensor = new Map<string, SafetensorsFile>();
+    for (const file of files) for (const name of file.names()) fileOfTensor.set(name, file);
+    for (const [name, shard] of weightMap) {
+      const file = shards.get(shard)!;
+      if (!file.has(name)) throw absentFromShard(name, file, indexPath);
+      fileOfTensor.set(name, file);
+    }
+    return new SafetensorsCheckpoint(folder, files, fileOfTensor);
   }
 
   /** Names of all tensors, file by file in the order of their bytes: reading them in this order reads forwards. */
@@ -104,6 +143,11 @@ export class SafetensorsCheckpoint {
     return this.fileOf(name).read(name);
   }
 
+  /** {@link SafetensorsFile.load} from the file that has the tensor. */
+  load(name: string): Promise<Uint8Array> {
+    return this.fileOf(name).load(name);
+  }
+
   /** {@link SafetensorsFile.readRange} from the file that has the tensor. */
   readRange(name: string, begin: number, end: number): Uint8Array {
     return this.fileOf(name).readRange(name, begin, end);
@@ -126,11 +170,11 @@ export class SafetensorsCheckpoint {
 }
 
 /** The index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */
-function readWeightMap(indexPath: string): Map<string, string> {
+function readWeightMap(text: string, indexPath: string): Map<string, string> {
   const what = 'Checkpoint index';
   let index: unknown;
   try {
-    index = parseStrictJson(fs.readFileSync(indexPath, 'utf8'));
+    index = parseStrictJson(text);
   } catch (cause) {
     const fault = `expected valid JSON, got ${(cause as Error).message}`;
     throw corruptFile(what, indexPath, fault, undefined, {cause});
@@ -155,27 +199,46 @@ function readWeightMap(indexPath: string): Map<string, string> {
   return new Map(entries);
 }
 
+/** The files an index names, in order. */
+const shardsOf = (weightMap: ReadonlyMap<string, string>): string[] =>
+  [...new Set(weightMap.values())].sort();
+
 /** Whether a name from an index stays in the index's own folder, on every operating system. */
 function isPlainFileName(name: string): boolean {
   return name !== '' && name !== '.' && name !== '..' && !/[/\\:\0]/.test(name);
 }
 
-function noCheckpoint(folder: string, baseName: string): TfjsLoraError {
+/** What to say of a folder that holds no checkpoint, and what to do about it. */
+interface Listed {
+  got: string;
+  advice: string;
+}
+
+function noCheckpoint(folder: string, baseName: string, {got, advice}: Listed): TfjsLoraError {
   const wanted = `${baseName}.safetensors or ${baseName}.safetensors.index.json`;
-  let got: string;
-  let advice = 'Check the path.';
-  try {
-    const names = fs.readdirSync(folder).sort();
-    const others = names.filter((name) => /\.(bin|pth?|gguf|h5|msgpack)$/.test(name));
-    got = names.length === 0 ? 'an empty folder' : `a folder with ${describe(names)}`;
-    if (others.length > 0) advice = `Only safetensors is read: convert ${others[0]} first.`;
-  } catch (error) {
-    got = (error as Error).message;
-  }
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
     `Checkpoint folder [${folder}]: expected ${wanted}, got ${got}. ${advice}`,
   );
+}
+
+function listedOnDisk(folder: string): Listed {
+  try {
+    return listed(fs.readdirSync(folder));
+  } catch (error) {
+    return {got: (error as Error).message, advice: 'Check the path.'};
+  }
+}
+
+function listed(names: readonly string[] | undefined): Listed {
+  const others = names?.filter((name) => /\.(bin|pth?|gguf|h5|msgpack)$/.test(name)).sort() ?? [];
+  const advice =
+    others.length > 0 ? `Only safetensors is read: convert ${others[0]} first.` : 'Check the path.';
+  if (!names) return {got: 'neither', advice};
+  return {
+    got: names.length === 0 ? 'an empty folder' : `a folder with ${describe([...names].sort())}`,
+    advice,
+  };
 }
 
 function missingShard(folder: string, shard: string, indexPath: string): TfjsLoraError {

@@ -1,17 +1,15 @@
-import {constants} from 'node:buffer';
-import * as fs from 'node:fs';
 import {nearestNames, TfjsLoraError} from '../errors.ts';
+import {blobBytes} from './blobBytes.ts';
 import {corruptFile} from './corruptFile.ts';
+import {diskBytes, MAX_ARRAY_BYTES} from './diskBytes.ts';
+import type {FileBytes} from './fileBytes.ts';
 import {describe} from './safetensorsDtype.ts';
 import {MAX_HEADER_BYTES, parseHeader, type SafetensorsHeader, type TensorInfo} from './safetensorsHeader.ts';
 import {toFloat32} from './toFloat32.ts';
 
-/** One `read` call moves at most this much: the system refuses 2 GiB and more at once. */
-const READ_SLICE_BYTES = 1 << 30;
-
 /**
- * One safetensors file, opened and checked, read tensor by tensor through its file descriptor: files and tensors may
- * be larger than 2 GiB, and nothing but the tensor that is asked for enters memory.
+ * One safetensors file, opened and checked, read tensor by tensor where it lies: files and tensors may be larger than
+ * 2 GiB, and nothing but the tensor that is asked for enters memory.
  *
  * ```ts
  * const file = SafetensorsFile.open('model.safetensors');
@@ -19,6 +17,8 @@ const READ_SLICE_BYTES = 1 << 30;
  * const weight = file.readFloat32('model.norm.weight');
  * file.close();
  * ```
+ *
+ * A file of a browser (`Blob`, `File`) is opened by {@link fromBlob} and read by {@link load} alone.
  */
 export class SafetensorsFile {
   readonly path: string;
@@ -27,16 +27,16 @@ export class SafetensorsFile {
   /** Every tensor, in the order of their bytes. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   private readonly dataStart: number;
-  private descriptor: number | undefined;
+  private bytes: FileBytes | undefined;
 
   private constructor(
     path: string,
-    descriptor: number,
+    bytes: FileBytes,
     {metadata, tensors}: SafetensorsHeader,
     dataStart: number,
   ) {
     this.path = path;
-    this.descriptor = descriptor;
+    this.bytes = bytes;
     this.metadata = metadata;
     this.tensors = tensors;
     this.dataStart = dataStart;
@@ -50,21 +50,31 @@ export class SafetensorsFile {
    *   the tensor when its header contradicts itself or the file's size
    */
   static open(path: string): SafetensorsFile {
-    const descriptor = openForReading(path);
+    const bytes = diskBytes(path);
     try {
-      const {size} = fs.fstatSync(descriptor);
-      const headerBytes = readHeader(descriptor, size, path);
-      const dataStart = 8 + headerBytes.length;
-      return new SafetensorsFile(
-        path,
-        descriptor,
-        parseHeader(headerBytes, size - dataStart, path),
-        dataStart,
-      );
+      const steps = opening(path, bytes.size);
+      let step = steps.next();
+      while (!step.done) step = steps.next(bytes.readNow!(step.value.target, step.value.position));
+      return new SafetensorsFile(path, bytes, ...step.value);
     } catch (error) {
-      fs.closeSync(descriptor);
+      bytes.close();
       throw error;
     }
+  }
+
+  /**
+   * Opens a file that is no file of the disk: one that a browser's user chose, or that was fetched. Its tensors are read
+   * by {@link load}.
+   *
+   * @param name the file's name, for messages
+   * @throws TfjsLoraError `CORRUPT_FILE` as {@link open}
+   */
+  static async fromBlob(blob: Blob, name: string): Promise<SafetensorsFile> {
+    const bytes = blobBytes(blob, name);
+    const steps = opening(name, bytes.size);
+    let step = steps.next();
+    while (!step.done) step = steps.next(await bytes.read(step.value.target, step.value.position));
+    return new SafetensorsFile(name, bytes, ...step.value);
   }
 
   /** Names of all tensors, in the order of their bytes. */
@@ -94,11 +104,21 @@ export class SafetensorsFile {
    * viewed as any typed array, `new Int32Array(bytes.buffer)`.
    *
    * @throws TfjsLoraError `MISSING_TENSOR`; `CORRUPT_FILE` when the file has shrunk since it was opened; `DISPOSED`
-   *   after {@link close}; `UNSUPPORTED` when the tensor is larger than one array can be (4 GiB on Node 20)
+   *   after {@link close}; `UNSUPPORTED` when the tensor is larger than one array can be (4 GiB on Node 20), or when the
+   *   file is a `Blob`
    */
   read(name: string): Uint8Array {
     const {begin, end} = this.info(name);
     return this.readRange(name, 0, end - begin);
+  }
+
+  /** {@link read} for every kind of file, on the disk or not. */
+  async load(name: string): Promise<Uint8Array> {
+    const {begin, end} = this.info(name);
+    const target = this.arrayFor(name, end - begin);
+    const position = this.dataStart + begin;
+    this.assertWhole(name, target, position, await this.opened().read(target, position));
+    return target;
   }
 
   /**
@@ -109,15 +129,7 @@ export class SafetensorsFile {
    */
   readRange(name: string, begin: number, end: number): Uint8Array {
     this.assertWithin(name, begin, end);
-    if (end - begin > constants.MAX_LENGTH) {
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `Tensor ${describe(name)} [${this.path}]: expected at most ${constants.MAX_LENGTH} bytes in one array, ` +
-          `got ${end - begin}. Read it piece by piece with readRange.`,
-      );
-    }
-    // Unlike Buffer.alloc, neither zeroed first nor carved from a shared pool at an unaligned offset.
-    const bytes = new Uint8Array(Buffer.allocUnsafeSlow(end - begin).buffer);
+    const bytes = this.arrayFor(name, end - begin);
     this.readInto(name, bytes, begin);
     return bytes;
   }
@@ -129,15 +141,16 @@ export class SafetensorsFile {
    */
   readInto(name: string, target: ArrayBufferView, begin = 0): void {
     this.assertWithin(name, begin, begin + target.byteLength);
-    if (this.descriptor === undefined) {
-      throw new TfjsLoraError('DISPOSED', `${this.path}: expected an open file, got one that was closed.`);
+    const {readNow} = this.opened();
+    if (!readNow) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `${this.path}: expected a file on the disk, got a Blob, which cannot be read at once. Await load() instead.`,
+      );
     }
     const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
-    const start = this.dataStart + this.info(name).begin + begin;
-    if (readFully(this.descriptor, bytes, start) < bytes.length) {
-      const fault = `expected ${bytes.length} bytes at ${start}, got fewer: the file has shrunk since it was opened`;
-      throw corruptFile(`Tensor ${describe(name)}`, this.path, fault);
-    }
+    const position = this.dataStart + this.info(name).begin + begin;
+    this.assertWhole(name, bytes, position, readNow(bytes, position));
   }
 
   /**
@@ -151,9 +164,28 @@ export class SafetensorsFile {
 
   /** Closes the file; its header stays readable. Closing twice does nothing. */
   close(): void {
-    if (this.descriptor === undefined) return;
-    fs.closeSync(this.descriptor);
-    this.descriptor = undefined;
+    this.bytes?.close();
+    this.bytes = undefined;
+  }
+
+  private opened(): FileBytes {
+    if (this.bytes) return this.bytes;
+    throw new TfjsLoraError('DISPOSED', `${this.path}: expected an open file, got one that was closed.`);
+  }
+
+  private arrayFor(name: string, length: number): Uint8Array {
+    if (length <= MAX_ARRAY_BYTES) return new Uint8Array(length);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `Tensor ${describe(name)} [${this.path}]: expected at most ${MAX_ARRAY_BYTES} bytes in one array, ` +
+        `got ${length}. Read it piece by piece with readRange.`,
+    );
+  }
+
+  private assertWhole(name: string, target: Uint8Array, position: number, count: number): void {
+    if (count === target.length) return;
+    const fault = `expected ${target.length} bytes at ${position}, got fewer: the file has shrunk since it was opened`;
+    throw corruptFile(`Tensor ${describe(name)}`, this.path, fault);
   }
 
   private assertWithin(name: string, begin: number, end: number): void {
@@ -174,29 +206,21 @@ export class SafetensorsFile {
   }
 }
 
-function openForReading(path: string): number {
-  let descriptor: number;
-  try {
-    descriptor = fs.openSync(path, 'r');
-  } catch (cause) {
-    throw notReadable(path, (cause as Error).message, {cause});
-  }
-  if (!fs.fstatSync(descriptor).isFile()) {
-    fs.closeSync(descriptor);
-    throw notReadable(path, 'a folder or device');
-  }
-  return descriptor;
+interface ReadRequest {
+  target: Uint8Array;
+  position: number;
 }
 
-function notReadable(path: string, got: string, options?: ErrorOptions): TfjsLoraError {
-  const message = `safetensors file [${path}]: expected a readable file, got ${got}. Check the path.`;
-  return new TfjsLoraError('FILE_NOT_FOUND', message, options);
-}
-
-/** The header's bytes, after the 8 that say how many there are. */
-function readHeader(descriptor: number, size: number, path: string): Uint8Array {
+/**
+ * Reads a file's header: the 8 bytes that say how many there are, and those. Each read is asked of the caller, who can wait
+ * for it or not.
+ */
+function* opening(
+  path: string,
+  size: number,
+): Generator<ReadRequest, [header: SafetensorsHeader, dataStart: number], number> {
   const lengthBytes = new Uint8Array(8);
-  if (readFully(descriptor, lengthBytes, 0) < 8) {
+  if ((yield {target: lengthBytes, position: 0}) < 8) {
     throw corruptFile('safetensors file', path, `expected at least 8 bytes, got ${size}`);
   }
   const length = new DataView(lengthBytes.buffer).getBigUint64(0, true);
@@ -206,10 +230,11 @@ function readHeader(descriptor: number, size: number, path: string): Uint8Array 
     throw corruptFile('safetensors file', path, fault, adviceForOtherFormat(lengthBytes));
   }
   const header = new Uint8Array(Number(length));
-  if (readFully(descriptor, header, 8) < header.length) {
+  if ((yield {target: header, position: 8}) < header.length) {
     throw corruptFile('safetensors header', path, `expected ${length} bytes, got fewer`);
   }
-  return header;
+  const dataStart = 8 + header.length;
+  return [parseHeader(header, size - dataStart, path), dataStart];
 }
 
 /** What to do about a file that starts as one of the formats often found under this name; undefined for others. */
@@ -220,16 +245,4 @@ function adviceForOtherFormat(start: Uint8Array): string | undefined {
   if (text.startsWith('GGUF')) return 'It is a GGUF file: use the original safetensors checkpoint.';
   if (text.startsWith('<')) return 'It looks like a web page: download the file itself.';
   return undefined;
-}
-
-/** Reads until `bytes` is full or the file ends. @returns how many bytes were read */
-function readFully(descriptor: number, bytes: Uint8Array, position: number): number {
-  let done = 0;
-  while (done < bytes.length) {
-    const length = Math.min(bytes.length - done, READ_SLICE_BYTES);
-    const count = fs.readSync(descriptor, bytes, done, length, position + done);
-    if (count === 0) break;
-    done += count;
-  }
-  return done;
 }

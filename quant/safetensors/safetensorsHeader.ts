@@ -227,7 +227,9 @@ function invalid(rest: string): TfjsLoraError {
 
 /** Order by code point, as Python and Rust sort strings; JavaScript's `<` orders by UTF-16 unit. */
 export function compareByCodePoint(a: string, b: string): number {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  const [left, right] = [[...a], [...b]].map((text) => text.map((character) => character.codePointAt(0)!));
+  const at = left.findIndex((point, i) => point !== right[i]);
+  return at === -1 ? left.length - right.length : left[at] - (right[at] ?? -1);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

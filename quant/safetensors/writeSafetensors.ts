@@ -38,17 +38,32 @@ export async function stageSafetensors(
   tensors: Iterable<TensorToWrite>,
   metadata: Readonly<Record<string, string>>,
 ): Promise<StagedFile> {
-  const {bytes: header, ordered} = buildHeader(tensors, metadata, path);
+  const pieces = safetensorsPieces(tensors, metadata, path);
+  const first = await pieces.next(); // finds what cannot be written before there is a file
   const file = new StagedFile(path);
   try {
-    file.write(header);
-    for (const tensor of ordered) file.write(await bytesOf(tensor, path));
+    for (let piece = first; !piece.done; piece = await pieces.next()) file.write(piece.value);
     file.seal();
     return file;
   } catch (error) {
     file.discard();
     throw error;
   }
+}
+
+/**
+ * The bytes of a safetensors file, piece by piece, as {@link writeSafetensors} writes them: the header, then each tensor.
+ *
+ * @param path the file's, for messages
+ */
+export async function* safetensorsPieces(
+  tensors: Iterable<TensorToWrite>,
+  metadata: Readonly<Record<string, string>> = DEFAULT_METADATA,
+  path: string,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const {bytes: header, ordered} = buildHeader(tensors, metadata, path);
+  yield header;
+  for (const tensor of ordered) yield await bytesOf(tensor, path);
 }
 
 async function bytesOf({name, dtype, shape, data}: TensorToWrite, path: string): Promise<Uint8Array> {

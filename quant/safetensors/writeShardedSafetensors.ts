@@ -37,40 +37,23 @@ export interface ShardedWriteResult {
 export async function writeShardedSafetensors(
   folder: string,
   tensors: Iterable<TensorToWrite>,
-  {
-    maxShardBytes = 5e9,
-    metadata = DEFAULT_METADATA,
-    baseName = 'model',
-    totalParameters,
-  }: ShardedWriteOptions = {},
+  options: ShardedWriteOptions = {},
 ): Promise<ShardedWriteResult> {
-  if (!(maxShardBytes > 0)) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `writeShardedSafetensors [maxShardBytes]: expected a number above 0, got ${maxShardBytes}.`,
-    );
-  }
-  const all = [...tensors];
-  // Finds a name used in two shards, and whatever else is wrong, before the first byte is written.
-  buildHeader(all, metadata, folder);
-  const shards = splitIntoShards(all, maxShardBytes);
-  const files = shards.map((_, i) => shardName(baseName, i, shards.length));
-  const totalSize = all.reduce((sum, {dtype, shape}) => sum + byteLengthOf(dtype, shape), 0);
-
+  const {shards, files, index, baseName, totalSize} = planShards(folder, tensors, options);
+  const {metadata = DEFAULT_METADATA} = options;
   const staged: StagedFile[] = [];
   try {
     for (const [i, shard] of shards.entries()) {
       staged.push(await stageSafetensors(join(folder, files[i]), shard, metadata));
     }
-    const indexName = `${baseName}.safetensors.index.json`;
-    if (shards.length > 1) {
-      const index = new StagedFile(join(folder, indexName));
-      staged.push(index);
-      index.write(indexBytes(shards, files, totalSize, totalParameters));
-      index.seal();
+    if (index) {
+      const file = new StagedFile(join(folder, index.name));
+      staged.push(file);
+      file.write(index.bytes);
+      file.seal();
       // Without an index a save that is interrupted below is refused by readers; with the old one, shards of two
       // saves could pass for a checkpoint.
-      fs.rmSync(join(folder, indexName), {force: true});
+      fs.rmSync(join(folder, index.name), {force: true});
     }
     for (const file of staged) file.publish();
   } catch (error) {
@@ -78,8 +61,48 @@ export async function writeShardedSafetensors(
     throw error;
   }
   syncFolder(folder);
-  removeEarlierSave(folder, baseName, files);
+  for (const name of earlierSave(fs.readdirSync(folder), baseName, files)) fs.rmSync(join(folder, name));
   return {files, totalSize};
+}
+
+/** Which tensors go into which file, before the first byte is written. */
+export interface ShardPlan {
+  baseName: string;
+  shards: TensorToWrite[][];
+  /** A name for each shard. */
+  files: string[];
+  /** When there are several. */
+  index?: {name: string; bytes: Uint8Array};
+  totalSize: number;
+}
+
+/** @throws TfjsLoraError as {@link writeShardedSafetensors}, but for the tensors' data */
+export function planShards(
+  folder: string,
+  tensors: Iterable<TensorToWrite>,
+  {
+    maxShardBytes = 5e9,
+    metadata = DEFAULT_METADATA,
+    baseName = 'model',
+    totalParameters,
+  }: ShardedWriteOptions,
+): ShardPlan {
+  if (!(maxShardBytes > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `writeShardedSafetensors [maxShardBytes]: expected a number above 0, got ${maxShardBytes}.`,
+    );
+  }
+  const all = [...tensors];
+  buildHeader(all, metadata, folder); // finds a name used in two shards, and whatever else is wrong
+  const shards = splitIntoShards(all, maxShardBytes);
+  const files = shards.map((_, i) => shardName(baseName, i, shards.length));
+  const totalSize = all.reduce((sum, {dtype, shape}) => sum + byteLengthOf(dtype, shape), 0);
+  const index = shards.length > 1 && {
+    name: `${baseName}.safetensors.index.json`,
+    bytes: indexBytes(shards, files, totalSize, totalParameters),
+  };
+  return {baseName, shards, files, totalSize, ...(index && {index})};
 }
 
 /** Greedy, in order, as huggingface_hub splits; one empty shard when there are no tensors. */
@@ -137,12 +160,12 @@ function asciiJson(text: string): string {
   return JSON.stringify(text).replace(/[\u007f-\uffff]/g, escaped);
 }
 
-function removeEarlierSave(folder: string, baseName: string, files: readonly string[]): void {
-  const stale = fs.readdirSync(folder).filter((name) => {
+/** Those of a folder's files that an earlier save wrote and this one does not replace. */
+export function earlierSave(names: readonly string[], baseName: string, files: readonly string[]): string[] {
+  return names.filter((name) => {
     if (!name.startsWith(baseName) || files.includes(name)) return false;
     const suffix = name.slice(baseName.length);
     if (suffix === '.safetensors.index.json') return files.length === 1;
     return suffix === '.safetensors' || /^-\d{5}-of-\d{5}\.safetensors$/.test(suffix);
   });
-  for (const name of stale) fs.rmSync(join(folder, name));
 }

@@ -1,0 +1,76 @@
+import {TfjsLoraError} from '../errors.ts';
+import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
+import {safetensorsPieces, type TensorToWrite} from '../safetensors/writeSafetensors.ts';
+import {earlierSave, planShards, type ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
+import type {WritableFolder} from './folder.ts';
+
+/** Files by name: those a browser's user chose, or those that a save made. */
+export class MemoryFolder implements WritableFolder {
+  readonly path = '';
+
+  constructor(private readonly files: Map<string, Blob>) {}
+
+  pathOf(name: string): string {
+    return name;
+  }
+
+  async exists(): Promise<boolean> {
+    return this.files.size > 0;
+  }
+
+  async has(name: string): Promise<boolean> {
+    return this.files.has(name);
+  }
+
+  async names(): Promise<string[]> {
+    return [...this.files.keys()];
+  }
+
+  async read(name: string): Promise<Uint8Array | undefined> {
+    const bytes = await this.files.get(name)?.arrayBuffer();
+    return bytes && new Uint8Array(bytes);
+  }
+
+  async openSafetensors(name: string): Promise<SafetensorsFile> {
+    const file = this.files.get(name);
+    if (file) return SafetensorsFile.fromBlob(file, name);
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `file ${name}: expected it among the files, got ${[...this.files.keys()].join(', ') || 'none'}.`,
+    );
+  }
+
+  async create(): Promise<void> {}
+
+  async write(name: string, contents: string | Uint8Array): Promise<void> {
+    this.files.set(name, new Blob([contents as Uint8Array<ArrayBuffer>]));
+  }
+
+  async writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void> {
+    this.files.set(name, await blobOf(tensors, name));
+  }
+
+  async writeShards(tensors: Iterable<TensorToWrite>, options: ShardedWriteOptions): Promise<void> {
+    const {shards, files, index, baseName} = planShards('files', tensors, options);
+    const written = new Map<string, Blob>();
+    for (const [i, shard] of shards.entries()) {
+      written.set(files[i], await blobOf(shard, files[i], options.metadata));
+    }
+    if (index) written.set(index.name, new Blob([index.bytes as Uint8Array<ArrayBuffer>]));
+    for (const name of earlierSave([...this.files.keys()], baseName, files)) this.files.delete(name);
+    for (const [name, blob] of written) this.files.set(name, blob);
+  }
+}
+
+/** A file of tensors, each of them let go of once it is in a `Blob`, which a browser may keep out of memory. */
+async function blobOf(
+  tensors: Iterable<TensorToWrite>,
+  name: string,
+  metadata?: Readonly<Record<string, string>>,
+): Promise<Blob> {
+  const pieces: Blob[] = [];
+  for await (const piece of safetensorsPieces(tensors, metadata, name)) {
+    pieces.push(new Blob([piece as Uint8Array<ArrayBuffer>]));
+  }
+  return new Blob(pieces);
+}

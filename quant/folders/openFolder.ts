@@ -1,0 +1,56 @@
+import {TfjsLoraError} from '../errors.ts';
+import {DiskFolder} from './diskFolder.ts';
+import type {Folder, WritableFolder} from './folder.ts';
+import {MemoryFolder} from './memoryFolder.ts';
+import {UrlFolder} from './urlFolder.ts';
+
+/**
+ * Where files are read from: a path of the disk; a URL, also as a string that begins with `http://` or `https://`; the files
+ * themselves, as a browser's `<input type="file">` gives them or by their names; or a {@link Folder} of your own.
+ */
+export type FolderSource = string | URL | Iterable<File> | ReadonlyMap<string, Blob> | Folder;
+
+/** Where files are written: a path of the disk, a map that takes them by their names, or a {@link WritableFolder}. */
+export type FolderTarget = string | Map<string, Blob> | WritableFolder;
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` */
+export function openFolder(source: FolderSource): Folder {
+  if (typeof source === 'string') return isUrl(source) ? new UrlFolder(source) : new DiskFolder(source);
+  if (source instanceof URL) return new UrlFolder(source);
+  if (source instanceof Map) return new MemoryFolder(source);
+  if (isFolder(source, 'read')) return source as Folder;
+  if (typeof source === 'object' && source !== null && Symbol.iterator in source) {
+    const files = [...(source as Iterable<File>)];
+    if (files.every((file) => file instanceof Blob && typeof file.name === 'string')) {
+      return new MemoryFolder(new Map(files.map((file) => [file.name, file])));
+    }
+  }
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `folder: expected a path, a URL, a list of Files or a Map of Blobs by name, got ${describe(source)}`,
+  );
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` */
+export function folderToWrite(target: FolderTarget): WritableFolder {
+  if (typeof target === 'string' && !isUrl(target)) return new DiskFolder(target);
+  if (target instanceof Map) return new MemoryFolder(target);
+  if (isFolder(target, 'write')) return target as WritableFolder;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `folder to write: expected a path, or a Map that takes Blobs by name, got ${describe(target)}`,
+  );
+}
+
+const isUrl = (text: string): boolean => /^https?:\/\//.test(text);
+
+const isFolder = (given: unknown, method: keyof WritableFolder): boolean =>
+  typeof given === 'object' && given !== null && method in given && 'pathOf' in given;
+
+function describe(value: unknown): string {
+  return typeof value === 'string'
+    ? value
+    : value === null
+      ? 'null'
+      : ((value as object)?.constructor?.name ?? typeof value);
+}

@@ -1,0 +1,92 @@
+import {TfjsLoraError} from '../errors.ts';
+import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
+import type {Folder} from './folder.ts';
+
+/** A folder of a web server, such as a model's on the page's own or on Hugging Face's hub (`…/resolve/main/`). */
+export class UrlFolder implements Folder {
+  readonly path: string;
+  /** Files that were asked for and not yet taken. */
+  private readonly fetched = new Map<string, Promise<Blob | undefined>>();
+
+  /** @param url of the folder; a slash at its end is added where it lacks one */
+  constructor(url: URL | string) {
+    const folder = new URL(url);
+    if (!folder.pathname.endsWith('/')) folder.pathname += '/';
+    this.path = folder.href;
+  }
+
+  pathOf(name: string): string {
+    const url = new URL(this.path);
+    url.pathname += name;
+    return url.href;
+  }
+
+  async exists(): Promise<boolean> {
+    return true; // a server tells of files only
+  }
+
+  async has(name: string): Promise<boolean> {
+    return (await this.peek(name)) !== undefined;
+  }
+
+  async names(): Promise<undefined> {
+    return undefined;
+  }
+
+  async read(name: string): Promise<Uint8Array | undefined> {
+    const bytes = await (await this.take(name))?.arrayBuffer();
+    return bytes && new Uint8Array(bytes);
+  }
+
+  async openSafetensors(name: string): Promise<SafetensorsFile> {
+    const blob = await this.take(name);
+    if (blob) return SafetensorsFile.fromBlob(blob, this.pathOf(name));
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `safetensors file [${this.pathOf(name)}]: expected a file, got none there. Check the URL.`,
+    );
+  }
+
+  private peek(name: string): Promise<Blob | undefined> {
+    let file = this.fetched.get(name);
+    if (!file) {
+      file = this.fetch(name);
+      this.fetched.set(name, file);
+    }
+    return file;
+  }
+
+  private async take(name: string): Promise<Blob | undefined> {
+    const file = this.peek(name);
+    this.fetched.delete(name);
+    return file;
+  }
+
+  private async fetch(name: string): Promise<Blob | undefined> {
+    const url = this.pathOf(name);
+    const failed = (got: string, cause?: unknown) =>
+      new TfjsLoraError(
+        'FILE_NOT_FOUND',
+        `${url}: expected a file, got ${got}. Check the URL and the network.`,
+        {
+          cause,
+        },
+      );
+    try {
+      const response = await fetch(url);
+      if (response.status === 404 || isPage(response)) {
+        await response.body?.cancel();
+        return undefined;
+      }
+      if (!response.ok) throw failed(`status ${response.status}`);
+      return await response.blob();
+    } catch (cause) {
+      throw cause instanceof TfjsLoraError ? cause : failed((cause as Error).message, cause);
+    }
+  }
+}
+
+/** Servers of web applications answer with a page where there is no file. */
+function isPage(response: Response): boolean {
+  return response.headers.get('content-type')?.startsWith('text/html') ?? false;
+}

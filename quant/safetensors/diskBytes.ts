@@ -1,0 +1,54 @@
+import {constants} from 'node:buffer';
+import * as fs from 'node:fs';
+import {TfjsLoraError} from '../errors.ts';
+import type {FileBytes} from './fileBytes.ts';
+
+/** One `read` call moves at most this much: the system refuses 2 GiB and more at once. */
+const READ_SLICE_BYTES = 1 << 30;
+
+/** The largest number of bytes one array can hold in this process: 4 GiB on Node 20. */
+export const MAX_ARRAY_BYTES = constants.MAX_LENGTH;
+
+/**
+ * A file on the disk, open until it is closed.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when there is no such readable file
+ */
+export function diskBytes(path: string): FileBytes {
+  const descriptor = openForReading(path);
+  const readNow = (target: Uint8Array, position: number) => {
+    let done = 0;
+    while (done < target.length) {
+      const length = Math.min(target.length - done, READ_SLICE_BYTES);
+      const count = fs.readSync(descriptor, target, done, length, position + done);
+      if (count === 0) break;
+      done += count;
+    }
+    return done;
+  };
+  return {
+    size: fs.fstatSync(descriptor).size,
+    readNow,
+    read: async (target, position) => readNow(target, position),
+    close: () => fs.closeSync(descriptor),
+  };
+}
+
+function openForReading(path: string): number {
+  let descriptor: number;
+  try {
+    descriptor = fs.openSync(path, 'r');
+  } catch (cause) {
+    throw notReadable(path, (cause as Error).message, {cause});
+  }
+  if (!fs.fstatSync(descriptor).isFile()) {
+    fs.closeSync(descriptor);
+    throw notReadable(path, 'a folder or device');
+  }
+  return descriptor;
+}
+
+function notReadable(path: string, got: string, options?: ErrorOptions): TfjsLoraError {
+  const message = `safetensors file [${path}]: expected a readable file, got ${got}. Check the path.`;
+  return new TfjsLoraError('FILE_NOT_FOUND', message, options);
+}

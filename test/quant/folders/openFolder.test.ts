@@ -1,0 +1,162 @@
+import {createServer} from 'node:http';
+import type {AddressInfo} from 'node:net';
+import {join} from 'node:path';
+import {readText} from '../../../quant/folders/folder.ts';
+import {folderToWrite, openFolder} from '../../../quant/folders/openFolder.ts';
+import {SafetensorsCheckpoint, type TensorToWrite} from '../../../quant/index.ts';
+import {temporaryFolder} from '../safetensors/temporaryFolder.ts';
+import {thrownBy} from '../safetensors/thrownBy.ts';
+
+const TENSORS: TensorToWrite[] = ['a', 'b', 'c'].map((name, i) => ({
+  name,
+  dtype: 'F32',
+  shape: [2, 3],
+  data: Float32Array.from({length: 6}, (_, at) => 10 * i + at),
+}));
+
+/** Serves files: a page for what is not there, as the servers of web applications do, or status 404, or a fault. */
+async function withServer(
+  files: ReadonlyMap<string, Blob>,
+  missing: 'page' | 404 | 500,
+  body: (url: string) => Promise<void>,
+): Promise<string[]> {
+  const asked: string[] = [];
+  const server = createServer(async (request, response) => {
+    const {pathname} = new URL(request.url!, 'http://host');
+    asked.push(pathname);
+    const file = files.get(pathname.replace('/model/', ''));
+    if (file) {
+      response.end(Buffer.from(await file.arrayBuffer()));
+    } else if (missing === 'page') {
+      response.setHeader('content-type', 'text/html; charset=utf-8').end('<!doctype html>');
+    } else {
+      response.writeHead(missing).end();
+    }
+  });
+  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+  try {
+    await body(`http://127.0.0.1:${(server.address() as AddressInfo).port}/model`);
+  } finally {
+    await new Promise((closed) => server.close(closed));
+  }
+  return asked;
+}
+
+/** Two shards and an index, in memory. */
+async function sharded(): Promise<Map<string, Blob>> {
+  const files = new Map<string, Blob>();
+  await folderToWrite(files).writeShards(TENSORS, {maxShardBytes: 48});
+  return files;
+}
+
+async function expectTensors(checkpoint: SafetensorsCheckpoint): Promise<void> {
+  for (const {name, data} of TENSORS) {
+    expect(new Float32Array((await checkpoint.load(name)).buffer as ArrayBuffer)).toEqual(data);
+  }
+  checkpoint.close();
+}
+
+test('the files of a save in memory are those of a save on the disk, byte for byte', async () => {
+  const [files, path] = [new Map<string, Blob>(), temporaryFolder()];
+  for (const target of [files, path]) {
+    const folder = folderToWrite(target);
+    await folder.create();
+    await folder.write('text', 'ö');
+    await folder.writeSafetensors('one.safetensors', TENSORS);
+    await folder.writeShards(TENSORS, {maxShardBytes: 48});
+  }
+  const disk = openFolder(path);
+  expect([...files.keys()].sort()).toEqual((await disk.names())!.sort());
+  expect(files.size).toBe(5);
+  for (const [name, blob] of files) {
+    expect(new Uint8Array(await blob.arrayBuffer())).toEqual(new Uint8Array((await disk.read(name))!));
+  }
+});
+
+test('a second save in memory leaves nothing of the first', async () => {
+  const files = await sharded();
+  expect(files.size).toBe(3);
+  await folderToWrite(files).writeShards(TENSORS.slice(0, 1), {});
+  expect([...files.keys()]).toEqual(['model.safetensors']);
+});
+
+test('a checkpoint is read from files, from a browser’s list of files, from the disk and from a URL', async () => {
+  const files = await sharded();
+  const path = temporaryFolder();
+  const disk = folderToWrite(path);
+  for (const [name, blob] of files) await disk.write(name, new Uint8Array(await blob.arrayBuffer()));
+  const list = [...files].map(([name, blob]) => new File([blob], name));
+  for (const source of [files, list, path]) {
+    await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(source)));
+  }
+  for (const missing of ['page', 404] as const) {
+    const asked = await withServer(files, missing, async (url) => {
+      await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(url)));
+      await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(new URL(`${url}/?token=1`))));
+      expect(await readText(openFolder(url), 'config.json')).toBeUndefined();
+    });
+    expect(asked).toHaveLength(2 * 4 + 1); // each file once
+  }
+});
+
+test('a Blob is read by waiting only', async () => {
+  const files = new Map<string, Blob>();
+  await folderToWrite(files).writeSafetensors('one.safetensors', TENSORS);
+  const file = await openFolder(files).openSafetensors('one.safetensors');
+  const {code, message} = await thrownBy(() => file.read('a'));
+  expect([code, message]).toEqual([
+    'UNSUPPORTED',
+    'one.safetensors: expected a file on the disk, got a Blob, which cannot be read at once. Await load() instead.',
+  ]);
+  file.close();
+  expect((await thrownBy(() => file.load('a'))).code).toBe('DISPOSED');
+});
+
+test('damage and absence are named', async () => {
+  const files = await sharded();
+  const errorOf = (source: Parameters<typeof openFolder>[0], baseName?: string) =>
+    thrownBy(() => SafetensorsCheckpoint.fromFolder(openFolder(source), baseName));
+
+  const short = new Map(files).set('model-00001-of-00002.safetensors', new Blob([new Uint8Array(20)]));
+  expect(await errorOf(short)).toMatchObject({
+    code: 'CORRUPT_FILE',
+    message: expect.stringContaining('model-00001-of-00002.safetensors'),
+  });
+  const lacking = new Map(files);
+  lacking.delete('model-00002-of-00002.safetensors');
+  expect(await errorOf(lacking)).toMatchObject({code: 'FILE_NOT_FOUND'});
+  expect((await errorOf(new Map([['pytorch_model.bin', new Blob()]]))).message).toContain(
+    'Only safetensors is read: convert pytorch_model.bin first.',
+  );
+  await withServer(files, 404, async (url) => {
+    expect((await errorOf(url, 'other')).message).toContain('got neither');
+    const {code, message} = await thrownBy(() => openFolder(url).openSafetensors('x.safetensors'));
+    expect([code, message]).toEqual(['FILE_NOT_FOUND', expect.stringContaining(`${url}/x.safetensors`)]);
+  });
+  await withServer(files, 500, async (url) => {
+    expect((await errorOf(url, 'other')).message).toContain('got status 500');
+  });
+  expect(await errorOf('http://127.0.0.1:1/')).toMatchObject({code: 'FILE_NOT_FOUND'}); // nobody listens there
+  expect((await thrownBy(() => openFolder(new Map()).openSafetensors('a'))).message).toBe(
+    'file a: expected it among the files, got none.',
+  );
+});
+
+test('what is no folder is refused', async () => {
+  for (const wrong of [undefined, null, 3, {}, ['config.json']]) {
+    expect((await thrownBy(() => openFolder(wrong as never))).code).toBe('INVALID_ARGUMENT');
+  }
+  for (const wrong of ['https://host/model', new URL('https://host'), {}, undefined]) {
+    expect((await thrownBy(() => folderToWrite(wrong as never))).code).toBe('INVALID_ARGUMENT');
+  }
+  const file = join(temporaryFolder(), 'file');
+  await folderToWrite(join(file, '..')).write('file', 'x');
+  expect((await thrownBy(() => folderToWrite(file).create())).code).toBe('INVALID_ARGUMENT');
+});
+
+test('a folder of one’s own serves as well', async () => {
+  const folder = folderToWrite(await sharded());
+  const own = Object.assign(Object.create(folder), {path: 'mine'});
+  expect(openFolder(own)).toBe(own);
+  expect(folderToWrite(own)).toBe(own);
+});
