@@ -1,5 +1,3 @@
-import {stat} from 'node:fs/promises';
-import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
@@ -10,6 +8,7 @@ import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
+import {type FolderSource, type FolderTarget, openFolder} from '../quant/folders/openFolder.ts';
 import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {type LoadOptions, loadWeights, type SaveOptions, savePretrained, storageOf} from './checkpoint.ts';
@@ -23,7 +22,7 @@ import {
 } from './generation/generate.ts';
 import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
 import {initializeWeights} from './initializeWeights.ts';
-import {readJson} from './jsonFile.ts';
+import {readJsonOf} from './jsonFile.ts';
 import {loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
 import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
 import {
@@ -39,7 +38,7 @@ import {type ChatMessage, Tokenizer} from './tokenizer.ts';
 export interface ForwardOptions {
   /** `[B, past + T]` int32: 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
   attentionMask?: tf.Tensor2D;
-  /** `[B, T]`. Default the positions after those in the cache. */
+  /** `[B, T]`. Default the positions after those in the cache. Rows where the backend cannot read a tensor at once. */
   positionIds?: ArrayLike<number>[] | tf.Tensor2D;
   /** Keys and values of earlier tokens; this pass's are added. */
   cache?: KeyValueCache;
@@ -155,7 +154,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Loads a Hugging Face folder: `config.json`, `model.safetensors` (or shards), and where present
+   * Loads a Hugging Face folder of the disk, of a URL, or as a browser's files: `config.json`, `model.safetensors` (or shards), and where present
    * `generation_config.json`, the tokenizer and its chat template. Weights stream tensor by tensor.
    *
    * With `quantization` (QLoRA) the linear layers are quantized as they stream in, so the whole 16-bit model is never in
@@ -166,41 +165,34 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   static async fromPretrained<T extends CausalLM>(
     this: ModelClass<T>,
-    folder: string,
+    source: FolderSource,
     options: LoadOptions = {},
   ): Promise<T> {
-    const isFolder = await stat(folder).then(
-      (entry) => entry.isDirectory(),
-      () => false,
-    );
-    if (!isFolder) {
+    const folder = openFolder(source);
+    if (!(await folder.exists())) {
       throw new TfjsLoraError(
         'FILE_NOT_FOUND',
-        `model folder ${resolve(String(folder))}: expected a Hugging Face folder, got nothing there. ` +
+        `model folder ${folder.pathOf('')}: expected a Hugging Face folder, got nothing there. ` +
           'Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.',
       );
     }
-    const where = join(folder, 'config.json');
-    const json = await readJson(where);
+    const where = folder.pathOf('config.json');
+    const json = await readJsonOf(folder, 'config.json');
     const config = this.parseConfig(json, where);
     const stored = parseQuantizationConfig(json.quantization_config, where);
     const quantization = reconcileQuantization(stored, options.quantization, where);
-    const checkpoint = SafetensorsCheckpoint.open(folder);
+    const checkpoint = await SafetensorsCheckpoint.fromFolder(folder);
     const model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
     try {
       if (quantization) declareQuantized(model, quantization);
-      model.nameOrPath = folder;
+      model.nameOrPath = folder.path;
       if (options.allocate !== false) await loadWeights(model, checkpoint, options);
       model.generationConfig = await readGenerationConfig(folder, {
         bosTokenId: config.bosTokenId,
         eosTokenId: config.eosTokenId,
         padTokenId: config.padTokenId,
       });
-      const hasTokenizer = await stat(join(folder, 'tokenizer.json')).then(
-        () => true,
-        () => false,
-      );
-      if (hasTokenizer) {
+      if (await folder.has('tokenizer.json')) {
         model.tokenizer = await Tokenizer.fromFolder(folder);
         model.tokenizer.assertFits(config.vocabSize);
       }
@@ -471,14 +463,21 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return this;
   }
 
-  /** Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`. */
-  async saveAdapter(folder: string, adapterName?: string): Promise<void> {
+  /**
+   * Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`.
+   *
+   * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
+   */
+  async saveAdapter(folder: FolderTarget, adapterName?: string): Promise<void> {
     this.assertUsable();
     await saveAdapter(this, folder, adapterName);
   }
 
   /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
-  async loadAdapter(folder: string, options?: {adapterName?: string; trainable?: boolean}): Promise<this> {
+  async loadAdapter(
+    folder: FolderSource,
+    options?: {adapterName?: string; trainable?: boolean},
+  ): Promise<this> {
     this.assertUsable();
     await loadAdapter(this, this.adapterSet, folder, options);
     return this;
@@ -489,19 +488,21 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   /**
    * Writes a Hugging Face folder that transformers loads: config, weights in shards, generation config, tokenizer.
    * Adapters must be merged first, or they would be lost.
+   *
+   * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
    */
   override async save(
-    folder: string | tf.io.IOHandler,
+    folder: FolderTarget | tf.io.IOHandler,
     options: SaveOptions | tf.io.SaveConfig = {},
   ): Promise<tf.io.SaveResult> {
     this.assertUsable();
-    if (typeof folder !== 'string') {
+    if (typeof folder === 'object' && 'save' in folder) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         'save: expected a folder for Hugging Face files, got an IOHandler',
       );
     }
-    return savePretrained(this, folder, options as SaveOptions);
+    return savePretrained(this, folder as FolderTarget, options as SaveOptions);
   }
 
   /** Frees every weight. Any use afterwards throws; disposing again does nothing. */

@@ -1,5 +1,3 @@
-import {writeFile} from 'node:fs/promises';
-import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import type {Parameter} from '../layers/parameter.ts';
@@ -15,16 +13,15 @@ import {
   unpackRowBits,
   unpackRows,
 } from '../quant/float16.ts';
+import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
 import type {Int8Tensor} from '../quant/int8.ts';
 import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import type {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
-import {writeShardedSafetensors} from '../quant/safetensors/writeShardedSafetensors.ts';
 import type {CausalLM} from './causalLM.ts';
 import {writeGenerationConfig} from './generationConfig.ts';
-import {makeFolder} from './makeFolder.ts';
 import type {QuantizationOptions} from './quantization.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
 
@@ -95,10 +92,10 @@ export async function loadWeights(
       );
     }
     if (parameter instanceof QuantizedParameter) {
-      loadQuantized(parameter, name, checkpoint, model.storage, where);
+      await loadQuantized(parameter, name, checkpoint, model.storage, where);
     } else {
       assertMatches(where, info, parameter);
-      const value = toTensor(checkpoint.read(name), info, parameter, where, checkFinite);
+      const value = toTensor(await checkpoint.load(name), info, parameter, where, checkFinite);
       parameter.write(value);
       value.dispose();
     }
@@ -115,13 +112,13 @@ function companionsOf(parameters: Map<string, Parameter>, checkpoint: Safetensor
 }
 
 /** Takes over a weight that the file holds quantized, or quantizes it. */
-function loadQuantized(
+async function loadQuantized(
   parameter: QuantizedParameter,
   name: string,
   checkpoint: SafetensorsCheckpoint,
   storage: StorageDtype,
   where: string,
-): void {
+): Promise<void> {
   const {type} = parameter.quantization;
   const stored = bitsandbytesType(name, checkpoint);
   if (stored !== undefined) {
@@ -131,14 +128,21 @@ function loadQuantized(
         `${where}: expected ${type}, got ${stored}. A checkpoint that is quantized loads as it is.`,
       );
     }
-    const matrix = fromTensors(name, checkpoint, storage === 'float32' ? 'float16' : storage);
+    const bytes = new Map<string, Uint8Array>();
+    for (const key of bitsandbytesKeys(name, checkpoint)) bytes.set(key, await checkpoint.load(key));
+    const source = {
+      has: (key: string) => checkpoint.has(key),
+      info: (key: string) => checkpoint.info(key),
+      read: (key: string) => bytes.get(key)!,
+    };
+    const matrix = fromTensors(name, source, storage === 'float32' ? 'float16' : storage);
     assertShapeOf(where, matrix.shape, parameter);
     parameter.writeMatrix(matrix);
     return;
   }
   const info = checkpoint.info(name);
   assertMatches(where, info, parameter);
-  const bytes = checkpoint.read(name);
+  const bytes = await checkpoint.load(name);
   const fileDtype = STORAGE[info.dtype as keyof typeof STORAGE];
   if (fileDtype === storage && storage !== 'float32') {
     parameter.quantize(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2), storage);
@@ -210,9 +214,10 @@ function notFinite(where: string, index: number): TfjsLoraError {
 /** Writes the model's folder; see `CausalLM.save`. */
 export async function savePretrained(
   model: CausalLM,
-  folder: string,
+  target: FolderTarget,
   options: SaveOptions,
 ): Promise<tf.io.SaveResult> {
+  const folder = folderToWrite(target);
   const {dtype = model.storage, maxShardBytes = 5e9} = options;
   const unmerged = [...model.adaptedLayers()].find(
     ([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0,
@@ -220,11 +225,11 @@ export async function savePretrained(
   if (unmerged) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `save ${folder}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
+      `save ${folder.path}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
         'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
     );
   }
-  await makeFolder(folder);
+  await folder.create();
   const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
   const isQuantized = !options.dequantize;
   const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
@@ -237,10 +242,10 @@ export async function savePretrained(
       tensors.push({name, dtype: FILE_DTYPE[dtype], shape: parameter.logicalShape, data});
     }
   }
-  await writeShardedSafetensors(folder, tensors, {maxShardBytes});
+  await folder.writeShards(tensors, {maxShardBytes});
   const {quantization_config, ...config} = model.formatConfig(dtype);
   const json = quantization ? {...config, quantization_config: quantization} : config;
-  await writeFile(join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
+  await folder.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
   if (Object.keys(model.generationConfig).length > 0)
     await writeGenerationConfig(folder, model.generationConfig);
   await model.tokenizer?.save(folder);

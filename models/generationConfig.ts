@@ -1,7 +1,13 @@
-import {writeFile} from 'node:fs/promises';
-import {join} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {
+  type FolderSource,
+  type FolderTarget,
+  folderToWrite,
+  openFolder,
+} from '../quant/folders/openFolder.ts';
 import {readJsonIfPresent} from './jsonFile.ts';
+
+const FILE = 'generation_config.json';
 
 /**
  * How text is generated. A key that is left out takes the model's `generation_config.json`, then Hugging Face's
@@ -153,7 +159,7 @@ const settingNames = Object.keys(rules) as (keyof typeof rules)[];
  * @param where the file, for messages
  * @throws TfjsLoraError `INVALID_CONFIG` naming the file and the key
  */
-export function parseGenerationConfig(json: unknown, where = 'generation_config.json'): GenerationConfig {
+export function parseGenerationConfig(json: unknown, where = FILE): GenerationConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
@@ -196,18 +202,18 @@ export function serializeGenerationConfig(config: GenerationConfig): Record<stri
  * @throws TfjsLoraError `CORRUPT_FILE` or `INVALID_CONFIG` naming the file and the key
  */
 export async function readGenerationConfig(
-  folder: string,
+  source: FolderSource,
   fallback: GenerationConfig = {},
 ): Promise<GenerationConfig> {
-  const path = join(folder, 'generation_config.json');
-  const json = await readJsonIfPresent(path);
-  return json === undefined ? {...fallback} : parseGenerationConfig(json, path);
+  const folder = openFolder(source);
+  const json = await readJsonIfPresent(folder, FILE);
+  return json === undefined ? {...fallback} : parseGenerationConfig(json, folder.pathOf(FILE));
 }
 
 /** Writes `generation_config.json` into a folder, as transformers does: sorted keys, indent 2. */
-export async function writeGenerationConfig(folder: string, config: GenerationConfig): Promise<void> {
+export async function writeGenerationConfig(folder: FolderTarget, config: GenerationConfig): Promise<void> {
   const json = serializeGenerationConfig(config);
-  await writeFile(join(folder, 'generation_config.json'), `${JSON.stringify(json, null, 2)}\n`);
+  await folderToWrite(folder).write(FILE, `${JSON.stringify(json, null, 2)}\n`);
 }
 
 /**

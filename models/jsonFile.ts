@@ -1,50 +1,47 @@
-import {readFile} from 'node:fs/promises';
-import {resolve} from 'node:path';
+import {basename, dirname} from 'node:path';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {DiskFolder} from '../quant/folders/diskFolder.ts';
+import {type Folder, readText} from '../quant/folders/folder.ts';
 
 /**
- * Reads a JSON object from a file.
+ * Reads a JSON object from a file of the disk.
  *
  * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` when it is not a JSON object
  */
-export async function readJson(path: string): Promise<Record<string, unknown>> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (cause) {
-    throw new TfjsLoraError(
-      'FILE_NOT_FOUND',
-      `${resolve(path)}: expected a readable file, got ${(cause as Error).message}`,
-      {
-        cause,
-      },
-    );
-  }
+export function readJson(path: string): Promise<Record<string, unknown>> {
+  return readJsonOf(new DiskFolder(dirname(path)), basename(path));
+}
+
+/** {@link readJson} for a file of a folder, wherever that lies. */
+export async function readJsonOf(folder: Folder, name: string): Promise<Record<string, unknown>> {
+  const json = await readJsonIfPresent(folder, name);
+  if (json) return json;
+  throw new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `${folder.pathOf(name)}: expected a readable file, got none of that name`,
+  );
+}
+
+/** Like {@link readJsonOf}, but undefined when there is no such file. */
+export async function readJsonIfPresent(
+  folder: Folder,
+  name: string,
+): Promise<Record<string, unknown> | undefined> {
+  const text = await readText(folder, name);
+  if (text === undefined) return undefined;
+  const where = folder.pathOf(name);
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (cause) {
-    throw new TfjsLoraError(
-      'CORRUPT_FILE',
-      `${resolve(path)}: expected JSON, got: ${(cause as Error).message}`,
-      {cause},
-    );
+    throw new TfjsLoraError('CORRUPT_FILE', `${where}: expected JSON, got: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   if (typeof json === 'object' && json !== null && !Array.isArray(json))
     return json as Record<string, unknown>;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `${resolve(path)}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : json}`,
+    `${where}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : json}`,
   );
-}
-
-/** Like {@link readJson}, but undefined when there is no such file. */
-export async function readJsonIfPresent(path: string): Promise<Record<string, unknown> | undefined> {
-  try {
-    return await readJson(path);
-  } catch (error) {
-    const cause = (error as Error).cause as NodeJS.ErrnoException | undefined;
-    if (cause?.code === 'ENOENT') return undefined;
-    throw error;
-  }
 }

@@ -1,10 +1,15 @@
-import {copyFile, readdir, readFile, realpath, writeFile} from 'node:fs/promises';
-import {join} from 'node:path';
 import {Template} from '@huggingface/jinja';
 import {Tokenizer as TokenizerCore} from '@huggingface/tokenizers';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
-import {readJson, readJsonIfPresent} from './jsonFile.ts';
-import {makeFolder} from './makeFolder.ts';
+import {DiskFolder} from '../quant/folders/diskFolder.ts';
+import {readText} from '../quant/folders/folder.ts';
+import {
+  type FolderSource,
+  type FolderTarget,
+  folderToWrite,
+  openFolder,
+} from '../quant/folders/openFolder.ts';
+import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 
 /** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
 export interface ChatMessage {
@@ -79,7 +84,7 @@ export class Tokenizer {
    */
   constructor(
     readonly files: TokenizerFiles,
-    readonly folder?: string,
+    readonly folder?: FolderSource,
   ) {
     this.core = createCore(files, this.pathOf('tokenizer.json'));
     this.vocabSize = this.core.model?.vocab.length ?? 0;
@@ -102,14 +107,15 @@ export class Tokenizer {
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` or `INVALID_CONFIG`, naming the file and its key
    */
-  static async fromFolder(folder: string): Promise<Tokenizer> {
+  static async fromFolder(source: FolderSource): Promise<Tokenizer> {
+    const folder = openFolder(source);
     const [tokenizer, config, specialTokensMap, chatTemplate] = await Promise.all([
-      readJson(join(folder, 'tokenizer.json')),
-      readJson(join(folder, 'tokenizer_config.json')),
-      readJsonIfPresent(join(folder, 'special_tokens_map.json')),
-      readTextIfPresent(join(folder, 'chat_template.jinja')),
+      readJsonOf(folder, 'tokenizer.json'),
+      readJsonOf(folder, 'tokenizer_config.json'),
+      readJsonIfPresent(folder, 'special_tokens_map.json'),
+      readText(folder, 'chat_template.jinja'),
     ]);
-    return new Tokenizer({tokenizer, config, specialTokensMap, chatTemplate}, folder);
+    return new Tokenizer({tokenizer, config, specialTokensMap, chatTemplate}, source);
   }
 
   /**
@@ -233,34 +239,36 @@ export class Tokenizer {
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder it was read from is gone
    */
-  async save(folder: string): Promise<void> {
-    await makeFolder(folder);
+  async save(target: FolderTarget): Promise<void> {
+    const folder = folderToWrite(target);
+    await folder.create();
     if (this.folder === undefined) {
       const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
-      await writeFile(join(folder, 'tokenizer.json'), toJsonText(tokenizer));
-      await writeFile(join(folder, 'tokenizer_config.json'), toJsonText(config));
-      if (specialTokensMap) {
-        await writeFile(join(folder, 'special_tokens_map.json'), toJsonText(specialTokensMap));
-      }
-      if (chatTemplate !== undefined) await writeFile(join(folder, 'chat_template.jinja'), chatTemplate);
+      await folder.write('tokenizer.json', toJsonText(tokenizer));
+      await folder.write('tokenizer_config.json', toJsonText(config));
+      if (specialTokensMap) await folder.write('special_tokens_map.json', toJsonText(specialTokensMap));
+      if (chatTemplate !== undefined) await folder.write('chat_template.jinja', chatTemplate);
       return;
     }
-    const present = new Set(await readdir(this.folder).catch(() => []));
+    const source = openFolder(this.folder);
+    const files = new Map<string, Uint8Array>();
+    for (const name of TOKENIZER_FILES) {
+      const bytes = await source.read(name);
+      if (bytes) files.set(name, bytes);
+    }
     for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
-      if (present.has(name)) continue;
+      if (files.has(name)) continue;
       throw new TfjsLoraError(
         'FILE_NOT_FOUND',
-        `${join(this.folder, name)}: expected the file that the tokenizer was read from, got nothing there`,
+        `${source.pathOf(name)}: expected the file that the tokenizer was read from, got nothing there`,
       );
     }
-    if ((await realpath(this.folder)) === (await realpath(folder))) return;
-    for (const name of TOKENIZER_FILES) {
-      if (present.has(name)) await copyFile(join(this.folder, name), join(folder, name));
-    }
+    if (folder instanceof DiskFolder && (await folder.isSameAs(source))) return;
+    for (const [name, bytes] of files) await folder.write(name, bytes);
   }
 
   private pathOf(name: string): string {
-    return this.folder === undefined ? name : join(this.folder, name);
+    return this.folder === undefined ? name : openFolder(this.folder).pathOf(name);
   }
 
   private idOf(token: string | undefined): number | undefined {
@@ -319,7 +327,7 @@ export class Tokenizer {
     if (source === undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `chat template of ${this.folder ?? 'the tokenizer'}: expected chat_template.jinja or a chat_template in ` +
+        `chat template of ${this.pathOf('tokenizer_config.json')}: expected chat_template.jinja or a chat_template in ` +
           'tokenizer_config.json, got neither. Use an instruction-tuned model, or add its template to the folder.',
       );
     }
@@ -385,21 +393,6 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
 function contentOf(token: unknown): string | undefined {
   const content = typeof token === 'string' ? token : (token as {content?: unknown} | null)?.content;
   return typeof content === 'string' ? content : undefined;
-}
-
-async function readTextIfPresent(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new TfjsLoraError(
-      'FILE_NOT_FOUND',
-      `${path}: expected a readable file, got ${(cause as Error).message}`,
-      {
-        cause,
-      },
-    );
-  }
 }
 
 function definedOnly(values: Record<string, unknown>): Record<string, unknown> {

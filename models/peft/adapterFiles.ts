@@ -1,15 +1,17 @@
-import {rename, writeFile} from 'node:fs/promises';
-import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {DEFAULT_ADAPTER} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
-import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
+import {
+  type FolderSource,
+  type FolderTarget,
+  folderToWrite,
+  openFolder,
+} from '../../quant/folders/openFolder.ts';
+import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import type {CausalLM} from '../causalLM.ts';
 import {toTensor} from '../checkpoint.ts';
-import {readJson} from '../jsonFile.ts';
-import {makeFolder} from '../makeFolder.ts';
+import {readJsonOf} from '../jsonFile.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 
@@ -31,25 +33,24 @@ export function adapterParameters(model: CausalLM, adapterName: string): Map<str
 /** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. */
 export async function saveAdapter(
   model: CausalLM,
-  folder: string,
+  target: FolderTarget,
   adapterName = soleAdapter(model),
 ): Promise<void> {
   const options = model.adapterOptions(adapterName);
   const layerNames = [...model.adaptedLayers()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
-  await makeFolder(folder);
+  const folder = folderToWrite(target);
+  await folder.create();
   const tensors = [...adapterParameters(model, adapterName)].map(([name, parameter]) => ({
     name,
     dtype: 'F32' as const,
     shape: parameter.logicalShape,
     data: () => parameter.read().data() as Promise<Float32Array>,
   }));
-  await writeSafetensors(join(folder, WEIGHTS), tensors);
+  await folder.writeSafetensors(WEIGHTS, tensors);
   const config = formatPeftConfig(options, layerNames, model.nameOrPath);
-  const staged = join(folder, `.${CONFIG}.tmp`);
-  await writeFile(staged, JSON.stringify(config, null, 2));
-  await rename(staged, join(folder, CONFIG));
+  await folder.write(CONFIG, JSON.stringify(config, null, 2));
 }
 
 function soleAdapter(model: CausalLM): string {
@@ -66,13 +67,16 @@ function soleAdapter(model: CausalLM): string {
 export async function loadAdapter(
   model: CausalLM,
   adapters: AdapterSet,
-  folder: string,
+  source: FolderSource,
   {adapterName = DEFAULT_ADAPTER, trainable = false}: {adapterName?: string; trainable?: boolean} = {},
 ): Promise<void> {
-  const options = parsePeftConfig(await readJson(join(folder, CONFIG)), resolve(folder, CONFIG));
-  const file = SafetensorsFile.open(join(folder, WEIGHTS));
+  const folder = openFolder(source);
+  const options = parsePeftConfig(await readJsonOf(folder, CONFIG), folder.pathOf(CONFIG));
+  const file = await folder.openSafetensors(WEIGHTS);
   try {
-    adapters.add({...options, adapterName}, () => fill(adapterParameters(model, adapterName), file));
+    const bytes = new Map<string, Uint8Array>();
+    for (const name of file.names()) bytes.set(name, await file.load(name));
+    adapters.add({...options, adapterName}, () => fill(adapterParameters(model, adapterName), file, bytes));
     for (const layer of model.adaptedLayers().values()) {
       const adapter = layer.adapters.get(adapterName);
       if (adapter) adapter.trainable = trainable;
@@ -82,7 +86,11 @@ export async function loadAdapter(
   }
 }
 
-function fill(parameters: Map<string, Parameter>, file: SafetensorsFile): void {
+function fill(
+  parameters: Map<string, Parameter>,
+  file: SafetensorsFile,
+  bytes: Map<string, Uint8Array>,
+): void {
   for (const name of parameters.keys()) {
     if (file.has(name)) continue;
     throw new TfjsLoraError(
@@ -109,7 +117,7 @@ function fill(parameters: Map<string, Parameter>, file: SafetensorsFile): void {
           'The adapter was made for another model, or r and rank_pattern are not the file’s.',
       );
     }
-    const value = toTensor(file.read(name), info, parameter, where, true);
+    const value = toTensor(bytes.get(name)!, info, parameter, where, true);
     parameter.write(value);
     value.dispose();
   }

@@ -259,7 +259,7 @@ describe('a damaged folder', () => {
           message: expect.stringMatching(/^folder .*file.*: expected a folder to write into, got /),
         });
       }
-      expect((await errorOf(() => model.save({} as never))).code).toBe('UNSUPPORTED');
+      expect((await errorOf(() => model.save({save: async () => ({})} as never))).code).toBe('UNSUPPORTED');
       model.dispose();
     }));
 });

@@ -1,0 +1,104 @@
+import {readdir, readFile} from 'node:fs/promises';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {LlamaForCausalLM} from '../../models/llama/llama.ts';
+import {Tokenizer} from '../../models/tokenizer.ts';
+import {describeEachBackend} from '../describeEachBackend.ts';
+import {errorOf, inFolder, logitsOf, stirAdapter, tinyLlama} from './tinyLlama.ts';
+
+const TOKENIZER = join(__dirname, 'fixtures/tokenizers/byteLevel');
+const load = (source: Parameters<typeof LlamaForCausalLM.fromPretrained>[0], options = {}) =>
+  LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(source, options);
+
+/** The files of a folder as a browser's user chooses them. */
+async function chosen(folder: string): Promise<File[]> {
+  const names = await readdir(folder);
+  return Promise.all(names.map(async (name) => new File([await readFile(join(folder, name))], name)));
+}
+
+describeEachBackend('models and adapters without a disk', () => {
+  test('a model is saved to memory and loaded from it as from the disk, tokenizer included', () =>
+    inFolder(async (folder) => {
+      const before = tf.memory().numTensors;
+      const model = tinyLlama({vocabSize: 2000}, {dtype: 'bfloat16'});
+      model.tokenizer = await Tokenizer.fromFolder(TOKENIZER);
+      model.generationConfig = {eosTokenId: 2};
+      const files = new Map<string, Blob>();
+      await model.save(files, {maxShardBytes: 2000});
+      await model.save(folder, {maxShardBytes: 2000});
+      expect([...files.keys()].sort()).toEqual((await readdir(folder)).sort());
+      const copies = [await load(files), await load(await chosen(folder))];
+      for (const copy of copies) {
+        expect(copy.nameOrPath).toBe('');
+        expect(copy.storage).toBe('bfloat16');
+        expect(copy.generationConfig).toEqual({eosTokenId: 2});
+        expect(copy.tokenizer!.encode('a bill')).toEqual(model.tokenizer.encode('a bill'));
+        expect(logitsOf(copy)).toEqual(logitsOf(model));
+        await copy.tokenizer!.save(new Map());
+        copy.dispose();
+      }
+      model.dispose();
+      expect(tf.memory().numTensors).toBe(before);
+    }));
+
+  test.each(['nf4', 'int8'] as const)(
+    '%s: quantized while it loads, and loaded as it was saved',
+    async (type) => {
+      const model = tinyLlama({hiddenSize: 64, intermediateSize: 64});
+      const [plain, quantized] = [new Map<string, Blob>(), new Map<string, Blob>()];
+      await model.save(plain);
+      const first = await load(plain, {quantization: {type}});
+      await first.save(quantized);
+      const second = await load(quantized);
+      expect(logitsOf(second)).toEqual(logitsOf(first));
+      for (const each of [model, first, second]) each.dispose();
+    },
+  );
+
+  test('an adapter goes through files in memory, bit for bit, and equals the one on the disk', () =>
+    inFolder(async (folder) => {
+      const model = tinyLlama();
+      model.applyLoRA({rank: 2, seed: 1});
+      stirAdapter(model);
+      const files = new Map<string, Blob>();
+      await model.saveAdapter(files);
+      await model.saveAdapter(folder);
+      expect([...files.keys()].sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors']);
+      for (const file of await chosen(folder)) {
+        expect(await files.get(file.name)!.arrayBuffer()).toEqual(await file.arrayBuffer());
+      }
+      for (const source of [files, await chosen(folder)]) {
+        const other = tinyLlama();
+        await other.loadAdapter(source);
+        expect(logitsOf(other)).toEqual(logitsOf(model));
+        other.dispose();
+      }
+      model.dispose();
+    }));
+
+  test('what is missing or damaged is named, and the model stays as it was', async () => {
+    const model = tinyLlama();
+    model.applyLoRA({rank: 2});
+    const files = new Map<string, Blob>();
+    await model.saveAdapter(files);
+    const other = tinyLlama();
+    const before = tf.memory().numTensors;
+    const without = (name: string) => new Map([...files].filter(([each]) => each !== name));
+    expect(await errorOf(() => other.loadAdapter(without('adapter_config.json')))).toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringContaining('adapter_config.json'),
+    });
+    expect((await errorOf(() => other.loadAdapter(without('adapter_model.safetensors')))).code).toBe(
+      'FILE_NOT_FOUND',
+    );
+    const cut = files.get('adapter_model.safetensors')!.slice(0, -4);
+    expect(
+      (await errorOf(() => other.loadAdapter(new Map(files).set('adapter_model.safetensors', cut)))).code,
+    ).toBe('CORRUPT_FILE');
+    expect((await errorOf(() => load(new Map()))).code).toBe('FILE_NOT_FOUND');
+    expect((await errorOf(() => load(files))).message).toContain('config.json: expected a readable file');
+    expect(other.adapterNames).toEqual([]);
+    expect(tf.memory().numTensors).toBe(before);
+    for (const each of [model, other]) each.dispose();
+  });
+});
