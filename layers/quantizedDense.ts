@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
 import {Dense, type DenseArgs} from './dense.ts';
+import {drawOnHost} from './drawOnHost.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs} from './quantizationArgs.ts';
@@ -67,8 +68,8 @@ export class QuantizedDense extends Dense {
       new QuantizedParameter(`${this.name}.weight`, shape, this.quantization),
     );
     if (isAllocating()) {
-      const values = tf.tidy(() => this.weightInitializer.apply(shape, 'float32').dataSync());
-      this.weight.quantize(values as Float32Array, 'float32');
+      const values = drawOnHost(() => this.weightInitializer.apply(shape, 'float32'));
+      this.weight.quantize(values, 'float32');
     }
     return this.weight;
   }

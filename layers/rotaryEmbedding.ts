@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {LayerArgs} from './dense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {readAtOnce} from './ops/readAtOnce.ts';
 import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
 
 /** How rotary frequencies are stretched for sequences longer than the model first saw. */
@@ -57,10 +58,13 @@ export class RotaryEmbedding extends ModuleLayer {
     return this.tablesAt([Array.from({length}, (_, i) => offset + i)]);
   }
 
-  /** Tables for given positions, `[B, T]`. */
+  /**
+   * Tables for given positions, `[B, T]`. They are made on the host: a card's own cosine may be off by 2⁻¹¹.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that answers only later, such as webgpu
+   */
   tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
-    const positions: ArrayLike<number>[] =
-      positionIds instanceof tf.Tensor ? positionIds.arraySync() : positionIds;
+    const positions = readAtOnce<ArrayLike<number>>(`${this.name} positionIds`, positionIds, 'Pass rows.');
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
     const cos = new Float32Array(batch * length * half);

@@ -3,6 +3,7 @@ import {Dense} from '../layers/dense.ts';
 import {checkpoint} from '../layers/ops/checkpoint.ts';
 import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
+import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {CausalLM} from './causalLM.ts';
@@ -15,7 +16,8 @@ const CHUNK_ELEMENTS = 1 << 24;
 
 /**
  * A batch as Hugging Face models take it. Each `[B, T]` int32, as rows or as a tensor; rows are cheaper, since a
- * tensor is read back to find the labels that count.
+ * tensor is read back to find the labels that count. A backend that is read only by waiting (webgpu) refuses a tensor
+ * where nothing can wait, in `lossSum` and `targetCount`.
  */
 export interface Batch {
   inputIds: tf.Tensor2D | number[][];
@@ -33,16 +35,16 @@ export function lossSum(
   batch: Batch,
   options: {training?: boolean; seed?: number},
 ): tf.Scalar {
-  const inputIds = toRows(batch.inputIds);
+  const inputIds = toRows(batch, 'inputIds');
   assertBatch(inputIds, batch);
   model.assertFits(inputIds);
-  const {positions, targets} = findTargets(toRows(batch.labels));
+  const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
   const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // what is run again must drop alike
   return tf.tidy(() => {
     const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
-      attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch.attentionMask), undefined, 'int32'),
-      positionIds: batch.positionIds && toRows(batch.positionIds),
+      attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
+      positionIds: batch.positionIds && toRows(batch, 'positionIds'),
       ...pass,
     }); // [B, T, C]
     const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
@@ -53,7 +55,7 @@ export function lossSum(
 
 /** How many labels of a batch count; the first of a row never does, nothing predicts it. */
 export function targetCount(batch: Batch): number {
-  return findTargets(toRows(batch.labels)).targets.length;
+  return findTargets(toRows(batch, 'labels')).targets.length;
 }
 
 function headLoss(
@@ -107,8 +109,10 @@ function assertLabels(targets: number[], vocabSize: number): void {
   }
 }
 
-function toRows(values: tf.Tensor2D | number[][]): number[][] {
-  return values instanceof tf.Tensor ? values.arraySync() : values;
+function toRows(batch: Batch, key: 'inputIds' | 'labels' | 'attentionMask' | 'positionIds'): number[][] {
+  const advice =
+    'Pass rows, or a batch to trainOnBatch, computeGradients or evaluateDataset, which wait for it.';
+  return readAtOnce(`batch ${key}`, batch[key]!, advice);
 }
 
 function assertBatch(inputIds: number[][], batch: Batch): void {

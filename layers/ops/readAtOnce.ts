@@ -1,0 +1,19 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {asynchronousBackends} from './dispatch.ts';
+
+/**
+ * Numbers that are needed before anything can be computed: rows as they are, a tensor read.
+ *
+ * @param what names it in errors
+ * @param advice what to do instead where tensors cannot be read at once
+ * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that answers only later
+ */
+export function readAtOnce<T>(what: string, values: tf.Tensor2D | T[], advice: string): number[][] | T[] {
+  if (!(values instanceof tf.Tensor)) return values;
+  if (!asynchronousBackends.has(tf.backend())) return values.arraySync();
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `${what}: expected rows of numbers, got a tensor on ${tf.getBackend()}, which cannot be read at once. ${advice}`,
+  );
+}
