@@ -26,6 +26,7 @@ module.exports = {
   testPathIgnorePatterns: [
     '/node_modules/',
     '<rootDir>/test/packaging/',
+    '<rootDir>/test/browser/',
     '<rootDir>/test/e2e/notebook.test.ts',
   ],
   testEnvironment: '<rootDir>/test/environment.cjs',

@@ -1,10 +1,19 @@
+import {resolve} from 'node:path';
 import {defineConfig} from 'tsdown';
+
+/** What a browser has not, and what stands in for it. Packages that are left out here are not asked of its bundler. */
+const STAND_INS: [specifier: RegExp, file: string][] = [
+  [/^node:/, 'src/browser/noDisk.ts'],
+  [/^webgpu$/, 'src/browser/noDisk.ts'],
+  [/^cli-progress$/, 'src/browser/noProgressBar.ts'],
+  [/\/renderPlot\.ts$/, 'src/browser/noPlotFile.ts'],
+];
 
 /**
  * One build for all subpaths, so that what two of them share lands in one chunk: a class exists once per module
  * format, whichever subpath it is imported by. The command line and the example it runs are entries too.
  */
-export default defineConfig({
+const node = defineConfig({
   entry: {
     index: 'src/index.ts',
     models: 'models/index.ts',
@@ -21,3 +30,35 @@ export default defineConfig({
   dts: {sourcemap: true},
   sourcemap: true,
 });
+
+/** The same for browsers, whose bundlers take it by the condition `browser`. Its types are the others'. */
+const browser = defineConfig({
+  entry: {
+    index: 'src/browser.ts',
+    models: 'models/index.ts',
+    layers: 'layers/index.ts',
+    quant: 'quant/index.ts',
+  },
+  outDir: 'dist/browser',
+  clean: false, // the folder above is cleaned, by the build for Node
+  format: ['esm'],
+  platform: 'browser',
+  target: 'es2022',
+  fixedExtension: false,
+  dts: false,
+  sourcemap: true,
+  plugins: [
+    {
+      name: 'stand-ins',
+      resolveId: {
+        order: 'pre',
+        handler(specifier) {
+          const [, file] = STAND_INS.find(([pattern]) => pattern.test(specifier)) ?? [];
+          return file && resolve(file);
+        },
+      },
+    },
+  ],
+});
+
+export default [node, browser].flat();

@@ -10,6 +10,11 @@ export interface BackendOptions {
    */
   stockThreads?: number;
   /**
+   * `wasm` in a browser: where the page has the files of `@tensorflow/tfjs-backend-wasm` (`dist/tfjs-backend-wasm*.wasm`):
+   * a folder's URL ending in a slash, or each file's URL by its name. Default: beside the script. Only the first call counts.
+   */
+  wasmPaths?: string | Record<string, string>;
+  /**
    * `webgpu`: what large products are multiplied in; sums are float32 either way. `float16` is several times faster on
    * cards with matrix units; operands are scaled row by row, so that nothing under- or overflows. Falls back to
    * `float32` where the device has no 16-bit floats. Default `float32`, or as before when the backend runs already.

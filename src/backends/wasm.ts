@@ -15,6 +15,7 @@ export const wasm: Backend = {
     const asked = checkedThreads(options);
     const package_ = await loadPackage();
     if (!('wasm' in tf.engine().registry)) {
+      if (options.wasmPaths !== undefined) package_.setWasmPaths(options.wasmPaths);
       await startFirst(asked ?? cores, options.stockThreads ?? 1, package_);
     } else {
       const running = gemmOf(tf.findBackend('wasm') as WasmBackend).threads;

@@ -18,13 +18,7 @@ function typeErrors(): string[] {
   }
   const {compilerOptions} = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile).config;
   const {options, errors} = ts.convertCompilerOptionsFromJson(
-    {
-      ...compilerOptions,
-      noUnusedLocals: false,
-      noUnusedParameters: false,
-      types: ['node'],
-      paths: {'tfjs-lora': ['./src/index.ts'], 'tfjs-lora/*': ['./*/index.ts']},
-    },
+    {...compilerOptions, noUnusedLocals: false, noUnusedParameters: false, types: ['node']},
     root,
   );
   if (errors.length > 0) throw new Error(ts.formatDiagnostics(errors, formatHost));

@@ -1,0 +1,199 @@
+import plainWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
+import simdWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
+import threadedWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
+import {AdamW, type BackendName, type Example, Llama, type Tokenizer, useBackend} from 'tfjs-lora';
+import {type AlpacaRecord, billRecords} from '../quickstart/billGenerator.ts';
+import {drawLoss} from './lossPlot.ts';
+
+/*
+ * Fine-tunes the quickstart's model in the tab. Everything that is not about the page goes through `tfjs-lora`:
+ * useBackend, Llama.fromPretrained, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
+ */
+
+const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
+const form = element<HTMLFormElement>('settings');
+const [save, load, stop] = [
+  element<HTMLButtonElement>('save'),
+  element<HTMLInputElement>('load'),
+  element<HTMLButtonElement>('stop'),
+];
+const show = (id: string, text: string) => {
+  element(id).textContent = text;
+};
+
+/** How many unseen bills are shown: `?samples=1` on a slow machine. */
+const samples = billRecords('heldOut', Number(new URLSearchParams(location.search).get('samples') ?? 3));
+let model: Llama;
+let stopping: AbortController | undefined;
+
+/** `?backend=wasm&steps=20` sets the form. */
+for (const [name, value] of new URLSearchParams(location.search)) {
+  const field = form.elements.namedItem(name);
+  if (field instanceof HTMLInputElement || field instanceof HTMLSelectElement) field.value = value;
+}
+
+async function start(): Promise<void> {
+  const report = await useBackend(setting('backend') as 'auto' | BackendName, {
+    wasmPaths: {
+      'tfjs-backend-wasm.wasm': plainWasm,
+      'tfjs-backend-wasm-simd.wasm': simdWasm,
+      'tfjs-backend-wasm-threaded-simd.wasm': threadedWasm,
+    },
+  });
+  const names = {webgpu: 'WebGPU', wasm: 'WebAssembly', cpu: 'plain JavaScript', tensorflow: 'TensorFlow'};
+  const device = report.backend === 'webgpu' ? ` on ${report.device}` : '';
+  show('backend', `${names[report.backend]}${device}: ${report.features.join(', ')}`);
+  element('backend').title = String(report);
+  model = await Llama.fromPretrained<Llama>(new URL('.', location.href));
+  model.gradientCheckpointing = false; // a model this small need not save memory
+  showSamples();
+  await writeSamples('before');
+}
+
+async function train(): Promise<void> {
+  const steps = Number(setting('steps'));
+  const batchSize = Number(setting('batch'));
+  const rank = Number(setting('rank'));
+  if (model.adapterNames.includes('default')) model.deleteAdapter('default');
+  model.applyLoRA({rank, alpha: 2 * rank, seed: 0});
+  model.compile({
+    optimizer: new AdamW({learningRate: 1e-2, weightDecay: 0}),
+    schedule: {name: 'cosine', warmupSteps: Math.min(10, Math.floor(steps / 4))},
+    maxGradNorm: 1,
+  });
+  const examples = billRecords('train', 600).map(exampleOf);
+  const losses: number[] = [];
+  stopping = new AbortController();
+  stop.hidden = false;
+  try {
+    await model.fitDataset(examples, {
+      epochs: Math.ceil((steps * batchSize) / examples.length),
+      maxSteps: steps,
+      batchSize,
+      signal: stopping.signal,
+      callbacks: {
+        onStepEnd: ({step, loss, tokensPerSecond, secondsLeft = 0}) => {
+          losses.push(loss);
+          show('step', `${step} of ${steps}`);
+          show('loss', loss.toFixed(3));
+          show('pace', Math.round(tokensPerSecond).toLocaleString('en'));
+          show('left', step < steps ? `${Math.ceil(secondsLeft)} s` : 'done');
+          element<HTMLProgressElement>('progress').value = step / steps;
+          drawLoss(element<SVGElement>('plot'), losses, steps);
+        },
+      },
+    });
+  } finally {
+    stop.hidden = true;
+    model.optimizer.dispose();
+  }
+  show('adapter-note', '');
+  await writeSamples('after');
+}
+
+/** The adapter's files as downloads. */
+async function saveAdapter(): Promise<void> {
+  const files = new Map<string, Blob>();
+  await model.saveAdapter(files);
+  for (const [name, blob] of files) {
+    const link = Object.assign(document.createElement('a'), {
+      href: URL.createObjectURL(blob),
+      download: name,
+    });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+  show('adapter-note', `${[...files.keys()].join(' and ')} saved`);
+}
+
+async function loadAdapter(): Promise<void> {
+  const files = [...(load.files ?? [])];
+  load.value = ''; // so that the same files can be chosen again
+  const had = model.adapterNames.includes('default');
+  await model.loadAdapter(files, {adapterName: had ? 'loaded' : 'default'});
+  if (had) model.deleteAdapter('default');
+  show('adapter-note', `loaded ${files.map(({name}) => name).join(' and ')}`);
+  await writeSamples('after');
+}
+
+/** The conversation up to the assistant's turn. */
+function promptOf({instruction, input}: AlpacaRecord): number[] {
+  const messages = [{role: 'user', content: `${instruction}\n${input}`}];
+  return (model.tokenizer as Tokenizer).encodeChat(messages, {addGenerationPrompt: true});
+}
+
+/** A record to learn from: only the answer counts. */
+function exampleOf(record: AlpacaRecord): Example {
+  const prompt = promptOf(record);
+  const answer = (model.tokenizer as Tokenizer).encode(`${record.output}<|eot_id|>`, {
+    addSpecialTokens: false,
+  });
+  return {inputIds: [...prompt, ...answer], labels: [...prompt.map(() => -100), ...answer]};
+}
+
+function showSamples(): void {
+  element('samples').replaceChildren(
+    ...samples.map(({input, output}) => {
+      const sample = document.createElement('div');
+      sample.className = 'sample';
+      sample.innerHTML =
+        '<details><summary></summary><pre></pre></details><dl><dt>reference</dt><dd></dd>' +
+        '<dt>before</dt><dd class="before">–</dd><dt>after</dt><dd class="after">–</dd></dl>';
+      const [title, ...sections] = input.split('\n');
+      sample.querySelector('summary')!.textContent = title;
+      sample.querySelector('pre')!.textContent = sections.join('\n');
+      sample.querySelector('dd')!.textContent = output;
+      return sample;
+    }),
+  );
+}
+
+/** Has the model summarise each sample, word by word. */
+async function writeSamples(when: 'before' | 'after'): Promise<void> {
+  const places = [...document.querySelectorAll<HTMLElement>(`.sample .${when}`)];
+  for (const place of places) {
+    place.textContent = '';
+    delete place.dataset.isExact;
+  }
+  for (const [i, record] of samples.entries()) {
+    for await (const piece of model.stream(promptOf(record), {maxNewTokens: 80, doSample: false})) {
+      places[i].textContent += piece;
+    }
+    places[i].dataset.isExact = String(places[i].textContent === record.output);
+  }
+}
+
+const setting = (name: string) =>
+  (form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement).value;
+
+/** Runs one thing at a time; what goes wrong is told on the page. */
+async function run(state: string, work: () => Promise<void>): Promise<void> {
+  const {dataset} = document.body;
+  dataset.state = state;
+  element('error').hidden = true;
+  const controls = [...form.querySelectorAll<HTMLButtonElement>('input, select, [type=submit]'), save, load];
+  for (const control of controls) control.disabled = true;
+  try {
+    await work();
+    dataset.state = 'ready';
+  } catch (error) {
+    element('error').hidden = false;
+    show('error', (error as Error).message);
+    dataset.state = 'failed';
+  }
+  for (const control of controls) control.disabled = !model;
+  save.disabled = !model?.adapterNames.length;
+  (form.elements.namedItem('backend') as HTMLSelectElement).disabled = false;
+}
+
+form.addEventListener('submit', (event) => {
+  event.preventDefault();
+  void run('training', train);
+});
+form.elements.namedItem('backend')!.addEventListener?.('change', () => {
+  location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab keeps to one backend
+});
+stop.addEventListener('click', () => stopping?.abort());
+save.addEventListener('click', () => void run('saving', saveAdapter));
+load.addEventListener('change', () => void run('loading', loadAdapter));
+void run('loading', start);
