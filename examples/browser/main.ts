@@ -1,3 +1,4 @@
+/// <reference types="vite/client" />
 import plainWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
 import simdWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
 import threadedWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
@@ -21,13 +22,17 @@ const show = (id: string, text: string) => {
   element(id).textContent = text;
 };
 
-/** How many unseen bills are shown: `?samples=1` on a slow machine. */
-const samples = billRecords('heldOut', Number(new URLSearchParams(location.search).get('samples') ?? 3));
+/** Unseen bills, the length of their summaries, and bills to learn from; on a slow machine `?samples=1&tokens=20`. */
+const address = new URLSearchParams(location.search);
+const samples = billRecords('heldOut', Number(address.get('samples') ?? 3));
+const maxNewTokens = Number(address.get('tokens') ?? 80);
+const bills = Number(address.get('bills') ?? 600);
+
 let model: Llama;
 let stopping: AbortController | undefined;
 
 /** `?backend=wasm&steps=20` sets the form. */
-for (const [name, value] of new URLSearchParams(location.search)) {
+for (const [name, value] of address) {
   const field = form.elements.namedItem(name);
   if (field instanceof HTMLInputElement || field instanceof HTMLSelectElement) field.value = value;
 }
@@ -61,7 +66,7 @@ async function train(): Promise<void> {
     schedule: {name: 'cosine', warmupSteps: Math.min(10, Math.floor(steps / 4))},
     maxGradNorm: 1,
   });
-  const examples = billRecords('train', 600).map(exampleOf);
+  const examples = billRecords('train', bills).map(exampleOf);
   const losses: number[] = [];
   stopping = new AbortController();
   stop.hidden = false;
@@ -156,7 +161,7 @@ async function writeSamples(when: 'before' | 'after'): Promise<void> {
     delete place.dataset.isExact;
   }
   for (const [i, record] of samples.entries()) {
-    for await (const piece of model.stream(promptOf(record), {maxNewTokens: 80, doSample: false})) {
+    for await (const piece of model.stream(promptOf(record), {maxNewTokens, doSample: false})) {
       places[i].textContent += piece;
     }
     places[i].dataset.isExact = String(places[i].textContent === record.output);
@@ -190,7 +195,8 @@ form.addEventListener('submit', (event) => {
   event.preventDefault();
   void run('training', train);
 });
-form.elements.namedItem('backend')!.addEventListener?.('change', () => {
+form.addEventListener('change', ({target}) => {
+  if ((target as HTMLInputElement).name !== 'backend') return;
   location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab keeps to one backend
 });
 stop.addEventListener('click', () => stopping?.abort());

@@ -72,7 +72,9 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
       };
       if (${!hasWebGPU}) Object.defineProperty(Navigator.prototype, 'gpu', {value: {requestAdapter: async () => null}});
     }`);
-    await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/?samples=1&${query}`);
+    await page.goto(
+      `http://127.0.0.1:${(server.address() as AddressInfo).port}/?samples=1&tokens=10&${query}`,
+    );
     await settled();
   }
 
@@ -112,7 +114,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
   }
 
   test.each([
-    ['WebGPU', 'backend=webgpu&steps=4&batch=1', 4, true],
+    ['WebGPU', 'backend=webgpu&steps=4&batch=1&bills=1', 4, true],
     ['WebAssembly, where there is no graphics adapter', 'steps=20&batch=4', 20, false],
   ])(
     'trains on %s, saves the adapter and loads it again',

@@ -1,0 +1,44 @@
+import * as noDisk from '../../src/browser/noDisk.ts';
+import * as browser from '../../src/browser.ts';
+import * as everything from '../../src/index.ts';
+import {thrownBy} from '../quant/safetensors/thrownBy.ts';
+
+/** What needs a disk, a server or a terminal. */
+const LEFT_OUT = [
+  'ChatSession',
+  'compareModels',
+  'comparisonTable',
+  'encodePrompt',
+  'encodeTurns',
+  'formatScores',
+  'getTemplate',
+  'huggingFaceEnvironment',
+  'llamaFactoryScores',
+  'loadDataset',
+  'loadPrompts',
+  'loadSplits',
+  'modelChatEncoder',
+  'parseCandidate',
+  'plotComparison',
+  'plotLoss',
+  'predictDataset',
+  'registerTemplate',
+  'resolveModelFolder',
+  'resolveTemplate',
+  'scorePredictions',
+  'serveModel',
+  'templateNames',
+  'templateStopIds',
+];
+
+test('the browser build exports all but what it cannot run', () => {
+  expect([...Object.keys(browser), ...LEFT_OUT].sort()).toEqual(Object.keys(everything).sort());
+  expect(everything).toEqual(expect.objectContaining(browser));
+});
+
+test('a path is refused where there is no disk', async () => {
+  const {code, message} = await thrownBy(noDisk.openSync);
+  expect([code, message]).toEqual(['UNSUPPORTED', expect.stringContaining('A browser has no disk')]);
+  expect(noDisk.basename(noDisk.join('a', '', 'b/c'))).toBe('c');
+  expect(noDisk.dirname('a/b/c')).toBe('a/b');
+});
