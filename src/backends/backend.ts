@@ -15,11 +15,16 @@ export interface BackendOptions {
    */
   wasmPaths?: string | Record<string, string>;
   /**
-   * `webgpu`: what large products are multiplied in; sums are float32 either way. `float16` is several times faster on
-   * cards with matrix units; operands are scaled row by row, so that nothing under- or overflows. Falls back to
-   * `float32` where the device has no 16-bit floats. Default `float32`, or as before when the backend runs already.
+   * What large products are multiplied in; sums are float32 either way. Default `float32`, or as before when the backend
+   * runs already.
+   *
+   * `float16`, on `webgpu`, is several times faster on cards with matrix units; operands are scaled row by row, so that
+   * nothing under- or overflows. Falls back to `float32` where the device has no 16-bit floats.
+   *
+   * `bfloat16`, on `tensorflow`, is for weights of 16 and fewer bits: faster on cards and on processors with AVX-512;
+   * elsewhere operands are rounded to it all the same, and multiplied in float32.
    */
-  computeDtype?: 'float16' | 'float32';
+  computeDtype?: 'float16' | 'bfloat16' | 'float32';
 }
 
 /** What a backend says of itself once it runs. */

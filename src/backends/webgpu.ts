@@ -178,7 +178,7 @@ function reuseAtOnce(backend: WebGPUBackend): void {
   Object.defineProperty(backend, 'commandQueueOwnedIds', {get: () => none, set: () => {}});
 }
 
-function checkedComputeDtype({computeDtype}: BackendOptions): BackendOptions['computeDtype'] {
+function checkedComputeDtype({computeDtype}: BackendOptions): 'float16' | 'float32' | undefined {
   if (computeDtype === undefined || computeDtype === 'float16' || computeDtype === 'float32')
     return computeDtype;
   throw new TfjsLoraError(

@@ -1,6 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {type BackendName, useBackend} from '../../../src/backends/useBackend.ts';
 
+// Where nothing is set up, whatever this checkout has.
+jest.mock('../../../src/backends/tensorflowFolder.ts', () => ({
+  ...(jest.requireActual('../../../src/backends/tensorflowFolder.ts') as object),
+  tensorflowFolder: async () => '/nowhere',
+}));
+
 describe('useBackend', () => {
   test('auto takes the first that works and says why the others do not', async () => {
     const report = await useBackend('auto', {threads: 2});

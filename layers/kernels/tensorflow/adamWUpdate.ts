@@ -1,0 +1,32 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
+import {runOps} from './runOps.ts';
+import type {TensorFlowBackend} from './tensorflowBackend.ts';
+
+interface AdamWUpdateArgs {
+  inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
+  attrs: AdamWSettings;
+  backend: unknown;
+}
+
+/**
+ * `AdamWUpdate` (layers/ops/adamWUpdate.ts). TensorFlow's own Adam is not decoupled and works on variables in place, so it
+ * is these ops.
+ */
+export const adamWUpdate = {
+  kernelName: 'AdamWUpdate',
+  backendName: 'tensorflow',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend} = args as AdamWUpdateArgs;
+    const {learningRate, beta1, beta2, epsilon, weightDecay, step} = attrs;
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) => {
+      const scaled = (x: typeof value, factor: number) => ops.mul(x, ops.scalar(factor));
+      const nextMean = ops.add(scaled(mean, beta1), scaled(gradient, 1 - beta1));
+      const nextVariance = ops.add(scaled(variance, beta2), scaled(ops.one('Square', [gradient]), 1 - beta2));
+      const root = scaled(ops.one('Sqrt', [nextVariance]), 1 / Math.sqrt(1 - beta2 ** step));
+      const move = ops.one('RealDiv', [nextMean, ops.add(root, ops.scalar(epsilon))]);
+      const decayed = weightDecay === 0 ? value : scaled(value, 1 - learningRate * weightDecay);
+      return [ops.sub(decayed, scaled(move, learningRate / (1 - beta1 ** step))), nextMean, nextVariance];
+    });
+  },
+} as const;

@@ -1,0 +1,126 @@
+import {FP4_CODE, NF4_CODE} from '../../../quant/blockwise/codebooks.ts';
+import type {FourBitStorage, Int8Storage} from '../../ops/quantizedStorage.ts';
+import {keptTable, type Ops} from './runOps.ts';
+import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {widen16} from './widen16.ts';
+
+/** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
+const ONE_OF_127 = Math.fround(1 / 127);
+
+export type QuantizedAttributes = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
+/** The tensors of a quantized matrix by their names in its storage. */
+export type QuantizedHandles = Record<string, Handle>;
+
+/**
+ * Rows `begin` to `end` of a quantized matrix, bit-exact with bitsandbytes.
+ *
+ * @returns `[end − begin, cols]` float32
+ */
+export function dequantize(
+  ops: Ops,
+  backend: TensorFlowBackend,
+  tensors: QuantizedHandles,
+  attributes: QuantizedAttributes,
+  begin: number,
+  end: number,
+): Handle {
+  return ops.scope(() =>
+    attributes.dtype === 'int8'
+      ? int8Rows(ops, tensors, attributes, begin, end)
+      : fourBitRows(ops, backend, tensors, attributes, begin, end),
+  );
+}
+
+/** Two bytes, hence four values, are looked up at once: a quarter of the lookups, in a table that stays in the cache. */
+function fourBitTable(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle {
+  const codes = dtype === 'nf4' ? NF4_CODE : FP4_CODE;
+  return keptTable(backend, dtype, [65536, 4], () => {
+    const table = new Float32Array(65536 * 4);
+    for (let pair = 0; pair < 65536; pair++) {
+      [4, 0, 12, 8].forEach((shift, i) => {
+        table[4 * pair + i] = codes[(pair >> shift) & 15]; // the first of a byte is in its high half
+      });
+    }
+    return table;
+  });
+}
+
+function fourBitRows(
+  ops: Ops,
+  backend: TensorFlowBackend,
+  tensors: QuantizedHandles,
+  attributes: Omit<FourBitStorage, 'tensors'>,
+  begin: number,
+  end: number,
+): Handle {
+  const {dtype, rows, cols, blockSize} = attributes;
+  const [first, last] = [begin * cols, end * cols];
+  // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
+  const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
+  const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
+  const blocks = lastBlock - firstBlock;
+  const words = part(ops, tensors.codes, from / 8, Math.ceil(to / 8));
+  const pairs = ops.cast(ops.bitcast(words, DataType.uint16), DataType.int32); // [words, 2]
+  let normal = ops.gather(fourBitTable(backend, dtype), pairs); // [words, 2, 4]
+  const missing = blocks * blockSize - 8 * words.shape[0];
+  if (missing !== 0) normal = ops.padEnd(ops.reshape(normal, [8 * words.shape[0]]), [missing]);
+  const scales = ops.reshape(blockScales(ops, tensors, attributes, firstBlock, lastBlock), [blocks, 1]);
+  const values = ops.mul(ops.reshape(normal, [blocks, blockSize]), scales);
+  if (blocks * blockSize === last - first) return ops.reshape(values, [end - begin, cols]);
+  const flat = ops.reshape(values, [blocks * blockSize]);
+  return ops.reshape(ops.slice(flat, [first - from], [last - first]), [end - begin, cols]);
+}
+
+/** Scales of blocks `begin` to `end`. */
+function blockScales(
+  ops: Ops,
+  tensors: QuantizedHandles,
+  {nestedBlockSize, offset}: Omit<FourBitStorage, 'tensors'>,
+  begin: number,
+  end: number,
+): Handle {
+  if (nestedBlockSize === 0) return part(ops, tensors.absmax, begin, end);
+  const [first, last] = [Math.floor(begin / nestedBlockSize), Math.ceil(end / nestedBlockSize)];
+  const word = Math.floor(begin / 4);
+  const bytes = flatten(
+    ops,
+    ops.bitcast(part(ops, tensors.absmaxCodes, word, Math.ceil(end / 4)), DataType.uint8),
+  );
+  const codes = ops.cast(part(ops, bytes, begin - 4 * word, end - 4 * word), DataType.int32);
+  const nested = ops.reshape(part(ops, tensors.nestedAbsmax, first, last), [last - first, 1]);
+  const repeated = ops.one('Tile', [nested, ops.integers([1, nestedBlockSize])]);
+  const from = first * nestedBlockSize;
+  const scales = part(ops, flatten(ops, repeated), begin - from, end - from);
+  return ops.add(ops.mul(ops.gather(tensors.map, codes), scales), ops.scalar(offset));
+}
+
+function int8Rows(
+  ops: Ops,
+  tensors: QuantizedHandles,
+  {cols, outliers, outlierDtype}: Omit<Int8Storage, 'tensors'>,
+  begin: number,
+  end: number,
+): Handle {
+  const [first, last] = [begin * cols, end * cols];
+  const word = Math.floor(first / 4);
+  const bytes = flatten(ops, ops.bitcast(part(ops, tensors.codes, word, Math.ceil(last / 4)), DataType.int8));
+  const cut = part(ops, bytes, first - 4 * word, last - 4 * word);
+  const codes = ops.cast(ops.reshape(cut, [end - begin, cols]), DataType.float32);
+  const scales = ops.reshape(part(ops, tensors.scales, begin, end), [end - begin, 1]);
+  const values = ops.mul(ops.mul(codes, scales), ops.scalar(ONE_OF_127));
+  if (outliers === 0) return values;
+  const stored = ops.slice(tensors.outlierValues, [begin, 0], [end - begin, -1]);
+  const kept = widen16(ops, stored, outlierDtype, outliers); // [end − begin, outliers]
+  const zero = ops.integer(0);
+  const spread = ops.gather(kept, ops.one('Maximum', [tensors.outlierIndex, zero]), 1);
+  return ops.where(ops.one('GreaterEqual', [tensors.outlierIndex, zero]), spread, values);
+}
+
+/** Elements `begin` to `end` of a vector. */
+function part(ops: Ops, vector: Handle, begin: number, end: number): Handle {
+  return begin === 0 && end === vector.shape[0] ? vector : ops.slice(vector, [begin], [end - begin]);
+}
+
+function flatten(ops: Ops, x: Handle): Handle {
+  return ops.reshape(x, [x.shape.reduce((product, size) => product * size, 1)]);
+}

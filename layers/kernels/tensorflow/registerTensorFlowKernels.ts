@@ -1,0 +1,45 @@
+import * as tf from '@tensorflow/tfjs';
+import {adamW8bitStep} from '../steps/adamW8bitStep.ts';
+import {lion8bitStep} from '../steps/lion8bitStep.ts';
+import {lionStep} from '../steps/lionStep.ts';
+import {adamWUpdate} from './adamWUpdate.ts';
+import {attention, attentionGrad} from './attention.ts';
+import {dequantizeRows} from './dequantizeRows.ts';
+import {embedding} from './embedding.ts';
+import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {optimizerKernel} from './optimizerKernel.ts';
+import {pack16} from './pack16.ts';
+import {quantizedMatMul} from './quantizedMatMul.ts';
+import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
+import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
+import {storedMatMul} from './storedMatMul.ts';
+import {swiGLU, swiGLUGrad} from './swiGLU.ts';
+import {unpack16} from './unpack16.ts';
+
+const KERNELS: tf.KernelConfig[] = [
+  ...[adamW8bitStep, lion8bitStep, lionStep].map(optimizerKernel),
+  adamWUpdate,
+  attention,
+  attentionGrad,
+  dequantizeRows,
+  embedding,
+  loraLinear,
+  loraLinearGrad,
+  pack16,
+  quantizedMatMul,
+  rmsNorm,
+  rmsNormGrad,
+  softmaxCrossEntropy,
+  storedMatMul,
+  swiGLU,
+  swiGLUGrad,
+  unpack16,
+];
+
+/** Registers this library's kernels for the `tensorflow` backend. Calling this again is harmless. */
+export function registerTensorFlowKernels(): void {
+  for (const kernel of KERNELS) {
+    if (tf.getKernel(kernel.kernelName, 'tensorflow')) tf.unregisterKernel(kernel.kernelName, 'tensorflow');
+    tf.registerKernel(kernel);
+  }
+}

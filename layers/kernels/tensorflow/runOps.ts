@@ -1,0 +1,222 @@
+import type * as tf from '@tensorflow/tfjs';
+import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
+
+const TFJS_DTYPES = new Map<number, tf.DataType>([
+  [DataType.float32, 'float32'],
+  [DataType.int32, 'int32'],
+  [DataType.bool, 'bool'],
+]);
+
+/**
+ * Runs TensorFlow's own ops inside a kernel, on handles: the stock backend has no types of 8 and 16 bits, and leaks what it
+ * cannot name. What `body` returns becomes tensors; every other handle it made is freed, also when it throws.
+ *
+ * @param inputs of the kernel, by name; the ones `body` gets are borrowed
+ */
+export function runOps<Name extends string>(
+  backend: TensorFlowBackend,
+  inputs: Record<Name, tf.TensorInfo>,
+  body: (ops: Ops, handles: Record<Name, Handle>) => Handle[],
+): tf.TensorInfo[] {
+  const names = Object.keys(inputs) as Name[];
+  const ops = new Ops(backend);
+  const handles = Object.fromEntries(names.map((name) => [name, ops.borrow(inputs[name])]));
+  const outputs = ops.keepOnly(() => body(ops, handles as Record<Name, Handle>));
+  return outputs.map(({id, shape, dtype}) => {
+    const dataId = {};
+    backend.tensorMap.set(dataId, {shape, dtype, id, values: null, refCount: 1});
+    return {dataId, shape, dtype: TFJS_DTYPES.get(dtype) as tf.DataType};
+  });
+}
+
+/** TensorFlow's ops by their names in lower camel case. Handles they give live until the scope they were made in ends. */
+export class Ops {
+  private owned: Handle[] = [];
+
+  constructor(private readonly backend: TensorFlowBackend) {}
+
+  /** A tensor of the engine's; freeing it is not ours. */
+  borrow(info: tf.TensorInfo): Handle {
+    const [id] = this.backend.getInputTensorIds([info]);
+    return {id, shape: info.shape, dtype: this.backend.tensorMap.get(info.dataId).dtype};
+  }
+
+  /** Runs `body` and frees the handles made in it but those it returns, which belong to the scope around it. */
+  scope(body: () => Handle): Handle {
+    return this.keepOnly(() => [body()])[0];
+  }
+
+  /** {@link scope} for several. */
+  keepOnly(body: () => Handle[]): Handle[] {
+    const outer = this.owned;
+    this.owned = [];
+    let kept: Handle[] = [];
+    try {
+      kept = body();
+      return kept;
+    } finally {
+      for (const handle of this.owned) {
+        if (kept.includes(handle)) outer.push(handle);
+        else this.backend.binding.deleteTensor(handle.id);
+      }
+      this.owned = outer;
+    }
+  }
+
+  /** Frees a handle of the current scope that `next` takes the place of. */
+  replace(previous: Handle | undefined, next: Handle): Handle {
+    const at = previous ? this.owned.indexOf(previous) : -1;
+    if (at >= 0) this.backend.binding.deleteTensor(this.owned.splice(at, 1)[0].id);
+    return next;
+  }
+
+  /** Runs any op; types of inputs need not be given as attributes. */
+  run(name: string, inputs: Handle[], attributes: OpAttribute[] = [], outputCount = 1): Handle[] {
+    const ids = inputs.map(({id}) => id);
+    const outputs = this.backend.binding.executeOp(name, attributes, ids, outputCount);
+    this.owned.push(...outputs);
+    return outputs;
+  }
+
+  /** {@link run} for an op with one output. */
+  one(name: string, inputs: Handle[], attributes: OpAttribute[] = []): Handle {
+    return this.run(name, inputs, attributes)[0];
+  }
+
+  /** A constant, whose memory TensorFlow takes over: it must not change. */
+  constant(shape: number[], values: Float32Array | Int32Array | Uint8Array, dtype?: number): Handle {
+    const type = dtype ?? (values instanceof Int32Array ? DataType.int32 : DataType.float32);
+    const handle = {id: this.backend.binding.createTensor(shape, type, values), shape, dtype: type};
+    this.owned.push(handle);
+    return handle;
+  }
+
+  scalar(value: number): Handle {
+    return this.constant([], Float32Array.of(value));
+  }
+
+  integer(value: number): Handle {
+    return this.constant([], Int32Array.of(value));
+  }
+
+  integers(values: number[]): Handle {
+    return this.constant([values.length], Int32Array.from(values));
+  }
+
+  typeAttribute(name: string, value: number): OpAttribute {
+    return {name, type: this.backend.binding.TF_ATTR_TYPE, value};
+  }
+
+  boolAttribute(name: string, value: boolean): OpAttribute {
+    return {name, type: this.backend.binding.TF_ATTR_BOOL, value};
+  }
+
+  intAttribute(name: string, value: number): OpAttribute {
+    return {name, type: this.backend.binding.TF_ATTR_INT, value};
+  }
+
+  add(a: Handle, b: Handle): Handle {
+    return this.one('AddV2', [a, b]);
+  }
+
+  sub(a: Handle, b: Handle): Handle {
+    return this.one('Sub', [a, b]);
+  }
+
+  mul(a: Handle, b: Handle): Handle {
+    return this.one('Mul', [a, b]);
+  }
+
+  /** Float to float rounds to nearest, ties to even. */
+  cast(x: Handle, dtype: number): Handle {
+    return x.dtype === dtype ? x : this.one('Cast', [x], [this.typeAttribute('DstT', dtype)]);
+  }
+
+  /** The same bytes as another type: to a narrower one adds an axis, to a wider one takes the last away. No copy. */
+  bitcast(x: Handle, dtype: number): Handle {
+    return this.one('Bitcast', [x], [this.typeAttribute('type', dtype)]);
+  }
+
+  reshape(x: Handle, shape: number[]): Handle {
+    return this.one('Reshape', [x, this.integers(shape)]);
+  }
+
+  /** A size of −1 goes to the end of its axis. */
+  slice(x: Handle, begin: number[], size: number[]): Handle {
+    return this.one('Slice', [x, this.integers(begin), this.integers(size)]);
+  }
+
+  /** Adds zeros after the end of each axis. */
+  padEnd(x: Handle, counts: number[]): Handle {
+    const paddings = this.constant(
+      [counts.length, 2],
+      Int32Array.from(counts.flatMap((count) => [0, count])),
+    );
+    return this.one('Pad', [x, paddings]);
+  }
+
+  concat(parts: Handle[], axis: number): Handle {
+    if (parts.length === 1) return parts[0];
+    return this.one(
+      'ConcatV2',
+      [...parts, this.integer(axis)],
+      [
+        this.intAttribute('N', parts.length),
+        this.typeAttribute('T', parts[0].dtype),
+        this.typeAttribute('Tidx', DataType.int32),
+      ],
+    );
+  }
+
+  /** Slices of `table` along `axis`. */
+  gather(table: Handle, indices: Handle, axis = 0): Handle {
+    return this.one('GatherV2', [table, indices, this.integer(axis)]);
+  }
+
+  /** `keepDims` keeps the summed axis as one of length 1. */
+  sum(x: Handle, axis: number, keepDims = false): Handle {
+    return this.one('Sum', [x, this.integers([axis])], [this.boolAttribute('keep_dims', keepDims)]);
+  }
+
+  mean(x: Handle, axis: number, keepDims = false): Handle {
+    return this.one('Mean', [x, this.integers([axis])], [this.boolAttribute('keep_dims', keepDims)]);
+  }
+
+  where(condition: Handle, yes: Handle, no: Handle): Handle {
+    return this.one('SelectV2', [condition, yes, no]);
+  }
+
+  /** Of two matrices. */
+  matMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
+    const attributes = [
+      this.boolAttribute('transpose_a', transposeA),
+      this.boolAttribute('transpose_b', transposeB),
+    ];
+    return this.one('MatMul', [a, b], attributes);
+  }
+
+  /** Of the last two axes. */
+  batchMatMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
+    const attributes = [this.boolAttribute('adj_x', transposeA), this.boolAttribute('adj_y', transposeB)];
+    return this.one('BatchMatMulV2', [a, b], attributes);
+  }
+}
+
+const tables = new WeakMap<object, Map<string, Handle>>();
+
+/** A constant made once for a backend and kept. */
+export function keptTable(
+  backend: TensorFlowBackend,
+  name: string,
+  shape: number[],
+  make: () => Float32Array,
+): Handle {
+  const kept = tables.get(backend) ?? new Map<string, Handle>();
+  tables.set(backend, kept);
+  const known = kept.get(name);
+  if (known) return known;
+  const {binding} = backend;
+  const handle = {id: binding.createTensor(shape, DataType.float32, make()), shape, dtype: DataType.float32};
+  kept.set(name, handle);
+  return handle;
+}

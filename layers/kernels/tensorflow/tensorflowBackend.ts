@@ -1,0 +1,86 @@
+import type * as tf from '@tensorflow/tfjs';
+
+/** Numbers of TensorFlow's types, `TF_DataType` of its C API. */
+export const DataType = {
+  float32: 1,
+  int32: 3,
+  uint8: 4,
+  int8: 6,
+  int64: 9,
+  bool: 10,
+  bfloat16: 14,
+  uint16: 17,
+  float16: 19,
+} as const;
+
+/** An attribute of a TensorFlow op, as the addon takes it. */
+export interface OpAttribute {
+  name: string;
+  type: number;
+  value: boolean | number | number[] | string;
+}
+
+/** What an op gives: a handle, to be freed by `deleteTensor` and by nothing else. */
+export interface Handle {
+  id: number;
+  shape: number[];
+  /** One of {@link DataType}. */
+  dtype: number;
+}
+
+/** The addon of tfjs-node. */
+export interface TensorFlowBinding {
+  readonly TF_Version: string;
+  readonly TF_ATTR_INT: number;
+  readonly TF_ATTR_FLOAT: number;
+  readonly TF_ATTR_BOOL: number;
+  readonly TF_ATTR_TYPE: number;
+  /** Keeps the array's memory instead of copying it. */
+  createTensor(shape: number[], dtype: number, values: Float32Array | Int32Array | Uint8Array): number;
+  deleteTensor(id: number): void;
+  executeOp(name: string, attributes: OpAttribute[], inputs: number[], outputCount: number): Handle[];
+  getNumOfTensors(): number;
+}
+
+/** A tensor as the backend keeps it. */
+export interface TensorRecord {
+  shape: number[];
+  dtype: number;
+  /** −1 while `values` wait to be handed to TensorFlow. */
+  id: number;
+  values: tf.BackendValues | null;
+  refCount: number;
+}
+
+/** What these kernels use of the backend of tfjs-node. */
+export interface TensorFlowBackend extends tf.KernelBackend {
+  binding: TensorFlowBinding;
+  readonly isUsingGpuDevice: boolean;
+  tensorMap: {
+    get(dataId: tf.DataId): TensorRecord;
+    set(dataId: tf.DataId, record: TensorRecord): void;
+    has(dataId: tf.DataId): boolean;
+    delete(dataId: tf.DataId): void;
+  };
+  getInputTensorIds(tensors: tf.TensorInfo[]): number[];
+  getNumOfTFTensors(): number;
+}
+
+/** How frozen weights of 16 and fewer bits are multiplied. */
+export interface Products {
+  /** What both operands are rounded to. */
+  operands: 'float32' | 'bfloat16';
+  /** Whether rounded operands are multiplied as they are; else they are widened again, and summed in float32. */
+  isNative: boolean;
+}
+
+const products = new WeakMap<object, Products>();
+
+/** Default float32. */
+export function productsOf(backend: TensorFlowBackend): Products {
+  return products.get(backend) ?? {operands: 'float32', isNative: true};
+}
+
+export function setProducts(backend: TensorFlowBackend, how: Products): void {
+  products.set(backend, how);
+}

@@ -1,0 +1,81 @@
+import {isNode, nodeModule} from './processor.ts';
+
+/** The first NVIDIA card that the driver lists; undefined where there is none. */
+export async function nvidiaCard(): Promise<string | undefined> {
+  if (!isNode()) return undefined;
+  const {readdir, readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
+  const folder = '/proc/driver/nvidia/gpus';
+  for (const card of await readdir(folder).catch(() => [])) {
+    const text = await readFile(`${folder}/${card}/information`, 'utf8').catch(() => '');
+    return /^Model:\s*(.+)$/m.exec(text)?.[1].trim() ?? 'NVIDIA card';
+  }
+  return undefined;
+}
+
+/** From which release on a TensorFlow of version 2 asks for which libraries, newest first. */
+const LIBRARIES: [minor: number, names: string[]][] = [
+  [
+    18,
+    [
+      'libcudart.so.12',
+      'libcublas.so.12',
+      'libcufft.so.11',
+      'libcusolver.so.11',
+      'libcusparse.so.12',
+      'libcudnn.so.9',
+    ],
+  ],
+  [
+    15,
+    [
+      'libcudart.so.12',
+      'libcublas.so.12',
+      'libcufft.so.11',
+      'libcusolver.so.11',
+      'libcusparse.so.12',
+      'libcudnn.so.8',
+    ],
+  ],
+  [
+    0,
+    [
+      'libcudart.so.11.0',
+      'libcublas.so.11',
+      'libcufft.so.10',
+      'libcusolver.so.11',
+      'libcusparse.so.11',
+      'libcudnn.so.8',
+    ],
+  ],
+];
+
+/** NVIDIA's libraries that a TensorFlow built for CUDA loads when it starts, the driver's first. */
+export function cudaLibraries(version: string): string[] {
+  const minor = Number(version.split('.')[1]);
+  const [, names] = LIBRARIES.find(([first]) => minor >= first) as [number, string[]];
+  return ['libcuda.so.1', ...names];
+}
+
+/**
+ * Which of these libraries the process cannot load.
+ *
+ * @param folder holds `nvidia/<package>/lib`, as Python's packages do; searched before the system's places
+ */
+export async function missingLibraries(names: string[], folder: string): Promise<string[]> {
+  const {existsSync} = await nodeModule<typeof import('node:fs')>('fs');
+  const {readdir} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
+  const packages = await readdir(`${folder}/nvidia`).catch(() => []);
+  return names.filter(
+    (name) => !packages.some((each) => existsSync(`${folder}/nvidia/${each}/lib/${name}`)) && !loads(name),
+  );
+}
+
+/** Whether the system's loader finds it: Node then complains only that it is no addon. */
+function loads(name: string): boolean {
+  try {
+    globalThis.process.dlopen({exports: {}}, name);
+    return true;
+  } catch (error) {
+    return !(error as Error).message.includes('cannot open shared object file');
+  }
+}
