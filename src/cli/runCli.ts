@@ -9,6 +9,7 @@ import {register as exporting} from './commands/export.ts';
 import {register as quantize} from './commands/quantize.ts';
 import {register as quickstart} from './commands/quickstart.ts';
 import {register as serve} from './commands/serve.ts';
+import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
 import type {CommonOptions} from './commonOptions.ts';
 import {ExitStatus} from './exitStatus.ts';
@@ -23,7 +24,7 @@ const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR
  * @returns the exit status: 0; 2 for a mistake of the user's, its message alone on standard error; 1 for one of ours
  */
 export async function runCli(args: readonly string[]): Promise<number> {
-  const program = createProgram();
+  const program = createProgram({hasVersionOption: !args.includes('setup')});
   try {
     await program.parseAsync(args, {from: 'user'});
     return 0;
@@ -32,18 +33,22 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-/** The commands, without running any. */
-export function createProgram(): Command {
+/**
+ * The commands, without running any.
+ *
+ * @param hasVersionOption a `--version` of the program's would be taken wherever it stands, and `setup` has one of its own
+ */
+export function createProgram({hasVersionOption = true} = {}): Command {
   const program = new Command('tfjs-lora')
     .description(
       'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, by recipes in the format of LLaMA-Factory.',
     )
-    .version(packageJson.version)
     .option('--debug', 'show the stack of an error', false)
     .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
     .showHelpAfterError('Add --help for the usage.')
     .exitOverride(); // commands made below inherit it
-  const commands = [train, evaluating, exporting, quantize, chat, serve, download, doctor, quickstart];
+  if (hasVersionOption) program.version(packageJson.version);
+  const commands = [train, evaluating, exporting, quantize, chat, serve, download, setup, doctor, quickstart];
   for (const register of commands) register(program);
   return program;
 }

@@ -1,0 +1,39 @@
+import type {Command} from 'commander';
+import {setupTensorFlow} from '../../setup/setupTensorFlow.ts';
+
+export function register(program: Command): void {
+  const setup = program
+    .command('setup')
+    .description('Get a backend to run here that npm alone does not bring.');
+  setup
+    .command('tensorflow')
+    .description(
+      'Native TensorFlow: downloads its library, builds the addon, and multiplies two matrices with it.',
+    )
+    .option('--gpu', 'for an NVIDIA card: TensorFlow with CUDA, and NVIDIA’s libraries', false)
+    .option(
+      '--from <source>',
+      'auto, official (the installer of tfjs-node), wheel (of Python), or a folder',
+      'auto',
+    )
+    .option('--version <version>', 'of TensorFlow: by default the installer’s, or the newest wheel')
+    .action(async ({gpu, from, version}: {gpu: boolean; from: string; version?: string}) => {
+      const onProgress = (line: string) => console.error(line);
+      const {
+        version: installed,
+        gpu: isOnGpu,
+        milliseconds,
+      } = await setupTensorFlow({
+        gpu,
+        from,
+        version,
+        environment: process.env,
+        execPath: process.execPath,
+        onProgress,
+      });
+      console.log(
+        `TensorFlow ${installed}, on the ${isOnGpu ? 'GPU' : 'CPU'}, loaded and multiplied in ${(milliseconds / 1000).toFixed(1)} s. ` +
+          'useBackend takes it from now on.',
+      );
+    });
+}
