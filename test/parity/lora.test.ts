@@ -72,7 +72,9 @@ describeEachBackend('a model with an adapter equals PEFT', () => {
       const merged = logitsOf(model, inputs);
       // A 16-bit base keeps its type, so what is merged into it is rounded: PEFT's merge, rounded the same way.
       const key = expected.has('mergedLogitsRounded') ? 'mergedLogitsRounded' : 'mergedLogits';
-      await expectClose(merged, goldenNamed(expected, key), tolerances.mergedLogits, mask);
+      // Sums in another order may round one of 17,430 weights the other way, which moves a logit by 1.4e-4.
+      const tolerance = Math.max(tolerances.mergedLogits, key === 'mergedLogits' ? 0 : 3e-4);
+      await expectClose(merged, goldenNamed(expected, key), tolerance, mask);
       const [mergedKey] = [...expected.keys()].filter((name) => name.startsWith('merged:'));
       const weight = model.namedParameters().get(mergedKey.slice('merged:'.length))!;
       if (weight.storage === 'float32') {

@@ -58,7 +58,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     const parts = ROWS.map((row, i) => batchOf([row], [counted[i]]));
     const window = await model.computeGradients(parts);
     expect(window.tokens).toBe(10);
-    expect(window.loss).toBeCloseTo(whole.loss, 6);
+    expect(window.loss).toBeCloseTo(whole.loss, 5);
     expect(Object.keys(window.gradients)).toEqual([...model.trainableParameters().keys()]);
     for (const [key, gradient] of Object.entries(whole.gradients)) {
       const scale = Math.max(...Array.from(gradient.dataSync(), Math.abs));
