@@ -9,15 +9,14 @@
  * itself wanders).
  */
 import {execFileSync} from 'node:child_process';
-import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
-import {formatConfig, type LlamaConfigArgs, LlamaForCausalLM, presets} from '../models/index.ts';
-import {resolveConfig} from '../models/llama/config.ts';
-import {writeShardedSafetensors} from '../quant/index.ts';
+import {type LlamaConfigArgs, presets} from '../models/index.ts';
 import {Llama, useBackend} from '../src/index.ts';
+import {writeRandomFolder} from './randomFolder.ts';
 
 const small: LlamaConfigArgs = {
   ...presets['llama-3.2-1b'],
@@ -27,28 +26,6 @@ const small: LlamaConfigArgs = {
   numHiddenLayers: 8,
   numAttentionHeads: 16,
 };
-
-async function writeRandomFolder(folder: string, shape: LlamaConfigArgs | string): Promise<void> {
-  const config = resolveConfig(shape as never);
-  const model = LlamaForCausalLM.fromConfig(shape, {allocate: false, dtype: 'bfloat16'});
-  const noise = new Uint16Array(1 << 16)
-    .map(() => 0x3c00 | (Math.random() * 0x8200) | 0)
-    .map((bits) => bits & 0xbcff);
-  const tensors = [...model.namedParameters()].map(([name, {logicalShape, size}]) => ({
-    name,
-    dtype: 'BF16' as const,
-    shape: logicalShape,
-    data: () => {
-      const bits = new Uint16Array(size);
-      for (let at = 0; at < size; at += noise.length)
-        bits.set(noise.subarray(0, Math.min(noise.length, size - at)), at);
-      return bits;
-    },
-  }));
-  mkdirSync(folder, {recursive: true});
-  await writeShardedSafetensors(folder, tensors, {maxShardBytes: 1e9});
-  writeFileSync(join(folder, 'config.json'), JSON.stringify(formatConfig(config, 'bfloat16'), null, 2));
-}
 
 /** In a process of its own, whose memory does not count. */
 function writeApart(folder: string, shape: string): void {
