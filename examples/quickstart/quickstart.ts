@@ -18,7 +18,7 @@ const {values: settings} = parseArgs({
   options: {
     model: {type: 'string', default: join(import.meta.dirname, 'model')},
     out: {type: 'string', default: join('out', 'quickstart')},
-    backend: {type: 'string', default: 'wasm'},
+    backend: {type: 'string', default: 'auto'},
     rank: {type: 'string', default: '8'},
     epochs: {type: 'string', default: '2'},
     'batch-size': {type: 'string', default: '8'},
