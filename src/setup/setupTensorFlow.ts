@@ -16,7 +16,7 @@ const [PACKAGE_VERSION, OFFICIAL_TENSORFLOW] = ['4.22.0', '2.9.1'];
 const NODE_API_HEADERS = 'node-api-headers@1';
 
 /** The first TensorFlow whose wheel has the C library in a file of its own. */
-const OLDEST_WHEEL = '2.11.0';
+const OLDEST_WHEEL = '2.12.0';
 
 /** Headers of the wheel that the addon may include, whichever release it is. */
 const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
