@@ -1,6 +1,7 @@
-import {type AttentionArgs, preamble, uniformsOf} from './attentionShader.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
 import {fitsMatrices, matrixAttention, matrixAttentionGrad} from './matrixAttention.ts';
 import {runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 
 /** Threads of a workgroup, each with a query (or, in backward, a key) of its own. */
@@ -25,7 +26,9 @@ export const attention = {
     if (usesMatrices(backend, args as AttentionArgs)) return matrixAttention(backend, args as AttentionArgs);
     const y = backend.makeTensorInfo(query.shape, 'float32');
     const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
-    const code = `
+    const code = shaderText(
+      textKey('Attention', args as AttentionArgs),
+      () => `
 ${preamble(args as AttentionArgs, ['y: array<vec4f>', 'logSums: array<f32>'], ['query', 'key', 'value'])}
 var<workgroup> keys: array<vec4f, ${TILE} * V>;
 var<workgroup> values: array<vec4f, ${TILE} * V>;
@@ -66,7 +69,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let inverse = select(0.0, 1.0 / total, total > 0.0);
   for (var d = 0u; d < V; d++) { y[at + d] = sum[d] * inverse; }
   logSums[group.y * u.length + t] = select(3.0e38, highest + log(total), total > 0.0); // 3e38: no weight in backward
-}`;
+}`,
+    );
     runShader(backend, {
       name: 'Attention',
       code,
@@ -98,7 +102,9 @@ export const attentionGrad = {
     const uniforms = uniformsOf(args as AttentionArgs);
     const dQuery = backend.makeTensorInfo(query.shape, 'float32');
     const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
-    const queryCode = `
+    const queryCode = shaderText(
+      textKey('AttentionGradQuery', args as AttentionArgs),
+      () => `
 ${preamble(args as AttentionArgs, ['dQuery: array<vec4f>', 'along: array<f32>'], ['query', 'key', 'value', 'dy', 'y', 'logSums: array<f32>'])}
 var<workgroup> keys: array<vec4f, ${TILE} * V>;
 var<workgroup> values: array<vec4f, ${TILE} * V>;
@@ -143,7 +149,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   if (t >= u.length) { return; }
   for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }
   along[row] = product;
-}`;
+}`,
+    );
     runShader(backend, {
       name: 'AttentionGradQuery',
       code: queryCode,
@@ -155,7 +162,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
     const dKey = backend.makeTensorInfo(key.shape, 'float32');
     const dValue = backend.makeTensorInfo(value.shape, 'float32');
-    const keyCode = `
+    const keyCode = shaderText(
+      textKey('AttentionGradKeyValue', args as AttentionArgs),
+      () => `
 ${preamble(args as AttentionArgs, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], ['query', 'key', 'value', 'dy', 'logSums: array<f32>', 'along: array<f32>'])}
 var<workgroup> queries: array<vec4f, ${TILE} * V>;
 var<workgroup> slopes: array<vec4f, ${TILE} * V>;
@@ -206,7 +215,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     dKey[row * V + d] = sumK[d] * u.scale;
     dValue[row * V + d] = sumV[d];
   }
-}`;
+}`,
+    );
     runShader(backend, {
       name: 'AttentionGradKeyValue',
       code: keyCode,

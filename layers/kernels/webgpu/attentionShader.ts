@@ -9,6 +9,11 @@ export interface AttentionArgs {
   backend: unknown;
 }
 
+/** Everything that a text with the {@link preamble} depends on. */
+export function textKey(name: string, {inputs, attrs}: AttentionArgs): string {
+  return `${name} ${inputs.query.shape[3]} ${attrs.causal} ${inputs.segments !== undefined}`;
+}
+
 /** Bindings, uniforms, and who sees whom. Inputs are `array<vec4f>` unless they say otherwise. */
 export function preamble({inputs, attrs}: AttentionArgs, outputs: string[], names: string[]): string {
   const dim = inputs.query.shape[3];

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader, type ShaderCall} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 const WORKGROUP = 256;
@@ -8,6 +9,7 @@ const WORKGROUP = 256;
  * One thread per element, or per four where the size allows: `body` computes element `i` of the outputs from element `i`
  * of the inputs, in the type `V`, `f32` or `vec4f`.
  *
+ * @param name with the inputs' names it stands for `body`: the same ones must mean the same text
  * @param outputs names, in WGSL, of float32 outputs of the shape of `inputs[0]`
  * @param inputs float32 tensors of one size, by name
  * @param body WGSL statements
@@ -35,7 +37,9 @@ export function runElementwise(
     ),
   ];
   const fields = Object.keys(uniforms).map((field) => `${field}: f32,`);
-  const code = `
+  const code = shaderText(
+    `${name} ${names} ${isWide}`,
+    () => `
 alias V = ${isWide ? 'vec4f' : 'f32'};
 ${bindings.join('\n')}
 struct Uniforms { count: u32, ${fields.join(' ')} }
@@ -47,7 +51,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let i = flatId(group, groups) * ${WORKGROUP}u + local;
   if (i >= u.count) { return; }
   ${body}
-}`;
+}`,
+  );
   const call: ShaderCall = {
     name,
     code,

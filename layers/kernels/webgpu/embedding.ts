@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../quant/float16.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {WIDEN} from './unpack16.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
@@ -28,7 +29,9 @@ export const embedding = {
     const wordsPerRow = Math.ceil(cols / 2);
     const y = backend.makeTensorInfo([count, cols], 'float32');
     if (count === 0) return y;
-    const code = `
+    const code = shaderText(
+      `Embedding ${dtype}`,
+      () => `
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> ids: array<i32>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
@@ -46,7 +49,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let values = widen(table[min(u32(ids[row]), u.rows - 1u) * u.wordsPerRow + word]);
   y[row * u.cols + 2u * word] = values.x;
   if (2u * word + 1u < u.cols) { y[row * u.cols + 2u * word + 1u] = values.y; }
-}`;
+}`,
+    );
     const words = count * wordsPerRow;
     runShader(backend, {
       name: 'Embedding',

@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {multiply} from './multiply.ts';
 import {type QuantizedAttributes, type QuantizedInputs, quantizedFormat} from './quantizedFormat.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 import {CONVERTED_HALVES, formatUniforms, storedFormat, type WeightFormat} from './weightFormat.ts';
 
@@ -26,7 +27,7 @@ export const quantizedMatMul = {
     const backend = anyBackend as WebGPUBackend;
     const {rows, cols, transposeWeight} = attrs;
     const {x} = inputs;
-    const weight = quantizedFormat(inputs, attrs);
+    const weight = keptFormat(inputs, attrs);
     const {computeDtype} = capabilitiesOf(backend);
     if (computeDtype === 'float32' || x.shape[0] < MANY_ROWS || cols % 8 !== 0) {
       return multiply(backend, {x, weight, rows, cols, transposeWeight});
@@ -44,6 +45,24 @@ export const quantizedMatMul = {
   },
 } as const;
 
+/** Formats by their attributes, with the names of their tensors. */
+const formats = new Map<string, WeightFormat & {names: (keyof QuantizedInputs)[]}>();
+const MAX_FORMATS = 4096;
+
+/** {@link quantizedFormat}, its texts built once for a matrix's attributes. */
+function keptFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+  const {dtype, rows, cols, blockSize, nestedBlockSize, offset, outliers, outlierDtype} = attributes;
+  const key = `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${outliers} ${outlierDtype}`;
+  const kept = formats.get(`${key} ${offset}`);
+  if (kept) return {...kept, tensors: kept.names.map((name) => inputs[name])};
+  const format = {...quantizedFormat(inputs, attributes), key};
+  const given = Object.keys(inputs) as (keyof QuantizedInputs)[];
+  const names = format.tensors.map((tensor) => given.find((name) => inputs[name] === tensor)) as typeof given;
+  if (formats.size >= MAX_FORMATS) formats.clear();
+  formats.set(`${key} ${offset}`, {...format, tensors: [], names});
+  return format;
+}
+
 /** The whole weight as float16, int32 `[rows, cols / 2]`; `cols` a multiple of 8. */
 function dequantizedHalves(
   backend: WebGPUBackend,
@@ -54,7 +73,9 @@ function dequantizedHalves(
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
   const format = formatUniforms(weight);
   const octets = (rows * cols) / 8;
-  const code = `
+  const code = shaderText(
+    weight.key && `DequantizeHalves ${weight.key}`,
+    () => `
 enable f16;
 const WORKGROUP = 256u;
 @group(0) @binding(0) var<storage, read_write> halves: array<vec4u>;
@@ -69,7 +90,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   ${weight.prepare}
   let i = flatId(group, groups) * WORKGROUP + local;
   if (i < u.octets) { halves[i] = weightHalves(i / ${cols / 8}u, i % ${cols / 8}u * 8u); }
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'DequantizeHalves',
     code,

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {sumOverWorkgroup} from './sumOverWorkgroup.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
@@ -61,7 +62,9 @@ function runRows(
   const y = backend.makeTensorInfo(shape, 'float32');
   if (rows === 0) return y;
   const names = Object.keys(inputs);
-  const code = `
+  const code = shaderText(
+    name,
+    () => `
 const WORKGROUP = 256u;
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 ${names.map((input, i) => `@group(0) @binding(${i + 1}) var<storage, read> ${input}: array<f32>;`).join('\n')}
@@ -76,7 +79,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (row >= u.rows) { return; }
   let at = row * u.cols;
 ${body}
-}`;
+}`,
+  );
   runShader(backend, {
     name,
     code,

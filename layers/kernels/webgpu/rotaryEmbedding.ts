@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface RotaryEmbeddingArgs {
@@ -41,7 +42,9 @@ function rotate(
   const y = backend.makeTensorInfo(x.shape, 'float32');
   const count = batch * heads * length * half;
   if (count === 0) return y;
-  const code = `
+  const code = shaderText(
+    'RotaryEmbedding',
+    () => `
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> cosines: array<f32>;
@@ -64,7 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let b = x[first + u.half];
   y[first] = a * c - b * s;
   y[first + u.half] = b * c + a * s;
-}`;
+}`,
+  );
   runShader(backend, {
     name,
     code,

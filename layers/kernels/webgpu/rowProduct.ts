@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import type {ShaderCall} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {formatUniforms} from './weightFormat.ts';
 
 const WORKGROUP = 64;
@@ -13,7 +14,9 @@ export function rowProduct({x, weight, rows, cols}: Product, y: tf.TensorInfo): 
   const [m] = x.shape;
   const each = (body: (row: number) => string) => Array.from({length: m}, (_, row) => body(row)).join('\n');
   const format = formatUniforms(weight);
-  const code = `
+  const code = shaderText(
+    weight.key && `RowProduct ${m} ${cols} ${weight.key}`,
+    () => `
 const WORKGROUP = ${WORKGROUP}u;
 const K = ${cols / 4}u; // in vectors
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
@@ -45,7 +48,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     workgroupBarrier();
   }
   if (local < ${m}u) { y[local * u.rows + row] = partial[0][local]; }
-}`;
+}`,
+  );
   const limit = 65535;
   return {
     name: 'RowProduct',

@@ -6,7 +6,8 @@ export interface ShaderCall {
   name: string;
   /**
    * WGSL with an entry point `main`. Bindings of group 0, in order: the outputs (`read_write`), the inputs (`read`), and,
-   * where there are `uniforms`, a uniform struct. It is the pipeline's key: the same text is compiled once.
+   * where there are `uniforms`, a uniform struct. It is the pipeline's key: the same text is compiled once. Built by
+   * `shaderText`, it is found at once.
    */
   code: string;
   outputs: tf.TensorInfo[];
@@ -16,9 +17,18 @@ export interface ShaderCall {
   workgroups: [x: number, y?: number, z?: number];
 }
 
+/** A compiled shader, its layout, and the bind groups it ran with, by the buffers and uniforms in them. */
+interface CompiledShader {
+  pipeline: GPUComputePipeline;
+  layout: GPUBindGroupLayout;
+  groups: Map<string, GPUBindGroup>;
+}
+
 interface DeviceState {
-  pipelines: Map<string, GPUComputePipeline>;
+  shaders: Map<string, CompiledShader>;
   uniforms: Map<string, GPUBuffer>;
+  /** Bind groups in all shaders. */
+  groupCount: number;
 }
 
 const states = new WeakMap<GPUDevice, DeviceState>();
@@ -26,30 +36,56 @@ const states = new WeakMap<GPUDevice, DeviceState>();
 /** Uniform buffers are kept by their contents; past this many the oldest go. */
 const MAX_UNIFORMS = 4096;
 
+/** Past this many bind groups all are dropped: what recurs is soon there again. */
+const MAX_GROUPS = 16384;
+
+/** Buffers by number: what a bind group is found by. */
+const bufferIds = new WeakMap<GPUBuffer, number>();
+let nextBufferId = 0;
+
 /**
  * Records one dispatch among the backend's own commands. Unlike `runWebGPUProgram` the shader is whole: it may enable
  * extensions, and has several outputs.
+ *
+ * Steps and tokens repeat themselves, and the backend hands out the same buffers in the same order; so pipelines are kept by
+ * their text (see `shaderText`), and bind groups by their buffers and uniforms: most dispatches make no WebGPU object.
  *
  * Outputs are made by the caller (`backend.makeTensorInfo`); an output that is an input as well is not allowed.
  */
 export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
   const {outputs, inputs, uniforms = [], workgroups} = call;
-  const tensors = [...outputs, ...inputs];
-  for (const {dataId} of tensors) backend.uploadToGPU(dataId); // before the pass: an upload ends it
-  const {pipelines, uniforms: buffers} = stateOf(backend.device);
-  const pipeline = pipelineOf(backend.device, pipelines, call);
-  const resources = tensors.map(({dataId}) => backend.tensorMap.get(dataId).resource as GPUBuffer);
-  if (uniforms.length > 0) resources.push(uniformBuffer(backend, buffers, uniforms));
-  for (const {dataId} of tensors) backend.commandQueueOwnedIds.add(dataId);
-  const bindGroup = backend.device.createBindGroup({
-    layout: pipeline.getBindGroupLayout(0),
-    entries: resources.map((buffer, binding) => ({binding, resource: {buffer}})),
-  });
+  const state = stateOf(backend.device);
+  const shader = compiled(backend.device, state, call);
+  const buffers: GPUBuffer[] = [];
+  let key = '';
+  for (const tensors of [outputs, inputs]) {
+    for (const {dataId} of tensors) {
+      const entry = backend.tensorMap.get(dataId);
+      if (!entry.resource) backend.uploadToGPU(dataId); // before the pass: an upload ends it
+      backend.commandQueueOwnedIds.add(dataId);
+      const buffer = entry.resource as GPUBuffer;
+      buffers.push(buffer);
+      key += `${idOf(buffer)},`;
+    }
+  }
+  let values = '';
+  for (const value of uniforms) values += 'u32' in value ? `${value.u32},` : `${value.f32}f,`;
+  key += values;
+  let group = shader.groups.get(key);
+  if (!group) {
+    if (uniforms.length > 0) buffers.push(uniformBuffer(backend, state.uniforms, values, uniforms));
+    group = backend.device.createBindGroup({
+      layout: shader.layout,
+      entries: buffers.map((buffer, binding) => ({binding, resource: {buffer}})),
+    });
+    if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
+    shader.groups.set(key, group);
+  }
   backend.ensureCommandEncoderReady();
   backend.computePassEncoder ??= (backend.commandEncoder as GPUCommandEncoder).beginComputePass();
   const pass = backend.computePassEncoder;
-  pass.setPipeline(pipeline);
-  pass.setBindGroup(0, bindGroup);
+  pass.setPipeline(shader.pipeline);
+  pass.setBindGroup(0, group);
   pass.dispatchWorkgroups(...workgroups);
   backend.dispatchCountInPass++;
   if (backend.dispatchCountInPass >= tf.env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) {
@@ -61,18 +97,14 @@ export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
 function stateOf(device: GPUDevice): DeviceState {
   let state = states.get(device);
   if (!state) {
-    state = {pipelines: new Map(), uniforms: new Map()};
+    state = {shaders: new Map(), uniforms: new Map(), groupCount: 0};
     states.set(device, state);
   }
   return state;
 }
 
-function pipelineOf(
-  device: GPUDevice,
-  pipelines: Map<string, GPUComputePipeline>,
-  {name, code}: ShaderCall,
-): GPUComputePipeline {
-  const known = pipelines.get(code);
+function compiled(device: GPUDevice, {shaders}: DeviceState, {name, code}: ShaderCall): CompiledShader {
+  const known = shaders.get(code);
   if (known) return known;
   const module = device.createShaderModule({code, label: name});
   const pipeline = device.createComputePipeline({
@@ -80,24 +112,40 @@ function pipelineOf(
     layout: 'auto',
     compute: {module, entryPoint: 'main'},
   });
-  pipelines.set(code, pipeline);
-  return pipeline;
+  const shader = {pipeline, layout: pipeline.getBindGroupLayout(0), groups: new Map()};
+  shaders.set(code, shader);
+  return shader;
 }
 
+function idOf(buffer: GPUBuffer): number {
+  let id = bufferIds.get(buffer);
+  if (id === undefined) {
+    id = nextBufferId++;
+    bufferIds.set(buffer, id);
+  }
+  return id;
+}
+
+function dropGroups(state: DeviceState): void {
+  for (const {groups} of state.shaders.values()) groups.clear();
+  state.groupCount = 1;
+}
+
+/** @param key the values as text */
 function uniformBuffer(
   {device, queue}: WebGPUBackend,
   buffers: Map<string, GPUBuffer>,
+  key: string,
   uniforms: NonNullable<ShaderCall['uniforms']>,
 ): GPUBuffer {
+  const known = buffers.get(key);
+  if (known) return known;
   const bytes = new ArrayBuffer(16 * Math.ceil(uniforms.length / 4));
   const view = new DataView(bytes);
   uniforms.forEach((value, i) => {
     if ('u32' in value) view.setUint32(4 * i, value.u32, true);
     else view.setFloat32(4 * i, value.f32, true);
   });
-  const key = new Uint32Array(bytes).join();
-  const known = buffers.get(key);
-  if (known) return known;
   if (buffers.size >= MAX_UNIFORMS) buffers.delete(buffers.keys().next().value as string);
   const buffer = device.createBuffer({
     size: bytes.byteLength,

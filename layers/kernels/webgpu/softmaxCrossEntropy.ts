@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {sumOverWorkgroup} from './sumOverWorkgroup.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
@@ -22,7 +23,9 @@ export const softmaxCrossEntropy = {
     const gradient = backend.makeTensorInfo([rows, vocab], 'float32');
     if (rows === 0) return [losses, gradient];
     // Each thread keeps a running maximum and a sum relative to it: one reading for both.
-    const code = `
+    const code = shaderText(
+      'SoftmaxCrossEntropy',
+      () => `
 const WORKGROUP = 256u;
 @group(0) @binding(0) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
@@ -67,7 +70,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let isLabel = isCounted && i32(c) == label;
     gradient[at + c] = exp(logits[at + c] - top) * scale - select(0.0, 1.0, isLabel);
   }
-}`;
+}`,
+    );
     runShader(backend, {
       name: 'SoftmaxCrossEntropy',
       code,

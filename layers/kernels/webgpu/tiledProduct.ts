@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {formatUniforms} from './weightFormat.ts';
 
 const TILE = 64;
@@ -45,7 +46,9 @@ export function tiledProduct(
         a[c][r] = select(pair.x, pair.y, half % 2u == 1u);`
     : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
   const format = formatUniforms(weight);
-  const code = `
+  const code = shaderText(
+    weight.key && `TiledProduct ${element} ${transposeWeight} ${weight.key}`,
+    () => `
 ${packed ? 'enable f16;' : ''}
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<${packed ? 'u32' : 'f32'}>;
@@ -92,7 +95,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     ${four((j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
   }`,
   )}
-}`;
+}`,
+  );
   return {
     name: packed ? 'TiledProduct16' : 'TiledProduct32',
     code,

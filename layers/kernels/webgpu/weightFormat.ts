@@ -6,6 +6,8 @@ import {WIDEN} from './unpack16.ts';
 export interface WeightFormat {
   /** The tensors it is stored in, bound one after the other. */
   tensors: tf.TensorInfo[];
+  /** Names everything that the texts below depend on; see `shaderText`. Without it they are built at each call. */
+  key?: string;
   /** Further members of the shader's uniform struct, which it reads as `u.<name>`. */
   uniforms: Record<string, {u32: number} | {f32: number}>;
   /** WGSL that all threads of a workgroup run before the first octet, knowing `local`, their index, and `WORKGROUP`. */
