@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {BufferPool} from '../../layers/kernels/webgpu/bufferPool.ts';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
@@ -48,6 +49,7 @@ export const webgpu: Backend = {
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
       reuseAtOnce(backend);
+      backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       asynchronousBackends.add(backend);
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
@@ -160,6 +162,8 @@ function watch(backend: WebGPUBackend, name: string): void {
     try {
       const values = await read(dataId);
       if (failure) throw failure;
+      const entry = backend.tensorMap.get(dataId);
+      if (entry?.resource) entry.values = null; // not kept: optimizers change tensors where they lie
       return values;
     } catch (error) {
       throw failure ?? error;
@@ -176,6 +180,12 @@ function watch(backend: WebGPUBackend, name: string): void {
 function reuseAtOnce(backend: WebGPUBackend): void {
   const none = {add: () => none, has: () => false, delete: () => false};
   Object.defineProperty(backend, 'commandQueueOwnedIds', {get: () => none, set: () => {}});
+}
+
+function submitRecorded(backend: WebGPUBackend): void {
+  if (!backend.commandEncoder) return;
+  backend.endComputePassEncoder();
+  backend.submitQueue();
 }
 
 function checkedComputeDtype({computeDtype}: BackendOptions): 'float16' | 'float32' | undefined {

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
-import {runElementwise} from './elementwise.ts';
+import {runInPlace} from './elementwise.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface AdamWUpdateArgs {
@@ -9,7 +9,8 @@ interface AdamWUpdateArgs {
   backend: unknown;
 }
 
-/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
+/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass, in their own buffers where nobody else
+ * holds them. */
 export const adamWUpdate = {
   kernelName: 'AdamWUpdate',
   backendName: 'webgpu',
@@ -20,25 +21,18 @@ export const adamWUpdate = {
     const body = `
       let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
       let v = u.beta2 * variance[i] + u.rest2 * gradient[i] * gradient[i];
-      nextMean[i] = m;
-      nextVariance[i] = v;
-      nextValue[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);`;
-    return runElementwise(
-      backend as WebGPUBackend,
-      'AdamWUpdate',
-      ['nextValue', 'nextMean', 'nextVariance'],
-      {value, gradient, mean, variance},
-      body,
-      {
-        beta1,
-        rest1: 1 - beta1,
-        beta2,
-        rest2: 1 - beta2,
-        keep: 1 - learningRate * weightDecay,
-        stepSize: learningRate / (1 - beta1 ** step),
-        correction: Math.sqrt(1 - beta2 ** step),
-        epsilon,
-      },
-    );
+      value[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);
+      mean[i] = m;
+      variance[i] = v;`;
+    return runInPlace(backend as WebGPUBackend, 'AdamWUpdate', {value, mean, variance}, {gradient}, body, {
+      beta1,
+      rest1: 1 - beta1,
+      beta2,
+      rest2: 1 - beta2,
+      keep: 1 - learningRate * weightDecay,
+      stepSize: learningRate / (1 - beta1 ** step),
+      correction: Math.sqrt(1 - beta2 ** step),
+      epsilon,
+    });
   },
 } as const;

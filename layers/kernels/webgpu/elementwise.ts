@@ -24,9 +24,49 @@ export function runElementwise(
   uniforms: Record<string, number> = {},
 ): tf.TensorInfo[] {
   const [{shape}] = Object.values(inputs);
-  const size = tf.util.sizeFromShape(shape);
   const made = outputs.map(() => backend.makeTensorInfo(shape, 'float32'));
-  if (size === 0) return made;
+  const named = Object.fromEntries(outputs.map((output, i) => [output, made[i]]));
+  record(backend, name, named, inputs, body, uniforms);
+  return made;
+}
+
+/**
+ * {@link runElementwise} that changes tensors where they lie: `body` reads and writes element `i` of `changed`. One that
+ * somebody else holds too is copied before, so that only the caller's changes.
+ *
+ * @returns the changed tensors, to be disposed beside those given
+ */
+export function runInPlace(
+  backend: WebGPUBackend,
+  name: string,
+  changed: Record<string, tf.TensorInfo>,
+  inputs: Record<string, tf.TensorInfo>,
+  body: string,
+  uniforms: Record<string, number> = {},
+): tf.TensorInfo[] {
+  const own = Object.entries(changed).map(([key, given]): [string, tf.TensorInfo] => {
+    const {dataId, shape, dtype} = given;
+    if (backend.refCount(dataId) > 1) {
+      return [key, runElementwise(backend, 'Copy', ['y'], {x: given}, 'y[i] = x[i];')[0]];
+    }
+    backend.incRef(dataId);
+    return [key, {dataId, shape, dtype}];
+  });
+  record(backend, name, Object.fromEntries(own), inputs, body, uniforms);
+  return own.map(([, info]) => info);
+}
+
+function record(
+  backend: WebGPUBackend,
+  name: string,
+  written: Record<string, tf.TensorInfo>,
+  inputs: Record<string, tf.TensorInfo>,
+  body: string,
+  uniforms: Record<string, number>,
+): void {
+  const outputs = Object.keys(written);
+  const size = tf.util.sizeFromShape(Object.values(inputs)[0].shape);
+  if (size === 0) return;
   const isWide = size % 4 === 0;
   const count = isWide ? size / 4 : size;
   const names = Object.keys(inputs);
@@ -56,11 +96,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   const call: ShaderCall = {
     name,
     code,
-    outputs: made,
+    outputs: Object.values(written),
     inputs: Object.values(inputs),
     uniforms: [{u32: count}, ...Object.values(uniforms).map((f32) => ({f32}))],
     workgroups: flatWorkgroups(backend, Math.ceil(count / WORKGROUP)),
   };
   runShader(backend, call);
-  return made;
 }

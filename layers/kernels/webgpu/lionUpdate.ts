@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {LionSettings} from '../../ops/lionUpdate.ts';
-import {runElementwise} from './elementwise.ts';
+import {runInPlace} from './elementwise.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface LionUpdateArgs {
@@ -18,22 +18,15 @@ export const lionUpdate = {
     const {learningRate, beta1, beta2, weightDecay} = attrs;
     const {value, gradient, momentum} = inputs;
     const body = `
-      nextValue[i] = u.keep * value[i] - u.rate * sign(u.beta1 * momentum[i] + u.rest1 * gradient[i]);
-      nextMomentum[i] = u.beta2 * momentum[i] + u.rest2 * gradient[i];`;
-    return runElementwise(
-      backend as WebGPUBackend,
-      'LionUpdate',
-      ['nextValue', 'nextMomentum'],
-      {value, gradient, momentum},
-      body,
-      {
-        beta1,
-        rest1: 1 - beta1,
-        beta2,
-        rest2: 1 - beta2,
-        keep: 1 - learningRate * weightDecay,
-        rate: learningRate,
-      },
-    );
+      value[i] = u.keep * value[i] - u.rate * sign(u.beta1 * momentum[i] + u.rest1 * gradient[i]);
+      momentum[i] = u.beta2 * momentum[i] + u.rest2 * gradient[i];`;
+    return runInPlace(backend as WebGPUBackend, 'LionUpdate', {value, momentum}, {gradient}, body, {
+      beta1,
+      rest1: 1 - beta1,
+      beta2,
+      rest2: 1 - beta2,
+      keep: 1 - learningRate * weightDecay,
+      rate: learningRate,
+    });
   },
 } as const;

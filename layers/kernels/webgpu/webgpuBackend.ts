@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {BufferPool} from './bufferPool.ts';
 
 /** What these kernels use of TensorFlow.js's webgpu backend. */
 export interface WebGPUBackend extends tf.KernelBackend {
@@ -7,12 +8,14 @@ export interface WebGPUBackend extends tf.KernelBackend {
   commandEncoder: GPUCommandEncoder | null;
   computePassEncoder: GPUComputePassEncoder | null;
   dispatchCountInPass: number;
+  bufferManager: BufferPool;
   /** Tensors that commands not yet submitted use: their buffers must not be reused before. */
   commandQueueOwnedIds: WeakSet<tf.DataId>;
   tensorMap: {get(dataId: tf.DataId): {resource?: GPUBuffer | null; values?: unknown; dtype: tf.DataType}};
   makeTensorInfo(shape: number[], dtype: tf.DataType, values?: tf.TypedArray): tf.TensorInfo;
   uploadToGPU(dataId: tf.DataId): void;
   disposeData(dataId: tf.DataId, force?: boolean): boolean;
+  refCount(dataId: tf.DataId): number;
   ensureCommandEncoderReady(): void;
   endComputePassEncoder(): void;
   submitQueue(): void;
