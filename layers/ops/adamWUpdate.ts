@@ -9,6 +9,11 @@ export interface AdamWSettings {
   weightDecay: number;
   /** Which update this is, from 1, for the bias correction. */
   step: number;
+  /**
+   * The caller gives the weight and its state up for what is returned, so a backend may write the results over them. Default
+   * false.
+   */
+  overwrite?: boolean;
 }
 
 /**

@@ -6,6 +6,11 @@ export interface LionSettings {
   beta1: number;
   beta2: number;
   weightDecay: number;
+  /**
+   * The caller gives the weight and its state up for what is returned, so a backend may write the results over them. Default
+   * false.
+   */
+  overwrite?: boolean;
 }
 
 /**

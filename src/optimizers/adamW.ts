@@ -40,7 +40,8 @@ export class AdamW extends DecoupledDecayOptimizer {
     [mean, variance]: tf.Tensor[],
     step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
-    return adamWUpdate(value, gradient, mean, variance, this.settingsOf(name, value, step));
+    const settings = {...this.settingsOf(name, value, step), overwrite: true};
+    return adamWUpdate(value, gradient, mean, variance, settings);
   }
 
   /** What one variable's update at this step reads. */

@@ -34,7 +34,7 @@ export class Lion extends DecoupledDecayOptimizer {
     [momentum]: tf.Tensor[],
     _step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
-    return lionUpdate(value, gradient, momentum, this.settingsOf(name, value));
+    return lionUpdate(value, gradient, momentum, {...this.settingsOf(name, value), overwrite: true});
   }
 
   /** What one variable's update reads. */

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
-import {runInPlace} from './elementwise.ts';
+import {runUpdate} from './elementwise.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface AdamWUpdateArgs {
@@ -9,14 +9,13 @@ interface AdamWUpdateArgs {
   backend: unknown;
 }
 
-/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass, in their own buffers where nobody else
- * holds them. */
+/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
 export const adamWUpdate = {
   kernelName: 'AdamWUpdate',
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as AdamWUpdateArgs;
-    const {learningRate, beta1, beta2, epsilon, weightDecay, step} = attrs;
+    const {learningRate, beta1, beta2, epsilon, weightDecay, step, overwrite = false} = attrs;
     const {value, gradient, mean, variance} = inputs;
     const body = `
       let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
@@ -24,15 +23,23 @@ export const adamWUpdate = {
       value[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);
       mean[i] = m;
       variance[i] = v;`;
-    return runInPlace(backend as WebGPUBackend, 'AdamWUpdate', {value, mean, variance}, {gradient}, body, {
-      beta1,
-      rest1: 1 - beta1,
-      beta2,
-      rest2: 1 - beta2,
-      keep: 1 - learningRate * weightDecay,
-      stepSize: learningRate / (1 - beta1 ** step),
-      correction: Math.sqrt(1 - beta2 ** step),
-      epsilon,
-    });
+    return runUpdate(
+      backend as WebGPUBackend,
+      'AdamWUpdate',
+      {value, mean, variance},
+      {gradient},
+      body,
+      overwrite,
+      {
+        beta1,
+        rest1: 1 - beta1,
+        beta2,
+        rest2: 1 - beta2,
+        keep: 1 - learningRate * weightDecay,
+        stepSize: learningRate / (1 - beta1 ** step),
+        correction: Math.sqrt(1 - beta2 ** step),
+        epsilon,
+      },
+    );
   },
 } as const;

@@ -31,22 +31,23 @@ export function runElementwise(
 }
 
 /**
- * {@link runElementwise} that changes tensors where they lie: `body` reads and writes element `i` of `changed`. One that
- * somebody else holds too is copied before, so that only the caller's changes.
+ * {@link runElementwise} for tensors that get new values: `body` reads and writes element `i` of `changed`.
  *
- * @returns the changed tensors, to be disposed beside those given
+ * @param overwrite writes over the tensors given, but for those that somebody else holds too; else over copies
+ * @returns the new tensors, to be disposed beside those given
  */
-export function runInPlace(
+export function runUpdate(
   backend: WebGPUBackend,
   name: string,
   changed: Record<string, tf.TensorInfo>,
   inputs: Record<string, tf.TensorInfo>,
   body: string,
-  uniforms: Record<string, number> = {},
+  overwrite: boolean,
+  uniforms: Record<string, number>,
 ): tf.TensorInfo[] {
   const own = Object.entries(changed).map(([key, given]): [string, tf.TensorInfo] => {
     const {dataId, shape, dtype} = given;
-    if (backend.refCount(dataId) > 1) {
+    if (!overwrite || backend.refCount(dataId) > 1) {
       return [key, runElementwise(backend, 'Copy', ['y'], {x: given}, 'y[i] = x[i];')[0]];
     }
     backend.incRef(dataId);

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {LionSettings} from '../../ops/lionUpdate.ts';
-import {runInPlace} from './elementwise.ts';
+import {runUpdate} from './elementwise.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface LionUpdateArgs {
@@ -15,12 +15,12 @@ export const lionUpdate = {
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as LionUpdateArgs;
-    const {learningRate, beta1, beta2, weightDecay} = attrs;
+    const {learningRate, beta1, beta2, weightDecay, overwrite = false} = attrs;
     const {value, gradient, momentum} = inputs;
     const body = `
       value[i] = u.keep * value[i] - u.rate * sign(u.beta1 * momentum[i] + u.rest1 * gradient[i]);
       momentum[i] = u.beta2 * momentum[i] + u.rest2 * gradient[i];`;
-    return runInPlace(backend as WebGPUBackend, 'LionUpdate', {value, momentum}, {gradient}, body, {
+    return runUpdate(backend as WebGPUBackend, 'LionUpdate', {value, momentum}, {gradient}, body, overwrite, {
       beta1,
       rest1: 1 - beta1,
       beta2,
