@@ -11,7 +11,8 @@ import {
 import type {KeyValueCache} from './keyValueCache.ts';
 import type {LoRADense} from './loraDense.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
-import {attention} from './ops/attention.ts';
+import {attention, fitsKernel} from './ops/attention.ts';
+import {hasKernel} from './ops/dispatch.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
 
 export interface GroupedQueryAttentionArgs extends LayerArgs {
@@ -139,6 +140,20 @@ export class GroupedQueryAttention extends ModuleLayer {
       const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
 
+      if (
+        cache &&
+        past > 0 &&
+        length === 1 &&
+        !bias &&
+        hasKernel('DecodeAttention') &&
+        fitsKernel(this.headDim as number)
+      ) {
+        const flat = (layer: Dense | LoRADense) =>
+          (layer.apply(x, {training, seed}) as tf.Tensor3D).reshape([x.shape[0], -1]) as tf.Tensor2D;
+        const [query, key, value] = [this.q_proj, this.k_proj, this.v_proj].map(flat); // [B, heads·D]
+        const attended = cache.attend(this.layerIndex, {query, key, value, ...rotary, segments}); // [B, H·D]
+        return this.o_proj.apply(attended.expandDims(1), {training, seed}) as tf.Tensor; // [B, 1, C]
+      }
       const project = (layer: Dense | LoRADense, heads: number) =>
         splitHeads(layer.apply(x, {training, seed}) as tf.Tensor3D, heads); // [B, heads, T, D]
       const query = this.rotary_emb.apply(project(this.q_proj, this.heads), rotary) as tf.Tensor4D;

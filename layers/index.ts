@@ -30,6 +30,7 @@ export {causalBias} from './ops/causalBias.ts';
 export {checkpoint} from './ops/checkpoint.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';
+export {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';
 export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';

@@ -1,5 +1,16 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';
+
+/** Positions that {@link KeyValueCache.attend} makes room for at once. */
+const ROOM = 256;
+
+/** The first `length` positions of the tensors `[B, keyValueHeads, capacity, headDim]` count. */
+interface CachedLayer {
+  keys: tf.Tensor4D;
+  values: tf.Tensor4D;
+  length: number;
+}
 
 /**
  * The keys and values that attention has already computed, layer by layer, so that generation feeds one new
@@ -9,7 +20,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
  * replaces them, by {@link select}, or by {@link dispose}. Callers must not dispose what {@link update} returns.
  */
 export class KeyValueCache {
-  private layers: {keys: tf.Tensor4D; values: tf.Tensor4D}[] = [];
+  private layers: CachedLayer[] = [];
   private isDisposed = false;
 
   /**
@@ -17,12 +28,12 @@ export class KeyValueCache {
    * of a pass updates, when all layers agree.
    */
   get length(): number {
-    return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({keys}) => keys.shape[2]));
+    return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({length}) => length));
   }
 
   /** Positions that one layer holds so far, also in the middle of a pass. */
   lengthOf(layerIndex: number): number {
-    return this.layers[layerIndex]?.keys.shape[2] ?? 0;
+    return this.layers[layerIndex]?.length ?? 0;
   }
 
   /** Rows of the batch held, or undefined before the first forward pass. */
@@ -58,11 +69,46 @@ export class KeyValueCache {
           `[${keys.shape.join(', ')}], got [${values.shape.join(', ')}]`,
       );
     }
-    const layer = past
-      ? {keys: tf.concat([past.keys, keys], 2), values: tf.concat([past.values, values], 2)}
-      : {keys: tf.clone(keys), values: tf.clone(values)};
-    this.replace(layerIndex, layer);
+    const joined = (past: tf.Tensor4D, added: tf.Tensor4D) =>
+      tf.concat([this.used(layerIndex, past), added], 2);
+    const layer = tf.tidy(() =>
+      past
+        ? {keys: joined(past.keys, keys), values: joined(past.values, values)}
+        : {keys: tf.clone(keys), values: tf.clone(values)},
+    );
+    this.replace(layerIndex, {...layer, length: layer.keys.shape[2]});
     return [layer.keys, layer.values];
+  }
+
+  /**
+   * One new position's attention, which goes into the cache; see {@link decodeAttention}. The layer must hold positions
+   * already. Room for {@link ROOM} positions is made at a time.
+   *
+   * @returns what the query gets, `[B, H·D]`
+   * @throws TfjsLoraError `SHAPE_MISMATCH`; `INVALID_ARGUMENT` for a layer that holds none; `DISPOSED`
+   */
+  attend(layerIndex: number, inputs: Omit<DecodeAttentionInputs, 'keys' | 'values'>): tf.Tensor2D {
+    this.assertUsable();
+    const layer = this.layers[layerIndex];
+    if (!layer) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `KeyValueCache.attend layerIndex: expected one of ${this.layers.length} filled layers, got ${layerIndex}`,
+      );
+    }
+    return tf.tidy(() => {
+      const {length} = layer;
+      const [batch, groups, capacity, dim] = layer.keys.shape;
+      const roomy = (cache: tf.Tensor4D) => {
+        if (length < capacity) return cache;
+        const room = tf.zeros<tf.Rank.R4>([batch, groups, ROOM - (length % ROOM), dim]);
+        return tf.concat([this.used(layerIndex, cache), room], 2);
+      };
+      const cached = {keys: roomy(layer.keys), values: roomy(layer.values)};
+      const [attended, keys, values] = decodeAttention({...inputs, ...cached}, length);
+      this.replace(layerIndex, {keys, values, length: length + 1});
+      return attended;
+    });
   }
 
   /**
@@ -84,8 +130,8 @@ export class KeyValueCache {
       );
     }
     const rows = tf.tensor1d(batchIndices, 'int32');
-    this.layers.forEach(({keys, values}, layerIndex) => {
-      this.replace(layerIndex, {keys: tf.gather(keys, rows), values: tf.gather(values, rows)});
+    this.layers.forEach(({keys, values, length}, layerIndex) => {
+      this.replace(layerIndex, {keys: tf.gather(keys, rows), values: tf.gather(values, rows), length});
     });
     rows.dispose();
   }
@@ -97,9 +143,15 @@ export class KeyValueCache {
     this.isDisposed = true;
   }
 
-  private replace(layerIndex: number, layer: {keys: tf.Tensor4D; values: tf.Tensor4D}): void {
+  /** The positions of a layer's tensor that count. */
+  private used(layerIndex: number, cache: tf.Tensor4D): tf.Tensor4D {
+    const {length} = this.layers[layerIndex];
+    return length === cache.shape[2] ? cache : tf.slice(cache, [0, 0, 0, 0], [-1, -1, length, -1]);
+  }
+
+  private replace(layerIndex: number, {keys, values, length}: CachedLayer): void {
     const past = this.layers[layerIndex];
-    this.layers[layerIndex] = {keys: tf.keep(layer.keys), values: tf.keep(layer.values)};
+    this.layers[layerIndex] = {keys: tf.keep(keys), values: tf.keep(values), length};
     if (past) tf.dispose([past.keys, past.values]);
   }
 

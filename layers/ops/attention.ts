@@ -7,6 +7,9 @@ import {dispatchWithGradient} from './dispatch.ts';
 /** Larger heads than these would not fit a kernel's registers. */
 const MAX_KERNEL_DIM = 128;
 
+/** Whether kernels of attention take heads of this size. */
+export const fitsKernel = (dim: number): boolean => dim % 4 === 0 && dim <= MAX_KERNEL_DIM;
+
 export interface AttentionOptions {
   /** What is added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative elsewhere. */
   bias?: tf.Tensor4D;
@@ -63,7 +66,7 @@ export function attention(
     const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
     return tf.matMul(weights, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
   };
-  if (givenBias || dim % 4 !== 0 || dim > MAX_KERNEL_DIM) return tf.tidy(composed);
+  if (givenBias || !fitsKernel(dim)) return tf.tidy(composed);
   const inputs: tf.NamedTensorMap = {query, key, value, ...(segments && {segments})};
   return dispatchWithGradient(
     'Attention',

@@ -3,6 +3,7 @@ import {adamWUpdate} from './adamWUpdate.ts';
 import {addN} from './addN.ts';
 import {attention, attentionGrad} from './attention.ts';
 import {fromBlockwise8bit, toBlockwise8bit} from './blockwise8bit.ts';
+import {decodeAttention} from './decodeAttention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {lionUpdate} from './lionUpdate.ts';
@@ -20,6 +21,7 @@ const KERNELS: tf.KernelConfig[] = [
   adamWUpdate,
   attention,
   attentionGrad,
+  decodeAttention,
   dequantizeRows,
   embedding,
   fromBlockwise8bit,
