@@ -34,6 +34,7 @@ export {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention
 export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
+export {globalNorm} from './ops/globalNorm.ts';
 export {linear} from './ops/linear.ts';
 export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
 export {lion8bitUpdate} from './ops/lion8bitUpdate.ts';

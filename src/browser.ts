@@ -5,6 +5,7 @@
 
 export {Dense, type DenseArgs} from '../layers/dense.ts';
 export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs, type MergeOptions} from '../layers/loraDense.ts';
+export {globalNorm} from '../layers/ops/globalNorm.ts';
 export type {QuantizationArgs} from '../layers/quantizationArgs.ts';
 export {QuantizedDense, type QuantizedDenseArgs} from '../layers/quantizedDense.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
@@ -58,7 +59,7 @@ export type {
   StepRecord,
   TrainingCallback,
 } from './training/callbacks.ts';
-export {clipByGlobalNorm, globalNorm} from './training/clipByGlobalNorm.ts';
+export {clipByGlobalNorm} from './training/clipByGlobalNorm.ts';
 export {
   type EstimableModel,
   type EstimateArgs,

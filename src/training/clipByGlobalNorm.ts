@@ -1,15 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
-
-/**
- * Global L2 norm of some gradients.
- *
- * @returns scalar
- */
-export function globalNorm(gradients: tf.Tensor[]): tf.Scalar {
-  return tf.tidy(() =>
-    tf.sqrt(tf.addN(gradients.map((gradient) => tf.sum(tf.square(gradient)) as tf.Scalar))),
-  );
-}
+import type * as tf from '@tensorflow/tfjs';
 
 /**
  * Scales gradients down so that their global norm is at most `maxNorm`, as `torch.nn.utils.clip_grad_norm_` does:

@@ -1,11 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
+import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
 import {NamedStateOptimizer} from '../optimizers/namedStateOptimizer.ts';
 import {type OptimizerName, optimizerByName} from '../optimizers/optimizerByName.ts';
-import {clipByGlobalNorm, globalNorm} from './clipByGlobalNorm.ts';
+import {clipByGlobalNorm} from './clipByGlobalNorm.ts';
 import {
   type LearningRateSchedule,
   learningRateSchedule,

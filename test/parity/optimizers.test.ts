@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import {
   AdamW,
   type AdamWArgs,
@@ -6,7 +7,7 @@ import {
   type ScheduleArgs,
   type ScheduleName,
 } from '../../src/index.ts';
-import {clipByGlobalNorm, globalNorm} from '../../src/training/clipByGlobalNorm.ts';
+import {clipByGlobalNorm} from '../../src/training/clipByGlobalNorm.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, readJson, toTensor} from './golden.ts';
 

@@ -10,14 +10,15 @@ interface AddNArgs {
   backend: unknown;
 }
 
-/** Float32 `AddN`. The stock kernel binds all inputs at once, which many devices refuse beyond seven. */
+/** Float32 `AddN`. The stock kernel binds all inputs at once, which many devices refuse beyond seven, and its
+ * dispatch costs more. */
 export function addN(stock: tf.KernelFunc): tf.KernelConfig {
   return {
     kernelName: 'AddN',
     backendName: 'webgpu',
     kernelFunc: (args) => {
       const {inputs, backend: anyBackend} = args as unknown as AddNArgs;
-      if (inputs.length <= AT_ONCE || inputs.some(({dtype}) => dtype !== 'float32')) return stock(args);
+      if (inputs.length === 1 || inputs.some(({dtype}) => dtype !== 'float32')) return stock(args);
       const backend = anyBackend as WebGPUBackend;
       let sum = inputs[0];
       for (let i = 1; i < inputs.length; i += AT_ONCE - 1) {

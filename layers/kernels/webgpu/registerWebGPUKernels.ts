@@ -1,11 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
+import {add} from './add.ts';
 import {addN} from './addN.ts';
 import {attention, attentionGrad} from './attention.ts';
 import {fromBlockwise8bit, toBlockwise8bit} from './blockwise8bit.ts';
 import {decodeAttention} from './decodeAttention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
+import {globalNorm} from './globalNorm.ts';
 import {lionUpdate} from './lionUpdate.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
 import {pack16} from './pack16.ts';
@@ -15,6 +17,7 @@ import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
+import {transpose} from './transpose.ts';
 import {unpack16} from './unpack16.ts';
 
 const KERNELS: tf.KernelConfig[] = [
@@ -25,6 +28,7 @@ const KERNELS: tf.KernelConfig[] = [
   dequantizeRows,
   embedding,
   fromBlockwise8bit,
+  globalNorm,
   lionUpdate,
   loraLinear,
   loraLinearGrad,
@@ -43,7 +47,11 @@ const KERNELS: tf.KernelConfig[] = [
 ];
 
 /** Kernels that leave some inputs to the stock kernel, which they are made from. */
-const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [[tf.AddN, addN]];
+const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [
+  [tf.Add, add],
+  [tf.AddN, addN],
+  [tf.Transpose, transpose],
+];
 
 // On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
 const STOCK = Symbol.for('tfjs-lora.webgpu.stock');

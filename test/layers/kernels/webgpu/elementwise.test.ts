@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
 import {embedding} from '../../../../layers/ops/embedding.ts';
+import {globalNorm} from '../../../../layers/ops/globalNorm.ts';
 import {loraLinear} from '../../../../layers/ops/loraLinear.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
 import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
@@ -108,6 +109,63 @@ describeWebGPU('elementwise kernels', () => {
     const sum = tf.addN(terms);
     expect((await sum.data())[0]).toBe(expected);
     expectNoLeak(() => tf.addN(terms));
+  });
+
+  test.each([[[3, 5]], [[2, 4, 8]]])(
+    'adds two tensors of %j, and broadcasts as the stock kernel does',
+    async (shape) => {
+      const last = shape.at(-1) as number;
+      await expectSameFunction(
+        (a, b) => tf.add(a, b),
+        (a, b) => a.sub(b.neg()),
+        [normal(shape, 1), normal(shape, 2)],
+      );
+      await expectSameFunction(
+        (a, b) => tf.add(a, b),
+        (a, b) => a.sub(b.neg()),
+        [normal(shape, 1), normal([last], 2)],
+      );
+    },
+  );
+
+  test.each([[[2, 3, 5, 8]], [[1, 7, 1, 4]], [[2, 3, 2, 6]]])(
+    'swaps the middle axes of %j',
+    async (shape) => {
+      const [batch, rows, cols, dim] = shape;
+      await expectSameFunction(
+        (x) => x.transpose([0, 2, 1, 3]),
+        (x) =>
+          tf.stack(
+            Array.from({length: cols}, (_, i) =>
+              x.slice([0, 0, i, 0], [-1, -1, 1, -1]).reshape([batch, rows, dim]),
+            ),
+            1,
+          ),
+        [normal(shape, 1)],
+      );
+    },
+  );
+
+  test('globalNorm of more tensors than a shader binds', async () => {
+    const tensors = Array.from({length: 33}, (_, i) => normal([1 + 911 * i], i + 1));
+    const expected = tf.sqrt(tf.addN(tensors.map((tensor) => tensor.square().sum())));
+    expectNoLeak(() => globalNorm(tensors));
+    await expectSame(globalNorm(tensors), expected);
+  });
+
+  test.each([7, 64])('an overwriting adamWUpdate of %d elements leaves what others hold', async (size) => {
+    const settings = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3};
+    const inputs = () =>
+      [normal([size], 1), normal([size], 2), normal([size], 3), normal([size], 4).square()] as const;
+    const expected = adamWUpdate(...inputs(), settings);
+    const given = inputs();
+    const held = given[2].clone(); // the mean's
+    const before = Array.from(await given[0].data());
+    const got = adamWUpdate(...given, {...settings, overwrite: true});
+    await expectSame(held, normal([size], 3));
+    expect(Array.from(await given[0].data())).not.toEqual(before); // and is not remembered from before
+    expect(Array.from(await given[0].data())).toEqual(Array.from(await got[0].data()));
+    for (const [i, tensor] of got.entries()) await expectSame(tensor, expected[i]);
   });
 
   test.each([7, 64])('adamWUpdate of %d elements', async (size) => {

@@ -1,0 +1,14 @@
+import * as tf from '@tensorflow/tfjs';
+import {dispatch} from './dispatch.ts';
+
+/**
+ * Global L2 norm of some tensors, such as a step's gradients: the root of the sum of all squares. Not differentiable.
+ *
+ * @param tensors float32, at least one
+ * @returns scalar
+ */
+export function globalNorm(tensors: tf.Tensor[]): tf.Scalar {
+  return dispatch('GlobalNorm', tensors as unknown as tf.NamedTensorMap, {}, () =>
+    tf.sqrt(tf.addN(tensors.map((tensor) => tf.sum(tf.square(tensor)) as tf.Scalar))),
+  );
+}
