@@ -35,6 +35,7 @@ export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
 export {globalNorm} from './ops/globalNorm.ts';
+export {greedyChoice} from './ops/greedyChoice.ts';
 export {linear} from './ops/linear.ts';
 export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
 export {lion8bitUpdate} from './ops/lion8bitUpdate.ts';

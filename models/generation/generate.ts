@@ -1,5 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
+import {hasKernel} from '../../layers/ops/dispatch.ts';
+import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {
   type GenerationConfig,
@@ -12,6 +14,7 @@ import {
   argMax,
   assertFiniteLogits,
   createRandomSource,
+  finiteChoice,
   type RandomSource,
   sampleCategorical,
 } from './sampler.ts';
@@ -224,8 +227,8 @@ async function* decodingSteps(
     let paddings = rows.map(({ids}) => promptLength - ids.length);
     let newPositions = promptLength;
     for (;;) {
-      const logits = await nextLogits(model, cache, active, paddings, newPositions);
-      yield active.map((row, i) => advance(row, logits[i]));
+      const ids = await nextIds(model, cache, active, paddings, newPositions);
+      yield active.map((row, i) => advance(row, ids[i]));
 
       const staying = active.flatMap((row, i) => (row.isFinished ? [] : [i]));
       if (staying.length === 0) return;
@@ -241,19 +244,20 @@ async function* decodingSteps(
   }
 }
 
-/** Runs the last `newPositions` columns of the padded batch through the model; returns each row's next logits `[vocab]`. */
-async function nextLogits(
+/** Runs the last `newPositions` columns of the padded batch through the model; returns each row's next token. */
+async function nextIds(
   model: GenerativeModel,
   cache: KeyValueCache,
   rows: Row[],
   paddings: number[],
   newPositions: number,
-): Promise<Float32Array[]> {
+): Promise<number[]> {
   const total = paddings[0] + rows[0].ids.length;
   const past = total - newPositions;
   const columns = Array.from({length: newPositions}, (_, t) => past + t);
   const isPadded = paddings.some((padding) => padding > 0);
-  const logits = tf.tidy(() => {
+  const isOnDevice = hasKernel('GreedyChoice') && rows.every(takesLargest);
+  const output = tf.tidy(() => {
     // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
     const inputIds = rows.map(({ids}, b) => columns.map((column) => ids[column - paddings[b]] ?? 0));
     const positionIds = paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0)));
@@ -265,23 +269,38 @@ async function nextLogits(
       positionIds,
       cache,
     }); // [B, T, C]
-    return model.logitsOf(tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1])); // [B, 1, vocab]
+    const last = newPositions === 1 ? hidden : tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1]);
+    const logits = model.logitsOf(last).reshape([rows.length, -1]) as tf.Tensor2D; // [B, vocab]
+    return isOnDevice ? greedyChoice(logits) : logits;
   });
   try {
-    const values = (await logits.data()) as Float32Array;
-    const vocabulary = logits.shape[logits.rank - 1] as number;
-    return rows.map((_, b) => values.slice(b * vocabulary, (b + 1) * vocabulary));
+    const values = await output.data();
+    if (isOnDevice) return rows.map(({index}, b) => finiteChoice(values[b], index));
+    const vocabulary = output.shape[1] as number;
+    return rows.map((row, b) =>
+      chooseToken(row, values.slice(b * vocabulary, (b + 1) * vocabulary) as Float32Array),
+    );
   } finally {
-    logits.dispose();
+    output.dispose();
   }
 }
 
+/** Whether a row's next token is that of its largest logit as the model gives them. */
+function takesLargest({settings, newIds}: Row): boolean {
+  const {doSample, repetitionPenalty, minNewTokens} = settings;
+  return !doSample && repetitionPenalty === 1 && newIds.length >= minNewTokens;
+}
+
+/** A row's next token from its logits, which are changed. */
+function chooseToken({index, ids, newIds, settings, random}: Row, scores: Float32Array): number {
+  assertFiniteLogits(scores, index);
+  processLogits(scores, {ids, newTokens: newIds.length}, settings);
+  return settings.doSample ? sampleCategorical(scores, random) : argMax(scores);
+}
+
 /** Gives a row its next token; returns the text this made certain. */
-function advance(row: Row, scores: Float32Array): string {
+function advance(row: Row, id: number): string {
   const {settings, streamer} = row;
-  assertFiniteLogits(scores, row.index);
-  processLogits(scores, {ids: row.ids, newTokens: row.newIds.length}, settings);
-  const id = settings.doSample ? sampleCategorical(scores, row.random) : argMax(scores);
   row.ids.push(id);
   row.newIds.push(id);
   let piece = streamer?.push(id) ?? '';

@@ -47,9 +47,23 @@ export function sampleCategorical(scores: Float32Array, random: RandomSource): n
 export function assertFiniteLogits(scores: Float32Array, row: number): void {
   const index = scores.findIndex((score) => !Number.isFinite(score));
   if (index === -1) return;
-  throw new TfjsLoraError(
+  throw notFinite(row, index, scores[index]);
+}
+
+/**
+ * A token that `greedyChoice` chose for a row.
+ *
+ * @throws TfjsLoraError `NON_FINITE` where it says that a logit is NaN or infinite
+ */
+export function finiteChoice(choice: number, row: number): number {
+  if (choice < 0) throw notFinite(row, -1 - choice, 'NaN or infinity');
+  return choice;
+}
+
+function notFinite(row: number, token: number, got: number | string): TfjsLoraError {
+  return new TfjsLoraError(
     'NON_FINITE',
-    `logits of sequence ${row}, token ${index}: expected a finite number, got ${scores[index]}. ` +
+    `logits of sequence ${row}, token ${token}: expected a finite number, got ${got}. ` +
       'The weights hold NaN or infinity, or overflow: check the checkpoint and the adapter.',
   );
 }

@@ -30,6 +30,9 @@ const LIMITS = [
 /** 128 MiB of them: with Llama 3's vocabulary two tiles of rows, so that the head's weight is read half as often. */
 const LOGITS_AT_ONCE = 1 << 25;
 
+/** A submission costs the host as much as several dispatches; but until one comes, the card waits. */
+const DISPATCHES_PER_SUBMISSION = 48;
+
 /** Kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];
 
@@ -61,6 +64,7 @@ export const webgpu: Backend = {
     // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
     // tensor's remains): a threshold below one workgroup keeps to the plain one.
     tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
+    tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', DISPATCHES_PER_SUBMISSION);
     if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
     const backend = tf.backend() as OurBackend;
     const capabilities = capabilitiesOf(backend);

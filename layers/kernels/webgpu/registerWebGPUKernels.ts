@@ -8,6 +8,7 @@ import {decodeAttention} from './decodeAttention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {globalNorm} from './globalNorm.ts';
+import {greedyChoice} from './greedyChoice.ts';
 import {lionUpdate} from './lionUpdate.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
 import {pack16} from './pack16.ts';
@@ -29,6 +30,7 @@ const KERNELS: tf.KernelConfig[] = [
   embedding,
   fromBlockwise8bit,
   globalNorm,
+  greedyChoice,
   lionUpdate,
   loraLinear,
   loraLinearGrad,

@@ -1,0 +1,21 @@
+import * as tf from '@tensorflow/tfjs';
+import {dispatch} from './dispatch.ts';
+
+/**
+ * The index of each row's largest logit, of equals the first; or, where one is not finite, `−1 − its index`, the first's. So
+ * that greedy generation reads one number a row.
+ *
+ * @param logits `[B, vocab]` float32
+ * @returns `[B]` int32
+ */
+export function greedyChoice(logits: tf.Tensor2D): tf.Tensor1D {
+  return dispatch('GreedyChoice', {logits}, {}, () => {
+    const vocab = logits.shape[1];
+    const places = tf.range(0, vocab).expandDims(0); // argMax takes the last of equals on some backends
+    const first = (mask: tf.Tensor) =>
+      tf.min(tf.add(places, tf.mul(tf.logicalNot(mask).toFloat(), vocab)), 1); // [B]
+    const wrong = first(tf.notEqual(tf.sub(logits, logits), 0)); // ∞ − ∞ is NaN
+    const largest = first(tf.equal(logits, tf.max(logits, 1, true)));
+    return tf.where(tf.less(wrong, vocab), tf.sub(-1, wrong), largest).toInt() as tf.Tensor1D;
+  });
+}
