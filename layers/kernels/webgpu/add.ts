@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {runElementwise} from './elementwise.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {holdsFloat32, type WebGPUBackend} from './webgpuBackend.ts';
 
 interface AddArgs {
   inputs: {a: tf.TensorInfo; b: tf.TensorInfo};
@@ -13,11 +13,12 @@ export function add(stock: tf.KernelFunc): tf.KernelConfig {
     kernelName: tf.Add,
     backendName: 'webgpu',
     kernelFunc: (args) => {
-      const {inputs, backend} = args as unknown as AddArgs;
+      const {inputs, backend: anyBackend} = args as unknown as AddArgs;
+      const backend = anyBackend as WebGPUBackend;
       const {a, b} = inputs;
-      const isPlain = a.dtype === 'float32' && b.dtype === 'float32' && tf.util.arraysEqual(a.shape, b.shape);
-      if (!isPlain || tf.util.sizeFromShape(a.shape) === 0) return stock(args);
-      return runElementwise(backend as WebGPUBackend, 'Add', ['y'], {a, b}, 'y[i] = a[i] + b[i];')[0];
+      const isSame = tf.util.arraysEqual(a.shape, b.shape) && tf.util.sizeFromShape(a.shape) > 0;
+      if (!isSame || !holdsFloat32(backend, a) || !holdsFloat32(backend, b)) return stock(args);
+      return runElementwise(backend, 'Add', ['y'], {a, b}, 'y[i] = a[i] + b[i];')[0];
     },
   };
 }

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {runElementwise} from './elementwise.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {holdsFloat32, type WebGPUBackend} from './webgpuBackend.ts';
 
 /** How many tensors one dispatch adds: with its output, what the weakest device binds. */
 const AT_ONCE = 7;
@@ -18,8 +18,8 @@ export function addN(stock: tf.KernelFunc): tf.KernelConfig {
     backendName: 'webgpu',
     kernelFunc: (args) => {
       const {inputs, backend: anyBackend} = args as unknown as AddNArgs;
-      if (inputs.length === 1 || inputs.some(({dtype}) => dtype !== 'float32')) return stock(args);
       const backend = anyBackend as WebGPUBackend;
+      if (inputs.length === 1 || !inputs.every((input) => holdsFloat32(backend, input))) return stock(args);
       let sum = inputs[0];
       for (let i = 1; i < inputs.length; i += AT_ONCE - 1) {
         const terms = [sum, ...inputs.slice(i, i + AT_ONCE - 1)];

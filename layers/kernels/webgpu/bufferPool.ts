@@ -39,14 +39,15 @@ export class BufferPool {
 
   acquireBuffer(size: number, usage: number, mappedAtCreation = false, reuse = true): GPUBuffer {
     const key = usage * 2 ** 40 + size;
-    this.numBytesUsed += size;
     const known = reuse ? this.free.get(key)?.pop() : undefined;
     if (known) {
       this.idle.delete(known);
+      this.numBytesUsed += size;
       return known;
     }
     if (reuse && size >= SMALL) this.makeRoom();
     const buffer = this.device.createBuffer({size, usage, mappedAtCreation});
+    this.numBytesUsed += size;
     this.numBytesAllocated += size;
     this.entries.set(buffer, {index: this.nextIndex++, key, size});
     return buffer;

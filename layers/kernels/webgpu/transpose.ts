@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {holdsFloat32, type WebGPUBackend} from './webgpuBackend.ts';
 
 interface TransposeArgs {
   inputs: {x: tf.TensorInfo};
@@ -25,7 +25,7 @@ export function transpose(stock: tf.KernelFunc): tf.KernelConfig {
       const {x} = inputs;
       const swapsMiddle = attrs.perm.join() === '0,2,1,3';
       const size = tf.util.sizeFromShape(x.shape);
-      if (!swapsMiddle || x.dtype !== 'float32' || x.shape[3] % 4 !== 0 || size === 0) return stock(args);
+      if (!swapsMiddle || !holdsFloat32(backend, x) || x.shape[3] % 4 !== 0 || size === 0) return stock(args);
       const [batch, rows, cols, dim] = x.shape;
       const y = backend.makeTensorInfo([batch, cols, rows, dim], 'float32');
       const code = shaderText(

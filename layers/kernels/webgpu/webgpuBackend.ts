@@ -22,6 +22,11 @@ export interface WebGPUBackend extends tf.KernelBackend {
   read(dataId: tf.DataId): Promise<tf.backend_util.BackendValues>;
 }
 
+/** Whether a tensor's buffer holds float32: one cast from int32 says it does, but keeps the integers' buffer. */
+export function holdsFloat32({tensorMap}: WebGPUBackend, {dataId, dtype}: tf.TensorInfo): boolean {
+  return dtype === 'float32' && tensorMap.get(dataId).dtype === 'float32';
+}
+
 /** What the device can do, and what was asked of it. */
 export interface Capabilities {
   hasF16: boolean;

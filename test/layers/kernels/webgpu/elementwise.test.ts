@@ -146,6 +146,14 @@ describeWebGPU('elementwise kernels', () => {
     },
   );
 
+  test('adds integers that were cast', async () => {
+    const whole = tf.range(0, 48, 1, 'int32').reshape([2, 3, 2, 4]).toFloat();
+    const expected = Array.from({length: 48}, (_, i) => i);
+    const doubled = expected.map((value) => 2 * value);
+    expect(Array.from(await tf.add(whole, whole).data())).toEqual(doubled);
+    expect(Array.from(await tf.addN([whole, whole]).data())).toEqual(doubled);
+  });
+
   test('globalNorm of more tensors than a shader binds', async () => {
     const tensors = Array.from({length: 33}, (_, i) => normal([1 + 911 * i], i + 1));
     const expected = tf.sqrt(tf.addN(tensors.map((tensor) => tensor.square().sum())));

@@ -1,0 +1,68 @@
+import {BufferPool} from '../../../../layers/kernels/webgpu/bufferPool.ts';
+
+const MiB = 2 ** 20;
+
+/** A device whose buffers know whether they were destroyed, and the pool on it. */
+function makePool() {
+  const destroyed: GPUBuffer[] = [];
+  let submissions = 0;
+  const device = {
+    createBuffer: () => {
+      const buffer = {destroy: () => destroyed.push(buffer)} as unknown as GPUBuffer;
+      return buffer;
+    },
+  } as unknown as GPUDevice;
+  const pool = new BufferPool(device, () => submissions++);
+  return {pool, destroyed, submissions: () => submissions};
+}
+
+describe('BufferPool', () => {
+  test('lends the oldest of the free buffers of a size and usage, in whatever order they came back', () => {
+    const {pool} = makePool();
+    const [a, b, c] = [1, 2, 3].map(() => pool.acquireBuffer(64, 1));
+    const other = pool.acquireBuffer(64, 2);
+    for (const buffer of [b, other, c, a]) pool.releaseBuffer(buffer);
+    expect([1, 2, 3].map(() => pool.acquireBuffer(64, 1))).toEqual([a, b, c]);
+    expect(pool.acquireBuffer(32, 1)).not.toBe(other);
+    expect(pool.acquireBuffer(64, 2)).toBe(other);
+  });
+
+  test('counts what is used and what is allocated', () => {
+    const {pool, destroyed} = makePool();
+    const [a, b] = [pool.acquireBuffer(100, 1), pool.acquireBuffer(28, 1, true, false)];
+    expect([pool.numBytesUsed, pool.numBytesAllocated]).toEqual([128, 128]);
+    pool.releaseBuffer(a);
+    pool.releaseBuffer(b, false);
+    expect([pool.numBytesUsed, pool.numBytesAllocated]).toEqual([0, 100]);
+    expect([pool.getNumUsedBuffers(), pool.getNumFreeBuffers()]).toEqual([0, 1]);
+    expect(destroyed).toEqual([b]);
+    pool.dispose();
+    expect(pool.numBytesAllocated).toBe(0);
+    expect(destroyed).toEqual([b, a]);
+    pool.releaseBuffer(a); // a tensor that outlives the backend
+    expect(pool.numBytesUsed).toBe(0);
+  });
+
+  test('destroys those that were free for longest where one is missing and too many are free', () => {
+    const {pool, destroyed, submissions} = makePool();
+    const live = pool.acquireBuffer(400 * MiB, 1);
+    const sizes = [40, 50, 60].map((size) => pool.acquireBuffer(size * MiB, 1));
+    for (const buffer of [sizes[1], sizes[0], sizes[2]]) pool.releaseBuffer(buffer);
+    expect(destroyed).toEqual([]); // nothing was missing
+    pool.acquireBuffer(16, 1);
+    expect(submissions()).toBe(0); // a small one does not count
+    pool.acquireBuffer(8 * MiB, 1);
+    expect(destroyed).toEqual([sizes[1]]); // 100 MiB are left free beside 400 in use: a quarter
+    expect(submissions()).toBe(1);
+    expect(pool.acquireBuffer(60 * MiB, 1)).toBe(sizes[2]);
+    pool.releaseBuffer(live);
+  });
+
+  test('never finds 64 MiB too many', () => {
+    const {pool, destroyed} = makePool();
+    const buffers = Array.from({length: 64}, (_, i) => pool.acquireBuffer(MiB + 16 * i, 1));
+    for (const buffer of buffers) pool.releaseBuffer(buffer);
+    pool.acquireBuffer(2 * MiB, 1);
+    expect(destroyed.length).toBe(1); // they are a little more
+  });
+});
