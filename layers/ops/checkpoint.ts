@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
+import {freeSpent} from './freeSpent.ts';
 
 /**
  * Runs `block` keeping only its inputs for backward, where it is run again: gradient checkpointing, Chen et
@@ -37,7 +38,12 @@ function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor):
   state.kernelDepth = 0; // otherwise nothing is recorded
   state.gradientDepth = 0; // otherwise the inner tape's tensors are kept
   try {
-    const {grads} = engine.gradients(block, sources, dy, true);
+    const run = () => {
+      const y = block();
+      freeSpent(dy);
+      return y;
+    };
+    const {grads} = engine.gradients(run, sources, dy, true);
     return grads.map((gradient, i) => gradient ?? tf.zerosLike(sources[i]));
   } finally {
     Object.assign(state, {activeTape, gradientDepth, kernelDepth});

@@ -42,6 +42,8 @@ export function dispatch<T extends tf.Tensor | tf.Tensor[]>(
  * inputs, the value as `y` and the rest as `extra0`, `extra1` …, and gives the gradients of `differentiated`, in order.
  *
  * @param differentiated names of the inputs that get a gradient
+ * @param read what the gradient kernel reads of the inputs and `y`: the rest does not stay in memory until backward.
+ *   Default all
  */
 export function dispatchWithGradient<T extends tf.Tensor>(
   kernelName: string,
@@ -49,23 +51,23 @@ export function dispatchWithGradient<T extends tf.Tensor>(
   attributes: tf.NamedAttrMap,
   differentiated: string[],
   composed: () => T,
+  read: string[] = [...Object.keys(inputs), 'y'],
 ): T {
   const gradientName = `${kernelName}Grad`;
   if (!hasKernel(kernelName) || !hasKernel(gradientName)) return tf.tidy(composed);
-  const names = Object.keys(inputs);
   const run = (name: string, tensors: tf.NamedTensorMap) =>
     [tf.engine().runKernel(name, tensors, attributes)].flat() as tf.Tensor[];
   return customGradient(
     differentiated.map((name) => inputs[name]),
     () => {
       const outputs = run(kernelName, inputs);
-      return {value: outputs[0] as T, saved: [...Object.values(inputs), ...outputs]};
+      const [y, ...extras] = outputs;
+      const named: tf.NamedTensorMap = {...inputs, y};
+      return {value: y as T, saved: [...read.map((name) => named[name] as tf.Tensor), ...extras]};
     },
     (dy, saved) => {
-      const given = Object.fromEntries(names.map((name, i) => [name, saved[i]]));
-      const [y, ...extras] = saved.slice(names.length);
-      const extra = Object.fromEntries(extras.map((tensor, i) => [`extra${i}`, tensor]));
-      return run(gradientName, {dy, ...given, y, ...extra});
+      const named = saved.map((tensor, i) => [read[i] ?? `extra${i - read.length}`, tensor]);
+      return run(gradientName, {dy, ...Object.fromEntries(named)});
     },
   );
 }

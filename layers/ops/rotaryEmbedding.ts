@@ -15,13 +15,13 @@ import {dispatchWithGradient} from './dispatch.ts';
 export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor4D): tf.Tensor4D {
   assertShape('rotaryEmbedding cos', cos, [-1, 1, x.shape[2], x.shape[3] / 2]);
   assertShape('rotaryEmbedding sin', sin, cos.shape);
-  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], () => {
-    return customGradient(
+  const composed = () =>
+    customGradient(
       [x],
       () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),
       (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // turning back
     );
-  });
+  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], composed, ['cos', 'sin']);
 }
 
 function rotate(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor4D {

@@ -12,8 +12,8 @@ import {dispatchWithGradient} from './dispatch.ts';
  */
 export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
   assertShape('swiGLU up', up, gate.shape);
-  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], () => {
-    return customGradient(
+  const composed = () =>
+    customGradient(
       [gate, up],
       () => ({value: gate.mul(tf.sigmoid(gate)).mul(up), saved: [gate, up]}),
       (dy, [savedGate, savedUp]) => {
@@ -23,5 +23,5 @@ export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
         return [dy.mul(savedUp).mul(slope), dy.mul(silu)];
       },
     );
-  });
+  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], composed, ['gate', 'up']);
 }

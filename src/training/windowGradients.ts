@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {freeSpent} from '../../layers/ops/freeSpent.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {toRows} from '../data/batches.ts';
@@ -57,6 +58,7 @@ export async function windowGradients(
         tf.variableGrads(() => {
           const share = model.lossSum(batch, options).div(tokens) as tf.Scalar;
           memoryBytes = tf.memory().numBytes;
+          freeSpent();
           return share;
         }, variables),
       ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay

@@ -1,7 +1,9 @@
-/** Free buffers may take so much of what tensors use before the oldest of them go. */
-const FREE_SHARE = 1 / 4;
+/** Buffers may take so much more than was lately in use at once before the oldest of the free ones go. */
+const FREE_SHARE = 1 / 8;
 /** Free bytes that are never too many. */
 const FREE_BYTES = 64 * 2 ** 20;
+/** What was in use in so many loans, and as many before, counts as lately: several steps' worth. */
+const PERIOD = 2 ** 15;
 /** A smaller buffer that is missing is made without making room: it would not pay to submit for it. */
 const SMALL = 64 * 2 ** 10;
 
@@ -17,8 +19,9 @@ interface Entry {
  *
  * - Of the free ones the oldest made is lent. What is free at the start of a step decides then which tensor gets which
  *   buffer, so that every step binds the same ones, and `runShader` finds its bind groups again.
- * - Free buffers are bounded. Where one is missing while the free ones take more than a quarter of what is in use, those
- *   that were free for longest are destroyed. A run that repeats itself stops missing any, and then nothing is destroyed.
+ * - All buffers together are bounded by what was lately in use at once and an eighth of that. Where one is missing beyond, those
+ *   that were free for longest are destroyed. A run that repeats itself within the bound stops missing any, and then
+ *   nothing is destroyed.
  * - Lending and taking back cost the same however many there are.
  */
 export class BufferPool {
@@ -30,6 +33,9 @@ export class BufferPool {
   /** Those free for longest first. */
   private readonly idle = new Set<GPUBuffer>();
   private nextIndex = 0;
+  private loans = 0;
+  /** The most bytes in use in this period, and in the one before. */
+  private highest = [0, 0];
 
   /** @param submit submits what is recorded: a buffer that a recorded command uses must not be destroyed before */
   constructor(
@@ -39,13 +45,15 @@ export class BufferPool {
 
   acquireBuffer(size: number, usage: number, mappedAtCreation = false, reuse = true): GPUBuffer {
     const key = usage * 2 ** 40 + size;
+    if (++this.loans % PERIOD === 0) this.highest = [0, this.highest[0]];
+    this.highest[0] = Math.max(this.highest[0], this.numBytesUsed + size);
     const known = reuse ? this.free.get(key)?.pop() : undefined;
     if (known) {
       this.idle.delete(known);
       this.numBytesUsed += size;
       return known;
     }
-    if (reuse && size >= SMALL) this.makeRoom();
+    if (reuse && size >= SMALL) this.makeRoom(size);
     const buffer = this.device.createBuffer({size, usage, mappedAtCreation});
     this.numBytesUsed += size;
     this.numBytesAllocated += size;
@@ -88,12 +96,16 @@ export class BufferPool {
     this.numBytesAllocated = 0;
   }
 
-  private makeRoom(): void {
-    const budget = Math.max(FREE_BYTES, FREE_SHARE * this.numBytesUsed);
-    if (this.numBytesAllocated - this.numBytesUsed <= budget) return;
+  /** Destroys free buffers until one of that size fits the bound, as far as there are any. */
+  private makeRoom(size: number): void {
+    const bound = Math.max(
+      (1 + FREE_SHARE) * Math.max(...this.highest),
+      this.numBytesUsed + size + FREE_BYTES,
+    );
+    if (this.numBytesAllocated + size <= bound) return;
     this.submit();
     for (const buffer of this.idle) {
-      if (this.numBytesAllocated - this.numBytesUsed <= budget) return;
+      if (this.numBytesAllocated + size <= bound) return;
       const entry = this.entries.get(buffer) as Entry;
       const list = this.free.get(entry.key) as GPUBuffer[];
       list.splice(list.indexOf(buffer), 1);

@@ -45,24 +45,31 @@ describe('BufferPool', () => {
 
   test('destroys those that were free for longest where one is missing and too many are free', () => {
     const {pool, destroyed, submissions} = makePool();
-    const live = pool.acquireBuffer(400 * MiB, 1);
-    const sizes = [40, 50, 60].map((size) => pool.acquireBuffer(size * MiB, 1));
+    const live = pool.acquireBuffer(250 * MiB, 1);
+    const sizes = [40, 50, 60].map((size) => pool.acquireBuffer(size * MiB, 1)); // 400 in use
     for (const buffer of [sizes[1], sizes[0], sizes[2]]) pool.releaseBuffer(buffer);
-    expect(destroyed).toEqual([]); // nothing was missing
+    pool.acquireBuffer(45 * MiB, 1); // to 445 of the 450 allowed
     pool.acquireBuffer(16, 1);
-    expect(submissions()).toBe(0); // a small one does not count
-    pool.acquireBuffer(8 * MiB, 1);
-    expect(destroyed).toEqual([sizes[1]]); // 100 MiB are left free beside 400 in use: a quarter
-    expect(submissions()).toBe(1);
+    expect([destroyed, submissions()]).toEqual([[], 0]);
+    pool.acquireBuffer(8 * MiB, 1); // would be 453
+    expect([destroyed, submissions()]).toEqual([[sizes[1]], 1]);
     expect(pool.acquireBuffer(60 * MiB, 1)).toBe(sizes[2]);
     pool.releaseBuffer(live);
   });
 
-  test('never finds 64 MiB too many', () => {
+  test('forgets what was in use long ago, and never finds 64 MiB too many', () => {
     const {pool, destroyed} = makePool();
-    const buffers = Array.from({length: 64}, (_, i) => pool.acquireBuffer(MiB + 16 * i, 1));
-    for (const buffer of buffers) pool.releaseBuffer(buffer);
-    pool.acquireBuffer(2 * MiB, 1);
-    expect(destroyed.length).toBe(1); // they are a little more
+    const first = pool.acquireBuffer(200 * MiB, 1);
+    pool.releaseBuffer(first);
+    pool.acquireBuffer(MiB, 1);
+    expect(destroyed).toEqual([]); // 201 of 225
+    const again = () => pool.releaseBuffer(pool.acquireBuffer(16, 1));
+    for (let i = 0; i < 2 ** 16; i++) again();
+    const [a, b] = [pool.acquireBuffer(40 * MiB, 1), pool.acquireBuffer(24 * MiB - 16, 1)];
+    expect(destroyed).toEqual([first]);
+    for (const buffer of [a, b]) pool.releaseBuffer(buffer);
+    for (let i = 0; i < 2 ** 16; i++) again();
+    pool.acquireBuffer(2 * MiB, 1); // with the 16 bytes, 64 MiB are free
+    expect(destroyed).toEqual([first]);
   });
 });

@@ -1,0 +1,40 @@
+import * as tf from '@tensorflow/tfjs';
+
+/** What this file knows of a node of TensorFlow.js's tape. */
+interface TapeNode {
+  saved?: tf.Tensor[];
+  gradient?: (dys: tf.Tensor[]) => Record<string, () => tf.Tensor>;
+}
+
+/**
+ * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op had
+ * kept. By itself TensorFlow.js holds all of them until backward ends, twice the memory of the activations.
+ *
+ * Call it at the end of the function that is differentiated, when all its ops are recorded, and differentiate that function
+ * by nothing that it computes itself.
+ *
+ * @param given the gradient that backward is started with, where it belongs to somebody else
+ */
+export function freeSpent(given?: tf.Tensor): void {
+  const {activeTape} = tf.engine().state as unknown as {activeTape?: TapeNode[]};
+  const handedOn = new WeakSet<tf.Tensor>();
+  let freeLast = () => {};
+  for (const node of activeTape ?? []) {
+    const {gradient, saved = []} = node;
+    if (!gradient) continue;
+    node.gradient = (dys) => {
+      freeLast(); // all of that op's gradients are made by now
+      const spent = new Set(dys.filter((dy) => dy != null && dy !== given));
+      freeLast = () => tf.dispose([...spent, ...saved]);
+      const owned = (dx: tf.Tensor) => {
+        spent.delete(dx); // one that is passed through
+        if (handedOn.has(dx)) return dx.clone(); // one gradient of two inputs
+        handedOn.add(dx);
+        return dx;
+      };
+      return Object.fromEntries(
+        Object.entries(gradient(dys)).map(([name, make]) => [name, () => owned(make())]),
+      );
+    };
+  }
+}

@@ -1,0 +1,65 @@
+import * as tf from '@tensorflow/tfjs';
+import {freeSpent} from '../../../layers/ops/freeSpent.ts';
+import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
+import {expectClose} from '../../expectClose.ts';
+
+describeEachBackend('freeSpent', () => {
+  /** Paths that meet, a gradient that is passed through, one for two inputs, and an op of several outputs. */
+  const twice = tf.customGrad((a, b) => {
+    return {value: tf.add(a as tf.Tensor, b as tf.Tensor), gradFunc: (dy: tf.Tensor) => [dy, dy]};
+  });
+  const branching = (x: tf.Tensor) => {
+    const [left, right] = tf.split(x.square(), 2);
+    const both = twice(left, right.exp());
+    return both.mul(left).add(right.transpose().transpose()).sum() as tf.Scalar;
+  };
+  const input = () => tf.linspace(-1, 1, 12).reshape([6, 2]);
+
+  test('leaves gradients as they are', async () => {
+    const x = input();
+    const expected = tf.grad(branching)(x);
+    const got = tf.grad((x: tf.Tensor) => {
+      const y = branching(x);
+      freeSpent();
+      return y;
+    })(x);
+    expectClose(await got.data(), await expected.data(), {relative: 1e-6});
+  });
+
+  test("leaves the gradient that backward is started with, where it is another's", () => {
+    const x = input();
+    const dy = tf.ones([6, 2]);
+    const run = () =>
+      tf.grad((x: tf.Tensor) => {
+        const y = x.square().exp();
+        freeSpent(dy);
+        return y;
+      })(x, dy);
+    expectNoLeak(run);
+    expect(dy.isDisposed).toBe(false);
+  });
+
+  test('holds one gradient at a time along a chain', () => {
+    /** Tensors alive when backward comes to the first of 20 ops. */
+    const alive = (isFreed: boolean): number => {
+      let count = 0;
+      const first = tf.customGrad((x) => {
+        const gradFunc = (dy: tf.Tensor) => {
+          count = tf.memory().numTensors;
+          return dy.clone();
+        };
+        return {value: (x as tf.Tensor).clone(), gradFunc};
+      });
+      const x = input();
+      const gradient = tf.grad((x: tf.Tensor) => {
+        let y = first(x) as tf.Tensor;
+        for (let i = 0; i < 20; i++) y = y.square();
+        if (isFreed) freeSpent();
+        return y;
+      })(x);
+      tf.dispose([x, gradient]);
+      return count;
+    };
+    expect(alive(false) - alive(true)).toBeGreaterThan(35); // a gradient and what was kept for it, twenty times
+  });
+});
