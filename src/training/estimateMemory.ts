@@ -52,7 +52,7 @@ export interface MemoryEstimate {
   weights: number;
   gradients: number;
   optimizer: number;
-  /** What backward needs, with what a recomputed block needs, and one matrix unpacked. */
+  /** What forward keeps, and what the widest of block and head needs beside it, one matrix unpacked included. */
   activations: number;
   /** A chunk of logits with its gradient, where the head is the peak. */
   logits: number;
@@ -60,15 +60,15 @@ export interface MemoryEstimate {
 }
 
 /**
- * Floats that live at once for each number of a block's inside at the peak of backward, measured with the composed ops of
+ * Floats that a block's forward leaves for backward, for each number of its inside, as counted with the composed ops of
  * `layers/ops` (cpu and wasm count alike); kernels that fuse more need less.
  */
-const BLOCK = {hidden: 70, query: 21, keyValue: 14, intermediate: 16, scores: 11, dropout: 5.7, dora: 8.5};
-/** Of a block's floats, those that forward leaves behind when nothing is computed again. */
-const FORWARD_SHARE = 0.6;
+const BLOCK = {hidden: 25, query: 12, keyValue: 6.3, intermediate: 5.8, scores: 5, dropout: 4.4, dora: 3.8};
+/** Floats that a block's backward needs besides, at its widest: in the feed-forward, or in attention. */
+const BACKWARD = {intermediate: 9, scores: 4.5};
 /** Floats for each hidden number, logit, and number of the head's matrix while head and loss run. */
-const HEAD = {hidden: 13, logits: 4.1, matrix: 1};
-const TRAINED_HEAD = {hidden: 13, logits: 7, matrix: 2};
+const HEAD = {hidden: 8, logits: 4, matrix: 1};
+const TRAINED_HEAD = {hidden: 8, logits: 6, matrix: 1.3};
 /** Logits that exist at once: see `linearCrossEntropy`. */
 const CHUNK_ELEMENTS = 1 << 24;
 
@@ -90,34 +90,33 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
 
   const isRecomputed = args.gradientCheckpointing ?? model.gradientCheckpointing;
-  const block = positions * floatsOfBlock(model, sequenceLength);
-  const inputs = 2 * numHiddenLayers * positions * hiddenSize;
-  const backward = isRecomputed ? inputs + block : numHiddenLayers * block;
-  const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
-  const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
-  const atHead =
-    (isRecomputed ? inputs / 2 : FORWARD_SHARE * backward) +
-    head.hidden * positions * hiddenSize +
-    head.matrix * vocabSize * hiddenSize;
-  const logits = head.logits * chunk;
-  const isHeadHigher = atHead + logits > backward;
+  const {kept, backward} = floatsOfBlock(model, sequenceLength);
+  const forward = numHiddenLayers * positions * (isRecomputed ? hiddenSize : kept);
   const unpacked = Math.max(
     0,
-    ...parameters.map((weight) => (weight.storage === 'float32' ? 0 : matrixSize(weight))),
+    ...parameters
+      .filter(({storage, logicalShape}) => storage !== 'float32' && logicalShape[0] !== vocabSize)
+      .map(matrixSize),
   );
+  const atBlock = forward + positions * (backward + (isRecomputed ? kept : 0)) + unpacked;
+  const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
+  const atHead = forward + head.hidden * positions * hiddenSize + head.matrix * vocabSize * hiddenSize;
+  const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
+  const logits = head.logits * chunk;
+  const isHeadHigher = atHead + logits > atBlock;
 
   const estimate = {
     weights,
     gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
     optimizer: bytesOfState(optimizer, trained),
-    activations: 4 * ((isHeadHigher ? atHead : backward) + unpacked),
+    activations: Math.round(4 * (isHeadHigher ? atHead : atBlock)),
     logits: isHeadHigher ? 4 * logits : 0,
   };
   return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
 }
 
-/** Floats for each position at the peak of one block's backward pass. */
-function floatsOfBlock(model: EstimableModel, length: number): number {
+/** Floats for each position that one block's forward leaves, and that its backward needs besides. */
+function floatsOfBlock(model: EstimableModel, length: number): {kept: number; backward: number} {
   const {hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim} = model.config;
   const query = numAttentionHeads * headDim;
   const keyValue = 2 * numKeyValueHeads * headDim;
@@ -129,15 +128,18 @@ function floatsOfBlock(model: EstimableModel, length: number): number {
     ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
     : 0;
   const hasFusedAttention = tf.getKernel('Attention', tf.getBackend()) !== undefined;
-  return (
-    BLOCK.hidden * hiddenSize +
-    BLOCK.query * query +
-    BLOCK.keyValue * keyValue +
-    BLOCK.intermediate * intermediateSize +
-    (hasFusedAttention ? 0 : BLOCK.scores * numAttentionHeads * length) +
-    BLOCK.dropout * dropped +
-    BLOCK.dora * directed
-  );
+  const scores = hasFusedAttention ? 0 : numAttentionHeads * length;
+  return {
+    kept:
+      BLOCK.hidden * hiddenSize +
+      BLOCK.query * query +
+      BLOCK.keyValue * keyValue +
+      BLOCK.intermediate * intermediateSize +
+      BLOCK.scores * scores +
+      BLOCK.dropout * dropped +
+      BLOCK.dora * directed,
+    backward: Math.max(BACKWARD.intermediate * intermediateSize, BACKWARD.scores * scores),
+  };
 }
 
 /** As stored, or as it will be once it is allocated. */
