@@ -30,6 +30,8 @@ const bills = Number(address.get('bills') ?? 600);
 
 let model: Llama;
 let stopping: AbortController | undefined;
+/** What is plotted. */
+let [losses, steps]: [number[], number] = [[], 0];
 
 /** `?backend=wasm&steps=20` sets the form. */
 for (const [name, value] of address) {
@@ -56,7 +58,7 @@ async function start(): Promise<void> {
 }
 
 async function train(): Promise<void> {
-  const steps = Number(setting('steps'));
+  [losses, steps] = [[], Number(setting('steps'))];
   const batchSize = Number(setting('batch'));
   const rank = Number(setting('rank'));
   if (model.adapterNames.includes('default')) model.deleteAdapter('default');
@@ -67,7 +69,6 @@ async function train(): Promise<void> {
     maxGradNorm: 1,
   });
   const examples = billRecords('train', bills).map(exampleOf);
-  const losses: number[] = [];
   stopping = new AbortController();
   stop.hidden = false;
   try {
@@ -84,7 +85,7 @@ async function train(): Promise<void> {
           show('pace', Math.round(tokensPerSecond).toLocaleString('en'));
           show('left', step < steps ? `${Math.ceil(secondsLeft)} s` : 'done');
           element<HTMLProgressElement>('progress').value = step / steps;
-          drawLoss(element<SVGElement>('plot'), losses, steps);
+          plot();
         },
       },
     });
@@ -171,6 +172,8 @@ async function writeSamples(when: 'before' | 'after'): Promise<void> {
 const setting = (name: string) =>
   (form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement).value;
 
+const plot = () => drawLoss(element<SVGElement>('plot'), losses, steps || Number(setting('steps')));
+
 /** Runs one thing at a time; what goes wrong is told on the page. */
 async function run(state: string, work: () => Promise<void>): Promise<void> {
   const {dataset} = document.body;
@@ -199,6 +202,7 @@ form.addEventListener('change', ({target}) => {
   if ((target as HTMLInputElement).name !== 'backend') return;
   location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab keeps to one backend
 });
+new ResizeObserver(plot).observe(element('plot')); // draws it the first time too
 stop.addEventListener('click', () => stopping?.abort());
 save.addEventListener('click', () => void run('saving', saveAdapter));
 load.addEventListener('change', () => void run('loading', loadAdapter));
