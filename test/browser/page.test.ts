@@ -114,7 +114,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
   }
 
   test.each([
-    ['WebGPU', 'backend=webgpu&steps=10&batch=1&bills=1', 10, true],
+    ['WebGPU', 'backend=webgpu&steps=3&rank=32&batch=1&bills=1', 3, true],
     ['WebAssembly, where there is no graphics adapter', 'steps=20&batch=4', 20, false],
   ])(
     'trains on %s, saves the adapter and loads it again',
