@@ -1,5 +1,6 @@
 import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
-import {fitsMatrices, matrixAttention, matrixAttentionGrad} from './matrixAttention.ts';
+import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
+import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
 import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';

@@ -29,10 +29,10 @@ fn sourceOf(head: u32) -> u32 {
   return (head / u.heads * u.groups + head % u.heads / (u.heads / u.groups)) * u.sourceLength;
 }
 fn segmentOf(head: u32, s: u32) -> i32 {
-  return ${inputs.segments ? 'segments[head / u.heads * u.sourceLength + s]' : '1'};
+  return ${inputs.segments ? 'segments[head / u.heads * u.sourceLength + min(s, u.sourceLength - 1u)]' : '1'};
 }
 fn isVisible(head: u32, t: u32, s: u32, segment: i32) -> bool {
-  return ${attrs.causal ? 's <= t + u.past && ' : ''}${inputs.segments ? 'segment != 0 && segmentOf(head, s) == segment' : 'true'};
+  return ${attrs.causal ? '(s <= t + u.past) & ' : ''}${inputs.segments ? '(segment != 0) & (segmentOf(head, s) == segment)' : 'true'};
 }`;
 }
 
