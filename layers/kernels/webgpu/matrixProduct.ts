@@ -1,164 +1,198 @@
 import type * as tf from '@tensorflow/tfjs';
+import {MATRIX_HEADER, times} from './matrixTiles.ts';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
 import {CONVERTED_HALVES, formatUniforms} from './weightFormat.ts';
 
-/** Rows and columns of a workgroup's tile. */
-export const MATRIX_TILE = 128;
-const TILE = MATRIX_TILE;
-/** How much of k is in workgroup memory at once. */
-const DEPTH = 64;
-/** A subgroup's share of the tile; eight subgroups. */
-const [SHARE_ROWS, SHARE_COLS] = [64, 32];
-/** Elements that keep the rows of a tile off the same memory banks. */
+/** How a workgroup shares the work of its tile of the result. */
+export interface Tiling {
+  /** Of the tile. */
+  rows: number;
+  cols: number;
+  /** How much of k is in workgroup memory at once. */
+  depth: number;
+  /** A subgroup's share of the tile. */
+  shareRows: number;
+  shareCols: number;
+}
+
+/** The fastest of some twenty on an H100, for all shapes of Llama 3.2. */
+export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64};
+
+/** Rows of tiles that are made together, so that what they read is still in the cache. */
+const TOGETHER = 8;
+
+/** Elements between the rows of a tile, which keep them off the same memory banks. */
 const PADDING = 8;
-const THREADS = 256;
+
+/** Added to the product before it is stored: `low · factor`. */
+export interface LowRankUpdate {
+  /** `[m, rank]` float32. */
+  low: tf.TensorInfo;
+  /** `[rank, n]` float32. */
+  factor: tf.TensorInfo;
+}
+
+/** The most ranks whose columns of the factor a thread can hold. */
+export const MAX_UPDATE_RANK = 16;
+
+/** Octets on their way from memory through a thread's registers to a tile in workgroup memory. */
+interface Passage {
+  registers: string;
+  load: string;
+  store: string;
+}
 
 /**
- * The product by subgroup matrices: float16 operands, float32 sums. A workgroup of eight subgroups makes 128×128; the next
- * tiles are on their way in registers while the present ones are multiplied. The matrices of a subgroup are named one by
- * one, not indexed: an array of them would lie in slow memory.
+ * The product by subgroup matrices: float16 operands, float32 sums. The next tiles are on their way in registers while the
+ * present ones are multiplied. The matrices of a subgroup are named one by one, not indexed: an array of them would lie in
+ * slow memory.
  *
  * Needs k and n to be multiples of 8.
  *
  * @param y `[m, n]`, or `[splits, m, n]` for the sums over each of `splits` parts of k
+ * @param update only with one split
  */
 export function matrixProduct(
   {weight, rows, cols, transposeWeight}: Product,
   y: tf.TensorInfo,
   packed: PackedRows,
-  splits = 1,
+  {splits = 1, update, tiling = TILING}: {splits?: number; update?: LowRankUpdate; tiling?: Tiling} = {},
 ): ShaderCall {
+  const {depth, shareRows, shareCols} = tiling;
+  const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
+  const threads = 32 * subgroups;
   const [m, n] = y.shape.slice(-2);
   const k = transposeWeight ? cols : rows;
-  const part = Math.ceil(k / splits / DEPTH) * DEPTH; // of k
-  const isWhole = splits === 1; // a constant end compiles to a faster loop
-  const strideA = DEPTH + PADDING;
-  const strideB = transposeWeight ? DEPTH + PADDING : TILE + PADDING;
-  const octetsA = (TILE * DEPTH) / 8 / THREADS; // a thread's loads per step
-  const octetsB = (TILE * DEPTH) / 8 / THREADS;
-  const times = (count: number, body: (i: number) => string) =>
-    Array.from({length: count}, (_, i) => body(i)).join('\n');
+  const part = Math.ceil(k / splits / depth) * depth; // of k
+  const strideA = depth + PADDING;
+  const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
+  const [countI, countJ] = [shareRows / 16, shareCols / 16];
 
-  const loadA = times(
-    octetsA,
-    (i) => `{
-      let r = row0 + (local + ${i * THREADS}u) / ${DEPTH / 8}u;
-      let c = k0 + ((local + ${i * THREADS}u) % ${DEPTH / 8}u) * 8u;
-      if (r < u.m && c < K) { nextA${i} = x[(r * K + c) / 8u]; } else { nextA${i} = vec4u(0); }
-    }`,
-  );
-  const perRowB = transposeWeight ? DEPTH / 8 : TILE / 8;
-  const loadB = times(octetsB, (i) => {
-    const [at, row, col] = [
-      `(local + ${i * THREADS}u)`,
-      transposeWeight ? 'col0' : 'k0',
-      transposeWeight ? 'k0' : 'col0',
-    ];
-    return `{
-      let r = ${row} + ${at} / ${perRowB}u;
-      let c = ${col} + (${at} % ${perRowB}u) * 8u;
-      if (r < ${rows}u && c < ${cols}u) { nextB${i} = weightHalves(r, c); } else { nextB${i} = vec4u(0); }
-    }`;
-  });
-  const store = (tile: string, next: string, count: number, perRow: number, stride: number) =>
-    times(
-      count,
-      (i) => `{
-      let at = ((local + ${i * THREADS}u) / ${perRow}u) * ${stride}u + ((local + ${i * THREADS}u) % ${perRow}u) * 8u;
-      ${['x', 'y', 'z', 'w']
-        .map(
-          (word, j) => `let pair${j} = bitcast<vec2<f16>>(${next}${i}.${word});
-      ${tile}[at + ${2 * j}u] = pair${j}.x; ${tile}[at + ${2 * j + 1}u] = pair${j}.y;`,
-        )
-        .join('\n')}
-    }`,
-    );
-  const [countI, countJ] = [SHARE_ROWS / 16, SHARE_COLS / 16];
-  const steps = times(DEPTH / 16, (step) => {
-    const left = times(
-      countI,
-      (i) =>
-        `let a${i} = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`,
-    );
-    const right = (j: number) =>
+  const isWholeK = k % depth === 0;
+  const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
+    value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
+    isThere: isWholeK ? '' : `k0 + ${c} < K`,
+  }));
+  const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+  const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
+  const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
+    value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
+    isThere: [
+      rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
+      cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
+    ]
+      .filter(Boolean)
+      .join(' && '),
+  }));
+
+  const order = transposeWeight ? 'col_major' : 'row_major';
+  const steps = times(depth / 16, (step) => {
+    const fromB = (j: number) =>
       transposeWeight
-        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u, ${strideB}u`
-        : `${16 * step * strideB}u + shareCol + ${16 * j}u, ${strideB}u`;
-    const products = times(
-      countJ,
-      (j) => `{
-        let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, ${transposeWeight ? 'col_major' : 'row_major'}>(&tileB, ${right(j)});
+        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
+        : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
+    return `{
+      ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`)}
+      ${times(
+        countJ,
+        (j) => `{
+        let b = subgroupMatrixLoad<Right, ${order}>(&tileB, ${fromB(j)}, ${strideB}u);
         ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
       }`,
-    );
-    return `{ ${left} ${products} }`;
+      )}
+    }`;
   });
-  // Through workgroup memory: rows are scaled, and those past the end are left out.
-  const finish = times(countI, (i) =>
-    times(
-      countJ,
-      (j) => `
-    subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
+
+  // Through workgroup memory, two places by turns: rows are scaled, and those past the end are left out.
+  const rank = update ? update.factor.shape[0] : 0;
+  const finish = times(
+    countJ,
+    (j) => `{
+    let col = col0 + shareCol + ${16 * j}u + (lane % 2u) * 8u;
+    ${times(
+      rank,
+      (r) => `let f${r} = factor[(${r}u * N + min(col, N - 8u)) / 4u];
+    let g${r} = factor[(${r}u * N + min(col, N - 8u)) / 4u + 1u];`,
+    )}
+    ${times(
+      countI,
+      (i) => `
+    subgroupMatrixStore<row_major>(&stage, subgroup * 512u + ${256 * (i % 2)}u, c${i}${j}, 16u);
     workgroupBarrier();
     {
       let row = row0 + shareRow + ${16 * i}u + lane / 2u;
-      let col = col0 + shareCol + ${16 * j}u + (lane % 2u) * 8u;
       if (row < u.m && col < N) {
         let scale = scales[row];
-        let start = subgroup * 256u + lane * 8u;
-        let to = (${isWhole ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u;
-        y[to] = scale * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
-        y[to + 1u] = scale * vec4f(stage[start + 4u], stage[start + 5u], stage[start + 6u], stage[start + 7u]);
+        let start = subgroup * 512u + ${256 * (i % 2)}u + lane * 8u;
+        let to = (${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u;
+        var v = scale * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+        var w = scale * vec4f(stage[start + 4u], stage[start + 5u], stage[start + 6u], stage[start + 7u]);
+        ${times(rank, (r) => `{ let l = low[row * ${rank}u + ${r}u]; v += l * f${r}; w += l * g${r}; }`)}
+        y[to] = v;
+        y[to + 1u] = w;
       }
-    }
-    workgroupBarrier();`,
-    ),
+    }`,
+    )}
+    ${countI % 2 ? 'workgroupBarrier();' : ''}
+  }`,
   );
+
+  const across = Math.ceil(n / tiling.cols);
   const format = formatUniforms(weight);
-  const code = `
-enable f16;
-enable subgroups;
-enable chromium_experimental_subgroup_matrix;
-diagnostic(off, chromium.subgroup_matrix_uniformity);
-diagnostic(off, subgroup_uniformity);
+  const inputs = [
+    packed.halves,
+    packed.scales,
+    ...(update ? [update.low, update.factor] : []),
+    ...weight.tensors,
+  ];
+  const code = `${MATRIX_HEADER}
 const K = ${k}u;
 const N = ${n}u;
 const PART = ${part}u;
 @group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(1) var<storage, read> x: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<f32>;
-${weight.code(3)}
+${
+  update
+    ? `@group(0) @binding(3) var<storage, read> low: array<f32>;
+@group(0) @binding(4) var<storage, read> factor: array<vec4f>;`
+    : ''
+}
+${weight.code(update ? 5 : 3)}
 ${weight.halves ?? CONVERTED_HALVES}
 struct Uniforms { m: u32${format.fields} }
-@group(0) @binding(${3 + weight.tensors.length}) var<uniform> u: Uniforms;
-var<workgroup> tileA: array<f16, ${TILE * strideA}>;
-var<workgroup> tileB: array<f16, ${transposeWeight ? TILE * strideB : DEPTH * strideB}>;
-var<workgroup> stage: array<f32, ${(THREADS / 32) * 256}>;
-const WORKGROUP = ${THREADS}u;
+@group(0) @binding(${1 + inputs.length}) var<uniform> u: Uniforms;
+var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
+var<workgroup> tileB: array<f16, ${tallB * strideB}>;
+var<workgroup> stage: array<f32, ${subgroups * 512}>;
+const WORKGROUP = ${threads}u;
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32,
         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
   ${weight.prepare}
-  let row0 = group.y * ${TILE}u;
-  let col0 = group.x * ${TILE}u;
-  let shareRow = (subgroup / ${TILE / SHARE_COLS}u) * ${SHARE_ROWS}u;
-  let shareCol = (subgroup % ${TILE / SHARE_COLS}u) * ${SHARE_COLS}u;
-  ${times(countI, (i) => times(countJ, (j) => `var c${i}${j}: subgroup_matrix_result<f32, 16, 16>;`))}
-  ${times(octetsA, (i) => `var nextA${i}: vec4u;`)}
-  ${times(octetsB, (i) => `var nextB${i}: vec4u;`)}
-  ${isWhole ? 'var k0 = 0u; const end = K;' : 'var k0 = group.z * PART; let end = min(k0 + PART, K);'}
-  ${loadA}
-  ${loadB}
+  let place = group.y * ${across}u + group.x;
+  let band = place / ${TOGETHER * across}u * ${TOGETHER}u;
+  let height = min(${TOGETHER}u, (u.m + ${tiling.rows - 1}u) / ${tiling.rows}u - band);
+  let row0 = (band + place % ${TOGETHER * across}u % height) * ${tiling.rows}u;
+  let col0 = (place % ${TOGETHER * across}u / height) * ${tiling.cols}u;
+  let shareRow = (subgroup / ${tiling.cols / shareCols}u) * ${shareRows}u;
+  let shareCol = (subgroup % ${tiling.cols / shareCols}u) * ${shareCols}u;
+  ${times(countI, (i) => times(countJ, (j) => `var c${i}${j} = Sum();`))}
+  ${left.registers}
+  ${right.registers}
+  ${splits === 1 ? 'var k0 = 0u; const end = K;' : 'var k0 = group.z * PART; let end = min(k0 + PART, K);'}
+  ${left.load}
+  ${right.load}
   while (k0 < end) {
-    ${store('tileA', 'nextA', octetsA, DEPTH / 8, strideA)}
-    ${store('tileB', 'nextB', octetsB, perRowB, strideB)}
+    ${left.store}
+    ${right.store}
     workgroupBarrier();
-    k0 += ${DEPTH}u;
+    k0 += ${depth}u;
     if (k0 < end) {
-      ${loadA}
-      ${loadB}
+      ${left.load}
+      ${right.load}
     }
     ${steps}
     workgroupBarrier();
@@ -169,8 +203,55 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     name: 'MatrixProduct',
     code,
     outputs: [y],
-    inputs: [packed.halves, packed.scales, ...weight.tensors],
+    inputs,
     uniforms: [{u32: m}, ...format.values],
-    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE), splits],
+    workgroups: [across, Math.ceil(m / tiling.rows), splits],
+  };
+}
+
+/**
+ * Threads take octets of a tile in turn, row by row. Those whose octets begin in the same memory bank start to write at
+ * different words of them.
+ *
+ * @param octet WGSL of the words at a row and a column of the tile, and of whether they exist; else zeros
+ */
+function passage(
+  tile: string,
+  rows: number,
+  cols: number,
+  threads: number,
+  octet: (row: string, col: string) => {value: string; isThere: string},
+): Passage {
+  const perRow = cols / 8;
+  const count = (rows * perRow) / threads;
+  const next = (i: number) => `${tile}Next${i}`;
+  const place = (i: number) => `(local + ${i * threads}u)`;
+  return {
+    registers: `
+  ${times(count, (i) => `var ${next(i)}: vec4u;`)}
+  let ${tile}Turn = ${perRow === 4 ? 'local % 4u' : 'local / 8u % 4u'};
+  let ${tile}Words = 2u * ((vec4u(0, 1, 2, 3) + ${tile}Turn) % 4u);`,
+    load: times(count, (i) => {
+      const {value, isThere} = octet('r', 'c');
+      return `{
+      let r = ${place(i)} / ${perRow}u;
+      let c = (${place(i)} % ${perRow}u) * 8u;
+      ${isThere ? `if (${isThere}) { ${next(i)} = ${value}; } else { ${next(i)} = vec4u(0); }` : `${next(i)} = ${value};`}
+    }`;
+    }),
+    store: times(
+      count,
+      (i) => `{
+      let at = (${place(i)} / ${perRow}u) * ${cols + PADDING}u + (${place(i)} % ${perRow}u) * 8u;
+      let once = select(${next(i)}, ${next(i)}.yzwx, (${tile}Turn & 1u) != 0u);
+      let turned = select(once, once.zwxy, (${tile}Turn & 2u) != 0u);
+      ${['x', 'y', 'z', 'w']
+        .map(
+          (word) => `{ let pair = bitcast<vec2<f16>>(turned.${word});
+      ${tile}[at + ${tile}Words.${word}] = pair.x; ${tile}[at + ${tile}Words.${word} + 1u] = pair.y; }`,
+        )
+        .join('\n')}
+    }`,
+    ),
   };
 }

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {MATRIX_TILE, matrixProduct} from './matrixProduct.ts';
+import {matrixProduct, TILING} from './matrixProduct.ts';
 import {packRows} from './packRows.ts';
 import {rowProduct} from './rowProduct.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
@@ -45,14 +45,14 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
     return y;
   }
   const packed = packRows(backend, x);
-  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= MATRIX_TILE / 8;
+  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
   if (hasMatrices && isAligned) {
-    const tiles = Math.ceil(m / MATRIX_TILE) * Math.ceil(n / MATRIX_TILE);
+    const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
     const splits = Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
     if (splits === 1) runShader(backend, matrixProduct(product, y, packed));
     else {
       const parts = backend.makeTensorInfo([splits, m, n], 'float32');
-      runShader(backend, matrixProduct(product, parts, packed, splits));
+      runShader(backend, matrixProduct(product, parts, packed, {splits}));
       addParts(backend, parts, y);
       backend.disposeData(parts.dataId);
     }
