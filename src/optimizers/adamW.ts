@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {type AdamWSettings, adamWUpdate} from '../../layers/ops/adamWUpdate.ts';
+import {adamWUpdates, adamWUpdatesAtOnce} from '../../layers/ops/adamWUpdates.ts';
 import {type DecoupledDecayArgs, DecoupledDecayOptimizer} from './decoupledDecayOptimizer.ts';
+import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
@@ -42,6 +44,32 @@ export class AdamW extends DecoupledDecayOptimizer {
   ): [tf.Tensor, ...tf.Tensor[]] {
     const settings = {...this.settingsOf(name, value, step), overwrite: true};
     return adamWUpdate(value, gradient, mean, variance, settings);
+  }
+
+  protected override get updatesAtOnce(): number {
+    const isOverridden = this.update !== AdamW.prototype.update; // by a subclass
+    return isOverridden ? 1 : adamWUpdatesAtOnce();
+  }
+
+  /** Variables of the same rates together. */
+  protected override updateMany(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const groups = new Map<string, {settings: AdamWSettings; places: number[]}>();
+    for (const [place, {name, value}] of updates.entries()) {
+      const settings = {...this.settingsOf(name, value, step), overwrite: true};
+      const key = `${settings.learningRate} ${settings.weightDecay}`;
+      const group = groups.get(key);
+      if (group) group.places.push(place);
+      else groups.set(key, {settings, places: [place]});
+    }
+    const results: [tf.Tensor, ...tf.Tensor[]][] = [];
+    for (const {settings, places} of groups.values()) {
+      const tensors = places.map((place) => {
+        const {value, gradient, state} = updates[place];
+        return {value, gradient, mean: state[0], variance: state[1]};
+      });
+      for (const [i, result] of adamWUpdates(tensors, settings).entries()) results[places[i]] = result;
+    }
+    return results;
   }
 
   /** What one variable's update at this step reads. */

@@ -23,6 +23,14 @@ interface Update {
   state: VariableState;
 }
 
+/** What {@link NamedStateOptimizer.update} takes of one variable. */
+export interface VariableUpdate {
+  name: string;
+  value: tf.Variable;
+  gradient: tf.Tensor;
+  state: tf.Tensor[];
+}
+
 /**
  * A `tf.Optimizer` that keeps its state by variable name: it survives reordering, saving, and a variable that is
  * disposed and made again under its name. A subclass names its {@link slots} and brings {@link update}; one whose state
@@ -59,6 +67,16 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     state: tf.Tensor[],
     step: number,
   ): [value: tf.Tensor, ...state: tf.Tensor[]];
+
+  /** How many variables {@link updateMany} is given, where states stay on the device. Default 1: each by {@link update}. */
+  protected get updatesAtOnce(): number {
+    return 1;
+  }
+
+  /** {@link update} of several variables, from two to {@link updatesAtOnce}. */
+  protected updateMany(updates: VariableUpdate[], step: number): [value: tf.Tensor, ...state: tf.Tensor[]][] {
+    return updates.map(({name, value, gradient, state}) => this.update(name, value, gradient, state, step));
+  }
 
   /** Whether state lies in host memory and comes to the device for its own update only. */
   get isPaged(): boolean {
@@ -103,7 +121,11 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     const states = updates.map(({state}) => state);
     this.isStepping = true;
     try {
-      yield* this.states.visit(states, (index) => this.runUpdate(updates[index], step));
+      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
+      for (let first = 0; atOnce > 1 && first < updates.length; first += atOnce) {
+        this.runUpdates(updates.slice(first, first + atOnce), step);
+      }
+      if (atOnce === 1) yield* this.states.visit(states, (index) => this.runUpdates([updates[index]], step));
       this.incrementIterations();
     } finally {
       this.isStepping = false;
@@ -133,11 +155,21 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     return state;
   }
 
-  private runUpdate({name, variable, gradient, state}: Update, step: number): void {
-    const [value, ...next] = tf.tidy(() => this.update(name, variable, gradient, state.tensors(), step));
-    variable.assign(value as tf.Tensor<tf.Rank>);
-    value.dispose();
-    state.replace(next);
+  private runUpdates(updates: Update[], step: number): void {
+    const given = updates.map(({name, variable, gradient, state}) => {
+      return {name, value: variable, gradient, state: state.tensors()};
+    });
+    const compute = (): tf.Tensor[][] => {
+      if (given.length > 1) return this.updateMany(given, step);
+      const [{name, value, gradient, state}] = given;
+      return [this.update(name, value, gradient, state, step)];
+    };
+    const results = tf.tidy(compute as () => never) as tf.Tensor[][]; // tidied at any depth
+    for (const [i, [value, ...next]] of results.entries()) {
+      updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
+      value.dispose();
+      updates[i].state.replace(next);
+    }
   }
 
   /**

@@ -45,16 +45,22 @@ export function runUpdate(
   overwrite: boolean,
   uniforms: Record<string, number>,
 ): tf.TensorInfo[] {
-  const own = Object.entries(changed).map(([key, given]): [string, tf.TensorInfo] => {
-    const {dataId, shape, dtype} = given;
-    if (!overwrite || backend.refCount(dataId) > 1) {
-      return [key, runElementwise(backend, 'Copy', ['y'], {x: given}, 'y[i] = x[i];')[0]];
-    }
-    backend.incRef(dataId);
-    return [key, {dataId, shape, dtype}];
-  });
+  const own = Object.entries(changed).map(([key, given]): [string, tf.TensorInfo] => [
+    key,
+    ownTensor(backend, given, overwrite),
+  ]);
   record(backend, name, Object.fromEntries(own), inputs, body, uniforms);
   return own.map(([, info]) => info);
+}
+
+/** What new values are written over: the tensor given, unless it is to stay or somebody else holds it too; else a copy. */
+export function ownTensor(backend: WebGPUBackend, given: tf.TensorInfo, overwrite: boolean): tf.TensorInfo {
+  const {dataId, shape, dtype} = given;
+  if (!overwrite || backend.refCount(dataId) > 1) {
+    return runElementwise(backend, 'Copy', ['y'], {x: given}, 'y[i] = x[i];')[0];
+  }
+  backend.incRef(dataId);
+  return {dataId, shape, dtype};
 }
 
 function record(

@@ -1,5 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import {fromBlockwise8bit, lionUpdate, toBlockwise8bit} from '../../../../layers/index.ts';
+import {
+  adamWUpdate,
+  adamWUpdates,
+  fromBlockwise8bit,
+  lionUpdate,
+  toBlockwise8bit,
+} from '../../../../layers/index.ts';
 import {dequantizeBlockwise, dynamicMap, quantizeBlockwise} from '../../../../quant/index.ts';
 import {AdamW, AdamW8bit, Lion8bit, PagedAdamW, PagedAdamW8bit} from '../../../../src/index.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
@@ -50,6 +56,45 @@ describeWebGPU('optimizer kernels', () => {
     for (const [i, tensor] of actual.entries()) await expectSame(tensor, expected[i], 1e-6);
     expectNoLeak(run);
     tf.dispose([...inputs]);
+  });
+
+  test('AdamW of several variables is that of each, and changes none unless it may', async () => {
+    const settings = {
+      ...{learningRate: 0.01, beta1: 0.9, beta2: 0.999},
+      epsilon: 1e-8,
+      weightDecay: 0.1,
+      step: 3,
+    };
+    const updates = [[5, 7], [300], [1], [64, 33], [2, 2], [1000], [3]].map((shape, i) => ({
+      value: normal(shape, 4 * i),
+      gradient: normal(shape, 4 * i + 1),
+      mean: normal(shape, 4 * i + 2),
+      variance: normal(shape, 4 * i + 3).abs(),
+    }));
+    const before = await Promise.all(updates.map(({value}) => value.data()));
+    const together = adamWUpdates(updates, settings);
+    for (const [i, {value, gradient, mean, variance}] of updates.entries()) {
+      expect(await value.data()).toEqual(before[i]);
+      const alone = adamWUpdate(value, gradient, mean, variance, settings);
+      for (const [j, tensor] of together[i].entries()) await expectSame(tensor, alone[j], 1e-6);
+    }
+    expectNoLeak(() => adamWUpdates(updates, settings));
+    tf.dispose(updates as unknown as tf.TensorContainer);
+  });
+
+  test('LoRA+ gives variables their own rates where they are updated together', async () => {
+    const weights = ['lora_A', 'lora_B', 'lora_A.1', 'lora_B.1'].map((name) =>
+      tf.variable(tf.ones([3, 1]), true, name),
+    );
+    const gradients = Object.fromEntries(weights.map(({name}) => [name, tf.ones([3, 1])]));
+    const optimizer = new AdamW({learningRate: 0.01, loraPlusRatio: 4, weightDecay: 0});
+    optimizer.applyGradients(gradients);
+    for (const weight of weights) {
+      const [value] = await weight.data();
+      expect(value).toBeCloseTo(weight.name.includes('lora_B') ? 0.96 : 0.99, 5);
+    }
+    optimizer.dispose();
+    tf.dispose([weights, gradients] as tf.TensorContainer);
   });
 
   const ARGS = {learningRate: 0.01, min8bitSize: MIN_8BIT_SIZE, weightDecay: 0.1};

@@ -1,0 +1,38 @@
+import type * as tf from '@tensorflow/tfjs';
+import {type AdamWSettings, adamWUpdate} from './adamWUpdate.ts';
+import {dispatch, hasKernel} from './dispatch.ts';
+
+/** What {@link adamWUpdate} takes of one variable. */
+export interface AdamWTensors {
+  value: tf.Tensor;
+  gradient: tf.Tensor;
+  mean: tf.Tensor;
+  variance: tf.Tensor;
+}
+
+/** How many variables are best updated together: one where each is computed by itself anyway. */
+export const adamWUpdatesAtOnce = (): number => (hasKernel('AdamWUpdates') ? 64 : 1);
+
+/**
+ * {@link adamWUpdate} of several variables by the same settings; a kernel takes as many as it can in one pass.
+ *
+ * @returns for each the next value, mean and variance
+ */
+export function adamWUpdates(
+  updates: AdamWTensors[],
+  settings: AdamWSettings,
+): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor][] {
+  if (!hasKernel('AdamWUpdates')) {
+    return updates.map(({value, gradient, mean, variance}) =>
+      adamWUpdate(value, gradient, mean, variance, settings),
+    );
+  }
+  const inputs = updates.flatMap(({value, gradient, mean, variance}) => [value, gradient, mean, variance]);
+  const outputs = dispatch<tf.Tensor[]>(
+    'AdamWUpdates',
+    inputs as unknown as tf.NamedTensorMap,
+    {...settings},
+    () => [],
+  );
+  return updates.map((_, i) => outputs.slice(3 * i, 3 * i + 3) as [tf.Tensor, tf.Tensor, tf.Tensor]);
+}
