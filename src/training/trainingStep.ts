@@ -134,9 +134,11 @@ export class TrainingStep {
   protected async step(batches: Batch | Batch[], factor: number, seed = 0): Promise<StepOutcome> {
     const window = await windowGradients(this.model, batches, seed * STEPS_PER_SEED + this.steps);
     try {
-      await this.onGradients?.(window);
-      const {loss, tokens, gradients, memoryBytes} = window;
-      const gradNorm = await scalarValue(globalNorm(Object.values(gradients)));
+      if (this.onGradients) {
+        await this.onGradients(window);
+        window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
+      }
+      const {loss, tokens, gradNorm, gradients, memoryBytes} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
       if (!isSkipped)

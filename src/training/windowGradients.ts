@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {freeSpent} from '../../layers/ops/freeSpent.ts';
+import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {toRows} from '../data/batches.ts';
@@ -11,6 +12,8 @@ export interface WindowGradients {
   loss: number;
   /** Labels that counted. */
   tokens: number;
+  /** Global L2 norm of the gradients. */
+  gradNorm: number;
   /** By the weight's key in a PEFT file. The caller disposes them. */
   gradients: tf.NamedTensorMap;
   /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
@@ -49,7 +52,8 @@ export async function windowGradients(
   const variables = parameters.map(([, variable]) => variable);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
-  let [loss, memoryBytes] = [0, 0];
+  const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
+  let memoryBytes = 0;
   try {
     for (const [i, batch] of window.entries()) {
       if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
@@ -62,19 +66,25 @@ export async function windowGradients(
           return share;
         }, variables),
       ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
+      losses.push(value);
       for (const [key, {name}] of parameters) {
         const [sum, gradient] = [gradients[key], grads[name]];
         if (!gradient) continue; // this batch's loss does not depend on the weight
         gradients[key] = sum ? sum.add(gradient) : gradient;
         if (sum) tf.dispose([sum, gradient]);
       }
-      loss += await scalarValue(value); // a sum's share, the count being the window's
     }
+    const numbers = tf.tidy(() => tf.stack([globalNorm(Object.values(gradients)), ...losses]));
+    const [gradNorm, ...shares] = await numbers.data(); // one reading, for which a card has to finish
+    numbers.dispose();
+    const loss = shares.reduce((sum, share) => sum + share, 0);
+    return {loss, tokens, gradNorm, gradients, memoryBytes};
   } catch (error) {
     tf.dispose(gradients);
     throw error;
+  } finally {
+    tf.dispose(losses);
   }
-  return {loss, tokens, gradients, memoryBytes};
 }
 
 /** A merged adapter would get gradients of 0 and seem to train. */
