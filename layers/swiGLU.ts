@@ -69,12 +69,15 @@ export class SwiGLU extends ModuleLayer {
     return onlyShape(inputShape);
   }
 
-  override call(inputs: tf.Tensor | tf.Tensor[], kwargs: object = {}): tf.Tensor {
+  override call(
+    inputs: tf.Tensor | tf.Tensor[],
+    {isUnread, ...kwargs}: {isUnread?: boolean} = {},
+  ): tf.Tensor {
     return tf.tidy(() => {
       const x = onlyInput(inputs); // [..., C]
       const gate = this.gate_proj.apply(x, kwargs) as tf.Tensor; // [..., intermediateSize]
       const up = this.up_proj.apply(x, kwargs) as tf.Tensor;
-      return this.down_proj.apply(swiGLU(gate, up), kwargs) as tf.Tensor; // [..., C]
+      return this.down_proj.apply(swiGLU(gate, up), {...kwargs, isUnread}) as tf.Tensor; // [..., C]
     });
   }
 

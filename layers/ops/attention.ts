@@ -74,5 +74,6 @@ export function attention(
     {scale: factor, causal},
     ['query', 'key', 'value'],
     composed,
+    {isKept: true},
   );
 }

@@ -1,10 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
 import {freeSpent} from './freeSpent.ts';
+import {keepResults, replayResults} from './keptResults.ts';
 
 /**
- * Runs `block` keeping only its inputs for backward, where it is run again: gradient checkpointing, Chen et
- * al. 2016. Gradients equal the plain tape's; memory for a stack of blocks falls to one block's.
+ * Runs `block` keeping only its inputs for backward, and the results of ops that ask for it (`keptResults`); there it is run
+ * again: gradient checkpointing, Chen et al. 2016. Gradients equal the plain tape's; memory for a stack of blocks falls to
+ * one block's.
  *
  * @param block a differentiable function of `inputs` and `constants`, in that order, that leaves no tensor
  *   behind and gives the same result each time it is run
@@ -17,12 +19,34 @@ export function checkpoint<T extends tf.Tensor>(
   inputs: tf.Tensor[],
   {variables = [], constants = []}: {variables?: tf.Variable[]; constants?: tf.Tensor[]} = {},
 ): T {
-  return customGradient(
-    [...inputs, ...variables],
-    () => ({value: block(...inputs, ...constants), saved: [...inputs, ...constants]}),
-    (dy, saved) => recompute(() => block(...saved), [...saved.slice(0, inputs.length), ...variables], dy),
-  );
+  const given = [...inputs, ...constants];
+  const kept: tf.Tensor[][] = [];
+  try {
+    return customGradient(
+      [...inputs, ...variables],
+      () => {
+        const value = keepResults(kept, () => block(...given));
+        return {value, saved: [...given, ...kept.flat()]};
+      },
+      (dy, saved) => {
+        const rest = saved.slice(given.length);
+        const again = kept.map(({length}) => rest.splice(0, length));
+        const run = () => replayResults(again, () => block(...saved.slice(0, given.length)));
+        return recompute(run, [...saved.slice(0, inputs.length), ...variables], dy);
+      },
+    );
+  } finally {
+    tf.dispose(kept.flat()); // backward has its own
+  }
 }
+
+let recomputing = false;
+
+/**
+ * Whether a block is being run again in backward. Its value is not read then, only what backward of its ops needs: an op whose
+ * result goes nowhere else may leave it out.
+ */
+export const isRecomputing = (): boolean => recomputing;
 
 /** The part of the engine's state that a gradient computed inside a gradient function would lose. */
 interface TapeState {
@@ -37,15 +61,18 @@ function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor):
   const {activeTape, gradientDepth, kernelDepth} = state;
   state.kernelDepth = 0; // otherwise nothing is recorded
   state.gradientDepth = 0; // otherwise the inner tape's tensors are kept
+  recomputing = true;
   try {
     const run = () => {
       const y = block();
+      recomputing = false;
       freeSpent(dy);
       return y;
     };
     const {grads} = engine.gradients(run, sources, dy, true);
     return grads.map((gradient, i) => gradient ?? tf.zerosLike(sources[i]));
   } finally {
+    recomputing = false;
     Object.assign(state, {activeTape, gradientDepth, kernelDepth});
   }
 }

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
+import {keptResults} from './keptResults.ts';
 
 /** Backends whose values cannot be read synchronously: what would be checked at once is checked when it is read. */
 export const asynchronousBackends = new WeakSet<object>();
@@ -42,8 +43,8 @@ export function dispatch<T extends tf.Tensor | tf.Tensor[]>(
  * inputs, the value as `y` and the rest as `extra0`, `extra1` …, and gives the gradients of `differentiated`, in order.
  *
  * @param differentiated names of the inputs that get a gradient
- * @param read what the gradient kernel reads of the inputs and `y`: the rest does not stay in memory until backward.
- *   Default all
+ * @param options `read`: what the gradient kernel reads of the inputs and `y`, default all; the rest does not stay in memory
+ *   until backward. `isKept`: the outputs are kept where a checkpointed block is run again, default false
  */
 export function dispatchWithGradient<T extends tf.Tensor>(
   kernelName: string,
@@ -51,7 +52,7 @@ export function dispatchWithGradient<T extends tf.Tensor>(
   attributes: tf.NamedAttrMap,
   differentiated: string[],
   composed: () => T,
-  read: string[] = [...Object.keys(inputs), 'y'],
+  {read = [...Object.keys(inputs), 'y'], isKept = false}: {read?: string[]; isKept?: boolean} = {},
 ): T {
   const gradientName = `${kernelName}Grad`;
   if (!hasKernel(kernelName) || !hasKernel(gradientName)) return tf.tidy(composed);
@@ -60,7 +61,8 @@ export function dispatchWithGradient<T extends tf.Tensor>(
   return customGradient(
     differentiated.map((name) => inputs[name]),
     () => {
-      const outputs = run(kernelName, inputs);
+      const make = () => run(kernelName, inputs);
+      const outputs = isKept ? keptResults(make) : make();
       const [y, ...extras] = outputs;
       const named: tf.NamedTensorMap = {...inputs, y};
       return {value: y as T, saved: [...read.map((name) => named[name] as tf.Tensor), ...extras]};

@@ -19,5 +19,7 @@ export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Ten
   };
   const isFrozen = weight instanceof tf.Variable && !weight.trainable;
   if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel has none for the weight
-  return dispatchWithGradient('RMSNorm', {x, weight}, {epsilon}, ['x'], composed, ['x', 'weight']);
+  return dispatchWithGradient('RMSNorm', {x, weight}, {epsilon}, ['x'], composed, {
+    read: ['x', 'weight'],
+  });
 }

@@ -21,7 +21,9 @@ export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor
       () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),
       (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // turning back
     );
-  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], composed, ['cos', 'sin']);
+  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], composed, {
+    read: ['cos', 'sin'],
+  });
 }
 
 function rotate(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor4D {

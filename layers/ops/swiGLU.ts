@@ -23,5 +23,7 @@ export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
         return [dy.mul(savedUp).mul(slope), dy.mul(silu)];
       },
     );
-  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], composed, ['gate', 'up']);
+  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], composed, {
+    read: ['gate', 'up'],
+  });
 }

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {LayerArgs} from '../../layers/dense.ts';
 import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
 import {ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
+import {isRecomputing} from '../../layers/ops/checkpoint.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
@@ -76,7 +77,8 @@ export class DecoderBlock extends ModuleLayer {
       const x = onlyInput(inputs); // [B, T, C]
       const attended = this.self_attn.apply(this.input_layernorm.apply(x), context) as tf.Tensor;
       const h = tf.add(x, attended); // [B, T, C]
-      return tf.add(h, this.mlp.apply(this.post_attention_layernorm.apply(h), {training, seed}) as tf.Tensor);
+      const normed = this.post_attention_layernorm.apply(h);
+      return tf.add(h, this.mlp.apply(normed, {training, seed, isUnread: isRecomputing()}) as tf.Tensor);
     });
   }
 

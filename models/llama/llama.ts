@@ -69,8 +69,9 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
           return block.apply(x, {rotary: {cos, sin}, ...hidden, cache, training, seed}) as tf.Tensor;
         };
         const constants = mask ? [cos, sin, mask] : [cos, sin];
+        const isLast = block === this.blocks.at(-1); // backward would run it again at once: nothing is saved by that
         hidden =
-          training && this.gradientCheckpointing
+          training && this.gradientCheckpointing && !isLast
             ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
                 variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
                 constants,

@@ -90,15 +90,16 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
 
   const isRecomputed = args.gradientCheckpointing ?? model.gradientCheckpointing;
-  const {kept, backward} = floatsOfBlock(model, sequenceLength);
-  const forward = numHiddenLayers * positions * (isRecomputed ? hiddenSize : kept);
+  const {kept, keptAnyway, backward} = floatsOfBlock(model, sequenceLength);
+  const ofBlocks = isRecomputed ? (numHiddenLayers - 1) * keptAnyway + kept : numHiddenLayers * kept; // the last is not
+  const forward = positions * ofBlocks;
   const unpacked = Math.max(
     0,
     ...parameters
       .filter(({storage, logicalShape}) => storage !== 'float32' && logicalShape[0] !== vocabSize)
       .map(matrixSize),
   );
-  const atBlock = forward + positions * (backward + (isRecomputed ? kept : 0)) + unpacked;
+  const atBlock = forward + positions * backward + unpacked;
   const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
   const atHead = forward + head.hidden * positions * hiddenSize + head.matrix * vocabSize * hiddenSize;
   const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
@@ -115,8 +116,11 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
 }
 
-/** Floats for each position that one block's forward leaves, and that its backward needs besides. */
-function floatsOfBlock(model: EstimableModel, length: number): {kept: number; backward: number} {
+/** Floats for each position that one block's forward leaves, that it leaves though it is run again, and that its backward needs besides. */
+function floatsOfBlock(
+  model: EstimableModel,
+  length: number,
+): {kept: number; keptAnyway: number; backward: number} {
   const {hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim} = model.config;
   const query = numAttentionHeads * headDim;
   const keyValue = 2 * numKeyValueHeads * headDim;
@@ -138,6 +142,7 @@ function floatsOfBlock(model: EstimableModel, length: number): {kept: number; ba
       BLOCK.scores * scores +
       BLOCK.dropout * dropped +
       BLOCK.dora * directed,
+    keptAnyway: hiddenSize + (hasFusedAttention ? query : 0),
     backward: Math.max(BACKWARD.intermediate * intermediateSize, BACKWARD.scores * scores),
   };
 }

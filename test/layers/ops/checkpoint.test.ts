@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {checkpoint} from '../../../layers/ops/checkpoint.ts';
 import {customGradient} from '../../../layers/ops/customGradient.ts';
+import {keptResults} from '../../../layers/ops/keptResults.ts';
 import {loraLinear} from '../../../layers/ops/loraLinear.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
@@ -54,6 +55,43 @@ describeEachBackend('checkpoint', () => {
       (x) => block(x, weight, shift),
       [normal([3, 4], 3)],
     );
+  });
+
+  test('keeps the results that ask for it, and runs the rest again', () => {
+    let runs = 0;
+    const costly = (x: tf.Tensor) =>
+      customGradient(
+        [x],
+        () => {
+          const [y] = keptResults(() => {
+            runs++;
+            return [tf.exp(x)];
+          });
+          return {value: y, saved: [y]};
+        },
+        (dy, [y]) => [tf.mul(dy, y)],
+      );
+    const doubled = (f: (x: tf.Tensor) => tf.Tensor) => (x: tf.Tensor) =>
+      tf.tidy(() => tf.mul(f(tf.sin(x)), 2));
+    const op = (x: tf.Tensor) =>
+      checkpoint(
+        doubled((y) => costly(costly(y))),
+        [x],
+      );
+    expectSameFunction(
+      op,
+      doubled((y) => tf.exp(tf.exp(y))),
+      [normal([3, 4], 3)],
+    );
+    runs = 0;
+    const x = normal([2], 1);
+    tf.dispose(tf.grad(op)(x));
+    expect(runs).toBe(2);
+    const failing = () => {
+      costly(x);
+      throw new Error('stop');
+    };
+    expectNoLeak(() => expect(() => tf.tidy(() => checkpoint(failing, [x]))).toThrow('stop'));
   });
 
   test('trained variables, a stack of blocks in variableGrads, run twice', () => {
