@@ -91,8 +91,18 @@ export class Dense extends ModuleLayer {
 
   /** `x · Wᵀ + b` for `x` `[N, inputDim]`. A frozen weight takes no part in backward. */
   project(x: tf.Tensor2D): tf.Tensor2D {
-    const y = this.multiply(x);
+    return this.withBias(this.multiply(x));
+  }
+
+  /** `y + b` for a product `y` `[N, units]`; without a bias `y` itself. */
+  withBias(y: tf.Tensor2D): tf.Tensor2D {
     return this.bias ? tf.add(y, this.bias.read()) : y;
+  }
+
+  /** Whether {@link project} is the product with the frozen weight, and the bias: not where a subclass makes it another way. */
+  get isPlainProduct(): boolean {
+    const {project, multiply} = Dense.prototype;
+    return !this.weight.trainable && this.project === project && this.multiply === multiply;
   }
 
   /** `x · Wᵀ` for `x` `[N, inputDim]`. */

@@ -17,6 +17,7 @@ export {
 export {ModuleLayer, namedParameters, onlyInput, onlyShape, walk} from './moduleLayer.ts';
 export {adamW8bitUpdate} from './ops/adamW8bitUpdate.ts';
 export {type AdamWSettings, adamWUpdate} from './ops/adamWUpdate.ts';
+export {type AdamWTensors, adamWUpdates} from './ops/adamWUpdates.ts';
 export {assertShape} from './ops/assertShape.ts';
 export {type AttentionOptions, attention} from './ops/attention.ts';
 export {
@@ -41,6 +42,7 @@ export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';
 export {lion8bitUpdate} from './ops/lion8bitUpdate.ts';
 export {type LionSettings, lionUpdate} from './ops/lionUpdate.ts';
 export {loraLinear} from './ops/loraLinear.ts';
+export {loraMatMul} from './ops/loraMatMul.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {
   type FourBitStorage,

@@ -7,6 +7,7 @@ import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
 import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {asynchronousBackends} from './ops/dispatch.ts';
 import {loraLinear} from './ops/loraLinear.ts';
+import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {type Parameter, withoutAllocation} from './parameter.ts';
@@ -30,6 +31,8 @@ export interface MergeOptions {
 export interface LoRACallArgs {
   training?: boolean;
   seed?: number;
+  /** Nobody reads the value, only the gradients are wanted: a kernel may leave it out. Default false. */
+  isUnread?: boolean;
 }
 
 /** The adapter that has no other name. */
@@ -167,13 +170,18 @@ export class LoRADense extends ModuleLayer {
     });
   }
 
-  private adapt(x: tf.Tensor2D, {training = false, seed}: LoRACallArgs): tf.Tensor2D {
-    let y = this.base.project(x); // [N, units]
+  private adapt(x: tf.Tensor2D, {training = false, seed, isUnread}: LoRACallArgs): tf.Tensor2D {
+    let y: tf.Tensor2D | undefined; // [N, units]
     for (const name of this.activeAdapters) {
       const {loraA, loraB, scaling, dropout, magnitude} = this.adapter(name);
       const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
       const mask = seed === undefined ? undefined : seed + hashName(`${this.name}.${name}`);
       const dropped = training && dropout > 0 ? (tf.dropout(x, dropout, undefined, mask) as tf.Tensor2D) : x;
+      if (!y && !magnitude && dropped === x && this.base.isPlainProduct) {
+        y = this.base.withBias(loraMatMul(x, this.base.weight.matrix(), a, b, scaling, isUnread));
+        continue;
+      }
+      y ??= this.base.project(x);
       if (!magnitude) {
         y = loraLinear(y, dropped, a, b, scaling);
         continue;
@@ -188,7 +196,7 @@ export class LoRADense extends ModuleLayer {
         scaling,
       );
     }
-    return y;
+    return y ?? this.base.project(x);
   }
 
   /** Whether the updates sit in the base weight now. */

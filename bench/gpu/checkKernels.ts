@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
+import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import {randomFloat16} from './randomWeights.ts';
@@ -58,6 +59,49 @@ export async function checkKernels(): Promise<Row[]> {
         });
         tf.dispose([x, weight.tensor]);
       }
+    }
+  }
+  for (const [m, outputs, cols, rank] of [
+    [512, 512, 512, 8],
+    [130, 200, 80, 5],
+    [1027, 2048, 8192, 16],
+    [300, 1000, 264, 8],
+  ]) {
+    for (const magnitude of [1, 1e-9]) {
+      const weight = {
+        tensor: randomFloat16(outputs, cols / 2, 7),
+        dtype: 'float16' as const,
+        rows: outputs,
+        cols,
+      };
+      const normal = (shape: [number, number], deviation: number, seed: number) =>
+        tf.randomNormal(shape, 0, deviation, 'float32', seed);
+      const inputs = [normal([m, cols], 1, 3), normal([rank, cols], 0.1, 4), normal([outputs, rank], 1, 5)];
+      const dy = normal([m, outputs], magnitude, 6);
+      const fused = (x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) =>
+        loraMatMul(x as tf.Tensor2D, weight, a as tf.Tensor2D, b as tf.Tensor2D, 2);
+      const wide = unpackMatrix(weight);
+      const composed = (x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) =>
+        tf.add(
+          tf.matMul(x, wide, false, true),
+          tf.matMul(tf.matMul(x, a, false, true), b, false, true).mul(2),
+        );
+      const what = `${m} × [${outputs}, ${cols}]ᵀ and rank ${rank}, gradients of ${magnitude}`;
+      const [x, a, b] = inputs;
+      rows.push({
+        what,
+        computeDtype,
+        error: await errorOf(
+          fused(x, a, b),
+          tf.tidy(() => composed(x, a, b)),
+        ),
+      });
+      const got = tf.grads(fused)(inputs, dy);
+      const expected = tf.grads(composed)(inputs, dy);
+      for (const [i, name] of ['x', 'A', 'B'].entries()) {
+        rows.push({what: `${what}: d ${name}`, computeDtype, error: await errorOf(got[i], expected[i])});
+      }
+      tf.dispose([inputs, dy, wide, weight.tensor]);
     }
   }
   for (const [batch, heads, groups, length, dim, isPacked] of [

@@ -30,6 +30,12 @@ export function tensorsOf(matrix: StoredMatrix): tf.NamedTensorMap {
   return isQuantized(matrix) ? {...matrix.tensors} : {weight: matrix.tensor};
 }
 
+/** What else kernels need to know of a matrix. */
+export function attributesOf(matrix: StoredMatrix): tf.NamedAttrMap {
+  const entries = Object.entries(matrix).filter(([name]) => name !== 'tensor' && name !== 'tensors');
+  return Object.fromEntries(entries);
+}
+
 /** The same matrix in other tensors of the same contents, given in the order of {@link tensorsOf}. */
 export function withTensors<M extends StoredMatrix>(matrix: M, tensors: tf.Tensor[]): M {
   if (!isQuantized(matrix)) return {...matrix, tensor: tensors[0]};

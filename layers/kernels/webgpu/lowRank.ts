@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** Ranks that one thread holds sums for; a larger rank is done in blocks of this. */
@@ -32,7 +33,9 @@ export function project(
   const low = backend.makeTensorInfo([rows, rank], 'float32');
   const block = blockOf(rank);
   const {type, width} = vectorOf(cols);
-  const code = `
+  const code = shaderText(
+    `LowRankProject ${cols} ${rank}`,
+    () => `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
 @group(0) @binding(0) var<storage, read_write> low: array<f32>;
@@ -62,7 +65,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let rank = rank0 + i % ${block}u;
     if (at < u.rows && rank < RANK) { low[at * RANK + rank] = u.scale * sum; }
   }
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'LowRankProject',
     code,
@@ -94,7 +98,9 @@ export function expand(
   const [, cols] = factor.shape;
   const y = backend.makeTensorInfo([rows, cols], 'float32');
   const {type, width} = vectorOf(cols);
-  const code = `
+  const code = shaderText(
+    `LowRankExpand ${cols} ${rank} ${base !== undefined}`,
+    () => `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
 @group(0) @binding(0) var<storage, read_write> y: array<${type}>;
@@ -119,7 +125,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     (i) =>
       `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; y[at] = ${base ? 'base[at] + ' : ''}sum${i}; }`,
   )}
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'LowRankExpand',
     code,
@@ -133,7 +140,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
 /** Rows that one workgroup of {@link gradientOfFactor} adds up at least. */
 const MIN_SPLIT = 64;
-const MAX_SPLITS = 64;
+const MAX_SPLITS = 128;
+/** Workgroups that keep a card busy. */
+const BUSY_GROUPS = 1024;
 
 /**
  * `lowᵀ · x`, the gradient of a factor. The rows are split among workgroups, whose sums a second pass adds up.
@@ -150,16 +159,36 @@ export function gradientOfFactor(
 ): tf.TensorInfo {
   const [rows, rank] = low.shape;
   const [, cols] = x.shape;
-  const splits = Math.max(1, Math.min(MAX_SPLITS, Math.floor(rows / MIN_SPLIT)));
+  const {type, width} = vectorOf(cols);
+  const across = Math.ceil(cols / width / 64);
+  const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT));
+  const splits = Math.max(1, wanted);
   const split = Math.ceil(rows / splits);
   const partial = backend.makeTensorInfo([splits, rank, cols], 'float32');
-  const {type, width} = vectorOf(cols);
   const block = blockOf(rank);
-  const code = `
+  const narrow = vectorOf(rank);
+  const perRow = rank / narrow.width;
+  const element = (i: number, j: number) =>
+    narrow.width === 4
+      ? `l${i}${j >> 2}.${'xyzw'[j & 3]}`
+      : `low[(row + ${i}u) * RANK + min(rank0 + ${j}u, RANK - 1u)]`;
+  const loads = (i: number) =>
+    narrow.width === 4
+      ? each(
+          block / 4,
+          (q) => `let l${i}${q} = low[(row + ${i}u) * ${perRow}u + min(rank0 / 4u + ${q}u, ${perRow - 1}u)];`,
+        )
+      : '';
+  const add = (count: number) => `
+    ${each(count, (i) => `let v${i} = x[(row + ${i}u) * VECTORS + c]; ${loads(i)}`)}
+    ${each(count, (i) => each(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
+  const code = shaderText(
+    `LowRankGradient ${cols} ${rank}`,
+    () => `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
 @group(0) @binding(0) var<storage, read_write> partial: array<${type}>;
-@group(0) @binding(1) var<storage, read> low: array<f32>;
+@group(0) @binding(1) var<storage, read> low: array<${narrow.type}>;
 @group(0) @binding(2) var<storage, read> x: array<${type}>;
 struct Uniforms { rows: u32, split: u32 }
 @group(0) @binding(3) var<uniform> u: Uniforms;
@@ -170,22 +199,28 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let rank0 = group.z * ${block}u;
   ${each(block, (j) => `var sum${j} = ${type}(0.0);`)}
   let end = min((group.y + 1u) * u.split, u.rows);
-  for (var row = group.y * u.split; row < end; row++) {
-    let value = x[row * VECTORS + c];
-    ${each(block, (j) => `sum${j} += value * low[row * RANK + min(rank0 + ${j}u, RANK - 1u)];`)}
+  var row = group.y * u.split;
+  for (; row + 4u <= end; row += 4u) { // four reads under way at once
+    ${add(4)}
+  }
+  for (; row < end; row++) {
+    ${add(1)}
   }
   ${each(block, (j) => `if (rank0 + ${j}u < RANK) { partial[(group.y * RANK + rank0 + ${j}u) * VECTORS + c] = sum${j}; }`)}
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'LowRankGradient',
     code,
     outputs: [partial],
     inputs: [low, x],
     uniforms: [{u32: rows}, {u32: split}],
-    workgroups: [Math.ceil(cols / width / 64), splits, Math.ceil(rank / block)],
+    workgroups: [across, splits, Math.ceil(rank / block)],
   });
   const gradient = backend.makeTensorInfo(isTransposed ? [cols, rank] : [rank, cols], 'float32');
-  const sum = `
+  const sum = shaderText(
+    `LowRankGradientSum ${isTransposed}`,
+    () => `
 @group(0) @binding(0) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read> partial: array<f32>;
 struct Uniforms { splits: u32, rank: u32, cols: u32 }
@@ -199,7 +234,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   var sum = 0.0;
   for (var s = 0u; s < u.splits; s++) { sum += partial[s * u.rank * u.cols + i]; }
   gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] = sum;
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'LowRankGradientSum',
     code: sum,
@@ -216,7 +252,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 export function transposed(backend: WebGPUBackend, x: tf.TensorInfo): tf.TensorInfo {
   const [rows, cols] = x.shape;
   const y = backend.makeTensorInfo([cols, rows], 'float32');
-  const code = `
+  const code = shaderText(
+    'LowRankTranspose',
+    () => `
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 struct Uniforms { rows: u32, cols: u32 }
@@ -227,7 +265,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         @builtin(local_invocation_index) local: u32) {
   let i = flatId(group, groups) * 64u + local;
   if (i < u.rows * u.cols) { y[i] = x[(i % u.rows) * u.cols + i / u.rows]; }
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'LowRankTranspose',
     code,

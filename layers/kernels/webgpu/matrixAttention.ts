@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {type AttentionArgs, preamble, uniformsOf} from './attentionShader.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
 import {
   accumulate,
   declareSums,
@@ -15,6 +15,7 @@ import {
 } from './matrixTiles.ts';
 import {packHalves} from './packHalves.ts';
 import {runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** Subgroups of a workgroup, rows of 16 queries of each, and keys at once. */
@@ -102,15 +103,17 @@ export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf
   const threads = 32 * subgroups;
   const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
-  const packed = [
-    packHalves(backend, query, attrs.scale * LOG2E),
-    packHalves(backend, key, 1),
-    packHalves(backend, value, 1),
-  ];
+  const packed = packHalves(backend, [
+    [query, attrs.scale * LOG2E],
+    [key, 1],
+    [value, 1],
+  ]);
   const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
   const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
   const {width, declarations, overRow} = lanesOf(shape);
-  const code = `${MATRIX_HEADER}
+  const code = shaderText(
+    textKey('MatrixAttention', args),
+    () => `${MATRIX_HEADER}
 ${preamble(args, ['y: array<vec4f>', 'logSums: array<f32>'], ['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>'])}
 var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
@@ -178,7 +181,8 @@ ${matrixMain(threads)}
   let inverse = select(0.0, 1.0 / total, sees);
   workgroupBarrier();
   ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'MatrixAttention',
     code,

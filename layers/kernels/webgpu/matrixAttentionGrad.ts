@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {type AttentionArgs, preamble, uniformsOf} from './attentionShader.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
 import {
   hideScores,
   isPartial,
@@ -25,12 +25,13 @@ import {
 import {packHalves} from './packHalves.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 import {runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** As `FORWARD` of matrixAttention.ts, for the gradient of the query. */
 export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 2, cols: 32};
 /** Here rows are keys and columns queries. */
-export const GRAD_KEY_VALUE: Layout = {subgroups: 4, blocks: 1, cols: 32};
+export const GRAD_KEY_VALUE: Layout = {subgroups: 8, blocks: 1, cols: 32};
 
 /** What both shaders read: packed rows, and what a row of the slopes is scaled by. */
 interface Operands {
@@ -52,10 +53,15 @@ export function matrixAttentionGrad(backend: WebGPUBackend, args: AttentionArgs)
   const {inputs, attrs} = args;
   const {query, key, value, dy, y, extra0: logSums} = inputs;
   const {halves: slopes, scales, along} = packSlopes(backend, dy, y);
+  const [packedQuery, packedKey, packedValue] = packHalves(backend, [
+    [query, attrs.scale * LOG2E],
+    [key, 1],
+    [value, 1],
+  ]);
   const operands: Operands = {
-    query: packHalves(backend, query, attrs.scale * LOG2E),
-    key: packHalves(backend, key, 1),
-    value: packHalves(backend, value, 1),
+    query: packedQuery,
+    key: packedKey,
+    value: packedValue,
     ...{slopes, logSums, along, scales},
     largest: largestOf(backend, scales),
   };
@@ -83,7 +89,9 @@ function gradQuery(backend: WebGPUBackend, args: AttentionArgs, operands: Operan
     ...['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>', 'slopes: array<vec4u>'],
     ...['logSums: array<f32>', 'along: array<f32>', 'scales: array<f32>'],
   ];
-  const code = `${MATRIX_HEADER}
+  const code = shaderText(
+    textKey('MatrixAttentionGradQuery', args),
+    () => `${MATRIX_HEADER}
 ${preamble(args, ['dQuery: array<vec4f>'], names)}
 var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
@@ -138,7 +146,8 @@ ${matrixMain(threads)}
   }
   workgroupBarrier();
   ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}
-}`;
+}`,
+  );
   const {query, key, value, slopes, logSums, along, scales} = operands;
   runShader(backend, {
     name: 'MatrixAttentionGradQuery',
@@ -184,7 +193,9 @@ function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Ope
         nextAlong = along[row];
         nextFactor = scales[row] * unit;
       }`;
-  const code = `${MATRIX_HEADER}
+  const code = shaderText(
+    textKey('MatrixAttentionGradKeyValue', args),
+    () => `${MATRIX_HEADER}
 ${preamble(args, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], names)}
 var<workgroup> tileQ: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileG: array<f16, ${cols * (dim + PADDING)}>;
@@ -260,7 +271,8 @@ ${matrixMain(threads)}
   workgroupBarrier();
   ${writeRows('outK', 'dKey', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: `largest[0] * ${Math.LN2}`})}
   ${writeRows('outV', 'dValue', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: 'largest[0]'})}
-}`;
+}`,
+  );
   const {query, key, value, slopes, logSums, along, scales, largest} = operands;
   runShader(backend, {
     name: 'MatrixAttentionGradKeyValue',

@@ -3,6 +3,7 @@ import {MATRIX_HEADER, times} from './matrixTiles.ts';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import {CONVERTED_HALVES, formatUniforms} from './weightFormat.ts';
 
 /** How a workgroup shares the work of its tile of the result. */
@@ -17,7 +18,10 @@ export interface Tiling {
   shareCols: number;
 }
 
-/** The fastest of some twenty on an H100, for all shapes of Llama 3.2. */
+/**
+ * The fastest of some twenty on an H100, for all shapes of Llama 3.2. It takes 24 KiB of workgroup memory; with 28 the same
+ * card is a third slower, as fewer workgroups fit.
+ */
 export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64};
 
 /** Rows of tiles that are made together, so that what they read is still in the cache. */
@@ -26,16 +30,14 @@ const TOGETHER = 8;
 /** Elements between the rows of a tile, which keep them off the same memory banks. */
 const PADDING = 8;
 
-/** Added to the product before it is stored: `low · factor`. */
+/** Added to the product before it is stored: `low · factor`, or `low · factorᵀ` where the factor lies the other way. */
 export interface LowRankUpdate {
-  /** `[m, rank]` float32. */
+  /** `[m, rank]` float32; `rank` a multiple of 4, at most 16. */
   low: tf.TensorInfo;
-  /** `[rank, n]` float32. */
+  /** `[rank, n]` float32, or `[n, rank]`. */
   factor: tf.TensorInfo;
+  isTransposed: boolean;
 }
-
-/** The most ranks whose columns of the factor a thread can hold. */
-export const MAX_UPDATE_RANK = 16;
 
 /** Octets on their way from memory through a thread's registers to a tile in workgroup memory. */
 interface Passage {
@@ -55,16 +57,37 @@ interface Passage {
  * @param update only with one split
  */
 export function matrixProduct(
-  {weight, rows, cols, transposeWeight}: Product,
+  product: Product,
   y: tf.TensorInfo,
   packed: PackedRows,
   {splits = 1, update, tiling = TILING}: {splits?: number; update?: LowRankUpdate; tiling?: Tiling} = {},
 ): ShaderCall {
+  const {weight, rows, cols, transposeWeight} = product;
+  const path = {rank: update ? update.low.shape[1] : 0, isTransposed: update?.isTransposed ?? false};
+  const [m, n] = y.shape.slice(-2);
+  const choices = [rows, cols, transposeWeight, splits, ...Object.values(path), ...Object.values(tiling)];
+  return {
+    name: 'MatrixProduct',
+    code: shaderText(weight.key && `MatrixProduct ${weight.key} ${choices}`, () =>
+      textOf(product, splits, path, tiling),
+    ),
+    outputs: [y],
+    inputs: [packed.halves, packed.scales, ...(update ? [update.low, update.factor] : []), ...weight.tensors],
+    uniforms: [{u32: m}, ...formatUniforms(weight).values],
+    workgroups: [Math.ceil(n / tiling.cols), Math.ceil(m / tiling.rows), splits],
+  };
+}
+
+function textOf(
+  {weight, rows, cols, transposeWeight}: Product,
+  splits: number,
+  {rank, isTransposed}: {rank: number; isTransposed: boolean},
+  tiling: Tiling,
+): string {
   const {depth, shareRows, shareCols} = tiling;
   const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
   const threads = 32 * subgroups;
-  const [m, n] = y.shape.slice(-2);
-  const k = transposeWeight ? cols : rows;
+  const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
   const part = Math.ceil(k / splits / depth) * depth; // of k
   const strideA = depth + PADDING;
   const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
@@ -105,49 +128,41 @@ export function matrixProduct(
     }`;
   });
 
-  // Through workgroup memory, two places by turns: rows are scaled, and those past the end are left out.
-  const rank = update ? update.factor.shape[0] : 0;
+  // Through workgroup memory: rows are scaled, and those past the end are left out. Four lanes share a row.
+  const quads = rank / 4;
+  const added = (q: number) =>
+    isTransposed
+      ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
+      : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
+  const half = (i: number, h: number) => `{
+      let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
+      if (row < u.m && col < N) {
+        let start = subgroup * 256u + ${128 * h}u + lane * 4u;
+        var v = scales[row] * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+        ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]; ${added(q)} }`)}
+        y[(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u] = v;
+      }
+    }`;
   const finish = times(
     countJ,
     (j) => `{
-    let col = col0 + shareCol + ${16 * j}u + (lane % 2u) * 8u;
-    ${times(
-      rank,
-      (r) => `let f${r} = factor[(${r}u * N + min(col, N - 8u)) / 4u];
-    let g${r} = factor[(${r}u * N + min(col, N - 8u)) / 4u + 1u];`,
-    )}
+    let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
+    ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
     ${times(
       countI,
       (i) => `
-    subgroupMatrixStore<row_major>(&stage, subgroup * 512u + ${256 * (i % 2)}u, c${i}${j}, 16u);
+    subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
     workgroupBarrier();
-    {
-      let row = row0 + shareRow + ${16 * i}u + lane / 2u;
-      if (row < u.m && col < N) {
-        let scale = scales[row];
-        let start = subgroup * 512u + ${256 * (i % 2)}u + lane * 8u;
-        let to = (${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u;
-        var v = scale * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
-        var w = scale * vec4f(stage[start + 4u], stage[start + 5u], stage[start + 6u], stage[start + 7u]);
-        ${times(rank, (r) => `{ let l = low[row * ${rank}u + ${r}u]; v += l * f${r}; w += l * g${r}; }`)}
-        y[to] = v;
-        y[to + 1u] = w;
-      }
-    }`,
+    ${half(i, 0)}
+    ${half(i, 1)}
+    workgroupBarrier();`,
     )}
-    ${countI % 2 ? 'workgroupBarrier();' : ''}
   }`,
   );
 
   const across = Math.ceil(n / tiling.cols);
-  const format = formatUniforms(weight);
-  const inputs = [
-    packed.halves,
-    packed.scales,
-    ...(update ? [update.low, update.factor] : []),
-    ...weight.tensors,
-  ];
-  const code = `${MATRIX_HEADER}
+  const firstOfWeight = rank > 0 ? 5 : 3; // binding
+  return `${MATRIX_HEADER}
 const K = ${k}u;
 const N = ${n}u;
 const PART = ${part}u;
@@ -155,18 +170,18 @@ const PART = ${part}u;
 @group(0) @binding(1) var<storage, read> x: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<f32>;
 ${
-  update
-    ? `@group(0) @binding(3) var<storage, read> low: array<f32>;
+  rank > 0
+    ? `@group(0) @binding(3) var<storage, read> low: array<vec4f>;
 @group(0) @binding(4) var<storage, read> factor: array<vec4f>;`
     : ''
 }
-${weight.code(update ? 5 : 3)}
+${weight.code(firstOfWeight)}
 ${weight.halves ?? CONVERTED_HALVES}
-struct Uniforms { m: u32${format.fields} }
-@group(0) @binding(${1 + inputs.length}) var<uniform> u: Uniforms;
+struct Uniforms { m: u32${formatUniforms(weight).fields} }
+@group(0) @binding(${firstOfWeight + weight.tensors.length}) var<uniform> u: Uniforms;
 var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
 var<workgroup> tileB: array<f16, ${tallB * strideB}>;
-var<workgroup> stage: array<f32, ${subgroups * 512}>;
+var<workgroup> stage: array<f32, ${subgroups * 256}>;
 const WORKGROUP = ${threads}u;
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32,
@@ -199,14 +214,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
   ${finish}
 }`;
-  return {
-    name: 'MatrixProduct',
-    code,
-    outputs: [y],
-    inputs,
-    uniforms: [{u32: m}, ...format.values],
-    workgroups: [across, Math.ceil(m / tiling.rows), splits],
-  };
 }
 
 /**

@@ -39,28 +39,34 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
     runShader(backend, rowProduct(product, y));
     return y;
   }
-  const {computeDtype, hasMatrices} = capabilitiesOf(backend);
+  const {computeDtype} = capabilitiesOf(backend);
   if (computeDtype === 'float32' || k % 2 !== 0) {
     runShader(backend, tiledProduct(product, y));
     return y;
   }
   const packed = packRows(backend, x);
-  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
-  if (hasMatrices && isAligned) {
-    const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
-    const splits = Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
-    if (splits === 1) runShader(backend, matrixProduct(product, y, packed));
-    else {
-      const parts = backend.makeTensorInfo([splits, m, n], 'float32');
-      runShader(backend, matrixProduct(product, parts, packed, {splits}));
-      addParts(backend, parts, y);
-      backend.disposeData(parts.dataId);
-    }
-  } else {
-    runShader(backend, tiledProduct(product, y, packed));
+  const splits = splitsOf(backend, product);
+  if (splits === 0) runShader(backend, tiledProduct(product, y, packed));
+  else if (splits === 1) runShader(backend, matrixProduct(product, y, packed));
+  else {
+    const parts = backend.makeTensorInfo([splits, m, n], 'float32');
+    runShader(backend, matrixProduct(product, parts, packed, {splits}));
+    addParts(backend, parts, y);
+    backend.disposeData(parts.dataId);
   }
   for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
   return y;
+}
+
+/** In how many parts of k matrices of whole subgroups multiply; 0 where they cannot. */
+export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight}: Product): number {
+  const {computeDtype, hasMatrices} = capabilitiesOf(backend);
+  const [m, k] = x.shape;
+  const n = transposeWeight ? rows : cols;
+  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
+  if (computeDtype === 'float32' || !hasMatrices || !isAligned) return 0;
+  const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
+  return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
 }
 
 /** `y = Σ parts` over the first axis. */

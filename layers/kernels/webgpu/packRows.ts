@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
+import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** A float32 matrix as float16, each row scaled by a power of two. */
@@ -9,6 +10,15 @@ export interface PackedRows {
   /** float32 `[rows]`: what an element must be multiplied by to get its value back. */
   scales: tf.TensorInfo;
 }
+
+/** WGSL: by which power of two a row is multiplied whose largest magnitude is given. */
+export const SHIFT = `
+// The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals is left as it is.
+fn shiftOf(largest: f32) -> i32 {
+  let exponent = i32(bitcast<u32>(largest) >> 23u) - 127;
+  return clamp(select(7 - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
+}
+fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }`;
 
 /**
  * Rounds rows to float16 after scaling each so that its largest magnitude is between 2⁷ and 2⁸: nothing overflows, and
@@ -22,7 +32,9 @@ export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): PackedRows {
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const isWide = cols % 4 === 0;
-  const code = `
+  const code = shaderText(
+    `PackRows ${isWide}`,
+    () => `
 enable f16;
 const WORKGROUP = 256u;
 alias V = ${isWide ? 'vec4f' : 'vec2f'};
@@ -32,6 +44,7 @@ alias V = ${isWide ? 'vec4f' : 'vec2f'};
 struct Uniforms { rows: u32, vectors: u32 }
 @group(0) @binding(3) var<uniform> u: Uniforms;
 var<workgroup> maxima: array<f32, WORKGROUP>;
+${SHIFT}
 ${FLAT_ID}
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
@@ -47,15 +60,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
     workgroupBarrier();
   }
-  // The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals is left as it is.
-  let exponent = i32(bitcast<u32>(maxima[0]) >> 23u) - 127;
-  let shift = select(7 - exponent, 0, exponent < -119 || exponent > 127);
-  let scale = bitcast<f32>(u32(clamp(shift, -126, 126) + 127) << 23u);
-  if (local == 0u) { scales[row] = bitcast<f32>(u32(clamp(-shift, -126, 126) + 127) << 23u); }
+  let shift = shiftOf(maxima[0]);
+  let scale = powerOfTwo(shift);
+  if (local == 0u) { scales[row] = powerOfTwo(-shift); }
   for (var c = local; c < u.vectors; c += WORKGROUP) {
     halves[at + c] = bitcast<${isWide ? 'vec2u' : 'u32'}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
   }
-}`;
+}`,
+  );
   runShader(backend, {
     name: 'PackRows',
     code,

@@ -71,19 +71,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 /** The largest of some numbers from 0, `[1]`. */
 export function largestOf(backend: WebGPUBackend, values: tf.TensorInfo): tf.TensorInfo {
   const largest = backend.makeTensorInfo([1], 'float32');
+  const threads = backend.device.limits.maxComputeInvocationsPerWorkgroup >= 1024 ? 1024 : 256;
   const code = `
 @group(0) @binding(0) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(1) var<storage, read> values: array<f32>;
 struct Uniforms { count: u32 }
 @group(0) @binding(2) var<uniform> u: Uniforms;
-var<workgroup> maxima: array<f32, 256>;
-@compute @workgroup_size(256)
+var<workgroup> maxima: array<f32, ${threads}>;
+@compute @workgroup_size(${threads})
 fn main(@builtin(local_invocation_index) local: u32) {
   var top = 0.0;
-  for (var i = local; i < u.count; i += 256u) { top = max(top, values[i]); }
+  for (var i = local; i < u.count; i += ${4 * threads}u) { // four reads under way at once
+    let last = u.count - 1u;
+    let a = max(values[i], values[min(i + ${threads}u, last)]);
+    top = max(top, max(a, max(values[min(i + ${2 * threads}u, last)], values[min(i + ${3 * threads}u, last)])));
+  }
   maxima[local] = top;
   workgroupBarrier();
-  for (var width = 128u; width > 0u; width /= 2u) {
+  for (var width = ${threads / 2}u; width > 0u; width /= 2u) {
     if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
     workgroupBarrier();
   }

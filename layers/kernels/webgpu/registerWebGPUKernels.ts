@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from './adamWUpdate.ts';
+import {adamWUpdates} from './adamWUpdates.ts';
 import {add} from './add.ts';
 import {addN} from './addN.ts';
 import {attention, attentionGrad} from './attention.ts';
@@ -11,6 +12,7 @@ import {globalNorm} from './globalNorm.ts';
 import {greedyChoice} from './greedyChoice.ts';
 import {lionUpdate} from './lionUpdate.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {pack16} from './pack16.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
@@ -23,6 +25,7 @@ import {unpack16} from './unpack16.ts';
 
 const KERNELS: tf.KernelConfig[] = [
   adamWUpdate,
+  adamWUpdates,
   attention,
   attentionGrad,
   decodeAttention,
@@ -34,6 +37,8 @@ const KERNELS: tf.KernelConfig[] = [
   lionUpdate,
   loraLinear,
   loraLinearGrad,
+  loraMatMul,
+  loraMatMulGrad,
   pack16,
   quantizedMatMul,
   rmsNorm,

@@ -17,7 +17,7 @@ export const storedMatMul = {
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as StoredMatMulArgs;
     const {dtype, rows, cols, transposeWeight} = attrs;
-    const weight = {...storedFormat(inputs.weight, dtype, cols), key: `${dtype} ${cols}`};
+    const weight = storedFormat(inputs.weight, dtype, cols);
     return multiply(backend as WebGPUBackend, {x: inputs.x, weight, rows, cols, transposeWeight});
   },
 } as const;

@@ -27,6 +27,7 @@ export interface WeightFormat {
 /** A float32 or 16-bit matrix of `cols` columns, rows one after the other; see layers/ops/storedMatrix.ts. */
 export function storedFormat(tensor: tf.TensorInfo, dtype: StorageDtype, cols: number): WeightFormat {
   const stride = dtype === 'float32' ? cols : Math.ceil(cols / 2);
+  const key = `${dtype} ${cols}`;
   const isWide = stride % 4 === 0; // then eight elements are whole vectors
   const binding = (at: number, element: string) =>
     `@group(0) @binding(${at}) var<storage, read> weight: array<${element}>;`;
@@ -41,6 +42,7 @@ export function storedFormat(tensor: tf.TensorInfo, dtype: StorageDtype, cols: n
   return values;`;
     return {
       tensors: [tensor],
+      key,
       uniforms: {},
       prepare: '',
       code: (at) => `${binding(at, isWide ? 'vec4f' : 'f32')}
@@ -55,6 +57,7 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   ${[0, 1, 2, 3].map((i) => `if (col / 2u + ${i}u < STRIDE) { words[${i}] = weight[row * STRIDE + col / 2u + ${i}u]; }`).join('\n')}`;
   return {
     tensors: [tensor],
+    key,
     uniforms: {},
     prepare: '',
     code: (at) => `

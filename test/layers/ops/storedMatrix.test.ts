@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {embedding} from '../../../layers/ops/embedding.ts';
 import {linear} from '../../../layers/ops/linear.ts';
+import {loraLinear} from '../../../layers/ops/loraLinear.ts';
+import {loraMatMul} from '../../../layers/ops/loraMatMul.ts';
 import {storedMatMul} from '../../../layers/ops/storedMatMul.ts';
 import {type DenseMatrix, storedShape} from '../../../layers/ops/storedMatrix.ts';
 import {unpack16} from '../../../layers/ops/unpack16.ts';
@@ -175,5 +177,23 @@ describeEachBackend('embedding', () => {
         [8, 10],
       ]),
     );
+  });
+});
+
+describeEachBackend('loraMatMul', () => {
+  test.each(DTYPES)('is the linear layer and its low-rank path, over a %s weight', (dtype) => {
+    const weight = store(normal([6, 10], 1) as tf.Tensor2D, dtype);
+    expectSameFunction(
+      (x, a, b) => loraMatMul(x, weight, a, b, 0.7),
+      (x, a, b) => loraLinear(linear(x, weight), x, a, b, 0.7),
+      [normal([5, 10], 2), normal([3, 10], 3), normal([6, 3], 4)],
+      2e-5,
+    );
+  });
+
+  test('names the shape it got', () => {
+    const weight = store(tf.zeros([6, 10]), 'float32');
+    const [x, a, b] = [tf.zeros([5, 10]), tf.zeros([3, 10]), tf.zeros([6, 2])] as tf.Tensor2D[];
+    expect(() => loraMatMul(x, weight, a, b, 1)).toThrow('loraMatMul b: expected [6, 3], got [6, 2]');
   });
 });

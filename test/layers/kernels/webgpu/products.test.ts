@@ -1,9 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../../layers/ops/linear.ts';
+import {loraMatMul} from '../../../../layers/ops/loraMatMul.ts';
 import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
+import {isQuantized, type StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
@@ -87,6 +89,32 @@ describeWebGPU('products with stored weights', () => {
           expectNoLeak(() => quantizedMatMul(x, weight, transposeWeight));
         }
       }
+    });
+
+    test.each([
+      ['float16', 300, 24, 32, 8],
+      ['bfloat16', 5, 7, 13, 2],
+      ['nf4, double-quantized', 70, 40, 64, 20],
+    ] as const)('a %s weight with a low-rank path, %d rows', async (name, m, rows, cols, rank) => {
+      const values = randomValues(rows * cols);
+      const [, quantize] = FORMATS.find(([format]) => format === name) ?? [];
+      const dtype = name === 'bfloat16' ? 'bfloat16' : 'float16';
+      const packed = () =>
+        tf.tensor2d(packFloat32Rows(values, rows, cols, dtype), [rows, Math.ceil(cols / 2)], 'int32');
+      const weight: StoredMatrix = quantize
+        ? storeQuantized(quantize(values, [rows, cols]))
+        : {tensor: packed(), dtype, rows, cols};
+      const wide = tf.tidy(() => (isQuantized(weight) ? dequantizeRows(weight) : unpackMatrix(weight)));
+      await expectSameFunction(
+        (x, a, b) => loraMatMul(x, weight, a, b, 0.7),
+        (x, a, b) =>
+          tf.add(
+            tf.matMul(x, wide, false, true),
+            tf.matMul(tf.matMul(x, a, false, true), b, false, true).mul(0.7),
+          ),
+        [normal([m, cols], 4), normal([rank, cols], 5), normal([rows, rank], 6)],
+        TOLERANCE[computeDtype],
+      );
     });
   });
 
