@@ -34,6 +34,6 @@ ldconfig -p | grep -q libGLX.so.0 || { for deb in "$here"/debs/*.deb; do dpkg -x
 driver=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json # where container runtimes put it
 [ -f "$driver" ] && export VK_DRIVER_FILES=$driver
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
-exec "$here/node" --max-old-space-size=65536 "$here/gpu.cjs" "$@"
+exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" "$@"
 RUN
 du -sh "$folder" | cut -f1

@@ -31,7 +31,7 @@ const LIMITS = [
 const LOGITS_AT_ONCE = 1 << 25;
 
 /** A submission costs the host as much as several dispatches; but until one comes, the card waits. */
-const DISPATCHES_PER_SUBMISSION = 48;
+const DISPATCHES_PER_SUBMISSION = 96;
 
 /** Kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];

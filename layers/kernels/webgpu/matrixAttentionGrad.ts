@@ -29,7 +29,7 @@ import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** As `FORWARD` of matrixAttention.ts, for the gradient of the query. */
-export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 2, cols: 32};
+export const GRAD_QUERY: Layout = {subgroups: 8, blocks: 1, cols: 32};
 /** Here rows are keys and columns queries. */
 export const GRAD_KEY_VALUE: Layout = {subgroups: 8, blocks: 1, cols: 32};
 

@@ -5,7 +5,7 @@ import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-const THREADS = 128;
+const THREADS = 256;
 const SUBGROUPS = THREADS / 32;
 
 /** Ranks that {@link packAndProject} takes. */
