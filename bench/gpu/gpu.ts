@@ -1,7 +1,7 @@
 /**
  * LoRA and QLoRA steps of Llama shapes on the graphics card, beside PyTorch + PEFT in the same run; see README.md here.
  *
- *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate] [--python PYTHON] [--json FILE] …
+ *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--python PYTHON] [--json FILE] …
  */
 import {execFile, execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
@@ -11,6 +11,7 @@ import * as tf from '@tensorflow/tfjs';
 import {generateIds, presets} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {checkKernels} from './checkKernels.ts';
+import {compareCurves, lossCurves} from './curve.ts';
 import {kernelTimes} from './kernelTimes.ts';
 import {measureMatMul} from './measureMatMul.ts';
 import {fillWithRandomWeights} from './randomWeights.ts';
@@ -29,6 +30,8 @@ const {values: options} = parseArgs({
     quantization: {type: 'string', default: 'none,nf4'},
     checkpointing: {type: 'string', default: 'on'},
     profile: {type: 'boolean', default: false},
+    curveSteps: {type: 'string', default: '200'},
+    small: {type: 'boolean', default: false},
     python: {type: 'string'},
     json: {type: 'string'},
   },
@@ -185,6 +188,13 @@ async function main(): Promise<void> {
     const rows: Row[] = [];
     for (const quantization of quantizations) rows.push(await generate(quantization));
     show('generate', rows);
+  }
+  if (only.includes('curve')) {
+    if (!options.python) throw new Error('--only curve: expected --python PYTHON too, got none');
+    const steps = Number(options.curveSteps);
+    const curves = await lossCurves({python: options.python, steps, isSmall: options.small});
+    results['losses'] = curves;
+    show('curve', compareCurves(curves));
   }
 }
 

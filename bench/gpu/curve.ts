@@ -1,0 +1,130 @@
+/**
+ * The loss of LoRA steps in float16 and in float32, and in PyTorch + PEFT, from the same weights on the same batches;
+ * curve_peer.py makes them.
+ */
+import {execFileSync} from 'node:child_process';
+import {mkdtempSync, readFileSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {AdamW, Llama, useBackend} from '../../src/index.ts';
+
+type Row = Record<string, string | number>;
+
+/** By what was trained in: the loss of each step. */
+export type Curves = Record<string, number[]>;
+
+/** `float16` stays this near to float32 and to PyTorch in bfloat16: of the loss, averaged over {@link WINDOW} steps. */
+const TOLERANCE = 0.01;
+const WINDOW = 10;
+
+const PAIRS = [
+  {of: 'float16', from: 'float32', isBound: true},
+  {of: 'float16', from: 'PyTorch bfloat16', isBound: true},
+  {of: 'float16', from: 'PyTorch float32', isBound: false},
+  {of: 'float32', from: 'PyTorch float32', isBound: false},
+  {of: 'PyTorch bfloat16', from: 'PyTorch float32', isBound: false},
+];
+
+const ADAM = {learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01};
+
+const SIZES = {
+  middling: {
+    shape: {
+      vocabSize: 4096,
+      hiddenSize: 1024,
+      intermediateSize: 2816,
+      numHiddenLayers: 8,
+      numAttentionHeads: 16,
+      numKeyValueHeads: 4,
+      headDim: 64,
+    },
+    batch: 4,
+    length: 256,
+    words: 64,
+  },
+  small: {
+    shape: {
+      vocabSize: 512,
+      hiddenSize: 128,
+      intermediateSize: 256,
+      numHiddenLayers: 2,
+      numAttentionHeads: 4,
+      numKeyValueHeads: 2,
+      headDim: 32,
+    },
+    batch: 2,
+    length: 64,
+    words: 32,
+  },
+};
+
+export interface LossCurvesOptions {
+  /** A Python with torch, transformers and peft. */
+  python: string;
+  steps: number;
+  /** A model that a software driver trains in seconds. */
+  isSmall: boolean;
+}
+
+/** Leaves the backend in float32. */
+export async function lossCurves({python, steps, isSmall}: LossCurvesOptions): Promise<Curves> {
+  const folder = mkdtempSync(join(tmpdir(), 'loss-curve-'));
+  try {
+    const settings = {...SIZES[isSmall ? 'small' : 'middling'], steps, rank: 8, alpha: 16, adam: ADAM};
+    const script = join(import.meta.dirname ?? __dirname, 'curve_peer.py');
+    execFileSync(python, [script, folder, JSON.stringify(settings)], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    });
+    const {bfloat16, float32} = JSON.parse(readFileSync(join(folder, 'peer.json'), 'utf8'));
+    return {
+      float16: await train(folder, 'float16'),
+      float32: await train(folder, 'float32'),
+      'PyTorch bfloat16': bfloat16,
+      'PyTorch float32': float32,
+    };
+  } finally {
+    rmSync(folder, {recursive: true, force: true});
+  }
+}
+
+async function train(folder: string, computeDtype: 'float16' | 'float32'): Promise<number[]> {
+  console.log(String(await useBackend('webgpu', {computeDtype})));
+  const batches: number[][][] = JSON.parse(readFileSync(join(folder, 'batches.json'), 'utf8'));
+  const model = await Llama.fromPretrained(join(folder, 'base'), {dtype: 'float16'});
+  await model.loadAdapter(join(folder, 'adapter'), {trainable: true});
+  model.compile({optimizer: new AdamW(ADAM)});
+  const losses: number[] = [];
+  for (const inputIds of batches) {
+    losses.push((await model.trainOnBatch({inputIds, labels: inputIds})).loss);
+  }
+  model.dispose();
+  return losses;
+}
+
+/** How far the curves are apart, and whether that is within the tolerance where there is one. */
+export function compareCurves(curves: Curves): Row[] {
+  return PAIRS.map(({of, from, isBound}) => {
+    const smoothed = Math.max(...differences(smooth(curves[of]), smooth(curves[from])));
+    const last = Math.max(...differences(curves[of], curves[from]).slice(-WINDOW));
+    return {
+      what: `${of} from ${from}`,
+      'first loss': Number(curves[of][0].toFixed(4)),
+      'last loss': Number((smooth(curves[of]).at(-1) as number).toFixed(4)),
+      [`largest, over ${WINDOW} steps`]: percent(smoothed),
+      [`largest of the last ${WINDOW}`]: percent(last),
+      verdict: isBound ? (smoothed <= TOLERANCE ? 'within 1 %' : 'more than 1 %') : '',
+    };
+  });
+}
+
+const percent = (share: number) => `${(100 * share).toPrecision(3)} %`;
+
+const differences = (a: number[], b: number[]) => a.map((loss, step) => Math.abs(loss / b[step] - 1));
+
+/** Means of {@link WINDOW} steps, one for each that has as many before it. */
+function smooth(losses: number[]): number[] {
+  const window = Math.min(WINDOW, losses.length);
+  return losses.slice(window - 1).map((_, step) => {
+    return losses.slice(step, step + window).reduce((sum, loss) => sum + loss, 0) / window;
+  });
+}
