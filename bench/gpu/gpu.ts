@@ -10,6 +10,7 @@ import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {generateIds, presets} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {installAbsentDevice} from './absentDevice.ts';
 import {checkKernels} from './checkKernels.ts';
 import {compareCurves, lossCurves} from './curve.ts';
 import {kernelTimes} from './kernelTimes.ts';
@@ -34,6 +35,7 @@ const {values: options} = parseArgs({
     small: {type: 'boolean', default: false},
     python: {type: 'string'},
     json: {type: 'string'},
+    device: {type: 'string', default: 'best'},
   },
 });
 const [batch, length, rank] = [options.batch, options.length, options.rank].map(Number);
@@ -163,6 +165,7 @@ async function generate(quantization: string): Promise<Row> {
 }
 
 async function main(): Promise<void> {
+  if (options.device === 'none') installAbsentDevice();
   const report = await useBackend('webgpu', {computeDtype});
   console.log(String(report));
   results['device'] = report;
