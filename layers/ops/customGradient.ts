@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {isRecording} from './isRecording.ts';
 
 /**
  * A function with its own gradient: `tf.customGrad` with plain types, and with backward in a `tidy`, so that
@@ -14,6 +15,7 @@ export function customGradient<T extends tf.Tensor>(
   forward: () => {value: T; saved?: tf.Tensor[]},
   backward: (dy: T, saved: tf.Tensor[]) => tf.Tensor[],
 ): T {
+  if (!isRecording()) return tf.tidy(() => forward().value); // nobody asks for a gradient: half the host's work
   const op = tf.customGrad((...args) => {
     const save = args.pop() as unknown as tf.GradSaveFunc;
     const {value, saved = []} = forward();

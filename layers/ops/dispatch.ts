@@ -10,12 +10,6 @@ export function hasKernel(kernelName: string): boolean {
   return tf.getKernel(kernelName, tf.getBackend()) != null;
 }
 
-/** Whether what is computed now may be differentiated. */
-export function isRecording(): boolean {
-  const {gradientDepth, kernelDepth} = tf.engine().state as {gradientDepth: number; kernelDepth: number};
-  return gradientDepth > 0 && kernelDepth === 0;
-}
-
 /**
  * Runs an op: the kernel of that name when the active backend has one registered, else the composed
  * reference. A kernel that must be differentiated goes through {@link dispatchWithGradient}.

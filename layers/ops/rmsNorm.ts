@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
-import {dispatchWithGradient, isRecording} from './dispatch.ts';
+import {dispatchWithGradient} from './dispatch.ts';
+import {isRecording} from './isRecording.ts';
 
 /**
  * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`.
