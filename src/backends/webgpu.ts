@@ -30,8 +30,12 @@ const LIMITS = [
 /** 128 MiB of them: with Llama 3's vocabulary two tiles of rows, so that the head's weight is read half as often. */
 const LOGITS_AT_ONCE = 1 << 25;
 
-/** A submission costs the host as much as several dispatches; but until one comes, the card waits. */
-const DISPATCHES_PER_SUBMISSION = 96;
+/**
+ * Dispatches in a submission. One costs the host as much as several dispatches, but until one comes, the card waits: after a
+ * reading, when it has nothing to do, the first is small, and each next one twice as large.
+ */
+const DISPATCHES = {first: 16, most: 96};
+const SUBMISSION_SIZE = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE';
 
 /** Kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];
@@ -52,6 +56,7 @@ export const webgpu: Backend = {
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
       reuseAtOnce(backend);
+      growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       asynchronousBackends.add(backend);
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
@@ -64,7 +69,7 @@ export const webgpu: Backend = {
     // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
     // tensor's remains): a threshold below one workgroup keeps to the plain one.
     tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
-    tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', DISPATCHES_PER_SUBMISSION);
+    tf.env().set(SUBMISSION_SIZE, DISPATCHES.first);
     if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
     const backend = tf.backend() as OurBackend;
     const capabilities = capabilitiesOf(backend);
@@ -184,6 +189,28 @@ function watch(backend: WebGPUBackend, name: string): void {
 function reuseAtOnce(backend: WebGPUBackend): void {
   const none = {add: () => none, has: () => false, delete: () => false};
   Object.defineProperty(backend, 'commandQueueOwnedIds', {get: () => none, set: () => {}});
+}
+
+function growSubmissions(backend: WebGPUBackend): void {
+  let size = DISPATCHES.first;
+  const change = (next: number) => {
+    if (tf.env().getNumber(SUBMISSION_SIZE) !== size) return; // somebody else's choice
+    size = next;
+    tf.env().set(SUBMISSION_SIZE, size);
+  };
+  const submit = backend.submitQueue.bind(backend);
+  const read = backend.read.bind(backend);
+  Object.assign(backend, {
+    submitQueue() {
+      submit();
+      change(Math.min(2 * size, DISPATCHES.most));
+    },
+    async read(dataId: tf.DataId) {
+      const values = await read(dataId);
+      change(DISPATCHES.first);
+      return values;
+    },
+  });
 }
 
 function submitRecorded(backend: WebGPUBackend): void {
