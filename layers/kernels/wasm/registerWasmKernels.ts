@@ -5,6 +5,7 @@ import {dequantizeRows} from './dequantizeRows.ts';
 import {exp} from './exp.ts';
 import {fusedMatMul} from './fusedMatMul.ts';
 import {gatherV2} from './gatherV2.ts';
+import {identity} from './identity.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
 import {storedMatMul} from './storedMatMul.ts';
@@ -27,6 +28,7 @@ const KERNELS: tf.KernelConfig[] = [
 const FASTER_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [
   [tf.Exp, exp],
   [tf.GatherV2, gatherV2],
+  [tf.Identity, identity],
   [tf.Sum, sum],
 ];
 
