@@ -30,14 +30,16 @@ export const decodeAttention = {
     const [batch, groups, capacity, dim] = keys.shape;
     const heads = query.shape[1] / dim;
     const y = backend.makeTensorInfo(query.shape, 'float32');
-    const code = shaderText(`DecodeAttention ${dim} ${segments !== undefined}`, () =>
-      shader(dim, !!segments),
+    const isJoined = segments !== undefined && backend.device.limits.maxStorageBuffersPerShaderStage < 9;
+    const tables = isJoined ? [joined(backend, cos, sin)] : [cos, sin];
+    const code = shaderText(`DecodeAttention ${dim} ${segments !== undefined} ${isJoined}`, () =>
+      shader(dim, segments !== undefined, isJoined),
     );
     runShader(backend, {
       name: 'DecodeAttention',
       code,
       outputs: [y, keys, values],
-      inputs: [query, key, value, cos, sin, ...(segments ? [segments] : [])],
+      inputs: [query, key, value, ...tables, ...(segments ? [segments] : [])],
       uniforms: [
         {u32: heads},
         {u32: groups},
@@ -48,13 +50,45 @@ export const decodeAttention = {
       ],
       workgroups: [heads, batch],
     });
+    if (isJoined) backend.disposeData(tables[0].dataId);
     for (const {dataId} of [keys, values]) backend.incRef(dataId);
     const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
     return [y, same(keys), same(values)];
   },
 } as const;
 
-function shader(dim: number, hasSegments: boolean): string {
+/** Both tables in one buffer, for devices that bind no more than WebGPU promises: eight. */
+function joined(backend: WebGPUBackend, cos: tf.TensorInfo, sin: tf.TensorInfo): tf.TensorInfo {
+  const size = cos.shape.reduce((product, length) => product * length, 1);
+  const tables = backend.makeTensorInfo([2, size], 'float32');
+  runShader(backend, {
+    name: 'JoinTables',
+    code: shaderText('JoinTables', () => JOIN),
+    outputs: [tables],
+    inputs: [cos, sin],
+    workgroups: [Math.ceil(size / 64)],
+  });
+  return tables;
+}
+
+const JOIN = `
+@group(0) @binding(0) var<storage, read_write> tables: array<f32>;
+@group(0) @binding(1) var<storage, read> cosines: array<f32>;
+@group(0) @binding(2) var<storage, read> sines: array<f32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let count = arrayLength(&tables) / 2u;
+  if (id.x >= count) { return; }
+  tables[id.x] = cosines[id.x];
+  tables[count + id.x] = sines[id.x];
+}`;
+
+function shader(dim: number, hasSegments: boolean, isJoined: boolean): string {
+  const bindings = [
+    ...['query: array<f32>', 'key: array<f32>', 'value: array<vec4f>'],
+    ...(isJoined ? ['tables: array<f32>'] : ['cosines: array<f32>', 'sines: array<f32>']),
+    ...(hasSegments ? ['segments: array<i32>'] : []),
+  ];
   const parts = Math.floor(THREADS / (dim / 4));
   return `
 const D = ${dim}u;
@@ -63,14 +97,9 @@ const PARTS = ${parts}u; // threads that share a vector of the sum
 @group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> keys: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> values: array<vec4f>;
-@group(0) @binding(3) var<storage, read> query: array<f32>;
-@group(0) @binding(4) var<storage, read> key: array<f32>;
-@group(0) @binding(5) var<storage, read> value: array<vec4f>;
-@group(0) @binding(6) var<storage, read> cosines: array<f32>;
-@group(0) @binding(7) var<storage, read> sines: array<f32>;
-${hasSegments ? '@group(0) @binding(8) var<storage, read> segments: array<i32>;' : ''}
+${bindings.map((binding, i) => `@group(0) @binding(${3 + i}) var<storage, read> ${binding};`).join('\n')}
 struct Uniforms { heads: u32, groups: u32, past: u32, capacity: u32, tableStride: u32, scale: f32 }
-@group(0) @binding(${hasSegments ? 9 : 8}) var<uniform> u: Uniforms;
+@group(0) @binding(${3 + bindings.length}) var<uniform> u: Uniforms;
 var<workgroup> turned: array<vec2f, D>; // query and key
 var<workgroup> q: array<vec4f, V>;
 var<workgroup> newKey: array<vec4f, V>;
@@ -93,8 +122,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let source = b * u.groups + head / sharing;
   if (local < D) { // turned by the position
     let pair = local % (D / 2u);
-    let c = cosines[b * u.tableStride + pair];
-    let s = select(-1.0, 1.0, local >= D / 2u) * sines[b * u.tableStride + pair];
+    let at = b * u.tableStride + pair;
+    let c = ${isJoined ? 'tables[at]' : 'cosines[at]'};
+    let s = select(-1.0, 1.0, local >= D / 2u) * ${isJoined ? 'tables[arrayLength(&tables) / 2u + at]' : 'sines[at]'};
     let other = (local + D / 2u) % D;
     let fromQuery = (b * u.heads + head) * D;
     let fromKey = source * D;
