@@ -6,7 +6,7 @@ import {
   serializeInitializer,
   toInitializer,
 } from './initializer.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
 import type {Parameter} from './parameter.ts';
 
@@ -84,8 +84,8 @@ export class Dense extends ModuleLayer {
   override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
     return tf.tidy(() => {
       const x = onlyInput(inputs); // [..., inputDim]
-      const y = this.project(x.reshape([-1, this.inputDim])); // [N, units]
-      return activate(this.activation, y).reshape([...x.shape.slice(0, -1), this.units]);
+      const y = this.project(flatten(x, this.inputDim)); // [N, units]
+      return unflatten(activate(this.activation, y), x);
     });
   }
 

@@ -10,7 +10,7 @@ import {
 } from './initializer.ts';
 import type {KeyValueCache} from './keyValueCache.ts';
 import type {LoRADense} from './loraDense.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {attention, fitsKernel} from './ops/attention.ts';
 import {hasKernel} from './ops/dispatch.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
@@ -136,9 +136,13 @@ export class GroupedQueryAttention extends ModuleLayer {
     return tf.tidy(() => {
       const {cache, bias, segments, training, seed} = context;
       const x = onlyInput<tf.Tensor3D>(inputs); // [B, T, C]
-      const length = x.shape[1];
+      const [batch, length, size] = x.shape;
+      const rows = flatten(x, size); // [B·T, C], once for all
       const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
+      const apply = (layer: Dense | LoRADense) => layer.apply(rows, {training, seed}) as tf.Tensor2D;
+      const finish = (attended: tf.Tensor2D) =>
+        unflatten(this.o_proj.apply(attended, {training, seed}) as tf.Tensor2D, x);
 
       if (
         cache &&
@@ -148,21 +152,19 @@ export class GroupedQueryAttention extends ModuleLayer {
         hasKernel('DecodeAttention') &&
         fitsKernel(this.headDim as number)
       ) {
-        const flat = (layer: Dense | LoRADense) =>
-          (layer.apply(x, {training, seed}) as tf.Tensor3D).reshape([x.shape[0], -1]) as tf.Tensor2D;
-        const [query, key, value] = [this.q_proj, this.k_proj, this.v_proj].map(flat); // [B, heads·D]
+        const [query, key, value] = [this.q_proj, this.k_proj, this.v_proj].map(apply); // [B, heads·D]
         const attended = cache.attend(this.layerIndex, {query, key, value, ...rotary, segments}); // [B, H·D]
-        return this.o_proj.apply(attended.expandDims(1), {training, seed}) as tf.Tensor; // [B, 1, C]
+        return finish(attended); // [B, 1, C]
       }
       const project = (layer: Dense | LoRADense, heads: number) =>
-        splitHeads(layer.apply(x, {training, seed}) as tf.Tensor3D, heads); // [B, heads, T, D]
+        apply(layer).reshape([batch, length, heads, -1]).transpose([0, 2, 1, 3]) as tf.Tensor4D; // [B, heads, T, D]
       const query = this.rotary_emb.apply(project(this.q_proj, this.heads), rotary) as tf.Tensor4D;
       let key = this.rotary_emb.apply(project(this.k_proj, this.keyValueHeads), rotary) as tf.Tensor4D;
       let value = project(this.v_proj, this.keyValueHeads);
       if (cache) [key, value] = cache.update(this.layerIndex, key, value); // [B, K, S, D]
 
-      const attended = mergeHeads(attention(query, key, value, {bias, causal: true, segments})); // [B, T, H·D]
-      return this.o_proj.apply(attended, {training, seed}) as tf.Tensor; // [B, T, C]
+      const attended = attention(query, key, value, {bias, causal: true, segments}); // [B, H, T, D]
+      return finish(attended.transpose([0, 2, 1, 3]).reshape([batch * length, -1])); // [B, T, C]
     });
   }
 
@@ -182,15 +184,3 @@ export class GroupedQueryAttention extends ModuleLayer {
   }
 }
 tf.serialization.registerClass(GroupedQueryAttention);
-
-/** `[B, T, H·D]` → `[B, H, T, D]` */
-function splitHeads(x: tf.Tensor3D, heads: number): tf.Tensor4D {
-  const [batch, length, size] = x.shape;
-  return x.reshape([batch, length, heads, size / heads]).transpose([0, 2, 1, 3]);
-}
-
-/** `[B, H, T, D]` → `[B, T, H·D]` */
-function mergeHeads(x: tf.Tensor4D): tf.Tensor3D {
-  const [batch, heads, length, dim] = x.shape;
-  return x.transpose([0, 2, 1, 3]).reshape([batch, length, heads * dim]);
-}

@@ -4,7 +4,7 @@ import {activate, Dense, type DenseArgs} from './dense.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
 import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {asynchronousBackends} from './ops/dispatch.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
@@ -164,9 +164,9 @@ export class LoRADense extends ModuleLayer {
   override call(inputs: tf.Tensor | tf.Tensor[], kwargs: LoRACallArgs = {}): tf.Tensor {
     return tf.tidy(() => {
       const input = onlyInput(inputs); // [..., inputDim]
-      const x = input.reshape([-1, this.base.inputDim]) as tf.Tensor2D; // [N, inputDim]
+      const x = flatten(input, this.base.inputDim); // [N, inputDim]
       const y = this.isMerged ? this.base.project(x) : this.adapt(x, kwargs); // [N, units]
-      return activate(this.base.activation, y).reshape([...input.shape.slice(0, -1), this.base.units]);
+      return unflatten(activate(this.base.activation, y), input);
     });
   }
 

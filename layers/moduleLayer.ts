@@ -116,6 +116,16 @@ export function onlyInput<T extends tf.Tensor = tf.Tensor>(inputs: tf.Tensor | t
   return (Array.isArray(inputs) ? inputs[0] : inputs) as T;
 }
 
+/** `[..., C]` → `[N, C]`; what is that already costs nothing. */
+export function flatten(x: tf.Tensor, size: number): tf.Tensor2D {
+  return (x.rank === 2 ? x : x.reshape([-1, size])) as tf.Tensor2D;
+}
+
+/** What was computed from {@link flatten}ed rows of `x`, `[N, units]`, as `[..., units]`. */
+export function unflatten(y: tf.Tensor2D, x: tf.Tensor): tf.Tensor {
+  return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]]);
+}
+
 /** The one shape of a layer's input, which Keras passes bare or in a list. */
 export function onlyShape(shape: tf.Shape | tf.Shape[]): tf.Shape {
   return (Array.isArray(shape[0]) ? shape[0] : shape) as tf.Shape;

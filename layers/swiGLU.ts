@@ -8,7 +8,7 @@ import {
   toInitializer,
 } from './initializer.ts';
 import type {LoRADense} from './loraDense.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {swiGLU} from './ops/swiGLU.ts';
 
 export interface SwiGLUArgs extends LayerArgs {
@@ -74,10 +74,12 @@ export class SwiGLU extends ModuleLayer {
     {isUnread, ...kwargs}: {isUnread?: boolean} = {},
   ): tf.Tensor {
     return tf.tidy(() => {
-      const x = onlyInput(inputs); // [..., C]
-      const gate = this.gate_proj.apply(x, kwargs) as tf.Tensor; // [..., intermediateSize]
+      const input = onlyInput(inputs); // [..., C]
+      const x = flatten(input, input.shape.at(-1) as number); // [N, C], once for all three
+      const gate = this.gate_proj.apply(x, kwargs) as tf.Tensor; // [N, intermediateSize]
       const up = this.up_proj.apply(x, kwargs) as tf.Tensor;
-      return this.down_proj.apply(swiGLU(gate, up), {...kwargs, isUnread}) as tf.Tensor; // [..., C]
+      const y = this.down_proj.apply(swiGLU(gate, up), {...kwargs, isUnread}); // [N, C]
+      return unflatten(y as tf.Tensor2D, input); // [..., C]
     });
   }
 

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
+import {isRecording} from './isRecording.ts';
 import {keptResults} from './keptResults.ts';
 
 /** Backends whose values cannot be read synchronously: what would be checked at once is checked when it is read. */
@@ -48,15 +49,16 @@ export function dispatchWithGradient<T extends tf.Tensor>(
   composed: () => T,
   {read = [...Object.keys(inputs), 'y'], isKept = false}: {read?: string[]; isKept?: boolean} = {},
 ): T {
+  if (!hasKernel(kernelName)) return tf.tidy(composed);
   const gradientName = `${kernelName}Grad`;
-  if (!hasKernel(kernelName) || !hasKernel(gradientName)) return tf.tidy(composed);
+  if (isRecording() && !hasKernel(gradientName)) return tf.tidy(composed);
   const run = (name: string, tensors: tf.NamedTensorMap) =>
     [tf.engine().runKernel(name, tensors, attributes)].flat() as tf.Tensor[];
   return customGradient(
     differentiated.map((name) => inputs[name]),
     () => {
       const make = () => run(kernelName, inputs);
-      const outputs = isKept ? keptResults(make) : make();
+      const outputs = isKept && hasKernel(gradientName) ? keptResults(make) : make(); // else backward is composed
       const [y, ...extras] = outputs;
       const named: tf.NamedTensorMap = {...inputs, y};
       return {value: y as T, saved: [...read.map((name) => named[name] as tf.Tensor), ...extras]};
