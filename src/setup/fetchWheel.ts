@@ -18,7 +18,8 @@ export interface WheelRequest {
 }
 
 /**
- * Downloads a wheel from the index that pip is set to, without Python; where that fails (a proxy, a password), by pip.
+ * Downloads a wheel from the index that pip is set to, without Python; where none is set or that fails (a proxy, a password), by
+ * pip.
  *
  * @returns the file's path
  * @throws TfjsLoraError with both reasons

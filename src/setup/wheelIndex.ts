@@ -8,9 +8,6 @@ import {pipeline} from 'node:stream/promises';
 import type {ReadableStream} from 'node:stream/web';
 import {TfjsLoraError} from '../../quant/errors.ts';
 
-/** Where pip looks when nothing says otherwise. */
-const DEFAULT_INDEX = 'https://pypi.org/simple';
-
 const ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5';
 
 /** One wheel that an index offers. */
@@ -30,13 +27,15 @@ export interface WheelPlatform {
 }
 
 /**
- * The package index that pip would ask: `PIP_INDEX_URL`, else `index-url` of pip's configuration, else its default.
+ * The package index that pip is set to: `PIP_INDEX_URL`, else `index-url` of pip's configuration. Its default it knows itself.
  *
  * @param environment variables of the process
+ * @throws Error when nothing is set
  */
 export async function packageIndex(environment: Record<string, string | undefined>): Promise<string> {
   const given = environment.PIP_INDEX_URL ?? (await configuredIndex(environment));
-  return (given ?? DEFAULT_INDEX).replace(/\/+$/, '');
+  if (!given) throw new Error('no index set (PIP_INDEX_URL, or index-url in pip’s configuration)');
+  return given.replace(/\/+$/, '');
 }
 
 async function configuredIndex(environment: Record<string, string | undefined>): Promise<string | undefined> {
