@@ -40,14 +40,6 @@ export function checkpoint<T extends tf.Tensor>(
   }
 }
 
-let recomputing = false;
-
-/**
- * Whether a block is being run again in backward. Its value is not read then, only what backward of its ops needs: an op whose
- * result goes nowhere else may leave it out.
- */
-export const isRecomputing = (): boolean => recomputing;
-
 /** The part of the engine's state that a gradient computed inside a gradient function would lose. */
 interface TapeState {
   activeTape: unknown;
@@ -61,18 +53,15 @@ function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor):
   const {activeTape, gradientDepth, kernelDepth} = state;
   state.kernelDepth = 0; // otherwise nothing is recorded
   state.gradientDepth = 0; // otherwise the inner tape's tensors are kept
-  recomputing = true;
   try {
     const run = () => {
       const y = block();
-      recomputing = false;
       freeSpent(dy);
       return y;
     };
     const {grads} = engine.gradients(run, sources, dy, true);
     return grads.map((gradient, i) => gradient ?? tf.zerosLike(sources[i]));
   } finally {
-    recomputing = false;
     Object.assign(state, {activeTape, gradientDepth, kernelDepth});
   }
 }

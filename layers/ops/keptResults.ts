@@ -21,6 +21,12 @@ export function keptResults(run: () => tf.Tensor[]): tf.Tensor[] {
   return outputs;
 }
 
+/**
+ * Whether a checkpointed block is being run again in backward. Its value is not read then, only what backward of its ops needs:
+ * an op whose result goes nowhere else may leave it out.
+ */
+export const isRecomputing = (): boolean => current?.next !== undefined;
+
 /** Runs a block that fills `kept`; the caller disposes what it then holds. */
 export function keepResults<T>(kept: tf.Tensor[][], block: () => T): T {
   return within({kept}, block);

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {LayerArgs} from '../../layers/dense.ts';
 import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
 import {ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
-import {isRecomputing} from '../../layers/ops/checkpoint.ts';
+import {isRecomputing} from '../../layers/ops/keptResults.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
