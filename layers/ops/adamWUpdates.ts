@@ -22,17 +22,11 @@ export function adamWUpdates(
   updates: AdamWTensors[],
   settings: AdamWSettings,
 ): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor][] {
-  if (!hasKernel('AdamWUpdates')) {
-    return updates.map(({value, gradient, mean, variance}) =>
-      adamWUpdate(value, gradient, mean, variance, settings),
-    );
-  }
   const inputs = updates.flatMap(({value, gradient, mean, variance}) => [value, gradient, mean, variance]);
-  const outputs = dispatch<tf.Tensor[]>(
-    'AdamWUpdates',
-    inputs as unknown as tf.NamedTensorMap,
-    {...settings},
-    () => [],
+  const outputs = dispatch('AdamWUpdates', inputs as unknown as tf.NamedTensorMap, {...settings}, () =>
+    updates.flatMap(({value, gradient, mean, variance}): tf.Tensor[] =>
+      adamWUpdate(value, gradient, mean, variance, settings),
+    ),
   );
   return updates.map((_, i) => outputs.slice(3 * i, 3 * i + 3) as [tf.Tensor, tf.Tensor, tf.Tensor]);
 }
