@@ -1,15 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
+import type {OptimizerKernelArgs, OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
 
 interface CpuBackend {
   data: {get(dataId: tf.DataId): {values: tf.BackendValues}};
   makeTensorInfo(shape: number[], dtype: tf.DataType, values: tf.BackendValues): tf.TensorInfo;
-}
-
-interface OptimizerKernelArgs {
-  inputs: Record<string, tf.TensorInfo>;
-  attrs: never;
-  backend: unknown;
 }
 
 /** An optimizer's update as a kernel of the `cpu` backend. */

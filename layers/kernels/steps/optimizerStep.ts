@@ -1,3 +1,5 @@
+import type * as tf from '@tensorflow/tfjs';
+
 /** A tensor's memory. */
 export type StepArray = Float32Array | Int32Array;
 
@@ -11,4 +13,11 @@ export interface OptimizerStep<Settings = never> {
   outputs: readonly string[];
   /** Fills `targets`, reads `sources`. */
   run(sources: StepArray[], targets: StepArray[], settings: Settings): void;
+}
+
+/** What a kernel made of a step is called with. */
+export interface OptimizerKernelArgs {
+  inputs: Record<string, tf.TensorInfo>;
+  attrs: never;
+  backend: unknown;
 }

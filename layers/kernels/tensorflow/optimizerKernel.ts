@@ -1,12 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
+import type {OptimizerKernelArgs, OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
 import type {TensorFlowBackend} from './tensorflowBackend.ts';
-
-interface OptimizerKernelArgs {
-  inputs: Record<string, tf.TensorInfo>;
-  attrs: never;
-  backend: unknown;
-}
 
 /** An optimizer's update on the host, rounded as its peer rounds; the addon copies the tensors there and back. */
 export function optimizerKernel({kernelName, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {

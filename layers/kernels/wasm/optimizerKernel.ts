@@ -1,12 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {OptimizerStep} from '../steps/optimizerStep.ts';
+import type {OptimizerKernelArgs, OptimizerStep} from '../steps/optimizerStep.ts';
 import {memoryOf, offsetOf, type WasmBackend} from './wasmBackend.ts';
-
-interface OptimizerKernelArgs {
-  inputs: Record<string, tf.TensorInfo>;
-  attrs: never;
-  backend: unknown;
-}
 
 /** An optimizer's update as a kernel of the `wasm` backend, over its memory: no product, so no C. */
 export function optimizerKernel({kernelName, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
