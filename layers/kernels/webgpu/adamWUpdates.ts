@@ -2,9 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
 import {BODY, factorsOf} from './adamWUpdate.ts';
 import {ownTensor} from './elementwise.ts';
-import {times} from './matrixTiles.ts';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface AdamWUpdatesArgs {

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
 import {sumOverWorkgroup} from './sumOverWorkgroup.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 interface GlobalNormArgs {
@@ -51,11 +52,10 @@ export const globalNorm = {
 } as const;
 
 function sumSquares(count: number): string {
-  const each = (body: (i: number) => string) => Array.from({length: count}, (_, i) => body(i)).join('\n');
   return `
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
-${each((i) => `@group(0) @binding(${i + 1}) var<storage, read> x${i}: array<f32>;`)}
-struct Uniforms { first: u32, ${each((i) => `size${i}: u32,`)} }
+${times(count, (i) => `@group(0) @binding(${i + 1}) var<storage, read> x${i}: array<f32>;`)}
+struct Uniforms { first: u32, ${times(count, (i) => `size${i}: u32,`)} }
 @group(0) @binding(${count + 1}) var<uniform> u: Uniforms;
 ${sumOverWorkgroup(256)}
 @compute @workgroup_size(256)
@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   var sum = 0.0;
   let begin = group.x * 256u + local;
   switch group.y {
-    ${each((i) => `case ${i}u: { for (var j = begin; j < u.size${i}; j += ${256 * SHARES}u) { sum += x${i}[j] * x${i}[j]; } }`)}
+    ${times(count, (i) => `case ${i}u: { for (var j = begin; j < u.size${i}; j += ${256 * SHARES}u) { sum += x${i}[j] * x${i}[j]; } }`)}
     default: {}
   }
   let total = sumOverWorkgroup(sum, local);

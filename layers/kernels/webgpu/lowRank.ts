@@ -1,14 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** Ranks that one thread holds sums for; a larger rank is done in blocks of this. */
 const RANKS = 16;
-
-/** Numbered statements, as many as the block of ranks is high. */
-const each = (count: number, body: (j: number) => string) =>
-  Array.from({length: count}, (_, j) => body(j)).join('\n');
 
 const blockOf = (rank: number) => Math.min(rank, RANKS);
 
@@ -49,14 +46,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let row = group.x * 16u + local / 16u;
   let lane = local % 16u;
   let rank0 = group.y * ${block}u;
-  ${each(block, (j) => `var sum${j} = ${type}(0.0);`)}
+  ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   if (row < u.rows) {
     for (var c = lane; c < VECTORS; c += 16u) {
       let value = x[row * VECTORS + c];
-      ${each(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
+      ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
     }
   }
-  ${each(block, (j) => `partial[(local / 16u) * ${block}u + ${j}u][lane] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
+  ${times(block, (j) => `partial[(local / 16u) * ${block}u + ${j}u][lane] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
   workgroupBarrier();
   for (var i = local; i < ${16 * block}u; i += 256u) {
     var sum = 0.0;
@@ -114,13 +111,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let c = group.x * 64u + local;
   if (c >= VECTORS) { return; }
   let row0 = group.y * ${EXPAND_ROWS}u;
-  ${each(EXPAND_ROWS, (i) => `var sum${i} = ${type}(0.0);`)}
-  ${each(EXPAND_ROWS, (i) => `let from${i} = min(row0 + ${i}u, u.rows - 1u) * RANK;`)}
+  ${times(EXPAND_ROWS, (i) => `var sum${i} = ${type}(0.0);`)}
+  ${times(EXPAND_ROWS, (i) => `let from${i} = min(row0 + ${i}u, u.rows - 1u) * RANK;`)}
   for (var j = 0u; j < RANK; j++) {
     let f = factor[j * VECTORS + c];
-    ${each(EXPAND_ROWS, (i) => `sum${i} += low[from${i} + j] * f;`)}
+    ${times(EXPAND_ROWS, (i) => `sum${i} += low[from${i} + j] * f;`)}
   }
-  ${each(
+  ${times(
     EXPAND_ROWS,
     (i) =>
       `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; y[at] = ${base ? 'base[at] + ' : ''}sum${i}; }`,
@@ -174,14 +171,14 @@ export function gradientOfFactor(
       : `low[(row + ${i}u) * RANK + min(rank0 + ${j}u, RANK - 1u)]`;
   const loads = (i: number) =>
     narrow.width === 4
-      ? each(
+      ? times(
           block / 4,
           (q) => `let l${i}${q} = low[(row + ${i}u) * ${perRow}u + min(rank0 / 4u + ${q}u, ${perRow - 1}u)];`,
         )
       : '';
   const add = (count: number) => `
-    ${each(count, (i) => `let v${i} = x[(row + ${i}u) * VECTORS + c]; ${loads(i)}`)}
-    ${each(count, (i) => each(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
+    ${times(count, (i) => `let v${i} = x[(row + ${i}u) * VECTORS + c]; ${loads(i)}`)}
+    ${times(count, (i) => times(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
   const code = shaderText(
     `LowRankGradient ${cols} ${rank}`,
     () => `
@@ -197,7 +194,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let c = group.x * 64u + local;
   if (c >= VECTORS) { return; }
   let rank0 = group.z * ${block}u;
-  ${each(block, (j) => `var sum${j} = ${type}(0.0);`)}
+  ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   let end = min((group.y + 1u) * u.split, u.rows);
   var row = group.y * u.split;
   for (; row + 4u <= end; row += 4u) { // four reads under way at once
@@ -206,7 +203,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   for (; row < end; row++) {
     ${add(1)}
   }
-  ${each(block, (j) => `if (rank0 + ${j}u < RANK) { partial[(group.y * RANK + rank0 + ${j}u) * VECTORS + c] = sum${j}; }`)}
+  ${times(block, (j) => `if (rank0 + ${j}u < RANK) { partial[(group.y * RANK + rank0 + ${j}u) * VECTORS + c] = sum${j}; }`)}
 }`,
   );
   runShader(backend, {

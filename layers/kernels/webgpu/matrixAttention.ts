@@ -11,11 +11,11 @@ import {
   scoresOf,
   throughScores,
   tileOf,
-  times,
 } from './matrixTiles.ts';
 import {packHalves} from './packHalves.ts';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** Subgroups of a workgroup, rows of 16 queries of each, and keys at once. */

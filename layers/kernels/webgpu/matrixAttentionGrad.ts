@@ -20,12 +20,12 @@ import {
   PADDING,
   scoresOf,
   tileOf,
-  times,
 } from './matrixTiles.ts';
 import {packHalves} from './packHalves.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** As `FORWARD` of matrixAttention.ts, for the gradient of the query. */

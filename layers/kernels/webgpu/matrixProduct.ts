@@ -1,9 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
-import {MATRIX_HEADER, times} from './matrixTiles.ts';
+import {MATRIX_HEADER} from './matrixTiles.ts';
 import type {Product} from './multiply.ts';
 import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import {CONVERTED_HALVES, formatUniforms} from './weightFormat.ts';
 
 /** How a workgroup shares the work of its tile of the result. */

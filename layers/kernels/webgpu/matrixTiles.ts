@@ -1,3 +1,4 @@
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /**
@@ -33,10 +34,6 @@ export function fitted(
 
 /** Elements between the rows of a tile. */
 export const PADDING = 8;
-
-/** `body(0)`, `body(1)` … one after the other. */
-export const times = (count: number, body: (i: number) => string): string =>
-  Array.from({length: count}, (_, i) => body(i)).join('\n');
 
 export const MATRIX_HEADER = `
 enable f16;

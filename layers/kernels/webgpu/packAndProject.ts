@@ -1,8 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
-import {times} from './matrixTiles.ts';
 import {type PackedRows, SHIFT} from './packRows.ts';
 import {runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 const THREADS = 256;

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
-import {times} from './matrixTiles.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /**
