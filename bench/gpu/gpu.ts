@@ -45,6 +45,9 @@ if (options.layers) shape.numHiddenLayers = Number(options.layers);
 
 const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
+/** Tokens that `--profile` takes the times of. */
+const PROFILED = 16;
+
 type Row = Record<string, string | number>;
 const results: Record<string, unknown> = {};
 
@@ -94,19 +97,7 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   }
   const driverMiB = memory.stop();
   const {numBytesAllocatedInGPU} = tf.memory() as unknown as {numBytesAllocatedInGPU: number};
-  if (options.profile) {
-    const profile = await kernelTimes(step);
-    results[`profile ${quantization}`] = profile;
-    const total = profile.reduce((sum, {milliseconds}) => sum + milliseconds, 0);
-    console.log(`GPU time by kernel, ${total.toFixed(1)} ms in all`);
-    console.table(
-      profile.slice(0, 30).map(({kernel, count, milliseconds}) => ({
-        kernel,
-        count,
-        ms: Number(milliseconds.toFixed(2)),
-      })),
-    );
-  }
+  if (options.profile) showProfile(`profile ${quantization}`, await kernelTimes(step));
   model.dispose();
   return {
     what: `${quantization === 'none' ? 'LoRA f16' : `QLoRA ${quantization}`}, checkpointing ${checkpointing ? 'on' : 'off'}`,
@@ -120,7 +111,20 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   };
 }
 
-function trainPeer(python: string, checkpointing: boolean): Row {
+function showProfile(name: string, profile: Awaited<ReturnType<typeof kernelTimes>>): void {
+  results[name] = profile;
+  const total = profile.reduce((sum, {milliseconds}) => sum + milliseconds, 0);
+  console.log(`${name}: GPU time by kernel, ${total.toFixed(1)} ms in all`);
+  console.table(
+    profile.slice(0, 30).map(({kernel, count, milliseconds}) => ({
+      kernel,
+      count,
+      ms: Number(milliseconds.toFixed(2)),
+    })),
+  );
+}
+
+function trainPeer(python: string, checkpointing: boolean, isQuantized: boolean): Row {
   const args = JSON.stringify({
     ...shape,
     batch,
@@ -128,6 +132,7 @@ function trainPeer(python: string, checkpointing: boolean): Row {
     rank,
     steps: Number(options.steps),
     gradientCheckpointing: checkpointing,
+    isQuantized,
   });
   const script = join(import.meta.dirname ?? __dirname, 'train_peer.py');
   const output = execFileSync(python, [script, args], {
@@ -136,7 +141,7 @@ function trainPeer(python: string, checkpointing: boolean): Row {
   });
   const {milliseconds, gib, loss} = JSON.parse(output.trim().split('\n').at(-1) as string);
   return {
-    what: `PyTorch + PEFT bf16, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    what: `PyTorch + PEFT ${isQuantized ? '+ bitsandbytes nf4' : 'bf16'}, checkpointing ${checkpointing ? 'on' : 'off'}`,
     'step ms': Number(median(milliseconds).toFixed(1)),
     'fastest ms': Number(Math.min(...milliseconds).toFixed(1)),
     'tokens/s': Math.round((1000 * batch * length) / median(milliseconds)),
@@ -156,6 +161,11 @@ async function generate(quantization: string): Promise<Row> {
   await run(16);
   const short = await run(16);
   const long = await run(144);
+  if (options.profile) {
+    const ofOne = (maxNewTokens: number) =>
+      generateIds(model, [1], {maxNewTokens, doSample: false, eosTokenId: []});
+    showProfile(`profile of ${PROFILED} tokens ${quantization}`, await kernelTimes(() => ofOne(PROFILED)));
+  }
   model.dispose();
   const rate = (1000 * (long.count - short.count)) / (long.time - short.time);
   return {
@@ -183,7 +193,11 @@ async function main(): Promise<void> {
     const rows: Row[] = [];
     for (const checkpointing of options.checkpointing.split(',')) {
       for (const quantization of quantizations) rows.push(await train(quantization, checkpointing === 'on'));
-      if (options.python) rows.push(trainPeer(options.python, checkpointing === 'on'));
+      if (!options.python) continue;
+      for (const isQuantized of [false, true]) {
+        if (isQuantized ? quantizations.includes('nf4') : quantizations.includes('none'))
+          rows.push(trainPeer(options.python, checkpointing === 'on', isQuantized));
+      }
     }
     show('train', rows);
   }

@@ -24,6 +24,20 @@ cp node_modules/webgpu/package.json node_modules/webgpu/index.js "$folder/node_m
 # NVIDIA's Vulkan driver needs the loader and the GL vendor-neutral libraries; a bare machine has neither.
 loaders="libvulkan1 libegl1 libglvnd0 libopengl0 libgl1 libglx0 libgles2"
 ls "$folder"/debs/libvulkan1_*.deb >/dev/null 2>&1 || (cd "$folder/debs" && apt-get download $loaders >/dev/null)
+# bitsandbytes for the QLoRA peer, with what it needs for CUDA 13 only; without pip that comparison is left out.
+bitsandbytes=bitsandbytes==0.50.2
+[ -d "$folder/python/bitsandbytes" ] || {
+  wheels=$(mktemp -d)
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$wheels" $bitsandbytes &&
+    python3 - "$wheels" "$folder/python" <<'UNPACK' || echo "no $bitsandbytes: --python measures LoRA only there"
+import pathlib, sys, zipfile
+for wheel in pathlib.Path(sys.argv[1]).glob("*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = ("cuda130.so", "_cpu.so")
+        archive.extractall(sys.argv[2], [n for n in archive.namelist() if not n.endswith(".so") or n.endswith(libraries)])
+UNPACK
+  rm -r "$wheels"
+}
 cat >"$folder/run.sh" <<'RUN'
 #!/usr/bin/env bash
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,6 +48,7 @@ ldconfig -p | grep -q libGLX.so.0 || { for deb in "$here"/debs/*.deb; do dpkg -x
 driver=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json # where container runtimes put it
 [ -f "$driver" ] && export VK_DRIVER_FILES=$driver
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
+export PYTHONPATH=$here/python${PYTHONPATH:+:$PYTHONPATH}
 exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" "$@"
 RUN
 du -sh "$folder" | cut -f1

@@ -1,7 +1,7 @@
-"""The peer of gpu.ts: the same LoRA steps in PyTorch + transformers + PEFT, bfloat16, on the GPU.
+"""The peer of gpu.ts: the same LoRA or QLoRA steps in PyTorch + transformers + PEFT (+ bitsandbytes), bfloat16, on the GPU.
 
 Takes one JSON argument and prints {"milliseconds": [...], "gib": …, "loss": …} as its last line.
-Measured with torch 2.11, transformers 5.17, peft 0.21; others should do.
+Measured with torch 2.11, transformers 5.17, peft 0.21, bitsandbytes 0.50; others should do.
 """
 
 import json
@@ -29,6 +29,29 @@ config = LlamaConfig(
 with torch.device("cuda"):
     torch.set_default_dtype(torch.bfloat16)
     base = LlamaForCausalLM(config)
+if args["isQuantized"]:  # nf4 with double quantization in every linear layer but the head
+    import bitsandbytes as bnb
+
+    for name, linear in list(base.named_modules()):
+        if not isinstance(linear, torch.nn.Linear) or name == "lm_head":
+            continue
+        quantized = bnb.nn.Linear4bit(
+            linear.in_features,
+            linear.out_features,
+            bias=False,
+            compute_dtype=torch.bfloat16,
+            compress_statistics=True,
+            quant_type="nf4",
+            device="meta",
+        )
+        quantized.weight = bnb.nn.Params4bit(
+            linear.weight.data.cpu(), requires_grad=False, compress_statistics=True, quant_type="nf4"
+        )
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, quantized.to("cuda"))
+    base.is_loaded_in_4bit = True
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 model = get_peft_model(base, LoraConfig(r=args["rank"], lora_alpha=16, target_modules="all-linear"))
 if args["gradientCheckpointing"]:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
