@@ -36,6 +36,11 @@ export class KeyValueCache {
     return this.layers[layerIndex]?.length ?? 0;
   }
 
+  /** Positions that fit into what every layer holds before {@link attend} makes more room. */
+  get capacity(): number {
+    return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({keys}) => keys.shape[2]));
+  }
+
   /** Rows of the batch held, or undefined before the first forward pass. */
   get batchSize(): number | undefined {
     return this.layers[0]?.keys.shape[0];
@@ -109,6 +114,12 @@ export class KeyValueCache {
       this.replace(layerIndex, {keys, values, length: length + 1});
       return attended;
     });
+  }
+
+  /** Counts the position that a replay of {@link attend} in every layer has put into the cache. */
+  advance(): void {
+    this.assertUsable();
+    for (const layer of this.layers) layer.length++;
   }
 
   /**

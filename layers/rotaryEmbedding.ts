@@ -65,6 +65,18 @@ export class RotaryEmbedding extends ModuleLayer {
    */
   tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
     const positions = readAtOnce<ArrayLike<number>>(`${this.name} positionIds`, positionIds, 'Pass rows.');
+    const {cos, sin} = this.valuesAt(positions);
+    const shape: [number, number, number, number] = [
+      positions.length,
+      1,
+      positions[0].length,
+      this.headDim / 2,
+    ];
+    return {cos: tf.tensor4d(cos, shape), sin: tf.tensor4d(sin, shape)};
+  }
+
+  /** What {@link tablesAt} puts into its tensors, row by row. */
+  valuesAt(positions: ArrayLike<number>[]): {cos: Float32Array; sin: Float32Array} {
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
     const cos = new Float32Array(batch * length * half);
@@ -79,8 +91,7 @@ export class RotaryEmbedding extends ModuleLayer {
         }
       }
     }
-    const shape: [number, number, number, number] = [batch, 1, length, half];
-    return {cos: tf.tensor4d(cos, shape), sin: tf.tensor4d(sin, shape)};
+    return {cos, sin};
   }
 
   override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {

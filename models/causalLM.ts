@@ -6,6 +6,7 @@ import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
+import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, type FolderTarget, openFolder} from '../quant/folders/openFolder.ts';
@@ -36,10 +37,12 @@ import {printSummary} from './summary.ts';
 import {type ChatMessage, Tokenizer} from './tokenizer.ts';
 
 export interface ForwardOptions {
-  /** `[B, past + T]` int32: 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
+  /** `[B, past + T]` int32, or longer for one new position on the cache's room: 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
   attentionMask?: tf.Tensor2D;
   /** `[B, T]`. Default the positions after those in the cache. Rows where the backend cannot read a tensor at once. */
   positionIds?: ArrayLike<number>[] | tf.Tensor2D;
+  /** The tables of the positions, in place of `positionIds`. */
+  rotary?: RotaryTables;
   /** Keys and values of earlier tokens; this pass's are added. */
   cache?: KeyValueCache;
   /** Switches dropout and recomputation on. Default false. */

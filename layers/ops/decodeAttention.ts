@@ -18,13 +18,14 @@ export interface DecodeAttentionInputs {
   /** `[B, K, capacity, D]` float32; the first `past` positions count. Given up for what is returned. */
   keys: tf.Tensor4D;
   values: tf.Tensor4D;
-  /** As {@link attention} takes them, `[B, past + 1]` int32. */
+  /** As {@link attention} takes them, `[B, past + 1]` int32, or longer: of positions to come. */
   segments?: tf.Tensor2D;
 }
 
 /**
  * One step of generation in attention: turns query and key by their position, puts key and value into the cache at `past`,
- * and attends to all positions up to there. A kernel does it in one pass and writes over the cache.
+ * and attends to all positions up to there. A kernel does it in one pass and writes over the cache; replayed
+ * ({@link recordReplay}), it takes the next position each time.
  *
  * @param past positions in the cache, fewer than its capacity
  * @param scale factor on the scores. Default `1 / sqrt(D)`
@@ -43,7 +44,8 @@ export function decodeAttention(
   assertShape('decodeAttention values', values, keys.shape);
   assertShape('decodeAttention cos', cos, [-1, 1, 1, dim / 2]);
   assertShape('decodeAttention sin', sin, cos.shape);
-  if (segments) assertShape('decodeAttention segments', segments, [batch, past + 1]);
+  if (segments)
+    assertShape('decodeAttention segments', segments, [batch, Math.max(past + 1, segments.shape[1])]);
   const factor = scale ?? 1 / Math.sqrt(dim);
   const inputs: tf.NamedTensorMap = {query, key, value, cos, sin, keys, values, ...(segments && {segments})};
   return dispatch('DecodeAttention', inputs, {past, scale: factor}, () => {
@@ -64,7 +66,7 @@ export function decodeAttention(
     const nextKeys = put(keys, turned(key, groups));
     const nextValues = put(values, value.reshape([batch, groups, 1, dim]));
     const seen = (cache: tf.Tensor4D) => cache.slice([0, 0, 0, 0], [-1, -1, past + 1, -1]);
-    const options = {causal: true, segments, scale: factor};
+    const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1]), scale: factor};
     const attended = attention(turned(query, heads), seen(nextKeys), seen(nextValues), options);
     return [attended.reshape([batch, heads * dim]), nextKeys, nextValues] as [
       tf.Tensor2D,

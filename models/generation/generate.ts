@@ -1,7 +1,7 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
-import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
+import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {
   type GenerationConfig,
@@ -9,6 +9,7 @@ import {
   resolveGenerationConfig,
 } from '../generationConfig.ts';
 import type {ChatMessage, ChatTemplateOptions, Tokenizer} from '../tokenizer.ts';
+import {Decoder} from './decoder.ts';
 import {processLogits} from './logitsProcessors.ts';
 import {
   argMax,
@@ -27,17 +28,25 @@ export interface GenerativeModel {
    *
    * @param inputIds `[B, T]` int32
    * @param options.attentionMask `[B, past + T]` int32 over all positions so far, 1 for a real token; absent when
-   *   all are real
+   *   all are real; with `rotary` it may be wider, and the columns past this position do not count
    * @param options.positionIds `[B][T]`
+   * @param options.rotary the tables of the positions in their place, where the model has `rotary`
    * @param options.cache holds the `past` positions; the pass appends its own
    */
   forward(
     inputIds: tf.Tensor2D,
-    options: {attentionMask?: tf.Tensor2D; positionIds?: number[][]; cache?: KeyValueCache},
+    options: {
+      attentionMask?: tf.Tensor2D;
+      positionIds?: number[][];
+      rotary?: RotaryTables;
+      cache?: KeyValueCache;
+    },
   ): tf.Tensor3D;
   /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
   logitsOf(hidden: tf.Tensor): tf.Tensor;
   newCache(batchSize: number): KeyValueCache;
+  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see {@link Decoder}. */
+  readonly rotary?: RotaryEmbedding;
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
@@ -220,6 +229,7 @@ async function* decodingSteps(
   rows: Row[],
 ): AsyncGenerator<string[], void, undefined> {
   const cache = model.newCache(rows.length);
+  const decoder = new Decoder(model, cache);
   try {
     let active = rows;
     // Shorter prompts are padded on the left, so that every row's next token comes in the same column.
@@ -227,12 +237,13 @@ async function* decodingSteps(
     let paddings = rows.map(({ids}) => promptLength - ids.length);
     let newPositions = promptLength;
     for (;;) {
-      const ids = await nextIds(model, cache, active, paddings, newPositions);
+      const ids = await nextIds(decoder, active, paddings, newPositions);
       yield active.map((row, i) => advance(row, ids[i]));
 
       const staying = active.flatMap((row, i) => (row.isFinished ? [] : [i]));
       if (staying.length === 0) return;
       if (staying.length < active.length) {
+        decoder.forget();
         cache.select(staying);
         active = staying.map((i) => active[i]);
         paddings = staying.map((i) => paddings[i]);
@@ -240,49 +251,27 @@ async function* decodingSteps(
       newPositions = 1;
     }
   } finally {
+    decoder.forget();
     cache.dispose();
   }
 }
 
-/** Runs the last `newPositions` columns of the padded batch through the model; returns each row's next token. */
+/** Each row's next token. */
 async function nextIds(
-  model: GenerativeModel,
-  cache: KeyValueCache,
+  decoder: Decoder,
   rows: Row[],
   paddings: number[],
   newPositions: number,
 ): Promise<number[]> {
-  const total = paddings[0] + rows[0].ids.length;
-  const past = total - newPositions;
-  const columns = Array.from({length: newPositions}, (_, t) => past + t);
-  const isPadded = paddings.some((padding) => padding > 0);
-  const isOnDevice = hasKernel('GreedyChoice') && rows.every(takesLargest);
-  const output = tf.tidy(() => {
-    // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
-    const inputIds = rows.map(({ids}, b) => columns.map((column) => ids[column - paddings[b]] ?? 0));
-    const positionIds = paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0)));
-    const mask = paddings.map((padding) =>
-      Array.from({length: total}, (_, column) => (column < padding ? 0 : 1)),
-    );
-    const hidden = model.forward(tf.tensor2d(inputIds, [rows.length, newPositions], 'int32'), {
-      attentionMask: isPadded ? tf.tensor2d(mask, [rows.length, total], 'int32') : undefined,
-      positionIds,
-      cache,
-    }); // [B, T, C]
-    const last = newPositions === 1 ? hidden : tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1]);
-    const logits = model.logitsOf(last).reshape([rows.length, -1]) as tf.Tensor2D; // [B, vocab]
-    return isOnDevice ? greedyChoice(logits) : logits;
-  });
-  try {
-    const values = await output.data();
-    if (isOnDevice) return rows.map(({index}, b) => finiteChoice(values[b], index));
-    const vocabulary = output.shape[1] as number;
-    return rows.map((row, b) =>
-      chooseToken(row, values.slice(b * vocabulary, (b + 1) * vocabulary) as Float32Array),
-    );
-  } finally {
-    output.dispose();
-  }
+  const isGreedy = hasKernel('GreedyChoice') && rows.every(takesLargest);
+  const mayGoOn = rows.every(({newIds, room}) => newIds.length + 1 < room);
+  const batch = {ids: rows.map(({ids}) => ids), paddings, newPositions};
+  const values = await decoder.next(batch, {isGreedy, mayGoOn});
+  if (isGreedy) return rows.map(({index}, b) => finiteChoice(values[b], index));
+  const vocabulary = values.length / rows.length;
+  return rows.map((row, b) =>
+    chooseToken(row, values.slice(b * vocabulary, (b + 1) * vocabulary) as Float32Array),
+  );
 }
 
 /** Whether a row's next token is that of its largest logit as the model gives them. */

@@ -20,7 +20,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   readonly blocks: DecoderBlock[];
   readonly norm: RMSNorm;
   lm_head: TiedHead | Dense | LoRADense;
-  private readonly rotary: RotaryEmbedding;
+  readonly rotary: RotaryEmbedding;
 
   /**
    * @param config see {@link resolveConfig}
@@ -52,12 +52,13 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
-    const {attentionMask, positionIds, cache, training = false} = options;
+    const {attentionMask, positionIds, rotary, cache, training = false} = options;
     const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a block run again must drop alike
     return tf.tidy(() => {
       const past = cache?.length ?? 0;
       const length = inputIds.shape[1];
-      const {cos, sin} = positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past);
+      const {cos, sin} =
+        rotary ?? (positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past));
       // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
       const isInKernel = hasKernel('Attention');
       const mask = isInKernel ? attentionMask?.toInt() : causalBias(length, past + length, attentionMask);

@@ -1,9 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {BufferPool} from '../../layers/kernels/webgpu/bufferPool.ts';
+import {recordCommands} from '../../layers/kernels/webgpu/commandRecording.ts';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
+import {recorders} from '../../layers/ops/recordReplay.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode} from './processor.ts';
@@ -59,6 +61,7 @@ export const webgpu: Backend = {
       growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       asynchronousBackends.add(backend);
+      recorders.set(backend, (inputs, run) => recordCommands(backend, inputs, run));
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups

@@ -10,6 +10,8 @@ const SMALL = 64 * 2 ** 10;
 interface Entry {
   /** In the order of creation. */
   index: number;
+  /** How often it was lent. */
+  loans: number;
   key: number;
   size: number;
 }
@@ -27,6 +29,8 @@ interface Entry {
 export class BufferPool {
   numBytesUsed = 0;
   numBytesAllocated = 0;
+  /** Gets every buffer that is lent, while it is set. */
+  lent?: Set<GPUBuffer>;
   private readonly entries = new Map<GPUBuffer, Entry>();
   /** By key, those made last first. */
   private readonly free = new Map<number, GPUBuffer[]>();
@@ -50,15 +54,28 @@ export class BufferPool {
     const known = reuse ? this.free.get(key)?.pop() : undefined;
     if (known) {
       this.idle.delete(known);
-      this.numBytesUsed += size;
+      this.lend(known, size);
       return known;
     }
     if (reuse && size >= SMALL) this.makeRoom(size);
     const buffer = this.device.createBuffer({size, usage, mappedAtCreation});
-    this.numBytesUsed += size;
     this.numBytesAllocated += size;
-    this.entries.set(buffer, {index: this.nextIndex++, key, size});
+    this.entries.set(buffer, {index: this.nextIndex++, key, size, loans: 0});
+    this.lend(buffer, size);
     return buffer;
+  }
+
+  /** Lends this buffer, if it is free; whether it was. */
+  hold(buffer: GPUBuffer): boolean {
+    if (!this.idle.has(buffer)) return false;
+    this.takeFree(buffer);
+    this.lend(buffer, (this.entries.get(buffer) as Entry).size);
+    return true;
+  }
+
+  /** Which of its loans a buffer is in; undefined where it is free, or not of this pool. */
+  loanOf(buffer: GPUBuffer): number | undefined {
+    return this.idle.has(buffer) ? undefined : this.entries.get(buffer)?.loans;
   }
 
   releaseBuffer(buffer: GPUBuffer, reuse = true): void {
@@ -106,12 +123,22 @@ export class BufferPool {
     this.submit();
     for (const buffer of this.idle) {
       if (this.numBytesAllocated + size <= bound) return;
-      const entry = this.entries.get(buffer) as Entry;
-      const list = this.free.get(entry.key) as GPUBuffer[];
-      list.splice(list.indexOf(buffer), 1);
-      this.idle.delete(buffer);
-      this.destroy(buffer, entry);
+      this.destroy(buffer, this.takeFree(buffer));
     }
+  }
+
+  private takeFree(buffer: GPUBuffer): Entry {
+    const entry = this.entries.get(buffer) as Entry;
+    const list = this.free.get(entry.key) as GPUBuffer[];
+    list.splice(list.indexOf(buffer), 1);
+    this.idle.delete(buffer);
+    return entry;
+  }
+
+  private lend(buffer: GPUBuffer, size: number): void {
+    (this.entries.get(buffer) as Entry).loans++;
+    this.numBytesUsed += size;
+    this.lent?.add(buffer);
   }
 
   private destroy(buffer: GPUBuffer, {size}: Entry): void {

@@ -43,8 +43,9 @@ export const decodeAttention = {
       uniforms: [
         {u32: heads},
         {u32: groups},
-        {u32: attrs.past},
+        {u32: attrs.past, step: 1},
         {u32: capacity},
+        {u32: segments?.shape[1] ?? 0},
         {u32: cos.shape[0] === 1 ? 0 : dim / 2},
         {f32: attrs.scale},
       ],
@@ -98,7 +99,7 @@ const PARTS = ${parts}u; // threads that share a vector of the sum
 @group(0) @binding(1) var<storage, read_write> keys: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> values: array<vec4f>;
 ${bindings.map((binding, i) => `@group(0) @binding(${3 + i}) var<storage, read> ${binding};`).join('\n')}
-struct Uniforms { heads: u32, groups: u32, past: u32, capacity: u32, tableStride: u32, scale: f32 }
+struct Uniforms { heads: u32, groups: u32, past: u32, capacity: u32, segmentStride: u32, tableStride: u32, scale: f32 }
 @group(0) @binding(${3 + bindings.length}) var<uniform> u: Uniforms;
 var<workgroup> turned: array<vec2f, D>; // query and key
 var<workgroup> q: array<vec4f, V>;
@@ -109,8 +110,8 @@ var<workgroup> sums: array<vec4f, ${THREADS}>;
 fn isVisible(b: u32, s: u32) -> bool {
   ${
     hasSegments
-      ? `let own = segments[b * (u.past + 1u) + u.past];
-  return own != 0 && segments[b * (u.past + 1u) + s] == own;`
+      ? `let own = segments[b * u.segmentStride + u.past];
+  return own != 0 && segments[b * u.segmentStride + s] == own;`
       : 'return true;'
   }
 }

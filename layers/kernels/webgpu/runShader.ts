@@ -1,4 +1,5 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
+import {encode, recordingOf, type Uniforms, uniformBytes} from './commandRecording.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 export interface ShaderCall {
@@ -12,8 +13,7 @@ export interface ShaderCall {
   code: string;
   outputs: tf.TensorInfo[];
   inputs: tf.TensorInfo[];
-  /** 32-bit members of the uniform struct, in order. */
-  uniforms?: ({u32: number} | {f32: number})[];
+  uniforms?: Uniforms;
   workgroups: [x: number, y?: number, z?: number];
 }
 
@@ -71,27 +71,25 @@ export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
   let values = '';
   for (const value of uniforms) values += 'u32' in value ? `${value.u32},` : `${value.f32}f,`;
   key += values;
-  let group = shader.groups.get(key);
+  const recording = recordingOf(backend);
+  const isCounting = recording !== undefined && uniforms.some((value) => 'step' in value);
+  let group = isCounting ? undefined : shader.groups.get(key);
   if (!group) {
-    if (uniforms.length > 0) buffers.push(uniformBuffer(backend, state.uniforms, values, uniforms));
+    const bound = [...buffers];
+    if (isCounting) bound.push(recording.counterBuffer(values, uniforms));
+    else if (uniforms.length > 0) bound.push(uniformBuffer(backend, state.uniforms, values, uniforms));
     group = backend.device.createBindGroup({
       layout: shader.layout,
-      entries: buffers.map((buffer, binding) => ({binding, resource: {buffer}})),
+      entries: bound.map((buffer, binding) => ({binding, resource: {buffer}})),
     });
-    if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
-    shader.groups.set(key, group);
+    if (!isCounting) {
+      if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
+      shader.groups.set(key, group);
+    }
   }
-  backend.ensureCommandEncoderReady();
-  backend.computePassEncoder ??= (backend.commandEncoder as GPUCommandEncoder).beginComputePass();
-  const pass = backend.computePassEncoder;
-  pass.setPipeline(shader.pipeline);
-  pass.setBindGroup(0, group);
-  pass.dispatchWorkgroups(...workgroups);
-  backend.dispatchCountInPass++;
-  if (backend.dispatchCountInPass >= tf.env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) {
-    backend.endComputePassEncoder();
-    backend.submitQueue();
-  }
+  const command = {pipeline: shader.pipeline, group, workgroups};
+  recording?.add(command, buffers);
+  encode(backend, command);
 }
 
 function stateOf(device: GPUDevice): DeviceState {
@@ -136,16 +134,11 @@ function uniformBuffer(
   {device, queue}: WebGPUBackend,
   buffers: Map<string, GPUBuffer>,
   key: string,
-  uniforms: NonNullable<ShaderCall['uniforms']>,
+  uniforms: Uniforms,
 ): GPUBuffer {
   const known = buffers.get(key);
   if (known) return known;
-  const bytes = new ArrayBuffer(16 * Math.ceil(uniforms.length / 4));
-  const view = new DataView(bytes);
-  uniforms.forEach((value, i) => {
-    if ('u32' in value) view.setUint32(4 * i, value.u32, true);
-    else view.setFloat32(4 * i, value.f32, true);
-  });
+  const bytes = uniformBytes(uniforms);
   if (buffers.size >= MAX_UNIFORMS) buffers.delete(buffers.keys().next().value as string);
   const buffer = device.createBuffer({
     size: bytes.byteLength,

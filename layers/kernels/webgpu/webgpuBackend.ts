@@ -14,6 +14,12 @@ export interface WebGPUBackend extends tf.KernelBackend {
   tensorMap: {get(dataId: tf.DataId): {resource?: GPUBuffer | null; values?: unknown; dtype: tf.DataType}};
   makeTensorInfo(shape: number[], dtype: tf.DataType, values?: tf.TypedArray): tf.TensorInfo;
   uploadToGPU(dataId: tf.DataId): void;
+  copyBuffer(source: GPUBuffer): GPUBuffer;
+  /** Runs a stock program. */
+  recordAndSubmit(program: unknown, output: tf.TensorInfo, inputs: tf.TensorInfo[], uniforms: unknown): void;
+  makeUniforms(values: unknown): {buffer: GPUBuffer};
+  /** Uniform buffers of stock programs, given back when their commands are submitted. */
+  uniformPendingDisposal: GPUBuffer[];
   disposeData(dataId: tf.DataId, force?: boolean): boolean;
   refCount(dataId: tf.DataId): number;
   ensureCommandEncoderReady(): void;

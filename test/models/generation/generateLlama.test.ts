@@ -38,11 +38,15 @@ describeEachBackend('generation by a Llama', () => {
   const PROMPTS = [[5, 17, 3, 88, 41, 2, 60], [9], [12, 12, 30]];
 
   /** Logits `[vocab]` after the last of `ids`, the whole sequence in one pass. */
-  function logitsAfter(ids: number[]): Float32Array {
-    return tf.tidy(() => {
-      const logits = model.predict([ids]);
-      return logits.slice([0, ids.length - 1, 0], [1, 1, -1]).dataSync() as Float32Array;
-    });
+  function logitsAfter(ids: number[]): Promise<Float32Array> {
+    return read(() => model.predict([ids]).slice([0, ids.length - 1, 0], [1, 1, -1]));
+  }
+
+  async function read(make: () => tf.Tensor): Promise<Float32Array> {
+    const tensor = tf.tidy(make);
+    const values = (await tensor.data()) as Float32Array;
+    tensor.dispose();
+    return values;
   }
 
   function expectClose(actual: ArrayLike<number>, expected: Float32Array): void {
@@ -51,19 +55,19 @@ describeEachBackend('generation by a Llama', () => {
     expect(error / scale).toBeLessThan(1e-5);
   }
 
-  test('cached logits equal uncached ones, in pieces of any length', () => {
+  test('cached logits equal uncached ones, in pieces of any length', async () => {
     const ids = [5, 17, 3, 88, 41, 2, 60, 7, 7, 21];
     const cache: KeyValueCache = model.newCache();
     let end = 0;
     for (const length of [4, 1, 3, 1, 1]) {
       const piece = ids.slice(end, end + length);
       end += length;
-      const logits = tf.tidy(() => {
+      const logits = await read(() => {
         const hidden = model.forward(tf.tensor2d([piece], undefined, 'int32'), {cache});
-        return model.logitsOf(hidden.slice([0, length - 1, 0], [1, 1, -1])).dataSync();
+        return model.logitsOf(hidden.slice([0, length - 1, 0], [1, 1, -1]));
       });
       expect(cache.length).toBe(end);
-      expectClose(logits, logitsAfter(ids.slice(0, end)));
+      expectClose(logits, await logitsAfter(ids.slice(0, end)));
     }
     cache.dispose();
   });
@@ -72,7 +76,7 @@ describeEachBackend('generation by a Llama', () => {
     const ids = await generateIds(model, PROMPTS[0], {maxNewTokens: 12});
     const expected = [...PROMPTS[0]];
     for (let i = 0; i < 12; i++) {
-      const logits = logitsAfter(expected);
+      const logits = await logitsAfter(expected);
       expected.push(logits.indexOf(Math.max(...logits)));
     }
     expect(ids).toEqual(expected.slice(PROMPTS[0].length));

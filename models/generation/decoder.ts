@@ -1,0 +1,157 @@
+import * as tf from '@tensorflow/tfjs';
+import type {KeyValueCache} from '../../layers/keyValueCache.ts';
+import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
+import {canRecord, type Replay, recordReplay} from '../../layers/ops/recordReplay.ts';
+import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
+import type {GenerativeModel} from './generate.ts';
+
+/** A batch whose next tokens are wanted. */
+export interface DecodedBatch {
+  /** Prompt and generated tokens of each row, without padding. */
+  ids: number[][];
+  /** How many columns of padding come before each row, so that all end in the same one. */
+  paddings: number[];
+  /** How many columns the cache lacks: all of the prompt's, then one. */
+  newPositions: number;
+}
+
+export interface NextOptions {
+  /** Whether {@link greedyChoice} is wanted, `[B]`, or the logits, `[B, vocabSize]`. */
+  isGreedy: boolean;
+  /** Whether rows have room for one more token after this one. */
+  mayGoOn: boolean;
+}
+
+/** A pass for one new position, as the device keeps it. */
+interface RecordedPass {
+  replay: Replay;
+  isGreedy: boolean;
+  inputIds: tf.Tensor2D;
+  cos: tf.Tensor4D;
+  sin: tf.Tensor4D;
+  mask?: tf.Tensor2D;
+  output: tf.Tensor;
+}
+
+/**
+ * Runs a model over the columns of a batch that its cache lacks. Where the backend can keep a pass's commands, one new position
+ * is one replay: hardly anything is left of what a pass costs the host. And where the device chooses the tokens itself, the next
+ * pass begins before the host has read them.
+ *
+ * The model must stay as it is from one pass to the next.
+ */
+export class Decoder {
+  private recorded?: RecordedPass;
+  /** Whether the next pass runs already. */
+  private isAhead = false;
+
+  constructor(
+    private readonly model: GenerativeModel,
+    private readonly cache: KeyValueCache,
+  ) {}
+
+  /** What comes after the batch's last column. */
+  async next(batch: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
+    const {recorded} = this;
+    if (recorded?.isGreedy === options.isGreedy && recorded.replay.isCurrent && this.hasRoom())
+      return this.replayed(recorded, batch, options);
+    this.forget();
+    const {rotary} = this.model;
+    if (rotary && batch.newPositions === 1 && this.hasRoom() && canRecord())
+      return this.recording(rotary, batch, options);
+    const output = tf.tidy(() => {
+      const {ids, positions, mask} = columnsOf(batch);
+      return this.pass(tf.tensor2d(ids, undefined, 'int32'), options, {
+        attentionMask: mask && tf.tensor2d(mask, undefined, 'int32'),
+        positionIds: positions,
+      });
+    });
+    return output.data().finally(() => output.dispose());
+  }
+
+  /** Before the batch or the cache is changed by anybody else. */
+  forget(): void {
+    if (!this.recorded) return;
+    const {replay, inputIds, cos, sin, mask, output} = this.recorded;
+    replay.dispose();
+    tf.dispose({inputIds, cos, sin, mask, output});
+    this.recorded = undefined;
+    this.isAhead = false;
+  }
+
+  private pass(
+    inputIds: tf.Tensor2D,
+    {isGreedy}: NextOptions,
+    options: Parameters<GenerativeModel['forward']>[1],
+  ): tf.Tensor {
+    const [batch, newPositions] = inputIds.shape;
+    const hidden = this.model.forward(inputIds, {...options, cache: this.cache}); // [B, T, C]
+    const last = newPositions === 1 ? hidden : tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1]);
+    const logits = this.model.logitsOf(last).reshape([batch, -1]) as tf.Tensor2D; // [B, vocab]
+    return isGreedy ? greedyChoice(logits) : logits;
+  }
+
+  /** Where the cache has no room it makes new tensors: such a pass is no other's like. */
+  private hasRoom(): boolean {
+    return this.cache.length < this.cache.capacity;
+  }
+
+  private async recording(rotary: RotaryEmbedding, batch: DecodedBatch, options: NextOptions) {
+    const {ids, positions, mask} = columnsOf(batch, this.cache.capacity);
+    const inputs = {
+      inputIds: tf.tensor2d(ids, undefined, 'int32'),
+      ...rotary.tablesAt(positions),
+      ...(mask && {mask: tf.tensor2d(mask, undefined, 'int32')}),
+    };
+    const {inputIds, cos, sin} = inputs;
+    let output = undefined as tf.Tensor | undefined;
+    const replay = recordReplay(Object.values(inputs), () => {
+      output = tf.tidy(() => this.pass(inputIds, options, {attentionMask: inputs.mask, rotary: {cos, sin}}));
+    });
+    const made = {...inputs, output: output as tf.Tensor};
+    if (replay) this.recorded = {replay, isGreedy: options.isGreedy, ...made};
+    return made.output.data().finally(() => replay ?? tf.dispose(made));
+  }
+
+  private replayed(
+    {replay, isGreedy, inputIds, cos, sin, output}: RecordedPass,
+    batch: DecodedBatch,
+    {mayGoOn}: NextOptions,
+  ): Promise<tf.TypedArray> {
+    const {rotary} = this.model as {rotary: RotaryEmbedding};
+    const {ids, positions} = columnsOf(batch);
+    const tables = (offset: number): [tf.Tensor, tf.TypedArray][] => {
+      const values = rotary.valuesAt(positions.map(([position]) => [position + offset]));
+      return [
+        [cos, values.cos],
+        [sin, values.sin],
+      ];
+    };
+    if (!this.isAhead) replay.run({writes: [[inputIds, Int32Array.from(ids.flat())], ...tables(0)]});
+    this.cache.advance();
+    const values = output.data(); // copied before the next pass writes over it
+    this.isAhead = isGreedy && mayGoOn && this.hasRoom();
+    if (this.isAhead) replay.run({copies: [[output, inputIds]], writes: tables(1)});
+    return values;
+  }
+}
+
+/**
+ * The columns the cache lacks, row by row: ids, their positions, and, where there is padding, which of all columns are real. The
+ * mask is at least so wide: columns to come are real.
+ */
+function columnsOf({ids, paddings, newPositions}: DecodedBatch, width = 0) {
+  const total = paddings[0] + ids[0].length;
+  const columns = Array.from({length: newPositions}, (_, t) => total - newPositions + t);
+  const isPadded = paddings.some((padding) => padding > 0);
+  return {
+    // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
+    ids: ids.map((row, b) => columns.map((column) => row[column - paddings[b]] ?? 0)),
+    positions: paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0))),
+    mask: isPadded
+      ? paddings.map((padding) =>
+          Array.from({length: Math.max(total, width)}, (_, column) => (column < padding ? 0 : 1)),
+        )
+      : undefined,
+  };
+}
