@@ -7,12 +7,12 @@ import {attention, attentionGrad} from './attention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
 import {pack16} from './pack16.ts';
-import {quantizedMatMul} from './quantizedMatMul.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
-import {storedMatMul} from './storedMatMul.ts';
+import {quantizedMatMul, storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
 import {unpack16} from './unpack16.ts';
 
@@ -25,6 +25,8 @@ const KERNELS: tf.KernelConfig[] = [
   embedding,
   loraLinear,
   loraLinearGrad,
+  loraMatMul,
+  loraMatMulGrad,
   pack16,
   quantizedMatMul,
   rmsNorm,
