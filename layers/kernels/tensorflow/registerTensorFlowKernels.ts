@@ -3,9 +3,11 @@ import {adamW8bitStep} from '../steps/adamW8bitStep.ts';
 import {lion8bitStep} from '../steps/lion8bitStep.ts';
 import {lionStep} from '../steps/lionStep.ts';
 import {adamWUpdate} from './adamWUpdate.ts';
+import {adamWUpdates} from './adamWUpdates.ts';
 import {attention, attentionGrad} from './attention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
+import {globalNorm} from './globalNorm.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
@@ -19,10 +21,12 @@ import {unpack16} from './unpack16.ts';
 const KERNELS: tf.KernelConfig[] = [
   ...[adamW8bitStep, lion8bitStep, lionStep].map(optimizerKernel),
   adamWUpdate,
+  adamWUpdates,
   attention,
   attentionGrad,
   dequantizeRows,
   embedding,
+  globalNorm,
   loraLinear,
   loraLinearGrad,
   loraMatMul,
