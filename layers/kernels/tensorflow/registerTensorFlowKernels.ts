@@ -5,6 +5,7 @@ import {lionStep} from '../steps/lionStep.ts';
 import {adamWUpdate} from './adamWUpdate.ts';
 import {adamWUpdates} from './adamWUpdates.ts';
 import {attention, attentionGrad} from './attention.ts';
+import {decodeAttention} from './decodeAttention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
 import {globalNorm} from './globalNorm.ts';
@@ -13,6 +14,7 @@ import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
 import {pack16} from './pack16.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
+import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {quantizedMatMul, storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
@@ -24,6 +26,7 @@ const KERNELS: tf.KernelConfig[] = [
   adamWUpdates,
   attention,
   attentionGrad,
+  decodeAttention,
   dequantizeRows,
   embedding,
   globalNorm,
@@ -35,6 +38,8 @@ const KERNELS: tf.KernelConfig[] = [
   quantizedMatMul,
   rmsNorm,
   rmsNormGrad,
+  rotaryEmbedding,
+  rotaryEmbeddingGrad,
   softmaxCrossEntropy,
   storedMatMul,
   swiGLU,
