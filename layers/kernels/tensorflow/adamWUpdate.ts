@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
-import {runOps} from './runOps.ts';
-import type {TensorFlowBackend} from './tensorflowBackend.ts';
+import {type Ops, runOps} from './runOps.ts';
+import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
 
 interface AdamWUpdateArgs {
   inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
@@ -18,15 +18,23 @@ export const adamWUpdate = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as AdamWUpdateArgs;
-    const {learningRate, beta1, beta2, epsilon, weightDecay, step} = attrs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) => {
-      const scaled = (x: typeof value, factor: number) => ops.mul(x, ops.scalar(factor));
-      const nextMean = ops.add(scaled(mean, beta1), scaled(gradient, 1 - beta1));
-      const nextVariance = ops.add(scaled(variance, beta2), scaled(ops.one('Square', [gradient]), 1 - beta2));
-      const root = scaled(ops.one('Sqrt', [nextVariance]), 1 / Math.sqrt(1 - beta2 ** step));
-      const move = ops.one('RealDiv', [nextMean, ops.add(root, ops.scalar(epsilon))]);
-      const decayed = weightDecay === 0 ? value : scaled(value, 1 - learningRate * weightDecay);
-      return [ops.sub(decayed, scaled(move, learningRate / (1 - beta1 ** step))), nextMean, nextVariance];
-    });
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) =>
+      nextAdamW(ops, [value, gradient, mean, variance], attrs),
+    );
   },
 } as const;
+
+/** The next value, mean and variance of a value, its gradient, mean and variance. */
+export function nextAdamW(
+  ops: Ops,
+  [value, gradient, mean, variance]: Handle[],
+  {learningRate, beta1, beta2, epsilon, weightDecay, step}: AdamWSettings,
+): Handle[] {
+  const scaled = (x: Handle, factor: number) => ops.mul(x, ops.scalar(factor));
+  const nextMean = ops.add(scaled(mean, beta1), scaled(gradient, 1 - beta1));
+  const nextVariance = ops.add(scaled(variance, beta2), scaled(ops.one('Square', [gradient]), 1 - beta2));
+  const root = scaled(ops.one('Sqrt', [nextVariance]), 1 / Math.sqrt(1 - beta2 ** step));
+  const move = ops.one('RealDiv', [nextMean, ops.add(root, ops.scalar(epsilon))]);
+  const decayed = weightDecay === 0 ? value : scaled(value, 1 - learningRate * weightDecay);
+  return [ops.sub(decayed, scaled(move, learningRate / (1 - beta1 ** step))), nextMean, nextVariance];
+}

@@ -4,15 +4,19 @@ import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend
 
 /** How many scores exist at once (16 MiB of float32): what several passes over them find in the cache. */
 const SCORES_AT_ONCE = 1 << 22;
+/** Of so few (8 MiB) the softmax is kept for backward: a third of its work. */
+const KEPT_SCORES = 1 << 21;
 
 /** Added to the score of a key that is hidden: finite, so that a query that sees nothing gives a number. */
-const HIDDEN = -1e9;
+export const HIDDEN = -1e9;
 
 interface AttentionArgs {
   inputs: Record<'query' | 'key' | 'value', tf.TensorInfo> & {
     segments?: tf.TensorInfo;
     dy?: tf.TensorInfo;
     y?: tf.TensorInfo;
+    /** The softmax, where forward kept it. */
+    extra0?: tf.TensorInfo;
   };
   attrs: {scale: number; causal: boolean};
   backend: unknown;
@@ -39,7 +43,7 @@ interface Chunk {
 
 /**
  * `Attention` (layers/ops/attention.ts) in chunks of heads and queries, so that never more than so many scores exist; of a
- * causal one, keys after the last query of a chunk are left out.
+ * causal one, keys after the last query of a chunk are left out. Second output, for few scores: their softmax, `[n, G·T, S]`.
  */
 export const attention = {
   kernelName: 'Attention',
@@ -49,6 +53,11 @@ export const attention = {
     const sizes = sizesOf(inputs);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
       const {query, key, value} = folded(ops, handles, sizes);
+      if (isKept(sizes)) {
+        const [[chunk]] = chunksOf(sizes, attrs.causal);
+        const weights = weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs);
+        return [ops.reshape(ops.batchMatMul(weights, value), inputs.query.shape), weights];
+      }
       const byHead = chunksOf(sizes, attrs.causal).map((chunks) => {
         const byQuery = chunks.map((chunk) =>
           ops.scope(() => {
@@ -60,11 +69,11 @@ export const attention = {
         return ops.concat(byQuery, 2); // [n, G, T, D]
       });
       return [ops.reshape(ops.concat(byHead, 0), inputs.query.shape)];
-    })[0];
+    });
   },
 } as const;
 
-/** Gradients of query, key and value; the weights of each chunk are made again. */
+/** Gradients of query, key and value; the weights of each chunk are made again, unless they were kept. */
 export const attentionGrad = {
   kernelName: 'AttentionGrad',
   backendName: 'tensorflow',
@@ -81,7 +90,8 @@ export const attentionGrad = {
         let sums: Handle[] = [];
         for (const chunk of chunks) {
           const [dQuery, ...next] = ops.keepOnly(() => {
-            const weights = weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs); // [n, G·c, s]
+            const weights =
+              handles.extra0 ?? weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs); // [n, G·c, s]
             const g = queriesOf(ops, dy, chunk, sizes); // [n, G·c, D]
             const along = ops.sum(ops.mul(g, queriesOf(ops, y, chunk, sizes)), 2, true); // [n, G·c, 1]
             const dWeights = ops.batchMatMul(g, keysOf(ops, value, chunk), false, true);
@@ -118,6 +128,10 @@ function sizesOf({query, key}: AttentionArgs['inputs']): Sizes {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
   return {batch, groups, perGroup: heads / groups, length, sourceLength, dim};
+}
+
+function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean {
+  return length > 1 && batch * groups * perGroup * length * sourceLength <= KEPT_SCORES;
 }
 
 /** Chunks by head, and of each by query. */
@@ -192,8 +206,9 @@ function weightsOf(
     const count = end - begin;
     const scaled = ops.mul(queriesOf(ops, query, chunk, sizes), ops.scalar(scale));
     const scores = ops.batchMatMul(scaled, keysOf(ops, key, chunk), false, true); // [n, G·c, s]
-    const bias = causal ? biasOf(ops, segments, chunk, sizes) : undefined; // [1 or n, 1, c, s]
-    if (!bias) return ops.one('Softmax', [scores]);
+    if (!causal || (count === 1 && !segments)) return ops.one('Softmax', [scores]);
+    const inputs = [segments?.id, ...Object.values(chunk), ...Object.values(sizes)].join();
+    const bias = ops.latest('Attention bias', inputs, () => biasOf(ops, segments, chunk, sizes)); // [1 or n, 1, c, s]
     const shown = ops.add(ops.reshape(scores, [to - from, perGroup, count, visible]), bias);
     return ops.one('Softmax', [ops.reshape(shown, [to - from, perGroup * count, visible])]);
   });
@@ -205,9 +220,8 @@ function biasOf(
   segments: Handle | undefined,
   {from, to, begin, end, visible}: Chunk,
   {groups, length, sourceLength}: Sizes,
-): Handle | undefined {
+): Handle {
   const [past, count] = [sourceLength - length, end - begin];
-  if (count === 1 && !segments) return undefined;
   const isAfter = new Uint8Array(count * visible);
   for (let t = 0; t < count; t++) isAfter.fill(1, t * visible + past + begin + t + 1, (t + 1) * visible);
   let isHidden = ops.constant([1, 1, count, visible], isAfter, DataType.bool);

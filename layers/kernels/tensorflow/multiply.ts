@@ -2,7 +2,7 @@ import type {Ops} from './runOps.ts';
 import {DataType, type Handle, type Products} from './tensorflowBackend.ts';
 
 /** How many elements of a weight are widened at once (64 MiB of float32). */
-const TILE_ELEMENTS = 1 << 24;
+export const TILE_ELEMENTS = 1 << 24;
 
 /** A frozen weight that is read a few rows at a time. */
 export interface RowSource {

@@ -3,32 +3,43 @@ import {adamW8bitStep} from '../steps/adamW8bitStep.ts';
 import {lion8bitStep} from '../steps/lion8bitStep.ts';
 import {lionStep} from '../steps/lionStep.ts';
 import {adamWUpdate} from './adamWUpdate.ts';
+import {adamWUpdates} from './adamWUpdates.ts';
 import {attention, attentionGrad} from './attention.ts';
+import {decodeAttention} from './decodeAttention.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {embedding} from './embedding.ts';
+import {globalNorm} from './globalNorm.ts';
 import {loraLinear, loraLinearGrad} from './loraLinear.ts';
+import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
 import {pack16} from './pack16.ts';
-import {quantizedMatMul} from './quantizedMatMul.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
+import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
-import {storedMatMul} from './storedMatMul.ts';
+import {quantizedMatMul, storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
 import {unpack16} from './unpack16.ts';
 
 const KERNELS: tf.KernelConfig[] = [
   ...[adamW8bitStep, lion8bitStep, lionStep].map(optimizerKernel),
   adamWUpdate,
+  adamWUpdates,
   attention,
   attentionGrad,
+  decodeAttention,
   dequantizeRows,
   embedding,
+  globalNorm,
   loraLinear,
   loraLinearGrad,
+  loraMatMul,
+  loraMatMulGrad,
   pack16,
   quantizedMatMul,
   rmsNorm,
   rmsNormGrad,
+  rotaryEmbedding,
+  rotaryEmbeddingGrad,
   softmaxCrossEntropy,
   storedMatMul,
   swiGLU,

@@ -70,6 +70,12 @@ export class Ops {
     return next;
   }
 
+  /** Lets a handle of the current scope outlive it; freeing it is the caller's. */
+  disown(handle: Handle): Handle {
+    this.owned.splice(this.owned.lastIndexOf(handle), 1);
+    return handle;
+  }
+
   /** Runs any op; types of inputs need not be given as attributes. */
   run(name: string, inputs: Handle[], attributes: OpAttribute[] = [], outputCount = 1): Handle[] {
     const ids = inputs.map(({id}) => id);
@@ -91,16 +97,48 @@ export class Ops {
     return handle;
   }
 
+  /** Float32 of any values. */
+  empty(shape: number[]): Handle {
+    return this.one('Empty', [this.integers(shape)], [this.typeAttribute('dtype', DataType.float32)]);
+  }
+
   scalar(value: number): Handle {
     return this.constant([], Float32Array.of(value));
   }
 
   integer(value: number): Handle {
-    return this.constant([], Int32Array.of(value));
+    return this.keptIntegers(`${value}`, [], [value]);
   }
 
+  /** For shapes, axes and the like: what differs at each call is a {@link constant}. */
   integers(values: number[]): Handle {
-    return this.constant([values.length], Int32Array.from(values));
+    return this.keptIntegers(`[${values}]`, [values.length], values);
+  }
+
+  /** A small constant is made once for a backend: making it costs half as much as the op that reads it. */
+  private keptIntegers(name: string, shape: number[], values: number[]): Handle {
+    const kept = keptHandles(this.backend);
+    const known = kept.get(name);
+    if (known) return known;
+    const handle = this.constant(shape, Int32Array.from(values));
+    if (kept.size < MAX_KEPT) kept.set(name, this.disown(handle));
+    return handle;
+  }
+
+  /**
+   * What `make` gives, kept until another key is asked for: what all layers of a pass need alike is made by the first.
+   *
+   * @param key names all that it is made of; handles by their ids, which never return
+   */
+  latest(name: string, key: string, make: () => Handle): Handle {
+    const kept = latestByBackend.get(this.backend) ?? new Map<string, {key: string; handle: Handle}>();
+    latestByBackend.set(this.backend, kept);
+    const last = kept.get(name);
+    if (last?.key === key) return last.handle;
+    const handle = this.disown(this.scope(make));
+    kept.set(name, {key, handle});
+    if (last) this.backend.binding.deleteTensor(last.handle.id);
+    return handle;
   }
 
   typeAttribute(name: string, value: number): OpAttribute {
@@ -155,6 +193,24 @@ export class Ops {
     return this.one('Pad', [x, paddings]);
   }
 
+  /** Tensors of one shape along a new first axis. */
+  stack(parts: Handle[]): Handle {
+    const type = this.typeAttribute('T', parts[0].dtype);
+    const attributes = [this.intAttribute('N', parts.length), type, this.intAttribute('axis', 0)];
+    return this.one('Pack', parts, attributes);
+  }
+
+  /** What {@link stack} put together. */
+  unstack(x: Handle): Handle[] {
+    const [count] = x.shape;
+    return this.run('Unpack', [x], [this.intAttribute('num', count), this.intAttribute('axis', 0)], count);
+  }
+
+  /** Equal parts along `axis`. */
+  split(x: Handle, axis: number, count: number): Handle[] {
+    return this.run('Split', [this.integer(axis), x], [this.intAttribute('num_split', count)], count);
+  }
+
   concat(parts: Handle[], axis: number): Handle {
     if (parts.length === 1) return parts[0];
     return this.one(
@@ -202,7 +258,17 @@ export class Ops {
   }
 }
 
-const tables = new WeakMap<object, Map<string, Handle>>();
+const keptByBackend = new WeakMap<object, Map<string, Handle>>();
+/** Afterwards constants are made anew: shapes of ever new lengths must not fill the memory. */
+const MAX_KEPT = 4096;
+
+function keptHandles(backend: TensorFlowBackend): Map<string, Handle> {
+  const kept = keptByBackend.get(backend) ?? new Map<string, Handle>();
+  keptByBackend.set(backend, kept);
+  return kept;
+}
+
+const latestByBackend = new WeakMap<object, Map<string, {key: string; handle: Handle}>>();
 
 /** A constant made once for a backend and kept. */
 export function keptTable(
@@ -211,8 +277,7 @@ export function keptTable(
   shape: number[],
   make: () => Float32Array,
 ): Handle {
-  const kept = tables.get(backend) ?? new Map<string, Handle>();
-  tables.set(backend, kept);
+  const kept = keptHandles(backend);
   const known = kept.get(name);
   if (known) return known;
   const {binding} = backend;

@@ -158,7 +158,6 @@ describeTensorFlow('handles', () => {
       await model.trainOnBatch({inputIds: tinyIds, labels: tinyIds});
       counts.push(tensorflowBackend().getNumOfTFTensors());
     }
-    console.log(counts);
     expect(new Set(counts.slice(5)).size).toBe(1);
     model.dispose();
   });

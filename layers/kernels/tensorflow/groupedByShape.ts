@@ -1,0 +1,17 @@
+import type * as tf from '@tensorflow/tfjs';
+
+/** Larger tensors are worth an op of their own. */
+const SMALL_SIZE = 1 << 17;
+
+/** Places of small tensors of one shape together, each large one by itself: a small one costs no more than the start of its op. */
+export function groupedByShape(tensors: tf.TensorInfo[]): number[][] {
+  const groups = new Map<string, number[]>();
+  for (const [place, {shape}] of tensors.entries()) {
+    const isSmall = shape.reduce((size, length) => size * length, 1) <= SMALL_SIZE;
+    const key = isSmall ? shape.join() : `large ${place}`;
+    const group = groups.get(key);
+    if (group) group.push(place);
+    else groups.set(key, [place]);
+  }
+  return [...groups.values()];
+}

@@ -1,0 +1,64 @@
+import type * as tf from '@tensorflow/tfjs';
+import {type Ops, runOps} from './runOps.ts';
+import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
+
+/** Numbers from which a roll takes less than a split and a concatenation. */
+const MANY = 1 << 16;
+
+interface RotaryEmbeddingArgs {
+  inputs: Record<'x' | 'dy' | 'cos' | 'sin', tf.TensorInfo>;
+  backend: unknown;
+}
+
+/** `RotaryEmbedding` (layers/ops/rotaryEmbedding.ts). */
+export const rotaryEmbedding = {
+  kernelName: 'RotaryEmbedding',
+  backendName: 'tensorflow',
+  kernelFunc: (args: unknown) => {
+    const {inputs, backend} = args as RotaryEmbeddingArgs;
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {x, cos, sin}) => [
+      rotated(ops, x, cos, sin),
+    ])[0];
+  },
+} as const;
+
+/** Turns back. */
+export const rotaryEmbeddingGrad = {
+  kernelName: 'RotaryEmbeddingGrad',
+  backendName: 'tensorflow',
+  kernelFunc: (args: unknown) => {
+    const {inputs, backend} = args as RotaryEmbeddingArgs;
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {dy, cos, sin}) => [
+      turned(ops, dy, cos, ops.concat([sin, ops.one('Neg', [sin])], 3)),
+    ])[0];
+  },
+} as const;
+
+/**
+ * Turns heads by their positions.
+ *
+ * @param x `[B, H, T, D]`
+ * @param cos `[B or 1, 1, T, D/2]`
+ * @param sin same shape as `cos`
+ */
+export function rotated(ops: Ops, x: Handle, cos: Handle, sin: Handle): Handle {
+  return turned(ops, x, cos, ops.concat([ops.one('Neg', [sin]), sin], 3));
+}
+
+/**
+ * `x · [cos, cos] + swapped(x) · sines`, where the halves of each head are swapped.
+ *
+ * @param sines `[B or 1, 1, T, D]`
+ */
+function turned(ops: Ops, x: Handle, cos: Handle, sines: Handle): Handle {
+  return ops.add(ops.mul(x, ops.concat([cos, cos], 3)), ops.mul(swapped(ops, x), sines));
+}
+
+/** One op for many heads; for few, starting its threads costs more than two. */
+function swapped(ops: Ops, x: Handle): Handle {
+  const half = x.shape[3] / 2;
+  const size = x.shape.reduce((product, length) => product * length, 1);
+  if (size >= MANY) return ops.one('Roll', [x, ops.integers([half]), ops.integers([3])]);
+  const [first, second] = ops.split(x, 3, 2);
+  return ops.concat([second, first], 3);
+}
