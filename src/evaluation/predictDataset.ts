@@ -163,6 +163,7 @@ function measureMemory(model: GenerativeModel): {model: GenerativeModel; peakByt
       config: model.config,
       tokenizer: model.tokenizer,
       generationConfig: model.generationConfig,
+      rotary: model.rotary,
       newCache: (rows) => model.newCache(rows),
       logitsOf: (hidden) => model.logitsOf(hidden),
       forward(inputIds, options) {
