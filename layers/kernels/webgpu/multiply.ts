@@ -36,7 +36,7 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   const y = backend.makeTensorInfo([m, n], 'float32');
   if (m === 0 || n === 0) return y;
   if (m <= MAX_ROWS_ALONE && transposeWeight && k % 4 === 0) {
-    runShader(backend, rowProduct(product, y));
+    runShader(backend, rowProduct(backend, product, y));
     return y;
   }
   const {computeDtype} = capabilitiesOf(backend);
