@@ -30,6 +30,7 @@ const {values: options} = parseArgs({
     computeDtype: {type: 'string', default: 'float16'},
     quantization: {type: 'string', default: 'none,nf4'},
     checkpointing: {type: 'string', default: 'on'},
+    compileShaders: {type: 'string', default: 'on'},
     profile: {type: 'boolean', default: false},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
@@ -79,7 +80,10 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   const model = await makeModel(quantization);
   model.gradientCheckpointing = checkpointing;
   model.applyLoRA({rank, alpha: 16, targetModules: 'all-linear', seed: 0});
-  model.compile({optimizer: new AdamW({learningRate: 1e-4})});
+  model.compile({
+    optimizer: new AdamW({learningRate: 1e-4}),
+    compileShaders: options.compileShaders === 'on',
+  });
   const inputIds = Array.from({length: batch}, (_, b) =>
     Array.from({length}, (_, t) => (b * 977 + t * 31) % shape.vocabSize),
   );

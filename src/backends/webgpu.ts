@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {BufferPool} from '../../layers/kernels/webgpu/bufferPool.ts';
+import {compileShaders} from '../../layers/kernels/webgpu/compileShaders.ts';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {shaderCompilers} from '../../layers/ops/compileShaders.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
@@ -59,6 +61,7 @@ export const webgpu: Backend = {
       growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       asynchronousBackends.add(backend);
+      shaderCompilers.set(backend, (run, onProgress) => compileShaders(backend, run, onProgress));
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
