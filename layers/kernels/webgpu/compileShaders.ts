@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {CompileProgress} from '../../ops/compileShaders.ts';
 import {compileAside, type DryRun, setDryRun} from './runShader.ts';
+import {tuneMet} from './tuning.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** TensorFlow.js's own shaders are compiled but not dispatched; in `pipelineCache` there are promises then. */
@@ -9,21 +10,23 @@ const COMPILE_ONLY = 'WEBGPU_ENGINE_COMPILE_ONLY';
 
 /**
  * {@link compileShaders} of layers/ops on webgpu: `run` is run once without a dispatch, and what it met is compiled. A shader
- * that cannot be compiled counts as well; running it says what is wrong.
+ * that cannot be compiled counts as well; running it says what is wrong. Where shapes are tuned, that comes first.
  */
 export async function compileShaders(
   backend: WebGPUBackend,
   run: () => void,
   onProgress?: CompileProgress,
 ): Promise<void> {
-  const {shaders, programs} = runDry(backend, run);
+  let {shaders, programs} = runDry(backend, run);
   const {device, pipelineCache} = backend;
-  const pipelines = [
-    ...[...shaders.values()].map((shader) => compileAside(device, shader)),
-    ...programs.map(async ([key, pipeline]) => {
-      pipelineCache[key] = await pipeline;
-    }),
-  ];
+  const pipelines = programs.map(async ([key, pipeline]) => {
+    pipelineCache[key] = await pipeline;
+  });
+  if (await tuneMet(backend)) {
+    await Promise.allSettled(pipelines); // for the second run to find them
+    ({shaders} = runDry(backend, run));
+  }
+  pipelines.push(...[...shaders.values()].map((shader) => compileAside(device, shader)));
   const total = pipelines.length;
   if (total === 0) return;
   await onProgress?.(0, total);

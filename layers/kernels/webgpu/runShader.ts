@@ -150,6 +150,9 @@ export function setDryRun(device: GPUDevice, dryRun: DryRun | undefined): void {
   stateOf(device).dryRun = dryRun;
 }
 
+/** Whether nothing is dispatched at present. */
+export const isDryRun = (device: GPUDevice): boolean => stateOf(device).dryRun !== undefined;
+
 function note(backend: WebGPUBackend, dryRun: DryRun, {name, code, outputs}: ShaderCall): void {
   for (const {dataId} of outputs) {
     backend.uploadToGPU(dataId); // what lies nowhere is taken to be on the host

@@ -22,6 +22,7 @@ export interface WebGPUBackend extends tf.KernelBackend {
   uploadToGPU(dataId: tf.DataId): void;
   disposeData(dataId: tf.DataId, force?: boolean): boolean;
   refCount(dataId: tf.DataId): number;
+  incRef(dataId: tf.DataId): void;
   ensureCommandEncoderReady(): void;
   endComputePassEncoder(): void;
   submitQueue(): void;
