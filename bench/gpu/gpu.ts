@@ -31,6 +31,7 @@ const {values: options} = parseArgs({
     quantization: {type: 'string', default: 'none,nf4'},
     checkpointing: {type: 'string', default: 'on'},
     compileShaders: {type: 'string', default: 'on'},
+    tune: {type: 'boolean', default: false},
     profile: {type: 'boolean', default: false},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
@@ -180,7 +181,7 @@ async function generate(quantization: string): Promise<Row> {
 
 async function main(): Promise<void> {
   if (options.device === 'none') installAbsentDevice();
-  const report = await useBackend('webgpu', {computeDtype});
+  const report = await useBackend('webgpu', {computeDtype, tune: options.tune});
   console.log(String(report));
   results['device'] = report;
   const only = options.only.split(',');
