@@ -29,6 +29,7 @@ export {
 } from './ops/blockwise8bit.ts';
 export {causalBias} from './ops/causalBias.ts';
 export {checkpoint} from './ops/checkpoint.ts';
+export {type CompileProgress, compileShaders} from './ops/compileShaders.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';
 export {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';

@@ -1,7 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
+import {TILINGS} from '../../layers/kernels/webgpu/matrixProduct.ts';
+import {setTuning} from '../../layers/kernels/webgpu/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
+import {compileShaders} from '../../layers/ops/compileShaders.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
@@ -104,6 +107,7 @@ export async function checkKernels(): Promise<Row[]> {
       tf.dispose([inputs, dy, wide, weight.tensor]);
     }
   }
+  rows.push(...(await checkTilings(computeDtype)));
   for (const [batch, heads, groups, length, dim, isPacked] of [
     [1, 4, 2, 128, 64, 0],
     [2, 8, 2, 300, 64, 1],
@@ -141,5 +145,40 @@ export async function checkKernels(): Promise<Row[]> {
     tf.dispose([inputs, dy, real]);
     tf.dispose([segments, bias].filter((tensor) => tensor !== undefined) as tf.Tensor[]);
   }
+  return rows;
+}
+
+/** Products in each tiling that may be chosen, at a size that fills tiles, a ragged one, and one whose inner side is split. */
+async function checkTilings(computeDtype: string): Promise<Row[]> {
+  const rows: Row[] = [];
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  for (const [place, tiling] of TILINGS.entries()) {
+    await setTuning(backend, {
+      device: 'check',
+      store: {load: async () => ({}), save: async () => {}},
+      measure: async (_, calls) => calls.map((_call, i) => (i === place ? 1 : 2)),
+    });
+    for (const [m, outputs, cols] of [
+      [512, 512, 512],
+      [1027, 1000, 264],
+      [130, 128, 8192],
+    ]) {
+      for (const transposeWeight of [true, false]) {
+        const tensor = randomFloat16(outputs, cols / 2, 7);
+        const weight = {tensor, dtype: 'float16' as const, rows: outputs, cols};
+        const x = tf.randomNormal([m, transposeWeight ? cols : outputs], 0, 1, 'float32', 3) as tf.Tensor2D;
+        const run = () => storedMatMul(x, weight, transposeWeight);
+        await compileShaders(() => void run());
+        const expected = tf.tidy(() => tf.matMul(x, unpackMatrix(weight), false, transposeWeight));
+        rows.push({
+          what: `${m} × [${outputs}, ${cols}]${transposeWeight ? 'ᵀ' : ''} in tiles of ${Object.values(tiling)}`,
+          computeDtype,
+          error: await errorOf(run(), expected),
+        });
+        tf.dispose([x, tensor]);
+      }
+    }
+  }
+  await setTuning(backend, undefined);
   return rows;
 }

@@ -30,6 +30,8 @@ const {values: options} = parseArgs({
     computeDtype: {type: 'string', default: 'float16'},
     quantization: {type: 'string', default: 'none,nf4'},
     checkpointing: {type: 'string', default: 'on'},
+    compileShaders: {type: 'string', default: 'on'},
+    tune: {type: 'boolean', default: false},
     profile: {type: 'boolean', default: false},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
@@ -79,7 +81,10 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   const model = await makeModel(quantization);
   model.gradientCheckpointing = checkpointing;
   model.applyLoRA({rank, alpha: 16, targetModules: 'all-linear', seed: 0});
-  model.compile({optimizer: new AdamW({learningRate: 1e-4})});
+  model.compile({
+    optimizer: new AdamW({learningRate: 1e-4}),
+    compileShaders: options.compileShaders === 'on',
+  });
   const inputIds = Array.from({length: batch}, (_, b) =>
     Array.from({length}, (_, t) => (b * 977 + t * 31) % shape.vocabSize),
   );
@@ -176,7 +181,7 @@ async function generate(quantization: string): Promise<Row> {
 
 async function main(): Promise<void> {
   if (options.device === 'none') installAbsentDevice();
-  const report = await useBackend('webgpu', {computeDtype});
+  const report = await useBackend('webgpu', {computeDtype, tune: options.tune});
   console.log(String(report));
   results['device'] = report;
   const only = options.only.split(',');

@@ -25,6 +25,12 @@ export interface BackendOptions {
    * elsewhere operands are rounded to it all the same, and multiplied in float32.
    */
   computeDtype?: 'float16' | 'bfloat16' | 'float32';
+  /**
+   * `webgpu`: whether the tiles of large products are chosen by measuring a few for each shape, before a model's first training
+   * step and wherever `compileShaders` is called: at most some seconds, of which the result is kept in the user's cache folder
+   * (`tfjs-lora/tuning.json`), in a browser in its local storage. Default false, or as before when the backend runs already.
+   */
+  tune?: boolean;
 }
 
 /** What a backend says of itself once it runs. */

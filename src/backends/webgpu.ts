@@ -1,14 +1,18 @@
 import * as tf from '@tensorflow/tfjs';
 import {BufferPool} from '../../layers/kernels/webgpu/bufferPool.ts';
 import {recordCommands} from '../../layers/kernels/webgpu/commandRecording.ts';
+import {compileShaders} from '../../layers/kernels/webgpu/compileShaders.ts';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
+import {isTuned, setTuning} from '../../layers/kernels/webgpu/tuning.ts';
 import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {shaderCompilers} from '../../layers/ops/compileShaders.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {recorders} from '../../layers/ops/recordReplay.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode} from './processor.ts';
+import {tuningFile} from './tuningFile.ts';
 
 /** Dawn's switches: f16 and subgroup matrices are behind them, and our shaders check their bounds themselves. */
 const DAWN_FEATURES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
@@ -62,11 +66,14 @@ export const webgpu: Backend = {
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       asynchronousBackends.add(backend);
       recorders.set(backend, (inputs, run) => recordCommands(backend, inputs, run));
+      shaderCompilers.set(backend, (run, onProgress) => compileShaders(backend, run, onProgress));
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
       logitsAtOnce.set(backend, Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4));
-      tf.registerBackend('webgpu', () => Object.assign(backend, {[OURS]: name}));
+      tf.registerBackend('webgpu', () =>
+        Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
+      );
     }
     registerWebGPUKernels();
     // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
@@ -77,20 +84,24 @@ export const webgpu: Backend = {
     const backend = tf.backend() as OurBackend;
     const capabilities = capabilitiesOf(backend);
     if (computeDtype) capabilities.computeDtype = capabilities.hasF16 ? computeDtype : 'float32';
+    if (options.tune !== undefined)
+      await setTuning(backend, options.tune ? {device: backend[IDENTITY], store: tuningFile} : undefined);
     const {hasF16, hasSubgroups, hasMatrices} = capabilities;
     const features = [
       ...(hasF16 ? ['f16'] : []),
       ...(hasSubgroups ? ['subgroups'] : []),
       ...(hasMatrices ? ['subgroup matrices'] : []),
       `products in ${capabilities.computeDtype}`,
+      ...(isTuned(backend) ? ['tiles by measurement'] : []),
     ];
     return {device: backend[OURS], features};
   },
 };
 
-/** On the backend itself, with the card's name: a second copy of this file must know it again. */
+/** On the backend itself, with the card's name, and that with its driver: a second copy of this file must know it again. */
 const OURS = Symbol.for('tfjs-lora.webgpu');
-type OurBackend = WebGPUBackend & {[OURS]: string};
+const IDENTITY = Symbol.for('tfjs-lora.webgpu.identity');
+type OurBackend = WebGPUBackend & {[OURS]: string; [IDENTITY]: string};
 
 const isOurs = (backend: object): boolean => OURS in backend;
 
@@ -142,6 +153,10 @@ async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
 function isSoftware({info}: GPUAdapter): boolean {
   const names = `${info.architecture} ${info.device} ${info.description}`;
   return info.isFallbackAdapter || /software|swiftshader|llvmpipe|lavapipe/i.test(names);
+}
+
+function identityOf({info}: GPUAdapter): string {
+  return [info.vendor, info.architecture, info.device, info.description].join('/');
 }
 
 function nameOf({info}: GPUAdapter): string {

@@ -109,6 +109,24 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     for (const left of this.run(gradients)) await left();
   }
 
+  /**
+   * Computes what a first step would and drops it, for `compileShaders`: only where nothing is computed in truth, since an
+   * update may write over what it is given.
+   */
+  rehearse(gradients: tf.NamedTensorMap): void {
+    tf.tidy(() => {
+      const updates = Object.entries(gradients).map(([name, gradient]) => {
+        const value = variableNamed(name);
+        const state = this.slotsOf(value.shape).map(({shape, dtype}) => tf.zeros(shape, dtype));
+        return {name, value, gradient, state};
+      });
+      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
+      for (let first = 0; first < updates.length; first += atOnce) {
+        this.compute(updates.slice(first, first + atOnce), 1);
+      }
+    });
+  }
+
   /** Resolves when no state of a paged optimizer is on the device. */
   async flush(): Promise<void> {
     await Promise.all([...this.state.values()].map((state) => state.leave()));
@@ -159,17 +177,19 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     const given = updates.map(({name, variable, gradient, state}) => {
       return {name, value: variable, gradient, state: state.tensors()};
     });
-    const compute = (): tf.Tensor[][] => {
-      if (given.length > 1) return this.updateMany(given, step);
-      const [{name, value, gradient, state}] = given;
-      return [this.update(name, value, gradient, state, step)];
-    };
+    const compute = () => this.compute(given, step);
     const results = tf.tidy(compute as () => never) as tf.Tensor[][]; // tidied at any depth
     for (const [i, [value, ...next]] of results.entries()) {
       updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
       value.dispose();
       updates[i].state.replace(next);
     }
+  }
+
+  private compute(updates: VariableUpdate[], step: number): tf.Tensor[][] {
+    if (updates.length > 1) return this.updateMany(updates, step);
+    const [{name, value, gradient, state}] = updates;
+    return [this.update(name, value, gradient, state, step)];
   }
 
   /**

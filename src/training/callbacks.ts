@@ -75,6 +75,11 @@ export interface TrainingCallback {
   onTrainError?: Handler<[error: unknown]>;
   onEpochBegin?: Handler<[epoch: number]>;
   onEpochEnd?: Handler<[epoch: number, logs: EpochLogs]>;
+  /**
+   * While a backend compiles the shaders of a step, which it does before the first: with 0, and after each one. Not called where
+   * there is nothing to compile.
+   */
+  onCompile?: Handler<[compiled: number, total: number]>;
   /** Before each optimizer step, counted from 1. */
   onStepBegin?: Handler<[step: number]>;
   /** After each optimizer step. */

@@ -43,6 +43,7 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
   let validation = '';
   return {
     onTrainBegin: ({totalSteps, step = 0}) => bar.start(totalSteps ?? 0, step, {details}),
+    onCompile: (compiled, total) => bar.update({details: describeCompiling(compiled, total)}),
     onStepEnd: (record) => {
       if (record.totalSteps === undefined) bar.setTotal(record.step);
       details = describe(record);
@@ -66,6 +67,9 @@ function byLines(stream: ProgressStream): TrainingCallback {
     shown = record;
   };
   return {
+    onCompile: (compiled, total) => {
+      if (compiled === 0 || compiled === total) stream.write(`${describeCompiling(compiled, total)}\n`);
+    },
     onStepEnd: (record) => {
       latest = record;
       if (!shown || record.seconds - shown.seconds >= LINE_SECONDS) show(record);
@@ -79,6 +83,9 @@ function byLines(stream: ProgressStream): TrainingCallback {
     },
   };
 }
+
+const describeCompiling = (compiled: number, total: number): string =>
+  `compiling shaders ${compiled}/${total}`;
 
 function describe(record: StepRecord): string {
   const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = record;

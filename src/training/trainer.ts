@@ -154,7 +154,9 @@ export class Trainer extends TrainingStep {
       await callbacks.emit('onStepBegin', step);
       await callbacks.emit('onBatchBegin', step - 1);
       const begun = performance.now();
-      const outcome = await this.step(window, factorAt(this.steps), plan.seed);
+      const outcome = await this.step(window, factorAt(this.steps), plan.seed, (compiled, total) =>
+        callbacks.emit('onCompile', compiled, total),
+      );
       this.steps++;
       await this.record(run, outcome, window, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {type CompileProgress, compileShaders} from '../../layers/ops/compileShaders.ts';
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
@@ -27,6 +28,11 @@ export interface CompileArgs {
   schedule?: ScheduleName | ({name: ScheduleName} & ScheduleArgs) | LearningRateSchedule;
   /** Clip the global norm of the gradients to this. Default none. */
   maxGradNorm?: number;
+  /**
+   * Whether the shaders of a step are compiled all at once before the first one, which takes a pass in which nothing is computed:
+   * see `compileShaders`. Without effect where none are compiled. Default true.
+   */
+  compileShaders?: boolean;
 }
 
 /** What one optimizer step did. */
@@ -64,6 +70,9 @@ export class TrainingStep {
   private compiled: {optimizer: tf.Optimizer; isOwned: boolean};
   private schedule?: CompileArgs['schedule'];
   private maxGradNorm?: number;
+  private compilesShaders = true;
+  /** The backend and the weights of the optimizer's latest step, whose shaders are compiled. */
+  private shadersOf?: {backend: tf.KernelBackend; weights: string};
 
   constructor(protected readonly model: TrainableModel) {
     this.compiled = {optimizer: new AdamW({learningRate: 1e-4}), isOwned: true};
@@ -83,7 +92,7 @@ export class TrainingStep {
    * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
    */
   compile(args: CompileArgs = {}): void {
-    const {optimizer: given, schedule, maxGradNorm} = args;
+    const {optimizer: given, schedule, maxGradNorm, compileShaders = true} = args;
     assertMaxGradNorm(maxGradNorm);
     const optimizer = resolveOptimizer(given);
     const isOwned = optimizer !== given;
@@ -96,6 +105,7 @@ export class TrainingStep {
     this.use({optimizer, isOwned});
     this.schedule = schedule;
     this.maxGradNorm = maxGradNorm;
+    this.compilesShaders = compileShaders;
     this.steps = 0;
   }
 
@@ -130,9 +140,25 @@ export class TrainingStep {
    *
    * @param factor on the optimizer's learning rate
    * @param seed of the run
+   * @param onCompile told of shaders that are compiled first
    */
-  protected async step(batches: Batch | Batch[], factor: number, seed = 0): Promise<StepOutcome> {
-    const window = await windowGradients(this.model, batches, seed * STEPS_PER_SEED + this.steps);
+  protected async step(
+    batches: Batch | Batch[],
+    factor: number,
+    seed = 0,
+    onCompile: CompileProgress = () => {},
+  ): Promise<StepOutcome> {
+    const backend = tf.backend();
+    const weights = [...this.model.trainableParameters()].map(([key]) => key).join();
+    const isCompiled = this.shadersOf?.backend === backend && this.shadersOf.weights === weights;
+    const prepare = (pass: () => tf.NamedTensorMap) => compileShaders(() => this.rehearse(pass()), onCompile);
+    const window = await windowGradients(
+      this.model,
+      batches,
+      seed * STEPS_PER_SEED + this.steps,
+      this.compilesShaders && !isCompiled ? prepare : undefined,
+    );
+    this.shadersOf = {backend, weights};
     try {
       if (this.onGradients) {
         await this.onGradients(window);
@@ -170,22 +196,37 @@ export class TrainingStep {
   private use(next: {optimizer: tf.Optimizer; isOwned: boolean}): void {
     if (next.optimizer !== this.optimizer) this.dispose();
     this.compiled = next;
+    this.shadersOf = undefined;
   }
 
   private async update(gradients: tf.NamedTensorMap, gradNorm: number): Promise<void> {
-    const names = new Map([...this.model.trainableParameters()].map(([key, {name}]) => [key, name]));
-    const {optimizer, maxGradNorm} = this;
-    const clipped =
-      maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, maxGradNorm);
-    const byVariable = Object.fromEntries(
-      Object.entries(clipped).map(([key, gradient]) => [names.get(key), gradient]),
-    );
+    const {optimizer} = this;
+    const clipped = this.clip(gradients, gradNorm);
+    const byVariable = this.byVariable(clipped);
     try {
       if (optimizer instanceof NamedStateOptimizer) await optimizer.applyGradientsAsync(byVariable);
       else tf.tidy(() => optimizer.applyGradients(byVariable));
     } finally {
       if (clipped !== gradients) tf.dispose(clipped);
     }
+  }
+
+  /** What {@link update} computes, where nothing is; of other optimizers than ours it is not known. */
+  private rehearse(gradients: tf.NamedTensorMap): void {
+    const clipped = this.clip(gradients, Number.POSITIVE_INFINITY);
+    if (this.optimizer instanceof NamedStateOptimizer) this.optimizer.rehearse(this.byVariable(clipped));
+  }
+
+  private clip(gradients: tf.NamedTensorMap, gradNorm: number): tf.NamedTensorMap {
+    const {maxGradNorm} = this;
+    return maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, maxGradNorm);
+  }
+
+  private byVariable(gradients: tf.NamedTensorMap): tf.NamedTensorMap {
+    const names = new Map([...this.model.trainableParameters()].map(([key, {name}]) => [key, name]));
+    return Object.fromEntries(
+      Object.entries(gradients).map(([key, gradient]) => [names.get(key) as string, gradient]),
+    );
   }
 
   private notFinite({loss, gradNorm}: StepResult): TfjsLoraError {

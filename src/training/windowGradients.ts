@@ -29,6 +29,7 @@ const SEEDS_PER_WINDOW = 1009;
  * the window.
  *
  * @param seed of dropout
+ * @param prepare is called first, with the pass over the first batch, which gives its gradients, at the caller's disposal
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters are
  *   merged, and what the model throws
  */
@@ -36,6 +37,7 @@ export async function windowGradients(
   model: TrainableModel,
   batches: Batch | Batch[],
   seed = 0,
+  prepare?: (pass: () => tf.NamedTensorMap) => Promise<void>,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const parameters = [...model.trainableParameters()];
@@ -54,18 +56,29 @@ export async function windowGradients(
   const gradients: tf.NamedTensorMap = {};
   const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
   let memoryBytes = 0;
+  const differentiate = (batch: Batch, i: number) =>
+    tf.tidy(() =>
+      tf.variableGrads(() => {
+        const options = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
+        const share = model.lossSum(batch, options).div(tokens) as tf.Scalar;
+        memoryBytes = tf.memory().numBytes;
+        freeSpent();
+        return share;
+      }, variables),
+    ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
   try {
+    await prepare?.(() =>
+      tf.tidy(() => {
+        const {value, grads} = differentiate(window[0], 0);
+        numbersOf(Object.values(grads), [value]);
+        return Object.fromEntries(
+          parameters.map(([key, {name}]) => [key, grads[name]]).filter(([, dw]) => dw),
+        );
+      }),
+    );
     for (const [i, batch] of window.entries()) {
       if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
-      const options = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
-      const {value, grads} = tf.tidy(() =>
-        tf.variableGrads(() => {
-          const share = model.lossSum(batch, options).div(tokens) as tf.Scalar;
-          memoryBytes = tf.memory().numBytes;
-          freeSpent();
-          return share;
-        }, variables),
-      ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
+      const {value, grads} = differentiate(batch, i);
       losses.push(value);
       for (const [key, {name}] of parameters) {
         const [sum, gradient] = [gradients[key], grads[name]];
@@ -74,7 +87,7 @@ export async function windowGradients(
         if (sum) tf.dispose([sum, gradient]);
       }
     }
-    const numbers = tf.tidy(() => tf.stack([globalNorm(Object.values(gradients)), ...losses]));
+    const numbers = numbersOf(Object.values(gradients), losses);
     const [gradNorm, ...shares] = await numbers.data(); // one reading, for which a card has to finish
     numbers.dispose();
     const loss = shares.reduce((sum, share) => sum + share, 0);
@@ -85,6 +98,11 @@ export async function windowGradients(
   } finally {
     tf.dispose(losses);
   }
+}
+
+/** The norm of the gradients, and the losses. */
+function numbersOf(gradients: tf.Tensor[], losses: tf.Scalar[]): tf.Tensor1D {
+  return tf.tidy(() => tf.stack([globalNorm(gradients), ...losses])) as tf.Tensor1D;
 }
 
 /** A merged adapter would get gradients of 0 and seem to train. */

@@ -1,9 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
 import {expand, gradientOfFactor, project, transposed} from './lowRank.ts';
-import {matrixProduct} from './matrixProduct.ts';
+import {runMatrixProduct} from './matrixProduct.ts';
 import {multiply, type Product, splitsOf} from './multiply.ts';
 import {isProjected, packAndProject} from './packAndProject.ts';
-import {runShader} from './runShader.ts';
 import {type AnyWeightAttributes, type AnyWeightInputs, usingWeight} from './usingWeight.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
@@ -69,7 +68,7 @@ function updatedProduct(
     if (!isForward) backend.disposeData(down.dataId);
     const y = backend.makeTensorInfo([x.shape[0], isForward ? b.shape[0] : a.shape[1]], 'float32');
     const update = {low, factor: isForward ? b : a, isTransposed: isForward};
-    runShader(backend, matrixProduct(product, y, packed, {update}));
+    runMatrixProduct(backend, product, y, packed, {update});
     for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
     return [y, low];
   }

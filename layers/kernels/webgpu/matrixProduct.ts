@@ -5,6 +5,8 @@ import type {PackedRows} from './packRows.ts';
 import type {ShaderCall} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
 import {times} from './times.ts';
+import {rowClass, runTuned} from './tuning.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
 import {CONVERTED_HALVES, formatUniforms} from './weightFormat.ts';
 
 /** How a workgroup shares the work of its tile of the result. */
@@ -17,16 +19,26 @@ export interface Tiling {
   /** A subgroup's share of the tile. */
   shareRows: number;
   shareCols: number;
+  /** Rows of tiles that are made together, so that what they read is still in the cache. */
+  together: number;
 }
 
 /**
  * The fastest of some twenty on an H100, for all shapes of Llama 3.2. It takes 24 KiB of workgroup memory; with 28 the same
  * card is a third slower, as fewer workgroups fit.
  */
-export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64};
+export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64, together: 8};
 
-/** Rows of tiles that are made together, so that what they read is still in the cache. */
-const TOGETHER = 8;
+/** {@link TILING}, and what may be faster on another card or for another shape. */
+export const TILINGS: readonly Tiling[] = [
+  TILING,
+  {...TILING, together: 4},
+  {...TILING, together: 16},
+  {...TILING, depth: 16},
+  {...TILING, cols: 64, shareCols: 32},
+  {...TILING, rows: 64, shareRows: 32},
+  {...TILING, rows: 64, cols: 64, shareRows: 32, shareCols: 32},
+];
 
 /** Elements between the rows of a tile, which keep them off the same memory banks. */
 const PADDING = 8;
@@ -79,13 +91,31 @@ export function matrixProduct(
   };
 }
 
+/** Runs {@link matrixProduct} in the tiles that are fastest for its shape, as far as that is known. */
+export function runMatrixProduct(
+  backend: WebGPUBackend,
+  product: Product,
+  y: tf.TensorInfo,
+  packed: PackedRows,
+  options: {splits?: number; update?: LowRankUpdate} = {},
+): void {
+  const {weight, rows, cols, transposeWeight} = product;
+  const {splits = 1, update} = options;
+  const rank = update?.low.shape[1] ?? 0;
+  const format = weight.key ?? 'other';
+  const shape = [rowClass(product.x.shape[0]), rows, cols, `${transposeWeight}`, splits, rank, format];
+  runTuned(backend, 'MatrixProduct', shape, TILINGS, (tiling) =>
+    matrixProduct(product, y, packed, {...options, tiling}),
+  );
+}
+
 function textOf(
   {weight, rows, cols, transposeWeight}: Product,
   splits: number,
   {rank, isTransposed}: {rank: number; isTransposed: boolean},
   tiling: Tiling,
 ): string {
-  const {depth, shareRows, shareCols} = tiling;
+  const {depth, shareRows, shareCols, together} = tiling;
   const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
   const threads = 32 * subgroups;
   const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
@@ -189,10 +219,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
-  let band = place / ${TOGETHER * across}u * ${TOGETHER}u;
-  let height = min(${TOGETHER}u, (u.m + ${tiling.rows - 1}u) / ${tiling.rows}u - band);
-  let row0 = (band + place % ${TOGETHER * across}u % height) * ${tiling.rows}u;
-  let col0 = (place % ${TOGETHER * across}u / height) * ${tiling.cols}u;
+  let band = place / ${together * across}u * ${together}u;
+  let height = min(${together}u, (u.m + ${tiling.rows - 1}u) / ${tiling.rows}u - band);
+  let row0 = (band + place % ${together * across}u % height) * ${tiling.rows}u;
+  let col0 = (place % ${together * across}u / height) * ${tiling.cols}u;
   let shareRow = (subgroup / ${tiling.cols / shareCols}u) * ${shareRows}u;
   let shareCol = (subgroup % ${tiling.cols / shareCols}u) * ${shareCols}u;
   ${times(countI, (i) => times(countJ, (j) => `var c${i}${j} = Sum();`))}

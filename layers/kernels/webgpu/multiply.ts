@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
-import {matrixProduct, TILING} from './matrixProduct.ts';
+import {runMatrixProduct, TILING} from './matrixProduct.ts';
 import {packRows} from './packRows.ts';
 import {rowProduct} from './rowProduct.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from './runShader.ts';
-import {tiledProduct} from './tiledProduct.ts';
+import {runTiledProduct} from './tiledProduct.ts';
 import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
@@ -41,16 +41,16 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   }
   const {computeDtype} = capabilitiesOf(backend);
   if (computeDtype === 'float32' || k % 2 !== 0) {
-    runShader(backend, tiledProduct(product, y));
+    runTiledProduct(backend, product, y);
     return y;
   }
   const packed = packRows(backend, x);
   const splits = splitsOf(backend, product);
-  if (splits === 0) runShader(backend, tiledProduct(product, y, packed));
-  else if (splits === 1) runShader(backend, matrixProduct(product, y, packed));
+  if (splits === 0) runTiledProduct(backend, product, y, packed);
+  else if (splits === 1) runMatrixProduct(backend, product, y, packed);
   else {
     const parts = backend.makeTensorInfo([splits, m, n], 'float32');
-    runShader(backend, matrixProduct(product, parts, packed, {splits}));
+    runMatrixProduct(backend, product, parts, packed, {splits});
     addParts(backend, parts, y);
     backend.disposeData(parts.dataId);
   }

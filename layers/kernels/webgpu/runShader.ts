@@ -29,6 +29,17 @@ interface DeviceState {
   uniforms: Map<string, GPUBuffer>;
   /** Bind groups in all shaders. */
   groupCount: number;
+  dryRun?: DryRun;
+}
+
+type Shader = Pick<ShaderCall, 'name' | 'code'>;
+
+/** What is met where nothing is dispatched. */
+export interface DryRun {
+  /** Shaders that are not compiled yet, by their text. */
+  shaders: Map<string, Shader>;
+  /** What was not computed. */
+  outputs: tf.DataId[];
 }
 
 const states = new WeakMap<GPUDevice, DeviceState>();
@@ -55,6 +66,10 @@ let nextBufferId = 0;
 export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
   const {outputs, inputs, uniforms = [], workgroups} = call;
   const state = stateOf(backend.device);
+  if (state.dryRun) {
+    note(backend, state.dryRun, call);
+    return;
+  }
   const shader = compiled(backend.device, state, call);
   const buffers: GPUBuffer[] = [];
   let key = '';
@@ -101,18 +116,47 @@ function stateOf(device: GPUDevice): DeviceState {
   return state;
 }
 
-function compiled(device: GPUDevice, {shaders}: DeviceState, {name, code}: ShaderCall): CompiledShader {
-  const known = shaders.get(code);
+function compiled(device: GPUDevice, {shaders}: DeviceState, call: Shader): CompiledShader {
+  const known = shaders.get(call.code);
   if (known) return known;
-  const module = device.createShaderModule({code, label: name});
-  const pipeline = device.createComputePipeline({
-    label: name,
-    layout: 'auto',
-    compute: {module, entryPoint: 'main'},
-  });
-  const shader = {pipeline, layout: pipeline.getBindGroupLayout(0), groups: new Map()};
-  shaders.set(code, shader);
+  const shader = shaderOf(device.createComputePipeline(descriptorOf(device, call)));
+  shaders.set(call.code, shader);
   return shader;
+}
+
+const shaderOf = (pipeline: GPUComputePipeline): CompiledShader => ({
+  pipeline,
+  layout: pipeline.getBindGroupLayout(0),
+  groups: new Map(),
+});
+
+const descriptorOf = (device: GPUDevice, {name, code}: Shader): GPUComputePipelineDescriptor => ({
+  label: name,
+  layout: 'auto',
+  compute: {module: device.createShaderModule({code, label: name}), entryPoint: 'main'},
+});
+
+/** Compiles a shader on a thread of the device's own, for {@link runShader} to find it. */
+export async function compileAside(device: GPUDevice, shader: Shader): Promise<void> {
+  const {shaders} = stateOf(device);
+  const pipeline = await device.createComputePipelineAsync(descriptorOf(device, shader));
+  if (!shaders.has(shader.code)) shaders.set(shader.code, shaderOf(pipeline));
+}
+
+/** From now on shaders are not dispatched but noted in `dryRun`, until it is undefined again. */
+export function setDryRun(device: GPUDevice, dryRun: DryRun | undefined): void {
+  stateOf(device).dryRun = dryRun;
+}
+
+/** Whether nothing is dispatched at present. */
+export const isDryRun = (device: GPUDevice): boolean => stateOf(device).dryRun !== undefined;
+
+function note(backend: WebGPUBackend, dryRun: DryRun, {name, code, outputs}: ShaderCall): void {
+  for (const {dataId} of outputs) {
+    backend.uploadToGPU(dataId); // what lies nowhere is taken to be on the host
+    dryRun.outputs.push(dataId);
+  }
+  if (!stateOf(backend.device).shaders.has(code)) dryRun.shaders.set(code, {name, code});
 }
 
 function idOf(buffer: GPUBuffer): number {

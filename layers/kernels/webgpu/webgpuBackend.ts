@@ -12,6 +12,12 @@ export interface WebGPUBackend extends tf.KernelBackend {
   /** Tensors that commands not yet submitted use: their buffers must not be reused before. */
   commandQueueOwnedIds: WeakSet<tf.DataId>;
   tensorMap: {get(dataId: tf.DataId): {resource?: GPUBuffer | null; values?: unknown; dtype: tf.DataType}};
+  /** By a program's key; promises while TensorFlow.js compiles only. */
+  pipelineCache: Record<string, GPUComputePipeline | Promise<GPUComputePipeline>>;
+  /** TensorFlow.js's own shaders go this way. */
+  runWebGPUProgram(...args: unknown[]): tf.TensorInfo;
+  /** A number that grows. */
+  nextDataId(): number;
   makeTensorInfo(shape: number[], dtype: tf.DataType, values?: tf.TypedArray): tf.TensorInfo;
   uploadToGPU(dataId: tf.DataId): void;
   copyBuffer(source: GPUBuffer): GPUBuffer;
@@ -22,6 +28,7 @@ export interface WebGPUBackend extends tf.KernelBackend {
   uniformPendingDisposal: GPUBuffer[];
   disposeData(dataId: tf.DataId, force?: boolean): boolean;
   refCount(dataId: tf.DataId): number;
+  incRef(dataId: tf.DataId): void;
   ensureCommandEncoderReady(): void;
   endComputePassEncoder(): void;
   submitQueue(): void;

@@ -20,6 +20,7 @@ test('writes a line now and then where nothing can be redrawn, and always the la
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
   await bar.onTrainBegin?.({totalSteps: 4});
+  for (const compiled of [0, 1, 2]) await bar.onCompile?.(compiled, 2);
   await bar.onStepEnd?.(record(1, 1));
   await bar.onStepEnd?.(record(2, 2));
   await bar.onStepEnd?.(record(3, 90));
@@ -27,6 +28,8 @@ test('writes a line now and then where nothing can be redrawn, and always the la
   await bar.onEvaluate?.({loss: 1, perplexity: Math.E, tokens: 5, examples: 1, batches: 1, seconds: 1}, 4);
   await bar.onTrainEnd?.();
   expect(lines).toEqual([
+    'compiling shaders 0/2\n',
+    'compiling shaders 2/2\n',
     'step 1/4 loss 2.5000 lr 1.00e-4 123 tok/s 1s eta 3s 1.5 GiB\n',
     'step 3/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m30s eta 30s 1.5 GiB\n',
     'step 4/4 loss 2.5000 lr 1.00e-4 123 tok/s 1m31s eta 0s 1.5 GiB\n',
@@ -75,6 +78,7 @@ test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal un
   const {stream, text} = terminal();
   const bar = progressBar(stream);
   await bar.onTrainBegin?.({totalSteps: 4});
+  await bar.onCompile?.(1, 2);
   await bar.onStepEnd?.(record(2, 2));
   await bar.onEvaluate?.({loss: 1.5, perplexity: 4.5, tokens: 5, examples: 1, batches: 1, seconds: 1}, 2);
   await bar[end]?.(new Error('broken off') as never);

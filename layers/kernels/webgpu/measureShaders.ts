@@ -1,0 +1,109 @@
+import type * as tf from '@tensorflow/tfjs';
+import {compileAside, runShader, type ShaderCall} from './runShader.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+/** Runs of each shader; the first is not counted. */
+const ROUNDS = 5;
+
+/**
+ * The shortest of a few runs of each shader, in milliseconds, in turn; infinite where one does not compile. They write to
+ * buffers of their own, and read such ones in place of tensors that are gone.
+ */
+export async function measureShaders(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
+  const compiled = await compileAll(backend, calls);
+  const held = new Map<tf.DataId, tf.TensorInfo>();
+  const hold = (tensor: tf.TensorInfo, isRead: boolean): tf.TensorInfo => {
+    const known = held.get(tensor.dataId);
+    if (known) return known;
+    const isThere = isRead && backend.refCount(tensor.dataId) > 0;
+    if (isThere) backend.incRef(tensor.dataId);
+    const standIn = isThere ? tensor : backend.makeTensorInfo(tensor.shape, tensor.dtype);
+    backend.uploadToGPU(standIn.dataId);
+    held.set(tensor.dataId, standIn);
+    return standIn;
+  };
+  const runs = calls.map((call) => ({
+    ...call,
+    outputs: call.outputs.map((tensor) => hold(tensor, false)),
+    inputs: call.inputs.map((tensor) => hold(tensor, true)),
+  }));
+  const times = calls.map(() => Number.POSITIVE_INFINITY);
+  const places = [...calls.keys()].filter((place) => compiled[place]);
+  const time = backend.device.features.has('timestamp-query') ? timeOnDevice : timeByClock;
+  try {
+    for (let round = 0; round < ROUNDS; round++) {
+      const taken = await time(
+        backend,
+        places.map((place) => runs[place]),
+      );
+      if (round === 0) continue;
+      for (const [i, place] of places.entries()) times[place] = Math.min(times[place], taken[i]);
+    }
+  } finally {
+    for (const {dataId} of held.values()) backend.disposeData(dataId);
+  }
+  return times;
+}
+
+/** Which of them compile. What one that does not says of itself is nobody's concern. */
+async function compileAll({device}: WebGPUBackend, calls: ShaderCall[]): Promise<boolean[]> {
+  device.pushErrorScope('validation');
+  const pending = calls.map((call) =>
+    compileAside(device, call).then(
+      () => true,
+      () => false,
+    ),
+  );
+  await device.popErrorScope();
+  return Promise.all(pending);
+}
+
+async function timeByClock(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
+  const times: number[] = [];
+  for (const call of calls) {
+    const begun = performance.now();
+    runShader(backend, call);
+    submit(backend);
+    await backend.queue.onSubmittedWorkDone();
+    times.push(performance.now() - begun);
+  }
+  return times;
+}
+
+/** By the device's own clock, each in a pass of its own. */
+async function timeOnDevice(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
+  const {device} = backend;
+  const querySet = device.createQuerySet({type: 'timestamp', count: 2 * calls.length});
+  const size = 16 * calls.length;
+  const resolved = device.createBuffer({size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC});
+  const read = device.createBuffer({size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
+  try {
+    for (const [i, call] of calls.entries()) {
+      const timestampWrites = {querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1};
+      backend.endComputePassEncoder();
+      backend.computePassEncoder = encoderOf(backend).beginComputePass({timestampWrites});
+      runShader(backend, call);
+      backend.endComputePassEncoder();
+    }
+    const encoder = encoderOf(backend);
+    encoder.resolveQuerySet(querySet, 0, 2 * calls.length, resolved, 0);
+    encoder.copyBufferToBuffer(resolved, 0, read, 0, size);
+    submit(backend);
+    await read.mapAsync(GPUMapMode.READ);
+    const nanoseconds = new BigInt64Array(read.getMappedRange());
+    return calls.map((_, i) => Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6);
+  } finally {
+    for (const made of [querySet, resolved, read]) made.destroy();
+  }
+}
+
+function encoderOf(backend: WebGPUBackend): GPUCommandEncoder {
+  backend.ensureCommandEncoderReady();
+  return backend.commandEncoder as GPUCommandEncoder;
+}
+
+function submit(backend: WebGPUBackend): void {
+  if (!backend.commandEncoder) return; // a full batch was submitted already
+  backend.endComputePassEncoder();
+  backend.submitQueue();
+}
