@@ -148,27 +148,31 @@ export class TrainingStep {
     seed = 0,
     onCompile: CompileProgress = () => {},
   ): Promise<StepOutcome> {
-    const backend = tf.backend();
-    const weights = [...this.model.trainableParameters()].map(([key]) => key).join();
-    const isCompiled = this.shadersOf?.backend === backend && this.shadersOf.weights === weights;
-    const prepare = (pass: () => tf.NamedTensorMap) => compileShaders(() => this.rehearse(pass()), onCompile);
     const window = await windowGradients(
       this.model,
       batches,
       seed * STEPS_PER_SEED + this.steps,
-      this.compilesShaders && !isCompiled ? prepare : undefined,
+      async (variables, pass) => {
+        const backend = tf.backend();
+        const weights = [...variables.keys()].join();
+        const isCompiled = this.shadersOf?.backend === backend && this.shadersOf.weights === weights;
+        if (this.compilesShaders && !isCompiled)
+          await compileShaders(() => this.rehearse(pass(), variables), onCompile);
+        this.shadersOf = {backend, weights};
+      },
     );
-    this.shadersOf = {backend, weights};
     try {
       if (this.onGradients) {
         await this.onGradients(window);
         window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
       }
-      const {loss, tokens, gradNorm, gradients, memoryBytes} = window;
+      const {loss, tokens, gradNorm, gradients, memoryBytes, variables} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
       if (!isSkipped)
-        await withLearningRate(this.optimizer, learningRate, () => this.update(gradients, gradNorm));
+        await withLearningRate(this.optimizer, learningRate, () =>
+          this.update(gradients, variables, gradNorm),
+        );
       return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
       tf.dispose(window.gradients);
@@ -199,10 +203,14 @@ export class TrainingStep {
     this.shadersOf = undefined;
   }
 
-  private async update(gradients: tf.NamedTensorMap, gradNorm: number): Promise<void> {
+  private async update(
+    gradients: tf.NamedTensorMap,
+    variables: Map<string, tf.Variable>,
+    gradNorm: number,
+  ): Promise<void> {
     const {optimizer} = this;
     const clipped = this.clip(gradients, gradNorm);
-    const byVariable = this.byVariable(clipped);
+    const byVariable = namedByVariable(clipped, variables);
     try {
       if (optimizer instanceof NamedStateOptimizer) await optimizer.applyGradientsAsync(byVariable);
       else tf.tidy(() => optimizer.applyGradients(byVariable));
@@ -212,21 +220,15 @@ export class TrainingStep {
   }
 
   /** What {@link update} computes, where nothing is; of other optimizers than ours it is not known. */
-  private rehearse(gradients: tf.NamedTensorMap): void {
+  private rehearse(gradients: tf.NamedTensorMap, variables: Map<string, tf.Variable>): void {
     const clipped = this.clip(gradients, Number.POSITIVE_INFINITY);
-    if (this.optimizer instanceof NamedStateOptimizer) this.optimizer.rehearse(this.byVariable(clipped));
+    if (this.optimizer instanceof NamedStateOptimizer)
+      this.optimizer.rehearse(namedByVariable(clipped, variables));
   }
 
   private clip(gradients: tf.NamedTensorMap, gradNorm: number): tf.NamedTensorMap {
     const {maxGradNorm} = this;
     return maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, maxGradNorm);
-  }
-
-  private byVariable(gradients: tf.NamedTensorMap): tf.NamedTensorMap {
-    const names = new Map([...this.model.trainableParameters()].map(([key, {name}]) => [key, name]));
-    return Object.fromEntries(
-      Object.entries(gradients).map(([key, gradient]) => [names.get(key) as string, gradient]),
-    );
   }
 
   private notFinite({loss, gradNorm}: StepResult): TfjsLoraError {
@@ -272,5 +274,15 @@ function assertMaxGradNorm(maxGradNorm: number | undefined): void {
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `compile maxGradNorm: expected a number above 0, got ${maxGradNorm}`,
+  );
+}
+
+/** Gradients by the names of the variables, as optimizers take them. */
+function namedByVariable(
+  gradients: tf.NamedTensorMap,
+  variables: Map<string, tf.Variable>,
+): tf.NamedTensorMap {
+  return Object.fromEntries(
+    Object.entries(gradients).map(([key, gradient]) => [variables.get(key)?.name, gradient]),
   );
 }

@@ -16,6 +16,8 @@ export interface WindowGradients {
   gradNorm: number;
   /** By the weight's key in a PEFT file. The caller disposes them. */
   gradients: tf.NamedTensorMap;
+  /** What trains, by the same keys. */
+  variables: Map<string, tf.Variable>;
   /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
   memoryBytes: number;
 }
@@ -29,7 +31,8 @@ const SEEDS_PER_WINDOW = 1009;
  * the window.
  *
  * @param seed of dropout
- * @param prepare is called first, with the pass over the first batch, which gives its gradients, at the caller's disposal
+ * @param prepare is called first, with the weights that train, and the pass over the first batch, which gives its gradients, at the
+ *   caller's disposal
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters are
  *   merged, and what the model throws
  */
@@ -37,10 +40,11 @@ export async function windowGradients(
   model: TrainableModel,
   batches: Batch | Batch[],
   seed = 0,
-  prepare?: (pass: () => tf.NamedTensorMap) => Promise<void>,
+  prepare?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
-  const parameters = [...model.trainableParameters()];
+  const variables = model.trainableParameters();
+  const parameters = [...variables];
   if (window.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected at least one batch, got none');
   }
@@ -51,7 +55,6 @@ export async function windowGradients(
     );
   }
   assertUnmerged(model);
-  const variables = parameters.map(([, variable]) => variable);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
   const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
@@ -64,10 +67,10 @@ export async function windowGradients(
         memoryBytes = tf.memory().numBytes;
         freeSpent();
         return share;
-      }, variables),
+      }, [...variables.values()]),
     ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
   try {
-    await prepare?.(() =>
+    await prepare?.(variables, () =>
       tf.tidy(() => {
         const {value, grads} = differentiate(window[0], 0);
         numbersOf(Object.values(grads), [value]);
@@ -91,7 +94,7 @@ export async function windowGradients(
     const [gradNorm, ...shares] = await numbers.data(); // one reading, for which a card has to finish
     numbers.dispose();
     const loss = shares.reduce((sum, share) => sum + share, 0);
-    return {loss, tokens, gradNorm, gradients, memoryBytes};
+    return {loss, tokens, gradNorm, gradients, memoryBytes, variables};
   } catch (error) {
     tf.dispose(gradients);
     throw error;
