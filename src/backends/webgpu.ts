@@ -17,6 +17,9 @@ import {tuningFile} from './tuningFile.ts';
 /** Dawn's switches: f16 and subgroup matrices are behind them, and our shaders check their bounds themselves. */
 const DAWN_FEATURES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
 
+/** Timestamps as fine as the card's: rounded to 65 µs for web pages' sake, they cannot tell kernels apart. */
+const DAWN_LEFT_OUT = 'timestamp_quantization';
+
 /** What is asked of the device where the adapter has it. */
 const FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix', 'timestamp-query'];
 
@@ -124,7 +127,10 @@ async function startDawn(): Promise<void> {
   const dawn = await import('webgpu').catch((error: Error) => {
     throw unavailable(`no package webgpu (${error.message.split('\n')[0]}). npm install webgpu`);
   });
-  const gpu = dawn.create([`enable-dawn-features=${DAWN_FEATURES}`]);
+  const gpu = dawn.create([
+    `enable-dawn-features=${DAWN_FEATURES}`,
+    `disable-dawn-features=${DAWN_LEFT_OUT}`,
+  ]);
   alive.push(gpu);
   Object.assign(globalThis, dawn.globals);
   const navigator = globalThis.navigator ?? {};
