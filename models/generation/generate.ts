@@ -113,7 +113,8 @@ export async function generateIds(
 
 /**
  * Like {@link generate} for one prompt, giving the text piece by piece as it comes: the pieces join up to what
- * `generate` returns. Leaving the loop early frees everything.
+ * `generate` returns. Leaving the loop early frees everything. The model must stay as it is until then: a pass that a backend
+ * replays does not see an adapter switched in between.
  */
 export async function* stream(
   model: GenerativeModel,
