@@ -88,23 +88,25 @@ export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
   key += values;
   const recording = recordingOf(backend);
   const isCounting = recording !== undefined && uniforms.some((value) => 'step' in value);
-  let group = isCounting ? undefined : shader.groups.get(key);
+  let group = isCounting
+    ? groupOf(backend, shader, [...buffers, recording.counterBuffer(values, uniforms)])
+    : shader.groups.get(key);
   if (!group) {
-    const bound = [...buffers];
-    if (isCounting) bound.push(recording.counterBuffer(values, uniforms));
-    else if (uniforms.length > 0) bound.push(uniformBuffer(backend, state.uniforms, values, uniforms));
-    group = backend.device.createBindGroup({
-      layout: shader.layout,
-      entries: bound.map((buffer, binding) => ({binding, resource: {buffer}})),
-    });
-    if (!isCounting) {
-      if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
-      shader.groups.set(key, group);
-    }
+    const own = uniforms.length > 0 ? [uniformBuffer(backend, state.uniforms, values, uniforms)] : [];
+    group = groupOf(backend, shader, [...buffers, ...own]);
+    if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
+    shader.groups.set(key, group);
   }
   const command = {pipeline: shader.pipeline, group, workgroups};
   recording?.add(command, buffers);
   encode(backend, command);
+}
+
+function groupOf({device}: WebGPUBackend, {layout}: CompiledShader, buffers: GPUBuffer[]): GPUBindGroup {
+  return device.createBindGroup({
+    layout,
+    entries: buffers.map((buffer, binding) => ({binding, resource: {buffer}})),
+  });
 }
 
 function stateOf(device: GPUDevice): DeviceState {
