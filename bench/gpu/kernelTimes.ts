@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {readTimestamps} from '../../layers/kernels/webgpu/readTimestamps.ts';
+import {submitRecorded, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 
 /** Dispatches that one query set takes the times of. */
 const CAPACITY = 2048;
@@ -28,10 +29,7 @@ export async function kernelTimes(
   const labels = new WeakMap<GPUComputePipeline, string>();
   const createComputePipeline = device.createComputePipeline;
   await backend.queue.onSubmittedWorkDone();
-  if (backend.commandEncoder) {
-    backend.endComputePassEncoder();
-    backend.submitQueue();
-  }
+  submitRecorded(backend);
   tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', 1);
   device.createComputePipeline = (descriptor) => {
     const pipeline = createComputePipeline.call(device, descriptor);
@@ -67,7 +65,7 @@ export async function kernelTimes(
   }
   const totals = new Map<string, {count: number; milliseconds: number}>();
   for (const {set, labels: names} of sets) {
-    const times = await resolve(device, set, 2 * names.length);
+    const times = await readTimestamps(device, set, 2 * names.length);
     for (const [i, name] of names.entries()) {
       const total = totals.get(name) ?? {count: 0, milliseconds: 0};
       total.count++;
@@ -79,18 +77,4 @@ export async function kernelTimes(
   return [...totals]
     .map(([kernel, total]) => ({kernel, ...total}))
     .sort((a, b) => b.milliseconds - a.milliseconds);
-}
-
-async function resolve(device: GPUDevice, set: GPUQuerySet, count: number): Promise<BigUint64Array> {
-  const size = 8 * count;
-  const resolved = device.createBuffer({size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC});
-  const mapped = device.createBuffer({size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
-  const encoder = device.createCommandEncoder();
-  encoder.resolveQuerySet(set, 0, count, resolved, 0);
-  encoder.copyBufferToBuffer(resolved, 0, mapped, 0, size);
-  device.queue.submit([encoder.finish()]);
-  await mapped.mapAsync(GPUMapMode.READ);
-  const times = new BigUint64Array(mapped.getMappedRange().slice(0));
-  for (const buffer of [resolved, mapped]) buffer.destroy();
-  return times;
 }

@@ -4,7 +4,12 @@ import {recordCommands} from '../../layers/kernels/webgpu/commandRecording.ts';
 import {compileShaders} from '../../layers/kernels/webgpu/compileShaders.ts';
 import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {isTuned, setTuning} from '../../layers/kernels/webgpu/tuning.ts';
-import {capabilitiesOf, tryMatrices, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {
+  capabilitiesOf,
+  submitRecorded,
+  tryMatrices,
+  type WebGPUBackend,
+} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {shaderCompilers} from '../../layers/ops/compileShaders.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
@@ -235,12 +240,6 @@ function growSubmissions(backend: WebGPUBackend): void {
       return values;
     },
   });
-}
-
-function submitRecorded(backend: WebGPUBackend): void {
-  if (!backend.commandEncoder) return;
-  backend.endComputePassEncoder();
-  backend.submitQueue();
 }
 
 function checkedComputeDtype({computeDtype}: BackendOptions): 'float16' | 'float32' | undefined {

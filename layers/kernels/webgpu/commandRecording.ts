@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Replay} from '../../ops/recordReplay.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {newUniformBuffer, type Uniforms, writeUniforms} from './uniforms.ts';
+import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
 
 /** One dispatch. */
 export interface Command {
@@ -8,9 +9,6 @@ export interface Command {
   group: GPUBindGroup;
   workgroups: [x: number, y?: number, z?: number];
 }
-
-/** 32-bit members of a uniform struct, in order; `step`: what a member grows by with each replay. */
-export type Uniforms = ({u32: number; step?: number} | {f32: number})[];
 
 /** Which of its loans a buffer was in; see {@link BufferPool.loanOf}. */
 type Loan = number | undefined;
@@ -46,13 +44,10 @@ export class CommandRecording {
 
   /** A uniform buffer of its own for values that grow, shared by those that start alike. */
   counterBuffer(key: string, uniforms: Uniforms): GPUBuffer {
-    const {device} = this.backend;
     let counter = this.counters.get(key);
     if (!counter) {
-      const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-      counter = {buffer: device.createBuffer({size: uniformBytes(uniforms).byteLength, usage}), uniforms};
+      counter = {buffer: newUniformBuffer(this.backend, uniforms), uniforms};
       this.counters.set(key, counter);
-      writeUniforms(this.backend, counter.buffer, uniforms);
     }
     return counter.buffer;
   }
@@ -170,15 +165,13 @@ class CommandReplay implements Replay {
       const [source, target] = [bufferOf(from), bufferOf(to)];
       backend.commandEncoder?.copyBufferToBuffer(source, 0, target, 0, source.size);
     }
-    backend.submitQueue(); // what is recorded must not see what is written now
+    submitRecorded(backend); // what is recorded must not see what is written now
     for (const [to, values] of writes) backend.queue.writeBuffer(bufferOf(to), 0, values as BufferSource);
     this.runs++;
     for (const {buffer, uniforms} of this.recording.counters.values())
       writeUniforms(backend, buffer, uniforms, this.runs);
     for (const command of this.recording.commands) encode(backend, command);
-    if (!backend.commandEncoder) return;
-    backend.endComputePassEncoder();
-    backend.submitQueue();
+    submitRecorded(backend);
   }
 
   dispose(): void {
@@ -197,8 +190,7 @@ export function encode(backend: WebGPUBackend, {pipeline, group, workgroups}: Co
   pass.dispatchWorkgroups(...workgroups);
   backend.dispatchCountInPass++;
   if (backend.dispatchCountInPass >= tf.env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) {
-    backend.endComputePassEncoder();
-    backend.submitQueue();
+    submitRecorded(backend);
   }
 }
 
@@ -206,20 +198,4 @@ function passOf(backend: WebGPUBackend): GPUComputePassEncoder {
   backend.ensureCommandEncoderReady();
   backend.computePassEncoder ??= (backend.commandEncoder as GPUCommandEncoder).beginComputePass();
   return backend.computePassEncoder;
-}
-
-/** @param runs how often values with a `step` have grown */
-export function writeUniforms({queue}: WebGPUBackend, buffer: GPUBuffer, uniforms: Uniforms, runs = 0): void {
-  queue.writeBuffer(buffer, 0, uniformBytes(uniforms, runs));
-}
-
-/** The struct of uniforms, which takes whole vectors. */
-export function uniformBytes(uniforms: Uniforms, runs = 0): ArrayBuffer {
-  const bytes = new ArrayBuffer(16 * Math.ceil(uniforms.length / 4));
-  const view = new DataView(bytes);
-  uniforms.forEach((value, i) => {
-    if ('u32' in value) view.setUint32(4 * i, value.u32 + runs * (value.step ?? 0), true);
-    else view.setFloat32(4 * i, value.f32, true);
-  });
-  return bytes;
 }

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
+import {readTimestamps} from './readTimestamps.ts';
 import {compileAside, runShader, type ShaderCall} from './runShader.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
 
 /** Runs of each shader; the first is not counted. */
 const ROUNDS = 5;
@@ -63,7 +64,7 @@ async function timeByClock(backend: WebGPUBackend, calls: ShaderCall[]): Promise
   for (const call of calls) {
     const begun = performance.now();
     runShader(backend, call);
-    submit(backend);
+    submitRecorded(backend); // unless a full batch was submitted already
     await backend.queue.onSubmittedWorkDone();
     times.push(performance.now() - begun);
   }
@@ -77,9 +78,6 @@ const FLUSHED_BYTES = 256 * 2 ** 20;
 async function timeOnDevice(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
   const {device} = backend;
   const querySet = device.createQuerySet({type: 'timestamp', count: 2 * calls.length});
-  const size = 16 * calls.length;
-  const resolved = device.createBuffer({size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC});
-  const read = device.createBuffer({size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
   const flushed = device.createBuffer({
     size: Math.min(FLUSHED_BYTES, device.limits.maxBufferSize),
     usage: GPUBufferUsage.COPY_DST,
@@ -93,25 +91,15 @@ async function timeOnDevice(backend: WebGPUBackend, calls: ShaderCall[]): Promis
       runShader(backend, call);
       backend.endComputePassEncoder();
     }
-    const encoder = encoderOf(backend);
-    encoder.resolveQuerySet(querySet, 0, 2 * calls.length, resolved, 0);
-    encoder.copyBufferToBuffer(resolved, 0, read, 0, size);
-    submit(backend);
-    await read.mapAsync(GPUMapMode.READ);
-    const nanoseconds = new BigInt64Array(read.getMappedRange());
-    return calls.map((_, i) => Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6);
+    submitRecorded(backend);
+    const times = await readTimestamps(device, querySet, 2 * calls.length);
+    return calls.map((_, i) => Number(times[2 * i + 1] - times[2 * i]) / 1e6);
   } finally {
-    for (const made of [querySet, resolved, read, flushed]) made.destroy();
+    for (const made of [querySet, flushed]) made.destroy();
   }
 }
 
 function encoderOf(backend: WebGPUBackend): GPUCommandEncoder {
   backend.ensureCommandEncoderReady();
   return backend.commandEncoder as GPUCommandEncoder;
-}
-
-function submit(backend: WebGPUBackend): void {
-  if (!backend.commandEncoder) return; // a full batch was submitted already
-  backend.endComputePassEncoder();
-  backend.submitQueue();
 }

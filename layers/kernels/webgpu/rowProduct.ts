@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {Product} from './multiply.ts';
 import {FLAT_ID, flatWorkgroups, type ShaderCall} from './runShader.ts';
 import {shaderText} from './shaderText.ts';
+import {times} from './times.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 import {formatUniforms} from './weightFormat.ts';
 
@@ -17,7 +18,7 @@ export function rowProduct(
   y: tf.TensorInfo,
 ): ShaderCall {
   const [m] = x.shape;
-  const each = (body: (row: number) => string) => Array.from({length: m}, (_, row) => body(row)).join('\n');
+  const each = (body: (row: number) => string) => times(m, body);
   const format = formatUniforms(weight);
   const team = cols > 4096 ? 64 : 32;
   const teams = WORKGROUP / team;

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {encode, recordingOf, type Uniforms, uniformBytes} from './commandRecording.ts';
+import {encode, recordingOf} from './commandRecording.ts';
+import {newUniformBuffer, type Uniforms} from './uniforms.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 export interface ShaderCall {
@@ -177,20 +178,15 @@ function dropGroups(state: DeviceState): void {
 
 /** @param key the values as text */
 function uniformBuffer(
-  {device, queue}: WebGPUBackend,
+  backend: WebGPUBackend,
   buffers: Map<string, GPUBuffer>,
   key: string,
   uniforms: Uniforms,
 ): GPUBuffer {
   const known = buffers.get(key);
   if (known) return known;
-  const bytes = uniformBytes(uniforms);
   if (buffers.size >= MAX_UNIFORMS) buffers.delete(buffers.keys().next().value as string);
-  const buffer = device.createBuffer({
-    size: bytes.byteLength,
-    usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
-  });
-  queue.writeBuffer(buffer, 0, bytes);
+  const buffer = newUniformBuffer(backend, uniforms);
   buffers.set(key, buffer);
   return buffer;
 }

@@ -27,8 +27,6 @@ export const THREAD_TILINGS: readonly ThreadTiling[] = [
   {height: 4, depth: 32},
 ];
 
-const four = (body: (i: number) => string) => [0, 1, 2, 3].map(body).join('\n');
-
 /**
  * The product in tiles of 64 columns, sixteen threads square of `height` by four elements each; sums in float32. Operands are
  * float32, or float16 when `packed` is given. Works on every device.
@@ -115,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   if (row0 + top + ${i}u < u.m) {
     let row = row0 + top + ${i}u;
     let sum = sum${i}${packed ? ' * scales[row]' : ''};
-    ${four((j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
+    ${times(4, (j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
   }`,
   )}
 }`,

@@ -35,6 +35,13 @@ export interface WebGPUBackend extends tf.KernelBackend {
   read(dataId: tf.DataId): Promise<tf.backend_util.BackendValues>;
 }
 
+/** Submits what is recorded, if anything is. */
+export function submitRecorded(backend: WebGPUBackend): void {
+  if (!backend.commandEncoder) return;
+  backend.endComputePassEncoder();
+  backend.submitQueue();
+}
+
 /** Whether a tensor's buffer holds float32: one cast from int32 says it does, but keeps the integers' buffer. */
 export function holdsFloat32({tensorMap}: WebGPUBackend, {dataId, dtype}: tf.TensorInfo): boolean {
   return dtype === 'float32' && tensorMap.get(dataId).dtype === 'float32';
