@@ -60,9 +60,9 @@ export class Decoder {
     if (rotary && batch.newPositions === 1 && this.hasRoom() && canRecord())
       return this.recording(rotary, batch, options);
     const output = tf.tidy(() => {
-      const {ids, positions, mask} = columnsOf(batch);
+      const {ids, positions} = columnsOf(batch);
       return this.pass(tf.tensor2d(ids, undefined, 'int32'), options, {
-        attentionMask: mask && tf.tensor2d(mask, undefined, 'int32'),
+        attentionMask: maskOf(batch, batch.paddings[0] + batch.ids[0].length),
         positionIds: positions,
       });
     });
@@ -97,17 +97,25 @@ export class Decoder {
   }
 
   private async recording(rotary: RotaryEmbedding, batch: DecodedBatch, options: NextOptions) {
-    const {ids, positions, mask} = columnsOf(batch, this.cache.capacity);
+    const {ids, positions} = columnsOf(batch);
+    const mask = maskOf(batch, this.cache.capacity);
     const inputs = {
       inputIds: tf.tensor2d(ids, undefined, 'int32'),
       ...rotary.tablesAt(positions),
-      ...(mask && {mask: tf.tensor2d(mask, undefined, 'int32')}),
+      ...(mask && {mask}),
     };
     const {inputIds, cos, sin} = inputs;
     let output = undefined as tf.Tensor | undefined;
-    const replay = recordReplay(Object.values(inputs), () => {
+    const run = () => {
       output = tf.tidy(() => this.pass(inputIds, options, {attentionMask: inputs.mask, rotary: {cos, sin}}));
-    });
+    };
+    let replay: Replay | undefined;
+    try {
+      replay = recordReplay(Object.values(inputs), run);
+    } catch (error) {
+      tf.dispose(inputs);
+      throw error;
+    }
     const made = {...inputs, output: output as tf.Tensor};
     if (replay) this.recorded = {replay, isGreedy: options.isGreedy, ...made};
     return made.output.data().finally(() => replay ?? tf.dispose(made));
@@ -136,22 +144,22 @@ export class Decoder {
   }
 }
 
-/**
- * The columns the cache lacks, row by row: ids, their positions, and, where there is padding, which of all columns are real. The
- * mask is at least so wide: columns to come are real.
- */
-function columnsOf({ids, paddings, newPositions}: DecodedBatch, width = 0) {
+/** Of the columns that the cache lacks, row by row: ids and their positions. */
+function columnsOf({ids, paddings, newPositions}: DecodedBatch) {
   const total = paddings[0] + ids[0].length;
   const columns = Array.from({length: newPositions}, (_, t) => total - newPositions + t);
-  const isPadded = paddings.some((padding) => padding > 0);
   return {
     // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
     ids: ids.map((row, b) => columns.map((column) => row[column - paddings[b]] ?? 0)),
     positions: paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0))),
-    mask: isPadded
-      ? paddings.map((padding) =>
-          Array.from({length: Math.max(total, width)}, (_, column) => (column < padding ? 0 : 1)),
-        )
-      : undefined,
   };
+}
+
+/** Where there is padding, which of `width` columns are real, `[B, width]` int32; columns to come are. */
+function maskOf({paddings}: DecodedBatch, width: number): tf.Tensor2D | undefined {
+  if (!paddings.some((padding) => padding > 0)) return undefined;
+  const rows = paddings.map((padding) =>
+    Array.from({length: width}, (_, column) => Number(column >= padding)),
+  );
+  return tf.tensor2d(rows, undefined, 'int32');
 }
