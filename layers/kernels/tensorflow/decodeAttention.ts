@@ -63,8 +63,9 @@ export const decodeAttention = {
 /** 0 for the positions up to `past` that the last one may look at, {@link HIDDEN} for the rest. */
 function biasOf(ops: Ops, segments: Handle | undefined, past: number, capacity: number): Handle {
   if (!segments) return ops.constant([1, 1, capacity], new Float32Array(capacity).fill(HIDDEN, past + 1));
+  const seen = ops.slice(segments, [0, 0], [-1, past + 1]); // positions to come may follow
   const own = ops.slice(segments, [0, past], [-1, 1]); // [B, 1]
-  const all = ops.padEnd(segments, [0, capacity - past - 1]); // [B, capacity]
+  const all = ops.padEnd(seen, [0, capacity - past - 1]); // [B, capacity]
   const isHidden = ops.one('LogicalOr', [
     ops.one('NotEqual', [all, own]),
     ops.one('Equal', [all, ops.integer(0)]),

@@ -29,6 +29,19 @@ describeEachBackend('decodeAttention', () => {
         [1, 1, 2, 2, 2],
       ],
     },
+    {
+      batch: 2,
+      heads: 4,
+      groups: 2,
+      dim: 8,
+      past: 3,
+      capacity: 8,
+      tables: 2,
+      segments: [
+        [0, 0, 1, 1, 1, 1], // with positions to come
+        [1, 1, 1, 1, 1, 1],
+      ],
+    },
   ])('of %j equals rotating, appending and attending', async (given) => {
     const {batch, heads, groups, dim, past, capacity, tables} = given;
     const query = normal([batch, heads * dim], 1) as tf.Tensor2D;
@@ -53,7 +66,8 @@ describeEachBackend('decodeAttention', () => {
           : (tf.concat([cache.slice([0, 0, 0, 0], [-1, -1, past, -1]), added], 2) as tf.Tensor4D);
       const allKeys = all(keys, turned(key, groups));
       const allValues = all(cached, value.reshape([batch, groups, 1, dim]));
-      const attended = attention(turned(query, heads), allKeys, allValues, {causal: true, segments});
+      const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1])};
+      const attended = attention(turned(query, heads), allKeys, allValues, options);
       return [attended, allKeys, allValues];
     });
     const inputs = {query, key, value, cos, sin, segments};
