@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {type Ops, runOps} from './runOps.ts';
-import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
 
 /** How many scores exist at once (16 MiB of float32): what several passes over them find in the cache. */
 const SCORES_AT_ONCE = 1 << 22;
@@ -52,6 +52,10 @@ export const attention = {
     const {inputs, attrs, backend} = args as AttentionArgs;
     const sizes = sizesOf(inputs);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
+      if (isFused(ops, sizes)) {
+        const tensors = [handles.query, handles.key, handles.value];
+        return ops.fused('Attention', tensors, attributesOf(ops, attrs), 2, [handles.segments]);
+      }
       const {query, key, value} = folded(ops, handles, sizes);
       if (isKept(sizes)) {
         const [[chunk]] = chunksOf(sizes, attrs.causal);
@@ -81,6 +85,11 @@ export const attentionGrad = {
     const {inputs, attrs, backend} = args as AttentionArgs;
     const sizes = sizesOf(inputs);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
+      if (isFused(ops, sizes)) {
+        const {dy, query, key, value, y, extra0: sums} = handles;
+        const tensors = [dy, query, key, value, y, sums];
+        return ops.fused('AttentionGrad', tensors, attributesOf(ops, attrs), 3, [handles.segments]);
+      }
       const {query, key, value, dy, y} = folded(ops, handles, sizes);
       const queryParts: Handle[] = [];
       const keyParts: Handle[] = [];
@@ -123,6 +132,13 @@ export const attentionGrad = {
     });
   },
 } as const;
+
+/** Its rows are whole vectors. */
+export const isFused = (ops: Ops, {dim}: {dim: number}): boolean => ops.areFused && dim % 8 === 0;
+
+function attributesOf(ops: Ops, {scale, causal}: AttentionArgs['attrs']): OpAttribute[] {
+  return [ops.floatAttribute('scale', scale), ops.boolAttribute('causal', causal)];
+}
 
 function sizesOf({query, key}: AttentionArgs['inputs']): Sizes {
   const [batch, heads, length, dim] = query.shape;

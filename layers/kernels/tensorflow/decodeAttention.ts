@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {HIDDEN} from './attention.ts';
+import {HIDDEN, isFused} from './attention.ts';
 import {rotated} from './rotaryEmbedding.ts';
 import {type Ops, runOps} from './runOps.ts';
 import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
@@ -26,6 +26,14 @@ export const decodeAttention = {
     const heads = inputs.query.shape[1] / dim;
     const [sequences, perGroup] = [batch * groups, heads / groups];
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
+      if (isFused(ops, {dim})) {
+        const {query, key, value, cos, sin, keys, values, segments} = handles;
+        const at = ops.latest('DecodeAttention past', `${past}`, () =>
+          ops.constant([], Int32Array.of(past)),
+        );
+        const tensors = [query, key, value, cos, sin, keys, values, at];
+        return ops.fused('DecodeAttention', tensors, [ops.floatAttribute('scale', scale)], 3, [segments]);
+      }
       const both = ops.reshape(ops.concat([handles.query, handles.key], 1), [batch, heads + groups, 1, dim]);
       const turned = rotated(ops, both, handles.cos, handles.sin);
       const places = Int32Array.from({length: sequences}, (_, i) => i * capacity + past);

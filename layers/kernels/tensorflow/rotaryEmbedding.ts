@@ -17,7 +17,7 @@ export const rotaryEmbedding = {
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as RotaryEmbeddingArgs;
     return runOps(backend as TensorFlowBackend, inputs, (ops, {x, cos, sin}) => [
-      rotated(ops, x, cos, sin),
+      ops.areFused ? fused(ops, x, cos, sin, false) : rotated(ops, x, cos, sin),
     ])[0];
   },
 } as const;
@@ -29,10 +29,16 @@ export const rotaryEmbeddingGrad = {
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as RotaryEmbeddingArgs;
     return runOps(backend as TensorFlowBackend, inputs, (ops, {dy, cos, sin}) => [
-      turned(ops, dy, cos, ops.concat([sin, ops.one('Neg', [sin])], 3)),
+      ops.areFused
+        ? fused(ops, dy, cos, sin, true)
+        : turned(ops, dy, cos, ops.concat([sin, ops.one('Neg', [sin])], 3)),
     ])[0];
   },
 } as const;
+
+function fused(ops: Ops, x: Handle, cos: Handle, sin: Handle, isBack: boolean): Handle {
+  return ops.fused('RotaryEmbedding', [x, cos, sin], [ops.boolAttribute('back', isBack)], 1)[0];
+}
 
 /**
  * Turns heads by their positions.

@@ -1,5 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
-import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {
+  DataType,
+  type Handle,
+  hasFusedOps,
+  type OpAttribute,
+  type TensorFlowBackend,
+} from './tensorflowBackend.ts';
 
 const TFJS_DTYPES = new Map<number, tf.DataType>([
   [DataType.float32, 'float32'],
@@ -34,6 +40,11 @@ export class Ops {
   private owned: Handle[] = [];
 
   constructor(private readonly backend: TensorFlowBackend) {}
+
+  /** Whether the ops of `native/` may be run. */
+  get areFused(): boolean {
+    return hasFusedOps(this.backend);
+  }
 
   /** A tensor of the engine's; freeing it is not ours. */
   borrow(info: tf.TensorInfo): Handle {
@@ -87,6 +98,19 @@ export class Ops {
   /** {@link run} for an op with one output. */
   one(name: string, inputs: Handle[], attributes: OpAttribute[] = []): Handle {
     return this.run(name, inputs, attributes)[0];
+  }
+
+  /** {@link run} for an op of `native/`, by its name there; `list` is its last input, which may be left out. */
+  fused(
+    name: string,
+    inputs: Handle[],
+    attributes: OpAttribute[],
+    outputCount: number,
+    list?: (Handle | undefined)[],
+  ): Handle[] {
+    const given = list?.filter((handle) => handle !== undefined) ?? [];
+    const count = list ? [this.intAttribute('N', given.length)] : [];
+    return this.run(`TfjsLora${name}`, [...inputs, ...given], [...attributes, ...count], outputCount);
   }
 
   /** A constant, whose memory TensorFlow takes over: it must not change. */
@@ -147,6 +171,10 @@ export class Ops {
 
   boolAttribute(name: string, value: boolean): OpAttribute {
     return {name, type: this.backend.binding.TF_ATTR_BOOL, value};
+  }
+
+  floatAttribute(name: string, value: number): OpAttribute {
+    return {name, type: this.backend.binding.TF_ATTR_FLOAT, value};
   }
 
   intAttribute(name: string, value: number): OpAttribute {

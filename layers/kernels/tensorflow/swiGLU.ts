@@ -13,9 +13,10 @@ export const swiGLU = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as SwiGLUArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {gate, up}) => [
-      ops.mul(ops.mul(gate, ops.one('Sigmoid', [gate])), up),
-    ])[0];
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {gate, up}) => {
+      if (ops.areFused) return ops.fused('SwiGLU', [gate, up], [], 1);
+      return [ops.mul(ops.mul(gate, ops.one('Sigmoid', [gate])), up)];
+    })[0];
   },
 } as const;
 
@@ -27,6 +28,7 @@ export const swiGLUGrad = {
     const {inputs, backend} = args as SwiGLUArgs & {inputs: {dy: tf.TensorInfo}};
     const {dy, gate, up} = inputs;
     return runOps(backend as TensorFlowBackend, {dy, gate, up}, (ops, handles) => {
+      if (ops.areFused) return ops.fused('SwiGLUGrad', [handles.dy, handles.gate, handles.up], [], 2);
       const sigmoid = ops.one('Sigmoid', [handles.gate]);
       const dUp = ops.mul(handles.dy, ops.mul(handles.gate, sigmoid));
       // SigmoidGrad is s · (1 − s) · its second input.

@@ -66,6 +66,18 @@ export interface TensorFlowBackend extends tf.KernelBackend {
   getNumOfTFTensors(): number;
 }
 
+const withFusedOps = new WeakSet<object>();
+
+/** Whether TensorFlow has the ops of `native/`, one for what is else a dozen. They are for processors. */
+export function hasFusedOps(backend: TensorFlowBackend): boolean {
+  return withFusedOps.has(backend);
+}
+
+export function setFusedOps(backend: TensorFlowBackend, isOn: boolean): void {
+  if (isOn) withFusedOps.add(backend);
+  else withFusedOps.delete(backend);
+}
+
 /** How frozen weights of 16 and fewer bits are multiplied. */
 export interface Products {
   /** What both operands are rounded to. */

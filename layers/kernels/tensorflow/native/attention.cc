@@ -1,0 +1,298 @@
+#include "ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "parallel.h"
+#include "tile_product.h"
+
+namespace tfjs_lora {
+namespace {
+
+/** Queries and keys of a tile of scores: 9 KB, and whole register tiles of 6 by 16. */
+constexpr int64_t kTile = 48;
+
+/** The score of a hidden key, and where the running maximum begins: the exponential of their difference is 0. */
+constexpr float kHidden = -1e30f, kLowest = -1e20f;
+
+/** B sequences, K key-value heads of D, each for G query heads; T queries, the last of S positions. */
+struct Sizes {
+  int64_t batch, groups, perGroup, length, sourceLength, dim;
+
+  /** Of inputs `query [B, H, T, D]` and `key [B, K, S, D]`. */
+  Sizes(const Call& call, int query, int key)
+      : batch(call.dim(query, 0)),
+        groups(call.dim(key, 1)),
+        perGroup(call.dim(query, 1) / call.dim(key, 1)),
+        length(call.dim(query, 2)),
+        sourceLength(call.dim(key, 2)),
+        dim(call.dim(query, 3)) {}
+
+  int64_t past() const { return sourceLength - length; }
+  int64_t heads() const { return groups * perGroup; }
+};
+
+int64_t blocksOf(int64_t size) { return (size + kTile - 1) / kTile; }
+
+/** Which keys the queries of one sequence see. */
+class Mask {
+ public:
+  /** @param segments of the sequence, `[S]`, or null */
+  Mask(bool isCausal, const int32_t* segments, const Sizes& sizes)
+      : isCausal_(isCausal), segments_(segments), past_(sizes.past()), sourceLength_(sizes.sourceLength) {}
+
+  /** Keys before this one are all that queries before `end` see. */
+  int64_t visible(int64_t end) const { return isCausal_ ? past_ + end : sourceLength_; }
+
+  /** Whether no query of `[begin, end)` sees a key of `[from, to)`. */
+  bool hidesAll(int64_t begin, int64_t end, int64_t from, int64_t to) const {
+    if (from >= visible(end)) return true;
+    if (!segments_) return false;
+    const auto [leastQuery, mostQuery] = rangeOf(past_ + begin, past_ + end);
+    const auto [leastKey, mostKey] = rangeOf(from, to);
+    return mostQuery < 0 || mostKey < 0 || mostQuery < leastKey || mostKey < leastQuery;
+  }
+
+  /** Hides scores of query `t` and `count` keys from `from` on; those up to the next multiple of 8 too. */
+  void apply(int64_t t, int64_t from, int64_t count, float* scores) const {
+    int64_t shown = std::min(count, isCausal_ ? std::max<int64_t>(0, past_ + t + 1 - from) : count);
+    if (segments_) {
+      const int32_t own = segments_[past_ + t];
+      for (int64_t j = 0; j < shown; j++) {
+        if (segments_[from + j] != own || own == 0) scores[j] = kHidden;
+      }
+    }
+    for (int64_t j = shown; j < (count + kLanes - 1) / kLanes * kLanes; j++) scores[j] = kHidden;
+  }
+
+ private:
+  /** The least and the largest of segments but 0; {1, -1} or the like where there is none. */
+  std::pair<int32_t, int32_t> rangeOf(int64_t begin, int64_t end) const {
+    int32_t least = INT32_MAX, most = -1;
+    for (int64_t i = begin; i < end; i++) {
+      if (segments_[i] == 0) continue;
+      least = std::min(least, segments_[i]);
+      most = std::max(most, segments_[i]);
+    }
+    return {least, most};
+  }
+
+  bool isCausal_;
+  const int32_t* segments_;
+  int64_t past_, sourceLength_;
+};
+
+/** Memory of a thread, grown as needed. */
+float* scratch(int64_t size) {
+  thread_local std::vector<float> memory;
+  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+  return memory.data();
+}
+
+/** `count` rows of D as `[D, kTile]`, zeros after the last. */
+void transposeTile(const float* rows, int64_t count, int64_t dim, float* to) {
+  for (int64_t d = 0; d < dim; d++) {
+    for (int64_t j = 0; j < count; j++) to[d * kTile + j] = rows[j * dim + d];
+    std::memset(to + d * kTile + count, 0, (kTile - count) * sizeof(float));
+  }
+}
+
+int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+/**
+ * query `[B, H, T, D]`, key and value `[B, K, S, D]`, segments none or `[B, S]` → y as query, and the logarithm of the sum
+ * of each query's exponentials, `[B, H, T]`. The scores of a tile exist at once, never all: Dao et al. 2022.
+ */
+class Attention {
+ public:
+  explicit Attention(const Attributes& attributes)
+      : scale_(attributes.number("scale")), isCausal_(attributes.flag("causal")) {}
+
+  void run(Call& call) {
+    const Sizes sizes(call, 0, 1);
+    const auto [batch, groups, perGroup, length, sourceLength, dim] = sizes;
+    const float *query = call.input(0), *key = call.input(1), *value = call.input(2);
+    const int32_t* segments = call.inputCount() > 3 ? call.input<int32_t>(3) : nullptr;
+    float* y = call.output(0, call.shape(0));
+    float* sums = call.output(1, {batch, sizes.heads(), length});
+    const int64_t blocks = blocksOf(length);
+    const int64_t work = batch * sizes.heads() * length * sourceLength * 4;
+    parallelFor(batch * groups * blocks, work, [&, groups = groups, length = length, dim = dim,
+                                                sourceLength = sourceLength, perGroup = perGroup](int64_t part) {
+      const int64_t head = part % (sizes.batch * groups);  // of the keys; the longest blocks come first
+      const int64_t begin = (blocks - 1 - part / (sizes.batch * groups)) * kTile;
+      const Mask mask(isCausal_, segments ? segments + head / groups * sourceLength : nullptr, sizes);
+      const int64_t first = head * perGroup * length;  // row of the group's first head
+      attend(query + first * dim, key + head * sourceLength * dim, value + head * sourceLength * dim, mask, sizes, begin,
+             y + first * dim, sums + first);
+    });
+  }
+
+ private:
+  /** One block of queries of all heads of a group. */
+  void attend(const float* query, const float* key, const float* value, const Mask& mask, const Sizes& sizes,
+              int64_t begin, float* y, float* sums) const {
+    const int64_t dim = sizes.dim, length = sizes.length, perGroup = sizes.perGroup;
+    const int64_t end = std::min(length, begin + kTile), rows = end - begin;
+    float* keys = scratch(kTile * dim + kTile * kTile + 2 * perGroup * kTile);
+    float* scores = keys + kTile * dim;
+    float* largest = scores + kTile * kTile;  // [G, kTile]
+    float* total = largest + perGroup * kTile;
+    std::fill(largest, largest + perGroup * kTile, kLowest);
+    std::fill(total, total + perGroup * kTile, 0.0f);
+    for (int64_t g = 0; g < perGroup; g++) std::fill_n(y + (g * length + begin) * dim, rows * dim, 0.0f);
+    const int64_t visible = mask.visible(end);
+    for (int64_t from = 0; from < visible; from += kTile) {
+      const int64_t count = std::min(kTile, visible - from);
+      if (mask.hidesAll(begin, end, from, from + count)) continue;
+      transposeTile(key + from * dim, count, dim, keys);
+      for (int64_t g = 0; g < perGroup; g++) {
+        const int64_t row = g * length + begin;
+        tileProduct(rows, padded(count), dim, {query + row * dim, dim, 1}, keys, kTile, false, scores, kTile);
+        for (int64_t i = 0; i < rows; i++) {
+          float* own = scores + i * kTile;
+          mask.apply(begin + i, from, count, own);
+          addExponentials(own, padded(count), largest[g * kTile + i], total[g * kTile + i], y + (row + i) * dim, dim);
+        }
+        tileProduct(rows, dim, count, {scores, kTile, 1}, value + from * dim, dim, true, y + row * dim, dim);
+      }
+    }
+    for (int64_t g = 0; g < perGroup; g++) {
+      for (int64_t i = 0; i < rows; i++) {
+        const float sum = total[g * kTile + i];
+        const int64_t row = g * length + begin + i;
+        scaleRow(y + row * dim, dim, sum > 0 ? 1 / sum : 0);
+        sums[row] = sum > 0 ? largest[g * kTile + i] + std::log(sum) : 0;
+      }
+    }
+  }
+
+  /** Turns scores into exponentials by the largest so far; what was summed by a smaller one is scaled down. */
+  void addExponentials(float* scores, int64_t count, float& largest, float& total, float* y, int64_t dim) const {
+    Vec most = splat(kLowest);
+    for (int64_t j = 0; j < count; j += kLanes) most = larger(most, load(scores + j) * scale_);
+    const float next = std::max(largest, largestOf(most));
+    Vec sum = {};
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const Vec weight = exp(load(scores + j) * scale_ - next);
+      store(scores + j, weight);
+      sum += weight;
+    }
+    if (next > largest) {
+      const float factor = exp(splat(largest - next))[0];
+      total *= factor;
+      scaleRow(y, dim, factor);
+    }
+    total += sumOf(sum);
+    largest = next;
+  }
+
+  static void scaleRow(float* row, int64_t dim, float factor) {
+    for (int64_t d = 0; d < dim; d += kLanes) store(row + d, load(row + d) * factor);
+  }
+
+  float scale_;
+  bool isCausal_;
+};
+
+/** dy, query, key, value, y, the logarithms of {@link Attention}, segments → the gradients of query, key and value. */
+class AttentionGrad {
+ public:
+  explicit AttentionGrad(const Attributes& attributes)
+      : scale_(attributes.number("scale")), isCausal_(attributes.flag("causal")) {}
+
+  void run(Call& call) {
+    const Sizes sizes(call, 1, 2);
+    const float *dy = call.input(0), *query = call.input(1), *key = call.input(2), *value = call.input(3);
+    const float *y = call.input(4), *sums = call.input(5);
+    const int32_t* segments = call.inputCount() > 6 ? call.input<int32_t>(6) : nullptr;
+    float* dQuery = call.output(0, call.shape(1));
+    float* dKey = call.output(1, call.shape(2));
+    float* dValue = call.output(2, call.shape(3));
+    const int64_t work = sizes.batch * sizes.heads() * sizes.length * sizes.sourceLength * 10;
+    parallelFor(sizes.batch * sizes.groups, work, [&](int64_t head) {
+      const int64_t sourceLength = sizes.sourceLength;
+      const int64_t row = head * sizes.perGroup * sizes.length, from = row * sizes.dim;
+      const int64_t source = head * sourceLength * sizes.dim;
+      const Mask mask(isCausal_, segments ? segments + head / sizes.groups * sourceLength : nullptr, sizes);
+      const Group group{dy + from,    query + from,  y + from,      sums + row,     key + source,
+                        value + source, dQuery + from, dKey + source, dValue + source};
+      backward(group, mask, sizes);
+    });
+  }
+
+ private:
+  /** Memory of one key-value head and of its query heads. */
+  struct Group {
+    const float *dy, *query, *y, *sums, *key, *value;
+    float *dQuery, *dKey, *dValue;
+  };
+
+  void backward(const Group& group, const Mask& mask, const Sizes& sizes) const {
+    const int64_t dim = sizes.dim, length = sizes.length, sourceLength = sizes.sourceLength;
+    const int64_t rows = sizes.perGroup * length;
+    float* keys = scratch(2 * kTile * dim + 2 * kTile * kTile + rows);
+    float* values = keys + kTile * dim;
+    float* weights = values + kTile * dim;
+    float* slopes = weights + kTile * kTile;
+    float* along = slopes + kTile * kTile;  // dy · y of each query
+    std::fill_n(group.dQuery, rows * dim, 0.0f);
+    std::fill_n(group.dKey, sourceLength * dim, 0.0f);
+    std::fill_n(group.dValue, sourceLength * dim, 0.0f);
+    for (int64_t row = 0; row < rows; row++) {
+      Vec sum = {};
+      for (int64_t d = 0; d < dim; d += kLanes) sum += load(group.dy + row * dim + d) * load(group.y + row * dim + d);
+      along[row] = sumOf(sum);
+    }
+    for (int64_t from = 0; from < sourceLength; from += kTile) {
+      const int64_t count = std::min(kTile, sourceLength - from);
+      transposeTile(group.key + from * dim, count, dim, keys);
+      transposeTile(group.value + from * dim, count, dim, values);
+      for (int64_t begin = 0; begin < length; begin += kTile) {
+        const int64_t end = std::min(length, begin + kTile);
+        if (mask.hidesAll(begin, end, from, from + count)) continue;
+        for (int64_t g = 0; g < sizes.perGroup; g++) {
+          const int64_t row = g * length + begin, at = row * dim, queries = end - begin;
+          tileProduct(queries, padded(count), dim, {group.query + at, dim, 1}, keys, kTile, false, weights, kTile);
+          tileProduct(queries, padded(count), dim, {group.dy + at, dim, 1}, values, kTile, false, slopes, kTile);
+          for (int64_t i = 0; i < queries; i++) {
+            float *weight = weights + i * kTile, *slope = slopes + i * kTile;
+            mask.apply(begin + i, from, count, weight);
+            const float sum = group.sums[row + i], pull = along[row + i];
+            for (int64_t j = 0; j < padded(count); j += kLanes) {
+              const Vec w = exp(load(weight + j) * scale_ - sum);
+              store(weight + j, w);
+              store(slope + j, w * (load(slope + j) - pull) * scale_);
+            }
+          }
+          const int64_t place = from * dim;
+          tileProduct(count, dim, queries, {weights, 1, kTile}, group.dy + at, dim, true, group.dValue + place, dim);
+          tileProduct(count, dim, queries, {slopes, 1, kTile}, group.query + at, dim, true, group.dKey + place, dim);
+          tileProduct(queries, dim, count, {slopes, kTile, 1}, group.key + place, dim, true, group.dQuery + at, dim);
+        }
+      }
+    }
+  }
+
+  float scale_;
+  bool isCausal_;
+};
+
+}  // namespace
+
+std::string registerAttention() {
+  const std::string failure =
+      registerOp<Attention>({"TfjsLoraAttention",
+                             {"query: float", "key: float", "value: float", "segments: N * int32"},
+                             {"y: float", "sums: float"},
+                             {"N: int >= 0", "scale: float", "causal: bool"}});
+  if (!failure.empty()) return failure;
+  return registerOp<AttentionGrad>({"TfjsLoraAttentionGrad",
+                                    {"dy: float", "query: float", "key: float", "value: float", "y: float",
+                                     "sums: float", "segments: N * int32"},
+                                    {"d_query: float", "d_key: float", "d_value: float"},
+                                    {"N: int >= 0", "scale: float", "causal: bool"}});
+}
+
+}  // namespace tfjs_lora

@@ -1,0 +1,96 @@
+#include "ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "parallel.h"
+#include "rotate.h"
+
+namespace tfjs_lora {
+namespace {
+
+/**
+ * One position of generation: query `[B, H·D]`, key and value `[B, K·D]`, cos and sin `[B or 1, 1, 1, D/2]`, the caches
+ * `[B, K, capacity, D]`, past `[]`, segments none or `[B, past + 1 or more]` → what the query gets, `[B, H·D]`, and the caches,
+ * written at `past` in their own memory.
+ */
+class DecodeAttention {
+ public:
+  explicit DecodeAttention(const Attributes& attributes) : scale_(attributes.number("scale")) {}
+
+  void run(Call& call) {
+    const int64_t batch = call.dim(5, 0), groups = call.dim(5, 1), capacity = call.dim(5, 2), dim = call.dim(5, 3);
+    const int64_t perGroup = call.dim(0, 1) / (groups * dim), past = *call.input<int32_t>(7);
+    const int64_t angles = call.dim(3, 0) == 1 ? 0 : dim / 2;  // of the next sequence
+    const int32_t* segments = call.inputCount() > 8 ? call.input<int32_t>(8) : nullptr;
+    const int64_t segmentsRow = segments ? call.dim(8, 1) : 0;
+    const float *query = call.input(0), *key = call.input(1), *value = call.input(2);
+    const float *cos = call.input(3), *sin = call.input(4);
+    float *keys = call.input(5), *values = call.input(6);
+    float* attended = call.output(0, call.shape(0));
+    const int64_t work = batch * groups * (past + 1) * dim * (perGroup + 1);
+    parallelFor(batch * groups, work, [&](int64_t head) {
+      const int64_t sequence = head / groups, angle = sequence * angles;
+      float *ownKeys = keys + head * capacity * dim, *ownValues = values + head * capacity * dim;
+      rotate(key + head * dim, cos + angle, sin + angle, 1, dim, ownKeys + past * dim);
+      std::memcpy(ownValues + past * dim, value + head * dim, dim * sizeof(float));
+      thread_local std::vector<float> memory;
+      memory.resize(dim + past + 1 + kLanes);
+      float *turned = memory.data(), *scores = turned + dim;
+      for (int64_t g = 0; g < perGroup; g++) {
+        const int64_t at = (head * perGroup + g) * dim;
+        rotate(query + at, cos + angle, sin + angle, 1, dim, turned);
+        score(turned, ownKeys, segments ? segments + sequence * segmentsRow : nullptr, past, dim, scores);
+        softmax(scores, past + 1);
+        weigh(scores, ownValues, past + 1, dim, attended + at);
+      }
+    });
+    call.pass(5, 1);
+    call.pass(6, 2);
+  }
+
+ private:
+  void score(const float* query, const float* keys, const int32_t* segments, int64_t past, int64_t dim,
+             float* scores) const {
+    for (int64_t j = 0; j <= past; j++) {
+      Vec sum = {};
+      for (int64_t d = 0; d < dim; d += kLanes) sum += load(query + d) * load(keys + j * dim + d);
+      const bool isHidden = segments && (segments[j] != segments[past] || segments[j] == 0);
+      scores[j] = isHidden ? -1e30f : sumOf(sum) * scale_;
+    }
+  }
+
+  static void softmax(float* scores, int64_t count) {
+    const float largest = std::max(-1e20f, *std::max_element(scores, scores + count));
+    float total = 0;
+    forEachVec(count, [&](int64_t j, int64_t part) {
+      const Vec weight = exp((part == kLanes ? load(scores + j) : loadPart(scores + j, part)) - largest);
+      storePart(scores + j, weight, part);
+      for (int64_t lane = 0; lane < part; lane++) total += weight[lane];
+    });
+    const float factor = total > 0 ? 1 / total : 0;  // a query that sees nothing gets 0
+    for (int64_t j = 0; j < count; j++) scores[j] *= factor;
+  }
+
+  static void weigh(const float* weights, const float* values, int64_t count, int64_t dim, float* to) {
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      Vec sum = {};
+      for (int64_t j = 0; j < count; j++) sum += weights[j] * load(values + j * dim + d);
+      store(to + d, sum);
+    }
+  }
+
+  float scale_;
+};
+
+}  // namespace
+
+std::string registerDecodeAttention() {
+  return registerOp<DecodeAttention>({"TfjsLoraDecodeAttention",
+                                      {"query: float", "key: float", "value: float", "cos: float", "sin: float",
+                                       "keys: float", "values: float", "past: int32", "segments: N * int32"},
+                                      {"attended: float", "next_keys: float", "next_values: float"},
+                                      {"N: int >= 0", "scale: float"}});
+}
+
+}  // namespace tfjs_lora

@@ -1,0 +1,129 @@
+// An op of our own among TensorFlow's, by its C interface: `executeOp` of tfjs-node runs it by its name.
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "tensorflow/c/kernels.h"
+#include "tensorflow/c/ops.h"
+#include "tensorflow/c/tf_status.h"
+#include "tensorflow/c/tf_tensor.h"
+
+namespace tfjs_lora {
+
+/** What an op is made with: its attributes. */
+class Attributes {
+ public:
+  explicit Attributes(TF_OpKernelConstruction* construction) : construction_(construction) {}
+
+  float number(const char* name) const {
+    float value = 0;
+    TF_OpKernelConstruction_GetAttrFloat(construction_, name, &value, status_);
+    return value;
+  }
+
+  bool flag(const char* name) const {
+    unsigned char value = 0;
+    TF_OpKernelConstruction_GetAttrBool(construction_, name, &value, status_);
+    return value != 0;
+  }
+
+  ~Attributes() { TF_DeleteStatus(status_); }
+
+ private:
+  TF_OpKernelConstruction* construction_;
+  TF_Status* status_ = TF_NewStatus();
+};
+
+/** One run of an op: its inputs, and the outputs it makes. */
+class Call {
+ public:
+  explicit Call(TF_OpKernelContext* context) : context_(context), inputs_(TF_NumInputs(context)) {
+    for (size_t i = 0; i < inputs_.size(); i++) TF_GetInput(context, static_cast<int>(i), &inputs_[i], status_);
+  }
+  Call(const Call&) = delete;
+
+  ~Call() {
+    for (TF_Tensor* input : inputs_) TF_DeleteTensor(input);
+    for (TF_Tensor* output : outputs_) TF_DeleteTensor(output);
+    TF_DeleteStatus(status_);
+  }
+
+  int inputCount() const { return static_cast<int>(inputs_.size()); }
+
+  /** Memory of an input; only a cache that is given up may be written to. */
+  template <class T = float>
+  T* input(int i) const {
+    return static_cast<T*>(TF_TensorData(inputs_[i]));
+  }
+
+  int64_t size(int i) const { return TF_TensorElementCount(inputs_[i]); }
+
+  int rank(int i) const { return TF_NumDims(inputs_[i]); }
+
+  /** Length of an axis; a negative one counts from the end. */
+  int64_t dim(int i, int axis) const { return TF_Dim(inputs_[i], axis < 0 ? axis + rank(i) : axis); }
+
+  std::vector<int64_t> shape(int i) const {
+    std::vector<int64_t> dims(rank(i));
+    for (int axis = 0; axis < rank(i); axis++) dims[axis] = dim(i, axis);
+    return dims;
+  }
+
+  /** New memory for output `i`, of float32. */
+  float* output(int i, const std::vector<int64_t>& shape) {
+    size_t bytes = sizeof(float);
+    for (int64_t length : shape) bytes *= length;
+    TF_Tensor* made =
+        TF_AllocateOutput(context_, i, TF_FLOAT, shape.data(), static_cast<int>(shape.size()), bytes, status_);
+    outputs_.push_back(made);
+    return static_cast<float*>(TF_TensorData(made));
+  }
+
+  /** Output `i` is that input, in the same memory. */
+  void pass(int input, int i) { TF_SetOutput(context_, i, inputs_[input], status_); }
+
+ private:
+  TF_OpKernelContext* context_;
+  std::vector<TF_Tensor*> inputs_, outputs_;
+  TF_Status* status_ = TF_NewStatus();
+};
+
+/** Declaration of an op, in the words of TensorFlow's op registry: `"x: float"`, `"scale: float"`. */
+struct Signature {
+  const char* name;
+  std::vector<const char*> inputs, outputs, attributes;
+};
+
+/**
+ * Registers `Op`, a class made from {@link Attributes} with a method `run(Call&)`, for the processor.
+ *
+ * @returns what went wrong; empty if nothing
+ */
+template <class Op>
+std::string registerOp(const Signature& signature) {
+  TF_Status* status = TF_NewStatus();
+  TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(signature.name);
+  for (const char* input : signature.inputs) TF_OpDefinitionBuilderAddInput(definition, input);
+  for (const char* output : signature.outputs) TF_OpDefinitionBuilderAddOutput(definition, output);
+  for (const char* attribute : signature.attributes) TF_OpDefinitionBuilderAddAttr(definition, attribute);
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, &TF_ShapeInferenceContextSetUnknownShape);
+  TF_RegisterOpDefinition(definition, status);
+  if (TF_GetCode(status) == TF_OK) {
+    TF_KernelBuilder* kernel = TF_NewKernelBuilder(
+        signature.name, "CPU",
+        [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
+        [](void* op, TF_OpKernelContext* context) {
+          Call call(context);
+          static_cast<Op*>(op)->run(call);
+        },
+        [](void* op) { delete static_cast<Op*>(op); });
+    TF_RegisterKernelBuilder(signature.name, kernel, status);
+  }
+  const std::string failure = TF_GetCode(status) == TF_OK ? "" : TF_Message(status);
+  TF_DeleteStatus(status);
+  return failure;
+}
+
+}  // namespace tfjs_lora

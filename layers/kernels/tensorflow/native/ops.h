@@ -1,0 +1,15 @@
+// All fused ops. Each function registers those of the file of its name, and returns what went wrong, or nothing.
+#pragma once
+#include <string>
+
+#include "fused_op.h"
+
+namespace tfjs_lora {
+
+std::string registerAttention();
+std::string registerDecodeAttention();
+std::string registerRMSNorm();
+std::string registerRotaryEmbedding();
+std::string registerSwiGLU();
+
+}  // namespace tfjs_lora

@@ -1,0 +1,88 @@
+#include "ops.h"
+
+#include <cmath>
+
+#include "parallel.h"
+#include "vec.h"
+
+namespace tfjs_lora {
+namespace {
+
+/** x `[..., C]`, weight `[C]` → y as x, inverse root `[..., 1]`. */
+class RMSNorm {
+ public:
+  explicit RMSNorm(const Attributes& attributes) : epsilon_(attributes.number("epsilon")) {}
+
+  void run(Call& call) {
+    const int64_t width = call.dim(0, -1), rows = call.size(0) / width;
+    const float *x = call.input(0), *weight = call.input(1);
+    float* y = call.output(0, call.shape(0));
+    std::vector<int64_t> perRow = call.shape(0);
+    perRow.back() = 1;
+    float* inverse = call.output(1, perRow);
+    parallelRanges(rows, 2 * width, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) {
+        const float* in = x + row * width;
+        float* out = y + row * width;
+        Vec squares = {};
+        forEachVec(width, [&](int64_t i, int64_t count) {
+          const Vec part = count == kLanes ? load(in + i) : loadPart(in + i, count);
+          squares += part * part;
+        });
+        const float root = 1 / std::sqrt(sumOf(squares) / width + epsilon_);
+        inverse[row] = root;
+        forEachVec(width, [&](int64_t i, int64_t count) {
+          if (count == kLanes) store(out + i, load(in + i) * root * load(weight + i));
+          else storePart(out + i, loadPart(in + i, count) * root * loadPart(weight + i, count), count);
+        });
+      }
+    });
+  }
+
+ private:
+  float epsilon_;
+};
+
+/** dy, x `[..., C]`, weight `[C]`, inverse root r `[..., 1]` → dx: `r · (dy·w − x · r² · mean(dy·w · x))`. */
+class RMSNormGrad {
+ public:
+  explicit RMSNormGrad(const Attributes&) {}
+
+  void run(Call& call) {
+    const int64_t width = call.dim(1, -1), rows = call.size(1) / width;
+    const float *dy = call.input(0), *x = call.input(1), *weight = call.input(2), *inverse = call.input(3);
+    float* dx = call.output(0, call.shape(1));
+    parallelRanges(rows, 3 * width, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) {
+        const float *g = dy + row * width, *in = x + row * width;
+        float* out = dx + row * width;
+        const float root = inverse[row];
+        Vec along = {};
+        forEachVec(width, [&](int64_t i, int64_t count) {
+          if (count == kLanes) along += load(g + i) * load(weight + i) * load(in + i);
+          else along += loadPart(g + i, count) * loadPart(weight + i, count) * loadPart(in + i, count);
+        });
+        const float pull = root * root * sumOf(along) / width;
+        forEachVec(width, [&](int64_t i, int64_t count) {
+          if (count == kLanes) store(out + i, (load(g + i) * load(weight + i) - load(in + i) * pull) * root);
+          else {
+            const Vec weighted = loadPart(g + i, count) * loadPart(weight + i, count);
+            storePart(out + i, (weighted - loadPart(in + i, count) * pull) * root, count);
+          }
+        });
+      }
+    });
+  }
+};
+
+}  // namespace
+
+std::string registerRMSNorm() {
+  const std::string failure = registerOp<RMSNorm>(
+      {"TfjsLoraRMSNorm", {"x: float", "weight: float"}, {"y: float", "inverse: float"}, {"epsilon: float"}});
+  if (!failure.empty()) return failure;
+  return registerOp<RMSNormGrad>(
+      {"TfjsLoraRMSNormGrad", {"dy: float", "x: float", "weight: float", "inverse: float"}, {"dx: float"}, {}});
+}
+
+}  // namespace tfjs_lora

@@ -1,0 +1,59 @@
+// Products of tiles that lie in the cache: what attention is made of.
+#pragma once
+#include "vec.h"
+
+namespace tfjs_lora {
+
+/** A left operand: element (i, k) at `data[i · row + k · col]`, so a transpose is a swap of the two. */
+struct Strided {
+  const float* data;
+  int64_t row, col;
+};
+
+/** R rows by V vectors of the result stay in registers over all of `depth`. */
+template <int R, int V>
+inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c, int64_t cRow) {
+  Vec sums[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) sums[r][v] = isAdded ? load(c + r * cRow + v * kLanes) : Vec{};
+  for (int64_t k = 0; k < depth; k++) {
+    Vec right[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) right[v] = load(b + k * bRow + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const Vec left = splat(a.data[r * a.row + k * a.col]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) sums[r][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(c + r * cRow + v * kLanes, sums[r][v]);
+}
+
+template <int V>
+inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c,
+                    int64_t cRow) {
+  const auto at = [&](int64_t i) { return Strided{a.data + i * a.row, a.row, a.col}; };
+  int64_t i = 0;
+  for (; i + 6 <= rows; i += 6) registerTile<6, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+  for (; i + 3 <= rows; i += 3) registerTile<3, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+  for (; i < rows; i++) registerTile<1, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+}
+
+/**
+ * c `[rows, width]` = a `[rows, depth]` · b `[depth, width]`, or added to what is there. Rows of b and c are contiguous and
+ * `bRow` and `cRow` apart; `width` is a multiple of 8.
+ */
+inline void tileProduct(int64_t rows, int64_t width, int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded,
+                        float* c, int64_t cRow) {
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= width; j += 2 * kLanes) columns<2>(rows, depth, a, b + j, bRow, isAdded, c + j, cRow);
+  for (; j < width; j += kLanes) columns<1>(rows, depth, a, b + j, bRow, isAdded, c + j, cRow);
+}
+
+}  // namespace tfjs_lora
