@@ -18,9 +18,10 @@ export const adamWUpdate = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as AdamWUpdateArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) =>
-      nextAdamW(ops, [value, gradient, mean, variance], attrs),
-    );
+    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) => {
+      const given = [value, gradient, mean, variance];
+      return ops.areFused ? fusedAdamW(ops, given, attrs) : nextAdamW(ops, given, attrs);
+    });
   },
 } as const;
 
@@ -37,4 +38,25 @@ export function nextAdamW(
   const move = ops.one('RealDiv', [nextMean, ops.add(root, ops.scalar(epsilon))]);
   const decayed = weightDecay === 0 ? value : scaled(value, 1 - learningRate * weightDecay);
   return [ops.sub(decayed, scaled(move, learningRate / (1 - beta1 ** step))), nextMean, nextVariance];
+}
+
+/**
+ * One op for several variables.
+ *
+ * @param given value, gradient, mean and variance of each in turn
+ * @returns the next value, mean and variance of each in turn
+ */
+export function fusedAdamW(
+  ops: Ops,
+  given: Handle[],
+  {learningRate, beta1, beta2, epsilon, weightDecay, step}: AdamWSettings,
+): Handle[] {
+  const count = given.length / 4;
+  const byKind = [0, 1, 2, 3].flatMap((kind) => given.filter((_, i) => i % 4 === kind));
+  const correction = 1 / Math.sqrt(1 - beta2 ** step);
+  const [decay, rate] = [1 - learningRate * weightDecay, learningRate / (1 - beta1 ** step)];
+  const factors = [beta1, 1 - beta1, beta2, 1 - beta2, correction, epsilon, decay, rate];
+  const inputs = [...byKind, ops.constant([factors.length], Float32Array.from(factors))];
+  const outputs = ops.fused('AdamWUpdates', inputs, [ops.intAttribute('N', count)], 3 * count);
+  return outputs.map((_, i) => outputs[(i % 3) * count + Math.floor(i / 3)]);
 }

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
-import {nextAdamW} from './adamWUpdate.ts';
+import {fusedAdamW, nextAdamW} from './adamWUpdate.ts';
 import {groupedByShape} from './groupedByShape.ts';
 import {runOps} from './runOps.ts';
 import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
@@ -20,6 +20,7 @@ export const adamWUpdates = {
     const {inputs, attrs, backend} = args as AdamWUpdatesArgs;
     const values = Object.values(inputs).filter((_, i) => i % 4 === 0);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
+      if (ops.areFused) return fusedAdamW(ops, Object.values(handles), attrs);
       const results: Handle[] = [];
       for (const places of groupedByShape(values)) {
         const next = ops.keepOnly(() => {

@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {isKeptSize, keptWeight} from './keptWeights.ts';
 import {multiply, TILE_ELEMENTS} from './multiply.ts';
 import {type Ops, runOps} from './runOps.ts';
-import {DataType, type Handle, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {DataType, type Handle, type OpAttribute, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
 import {type WeightAttributes, type WeightInputs, weightRows} from './weightRows.ts';
 
 interface LoRAMatMulArgs {
@@ -38,11 +38,15 @@ export const loraMatMulGrad = {
     const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
     const backend = anyBackend as TensorFlowBackend;
     return runOps(backend, inputs, (ops, {dy, x, a, b, ...tensors}) => {
-      const scaling = ops.scalar(attrs.scaling);
-      const lowGradient = ops.mul(ops.matMul(dy, b), scaling); // [N, rank]
+      const merged = mergedWeight(ops, backend, x.shape[0], {a, b, tensors}, attrs);
       const product = () =>
         multiply(ops, dy, weightRows(ops, backend, tensors, attrs), false, productsOf(backend));
-      const merged = mergedWeight(ops, backend, x.shape[0], {a, b, tensors}, attrs);
+      if (isFused(ops, attrs)) {
+        const [da, db, low] = ops.fused('LowRankGrad', [dy, x, a, b], [scalingOf(ops, attrs.scaling)], 3);
+        return [merged ? ops.matMul(dy, merged) : addLowRank(ops, product(), low, a, 1), da, db];
+      }
+      const scaling = ops.scalar(attrs.scaling);
+      const lowGradient = ops.mul(ops.matMul(dy, b), scaling); // [N, rank]
       const dx = merged ? ops.matMul(dy, merged) : ops.add(product(), ops.matMul(lowGradient, a));
       const da = ops.matMul(lowGradient, x, true);
       const low = ops.mul(ops.matMul(x, a, false, true), scaling);
@@ -50,6 +54,20 @@ export const loraMatMulGrad = {
     });
   },
 } as const;
+
+/** Rows are whole vectors. */
+function isFused(ops: Ops, {rows, cols}: LoRAMatMulArgs['attrs']): boolean {
+  return ops.areFused && rows % 8 === 0 && cols % 8 === 0;
+}
+
+/** `base + scaling · left · right` */
+function addLowRank(ops: Ops, base: Handle, left: Handle, right: Handle, scaling: number): Handle {
+  return ops.fused('AddLowRank', [base, left, right], [scalingOf(ops, scaling)], 1)[0];
+}
+
+function scalingOf(ops: Ops, scaling: number): OpAttribute {
+  return ops.floatAttribute('scaling', scaling);
+}
 
 /**
  * The weight with the low-rank matrix added, `W + scaling · B · A`, so that one product gives all; undefined where that costs
@@ -71,6 +89,7 @@ function mergedWeight(
   if (productsOf(backend).operands !== 'float32' || !(isKept || isLess)) return undefined;
   const make = () => {
     const weight = ops.cast(weightRows(ops, backend, tensors, attrs).read(0, rows), DataType.float32);
+    if (isFused(ops, attrs)) return addLowRank(ops, weight, b, a, scaling);
     return ops.add(weight, ops.matMul(ops.mul(b, ops.scalar(scaling)), a));
   };
   if (!isKept) return make();

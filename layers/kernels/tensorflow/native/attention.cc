@@ -63,7 +63,7 @@ class Mask {
         if (segments_[from + j] != own || own == 0) scores[j] = kHidden;
       }
     }
-    for (int64_t j = shown; j < (count + kLanes - 1) / kLanes * kLanes; j++) scores[j] = kHidden;
+    for (int64_t j = shown; j < padded(count); j++) scores[j] = kHidden;
   }
 
  private:
@@ -97,8 +97,6 @@ void transposeTile(const float* rows, int64_t count, int64_t dim, float* to) {
     std::memset(to + d * kTile + count, 0, (kTile - count) * sizeof(float));
   }
 }
-
-int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 /**
  * query `[B, H, T, D]`, key and value `[B, K, S, D]`, segments none or `[B, S]` → y as query, and the logarithm of the sum

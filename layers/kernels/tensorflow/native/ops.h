@@ -6,8 +6,10 @@
 
 namespace tfjs_lora {
 
+std::string registerAdamWUpdates();
 std::string registerAttention();
 std::string registerDecodeAttention();
+std::string registerLowRank();
 std::string registerRMSNorm();
 std::string registerRotaryEmbedding();
 std::string registerSwiGLU();

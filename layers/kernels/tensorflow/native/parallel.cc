@@ -10,21 +10,12 @@
 namespace tfjs_lora {
 namespace {
 
-/** As many as TensorFlow is told to take, else one a core. */
-int threadCount() {
-  const char* given = std::getenv("TF_NUM_INTRAOP_THREADS");
-  const int asked = given ? std::atoi(given) : 0;
-  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
-}
-
 /** Threads that wait for the next loop; they live as long as the process. */
 class Pool {
  public:
-  Pool() : helpers_(threadCount() - 1) {
-    for (int i = 0; i < helpers_; i++) std::thread([this] { help(); }).detach();
+  Pool() {
+    for (int i = 1; i < threadCount(); i++) std::thread([this] { help(); }).detach();
   }
-
-  int helpers() const { return helpers_; }
 
   bool tryRun(int64_t count, const std::function<void(int64_t)>& body) {
     std::unique_lock<std::mutex> alone(alone_, std::try_to_lock);
@@ -65,7 +56,6 @@ class Pool {
     for (int64_t part; (part = next_.fetch_add(1)) < count;) body(part);
   }
 
-  const int helpers_;
   std::mutex alone_, mutex_;
   std::condition_variable begun_, ended_;
   const std::function<void(int64_t)>* body_ = nullptr;
@@ -81,14 +71,20 @@ Pool& pool() {
 
 }  // namespace
 
+int threadCount() {
+  const char* given = std::getenv("TF_NUM_INTRAOP_THREADS");
+  const int asked = given ? std::atoi(given) : 0;
+  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
+}
+
 void parallelFor(int64_t count, int64_t work, const std::function<void(int64_t)>& body) {
-  const bool isWorth = count > 1 && work >= kWorthAThread && pool().helpers() > 0;
+  const bool isWorth = count > 1 && work >= kWorthAThread;
   if (isWorth && pool().tryRun(count, body)) return;
   for (int64_t part = 0; part < count; part++) body(part);
 }
 
 void parallelRanges(int64_t size, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
-  const int64_t most = 4 * (pool().helpers() + 1);  // several a thread, for those that are slower
+  const int64_t most = 4 * threadCount();  // several a thread, for those that are slower
   const int64_t parts = std::max<int64_t>(1, std::min({size, most, size * cost / (kWorthAThread / 2)}));
   parallelFor(parts, size * cost, [&](int64_t part) { body(part * size / parts, (part + 1) * size / parts); });
 }

@@ -8,6 +8,9 @@ namespace tfjs_lora {
 /** Numbers touched below which a second thread costs more than it brings. */
 constexpr int64_t kWorthAThread = 1 << 15;
 
+/** As many as TensorFlow is told to take, else one a core. */
+int threadCount();
+
 /**
  * Runs `body(part)` for each part of `count`, on all cores where `work`, the numbers touched in all, is worth it. The caller
  * works too, and returns when all are done. Called while another thread is at it, it runs on the caller alone.

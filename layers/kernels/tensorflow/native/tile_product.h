@@ -14,7 +14,7 @@ struct Strided {
 template <int R, int V>
 inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c, int64_t cRow) {
   Vec sums[R][V];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) sums[r][v] = isAdded ? load(c + r * cRow + v * kLanes) : Vec{};
@@ -22,24 +22,31 @@ inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow,
     Vec right[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) right[v] = load(b + k * bRow + v * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
       const Vec left = splat(a.data[r * a.row + k * a.col]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) sums[r][v] += left * right[v];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) store(c + r * cRow + v * kLanes, sums[r][v]);
 }
 
+/** Of a single vector a row more rows are at once: as many sums as the processor's two units keep under way. */
 template <int V>
 inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c,
                     int64_t cRow) {
   const auto at = [&](int64_t i) { return Strided{a.data + i * a.row, a.row, a.col}; };
   int64_t i = 0;
+  if (V == 1) {
+    for (; i + 12 <= rows; i += 12) registerTile<12, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+  }
+  if (rows % 6 != 0) {  // 8 and 16 are 4s
+    for (; i + 4 <= rows && (rows - i) % 6 != 0; i += 4) registerTile<4, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+  }
   for (; i + 6 <= rows; i += 6) registerTile<6, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
   for (; i + 3 <= rows; i += 3) registerTile<3, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
   for (; i < rows; i++) registerTile<1, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);

@@ -10,6 +10,9 @@ typedef int32_t IntVec __attribute__((vector_size(32)));
 
 constexpr int64_t kLanes = 8;
 
+/** The next multiple of a vector's size. */
+inline int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
 inline Vec load(const float* from) {
   Vec x;
   std::memcpy(&x, from, sizeof x);
@@ -59,7 +62,7 @@ inline Vec exp(Vec x) {
   p = p * r * r + r + 1.0f;
   IntVec bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = ((bits & 0x1ff) + 127 - 0) << 23;  // the whole number lies in the low bits
+  bits = ((bits & 0x1ff) + 127) << 23;  // the whole number lies in the low bits
   Vec power;
   std::memcpy(&power, &bits, sizeof power);
   const Vec result = p * power;
