@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {adamW8bitStep} from '../steps/adamW8bitStep.ts';
 import {lion8bitStep} from '../steps/lion8bitStep.ts';
 import {lionStep} from '../steps/lionStep.ts';
@@ -13,11 +14,13 @@ import {loraLinear, loraLinearGrad} from './loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './loraMatMul.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
 import {pack16} from './pack16.ts';
+import {reshape} from './reshape.ts';
 import {rmsNorm, rmsNormGrad} from './rmsNorm.ts';
 import {rotaryEmbedding, rotaryEmbeddingGrad} from './rotaryEmbedding.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {quantizedMatMul, storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
+import {transpose} from './transpose.ts';
 import {unpack16} from './unpack16.ts';
 
 const KERNELS: tf.KernelConfig[] = [
@@ -49,8 +52,7 @@ const KERNELS: tf.KernelConfig[] = [
 
 /** Registers this library's kernels for the `tensorflow` backend. Calling this again is harmless. */
 export function registerTensorFlowKernels(): void {
-  for (const kernel of KERNELS) {
-    if (tf.getKernel(kernel.kernelName, 'tensorflow')) tf.unregisterKernel(kernel.kernelName, 'tensorflow');
-    tf.registerKernel(kernel);
-  }
+  for (const kernel of KERNELS) replaceKernel(kernel);
+  replaceStockKernel('tensorflow', tf.Reshape, reshape);
+  replaceStockKernel('tensorflow', tf.Transpose, transpose);
 }

@@ -13,6 +13,9 @@ const TFJS_DTYPES = new Map<number, tf.DataType>([
   [DataType.bool, 'bool'],
 ]);
 
+/** Whether a tensor is of a type that {@link runOps} can give back. */
+export const isPlain = ({dtype}: tf.TensorInfo): boolean => [...TFJS_DTYPES.values()].includes(dtype);
+
 /**
  * Runs TensorFlow's own ops inside a kernel, on handles: the stock backend has no types of 8 and 16 bits, and leaks what it
  * cannot name. What `body` returns becomes tensors; every other handle it made is freed, also when it throws.

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {OPTIMIZER_STEPS} from '../steps/optimizerSteps.ts';
 import {batchMatMul} from './batchMatMul.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
@@ -32,24 +33,11 @@ const FASTER_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [
   [tf.Sum, sum],
 ];
 
-// On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
-const STOCK = Symbol.for('tfjs-lora.wasm.stock');
-
 /**
  * Registers this library's kernels for the `wasm` backend, in place of stock ones of the same name. Import
  * `@tensorflow/tfjs-backend-wasm` before: it registers its own when it loads. Calling this again is harmless.
  */
 export function registerWasmKernels(): void {
-  for (const kernel of KERNELS) replace(kernel);
-  for (const [name, make] of FASTER_KERNELS) {
-    const current = tf.getKernel(name, 'wasm')?.kernelFunc as tf.KernelFunc & {[STOCK]?: tf.KernelFunc};
-    const stock = current[STOCK] ?? current;
-    const kernel = make(stock);
-    replace({...kernel, kernelFunc: Object.assign(kernel.kernelFunc, {[STOCK]: stock})});
-  }
-}
-
-function replace(kernel: tf.KernelConfig): void {
-  if (tf.getKernel(kernel.kernelName, 'wasm')) tf.unregisterKernel(kernel.kernelName, 'wasm');
-  tf.registerKernel(kernel);
+  for (const kernel of KERNELS) replaceKernel(kernel);
+  for (const [name, make] of FASTER_KERNELS) replaceStockKernel('wasm', name, make);
 }

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {adamWUpdate} from './adamWUpdate.ts';
 import {adamWUpdates} from './adamWUpdates.ts';
 import {add} from './add.ts';
@@ -60,24 +61,11 @@ const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] =
   [tf.Transpose, transpose],
 ];
 
-// On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
-const STOCK = Symbol.for('tfjs-lora.webgpu.stock');
-
 /**
  * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` before: it
  * registers its own when it loads. Calling this again is harmless.
  */
 export function registerWebGPUKernels(): void {
-  for (const kernel of KERNELS) replace(kernel);
-  for (const [name, make] of CORRECTED_KERNELS) {
-    const current = tf.getKernel(name, 'webgpu')?.kernelFunc as tf.KernelFunc & {[STOCK]?: tf.KernelFunc};
-    const stock = current[STOCK] ?? current;
-    const kernel = make(stock);
-    replace({...kernel, kernelFunc: Object.assign(kernel.kernelFunc, {[STOCK]: stock})});
-  }
-}
-
-function replace(kernel: tf.KernelConfig): void {
-  if (tf.getKernel(kernel.kernelName, 'webgpu')) tf.unregisterKernel(kernel.kernelName, 'webgpu');
-  tf.registerKernel(kernel);
+  for (const kernel of KERNELS) replaceKernel(kernel);
+  for (const [name, make] of CORRECTED_KERNELS) replaceStockKernel('webgpu', name, make);
 }

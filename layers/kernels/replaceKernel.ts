@@ -1,0 +1,30 @@
+import * as tf from '@tensorflow/tfjs';
+
+/** Registers a kernel in place of one of the same name, if there is one. */
+export function replaceKernel(kernel: tf.KernelConfig): void {
+  const {kernelName, backendName} = kernel;
+  if (tf.getKernel(kernelName, backendName)) tf.unregisterKernel(kernelName, backendName);
+  tf.registerKernel(kernel);
+}
+
+// On the kernels themselves: a second copy of this file (ES module and CommonJS) must not take ours for the stock ones.
+const STOCK = Symbol.for('tfjs-lora.stock');
+
+/**
+ * {@link replaceKernel} of a stock kernel by one that leaves some inputs to it. The stock one must be there already; calling
+ * this again is harmless.
+ *
+ * @param make the kernel, from the stock one
+ */
+export function replaceStockKernel(
+  backendName: string,
+  kernelName: string,
+  make: (stock: tf.KernelFunc) => tf.KernelConfig,
+): void {
+  const current = tf.getKernel(kernelName, backendName).kernelFunc as tf.KernelFunc & {
+    [STOCK]?: tf.KernelFunc;
+  };
+  const stock = current[STOCK] ?? current;
+  const kernel = make(stock);
+  replaceKernel({...kernel, kernelFunc: Object.assign(kernel.kernelFunc, {[STOCK]: stock})});
+}
