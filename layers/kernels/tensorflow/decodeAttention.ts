@@ -28,9 +28,7 @@ export const decodeAttention = {
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
       if (isFused(ops, {dim})) {
         const {query, key, value, cos, sin, keys, values, segments} = handles;
-        const at = ops.latest('DecodeAttention past', `${past}`, () =>
-          ops.constant([], Int32Array.of(past)),
-        );
+        const at = ops.latest('DecodeAttention past', `${past}`, () => ops.constant([], Int32Array.of(past)));
         const tensors = [query, key, value, cos, sin, keys, values, at];
         return ops.fused('DecodeAttention', tensors, [ops.floatAttribute('scale', scale)], 3, [segments]);
       }

@@ -2,7 +2,13 @@ import type * as tf from '@tensorflow/tfjs';
 import {isKeptSize, keptWeight} from './keptWeights.ts';
 import {multiply, TILE_ELEMENTS} from './multiply.ts';
 import {type Ops, runOps} from './runOps.ts';
-import {DataType, type Handle, type OpAttribute, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {
+  DataType,
+  type Handle,
+  type OpAttribute,
+  productsOf,
+  type TensorFlowBackend,
+} from './tensorflowBackend.ts';
 import {type WeightAttributes, type WeightInputs, weightRows} from './weightRows.ts';
 
 interface LoRAMatMulArgs {

@@ -5,9 +5,13 @@
 
 #include "parallel.h"
 #include "rotate.h"
+#include "tile_product.h"
 
 namespace tfjs_lora {
 namespace {
+
+/** As in attention.cc. */
+constexpr float kHidden = -1e30f, kLowest = -1e20f;
 
 /**
  * One position of generation: query `[B, H·D]`, key and value `[B, K·D]`, cos and sin `[B or 1, 1, 1, D/2]`, the caches
@@ -35,33 +39,36 @@ class DecodeAttention {
       rotate(key + head * dim, cos + angle, sin + angle, 1, dim, ownKeys + past * dim);
       std::memcpy(ownValues + past * dim, value + head * dim, dim * sizeof(float));
       thread_local std::vector<float> memory;
-      memory.resize(dim + past + 1 + kLanes);
-      float *turned = memory.data(), *scores = turned + dim;
+      const int64_t row = padded(past + 1);
+      memory.resize(perGroup * (dim + row));
+      float *turned = memory.data(), *scores = turned + perGroup * dim;  // [G, D], [G, row]
+      const int64_t at = head * perGroup * dim;
       for (int64_t g = 0; g < perGroup; g++) {
-        const int64_t at = (head * perGroup + g) * dim;
-        rotate(query + at, cos + angle, sin + angle, 1, dim, turned);
-        score(turned, ownKeys, segments ? segments + sequence * segmentsRow : nullptr, past, dim, scores);
-        softmax(scores, past + 1);
-        weigh(scores, ownValues, past + 1, dim, attended + at);
+        rotate(query + at + g * dim, cos + angle, sin + angle, 1, dim, turned + g * dim);
       }
+      const int32_t* own = segments ? segments + sequence * segmentsRow : nullptr;
+      for (int64_t j = 0; j <= past; j++) {
+        const bool isHidden = own && (own[j] != own[past] || own[j] == 0);
+        for (int64_t g = 0; g < perGroup; g++) {
+          scores[g * row + j] = isHidden ? kHidden : scale_ * dot(turned + g * dim, ownKeys + j * dim, dim);
+        }
+      }
+      for (int64_t g = 0; g < perGroup; g++) softmax(scores + g * row, past + 1);
+      tileProduct(perGroup, dim, past + 1, {scores, row, 1}, ownValues, dim, false, attended + at, dim);
     });
     call.pass(5, 1);
     call.pass(6, 2);
   }
 
  private:
-  void score(const float* query, const float* keys, const int32_t* segments, int64_t past, int64_t dim,
-             float* scores) const {
-    for (int64_t j = 0; j <= past; j++) {
-      Vec sum = {};
-      for (int64_t d = 0; d < dim; d += kLanes) sum += load(query + d) * load(keys + j * dim + d);
-      const bool isHidden = segments && (segments[j] != segments[past] || segments[j] == 0);
-      scores[j] = isHidden ? -1e30f : sumOf(sum) * scale_;
-    }
+  static float dot(const float* x, const float* y, int64_t dim) {
+    Vec sum = {};
+    for (int64_t d = 0; d < dim; d += kLanes) sum += load(x + d) * load(y + d);
+    return sumOf(sum);
   }
 
   static void softmax(float* scores, int64_t count) {
-    const float largest = std::max(-1e20f, *std::max_element(scores, scores + count));
+    const float largest = std::max(kLowest, *std::max_element(scores, scores + count));
     float total = 0;
     forEachVec(count, [&](int64_t j, int64_t part) {
       const Vec weight = exp((part == kLanes ? load(scores + j) : loadPart(scores + j, part)) - largest);
@@ -70,14 +77,6 @@ class DecodeAttention {
     });
     const float factor = total > 0 ? 1 / total : 0;  // a query that sees nothing gets 0
     for (int64_t j = 0; j < count; j++) scores[j] *= factor;
-  }
-
-  static void weigh(const float* weights, const float* values, int64_t count, int64_t dim, float* to) {
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      Vec sum = {};
-      for (int64_t j = 0; j < count; j++) sum += weights[j] * load(values + j * dim + d);
-      store(to + d, sum);
-    }
   }
 
   float scale_;

@@ -1,7 +1,7 @@
 // An op of our own among TensorFlow's, by its C interface: `executeOp` of tfjs-node runs it by its name.
 #pragma once
 #include <cstdint>
-#include <initializer_list>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -40,7 +40,10 @@ class Attributes {
 class Call {
  public:
   explicit Call(TF_OpKernelContext* context) : context_(context), inputs_(TF_NumInputs(context)) {
-    for (size_t i = 0; i < inputs_.size(); i++) TF_GetInput(context, static_cast<int>(i), &inputs_[i], status_);
+    for (size_t i = 0; i < inputs_.size(); i++) {
+      TF_GetInput(context, static_cast<int>(i), &inputs_[i], status_);
+      check();
+    }
   }
   Call(const Call&) = delete;
 
@@ -77,14 +80,22 @@ class Call {
     for (int64_t length : shape) bytes *= length;
     TF_Tensor* made =
         TF_AllocateOutput(context_, i, TF_FLOAT, shape.data(), static_cast<int>(shape.size()), bytes, status_);
+    check();  // memory may have run out
     outputs_.push_back(made);
     return static_cast<float*>(TF_TensorData(made));
   }
 
   /** Output `i` is that input, in the same memory. */
-  void pass(int input, int i) { TF_SetOutput(context_, i, inputs_[input], status_); }
+  void pass(int input, int i) {
+    TF_SetOutput(context_, i, inputs_[input], status_);
+    check();
+  }
 
  private:
+  void check() const {
+    if (TF_GetCode(status_) != TF_OK) throw std::runtime_error(TF_Message(status_));
+  }
+
   TF_OpKernelContext* context_;
   std::vector<TF_Tensor*> inputs_, outputs_;
   TF_Status* status_ = TF_NewStatus();
@@ -95,6 +106,14 @@ struct Signature {
   const char* name;
   std::vector<const char*> inputs, outputs, attributes;
 };
+
+/** Makes the op that is running throw in JavaScript. */
+inline void fail(TF_OpKernelContext* context, const char* message) {
+  TF_Status* status = TF_NewStatus();
+  TF_SetStatus(status, TF_RESOURCE_EXHAUSTED, message);
+  TF_OpKernelContext_Failure(context, status);
+  TF_DeleteStatus(status);
+}
 
 /**
  * Registers `Op`, a class made from {@link Attributes} with a method `run(Call&)`, for the processor.
@@ -115,8 +134,12 @@ std::string registerOp(const Signature& signature) {
         signature.name, "CPU",
         [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
         [](void* op, TF_OpKernelContext* context) {
-          Call call(context);
-          static_cast<Op*>(op)->run(call);
+          try {
+            Call call(context);
+            static_cast<Op*>(op)->run(call);
+          } catch (const std::exception& error) {
+            fail(context, error.what());
+          }
         },
         [](void* op) { delete static_cast<Op*>(op); });
     TF_RegisterKernelBuilder(signature.name, kernel, status);

@@ -72,9 +72,12 @@ Pool& pool() {
 }  // namespace
 
 int threadCount() {
-  const char* given = std::getenv("TF_NUM_INTRAOP_THREADS");
-  const int asked = given ? std::atoi(given) : 0;
-  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
+  static const int count = [] {  // asking the system takes longer than a small op
+    const char* given = std::getenv("TF_NUM_INTRAOP_THREADS");
+    const int asked = given ? std::atoi(given) : 0;
+    return asked > 0 ? asked : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  }();
+  return count;
 }
 
 void parallelFor(int64_t count, int64_t work, const std::function<void(int64_t)>& body) {
