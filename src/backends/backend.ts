@@ -31,6 +31,11 @@ export interface BackendOptions {
    * (`tfjs-lora/tuning.json`), in a browser in its local storage. Default false, or as before when the backend runs already.
    */
   tune?: boolean;
+  /**
+   * `tensorflow`, on the processor: whether kernels use the ops that `tfjs-lora setup tensorflow` compiled, one for what is else a
+   * dozen of TensorFlow's. Default true, unless the variable `TFJS_LORA_FUSED_OPS` is 0, or as before when the backend runs already.
+   */
+  fusedOps?: boolean;
 }
 
 /** What a backend says of itself once it runs. */

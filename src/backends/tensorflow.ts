@@ -9,8 +9,9 @@ import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {cudaLibraries, missingLibraries, nvidiaCard} from './cudaLibraries.ts';
+import {chooseFusedOps} from './fusedOps.ts';
 import {isNode, nodeModule, processor} from './processor.ts';
-import {readSetup, TENSORFLOW_PACKAGES, tensorflowFolder} from './tensorflowFolder.ts';
+import {readSetup, TENSORFLOW_PACKAGES, type TensorFlowSetup, tensorflowFolder} from './tensorflowFolder.ts';
 import {guardHandles} from './tensorflowHandles.ts';
 
 /** Read by TensorFlow when its library loads; what the user has set stands. */
@@ -29,7 +30,7 @@ export const tensorflow: Backend = {
   name: 'tensorflow',
   async start(options) {
     const dtype = checkedComputeDtype(options);
-    const loaded = await loadPackage();
+    const {name: loaded, setup} = await loadPackage();
     if (!(await tf.setBackend('tensorflow'))) {
       throw unavailable(`${loaded} loaded, but its backend did not start`);
     }
@@ -47,27 +48,34 @@ export const tensorflow: Backend = {
     const card = await nvidiaCard();
     if (backend.isUsingGpuDevice) return {device: card ?? 'GPU', features: ['GPU', ...features]};
     const {model} = await processor();
+    const fusedOps = await chooseFusedOps(backend, setup, options.fusedOps);
     const unused = card ? [`${card} unused: ${await whyUnused(loaded, version)}`] : [];
-    return {device: model, features: ['CPU', ...features, ...unused]};
+    return {device: model, features: ['CPU', ...features, fusedOps, ...unused]};
   },
 };
 
-/** Loads the first package that works, and returns its name. */
-async function loadPackage(): Promise<string> {
+interface LoadedPackage {
+  name: string;
+  /** What it was set up as, and where; undefined for a package of the user's own. */
+  setup?: {folder: string; made: TensorFlowSetup};
+}
+
+/** Loads the first package that works. */
+async function loadPackage(): Promise<LoadedPackage> {
   if (!isNode()) throw unavailable('this is a browser');
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
   const {join} = await nodeModule<typeof import('node:path')>('path');
   await prepareProcess();
   const folder = await tensorflowFolder();
-  const setup = await readSetup(folder);
+  const made = await readSetup(folder);
   const candidates: [name: string, path: string][] = TENSORFLOW_PACKAGES.map((name) => [name, name]);
-  if (setup) candidates.unshift([setup.package, join(folder, 'node_modules', setup.package)]);
+  if (made) candidates.unshift([made.package, join(folder, 'node_modules', made.package)]);
   const require = createRequire(import.meta.url);
   const failures: string[] = [];
   for (const [name, path] of candidates) {
     try {
       require(path);
-      return name;
+      return {name, setup: made && path !== name ? {folder, made} : undefined};
     } catch (error) {
       failures.push(`${name}${path === name ? '' : ', set up'}: ${failureOf(error, path)}`);
     }

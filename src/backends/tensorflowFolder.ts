@@ -4,6 +4,14 @@ import {nodeModule} from './processor.ts';
 export const TENSORFLOW_PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const;
 export type TensorFlowPackage = (typeof TENSORFLOW_PACKAGES)[number];
 
+/** What became of the fused ops. */
+export interface FusedOpsSetup {
+  /** Hash of the sources they are compiled from. */
+  sources?: string;
+  /** Why there are none. */
+  missing?: string;
+}
+
 /** What `tfjs-lora setup tensorflow` made; `setup.json` in {@link tensorflowFolder}. */
 export interface TensorFlowSetup {
   package: TensorFlowPackage;
@@ -13,6 +21,8 @@ export interface TensorFlowSetup {
   source: string;
   /** Holds `nvidia/<package>/lib`, where that is not the folder itself. */
   libraries?: string;
+  /** Only where it is for the processor. */
+  fusedOps?: FusedOpsSetup;
 }
 
 export const SETUP_FILE = 'setup.json';

@@ -5,10 +5,22 @@ import {arch, platform} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {readSetup, SETUP_FILE, type TensorFlowSetup, tensorflowFolder} from '../backends/tensorflowFolder.ts';
-import {buildAddon, type TensorFlowLibrary} from './buildAddon.ts';
+import {FUSED_OPS_FILE} from '../backends/fusedOps.ts';
+import {fusedOpsSources} from '../backends/fusedOpsSources.ts';
+import {
+  type FusedOpsSetup,
+  readSetup,
+  SETUP_FILE,
+  type TensorFlowPackage,
+  type TensorFlowSetup,
+  tensorflowFolder,
+} from '../backends/tensorflowFolder.ts';
+import {buildAddon} from './buildAddon.ts';
+import {buildFusedOps} from './buildFusedOps.ts';
+import {checkFusedOps, checkTensorFlow, type TensorFlowCheck} from './checkTensorFlow.ts';
 import {cudaWheels} from './cudaWheels.ts';
 import {fetchWheel} from './fetchWheel.ts';
+import {besideLibrary, libraryOf, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
 import {ZipFile} from './zipFile.ts';
 
 /** Which release of `@tensorflow/tfjs-node` is set up, and what its installer fetches. */
@@ -18,8 +30,9 @@ const NODE_API_HEADERS = 'node-api-headers@1';
 /** The first TensorFlow whose wheel has the C library in a file of its own. */
 const OLDEST_WHEEL = '2.12.0';
 
-/** Headers of the wheel that the addon may include, whichever release it is. */
-const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
+/** Headers of the wheel that the addon and the fused ops may include, whichever release it is. */
+const HEADERS =
+  /^tensorflow\/include\/(tensorflow\/(c|core\/platform|core\/common_runtime\/next_pluggable_device\/c|tsl)|tsl|xla\/tsl)\/.*\.h$/;
 
 export interface SetupTensorFlowOptions {
   /** For a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's libraries. */
@@ -41,15 +54,9 @@ export interface SetupTensorFlowOptions {
   folder?: string;
 }
 
-export interface TensorFlowCheck {
-  version: string;
-  gpu: boolean;
-  /** The whole run: loading, and the product. */
-  milliseconds: number;
-}
-
 /** A stage of the set-up, all of whose paths are in `folder`. */
-interface Stage extends Required<Pick<SetupTensorFlowOptions, 'gpu' | 'environment' | 'onProgress'>> {
+interface Stage
+  extends Required<Pick<SetupTensorFlowOptions, 'gpu' | 'environment' | 'execPath' | 'onProgress'>> {
   folder: string;
   version?: string;
 }
@@ -66,32 +73,34 @@ export async function setupTensorFlow(
 ): Promise<TensorFlowSetup & TensorFlowCheck> {
   const {gpu = false, from = 'auto', version, environment, execPath, onProgress = () => {}} = options;
   const folder = options.folder ?? (await tensorflowFolder());
-  const packageName = gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
+  const stage: Stage = {folder, gpu, version, environment, execPath, onProgress};
+  const packageName = packageOf(stage);
   const present = await readSetup(folder);
   const isAsked =
     present?.package === packageName &&
+    (gpu || present.fusedOps !== undefined) && // else it is of a time before them, and without the headers they need
     (version === undefined || present.version === version) &&
     (from === 'auto' || present.source === (isFolder(from) ? resolve(from) : from));
   if (present && isAsked) {
     const check = await checkTensorFlow(folder, present.package, execPath).catch((error: Error) => error);
     if (!(check instanceof Error)) {
       onProgress(`TensorFlow ${present.version} is set up already, in ${folder}; it works.`);
-      return {...present, ...check};
+      return {...(await withCurrentFusedOps(present, stage)), ...check};
     }
     onProgress(
       `TensorFlow ${present.version} in ${folder} does not work (${check.message}): doing it again.`,
     );
   }
   const staged = `${folder}.new`;
-  const stage: Stage = {folder: staged, gpu, version, environment, onProgress};
-  const sources = sourcesOf(from, stage);
+  const aside = {...stage, folder: staged};
+  const sources = sourcesOf(from, aside);
   const failures: string[] = [];
   for (const [source, install] of sources) {
     try {
       await rm(staged, {recursive: true, force: true});
       await mkdir(staged, {recursive: true});
       const libraries = await install();
-      const check = await timed(stage, 'check: a product in a process of its own', () =>
+      const check = await timed(aside, 'check: a product in a process of its own', () =>
         checkTensorFlow(staged, packageName, execPath),
       );
       const setup: TensorFlowSetup = {
@@ -99,8 +108,9 @@ export async function setupTensorFlow(
         version: check.version,
         source,
         ...(libraries && {libraries}),
+        ...(!gpu && {fusedOps: await makeFusedOps(source, aside)}),
       };
-      await writeFile(join(staged, SETUP_FILE), `${JSON.stringify(setup, null, 2)}\n`);
+      await writeSetup(staged, setup);
       await replaceFolder(folder, staged);
       onProgress(`TensorFlow ${check.version} (${check.gpu ? 'GPU' : 'CPU'}) is set up in ${folder}.`);
       return {...setup, ...check};
@@ -115,6 +125,43 @@ export async function setupTensorFlow(
     'BACKEND_UNAVAILABLE',
     `setup tensorflow: expected one source to work, got:\n  ${failures.join('\n  ')}`,
   );
+}
+
+/** An upgrade of this package may bring other ops than the ones that were compiled; those are then the only ones made again. */
+async function withCurrentFusedOps(present: TensorFlowSetup, stage: Stage): Promise<TensorFlowSetup> {
+  const {folder, gpu, execPath} = stage;
+  if (gpu) return present;
+  const {hash} = await fusedOpsSources();
+  const areCurrent =
+    present.fusedOps?.sources === hash &&
+    (await checkFusedOps(folder, present.package, join(folder, FUSED_OPS_FILE), execPath).then(
+      () => true,
+      () => false,
+    ));
+  if (areCurrent) return present;
+  const setup = {...present, fusedOps: await makeFusedOps(present.source, stage)};
+  await writeSetup(folder, setup);
+  return setup;
+}
+
+async function makeFusedOps(source: string, stage: Stage): Promise<FusedOpsSetup> {
+  const {folder, environment, execPath, onProgress} = stage;
+  const packageName = packageOf(stage);
+  const library = await libraryOf(folder, packageName, source);
+  const made = await timed(stage, 'fused ops: compiling', () =>
+    buildFusedOps({folder, packageName, library, environment, execPath}),
+  );
+  if (made.missing) {
+    onProgress(`fused ops: left out, small models take up to twice as long. ${made.missing}`);
+  }
+  return made;
+}
+
+/** By a rename: whoever reads it sees all of it. */
+async function writeSetup(folder: string, setup: TensorFlowSetup): Promise<void> {
+  const path = join(folder, SETUP_FILE);
+  await writeFile(`${path}.new`, `${JSON.stringify(setup, null, 2)}\n`);
+  await rename(`${path}.new`, path);
 }
 
 const isFolder = (from: string) => !['auto', 'official', 'wheel'].includes(from);
@@ -168,9 +215,7 @@ async function installFromWheel(stage: Stage): Promise<undefined> {
     await wheel.close();
   }
   await rm(downloads, {recursive: true});
-  const library = libraryIn(join(folder, 'tensorflow'), true);
-  await installAddon(library, stage);
-  await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
+  await installAddon(await libraryOf(folder, packageOf(stage), 'wheel'), stage);
 }
 
 /** `tensorflow/` beside `nvidia/`, as Python lays them out: so the library finds NVIDIA's by its own relative paths. */
@@ -219,43 +264,9 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
 
 /** Uses a TensorFlow that is on disk already, where it is. */
 async function installFromFolder(given: string, stage: Stage): Promise<string> {
-  const candidates = [
-    given,
-    join(given, 'tensorflow'),
-    ...(await sitePackages(given)).map((folder) => join(folder, 'tensorflow')),
-  ];
-  const found = candidates.find((folder) => libraryFiles(folder).length === 2);
-  if (!found) {
-    throw new TfjsLoraError(
-      'FILE_NOT_FOUND',
-      `setup tensorflow --from ${given}: expected an unpacked libtensorflow (lib, include), a virtual environment with ` +
-        'tensorflow, or a tensorflow package, got none of them.',
-    );
-  }
-  await installAddon(libraryIn(found, false), stage);
-  return dirname(found);
-}
-
-async function sitePackages(environment: string): Promise<string[]> {
-  const pythons = await readdir(join(environment, 'lib')).catch(() => []);
-  return pythons.map((python) => join(environment, 'lib', python, 'site-packages'));
-}
-
-/** `libtensorflow_cc` (a wheel's) or `libtensorflow` (the C distribution's), and the framework. */
-function libraryFiles(folder: string): string[] {
-  const ending = (name: string) =>
-    platform() === 'darwin' ? [`${name}.2.dylib`] : [`${name}.so.2`, `${name}.so`];
-  const first = (names: string[]) =>
-    names
-      .flatMap(ending)
-      .flatMap((name) => [join(folder, name), join(folder, 'lib', name)])
-      .find((path) => existsSync(path));
-  const files = [first(['libtensorflow_cc', 'libtensorflow']), first(['libtensorflow_framework'])];
-  return files.filter((file) => file !== undefined);
-}
-
-function libraryIn(folder: string, isMovedAlong: boolean): TensorFlowLibrary {
-  return {files: libraryFiles(folder), headers: join(folder, 'include'), isMovedAlong};
+  const library = await libraryOf(stage.folder, packageOf(stage), given);
+  await installAddon(library, stage);
+  return besideLibrary(library);
 }
 
 async function installAddon(library: TensorFlowLibrary, stage: Stage): Promise<void> {
@@ -268,7 +279,8 @@ async function installAddon(library: TensorFlowLibrary, stage: Stage): Promise<v
   );
 }
 
-const packageOf = ({gpu}: Stage) => (gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node');
+const packageOf = ({gpu}: Stage): TensorFlowPackage =>
+  gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
 
 /** npm's own client, in a folder with a package.json of its own: the user's is not touched. */
 async function installPackage(stage: Stage, flags: string[]): Promise<void> {
@@ -302,39 +314,6 @@ async function installPackage(stage: Stage, flags: string[]): Promise<void> {
   const scope = join(folder, 'node_modules', '@tensorflow');
   for (const each of await readdir(scope)) {
     if (!each.startsWith('tfjs-node')) await rm(join(scope, each), {recursive: true});
-  }
-}
-
-/** What the process of its own runs: a product whose result is known. */
-const CHECK = `
-const started = performance.now();
-const tf = require(process.argv[1]);
-const [value] = tf.tidy(() => tf.matMul(tf.ones([64, 96]), tf.fill([96, 64], 0.5)).dataSync());
-if (value !== 48) throw new Error('expected 48 from a product, got ' + value);
-const {binding, isUsingGpuDevice} = tf.backend();
-console.log(JSON.stringify({version: binding.TF_Version, gpu: isUsingGpuDevice, milliseconds: performance.now() - started}));`;
-
-/**
- * Multiplies two matrices with what lies in `folder`, in a process of its own: a library that does not fit may crash it.
- *
- * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with what the process said last
- */
-export async function checkTensorFlow(
-  folder: string,
-  packageName: string,
-  execPath: string,
-): Promise<TensorFlowCheck> {
-  const entry = join(folder, 'node_modules', packageName);
-  try {
-    const {stdout} = await promisify(execFile)(execPath, ['-e', CHECK, entry], {timeout: 120_000});
-    return JSON.parse(stdout.trim().split('\n').at(-1) as string) as TensorFlowCheck;
-  } catch (error) {
-    const {stderr = '', signal, message} = error as {stderr?: string; signal?: string; message: string};
-    const said = stderr.split('\n').find((line) => /^\w*Error\b/.test(line));
-    throw new TfjsLoraError(
-      'BACKEND_UNAVAILABLE',
-      `${packageName}: expected a product, got: ${said?.trim() ?? signal ?? message}`,
-    );
   }
 }
 

@@ -56,6 +56,9 @@ describe('the tarball', () => {
   test('holds the build and its papers, nothing else', () => {
     const outside = packed.files.map((file) => file.path).filter((name) => !name.startsWith('dist/'));
     const model = fs.readdirSync(path.join(repository, 'examples/quickstart/model'));
+    const native = 'layers/kernels/tensorflow/native'; // compiled by `setup tensorflow`
+    const sources = fs.readdirSync(path.join(repository, native));
+    expect(sources).toEqual(expect.arrayContaining(['module.cc', 'ops.h']));
     expect(outside.sort()).toEqual([
       'CHANGELOG.md',
       'LICENSE',
@@ -64,6 +67,9 @@ describe('the tarball', () => {
       'docs/recipe.schema.json',
       'examples/README.md',
       ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
+      'layers/README.md',
+      'layers/kernels/README.md',
+      ...sources.map((name) => `${native}/${name}`).sort(),
       'package.json',
     ]);
     const inside = packed.files.map((file) => file.path).filter((name) => name.startsWith('dist/'));

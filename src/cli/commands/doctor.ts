@@ -5,7 +5,7 @@ import {type Command, Option} from 'commander';
 import packageJson from '../../../package.json';
 import {type BackendName, useBackend} from '../../backends/useBackend.ts';
 import type {CommonOptions} from '../commonOptions.ts';
-import {installedVersion} from '../packageFolder.ts';
+import {installedVersion} from '../installedVersion.ts';
 
 /** In the order in which `auto` tries them. */
 const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];

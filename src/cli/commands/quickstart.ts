@@ -2,9 +2,9 @@ import {spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {join} from 'node:path';
 import type {Command} from 'commander';
+import {packageFolder} from '../../backends/packageFolder.ts';
 import type {CommonOptions} from '../commonOptions.ts';
 import {ExitStatus} from '../exitStatus.ts';
-import {packageFolder} from '../packageFolder.ts';
 
 export function register(program: Command): void {
   program
@@ -14,7 +14,7 @@ export function register(program: Command): void {
     .allowUnknownOption()
     .action(async (settings: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
-      const root = packageFolder();
+      const root = await packageFolder();
       // Run from its sources, the command runs the example's sources; the package carries the example compiled.
       const script = import.meta.url.endsWith('.ts')
         ? join(root, 'examples/quickstart/quickstart.ts')

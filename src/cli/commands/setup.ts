@@ -23,6 +23,7 @@ export function register(program: Command): void {
         version: installed,
         gpu: isOnGpu,
         milliseconds,
+        fusedOps,
       } = await setupTensorFlow({
         gpu,
         from,
@@ -32,7 +33,7 @@ export function register(program: Command): void {
         onProgress,
       });
       console.log(
-        `TensorFlow ${installed}, on the ${isOnGpu ? 'GPU' : 'CPU'}, loaded and multiplied in ${(milliseconds / 1000).toFixed(1)} s. ` +
+        `TensorFlow ${installed}, on the ${isOnGpu ? 'GPU' : 'CPU'}${fusedOps?.sources ? ' with fused ops' : ''}, loaded and multiplied in ${(milliseconds / 1000).toFixed(1)} s. ` +
           'useBackend takes it from now on.',
       );
     });

@@ -1,10 +1,14 @@
 import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {SETUP_FILE, tensorflowFolder} from '../../../src/backends/tensorflowFolder.ts';
+import {FUSED_OPS_FILE} from '../../../src/backends/fusedOps.ts';
+import {fusedOpsSources} from '../../../src/backends/fusedOpsSources.ts';
+import {SETUP_FILE, type TensorFlowSetup, tensorflowFolder} from '../../../src/backends/tensorflowFolder.ts';
 import {buildAddon} from '../../../src/setup/buildAddon.ts';
-import {checkTensorFlow, setupTensorFlow} from '../../../src/setup/setupTensorFlow.ts';
+import {checkTensorFlow} from '../../../src/setup/checkTensorFlow.ts';
+import {setupTensorFlow} from '../../../src/setup/setupTensorFlow.ts';
 import {runCommandLine} from '../cli/runCommandLine.ts';
+import {FakeCompiler, layOutSetup, someAddon} from './fakeTensorFlow.ts';
 
 describe('setupTensorFlow', () => {
   let root: string;
@@ -50,11 +54,6 @@ describe('setupTensorFlow', () => {
     );
   });
 
-  test('names missing headers', async () => {
-    const library = {files: [], headers: join(root, 'include'), isMovedAlong: true};
-    await expect(buildAddon(folder, library, {})).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
-  });
-
   describe('with a package to build', () => {
     const headers = () => join(root, 'include');
     beforeEach(() => {
@@ -72,6 +71,15 @@ describe('setupTensorFlow', () => {
     const build = (environment: Record<string, string>) =>
       buildAddon(root, {files: [join(root, 'libx.so')], headers: headers(), isMovedAlong: true}, environment);
 
+    test('names missing headers', async () => {
+      const header = join(headers(), 'tensorflow/core/platform/ctstring_internal.h');
+      rmSync(header);
+      await expect(build({})).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
+      await expect(build({})).rejects.toThrow(
+        `${header}: expected a header of TensorFlow, got no such file.`,
+      );
+    });
+
     test('asks for a compiler', async () => {
       await expect(build({CXX: join(root, 'no-compiler')})).rejects.toThrow(
         'setup tensorflow: expected a C++ compiler, got none of',
@@ -79,18 +87,71 @@ describe('setupTensorFlow', () => {
     });
 
     test('tells what the compiler says', async () => {
-      const compiler = join(root, 'compiler');
-      writeFileSync(
-        compiler,
-        '#!/bin/sh\necho "note: nothing" >&2\necho "a.cc:1: error: no such type" >&2\nexit 1\n',
-        {
-          mode: 0o755,
-        },
-      );
-      await expect(build({CXX: compiler})).rejects.toThrow(
+      const compiler = new FakeCompiler(root, someAddon());
+      await expect(build({CXX: compiler.failing('a.cc:1: error: no such type')})).rejects.toThrow(
         'expected the addon of tfjs-node to compile, got: a.cc:1: error: no such type. Pass another --version.',
       );
     });
+  });
+});
+
+describe('set up again', () => {
+  let root: string;
+  let folder: string;
+  let compiler: FakeCompiler;
+  beforeEach(() => {
+    root = mkdtempSync(join(tmpdir(), 'tfjs-lora-setup-'));
+    folder = join(root, 'tensorflow');
+    compiler = new FakeCompiler(root, someAddon());
+  });
+  afterEach(() => rmSync(root, {recursive: true}));
+
+  const again = async ({gpu = false, CXX = compiler.path} = {}) => {
+    const lines: string[] = [];
+    const {fusedOps} = await setupTensorFlow({
+      ...{folder, gpu, environment: {CXX}, execPath: process.execPath},
+      onProgress: (line) => lines.push(line.replace(/\d+\.\d s$/, '… s')),
+    });
+    expect(recorded().fusedOps).toEqual(fusedOps);
+    return {fusedOps, lines};
+  };
+  const recorded = (): TensorFlowSetup => JSON.parse(readFileSync(join(folder, SETUP_FILE), 'utf8'));
+  const isSetUp = () => `TensorFlow 2.21.0 is set up already, in ${folder}; it works.`;
+
+  test('it compiles fused ops of other sources, and nothing else; those of its own it leaves', async () => {
+    layOutSetup(folder, {fusedOps: {sources: 'of an older version'}});
+    const {hash} = await fusedOpsSources();
+    const {fusedOps, lines} = await again();
+    expect(fusedOps).toEqual({sources: hash});
+    expect(lines).toEqual([isSetUp(), 'fused ops: compiling …', '  … s']);
+    const {length} = compiler.calls;
+    expect(length).toBeGreaterThan(1);
+    expect(await again()).toEqual({fusedOps, lines: [isSetUp()]});
+    expect(compiler.calls).toHaveLength(length);
+    expect(recorded()).toMatchObject({package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel'});
+  });
+
+  test('it compiles them where they are gone', async () => {
+    const {hash} = await fusedOpsSources();
+    layOutSetup(folder, {fusedOps: {sources: hash}});
+    expect((await again()).lines).toEqual([isSetUp(), 'fused ops: compiling …', '  … s']);
+    expect(existsSync(join(folder, FUSED_OPS_FILE))).toBe(true);
+  });
+
+  test('it goes on without them, says so, and tries again the next time', async () => {
+    layOutSetup(folder, {fusedOps: {sources: 'of an older version'}});
+    const {fusedOps, lines} = await again({CXX: join(root, 'no-compiler')});
+    expect(fusedOps).toEqual({missing: expect.stringContaining('expected a C++ compiler')});
+    expect(lines.at(-1)).toBe(
+      `fused ops: left out, small models take up to twice as long. ${fusedOps?.missing}`,
+    );
+    expect((await again()).fusedOps?.sources).toBeDefined();
+  });
+
+  test('it compiles none for a card', async () => {
+    layOutSetup(folder, {package: '@tensorflow/tfjs-node-gpu'});
+    expect(await again({gpu: true})).toEqual({fusedOps: undefined, lines: [isSetUp()]});
+    expect(compiler.calls).toEqual([]);
   });
 });
 

@@ -41,9 +41,9 @@ const values = (shape: number[], seed: number) => {
 describeTensorFlow('attention in chunks', () => {
   // 4 × 1100 × 1100 scores of a head are more than exist at once, and so are three heads of 4 × 700 × 700.
   test.each([
-    ['of queries', [1, 4, 1100, 4], [1, 1, 1100, 4]],
-    ['of heads', [3, 4, 700, 4], [3, 1, 700, 4]],
-    ['of queries after cached keys', [1, 4, 900, 4], [1, 1, 1300, 4]],
+    ['of queries', [1, 4, 1100, 8], [1, 1, 1100, 8]],
+    ['of heads', [3, 4, 700, 8], [3, 1, 700, 8]],
+    ['of queries after cached keys', [1, 4, 900, 8], [1, 1, 1300, 8]],
   ])('%s equals the whole matrix', (_, queryShape, keyShape) => {
     const [length, sourceLength] = [queryShape[2], keyShape[2]];
     const bias = causalBias(length, sourceLength) as tf.Tensor4D;
@@ -56,7 +56,7 @@ describeTensorFlow('attention in chunks', () => {
   });
 
   test('of queries, of packed and padded sequences', () => {
-    const [length, dim] = [1100, 4];
+    const [length, dim] = [1100, 8];
     const numbers = Int32Array.from({length}, (_, t) => (t < 20 ? 0 : t < 600 ? 1 : 2));
     const segments = tf.tensor2d(numbers, [1, length], 'int32');
     const bias = causalBias(length, length, segments) as tf.Tensor4D;

@@ -80,18 +80,25 @@ describeTensorFlow('loraMatMul', () => {
   });
 
   test('keeps no more than 32 MiB of weights', () => {
-    const [rows, cols] = [512, 512]; // 1 MiB each
-    const [x, a, b] = [normal([1, cols], 2), normal([1, cols], 3), normal([rows, 1], 4)] as Matrix[];
-    const packed = half(rows, cols);
-    const handles = Array.from({length: 40}, () => {
-      tf.tidy(() => {
-        const tensor = tf.add(packed.tensor, 0); // a weight of its own
-        loraMatMul(x, {...packed, tensor}, a, b, 1);
+    const multiply = (rows: number, count: number) => {
+      const cols = 512; // 512 rows are 1 MiB
+      const [x, a, b] = [normal([1, cols], 2), normal([1, cols], 3), normal([rows, 1], 4)] as Matrix[];
+      const packed = half(rows, cols);
+      const handles = Array.from({length: count}, () => {
+        tf.tidy(() => {
+          const tensor = tf.add(packed.tensor, 0); // a weight of its own
+          loraMatMul(x, {...packed, tensor}, a, b, 1);
+        });
+        return tensorflowBackend().getNumOfTFTensors();
       });
-      return tensorflowBackend().getNumOfTFTensors();
-    });
-    expect(new Set(handles.slice(32)).size).toBe(1);
-    expect(handles[31]).toBeGreaterThan(handles[1]);
+      tf.dispose([x, a, b, packed.tensor]);
+      return handles;
+    };
+    for (const rows of [256, 512]) multiply(rows, 1); // constants that are made on first use
+    const [halves, wholes] = [multiply(256, 80), multiply(512, 40)];
+    expect(new Set(halves.slice(64)).size).toBe(1);
+    expect(new Set(wholes.slice(32)).size).toBe(1);
+    expect(halves[79] - wholes[39]).toBe(64 - 32);
   });
 });
 

@@ -1,14 +1,35 @@
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/backends/tensorflowFolder.ts';
 import {type BackendOptions, useBackend} from '../../../../src/backends/useBackend.ts';
 
-/** `describe` on the `tensorflow` backend, when `TFJS_LORA_TEST_BACKENDS` names it; else skipped, in sight. */
+/**
+ * `describe` on the `tensorflow` backend, when `TFJS_LORA_TEST_BACKENDS` names it; else skipped, in sight. Where fused ops are set
+ * up it runs twice, with them and by TensorFlow's own ops alone.
+ */
 export function describeTensorFlow(name: string, body: () => void): void {
   const isAsked = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('tensorflow');
-  (isAsked ? describe : describe.skip)(`${name} on tensorflow`, () => {
-    beforeAll(() => choose('float32'));
-    body();
-  });
+  for (const fusedOps of isAsked && areFusedOpsSetUp() ? [true, false] : [false]) {
+    (isAsked ? describe : describe.skip)(`${name} on tensorflow${fusedOps ? ', fused' : ''}`, () => {
+      beforeAll(async () => {
+        const {features} = await useBackend('tensorflow', {computeDtype: 'float32', fusedOps});
+        expect(features).toContain(fusedOps ? 'fused ops' : 'fused ops off'); // set up, but not loaded, is a failure
+      });
+      body();
+    });
+  }
+}
+
+function areFusedOpsSetUp(): boolean {
+  const path = join(__dirname, '../../../../node_modules/.tfjs-lora/tensorflow', SETUP_FILE);
+  try {
+    const {fusedOps} = JSON.parse(readFileSync(path, 'utf8')) as TensorFlowSetup;
+    return fusedOps?.sources !== undefined;
+  } catch {
+    return false; // a package of the user's own
+  }
 }
 
 /** Chooses what products are computed in. */

@@ -1,11 +1,6 @@
 import {readFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
-import {dirname, join} from 'node:path';
-
-/** Where this package is: a checkout, or `node_modules/tfjs-lora`. */
-export function packageFolder(): string {
-  return dirname(createRequire(import.meta.url).resolve('tfjs-lora/package.json'));
-}
+import {join} from 'node:path';
 
 /** Version of an installed package; undefined where it is not installed. */
 export async function installedVersion(name: string): Promise<string | undefined> {

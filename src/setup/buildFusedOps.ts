@@ -1,0 +1,61 @@
+import {rename, rm} from 'node:fs/promises';
+import {arch, platform} from 'node:os';
+import {join} from 'node:path';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {FUSED_OPS_FILE} from '../backends/fusedOps.ts';
+import {fusedOpsSources} from '../backends/fusedOpsSources.ts';
+import type {FusedOpsSetup, TensorFlowPackage} from '../backends/tensorflowFolder.ts';
+import {checkFusedOps} from './checkTensorFlow.ts';
+import {compileAddon} from './compileAddon.ts';
+import type {TensorFlowLibrary} from './tensorFlowLibrary.ts';
+
+/** Every processor of arm64 has what they need; of x64, those since 2013, which the ops look for when they are loaded. */
+const FLAGS: Record<string, string[] | undefined> = {x64: ['-mavx2', '-mfma'], arm64: []};
+
+/** TensorFlow's interface for ops from outside, which its C distribution may lack. */
+const HEADERS = ['kernels', 'ops', 'tf_status', 'tf_tensor'].map((name) => `tensorflow/c/${name}.h`);
+
+/** Where the fused ops go, and with what they are made and tried. */
+export interface FusedOpsBuild {
+  /** A set-up of TensorFlow that works. */
+  folder: string;
+  packageName: TensorFlowPackage;
+  library: TensorFlowLibrary;
+  environment: Record<string, string | undefined>;
+  execPath: string;
+}
+
+/**
+ * Compiles the fused ops and runs one in a process of its own, before they take the place of those that were there. They are
+ * an extra: what fails is told in what this returns, and leaves none.
+ */
+export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup> {
+  const {folder, packageName, library, environment, execPath} = build;
+  const output = join(folder, FUSED_OPS_FILE);
+  const fresh = join(folder, `new-${FUSED_OPS_FILE}`);
+  try {
+    const flags = FLAGS[arch()];
+    if (!flags || platform() === 'win32') {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `fused ops: expected Linux or macOS on x64 or arm64, got ${platform()} on ${arch()}.`,
+      );
+    }
+    const {folder: native, files, hash} = await fusedOpsSources();
+    const addon = {
+      name: 'the fused ops',
+      sources: files.map((name) => join(native, name)),
+      headers: HEADERS,
+      flags: ['-O3', ...flags],
+      version: 8,
+      output: fresh,
+    };
+    await compileAddon(addon, library, folder, environment);
+    await checkFusedOps(folder, packageName, fresh, execPath);
+    await rename(fresh, output);
+    return {sources: hash};
+  } catch (error) {
+    for (const file of [fresh, output]) await rm(file, {force: true});
+    return {missing: (error as Error).message};
+  }
+}

@@ -1,0 +1,86 @@
+import {existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {arch, tmpdir} from 'node:os';
+import {basename, join} from 'node:path';
+import {FUSED_OPS_FILE} from '../../../src/backends/fusedOps.ts';
+import {fusedOpsSources} from '../../../src/backends/fusedOpsSources.ts';
+import {buildFusedOps} from '../../../src/setup/buildFusedOps.ts';
+import {libraryOf} from '../../../src/setup/tensorFlowLibrary.ts';
+import {FakeCompiler, layOutSetup, someAddon} from './fakeTensorFlow.ts';
+
+describe('buildFusedOps', () => {
+  let root: string;
+  let folder: string;
+  let compiler: FakeCompiler;
+  const packageName = '@tensorflow/tfjs-node';
+  beforeEach(() => {
+    root = mkdtempSync(join(tmpdir(), 'tfjs-lora-fused-'));
+    folder = join(root, 'tensorflow');
+    layOutSetup(folder);
+    compiler = new FakeCompiler(root, someAddon());
+    writeFileSync(join(folder, FUSED_OPS_FILE), 'of before');
+  });
+  afterEach(() => rmSync(root, {recursive: true}));
+
+  const build = async (CXX = compiler.path) => {
+    const library = await libraryOf(folder, packageName, 'wheel');
+    return buildFusedOps({folder, packageName, library, environment: {CXX}, execPath: process.execPath});
+  };
+  const ops = () => readdirSync(folder).filter((name) => name.endsWith('.node'));
+
+  test('compiles every source, links them, and replaces those of before', async () => {
+    const {files, hash} = await fusedOpsSources();
+    expect(await build()).toEqual({sources: hash});
+    expect(ops()).toEqual([FUSED_OPS_FILE]);
+    expect(readFileSync(join(folder, FUSED_OPS_FILE)).equals(readFileSync(someAddon()))).toBe(true);
+    const link = compiler.calls.at(-1) as string;
+    const compiled = compiler.calls.slice(0, -1);
+    const sourceOf = (call: string) => basename(/-c (\S+)/.exec(call)?.[1] ?? '');
+    expect(compiled.map(sourceOf).sort()).toEqual(files);
+    for (const call of compiled) {
+      expect(call.includes('-mavx2 -mfma')).toBe(arch() === 'x64');
+      expect(call).toContain(`-I${join(folder, 'tensorflow/include')}`);
+    }
+    for (const call of compiled) expect(link).toContain(/-o (\S+)/.exec(call)?.[1]);
+    // It is moved with the library, which it finds beside it.
+    expect(link).toMatch(
+      /-shared .*libtensorflow_framework\S* -Wl,-rpath,(\$ORIGIN|@loader_path)\/tensorflow$/,
+    );
+  });
+
+  test('leaves none without a compiler', async () => {
+    const {sources, missing} = await build(join(root, 'no-compiler'));
+    expect(sources).toBeUndefined();
+    expect(missing).toContain('expected a C++ compiler, got none of');
+    expect(ops()).toEqual([]);
+  });
+
+  test('leaves none without headers, and does not compile', async () => {
+    const header = join(folder, 'tensorflow/include/tensorflow/c/kernels.h');
+    rmSync(header);
+    expect((await build()).missing).toContain(
+      `${header}: expected a header of TensorFlow, got no such file.`,
+    );
+    expect([ops(), compiler.calls]).toEqual([[], []]);
+  });
+
+  test('tells what the compiler says', async () => {
+    const {missing} = await build(compiler.failing('a.cc:1: error: no such type'));
+    expect(missing).toContain('expected the fused ops to compile, got: a.cc:1: error: no such type.');
+    expect(ops()).toEqual([]);
+  });
+
+  test('tells why they do not load', async () => {
+    const noAddon = join(root, 'text');
+    writeFileSync(noAddon, 'no addon');
+    const {missing} = await build(new FakeCompiler(root, noAddon).path);
+    expect(missing).toMatch(/^fused ops: expected one to run, got: Error: .*new-fused_ops.node/);
+    expect(ops()).toEqual([]);
+  });
+
+  test('tells a wrong result', async () => {
+    const entry = join(folder, 'node_modules', packageName, 'index.js');
+    writeFileSync(entry, readFileSync(entry, 'utf8').replace('[128]', '[127]'));
+    expect((await build()).missing).toContain('got: Error: expected 128 from SwiGLU, got 127');
+    expect(existsSync(join(folder, FUSED_OPS_FILE))).toBe(false);
+  });
+});
