@@ -46,7 +46,7 @@ export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup
       name: 'the fused ops',
       sources: files.map((name) => join(native, name)),
       headers: HEADERS,
-      flags: ['-O3', ...flags],
+      flags: ['-O3', '-fno-math-errno', ...flags],
       version: 8,
       output: fresh,
     };
