@@ -9,7 +9,7 @@
 namespace tfjs_lora {
 namespace {
 
-/** Calls `body(i, from, to)` for the parts of `[begin, end)`, a range of all tensors' numbers, in each tensor `i`. */
+/** Calls `body(i, from, to)` for what of `[begin, end)`, a range of all tensors' numbers, lies in each tensor `i`. */
 template <class Body>
 void forEachPart(const std::vector<int64_t>& sizes, int64_t begin, int64_t end, Body body) {
   int64_t offset = 0;
@@ -76,12 +76,9 @@ class GlobalNorm {
     std::vector<double> sums(blocks);
     parallelFor(blocks, total, [&](int64_t block) {
       forEachPart(sizes, block * kBlock, (block + 1) * kBlock, [&](int i, int64_t from, int64_t to) {
-        const float* x = call.input(i) + from;
+        const float* x = call.input(i);
         Vec squares = {};
-        forEachVec(to - from, [&](int64_t at, int64_t count) {
-          const Vec part = count == kLanes ? load(x + at) : loadPart(x + at, count);
-          squares += part * part;
-        });
+        forEachVec(from, to, [&](auto at) { squares += at.load(x) * at.load(x); });
         sums[block] += sumOf(squares);
       });
     });

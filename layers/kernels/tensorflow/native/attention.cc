@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "hidden.h"
 #include "parallel.h"
 #include "tile_product.h"
 
@@ -12,9 +13,6 @@ namespace {
 
 /** Queries and keys of a tile of scores: 9 KB, and whole register tiles of 6 by 16. */
 constexpr int64_t kTile = 48;
-
-/** The score of a hidden key, and where the running maximum begins: the exponential of their difference is 0. */
-constexpr float kHidden = -1e30f, kLowest = -1e20f;
 
 /** B sequences, K key-value heads of D, each for G query heads; T queries, the last of S positions. */
 struct Sizes {
@@ -67,7 +65,7 @@ class Mask {
   }
 
  private:
-  /** The least and the largest of segments but 0; {1, -1} or the like where there is none. */
+  /** The least and the largest of segments but 0; {INT32_MAX, -1} where there is none. */
   std::pair<int32_t, int32_t> rangeOf(int64_t begin, int64_t end) const {
     int32_t least = INT32_MAX, most = -1;
     for (int64_t i = begin; i < end; i++) {
@@ -109,21 +107,19 @@ class Attention {
 
   void run(Call& call) {
     const Sizes sizes(call, 0, 1);
-    const auto [batch, groups, perGroup, length, sourceLength, dim] = sizes;
+    const int64_t length = sizes.length, heads = sizes.batch * sizes.groups;  // of the keys
     const float *query = call.input(0), *key = call.input(1), *value = call.input(2);
     const int32_t* segments = call.inputCount() > 3 ? call.input<int32_t>(3) : nullptr;
     float* y = call.output(0, call.shape(0));
-    float* sums = call.output(1, {batch, sizes.heads(), length});
+    float* sums = call.output(1, {sizes.batch, sizes.heads(), length});
     const int64_t blocks = blocksOf(length);
-    const int64_t work = batch * sizes.heads() * length * sourceLength * 4;
-    parallelFor(batch * groups * blocks, work, [&, groups = groups, length = length, dim = dim,
-                                                sourceLength = sourceLength, perGroup = perGroup](int64_t part) {
-      const int64_t head = part % (sizes.batch * groups);  // of the keys; the longest blocks come first
-      const int64_t begin = (blocks - 1 - part / (sizes.batch * groups)) * kTile;
-      const Mask mask(isCausal_, segments ? segments + head / groups * sourceLength : nullptr, sizes);
-      const int64_t first = head * perGroup * length;  // row of the group's first head
-      attend(query + first * dim, key + head * sourceLength * dim, value + head * sourceLength * dim, mask, sizes, begin,
-             y + first * dim, sums + first);
+    const int64_t work = sizes.batch * sizes.heads() * length * sizes.sourceLength * 4;
+    parallelFor(heads * blocks, work, [&](int64_t part) {
+      const int64_t head = part % heads, begin = (blocks - 1 - part / heads) * kTile;  // the longest blocks come first
+      const int64_t row = head * sizes.perGroup * length, source = head * sizes.sourceLength;
+      const Mask mask(isCausal_, segments ? segments + head / sizes.groups * sizes.sourceLength : nullptr, sizes);
+      attend(query + row * sizes.dim, key + source * sizes.dim, value + source * sizes.dim, mask, sizes, begin,
+             y + row * sizes.dim, sums + row);
     });
   }
 

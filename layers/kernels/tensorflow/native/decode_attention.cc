@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "hidden.h"
 #include "parallel.h"
 #include "rotate.h"
 #include "tile_product.h"
@@ -10,13 +11,10 @@
 namespace tfjs_lora {
 namespace {
 
-/** As in attention.cc. */
-constexpr float kHidden = -1e30f, kLowest = -1e20f;
-
 /**
  * One position of generation: query `[B, H·D]`, key and value `[B, K·D]`, cos and sin `[B or 1, 1, 1, D/2]`, the caches
- * `[B, K, capacity, D]`, past `[]`, segments none or `[B, past + 1 or more]` → what the query gets, `[B, H·D]`, and the caches,
- * written at `past` in their own memory.
+ * `[B, K, capacity, D]`, past `[]`, segments none or `[B, past + 1 or more]` → what the query gets, `[B, H·D]`, and the
+ * caches, written at `past` in their own memory.
  */
 class DecodeAttention {
  public:
@@ -70,11 +68,8 @@ class DecodeAttention {
   static void softmax(float* scores, int64_t count) {
     const float largest = std::max(kLowest, *std::max_element(scores, scores + count));
     float total = 0;
-    forEachVec(count, [&](int64_t j, int64_t part) {
-      const Vec weight = exp((part == kLanes ? load(scores + j) : loadPart(scores + j, part)) - largest);
-      storePart(scores + j, weight, part);
-      for (int64_t lane = 0; lane < part; lane++) total += weight[lane];
-    });
+    forEachVec(0, count, [&](auto at) { at.store(scores, exp(at.load(scores) - largest)); });
+    for (int64_t j = 0; j < count; j++) total += scores[j];
     const float factor = total > 0 ? 1 / total : 0;  // a query that sees nothing gets 0
     for (int64_t j = 0; j < count; j++) scores[j] *= factor;
   }

@@ -56,8 +56,8 @@ class AddLowRank {
 };
 
 /**
- * dy `[N, out]`, x `[N, in]`, a `[R, in]`, b `[out, R]` → the gradients of a and b, and `scaling · dy · b`, `[N, R]`, of which
- * that of x is made. Reads dy and x once. in and out are multiples of 8.
+ * dy `[N, out]`, x `[N, in]`, a `[R, in]`, b `[out, R]` → the gradients of a and b, and `scaling · dy · b`, `[N, R]`, of
+ * which that of x is made. Reads dy and x once. in and out are multiples of 8.
  */
 class LowRankGrad {
  public:

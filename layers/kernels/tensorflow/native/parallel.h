@@ -12,8 +12,8 @@ constexpr int64_t kWorthAThread = 1 << 15;
 int threadCount();
 
 /**
- * Runs `body(part)` for each part of `count`, on all cores where `work`, the numbers touched in all, is worth it. The caller
- * works too, and returns when all are done. Called while another thread is at it, it runs on the caller alone.
+ * Runs `body(part)` for each part of `count`, on all cores where `work`, the numbers touched in all, is worth it. The
+ * caller works too, and returns when all are done. Called while another thread is at it, it runs on the caller alone.
  */
 void parallelFor(int64_t count, int64_t work, const std::function<void(int64_t)>& body);
 

@@ -25,16 +25,10 @@ class RMSNorm {
         const float* in = x + row * width;
         float* out = y + row * width;
         Vec squares = {};
-        forEachVec(width, [&](int64_t i, int64_t count) {
-          const Vec part = count == kLanes ? load(in + i) : loadPart(in + i, count);
-          squares += part * part;
-        });
+        forEachVec(0, width, [&](auto at) { squares += at.load(in) * at.load(in); });
         const float root = 1 / std::sqrt(sumOf(squares) / width + epsilon_);
         inverse[row] = root;
-        forEachVec(width, [&](int64_t i, int64_t count) {
-          if (count == kLanes) store(out + i, load(in + i) * root * load(weight + i));
-          else storePart(out + i, loadPart(in + i, count) * root * loadPart(weight + i, count), count);
-        });
+        forEachVec(0, width, [&](auto at) { at.store(out, at.load(in) * root * at.load(weight)); });
       }
     });
   }
@@ -58,17 +52,10 @@ class RMSNormGrad {
         float* out = dx + row * width;
         const float root = inverse[row];
         Vec along = {};
-        forEachVec(width, [&](int64_t i, int64_t count) {
-          if (count == kLanes) along += load(g + i) * load(weight + i) * load(in + i);
-          else along += loadPart(g + i, count) * loadPart(weight + i, count) * loadPart(in + i, count);
-        });
+        forEachVec(0, width, [&](auto at) { along += at.load(g) * at.load(weight) * at.load(in); });
         const float pull = root * root * sumOf(along) / width;
-        forEachVec(width, [&](int64_t i, int64_t count) {
-          if (count == kLanes) store(out + i, (load(g + i) * load(weight + i) - load(in + i) * pull) * root);
-          else {
-            const Vec weighted = loadPart(g + i, count) * loadPart(weight + i, count);
-            storePart(out + i, (weighted - loadPart(in + i, count) * pull) * root, count);
-          }
+        forEachVec(0, width, [&](auto at) {
+          at.store(out, (at.load(g) * at.load(weight) - at.load(in) * pull) * root);
         });
       }
     });

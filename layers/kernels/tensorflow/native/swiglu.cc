@@ -15,19 +15,18 @@ class SwiGLU {
     const float *gate = call.input(0), *up = call.input(1);
     float* y = call.output(0, call.shape(0));
     parallelRanges(call.size(0), 4, [&](int64_t begin, int64_t end) {
-      forEachVec(end - begin, [&](int64_t at, int64_t count) {
-        const int64_t i = begin + at;
-        if (count == kLanes) store(y + i, gated(load(gate + i), load(up + i)));
-        else storePart(y + i, gated(loadPart(gate + i, count), loadPart(up + i, count)), count);
+      forEachVec(begin, end, [&](auto at) {
+        const Vec x = at.load(gate);
+        at.store(y, x * sigmoid(x) * at.load(up));
       });
     });
   }
-
- private:
-  static Vec gated(Vec gate, Vec up) { return gate * sigmoid(gate) * up; }
 };
 
-/** dy, gate, up → the gradients of gate, `dy · up · s · (1 + gate · (1 − s))` with s its sigmoid, and of up, `dy · gate · s`. */
+/**
+ * dy, gate, up → the gradients of gate, `dy · up · s · (1 + gate · (1 − s))` with s its sigmoid, and of up,
+ * `dy · gate · s`.
+ */
 class SwiGLUGrad {
  public:
   explicit SwiGLUGrad(const Attributes&) {}
@@ -37,21 +36,10 @@ class SwiGLUGrad {
     float* dGate = call.output(0, call.shape(1));
     float* dUp = call.output(1, call.shape(2));
     parallelRanges(call.size(1), 6, [&](int64_t begin, int64_t end) {
-      forEachVec(end - begin, [&](int64_t at, int64_t count) {
-        const int64_t i = begin + at;
-        const bool isWhole = count == kLanes;
-        const Vec g = isWhole ? load(dy + i) : loadPart(dy + i, count);
-        const Vec x = isWhole ? load(gate + i) : loadPart(gate + i, count);
-        const Vec u = isWhole ? load(up + i) : loadPart(up + i, count);
-        const Vec s = sigmoid(x);
-        const Vec byGate = g * u * s * (1.0f + x * (1.0f - s)), byUp = g * x * s;
-        if (isWhole) {
-          store(dGate + i, byGate);
-          store(dUp + i, byUp);
-        } else {
-          storePart(dGate + i, byGate, count);
-          storePart(dUp + i, byUp, count);
-        }
+      forEachVec(begin, end, [&](auto at) {
+        const Vec g = at.load(dy), x = at.load(gate), s = sigmoid(x);
+        at.store(dGate, g * at.load(up) * s * (1.0f + x * (1.0f - s)));
+        at.store(dUp, g * x * s);
       });
     });
   }

@@ -12,7 +12,8 @@ struct Strided {
 
 /** R rows by V vectors of the result stay in registers over all of `depth`. */
 template <int R, int V>
-inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c, int64_t cRow) {
+inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c,
+                         int64_t cRow) {
   Vec sums[R][V];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
@@ -45,7 +46,9 @@ inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int6
     for (; i + 12 <= rows; i += 12) registerTile<12, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
   }
   if (rows % 6 != 0) {  // 8 and 16 are 4s
-    for (; i + 4 <= rows && (rows - i) % 6 != 0; i += 4) registerTile<4, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+    for (; i + 4 <= rows && (rows - i) % 6 != 0; i += 4) {
+      registerTile<4, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
+    }
   }
   for (; i + 6 <= rows; i += 6) registerTile<6, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
   for (; i + 3 <= rows; i += 3) registerTile<3, V>(depth, at(i), b, bRow, isAdded, c + i * cRow, cRow);
@@ -56,8 +59,8 @@ inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int6
  * c `[rows, width]` = a `[rows, depth]` · b `[depth, width]`, or added to what is there. Rows of b and c are contiguous and
  * `bRow` and `cRow` apart; `width` is a multiple of 8.
  */
-inline void tileProduct(int64_t rows, int64_t width, int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded,
-                        float* c, int64_t cRow) {
+inline void tileProduct(int64_t rows, int64_t width, int64_t depth, Strided a, const float* b, int64_t bRow,
+                        bool isAdded, float* c, int64_t cRow) {
   int64_t j = 0;
   for (; j + 2 * kLanes <= width; j += 2 * kLanes) columns<2>(rows, depth, a, b + j, bRow, isAdded, c + j, cRow);
   for (; j < width; j += kLanes) columns<1>(rows, depth, a, b + j, bRow, isAdded, c + j, cRow);

@@ -21,15 +21,6 @@ inline Vec load(const float* from) {
 
 inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
-/** The first `count` of a vector, the rest 0. */
-inline Vec loadPart(const float* from, int64_t count) {
-  Vec x = {};
-  std::memcpy(&x, from, count * sizeof(float));
-  return x;
-}
-
-inline void storePart(float* to, Vec x, int64_t count) { std::memcpy(to, &x, count * sizeof(float)); }
-
 inline Vec splat(float x) { return Vec{x, x, x, x, x, x, x, x}; }
 
 inline float sumOf(Vec x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
@@ -71,12 +62,31 @@ inline Vec exp(Vec x) {
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 
-/** Calls `body(begin, count)` for each vector of `size` numbers; the last may be a part. */
+/** Eight numbers from the `i`th on. */
+struct Whole {
+  int64_t i;
+
+  Vec load(const float* from) const { return tfjs_lora::load(from + i); }
+  void store(float* to, Vec x) const { tfjs_lora::store(to + i, x); }
+};
+
+/** `count` numbers from the `i`th on, fewer than eight; what is loaded has zeros after them. */
+struct Part {
+  int64_t i, count;
+
+  Vec load(const float* from) const {
+    Vec x = {};
+    std::memcpy(&x, from + i, count * sizeof(float));
+    return x;
+  }
+  void store(float* to, Vec x) const { std::memcpy(to + i, &x, count * sizeof(float)); }
+};
+
+/** Calls `body(at)` for all of `[begin, end)`, where `at` is a {@link Whole} vector, or at last a {@link Part}. */
 template <class Body>
-inline void forEachVec(int64_t size, Body body) {
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) body(i, kLanes);
-  if (i < size) body(i, size - i);
+inline void forEachVec(int64_t begin, int64_t end, Body body) {
+  for (; begin + kLanes <= end; begin += kLanes) body(Whole{begin});
+  if (begin < end) body(Part{begin, end - begin});
 }
 
 }  // namespace tfjs_lora

@@ -1,0 +1,9 @@
+// How attention hides keys.
+#pragma once
+
+namespace tfjs_lora {
+
+/** The score of a hidden key, and where the largest score is looked for from: the exponential of their difference is 0. */
+constexpr float kHidden = -1e30f, kLowest = -1e20f;
+
+}  // namespace tfjs_lora
