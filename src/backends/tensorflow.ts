@@ -70,11 +70,11 @@ async function loadPackage(): Promise<LoadedPackage> {
   const made = await readSetup(folder);
   const candidates: [name: string, path: string][] = TENSORFLOW_PACKAGES.map((name) => [name, name]);
   if (made) candidates.unshift([made.package, join(folder, 'node_modules', made.package)]);
-  const require = createRequire(import.meta.url);
+  const load = createRequire(import.meta.url); // not `require`, which the CommonJS build needs for itself
   const failures: string[] = [];
   for (const [name, path] of candidates) {
     try {
-      require(path);
+      load(path);
       return {name, setup: made && path !== name ? {folder, made} : undefined};
     } catch (error) {
       failures.push(`${name}${path === name ? '' : ', set up'}: ${failureOf(error, path)}`);

@@ -114,6 +114,13 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     expect(report.shared.shared).toEqual(expect.arrayContaining(['TfjsLoraError']));
   });
 
+  test('says what native TensorFlow lacks', () => {
+    expect(report.missing).toEqual({
+      code: 'BACKEND_UNAVAILABLE',
+      message: expect.stringContaining('@tensorflow/tfjs-node: not installed'),
+    });
+  });
+
   test('starts the wasm backend', () => {
     expect(report.backend).toBe('wasm');
   });

@@ -7,6 +7,7 @@ const tf = require('@tensorflow/tfjs');
 exports.report = async function report({root, models, layers, quant}) {
   const uses = {
     shared: () => sharedClasses({root, models, layers, quant}),
+    missing: () => root.useBackend('tensorflow').catch(({code, message}) => ({code, message})),
     backend: async () => (await root.useBackend('wasm', {threads: 2})).backend,
     safetensors: () => inFolder((folder) => safetensorsRoundTrip(quant, folder)),
     error: () => errorOf(quant),
