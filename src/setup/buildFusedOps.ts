@@ -41,12 +41,12 @@ export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup
         `fused ops: expected Linux or macOS on x64 or arm64, got ${platform()} on ${arch()}.`,
       );
     }
-    const {folder: native, files, hash} = await fusedOpsSources();
+    const {folder: native, files, flags: common, hash} = await fusedOpsSources();
     const addon = {
       name: 'the fused ops',
       sources: files.map((name) => join(native, name)),
       headers: HEADERS,
-      flags: ['-O3', '-fno-math-errno', ...flags],
+      flags: [...common, ...flags],
       version: 8,
       output: fresh,
     };
