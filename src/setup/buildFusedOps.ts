@@ -12,9 +12,6 @@ import type {TensorFlowLibrary} from './tensorFlowLibrary.ts';
 /** Every processor of arm64 has what they need; of x64, those since 2013, which the ops look for when they are loaded. */
 const FLAGS: Record<string, string[] | undefined> = {x64: ['-mavx2', '-mfma'], arm64: []};
 
-/** TensorFlow's interface for ops from outside, which its C distribution may lack. */
-const HEADERS = ['kernels', 'ops', 'tf_status', 'tf_tensor'].map((name) => `tensorflow/c/${name}.h`);
-
 /** Where the fused ops go, and with what they are made and tried. */
 export interface FusedOpsBuild {
   /** A set-up of TensorFlow that works. */
@@ -45,7 +42,7 @@ export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup
     const addon = {
       name: 'the fused ops',
       sources: files.map((name) => join(native, name)),
-      headers: HEADERS,
+      headers: [],
       flags: [...common, ...flags],
       version: 8,
       output: fresh,

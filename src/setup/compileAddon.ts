@@ -77,7 +77,12 @@ function searchPaths({files, isMovedAlong}: TensorFlowLibrary, folder: string, o
   return folders.map((each) => `-Wl,-rpath,${isMovedAlong ? `${origin}/${relative(folder, each)}` : each}`);
 }
 
-async function compilerOf({CXX}: Record<string, string | undefined>): Promise<string> {
+/**
+ * The C++ compiler that there is.
+ *
+ * @throws TfjsLoraError `BACKEND_UNAVAILABLE`
+ */
+export async function compilerOf({CXX}: Record<string, string | undefined>): Promise<string> {
   const compilers = CXX ? [CXX] : COMPILERS;
   for (const compiler of compilers) {
     const {code} = await promisify(execFile)(compiler, ['--version']).then(

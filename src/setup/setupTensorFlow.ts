@@ -18,6 +18,7 @@ import {
 import {buildAddon} from './buildAddon.ts';
 import {buildFusedOps} from './buildFusedOps.ts';
 import {checkFusedOps, checkTensorFlow, type TensorFlowCheck} from './checkTensorFlow.ts';
+import {compilerOf} from './compileAddon.ts';
 import {cudaWheels} from './cudaWheels.ts';
 import {fetchWheel} from './fetchWheel.ts';
 import {besideLibrary, libraryOf, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
@@ -30,9 +31,8 @@ const NODE_API_HEADERS = 'node-api-headers@1';
 /** The first TensorFlow whose wheel has the C library in a file of its own. */
 const OLDEST_WHEEL = '2.12.0';
 
-/** Headers of the wheel that the addon and the fused ops may include, whichever release it is. */
-const HEADERS =
-  /^tensorflow\/include\/(tensorflow\/(c|core\/platform|core\/common_runtime\/next_pluggable_device\/c|tsl)|tsl|xla\/tsl)\/.*\.h$/;
+/** Headers of the wheel that the addon may include, whichever release it is. */
+const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
 
 export interface SetupTensorFlowOptions {
   /** For a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's libraries. */
@@ -78,7 +78,6 @@ export async function setupTensorFlow(
   const present = await readSetup(folder);
   const isAsked =
     present?.package === packageName &&
-    (gpu || present.fusedOps !== undefined) && // else it is of a time before them, and without the headers they need
     (version === undefined || present.version === version) &&
     (from === 'auto' || present.source === (isFolder(from) ? resolve(from) : from));
   if (present && isAsked) {
@@ -202,6 +201,7 @@ async function installOfficial(stage: Stage): Promise<undefined> {
 async function installFromWheel(stage: Stage): Promise<undefined> {
   const {folder, gpu, version, environment} = stage;
   const project = platform() === 'linux' && arch() === 'x64' && !gpu ? 'tensorflow-cpu' : 'tensorflow';
+  await compilerOf(environment); // before anything large is downloaded
   const downloads = join(folder, 'downloads');
   await mkdir(downloads);
   const path = await timed(stage, `wheel: download of ${project} ${version ?? '(the newest)'}`, () =>
@@ -216,6 +216,7 @@ async function installFromWheel(stage: Stage): Promise<undefined> {
   }
   await rm(downloads, {recursive: true});
   await installAddon(await libraryOf(folder, packageOf(stage), 'wheel'), stage);
+  await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
 }
 
 /** `tensorflow/` beside `nvidia/`, as Python lays them out: so the library finds NVIDIA's by its own relative paths. */

@@ -27,12 +27,9 @@ module.exports = {
   backend: () => ({binding, isUsingGpuDevice: false}),
 };`;
 
-/** Lays out what `setup tensorflow --from wheel` leaves in `folder`, its library and headers empty. */
+/** Lays out what `setup tensorflow --from wheel` leaves in `folder`, its library empty. */
 export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}): void {
   const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', ...setup};
-  const headers = ['kernels', 'ops', 'tf_status', 'tf_tensor'].map(
-    (name) => `include/tensorflow/c/${name}.h`,
-  );
   const ending = process.platform === 'darwin' ? '2.dylib' : 'so.2';
   const libraries = ['cc', 'framework'].map((name) => `libtensorflow_${name}.${ending}`);
   write(folder, {
@@ -40,7 +37,7 @@ export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}
     [SETUP_FILE]: JSON.stringify(made),
     [`node_modules/${made.package}/index.js`]: PACKAGE,
     'node_modules/node-api-headers/index.js': 'exports.include_dir = "/nowhere"',
-    ...Object.fromEntries([...libraries, ...headers].map((name) => [`tensorflow/${name}`, ''])),
+    ...Object.fromEntries(libraries.map((name) => [`tensorflow/${name}`, ''])),
   });
 }
 

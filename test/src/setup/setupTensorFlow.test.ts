@@ -42,6 +42,19 @@ describe('setupTensorFlow', () => {
     expect(existsSync(folder)).toBe(false);
   });
 
+  test('tries the official download first, then the wheel, for which it looks for a compiler before it loads anything', async () => {
+    const environment = {CXX: join(root, 'no-compiler'), PATH: root}; // where there is no npm either
+    const lines: string[] = [];
+    const onProgress = (line: string) => lines.push(line);
+    await expect(
+      setupTensorFlow({folder, environment, execPath: process.execPath, onProgress}),
+    ).rejects.toThrow(
+      /got:\n {2}official: npm install @tensorflow\/tfjs-node@.*\n {2}wheel: setup tensorflow: expected a C\+\+ compiler/,
+    );
+    expect(lines).not.toContainEqual(expect.stringContaining('download of tensorflow'));
+    expect(readdirSync(root)).toEqual([]);
+  });
+
   test('a package that does not load is told by what it said', async () => {
     const fake = join(folder, 'node_modules/@tensorflow/tfjs-node');
     mkdirSync(fake, {recursive: true});

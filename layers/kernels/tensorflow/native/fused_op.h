@@ -5,10 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tensorflow/c/kernels.h"
-#include "tensorflow/c/ops.h"
-#include "tensorflow/c/tf_status.h"
-#include "tensorflow/c/tf_tensor.h"
+#include "tensorflow_c.h"
 
 namespace tfjs_lora {
 
@@ -79,7 +76,7 @@ class Call {
     size_t bytes = sizeof(float);
     for (int64_t length : shape) bytes *= length;
     TF_Tensor* made =
-        TF_AllocateOutput(context_, i, TF_FLOAT, shape.data(), static_cast<int>(shape.size()), bytes, status_);
+        TF_AllocateOutput(context_, i, kFloat32, shape.data(), static_cast<int>(shape.size()), bytes, status_);
     check();  // memory may have run out
     outputs_.push_back(made);
     return static_cast<float*>(TF_TensorData(made));
@@ -93,7 +90,7 @@ class Call {
 
  private:
   void check() const {
-    if (TF_GetCode(status_) != TF_OK) throw std::runtime_error(TF_Message(status_));
+    if (TF_GetCode(status_) != kOk) throw std::runtime_error(TF_Message(status_));
   }
 
   TF_OpKernelContext* context_;
@@ -110,7 +107,7 @@ struct Signature {
 /** Makes the op that is running throw in JavaScript. */
 inline void fail(TF_OpKernelContext* context, const char* message) {
   TF_Status* status = TF_NewStatus();
-  TF_SetStatus(status, TF_RESOURCE_EXHAUSTED, message);
+  TF_SetStatus(status, kResourceExhausted, message);
   TF_OpKernelContext_Failure(context, status);
   TF_DeleteStatus(status);
 }
@@ -129,7 +126,7 @@ std::string registerOp(const Signature& signature) {
   for (const char* attribute : signature.attributes) TF_OpDefinitionBuilderAddAttr(definition, attribute);
   TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, &TF_ShapeInferenceContextSetUnknownShape);
   TF_RegisterOpDefinition(definition, status);
-  if (TF_GetCode(status) == TF_OK) {
+  if (TF_GetCode(status) == kOk) {
     TF_KernelBuilder* kernel = TF_NewKernelBuilder(
         signature.name, "CPU",
         [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
@@ -144,7 +141,7 @@ std::string registerOp(const Signature& signature) {
         [](void* op) { delete static_cast<Op*>(op); });
     TF_RegisterKernelBuilder(signature.name, kernel, status);
   }
-  const std::string failure = TF_GetCode(status) == TF_OK ? "" : TF_Message(status);
+  const std::string failure = TF_GetCode(status) == kOk ? "" : TF_Message(status);
   TF_DeleteStatus(status);
   return failure;
 }
