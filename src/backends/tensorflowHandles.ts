@@ -46,7 +46,7 @@ export function guardHandles(backend: TensorFlowBackend & {[GUARDED]?: boolean})
   backend.disposeData = (dataId: tf.DataId, force?: boolean): boolean => {
     const record = tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
     const isGone = disposeData(dataId, force);
-    if (isGone && record && record.values === null && record.id < 0) binding.deleteTensor(record.id);
+    if (isGone && record && record.values === null && record.id < 0) backend.binding.deleteTensor(record.id);
     return isGone;
   };
 }

@@ -34,10 +34,15 @@ export function nextAdamW(
   const scaled = (x: Handle, factor: number) => ops.mul(x, ops.scalar(factor));
   const nextMean = ops.add(scaled(mean, beta1), scaled(gradient, 1 - beta1));
   const nextVariance = ops.add(scaled(variance, beta2), scaled(ops.one('Square', [gradient]), 1 - beta2));
-  const root = scaled(ops.one('Sqrt', [nextVariance]), 1 / Math.sqrt(1 - beta2 ** step));
+  const changing = (name: string, value: number) =>
+    ops.latest(`AdamW ${name}`, `${value}`, () => ops.constant([], Float32Array.of(value)));
+  const correction = changing('variance correction', 1 / Math.sqrt(1 - beta2 ** step));
+  const root = ops.mul(ops.one('Sqrt', [nextVariance]), correction);
   const move = ops.one('RealDiv', [nextMean, ops.add(root, ops.scalar(epsilon))]);
-  const decayed = weightDecay === 0 ? value : scaled(value, 1 - learningRate * weightDecay);
-  return [ops.sub(decayed, scaled(move, learningRate / (1 - beta1 ** step))), nextMean, nextVariance];
+  const decay = changing('decay', 1 - learningRate * weightDecay);
+  const decayed = weightDecay === 0 ? value : ops.mul(value, decay);
+  const rate = changing('rate', learningRate / (1 - beta1 ** step));
+  return [ops.sub(decayed, ops.mul(move, rate)), nextMean, nextVariance];
 }
 
 /**

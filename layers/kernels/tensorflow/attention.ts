@@ -4,6 +4,10 @@ import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from '.
 
 /** How many scores exist at once (16 MiB of float32): what several passes over them find in the cache. */
 const SCORES_AT_ONCE = 1 << 22;
+/** On a card (256 MiB): enough work for an op to outlast the start of the next. */
+const SCORES_AT_ONCE_ON_CARD = 1 << 26;
+/** Of the bias of all chunks, on a card (64 MiB). */
+const KEPT_BIAS = 1 << 24;
 /** Of so few (8 MiB) the softmax is kept for backward: a third of its work. */
 const KEPT_SCORES = 1 << 21;
 
@@ -30,6 +34,7 @@ interface Sizes {
   length: number;
   sourceLength: number;
   dim: number;
+  isOnCard: boolean;
 }
 
 /** Heads `from` to `to` of the B · K, and queries `begin` to `end`, which see at most the keys before `visible`. */
@@ -50,7 +55,7 @@ export const attention = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as AttentionArgs;
-    const sizes = sizesOf(inputs);
+    const sizes = sizesOf(inputs, backend as TensorFlowBackend);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
       if (isFused(ops, sizes)) {
         const tensors = [handles.query, handles.key, handles.value];
@@ -83,7 +88,7 @@ export const attentionGrad = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as AttentionArgs;
-    const sizes = sizesOf(inputs);
+    const sizes = sizesOf(inputs, backend as TensorFlowBackend);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
       if (isFused(ops, sizes)) {
         const {dy, query, key, value, y, extra0: sums} = handles;
@@ -140,10 +145,11 @@ function attributesOf(ops: Ops, {scale, causal}: AttentionArgs['attrs']): OpAttr
   return [ops.floatAttribute('scale', scale), ops.boolAttribute('causal', causal)];
 }
 
-function sizesOf({query, key}: AttentionArgs['inputs']): Sizes {
+function sizesOf({query, key}: AttentionArgs['inputs'], {isUsingGpuDevice}: TensorFlowBackend): Sizes {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
-  return {batch, groups, perGroup: heads / groups, length, sourceLength, dim};
+  const perGroup = heads / groups;
+  return {batch, groups, perGroup, length, sourceLength, dim, isOnCard: isUsingGpuDevice};
 }
 
 function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean {
@@ -151,13 +157,21 @@ function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean
 }
 
 /** Chunks by head, and of each by query. */
-function chunksOf({batch, groups, perGroup, length, sourceLength}: Sizes, causal: boolean): Chunk[][] {
+function chunksOf(
+  {batch, groups, perGroup, length, sourceLength, isOnCard}: Sizes,
+  causal: boolean,
+): Chunk[][] {
   const perHead = perGroup * length * sourceLength;
-  const heads = Math.max(1, Math.min(batch * groups, Math.floor(SCORES_AT_ONCE / perHead)));
-  const queries =
-    heads > 1
+  // A card is filled by all heads of a few queries, which leave more keys out.
+  const heads = isOnCard
+    ? batch * groups
+    : Math.max(1, Math.min(batch * groups, Math.floor(SCORES_AT_ONCE / perHead)));
+  const perQuery = heads * perGroup * sourceLength;
+  const queries = isOnCard
+    ? Math.max(1, Math.min(length, Math.floor(SCORES_AT_ONCE_ON_CARD / perQuery)))
+    : heads > 1
       ? length
-      : Math.max(1, Math.min(length, Math.floor(SCORES_AT_ONCE / (perGroup * sourceLength))));
+      : Math.max(1, Math.min(length, Math.floor(SCORES_AT_ONCE / perQuery)));
   const past = sourceLength - length;
   return spans(batch * groups, heads).map(([from, to]) =>
     spans(length, queries).map(([begin, end]) => ({
@@ -218,39 +232,48 @@ function weightsOf(
 ): Handle {
   return ops.scope(() => {
     const {from, to, begin, end, visible} = chunk;
-    const {perGroup} = sizes;
+    const {batch, groups, perGroup} = sizes;
     const count = end - begin;
     const scaled = ops.mul(queriesOf(ops, query, chunk, sizes), ops.scalar(scale));
     const scores = ops.batchMatMul(scaled, keysOf(ops, key, chunk), false, true); // [n, G·c, s]
     if (!causal || (count === 1 && !segments)) return ops.one('Softmax', [scores]);
     const inputs = [segments?.id, ...Object.values(chunk), ...Object.values(sizes)].join();
-    const bias = ops.latest('Attention bias', inputs, () => biasOf(ops, segments, chunk, sizes)); // [1 or n, 1, c, s]
-    const shown = ops.add(ops.reshape(scores, [to - from, perGroup, count, visible]), bias);
+    const bias = ops.latest(biasName(chunk, sizes), inputs, () => biasOf(ops, segments, chunk, sizes)); // [1, B or n, c, s]
+    const heads = isOfAllHeads(chunk, sizes) ? [batch, groups * perGroup] : [to - from, perGroup];
+    const shown = ops.add(ops.reshape(scores, [...heads, count, visible]), bias);
     return ops.one('Softmax', [ops.reshape(shown, [to - from, perGroup * count, visible])]);
   });
 }
 
-/** 0 where a query may look, {@link HIDDEN} elsewhere. */
-function biasOf(
-  ops: Ops,
-  segments: Handle | undefined,
-  {from, to, begin, end, visible}: Chunk,
-  {groups, length, sourceLength}: Sizes,
-): Handle {
+const isOfAllHeads = ({from, to}: Chunk, {batch, groups}: Sizes): boolean => to - from === batch * groups;
+
+/** Whose bias takes the place of whose: on a card all layers use those of all chunks, as long as they are small. */
+function biasName({begin}: Chunk, {isOnCard, batch, length, sourceLength}: Sizes): string {
+  const isEach = isOnCard && batch * length * sourceLength <= KEPT_BIAS;
+  return `Attention bias${isEach ? ` ${begin}` : ''}`;
+}
+
+/** 0 where a query may look, {@link HIDDEN} elsewhere. `[1, 1, c, s]`; with segments `[B, 1, c, s]`, or of some heads `[n, 1, c, s]`. */
+function biasOf(ops: Ops, segments: Handle | undefined, chunk: Chunk, sizes: Sizes): Handle {
+  const {from, to, begin, end, visible} = chunk;
+  const {groups, length, sourceLength} = sizes;
   const [past, count] = [sourceLength - length, end - begin];
-  const isAfter = new Uint8Array(count * visible);
-  for (let t = 0; t < count; t++) isAfter.fill(1, t * visible + past + begin + t + 1, (t + 1) * visible);
-  let isHidden = ops.constant([1, 1, count, visible], isAfter, DataType.bool);
+  const keyPlaces = ops.reshape(ops.positions(0, visible), [1, 1, 1, visible]);
+  const queryPlaces = ops.reshape(ops.positions(past + begin, past + end), [1, 1, count, 1]);
+  let isHidden = ops.one('Greater', [keyPlaces, queryPlaces]); // [1, 1, c, s]
   if (segments) {
-    const heads = ops.integers(Array.from({length: to - from}, (_, i) => Math.floor((from + i) / groups)));
-    const ofHead = ops.gather(segments, heads); // [n, S]
-    const keys = ops.reshape(ops.slice(ofHead, [0, 0], [-1, visible]), [to - from, 1, 1, visible]);
-    const queries = ops.reshape(ops.slice(ofHead, [0, past + begin], [-1, count]), [to - from, 1, count, 1]);
+    const numbers = ops.cast(segments, DataType.float32); // exact; a card leaves integers to the host
+    const heads = () =>
+      ops.integers(Array.from({length: to - from}, (_, i) => Math.floor((from + i) / groups)));
+    const ofHead = isOfAllHeads(chunk, sizes) ? numbers : ops.gather(numbers, heads()); // [B or n, S]
+    const [each] = ofHead.shape;
+    const keys = ops.reshape(ops.slice(ofHead, [0, 0], [-1, visible]), [each, 1, 1, visible]);
+    const queries = ops.reshape(ops.slice(ofHead, [0, past + begin], [-1, count]), [each, 1, count, 1]);
     const isOther = ops.one('LogicalOr', [
       ops.one('NotEqual', [keys, queries]),
-      ops.one('Equal', [keys, ops.integer(0)]),
+      ops.one('Equal', [keys, ops.scalar(0)]),
     ]);
-    isHidden = ops.one('LogicalOr', [isHidden, isOther]); // [n, 1, c, s]
+    isHidden = ops.one('LogicalOr', [isHidden, isOther]);
   }
   return ops.mul(ops.cast(isHidden, DataType.float32), ops.scalar(HIDDEN));
 }

@@ -35,7 +35,7 @@ export const decodeAttention = {
       const both = ops.reshape(ops.concat([handles.query, handles.key], 1), [batch, heads + groups, 1, dim]);
       const turned = rotated(ops, both, handles.cos, handles.sin);
       const places = Int32Array.from({length: sequences}, (_, i) => i * capacity + past);
-      const rows = ops.constant([sequences], places);
+      const rows = ops.latest('DecodeAttention places', `${places}`, () => ops.constant([sequences], places));
       const put = (cache: Handle, added: Handle) => {
         const flat = ops.reshape(cache, [sequences * capacity, dim]); // the same memory
         return ops.one('InplaceUpdate', [flat, rows, ops.reshape(added, [sequences, dim])]);

@@ -29,9 +29,7 @@ export const rotaryEmbeddingGrad = {
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as RotaryEmbeddingArgs;
     return runOps(backend as TensorFlowBackend, inputs, (ops, {dy, cos, sin}) => [
-      ops.areFused
-        ? fused(ops, dy, cos, sin, true)
-        : turned(ops, dy, cos, ops.concat([sin, ops.one('Neg', [sin])], 3)),
+      ops.areFused ? fused(ops, dy, cos, sin, true) : turned(ops, dy, cos, sinesOf(ops, sin, true)),
     ])[0];
   },
 } as const;
@@ -48,7 +46,15 @@ function fused(ops: Ops, x: Handle, cos: Handle, sin: Handle, isBack: boolean): 
  * @param sin same shape as `cos`
  */
 export function rotated(ops: Ops, x: Handle, cos: Handle, sin: Handle): Handle {
-  return turned(ops, x, cos, ops.concat([ops.one('Neg', [sin]), sin], 3));
+  return turned(ops, x, cos, sinesOf(ops, sin, false));
+}
+
+/** `[−sin, sin]`, which all layers use; to turn back, the other way round. */
+function sinesOf(ops: Ops, sin: Handle, isBack: boolean): Handle {
+  return ops.latest(`rotary sines${isBack ? ' back' : ''}`, `${sin.id}`, () => {
+    const halves = [ops.one('Neg', [sin]), sin];
+    return ops.concat(isBack ? halves.reverse() : halves, 3);
+  });
 }
 
 /**
@@ -57,14 +63,15 @@ export function rotated(ops: Ops, x: Handle, cos: Handle, sin: Handle): Handle {
  * @param sines `[B or 1, 1, T, D]`
  */
 function turned(ops: Ops, x: Handle, cos: Handle, sines: Handle): Handle {
-  return ops.add(ops.mul(x, ops.concat([cos, cos], 3)), ops.mul(swapped(ops, x), sines));
+  const cosines = ops.latest('rotary cosines', `${cos.id}`, () => ops.concat([cos, cos], 3));
+  return ops.add(ops.mul(x, cosines), ops.mul(swapped(ops, x), sines));
 }
 
-/** One op for many heads; for few, starting its threads costs more than two. */
+/** One op for many heads; for few, starting its threads costs more than two, and on a card it takes longer. */
 function swapped(ops: Ops, x: Handle): Handle {
   const half = x.shape[3] / 2;
   const size = x.shape.reduce((product, length) => product * length, 1);
-  if (size >= MANY) return ops.one('Roll', [x, ops.integers([half]), ops.integers([3])]);
+  if (size >= MANY && !ops.isOnCard) return ops.one('Roll', [x, ops.integers([half]), ops.integers([3])]);
   const [first, second] = ops.split(x, 3, 2);
   return ops.concat([second, first], 3);
 }

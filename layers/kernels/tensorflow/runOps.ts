@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keptView} from './keptViews.ts';
 import {
   DataType,
   type Handle,
@@ -47,6 +48,10 @@ export class Ops {
   /** Whether the ops of `native/` may be run. */
   get areFused(): boolean {
     return hasFusedOps(this.backend);
+  }
+
+  get isOnCard(): boolean {
+    return this.backend.isUsingGpuDevice;
   }
 
   /** A tensor of the engine's; freeing it is not ours. */
@@ -129,25 +134,36 @@ export class Ops {
     return this.one('Empty', [this.integers(shape)], [this.typeAttribute('dtype', DataType.float32)]);
   }
 
+  /** For what stays the same from step to step; what does not is a {@link latest} {@link constant}. */
   scalar(value: number): Handle {
-    return this.constant([], Float32Array.of(value));
+    return this.kept(`float ${value}`, [], () => Float32Array.of(value));
   }
 
   integer(value: number): Handle {
-    return this.keptIntegers(`${value}`, [], [value]);
+    return this.kept(`${value}`, [], () => Int32Array.of(value));
   }
 
   /** For shapes, axes and the like: what differs at each call is a {@link constant}. */
   integers(values: number[]): Handle {
-    return this.keptIntegers(`[${values}]`, [values.length], values);
+    return this.kept(`[${values}]`, [values.length], () => Int32Array.from(values));
   }
 
-  /** A small constant is made once for a backend: making it costs half as much as the op that reads it. */
-  private keptIntegers(name: string, shape: number[], values: number[]): Handle {
+  /** `[begin, begin + 1, … end − 1]` in float32, as tensors on a card must be to be compared there. */
+  positions(begin: number, end: number): Handle {
+    const size = 2 ** Math.ceil(Math.log2(end));
+    const all = this.kept(`positions ${size}`, [size], () => Float32Array.from({length: size}, (_, i) => i));
+    return this.slice(all, [begin], [end - begin]);
+  }
+
+  /**
+   * A small constant is made once for a backend: making it costs half as much as the op that reads it, and bringing it to a
+   * card waits for all the work that the card still has.
+   */
+  private kept(name: string, shape: number[], values: () => Float32Array | Int32Array): Handle {
     const kept = keptHandles(this.backend);
     const known = kept.get(name);
     if (known) return known;
-    const handle = this.constant(shape, Int32Array.from(values));
+    const handle = this.constant(shape, values());
     if (kept.size < MAX_KEPT) kept.set(name, this.disown(handle));
     return handle;
   }
@@ -168,6 +184,11 @@ export class Ops {
     return handle;
   }
 
+  /** What `make` gives of `of`, kept as long as that: for views, which take no memory. */
+  view(of: Handle, name: string, make: () => Handle): Handle {
+    return keptView(this.backend, of, name, () => this.disown(this.scope(make)));
+  }
+
   typeAttribute(name: string, value: number): OpAttribute {
     return {name, type: this.backend.binding.TF_ATTR_TYPE, value};
   }
@@ -182,6 +203,13 @@ export class Ops {
 
   intAttribute(name: string, value: number): OpAttribute {
     return {name, type: this.backend.binding.TF_ATTR_INT, value};
+  }
+
+  /** Those that are on; the others are TensorFlow's default, and each takes a microsecond to say. */
+  private flags(values: Record<string, boolean>): OpAttribute[] {
+    return Object.keys(values)
+      .filter((name) => values[name])
+      .map((name) => this.boolAttribute(name, true));
   }
 
   add(a: Handle, b: Handle): Handle {
@@ -217,8 +245,7 @@ export class Ops {
 
   /** Adds zeros after the end of each axis. */
   padEnd(x: Handle, counts: number[]): Handle {
-    const paddings = this.constant(
-      [counts.length, 2],
+    const paddings = this.kept(`pad ${counts}`, [counts.length, 2], () =>
       Int32Array.from(counts.flatMap((count) => [0, count])),
     );
     return this.one('Pad', [x, paddings]);
@@ -262,11 +289,11 @@ export class Ops {
 
   /** `keepDims` keeps the summed axis as one of length 1. */
   sum(x: Handle, axis: number, keepDims = false): Handle {
-    return this.one('Sum', [x, this.integers([axis])], [this.boolAttribute('keep_dims', keepDims)]);
+    return this.one('Sum', [x, this.integers([axis])], this.flags({keep_dims: keepDims}));
   }
 
   mean(x: Handle, axis: number, keepDims = false): Handle {
-    return this.one('Mean', [x, this.integers([axis])], [this.boolAttribute('keep_dims', keepDims)]);
+    return this.one('Mean', [x, this.integers([axis])], this.flags({keep_dims: keepDims}));
   }
 
   where(condition: Handle, yes: Handle, no: Handle): Handle {
@@ -275,17 +302,12 @@ export class Ops {
 
   /** Of two matrices. */
   matMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
-    const attributes = [
-      this.boolAttribute('transpose_a', transposeA),
-      this.boolAttribute('transpose_b', transposeB),
-    ];
-    return this.one('MatMul', [a, b], attributes);
+    return this.one('MatMul', [a, b], this.flags({transpose_a: transposeA, transpose_b: transposeB}));
   }
 
   /** Of the last two axes. */
   batchMatMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
-    const attributes = [this.boolAttribute('adj_x', transposeA), this.boolAttribute('adj_y', transposeB)];
-    return this.one('BatchMatMulV2', [a, b], attributes);
+    return this.one('BatchMatMulV2', [a, b], this.flags({adj_x: transposeA, adj_y: transposeB}));
   }
 }
 
