@@ -59,13 +59,21 @@ function fourBitRows(
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
   const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
   const blocks = lastBlock - firstBlock;
-  const words = part(ops, tensors.codes, from / 8, Math.ceil(to / 8));
+  const table = fourBitTable(backend, dtype);
+  const scales = ops.reshape(blockScales(ops, tensors, attributes, firstBlock, lastBlock), [blocks, 1, 1]);
+  if (last - first === rows * cols && blocks * blockSize === rows * cols) {
+    const pairs = ops.view(tensors.codes, 'pairs', () =>
+      ops.reshape(ops.bitcast(words32(ops, tensors.codes), DataType.uint16), [blocks, blockSize / 4]),
+    );
+    const normal = ops.gather(table, ops.cast(pairs, DataType.int32)); // [blocks, blockSize / 4, 4]
+    return ops.reshape(ops.mul(normal, scales), [rows, cols]);
+  }
+  const words = part(ops, words32(ops, tensors.codes), from / 8, Math.ceil(to / 8));
   const pairs = ops.cast(ops.bitcast(words, DataType.uint16), DataType.int32); // [words, 2]
-  let normal = ops.gather(fourBitTable(backend, dtype), pairs); // [words, 2, 4]
+  let normal = ops.gather(table, pairs); // [words, 2, 4]
   const missing = blocks * blockSize - 8 * words.shape[0];
   if (missing !== 0) normal = ops.padEnd(ops.reshape(normal, [8 * words.shape[0]]), [missing]);
-  const scales = ops.reshape(blockScales(ops, tensors, attributes, firstBlock, lastBlock), [blocks, 1]);
-  const values = ops.mul(ops.reshape(normal, [blocks, blockSize]), scales);
+  const values = ops.mul(ops.reshape(normal, [blocks, blockSize / 4, 4]), scales);
   if (blocks * blockSize === last - first) return ops.reshape(values, [end - begin, cols]);
   const flat = ops.reshape(values, [blocks * blockSize]);
   return ops.reshape(ops.slice(flat, [first - from], [last - first]), [end - begin, cols]);
@@ -75,18 +83,31 @@ function fourBitRows(
 function blockScales(
   ops: Ops,
   tensors: QuantizedHandles,
-  {nestedBlockSize, offset}: Omit<FourBitStorage, 'tensors'>,
+  {nestedBlockSize, offset, rows, cols, blockSize}: Omit<FourBitStorage, 'tensors'>,
   begin: number,
   end: number,
 ): Handle {
   if (nestedBlockSize === 0) return part(ops, tensors.absmax, begin, end);
+  const blocks = Math.ceil((rows * cols) / blockSize);
+  if (end - begin === blocks && blocks % nestedBlockSize === 0 && nestedBlockSize % 4 === 0) {
+    const nestedBlocks = blocks / nestedBlockSize;
+    const codes = ops.view(tensors.absmaxCodes, 'bytes', () =>
+      ops.reshape(ops.bitcast(words32(ops, tensors.absmaxCodes), DataType.uint8), [
+        nestedBlocks,
+        nestedBlockSize,
+      ]),
+    );
+    const nested = ops.view(tensors.nestedAbsmax, 'column', () =>
+      ops.reshape(tensors.nestedAbsmax, [nestedBlocks, 1]),
+    );
+    const normal = ops.gather(tensors.map, ops.cast(codes, DataType.int32));
+    return ops.add(ops.mul(normal, nested), ops.scalar(offset));
+  }
   const [first, last] = [Math.floor(begin / nestedBlockSize), Math.ceil(end / nestedBlockSize)];
   const word = Math.floor(begin / 4);
-  const bytes = flatten(
-    ops,
-    ops.bitcast(part(ops, tensors.absmaxCodes, word, Math.ceil(end / 4)), DataType.uint8),
-  );
-  const codes = ops.cast(part(ops, bytes, begin - 4 * word, end - 4 * word), DataType.int32);
+  const words = part(ops, words32(ops, tensors.absmaxCodes), word, Math.ceil(end / 4));
+  const bytes = part(ops, flatten(ops, ops.bitcast(words, DataType.int8)), begin - 4 * word, end - 4 * word);
+  const codes = ops.cast(ops.bitcast(bytes, DataType.uint8), DataType.int32);
   const nested = ops.reshape(part(ops, tensors.nestedAbsmax, first, last), [last - first, 1]);
   const repeated = ops.one('Tile', [nested, ops.integers([1, nestedBlockSize])]);
   const from = first * nestedBlockSize;
@@ -103,17 +124,22 @@ function int8Rows(
 ): Handle {
   const [first, last] = [begin * cols, end * cols];
   const word = Math.floor(first / 4);
-  const bytes = flatten(ops, ops.bitcast(part(ops, tensors.codes, word, Math.ceil(last / 4)), DataType.int8));
+  const words = part(ops, words32(ops, tensors.codes), word, Math.ceil(last / 4));
+  const bytes = flatten(ops, ops.bitcast(words, DataType.int8));
   const cut = part(ops, bytes, first - 4 * word, last - 4 * word);
   const codes = ops.cast(ops.reshape(cut, [end - begin, cols]), DataType.float32);
   const scales = ops.reshape(part(ops, tensors.scales, begin, end), [end - begin, 1]);
   const values = ops.mul(ops.mul(codes, scales), ops.scalar(ONE_OF_127));
   if (outliers === 0) return values;
-  const stored = ops.slice(tensors.outlierValues, [begin, 0], [end - begin, -1]);
-  const kept = widen16(ops, stored, outlierDtype, outliers); // [end − begin, outliers]
-  const zero = ops.integer(0);
-  const spread = ops.gather(kept, ops.one('Maximum', [tensors.outlierIndex, zero]), 1);
-  return ops.where(ops.one('GreaterEqual', [tensors.outlierIndex, zero]), spread, values);
+  const kept = widen16(ops, tensors.outlierValues, outlierDtype, outliers, begin, end); // [end − begin, outliers]
+  const index = ops.cast(tensors.outlierIndex, DataType.float32); // exact; integers would be compared on the host
+  const place = ops.cast(ops.one('Relu', [index]), DataType.int32);
+  return ops.where(ops.one('GreaterEqual', [index, ops.scalar(0)]), ops.gather(kept, place, 1), values);
+}
+
+/** The same words as float32, whose bits nothing changes: on a card, TensorFlow slices neither int32 nor uint8. */
+function words32(ops: Ops, packed: Handle): Handle {
+  return ops.bitcast(packed, DataType.float32);
 }
 
 /** Elements `begin` to `end` of a vector. */

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {dequantize, type QuantizedAttributes} from './dequantize.ts';
+import {keepOnCard} from './keepOnCard.ts';
 import {runOps} from './runOps.ts';
 import type {TensorFlowBackend} from './tensorflowBackend.ts';
 
@@ -17,6 +18,7 @@ export const dequantizeRows = {
     const {inputs, attrs, backend: anyBackend} = args as DequantizeRowsArgs;
     const backend = anyBackend as TensorFlowBackend;
     const {begin, end} = attrs;
+    keepOnCard(backend, inputs);
     return runOps(backend, inputs, (ops, tensors) => [
       dequantize(ops, backend, tensors, attrs, begin, end),
     ])[0];

@@ -1,7 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../quant/float16.ts';
+import {keepOnCard} from './keepOnCard.ts';
 import {runOps} from './runOps.ts';
 import {DataType, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {halfRows} from './widen16.ts';
 
 interface EmbeddingArgs {
   inputs: {ids: tf.TensorInfo; table: tf.TensorInfo};
@@ -15,12 +17,11 @@ export const embedding = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as EmbeddingArgs;
+    keepOnCard(backend as TensorFlowBackend, {table: inputs.table});
     return runOps(backend as TensorFlowBackend, inputs, (ops, {ids, table}) => {
-      const [count] = ids.shape;
-      const words = table.shape[1];
-      const halves = ops.gather(ops.bitcast(table, DataType[attrs.dtype]), ids); // [count, words, 2]
-      const rows = ops.cast(ops.reshape(halves, [count, 2 * words]), DataType.float32);
-      return [attrs.cols === 2 * words ? rows : ops.slice(rows, [0, 0], [-1, attrs.cols])];
+      const width = 2 * table.shape[1];
+      const rows = ops.cast(ops.gather(halfRows(ops, table, attrs.dtype, width), ids), DataType.float32);
+      return [attrs.cols === width ? rows : ops.slice(rows, [0, 0], [-1, attrs.cols])];
     })[0];
   },
 } as const;

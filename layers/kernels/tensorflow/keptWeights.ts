@@ -28,7 +28,7 @@ export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <
  *
  * @param id of the handle that the weight is made of; such numbers never return
  * @param version what else it is made of
- * @param make gives `[rows, cols]` float32; it must satisfy {@link isKeptSize}
+ * @param make gives a float32 matrix; it must satisfy {@link isKeptSize}
  */
 export function keptWeight(
   ops: Ops,

@@ -1,35 +1,38 @@
 import type {Ops} from './runOps.ts';
 import {DataType, type Handle, type Products} from './tensorflowBackend.ts';
 
-/** How many elements of a weight are widened at once (64 MiB of float32). */
-export const TILE_ELEMENTS = 1 << 24;
-
 /** A frozen weight that is read a few rows at a time. */
 export interface RowSource {
   rows: number;
   cols: number;
-  /** Rows `begin` to `end`, in any type of floats. */
+  /** Of floats that lie in memory as they are read. */
+  dtype?: number;
+  /** Rows `begin` to `end`. */
   read(begin: number, end: number): Handle;
 }
 
 /**
- * `x · Wᵀ` or `x · W`, with only a tile of W in floats at a time.
+ * `x · Wᵀ` or `x · W`, with only a tile of W widened at a time. A weight that is multiplied as it lies is not cut.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
+ * @param tileElements how many are widened at once
  * @returns float32
  */
 export function multiply(
   ops: Ops,
   x: Handle,
-  {rows, cols, read}: RowSource,
+  {rows, cols, dtype, read}: RowSource,
   transposeWeight: boolean,
   {operands, isNative}: Products,
-  tileElements = TILE_ELEMENTS,
+  tileElements: number,
 ): Handle {
   const rounded = (handle: Handle) =>
     ops.cast(ops.cast(handle, DataType[operands]), isNative ? DataType[operands] : DataType.float32);
-  const operand = rounded(x);
-  const tileRows = Math.max(1, Math.floor(tileElements / cols));
+  // Several weights in a row are multiplied with the same rows.
+  const operand =
+    operands === 'float32' ? x : ops.latest('operand', `${x.id} ${operands} ${isNative}`, () => rounded(x));
+  const isAsItLies = dtype === DataType[operands] && isNative;
+  const tileRows = isAsItLies ? rows : Math.max(1, Math.floor(tileElements / cols));
   const columns: Handle[] = [];
   let sum: Handle | undefined;
   for (let begin = 0; begin < rows; begin += tileRows) {

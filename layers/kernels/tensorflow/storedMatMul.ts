@@ -1,7 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keepOnCard} from './keepOnCard.ts';
 import {multiply} from './multiply.ts';
 import {runOps} from './runOps.ts';
-import {productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {productsOf, type TensorFlowBackend, tileElementsOf} from './tensorflowBackend.ts';
 import {type WeightAttributes, type WeightInputs, weightRows} from './weightRows.ts';
 
 interface StoredMatMulArgs {
@@ -13,9 +14,10 @@ interface StoredMatMulArgs {
 const kernelFunc = (args: unknown) => {
   const {inputs, attrs, backend: anyBackend} = args as StoredMatMulArgs;
   const backend = anyBackend as TensorFlowBackend;
+  keepOnCard(backend, inputs);
   return runOps(backend, inputs, (ops, {x, ...tensors}) => {
     const weight = weightRows(ops, backend, tensors, attrs);
-    return [multiply(ops, x, weight, attrs.transposeWeight, productsOf(backend))];
+    return [multiply(ops, x, weight, attrs.transposeWeight, productsOf(backend), tileElementsOf(backend))];
   })[0];
 };
 

@@ -86,6 +86,10 @@ export interface Products {
   isNative: boolean;
 }
 
+/** How many elements of a weight are widened at once: 64 MiB of float32, on a card 256. */
+export const tileElementsOf = ({isUsingGpuDevice}: TensorFlowBackend): number =>
+  isUsingGpuDevice ? 1 << 26 : 1 << 24;
+
 const products = new WeakMap<object, Products>();
 
 /** Default float32. */

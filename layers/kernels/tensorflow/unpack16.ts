@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../quant/float16.ts';
+import {keepOnCard} from './keepOnCard.ts';
 import {runOps} from './runOps.ts';
 import type {TensorFlowBackend} from './tensorflowBackend.ts';
 import {widen16} from './widen16.ts';
@@ -16,6 +17,7 @@ export const unpack16 = {
   backendName: 'tensorflow',
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as Unpack16Args;
+    keepOnCard(backend as TensorFlowBackend, inputs);
     return runOps(backend as TensorFlowBackend, inputs, (ops, {packed}) => [
       widen16(ops, packed, attrs.dtype, attrs.cols),
     ])[0];

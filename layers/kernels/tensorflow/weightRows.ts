@@ -3,7 +3,7 @@ import type {HalfDtype} from '../../../quant/float16.ts';
 import {dequantize, type QuantizedAttributes} from './dequantize.ts';
 import type {RowSource} from './multiply.ts';
 import type {Ops} from './runOps.ts';
-import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
+import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
 import {halfRows} from './widen16.ts';
 
 /** Attributes of a weight of 16 or fewer bits; see layers/ops/storedMatrix.ts. */
@@ -33,11 +33,12 @@ export function weightRows(
     };
   }
   const {weight} = tensors;
-  const read = (begin: number, end: number) => {
-    const tile = end - begin < rows ? ops.slice(weight, [begin, 0], [end - begin, -1]) : weight;
-    return halfRows(ops, tile, attributes.dtype, cols);
+  return {
+    rows,
+    cols,
+    dtype: DataType[attributes.dtype],
+    read: (begin, end) => halfRows(ops, weight, attributes.dtype, cols, begin, end),
   };
-  return {rows, cols, read};
 }
 
 function isHalf(attributes: WeightAttributes): attributes is HalfAttributes {

@@ -1,0 +1,28 @@
+import type * as tf from '@tensorflow/tfjs';
+import {DataType, type TensorFlowBackend, type TensorRecord} from './tensorflowBackend.ts';
+
+const moved = new WeakSet<TensorRecord>();
+
+/**
+ * Moves packed weights to the card for good. TensorFlow has int32 in the host's memory, and the first op that reads it on the
+ * card leaves a second copy there; here the first is given up. Ops on such a weight begin with a bitcast: most that take
+ * int32 would fetch it back. On the processor nothing happens.
+ *
+ * @param tensors those of int32 are moved, once
+ */
+export function keepOnCard(backend: TensorFlowBackend, tensors: Record<string, tf.TensorInfo>): void {
+  if (!backend.isUsingGpuDevice) return;
+  const {binding, tensorMap} = backend;
+  for (const info of Object.values(tensors)) {
+    if (info.dtype !== 'int32') continue;
+    const record = tensorMap.get(info.dataId);
+    if (moved.has(record)) continue;
+    moved.add(record);
+    const [packed] = backend.getInputTensorIds([info]);
+    const cast = (id: number, value: number) =>
+      binding.executeOp('Bitcast', [{name: 'type', type: binding.TF_ATTR_TYPE, value}], [id], 1)[0].id;
+    const floats = cast(packed, DataType.float32);
+    record.id = cast(floats, DataType.int32); // the memory of `floats`, on the card
+    for (const id of [packed, floats]) binding.deleteTensor(id);
+  }
+}
