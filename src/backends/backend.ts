@@ -22,7 +22,8 @@ export interface BackendOptions {
    * nothing under- or overflows. Falls back to `float32` where the device has no 16-bit floats.
    *
    * `bfloat16`, on `tensorflow`, is for weights of 16 and fewer bits: faster on cards and on processors with AVX-512;
-   * elsewhere operands are rounded to it all the same, and multiplied in float32.
+   * elsewhere operands are rounded to it all the same, and multiplied in float32. Where the first call of a process asks for it,
+   * a card multiplies float32 in TF32 (10 bits) from then on; the report says so.
    */
   computeDtype?: 'float16' | 'bfloat16' | 'float32';
   /**
