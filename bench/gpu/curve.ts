@@ -6,21 +6,24 @@ import {execFileSync} from 'node:child_process';
 import {mkdtempSync, readFileSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {AdamW, type BackendOptions, Llama, useBackend} from '../../src/index.ts';
 
 type Row = Record<string, string | number>;
 
 /** By what was trained in: the loss of each step. */
 export type Curves = Record<string, number[]>;
 
-/** `float16` stays this near to float32 and to PyTorch in bfloat16: of the loss, averaged over {@link WINDOW} steps. */
+/** 16-bit products stay this near to float32 and to PyTorch in bfloat16: of the loss, averaged over {@link WINDOW} steps. */
 const TOLERANCE = 0.01;
 const WINDOW = 10;
 
-const PAIRS = [
-  {of: 'float16', from: 'float32', isBound: true},
-  {of: 'float16', from: 'PyTorch bfloat16', isBound: true},
-  {of: 'float16', from: 'PyTorch float32', isBound: false},
+/** What a backend multiplies 16-bit weights in. */
+const HALF = {webgpu: 'float16', tensorflow: 'bfloat16'} as const;
+
+const pairs = (half: string) => [
+  {of: half, from: 'float32', isBound: true},
+  {of: half, from: 'PyTorch bfloat16', isBound: true},
+  {of: half, from: 'PyTorch float32', isBound: false},
   {of: 'float32', from: 'PyTorch float32', isBound: false},
   {of: 'PyTorch bfloat16', from: 'PyTorch float32', isBound: false},
 ];
@@ -64,10 +67,11 @@ export interface LossCurvesOptions {
   steps: number;
   /** A model that a software driver trains in seconds. */
   isSmall: boolean;
+  backend: 'webgpu' | 'tensorflow';
 }
 
 /** Leaves the backend in float32. */
-export async function lossCurves({python, steps, isSmall}: LossCurvesOptions): Promise<Curves> {
+export async function lossCurves({python, steps, isSmall, backend}: LossCurvesOptions): Promise<Curves> {
   const folder = mkdtempSync(join(tmpdir(), 'loss-curve-'));
   try {
     const settings = {...SIZES[isSmall ? 'small' : 'middling'], steps, rank: 8, alpha: 16, adam: ADAM};
@@ -77,8 +81,8 @@ export async function lossCurves({python, steps, isSmall}: LossCurvesOptions): P
     });
     const {bfloat16, float32} = JSON.parse(readFileSync(join(folder, 'peer.json'), 'utf8'));
     return {
-      float16: await train(folder, 'float16'),
-      float32: await train(folder, 'float32'),
+      [HALF[backend]]: await train(folder, backend, HALF[backend]),
+      float32: await train(folder, backend, 'float32'),
       'PyTorch bfloat16': bfloat16,
       'PyTorch float32': float32,
     };
@@ -87,8 +91,12 @@ export async function lossCurves({python, steps, isSmall}: LossCurvesOptions): P
   }
 }
 
-async function train(folder: string, computeDtype: 'float16' | 'float32'): Promise<number[]> {
-  console.log(String(await useBackend('webgpu', {computeDtype})));
+async function train(
+  folder: string,
+  backend: 'webgpu' | 'tensorflow',
+  computeDtype: BackendOptions['computeDtype'],
+): Promise<number[]> {
+  console.log(String(await useBackend(backend, {computeDtype})));
   const batches: number[][][] = JSON.parse(readFileSync(join(folder, 'batches.json'), 'utf8'));
   const model = await Llama.fromPretrained(join(folder, 'base'), {dtype: 'float16'});
   await model.loadAdapter(join(folder, 'adapter'), {trainable: true});
@@ -103,7 +111,8 @@ async function train(folder: string, computeDtype: 'float16' | 'float32'): Promi
 
 /** How far the curves are apart, and whether that is within the tolerance where there is one. */
 export function compareCurves(curves: Curves): Row[] {
-  return PAIRS.map(({of, from, isBound}) => {
+  const half = HALF.webgpu in curves ? HALF.webgpu : HALF.tensorflow;
+  return pairs(half).map(({of, from, isBound}) => {
     const smoothed = Math.max(...differences(smooth(curves[of]), smooth(curves[from])));
     const last = Math.max(...differences(curves[of], curves[from]).slice(-WINDOW));
     return {

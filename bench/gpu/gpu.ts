@@ -1,20 +1,24 @@
 /**
  * LoRA and QLoRA steps of Llama shapes on the graphics card, beside PyTorch + PEFT in the same run; see README.md here.
  *
- *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--python PYTHON] [--json FILE] …
+ *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
  */
-import {execFile, execFileSync} from 'node:child_process';
+import {execFileSync, spawn} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {setTimeout} from 'node:timers/promises';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {generateIds, presets} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {installAbsentDevice} from './absentDevice.ts';
 import {checkKernels} from './checkKernels.ts';
+import {checkTensorFlow} from './checkTensorFlow.ts';
 import {compareCurves, lossCurves} from './curve.ts';
 import {kernelTimes} from './kernelTimes.ts';
 import {measureMatMul} from './measureMatMul.ts';
+import {measureOnTensorFlow} from './measureOnTensorFlow.ts';
+import {opTimes} from './opTimes.ts';
 import {fillWithRandomWeights} from './randomWeights.ts';
 
 const {values: options} = parseArgs({
@@ -27,12 +31,15 @@ const {values: options} = parseArgs({
     rank: {type: 'string', default: '8'},
     steps: {type: 'string', default: '10'},
     warmup: {type: 'string', default: '3'},
-    computeDtype: {type: 'string', default: 'float16'},
+    backend: {type: 'string', default: 'webgpu'},
+    computeDtype: {type: 'string'},
+    dtype: {type: 'string', default: 'float16'},
     quantization: {type: 'string', default: 'none,nf4'},
     checkpointing: {type: 'string', default: 'on'},
     compileShaders: {type: 'string', default: 'on'},
     tune: {type: 'boolean', default: false},
     profile: {type: 'boolean', default: false},
+    tokens: {type: 'string', default: '512'},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
     python: {type: 'string'},
@@ -41,7 +48,9 @@ const {values: options} = parseArgs({
   },
 });
 const [batch, length, rank] = [options.batch, options.length, options.rank].map(Number);
-const computeDtype = options.computeDtype as 'float16' | 'float32';
+const backend = options.backend as 'webgpu' | 'tensorflow';
+const computeDtype = (options.computeDtype ?? (backend === 'webgpu' ? 'float16' : 'bfloat16')) as 'float32';
+const dtype = options.dtype as 'float16' | 'bfloat16';
 const shape = {...presets[options.shape as keyof typeof presets]};
 if (options.layers) shape.numHiddenLayers = Number(options.layers);
 
@@ -54,24 +63,27 @@ type Row = Record<string, string | number>;
 const results: Record<string, unknown> = {};
 
 async function makeModel(quantization: string): Promise<Llama> {
-  const model = Llama.fromConfig(shape, {dtype: 'float16', allocate: false});
+  const model = Llama.fromConfig(shape, {dtype, allocate: false});
   fillWithRandomWeights(model.layers);
   if (quantization !== 'none') await model.quantize({type: quantization as 'nf4', doubleQuant: true});
   return model;
 }
 
-/** What the driver says is in use, in MiB, where there is one to ask; the highest of what was seen. */
+/**
+ * What the driver says is in use, in MiB, where there is one to ask; the highest of what was seen. `nvidia-smi` repeats by itself:
+ * steps that hold this process would keep a timer waiting.
+ */
 function watchMemory(): {stop(): number} {
   let highest = 0;
-  const look = () =>
-    execFile('nvidia-smi', ['--query-gpu=memory.used', '--format=csv,noheader,nounits'], (error, output) => {
-      if (!error) highest = Math.max(highest, Number(output.trim().split('\n')[0]));
-    });
-  const timer = setInterval(look, 250);
-  look();
+  const args = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--loop-ms=100'];
+  const watcher = spawn('nvidia-smi', args, {stdio: ['ignore', 'pipe', 'ignore']});
+  watcher.on('error', () => {});
+  watcher.stdout.on('data', (lines: Buffer) => {
+    for (const line of String(lines).split('\n')) highest = Math.max(highest, Number(line) || 0);
+  });
   return {
     stop() {
-      clearInterval(timer);
+      watcher.kill();
       return highest;
     },
   };
@@ -93,28 +105,43 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   const times: number[] = [];
   let first = 0;
   let loss = 0;
+  let before = 0;
   for (let i = -Number(options.warmup); i < Number(options.steps); i++) {
+    if (i === 0) before = tensors();
     const begun = performance.now();
     ({loss} = await step());
     const time = performance.now() - begun;
     if (i >= 0) times.push(time);
     else first ||= time;
   }
+  await setTimeout(200); // for what it said to arrive
   const driverMiB = memory.stop();
-  const {numBytesAllocatedInGPU} = tf.memory() as unknown as {numBytesAllocatedInGPU: number};
-  if (options.profile) showProfile(`profile ${quantization}`, await kernelTimes(step));
+  const handles = tensors();
+  if (options.profile) showProfile(`profile ${quantization}`, await profile(step));
   model.dispose();
   return {
-    what: `${quantization === 'none' ? 'LoRA f16' : `QLoRA ${quantization}`}, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    what: `${quantization === 'none' ? `LoRA ${dtype}` : `QLoRA ${quantization}`}, checkpointing ${checkpointing ? 'on' : 'off'}`,
     'first step s': Number((first / 1000).toFixed(1)),
     'step ms': Number(median(times).toFixed(1)),
     'fastest ms': Number(Math.min(...times).toFixed(1)),
     'tokens/s': Math.round((1000 * batch * length) / median(times)),
-    'GiB allocated': Number((numBytesAllocatedInGPU / 2 ** 30).toFixed(2)),
+    ...allocated(),
+    ...(backend === 'tensorflow' && {'tensors more': handles - before}),
     'GiB driver': Number((driverMiB / 1024).toFixed(2)),
     loss: Number(loss.toFixed(4)),
   };
 }
+
+/** TensorFlow's own count of tensors, to be the same after each step. */
+const tensors = () => (tf.backend() as {getNumOfTFTensors?: () => number}).getNumOfTFTensors?.() ?? 0;
+
+function allocated(): Row {
+  const {numBytesAllocatedInGPU} = tf.memory() as {numBytesAllocatedInGPU?: number};
+  if (numBytesAllocatedInGPU === undefined) return {};
+  return {'GiB allocated': Number((numBytesAllocatedInGPU / 2 ** 30).toFixed(2))};
+}
+
+const profile = (run: () => Promise<unknown>) => (backend === 'webgpu' ? kernelTimes(run) : opTimes(run));
 
 function showProfile(name: string, profile: Awaited<ReturnType<typeof kernelTimes>>): void {
   results[name] = profile;
@@ -138,6 +165,7 @@ function trainPeer(python: string, checkpointing: boolean, isQuantized: boolean)
     steps: Number(options.steps),
     gradientCheckpointing: checkpointing,
     isQuantized,
+    dtype: computeDtype === 'float32' ? 'float32' : 'bfloat16',
   });
   const script = join(import.meta.dirname ?? __dirname, 'train_peer.py');
   const output = execFileSync(python, [script, args], {
@@ -146,7 +174,7 @@ function trainPeer(python: string, checkpointing: boolean, isQuantized: boolean)
   });
   const {milliseconds, gib, loss} = JSON.parse(output.trim().split('\n').at(-1) as string);
   return {
-    what: `PyTorch + PEFT ${isQuantized ? '+ bitsandbytes nf4' : 'bf16'}, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    what: `PyTorch + PEFT ${isQuantized ? '+ bitsandbytes nf4' : ''} ${computeDtype === 'float32' ? 'float32' : 'bfloat16'}, checkpointing ${checkpointing ? 'on' : 'off'}`,
     'step ms': Number(median(milliseconds).toFixed(1)),
     'fastest ms': Number(Math.min(...milliseconds).toFixed(1)),
     'tokens/s': Math.round((1000 * batch * length) / median(milliseconds)),
@@ -163,30 +191,31 @@ async function generate(quantization: string): Promise<Row> {
     await generateIds(model, prompt, {maxNewTokens: count, doSample: false, eosTokenId: []});
     return performance.now() - begun;
   };
+  const tokens = Number(options.tokens);
   await run(16);
   const times: Record<'short' | 'long', number[]> = {short: [], long: []};
   for (let i = 0; i < 5; i++) {
     times.short.push(await run(32));
-    times.long.push(await run(544));
+    times.long.push(await run(32 + tokens));
   }
   if (options.profile) {
     const ofOne = (maxNewTokens: number) =>
       generateIds(model, [1], {maxNewTokens, doSample: false, eosTokenId: []});
-    showProfile(`profile of ${PROFILED} tokens ${quantization}`, await kernelTimes(() => ofOne(PROFILED)));
+    showProfile(`profile of ${PROFILED} tokens ${quantization}`, await profile(() => ofOne(PROFILED)));
   }
   model.dispose();
-  const rate = (1000 * 512) / (median(times.long) - median(times.short));
+  const rate = (1000 * tokens) / (median(times.long) - median(times.short));
   return {
-    what: `greedy, batch 1, ${quantization === 'none' ? 'f16' : quantization}`,
+    what: `greedy, batch 1, ${quantization === 'none' ? dtype : quantization}`,
     'tokens/s': Number(rate.toFixed(1)),
     'ms of 32, prompt included': Number(median(times.short).toFixed(1)),
-    'ms of 544': Number(median(times.long).toFixed(1)),
+    [`ms of ${32 + tokens}`]: Number(median(times.long).toFixed(1)),
   };
 }
 
 async function main(): Promise<void> {
   if (options.device === 'none') installAbsentDevice();
-  const report = await useBackend('webgpu', {computeDtype, tune: options.tune});
+  const report = await useBackend(backend, {computeDtype, ...(backend === 'webgpu' && {tune: options.tune})});
   console.log(String(report));
   results['device'] = report;
   const only = options.only.split(',');
@@ -196,8 +225,10 @@ async function main(): Promise<void> {
     console.table(rows);
     if (options.json) writeFileSync(options.json, JSON.stringify(results, null, 2));
   };
-  if (only.includes('check')) show('check', await checkKernels());
-  if (only.includes('matmul')) show('matmul', await measureMatMul());
+  if (only.includes('check'))
+    show('check', await (backend === 'webgpu' ? checkKernels() : checkTensorFlow()));
+  if (only.includes('matmul'))
+    show('matmul', await (backend === 'webgpu' ? measureMatMul() : measureOnTensorFlow()));
   const quantizations = options.quantization.split(',');
   if (only.includes('train')) {
     const rows: Row[] = [];
@@ -219,7 +250,7 @@ async function main(): Promise<void> {
   if (only.includes('curve')) {
     if (!options.python) throw new Error('--only curve: expected --python PYTHON too, got none');
     const steps = Number(options.curveSteps);
-    const curves = await lossCurves({python: options.python, steps, isSmall: options.small});
+    const curves = await lossCurves({python: options.python, steps, isSmall: options.small, backend});
     results['losses'] = curves;
     show('curve', compareCurves(curves));
   }

@@ -4,7 +4,8 @@ import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {kernelTimes} from './kernelTimes.ts';
 import {randomFloat16} from './randomWeights.ts';
 
-const SHAPES = [
+/** Rows, and the weight they are multiplied with. */
+export const SHAPES = [
   {m: 8192, rows: 8192, cols: 2048, transposeWeight: true},
   {m: 8192, rows: 2048, cols: 2048, transposeWeight: true},
   {m: 8192, rows: 512, cols: 2048, transposeWeight: true},

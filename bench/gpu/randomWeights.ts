@@ -1,7 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
+import {runOps} from '../../layers/kernels/tensorflow/runOps.ts';
+import {DataType, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {FLAT_ID, flatWorkgroups, runShader} from '../../layers/kernels/webgpu/runShader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
+
+/** Of uniform weights whose deviation is 0.02. */
+const LARGEST = 0.0346;
 
 /** Fills a model that was built without allocating, on the device: matrices ±0.035 uniform (deviation 0.02), norms one. */
 export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
@@ -15,12 +20,15 @@ export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
       continue;
     }
     const [rows, cols] = shape;
-    if (storage !== 'float16' || cols % 2 !== 0) {
+    const isTensorFlow = tf.getBackend() === 'tensorflow';
+    if (!(storage === 'float16' || (storage === 'bfloat16' && isTensorFlow)) || cols % 2 !== 0) {
       throw new Error(
         `${parameter.name}: expected a float16 matrix of even width, got ${storage} [${shape}]`,
       );
     }
-    const value = randomFloat16(rows, cols / 2, seed++);
+    const value = isTensorFlow
+      ? randomOnTensorFlow(storage, rows, cols / 2, seed++)
+      : randomFloat16(rows, cols / 2, seed++);
     parameter.write(value);
     value.dispose();
   }
@@ -47,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (i >= u.count) { return; }
   let a = hash(i ^ hash(u.seed));
   let b = hash(a);
-  y[i] = pack2x16float((vec2f(f32(a), f32(b)) / 2147483648.0 - 1.0) * 0.0346);
+  y[i] = pack2x16float((vec2f(f32(a), f32(b)) / 2147483648.0 - 1.0) * ${LARGEST});
 }`;
   runShader(backend, {
     name: 'RandomFloat16',
@@ -56,6 +64,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     inputs: [],
     uniforms: [{u32: rows * words}, {u32: seed}],
     workgroups: flatWorkgroups(backend, Math.ceil((rows * words) / 256)),
+  });
+  return tf.engine().makeTensorFromTensorInfo(info);
+}
+
+/** As {@link randomFloat16}, by TensorFlow's own op. */
+export function randomOnTensorFlow(
+  dtype: 'float16' | 'bfloat16',
+  rows: number,
+  words: number,
+  seed: number,
+): tf.Tensor {
+  const [info] = runOps(tf.backend() as TensorFlowBackend, {}, (ops) => {
+    const attributes = [ops.typeAttribute('dtype', DataType.float32), ops.intAttribute('seed', seed)];
+    const uniform = ops.one('RandomUniform', [ops.integers([rows, words, 2])], attributes);
+    const spread = ops.sub(ops.mul(uniform, ops.scalar(2 * LARGEST)), ops.scalar(LARGEST));
+    return [ops.bitcast(ops.cast(spread, DataType[dtype]), DataType.int32)];
   });
   return tf.engine().makeTensorFromTensorInfo(info);
 }

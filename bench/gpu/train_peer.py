@@ -1,4 +1,4 @@
-"""The peer of gpu.ts: the same LoRA or QLoRA steps in PyTorch + transformers + PEFT (+ bitsandbytes), bfloat16, on the GPU.
+"""The peer of gpu.ts: the same LoRA or QLoRA steps in PyTorch + transformers + PEFT (+ bitsandbytes), bfloat16 or float32, on the GPU.
 
 Takes one JSON argument and prints {"milliseconds": [...], "gib": …, "loss": …} as its last line.
 Measured with torch 2.11, transformers 5.17, peft 0.21, bitsandbytes 0.50; others should do.
@@ -27,7 +27,7 @@ config = LlamaConfig(
     use_cache=False,
 )
 with torch.device("cuda"):
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(getattr(torch, args["dtype"]))
     base = LlamaForCausalLM(config)
 if args["isQuantized"]:  # nf4 with double quantization in every linear layer but the head
     import bitsandbytes as bnb
@@ -39,7 +39,7 @@ if args["isQuantized"]:  # nf4 with double quantization in every linear layer bu
             linear.in_features,
             linear.out_features,
             bias=False,
-            compute_dtype=torch.bfloat16,
+            compute_dtype=getattr(torch, args["dtype"]),
             compress_statistics=True,
             quant_type="nf4",
             device="meta",

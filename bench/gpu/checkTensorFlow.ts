@@ -1,0 +1,238 @@
+import * as tf from '@tensorflow/tfjs';
+import {decodeAttention, dequantizeRows, storeQuantized} from '../../layers/index.ts';
+import {attention} from '../../layers/ops/attention.ts';
+import {embedding} from '../../layers/ops/embedding.ts';
+import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
+import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
+import {pack16} from '../../layers/ops/pack16.ts';
+import {quantizedMatMul} from '../../layers/ops/quantizedMatMul.ts';
+import {rmsNorm} from '../../layers/ops/rmsNorm.ts';
+import {rotaryEmbedding} from '../../layers/ops/rotaryEmbedding.ts';
+import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
+import {swiGLU} from '../../layers/ops/swiGLU.ts';
+import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
+import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
+import {useBackend} from '../../src/index.ts';
+
+type Row = Record<string, string | number>;
+type Case = [what: string, run: () => tf.Tensor | tf.Tensor[]];
+
+const FORMATS = {
+  nf4: quantizeNF4,
+  'nf4 double': (values: Float32Array, shape: [number, number]) =>
+    quantizeNF4(values, shape, {doubleQuant: true}),
+  fp4: quantizeFP4,
+  int8: quantizeInt8,
+  'int8 with outliers': (values: Float32Array, shape: [number, number]) =>
+    quantizeInt8(values, shape, {threshold: 3}),
+};
+
+/** The same numbers on every backend. */
+function normal<T extends tf.Tensor>(shape: number[], seed: number, deviation = 1): T {
+  const host = tf.randomNormal(shape, 0, deviation, 'float32', seed);
+  return host as T;
+}
+
+/** The value of `run`, then its gradients by `inputs`. */
+function withGradients(run: (...inputs: never[]) => tf.Tensor, inputs: tf.Tensor[]): tf.Tensor[] {
+  const y = run(...(inputs as never[]));
+  const dy = normal(y.shape, 99);
+  return [y, ...tf.grads(run as never)(inputs, dy)];
+}
+
+/**
+ * Each kernel of the `tensorflow` backend on whatever device it has, against the plain JavaScript of `cpu`: the largest difference
+ * over the largest expected magnitude. Leaves the backend in float32.
+ */
+export async function checkTensorFlow(): Promise<Row[]> {
+  const got = await valuesOn('tensorflow');
+  const expected = await valuesOn('cpu');
+  await useBackend('tensorflow', {computeDtype: 'float32'});
+  return cases().map(([what], i) => ({
+    what,
+    error: Number(Math.max(...got[i].map((values, k) => errorOf(values, expected[i][k]))).toExponential(1)),
+  }));
+}
+
+async function valuesOn(backend: 'tensorflow' | 'cpu'): Promise<ArrayLike<number>[][]> {
+  await useBackend(backend, backend === 'tensorflow' ? {computeDtype: 'float32'} : {});
+  const all: ArrayLike<number>[][] = [];
+  for (const [, run] of cases()) {
+    const results = tf.tidy(() => [run()].flat() as tf.Tensor[]);
+    all.push(await Promise.all(results.map((tensor) => tensor.data())));
+    tf.dispose(results);
+  }
+  return all;
+}
+
+function errorOf(got: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (got.length !== expected.length) return Number.NaN;
+  let [difference, largest] = [0, 0];
+  for (let i = 0; i < got.length; i++) {
+    const apart = Math.abs(got[i] - expected[i]);
+    if (!(apart <= difference)) difference = apart; // NaN stays
+    largest = Math.max(largest, Math.abs(expected[i]));
+  }
+  return difference / largest;
+}
+
+function cases(): Case[] {
+  return [
+    ...productCases(),
+    ...attentionCases(),
+    [
+      'rmsNorm of 300 × 2048',
+      () => {
+        const weight = normal<tf.Tensor1D>([2048], 2);
+        return withGradients((x: tf.Tensor) => rmsNorm(x, weight), [normal([300, 2048], 1)]);
+      },
+    ],
+    [
+      'rotaryEmbedding of 2 × 4 × 100 × 64',
+      () => {
+        const [cos, sin] = [3, 4].map((seed) => normal<tf.Tensor4D>([1, 1, 100, 32], seed));
+        return withGradients((x: tf.Tensor4D) => rotaryEmbedding(x, cos, sin), [normal([2, 4, 100, 64], 1)]);
+      },
+    ],
+    [
+      'swiGLU of 300 × 1024',
+      () => withGradients(swiGLU as never, [normal([300, 1024], 1, 3), normal([300, 1024], 2)]),
+    ],
+    [
+      'linearCrossEntropy of 300 × 64 and 1000 words',
+      () => {
+        const weight = halfMatrix('float16', 1000, 64);
+        const labels = tf.tensor1d(
+          Array.from({length: 300}, (_, i) => (i % 7 === 0 ? -100 : (i * 31) % 1000)),
+          'int32',
+        );
+        return withGradients(
+          (hidden: tf.Tensor2D) => linearCrossEntropy(hidden, weight, labels),
+          [normal([300, 64], 1)],
+        );
+      },
+    ],
+  ];
+}
+
+const halfMatrix = (dtype: 'float16' | 'bfloat16', rows: number, cols: number) => ({
+  tensor: pack16(normal<tf.Tensor2D>([rows, cols], 7, 0.1), dtype),
+  dtype,
+  rows,
+  cols,
+});
+
+function productCases(): Case[] {
+  const cases: Case[] = [
+    ['float32 512 × 512 × 512', () => normal([512, 512], 1).matMul(normal([512, 512], 2))],
+  ];
+  for (const dtype of ['float16', 'bfloat16'] as const) {
+    for (const [rows, cols] of [
+      [256, 512],
+      [300, 77],
+    ]) {
+      const weight = () => halfMatrix(dtype, rows, cols);
+      cases.push(
+        [`pack16 and unpack16 of ${dtype} [${rows}, ${cols}]`, () => unpackMatrix(weight())],
+        [
+          `embedding of ${dtype} [${rows}, ${cols}]`,
+          () => embedding(tf.tensor1d([5, 0, rows - 1, 5], 'int32'), weight()),
+        ],
+        [
+          `storedMatMul of ${dtype} [${rows}, ${cols}]`,
+          () => [
+            storedMatMul(normal([130, cols], 3), weight(), true),
+            storedMatMul(normal([130, rows], 3), weight(), false),
+          ],
+        ],
+        [
+          `stored words of ${dtype} [${rows}, ${cols}], after a product`,
+          () => {
+            const {tensor, ...matrix} = weight();
+            storedMatMul(normal([3, cols], 3), {tensor, ...matrix}, true);
+            return tensor;
+          },
+        ],
+        [
+          `loraMatMul of ${dtype} [${rows}, ${cols}]`,
+          () => {
+            const inputs = [normal([130, cols], 3), normal([8, cols], 4), normal([rows, 8], 5)];
+            return withGradients(
+              ((x: tf.Tensor2D, a: tf.Tensor2D, b: tf.Tensor2D) => loraMatMul(x, weight(), a, b, 2)) as never,
+              inputs,
+            );
+          },
+        ],
+      );
+    }
+  }
+  for (const [name, quantize] of Object.entries(FORMATS)) {
+    for (const shape of [
+      [192, 256],
+      [50, 77],
+    ] as [number, number][]) {
+      const values = Float32Array.from(
+        {length: shape[0] * shape[1]},
+        (_, i) => Math.sin(i * i) * (1 + (i % 97 === 0 ? 4 : 0)),
+      );
+      const weight = () => storeQuantized(quantize(values, shape));
+      cases.push(
+        [`rows of ${name} [${shape}]`, () => [dequantizeRows(weight()), dequantizeRows(weight(), 3, 11)]],
+        [
+          `quantizedMatMul of ${name} [${shape}]`,
+          () => [
+            quantizedMatMul(normal([130, shape[1]], 3), weight(), true),
+            quantizedMatMul(normal([130, shape[0]], 3), weight(), false),
+          ],
+        ],
+      );
+    }
+  }
+  return cases;
+}
+
+function attentionCases(): Case[] {
+  const cases = [
+    [1, 4, 2, 128, 128, 64, false],
+    [2, 8, 2, 300, 300, 64, true],
+    [1, 4, 1, 200, 330, 32, false],
+    [2, 8, 2, 1500, 1500, 4, false],
+  ].map((sizes): Case => {
+    const [batch, heads, groups, length, sourceLength, dim] = sizes as number[];
+    const isPacked = sizes[6] as boolean;
+    const make = (count: number, size: number, seed: number) => normal([batch, count, size, dim], seed);
+    return [
+      `attention of ${batch} × ${heads}/${groups} × ${length} of ${sourceLength} × ${dim}${isPacked ? ', packed' : ''}`,
+      () => {
+        const numbers = Int32Array.from({length: batch * sourceLength}, (_, t) => 1 + Math.floor(t / 100));
+        const segments = isPacked ? tf.tensor2d(numbers, [batch, sourceLength], 'int32') : undefined;
+        const inputs = [make(heads, length, 1), make(groups, sourceLength, 2), make(groups, sourceLength, 3)];
+        return withGradients(
+          ((q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) =>
+            attention(q, k, v, {causal: true, segments})) as never,
+          inputs,
+        );
+      },
+    ];
+  });
+  const decode: Case = [
+    'decodeAttention of 2 × 4/2 × 64, 100 of 128 positions',
+    () => {
+      const seen = (cache: tf.Tensor4D) => cache.slice([0, 0, 0, 0], [-1, -1, 101, -1]);
+      const [attended, keys, values] = decodeAttention(
+        {
+          query: normal([2, 256], 1),
+          key: normal([2, 128], 2),
+          value: normal([2, 128], 3),
+          cos: normal([1, 1, 1, 32], 4),
+          sin: normal([1, 1, 1, 32], 5),
+          keys: normal([2, 2, 128, 64], 6),
+          values: normal([2, 2, 128, 64], 7),
+        },
+        100,
+      );
+      return [attended, seen(keys), seen(values)];
+    },
+  ];
+  return [...cases, decode];
+}
