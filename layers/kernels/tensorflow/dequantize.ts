@@ -31,9 +31,15 @@ export function dequantize(
   );
 }
 
+const numbersOf = (dtype: 'nf4' | 'fp4') => (dtype === 'nf4' ? NF4_CODE : FP4_CODE);
+
+function codesOf(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle {
+  return keptTable(backend, `${dtype} codes`, [16], () => Float32Array.from(numbersOf(dtype)));
+}
+
 /** Two bytes, hence four values, are looked up at once: a quarter of the lookups, in a table that stays in the cache. */
 function fourBitTable(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle {
-  const codes = dtype === 'nf4' ? NF4_CODE : FP4_CODE;
+  const codes = numbersOf(dtype);
   return keptTable(backend, dtype, [65536, 4], () => {
     const table = new Float32Array(65536 * 4);
     for (let pair = 0; pair < 65536; pair++) {
@@ -59,8 +65,18 @@ function fourBitRows(
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
   const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
   const blocks = lastBlock - firstBlock;
+  const ofBlocks = blockScales(ops, tensors, attributes, firstBlock, lastBlock);
+  if (ops.areFused) {
+    const place = ops.integers([first, last, from, blockSize, cols]);
+    return ops.fused(
+      'DequantizeFourBit',
+      [tensors.codes, codesOf(backend, dtype), ofBlocks, place],
+      [],
+      1,
+    )[0];
+  }
   const table = fourBitTable(backend, dtype);
-  const scales = ops.reshape(blockScales(ops, tensors, attributes, firstBlock, lastBlock), [blocks, 1, 1]);
+  const scales = ops.reshape(ofBlocks, [blocks, 1, 1]);
   if (last - first === rows * cols && blocks * blockSize === rows * cols) {
     const pairs = ops.view(tensors.codes, 'pairs', () =>
       ops.reshape(ops.bitcast(words32(ops, tensors.codes), DataType.uint16), [blocks, blockSize / 4]),

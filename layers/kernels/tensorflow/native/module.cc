@@ -21,8 +21,8 @@ extern "C" NAPI_MODULE_EXPORT napi_value napi_register_module_v1(napi_env env, n
     if (!hasInstructions()) return std::string("this processor has no AVX2");
     for (auto* registered :
          {tfjs_lora::registerAdamWUpdates, tfjs_lora::registerAttention, tfjs_lora::registerDecodeAttention,
-          tfjs_lora::registerLowRank, tfjs_lora::registerRMSNorm, tfjs_lora::registerRotaryEmbedding,
-          tfjs_lora::registerSwiGLU}) {
+          tfjs_lora::registerDequantize, tfjs_lora::registerLowRank, tfjs_lora::registerRMSNorm,
+          tfjs_lora::registerRotaryEmbedding, tfjs_lora::registerSwiGLU}) {
       const std::string message = registered();
       if (!message.empty()) return message;
     }

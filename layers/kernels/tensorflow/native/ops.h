@@ -9,6 +9,7 @@ namespace tfjs_lora {
 std::string registerAdamWUpdates();
 std::string registerAttention();
 std::string registerDecodeAttention();
+std::string registerDequantize();
 std::string registerLowRank();
 std::string registerRMSNorm();
 std::string registerRotaryEmbedding();

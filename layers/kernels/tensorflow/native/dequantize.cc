@@ -1,0 +1,57 @@
+#include "ops.h"
+
+#include <algorithm>
+
+#include "parallel.h"
+
+namespace tfjs_lora {
+namespace {
+
+/**
+ * codes, two to a byte, the first in its high half; the numbers they stand for, `[16]`; scales of blocks; and the place
+ * `[first, last, from, blockSize, cols]` → elements `first` to `last` as `[rows, cols]`. `from` is where the first scale's
+ * block begins.
+ */
+class DequantizeFourBit {
+ public:
+  explicit DequantizeFourBit(const Attributes&) {}
+
+  void run(Call& call) {
+    const uint8_t* codes = call.input<uint8_t>(0);
+    const float *numbers = call.input(1), *scales = call.input(2);
+    const int32_t* place = call.input<int32_t>(3);
+    const int64_t first = place[0], last = place[1], from = place[2], blockSize = place[3], cols = place[4];
+    float* y = call.output(0, {(last - first) / cols, cols});
+    const int64_t firstBlock = first / blockSize, blocks = (last + blockSize - 1) / blockSize - firstBlock;
+    parallelRanges(blocks, blockSize, [&](int64_t begin, int64_t end) {
+      for (int64_t block = firstBlock + begin; block < firstBlock + end; block++) {
+        const float scale = scales[block - from / blockSize];
+        float scaled[16];
+        for (int i = 0; i < 16; i++) scaled[i] = numbers[i] * scale;
+        const int64_t to = std::min(last, (block + 1) * blockSize);
+        int64_t i = std::max(first, block * blockSize);
+        if (i % 2 == 1) {
+          y[i - first] = scaled[codes[i / 2] & 15];
+          i++;
+        }
+        for (; i + 1 < to; i += 2) {
+          const uint8_t both = codes[i / 2];
+          y[i - first] = scaled[both >> 4];
+          y[i + 1 - first] = scaled[both & 15];
+        }
+        if (i < to) y[i - first] = scaled[codes[i / 2] >> 4];
+      }
+    });
+  }
+};
+
+}  // namespace
+
+std::string registerDequantize() {
+  return registerOp<DequantizeFourBit>({"TfjsLoraDequantizeFourBit",
+                                        {"codes: int32", "numbers: float", "scales: float", "place: int32"},
+                                        {"values: float"},
+                                        {}});
+}
+
+}  // namespace tfjs_lora
