@@ -234,11 +234,7 @@ class AttentionGrad {
     std::fill_n(group.dQuery, rows * dim, 0.0f);
     std::fill_n(group.dKey, sourceLength * dim, 0.0f);
     std::fill_n(group.dValue, sourceLength * dim, 0.0f);
-    for (int64_t row = 0; row < rows; row++) {
-      Vec sum = {};
-      for (int64_t d = 0; d < dim; d += kLanes) sum += load(group.dy + row * dim + d) * load(group.y + row * dim + d);
-      along[row] = sumOf(sum);
-    }
+    for (int64_t row = 0; row < rows; row++) along[row] = dot(group.dy + row * dim, group.y + row * dim, dim);
     for (int64_t from = 0; from < sourceLength; from += kTile) {
       const int64_t count = std::min(kTile, sourceLength - from);
       transposeTile(group.key + from * dim, count, dim, keys);

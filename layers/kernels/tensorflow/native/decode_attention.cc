@@ -59,12 +59,6 @@ class DecodeAttention {
   }
 
  private:
-  static float dot(const float* x, const float* y, int64_t dim) {
-    Vec sum = {};
-    for (int64_t d = 0; d < dim; d += kLanes) sum += load(x + d) * load(y + d);
-    return sumOf(sum);
-  }
-
   static void softmax(float* scores, int64_t count) {
     const float largest = std::max(kLowest, *std::max_element(scores, scores + count));
     float total = 0;

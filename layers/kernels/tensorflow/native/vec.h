@@ -89,4 +89,11 @@ inline void forEachVec(int64_t begin, int64_t end, Body body) {
   if (begin < end) body(Part{begin, end - begin});
 }
 
+/** Sum of products of `size` numbers, a multiple of 8. */
+inline float dot(const float* x, const float* y, int64_t size) {
+  Vec sum = {};
+  for (int64_t i = 0; i < size; i += kLanes) sum += load(x + i) * load(y + i);
+  return sumOf(sum);
+}
+
 }  // namespace tfjs_lora
