@@ -5,6 +5,7 @@ import {
   folderToWrite,
   openFolder,
 } from '../quant/folders/openFolder.ts';
+import {show} from '../quant/show.ts';
 import {readJsonIfPresent} from './jsonFile.ts';
 
 const FILE = 'generation_config.json';
@@ -161,24 +162,18 @@ const settingNames = Object.keys(rules) as (keyof typeof rules)[];
  */
 export function parseGenerationConfig(json: unknown, where = FILE): GenerationConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new TfjsLoraError(
-      'INVALID_CONFIG',
-      `${where}: expected a JSON object, got ${JSON.stringify(json)}`,
-    );
+    throw new TfjsLoraError('INVALID_CONFIG', `${where}: expected a JSON object, got ${show(json)}`);
   }
   const others: Record<string, unknown> = {...json};
   const config: Record<string, unknown> = {};
   for (const name of settingNames) {
     const {file, expected, accepts} = rules[name];
-    if (file === undefined || !(file in others)) continue;
+    if (file === undefined || !Object.hasOwn(others, file)) continue;
     const value = others[file];
     delete others[file];
     if (value === null) continue;
     if (!accepts(value)) {
-      throw new TfjsLoraError(
-        'INVALID_CONFIG',
-        `${where} ${file}: expected ${expected}, got ${JSON.stringify(value)}`,
-      );
+      throw new TfjsLoraError('INVALID_CONFIG', `${where} ${file}: expected ${expected}, got ${show(value)}`);
     }
     config[name] = value;
   }
@@ -229,7 +224,7 @@ export function resolveGenerationConfig(
   options: Omit<GenerationConfig, 'otherKeys'> = {},
 ): ResolvedGenerationConfig {
   for (const [name, value] of Object.entries(options)) {
-    const rule = rules[name as keyof typeof rules];
+    const rule = Object.hasOwn(rules, name) ? rules[name as keyof typeof rules] : undefined;
     if (rule === undefined) {
       const nearest = nearestNames(name, settingNames).join(', ');
       throw new TfjsLoraError(
@@ -240,16 +235,16 @@ export function resolveGenerationConfig(
     if (value !== undefined && !rule.accepts(value)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `generation option ${name}: expected ${rule.expected}, got ${JSON.stringify(value)}`,
+        `generation option ${name}: expected ${rule.expected}, got ${show(value)}`,
       );
     }
   }
   for (const [key, value] of Object.entries(model.otherKeys ?? {})) {
-    const off = unsupportedUnless[key];
+    const off = Object.hasOwn(unsupportedUnless, key) ? unsupportedUnless[key] : undefined;
     if (off === undefined || value === null || off.includes(value)) continue;
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `generation_config.json ${key}: expected it to be off, got ${JSON.stringify(value)}. This library decodes ` +
+      `generation_config.json ${key}: expected it to be off, got ${show(value)}. This library decodes ` +
         'greedily or by sampling; delete the key from model.generationConfig.otherKeys to generate without it.',
     );
   }

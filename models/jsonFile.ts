@@ -2,6 +2,8 @@ import {basename, dirname} from 'node:path';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {DiskFolder} from '../quant/folders/diskFolder.ts';
 import {type Folder, readText} from '../quant/folders/folder.ts';
+import {parseJson} from '../quant/parseJson.ts';
+import {show} from '../quant/show.ts';
 
 /**
  * Reads a JSON object from a file of the disk.
@@ -32,7 +34,7 @@ export async function readJsonIfPresent(
   const where = folder.pathOf(name);
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch (cause) {
     throw new TfjsLoraError('CORRUPT_FILE', `${where}: expected JSON, got: ${(cause as Error).message}`, {
       cause,
@@ -42,6 +44,6 @@ export async function readJsonIfPresent(
     return json as Record<string, unknown>;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `${where}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : json}`,
+    `${where}: expected a JSON object, got ${Array.isArray(json) ? 'a list' : show(json)}`,
   );
 }

@@ -4,6 +4,7 @@ import type {QuantizationArgs} from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
+import {show} from '../quant/show.ts';
 import type {QuantizationOptions} from './quantization.ts';
 import type {LayeredModel} from './replaceLayer.ts';
 
@@ -23,12 +24,12 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
   const wrong = (key: string, expected: string) =>
     new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} quantization_config.${key}: expected ${expected}, got ${JSON.stringify(config[key])}`,
+      `${where} quantization_config.${key}: expected ${expected}, got ${show(config[key])}`,
     );
   if (config.quant_method !== 'bitsandbytes') {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} quantization_config.quant_method: expected "bitsandbytes", got ${JSON.stringify(config.quant_method)}. ` +
+      `${where} quantization_config.quant_method: expected "bitsandbytes", got ${show(config.quant_method)}. ` +
         'Load the unquantized checkpoint, and quantize it here if you like.',
     );
   }

@@ -9,6 +9,7 @@ import {
   folderToWrite,
   openFolder,
 } from '../quant/folders/openFolder.ts';
+import {show} from '../quant/show.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 
 /** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
@@ -193,7 +194,7 @@ export class Tokenizer {
     if (!Array.isArray(messages) || messages.length === 0) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `chat template messages: expected at least one {role, content}, got ${JSON.stringify(messages)}`,
+        `chat template messages: expected at least one {role, content}, got ${show(messages)}`,
       );
     }
     const {addGenerationPrompt = false, dateString, tools, variables} = options;
@@ -284,7 +285,7 @@ export class Tokenizer {
     if (token === undefined) {
       throw new TfjsLoraError(
         'INVALID_CONFIG',
-        `${this.pathOf(file)} ${name}: expected a string or {"content": string}, got ${JSON.stringify(value)}`,
+        `${this.pathOf(file)} ${name}: expected a string or {"content": string}, got ${show(value)}`,
       );
     }
     if (this.core.token_to_id(token) === undefined) {
@@ -316,7 +317,7 @@ export class Tokenizer {
       throw new TfjsLoraError(
         'INVALID_CONFIG',
         `${where}: expected a string, or a list of {name, template} with one named "default", ` +
-          `got ${JSON.stringify(value)?.slice(0, 200)}`,
+          `got ${show(value)}`,
       );
     }
     return {text, where};
@@ -358,14 +359,14 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
   ) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
-      `${path} model.vocab: expected the tokens and their ids, got ${JSON.stringify(model?.vocab ?? null)}`,
+      `${path} model.vocab: expected the tokens and their ids, got ${show(model?.vocab ?? null)}`,
     );
   }
   // The core would take an unknown kind for a table of whole words.
   if (model.type !== undefined && !MODEL_TYPES.includes(model.type as string)) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
-      `${path} model.type: expected ${MODEL_TYPES.join(', ')}, got ${JSON.stringify(model.type)}`,
+      `${path} model.type: expected ${MODEL_TYPES.join(', ')}, got ${show(model.type)}`,
     );
   }
   // The core asks for each of these; the Rust tokenizer takes a missing one as null.

@@ -4,11 +4,12 @@ import type {FourBitType} from './blockwise/fourBit.ts';
 import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 import {Int8Tensor} from './int8.ts';
+import {parseStrictJson} from './parseJson.ts';
 import type {MatrixShape} from './quantizedMatrix.ts';
 import {QuantizedTensor} from './quantizedTensor.ts';
-import {describe, isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
-import {parseStrictJson} from './safetensors/strictJson.ts';
+import {isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
+import {show} from './show.ts';
 
 /** What is read from: `SafetensorsFile` and `SafetensorsCheckpoint` are such. */
 export interface TensorSource {
@@ -164,7 +165,7 @@ function readFourBit(name: string, source: TensorSource, quantType: FourBitType)
   if (!code.every((value, i) => value === expectedCode[i])) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `Tensor ${mapKey}: expected the ${quantType} numbers, got ${describe([...code])}. ` +
+      `Tensor ${mapKey}: expected the ${quantType} numbers, got ${show([...code])}. ` +
         'This weight was quantized with a code book of its own.',
     );
   }
@@ -194,7 +195,7 @@ function readState(name: string, source: TensorSource, quantType: FourBitType): 
   const fail = (field: string, expected: string, got: unknown, cause?: unknown) =>
     new TfjsLoraError(
       'CORRUPT_FILE',
-      `Tensor ${key} [${field}]: expected ${expected}, got ${describe(got)}. Quantize and save the model again.`,
+      `Tensor ${key} [${field}]: expected ${expected}, got ${show(got)}. Quantize and save the model again.`,
       {cause},
     );
   const text = new TextDecoder().decode(readAs(source, key, ['U8']));

@@ -1,3 +1,5 @@
+import {show} from './show.ts';
+
 /** What kind of mistake an error reports; stable, so that callers can branch on it. */
 export type ErrorCode =
   | 'INVALID_ARGUMENT' // a value the caller passed is outside what the function accepts
@@ -17,6 +19,9 @@ export type ErrorCode =
   | 'BACKEND_UNAVAILABLE' // the asked-for backend cannot run here
   | 'DEVICE_LOST'; // the graphics card stopped, or ran out of memory
 
+/** A message of what a hostile file says may be of any length: it is cut here, whatever it is made of. */
+const MAX_MESSAGE = 20_000;
+
 /**
  * Every error this library raises for bad input. `message` reads
  * `[what] [which]: expected …, got …. [what to do]`; `code` is stable.
@@ -27,29 +32,81 @@ export class TfjsLoraError extends Error {
     message: string,
     options?: ErrorOptions,
   ) {
-    super(message, options);
+    super(message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message, options);
     this.name = 'TfjsLoraError';
   }
 }
 
-/** The names in `known` closest to `name` by edit distance, nearest first: for "did you mean". */
-export function nearestNames(name: string, known: Iterable<string>, count = 3): string[] {
-  return [...new Set(known)]
-    .map((candidate) => ({candidate, distance: editDistance(name, candidate)}))
-    .sort((a, b) => a.distance - b.distance || a.candidate.localeCompare(b.candidate))
-    .slice(0, count)
-    .map(({candidate}) => candidate);
+/** Longer names are compared by their first characters. */
+const COMPARED_LENGTH = 128;
+
+/** Cells of the table that one call may fill, about a fifth of a second: what needs more is not compared. */
+const MAX_CELLS = 50_000_000;
+
+/**
+ * The names in `known` closest to `name` by edit distance, nearest first: for "did you mean". The time it takes is bounded
+ * for any number of names of any length.
+ *
+ * @param name a value from a file may be no string: it is compared as {@link show} writes it
+ */
+export function nearestNames(name: unknown, known: Iterable<string>, count = 3): string[] {
+  const wanted = (typeof name === 'string' ? name : show(name)).slice(0, COMPARED_LENGTH);
+  const nearest: {candidate: string; distance: number}[] = [];
+  let cells = 0;
+  for (const candidate of new Set(known)) {
+    const limit = nearest.length < count ? Number.POSITIVE_INFINITY : nearest[nearest.length - 1].distance;
+    const compared = candidate.slice(0, COMPARED_LENGTH);
+    if (Math.abs(compared.length - wanted.length) > limit) continue;
+    const [left, right] = withoutCommonEnds(wanted, compared);
+    if (cells + left.length * right.length > MAX_CELLS) continue;
+    cells += left.length * right.length;
+    const distance = editDistance(left, right, limit);
+    if (distance > limit) continue;
+    let at = nearest.length;
+    while (at > 0 && isBefore({candidate, distance}, nearest[at - 1])) at--;
+    nearest.splice(at, 0, {candidate, distance});
+    nearest.length = Math.min(nearest.length, count);
+  }
+  return nearest.map(({candidate}) => candidate);
 }
 
-function editDistance(a: string, b: string): number {
-  let previous = Array.from({length: b.length + 1}, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const current = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const substitution = previous[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
-      current.push(Math.min(previous[j] + 1, current[j - 1] + 1, substitution));
-    }
-    previous = current;
+type Ranked = {candidate: string; distance: number};
+
+function isBefore(a: Ranked, b: Ranked): boolean {
+  return a.distance < b.distance || (a.distance === b.distance && a.candidate.localeCompare(b.candidate) < 0);
+}
+
+/** Two texts without what both begin and end with, which their distance does not depend on. */
+function withoutCommonEnds(a: string, b: string): [string, string] {
+  const shorter = Math.min(a.length, b.length);
+  let start = 0;
+  while (start < shorter && a.charCodeAt(start) === b.charCodeAt(start)) start++;
+  let end = 0;
+  while (end < shorter - start && a.charCodeAt(a.length - 1 - end) === b.charCodeAt(b.length - 1 - end)) {
+    end++;
   }
-  return previous[b.length];
+  return [a.slice(start, a.length - end), b.slice(start, b.length - end)];
+}
+
+const row = new Uint16Array(COMPARED_LENGTH + 1);
+
+/** Edit distance of two texts, or some number above `limit` where it is above. */
+function editDistance(a: string, b: string, limit: number): number {
+  for (let j = 0; j <= b.length; j++) row[j] = j;
+  for (let i = 1; i <= a.length; i++) {
+    const letter = a.charCodeAt(i - 1);
+    let diagonal = i - 1;
+    let left = i;
+    let least = i;
+    row[0] = i;
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = diagonal + (letter === b.charCodeAt(j - 1) ? 0 : 1);
+      diagonal = row[j];
+      left = Math.min(diagonal + 1, left + 1, substitution);
+      row[j] = left;
+      least = Math.min(least, left);
+    }
+    if (least > limit) return least;
+  }
+  return row[b.length];
 }

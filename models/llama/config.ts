@@ -1,5 +1,6 @@
 import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import {presets} from './presets.ts';
 
 /** A Llama's shape, as `config.json` describes it. */
@@ -42,7 +43,7 @@ export function resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): Lla
   if (typeof source !== 'string') {
     return 'vocab_size' in source ? parseConfig(source) : withDefaults(source as LlamaConfigArgs);
   }
-  const preset = presets[source];
+  const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
   if (preset) return withDefaults(preset);
   throw new TfjsLoraError(
     'INVALID_CONFIG',
@@ -77,15 +78,12 @@ function withDefaults(args: LlamaConfigArgs): LlamaConfig {
 export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
   const type = json.model_type;
   if (type !== undefined && type !== 'llama') {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `${where} model_type: expected "llama", got ${JSON.stringify(type)}`,
-    );
+    throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "llama", got ${show(type)}`);
   }
   if (json.hidden_act !== undefined && json.hidden_act !== 'silu') {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} hidden_act: expected "silu", got ${JSON.stringify(json.hidden_act)}`,
+      `${where} hidden_act: expected "silu", got ${show(json.hidden_act)}`,
     );
   }
   const read = <T>(key: string, fallback?: T): T => {
@@ -135,14 +133,14 @@ function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
     if (typeof value === 'number') return value;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} rope ${key}: expected a number, got ${JSON.stringify(rope[key])}`,
+      `${where} rope ${key}: expected a number, got ${show(rope[key])}`,
     );
   };
   if (type === 'linear') return {type, factor: number('factor')};
   if (type !== 'llama3') {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} rope_type: expected default, linear or llama3, got ${JSON.stringify(type)}`,
+      `${where} rope_type: expected default, linear or llama3, got ${show(type)}`,
     );
   }
   return {
@@ -216,14 +214,14 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
     if (Number.isInteger(config[key]) && config[key] > 0) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${spell(key)}: expected a positive integer, got ${config[key]}`,
+      `${where} ${spell(key)}: expected a positive integer, got ${show(config[key])}`,
     );
   }
   for (const key of ['rmsNormEps', 'ropeTheta'] as const) {
     if (config[key] > 0 && Number.isFinite(config[key])) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${spell(key)}: expected a positive number, got ${config[key]}`,
+      `${where} ${spell(key)}: expected a positive number, got ${show(config[key])}`,
     );
   }
   if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {

@@ -1,12 +1,12 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../errors.ts';
-import {type Folder, readText} from '../folders/folder.ts';
+import {decodeText, type Folder, readText} from '../folders/folder.ts';
+import {parseStrictJson} from '../parseJson.ts';
+import {show} from '../show.ts';
 import {corruptFile} from './corruptFile.ts';
-import {describe} from './safetensorsDtype.ts';
 import {SafetensorsFile} from './safetensorsFile.ts';
 import type {TensorInfo} from './safetensorsHeader.ts';
-import {parseStrictJson} from './strictJson.ts';
 
 /**
  * All tensors of a Hugging Face folder, whichever of its files they lie in: one `model.safetensors`, or the shards
@@ -46,7 +46,7 @@ export class SafetensorsCheckpoint {
     }
     const indexPath = join(folder, `${baseName}.safetensors.index.json`);
     if (!fs.existsSync(indexPath)) throw noCheckpoint(folder, baseName, listedOnDisk(folder));
-    const weightMap = readWeightMap(fs.readFileSync(indexPath, 'utf8'), indexPath);
+    const weightMap = readWeightMap(readIndex(indexPath), indexPath);
     const shards = new Map<string, SafetensorsFile>();
     try {
       for (const shard of shardsOf(weightMap)) {
@@ -131,7 +131,7 @@ export class SafetensorsCheckpoint {
       const nearest = nearestNames(name, this.fileOfTensor.keys()).join(', ') || 'none, it has no tensors';
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `Tensor ${describe(name)} [${this.folder}]: expected it in the checkpoint, got no such name. ` +
+        `Tensor ${show(name)} [${this.folder}]: expected it in the checkpoint, got no such name. ` +
           `Nearest: ${nearest}.`,
       );
     }
@@ -169,6 +169,23 @@ export class SafetensorsCheckpoint {
   }
 }
 
+function readIndex(path: string): string {
+  let bytes: Uint8Array;
+  try {
+    bytes = fs.readFileSync(path);
+  } catch (cause) {
+    const got = (cause as Error).message;
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `Checkpoint index [${path}]: expected a readable file, got ${got}`,
+      {
+        cause,
+      },
+    );
+  }
+  return decodeText(bytes, path);
+}
+
 /** The index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */
 function readWeightMap(text: string, indexPath: string): Map<string, string> {
   const what = 'Checkpoint index';
@@ -181,19 +198,19 @@ function readWeightMap(text: string, indexPath: string): Map<string, string> {
   }
   const weightMap = (index as {weight_map?: unknown} | null)?.weight_map;
   if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap)) {
-    throw corruptFile(what, indexPath, `expected weight_map to be an object, got ${describe(weightMap)}`);
+    throw corruptFile(what, indexPath, `expected weight_map to be an object, got ${show(weightMap)}`);
   }
   const entries = Object.entries(weightMap);
   if (entries.length === 0)
     throw corruptFile(what, indexPath, 'expected weight_map to name tensors, got none');
   for (const [name, shard] of entries) {
-    const entry = `weight_map ${describe(name)}`;
+    const entry = `weight_map ${show(name)}`;
     if (typeof shard !== 'string') {
-      throw corruptFile(entry, indexPath, `expected a file name, got ${describe(shard)}`);
+      throw corruptFile(entry, indexPath, `expected a file name, got ${show(shard)}`);
     }
     if (!isPlainFileName(shard)) {
       const advice = 'A shard must lie beside its index: get the checkpoint from a source you trust.';
-      throw corruptFile(entry, indexPath, `expected a plain file name, got ${describe(shard)}`, advice);
+      throw corruptFile(entry, indexPath, `expected a plain file name, got ${show(shard)}`, advice);
     }
   }
   return new Map(entries);
@@ -236,7 +253,7 @@ function listed(names: readonly string[] | undefined): Listed {
     others.length > 0 ? `Only safetensors is read: convert ${others[0]} first.` : 'Check the path.';
   if (!names) return {got: 'neither', advice};
   return {
-    got: names.length === 0 ? 'an empty folder' : `a folder with ${describe([...names].sort())}`,
+    got: names.length === 0 ? 'an empty folder' : `a folder with ${show([...names].sort())}`,
     advice,
   };
 }
@@ -244,7 +261,7 @@ function listed(names: readonly string[] | undefined): Listed {
 function missingShard(folder: string, shard: string, indexPath: string): TfjsLoraError {
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `Shard ${describe(shard)} [${folder}]: expected it because ${indexPath} lists it, got no such file. ` +
+    `Shard ${show(shard)} [${folder}]: expected it because ${indexPath} lists it, got no such file. ` +
       'Download the whole checkpoint.',
   );
 }
@@ -252,7 +269,7 @@ function missingShard(folder: string, shard: string, indexPath: string): TfjsLor
 function absentFromShard(name: string, file: SafetensorsFile, indexPath: string): TfjsLoraError {
   return new TfjsLoraError(
     'MISSING_TENSOR',
-    `Tensor ${describe(name)} [${file.path}]: expected it because ${indexPath} says it is there, ` +
+    `Tensor ${show(name)} [${file.path}]: expected it because ${indexPath} says it is there, ` +
       'got a shard without it. Index and shards are of different saves: get them all from one.',
   );
 }

@@ -1,3 +1,5 @@
+import {show} from '../show.ts';
+
 /**
  * Bits per element of every dtype a safetensors file may name, in the order of the reference library's enumeration:
  * it writes tensors of later dtypes first, so that each one starts aligned to its own size.
@@ -51,12 +53,12 @@ export function compareDtypes(a: SafetensorsDtype, b: SafetensorsDtype): number 
  * whose product, and the bytes it stands for, can be counted exactly (below 2^53).
  */
 export function shapeFault(dtype: SafetensorsDtype, shape: unknown): string | undefined {
-  if (!Array.isArray(shape)) return `expected shape to be an array, got ${describe(shape)}`;
+  if (!Array.isArray(shape)) return `expected shape to be an array, got ${show(shape)}`;
   const bits = DTYPE_BITS[dtype];
   let elements = 1;
   for (const size of shape) {
     if (!isCount(size)) {
-      return `expected shape to hold whole numbers of at least 0, got ${describe(shape)}`;
+      return `expected shape to hold whole numbers of at least 0, got ${show(shape)}`;
     }
     elements *= size;
     if (!Number.isSafeInteger(elements * bits)) return `expected fewer than 2^53 bits, got shape [${shape}]`;
@@ -80,10 +82,4 @@ export function elementCount(shape: readonly number[]): number {
 /** A whole number of at least 0, below 2^53; −0 is none, as in the reference library. */
 export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
-}
-
-/** A value from a file, as JSON, short enough for a message. */
-export function describe(value: unknown): string {
-  const json = JSON.stringify(value) ?? String(value);
-  return json.length > 100 ? `${json.slice(0, 100)}…` : json;
 }

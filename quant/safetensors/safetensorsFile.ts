@@ -1,9 +1,9 @@
 import {nearestNames, TfjsLoraError} from '../errors.ts';
+import {show} from '../show.ts';
 import {blobBytes} from './blobBytes.ts';
 import {corruptFile} from './corruptFile.ts';
 import {diskBytes, MAX_ARRAY_BYTES} from './diskBytes.ts';
 import type {FileBytes} from './fileBytes.ts';
-import {describe} from './safetensorsDtype.ts';
 import {MAX_HEADER_BYTES, parseHeader, type SafetensorsHeader, type TensorInfo} from './safetensorsHeader.ts';
 import {toFloat32} from './toFloat32.ts';
 
@@ -93,7 +93,7 @@ export class SafetensorsFile {
       const nearest = nearestNames(name, this.tensors.keys()).join(', ') || 'none, the file has no tensors';
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `Tensor ${describe(name)} [${this.path}]: expected it in the file, got no such name. Nearest: ${nearest}.`,
+        `Tensor ${show(name)} [${this.path}]: expected it in the file, got no such name. Nearest: ${nearest}.`,
       );
     }
     return info;
@@ -159,7 +159,7 @@ export class SafetensorsFile {
    * @throws TfjsLoraError as {@link read}, and `UNSUPPORTED` for other dtypes
    */
   readFloat32(name: string): Float32Array {
-    return toFloat32(this.read(name), this.info(name).dtype, `Tensor ${describe(name)} [${this.path}]`);
+    return toFloat32(this.read(name), this.info(name).dtype, `Tensor ${show(name)} [${this.path}]`);
   }
 
   /** Closes the file; its header stays readable. Closing twice does nothing. */
@@ -177,7 +177,7 @@ export class SafetensorsFile {
     if (length <= MAX_ARRAY_BYTES) return new Uint8Array(length);
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `Tensor ${describe(name)} [${this.path}]: expected at most ${MAX_ARRAY_BYTES} bytes in one array, ` +
+      `Tensor ${show(name)} [${this.path}]: expected at most ${MAX_ARRAY_BYTES} bytes in one array, ` +
         `got ${length}. Read it piece by piece with readRange.`,
     );
   }
@@ -185,7 +185,7 @@ export class SafetensorsFile {
   private assertWhole(name: string, target: Uint8Array, position: number, count: number): void {
     if (count === target.length) return;
     const fault = `expected ${target.length} bytes at ${position}, got fewer: the file has shrunk since it was opened`;
-    throw corruptFile(`Tensor ${describe(name)}`, this.path, fault);
+    throw corruptFile(`Tensor ${show(name)}`, this.path, fault);
   }
 
   private assertWithin(name: string, begin: number, end: number): void {
@@ -200,7 +200,7 @@ export class SafetensorsFile {
     ) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `Tensor ${describe(name)} [${this.path}]: expected bytes within 0 to ${length}, got ${begin} to ${end}.`,
+        `Tensor ${show(name)} [${this.path}]: expected bytes within 0 to ${length}, got ${begin} to ${end}.`,
       );
     }
   }

@@ -1,16 +1,16 @@
 import {TfjsLoraError} from '../errors.ts';
+import {parseStrictJson} from '../parseJson.ts';
+import {show} from '../show.ts';
 import {corruptFile} from './corruptFile.ts';
 import {
   byteLengthOf,
   compareDtypes,
-  describe,
   isCount,
   isSafetensorsDtype,
   type SafetensorsDtype,
   safetensorsDtypes,
   shapeFault,
 } from './safetensorsDtype.ts';
-import {parseStrictJson} from './strictJson.ts';
 
 /** Where a tensor lies in its file and how to read it. */
 export interface TensorInfo {
@@ -60,11 +60,7 @@ function parseHeaderObject(bytes: Uint8Array, path: string): Record<string, unkn
     throw corruptFile('safetensors header', path, 'expected UTF-8 text, got other bytes', undefined, {cause});
   }
   if (!text.startsWith('{')) {
-    throw corruptFile(
-      'safetensors header',
-      path,
-      `expected a JSON object, got ${describe(text.slice(0, 20))}`,
-    );
+    throw corruptFile('safetensors header', path, `expected a JSON object, got ${show(text.slice(0, 20))}`);
   }
   try {
     return parseStrictJson(text) as Record<string, unknown>;
@@ -77,36 +73,32 @@ function parseHeaderObject(bytes: Uint8Array, path: string): Record<string, unkn
 function parseMetadata(value: unknown, path: string): Record<string, string> {
   if (value === undefined || value === null) return {}; // the reference library reads null as none
   if (!isObject(value)) {
-    throw corruptFile(METADATA_KEY, path, `expected an object of strings, got ${describe(value)}`);
+    throw corruptFile(METADATA_KEY, path, `expected an object of strings, got ${show(value)}`);
   }
   for (const [key, text] of Object.entries(value)) {
     if (typeof text !== 'string') {
-      throw corruptFile(`${METADATA_KEY} ${describe(key)}`, path, `expected a string, got ${describe(text)}`);
+      throw corruptFile(`${METADATA_KEY} ${show(key)}`, path, `expected a string, got ${show(text)}`);
     }
   }
   return value as Record<string, string>;
 }
 
 function parseTensorInfo(name: string, entry: unknown, path: string): TensorInfo {
-  const what = `Tensor ${describe(name)}`;
+  const what = `Tensor ${show(name)}`;
   if (/\p{Surrogate}/u.test(name)) {
     throw corruptFile(what, path, 'expected a name of whole Unicode characters, got half of a pair');
   }
   if (!isObject(entry)) {
-    throw corruptFile(what, path, `expected {dtype, shape, data_offsets}, got ${describe(entry)}`);
+    throw corruptFile(what, path, `expected {dtype, shape, data_offsets}, got ${show(entry)}`);
   }
   const {dtype, shape, data_offsets: offsets} = entry;
   if (!isSafetensorsDtype(dtype)) {
-    throw corruptFile(
-      what,
-      path,
-      `expected dtype to be one of ${safetensorsDtypes()}, got ${describe(dtype)}`,
-    );
+    throw corruptFile(what, path, `expected dtype to be one of ${safetensorsDtypes()}, got ${show(dtype)}`);
   }
   const fault = shapeFault(dtype, shape);
   if (fault !== undefined) throw corruptFile(what, path, fault);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    throw corruptFile(what, path, `expected data_offsets to be [begin, end], got ${describe(offsets)}`);
+    throw corruptFile(what, path, `expected data_offsets to be [begin, end], got ${show(offsets)}`);
   }
   const [begin, end] = offsets as [number, number];
   if (begin > end) throw corruptFile(what, path, `expected data_offsets in order, got [${begin}, ${end}]`);
@@ -124,9 +116,9 @@ function assertCovers(tensors: readonly [string, TensorInfo][], dataBytes: numbe
   let covered = 0;
   let previous = '';
   for (const [name, {begin, end}] of tensors) {
-    const what = `Tensor ${describe(name)}`;
+    const what = `Tensor ${show(name)}`;
     if (begin < covered) {
-      const fault = `expected its bytes to start at ${covered}, after tensor ${describe(previous)}, got ${begin}`;
+      const fault = `expected its bytes to start at ${covered}, after tensor ${show(previous)}, got ${begin}`;
       throw corruptFile(what, path, `${fault}: the two overlap`);
     }
     if (begin > covered) {
@@ -202,21 +194,21 @@ function assertWritable(
 ): void {
   const names = new Set<string>();
   for (const {name, dtype, shape} of tensors) {
-    const where = `tensor ${describe(name)} [${path}]`;
+    const where = `tensor ${show(name)} [${path}]`;
     if (typeof name !== 'string' || name === METADATA_KEY || /\p{Surrogate}/u.test(name)) {
       throw invalid(`${where}: expected a name of whole Unicode characters other than ${METADATA_KEY}.`);
     }
     if (names.has(name)) throw invalid(`${where}: expected each name once, got it twice.`);
     names.add(name);
     if (!isSafetensorsDtype(dtype)) {
-      throw invalid(`${where}: expected dtype to be one of ${safetensorsDtypes()}, got ${describe(dtype)}.`);
+      throw invalid(`${where}: expected dtype to be one of ${safetensorsDtypes()}, got ${show(dtype)}.`);
     }
     const fault = shapeFault(dtype, shape);
     if (fault !== undefined) throw invalid(`${where}: ${fault}.`);
   }
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== 'string' || /\p{Surrogate}/u.test(key + value)) {
-      throw invalid(`${METADATA_KEY} ${describe(key)} [${path}]: expected a string, got ${describe(value)}.`);
+      throw invalid(`${METADATA_KEY} ${show(key)} [${path}]: expected a string, got ${show(value)}.`);
     }
   }
 }

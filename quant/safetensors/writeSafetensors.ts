@@ -1,6 +1,7 @@
 import {dirname} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
-import {byteLengthOf, describe} from './safetensorsDtype.ts';
+import {show} from '../show.ts';
+import {byteLengthOf} from './safetensorsDtype.ts';
 import {buildHeader, type TensorSpec} from './safetensorsHeader.ts';
 import {StagedFile, syncFolder} from './stagedFile.ts';
 
@@ -72,7 +73,7 @@ async function bytesOf({name, dtype, shape, data}: TensorToWrite, path: string):
   if (view.byteLength !== expected) {
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
-      `Cannot write tensor ${describe(name)} [${path}]: expected ${expected} bytes for ${dtype} [${shape}], ` +
+      `Cannot write tensor ${show(name)} [${path}]: expected ${expected} bytes for ${dtype} [${shape}], ` +
         `got ${view.byteLength}.`,
     );
   }

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {parseJson} from '../../quant/parseJson.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {DEFAULT_METADATA, writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
@@ -133,14 +134,20 @@ function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
   for (const [name, {dtype}] of tensors) if (!known.includes(dtype)) throw wrong(`${name} in ${dtype}`);
   let order: unknown;
   try {
-    order = JSON.parse(metadata.order);
+    order = parseJson(metadata.order);
   } catch {
     throw wrong('a list of tensors that is no JSON');
   }
-  const others = [...tensors.keys()].filter((name) => name !== ITERATIONS).sort();
-  if (Array.isArray(order) && String([...order].sort()) === String(others)) return order;
+  const others = [...tensors.keys()].filter((name) => name !== ITERATIONS).sort(compareNames);
+  const listed = Array.isArray(order) ? [...order].sort(compareNames) : [];
+  if (listed.length === others.length && listed.every((name, i) => name === others[i]))
+    return order as string[];
   throw wrong('other tensors than its list has');
 }
+
+/** The order of strings; whatever else a damaged file lists is compared with none. */
+const compareNames = (a: unknown, b: unknown): number =>
+  typeof a === 'string' && typeof b === 'string' ? (a < b ? -1 : Number(a > b)) : 0;
 
 function readValues(file: SafetensorsFile, name: string): Float32Array | Int32Array {
   const {buffer} = file.read(name);

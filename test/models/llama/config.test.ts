@@ -80,7 +80,7 @@ describe('config.json', () => {
     ['another model', {model_type: 'mistral'}, 'UNSUPPORTED', 'model_type: expected "llama", got "mistral"'],
     ['another activation', {hidden_act: 'gelu'}, 'UNSUPPORTED', 'hidden_act: expected "silu", got "gelu"'],
     ['a missing size', {vocab_size: undefined}, 'INVALID_CONFIG', 'vocab_size: expected a value, got none'],
-    ['a size of text', {hidden_size: '8'}, 'INVALID_CONFIG', 'expected a positive integer, got 8'],
+    ['a size of text', {hidden_size: '8'}, 'INVALID_CONFIG', 'expected a positive integer, got "8"'],
     ['a negative size', {num_hidden_layers: -1}, 'INVALID_CONFIG', 'expected a positive integer, got -1'],
     [
       'heads that do not divide',

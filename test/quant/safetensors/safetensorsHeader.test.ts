@@ -96,7 +96,7 @@ describe('parseHeader', () => {
     ['an inherited dtype', withX({dtype: 'toString'}), 4, /expected dtype to be one of .*, got "toString"/],
     ['no shape', withX({shape: undefined}), 4, /expected shape to be an array, got undefined/],
     ['a negative size', withX({shape: [-1]}), 4, /Tensor "x" .*whole numbers of at least 0, got \[-1\]/],
-    ['a minus zero', '{"x":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}', 0, /at least 0, got \[0\]/],
+    ['a minus zero', '{"x":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}', 0, /at least 0, got \[-0\]/],
     ['a fraction', withX({shape: [0.5]}), 4, /whole numbers of at least 0, got \[0.5\]/],
     ['a size that is text', withX({shape: ['1']}), 4, /whole numbers of at least 0, got \["1"\]/],
     ['an uncountable size', withX({shape: [2 ** 53]}), 4, /whole numbers of at least 0/],

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import {parseStrictJson} from '../../../quant/safetensors/strictJson.ts';
+import {parseJson, parseStrictJson} from '../../quant/parseJson.ts';
 
 describe('parseStrictJson', () => {
   test('reads what JSON.parse reads, for any value', () => {
@@ -59,5 +59,22 @@ describe('parseStrictJson', () => {
     expect(() => parseStrictJson('['.repeat(5_000_000))).toThrow(/deeper than 64/);
     const brackets = JSON.stringify('[{'.repeat(100));
     expect(parseStrictJson(brackets)).toBe(JSON.parse(brackets));
+  });
+});
+
+describe('parseJson', () => {
+  test('takes the last of two values of one key, as Python does', () => {
+    expect(parseJson('{"a":1,"a":2}')).toEqual({a: 2});
+  });
+
+  test('refuses nesting deeper than 64', () => {
+    expect(() => parseJson('{"a":'.repeat(100_000))).toThrow(/deeper than 64/);
+  });
+
+  test('keeps names of what every object has as plain properties', () => {
+    const value = parseJson('{"__proto__":{"polluted":1},"constructor":2}') as Record<string, unknown>;
+    expect(Object.keys(value)).toEqual(['__proto__', 'constructor']);
+    expect(value.polluted).toBeUndefined();
+    expect(({} as Record<string, unknown>).polluted).toBeUndefined();
   });
 });

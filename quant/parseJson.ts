@@ -1,4 +1,6 @@
-/** Deeper than any header or index needs; bounds what a hostile file makes the parser hold. */
+import {show} from './show.ts';
+
+/** Deeper than any config, header or request needs. */
 const MAX_DEPTH = 64;
 
 const QUOTE = 0x22;
@@ -10,14 +12,26 @@ const OPEN_BRACKET = 0x5b;
 const CLOSE_BRACKET = 0x5d;
 
 /**
- * `JSON.parse` that also refuses what it lets pass: the same key twice in one object (the last would silently win)
- * and nesting deeper than 64.
+ * `JSON.parse` for text that comes from elsewhere: nesting deeper than 64 is refused before it can exhaust the stack of
+ * what walks over the value. The last of two values of one key wins, as in Python.
+ *
+ * A key `__proto__` becomes a plain property, as with `JSON.parse`. Look values up by names of the file's choice with
+ * `Object.hasOwn` or a `Map`: `constructor` and the like are names too.
+ *
+ * @throws SyntaxError saying what is wrong and where
+ */
+export function parseJson(text: string): unknown {
+  assertShallow(text);
+  return JSON.parse(text);
+}
+
+/**
+ * {@link parseJson} that also refuses the same key twice in one object, which the safetensors format forbids.
  *
  * @throws SyntaxError saying what is wrong and where
  */
 export function parseStrictJson(text: string): unknown {
-  assertShallow(text);
-  const value: unknown = JSON.parse(text);
+  const value = parseJson(text);
   assertUniqueKeys(text);
   return value;
 }
@@ -47,7 +61,7 @@ function assertUniqueKeys(text: string): void {
       const key: string = JSON.parse(text.slice(start, i + 1));
       const keys = open[open.length - 1];
       if (keys.has(key)) {
-        throw new SyntaxError(`key ${JSON.stringify(key.slice(0, 200))} twice, again at character ${start}`);
+        throw new SyntaxError(`key ${show(key)} twice, again at character ${start}`);
       }
       keys.add(key);
     }
