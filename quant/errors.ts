@@ -1,3 +1,4 @@
+import {maskSecrets} from './maskSecrets.ts';
 import {show} from './show.ts';
 
 /** What kind of mistake an error reports; stable, so that callers can branch on it. */
@@ -5,6 +6,7 @@ export type ErrorCode =
   | 'INVALID_ARGUMENT' // a value the caller passed is outside what the function accepts
   | 'SHAPE_MISMATCH' // a tensor's shape or dtype is not the one its place asks for
   | 'FILE_NOT_FOUND' // a file or folder that must exist does not
+  | 'NETWORK' // a host cannot be reached, breaks off, or answers with what is no answer; later it may
   | 'CORRUPT_FILE' // a file exists, but its contents contradict its format
   | 'INVALID_CONFIG' // config.json, adapter_config.json, a recipe: a key is missing, unknown or impossible
   | 'MISSING_TENSOR' // a checkpoint or adapter lacks a tensor the model needs
@@ -24,7 +26,8 @@ const MAX_MESSAGE = 20_000;
 
 /**
  * Every error this library raises for bad input. `message` reads
- * `[what] [which]: expected …, got …. [what to do]`; `code` is stable.
+ * `[what] [which]: expected …, got …. [what to do]`; `code` is stable. Credentials and tokens in the message, and in
+ * that of its cause, are masked.
  */
 export class TfjsLoraError extends Error {
   constructor(
@@ -32,9 +35,25 @@ export class TfjsLoraError extends Error {
     message: string,
     options?: ErrorOptions,
   ) {
-    super(message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message, options);
+    super(maskedMessage(message), maskCause(options));
     this.name = 'TfjsLoraError';
   }
+}
+
+/** Masked before it is cut, for a secret may stand where the cut is. */
+function maskedMessage(message: string): string {
+  const masked = maskSecrets(message.slice(0, 2 * MAX_MESSAGE));
+  return masked.length > MAX_MESSAGE ? `${masked.slice(0, MAX_MESSAGE)}…` : masked;
+}
+
+function maskCause(options: ErrorOptions | undefined): ErrorOptions | undefined {
+  const cause = options?.cause;
+  if (!(cause instanceof Error)) return options;
+  const message = maskSecrets(cause.message);
+  if (message === cause.message) return options;
+  const masked = new Error(message);
+  masked.name = cause.name;
+  return {cause: masked};
 }
 
 /** Longer names are compared by their first characters. */

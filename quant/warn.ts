@@ -1,3 +1,5 @@
+import {maskSecrets} from './maskSecrets.ts';
+
 let handler: (message: string) => void = (message) => globalThis.console?.warn(message);
 
 /** Where the library's warnings go. Default `console.warn`. Returns the handler from before. */
@@ -7,7 +9,7 @@ export function setWarningHandler(next: (message: string) => void): (message: st
   return before;
 }
 
-/** Says something the user should know although nothing failed. */
+/** Says something the user should know although nothing failed; secrets in it are masked. */
 export function warn(message: string): void {
-  handler(message);
+  handler(maskSecrets(message));
 }

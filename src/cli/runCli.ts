@@ -1,6 +1,7 @@
 import {Command, CommanderError} from 'commander';
 import packageJson from '../../package.json';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {keepSecretsOf, maskSecrets} from '../../quant/maskSecrets.ts';
 import {register as chat} from './commands/chat.ts';
 import {register as doctor} from './commands/doctor.ts';
 import {register as download} from './commands/download.ts';
@@ -24,6 +25,7 @@ const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR
  * @returns the exit status: 0; 2 for a mistake of the user's, its message alone on standard error; 1 for one of ours
  */
 export async function runCli(args: readonly string[]): Promise<number> {
+  keepSecretsOf(process.env);
   const program = createProgram({hasVersionOption: !args.includes('setup')});
   try {
     await program.parseAsync(args, {from: 'user'});
@@ -59,7 +61,7 @@ export function statusOf(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has printed its message
   const isUsers =
     error instanceof TfjsLoraError || MACHINE_ERRORS.includes((error as NodeJS.ErrnoException)?.code ?? '');
-  const text = error instanceof Error ? (debug ? error.stack : error.message) : String(error);
+  const text = maskSecrets(String(error instanceof Error ? (debug ? error.stack : error.message) : error));
   console.error(
     isUsers
       ? text
