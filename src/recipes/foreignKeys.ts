@@ -39,8 +39,17 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'resources_per_worker',
       'placement_strategy',
       'ray_init_kwargs',
+      'ray_scope',
+      'master_addr',
+      'master_port',
+      'mp_parameters',
+      'fsdp_min_num_params',
+      'fsdp_transformer_layer_cls_to_wrap',
+      'tpu_num_cores',
+      'tpu_metrics_debug',
+      'data_shared_file_system',
     ],
-    'the backend is chosen by --backend': ['use_cpu', 'no_cuda'],
+    'the backend is chosen by --backend': ['use_cpu', 'no_cuda', 'use_mps_device'],
     [FASTER_TORCH]: [
       'flash_attn',
       'use_unsloth',
@@ -57,6 +66,17 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'torch_empty_cache_steps',
       'use_kt',
       'kt_optimize_rule',
+      'kt_weight_path',
+      'kt_expert_checkpoint_path',
+      'kt_use_lora_experts',
+      'kt_lora_expert_num',
+      'kt_lora_expert_intermediate_size',
+      'jit_mode_eval',
+      'use_ipex',
+      'torchdynamo',
+      'half_precision_backend',
+      'fp16_backend',
+      'fp16_opt_level',
     ],
     'norms and the head compute in float32 here': ['upcast_layernorm', 'upcast_lmhead_output'],
     'disable_gradient_checkpointing decides': [
@@ -140,9 +160,16 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'init_special_tokens',
       'fp8_backend',
       'fp8_enable_fsdp_float8_all_gather',
+      'asft_alpha',
+      'eaft_alpha',
+      'hyper_parallel_args',
       'export_quantization_dataset',
       'export_quantization_nsamples',
       'export_quantization_maxlen',
+      'task_dir',
+      'lang',
+      'n_shot',
+      'download_mode',
     ],
     [IMAGES]: [
       'media_dir',
@@ -175,6 +202,8 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'sglang_lora_backend',
     ],
     'of beam search, which is not done here': ['length_penalty'],
+    'keys and values are cached in generation only': ['use_cache'],
+    'of models that remember earlier batches': ['past_index'],
     'answers are as long as max_new_tokens says': ['max_length', 'generation_max_length'],
     [LOGGING]: [
       'run_name',
@@ -200,6 +229,21 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'swanlab_lark_webhook_url',
       'swanlab_lark_secret',
       'trackio_space_id',
+      'trackio_bucket_id',
+      'trackio_static_space_id',
+      'include_tokens_per_second',
+      'include_inputs_for_metrics',
+      'debug',
+      'enable_torch_profiler',
+      'profiler_output_dir',
+      'profiler_wait_steps',
+      'profiler_warmup_steps',
+      'profiler_active_steps',
+      'profiler_repeat',
+      'profiler_record_shapes',
+      'profiler_profile_memory',
+      'profiler_with_stack',
+      'profile_modules',
     ],
     'evaluation computes the loss in float32': [
       'bf16_full_eval',
@@ -208,10 +252,13 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'eval_accumulation_steps',
       'eval_do_concat_batches',
       'batch_eval_metrics',
+      'use_legacy_prediction_loop',
+      'eval_use_gather_object',
     ],
     'a checkpoint always holds what going on needs': [
       'save_only_model',
       'restore_callback_states_from_checkpoint',
+      'enable_jit_checkpoint',
     ],
     'the order of the data is seeded': ['full_determinism', 'sortish_sampler'],
     'the output stays on this machine': [
@@ -221,6 +268,9 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'hub_private_repo',
       'hub_always_push',
       'hub_revision',
+      'push_to_hub_model_id',
+      'push_to_hub_organization',
+      'push_to_hub_token',
     ],
   }).flatMap(([reason, keys]) =>
     typeof keys === 'string' ? [[reason, keys] as const] : keys.map((key) => [key, reason] as const),
@@ -228,11 +278,19 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
 );
 
 export interface RefusedKey {
-  /** Values that mean the key is off; they are accepted and change nothing. */
+  /** Values that mean the key is off, beside those of {@link isOff}; they are accepted and change nothing. */
   off: readonly unknown[];
   /** What is missing, or what to do instead. */
   advice: string;
 }
+
+/** Whether a value switches a refused key off: nothing at all, false unless true does, or one of the key's own. */
+export function isOff(value: unknown, {off}: RefusedKey): boolean {
+  const isNothing = value === null || value === '' || isEmpty(value);
+  return isNothing || off.includes(value) || (value === false && !off.includes(true));
+}
+
+const isEmpty = (value: unknown) => typeof value === 'object' && Object.keys(value as object).length === 0;
 
 const refused = (advice: string, ...off: unknown[]): RefusedKey => ({advice, off});
 const notYet = (what: string): RefusedKey => refused(`${what} is not built here yet. Remove the key.`, false);
@@ -263,6 +321,14 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     use_mca: notYet('Megatron'),
     use_dft_loss: notYet('The DFT loss'),
     use_asft_loss: notYet('The ASFT loss'),
+    use_eaft_loss: notYet('The EAFT loss'),
+    use_hyper_parallel: notYet('HyperParallel'),
+    adafactor: refused('Adafactor is not built here yet. Choose another optimizer with optim.', false),
+    task: refused(
+      'The benchmarks of llamafactory-cli eval are not run here. Score a dataset: tfjs-lora eval.',
+    ),
+    batch_size: refused('Set per_device_train_batch_size or per_device_eval_batch_size instead.'),
+    save_dir: refused('Set output_dir instead.'),
     use_swanlab: refused('Logs go to tensorboard or csv here (report_to). Remove the key.', false),
     compute_accuracy: refused('Evaluation gives loss and perplexity here. Remove the key.', false),
     greater_is_better: refused('The best evaluation is the one with the lowest loss. Remove the key.', false),

@@ -3,6 +3,7 @@ import type {TrainingData} from '../data/batches.ts';
 import type {DatasetArgs} from '../data/datasetArgs.ts';
 import {loadDataset, loadPrompts, loadSplits, type PromptExample} from '../data/loadDataset.ts';
 import {huggingFaceEnvironment} from '../hub/hubOptions.ts';
+import {assertThinking} from './assertThinking.ts';
 import {hubOptions} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
@@ -16,6 +17,7 @@ export interface RecipeData {
 /** Reads, splits and tokenizes the data that a recipe's tasks need. */
 export async function loadRecipeData(recipe: Recipe, tokenizer: Tokenizer): Promise<RecipeData> {
   const {tasks, data} = recipe;
+  assertThinking(recipe, tokenizer);
   const args = datasetArgs(recipe, tokenizer);
   const valSize = data.validationSize;
   const [dataset, evaluationDataset] = [data.training, data.evaluation];

@@ -7,6 +7,7 @@ import {templateStopIds} from '../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../data/templates/templateRegistry.ts';
 import type {Llama} from '../llama.ts';
 import {adapterNameOf} from './adapterNameOf.ts';
+import {assertThinking} from './assertThinking.ts';
 import {folderOf, openBase} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
@@ -28,6 +29,7 @@ export async function openForChat(recipe: Recipe, onProgress?: (share: number) =
   try {
     const {tokenizer} = model;
     if (tokenizer === undefined) modelChatEncoder(model); // says what is missing
+    assertThinking(recipe, tokenizer as Tokenizer);
     const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, defaultSystem);
     const {adapters} = recipe.model;
     for (const [index, adapter] of adapters.entries()) {

@@ -2,7 +2,7 @@ import type {z} from 'zod';
 import {nearestNames} from '../../quant/errors.ts';
 import {describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
-import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS, type RefusedKey} from './foreignKeys.ts';
+import {FORMER_NAMES, IGNORED_KEYS, isOff, REFUSED_KEYS, type RefusedKey} from './foreignKeys.ts';
 import {type RecipeKeys, recipeSchema} from './recipeKeys.ts';
 import type {RecipeSource} from './recipeSource.ts';
 
@@ -13,14 +13,14 @@ export interface ParsedRecipe {
 }
 
 /** YAML 1.1 took these for booleans, and recipes are written for its readers. */
-const FORMER_BOOLEANS: Record<string, boolean> = {
-  true: true,
-  yes: true,
-  on: true,
-  false: false,
-  no: false,
-  off: false,
-};
+const FORMER_BOOLEANS: ReadonlyMap<unknown, boolean> = new Map([
+  ['true', true],
+  ['yes', true],
+  ['on', true],
+  ['false', false],
+  ['no', false],
+  ['off', false],
+]);
 
 /**
  * Checks a recipe's keys and the type of every value.
@@ -39,15 +39,16 @@ export function parseRecipe(source: RecipeSource): ParsedRecipe {
         faults.add(written, `${source.whereKey(written)} ${written}: expected ${key} once, got it twice`);
       }
       writtenAs.set(key, written);
-      if (value !== null) known[key] = asBoolean(key, value);
+      const given = inWordsOf(key, value);
+      if (given !== null) known[key] = given;
     } else if (IGNORED_KEYS.has(key)) {
       ignored.set(key, IGNORED_KEYS.get(key) as string);
     } else if (REFUSED_KEYS.has(key)) {
-      const {off, advice} = REFUSED_KEYS.get(key) as RefusedKey;
-      if (value === null || off.includes(value)) ignored.set(key, 'it is off');
+      const refusal = REFUSED_KEYS.get(key) as RefusedKey;
+      if (isOff(asBoolean(value), refusal)) ignored.set(key, 'it is off');
       else {
-        const got = `expected ${orAbsent(off)}, got ${show(value)}`;
-        faults.add(key, `${source.where(key)} ${key}: ${got}. ${advice}`, 'UNSUPPORTED');
+        const got = `expected ${orAbsent(refusal.off)}, got ${show(value)}`;
+        faults.add(key, `${source.where(key)} ${key}: ${got}. ${refusal.advice}`, 'UNSUPPORTED');
       }
     } else {
       const message = `expected a key of a recipe, got an unknown one. ${didYouMean(key)}`;
@@ -67,13 +68,20 @@ export function parseRecipe(source: RecipeSource): ParsedRecipe {
   return {keys: result.data as RecipeKeys, ignored};
 }
 
-function asBoolean(key: string, value: unknown): unknown {
+/** A value as its key means it; null where it switches off a key that has no default. */
+function inWordsOf(key: string, value: unknown): unknown {
   const accepts = (candidate: unknown) =>
     recipeSchema.shape[key as keyof RecipeKeys].safeParse(candidate).success;
-  if (typeof value === 'boolean') return !accepts(value) && !value && accepts('no') ? 'no' : value; // eval_strategy
-  if (typeof value !== 'string') return value;
-  const boolean = FORMER_BOOLEANS[value.toLowerCase()];
-  return boolean !== undefined && accepts(boolean) ? boolean : value;
+  const boolean = asBoolean(value);
+  const given = accepts(boolean) || !accepts(value) ? boolean : value;
+  if (given !== false || accepts(false)) return given;
+  if (accepts('no')) return 'no'; // eval_strategy
+  if (recipeSchema.shape[key as keyof RecipeKeys].safeParse(undefined).data === undefined) return null;
+  return accepts(0) ? 0 : given; // as in Python
+}
+
+function asBoolean(value: unknown): unknown {
+  return typeof value === 'string' ? (FORMER_BOOLEANS.get(value.toLowerCase()) ?? value) : value;
 }
 
 function complaint(issue: z.core.$ZodIssue, key: string, value: unknown): string {

@@ -1,10 +1,11 @@
 import type {LoRAOptions} from '../../models/peft/adapterSet.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
-import type {ScheduleName} from '../training/learningRateSchedule.ts';
+import type {ScheduleArgs, ScheduleName} from '../training/learningRateSchedule.ts';
 import {Faults} from './faults.ts';
 import {parseRecipe} from './parseRecipe.ts';
 import type {RecipeKeys} from './recipeKeys.ts';
 import {type RecipeSource, readRecipe} from './recipeSource.ts';
+import {scheduleFault, scheduleOf} from './scheduleOf.ts';
 
 /** What a recipe asks for, checked, in this library's words. LLaMA-Factory's keys become ours here and nowhere else. */
 export interface Recipe {
@@ -34,6 +35,8 @@ export interface Recipe {
     evaluation: string[];
     folder: string;
     template?: string;
+    enableThinking: boolean;
+    preserveThinking: boolean;
     cutoffLength: number;
     maxSamples?: number;
     trainOnPrompt: boolean;
@@ -80,7 +83,7 @@ export interface Recipe {
     epsilon: number;
     weightDecay: number;
     loraPlusRatio?: number;
-    schedule: {name: ScheduleName; cycles?: number; power?: number; lastLearningRate?: number};
+    schedule: {name: ScheduleName} & ScheduleArgs;
     warmupRatio: number;
     /** A whole number of steps, or a share of the run below 1. */
     warmupSteps: number;
@@ -153,6 +156,8 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
       evaluation: keys.eval_dataset ?? [],
       folder: keys.dataset_dir,
       template: keys.template,
+      enableThinking: keys.enable_thinking,
+      preserveThinking: keys.preserve_thinking,
       cutoffLength: keys.cutoff_len,
       maxSamples: keys.max_samples,
       trainOnPrompt: keys.train_on_prompt,
@@ -195,12 +200,7 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
       epsilon: keys.adam_epsilon,
       weightDecay: keys.weight_decay,
       loraPlusRatio: keys.loraplus_lr_ratio,
-      schedule: {
-        name: keys.lr_scheduler_type,
-        cycles: keys.lr_scheduler_kwargs?.num_cycles,
-        power: keys.lr_scheduler_kwargs?.power,
-        lastLearningRate: keys.lr_scheduler_kwargs?.lr_end,
-      },
+      schedule: scheduleOf(keys.lr_scheduler_type, keys.lr_scheduler_kwargs, keys.learning_rate),
       warmupRatio: keys.warmup_ratio,
       warmupSteps: keys.warmup_steps,
       maxGradNorm: keys.max_grad_norm > 0 ? keys.max_grad_norm : undefined,
@@ -291,6 +291,8 @@ function assertConsistent(keys: RecipeKeys, source: RecipeSource): void {
       `expected none, all, ${REPORTS.join(' or ')}, got ${report}. Not yet: use tensorboard.`,
     );
   }
+  const wrongSettings = scheduleFault(keys.lr_scheduler_type, keys.lr_scheduler_kwargs);
+  if (wrongSettings) mistake('lr_scheduler_kwargs', wrongSettings);
   if (keys.export_legacy_format) {
     notYet('export_legacy_format', 'expected false, got true. Weights are written as safetensors only.');
   }

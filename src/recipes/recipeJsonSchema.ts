@@ -18,7 +18,10 @@ export function recipeJsonSchema(): JsonSchema {
   const ignored = [...IGNORED_KEYS].map(([key, reason]) => [key, {description: `Ignored: ${reason}.`}]);
   const refused = [...REFUSED_KEYS].map(([key, {off, advice}]) => [
     key,
-    {description: `Not supported. ${advice}`, enum: [...off, null]},
+    {
+      description: `Not supported. ${advice}`,
+      enum: [...new Set([...off, ...(off.includes(true) ? [] : [false]), null])],
+    },
   ]);
   const former = [...FORMER_NAMES].map(([key, now]) => [
     key,

@@ -115,6 +115,12 @@ const dataset = {
     .optional()
     .describe("Chat format, such as `llama3`. Default: the model's own chat template."),
   default_system: text().optional().describe('System message where a conversation has none of its own.'),
+  enable_thinking: flag()
+    .default(true)
+    .describe(
+      "False is refused where the model's own chat template writes `<think>`; no other template here does.",
+    ),
+  preserve_thinking: flag().default(false).describe('True is refused where `enable_thinking: false` is.'),
   cutoff_len: count().default(2048).describe('Longer examples are cut to so many tokens.'),
   max_samples: count().optional().describe('At most so many examples of each dataset.'),
   train_on_prompt: flag().default(false).describe('Learn the prompt too.'),
@@ -166,8 +172,8 @@ const output = {
   load_best_model_at_end: flag().default(false).describe('End with the weights of the best evaluation.'),
   metric_for_best_model: z
     .enum(['loss', 'eval_loss'])
-    .default('loss')
-    .describe('What the best evaluation is judged by.'),
+    .optional()
+    .describe('What the best evaluation is judged by. Default `loss`.'),
   plot_loss: flag().default(false).describe('Draw the loss curves, as PNG and SVG.'),
   report_to: list().optional().describe('`none`, `all`, or any of `tensorboard`, `csv`. Default `none`.'),
   resume_from_checkpoint: z
@@ -195,6 +201,9 @@ const train = {
       'constant',
       'constant_with_warmup',
       'inverse_sqrt',
+      'cosine_with_min_lr',
+      'cosine_warmup_with_min_lr',
+      'warmup_stable_decay',
     ])
     .default('linear')
     .describe("transformers' schedule of that name."),
@@ -203,9 +212,21 @@ const train = {
       num_cycles: z.number().positive().optional(),
       power: z.number().positive().optional(),
       lr_end: z.number().min(0).optional(),
+      min_lr: z.number().min(0).optional(),
+      min_lr_rate: fraction().optional(),
+      warmup_lr_rate: fraction().optional(),
+      num_decay_steps: z.int().min(0).optional(),
+      num_stable_steps: z.int().min(0).optional(),
+      warmup_type: z.enum(['linear', 'cosine', '1-sqrt']).optional(),
+      decay_type: z.enum(['linear', 'cosine', '1-sqrt']).optional(),
+      min_lr_ratio: fraction().optional(),
+      timescale: count().optional(),
     })
     .optional()
-    .describe('`num_cycles` of the cosines; `power` and `lr_end` of `polynomial`.'),
+    .describe(
+      "The schedule's own settings, as in transformers: `num_cycles` of the cosines; `power` and `lr_end` of `polynomial`; " +
+        '`min_lr` or `min_lr_rate` of those named after it; `num_decay_steps` of `warmup_stable_decay` …',
+    ),
   warmup_ratio: fraction()
     .default(0)
     .describe('Share of all steps over which the learning rate rises from 0.'),

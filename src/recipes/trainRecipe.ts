@@ -65,14 +65,9 @@ export async function trainRecipe(
 
     // Training: adapter or model, checkpoints, logs, results and plots go to the output folder.
     if (steps) {
-      const {lastLearningRate, ...schedule} = training.schedule;
       model.compile({
         optimizer,
-        schedule: {
-          ...schedule,
-          warmupSteps: steps.warmup,
-          ...(lastLearningRate !== undefined && {finalFactor: lastLearningRate / training.learningRate}),
-        },
+        schedule: {...training.schedule, warmupSteps: steps.warmup},
         maxGradNorm: training.maxGradNorm,
       });
       const history = await model.fitDataset(

@@ -1,18 +1,27 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {learningRateSchedule, type ScheduleName} from '../../../src/index.ts';
+import type {RecipeKeys} from '../../../src/recipes/recipeKeys.ts';
+import {scheduleOf} from '../../../src/recipes/scheduleOf.ts';
 
 const {learningRate, runs} = JSON.parse(
   readFileSync(join(__dirname, 'fixtures', 'schedules.json'), 'utf8'),
 ) as {
   learningRate: number;
-  runs: {name: ScheduleName; warmupSteps: number; totalSteps: number; factors: number[]}[];
+  runs: {
+    name: ScheduleName;
+    settings: RecipeKeys['lr_scheduler_kwargs'];
+    warmupSteps: number;
+    totalSteps: number;
+    factors: number[];
+  }[];
 };
 
 test.each(runs)(
-  '$name, warm-up $warmupSteps of $totalSteps, as in transformers',
-  ({name, factors, ...lengths}) => {
-    const factorAt = learningRateSchedule(name, {...lengths, finalFactor: 1e-7 / learningRate});
+  '$name $settings, warm-up $warmupSteps of $totalSteps, as in transformers',
+  ({name, settings, factors, ...lengths}) => {
+    const {name: _, ...args} = scheduleOf(name, settings, learningRate);
+    const factorAt = learningRateSchedule(name, {...args, ...lengths, learningRate});
     for (const [step, factor] of factors.entries()) expect(factorAt(step)).toBeCloseTo(factor, 9);
   },
 );
@@ -34,6 +43,15 @@ test.each([
   ['cosine', {totalSteps: 5, warmupRatio: 1.5}, 'warmupRatio: expected a number from 0 to 1, got 1.5'],
   ['cosine', {totalSteps: 5, warmupSteps: -1}, 'warmupSteps: expected a number'],
   ['cosine', {totalSteps: Number.NaN}, 'totalSteps: expected a number'],
+  ['cosine_with_min_lr', {totalSteps: 5}, '"cosine_with_min_lr" finalFactor: expected a number, got none'],
+  ['warmup_stable_decay', {totalSteps: 5}, 'decaySteps: expected a number, got none'],
+  ['warmup_stable_decay', {decaySteps: 2}, 'expected totalSteps, got none'],
+  ['warmup_stable_decay', {totalSteps: 5, decaySteps: -2}, 'decaySteps: expected a number ≥ 0, got -2'],
+  [
+    'warmup_stable_decay',
+    {totalSteps: 5, decaySteps: 2, decayType: 'square' as never},
+    'decayType: expected linear, cosine, 1-sqrt, got square',
+  ],
 ])('%s %o is refused', (name, args, message) => {
   expect(() => learningRateSchedule(name as ScheduleName, args)).toThrow(message);
 });
