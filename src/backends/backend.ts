@@ -1,3 +1,5 @@
+import type {ComputeDtype} from './computeDtype.ts';
+
 /** Backends by the names {@link useBackend} takes; `auto` is not one of them. */
 export type BackendName = 'webgpu' | 'tensorflow' | 'wasm' | 'cpu';
 
@@ -15,17 +17,18 @@ export interface BackendOptions {
    */
   wasmPaths?: string | Record<string, string>;
   /**
-   * What large products are multiplied in; sums are float32 either way. Default `float32`, or as before when the backend
-   * runs already.
+   * What large products are multiplied in; sums are float32 either way. A wish: each backend takes the nearest type it has,
+   * `bfloat16` on `tensorflow`, `float16` on `webgpu`, `float32` on `wasm` and `cpu`, and the report says which. Default
+   * `float32`, or as before when the backend runs already.
    *
-   * `float16`, on `webgpu`, is several times faster on cards with matrix units; operands are scaled row by row, so that
-   * nothing under- or overflows. Falls back to `float32` where the device has no 16-bit floats.
+   * 16 bits on `webgpu` are several times faster on cards with matrix units; operands are scaled row by row, so that
+   * nothing under- or overflows. Devices without 16-bit floats multiply in `float32`.
    *
-   * `bfloat16`, on `tensorflow`, is for weights of 16 and fewer bits: faster on cards and on processors with AVX-512;
-   * elsewhere operands are rounded to it all the same, and multiplied in float32. Where the first call of a process asks for it,
-   * a card multiplies float32 in TF32 (10 bits) from then on; the report says so.
+   * 16 bits on `tensorflow` are for weights of 16 and fewer bits: faster on cards and on processors with AVX-512;
+   * elsewhere operands are rounded to bfloat16 all the same, and multiplied in float32. Where the first call of a process asks
+   * for 16 bits, a card multiplies float32 in TF32 (10 bits) from then on; the report says so.
    */
-  computeDtype?: 'float16' | 'bfloat16' | 'float32';
+  computeDtype?: ComputeDtype;
   /**
    * `webgpu`: whether the tiles of large products are chosen by measuring a few for each shape, before a model's first training
    * step and wherever `compileShaders` is called: at most some seconds, of which the result is kept in the user's cache folder
@@ -45,6 +48,8 @@ export interface StartedBackend {
   device: string;
   /** What it can do here beyond the least, for example `simd` or `2 threads`. */
   features: string[];
+  /** What large products are multiplied in. */
+  computeDtype: ComputeDtype;
 }
 
 /** One way to run tensors. */

@@ -10,6 +10,6 @@ export const cpu: Backend = {
     registerCpuKernels();
     await tf.setBackend('cpu');
     const {model} = await processor();
-    return {device: model, features: ['1 thread']};
+    return {device: model, features: ['1 thread'], computeDtype: 'float32'};
   },
 };

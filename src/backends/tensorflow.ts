@@ -7,7 +7,8 @@ import {
 } from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import type {Backend, BackendOptions} from './backend.ts';
+import type {Backend} from './backend.ts';
+import {type ComputeDtype, nearestComputeDtype} from './computeDtype.ts';
 import {cudaLibraries, missingLibraries, nvidiaCard} from './cudaLibraries.ts';
 import {chooseFusedOps} from './fusedOps.ts';
 import {isNode, nodeModule, processor} from './processor.ts';
@@ -22,6 +23,8 @@ const DEFAULT_ENVIRONMENT = {
   CUDA_CACHE_MAXSIZE: '4294967296', // of kernels compiled for a card newer than the library
 };
 
+const COMPUTE_DTYPES = ['float32', 'bfloat16'] as const;
+
 /** 256 MiB of them: the product with an output head costs about as much for 512 rows as for 256. On a card, 512. */
 const [LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CARD] = [1 << 26, 1 << 27];
 
@@ -29,7 +32,7 @@ const [LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CARD] = [1 << 26, 1 << 27];
 export const tensorflow: Backend = {
   name: 'tensorflow',
   async start(options) {
-    const dtype = checkedComputeDtype(options);
+    const dtype = options.computeDtype && nearestComputeDtype(options.computeDtype, COMPUTE_DTYPES);
     const {name: loaded, setup} = await loadPackage(dtype);
     if (!(await tf.setBackend('tensorflow'))) {
       throw unavailable(`${loaded} loaded, but its backend did not start`);
@@ -45,12 +48,14 @@ export const tensorflow: Backend = {
       });
     const version = backend.binding.TF_Version;
     const features = [`TensorFlow ${version}`, loaded, describeProducts(backend)];
+    const computeDtype = productsOf(backend).operands;
     const card = await nvidiaCard();
-    if (backend.isUsingGpuDevice) return {device: card ?? 'GPU', features: ['GPU', ...features]};
+    if (backend.isUsingGpuDevice)
+      return {device: card ?? 'GPU', features: ['GPU', ...features], computeDtype};
     const {model} = await processor();
     const fusedOps = await chooseFusedOps(backend, setup, options.fusedOps);
     const unused = card ? [`${card} unused: ${await whyUnused(loaded, version)}`] : [];
-    return {device: model, features: ['CPU', ...features, fusedOps, ...unused]};
+    return {device: model, features: ['CPU', ...features, fusedOps, ...unused], computeDtype};
   },
 };
 
@@ -61,7 +66,7 @@ interface LoadedPackage {
 }
 
 /** Loads the first package that works. */
-async function loadPackage(computeDtype: BackendOptions['computeDtype']): Promise<LoadedPackage> {
+async function loadPackage(computeDtype: ComputeDtype | undefined): Promise<LoadedPackage> {
   if (!isNode()) throw unavailable('this is a browser');
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
   const {join} = await nodeModule<typeof import('node:path')>('path');
@@ -84,7 +89,7 @@ async function loadPackage(computeDtype: BackendOptions['computeDtype']): Promis
 }
 
 /** What must be so before TensorFlow's library and tfjs-node's code are loaded. */
-async function prepareProcess(computeDtype: BackendOptions['computeDtype']): Promise<void> {
+async function prepareProcess(computeDtype: ComputeDtype | undefined): Promise<void> {
   const {env} = globalThis.process;
   for (const [name, value] of Object.entries(DEFAULT_ENVIRONMENT)) env[name] ??= value;
   // Read when the library loads: whether float32 products on a card stay float32, or are TF32, as TensorFlow has them: of 10
@@ -129,15 +134,6 @@ function failureOf(error: unknown, path: string): string {
   const notFound = code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND';
   if (notFound && message.includes(path)) return 'not installed';
   return `does not load (${message.split('\n')[0]})`;
-}
-
-function checkedComputeDtype({computeDtype}: BackendOptions): 'float32' | 'bfloat16' | undefined {
-  if (computeDtype === undefined || computeDtype === 'bfloat16' || computeDtype === 'float32')
-    return computeDtype;
-  throw new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `useBackend tensorflow computeDtype: expected bfloat16 or float32, got ${computeDtype}.`,
-  );
 }
 
 function unavailable(got: string): TfjsLoraError {

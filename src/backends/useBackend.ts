@@ -1,5 +1,6 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import type {Backend, BackendName, BackendOptions} from './backend.ts';
+import type {Backend, BackendName, BackendOptions, StartedBackend} from './backend.ts';
+import {assertComputeDtype, type ComputeDtype} from './computeDtype.ts';
 import {cpu} from './cpu.ts';
 import {tensorflow} from './tensorflow.ts';
 import {wasm} from './wasm.ts';
@@ -24,6 +25,8 @@ export interface BackendReport {
   /** The processor's or graphics card's name. */
   device: string;
   features: string[];
+  /** What large products are multiplied in: what was asked for, or the nearest that the backend has. */
+  computeDtype: ComputeDtype;
   /** Why this one. */
   reason: string;
   /** All that were tried, in order; the last is the chosen one. */
@@ -36,7 +39,7 @@ export interface BackendReport {
  * again with the same name changes nothing, with another switches.
  *
  * @param name `auto` takes the first that works of `webgpu`, `tensorflow`, `wasm` and `cpu`. Default `auto`
- * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name, `BACKEND_UNAVAILABLE` when the named one cannot run
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot run
  *   here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than asked for
  */
 export async function useBackend(
@@ -50,14 +53,15 @@ export async function useBackend(
       `useBackend: expected ${known.join(', ')}, got ${name}. Did you mean ${nearestNames(name, known, 1)[0]}?`,
     );
   }
+  assertComputeDtype(options.computeDtype);
   const tried: BackendAttempt[] = [];
   for (const backend of BACKENDS) {
     if (name !== 'auto' && backend.name !== name) continue;
     try {
-      const {device, features} = await backend.start(options, name !== 'auto');
+      const started = await backend.start(options, name !== 'auto');
       const reason = name === 'auto' ? 'the fastest that works here' : 'asked for';
       tried.push({backend: backend.name, available: true, reason});
-      return report({backend: backend.name, device, features, reason, tried});
+      return report({backend: backend.name, ...withNearest(started, options), reason, tried});
     } catch (error) {
       const isMissing = error instanceof TfjsLoraError && error.code === 'BACKEND_UNAVAILABLE';
       if (name !== 'auto' || !isMissing) throw error;
@@ -65,6 +69,13 @@ export async function useBackend(
     }
   }
   throw new TfjsLoraError('BACKEND_UNAVAILABLE', tried.map(({reason}) => reason).join('\n'));
+}
+
+/** Says so where a wish for a type was met by the nearest one. */
+function withNearest(started: StartedBackend, {computeDtype: asked}: BackendOptions): StartedBackend {
+  const {computeDtype, features} = started;
+  if (asked === undefined || asked === computeDtype) return started;
+  return {...started, features: [...features, `${computeDtype} is the nearest it has to ${asked}`]};
 }
 
 function report(fields: Omit<BackendReport, 'toString'>): BackendReport {

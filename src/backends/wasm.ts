@@ -36,7 +36,7 @@ export const wasm: Backend = {
       ...(isFused ? ['fused multiply-add'] : []),
       `${threads} thread${threads === 1 ? '' : 's'}`,
     ];
-    return {device: model, features};
+    return {device: model, features, computeDtype: 'float32'};
   },
 };
 

@@ -15,7 +15,8 @@ import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';
 import {recorders} from '../../layers/ops/recordReplay.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import type {Backend, BackendOptions} from './backend.ts';
+import type {Backend} from './backend.ts';
+import {nearestComputeDtype} from './computeDtype.ts';
 import {isNode} from './processor.ts';
 import {tuningFile} from './tuningFile.ts';
 
@@ -58,7 +59,6 @@ const alive: unknown[] = [];
 export const webgpu: Backend = {
   name: 'webgpu',
   async start(options, isAsked) {
-    const computeDtype = checkedComputeDtype(options);
     const {WebGPUBackend: BackendClass} = await loadPackage();
     if (!('webgpu' in tf.engine().registry) || !isOurs(tf.findBackend('webgpu'))) {
       const adapter = await requestAdapter();
@@ -91,7 +91,10 @@ export const webgpu: Backend = {
     if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
     const backend = tf.backend() as OurBackend;
     const capabilities = capabilitiesOf(backend);
-    if (computeDtype) capabilities.computeDtype = capabilities.hasF16 ? computeDtype : 'float32';
+    if (options.computeDtype) {
+      const has = capabilities.hasF16 ? (['float32', 'float16'] as const) : (['float32'] as const);
+      capabilities.computeDtype = nearestComputeDtype(options.computeDtype, has);
+    }
     if (options.tune !== undefined)
       await setTuning(backend, options.tune ? {device: backend[IDENTITY], store: tuningFile} : undefined);
     const {hasF16, hasSubgroups, hasMatrices} = capabilities;
@@ -102,7 +105,7 @@ export const webgpu: Backend = {
       `products in ${capabilities.computeDtype}`,
       ...(isTuned(backend) ? ['tiles by measurement'] : []),
     ];
-    return {device: backend[OURS], features};
+    return {device: backend[OURS], features, computeDtype: capabilities.computeDtype};
   },
 };
 
@@ -240,15 +243,6 @@ function growSubmissions(backend: WebGPUBackend): void {
       return values;
     },
   });
-}
-
-function checkedComputeDtype({computeDtype}: BackendOptions): 'float16' | 'float32' | undefined {
-  if (computeDtype === undefined || computeDtype === 'float16' || computeDtype === 'float32')
-    return computeDtype;
-  throw new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `useBackend computeDtype: expected float16 or float32, got ${computeDtype}.`,
-  );
 }
 
 function unavailable(got: string): TfjsLoraError {

@@ -1,5 +1,6 @@
 import type {LoRAOptions} from '../../models/peft/adapterSet.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
+import type {ComputeDtype} from '../backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../training/learningRateSchedule.ts';
 import {Faults} from './faults.ts';
 import {parseRecipe} from './parseRecipe.ts';
@@ -24,8 +25,8 @@ export interface Recipe {
     token?: string;
     /** How matrices are kept in memory; undefined: as in the files. */
     dtype?: StorageDtype;
-    /** What large products are multiplied in where a backend offers a choice. */
-    computeDtype: 'float16' | 'float32';
+    /** What large products are multiplied in; each backend takes the nearest it has. */
+    computeDtype: ComputeDtype;
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
     gradientCheckpointing: boolean;
   };
@@ -146,7 +147,7 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
       cacheDir: keys.cache_dir,
       token: keys.hf_hub_token,
       dtype: keys.do_train && keys.finetuning_type !== 'lora' ? 'float32' : dtype, // only float32 trains
-      computeDtype: dtype === undefined ? 'float32' : 'float16',
+      computeDtype: dtype ?? 'float32',
       quantization: quantizationOf(keys),
       gradientCheckpointing: !keys.disable_gradient_checkpointing,
     },

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {nearestComputeDtype} from '../../../src/backends/computeDtype.ts';
 import {type BackendName, useBackend} from '../../../src/backends/useBackend.ts';
 
 // Where nothing is set up, whatever this checkout has.
@@ -49,6 +50,34 @@ describe('useBackend', () => {
   test('names what is missing', async () => {
     await expect(useBackend('webgpu')).rejects.toMatchObject({code: 'BACKEND_UNAVAILABLE'});
     await expect(useBackend('tensorflow')).rejects.toThrow('@tensorflow/tfjs-node: not installed');
+  });
+
+  test.each(['bfloat16', 'float16', 'float32'] as const)('%s is a wish', async (computeDtype) => {
+    for (const name of ['auto', 'wasm', 'cpu'] as const) {
+      const report = await useBackend(name, {computeDtype});
+      expect(report.computeDtype).toBe('float32');
+      const said = `float32 is the nearest it has to ${computeDtype}`;
+      expect(String(report).includes(said)).toBe(computeDtype !== 'float32');
+    }
+    await expect(useBackend('tensorflow', {computeDtype})).rejects.toMatchObject({
+      code: 'BACKEND_UNAVAILABLE',
+      message: expect.stringContaining('Run npx tfjs-lora setup tensorflow, or use wasm.'),
+    });
+    await useBackend('wasm');
+  });
+
+  test('the nearest type to a wish has as many bits where there is one', () => {
+    expect(nearestComputeDtype('float16', ['float32', 'bfloat16'])).toBe('bfloat16'); // tensorflow
+    expect(nearestComputeDtype('bfloat16', ['float32', 'float16'])).toBe('float16'); // webgpu
+    expect(nearestComputeDtype('float32', ['float16', 'float32'])).toBe('float32');
+    expect(nearestComputeDtype('bfloat16', ['float32'])).toBe('float32');
+  });
+
+  test('refuses a type that no backend has', async () => {
+    await expect(useBackend('auto', {computeDtype: 'flaot16' as 'float16'})).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('got flaot16. Did you mean float16?'),
+    });
   });
 
   test('refuses an unknown name and a bad number of threads', async () => {
