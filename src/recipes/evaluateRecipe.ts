@@ -23,15 +23,20 @@ import type {Evaluation} from '../training/callbacks.ts';
 import {writeResults} from '../training/resultFiles.ts';
 import {evaluationMetrics} from '../training/trainingLog.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
+import {assertOwnResults, describeModel, modelInUse} from './modelInUse.ts';
 import {folderOf, openBase, useAdapters} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
 export interface EvaluateOptions {
   backend?: 'auto' | BackendName;
   onProgress?: (label: string, progress: PredictionProgress) => void;
+  /** Called with what is scored, before its weights are read. */
+  onModel?: (description: string) => void;
 }
 
 export interface RecipeEvaluation {
+  /** What was scored: `Llama-3.2-1B with adapter saves/lora`. */
+  model: string;
   prediction: PredictionRun;
   evaluation: Evaluation;
 }
@@ -39,13 +44,17 @@ export interface RecipeEvaluation {
 /**
  * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, whatever its
  * `do_train`, `do_eval` and `do_predict` say. The data is `eval_dataset`, or what `val_size` holds out of `dataset`.
- * With an `output_dir` the predictions and results go there.
+ * With an `output_dir` the predictions and results go there. Which model that is: see {@link modelInUse}.
  */
 export async function evaluateRecipe(
-  recipe: Recipe,
+  given: Recipe,
   options: EvaluateOptions = {},
 ): Promise<RecipeEvaluation> {
+  const recipe = await modelInUse(given);
+  await assertOwnResults(recipe);
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
+  const description = describeModel(recipe);
+  options.onModel?.(description);
   const {folder} = recipe.output;
   const model = await openBase(recipe);
   try {
@@ -57,7 +66,7 @@ export async function evaluateRecipe(
     });
     const evaluation = await model.evaluateDataset(validation, {batchSize: predictOptions.batchSize});
     if (folder !== undefined) writeResults(folder, 'eval', evaluationMetrics(evaluation));
-    return {prediction, evaluation};
+    return {model: description, prediction, evaluation};
   } finally {
     model.dispose();
   }

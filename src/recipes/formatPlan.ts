@@ -1,4 +1,5 @@
 import {formatBytes} from '../training/formatBytes.ts';
+import {describeModel} from './modelInUse.ts';
 import type {ExampleCounts, RecipePlan} from './planRecipe.ts';
 
 type Row = [name: string, text: string];
@@ -7,7 +8,7 @@ type Row = [name: string, text: string];
 export function formatPlan(plan: RecipePlan): string {
   const {recipe, parameters, data, resumeFrom} = plan;
   const rows: Row[] = [
-    ['model', `${recipe.model.nameOrPath}, ${count(parameters.total)} parameters`],
+    ['model', `${nameOf(plan)}, ${count(parameters.total)} parameters`],
     ...trainingRows(plan),
   ];
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
@@ -21,6 +22,12 @@ export function formatPlan(plan: RecipePlan): string {
   }
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
+}
+
+/** What is scored, where nothing trains. */
+function nameOf({recipe, steps}: RecipePlan): string {
+  const {nameOrPath, adapters} = recipe.model;
+  return steps || adapters.length === 0 ? nameOrPath : describeModel(recipe);
 }
 
 function trainingRows(plan: RecipePlan): Row[] {

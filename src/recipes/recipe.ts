@@ -20,6 +20,8 @@ export interface Recipe {
     nameOrPath: string;
     /** In order. */
     adapters: string[];
+    /** They were named on the command line. */
+    adaptersAreArgument: boolean;
     revision: string;
     cacheDir?: string;
     token?: string;
@@ -143,6 +145,7 @@ export function resolveRecipe(source: RecipeSource, path: string): Recipe {
     model: {
       nameOrPath: keys.model_name_or_path,
       adapters: keys.adapter_name_or_path ?? [],
+      adaptersAreArgument: source.isArgument('adapter_name_or_path'),
       revision: keys.model_revision,
       cacheDir: keys.cache_dir,
       token: keys.hf_hub_token,

@@ -10,6 +10,8 @@ export interface RecipeSource {
   where(key: string): string;
   /** Place of the key itself. */
   whereKey(key: string): string;
+  /** Whether a key was given as an argument. */
+  isArgument(key: string): boolean;
 }
 
 interface Entry {
@@ -43,6 +45,7 @@ export function parseRecipeText(text: string, path: string, overrides: readonly 
     values: new Map([...entries].map(([key, {value}]) => [key, value ?? null])),
     where: (key) => entries.get(key)?.where ?? path,
     whereKey: (key) => entries.get(key)?.whereKey ?? path,
+    isArgument: (key) => overrides.some((argument) => argument.startsWith(`${key}=`)),
   };
 }
 

@@ -13,6 +13,7 @@ import {writeResults} from '../training/resultFiles.ts';
 import {evaluationMetrics} from '../training/trainingLog.ts';
 import {formatPlan} from './formatPlan.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
+import {assertOwnResults} from './modelInUse.ts';
 import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
 import {optimizerOf} from './optimizerOf.ts';
 import {checkpointToResume} from './outputFolder.ts';
@@ -47,6 +48,7 @@ export async function trainRecipe(
   const {tasks, training, output} = recipe;
   const {print = () => {}} = options;
   assertHasTask(recipe);
+  if (!tasks.train) await assertOwnResults(recipe);
   print(String(await useBackend(options.backend, {computeDtype: recipe.model.computeDtype})));
   const optimizer = optimizerOf(recipe);
   let model: Llama | undefined;

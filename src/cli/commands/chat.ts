@@ -1,6 +1,7 @@
 import type {Command} from 'commander';
 import {useBackend} from '../../backends/useBackend.ts';
 import {ChatSession} from '../../chat/chatSession.ts';
+import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
 import {openForChat} from '../../recipes/openForChat.ts';
 import {folderOf} from '../../recipes/openModel.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
@@ -17,7 +18,8 @@ export function register(program: Command): void {
     .option('--system <text>', 'what the model is told beforehand')
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, system} = command.optsWithGlobals<CommonOptions & {system?: string}>();
-      const recipe = await recipeOf(target, overrides);
+      const recipe = await modelInUse(await recipeOf(target, overrides));
+      if (recipe.tasks.train) console.error(describeModel(recipe));
       await useBackend(backend);
       const {model, encodeChat, generation} = await openForChat(recipe, loadingLine);
       try {

@@ -30,14 +30,16 @@ export function register(program: Command): void {
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, compare, plot, json} = command.optsWithGlobals<EvalOptions>();
       const recipe = await recipeOf(path, overrides);
-      const options = {backend, onProgress: showProgress};
+      const onModel = (description: string) => console.error(`scoring ${description}`);
+      const options = {backend, onProgress: showProgress, onModel};
       if (compare === undefined) {
-        const {prediction, evaluation} = await evaluateRecipe(recipe, options);
+        const {model, prediction, evaluation} = await evaluateRecipe(recipe, options);
         if (json) {
-          console.log(JSON.stringify({...prediction.metrics, ...evaluation}, null, 2));
+          console.log(JSON.stringify({model, ...prediction.metrics, ...evaluation}, null, 2));
           return;
         }
         const {loss, perplexity} = evaluation;
+        console.log(`${model}\n`);
         console.log(formatScores(prediction.scores));
         console.log(`\nloss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(4)}`);
         console.log(

@@ -2,6 +2,7 @@ import type {Command} from 'commander';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {useBackend} from '../../backends/useBackend.ts';
 import {exportModel} from '../../recipes/exportModel.ts';
+import {modelInUse} from '../../recipes/modelInUse.ts';
 import {folderOf} from '../../recipes/openModel.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import {formatBytes} from '../../training/formatBytes.ts';
@@ -15,7 +16,7 @@ export function register(program: Command): void {
     .argument('[key=value...]', "go before the file's values")
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
-      const recipe = await loadRecipe(path, overrides);
+      const recipe = await modelInUse(await loadRecipe(path, overrides));
       const {model, export: target} = recipe;
       if (target.folder === undefined) {
         throw new TfjsLoraError('INVALID_CONFIG', `${path} export_dir: expected a folder, got none`);

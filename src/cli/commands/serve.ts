@@ -1,5 +1,6 @@
 import {type Command, InvalidArgumentError, Option} from 'commander';
 import {useBackend} from '../../backends/useBackend.ts';
+import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
 import {loadNamedAdapters, openForChat} from '../../recipes/openForChat.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
@@ -32,7 +33,8 @@ export function register(program: Command): void {
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
       const {host, port, modelName, apiKey} = options;
-      const recipe = await recipeOf(target, overrides);
+      const recipe = await modelInUse(await recipeOf(target, overrides));
+      if (recipe.tasks.train) console.error(describeModel(recipe));
       await useBackend(backend);
       const {model, encodeChat} = await openForChat(recipe, loadingLine);
       try {

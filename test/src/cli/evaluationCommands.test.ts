@@ -1,4 +1,4 @@
-import {readFileSync, writeFileSync} from 'node:fs';
+import {cpSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import OpenAI from 'openai';
 import {billRecords} from '../../../examples/quickstart/billGenerator.ts';
@@ -43,7 +43,8 @@ test('eval scores a model and its adapter; --compare puts them side by side', ()
     const {recipe, adapter} = await makeRecipe(folder);
     const alone = await wasm('eval', recipe);
     expect(alone).toMatchObject({status: 0, err: expect.stringContaining('3 of 3 prompts')});
-    expect(alone.out).toMatch(/^ +LLaMA-Factory +standard\nBLEU-4 +\d/);
+    expect(alone.err).toContain(`scoring ${MODEL}, without an adapter\n`);
+    expect(alone.out).toMatch(/without an adapter\n\n +LLaMA-Factory +standard\nBLEU-4 +\d/);
     expect(alone.out).toMatch(/^loss \d+\.\d{4}, perplexity \d+\.\d{4}$/m);
     const out = (name: string) => readFileSync(join(folder, 'out', name), 'utf8');
     expect(out('generated_predictions.jsonl').trim().split('\n')).toHaveLength(3);
@@ -59,7 +60,8 @@ test('eval scores a model and its adapter; --compare puts them side by side', ()
       'output_dir=null',
       '--json',
     );
-    const {perplexity, ...metrics} = JSON.parse(adapted.out);
+    const {model, perplexity, ...metrics} = JSON.parse(adapted.out);
+    expect(model).toBe(`${MODEL} with adapter ${adapter}`);
 
     const plot = join(folder, 'plot.svg');
     const compared = await wasm(
@@ -83,6 +85,73 @@ test('eval scores a model and its adapter; --compare puts them side by side', ()
     expect(qlora.peakBytes).toBeLessThan(lora.peakBytes);
     expect(out('comparison-2/generated_predictions.jsonl')).not.toBe(out('generated_predictions.jsonl'));
   }));
+
+describe('eval of a recipe that trains', () => {
+  /** The recipe after its training: the adapter and its results in output_dir. */
+  async function makeTrained(folder: string) {
+    const {recipe, adapter} = await makeRecipe(folder);
+    const trained = join(folder, 'run');
+    cpSync(adapter, trained, {recursive: true});
+    writeFileSync(join(trained, 'trainer_state.json'), '{}');
+    for (const name of ['eval', 'all'])
+      writeFileSync(join(trained, `${name}_results.json`), '{"eval_loss": 0}');
+    const evalLoss = () => JSON.parse(readFileSync(join(trained, 'all_results.json'), 'utf8')).eval_loss;
+    return {
+      recipe,
+      adapter,
+      trained,
+      evalLoss,
+      train: ['do_train=true', 'dataset=bills', `output_dir=${trained}`],
+    };
+  }
+
+  test('scores the adapter it trained, and says so', () =>
+    inFolder(async (folder) => {
+      const {recipe, adapter, trained, train, evalLoss} = await makeTrained(folder);
+      const {status, out} = await wasm('eval', recipe, ...train);
+      expect([status, out]).toEqual([0, expect.stringContaining(`${MODEL} with adapter ${trained}\n`)]);
+      const named = await wasm(
+        'eval',
+        recipe,
+        `adapter_name_or_path=${adapter}`,
+        'output_dir=null',
+        '--json',
+      );
+      expect(evalLoss()).toBeCloseTo(JSON.parse(named.out).loss, 6);
+    }));
+
+  test('refuses where it has not trained, or only begun', () =>
+    inFolder(async (folder) => {
+      const {recipe, trained, train} = await makeTrained(folder);
+      const output = join(folder, 'none');
+      const missing = await wasm('eval', recipe, ...train, `output_dir=${output}`);
+      expect(missing.status).toBe(2);
+      expect(missing.err).toContain(`expected the adapter that this recipe trains in ${output}, got none`);
+      mkdirSync(join(output, 'checkpoint-3'), {recursive: true});
+      mkdirSync(join(trained, 'checkpoint-3'), {recursive: true});
+      for (const run of [output, trained]) {
+        const begun = await wasm('eval', recipe, ...train, `output_dir=${run}`);
+        expect(begun.err).toContain('got checkpoints of a run that has not ended');
+      }
+    }));
+
+  test("keeps another model's results out of its folder", () =>
+    inFolder(async (folder) => {
+      const {recipe, adapter, trained, train, evalLoss} = await makeTrained(folder);
+      for (const args of [
+        ['eval', recipe, ...train, 'do_train=false'],
+        ['eval', recipe, ...train, `adapter_name_or_path=${adapter}`],
+        ['train', recipe, ...train, 'do_train=false', 'do_eval=true'],
+      ]) {
+        const {status, err} = await wasm(...args);
+        expect([status, err]).toEqual([
+          2,
+          expect.stringContaining(`got ${trained}, which holds a training's own`),
+        ]);
+      }
+      expect(evalLoss()).toBe(0);
+    }));
+});
 
 test('a mistake is told before a model is read', () =>
   inFolder(async (folder) => {
