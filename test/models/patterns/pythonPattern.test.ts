@@ -1,0 +1,68 @@
+import {PythonPattern} from '../../../models/patterns/pythonPattern.ts';
+import cases from './pythonPattern.json';
+
+interface Case {
+  pattern: string;
+  full: boolean[];
+  start: boolean[];
+}
+
+const {names, written, texts, drawn, refused} = cases as {
+  names: string[];
+  written: Case[];
+  texts: string[];
+  drawn: Case[];
+  refused: string[];
+};
+
+/** What `re` found of a pattern, and what we find. */
+const found = ({pattern}: Case, among: string[]): Case => {
+  const compiled = new PythonPattern(pattern, 'pattern');
+  return {
+    pattern,
+    full: among.map((text) => compiled.fullMatch(text)),
+    start: among.map((text) => compiled.match(text)),
+  };
+};
+
+describe('PythonPattern', () => {
+  test.each(written.map((each) => [each.pattern, each] as const))('%s matches as in Python', (_, each) => {
+    expect(found(each, names)).toEqual(each);
+  });
+
+  test('drawn patterns match as in Python', () => {
+    expect(drawn).toHaveLength(300);
+    expect(drawn.map((each) => found(each, texts))).toEqual(drawn);
+  });
+
+  test.each(refused)('%s is refused, as by Python', (pattern) => {
+    expect(() => new PythonPattern(pattern, 'adapter_config.json target_modules')).toThrow(
+      /^adapter_config.json target_modules: expected a regular expression as Python's re reads it, got ".*", with /,
+    );
+  });
+
+  test.each([
+    ['(a)\\1', 'a reference to a group, which takes more than linear time, at character 5'],
+    ['(?P<n>a)(?P=n)', 'a reference to a group, which takes more than linear time'],
+    ['(a)?(?(1)b|c)', 'a group that depends on another'],
+    ['(?L)a', 'the flag L, which depends on the machine'],
+    ['(?:(?:a{100}){100}){100}', 'more repetitions than can be written out'],
+    ['(?:(?:){60000}){60000}', 'more repetitions than can be written out'],
+    ['('.repeat(100_000), 'groups nested deeper than 50'],
+  ])('%#: refuses what no matcher does in linear time', (pattern, message) => {
+    expect(() => new PythonPattern(pattern, 'x')).toThrow(message);
+  });
+
+  test.each([
+    '(?:[a-z._0-9]+)+!',
+    '(a+)+$x',
+    '(?:a|a)*b',
+    '(?:a?){40}a{40}b',
+    '(.*)*x',
+    'a*a*a*a*a*a*a*a*b',
+    '(?=(?:a*a*)*b)a',
+    '(?!(?:a|aa)+$b)(?:a|aa)+b',
+  ])('%s ends at once on a text that a backtracking matcher would need ages for', (pattern) => {
+    expect(new PythonPattern(pattern, 'x').fullMatch('a'.repeat(400))).toBe(false);
+  });
+});
