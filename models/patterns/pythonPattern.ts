@@ -30,7 +30,7 @@ export class PythonPattern {
 
   /**
    * @param where names the pattern's place in messages
-   * @throws TfjsLoraError `INVALID_CONFIG` naming what cannot be read
+   * @throws TfjsLoraError `INVALID_ARGUMENT` naming what cannot be read
    */
   constructor(
     readonly source: string,
@@ -41,7 +41,7 @@ export class PythonPattern {
     } catch (cause) {
       if (!(cause instanceof SyntaxError)) throw cause;
       throw new TfjsLoraError(
-        'INVALID_CONFIG',
+        'INVALID_ARGUMENT',
         `${where}: expected a regular expression as Python's re reads it, got ${show(source)}, with ${cause.message}`,
         {cause},
       );

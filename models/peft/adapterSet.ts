@@ -6,6 +6,8 @@ import {namedParameters, walk} from '../../layers/moduleLayer.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
+import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {matchTargets, type TargetCandidates, type TargetModules} from './targetModules.ts';
 
@@ -84,7 +86,8 @@ export class AdapterSet {
     }
     const blocks = layersToTransform === undefined ? undefined : [layersToTransform].flat();
     const targets = matchTargets(targetModules, this.candidates(), blocks);
-    const plans = targets.map((name) => ({name, args: argsFor(name, options)}));
+    const argsFor = layerArgs(options);
+    const plans = targets.map((name) => ({name, args: argsFor(name)}));
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
@@ -267,8 +270,8 @@ export class AdapterSet {
   }
 }
 
-/** The settings of one layer: patterns override the common ones, as in PEFT the first that matches. */
-function argsFor(name: string, options: LoRAOptions): LoRAAdapterArgs {
+/** The settings of a layer by its name: patterns override the common ones, as in PEFT the first that matches. */
+function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
   const {
     rank = 8,
     alpha,
@@ -281,28 +284,22 @@ function argsFor(name: string, options: LoRAOptions): LoRAAdapterArgs {
     rankPattern = {},
     alphaPattern = {},
   } = options;
-  return {
-    rank: patternValue(rankPattern, name) ?? rank,
-    alpha: patternValue(alphaPattern, name) ?? alpha ?? 2 * rank,
+  const [rankOf, alphaOf] = [patternValues(rankPattern), patternValues(alphaPattern)];
+  return (name) => ({
+    rank: rankOf(name) ?? rank,
+    alpha: alphaOf(name) ?? alpha ?? 2 * rank,
     dropout,
     useRsLoRA,
     useDoRA,
     init,
     seed: seed + hashName(`${name}.${adapterName}`),
-  };
+  });
 }
 
-function patternValue(pattern: Record<string, number>, name: string): number | undefined {
-  const key = Object.keys(pattern).find((candidate) => {
-    try {
-      return new RegExp(`^(?:.*\\.)?(?:${candidate})$`).test(name);
-    } catch (cause) {
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `LoRA pattern "${candidate}": expected a regular expression, got: ${(cause as Error).message}`,
-        {cause},
-      );
-    }
+/** The value of the first pattern that matches a name or its end. */
+function patternValues(values: Record<string, number>): (name: string) => number | undefined {
+  const patterns = Object.entries(values).map(([key, value]) => {
+    return {value, pattern: new PythonPattern(`(?:.*\\.)?(?:${key})$`, `LoRA pattern ${show(key)}`)};
   });
-  return key === undefined ? undefined : pattern[key];
+  return (name) => patterns.find(({pattern}) => pattern.match(name))?.value;
 }

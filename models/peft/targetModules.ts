@@ -1,9 +1,10 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {PythonPattern} from '../patterns/pythonPattern.ts';
 
 /**
  * Which layers an adapter goes to, with PEFT's meaning: `'all-linear'` is every linear layer but the output head;
- * a list names layers by their full name or its end (`q_proj`); any other string, or a RegExp, must match the
- * whole name.
+ * a list names layers by their full name or its end (`q_proj`); any other string is a regular expression of
+ * Python's `re` that must match the whole name, as a RegExp must.
  */
 export type TargetModules = 'all-linear' | string | string[] | RegExp;
 
@@ -70,20 +71,11 @@ function inLayers(names: string[], layersToTransform?: number[]): string[] {
 const endsWith = (target: string) => (name: string) => name === target || name.endsWith(`.${target}`);
 
 function fullMatch(pattern: string | RegExp): (name: string) => boolean {
-  const source = typeof pattern === 'string' ? pattern : pattern.source;
-  const flags = typeof pattern === 'string' ? '' : pattern.flags.replace(/[gy]/g, '');
-  let whole: RegExp;
-  try {
-    whole = new RegExp(`^(?:${source})$`, flags);
-  } catch (cause) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `LoRA target ${pattern}: expected a regular expression, got: ${(cause as Error).message}`,
-      {
-        cause,
-      },
-    );
+  if (typeof pattern === 'string') {
+    const compiled = new PythonPattern(pattern, 'LoRA target');
+    return (name) => compiled.fullMatch(name);
   }
+  const whole = new RegExp(`^(?:${pattern.source})$`, pattern.flags.replace(/[gy]/g, ''));
   return (name) => whole.test(name);
 }
 
