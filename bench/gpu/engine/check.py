@@ -1,0 +1,441 @@
+"""The CUDA engine by itself, beside PyTorch in float32 and bfloat16: correctness, then time, without TensorFlow and Node.
+
+    python3 bench/gpu/engine/check.py [check] [time] [profile] [--layers N]
+
+Needs a card, PyTorch and g++. Says `wrong` and ends with 1 where a number is off.
+"""
+
+import ctypes
+import glob
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+
+here = pathlib.Path(__file__).resolve().parent
+native = here / "../../../layers/kernels/tensorflow/native/cuda"
+build = pathlib.Path(os.environ.get("ENGINE_BUILD", "/tmp/engine-build"))
+KINDS = {"bfloat16": 0, "float16": 1, "float32": 2, "nf4": 3, "fp4": 4, "int8": 5}
+failed = False
+
+
+def library():
+    build.mkdir(exist_ok=True)
+    (build / "cache").mkdir(exist_ok=True)
+    sources = [str(here / "harness.cc")] + [str(native / f"{name}.cc") for name in (
+        "driver", "products", "device", "adapted_weight", "attention", "decoder_stack", "linear_cross_entropy", "optimizer")]
+    objects = [str(build / (pathlib.Path(source).stem + ".o")) for source in sources]
+    compiles = [subprocess.Popen(["g++", "-std=c++17", "-O2", "-fPIC", "-c", source, "-o", object_])
+                for source, object_ in zip(sources, objects)]
+    assert all(each.wait() == 0 for each in compiles)
+    output = str(build / "engine.so")
+    subprocess.run(["g++", "-shared", "-o", output, *objects, "-ldl"], check=True)
+    for name in ("libnvrtc.so*", "libnvrtc-builtins.so*"):  # in the wheels beside PyTorch
+        for folder in sys.path:
+            for found in glob.glob(f"{folder}/nvidia/*/lib/{name}"):
+                if "alt" not in found:
+                    ctypes.CDLL(found, mode=ctypes.RTLD_GLOBAL)
+    lib = ctypes.CDLL(output)
+    for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineAttention", "engineCrossEntropy", "engineAdamW"):
+        getattr(lib, each).restype = ctypes.c_int64
+    lib.engineFolders(str(native / "kernels").encode(), str(build / "cache").encode())
+    return lib
+
+
+lib = library()
+stream = torch.cuda.Stream()
+torch.cuda.set_stream(stream)
+STREAM = ctypes.c_void_p(stream.cuda_stream)
+
+
+def pointer(tensor):
+    return ctypes.c_void_p(0 if tensor is None else tensor.data_ptr())
+
+
+def say(name, got, wanted, bound):
+    """Largest difference as a part of the largest number."""
+    global failed
+    error = ((got.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
+    isRight = error <= bound and bool(torch.isfinite(got).all())
+    failed = failed or not isRight
+    print(f"{'ok   ' if isRight else 'wrong'} {name}: {error:.2e} (at most {bound:.0e})", flush=True)
+
+
+def median(body, times=10, warm=3):
+    for _ in range(warm):
+        body()
+    spans = []
+    for _ in range(times):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        body()
+        end.record()
+        end.synchronize()
+        spans.append(begin.elapsed_time(end))
+    return sorted(spans)[times // 2]
+
+
+# --- attention
+
+def split(qkv, batch, length, heads, groups, dim):
+    q, k, v = qkv.view(batch, length, heads + 2 * groups, dim).transpose(1, 2).split([heads, groups, groups], 1)
+    repeat = heads // groups
+    return q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+
+
+def mask_of(length, segments):
+    mask = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()[None, None]
+    if segments is None:
+        return mask
+    same = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] != 0)
+    return mask & same[:, None]
+
+
+def reference_attention(q, k, v, mask):
+    scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
+    return torch.nan_to_num(scores.softmax(-1)) @ v
+
+
+def run_attention(qkv, batch, length, heads, groups, dim, segments, dy=None):
+    rows = batch * length
+    y = torch.full((rows, heads * dim), math.nan, dtype=torch.bfloat16, device="cuda")
+    log_sums = torch.empty(batch * heads * length, device="cuda")
+    along, d_qkv = torch.empty_like(log_sums), torch.full_like(qkv, math.nan)
+    for each in (None, dy) if dy is not None else (None,):
+        status = lib.engineAttention(
+            *(ctypes.c_int64(n) for n in (batch, length, heads, groups, dim)), pointer(segments), pointer(qkv), pointer(y),
+            pointer(log_sums), pointer(each), pointer(along), pointer(d_qkv), STREAM)
+        assert status >= 0
+    return y, d_qkv
+
+
+def check_attention():
+    for batch, length, heads, groups, dim, segmented in [
+        (1, 64, 1, 1, 64, False), (2, 200, 4, 2, 64, False), (2, 333, 8, 2, 64, True), (1, 517, 4, 1, 128, False),
+        (2, 300, 4, 2, 128, True), (2, 1024, 8, 2, 64, False), (1, 17, 4, 4, 64, False), (3, 129, 2, 1, 128, False)]:
+        qkv = torch.randn(batch * length, (heads + 2 * groups) * dim, device="cuda").bfloat16()
+        dy = torch.randn(batch * length, heads * dim, device="cuda").bfloat16()
+        segments = None
+        if segmented:
+            at = torch.arange(length, device="cuda")
+            segments = torch.stack([1.0 + (at > length // (row + 2)) + (at > length // 2 + 20) for row in range(batch)]).float()
+            segments[:, -7:] = 0
+        wide = qkv.float().requires_grad_()
+        mask = mask_of(length, segments)
+        y = reference_attention(*split(wide, batch, length, heads, groups, dim), mask).transpose(1, 2).reshape_as(dy)
+        y.backward(dy.float())
+        got, d_qkv = run_attention(qkv, batch, length, heads, groups, dim, segments, dy)
+        name = f"attention {batch}x{length}, {heads}/{groups} of {dim}{', segments' if segmented else ''}"
+        say(name, got, y, 8e-3)
+        say(name + ", gradient", d_qkv, wide.grad, 1.5e-2)
+
+
+# --- the stack
+
+class Model:
+    """Random decoder blocks, for the engine and in PyTorch."""
+
+    def __init__(self, batch, length, hidden, heads, groups, dim, intermediate, layers, rank, kind="bfloat16", segments=None,
+                 checkpointed=True, ranks=None, seed=0):
+        torch.manual_seed(seed)
+        self.sizes = (batch, length, hidden, heads, groups, dim, intermediate)
+        self.plan = [*self.sizes, 0, int(checkpointed), layers]
+        self.numbers = [1e-5]
+        half = dim // 2
+        angle = torch.arange(length, device="cuda")[:, None] * 500000.0 ** (-torch.arange(half, device="cuda") / half)[None]
+        self.cos, self.sin, self.segments = angle.cos().contiguous(), angle.sin().contiguous(), segments
+        self.keep, self.blocks, self.gradients = [], [], []
+        pointers = [self.cos, self.sin, segments]
+        shapes = [(heads * dim, hidden), (groups * dim, hidden), (groups * dim, hidden), (hidden, heads * dim),
+                  (intermediate, hidden), (intermediate, hidden), (hidden, intermediate)]
+        for layer in range(layers):
+            norms = [1 + 0.1 * torch.randn(hidden, device="cuda") for _ in range(2)]
+            pointers += norms
+            projections = []
+            for place, (rows, cols) in enumerate(shapes):
+                own = rank if ranks is None else ranks[place]
+                weight, stored, meta = store(torch.randn(rows, cols, device="cuda") / math.sqrt(cols), kind)
+                a = torch.randn(own, cols, device="cuda") / math.sqrt(cols)
+                b = 0.05 * torch.randn(rows, own, device="cuda")
+                da, db = torch.full_like(a, math.nan), torch.full_like(b, math.nan)
+                self.plan += [KINDS[kind], rows, cols, meta.get("blockSize", 0), meta.get("nested", 0), own]
+                self.numbers += [meta.get("offset", 0.0), 2.0]
+                pointers += [stored, *(meta.get(name) for name in ("absmax", "codes", "map", "nestedAbsmax", "scales")), a, b, da, db]
+                projections.append((weight if layers <= 4 else None, a, b, 2.0))
+                self.gradients += [(a, da), (b, db)] if own else []
+            self.blocks.append((norms, projections))
+        self.keep = pointers
+        self.c = ((ctypes.c_int64 * len(self.plan))(*self.plan), (ctypes.c_double * len(self.numbers))(*self.numbers),
+                  (ctypes.c_uint64 * len(pointers))(*(0 if t is None else t.data_ptr() for t in pointers)))
+        size = lib.engineSavedBytes(*self.c)
+        assert size >= 0
+        self.saved = torch.full((size // 4,), math.nan, device="cuda")
+        self.arena = torch.full(((9 if batch * length > 8192 else 3) << 28,), math.nan, device="cuda")
+        self.used = [0, 0]
+
+    def forward(self, x, keep=True):
+        y = torch.empty_like(x)
+        self.used[0] = lib.engineForward(*self.c, pointer(x), pointer(y), pointer(self.saved if keep else None),
+                                         pointer(self.arena), ctypes.c_int64(4 * self.arena.numel()), STREAM)
+        assert self.used[0] >= 0
+        return y
+
+    def backward(self, dy, wanted=True):
+        dx = torch.full_like(dy, math.nan) if wanted else None
+        self.used[1] = lib.engineBackward(*self.c, pointer(self.saved), pointer(dy), pointer(dx), pointer(self.arena),
+                                          ctypes.c_int64(4 * self.arena.numel()), STREAM)
+        assert self.used[1] >= 0
+        return dx
+
+    def reference(self, x, dtype):
+        """In that type, residual path included; gives y and, for gradients, the leaves."""
+        batch, length, hidden, heads, groups, dim, intermediate = self.sizes
+        cos, sin = (torch.cat([t, t], 1).to(dtype)[None, None] for t in (self.cos, self.sin))
+        mask = mask_of(length, self.segments)
+        leaves = []
+
+        def norm(x, weight):
+            wide = x.float()
+            return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5) * weight).to(dtype)
+
+        def project(x, projection):
+            weight, a, b, scaling = projection
+            a, b = (t.detach().clone().requires_grad_() for t in (a, b))
+            if a.shape[0]:
+                leaves.extend([a, b])
+            return x @ weight.to(dtype).T + (x @ a.to(dtype).T @ b.to(dtype).T) * scaling
+
+        def turn(x):
+            first, second = x.chunk(2, -1)
+            return x * cos + torch.cat([-second, first], -1) * sin
+
+        for (input_norm, post_norm), (q, k, v, o, gate, up, down) in self.blocks:
+            normed = norm(x, input_norm)
+            query, key, value = (project(normed, p).view(batch, length, n, dim).transpose(1, 2)
+                                 for p, n in ((q, heads), (k, groups), (v, groups)))
+            query, key = turn(query), turn(key)
+            repeat = heads // groups
+            attended = reference_attention(query, key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1), mask)
+            x = x + project(attended.transpose(1, 2).reshape(batch * length, -1).to(dtype), o)
+            normed = norm(x, post_norm)
+            x = x + project(F.silu(project(normed, gate)) * project(normed, up), down)
+        return x, leaves
+
+
+NF4 = torch.tensor([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+                    -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
+                    0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1])
+FP4 = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3]) / 12
+
+
+def store(weight, kind):
+    """The weight as it is stored, what the engine reads of it, and what else it must know."""
+    rows, cols = weight.shape
+    if kind in ("bfloat16", "float16", "float32"):
+        stored = weight.to(getattr(torch, kind))
+        return stored.float(), stored, {}
+    if kind == "int8":
+        scales = weight.abs().amax(1)
+        codes = (weight * 127 / scales[:, None]).round().to(torch.int8)
+        return codes.float() * scales[:, None] / 127, codes, {"scales": scales}
+    # Any codes and scales will do: the peer is the table, not a quantizer.
+    table = (NF4 if kind == "nf4" else FP4).cuda()
+    codes = torch.randint(0, 16, (rows * cols,), device="cuda")
+    packed = (codes[0::2] * 16 + codes[1::2]).to(torch.uint8)
+    blocks = rows * cols // 64
+    map_ = torch.linspace(-1, 1, 256, device="cuda")
+    absmax_codes = torch.randint(0, 256, (blocks,), device="cuda").to(torch.uint8)
+    nested = 0.01 + 0.005 * torch.rand((blocks + 255) // 256, device="cuda")
+    offset = 0.04 * math.sqrt(2048 / cols)
+    absmax = map_[absmax_codes.long()] * nested.repeat_interleave(256)[:blocks] + offset
+    value = (table[codes] * absmax.repeat_interleave(64)).view(rows, cols).bfloat16()
+    return value.float(), packed, {"blockSize": 64, "nested": 256, "codes": absmax_codes, "map": map_, "nestedAbsmax": nested,
+                                   "offset": offset}
+
+
+def check_stack():
+    segments = torch.ones(2, 150, device="cuda")
+    segments[0, 60:] = 2
+    segments[:, 140:] = 0
+    cases = [
+        ("1 block", dict(batch=1, length=128, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=1, rank=8)),
+        ("3 blocks, ragged", dict(batch=2, length=77, hidden=256, heads=4, groups=1, dim=64, intermediate=688, layers=3, rank=4)),
+        ("heads of 128", dict(batch=2, length=150, hidden=384, heads=3, groups=1, dim=128, intermediate=512, layers=2, rank=16)),
+        ("segments", dict(batch=2, length=150, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8,
+                          segments=segments)),
+        ("q and v only", dict(batch=2, length=96, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8,
+                              ranks=[8, 0, 8, 0, 0, 0, 0])),
+        ("no checkpointing", dict(batch=2, length=150, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8,
+                                  checkpointed=False)),
+        ("many rows", dict(batch=5, length=2000, hidden=128, heads=2, groups=1, dim=64, intermediate=256, layers=2, rank=8)),
+        *((kind, dict(batch=1, length=128, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8, kind=kind))
+          for kind in ("float16", "float32", "nf4", "fp4", "int8"))]
+    for name, arguments in cases:
+        model = Model(**arguments)
+        rows = arguments["batch"] * arguments["length"]
+        x, dy = (torch.randn(rows, arguments["hidden"], device="cuda") for _ in range(2))
+        if arguments.get("segments") is not None:
+            dy[(segments == 0).flatten()] = 0
+        results = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            leaf = x.clone().requires_grad_()
+            y, leaves = model.reference(leaf.to(dtype), dtype)
+            y.backward(dy.to(dtype))
+            results[dtype] = [y.detach(), leaf.grad, *(each.grad for each in leaves)]
+        right, half = results[torch.float32], results[torch.bfloat16]
+        y = model.forward(x)
+        dx = model.backward(dy)
+        if arguments.get("segments") is not None:  # what padding gives is nobody's business
+            seen = (segments != 0).flatten()
+            y, dx, right[0], half[0], right[1], half[1] = (t[seen] for t in (y, dx, right[0], half[0], right[1], half[1]))
+        unkept = model.forward(x, keep=False)
+        global failed
+        if not torch.equal(unkept if arguments.get("segments") is None else unkept[seen], y):
+            failed = True
+            print("wrong", name, "forward without backward differs")
+        got = [y, dx, *(gradient for _, gradient in model.gradients)]
+        for part, mine, wanted, peer in zip(["y", "dx"] + ["gradient"] * 99, got, right, half):
+            error = lambda t: ((t.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
+            mine_off, peer_off = error(mine), error(peer)
+            if not (mine_off <= max(2 * peer_off, 1e-2)) or not torch.isfinite(mine).all():
+                failed = True
+                print(f"wrong {name} {part} {tuple(mine.shape)}: {mine_off:.2e}, PyTorch in bfloat16 {peer_off:.2e}")
+            elif part != "gradient":
+                print(f"ok    {name} {part}: {mine_off:.2e}, PyTorch in bfloat16 {peer_off:.2e}", flush=True)
+        worst = max(((m.double() - w.double()).abs().max() / w.double().abs().max()).item()
+                    for m, w in zip(got[2:], right[2:]))
+        peer = max(((m.double() - w.double()).abs().max() / w.double().abs().max()).item()
+                   for m, w in zip(half[2:], right[2:]))
+        print(f"      {name} gradients: worst {worst:.2e}, PyTorch in bfloat16 {peer:.2e}", flush=True)
+
+
+# --- loss and optimizer
+
+def check_loss():
+    for rows, vocabulary, width in [(300, 1000, 256), (77, 509, 128), (2000, 128256, 256)]:
+        weight = (torch.randn(vocabulary, width, device="cuda") / math.sqrt(width)).bfloat16()
+        hidden = torch.randn(rows, width, device="cuda").requires_grad_()
+        labels = torch.randint(0, vocabulary, (rows,), device="cuda")
+        labels[::5] = -100
+        wanted = F.cross_entropy(hidden.bfloat16().float() @ weight.float().T, labels, reduction="sum")
+        wanted.backward()
+        loss, gradient = torch.empty((), device="cuda"), torch.full_like(hidden, math.nan)
+        arena = torch.empty(3 << 28, device="cuda")
+        used = lib.engineCrossEntropy(pointer(weight), *(ctypes.c_int64(n) for n in (vocabulary, width, rows)), pointer(hidden),
+                                      pointer(labels.float()), pointer(loss), pointer(gradient), pointer(arena),
+                                      ctypes.c_int64(4 * arena.numel()), STREAM)
+        assert used >= 0
+        say(f"loss of {rows} rows, {vocabulary} tokens", loss.detach(), wanted.detach(), 1e-3)
+        say("  gradient", gradient, hidden.grad, 1e-2)
+
+
+def check_optimizer():
+    sizes = [5, 4096, 4097, 100000, 16384]
+    tensors = [[torch.rand(size, device="cuda") - (0.5 if part < 3 else 0) for part in range(4)] for size in sizes]
+    nexts = [[torch.empty(size, device="cuda") for _ in range(3)] for size in sizes]
+    factors = torch.tensor([0.9, 0.1, 0.999, 0.001, 1.7, 1e-8, 0.999, 1e-3], device="cuda")
+    pointers = [t.data_ptr() for own, following in zip(tensors, nexts) for t in (*own, *following)]
+    norm, arena = torch.empty((), device="cuda"), torch.empty(1 << 20, device="cuda")
+    used = lib.engineAdamW(ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes),
+                           (ctypes.c_uint64 * len(pointers))(*pointers), pointer(factors), pointer(norm), pointer(arena),
+                           ctypes.c_int64(4 << 20), STREAM)
+    assert used >= 0
+    say("gradient norm", norm, torch.cat([t[1] for t in tensors]).norm(), 1e-6)
+    f = factors.double()
+    for own, following in zip(tensors, nexts):
+        value, g, mean, variance = (t.double() for t in own)
+        mean, variance = f[0] * mean + f[1] * g, f[2] * variance + f[3] * g * g
+        say("AdamW", following[0], f[6] * value - f[7] * mean / (variance.sqrt() * f[4] + f[5]), 1e-5)
+        say("  mean", following[1], mean, 1e-6)
+
+
+# --- time
+
+def flops(model):
+    batch, length, hidden, heads, groups, dim, intermediate = model.sizes
+    own = (2 * heads + 2 * groups) * dim * hidden + 3 * hidden * intermediate
+    return 2 * batch * length * own
+
+
+def time_stack(layers, profile):
+    for name, sizes in [("1B 4x2048", dict(batch=4, length=2048, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
+                        ("1B 1x512", dict(batch=1, length=512, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
+                        ("8B 2x2048", dict(batch=2, length=2048, hidden=4096, heads=32, groups=8, dim=128, intermediate=14336))]:
+        for kind, checkpointed in [("bfloat16", True), ("nf4", True), ("bfloat16", False)]:
+            if name != "1B 4x2048" and not (kind == "nf4"):
+                continue
+            model = Model(**sizes, layers=layers, rank=8, kind=kind, checkpointed=checkpointed)
+            x = torch.randn(sizes["batch"] * sizes["length"], sizes["hidden"], device="cuda")
+            forward = median(lambda: model.forward(x))
+            backward = median(lambda: model.backward(x, wanted=False))
+            whole = (forward + backward) / layers
+            rate = flops(model) * (3 if checkpointed else 2) / whole / 1e9
+            print(f"{name} {kind} {'checkpointed' if checkpointed else 'all kept'}: a block {forward / layers:.3f} + "
+                  f"{backward / layers:.3f} ms = {whole:.3f}; products at {rate:.0f} TFLOP/s; "
+                  f"scratch {model.used[0] / 2**30:.2f} and {model.used[1] / 2**30:.2f} GiB, "
+                  f"kept {4 * model.saved.numel() / layers / 2**20:.0f} MiB a block", flush=True)
+            if profile and name != "1B 1x512":
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+                    model.forward(x)
+                    model.backward(x, wanted=False)
+                    torch.cuda.synchronize()
+                totals = {}
+                for event in p.events():
+                    if event.device_type == torch.autograd.DeviceType.CUDA:
+                        time, count = totals.get(event.name, (0, 0))
+                        totals[event.name] = (time + event.device_time, count + 1)
+                for kernel, (time, count) in sorted(totals.items(), key=lambda each: -each[1][0])[:28]:
+                    print(f"    {time / 1e3 / layers:.4f} ms a block, {count / layers:.1f} x {kernel[:110]}")
+            del model
+            torch.cuda.empty_cache()
+
+
+def time_attention():
+    for batch, length, heads, groups, dim in [(4, 2048, 32, 8, 64), (2, 2048, 32, 8, 128), (1, 8192, 32, 8, 64)]:
+        qkv = torch.randn(batch * length, (heads + 2 * groups) * dim, device="cuda").bfloat16()
+        dy = torch.randn(batch * length, heads * dim, device="cuda").bfloat16()
+        forward = median(lambda: run_attention(qkv, batch, length, heads, groups, dim, None))
+        both = median(lambda: run_attention(qkv, batch, length, heads, groups, dim, None, dy))
+        q, k, v = (t.contiguous().requires_grad_() for t in split(qkv, batch, length, heads, groups, dim))
+        peer = median(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        slope = torch.randn_like(out)
+        peer_back = median(lambda: torch.autograd.grad(out, (q, k, v), slope, retain_graph=True))
+        work = 2 * batch * heads * length * length * dim / 1e9
+        print(f"attention {batch}x{length} {heads}/{groups} of {dim}: {forward:.3f} ms ({work / forward:.0f} TFLOP/s), gradient "
+              f"{both - forward:.3f}; PyTorch {peer:.3f}, {peer_back:.3f}", flush=True)
+
+
+def time_loss():
+    rows, vocabulary, width = 8192, 128256, 2048
+    weight = (torch.randn(vocabulary, width, device="cuda") / math.sqrt(width)).bfloat16()
+    hidden, gradient = torch.randn(rows, width, device="cuda"), torch.empty(rows, width, device="cuda")
+    labels, loss = torch.randint(0, vocabulary, (rows,), device="cuda").float(), torch.empty((), device="cuda")
+    arena = torch.empty(1 << 28, device="cuda")
+    print("loss of 4x2048 with its gradient: %.2f ms" % median(lambda: lib.engineCrossEntropy(
+        pointer(weight), *(ctypes.c_int64(n) for n in (vocabulary, width, rows)), pointer(hidden), pointer(labels), pointer(loss),
+        pointer(gradient), pointer(arena), ctypes.c_int64(4 * arena.numel()), STREAM)))
+
+
+def main():
+    words = sys.argv[1:]
+    layers = int(words[words.index("--layers") + 1]) if "--layers" in words else 4
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if "check" in words:
+        check_attention()
+        check_optimizer()
+        check_loss()
+        check_stack()
+    if "time" in words or "profile" in words:
+        time_attention()
+        time_loss()
+        time_stack(layers, "profile" in words)
+    print("WRONG" if failed else "all right")
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,164 @@
+// The CUDA engine for Python's ctypes: what check.py calls. Memory that the engine asks for comes from one buffer of the caller's.
+#include <cstdio>
+#include <stdexcept>
+
+#include "../../../layers/kernels/tensorflow/native/cuda/attention.h"
+#include "../../../layers/kernels/tensorflow/native/cuda/engine.h"
+
+using namespace tfjs_lora::cuda;
+
+namespace {
+
+std::string kernelsFolder, cacheFolder;
+
+/** Gives parts of a buffer out, one after the other. */
+struct Arena {
+  char* memory;
+  size_t size, used = 0;
+  Allocate allocate = [this](size_t bytes) -> void* {
+    void* place = memory + used;
+    used += (bytes + 255) / 256 * 256;
+    if (used > size) throw std::runtime_error("the arena is full");
+    return place;
+  };
+};
+
+/** Reads numbers in turn. */
+template <class T>
+struct Reader {
+  const T* at;
+  T next() { return *at++; }
+};
+
+Stack stackOf(const int64_t* plan, const double* numbers, const uint64_t* pointers) {
+  Reader<int64_t> p{plan};
+  Reader<double> n{numbers};
+  Reader<uint64_t> a{pointers};
+  const auto floats = [&] { return reinterpret_cast<float*>(a.next()); };
+  Stack s{};
+  for (int64_t* each : {&s.batch, &s.length, &s.hidden, &s.heads, &s.keyValueHeads, &s.headDim, &s.intermediate}) *each = p.next();
+  s.tablesPerSequence = p.next();
+  s.isCheckpointed = p.next();
+  s.blocks.resize(p.next());
+  s.epsilon = n.next();
+  s.cos = floats();
+  s.sin = floats();
+  s.segments = floats();
+  for (Block& b : s.blocks) {
+    b.inputNorm = floats();
+    b.postNorm = floats();
+    for (Projection* each : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
+      Matrix& m = each->weight;
+      m.kind = static_cast<Matrix::Kind>(p.next());
+      m.rows = p.next();
+      m.cols = p.next();
+      m.blockSize = p.next();
+      m.nestedBlockSize = p.next();
+      each->rank = p.next();
+      m.offset = n.next();
+      each->scaling = n.next();
+      m.data = floats();
+      m.absmax = floats();
+      m.absmaxCodes = reinterpret_cast<uint8_t*>(a.next());
+      m.map = floats();
+      m.nestedAbsmax = floats();
+      m.scales = floats();
+      each->a = floats();
+      each->b = floats();
+      each->da = floats();
+      each->db = floats();
+    }
+  }
+  return s;
+}
+
+/** Bytes of the buffer that were used; −1 after a failure, which is printed. */
+template <class Body>
+int64_t guarded(void* memory, int64_t size, Body body) {
+  Arena arena{static_cast<char*>(memory), static_cast<size_t>(size)};
+  try {
+    body(arena.allocate);
+    return arena.used;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "engine: %s\n", error.what());
+    return -1;
+  }
+}
+
+Device& deviceFor(Stream stream) { return deviceOf(stream, kernelsFolder, cacheFolder); }
+
+}  // namespace
+
+extern "C" {
+
+void engineFolders(const char* kernels, const char* cache) {
+  kernelsFolder = kernels;
+  cacheFolder = cache;
+}
+
+int64_t engineSavedBytes(const int64_t* plan, const double* numbers, const uint64_t* pointers) {
+  const Stack s = stackOf(plan, numbers, pointers);
+  if (const std::string why = refusal(s); !why.empty()) {
+    std::fprintf(stderr, "engine refuses: %s\n", why.c_str());
+    return -1;
+  }
+  return savedBytes(s);
+}
+
+int64_t engineForward(const int64_t* plan, const double* numbers, const uint64_t* pointers, const float* x, float* y,
+                      void* saved, void* memory, int64_t size, Stream stream) {
+  return guarded(memory, size, [&](const Allocate& allocate) {
+    forward(deviceFor(stream), stream, stackOf(plan, numbers, pointers), x, y, saved, allocate);
+  });
+}
+
+int64_t engineBackward(const int64_t* plan, const double* numbers, const uint64_t* pointers, const void* saved,
+                       const float* dy, float* dx, void* memory, int64_t size, Stream stream) {
+  return guarded(memory, size, [&](const Allocate& allocate) {
+    backward(deviceFor(stream), stream, stackOf(plan, numbers, pointers), saved, dy, dx, allocate);
+  });
+}
+
+int64_t engineAttention(int64_t batch, int64_t length, int64_t heads, int64_t keyValueHeads, int64_t dim,
+                        const float* segments, void* qkv, void* y, float* logSums, const void* dy, float* along, void* dQkv,
+                        Stream stream) {
+  return guarded(nullptr, 0, [&](const Allocate&) {
+    const InContextOf context(stream);
+    const int64_t width = (heads + 2 * keyValueHeads) * dim;
+    const AttentionCall call{batch, length, heads, keyValueHeads, dim, segments, {static_cast<Half*>(qkv), width}};
+    const Rows result{static_cast<Half*>(y), heads * dim};
+    if (!dy) return attention(deviceFor(stream), stream, call, result, logSums);
+    attentionGrad(deviceFor(stream), stream, call, result, logSums, {static_cast<Half*>(const_cast<void*>(dy)), heads * dim},
+                  along, {static_cast<Half*>(dQkv), width});
+  });
+}
+
+int64_t engineCrossEntropy(const void* weight, int64_t vocabulary, int64_t width, int64_t rows, const float* hidden,
+                           const float* labels, float* loss, float* gradient, void* memory, int64_t size, Stream stream) {
+  return guarded(memory, size, [&](const Allocate& allocate) {
+    Matrix m{};
+    m.kind = Matrix::bfloat16;
+    m.rows = vocabulary;
+    m.cols = width;
+    m.data = weight;
+    linearCrossEntropy(deviceFor(stream), stream, m, rows, hidden, labels, loss, gradient, allocate);
+  });
+}
+
+/** `pointers`: of each variable value, gradient, mean, variance, and where the next three go. */
+int64_t engineAdamW(int64_t count, const int64_t* sizes, const uint64_t* pointers, const float* factors, float* norm,
+                    void* memory, int64_t size, Stream stream) {
+  return guarded(memory, size, [&](const Allocate& allocate) {
+    std::vector<AdamWVariable> variables;
+    std::vector<std::pair<const float*, int64_t>> gradients;
+    for (int64_t i = 0; i < count; i++) {
+      const uint64_t* p = pointers + 7 * i;
+      const auto at = [&](int k) { return reinterpret_cast<float*>(p[k]); };
+      variables.push_back({sizes[i], at(0), at(1), at(2), at(3), at(4), at(5), at(6)});
+      gradients.push_back({at(1), sizes[i]});
+    }
+    globalNorm(deviceFor(stream), stream, gradients, norm, allocate);
+    adamW(deviceFor(stream), stream, variables, factors, allocate);
+  });
+}
+}

@@ -1,0 +1,340 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "adapted_weight.h"
+#include "attention.h"
+#include "device.h"
+
+namespace tfjs_lora::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+/** Rows that the feed-forward part takes at once: it is four times as wide as the rest. */
+constexpr int64_t kRowsAtOnce = 8192;
+
+/** The four products of a block; queries, keys and values are one, as are gate and up. */
+struct BlockWeights {
+  AdaptedWeight qkv, o, gateUp, down;
+
+  explicit BlockWeights(const Block& b) : qkv({&b.q, &b.k, &b.v}), o({&b.o}), gateUp({&b.gate, &b.up}), down({&b.down}) {}
+};
+
+/** Width of each kind of row, with room for the adapters of any block. */
+struct Widths {
+  int64_t normed = 0, qkv = 0, attended = 0, gateUp = 0, product = 0, slope = 0;
+
+  explicit Widths(const Stack& s) {
+    for (const Block& block : s.blocks) {
+      const BlockWeights w(block);
+      const auto widen = [](int64_t& width, int64_t to) { width = std::max(width, to); };
+      widen(normed, s.hidden + std::max(w.qkv.slots(), w.gateUp.slots()));
+      widen(qkv, w.qkv.rows() + w.qkv.slots());
+      widen(attended, w.o.cols() + w.o.slots());
+      widen(gateUp, w.gateUp.rows() + w.gateUp.slots());
+      widen(product, s.intermediate + w.down.slots());
+      widen(slope, s.hidden + std::max(w.o.slots(), w.down.slots()));
+    }
+  }
+};
+
+/** What a block keeps for backward; all but `x` only where the stack is not checkpointed. */
+struct Kept {
+  Rows x, qkv, attended;
+  float* logSums = nullptr;
+  Rows h, gateUp;
+};
+
+size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/** Parts of a memory one after the other; without a memory it counts. */
+class Places {
+ public:
+  explicit Places(void* memory) : memory_(static_cast<char*>(memory)) {}
+
+  Rows rows(int64_t count, int64_t width) { return {static_cast<Half*>(take(count * width * sizeof(Half))), width}; }
+  float* floats(int64_t count) { return static_cast<float*>(take(count * sizeof(float))); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* take(size_t bytes) {
+    void* place = memory_ + bytes_;
+    bytes_ += aligned(bytes);
+    return place;
+  }
+
+  char* memory_;
+  size_t bytes_ = 0;
+};
+
+Kept keptOf(const Stack& s, const Widths& widths, Places& places) {
+  const int64_t n = s.batch * s.length;
+  Kept kept;
+  kept.x = places.rows(n, s.hidden);
+  if (s.isCheckpointed) return kept;
+  kept.qkv = places.rows(n, widths.qkv);
+  kept.attended = places.rows(n, widths.attended);
+  kept.logSums = places.floats(s.batch * s.heads * s.length);
+  kept.h = places.rows(n, s.hidden);
+  kept.gateUp = places.rows(n, widths.gateUp);
+  return kept;
+}
+
+/** A pass over all blocks of a stack, forward or backward. */
+class Pass {
+ public:
+  Pass(Device& device, Stream stream, const Stack& stack, const Allocate& allocate)
+      : s_(stack),
+        allocate_(allocate),
+        widths_(stack),
+        n_(stack.batch * stack.length),
+        c_{device, stream, allocate(Products::kWorkspaceBytes)} {
+    size_t bytes = 0;
+    for (const Block& block : s_.blocks) {
+      const BlockWeights w(block);
+      bytes = std::max({bytes, aligned(w.qkv.bytes()) + w.o.bytes(), aligned(w.gateUp.bytes()) + w.down.bytes()});
+    }
+    weights_ = static_cast<char*>(allocate(bytes));
+  }
+
+  void forward(const float* x, float* y, void* saved) {
+    const int64_t count = s_.blocks.size();
+    makeBuffers(saved && !s_.isCheckpointed);
+    Places places(saved);
+    std::vector<Kept> kept;
+    for (int64_t i = 0; saved && i < count; i++) kept.push_back(keptOf(s_, widths_, places));
+    const Rows spare[] = {rows(s_.hidden), saved ? Rows{} : rows(s_.hidden)};
+    const auto inputOf = [&](int64_t i) { return saved && i < count ? kept[i].x : spare[saved ? 0 : i % 2]; };
+    launch("elementwise:toBFloat16", n_ * s_.hidden / 8, x, inputOf(0).data, inputOf(0).stride, n_, width(s_.hidden));
+    for (int64_t i = 0; i < count; i++) {
+      const Block& block = s_.blocks[i];
+      BlockWeights weights(block);
+      Kept k = saved && !s_.isCheckpointed ? kept[i] : own_;
+      k.x = inputOf(i);
+      attend(block, weights, k);
+      feedForward(block, weights, k, inputOf(i + 1));
+    }
+    const Rows last = inputOf(count);
+    launch("elementwise:toFloat32", n_ * s_.hidden / 8, last.data, last.stride, y, n_, width(s_.hidden));
+  }
+
+  void backward(const void* saved, const float* dy, float* dx) {
+    makeBuffers(!s_.isCheckpointed);
+    const int64_t logSums = s_.batch * s_.heads * s_.length;
+    along_ = static_cast<float*>(allocate_(logSums * sizeof(float)));
+    dQkv_ = rows(widths_.qkv);
+    temporary_ = rows(std::max(s_.hidden, s_.heads * s_.headDim));
+    if (!s_.isCheckpointed) dGateUp_ = rows(widths_.gateUp, chunkRows());
+    const Rows d = rows(widths_.slope);
+    launch("elementwise:toBFloat16", n_ * s_.hidden / 8, dy, d.data, d.stride, n_, width(s_.hidden));
+    Places places(const_cast<void*>(saved));
+    std::vector<Kept> kept;
+    for (size_t i = 0; i < s_.blocks.size(); i++) kept.push_back(keptOf(s_, widths_, places));
+    for (int64_t i = static_cast<int64_t>(s_.blocks.size()) - 1; i >= 0; i--) {
+      const Block& block = s_.blocks[i];
+      BlockWeights weights(block);
+      Kept k = s_.isCheckpointed ? own_ : kept[i];
+      k.x = kept[i].x;
+      if (s_.isCheckpointed) attend(block, weights, k);
+      feedForwardGrad(block, weights, k, d);
+      attendGrad(block, weights, k, d, i > 0 || dx);
+    }
+    if (dx) launch("elementwise:toFloat32", n_ * s_.hidden / 8, d.data, d.stride, dx, n_, width(s_.hidden));
+  }
+
+ private:
+  Rows rows(int64_t width) { return rows(width, n_); }
+  Rows rows(int64_t width, int64_t count) {
+    return {static_cast<Half*>(allocate_(count * width * sizeof(Half))), width};
+  }
+  int64_t chunkRows() const { return std::min(n_, kRowsAtOnce); }
+  static int width(int64_t width) { return static_cast<int>(width); }
+
+  /** A thread an item. */
+  template <class... Arguments>
+  void launch(const char* name, int64_t items, Arguments... arguments) {
+    c_.device.kernels.launch(c_.stream, name, gridFor(items, kThreads), kThreads, 0, arguments...);
+  }
+
+  /** @param areKept whether what blocks keep has places of its own */
+  void makeBuffers(bool areKept) {
+    normed_ = rows(widths_.normed);
+    normedH_ = rows(widths_.normed, chunkRows());
+    product_ = rows(widths_.product, chunkRows());
+    if (areKept) return;
+    own_.qkv = rows(widths_.qkv);
+    own_.attended = rows(widths_.attended);
+    own_.logSums = static_cast<float*>(allocate_(s_.batch * s_.heads * s_.length * sizeof(float)));
+    own_.h = rows(s_.hidden);
+    own_.gateUp = rows(widths_.gateUp, chunkRows());
+  }
+
+  void assemble(AdaptedWeight& first, AdaptedWeight& second) {
+    first.assemble(c_.device, c_.stream, weights_);
+    second.assemble(c_.device, c_.stream, weights_ + aligned(first.bytes()));
+  }
+
+  void normalize(int64_t count, Rows x, const float* weight, Rows y) {
+    c_.device.kernels.launch(c_.stream, "elementwise:rmsNorm", {count}, kThreads, 0, x.data, x.stride, weight, y.data,
+                             y.stride, width(s_.hidden), s_.epsilon);
+  }
+
+  /** d += the gradient of a norm's input. */
+  void normalizeGrad(int64_t count, Rows dy, Rows x, const float* weight, Rows d) {
+    c_.device.kernels.launch(c_.stream, "elementwise:rmsNormGrad", {count}, kThreads, 0, dy.data, dy.stride, x.data, x.stride,
+                             weight, d.data, d.stride, d.data, d.stride, width(s_.hidden), s_.epsilon);
+  }
+
+  /** Of queries and keys; sign −1 turns back. */
+  void rotate(Rows qkv, float sign) {
+    const int64_t heads = s_.heads + s_.keyValueHeads;
+    launch("elementwise:rotate", n_ * heads * s_.headDim / 16, qkv.data, qkv.stride, s_.cos, s_.sin, sign, n_,
+           width(s_.length), width(heads), width(s_.headDim), static_cast<int>(s_.tablesPerSequence));
+  }
+
+  AttentionCall attentionOf(Rows qkv) const {
+    return {s_.batch, s_.length, s_.heads, s_.keyValueHeads, s_.headDim, s_.segments, qkv};
+  }
+
+  /** x → normed → qkv → attended → h, which is x and what attention adds. */
+  void attend(const Block& block, BlockWeights& weights, const Kept& k) {
+    assemble(weights.qkv, weights.o);
+    normalize(n_, k.x, block.inputNorm, normed_);
+    weights.qkv.addLow(c_, n_, normed_);
+    weights.qkv.forward(c_, n_, normed_, k.qkv);
+    rotate(k.qkv, 1);
+    attention(c_.device, c_.stream, attentionOf(k.qkv), k.attended, k.logSums);
+    weights.o.addLow(c_, n_, k.attended);
+    weights.o.forward(c_, n_, k.attended, k.h, k.x);
+  }
+
+  /** For rows from `row` on: h → normedH → gateUp → product. */
+  Rows gated(const Block& block, const BlockWeights& weights, const Kept& k, int64_t row, int64_t count, bool isKnown) {
+    const Rows gateUp = ofChunk(k.gateUp, row);
+    normalize(count, k.h.from(row), block.postNorm, normedH_);
+    weights.gateUp.addLow(c_, count, normedH_);
+    if (!isKnown) weights.gateUp.forward(c_, count, normedH_, gateUp);
+    launch("elementwise:swiGLU", count * s_.intermediate / 8, gateUp.data, gateUp.stride, product_.data, product_.stride,
+           count, width(s_.intermediate));
+    weights.down.addLow(c_, count, product_);
+    return gateUp;
+  }
+
+  /** Rows from `row` on of what all rows have, or the place of what only a chunk has. */
+  Rows ofChunk(Rows x, int64_t row) const { return x.data == own_.gateUp.data ? x : x.from(row); }
+
+  template <class Body>
+  void forEachChunk(Body body) {
+    for (int64_t row = 0; row < n_; row += kRowsAtOnce) body(row, std::min(kRowsAtOnce, n_ - row));
+  }
+
+  void feedForward(const Block& block, BlockWeights& weights, const Kept& k, Rows y) {
+    assemble(weights.gateUp, weights.down);
+    forEachChunk([&](int64_t row, int64_t count) {
+      gated(block, weights, k, row, count, false);
+      weights.down.forward(c_, count, product_, y.from(row), k.h.from(row));
+    });
+  }
+
+  float* sumsOf(const AdaptedWeight& weight) {
+    return weight.slots() ? static_cast<float*>(allocate_(weight.gradientBytes())) : nullptr;
+  }
+
+  /** d, the gradient of the block's output, becomes that of h. */
+  void feedForwardGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d) {
+    assemble(weights.gateUp, weights.down);
+    float *gateUpSums = sumsOf(weights.gateUp), *downSums = sumsOf(weights.down);
+    forEachChunk([&](int64_t row, int64_t count) {
+      const Rows gateUp = gated(block, weights, k, row, count, !s_.isCheckpointed), own = d.from(row);
+      const Rows dGateUp = s_.isCheckpointed ? gateUp : dGateUp_;
+      weights.down.addLowSlope(c_, count, own);
+      weights.down.addGradients(c_, count, product_, own, downSums, row == 0);
+      weights.down.backward(c_, count, own, product_);  // nobody reads the product any more
+      launch("elementwise:swiGLUGrad", count * s_.intermediate / 8, product_.data, product_.stride, gateUp.data,
+             gateUp.stride, dGateUp.data, dGateUp.stride, count, width(s_.intermediate));
+      weights.gateUp.addLowSlope(c_, count, dGateUp);
+      weights.gateUp.addGradients(c_, count, normedH_, dGateUp, gateUpSums, row == 0);
+      weights.gateUp.backward(c_, count, dGateUp, temporary_);
+      normalizeGrad(count, temporary_, k.h.from(row), block.postNorm, own);
+    });
+    weights.gateUp.giveGradients(c_, gateUpSums);
+    weights.down.giveGradients(c_, downSums);
+  }
+
+  /** d, the gradient of h, becomes that of the block's input, if that is wanted. */
+  void attendGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d, bool isWanted) {
+    assemble(weights.qkv, weights.o);
+    float *qkvSums = sumsOf(weights.qkv), *oSums = sumsOf(weights.o);
+    if (!s_.isCheckpointed) {
+      normalize(n_, k.x, block.inputNorm, normed_);
+      weights.qkv.addLow(c_, n_, normed_);
+    }
+    weights.o.addLowSlope(c_, n_, d);
+    weights.o.addGradients(c_, n_, k.attended, d, oSums, true);
+    weights.o.backward(c_, n_, d, temporary_);
+    attentionGrad(c_.device, c_.stream, attentionOf(k.qkv), k.attended, k.logSums, temporary_, along_, dQkv_);
+    rotate(dQkv_, -1);
+    weights.qkv.addLowSlope(c_, n_, dQkv_);
+    weights.qkv.addGradients(c_, n_, normed_, dQkv_, qkvSums, true);
+    if (isWanted) {
+      weights.qkv.backward(c_, n_, dQkv_, temporary_);
+      normalizeGrad(n_, temporary_, k.x, block.inputNorm, d);
+    }
+    weights.qkv.giveGradients(c_, qkvSums);
+    weights.o.giveGradients(c_, oSums);
+  }
+
+  const Stack& s_;
+  const Allocate& allocate_;
+  const Widths widths_;
+  const int64_t n_;
+  const AdaptedWeight::Context c_;
+  /** Where the weights of half a block are assembled. */
+  char* weights_;
+  /** What a block computes and does not keep; the rows of `normedH_`, `product_` and `own_.gateUp` are those of a chunk. */
+  Rows normed_, normedH_, product_;
+  Kept own_;
+  /** Of backward. */
+  float* along_ = nullptr;
+  Rows dQkv_, dGateUp_, temporary_;
+};
+
+std::string refusal(const Projection& p) {
+  const Matrix& m = p.weight;
+  if (m.cols % 16 != 0 || m.rows % 16 != 0) return "a weight whose sides are not multiples of 16";
+  const bool isFourBit = m.kind == Matrix::nf4 || m.kind == Matrix::fp4;
+  if (isFourBit && m.blockSize % 16 != 0) return "blocks of fewer than 16 values";
+  return "";
+}
+
+}  // namespace
+
+std::string refusal(const Stack& s) {
+  if (s.headDim != 64 && s.headDim != 128) return "heads of " + std::to_string(s.headDim) + ", neither 64 nor 128";
+  for (const Block& b : s.blocks) {
+    for (const Projection* p : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
+      if (const std::string why = refusal(*p); !why.empty()) return why;
+    }
+  }
+  return "";
+}
+
+size_t savedBytes(const Stack& s) {
+  const Widths widths(s);
+  Places places(nullptr);
+  for (size_t i = 0; i < s.blocks.size(); i++) keptOf(s, widths, places);
+  return places.bytes();
+}
+
+void forward(Device& device, Stream stream, const Stack& stack, const float* x, float* y, void* saved,
+             const Allocate& allocate) {
+  const InContextOf context(stream);
+  Pass(device, stream, stack, allocate).forward(x, y, saved);
+}
+
+void backward(Device& device, Stream stream, const Stack& stack, const void* saved, const float* dy, float* dx,
+              const Allocate& allocate) {
+  const InContextOf context(stream);
+  Pass(device, stream, stack, allocate).backward(saved, dy, dx);
+}
+
+}  // namespace tfjs_lora::cuda

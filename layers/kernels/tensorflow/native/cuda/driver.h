@@ -1,0 +1,112 @@
+// What the engine calls of CUDA's driver and of its run-time compiler. Both are found when they are first needed: where this is
+// compiled there are neither headers nor a toolkit.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+namespace tfjs_lora::cuda {
+
+using Stream = void*;
+using Function = void*;
+
+/** Functions of `libcuda.so.1` by their names there, without `cu`. */
+struct Driver {
+  int (*GetErrorString)(int, const char**);
+  int (*StreamGetCtx)(Stream, void** context);
+  int (*CtxPushCurrent)(void*);
+  int (*CtxPopCurrent)(void**);
+  int (*CtxGetDevice)(int*);
+  int (*DeviceGetAttribute)(int*, int attribute, int device);
+  int (*ModuleLoadData)(void** module, const void* image);
+  int (*ModuleGetFunction)(Function*, void* module, const char* name);
+  int (*FuncSetAttribute)(Function, int attribute, int value);
+  int (*LaunchKernel)(Function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY,
+                      unsigned blockZ, unsigned sharedBytes, Stream, void** parameters, void** extra);
+  int (*MemsetD32Async)(uint64_t address, unsigned value, size_t count, Stream);
+  int (*MemcpyHtoDAsync)(uint64_t to, const void* from, size_t bytes, Stream);
+  int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
+};
+
+/** @throws std::runtime_error where there is no driver */
+const Driver& driver();
+
+/** @throws std::runtime_error with the driver's words unless `status` is 0 */
+void check(int status, const char* what);
+
+/** Opens the first of `names` that there is. @throws std::runtime_error that names `what` */
+void* openLibrary(const char* what, const std::initializer_list<const char*>& names);
+/** @throws std::runtime_error where `library` lacks `name` */
+void* symbolOf(void* library, const char* name);
+
+/** Makes the context of a stream the thread's own for as long as this lives. */
+class InContextOf {
+ public:
+  explicit InContextOf(Stream stream) {
+    void* context = nullptr;
+    check(driver().StreamGetCtx(stream, &context), "cuStreamGetCtx");
+    check(driver().CtxPushCurrent(context), "cuCtxPushCurrent");
+  }
+  ~InContextOf() {
+    void* context = nullptr;
+    driver().CtxPopCurrent(&context);
+  }
+  InContextOf(const InContextOf&) = delete;
+};
+
+/** How many blocks of threads, along each axis. */
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+};
+
+/** The kernels of one card, each file of them compiled at its first use. */
+class Kernels {
+ public:
+  /**
+   * The card is that of the thread's context.
+   *
+   * @param folder with `*.cu`, and what they include, `*.cuh`
+   * @param cache folder for compiled kernels; empty to keep none
+   */
+  Kernels(std::string folder, std::string cache);
+
+  /** Compute capability: 90 for 9.0. */
+  int capability() const { return capability_; }
+  int processors() const { return processors_; }
+
+  /**
+   * Starts a kernel.
+   *
+   * @param name `<file>:<kernel>`, the kernel `extern "C"`
+   * @param sharedBytes dynamic
+   * @param arguments exactly as the kernel declares them
+   */
+  template <class... Arguments>
+  void launch(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
+    void* parameters[] = {&arguments...};
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters);
+  }
+
+ private:
+  Function function(const std::string& name, size_t sharedBytes);
+  void* module(const std::string& file);
+  void start(Stream, Function, const char* name, Grid, int threads, size_t sharedBytes, void** parameters);
+
+  const std::string folder_, cache_;
+  int capability_ = 0, processors_ = 0;
+  std::mutex mutex_;
+  std::map<std::string, void*> modules_;
+  std::unordered_map<std::string, Function> functions_;
+};
+
+/** Machine code for a compute capability. @throws std::runtime_error with the compiler's first words */
+std::string compileKernels(const std::string& source, const std::string& name, int capability);
+
+/** The source of a file of kernels, with the files that it includes in place of their names. */
+std::string readKernels(const std::string& folder, const std::string& file);
+
+}  // namespace tfjs_lora::cuda

@@ -1,0 +1,133 @@
+// The CUDA engine: what an NVIDIA card computes of a training step, without TensorFlow and without CUDA's headers. Pointers are
+// to the card's memory; everything runs in order on one stream and returns before it is done.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace tfjs_lora::cuda {
+
+using Stream = void*;
+
+/** Memory of the card for the time of one call. It may be given out again once the call has returned. */
+using Allocate = std::function<void*(size_t bytes)>;
+
+class Device;
+
+/**
+ * The card that `stream` belongs to, with its kernels compiled. Opened once for each card of the process.
+ *
+ * @param kernels folder with the sources of the kernels, `*.cu`
+ * @param cache folder for compiled kernels; empty to keep none
+ * @throws std::runtime_error that names the library or the feature that is missing
+ */
+Device& deviceOf(Stream stream, const std::string& kernels, const std::string& cache);
+
+/** A frozen weight `[rows, cols]`, row by row. */
+struct Matrix {
+  enum Kind { bfloat16, float16, float32, nf4, fp4, int8 };
+  Kind kind;
+  int64_t rows, cols;
+  /** 16-bit and float32 values, 4-bit codes (the first of a byte in its high half), or int8 codes. */
+  const void* data;
+  /** 4 bits: values that share a scale. */
+  int blockSize = 0;
+  /** 4 bits: scales that share a scale of their own; 0 when scales are float32. */
+  int nestedBlockSize = 0;
+  /** 4 bits: one float32 a block, where `nestedBlockSize` is 0. */
+  const float* absmax = nullptr;
+  /** 4 bits: scale of block i = `map[absmaxCodes[i]] * nestedAbsmax[i / nestedBlockSize] + offset`. */
+  const uint8_t* absmaxCodes = nullptr;
+  const float* map = nullptr;
+  const float* nestedAbsmax = nullptr;
+  float offset = 0;
+  /** int8: one scale a row, for codes divided by 127. */
+  const float* scales = nullptr;
+};
+
+/** A weight with its low-rank adapter, of rank 0 where there is none. */
+struct Projection {
+  Matrix weight;
+  int rank = 0;
+  float scaling = 0;
+  /** `[rank, cols]` and `[rows, rank]` float32. */
+  const float *a = nullptr, *b = nullptr;
+  /** Where the gradients of `a` and `b` go; for backward. */
+  float *da = nullptr, *db = nullptr;
+};
+
+struct Block {
+  /** `[hidden]` float32. */
+  const float *inputNorm, *postNorm;
+  Projection q, k, v, o, gate, up, down;
+};
+
+/** Decoder blocks of one shape. Heads have 64 or 128 elements. */
+struct Stack {
+  int64_t batch, length, hidden, heads, keyValueHeads, headDim, intermediate;
+  float epsilon;
+  /** `[1 or batch, length, headDim / 2]` float32. */
+  const float *cos, *sin;
+  bool tablesPerSequence;
+  /** `[batch, length]` float32: a token sees those of its own number; 0 is seen by none. Null: all are one sequence. */
+  const float* segments;
+  /** Whether `saved` holds the inputs of the blocks alone, from which backward makes the rest again. */
+  bool isCheckpointed;
+  std::vector<Block> blocks;
+};
+
+/** @returns whether the engine computes stacks of this shape; else why not */
+std::string refusal(const Stack&);
+
+/** Bytes that {@link forward} keeps for {@link backward}. */
+size_t savedBytes(const Stack&);
+
+/**
+ * @param x `[batch · length, hidden]` float32
+ * @param y as `x`
+ * @param saved of {@link savedBytes}; null when there will be no backward
+ */
+void forward(Device&, Stream, const Stack&, const float* x, float* y, void* saved, const Allocate&);
+
+/**
+ * Writes the gradients of all adapters.
+ *
+ * @param dy `[batch · length, hidden]` float32
+ * @param dx as `dy`; null when it is not wanted
+ */
+void backward(Device&, Stream, const Stack&, const void* saved, const float* dy, float* dx, const Allocate&);
+
+/**
+ * Sum over rows of `−log softmax(hidden · Wᵀ)[label]`, logits existing for some rows at a time.
+ *
+ * @param hidden `[rows, weight.cols]` float32
+ * @param labels `[rows]` float32, exact integers; negative ones do not count
+ * @param loss scalar float32
+ * @param gradient of the sum with respect to `hidden`, as `hidden`; null when it is not wanted
+ */
+void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float* hidden, const float* labels,
+                        float* loss, float* gradient, const Allocate&);
+
+/** One variable of {@link adamW}: all float32 of `size`. New values may be written over the old ones. */
+struct AdamWVariable {
+  int64_t size;
+  const float *value, *gradient, *mean, *variance;
+  float *nextValue, *nextMean, *nextVariance;
+};
+
+/** @param factors the eight of ../adamw_updates.cc, on the card */
+void adamW(Device&, Stream, const std::vector<AdamWVariable>&, const float* factors, const Allocate&);
+
+/** The root of the sum of all squares. */
+void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float* norm, const Allocate&);
+
+/** x `[rows, width]` → y as x, inverse root `[rows]`; all float32. */
+void rmsNorm(Device&, Stream, int64_t rows, int64_t width, const float* x, const float* weight, float epsilon, float* y,
+             float* inverse);
+/** → dx as x. */
+void rmsNormGrad(Device&, Stream, int64_t rows, int64_t width, const float* dy, const float* x, const float* weight,
+                 const float* inverse, float* dx);
+
+}  // namespace tfjs_lora::cuda

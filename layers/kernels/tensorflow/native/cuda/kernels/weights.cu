@@ -1,0 +1,128 @@
+#include "bfloat16.cuh"
+
+// Frozen weights and low-rank adapters, put together as products read them: for the weights W_j `[rows_j, cols]` of one input, with
+// adapters A_j and B_j, the matrix
+//
+//     W_0   s_0·B_0            W_j and s_j·B_j below each other, each B_j in columns of its own;
+//     W_1           s_1·B_1    below all, the A_j
+//     A_0
+//     A_1
+//
+// whose rows begin `stride` apart. Columns of B begin at `cols`.
+
+/** What `to` holds of 16-bit and float32 weights; a thread takes eight. */
+template <class Read>
+__device__ __forceinline__ void copyRows(u16* to, i64 stride, i64 rows, i64 cols, Read read) {
+  const i64 at = 8 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+  if (at >= rows * cols) return;
+  store8(to + at / cols * stride + at % cols, read(at));
+}
+
+extern "C" __global__ void fromBFloat16(const u16* from, u16* to, i64 stride, i64 rows, i64 cols) {
+  const i64 at = 8 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+  if (at >= rows * cols) return;
+  *reinterpret_cast<uint4*>(to + at / cols * stride + at % cols) = *reinterpret_cast<const uint4*>(from + at);
+}
+
+extern "C" __global__ void fromFloat32(const float* from, u16* to, i64 stride, i64 rows, i64 cols) {
+  copyRows(to, stride, rows, cols, [&](i64 at) { return load8(from + at); });
+}
+
+extern "C" __global__ void fromFloat16(const u16* from, u16* to, i64 stride, i64 rows, i64 cols) {
+  copyRows(to, stride, rows, cols, [&](i64 at) {
+    Eight x;
+    for (int i = 0; i < 8; i++) x.of[i] = widenHalf(from[at + i]);
+    return x;
+  });
+}
+
+/** float32 nearest to 1/127, as bitsandbytes multiplies. */
+constexpr float kOneOf127 = 0.007874015718698502f;
+
+extern "C" __global__ void fromInt8(const signed char* codes, const float* scales, u16* to, i64 stride, i64 rows, i64 cols) {
+  copyRows(to, stride, rows, cols, [&](i64 at) {
+    const float scale = scales[at / cols];
+    const char4 *four = reinterpret_cast<const char4*>(codes + at), a = four[0], b = four[1];
+    const signed char values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    Eight x;
+    for (int i = 0; i < 8; i++) x.of[i] = values[i] * scale * kOneOf127;
+    return x;
+  });
+}
+
+__constant__ float kNF4[16] = {-1.f,
+                               -0.6961928009986877f,
+                               -0.5250730514526367f,
+                               -0.39491748809814453f,
+                               -0.28444138169288635f,
+                               -0.18477343022823334f,
+                               -0.09105003625154495f,
+                               0.f,
+                               0.07958029955625534f,
+                               0.16093020141124725f,
+                               0.24611230194568634f,
+                               0.33791524171829224f,
+                               0.44070982933044434f,
+                               0.5626170039176941f,
+                               0.7229568362236023f,
+                               1.f};
+/** As twelfths: bitsandbytes divides 0.0625, 2, 3, 4, 6, 8 and 12 by 12. */
+__constant__ float kFP4[16] = {0.f,  0.0625f / 12,  8.f / 12,  1.f,  4.f / 12,  6.f / 12,  2.f / 12,  3.f / 12,
+                               -0.f, -0.0625f / 12, -8.f / 12, -1.f, -4.f / 12, -6.f / 12, -2.f / 12, -3.f / 12};
+
+/**
+ * A thread takes sixteen codes: 8 bytes, within one block of values that share a scale.
+ *
+ * @param absmaxCodes null where `absmax` holds the scales; else see Matrix in engine.h
+ */
+extern "C" __global__ void fromFourBit(const u8* codes, const float* absmax, const u8* absmaxCodes, const float* map,
+                                       float offset, int blockSize, int nestedBlockSize, int isFP4, u16* to, i64 stride,
+                                       i64 rows, i64 cols) {
+  __shared__ float table[16];
+  if (threadIdx.x < 16) table[threadIdx.x] = isFP4 ? kFP4[threadIdx.x] : kNF4[threadIdx.x];
+  __syncthreads();
+  const i64 at = 16 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+  if (at >= rows * cols) return;
+  const i64 block = at / blockSize;
+  const float scale =
+      absmaxCodes ? __fadd_rn(__fmul_rn(map[absmaxCodes[block]], absmax[block / nestedBlockSize]), offset) : absmax[block];
+  const uint2 words = *reinterpret_cast<const uint2*>(codes + at / 2);
+  for (int half = 0; half < 2; half++) {
+    const u32 word = half ? words.y : words.x;
+    Eight x;
+    for (int i = 0; i < 4; i++) {  // the first of a byte is in its high half
+      x.of[2 * i] = table[word >> (8 * i + 4) & 15] * scale;
+      x.of[2 * i + 1] = table[word >> (8 * i) & 15] * scale;
+    }
+    const i64 place = at + 8 * half;
+    store8(to + place / cols * stride + place % cols, x);
+  }
+}
+
+/**
+ * Columns `[cols, cols + slots)` of the rows of one weight: `scaling · B` from column `slot` on, else zeros. A thread takes a
+ * number. `to` is the first of those columns; b `[rows, rank]`, null for rank 0.
+ */
+extern "C" __global__ void putB(const float* b, float scaling, int rank, int slot, int slots, u16* to, i64 stride, i64 rows) {
+  const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  const i64 row = thread / slots;
+  if (row >= rows) return;
+  const int at = thread % slots, r = at - slot;
+  to[row * stride + at] = r >= 0 && r < rank ? narrow(scaling * b[row * rank + r]) : (u16)0;
+}
+
+/** `count` rows of A, `[rank, cols]`, zeros from `rank` on; columns `[cols, cols + slots)` are zeros. A thread takes a number. */
+extern "C" __global__ void putA(const float* a, int rank, int count, i64 cols, int slots, u16* to, i64 stride) {
+  const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  const i64 row = thread / (cols + slots);
+  if (row >= count) return;
+  const i64 at = thread % (cols + slots);
+  to[row * stride + at] = row < rank && at < cols ? narrow(a[row * cols + at]) : (u16)0;
+}
+
+/** `to[row, r] = factor · from[row, slot + r]`, to `[rows, rank]`. A thread takes a number. */
+extern "C" __global__ void takeB(const float* from, i64 stride, int slot, float factor, float* to, i64 rows, int rank) {
+  const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (thread >= rows * rank) return;
+  to[thread] = factor * from[thread / rank * stride + slot + thread % rank];
+}

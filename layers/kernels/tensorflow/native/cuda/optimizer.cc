@@ -1,0 +1,68 @@
+#include "device.h"
+
+namespace tfjs_lora::cuda {
+namespace {
+
+constexpr int kThreads = 256, kRowThreads = 1024;
+/** As in kernels/optimizer.cu. */
+constexpr int64_t kPerBlock = 4096;
+struct Variable {
+  const float *value, *gradient, *mean, *variance;
+  float *nextValue, *nextMean, *nextVariance;
+  int64_t size, firstBlock;
+};
+
+/** Fills in the first block of each; gives their number and the table on the card. */
+std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variables, const Allocate& allocate) {
+  int64_t blocks = 0;
+  for (Variable& variable : variables) {
+    variable.firstBlock = blocks;
+    blocks += (variable.size + kPerBlock - 1) / kPerBlock;
+  }
+  const size_t bytes = variables.size() * sizeof(Variable);
+  void* table = allocate(bytes);
+  // From memory that the driver has to copy first: it may be freed when this returns.
+  check(driver().MemcpyHtoDAsync(reinterpret_cast<uint64_t>(table), variables.data(), bytes, stream), "cuMemcpyHtoDAsync");
+  return {blocks, table};
+}
+
+}  // namespace
+
+void adamW(Device& device, Stream stream, const std::vector<AdamWVariable>& given, const float* factors,
+           const Allocate& allocate) {
+  const InContextOf context(stream);
+  std::vector<Variable> variables;
+  for (const AdamWVariable& v : given) {
+    variables.push_back(
+        {v.value, v.gradient, v.mean, v.variance, v.nextValue, v.nextMean, v.nextVariance, v.size, 0});
+  }
+  const auto [blocks, table] = tableOf(stream, variables, allocate);
+  device.kernels.launch(stream, "optimizer:adamW", {blocks}, kThreads, 0, table, static_cast<int>(variables.size()), factors);
+}
+
+void globalNorm(Device& device, Stream stream, const std::vector<std::pair<const float*, int64_t>>& given, float* norm,
+                const Allocate& allocate) {
+  const InContextOf context(stream);
+  std::vector<Variable> variables;
+  for (const auto& [gradient, size] : given) variables.push_back({nullptr, gradient, nullptr, nullptr, nullptr, nullptr, nullptr, size, 0});
+  const auto [blocks, table] = tableOf(stream, variables, allocate);
+  float* sums = static_cast<float*>(allocate(blocks * sizeof(float)));
+  device.kernels.launch(stream, "optimizer:squares", {blocks}, kThreads, 0, table, static_cast<int>(variables.size()), sums);
+  device.kernels.launch(stream, "optimizer:rootOfTotal", {1}, kRowThreads, 0, sums, blocks, norm);
+}
+
+void rmsNorm(Device& device, Stream stream, int64_t rows, int64_t width, const float* x, const float* weight, float epsilon,
+             float* y, float* inverse) {
+  const InContextOf context(stream);
+  device.kernels.launch(stream, "elementwise:rmsNormFloat32", {rows}, kThreads, 0, x, weight, y, inverse,
+                        static_cast<int>(width), epsilon);
+}
+
+void rmsNormGrad(Device& device, Stream stream, int64_t rows, int64_t width, const float* dy, const float* x,
+                 const float* weight, const float* inverse, float* dx) {
+  const InContextOf context(stream);
+  device.kernels.launch(stream, "elementwise:rmsNormGradFloat32", {rows}, kThreads, 0, dy, x, weight, inverse, dx,
+                        static_cast<int>(width));
+}
+
+}  // namespace tfjs_lora::cuda
