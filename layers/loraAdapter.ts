@@ -18,6 +18,8 @@ export interface LoRAAdapterArgs {
   useDoRA?: boolean;
   /** Default `kaiming`. B starts at zero either way. */
   init?: LoRAInit;
+  /** Train A alone, as MiCA does with a B of its own. Default false. */
+  freezeB?: boolean;
   /** Seed of A's draw. Default: unseeded. */
   seed?: number;
 }
@@ -30,6 +32,7 @@ export class LoRAAdapter {
   readonly useRsLoRA: boolean;
   readonly useDoRA: boolean;
   readonly init: LoRAInit;
+  readonly freezeB: boolean;
   readonly loraA: Parameter;
   readonly loraB: Parameter;
   readonly magnitude?: Parameter;
@@ -54,6 +57,7 @@ export class LoRAAdapter {
     this.alpha = alpha;
     this.dropout = dropout;
     this.init = init;
+    this.freezeB = args.freezeB ?? false;
     this.useRsLoRA = args.useRsLoRA ?? false;
     this.useDoRA = args.useDoRA ?? false;
     const suffix = name === 'default' ? '' : `.${name}`;
@@ -65,6 +69,7 @@ export class LoRAAdapter {
     this.loraB = new Parameter({
       name: `${where}.lora_B${suffix}`,
       shape: [units, rank],
+      trainable: !this.freezeB,
       initialize: () => tf.zeros([units, rank]),
     });
     if (!this.useDoRA) return;
@@ -96,6 +101,7 @@ export class LoRAAdapter {
 
   set trainable(trainable: boolean) {
     for (const parameter of this.parameters.values()) parameter.trainable = trainable;
+    if (this.freezeB) this.loraB.trainable = false;
   }
 
   dispose(): void {

@@ -58,9 +58,9 @@ export class LoRADense extends ModuleLayer {
 
   constructor(args: LoRADenseArgs & {base?: Dense}) {
     super(args);
-    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed} = args;
+    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed} = args;
     this.firstAdapter =
-      rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, seed};
+      rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed};
     this.base = args.base ?? newBase({...args, name: this.name});
     this.base.trainable = false;
     if (!this.base.built) return;
@@ -308,9 +308,9 @@ export class LoRADense extends ModuleLayer {
 
   /** Settings of the base and of the default adapter. */
   override getConfig(): tf.serialization.ConfigDict {
-    const {rank, alpha, dropout, useRsLoRA, useDoRA, init} =
+    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB} =
       this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter ?? {};
-    const adapter = {rank, alpha, dropout, useRsLoRA, useDoRA, init};
+    const adapter = {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB};
     const given = Object.entries(adapter).filter(([, value]) => value !== undefined);
     return {
       ...this.base.getConfig(),

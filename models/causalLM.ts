@@ -10,7 +10,7 @@ import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, type FolderTarget, openFolder} from '../quant/folders/openFolder.ts';
-import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
+import {warn} from '../quant/warn.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {type LoadOptions, loadWeights, type SaveOptions, savePretrained, storageOf} from './checkpoint.ts';
 import {
@@ -24,6 +24,7 @@ import {
 import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
 import {initializeWeights} from './initializeWeights.ts';
 import {readJsonOf} from './jsonFile.ts';
+import {ModelCheckpoint} from './modelCheckpoint.ts';
 import {loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
 import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
 import {
@@ -70,6 +71,8 @@ export interface CausalLMConfig {
   bosTokenId?: number;
   eosTokenId?: number | number[];
   padTokenId?: number;
+  /** Whether the output head is the embedding table. */
+  tieWordEmbeddings?: boolean;
 }
 
 type ModelClass<T> = (new (
@@ -181,12 +184,20 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     }
     const where = folder.pathOf('config.json');
     const json = await readJsonOf(folder, 'config.json');
-    const config = this.parseConfig(json, where);
+    let config = this.parseConfig(json, where);
     const stored = parseQuantizationConfig(json.quantization_config, where);
     const quantization = reconcileQuantization(stored, options.quantization, where);
-    const checkpoint = await SafetensorsCheckpoint.fromFolder(folder);
-    const model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
+    const checkpoint = await ModelCheckpoint.fromFolder(folder, config.tieWordEmbeddings === true);
+    let model: T | undefined;
     try {
+      if (config.tieWordEmbeddings && (await checkpoint.hasOwnHead())) {
+        config = {...config, tieWordEmbeddings: false};
+        warn(
+          `${where} tie_word_embeddings: expected false, got true, but the weights hold an lm_head.weight that differs from ` +
+            'the embedding. The head is not tied, as in transformers 5, and is saved so.',
+        );
+      }
+      model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
       if (quantization) declareQuantized(model, quantization);
       model.nameOrPath = folder.path;
       if (options.allocate !== false) await loadWeights(model, checkpoint, options);
@@ -201,7 +212,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       }
       return model;
     } catch (error) {
-      model.dispose();
+      model?.dispose();
       throw error;
     } finally {
       checkpoint.close();
@@ -473,7 +484,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   async saveAdapter(folder: FolderTarget, adapterName?: string): Promise<void> {
     this.assertUsable();
-    await saveAdapter(this, folder, adapterName);
+    await saveAdapter(this, this.adapterSet, folder, adapterName);
   }
 
   /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */

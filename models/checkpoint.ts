@@ -16,12 +16,13 @@ import {
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
 import type {Int8Tensor} from '../quant/int8.ts';
 import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
-import type {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
+import {warn} from '../quant/warn.ts';
 import type {CausalLM} from './causalLM.ts';
 import {writeGenerationConfig} from './generationConfig.ts';
+import type {ModelCheckpoint} from './modelCheckpoint.ts';
 import type {QuantizationOptions} from './quantization.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
 
@@ -51,7 +52,7 @@ const STORAGE = {F32: 'float32', BF16: 'bfloat16', F16: 'float16'} as const;
 const FILE_DTYPE = {float32: 'F32', bfloat16: 'BF16', float16: 'F16'} as const;
 
 /** The type a checkpoint's matrices are stored in. */
-export function storageOf(checkpoint: SafetensorsCheckpoint): StorageDtype {
+export function storageOf(checkpoint: ModelCheckpoint): StorageDtype {
   for (const name of checkpoint.names()) {
     const {dtype, shape} = checkpoint.info(name);
     if (bitsandbytesType(name, checkpoint)) continue; // its dtype is only what the codes lie in
@@ -63,14 +64,17 @@ export function storageOf(checkpoint: SafetensorsCheckpoint): StorageDtype {
 /** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
 export async function loadWeights(
   model: CausalLM,
-  checkpoint: SafetensorsCheckpoint,
+  checkpoint: ModelCheckpoint,
   {checkFinite = true, onProgress}: LoadOptions = {},
 ): Promise<void> {
   const parameters = model.namedParameters();
   const quantizedTensors = new Set(companionsOf(parameters, checkpoint));
+  const others = checkpoint.names().filter(isOfAnotherModule);
   const names = checkpoint
     .names()
-    .filter((name) => !isRedundant(name, parameters) && !quantizedTensors.has(name));
+    .filter(
+      (name) => !others.includes(name) && !isRedundant(name, parameters) && !quantizedTensors.has(name),
+    );
   const missing = [...parameters.keys()].filter((name) => !checkpoint.has(name));
   if (missing.length > 0) {
     throw new TfjsLoraError(
@@ -79,6 +83,10 @@ export async function loadWeights(
         `${missing.length > 1 ? ` and ${missing.length - 1} more` : ''}, got none of that name. ` +
         `Nearest: ${nearestNames(missing[0], checkpoint.names()).join(', ')}`,
     );
+  }
+  if (others.length > 0) {
+    const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
+    warn(`checkpoint ${checkpoint.folder}: left out ${shown}, which is no part of a causal language model`);
   }
   let loaded = 0;
   for (const name of names) {
@@ -106,7 +114,7 @@ export async function loadWeights(
 }
 
 /** The tensors that belong to quantized weights, beside the weights themselves. */
-function companionsOf(parameters: Map<string, Parameter>, checkpoint: SafetensorsCheckpoint): string[] {
+function companionsOf(parameters: Map<string, Parameter>, checkpoint: ModelCheckpoint): string[] {
   const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
   return quantized.flatMap(([name]) => bitsandbytesKeys(name, checkpoint).filter((key) => key !== name));
 }
@@ -115,7 +123,7 @@ function companionsOf(parameters: Map<string, Parameter>, checkpoint: Safetensor
 async function loadQuantized(
   parameter: QuantizedParameter,
   name: string,
-  checkpoint: SafetensorsCheckpoint,
+  checkpoint: ModelCheckpoint,
   storage: StorageDtype,
   where: string,
 ): Promise<void> {
@@ -151,6 +159,9 @@ async function loadQuantized(
   const values = toFloat32(bytes, info.dtype, where);
   parameter.quantize(fromFloat32(values, storage) as Float32Array | Uint16Array, storage);
 }
+
+/** What lies beside the decoder and its head, such as the `v_head` of a reward model, has no part in the logits. */
+const isOfAnotherModule = (name: string): boolean => !/^(model|lm_head)\.|\.lora_/.test(name);
 
 /** Tensors some exporters add that the model derives: rotary tables, and a head that is tied anyway. */
 function isRedundant(name: string, parameters: Map<string, Parameter>): boolean {
@@ -265,7 +276,7 @@ async function quantizedTensors(name: string, parameter: QuantizedParameter): Pr
 }
 
 /** A weight's values in a file's type. */
-async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<ArrayBufferView> {
+export async function toBytes(parameter: Parameter, dtype: StorageDtype): Promise<ArrayBufferView> {
   if (parameter instanceof QuantizedParameter) {
     return fromFloat32((await parameter.readMatrix()).dequantize(), dtype);
   }

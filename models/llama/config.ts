@@ -157,6 +157,8 @@ export function formatConfig(config: LlamaConfig, dtype: string): Json {
   const {source} = config;
   if (source) {
     const {torch_dtype, dtype: _, ...rest} = source;
+    const isTied = config.tieWordEmbeddings;
+    if (isTied !== (source.tie_word_embeddings ?? false)) rest.tie_word_embeddings = isTied; // the weights knew better
     return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
   }
   const scaling = config.ropeScaling;

@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {DEFAULT_ADAPTER} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
+import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import type {Folder} from '../../quant/folders/folder.ts';
 import {
   type FolderSource,
   type FolderTarget,
@@ -9,14 +11,19 @@ import {
   openFolder,
 } from '../../quant/folders/openFolder.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {warn} from '../../quant/warn.ts';
 import type {CausalLM} from '../causalLM.ts';
-import {toTensor} from '../checkpoint.ts';
+import {toBytes, toTensor} from '../checkpoint.ts';
 import {readJsonOf} from '../jsonFile.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
+const PICKLED_WEIGHTS = 'adapter_model.bin';
+/** What PEFT puts before a weight's name, and what after the name of a layer whose own weight it means. */
+const PREFIX = 'base_model.model.';
+const UNDER_ADAPTER = '.base_layer';
 
 /** The weights of one adapter by their key in a PEFT file. */
 export function adapterParameters(model: CausalLM, adapterName: string): Map<string, Parameter> {
@@ -24,32 +31,38 @@ export function adapterParameters(model: CausalLM, adapterName: string): Map<str
   for (const [layerName, layer] of model.adaptedLayers()) {
     const adapter = layer.adapters.get(adapterName);
     for (const [key, parameter] of adapter?.parameters ?? []) {
-      parameters.set(`base_model.model.${layerName}.${key}`, parameter);
+      parameters.set(`${PREFIX}${layerName}.${key}`, parameter);
     }
   }
   return parameters;
 }
 
-/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. */
+/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it; one that was loaded keeps its config. */
 export async function saveAdapter(
   model: CausalLM,
+  adapters: AdapterSet,
   target: FolderTarget,
   adapterName = soleAdapter(model),
 ): Promise<void> {
-  const options = model.adapterOptions(adapterName);
+  const options = adapters.options(adapterName);
+  const loaded = adapters.loadedFrom(adapterName);
   const layerNames = [...model.adaptedLayers()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
   const folder = folderToWrite(target);
   await folder.create();
-  const tensors = [...adapterParameters(model, adapterName)].map(([name, parameter]) => ({
+  const parameters = [...adapterParameters(model, adapterName), ...(loaded?.baseWeights ?? [])];
+  const tensors = parameters.map(([name, parameter]) => ({
     name,
     dtype: 'F32' as const,
     shape: parameter.logicalShape,
-    data: () => parameter.read().data() as Promise<Float32Array>,
+    data: () =>
+      parameter.storage === 'float32'
+        ? (parameter.read().data() as Promise<Float32Array>)
+        : toBytes(parameter, 'float32'), // a weight of the model that came with the adapter
   }));
   await folder.writeSafetensors(WEIGHTS, tensors);
-  const config = formatPeftConfig(options, layerNames, model.nameOrPath);
+  const config = loaded?.config ?? formatPeftConfig(options, layerNames, model.nameOrPath);
   await folder.write(CONFIG, JSON.stringify(config, null, 2));
 }
 
@@ -63,7 +76,10 @@ function soleAdapter(model: CausalLM): string {
   );
 }
 
-/** Loads a PEFT folder; the model is left as it was when anything is wrong. */
+/**
+ * Loads a PEFT folder; the model is left as it was when anything is wrong. Weights of the model itself in the file, as
+ * PEFT adds them for an adapted head, replace the model's where they differ, as in PEFT, and a warning says so.
+ */
 export async function loadAdapter(
   model: CausalLM,
   adapters: AdapterSet,
@@ -71,25 +87,127 @@ export async function loadAdapter(
   {adapterName = DEFAULT_ADAPTER, trainable = false}: {adapterName?: string; trainable?: boolean} = {},
 ): Promise<void> {
   const folder = openFolder(source);
-  const options = parsePeftConfig(await readJsonOf(folder, CONFIG), folder.pathOf(CONFIG));
+  const config = await readJsonOf(folder, CONFIG);
+  const options = parsePeftConfig(config, folder.pathOf(CONFIG));
+  await assertNotPickled(folder);
   const file = await folder.openSafetensors(WEIGHTS);
+  const changes: BaseChange[] = [];
   try {
     const bytes = new Map<string, Uint8Array>();
     for (const name of file.names()) bytes.set(name, await file.load(name));
-    adapters.add({...options, adapterName}, () => fill(adapterParameters(model, adapterName), file, bytes));
+    const base = baseParameters(model, file);
+    for (const [name, parameter] of base) {
+      const change = await baseChange(name, parameter, file, bytes.get(name)!);
+      if (change) changes.push(change);
+    }
+    const baseWeights = new Map(changes.map(({name, parameter}) => [name, parameter]));
+    const write = () => {
+      assertPlaces(model, file, base);
+      fill(adapterParameters(model, adapterName), file, bytes, base);
+    };
+    adapters.add({...options, adapterName}, write, {config, baseWeights});
+    for (const {parameter, value} of changes) parameter.write(value);
     for (const layer of model.adaptedLayers().values()) {
       const adapter = layer.adapters.get(adapterName);
       if (adapter) adapter.trainable = trainable;
     }
+    warnOfChanges(changes, file);
   } finally {
+    for (const {value} of changes) value.dispose();
     file.close();
   }
 }
 
+/** @throws TfjsLoraError `UNSUPPORTED` for a folder that has its weights in PyTorch's older format alone */
+async function assertNotPickled(folder: Folder): Promise<void> {
+  if ((await folder.has(WEIGHTS)) || !(await folder.has(PICKLED_WEIGHTS))) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `${folder.pathOf(PICKLED_WEIGHTS)}: expected ${WEIGHTS}, got PyTorch's pickled format, which can run code and is not ` +
+      'read here. Convert it, in the folder: python -c "import torch; from safetensors.torch import save_file; ' +
+      `w = torch.load('${PICKLED_WEIGHTS}', map_location='cpu', weights_only=True); ` +
+      `save_file({k: v.contiguous() for k, v in w.items()}, '${WEIGHTS}', metadata={'format': 'pt'})"`,
+  );
+}
+
+/** A weight of the model that an adapter's file changes. */
+interface BaseChange {
+  name: string;
+  parameter: Parameter;
+  value: tf.Tensor;
+}
+
+/**
+ * The model's own weights that a file holds beside an adapter's, by their key there: `lm_head.base_layer.weight` where
+ * the head is adapted, or the embedding and the head when the vocabulary was resized.
+ */
+function baseParameters(model: CausalLM, file: SafetensorsFile): Map<string, Parameter> {
+  const all = model.namedParameters();
+  const found = new Map<string, Parameter>();
+  for (const name of file.names()) {
+    if (!name.startsWith(PREFIX)) continue;
+    const parameter = all.get(name.slice(PREFIX.length).replace(UNDER_ADAPTER, ''));
+    if (parameter) found.set(name, parameter);
+  }
+  return found;
+}
+
+/** Checks that a file names the model's own weights as PEFT does: in a layer that is adapted under the adapter. */
+function assertPlaces(model: CausalLM, file: SafetensorsFile, base: Map<string, Parameter>): void {
+  const adapted = model.adaptedLayers();
+  for (const [name, {originalName}] of base) {
+    const isAdapted = adapted.has(originalName.slice(0, originalName.lastIndexOf('.')));
+    if (isAdapted !== name.includes(UNDER_ADAPTER)) throw unexpectedTensor(name, file);
+  }
+}
+
+/** The value that a file gives a weight of the model, or undefined where it is the one the model has. */
+async function baseChange(
+  name: string,
+  parameter: Parameter,
+  file: SafetensorsFile,
+  bytes: Uint8Array,
+): Promise<BaseChange | undefined> {
+  const where = `tensor ${name} (${file.path})`;
+  if (parameter instanceof QuantizedParameter) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where}: expected the adapter's weights alone, got one of the model, which is quantized here. ` +
+        'Load the model unquantized, or remove the tensor from the file.',
+    );
+  }
+  const info = file.info(name);
+  if (!tf.util.arraysEqual([...info.shape], parameter.logicalShape)) {
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `${where}: expected the model's [${parameter.logicalShape.join(', ')}], got [${info.shape.join(', ')}]. ` +
+        'The vocabulary was resized in training: load the model that was resized.',
+    );
+  }
+  const value = toTensor(bytes, info, parameter, where, true);
+  if (parameter.isAllocated) {
+    const [given, held] = [await value.data(), await parameter.read().data()];
+    if (given.some((element, i) => element !== held[i])) return {name, parameter, value};
+  }
+  value.dispose();
+  return undefined;
+}
+
+function warnOfChanges(changes: BaseChange[], file: SafetensorsFile): void {
+  if (changes.length === 0) return;
+  const names = changes.map(({parameter}) => parameter.originalName).join(', ');
+  warn(
+    `adapter ${file.path}: its own ${names} differs from the model's and takes its place, as in PEFT. It stays when the ` +
+      'adapter rests or is deleted: load the model again to have the old one back.',
+  );
+}
+
+/** Writes an adapter's tensors; `base` are those of the file that are the model's own. */
 function fill(
   parameters: Map<string, Parameter>,
   file: SafetensorsFile,
   bytes: Map<string, Uint8Array>,
+  base: Map<string, Parameter>,
 ): void {
   for (const name of parameters.keys()) {
     if (file.has(name)) continue;
@@ -100,15 +218,10 @@ function fill(
     );
   }
   for (const name of file.names()) {
+    if (base.has(name)) continue;
     const parameter = parameters.get(name);
     const where = `tensor ${name} (${file.path})`;
-    if (!parameter) {
-      throw new TfjsLoraError(
-        'UNEXPECTED_TENSOR',
-        `${where}: expected only tensors that adapter_config.json targets, got one it does not. ` +
-          'Adapter and model, or adapter and config, do not belong together.',
-      );
-    }
+    if (!parameter) throw unexpectedTensor(name, file);
     const info = file.info(name);
     if (!tf.util.arraysEqual([...info.shape], parameter.logicalShape)) {
       throw new TfjsLoraError(
@@ -121,4 +234,12 @@ function fill(
     parameter.write(value);
     value.dispose();
   }
+}
+
+function unexpectedTensor(name: string, file: SafetensorsFile): TfjsLoraError {
+  return new TfjsLoraError(
+    'UNEXPECTED_TENSOR',
+    `tensor ${name} (${file.path}): expected only tensors that adapter_config.json targets, got one it does not. ` +
+      'Adapter and model, or adapter and config, do not belong together.',
+  );
 }

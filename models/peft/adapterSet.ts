@@ -3,6 +3,7 @@ import {hashName} from '../../layers/hashName.ts';
 import {assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
 import {DEFAULT_ADAPTER, LoRADense, type MergeOptions} from '../../layers/loraDense.ts';
 import {namedParameters, walk} from '../../layers/moduleLayer.ts';
+import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
@@ -16,8 +17,12 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   rank?: number;
   /** Default `'all-linear'`. */
   targetModules?: TargetModules;
+  /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
+  excludeModules?: string | string[];
   /** Only these decoder blocks, counted from 0. Default all. */
   layersToTransform?: number | number[];
+  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
+  layersPattern?: string | string[];
   /** Ranks of single layers, by the end of a name or a regular expression for it. */
   rankPattern?: Record<string, number>;
   /** Alphas of single layers, likewise. */
@@ -30,11 +35,20 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   seed?: number;
 }
 
+/** What the files of a loaded adapter held beyond its options, for writing it back. */
+export interface LoadedFrom {
+  /** `adapter_config.json` as it was. */
+  config: Record<string, unknown>;
+  /** Weights of the model that the adapter replaced, by their key in the file. */
+  baseWeights: Map<string, Parameter>;
+}
+
 const FILE_PREFIX = 'base_model.model.';
 
 /** The adapters of one model: which there are, where they sit, which are in force. */
 export class AdapterSet {
   private readonly optionsByName = new Map<string, LoRAOptions>();
+  private readonly filesByName = new Map<string, LoadedFrom>();
 
   constructor(private readonly model: LayeredModel) {}
 
@@ -52,6 +66,12 @@ export class AdapterSet {
     return this.optionsByName.get(name) as LoRAOptions;
   }
 
+  /** What an adapter was loaded from; undefined for one that was made here. */
+  loadedFrom(name: string): LoadedFrom | undefined {
+    this.assertKnown(name);
+    return this.filesByName.get(name);
+  }
+
   layers(): Map<string, LoRADense> {
     const found = [...walk(this.model.layers)].filter(
       (layer): layer is LoRADense => layer instanceof LoRADense,
@@ -63,8 +83,9 @@ export class AdapterSet {
    * Everything is checked before anything changes.
    *
    * @param fill writes the new adapter's weights; when it throws, the set is as it was
+   * @param loadedFrom what the files of a loaded adapter held
    */
-  add(options: LoRAOptions, fill?: () => void): void {
+  add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
     const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
     if (!/^[\w-]+$/.test(adapterName)) {
       throw new TfjsLoraError(
@@ -84,8 +105,10 @@ export class AdapterSet {
         `adapter "${adapterName}": expected unmerged weights. unmergeLoRA() or fuseLoRA() first.`,
       );
     }
-    const blocks = layersToTransform === undefined ? undefined : [layersToTransform].flat();
-    const targets = matchTargets(targetModules, this.candidates(), blocks);
+    const targets = matchTargets(targetModules, this.candidates(), layersToTransform, {
+      ...options,
+      allowForeign: loadedFrom !== undefined,
+    });
     const argsFor = layerArgs(options);
     const plans = targets.map((name) => ({name, args: argsFor(name)}));
     const before = this.linearLayers();
@@ -103,6 +126,7 @@ export class AdapterSet {
       (adapted as LoRADense).addAdapter(adapterName, args);
     }
     this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
+    if (loadedFrom) this.filesByName.set(adapterName, loadedFrom);
     this.activate(adapterName);
     try {
       fill?.();
@@ -171,6 +195,7 @@ export class AdapterSet {
       if (layer.adapters.size === 0) replaceLayer(this.model, layer, layer.fuse());
     }
     this.optionsByName.delete(name);
+    this.filesByName.delete(name);
   }
 
   without<R>(fn: () => R): R {
@@ -224,6 +249,7 @@ export class AdapterSet {
     this.merge(options);
     for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
     this.optionsByName.clear();
+    this.filesByName.clear();
   }
 
   /**
@@ -279,6 +305,7 @@ function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
     useRsLoRA,
     useDoRA,
     init,
+    freezeB,
     seed = 0,
     adapterName = DEFAULT_ADAPTER,
     rankPattern = {},
@@ -292,6 +319,7 @@ function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
     useRsLoRA,
     useDoRA,
     init,
+    freezeB,
     seed: seed + hashName(`${name}.${adapterName}`),
   });
 }

@@ -1,6 +1,8 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 import type {LoRAOptions} from './adapterSet.ts';
+import {assertKeepsBase} from './initLoraWeights.ts';
 
 type Json = Record<string, unknown>;
 
@@ -12,17 +14,15 @@ const INERT = new Set([
   'task_type',
   'peft_type',
   'peft_version',
-  'fan_in_fan_out',
+  'fan_in_fan_out', // PEFT resets it for `nn.Linear`
   'qalora_group_size',
-  'megatron_config',
   'megatron_core',
-  'loftq_config',
-  'runtime_config',
+  'runtime_config', // PEFT drops it from a file
+  'loftq_config', // these four set up an `init_lora_weights`, which decides by itself
   'eva_config',
   'corda_config',
-  'arrow_config',
+  'lora_ga_config',
   'ensure_weight_tying',
-  'layers_pattern',
 ]);
 
 /** Keys that would change the numbers, and the values that mean they are off. */
@@ -30,13 +30,17 @@ const MUST_BE_OFF: Record<string, unknown[]> = {
   bias: ['none'],
   lora_bias: [false],
   modules_to_save: [null, []],
-  layer_replication: [null],
-  exclude_modules: [null, []],
+  layer_replication: [null, []],
   trainable_token_indices: [null],
   target_parameters: [null, []],
   use_qalora: [false],
   use_bdlora: [null, false],
   alora_invocation_tokens: [null],
+  arrow_config: [null],
+  kasa_config: [null],
+  velora_config: [null],
+  monteclora_config: [null],
+  megatron_config: [null, {}],
 };
 
 const READ = new Set([
@@ -45,7 +49,9 @@ const READ = new Set([
   'lora_alpha',
   'lora_dropout',
   'target_modules',
+  'exclude_modules',
   'layers_to_transform',
+  'layers_pattern',
   'rank_pattern',
   'alpha_pattern',
   'use_rslora',
@@ -64,7 +70,7 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
   if (json.peft_type !== 'LORA') {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} peft_type: expected "LORA", got ${JSON.stringify(json.peft_type)}`,
+      `${where} peft_type: expected "LORA", got ${show(json.peft_type)}`,
     );
   }
   for (const [key, off] of Object.entries(MUST_BE_OFF)) {
@@ -73,43 +79,79 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
       continue;
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} ${key}: expected ${JSON.stringify(off[0])}, got ${JSON.stringify(value)}`,
+      `${where} ${key}: expected ${JSON.stringify(off[0])}, got ${show(value)}. ` +
+        'The adapter does more than add low-rank updates, and this is not built here: merge it in PEFT ' +
+        '(merge_and_unload) and load the merged model.',
     );
   }
-  const known = (key: string) => READ.has(key) || INERT.has(key) || key in MUST_BE_OFF;
+  assertKeepsBase(json.init_lora_weights, where);
+  const known = (key: string) => READ.has(key) || INERT.has(key) || Object.hasOwn(MUST_BE_OFF, key);
   const unknown = Object.keys(json).filter((key) => !known(key) && json[key] != null && json[key] !== false);
   if (unknown.length > 0) warn(`${where}: ignored unknown keys ${unknown.join(', ')}`);
 
-  const targetModules = json.target_modules;
-  const isTarget =
-    typeof targetModules === 'string' ||
-    (Array.isArray(targetModules) && targetModules.every((name) => typeof name === 'string'));
-  if (!isTarget) {
+  const {number, flag, names, layers, numbers} = readers(json, where);
+  const targetModules = names('target_modules');
+  if (targetModules === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} target_modules: expected a string or a list of names, got ${JSON.stringify(targetModules)}`,
+      `${where} target_modules: expected a string or a list of names, got ${show(json.target_modules)}. ` +
+        'PEFT writes the names it chose; for a Llama they are ["q_proj", "v_proj"].',
     );
   }
-  const number = (key: string, fallback: number): number => {
-    const value = json[key] ?? fallback;
-    if (typeof value === 'number' && Number.isFinite(value)) return value;
+  const layersToTransform = layers('layers_to_transform');
+  const layersPattern = names('layers_pattern');
+  if (layersPattern?.length && layersToTransform === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${key}: expected a number, got ${JSON.stringify(value)}`,
+      `${where} layers_pattern: expected layers_to_transform beside it, got none. PEFT refuses it, too.`,
     );
-  };
+  }
   return {
     rank: number('r', 8),
     alpha: number('lora_alpha', 8),
     dropout: number('lora_dropout', 0),
-    targetModules: targetModules as string | string[],
-    layersToTransform: (json.layers_to_transform as number | number[]) ?? undefined,
-    rankPattern: (json.rank_pattern as Record<string, number>) ?? {},
-    alphaPattern: (json.alpha_pattern as Record<string, number>) ?? {},
-    useRsLoRA: (json.use_rslora as boolean) ?? false,
-    useDoRA: (json.use_dora as boolean) ?? false,
-    init: json.init_lora_weights === 'gaussian' ? 'gaussian' : 'kaiming',
+    targetModules,
+    excludeModules: names('exclude_modules'),
+    layersToTransform,
+    layersPattern,
+    rankPattern: numbers('rank_pattern'),
+    alphaPattern: numbers('alpha_pattern'),
+    useRsLoRA: flag('use_rslora'),
+    useDoRA: flag('use_dora'),
+    init: isNamed(json.init_lora_weights, 'gaussian') ? 'gaussian' : 'kaiming',
+    freezeB: isNamed(json.init_lora_weights, 'mica'),
     baseModelNameOrPath: (json.base_model_name_or_path as string) ?? undefined,
+  };
+}
+
+const isNamed = (init: unknown, name: string) => typeof init === 'string' && init.toLowerCase() === name;
+
+/** Readers of a config's keys that check what they find; null is as good as absent, as in PEFT's defaults. */
+function readers(json: Json, where: string) {
+  const read = <T>(key: string, expected: string, isRight: (value: unknown) => boolean): T | undefined => {
+    const value = json[key];
+    if (value == null) return undefined;
+    if (isRight(value)) return value as T;
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected ${expected}, got ${show(value)}`);
+  };
+  const isNumber = (value: unknown) => typeof value === 'number' && Number.isFinite(value);
+  const listOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
+    Array.isArray(value) ? value.every(isRight) : isRight(value);
+  const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
+    typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
+  return {
+    number: (key: string, fallback: number) => read<number>(key, 'a number', isNumber) ?? fallback,
+    flag: (key: string) => read<boolean>(key, 'true or false', (v) => typeof v === 'boolean') ?? false,
+    names: (key: string) =>
+      read<string | string[]>(
+        key,
+        'a string or a list of names',
+        listOf((v) => typeof v === 'string'),
+      ),
+    layers: (key: string) =>
+      read<number | number[]>(key, 'the number of a layer, or a list of them', listOf(Number.isInteger)),
+    numbers: (key: string) =>
+      read<Record<string, number>>(key, 'a number for each name', isObjectOf(isNumber)) ?? {},
   };
 }
 
@@ -138,10 +180,11 @@ export function formatPeftConfig(options: LoRAOptions, layerNames: string[], bas
     alpha_pattern: options.alphaPattern ?? {},
     base_model_name_or_path: options.baseModelNameOrPath ?? baseModel,
     bias: 'none',
+    exclude_modules: targets === layerNames ? null : (options.excludeModules ?? null),
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: init === 'gaussian' ? 'gaussian' : true,
-    layers_pattern: null,
+    layers_pattern: targets === layerNames ? null : (options.layersPattern ?? null),
     layers_to_transform: targets === layerNames ? null : (options.layersToTransform ?? null),
     lora_alpha: options.alpha ?? 2 * rank,
     lora_dropout: options.dropout ?? 0,

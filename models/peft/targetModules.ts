@@ -18,24 +18,41 @@ export interface TargetCandidates {
   refused: Map<string, string>;
 }
 
+export interface TargetOptions {
+  /** Layers to leave out: a list of names or their ends, or a regular expression for the whole name. */
+  excludeModules?: string | string[];
+  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
+  layersPattern?: string | string[];
+  /** Accept names in a list that match nothing while another does, as PEFT does. Default false: a name may be mistyped. */
+  allowForeign?: boolean;
+}
+
 /**
  * Names of the linear layers that `targets` selects, in the model's order.
  *
+ * @param layersToTransform only these decoder blocks, counted from 0; none given or an empty list: all. As in PEFT, a
+ *   layer that a list gives by its full name is adapted in any block
  * @throws TfjsLoraError `UNKNOWN_TARGET` when a target matches nothing, `UNSUPPORTED` when it matches a layer that
  *   cannot be adapted
  */
 export function matchTargets(
   targets: TargetModules,
   {linear, head, refused}: TargetCandidates,
-  layersToTransform?: number[],
+  layersToTransform?: number | number[],
+  {excludeModules, layersPattern, allowForeign = false}: TargetOptions = {},
 ): string[] {
-  if (targets === 'all-linear') {
-    return inLayers(
-      linear.filter((name) => name !== head),
-      layersToTransform,
-    );
-  }
-  const single = (Array.isArray(targets) ? targets : [targets]) as (string | RegExp)[];
+  const isExcluded = exclusion(excludeModules, allowForeign ? undefined : [...linear, ...refused.keys()]);
+  const isInBlocks = blockFilter(layersToTransform, layersPattern);
+  const kept = (names: string[], listed: string[] = []) => {
+    const chosen = names.filter((name) => !isExcluded(name));
+    if (chosen.length === 0) throw nothingLeft('excludeModules', excludeModules);
+    const inBlocks = chosen.filter((name) => listed.includes(name) || isInBlocks(name));
+    if (inBlocks.length === 0) throw nothingLeft('layersToTransform', layersToTransform);
+    return inBlocks;
+  };
+  if (targets === 'all-linear') return kept(linear.filter((name) => name !== head));
+  const isList = Array.isArray(targets);
+  const single: (string | RegExp)[] = isList ? targets : [targets];
   if (single.length === 0) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -43,50 +60,82 @@ export function matchTargets(
     );
   }
   const selected = new Set<string>();
+  const foreign: (string | RegExp)[] = [];
   for (const target of single) {
-    const matches = Array.isArray(targets) ? endsWith(target as string) : fullMatch(target);
+    const matches = isList ? endsWith(target as string) : fullMatch(target, 'LoRA target');
     for (const [name, reason] of refused) {
-      if (matches(name))
+      if (matches(name) && !isExcluded(name))
         throw new TfjsLoraError('UNSUPPORTED', `LoRA target ${target}: ${name} cannot be adapted: ${reason}`);
     }
     const found = linear.filter(matches);
-    if (found.length === 0) throw unknownTarget(target, linear, Array.isArray(targets));
+    if (found.length === 0 && ![...refused.keys()].some(matches)) foreign.push(target);
     for (const name of found) selected.add(name);
   }
-  return inLayers(
+  if (foreign.length > 0 && !(allowForeign && selected.size > 0))
+    throw unknownTarget(foreign[0], linear, isList);
+  return kept(
     linear.filter((name) => selected.has(name)),
-    layersToTransform,
+    isList ? targets : [],
   );
 }
 
-function inLayers(names: string[], layersToTransform?: number[]): string[] {
-  const chosen = names.filter((name) => isInLayers(name, layersToTransform));
-  if (chosen.length > 0) return chosen;
-  throw new TfjsLoraError(
+/** @param known where each exclusion must match one of these, since one that matches none may be mistyped */
+function exclusion(excluded: TargetOptions['excludeModules'], known?: string[]): (name: string) => boolean {
+  if (excluded === undefined || excluded.length === 0) return () => false;
+  const isList = Array.isArray(excluded);
+  const tests = [excluded].flat().map((pattern) => {
+    const matches = isList ? endsWith(pattern) : fullMatch(pattern, 'LoRA excludeModules');
+    if (known && !known.some(matches)) throw unknownTarget(pattern, known, isList, 'excludeModules');
+    return matches;
+  });
+  return (name) => tests.some((matches) => matches(name));
+}
+
+/** Whether a layer is in one of the blocks: `model.layers.3.…` is in block 3, a layer outside the stack in none. */
+function blockFilter(
+  layersToTransform: number | number[] | undefined,
+  layersPattern: string | string[] | undefined,
+): (name: string) => boolean {
+  const blocks = layersToTransform === undefined ? [] : [layersToTransform].flat();
+  if (blocks.length === 0) return () => true;
+  const lists = [layersPattern ?? []].flat().filter((list) => list !== '');
+  const isList = lists.map((list) => fullMatch(`(?:.*\\.)?(?:${list})`, 'LoRA layersPattern'));
+  return (name) => {
+    const parts = name.split('.');
+    const isBlock = (part: string, i: number): boolean => {
+      if (!/^\d+$/.test(part) || i === parts.length - 1) return false;
+      return lists.length === 0 ? i >= 2 : isList.some((matches) => matches(parts.slice(0, i).join('.')));
+    };
+    const block = parts.find(isBlock);
+    return block !== undefined && blocks.includes(Number(block));
+  };
+}
+
+function nothingLeft(option: string, value: unknown): TfjsLoraError {
+  return new TfjsLoraError(
     'UNKNOWN_TARGET',
-    `LoRA layersToTransform: expected layers that have a target, got ${layersToTransform?.join(', ')}`,
+    `LoRA ${option}: expected layers that have a target, got ${[value].flat().join(', ')}`,
   );
 }
 
 const endsWith = (target: string) => (name: string) => name === target || name.endsWith(`.${target}`);
 
-function fullMatch(pattern: string | RegExp): (name: string) => boolean {
+/** Whether a name as a whole matches: a string as Python's `re.fullmatch`; `what` names the option in errors. */
+function fullMatch(pattern: string | RegExp, what: string): (name: string) => boolean {
   if (typeof pattern === 'string') {
-    const compiled = new PythonPattern(pattern, 'LoRA target');
+    const compiled = new PythonPattern(pattern, what);
     return (name) => compiled.fullMatch(name);
   }
   const whole = new RegExp(`^(?:${pattern.source})$`, pattern.flags.replace(/[gy]/g, ''));
   return (name) => whole.test(name);
 }
 
-/** `model.layers.3.…` is in layer 3; a layer outside the stack is in none. */
-function isInLayers(name: string, layers?: number[]): boolean {
-  if (!layers) return true;
-  const index = /\.layers\.(\d+)\./.exec(name)?.[1];
-  return index !== undefined && layers.includes(Number(index));
-}
-
-function unknownTarget(target: string | RegExp, linear: string[], isName: boolean): TfjsLoraError {
+function unknownTarget(
+  target: string | RegExp,
+  linear: string[],
+  isName: boolean,
+  option = 'target',
+): TfjsLoraError {
   const lastNames = linear.map((name) => name.slice(name.lastIndexOf('.') + 1));
   const nearest = nearestNames(String(target), String(target).includes('.') ? linear : lastNames, 3).join(
     ', ',
@@ -96,6 +145,6 @@ function unknownTarget(target: string | RegExp, linear: string[], isName: boolea
     : `A string is a regular expression for the whole name (${linear[0]}); pass a list for names: ["${nearest.split(',')[0]}"].`;
   return new TfjsLoraError(
     'UNKNOWN_TARGET',
-    `LoRA target ${target}: expected a linear layer of the model, got no match. ${advice}`,
+    `LoRA ${option} ${target}: expected a linear layer of the model, got no match. ${advice}`,
   );
 }

@@ -22,7 +22,9 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
   for (const name of names) await model.saveAdapter?.(names.length > 1 ? join(folder, name) : folder, name);
   if (names.length === 0) await model.save?.(folder);
   const isWhole =
-    names.length === 1 ? onlyAdapter(parameters) : names.length === 0 && model.storage === 'float32';
+    names.length === 1
+      ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not where a part is frozen
+      : names.length === 0 && model.storage === 'float32';
   if (isWhole) return;
   const tensors = [...parameters].map(([name, variable]) => ({
     name,
@@ -35,6 +37,12 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
 
 const onlyAdapter = (parameters: Map<string, tf.Variable>): boolean =>
   [...parameters.keys()].every((key) => key.startsWith('base_model.model.'));
+
+function tensorCount(path: string): number {
+  const file = SafetensorsFile.open(path);
+  file.close();
+  return file.names().length;
+}
 
 /**
  * Puts back what {@link saveTrainedWeights} wrote; everything is checked before any weight changes.

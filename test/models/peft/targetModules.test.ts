@@ -45,6 +45,43 @@ test('an unknown target lists the nearest', () => {
   expect(error.message).toMatch(/^LoRA target q_porj: .* Nearest: q_proj,/);
 });
 
+test('excluded layers are left out, by name, by its end or by an expression', () => {
+  const all = matchTargets(['q_proj', 'v_proj'], candidates);
+  const exclude = (excludeModules: string | string[]) =>
+    matchTargets(['q_proj', 'v_proj'], candidates, undefined, {excludeModules});
+  expect(exclude(['v_proj'])).toEqual(all.filter((name) => name.endsWith('q_proj')));
+  expect(exclude(['model.layers.3.self_attn.v_proj'])).toHaveLength(23);
+  expect(exclude('.*\\.[0-9]\\.self_attn.*')).toEqual(all.filter((name) => /\.1[01]\./.test(name)));
+  expect(exclude([])).toEqual(all);
+  expect(
+    matchTargets(['embed_tokens', 'q_proj'], candidates, undefined, {excludeModules: ['embed_tokens']}),
+  ).toEqual(exclude(['v_proj']));
+  expect(refusal(() => exclude(['q_proj', 'v_proj'])).message).toMatch(
+    /excludeModules: expected layers .* got q_proj, v_proj/,
+  );
+  expect(refusal(() => exclude(['k_porj'])).message).toMatch(/^LoRA excludeModules k_porj: .* Nearest: /);
+});
+
+test('of a loaded config, names that match nothing are passed over while another matches', () => {
+  const loaded = (targets: string[], excludeModules?: string[]) =>
+    matchTargets(targets, candidates, undefined, {allowForeign: true, excludeModules});
+  expect(loaded(['c_attn', 'q_proj'], ['c_proj'])).toEqual(matchTargets(['q_proj'], candidates));
+  expect(refusal(() => loaded(['c_attn', 'query_key_value'])).code).toBe('UNKNOWN_TARGET');
+});
+
+test('blocks: as PEFT finds them', () => {
+  const up = 'model.layers.0.mlp.up_proj';
+  const q = (i: number) => `model.layers.${i}.self_attn.q_proj`;
+  expect(matchTargets(['q_proj'], candidates, [])).toHaveLength(12);
+  expect(matchTargets(['q_proj', up], candidates, 1)).toEqual([up, q(1)]); // a full name is in any block
+  const inList = (layersPattern: string | string[]) =>
+    matchTargets(['q_proj'], candidates, [1, 2], {layersPattern});
+  expect(inList('layers')).toEqual([q(1), q(2)]);
+  expect(inList(['h', 'model.layers'])).toEqual([q(1), q(2)]);
+  expect(inList('')).toEqual([q(1), q(2)]);
+  expect(refusal(() => inList('h')).code).toBe('UNKNOWN_TARGET');
+});
+
 test('refusals', () => {
   expect(refusal(() => matchTargets(['embed_tokens'], candidates))).toMatchObject({
     code: 'UNSUPPORTED',

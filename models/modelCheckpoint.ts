@@ -1,0 +1,92 @@
+import type {Folder} from '../quant/folders/folder.ts';
+import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
+import type {SafetensorsFile} from '../quant/safetensors/safetensorsFile.ts';
+import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
+import {toFloat32} from '../quant/safetensors/toFloat32.ts';
+
+/** What a decoder without its head is made of, in a checkpoint that leaves the `model.` before them out. */
+const DECODER_PARTS = new Set(['embed_tokens', 'layers', 'norm', 'rotary_emb']);
+const EMBEDDING = 'model.embed_tokens.weight';
+const HEAD = 'lm_head.weight';
+
+/**
+ * A checkpoint's tensors under the names that a causal language model gives its weights, whichever way they are stored,
+ * as transformers reads them: with the decoder's `model.` before them or without; the one matrix of a tied head under
+ * the embedding's name or under the head's.
+ */
+export class ModelCheckpoint {
+  /** Names in the files by the model's. */
+  private readonly stored = new Map<string, string>();
+
+  /** @param isTied whether the config says that head and embedding are one */
+  private constructor(
+    private readonly checkpoint: SafetensorsCheckpoint,
+    isTied: boolean,
+  ) {
+    const names = checkpoint.names();
+    const isHeadOnly = isTied && !names.some((name) => withPrefix(name) === EMBEDDING);
+    for (const name of names) {
+      const whole = isHeadOnly && name === HEAD ? EMBEDDING : withPrefix(name);
+      this.stored.set(checkpoint.has(whole) ? name : whole, name);
+    }
+  }
+
+  /** @throws TfjsLoraError as `SafetensorsCheckpoint.fromFolder` */
+  static async fromFolder(folder: Folder, isTied: boolean): Promise<ModelCheckpoint> {
+    return new ModelCheckpoint(await SafetensorsCheckpoint.fromFolder(folder), isTied);
+  }
+
+  get folder(): string {
+    return this.checkpoint.folder;
+  }
+
+  /** In the order of the files' bytes. */
+  names(): string[] {
+    return [...this.stored.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.stored.has(name);
+  }
+
+  info(name: string): TensorInfo {
+    return this.checkpoint.info(this.nameInFile(name));
+  }
+
+  fileOf(name: string): SafetensorsFile {
+    return this.checkpoint.fileOf(this.nameInFile(name));
+  }
+
+  load(name: string): Promise<Uint8Array> {
+    return this.checkpoint.load(this.nameInFile(name));
+  }
+
+  read(name: string): Uint8Array {
+    return this.checkpoint.read(this.nameInFile(name));
+  }
+
+  close(): void {
+    this.checkpoint.close();
+  }
+
+  /** Whether a head is stored beside the embedding and is another matrix, so that the two cannot be one. */
+  async hasOwnHead(): Promise<boolean> {
+    if (!this.has(HEAD) || !this.has(EMBEDDING)) return false;
+    const [head, embedding] = [this.info(HEAD), this.info(EMBEDDING)];
+    if (head.shape.join() !== embedding.shape.join()) return true;
+    const [a, b] = [await this.load(HEAD), await this.load(EMBEDDING)];
+    if (head.dtype === embedding.dtype) return !isEqual(a, b);
+    return !isEqual(toFloat32(a, head.dtype, HEAD), toFloat32(b, embedding.dtype, EMBEDDING));
+  }
+
+  private nameInFile(name: string): string {
+    return this.stored.get(name) ?? name;
+  }
+}
+
+const withPrefix = (name: string): string => (DECODER_PARTS.has(name.split('.')[0]) ? `model.${name}` : name);
+
+function isEqual(a: Uint8Array | Float32Array, b: Uint8Array | Float32Array): boolean {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
