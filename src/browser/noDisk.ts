@@ -13,8 +13,10 @@ const absent = (): never => {
 };
 
 export {
+  absent as accessSync,
   absent as appendFileSync,
   absent as closeSync,
+  absent as execFileSync,
   absent as existsSync,
   absent as fstatSync,
   absent as fsyncSync,
@@ -27,6 +29,7 @@ export {
   absent as readdirSync,
   absent as readFile,
   absent as readFileSync,
+  absent as readlinkSync,
   absent as readSync,
   absent as realpath,
   absent as rename,
@@ -36,6 +39,7 @@ export {
   absent as statSync,
   absent as truncateSync,
   absent as unlinkSync,
+  absent as utimesSync,
   absent as writeFile,
   absent as writeFileSync,
   absent as writeSync,

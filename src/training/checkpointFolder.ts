@@ -10,8 +10,10 @@ import {writeWhole} from './linesFile.ts';
 /** Written last; lists the checkpoint's files, so that one that lost some is known. */
 const RESUME_STATE = 'resume_state.json';
 const NAME = /^checkpoint-(\d+)$/;
+/** Of a line of training that a run has left by going on from a checkpoint before. */
+const ABANDONED = /^abandoned-checkpoint-(\d+)(?:-\d+)?$/;
 const UNFINISHED = /^\.checkpoint-\d+\.[\w-]+\.tmp$/;
-const REMOVED = /^\.checkpoint-\d+\.[\w-]+\.old$/;
+const REMOVED = /^\.(?:abandoned-)?checkpoint-[\d-]+\.[\w-]+\.old$/;
 
 export function checkpointFolder(outputDir: string, step: number): string {
   return join(outputDir, `checkpoint-${step}`);
@@ -67,6 +69,16 @@ export async function readCheckpoint(folder: string): Promise<Record<string, unk
   return state;
 }
 
+export function isWholeCheckpoint(folder: string): Promise<boolean> {
+  return readCheckpoint(folder).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Whether a folder is one that {@link writeCheckpoint} made, whole or torn. */
+export const isCheckpoint = (folder: string): boolean => fs.existsSync(join(folder, RESUME_STATE));
+
 function torn(folder: string, name: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError(
     'CORRUPT_FILE',
@@ -74,7 +86,10 @@ function torn(folder: string, name: string, expected: string, got: string): Tfjs
   );
 }
 
-/** The newest whole checkpoint in a folder; one that is torn is passed over with a warning. */
+/**
+ * The newest whole checkpoint in a folder, by number, which {@link setAsideAfter} keeps the order of training; one that is
+ * torn is passed over with a warning.
+ */
 export async function newestCheckpoint(outputDir: string): Promise<string | undefined> {
   for (const step of checkpointSteps(outputDir).reverse()) {
     const folder = checkpointFolder(outputDir, step);
@@ -97,17 +112,53 @@ export function checkpointSteps(outputDir: string): number[] {
     .sort((a, b) => a - b);
 }
 
-/** Removes the oldest checkpoints beyond `limit`; those of the `kept` steps and the newest stay. */
+/**
+ * Renames the checkpoints after a step, so that they neither pass for the newest nor outlive those that the run will write.
+ *
+ * @returns their old and new names
+ */
+export function setAsideAfter(outputDir: string, step: number): [before: string, after: string][] {
+  return checkpointSteps(outputDir)
+    .filter((later) => later > step)
+    .map((later) => {
+      const before = `checkpoint-${later}`;
+      let after = `abandoned-${before}`;
+      for (let n = 2; fs.existsSync(join(outputDir, after)); n++) after = `abandoned-${before}-${n}`;
+      fs.renameSync(join(outputDir, before), join(outputDir, after));
+      return [before, after];
+    });
+}
+
+/** Removes checkpoints beyond `limit`: abandoned ones, then the oldest; those of the `kept` steps and the newest stay. */
 export function rotateCheckpoints(outputDir: string, limit: number, kept: readonly number[]): void {
   const steps = checkpointSteps(outputDir);
+  const abandoned = abandonedNames(outputDir);
   const removable = steps.slice(0, -1).filter((step) => !kept.includes(step));
-  for (const step of removable.slice(0, Math.max(0, steps.length - limit))) removeCheckpoint(outputDir, step);
+  const names = [...abandoned, ...removable.map((step) => `checkpoint-${step}`)];
+  const surplus = Math.max(0, steps.length + abandoned.length - limit);
+  for (const name of names.slice(0, surplus)) remove(outputDir, name);
+}
+
+export function removeAbandoned(outputDir: string): void {
+  for (const name of abandonedNames(outputDir)) remove(outputDir, name);
+}
+
+/** By step. */
+function abandonedNames(outputDir: string): string[] {
+  const stepOf = (name: string) => Number(ABANDONED.exec(name)?.[1]);
+  return entriesOf(outputDir)
+    .filter((name) => ABANDONED.test(name))
+    .sort((a, b) => stepOf(a) - stepOf(b));
+}
+
+export function removeCheckpoint(outputDir: string, step: number): void {
+  remove(outputDir, `checkpoint-${step}`);
 }
 
 /** Takes the name away first: a run killed while the files go leaves no half of a checkpoint. */
-export function removeCheckpoint(outputDir: string, step: number): void {
-  const doomed = join(outputDir, `.checkpoint-${step}.${randomUUID()}.old`);
-  fs.renameSync(checkpointFolder(outputDir, step), doomed);
+function remove(outputDir: string, name: string): void {
+  const doomed = join(outputDir, `.${name}.${randomUUID()}.old`);
+  fs.renameSync(join(outputDir, name), doomed);
   fs.rmSync(doomed, {recursive: true, force: true});
 }
 

@@ -56,6 +56,9 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
     onTrainComplete: async () => {
       if (plan.saveStrategy === 'steps') await save();
     },
+    onTrainEnd: async () => {
+      if (run.isInterrupted) await save(); // stopped after a step: while the model was evaluated
+    },
   };
 }
 

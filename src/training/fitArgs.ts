@@ -45,7 +45,10 @@ export interface FitArgs {
 
   /** Folder for the checkpoints, logs, results and weights of the run. Default none: nothing is written. */
   outputDir?: string;
-  /** Remove what an earlier run left in `outputDir`. Default false: that is an error. */
+  /**
+   * Remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false` an unfinished one too. Default false:
+   * an earlier run is an error, but for one that was stopped before it saved anything.
+   */
   overwriteOutputDir?: boolean;
   /** Default `steps`. */
   loggingStrategy?: Cadence;
@@ -64,8 +67,8 @@ export interface FitArgs {
   /** What a loss must fall by to count as lower. Default 0. */
   earlyStoppingThreshold?: number;
   /**
-   * Go on where a run was broken off: from a checkpoint's folder, or with `true` from the newest complete one in
-   * `outputDir`. Default false.
+   * Go on where a run was broken off: from a checkpoint's folder, or with an output folder or `true` from the newest whole one in
+   * that folder or in `outputDir`. Default: begin.
    */
   resumeFromCheckpoint?: boolean | string;
   /** Default none. */

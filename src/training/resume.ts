@@ -3,7 +3,16 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
 import {dataFingerprint} from '../data/dataFingerprint.ts';
 import {loadOptimizer} from '../optimizers/optimizerFile.ts';
-import {checkpointSteps, newestCheckpoint, readCheckpoint} from './checkpointFolder.ts';
+import {
+  checkpointFolder,
+  checkpointSteps,
+  isCheckpoint,
+  isWholeCheckpoint,
+  newestCheckpoint,
+  readCheckpoint,
+  setAsideAfter,
+} from './checkpointFolder.ts';
+import type {FitPlan} from './fitArgs.ts';
 import {restoreTrainedWeights} from './trainedWeights.ts';
 import {readLog} from './trainerState.ts';
 import type {RunProgress, TrainingRun} from './trainingRun.ts';
@@ -38,22 +47,55 @@ export function resumeStateOf(run: TrainingRun): Record<string, unknown> {
   return {...state};
 }
 
-/** The checkpoint a run is to go on from, if any. */
-export async function checkpointToResume({plan}: TrainingRun): Promise<string | undefined> {
-  const {resumeFromCheckpoint, outputDir} = plan;
-  if (typeof resumeFromCheckpoint === 'string') return resumeFromCheckpoint;
-  if (!resumeFromCheckpoint || outputDir === undefined) return undefined;
-  const newest = await newestCheckpoint(outputDir);
-  if (newest !== undefined) return newest;
-  if (checkpointSteps(outputDir).length > 0) {
-    throw new TfjsLoraError(
-      'CORRUPT_FILE',
-      `fitDataset resumeFromCheckpoint ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones. ` +
-        'Pass overwriteOutputDir: true without resumeFromCheckpoint to begin anew.',
-    );
+/**
+ * The checkpoint a run is to go on from, if any.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` where one was named, or only torn ones are there
+ */
+export async function checkpointToResume({
+  resumeFromCheckpoint: resume,
+  outputDir,
+}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>): Promise<string | undefined> {
+  if (typeof resume === 'string') {
+    const isOutputFolder = !isCheckpoint(resume) && checkpointSteps(resume).length > 0;
+    return (isOutputFolder ? await newestOf(resume) : undefined) ?? resume;
   }
-  warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
-  return undefined;
+  if (!resume || outputDir === undefined) return undefined;
+  const newest = await newestOf(outputDir);
+  if (newest === undefined) {
+    warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
+  }
+  return newest;
+}
+
+async function newestOf(outputDir: string): Promise<string | undefined> {
+  const newest = await newestCheckpoint(outputDir);
+  if (newest !== undefined || checkpointSteps(outputDir).length === 0) return newest;
+  throw new TfjsLoraError(
+    'CORRUPT_FILE',
+    `fitDataset resumeFromCheckpoint ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones. ` +
+      'Pass overwriteOutputDir: true and resumeFromCheckpoint: false to begin anew.',
+  );
+}
+
+/**
+ * Sets aside the checkpoints in the output folder that come after the one a run goes on from, and says so; all of them
+ * where that one lies elsewhere.
+ */
+export async function leaveLaterCheckpoints(
+  {plan, progress}: TrainingRun,
+  outputDir: string,
+  from: string,
+): Promise<void> {
+  const isHere = resolve(from) === resolve(checkpointFolder(outputDir, progress.step));
+  const moved = setAsideAfter(outputDir, isHere ? progress.step : 0);
+  const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(join(outputDir, after))));
+  if (!isWhole.includes(true)) return; // of torn ones it has been said that they were skipped
+  const limit = plan.saveTotalLimit === undefined ? '' : ', the first to be removed when new ones come';
+  warn(
+    `${resolve(outputDir)}: training goes on from ${from}, so later checkpoints are set aside: ` +
+      `${moved.map(([before, after]) => `${before} as ${after}`).join(', ')}${limit}`,
+  );
 }
 
 /**

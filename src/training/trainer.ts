@@ -15,9 +15,16 @@ import {CallbackList, type Evaluation, userCallbacks} from './callbacks.ts';
 import {assertSavable} from './checkpoints.ts';
 import {assertMemory} from './estimateMemory.ts';
 import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './fitArgs.ts';
+import type {FolderLock} from './folderLock.ts';
 import type {LearningRateSchedule} from './learningRateSchedule.ts';
-import {prepareOutputFolder} from './outputFolder.ts';
-import {checkpointToResume, resume} from './resume.ts';
+import {
+  clearOutputFolder,
+  FIT_WORDS,
+  holdOutputFolder,
+  markUnfinished,
+  type OutputWishes,
+} from './outputFolder.ts';
+import {checkpointToResume, leaveLaterCheckpoints, resume} from './resume.ts';
 import {trainingFeatures} from './trainingFeatures.ts';
 import {TrainingHistory} from './trainingHistory.ts';
 import {positionAt, TrainingRun} from './trainingRun.ts';
@@ -40,8 +47,9 @@ export class Trainer extends TrainingStep {
    *
    * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` when too many
    *   steps in a row were not finite
+   * @param held the hold on the output folder, where the caller has it already
    */
-  async fit(data: TrainingData, args: FitArgs = {}): Promise<TrainingHistory> {
+  async fit(data: TrainingData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
     if (this.isFitting) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
@@ -49,15 +57,17 @@ export class Trainer extends TrainingStep {
       );
     }
     this.isFitting = true;
+    let lock: FolderLock | undefined;
     try {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
       const {outputDir} = run.plan;
-      const checkpoint = await checkpointToResume(run);
       if (outputDir !== undefined) {
         await assertSavable(run);
-        prepareOutputFolder(run, outputDir, checkpoint !== undefined);
+        if (!held) lock = await holdOutputFolder(outputDir, outputWishes(run.plan), FIT_WORDS);
       }
+      const checkpoint = await checkpointToResume(run.plan);
       if (checkpoint !== undefined) await resume(run, checkpoint);
+      if (outputDir !== undefined) await begin(run, outputDir, checkpoint);
       const {totalSteps, firstTrainerStep: firstStep} = run;
       const factorAt = this.scheduleOf({totalSteps, firstStep});
       this.history = run.history;
@@ -70,6 +80,7 @@ export class Trainer extends TrainingStep {
       }
       return run.history;
     } finally {
+      lock?.release();
       this.isFitting = false;
     }
   }
@@ -242,6 +253,20 @@ export class Trainer extends TrainingStep {
     const {maxPositionEmbeddings, vocabSize} = this.model.config;
     return {maxLength: maxPositionEmbeddings, vocabSize};
   }
+}
+
+function outputWishes({overwriteOutputDir: overwrite, resumeFromCheckpoint: resume}: FitPlan): OutputWishes {
+  return {overwrite, resume};
+}
+
+/** The folder as the run needs it: without an earlier run, or with one that is not finished any more. */
+async function begin(run: TrainingRun, outputDir: string, checkpoint: string | undefined): Promise<void> {
+  if (checkpoint === undefined) {
+    clearOutputFolder(outputDir);
+    return;
+  }
+  markUnfinished(outputDir);
+  await leaveLaterCheckpoints(run, outputDir, checkpoint);
 }
 
 async function* windowsOf(batches: AsyncIterable<Batch>, size: number): AsyncGenerator<Batch[]> {

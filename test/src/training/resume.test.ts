@@ -148,9 +148,9 @@ describe('a run that is interrupted and goes on', () => {
       resumeFromCheckpoint: true,
       callbacks: counting(),
     });
-    expect(history.steps.map(({step}) => step)).toEqual([8, 9, 10, 11, 12]); // from checkpoint-7
+    expect(history.steps.map(({step}) => step)).toEqual([7, 8, 9, 10, 11, 12]); // from checkpoint-6, the newest by training
     expect(logOf(outputDir)).toEqual(logOf(pathOf('log-whole')));
-    expect(counts).toEqual([1, 2, 3, 4, 5, 6, 7, 5, 6, 8, 9, 10, 11, 12]);
+    expect(counts).toEqual([1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 9, 10, 11, 12]);
   });
 
   test('a finished run that goes on trains no more, and one with more epochs goes on', async () => {
@@ -241,6 +241,107 @@ describe('checkpoints', () => {
     await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
     expect(warnings).toEqual([expect.stringContaining('.checkpoint-14.0a-1b.tmp is torn and was skipped')]);
     expect(readdirSync(outputDir)).not.toContain('.checkpoint-14.0a-1b.tmp');
+  });
+
+  test('of the line a run leaves neither outlive those of the run nor pass for the newest', async () => {
+    const outputDir = pathOf('left');
+    await bigramRun({...ARGS, epochs: 4, outputDir, saveSteps: 1});
+    const from = join(outputDir, 'checkpoint-3');
+    const second = await bigramRun({
+      ...ARGS,
+      outputDir,
+      saveSteps: 1,
+      resumeFromCheckpoint: from,
+      ...stopAt(5),
+    });
+    expect(second.losses.map(([step]) => step)).toEqual([4, 5]);
+    expect(warnings).toEqual([
+      expect.stringContaining('the number of steps changed'),
+      expect.stringMatching(/later checkpoints are set aside: checkpoint-4 as abandoned-checkpoint-4, /),
+    ]);
+    expect(saved(outputDir)).toEqual([
+      ...Array.from({length: 21}, (_, i) => `abandoned-checkpoint-${4 + i}`).sort(),
+      ...[1, 2, 3, 4, 5].map((step) => `checkpoint-${step}`),
+    ]);
+    const limited = {...ARGS, outputDir, saveSteps: 1, saveTotalLimit: 2};
+    const third = await bigramRun({...limited, resumeFromCheckpoint: true});
+    expect(third.losses.map(([step]) => step)).toEqual([6, 7, 8, 9, 10, 11, 12]);
+    expect(saved(outputDir)).toEqual(['checkpoint-11', 'checkpoint-12']); // abandoned ones went first
+    warnings = [];
+    await bigramRun({
+      ...limited,
+      maxSteps: 5,
+      resumeFromCheckpoint: join(outputDir, 'checkpoint-11'),
+      ...stopAt(1),
+    });
+    expect(saved(outputDir)).toEqual(['abandoned-checkpoint-12', 'checkpoint-11']);
+    expect(warnings).toContainEqual(
+      expect.stringContaining('abandoned-checkpoint-12, the first to be removed when new ones come'),
+    );
+  });
+
+  test('each new one lives beside those of a longer line that it leaves', async () => {
+    const outputDir = pathOf('left-limited');
+    await bigramRun({...ARGS, outputDir, saveSteps: 1});
+    const there: string[][] = [];
+    await bigramRun({
+      ...{...ARGS, epochs: 1, outputDir, saveSteps: 1, saveTotalLimit: 2},
+      resumeFromCheckpoint: join(outputDir, 'checkpoint-3'),
+      callbacks: {onSave: () => void there.push(saved(outputDir))},
+    });
+    expect(there).toEqual([
+      ['checkpoint-3', 'checkpoint-4'],
+      ['checkpoint-4', 'checkpoint-5'],
+      ['checkpoint-5', 'checkpoint-6'],
+    ]);
+  });
+
+  test('the last one in an output folder is taken where that folder is named', async () => {
+    const [outputDir, other] = [pathOf('named'), pathOf('named-elsewhere')];
+    await bigramRun({...ARGS, outputDir, saveSteps: 5, ...stopAt(6)});
+    const {losses} = await bigramRun({...ARGS, outputDir: other, resumeFromCheckpoint: outputDir});
+    expect(losses.map(([step]) => step)).toEqual([7, 8, 9, 10, 11, 12]);
+    await expect(
+      bigramRun({...ARGS, outputDir: other, resumeFromCheckpoint: pathOf('nowhere')}),
+    ).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
+  });
+
+  test('an unfinished run is not overwritten unless that is said twice; one without checkpoints may begin again', async () => {
+    const outputDir = pathOf('unfinished');
+    const before = {...ARGS, outputDir, ...stopAt(1)};
+    await bigramRun({...before, signal: AbortSignal.abort()});
+    expect(saved(outputDir)).toEqual([]);
+    await bigramRun({...before, ...stopAt(2)}); // nothing was saved, so nothing is lost
+    const message =
+      /expected no unfinished run in it, got checkpoint-2\. Pass resumeFromCheckpoint: true to go on/;
+    for (const overwriteOutputDir of [false, true]) {
+      await expect(bigramRun({...ARGS, outputDir, overwriteOutputDir})).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message: expect.stringMatching(message),
+      });
+    }
+    expect(saved(outputDir)).toEqual(['checkpoint-2']);
+    await bigramRun({
+      ...ARGS,
+      outputDir,
+      overwriteOutputDir: true,
+      resumeFromCheckpoint: false,
+      ...stopAt(1),
+    });
+    expect(warnings).toEqual([expect.stringContaining('an unfinished run is removed (checkpoint-2)')]);
+    expect(saved(outputDir)).toEqual(['checkpoint-1']);
+    await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
+    await bigramRun({...ARGS, outputDir, overwriteOutputDir: true, ...stopAt(3)}); // finished: as asked
+    expect(saved(outputDir)).toEqual(['checkpoint-3']);
+  });
+
+  test('a run that goes on from a finished one and stops is unfinished', async () => {
+    const outputDir = pathOf('unfinished-again');
+    await bigramRun({...ARGS, outputDir});
+    await bigramRun({...ARGS, epochs: 3, outputDir, resumeFromCheckpoint: true, ...stopAt(14)});
+    await expect(bigramRun({...ARGS, outputDir, overwriteOutputDir: true})).rejects.toThrow(
+      'expected no unfinished run in it, got checkpoint-14',
+    );
   });
 
   test('a folder of an earlier run is refused, or cleared where that is asked for', async () => {

@@ -1,0 +1,6 @@
+/** Holds a folder until it is killed: `node --import tsx heldFolder.ts <folder>`. */
+import {FolderLock} from '../../../src/training/folderLock.ts';
+
+FolderLock.take(process.argv[2], 'folder');
+process.stdout.write('held\n');
+setInterval(() => {}, 1000);
