@@ -11,6 +11,7 @@ import {
 } from '../quant/folders/openFolder.ts';
 import {show} from '../quant/show.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
+import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
 
 /** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
 export interface ChatMessage {
@@ -369,6 +370,7 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
       `${path} model.type: expected ${MODEL_TYPES.join(', ')}, got ${show(model.type)}`,
     );
   }
+  assertTokenizerPatterns(tokenizer, path);
   // The core asks for each of these; the Rust tokenizer takes a missing one as null.
   const complete = {
     added_tokens: [],

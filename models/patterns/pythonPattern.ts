@@ -1,5 +1,6 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
+import {hasNestedRepetition} from './backtracking.ts';
 import {type PatternNode, parsePattern} from './parsePattern.ts';
 
 /** Patterns of more parts, repetitions written out, are refused. */
@@ -26,6 +27,8 @@ type Program = readonly Step[];
  * groups, `\A` and `\Z`, looking ahead and behind, atomic groups and possessive quantifiers.
  */
 export class PythonPattern {
+  /** Whether Python, which tries one way after the other, may never end with it; see {@link hasNestedRepetition}. */
+  readonly nestsRepetition: boolean;
   private readonly program: Program;
 
   /**
@@ -37,7 +40,9 @@ export class PythonPattern {
     where: string,
   ) {
     try {
-      this.program = new Compiler().compile(parsePattern(source, 'python'));
+      const node = parsePattern(source, 'python');
+      this.program = new Compiler().compile(node);
+      this.nestsRepetition = hasNestedRepetition(node);
     } catch (cause) {
       if (!(cause instanceof SyntaxError)) throw cause;
       throw new TfjsLoraError(

@@ -16,6 +16,7 @@ import type {CausalLM} from '../causalLM.ts';
 import {toBytes, toTensor} from '../checkpoint.ts';
 import {readJsonOf} from '../jsonFile.ts';
 import type {AdapterSet} from './adapterSet.ts';
+import {assertPatternsEnd} from './assertPatternsEnd.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 
 const CONFIG = 'adapter_config.json';
@@ -89,6 +90,7 @@ export async function loadAdapter(
   const folder = openFolder(source);
   const config = await readJsonOf(folder, CONFIG);
   const options = parsePeftConfig(config, folder.pathOf(CONFIG));
+  assertPatternsEnd(options, folder.pathOf(CONFIG));
   await assertNotPickled(folder);
   const file = await folder.openSafetensors(WEIGHTS);
   const changes: BaseChange[] = [];

@@ -249,6 +249,13 @@ describe('Tokenizer', () => {
       await expectError('CORRUPT_FILE', 'tokenizer.json model.type', 'got "Sorcery"');
     });
 
+    test('a regular expression that backtracking would never end with', async () => {
+      edit('tokenizer.json', (json) => {
+        json.pre_tokenizer = {type: 'Split', pattern: {Regex: '(a+)+$'}, behavior: 'Isolated', invert: false};
+      });
+      await expectError('UNSUPPORTED', 'tokenizer.json pre_tokenizer', 'end soon on any text');
+    });
+
     test('special tokens that are no tokens', async () => {
       edit('tokenizer_config.json', (json) => {
         json.eos_token = '<|ende|>';
