@@ -363,6 +363,7 @@ def flops(model):
 
 def time_stack(layers, profile):
     for name, sizes in [("1B 4x2048", dict(batch=4, length=2048, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
+                        ("1B 1x32768", dict(batch=1, length=32768, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
                         ("1B 1x512", dict(batch=1, length=512, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
                         ("8B 2x2048", dict(batch=2, length=2048, hidden=4096, heads=32, groups=8, dim=128, intermediate=14336))]:
         for kind, checkpointed in [("bfloat16", True), ("nf4", True), ("bfloat16", False)]:

@@ -5,7 +5,7 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-/** What the kernels of attention.cu are given, laid out as there. */
+/** What the kernels of attention.cuh are given, laid out as there. */
 struct Arguments {
   const Half* qkv;
   int64_t stride;
@@ -22,16 +22,35 @@ struct GradArguments {
   float scale;
 };
 
-/** Rows of the tiles of each kernel, and its threads, as in attention.cu. */
+/** A kernel, the rows of its tile that a block of threads keeps and of those that it reads in turn, and its threads. */
 struct Tiling {
-  const char *forward, *keyValueGrad, *queryGrad;
-  int forwardQueries, forwardKeys, gradRows, gradStep, gradThreads;
+  const char* name;
+  int rows, step, threads;
 };
-constexpr Tiling kTiling64 = {"attention:forward64", "attention:keyValueGrad64", "attention:queryGrad64", 128, 64, 128, 32, 128};
-constexpr Tiling kTiling128 = {"attention:forward128", "attention:keyValueGrad128", "attention:queryGrad128", 64, 64, 128, 32,
-                               256};
+struct Tilings {
+  Tiling forward, keyValueGrad, queryGrad;
+};
 
-const Tiling& tilingOf(int64_t dim) { return dim == 64 ? kTiling64 : kTiling128; }
+constexpr Tilings kTilings64 = {{"attention:forward64", 128, 64, 128},
+                                {"attention:keyValueGrad64", 128, 32, 128},
+                                {"attention:queryGrad64", 128, 32, 128}};
+constexpr Tilings kTilings128 = {{"attention:forward128", 64, 64, 128},
+                                 {"attention:keyValueGrad128", 128, 32, 256},
+                                 {"attention:queryGrad128", 128, 32, 256}};
+constexpr Tilings kHopper64 = {{"attentionHopper:forward64", 256, 128, 512},
+                               {"attentionHopper:keyValueGrad64", 128, 64, 256},
+                               {"attentionHopper:queryGrad64", 64, 64, 128}};
+constexpr Tilings kHopper128 = {{"attentionHopper:forward128", 128, 128, 256},
+                                {"attentionHopper:keyValueGrad128", 128, 64, 256},
+                                {"attentionHopper:queryGrad128", 64, 64, 128}};
+
+const Tilings& tilingsOf(const Device& device, int64_t dim) {
+  if (device.kernels.capability() == 90) return dim == 64 ? kHopper64 : kHopper128;
+  return dim == 64 ? kTilings64 : kTilings128;
+}
+
+/** Beside what tiles take, for those that must begin at a multiple of 1024. */
+constexpr size_t kForAlignment = 1024;
 
 Arguments argumentsOf(const AttentionCall& c) {
   return {c.qkv.data,
@@ -43,34 +62,35 @@ Arguments argumentsOf(const AttentionCall& c) {
           static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(c.dim)))};
 }
 
-int64_t tilesOf(int64_t length, int rows) { return (length + rows - 1) / rows; }
+/** @param kept tiles of the rows that a block keeps; @param read of those that it reads, two at a time */
+template <class... More>
+void launch(Device& device, Stream stream, const Tiling& t, const AttentionCall& c, int64_t heads, int kept, int read,
+            More... more) {
+  const size_t shared = sizeof(Half) * c.dim * (kept * t.rows + 2 * read * t.step) + kForAlignment;
+  const Grid grid = {(c.length + t.rows - 1) / t.rows, heads, c.batch};
+  device.kernels.launch(stream, t.name, grid, t.threads, shared, argumentsOf(c), more...);
+}
 
 }  // namespace
 
 void attention(Device& device, Stream stream, const AttentionCall& c, Rows y, float* logSums) {
-  const Tiling& t = tilingOf(c.dim);
-  const size_t shared = sizeof(Half) * c.dim * (t.forwardQueries + 4 * t.forwardKeys);
-  device.kernels.launch(stream, t.forward, {tilesOf(c.length, t.forwardQueries), c.heads, c.batch}, 128, shared,
-                        argumentsOf(c), y.data, y.stride, logSums);
+  launch(device, stream, tilingsOf(device, c.dim).forward, c, c.heads, 1, 2, y.data, y.stride, logSums);
 }
 
 void attentionGrad(Device& device, Stream stream, const AttentionCall& c, Rows y, const float* logSums, Rows dy, float* along,
                    Rows dQkv) {
   constexpr int kThreads = 256;
-  const Tiling& t = tilingOf(c.dim);
   const int64_t rows = c.batch * c.length;
   device.kernels.launch(stream, "attention:gradientAlong", gridFor(32 * rows * c.heads, kThreads), kThreads, 0, dy.data,
                         dy.stride, y.data, y.stride, along, static_cast<int>(c.length), static_cast<int>(c.heads),
                         static_cast<int>(c.dim), rows);
-  const Arguments arguments = argumentsOf(c);
   const GradArguments grad = {dy.data, dy.stride,
                               logSums, along,
                               dQkv.data, dQkv.stride,
                               static_cast<float>(1 / std::sqrt(static_cast<double>(c.dim)))};
-  const size_t shared = sizeof(Half) * c.dim * (2 * t.gradRows + 4 * t.gradStep);
-  const int64_t tiles = tilesOf(c.length, t.gradRows);
-  device.kernels.launch(stream, t.keyValueGrad, {tiles, c.keyValueHeads, c.batch}, t.gradThreads, shared, arguments, grad);
-  device.kernels.launch(stream, t.queryGrad, {tiles, c.heads, c.batch}, t.gradThreads, shared, arguments, grad);
+  const Tilings& tilings = tilingsOf(device, c.dim);
+  launch(device, stream, tilings.keyValueGrad, c, c.keyValueHeads, 2, 2, grad);
+  launch(device, stream, tilings.queryGrad, c, c.heads, 2, 2, grad);
 }
 
 }  // namespace tfjs_lora::cuda

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -51,6 +52,21 @@ std::string readFile(const std::string& path) {
   std::stringstream contents;
   contents << file.rdbuf();
   return contents.str();
+}
+
+std::string readKernels(const std::string& folder, const std::string& file, std::set<std::string>& seen) {
+  if (!seen.insert(file).second) return "";
+  std::stringstream lines(readFile(folder + "/" + file));
+  std::string line, whole;
+  const std::string include = "#include \"";
+  while (std::getline(lines, line)) {
+    if (line.rfind(include, 0) == 0) {
+      whole += readKernels(folder, line.substr(include.size(), line.rfind('"') - include.size()), seen);
+    } else if (line != "#pragma once") {
+      whole += line + "\n";
+    }
+  }
+  return whole;
 }
 
 /** FNV-1a: names a file of the cache. */
@@ -123,17 +139,8 @@ void check(int status, const char* what) {
 }
 
 std::string readKernels(const std::string& folder, const std::string& file) {
-  std::stringstream lines(readFile(folder + "/" + file));
-  std::string line, whole;
-  const std::string include = "#include \"";
-  while (std::getline(lines, line)) {
-    if (line.rfind(include, 0) == 0) {
-      whole += readKernels(folder, line.substr(include.size(), line.rfind('"') - include.size()));
-    } else {
-      whole += line + "\n";
-    }
-  }
-  return whole;
+  std::set<std::string> seen;
+  return readKernels(folder, file, seen);
 }
 
 std::string compileKernels(const std::string& source, const std::string& name, int capability) {

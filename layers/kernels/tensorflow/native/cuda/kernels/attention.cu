@@ -1,34 +1,10 @@
+#include "attention.cuh"
 #include "tiles.cuh"
 
 // Causal attention with grouped queries, never more than a tile of scores at a time: Dao 2023 (FlashAttention-2). Backward is two
 // kernels, one for the gradients of keys and values and one for those of queries, so that nothing is summed by atomic operations
 // and each run gives the same bits.
-//
-// A row of `qkv` is a token: its heads' queries, then keys, then values, of DIM each. The logarithm of a query's sum is to base 2.
-
-struct Attention {
-  const u16* qkv;
-  i64 stride;
-  /** `[batch, length]`, null where all tokens of a sequence see those before; see Stack in engine.h. */
-  const float* segments;
-  int length, heads, keyValueHeads;
-  /** Of the scores, times log2(e). */
-  float scale;
-};
-
-constexpr float kHidden = -1e30f;
-
-template <int DIM>
-__device__ __forceinline__ const u16* partOf(const Attention& a, int batch, int head) {
-  return a.qkv + (i64)batch * a.length * a.stride + head * DIM;
-}
-
-/** Whether some key of a tile may be hidden from some query of another beside those that do not exist: by order or by segments. */
-__device__ __forceinline__ bool isSeen(int query, int key, const Attention& a, const float* querySegment,
-                                       const float* keySegment) {
-  if (key > query || key >= a.length || query >= a.length) return false;
-  return !a.segments || (*querySegment == *keySegment && *keySegment != 0.f);
-}
+// For cards of every kind; attentionHopper.cu is for those of compute capability 9.0.
 
 /**
  * Grid: tiles of 64 · ROWS16 queries, heads, batch; 128 threads, of which a warp has 16 · ROWS16 queries.
@@ -208,23 +184,6 @@ extern "C" __global__ void gradientAlong(const u16* dy, i64 dyStride, const u16*
   if (lane == 0) along[(row / length * heads + head) * length + row % length] = sum;
 }
 
-struct AttentionGrad {
-  const u16* dy;
-  i64 dyStride;
-  const float *logSums, *along;
-  /** Laid out as `qkv`. */
-  u16* dQkv;
-  i64 dStride;
-  /** Of the scores. */
-  float scale;
-};
-
-/** Scores of a tile as weights, and the gradient of their product as that of the scores, not yet scaled. */
-__device__ __forceinline__ void weigh(float& score, float& gradient, bool seen, float scale, float logSum, float along) {
-  score = seen ? exp2Of(score * scale - logSum) : 0.f;
-  gradient = score * (gradient - along);
-}
-
 /**
  * Gradients of keys and values. Grid: tiles of 16 · ROWS16 · WARPS keys, key-value heads, batch. The products are transposed:
  * rows are keys, so that weights and their gradients are left operands as they come.
@@ -242,8 +201,9 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
   const int firstBlock = first / QUERIES, perHead = (a.length + QUERIES - 1) / QUERIES - firstBlock;
   const int blocks = perGroup * perHead;
 
-  const auto load = [&](int i) {
-    const int head = group * perGroup + i / perHead, query = QUERIES * (firstBlock + i % perHead), slot = i % 2;
+  int nextHead = group * perGroup, nextQuery = QUERIES * firstBlock;  // what is loaded next
+  const auto load = [&](int slot) {
+    const int head = nextHead, query = nextQuery;
     const u16* dy = g.dy + (i64)batch * a.length * g.dyStride + head * DIM;
     loadTile<DIM, QUERIES, THREADS>(queryTiles + slot * 2 * QUERIES * DIM, partOf<DIM>(a, batch, head), a.stride, query,
                                     a.length);
@@ -256,6 +216,10 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
       querySegments[slot][n] = isThere && segments ? segments[query + n] : 0.f;
     }
     commitCopies();
+    nextQuery += QUERIES;
+    if (nextQuery < a.length) return;
+    nextHead++;
+    nextQuery = QUERIES * firstBlock;
   };
   loadTile<DIM, KEYS, THREADS>(keyTile, partOf<DIM>(a, batch, a.heads + group), a.stride, first, a.length);
   loadTile<DIM, KEYS, THREADS>(valueTile, partOf<DIM>(a, batch, a.heads + a.keyValueHeads + group), a.stride, first, a.length);
@@ -270,11 +234,11 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
   }
   float dKeys[ROWS16][OUT][4] = {}, dValues[ROWS16][OUT][4] = {};
 
-  for (int i = 0; i < blocks; i++) {
+  for (int i = 0, query = QUERIES * firstBlock; i < blocks; i++) {
     waitForCopies<0>();
     __syncthreads();
-    if (i + 1 < blocks) load(i + 1);
-    const int slot = i % 2, query = QUERIES * (firstBlock + i % perHead);
+    const int slot = i % 2;
+    if (i + 1 < blocks) load(1 - slot);
     const u32 queryTile = queryTiles + slot * 2 * QUERIES * DIM, gradientTile = gradientTiles + slot * 2 * QUERIES * DIM;
     float scores[ROWS16][TILES][4] = {}, slopes[ROWS16][TILES][4] = {};
 #pragma unroll
@@ -298,17 +262,28 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
         }
       }
     }
-    const bool seesAll = !segments && query >= first + ownRow + 16 * ROWS16 - 1 && query + QUERIES <= a.length;
+    if (segments || query < first + ownRow + 16 * ROWS16 - 1 || query + QUERIES > a.length) {
+#pragma unroll
+      for (int m = 0; m < ROWS16; m++) {
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            const int column = 8 * n + 2 * (lane % 4) + j % 2, key = first + ownRow + 16 * m + lane / 4 + 8 * (j / 2);
+            const bool seen = isSeen(query + column, key, a, &querySegments[slot][column], &keySegments[m][j / 2]);
+            if (!seen) scores[m][n][j] = kHidden;
+          }
+        }
+      }
+    }
 #pragma unroll
     for (int m = 0; m < ROWS16; m++) {
 #pragma unroll
       for (int n = 0; n < TILES; n++) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const int column = 8 * n + 2 * (lane % 4) + j % 2, key = first + ownRow + 16 * m + lane / 4 + 8 * (j / 2);
-          const bool seen =
-              seesAll || isSeen(query + column, key, a, &querySegments[slot][column], &keySegments[m][j / 2]);
-          weigh(scores[m][n][j], slopes[m][n][j], seen, a.scale, logSums[slot][column], along[slot][column]);
+          const int column = 8 * n + 2 * (lane % 4) + j % 2;
+          weigh(scores[m][n][j], slopes[m][n][j], a.scale, logSums[slot][column], along[slot][column]);
         }
       }
     }
@@ -332,6 +307,8 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
         }
       }
     }
+    query += QUERIES;
+    if (query >= a.length) query = QUERIES * firstBlock;
   }
 #pragma unroll
   for (int m = 0; m < ROWS16; m++) {
@@ -427,17 +404,27 @@ __device__ __forceinline__ void queryGrad(const Attention& a, const AttentionGra
         }
       }
     }
-    const bool seesAll = !segments && (block + 1) * KEYS <= first + ownRow + 1 && first + QUERIES <= a.length;
+    if (segments || (block + 1) * KEYS > first + ownRow + 1) {
+#pragma unroll
+      for (int m = 0; m < ROWS16; m++) {
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            const int column = 8 * n + 2 * (lane % 4) + j % 2, query = first + ownRow + 16 * m + lane / 4 + 8 * (j / 2);
+            const bool seen = isSeen(query, block * KEYS + column, a, &querySegments[m][j / 2], &keySegments[block % 2][column]);
+            if (!seen) scores[m][n][j] = kHidden;
+          }
+        }
+      }
+    }
 #pragma unroll
     for (int m = 0; m < ROWS16; m++) {
 #pragma unroll
       for (int n = 0; n < TILES; n++) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const int column = 8 * n + 2 * (lane % 4) + j % 2, query = first + ownRow + 16 * m + lane / 4 + 8 * (j / 2);
-          const bool seen = seesAll || isSeen(query, block * KEYS + column, a, &querySegments[m][j / 2],
-                                              &keySegments[block % 2][column]);
-          weigh(scores[m][n][j], slopes[m][n][j], seen, a.scale, logSums[m][j / 2], along[m][j / 2]);
+          weigh(scores[m][n][j], slopes[m][n][j], a.scale, logSums[m][j / 2], along[m][j / 2]);
         }
       }
     }

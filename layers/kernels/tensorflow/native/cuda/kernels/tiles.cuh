@@ -17,14 +17,17 @@ __device__ __forceinline__ u32 chunkAddress(u32 tile, int row, int chunk) {
 /** Begins to copy rows `[first, first + ROWS)` of a matrix of `total` rows to a tile; zeros stand for rows beyond. */
 template <int DIM, int ROWS, int THREADS>
 __device__ __forceinline__ void loadTile(u32 tile, const u16* from, i64 stride, int first, int total) {
-  constexpr int CHUNKS = DIM / 8;
+  // A thread has one column of chunks, and rows that are a multiple of 8 apart: their places differ by a constant.
+  constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS;
+  const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+  const u32 place = chunkAddress<DIM>(tile, row, chunk);
+  const u16* source = from + (first + row) * stride + 8 * chunk;
 #pragma unroll
-  for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
-    const int row = i / CHUNKS, chunk = i % CHUNKS;
-    const bool isThere = first + row < total;
-    const u16* source = from + (i64)(isThere ? first + row : 0) * stride + 8 * chunk;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(chunkAddress<DIM>(tile, row, chunk)), "l"(source),
-                 "r"(isThere ? 16 : 0));
+  for (int more = 0; more < ROWS; more += STEP) {
+    if (ROWS % STEP != 0 && row + more >= ROWS) break;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place + more * 2 * DIM), "l"(source),
+                 "r"(first + row + more < total ? 16 : 0));
+    source += STEP * stride;
   }
 }
 
