@@ -2,12 +2,12 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {crossEntropy} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
-import {dispatch, hasKernel} from './dispatch.ts';
+import {hasKernel} from './dispatch.ts';
 import {embedding} from './embedding.ts';
 import {isRecording} from './isRecording.ts';
 import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
-import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
+import {attributesOf, fits16BitKernels, isQuantized, type StoredMatrix, tensorsOf} from './storedMatrix.ts';
 
 /** How many logits exist at once (64 MiB of float32), where {@link logitsAtOnce} does not say. */
 const CHUNK_ELEMENTS = 1 << 24;
@@ -21,7 +21,7 @@ const CHUNK_MULTIPLE = 128;
 /**
  * A frozen output head and its loss in one: the sum over rows of `−log softmax(hidden · Wᵀ)[label]`, the
  * logits existing only chunk by chunk. When a gradient is wanted, it is computed in the same pass, so the
- * logits are never needed again. Rows labelled `ignoreIndex` count nothing.
+ * logits are never needed again. Rows labelled `ignoreIndex` count nothing. A kernel ignores all negative labels.
  *
  * @param hidden `[N, C]` float32
  * @param weight `[vocab, C]`, frozen
@@ -51,9 +51,19 @@ export function linearCrossEntropy(
       (dy, [gradient]) => [tf.mul(gradient, dy)],
     );
   };
-  if (isQuantized(weight)) return tf.tidy(composed);
-  const inputs = {hidden, weight: weight.tensor, labels};
-  return dispatch('LinearCrossEntropy', inputs, {dtype: weight.dtype, ignoreIndex}, composed);
+  if (!hasKernel('LinearCrossEntropy') || !fits16BitKernels(weight) || ignoreIndex >= 0)
+    return tf.tidy(composed);
+  const wantsGradient = isRecording();
+  return customGradient(
+    [hidden],
+    () => {
+      const attributes = {...attributesOf(weight), wantsGradient};
+      const inputs = {hidden, labels, ...tensorsOf(weight)};
+      const outputs = [tf.engine().runKernel('LinearCrossEntropy', inputs, attributes)].flat() as tf.Tensor[];
+      return {value: outputs[0] as tf.Scalar, saved: outputs.slice(1)};
+    },
+    (dy, [gradient]) => [tf.mul(gradient, dy)],
+  );
 }
 
 function chunkedLoss(

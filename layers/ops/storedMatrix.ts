@@ -25,6 +25,16 @@ export function isQuantized(matrix: StoredMatrix): matrix is QuantizedStorage {
   return 'tensors' in matrix;
 }
 
+/**
+ * Whether kernels that compute in 16 bits take a matrix: its rows begin at 16 bytes, and its numbers are of at most 16 bits, that
+ * are not on the host or, column by column, of two types.
+ */
+export function fits16BitKernels(matrix: StoredMatrix): boolean {
+  if (matrix.rows % 8 !== 0 || matrix.cols % 8 !== 0) return false;
+  if (matrix.dtype === 'int8') return matrix.outliers === 0;
+  return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32';
+}
+
 /** The tensors a matrix is stored in, by the names kernels know them by. */
 export function tensorsOf(matrix: StoredMatrix): tf.NamedTensorMap {
   return isQuantized(matrix) ? {...matrix.tensors} : {weight: matrix.tensor};

@@ -3,6 +3,7 @@ import {Dense} from '../../layers/dense.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
+import {decoderStack} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
@@ -12,6 +13,7 @@ import type {StorageDtype} from '../../quant/float16.ts';
 import {CausalLM, type ForwardOptions} from '../causalLM.ts';
 import {formatConfig, type Json, type LlamaConfig, parseConfig, resolveConfig} from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
+import {plainStack} from './plainStack.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
@@ -64,6 +66,16 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const mask = isInKernel ? attentionMask?.toInt() : causalBias(length, past + length, attentionMask);
 
       let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
+      const stack = !cache && hasKernel('DecoderStack') ? plainStack(this.blocks, training) : undefined;
+      if (stack) {
+        const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
+        hidden = decoderStack(hidden as tf.Tensor3D, stack, {
+          ...{heads, keyValueHeads, epsilon, cos, sin, segments: mask as tf.Tensor2D | undefined},
+          isCheckpointed: training && this.gradientCheckpointing,
+          isInputTrained: this.embed_tokens.trainableWeights.length > 0,
+        });
+        return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
+      }
       for (const block of this.blocks) {
         const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
           const hidden = isInKernel ? {segments: mask} : {bias: mask};

@@ -36,8 +36,8 @@ export interface BackendOptions {
    */
   tune?: boolean;
   /**
-   * `tensorflow`, on the processor: whether kernels use the ops that `tfjs-lora setup tensorflow` compiled, one for what is else a
-   * dozen of TensorFlow's. Default true, unless the variable `TFJS_LORA_FUSED_OPS` is 0, or as before when the backend runs already.
+   * `tensorflow`: whether kernels use the ops that `tfjs-lora setup tensorflow` compiled, one for what is else a dozen of
+   * TensorFlow's; on a card, with `computeDtype: 'bfloat16'`, one for all decoder blocks. Default true, unless the variable `TFJS_LORA_FUSED_OPS` is 0, or as before when the backend runs already.
    */
   fusedOps?: boolean;
 }

@@ -50,10 +50,10 @@ export const tensorflow: Backend = {
     const features = [`TensorFlow ${version}`, loaded, describeProducts(backend)];
     const computeDtype = productsOf(backend).operands;
     const card = await nvidiaCard();
-    if (backend.isUsingGpuDevice)
-      return {device: card ?? 'GPU', features: ['GPU', ...features], computeDtype};
-    const {model} = await processor();
     const fusedOps = await chooseFusedOps(backend, setup, options.fusedOps);
+    if (backend.isUsingGpuDevice)
+      return {device: card ?? 'GPU', features: ['GPU', ...features, fusedOps], computeDtype};
+    const {model} = await processor();
     const unused = card ? [`${card} unused: ${await whyUnused(loaded, version)}`] : [];
     return {device: model, features: ['CPU', ...features, fusedOps, ...unused], computeDtype};
   },

@@ -21,7 +21,6 @@ export interface TensorFlowSetup {
   source: string;
   /** Holds `nvidia/<package>/lib`, where that is not the folder itself. */
   libraries?: string;
-  /** Only where it is for the processor. */
   fusedOps?: FusedOpsSetup;
 }
 

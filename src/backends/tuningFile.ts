@@ -1,5 +1,6 @@
 import type {TuningStore} from '../../layers/kernels/webgpu/tuning.ts';
 import {warn} from '../../quant/warn.ts';
+import {cacheFolder} from './cacheFolder.ts';
 import {isNode, nodeModule} from './processor.ts';
 
 /** Under which a browser keeps it. */
@@ -64,6 +65,5 @@ async function writeText(text: string): Promise<void> {
 
 async function path(): Promise<string> {
   const {join} = await nodeModule<typeof import('node:path')>('path');
-  const {homedir} = await nodeModule<typeof import('node:os')>('os');
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-lora', 'tuning.json');
+  return join(await cacheFolder(), 'tuning.json');
 }

@@ -2,6 +2,7 @@ import {execFile} from 'node:child_process';
 import {join} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {cardFolders} from '../backends/fusedOps.ts';
 
 export interface TensorFlowCheck {
   version: string;
@@ -33,17 +34,24 @@ export async function checkTensorFlow(
   return JSON.parse(stdout.trim().split('\n').at(-1) as string) as TensorFlowCheck;
 }
 
-/** The sigmoid of 64 is 1 in float32. */
-const SWIGLU = `
-const {binding} = require(process.argv[1]).backend();
-require(process.argv[2]);
+/** The sigmoid of 64 is 1 in float32, and 2 over its root mean square is 1. */
+const FUSED = `
+const {binding, isUsingGpuDevice} = require(process.argv[1]).backend();
+const addon = require(process.argv[2]);
 const inputs = [64, 2].map((value) => binding.createTensor([16], binding.TF_FLOAT, new Float32Array(16).fill(value)));
 const [{id}] = binding.executeOp('TfjsLoraSwiGLU', [], inputs, 1);
 const [value] = binding.tensorDataSync(id);
-if (value !== 128) throw new Error('expected 128 from SwiGLU, got ' + value);`;
+if (value !== 128) throw new Error('expected 128 from SwiGLU, got ' + value);
+if (isUsingGpuDevice) {
+  addon.useCardFolders(process.argv[3], process.argv[4]);
+  const epsilon = {name: 'epsilon', type: binding.TF_ATTR_FLOAT, value: 0};
+  const [{id: normed}] = binding.executeOp('TfjsLoraRMSNorm', [epsilon], [inputs[1], inputs[1]], 2);
+  const [two] = binding.tensorDataSync(normed);
+  if (two !== 2) throw new Error('expected 2 from RMSNorm, got ' + two);
+}`;
 
 /**
- * Runs one of the fused ops with TensorFlow, in a process of its own.
+ * Runs one of the fused ops with TensorFlow, in a process of its own, and one of those of a card where TensorFlow uses one.
  *
  * @param path of their addon
  * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with what the process said last
@@ -55,7 +63,8 @@ export async function checkFusedOps(
   execPath: string,
 ): Promise<void> {
   const entry = join(folder, 'node_modules', packageName);
-  await run('fused ops: expected one to run', execPath, [SWIGLU, entry, path]);
+  const {kernels, cache} = await cardFolders();
+  await run('fused ops: expected one to run', execPath, [FUSED, entry, path, kernels, cache]);
 }
 
 async function run(expected: string, execPath: string, [script, ...args]: string[]): Promise<string> {

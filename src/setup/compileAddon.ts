@@ -19,6 +19,10 @@ export interface Addon {
   headers: string[];
   /** The compiler's, beside those that every addon needs. */
   flags: string[];
+  /** Those of one source alone, after the rest. */
+  flagsOf?: (source: string) => string[];
+  /** Folders that the addon looks for libraries in, beside TensorFlow's, when it is loaded and after. */
+  libraryFolders?: string[];
   /** Of Node-API. */
   version: number;
   /** Where it goes. */
@@ -34,7 +38,7 @@ export interface Addon {
  * @throws TfjsLoraError `FILE_NOT_FOUND` without headers; `BACKEND_UNAVAILABLE` without a compiler, or with what it says
  */
 export async function compileAddon(
-  {name, sources, headers, flags, version, output}: Addon,
+  {name, sources, headers, flags, flagsOf = () => [], libraryFolders = [], version, output}: Addon,
   library: TensorFlowLibrary,
   folder: string,
   environment: Record<string, string | undefined>,
@@ -50,12 +54,14 @@ export async function compileAddon(
   try {
     const objects = sources.map((_, i) => join(temporary, `${i}.o`));
     const all = ['-std=c++17', '-fPIC', '-pthread', `-DNAPI_VERSION=${version}`, ...flags, ...includes];
-    await eachOnACore(sources, (source, i) => run([...all, '-c', source, '-o', objects[i]]));
+    await eachOnACore(sources, (source, i) =>
+      run([...all, ...flagsOf(source), '-c', source, '-o', objects[i]]),
+    );
     await run([
       ...['-shared', '-pthread'],
       ...(isMac ? ['-undefined', 'dynamic_lookup'] : []),
       ...[...objects, '-o', output, ...library.files],
-      ...searchPaths(library, dirname(output), isMac ? '@loader_path' : '$ORIGIN'),
+      ...searchPaths(library, libraryFolders, dirname(output), isMac ? '@loader_path' : '$ORIGIN'),
     ]);
   } finally {
     await rm(temporary, {recursive: true});
@@ -71,10 +77,17 @@ async function requireHeader(path: string): Promise<void> {
   });
 }
 
-/** Where the addon looks for the library when it is loaded: a relative path when both are moved. */
-function searchPaths({files, isMovedAlong}: TensorFlowLibrary, folder: string, origin: string): string[] {
-  const folders = [...new Set(files.map((file) => dirname(file)))];
-  return folders.map((each) => `-Wl,-rpath,${isMovedAlong ? `${origin}/${relative(folder, each)}` : each}`);
+/** Where the addon looks for the library when it is loaded, and for others: relative paths when all are moved. */
+function searchPaths(
+  {files, isMovedAlong}: TensorFlowLibrary,
+  others: string[],
+  folder: string,
+  origin: string,
+): string[] {
+  const folders = new Set([...files.map((file) => dirname(file)), ...others]);
+  return [...folders].map(
+    (each) => `-Wl,-rpath,${isMovedAlong ? `${origin}/${relative(folder, each)}` : each}`,
+  );
 }
 
 /**

@@ -33,6 +33,9 @@ const OLDEST_WHEEL = '2.12.0';
 
 /** Headers of the wheel that the addon may include, whichever release it is. */
 const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
+/** Those that the fused ops of a card include: they stay. */
+const CARD_HEADERS =
+  /^tensorflow\/include\/(absl|Eigen|google|ml_dtypes|tensorflow\/(c|core)|tsl|unsupported|xla)\/(.*\/)?(.*\.(h|inc)|[^./]+)$/;
 
 export interface SetupTensorFlowOptions {
   /** For a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's libraries. */
@@ -44,6 +47,8 @@ export interface SetupTensorFlowOptions {
   from?: string;
   /** TensorFlow's version. Default: the installer's, or the newest wheel. */
   version?: string;
+  /** With `gpu` from a wheel: whether NVIDIA's libraries are downloaded too; else those of the system are used. Default true. */
+  nvidia?: boolean;
   /** Variables of the process: pip's and npm's settings, `CXX`, `VIRTUAL_ENV`. */
   environment: Record<string, string | undefined>;
   /** The Node that checks the result. */
@@ -59,6 +64,7 @@ interface Stage
   extends Required<Pick<SetupTensorFlowOptions, 'gpu' | 'environment' | 'execPath' | 'onProgress'>> {
   folder: string;
   version?: string;
+  nvidia?: boolean;
 }
 
 /**
@@ -71,9 +77,9 @@ interface Stage
 export async function setupTensorFlow(
   options: SetupTensorFlowOptions,
 ): Promise<TensorFlowSetup & TensorFlowCheck> {
-  const {gpu = false, from = 'auto', version, environment, execPath, onProgress = () => {}} = options;
+  const {gpu = false, from = 'auto', version, nvidia, environment, execPath, onProgress = () => {}} = options;
   const folder = options.folder ?? (await tensorflowFolder());
-  const stage: Stage = {folder, gpu, version, environment, execPath, onProgress};
+  const stage: Stage = {folder, gpu, version, nvidia, environment, execPath, onProgress};
   const packageName = packageOf(stage);
   const present = await readSetup(folder);
   const isAsked =
@@ -107,7 +113,7 @@ export async function setupTensorFlow(
         version: check.version,
         source,
         ...(libraries && {libraries}),
-        ...(!gpu && {fusedOps: await makeFusedOps(source, aside)}),
+        fusedOps: await makeFusedOps(source, aside),
       };
       await writeSetup(staged, setup);
       await replaceFolder(folder, staged);
@@ -129,8 +135,7 @@ export async function setupTensorFlow(
 /** An upgrade of this package may bring other ops than the ones that were compiled; those are then the only ones made again. */
 async function withCurrentFusedOps(present: TensorFlowSetup, stage: Stage): Promise<TensorFlowSetup> {
   const {folder, gpu, execPath} = stage;
-  if (gpu) return present;
-  const {hash} = await fusedOpsSources();
+  const {hash} = await fusedOpsSources(gpu);
   const areCurrent =
     present.fusedOps?.sources === hash &&
     (await checkFusedOps(folder, present.package, join(folder, FUSED_OPS_FILE), execPath).then(
@@ -144,14 +149,15 @@ async function withCurrentFusedOps(present: TensorFlowSetup, stage: Stage): Prom
 }
 
 async function makeFusedOps(source: string, stage: Stage): Promise<FusedOpsSetup> {
-  const {folder, environment, execPath, onProgress} = stage;
+  const {folder, gpu, environment, execPath, onProgress} = stage;
   const packageName = packageOf(stage);
   const library = await libraryOf(folder, packageName, source);
   const made = await timed(stage, 'fused ops: compiling', () =>
     buildFusedOps({folder, packageName, library, environment, execPath}),
   );
   if (made.missing) {
-    onProgress(`fused ops: left out, small models take up to twice as long. ${made.missing}`);
+    const loss = gpu ? 'a card takes several times' : 'small models take up to twice';
+    onProgress(`fused ops: left out, ${loss} as long. ${made.missing}`);
   }
   return made;
 }
@@ -199,7 +205,7 @@ async function installOfficial(stage: Stage): Promise<undefined> {
 }
 
 async function installFromWheel(stage: Stage): Promise<undefined> {
-  const {folder, gpu, version, environment} = stage;
+  const {folder, gpu, version, nvidia = true, environment} = stage;
   const project = platform() === 'linux' && arch() === 'x64' && !gpu ? 'tensorflow-cpu' : 'tensorflow';
   await compilerOf(environment); // before anything large is downloaded
   const downloads = join(folder, 'downloads');
@@ -209,18 +215,20 @@ async function installFromWheel(stage: Stage): Promise<undefined> {
   );
   const wheel = await ZipFile.open(path);
   try {
-    await timed(stage, 'wheel: unpacking the library and its headers', () => unpackLibrary(wheel, folder));
-    if (gpu) await installCuda(wheel, downloads, stage);
+    await timed(stage, 'wheel: unpacking the library and its headers', () =>
+      unpackLibrary(wheel, gpu ? CARD_HEADERS : HEADERS, folder),
+    );
+    if (gpu && nvidia) await installCuda(wheel, downloads, stage);
   } finally {
     await wheel.close();
   }
   await rm(downloads, {recursive: true});
   await installAddon(await libraryOf(folder, packageOf(stage), 'wheel'), stage);
-  await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
+  if (!gpu) await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
 }
 
 /** `tensorflow/` beside `nvidia/`, as Python lays them out: so the library finds NVIDIA's by its own relative paths. */
-async function unpackLibrary(wheel: ZipFile, folder: string): Promise<void> {
+async function unpackLibrary(wheel: ZipFile, headers: RegExp, folder: string): Promise<void> {
   const libraries = wheel.names.filter((name) =>
     /^tensorflow\/libtensorflow_\w+\.(so|\d+\.dylib)/.test(name),
   );
@@ -231,7 +239,7 @@ async function unpackLibrary(wheel: ZipFile, folder: string): Promise<void> {
         `have them from ${OLDEST_WHEEL} on. Pass a later --version.`,
     );
   }
-  for (const name of [...libraries, ...wheel.names.filter((each) => HEADERS.test(each))]) {
+  for (const name of [...libraries, ...wheel.names.filter((each) => headers.test(each))]) {
     await wheel.extract(name, join(folder, name));
   }
 }

@@ -20,7 +20,7 @@ export const adamWUpdate = {
     const {inputs, attrs, backend} = args as AdamWUpdateArgs;
     return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) => {
       const given = [value, gradient, mean, variance];
-      return ops.areFused ? fusedAdamW(ops, given, attrs) : nextAdamW(ops, given, attrs);
+      return ops.areFusedEverywhere ? fusedAdamW(ops, given, attrs) : nextAdamW(ops, given, attrs);
     });
   },
 } as const;

@@ -20,7 +20,7 @@ export const adamWUpdates = {
     const {inputs, attrs, backend} = args as AdamWUpdatesArgs;
     const values = Object.values(inputs).filter((_, i) => i % 4 === 0);
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
-      if (ops.areFused) return fusedAdamW(ops, Object.values(handles), attrs);
+      if (ops.areFusedEverywhere) return fusedAdamW(ops, Object.values(handles), attrs);
       const results: Handle[] = [];
       for (const places of groupedByShape(values)) {
         const next = ops.keepOnly(() => {

@@ -15,7 +15,7 @@ export const globalNorm = {
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as GlobalNormArgs;
     return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
-      if (ops.areFused) return ops.fused('GlobalNorm', [], [], 1, Object.values(handles));
+      if (ops.areFusedEverywhere) return ops.fused('GlobalNorm', [], [], 1, Object.values(handles));
       const halves = groupedByShape(Object.values(inputs)).map((places) =>
         ops.scope(() => {
           const parts = places.map((place) => handles[place]);

@@ -15,7 +15,7 @@ export const rmsNorm = {
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend} = args as RMSNormArgs;
     return runOps(backend as TensorFlowBackend, inputs, (ops, {x, weight}) => {
-      if (ops.areFused)
+      if (ops.areFusedEverywhere)
         return ops.fused('RMSNorm', [x, weight], [ops.floatAttribute('epsilon', attrs.epsilon)], 2);
       const meanSquare = ops.mean(ops.one('Square', [x]), x.shape.length - 1, true); // [..., 1]
       const inverse = ops.one('Rsqrt', [ops.add(meanSquare, ops.scalar(attrs.epsilon))]);
@@ -31,7 +31,7 @@ export const rmsNormGrad = {
   kernelFunc: (args: unknown) => {
     const {inputs, backend} = args as RMSNormArgs & {inputs: Record<'dy' | 'extra0', tf.TensorInfo>};
     return runOps(backend as TensorFlowBackend, inputs, (ops, {dy, x, weight, extra0: inverse}) => {
-      if (ops.areFused) return ops.fused('RMSNormGrad', [dy, x, weight, inverse], [], 1);
+      if (ops.areFusedEverywhere) return ops.fused('RMSNormGrad', [dy, x, weight, inverse], [], 1);
       const weighted = ops.mul(dy, weight);
       const along = ops.mean(ops.mul(weighted, x), x.shape.length - 1, true); // [..., 1]
       const pull = ops.mul(x, ops.mul(along, ops.one('Square', [inverse])));

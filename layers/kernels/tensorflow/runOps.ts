@@ -3,6 +3,7 @@ import {keptView} from './keptViews.ts';
 import {
   DataType,
   type Handle,
+  hasCardOps,
   hasFusedOps,
   type OpAttribute,
   type TensorFlowBackend,
@@ -45,9 +46,14 @@ export class Ops {
 
   constructor(private readonly backend: TensorFlowBackend) {}
 
-  /** Whether the ops of `native/` may be run. */
+  /** Whether the ops of `native/` may be run, on a processor. */
   get areFused(): boolean {
     return hasFusedOps(this.backend);
+  }
+
+  /** Whether those that processors and cards both have may be run: norms and the optimizer's. */
+  get areFusedEverywhere(): boolean {
+    return this.areFused || hasCardOps(this.backend);
   }
 
   get isOnCard(): boolean {
@@ -129,6 +135,11 @@ export class Ops {
     return handle;
   }
 
+  /** Float32 without elements. */
+  nothing(): Handle {
+    return this.kept('nothing', [0], () => new Float32Array(0));
+  }
+
   /** Float32 of any values. */
   empty(shape: number[]): Handle {
     return this.one('Empty', [this.integers(shape)], [this.typeAttribute('dtype', DataType.float32)]);
@@ -191,6 +202,12 @@ export class Ops {
 
   typeAttribute(name: string, value: number): OpAttribute {
     return {name, type: this.backend.binding.TF_ATTR_TYPE, value};
+  }
+
+  /** A list of numbers: `int` or `float`, as the op declares it. */
+  listAttribute(name: string, kind: 'int' | 'float', value: number[]): OpAttribute {
+    const {TF_ATTR_INT, TF_ATTR_FLOAT} = this.backend.binding;
+    return {name, type: kind === 'int' ? TF_ATTR_INT : TF_ATTR_FLOAT, value};
   }
 
   boolAttribute(name: string, value: boolean): OpAttribute {

@@ -66,16 +66,29 @@ export interface TensorFlowBackend extends tf.KernelBackend {
   getNumOfTFTensors(): number;
 }
 
-const withFusedOps = new WeakSet<object>();
+const [withFusedOps, withCardOps] = [new WeakSet<object>(), new WeakSet<object>()];
 
-/** Whether TensorFlow has the ops of `native/`, one for what is else a dozen. They are for processors. */
+/** Whether the ops of `native/` may be run, on a processor: one for what is else a dozen of TensorFlow's. */
 export function hasFusedOps(backend: TensorFlowBackend): boolean {
   return withFusedOps.has(backend);
 }
 
 export function setFusedOps(backend: TensorFlowBackend, isOn: boolean): void {
-  if (isOn) withFusedOps.add(backend);
-  else withFusedOps.delete(backend);
+  setMember(withFusedOps, backend, isOn);
+}
+
+/** Whether the ops of `native/cuda/` may be run, on a graphics card. */
+export function hasCardOps(backend: TensorFlowBackend): boolean {
+  return withCardOps.has(backend);
+}
+
+export function setCardOps(backend: TensorFlowBackend, isOn: boolean): void {
+  setMember(withCardOps, backend, isOn);
+}
+
+function setMember(members: WeakSet<object>, backend: object, isOn: boolean): void {
+  if (isOn) members.add(backend);
+  else members.delete(backend);
 }
 
 /** How frozen weights of 16 and fewer bits are multiplied. */

@@ -26,9 +26,27 @@ class Attributes {
     return value != 0;
   }
 
+  std::vector<int64_t> integers(const char* name) const {
+    std::vector<int64_t> values(length(name));
+    TF_OpKernelConstruction_GetAttrInt64List(construction_, name, values.data(), static_cast<int>(values.size()), status_);
+    return values;
+  }
+
+  std::vector<float> numbers(const char* name) const {
+    std::vector<float> values(length(name));
+    TF_OpKernelConstruction_GetAttrFloatList(construction_, name, values.data(), static_cast<int>(values.size()), status_);
+    return values;
+  }
+
   ~Attributes() { TF_DeleteStatus(status_); }
 
  private:
+  size_t length(const char* name) const {
+    int32_t length = 0, total = 0;
+    TF_OpKernelConstruction_GetAttrSize(construction_, name, &length, &total, status_);
+    return length < 0 ? 0 : length;
+  }
+
   TF_OpKernelConstruction* construction_;
   TF_Status* status_ = TF_NewStatus();
 };
@@ -88,14 +106,16 @@ class Call {
     check();
   }
 
- private:
+ protected:
   void check() const {
     if (TF_GetCode(status_) != kOk) throw std::runtime_error(TF_Message(status_));
   }
 
   TF_OpKernelContext* context_;
-  std::vector<TF_Tensor*> inputs_, outputs_;
   TF_Status* status_ = TF_NewStatus();
+
+ private:
+  std::vector<TF_Tensor*> inputs_, outputs_;
 };
 
 /** Declaration of an op, in the words of TensorFlow's op registry: `"x: float"`, `"scale: float"`. */
@@ -112,13 +132,8 @@ inline void fail(TF_OpKernelContext* context, const char* message) {
   TF_DeleteStatus(status);
 }
 
-/**
- * Registers `Op`, a class made from {@link Attributes} with a method `run(Call&)`, for the processor.
- *
- * @returns what went wrong; empty if nothing
- */
-template <class Op>
-std::string registerOp(const Signature& signature) {
+/** Declares an op, which then has no kernel. @returns what went wrong; empty if nothing */
+inline std::string declareOp(const Signature& signature) {
   TF_Status* status = TF_NewStatus();
   TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(signature.name);
   for (const char* input : signature.inputs) TF_OpDefinitionBuilderAddInput(definition, input);
@@ -126,24 +141,42 @@ std::string registerOp(const Signature& signature) {
   for (const char* attribute : signature.attributes) TF_OpDefinitionBuilderAddAttr(definition, attribute);
   TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, &TF_ShapeInferenceContextSetUnknownShape);
   TF_RegisterOpDefinition(definition, status);
-  if (TF_GetCode(status) == kOk) {
-    TF_KernelBuilder* kernel = TF_NewKernelBuilder(
-        signature.name, "CPU",
-        [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
-        [](void* op, TF_OpKernelContext* context) {
-          try {
-            Call call(context);
-            static_cast<Op*>(op)->run(call);
-          } catch (const std::exception& error) {
-            fail(context, error.what());
-          }
-        },
-        [](void* op) { delete static_cast<Op*>(op); });
-    TF_RegisterKernelBuilder(signature.name, kernel, status);
-  }
   const std::string failure = TF_GetCode(status) == kOk ? "" : TF_Message(status);
   TF_DeleteStatus(status);
   return failure;
+}
+
+/**
+ * Registers `Op`, a class made from {@link Attributes} with a method `run(OneCall&)`, as a declared op's kernel.
+ *
+ * @param device `CPU`, where `OneCall` is {@link Call}, or `GPU`
+ * @returns what went wrong; empty if nothing
+ */
+template <class Op, class OneCall>
+std::string registerKernel(const char* name, const char* device) {
+  TF_Status* status = TF_NewStatus();
+  TF_KernelBuilder* kernel = TF_NewKernelBuilder(
+      name, device, [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
+      [](void* op, TF_OpKernelContext* context) {
+        try {
+          OneCall call(context);
+          static_cast<Op*>(op)->run(call);
+        } catch (const std::exception& error) {
+          fail(context, error.what());
+        }
+      },
+      [](void* op) { delete static_cast<Op*>(op); });
+  TF_RegisterKernelBuilder(name, kernel, status);
+  const std::string failure = TF_GetCode(status) == kOk ? "" : TF_Message(status);
+  TF_DeleteStatus(status);
+  return failure;
+}
+
+/** Declares `Op` and registers it for the processor. @returns what went wrong; empty if nothing */
+template <class Op>
+std::string registerOp(const Signature& signature) {
+  const std::string failure = declareOp(signature);
+  return failure.empty() ? registerKernel<Op, Call>(signature.name, "CPU") : failure;
 }
 
 }  // namespace tfjs_lora

@@ -14,6 +14,11 @@ struct TF_ShapeInferenceContext;
 struct TF_Status;
 struct TF_Tensor;
 
+struct TF_AllocatorAttributes {
+  size_t bytes;
+  unsigned char isOnHost;
+};
+
 /** Of the codes of a status, 0 for none wrong. */
 constexpr int kOk = 0, kResourceExhausted = 8;
 /** Of the types of a tensor. */
@@ -48,6 +53,13 @@ void TF_RegisterKernelBuilder(const char* name, TF_KernelBuilder*, TF_Status*);
 
 void TF_OpKernelConstruction_GetAttrFloat(TF_OpKernelConstruction*, const char* name, float*, TF_Status*);
 void TF_OpKernelConstruction_GetAttrBool(TF_OpKernelConstruction*, const char* name, unsigned char*, TF_Status*);
+/** Length of a list, or −1 of what is none. */
+void TF_OpKernelConstruction_GetAttrSize(TF_OpKernelConstruction*, const char* name, int32_t* length, int32_t* total,
+                                         TF_Status*);
+void TF_OpKernelConstruction_GetAttrInt64List(TF_OpKernelConstruction*, const char* name, int64_t*, int length,
+                                              TF_Status*);
+void TF_OpKernelConstruction_GetAttrFloatList(TF_OpKernelConstruction*, const char* name, float*, int length,
+                                              TF_Status*);
 
 int TF_NumInputs(TF_OpKernelContext*);
 /** Gives a tensor that is the caller's to delete, in the memory of the input. */
@@ -55,6 +67,9 @@ void TF_GetInput(TF_OpKernelContext*, int i, TF_Tensor**, TF_Status*);
 /** As {@link TF_GetInput}. */
 TF_Tensor* TF_AllocateOutput(TF_OpKernelContext*, int i, int type, const int64_t* shape, int rank, size_t bytes,
                              TF_Status*);
+/** Memory of the op's device, free again when the tensor is deleted. */
+TF_Tensor* TF_AllocateTemp(TF_OpKernelContext*, int type, const int64_t* shape, int rank, TF_AllocatorAttributes*,
+                           TF_Status*);
 void TF_SetOutput(TF_OpKernelContext*, int i, const TF_Tensor*, TF_Status*);
 void TF_OpKernelContext_Failure(TF_OpKernelContext*, TF_Status*);
 

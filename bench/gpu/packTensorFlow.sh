@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Packs the GPU benchmark with Node and native TensorFlow for one kind of NVIDIA card, in parts of at most 58 MiB, for a bare
+# x86-64 Linux machine with CUDA 12 or 13 and cuDNN 9 (PyTorch's wheels have them): no Node, no npm, no compiler and no network
+# needed there.
+#
+#   bench/gpu/packTensorFlow.sh FOLDER [TFJS_LORA]   here, after `npm ci`; needs g++, strip and xz
+#   bash FOLDER/unpack.sh PART                       there, for each part in any order; unpacks into /tmp/tfjs-lora
+#   bash FOLDER/update.sh                            there: what changes often, the benchmark and the fused ops
+#   bash /tmp/tfjs-lora/run.sh [arguments]           there; see README.md for the arguments
+#
+# Run again, it packs the parts only where they are not there yet, and the update always. CAPABILITY=80 packs another card's code.
+set -euo pipefail
+folder=${1:?folder to write}
+capability=${CAPABILITY:-90}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+stage=${STAGE:-$folder.stage}
+mkdir -p "$stage"
+cd "$root"
+npx tsx bench/gpu/setUpForPacking.ts "$stage/node_modules/.tfjs-lora/tensorflow"
+
+# All that does not change with this package: TensorFlow, its addon, Node.
+if [ ! -f "$folder/part.0" ]; then
+  fixed=$stage.fixed
+  rm -rf "$fixed"
+  mkdir -p "$fixed/node_modules/@tensorflow/tfjs"
+  cp -r "$stage/node_modules/.tfjs-lora" "$fixed/node_modules/"
+  tensorflow=$fixed/node_modules/.tfjs-lora/tensorflow
+  rm -rf "$tensorflow/tensorflow/include" "$tensorflow/fused_ops.node" "$tensorflow/setup.json"
+  for library in "$tensorflow"/tensorflow/*.so.2; do
+    strip --strip-all "$library"
+    python3 bench/gpu/keepOneCard.py "$library" "$capability"
+  done
+  echo 'export * from "@tensorflow/tfjs"' |
+    npx esbuild --bundle --platform=node --format=cjs --log-level=error >"$fixed/node_modules/@tensorflow/tfjs/index.js"
+  echo '{"name": "@tensorflow/tfjs", "version": "4.22.0", "main": "index.js"}' >"$fixed/node_modules/@tensorflow/tfjs/package.json"
+  cp "$(readlink -f "$(command -v node)")" "$fixed/node"
+  tar -C "$fixed" --owner=0 --group=0 -cf - . | xz -T0 --x86 --lzma2=preset=6,dict=32MiB >"$stage.tar.xz"
+  split -b 58M -d -a 1 "$stage.tar.xz" "$folder/part."
+  rm -r "$fixed" "$stage.tar.xz"
+fi
+
+# What changes with it.
+update=$stage.update
+rm -rf "$update"
+mkdir -p "$update/layers/kernels/tensorflow" "$update/node_modules/.tfjs-lora/tensorflow" "$update/node_modules/tfjs-lora"
+cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json} "$update/node_modules/.tfjs-lora/tensorflow/"
+cp package.json "$update/node_modules/tfjs-lora/"
+mkdir -p "$update/node_modules/tfjs-lora/layers/kernels/tensorflow"
+cp -r layers/kernels/tensorflow/native "$update/node_modules/tfjs-lora/layers/kernels/tensorflow/"
+npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node20 --log-level=error \
+  --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
+  --external:vega --external:vega-lite --external:@resvg/resvg-js --external:@node-rs/jieba \
+  --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
+  --outfile="$update/gpu.cjs"
+cp bench/gpu/*.py "$update/"
+cat >"$update/run.sh" <<'RUN'
+#!/usr/bin/env bash
+here=$(cd "$(dirname "$0")" && pwd)
+# CUDA's libraries under the names that TensorFlow asks for: those of CUDA 12, in whose place 13's do.
+libraries=$here/cuda
+[ -d "$libraries" ] || python3 - "$libraries" <<'LINK'
+import glob, os, re, site, sys
+target = sys.argv[1]
+os.makedirs(target)
+places = [p + "/nvidia/*/lib" for p in site.getsitepackages() + [site.getusersitepackages()]]
+places += ["/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/x86_64-linux/lib", "/usr/lib/x86_64-linux-gnu"]
+files = [f for p in places for f in sorted(glob.glob(p + "/lib*.so.*"), reverse=True)]
+asked = {"libcudart": "12", "libcublas": "12", "libcublasLt": "12", "libcufft": "11", "libcusolver": "11", "libcusparse": "12",
+         "libcudnn": "9", "libnccl": "2", "libnvJitLink": "12", "libcurand": "10", "libcupti": "12", "libnvrtc": "12"}
+for name, version in asked.items():
+    found = [f for f in files if os.path.basename(f).startswith(name + ".so.")]
+    if found:
+        os.symlink(found[0], f"{target}/{name}.so.{version}")
+for f in files: # and under their own, which they call each other by
+    link = f"{target}/{os.path.basename(f)}"
+    if re.match(r"lib(cu|nv|nccl)", os.path.basename(f)) and "libcuda.so" not in f and not os.path.lexists(link):
+        os.symlink(f, link)
+LINK
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+[ -d "$here/python" ] && export PYTHONPATH=$here/python${PYTHONPATH:+:$PYTHONPATH}
+exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" --backend tensorflow "$@"
+RUN
+tar -C "$update" --owner=0 --group=0 -cJf "$folder/update.tar.xz" .
+rm -r "$update"
+cat >"$folder/unpack.sh" <<'UNPACK'
+#!/usr/bin/env bash
+# Takes one part to /tmp/tfjs-lora; when all are there, unpacks them.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+to=/tmp/tfjs-lora
+mkdir -p $to
+[ -f "$here/part.$1" ] && cp "$here/part.$1" $to/
+cp "$here/parts.sha256" $to/
+cd $to
+if sha256sum --check --status parts.sha256 2>/dev/null; then
+  unxz=(xz -dc)
+  command -v xz >/dev/null || unxz=(python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.stdin.buffer), sys.stdout.buffer, 1 << 24)')
+  cat part.? | "${unxz[@]}" | tar -x
+  rm part.?
+  echo "unpacked: $(du -sh $to | cut -f1)"
+else
+  echo "parts so far: $(ls part.?)"
+fi
+UNPACK
+cat >"$folder/update.sh" <<'UPDATE'
+#!/usr/bin/env bash
+# The benchmark and the fused ops, over those that are there.
+set -euo pipefail
+python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall("/tmp/tfjs-lora")' "$(cd "$(dirname "$0")" && pwd)/update.tar.xz"
+UPDATE
+(cd "$folder" && sha256sum part.? >parts.sha256 && du -sh part.? update.tar.xz)

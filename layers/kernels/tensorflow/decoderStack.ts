@@ -1,0 +1,78 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {DecoderStackAttributes} from '../../ops/decoderStack.ts';
+import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
+import {keepOnCard} from './keepOnCard.ts';
+import {type Ops, runOps} from './runOps.ts';
+import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
+
+interface DecoderStackArgs {
+  /** `x` or `dy` and `saved`, the tables, and by names with a dot the tensors of the blocks in order. */
+  inputs: Record<string, tf.TensorInfo>;
+  attrs: DecoderStackAttributes & {isRecorded: boolean; isInputTrained: boolean};
+  backend: unknown;
+}
+
+/** `DecoderStack` (layers/ops/decoderStack.ts). Second output, if it is recorded: what backward needs, in words of no meaning here. */
+export const decoderStack = {
+  kernelName: 'DecoderStack',
+  backendName: 'tensorflow',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as DecoderStackArgs;
+    const backend = anyBackend as TensorFlowBackend;
+    const weights = weightsOf(inputs);
+    keepOnCard(backend, weights);
+    return runOps(backend, inputs, (ops, handles) => {
+      const attributes = [...planAttributes(ops, attrs), ops.boolAttribute('is_recorded', attrs.isRecorded)];
+      const given = [handles.x, ...tables(ops, handles)];
+      const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
+      const [y, saved] = ops.fused('DecoderStack', given, attributes, 2, tensors);
+      return attrs.isRecorded ? [y, saved] : [y];
+    });
+  },
+} as const;
+
+/** Gradients of `x`, unless it gets none, and of each A and B in turn. */
+export const decoderStackGrad = {
+  kernelName: 'DecoderStackGrad',
+  backendName: 'tensorflow',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as DecoderStackArgs;
+    const backend = anyBackend as TensorFlowBackend;
+    const weights = weightsOf(inputs);
+    return runOps(backend, inputs, (ops, handles) => {
+      const count = 2 * attrs.blocks.flat().filter(({rank}) => rank > 0).length;
+      const attributes = [
+        ...planAttributes(ops, attrs),
+        ops.boolAttribute('wants_input', attrs.isInputTrained),
+        ops.intAttribute('M', count),
+      ];
+      const given = [handles.dy, handles.saved, ...tables(ops, handles)];
+      const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
+      const [dx, ...gradients] = ops.fused('DecoderStackGrad', given, attributes, 1 + count, tensors);
+      return attrs.isInputTrained ? [dx, ...gradients] : gradients;
+    });
+  },
+} as const;
+
+function weightsOf(inputs: Record<string, tf.TensorInfo>): Record<string, tf.TensorInfo> {
+  return Object.fromEntries(Object.entries(inputs).filter(([name]) => name.includes('.')));
+}
+
+function tables(ops: Ops, {cos, sin, segments}: Record<string, Handle>): Handle[] {
+  return [cos, sin, segments ? ops.cast(segments, DataType.float32) : ops.nothing()];
+}
+
+/** See `DecoderStackOp` in native/cuda/ops.cc, which reads it in this order. */
+function planAttributes(ops: Ops, attrs: DecoderStackAttributes): OpAttribute[] {
+  const {heads, keyValueHeads, headDim, intermediateSize, epsilon, isCheckpointed, blocks} = attrs;
+  const plan: CardPlan = {
+    plan: [heads, keyValueHeads, headDim, intermediateSize, Number(isCheckpointed), blocks.length],
+    numbers: [epsilon],
+  };
+  for (const projection of blocks.flat()) {
+    planWeight(plan, projection);
+    plan.plan.push(projection.rank);
+    plan.numbers.push(projection.scaling);
+  }
+  return [ops.listAttribute('plan', 'int', plan.plan), ops.listAttribute('numbers', 'float', plan.numbers)];
+}

@@ -1,0 +1,319 @@
+// The ops of a graphics card: what TensorFlow hands over, in the engine's words. See engine.h for what is computed.
+#include "ops.h"
+
+#include "card_call.h"
+#include "engine.h"
+
+namespace tfjs_lora {
+namespace {
+
+std::string kernelFolder, cacheFolder;
+
+/** Of the card that runs the op. */
+cuda::Device& deviceOf(const CardCall& call) {
+  void* stream = call.stream();
+  if (stream == nullptr) throw std::runtime_error("expected an op on a graphics card, got one on the processor");
+  return cuda::deviceOf(stream, kernelFolder, cacheFolder);
+}
+
+cuda::Allocate allocatorOf(CardCall& call) {
+  return [&call](size_t bytes) { return call.allocate(bytes); };
+}
+
+/** Gives the elements of a list in turn. */
+template <class T>
+class Reader {
+ public:
+  explicit Reader(const std::vector<T>& values) : values_(values) {}
+
+  T next() { return values_.at(at_++); }
+
+ private:
+  const std::vector<T>& values_;
+  size_t at_ = 0;
+};
+
+/** Gives the inputs of an op in turn. */
+class Inputs {
+ public:
+  Inputs(const CardCall& call, int first) : call_(call), at_(first) {}
+
+  template <class T = float>
+  const T* next() {
+    if (at_ >= call_.inputCount()) throw std::runtime_error("expected more tensors, got " + std::to_string(at_));
+    return call_.input<T>(at_++);
+  }
+
+  /** @throws std::runtime_error where some are left */
+  void end() const {
+    if (at_ != call_.inputCount()) {
+      throw std::runtime_error("expected " + std::to_string(at_) + " tensors, got " + std::to_string(call_.inputCount()));
+    }
+  }
+
+ private:
+  const CardCall& call_;
+  int at_;
+};
+
+/** `[kind, rows, cols, block size, nested block size]`, `[offset]`; its tensors in the order of layers/ops/quantizedStorage.ts. */
+cuda::Matrix readMatrix(Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
+  using Matrix = cuda::Matrix;
+  Matrix matrix = {};
+  matrix.kind = static_cast<Matrix::Kind>(plan.next());
+  matrix.rows = plan.next();
+  matrix.cols = plan.next();
+  matrix.blockSize = static_cast<int>(plan.next());
+  matrix.nestedBlockSize = static_cast<int>(plan.next());
+  matrix.offset = numbers.next();
+  matrix.data = inputs.next();
+  if (matrix.kind == Matrix::int8) {
+    matrix.scales = inputs.next();
+  } else if (matrix.kind != Matrix::nf4 && matrix.kind != Matrix::fp4) {
+    return matrix;
+  } else if (matrix.nestedBlockSize == 0) {
+    matrix.absmax = inputs.next();
+  } else {
+    matrix.absmaxCodes = inputs.next<uint8_t>();
+    matrix.nestedAbsmax = inputs.next();
+    matrix.map = inputs.next();
+  }
+  return matrix;
+}
+
+/** As {@link readMatrix}, then `[rank]`, `[scaling]`, and A and B where the rank is not 0. */
+cuda::Projection readProjection(Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
+  cuda::Projection projection = {};
+  projection.weight = readMatrix(plan, numbers, inputs);
+  projection.rank = static_cast<int>(plan.next());
+  projection.scaling = numbers.next();
+  if (projection.rank == 0) return projection;
+  projection.a = inputs.next();
+  projection.b = inputs.next();
+  return projection;
+}
+
+/** The projections of a block in the order of plans, tensors and gradients. */
+constexpr cuda::Projection cuda::Block::*kProjections[] = {&cuda::Block::q,    &cuda::Block::k,  &cuda::Block::v,
+                                                           &cuda::Block::o,    &cuda::Block::gate, &cuda::Block::up,
+                                                           &cuda::Block::down};
+
+/** What the two ops of a stack have in common. `plan` and `numbers`: see {@link read}, and ../../decoderStack.ts. */
+class DecoderStackOp {
+ public:
+  explicit DecoderStackOp(const Attributes& attributes)
+      : plan_(attributes.integers("plan")), numbers_(attributes.numbers("numbers")) {}
+
+ protected:
+  /**
+   * @param x number of an input of the shape of the stack's, `[batch, length, hidden]`
+   * @param tables number of the input `cos`, which `sin`, `segments` and the blocks' tensors follow
+   */
+  cuda::Stack read(const CardCall& call, int x, int tables) const {
+    Reader<int64_t> plan(plan_);
+    Reader<float> numbers(numbers_);
+    cuda::Stack stack = {};
+    stack.batch = call.dim(x, 0);
+    stack.length = call.dim(x, 1);
+    stack.hidden = call.dim(x, 2);
+    stack.heads = plan.next();
+    stack.keyValueHeads = plan.next();
+    stack.headDim = plan.next();
+    stack.intermediate = plan.next();
+    stack.isCheckpointed = plan.next() != 0;
+    stack.epsilon = numbers.next();
+    stack.cos = call.input(tables);
+    stack.sin = call.input(tables + 1);
+    stack.tablesPerSequence = call.dim(tables, 0) > 1;
+    stack.segments = call.size(tables + 2) == 0 ? nullptr : call.input(tables + 2);
+    stack.blocks.resize(plan.next());
+    Inputs inputs(call, tables + 3);
+    for (cuda::Block& block : stack.blocks) {
+      block.inputNorm = inputs.next();
+      block.postNorm = inputs.next();
+      for (auto projection : kProjections) block.*projection = readProjection(plan, numbers, inputs);
+    }
+    inputs.end();
+    const std::string refusal = cuda::refusal(stack);
+    if (!refusal.empty()) throw std::runtime_error(refusal);
+    return stack;
+  }
+
+ private:
+  const std::vector<int64_t> plan_;
+  const std::vector<float> numbers_;
+};
+
+/** x, tables and tensors → y, and what backward needs: nothing unless it `is_recorded`. */
+class DecoderStack : DecoderStackOp {
+ public:
+  explicit DecoderStack(const Attributes& attributes)
+      : DecoderStackOp(attributes), isRecorded_(attributes.flag("is_recorded")) {}
+
+  void run(CardCall& call) {
+    const cuda::Stack stack = read(call, 0, 1);
+    const size_t bytes = isRecorded_ ? cuda::savedBytes(stack) : 0;
+    float* y = call.output(0, call.shape(0));
+    float* saved = call.output(1, {static_cast<int64_t>((bytes + 3) / 4)});
+    cuda::forward(deviceOf(call), call.stream(), stack, call.input(0), y, isRecorded_ ? saved : nullptr,
+                  allocatorOf(call));
+  }
+
+ private:
+  const bool isRecorded_;
+};
+
+/** dy, what forward saved, tables and tensors → dx, empty where it is not wanted, and the gradients of each A and B in turn. */
+class DecoderStackGrad : DecoderStackOp {
+ public:
+  explicit DecoderStackGrad(const Attributes& attributes)
+      : DecoderStackOp(attributes), wantsInput_(attributes.flag("wants_input")) {}
+
+  void run(CardCall& call) {
+    cuda::Stack stack = read(call, 0, 2);
+    float* dx = call.output(0, wantsInput_ ? call.shape(0) : std::vector<int64_t>{0});
+    int output = 1;
+    for (cuda::Block& block : stack.blocks) {
+      for (auto each : kProjections) {
+        cuda::Projection& projection = block.*each;
+        if (projection.rank == 0) continue;
+        projection.da = call.output(output++, {projection.rank, projection.weight.cols});
+        projection.db = call.output(output++, {projection.weight.rows, projection.rank});
+      }
+    }
+    cuda::backward(deviceOf(call), call.stream(), stack, call.input(1), call.input(0), wantsInput_ ? dx : nullptr,
+                   allocatorOf(call));
+  }
+
+ private:
+  const bool wantsInput_;
+};
+
+/** hidden `[rows, cols]`, labels `[rows]`, the tensors of a weight → loss, and the gradient of hidden unless it is not wanted. */
+class LinearCrossEntropy {
+ public:
+  explicit LinearCrossEntropy(const Attributes& attributes)
+      : plan_(attributes.integers("plan")),
+        numbers_(attributes.numbers("numbers")),
+        wantsGradient_(attributes.flag("wants_gradient")) {}
+
+  void run(CardCall& call) {
+    Reader<int64_t> plan(plan_);
+    Reader<float> numbers(numbers_);
+    Inputs inputs(call, 2);
+    const cuda::Matrix weight = readMatrix(plan, numbers, inputs);
+    inputs.end();
+    float* loss = call.output(0, {});
+    float* gradient = call.output(1, wantsGradient_ ? call.shape(0) : std::vector<int64_t>{0});
+    cuda::linearCrossEntropy(deviceOf(call), call.stream(), weight, call.dim(0, 0), call.input(0), call.input(1), loss,
+                             wantsGradient_ ? gradient : nullptr, allocatorOf(call));
+  }
+
+ private:
+  const std::vector<int64_t> plan_;
+  const std::vector<float> numbers_;
+  const bool wantsGradient_;
+};
+
+/** As ../adamw_updates.cc. */
+class AdamWUpdates {
+ public:
+  explicit AdamWUpdates(const Attributes&) {}
+
+  void run(CardCall& call) {
+    const int count = (call.inputCount() - 1) / 4;
+    std::vector<float*> next;
+    for (int i = 0; i < 3 * count; i++) next.push_back(call.output(i, call.shape(i % count)));
+    std::vector<cuda::AdamWVariable> variables;
+    for (int i = 0; i < count; i++) {
+      variables.push_back({call.size(i), call.input(i), call.input(count + i), call.input(2 * count + i),
+                           call.input(3 * count + i), next[i], next[count + i], next[2 * count + i]});
+    }
+    cuda::adamW(deviceOf(call), call.stream(), variables, call.input(4 * count), allocatorOf(call));
+  }
+};
+
+/** As ../adamw_updates.cc. */
+class GlobalNorm {
+ public:
+  explicit GlobalNorm(const Attributes&) {}
+
+  void run(CardCall& call) {
+    std::vector<std::pair<const float*, int64_t>> tensors;
+    for (int i = 0; i < call.inputCount(); i++) tensors.emplace_back(call.input(i), call.size(i));
+    cuda::globalNorm(deviceOf(call), call.stream(), tensors, call.output(0, {}), allocatorOf(call));
+  }
+};
+
+/** As ../rms_norm.cc. */
+class RMSNorm {
+ public:
+  explicit RMSNorm(const Attributes& attributes) : epsilon_(attributes.number("epsilon")) {}
+
+  void run(CardCall& call) {
+    const int64_t width = call.dim(0, -1);
+    std::vector<int64_t> perRow = call.shape(0);
+    perRow.back() = 1;
+    float* y = call.output(0, call.shape(0));
+    float* inverse = call.output(1, perRow);
+    cuda::rmsNorm(deviceOf(call), call.stream(), call.size(0) / width, width, call.input(0), call.input(1), epsilon_, y,
+                  inverse);
+  }
+
+ private:
+  const float epsilon_;
+};
+
+/** As ../rms_norm.cc. */
+class RMSNormGrad {
+ public:
+  explicit RMSNormGrad(const Attributes&) {}
+
+  void run(CardCall& call) {
+    const int64_t width = call.dim(1, -1);
+    float* dx = call.output(0, call.shape(1));
+    cuda::rmsNormGrad(deviceOf(call), call.stream(), call.size(1) / width, width, call.input(0), call.input(1),
+                      call.input(2), call.input(3), dx);
+  }
+};
+
+/** Declares an op that processors have not, and registers it. */
+template <class Op>
+std::string registerCardOp(const Signature& signature) {
+  const std::string failure = declareOp(signature);
+  return failure.empty() ? registerKernel<Op, CardCall>(signature.name, "GPU") : failure;
+}
+
+}  // namespace
+
+void useCardFolders(const std::string& kernels, const std::string& cache) {
+  kernelFolder = kernels;
+  cacheFolder = cache;
+}
+
+std::string registerCardOps() {
+  for (const std::string& failure :
+       {registerKernel<AdamWUpdates, CardCall>("TfjsLoraAdamWUpdates", "GPU"),
+        registerKernel<GlobalNorm, CardCall>("TfjsLoraGlobalNorm", "GPU"),
+        registerKernel<RMSNorm, CardCall>("TfjsLoraRMSNorm", "GPU"),
+        registerKernel<RMSNormGrad, CardCall>("TfjsLoraRMSNormGrad", "GPU"),
+        registerCardOp<DecoderStack>({"TfjsLoraDecoderStack",
+                                      {"x: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
+                                      {"y: float", "saved: float"},
+                                      {"plan: list(int)", "numbers: list(float)", "is_recorded: bool", "N: int >= 1"}}),
+        registerCardOp<DecoderStackGrad>(
+            {"TfjsLoraDecoderStackGrad",
+             {"dy: float", "saved: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
+             {"dx: float", "gradients: M * float"},
+             {"plan: list(int)", "numbers: list(float)", "wants_input: bool", "N: int >= 1", "M: int >= 0"}}),
+        registerCardOp<LinearCrossEntropy>({"TfjsLoraLinearCrossEntropy",
+                                            {"hidden: float", "labels: float", "tensors: N * float"},
+                                            {"loss: float", "gradient: float"},
+                                            {"plan: list(int)", "numbers: list(float)", "wants_gradient: bool",
+                                             "N: int >= 1"}})}) {
+    if (!failure.empty()) return failure;
+  }
+  return "";
+}
+
+}  // namespace tfjs_lora

@@ -1,0 +1,70 @@
+import type * as tf from '@tensorflow/tfjs';
+import {Dense} from '../../layers/dense.ts';
+import {GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
+import {LoRADense} from '../../layers/loraDense.ts';
+import {PROJECTIONS, type StackBlock, type StackProjection} from '../../layers/ops/decoderStack.ts';
+import {isRecording} from '../../layers/ops/isRecording.ts';
+import {QuantizedDense} from '../../layers/quantizedDense.ts';
+import {RMSNorm} from '../../layers/rmsNorm.ts';
+import {SwiGLU} from '../../layers/swiGLU.ts';
+import {DecoderBlock} from './decoderBlock.ts';
+
+type Layer = tf.layers.Layer;
+
+/**
+ * The weights of decoder blocks, if the blocks compute just what `decoderStack` does: frozen weights without bias, at most one
+ * adapter in force on each, no DoRA, no dropout in this pass, norms that get no gradient, and no layer of a class of its own or
+ * with a hook.
+ *
+ * @returns undefined if they compute anything else
+ */
+export function plainStack(blocks: DecoderBlock[], training: boolean): StackBlock[] | undefined {
+  const stack: StackBlock[] = [];
+  for (const block of blocks) {
+    const plain = plainBlock(block, training);
+    if (!plain) return undefined;
+    stack.push(plain);
+  }
+  return stack;
+}
+
+function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefined {
+  const {self_attn, mlp, input_layernorm, post_attention_layernorm} = block;
+  const norms = [input_layernorm, post_attention_layernorm];
+  const isTrained = (norm: RMSNorm) => norm.weight.trainable && isRecording();
+  const isKnown =
+    isOf(block, DecoderBlock) &&
+    isOf(self_attn, GroupedQueryAttention) &&
+    isOf(mlp, SwiGLU) &&
+    norms.every((norm) => isOf(norm, RMSNorm) && !isTrained(norm) && norm.epsilon === norms[0].epsilon);
+  if (!isKnown) return undefined;
+  const layers = {...self_attn, ...mlp} as unknown as Record<string, Layer>;
+  const projections = PROJECTIONS.map((name) => [name, plainProjection(layers[name], training)] as const);
+  if (projections.some(([, projection]) => !projection)) return undefined;
+  return {
+    ...(Object.fromEntries(projections) as Record<(typeof PROJECTIONS)[number], StackProjection>),
+    input_layernorm: input_layernorm.weight.read(),
+    post_attention_layernorm: post_attention_layernorm.weight.read(),
+  };
+}
+
+function plainProjection(layer: Layer, training: boolean): StackProjection | undefined {
+  const adapted = isOf(layer, LoRADense) ? layer : undefined;
+  const base = adapted?.base ?? layer;
+  if (!isOf(base, Dense) && !isOf(base, QuantizedDense)) return undefined;
+  const {bias, activation, weight} = base;
+  if (bias || (activation != null && activation !== 'linear') || !base.isPlainProduct) return undefined;
+  const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;
+  if (!adapted || names.length === 0) return {weight: weight.matrix()};
+  const {loraA, loraB, scaling, dropout, magnitude} = adapted.adapter(names[0]);
+  if (names.length > 1 || magnitude || (training && dropout > 0)) return undefined;
+  const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+  return {weight: weight.matrix(), lora: {a, b, scaling}};
+}
+
+/** Whether a layer is of just that class, and nobody has changed what calling it does. */
+function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
+  const isOwn = (name: string) => Object.hasOwn(layer, name);
+  const {_callHook: hook} = layer as unknown as {_callHook?: unknown};
+  return layer.constructor === of && hook == null && !isOwn('call') && !isOwn('apply');
+}
