@@ -18,6 +18,8 @@ folder=$(cd "$folder" && pwd)
 stage=${STAGE:-$folder.stage}
 mkdir -p "$stage"
 cd "$root"
+mkdir -p "$stage/node_modules/@tensorflow"
+ln -sfn "$root/node_modules/@tensorflow/tfjs" "$stage/node_modules/@tensorflow/tfjs"
 npx tsx bench/gpu/setUpForPacking.ts "$stage/node_modules/.tfjs-lora/tensorflow"
 
 # All that does not change with this package: TensorFlow, its addon, Node.
