@@ -63,10 +63,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 # CUDA's libraries under the names that TensorFlow asks for: those of CUDA 12, in whose place 13's do.
 libraries=$here/cuda
 [ -d "$libraries" ] || python3 - "$libraries" <<'LINK'
-import glob, os, re, site, sys
+import glob, os, re, sys
 target = sys.argv[1]
 os.makedirs(target)
-places = [p + "/nvidia/*/lib" for p in site.getsitepackages() + [site.getusersitepackages()]]
+places = [p + "/nvidia/*/lib" for p in sys.path if p]
 places += ["/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/x86_64-linux/lib", "/usr/lib/x86_64-linux-gnu"]
 files = [f for p in places for f in sorted(glob.glob(p + "/lib*.so.*"), reverse=True)]
 asked = {"libcudart": "12", "libcublas": "12", "libcublasLt": "12", "libcufft": "11", "libcusolver": "11", "libcusparse": "12",

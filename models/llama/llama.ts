@@ -61,21 +61,22 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const length = inputIds.shape[1];
       const {cos, sin} =
         rotary ?? (positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past));
-      // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
-      const isInKernel = hasKernel('Attention');
-      const mask = isInKernel ? attentionMask?.toInt() : causalBias(length, past + length, attentionMask);
+      const segments = attentionMask?.toInt() as tf.Tensor2D | undefined;
 
       let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
       const stack = !cache && hasKernel('DecoderStack') ? plainStack(this.blocks, training) : undefined;
       if (stack) {
         const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
         hidden = decoderStack(hidden as tf.Tensor3D, stack, {
-          ...{heads, keyValueHeads, epsilon, cos, sin, segments: mask as tf.Tensor2D | undefined},
+          ...{heads, keyValueHeads, epsilon, cos, sin, segments},
           isCheckpointed: training && this.gradientCheckpointing,
           isInputTrained: this.embed_tokens.trainableWeights.length > 0,
         });
         return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
       }
+      // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
+      const isInKernel = hasKernel('Attention');
+      const mask = isInKernel ? segments : causalBias(length, past + length, attentionMask);
       for (const block of this.blocks) {
         const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
           const hidden = isInKernel ? {segments: mask} : {bias: mask};
