@@ -19,14 +19,14 @@ stage=${STAGE:-$folder.stage}
 mkdir -p "$stage"
 cd "$root"
 mkdir -p "$stage/node_modules/@tensorflow"
-ln -sfn "$root/node_modules/@tensorflow/tfjs" "$stage/node_modules/@tensorflow/tfjs"
+for each in tfjs tfjs-core; do ln -sfn "$root/node_modules/@tensorflow/$each" "$stage/node_modules/@tensorflow/$each"; done
 npx tsx bench/gpu/setUpForPacking.ts "$stage/node_modules/.tfjs-lora/tensorflow"
 
 # All that does not change with this package: TensorFlow, its addon, Node.
 if [ ! -f "$folder/part.0" ]; then
   fixed=$stage.fixed
   rm -rf "$fixed"
-  mkdir -p "$fixed/node_modules/@tensorflow/tfjs"
+  mkdir -p "$fixed"/node_modules/@tensorflow/tfjs{,-core}
   cp -r "$stage/node_modules/.tfjs-lora" "$fixed/node_modules/"
   tensorflow=$fixed/node_modules/.tfjs-lora/tensorflow
   rm -rf "$tensorflow/tensorflow/include" "$tensorflow/fused_ops.node" "$tensorflow/setup.json"
@@ -37,6 +37,7 @@ if [ ! -f "$folder/part.0" ]; then
   echo 'export * from "@tensorflow/tfjs"' |
     npx esbuild --bundle --platform=node --format=cjs --log-level=error >"$fixed/node_modules/@tensorflow/tfjs/index.js"
   echo '{"name": "@tensorflow/tfjs", "version": "4.22.0", "main": "index.js"}' >"$fixed/node_modules/@tensorflow/tfjs/package.json"
+  echo 'module.exports = require("@tensorflow/tfjs");' >"$fixed/node_modules/@tensorflow/tfjs-core/index.js"
   cp "$(readlink -f "$(command -v node)")" "$fixed/node"
   tar -C "$fixed" --owner=0 --group=0 -cf - . | xz -T0 --x86 --lzma2=preset=6,dict=32MiB >"$stage.tar.xz"
   split -b 58M -d -a 1 "$stage.tar.xz" "$folder/part."

@@ -88,13 +88,17 @@ export async function setupTensorFlow(
     (from === 'auto' || present.source === (isFolder(from) ? resolve(from) : from));
   if (present && isAsked) {
     const check = await checkTensorFlow(folder, present.package, execPath).catch((error: Error) => error);
-    if (!(check instanceof Error)) {
+    const isComplete =
+      !gpu || present.source !== 'wheel' || existsSync(join(folder, 'tensorflow', 'include'));
+    if (!(check instanceof Error) && isComplete) {
       onProgress(`TensorFlow ${present.version} is set up already, in ${folder}; it works.`);
       return {...(await withCurrentFusedOps(present, stage)), ...check};
     }
-    onProgress(
-      `TensorFlow ${present.version} in ${folder} does not work (${check.message}): doing it again.`,
-    );
+    const fault =
+      check instanceof Error
+        ? `does not work (${check.message})`
+        : 'lacks the headers that fused ops on a card need';
+    onProgress(`TensorFlow ${present.version} in ${folder} ${fault}: doing it again.`);
   }
   const staged = `${folder}.new`;
   const aside = {...stage, folder: staged};

@@ -1,7 +1,13 @@
 import {copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {hasFusedOps, type TensorFlowBackend} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import * as tf from '@tensorflow/tfjs';
+import {
+  hasCardOps,
+  hasFusedOps,
+  setProducts,
+  type TensorFlowBackend,
+} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {chooseFusedOps, FUSED_OPS_FILE} from '../../../src/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../../src/backends/fusedOpsSources.ts';
 import type {TensorFlowSetup} from '../../../src/backends/tensorflowFolder.ts';
@@ -31,6 +37,7 @@ const setup = (fusedOps?: TensorFlowSetup['fusedOps'], name = '@tensorflow/tfjs-
   made: {package: name, version: '2.21.0', source: 'wheel', fusedOps} as TensorFlowSetup,
 });
 const current = async () => setup({sources: (await fusedOpsSources()).hash});
+const GPU = '@tensorflow/tfjs-node-gpu';
 const newBackend = () => ({}) as TensorFlowBackend;
 
 describe('fusedOpsSources', () => {
@@ -49,6 +56,24 @@ describe('fusedOpsSources', () => {
     }
     expect(new Set(seen).size).toBe(4);
     expect(seen.at(-1)).toBe(seen.at(-2));
+  });
+
+  test('has those of a card only where they are asked for', async () => {
+    mkdirSync(join(native(), 'cuda/kernels'), {recursive: true});
+    for (const name of ['ops.cc', 'engine.h', 'kernels/attention.cu']) {
+      writeFileSync(join(native(), 'cuda', name), '');
+    }
+    const [without, withCard] = [await fusedOpsSources(), await fusedOpsSources(true)];
+    expect(without.files).toEqual(['module.cc']);
+    expect(withCard.files).toEqual(['cuda/ops.cc', 'module.cc']);
+    writeFileSync(join(native(), 'cuda/engine.h'), 'int z;');
+    expect((await fusedOpsSources()).hash).toBe(without.hash);
+    expect((await fusedOpsSources(true)).hash).not.toBe(withCard.hash);
+    writeFileSync(
+      join(native(), 'cuda/kernels/attention.cu'),
+      '// compiled for the card when it is first used',
+    );
+    expect((await fusedOpsSources()).hash).toBe(without.hash);
   });
 });
 
@@ -95,11 +120,116 @@ describe('chooseFusedOps', () => {
     const of = (place?: Parameters<typeof chooseFusedOps>[1]) => chooseFusedOps(newBackend(), place);
     expect(await of()).toMatch(/^no fused ops: npx tfjs-lora setup tensorflow would compile them/);
     expect(await of(setup())).toBe('no fused ops: run npx tfjs-lora setup tensorflow');
-    expect(await of(setup(undefined, '@tensorflow/tfjs-node-gpu'))).toContain('was set up for a card');
+    expect(await of(setup(undefined, GPU))).toBe('no fused ops: run npx tfjs-lora setup tensorflow --gpu');
     expect(await of(setup({missing: 'No compiler.'}))).toBe(
       'no fused ops: No compiler. Then run npx tfjs-lora setup tensorflow again',
     );
     writeFileSync(join(folder, FUSED_OPS_FILE), 'no addon');
     expect(await of(await current())).toMatch(/^no fused ops: they do not load \(.*fused_ops.node/);
+  });
+});
+
+describe('chooseFusedOps on a card', () => {
+  const asked: unknown[][] = [];
+  let failure: string | undefined;
+  const binding = {
+    createTensor: () => 1,
+    deleteTensor: (id: number) => asked.push(['delete', id]),
+    executeOp: (name: string) => {
+      asked.push([name]);
+      if (failure) throw new Error(failure);
+      return [{id: 2}, {id: 3}];
+    },
+  };
+  const newCard = () => {
+    const backend = {isUsingGpuDevice: true, binding} as unknown as TensorFlowBackend;
+    setProducts(backend, {operands: 'bfloat16', isNative: true});
+    return backend;
+  };
+  const onCard = async () => setup({sources: (await fusedOpsSources(true)).hash}, GPU);
+  const kernels = () =>
+    ['DecoderStack', 'DecoderStackGrad', 'LinearCrossEntropy'].map(
+      (name) => tf.getKernel(name, 'tensorflow') != null,
+    );
+
+  beforeEach(() => {
+    [asked.length, failure] = [0, undefined];
+    mkdirSync(join(native(), 'cuda'));
+    process.env.XDG_CACHE_HOME = '/cache';
+    // In place of an addon: Node loads a folder's index.js.
+    rmSync(join(folder, FUSED_OPS_FILE));
+    mkdirSync(join(folder, FUSED_OPS_FILE));
+    writeFileSync(
+      join(folder, FUSED_OPS_FILE, 'index.js'),
+      'exports.useCardFolders = (...folders) => { globalThis.cardFolders = folders; };',
+    );
+  });
+  afterEach(async () => {
+    delete process.env.XDG_CACHE_HOME;
+    await chooseFusedOps(newCard(), undefined, false);
+    expect(kernels()).toEqual([false, false, false]);
+  });
+
+  test('tries one, tells it where its kernels are, and registers those that only a card has', async () => {
+    const backend = newCard();
+    expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops on the card');
+    expect((globalThis as {cardFolders?: string[]}).cardFolders).toEqual([
+      join(native(), 'cuda/kernels'),
+      '/cache/tfjs-lora/cuda',
+    ]);
+    expect(asked).toEqual([['TfjsLoraRMSNorm'], ['delete', 1], ['delete', 2], ['delete', 3]]);
+    expect([hasCardOps(backend), hasFusedOps(backend), ...kernels()]).toEqual([
+      true,
+      false,
+      true,
+      true,
+      true,
+    ]);
+    expect(await chooseFusedOps(backend, await onCard(), false)).toBe('fused ops on the card off');
+    expect([hasCardOps(backend), ...kernels()]).toEqual([false, false, false, false]);
+  });
+
+  test('leaves products in float32 to the composed ops', async () => {
+    const backend = newCard();
+    setProducts(backend, {operands: 'float32', isNative: true});
+    expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops on the card');
+    expect([hasCardOps(backend), ...kernels()]).toEqual([true, false, false, false]);
+  });
+
+  test.each([
+    "CUDA's run-time compiler (libnvrtc.so.12) is missing",
+    'expected a card of compute capability 8.0 or later, got 7.5',
+  ])('says what is missing: %s', async (missing) => {
+    failure = missing;
+    const backend = newCard();
+    expect(await chooseFusedOps(backend, await onCard())).toBe(`no fused ops on the card: ${missing}`);
+    expect([hasCardOps(backend), ...kernels()]).toEqual([false, false, false, false]);
+    expect(asked.at(-1)).toEqual(['delete', 1]);
+  });
+
+  test('names the command that compiles them', async () => {
+    const command = 'npx tfjs-lora setup tensorflow --gpu';
+    const of = (place?: Parameters<typeof chooseFusedOps>[1]) => chooseFusedOps(newCard(), place);
+    expect(await of()).toBe(
+      `no fused ops on the card: ${command} would compile them, for a TensorFlow of its own`,
+    );
+    expect(await of(setup({missing: 'No compiler.'}, GPU))).toBe(
+      `no fused ops on the card: No compiler. Then run ${command} again`,
+    );
+    expect(await of(setup({sources: 'of another release'}, GPU))).toBe(
+      `no fused ops on the card: they are not this tfjs-lora’s; run ${command}`,
+    );
+  });
+
+  test('those of a set-up for a card run on a processor too', async () => {
+    const backend = newBackend();
+    expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops');
+    expect([hasFusedOps(backend), hasCardOps(backend), ...kernels()]).toEqual([
+      true,
+      false,
+      false,
+      false,
+      false,
+    ]);
   });
 });

@@ -1,8 +1,9 @@
-import {existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {arch, tmpdir} from 'node:os';
-import {basename, join} from 'node:path';
+import {basename, dirname, join} from 'node:path';
 import {FUSED_OPS_FILE} from '../../../src/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../../src/backends/fusedOpsSources.ts';
+import type {TensorFlowPackage} from '../../../src/backends/tensorflowFolder.ts';
 import {buildFusedOps} from '../../../src/setup/buildFusedOps.ts';
 import {libraryOf} from '../../../src/setup/tensorFlowLibrary.ts';
 import {FakeCompiler, layOutSetup, someAddon} from './fakeTensorFlow.ts';
@@ -11,10 +12,11 @@ describe('buildFusedOps', () => {
   let root: string;
   let folder: string;
   let compiler: FakeCompiler;
-  const packageName = '@tensorflow/tfjs-node';
+  let packageName: TensorFlowPackage;
   beforeEach(() => {
     root = mkdtempSync(join(tmpdir(), 'tfjs-lora-fused-'));
     folder = join(root, 'tensorflow');
+    packageName = '@tensorflow/tfjs-node';
     layOutSetup(folder);
     compiler = new FakeCompiler(root, someAddon());
     writeFileSync(join(folder, FUSED_OPS_FILE), 'of before');
@@ -42,6 +44,32 @@ describe('buildFusedOps', () => {
     expect(link).toMatch(
       /-shared .*libtensorflow_framework\S* -Wl,-rpath,(\$ORIGIN|@loader_path)\/tensorflow$/,
     );
+  });
+
+  const onLinux = process.platform === 'linux' ? test : test.skip;
+  onLinux('compiles those of a card beside them, and finds NVIDIA’s libraries', async () => {
+    packageName = '@tensorflow/tfjs-node-gpu';
+    layOutSetup(folder, {package: packageName});
+    const include = (name: string) => join(folder, 'tensorflow/include', name);
+    expect((await build()).missing).toContain('op_kernel.h: expected a header of TensorFlow');
+    for (const name of ['tensorflow/core/framework/op_kernel.h', 'xla/stream_executor/stream.h']) {
+      mkdirSync(dirname(include(name)), {recursive: true});
+      writeFileSync(include(name), '');
+    }
+    for (const name of ['cublas', 'cuda_nvrtc'])
+      mkdirSync(join(folder, 'nvidia', name, 'lib'), {recursive: true});
+    const {files, hash} = await fusedOpsSources(true);
+    expect(await build()).toEqual({sources: hash});
+    expect(files).toEqual(expect.arrayContaining(['cuda/ops.cc', 'cuda/stream.cc', 'rms_norm.cc']));
+    const link = compiler.calls.at(-1) as string;
+    const compiled = compiler.calls.slice(0, -1);
+    expect(compiled).toHaveLength(files.length);
+    for (const call of compiled) {
+      expect(call).toContain('-DTFJS_LORA_CARD');
+      expect(call.includes('-std=c++20 -w -c')).toBe(call.includes('cuda/stream.cc')); // it overrides -std=c++17
+    }
+    for (const name of ['cublas', 'cuda_nvrtc'])
+      expect(link).toContain(`-Wl,-rpath,$ORIGIN/nvidia/${name}/lib`);
   });
 
   test('leaves none without a compiler', async () => {

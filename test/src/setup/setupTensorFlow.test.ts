@@ -1,6 +1,6 @@
 import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
-import {join} from 'node:path';
+import {dirname, join} from 'node:path';
 import {FUSED_OPS_FILE} from '../../../src/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../../src/backends/fusedOpsSources.ts';
 import {SETUP_FILE, type TensorFlowSetup, tensorflowFolder} from '../../../src/backends/tensorflowFolder.ts';
@@ -161,10 +161,33 @@ describe('set up again', () => {
     expect((await again()).fusedOps?.sources).toBeDefined();
   });
 
-  test('it compiles none for a card', async () => {
+  test('it compiles those of a card, whose sources are more', async () => {
+    layOutSetup(folder, {
+      package: '@tensorflow/tfjs-node-gpu',
+      fusedOps: {sources: (await fusedOpsSources()).hash},
+    });
+    for (const name of ['tensorflow/core/framework/op_kernel.h', 'xla/stream_executor/stream.h']) {
+      const path = join(folder, 'tensorflow/include', name);
+      mkdirSync(dirname(path), {recursive: true});
+      writeFileSync(path, '');
+    }
+    const {fusedOps, lines} = await again({gpu: true});
+    expect(fusedOps).toEqual({sources: (await fusedOpsSources(true)).hash});
+    expect(lines).toEqual([isSetUp(), 'fused ops: compiling …', '  … s']);
+    expect(await again({gpu: true})).toEqual({fusedOps, lines: [isSetUp()]});
+  });
+
+  test('it sets TensorFlow up again where the headers are gone that those of a card need', async () => {
     layOutSetup(folder, {package: '@tensorflow/tfjs-node-gpu'});
-    expect(await again({gpu: true})).toEqual({fusedOps: undefined, lines: [isSetUp()]});
-    expect(compiler.calls).toEqual([]);
+    const lines: string[] = [];
+    const run = setupTensorFlow({
+      ...{folder, gpu: true, environment: {CXX: join(root, 'no-compiler')}, execPath: process.execPath},
+      from: 'wheel',
+      onProgress: (line) => lines.push(line),
+    });
+    await expect(run).rejects.toThrow('expected a C++ compiler');
+    expect(lines[0]).toMatch(/lacks the headers that fused ops on a card need: doing it again\.$/);
+    expect(recorded().version).toBe('2.21.0');
   });
 });
 
