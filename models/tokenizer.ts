@@ -87,6 +87,7 @@ export class Tokenizer {
   constructor(
     readonly files: TokenizerFiles,
     readonly folder?: FolderSource,
+    private readonly rewritten: ReadonlySet<string> = new Set(),
   ) {
     this.core = createCore(files, this.pathOf('tokenizer.json'));
     this.vocabSize = this.core.model?.vocab.length ?? 0;
@@ -118,6 +119,27 @@ export class Tokenizer {
       readText(folder, 'chat_template.jinja'),
     ]);
     return new Tokenizer({tokenizer, config, specialTokensMap, chatTemplate}, source);
+  }
+
+  /**
+   * The same tokenizer under other settings; {@link save} writes them.
+   *
+   * @param changes keys of `tokenizer_config.json`: special tokens, `chat_template`
+   * @throws TfjsLoraError `INVALID_CONFIG` when a special token has no id
+   */
+  withConfig(changes: Record<string, unknown>): Tokenizer {
+    const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
+    const hasTemplate = 'chat_template' in changes;
+    const mapped = Object.entries(changes).filter(([key]) => key in (specialTokensMap ?? {}));
+    const files = {
+      tokenizer,
+      config: {...config, ...changes},
+      specialTokensMap: specialTokensMap && {...specialTokensMap, ...Object.fromEntries(mapped)},
+      ...(!hasTemplate && chatTemplate !== undefined && {chatTemplate}),
+    };
+    const rewritten = ['tokenizer_config.json', 'special_tokens_map.json'];
+    const dropped = hasTemplate ? ['chat_template.jinja', 'chat_template.json'] : [];
+    return new Tokenizer(files, this.folder, new Set([...this.rewritten, ...rewritten, ...dropped]));
   }
 
   /**
@@ -244,19 +266,16 @@ export class Tokenizer {
   async save(target: FolderTarget): Promise<void> {
     const folder = folderToWrite(target);
     await folder.create();
+    const own = this.ownFiles();
     if (this.folder === undefined) {
-      const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
-      await folder.write('tokenizer.json', toJsonText(tokenizer));
-      await folder.write('tokenizer_config.json', toJsonText(config));
-      if (specialTokensMap) await folder.write('special_tokens_map.json', toJsonText(specialTokensMap));
-      if (chatTemplate !== undefined) await folder.write('chat_template.jinja', chatTemplate);
+      for (const [name, text] of own) await folder.write(name, text);
       return;
     }
     const source = openFolder(this.folder);
-    const files = new Map<string, Uint8Array>();
+    const files = new Map<string, Uint8Array | string>();
     for (const name of TOKENIZER_FILES) {
-      const bytes = await source.read(name);
-      if (bytes) files.set(name, bytes);
+      const contents = this.rewritten.has(name) ? own.get(name) : await source.read(name);
+      if (contents !== undefined) files.set(name, contents);
     }
     for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
       if (files.has(name)) continue;
@@ -265,8 +284,20 @@ export class Tokenizer {
         `${source.pathOf(name)}: expected the file that the tokenizer was read from, got nothing there`,
       );
     }
-    if (folder instanceof DiskFolder && (await folder.isSameAs(source))) return;
-    for (const [name, bytes] of files) await folder.write(name, bytes);
+    const isInPlace = folder instanceof DiskFolder && (await folder.isSameAs(source));
+    for (const [name, contents] of files)
+      if (!isInPlace || this.rewritten.has(name)) await folder.write(name, contents);
+  }
+
+  /** The files it was made of, as texts. */
+  private ownFiles(): Map<string, string> {
+    const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
+    return new Map([
+      ['tokenizer.json', toJsonText(tokenizer)],
+      ['tokenizer_config.json', toJsonText(config)],
+      ...(specialTokensMap ? [['special_tokens_map.json', toJsonText(specialTokensMap)] as const] : []),
+      ...(chatTemplate !== undefined ? [['chat_template.jinja', chatTemplate] as const] : []),
+    ]);
   }
 
   private pathOf(name: string): string {

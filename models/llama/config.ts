@@ -159,6 +159,7 @@ export function formatConfig(config: LlamaConfig, dtype: string): Json {
     const {torch_dtype, dtype: _, ...rest} = source;
     const isTied = config.tieWordEmbeddings;
     if (isTied !== (source.tie_word_embeddings ?? false)) rest.tie_word_embeddings = isTied; // the weights knew better
+    if (config.eosTokenId !== undefined) rest.eos_token_id = config.eosTokenId; // a template may have changed it
     return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
   }
   const scaling = config.ropeScaling;

@@ -7,7 +7,9 @@ import {countParameters} from '../../models/summary.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {getTemplate, MODEL_TEMPLATE} from '../data/templates/templateRegistry.ts';
 import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
+import {useTemplate} from './useTemplate.ts';
 
 export interface ExportArgs {
   /** Folder of the base: Hugging Face's files, in 16 or 32 bits. */
@@ -22,6 +24,10 @@ export interface ExportArgs {
   exportSizeGB?: number;
   /** How the base is loaded, merged and written. Default as in its files. */
   dtype?: StorageDtype;
+  /** Template the adapters were trained in: see {@link useTemplate}. Default none: the base's tokenizer stays as it is. */
+  template?: string;
+  /** System text in place of the template's own. */
+  defaultSystem?: string;
   /** What a recipe says of quantizing the base: refused, as merging needs the unquantized weights. */
   quantization?: unknown;
   onProgress?: LoadOptions['onProgress'];
@@ -42,7 +48,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
 /**
  * Merges adapters into the base they were trained on and writes the result as a folder that transformers, vLLM and
  * llama.cpp load without PEFT: weights in shards, config, generation config, tokenizer, a model card, and the base's
- * terms.
+ * terms. With a `template` the folder holds conversations in it, stops at its stop words, and has a Modelfile for Ollama.
  *
  * Each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
@@ -59,12 +65,14 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     );
   }
   await assertOwnFolder(exportDir, [folder, ...adapters]);
+  if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
   assertUnquantized(args, await readJson(join(folder, 'config.json')));
   for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
   const model = (await LlamaForCausalLM.fromPretrained(folder, {dtype, onProgress})) as LlamaForCausalLM;
   try {
+    const modelfile = useTemplate(model, args);
     for (const path of adapters) {
       await model.loadAdapter(path);
       merged.push({path, options: model.adapterOptions()});
@@ -75,6 +83,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     const result = {...(await weightFiles(exportDir)), parameters, dtype: model.storage};
     await writeModelCard(args, merged, result);
     await copyTerms(folder, exportDir);
+    if (modelfile !== undefined) await writeFile(join(exportDir, 'Modelfile'), modelfile);
     return result;
   } finally {
     model.dispose();

@@ -20,6 +20,7 @@ import {checkpointToResume} from './outputFolder.ts';
 import {planOf} from './planRecipe.ts';
 import type {Recipe} from './recipe.ts';
 import {type RunSteps, runSteps} from './runSteps.ts';
+import {useTemplate} from './useTemplate.ts';
 
 export interface RunOptions {
   backend?: 'auto' | BackendName;
@@ -61,6 +62,7 @@ export async function trainRecipe(
 
     // The model: its frozen part stored as the recipe says, and what trains in it.
     model = await openBase(recipe);
+    useTemplate(model, recipe.data);
     if (tasks.train) await applyMethod(model, recipe);
     else await useAdapters(model, recipe, {last: 'keep'});
     print(formatPlan(planOf(recipe, model, data, {steps, optimizer, resumeFrom})));

@@ -29,6 +29,8 @@ export function register(program: Command): void {
         exportDir: target.folder,
         exportSizeGB: target.shardGigabytes,
         dtype: target.dtype,
+        template: recipe.data.template,
+        defaultSystem: recipe.data.defaultSystem,
         quantization: model.quantization,
       });
       const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';

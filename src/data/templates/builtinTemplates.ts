@@ -21,6 +21,7 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
     assistant: ['{{content}}', {special: 'eos'}, '\n\n'],
     defaultSystem:
       'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n',
+    replaceChatTemplate: true,
   },
   chatml: {
     system: ['<|im_start|>system\n{{content}}<|im_end|>\n'],
@@ -29,11 +30,13 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
     observation: ['<|im_start|>tool\n{{content}}<|im_end|>\n<|im_start|>assistant\n'],
     stopWords: ['<|im_end|>', '<|im_start|>'],
     replaceEos: true,
+    replaceChatTemplate: true,
   },
   default: {
     system: ['System: {{content}}', {special: 'eos'}, '\n'],
     user: ['Human: {{content}}', {special: 'eos'}, '\nAssistant:'],
     assistant: ['{{content}}', {special: 'eos'}, '\n'],
+    replaceChatTemplate: true,
   },
   /** Nothing around the texts, and nothing at the end of an answer. */
   empty: {

@@ -23,6 +23,8 @@ export interface TemplateArgs {
   stopWords?: string[];
   /** The first stop word takes the place of the end-of-sequence token. Default false. */
   replaceEos?: boolean;
+  /** An exported model gets this template's chat template even where its tokenizer has one. Default false. */
+  replaceChatTemplate?: boolean;
   /** The end-of-sequence token that ends an answer is the first token of what follows. Default false. */
   efficientEos?: boolean;
 }
@@ -50,6 +52,7 @@ export function completeTemplate(name: string, args: TemplateArgs): Template {
     defaultSystem: '',
     stopWords: [],
     replaceEos: false,
+    replaceChatTemplate: false,
     ...args,
     name,
     user,

@@ -1,4 +1,4 @@
-import {existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
+import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {parse} from 'yaml';
@@ -143,6 +143,67 @@ test('the tokenizer and the generation config go along', () =>
     expect(generationConfig).toEqual({bos_token_id: 2042, eos_token_id: 2046, pad_token_id: 2047});
   }));
 
+describe('a template', () => {
+  /** The quickstart's model as a base: it ends texts, not turns, and has no chat template but one in a file of its own. */
+  function makeBase(folder: string, chatTemplate?: string): string {
+    const base = join(folder, 'base');
+    cpSync(join(__dirname, '../../../examples/quickstart/model'), base, {recursive: true});
+    const edit = (name: string, change: (json: Record<string, unknown>) => void) => {
+      const json = JSON.parse(readFileSync(join(base, name), 'utf8'));
+      change(json);
+      writeFileSync(join(base, name), JSON.stringify(json));
+    };
+    edit('tokenizer_config.json', (json) => {
+      delete json.chat_template;
+      json.eos_token = '<|end_of_text|>';
+    });
+    for (const name of ['config.json', 'generation_config.json']) {
+      edit(name, (json) => {
+        json.eos_token_id = 2043;
+      });
+    }
+    writeFileSync(join(base, 'special_tokens_map.json'), '{"eos_token": {"content": "<|end_of_text|>"}}');
+    if (chatTemplate !== undefined) writeFileSync(join(base, 'chat_template.jinja'), chatTemplate);
+    return base;
+  }
+
+  const jsonOf = (folder: string, name: string) => JSON.parse(readFileSync(join(folder, name), 'utf8'));
+
+  test('goes along: chat template, end tokens, Modelfile', () =>
+    inFolder(async (folder) => {
+      const exportDir = join(folder, 'out');
+      await exportModel({model: makeBase(folder), exportDir, template: 'llama3'});
+      expect(jsonOf(exportDir, 'tokenizer_config.json')).toMatchObject({
+        eos_token: '<|eot_id|>',
+        pad_token: '<|finetune_right_pad_id|>',
+        chat_template: expect.stringContaining("{{ content + '<|eot_id|>' }}"),
+      });
+      expect(jsonOf(exportDir, 'special_tokens_map.json')).toEqual({eos_token: '<|eot_id|>'});
+      for (const name of ['config.json', 'generation_config.json'])
+        expect(jsonOf(exportDir, name).eos_token_id).toEqual([2046, 2043]);
+      expect(readFileSync(join(exportDir, 'Modelfile'), 'utf8')).toContain(
+        'FROM .\n\nTEMPLATE """<|begin_of_text|>{{ if .System }}',
+      );
+      const model = await Llama.fromPretrained<Llama>(exportDir);
+      expect(model.tokenizer!.decode([model.tokenizer!.eosTokenId!])).toBe('<|eot_id|>');
+      model.dispose();
+    }));
+
+  test('takes the place of a chat template of the base, where it says so', () =>
+    inFolder(async (folder) => {
+      const model = makeBase(folder, '{{ messages[0].content }}');
+      const [kept, replaced] = ['kept', 'replaced'].map((name) => join(folder, name));
+      await exportModel({model, exportDir: kept, template: 'llama3'});
+      expect(readFileSync(join(kept, 'chat_template.jinja'), 'utf8')).toBe('{{ messages[0].content }}');
+      expect(jsonOf(kept, 'tokenizer_config.json').chat_template).toBeUndefined();
+      await exportModel({model, exportDir: replaced, template: 'alpaca', defaultSystem: 'Hello.'});
+      expect(existsSync(join(replaced, 'chat_template.jinja'))).toBe(false);
+      const {chat_template} = jsonOf(replaced, 'tokenizer_config.json');
+      expect(chat_template).toContain("{% set system_message = 'Hello.' %}");
+      expect(readFileSync(join(replaced, 'Modelfile'), 'utf8')).toContain('SYSTEM """Hello."""');
+    }));
+});
+
 describe('refuses, before anything is written', () => {
   const refusal = (change: (args: ExportArgs, folder: string) => Partial<ExportArgs>) =>
     inFolder(async (folder) => {
@@ -191,6 +252,11 @@ describe('refuses, before anything is written', () => {
       return {adapters: [adapter]};
     });
     expect(other.code).toBe('FILE_NOT_FOUND');
+  });
+
+  test('an unknown template', async () => {
+    const {code, message} = await refusal(() => ({template: 'llama33'}));
+    expect([code, message]).toEqual(['INVALID_ARGUMENT', expect.stringContaining('Nearest: llama3')]);
   });
 
   test('files without a size', async () => {

@@ -1,0 +1,25 @@
+import {type NamedTokens, textAround} from './chatTemplateOf.ts';
+import type {Slot, Template} from './template.ts';
+
+/**
+ * Ollama's Modelfile for a folder of weights under a template, as LLaMA-Factory's `Template.get_ollama_modelfile` writes
+ * it: `ollama create name -f Modelfile` in the folder.
+ *
+ * @param stops tokens that end an answer
+ */
+export function modelfileOf(template: Template, tokens: NamedTokens, stops: readonly string[]): string {
+  const {prefix, system, user, assistant, defaultSystem} = template;
+  const slots = (turn: readonly Slot[], content: string) =>
+    turn.map((slot) => textAround(slot, tokens).join(`{{ ${content} }}`)).join('');
+  const turns =
+    `${slots(prefix, '')}{{ if .System }}${slots(system, '.System')}{{ end }}` +
+    `{{ range .Messages }}{{ if eq .Role "user" }}${slots(user, '.Content')}` +
+    `{{ else if eq .Role "assistant" }}${slots(assistant, '.Content')}{{ end }}{{ end }}`;
+  return [
+    '# ollama modelfile made by tfjs-lora\n\n',
+    `FROM .\n\nTEMPLATE """${turns}"""\n\n`,
+    defaultSystem && `SYSTEM """${defaultSystem}"""\n\n`,
+    ...stops.map((stop) => `PARAMETER stop "${stop}"\n`),
+    'PARAMETER num_ctx 4096\n',
+  ].join('');
+}
