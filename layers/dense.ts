@@ -1,12 +1,21 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
 import {
   type Initializer,
   type SerializedInitializer,
   serializeInitializer,
   toInitializer,
 } from './initializer.ts';
-import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
+import {
+  flatten,
+  LAYER_OPTIONS,
+  type LayerArgs,
+  ModuleLayer,
+  onlyInput,
+  onlyShape,
+  unflatten,
+} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
 import type {Parameter} from './parameter.ts';
 
@@ -23,7 +32,6 @@ export interface DenseArgs extends LayerArgs {
   weightInitializer?: Initializer | SerializedInitializer;
 }
 
-export type LayerArgs = ConstructorParameters<typeof tf.layers.Layer>[0] & {};
 type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
 
 /**
@@ -35,6 +43,14 @@ type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
  */
 export class Dense extends ModuleLayer {
   static className = 'TransposedDense'; // plain 'Dense' is Keras's own, with a [inputDim, units] kernel
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    units: true,
+    useBias: true,
+    activation: true,
+    storage: true,
+    weightInitializer: true,
+  } satisfies OptionNames<DenseArgs>;
   readonly units: number;
   readonly useBias: boolean;
   readonly activation?: Activation;

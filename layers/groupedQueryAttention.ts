@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
-import {Dense, type LayerArgs} from './dense.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
+import {Dense} from './dense.ts';
 import {
   type Initializer,
   type SerializedInitializer,
@@ -10,7 +11,15 @@ import {
 } from './initializer.ts';
 import type {KeyValueCache} from './keyValueCache.ts';
 import type {LoRADense} from './loraDense.ts';
-import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
+import {
+  flatten,
+  LAYER_OPTIONS,
+  type LayerArgs,
+  ModuleLayer,
+  onlyInput,
+  onlyShape,
+  unflatten,
+} from './moduleLayer.ts';
 import {attention, fitsKernel} from './ops/attention.ts';
 import {hasKernel} from './ops/dispatch.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
@@ -53,6 +62,18 @@ export interface AttentionContext {
  */
 export class GroupedQueryAttention extends ModuleLayer {
   static className = 'GroupedQueryAttention';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    heads: true,
+    keyValueHeads: true,
+    headDim: true,
+    useBias: true,
+    ropeTheta: true,
+    ropeScaling: true,
+    layerIndex: true,
+    storage: true,
+    weightInitializer: true,
+  } satisfies OptionNames<GroupedQueryAttentionArgs>;
   readonly heads: number;
   readonly keyValueHeads: number;
   headDim?: number;

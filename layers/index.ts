@@ -1,4 +1,4 @@
-export {activate, Dense, type DenseArgs, type LayerArgs} from './dense.ts';
+export {activate, Dense, type DenseArgs} from './dense.ts';
 export {
   type AttentionContext,
   GroupedQueryAttention,
@@ -14,7 +14,15 @@ export {
   type LoRADenseArgs,
   type MergeOptions,
 } from './loraDense.ts';
-export {ModuleLayer, namedParameters, onlyInput, onlyShape, walk} from './moduleLayer.ts';
+export {
+  LAYER_OPTIONS,
+  type LayerArgs,
+  ModuleLayer,
+  namedParameters,
+  onlyInput,
+  onlyShape,
+  walk,
+} from './moduleLayer.ts';
 export {adamW8bitUpdate} from './ops/adamW8bitUpdate.ts';
 export {type AdamWSettings, adamWUpdate} from './ops/adamWUpdate.ts';
 export {type AdamWTensors, adamWUpdates} from './ops/adamWUpdates.ts';
@@ -67,7 +75,7 @@ export {
   packTensor,
   withoutAllocation,
 } from './parameter.ts';
-export type {QuantizationArgs} from './quantizationArgs.ts';
+export type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 export {QuantizedDense, type QuantizedDenseArgs} from './quantizedDense.ts';
 export {QuantizedParameter} from './quantizedParameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';

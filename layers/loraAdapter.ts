@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {Parameter} from './parameter.ts';
 
 /** How LoRA's A is drawn: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
@@ -23,6 +24,18 @@ export interface LoRAAdapterArgs {
   /** Seed of A's draw. Default: unseeded. */
   seed?: number;
 }
+
+/** What {@link LoRAAdapter} takes. */
+export const ADAPTER_OPTIONS = {
+  rank: true,
+  alpha: true,
+  dropout: true,
+  useRsLoRA: true,
+  useDoRA: true,
+  init: true,
+  freezeB: true,
+  seed: true,
+} satisfies OptionNames<LoRAAdapterArgs>;
 
 /** One low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
 export class LoRAAdapter {
@@ -51,6 +64,7 @@ export class LoRAAdapter {
     args: LoRAAdapterArgs,
     rowNorms: () => tf.Tensor,
   ) {
+    assertKnownOptions(`adapter "${name}" of ${where}`, args, ADAPTER_OPTIONS);
     const {rank, alpha = 2 * rank, dropout = 0, init = 'kaiming', seed} = args;
     assertAdapterArgs(args, where, [units, inputDim]);
     this.rank = rank;

@@ -1,9 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {activate, Dense, type DenseArgs} from './dense.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
-import {LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
+import {ADAPTER_OPTIONS, LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {asynchronousBackends} from './ops/dispatch.ts';
 import {loraLinear} from './ops/loraLinear.ts';
@@ -11,12 +12,12 @@ import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {type Parameter, withoutAllocation} from './parameter.ts';
-import type {QuantizationArgs} from './quantizationArgs.ts';
+import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
 
 export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {
   /** Keep the base in few bits: QLoRA. Default: as `storage` says. */
-  quantization?: QuantizationArgs;
+  quantization?: QuantizationArgs | QuantizationType;
 }
 
 export interface MergeOptions {
@@ -27,6 +28,7 @@ export interface MergeOptions {
    */
   dequantize?: boolean;
 }
+export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptions>;
 
 export interface LoRACallArgs {
   training?: boolean;
@@ -48,6 +50,12 @@ export const DEFAULT_ADAPTER = 'default';
  */
 export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';
+  static readonly optionNames = {
+    ...Dense.optionNames,
+    ...ADAPTER_OPTIONS,
+    quantization: true,
+    base: true,
+  } satisfies OptionNames<LoRADenseArgs & {base?: Dense}>;
   base: Dense;
   readonly adapters = new Map<string, LoRAAdapter>();
   /** Names of the adapters in force, in the order they are applied. */
@@ -83,6 +91,7 @@ export class LoRADense extends ModuleLayer {
 
   /** Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. */
   static fromDense(base: Dense | tf.layers.Layer, options?: LoRAAdapterArgs): LoRADense {
+    assertKnownOptions('LoRADense.fromDense', options, ADAPTER_OPTIONS);
     const dense = base instanceof Dense ? base : fromKerasDense(base);
     const args = {units: dense.units, name: dense.name, base: dense, ...options};
     return new LoRADense(args as LoRADenseArgs);
@@ -211,7 +220,9 @@ export class LoRADense extends ModuleLayer {
    * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite, `UNSUPPORTED` for a quantized base unless
    *   `dequantize`; the layer is left as it was
    */
-  merge({dequantize = false}: MergeOptions = {}): void {
+  merge(options: MergeOptions = {}): void {
+    assertKnownOptions('merge', options, MERGE_OPTIONS);
+    const {dequantize = false} = options;
     if (this.isMerged || this.activeAdapters.length === 0) return;
     const {base} = this;
     if (!(base instanceof QuantizedDense)) {
@@ -322,7 +333,12 @@ export class LoRADense extends ModuleLayer {
 tf.serialization.registerClass(LoRADense);
 
 function newBase({quantization, ...args}: LoRADenseArgs): Dense {
-  const settings = {...args, inputShape: undefined, batchInputShape: undefined};
+  const dense = Object.entries(args).filter(([name]) => Object.hasOwn(Dense.optionNames, name));
+  const settings = {
+    ...(Object.fromEntries(dense) as unknown as DenseArgs),
+    inputShape: undefined,
+    batchInputShape: undefined,
+  };
   return quantization ? new QuantizedDense({...settings, quantization}) : new Dense(settings);
 }
 

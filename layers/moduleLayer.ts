@@ -1,8 +1,23 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
+import {assertKnownArgs, type OptionNames} from '../quant/knownOptions.ts';
 import {Parameter} from './parameter.ts';
 
 type Layer = tf.layers.Layer;
+export type LayerArgs = ConstructorParameters<typeof tf.layers.Layer>[0] & {};
+
+/** What every Keras layer takes. */
+export const LAYER_OPTIONS = {
+  inputShape: true,
+  batchInputShape: true,
+  batchSize: true,
+  dtype: true,
+  name: true,
+  trainable: true,
+  weights: true,
+  inputDType: true,
+  customObjects: true, // Keras puts it into every config that it reads
+} satisfies OptionNames<LayerArgs & {customObjects?: unknown}>;
 
 export interface AddParameterOptions {
   storage?: StorageDtype;
@@ -14,10 +29,18 @@ export interface AddParameterOptions {
  * What all layers here share beyond `tf.layers.Layer`: weights that may be declared without memory or stored
  * in 16 bit, sub-layers (any property that holds a layer is one, as in Keras and PyTorch), and logical
  * parameter counts. Subclass it as you would `tf.layers.Layer`.
+ *
+ * A subclass that lists its options as `static optionNames` has all others refused.
  */
 export abstract class ModuleLayer extends tf.layers.Layer {
   /** Own weights by their name in a checkpoint: `weight`, `bias`. */
   readonly parameters = new Map<string, Parameter>();
+
+  /** @throws TfjsLoraError `INVALID_ARGUMENT` for an option that the class does not have */
+  constructor(args?: LayerArgs) {
+    assertKnownArgs(new.target, args);
+    super(args);
+  }
 
   /** Declares a weight in `build`; its full name is `<layer name>.<name>`. */
   protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {

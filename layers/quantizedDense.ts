@@ -1,15 +1,16 @@
 import * as tf from '@tensorflow/tfjs';
 import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
-import {getQuantizer} from '../quant/quantizerRegistry.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
 import {Dense, type DenseArgs} from './dense.ts';
 import {drawOnHost} from './drawOnHost.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
-import type {QuantizationArgs} from './quantizationArgs.ts';
+import {type QuantizationArgs, type QuantizationType, resolveQuantization} from './quantizationArgs.ts';
 import {QuantizedParameter} from './quantizedParameter.ts';
 
 export interface QuantizedDenseArgs extends DenseArgs {
-  quantization: QuantizationArgs;
+  /** A type alone is short for `{type}`. */
+  quantization: QuantizationArgs | QuantizationType;
 }
 
 /**
@@ -21,14 +22,17 @@ export interface QuantizedDenseArgs extends DenseArgs {
  */
 export class QuantizedDense extends Dense {
   static override className = 'QuantizedDense';
+  static override readonly optionNames = {
+    ...Dense.optionNames,
+    quantization: true,
+  } satisfies OptionNames<QuantizedDenseArgs>;
   readonly quantization: QuantizationArgs;
   declare weight: QuantizedParameter;
 
-  /** @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type */
+  /** @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type, or an option that it does not have */
   constructor(args: QuantizedDenseArgs) {
     super({...args, trainable: false});
-    getQuantizer(args.quantization.type);
-    this.quantization = args.quantization;
+    this.quantization = resolveQuantization('quantization', args.quantization);
   }
 
   /**
@@ -36,7 +40,10 @@ export class QuantizedDense extends Dense {
    *
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
-  static async fromDense(dense: Dense, quantization: QuantizationArgs): Promise<QuantizedDense> {
+  static async fromDense(
+    dense: Dense,
+    quantization: QuantizationArgs | QuantizationType,
+  ): Promise<QuantizedDense> {
     const layer = QuantizedDense.like(dense, quantization);
     const {storage} = dense;
     try {
@@ -55,7 +62,7 @@ export class QuantizedDense extends Dense {
   }
 
   /** A layer of another's shape and settings, its weights declared and yet to be written. */
-  static like(dense: Dense, quantization: QuantizationArgs): QuantizedDense {
+  static like(dense: Dense, quantization: QuantizationArgs | QuantizationType): QuantizedDense {
     const {units, useBias, activation, storage, name, inputDim} = dense;
     const layer = new QuantizedDense({units, useBias, activation, storage, name, quantization});
     withoutAllocation(() => layer.build([null, inputDim]));

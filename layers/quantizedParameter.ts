@@ -54,7 +54,7 @@ export class QuantizedParameter extends Parameter {
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
   quantize(values: Float32Array | Uint16Array, dtype: StorageDtype): this {
-    const {type, ...options} = this.quantization;
+    const {type, computeDtype, ...options} = this.quantization; // how products are computed is not the quantizer's
     const shape = this.logicalShape as [number, number];
     return this.writeMatrix(
       getQuantizer(type).quantize(values, shape, {...options, name: this.originalName, dtype}),

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {LayerArgs} from './dense.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
+import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {rmsNorm} from './ops/rmsNorm.ts';
 import type {Parameter} from './parameter.ts';
 
@@ -12,6 +12,10 @@ export interface RMSNormArgs extends LayerArgs {
 /** Keras-style layer around {@link rmsNorm}: input and output `[..., C]`. Weight: `weight` `[C]`, ones. */
 export class RMSNorm extends ModuleLayer {
   static className = 'RMSNorm';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    epsilon: true,
+  } satisfies OptionNames<RMSNormArgs>;
   readonly epsilon: number;
   weight!: Parameter;
 

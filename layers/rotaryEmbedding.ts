@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
-import type {LayerArgs} from './dense.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
+import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {readAtOnce} from './ops/readAtOnce.ts';
 import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
 
@@ -33,6 +33,12 @@ export interface RotaryTables {
 /** Turns each head by its position. Input and output `[B, H, T, headDim]`. No weights. */
 export class RotaryEmbedding extends ModuleLayer {
   static className = 'RotaryEmbedding';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    headDim: true,
+    theta: true,
+    scaling: true,
+  } satisfies OptionNames<RotaryEmbeddingArgs>;
   readonly headDim: number;
   readonly theta: number;
   readonly scaling?: RopeScaling;

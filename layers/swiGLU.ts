@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
-import {Dense, type LayerArgs} from './dense.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
+import {Dense} from './dense.ts';
 import {
   type Initializer,
   type SerializedInitializer,
@@ -8,7 +9,15 @@ import {
   toInitializer,
 } from './initializer.ts';
 import type {LoRADense} from './loraDense.ts';
-import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
+import {
+  flatten,
+  LAYER_OPTIONS,
+  type LayerArgs,
+  ModuleLayer,
+  onlyInput,
+  onlyShape,
+  unflatten,
+} from './moduleLayer.ts';
 import {swiGLU} from './ops/swiGLU.ts';
 
 export interface SwiGLUArgs extends LayerArgs {
@@ -27,6 +36,13 @@ export interface SwiGLUArgs extends LayerArgs {
  */
 export class SwiGLU extends ModuleLayer {
   static className = 'SwiGLU';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    intermediateSize: true,
+    useBias: true,
+    storage: true,
+    weightInitializer: true,
+  } satisfies OptionNames<SwiGLUArgs>;
   readonly intermediateSize: number;
   readonly useBias: boolean;
   readonly storage: StorageDtype;

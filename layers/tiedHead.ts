@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
-import type {LayerArgs} from './dense.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
+import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
 import type {TokenEmbedding} from './tokenEmbedding.ts';
 
@@ -13,6 +13,10 @@ export interface TiedHeadArgs extends LayerArgs {
 /** Output head that shares the embedding's table: `[..., C]` → `[..., vocabSize]` logits. No weights of its own. */
 export class TiedHead extends ModuleLayer {
   static className = 'TiedHead';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    embedding: true,
+  } satisfies OptionNames<TiedHeadArgs>;
   readonly #embedding: TokenEmbedding; // private, so that it is not taken for a sub-layer
 
   constructor(args: TiedHeadArgs) {

@@ -1,13 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
-import type {LayerArgs} from './dense.ts';
+import type {OptionNames} from '../quant/knownOptions.ts';
 import {
   type Initializer,
   type SerializedInitializer,
   serializeInitializer,
   toInitializer,
 } from './initializer.ts';
-import {ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
+import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {embedding} from './ops/embedding.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
 import type {Parameter} from './parameter.ts';
@@ -30,6 +30,13 @@ export interface TokenEmbeddingArgs extends LayerArgs {
  */
 export class TokenEmbedding extends ModuleLayer {
   static className = 'TokenEmbedding';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    vocabSize: true,
+    hiddenSize: true,
+    storage: true,
+    weightInitializer: true,
+  } satisfies OptionNames<TokenEmbeddingArgs>;
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly storage: StorageDtype;

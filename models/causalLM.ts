@@ -6,13 +6,22 @@ import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
+import type {QuantizationType} from '../layers/quantizationArgs.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, type FolderTarget, openFolder} from '../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {warn} from '../quant/warn.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
-import {type LoadOptions, loadWeights, type SaveOptions, savePretrained, storageOf} from './checkpoint.ts';
+import {
+  LOAD_OPTIONS,
+  type LoadOptions,
+  loadWeights,
+  type SaveOptions,
+  savePretrained,
+  storageOf,
+} from './checkpoint.ts';
 import {
   type ChatOptions,
   chat,
@@ -25,13 +34,14 @@ import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts
 import {initializeWeights} from './initializeWeights.ts';
 import {readJsonOf} from './jsonFile.ts';
 import {ModelCheckpoint} from './modelCheckpoint.ts';
-import {loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
+import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
 import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
 import {
   declareQuantized,
   dequantizeLayers,
   type QuantizationOptions,
   quantizeLayers,
+  resolveQuantizationOptions,
 } from './quantization.ts';
 import {parseQuantizationConfig, reconcileQuantization} from './quantizationConfig.ts';
 import {printSummary} from './summary.ts';
@@ -51,6 +61,17 @@ export interface ForwardOptions {
   /** Makes dropout repeatable. */
   seed?: number;
 }
+/** What a forward pass takes. */
+export const FORWARD_OPTIONS = {
+  attentionMask: true,
+  positionIds: true,
+  rotary: true,
+  cache: true,
+  training: true,
+  seed: true,
+} satisfies OptionNames<ForwardOptions>;
+
+const PREDICT_OPTIONS = {attentionMask: true, positionIds: true, batchSize: true, verbose: true} as const;
 
 export interface FromConfigOptions {
   /** How the matrices are stored. Default `float32`, the only type that trains in full. */
@@ -60,6 +81,11 @@ export interface FromConfigOptions {
   /** False: declare the weights only, to count them or fill them later. Default true. */
   allocate?: boolean;
 }
+const FROM_CONFIG_OPTIONS = {
+  dtype: true,
+  seed: true,
+  allocate: true,
+} satisfies OptionNames<FromConfigOptions>;
 
 /** What every model config has. */
 export interface CausalLMConfig {
@@ -151,8 +177,10 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   static override fromConfig<T extends CausalLM>(
     this: ModelClass<T>,
     source: string | object,
-    {dtype = 'float32', seed = 0, allocate = true}: FromConfigOptions = {},
+    options: FromConfigOptions = {},
   ): T {
+    assertKnownOptions('fromConfig', options, FROM_CONFIG_OPTIONS);
+    const {dtype = 'float32', seed = 0, allocate = true} = options;
     const config = this.resolveConfig(source as never);
     const model = withoutAllocation(() => new this(config as never, dtype));
     if (allocate) initializeWeights(model.layers, config.initializerRange, seed);
@@ -174,6 +202,11 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     source: FolderSource,
     options: LoadOptions = {},
   ): Promise<T> {
+    assertKnownOptions('fromPretrained', options, LOAD_OPTIONS);
+    const wanted =
+      options.quantization === undefined
+        ? undefined
+        : resolveQuantizationOptions('fromPretrained quantization', options.quantization);
     const folder = openFolder(source);
     if (!(await folder.exists())) {
       throw new TfjsLoraError(
@@ -186,7 +219,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     const json = await readJsonOf(folder, 'config.json');
     let config = this.parseConfig(json, where);
     const stored = parseQuantizationConfig(json.quantization_config, where);
-    const quantization = reconcileQuantization(stored, options.quantization, where);
+    const quantization = reconcileQuantization(stored, wanted, where);
     const checkpoint = await ModelCheckpoint.fromFolder(folder, config.tieWordEmbeddings === true);
     let model: T | undefined;
     try {
@@ -277,9 +310,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
    *   weight; layers before it are quantized then
    */
-  async quantize(options: QuantizationOptions): Promise<this> {
+  async quantize(options: QuantizationOptions | QuantizationType): Promise<this> {
     this.assertUsable();
-    await quantizeLayers(this, options);
+    await quantizeLayers(this, resolveQuantizationOptions('quantize', options));
     return this;
   }
 
@@ -322,6 +355,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     } = {},
   ): tf.Tensor3D {
     this.assertUsable();
+    assertKnownOptions('predict', options, PREDICT_OPTIONS);
     const given = inputIds instanceof tf.Tensor ? inputIds : Array.isArray(inputIds) ? inputIds[0] : inputIds;
     if (given instanceof tf.Tensor) assertShape('predict inputIds', given, [-1, -1]);
     else assertRows('predict inputIds', inputIds as number[][]);
@@ -363,6 +397,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   lossSum(batch: Batch, options: {training?: boolean; seed?: number} = {}): tf.Scalar {
     this.assertUsable();
+    assertKnownOptions('lossSum', options, {training: true, seed: true});
     return lossSum(this, batch, options);
   }
 
@@ -488,10 +523,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
-  async loadAdapter(
-    folder: FolderSource,
-    options?: {adapterName?: string; trainable?: boolean},
-  ): Promise<this> {
+  async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
     this.assertUsable();
     await loadAdapter(this, this.adapterSet, folder, options);
     return this;

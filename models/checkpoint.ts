@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import type {Parameter} from '../layers/parameter.ts';
+import type {QuantizationType} from '../layers/quantizationArgs.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
 import {bitsandbytesKeys, bitsandbytesType, fromTensors, toTensors} from '../quant/bitsandbytesState.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
@@ -15,6 +16,7 @@ import {
 } from '../quant/float16.ts';
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
 import type {Int8Tensor} from '../quant/int8.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
@@ -29,8 +31,8 @@ import {formatQuantizationConfig} from './quantizationConfig.ts';
 export interface LoadOptions {
   /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
   dtype?: StorageDtype;
-  /** Quantize the linear layers while they load: QLoRA. Default: as the folder's `quantization_config` says, if at all. */
-  quantization?: QuantizationOptions;
+  /** Quantize the linear layers while they load: QLoRA. A type alone, such as `'nf4'`, is short for `{type}`. Default: as the folder's `quantization_config` says, if at all. */
+  quantization?: QuantizationOptions | QuantizationType;
   /** False: declare the weights without reading them, to count or to plan; using them throws. Default true. */
   allocate?: boolean;
   /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
@@ -38,6 +40,14 @@ export interface LoadOptions {
   /** Called after each tensor. */
   onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
 }
+/** What `fromPretrained` takes. */
+export const LOAD_OPTIONS = {
+  dtype: true,
+  quantization: true,
+  allocate: true,
+  checkFinite: true,
+  onProgress: true,
+} satisfies OptionNames<LoadOptions>;
 
 export interface SaveOptions {
   /** Type of the file's weights. Default the model's own. */
@@ -47,6 +57,11 @@ export interface SaveOptions {
   /** Write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
   dequantize?: boolean;
 }
+const SAVE_OPTIONS = {
+  dtype: true,
+  maxShardBytes: true,
+  dequantize: true,
+} satisfies OptionNames<SaveOptions>;
 
 const STORAGE = {F32: 'float32', BF16: 'bfloat16', F16: 'float16'} as const;
 const FILE_DTYPE = {float32: 'F32', bfloat16: 'BF16', float16: 'F16'} as const;
@@ -228,6 +243,7 @@ export async function savePretrained(
   target: FolderTarget,
   options: SaveOptions,
 ): Promise<tf.io.SaveResult> {
+  assertKnownOptions('save', options, SAVE_OPTIONS);
   const folder = folderToWrite(target);
   const {dtype = model.storage, maxShardBytes = 5e9} = options;
   const unmerged = [...model.adaptedLayers()].find(

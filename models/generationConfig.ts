@@ -1,10 +1,11 @@
-import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
 import {
   type FolderSource,
   type FolderTarget,
   folderToWrite,
   openFolder,
 } from '../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
 import {readJsonIfPresent} from './jsonFile.ts';
 
@@ -153,6 +154,10 @@ const unsupportedUnless: Record<string, unknown[]> = {
 };
 
 const settingNames = Object.keys(rules) as (keyof typeof rules)[];
+/** What generation takes. */
+export const GENERATE_OPTIONS = Object.fromEntries(settingNames.map((name) => [name, true])) as OptionNames<
+  Omit<GenerationConfig, 'otherKeys'>
+>;
 
 /**
  * Reads the parsed contents of a `generation_config.json`. Null stands for absent, as in Python.
@@ -223,15 +228,9 @@ export function resolveGenerationConfig(
   model: GenerationConfig,
   options: Omit<GenerationConfig, 'otherKeys'> = {},
 ): ResolvedGenerationConfig {
+  assertKnownOptions('generate', options, GENERATE_OPTIONS);
   for (const [name, value] of Object.entries(options)) {
-    const rule = Object.hasOwn(rules, name) ? rules[name as keyof typeof rules] : undefined;
-    if (rule === undefined) {
-      const nearest = nearestNames(name, settingNames).join(', ');
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `generation option ${name}: expected a known option, got an unknown one. Nearest: ${nearest}.`,
-      );
-    }
+    const rule = rules[name as keyof typeof rules];
     if (value !== undefined && !rule.accepts(value)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',

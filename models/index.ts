@@ -24,6 +24,7 @@ export {
 export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
 export {LlamaForCausalLM} from './llama/llama.ts';
 export {presets} from './llama/presets.ts';
+export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
 export type {LoRAOptions} from './peft/adapterSet.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {matchTargets, type TargetCandidates, type TargetModules} from './peft/targetModules.ts';

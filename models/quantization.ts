@@ -2,7 +2,11 @@ import type * as tf from '@tensorflow/tfjs';
 import {Dense} from '../layers/dense.ts';
 import {LoRADense} from '../layers/loraDense.ts';
 import {walk} from '../layers/moduleLayer.ts';
-import type {QuantizationArgs} from '../layers/quantizationArgs.ts';
+import {
+  type QuantizationArgs,
+  type QuantizationType,
+  resolveQuantization,
+} from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
@@ -10,6 +14,24 @@ import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
 export interface QuantizationOptions extends QuantizationArgs {
   /** Linear layers that stay as they are, by full name or its end. Default `['lm_head']`, as in bitsandbytes. */
   skipModules?: string[];
+}
+
+/**
+ * {@link resolveQuantization} for a whole model.
+ *
+ * @param call what was called, for messages
+ */
+export function resolveQuantizationOptions(
+  call: string,
+  given: QuantizationOptions | QuantizationType,
+): QuantizationOptions {
+  const options = resolveQuantization<QuantizationOptions>(call, given, {skipModules: true});
+  const {skipModules = []} = options;
+  if (Array.isArray(skipModules) && skipModules.every((name) => typeof name === 'string')) return options;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${call} skipModules: expected a list of names such as ['lm_head'], got ${typeof skipModules}`,
+  );
 }
 
 /** The linear layers that quantization is for; the embedding and what `skipModules` names stay as they are. */

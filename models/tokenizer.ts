@@ -9,6 +9,7 @@ import {
   folderToWrite,
   openFolder,
 } from '../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
@@ -30,6 +31,13 @@ export interface ChatTemplateOptions {
   /** Anything else that the template reads, by its own name. */
   variables?: Record<string, unknown>;
 }
+/** What a chat template takes. */
+export const CHAT_TEMPLATE_OPTIONS = {
+  addGenerationPrompt: true,
+  dateString: true,
+  tools: true,
+  variables: true,
+} satisfies OptionNames<ChatTemplateOptions>;
 
 /** The parsed contents of a tokenizer's files, when they do not come from a folder. */
 export interface TokenizerFiles {
@@ -146,7 +154,9 @@ export class Tokenizer {
    * @param options.addSpecialTokens adds what the tokenizer puts around a text, such as `<|begin_of_text|>`.
    *   Default true.
    */
-  encode(text: string, {addSpecialTokens = true}: {addSpecialTokens?: boolean} = {}): number[] {
+  encode(text: string, options: {addSpecialTokens?: boolean} = {}): number[] {
+    assertKnownOptions('Tokenizer.encode', options, {addSpecialTokens: true});
+    const {addSpecialTokens = true} = options;
     if (typeof text !== 'string') {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -164,7 +174,9 @@ export class Tokenizer {
    *
    * @param options.skipSpecialTokens leaves `<|eot_id|>` and the like out. Default false.
    */
-  decode(ids: ArrayLike<number>, {skipSpecialTokens = false}: {skipSpecialTokens?: boolean} = {}): string {
+  decode(ids: ArrayLike<number>, options: {skipSpecialTokens?: boolean} = {}): string {
+    assertKnownOptions('Tokenizer.decode', options, {skipSpecialTokens: true});
+    const {skipSpecialTokens = false} = options;
     const kept: number[] = [];
     for (let i = 0; i < ids.length; i++) {
       const id = ids[i];
@@ -220,6 +232,7 @@ export class Tokenizer {
         `chat template messages: expected at least one {role, content}, got ${show(messages)}`,
       );
     }
+    assertKnownOptions('chat template', options, CHAT_TEMPLATE_OPTIONS);
     const {addGenerationPrompt = false, dateString, tools, variables} = options;
     const template = this.template(tools !== undefined);
     try {

@@ -57,6 +57,7 @@ export {
   type OutlierColumns,
   quantizeInt8,
 } from './int8.ts';
+export {assertKnownArgs, assertKnownOptions, type OptionNames} from './knownOptions.ts';
 export type {MatrixShape, QuantizedMatrix} from './quantizedMatrix.ts';
 export {QuantizedTensor, type QuantizedTensorParts} from './quantizedTensor.ts';
 export {

@@ -15,6 +15,7 @@ import {
   type HalfDtype,
   type StorageDtype,
 } from './float16.ts';
+import {assertKnownOptions, type OptionNames} from './knownOptions.ts';
 import {assertMatrixShape, type MatrixShape, type QuantizedMatrix, rowsTarget} from './quantizedMatrix.ts';
 
 /** Columns kept in 16 bits because one of their values is too large for its row's scale to serve the others. */
@@ -116,6 +117,11 @@ export interface Int8Options {
   /** The tensor, for messages. */
   name?: string;
 }
+const INT8_OPTIONS = {
+  threshold: true,
+  dtype: true,
+  name: true,
+} satisfies OptionNames<Int8Options>;
 
 /**
  * A weight matrix in 8 bits, row by row: `round(127 · value / rowAbsmax)`, ties to even. Codes and scales are bit-exact
@@ -132,6 +138,7 @@ export function quantizeInt8(
   options: Int8Options = {},
 ): Int8Tensor {
   const {threshold = 0, name = 'int8 quantization'} = options;
+  assertKnownOptions(name, options, INT8_OPTIONS);
   const dtype = sourceDtype(values, options.dtype, name);
   assertMatrixShape(name, shape);
   const [rows, cols] = shape;

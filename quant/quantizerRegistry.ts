@@ -75,4 +75,10 @@ const FOUR_BIT: [FourBitType, typeof quantizeNF4][] = [
   ['fp4', quantizeFP4],
 ];
 for (const [name, quantize] of FOUR_BIT) registerQuantizer({name, quantize, dequantizeRows});
-registerQuantizer({name: 'int8', quantize: quantizeInt8, dequantizeRows});
+registerQuantizer({
+  name: 'int8',
+  // What every quantizer is told, but there are no blocks here.
+  quantize: (values, shape, {blockSize, doubleQuant, ...options} = {}) =>
+    quantizeInt8(values, shape, options),
+  dequantizeRows,
+});

@@ -4,7 +4,7 @@ export {Dense, type DenseArgs} from '../layers/dense.ts';
 export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs, type MergeOptions} from '../layers/loraDense.ts';
 export {type CompileProgress, compileShaders} from '../layers/ops/compileShaders.ts';
 export {globalNorm} from '../layers/ops/globalNorm.ts';
-export type {QuantizationArgs} from '../layers/quantizationArgs.ts';
+export type {QuantizationArgs, QuantizationType} from '../layers/quantizationArgs.ts';
 export {QuantizedDense, type QuantizedDenseArgs} from '../layers/quantizedDense.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {LoadOptions, SaveOptions} from '../models/checkpoint.ts';

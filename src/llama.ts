@@ -23,17 +23,10 @@ export class Llama extends LlamaForCausalLM {
   /**
    * Sets optimizer, learning rate schedule and clipping. The loss is the model's own: cross-entropy over the labels.
    *
-   * @throws TfjsLoraError `UNSUPPORTED` for a `loss` or `metrics`, and what the trainer throws
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss`, `metrics` or another unknown option, and what the trainer throws
    */
   override compile(args: CompileArgs | Parameters<Keras['compile']>[0] = {}): void {
     this.assertUsable();
-    for (const key of ['loss', 'metrics'] as const) {
-      if ((args as Partial<Parameters<Keras['compile']>[0]>)[key] === undefined) continue;
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `compile ${key}: expected none, got one. The model computes its own loss, cross-entropy over the labels.`,
-      );
-    }
     this.trainer.compile(args as CompileArgs);
   }
 

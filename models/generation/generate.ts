@@ -3,12 +3,19 @@ import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {
+  GENERATE_OPTIONS,
   type GenerationConfig,
   type ResolvedGenerationConfig,
   resolveGenerationConfig,
 } from '../generationConfig.ts';
-import type {ChatMessage, ChatTemplateOptions, Tokenizer} from '../tokenizer.ts';
+import {
+  CHAT_TEMPLATE_OPTIONS,
+  type ChatMessage,
+  type ChatTemplateOptions,
+  type Tokenizer,
+} from '../tokenizer.ts';
 import {Decoder} from './decoder.ts';
 import {processLogits} from './logitsProcessors.ts';
 import {
@@ -54,6 +61,9 @@ export interface GenerativeModel {
 
 export type GenerateOptions = Omit<GenerationConfig, 'otherKeys'>;
 export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenerationPrompt'>;
+
+const {addGenerationPrompt, ...TEMPLATE_OPTIONS} = CHAT_TEMPLATE_OPTIONS;
+const CHAT_OPTIONS = {...GENERATE_OPTIONS, ...TEMPLATE_OPTIONS} satisfies OptionNames<ChatOptions>;
 
 /** A text, or its token ids. */
 export type Prompt = string | number[];
@@ -157,8 +167,10 @@ export async function* streamTokens(
 export async function chat(
   model: GenerativeModel,
   messages: ChatMessage[],
-  {dateString, tools, variables, ...options}: ChatOptions = {},
+  given: ChatOptions = {},
 ): Promise<string> {
+  assertKnownOptions('chat', given, CHAT_OPTIONS);
+  const {dateString, tools, variables, ...options} = given;
   const tokenizer = requireTokenizer(model);
   const prompt = tokenizer.encodeChat(messages, {addGenerationPrompt: true, dateString, tools, variables});
   return generate(model, prompt, options);

@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import type {LayerArgs} from '../../layers/dense.ts';
 import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
-import {ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
+import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
 import {isRecomputing} from '../../layers/ops/keptResults.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import type {LlamaConfig} from './config.ts';
 
 export interface DecoderBlockArgs extends LayerArgs {
@@ -21,6 +21,12 @@ export interface DecoderBlockArgs extends LayerArgs {
  */
 export class DecoderBlock extends ModuleLayer {
   static className = 'LlamaDecoderBlock';
+  static readonly optionNames = {
+    ...LAYER_OPTIONS,
+    config: true,
+    layerIndex: true,
+    storage: true,
+  } satisfies OptionNames<DecoderBlockArgs>;
   readonly config: LlamaConfig;
   readonly layerIndex: number;
   readonly storage?: StorageDtype;

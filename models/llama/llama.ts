@@ -10,7 +10,8 @@ import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
-import {CausalLM, type ForwardOptions} from '../causalLM.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
 import {formatConfig, type Json, type LlamaConfig, parseConfig, resolveConfig} from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 import {plainStack} from './plainStack.ts';
@@ -54,6 +55,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
+    assertKnownOptions('forward', options, FORWARD_OPTIONS);
     const {attentionMask, positionIds, rotary, cache, training = false} = options;
     const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a block run again must drop alike
     return tf.tidy(() => {

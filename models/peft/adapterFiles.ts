@@ -10,6 +10,7 @@ import {
   folderToWrite,
   openFolder,
 } from '../../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {warn} from '../../quant/warn.ts';
 import type {CausalLM} from '../causalLM.ts';
@@ -77,6 +78,14 @@ function soleAdapter(model: CausalLM): string {
   );
 }
 
+export interface LoadAdapterOptions {
+  /** Default `default`. */
+  adapterName?: string;
+  /** Train it on. Default false. */
+  trainable?: boolean;
+}
+const LOAD_ADAPTER_OPTIONS = {adapterName: true, trainable: true} satisfies OptionNames<LoadAdapterOptions>;
+
 /**
  * Loads a PEFT folder; the model is left as it was when anything is wrong. Weights of the model itself in the file, as
  * PEFT adds them for an adapted head, replace the model's where they differ, as in PEFT, and a warning says so.
@@ -85,8 +94,10 @@ export async function loadAdapter(
   model: CausalLM,
   adapters: AdapterSet,
   source: FolderSource,
-  {adapterName = DEFAULT_ADAPTER, trainable = false}: {adapterName?: string; trainable?: boolean} = {},
+  given: LoadAdapterOptions = {},
 ): Promise<void> {
+  assertKnownOptions('loadAdapter', given, LOAD_ADAPTER_OPTIONS);
+  const {adapterName = DEFAULT_ADAPTER, trainable = false} = given;
   const folder = openFolder(source);
   const config = await readJsonOf(folder, CONFIG);
   const options = parsePeftConfig(config, folder.pathOf(CONFIG));

@@ -1,12 +1,13 @@
 import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
-import {assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
-import {DEFAULT_ADAPTER, LoRADense, type MergeOptions} from '../../layers/loraDense.ts';
+import {ADAPTER_OPTIONS, assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
+import {DEFAULT_ADAPTER, LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
 import {namedParameters, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
@@ -34,6 +35,18 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   /** Of A's draw: the same seed gives the same adapter. Default 0. */
   seed?: number;
 }
+/** What `applyLoRA` takes. */
+export const LORA_OPTIONS = {
+  ...ADAPTER_OPTIONS,
+  targetModules: true,
+  excludeModules: true,
+  layersToTransform: true,
+  layersPattern: true,
+  rankPattern: true,
+  alphaPattern: true,
+  adapterName: true,
+  baseModelNameOrPath: true,
+} satisfies OptionNames<LoRAOptions>;
 
 /** What the files of a loaded adapter held beyond its options, for writing it back. */
 export interface LoadedFrom {
@@ -86,6 +99,7 @@ export class AdapterSet {
    * @param loadedFrom what the files of a loaded adapter held
    */
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
+    assertKnownOptions('applyLoRA', options, LORA_OPTIONS);
     const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
     if (!/^[\w-]+$/.test(adapterName)) {
       throw new TfjsLoraError(
@@ -111,6 +125,7 @@ export class AdapterSet {
     });
     const argsFor = layerArgs(options);
     const plans = targets.map((name) => ({name, args: argsFor(name)}));
+    if (!loadedFrom) assertPatternsMatch(options, targets); // a file's may name modules of another model: PEFT lets them be
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
@@ -227,6 +242,7 @@ export class AdapterSet {
 
   /** All layers or none. */
   merge(options?: MergeOptions): void {
+    assertKnownOptions('mergeLoRA', options, MERGE_OPTIONS);
     if (this.active.length === 0) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',
@@ -322,6 +338,22 @@ function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
     freezeB,
     seed: seed + hashName(`${name}.${adapterName}`),
   });
+}
+
+/** @throws TfjsLoraError `UNKNOWN_TARGET` for a pattern that names no adapted layer: its rank or alpha would be lost */
+function assertPatternsMatch(options: LoRAOptions, targets: string[]): void {
+  for (const option of ['rankPattern', 'alphaPattern'] as const) {
+    for (const [key, value] of Object.entries(options[option] ?? {})) {
+      const valueFor = patternValues({[key]: value});
+      if (targets.some((name) => valueFor(name) !== undefined)) continue;
+      const parts = targets.flatMap((name) => [name, name.slice(name.lastIndexOf('.') + 1)]);
+      throw new TfjsLoraError(
+        'UNKNOWN_TARGET',
+        `LoRA ${option} ${show(key)}: expected the end of an adapted layer's name, or a regular expression for it, got no match. ` +
+          `Nearest: ${nearestNames(key, parts).join(', ')}.`,
+      );
+    }
+  }
 }
 
 /** The value of the first pattern that matches a name or its end. */

@@ -1,4 +1,5 @@
 import {TfjsLoraError} from '../errors.ts';
+import {assertKnownOptions, type OptionNames} from '../knownOptions.ts';
 import {dynamicMap} from './codebooks.ts';
 import {type CodeSearch8Bit, quantizeBlockwise} from './dynamic8Bit.ts';
 import {torchMean} from './torchMean.ts';
@@ -26,16 +27,19 @@ export interface DoubleQuantOptions {
   /** See {@link torchMean}; matters from 32,768 scales on. Default 1. */
   torchThreads?: number;
 }
+const DOUBLE_QUANT_OPTIONS = {
+  search: true,
+  torchThreads: true,
+} satisfies OptionNames<DoubleQuantOptions>;
 
 /**
  * Double quantization (QLoRA): the scales less their mean, in blocks of 256 against the signed dynamic map. Bit-exact
  * with bitsandbytes' `compress_statistics`: its portable kernel by default, its native CPU kernel (0.50) with
  * `search: 'table'`. The first is the closer one; files of either load alike.
  */
-export function quantizeAbsmax(
-  absmax: Float32Array,
-  {search = 'nearest', torchThreads = 1}: DoubleQuantOptions = {},
-): NestedAbsmax {
+export function quantizeAbsmax(absmax: Float32Array, options: DoubleQuantOptions = {}): NestedAbsmax {
+  assertKnownOptions('quantizeAbsmax', options, DOUBLE_QUANT_OPTIONS);
+  const {search = 'nearest', torchThreads = 1} = options;
   const offset = absmax.length === 0 ? 0 : torchMean(absmax, torchThreads);
   const map = dynamicMap(true);
   const centred = absmax.map((value) => value - offset);

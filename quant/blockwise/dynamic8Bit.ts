@@ -1,5 +1,6 @@
 import {TfjsLoraError} from '../errors.ts';
 import type {StorageDtype} from '../float16.ts';
+import {assertKnownOptions, type OptionNames} from '../knownOptions.ts';
 import {dynamicMap} from './codebooks.ts';
 import {
   INFINITY_BITS,
@@ -32,6 +33,15 @@ export interface Blockwise8BitOptions {
   codes?: Uint8Array;
   absmax?: Float32Array;
 }
+const BLOCKWISE_OPTIONS = {
+  search: true,
+  map: true,
+  blockSize: true,
+  dtype: true,
+  name: true,
+  codes: true,
+  absmax: true,
+} satisfies OptionNames<Blockwise8BitOptions>;
 
 export interface Blockwise8Bit {
   /** One code a value. */
@@ -55,7 +65,9 @@ export const SMALLEST_SCALE = Math.fround(1e-38);
  *   be; `SHAPE_MISMATCH` when `codes` or `absmax` has another length
  */
 export function quantizeBlockwise(values: SourceValues, options: Blockwise8BitOptions = {}): Blockwise8Bit {
+  assertKnownOptions('quantizeBlockwise', options, BLOCKWISE_OPTIONS);
   const {map = dynamicMap(), blockSize = 256, name = 'quantizeBlockwise', search = 'table'} = options;
+  assertSearch(name, search);
   const dtype = sourceDtype(values, options.dtype, name);
   assertBlockwise(name, map, blockSize);
   const blocks = Math.ceil(values.length / blockSize);
@@ -127,9 +139,11 @@ const encodeNearest: EncodeBlock = (source, largest, isWhole, {midpoints}, codes
  */
 export function dequantizeBlockwise(
   {codes, absmax}: Blockwise8Bit,
-  {map = dynamicMap(), blockSize = 256}: Pick<Blockwise8BitOptions, 'map' | 'blockSize'> = {},
+  options: Pick<Blockwise8BitOptions, 'map' | 'blockSize'> = {},
   out: Float32Array = new Float32Array(codes.length),
 ): Float32Array {
+  assertKnownOptions('dequantizeBlockwise', options, BLOCKWISE_OPTIONS); // the same object may serve both ways
+  const {map = dynamicMap(), blockSize = 256} = options;
   assertBlockwise('dequantizeBlockwise', map, blockSize);
   assertLength('dequantizeBlockwise absmax', absmax.length, Math.ceil(codes.length / blockSize));
   assertLength('dequantizeBlockwise out', out.length, codes.length);
@@ -138,6 +152,14 @@ export function dequantizeBlockwise(
     for (const end = Math.min(i + blockSize, codes.length); i < end; i++) out[i] = map[codes[i]] * scale;
   }
   return out;
+}
+
+function assertSearch(name: string, search: CodeSearch8Bit): void {
+  if (search === 'table' || search === 'nearest') return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${name} [search]: expected 'table' or 'nearest', got '${search}'.`,
+  );
 }
 
 interface CodeTables {

@@ -1,5 +1,6 @@
 import {TfjsLoraError} from '../errors.ts';
 import type {StorageDtype} from '../float16.ts';
+import {assertKnownOptions, type OptionNames} from '../knownOptions.ts';
 import {assertMatrixShape, type MatrixShape} from '../quantizedMatrix.ts';
 import {QuantizedTensor} from '../quantizedTensor.ts';
 import {FP4_CODE, NF4_CODE} from './codebooks.ts';
@@ -34,6 +35,14 @@ export interface FourBitOptions {
   /** See {@link torchMean}, default 1. */
   torchThreads?: number;
 }
+const FOUR_BIT_OPTIONS = {
+  blockSize: true,
+  doubleQuant: true,
+  dtype: true,
+  name: true,
+  absmaxSearch: true,
+  torchThreads: true,
+} satisfies OptionNames<FourBitOptions>;
 
 /**
  * A weight matrix in NormalFloat4, bit-exact with bitsandbytes' `quantize_4bit(quant_type='nf4')` on CPU. Blocks run
@@ -87,9 +96,11 @@ function quantizeFourBit(
   quantType: FourBitType,
   values: SourceValues,
   shape: MatrixShape,
-  {blockSize = 64, doubleQuant = false, torchThreads, absmaxSearch, ...options}: FourBitOptions = {},
+  options: FourBitOptions = {},
 ): QuantizedTensor {
+  const {blockSize = 64, doubleQuant = false, torchThreads, absmaxSearch} = options;
   const name = options.name ?? `${quantType} quantization`;
+  assertKnownOptions(name, options, FOUR_BIT_OPTIONS);
   const dtype = sourceDtype(values, options.dtype, name);
   assertSource(name, values.length, shape, blockSize);
   const packed = new Uint8Array(Math.ceil(values.length / 2));

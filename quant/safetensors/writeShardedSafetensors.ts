@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
+import {assertKnownOptions, type OptionNames} from '../knownOptions.ts';
 import {byteLengthOf} from './safetensorsDtype.ts';
 import {buildHeader, compareByCodePoint} from './safetensorsHeader.ts';
 import {StagedFile, syncFolder} from './stagedFile.ts';
@@ -16,6 +17,12 @@ export interface ShardedWriteOptions {
   /** Written into the index as `total_parameters`, as transformers 5 does; left out by default. */
   totalParameters?: number;
 }
+const SHARDED_WRITE_OPTIONS = {
+  maxShardBytes: true,
+  metadata: true,
+  baseName: true,
+  totalParameters: true,
+} satisfies OptionNames<ShardedWriteOptions>;
 
 export interface ShardedWriteResult {
   /** Names of the tensor files written, in order. */
@@ -39,6 +46,7 @@ export async function writeShardedSafetensors(
   tensors: Iterable<TensorToWrite>,
   options: ShardedWriteOptions = {},
 ): Promise<ShardedWriteResult> {
+  assertKnownOptions('writeShardedSafetensors', options, SHARDED_WRITE_OPTIONS);
   const {shards, files, index, baseName, totalSize} = planShards(folder, tensors, options);
   const {metadata = DEFAULT_METADATA} = options;
   const staged: StagedFile[] = [];

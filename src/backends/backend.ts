@@ -1,3 +1,4 @@
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import type {ComputeDtype} from './computeDtype.ts';
 
 /** Backends by the names {@link useBackend} takes; `auto` is not one of them. */
@@ -41,6 +42,16 @@ export interface BackendOptions {
    */
   fusedOps?: boolean;
 }
+
+/** What {@link useBackend} takes. */
+export const BACKEND_OPTIONS = {
+  threads: true,
+  stockThreads: true,
+  wasmPaths: true,
+  computeDtype: true,
+  tune: true,
+  fusedOps: true,
+} satisfies OptionNames<BackendOptions>;
 
 /** What a backend says of itself once it runs. */
 export interface StartedBackend {

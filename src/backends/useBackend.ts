@@ -1,5 +1,12 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import type {Backend, BackendName, BackendOptions, StartedBackend} from './backend.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {
+  BACKEND_OPTIONS,
+  type Backend,
+  type BackendName,
+  type BackendOptions,
+  type StartedBackend,
+} from './backend.ts';
 import {assertComputeDtype, type ComputeDtype} from './computeDtype.ts';
 import {cpu} from './cpu.ts';
 import {tensorflow} from './tensorflow.ts';
@@ -46,6 +53,7 @@ export async function useBackend(
   name: 'auto' | BackendName = 'auto',
   options: BackendOptions = {},
 ): Promise<BackendReport> {
+  assertKnownOptions('useBackend', options, BACKEND_OPTIONS);
   const known = ['auto', ...BACKENDS.map((backend) => backend.name)];
   if (!known.includes(name)) {
     throw new TfjsLoraError(

@@ -1,7 +1,9 @@
 import type {CausalLM} from '../../models/causalLM.ts';
 import {type GenerateOptions, streamTokens} from '../../models/generation/generate.ts';
+import {GENERATE_OPTIONS} from '../../models/generationConfig.ts';
 import type {ChatMessage} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
 export interface ChatSessionOptions extends GenerateOptions {
@@ -10,6 +12,11 @@ export interface ChatSessionOptions extends GenerateOptions {
   /** Turns messages into a prompt. Default: the model's own chat template. */
   encodeChat?: ChatEncoder;
 }
+const CHAT_SESSION_OPTIONS = {
+  ...GENERATE_OPTIONS,
+  system: true,
+  encodeChat: true,
+} satisfies OptionNames<ChatSessionOptions>;
 
 /** Tokens that an answer should have at least, when older turns have to make room for it. */
 const ANSWER_ROOM = 64;
@@ -27,8 +34,10 @@ export class ChatSession {
   /** @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer or chat template */
   constructor(
     private readonly model: CausalLM,
-    {system, encodeChat, ...generation}: ChatSessionOptions = {},
+    options: ChatSessionOptions = {},
   ) {
+    assertKnownOptions('ChatSession', options, CHAT_SESSION_OPTIONS);
+    const {system, encodeChat, ...generation} = options;
     this.system = system;
     this.encodeChat = encodeChat ?? modelChatEncoder(model);
     this.generation = generation;

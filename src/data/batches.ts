@@ -90,7 +90,8 @@ export function emptyData(what: string): TfjsLoraError {
 
 /** Batches of some data as rows, in order, or shuffled when it is a list. */
 export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
-  const {batchSize, shuffleSeed, epoch = 0} = options;
+  const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
+  const padding = {padTokenId, padToMultipleOf, maxLength};
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: Example[] = [];
   let index = 0;
@@ -103,10 +104,10 @@ export async function* batchesOf(data: TrainingData, options: BatchOptions): Asy
     assertExample(item, index++, options);
     waiting.push(item);
     if (waiting.length < batchSize) continue;
-    yield collate(waiting, options);
+    yield collate(waiting, padding);
     waiting = [];
   }
-  if (waiting.length > 0) yield collate(waiting, options);
+  if (waiting.length > 0) yield collate(waiting, padding);
 }
 
 /** The same batch or example with its tensors read. */

@@ -1,5 +1,6 @@
 import {type Batch, IGNORE_INDEX} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 
 /** One training example, as token ids. */
 export interface Example {
@@ -20,9 +21,15 @@ export interface CollateOptions {
   /** Padding goes no further than this. Default none. */
   maxLength?: number;
 }
+const COLLATE_OPTIONS = {
+  padTokenId: true,
+  padToMultipleOf: true,
+  maxLength: true,
+} satisfies OptionNames<CollateOptions>;
 
 /** Pads examples on the right into one batch, labels with −100 and the mask with 0. */
 export function collate(examples: Example[], options: CollateOptions = {}): Batch {
+  assertKnownOptions('collate', options, COLLATE_OPTIONS);
   const {padTokenId = 0, padToMultipleOf = 8, maxLength} = options;
   if (examples.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'collate: expected at least one example, got none');

@@ -1,5 +1,6 @@
 import type {Tokenizer} from '../../models/tokenizer.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import type {HubOptions} from '../hub/hubOptions.ts';
 import type {DatasetInfo} from './datasets/datasetInfo.ts';
 import {MIX_STRATEGIES, type MixStrategy} from './datasets/mixDatasets.ts';
@@ -62,6 +63,31 @@ export interface DatasetArgs {
   hub?: HubOptions;
   onProgress?: (progress: DataProgress) => void;
 }
+
+export const DATASET_OPTIONS = {
+  dataset: true,
+  datasetDir: true,
+  template: true,
+  tokenizer: true,
+  stage: true,
+  cutoffLength: true,
+  maxSamples: true,
+  trainOnPrompt: true,
+  maskHistory: true,
+  packing: true,
+  mixStrategy: true,
+  interleaveProbs: true,
+  workers: true,
+  cacheDir: true,
+  overwriteCache: true,
+  seed: true,
+  streaming: true,
+  bufferSize: true,
+  defaultSystem: true,
+  dateString: true,
+  hub: true,
+  onProgress: true,
+} satisfies OptionNames<DatasetArgs>;
 
 /** What loading goes by. */
 export type DatasetPlan = Omit<DatasetArgs, 'template' | 'packing'> & {

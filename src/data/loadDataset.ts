@@ -1,11 +1,19 @@
 import {join} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
 import {fetchSnapshot} from '../hub/fetchSnapshot.ts';
 import type {HubOptions} from '../hub/hubOptions.ts';
+import {HUB_OPTIONS} from '../hub/hubOptions.ts';
 import type {Example} from './collate.ts';
 import type {Conversation} from './conversation.ts';
-import {type DatasetArgs, type DatasetPlan, namesIn, resolveDatasetArgs} from './datasetArgs.ts';
+import {
+  DATASET_OPTIONS,
+  type DatasetArgs,
+  type DatasetPlan,
+  namesIn,
+  resolveDatasetArgs,
+} from './datasetArgs.ts';
 import {convertRecord} from './datasets/convertRecord.ts';
 import {type DatasetSource, findSources, hubSource, readDatasetInfo} from './datasets/datasetInfo.ts';
 import {mixDatasets} from './datasets/mixDatasets.ts';
@@ -36,6 +44,11 @@ export interface SplitArgs extends DatasetArgs {
   /** Or a part of the training data: a fraction below 1, or a count above 1. Default 0. */
   valSize?: number;
 }
+const SPLIT_OPTIONS = {
+  ...DATASET_OPTIONS,
+  evaluationDataset: true,
+  valSize: true,
+} satisfies OptionNames<SplitArgs>;
 
 /** Records of a stream after which a named column that never came is told. */
 const WATCHED_RECORDS = 1000;
@@ -52,6 +65,7 @@ export function loadDataset(args: DatasetArgs & {streaming: true}): Promise<Exam
 export function loadDataset(args: DatasetArgs & {streaming?: false}): Promise<Example[]>;
 export function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream>;
 export async function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream> {
+  assertDatasetOptions('loadDataset', args, DATASET_OPTIONS);
   return (await loadSplits(args)).train;
 }
 
@@ -68,6 +82,7 @@ export function loadSplits(
 export async function loadSplits(
   args: SplitArgs,
 ): Promise<{train: Example[] | ExampleStream; validation: Example[]}> {
+  assertDatasetOptions('loadSplits', args, SPLIT_OPTIONS);
   const {valSize = 0} = args;
   const evaluation = namesIn(args.evaluationDataset);
   if (evaluation.length > 0 && valSize > 0) {
@@ -102,6 +117,7 @@ export async function loadSplits(
 
 /** Loads prompts to answer, cut as LLaMA-Factory cuts them for prediction. */
 export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promise<PromptExample[]> {
+  assertDatasetOptions('loadPrompts', args, {...DATASET_OPTIONS, valSize: true});
   const plan = resolveDatasetArgs({...args, streaming: false, packing: false, stage: 'sft'});
   const all = await allConversations(plan);
   const valSize = args.valSize ?? 0;
@@ -125,6 +141,11 @@ export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promi
     prompt: plan.tokenizer.decode(inputIds),
     label: plan.tokenizer.decode(labels, {skipSpecialTokens: true}),
   }));
+}
+
+function assertDatasetOptions(call: string, args: DatasetArgs, known: OptionNames<object>): void {
+  assertKnownOptions(call, args, known);
+  assertKnownOptions(`${call} hub`, args.hub, HUB_OPTIONS);
 }
 
 /** The mixture of a plan's data sets, in memory. */

@@ -2,11 +2,12 @@ import {basename, join, resolve} from 'node:path';
 import {readJson} from '../../models/jsonFile.ts';
 import {countParameters} from '../../models/summary.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {TrainingData} from '../data/batches.ts';
 
 import type {Llama} from '../llama.ts';
 import {formatBytes} from '../training/formatBytes.ts';
-import {type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
+import {PREDICT_OPTIONS, type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
 import type {PredictionScores} from './predictionScores.ts';
 
 /** Types of weights that a base may be quantized to for a comparison. */
@@ -53,6 +54,14 @@ export interface CompareArgs {
     progress: Parameters<NonNullable<PredictOptions['onProgress']>>[0],
   ) => void;
 }
+const COMPARE_OPTIONS = {
+  open: true,
+  prompts: true,
+  examples: true,
+  options: true,
+  outputDirOf: true,
+  onProgress: true,
+} satisfies OptionNames<CompareArgs>;
 
 /**
  * Answers the same prompts with each candidate and scores it: how much training gained. One model is in memory at a
@@ -70,6 +79,8 @@ export async function compareModels(
   for (const {adapter} of candidates) {
     if (adapter !== undefined) await readJson(join(adapter, 'adapter_config.json')); // a wrong folder shows at once
   }
+  assertKnownOptions('compareModels', args, COMPARE_OPTIONS);
+  assertKnownOptions('compareModels options', args.options, PREDICT_OPTIONS);
   const {open, prompts, examples, options, outputDirOf, onProgress} = args;
   const comparisons: Comparison[] = [];
   for (const [index, candidate] of candidates.entries()) {

@@ -1,8 +1,9 @@
 import {mkdir} from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs';
 import {type GenerateOptions, type GenerativeModel, generateIds} from '../../models/generation/generate.ts';
-import {resolveGenerationConfig} from '../../models/generationConfig.ts';
+import {GENERATE_OPTIONS, resolveGenerationConfig} from '../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {PromptExample as LoadedPrompt} from '../data/loadDataset.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
 import {writeResults} from '../training/resultFiles.ts';
@@ -37,6 +38,14 @@ export interface PredictOptions extends GenerateOptions {
   /** Called before the first and after each batch. */
   onProgress?: (progress: PredictionProgress) => void;
 }
+/** What {@link predictDataset} takes. */
+export const PREDICT_OPTIONS = {
+  ...GENERATE_OPTIONS,
+  batchSize: true,
+  skipSpecialTokens: true,
+  outputDir: true,
+  onProgress: true,
+} satisfies OptionNames<PredictOptions>;
 
 export interface PredictionRun {
   /** In the order of the prompts. */
@@ -65,6 +74,7 @@ export async function predictDataset(
   prompts: readonly PromptExample[],
   options: PredictOptions = {},
 ): Promise<PredictionRun> {
+  assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
   const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, ...generation} = options;
   const {tokenizer} = model;
   assertPredictable(model, prompts, batchSize, generation);

@@ -1,5 +1,6 @@
 import {homedir} from 'node:os';
 import {join} from 'node:path';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 
 /** How the Hugging Face hub is reached. */
 export interface HubOptions {
@@ -14,6 +15,14 @@ export interface HubOptions {
   /** Called as files come in; `total` is that of all files to fetch. */
   onProgress?: (progress: HubProgress) => void;
 }
+
+export const HUB_OPTIONS = {
+  endpoint: true,
+  token: true,
+  cacheDir: true,
+  offline: true,
+  onProgress: true,
+} satisfies OptionNames<HubOptions>;
 
 export interface HubProgress {
   repository: string;

@@ -1,9 +1,10 @@
 import {readFile, stat} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {fetchSnapshot, type HubContents} from './fetchSnapshot.ts';
 import {exists} from './hubFile.ts';
-import type {HubOptions} from './hubOptions.ts';
+import {HUB_OPTIONS, type HubOptions} from './hubOptions.ts';
 
 const HUB_ID = /^[\w.-]+(\/[\w.-]+)?$/;
 
@@ -21,8 +22,10 @@ const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
  */
 export async function resolveModelFolder(
   pathOrHubId: string,
-  {revision, ...options}: HubOptions & {revision?: string} = {},
+  given: HubOptions & {revision?: string} = {},
 ): Promise<string> {
+  assertKnownOptions('resolveModelFolder', given, {...HUB_OPTIONS, revision: true});
+  const {revision, ...options} = given;
   const isFolder = await stat(pathOrHubId).then(
     (found) => found.isDirectory(),
     () => false,

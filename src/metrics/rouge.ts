@@ -1,4 +1,5 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {porterStem} from './porterStemmer.ts';
 
 /**
@@ -24,15 +25,16 @@ export interface RougeOptions {
   /** Reduce words of more than three letters to their stem first. Default true, as summarisation papers do. */
   useStemmer?: boolean;
 }
+const ROUGE_OPTIONS = {
+  useStemmer: true,
+} satisfies OptionNames<RougeOptions>;
 
 /**
  * ROUGE of one text against one reference, each score between 0 and 1. An empty text scores 0.
  */
-export function rouge(
-  prediction: string,
-  reference: string,
-  {useStemmer = true}: RougeOptions = {},
-): RougeScores {
+export function rouge(prediction: string, reference: string, options: RougeOptions = {}): RougeScores {
+  assertKnownOptions('rouge', options, ROUGE_OPTIONS);
+  const {useStemmer = true} = options;
   const target = rougeTokens(reference, useStemmer);
   const words = rougeTokens(prediction, useStemmer);
   const lines = (text: string): string[][] =>

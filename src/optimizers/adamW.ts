@@ -1,7 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {type AdamWSettings, adamWUpdate} from '../../layers/ops/adamWUpdate.ts';
 import {adamWUpdates, adamWUpdatesAtOnce} from '../../layers/ops/adamWUpdates.ts';
-import {type DecoupledDecayArgs, DecoupledDecayOptimizer} from './decoupledDecayOptimizer.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
+import {
+  DECOUPLED_DECAY_OPTIONS,
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+} from './decoupledDecayOptimizer.ts';
 import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
@@ -24,6 +29,10 @@ export interface AdamWArgs extends DecoupledDecayArgs {
  */
 export class AdamW extends DecoupledDecayOptimizer {
   static className = 'AdamW';
+  static readonly optionNames = {
+    ...DECOUPLED_DECAY_OPTIONS,
+    epsilon: true,
+  } satisfies OptionNames<AdamWArgs>;
   protected readonly slots: readonly string[] = ['mean', 'variance'];
   readonly epsilon: number;
 

@@ -1,8 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamW8bitUpdate} from '../../layers/ops/adamW8bitUpdate.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import {AdamW, type AdamWArgs} from './adamW.ts';
 import {
   assert8bitUpdate,
+  MIN_8BIT_OPTIONS,
   type Min8bitSizeArgs,
   names8bit,
   resolveMin8bitSize,
@@ -25,6 +27,10 @@ const STATES = ['mean', 'variance'];
  */
 export class AdamW8bit extends AdamW {
   static override className = 'AdamW8bit';
+  static override readonly optionNames = {
+    ...AdamW.optionNames,
+    ...MIN_8BIT_OPTIONS,
+  } satisfies OptionNames<AdamW8bitArgs>;
   protected override readonly slots: readonly string[] = [...STATES, ...names8bit(STATES)];
   readonly min8bitSize: number;
 

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {blockwise8bitShapes} from '../../layers/ops/blockwise8bit.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import {keepsIntegers} from '../backends/keepsIntegers.ts';
 import type {StateSlot} from './stateStore.ts';
 
@@ -8,6 +9,8 @@ export interface Min8bitSizeArgs {
   /** Variables of fewer elements keep their state in 32 bits. Default 4096, as in bitsandbytes. */
   min8bitSize?: number;
 }
+
+export const MIN_8BIT_OPTIONS = {min8bitSize: true} satisfies OptionNames<Min8bitSizeArgs>;
 
 /**
  * @param what whose setting it is

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownArgs, type OptionNames} from '../../quant/knownOptions.ts';
 import {NamedStateOptimizer} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
@@ -23,6 +24,15 @@ export interface DecoupledDecayArgs {
    */
   loraPlusRatio?: number;
 }
+export const DECOUPLED_DECAY_OPTIONS = {
+  learningRate: true,
+  beta1: true,
+  beta2: true,
+  weightDecay: true,
+  excludeFromWeightDecay: true,
+  learningRateFactors: true,
+  loraPlusRatio: true,
+} satisfies OptionNames<DecoupledDecayArgs>;
 
 type Settings = DecoupledDecayArgs & {
   learningRate: number;
@@ -36,7 +46,9 @@ type PatternConfig = string | {source: string; flags: string};
  * What AdamW and Lion have in common: two decay rates of running means, weight decay apart from the gradient, and
  * learning rates that may differ between variables.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
+ * A subclass that lists its settings as `static optionNames` has all others refused.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range, or one that the class does not have
  */
 export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
   learningRate: number;
@@ -48,6 +60,7 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
   readonly loraPlusRatio: number;
 
   constructor(settings: Settings, states?: StateStore) {
+    assertKnownArgs(new.target, settings);
     super(states);
     this.learningRate = settings.learningRate;
     this.beta1 = settings.beta1;

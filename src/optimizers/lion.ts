@@ -1,6 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {type LionSettings, lionUpdate} from '../../layers/ops/lionUpdate.ts';
-import {type DecoupledDecayArgs, DecoupledDecayOptimizer} from './decoupledDecayOptimizer.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
+import {
+  DECOUPLED_DECAY_OPTIONS,
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+} from './decoupledDecayOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
@@ -19,6 +24,9 @@ export interface LionArgs extends DecoupledDecayArgs {}
  */
 export class Lion extends DecoupledDecayOptimizer {
   static className = 'Lion';
+  static readonly optionNames = {
+    ...DECOUPLED_DECAY_OPTIONS,
+  } satisfies OptionNames<LionArgs>;
   protected readonly slots: readonly string[] = ['momentum'];
 
   /** @param states where state lies between steps; default on the device */

@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {lion8bitUpdate} from '../../layers/ops/lion8bitUpdate.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import {
   assert8bitUpdate,
+  MIN_8BIT_OPTIONS,
   type Min8bitSizeArgs,
   names8bit,
   resolveMin8bitSize,
@@ -23,6 +25,10 @@ const STATES = ['momentum'];
  */
 export class Lion8bit extends Lion {
   static override className = 'Lion8bit';
+  static override readonly optionNames = {
+    ...Lion.optionNames,
+    ...MIN_8BIT_OPTIONS,
+  } satisfies OptionNames<Lion8bitArgs>;
   protected override readonly slots: readonly string[] = [...STATES, ...names8bit(STATES)];
   readonly min8bitSize: number;
 

@@ -1,21 +1,28 @@
 import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {AdamW} from './adamW.ts';
 import {AdamW8bit} from './adamW8bit.ts';
-import type {DecoupledDecayArgs} from './decoupledDecayOptimizer.ts';
+import {DECOUPLED_DECAY_OPTIONS, type DecoupledDecayArgs} from './decoupledDecayOptimizer.ts';
 import {Lion} from './lion.ts';
 import {Lion8bit} from './lion8bit.ts';
 import {PagedAdamW} from './pagedAdamW.ts';
 import {PagedAdamW8bit} from './pagedAdamW8bit.ts';
 import {PagedLion} from './pagedLion.ts';
 import {PagedLion8bit} from './pagedLion8bit.ts';
-import type {PagedArgs} from './pagedStates.ts';
+import {PAGED_OPTIONS, type PagedArgs} from './pagedStates.ts';
 
 /** What an optimizer asked for by name may be given; one that has no such setting ignores `epsilon` and the budget. */
 export interface OptimizerSettings extends DecoupledDecayArgs, PagedArgs {
   epsilon?: number;
 }
+const OPTIMIZER_OPTIONS = {
+  ...DECOUPLED_DECAY_OPTIONS,
+  ...PAGED_OPTIONS,
+  epsilon: true,
+} satisfies OptionNames<OptimizerSettings>;
 
+type OptimizerClass = (new (args: OptimizerSettings) => tf.Optimizer) & {readonly optionNames: object};
 type Make = (settings: OptimizerSettings) => tf.Optimizer;
 
 /** transformers' TrainingArguments, which it passes to Lion as well. */
@@ -29,9 +36,15 @@ const TRANSFORMERS = {
 const EPSILON = 1e-7; // Keras's
 
 const asInTransformers =
-  (Optimizer: new (args: OptimizerSettings) => tf.Optimizer): Make =>
+  (Optimizer: OptimizerClass): Make =>
   (settings) =>
-    new Optimizer({...TRANSFORMERS, ...settings});
+    make(Optimizer, {...TRANSFORMERS, ...settings});
+
+/** An optimizer with those of the settings that it has. */
+function make(Optimizer: OptimizerClass, settings: OptimizerSettings): tf.Optimizer {
+  const known = Object.entries(settings).filter(([name]) => Object.hasOwn(Optimizer.optionNames, name));
+  return new Optimizer(Object.fromEntries(known));
+}
 
 /** TensorFlow.js's own, which have no setting of ours but the learning rate. */
 const ofTensorFlow =
@@ -48,8 +61,8 @@ const ofTensorFlow =
 
 const optimizers = {
   // Keras's names with Keras's defaults, and ours
-  adamw: (settings) => new AdamW(settings),
-  lion: (settings) => new Lion(settings),
+  adamw: (settings) => make(AdamW, settings),
+  lion: (settings) => make(Lion, settings),
   sgd: ofTensorFlow('sgd', 0.01, tf.train.sgd),
   adam: ofTensorFlow('adam', 0.001, (rate) => tf.train.adam(rate, 0.9, 0.999, EPSILON)),
   adamax: ofTensorFlow('adamax', 0.002, (rate) => tf.train.adamax(rate, 0.9, 0.999, EPSILON, 0)),
@@ -84,6 +97,7 @@ export type OptimizerName = keyof typeof optimizers;
  *   for a setting that the named one has not
  */
 export function optimizerByName(name: string, settings: OptimizerSettings = {}): tf.Optimizer {
+  assertKnownOptions('optimizerByName', settings, OPTIMIZER_OPTIONS);
   const key = name.toLowerCase();
   if (Object.hasOwn(optimizers, key)) return optimizers[key as OptimizerName](definedOf(settings));
   const known = Object.keys(optimizers);

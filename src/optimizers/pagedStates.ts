@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import type {OptionNames} from '../../quant/knownOptions.ts';
 import {readsSynchronously} from '../backends/readsSynchronously.ts';
 import {
   bytesOfSlots,
@@ -17,6 +18,9 @@ export interface PagedArgs {
    */
   deviceBudgetBytes?: number;
 }
+export const PAGED_OPTIONS = {
+  deviceBudgetBytes: true,
+} satisfies OptionNames<PagedArgs>;
 
 /** Bytes of state on the device at one time, when nobody says otherwise. */
 const DEFAULT_BUDGET = 256 * 2 ** 20;

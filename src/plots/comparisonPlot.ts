@@ -1,5 +1,6 @@
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {renderPlot} from './renderPlot.ts';
 
 /** The scores of one model. */
@@ -19,6 +20,13 @@ export interface ComparisonPlotOptions {
   /** Pixels of the PNG for one of the SVG. Default 2. */
   scale?: number;
 }
+const PLOT_OPTIONS = {
+  title: true,
+  subtitle: true,
+  width: true,
+  height: true,
+  scale: true,
+} satisfies OptionNames<ComparisonPlotOptions>;
 
 /** The base grey, what was trained in colours that differ in brightness too. */
 const COLORS = ['#9aa3ad', '#17458f', '#e07b24', '#5aa469', '#8c5fbf', '#c0392b', '#2aa5b8', '#b59a3c'];
@@ -35,6 +43,7 @@ export async function plotComparison(
   path?: string,
   options: ComparisonPlotOptions = {},
 ): Promise<string> {
+  assertKnownOptions('plotComparison', options, PLOT_OPTIONS);
   if (models.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'plotComparison: expected at least one model, got none');
   }

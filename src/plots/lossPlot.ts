@@ -1,5 +1,6 @@
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {renderPlot} from './renderPlot.ts';
 
 /** One loss, and the optimizer step after which it was measured. */
@@ -26,6 +27,14 @@ export interface LossPlotOptions {
   /** Pixels of the PNG for one of the SVG. Default 2. */
   scale?: number;
 }
+const PLOT_OPTIONS = {
+  title: true,
+  subtitle: true,
+  rawLabel: true,
+  width: true,
+  height: true,
+  scale: true,
+} satisfies OptionNames<LossPlotOptions>;
 
 const RAW_COLOR = 'rgba(59, 125, 216, 0.4)';
 const SMOOTH_COLOR = '#17458f';
@@ -60,6 +69,7 @@ export async function plotLoss(
   path?: string,
   options: LossPlotOptions = {},
 ): Promise<string> {
+  assertKnownOptions('plotLoss', options, PLOT_OPTIONS);
   return renderPlot(lossSpec(history, options), path, options.scale);
 }
 

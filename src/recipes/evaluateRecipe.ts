@@ -127,7 +127,8 @@ export function drawComparison(
 }
 
 function withQuantization(recipe: Recipe, type: Candidate['quantization']): Recipe {
-  const {doubleQuant = type !== 'int8'} = recipe.model.quantization ?? {};
+  const {doubleQuant: wanted = true} = recipe.model.quantization ?? {};
+  const doubleQuant = wanted && type !== 'int8';
   return {...recipe, model: {...recipe.model, quantization: type && {type, doubleQuant}}};
 }
 

@@ -6,6 +6,7 @@ import {basename, resolve} from 'node:path';
 import type {CausalLM} from '../../models/causalLM.ts';
 import {streamTokens} from '../../models/generation/generate.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {ApiError} from './apiError.ts';
 import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
@@ -28,6 +29,15 @@ export interface ServeOptions {
   /** Told of each completion, and of each request that failed. */
   onRequest?: (report: RequestReport) => void;
 }
+const SERVE_OPTIONS = {
+  host: true,
+  port: true,
+  modelName: true,
+  apiKey: true,
+  encodeChat: true,
+  maxBodyBytes: true,
+  onRequest: true,
+} satisfies OptionNames<ServeOptions>;
 
 export interface RequestReport {
   method: string;
@@ -67,6 +77,7 @@ const CLIENT_CLOSED = 499;
  * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer; the system's error when the port is taken
  */
 export async function serveModel(model: CausalLM, options: ServeOptions = {}): Promise<ModelServer> {
+  assertKnownOptions('serveModel', options, SERVE_OPTIONS);
   const service = new ModelService(model, options);
   const {host = '127.0.0.1', port = 8000} = options;
   const server = createServer((request, response) => void service.handle(request, response));

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
 
 /** What one optimizer step did. */
 export interface StepRecord {
@@ -115,15 +116,37 @@ export type CallbackLike =
 
 type EventName = Extract<keyof TrainingCallback, `on${string}`>;
 
+const EVENTS: Readonly<Record<EventName, true>> = {
+  onTrainBegin: true,
+  onTrainEnd: true,
+  onTrainError: true,
+  onEpochBegin: true,
+  onEpochEnd: true,
+  onCompile: true,
+  onStepBegin: true,
+  onStepEnd: true,
+  onBatchBegin: true,
+  onBatchEnd: true,
+  onEvaluate: true,
+  onStepComplete: true,
+  onTrainComplete: true,
+  onLog: true,
+  onSave: true,
+};
+
 /**
  * What the user passed, as callbacks.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for something that is no callback
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for something that is no callback, or a method that no event would call
  */
 export function userCallbacks(given: CallbackLike | CallbackLike[] = []): TrainingCallback[] {
   return [given].flat().map((callback, i) => {
     if (typeof callback === 'function') return {onStepEnd: callback};
-    if (typeof callback === 'object' && callback !== null) return callback as TrainingCallback;
+    if (typeof callback === 'object' && callback !== null) {
+      const handlers = Object.entries(callback).filter(([name]) => /^on[A-Z_]/.test(name));
+      assertKnownOptions(`fitDataset callback ${i}`, Object.fromEntries(handlers), EVENTS);
+      return callback as TrainingCallback;
+    }
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `fitDataset callback ${i}: expected a callback or a function, got ${callback === null ? 'null' : typeof callback}`,

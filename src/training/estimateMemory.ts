@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../data/batches.ts';
 import type {FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
@@ -45,6 +46,13 @@ export interface EstimateArgs {
   /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
   gradientAccumulationSteps?: number;
 }
+const ESTIMATE_OPTIONS = {
+  batchSize: true,
+  sequenceLength: true,
+  optimizer: true,
+  gradientCheckpointing: true,
+  gradientAccumulationSteps: true,
+} satisfies OptionNames<EstimateArgs>;
 
 /** Bytes at the peak of a training step. */
 export interface MemoryEstimate {
@@ -81,6 +89,7 @@ const ADAM_BYTES = 8;
  * `allocate: false`.
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
+  assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
   const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer} = args;
   const parameters = [...model.namedParameters().values()];
   const trained = parameters.filter(({trainable}) => trainable);

@@ -1,4 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {TrainingData} from '../data/batches.ts';
 import type {CallbackLike} from './callbacks.ts';
 import type {ProgressStream} from './progressBar.ts';
@@ -85,6 +86,40 @@ export interface FitArgs {
   /** Once aborted, training finishes the step at hand, writes a checkpoint and ends. */
   signal?: AbortSignal;
 }
+const FIT_OPTIONS = {
+  epochs: true,
+  initialEpoch: true,
+  batchSize: true,
+  gradientAccumulationSteps: true,
+  maxSteps: true,
+  shuffle: true,
+  groupByLength: true,
+  seed: true,
+  validationData: true,
+  evaluationStrategy: true,
+  evaluationSteps: true,
+  validationBatchSize: true,
+  callbacks: true,
+  verbose: true,
+  progressStream: true,
+  padTokenId: true,
+  outputDir: true,
+  overwriteOutputDir: true,
+  loggingStrategy: true,
+  loggingSteps: true,
+  saveStrategy: true,
+  saveSteps: true,
+  saveTotalLimit: true,
+  loadBestModelAtEnd: true,
+  earlyStoppingPatience: true,
+  earlyStoppingThreshold: true,
+  resumeFromCheckpoint: true,
+  reportTo: true,
+  plotLoss: true,
+  maxNonFiniteSteps: true,
+  memoryBudget: true,
+  signal: true,
+} satisfies OptionNames<FitArgs>;
 
 type Defaulted =
   | 'epochs'
@@ -113,6 +148,7 @@ export type FitPlan = Omit<FitArgs, 'reportTo'> &
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the setting
  */
 export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
+  assertKnownOptions('fitDataset', args, FIT_OPTIONS);
   const {evaluationStrategy, evaluationSteps, loadBestModelAtEnd = false} = args;
   const plan = {
     ...args,

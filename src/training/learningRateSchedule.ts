@@ -1,4 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 
 /** Factor on the base learning rate at an update, counted from 0. */
 export type LearningRateSchedule = (step: number) => number;
@@ -34,6 +35,21 @@ export interface ScheduleArgs {
   /** Of `inverse_sqrt`: updates after which the factor is 1/√2. Default `warmupSteps`, or 10,000 without any. */
   timescale?: number;
 }
+const SCHEDULE_OPTIONS = {
+  warmupSteps: true,
+  warmupRatio: true,
+  totalSteps: true,
+  cycles: true,
+  power: true,
+  finalFactor: true,
+  learningRate: true,
+  warmupFactor: true,
+  decaySteps: true,
+  stableSteps: true,
+  warmupType: true,
+  decayType: true,
+  timescale: true,
+} satisfies OptionNames<ScheduleArgs>;
 
 /** Shapes of the rise and the fall of `warmup_stable_decay`. */
 export type RampType = 'linear' | 'cosine' | '1-sqrt';
@@ -166,6 +182,7 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
         `Did you mean ${nearestNames(String(name), Object.keys(schedules), 1)[0]}?`,
     );
   }
+  assertKnownOptions(`learning rate schedule "${name}"`, args, SCHEDULE_OPTIONS);
   const {factor, needs = [], needsLength, warmUp}: Shape = schedules[name];
   const {totalSteps, warmupRatio = 0} = args;
   for (const key of needs) {

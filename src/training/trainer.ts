@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
 import {
   assertData,
@@ -35,6 +36,9 @@ export interface EvaluateArgs {
   /** Default 4. */
   batchSize?: number;
 }
+const EVALUATE_OPTIONS = {
+  batchSize: true,
+} satisfies OptionNames<EvaluateArgs>;
 
 /** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
 export class Trainer extends TrainingStep {
@@ -230,7 +234,9 @@ export class Trainer extends TrainingStep {
   }
 
   /** Loss and perplexity over a dataset, without gradients and dropout. */
-  async evaluate(data: TrainingData, {batchSize = 4}: EvaluateArgs = {}): Promise<Evaluation> {
+  async evaluate(data: TrainingData, args: EvaluateArgs = {}): Promise<Evaluation> {
+    assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
+    const {batchSize = 4} = args;
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
     assertData(data, 'evaluateDataset', limits);

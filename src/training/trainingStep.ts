@@ -3,6 +3,7 @@ import {type CompileProgress, compileShaders} from '../../layers/ops/compileShad
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
 import {NamedStateOptimizer} from '../optimizers/namedStateOptimizer.ts';
@@ -34,6 +35,12 @@ export interface CompileArgs {
    */
   compileShaders?: boolean;
 }
+const COMPILE_OPTIONS = {
+  optimizer: true,
+  schedule: true,
+  maxGradNorm: true,
+  compileShaders: true,
+} satisfies OptionNames<CompileArgs>;
 
 /** What one optimizer step did. */
 export interface StepResult {
@@ -92,6 +99,7 @@ export class TrainingStep {
    * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
    */
   compile(args: CompileArgs = {}): void {
+    assertKnownOptions('compile', args, COMPILE_OPTIONS);
     const {optimizer: given, schedule, maxGradNorm, compileShaders = true} = args;
     assertMaxGradNorm(maxGradNorm);
     const optimizer = resolveOptimizer(given);
@@ -119,7 +127,8 @@ export class TrainingStep {
    *
    * @param options `seed` of dropout, which is on as in a training step; default 0
    */
-  computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
+  async computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
+    assertKnownOptions('computeGradients', options, {seed: true} satisfies OptionNames<{seed?: number}>);
     return windowGradients(this.model, batches, options.seed);
   }
 

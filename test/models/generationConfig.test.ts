@@ -101,14 +101,14 @@ describe('resolveGenerationConfig', () => {
   });
 
   test.each([
-    [{maxTokens: 5}, /option maxTokens: expected a known option.*Nearest: .*maxNewTokens/],
-    [{max_new_tokens: 5}, /Nearest: maxNewTokens/],
+    [{maxTokens: 5}, /maxTokens: expected some of maxNewTokens.*Use maxNewTokens/],
+    [{max_new_tokens: 5}, /Use maxNewTokens/],
     [{maxNewTokens: 0}, /maxNewTokens: expected a whole number of 1 or more, got 0/],
     [{temperature: -1}, /temperature: expected a number above 0/],
     [{temperature: Number.NaN}, /temperature: expected a number above 0/],
     [{topK: 1.5}, /topK: expected a whole number of 0 or more, got 1.5/],
     [{repetitionPenalty: 0}, /repetitionPenalty: expected a number above 0, got 0/],
-    [{otherKeys: {}}, /option otherKeys: expected a known option/],
+    [{otherKeys: {}}, /otherKeys: expected some of/],
   ])('refuses %j', (options, message) => {
     expect(() => resolveGenerationConfig({}, options as GenerateOptions)).toThrow(
       expect.objectContaining({code: 'INVALID_ARGUMENT', message: expect.stringMatching(message)}),

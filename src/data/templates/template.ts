@@ -1,3 +1,5 @@
+import type {OptionNames} from '../../../quant/knownOptions.ts';
+
 /** A piece of a turn: text with `{{content}}` where the message goes, one of the tokenizer's own tokens, or a token by name. */
 export type Slot = string | {special: 'bos' | 'eos'} | {token: string};
 
@@ -28,6 +30,21 @@ export interface TemplateArgs {
   /** The end-of-sequence token that ends an answer is the first token of what follows. Default false. */
   efficientEos?: boolean;
 }
+
+export const TEMPLATE_OPTIONS = {
+  prefix: true,
+  system: true,
+  user: true,
+  assistant: true,
+  function: true,
+  observation: true,
+  toolFormat: true,
+  defaultSystem: true,
+  stopWords: true,
+  replaceEos: true,
+  efficientEos: true,
+  replaceChatTemplate: true,
+} satisfies OptionNames<TemplateArgs>;
 
 export type Template = Required<TemplateArgs> & {name: string};
 

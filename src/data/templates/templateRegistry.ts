@@ -1,8 +1,9 @@
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {warn} from '../../../quant/warn.ts';
 import {BUILTIN_TEMPLATES} from './builtinTemplates.ts';
-import {completeTemplate, type Template, type TemplateArgs} from './template.ts';
+import {completeTemplate, TEMPLATE_OPTIONS, type Template, type TemplateArgs} from './template.ts';
 import {formatDate} from './toolFormats.ts';
 
 /** The name that stands for the tokenizer's own chat template. */
@@ -24,6 +25,10 @@ export interface ResolveTemplateOptions {
   /** Today's date where a template prints one, such as `26 Jul 2024`. Default today. */
   dateString?: string;
 }
+const RESOLVE_OPTIONS = {
+  defaultSystem: true,
+  dateString: true,
+} satisfies OptionNames<ResolveTemplateOptions>;
 
 /**
  * Makes a template known by its name.
@@ -32,6 +37,7 @@ export interface ResolveTemplateOptions {
  *   equal contents again does nothing, so that a notebook's cell may run twice
  */
 export function registerTemplate(name: string, args: TemplateArgs): void {
+  assertKnownOptions('registerTemplate', args, TEMPLATE_OPTIONS);
   const template = completeTemplate(name, args);
   const known = templates.get(name);
   if (known && JSON.stringify(known) === JSON.stringify(template)) return;
@@ -82,8 +88,10 @@ export function templateNames(): string[] {
 export function resolveTemplate(
   name: string | undefined,
   tokenizer: Tokenizer,
-  {defaultSystem, dateString = formatDate(new Date())}: ResolveTemplateOptions = {},
+  options: ResolveTemplateOptions = {},
 ): ResolvedTemplate {
+  assertKnownOptions('resolveTemplate', options, RESOLVE_OPTIONS);
+  const {defaultSystem, dateString = formatDate(new Date())} = options;
   if (name === MODEL_TEMPLATE && !tokenizer.hasChatTemplate) {
     throw new TfjsLoraError(
       'UNSUPPORTED',

@@ -288,12 +288,10 @@ describe('bad input', () => {
 
   test('an unknown option is named', async () => {
     await expect(generate(model, 'a', {maxTokens: 3} as GenerateOptions)).rejects.toThrow(
-      'Nearest: maxNewTokens',
+      'Use maxNewTokens.',
     );
     const options = {toolz: [], maxNewTokens: 1} as GenerateOptions;
-    await expect(chat(model, [{role: 'user', content: ''}], options)).rejects.toThrow(
-      'generation option toolz',
-    );
+    await expect(chat(model, [{role: 'user', content: ''}], options)).rejects.toThrow('Did you mean tools?');
   });
 
   test('logits that are not finite', async () => {

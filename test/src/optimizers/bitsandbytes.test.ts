@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import {AdamW8bit, Lion, Lion8bit, type NamedStateOptimizer} from '../../../src/index.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, toTensor} from '../../parity/golden.ts';
+import {makeOptimizer} from './everyOptimizer.ts';
 
 const FOLDER = join(__dirname, 'fixtures');
 const goldens = readGoldens(join(FOLDER, 'bitsandbytes.safetensors'));
@@ -36,9 +37,9 @@ const STATES: Record<string, string> = {
 };
 
 const OPTIMIZERS: Record<string, () => NamedStateOptimizer> = {
-  adamW8bit: () => new AdamW8bit(settings),
-  lion: () => new Lion(settings),
-  lion8bit: () => new Lion8bit(settings),
+  adamW8bit: () => makeOptimizer(AdamW8bit, settings),
+  lion: () => makeOptimizer(Lion, settings),
+  lion8bit: () => makeOptimizer(Lion8bit, settings),
 };
 
 describeEachBackend('optimizers equal bitsandbytes', () => {

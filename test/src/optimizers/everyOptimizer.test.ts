@@ -5,6 +5,7 @@ import {
   EVERY_OPTIMIZER,
   gradientsAt,
   MIN_8BIT_SIZE,
+  makeOptimizer,
   makeWeights,
   type OptimizerClass,
   runSteps,
@@ -19,7 +20,7 @@ describeEachBackend('every optimizer', () => {
     await expectNoLeak(async () => {
       const weights = makeWeights();
       const before = tf.memory().numTensors;
-      const optimizer = new Optimizer(ARGS);
+      const optimizer = makeOptimizer(Optimizer, ARGS);
       runSteps(optimizer, 0, 2);
       const entries = optimizer.isPaged ? 0 : optimizer.stateEntries().length;
       expect(tf.memory().numTensors - before).toBe(entries);
@@ -36,7 +37,7 @@ describeEachBackend('every optimizer', () => {
   test.each(ALL)('%s goes on from getWeights() as if it had never stopped', async (_, Optimizer) => {
     const whole = await run(Optimizer, async (optimizer) => runSteps(optimizer, 0, 5));
     const resumed = await run(Optimizer, async (optimizer) => {
-      const first = new Optimizer(ARGS);
+      const first = makeOptimizer(Optimizer, ARGS);
       runSteps(first, 0, 3);
       const [count, ...state] = await first.getWeights();
       await optimizer.setWeights([count, ...state.reverse()]);
@@ -49,7 +50,7 @@ describeEachBackend('every optimizer', () => {
 
   test.each(ALL)('%s leaves all as it is when a step cannot begin', async (_, Optimizer) => {
     const weights = makeWeights();
-    const optimizer = new Optimizer(ARGS);
+    const optimizer = makeOptimizer(Optimizer, ARGS);
     const before = await valuesOf(weights);
     const tensors = tf.memory().numTensors;
     tf.tidy(() => {
@@ -69,7 +70,7 @@ describeEachBackend('every optimizer', () => {
     const model = tf.sequential({
       layers: [tf.layers.dense({units: 1, inputShape: [2], kernelInitializer: 'zeros'})],
     });
-    const optimizer = new Optimizer({learningRate: 0.1, min8bitSize: 2, weightDecay: 0});
+    const optimizer = makeOptimizer(Optimizer, {learningRate: 0.1, min8bitSize: 2, weightDecay: 0});
     model.compile({optimizer, loss: 'meanSquaredError'});
     const x = tf.tensor2d([0, 0, 0, 1, 1, 0, 1, 1], [4, 2]);
     const y = tf.tensor2d([1, -1, 3, 1], [4, 1]); // 1 + 2a − 2b
@@ -87,7 +88,7 @@ async function run(
   steps: (optimizer: InstanceType<OptimizerClass>) => Promise<void>,
 ): Promise<number[][]> {
   const weights = makeWeights();
-  const optimizer = new Optimizer(ARGS);
+  const optimizer = makeOptimizer(Optimizer, ARGS);
   await steps(optimizer);
   const values = await valuesOf(weights);
   optimizer.dispose();

@@ -11,14 +11,24 @@ import {
   PagedLion8bit,
 } from '../../../src/index.ts';
 
-export type OptimizerClass = new (args?: {
+export type OptimizerClass = (new (
+  args?: OptimizerArgs,
+) => NamedStateOptimizer) & {readonly optionNames: object};
+
+interface OptimizerArgs {
   learningRate?: number;
   min8bitSize?: number;
   deviceBudgetBytes?: number;
   weightDecay?: number;
   excludeFromWeightDecay?: (string | RegExp)[];
   loraPlusRatio?: number;
-}) => NamedStateOptimizer;
+}
+
+/** An optimizer with those of the settings that it has. */
+export function makeOptimizer(Optimizer: OptimizerClass, args: OptimizerArgs): NamedStateOptimizer {
+  const known = Object.entries(args).filter(([name]) => Object.hasOwn(Optimizer.optionNames, name));
+  return new Optimizer(Object.fromEntries(known));
+}
 
 export const EVERY_OPTIMIZER: Record<string, OptimizerClass> = {
   AdamW,

@@ -4,7 +4,14 @@ import {SafetensorsFile, writeSafetensors} from '../../../quant/index.ts';
 import {AdamW, AdamW8bit, loadOptimizer, PagedAdamW, saveOptimizer} from '../../../src/index.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {temporaryFolder} from '../../quant/safetensors/temporaryFolder.ts';
-import {EVERY_OPTIMIZER, MIN_8BIT_SIZE, makeWeights, runSteps, valuesOf} from './everyOptimizer.ts';
+import {
+  EVERY_OPTIMIZER,
+  MIN_8BIT_SIZE,
+  makeOptimizer,
+  makeWeights,
+  runSteps,
+  valuesOf,
+} from './everyOptimizer.ts';
 
 const folder = temporaryFolder();
 const path = (name: string) => join(folder, name);
@@ -14,7 +21,7 @@ const ARGS = {learningRate: 0.01, min8bitSize: MIN_8BIT_SIZE};
 const MAKERS: [string, () => tf.Optimizer][] = [
   ...Object.entries(EVERY_OPTIMIZER).map(([name, Optimizer]): [string, () => tf.Optimizer] => [
     name,
-    () => new Optimizer(ARGS),
+    () => makeOptimizer(Optimizer, ARGS),
   ]),
   ['tf.train.adam', () => tf.train.adam(0.01)],
   ['tf.train.momentum', () => tf.train.momentum(0.01, 0.9)],
@@ -52,7 +59,7 @@ describeEachBackend('optimizer files', (backend) => {
   test('saving and loading keep no tensors', async () => {
     weights = makeWeights();
     for (const Optimizer of [AdamW, PagedAdamW]) {
-      const optimizer = new Optimizer(ARGS);
+      const optimizer = makeOptimizer(Optimizer, ARGS);
       runSteps(optimizer, 0, 1);
       const file = path(`${backend}-leak.safetensors`);
       await expectNoLeak(() => saveOptimizer(optimizer, file));
@@ -75,10 +82,10 @@ describe('an optimizer file', () => {
       [AdamW, PagedAdamW],
       [PagedAdamW, AdamW],
     ]) {
-      const first = new First(ARGS);
+      const first = makeOptimizer(First, ARGS);
       runSteps(first, 0, 2);
       await saveOptimizer(first, path('a'));
-      const second = new Second(ARGS);
+      const second = makeOptimizer(Second, ARGS);
       await loadOptimizer(second, path('a'));
       await saveOptimizer(second, path('b'));
       const [a, b] = ['a', 'b'].map((name) => SafetensorsFile.open(path(name)));
@@ -95,7 +102,7 @@ describe('an optimizer file', () => {
   });
 
   test('that does not fit is refused, and the optimizer goes on with what it has', async () => {
-    const [from, to] = [new AdamW(ARGS), new AdamW8bit(ARGS)];
+    const [from, to] = [makeOptimizer(AdamW, ARGS), makeOptimizer(AdamW8bit, ARGS)];
     runSteps(from, 0, 2);
     await saveOptimizer(from, path('32bit'));
     runSteps(to, 0, 1);
@@ -136,11 +143,11 @@ describe('an optimizer file', () => {
   });
 
   test('brings back the state of a variable that does not live yet, checked when it does', async () => {
-    const first = new AdamW(ARGS);
+    const first = makeOptimizer(AdamW, ARGS);
     runSteps(first, 0, 2);
     await saveOptimizer(first, path('early'));
     tf.dispose(weights);
-    const second = new AdamW(ARGS);
+    const second = makeOptimizer(AdamW, ARGS);
     await loadOptimizer(second, path('early'));
     weights = [tf.tidy(() => tf.zeros([3]).variable(true, 'w/first'))];
     tf.tidy(() =>

@@ -7,6 +7,7 @@ import {
   EVERY_OPTIMIZER,
   gradientsAt,
   MIN_8BIT_SIZE,
+  makeOptimizer,
   makeWeights,
   type OptimizerClass,
   PAGED,
@@ -25,7 +26,7 @@ async function outcome(
   runs: (optimizer: Stepping) => Promise<void>,
 ) {
   const weights = makeWeights();
-  const optimizer = new Optimizer({...ARGS, ...args});
+  const optimizer = makeOptimizer(Optimizer, {...ARGS, ...args});
   await runs(optimizer);
   const state = await Promise.all(
     optimizer.stateEntries().map(async ({name, read}) => [name, Array.from(await read())]),
@@ -81,7 +82,7 @@ describeEachBackend('paged optimizers', () => {
 
   test('state that was lent out by getWeights() leaves with flush() or the next step', async () => {
     const weights = makeWeights();
-    const optimizer = new PagedAdamW(ARGS);
+    const optimizer = makeOptimizer(PagedAdamW, ARGS);
     runSteps(optimizer, 0, 1);
     const before = tf.memory().numTensors;
     const [count, ...state] = await optimizer.getWeights();
@@ -168,7 +169,7 @@ describe('a device of limited memory', () => {
       [PagedAdamW, 3 * LARGEST],
       [PagedAdamW8bit, 6000],
     ] as const) {
-      const optimizer = new Paged({...ARGS, deviceBudgetBytes: budget});
+      const optimizer = makeOptimizer(Paged, {...ARGS, deviceBudgetBytes: budget});
       device.peakBytes = 0;
       optimizer.applyGradients(gradients);
       await optimizer.applyGradientsAsync(gradients);
@@ -218,7 +219,7 @@ describe('a device of limited memory', () => {
     const device = await DeviceBackend.use('full');
     const weights = makeWeights();
     const gradients = gradientsAt(0);
-    const optimizer = new PagedAdamW({...ARGS, deviceBudgetBytes: 2 * LARGEST});
+    const optimizer = makeOptimizer(PagedAdamW, {...ARGS, deviceBudgetBytes: 2 * LARGEST});
     optimizer.applyGradients(gradients);
     const before = tf.memory().numTensors;
     device.limitBytes = device.bytes + LARGEST;
@@ -265,7 +266,7 @@ describe('a device that is read asynchronously only', () => {
     const weights = makeWeights();
     const without = device.bytes;
     await expectNoLeak(async () => {
-      const optimizer = new PagedAdamW({...ARGS, deviceBudgetBytes: 2 * LARGEST});
+      const optimizer = makeOptimizer(PagedAdamW, {...ARGS, deviceBudgetBytes: 2 * LARGEST});
       device.peakBytes = 0;
       await stepAsync(optimizer, 0, 2);
       const gradientBytes = without; // one of each weight
@@ -284,7 +285,7 @@ describe('a device that is read asynchronously only', () => {
   test('frees what is under way when it is disposed', async () => {
     const weights = makeWeights();
     const before = tf.memory().numTensors;
-    const optimizer = new PagedAdamW(ARGS);
+    const optimizer = makeOptimizer(PagedAdamW, ARGS);
     runSteps(optimizer, 0, 2);
     optimizer.dispose();
     while (device.reading > 0) await new Promise(setImmediate);
@@ -295,7 +296,7 @@ describe('a device that is read asynchronously only', () => {
   test.each(['AdamW8bit', 'Lion8bit'])('%s needs a kernel where plain ops round integers', async (name) => {
     const weights = makeWeights();
     const before = await valuesOf(weights);
-    const optimizer = new EVERY_OPTIMIZER[name](ARGS);
+    const optimizer = makeOptimizer(EVERY_OPTIMIZER[name], ARGS);
     const kernel = tf.getKernel(`${name}Update`, 'webgpu');
     tf.unregisterKernel(`${name}Update`, 'webgpu');
     expect(() => runSteps(optimizer, 0, 1)).toThrow(
@@ -312,7 +313,7 @@ describe('a device that is read asynchronously only', () => {
   test('one step at a time', async () => {
     const weights = makeWeights();
     const gradients = gradientsAt(0);
-    const optimizer = new PagedAdamW(ARGS);
+    const optimizer = makeOptimizer(PagedAdamW, ARGS);
     const step = optimizer.applyGradientsAsync(gradients);
     expect(() => optimizer.applyGradients(gradients)).toThrow('optimizer: expected one step at a time');
     await step;

@@ -1,0 +1,266 @@
+import {readFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import ts from 'typescript';
+import * as layers from '../../layers/index.ts';
+import * as models from '../../models/index.ts';
+import * as quant from '../../quant/index.ts';
+import * as src from '../../src/index.ts';
+import {tinyConfig} from '../models/tinyLlama.ts';
+
+/** Calls that take options, each with ones it does not have. */
+type Call = (unknown: object) => unknown;
+
+const ROOT = join(__dirname, '../..');
+const MODEL = join(ROOT, 'examples/quickstart/model');
+const UNKNOWN = {nonsense: 1};
+const IDS = [[1, 2, 3]];
+const BATCH = {inputIds: IDS, labels: IDS};
+const VALUES = new Float32Array(64);
+
+let model: src.Llama;
+let tokenizer: src.Tokenizer;
+beforeAll(async () => {
+  await tf.setBackend('cpu');
+  model = src.Llama.fromConfig<src.Llama>({...tinyConfig}, {seed: 1});
+  model.applyLoRA({rank: 2});
+  tokenizer = await src.Tokenizer.fromFolder(MODEL);
+  model.tokenizer = tokenizer;
+});
+afterAll(() => model.dispose());
+
+const dense = () => {
+  const layer = new layers.Dense({units: 4, name: 'base'});
+  layer.build([null, 4]);
+  return layer;
+};
+const lora = () => layers.LoRADense.fromDense(dense(), {rank: 2});
+const data = [{inputIds: [1, 2, 3]}];
+const history = {training: [{step: 1, loss: 1}]};
+const dataset = (unknown: object) => ({dataset: 'x', tokenizer, ...unknown});
+
+const calls: Record<string, Call> = {
+  // layers
+  'Dense.constructor': (unknown) => new layers.Dense({units: 4, ...unknown}),
+  'LoRADense.constructor': (unknown) => new layers.LoRADense({units: 4, rank: 2, ...unknown}),
+  'LoRADense.fromDense': (unknown) => layers.LoRADense.fromDense(dense(), {rank: 2, ...unknown}),
+  'LoRADense.addAdapter': (unknown) => lora().addAdapter('other', {rank: 2, ...unknown}),
+  'LoRADense.merge': (unknown) => lora().merge(unknown),
+  'LoRADense.fuse': (unknown) => lora().fuse(unknown),
+  'LoRAAdapter.constructor': (unknown) =>
+    new layers.LoRAAdapter('a', 'layer', [4, 4], {rank: 2, ...unknown}, () => tf.zeros([4])),
+  'QuantizedDense.constructor': (unknown) =>
+    new layers.QuantizedDense({units: 4, quantization: {type: 'nf4'}, ...unknown}),
+  'QuantizedDense.fromDense': (unknown) =>
+    layers.QuantizedDense.fromDense(dense(), {type: 'nf4', ...unknown}),
+  'QuantizedDense.like': (unknown) => layers.QuantizedDense.like(dense(), {type: 'int8', ...unknown}),
+  'GroupedQueryAttention.constructor': (unknown) =>
+    new layers.GroupedQueryAttention({heads: 2, headDim: 4, ...unknown}),
+  'RMSNorm.constructor': (unknown) => new layers.RMSNorm(unknown),
+  'RotaryEmbedding.constructor': (unknown) => new layers.RotaryEmbedding({headDim: 4, ...unknown}),
+  'SwiGLU.constructor': (unknown) => new layers.SwiGLU({intermediateSize: 4, ...unknown}),
+  'TiedHead.constructor': (unknown) => new layers.TiedHead({embedding: model.embed_tokens, ...unknown}),
+  'TokenEmbedding.constructor': (unknown) =>
+    new layers.TokenEmbedding({vocabSize: 4, hiddenSize: 4, ...unknown}),
+  'DecoderBlock.constructor': (unknown) =>
+    new models.DecoderBlock({config: model.config, layerIndex: 0, ...unknown}),
+
+  // models
+  'CausalLM.fromConfig': (unknown) => src.Llama.fromConfig(tinyConfig, unknown),
+  'CausalLM.fromPretrained': (unknown) => src.Llama.fromPretrained(MODEL, unknown),
+  'CausalLM.quantize': (unknown) => model.quantize({type: 'nf4', ...unknown}),
+  'CausalLM.predict': (unknown) => model.predict(IDS, unknown),
+  'CausalLM.lossSum': (unknown) => model.lossSum(BATCH, unknown),
+  'CausalLM.generate': (unknown) => model.generate(IDS, unknown),
+  'CausalLM.stream': (unknown) => model.stream([1, 2], unknown).next(),
+  'CausalLM.chat': (unknown) => model.chat([{role: 'user', content: 'x'}], unknown),
+  'CausalLM.applyLoRA': (unknown) => model.applyLoRA({adapterName: 'other', ...unknown}),
+  'CausalLM.mergeLoRA': (unknown) => model.mergeLoRA(unknown),
+  'CausalLM.fuseLoRA': (unknown) => model.fuseLoRA(unknown),
+  'CausalLM.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
+  'CausalLM.save': (unknown) => model.save(new Map(), unknown),
+  'LlamaForCausalLM.forward': (unknown) => model.forward(tf.tensor2d(IDS, [1, 3], 'int32'), unknown),
+  chat: (unknown) => models.chat(model, [{role: 'user', content: 'x'}], unknown),
+  generate: (unknown) => models.generate(model, IDS, unknown),
+  generateIds: (unknown) => models.generateIds(model, IDS, unknown),
+  stream: (unknown) => models.stream(model, [1], unknown).next(),
+  streamTokens: (unknown) => models.streamTokens(model, [1], unknown).next(),
+  'Tokenizer.encode': (unknown) => tokenizer.encode('x', unknown),
+  'Tokenizer.decode': (unknown) => tokenizer.decode([1], unknown),
+  'Tokenizer.applyChatTemplate': (unknown) =>
+    tokenizer.applyChatTemplate([{role: 'user', content: 'x'}], unknown),
+  'Tokenizer.encodeChat': (unknown) => tokenizer.encodeChat([{role: 'user', content: 'x'}], unknown),
+
+  // quant
+  quantizeAbsmax: (unknown) => quant.quantizeAbsmax(VALUES, unknown),
+  quantizeBlockwise: (unknown) => quant.quantizeBlockwise(VALUES, unknown),
+  dequantizeBlockwise: (unknown) =>
+    quant.dequantizeBlockwise({codes: new Uint8Array(64), absmax: new Float32Array(1)}, unknown),
+  quantizeNF4: (unknown) => quant.quantizeNF4(VALUES, [8, 8], unknown),
+  quantizeFP4: (unknown) => quant.quantizeFP4(VALUES, [8, 8], unknown),
+  quantizeInt8: (unknown) => quant.quantizeInt8(VALUES, [8, 8], unknown),
+  writeShardedSafetensors: (unknown) => quant.writeShardedSafetensors('nowhere', [], unknown),
+
+  // training
+  'Llama.compile': (unknown) => model.compile(unknown),
+  'Llama.fitDataset': (unknown) => model.fitDataset(data, {verbose: 0, ...unknown}),
+  'Llama.evaluateDataset': (unknown) => model.evaluateDataset(data, unknown),
+  'Llama.computeGradients': (unknown) => model.computeGradients(BATCH, unknown),
+  'Trainer.fit': (unknown) => model.trainer.fit(data, unknown),
+  'Trainer.evaluate': (unknown) => model.trainer.evaluate(data, unknown),
+  'TrainingStep.compile': (unknown) => model.trainer.compile(unknown),
+  'TrainingStep.computeGradients': (unknown) => model.trainer.computeGradients(BATCH, unknown),
+  learningRateSchedule: (unknown) => src.learningRateSchedule('linear', {totalSteps: 2, ...unknown}),
+  estimateMemory: (unknown) => src.estimateMemory(model, {batchSize: 1, sequenceLength: 8, ...unknown}),
+  'AdamW.constructor': (unknown) => new src.AdamW(unknown),
+  'AdamW8bit.constructor': (unknown) => new src.AdamW8bit(unknown),
+  'Lion.constructor': (unknown) => new src.Lion(unknown),
+  'Lion8bit.constructor': (unknown) => new src.Lion8bit(unknown),
+  'PagedAdamW.constructor': (unknown) => new src.PagedAdamW(unknown),
+  'PagedAdamW8bit.constructor': (unknown) => new src.PagedAdamW8bit(unknown),
+  'PagedLion.constructor': (unknown) => new src.PagedLion(unknown),
+  'PagedLion8bit.constructor': (unknown) => new src.PagedLion8bit(unknown),
+  optimizerByName: (unknown) => src.optimizerByName('adamw', unknown),
+
+  // around it
+  useBackend: (unknown) => src.useBackend('cpu', unknown),
+  'ChatSession.constructor': (unknown) => new src.ChatSession(model, unknown),
+  collate: (unknown) => src.collate(data, unknown),
+  loadDataset: (unknown) => src.loadDataset(dataset(unknown)),
+  loadPrompts: (unknown) => src.loadPrompts(dataset(unknown)),
+  loadSplits: (unknown) => src.loadSplits(dataset(unknown)),
+  registerTemplate: (unknown) => src.registerTemplate('mine', unknown),
+  resolveTemplate: (unknown) => src.resolveTemplate('llama3', tokenizer, unknown),
+  compareModels: (unknown) =>
+    src.compareModels([src.parseCandidate('base')], {
+      open: () => Promise.resolve(model),
+      prompts: [],
+      ...unknown,
+    }),
+  predictDataset: (unknown) => src.predictDataset(model, [], unknown),
+  resolveModelFolder: (unknown) => src.resolveModelFolder(MODEL, unknown),
+  rouge: (unknown) => src.rouge('a', 'a', unknown),
+  meanRouge: (unknown) => src.meanRouge(['a'], ['a'], unknown),
+  plotComparison: (unknown) => src.plotComparison([], undefined, unknown),
+  plotLoss: (unknown) => src.plotLoss(history, undefined, unknown),
+  serveModel: (unknown) => src.serveModel(model, {port: 0, ...unknown}),
+};
+
+/** Calls whose options are not checked, each with the reason. */
+const unchecked: Record<string, string> = {
+  'TfjsLoraError.constructor': "JavaScript's own ErrorOptions",
+  'LoRADense.call': "Keras's keyword arguments, of every layer alike",
+  'SwiGLU.call': "Keras's keyword arguments, of every layer alike",
+  'CausalLM.call': "Keras's keyword arguments, checked by forward",
+  'CausalLM.forward': 'abstract',
+  'DecoupledDecayOptimizer.constructor': 'abstract: its subclasses are checked',
+  'ModuleLayer.constructor': 'abstract: its subclasses are checked',
+  'Parameter.constructor': 'made by layers, whose own arguments are checked',
+  'QuantizedParameter.constructor': 'made by layers, whose own arguments are checked',
+  formatPeftConfig: 'writes what applyLoRA or loadAdapter has checked',
+  matchTargets: 'called with the options of applyLoRA, which has checked them',
+  modelChatEncoder: 'takes a model',
+  adamWUpdate: 'an op, called by the optimizers',
+  adamWUpdates: 'an op, called by the optimizers',
+  adamW8bitUpdate: 'an op, called by the optimizers',
+  lionUpdate: 'an op, called by the optimizers',
+  lion8bitUpdate: 'an op, called by the optimizers',
+  attention: 'an op, called by the layers',
+  checkpoint: 'an op, called by the models',
+};
+
+/** Whether a parameter of such a type takes options. */
+const takesOptions = (type: string): boolean =>
+  /(Options|Args|Settings)\b/.test(type) || /^(\{|Pick<)/.test(type);
+
+const parse = (file: string): ts.SourceFile =>
+  ts.createSourceFile(file, readFileSync(join(ROOT, file), 'utf8'), ts.ScriptTarget.Latest, true);
+
+/** Names of all exported functions and of all public methods of exported classes that take options. */
+function callsWithOptions(): string[] {
+  const found = new Set<string>();
+  const add = (name: string, parameters: readonly ts.ParameterDeclaration[]) => {
+    if (parameters.some(({type}) => takesOptions(type?.getText() ?? ''))) found.add(name);
+  };
+  for (const index of ['quant/index.ts', 'layers/index.ts', 'models/index.ts', 'src/index.ts']) {
+    for (const statement of parse(index).statements) {
+      if (!ts.isExportDeclaration(statement) || statement.isTypeOnly || !statement.moduleSpecifier) continue;
+      const path = (statement.moduleSpecifier as ts.StringLiteral).text;
+      const names = new Set(
+        (statement.exportClause as ts.NamedExports).elements
+          .filter(({isTypeOnly}) => !isTypeOnly)
+          .map(({name, propertyName}) => (propertyName ?? name).text),
+      );
+      for (const declaration of parse(join(dirname(index), path)).statements) {
+        if (ts.isFunctionDeclaration(declaration) && names.has(declaration.name?.text ?? ''))
+          add(declaration.name?.text ?? '', declaration.parameters);
+        if (!ts.isClassDeclaration(declaration) || !names.has(declaration.name?.text ?? '')) continue;
+        for (const member of declaration.members) {
+          const isHidden =
+            ts.getCombinedModifierFlags(member) & (ts.ModifierFlags.Private | ts.ModifierFlags.Protected);
+          if (isHidden || !('parameters' in member)) continue;
+          const method = member.name?.getText() ?? 'constructor';
+          add(
+            `${declaration.name?.text}.${method}`,
+            member.parameters as ts.NodeArray<ts.ParameterDeclaration>,
+          );
+        }
+      }
+    }
+  }
+  return [...found];
+}
+
+test('every public call that takes options is in one of the lists above', () => {
+  const listed = [...Object.keys(calls), ...Object.keys(unchecked)];
+  expect(callsWithOptions().sort()).toEqual(listed.sort());
+});
+
+test.each(Object.entries(calls))('%s refuses an option that it does not have', async (_, call) => {
+  const before = tf.getBackend();
+  await expect((async () => call(UNKNOWN))()).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    message: expect.stringMatching(/nonsense: expected .*, got an option that .* does not have\. ./s),
+  });
+  expect(tf.getBackend()).toBe(before);
+});
+
+test.each([
+  [
+    'quantization',
+    () => src.Llama.fromPretrained(MODEL, {quantization: {type: 'nf4', search: 'table'}}),
+    'absmaxSearch',
+  ],
+  [
+    'schedule',
+    () => model.compile({schedule: {name: 'linear', num_warmup_steps: 3} as never}),
+    'Use warmupSteps.',
+  ],
+  ['hub', () => src.loadDataset(dataset({hub: {cache_dir: 'x'}})), 'Use cacheDir.'],
+  [
+    'callbacks',
+    () => model.fitDataset(data, {verbose: 0, callbacks: {onEpochEnded() {}} as never}),
+    'onEpochEnd?',
+  ],
+  ['threshold', () => model.quantize({type: 'nf4', threshold: 6}), 'expected it for type int8 alone'],
+  [
+    'doubleQuant',
+    () => model.quantize({type: 'int8', doubleQuant: true}),
+    'expected it for type nf4 or fp4 alone',
+  ],
+  [
+    'skipModules',
+    () => model.quantize({type: 'nf4', skipModules: 'lm_head' as never}),
+    'expected a list of names',
+  ],
+  [
+    'absmaxSearch',
+    () => model.quantize({type: 'nf4', doubleQuant: true, absmaxSearch: 'fast' as never}),
+    "'nearest'",
+  ],
+])('options inside options: %s', async (_, call, message) => {
+  await expect((async () => call())()).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    message: expect.stringContaining(message),
+  });
+});
