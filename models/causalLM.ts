@@ -241,7 +241,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       });
       if (await folder.has('tokenizer.json')) {
         model.tokenizer = await Tokenizer.fromFolder(folder);
-        model.tokenizer.assertFits(config.vocabSize);
+        model.tokenizer.assertFits(config.vocabSize, {allowAdded: true});
       }
       return model;
     } catch (error) {

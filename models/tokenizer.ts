@@ -11,6 +11,7 @@ import {
 } from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
+import {completeAddedTokens, contentOf} from './addedTokens.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
 
@@ -47,6 +48,8 @@ export interface TokenizerFiles {
   config: Record<string, unknown>;
   /** `special_tokens_map.json`: read only for tokens that `tokenizer_config.json` does not name. */
   specialTokensMap?: Record<string, unknown>;
+  /** `added_tokens.json`: read only where `tokenizer_config.json` has no `added_tokens_decoder`. */
+  addedTokens?: Record<string, unknown>;
   /** `chat_template.jinja`: goes before `tokenizer_config.json`'s `chat_template`. */
   chatTemplate?: string;
 }
@@ -106,27 +109,25 @@ export class Tokenizer {
     this.unkTokenId = this.idOf(this.namedTokens.unk_token);
     const special = [this.bosTokenId, this.eosTokenId, this.padTokenId, this.unkTokenId];
     for (const [id, token] of this.core.get_added_tokens_decoder()) if (token.special) special.push(id);
-    const additional = files.config.additional_special_tokens;
-    for (const token of Array.isArray(additional) ? additional : [])
-      special.push(this.idOf(contentOf(token)));
     this.specialIds = new Set(special.filter((id): id is number => id !== undefined));
   }
 
   /**
    * Reads the tokenizer of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`, and when there,
-   * `special_tokens_map.json` and `chat_template.jinja`.
+   * `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`.
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` or `INVALID_CONFIG`, naming the file and its key
    */
   static async fromFolder(source: FolderSource): Promise<Tokenizer> {
     const folder = openFolder(source);
-    const [tokenizer, config, specialTokensMap, chatTemplate] = await Promise.all([
+    const [tokenizer, config, specialTokensMap, addedTokens, chatTemplate] = await Promise.all([
       readJsonOf(folder, 'tokenizer.json'),
       readJsonOf(folder, 'tokenizer_config.json'),
       readJsonIfPresent(folder, 'special_tokens_map.json'),
+      readJsonIfPresent(folder, 'added_tokens.json'),
       readText(folder, 'chat_template.jinja'),
     ]);
-    return new Tokenizer({tokenizer, config, specialTokensMap, chatTemplate}, source);
+    return new Tokenizer({tokenizer, config, specialTokensMap, addedTokens, chatTemplate}, source);
   }
 
   /**
@@ -136,14 +137,14 @@ export class Tokenizer {
    * @throws TfjsLoraError `INVALID_CONFIG` when a special token has no id
    */
   withConfig(changes: Record<string, unknown>): Tokenizer {
-    const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
+    const {config, specialTokensMap, chatTemplate} = this.files;
     const hasTemplate = 'chat_template' in changes;
     const mapped = Object.entries(changes).filter(([key]) => key in (specialTokensMap ?? {}));
     const files = {
-      tokenizer,
+      ...this.files,
       config: {...config, ...changes},
       specialTokensMap: specialTokensMap && {...specialTokensMap, ...Object.fromEntries(mapped)},
-      ...(!hasTemplate && chatTemplate !== undefined && {chatTemplate}),
+      chatTemplate: hasTemplate ? undefined : chatTemplate,
     };
     const rewritten = ['tokenizer_config.json', 'special_tokens_map.json'];
     const dropped = hasTemplate ? ['chat_template.jinja', 'chat_template.json'] : [];
@@ -259,10 +260,13 @@ export class Tokenizer {
    * Checks that every token has a row in the model's embedding. A larger embedding is fine: padding it is common.
    *
    * @param modelVocabSize `vocab_size` of the model's config
+   * @param options.allowAdded accept added tokens without a row, such as a `[PAD]` that nobody trained; using one is
+   *   refused. Default false.
    * @throws TfjsLoraError `VOCABULARY_MISMATCH`
    */
-  assertFits(modelVocabSize: number): void {
+  assertFits(modelVocabSize: number, {allowAdded = false}: {allowAdded?: boolean} = {}): void {
     if (this.vocabSize <= modelVocabSize) return;
+    if (allowAdded && this.isBeyond(modelVocabSize)) return;
     throw new TfjsLoraError(
       'VOCABULARY_MISMATCH',
       `${this.pathOf('tokenizer.json')} vocabulary: expected at most ${modelVocabSize} tokens (the model's vocab_size), ` +
@@ -304,13 +308,22 @@ export class Tokenizer {
 
   /** The files it was made of, as texts. */
   private ownFiles(): Map<string, string> {
-    const {tokenizer, config, specialTokensMap, chatTemplate} = this.files;
+    const {tokenizer, config, specialTokensMap, addedTokens, chatTemplate} = this.files;
     return new Map([
       ['tokenizer.json', toJsonText(tokenizer)],
       ['tokenizer_config.json', toJsonText(config)],
       ...(specialTokensMap ? [['special_tokens_map.json', toJsonText(specialTokensMap)] as const] : []),
+      ...(addedTokens ? [['added_tokens.json', toJsonText(addedTokens)] as const] : []),
       ...(chatTemplate !== undefined ? [['chat_template.jinja', chatTemplate] as const] : []),
     ]);
+  }
+
+  /** Whether all tokens from an id on are added ones, and no text must begin or end with them. */
+  private isBeyond(id: number): boolean {
+    const added = this.core.get_added_tokens_decoder();
+    for (let i = id; i < this.vocabSize; i++)
+      if (this.idToToken(i) !== undefined && !added.has(i)) return false;
+    return (this.bosTokenId ?? 0) < id && (this.eosTokenId ?? 0) < id;
   }
 
   private pathOf(name: string): string {
@@ -394,7 +407,8 @@ export class Tokenizer {
   }
 }
 
-function createCore({tokenizer, config}: TokenizerFiles, path: string): TokenizerCore {
+function createCore(files: TokenizerFiles, path: string): TokenizerCore {
+  const {tokenizer, config} = files;
   const model = tokenizer.model as {type?: unknown; vocab?: unknown} | undefined;
   if (
     typeof model !== 'object' ||
@@ -417,7 +431,6 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
   assertTokenizerPatterns(tokenizer, path);
   // The core asks for each of these; the Rust tokenizer takes a missing one as null.
   const complete = {
-    added_tokens: [],
     normalizer: null,
     pre_tokenizer: null,
     post_processor: null,
@@ -425,7 +438,7 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
     ...tokenizer,
   };
   try {
-    return new TokenizerCore(complete, config);
+    return new TokenizerCore({...complete, added_tokens: completeAddedTokens(files)}, config);
   } catch (cause) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
@@ -434,12 +447,6 @@ function createCore({tokenizer, config}: TokenizerFiles, path: string): Tokenize
       {cause},
     );
   }
-}
-
-/** A token as configs spell it: the string itself, or an object with its `content`. */
-function contentOf(token: unknown): string | undefined {
-  const content = typeof token === 'string' ? token : (token as {content?: unknown} | null)?.content;
-  return typeof content === 'string' ? content : undefined;
 }
 
 function definedOnly(values: Record<string, unknown>): Record<string, unknown> {

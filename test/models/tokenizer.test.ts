@@ -16,6 +16,8 @@ interface Goldens {
   size: number;
   bos: number;
   eos: number;
+  pad?: number;
+  unk?: number;
   texts: {text: string; ids: number[]; plainIds: number[]; decoded: string; decodedSkipped: string}[];
   chats?: {messages: ChatMessage[]; options: ChatTemplateOptions; text: string; ids: number[]}[];
 }
@@ -51,6 +53,23 @@ describe('Tokenizer equals transformers', () => {
     expect(tokenizer.eosTokenId).toBe(goldens[name].eos);
     expectTextsAsTransformers(tokenizer, goldens[name]);
   });
+
+  test.each(['namedInConfig', 'addedInConfig', 'addedInFile'])(
+    '%s: tokens that only a config lists',
+    async (name) => {
+      const tokenizer = await Tokenizer.fromFolder(join(FIXTURES, name));
+      const {size, bos, eos, pad, unk} = goldens[name];
+      const {vocabSize, bosTokenId, eosTokenId, padTokenId, unkTokenId} = tokenizer;
+      expect({vocabSize, bosTokenId, eosTokenId, padTokenId, unkTokenId}).toEqual({
+        vocabSize: size,
+        bosTokenId: bos,
+        eosTokenId: eos,
+        padTokenId: pad,
+        unkTokenId: unk,
+      });
+      expectTextsAsTransformers(tokenizer, goldens[name]);
+    },
+  );
 
   test('chat template', async () => {
     expectChatsAsTransformers(await Tokenizer.fromFolder(join(FIXTURES, 'byteLevel')), goldens.byteLevel);
@@ -131,6 +150,15 @@ describe('Tokenizer', () => {
     expect(() => byteLevel.encode(undefined as unknown as string)).toThrow(
       'expected a string, got undefined',
     );
+  });
+
+  test('added tokens without a row in the model: allowed on request, but not to begin or end a text', async () => {
+    const allowAdded = true;
+    byteLevel.assertFits(404, {allowAdded}); // 404 is <|pad|>
+    expect(() => byteLevel.assertFits(403, {allowAdded})).toThrow('expected at most 403 tokens'); // <|end|>, the last one
+    const spare = await Tokenizer.fromFolder(join(FIXTURES, 'addedInFile'));
+    spare.assertFits(302, {allowAdded});
+    expect(() => spare.assertFits(301, {allowAdded})).toThrow('expected at most 301 tokens'); // one of the vocabulary
   });
 
   test('a tokenizer larger than the model is refused', () => {
