@@ -1,13 +1,14 @@
-import {randomUUID} from 'node:crypto';
+import {createHash, randomUUID} from 'node:crypto';
 import * as fs from 'node:fs';
-import {join, resolve} from 'node:path';
+import {readFile} from 'node:fs/promises';
+import {basename, dirname, join, resolve} from 'node:path';
 import {readJson} from '../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {syncFolder} from '../../quant/safetensors/stagedFile.ts';
 import {warn} from '../../quant/warn.ts';
 import {writeWhole} from './linesFile.ts';
 
-/** Written last; lists the checkpoint's files, so that one that lost some is known. */
+/** Written last; lists the checkpoint's files with their checksums, and ends with its own. */
 const RESUME_STATE = 'resume_state.json';
 const NAME = /^checkpoint-(\d+)$/;
 /** Of a line of training that a run has left by going on from a checkpoint before. */
@@ -37,11 +38,12 @@ export async function writeCheckpoint(
   fs.mkdirSync(staged, {recursive: true});
   try {
     await fill(staged);
-    const files = Object.fromEntries(
-      filesIn(staged).map((name) => [name, fs.statSync(join(staged, name)).size]),
-    );
-    for (const name of Object.keys(files)) syncFile(join(staged, name));
-    writeWhole(join(staged, RESUME_STATE), `${JSON.stringify({...state, files}, null, 2)}\n`);
+    const files: Record<string, StoredFile> = {};
+    for (const name of filesIn(staged)) {
+      syncFile(join(staged, name));
+      files[name] = await describeFile(join(staged, name));
+    }
+    writeWhole(join(staged, RESUME_STATE), withChecksum(JSON.stringify({...state, files}, null, 2)));
     if (fs.existsSync(folder)) removeCheckpoint(outputDir, step);
     fs.renameSync(staged, folder);
   } catch (error) {
@@ -58,15 +60,49 @@ export async function writeCheckpoint(
  * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` for one that is not whole
  */
 export async function readCheckpoint(folder: string): Promise<Record<string, unknown>> {
-  const state = await readJson(join(folder, RESUME_STATE));
-  const files = state.files;
+  const text = await readFile(join(folder, RESUME_STATE), 'utf8').catch(() => ''); // readJson says what is wrong
+  if (!hasOwnChecksum(text)) throw torn(folder, RESUME_STATE, 'its contents as they were written', 'others');
+  const {files, sha256: _, ...state} = await readJson(join(folder, RESUME_STATE));
   if (typeof files !== 'object' || files === null)
     throw torn(folder, RESUME_STATE, 'a list of files', 'none');
-  for (const [name, size] of Object.entries(files)) {
+  for (const [name, stored] of Object.entries(files)) {
+    const {bytes, sha256} = (typeof stored === 'number' ? {bytes: stored} : stored) as Partial<StoredFile>;
     const got = fs.statSync(join(folder, name), {throwIfNoEntry: false})?.size;
-    if (got !== size) throw torn(folder, name, `${size} bytes`, got === undefined ? 'no file' : `${got}`);
+    if (got !== bytes) throw torn(folder, name, `${bytes} bytes`, got === undefined ? 'no file' : `${got}`);
+    if (sha256 !== undefined && (await describeFile(join(folder, name))).sha256 !== sha256)
+      throw torn(folder, name, 'its contents as they were written', 'others');
   }
   return state;
+}
+
+/** What a checkpoint remembers of each file; checkpoints of earlier versions remember the bytes alone. */
+interface StoredFile {
+  bytes: number;
+  sha256: string;
+}
+
+async function describeFile(path: string): Promise<StoredFile> {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  for await (const piece of fs.createReadStream(path, {highWaterMark: 1 << 20})) {
+    hash.update(piece as Uint8Array);
+    bytes += (piece as Uint8Array).length;
+  }
+  return {bytes, sha256: hash.digest('hex')};
+}
+
+const checksumOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+const CHECKSUM = /,\n {2}"sha256": "([0-9a-f]{64})"\n\}\n$/;
+
+/** A JSON object's text with its checksum as its last key. */
+function withChecksum(text: string): string {
+  return `${text.slice(0, -2)},\n  "sha256": "${checksumOf(text)}"\n}\n`;
+}
+
+/** Whether a text is the one {@link withChecksum} made; true too where it holds none, as in earlier versions. */
+function hasOwnChecksum(text: string): boolean {
+  const found = CHECKSUM.exec(text);
+  return found === null || checksumOf(`${text.slice(0, found.index)}\n}`) === found[1];
 }
 
 export function isWholeCheckpoint(folder: string): Promise<boolean> {
@@ -82,8 +118,18 @@ export const isCheckpoint = (folder: string): boolean => fs.existsSync(join(fold
 function torn(folder: string, name: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError(
     'CORRUPT_FILE',
-    `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. Resume from another one.`,
+    `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. ${adviceFor(folder)}`,
   );
+}
+
+/** The checkpoint before, where there is one. */
+function adviceFor(folder: string): string {
+  const step = Number(NAME.exec(basename(folder))?.[1] ?? Number.POSITIVE_INFINITY);
+  const before = checkpointSteps(dirname(folder))
+    .filter((other) => other < step)
+    .at(-1);
+  if (before === undefined) return 'There is none before it: begin the run again.';
+  return `Resume from one before it: ${checkpointFolder(dirname(folder), before)}.`;
 }
 
 /**

@@ -219,6 +219,41 @@ describe('checkpoints', () => {
     ).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
   });
 
+  test('a flipped bit is found, wherever it is, and the checkpoint before is named', async () => {
+    const outputDir = pathOf('flipped');
+    await bigramRun({...ARGS, outputDir, saveSteps: 4});
+    const [folder, before] = ['checkpoint-12', 'checkpoint-8'].map((name) => join(outputDir, name));
+    for (const name of readdirSync(folder)) {
+      const path = join(folder, name);
+      const sound = readFileSync(path);
+      for (const share of [0.1, 0.4, 0.7]) {
+        const damaged = Buffer.from(sound);
+        damaged[Math.floor(share * sound.length)] ^= 1;
+        writeFileSync(path, damaged);
+        const resumed = bigramRun({...ARGS, outputDir, resumeFromCheckpoint: folder});
+        await expect(resumed).rejects.toMatchObject({
+          code: 'CORRUPT_FILE',
+          message: expect.stringContaining(
+            `checkpoint ${folder} ${name}: expected its contents as they were written, got others. Resume from one before it: ${before}.`,
+          ),
+        });
+      }
+      writeFileSync(path, sound);
+    }
+  });
+
+  test('of earlier versions, without checksums, are read', async () => {
+    const outputDir = pathOf('unsummed');
+    await bigramRun({...ARGS, outputDir, ...stopAt(3)});
+    const path = join(outputDir, 'checkpoint-3', 'resume_state.json');
+    const {sha256: _, files, ...state} = JSON.parse(readFileSync(path, 'utf8'));
+    const described = Object.entries(files as Record<string, {bytes: number}>);
+    const sizes = described.map(([name, {bytes}]) => [name, bytes]);
+    writeFileSync(path, JSON.stringify({...state, files: Object.fromEntries(sizes)}, null, 2));
+    const {losses} = await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
+    expect(losses[0][0]).toBe(4);
+  });
+
   test('when all are torn nothing is lost, and none at all is a new beginning', async () => {
     const outputDir = pathOf('all-torn');
     await bigramRun({...ARGS, outputDir});
