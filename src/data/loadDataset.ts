@@ -15,7 +15,13 @@ import {
   resolveDatasetArgs,
 } from './datasetArgs.ts';
 import {convertRecord} from './datasets/convertRecord.ts';
-import {type DatasetSource, findSources, hubSource, readDatasetInfo} from './datasets/datasetInfo.ts';
+import {
+  type DatasetSource,
+  findSources,
+  hubSource,
+  insideRepository,
+  readDatasetInfo,
+} from './datasets/datasetInfo.ts';
 import {mixDatasets} from './datasets/mixDatasets.ts';
 import {type OpenDataset, openDataset, recordsOf} from './datasets/openDataset.ts';
 import type {SourceRecord} from './datasets/sourceRecord.ts';
@@ -241,7 +247,11 @@ async function describeDatasets(
   const remote = /^REMOTE:(.+)$/.exec(datasetDir)?.[1];
   const folder = remote === undefined ? datasetDir : await remoteInfo(remote, hub);
   const path = join(folder, INFO_FILE);
-  return {sources: findSources(dataset, await readDatasetInfo(path), path), folder};
+  const sources = findSources(dataset, await readDatasetInfo(path), path);
+  return {
+    sources: remote === undefined ? sources : sources.map((each) => insideRepository(each, remote)),
+    folder,
+  };
 }
 
 async function remoteInfo(id: string, hub: HubOptions): Promise<string> {

@@ -1,5 +1,8 @@
 import {posix} from 'node:path';
+import {z} from 'zod';
+import {PythonPattern} from '../../models/patterns/pythonPattern.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import type {HubContents} from './fetchSnapshot.ts';
 
 /** Which part of a hub data set. */
@@ -12,13 +15,22 @@ export interface DatasetPart {
   folder?: string;
 }
 
+/** A null is as good as nothing. */
+const orNothing = <T>(schema: z.ZodType<T>) => schema.nullish().transform((value) => value ?? undefined);
+
+const patterns = z.union([z.string(), z.array(z.string())]);
+
 /** A configuration in a data set's README. */
-interface CardConfig {
-  config_name?: string;
-  data_dir?: string;
-  data_files?: string | string[] | {split: string; path: string | string[]}[];
-  default?: boolean;
-}
+const configSchema = z.object({
+  config_name: orNothing(z.string()),
+  data_dir: orNothing(z.string()),
+  data_files: orNothing(
+    z.union([z.string(), z.array(z.union([z.string(), z.object({split: z.string(), path: patterns})]))]),
+  ),
+  default: orNothing(z.boolean()),
+});
+
+type CardConfig = z.infer<typeof configSchema>;
 
 /** Words that tell splits from one another in names of files and folders, as Hugging Face's `datasets` reads them. */
 const SPLIT_WORDS: Record<string, string[]> = {
@@ -31,7 +43,8 @@ const SPLIT_WORDS: Record<string, string[]> = {
  * The files of one split of a hub data set: as its README says, else by the names of folders and files, else all.
  *
  * @param isData whether a file can be read as data
- * @throws TfjsLoraError `INVALID_CONFIG` naming the subset or split and those there are
+ * @throws TfjsLoraError `INVALID_CONFIG` naming the subset or split and those there are; `CORRUPT_FILE` when the README's
+ *   configurations are none
  */
 export function datasetFiles(
   {paths, card}: HubContents,
@@ -59,8 +72,7 @@ export function datasetFiles(
 }
 
 function chooseConfig(card: unknown, {id, subset}: DatasetPart): CardConfig | undefined {
-  const given = (card as {configs?: unknown} | undefined)?.configs;
-  const configs = Array.isArray(given) ? (given as CardConfig[]) : [];
+  const configs = configsOf(card, id);
   if (configs.length === 0) return undefined;
   const nameOf = ({config_name: name = 'default'}: CardConfig) => name;
   const chosen =
@@ -77,6 +89,21 @@ function chooseConfig(card: unknown, {id, subset}: DatasetPart): CardConfig | un
   );
 }
 
+function configsOf(card: unknown, id: string): CardConfig[] {
+  const given = (card as {configs?: unknown} | null | undefined)?.configs;
+  if (!Array.isArray(given)) return [];
+  return given.map((config, i) => {
+    const {success, data, error} = configSchema.safeParse(config);
+    if (success) return data;
+    const [{path, message}] = error.issues;
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `dataset ${id} README ${['configs', i, ...path].join('.')}: expected a configuration of data files, got ` +
+        `${show(config)} (${message}).`,
+    );
+  });
+}
+
 function splitsOfCard(
   given: NonNullable<CardConfig['data_files']>,
   directory: string | undefined,
@@ -84,13 +111,33 @@ function splitsOfCard(
 ): Map<string, string[]> {
   const entries = typeof given === 'string' ? [given] : given;
   const splits = new Map<string, string[]>();
-  for (const entry of entries) {
+  const globs = entries.map((entry) => {
     const {split, path} = typeof entry === 'string' ? {split: 'train', path: entry} : entry;
-    const patterns = [path].flat().map((pattern) => toPattern(posix.join(directory ?? '', pattern)));
-    const files = paths.filter((file) => patterns.some((pattern) => pattern.test(file)));
+    return {split, patterns: [path].flat().map((glob) => posix.join(directory ?? '', glob))};
+  });
+  assertComparable(
+    globs.flatMap(({patterns}) => patterns),
+    paths,
+  );
+  for (const {split, patterns} of globs) {
+    const matchers = patterns.map(toMatcher);
+    const files = paths.filter((file) => matchers.some((matches) => matches(file)));
     splits.set(split, [...(splits.get(split) ?? []), ...files]);
   }
   return splits;
+}
+
+/** The most that comparing patterns with paths may take, as the product of their lengths: some seconds. */
+const MAX_COMPARED = 3e9;
+
+function assertComparable(globs: string[], paths: string[]): void {
+  const lengthOf = (texts: string[]) => texts.reduce((sum, {length}) => sum + length, 0);
+  if (lengthOf(globs) * lengthOf(paths) <= MAX_COMPARED) return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `README data_files: expected patterns that can be compared with ${paths.length} files, got ${globs.length} such as ` +
+      `${show(globs[0])}. Name the folder of the data set's files.`,
+  );
 }
 
 function splitsByName(paths: string[]): Map<string, string[]> {
@@ -116,17 +163,19 @@ function splitNamedIn(name: string): string | undefined {
   return Object.keys(SPLIT_WORDS).find((split) => SPLIT_WORDS[split].some((word) => words.includes(word)));
 }
 
-/** A pattern of file names (`*`, `**`, `?`, `[0-9]`, `{a,b}`) as a regular expression. */
-function toPattern(glob: string): RegExp {
-  const escaped = (text: string) => text.replace(/[.+^$()|\\\][{}*?]/g, '\\$&');
+/** A pattern of file names (`*`, `**`, `?`, `[0-9]`, `{a,b}`), in time linear in the path's length. */
+function toMatcher(glob: string): (path: string) => boolean {
+  if (!/[*?[{]/.test(glob)) return (path) => path === glob;
+  const escaped = (text: string) => text.replace(/[.+^$()|\\\][{}*?#\s-]/g, '\\$&');
   const source = glob.replace(/\*\*\/?|\*|\?|\{[^}]*\}|\[[^\]]+\]|[^*?{[]+|./g, (part) => {
     if (part === '**/') return '(?:.*/)?';
     if (part === '**') return '.*';
     if (part === '*') return '[^/]*';
     if (part === '?') return '[^/]';
     if (/^\{.*\}$/.test(part)) return `(?:${part.slice(1, -1).split(',').map(escaped).join('|')})`;
-    if (/^\[.+\]$/.test(part)) return part.replace('[!', '[^');
+    if (/^\[.+\]$/.test(part)) return part.replace('[!', '[^').replaceAll('\\', '\\\\');
     return escaped(part);
   });
-  return new RegExp(`^${source}$`);
+  const pattern = new PythonPattern(source, `README data_files ${show(glob)}`);
+  return (path) => pattern.fullMatch(path);
 }

@@ -1,18 +1,17 @@
-import {mkdir, readdir, readFile, rename, stat, writeFile} from 'node:fs/promises';
-import {dirname, join, relative, sep} from 'node:path';
-import {datasetInfo, listFiles, modelInfo} from '@huggingface/hub';
+import {mkdir, readdir, readFile, realpath, rename, stat, writeFile} from 'node:fs/promises';
+import {basename, dirname, join, relative, sep} from 'node:path';
+import {z} from 'zod';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {parseJson} from '../../quant/parseJson.ts';
+import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
-import {exists, type HubFile, storeFile} from './hubFile.ts';
-import {cacheFolder, DEFAULT_ENDPOINT, type HubOptions} from './hubOptions.ts';
-
-export interface HubRepository {
-  kind: 'model' | 'dataset';
-  /** `org/name` */
-  id: string;
-  /** A branch, tag or commit. Default `main`. */
-  revision?: string;
-}
+import {assertSafeFile, exists, type HubFile, isStored, storeFile} from './hubFile.ts';
+import {cacheFolder, type HubOptions} from './hubOptions.ts';
+import {hubAddress} from './hubRequest.ts';
+import {COMMIT, type HubRepository, listRepository} from './listRepository.ts';
+import {isRepositoryPath} from './repositoryPath.ts';
+import type {RetryOptions} from './retry.ts';
+import {randomName} from './unfinishedFile.ts';
 
 /** What a repository holds. */
 export interface HubContents {
@@ -38,83 +37,110 @@ interface SnapshotRequest {
 /** Where the contents of a snapshot are noted beside it: offline, its folder alone does not show what it lacks. */
 const NOTES = '.tfjs-lora';
 
-const COMMIT = /^[0-9a-f]{40}$/;
+/** The contents as noted: with the hashes, by which a damaged file is found offline too. */
+interface Notes extends HubContents {
+  files?: HubFile[];
+}
+
+const notesSchema = z.object({
+  paths: z.array(z.string()),
+  card: z.unknown().optional(),
+  files: z
+    .array(
+      z.object({
+        path: z.string(),
+        size: z.number(),
+        sha256: z.string().optional(),
+        gitHash: z.string().optional(),
+      }),
+    )
+    .optional(),
+});
+
+/** A repository on the hub: `org/name`, or a bare name as the oldest have it. */
+export const HUB_ID = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
+
+/** Failures in a row before a request is given up. */
+const ATTEMPTS = 5;
 
 /**
  * The selected files of a repository in the hub's cache, where the Python libraries have them too; those not there
- * yet are fetched. Without a network, the cache alone serves, with a warning.
+ * yet are fetched, and damaged ones fetched again. Without a network, the cache alone serves, with a warning.
  *
  * @throws TfjsLoraError `FILE_NOT_FOUND` saying which files are missing and where to put them, or why the hub refused;
- *   `CORRUPT_FILE` when what came is not what the hub announced
+ *   `NETWORK` when the hub cannot be reached and the cache lacks them; `CORRUPT_FILE` when what came is not what the hub
+ *   announced, or what it announces would lead out of the cache; the signal's reason when it is aborted
  */
 export async function fetchSnapshot(request: SnapshotRequest, options: HubOptions): Promise<Snapshot> {
-  if (options.offline) return cachedSnapshot(request, options, 'offline');
   const {repository, select} = request;
-  let contents: HubContents & {commit: string; files: Map<string, HubFile>};
+  assertRepository(repository);
+  if (options.offline) return cachedSnapshot(request, options, 'offline');
+  const storage = storageFolder(repository, options);
+  const {signal, retryDelay: delay = 500} = options;
+  const attempts: RetryOptions = {attempts: ATTEMPTS, delay, signal};
+  const {endpoint} = hubAddress(options);
+  const isCached = (await commitOf(repository, storage)) !== undefined;
+  let listing: Awaited<ReturnType<typeof listRepository>>;
   try {
-    contents = await listContents(repository, options);
+    listing = await listRepository(repository, options, isCached ? {...attempts, attempts: 1} : attempts);
   } catch (error) {
-    if (error instanceof TfjsLoraError) throw error;
-    const reason = `${options.endpoint ?? DEFAULT_ENDPOINT} cannot be reached: ${reasonOf(error)}`;
-    const snapshot = await cachedSnapshot(request, options, reason, error);
-    warn(`${repository.kind} ${repository.id}: ${reason}. Using the cached ${snapshot.folder}.`);
+    if (!(error instanceof TfjsLoraError) || error.code !== 'NETWORK') throw error;
+    const snapshot = await cachedSnapshot(request, options, error.message, error);
+    warn(`${repository.kind} ${repository.id}: ${error.message}. Using the cached ${snapshot.folder}.`);
     return snapshot;
   }
-  const {commit, files, paths, card} = contents;
-  const storage = storageFolder(repository, options);
+  const {commit, files, card} = listing;
+  const paths = [...files.keys()];
   const folder = join(storage, 'snapshots', commit);
   const selected = select({paths, card});
+  const wanted = selected.map((path) => files.get(path) as HubFile);
+  assertSafeFiles(wanted, repository);
   const missing: HubFile[] = [];
-  for (const path of selected)
-    if (!(await exists(join(folder, path)))) missing.push(files.get(path) as HubFile);
+  for (const file of wanted)
+    if (!(await isStored(join(folder, file.path), file, storage))) missing.push(file);
   const total = missing.reduce((sum, {size}) => sum + size, 0);
   let before = 0;
   for (const file of missing) {
-    const target = {
-      storage,
-      commit,
-      url: fileUrl(repository, commit, file.path, options),
-      fetch: authorized(options),
-    };
-    await storeFile(file, target, (done) =>
+    const url = fileUrl(endpoint, repository, commit, file.path);
+    await storeFile(file, {storage, commit, url, address: hubAddress(options), attempts}, (done) =>
       options.onProgress?.({repository: repository.id, file: file.path, done: before + done, total}),
     );
     before += file.size;
   }
   const {revision = 'main'} = repository;
   if (!COMMIT.test(revision)) await writeWhole(join(storage, 'refs', revision), commit);
-  await writeWhole(join(storage, NOTES, `${commit}.json`), JSON.stringify({paths, card}));
+  const notes: Notes = {paths, card, files: wanted};
+  await writeWhole(join(storage, NOTES, `${commit}.json`), JSON.stringify(notes));
   return {folder, files: selected};
 }
 
-async function listContents(
-  repository: HubRepository,
-  options: HubOptions,
-): Promise<HubContents & {commit: string; files: Map<string, HubFile>}> {
-  const {kind, id, revision = 'main'} = repository;
-  const access = {hubUrl: options.endpoint, fetch: authorized(options)};
-  const about = {name: id, revision, ...access};
-  try {
-    const {sha, cardData} =
-      kind === 'model'
-        ? await modelInfo({...about, additionalFields: ['sha', 'cardData']})
-        : await datasetInfo({...about, additionalFields: ['sha', 'cardData']});
-    const files = new Map<string, HubFile>();
-    const tree = listFiles({repo: {type: kind, name: id}, revision: sha, recursive: true, ...access});
-    for await (const {type, path, size, oid, lfs} of tree) {
-      if (type === 'file') files.set(path, {path, size: lfs?.size ?? size, sha256: lfs?.oid, gitHash: oid});
-    }
-    return {commit: sha, files, paths: [...files.keys()], card: cardData};
-  } catch (cause) {
-    const {statusCode} = cause as {statusCode?: number};
-    if (statusCode === undefined || statusCode >= 500) throw cause;
+function assertRepository({kind, id, revision = 'main'}: HubRepository): void {
+  if (typeof id !== 'string' || !HUB_ID.test(id)) {
     throw new TfjsLoraError(
-      'FILE_NOT_FOUND',
-      `${kind} ${id}${revision === 'main' ? '' : ` at ${revision}`}: expected a repository of ` +
-        `${options.endpoint ?? DEFAULT_ENDPOINT}, got ${statusCode}: ${(cause as Error).message}. ` +
-        'Check the name; for a gated or private one, accept its terms there and set HF_TOKEN.',
-      {cause},
+      'INVALID_ARGUMENT',
+      `${kind}: expected a name on the hub such as org/name, got ${show(id)}.`,
     );
+  }
+  if (!isRepositoryPath(revision)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${kind} ${id} revision: expected a branch, tag or commit, got ${show(revision)}.`,
+    );
+  }
+}
+
+function assertSafeFiles(files: readonly HubFile[], {kind, id}: HubRepository): void {
+  const names = new Set(files.map(({path}) => path));
+  for (const file of files) {
+    assertSafeFile(file, `${kind} ${id}`);
+    for (let at = file.path.indexOf('/'); at >= 0; at = file.path.indexOf('/', at + 1)) {
+      const folder = file.path.slice(0, at);
+      if (!names.has(folder)) continue;
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `${kind} ${id} listing: expected files, got ${show(folder)} as a folder too.`,
+      );
+    }
   }
 }
 
@@ -124,28 +150,56 @@ async function cachedSnapshot(
   reason: string,
   cause?: unknown,
 ): Promise<Snapshot> {
-  const {kind, id, revision = 'main'} = repository;
+  const {kind, id} = repository;
   const storage = storageFolder(repository, options);
-  const named = await readFile(join(storage, 'refs', revision), 'utf8').catch(() => undefined);
-  const commit = COMMIT.test(revision) ? revision : named?.trim();
+  const commit = await commitOf(repository, storage);
   const folder = join(storage, 'snapshots', commit ?? '');
   const present = commit === undefined ? [] : await filesBelow(folder);
-  const missingFiles = (files: string, place: string) =>
+  const missingFiles = (files: string, place: string, got = 'nothing there') =>
     new TfjsLoraError(
-      'FILE_NOT_FOUND',
-      `${kind} ${id}: expected ${files} in ${place}, got nothing there (${reason}). ` +
+      cause === undefined ? 'FILE_NOT_FOUND' : 'NETWORK',
+      `${kind} ${id}: expected ${files} in ${place}, got ${got} (${reason}). ` +
         `Fetch the ${kind} where there is a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
         `and copy ${storage} here; or put the files into a folder and give its path.`,
       {cause},
     );
   if (present.length === 0)
     throw missingFiles(needed, commit === undefined ? join(storage, 'snapshots', '<commit>') : folder);
-  const note = await readFile(join(storage, NOTES, `${commit}.json`), 'utf8').catch(() => undefined);
-  const contents = note === undefined ? {paths: present} : (JSON.parse(note) as HubContents);
-  const files = select(contents);
+  const notes = (await readNotes(join(storage, NOTES, `${commit}.json`))) ?? {paths: present};
+  const files = select(notes);
   const missing = files.filter((path) => !present.includes(path));
   if (missing.length > 0) throw missingFiles(missing.join(', '), folder);
+  for (const path of files) {
+    const file = notes.files?.find((each) => each.path === path) ?? (await namedByHash(join(folder, path)));
+    if (!(await isStored(join(folder, path), file, storage)))
+      throw missingFiles(path, folder, 'damaged contents');
+  }
   return {folder, files};
+}
+
+/** The commit that a revision is known to be in the cache. */
+async function commitOf({revision = 'main'}: HubRepository, storage: string): Promise<string | undefined> {
+  if (COMMIT.test(revision))
+    return (await exists(join(storage, 'snapshots', revision))) ? revision : undefined;
+  const noted = (await readFile(join(storage, 'refs', revision), 'utf8').catch(() => '')).trim();
+  return COMMIT.test(noted) ? noted : undefined;
+}
+
+/** Contents as they were noted; undefined without notes, or where they are no longer what was written. */
+async function readNotes(path: string): Promise<Notes | undefined> {
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return undefined;
+  try {
+    return notesSchema.parse(parseJson(text)) as Notes;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A link of the cache leads to a blob that is named by its SHA-256, of a large file at least. */
+async function namedByHash(path: string): Promise<Partial<HubFile>> {
+  const name = basename(await realpath(path));
+  return /^[0-9a-f]{64}$/.test(name) ? {sha256: name} : {};
 }
 
 /** Paths of all files below a folder, with `/`; links whose file is gone are left out. */
@@ -164,32 +218,17 @@ function storageFolder({kind, id}: HubRepository, options: HubOptions): string {
   return join(cacheFolder(options), [`${kind}s`, ...id.split('/')].join('--'));
 }
 
-function fileUrl({kind, id}: HubRepository, commit: string, path: string, options: HubOptions): string {
+function fileUrl(endpoint: string, {kind, id}: HubRepository, commit: string, path: string): string {
   const prefix = kind === 'model' ? '' : `${kind}s/`;
   const encoded = path.split('/').map(encodeURIComponent).join('/');
-  return `${options.endpoint ?? DEFAULT_ENDPOINT}/${prefix}${id}/resolve/${commit}/${encoded}`;
+  return `${endpoint}/${prefix}${id}/resolve/${commit}/${encoded}`;
 }
 
-/** `fetch` with the token: mirrors' tokens need not look like the hub's, which its client insists on. */
-function authorized({token}: HubOptions): typeof fetch {
-  if (token === undefined) return fetch;
-  return (input, init) => {
-    const headers = new Headers(init?.headers);
-    headers.set('Authorization', `Bearer ${token}`);
-    return fetch(input, {...init, headers});
-  };
-}
-
-/** Node's fetch says "fetch failed", and why in the cause. */
-function reasonOf(error: unknown): string {
-  const {message, cause} = error as Error & {cause?: {message?: string; code?: string}};
-  return cause?.message || cause?.code || message;
-}
-
-/** Writes a small file so that readers see the old one or the new one. */
+/** Writes a small file so that readers see the old one or the new one; one that says the same already is left. */
 async function writeWhole(path: string, text: string): Promise<void> {
+  if ((await readFile(path, 'utf8').catch(() => undefined)) === text) return;
   await mkdir(dirname(path), {recursive: true});
-  const unfinished = `${path}.${Math.random().toString(36).slice(2)}.incomplete`;
+  const unfinished = `${path}.${randomName()}.incomplete`;
   await writeFile(unfinished, text);
   await rename(unfinished, path);
 }

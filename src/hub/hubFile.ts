@@ -1,115 +1,239 @@
-import {createHash, type Hash} from 'node:crypto';
-import {createReadStream, createWriteStream} from 'node:fs';
-import {copyFile, mkdir, rename, rm, stat, symlink} from 'node:fs/promises';
+import {createWriteStream} from 'node:fs';
+import {copyFile, lstat, mkdir, rename, rm, stat, symlink} from 'node:fs/promises';
 import {dirname, join, relative} from 'node:path';
 import {Readable, Transform} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import type {ReadableStream} from 'node:stream/web';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
+import {type HubAddress, hubRequest, reasonOf} from './hubRequest.ts';
+import {assertRepositoryPath} from './repositoryPath.ts';
+import {type RetryOptions, retry, TransientError} from './retry.ts';
+import {hashOf, isInside, isSound, noteSound} from './soundFile.ts';
+import {randomName, UnfinishedFile} from './unfinishedFile.ts';
 
 /** A file as the hub lists it. */
 export interface HubFile {
   path: string;
   size: number;
-  /** Of large files. */
+  /** The hash of a large file. */
   sha256?: string;
-  /** Of the others: git's name for the contents. */
+  /** The hash of any other: git's name for the contents. */
   gitHash?: string;
 }
 
-interface Target {
+/** Where a file goes, and where it comes from. */
+export interface FileTarget {
   /** The repository's folder in the cache. */
   storage: string;
   commit: string;
   url: string;
-  fetch: typeof fetch;
+  address: HubAddress;
+  attempts: RetryOptions;
 }
 
-const ATTEMPTS = 3;
+/** Bytes after which a download counts as going on, however often it breaks off. */
+const PROGRESS = 1 << 20;
+
+/**
+ * Refuses a file whose path or hash, as the hub lists them, could lead out of the cache.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE`
+ */
+export function assertSafeFile({path, sha256, gitHash}: HubFile, where: string): void {
+  assertRepositoryPath(path, `${where} listing`);
+  const [hash, digits] = sha256 === undefined ? [gitHash, 40] : [sha256, 64];
+  if (hash === undefined || new RegExp(`^[0-9a-f]{${digits}}$`).test(hash)) return;
+  throw new TfjsLoraError(
+    'CORRUPT_FILE',
+    `${where} listing ${path}: expected a hash of ${digits} hexadecimal digits, got ${show(hash)}.`,
+  );
+}
 
 /**
  * Fetches a file into the cache, as the Python libraries lay it out: `blobs/<hash>`, and a link to it under
- * `snapshots/<commit>`. A download that broke off goes on where it ended.
+ * `snapshots/<commit>`. A download that broke off goes on where it ended; several at once do not disturb each other.
  *
- * @throws TfjsLoraError `CORRUPT_FILE` when the contents have another hash than announced
+ * @param file as {@link assertSafeFile} lets through
+ * @throws TfjsLoraError `NETWORK` when it cannot be fetched; `FILE_NOT_FOUND` when the hub refuses it; `CORRUPT_FILE` when
+ *   the contents have another hash than announced
  */
 export async function storeFile(
   file: HubFile,
-  target: Target,
+  target: FileTarget,
   onProgress: (done: number) => void,
 ): Promise<void> {
-  const blob = join(target.storage, 'blobs', file.sha256 ?? file.gitHash ?? file.path);
-  const pointer = join(target.storage, 'snapshots', target.commit, file.path);
-  await mkdir(dirname(blob), {recursive: true});
-  await mkdir(dirname(pointer), {recursive: true});
-  if (!(await exists(blob))) {
-    const unfinished = `${blob}.incomplete`;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await download(file, target, unfinished, onProgress);
-        break;
-      } catch (error) {
-        if (error instanceof TfjsLoraError || attempt === ATTEMPTS) throw error;
-      }
-    }
-    await rename(unfinished, blob);
-  }
-  await rm(pointer, {force: true});
+  const {storage, commit} = target;
+  const blobs = join(storage, 'blobs');
+  await mkdir(blobs, {recursive: true});
+  const hash = file.sha256 ?? file.gitHash;
+  const blob = hash === undefined ? await fetchNameless(file, blobs, target, onProgress) : join(blobs, hash);
+  if (!(await isSound(blob, file, storage))) await fetchBlob(file, blob, target, onProgress);
+  await link(blob, file.path, join(storage, 'snapshots', commit));
+}
+
+/** Downloads contents without an announced hash, named by the hash they have. */
+async function fetchNameless(
+  file: HubFile,
+  blobs: string,
+  target: FileTarget,
+  onProgress: (done: number) => void,
+): Promise<string> {
+  const unnamed = join(blobs, randomName());
+  await fetchBlob(file, unnamed, target, onProgress);
+  const blob = join(blobs, await hashOf(unnamed, {}, file.size));
+  await rename(unnamed, blob);
+  return blob;
+}
+
+async function fetchBlob(
+  file: HubFile,
+  blob: string,
+  target: FileTarget,
+  onProgress: (done: number) => void,
+): Promise<void> {
+  const unfinished = await UnfinishedFile.for(blob);
   try {
-    await symlink(relative(dirname(pointer), blob), pointer);
-  } catch {
-    await copyFile(blob, pointer); // where links are not allowed
+    await download(file, unfinished.path, target, onProgress);
+    let fault = await faultOf(file, unfinished.path);
+    if (fault && unfinished.isContinued) {
+      // What the earlier download left was not its beginning.
+      await rm(unfinished.path, {force: true});
+      await download(file, unfinished.path, target, onProgress);
+      fault = await faultOf(file, unfinished.path);
+    }
+    if (fault) {
+      await unfinished.remove();
+      throw new TfjsLoraError('CORRUPT_FILE', `${target.url}: ${fault}. Fetch it again.`);
+    }
+    await unfinished.finish(blob); // in the place of a damaged one, if there is one
+    await noteSound(blob, file, target.storage);
+  } finally {
+    unfinished.leave();
   }
 }
 
+/** What is wrong with the file as it lies on the disk. */
+async function faultOf(file: HubFile, path: string): Promise<string | undefined> {
+  const expected = file.sha256 ?? file.gitHash;
+  const {size} = await stat(path);
+  const got = expected === undefined ? undefined : await hashOf(path, file, size);
+  if (size === file.size && got === expected) return undefined;
+  return `expected ${file.size} bytes with hash ${expected}, got ${size} with ${got}`;
+}
+
 async function download(
-  file: HubFile,
-  {url, fetch}: Target,
+  {size}: HubFile,
   unfinished: string,
+  {url, address, attempts}: FileTarget,
   onProgress: (done: number) => void,
 ): Promise<void> {
-  const hash = file.sha256 ? createHash('sha256') : createHash('sha1').update(`blob ${file.size}\0`); // git's name for contents
-  let done = await hashSoFar(unfinished, file.size, hash);
-  if (done < file.size || file.size === 0) {
-    const response = await fetch(url, done > 0 ? {headers: {Range: `bytes=${done}-`}} : {});
+  await retry(`${url} cannot be fetched`, attempts, async () => {
+    let done = (await stat(unfinished).catch(() => undefined))?.size ?? 0;
+    if (done > 0 && done === size) return;
+    if (done > size) {
+      await rm(unfinished);
+      done = 0;
+    }
+    const {signal} = attempts;
+    const response = await hubRequest(url, address, {
+      headers: done > 0 ? {range: `bytes=${done}-`} : {},
+      signal,
+    });
     if (!response.ok) {
       await response.body?.cancel();
-      throw new TfjsLoraError('FILE_NOT_FOUND', `${url}: expected the file, got status ${response.status}`);
+      throw refusal(url, response, done > 0 && (await discard(unfinished)));
     }
-    if (done > 0 && response.status !== 206) {
+    const start = response.status === 206 ? startOf(response) : 0; // 200: the server sends the whole
+    if (start !== 0 && start !== done) {
       await response.body?.cancel();
-      await rm(unfinished); // a server that sends the whole: begin anew
-      throw new Error(`${url}: expected the rest of the file, got status ${response.status}`);
+      await discard(unfinished);
+      throw new TransientError(`it sent another part, from byte ${start}`);
     }
+    const before = start;
+    done = start;
     const watch = new Transform({
       transform(piece: Buffer, _, next) {
-        hash.update(piece);
         done += piece.length;
+        if (done > size)
+          return next(new TfjsLoraError('CORRUPT_FILE', `${url}: expected ${size} bytes, got more.`));
         onProgress(done);
         next(null, piece);
       },
     });
-    const body = Readable.fromWeb(response.body as ReadableStream);
-    await pipeline(body, watch, createWriteStream(unfinished, {flags: 'a'}));
-  }
-  const expected = file.sha256 ?? file.gitHash;
-  const got = hash.digest('hex');
-  if (done === file.size && (expected === undefined || got === expected)) return;
-  if (done < file.size) throw new Error(`${url}: expected ${file.size} bytes, got ${done}`);
-  await rm(unfinished);
-  throw new TfjsLoraError(
-    'CORRUPT_FILE',
-    `${url}: expected ${file.size} bytes with hash ${expected}, got ${done} with ${got}. Fetch it again.`,
+    try {
+      const body = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([]);
+      await pipeline(body, watch, createWriteStream(unfinished, {flags: start > 0 ? 'a' : 'w'}), {signal});
+    } catch (error) {
+      const {code} = error as NodeJS.ErrnoException;
+      const isOurs =
+        error instanceof TfjsLoraError ||
+        (code !== undefined && /^E(NOSPC|ACCES|PERM|ROFS|IO|DQUOT)/.test(code));
+      if (isOurs) throw error;
+      throw new TransientError(
+        `it broke off after ${done} of ${size} bytes: ${reasonOf(error)}`,
+        0,
+        done - before > PROGRESS,
+      );
+    }
+    if (done < size)
+      throw new TransientError(`it ended after ${done} of ${size} bytes`, 0, done - before > PROGRESS);
+  });
+}
+
+async function discard(path: string): Promise<boolean> {
+  await rm(path, {force: true});
+  return true;
+}
+
+/** @param wasPart the rest of a file was asked for, and what there was of it is given up */
+function refusal(url: string, {status}: Response, wasPart: boolean): Error {
+  if (status === 416 && wasPart) return new TransientError('it has no such part');
+  return new TfjsLoraError(
+    status >= 500 ? 'NETWORK' : 'FILE_NOT_FOUND',
+    `${url}: expected the file, got status ${status}`,
   );
 }
 
-/** Adds to a hash what is there of a file already; returns its bytes. */
-async function hashSoFar(path: string, size: number, hash: Hash): Promise<number> {
-  const there = (await stat(path).catch(() => undefined))?.size ?? 0;
-  if (there > size) await rm(path);
-  if (there === 0 || there > size) return 0;
-  for await (const piece of createReadStream(path)) hash.update(piece as Buffer);
-  return there;
+function startOf(response: Response): number {
+  return Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1] ?? Number.NaN);
+}
+
+/** Puts a link to a blob in its place in a snapshot: under another name first, so that it is there or not there. */
+async function link(blob: string, path: string, snapshot: string): Promise<void> {
+  const folder = await makeFolder(snapshot, path.split('/').slice(0, -1));
+  const pointer = join(snapshot, path);
+  const made = join(folder, `.${randomName()}.incomplete`);
+  try {
+    await symlink(relative(folder, blob), made);
+  } catch {
+    await copyFile(blob, made); // where links are not allowed
+  }
+  await rename(made, pointer);
+}
+
+/** The folder of a file in a snapshot. Each step down must be a folder itself: a link could lead out of the cache. */
+async function makeFolder(snapshot: string, names: string[]): Promise<string> {
+  await mkdir(snapshot, {recursive: true});
+  let folder = snapshot;
+  for (const name of names) {
+    folder = join(folder, name);
+    await mkdir(folder).catch(() => {});
+    if (!(await lstat(folder)).isDirectory()) {
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `${folder}: expected a folder of the cache, got a file or a link. Remove it.`,
+      );
+    }
+  }
+  return folder;
+}
+
+/** Whether a snapshot has a file with the announced contents, which lies in the cache. */
+export async function isStored(path: string, file: Partial<HubFile>, storage: string): Promise<boolean> {
+  const places = [dirname(storage), join(storage, 'blobs')]; // the latter may have been moved to another disk
+  for (const place of places) if (await isInside(path, place)) return isSound(path, file, storage);
+  return false;
 }
 
 export async function exists(path: string): Promise<boolean> {

@@ -4,7 +4,7 @@ import type {OptionNames} from '../../quant/knownOptions.ts';
 
 /** How the Hugging Face hub is reached. */
 export interface HubOptions {
-  /** Default `https://huggingface.co`. */
+  /** Default `https://huggingface.co`. Credentials in it are sent as a header, and never shown. */
   endpoint?: string;
   /** For gated and private repositories. */
   token?: string;
@@ -12,6 +12,10 @@ export interface HubOptions {
   cacheDir?: string;
   /** Use only what is in the cache. Default false. */
   offline?: boolean;
+  /** Stops what is under way; a later call goes on from there. */
+  signal?: AbortSignal;
+  /** Milliseconds before a failed request is tried again, doubled before each further attempt. Default 500. */
+  retryDelay?: number;
   /** Called as files come in; `total` is that of all files to fetch. */
   onProgress?: (progress: HubProgress) => void;
 }
@@ -21,6 +25,8 @@ export const HUB_OPTIONS = {
   token: true,
   cacheDir: true,
   offline: true,
+  signal: true,
+  retryDelay: true,
   onProgress: true,
 } satisfies OptionNames<HubOptions>;
 

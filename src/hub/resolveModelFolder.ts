@@ -1,12 +1,14 @@
 import {readFile, stat} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
+import {z} from 'zod';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
-import {fetchSnapshot, type HubContents} from './fetchSnapshot.ts';
+import {parseJson} from '../../quant/parseJson.ts';
+import {show} from '../../quant/show.ts';
+import {fetchSnapshot, HUB_ID, type HubContents} from './fetchSnapshot.ts';
 import {exists} from './hubFile.ts';
 import {HUB_OPTIONS, type HubOptions} from './hubOptions.ts';
-
-const HUB_ID = /^[\w.-]+(\/[\w.-]+)?$/;
+import {assertRepositoryPath} from './repositoryPath.ts';
 
 const INDEX = 'model.safetensors.index.json';
 
@@ -31,7 +33,7 @@ export async function resolveModelFolder(
     () => false,
   );
   if (isFolder) return pathOrHubId;
-  if (!HUB_ID.test(pathOrHubId) || pathOrHubId.startsWith('.')) {
+  if (!HUB_ID.test(pathOrHubId)) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}`,
@@ -64,19 +66,36 @@ function modelFiles({paths}: HubContents, id: string): string[] {
 /** A cache that the Python libraries filled may hold a part of a model only. */
 async function assertComplete(folder: string, id: string): Promise<void> {
   const isAdapter = await exists(join(folder, 'adapter_config.json'));
-  const index = await readFile(join(folder, INDEX), 'utf8').catch(() => undefined);
-  const weights = index
-    ? [...new Set(Object.values(JSON.parse(index).weight_map as Record<string, string>))]
-    : ['model.safetensors'];
   const needed = isAdapter
     ? ['adapter_model.safetensors']
-    : ['config.json', ...weights, 'tokenizer.json', 'tokenizer_config.json'];
+    : ['config.json', ...(await weightFiles(folder)), 'tokenizer.json', 'tokenizer_config.json'];
   const missing: string[] = [];
   for (const file of needed) if (!(await exists(join(folder, file)))) missing.push(file);
   if (missing.length === 0) return;
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `model ${id}: expected ${missing.join(', ')} in ${folder}, got nothing there. ` +
+    `model ${id}: expected ${missing.slice(0, 5).join(', ')} in ${folder}, got nothing there. ` +
       'Put them there, or put the whole model into a folder and give its path.',
   );
+}
+
+const indexSchema = z.object({weight_map: z.record(z.string(), z.string())});
+
+/** The shards that a model's index names, or its one file. */
+async function weightFiles(folder: string): Promise<string[]> {
+  const path = join(folder, INDEX);
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return ['model.safetensors'];
+  try {
+    const files = [...new Set(Object.values(indexSchema.parse(parseJson(text)).weight_map))];
+    for (const file of files) assertRepositoryPath(file, `${path} weight_map`);
+    return files;
+  } catch (cause) {
+    if (cause instanceof TfjsLoraError) throw cause;
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${path}: expected {"weight_map": {tensor: file}}, got ${show(text)}. Fetch the model again.`,
+      {cause},
+    );
+  }
 }

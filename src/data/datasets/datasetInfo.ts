@@ -1,7 +1,9 @@
 import {readFile} from 'node:fs/promises';
 import {resolve} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
+import {isRepositoryPath} from '../../hub/repositoryPath.ts';
 
 /** The contents of `dataset_info.json`: data sets by name. */
 export type DatasetInfo = Record<string, DatasetEntry>;
@@ -65,10 +67,13 @@ const KEYS = [
   'cloud_file_name',
 ];
 
+/** A file or folder of the disk; or a repository of the hub, or one file or folder of it. */
+export type DatasetLocation = {kind: 'file'; path: string} | {kind: 'hub'; id: string; path?: string};
+
 /** A data set with its defaults filled in. */
 export interface DatasetSource {
   name: string;
-  location: {kind: 'file'; path: string} | {kind: 'hub'; id: string};
+  location: DatasetLocation;
   format: DatasetFormat;
   subset?: string;
   split: string;
@@ -105,6 +110,23 @@ export function findSources(names: readonly string[], info: DatasetInfo, where: 
     }
     return completeSource(name, entry, `${where} ${name}`);
   });
+}
+
+/**
+ * A data set that a repository of the hub describes: the files it names are that repository's own.
+ *
+ * @throws TfjsLoraError `INVALID_CONFIG` when it names a file elsewhere
+ */
+export function insideRepository(source: DatasetSource, id: string): DatasetSource {
+  const {name, location} = source;
+  if (location.kind === 'hub') return source;
+  const path = location.path.replace(/^(\.\/)+|\/+$/g, '');
+  if (isRepositoryPath(path)) return {...source, location: {kind: 'hub', id, path}};
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `dataset_info.json of dataset ${id}, ${name} file_name: expected a file inside that repository, got ` +
+      `${show(location.path)}.`,
+  );
 }
 
 /** Reads `dataset_info.json`. */

@@ -2,7 +2,7 @@ import {readdir, stat} from 'node:fs/promises';
 import {isAbsolute, join, resolve} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {datasetFiles} from '../../hub/datasetFiles.ts';
-import {fetchSnapshot} from '../../hub/fetchSnapshot.ts';
+import {fetchSnapshot, type HubContents} from '../../hub/fetchSnapshot.ts';
 import type {HubOptions} from '../../hub/hubOptions.ts';
 import type {DatasetSource} from './datasetInfo.ts';
 import {kindOfFile, readRecords} from './readRecords.ts';
@@ -37,31 +37,47 @@ export async function* recordsOf({files}: OpenDataset): AsyncGenerator<SourceRec
 
 async function hubFiles(source: DatasetSource, hub: HubOptions): Promise<string[]> {
   const {location, subset, split, folder} = source;
-  const id = (location as {id: string}).id;
+  const {id, path} = location as {id: string; path?: string};
   assertWholeSplit(source);
   const part = {id, subset, split, folder};
+  const isData = (each: string) => kindOfFile(each) !== undefined;
   const snapshot = await fetchSnapshot(
     {
       repository: {kind: 'dataset', id},
-      select: (contents) => datasetFiles(contents, part, (path) => kindOfFile(path) !== undefined),
-      needed: `the data files (json, jsonl, csv, parquet or txt) of the split '${split}'`,
+      select: (contents) =>
+        path === undefined
+          ? datasetFiles(contents, part, isData)
+          : namedFiles(contents, source, path, isData),
+      needed: path ?? `the data files (json, jsonl, csv, parquet or txt) of the split '${split}'`,
     },
     hub,
   );
   return snapshot.files.map((file) => join(snapshot.folder, file));
 }
 
+/** The file of a repository that its `dataset_info.json` names, or the data files of the folder. */
+function namedFiles(
+  {paths}: HubContents,
+  source: DatasetSource,
+  named: string,
+  isData: (path: string) => boolean,
+): string[] {
+  assertOnlySplit(source);
+  if (paths.includes(named)) return [named];
+  const below = paths.filter((path) => path.startsWith(`${named}/`) && isData(path));
+  if (below.length > 0) return below;
+  throw new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `dataset ${source.name} file_name: expected a file or folder of the repository, got ${named}. ` +
+      `Nearest: ${nearestNames(named, paths).join(', ') || 'no files'}.`,
+  );
+}
+
 async function localFiles(source: DatasetSource, folder: string): Promise<string[]> {
-  const {name, location, split} = source;
+  const {name, location} = source;
   const given = (location as {path: string}).path;
   const path = isAbsolute(given) ? given : join(folder, given);
-  if (split !== 'train') {
-    throw new TfjsLoraError(
-      'INVALID_CONFIG',
-      `dataset ${name} split: expected 'train', the one split of a file, got '${split}'. ` +
-        'Give each split a data set of its own.',
-    );
-  }
+  assertOnlySplit(source);
   const found = await stat(path).catch(() => undefined);
   if (!found) {
     const near = await readdir(resolve(path, '..')).catch(() => []);
@@ -79,6 +95,15 @@ async function localFiles(source: DatasetSource, folder: string): Promise<string
     'UNSUPPORTED',
     `dataset ${name} file_name: expected a folder of data files of one kind, got ` +
       `${files.slice(0, 5).join(', ') || 'no files'} in ${resolve(path)}`,
+  );
+}
+
+function assertOnlySplit({name, split}: DatasetSource): void {
+  if (split === 'train') return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `dataset ${name} split: expected 'train', the one split of a file, got '${split}'. ` +
+      'Give each split a data set of its own.',
   );
 }
 

@@ -1,0 +1,71 @@
+import {createHash} from 'node:crypto';
+import {createReadStream} from 'node:fs';
+import {mkdir, readFile, realpath, stat, writeFile} from 'node:fs/promises';
+import {dirname, join, relative, sep} from 'node:path';
+import type {HubFile} from './hubFile.ts';
+
+/** Below a repository's folder in the cache: which files had the right hash, and their times then. */
+const VERIFIED = join('.tfjs-lora', 'verified');
+
+/**
+ * Whether a file of the cache has the contents that the hub announced. It is hashed at its first use and after each
+ * change; a cache that cannot be written to is taken as it is where the sizes agree.
+ *
+ * @param storage the repository's folder in the cache
+ */
+export async function isSound(path: string, file: Partial<HubFile>, storage: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (!found?.isFile() || (file.size !== undefined && found.size !== file.size)) return false;
+  const expected = expectedHash(file);
+  if (expected === undefined) return true;
+  const {note, state} = await noteOf(path, expected, storage);
+  if ((await readFile(note, 'utf8').catch(() => '')) === state) return true;
+  const canNote = await mkdir(dirname(note), {recursive: true}).then(
+    () => true,
+    () => false,
+  );
+  if (!canNote) return true;
+  if ((await hashOf(path, file, found.size)) !== expected) return false;
+  await writeFile(note, state).catch(() => {});
+  return true;
+}
+
+/** Notes that a file has just been found to have the hash that was announced. */
+export async function noteSound(path: string, file: HubFile, storage: string): Promise<void> {
+  const expected = expectedHash(file);
+  if (expected === undefined) return;
+  const {note, state} = await noteOf(path, expected, storage);
+  await mkdir(dirname(note), {recursive: true});
+  await writeFile(note, state);
+}
+
+const expectedHash = ({sha256, gitHash}: Partial<HubFile>) => sha256 ?? gitHash;
+
+async function noteOf(
+  path: string,
+  expected: string,
+  storage: string,
+): Promise<{note: string; state: string}> {
+  const {size, mtimeMs} = await stat(path);
+  const name = relative(await realpath(storage), await realpath(path));
+  const key = createHash('sha256').update(`${expected} ${name}`).digest('hex');
+  return {note: join(storage, VERIFIED, key), state: `${size} ${mtimeMs}`};
+}
+
+/** The hash of a file's contents: SHA-256, or git's name for them where only that is announced. */
+export async function hashOf(
+  path: string,
+  {sha256, gitHash}: Partial<HubFile>,
+  size: number,
+): Promise<string> {
+  const isGits = sha256 === undefined && gitHash !== undefined;
+  const hash = isGits ? createHash('sha1').update(`blob ${size}\0`) : createHash('sha256');
+  for await (const piece of createReadStream(path, {highWaterMark: 1 << 20})) hash.update(piece as Buffer);
+  return hash.digest('hex');
+}
+
+/** Whether a file really lies below a folder, links followed. */
+export async function isInside(path: string, folder: string): Promise<boolean> {
+  const [file, root] = await Promise.all([path, folder].map((each) => realpath(each).catch(() => undefined)));
+  return file !== undefined && root !== undefined && file.startsWith(root + sep);
+}
