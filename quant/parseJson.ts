@@ -3,9 +3,13 @@ import {show} from './show.ts';
 /** Deeper than any config, header or request needs. */
 const MAX_DEPTH = 64;
 
+/** More values than any tokenizer or request has, and half a million tensors: more take the parser many seconds. */
+const MAX_VALUES = 5_000_000;
+
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 const COLON = 0x3a;
+const COMMA = 0x2c;
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
 const OPEN_BRACKET = 0x5b;
@@ -13,7 +17,7 @@ const CLOSE_BRACKET = 0x5d;
 
 /**
  * `JSON.parse` for text that comes from elsewhere: nesting deeper than 64 is refused before it can exhaust the stack of
- * what walks over the value. The last of two values of one key wins, as in Python.
+ * what walks over the value, and more than five million values before they fill the memory. The last of two values of one key wins, as in Python.
  *
  * A key `__proto__` becomes a plain property, as with `JSON.parse`. Look values up by names of the file's choice with
  * `Object.hasOwn` or a `Map`: `constructor` and the like are names too.
@@ -21,7 +25,7 @@ const CLOSE_BRACKET = 0x5d;
  * @throws SyntaxError saying what is wrong and where
  */
 export function parseJson(text: string): unknown {
-  assertShallow(text);
+  assertBounded(text);
   return JSON.parse(text);
 }
 
@@ -36,13 +40,16 @@ export function parseStrictJson(text: string): unknown {
   return value;
 }
 
-function assertShallow(text: string): void {
+function assertBounded(text: string): void {
   let depth = 0;
+  let values = 1;
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i);
     if (code === QUOTE) i = endOfString(text, i);
     else if (code === OPEN_BRACE || code === OPEN_BRACKET) depth++;
     else if (code === CLOSE_BRACE || code === CLOSE_BRACKET) depth--;
+    else if (code === COMMA) values++;
+    if (values > MAX_VALUES) throw new SyntaxError(`more than ${MAX_VALUES} values, at character ${i}`);
     if (depth > MAX_DEPTH) throw new SyntaxError(`nesting deeper than ${MAX_DEPTH} at character ${i}`);
   }
 }
@@ -58,7 +65,8 @@ function assertUniqueKeys(text: string): void {
       const start = i;
       i = endOfString(text, i);
       if (!isFollowedByColon(text, i + 1)) continue; // a value, not a key
-      const key: string = JSON.parse(text.slice(start, i + 1));
+      const quoted = text.slice(start, i + 1);
+      const key: string = quoted.includes('\\') ? JSON.parse(quoted) : quoted.slice(1, -1);
       const keys = open[open.length - 1];
       if (keys.has(key)) {
         throw new SyntaxError(`key ${show(key)} twice, again at character ${start}`);

@@ -43,10 +43,11 @@ const METADATA_KEY = '__metadata__';
  * @throws TfjsLoraError `CORRUPT_FILE` naming the file and the key
  */
 export function parseHeader(bytes: Uint8Array, dataBytes: number, path: string): SafetensorsHeader {
-  const {[METADATA_KEY]: rawMetadata, ...entries} = parseHeaderObject(bytes, path);
-  const metadata = parseMetadata(rawMetadata, path);
-  const tensors = Object.entries(entries)
-    .map(([name, entry]): [string, TensorInfo] => [name, parseTensorInfo(name, entry, path)])
+  const entries = parseHeaderObject(bytes, path);
+  const metadata = parseMetadata(entries[METADATA_KEY], path);
+  const tensors = Object.keys(entries)
+    .filter((name) => name !== METADATA_KEY)
+    .map((name): [string, TensorInfo] => [name, parseTensorInfo(name, entries[name], path)])
     .sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
   assertCovers(tensors, dataBytes, path);
   return {metadata, tensors: new Map(tensors)};
@@ -84,29 +85,29 @@ function parseMetadata(value: unknown, path: string): Record<string, string> {
 }
 
 function parseTensorInfo(name: string, entry: unknown, path: string): TensorInfo {
-  const what = `Tensor ${show(name)}`;
+  const corrupt = (fault: string) => corruptFile(`Tensor ${show(name)}`, path, fault);
   if (/\p{Surrogate}/u.test(name)) {
-    throw corruptFile(what, path, 'expected a name of whole Unicode characters, got half of a pair');
+    throw corrupt('expected a name of whole Unicode characters, got half of a pair');
   }
   if (!isObject(entry)) {
-    throw corruptFile(what, path, `expected {dtype, shape, data_offsets}, got ${show(entry)}`);
+    throw corrupt(`expected {dtype, shape, data_offsets}, got ${show(entry)}`);
   }
   const {dtype, shape, data_offsets: offsets} = entry;
   if (!isSafetensorsDtype(dtype)) {
-    throw corruptFile(what, path, `expected dtype to be one of ${safetensorsDtypes()}, got ${show(dtype)}`);
+    throw corrupt(`expected dtype to be one of ${safetensorsDtypes()}, got ${show(dtype)}`);
   }
   const fault = shapeFault(dtype, shape);
-  if (fault !== undefined) throw corruptFile(what, path, fault);
+  if (fault !== undefined) throw corrupt(fault);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    throw corruptFile(what, path, `expected data_offsets to be [begin, end], got ${show(offsets)}`);
+    throw corrupt(`expected data_offsets to be [begin, end], got ${show(offsets)}`);
   }
   const [begin, end] = offsets as [number, number];
-  if (begin > end) throw corruptFile(what, path, `expected data_offsets in order, got [${begin}, ${end}]`);
+  if (begin > end) throw corrupt(`expected data_offsets in order, got [${begin}, ${end}]`);
   const sizes = shape as number[];
   const expected = byteLengthOf(dtype, sizes);
   if (end - begin !== expected) {
     const got = `data_offsets [${begin}, ${end}], ${end - begin} bytes`;
-    throw corruptFile(what, path, `expected ${expected} bytes for ${dtype} [${sizes}], got ${got}`);
+    throw corrupt(`expected ${expected} bytes for ${dtype} [${sizes}], got ${got}`);
   }
   return {dtype, shape: sizes, begin, end};
 }
@@ -116,17 +117,17 @@ function assertCovers(tensors: readonly [string, TensorInfo][], dataBytes: numbe
   let covered = 0;
   let previous = '';
   for (const [name, {begin, end}] of tensors) {
-    const what = `Tensor ${show(name)}`;
+    const corrupt = (fault: string) => corruptFile(`Tensor ${show(name)}`, path, fault);
     if (begin < covered) {
       const fault = `expected its bytes to start at ${covered}, after tensor ${show(previous)}, got ${begin}`;
-      throw corruptFile(what, path, `${fault}: the two overlap`);
+      throw corrupt(`${fault}: the two overlap`);
     }
     if (begin > covered) {
       const fault = `expected its bytes to start at ${covered}, got ${begin}: bytes between belong to no tensor`;
-      throw corruptFile(what, path, fault);
+      throw corrupt(fault);
     }
     if (end > dataBytes) {
-      throw corruptFile(what, path, `expected ${end} bytes of data, got ${dataBytes}: the file is cut short`);
+      throw corrupt(`expected ${end} bytes of data, got ${dataBytes}: the file is cut short`);
     }
     covered = end;
     previous = name;
