@@ -1,5 +1,6 @@
 import type {z} from 'zod';
 import {nearestNames} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import {describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
 import {FORMER_NAMES, IGNORED_KEYS, isOff, REFUSED_KEYS, type RefusedKey} from './foreignKeys.ts';
@@ -100,5 +101,3 @@ function didYouMean(key: string): string {
 function orAbsent(off: readonly unknown[]): string {
   return off.length > 0 ? `${off.map(show).join(' or ')}, or no such key` : 'no such key';
 }
-
-const show = (value: unknown): string => JSON.stringify(value);

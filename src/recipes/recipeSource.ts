@@ -1,5 +1,17 @@
 import {readFile} from 'node:fs/promises';
-import {type Document, isMap, isScalar, LineCounter, parseDocument, parse as parseYaml} from 'yaml';
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isNode,
+  isScalar,
+  LineCounter,
+  type Node,
+  parseDocument,
+  parse as parseYaml,
+  visit,
+  type YAMLMap,
+} from 'yaml';
 import {TfjsLoraError} from '../../quant/errors.ts';
 
 /** The values of a recipe as they were written, and where. */
@@ -49,36 +61,83 @@ export function parseRecipeText(text: string, path: string, overrides: readonly 
   };
 }
 
+/** LLaMA-Factory's arguments are some 400. */
+const MAX_KEYS = 1000;
+
+const MAX_LENGTH = 2 ** 20;
+
 function entriesOf(text: string, path: string): [string, Entry][] {
   const lines = new LineCounter();
-  const document: Document.Parsed = parseDocument(text, {lineCounter: lines, prettyErrors: false});
   const at = (offset: number) => {
     const {line, col} = lines.linePos(offset);
     return `${path}:${line}:${col}`;
   };
-  const [error] = document.errors;
-  if (error) {
-    const got = error.code === 'DUPLICATE_KEY' ? ' a key that stands above already' : `: ${error.message}`;
-    throw new TfjsLoraError('INVALID_CONFIG', `${at(error.pos[0])}: expected YAML, got${got}`);
-  }
-  if (document.contents === null) return [];
-  if (!isMap(document.contents)) {
-    const [start] = document.contents.range;
+  const invalid = (offset: number, expected: string, got: string) =>
+    new TfjsLoraError('INVALID_CONFIG', `${at(offset)}: expected ${expected}, got ${got}`);
+  if (text.length > MAX_LENGTH) {
+    const got = `${text.length}`;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${at(start)}: expected lines of "key: value", got something else`,
+      `${path}: expected at most ${MAX_LENGTH} characters, got ${got}`,
     );
   }
-  return document.contents.items.map(({key, value}) => {
+  const document = parseDocument(text, {lineCounter: lines, prettyErrors: false, uniqueKeys: false});
+  const fault = faultOf(document);
+  if (fault) throw invalid(fault.offset, 'YAML', fault.got);
+  if (document.contents === null) return [];
+  if (!isMap(document.contents)) {
+    throw invalid(document.contents.range[0], 'lines of "key: value"', 'something else');
+  }
+  const {items} = document.contents;
+  if (items.length > MAX_KEYS) throw invalid(0, `at most ${MAX_KEYS} keys`, `${items.length}`);
+  let values: Record<string, unknown>;
+  try {
+    values = document.toJS();
+  } catch (cause) {
+    throw invalid(0, 'YAML', `more repeated aliases than can be written out: ${(cause as Error).message}`);
+  }
+  return items.map(({key, value}) => {
     const keyAt = at(isScalar(key) && key.range ? key.range[0] : 0);
     const range = (value as {range?: [number, number, number]} | null)?.range;
-    const entry = {
-      value: document.toJS()[String(key)],
-      where: range ? at(range[0]) : keyAt,
-      whereKey: keyAt,
-    };
+    const entry = {value: values[String(key)], where: range ? at(range[0]) : keyAt, whereKey: keyAt};
     return [String(key), entry];
   });
+}
+
+/** What is wrong with a document, and where. */
+function faultOf(document: Document.Parsed): {offset: number; got: string} | undefined {
+  const [error] = document.errors;
+  if (error) {
+    const isDeep = error.message.startsWith('Maximum call stack');
+    return {offset: error.pos[0], got: isDeep ? 'lists or maps nested too deep' : error.message};
+  }
+  let fault: {offset: number; got: string} | undefined;
+  const found = (node: unknown, got: string) => {
+    fault = {offset: (node as {range?: [number, number, number]}).range?.[0] ?? 0, got};
+    return visit.BREAK;
+  };
+  const anchors = new Map<string, unknown>();
+  visit(document, (_, node, path) => {
+    if (isAlias(node)) {
+      if (path.includes(anchors.get(node.source) as Node)) {
+        return found(node, `*${node.source}, an alias to what contains it`);
+      }
+    } else if (isNode(node) && node.anchor) anchors.set(node.anchor, node);
+    const twice = isMap(node) ? duplicateKey(node) : undefined;
+    return twice === undefined ? undefined : found(twice, 'a key that stands above already');
+  });
+  return fault;
+}
+
+/** The library compares each key with each other. */
+function duplicateKey({items}: YAMLMap): unknown {
+  const keys = new Set<unknown>();
+  return items.find(({key}) => {
+    const known = isScalar(key) ? key.value : key;
+    if (keys.has(known)) return true;
+    keys.add(known);
+    return false;
+  })?.key;
 }
 
 function entryOfArgument(argument: string): [string, Entry] {

@@ -276,13 +276,47 @@ describe('faults', () => {
     );
   });
 
+  test.each([
+    [
+      'an alias to what contains it',
+      'dataset: &a [x, *a]',
+      /^recipe\.yaml:2:17: .* got \*a, an alias to what contains it/,
+    ],
+    [
+      'aliases of aliases',
+      `${Array.from({length: 9}, (_, i) => `k${i}: &a${i} [${Array(9).fill(i ? `*a${i - 1}` : 'x')}]`).join('\n')}`,
+      /more repeated aliases than can be written out/,
+    ],
+    ['deep nesting', `a: ${'['.repeat(20_000)}`, /nested too deep/],
+    [
+      'thousands of keys',
+      Array.from({length: 5000}, (_, i) => `key${i}: 1`).join('\n'),
+      /at most 1000 keys, got 5001/,
+    ],
+    ['megabytes', `a: ${'x'.repeat(2_000_000)}`, /at most 1048576 characters, got 2000\d+/],
+    [
+      'names of what every object has',
+      'constructor: 1\n__proto__: 2',
+      /2:1 constructor: .*\n.*3:1 __proto__: /,
+    ],
+  ])('%s', (_, text, message) => {
+    const {code, message: got} = fault(`${MODEL}${text}`);
+    expect(code).toBe('INVALID_CONFIG');
+    expect(got).toMatch(message);
+  });
+
   test('text that is no mapping', () => {
     expect(fault('- a\n').message).toBe(
       'recipe.yaml:1:1: expected lines of "key: value", got something else',
     );
-    expect(fault(`${MODEL}x: [1\n`).message).toMatch(/^recipe\.yaml:\d+:\d+: expected YAML, got: /);
+    expect(fault(`${MODEL}x: [1\n`).message).toMatch(
+      /^recipe\.yaml:\d+:\d+: expected YAML, got Flow sequence /,
+    );
     expect(fault(`${MODEL}seed: 1\nseed: 2`).message).toBe(
       'recipe.yaml:3:1: expected YAML, got a key that stands above already',
+    );
+    expect(fault(`${MODEL}freeze_extra_modules: {a: 1, a: 2}`).message).toMatch(
+      /:2:30: .* stands above already/,
     );
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
