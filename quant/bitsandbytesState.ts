@@ -1,6 +1,7 @@
 import {FP4_CODE, NF4_CODE} from './blockwise/codebooks.ts';
 import type {NestedAbsmax} from './blockwise/doubleQuantization.ts';
 import type {FourBitType} from './blockwise/fourBit.ts';
+import {decodeUtf8} from './decodeUtf8.ts';
 import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 import {Int8Tensor} from './int8.ts';
@@ -198,7 +199,7 @@ function readState(name: string, source: TensorSource, quantType: FourBitType): 
       `Tensor ${key} [${field}]: expected ${expected}, got ${show(got)}. Quantize and save the model again.`,
       {cause},
     );
-  const text = new TextDecoder().decode(readAs(source, key, ['U8']));
+  const text = decodeUtf8(readAs(source, key, ['U8']), `Tensor ${key}`);
   let state: Record<string, unknown>;
   try {
     state = parseStrictJson(text) as Record<string, unknown>;

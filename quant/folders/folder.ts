@@ -1,4 +1,4 @@
-import {TfjsLoraError} from '../errors.ts';
+import {decodeUtf8} from '../decodeUtf8.ts';
 import type {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import type {TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import type {ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
@@ -35,27 +35,12 @@ export interface WritableFolder extends Folder {
   writeShards(tensors: Iterable<TensorToWrite>, options: ShardedWriteOptions): Promise<void>;
 }
 
-/** Far above the largest tokenizer, and half of what one string of Node may hold. */
-const MAX_TEXT_BYTES = 2 ** 28;
-
 /**
  * A file's text, or undefined when there is no such file.
  *
- * @throws TfjsLoraError `CORRUPT_FILE` when it is no UTF-8 or larger than 256 MiB; `FILE_NOT_FOUND` as {@link Folder.read}
+ * @throws TfjsLoraError `CORRUPT_FILE` naming the first byte that is not UTF-8
  */
 export async function readText(folder: Folder, name: string): Promise<string | undefined> {
   const bytes = await folder.read(name);
-  return bytes && decodeText(bytes, folder.pathOf(name));
-}
-
-/** As {@link readText}, for the bytes of the file at `path`. */
-export function decodeText(bytes: Uint8Array, path: string): string {
-  const corrupt = (got: string, cause?: unknown) =>
-    new TfjsLoraError('CORRUPT_FILE', `${path}: expected UTF-8 text, got ${got}`, {cause});
-  if (bytes.length > MAX_TEXT_BYTES) throw corrupt(`${bytes.length} bytes, more than ${MAX_TEXT_BYTES}`);
-  try {
-    return new TextDecoder('utf-8', {fatal: true}).decode(bytes);
-  } catch (cause) {
-    throw corrupt('other bytes', cause);
-  }
+  return bytes && decodeUtf8(bytes, folder.pathOf(name));
 }

@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
+import {decodeUtf8} from '../decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../errors.ts';
-import {decodeText, type Folder, readText} from '../folders/folder.ts';
+import {type Folder, readText} from '../folders/folder.ts';
 import {parseStrictJson} from '../parseJson.ts';
 import {show} from '../show.ts';
 import {corruptFile} from './corruptFile.ts';
@@ -183,7 +184,7 @@ function readIndex(path: string): string {
       },
     );
   }
-  return decodeText(bytes, path);
+  return decodeUtf8(bytes, path);
 }
 
 /** The index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */

@@ -12,6 +12,7 @@ import {
   visit,
   type YAMLMap,
 } from 'yaml';
+import {decodeUtf8} from '../../quant/decodeUtf8.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 
 /** The values of a recipe as they were written, and where. */
@@ -39,15 +40,15 @@ interface Entry {
  * @throws TfjsLoraError `FILE_NOT_FOUND`; `INVALID_CONFIG` with line and column where the text is no mapping
  */
 export async function readRecipe(path: string, overrides: readonly string[] = []): Promise<RecipeSource> {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = await readFile(path, 'utf8');
+    bytes = await readFile(path);
   } catch (cause) {
     const {code} = cause as NodeJS.ErrnoException;
     const got = code === 'ENOENT' ? 'nothing there' : code === 'EISDIR' ? 'a folder' : String(cause);
     throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}`, {cause});
   }
-  return parseRecipeText(text, path, overrides);
+  return parseRecipeText(decodeUtf8(bytes, path), path, overrides);
 }
 
 /** As {@link readRecipe}, of a text; `path` names it in messages. */

@@ -1,3 +1,5 @@
+import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import fc from 'fast-check';
 import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS} from '../../../src/recipes/foreignKeys.ts';
@@ -234,6 +236,14 @@ describe('faults', () => {
       message: 'recipe /nowhere/recipe.yaml: expected a YAML file, got nothing there',
     });
     await expect(loadRecipe(__dirname)).rejects.toThrow('expected a YAML file, got a folder');
+  });
+
+  test('a text that is not UTF-8', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-recipe-'));
+    const path = join(folder, 'latin1.yaml');
+    writeFileSync(path, Buffer.from('# café\n', 'latin1'));
+    await expect(loadRecipe(path)).rejects.toThrow(`${path} byte 5: expected UTF-8 text, got 0xe9.`);
+    rmSync(folder, {recursive: true});
   });
 
   test('an unknown key names the nearest', () => {
