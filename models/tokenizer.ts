@@ -1,4 +1,3 @@
-import {Template} from '@huggingface/jinja';
 import {Tokenizer as TokenizerCore} from '@huggingface/tokenizers';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import {DiskFolder} from '../quant/folders/diskFolder.ts';
@@ -12,6 +11,7 @@ import {
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
 import {completeAddedTokens, contentOf} from './addedTokens.ts';
+import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
 
@@ -87,7 +87,7 @@ export class Tokenizer {
   private readonly core: TokenizerCore;
   private readonly specialIds: ReadonlySet<number>;
   private readonly namedTokens: Partial<Record<NamedToken, string>> = {};
-  private readonly parsedTemplates = new Map<string, Template>();
+  private readonly parsedTemplates = new Map<string, ChatTemplate>();
 
   /**
    * @param files parsed contents of the tokenizer's files
@@ -224,7 +224,7 @@ export class Tokenizer {
    * Renders a conversation as the one text that the model was trained to continue.
    *
    * @throws TfjsLoraError `UNSUPPORTED` when the tokenizer has no chat template; `INVALID_ARGUMENT` when the
-   *   template refuses the messages; `CORRUPT_FILE` when it is no valid template
+   *   template refuses the messages; `CORRUPT_FILE` when it is no valid template, or does too much
    */
   applyChatTemplate(messages: ChatMessage[], options: ChatTemplateOptions = {}): string {
     if (!Array.isArray(messages) || messages.length === 0) {
@@ -233,22 +233,24 @@ export class Tokenizer {
         `chat template messages: expected at least one {role, content}, got ${show(messages)}`,
       );
     }
+    const wrong = messages.findIndex((message) => typeof message !== 'object' || message === null);
+    if (wrong >= 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `chat template messages[${wrong}]: expected {role, content}, got ${show(messages[wrong])}`,
+      );
+    }
     assertKnownOptions('chat template', options, CHAT_TEMPLATE_OPTIONS);
     const {addGenerationPrompt = false, dateString, tools, variables} = options;
-    const template = this.template(tools !== undefined);
-    try {
-      return template.render({
-        messages,
-        add_generation_prompt: addGenerationPrompt,
-        ...definedOnly(this.namedTokens),
-        ...definedOnly({date_string: dateString, tools}),
-        ...variables,
-      });
-    } catch (cause) {
-      throw new TfjsLoraError('INVALID_ARGUMENT', `chat template messages: ${(cause as Error).message}`, {
-        cause,
-      });
-    }
+    return this.template(tools !== undefined).render({
+      messages: messages.map(definedOnly), // some APIs write null for what a message lacks
+      add_generation_prompt: addGenerationPrompt,
+      documents: null, // transformers passes None for what it is not given
+      tools: tools ?? null,
+      ...definedOnly(this.namedTokens),
+      ...definedOnly({date_string: dateString}),
+      ...variables,
+    });
   }
 
   /** {@link applyChatTemplate}, then {@link encode}: the template itself writes the special tokens. */
@@ -381,7 +383,7 @@ export class Tokenizer {
     return {text, where};
   }
 
-  private template(hasTools: boolean): Template {
+  private template(hasTools: boolean): ChatTemplate {
     const source = this.templateSource(hasTools);
     if (source === undefined) {
       throw new TfjsLoraError(
@@ -392,15 +394,7 @@ export class Tokenizer {
     }
     let parsed = this.parsedTemplates.get(source.text);
     if (parsed === undefined) {
-      try {
-        parsed = new Template(source.text);
-      } catch (cause) {
-        throw new TfjsLoraError(
-          'CORRUPT_FILE',
-          `${source.where}: expected a Jinja template, got one that does not parse: ${(cause as Error).message}`,
-          {cause},
-        );
-      }
+      parsed = new ChatTemplate(source.text, source.where);
       this.parsedTemplates.set(source.text, parsed);
     }
     return parsed;
@@ -450,7 +444,7 @@ function createCore(files: TokenizerFiles, path: string): TokenizerCore {
 }
 
 function definedOnly(values: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value != null));
 }
 
 function toJsonText(value: unknown): string {
