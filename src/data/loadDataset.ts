@@ -47,7 +47,7 @@ export interface PromptExample {
 export interface SplitArgs extends DatasetArgs {
   /** Data sets to validate on. */
   evaluationDataset?: string | string[];
-  /** Or a part of the training data: a fraction below 1, or a count above 1. Default 0. */
+  /** Or a part of the training data: a fraction below 1, or a count from 1. Default 0. */
   valSize?: number;
 }
 const SPLIT_OPTIONS = {
@@ -179,7 +179,10 @@ async function readAll(dataset: OpenDataset, plan: DatasetPlan): Promise<Convers
       plan.onProgress?.({phase: 'reading', what: source.name, done: records.length});
     if (source.sampleCount === undefined && records.length === most) break;
   }
-  if (source.sampleCount !== undefined) records = sample(records, source.sampleCount, plan.seed);
+  if (source.sampleCount !== undefined) {
+    assertSampleCount(source, records.length);
+    records = sample(records, Math.min(source.sampleCount, most), plan.seed);
+  }
   const columns = new ColumnWatch(source);
   const conversations = records.slice(0, most).map((record) => {
     columns.see(record);
@@ -188,6 +191,18 @@ async function readAll(dataset: OpenDataset, plan: DatasetPlan): Promise<Convers
   const missing = columns.missing();
   if (missing && conversations.length > 0) throw new TfjsLoraError('CORRUPT_FILE', missing);
   return conversations;
+}
+
+/** A count beyond it is a slip, and would fill the memory. */
+const MOST_TIMES = 1000;
+
+function assertSampleCount({name, sampleCount = 0}: DatasetSource, records: number): void {
+  if (sampleCount <= Math.max(1, records) * MOST_TIMES) return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `dataset ${name} num_samples: expected at most ${MOST_TIMES} times the ${records} records there are, ` +
+      `got ${sampleCount}. Correct it, or train for more epochs.`,
+  );
 }
 
 /** So many records in random order; when there are fewer, some again. */

@@ -1,7 +1,9 @@
+import {parsePythonJson, writePythonJson} from '../../../models/pythonJson.ts';
+import {PythonFloat} from '../../../models/pythonValue.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {Conversation} from '../conversation.ts';
 import type {Message, Role} from '../templates/template.ts';
-import {pythonJson} from '../templates/toolFormats.ts';
+import {parseTools} from '../templates/toolFormats.ts';
 import type {ColumnName, DatasetSource, TagName} from './datasetInfo.ts';
 import {placeOf, type SourceRecord} from './sourceRecord.ts';
 
@@ -109,9 +111,15 @@ class RecordReader {
   /** JSON text of the tools. */
   tools(): string | undefined {
     const value = this.value('tools');
-    if (value === undefined || typeof value === 'string') return value;
-    if (typeof value === 'object') return pythonJson(value);
-    throw this.mistake('tools', 'JSON text or a list', value);
+    if (value === undefined || value === '') return value;
+    const text = typeof value === 'string' ? value : writePythonJson(value);
+    try {
+      parseTools(text);
+    } catch (cause) {
+      const {message} = cause as Error;
+      throw this.mistake('tools', 'JSON text or a list of tools', value, ` ${message}.`);
+    }
+    return text;
   }
 
   /** Earlier questions and answers. */
@@ -152,7 +160,7 @@ class RecordReader {
         Array.isArray(calls) &&
         calls.length > 0
       ) {
-        return {role: 'function', tag, content: pythonJson(calls.map((call) => call.function))};
+        return {role: 'function', tag, content: writePythonJson(calls.map((call) => call.function))};
       }
       return {role, tag, content: this.part(message as Record<string, unknown>, 'content_tag', i)};
     });
@@ -179,16 +187,18 @@ class RecordReader {
     if (typeof value === 'string') {
       if (value === '' && !isNeeded) return undefined;
       try {
-        const parsed = JSON.parse(value);
+        const parsed = parsePythonJson(value);
         if (Array.isArray(parsed)) return parsed;
       } catch {} // the message below shows it
     }
     throw this.mistake(column, 'a list', value);
   }
 
+  /** What a column holds; undefined for null and NaN, which stands for it in files that pandas wrote. */
   private value(column: ColumnName, isNeeded = false): unknown {
     const key = this.source.columns[column];
-    const value = key === undefined ? undefined : (this.record.value[key] ?? undefined);
+    const held = key === undefined ? undefined : (this.record.value[key] ?? undefined);
+    const value = held instanceof PythonFloat && Number.isNaN(held.value) ? undefined : held;
     if (value !== undefined || !isNeeded) return value;
     // A question may be null, or all in the query; a key that is not there at all is a mistake in the columns.
     if (column === 'prompt' && (key === undefined || key in this.record.value)) return undefined;
@@ -203,11 +213,10 @@ class RecordReader {
   }
 
   private mistake(column: ColumnName, expected: string, got: unknown, advice = ''): TfjsLoraError {
-    const text = typeof got === 'bigint' ? `${got}` : JSON.stringify(got);
     return new TfjsLoraError(
       'CORRUPT_FILE',
       `${this.place} column '${this.source.columns[column]}' (${column}): expected ${expected}, ` +
-        `got ${text.slice(0, 80)}.${advice}`,
+        `got ${writePythonJson(got).slice(0, 80)}.${advice}`,
     );
   }
 }

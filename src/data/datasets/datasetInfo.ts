@@ -1,5 +1,6 @@
 import {readFile} from 'node:fs/promises';
 import {resolve} from 'node:path';
+import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
@@ -22,7 +23,7 @@ export interface DatasetEntry {
   split?: string;
   /** Of a hub data set: the folder its files are in. */
   folder?: string;
-  /** So many records, drawn at random; more than there are draws some again. */
+  /** So many records, drawn at random; more than there are draws some again, up to a thousand times as many. */
   num_samples?: number;
   columns?: Partial<Record<ColumnName, string>>;
   tags?: Partial<Record<TagName, string>>;
@@ -131,9 +132,9 @@ export function insideRepository(source: DatasetSource, id: string): DatasetSour
 
 /** Reads `dataset_info.json`. */
 export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = await readFile(path, 'utf8');
+    bytes = await readFile(path);
   } catch (cause) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
@@ -142,6 +143,7 @@ export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
       {cause},
     );
   }
+  const text = decodeUtf8(bytes, resolve(path));
   try {
     const info = JSON.parse(text);
     if (isObject(info)) return info as DatasetInfo;

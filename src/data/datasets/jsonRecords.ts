@@ -1,55 +1,69 @@
+import {MAX_JSON_DEPTH, parsePythonJson} from '../../../models/pythonJson.ts';
+import {decodeUtf8, Utf8Decoder} from '../../../quant/decodeUtf8.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {placeOf, type SourceRecord} from './sourceRecord.ts';
+import {assertRecordSize, placeOf, type SourceRecord} from './sourceRecord.ts';
 
 const [QUOTE, BACKSLASH, NEWLINE, COMMA, OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] =
   Buffer.from('"\\\n,[]{}');
+const BYTE_ORDER_MARK = [0xef, 0xbb, 0xbf];
 const isSpace = (byte: number) => byte === 32 || (byte >= 9 && byte <= 13);
 
-/** JSON records, one a line; empty lines are skipped. Reads piece by piece, so that files may be larger than memory. */
+/**
+ * JSON records, one a line; empty lines are skipped. A file that begins with a list is read as one. Reads piece by piece,
+ * so that files may be larger than memory.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its line, or the byte that is not UTF-8
+ */
 export async function* jsonLineRecords(
   bytes: AsyncIterable<Uint8Array>,
   file: string,
 ): AsyncGenerator<SourceRecord> {
+  const {first, pieces} = await peek(bytes);
+  if (first === OPEN_LIST) {
+    yield* jsonRecords(pieces, file);
+    return;
+  }
   let rest: Uint8Array[] = [];
-  let [line, index] = [0, 0];
-  const take = function* (lineBytes: Uint8Array[]): Generator<SourceRecord> {
+  let [line, index, restBytes, lineStart] = [0, 0, 0, 0];
+  const take = function* (lineBytes: Uint8Array): Generator<SourceRecord> {
     line++;
-    const text = withoutByteOrderMark(Buffer.concat(lineBytes).toString('utf8')).trim();
-    if (text === '') return;
-    yield parseRecord(text, {file, index: index++, line});
+    const text = decodeUtf8(lineBytes, file, lineStart).trim();
+    lineStart += lineBytes.length + 1;
+    [rest, restBytes] = [[], 0];
+    if (text !== '') yield parseRecord(text, {file, index: index++, line});
   };
-  for await (const piece of bytes) {
+  for await (const piece of pieces) {
     let start = 0;
     for (let end = piece.indexOf(NEWLINE); end >= 0; end = piece.indexOf(NEWLINE, start)) {
-      yield* take([...rest, piece.subarray(start, end)]);
-      rest = [];
+      yield* take(Buffer.concat([...rest, piece.subarray(start, end)]));
       start = end + 1;
     }
-    if (start < piece.length) rest.push(Uint8Array.from(piece.subarray(start)));
+    if (start === piece.length) continue;
+    rest.push(Uint8Array.from(piece.subarray(start)));
+    restBytes += piece.length - start;
+    assertRecordSize(restBytes, {file, index, line: line + 1});
   }
-  yield* take(rest);
+  yield* take(Buffer.concat(rest));
 }
 
 /**
- * Records of a JSON file: a list of them, or one after the other. Reads piece by piece.
+ * Records of a JSON file: a list of them, or one after the other. Reads piece by piece. Control characters within strings
+ * and `NaN` are taken, as by Hugging Face's `json` loader.
  *
- * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its line
+ * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its line, or the byte that is not UTF-8
  */
 export async function* jsonRecords(
   bytes: AsyncIterable<Uint8Array>,
   file: string,
 ): AsyncGenerator<SourceRecord> {
-  let [line, index, depth, recordLine] = [1, 0, 0, 1];
+  let [depth, line, index, recordLine, recordStart] = [0, 1, 0, 1, 0];
   let [isString, isEscaped, isList, isClosed, needsComma] = [false, false, false, false, false];
   let parts: Uint8Array[] = [];
-  let isFirstPiece = true;
+  let [pieceStart, partBytes] = [0, 0];
   const corrupt = (expected: string, got: string) =>
     new TfjsLoraError('CORRUPT_FILE', `${file} line ${line}: expected ${expected}, got ${got}`);
 
-  for await (const given of bytes) {
-    const piece =
-      isFirstPiece && given[0] === 0xef && given[1] === 0xbb && given[2] === 0xbf ? given.subarray(3) : given;
-    isFirstPiece = false;
+  for await (const piece of bytes) {
     let start = 0; // of the record's part in this piece
     for (let i = 0; i < piece.length; i++) {
       const byte = piece[i];
@@ -64,16 +78,18 @@ export async function* jsonRecords(
         if (byte === QUOTE) isString = true;
         else if (byte === OPEN_OBJECT || byte === OPEN_LIST) depth++;
         else if (byte === CLOSE_OBJECT || byte === CLOSE_LIST) depth--;
+        if (depth > MAX_JSON_DEPTH)
+          throw corrupt(`at most ${MAX_JSON_DEPTH} brackets within each other`, 'more');
         if (depth > 0) continue;
-        const text = Buffer.concat([...parts, piece.subarray(start, i + 1)]).toString('utf8');
-        parts = [];
+        const text = decodeUtf8(Buffer.concat([...parts, piece.subarray(start, i + 1)]), file, recordStart);
+        [parts, partBytes] = [[], 0];
         yield parseRecord(text, {file, index: index++, line: recordLine});
         needsComma = isList;
         continue;
       }
-      if (isSpace(byte)) continue;
+      if (isSpace(byte) || byte === BYTE_ORDER_MARK[pieceStart + i]) continue;
       if (byte === OPEN_OBJECT && !needsComma && !isClosed) {
-        [depth, start, recordLine] = [1, i, line];
+        [depth, start, recordLine, recordStart] = [1, i, line, pieceStart + i];
       } else if (byte === OPEN_LIST && index === 0 && !isList) {
         isList = true;
       } else if (byte === COMMA && needsComma) {
@@ -83,10 +99,15 @@ export async function* jsonRecords(
         needsComma = false;
       } else {
         const expected = isClosed ? 'nothing after the list' : needsComma ? 'a comma or ]' : 'a record {…}';
+        new Utf8Decoder(file, pieceStart + i).decode(piece.subarray(i)); // says so when it is no text
         throw corrupt(expected, JSON.stringify(Buffer.from(piece.subarray(i, i + 20)).toString('utf8')));
       }
     }
-    if (depth > 0) parts.push(Uint8Array.from(piece.subarray(start)));
+    pieceStart += piece.length;
+    if (depth === 0) continue;
+    parts.push(Uint8Array.from(piece.subarray(start)));
+    partBytes += piece.length - start;
+    assertRecordSize(partBytes, {file, index, line: recordLine});
   }
   if (depth > 0) {
     throw new TfjsLoraError(
@@ -97,10 +118,32 @@ export async function* jsonRecords(
   if (isList && !isClosed) throw corrupt("the list's closing ]", 'the end of the file');
 }
 
+/** The first byte that is no space, and all pieces with those that were read to find it. */
+async function peek(
+  bytes: AsyncIterable<Uint8Array>,
+): Promise<{first?: number; pieces: AsyncIterable<Uint8Array>}> {
+  const iterator = bytes[Symbol.asyncIterator]();
+  const read: Uint8Array[] = [];
+  let [first, start]: [number | undefined, number] = [undefined, 0];
+  while (first === undefined) {
+    const {done, value} = await iterator.next();
+    if (done) break;
+    const piece = Uint8Array.from(value); // its memory may be used again
+    read.push(piece);
+    first = piece.find((byte, i) => !isSpace(byte) && byte !== BYTE_ORDER_MARK[start + i]);
+    start += piece.length;
+  }
+  const pieces = async function* () {
+    yield* read;
+    yield* {[Symbol.asyncIterator]: () => iterator};
+  };
+  return {first, pieces: pieces()};
+}
+
 function parseRecord(text: string, place: Omit<SourceRecord, 'value'>): SourceRecord {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parsePythonJson(text, {controlCharacters: true});
   } catch (cause) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
@@ -115,5 +158,3 @@ function parseRecord(text: string, place: Omit<SourceRecord, 'value'>): SourceRe
     `${placeOf(place)}: expected an object {…}, got ${text.slice(0, 60)}`,
   );
 }
-
-const withoutByteOrderMark = (text: string) => (text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);

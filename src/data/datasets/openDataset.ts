@@ -89,7 +89,11 @@ async function localFiles(source: DatasetSource, folder: string): Promise<string
   }
   if (!found.isDirectory()) return [path];
   const files = (await readdir(path)).filter((file) => !file.startsWith('.')).sort();
-  const kinds = [...new Set(files.map((file) => kindOfFile(file)))];
+  const kindOf = (file: string) => {
+    const kind = kindOfFile(file);
+    return kind === 'jsonl' ? 'json' : kind; // one kind to Hugging Face's loader
+  };
+  const kinds = [...new Set(files.map(kindOf))];
   if (kinds.length === 1 && kinds[0] !== undefined) return files.map((file) => join(path, file));
   throw new TfjsLoraError(
     'UNSUPPORTED',

@@ -1,23 +1,28 @@
 import {createReadStream} from 'node:fs';
+import {stat} from 'node:fs/promises';
 import {extname} from 'node:path';
 import {pipeline} from 'node:stream';
 import {createGunzip} from 'node:zlib';
-import {CsvError, parse} from 'csv-parse';
+import {Utf8Decoder} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {delimitedRecords} from './delimitedRecords.ts';
 import {jsonLineRecords, jsonRecords} from './jsonRecords.ts';
 import {parquetRecords} from './parquetRecords.ts';
-import {placeOf, type SourceRecord} from './sourceRecord.ts';
+import {assertRecordSize, type SourceRecord} from './sourceRecord.ts';
 
 type Reader = (path: string) => AsyncGenerator<SourceRecord>;
 
 const READERS: Record<string, Reader> = {
   json: (path) => jsonRecords(bytesOf(path), path),
   jsonl: (path) => jsonLineRecords(bytesOf(path), path),
-  csv: (path) => delimitedRecords(path, ','),
-  tsv: (path) => delimitedRecords(path, '\t'),
+  csv: (path) => delimitedRecords(textOf(path), path, ','),
+  tsv: (path) => delimitedRecords(textOf(path), path, '\t'),
   txt: textRecords,
   parquet: parquetRecords,
 };
+
+/** A packed file may unpack to this, and to so many times its size: real text packs three to twenty times. */
+const UNPACKED = {bytes: 2 ** 26, times: 100};
 
 /** The kind of a data file by its name, without a `.gz`; undefined when it is none. */
 export function kindOfFile(path: string): string | undefined {
@@ -29,7 +34,8 @@ export function kindOfFile(path: string): string | undefined {
 /**
  * Records of a file, piece by piece, in its order.
  *
- * @throws TfjsLoraError `UNSUPPORTED` for a file of another kind, `FILE_NOT_FOUND`, `CORRUPT_FILE` naming the record
+ * @throws TfjsLoraError `UNSUPPORTED` for a file of another kind, `FILE_NOT_FOUND`, `CORRUPT_FILE` naming the record, or the
+ *   first byte that is not UTF-8
  */
 export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
   const kind = kindOfFile(path);
@@ -57,27 +63,34 @@ export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
 
 function bytesOf(path: string): AsyncIterable<Uint8Array> {
   const file = createReadStream(path, {highWaterMark: 1 << 20});
-  return path.endsWith('.gz') ? pipeline(file, createGunzip(), () => {}) : file;
+  return path.endsWith('.gz')
+    ? unpacked(
+        path,
+        pipeline(file, createGunzip(), () => {}),
+      )
+    : file;
 }
 
-/** Rows under a header line. */
-async function* delimitedRecords(path: string, delimiter: string): AsyncGenerator<SourceRecord> {
-  const parser = parse({columns: true, bom: true, skip_empty_lines: true, info: true, delimiter});
-  const rows = pipeline(bytesOf(path), parser, () => {}) as AsyncIterable<{
-    record: Record<string, string>;
-    info: {lines: number};
-  }>;
-  let index = 0;
-  try {
-    for await (const {record: value, info} of rows)
-      yield {value, file: path, index: index++, line: info.lines};
-  } catch (cause) {
-    if (!(cause instanceof CsvError)) throw cause;
-    // The parser is ahead of what was read of it.
-    const {records = index, lines} = cause as CsvError & {records?: number; lines?: number};
-    const place = placeOf({file: path, index: records, line: lines});
-    throw new TfjsLoraError('CORRUPT_FILE', `${place}: ${cause.message}`, {cause});
+async function* unpacked(path: string, pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  let [bytes, most] = [0, 0];
+  for await (const piece of pieces) {
+    most ||= UNPACKED.bytes + UNPACKED.times * (await stat(path)).size;
+    bytes += piece.length;
+    if (bytes > most) {
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `${path}: expected at most ${most} bytes when unpacked (${UNPACKED.times} times the file's size), got more. ` +
+          'Unpack it yourself if it is what you want.',
+      );
+    }
+    yield piece;
   }
+}
+
+async function* textOf(path: string): AsyncGenerator<string> {
+  const decoder = new Utf8Decoder(path);
+  for await (const piece of bytesOf(path)) yield decoder.decode(piece);
+  decoder.end();
 }
 
 /** Lines of text as `{text}`; empty ones are kept, as by Hugging Face's `text` loader. */
@@ -89,12 +102,12 @@ async function* textRecords(path: string): AsyncGenerator<SourceRecord> {
     index,
     line: ++index,
   });
-  const decoder = new TextDecoder();
-  for await (const piece of bytesOf(path)) {
-    const lines = (rest + decoder.decode(piece, {stream: true})).split('\n');
+  for await (const piece of textOf(path)) {
+    const lines = piece.split('\n');
+    lines[0] = rest + lines[0];
     rest = lines.pop() as string;
+    assertRecordSize(rest.length, {file: path, index, line: index + 1});
     for (const line of lines) yield record(line);
   }
-  rest += decoder.decode();
   if (rest !== '') yield record(rest);
 }

@@ -2,7 +2,7 @@ import type {ChatMessage, Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Message, Slot, Template} from './template.ts';
 import type {ResolvedTemplate} from './templateRegistry.ts';
-import {describeTools, parseFunctionCalls, writeFunctionCalls} from './toolFormats.ts';
+import {describeTools, parseFunctionCalls, parseTools, writeFunctionCalls} from './toolFormats.ts';
 
 export interface ConversationContext {
   /** Default the template's own. */
@@ -110,7 +110,7 @@ function chatTemplateTurns(
   {system, tools, dateString}: ConversationContext & {dateString: string},
 ): number[][] {
   const chat: ChatMessage[] = system ? [{role: 'system', content: system}] : [];
-  const options = {dateString, tools: tools ? (JSON.parse(tools) as unknown[]) : undefined};
+  const options = {dateString, tools: tools ? parseTools(tools) : undefined};
   let before = '';
   return messages.map((message) => {
     chat.push(chatMessage(message));

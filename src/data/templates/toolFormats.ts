@@ -1,3 +1,5 @@
+import {parsePythonJson, writePythonJson} from '../../../models/pythonJson.ts';
+import {entriesOf, pythonText} from '../../../models/pythonValue.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 
 /** A function call as data sets write it. */
@@ -6,18 +8,11 @@ interface FunctionCall {
   arguments: unknown;
 }
 
-interface ToolParameter {
-  type?: string;
-  description?: string;
-  enum?: string[];
-  items?: {type?: string};
-}
-
 /** A tool in OpenAI's JSON schema, bare or as `{type: 'function', function: tool}`. */
 interface Tool {
   name: string;
-  description?: string;
-  parameters: {properties: Record<string, ToolParameter>; required?: string[]};
+  description?: unknown;
+  parameters: {properties: Record<string, Record<string, unknown>>; required?: unknown[]};
 }
 
 interface ToolFormat {
@@ -30,7 +25,7 @@ interface ToolFormat {
 const FORMATS: Record<string, ToolFormat> = {
   default: {
     describe: (tools) => {
-      const bare = tools.map((tool) => (tool.type === 'function' ? tool.function : tool) as Tool);
+      const bare = tools.map(bareTool);
       return (
         `You have access to the following tools:\n${bare.map(describeTool).join('')}` +
         'Use the following format if using a tool:\n```\n' +
@@ -40,7 +35,9 @@ const FORMATS: Record<string, ToolFormat> = {
       );
     },
     call: (calls) =>
-      calls.map((call) => `Action: ${call.name}\nAction Input: ${pythonJson(call.arguments)}`).join('\n'),
+      calls
+        .map((call) => `Action: ${call.name}\nAction Input: ${writePythonJson(call.arguments)}`)
+        .join('\n'),
   },
   /** Llama 3.1's JSON calls. */
   llama3: {
@@ -52,25 +49,40 @@ const FORMATS: Record<string, ToolFormat> = {
         `Cutting Knowledge Date: December 2023\nToday Date: ${dateString}\n\n` +
         'You have access to the following functions. To call a function, please respond with JSON for a function call. ' +
         'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}. ' +
-        `Do not use variables.\n\n${wrapped.map((tool) => `${JSON.stringify(tool, null, 4)}\n\n`).join('')}`
+        `Do not use variables.\n\n${wrapped.map((tool) => `${writePythonJson(tool, {indent: '    '})}\n\n`).join('')}`
       );
     },
     call: (calls) => {
       const objects = calls.map(({name, arguments: parameters}) => ({name, parameters}));
-      return pythonJson(objects.length === 1 ? objects[0] : objects);
+      return writePythonJson(objects.length === 1 ? objects[0] : objects);
     },
   },
 };
 
+const bareTool = (tool: Record<string, unknown>) =>
+  (tool.type === 'function' ? tool.function : tool) as unknown as Tool;
+
 function describeTool({name, description = '', parameters}: Tool): string {
-  const lines = Object.entries(parameters.properties).map(([key, parameter]) => {
-    const required = parameters.required?.includes(key) ? ', required' : '';
-    const choices = parameter.enum?.length ? `, should be one of [${parameter.enum.join(', ')}]` : '';
-    const items = parameter.items ? `, where each item should be ${parameter.items.type ?? ''}` : '';
-    return `  - ${key} (${parameter.type ?? ''}${required}): ${parameter.description ?? ''}${choices}${items}\n`;
+  const {properties, required = []} = parameters;
+  const lines = entriesOf(properties).map(([key, value]) => {
+    const {type = '', description: about = '', enum: choices, items} = value as Record<string, unknown>;
+    const isRequired = required.includes(key) ? ', required' : '';
+    const choice =
+      Array.isArray(choices) && isFilled(choices)
+        ? `, should be one of [${choices.map(pythonText).join(', ')}]`
+        : '';
+    const {type: itemType = ''} = isObject(items) ? items : {};
+    const each = isFilled(items) ? `, where each item should be ${pythonText(itemType)}` : '';
+    return `  - ${key} (${pythonText(type)}${isRequired}): ${pythonText(about)}${choice}${each}\n`;
   });
-  return `> Tool Name: ${name}\nTool Description: ${description}\nTool Args:\n${lines.join('')}\n`;
+  return `> Tool Name: ${name}\nTool Description: ${pythonText(description)}\nTool Args:\n${lines.join('')}\n`;
 }
+
+const isFilled = (value: unknown) =>
+  typeof value === 'object' && value !== null && Object.keys(value).length > 0;
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function getFormat(name: string): ToolFormat {
   if (Object.hasOwn(FORMATS, name)) return FORMATS[name];
@@ -87,15 +99,28 @@ function getFormat(name: string): ToolFormat {
  * @param tools JSON text: a list of tools
  */
 export function describeTools(format: string, tools: string, dateString: string): string {
-  const parsed = parseJson('tools', tools);
-  if (!Array.isArray(parsed)) throw malformed('tools', 'a list of tools', tools);
+  const parsed = parseTools(tools);
   if (parsed.length === 0) return '';
   for (const tool of parsed) {
-    const bare = tool?.type === 'function' ? tool.function : tool;
-    if (typeof bare?.name !== 'string' || typeof bare.parameters?.properties !== 'object')
-      throw malformed('tools', 'tools with a name and parameters.properties', JSON.stringify(tool));
+    const {name, parameters} = (bareTool(tool) ?? {}) as Partial<Tool>;
+    const {properties, required = []} = parameters ?? {};
+    const isDescribed =
+      typeof name === 'string' && isObject(properties) && Object.values(properties).every(isObject);
+    if (!isDescribed || !Array.isArray(required))
+      throw malformed('tools', 'tools with a name and parameters.properties', writePythonJson(tool));
   }
   return getFormat(format).describe(parsed, dateString);
+}
+
+/**
+ * Tools as JSON text holds them.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE` for anything but a list of objects
+ */
+export function parseTools(text: string): Record<string, unknown>[] {
+  const tools = parseJson('tools', text);
+  if (Array.isArray(tools) && tools.every(isObject)) return tools;
+  throw malformed('tools', 'a list of tools', text);
 }
 
 /**
@@ -117,14 +142,14 @@ export function parseFunctionCalls(text: string): FunctionCall[] {
   const calls = [parseJson('function call', text)].flat() as FunctionCall[];
   for (const call of calls) {
     if (typeof call?.name !== 'string' || call.arguments === undefined)
-      throw malformed('function call', '{"name": …, "arguments": …}', JSON.stringify(call));
+      throw malformed('function call', '{"name": …, "arguments": …}', writePythonJson(call));
   }
   return calls;
 }
 
 function parseJson(what: string, text: string): unknown {
   try {
-    return JSON.parse(text);
+    return parsePythonJson(text);
   } catch {
     throw malformed(what, 'JSON', text);
   }
@@ -132,14 +157,6 @@ function parseJson(what: string, text: string): unknown {
 
 function malformed(what: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError('CORRUPT_FILE', `${what}: expected ${expected}, got ${got.slice(0, 120)}`);
-}
-
-/** JSON in one line, spaced as Python's `json.dumps(value, ensure_ascii=False)`. */
-export function pythonJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(pythonJson).join(', ')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  const entries = Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${pythonJson(item)}`);
-  return `{${entries.join(', ')}}`;
 }
 
 /** A date as Llama's chat template prints it: `26 Jul 2024`. */

@@ -203,9 +203,10 @@ describe('several data sets', () => {
     await expect(loadSplits({...args, evaluationDataset: 'b', valSize: 1.5})).rejects.toThrow(
       'dataset valSize: expected either valSize or evaluationDataset, got 1.5 and b',
     );
-    for (const valSize of [1, 5, -0.1]) {
+    expect((await loadSplits({...args, valSize: 1})).validation).toHaveLength(1);
+    for (const valSize of [5, -0.1]) {
       await expect(loadSplits({...args, valSize})).rejects.toThrow(
-        `valSize: expected a fraction below 1, or a count above 1 and below the 5 examples there are, got ${valSize}`,
+        `valSize: expected a fraction below 1, or a count below the 5 examples there are, got ${valSize}`,
       );
     }
   });
@@ -341,6 +342,42 @@ test('progress tells the records that are tokenized', async () => {
   expect(progress).toEqual(
     [50, 100, 120].map((done) => ({phase: 'tokenizing', what: 'x', done, total: 120})),
   );
+});
+
+describe('what the peers read', () => {
+  test('empty cells of a CSV are no answers, and no questions', async () => {
+    const rows = ['"q, with ""quotes""",,"two\nlines"', 'q2,NA,null', 'q3,i3,', 'q4,n/a,a "b" c'];
+    write({x: {file_name: 'x.csv'}}, {'x.csv': ['instruction,input,output', ...rows].join('\n')});
+    const examples = await load('x', {template: 'empty'});
+    expect(textsOf(examples)).toEqual(['q, with "quotes"two\nlines', 'q4a "b" c']);
+    expect(warnings.at(-1)).toContain('left out 2 of 4 records. The first: ');
+    expect(warnings.at(-1)).toContain('x.csv record 1 (line 4): expected an answer to learn, got none.');
+  });
+
+  test('a byte order mark before dataset_info.json, NaN for no text, and .json beside .jsonl', async () => {
+    write('\ufeff{"x": {"file_name": "parts"}}');
+    mkdirSync(join(folder, 'parts'));
+    writeFileSync(join(folder, 'parts/a.json'), '[{"instruction": "q", "input": NaN, "output": "a0"}]');
+    writeFileSync(join(folder, 'parts/b.jsonl'), '[{"instruction": "q", "output": "a1"}]');
+    expect(answersOf(await load('x'))).toEqual(['a0', 'a1']);
+  });
+
+  test('a text that is not UTF-8 is an error, in dataset_info.json too', async () => {
+    writeFileSync(join(folder, 'dataset_info.json'), Buffer.from('{"é": {}}', 'latin1'));
+    await expect(load('x')).rejects.toThrow('dataset_info.json byte 2: expected UTF-8 text, got 0xe9.');
+  });
+
+  test('a wrong tool list is named with the default template too', async () => {
+    const tools = 'get_weather(city)';
+    write(
+      {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', tools: 'tools'}}},
+      {'x.json': [{instruction: 'a', output: 'b', tools}]},
+    );
+    await expect(load('x', {template: undefined})).rejects.toMatchObject({
+      code: 'CORRUPT_FILE',
+      message: expect.stringContaining(`record 0 (line 1) column 'tools' (tools): expected JSON text`),
+    });
+  });
 });
 
 describe('mistakes', () => {
@@ -479,7 +516,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', formatting: 'sharegpt'}},
       {'x.json': [{conversations: [{role: 'user', content: 'a'}]}]},
       'CORRUPT_FILE',
-      'expected text under \'from\' (tags role_tag) in turn 0, got ["role","content"]. Nearest: role.',
+      'expected text under \'from\' (tags role_tag) in turn 0, got ["role", "content"]. Nearest: role.',
     ],
     [
       'no conversation at all',
@@ -500,7 +537,21 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', tools: 't'}}},
       {'x.json': [{instruction: 'a', output: 'b', t: 'wrench'}]},
       'CORRUPT_FILE',
-      'record 0 (line 1): tools: expected JSON, got wrench',
+      `record 0 (line 1) column 't' (tools): expected JSON text or a list of tools, got "wrench". tools: expected JSON`,
+    ],
+    [
+      'tools that are no list',
+      {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', tools: 't'}}},
+      {'x.json': [{instruction: 'a', output: 'b', t: {name: 'f'}}]},
+      'CORRUPT_FILE',
+      `column 't' (tools): expected JSON text or a list of tools, got {"name": "f"}.`,
+    ],
+    [
+      'more samples than anybody wants',
+      {x: {file_name: 'x.json', num_samples: 1e15}},
+      {'x.json': [{instruction: 'a', output: 'b'}]},
+      'INVALID_CONFIG',
+      'dataset x num_samples: expected at most 1000 times the 1 records there are, got 1000000000000000.',
     ],
   ])('%s', async (_, info, files, code, message) => {
     write(info, files);

@@ -3,9 +3,13 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {gzipSync} from 'node:zlib';
 import fc from 'fast-check';
+import {writePythonJson} from '../../../models/pythonJson.ts';
+import {PythonFloat} from '../../../models/pythonValue.ts';
+import {delimitedRecords} from '../../../src/data/datasets/delimitedRecords.ts';
 import {jsonLineRecords, jsonRecords} from '../../../src/data/datasets/jsonRecords.ts';
 import {kindOfFile, readRecords} from '../../../src/data/datasets/readRecords.ts';
 import type {SourceRecord} from '../../../src/data/datasets/sourceRecord.ts';
+import pandasRows from './fixtures/pandasRows.json';
 
 let folder: string;
 
@@ -46,11 +50,12 @@ describe('JSON', () => {
     await fc.assert(
       fc.asyncProperty(fc.array(record), sizes, fc.constantFrom(0, 2), async (records, pieces, indent) => {
         const plain = JSON.parse(JSON.stringify(records)); // −0 becomes 0
+        const plainOf = (read: SourceRecord[]) => JSON.parse(writePythonJson(valuesOf(read)));
         const list = JSON.stringify(records, null, indent);
-        expect(valuesOf(await all(jsonRecords(inPieces(list, pieces), 'x.json')))).toEqual(plain);
+        expect(plainOf(await all(jsonRecords(inPieces(list, pieces), 'x.json')))).toEqual(plain);
         const lines = records.map((each) => JSON.stringify(each)).join('\n');
-        expect(valuesOf(await all(jsonRecords(inPieces(lines, pieces), 'x.json')))).toEqual(plain);
-        expect(valuesOf(await all(jsonLineRecords(inPieces(lines, pieces), 'x.jsonl')))).toEqual(plain);
+        expect(plainOf(await all(jsonRecords(inPieces(lines, pieces), 'x.json')))).toEqual(plain);
+        expect(plainOf(await all(jsonLineRecords(inPieces(lines, pieces), 'x.jsonl')))).toEqual(plain);
       }),
       {numRuns: 60},
     );
@@ -78,7 +83,8 @@ describe('JSON', () => {
     ['scalars.json', '[1, 2]', 'line 1: expected a record {…}, got "1, 2]"'],
     ['broken.json', '[{"a": 1},\n{"a": tru}]', 'record 1 (line 2): expected JSON, got: '],
     ['broken.jsonl', '{"a": 1}\n{"a": \n', 'record 1 (line 2): expected JSON, got: '],
-    ['list.jsonl', '[1]\n', 'record 0 (line 1): expected an object {…}, got [1]'],
+    ['scalars.jsonl', '[1]\n', 'line 1: expected a record {…}, got "1]\\n"'],
+    ['list.jsonl', '{}\n[{}]\n', 'record 1 (line 2): expected an object {…}, got [{}]'],
   ])('%s is refused with the place', async (name, text, message) => {
     const path = write(name, text);
     await expect(all(readRecords(path))).rejects.toMatchObject({
@@ -92,15 +98,103 @@ test('CSV and TSV: quotes, line breaks, a byte order mark', async () => {
   const csv = write('x.csv', '\ufeffinstruction,output\n"a, ""b""\nc",d\n\ne,\n');
   expect(valuesOf(await all(readRecords(csv)))).toEqual([
     {instruction: 'a, "b"\nc', output: 'd'},
-    {instruction: 'e', output: ''},
+    {instruction: 'e', output: null},
   ]);
   const tsv = write('x.tsv', 'instruction\toutput\na,b\tc\n');
   expect(valuesOf(await all(readRecords(tsv)))).toEqual([{instruction: 'a,b', output: 'c'}]);
-  const short = write('short.csv', 'a,b\n1,2\n3\n');
-  await expect(all(readRecords(short))).rejects.toMatchObject({
+  const long = write('long.csv', 'a,b\n1,2\n3,4,5\n');
+  await expect(all(readRecords(long))).rejects.toMatchObject({
     code: 'CORRUPT_FILE',
-    message: expect.stringMatching(/short\.csv record 1 \(line 3\): .*columns/),
+    message: expect.stringContaining(
+      'long.csv record 1 (line 3): expected 2 columns as in the header, got 3.',
+    ),
   });
+  const open = write('open.csv', 'a,b\n1,2\n3,"4\n\n');
+  await expect(all(readRecords(open))).rejects.toMatchObject({
+    code: 'CORRUPT_FILE',
+    message: expect.stringContaining('open.csv record 1 (line 3): expected a closing double quote'),
+  });
+});
+
+test('CSV as pandas reads it, wherever the pieces end', async () => {
+  for (const [text, rows] of pandasRows as [string, (string | null)[][] | null][]) {
+    const path = write('pandas.csv', text);
+    if (rows === null) {
+      await expect(all(readRecords(path))).rejects.toMatchObject({code: 'CORRUPT_FILE'});
+      continue;
+    }
+    expect(valuesOf(await all(readRecords(path))).map(Object.values)).toEqual(rows);
+    const pieces = (async function* () {
+      for (let at = 0; at < text.length; at += 2) yield text.slice(at, at + 2);
+    })();
+    expect(valuesOf(await all(delimitedRecords(pieces, 'x.csv', ','))).map(Object.values)).toEqual(rows);
+  }
+});
+
+describe('what peers read too', () => {
+  test('a list in a .jsonl file, NaN, and control characters within texts', async () => {
+    const list = write('of-lists.jsonl', '\ufeff \n[{"a": "x\ny\u0001"},\n {"a": NaN}]\n');
+    expect(await all(readRecords(list))).toEqual([
+      {value: {a: 'x\ny\u0001'}, file: list, index: 0, line: 2},
+      {value: {a: new PythonFloat(Number.NaN)}, file: list, index: 1, line: 4},
+    ]);
+  });
+
+  test('numbers keep their form', async () => {
+    const text = '{"id": 9007199254740993, "f": 2.0, "z": -0.0, "e": 1e5, "n": -Infinity, "10": 1, "2": 2}';
+    for (const name of ['numbers.json', 'numbers.jsonl']) {
+      const [{value}] = await all(readRecords(write(name, text)));
+      expect(writePythonJson(value)).toBe(text.replace('1e5', '100000.0'));
+    }
+  });
+});
+
+describe('bytes that are not UTF-8', () => {
+  const latin1 = (text: string) => Buffer.from(text, 'latin1');
+
+  test.each([
+    ['x1.json', '[{"a": "b"},\n{"a": "café"}]', 23],
+    ['x2.jsonl', '{"a": "b"}\n{"a": "café"}\n', 21],
+    ['x3.csv', 'a\nb\ncafé\n', 7],
+    ['x4.tsv', 'a\tb\ncafé\tc\n', 7],
+    ['x5.txt', 'a\ncafé', 5],
+    ['x6.json', '[{"a": "b"},é ]', 12],
+  ])('%s', async (name, text, byte) => {
+    const message = (path: string) =>
+      `${path} byte ${byte}: expected UTF-8 text, got 0xe9. Save the file as UTF-8.`;
+    const path = write(name, latin1(text));
+    await expect(all(readRecords(path))).rejects.toMatchObject({
+      code: 'CORRUPT_FILE',
+      message: message(path),
+    });
+    const zipped = write(`${name}.gz`, gzipSync(latin1(text)));
+    await expect(all(readRecords(zipped))).rejects.toMatchObject({message: message(zipped)});
+  });
+
+  test('UTF-16', async () => {
+    const path = write('utf16.json', Buffer.from('\ufeff[{"a": "b"}]', 'utf16le'));
+    await expect(all(readRecords(path))).rejects.toThrow(`${path} byte 0: expected UTF-8 text, got 0xff`);
+  });
+});
+
+test('a small file that unpacks to much more is refused on the way', async () => {
+  const bomb = write('bomb.json.gz', gzipSync(Buffer.alloc(2 ** 27, ' ')));
+  await expect(all(readRecords(bomb))).rejects.toMatchObject({
+    code: 'CORRUPT_FILE',
+    message: expect.stringMatching(/bomb\.json\.gz: expected at most \d+ bytes when unpacked/),
+  });
+});
+
+test('brackets within each other are bounded', async () => {
+  for (const [name, text] of [
+    ['deep.json', `[{"a": ${'['.repeat(600)}${']'.repeat(600)}}]`],
+    ['deep.jsonl', `{"a": ${'['.repeat(1e6)}`],
+  ]) {
+    await expect(all(readRecords(write(name, text)))).rejects.toMatchObject({
+      code: 'CORRUPT_FILE',
+      message: expect.stringContaining('at most 512 brackets within each other'),
+    });
+  }
 });
 
 test('lines of text, and gzip around any kind', async () => {

@@ -10,6 +10,7 @@ import {
   templateNames,
 } from '../../../src/data/templates/templateRegistry.ts';
 import {describeTools, formatDate, writeFunctionCalls} from '../../../src/data/templates/toolFormats.ts';
+import toolTexts from './fixtures/toolTexts.json';
 import {llamaTokenizer, withTokens} from './llamaTokenizer.ts';
 
 let tokenizer: Tokenizer;
@@ -149,6 +150,14 @@ describe("the tokenizer's own chat template", () => {
     );
   });
 
+  test('tools for the chat template keep the form of their numbers', () => {
+    const shown = withChatTemplate('{{ tools | tojson }}{{ messages[0].content }}');
+    const tools = '[{"name": "f", "big": 9007199254740993, "half": 2.0, "10": -0.0, "2": 1e+22}]';
+    const question = [{role: 'user', content: 'Q'}] as const;
+    const [ids] = encodeTurns(resolveTemplate('model', shown), shown, question, {tools});
+    expect(shown.decode(ids)).toBe(`${tools}Q`);
+  });
+
   test('function calls and results under the names that chat templates know', () => {
     const shown = withChatTemplate(
       '{% for m in messages %}<{{ m.role }}>{{ m.tool_calls[0].function.arguments.city if m.tool_calls else m.content }}{% endfor %}' +
@@ -181,7 +190,7 @@ describe('tools', () => {
   test.each([
     [
       () => writeFunctionCalls('llama3', '{"name": "f"}'),
-      'function call: expected {"name": …, "arguments": …}, got {"name":"f"}',
+      'function call: expected {"name": …, "arguments": …}, got {"name": "f"}',
     ],
     [
       () => writeFunctionCalls('lama3', '[]'),
@@ -190,10 +199,33 @@ describe('tools', () => {
     [() => describeTools('llama3', '{}', ''), 'tools: expected a list of tools, got {}'],
     [
       () => describeTools('default', '[{"name": "f"}]', ''),
-      'tools: expected tools with a name and parameters.properties, got {"name":"f"}',
+      'tools: expected tools with a name and parameters.properties, got {"name": "f"}',
     ],
   ])('mistakes %#', (run, message) => {
     expect(run).toThrow(message);
+  });
+
+  test.each(toolTexts.texts)('numbers, keys and what is missing, as Python writes them: $format', (texts) => {
+    expect(toolTexts.calls.map((call) => writeFunctionCalls(texts.format, call))).toEqual(texts.calls);
+    const described = toolTexts.tools.map((tools) => describeTools(texts.format, tools, '26 Jul 2024'));
+    expect(described).toEqual(texts.tools);
+  });
+
+  test.each([
+    'null',
+    '[null]',
+    '["f"]',
+    '[{"name": "f", "parameters": null}]',
+    '[{"name": "f", "parameters": {"properties": null}}]',
+    '[{"name": "f", "parameters": {"properties": {"a": "text"}}}]',
+    '[{"name": "f", "parameters": {"properties": {}, "required": "a"}}]',
+    '[{"type": "function", "function": null}]',
+  ])('tools that are none: %s', (tools) => {
+    const error = expect.objectContaining({
+      code: 'CORRUPT_FILE',
+      message: expect.stringMatching(/^tools: expected /),
+    });
+    for (const format of ['default', 'llama3']) expect(() => describeTools(format, tools, '')).toThrow(error);
   });
 
   test('an empty list says nothing; the date is as Llama prints it', () => {
