@@ -1,6 +1,7 @@
 import type {Tokenizer} from '../../models/tokenizer.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {OptionNames} from '../../quant/knownOptions.ts';
+import {show} from '../../quant/show.ts';
 import type {HubOptions} from '../hub/hubOptions.ts';
 import type {DatasetInfo} from './datasets/datasetInfo.ts';
 import {MIX_STRATEGIES, type MixStrategy} from './datasets/mixDatasets.ts';
@@ -130,8 +131,7 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
     streaming: args.streaming ?? false,
     bufferSize: args.bufferSize ?? 16384,
   };
-  if (plan.dataset.length === 0)
-    throw mistake('dataset', 'the name of a data set', JSON.stringify(args.dataset));
+  if (plan.dataset.length === 0) throw mistake('dataset', 'the name of a data set', show(args.dataset));
   if (stage !== 'sft' && stage !== 'pt') throw mistake('stage', "'sft' or 'pt'", `'${stage}'`);
   for (const key of ['cutoffLength', 'maxSamples', 'bufferSize'] as const) {
     const count = plan[key];

@@ -2,6 +2,7 @@ import {readFile} from 'node:fs/promises';
 import {resolve} from 'node:path';
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {isRepositoryPath} from '../../hub/repositoryPath.ts';
@@ -145,7 +146,7 @@ export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
   }
   const text = decodeUtf8(bytes, resolve(path));
   try {
-    const info = JSON.parse(text);
+    const info = parseJson(text);
     if (isObject(info)) return info as DatasetInfo;
     throw new Error(`${Array.isArray(info) ? 'a list' : typeof info}`);
   } catch (cause) {
@@ -161,7 +162,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
   const invalid = (key: string, expected: string, got: unknown, advice = '') =>
     new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${key}: expected ${expected}, got ${JSON.stringify(got)}.${advice && ` ${advice}`}`,
+      `${where} ${key}: expected ${expected}, got ${show(got)}.${advice && ` ${advice}`}`,
     );
   if (!isObject(entry)) throw invalid('', 'an object', entry);
   for (const key of Object.keys(entry)) {
