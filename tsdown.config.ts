@@ -22,6 +22,7 @@ const node = defineConfig({
     'cli/main': 'src/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
     tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts', // a worker thread's own module, found beside the others
+    promptWorker: 'src/serve/promptWorker.ts', // another
   },
   format: ['esm', 'cjs'],
   platform: 'node',

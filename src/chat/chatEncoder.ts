@@ -1,9 +1,14 @@
 import type {GenerativeModel} from '../../models/generation/generate.ts';
 import type {ChatMessage} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import type {ResolvedTemplate} from '../data/templates/templateRegistry.ts';
 
 /** The ids of a prompt that ends where the assistant's turn begins. */
-export type ChatEncoder = (messages: ChatMessage[]) => number[];
+export interface ChatEncoder {
+  (messages: ChatMessage[]): number[];
+  /** What the prompt is written by, where that is plain data: another thread makes the same encoder of it. */
+  readonly template?: ResolvedTemplate;
+}
 
 /**
  * The chat template that came with the model.
@@ -12,7 +17,8 @@ export type ChatEncoder = (messages: ChatMessage[]) => number[];
  */
 export function modelChatEncoder({tokenizer}: Pick<GenerativeModel, 'tokenizer'>): ChatEncoder {
   if (tokenizer?.hasChatTemplate) {
-    return (messages) => tokenizer.encodeChat(messages, {addGenerationPrompt: true});
+    const encode = (messages: ChatMessage[]) => tokenizer.encodeChat(messages, {addGenerationPrompt: true});
+    return Object.assign(encode, {template: {kind: 'chat', defaultSystem: '', dateString: ''} as const});
   }
   throw new TfjsLoraError(
     'UNSUPPORTED',

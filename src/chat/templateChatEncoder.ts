@@ -2,7 +2,7 @@ import type {ChatMessage, Tokenizer} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {encodePrompt} from '../data/templates/encodeTurns.ts';
 import type {Message} from '../data/templates/template.ts';
-import {resolveTemplate} from '../data/templates/templateRegistry.ts';
+import {type ResolvedTemplate, resolveTemplate} from '../data/templates/templateRegistry.ts';
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
 /** What chat calls a turn → what templates call it. */
@@ -20,13 +20,27 @@ export function templateChatEncoder(
   name: string | undefined,
   defaultSystem?: string,
 ): ChatEncoder {
-  const resolved = resolveTemplate(name, tokenizer, {defaultSystem});
-  if (resolved.kind === 'chat') {
-    const encode = modelChatEncoder({tokenizer});
-    if (!defaultSystem) return encode;
-    const system = {role: 'system', content: defaultSystem};
-    return (messages) => encode(messages[0]?.role === 'system' ? messages : [system, ...messages]);
-  }
+  return resolvedChatEncoder(tokenizer, resolveTemplate(name, tokenizer, {defaultSystem}));
+}
+
+/** {@link templateChatEncoder}, for a template that has been looked up. */
+export function resolvedChatEncoder(tokenizer: Tokenizer, template: ResolvedTemplate): ChatEncoder {
+  return Object.assign(
+    template.kind === 'chat' ? chatEncoder(tokenizer, template) : slotEncoder(tokenizer, template),
+    {
+      template,
+    },
+  );
+}
+
+function chatEncoder(tokenizer: Tokenizer, {defaultSystem}: ResolvedTemplate & {kind: 'chat'}): ChatEncoder {
+  const encode = modelChatEncoder({tokenizer});
+  const system = {role: 'system', content: defaultSystem};
+  return (messages) =>
+    encode(!defaultSystem || messages[0]?.role === 'system' ? messages : [system, ...messages]);
+}
+
+function slotEncoder(tokenizer: Tokenizer, resolved: ResolvedTemplate & {kind: 'slots'}): ChatEncoder {
   return (messages) => {
     const [first] = messages;
     const hasSystem = first?.role === 'system';

@@ -1,7 +1,9 @@
+import {isDeepStrictEqual} from 'node:util';
 import {z} from 'zod';
 import type {GenerateOptions} from '../../models/generation/generate.ts';
 import type {GenerationConfig} from '../../models/generationConfig.ts';
 import type {ChatMessage} from '../../models/tokenizer.ts';
+import {show} from '../../quant/show.ts';
 import {ApiError} from './apiError.ts';
 
 /** What both kinds of completions take. A null is as good as nothing, as in OpenAI's API. */
@@ -113,12 +115,12 @@ function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
   }
   for (const [key, off] of Object.entries(UNSUPPORTED)) {
     const value = (data as Record<string, unknown>)[key];
-    const isOff = value == null || off.some((allowed) => JSON.stringify(allowed) === JSON.stringify(value));
+    const isOff = value == null || off.some((allowed) => isDeepStrictEqual(allowed, value));
     if (isOff) continue;
     const expected = off.length === 0 ? 'none' : `none or ${JSON.stringify(off[0])}`;
     throw new ApiError(
       400,
-      `${key}: expected ${expected}, got ${JSON.stringify(value)}. This server does not support it.`,
+      `${key}: expected ${expected}, got ${show(value)}. This server does not support it.`,
       key,
       'unsupported_parameter',
     );

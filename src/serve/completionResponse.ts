@@ -21,11 +21,14 @@ export class CompletionResponse {
   private readonly created = Math.floor(Date.now() / 1000);
   private readonly isChat: boolean;
 
+  private readonly includesUsage: boolean;
+
   constructor(
-    {kind}: CompletionRequest,
+    {kind, includesUsage}: CompletionRequest,
     private readonly model: string,
   ) {
     this.isChat = kind === 'chat';
+    this.includesUsage = includesUsage;
     this.id = `${this.isChat ? 'chatcmpl' : 'cmpl'}-${randomUUID().replaceAll('-', '')}`;
   }
 
@@ -57,7 +60,8 @@ export class CompletionResponse {
 
   private chunk(content: object, finishReason: FinishReason | null = null): Record<string, unknown> {
     const choice = {index: 0, ...content, logprobs: null, finish_reason: finishReason};
-    return {...this.head(this.chunkKind), choices: [choice]};
+    // Where the counts come at the end, every chunk before has a null for them.
+    return {...this.head(this.chunkKind), choices: [choice], ...(this.includesUsage && {usage: null})};
   }
 
   private get chunkKind(): string {

@@ -1,16 +1,24 @@
-import {timingSafeEqual} from 'node:crypto';
+import {randomUUID, timingSafeEqual} from 'node:crypto';
 import {once} from 'node:events';
 import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
 import {type AddressInfo, isIPv6} from 'node:net';
 import {basename, resolve} from 'node:path';
 import type {CausalLM} from '../../models/causalLM.ts';
 import {streamTokens} from '../../models/generation/generate.ts';
+import type {Tokenizer} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {maskSecrets} from '../../quant/maskSecrets.ts';
+import {parseJson} from '../../quant/parseJson.ts';
+import {show} from '../../quant/show.ts';
+import {warn} from '../../quant/warn.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {ApiError} from './apiError.ts';
 import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
 import {CompletionResponse, type FinishReason, usageOf} from './completionResponse.ts';
+import {cutOffIfStalled, EventStream} from './eventStream.ts';
+import {hostName, isLoopback} from './loopback.ts';
+import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
 import {RequestQueue} from './requestQueue.ts';
 
 export interface ServeOptions {
@@ -26,6 +34,10 @@ export interface ServeOptions {
   encodeChat?: ChatEncoder;
   /** Largest body of a request. Default 4 MB. */
   maxBodyBytes?: number;
+  /** Milliseconds in which a request must have come whole. Default 60 000. */
+  requestTimeout?: number;
+  /** Milliseconds after which a client that reads nothing of its answer is cut off. Default 30 000. */
+  stallTimeout?: number;
   /** Told of each completion, and of each request that failed. */
   onRequest?: (report: RequestReport) => void;
 }
@@ -36,6 +48,8 @@ const SERVE_OPTIONS = {
   apiKey: true,
   encodeChat: true,
   maxBodyBytes: true,
+  requestTimeout: true,
+  stallTimeout: true,
   onRequest: true,
 } satisfies OptionNames<ServeOptions>;
 
@@ -62,7 +76,8 @@ export interface ModelServer {
   close(): Promise<void>;
 }
 
-const LOOPBACK = ['127.0.0.1', '::1', 'localhost'];
+/** Milliseconds for a request's headers, and between two looks at requests that take too long. */
+const [HEADERS_TIMEOUT, CHECKING_INTERVAL] = [20_000, 1_000];
 /** As nginx notes a client that went away. */
 const CLIENT_CLOSED = 499;
 
@@ -79,11 +94,23 @@ const CLIENT_CLOSED = 499;
 export async function serveModel(model: CausalLM, options: ServeOptions = {}): Promise<ModelServer> {
   assertKnownOptions('serveModel', options, SERVE_OPTIONS);
   const service = new ModelService(model, options);
-  const {host = '127.0.0.1', port = 8000} = options;
-  const server = createServer((request, response) => void service.handle(request, response));
+  const {host = '127.0.0.1', port = 8000, requestTimeout = 60_000, apiKey} = options;
+  const limits = {
+    requestTimeout,
+    headersTimeout: Math.min(HEADERS_TIMEOUT, requestTimeout),
+    connectionsCheckingInterval: Math.min(CHECKING_INTERVAL, requestTimeout),
+  };
+  const server = createServer(limits, (request, response) => void service.handle(request, response));
   server.listen(port, host);
   await once(server, 'listening'); // rejects on 'error'
-  const {port: listening} = server.address() as AddressInfo;
+  const {port: listening, address} = server.address() as AddressInfo;
+  service.isLoopback = isLoopback(address);
+  if (!service.isLoopback && apiKey === undefined) {
+    warn(
+      `serve --host ${host}: whoever reaches this machine can use the model, for no key is asked for. Set --api-key or ` +
+        'TFJS_LORA_API_KEY, or listen on 127.0.0.1.',
+    );
+  }
   return {
     url: `http://${isIPv6(host) ? `[${host}]` : host}:${listening}/v1`,
     port: listening,
@@ -97,23 +124,20 @@ class ModelService {
   private readonly queue = new RequestQueue();
   private readonly running = new Set<AbortController>();
   private readonly started = Math.floor(Date.now() / 1000);
-  private readonly encodeChat: ChatEncoder;
-  private readonly isLoopback: boolean;
+  private readonly prompts: PromptEncoder;
+  /** Whether the address is of this machine alone. Set once it is known, before the first request. */
+  isLoopback = true;
 
   constructor(
     private readonly model: CausalLM,
     private readonly options: ServeOptions,
   ) {
-    const {
-      modelName = basename(resolve(model.nameOrPath || 'model')),
-      host = '127.0.0.1',
-      encodeChat,
-    } = options;
-    if (model.tokenizer === undefined) modelChatEncoder(model); // throws: nothing could be served
+    const {modelName = basename(resolve(model.nameOrPath || 'model'))} = options;
+    const {tokenizer, config} = model;
+    if (tokenizer === undefined) modelChatEncoder(model); // throws: nothing could be served
+    this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
     const isMerged = [...model.adaptedLayers().values()].some((layer) => layer.isMerged);
     this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
-    this.isLoopback = LOOPBACK.includes(host);
-    this.encodeChat = encodeChat ?? ((messages) => modelChatEncoder(model)(messages));
   }
 
   /** Answers one request; never rejects. */
@@ -125,6 +149,7 @@ class ModelService {
       if (!response.writableFinished) controller.abort();
     });
     const path = (request.url ?? '/').split('?')[0];
+    response.setHeader('x-request-id', `req_${randomUUID().replaceAll('-', '')}`);
     const report: RequestReport = {method: request.method ?? '', path, status: 200, seconds: 0};
     try {
       this.assertAllowed(request);
@@ -141,6 +166,7 @@ class ModelService {
   async close(server: Server): Promise<void> {
     const closed = new Promise((done) => server.close(done));
     for (const controller of this.running) controller.abort();
+    await this.prompts.close();
     await this.queue.idle();
     server.closeAllConnections();
     await closed;
@@ -183,7 +209,7 @@ class ModelService {
     signal: AbortSignal,
   ): Promise<void> {
     const name = this.resolveModel(request.model);
-    const prompt = this.encode(request);
+    const prompt = await this.encode(request, signal);
     const room = this.model.config.maxPositionEmbeddings - prompt.length;
     const options = {...request.options, maxNewTokens: Math.min(request.options.maxNewTokens ?? room, room)};
     const shapes = new CompletionResponse(request, name);
@@ -199,7 +225,7 @@ class ModelService {
     report.completionTokens = 0;
     await this.queue.run(async () => {
       this.activate(name);
-      const events = new EventStream(response, signal);
+      const events = new EventStream(response, signal, this.stallTimeout);
       if (request.isStreamed) for (const chunk of shapes.opening()) await events.send(chunk);
       let text = '';
       let finishReason: FinishReason = 'length';
@@ -214,6 +240,7 @@ class ModelService {
       }
       const usage = usageOf(prompt.length, report.completionTokens!);
       if (!request.isStreamed) {
+        cutOffIfStalled(response, this.stallTimeout);
         sendJson(response, 200, shapes.whole(text, finishReason, usage));
         return;
       }
@@ -223,30 +250,28 @@ class ModelService {
     }, signal);
   }
 
-  private encode({kind, messages, prompt}: CompletionRequest): number[] {
-    const {tokenizer, config} = this.model;
-    const param = kind === 'chat' ? 'messages' : 'prompt';
+  private async encode(request: CompletionRequest, signal: AbortSignal): Promise<number[]> {
+    const {vocabSize, maxPositionEmbeddings} = this.model.config;
+    const param = request.kind === 'chat' ? 'messages' : 'prompt';
     let ids: number[];
     try {
-      if (kind === 'chat') ids = this.encodeChat(messages);
-      else ids = typeof prompt === 'string' ? tokenizer!.encode(prompt) : prompt;
+      const encoder = () => this.options.encodeChat ?? modelChatEncoder(this.model);
+      ids = await this.prompts.encode(request, encoder, signal);
     } catch (error) {
       if (error instanceof TfjsLoraError) throw new ApiError(400, error.message, param, 'invalid_value');
       throw error;
     }
     if (ids.length === 0) throw new ApiError(400, `${param}: expected a token at least, got none.`, param);
-    const wrong = ids.find((id) => id >= config.vocabSize);
+    const wrong = ids.find((id) => id >= vocabSize);
     if (wrong !== undefined) {
-      throw new ApiError(400, `${param}: expected ids below ${config.vocabSize}, got ${wrong}.`, param);
+      throw new ApiError(400, `${param}: expected ids below ${vocabSize}, got ${wrong}.`, param);
     }
-    if (ids.length < config.maxPositionEmbeddings) return ids;
-    throw new ApiError(
-      400,
-      `${param}: expected fewer than ${config.maxPositionEmbeddings} tokens, the length of this model's context, got ` +
-        `${ids.length}. Shorten it.`,
-      param,
-      'context_length_exceeded',
-    );
+    if (ids.length < maxPositionEmbeddings) return ids;
+    throw contextExceeded(param, maxPositionEmbeddings, String(ids.length));
+  }
+
+  private get stallTimeout(): number {
+    return this.options.stallTimeout ?? 30_000;
   }
 
   private resolveModel(name: string | undefined): string {
@@ -254,7 +279,7 @@ class ModelService {
     if (this.models.includes(name)) return name;
     throw new ApiError(
       404,
-      `model "${name}": expected one of ${this.models.join(', ')}, got an unknown one.`,
+      `model ${show(name)}: expected one of ${this.models.join(', ')}, got an unknown one.`,
       'model',
       'model_not_found',
     );
@@ -278,11 +303,13 @@ class ModelService {
 
   private assertAllowed(request: IncomingMessage): void {
     const {host = '', authorization = ''} = request.headers;
-    const name = host.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-    if (this.isLoopback && !LOOPBACK.includes(name.toLowerCase())) {
+    const name = hostName(host);
+    const {host: own = '127.0.0.1'} = this.options;
+    if (this.isLoopback && !isLoopback(name) && name !== 'localhost' && name !== own.toLowerCase()) {
       throw new ApiError(
         403,
-        `Host ${host}: expected ${LOOPBACK.join(', ')}: this server listens to its own machine.`,
+        `Host ${host}: expected localhost or an address of this machine's own, such as 127.0.0.1: this server listens to ` +
+          'its own machine.',
       );
     }
     const {apiKey} = this.options;
@@ -313,7 +340,7 @@ class ModelService {
       parts.push(part);
     }
     try {
-      return JSON.parse(Buffer.concat(parts).toString('utf8'));
+      return parseJson(new TextDecoder('utf-8', {fatal: true}).decode(Buffer.concat(parts)));
     } catch (error) {
       throw new ApiError(400, `body: expected JSON, got: ${(error as Error).message}`);
     }
@@ -332,7 +359,7 @@ class ModelService {
         ? error
         : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'The server failed.');
     report.status = told.status;
-    report.error = error instanceof Error ? error.message : String(error);
+    report.error = maskSecrets(error instanceof Error ? error.message : String(error));
     if (response.headersSent) {
       response.end(`data: ${JSON.stringify(told)}\n\n`);
       return;
@@ -340,23 +367,6 @@ class ModelService {
     if (told.status === 413) response.setHeader('Connection', 'close'); // the rest of the body is not read
     if (told.status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
     sendJson(response, told.status, told);
-  }
-}
-
-/** Server-sent events, as fast as the client reads them. */
-class EventStream {
-  constructor(
-    private readonly response: ServerResponse,
-    private readonly signal: AbortSignal,
-  ) {}
-
-  async send(data: object): Promise<void> {
-    if (this.response.write(`data: ${JSON.stringify(data)}\n\n`)) return;
-    await once(this.response, 'drain', {signal: this.signal});
-  }
-
-  end(): void {
-    this.response.end('data: [DONE]\n\n');
   }
 }
 

@@ -1,11 +1,9 @@
-import {createRequire} from 'node:module';
 import {availableParallelism} from 'node:os';
-import {extname} from 'node:path';
-import {pathToFileURL} from 'node:url';
 import {Worker} from 'node:worker_threads';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
+import {workerModule} from '../../workerModule.ts';
 import type {Conversation} from '../conversation.ts';
 import {type EncodedConversation, type EncodeSettings, encodeConversation} from './encodeConversation.ts';
 import {unpackIds} from './packedIds.ts';
@@ -92,7 +90,7 @@ class TokenizerPool {
   private start(workerData: WorkerStart): void {
     let worker: Worker;
     try {
-      worker = new Worker(workerScript(), {workerData});
+      worker = new Worker(workerModule('tokenizeWorker', import.meta.url), {workerData});
     } catch (error) {
       this.report(error as Error);
       return;
@@ -141,21 +139,6 @@ class TokenizerPool {
         (rest > 0 ? `${rest} go on without it` : 'the main thread does the work'),
     );
   }
-}
-
-/** The worker's module beside this one: `.js` or `.cjs` in the built package, `.ts` in the sources. */
-function workerScript(): URL {
-  const script = new URL(`./tokenizeWorker${extname(import.meta.url)}`, import.meta.url);
-  if (!script.pathname.endsWith('.ts')) return script;
-  // A worker does not inherit what translates TypeScript here, so its first lines set that up.
-  const translator = pathToFileURL(
-    createRequire(import.meta.url)
-      .resolve('tsx/esm/api')
-      .replace(/\.cjs$/, '.mjs'),
-  );
-  return new URL(
-    `data:text/javascript,import {register} from '${translator}'; register(); await import('${script}');`,
-  );
 }
 
 function asError({code, message}: {code?: TfjsLoraError['code']; message: string}): Error {
