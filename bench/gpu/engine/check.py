@@ -1,6 +1,6 @@
 """The CUDA engine by itself, beside PyTorch in float32 and bfloat16: correctness, then time, without TensorFlow and Node.
 
-    python3 bench/gpu/engine/check.py [check] [time] [profile] [--layers N]
+    python3 bench/gpu/engine/check.py [check] [decode] [time] [profile] [--layers N]
 
 Needs a card, PyTorch and g++. Says `wrong` and ends with 1 where a number is off.
 """
@@ -27,7 +27,8 @@ def library():
     build.mkdir(exist_ok=True)
     (build / "cache").mkdir(exist_ok=True)
     sources = [str(here / "harness.cc")] + [str(native / f"{name}.cc") for name in (
-        "driver", "products", "device", "adapted_weight", "attention", "decoder_stack", "linear_cross_entropy", "optimizer")]
+        "driver", "products", "device", "adapted_weight", "attention", "decoder_stack", "decode", "linear_cross_entropy",
+        "optimizer")]
     objects = [str(build / (pathlib.Path(source).stem + ".o")) for source in sources]
     compiles = [subprocess.Popen(["g++", "-std=c++17", "-O2", "-fPIC", "-c", source, "-o", object_])
                 for source, object_ in zip(sources, objects)]
@@ -40,7 +41,8 @@ def library():
                 if "alt" not in found:
                     ctypes.CDLL(found, mode=ctypes.RTLD_GLOBAL)
     lib = ctypes.CDLL(output)
-    for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineAttention", "engineCrossEntropy", "engineAdamW"):
+    for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineDecode", "engineAttention", "engineCrossEntropy",
+                 "engineAdamW"):
         getattr(lib, each).restype = ctypes.c_int64
     lib.engineFolders(str(native / "kernels").encode(), str(build / "cache").encode())
     return lib
@@ -313,6 +315,66 @@ def check_stack():
         print(f"      {name} gradients: worst {worst:.2e}, PyTorch in bfloat16 {peer:.2e}", flush=True)
 
 
+# --- one position at a time
+
+class Caches:
+    def __init__(self, model, capacity):
+        batch, _, _, _, groups, dim, _ = model.sizes
+        self.capacity = capacity
+        self.tensors = [torch.full((batch, groups, capacity, dim), math.nan, device="cuda") for _ in range(2 * len(model.blocks))]
+        self.c = (ctypes.c_uint64 * len(self.tensors))(*(t.data_ptr() for t in self.tensors))
+
+
+def decode(model, caches, past, x, y):
+    assert lib.engineDecode(*model.c, caches.c, ctypes.c_int64(past), ctypes.c_int64(caches.capacity), pointer(x), pointer(y),
+                            pointer(model.arena), ctypes.c_int64(4 * model.arena.numel()), STREAM) >= 0
+
+
+def check_decode():
+    """Positions one by one against all at once: the tables of a position take the place of those of position 0."""
+    for kind, batch, heads, groups, dim, padded in [
+        ("bfloat16", 1, 4, 2, 64, False), ("bfloat16", 3, 4, 1, 128, True), ("nf4", 2, 4, 2, 64, False), ("fp4", 8, 4, 2, 64, True),
+        ("float16", 1, 4, 2, 64, False), ("float32", 4, 4, 2, 64, False), ("int8", 1, 4, 2, 64, False)]:
+        length, capacity, hidden = 140, 256, 256
+        segments = torch.ones(batch, capacity, device="cuda")
+        if padded:
+            for row in range(batch):
+                segments[row, :3 * row] = 0
+        sizes = dict(hidden=hidden, heads=heads, groups=groups, dim=dim, intermediate=512, layers=2, rank=8, kind=kind)
+        whole = Model(batch=batch, length=length, segments=segments[:, :length].contiguous() if padded else None, **sizes)
+        one = Model(batch=batch, length=1, segments=segments if padded else None, **sizes)
+        cos, sin = whole.cos, whole.sin
+        x = torch.randn(batch, length, hidden, device="cuda")
+        wanted, _ = whole.reference(x.reshape(batch * length, hidden), torch.float32)
+        wanted = wanted.view(batch, length, hidden).detach()
+        caches, got = Caches(one, capacity), torch.empty_like(x)
+        for past in range(length):
+            one.cos.copy_(cos[past:past + 1])
+            one.sin.copy_(sin[past:past + 1])
+            step = torch.empty(batch, hidden, device="cuda")
+            decode(one, caches, past, x[:, past].contiguous(), step)
+            got[:, past] = step
+        seen = segments[:, :length] != 0
+        say(f"decode {kind}, batch {batch}, {heads}/{groups} of {dim}{', padded' if padded else ''}", got[seen], wanted[seen], 2e-5)
+
+
+def time_decode():
+    for kind in ("bfloat16", "nf4"):
+        for batch, past in [(1, 500), (1, 4000), (8, 500)]:
+            model = Model(batch=batch, length=1, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=16, rank=8, kind=kind)
+            caches = Caches(model, past + 12)
+            for each in caches.tensors:
+                each.normal_()
+            x, y = torch.randn(batch, 2048, device="cuda"), torch.empty(batch, 2048, device="cuda")
+            head = torch.randn(128256, 2048, device="cuda").bfloat16()
+            stack = median(lambda: decode(model, caches, past, x, y))
+            if "profile" in sys.argv:
+                print_kernels(lambda: decode(model, caches, past, x, y), 16)
+            both = median(lambda: (decode(model, caches, past, x, y), (y.bfloat16() @ head.T).argmax(-1)))
+            print(f"decode 1B {kind}, batch {batch}, after {past}: {stack:.3f} ms for the blocks, {both:.3f} with head and choice",
+                  flush=True)
+
+
 # --- loss and optimizer
 
 def check_loss():
@@ -380,19 +442,22 @@ def time_stack(layers, profile):
                   f"scratch {model.used[0] / 2**30:.2f} and {model.used[1] / 2**30:.2f} GiB, "
                   f"kept {4 * model.saved.numel() / layers / 2**20:.0f} MiB a block", flush=True)
             if profile and name != "1B 1x512":
-                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
-                    model.forward(x)
-                    model.backward(x, wanted=False)
-                    torch.cuda.synchronize()
-                totals = {}
-                for event in p.events():
-                    if event.device_type == torch.autograd.DeviceType.CUDA:
-                        time, count = totals.get(event.name, (0, 0))
-                        totals[event.name] = (time + event.device_time, count + 1)
-                for kernel, (time, count) in sorted(totals.items(), key=lambda each: -each[1][0])[:28]:
-                    print(f"    {time / 1e3 / layers:.4f} ms a block, {count / layers:.1f} x {kernel[:110]}")
+                print_kernels(lambda: (model.forward(x), model.backward(x, wanted=False)), layers)
             del model
             torch.cuda.empty_cache()
+
+
+def print_kernels(body, layers):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+        body()
+        torch.cuda.synchronize()
+    totals = {}
+    for event in p.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            time, count = totals.get(event.name, (0, 0))
+            totals[event.name] = (time + event.device_time, count + 1)
+    for kernel, (time, count) in sorted(totals.items(), key=lambda each: -each[1][0])[:28]:
+        print(f"    {time / 1e3 / layers:.4f} ms a block, {count / layers:.1f} x {kernel[:110]}")
 
 
 def time_attention():
@@ -431,9 +496,14 @@ def main():
         check_optimizer()
         check_loss()
         check_stack()
+        check_decode()
+    if "decode" in words:
+        check_decode()
+        time_decode()
     if "time" in words or "profile" in words:
         time_attention()
         time_loss()
+        time_decode()
         time_stack(layers, "profile" in words)
     print("WRONG" if failed else "all right")
     sys.exit(1 if failed else 0)

@@ -119,6 +119,21 @@ int64_t engineBackward(const int64_t* plan, const double* numbers, const uint64_
   });
 }
 
+/** `caches`: of each block keys, then values. */
+int64_t engineDecode(const int64_t* plan, const double* numbers, const uint64_t* pointers, const uint64_t* caches, int64_t past,
+                     int64_t capacity, const float* x, float* y, void* memory, int64_t size, Stream stream) {
+  return guarded(memory, size, [&](const Allocate& allocate) {
+    const Stack s = stackOf(plan, numbers, pointers);
+    Caches c{past, capacity, {}, {}, capacity};
+    for (size_t i = 0; i < s.blocks.size(); i++) {
+      c.keys.push_back(reinterpret_cast<float*>(caches[2 * i]));
+      c.values.push_back(reinterpret_cast<float*>(caches[2 * i + 1]));
+    }
+    if (const std::string why = refusal(s, c); !why.empty()) throw std::runtime_error(why);
+    decode(deviceFor(stream), stream, s, c, x, y, allocate);
+  });
+}
+
 int64_t engineAttention(int64_t batch, int64_t length, int64_t heads, int64_t keyValueHeads, int64_t dim,
                         const float* segments, void* qkv, void* y, float* logSums, const void* dy, float* along, void* dQkv,
                         Stream stream) {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;  // CUdevice_attribute
 constexpr int kMaxDynamicSharedBytes = 8;                                              // CUfunction_attribute
+constexpr int kProgrammaticStreamSerialization = 6;                                    // CUlaunchAttributeID
+constexpr int kHopper = 90;
 /** 48 KB, of which a kernel's own variables may take some. */
 constexpr size_t kSharedBytesByDefault = 40 << 10;
 
@@ -34,6 +36,7 @@ Driver loadDriver() {
   set(d.ModuleGetFunction, "cuModuleGetFunction");
   set(d.FuncSetAttribute, "cuFuncSetAttribute");
   set(d.LaunchKernel, "cuLaunchKernel");
+  d.LaunchKernelEx = reinterpret_cast<decltype(d.LaunchKernelEx)>(dlsym(library, "cuLaunchKernelEx"));
   set(d.MemsetD32Async, "cuMemsetD32Async");
   set(d.MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
   set(d.MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2");
@@ -216,9 +219,20 @@ Function Kernels::function(const std::string& name, size_t sharedBytes) {
 }
 
 void Kernels::start(Stream stream, Function function, const char* name, Grid grid, int threads, size_t sharedBytes,
-                    void** parameters) {
+                    void** parameters, bool isAhead) {
   if (grid.x * grid.y * grid.z == 0) return;
-  check(driver().LaunchKernel(function, grid.x, grid.y, grid.z, threads, 1, 1, sharedBytes, stream, parameters, nullptr),
+  const Driver& d = driver();
+  const auto size = [](int64_t length) { return static_cast<unsigned>(length); };
+  if (isAhead && capability_ >= kHopper && d.LaunchKernelEx) {
+    LaunchAttribute attribute = {};
+    attribute.id = kProgrammaticStreamSerialization;
+    attribute.value = 1;
+    const LaunchConfiguration configuration = {size(grid.x), size(grid.y), size(grid.z), size(threads), 1, 1,
+                                               size(sharedBytes), stream, &attribute, 1};
+    return check(d.LaunchKernelEx(&configuration, function, parameters, nullptr), name);
+  }
+  check(d.LaunchKernel(function, size(grid.x), size(grid.y), size(grid.z), size(threads), 1, 1, size(sharedBytes), stream,
+                       parameters, nullptr),
         name);
 }
 

@@ -14,6 +14,22 @@ namespace tfjs_lora::cuda {
 using Stream = void*;
 using Function = void*;
 
+/** CUlaunchAttribute and CUlaunchConfig, whose layouts are part of the interface. */
+struct LaunchAttribute {
+  int id;
+  char unused[4];
+  union {
+    char bytes[64];
+    int value;
+  };
+};
+struct LaunchConfiguration {
+  unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
+  Stream stream;
+  LaunchAttribute* attributes;
+  unsigned attributeCount;
+};
+
 /** Functions of `libcuda.so.1` by their names there, without `cu`. */
 struct Driver {
   int (*GetErrorString)(int, const char**);
@@ -27,6 +43,8 @@ struct Driver {
   int (*FuncSetAttribute)(Function, int attribute, int value);
   int (*LaunchKernel)(Function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY,
                       unsigned blockZ, unsigned sharedBytes, Stream, void** parameters, void** extra);
+  /** Null where the driver is older. */
+  int (*LaunchKernelEx)(const LaunchConfiguration*, Function, void** parameters, void** extra);
   int (*MemsetD32Async)(uint64_t address, unsigned value, size_t count, Stream);
   int (*MemcpyHtoDAsync)(uint64_t to, const void* from, size_t bytes, Stream);
   int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
@@ -88,13 +106,21 @@ class Kernels {
   template <class... Arguments>
   void launch(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
     void* parameters[] = {&arguments...};
-    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters);
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, false);
+  }
+
+  /** {@link launch} of a kernel that may begin before the one before it has ended: it waits for that itself. */
+  template <class... Arguments>
+  void launchAhead(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
+    void* parameters[] = {&arguments...};
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, true);
   }
 
  private:
   Function function(const std::string& name, size_t sharedBytes);
   void* module(const std::string& file);
-  void start(Stream, Function, const char* name, Grid, int threads, size_t sharedBytes, void** parameters);
+  void start(Stream, Function, const char* name, Grid, int threads, size_t sharedBytes, void** parameters,
+             bool isAhead);
 
   const std::string folder_, cache_;
   int capability_ = 0, processors_ = 0;

@@ -99,6 +99,26 @@ void forward(Device&, Stream, const Stack&, const float* x, float* y, void* save
  */
 void backward(Device&, Stream, const Stack&, const void* saved, const float* dy, float* dx, const Allocate&);
 
+/** Keys and values of the positions before, `[batch, keyValueHeads, capacity, headDim]` float32, of each block. */
+struct Caches {
+  int64_t past, capacity;
+  std::vector<float*> keys, values;
+  /** Rows of the stack's `segments` are so long: positions to come may follow. */
+  int64_t segmentStride;
+};
+
+/** @returns whether {@link decode} computes it; else why not */
+std::string refusal(const Stack&, const Caches&);
+
+/**
+ * One new position of each sequence, which sees those in the caches and goes into them. The stack's length is 1; its `segments`
+ * are those of all positions.
+ *
+ * @param x `[batch, hidden]` float32
+ * @param y as `x`
+ */
+void decode(Device&, Stream, const Stack&, const Caches&, const float* x, float* y, const Allocate&);
+
 /**
  * Sum over rows of `−log softmax(hidden · Wᵀ)[label]`, logits existing for some rows at a time.
  *

@@ -30,11 +30,12 @@ struct Eight {
   float of[8];
 };
 
-__device__ __forceinline__ Eight load8(const u16* from) {
-  const uint4 words = *reinterpret_cast<const uint4*>(from);
+__device__ __forceinline__ Eight eightOf(const uint4& words) {
   return {{lowHalf(words.x), highHalf(words.x), lowHalf(words.y), highHalf(words.y), lowHalf(words.z), highHalf(words.z),
            lowHalf(words.w), highHalf(words.w)}};
 }
+
+__device__ __forceinline__ Eight load8(const u16* from) { return eightOf(*reinterpret_cast<const uint4*>(from)); }
 
 __device__ __forceinline__ Eight load8(const float* from) {
   const float4 a = reinterpret_cast<const float4*>(from)[0], b = reinterpret_cast<const float4*>(from)[1];

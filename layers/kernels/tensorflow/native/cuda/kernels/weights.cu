@@ -1,4 +1,5 @@
 #include "bfloat16.cuh"
+#include "fourBit.cuh"
 
 // Frozen weights and low-rank adapters, put together as products read them: for the weights W_j `[rows_j, cols]` of one input, with
 // adapters A_j and B_j, the matrix
@@ -36,9 +37,6 @@ extern "C" __global__ void fromFloat16(const u16* from, u16* to, i64 stride, i64
   });
 }
 
-/** float32 nearest to 1/127, as bitsandbytes multiplies. */
-constexpr float kOneOf127 = 0.007874015718698502f;
-
 extern "C" __global__ void fromInt8(const signed char* codes, const float* scales, u16* to, i64 stride, i64 rows, i64 cols) {
   copyRows(to, stride, rows, cols, [&](i64 at) {
     const float scale = scales[at / cols];
@@ -50,26 +48,6 @@ extern "C" __global__ void fromInt8(const signed char* codes, const float* scale
   });
 }
 
-__constant__ float kNF4[16] = {-1.f,
-                               -0.6961928009986877f,
-                               -0.5250730514526367f,
-                               -0.39491748809814453f,
-                               -0.28444138169288635f,
-                               -0.18477343022823334f,
-                               -0.09105003625154495f,
-                               0.f,
-                               0.07958029955625534f,
-                               0.16093020141124725f,
-                               0.24611230194568634f,
-                               0.33791524171829224f,
-                               0.44070982933044434f,
-                               0.5626170039176941f,
-                               0.7229568362236023f,
-                               1.f};
-/** As twelfths: bitsandbytes divides 0.0625, 2, 3, 4, 6, 8 and 12 by 12. */
-__constant__ float kFP4[16] = {0.f,  0.0625f / 12,  8.f / 12,  1.f,  4.f / 12,  6.f / 12,  2.f / 12,  3.f / 12,
-                               -0.f, -0.0625f / 12, -8.f / 12, -1.f, -4.f / 12, -6.f / 12, -2.f / 12, -3.f / 12};
-
 /**
  * A thread takes sixteen codes: 8 bytes, within one block of values that share a scale.
  *
@@ -79,23 +57,16 @@ extern "C" __global__ void fromFourBit(const u8* codes, const float* absmax, con
                                        float offset, int blockSize, int nestedBlockSize, int isFP4, u16* to, i64 stride,
                                        i64 rows, i64 cols) {
   __shared__ float table[16];
-  if (threadIdx.x < 16) table[threadIdx.x] = isFP4 ? kFP4[threadIdx.x] : kNF4[threadIdx.x];
+  if (threadIdx.x < 16) table[threadIdx.x] = isFP4 ? kFP4Values[threadIdx.x] : kNF4Values[threadIdx.x];
   __syncthreads();
   const i64 at = 16 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
   if (at >= rows * cols) return;
   const i64 block = at / blockSize;
-  const float scale =
-      absmaxCodes ? __fadd_rn(__fmul_rn(map[absmaxCodes[block]], absmax[block / nestedBlockSize]), offset) : absmax[block];
+  const float scale = fourBitScale(absmax, absmaxCodes, map, offset, block, absmaxCodes ? block / nestedBlockSize : 0);
   const uint2 words = *reinterpret_cast<const uint2*>(codes + at / 2);
   for (int half = 0; half < 2; half++) {
-    const u32 word = half ? words.y : words.x;
-    Eight x;
-    for (int i = 0; i < 4; i++) {  // the first of a byte is in its high half
-      x.of[2 * i] = table[word >> (8 * i + 4) & 15] * scale;
-      x.of[2 * i + 1] = table[word >> (8 * i) & 15] * scale;
-    }
     const i64 place = at + 8 * half;
-    store8(to + place / cols * stride + place % cols, x);
+    store8(to + place / cols * stride + place % cols, fourBitValues(half ? words.y : words.x, table, scale));
   }
 }
 
