@@ -5,10 +5,14 @@ import {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention
 /** Positions that {@link KeyValueCache.attend} makes room for at once. */
 const ROOM = 256;
 
-/** The first `length` positions of the tensors `[B, keyValueHeads, capacity, headDim]` count. */
-interface CachedLayer {
+/** `[B, keyValueHeads, capacity, headDim]` float32. */
+interface CachedTensors {
   keys: tf.Tensor4D;
   values: tf.Tensor4D;
+}
+
+/** The first `length` positions count. */
+interface CachedLayer extends CachedTensors {
   length: number;
 }
 
@@ -103,17 +107,51 @@ export class KeyValueCache {
     }
     return tf.tidy(() => {
       const {length} = layer;
-      const [batch, groups, capacity, dim] = layer.keys.shape;
-      const roomy = (cache: tf.Tensor4D) => {
-        if (length < capacity) return cache;
-        const room = tf.zeros<tf.Rank.R4>([batch, groups, ROOM - (length % ROOM), dim]);
-        return tf.concat([this.used(layerIndex, cache), room], 2);
-      };
-      const cached = {keys: roomy(layer.keys), values: roomy(layer.values)};
-      const [attended, keys, values] = decodeAttention({...inputs, ...cached}, length);
+      const [attended, keys, values] = decodeAttention({...inputs, ...this.withRoom(layerIndex)}, length);
       this.replace(layerIndex, {keys, values, length: length + 1});
       return attended;
     });
+  }
+
+  /**
+   * One new position through all layers at once, which goes into the cache. Every layer must hold the same positions already.
+   *
+   * @param run gets the layers' tensors with room for the position, in whose place it gives others or the same
+   * @throws TfjsLoraError `INVALID_ARGUMENT` before the first pass; `DISPOSED`
+   */
+  attendAll<T extends tf.Tensor>(
+    run: (layers: CachedTensors[], past: number) => {y: T; caches: CachedTensors[]},
+  ): T {
+    this.assertUsable();
+    if (this.layers.length === 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        'KeyValueCache.attendAll: expected filled layers, got none',
+      );
+    }
+    return tf.tidy(() => {
+      const {length} = this;
+      const {y, caches} = run(
+        this.layers.map((_, layerIndex) => this.withRoom(layerIndex)),
+        length,
+      );
+      caches.forEach((cached, layerIndex) => {
+        this.replace(layerIndex, {...cached, length: length + 1});
+      });
+      return y;
+    });
+  }
+
+  /** A layer's tensors, or longer ones where they are full. */
+  private withRoom(layerIndex: number): CachedTensors {
+    const {keys, values, length} = this.layers[layerIndex];
+    const [batch, groups, capacity, dim] = keys.shape;
+    if (length < capacity) return {keys, values};
+    const roomy = (cache: tf.Tensor4D) => {
+      const room = tf.zeros<tf.Rank.R4>([batch, groups, ROOM - (length % ROOM), dim]);
+      return tf.concat([this.used(layerIndex, cache), room], 2);
+    };
+    return {keys: roomy(keys), values: roomy(values)};
   }
 
   /** Counts the position that a replay of {@link attend} in every layer has put into the cache. */
@@ -163,7 +201,8 @@ export class KeyValueCache {
   private replace(layerIndex: number, {keys, values, length}: CachedLayer): void {
     const past = this.layers[layerIndex];
     this.layers[layerIndex] = {keys: tf.keep(keys), values: tf.keep(values), length};
-    if (past) tf.dispose([past.keys, past.values]);
+    if (past && past.keys !== keys) past.keys.dispose();
+    if (past && past.values !== values) past.values.dispose();
   }
 
   private assertUsable(): void {

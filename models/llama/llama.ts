@@ -1,10 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {Dense} from '../../layers/dense.ts';
+import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
 import {decoderStack} from '../../layers/ops/decoderStack.ts';
+import {decodeStack, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
+import type {StackBlock} from '../../layers/ops/stackBlock.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
@@ -24,6 +27,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   readonly norm: RMSNorm;
   lm_head: TiedHead | Dense | LoRADense;
   readonly rotary: RotaryEmbedding;
+  private readonly stacks = new WeakMap<KeyValueCache, StackBlock[] | undefined>();
 
   /**
    * @param config see {@link resolveConfig}
@@ -66,15 +70,23 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const segments = attentionMask?.toInt() as tf.Tensor2D | undefined;
 
       let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
+      const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
+      const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
       const stack = !cache && hasKernel('DecoderStack') ? plainStack(this.blocks, training) : undefined;
       if (stack) {
-        const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
         hidden = decoderStack(hidden as tf.Tensor3D, stack, {
-          ...{heads, keyValueHeads, epsilon, cos, sin, segments},
+          ...options,
           isCheckpointed: training && this.gradientCheckpointing,
           isInputTrained: this.embed_tokens.trainableWeights.length > 0,
         });
         return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
+      }
+      const decoded = cache && past > 0 && length === 1 ? this.decodedStack(cache) : undefined;
+      if (decoded && fitsDecodeKernel(decoded, options, inputIds.shape[0])) {
+        hidden = (cache as KeyValueCache).attendAll((caches, past) =>
+          decodeStack(hidden as tf.Tensor3D, decoded, caches, past, options),
+        );
+        return this.norm.apply(hidden) as tf.Tensor3D; // [B, 1, C]
       }
       // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
       const isInKernel = hasKernel('Attention');
@@ -96,6 +108,13 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       }
       return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
     });
+  }
+
+  /** The blocks as `decodeStack` takes them, if they are so plain: found out once for a cache, whose model stays as it is. */
+  private decodedStack(cache: KeyValueCache): StackBlock[] | undefined {
+    if (!hasKernel('DecodeStack')) return undefined;
+    if (!this.stacks.has(cache)) this.stacks.set(cache, plainStack(this.blocks, false));
+    return this.stacks.get(cache);
   }
 
   /** The contents of this model's `config.json`. */

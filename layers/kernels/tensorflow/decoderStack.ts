@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {DecoderStackAttributes} from '../../ops/decoderStack.ts';
+import type {StackAttributes} from '../../ops/stackBlock.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 import {keepOnCard} from './keepOnCard.ts';
 import {type Ops, runOps} from './runOps.ts';
@@ -8,7 +8,7 @@ import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from '.
 interface DecoderStackArgs {
   /** `x` or `dy` and `saved`, the tables, and by names with a dot the tensors of the blocks in order. */
   inputs: Record<string, tf.TensorInfo>;
-  attrs: DecoderStackAttributes & {isRecorded: boolean; isInputTrained: boolean};
+  attrs: StackAttributes & {isRecorded: boolean; isInputTrained: boolean};
   backend: unknown;
 }
 
@@ -22,8 +22,8 @@ export const decoderStack = {
     const weights = weightsOf(inputs);
     keepOnCard(backend, weights);
     return runOps(backend, inputs, (ops, handles) => {
-      const attributes = [...planAttributes(ops, attrs), ops.boolAttribute('is_recorded', attrs.isRecorded)];
-      const given = [handles.x, ...tables(ops, handles)];
+      const attributes = [...stackPlan(ops, attrs), ops.boolAttribute('is_recorded', attrs.isRecorded)];
+      const given = [handles.x, ...stackTables(ops, handles)];
       const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
       const [y, saved] = ops.fused('DecoderStack', given, attributes, 2, tensors);
       return attrs.isRecorded ? [y, saved] : [y];
@@ -42,11 +42,11 @@ export const decoderStackGrad = {
     return runOps(backend, inputs, (ops, handles) => {
       const count = 2 * attrs.blocks.flat().filter(({rank}) => rank > 0).length;
       const attributes = [
-        ...planAttributes(ops, attrs),
+        ...stackPlan(ops, attrs),
         ops.boolAttribute('wants_input', attrs.isInputTrained),
         ops.intAttribute('M', count),
       ];
-      const given = [handles.dy, handles.saved, ...tables(ops, handles)];
+      const given = [handles.dy, handles.saved, ...stackTables(ops, handles)];
       const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
       const [dx, ...gradients] = ops.fused('DecoderStackGrad', given, attributes, 1 + count, tensors);
       return attrs.isInputTrained ? [dx, ...gradients] : gradients;
@@ -58,12 +58,13 @@ function weightsOf(inputs: Record<string, tf.TensorInfo>): Record<string, tf.Ten
   return Object.fromEntries(Object.entries(inputs).filter(([name]) => name.includes('.')));
 }
 
-function tables(ops: Ops, {cos, sin, segments}: Record<string, Handle>): Handle[] {
+/** Tables and segments as ops of a card take them. */
+export function stackTables(ops: Ops, {cos, sin, segments}: Record<string, Handle>): Handle[] {
   return [cos, sin, segments ? ops.cast(segments, DataType.float32) : ops.nothing()];
 }
 
 /** See `DecoderStackOp` in native/cuda/ops.cc, which reads it in this order. */
-function planAttributes(ops: Ops, attrs: DecoderStackAttributes): OpAttribute[] {
+export function stackPlan(ops: Ops, attrs: StackAttributes): OpAttribute[] {
   const {heads, keyValueHeads, headDim, intermediateSize, epsilon, isCheckpointed, blocks} = attrs;
   const plan: CardPlan = {
     plan: [heads, keyValueHeads, headDim, intermediateSize, Number(isCheckpointed), blocks.length],

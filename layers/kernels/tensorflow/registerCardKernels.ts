@@ -1,10 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {replaceKernel} from '../replaceKernel.ts';
 import {decoderStack, decoderStackGrad} from './decoderStack.ts';
+import {decodeStack} from './decodeStack.ts';
+import {greedyChoice} from './greedyChoice.ts';
 import {linearCrossEntropy} from './linearCrossEntropy.ts';
 import {hasCardOps, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
 
-const KERNELS = [decoderStack, decoderStackGrad, linearCrossEntropy] as const;
+const KERNELS = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy] as const;
 
 /**
  * Registers the kernels that only a card has, where its ops run and products are in bfloat16; elsewhere takes them away, so that

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../../../layers/loraDense.ts';
-import {decoderStack, PROJECTIONS, type StackBlock} from '../../../layers/ops/decoderStack.ts';
+import {decoderStack} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
+import {PROJECTIONS, type StackBlock} from '../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../models/generation/generate.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {plainStack} from '../../../models/llama/plainStack.ts';

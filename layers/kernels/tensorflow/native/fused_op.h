@@ -150,10 +150,11 @@ inline std::string declareOp(const Signature& signature) {
  * Registers `Op`, a class made from {@link Attributes} with a method `run(OneCall&)`, as a declared op's kernel.
  *
  * @param device `CPU`, where `OneCall` is {@link Call}, or `GPU`
+ * @param onHost inputs and outputs that are in the processor's memory there too
  * @returns what went wrong; empty if nothing
  */
 template <class Op, class OneCall>
-std::string registerKernel(const char* name, const char* device) {
+std::string registerKernel(const char* name, const char* device, const std::vector<const char*>& onHost = {}) {
   TF_Status* status = TF_NewStatus();
   TF_KernelBuilder* kernel = TF_NewKernelBuilder(
       name, device, [](TF_OpKernelConstruction* construction) -> void* { return new Op(Attributes(construction)); },
@@ -166,6 +167,7 @@ std::string registerKernel(const char* name, const char* device) {
         }
       },
       [](void* op) { delete static_cast<Op*>(op); });
+  for (const char* argument : onHost) TF_KernelBuilder_HostMemory(kernel, argument);
   TF_RegisterKernelBuilder(name, kernel, status);
   const std::string failure = TF_GetCode(status) == kOk ? "" : TF_Message(status);
   TF_DeleteStatus(status);

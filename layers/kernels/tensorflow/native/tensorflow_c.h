@@ -48,6 +48,8 @@ void TF_RegisterOpDefinition(TF_OpDefinitionBuilder*, TF_Status*);
 
 TF_KernelBuilder* TF_NewKernelBuilder(const char* op, const char* device, void* (*make)(TF_OpKernelConstruction*),
                                       void (*compute)(void*, TF_OpKernelContext*), void (*destroy)(void*));
+/** The argument of that name stays in the processor's memory. */
+void TF_KernelBuilder_HostMemory(TF_KernelBuilder*, const char* argument);
 /** Takes the builder over. */
 void TF_RegisterKernelBuilder(const char* name, TF_KernelBuilder*, TF_Status*);
 

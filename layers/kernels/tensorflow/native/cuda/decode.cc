@@ -197,4 +197,10 @@ void decode(Device& device, Stream stream, const Stack& stack, const Caches& cac
   Step(device, stream, stack, caches, allocate).run(x, y);
 }
 
+void greedyChoice(Device& device, Stream stream, int64_t rows, int64_t width, const float* logits, float* choice) {
+  constexpr int kRowThreads = 1024;
+  const InContextOf context(stream);
+  device.kernels.launch(stream, "decode:greedyChoice", {rows}, kRowThreads, 0, logits, static_cast<int>(width), choice);
+}
+
 }  // namespace tfjs_lora::cuda

@@ -119,6 +119,9 @@ std::string refusal(const Stack&, const Caches&);
  */
 void decode(Device&, Stream, const Stack&, const Caches&, const float* x, float* y, const Allocate&);
 
+/** logits `[rows, width]` float32 → the place of each row's largest, the first of equals; −1 − the first that is not finite. */
+void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* logits, float* choice);
+
 /**
  * Sum over rows of `−log softmax(hidden · Wᵀ)[label]`, logits existing for some rows at a time.
  *

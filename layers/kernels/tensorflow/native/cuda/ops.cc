@@ -98,7 +98,7 @@ constexpr cuda::Projection cuda::Block::*kProjections[] = {&cuda::Block::q,    &
                                                            &cuda::Block::o,    &cuda::Block::gate, &cuda::Block::up,
                                                            &cuda::Block::down};
 
-/** What the two ops of a stack have in common. `plan` and `numbers`: see {@link read}, and ../../decoderStack.ts. */
+/** What the ops of a stack have in common. `plan` and `numbers`: see {@link read}, and ../../decoderStack.ts. */
 class DecoderStackOp {
  public:
   explicit DecoderStackOp(const Attributes& attributes)
@@ -108,8 +108,9 @@ class DecoderStackOp {
   /**
    * @param x number of an input of the shape of the stack's, `[batch, length, hidden]`
    * @param tables number of the input `cos`, which `sin`, `segments` and the blocks' tensors follow
+   * @param others tensors between `segments` and those of the blocks
    */
-  cuda::Stack read(const CardCall& call, int x, int tables) const {
+  cuda::Stack read(const CardCall& call, int x, int tables, int others = 0) const {
     Reader<int64_t> plan(plan_);
     Reader<float> numbers(numbers_);
     cuda::Stack stack = {};
@@ -127,7 +128,7 @@ class DecoderStackOp {
     stack.tablesPerSequence = call.dim(tables, 0) > 1;
     stack.segments = call.size(tables + 2) == 0 ? nullptr : call.input(tables + 2);
     stack.blocks.resize(plan.next());
-    Inputs inputs(call, tables + 3);
+    Inputs inputs(call, tables + 3 + others);
     for (cuda::Block& block : stack.blocks) {
       block.inputNorm = inputs.next();
       block.postNorm = inputs.next();
@@ -139,7 +140,11 @@ class DecoderStackOp {
     return stack;
   }
 
+  /** Blocks of the stack. */
+  int blockCount() const { return static_cast<int>(plan_.at(kBlockCount)); }
+
  private:
+  static constexpr int kBlockCount = 5;
   const std::vector<int64_t> plan_;
   const std::vector<float> numbers_;
 };
@@ -187,6 +192,44 @@ class DecoderStackGrad : DecoderStackOp {
 
  private:
   const bool wantsInput_;
+};
+
+/**
+ * x `[batch, 1, hidden]`, tables, and of all blocks keys, values and tensors → y. The new position goes into the caches' own memory.
+ * `past`, an integer, is in the processor's memory.
+ */
+class DecodeStack : DecoderStackOp {
+ public:
+  explicit DecodeStack(const Attributes& attributes) : DecoderStackOp(attributes) {}
+
+  void run(CardCall& call) {
+    constexpr int kX = 1, kTables = 2, kCaches = kTables + 3;
+    const int blocks = blockCount();
+    const cuda::Stack stack = read(call, kX, kTables, 2 * blocks);
+    cuda::Caches caches = {};
+    caches.past = *call.input<int32_t>(0);
+    caches.capacity = call.dim(kCaches, 2);
+    caches.segmentStride = stack.segments ? call.dim(kTables + 2, 1) : 0;
+    for (int i = 0; i < blocks; i++) {
+      caches.keys.push_back(call.input(kCaches + i));
+      caches.values.push_back(call.input(kCaches + blocks + i));
+    }
+    const std::string refusal = cuda::refusal(stack, caches);
+    if (!refusal.empty()) throw std::runtime_error(refusal);
+    cuda::decode(deviceOf(call), call.stream(), stack, caches, call.input(kX), call.output(0, call.shape(kX)),
+                 allocatorOf(call));
+  }
+};
+
+/** logits `[rows, width]` → the choice of each row; see layers/ops/greedyChoice.ts. */
+class GreedyChoice {
+ public:
+  explicit GreedyChoice(const Attributes&) {}
+
+  void run(CardCall& call) {
+    const int64_t rows = call.dim(0, 0);
+    cuda::greedyChoice(deviceOf(call), call.stream(), rows, call.dim(0, 1), call.input(0), call.output(0, {rows}));
+  }
 };
 
 /** hidden `[rows, cols]`, labels `[rows]`, the tensors of a weight → loss, and the gradient of hidden unless it is not wanted. */
@@ -279,9 +322,9 @@ class RMSNormGrad {
 
 /** Declares an op that processors have not, and registers it. */
 template <class Op>
-std::string registerCardOp(const Signature& signature) {
+std::string registerCardOp(const Signature& signature, const std::vector<const char*>& onHost = {}) {
   const std::string failure = declareOp(signature);
-  return failure.empty() ? registerKernel<Op, CardCall>(signature.name, "GPU") : failure;
+  return failure.empty() ? registerKernel<Op, CardCall>(signature.name, "GPU", onHost) : failure;
 }
 
 }  // namespace
@@ -306,6 +349,13 @@ std::string registerCardOps() {
              {"dy: float", "saved: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
              {"dx: float", "gradients: M * float"},
              {"plan: list(int)", "numbers: list(float)", "wants_input: bool", "N: int >= 1", "M: int >= 0"}}),
+        registerCardOp<DecodeStack>({"TfjsLoraDecodeStack",
+                                     {"past: int32", "x: float", "cos: float", "sin: float", "segments: float",
+                                      "tensors: N * float"},
+                                     {"y: float"},
+                                     {"plan: list(int)", "numbers: list(float)", "N: int >= 1"}},
+                                    {"past"}),
+        registerCardOp<GreedyChoice>({"TfjsLoraGreedyChoice", {"logits: float"}, {"choice: float"}, {}}),
         registerCardOp<LinearCrossEntropy>({"TfjsLoraLinearCrossEntropy",
                                             {"hidden: float", "labels: float", "tensors: N * float"},
                                             {"loss: float", "gradient: float"},

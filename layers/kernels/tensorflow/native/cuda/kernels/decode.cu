@@ -424,3 +424,47 @@ extern "C" __global__ void joinSpans(const float* parts, int spans, float* y, in
   }
   y[((i64)row * heads + head) * dim + at] = total > 0.f ? sum / total : 0.f;
 }
+
+/** A block of 1024 threads a row. */
+extern "C" __global__ void greedyChoice(const float* logits, int width, float* choice) {
+  __shared__ float highest[32];
+  __shared__ int places[32], wrongs[32];
+  const float* row = logits + (i64)blockIdx.x * width;
+  float most = -__int_as_float(0x7f800000);
+  int place = width, wrong = width;
+  for (int at = threadIdx.x; at < width; at += blockDim.x) {
+    const float x = row[at];
+    if (!(x - x == 0.f)) wrong = min(wrong, at);  // ∞ − ∞ is NaN
+    if (x > most) {
+      most = x;
+      place = at;
+    }
+  }
+  const auto join = [&](float otherMost, int otherPlace, int otherWrong) {
+    wrong = min(wrong, otherWrong);
+    if (otherMost > most || (otherMost == most && otherPlace < place)) {
+      most = otherMost;
+      place = otherPlace;
+    }
+  };
+  const auto joinWarp = [&] {
+    for (int step = 16; step > 0; step >>= 1) {
+      join(__shfl_xor_sync(0xffffffffu, most, step), __shfl_xor_sync(0xffffffffu, place, step),
+           __shfl_xor_sync(0xffffffffu, wrong, step));
+    }
+  };
+  joinWarp();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (lane == 0) {
+    highest[warp] = most;
+    places[warp] = place;
+    wrongs[warp] = wrong;
+  }
+  __syncthreads();
+  if (warp > 0) return;
+  most = highest[lane];
+  place = places[lane];
+  wrong = wrongs[lane];
+  joinWarp();
+  if (lane == 0) choice[blockIdx.x] = wrong < width ? -1.f - wrong : (float)place;
+}

@@ -1,0 +1,111 @@
+import * as tf from '@tensorflow/tfjs';
+import {assertShape} from './assertShape.ts';
+import {decodeAttention} from './decodeAttention.ts';
+import {rmsNorm} from './rmsNorm.ts';
+import {
+  attributesOfStack,
+  fitsStackKernel,
+  projectInStack,
+  type StackAttributes,
+  type StackBlock,
+  type StackOptions,
+  tensorsOfStack,
+} from './stackBlock.ts';
+import {swiGLU} from './swiGLU.ts';
+
+/** Sequences that a kernel takes at once. */
+const MAX_BATCH = 8;
+
+/** Keys and values of one block, `[B, K, capacity, D]` float32. */
+export interface CachedBlock {
+  keys: tf.Tensor4D;
+  values: tf.Tensor4D;
+}
+
+export interface DecodeStackOptions extends StackOptions {
+  /** `[B, past + 1]` int32, or longer: of positions to come. See `attention`. */
+  segments?: tf.Tensor2D;
+}
+
+/** A stack as the kernel `DecodeStack` takes it: the same object for each position, so that it is read once. */
+export interface PreparedStack {
+  attributes: StackAttributes;
+  tensors: tf.NamedTensorMap;
+}
+
+/**
+ * One new position of each sequence through all decoder blocks: {@link decoderStack} with keys and values of the positions
+ * before. No gradient. A kernel reads each weight once, as it is stored, and writes over the caches.
+ *
+ * @param x `[B, 1, C]` float32
+ * @param blocks the same array for each position of a generation; its tensors must stay as they are
+ * @param caches a block's each; the first `past` positions count. Given up for what is returned
+ * @param past fewer than the caches' capacity
+ * @returns `[B, 1, C]` float32, and the caches with the new position
+ * @throws TfjsLoraError `SHAPE_MISMATCH`
+ */
+export function decodeStack(
+  x: tf.Tensor3D,
+  blocks: StackBlock[],
+  caches: CachedBlock[],
+  past: number,
+  options: DecodeStackOptions,
+): {y: tf.Tensor3D; caches: CachedBlock[]} {
+  const {cos, sin, segments} = options;
+  assertShape('decodeStack x', x, [-1, 1, -1]);
+  assertShape('decodeStack cos', cos, [-1, 1, 1, caches[0].keys.shape[3] / 2]);
+  if (!fitsDecodeKernel(blocks, options, x.shape[0])) return composed(x, blocks, caches, past, options);
+  const cached = Object.fromEntries(
+    caches.flatMap(({keys, values}, i) => [
+      [`keys${i}`, keys],
+      [`values${i}`, values],
+    ]),
+  );
+  const inputs: tf.NamedTensorMap = {x, cos, sin, ...(segments && {segments}), ...cached};
+  const attributes = {past, stack: prepared(blocks, options)} as unknown as tf.NamedAttrMap;
+  return {y: tf.engine().runKernel('DecodeStack', inputs, attributes) as tf.Tensor3D, caches};
+}
+
+/** Whether a kernel takes blocks like these, and so many sequences. */
+export function fitsDecodeKernel(blocks: StackBlock[], options: StackOptions, batch: number): boolean {
+  return batch <= MAX_BATCH && fitsStackKernel(blocks, options, ['DecodeStack']);
+}
+
+const preparedStacks = new WeakMap<StackBlock[], PreparedStack>();
+
+function prepared(blocks: StackBlock[], options: StackOptions): PreparedStack {
+  const known = preparedStacks.get(blocks);
+  if (known) return known;
+  const attributes = attributesOfStack(blocks, options) as unknown as StackAttributes;
+  const stack = {attributes, tensors: tensorsOfStack(blocks)};
+  preparedStacks.set(blocks, stack);
+  return stack;
+}
+
+function composed(
+  x: tf.Tensor3D,
+  blocks: StackBlock[],
+  caches: CachedBlock[],
+  past: number,
+  {epsilon, cos, sin, segments}: DecodeStackOptions,
+): {y: tf.Tensor3D; caches: CachedBlock[]} {
+  const [batch, , size] = x.shape;
+  let hidden = x.reshape([batch, size]) as tf.Tensor2D;
+  const next: CachedBlock[] = [];
+  for (const [i, block] of blocks.entries()) {
+    const n = rmsNorm(hidden, block.input_layernorm, epsilon) as tf.Tensor2D; // [B, C]
+    const [query, key, value] = [block.q_proj, block.k_proj, block.v_proj].map((each) =>
+      projectInStack(n, each),
+    );
+    const [attended, keys, values] = decodeAttention(
+      {query, key, value, cos, sin, segments, ...caches[i]},
+      past,
+    );
+    next.push({keys, values});
+    const h = tf.add(hidden, projectInStack(attended, block.o_proj)) as tf.Tensor2D;
+    const m = rmsNorm(h, block.post_attention_layernorm, epsilon) as tf.Tensor2D;
+    const gated = swiGLU(projectInStack(m, block.gate_proj), projectInStack(m, block.up_proj)) as tf.Tensor2D;
+    hidden = tf.add(h, projectInStack(gated, block.down_proj)) as tf.Tensor2D;
+  }
+  return {y: hidden.reshape([batch, 1, size]), caches: next};
+}

@@ -1,0 +1,103 @@
+import type * as tf from '@tensorflow/tfjs';
+import {hasKernel} from './dispatch.ts';
+import {linear} from './linear.ts';
+import {loraMatMul} from './loraMatMul.ts';
+import {attributesOf, fits16BitKernels, type StoredMatrix, tensorsOf} from './storedMatrix.ts';
+
+/** A frozen weight `[units, inputDim]`, and the low-rank path beside it where there is one; see {@link loraMatMul}. */
+export interface StackProjection {
+  weight: StoredMatrix;
+  lora?: {a: tf.Tensor2D; b: tf.Tensor2D; scaling: number};
+}
+
+/** The linear layers of a block, in the order in which kernels take them. */
+export const PROJECTIONS = [
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+] as const;
+
+/** The weights of one decoder block, named as in a checkpoint. Norms `[C]`, frozen. */
+export interface StackBlock extends Record<(typeof PROJECTIONS)[number], StackProjection> {
+  input_layernorm: tf.Tensor;
+  post_attention_layernorm: tf.Tensor;
+}
+
+/** What all blocks of a stack have in common. */
+export interface StackOptions {
+  /** Query heads. Their size is that of the rotary tables. */
+  heads: number;
+  keyValueHeads: number;
+  /** Of the norms. */
+  epsilon: number;
+  /** `[B or 1, 1, T, headDim / 2]` float32; see `rotaryEmbedding`. */
+  cos: tf.Tensor4D;
+  sin: tf.Tensor4D;
+}
+
+/** A linear layer as a kernel sees it, beside its tensors: rank 0 where there is no low-rank path. */
+export type ProjectionAttributes = {rank: number; scaling: number} & Record<string, unknown>;
+
+/** What the kernels of a stack know of it beside its tensors. */
+export interface StackAttributes {
+  heads: number;
+  keyValueHeads: number;
+  headDim: number;
+  intermediateSize: number;
+  epsilon: number;
+  isCheckpointed: boolean;
+  /** {@link PROJECTIONS} of each block in order. */
+  blocks: ProjectionAttributes[][];
+}
+
+export function attributesOfStack(
+  blocks: StackBlock[],
+  {heads, keyValueHeads, epsilon, cos, isCheckpointed = false}: StackOptions & {isCheckpointed?: boolean},
+): tf.NamedAttrMap {
+  const attributes: StackAttributes = {
+    heads,
+    keyValueHeads,
+    headDim: 2 * (cos.shape[3] as number),
+    intermediateSize: blocks[0].gate_proj.weight.rows,
+    epsilon,
+    isCheckpointed,
+    blocks: blocks.map((block) =>
+      PROJECTIONS.map((name) => {
+        const {weight, lora} = block[name];
+        return {...attributesOf(weight), rank: lora?.a.shape[0] ?? 0, scaling: lora?.scaling ?? 0};
+      }),
+    ),
+  };
+  return attributes as unknown as tf.NamedAttrMap;
+}
+
+/** All tensors of the blocks in the order in which kernels take them, by names such as `3.q_proj.codes` and `3.q_proj.a`. */
+export function tensorsOfStack(blocks: StackBlock[]): tf.NamedTensorMap {
+  const named: tf.NamedTensorMap = {};
+  for (const [i, block] of blocks.entries()) {
+    named[`${i}.input_layernorm`] = block.input_layernorm;
+    named[`${i}.post_attention_layernorm`] = block.post_attention_layernorm;
+    for (const name of PROJECTIONS) {
+      const {weight, lora} = block[name];
+      const tensors = {...tensorsOf(weight), ...(lora && {a: lora.a, b: lora.b})};
+      for (const [key, tensor] of Object.entries(tensors)) named[`${i}.${name}.${key}`] = tensor as tf.Tensor;
+    }
+  }
+  return named;
+}
+
+/** Whether the backend has those kernels, and they take blocks like these. */
+export function fitsStackKernel(blocks: StackBlock[], {cos}: StackOptions, needed: string[]): boolean {
+  const headDim = 2 * (cos.shape[3] as number);
+  if (blocks.length === 0 || !needed.every(hasKernel) || (headDim !== 64 && headDim !== 128)) return false;
+  return blocks.every((block) => PROJECTIONS.every((name) => fits16BitKernels(block[name].weight)));
+}
+
+/** What a linear layer of a stack gives, `[N, units]`. */
+export function projectInStack(x: tf.Tensor2D, {weight, lora}: StackProjection): tf.Tensor2D {
+  return lora ? loraMatMul(x, weight, lora.a, lora.b, lora.scaling) : linear(x, weight);
+}
