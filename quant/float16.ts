@@ -135,6 +135,22 @@ function buildFloat16Table(): Int32Array {
   return words;
 }
 
+/** Rounds float32 values in place to the nearest numbers of a type, ties to even; `float32` changes nothing. */
+export function roundInPlace(values: Float32Array, dtype: StorageDtype): Float32Array {
+  if (dtype === 'float32') return values;
+  const [narrow, widen] =
+    dtype === 'bfloat16' ? [float32ToBfloat16, bfloat16ToFloat32] : [float32ToFloat16, float16ToFloat32];
+  const scratch = new Uint16Array(Math.min(values.length, ROUNDED_AT_ONCE));
+  for (let begin = 0; begin < values.length; begin += ROUNDED_AT_ONCE) {
+    const part = values.subarray(begin, begin + ROUNDED_AT_ONCE);
+    widen(narrow(part, scratch.subarray(0, part.length)), part);
+  }
+  return values;
+}
+
+/** Values that stay in the cache between the two conversions. */
+const ROUNDED_AT_ONCE = 4096;
+
 /** How many int32 words hold a packed row of `cols` 16-bit values: `ceil(cols / 2)`. */
 export function wordsPerRow(cols: number): number {
   return Math.ceil(cols / 2);

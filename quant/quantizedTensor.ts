@@ -1,7 +1,7 @@
 import {FP4_CODE, NF4_CODE} from './blockwise/codebooks.ts';
 import {dequantizeAbsmax, type NestedAbsmax} from './blockwise/doubleQuantization.ts';
 import {TfjsLoraError} from './errors.ts';
-import type {StorageDtype} from './float16.ts';
+import {roundInPlace, type StorageDtype} from './float16.ts';
 import {assertMatrixShape, type MatrixShape, type QuantizedMatrix, rowsTarget} from './quantizedMatrix.ts';
 
 export interface QuantizedTensorParts {
@@ -13,7 +13,7 @@ export interface QuantizedTensorParts {
   packed: Uint8Array;
   /** One scale a block, as float32 or double-quantized. */
   absmax: Float32Array | NestedAbsmax;
-  /** What the weight was before. */
+  /** What the weight was before, and is again when it is dequantized: values are rounded to this type, as in bitsandbytes. */
   dtype: StorageDtype;
 }
 
@@ -81,7 +81,7 @@ export class QuantizedTensor implements QuantizedMatrix {
     return this.dequantizeRows(0, this.shape[0], out);
   }
 
-  /** Bit-exact with the same rows of the whole matrix as bitsandbytes dequantizes it to float32. */
+  /** Bit-exact with the same rows of the whole matrix as bitsandbytes dequantizes it to its `dtype`, widened to float32. */
   dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array {
     const values = rowsTarget('dequantizeRows', this.shape, begin, end, out);
     const first = begin * this.shape[1];
@@ -94,7 +94,7 @@ export class QuantizedTensor implements QuantizedMatrix {
       const from = Math.max(first, blockBegin);
       this.fill(values, from - first, from, Math.min(last, blockBegin + this.blockSize), scales[block]);
     }
-    return values;
+    return roundInPlace(values, this.dtype);
   }
 
   private scalesBetween(begin: number, end: number): Float32Array {

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../quant/blockwise/codebooks.ts';
 import {dispatch} from './dispatch.ts';
 import type {FourBitStorage, Int8Storage, QuantizedStorage} from './quantizedStorage.ts';
+import {round16} from './round16.ts';
 import {unpack16} from './unpack16.ts';
 
 /** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
@@ -10,6 +11,8 @@ const ONE_OF_127 = Math.fround(1 / 127);
 /**
  * Rows `begin` to `end` of a quantized matrix as float32, bit-exact with bitsandbytes. Not differentiable: quantized
  * weights are frozen.
+ *
+ * Values of 4 bits are rounded to the type the weight had before, as bitsandbytes gives it back.
  *
  * The composed reference splits words into nibbles or bytes with integer arithmetic and looks them up.
  *
@@ -26,7 +29,7 @@ export function dequantizeRows(matrix: QuantizedStorage, begin = 0, end = matrix
 }
 
 function fourBitRows(matrix: FourBitStorage, begin: number, end: number): tf.Tensor2D {
-  const {dtype, rows, cols, blockSize, tensors} = matrix;
+  const {dtype, rows, cols, blockSize, valueDtype, tensors} = matrix;
   const [first, last] = [begin * cols, end * cols];
   // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
@@ -37,7 +40,8 @@ function fourBitRows(matrix: FourBitStorage, begin: number, end: number): tf.Ten
   const book = tf.tensor1d((dtype === 'nf4' ? NF4_CODE : FP4_CODE) as Float32Array);
   const normal = tf.gather(book, whole.toInt()).reshape([-1, blockSize]); // [blocks, blockSize]
   const values = tf.mul(normal, blockScales(matrix, firstBlock, lastBlock).expandDims(1)).flatten();
-  return tf.slice(values, [first - from], [last - first]).reshape([end - begin, cols]);
+  const cut = tf.slice(values, [first - from], [last - first]).reshape<tf.Tensor2D>([end - begin, cols]);
+  return valueDtype === 'float32' ? cut : round16(cut, valueDtype);
 }
 
 /** Scales of blocks `begin` to `end`. */

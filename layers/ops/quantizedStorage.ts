@@ -14,6 +14,8 @@ export interface FourBitStorage {
   nestedBlockSize: number;
   /** Added to a double-quantized scale. */
   offset: number;
+  /** Type that dequantized values are rounded to, as bitsandbytes does; float32 for not at all. */
+  valueDtype: StorageDtype;
   /**
    * `codes` int32 `[ceil(rows · cols / 8)]`: element 2i of the row-major values in the high half of byte i. Scales as
    * `absmax` float32 `[blocks]`, or as `absmaxCodes` int32 `[ceil(blocks / 4)]` (bytes) into `map` float32 `[256]`,
@@ -60,11 +62,11 @@ export type QuantizedStorage = FourBitStorage | Int8Storage | HostedStorage;
 export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
   const [rows, cols] = matrix.shape;
   if (matrix instanceof QuantizedTensor) {
-    const {quantType: dtype, blockSize, packed, absmax} = matrix;
+    const {quantType: dtype, blockSize, packed, absmax, dtype: valueDtype} = matrix;
     const codes = wordTensor(packed);
     if (absmax instanceof Float32Array) {
       const tensors = {codes, absmax: tf.tensor1d(absmax)};
-      return {dtype, rows, cols, blockSize, nestedBlockSize: 0, offset: 0, tensors};
+      return {dtype, rows, cols, blockSize, nestedBlockSize: 0, offset: 0, valueDtype, tensors};
     }
     const {quantized, nestedAbsmax, nestedBlockSize, offset, map} = absmax;
     const tensors = {
@@ -73,7 +75,7 @@ export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
       nestedAbsmax: tf.tensor1d(nestedAbsmax),
       map: tf.tensor1d(map),
     };
-    return {dtype, rows, cols, blockSize, nestedBlockSize, offset, tensors};
+    return {dtype, rows, cols, blockSize, nestedBlockSize, offset, valueDtype, tensors};
   }
   if (matrix instanceof Int8Tensor) {
     const {codes, rowAbsmax, outliers} = matrix;
@@ -120,7 +122,11 @@ export async function readQuantized(
 
 type TensorValues = Int32Array | Float32Array;
 
-/** A quantized matrix over the contents of its tensors. */
+/**
+ * A quantized matrix over the contents of its tensors.
+ *
+ * @param dtype what an int8 weight was before; a 4-bit one's is in its storage
+ */
 export function hostMatrix(
   storage: Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>,
   dtype: StorageDtype,
@@ -138,7 +144,7 @@ export function hostMatrix(
     const bits = unpackRowBits(values.outlierValues as Int32Array, rows, outliers);
     return new Int8Tensor({...parts, outliers: {columns, values: bits, dtype: outlierDtype}});
   }
-  const {blockSize, nestedBlockSize, offset} = storage;
+  const {blockSize, nestedBlockSize, offset, valueDtype} = storage;
   const blocks = Math.ceil(size / blockSize);
   const absmax =
     nestedBlockSize === 0
@@ -156,7 +162,7 @@ export function hostMatrix(
     blockSize,
     packed: bytesOf(values.codes, Math.ceil(size / 2)),
     absmax,
-    dtype,
+    dtype: valueDtype,
   });
 }
 

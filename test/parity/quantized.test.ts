@@ -2,6 +2,7 @@ import {mkdtempSync, readdirSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import type {StorageDtype} from '../../quant/float16.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {Llama} from '../../src/index.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
@@ -23,6 +24,8 @@ const BASE = join(FOLDER, 'base');
 interface QuantizedCase {
   name: string;
   quantization: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant?: boolean};
+  /** What the base was loaded in before it was quantized. */
+  dtype: StorageDtype;
   inputs: GoldenInputs;
   adapterLoss: number;
   tolerances: Tolerances;
@@ -57,7 +60,7 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
     expect(tf.memory().numTensors).toBe(tensorsBefore);
   });
 
-  describe.each(cases)('$name', ({name, quantization, inputs, adapterLoss, tolerances}) => {
+  describe.each(cases)('$name', ({name, quantization, dtype, inputs, adapterLoss, tolerances}) => {
     const expected = readGoldens(join(FOLDER, name, 'expected.safetensors'));
     const mask = inputs.attentionMask?.flat();
 
@@ -76,7 +79,7 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
     });
 
     test('quantizing while loading gives the codes that transformers gives', async () => {
-      model = await Llama.fromPretrained(BASE, {dtype: 'float32', quantization});
+      model = await Llama.fromPretrained(BASE, {dtype, quantization});
       const logits = logitsOf(model, inputs);
       await expectClose(logits, goldenNamed(expected, 'logits'), 10 * tolerances.logits, mask);
       logits.dispose();

@@ -1,4 +1,5 @@
 import {FP4_CODE, NF4_CODE} from '../../../quant/blockwise/codebooks.ts';
+import type {StorageDtype} from '../../../quant/float16.ts';
 import type {FourBitStorage, Int8Storage} from '../../ops/quantizedStorage.ts';
 import {keptTable, type Ops} from './runOps.ts';
 import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
@@ -59,7 +60,7 @@ function fourBitRows(
   begin: number,
   end: number,
 ): Handle {
-  const {dtype, rows, cols, blockSize} = attributes;
+  const {dtype, rows, cols, blockSize, valueDtype} = attributes;
   const [first, last] = [begin * cols, end * cols];
   // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
@@ -67,7 +68,7 @@ function fourBitRows(
   const blocks = lastBlock - firstBlock;
   const ofBlocks = blockScales(ops, tensors, attributes, firstBlock, lastBlock);
   if (ops.areFused) {
-    const place = ops.integers([first, last, from, blockSize, cols]);
+    const place = ops.integers([first, last, from, blockSize, cols, VALUE_TYPES[valueDtype]]);
     return ops.fused(
       'DequantizeFourBit',
       [tensors.codes, codesOf(backend, dtype), ofBlocks, place],
@@ -82,7 +83,7 @@ function fourBitRows(
       ops.reshape(ops.bitcast(words32(ops, tensors.codes), DataType.uint16), [blocks, blockSize / 4]),
     );
     const normal = ops.gather(table, ops.cast(pairs, DataType.int32)); // [blocks, blockSize / 4, 4]
-    return ops.reshape(ops.mul(normal, scales), [rows, cols]);
+    return rounded(ops, ops.reshape(ops.mul(normal, scales), [rows, cols]), valueDtype);
   }
   const words = part(ops, words32(ops, tensors.codes), from / 8, Math.ceil(to / 8));
   const pairs = ops.cast(ops.bitcast(words, DataType.uint16), DataType.int32); // [words, 2]
@@ -90,9 +91,21 @@ function fourBitRows(
   const missing = blocks * blockSize - 8 * words.shape[0];
   if (missing !== 0) normal = ops.padEnd(ops.reshape(normal, [8 * words.shape[0]]), [missing]);
   const values = ops.mul(ops.reshape(normal, [blocks, blockSize / 4, 4]), scales);
-  if (blocks * blockSize === last - first) return ops.reshape(values, [end - begin, cols]);
+  if (blocks * blockSize === last - first)
+    return rounded(ops, ops.reshape(values, [end - begin, cols]), valueDtype);
   const flat = ops.reshape(values, [blocks * blockSize]);
-  return ops.reshape(ops.slice(flat, [first - from], [last - first]), [end - begin, cols]);
+  return rounded(
+    ops,
+    ops.reshape(ops.slice(flat, [first - from], [last - first]), [end - begin, cols]),
+    valueDtype,
+  );
+}
+
+/** As native/dequantize.cc knows them. */
+const VALUE_TYPES: Record<StorageDtype, number> = {float32: 0, bfloat16: 1, float16: 2};
+
+function rounded(ops: Ops, values: Handle, dtype: StorageDtype): Handle {
+  return dtype === 'float32' ? values : ops.cast(ops.cast(values, DataType[dtype]), DataType.float32);
 }
 
 /** Scales of blocks `begin` to `end`. */

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../quant/blockwise/codebooks.ts';
-import type {HalfDtype} from '../../../quant/float16.ts';
+import type {HalfDtype, StorageDtype} from '../../../quant/float16.ts';
 import {WIDEN} from './unpack16.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
@@ -12,6 +12,7 @@ export interface QuantizedAttributes {
   blockSize: number;
   nestedBlockSize: number;
   offset: number;
+  valueDtype: StorageDtype;
   outliers: number;
   outlierDtype: HalfDtype;
 }
@@ -32,8 +33,31 @@ const bind = (at: number, name: string, type: string) =>
 /** `body` for the elements of an octet. */
 const eight = (body: (i: number) => string) => Array.from({length: 8}, (_, i) => body(i));
 
+/**
+ * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits: no 16-bit floats of the device's own, which
+ * some drivers flush, and no sums that a compiler may take apart.
+ */
+const ROUND: Record<StorageDtype, string> = {
+  float32: `
+fn rounded(v: vec4f) -> vec4f { return v; }`,
+  bfloat16: `
+fn rounded(v: vec4f) -> vec4f {
+  let bits = bitcast<vec4u>(v);
+  return bitcast<vec4f>((bits + 0x7fffu + ((bits >> vec4u(16u)) & vec4u(1u))) & vec4u(0xffff0000u));
+}`,
+  float16: `
+fn rounded(v: vec4f) -> vec4f {
+  let bits = bitcast<vec4u>(v);
+  let magnitude = bits & vec4u(0x7fffffffu);
+  let near = (magnitude + 0xfffu + ((magnitude >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u);
+  let finite = select(near, vec4u(0x7f800000u), near >= vec4u(0x47800000u)); // beyond the largest: infinity
+  let small = bitcast<vec4u>(round(bitcast<vec4f>(magnitude) * 0x1p24f) * 0x1p-24f); // in steps of subnormal halves
+  return bitcast<vec4f>(select(finite, small, magnitude < vec4u(0x38800000u)) | (bits & vec4u(0x80000000u)));
+}`,
+};
+
 function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
-  const {dtype, cols, blockSize, nestedBlockSize, offset} = attributes;
+  const {dtype, cols, blockSize, nestedBlockSize, offset, valueDtype} = attributes;
   const isNested = nestedBlockSize > 0;
   const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
   // Both values of a byte by one look-up.
@@ -48,6 +72,7 @@ ${bind(at + 3, 'map', 'f32')}`
 }
 const BOOK = array<f32, 16>(${book});
 const COLS = ${cols}u;
+${ROUND[valueDtype]}
 var<workgroup> pairs: array<vec2f, 256>;
 fn absmaxOf(block: u32) -> f32 {
   ${
@@ -65,7 +90,7 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let first = row * COLS + col;
   let word = codes[first / 8u];
   let scale = absmaxOf(first / ${blockSize}u);
-  return mat2x4f(vec4f(${bytes[0]}, ${bytes[1]}) * scale, vec4f(${bytes[2]}, ${bytes[3]}) * scale);
+  return mat2x4f(rounded(vec4f(${bytes[0]}, ${bytes[1]}) * scale), rounded(vec4f(${bytes[2]}, ${bytes[3]}) * scale));
 }`;
   const each = eight((i) => `weightAt(first + ${i}u, end)`);
   const unaligned = `
@@ -77,7 +102,7 @@ fn weightAt(at: u32, end: u32) -> f32 {
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let first = row * COLS + col;
   let end = (row + 1u) * COLS;
-  return mat2x4f(vec4f(${each.slice(0, 4).join(', ')}), vec4f(${each.slice(4).join(', ')}));
+  return mat2x4f(rounded(vec4f(${each.slice(0, 4).join(', ')})), rounded(vec4f(${each.slice(4).join(', ')})));
 }`;
   return {
     tensors: isNested

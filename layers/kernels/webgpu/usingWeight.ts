@@ -53,8 +53,9 @@ const MAX_FORMATS = 4096;
 
 /** {@link quantizedFormat}, its texts built once for a matrix's attributes. */
 function keptFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
-  const {dtype, rows, cols, blockSize, nestedBlockSize, offset, outliers, outlierDtype} = attributes;
-  const key = `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${outliers} ${outlierDtype}`;
+  const {dtype, rows, cols, blockSize, nestedBlockSize, offset, valueDtype, outliers, outlierDtype} =
+    attributes;
+  const key = `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${valueDtype} ${outliers} ${outlierDtype}`;
   const kept = formats.get(`${key} ${offset}`);
   if (kept) return {...kept, tensors: kept.names.map((name) => inputs[name])};
   const format = {...quantizedFormat(inputs, attributes), key};

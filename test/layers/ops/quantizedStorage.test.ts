@@ -7,13 +7,31 @@ import {quantizedMatMul} from '../../../layers/ops/quantizedMatMul.ts';
 import {type QuantizedStorage, readQuantized, storeQuantized} from '../../../layers/ops/quantizedStorage.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
+import {float32ToBfloat16, float32ToFloat16, type HalfDtype} from '../../../quant/float16.ts';
 import {quantizeInt8} from '../../../quant/int8.ts';
 import type {MatrixShape, QuantizedMatrix} from '../../../quant/quantizedMatrix.ts';
+import {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedMatrix;
+
+/** Quantizes values of a 16-bit type: dequantized ones are rounded to it. */
+const from16 =
+  (dtype: HalfDtype, doubleQuant: boolean): Quantize =>
+  (values, shape) => {
+    const bits = dtype === 'bfloat16' ? float32ToBfloat16(values) : float32ToFloat16(values);
+    return quantizeNF4(bits, shape, {dtype, doubleQuant});
+  };
+
+/** Values of which float16 holds some as subnormal numbers, and some only as infinity. */
+const ofAllSizes: Quantize = (values, shape) => {
+  const spread = values.map(
+    (value, i) => value * 2 ** ([-20, -16, -13, 0, 15, 17][Math.floor(i / 64) % 6] ?? 0),
+  );
+  return new QuantizedTensor({...quantizeNF4(spread, shape), dtype: 'float16'});
+};
 
 /** A quantizer whose matrices the ops know nothing of. */
 class Halves implements QuantizedMatrix {
@@ -43,6 +61,9 @@ const FORMATS: [string, Quantize][] = [
     'fp4 doubly in blocks of 128',
     (values, shape) => quantizeFP4(values, shape, {doubleQuant: true, blockSize: 128}),
   ],
+  ['nf4 of bfloat16', from16('bfloat16', false)],
+  ['nf4 of bfloat16, doubly', from16('bfloat16', true)],
+  ['nf4 of float16, doubly', from16('float16', true)],
   ['int8', (values, shape) => quantizeInt8(values, shape)],
   ['int8 with outliers', (values, shape) => quantizeInt8(values, shape, {threshold: 2})],
   ['a format of its own', (values, shape) => new Halves(values, shape)],
@@ -72,17 +93,38 @@ function withoutKernels<T>(names: string[], fn: () => T): T {
   }
 }
 
+/** Expects the values that the matrix itself gives on the host, bit for bit. */
+async function expectDequantized(matrix: QuantizedMatrix, run: <T>(fn: () => T) => T): Promise<void> {
+  const [rows] = matrix.shape;
+  const storage = storeQuantized(matrix);
+  const whole = run(() => unpackMatrix(storage));
+  expect(Array.from(await whole.data())).toEqual(Array.from(matrix.dequantize()));
+  for (const begin of [0, 1, Math.floor(rows / 2), rows - 1]) {
+    const end = Math.min(begin + 2, rows);
+    const some = run(() => dequantizeRows(storage, begin, end));
+    expect(Array.from(await some.data())).toEqual(Array.from(matrix.dequantizeRows(begin, end)));
+  }
+}
+
 describeEachBackend('quantized storage', () => {
+  test('float16 has subnormal numbers and an infinity', async () => {
+    const matrix = ofAllSizes(valuesOf([24, 70]), [24, 70]);
+    const values = Array.from(matrix.dequantize(), Math.abs);
+    expect(values.filter((value) => value > 0 && value < 2 ** -14).length).toBeGreaterThan(100);
+    expect(values.filter((value) => value === Number.POSITIVE_INFINITY).length).toBeGreaterThan(10);
+    await expectDequantized(matrix, (fn) => fn());
+    await expectDequantized(matrix, (fn) => withoutKernels(['DequantizeRows', 'Unpack16'], fn));
+  });
+
   describe.each(FORMATS)('%s', (_, quantize) => {
-    test.each(SHAPES)('dequantizes [%i, %i] bit for bit, whole and row by row', (rows, cols) => {
-      const matrix = quantize(valuesOf([rows, cols]), [rows, cols]);
-      const storage = storeQuantized(matrix);
-      expect(Array.from(unpackMatrix(storage).dataSync())).toEqual(Array.from(matrix.dequantize()));
-      for (const begin of [0, 1, Math.floor(rows / 2), rows - 1]) {
-        const some = dequantizeRows(storage, begin, Math.min(begin + 2, rows));
-        const expected = matrix.dequantizeRows(begin, Math.min(begin + 2, rows));
-        expect(Array.from(some.dataSync())).toEqual(Array.from(expected));
-      }
+    describe.each([
+      ['by a kernel', <T>(fn: () => T) => fn()],
+      ['composed', <T>(fn: () => T) => withoutKernels(['DequantizeRows', 'Unpack16'], fn)],
+    ])('%s', (_, run) => {
+      test.each(SHAPES)('dequantizes [%i, %i] bit for bit, whole and row by row', async (rows, cols) => {
+        const matrix = quantize(valuesOf([rows, cols]), [rows, cols]);
+        await expectDequantized(matrix, run);
+      });
     });
 
     test('the kernel equals the composed op', () => {

@@ -1,4 +1,4 @@
-"""Golden numbers of quantized bases, from transformers + bitsandbytes + PEFT on the CPU in float32.
+"""Golden numbers of quantized bases, from transformers + bitsandbytes + PEFT on the CPU, computed in float32.
 
     peers/bin/pip install -r test/parity/requirements.txt bitsandbytes==0.50.2 accelerate==1.15.0
     peers/bin/python test/parity/quantized/make_quantized.py      # rewrites test/parity/quantized/fixtures/
@@ -7,8 +7,10 @@
 quantized), `adapter/` (all-linear, rank 4, A and B random), `manifest.json` and `expected.safetensors` (logits, logits
 and gradients with the adapter).
 
-The 4-bit logits are bitsandbytes' own. bitsandbytes multiplies int8 weights with activations it rounds to int8 too;
-what we compare with is the float32 product with its dequantized weights. The manifest says how far its own lies.
+The 4-bit logits of a base that was loaded in float32 are bitsandbytes' own. Published bases are loaded in bfloat16, some in
+float16: bitsandbytes gives their weights back in that type (`quant_state.dtype`), and what we compare with is the float32
+product with those. bitsandbytes multiplies int8 weights with activations it rounds to int8 too;
+what we compare with is the float32 product with its dequantized weights. In both cases the manifest says how far its own logits lie.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 import make_fixtures as parity  # noqa: E402  (starts Python again with a fixed hash seed)
 import torch  # noqa: E402
 from bitsandbytes import functional as bnb  # noqa: E402
+from bitsandbytes.nn import Linear4bit  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
@@ -37,17 +40,30 @@ SHAPE = dict(
                          high_freq_factor=4.0, original_max_position_embeddings=32),
 )
 FOUR_BIT = dict(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
-CASES: dict[str, tuple[dict, dict]] = {
+CASES: dict[str, tuple[dict, dict, torch.dtype]] = {
     "nf4-double": (
         dict(**FOUR_BIT, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),
         dict(type="nf4", doubleQuant=True),
+        torch.float32,
     ),
     "nf4-bfloat16-storage": (
         dict(**FOUR_BIT, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.bfloat16),
         dict(type="nf4"),
+        torch.float32,
     ),
-    "fp4": (dict(**FOUR_BIT, bnb_4bit_quant_type="fp4"), dict(type="fp4")),
-    "int8": (dict(load_in_8bit=True), dict(type="int8")),
+    "fp4": (dict(**FOUR_BIT, bnb_4bit_quant_type="fp4"), dict(type="fp4"), torch.float32),
+    "int8": (dict(load_in_8bit=True), dict(type="int8"), torch.float32),
+    "nf4-double-of-bfloat16": (
+        dict(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_type="nf4",
+             bnb_4bit_use_double_quant=True),
+        dict(type="nf4", doubleQuant=True),
+        torch.bfloat16,
+    ),
+    "fp4-of-float16": (
+        dict(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float16, bnb_4bit_quant_type="fp4"),
+        dict(type="fp4"),
+        torch.float16,
+    ),
 }
 
 
@@ -63,10 +79,24 @@ def write_base() -> None:
     model.to(torch.bfloat16).save_pretrained(BASE)
 
 
-def load(options: dict) -> LlamaForCausalLM:
+def load(options: dict, dtype: torch.dtype) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(
-        BASE, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}, dtype=torch.float32,
+        BASE, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}, dtype=dtype,
         attn_implementation="eager").eval()
+
+
+def dequantized_4bit(model: LlamaForCausalLM, dtype: torch.dtype) -> LlamaForCausalLM:
+    """The base in float32, with every 4-bit weight as bitsandbytes dequantizes it: in the type it was quantized from."""
+    plain = LlamaForCausalLM.from_pretrained(BASE, dtype=dtype, attn_implementation="eager").eval().float()
+    state = plain.state_dict()
+    weights = {name: module.weight for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    for name, weight in weights.items():
+        values = bnb.dequantize_4bit(weight.data, weight.quant_state)
+        assert values.dtype == weight.quant_state.dtype == dtype, (name, values.dtype)
+        state[f"{name}.weight"] = values.float()
+    assert len(weights) == 7 * SHAPE["num_hidden_layers"], sorted(weights)
+    plain.load_state_dict(state)
+    return plain
 
 
 def dequantized(folder: Path) -> LlamaForCausalLM:
@@ -83,17 +113,19 @@ def dequantized(folder: Path) -> LlamaForCausalLM:
     return plain
 
 
-def write_case(name: str, options: dict, ours: dict, seed: int) -> None:
+def write_case(name: str, options: dict, ours: dict, dtype: torch.dtype, seed: int) -> None:
     folder = OUT / name
-    model = load(options)
+    model = load(options, dtype)
     model.save_pretrained(folder / "model")
     inputs = parity.make_inputs(SHAPE["vocab_size"], [40, 23], 40, "right", seed)
-    manifest: dict = {"quantization": ours, "inputs": inputs, "tolerances": parity.TOLERANCES}
+    spelled = str(dtype).removeprefix("torch.")
+    manifest: dict = {"quantization": ours, "dtype": spelled, "inputs": inputs, "tolerances": parity.TOLERANCES}
     expected: dict[str, torch.Tensor] = {}
-    if ours["type"] == "int8":
+    if ours["type"] == "int8" or dtype != torch.float32:
+        plain_model = dequantized(folder / "model") if ours["type"] == "int8" else dequantized_4bit(model, dtype)
         with torch.no_grad():
-            own = model(**parity.feed(inputs)).logits
-        model = dequantized(folder / "model")
+            own = model(**parity.feed(inputs)).logits.float()
+        model = plain_model
         with torch.no_grad():
             plain = model(**parity.feed(inputs)).logits
         manifest["bitsandbytesOwnDiffersBy"] = float((own - plain).abs().max() / plain.abs().max())
@@ -115,8 +147,8 @@ def write_case(name: str, options: dict, ours: dict, seed: int) -> None:
 def main() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     write_base()
-    for seed, (name, (options, ours)) in enumerate(CASES.items()):
-        write_case(name, options, ours, 100 + 10 * seed)
+    for seed, (name, (options, ours, dtype)) in enumerate(CASES.items()):
+        write_case(name, options, ours, dtype, 100 + 10 * seed)
     print(f"{sum(f.stat().st_size for f in OUT.rglob('*') if f.is_file())} bytes in {OUT.relative_to(Path.cwd())}")
 
 

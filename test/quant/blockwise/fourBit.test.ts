@@ -9,7 +9,14 @@ import {
   quantizeNF4,
 } from '../../../quant/blockwise/fourBit.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {float32ToBfloat16, float32ToFloat16} from '../../../quant/float16.ts';
+import {
+  bfloat16ToFloat32,
+  float16ToFloat32,
+  float32ToBfloat16,
+  float32ToFloat16,
+  type StorageDtype,
+} from '../../../quant/float16.ts';
+import {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {type FourBitGolden, gaussian, golden, goldenSource, sha256} from '../fixtures/bitsandbytesGolden.ts';
 
 const quantize = {nf4: quantizeNF4, fp4: quantizeFP4};
@@ -34,11 +41,17 @@ describe('bit-exact with bitsandbytes', () => {
     } else {
       expect(sha256(tensor.absmax as Float32Array)).toBe(each.absmax);
     }
-    const whole = tensor.dequantize();
-    expect(sha256(whole)).toBe(each.dequantized_float32);
-    expect(sha256(float32ToFloat16(whole))).toBe(each.dequantized_float16);
+    expect(tensor.dtype).toBe(dtype);
+    const dequantizedTo = (dtype: StorageDtype) => new QuantizedTensor({...tensor, dtype}).dequantize();
+    expect(sha256(dequantizedTo('float32'))).toBe(each.dequantized_float32);
+    const halves = dequantizedTo('float16');
+    expect(sha256(float32ToFloat16(halves))).toBe(each.dequantized_float16);
+    expect(halves).toEqual(float16ToFloat32(float32ToFloat16(halves))); // nothing is left to round
     // bitsandbytes converts to bfloat16 with an instruction that takes denormals for zero: compare without them.
-    if (each.source !== 'any_bits') expect(sha256(float32ToBfloat16(whole))).toBe(each.dequantized_bfloat16);
+    if (each.source === 'any_bits') return;
+    const brains = dequantizedTo('bfloat16');
+    expect(sha256(float32ToBfloat16(brains))).toBe(each.dequantized_bfloat16);
+    expect(brains).toEqual(bfloat16ToFloat32(float32ToBfloat16(brains)));
   });
 
   test('the published check vector', () => {

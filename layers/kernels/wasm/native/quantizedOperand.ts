@@ -7,7 +7,7 @@ import {ELEMENT_TYPES} from './gemm.ts';
 /** A quantized matrix as kernels get it: its settings as attributes, its tensors as inputs. */
 export type QuantizedAttributes = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
 
-const WORDS = 15;
+const WORDS = 16;
 const BOOK_BYTES = 64;
 
 interface Scratch {
@@ -53,6 +53,7 @@ export function writeQuantized(
   new Float32Array(words.buffer, description, WORDS)[8] = attributes.offset;
   words[9] = attributes.blockSize;
   words[10] = attributes.nestedBlockSize;
+  words[15] = ELEMENT_TYPES[attributes.valueDtype];
   return description;
 }
 
