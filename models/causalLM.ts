@@ -15,6 +15,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {warn} from '../quant/warn.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {
+  assertFilesHold,
   LOAD_OPTIONS,
   type LoadOptions,
   loadWeights,
@@ -105,7 +106,7 @@ type ModelClass<T> = (new (
   config: never,
   storage?: StorageDtype,
 ) => T) &
-  Pick<typeof CausalLM, 'parseConfig' | 'resolveConfig'>;
+  Pick<typeof CausalLM, 'parseConfig' | 'resolveConfig' | 'parameterCount'>;
 
 /**
  * A decoder-only language model as a `tf.LayersModel`: weights in Hugging Face's names, LoRA adapters, loss,
@@ -160,6 +161,11 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       'UNSUPPORTED',
       `${this.name}: expected the class to define resolveConfig, it does not`,
     );
+  }
+
+  /** Weights of a model of this config: the files must be able to hold them. Default 0: unknown, and not compared. */
+  static parameterCount(_config: never): number {
+    return 0;
   }
 
   // --- making one -------------------------------------------------------------------------------------------------
@@ -230,6 +236,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
             'the embedding. The head is not tied, as in transformers 5, and is saved so.',
         );
       }
+      assertFilesHold(this.parameterCount(config as never), checkpoint, where);
       model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
       if (quantization) declareQuantized(model, quantization);
       model.nameOrPath = folder.path;

@@ -76,6 +76,27 @@ export function storageOf(checkpoint: ModelCheckpoint): StorageDtype {
   return 'float32';
 }
 
+/** A file has half a byte for a weight at least, of 4 bits; a few more weights may be missing and are reported by name. */
+const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [2, 1e6];
+
+/**
+ * Refuses a config of a model far larger than its files: building it would fill the memory before a tensor is missed.
+ *
+ * @param parameters weights of the model that `where`, the config, describes
+ */
+export function assertFilesHold(parameters: number, checkpoint: ModelCheckpoint, where: string): void {
+  const bytes = checkpoint.names().reduce((sum, name) => {
+    const {begin, end} = checkpoint.info(name);
+    return sum + end - begin;
+  }, 0);
+  if (parameters <= bytes * WEIGHTS_PER_BYTE + UNCHECKED_WEIGHTS) return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `${where}: expected the sizes of a model that fits into its files, got one of ${parameters} weights for files of ` +
+      `${bytes} bytes. Config and weights are of different models.`,
+  );
+}
+
 /** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
 export async function loadWeights(
   model: CausalLM,

@@ -152,6 +152,15 @@ function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
   };
 }
 
+/** Weights of a model of this shape. */
+export function parameterCount(config: LlamaConfig): number {
+  const {hiddenSize, headDim, numAttentionHeads: heads, numKeyValueHeads, tieWordEmbeddings} = config;
+  const embedding = config.vocabSize * hiddenSize;
+  const attention = 2 * hiddenSize * headDim * (heads + numKeyValueHeads);
+  const block = attention + 3 * hiddenSize * config.intermediateSize + 2 * hiddenSize;
+  return embedding * (tieWordEmbeddings ? 1 : 2) + config.numHiddenLayers * block + hiddenSize;
+}
+
 /** The contents of a `config.json`, rotary settings and dtype spelled as the source spelled them. */
 export function formatConfig(config: LlamaConfig, dtype: string): Json {
   const {source} = config;

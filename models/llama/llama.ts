@@ -15,7 +15,14 @@ import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
-import {formatConfig, type Json, type LlamaConfig, parseConfig, resolveConfig} from './config.ts';
+import {
+  formatConfig,
+  type Json,
+  type LlamaConfig,
+  parameterCount,
+  parseConfig,
+  resolveConfig,
+} from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 import {plainStack} from './plainStack.ts';
 
@@ -127,4 +134,6 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   static override resolveConfig = resolveConfig;
+
+  static override parameterCount = parameterCount;
 }
