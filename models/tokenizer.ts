@@ -11,6 +11,7 @@ import {
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
 import {completeAddedTokens, contentOf} from './addedTokens.ts';
+import {assertTokenIds} from './assertTokenIds.ts';
 import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
@@ -422,6 +423,7 @@ function createCore(files: TokenizerFiles, path: string): TokenizerCore {
       `${path} model.type: expected ${MODEL_TYPES.join(', ')}, got ${show(model.type)}`,
     );
   }
+  assertTokenIds(model.vocab, tokenizer.added_tokens, path);
   assertTokenizerPatterns(tokenizer, path);
   // The core asks for each of these; the Rust tokenizer takes a missing one as null.
   const complete = {

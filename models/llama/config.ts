@@ -96,7 +96,12 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
     }
     return value as T;
   };
-  const rope = {...(json.rope_scaling as Json | null), ...(json.rope_parameters as Json | null)};
+  const ropeOf = (key: string): Json => {
+    const value = json[key] ?? {};
+    if (typeof value === 'object' && !Array.isArray(value)) return value as Json;
+    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected an object, got ${show(value)}`);
+  };
+  const rope = {...ropeOf('rope_scaling'), ...ropeOf('rope_parameters')};
   const heads = read<number>('num_attention_heads');
   return validated(
     {
@@ -130,10 +135,10 @@ function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
   if (type === 'default') return undefined;
   const number = (key: string): number => {
     const value = rope[key];
-    if (typeof value === 'number') return value;
+    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} rope ${key}: expected a number, got ${show(rope[key])}`,
+      `${where} rope ${key}: expected a number above 0, got ${show(rope[key])}`,
     );
   };
   if (type === 'linear') return {type, factor: number('factor')};
@@ -234,6 +239,26 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${where} ${spell(key)}: expected a positive number, got ${show(config[key])}`,
+    );
+  }
+  for (const key of ['tieWordEmbeddings', 'attentionBias', 'mlpBias'] as const) {
+    if (typeof config[key] === 'boolean') continue;
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${spell(key)}: expected true or false, got ${show(config[key])}`,
+    );
+  }
+  if (!(Number.isFinite(config.initializerRange) && config.initializerRange >= 0)) {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${spell('initializerRange')}: expected a number from 0, got ${show(config.initializerRange)}`,
+    );
+  }
+  for (const key of ['bosTokenId', 'eosTokenId', 'padTokenId'] as const) {
+    if ([config[key] ?? []].flat().every((id) => Number.isSafeInteger(id))) continue;
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${spell(key)}: expected a token id, got ${show(config[key])}`,
     );
   }
   if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {

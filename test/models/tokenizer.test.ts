@@ -277,6 +277,19 @@ describe('Tokenizer', () => {
       await expectError('CORRUPT_FILE', 'tokenizer.json model.type', 'got "Sorcery"');
     });
 
+    test.each([
+      ['far beyond the others', {far: 1e9}, [], 'model.vocab "far"'],
+      ['below 0', {low: -1}, [], 'model.vocab "low"'],
+      ['of text', {}, [{id: '7', content: 'seven'}], 'added_tokens "seven"'],
+      ['of no token', {}, [null], 'added_tokens'],
+    ])('an id %s', async (_, vocab, tokens, where) => {
+      edit('tokenizer.json', (json) => {
+        Object.assign((json.model as {vocab: object}).vocab, vocab);
+        (json.added_tokens as unknown[]).push(...tokens);
+      });
+      await expectError('CORRUPT_FILE', `tokenizer.json ${where}: expected`);
+    });
+
     test('a regular expression that backtracking would never end with', async () => {
       edit('tokenizer.json', (json) => {
         json.pre_tokenizer = {type: 'Split', pattern: {Regex: '(a+)+$'}, behavior: 'Isolated', invert: false};

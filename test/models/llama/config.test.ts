@@ -100,8 +100,22 @@ describe('config.json', () => {
       'half a rope',
       {rope_scaling: {rope_type: 'llama3', factor: 8}},
       'INVALID_CONFIG',
-      'low_freq_factor: expected a number, got undefined',
+      'low_freq_factor: expected a number above 0, got undefined',
     ],
+    [
+      'a rope of text',
+      {rope_scaling: 'llama3'},
+      'INVALID_CONFIG',
+      'rope_scaling: expected an object, got "llama3"',
+    ],
+    ['a flag of text', {tie_word_embeddings: 'no'}, 'INVALID_CONFIG', 'expected true or false, got "no"'],
+    [
+      'an id of text',
+      {eos_token_id: ['2']},
+      'INVALID_CONFIG',
+      'eos_token_id: expected a token id, got ["2"]',
+    ],
+    ['a range of text', {initializer_range: {}}, 'INVALID_CONFIG', 'expected a number from 0, got {}'],
   ])('refuses %s', async (_, change, code, message) => {
     const error = await errorOf(() => parseConfig({...common, ...change}, 'x/config.json'));
     expect(error.code).toBe(code);
