@@ -14,6 +14,7 @@ import {
   unpackRowBits,
   unpackRows,
 } from '../quant/float16.ts';
+import type {WritableFolder} from '../quant/folders/folder.ts';
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
 import type {Int8Tensor} from '../quant/int8.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
@@ -27,6 +28,7 @@ import {writeGenerationConfig} from './generationConfig.ts';
 import type {ModelCheckpoint} from './modelCheckpoint.ts';
 import type {QuantizationOptions} from './quantization.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
+import {TOKENIZER_FILES} from './tokenizer.ts';
 
 export interface LoadOptions {
   /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
@@ -290,14 +292,26 @@ export async function savePretrained(
       tensors.push({name, dtype: FILE_DTYPE[dtype], shape: parameter.logicalShape, data});
     }
   }
-  await folder.writeShards(tensors, {maxShardBytes});
   const {quantization_config, ...config} = model.formatConfig(dtype);
   const json = quantization ? {...config, quantization_config: quantization} : config;
-  await folder.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
-  if (Object.keys(model.generationConfig).length > 0)
-    await writeGenerationConfig(folder, model.generationConfig);
-  await model.tokenizer?.save(folder);
+  const fill = async (draft: WritableFolder) => {
+    await draft.writeShards(tensors, {maxShardBytes});
+    await draft.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
+    if (Object.keys(model.generationConfig).length > 0)
+      await writeGenerationConfig(draft, model.generationConfig);
+    await model.tokenizer?.save(draft);
+  };
+  await folder.writeTogether('config.json', fill, staleAfterSave(model));
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+}
+
+/** Which files of an earlier save do not belong to a model that does not write them: weights, settings, its tokenizer's. */
+export function staleAfterSave({tokenizer}: CausalLM): (name: string) => boolean {
+  const ofWeights = /^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/;
+  return (name) =>
+    ofWeights.test(name) ||
+    name === 'generation_config.json' ||
+    (tokenizer !== undefined && TOKENIZER_FILES.includes(name));
 }
 
 /** A quantized weight's tensors in a file, read when they are written, so that one weight at a time is on the host. */

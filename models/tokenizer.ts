@@ -56,7 +56,7 @@ export interface TokenizerFiles {
 }
 
 /** Files of a Hugging Face folder that belong to its tokenizer; {@link Tokenizer.save} copies those there are. */
-const TOKENIZER_FILES = [
+export const TOKENIZER_FILES = [
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',

@@ -17,6 +17,7 @@ export type ErrorCode =
   | 'UNSUPPORTED' // a request that has a reason to be refused
   | 'VOCABULARY_MISMATCH' // a token id, tokenizer and embedding disagree
   | 'DISPOSED' // a model, layer or tensor used after dispose()
+  | 'DISK_FULL' // there is no room for a file on its disk
   | 'INSUFFICIENT_MEMORY' // a run that will not fit into the memory it may use
   | 'BACKEND_UNAVAILABLE' // the asked-for backend cannot run here
   | 'DEVICE_LOST'; // the graphics card stopped, or ran out of memory

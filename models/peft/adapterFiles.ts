@@ -63,9 +63,11 @@ export async function saveAdapter(
         ? (parameter.read().data() as Promise<Float32Array>)
         : toBytes(parameter, 'float32'), // a weight of the model that came with the adapter
   }));
-  await folder.writeSafetensors(WEIGHTS, tensors);
   const config = loaded?.config ?? formatPeftConfig(options, layerNames, model.nameOrPath);
-  await folder.write(CONFIG, JSON.stringify(config, null, 2));
+  await folder.writeTogether(CONFIG, async (draft) => {
+    await draft.writeSafetensors(WEIGHTS, tensors);
+    await draft.write(CONFIG, JSON.stringify(config, null, 2));
+  });
 }
 
 function soleAdapter(model: CausalLM): string {

@@ -1,9 +1,12 @@
-import {mkdir, readdir, readFile, realpath, rename, stat, writeFile} from 'node:fs/promises';
+import * as fs from 'node:fs';
+import {mkdir, readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
+import {beginTemporary, endTemporary, removeTemporaries, syncFolder} from '../safetensors/stagedFile.ts';
 import {type TensorToWrite, writeSafetensors} from '../safetensors/writeSafetensors.ts';
 import {type ShardedWriteOptions, writeShardedSafetensors} from '../safetensors/writeShardedSafetensors.ts';
+import {writeWhole} from '../safetensors/writeWhole.ts';
 import type {Folder, WritableFolder} from './folder.ts';
 
 /** A folder on the disk. */
@@ -63,9 +66,7 @@ export class DiskFolder implements WritableFolder {
   }
 
   async write(name: string, contents: string | Uint8Array): Promise<void> {
-    const staged = join(this.path, `.${name}.tmp`);
-    await writeFile(staged, contents);
-    await rename(staged, join(this.path, name));
+    writeWhole(join(this.path, name), contents);
   }
 
   async writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void> {
@@ -76,8 +77,57 @@ export class DiskFolder implements WritableFolder {
     await writeShardedSafetensors(this.path, tensors, options);
   }
 
+  async writeTogether(
+    entry: string,
+    fill: (draft: WritableFolder) => Promise<void>,
+    isStale: (name: string) => boolean = () => false,
+  ): Promise<void> {
+    removeTemporaries(this.path);
+    const draft = beginTemporary(join(this.path, 'draft'));
+    try {
+      fs.mkdirSync(draft, {recursive: true});
+      await fill(new DiskFolder(draft));
+      publish(draft, this.path, entry, isStale);
+    } catch (error) {
+      throw namingFinalPath(error, draft, this.path);
+    } finally {
+      endTemporary(draft);
+      fs.rmSync(draft, {recursive: true, force: true});
+    }
+  }
+
   /** Whether another is the same folder of the disk, by whatever path. */
   async isSameAs(other: Folder): Promise<boolean> {
     return other instanceof DiskFolder && (await realpath(this.path)) === (await realpath(other.path));
   }
+}
+
+/** Moves a draft's files to their places. One that takes the place of another does so at once; of several, `entry` is last. */
+function publish(draft: string, folder: string, entry: string, isStale: (name: string) => boolean): void {
+  const names = fs.readdirSync(draft);
+  const present = fs.readdirSync(folder, {withFileTypes: true}).filter((file) => !file.isDirectory());
+  const stale = present.map(({name}) => name).filter((name) => !names.includes(name) && isStale(name));
+  const changed = names.filter((name) => !isSameFile(join(draft, name), join(folder, name)));
+  if (changed.length + stale.length > 1) {
+    fs.rmSync(join(folder, entry), {force: true});
+    syncFolder(folder);
+  }
+  const move = (name: string) => fs.renameSync(join(draft, name), join(folder, name));
+  for (const name of changed) if (name !== entry) move(name);
+  for (const name of stale) fs.rmSync(join(folder, name), {force: true});
+  if (fs.existsSync(join(draft, entry))) move(entry);
+  syncFolder(folder);
+}
+
+/** Whether two files hold the same; large ones are taken to differ. */
+function isSameFile(a: string, b: string): boolean {
+  const [size, other] = [a, b].map((path) => fs.statSync(path, {throwIfNoEntry: false})?.size);
+  return size === other && size! < 1 << 20 && fs.readFileSync(a).equals(fs.readFileSync(b));
+}
+
+/** Files are asked for by the place they were to have. */
+function namingFinalPath(error: unknown, draft: string, folder: string): unknown {
+  if (!(error instanceof TfjsLoraError) || !error.message.includes(draft)) return error;
+  const message = error.message.replaceAll(resolve(draft), resolve(folder)).replaceAll(draft, folder);
+  return new TfjsLoraError(error.code, message, {cause: error.cause});
 }

@@ -33,6 +33,19 @@ export interface WritableFolder extends Folder {
   writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void>;
   /** Tensors in as many files as they need; see `writeShardedSafetensors`. */
   writeShards(tensors: Iterable<TensorToWrite>, options: ShardedWriteOptions): Promise<void>;
+  /**
+   * Writes files that belong together: `fill` writes them into a draft, and they appear here once all are there, `entry`
+   * last. A process that dies before that leaves the folder as it was; one that dies while they appear leaves it without
+   * `entry`, so that nothing loads a mixture. What such a process left behind goes with the next call.
+   *
+   * @param entry the file that readers begin with, such as `config.json`
+   * @param isStale whether a file of an earlier save goes where this one does not write it. Default none does
+   */
+  writeTogether(
+    entry: string,
+    fill: (draft: WritableFolder) => Promise<void>,
+    isStale?: (name: string) => boolean,
+  ): Promise<void>;
 }
 
 /**

@@ -60,6 +60,17 @@ export class MemoryFolder implements WritableFolder {
     for (const name of earlierSave([...this.files.keys()], baseName, files)) this.files.delete(name);
     for (const [name, blob] of written) this.files.set(name, blob);
   }
+
+  async writeTogether(
+    _entry: string,
+    fill: (draft: WritableFolder) => Promise<void>,
+    isStale: (name: string) => boolean = () => false,
+  ): Promise<void> {
+    const written = new Map<string, Blob>();
+    await fill(new MemoryFolder(written));
+    for (const name of [...this.files.keys()]) if (isStale(name)) this.files.delete(name);
+    for (const [name, file] of written) this.files.set(name, file);
+  }
 }
 
 /** A file of tensors, each of them let go of once it is in a `Blob`, which a browser may keep out of memory. */

@@ -16,6 +16,8 @@ export {
   absent as accessSync,
   absent as appendFileSync,
   absent as closeSync,
+  absent as createHash,
+  absent as createReadStream,
   absent as execFileSync,
   absent as existsSync,
   absent as fstatSync,

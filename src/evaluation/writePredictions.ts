@@ -1,5 +1,5 @@
 import {join} from 'node:path';
-import {writeWhole} from '../training/linesFile.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 import type {Prediction} from './predictDataset.ts';
 
 /** Writes `generated_predictions.jsonl` as LLaMA-Factory does. */

@@ -1,12 +1,15 @@
-import {copyFile, readdir, readFile, realpath, stat, writeFile} from 'node:fs/promises';
+import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
-import type {LoadOptions} from '../../models/checkpoint.ts';
+import {type LoadOptions, staleAfterSave} from '../../models/checkpoint.ts';
 import {readJson} from '../../models/jsonFile.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {countParameters} from '../../models/summary.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
+import {DiskFolder} from '../../quant/folders/diskFolder.ts';
+import {readText, type WritableFolder} from '../../quant/folders/folder.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {isOwnModelfile} from '../data/templates/modelfileOf.ts';
 import {getTemplate, MODEL_TEMPLATE} from '../data/templates/templateRegistry.ts';
 import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
 import {useTemplate} from './useTemplate.ts';
@@ -52,6 +55,8 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  *
  * Each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
+ * The folder is complete or has no `config.json`: a process that dies on the way leaves nothing that loads.
+ *
  * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base, `INVALID_ARGUMENT` when
  *   `exportDir` is the base's or an adapter's folder or `exportSizeGB` is not positive, and what reading the base and
  *   its adapters throws
@@ -78,12 +83,24 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
       merged.push({path, options: model.adapterOptions()});
       model.fuseLoRA();
     }
-    await model.save(exportDir, {maxShardBytes: exportSizeGB * 1e9});
     const {total: parameters} = countParameters(model);
-    const result = {...(await weightFiles(exportDir)), parameters, dtype: model.storage};
-    await writeModelCard(args, merged, result);
-    await copyTerms(folder, exportDir);
-    if (modelfile !== undefined) await writeFile(join(exportDir, 'Modelfile'), modelfile);
+    const result = {files: [] as string[], bytes: 0, parameters, dtype: model.storage};
+    const target = new DiskFolder(exportDir);
+    await target.create();
+    const presentModelfile = await readText(target, 'Modelfile');
+    const mayReplace = presentModelfile === undefined || isOwnModelfile(presentModelfile);
+    const isStale = staleAfterSave(model);
+    await target.writeTogether(
+      'config.json',
+      async (draft) => {
+        await model.save(draft, {maxShardBytes: exportSizeGB * 1e9});
+        Object.assign(result, await weightFiles(draft.path));
+        await writeModelCard(args, merged, result, draft);
+        await copyTerms(folder, draft);
+        if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
+      },
+      (name) => isStale(name) || (name === 'Modelfile' && mayReplace),
+    );
     return result;
   } finally {
     model.dispose();
@@ -139,9 +156,9 @@ async function writeModelCard(
   args: ExportArgs,
   adapters: MergedAdapter[],
   result: ExportResult,
+  draft: WritableFolder,
 ): Promise<void> {
-  const path = join(args.exportDir, 'README.md');
-  const present = await readFile(path, 'utf8').catch(() => undefined);
+  const present = await readFile(join(args.exportDir, 'README.md'), 'utf8').catch(() => undefined);
   if (present !== undefined && !isOwnModelCard(present)) return;
   const baseCard = await readFile(join(args.model, 'README.md'), 'utf8').catch(() => undefined);
   const {model, modelName = model} = args;
@@ -149,7 +166,7 @@ async function writeModelCard(
   const isLocal = await Promise.all(names.map((name) => name !== undefined && isThere(name)));
   const hubName = names.find((name, index) => isHubName(name) && !isLocal[index]);
   const title = hubName ?? basename(resolve(modelName));
-  await writeFile(path, modelCard({title, hubName, baseCard, adapters, ...result}));
+  await draft.write('README.md', modelCard({title, hubName, baseCard, adapters, ...result}));
 }
 
 const isThere = (path: string) =>
@@ -158,7 +175,7 @@ const isThere = (path: string) =>
     () => false,
   );
 
-async function copyTerms(from: string, to: string): Promise<void> {
+async function copyTerms(from: string, draft: WritableFolder): Promise<void> {
   for (const name of await readdir(from))
-    if (TERMS.test(name)) await copyFile(join(from, name), join(to, name));
+    if (TERMS.test(name)) await draft.write(name, await readFile(join(from, name)));
 }

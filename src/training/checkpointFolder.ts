@@ -4,9 +4,10 @@ import {readFile} from 'node:fs/promises';
 import {basename, dirname, join, resolve} from 'node:path';
 import {readJson} from '../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {syncFolder} from '../../quant/safetensors/stagedFile.ts';
+import {onDisk} from '../../quant/safetensors/diskErrors.ts';
+import {removeTemporaries, syncFolder} from '../../quant/safetensors/stagedFile.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 import {warn} from '../../quant/warn.ts';
-import {writeWhole} from './linesFile.ts';
 
 /** Written last; lists the checkpoint's files with their checksums, and ends with its own. */
 const RESUME_STATE = 'resume_state.json';
@@ -48,10 +49,28 @@ export async function writeCheckpoint(
     fs.renameSync(staged, folder);
   } catch (error) {
     fs.rmSync(staged, {recursive: true, force: true});
-    throw error;
+    throw error instanceof TfjsLoraError && error.code === 'DISK_FULL'
+      ? noRoom(error, staged, folder)
+      : error;
   }
   syncFolder(outputDir);
   return folder;
+}
+
+/** Of a checkpoint that finds no room nothing stays; the ones before it do. */
+function noRoom({message, cause}: TfjsLoraError, staged: string, folder: string): TfjsLoraError {
+  const before = checkpointSteps(dirname(folder)).at(-1);
+  const safe =
+    before === undefined
+      ? 'No checkpoint was written before it'
+      : `${checkpointFolder(dirname(folder), before)} is whole`;
+  const [file] = message.replace(resolve(staged), resolve(folder)).split(': expected');
+  return new TfjsLoraError(
+    'DISK_FULL',
+    `checkpoint ${resolve(folder)}: expected room on its disk for ${file}, got none. ` +
+      `Nothing of it was kept. ${safe}: free some space and run again${before === undefined ? '' : ' to go on from it'}.`,
+    {cause},
+  );
 }
 
 /**
@@ -217,6 +236,7 @@ export function removeUnfinished(outputDir: string): void {
     } else if (!REMOVED.test(name)) continue;
     fs.rmSync(path, {recursive: true, force: true});
   }
+  removeTemporaries(outputDir);
 }
 
 function entriesOf(folder: string): string[] {
@@ -238,7 +258,7 @@ function filesIn(folder: string): string[] {
 function syncFile(path: string): void {
   const descriptor = fs.openSync(path, 'r+');
   try {
-    fs.fsyncSync(descriptor);
+    onDisk(path, '', () => fs.fsyncSync(descriptor));
   } finally {
     fs.closeSync(descriptor);
   }

@@ -20,8 +20,8 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
       await assertFiniteWeights(model, `weights in ${resolve(outputDir)}`);
       const metrics = trainingMetrics(run);
       await run.addLog(metrics);
+      await model.tokenizer?.save(outputDir); // before the weights, so that whoever finds them finds it too
       await saveTrainedWeights(model, outputDir);
-      await model.tokenizer?.save(outputDir);
       const {epoch, tokensSeen} = run.progress;
       const place = {epoch, num_input_tokens_seen: tokensSeen};
       writeResults(outputDir, 'train', {...place, ...metrics});

@@ -1,7 +1,7 @@
 import {appendFileSync} from 'node:fs';
 import {readFile} from 'node:fs/promises';
-import {dirname} from 'node:path';
-import {StagedFile, syncFolder} from '../../quant/safetensors/stagedFile.ts';
+import {onDisk} from '../../quant/safetensors/diskErrors.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 
 /** A text file that grows line by line while training goes on. */
 export class LinesFile {
@@ -22,20 +22,6 @@ export class LinesFile {
   }
 
   append(line: string): void {
-    appendFileSync(this.path, `${line}\n`);
+    onDisk(this.path, 'Its lines so far are there.', () => appendFileSync(this.path, `${line}\n`));
   }
-}
-
-/** Writes a file that is there whole or not at all. */
-export function writeWhole(path: string, contents: string | Uint8Array): void {
-  const file = new StagedFile(path);
-  try {
-    file.write(typeof contents === 'string' ? new TextEncoder().encode(contents) : contents);
-    file.seal();
-    file.publish();
-  } catch (error) {
-    file.discard();
-    throw error;
-  }
-  syncFolder(dirname(path));
 }

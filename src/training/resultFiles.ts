@@ -1,6 +1,6 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {writeWhole} from './linesFile.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 
 /**
  * Writes `<split>_results.json` as transformers' `save_metrics` does, keys sorted, and adds the numbers to

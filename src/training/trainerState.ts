@@ -1,8 +1,8 @@
 import {join} from 'node:path';
 import {readJson} from '../../models/jsonFile.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 import type {LogEntry} from './callbacks.ts';
 import {checkpointFolder} from './checkpointFolder.ts';
-import {writeWhole} from './linesFile.ts';
 import type {TrainingRun} from './trainingRun.ts';
 
 const FILE = 'trainer_state.json';

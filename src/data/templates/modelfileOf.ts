@@ -1,6 +1,11 @@
 import {type NamedTokens, textAround} from './chatTemplateOf.ts';
 import type {Slot, Template} from './template.ts';
 
+const TITLE = '# ollama modelfile made by tfjs-lora\n';
+
+/** Whether a text is of a Modelfile made here, which may be replaced. */
+export const isOwnModelfile = (text: string | undefined): boolean => text?.startsWith(TITLE) ?? false;
+
 /**
  * Ollama's Modelfile for a folder of weights under a template, as LLaMA-Factory's `Template.get_ollama_modelfile` writes
  * it: `ollama create name -f Modelfile` in the folder.
@@ -16,8 +21,7 @@ export function modelfileOf(template: Template, tokens: NamedTokens, stops: read
     `{{ range .Messages }}{{ if eq .Role "user" }}${slots(user, '.Content')}` +
     `{{ else if eq .Role "assistant" }}${slots(assistant, '.Content')}{{ end }}{{ end }}`;
   return [
-    '# ollama modelfile made by tfjs-lora\n\n',
-    `FROM .\n\nTEMPLATE """${turns}"""\n\n`,
+    `${TITLE}\nFROM .\n\nTEMPLATE """${turns}"""\n\n`,
     defaultSystem && `SYSTEM """${defaultSystem}"""\n\n`,
     ...stops.map((stop) => `PARAMETER stop "${stop}"\n`),
     'PARAMETER num_ctx 4096\n',

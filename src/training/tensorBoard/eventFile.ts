@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import {hostname} from 'node:os';
 import {join} from 'node:path';
+import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
 import {maskedCrc32c} from './crc32c.ts';
 import {bytesField, doubleField, floatField, message, varintField} from './protobuf.ts';
 
@@ -47,7 +48,7 @@ export class EventFile {
 
   private write(now: number, step: number, what: Uint8Array): void {
     const event = message(doubleField(EVENT.wallTime, now / 1000), varintField(EVENT.step, step), what);
-    fs.appendFileSync(this.path, framed(event));
+    onDisk(this.path, 'Its events so far are there.', () => fs.appendFileSync(this.path, framed(event)));
   }
 }
 

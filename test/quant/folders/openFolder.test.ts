@@ -1,7 +1,9 @@
+import {randomUUID} from 'node:crypto';
+import {mkdirSync, readdirSync} from 'node:fs';
 import {createServer} from 'node:http';
 import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
-import {readText} from '../../../quant/folders/folder.ts';
+import {readText, type WritableFolder} from '../../../quant/folders/folder.ts';
 import {folderToWrite, openFolder} from '../../../quant/folders/openFolder.ts';
 import {SafetensorsCheckpoint, type TensorToWrite} from '../../../quant/index.ts';
 import {temporaryFolder} from '../safetensors/temporaryFolder.ts';
@@ -159,4 +161,44 @@ test('a folder of one’s own serves as well', async () => {
   const own = Object.assign(Object.create(folder), {path: 'mine'});
   expect(openFolder(own)).toBe(own);
   expect(folderToWrite(own)).toBe(own);
+});
+
+describe('files that are written together', () => {
+  const fill = (value: string, names: string[]) => async (draft: WritableFolder) => {
+    for (const name of names) await draft.write(name, `${name} ${value}`);
+  };
+  const textsOf = async (source: string | Map<string, Blob>) => {
+    const folder = openFolder(source);
+    const texts = (await folder.names())!.sort().map(async (name) => [name, await readText(folder, name)]);
+    return Object.fromEntries(await Promise.all(texts));
+  };
+
+  test('take the place of the earlier ones, on the disk and in memory', async () => {
+    for (const target of [temporaryFolder(), new Map<string, Blob>()]) {
+      const folder = folderToWrite(target);
+      await folder.write('mine', 'stays');
+      await folder.writeTogether('entry', fill('1', ['entry', 'a', 'b']));
+      await folder.writeTogether('entry', fill('2', ['entry', 'a']), (name) => name !== 'mine');
+      expect(await textsOf(target)).toEqual({entry: 'entry 2', a: 'a 2', mine: 'stays'});
+      const half = async (draft: WritableFolder) => {
+        await draft.write('entry', '3');
+        throw new Error('half');
+      };
+      await expect(folder.writeTogether('entry', half)).rejects.toThrow('half');
+      expect(await textsOf(target)).toEqual({entry: 'entry 2', a: 'a 2', mine: 'stays'});
+    }
+  });
+
+  test('what a process left when it died goes, but not the draft of a save that goes on', async () => {
+    const path = temporaryFolder();
+    const folder = folderToWrite(path);
+    const left = ['.a.txt', '.draft'].map((name) => `${name}.${randomUUID()}.tmp`);
+    const kept = ['.hidden', '.mine.tmp', `.checkpoint-4.${randomUUID()}.tmp`];
+    for (const name of [...left, ...kept]) mkdirSync(join(path, name));
+    await folder.writeTogether('outer', async (draft) => {
+      await folder.writeTogether('inner', fill('1', ['inner']));
+      await draft.write('outer', '1');
+    });
+    expect(readdirSync(path).sort()).toEqual([...kept, 'inner', 'outer'].sort());
+  });
 });

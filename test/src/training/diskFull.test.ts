@@ -1,0 +1,89 @@
+import {readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
+import {checkpointFolder, writeCheckpoint} from '../../../src/training/checkpointFolder.ts';
+import {LinesFile} from '../../../src/training/linesFile.ts';
+import {temporaryFolder} from '../../quant/safetensors/temporaryFolder.ts';
+
+/** Writes that still succeed; then the disk is full. */
+let room = Number.POSITIVE_INFINITY;
+
+jest.mock('node:fs', () => {
+  const fs = jest.requireActual('node:fs');
+  const limited =
+    (write: (...args: unknown[]) => unknown) =>
+    (...args: unknown[]) => {
+      if (room-- > 0) return write(...args);
+      throw Object.assign(new Error('ENOSPC: no space left on device, write'), {code: 'ENOSPC'});
+    };
+  return {...fs, writeSync: limited(fs.writeSync), appendFileSync: limited(fs.appendFileSync)};
+});
+
+afterEach(() => {
+  room = Number.POSITIVE_INFINITY;
+});
+
+const tensor = (value: number) => [
+  {name: 'a', dtype: 'F32' as const, shape: [2], data: new Float32Array([value, value])},
+];
+
+/** An entry and tensors, written as one. */
+const save = (folder: DiskFolder, value: number) =>
+  folder.writeTogether('config.json', async (draft) => {
+    await draft.writeSafetensors('model.safetensors', tensor(value));
+    await draft.write('config.json', `{"value": ${value}}`);
+  });
+
+test.each([
+  [0, 'model.safetensors'],
+  [1, 'model.safetensors'],
+  [2, 'config.json'],
+])(
+  'files that belong together: after %i writes, %s is named and all stay as they were',
+  async (writes, name) => {
+    const path = temporaryFolder();
+    const folder = new DiskFolder(path);
+    await save(folder, 1);
+    const before = readdirSync(path).map((file) => [file, readFileSync(join(path, file))]);
+    room = writes;
+    await expect(save(folder, 2)).rejects.toMatchObject({
+      code: 'DISK_FULL',
+      message: `${join(path, name)}: expected room on its disk, got none (ENOSPC). What was there under this name is unchanged. Free some space and try again.`,
+    });
+    expect(readdirSync(path).map((file) => [file, readFileSync(join(path, file))])).toEqual(before);
+  },
+);
+
+test('a checkpoint: its file and the checkpoint that is whole are named', async () => {
+  const path = temporaryFolder();
+  const fill = (folder: string) => new DiskFolder(folder).writeSafetensors('weights.safetensors', tensor(1));
+  room = 1;
+  await expect(writeCheckpoint(path, 4, fill, {})).rejects.toMatchObject({
+    code: 'DISK_FULL',
+    message: expect.stringContaining('No checkpoint was written before it: free some space and run again.'),
+  });
+  expect(readdirSync(path)).toEqual([]);
+  room = Number.POSITIVE_INFINITY;
+  await writeCheckpoint(path, 4, fill, {});
+  room = 1;
+  const [whole, full] = [4, 8].map((step) => checkpointFolder(path, step));
+  await expect(writeCheckpoint(path, 8, fill, {})).rejects.toMatchObject({
+    code: 'DISK_FULL',
+    message:
+      `checkpoint ${full}: expected room on its disk for ${join(full, 'weights.safetensors')}, got none. ` +
+      `Nothing of it was kept. ${whole} is whole: free some space and run again to go on from it.`,
+  });
+  expect(readdirSync(path)).toEqual(['checkpoint-4']);
+});
+
+test('a log: the lines so far are there', async () => {
+  const path = join(temporaryFolder(), 'log.jsonl');
+  const log = new LinesFile(path);
+  await log.open(0);
+  log.append('first');
+  room = 0;
+  expect(() => log.append('second')).toThrow(
+    `${path}: expected room on its disk, got none (ENOSPC). Its lines so far are there. Free some space and try again.`,
+  );
+  expect(readFileSync(path, 'utf8')).toBe('first\n');
+});
