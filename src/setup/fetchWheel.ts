@@ -1,10 +1,10 @@
 import {execFile} from 'node:child_process';
 import {readdir, rm} from 'node:fs/promises';
 import {arch, platform} from 'node:os';
-import {join} from 'node:path';
+import {basename, join} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {downloadWheel, findWheel, packageIndex} from './wheelIndex.ts';
+import {assertHash, downloadWheel, findWheel, packageIndex, type Wheel} from './wheelIndex.ts';
 
 /** Pythons whose wheels pip is asked for, since it looks for one Python's at a time. */
 const PYTHONS = ['3.12', '3.11', '3.10', '3.13', '3.9'];
@@ -15,28 +15,44 @@ export interface WheelRequest {
   /** Where the file goes. */
   folder: string;
   environment: Record<string, string | undefined>;
+  /** Called with a line that says by which hash the file was verified, or that there was none. */
+  onProgress: (line: string) => void;
 }
 
 /**
- * Downloads a wheel from the index that pip is set to, without Python; where none is set or that fails (a proxy, a password), by
- * pip.
+ * Downloads a wheel from the index that pip is set to, without Python; where none is set or that fails (a proxy), by pip.
  *
  * @returns the file's path
- * @throws TfjsLoraError with both reasons
+ * @throws TfjsLoraError `CORRUPT_FILE` when the file has another hash than the index says; else with both reasons
  */
 export async function fetchWheel(request: WheelRequest): Promise<string> {
-  const {project, version, folder, environment} = request;
+  const {project, version, folder, environment, onProgress} = request;
+  let wheel: Wheel | undefined;
   try {
     const index = await packageIndex(environment);
-    const wheel = await findWheel(index, project, {os: platform(), arch: arch()}, version);
+    wheel = await findWheel(index, project, {os: platform(), arch: arch()}, version);
     const path = join(folder, wheel.filename);
-    await downloadWheel(wheel, path);
+    const hash = await downloadWheel(wheel, path);
+    onProgress(
+      wheel.sha256
+        ? `  ${wheel.filename}: SHA-256 ${hash}, as the index says`
+        : `  ${wheel.filename}: not verified, for the index gives no SHA-256; the file's is ${hash}`,
+    );
     return path;
   } catch (error) {
-    if (error instanceof TfjsLoraError && error.code === 'FILE_NOT_FOUND') throw error;
+    if (error instanceof TfjsLoraError && ['FILE_NOT_FOUND', 'CORRUPT_FILE'].includes(error.code))
+      throw error;
     const {message, cause} = error as Error;
     const reason = cause instanceof Error ? `${message} (${cause.message})` : message;
-    return await downloadByPip(request, reason);
+    const path = await downloadByPip(request, reason);
+    const listed = wheel?.filename === basename(path) ? wheel.sha256 : undefined;
+    const hash = await assertHash(path, basename(path), listed);
+    onProgress(
+      listed
+        ? `  ${basename(path)}: SHA-256 ${hash}, as the index says`
+        : `  ${basename(path)}: by pip, which checks a hash where its index gives one; not verified here, SHA-256 ${hash}`,
+    );
+    return path;
   }
 }
 

@@ -5,6 +5,7 @@ import {arch, platform} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {keepSecretsOf, maskSecrets} from '../../quant/maskSecrets.ts';
 import {FUSED_OPS_FILE} from '../backends/fusedOps.ts';
 import {fusedOpsSources} from '../backends/fusedOpsSources.ts';
 import {
@@ -53,7 +54,7 @@ export interface SetupTensorFlowOptions {
   environment: Record<string, string | undefined>;
   /** The Node that checks the result. */
   execPath: string;
-  /** Called before and after each stage, with a line to show. */
+  /** Called with lines to show: each stage and its time, and by which hash a download was verified or that none was. */
   onProgress?: (line: string) => void;
   /** Where it is put; see {@link tensorflowFolder}. */
   folder?: string;
@@ -77,7 +78,9 @@ interface Stage
 export async function setupTensorFlow(
   options: SetupTensorFlowOptions,
 ): Promise<TensorFlowSetup & TensorFlowCheck> {
-  const {gpu = false, from = 'auto', version, nvidia, environment, execPath, onProgress = () => {}} = options;
+  const {gpu = false, from = 'auto', version, nvidia, environment, execPath} = options;
+  keepSecretsOf(environment);
+  const onProgress = (line: string) => options.onProgress?.(maskSecrets(line));
   const folder = options.folder ?? (await tensorflowFolder());
   const stage: Stage = {folder, gpu, version, nvidia, environment, execPath, onProgress};
   const packageName = packageOf(stage);
@@ -201,6 +204,10 @@ function sourcesOf(from: string, stage: Stage): Source[] {
 
 /** The package with its own installer, which downloads TensorFlow's C library and the addon. */
 async function installOfficial(stage: Stage): Promise<undefined> {
+  stage.onProgress(
+    'official: npm checks packages by the hashes of its registry; what the installer downloads, library and addon, has no ' +
+      'hash to check it by. --from wheel checks the library.',
+  );
   await timed(
     stage,
     `official: npm installs ${packageOf(stage)}, which downloads TensorFlow ${OFFICIAL_TENSORFLOW}`,
@@ -209,13 +216,13 @@ async function installOfficial(stage: Stage): Promise<undefined> {
 }
 
 async function installFromWheel(stage: Stage): Promise<undefined> {
-  const {folder, gpu, version, nvidia = true, environment} = stage;
+  const {folder, gpu, version, nvidia = true, environment, onProgress} = stage;
   const project = platform() === 'linux' && arch() === 'x64' && !gpu ? 'tensorflow-cpu' : 'tensorflow';
   await compilerOf(environment); // before anything large is downloaded
   const downloads = join(folder, 'downloads');
   await mkdir(downloads);
   const path = await timed(stage, `wheel: download of ${project} ${version ?? '(the newest)'}`, () =>
-    fetchWheel({project, version, folder: downloads, environment}),
+    fetchWheel({project, version, folder: downloads, environment, onProgress}),
   );
   const wheel = await ZipFile.open(path);
   try {
@@ -260,7 +267,7 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
   for (const {project, version} of needed) {
     await timed(stage, `NVIDIA: ${project} ${version}`, async () => {
       const archive = await ZipFile.open(
-        await fetchWheel({project, version, folder: downloads, environment}),
+        await fetchWheel({project, version, folder: downloads, environment, onProgress}),
       );
       try {
         const kept = archive.names.filter((name) => /^nvidia\/.*(\.so(\.\d+)*|\/ptxas|\.bc)$/.test(name));
@@ -277,6 +284,9 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
 
 /** Uses a TensorFlow that is on disk already, where it is. */
 async function installFromFolder(given: string, stage: Stage): Promise<string> {
+  stage.onProgress(
+    `${given}: used as it is; nothing of TensorFlow is downloaded, and no hash is there to check it by.`,
+  );
   const library = await libraryOf(stage.folder, packageOf(stage), given);
   await installAddon(library, stage);
   return besideLibrary(library);

@@ -1,12 +1,16 @@
 import {createHash} from 'node:crypto';
-import {createWriteStream} from 'node:fs';
+import {createReadStream, createWriteStream} from 'node:fs';
 import {readFile} from 'node:fs/promises';
 import {homedir} from 'node:os';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import type {ReadableStream} from 'node:stream/web';
+import {z} from 'zod';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {keepSecret} from '../../quant/maskSecrets.ts';
+import {parseJson} from '../../quant/parseJson.ts';
+import {basicAuthorization} from '../hub/hubRequest.ts';
 
 const ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5';
 
@@ -16,6 +20,8 @@ export interface Wheel {
   version: string;
   url: string;
   sha256?: string;
+  /** The index's credentials, for a file on the index's own host. */
+  authorization?: string;
 }
 
 /** Which wheels run here. */
@@ -34,6 +40,7 @@ export interface WheelPlatform {
  */
 export async function packageIndex(environment: Record<string, string | undefined>): Promise<string> {
   const given = environment.PIP_INDEX_URL ?? (await configuredIndex(environment));
+  keepSecret(given);
   if (!given) throw new Error('no index set (PIP_INDEX_URL, or index-url in pip’s configuration)');
   return given.replace(/\/+$/, '');
 }
@@ -70,21 +77,24 @@ export async function findWheel(
   platform: WheelPlatform,
   version?: string,
 ): Promise<Wheel> {
-  const address = `${index}/${project}/`;
-  const response = await fetch(address, {headers: {accept: ACCEPT}});
+  const {address, authorization} = addressOf(`${index}/${project}/`);
+  const response = await fetch(address, {headers: {accept: ACCEPT, ...(authorization && {authorization})}});
   if (!response.ok)
     throw new Error(`${address} answered ${response.status} ${response.statusText}`.trimEnd());
   const isJson = response.headers.get('content-type')?.includes('json');
-  const files = isJson
-    ? filesOfJson(await response.json(), response.url)
-    : filesOfHtml(await response.text(), response.url);
+  const text = await boundedText(response);
+  const files = isJson ? filesOfJson(text, response.url) : filesOfHtml(text, response.url);
   const fitting = files
     .filter(({filename}) => fits(filename, platform))
     .map((file) => ({...file, version: versionOf(file.filename)}));
   const wheels = fitting
     .filter((wheel) => (version ? wheel.version === version : isRelease(wheel.version) && !wheel.isYanked))
     .sort((a, b) => compareVersions(b.version, a.version));
-  if (wheels.length > 0) return wheels[0];
+  if (wheels.length > 0) {
+    const [wheel] = wheels;
+    const isIndexs = new URL(wheel.url).origin === new URL(address).origin;
+    return {...wheel, ...(isIndexs && authorization && {authorization})};
+  }
   const offered = [...new Set(fitting.map((wheel) => wheel.version))].filter(isRelease).sort(compareVersions);
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
@@ -93,24 +103,62 @@ export async function findWheel(
   );
 }
 
+/** `fetch` takes no credentials in an address: they become a header. */
+function addressOf(index: string): {address: string; authorization?: string} {
+  const url = new URL(index);
+  const authorization = basicAuthorization(url);
+  url.username = '';
+  url.password = '';
+  return {address: url.href, authorization};
+}
+
+/** Far above the largest page of an index. */
+const MAX_PAGE = 1 << 26;
+
+async function boundedText(response: Response): Promise<string> {
+  const pieces: Uint8Array[] = [];
+  let length = 0;
+  for await (const piece of response.body ?? []) {
+    pieces.push(piece);
+    length += piece.length;
+    if (length > MAX_PAGE) throw new Error(`${response.url}: expected at most ${MAX_PAGE} bytes, got more`);
+  }
+  return Buffer.concat(pieces).toString('utf8');
+}
+
 /**
  * Downloads a wheel, checking its SHA-256 where the index gives one.
  *
+ * @returns the file's SHA-256
  * @throws TfjsLoraError `CORRUPT_FILE`
  */
-export async function downloadWheel({url, filename, sha256}: Wheel, to: string): Promise<void> {
-  const response = await fetch(url);
+export async function downloadWheel(
+  {url, filename, sha256, authorization}: Wheel,
+  to: string,
+): Promise<string> {
+  const response = await fetch(url, {headers: authorization ? {authorization} : {}});
   if (!response.ok || !response.body)
     throw new Error(`${filename}: the index answered ${response.status} ${response.statusText}`.trimEnd());
+  await pipeline(Readable.fromWeb(response.body as ReadableStream), createWriteStream(to));
+  return assertHash(to, filename, sha256);
+}
+
+/**
+ * @returns the SHA-256 of a downloaded wheel
+ * @throws TfjsLoraError `CORRUPT_FILE` when it is not the one that the index gives
+ */
+export async function assertHash(
+  path: string,
+  filename: string,
+  expected: string | undefined,
+): Promise<string> {
   const hash = createHash('sha256');
-  const body = Readable.fromWeb(response.body as ReadableStream);
-  body.on('data', (piece) => hash.update(piece));
-  await pipeline(body, createWriteStream(to));
+  for await (const piece of createReadStream(path)) hash.update(piece as Buffer);
   const digest = hash.digest('hex');
-  if (!sha256 || digest === sha256) return;
+  if (expected === undefined || digest === expected) return digest;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `${filename}: expected SHA-256 ${sha256}, got ${digest}. Download it again.`,
+    `${filename}: expected SHA-256 ${expected}, got ${digest}. Download it again.`,
   );
 }
 
@@ -121,14 +169,23 @@ interface IndexedFile {
   isYanked: boolean;
 }
 
-function filesOfJson(page: unknown, base: string): IndexedFile[] {
-  const {files} = page as {
-    files: {filename: string; url: string; hashes?: {sha256?: string}; yanked?: boolean | string}[];
-  };
+const pageSchema = z.object({
+  files: z.array(
+    z.object({
+      filename: z.string(),
+      url: z.string(),
+      hashes: z.object({sha256: z.string().optional()}).nullish(),
+      yanked: z.union([z.boolean(), z.string()]).nullish(),
+    }),
+  ),
+});
+
+function filesOfJson(text: string, base: string): IndexedFile[] {
+  const {files} = pageSchema.parse(parseJson(text));
   return files.map(({filename, url, hashes, yanked}) => ({
     filename,
     url: new URL(url, base).href,
-    sha256: hashes?.sha256,
+    sha256: hashes?.sha256?.toLowerCase(),
     isYanked: Boolean(yanked),
   }));
 }
@@ -138,14 +195,14 @@ function filesOfHtml(page: string, base: string): IndexedFile[] {
     const href = /href="([^"]*)"/.exec(attributes)?.[1].replaceAll('&amp;', '&');
     if (!href) return [];
     const url = new URL(href, base);
-    const sha256 = /^#sha256=([0-9a-f]{64})/.exec(url.hash)?.[1];
+    const sha256 = /^#sha256=([0-9a-f]{64})/i.exec(url.hash)?.[1].toLowerCase();
     url.hash = '';
     return [{filename: text.trim(), url: url.href, sha256, isYanked: attributes.includes('data-yanked')}];
   });
 }
 
 /** `tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl` */
-const WHEEL = /^([^-]+)-([^-]+)(?:-\d[^-]*)?-([^-]+)-([^-]+)-([^-]+)\.whl$/;
+const WHEEL = /^([\w.]+)-([\w.!+]+)(?:-\d[\w.]*)?-([\w.]+)-([\w.]+)-([\w.]+)\.whl$/;
 
 function fits(filename: string, {os, arch}: WheelPlatform): boolean {
   const platforms = WHEEL.exec(filename)?.[5] ?? '';

@@ -5,6 +5,7 @@ import {Transform} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import {createInflateRaw} from 'node:zlib';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertRepositoryPath} from '../hub/repositoryPath.ts';
 
 const [STORED, DEFLATED] = [0, 8];
 const END_SIGNATURE = 0x06054b50;
@@ -43,8 +44,13 @@ export class ZipFile {
     return [...this.entries.keys()];
   }
 
-  /** Unpacks one member into a file, making its folders. */
+  /**
+   * Unpacks one member into a file, making its folders.
+   *
+   * @throws TfjsLoraError `CORRUPT_FILE` when its name could lead out of a folder
+   */
   async extract(name: string, to: string): Promise<void> {
+    assertRepositoryPath(name, `${this.path} member`);
     await mkdir(dirname(to), {recursive: true});
     await pipeline(await this.stream(name), createWriteStream(to));
   }
@@ -86,7 +92,9 @@ async function readDirectory(path: string, handle: FileHandle): Promise<Map<stri
   let end = tail.length - END_BYTES;
   while (end >= 0 && tail.readUInt32LE(end) !== END_SIGNATURE) end--;
   if (end < 0) throw corrupt(path, 'a zip archive', 'no directory at its end');
-  const directory = Buffer.alloc(tail.readUInt32LE(end + 12));
+  const length = tail.readUInt32LE(end + 12);
+  if (length > size) throw corrupt(path, 'a zip directory', `${length} bytes of it in a file of ${size}`);
+  const directory = Buffer.alloc(length);
   await handle.read(directory, 0, directory.length, tail.readUInt32LE(end + 16));
   const entries = new Map<string, Entry>();
   for (let at = 0; at + 46 <= directory.length; ) {

@@ -35,6 +35,21 @@ describe('setupTensorFlow', () => {
     expect(JSON.parse(readFileSync(join(folder, SETUP_FILE), 'utf8'))).toEqual(before);
   });
 
+  test('says that a folder of one’s own has no hash, and shows no credentials', async () => {
+    const lines: string[] = [];
+    const given = join(root, 'http:', '', 'me:un-guessable@host');
+    mkdirSync(given, {recursive: true});
+    const environment = {HTTPS_PROXY: 'http://me:un-guessable@proxy'};
+    const onProgress = (line: string) => lines.push(line);
+    const error = await setupTensorFlow({
+      ...{folder, from: given, environment, execPath: process.execPath, onProgress},
+    }).catch((caught: Error) => caught);
+    expect(lines).toEqual([
+      expect.stringMatching(/: used as it is; nothing of TensorFlow is downloaded, and no hash/),
+    ]);
+    expect(`${lines} ${(error as Error).message}`).not.toContain('un-guessable');
+  });
+
   test('refuses a version that the installer does not have', async () => {
     await expect(setup({from: 'official', version: '2.21.0'})).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',
@@ -52,6 +67,9 @@ describe('setupTensorFlow', () => {
       /got:\n {2}official: npm install @tensorflow\/tfjs-node@.*\n {2}wheel: setup tensorflow: expected a C\+\+ compiler/,
     );
     expect(lines).not.toContainEqual(expect.stringContaining('download of tensorflow'));
+    expect(lines[0]).toMatch(
+      /^official: npm checks packages by the hashes of its registry; what the installer downloads.*has no hash/,
+    );
     expect(readdirSync(root)).toEqual([]);
   });
 

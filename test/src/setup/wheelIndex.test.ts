@@ -5,6 +5,7 @@ import type {AddressInfo} from 'node:net';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {cudaWheels} from '../../../src/setup/cudaWheels.ts';
+import {fetchWheel} from '../../../src/setup/fetchWheel.ts';
 import {compareVersions, downloadWheel, findWheel, packageIndex} from '../../../src/setup/wheelIndex.ts';
 
 const NAMES = [
@@ -24,19 +25,31 @@ describe('a package index', () => {
   let server: Server;
   let address: string;
   let folder: string;
+  let authorization: string | undefined;
+  let corrupt = '';
 
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-index-'));
-    server = createServer(({url = ''}, response) => {
+    server = createServer(({url = '', headers}, response) => {
       const [, format, project] = url.split('/');
+      authorization = headers.authorization;
       if (format === 'files') return void response.end(CONTENT);
+      if (format === 'gone') return void response.writeHead(410).end();
+      if (format === 'corrupt') {
+        response.setHeader('content-type', 'application/vnd.pypi.simple.v1+json');
+        return void response.end(corrupt);
+      }
       if (project !== 'tensorflow-cpu') return void response.writeHead(404).end();
-      if (format === 'json') {
+      if (format !== 'html') {
         response.setHeader('content-type', 'application/vnd.pypi.simple.v1+json');
         const files = NAMES.map((filename) => ({
           filename,
-          url: `../../files/${filename}`,
-          hashes: {sha256: SHA256},
+          url:
+            {
+              elsewhere: `${address.replace('127.0.0.1', 'localhost')}/files/${filename}`,
+              unloadable: `../../gone/${filename}`,
+            }[format] ?? `../../files/${filename}`,
+          ...(format !== 'hashless' && {hashes: {sha256: format === 'wrong' ? 'f'.repeat(64) : SHA256}}),
           yanked: filename.includes('2.23') && 'broken',
         }));
         return void response.end(JSON.stringify({files}));
@@ -86,6 +99,110 @@ describe('a package index', () => {
     expect(readFileSync(path, 'utf8')).toBe(CONTENT);
     await expect(downloadWheel({...wheel, sha256: 'f'.repeat(64)}, path)).rejects.toMatchObject({
       code: 'CORRUPT_FILE',
+    });
+  });
+
+  test('credentials in its address open it, and go to no other host', async () => {
+    const index = `${address.replace('://', '://someone:pass%40word@')}/json`;
+    const wheel = await findWheel(index, 'tensorflow-cpu', linux);
+    const header = `Basic ${Buffer.from('someone:pass@word').toString('base64')}`;
+    expect(authorization).toBe(header);
+    expect(wheel).toMatchObject({url: `${address}/files/${NAMES[1]}`, authorization: header});
+    await downloadWheel(wheel, join(folder, 'w.whl'));
+    expect(authorization).toBe(header);
+    const elsewhere = await findWheel(index.replace('/json', '/elsewhere'), 'tensorflow-cpu', linux);
+    expect(elsewhere.url).toMatch(/^http:\/\/localhost:/);
+    expect(elsewhere.authorization).toBeUndefined();
+  });
+
+  test.each([
+    'null',
+    '{}',
+    '{"files": null}',
+    '{"files": [null]}',
+    '{"files": [{"filename": 7, "url": "x"}]}',
+    '<html>',
+  ])('a page that is none (%s) is an error', async (page) => {
+    corrupt = page;
+    await expect(findWheel(`${address}/corrupt`, 'tensorflow-cpu', linux)).rejects.toThrow();
+  });
+
+  test('names that lead out of a folder are no wheels', async () => {
+    const files = ['../', 'a/../../', '/'].map((start) => ({
+      filename: `${start}tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl`,
+      url: 'x',
+    }));
+    corrupt = JSON.stringify({files});
+    await expect(findWheel(`${address}/corrupt`, 'tensorflow-cpu', linux)).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+    });
+  });
+
+  describe('from which a wheel is fetched', () => {
+    const fetching = async (environment: Record<string, string>) => {
+      const lines: string[] = [];
+      const request = {project: 'tensorflow-cpu', version: '2.21.0', folder, environment};
+      const path = await fetchWheel({...request, onProgress: (line) => lines.push(line)});
+      return {path, lines};
+    };
+    const onLinux = process.platform === 'linux' && process.arch === 'x64' ? test : test.skip;
+
+    onLinux('says by which hash it was verified', async () => {
+      const {path, lines} = await fetching({PIP_INDEX_URL: `${address}/json`});
+      expect(readFileSync(path, 'utf8')).toBe(CONTENT);
+      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, as the index says`]);
+    });
+
+    onLinux('says that there was none', async () => {
+      const {lines} = await fetching({PIP_INDEX_URL: `${address}/hashless`});
+      expect(lines).toEqual([
+        `  ${NAMES[1]}: not verified, for the index gives no SHA-256; the file's is ${SHA256}`,
+      ]);
+    });
+
+    onLinux('is refused for a wrong one, by pip neither', async () => {
+      await expect(fetching({PIP_INDEX_URL: `${address}/wrong`})).rejects.toMatchObject({
+        code: 'CORRUPT_FILE',
+      });
+    });
+
+    /** A python3 whose pip "downloads" a wheel, or fails with a message. */
+    const withPip = (script: string, index: string) => {
+      const bin = mkdtempSync(join(folder, 'bin-'));
+      writeFileSync(join(bin, 'python3'), `#!/bin/sh\n${script}\n`, {mode: 0o755});
+      return {PATH: `${bin}:${process.env.PATH}`, PIP_INDEX_URL: index};
+    };
+    const downloading = (content: string) => `printf '${content}' > '${folder}/${NAMES[1]}'`;
+
+    onLinux('by pip says that it was not verified here', async () => {
+      const {lines} = await fetching(withPip(downloading(CONTENT), 'http://127.0.0.1:9/simple'));
+      expect(lines).toEqual([
+        `  ${NAMES[1]}: by pip, which checks a hash where its index gives one; not verified here, SHA-256 ${SHA256}`,
+      ]);
+    });
+
+    onLinux('by pip is verified where the index could be read', async () => {
+      const {lines} = await fetching(withPip(downloading(CONTENT), `${address}/unloadable`));
+      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, as the index says`]);
+      const other = downloading('another');
+      await expect(fetching(withPip(other, `${address}/unloadable`))).rejects.toMatchObject({
+        code: 'CORRUPT_FILE',
+      });
+    });
+
+    test('shows no credentials when all fails', async () => {
+      const environment = withPip(
+        'echo "no such index: $PIP_EXTRA_INDEX_URL" >&2; exit 1',
+        'http://me:un-guessable@127.0.0.1:9/x',
+      );
+      const request = {project: 'tensorflow-cpu', folder: mkdtempSync(join(folder, 'none-'))};
+      const error = await fetchWheel({
+        ...request,
+        environment: {...environment, PIP_EXTRA_INDEX_URL: 'http://you:also-secret@mirror/simple'},
+        onProgress: () => {},
+      }).catch((caught: Error) => caught);
+      expect((error as Error).message).toContain('by pip: no such index: http://***@mirror/simple');
+      expect(`${(error as Error).message} ${(error as Error).stack}`).not.toMatch(/un-guessable|also-secret/);
     });
   });
 
