@@ -73,7 +73,6 @@ export class Dense extends ModuleLayer {
     this.weight = this.buildWeight([this.units, inputDim]);
     if (this.useBias) {
       this.bias = this.addParameter('bias', [this.units], {
-        trainable: this.trainable,
         initialize: () => tf.zeros([this.units]),
       });
     }
@@ -84,7 +83,6 @@ export class Dense extends ModuleLayer {
   protected buildWeight(shape: [units: number, inputDim: number]): Parameter {
     return this.addParameter('weight', shape, {
       storage: this.storage,
-      trainable: this.trainable && this.storage === 'float32',
       initialize: () => this.weightInitializer.apply(shape, 'float32'),
     });
   }

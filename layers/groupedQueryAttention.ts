@@ -136,14 +136,13 @@ export class GroupedQueryAttention extends ModuleLayer {
   }
 
   private project(name: string, inputDim: number, units: number): Dense {
-    const {useBias, storage, weightInitializer, trainable} = this;
+    const {useBias, storage, weightInitializer} = this;
     const dense = new Dense({
       name: `${this.name}.${name}`,
       units,
       useBias,
       storage,
       weightInitializer,
-      trainable,
     });
     this.buildSublayer(dense, [null, inputDim]);
     return dense;

@@ -12,7 +12,9 @@ export {
   type LoRACallArgs,
   LoRADense,
   type LoRADenseArgs,
+  type LoRADenseClass,
   type MergeOptions,
+  type PlacedAdapterArgs,
 } from './loraDense.ts';
 export {
   LAYER_OPTIONS,
@@ -76,7 +78,7 @@ export {
   withoutAllocation,
 } from './parameter.ts';
 export type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
-export {QuantizedDense, type QuantizedDenseArgs} from './quantizedDense.ts';
+export {QuantizedDense, type QuantizedDenseArgs, type QuantizedDenseClass} from './quantizedDense.ts';
 export {QuantizedParameter} from './quantizedParameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
 export {

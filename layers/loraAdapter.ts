@@ -51,6 +51,8 @@ export class LoRAAdapter {
   readonly magnitude?: Parameter;
   /** Strengthens or weakens the update. Default 1. */
   weight = 1;
+  private trains = true;
+  private isHeld = false;
 
   /**
    * @param where name of the layer, for weights and messages
@@ -109,13 +111,29 @@ export class LoRAAdapter {
     return new Map(named);
   }
 
+  /** Whether its weights train, those but that are frozen for themselves: unless it rests, or is held. */
   get trainable(): boolean {
-    return this.loraA.trainable;
+    return this.trains && !this.isHeld;
   }
 
   set trainable(trainable: boolean) {
-    for (const parameter of this.parameters.values()) parameter.trainable = trainable;
-    if (this.freezeB) this.loraB.trainable = false;
+    this.trains = trainable;
+    this.holdParameters();
+  }
+
+  /** Whether it would train if its layer did. */
+  get isTrainableAlone(): boolean {
+    return this.trains;
+  }
+
+  /** Frozen with its layer; let go, it is as it was. */
+  set held(held: boolean) {
+    this.isHeld = held;
+    this.holdParameters();
+  }
+
+  private holdParameters(): void {
+    for (const parameter of this.parameters.values()) parameter.held = !this.trainable;
   }
 
   dispose(): void {

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {activate, Dense, type DenseArgs} from './dense.ts';
 import {doraScale, rowNorms} from './dora.ts';
@@ -11,13 +12,27 @@ import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
-import {type Parameter, withoutAllocation} from './parameter.ts';
+import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
 
 export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {
   /** Keep the base in few bits: QLoRA. Default: as `storage` says. */
   quantization?: QuantizationArgs | QuantizationType;
+  /** All adapters, as `getConfig` writes them where there are others than a `default` one in force. */
+  adapters?: PlacedAdapterArgs[];
+  /** The type of the base's weight while adapters are merged into it, as `getConfig` writes it. */
+  mergedInto?: StorageDtype;
+}
+
+/** An adapter of a layer, and what it does there. */
+export interface PlacedAdapterArgs extends LoRAAdapterArgs {
+  name: string;
+  /** Its place among those in force, from 0; −1: it rests. */
+  place: number;
+  /** Strengthens or weakens the update. */
+  weight: number;
+  trainable: boolean;
 }
 
 export interface MergeOptions {
@@ -54,6 +69,8 @@ export class LoRADense extends ModuleLayer {
     ...Dense.optionNames,
     ...ADAPTER_OPTIONS,
     quantization: true,
+    adapters: true,
+    mergedInto: true,
     base: true,
   } satisfies OptionNames<LoRADenseArgs & {base?: Dense}>;
   base: Dense;
@@ -61,7 +78,8 @@ export class LoRADense extends ModuleLayer {
   /** Names of the adapters in force, in the order they are applied. */
   activeAdapters: string[] = [];
   private readonly firstAdapter?: LoRAAdapterArgs;
-  private unmerged?: tf.Tensor; // the base's stored weight from before the merge
+  private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
+  private unmerged?: Parameter; // the base's weight from before the merge
   #quantizedBase?: QuantizedDense; // the base from before a merge that dequantized it; private: it is no sub-layer now
 
   constructor(args: LoRADenseArgs & {base?: Dense}) {
@@ -69,6 +87,7 @@ export class LoRADense extends ModuleLayer {
     const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed} = args;
     this.firstAdapter =
       rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed};
+    this.configured = {adapters: args.adapters ?? undefined, mergedInto: args.mergedInto ?? undefined};
     this.base = args.base ?? newBase({...args, name: this.name});
     this.base.trainable = false;
     if (!this.base.built) return;
@@ -81,27 +100,44 @@ export class LoRADense extends ModuleLayer {
     cls: tf.serialization.SerializableConstructor<T>,
     config: tf.serialization.ConfigDict,
   ): T {
-    const {useRsLoRa, useDoRa, ...rest} = config;
-    return new cls({
-      ...(useRsLoRa !== undefined && {useRsLoRA: useRsLoRa}),
-      ...(useDoRa !== undefined && {useDoRA: useDoRa}),
-      ...rest,
-    });
+    const {adapters, ...rest} = respelled(config);
+    const listed = Array.isArray(adapters) && {adapters: adapters.map((each) => respelled(each as Config))};
+    return new cls({...rest, ...listed} as Config);
   }
 
-  /** Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. */
-  static fromDense(base: Dense | tf.layers.Layer, options?: LoRAAdapterArgs): LoRADense {
-    assertKnownOptions('LoRADense.fromDense', options, ADAPTER_OPTIONS);
+  /**
+   * Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. Called on a
+   * subclass it makes one of that.
+   *
+   * @param options the adapter's, and those that a subclass adds
+   */
+  static fromDense<T extends LoRADense>(
+    this: LoRADenseClass<T>,
+    base: Dense | tf.layers.Layer,
+    options?: LoRAAdapterArgs,
+  ): T {
+    assertKnownOptions(`${this.name}.fromDense`, options, addedOptions(this.optionNames));
     const dense = base instanceof Dense ? base : fromKerasDense(base);
     const args = {units: dense.units, name: dense.name, base: dense, ...options};
-    return new LoRADense(args as LoRADenseArgs);
+    return new this(args as LoRADenseArgs);
   }
 
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     this.buildSublayer(this.base, onlyShape(inputShape));
     this.base.trainable = false;
-    if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
+    const {adapters, mergedInto} = this.configured ?? {};
+    if (adapters) this.placeAdapters(adapters);
+    else if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
+    if (mergedInto && this.base.weight.isAllocated) this.keepUnmerged(mergedInto);
     this.built = true;
+  }
+
+  private placeAdapters(adapters: PlacedAdapterArgs[]): void {
+    for (const {name, place, weight, trainable, ...args} of adapters) {
+      Object.assign(this.addAdapter(name, args), {weight, trainable});
+    }
+    const inForce = adapters.filter(({place}) => place >= 0).sort((a, b) => a.place - b.place);
+    this.activeAdapters = inForce.map(({name}) => name);
   }
 
   /** Adds an adapter and puts it in force beside those that are. */
@@ -116,7 +152,7 @@ export class LoRADense extends ModuleLayer {
     const {weight} = this.base;
     const create = () => new LoRAAdapter(name, this.name, shape, args, () => rowNorms(weight.matrix()));
     const adapter = weight.isAllocated ? create() : withoutAllocation(create);
-    adapter.trainable = this.trainable_;
+    adapter.held = !this.trainable;
     this.adapters.set(name, adapter);
     this.activeAdapters.push(name);
     for (const [key, parameter] of adapter.parameters)
@@ -124,14 +160,10 @@ export class LoRADense extends ModuleLayer {
     return adapter;
   }
 
-  override get trainable(): boolean {
-    return this.trainable_;
-  }
-
-  /** Trains or freezes the adapters; the base stays frozen. */
-  override set trainable(trainable: boolean) {
-    this.trainable_ = trainable;
-    for (const adapter of this.adapters.values()) adapter.trainable = trainable;
+  /** The base stays frozen; an adapter trains with the layer, unless it rests. */
+  protected override holdParts(): void {
+    super.holdParts();
+    for (const adapter of this.adapters.values()) adapter.held = !this.trainable;
   }
 
   removeAdapter(name: string): void {
@@ -227,7 +259,7 @@ export class LoRADense extends ModuleLayer {
     const {base} = this;
     if (!(base instanceof QuantizedDense)) {
       const merged = tf.tidy(() => this.mergedInto(base.weight));
-      this.unmerged = tf.keep(base.weight.read().clone());
+      this.keepUnmerged(base.storage);
       base.weight.write(merged);
       merged.dispose();
       return;
@@ -239,29 +271,59 @@ export class LoRADense extends ModuleLayer {
           'bits would lose the update. Load the base in 16 bit and merge there, or pass {dequantize: true}.',
       );
     }
-    const dense = base.dequantize(base.weight.sourceDtype);
+    this.keepUnmerged(base.weight.sourceDtype);
     try {
-      const merged = tf.tidy(() => this.mergedInto(dense.weight));
-      dense.weight.write(merged);
+      const merged = tf.tidy(() => this.mergedInto(this.base.weight));
+      this.base.weight.write(merged);
       merged.dispose();
     } catch (error) {
-      dense.disposeWeights();
+      this.unmerge();
       throw error;
     }
-    this.#quantizedBase = base;
-    this.base = dense;
+  }
+
+  /** Sets the base aside, for unmerging, and puts one of its values in its place, in a type to merge into. */
+  private keepUnmerged(storage: StorageDtype): void {
+    const {base} = this;
+    if (base instanceof QuantizedDense) {
+      this.base = base.dequantize(storage);
+      for (const [key, parameter] of base.parameters) parameter.rename(this.unmergedName(key));
+      this.#quantizedBase = base;
+      return;
+    }
+    const {logicalShape: shape, storage: type} = base.weight;
+    this.unmerged = new Parameter({
+      name: this.unmergedName('weight'),
+      shape,
+      storage: type,
+      trainable: false,
+    });
+    const value = base.weight.read().clone();
+    this.unmerged.write(value);
+    value.dispose();
+  }
+
+  private unmergedName(key: string): string {
+    return `${this.base.name}.unmerged.${key}`;
   }
 
   unmerge(): void {
     if (this.#quantizedBase) {
       this.base.disposeWeights();
       this.base = this.#quantizedBase;
+      for (const [key, parameter] of this.base.parameters) parameter.rename(`${this.base.name}.${key}`);
       this.#quantizedBase = undefined;
     }
     if (!this.unmerged) return;
-    this.base.weight.write(this.unmerged);
+    this.base.weight.write(this.unmerged.read());
     this.unmerged.dispose();
     this.unmerged = undefined;
+  }
+
+  /** While merged, what was before the merge is among the weights, so that Keras saves it too. */
+  override get nonTrainableWeights(): tf.LayerVariable[] {
+    const aside = this.#quantizedBase?.weights ?? this.unmerged?.variables ?? [];
+    return [...super.nonTrainableWeights, ...aside];
   }
 
   /** Merges for good and returns the plain layer; this one is used up. */
@@ -317,20 +379,71 @@ export class LoRADense extends ModuleLayer {
     this.#quantizedBase = undefined;
   }
 
-  /** Settings of the base and of the default adapter. */
+  /** Settings of the base and of the adapters, and whether these are merged. */
   override getConfig(): tf.serialization.ConfigDict {
-    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB} =
-      this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter ?? {};
-    const adapter = {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB};
-    const given = Object.entries(adapter).filter(([, value]) => value !== undefined);
+    const first = this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter;
     return {
-      ...this.base.getConfig(),
+      ...(this.#quantizedBase ?? this.base).getConfig(),
       ...super.getConfig(),
-      ...Object.fromEntries(given),
+      ...(first && settingsOf(first)),
+      ...(this.built && !this.hasDefaultAlone && {adapters: this.placedAdapters()}),
+      ...(this.isMerged && {mergedInto: this.base.storage}),
     } as tf.serialization.ConfigDict;
+  }
+
+  /** Whether its adapters are what the settings of a new layer ask for. */
+  private get hasDefaultAlone(): boolean {
+    const [only, ...others] = this.placedAdapters();
+    if (only === undefined || others.length > 0) return only === this.firstAdapter; // none, and none asked for
+    const {name, place, weight, trainable} = only;
+    return name === DEFAULT_ADAPTER && place === 0 && weight === 1 && trainable;
+  }
+
+  private placedAdapters(): PlacedAdapterArgs[] {
+    return [...this.adapters].map(([name, adapter]) => ({
+      ...settingsOf(adapter),
+      name,
+      place: this.activeAdapters.indexOf(name),
+      weight: adapter.weight,
+      trainable: adapter.isTrainableAlone,
+    }));
   }
 }
 tf.serialization.registerClass(LoRADense);
+
+type Config = tf.serialization.ConfigDict;
+
+/** The class {@link LoRADense}, or a subclass. */
+export interface LoRADenseClass<T extends LoRADense = LoRADense> {
+  new (args: LoRADenseArgs & {base?: Dense}): T;
+  readonly name: string;
+  readonly optionNames: Record<string, true>;
+  fromDense: typeof LoRADense.fromDense;
+}
+
+/** The options of a layer's class that are the adapter's, or a subclass's own. */
+function addedOptions(names: Record<string, true>): OptionNames<LoRAAdapterArgs> {
+  const ofBase = {...Dense.optionNames, quantization: true, adapters: true, mergedInto: true, base: true};
+  const added = Object.entries(names).filter(([name]) => !Object.hasOwn(ofBase, name));
+  return Object.fromEntries(added) as OptionNames<LoRAAdapterArgs>;
+}
+
+function respelled({useRsLoRa, useDoRa, ...rest}: Config): Config {
+  return {
+    ...(useRsLoRa !== undefined && {useRsLoRA: useRsLoRa}),
+    ...(useDoRa !== undefined && {useDoRA: useDoRa}),
+    ...rest,
+  };
+}
+
+/** An adapter's settings, without those that nobody gave. */
+function settingsOf(adapter: LoRAAdapterArgs): LoRAAdapterArgs {
+  const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB} = adapter;
+  const all = {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB};
+  return Object.fromEntries(
+    Object.entries(all).filter(([, value]) => value !== undefined),
+  ) as unknown as LoRAAdapterArgs;
+}
 
 function newBase({quantization, ...args}: LoRADenseArgs): Dense {
   const dense = Object.entries(args).filter(([name]) => Object.hasOwn(Dense.optionNames, name));

@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownArgs, type OptionNames} from '../quant/knownOptions.ts';
+import {show} from '../quant/show.ts';
 import {Parameter} from './parameter.ts';
 
 type Layer = tf.layers.Layer;
@@ -35,6 +37,7 @@ export interface AddParameterOptions {
 export abstract class ModuleLayer extends tf.layers.Layer {
   /** Own weights by their name in a checkpoint: `weight`, `bias`. */
   readonly parameters = new Map<string, Parameter>();
+  private isHeld = false;
 
   /** @throws TfjsLoraError `INVALID_ARGUMENT` for an option that the class does not have */
   constructor(args?: LayerArgs) {
@@ -42,19 +45,29 @@ export abstract class ModuleLayer extends tf.layers.Layer {
     super(args);
   }
 
-  /** Declares a weight in `build`; its full name is `<layer name>.<name>`. */
+  /**
+   * Declares a weight in `build`; its full name is `<layer name>.<name>`. One of 16 bits never trains; one that is not
+   * trainable stays frozen when the layer is thawed, unless the layer is frozen now, and may be the reason.
+   */
   protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {
-    return this.adopt(name, new Parameter({name: `${this.name}.${name}`, shape, ...options}));
+    const {storage = 'float32', trainable = true, initialize} = options;
+    const trains = storage === 'float32' && (trainable || !this.trainable);
+    return this.adopt(
+      name,
+      new Parameter({name: `${this.name}.${name}`, shape, storage, trainable: trains, initialize}),
+    );
   }
 
   /** Takes a weight of a class of its own as this layer's. */
   protected adopt<P extends Parameter>(name: string, parameter: P): P {
     this.parameters.set(name, parameter);
+    parameter.held = !this.trainable;
     return parameter;
   }
 
   /** Builds a sub-layer for its input shape, once. */
   protected buildSublayer(layer: Layer, inputShape: tf.Shape): void {
+    if (layer instanceof ModuleLayer) layer.held = !this.trainable;
     if (layer.built) return;
     layer.build(inputShape);
     layer.built = true;
@@ -67,28 +80,61 @@ export abstract class ModuleLayer extends tf.layers.Layer {
     );
   }
 
+  /** Whether its weights train: unless it is frozen for itself, or held. */
   override get trainable(): boolean {
-    return this.trainable_;
+    return this.trainable_ && !this.isHeld;
   }
 
   override set trainable(trainable: boolean) {
     this.trainable_ = trainable;
-    for (const parameter of this.parameters.values()) parameter.trainable = trainable && isFloat(parameter);
-    for (const [, layer] of this.sublayers) layer.trainable = trainable;
+    this.holdParts();
+  }
+
+  /** Whether it would train if the layer around it did. */
+  get isTrainableAlone(): boolean {
+    return this.trainable_;
+  }
+
+  /** Frozen with the layer around it; let go, it is as it was for itself: what was frozen inside stays frozen. */
+  set held(held: boolean) {
+    this.isHeld = held;
+    this.holdParts();
+  }
+
+  /** Freezes its weights and sub-layers with this layer, or lets them go. */
+  protected holdParts(): void {
+    const held = !this.trainable;
+    for (const parameter of this.parameters.values()) parameter.held = held;
+    for (const [, layer] of this.sublayers) {
+      if (layer instanceof ModuleLayer) layer.held = held;
+      else layer.trainable = !held;
+    }
   }
 
   override get trainableWeights(): tf.LayerVariable[] {
-    if (!this.trainable_) return [];
+    if (!this.trainable) return [];
     const own = [...this.parameters.values()].filter((parameter) => parameter.trainable);
-    return [...own, ...this.sublayers.flatMap(([, layer]) => layer.trainableWeights)];
+    return [
+      ...own.flatMap(({variables}) => variables),
+      ...this.sublayers.flatMap(([, layer]) => layer.trainableWeights),
+    ];
   }
 
   override get nonTrainableWeights(): tf.LayerVariable[] {
-    const own = [...this.parameters.values()].filter((parameter) => !this.trainable_ || !parameter.trainable);
+    const own = [...this.parameters.values()].filter((parameter) => !this.trainable || !parameter.trainable);
     const nested = this.sublayers.flatMap(([, layer]) =>
-      this.trainable_ ? layer.nonTrainableWeights : layer.weights,
+      this.trainable ? layer.nonTrainableWeights : layer.weights,
     );
-    return [...own, ...nested];
+    return [...own.flatMap(({variables}) => variables), ...nested];
+  }
+
+  /**
+   * Sets all weights, in the order of {@link getWeights}; every one is checked before any is written.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
+   */
+  override setWeights(weights: tf.Tensor[]): void {
+    writeWeights(`layer ${this.name}`, this.weights, weights);
   }
 
   /** Logical number of parameters, sub-layers included; a packed weight counts its 16-bit elements. */
@@ -112,11 +158,43 @@ export abstract class ModuleLayer extends tf.layers.Layer {
   }
 }
 
+/**
+ * Writes tensors into variables, once each is checked.
+ *
+ * @param what whose weights they are, for messages
+ * @throws TfjsLoraError `INVALID_ARGUMENT`, `SHAPE_MISMATCH`
+ */
+export function writeWeights(what: string, variables: tf.LayerVariable[], weights: tf.Tensor[]): void {
+  assertTaken(what, variables, weights);
+  tf.tidy(() => {
+    for (const [i, variable] of variables.entries()) variable.write(weights[i]);
+  });
+}
+
+function assertTaken(what: string, variables: tf.LayerVariable[], weights: tf.Tensor[]): void {
+  if (!Array.isArray(weights) || weights.length !== variables.length) {
+    const names = variables.slice(0, 8).map(({originalName}) => originalName);
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `setWeights of ${what}: expected ${variables.length} tensors (${names.join(', ')}${variables.length > 8 ? ', …' : ''}), ` +
+        `got ${Array.isArray(weights) ? weights.length : show(weights)}`,
+    );
+  }
+  for (const [i, variable] of variables.entries()) {
+    const weight = weights[i];
+    if (!(weight instanceof tf.Tensor)) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `setWeights of ${what}: expected a tensor for ${variable.originalName}, got ${show(weight)}`,
+      );
+    }
+    if (variable instanceof Parameter) variable.assertTakes(weight);
+  }
+}
+
 interface Disposable {
   disposeWeights(): number;
 }
-
-const isFloat = (parameter: Parameter) => parameter.storage === 'float32';
 
 /** Every weight under `layers`, by full checkpoint name, in checkpoint order. */
 export function* namedParameters(layers: Iterable<Layer>): Generator<[name: string, parameter: Parameter]> {

@@ -45,6 +45,7 @@ export class Parameter extends tf.LayerVariable {
   readonly logicalShape: number[];
   readonly storage: ParameterStorage;
   private allocated = false;
+  private isHeld = false;
 
   constructor({name, shape, storage = 'float32', trainable = true, initialize}: ParameterArgs) {
     const placeholder = tf.zeros([0], storage === 'float32' ? 'float32' : 'int32');
@@ -104,20 +105,61 @@ export class Parameter extends tf.LayerVariable {
     return super.read() as tf.Variable;
   }
 
+  /** The variables that hold it, as Keras saves and sets them: itself, and what a subclass keeps beside it. */
+  get variables(): Parameter[] {
+    return [this];
+  }
+
+  /** Whether it trains: unless it is frozen for itself, or held. */
+  override get trainable(): boolean {
+    return this.own.trainable_ && !this.isHeld;
+  }
+
+  override set trainable(trainable: boolean) {
+    this.own.trainable_ = trainable;
+    this.val.trainable = this.trainable;
+  }
+
+  /** Frozen with its layer or adapter; let go, it is as it was for itself. */
+  set held(held: boolean) {
+    this.isHeld = held;
+    this.val.trainable = this.trainable;
+  }
+
+  private get own() {
+    return this as unknown as {trainable_: boolean};
+  }
+
+  /** Gives it another name, in messages and where Keras saves it. */
+  rename(name: string): void {
+    (this as {originalName: string}).originalName = name;
+  }
+
   /** The value as ops take a matrix. */
   matrix(): StoredMatrix {
     const [rows, cols] = this.logicalShape;
     return {tensor: this.read(), dtype: this.storage as StorageDtype, rows, cols};
   }
 
+  /** @throws TfjsLoraError `SHAPE_MISMATCH` for a value that {@link write} does not take */
+  assertTakes(value: tf.Tensor): void {
+    if (tf.util.arraysEqual(value.shape, this.shape as number[]) && value.dtype === this.dtype) return;
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `weight ${this.originalName}: expected ${this.dtype} [${this.shape}], got ${value.dtype} [${value.shape}]`,
+    );
+  }
+
+  /** Makes room for values of another shape; the one it has is gone then. */
+  protected resize(shape: tf.Shape): void {
+    if (tf.util.arraysEqual(this.shape as number[], shape as number[])) return;
+    (this as {shape: tf.Shape}).shape = shape;
+    this.allocated = false;
+  }
+
   /** Takes over `value`'s data without a copy; `value` must be of the storage's shape and dtype. */
   override write(value: tf.Tensor): this {
-    if (!tf.util.arraysEqual(value.shape, this.shape as number[]) || value.dtype !== this.dtype) {
-      throw new TfjsLoraError(
-        'SHAPE_MISMATCH',
-        `weight ${this.originalName}: expected ${this.dtype} [${this.shape}], got ${value.dtype} [${value.shape}]`,
-      );
-    }
+    this.assertTakes(value);
     if (this.allocated) return super.write(value);
     this.val.dispose();
     (this as {name: string}).name = unusedVariableName(this.originalName);

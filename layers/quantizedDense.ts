@@ -40,11 +40,12 @@ export class QuantizedDense extends Dense {
    *
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
-  static async fromDense(
+  static async fromDense<T extends QuantizedDense>(
+    this: QuantizedDenseClass<T>,
     dense: Dense,
     quantization: QuantizationArgs | QuantizationType,
-  ): Promise<QuantizedDense> {
-    const layer = QuantizedDense.like(dense, quantization);
+  ): Promise<T> {
+    const layer = this.like<T>(dense, quantization);
     const {storage} = dense;
     try {
       const data = await dense.weight.read().data();
@@ -62,9 +63,13 @@ export class QuantizedDense extends Dense {
   }
 
   /** A layer of another's shape and settings, its weights declared and yet to be written. */
-  static like(dense: Dense, quantization: QuantizationArgs | QuantizationType): QuantizedDense {
+  static like<T extends QuantizedDense>(
+    this: QuantizedDenseClass<T>,
+    dense: Dense,
+    quantization: QuantizationArgs | QuantizationType,
+  ): T {
     const {units, useBias, activation, storage, name, inputDim} = dense;
-    const layer = new QuantizedDense({units, useBias, activation, storage, name, quantization});
+    const layer = new this({units, useBias, activation, storage, name, quantization});
     withoutAllocation(() => layer.build([null, inputDim]));
     return layer;
   }
@@ -96,8 +101,28 @@ export class QuantizedDense extends Dense {
   override getConfig(): tf.serialization.ConfigDict {
     return {
       ...super.getConfig(),
-      quantization: this.quantization as unknown as tf.serialization.ConfigDict,
+      quantization: this.heldQuantization() as unknown as tf.serialization.ConfigDict,
+    };
+  }
+
+  /** The settings of the weight there is: a file may bring one with other blocks than were asked for. */
+  private heldQuantization(): QuantizationArgs {
+    const {quantization, weight} = this;
+    const matrix = weight?.isAllocated ? weight.matrix() : undefined;
+    if (matrix === undefined || !('blockSize' in matrix)) return quantization;
+    const {blockSize, nestedBlockSize} = matrix;
+    const doubleQuant = nestedBlockSize > 0;
+    return {
+      ...quantization,
+      ...(blockSize !== (quantization.blockSize ?? 64) && {blockSize}),
+      ...(doubleQuant !== (quantization.doubleQuant ?? false) && {doubleQuant}),
     };
   }
 }
 tf.serialization.registerClass(QuantizedDense);
+
+/** The class {@link QuantizedDense}, or a subclass. */
+export interface QuantizedDenseClass<T extends QuantizedDense = QuantizedDense> {
+  new (args: QuantizedDenseArgs): T;
+  like: typeof QuantizedDense.like;
+}

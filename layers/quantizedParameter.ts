@@ -3,17 +3,30 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {QuantizedMatrix} from '../quant/quantizedMatrix.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
-import {type QuantizedStorage, readQuantized, storeQuantized} from './ops/quantizedStorage.ts';
-import {type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
+import {
+  type DeviceFormat,
+  type HostedStorage,
+  type QuantizedStorage,
+  readQuantized,
+  storedBytes,
+  storedShapes,
+  storeQuantized,
+} from './ops/quantizedStorage.ts';
+import {attributesOf, type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
 import {Parameter} from './parameter.ts';
 import type {QuantizationArgs} from './quantizationArgs.ts';
 
 /**
- * A frozen weight in few bits. To the layer it is one weight of its logical shape; in memory it is the codes, which are
- * the variable that Keras sees, and the scales beside them.
+ * A frozen weight in few bits. To the layer it is one weight of its logical shape; in memory, and to Keras, which saves
+ * and sets them, it is several {@link variables}: the codes, the scales, and `format`, numbers that say how to read them.
  */
 export class QuantizedParameter extends Parameter {
-  private held?: {storage: QuantizedStorage; quantType: string; dtype: StorageDtype; byteLength: number};
+  /** The tensors beside the codes, by their names in the storage, and the format. */
+  private readonly parts = new Map<string, Part>();
+  /** What the format's numbers say, until they are written again. */
+  private known?: {format: DeviceFormat; sourceDtype: StorageDtype};
+  /** In place of all that, the matrix of a quantizer that only its own code reads. */
+  private hosted?: HostedStorage;
 
   /** @param shape `[units, inputDim]` */
   constructor(
@@ -26,24 +39,45 @@ export class QuantizedParameter extends Parameter {
 
   /** The format, once there is a value: `nf4`, `fp4`, `int8`, or as a quantizer is registered. */
   get quantType(): string {
-    return this.value.quantType;
+    return this.hosted?.matrix.quantType ?? this.value.format.dtype;
   }
 
   /** What the weight was before it was quantized. */
   get sourceDtype(): StorageDtype {
-    return this.value.dtype;
+    return this.hosted?.matrix.dtype ?? this.value.sourceDtype;
   }
 
   override get byteLength(): number {
-    return this.held?.byteLength ?? 0;
+    if (!this.isAllocated) return 0;
+    return this.hosted?.matrix.byteLength ?? storedBytes(this.value.format);
+  }
+
+  override get variables(): Parameter[] {
+    return [this, ...this.parts.values()];
+  }
+
+  override rename(name: string): void {
+    super.rename(name);
+    for (const [part, parameter] of this.parts) parameter.rename(`${name}.${part}`);
+  }
+
+  /** @throws TfjsLoraError `UNSUPPORTED` for the matrix of a quantizer that only its own code reads: Keras would lose it */
+  override read(): tf.Variable {
+    if (!this.hosted) return super.read();
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `weight ${this.originalName}: expected codes and scales, which Keras can save and set, got a matrix that only its ` +
+        `quantizer "${this.quantType}" reads. dequantize() the layer first.`,
+    );
   }
 
   override matrix(): StoredMatrix {
+    if (this.hosted) return this.hosted;
     const codes = this.read();
-    const {storage} = this.value;
-    return 'codes' in storage.tensors
-      ? ({...storage, tensors: {...storage.tensors, codes}} as StoredMatrix)
-      : storage;
+    const {format} = this.value;
+    const names = Object.keys(storedShapes(format)).filter((name) => name !== 'codes');
+    const beside = names.map((name) => [name, this.parts.get(name)!.read()]);
+    return {...format, tensors: {codes, ...Object.fromEntries(beside)}} as StoredMatrix;
   }
 
   /**
@@ -72,38 +106,120 @@ export class QuantizedParameter extends Parameter {
     }
     tf.tidy(() => {
       const storage = storeQuantized(matrix);
-      const {codes = tf.zeros([0], 'int32'), ...scales} = tensorsOf(storage);
+      const {codes = tf.zeros([0], 'int32'), ...beside} = tensorsOf(storage);
       if (!this.isAllocated) (this as {shape: tf.Shape}).shape = codes.shape;
       this.write(codes); // throws for another format than before
-      this.disposeScales();
-      for (const tensor of Object.values(scales)) tf.keep(tensor);
-      const {quantType, dtype, byteLength} = matrix;
-      this.held = {storage, quantType, dtype, byteLength};
+      this.hosted = storage.dtype === 'hosted' ? storage : undefined;
+      if (storage.dtype === 'hosted') return;
+      const format = attributesOf(storage) as unknown as DeviceFormat;
+      for (const [name, tensor] of Object.entries(beside)) this.part(name, tensor.dtype).write(tensor);
+      this.part(FORMAT, 'float32').write(tf.tensor1d(formatNumbers(format, matrix.dtype)));
+      this.known = {format, sourceDtype: matrix.dtype};
     });
     return this;
   }
 
   /** The value, read back to the host. */
   readMatrix(): Promise<QuantizedMatrix> {
-    const {dtype} = this.value;
-    return readQuantized(this.matrix() as QuantizedStorage, dtype);
+    return readQuantized(this.matrix() as QuantizedStorage, this.sourceDtype);
   }
 
   override dispose(): void {
-    this.disposeScales();
+    for (const part of this.parts.values()) part.dispose();
+    this.parts.clear();
+    this.known = undefined;
+    this.hosted = undefined;
     super.dispose();
   }
 
-  private get value(): NonNullable<QuantizedParameter['held']> {
-    if (this.held) return this.held;
-    this.read(); // says what is missing
-    throw new TfjsLoraError('DISPOSED', `weight ${this.originalName}: expected a live weight`);
+  private part(name: string, dtype: tf.DataType): Part {
+    let part = this.parts.get(name);
+    if (!part) {
+      part = new Part(`${this.originalName}.${name}`, dtype, () => {
+        if (name === FORMAT) this.known = undefined;
+      });
+      this.parts.set(name, part);
+    }
+    return part;
   }
 
-  private disposeScales(): void {
-    if (!this.held) return;
-    const {codes, ...scales} = tensorsOf(this.held.storage);
-    tf.dispose(scales);
-    this.held = undefined;
+  private get value(): NonNullable<QuantizedParameter['known']> {
+    if (this.known) return this.known;
+    this.read(); // says what is missing
+    const [rows, cols] = this.logicalShape;
+    const numbers = this.parts.get(FORMAT)!.read().dataSync() as Float32Array;
+    const value = formatOf(numbers, rows, cols);
+    this.assertStored(value?.format);
+    this.known = value;
+    return value as NonNullable<typeof value>;
+  }
+
+  /** Checks that the tensors are those of the format: Keras sets them one by one. */
+  private assertStored(format: DeviceFormat | undefined): void {
+    const shapes = format && storedShapes(format);
+    for (const [name, shape] of Object.entries(shapes ?? {})) {
+      const got = name === 'codes' ? this.shape : this.parts.get(name)?.shape;
+      if (got && tf.util.arraysEqual(got as number[], shape)) continue;
+      throw new TfjsLoraError(
+        'SHAPE_MISMATCH',
+        `weight ${this.originalName}.${name}: expected [${shape}], got ${got ? `[${got}]` : 'none'}. ` +
+          'Set all weights of the layer, from a layer of the same quantization.',
+      );
+    }
+    if (shapes) return;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `weight ${this.originalName}.${FORMAT}: expected the numbers of a format, as another layer holds them, got others`,
+    );
+  }
+}
+
+const FORMAT = 'format';
+const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
+const FORMATS: readonly DeviceFormat['dtype'][] = ['nf4', 'fp4', 'int8'];
+
+/** A format as five numbers: its name, the type before it, and three of its own. */
+function formatNumbers(format: DeviceFormat, sourceDtype: StorageDtype): number[] {
+  const names = [FORMATS.indexOf(format.dtype), DTYPES.indexOf(sourceDtype)];
+  if (format.dtype === 'int8') return [...names, format.outliers, DTYPES.indexOf(format.outlierDtype), 0];
+  return [...names, format.blockSize, format.nestedBlockSize, format.offset];
+}
+
+function formatOf(numbers: ArrayLike<number>, rows: number, cols: number) {
+  const dtype = FORMATS[numbers[0]];
+  const sourceDtype = DTYPES[numbers[1]];
+  const [, , first, second, offset] = Array.from(numbers);
+  if (dtype === undefined || sourceDtype === undefined) return undefined;
+  const format =
+    dtype === 'int8'
+      ? {dtype, rows, cols, outliers: first, outlierDtype: DTYPES[second]}
+      : {dtype, rows, cols, blockSize: first, nestedBlockSize: second, offset};
+  return {format: format as DeviceFormat, sourceDtype};
+}
+
+/** One of the variables beside the codes. Its shape may change with the value: int8 keeps as many outliers as there are. */
+class Part extends Parameter {
+  constructor(
+    name: string,
+    dtype: tf.DataType,
+    private readonly onWrite: () => void,
+  ) {
+    super({name, shape: [0], storage: dtype === 'float32' ? 'float32' : 'quantized', trainable: false});
+  }
+
+  override get size(): number {
+    return 0; // counted with the codes
+  }
+
+  override assertTakes(value: tf.Tensor): void {
+    if (value.dtype !== this.dtype) super.assertTakes(value);
+  }
+
+  override write(value: tf.Tensor): this {
+    this.assertTakes(value);
+    this.resize(value.shape);
+    super.write(value);
+    this.onWrite();
+    return this;
   }
 }

@@ -27,7 +27,6 @@ export class RMSNorm extends ModuleLayer {
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     const size = onlyShape(inputShape).at(-1) as number;
     this.weight = this.addParameter('weight', [size], {
-      trainable: this.trainable,
       initialize: () => tf.ones([size]),
     });
     this.built = true;

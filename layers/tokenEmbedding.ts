@@ -57,7 +57,6 @@ export class TokenEmbedding extends ModuleLayer {
     const shape = [this.vocabSize, this.hiddenSize];
     this.weight = this.addParameter('weight', shape, {
       storage: this.storage,
-      trainable: this.trainable && this.storage === 'float32',
       initialize: () => this.weightInitializer.apply(shape, 'float32'),
     });
     this.built = true;

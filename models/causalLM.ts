@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import type {LoRADense, MergeOptions} from '../layers/loraDense.ts';
-import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
+import {ModuleLayer, namedParameters, walk, writeWeights} from '../layers/moduleLayer.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
@@ -275,6 +275,16 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     const trained = [...this.namedParameters()].filter(([, parameter]) => parameter.trainable);
     const keyOf = this.adapterSet.fileKeys();
     return new Map(trained.map(([name, parameter]) => [keyOf(name), parameter.read()]));
+  }
+
+  /**
+   * Sets all weights, in the order of `getWeights`; every one is checked before any is written.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
+   */
+  override setWeights(weights: tf.Tensor[]): void {
+    this.assertUsable();
+    writeWeights(`model ${this.name}`, this.weights, weights);
   }
 
   /** Finds a layer by Hugging Face's module name, at any depth, or by index among the top-level ones. */

@@ -58,6 +58,37 @@ export interface HostedStorage {
 
 export type QuantizedStorage = FourBitStorage | Int8Storage | HostedStorage;
 
+/** What a stored matrix is beside its tensors, of the formats that tensors and numbers describe in full. */
+export type DeviceFormat = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
+
+/** Bytes of codes and scales, as the matrix on the host counts them. */
+export function storedBytes(format: DeviceFormat): number {
+  const {rows, cols} = format;
+  const size = rows * cols;
+  if (format.dtype === 'int8') return size + 4 * rows + format.outliers * (4 + 2 * rows);
+  const {blockSize, nestedBlockSize} = format;
+  const blocks = Math.ceil(size / blockSize);
+  const scales = nestedBlockSize === 0 ? 4 * blocks : blocks + 4 * Math.ceil(blocks / nestedBlockSize) + 4;
+  return Math.ceil(size / 2) + scales;
+}
+
+/** The shapes of the tensors that store a matrix of a format, by their names. */
+export function storedShapes(format: DeviceFormat): Record<string, number[]> {
+  const {rows, cols} = format;
+  const size = rows * cols;
+  if (format.dtype === 'int8') {
+    const {outliers} = format;
+    const kept = {outlierIndex: [cols], outlierValues: [rows, Math.ceil(outliers / 2)]};
+    return {codes: [Math.ceil(size / 4)], scales: [rows], ...(outliers > 0 && kept)};
+  }
+  const {blockSize, nestedBlockSize} = format;
+  const blocks = Math.ceil(size / blockSize);
+  const codes = [Math.ceil(size / 8)];
+  if (nestedBlockSize === 0) return {codes, absmax: [blocks]};
+  const nestedAbsmax = [Math.ceil(blocks / nestedBlockSize)];
+  return {codes, absmaxCodes: [Math.ceil(blocks / 4)], nestedAbsmax, map: [256]};
+}
+
 /** Puts a quantized matrix on the device, without a copy where the bytes allow. The caller keeps or disposes its tensors. */
 export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
   const [rows, cols] = matrix.shape;
@@ -128,7 +159,7 @@ type TensorValues = Int32Array | Float32Array;
  * @param dtype what an int8 weight was before; a 4-bit one's is in its storage
  */
 export function hostMatrix(
-  storage: Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>,
+  storage: DeviceFormat,
   dtype: StorageDtype,
   values: Record<string, TensorValues>,
 ): QuantizedTensor | Int8Tensor {

@@ -38,7 +38,6 @@ export class DecoderBlock extends ModuleLayer {
   constructor(args: DecoderBlockArgs) {
     super(args);
     const {config, layerIndex, storage} = args;
-    const {trainable} = this;
     const name = (part: string) => `${this.name}.${part}`;
     this.config = config;
     this.layerIndex = layerIndex;
@@ -53,18 +52,16 @@ export class DecoderBlock extends ModuleLayer {
       ropeScaling: config.ropeScaling,
       layerIndex,
       storage,
-      trainable,
     });
     this.mlp = new SwiGLU({
       name: name('mlp'),
       intermediateSize: config.intermediateSize,
       useBias: config.mlpBias,
       storage,
-      trainable,
     });
     const epsilon = config.rmsNormEps;
-    this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon, trainable});
-    this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon, trainable});
+    this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon});
+    this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon});
   }
 
   override build(inputShape: tf.Shape | tf.Shape[]): void {

@@ -1,8 +1,14 @@
 import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
 import {ADAPTER_OPTIONS, assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
-import {DEFAULT_ADAPTER, LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
-import {namedParameters, walk} from '../../layers/moduleLayer.ts';
+import {
+  DEFAULT_ADAPTER,
+  LoRADense,
+  type LoRADenseClass,
+  MERGE_OPTIONS,
+  type MergeOptions,
+} from '../../layers/loraDense.ts';
+import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
@@ -32,6 +38,8 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   adapterName?: string;
   /** What `adapter_config.json` says the adapter belongs to. Default the model's `nameOrPath`. */
   baseModelNameOrPath?: string;
+  /** A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`. */
+  layerClass?: LoRADenseClass;
   /** Of A's draw: the same seed gives the same adapter. Default 0. */
   seed?: number;
 }
@@ -46,6 +54,7 @@ export const LORA_OPTIONS = {
   alphaPattern: true,
   adapterName: true,
   baseModelNameOrPath: true,
+  layerClass: true,
 } satisfies OptionNames<LoRAOptions>;
 
 /** What the files of a loaded adapter held beyond its options, for writing it back. */
@@ -101,6 +110,7 @@ export class AdapterSet {
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
     assertKnownOptions('applyLoRA', options, LORA_OPTIONS);
     const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
+    const {layerClass = LoRADense} = options;
     if (!/^[\w-]+$/.test(adapterName)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -133,11 +143,11 @@ export class AdapterSet {
     }
 
     const restore = this.remember();
-    for (const [, parameter] of namedParameters(this.model.layers)) parameter.trainable = false;
+    this.freezeBase();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
       const adapted =
-        layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, LoRADense.fromDense(layer));
+        layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, layerClass.fromDense(layer));
       (adapted as LoRADense).addAdapter(adapterName, args);
     }
     this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
@@ -152,24 +162,35 @@ export class AdapterSet {
     }
   }
 
+  /** Freezes all layers with weights of their own; those around adapters train, or the adapters would not. */
+  private freezeBase(): void {
+    for (const layer of this.ownLayers()) layer.trainable = layer.parameters.size === 0;
+  }
+
+  /** The model's layers of our kind, but for those that hold adapters, whose weights these decide on. */
+  private ownLayers(): ModuleLayer[] {
+    return [...walk(this.model.layers)].filter(
+      (layer): layer is ModuleLayer => layer instanceof ModuleLayer && !(layer instanceof LoRADense),
+    );
+  }
+
   /** Remembers what is in force and what trains; the result puts it back, for the layers there are then. */
   private remember(): () => void {
     const layers = [...this.layers().values()].map((layer) => ({
       layer,
       active: [...layer.activeAdapters],
-      weights: [...layer.adapters.values()].map((adapter) => [adapter, adapter.weight] as const),
+      adapters: [...layer.adapters.values()].map((adapter) => {
+        const {weight, trainable} = adapter;
+        return {adapter, weight, trainable};
+      }),
     }));
-    const linear = [...this.linearLayers().values()].map((layer) => [layer, layer.trainable] as const);
-    const trained = [...namedParameters(this.model.layers)].map(
-      ([, parameter]) => [parameter, parameter.trainable] as const,
-    );
+    const trained = this.ownLayers().map((layer) => [layer, layer.isTrainableAlone] as const);
     return () => {
-      for (const {layer, active, weights} of layers) {
+      for (const {layer, active, adapters} of layers) {
         layer.activeAdapters = active;
-        for (const [adapter, weight] of weights) adapter.weight = weight;
+        for (const {adapter, weight, trainable} of adapters) Object.assign(adapter, {weight, trainable});
       }
-      for (const [layer, trainable] of linear) layer.trainable = trainable;
-      for (const [parameter, trainable] of trained) parameter.trainable = trainable;
+      for (const [layer, trainable] of trained) layer.trainable = trainable;
     };
   }
 

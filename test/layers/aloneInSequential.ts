@@ -59,6 +59,6 @@ export function expectDisposesAll(make: () => tf.LayersModel, input: tf.Tensor):
 }
 
 /** A layer's config without its empty settings: Keras's own initializers come back with null for undefined. */
-function givenConfig(layer: tf.layers.Layer): unknown {
+export function givenConfig(layer: tf.layers.Layer): unknown {
   return JSON.parse(JSON.stringify(layer.getConfig(), (_, value) => value ?? undefined));
 }

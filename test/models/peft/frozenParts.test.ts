@@ -1,0 +1,130 @@
+import * as tf from '@tensorflow/tfjs';
+import {Dense} from '../../../layers/dense.ts';
+import type {LoRAAdapter, LoRAAdapterArgs} from '../../../layers/loraAdapter.ts';
+import {LoRADense, type LoRADenseArgs} from '../../../layers/loraDense.ts';
+import {QuantizedDense} from '../../../layers/quantizedDense.ts';
+import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
+import {replaceLayer} from '../../../models/replaceLayer.ts';
+import {describeEachBackend} from '../../describeEachBackend.ts';
+import {errorOf, logitsOf, stirAdapter, tinyLlama} from '../tinyLlama.ts';
+
+/** LoRA-FA (Zhang et al. 2023): A stays as it was drawn. */
+class LoRAFADense extends LoRADense {
+  static override className = 'TestLoRAFADense';
+  override addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
+    const adapter = super.addAdapter(name, args);
+    adapter.loraA.trainable = false;
+    return adapter;
+  }
+}
+
+/** With a trained gate of its own beside the adapters. */
+class GatedLoRADense extends LoRADense {
+  static override className = 'TestGatedLoRADense';
+  constructor(args: LoRADenseArgs & {base?: Dense}) {
+    super(args);
+    this.addParameter('gate', [1], {initialize: () => tf.ones([1])});
+  }
+}
+
+class SignedDense extends QuantizedDense {
+  static override className = 'TestSignedDense';
+}
+
+const trained = (model: LlamaForCausalLM) => [...model.trainableParameters().keys()].sort();
+const isOnlyB = (keys: string[]) => keys.length > 0 && keys.every((key) => key.endsWith('lora_B.weight'));
+
+describeEachBackend('what is frozen stays frozen', () => {
+  let model: LlamaForCausalLM;
+  let before: number;
+  beforeEach(() => {
+    before = tf.memory().numTensors;
+    model = tinyLlama();
+  });
+  afterEach(() => {
+    model.dispose();
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('fromDense of a subclass makes one of it', async () => {
+    const dense = new Dense({units: 4, name: 'projection'});
+    dense.build([null, 64]);
+    const layer = LoRAFADense.fromDense(dense, {rank: 2});
+    expect(layer).toBeInstanceOf(LoRAFADense);
+    expect(layer.trainableWeights).toEqual([layer.loraB]);
+    expect(LoRADense.fromDense(dense).getClassName()).toBe('LoRADense');
+    const quantized = await SignedDense.fromDense(dense, 'nf4');
+    expect(quantized).toBeInstanceOf(SignedDense);
+    layer.disposeWeights();
+    quantized.disposeWeights();
+  });
+
+  test.each(['applyLoRA’s layerClass', 'a layer in place'])('a subclass through %s', (how) => {
+    if (how === 'a layer in place') {
+      for (const block of model.blocks) {
+        const base = block.self_attn.q_proj as Dense;
+        replaceLayer(model, base, LoRAFADense.fromDense(base));
+      }
+      model.applyLoRA({rank: 2, targetModules: ['q_proj']});
+    } else {
+      model.applyLoRA({rank: 2, targetModules: ['q_proj'], layerClass: LoRAFADense});
+    }
+    for (const layer of model.adaptedLayers().values()) expect(layer).toBeInstanceOf(LoRAFADense);
+    expect(trained(model)).toHaveLength(2);
+    expect(isOnlyB(trained(model))).toBe(true);
+    model.setAdapter([]);
+    expect(trained(model)).toEqual([]);
+    model.setAdapter('default');
+    expect(isOnlyB(trained(model))).toBe(true);
+    for (const block of model.blocks) block.trainable = false;
+    expect(trained(model)).toEqual([]);
+    for (const block of model.blocks) block.trainable = true;
+    expect(isOnlyB(trained(model))).toBe(true);
+    model.applyLoRA({rank: 1, targetModules: ['q_proj'], adapterName: 'second'});
+    expect(isOnlyB(trained(model))).toBe(true);
+  });
+
+  test('what a subclass trains beside its adapters goes on training', () => {
+    model.applyLoRA({rank: 2, targetModules: ['q_proj'], layerClass: GatedLoRADense});
+    expect(trained(model).filter((key) => key.endsWith('q_proj.gate'))).toHaveLength(2);
+    expect(trained(model)).toHaveLength(6);
+  });
+
+  test('toggling a block thaws its adapters, not its norms or the base', () => {
+    model.applyLoRA({rank: 2});
+    const adapters = trained(model);
+    const [block] = model.blocks;
+    block.trainable = false;
+    expect(block.trainableWeights).toEqual([]);
+    expect(trained(model)).toHaveLength(adapters.length / 2);
+    block.trainable = true;
+    expect(trained(model)).toEqual(adapters);
+    expect(block.trainableWeights).toHaveLength(adapters.length / 2);
+    block.input_layernorm.trainable = true; // said for itself, it does
+    expect(trained(model)).toEqual([...adapters, 'model.layers.0.input_layernorm.weight'].sort());
+  });
+
+  test('an adapter that rests stays so, and one in a frozen block trains once it is asked for', () => {
+    for (const block of model.blocks) block.trainable = false;
+    model.applyLoRA({rank: 2, adapterName: 'a'}).applyLoRA({rank: 2, adapterName: 'b'});
+    const inForce = trained(model);
+    expect(inForce).toHaveLength(28);
+    expect(model.trainableWeights).toHaveLength(28);
+    for (const trainable of [false, true]) for (const block of model.blocks) block.trainable = trainable;
+    expect(trained(model)).toEqual(inForce);
+    stirAdapter(model, 'a');
+    expect(model.adaptedLayers().get('model.layers.0.mlp.up_proj')?.adapter('a').trainable).toBe(false);
+  });
+
+  test('setWeights of a model is checked as a whole', async () => {
+    const logits = logitsOf(model);
+    const weights = model.getWeights();
+    expect((await errorOf(() => model.setWeights(weights.slice(1)))).code).toBe('INVALID_ARGUMENT');
+    const wrong = [...weights.slice(0, -1), tf.zeros([3])];
+    expect((await errorOf(() => model.setWeights(wrong))).code).toBe('SHAPE_MISMATCH');
+    wrong.at(-1)?.dispose();
+    expect(logitsOf(model)).toEqual(logits);
+    model.setWeights(weights);
+    expect(logitsOf(model)).toEqual(logits);
+  });
+});
