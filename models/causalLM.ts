@@ -272,9 +272,19 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under their checkpoint name.
    */
   trainableParameters(): Map<string, tf.Variable> {
-    const trained = [...this.namedParameters()].filter(([, parameter]) => parameter.trainable);
+    return new Map(this.trained().map(([key, parameter]) => [key, parameter.read()]));
+  }
+
+  /** The shapes of {@link trainableParameters}, which a model without memory knows too. */
+  trainableShapes(): Map<string, number[]> {
+    return new Map(this.trained().map(([key, parameter]) => [key, parameter.shape as number[]]));
+  }
+
+  private trained(): [key: string, Parameter][] {
     const keyOf = this.adapterSet.fileKeys();
-    return new Map(trained.map(([name, parameter]) => [keyOf(name), parameter.read()]));
+    return [...this.namedParameters()]
+      .filter(([, parameter]) => parameter.trainable)
+      .map(([name, parameter]) => [keyOf(name), parameter]);
   }
 
   /**

@@ -65,6 +65,8 @@ export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenera
 const {addGenerationPrompt, ...TEMPLATE_OPTIONS} = CHAT_TEMPLATE_OPTIONS;
 const CHAT_OPTIONS = {...GENERATE_OPTIONS, ...TEMPLATE_OPTIONS} satisfies OptionNames<ChatOptions>;
 
+type AfterToken = () => void | Promise<void>;
+
 /** A text, or its token ids. */
 export type Prompt = string | number[];
 
@@ -100,23 +102,28 @@ export async function generate(
 /**
  * Like {@link generate}, but returns token ids: the new ones only, with the end-of-sequence token that ended them.
  * Works without a tokenizer when the prompts are ids and there are no stop strings.
+ *
+ * @param afterToken awaited after each token of the batch; what it throws ends the generation
  */
 export function generateIds(
   model: GenerativeModel,
   prompts: Prompt,
   options?: GenerateOptions,
+  afterToken?: AfterToken,
 ): Promise<number[]>;
 export function generateIds(
   model: GenerativeModel,
   prompts: string[] | number[][],
   options?: GenerateOptions,
+  afterToken?: AfterToken,
 ): Promise<number[][]>;
 export async function generateIds(
   model: GenerativeModel,
   prompts: Prompt | string[] | number[][],
   options: GenerateOptions = {},
+  afterToken?: AfterToken,
 ): Promise<number[] | number[][]> {
-  const rows = await finishedRows(model, prompts, options);
+  const rows = await finishedRows(model, prompts, options, undefined, afterToken);
   const ids = rows.map((row) => row.newIds);
   return isBatch(prompts) ? ids : ids[0];
 }
@@ -196,9 +203,10 @@ async function finishedRows(
   prompts: Prompt | string[] | number[][],
   options: GenerateOptions,
   tokenizer?: Tokenizer,
+  afterToken?: AfterToken,
 ): Promise<Row[]> {
   const rows = createRows(model, isBatch(prompts) ? prompts : [prompts], options, tokenizer);
-  for await (const _ of decodingSteps(model, rows));
+  for await (const _ of decodingSteps(model, rows)) await afterToken?.();
   return rows;
 }
 

@@ -92,7 +92,8 @@ export function assertExample(
   if (maxLength !== undefined && inputIds.length > maxLength) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index}: expected at most ${maxLength} tokens (max_position_embeddings), got ${inputIds.length}. Truncate it.`,
+      `example ${index}: expected at most ${maxLength} tokens (max_position_embeddings), got ${inputIds.length}. ` +
+        'Truncate it (cutoff_len in a recipe).',
     );
   }
   const isId = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;

@@ -35,6 +35,8 @@ export interface PredictOptions extends GenerateOptions {
   skipSpecialTokens?: boolean;
   /** Where to write `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default nowhere. */
   outputDir?: string;
+  /** Once aborted, the prediction ends after the token at hand, with the signal's reason as an error; nothing is written. */
+  signal?: AbortSignal;
   /** Called before the first and after each batch. */
   onProgress?: (progress: PredictionProgress) => void;
 }
@@ -45,6 +47,7 @@ export const PREDICT_OPTIONS = {
   skipSpecialTokens: true,
   outputDir: true,
   onProgress: true,
+  signal: true,
 } satisfies OptionNames<PredictOptions>;
 
 export interface PredictionRun {
@@ -75,17 +78,9 @@ export async function predictDataset(
   options: PredictOptions = {},
 ): Promise<PredictionRun> {
   assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
-  const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, ...generation} = options;
+  const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, signal, ...generation} = options;
   const {tokenizer} = model;
-  assertPredictable(model, prompts, batchSize, generation);
-  if (tokenizer === undefined) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      'predictDataset: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
-        'or set model.tokenizer.',
-    );
-  }
-  await jiebaWords(prompts.map(({label}) => label)); // a missing dictionary shows before the work
+  await assertPredictable(model, prompts, options);
   if (outputDir !== undefined) await mkdir(outputDir, {recursive: true});
 
   const measured = measureMemory(model);
@@ -104,9 +99,10 @@ export async function predictDataset(
       measured.model,
       batch.map(({index}) => prompts[index].promptIds),
       {...generation, seed},
+      () => letSignalsIn(signal),
     );
     batch.forEach(({index}, row) => {
-      answers[index] = tokenizer.decode(ids[row], {skipSpecialTokens});
+      answers[index] = tokenizer!.decode(ids[row], {skipSpecialTokens});
       progress.newTokens += ids[row].length;
     });
     steps++;
@@ -124,13 +120,24 @@ export async function predictDataset(
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
 }
 
-/** Everything that can be wrong is found before the first token. */
-function assertPredictable(
-  model: GenerativeModel,
+/** Turns the event loop, which otherwise stands still on backends that compute on this thread. */
+async function letSignalsIn(signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return;
+  await tf.nextFrame();
+  signal.throwIfAborted();
+}
+
+/**
+ * Checks all that {@link predictDataset} needs before the first token; the model may be without memory.
+ *
+ * @throws TfjsLoraError as it does
+ */
+export async function assertPredictable(
+  model: Pick<GenerativeModel, 'config' | 'generationConfig' | 'tokenizer'>,
   prompts: readonly PromptExample[],
-  batchSize: number,
-  generation: GenerateOptions,
-): void {
+  options: PredictOptions = {},
+): Promise<void> {
+  const {batchSize = 8, skipSpecialTokens, outputDir, onProgress, signal, ...generation} = options;
   if (!Number.isInteger(batchSize) || batchSize < 1) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -162,6 +169,14 @@ function assertPredictable(
         'Use the tokenizer that belongs to the model.',
     );
   }
+  if (model.tokenizer === undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'predictDataset: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
+        'or set model.tokenizer.',
+    );
+  }
+  await jiebaWords(prompts.map(({label}) => label)); // a missing dictionary shows before the work
 }
 
 /** The same model, watched: after each pass the cache is as large as it has been. */

@@ -1,6 +1,6 @@
 import {formatBytes} from '../training/formatBytes.ts';
 import {describeModel} from './modelInUse.ts';
-import type {ExampleCounts, RecipePlan} from './planRecipe.ts';
+import type {ExampleCounts, RecipePlan} from './planOf.ts';
 
 type Row = [name: string, text: string];
 
@@ -14,9 +14,7 @@ export function formatPlan(plan: RecipePlan): string {
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
   if (data.prompts !== undefined) rows.push(['prediction', `${count(data.prompts)} prompts`]);
   if (recipe.output.folder !== undefined) rows.push(['output', recipe.output.folder]);
-  if (resumeFrom !== false) {
-    rows.push(['goes on from', resumeFrom === true ? 'the last checkpoint there' : resumeFrom]);
-  }
+  if (resumeFrom !== false) rows.push(['goes on from', resumeFrom]);
   if (recipe.ignored.size > 0) {
     rows.push(['ignored', [...recipe.ignored].map(([key, reason]) => `${key} (${reason})`).join(', ')]);
   }

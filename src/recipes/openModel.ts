@@ -37,7 +37,7 @@ export async function openBase(recipe: Recipe, {allocate, onProgress}: OpenOptio
 
 /**
  * Makes what the recipe trains trainable and freezes the rest: a new adapter or a given one, all weights, or some
- * blocks. A model without memory only counts: nothing is merged into it.
+ * blocks.
  */
 export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
   const {method} = recipe;
@@ -50,7 +50,8 @@ export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
 
 /**
  * Loads a recipe's adapters in their order. Those before the last are merged into the base, as LLaMA-Factory does; the
- * last is merged too, trained on, or kept beside it and frozen.
+ * last is merged too, trained on, or kept beside it and frozen. With a model without memory they are checked; merging is
+ * left out.
  */
 export async function useAdapters(
   model: Llama,
@@ -62,8 +63,9 @@ export async function useAdapters(
   for (const [index, adapter] of adapters.entries()) {
     const isLast = index === adapters.length - 1;
     const isMerged = !isLast || last === 'merge';
-    if (isMerged && !hasMemory) continue;
     await model.loadAdapter(await folderOf(adapter, recipe), {trainable: isLast && last === 'train'});
-    if (isMerged) model.fuseLoRA();
+    if (!isMerged) continue;
+    if (hasMemory) model.fuseLoRA();
+    else for (const name of model.adapterNames) model.deleteAdapter(name);
   }
 }

@@ -1,16 +1,35 @@
-import {readdir} from 'node:fs/promises';
+import {checkpointSteps} from '../training/checkpointFolder.ts';
+import type {OutputWishes, OutputWords} from '../training/outputFolder.ts';
 import type {Recipe} from './recipe.ts';
 
+/** The command that runs the recipe again with other values of keys, `key=value`. */
+export type CommandWith = (...overrides: string[]) => string;
+
+/** Where there is no command line to repeat. */
+export const sameRecipeWith: CommandWith = (...overrides) =>
+  overrides.length === 0 ? 'run the same recipe again' : `run the same recipe with ${overrides.join(' ')}`;
+
 /**
- * The checkpoint a run goes on from, as LLaMA-Factory decides it: what the recipe names; else, unless it says
- * `overwrite_output_dir`, the last one in a folder that holds some.
- *
- * @returns `true` for the last one; false for none
+ * What is to become of an earlier run in the output folder, as LLaMA-Factory decides it: what `resume_from_checkpoint`
+ * says; else, unless it says `overwrite_output_dir`, one that has checkpoints goes on. A recipe that trains nothing leaves it.
  */
-export async function checkpointToResume({output}: Recipe): Promise<boolean | string> {
+export function outputWishes({output, tasks}: Recipe): OutputWishes {
   const {folder, resumeFromCheckpoint, overwrite} = output;
-  if (resumeFromCheckpoint !== undefined) return resumeFromCheckpoint;
-  if (folder === undefined || overwrite) return false;
-  const names = await readdir(folder).catch(() => []);
-  return names.some((name) => /^checkpoint-\d+$/.test(name));
+  if (!tasks.train) return {resume: true};
+  const goesOn = folder !== undefined && !overwrite && checkpointSteps(folder).length > 0;
+  return {overwrite, resume: resumeFromCheckpoint ?? (goesOn ? true : undefined)};
+}
+
+export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWords {
+  return {
+    what: `${path} output_dir`,
+    advice({canGoOn, isUnfinished}) {
+      const startOver = [
+        'overwrite_output_dir=true',
+        ...(isUnfinished ? ['resume_from_checkpoint=false'] : []),
+      ];
+      const goOn = canGoOn ? `\n  To go on: ${commandWith('resume_from_checkpoint=true')}` : '';
+      return `${goOn}\n  To start over in its place: ${commandWith(...startOver)}`;
+    },
+  };
 }

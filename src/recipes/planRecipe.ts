@@ -1,112 +1,15 @@
-import type * as tf from '@tensorflow/tfjs';
-import {IGNORE_INDEX} from '../../models/batchLoss.ts';
-import {countParameters} from '../../models/summary.ts';
-import {Tokenizer} from '../../models/tokenizer.ts';
-import {type BackendName, useBackend} from '../backends/useBackend.ts';
-import {isBatch, type TrainingData} from '../data/batches.ts';
-import type {Example} from '../data/collate.ts';
-import type {Llama} from '../llama.ts';
-import {estimateMemory, type MemoryEstimate} from '../training/estimateMemory.ts';
-import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
-import {applyMethod, folderOf, openBase} from './openModel.ts';
-import {optimizerOf} from './optimizerOf.ts';
-import {checkpointToResume} from './outputFolder.ts';
+import type {RecipePlan} from './planOf.ts';
+import {type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
-import {type RunSteps, runSteps} from './runSteps.ts';
 
-/** What a list of examples holds. */
-export interface ExampleCounts {
-  examples: number;
-  tokens: number;
-  /** Labels that count. */
-  targets: number;
-  /** Tokens of the longest example. */
-  longest: number;
-}
-
-/** What a recipe will do, in numbers. */
-export interface RecipePlan {
-  recipe: Recipe;
-  parameters: {total: number; trainable: number};
-  /** Undefined where there is none, or it is streamed. */
-  data: {training?: ExampleCounts; validation?: ExampleCounts; prompts?: number};
-  steps?: RunSteps;
-  /** Tokens of the whole training, padding not counted; undefined where the data is streamed. */
-  trainedTokens?: number;
-  memory?: MemoryEstimate;
-  /** The checkpoint to go on from; `true` for the last. */
-  resumeFrom: boolean | string;
-}
-
-/** Plans a recipe without reading the model's weights: tokenizes its data, and counts on a model without memory. */
-export async function planRecipe(
-  recipe: Recipe,
-  {backend}: {backend?: 'auto' | BackendName} = {},
-): Promise<RecipePlan> {
-  await useBackend(backend, {computeDtype: recipe.model.computeDtype});
-  const optimizer = optimizerOf(recipe);
-  let model: Llama | undefined;
-  try {
-    const resumeFrom = await checkpointToResume(recipe);
-    const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
-    const data = await loadRecipeData(recipe, tokenizer);
-    const steps = data.training ? runSteps(recipe, lengthOf(data.training)) : undefined;
-    model = await openBase(recipe, {allocate: false});
-    if (recipe.tasks.train) await applyMethod(model, recipe);
-    return planOf(recipe, model, data, {steps, optimizer, resumeFrom});
-  } finally {
-    model?.dispose();
-    optimizer.dispose();
-  }
-}
-
-/** The plan of a recipe whose model and data are there; the model may be without memory. */
-export function planOf(
-  recipe: Recipe,
-  model: Llama,
-  data: RecipeData,
-  {steps, resumeFrom, optimizer}: Pick<RecipePlan, 'steps' | 'resumeFrom'> & {optimizer: tf.Optimizer},
-): RecipePlan {
-  const {batchSize, gradientAccumulationSteps} = recipe.training;
-  const training = data.training && countExamples(data.training);
-  const trainedTokens =
-    steps && training
-      ? Math.round((training.tokens / training.examples) * examplesSeen(recipe, steps, training.examples))
-      : undefined;
-  const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
-  const shape = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer};
-  return {
-    recipe,
-    parameters: countParameters(model),
-    data: {
-      training,
-      validation: data.validation && countExamples(data.validation),
-      prompts: data.prompts?.length,
-    },
-    steps,
-    trainedTokens,
-    memory: steps && estimateMemory(model, shape),
-    resumeFrom,
-  };
-}
-
-function countExamples(data: TrainingData): ExampleCounts | undefined {
-  if (!Array.isArray(data)) return undefined;
-  const examples = data.filter((item): item is Example => !isBatch(item));
-  let [tokens, targets, longest] = [0, 0, 0];
-  for (const {inputIds, labels} of examples) {
-    tokens += inputIds.length;
-    longest = Math.max(longest, inputIds.length);
-    targets +=
-      labels?.reduce((count, label, t) => count + (t > 0 && label !== IGNORE_INDEX ? 1 : 0), 0) ??
-      inputIds.length - 1;
-  }
-  return {examples: examples.length, tokens, targets, longest};
-}
-
-/** Whole epochs see every example; of the last one there may be a part only. */
-function examplesSeen({training}: Recipe, {perEpoch, total}: RunSteps, examples: number): number {
-  const window = training.batchSize * training.gradientAccumulationSteps;
-  const epochs = Math.floor(total / perEpoch!);
-  return epochs * examples + Math.min(examples, (total % perEpoch!) * window);
+/**
+ * Plans a recipe without reading the model's weights or writing anything: tokenizes its data, and counts and checks on a
+ * model without memory.
+ *
+ * @throws TfjsLoraError as `trainRecipe` does before its first step
+ */
+export async function planRecipe(recipe: Recipe, options: PrepareOptions = {}): Promise<RecipePlan> {
+  const {plan, optimizer} = await prepareRecipe(recipe, options);
+  optimizer.dispose();
+  return plan;
 }

@@ -164,7 +164,10 @@ const output = {
   output_dir: text().optional().describe('Where adapter, checkpoints, logs and plots go.'),
   overwrite_output_dir: flag()
     .default(false)
-    .describe('Start afresh where the folder holds an earlier run. Default: go on from its last checkpoint.'),
+    .describe(
+      'Start afresh where the folder holds a finished run; an unfinished one goes only with `resume_from_checkpoint: false`. ' +
+        'Default: go on from its last checkpoint.',
+    ),
   logging_steps: interval().default(500).describe('Steps between log lines; below 1 a share of all steps.'),
   save_strategy: z.enum(['no', 'steps', 'epoch']).default('steps').describe('When to write a checkpoint.'),
   save_steps: interval().default(500).describe('Steps between checkpoints; below 1 a share of all steps.'),
@@ -179,7 +182,9 @@ const output = {
   resume_from_checkpoint: z
     .union([z.boolean(), text()])
     .optional()
-    .describe('A checkpoint to go on from; `true`: the last in `output_dir`.'),
+    .describe(
+      'A checkpoint to go on from, or the folder of a run, for its last; `true`: the last in `output_dir`.',
+    ),
 };
 
 const train = {
@@ -250,12 +255,12 @@ const train = {
   bf16: flag()
     .default(false)
     .describe(
-      'Keep the frozen base in bfloat16, and on a graphics card multiply in 16 bit; what trains is float32.',
+      'Keep the frozen base in bfloat16, and multiply in 16 bits where the backend can; what trains is float32.',
     ),
   fp16: flag()
     .default(false)
     .describe(
-      'Keep the frozen base in float16, and on a graphics card multiply in 16 bit; what trains is float32.',
+      'Keep the frozen base in float16, and multiply in 16 bits where the backend can; what trains is float32.',
     ),
   seed: z.int().min(0).default(42).describe("Of the adapter's draw, the shuffles and dropout."),
   data_seed: z.int().min(0).optional().describe('Of the shuffles alone. Default `seed`.'),

@@ -240,7 +240,7 @@ export function removeUnfinished(outputDir: string): void {
 }
 
 function entriesOf(folder: string): string[] {
-  return fs.existsSync(folder) ? fs.readdirSync(folder) : [];
+  return fs.existsSync(folder) && fs.statSync(folder).isDirectory() ? fs.readdirSync(folder) : [];
 }
 
 /** Paths of all files in a folder, relative to it. */

@@ -56,8 +56,12 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
     onTrainComplete: async () => {
       if (plan.saveStrategy === 'steps') await save();
     },
+    onEvaluate: () => {
+      // What a stop kept from being evaluated before it was saved.
+      if (run.progress.step === run.firstStep && savedStep === run.firstStep) rememberBest(run);
+    },
     onTrainEnd: async () => {
-      if (run.isInterrupted) await save(); // stopped after a step: while the model was evaluated
+      if (run.history.isInterrupted) await save(); // stopped after a step: while the model was evaluated
     },
   };
 }

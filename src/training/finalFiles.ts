@@ -20,18 +20,19 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
       await assertFiniteWeights(model, `weights in ${resolve(outputDir)}`);
       const metrics = trainingMetrics(run);
       await run.addLog(metrics);
+      const evaluation = await run.validate(run, isBest);
+      if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
       await model.tokenizer?.save(outputDir); // before the weights, so that whoever finds them finds it too
       await saveTrainedWeights(model, outputDir);
       const {epoch, tokensSeen} = run.progress;
       const place = {epoch, num_input_tokens_seen: tokensSeen};
       writeResults(outputDir, 'train', {...place, ...metrics});
-      const evaluation = await run.validate(run, isBest);
       if (evaluation) writeResults(outputDir, 'eval', {...place, ...evaluationMetrics(evaluation)});
       writeTrainerState(run, outputDir);
       if (plan.plotLoss) await plotLog(run.log, outputDir);
     },
     onTrainEnd: () => {
-      if (run.isInterrupted) writeTrainerState(run, outputDir);
+      if (run.history.isInterrupted) writeTrainerState(run, outputDir);
     },
   };
 }

@@ -28,6 +28,18 @@ export function progressBar(stream: ProgressStream): TrainingCallback {
   return stream.isTTY ? redrawn(stream as NodeJS.WriteStream) : byLines(stream);
 }
 
+/** The bars on terminals now, each with what draws it on the line where the cursor is. */
+const drawn = new Map<ProgressStream, () => void>();
+
+const CLEAR_LINE = '\r\x1b[K';
+const SAVE_CURSOR = '\x1b7'; // where the bar goes back to when it stops
+
+/** Writes a line where progress may be shown: in place of it, which is drawn again below. */
+export function printAboveProgress(stream: ProgressStream, line: string): void {
+  stream.write(stream.isTTY ? `${CLEAR_LINE}${line}\n` : `${line}\n`);
+  drawn.get(stream)?.();
+}
+
 function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
   const bar = new cliProgress.SingleBar(
     {
@@ -35,14 +47,25 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       stream,
       linewrap: false,
       barsize: 24,
+      forceRedraw: true, // also where nothing changed: below a line that took its place
       gracefulExit: false, // signals are the program's business
     },
     cliProgress.Presets.shades_classic,
   );
   let details = '';
   let validation = '';
+  const stop = () => {
+    bar.stop();
+    drawn.delete(stream);
+  };
   return {
-    onTrainBegin: ({totalSteps, step = 0}) => bar.start(totalSteps ?? 0, step, {details}),
+    onTrainBegin: ({totalSteps, step = 0}) => {
+      bar.start(totalSteps ?? 0, step, {details});
+      drawn.set(stream, () => {
+        stream.write(SAVE_CURSOR);
+        bar.render();
+      });
+    },
     onCompile: (compiled, total) => bar.update({details: describeCompiling(compiled, total)}),
     onStepEnd: (record) => {
       if (record.totalSteps === undefined) bar.setTotal(record.step);
@@ -53,8 +76,8 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       validation = ` val ${loss.toFixed(4)}`;
       bar.update({details: details + validation});
     },
-    onTrainEnd: () => bar.stop(),
-    onTrainError: () => bar.stop(),
+    onTrainEnd: stop,
+    onTrainError: stop,
   };
 }
 

@@ -13,7 +13,7 @@ import {
   setAsideAfter,
 } from './checkpointFolder.ts';
 import type {FitPlan} from './fitArgs.ts';
-import {restoreTrainedWeights} from './trainedWeights.ts';
+import {assertRestorable, restoreTrainedWeights} from './trainedWeights.ts';
 import {readLog} from './trainerState.ts';
 import type {RunProgress, TrainingRun} from './trainingRun.ts';
 
@@ -105,16 +105,8 @@ export async function leaveLaterCheckpoints(
  *   than the run had, before anything changes
  */
 export async function resume(run: TrainingRun, folder: string): Promise<void> {
-  const state = (await readCheckpoint(folder)) as unknown as ResumeState;
-  assertSameOrder(orderOf(run), state.order, folder);
   const {optimizer} = run.trainer;
-  if (state.optimizer.name !== optimizer.getClassName()) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${optimizer.getClassName()}. ` +
-        'compile() with the optimizer the run began with.',
-    );
-  }
+  const state = await assertResumable(run, folder);
   warnOfChanges(run, state, folder);
   const log = await readLog(folder);
   restoreTrainedWeights(run.model, folder);
@@ -126,6 +118,26 @@ export async function resume(run: TrainingRun, folder: string): Promise<void> {
   run.firstTrainerStep = state.firstTrainerStep;
   run.trainer.steps = state.trainerSteps;
   run.callbacks.states = state.callbacks;
+}
+
+/**
+ * Checks, changing nothing, that a run can go on from a checkpoint; its model may be without memory.
+ *
+ * @throws TfjsLoraError as {@link resume}
+ */
+export async function assertResumable(run: TrainingRun, folder: string): Promise<ResumeState> {
+  const state = (await readCheckpoint(folder)) as unknown as ResumeState;
+  assertSameOrder(orderOf(run), state.order, folder);
+  const name = run.trainer.optimizer.getClassName();
+  if (state.optimizer.name !== name) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${name}. ` +
+        'compile() with the optimizer the run began with.',
+    );
+  }
+  assertRestorable(run.model, folder);
+  return state;
 }
 
 /** Settings and data that decide which examples a step sees. */

@@ -17,6 +17,8 @@ export interface TrainableModel {
   targetCount(batch: Batch): number;
   /** The trained weights by their key in a PEFT file. */
   trainableParameters(): Map<string, tf.Variable>;
+  /** Their shapes, which a model without memory knows too. */
+  trainableShapes?(): Map<string, number[]>;
   /** Layers that carry adapters, by name; one that is merged passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 

@@ -50,32 +50,10 @@ function tensorCount(path: string): number {
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder is of other trained weights
  */
 export function restoreTrainedWeights(model: TrainableModel, folder: string): void {
-  const parameters = model.trainableParameters();
   const source = openTrained(folder);
   try {
-    for (const [name, {shape}] of parameters) {
-      const where = `checkpoint ${resolve(folder)} tensor ${name}`;
-      if (!source.has(name)) {
-        throw new TfjsLoraError(
-          'MISSING_TENSOR',
-          `${where}: expected it, for the model trains it, got none. Give the model the adapter the run began with.`,
-        );
-      }
-      const got = [...source.info(name).shape];
-      if (tf.util.arraysEqual(got, shape)) continue;
-      throw new TfjsLoraError(
-        'SHAPE_MISMATCH',
-        `${where}: expected [${shape}] as in the model, got [${got}]`,
-      );
-    }
-    const extra = source.isTrainedOnly ? source.names().find((name) => !parameters.has(name)) : undefined;
-    if (extra !== undefined) {
-      throw new TfjsLoraError(
-        'UNEXPECTED_TENSOR',
-        `checkpoint ${resolve(folder)} tensor ${extra}: expected only weights that the model trains, got one it does not`,
-      );
-    }
-    for (const [name, variable] of parameters) {
+    assertSameWeights(shapesOf(model), source, folder);
+    for (const [name, variable] of model.trainableParameters()) {
       tf.tidy(() => {
         const values = toFloat32(source.read(name), source.info(name).dtype, name);
         variable.assign(tf.tensor(values, variable.shape, 'float32'));
@@ -84,6 +62,50 @@ export function restoreTrainedWeights(model: TrainableModel, folder: string): vo
   } finally {
     source.close();
   }
+}
+
+/**
+ * Checks alone; the model may be without memory.
+ *
+ * @throws TfjsLoraError as {@link restoreTrainedWeights}
+ */
+export function assertRestorable(model: TrainableModel, folder: string): void {
+  const source = openTrained(folder);
+  try {
+    assertSameWeights(shapesOf(model), source, folder);
+  } finally {
+    source.close();
+  }
+}
+
+function shapesOf(model: TrainableModel): Map<string, number[]> {
+  if (model.trainableShapes) return model.trainableShapes();
+  return new Map([...model.trainableParameters()].map(([name, {shape}]) => [name, shape]));
+}
+
+function assertSameWeights(
+  expected: Map<string, number[]>,
+  source: ReturnType<typeof openTrained>,
+  folder: string,
+): void {
+  for (const [name, shape] of expected) {
+    const where = `checkpoint ${resolve(folder)} tensor ${name}`;
+    if (!source.has(name)) {
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `${where}: expected it, for the model trains it, got none. Give the model the adapter the run began with.`,
+      );
+    }
+    const got = [...source.info(name).shape];
+    if (tf.util.arraysEqual(got, shape)) continue;
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${where}: expected [${shape}] as in the model, got [${got}]`);
+  }
+  const extra = source.isTrainedOnly ? source.names().find((name) => !expected.has(name)) : undefined;
+  if (extra === undefined) return;
+  throw new TfjsLoraError(
+    'UNEXPECTED_TENSOR',
+    `checkpoint ${resolve(folder)} tensor ${extra}: expected only weights that the model trains, got one it does not`,
+  );
 }
 
 function openTrained(folder: string) {

@@ -25,7 +25,7 @@ import {
   markUnfinished,
   type OutputWishes,
 } from './outputFolder.ts';
-import {checkpointToResume, leaveLaterCheckpoints, resume} from './resume.ts';
+import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './resume.ts';
 import {trainingFeatures} from './trainingFeatures.ts';
 import {TrainingHistory} from './trainingHistory.ts';
 import {positionAt, TrainingRun} from './trainingRun.ts';
@@ -35,9 +35,12 @@ import {scalarValue} from './windowGradients.ts';
 export interface EvaluateArgs {
   /** Default 4. */
   batchSize?: number;
+  /** Once aborted, the evaluation ends after the batch at hand, with the signal's reason as an error. */
+  signal?: AbortSignal;
 }
 const EVALUATE_OPTIONS = {
   batchSize: true,
+  signal: true,
 } satisfies OptionNames<EvaluateArgs>;
 
 /** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
@@ -64,6 +67,7 @@ export class Trainer extends TrainingStep {
     let lock: FolderLock | undefined;
     try {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+      run.callbacks = this.callbacksOf(run);
       const {outputDir} = run.plan;
       if (outputDir !== undefined) {
         await assertSavable(run);
@@ -89,6 +93,17 @@ export class Trainer extends TrainingStep {
     }
   }
 
+  /**
+   * Checks all that {@link fit} does before its first step, but for the output folder, and changes nothing. The model may
+   * be without memory.
+   */
+  async check(data: TrainingData, args: FitArgs = {}): Promise<void> {
+    const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+    if (run.plan.outputDir !== undefined) await assertSavable(run);
+    const checkpoint = await checkpointToResume(run.plan);
+    if (checkpoint !== undefined) await assertResumable(run, checkpoint);
+  }
+
   /** All that can be checked and counted before work begins. */
   private plan(data: TrainingData, plan: FitPlan): TrainingRun {
     const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
@@ -104,7 +119,7 @@ export class Trainer extends TrainingStep {
       batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
     const totalSteps = stepsInData && maxSteps ? Math.min(stepsInData, maxSteps) : (stepsInData ?? maxSteps);
     this.scheduleOf({totalSteps}); // throws where it needs a length that is not known
-    const run = new TrainingRun(
+    return new TrainingRun(
       this.model,
       this,
       data,
@@ -114,8 +129,13 @@ export class Trainer extends TrainingStep {
       totalSteps,
       (run, isForced) => this.validate(run, isForced),
     );
+  }
+
+  private callbacksOf(run: TrainingRun): CallbackList {
+    const {plan, totalSteps} = run;
+    const {epochs, initialEpoch, batchSize, validationData} = plan;
     const {before, after} = trainingFeatures(run);
-    run.callbacks = new CallbackList([...before, ...userCallbacks(plan.callbacks), ...after], this.model, {
+    return new CallbackList([...before, ...userCallbacks(plan.callbacks), ...after], this.model, {
       epochs,
       initialEpoch,
       batchSize,
@@ -123,12 +143,13 @@ export class Trainer extends TrainingStep {
       steps: totalSteps,
       doValidation: validationData !== undefined,
     });
-    return run;
   }
 
   private async runEpochs(run: TrainingRun, factorAt: LearningRateSchedule): Promise<void> {
     const {plan, progress, history, callbacks, totalSteps} = run;
     await callbacks.emit('onTrainBegin', {...(totalSteps && {totalSteps}), step: progress.step});
+    const isDue = plan.evaluationSteps !== undefined && progress.step % plan.evaluationSteps === 0;
+    if (isDue && progress.step > 0) await this.validate(run); // the run may have been stopped in the middle of it
     while (progress.position.epoch < plan.epochs && !run.isOver) {
       const {epoch} = progress.position;
       await callbacks.emit('onEpochBegin', epoch);
@@ -141,16 +162,16 @@ export class Trainer extends TrainingStep {
         break;
       }
       const validation = plan.evaluatesEachEpoch ? await this.validate(run) : undefined;
+      if (run.isStoppedInEvaluation) break; // the epoch ends once it is evaluated
       const logs = {loss: lossSum / tokens, ...(validation && {val_loss: validation.loss})};
       history.addEpoch(epoch, logs);
       if (isWhole) progress.position = positionAt(epoch + 1);
       await callbacks.emit('onEpochEnd', epoch, logs);
     }
-    history.isInterrupted = run.isInterrupted;
-    if (!run.isInterrupted) {
-      if (plan.evaluationStrategy === 'no') await this.validate(run);
-      await callbacks.emit('onTrainComplete');
-    }
+    const isComplete = !run.isInterrupted;
+    if (isComplete && plan.evaluationStrategy === 'no') await this.validate(run);
+    if (isComplete && !run.isStoppedInEvaluation) await callbacks.emit('onTrainComplete');
+    history.isInterrupted = !isComplete || run.isStoppedInEvaluation;
     await callbacks.emit('onTrainEnd');
   }
 
@@ -220,23 +241,33 @@ export class Trainer extends TrainingStep {
     await run.callbacks.emitStepEnd(record);
   }
 
-  /** Evaluates, unless that was done after this very step. */
+  /** Evaluates, unless that was done after this very step; undefined where there is no data, or it was stopped. */
   private async validate(run: TrainingRun, isForced = false): Promise<Evaluation | undefined> {
     const {plan, progress, history, callbacks} = run;
     if (!plan.validationData) return undefined;
     const {step} = progress;
     if (progress.evaluation?.step === step && !isForced) return progress.evaluation;
-    const evaluation = await this.evaluate(plan.validationData, {batchSize: plan.validationBatchSize});
+    const {validationData, validationBatchSize: batchSize} = plan;
+    const signal = isForced ? undefined : plan.signal; // what is forced ends the run
+    const evaluation = await this.evaluate(validationData, {batchSize, signal}).catch((error) => {
+      if (!signal?.aborted || error !== signal.reason) throw error;
+      run.isStoppedInEvaluation = true;
+    });
+    if (!evaluation) return undefined;
     progress.evaluation = {...evaluation, step};
     history.evaluations.push(progress.evaluation);
     await callbacks.emit('onEvaluate', evaluation, step);
     return evaluation;
   }
 
-  /** Loss and perplexity over a dataset, without gradients and dropout. */
+  /**
+   * Loss and perplexity over a dataset, without gradients and dropout.
+   *
+   * @throws the signal's reason once it is aborted
+   */
   async evaluate(data: TrainingData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
-    const {batchSize = 4} = args;
+    const {batchSize = 4, signal} = args;
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
     assertData(data, 'evaluateDataset', limits);
@@ -247,7 +278,8 @@ export class Trainer extends TrainingStep {
       tokens += this.model.targetCount(batch);
       examples += sizeOf([batch])[0];
       batches++;
-      await tf.nextFrame();
+      await tf.nextFrame(); // signals come in
+      signal?.throwIfAborted();
     }
     if (tokens === 0) throw emptyData('evaluateDataset');
     const loss = sum / tokens;

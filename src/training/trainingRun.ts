@@ -70,6 +70,8 @@ export class TrainingRun {
   /** Steps done and positions run before this call: above 0 when a run goes on. */
   firstStep = 0;
   firstTokens = 0;
+  /** Whether the stop that was asked for came in the middle of an evaluation, which then is still to be done. */
+  isStoppedInEvaluation = false;
   /** Examples that this call has trained on. */
   examples = 0;
   readonly started = performance.now();

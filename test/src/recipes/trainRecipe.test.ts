@@ -7,6 +7,7 @@ import {AdamW, type Example, Llama, type StepRecord, useBackend} from '../../../
 import {planRecipe} from '../../../src/recipes/planRecipe.ts';
 import {loadRecipe, type Recipe} from '../../../src/recipes/recipe.ts';
 import {type RunOptions, trainRecipe} from '../../../src/recipes/trainRecipe.ts';
+import {FolderLock} from '../../../src/training/folderLock.ts';
 import {runCommandLine} from '../cli/runCommandLine.ts';
 
 /*
@@ -25,7 +26,10 @@ beforeAll(async () => {
   mkdirSync(data);
   writeFileSync(join(data, 'bills.json'), JSON.stringify(billRecords('train', 12)));
   writeFileSync(join(data, 'unseen.json'), JSON.stringify(billRecords('heldOut', 3)));
-  const info = {bills: {file_name: 'bills.json'}, unseen: {file_name: 'unseen.json'}};
+  const long = billRecords('train', 2).map((bill) => ({...bill, input: bill.input.repeat(9)}));
+  writeFileSync(join(data, 'long.json'), JSON.stringify(long));
+  const names = ['bills', 'unseen', 'long'];
+  const info = Object.fromEntries(names.map((name) => [name, {file_name: `${name}.json`}]));
   writeFileSync(join(data, 'dataset_info.json'), JSON.stringify(info));
   writeFileSync(
     recipeFile,
@@ -103,6 +107,179 @@ describe('a plan', () => {
     expect(out).toMatch(/^steps +3 of 2 × 2 examples, 3 an epoch$/m);
     expect(out).toMatch(/^ignored +ddp_timeout \(one process on one device here\)$/m);
     expect(existsSync(output('planned'))).toBe(false);
+  });
+});
+
+describe('a dry run refuses what a training refuses, with the same words', () => {
+  const lora = () => `adapter_name_or_path=${output('dry-adapter')}`;
+  beforeAll(async () => {
+    await train([`output_dir=${output('dry')}`, 'max_steps=2', 'save_steps=1']);
+    writeFileSync(output('dry-file'), '');
+    mkdirSync(output('dry-held'));
+    mkdirSync(output('dry-adapter'));
+    writeFileSync(
+      join(output('dry-adapter'), 'adapter_config.json'),
+      JSON.stringify({peft_type: 'LORA', r: 4, target_modules: ['q_proj']}),
+    );
+    FolderLock.take(output('dry-held'), 'test'); // never let go: this process goes on
+  });
+
+  test.each<[string, () => string[], RegExp]>([
+    [
+      'examples too long for the model',
+      () => ['dataset=long', 'cutoff_len=1000'],
+      /recipe\.yaml cutoff_len: expected at most 512, the model's max_position_embeddings, got 1000, and training example \d+ has \d+ tokens\. Set cutoff_len to 512 or less/,
+    ],
+    [
+      'evaluation examples too long',
+      () => ['do_train=false', 'do_eval=true', 'eval_dataset=long', 'cutoff_len=1000'],
+      /cutoff_len: expected at most 512, .* evaluation example \d+ has/,
+    ],
+    [
+      'prompts that leave no room',
+      () => [
+        'do_train=false',
+        'do_predict=true',
+        'predict_with_generate=true',
+        'eval_dataset=long',
+        'cutoff_len=1000',
+      ],
+      /prompt \d+: expected 1 to 511 tokens, .* \(cutoff_len in a recipe\)/,
+    ],
+    ['a checkpoint that is not there', () => ['resume_from_checkpoint=/nowhere'], /nowhere/],
+    [
+      'a checkpoint of another rank',
+      () => [`resume_from_checkpoint=${output('dry')}`, 'lora_rank=2'],
+      /lora_A\.weight: expected \[2,128\] as in the model, got \[4,128\]/,
+    ],
+    [
+      'a checkpoint of other data',
+      () => [`resume_from_checkpoint=${output('dry')}`, 'max_samples=8'],
+      /data: expected the examples the run began with/,
+    ],
+    [
+      'an output folder that is a file',
+      () => [`output_dir=${output('dry-file')}`],
+      /output_dir .*: expected a folder, got a file/,
+    ],
+    [
+      'an output folder in one',
+      () => [`output_dir=${output('dry-file')}/out`],
+      /output_dir .*: expected a folder, got a file/,
+    ],
+    [
+      'an output folder of another run',
+      () => [`output_dir=${output('dry-held')}`],
+      /output_dir .*: expected a folder that no other run/,
+    ],
+    [
+      'an adapter without weights, to be merged',
+      () => [lora(), 'create_new_adapter=true'],
+      /adapter_model\.safetensors/,
+    ],
+    [
+      'an adapter without weights, to predict with',
+      () => [
+        ...[lora(), 'do_train=false', 'do_predict=true', 'predict_with_generate=true', 'eval_dataset=unseen'],
+      ],
+      /adapter_model\.safetensors/,
+    ],
+    ['a step that will not fit', () => ['--memory-budget', '0.001'], /expected a peak of at most 976\.6 KiB/],
+    ['nothing to do', () => ['do_train=false'], /expected something to do/],
+  ])('%s', async (_what, overrides, message) => {
+    const line = [
+      '--backend',
+      'wasm',
+      'train',
+      recipeFile,
+      `output_dir=${output('dry-none')}`,
+      ...overrides(),
+    ];
+    const load = jest.spyOn(Llama, 'fromPretrained');
+    const dry = await runCommandLine(...line, '--dry-run');
+    const real = await runCommandLine(...line);
+    const allocated = load.mock.calls.filter(([, options]) => options?.allocate !== false);
+    load.mockRestore();
+    expect(dry).toEqual({status: 2, out: '', err: expect.stringMatching(message)});
+    expect(real).toEqual(dry);
+    expect(allocated).toEqual([]); // found before the weights are loaded
+    expect(existsSync(output('dry-none'))).toBe(false);
+  });
+
+  test('adapters that would be merged are looked at, and the count is without them', async () => {
+    const merged = [`adapter_name_or_path=${output('dry')}`, 'create_new_adapter=true', 'lora_rank=2'];
+    const plan = async (...keys: string[]) =>
+      planRecipe(await read(`output_dir=${output('planned')}`, ...keys), {backend: 'wasm'});
+    expect((await plan(...merged)).parameters).toEqual((await plan('lora_rank=2')).parameters);
+  });
+});
+
+describe('an unfinished run and overwrite_output_dir', () => {
+  const stop = async (...overrides: string[]) => {
+    const controller = new AbortController();
+    const printed: string[] = [];
+    const {isInterrupted} = await trainRecipe(await read(...overrides), {
+      backend: 'wasm',
+      verbose: 0,
+      signal: controller.signal,
+      print: (text) => printed.push(text),
+      callbacks: [({step}) => void (step === 1 && controller.abort())],
+    });
+    expect(isInterrupted).toBe(true);
+    return printed.at(-1);
+  };
+
+  test('is kept until somebody says which of the two it is to be', async () => {
+    const keys = [`output_dir=${output('kept')}`, 'overwrite_output_dir=true'];
+    expect(await stop(...keys)).toBe(
+      `stopped; ${join(output('kept'), 'checkpoint-1')} is saved\n  To go on: run the same recipe with resume_from_checkpoint=true`,
+    );
+    const again = train(keys);
+    await expect(again).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message:
+        `${recipeFile} output_dir ${output('kept')}: expected no unfinished run in it, got checkpoint-1.\n` +
+        '  To go on: run the same recipe with resume_from_checkpoint=true\n' +
+        '  To start over in its place: run the same recipe with overwrite_output_dir=true resume_from_checkpoint=false',
+    });
+    expect(readdirSync(output('kept'))).toContain('checkpoint-1');
+    const over = await train([...keys, 'resume_from_checkpoint=false', 'max_steps=1']);
+    expect(over.map(({step}) => step)).toEqual([1]); // and it is finished
+    expect((await train(keys)).map(({step}) => step)).toEqual([1, 2, 3]); // so it is overwritten as asked
+  });
+
+  test('goes on where that is said', async () => {
+    const keys = [`output_dir=${output('gone-on')}`, 'overwrite_output_dir=true'];
+    await stop(...keys);
+    const rest = await train([...keys, `resume_from_checkpoint=${output('gone-on')}`]);
+    expect(rest.map(({step}) => step)).toEqual([2, 3]);
+  });
+
+  test('says how to predict where it was stopped after training', async () => {
+    const controller = new AbortController();
+    const printed: string[] = [];
+    const keys = ['do_predict=true', 'predict_with_generate=true', 'eval_dataset=unseen', 'max_steps=1'];
+    const folder = output('trained-only');
+    const {isInterrupted} = await trainRecipe(await read(...keys, `output_dir=${folder}`, 'cutoff_len=400'), {
+      backend: 'wasm',
+      verbose: 0,
+      signal: controller.signal,
+      print: (text) => printed.push(text),
+      callbacks: [{onTrainComplete: () => controller.abort()}],
+    });
+    expect(isInterrupted).toBe(true);
+    const advice = `run the same recipe with do_train=false adapter_name_or_path=${folder}`;
+    expect(printed.at(-1)).toBe(`stopped in the prediction; the training is finished\n  To go on: ${advice}`);
+    expect(readdirSync(folder)).not.toContain('predict_results.json');
+    await train([
+      ...keys,
+      `output_dir=${folder}`,
+      'cutoff_len=400',
+      'max_new_tokens=2',
+      'do_train=false',
+      `adapter_name_or_path=${folder}`,
+    ]);
+    expect(readdirSync(folder)).toContain('predict_results.json');
   });
 });
 

@@ -1,4 +1,5 @@
 import {progressBar, type StepRecord} from '../../../src/index.ts';
+import {printAboveProgress} from '../../../src/training/progressBar.ts';
 
 const record = (step: number, seconds: number, more: Partial<StepRecord> = {}): StepRecord => ({
   step,
@@ -73,6 +74,28 @@ function terminal() {
   };
   return {stream, text: () => text};
 }
+
+test('a line above the bar takes its place, and the bar goes on below', async () => {
+  const {stream, text} = terminal();
+  const bar = progressBar(stream);
+  await bar.onTrainBegin?.({totalSteps: 4});
+  await bar.onStepEnd?.(record(2, 2));
+  const before = text().length;
+  printAboveProgress(stream, 'stopping');
+  const after = text().slice(before);
+  expect(after.startsWith('\r\x1b[Kstopping\n\x1b7')).toBe(true); // the bar ends where the cursor was saved last
+  expect(after).toContain('2/4 loss 2.5000');
+  await bar.onTrainEnd?.();
+  const ended = text();
+  printAboveProgress(stream, 'done');
+  expect(text()).toBe(`${ended}\r\x1b[Kdone\n`);
+});
+
+test('a line where nothing is redrawn is a line', () => {
+  const lines: string[] = [];
+  printAboveProgress({write: (text) => lines.push(text)}, 'stopping');
+  expect(lines).toEqual(['stopping\n']);
+});
 
 test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal until %s', async (end) => {
   const {stream, text} = terminal();

@@ -153,6 +153,44 @@ describe('a run that is interrupted and goes on', () => {
     expect(counts).toEqual([1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 9, 10, 11, 12]);
   });
 
+  test.each<[string, FitArgs, number]>([
+    ['between epochs', {}, 6],
+    ['by steps', {evaluationStrategy: 'steps', evaluationSteps: 2}, 4],
+    ['at the end', {evaluationStrategy: 'no'}, 12],
+  ])('stopped in an evaluation %s, it does that evaluation when it goes on', async (what, more, stopped) => {
+    const args: FitArgs = {...ARGS, ...more, validationData: EXAMPLES};
+    const evaluationsOf = ({history}: Awaited<ReturnType<typeof bigramRun>>) =>
+      history.evaluations.map(({step, loss}) => [step, loss]);
+    const whole = await bigramRun(args);
+    const outputDir = pathOf(`evaluation-${what}`);
+    const controller = new AbortController();
+    let isEvaluating = false;
+    const data = function* () {
+      for (const example of EXAMPLES) {
+        yield example;
+        if (isEvaluating) controller.abort();
+      }
+    };
+    const first = await bigramRun({
+      ...args,
+      outputDir,
+      validationData: data,
+      signal: controller.signal,
+      callbacks: ({step}) => {
+        isEvaluating = step === stopped;
+      },
+    });
+    expect(first.history.isInterrupted).toBe(true);
+    expect(first.losses).toEqual(whole.losses.slice(0, stopped));
+    expect(readdirSync(outputDir)).toContain(`checkpoint-${stopped}`);
+    expect(readdirSync(outputDir)).not.toContain('train_results.json');
+    const rest = await bigramRun({...args, outputDir, validationData: data, resumeFromCheckpoint: true});
+    expect([...first.losses, ...rest.losses]).toEqual(whole.losses);
+    expect([...evaluationsOf(first), ...evaluationsOf(rest)]).toEqual(evaluationsOf(whole));
+    const epochs = [first, rest].flatMap(({history}) => history.history.loss ?? []);
+    expect(epochs).toEqual(whole.history.history.loss);
+  });
+
   test('a finished run that goes on trains no more, and one with more epochs goes on', async () => {
     const outputDir = pathOf('finished');
     const first = await bigramRun({...ARGS, outputDir});
