@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {decodeAttention, dequantizeRows, storeQuantized} from '../../layers/index.ts';
+import {adamWUpdates} from '../../layers/ops/adamWUpdates.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {embedding} from '../../layers/ops/embedding.ts';
+import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
@@ -86,6 +88,30 @@ function cases(): Case[] {
         const weight = normal<tf.Tensor1D>([2048], 2);
         return withGradients((x: tf.Tensor) => rmsNorm(x, weight), [normal([300, 2048], 1)]);
       },
+    ],
+    [
+      'adamWUpdates of 5 variables',
+      () => {
+        const updates = [[8, 2048], [7], [1, 1], [300, 77], [5000, 33]].map((shape, i) => ({
+          value: normal(shape, 4 * i),
+          gradient: normal(shape, 4 * i + 1),
+          mean: normal(shape, 4 * i + 2, 0.1),
+          variance: tf.square(normal(shape, 4 * i + 3)),
+        }));
+        const settings = {
+          learningRate: 0.01,
+          beta1: 0.9,
+          beta2: 0.999,
+          epsilon: 1e-8,
+          weightDecay: 0.1,
+          step: 3,
+        };
+        return adamWUpdates(updates, settings).flat();
+      },
+    ],
+    [
+      'globalNorm of 3 tensors',
+      () => globalNorm([[8, 2048], [7], [5000, 33]].map((shape, i) => normal(shape, i))),
     ],
     [
       'rotaryEmbedding of 2 × 4 × 100 × 64',

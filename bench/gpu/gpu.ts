@@ -9,9 +9,11 @@ import {join} from 'node:path';
 import {setTimeout} from 'node:timers/promises';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
+import {hasCardOps, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {installAbsentDevice} from './absentDevice.ts';
+import {checkCard} from './checkCard.ts';
 import {checkKernels} from './checkKernels.ts';
 import {checkTensorFlow} from './checkTensorFlow.ts';
 import {compareCurves, lossCurves} from './curve.ts';
@@ -107,13 +109,17 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   let loss = 0;
   let before = 0;
   for (let i = -Number(options.warmup); i < Number(options.steps); i++) {
-    if (i === 0) before = tensors();
+    if (i === 0) {
+      before = tensors();
+      poolUse(true);
+    }
     const begun = performance.now();
     ({loss} = await step());
     const time = performance.now() - begun;
     if (i >= 0) times.push(time);
     else first ||= time;
   }
+  const peak = poolUse()?.peak;
   await setTimeout(200); // for what it said to arrive
   const driverMiB = memory.stop();
   const handles = tensors();
@@ -126,6 +132,7 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
     'fastest ms': Number(Math.min(...times).toFixed(1)),
     'tokens/s': Math.round((1000 * batch * length) / median(times)),
     ...allocated(),
+    ...(peak !== undefined && {'GiB peak in use': Number((peak / 1024).toFixed(2))}),
     ...(backend === 'tensorflow' && {'tensors more': handles - before}),
     'GiB driver': Number((driverMiB / 1024).toFixed(2)),
     loss: Number(loss.toFixed(4)),
@@ -134,6 +141,20 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
 
 /** TensorFlow's own count of tensors, to be the same after each step. */
 const tensors = () => (tf.backend() as {getNumOfTFTensors?: () => number}).getNumOfTFTensors?.() ?? 0;
+
+/** MiB of TensorFlow's pool on the card, where its own ops run there; `restart` begins the peak again. */
+function poolUse(restart = false): {inUse: number; peak: number} | undefined {
+  const running = tf.backend() as TensorFlowBackend;
+  if (backend !== 'tensorflow' || !hasCardOps(running)) return undefined;
+  const {binding} = running as unknown as {
+    binding: TensorFlowBackend['binding'] & {tensorDataSync(id: number): Float32Array};
+  };
+  const attribute = {name: 'restart', type: binding.TF_ATTR_BOOL, value: restart};
+  const [{id}] = binding.executeOp('TfjsLoraMemoryUse', [attribute], [], 1);
+  const [inUse, peak] = binding.tensorDataSync(id);
+  binding.deleteTensor(id);
+  return {inUse, peak};
+}
 
 function allocated(): Row {
   const {numBytesAllocatedInGPU} = tf.memory() as {numBytesAllocatedInGPU?: number};
@@ -215,6 +236,7 @@ async function generate(quantization: string): Promise<Row> {
 
 async function main(): Promise<void> {
   if (options.device === 'none') installAbsentDevice();
+  if (options.only === 'check') process.env.NVIDIA_TF32_OVERRIDE ??= '0'; // float32 is what results are compared with
   const report = await useBackend(backend, {computeDtype, ...(backend === 'webgpu' && {tune: options.tune})});
   console.log(String(report));
   results['device'] = report;
@@ -227,6 +249,10 @@ async function main(): Promise<void> {
   };
   if (only.includes('check'))
     show('check', await (backend === 'webgpu' ? checkKernels() : checkTensorFlow()));
+  if (only.includes('check') && backend === 'tensorflow') {
+    show('check of the card’s own ops', await checkCard());
+    await useBackend(backend, {computeDtype});
+  }
   if (only.includes('matmul'))
     show('matmul', await (backend === 'webgpu' ? measureMatMul() : measureOnTensorFlow()));
   const quantizations = options.quantization.split(',');

@@ -22,26 +22,32 @@ mkdir -p "$stage/node_modules/@tensorflow"
 for each in tfjs tfjs-core; do ln -sfn "$root/node_modules/@tensorflow/$each" "$stage/node_modules/@tensorflow/$each"; done
 npx tsx bench/gpu/setUpForPacking.ts "$stage/node_modules/.tfjs-lora/tensorflow"
 
-# All that does not change with this package: TensorFlow, its addon, Node.
+# All that does not change with this package: TensorFlow, its addon, Node. Compressing the library takes minutes.
+smaller() { xz -T0 --x86 --lzma2=preset=6,dict=32MiB; }
 if [ ! -f "$folder/part.0" ]; then
   fixed=$stage.fixed
   rm -rf "$fixed"
-  mkdir -p "$fixed"/node_modules/@tensorflow/tfjs{,-core}
-  cp -r "$stage/node_modules/.tfjs-lora" "$fixed/node_modules/"
-  tensorflow=$fixed/node_modules/.tfjs-lora/tensorflow
-  rm -rf "$tensorflow/tensorflow/include" "$tensorflow/fused_ops.node" "$tensorflow/setup.json"
-  for library in "$tensorflow"/tensorflow/*.so.2; do
-    strip --strip-all "$library"
-    python3 bench/gpu/keepOneCard.py "$library" "$capability"
-  done
+  mkdir -p "$fixed"/node_modules/@tensorflow/tfjs{,-core} "$fixed/node_modules/.tfjs-lora/tensorflow/tensorflow"
+  set_up=$stage/node_modules/.tfjs-lora/tensorflow
+  cp -r "$set_up/node_modules" "$fixed/node_modules/.tfjs-lora/tensorflow/"
   echo 'export * from "@tensorflow/tfjs"' |
     npx esbuild --bundle --platform=node --format=cjs --log-level=error >"$fixed/node_modules/@tensorflow/tfjs/index.js"
   echo '{"name": "@tensorflow/tfjs", "version": "4.22.0", "main": "index.js"}' >"$fixed/node_modules/@tensorflow/tfjs/package.json"
   echo 'module.exports = require("@tensorflow/tfjs");' >"$fixed/node_modules/@tensorflow/tfjs-core/index.js"
   cp "$(readlink -f "$(command -v node)")" "$fixed/node"
-  tar -C "$fixed" --owner=0 --group=0 -cf - . | xz -T0 --x86 --lzma2=preset=6,dict=32MiB >"$stage.tar.xz"
-  split -b 58M -d -a 1 "$stage.tar.xz" "$folder/part."
-  rm -r "$fixed" "$stage.tar.xz"
+  tar -C "$fixed" --owner=0 --group=0 -cf - . | smaller >"$stage.rest.tar.xz"
+  rm -r "$fixed"
+  for library in "$set_up"/tensorflow/*.so.2; do
+    small=$stage.$(basename "$library")
+    [ -f "$small.xz" ] && continue
+    strip --strip-all -o "$small" "$library"
+    python3 bench/gpu/keepOneCard.py "$small" "$capability"
+    smaller <"$small" >"$small.xz.new" && mv "$small.xz.new" "$small.xz"
+    rm "$small"
+  done
+  tar -C "$(dirname "$stage")" --owner=0 --group=0 --transform="s#^$(basename "$stage")\\.##" -cf - \
+    "$(basename "$stage").rest.tar.xz" "$(basename "$stage")".libtensorflow_{cc,framework}.so.2.xz |
+    split -b 58M -d -a 1 - "$folder/part."
 fi
 
 # What changes with it.
@@ -98,10 +104,16 @@ mkdir -p $to
 cp "$here/parts.sha256" $to/
 cd $to
 if sha256sum --check --status parts.sha256 2>/dev/null; then
+  cat part.? | tar -x
   unxz=(xz -dc)
   command -v xz >/dev/null || unxz=(python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.stdin.buffer), sys.stdout.buffer, 1 << 24)')
-  cat part.? | "${unxz[@]}" | tar -x
-  rm part.?
+  for library in libtensorflow_*.xz; do
+    mkdir -p node_modules/.tfjs-lora/tensorflow/tensorflow
+    "${unxz[@]}" <"$library" >"node_modules/.tfjs-lora/tensorflow/tensorflow/${library%.xz}" &
+  done
+  "${unxz[@]}" <rest.tar.xz | tar -x
+  wait
+  rm part.? *.xz
   echo "unpacked: $(du -sh $to | cut -f1)"
 else
   echo "parts so far: $(ls part.?)"

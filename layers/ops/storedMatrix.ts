@@ -26,11 +26,12 @@ export function isQuantized(matrix: StoredMatrix): matrix is QuantizedStorage {
 }
 
 /**
- * Whether kernels that compute in 16 bits take a matrix: its rows begin at 16 bytes, and its numbers are of at most 16 bits, that
- * are not on the host or, column by column, of two types.
+ * Whether kernels that compute in 16 bits take a matrix: rows, columns and blocks are multiples of 16 numbers, and those have at
+ * most 16 bits, are on the device, and all of one type.
  */
 export function fits16BitKernels(matrix: StoredMatrix): boolean {
-  if (matrix.rows % 8 !== 0 || matrix.cols % 8 !== 0) return false;
+  const {rows, cols, blockSize = 16} = matrix as StoredMatrix & {blockSize?: number};
+  if ([rows, cols, blockSize].some((size) => size % 16 !== 0)) return false;
   if (matrix.dtype === 'int8') return matrix.outliers === 0;
   return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32';
 }

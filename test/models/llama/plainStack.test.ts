@@ -292,7 +292,7 @@ describe('the kernel of a stack', () => {
   test.each([
     ['heads of another size', {hiddenSize: 64}, 'bfloat16'],
     ['float32 weights', {}, 'float32'],
-    ['rows that begin anywhere', {intermediateSize: 60}, 'bfloat16'],
+    ['rows that begin anywhere', {intermediateSize: 72}, 'bfloat16'],
   ] as const)('is not asked for %s', async (_, extra, dtype) => {
     const model = tinyLlama({...wide, ...extra}, {dtype});
     model.lossSum({inputIds: tinyIds, labels: tinyIds}, {}).dispose();

@@ -16,6 +16,8 @@ class CardCall : public Call {
 
   void* stream() const { return streamOf(context_); }
 
+  MemoryUse memoryUse(bool restart) const { return memoryUseOf(context_, restart); }
+
   /** Memory of the card for what this run computes: what runs on the stream later may get it again. */
   void* allocate(size_t bytes) {
     const int64_t words = static_cast<int64_t>((bytes + sizeof(float) - 1) / sizeof(float));

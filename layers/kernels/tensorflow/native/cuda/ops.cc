@@ -320,11 +320,33 @@ class RMSNormGrad {
   }
 };
 
+/** What of the pool is in use, and the most that was; `restart` begins the latter again. In MiB, on the host. */
+class MemoryUseOp {
+ public:
+  explicit MemoryUseOp(const Attributes& attributes) : restart_(attributes.flag("restart")) {}
+
+  void run(CardCall& call) {
+    const MemoryUse use = call.memoryUse(restart_);
+    float* output = call.output(0, {2});
+    output[0] = static_cast<float>(use.inUse / (1 << 20));
+    output[1] = static_cast<float>(use.peak / (1 << 20));
+  }
+
+ private:
+  const bool restart_;
+};
+
 /** Declares an op that processors have not, and registers it. */
 template <class Op>
 std::string registerCardOp(const Signature& signature, const std::vector<const char*>& onHost = {}) {
   const std::string failure = declareOp(signature);
   return failure.empty() ? registerKernel<Op, CardCall>(signature.name, "GPU", onHost) : failure;
+}
+
+/** Its output is in the host's memory. */
+std::string registerMemoryUse() {
+  const std::string failure = declareOp({"TfjsLoraMemoryUse", {}, {"use: float"}, {"restart: bool"}});
+  return failure.empty() ? registerKernel<MemoryUseOp, CardCall>("TfjsLoraMemoryUse", "GPU", {"use"}) : failure;
 }
 
 }  // namespace
@@ -340,6 +362,7 @@ std::string registerCardOps() {
         registerKernel<GlobalNorm, CardCall>("TfjsLoraGlobalNorm", "GPU"),
         registerKernel<RMSNorm, CardCall>("TfjsLoraRMSNorm", "GPU"),
         registerKernel<RMSNormGrad, CardCall>("TfjsLoraRMSNormGrad", "GPU"),
+        registerMemoryUse(),
         registerCardOp<DecoderStack>({"TfjsLoraDecoderStack",
                                       {"x: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
                                       {"y: float", "saved: float"},

@@ -12,4 +12,13 @@ void* streamOf(TF_OpKernelContext* context) {
   return ofDevice == nullptr ? nullptr : ofDevice->stream()->platform_specific_handle().stream;
 }
 
+MemoryUse memoryUseOf(TF_OpKernelContext* context, bool restart) {
+  auto* device = reinterpret_cast<tensorflow::OpKernelContext*>(context)->device();
+  tensorflow::Allocator* pool = device->GetAllocator(tensorflow::AllocatorAttributes());
+  const auto stats = pool->GetStats();
+  if (restart) pool->ClearStats();
+  if (!stats) return {0, 0};
+  return {static_cast<double>(stats->bytes_in_use), static_cast<double>(stats->peak_bytes_in_use)};
+}
+
 }  // namespace tfjs_lora

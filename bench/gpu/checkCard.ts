@@ -1,0 +1,280 @@
+import * as tf from '@tensorflow/tfjs';
+import {decoderStack, PROJECTIONS, type StackBlock} from '../../layers/ops/decoderStack.ts';
+import {hasKernel} from '../../layers/ops/dispatch.ts';
+import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
+import {pack16} from '../../layers/ops/pack16.ts';
+import {storeQuantized} from '../../layers/ops/quantizedStorage.ts';
+import type {StoredMatrix} from '../../layers/ops/storedMatrix.ts';
+import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
+import {useBackend} from '../../src/index.ts';
+
+type Row = Record<string, string | number>;
+/** Values by what they are: `y`, `dx`, `0.q_proj.a`. */
+type Values = Record<string, Float32Array>;
+
+const DTYPES = ['bfloat16', 'float16', 'nf4', 'nf4 double', 'fp4', 'int8'] as const;
+type Dtype = (typeof DTYPES)[number];
+
+interface Case {
+  dtype: Dtype;
+  batch: number;
+  length: number;
+  heads: number;
+  keyValueHeads: number;
+  headDim: number;
+  hidden: number;
+  intermediate: number;
+  blocks: number;
+  rank: number;
+  adapted: readonly string[];
+  isCheckpointed: boolean;
+  isInputTrained: boolean;
+  /** Sequences packed into a row, and padding after them. */
+  isPacked: boolean;
+  /** Whether each row of the batch has positions of its own. */
+  hasOwnPositions: boolean;
+}
+
+const COMMON: Case = {
+  ...{dtype: 'bfloat16', batch: 2, length: 100, heads: 4, keyValueHeads: 2, headDim: 64, hidden: 256},
+  ...{
+    intermediate: 512,
+    blocks: 2,
+    rank: 8,
+    adapted: PROJECTIONS,
+    isCheckpointed: true,
+    isInputTrained: true,
+  },
+  ...{isPacked: false, hasOwnPositions: false},
+};
+
+const CASES: Partial<Case>[] = [
+  ...DTYPES.map((dtype) => ({dtype})),
+  {isCheckpointed: false},
+  {isPacked: true},
+  {isPacked: true, isCheckpointed: false, length: 257, hasOwnPositions: true},
+  {headDim: 128, heads: 2, keyValueHeads: 1, length: 130, rank: 4, adapted: ['q_proj', 'v_proj']},
+  {
+    headDim: 128,
+    heads: 3,
+    keyValueHeads: 3,
+    hidden: 136,
+    intermediate: 200,
+    length: 65,
+    rank: 3,
+    isPacked: true,
+  },
+  {
+    dtype: 'nf4 double',
+    hidden: 192,
+    intermediate: 328,
+    length: 33,
+    batch: 3,
+    blocks: 3,
+    isInputTrained: false,
+  },
+  {length: 1, batch: 5},
+  {rank: 64, adapted: ['gate_proj', 'down_proj', 'k_proj']},
+  {adapted: []},
+];
+
+const normal = (shape: number[], seed: number, deviation = 1) =>
+  tf.randomNormal(shape, 0, deviation, 'float32', seed);
+
+/** The same on every backend: quantized from the same numbers on the host. */
+function matrix(dtype: Dtype, rows: number, cols: number, seed: number): StoredMatrix {
+  if (dtype === 'bfloat16' || dtype === 'float16')
+    return {
+      tensor: pack16(normal([rows, cols], seed, cols ** -0.5) as tf.Tensor2D, dtype),
+      dtype,
+      rows,
+      cols,
+    };
+  const values = tf.tidy(() => normal([rows, cols], seed, cols ** -0.5).dataSync()) as Float32Array;
+  const shape: [number, number] = [rows, cols];
+  if (dtype === 'int8') return storeQuantized(quantizeInt8(values, shape));
+  if (dtype === 'fp4') return storeQuantized(quantizeFP4(values, shape));
+  return storeQuantized(quantizeNF4(values, shape, {doubleQuant: dtype === 'nf4 double'}));
+}
+
+function blocksOf({blocks, dtype, hidden, intermediate, heads, keyValueHeads, headDim, rank, adapted}: Case) {
+  const sizes: Record<(typeof PROJECTIONS)[number], [number, number]> = {
+    q_proj: [heads * headDim, hidden],
+    k_proj: [keyValueHeads * headDim, hidden],
+    v_proj: [keyValueHeads * headDim, hidden],
+    o_proj: [hidden, heads * headDim],
+    gate_proj: [intermediate, hidden],
+    up_proj: [intermediate, hidden],
+    down_proj: [hidden, intermediate],
+  };
+  return Array.from({length: blocks}, (_, i) => {
+    const projections = PROJECTIONS.map((name, j) => {
+      const [rows, cols] = sizes[name];
+      const seed = 1000 * i + 10 * j;
+      const lora = {
+        a: normal([rank, cols], seed + 2, cols ** -0.5) as tf.Tensor2D,
+        b: normal([rows, rank], seed + 3, rank ** -0.5) as tf.Tensor2D,
+        scaling: 0.5,
+      };
+      return [name, {weight: matrix(dtype, rows, cols, seed + 1), ...(adapted.includes(name) && {lora})}];
+    });
+    const norm = (seed: number) => tf.variable(tf.add(normal([hidden], seed, 0.1), 1), false);
+    return {
+      ...Object.fromEntries(projections),
+      input_layernorm: norm(1000 * i + 90),
+      post_attention_layernorm: norm(1000 * i + 91),
+    } as StackBlock;
+  });
+}
+
+/** `[B, T]`: three sequences in a row, then padding; what is computed there has no meaning. */
+function segmentsOf({batch, length}: Case): tf.Tensor2D {
+  const numbers = Int32Array.from({length: batch * length}, (_, i) => {
+    const [row, t] = [Math.floor(i / length), i % length];
+    return t > length - 3 - 7 * row ? 0 : 1 + Math.floor((3 * t) / length);
+  });
+  return tf.tensor2d(numbers, [batch, length], 'int32');
+}
+
+/** Made on the host: a card's own cosine may be off by 2⁻¹¹. */
+function tablesOf({batch, length, headDim, hasOwnPositions}: Case): [cos: tf.Tensor4D, sin: tf.Tensor4D] {
+  const [rows, half] = [hasOwnPositions ? batch : 1, headDim / 2];
+  const angles = Float32Array.from({length: rows * length * half}, (_, i) => {
+    const [row, t] = [Math.floor(i / half / length), Math.floor(i / half) % length];
+    return (t + 3 * row) * 10000 ** (-(i % half) / half);
+  });
+  const shape: [number, number, number, number] = [rows, 1, length, half];
+  return [tf.tensor4d(angles.map(Math.cos), shape), tf.tensor4d(angles.map(Math.sin), shape)];
+}
+
+/** Value and gradients of a case on the backend that runs. */
+async function run(given: Case): Promise<Values> {
+  const {batch, length, hidden, heads, keyValueHeads, isCheckpointed, isInputTrained} = given;
+  const before = new Set(Object.keys(tf.engine().registeredVariables));
+  const results = tf.tidy(() => {
+    const blocks = blocksOf(given);
+    const x = normal([batch, length, hidden], 1) as tf.Tensor3D;
+    const [cos, sin] = tablesOf(given);
+    const segments = given.isPacked ? segmentsOf(given) : undefined;
+    const counted = segments ? tf.cast(tf.notEqual(segments, 0), 'float32').expandDims(2) : tf.scalar(1);
+    const dy = tf.mul(normal([batch, length, hidden], 99), counted);
+    const options = {heads, keyValueHeads, epsilon: 1e-5, cos, sin, segments, isCheckpointed, isInputTrained};
+    const adapters = blocks.flatMap((block, i) =>
+      PROJECTIONS.flatMap((name) => {
+        const {lora} = block[name];
+        return lora
+          ? ([
+              [`${i}.${name}.a`, lora.a],
+              [`${i}.${name}.b`, lora.b],
+            ] as [string, tf.Tensor][])
+          : [];
+      }),
+    );
+    // Variables, which keep their place in the blocks while they are differentiated by.
+    const sources: [string, tf.Tensor][] = [
+      ...(isInputTrained ? ([['x', x]] as [string, tf.Tensor][]) : []),
+      ...adapters,
+    ];
+    const stack = () => decoderStack(x, blocks, options);
+    const values: tf.NamedTensorMap = {y: tf.mul(stack(), counted)};
+    if (sources.length > 0) {
+      const {grads} = tf.engine().gradients(
+        stack,
+        sources.map(([, tensor]) => tensor),
+        dy as tf.Tensor3D,
+        true,
+      );
+      for (const [i, [name]] of sources.entries()) values[`d ${name}`] = grads[i];
+    }
+    return values;
+  });
+  const values: Values = {};
+  for (const [name, tensor] of Object.entries(results)) values[name] = (await tensor.data()) as Float32Array;
+  tf.dispose(results);
+  for (const [name, variable] of Object.entries(tf.engine().registeredVariables))
+    if (!before.has(name)) variable.dispose();
+  return values;
+}
+
+/** The loss of a head of 1008 words, its gradient, and the norm of that. */
+async function runLoss(dtype: Dtype, rows: number): Promise<Values> {
+  const results = tf.tidy(() => {
+    const weight = matrix(dtype, 1008, 256, 5);
+    const labels = Int32Array.from({length: rows}, (_, i) => (i % 7 === 0 ? -100 : (i * 31) % 1008));
+    const hidden = normal([rows, 256], 1);
+    const loss = (hidden: tf.Tensor) =>
+      linearCrossEntropy(hidden as tf.Tensor2D, weight, tf.tensor1d(labels, 'int32'));
+    const {value, grad} = tf.valueAndGrad(loss)(hidden);
+    return {y: value, 'd x': grad};
+  });
+  const values = {
+    y: (await results.y.data()) as Float32Array,
+    'd x': (await results['d x'].data()) as Float32Array,
+  };
+  tf.dispose(results);
+  return values;
+}
+
+/** The largest difference, as a part of the largest number, over all values; and which it is of. */
+function errorOf(got: Values, expected: Values): {error: number; worst: string} {
+  let [error, worst] = [0, ''];
+  for (const [name, wanted] of Object.entries(expected)) {
+    const values = got[name];
+    let [difference, largest] = [0, 0];
+    for (let i = 0; i < wanted.length; i++) {
+      const apart = Math.abs(values[i] - wanted[i]);
+      if (!(apart <= difference)) difference = apart; // NaN stays
+      largest = Math.max(largest, Math.abs(wanted[i]));
+    }
+    const part = difference / largest;
+    if (!(part <= error)) [error, worst] = [part, name];
+  }
+  return {error, worst};
+}
+
+/**
+ * What only a card computes in one op, with its activations in bfloat16, beside the composed ops in bfloat16 on the card, both
+ * against the composed ops in float32, which TensorFlow must not make TF32 (`NVIDIA_TF32_OVERRIDE=0`). It may be off by twice what the composed ops are, and a hundredth.
+ * Empty where no such ops run.
+ */
+export async function checkCard(): Promise<Row[]> {
+  const card = () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: true});
+  await card();
+  if (!hasKernel('DecoderStack')) return [];
+  const checks: [string, () => Promise<Values>][] = [
+    ...CASES.map((differing): [string, () => Promise<Values>] => {
+      const text = Object.entries(differing).map(([name, value]) =>
+        name === 'dtype' ? value : `${name} ${value}`,
+      );
+      return [`decoderStack, ${text.join(', ')}`, () => run({...COMMON, ...differing})];
+    }),
+    ...(['bfloat16', 'float16', 'nf4 double'] as const).map((dtype): [string, () => Promise<Values>] => [
+      `linearCrossEntropy, ${dtype}`,
+      () => runLoss(dtype, 301),
+    ]),
+  ];
+  const all: Values[][] = [];
+  for (const start of [
+    card,
+    () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: false}),
+    () => useBackend('tensorflow', {computeDtype: 'float32', fusedOps: false}),
+  ]) {
+    await start();
+    const values: Values[] = [];
+    for (const [, compute] of checks) values.push(await compute());
+    all.push(values);
+  }
+  await card();
+  const [got, composed, exact] = all;
+  return checks.map(([what], i) => {
+    const {error, worst} = errorOf(got[i], exact[i]);
+    const yardstick = errorOf(composed[i], exact[i]).error;
+    return {
+      what,
+      error: Number(error.toExponential(1)),
+      of: worst,
+      'composed bfloat16': Number(yardstick.toExponential(1)),
+      verdict: error <= Math.max(2 * yardstick, 0.01) ? 'right' : 'WRONG',
+    };
+  });
+}
