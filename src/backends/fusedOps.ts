@@ -76,6 +76,8 @@ async function start(backend: TensorFlowBackend, setup: Setup): Promise<string |
 /** Runs one on the card, which opens the libraries that they need and compiles its kernel. */
 async function startOnCard(backend: TensorFlowBackend, addon: CardAddon): Promise<string | undefined> {
   const {kernels, cache} = await cardFolders();
+  const {mkdir} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
+  await mkdir(cache, {recursive: true}).catch(() => {}); // without it they are compiled in each process
   addon.useCardFolders(kernels, cache);
   const {binding} = backend;
   const ids = [binding.createTensor([8], 1, new Float32Array(8).fill(2))];

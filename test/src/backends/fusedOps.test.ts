@@ -1,4 +1,4 @@
-import {copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -155,7 +155,7 @@ describe('chooseFusedOps on a card', () => {
   beforeEach(() => {
     [asked.length, failure] = [0, undefined];
     mkdirSync(join(native(), 'cuda'));
-    process.env.XDG_CACHE_HOME = '/cache';
+    process.env.XDG_CACHE_HOME = join(packageRoot, 'cache');
     // In place of an addon: Node loads a folder's index.js.
     rmSync(join(folder, FUSED_OPS_FILE));
     mkdirSync(join(folder, FUSED_OPS_FILE));
@@ -175,8 +175,9 @@ describe('chooseFusedOps on a card', () => {
     expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops on the card');
     expect((globalThis as {cardFolders?: string[]}).cardFolders).toEqual([
       join(native(), 'cuda/kernels'),
-      '/cache/tfjs-lora/cuda',
+      join(packageRoot, 'cache/tfjs-lora/cuda'),
     ]);
+    expect(readdirSync(join(packageRoot, 'cache/tfjs-lora'))).toEqual(['cuda']);
     expect(asked).toEqual([['TfjsLoraRMSNorm'], ['delete', 1], ['delete', 2], ['delete', 3]]);
     expect([hasCardOps(backend), hasFusedOps(backend), ...kernels()]).toEqual([
       true,
