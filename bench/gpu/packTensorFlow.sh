@@ -53,10 +53,10 @@ fi
 # What changes with it.
 update=$stage.update
 rm -rf "$update"
-mkdir -p "$update/layers/kernels/tensorflow" "$update/node_modules/.tfjs-lora/tensorflow" "$update/node_modules/tfjs-lora"
+mkdir -p "$update/node_modules/.tfjs-lora/tensorflow"
 cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json} "$update/node_modules/.tfjs-lora/tensorflow/"
-cp package.json "$update/node_modules/tfjs-lora/"
 mkdir -p "$update/node_modules/tfjs-lora/layers/kernels/tensorflow"
+cp package.json "$update/node_modules/tfjs-lora/"
 cp -r layers/kernels/tensorflow/native "$update/node_modules/tfjs-lora/layers/kernels/tensorflow/"
 npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node20 --log-level=error \
   --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
