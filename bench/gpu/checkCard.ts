@@ -1,9 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
-import {decoderStack, PROJECTIONS, type StackBlock} from '../../layers/ops/decoderStack.ts';
+import {decoderStack} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
 import {storeQuantized} from '../../layers/ops/quantizedStorage.ts';
+import {PROJECTIONS, type StackBlock} from '../../layers/ops/stackBlock.ts';
 import type {StoredMatrix} from '../../layers/ops/storedMatrix.ts';
 import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
 import {useBackend} from '../../src/index.ts';
