@@ -21,8 +21,10 @@ const node = defineConfig({
     quant: 'quant/index.ts',
     'cli/main': 'src/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
-    tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts', // a worker thread's own module, found beside the others
-    promptWorker: 'src/serve/promptWorker.ts', // another
+    // Modules of worker threads and processes, found beside the others.
+    parquetProcess: 'src/data/datasets/parquetProcess.ts',
+    tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts',
+    promptWorker: 'src/serve/promptWorker.ts',
   },
   format: ['esm', 'cjs'],
   platform: 'node',

@@ -1,4 +1,4 @@
-import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {gzipSync} from 'node:zlib';
@@ -227,6 +227,37 @@ describe('Parquet', () => {
       {from: 'system', value: 'Be brief.'},
       {from: 'human', value: 'Name a prime.'},
     ]);
+  });
+
+  describe('broken', () => {
+    const whole = () => readFileSync(join(fixtures, 'lists.parquet'));
+
+    test('a run that never ends', async () => {
+      const bytes = whole();
+      bytes[759] = 1;
+      const path = write('endless.parquet', bytes);
+      await expect(all(readRecords(path))).rejects.toMatchObject({
+        code: 'CORRUPT_FILE',
+        message: `${path}: expected a readable parquet file, got: no row group after 3 seconds of decoding`,
+      });
+    });
+
+    test('two faults, of which the second comes after the answer', async () => {
+      const bytes = whole();
+      bytes.write('X', bytes.lastIndexOf('conv'));
+      bytes[4] = 0xff;
+      await expect(all(readRecords(write('two.parquet', bytes)))).rejects.toMatchObject({
+        code: 'CORRUPT_FILE',
+        message: expect.stringContaining('schema element not found: Xonv'),
+      });
+    });
+
+    test('a reader that is left early leaves no process', async () => {
+      for await (const {value} of readRecords(write('whole.parquet', whole()))) {
+        expect(value).toMatchObject({instruction: 'q', l: [1n, 2n]});
+        break;
+      }
+    });
   });
 
   test('a file that is none', async () => {
