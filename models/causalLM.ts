@@ -38,13 +38,12 @@ import {ModelCheckpoint} from './modelCheckpoint.ts';
 import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
 import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
 import {
-  declareQuantized,
   dequantizeLayers,
   type QuantizationOptions,
   quantizeLayers,
   resolveQuantizationOptions,
 } from './quantization.ts';
-import {parseQuantizationConfig, reconcileQuantization} from './quantizationConfig.ts';
+import {declareQuantization, parseQuantizationConfig} from './quantizationConfig.ts';
 import {printSummary} from './summary.ts';
 import {type ChatMessage, Tokenizer} from './tokenizer.ts';
 
@@ -225,7 +224,6 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     const json = await readJsonOf(folder, 'config.json');
     let config = this.parseConfig(json, where);
     const stored = parseQuantizationConfig(json.quantization_config, where);
-    const quantization = reconcileQuantization(stored, wanted, where);
     const checkpoint = await ModelCheckpoint.fromFolder(folder, config.tieWordEmbeddings === true);
     let model: T | undefined;
     try {
@@ -238,7 +236,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       }
       assertFilesHold(this.parameterCount(config as never), checkpoint, where);
       model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
-      if (quantization) declareQuantized(model, quantization);
+      declareQuantization(model, checkpoint, stored, wanted, where);
       model.nameOrPath = folder.path;
       if (options.allocate !== false) await loadWeights(model, checkpoint, options);
       model.generationConfig = await readGenerationConfig(folder, {

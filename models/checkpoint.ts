@@ -165,15 +165,7 @@ async function loadQuantized(
   storage: StorageDtype,
   where: string,
 ): Promise<void> {
-  const {type} = parameter.quantization;
-  const stored = bitsandbytesType(name, checkpoint);
-  if (stored !== undefined) {
-    if (stored !== type) {
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `${where}: expected ${type}, got ${stored}. A checkpoint that is quantized loads as it is.`,
-      );
-    }
+  if (bitsandbytesType(name, checkpoint) !== undefined) {
     const bytes = new Map<string, Uint8Array>();
     for (const key of bitsandbytesKeys(name, checkpoint)) bytes.set(key, await checkpoint.load(key));
     const source = {

@@ -8,11 +8,16 @@ import {
   resolveQuantization,
 } from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
+import {bitsandbytesType, type TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
+import {skipsModule} from './skipsModule.ts';
 
 export interface QuantizationOptions extends QuantizationArgs {
-  /** Linear layers that stay as they are, by full name or its end. Default `['lm_head']`, as in bitsandbytes. */
+  /**
+   * Linear layers that stay as they are, as transformers 5 reads `llm_int8_skip_modules`: by the end of a name, or by a Python
+   * regular expression for its beginning (`model\.layers\.[0-3]`); see {@link skipsModule}. Default `['lm_head']`.
+   */
   skipModules?: string[];
 }
 
@@ -27,7 +32,10 @@ export function resolveQuantizationOptions(
 ): QuantizationOptions {
   const options = resolveQuantization<QuantizationOptions>(call, given, {skipModules: true});
   const {skipModules = []} = options;
-  if (Array.isArray(skipModules) && skipModules.every((name) => typeof name === 'string')) return options;
+  if (Array.isArray(skipModules) && skipModules.every((name) => typeof name === 'string')) {
+    skipsModule(skipModules, `${call} skipModules`); // throws for what is no expression
+    return options;
+  }
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `${call} skipModules: expected a list of names such as ['lm_head'], got ${typeof skipModules}`,
@@ -36,10 +44,10 @@ export function resolveQuantizationOptions(
 
 /** The linear layers that quantization is for; the embedding and what `skipModules` names stay as they are. */
 function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<Dense> {
+  const isSkipped = skipsModule(skipModules, 'skipModules');
   for (const layer of walk(layers)) {
     if (!(layer instanceof Dense) || layer instanceof QuantizedDense) continue;
-    const isSkipped = skipModules.some((name) => `.${layer.name}.`.includes(`.${name}.`));
-    if (!isSkipped) yield layer;
+    if (!isSkipped(layer.name)) yield layer;
   }
 }
 
@@ -50,6 +58,31 @@ export function declareQuantized(model: LayeredModel, options: QuantizationOptio
     replaceLayer(model, layer, QuantizedDense.like(layer, quantization));
     layer.disposeWeights();
   }
+}
+
+/**
+ * Makes those linear layers quantized ones that a checkpoint holds so, in its types, whatever its config says should be: a
+ * model that has no weights yet, to be filled from it.
+ *
+ * @returns whether there are any
+ */
+export function declareStored(
+  model: LayeredModel,
+  checkpoint: TensorSource,
+  options: Partial<QuantizationOptions>,
+): boolean {
+  const {skipModules, ...settings} = options;
+  const stored = [...quantizable(model.layers, [])].flatMap((layer) => {
+    const type = bitsandbytesType(`${layer.name}.weight`, checkpoint);
+    return type === undefined ? [] : [{layer, type}];
+  });
+  for (const {layer, type} of stored) {
+    const isDouble = checkpoint.has(`${layer.name}.weight.nested_absmax`);
+    const quantization = {...settings, type, ...(type !== 'int8' && {doubleQuant: isDouble})};
+    replaceLayer(model, layer, QuantizedDense.like(layer, quantization));
+    layer.disposeWeights();
+  }
+  return stored.length > 0;
 }
 
 /** Quantizes a model's linear layers, one at a time; see `CausalLM.quantize`. */

@@ -2,11 +2,14 @@ import {Dense} from '../layers/dense.ts';
 import {walk} from '../layers/moduleLayer.ts';
 import type {QuantizationArgs} from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
+import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {show} from '../quant/show.ts';
-import type {QuantizationOptions} from './quantization.ts';
+import {warn} from '../quant/warn.ts';
+import {declareQuantized, declareStored, type QuantizationOptions, quantizedLayers} from './quantization.ts';
 import type {LayeredModel} from './replaceLayer.ts';
+import {skipsModule} from './skipsModule.ts';
 
 type Json = Record<string, unknown>;
 
@@ -53,22 +56,60 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
 }
 
 /**
- * What holds for a folder: as its weights are stored, or as the caller wants them quantized.
+ * Makes linear layers of a model quantized ones, before they are filled from a checkpoint. One that is quantized already says
+ * itself which layers are and how, whatever list its config has; one that is not is quantized as the caller wants.
  *
- * @throws TfjsLoraError `UNSUPPORTED` when the two disagree
+ * @param stored what the config says
+ * @param wanted what the caller says
+ * @param where the config, for messages
+ * @throws TfjsLoraError `UNSUPPORTED` when the caller wants another type than the checkpoint has
  */
-export function reconcileQuantization(
+export function declareQuantization(
+  model: LayeredModel,
+  checkpoint: TensorSource,
   stored: QuantizationOptions | undefined,
   wanted: QuantizationOptions | undefined,
   where: string,
-): QuantizationOptions | undefined {
-  if (!stored || !wanted) return stored ?? wanted;
-  const {computeDtype = stored.computeDtype} = wanted;
-  if (wanted.type === stored.type) return {...stored, computeDtype};
-  throw new TfjsLoraError(
-    'UNSUPPORTED',
-    `${where} quantization: expected an unquantized checkpoint to quantize to ${wanted.type}, got one in ` +
-      `${stored.type}. Load it as it is, without the option, or start from the 16-bit checkpoint.`,
+): void {
+  const computeDtype = wanted?.computeDtype ?? stored?.computeDtype;
+  if (declareStored(model, checkpoint, {computeDtype})) {
+    if (wanted) assertStoredAs(model, wanted, where);
+    return;
+  }
+  if (stored) {
+    warn(
+      `${where} quantization_config: expected weights in ${stored.type}, got none that is quantized. ` +
+        (wanted ? `They are quantized to ${wanted.type} now.` : 'They are loaded as they are.'),
+    );
+  }
+  if (wanted) declareQuantized(model, wanted);
+}
+
+/** A checkpoint is not quantized a second time: another type is refused, and a warning names what changes nothing. */
+function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where: string): void {
+  const layers = [...quantizedLayers(model)];
+  const other = layers.find(({quantization}) => quantization.type !== wanted.type);
+  if (other) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} quantization: expected an unquantized checkpoint to quantize to ${wanted.type}, got one in ` +
+        `${other.quantization.type}. Load it as it is, without the option, or start from the 16-bit checkpoint.`,
+    );
+  }
+  const {type, computeDtype, doubleQuant, skipModules, ...settings} = wanted;
+  const isSkipped = skipsModule(skipModules ?? [], 'skipModules');
+  const ignored = [
+    ...Object.keys(settings).filter((name) => settings[name] !== undefined),
+    ...(doubleQuant === undefined ||
+    layers.every(({quantization}) => quantization.doubleQuant === doubleQuant)
+      ? []
+      : ['doubleQuant']),
+    ...(layers.some(({name}) => isSkipped(name)) ? ['skipModules'] : []),
+  ];
+  if (ignored.length === 0) return;
+  warn(
+    `${where} quantization: the checkpoint is quantized already and is loaded as it is, so ${ignored.join(', ')} ` +
+      'changes nothing. Start from the 16-bit checkpoint to have it otherwise.',
   );
 }
 

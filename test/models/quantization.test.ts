@@ -5,6 +5,7 @@ import {LoRADense} from '../../layers/loraDense.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {SafetensorsCheckpoint} from '../../quant/safetensors/safetensorsCheckpoint.ts';
+import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama} from '../../src/llama.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
@@ -47,10 +48,11 @@ describeEachBackend('a model with quantized layers', () => {
   });
 
   test.each([
-    [['lm_head', 'mlp'], 8],
+    [['lm_head', 'mlp'], 14],
+    [['down_proj', String.raw`model\.layers\.[01]\.mlp\.(gate|up)_proj`], 8],
     [['model.layers.1'], 7],
     [['q_proj', 'model.layers.0.self_attn.k_proj'], 11],
-    [['proj'], 14],
+    [['proj'], 0],
   ])('skipModules %j leaves those layers', async (skipModules, expected) => {
     await model.quantize({...NF4, skipModules});
     expect(quantizedNames(model)).toHaveLength(expected);
@@ -166,6 +168,83 @@ describeEachBackend('a model with quantized layers', () => {
     });
   });
 
+  test.each([NF4, {type: 'int8'}])(
+    'the file says what is quantized, whatever its list says: %j',
+    async (quantization) => {
+      await model.quantize({
+        ...quantization,
+        skipModules: ['lm_head', 'down_proj', 'model.layers.1.self_attn'],
+      });
+      const logits = logitsOf(model);
+      const names = quantizedNames(model);
+      expect(names).toHaveLength(8);
+      await inFolder(async (folder) => {
+        await model.save(folder);
+        const path = join(folder, 'config.json');
+        const config = JSON.parse(await readFile(path, 'utf8'));
+        const lists = [
+          [String.raw`model\.layers\.[0-3]\.mlp`],
+          ['model.layers.*.mlp.down_proj'],
+          ['n_proj'],
+          ['mlp'],
+          ['*.down_proj'], // no expression at all
+          ['proj'],
+          [],
+          null,
+        ];
+        for (const llm_int8_skip_modules of lists) {
+          const quantization_config = {...config.quantization_config, llm_int8_skip_modules};
+          await writeFile(path, JSON.stringify({...config, quantization_config}));
+          const loaded = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+          expect(quantizedNames(loaded)).toEqual(names);
+          expect(logitsOf(loaded)).toEqual(logits);
+          loaded.dispose();
+        }
+      });
+    },
+  );
+
+  test('a config that says another type than the file, or that nothing is quantized in, does not change the weights', async () => {
+    const warnings: string[] = [];
+    const restore = setWarningHandler((message) => warnings.push(message));
+    try {
+      await inFolder(async (folder) => {
+        const plain = logitsOf(model);
+        await model.save(folder);
+        const path = join(folder, 'config.json');
+        const config = JSON.parse(await readFile(path, 'utf8'));
+        const quantization_config = {
+          quant_method: 'bitsandbytes',
+          load_in_4bit: true,
+          bnb_4bit_quant_type: 'nf4',
+        };
+        await writeFile(path, JSON.stringify({...config, quantization_config}));
+        const loaded = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+        expect(quantizedNames(loaded)).toEqual([]);
+        expect(logitsOf(loaded)).toEqual(plain);
+        expect(warnings.splice(0)).toEqual([expect.stringContaining('got none that is quantized')]);
+        loaded.dispose();
+
+        await model.quantize({type: 'fp4', blockSize: 32});
+        const quantized = logitsOf(model);
+        await model.save(folder);
+        const saved = JSON.parse(await readFile(path, 'utf8'));
+        saved.quantization_config.bnb_4bit_quant_type = 'nf4';
+        await writeFile(path, JSON.stringify(saved));
+        const again = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder, {
+          quantization: {type: 'fp4', doubleQuant: true, blockSize: 64, skipModules: ['down_proj']},
+        });
+        expect(logitsOf(again)).toEqual(quantized);
+        expect(warnings).toEqual([
+          expect.stringContaining('so blockSize, doubleQuant, skipModules changes nothing'),
+        ]);
+        again.dispose();
+      });
+    } finally {
+      setWarningHandler(restore);
+    }
+  });
+
   test('a folder that contradicts itself or the options is refused', async () => {
     await inFolder(async (folder) => {
       await model.quantize({type: 'nf4'});
@@ -193,7 +272,6 @@ describeEachBackend('a model with quantized layers', () => {
         [{load_in_4bit: false}, 'INVALID_CONFIG', 'load_in_4bit: expected true'],
         [{bnb_4bit_compute_dtype: 'int8'}, 'INVALID_CONFIG', 'bnb_4bit_compute_dtype: expected float32'],
         [{llm_int8_skip_modules: 'lm_head'}, 'INVALID_CONFIG', 'llm_int8_skip_modules: expected a list'],
-        [{bnb_4bit_quant_type: 'fp4'}, 'UNSUPPORTED', 'expected fp4, got nf4'],
       ] as const) {
         await withQuantization(changes);
         expect(await errorOf(load)).toEqual({code, message: expect.stringContaining(message)});

@@ -11,6 +11,7 @@ import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
 import {quantizeInt8} from '../../../../quant/int8.ts';
 import type {MatrixShape, QuantizedMatrix} from '../../../../quant/quantizedMatrix.ts';
+import {QuantizedTensor} from '../../../../quant/quantizedTensor.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {choose, describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
 
@@ -30,6 +31,22 @@ const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedM
   ['int8', (values, shape) => quantizeInt8(values, shape)],
   ['int8 with outliers', (values, shape) => quantizeInt8(values, shape, {threshold: 2.5})],
 ];
+
+/** Dequantized into the 16-bit type that they were quantized from. */
+const OF_16_BITS: typeof FORMATS = (['bfloat16', 'float16'] as const).flatMap((dtype) => [
+  [`nf4 of ${dtype}`, (values, shape) => new QuantizedTensor({...quantizeNF4(values, shape), dtype})],
+  [
+    `nf4 of ${dtype}, double-quantized`,
+    (values, shape) => new QuantizedTensor({...quantizeNF4(values, shape, {doubleQuant: true}), dtype}),
+  ],
+  [
+    `fp4 of ${dtype}, of all sizes`, // some are subnormal in float16, some beyond its largest
+    (values, shape) => {
+      const spread = values.map((value, i) => value * 2 ** ([-19, -14, 0, 15][Math.floor(i / 64) % 4] ?? 0));
+      return new QuantizedTensor({...quantizeFP4(spread, shape), dtype});
+    },
+  ],
+]);
 
 /** The same numbers on host and card. */
 function randomValues(size: number): Float32Array {
@@ -118,24 +135,38 @@ describeWebGPU('products with stored weights', () => {
     });
   });
 
-  // int8 multiplies twice, in whichever order the driver's compiler chooses.
-  test.each(FORMATS)('%s is dequantized bit for bit, int8 to a rounding', async (name, quantize) => {
-    const expectSame = async (rows: tf.Tensor, expected: Float32Array) => {
-      const got = (await rows.data()) as Float32Array;
-      if (!name.startsWith('int8')) return expect(got).toEqual(expected);
-      const worst = expected.reduce(
-        (most, value, i) => Math.max(most, Math.abs(got[i] - value) - 2e-7 * Math.abs(value)),
-        0,
-      );
-      expect(worst).toBeLessThanOrEqual(0);
-      expect(got.length).toBe(expected.length);
-    };
-    for (const [, rows, cols] of SIZES) {
-      const matrix = quantize(randomValues(rows * cols), [rows, cols]);
-      const weight = storeQuantized(matrix);
-      await expectSame(dequantizeRows(weight), matrix.dequantize());
-      const [begin, end] = [Math.floor(rows / 3), rows];
-      await expectSame(dequantizeRows(weight, begin, end), matrix.dequantizeRows(begin, end));
+  test('weights that differ only in what they are rounded to have shaders of their own', async () => {
+    const [rows, cols] = [33, 40];
+    const x = normal([3, cols], 7) as tf.Tensor2D;
+    for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+      const matrix = new QuantizedTensor({...quantizeNF4(randomValues(rows * cols), [rows, cols]), dtype});
+      const weight = tf.tensor2d(matrix.dequantize(), [rows, cols]);
+      const expected = tf.tidy(() => tf.matMul(x, weight, false, true));
+      await expectSame(quantizedMatMul(x, storeQuantized(matrix), true), expected, 1e-5);
     }
   });
+
+  // int8 multiplies twice, in whichever order the driver's compiler chooses.
+  test.each([...FORMATS, ...OF_16_BITS])(
+    '%s is dequantized bit for bit, int8 to a rounding',
+    async (name, quantize) => {
+      const expectSame = async (rows: tf.Tensor, expected: Float32Array) => {
+        const got = (await rows.data()) as Float32Array;
+        if (!name.startsWith('int8')) return expect(got).toEqual(expected);
+        const worst = expected.reduce(
+          (most, value, i) => Math.max(most, Math.abs(got[i] - value) - 2e-7 * Math.abs(value)),
+          0,
+        );
+        expect(worst).toBeLessThanOrEqual(0);
+        expect(got.length).toBe(expected.length);
+      };
+      for (const [, rows, cols] of SIZES) {
+        const matrix = quantize(randomValues(rows * cols), [rows, cols]);
+        const weight = storeQuantized(matrix);
+        await expectSame(dequantizeRows(weight), matrix.dequantize());
+        const [begin, end] = [Math.floor(rows / 3), rows];
+        await expectSame(dequantizeRows(weight, begin, end), matrix.dequantizeRows(begin, end));
+      }
+    },
+  );
 });
