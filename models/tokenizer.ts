@@ -1,7 +1,7 @@
 import {Tokenizer as TokenizerCore} from '@huggingface/tokenizers';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import {DiskFolder} from '../quant/folders/diskFolder.ts';
-import {readText} from '../quant/folders/folder.ts';
+import {readText, type WritableFolder} from '../quant/folders/folder.ts';
 import {
   type FolderSource,
   type FolderTarget,
@@ -286,11 +286,21 @@ export class Tokenizer {
   async save(target: FolderTarget): Promise<void> {
     const folder = folderToWrite(target);
     await folder.create();
+    const [files, isInPlace] = await this.filesFor(folder);
+    await folder.writeTogether(
+      'tokenizer_config.json',
+      async (draft) => {
+        for (const [name, contents] of files)
+          if (!isInPlace || this.rewritten.has(name)) await draft.write(name, contents);
+      },
+      (name) => TOKENIZER_FILES.includes(name) && !files.has(name),
+    );
+  }
+
+  /** The files to save, by name, and whether those that did not change are in the folder already. */
+  private async filesFor(folder: WritableFolder): Promise<[Map<string, Uint8Array | string>, boolean]> {
     const own = this.ownFiles();
-    if (this.folder === undefined) {
-      for (const [name, text] of own) await folder.write(name, text);
-      return;
-    }
+    if (this.folder === undefined) return [own, false];
     const source = openFolder(this.folder);
     const files = new Map<string, Uint8Array | string>();
     for (const name of TOKENIZER_FILES) {
@@ -304,9 +314,7 @@ export class Tokenizer {
         `${source.pathOf(name)}: expected the file that the tokenizer was read from, got nothing there`,
       );
     }
-    const isInPlace = folder instanceof DiskFolder && (await folder.isSameAs(source));
-    for (const [name, contents] of files)
-      if (!isInPlace || this.rewritten.has(name)) await folder.write(name, contents);
+    return [files, folder instanceof DiskFolder && (await folder.isSameAs(source))];
   }
 
   /** The files it was made of, as texts. */

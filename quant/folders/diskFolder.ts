@@ -108,14 +108,14 @@ function publish(draft: string, folder: string, entry: string, isStale: (name: s
   const present = fs.readdirSync(folder, {withFileTypes: true}).filter((file) => !file.isDirectory());
   const stale = present.map(({name}) => name).filter((name) => !names.includes(name) && isStale(name));
   const changed = names.filter((name) => !isSameFile(join(draft, name), join(folder, name)));
-  if (changed.length + stale.length > 1) {
+  if (names.includes(entry) && changed.length + stale.length > 1) {
     fs.rmSync(join(folder, entry), {force: true});
     syncFolder(folder);
   }
   const move = (name: string) => fs.renameSync(join(draft, name), join(folder, name));
   for (const name of changed) if (name !== entry) move(name);
   for (const name of stale) fs.rmSync(join(folder, name), {force: true});
-  if (fs.existsSync(join(draft, entry))) move(entry);
+  if (names.includes(entry)) move(entry);
   syncFolder(folder);
 }
 

@@ -1,7 +1,7 @@
-import {mkdir, writeFile} from 'node:fs/promises';
-import {dirname, extname} from 'node:path';
+import {extname} from 'node:path';
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 import {PLOT_FONT, plotFontFiles} from './fontFile.ts';
 
 /** How all our plots look. */
@@ -59,8 +59,7 @@ export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): 
     view.finalize();
   }
   if (path !== undefined) {
-    await mkdir(dirname(path), {recursive: true});
-    await writeFile(path, kind === '.svg' ? svg : await renderPng(svg, scale));
+    writeWhole(path, kind === '.svg' ? svg : await renderPng(svg, scale));
   }
   return svg;
 }

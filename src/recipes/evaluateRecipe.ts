@@ -1,7 +1,7 @@
-import {writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import {Tokenizer} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 import {type BackendName, useBackend} from '../backends/useBackend.ts';
 import {templateStopIds} from '../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../data/templates/templateRegistry.ts';
@@ -104,8 +104,8 @@ export async function compareRecipe(
   );
   const table = comparisonTable(comparisons);
   if (folder !== undefined) {
-    await writeFile(join(folder, 'comparison.md'), `${table}\n`);
-    await writeFile(join(folder, 'comparison.json'), `${JSON.stringify(comparisons, null, 2)}\n`);
+    writeWhole(join(folder, 'comparison.md'), `${table}\n`);
+    writeWhole(join(folder, 'comparison.json'), `${JSON.stringify(comparisons, null, 2)}\n`);
     for (const kind of ['svg', 'png']) {
       await drawComparison(comparisons, join(folder, `comparison.${kind}`), prompts.length);
     }

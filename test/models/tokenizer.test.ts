@@ -337,6 +337,22 @@ describe('Tokenizer', () => {
       await expect(tokenizer.save(copy)).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
     });
 
+    test('other settings are saved, also over the tokenizer they change', async () => {
+      writeFileSync(join(folder, 'chat_template.jinja'), 'mine');
+      const original = readFileSync(join(folder, 'tokenizer.json'));
+      const tokenizer = await Tokenizer.fromFolder(folder);
+      const changed = tokenizer.withConfig({pad_token: null, chat_template: 'ours'});
+      expect(tokenizer.padTokenId).toBeDefined();
+      for (const target of [join(folder, 'copy'), folder]) {
+        await changed.save(target);
+        expect(readFileSync(join(target, 'tokenizer.json'))).toEqual(original);
+        expect(existsSync(join(target, 'chat_template.jinja'))).toBe(false);
+        const again = await Tokenizer.fromFolder(target);
+        expect(again.applyChatTemplate([{role: 'user'}])).toBe('ours');
+        expect(again.files.config).toEqual(changed.files.config);
+      }
+    });
+
     test('save of a tokenizer made from parsed files', async () => {
       const tokenizer = new Tokenizer({
         tokenizer: readJson(join(folder, 'tokenizer.json')),
