@@ -76,8 +76,8 @@ export async function fetchSnapshot(request: SnapshotRequest, options: HubOption
   assertRepository(repository);
   if (options.offline) return cachedSnapshot(request, options, 'offline');
   const storage = storageFolder(repository, options);
-  const {signal, retryDelay: delay = 500} = options;
-  const attempts: RetryOptions = {attempts: ATTEMPTS, delay, signal};
+  const {signal, retryDelay: delay = 500, idleTimeout = 30_000} = options;
+  const attempts: RetryOptions = {attempts: ATTEMPTS, delay, idleTimeout, signal};
   const {endpoint} = hubAddress(options);
   const isCached = (await commitOf(repository, storage)) !== undefined;
   let listing: Awaited<ReturnType<typeof listRepository>>;

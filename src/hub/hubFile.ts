@@ -8,7 +8,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {type HubAddress, hubRequest, reasonOf} from './hubRequest.ts';
 import {assertRepositoryPath} from './repositoryPath.ts';
-import {type RetryOptions, retry, TransientError} from './retry.ts';
+import {IdleSignal, type RetryOptions, retry, TransientError} from './retry.ts';
 import {hashOf, isInside, isSound, noteSound} from './soundFile.ts';
 import {randomName, UnfinishedFile} from './unfinishedFile.ts';
 
@@ -123,62 +123,88 @@ async function faultOf(file: HubFile, path: string): Promise<string | undefined>
 }
 
 async function download(
-  {size}: HubFile,
+  file: HubFile,
   unfinished: string,
-  {url, address, attempts}: FileTarget,
+  target: FileTarget,
   onProgress: (done: number) => void,
 ): Promise<void> {
-  await retry(`${url} cannot be fetched`, attempts, async () => {
-    let done = (await stat(unfinished).catch(() => undefined))?.size ?? 0;
-    if (done > 0 && done === size) return;
-    if (done > size) {
-      await rm(unfinished);
-      done = 0;
-    }
-    const {signal} = attempts;
-    const response = await hubRequest(url, address, {
-      headers: done > 0 ? {range: `bytes=${done}-`} : {},
-      signal,
-    });
-    if (!response.ok) {
-      await response.body?.cancel();
-      throw refusal(url, response, done > 0 && (await discard(unfinished)));
-    }
-    const start = response.status === 206 ? startOf(response) : 0; // 200: the server sends the whole
-    if (start !== 0 && start !== done) {
-      await response.body?.cancel();
-      await discard(unfinished);
-      throw new TransientError(`it sent another part, from byte ${start}`);
-    }
-    const before = start;
-    done = start;
-    const watch = new Transform({
-      transform(piece: Buffer, _, next) {
-        done += piece.length;
-        if (done > size)
-          return next(new TfjsLoraError('CORRUPT_FILE', `${url}: expected ${size} bytes, got more.`));
-        onProgress(done);
-        next(null, piece);
-      },
-    });
+  await retry(`${target.url} cannot be fetched`, target.attempts, async () => {
+    const there = (await stat(unfinished).catch(() => undefined))?.size ?? 0;
+    if (there > 0 && there === file.size) return;
+    if (there > file.size) await discard(unfinished);
+    const idle = new IdleSignal(target.attempts);
     try {
-      const body = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([]);
-      await pipeline(body, watch, createWriteStream(unfinished, {flags: start > 0 ? 'a' : 'w'}), {signal});
-    } catch (error) {
-      const {code} = error as NodeJS.ErrnoException;
-      const isOurs =
-        error instanceof TfjsLoraError ||
-        (code !== undefined && /^E(NOSPC|ACCES|PERM|ROFS|IO|DQUOT)/.test(code));
-      if (isOurs) throw error;
-      throw new TransientError(
-        `it broke off after ${done} of ${size} bytes: ${reasonOf(error)}`,
-        0,
-        done - before > PROGRESS,
-      );
+      const begun = there > file.size ? 0 : there;
+      const {body, start} = await request(target, unfinished, begun, idle.signal);
+      await append(body, {file, unfinished, start, idle, url: target.url}, onProgress);
+    } finally {
+      idle.stop();
     }
-    if (done < size)
-      throw new TransientError(`it ended after ${done} of ${size} bytes`, 0, done - before > PROGRESS);
   });
+}
+
+/** Asks for a file from a byte on; it may come from its start nevertheless. */
+async function request(
+  {url, address}: FileTarget,
+  unfinished: string,
+  begun: number,
+  signal: AbortSignal,
+): Promise<{body: Readable; start: number}> {
+  const response = await hubRequest(url, address, {
+    headers: begun > 0 ? {range: `bytes=${begun}-`} : {},
+    signal,
+  });
+  if (!response.ok) {
+    await response.body?.cancel();
+    throw refusal(url, response, begun > 0 && (await discard(unfinished)));
+  }
+  const start = response.status === 206 ? startOf(response) : 0; // 200: the server sends the whole
+  if (start !== 0 && start !== begun) {
+    await response.body?.cancel();
+    await discard(unfinished);
+    throw new TransientError(`it sent another part, from byte ${start}`);
+  }
+  const body = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([]);
+  return {body, start};
+}
+
+/** Failures of the disk, which no other attempt mends. */
+const DISK_ERROR = /^E(NOSPC|ACCES|PERM|ROFS|IO|DQUOT|NOENT|ISDIR|MFILE)$/;
+
+async function append(
+  body: Readable,
+  {
+    file,
+    unfinished,
+    start,
+    idle,
+    url,
+  }: {file: HubFile; unfinished: string; start: number; idle: IdleSignal; url: string},
+  onProgress: (done: number) => void,
+): Promise<void> {
+  const {size} = file;
+  let done = start;
+  const watch = new Transform({
+    transform(piece: Buffer, _, next) {
+      idle.refresh();
+      done += piece.length;
+      if (done > size)
+        return next(new TfjsLoraError('CORRUPT_FILE', `${url}: expected ${size} bytes, got more.`));
+      onProgress(done);
+      next(null, piece);
+    },
+  });
+  const hasProgressed = () => done - start > PROGRESS;
+  try {
+    const target = createWriteStream(unfinished, {flags: start > 0 ? 'a' : 'w'});
+    await pipeline(body, watch, target, {signal: idle.signal});
+  } catch (error) {
+    if (error instanceof TfjsLoraError || DISK_ERROR.test((error as NodeJS.ErrnoException).code ?? ''))
+      throw error;
+    const reason = reasonOf(idle.signal.aborted ? idle.signal.reason : error);
+    throw new TransientError(`it broke off after ${done} of ${size} bytes: ${reason}`, 0, hasProgressed());
+  }
+  if (done < size) throw new TransientError(`it ended after ${done} of ${size} bytes`, 0, hasProgressed());
 }
 
 async function discard(path: string): Promise<boolean> {

@@ -16,6 +16,8 @@ export interface HubOptions {
   signal?: AbortSignal;
   /** Milliseconds before a failed request is tried again, doubled before each further attempt. Default 500. */
   retryDelay?: number;
+  /** Milliseconds after which a connection on which nothing comes is given up, and tried again. Default 30 000. */
+  idleTimeout?: number;
   /** Called as files come in; `total` is that of all files to fetch. */
   onProgress?: (progress: HubProgress) => void;
 }
@@ -27,6 +29,7 @@ export const HUB_OPTIONS = {
   offline: true,
   signal: true,
   retryDelay: true,
+  idleTimeout: true,
   onProgress: true,
 } satisfies OptionNames<HubOptions>;
 

@@ -6,7 +6,7 @@ import {show} from '../../quant/show.ts';
 import type {HubFile} from './hubFile.ts';
 import type {HubOptions} from './hubOptions.ts';
 import {type HubAddress, hubAddress, hubRequest, reasonOf} from './hubRequest.ts';
-import {type RetryOptions, retry, TransientError} from './retry.ts';
+import {IdleSignal, type RetryOptions, retry, TransientError} from './retry.ts';
 
 export interface HubRepository {
   kind: 'model' | 'dataset';
@@ -107,25 +107,29 @@ function boundedFetch(address: HubAddress, attempts: RetryOptions): typeof fetch
       throw new SyntaxError(`the next page is at another host, ${url}`);
     }
     return retry(`${address.endpoint} cannot be reached`, attempts, async () => {
-      const response = await hubRequest(url, address, {
-        headers: {accept: 'application/json'},
-        signal: attempts.signal,
-      });
-      return boundedResponse(response);
+      const idle = new IdleSignal(attempts);
+      try {
+        const headers = {accept: 'application/json'};
+        return await boundedResponse(await hubRequest(url, address, {headers, signal: idle.signal}), idle);
+      } finally {
+        idle.stop();
+      }
     });
   };
 }
 
-async function boundedResponse(response: Response): Promise<Response> {
+async function boundedResponse(response: Response, idle: IdleSignal): Promise<Response> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   try {
     for await (const piece of response.body ?? []) {
+      idle.refresh();
       pieces.push(piece);
       length += piece.length;
       if (length > MAX_ANSWER) break;
     }
   } catch (error) {
+    idle.signal.throwIfAborted();
     throw new TransientError(reasonOf(error));
   }
   if (length > MAX_ANSWER) throw new SyntaxError(`expected at most ${MAX_ANSWER} bytes, got more`);

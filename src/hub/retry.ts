@@ -7,6 +7,8 @@ export interface RetryOptions {
   attempts: number;
   /** Milliseconds before the second attempt, doubled before each further one. */
   delay: number;
+  /** Milliseconds in which something must come of an answer. */
+  idleTimeout: number;
   signal?: AbortSignal;
 }
 
@@ -22,6 +24,31 @@ export class TransientError extends Error {
     readonly hasProgressed = false,
   ) {
     super(message);
+  }
+}
+
+/**
+ * A signal for one attempt, aborted with the outer one or, with a {@link TransientError}, when nothing comes for a while: a
+ * network that is gone closes no connection.
+ */
+export class IdleSignal {
+  readonly signal: AbortSignal;
+  private readonly timer: NodeJS.Timeout;
+
+  constructor({idleTimeout, signal}: RetryOptions) {
+    const controller = new AbortController();
+    const fail = () => controller.abort(new TransientError(`nothing came for ${idleTimeout / 1000} s`));
+    this.timer = setTimeout(fail, idleTimeout);
+    this.signal = signal ? AbortSignal.any([signal, controller.signal]) : controller.signal;
+  }
+
+  /** Something came. */
+  refresh(): void {
+    this.timer.refresh();
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
   }
 }
 

@@ -12,7 +12,7 @@ export interface FakeRepository {
   /** The README's front matter. */
   card?: unknown;
   token?: string;
-  /** What the hub says about the repository, in the place of the truth. */
+  /** What the hub says about the repository, in the place of the truth: a value, or text as bytes. */
   info?: unknown;
   /** What it lists, in the place of its files. */
   tree?: unknown;
@@ -127,9 +127,10 @@ function treeOf({files, large = []}: FakeRepository) {
   ];
 }
 
+/** A text as bytes is sent as it is. */
 const json = (value: unknown, status = 200) => ({
   status,
-  body: JSON.stringify(value),
+  body: Buffer.isBuffer(value) ? value : JSON.stringify(value),
   headers: {'content-type': 'application/json'},
 });
 

@@ -261,6 +261,13 @@ describe('a network that fails', () => {
     expect(warnings.join()).toContain('status 429; it asks to wait 86400 s. Using the cached');
   });
 
+  test('a connection on which nothing comes is given up, and another goes on', async () => {
+    hub.stallAfter = 1_500_000; // of what is asked for: the rest comes with the second connection
+    const folder = await resolveModelFolder('org/tiny', {...options, idleTimeout: 500});
+    expect(isWhole(folder)).toBe(true);
+    expect(weightRequests().at(-1)).toContain('bytes=1500000-');
+  });
+
   test('a redirect loop', async () => {
     hub.isLoop = true;
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
