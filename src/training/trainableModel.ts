@@ -22,7 +22,8 @@ export interface TrainableModel {
   /** Layers that carry adapters, by name; one that is merged passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 
-  /** Names of the adapters in force. */
+  /** Names of all adapters, and of those in force. */
+  readonly adapterNames?: string[];
   readonly activeAdapters?: string[];
   /** Writes a PEFT folder. */
   saveAdapter?(folder: string, adapterName?: string): Promise<void>;

@@ -51,7 +51,7 @@ export async function windowGradients(
   if (parameters.length === 0) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      'training: expected trainable weights, got none. Call applyLoRA() first.',
+      `training: expected trainable weights, got none. ${howToTrain(model)}`,
     );
   }
   assertUnmerged(model);
@@ -126,4 +126,12 @@ export async function scalarValue(scalar: tf.Scalar): Promise<number> {
   } finally {
     scalar.dispose();
   }
+}
+
+/** What to do when nothing trains: adapters there are may rest or be frozen, and another would be one too many. */
+function howToTrain({adapterNames = [], activeAdapters = []}: TrainableModel): string {
+  const name = activeAdapters[0] ?? adapterNames[0];
+  if (name === undefined) return 'Call applyLoRA() first.';
+  const state = activeAdapters.length > 0 ? 'is frozen' : 'rests';
+  return `Adapter "${name}" ${state}: load it with loadAdapter(folder, {trainable: true}), or call setAdapter("${name}").`;
 }
