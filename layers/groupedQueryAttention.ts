@@ -3,6 +3,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {Dense} from './dense.ts';
+import {hashName} from './hashName.ts';
 import {
   type Initializer,
   type SerializedInitializer,
@@ -35,6 +36,8 @@ export interface GroupedQueryAttentionArgs extends LayerArgs {
   useBias?: boolean;
   ropeTheta?: number;
   ropeScaling?: RopeScaling;
+  /** Probability of dropping an attention weight in training. Default 0. */
+  dropout?: number;
   /** Which cache slot is this layer's. Default 0. */
   layerIndex?: number;
   /** How the weights lie in memory. Default `float32`. */
@@ -70,6 +73,7 @@ export class GroupedQueryAttention extends ModuleLayer {
     useBias: true,
     ropeTheta: true,
     ropeScaling: true,
+    dropout: true,
     layerIndex: true,
     storage: true,
     weightInitializer: true,
@@ -80,6 +84,7 @@ export class GroupedQueryAttention extends ModuleLayer {
   readonly useBias: boolean;
   readonly ropeTheta?: number;
   readonly ropeScaling?: RopeScaling;
+  readonly dropout: number;
   readonly layerIndex: number;
   readonly storage: StorageDtype;
   readonly weightInitializer: Initializer;
@@ -97,6 +102,7 @@ export class GroupedQueryAttention extends ModuleLayer {
     this.useBias = args.useBias ?? false;
     this.ropeTheta = args.ropeTheta ?? undefined;
     this.ropeScaling = args.ropeScaling ?? undefined;
+    this.dropout = args.dropout ?? 0;
     this.layerIndex = args.layerIndex ?? 0;
     this.storage = args.storage ?? 'float32';
     this.weightInitializer = toInitializer(args.weightInitializer ?? tf.initializers.glorotUniform({}));
@@ -183,7 +189,8 @@ export class GroupedQueryAttention extends ModuleLayer {
       let value = project(this.v_proj, this.keyValueHeads);
       if (cache) [key, value] = cache.update(this.layerIndex, key, value); // [B, K, S, D]
 
-      const attended = attention(query, key, value, {bias, causal: true, segments}); // [B, H, T, D]
+      const dropped = training && {dropout: this.dropout, seed: seed && seed + hashName(this.name)};
+      const attended = attention(query, key, value, {bias, causal: true, segments, ...dropped}); // [B, H, T, D]
       return finish(attended.transpose([0, 2, 1, 3]).reshape([batch * length, -1])); // [B, T, C]
     });
   }
@@ -197,6 +204,7 @@ export class GroupedQueryAttention extends ModuleLayer {
       useBias: this.useBias,
       ropeTheta: this.ropeTheta ?? null,
       ropeScaling: (this.ropeScaling ?? null) as tf.serialization.ConfigDict | null,
+      dropout: this.dropout,
       layerIndex: this.layerIndex,
       storage: this.storage,
       weightInitializer: serializeInitializer(this.weightInitializer),

@@ -22,6 +22,10 @@ export interface AttentionOptions {
   segments?: tf.Tensor2D;
   /** Factor on the scores. Default `1 / sqrt(D)`. */
   scale?: number;
+  /** Probability of dropping a weight after the softmax, as in training by Hugging Face. Default 0. */
+  dropout?: number;
+  /** Makes {@link dropout} repeatable. */
+  seed?: number;
 }
 
 /**
@@ -40,7 +44,7 @@ export function attention(
   query: tf.Tensor4D,
   key: tf.Tensor4D,
   value: tf.Tensor4D,
-  {bias: givenBias, causal = false, segments, scale}: AttentionOptions = {},
+  {bias: givenBias, causal = false, segments, scale, dropout = 0, seed}: AttentionOptions = {},
 ): tf.Tensor4D {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
@@ -64,9 +68,10 @@ export function attention(
     let scores = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
     if (bias) scores = tf.add(scores, bias); // [B, H, T, S]
     const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
-    return tf.matMul(weights, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
+    const kept = dropout > 0 ? tf.dropout(weights, dropout, undefined, seed) : weights;
+    return tf.matMul(kept, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
   };
-  if (givenBias || !fitsKernel(dim)) return tf.tidy(composed);
+  if (givenBias || dropout > 0 || !fitsKernel(dim)) return tf.tidy(composed);
   const inputs: tf.NamedTensorMap = {query, key, value, ...(segments && {segments})};
   return dispatchWithGradient(
     'Attention',

@@ -22,6 +22,8 @@ export interface LlamaConfig {
   tieWordEmbeddings: boolean;
   attentionBias: boolean;
   mlpBias: boolean;
+  /** Probability of dropping an attention weight in training. */
+  attentionDropout: number;
   /** Standard deviation of freshly drawn weights. */
   initializerRange: number;
   bosTokenId?: number;
@@ -62,6 +64,7 @@ function withDefaults(args: LlamaConfigArgs): LlamaConfig {
     tieWordEmbeddings: false,
     attentionBias: false,
     mlpBias: false,
+    attentionDropout: 0,
     initializerRange: 0.02,
     ...args,
   };
@@ -119,6 +122,7 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
       tieWordEmbeddings: read('tie_word_embeddings', false),
       attentionBias: read('attention_bias', false),
       mlpBias: read('mlp_bias', false),
+      attentionDropout: read('attention_dropout', 0),
       initializerRange: read('initializer_range', 0.02),
       bosTokenId: (json.bos_token_id as number) ?? undefined,
       eosTokenId: (json.eos_token_id as number | number[]) ?? undefined,
@@ -191,6 +195,7 @@ export function formatConfig(config: LlamaConfig, dtype: string): Json {
   return {
     architectures: ['LlamaForCausalLM'],
     attention_bias: config.attentionBias,
+    attention_dropout: config.attentionDropout,
     ...(config.bosTokenId !== undefined && {bos_token_id: config.bosTokenId}),
     ...(config.eosTokenId !== undefined && {eos_token_id: config.eosTokenId}),
     ...(config.padTokenId !== undefined && {pad_token_id: config.padTokenId}),
@@ -265,6 +270,13 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${where} ${spell('numKeyValueHeads')}: expected a divisor of ${config.numAttentionHeads} heads, got ${config.numKeyValueHeads}`,
+    );
+  }
+  const {attentionDropout} = config;
+  if (!(typeof attentionDropout === 'number' && attentionDropout >= 0 && attentionDropout < 1)) {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${spell('attentionDropout')}: expected 0 ≤ p < 1, got ${show(attentionDropout)}`,
     );
   }
   if (config.headDim % 2 !== 0) {

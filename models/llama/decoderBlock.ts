@@ -50,6 +50,7 @@ export class DecoderBlock extends ModuleLayer {
       useBias: config.attentionBias,
       ropeTheta: config.ropeTheta,
       ropeScaling: config.ropeScaling,
+      dropout: config.attentionDropout,
       layerIndex,
       storage,
     });

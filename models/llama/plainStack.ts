@@ -35,6 +35,7 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
   const isKnown =
     isOf(block, DecoderBlock) &&
     isOf(self_attn, GroupedQueryAttention) &&
+    !(training && self_attn.dropout > 0) &&
     isOf(mlp, SwiGLU) &&
     norms.every((norm) => isOf(norm, RMSNorm) && !isTrained(norm) && norm.epsilon === norms[0].epsilon);
   if (!isKnown) return undefined;

@@ -45,6 +45,28 @@ describeEachBackend('attention', () => {
     expectClose(attention(q, k, v, {scale: 1}), repeated(tf.mul(q, 2), k, v));
   });
 
+  test('dropout drops weights after the softmax and scales up those it keeps, the same for a seed', () => {
+    const [q, k] = [normal([2, 4, 16, 16], 1), normal([2, 2, 16, 16], 2)] as tf.Tensor4D[];
+    const identity = tf.tile(tf.eye(16).reshape([1, 1, 16, 16]), [2, 2, 1, 1]) as tf.Tensor4D; // shows the weights
+    const weights = attention(q, k, identity, {causal: true}).dataSync();
+    const dropped = (dropout: number, seed: number) =>
+      attention(q, k, identity, {causal: true, dropout, seed}).dataSync();
+    const some = dropped(0.25, 7);
+    let [visible, kept] = [0, 0];
+    for (const [i, weight] of weights.entries()) {
+      if (weight === 0) continue;
+      visible++;
+      if (some[i] === 0) continue;
+      kept++;
+      expect(some[i]).toBeCloseTo(weight / 0.75, 5);
+    }
+    expect(kept / visible).toBeGreaterThan(0.7);
+    expect(kept / visible).toBeLessThan(0.8);
+    expect(dropped(0.25, 7)).toEqual(some);
+    expect(dropped(0.25, 8)).not.toEqual(some);
+    expect(dropped(0, 7)).toEqual(weights);
+  });
+
   test('padded keys and other packed sequences do not reach a query', () => {
     const mask = tf.tensor2d(
       [
