@@ -25,7 +25,7 @@ describe.each([
   ['adapter', 'adapter_config.json'],
   ['model', 'config.json'],
   ['export', 'config.json'],
-])('a save of an %s that dies', (what, entry) => {
+])('a process that dies while it saves: %s', (what, entry) => {
   test(
     'leaves what was there, the new one, or nothing that loads, and the next save leaves no trace of it',
     () =>
