@@ -13,6 +13,7 @@ import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, type FolderTarget, openFolder} from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {warn} from '../quant/warn.ts';
+import {assertIdle} from './assertIdle.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {
   assertFilesHold,
@@ -120,6 +121,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   generationConfig: GenerationConfig = {};
   /** Folder or name the weights came from, for `adapter_config.json`. */
   nameOrPath = '';
+  /** What trains the model now: `fitDataset`. Meanwhile calls that change weights or layers are refused. */
+  busyWith?: string;
   private readonly adapterSet: AdapterSet;
 
   /**
@@ -291,7 +294,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
    */
   override setWeights(weights: tf.Tensor[]): void {
-    this.assertUsable();
+    this.assertChangeable('setWeights');
     writeWeights(`model ${this.name}`, this.weights, weights);
   }
 
@@ -336,14 +339,14 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *   weight; layers before it are quantized then
    */
   async quantize(options: QuantizationOptions | QuantizationType): Promise<this> {
-    this.assertUsable();
+    this.assertChangeable('quantize');
     await quantizeLayers(this, resolveQuantizationOptions('quantize', options));
     return this;
   }
 
   /** Gives quantized layers plain weights again, in the type they had before: what the quantized ones stood for. */
   dequantize(): this {
-    this.assertUsable();
+    this.assertChangeable('dequantize');
     dequantizeLayers(this);
     return this;
   }
@@ -464,7 +467,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *   `UNSUPPORTED` for a target that cannot be adapted
    */
   applyLoRA(options: LoRAOptions = {}): this {
-    this.assertUsable();
+    this.assertChangeable('applyLoRA');
     this.adapterSet.add(options);
     return this;
   }
@@ -494,14 +497,14 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * others rest.
    */
   setAdapter(names: string | string[] | Record<string, number>): this {
-    this.assertUsable();
+    this.assertChangeable('setAdapter');
     this.adapterSet.activate(names);
     return this;
   }
 
   /** Removes an adapter and frees its weights. */
   deleteAdapter(name: string): this {
-    this.assertUsable();
+    this.assertChangeable('deleteAdapter');
     this.adapterSet.remove(name);
     return this;
   }
@@ -519,20 +522,20 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *   weights in the type they had before they were quantized
    */
   mergeLoRA(options?: MergeOptions): this {
-    this.assertUsable();
+    this.assertChangeable('mergeLoRA');
     this.adapterSet.merge(options);
     return this;
   }
 
   unmergeLoRA(): this {
-    this.assertUsable();
+    this.assertChangeable('unmergeLoRA');
     this.adapterSet.unmerge();
     return this;
   }
 
   /** Merges the active adapters for good, as {@link mergeLoRA}: the layers become plain linear layers again. */
   fuseLoRA(options?: MergeOptions): this {
-    this.assertUsable();
+    this.assertChangeable('fuseLoRA');
     this.adapterSet.fuse(options);
     return this;
   }
@@ -549,7 +552,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
   async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
-    this.assertUsable();
+    this.assertChangeable('loadAdapter');
     await loadAdapter(this, this.adapterSet, folder, options);
     return this;
   }
@@ -589,6 +592,12 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   get isDisposed(): boolean {
     return this._refCount === 0;
+  }
+
+  /** @throws TfjsLoraError `DISPOSED`; `UNSUPPORTED` while something trains the model */
+  protected assertChangeable(what: string): void {
+    this.assertUsable();
+    assertIdle(this, what);
   }
 
   /** @throws TfjsLoraError `DISPOSED` */

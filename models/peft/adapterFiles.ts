@@ -13,6 +13,7 @@ import {
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {warn} from '../../quant/warn.ts';
+import {assertIdle} from '../assertIdle.ts';
 import type {CausalLM} from '../causalLM.ts';
 import {toBytes, toTensor} from '../checkpoint.ts';
 import {readJsonOf} from '../jsonFile.ts';
@@ -120,6 +121,7 @@ export async function loadAdapter(
       assertPlaces(model, file, base);
       fill(adapterParameters(model, adapterName), file, bytes, base);
     };
+    assertIdle(model, 'loadAdapter'); // again: a training may have begun while the files were read
     adapters.add({...options, adapterName}, write, {config, baseWeights});
     for (const {parameter, value} of changes) parameter.write(value);
     for (const layer of model.adaptedLayers().values()) {

@@ -1,8 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {BusyModel} from '../../models/assertIdle.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 
 /** What the trainer needs of a model; every `CausalLM` is one. */
-export interface TrainableModel {
+export interface TrainableModel extends BusyModel {
   readonly config: {
     vocabSize: number;
     maxPositionEmbeddings: number;

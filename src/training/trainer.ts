@@ -47,7 +47,6 @@ const EVALUATE_OPTIONS = {
 export class Trainer extends TrainingStep {
   /** Of the latest {@link fit}, also of one that broke off. */
   history?: TrainingHistory;
-  private isFitting = false;
 
   /**
    * Trains on examples or batches. Every window's loss is the sum over its labels over their count.
@@ -57,13 +56,13 @@ export class Trainer extends TrainingStep {
    * @param held the hold on the output folder, where the caller has it already
    */
   async fit(data: TrainingData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
-    if (this.isFitting) {
+    if (this.model.busyWith !== undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         'fitDataset: expected one call at a time, another one still runs',
       );
     }
-    this.isFitting = true;
+    this.model.busyWith = 'fitDataset';
     let lock: FolderLock | undefined;
     try {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
@@ -89,7 +88,7 @@ export class Trainer extends TrainingStep {
       return run.history;
     } finally {
       lock?.release();
-      this.isFitting = false;
+      this.model.busyWith = undefined;
     }
   }
 

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {type CompileProgress, compileShaders} from '../../layers/ops/compileShaders.ts';
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
+import {assertIdle} from '../../models/assertIdle.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
@@ -90,6 +91,7 @@ export class TrainingStep {
   }
 
   set optimizer(optimizer: tf.Optimizer) {
+    assertIdle(this.model, 'optimizer');
     this.use({optimizer, isOwned: false});
   }
 
@@ -99,6 +101,7 @@ export class TrainingStep {
    * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
    */
   compile(args: CompileArgs = {}): void {
+    assertIdle(this.model, 'compile');
     assertKnownOptions('compile', args, COMPILE_OPTIONS);
     const {optimizer: given, schedule, maxGradNorm, compileShaders = true} = args;
     assertMaxGradNorm(maxGradNorm);
@@ -138,6 +141,7 @@ export class TrainingStep {
    * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
    */
   async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
+    assertIdle(this.model, 'trainOnBatch');
     const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
     if (isSkipped) throw this.notFinite(result);
     this.steps++;

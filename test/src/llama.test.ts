@@ -1,3 +1,6 @@
+import {mkdtempSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, type Example, Llama} from '../../src/index.ts';
 
@@ -63,6 +66,77 @@ describe('Llama as a Keras model', () => {
     );
     await expect(model.fit()).rejects.toThrow('fitDataset');
     expect(() => model.evaluate()).toThrow('evaluateDataset');
+  });
+
+  test('lets nothing change it while it is trained, and everything afterwards', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-busy-'));
+    await model.saveAdapter(folder);
+    const weights = model.getWeights();
+    const calls: Record<string, () => unknown> = {
+      applyLoRA: () => model.applyLoRA({adapterName: 'second'}),
+      loadAdapter: () => model.loadAdapter(folder, {adapterName: 'third'}),
+      setAdapter: () => model.setAdapter('default'),
+      mergeLoRA: () => model.mergeLoRA(),
+      unmergeLoRA: () => model.unmergeLoRA(),
+      setWeights: () => model.setWeights(weights),
+      quantize: () => model.quantize({type: 'nf4'}),
+      dequantize: () => model.dequantize(),
+      compile: () => model.compile({optimizer: 'sgd'}),
+      optimizer: () => {
+        model.optimizer = tf.train.sgd(0.1);
+      },
+      trainOnBatch: () => model.trainOnBatch(BATCH),
+      deleteAdapter: () => model.deleteAdapter('default'),
+      fuseLoRA: () => model.fuseLoRA(),
+    };
+    const args = {epochs: 1, batchSize: 1, verbose: 0};
+    const undisturbed = (await model.fitDataset(EXAMPLES, args)).steps.map(({loss}) => loss);
+    model.dispose();
+    model = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 2});
+
+    const outcomes: Record<string, unknown> = {};
+    let late: Promise<unknown> | undefined;
+    const early = model.loadAdapter(folder, {adapterName: 'early'}).catch((error) => error); // ends while it trains
+    const {steps} = await model.fitDataset(EXAMPLES, {
+      ...args,
+      callbacks: async ({step}) => {
+        if (step > 1) return;
+        await early;
+        late = model.fitDataset(EXAMPLES, args).catch((error) => error);
+        for (const [name, call] of Object.entries(calls)) {
+          outcomes[name] = await Promise.resolve()
+            .then(call)
+            .catch((error) => error);
+        }
+        await model.saveAdapter(join(folder, 'saved')); // reading is free
+        await model.evaluateDataset(EXAMPLES);
+      },
+    });
+    for (const name of Object.keys(calls)) {
+      expect(outcomes[name]).toMatchObject({
+        code: 'UNSUPPORTED',
+        message: expect.stringContaining(
+          `${name}: expected a model that nothing trains, got one that fitDataset is at work on`,
+        ),
+      });
+    }
+    for (const refused of [early, late])
+      expect((await refused) as object).toMatchObject({code: 'UNSUPPORTED'});
+    expect(steps.map(({loss}) => loss)).toEqual(undisturbed);
+    expect(model.adapterNames).toEqual(['default']);
+    rmSync(folder, {recursive: true});
+    model.applyLoRA({adapterName: 'second', rank: 1});
+    expect(await model.trainOnBatch(BATCH)).toMatchObject({loss: expect.any(Number)});
+  });
+
+  test('may be changed again after a training that broke off', async () => {
+    const callbacks = () => {
+      throw new Error('mine');
+    };
+    await expect(model.fitDataset(EXAMPLES, {verbose: 0, callbacks})).rejects.toThrow('mine');
+    model.compile({optimizer: 'sgd'});
+    model.mergeLoRA();
   });
 
   test('refuses everything once disposed', async () => {
