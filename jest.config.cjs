@@ -1,7 +1,7 @@
 /**
  * Tests run as CommonJS: TypeScript goes through @swc/jest (no type check; `npm run typecheck` does that).
  * `npm test` runs everything but what needs a build: test/packaging/, `npm run test:packaging`, and the notebook,
- * `npm run test:notebook`.
+ * `npm run test:notebook`; and but the fuzzing of readers, `npm run test:fuzz`.
  */
 
 // Published as ES modules only, so jest's CommonJS world must translate them: vega, vega-lite, hyparquet and what they
@@ -27,6 +27,7 @@ module.exports = {
     '/node_modules/',
     '<rootDir>/test/packaging/',
     '<rootDir>/test/browser/',
+    '<rootDir>/test/fuzz/',
     '<rootDir>/test/e2e/notebook.test.ts',
   ],
   testEnvironment: '<rootDir>/test/environment.cjs',

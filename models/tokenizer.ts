@@ -165,7 +165,7 @@ export class Tokenizer {
         `Tokenizer.encode text: expected a string, got ${typeof text}`,
       );
     }
-    const {ids} = this.core.encode(text, {add_special_tokens: addSpecialTokens});
+    const {ids} = this.ask('encode', (core) => core.encode(text, {add_special_tokens: addSpecialTokens}));
     // Without an unknown token the core leaves holes where the Rust tokenizer leaves nothing.
     return ids.filter((id) => id !== undefined);
   }
@@ -192,7 +192,8 @@ export class Tokenizer {
       if (this.idToToken(id) === undefined || (skipSpecialTokens && this.specialIds.has(id))) continue;
       kept.push(id);
     }
-    return kept.length === 0 ? '' : this.core.decode(kept, {clean_up_tokenization_spaces: false});
+    if (kept.length === 0) return '';
+    return this.ask('decode', (core) => core.decode(kept, {clean_up_tokenization_spaces: false}));
   }
 
   /** Whether {@link decode} leaves this id out under `skipSpecialTokens`. */
@@ -337,6 +338,19 @@ export class Tokenizer {
     return (this.bosTokenId ?? 0) < id && (this.eosTokenId ?? 0) < id;
   }
 
+  /** The core finds some faults of its file only as it works. */
+  private ask<R>(what: string, work: (core: TokenizerCore) => R): R {
+    try {
+      return work(this.core);
+    } catch (cause) {
+      throw new TfjsLoraError(
+        'CORRUPT_FILE',
+        `${this.pathOf('tokenizer.json')}: expected a tokenizer that can ${what} a text, got ${(cause as Error).message}`,
+        {cause},
+      );
+    }
+  }
+
   private pathOf(name: string): string {
     return this.folder === undefined ? name : openFolder(this.folder).pathOf(name);
   }
@@ -358,7 +372,8 @@ export class Tokenizer {
       );
     }
     if (this.core.token_to_id(token) === undefined) {
-      const nearest = nearestNames(token, this.core.get_vocab().keys());
+      const known = [...this.core.get_vocab().keys()].filter((name) => typeof name === 'string'); // it may have gaps
+      const nearest = nearestNames(token, known);
       throw new TfjsLoraError(
         'INVALID_CONFIG',
         `${this.pathOf(file)} ${name}: expected a token of tokenizer.json, got "${token}". ` +

@@ -105,16 +105,16 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
     throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected an object, got ${show(value)}`);
   };
   const rope = {...ropeOf('rope_scaling'), ...ropeOf('rope_parameters')};
-  const heads = read<number>('num_attention_heads');
+  const [hidden, heads] = [read<number>('hidden_size'), read<number>('num_attention_heads')];
   return validated(
     {
       vocabSize: read('vocab_size'),
-      hiddenSize: read('hidden_size'),
+      hiddenSize: hidden,
       intermediateSize: read('intermediate_size'),
       numHiddenLayers: read('num_hidden_layers'),
       numAttentionHeads: heads,
       numKeyValueHeads: read('num_key_value_heads', heads),
-      headDim: read('head_dim', read<number>('hidden_size') / heads),
+      headDim: read('head_dim', isNumber(hidden) && isNumber(heads) ? hidden / heads : Number.NaN),
       maxPositionEmbeddings: read('max_position_embeddings', 2048),
       rmsNormEps: read('rms_norm_eps', 1e-6),
       ropeTheta: (rope.rope_theta as number) ?? read('rope_theta', 10000),
@@ -133,6 +133,8 @@ export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
     (key) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
   );
 }
+
+const isNumber = (value: unknown): boolean => typeof value === 'number';
 
 function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
   const type = rope.rope_type ?? rope.type ?? 'default';
@@ -240,7 +242,7 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
     );
   }
   for (const key of ['rmsNormEps', 'ropeTheta'] as const) {
-    if (config[key] > 0 && Number.isFinite(config[key])) continue;
+    if (Number.isFinite(config[key]) && config[key] > 0) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${where} ${spell(key)}: expected a positive number, got ${show(config[key])}`,

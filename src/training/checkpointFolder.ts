@@ -7,6 +7,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {onDisk} from '../../quant/safetensors/diskErrors.ts';
 import {removeTemporaries, syncFolder} from '../../quant/safetensors/stagedFile.ts';
 import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
+import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 
 /** Written last; lists the checkpoint's files with their checksums, and ends with its own. */
@@ -85,13 +86,25 @@ export async function readCheckpoint(folder: string): Promise<Record<string, unk
   if (typeof files !== 'object' || files === null)
     throw torn(folder, RESUME_STATE, 'a list of files', 'none');
   for (const [name, stored] of Object.entries(files)) {
-    const {bytes, sha256} = (typeof stored === 'number' ? {bytes: stored} : stored) as Partial<StoredFile>;
+    if (!isWithin(name)) throw torn(folder, show(name), 'a file of the checkpoint', 'another path');
+    const {bytes, sha256} = (
+      typeof stored === 'number' ? {bytes: stored} : (stored ?? {})
+    ) as Partial<StoredFile>;
     const got = fs.statSync(join(folder, name), {throwIfNoEntry: false})?.size;
     if (got !== bytes) throw torn(folder, name, `${bytes} bytes`, got === undefined ? 'no file' : `${got}`);
     if (sha256 !== undefined && (await describeFile(join(folder, name))).sha256 !== sha256)
       throw torn(folder, name, 'its contents as they were written', 'others');
   }
   return state;
+}
+
+/** Whether a name can be that of a file in the folder, or in one below it. */
+function isWithin(name: string): boolean {
+  return (
+    name.length < 256 &&
+    !name.includes('\0') &&
+    name.split('/').every((part) => !['', '.', '..'].includes(part))
+  );
 }
 
 /** What a checkpoint remembers of each file; checkpoints of earlier versions remember the bytes alone. */
