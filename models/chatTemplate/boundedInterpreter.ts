@@ -6,9 +6,11 @@ import {
   fromRuntimeValue,
   type RuntimeValue,
   StringValue,
+  toRuntimeValue,
   UndefinedValue,
   type ValueSize,
 } from './runtimeValue.ts';
+import {STRING_METHODS} from './stringMethods.ts';
 
 /** A node of a parsed template. */
 interface Node {
@@ -138,11 +140,26 @@ export class BoundedInterpreter extends Base {
     if (callee.type === 'MemberExpression' && (callee.property as Node).type !== 'SliceExpression') {
       const object = this.evaluate(callee.object as Node, environment);
       this.spend(COST.walk * lengthOf(object));
+      if (object.type === 'StringValue' && isOwnMethod(callee))
+        return this.callMethod(object, node, environment);
       callee = {...callee, object: known(object)};
     }
     const value = super.evaluate({...node, callee}, environment);
     this.spend(COST.walk * lengthOf(value));
     return value;
+  }
+
+  private callMethod(object: RuntimeValue, call: Node, environment: Environment): RuntimeValue {
+    const name = methodName(call.callee as Node);
+    const [args, named] = this.evaluateArguments(call.args as Node[], environment);
+    const {maxsplit, ...others} = Object.fromEntries(named);
+    const [other] = Object.keys(others);
+    if (other !== undefined) throw new Error(`expected no argument ${other} for ${name}`);
+    if (maxsplit) args[1] = maxsplit;
+    const plain = Array.from(args, (arg) => arg && fromRuntimeValue(arg));
+    const result = STRING_METHODS[name](object.value as string, ...plain);
+    this.spend(COST.walk * (typeof result === 'number' ? 1 : result.length));
+    return toRuntimeValue(result, {values: 0, characters: 0});
   }
 
   private evaluateLoop(node: Node, environment: Environment): RuntimeValue {
@@ -405,6 +422,10 @@ function countNodes(value: unknown): number {
   const parts = value instanceof Map ? [...value].flat() : Object.values(value);
   return parts.reduce<number>((sum, part) => sum + countNodes(part), 1);
 }
+
+const methodName = ({property}: Node) => (property as Node).value as string;
+
+const isOwnMethod = (callee: Node) => !callee.computed && Object.hasOwn(STRING_METHODS, methodName(callee));
 
 /** A node that holds its value already. */
 const known = (value: RuntimeValue): Node => ({type: 'Known', value});
