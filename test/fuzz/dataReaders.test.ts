@@ -17,6 +17,7 @@ import {describeTools, writeFunctionCalls} from '../../src/data/templates/toolFo
  */
 const times = Number(process.env.TFJS_LORA_FUZZ_RUNS ?? 1);
 const seed = Number(process.env.TFJS_LORA_FUZZ_SEED ?? 20_261_130);
+jest.setTimeout(120_000 * Math.max(1, times));
 const runs = (numRuns: number) => ({numRuns: Math.ceil(numRuns * times), seed});
 
 let folder: string;
@@ -123,7 +124,7 @@ test('Parquet', async () => {
     }),
     runs(4), // each is a process
   );
-}, 120_000);
+});
 
 test('dataset_info.json', async () => {
   const path = join(folder, 'dataset_info.json');
