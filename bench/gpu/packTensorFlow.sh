@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the GPU benchmark with Node and native TensorFlow for one kind of NVIDIA card, in parts of at most 58 MiB, for a bare
+# Packs the GPU benchmark with Node and native TensorFlow for one kind of NVIDIA card, in parts of at most 42 MiB, for a bare
 # x86-64 Linux machine with CUDA 12 or 13 and cuDNN 9 (PyTorch's wheels have them): no Node, no npm, no compiler and no network
 # needed there.
 #
@@ -47,7 +47,7 @@ if [ ! -f "$folder/part.0" ]; then
   done
   tar -C "$(dirname "$stage")" --owner=0 --group=0 --transform="s#^$(basename "$stage")\\.##" -cf - \
     "$(basename "$stage").rest.tar.xz" "$(basename "$stage")".libtensorflow_{cc,framework}.so.2.xz |
-    split -b 58M -d -a 1 - "$folder/part."
+    split -b 42M -d -a 1 - "$folder/part."
 fi
 
 # What changes with it.
@@ -64,10 +64,21 @@ npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node
   --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
   --outfile="$update/gpu.cjs"
 cp bench/gpu/*.py "$update/"
+# CUDA's runtime itself must be 12's: 13's has another layout of a card's properties, and sums come out wrong without an error.
+mkdir "$update/cuda12"
+[ -f "$stage.libcudart.so.12" ] || {
+  wheels=$(mktemp -d)
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --dest "$wheels" \
+    nvidia-cuda-runtime-cu12==12.9.79
+  python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("nvidia/cuda_runtime/lib/libcudart.so.12"))' \
+    "$wheels"/*.whl >"$stage.libcudart.so.12"
+  rm -r "$wheels"
+}
+cp "$stage.libcudart.so.12" "$update/cuda12/libcudart.so.12"
 cat >"$update/run.sh" <<'RUN'
 #!/usr/bin/env bash
 here=$(cd "$(dirname "$0")" && pwd)
-# CUDA's libraries under the names that TensorFlow asks for: those of CUDA 12, in whose place 13's do.
+# CUDA's other libraries under the names that TensorFlow asks for: those of CUDA 12, in whose place 13's do.
 libraries=$here/cuda
 [ -d "$libraries" ] || python3 - "$libraries" <<'LINK'
 import glob, os, re, sys
@@ -76,18 +87,18 @@ os.makedirs(target)
 places = [p + "/nvidia/*/lib" for p in sys.path if p]
 places += ["/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/x86_64-linux/lib", "/usr/lib/x86_64-linux-gnu"]
 files = [f for p in places for f in sorted(glob.glob(p + "/lib*.so.*"), reverse=True)]
-asked = {"libcudart": "12", "libcublas": "12", "libcublasLt": "12", "libcufft": "11", "libcusolver": "11", "libcusparse": "12",
+asked = {"libcublas": "12", "libcublasLt": "12", "libcufft": "11", "libcusolver": "11", "libcusparse": "12",
          "libcudnn": "9", "libnccl": "2", "libnvJitLink": "12", "libcurand": "10", "libcupti": "12", "libnvrtc": "12"}
 for name, version in asked.items():
     found = [f for f in files if os.path.basename(f).startswith(name + ".so.")]
-    if found:
+    if found and not os.path.lexists(f"{target}/{name}.so.{version}"):
         os.symlink(found[0], f"{target}/{name}.so.{version}")
 for f in files: # and under their own, which they call each other by
     link = f"{target}/{os.path.basename(f)}"
     if re.match(r"lib(cu|nv|nccl)", os.path.basename(f)) and "libcuda.so" not in f and not os.path.lexists(link):
         os.symlink(f, link)
 LINK
-export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH=$here/cuda12:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -d "$here/python" ] && export PYTHONPATH=$here/python${PYTHONPATH:+:$PYTHONPATH}
 exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" --backend tensorflow "$@"
 RUN
