@@ -16,6 +16,20 @@ const QUANTIZATIONS = [
   {type: 'int8', threshold: 0.002},
 ] as const;
 
+/** A quantizer of a library that uses this one. */
+const hidden: Quantizer = {
+  name: 'test-hidden',
+  quantize: (values, shape) => ({
+    quantType: 'test-hidden',
+    shape,
+    dtype: 'float32',
+    byteLength: 1,
+    dequantize: () => Float32Array.from(values),
+    dequantizeRows: (begin, end) => Float32Array.from(values.slice(begin * shape[1], end * shape[1])),
+  }),
+  dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
+};
+
 /** A layer with weights that a fresh one would not have, in `bfloat16` or as given. */
 function trainedDense(storage: 'bfloat16' | 'float32' = 'bfloat16'): Dense {
   const dense = new Dense({units: 12, name: 'projection', storage});
@@ -44,6 +58,15 @@ function modelOf(layer: tf.layers.Layer): tf.LayersModel {
 
 const predictions = (model: tf.LayersModel) =>
   tf.tidy(() => Array.from((model.predict(normal([2, 70], 1)) as tf.Tensor).dataSync()));
+
+/** Expects the same predictions, but for what one run of a backend may differ from the next. */
+function expectSame(model: tf.LayersModel, expected: number[]): void {
+  const got = predictions(model);
+  for (const [i, value] of expected.entries()) expect(Math.abs(got[i] - value)).toBeLessThan(2e-4);
+}
+
+const valuesOf = (layer: tf.layers.Layer) =>
+  layer.getWeights().map((weight) => Array.from(weight.dataSync()));
 
 async function savedAndLoaded(model: tf.LayersModel): Promise<tf.LayersModel> {
   let saved: tf.io.ModelArtifacts | undefined;
@@ -126,26 +149,28 @@ describeEachBackend('weights of a layer through Keras', () => {
     const model = modelOf(await make());
     const expected = predictions(model);
     const loaded = await savedAndLoaded(model);
-    expect(predictions(loaded)).toEqual(expected);
+    expectSame(loaded, expected);
     const [layer, copy] = [model, loaded].map(({layers}) => layers[1]);
     expect(givenConfig(copy)).toEqual(givenConfig(layer));
+    expect(valuesOf(copy)).toEqual(valuesOf(layer)); // bit for bit
     expect(copy.weights.map(({originalName}) => originalName)).toEqual(
       layer.weights.map(({originalName}) => originalName),
     );
     if (!name.includes('threshold')) {
       const clone = await cloned(model); // Keras wants the shapes to agree, and those of outliers depend on the values
-      expect(predictions(clone)).toEqual(expected);
+      expectSame(clone, expected);
       clone.dispose();
     }
     layer.setWeights(copy.getWeights());
-    expect(predictions(model)).toEqual(expected);
+    expectSame(model, expected);
 
     // What a merge set aside comes back too.
     if (layer instanceof LoRADense && copy instanceof LoRADense) {
       expect(copy.isMerged).toBe(layer.isMerged);
       expect(copy.activeAdapters).toEqual(layer.activeAdapters);
       for (const each of [layer, copy]) each.unmerge();
-      expect(predictions(loaded)).toEqual(predictions(model));
+      expect(valuesOf(copy)).toEqual(valuesOf(layer));
+      expectSame(loaded, predictions(model));
       expect(copy.weights.map(({originalName}) => originalName)).toEqual(
         layer.weights.map(({originalName}) => originalName),
       );
@@ -191,7 +216,7 @@ describeEachBackend('weights of a layer through Keras', () => {
       /weight projection\.weight: expected int32 \[105\], got int32 \[5\]/,
     );
     expect((await errorOf(() => layer.setWeights([codes.toFloat(), ...rest]))).code).toBe('SHAPE_MISMATCH');
-    expect(predictions(model)).toEqual(expected);
+    expectSame(model, expected);
 
     // Of another format, which only the numbers beside it tell.
     const fewer = rest.map((weight, i) => (i === 0 ? weight.slice([0], [3]) : weight));
@@ -205,18 +230,6 @@ describeEachBackend('weights of a layer through Keras', () => {
   });
 
   test('a quantizer that keeps its matrix to itself says so', async () => {
-    const hidden: Quantizer = {
-      name: 'test-hidden',
-      quantize: (values, shape) => ({
-        quantType: 'test-hidden',
-        shape,
-        dtype: 'float32',
-        byteLength: 1,
-        dequantize: () => Float32Array.from(values),
-        dequantizeRows: (begin, end) => Float32Array.from(values.slice(begin * shape[1], end * shape[1])),
-      }),
-      dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
-    };
     registerQuantizer(hidden);
     const model = modelOf(await QuantizedDense.fromDense(trainedDense(), {type: 'test-hidden'}));
     expect(await errorOf(() => model.getWeights())).toEqual({
