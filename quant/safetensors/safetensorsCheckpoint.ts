@@ -250,13 +250,20 @@ function listedOnDisk(folder: string): Listed {
 
 function listed(names: readonly string[] | undefined): Listed {
   const others = names?.filter((name) => /\.(bin|pth?|gguf|h5|msgpack)$/.test(name)).sort() ?? [];
-  const advice =
-    others.length > 0 ? `Only safetensors is read: convert ${others[0]} first.` : 'Check the path.';
+  const advice = others.length > 0 ? howToConvert(others[0]) : 'Check the path.';
   if (!names) return {got: 'neither', advice};
   return {
     got: names.length === 0 ? 'an empty folder' : `a folder with ${show([...names].sort())}`,
     advice,
   };
+}
+
+function howToConvert(file: string): string {
+  const from = file.endsWith('.gguf') ? `folder, gguf_file="${file}"` : 'folder';
+  return (
+    `Only safetensors is read: convert ${file} first. In Python, with transformers: ` +
+    `AutoModelForCausalLM.from_pretrained(${from}).save_pretrained(folder).`
+  );
 }
 
 function missingShard(folder: string, shard: string, indexPath: string): TfjsLoraError {

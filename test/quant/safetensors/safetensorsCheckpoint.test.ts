@@ -125,7 +125,7 @@ describe('open refuses', () => {
       'other formats',
       {'pytorch_model.bin': ''},
       'FILE_NOT_FOUND',
-      /Only safetensors is read: convert pytorch_model.bin/,
+      /Only safetensors is read: convert pytorch_model.bin first\. .*\.from_pretrained\(folder\)\.save_pretrained\(folder\)/,
     ],
     [
       'a damaged single file',
