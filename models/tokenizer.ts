@@ -268,7 +268,9 @@ export class Tokenizer {
    *   refused. Default false.
    * @throws TfjsLoraError `VOCABULARY_MISMATCH`
    */
-  assertFits(modelVocabSize: number, {allowAdded = false}: {allowAdded?: boolean} = {}): void {
+  assertFits(modelVocabSize: number, options: {allowAdded?: boolean} = {}): void {
+    assertKnownOptions('Tokenizer.assertFits', options, {allowAdded: true});
+    const {allowAdded = false} = options;
     if (this.vocabSize <= modelVocabSize) return;
     if (allowAdded && this.isBeyond(modelVocabSize)) return;
     throw new TfjsLoraError(

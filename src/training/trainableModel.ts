@@ -20,6 +20,11 @@ export interface TrainableModel extends BusyModel {
   trainableParameters(): Map<string, tf.Variable>;
   /** Their shapes, which a model without memory knows too. */
   trainableShapes?(): Map<string, number[]>;
+  /** All weights by their name in a checkpoint. */
+  namedParameters?(): Map<
+    string,
+    {readonly logicalShape: number[]; readonly storage: string; readonly trainable: boolean}
+  >;
   /** Layers that carry adapters, by name; one that is merged passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 

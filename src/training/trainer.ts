@@ -30,6 +30,7 @@ import {trainingFeatures} from './trainingFeatures.ts';
 import {TrainingHistory} from './trainingHistory.ts';
 import {positionAt, TrainingRun} from './trainingRun.ts';
 import {type StepOutcome, TrainingStep} from './trainingStep.ts';
+import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
 import {scalarValue} from './windowGradients.ts';
 
 export interface EvaluateArgs {
@@ -66,6 +67,7 @@ export class Trainer extends TrainingStep {
     let lock: FolderLock | undefined;
     try {
       const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+      warnOfFrozenMatrices(this.model);
       run.callbacks = this.callbacksOf(run);
       const {outputDir} = run.plan;
       if (outputDir !== undefined) {

@@ -17,6 +17,7 @@ import {
   type ScheduleName,
 } from './learningRateSchedule.ts';
 import type {TrainableModel} from './trainableModel.ts';
+import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
 import {scalarValue, type WindowGradients, windowGradients} from './windowGradients.ts';
 
 export interface CompileArgs {
@@ -142,6 +143,7 @@ export class TrainingStep {
    */
   async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
     assertIdle(this.model, 'trainOnBatch');
+    if (this.steps === 0) warnOfFrozenMatrices(this.model);
     const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
     if (isSkipped) throw this.notFinite(result);
     this.steps++;

@@ -2,7 +2,7 @@ import {mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, type Example, Llama} from '../../src/index.ts';
+import {AdamW, type Example, Llama, setWarningHandler} from '../../src/index.ts';
 
 const CONFIG = {
   vocabSize: 11,
@@ -58,6 +58,29 @@ describe('Llama as a Keras model', () => {
     for (const layer of bare.layers) layer.trainable = false;
     await expect(bare.trainOnBatch(BATCH)).rejects.toThrow('Call applyLoRA() first');
     bare.dispose();
+  });
+
+  test('warns where only the norms of a 16-bit base would train', async () => {
+    const warnings: string[] = [];
+    const restore = setWarningHandler((message) => warnings.push(message));
+    try {
+      const bare = Llama.fromConfig<Llama>(CONFIG, {seed: 1, dtype: 'bfloat16'});
+      await bare.trainOnBatch(BATCH);
+      await bare.trainOnBatch(BATCH);
+      expect(warnings).toEqual([
+        expect.stringMatching(/Only norms and biases train, 48 of \d+ parameters\. Call applyLoRA\(\) first/),
+      ]);
+      await bare.fitDataset(EXAMPLES, {verbose: 0});
+      expect(warnings.splice(0)).toHaveLength(2);
+      bare.applyLoRA({rank: 2});
+      await bare.trainOnBatch(BATCH);
+      await bare.fitDataset(EXAMPLES, {verbose: 0});
+      bare.dispose();
+      await model.fitDataset(EXAMPLES, {verbose: 0}); // float32 under an adapter
+      expect(warnings).toEqual([]);
+    } finally {
+      setWarningHandler(restore);
+    }
   });
 
   test('refuses what it cannot do, and says what to do', async () => {

@@ -13,6 +13,7 @@ import type {MatrixShape, QuantizedMatrix} from '../../../quant/quantizedMatrix.
 import {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
+import {describeComposedToo, withoutKernels} from '../../withoutKernels.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedMatrix;
@@ -69,6 +70,9 @@ const FORMATS: [string, Quantize][] = [
   ['a format of its own', (values, shape) => new Halves(values, shape)],
 ];
 
+/** What dequantizes. */
+const KERNELS = ['DequantizeRows', 'Unpack16'];
+
 const SHAPES: MatrixShape[] = [
   [7, 5],
   [3, 64],
@@ -81,49 +85,33 @@ function valuesOf(shape: MatrixShape, seed = 1): Float32Array {
   return tf.tidy(() => normal([...shape], seed).dataSync() as Float32Array);
 }
 
-/** Runs `fn` as on a backend that has no such kernels. */
-function withoutKernels<T>(names: string[], fn: () => T): T {
-  const backend = tf.getBackend();
-  const kernels = names.map((name) => tf.getKernel(name, backend)).filter((kernel) => kernel !== undefined);
-  for (const {kernelName} of kernels) tf.unregisterKernel(kernelName, backend);
-  try {
-    return fn();
-  } finally {
-    for (const kernel of kernels) tf.registerKernel(kernel);
-  }
-}
-
 /** Expects the values that the matrix itself gives on the host, bit for bit. */
-async function expectDequantized(matrix: QuantizedMatrix, run: <T>(fn: () => T) => T): Promise<void> {
+async function expectDequantized(matrix: QuantizedMatrix): Promise<void> {
   const [rows] = matrix.shape;
   const storage = storeQuantized(matrix);
-  const whole = run(() => unpackMatrix(storage));
-  expect(Array.from(await whole.data())).toEqual(Array.from(matrix.dequantize()));
+  expect(Array.from(await unpackMatrix(storage).data())).toEqual(Array.from(matrix.dequantize()));
   for (const begin of [0, 1, Math.floor(rows / 2), rows - 1]) {
     const end = Math.min(begin + 2, rows);
-    const some = run(() => dequantizeRows(storage, begin, end));
+    const some = dequantizeRows(storage, begin, end);
     expect(Array.from(await some.data())).toEqual(Array.from(matrix.dequantizeRows(begin, end)));
   }
 }
 
 describeEachBackend('quantized storage', () => {
-  test('float16 has subnormal numbers and an infinity', async () => {
-    const matrix = ofAllSizes(valuesOf([24, 70]), [24, 70]);
-    const values = Array.from(matrix.dequantize(), Math.abs);
-    expect(values.filter((value) => value > 0 && value < 2 ** -14).length).toBeGreaterThan(100);
-    expect(values.filter((value) => value === Number.POSITIVE_INFINITY).length).toBeGreaterThan(10);
-    await expectDequantized(matrix, (fn) => fn());
-    await expectDequantized(matrix, (fn) => withoutKernels(['DequantizeRows', 'Unpack16'], fn));
+  describeComposedToo(KERNELS, () => {
+    test('float16 has subnormal numbers and an infinity', async () => {
+      const matrix = ofAllSizes(valuesOf([24, 70]), [24, 70]);
+      const values = Array.from(matrix.dequantize(), Math.abs);
+      expect(values.filter((value) => value > 0 && value < 2 ** -14).length).toBeGreaterThan(100);
+      expect(values.filter((value) => value === Number.POSITIVE_INFINITY).length).toBeGreaterThan(10);
+      await expectDequantized(matrix);
+    });
   });
 
   describe.each(FORMATS)('%s', (_, quantize) => {
-    describe.each([
-      ['by a kernel', <T>(fn: () => T) => fn()],
-      ['composed', <T>(fn: () => T) => withoutKernels(['DequantizeRows', 'Unpack16'], fn)],
-    ])('%s', (_, run) => {
+    describeComposedToo(KERNELS, () => {
       test.each(SHAPES)('dequantizes [%i, %i] bit for bit, whole and row by row', async (rows, cols) => {
-        const matrix = quantize(valuesOf([rows, cols]), [rows, cols]);
-        await expectDequantized(matrix, run);
+        await expectDequantized(quantize(valuesOf([rows, cols]), [rows, cols]));
       });
     });
 

@@ -11,6 +11,7 @@ import {packTensor} from '../../../layers/parameter.ts';
 import {packRows, type StorageDtype, unpackRows} from '../../../quant/float16.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
+import {describeComposedToo} from '../../withoutKernels.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 const DTYPES: StorageDtype[] = ['float32', 'bfloat16', 'float16'];
@@ -31,6 +32,10 @@ function rounded(values: tf.Tensor2D, dtype: StorageDtype): tf.Tensor2D {
 }
 
 describeEachBackend('unpack16', () => {
+  describeComposedToo(['Unpack16'], unpack16Tests);
+});
+
+function unpack16Tests(): void {
   test.each(['bfloat16', 'float16'] as const)('widens every finite value of %s exactly', (dtype) => {
     const bits = Uint16Array.from({length: 65536}, (_, i) => i);
     const packed = tf.tensor2d(packRows(bits, 256, 256), [256, 128], 'int32');
@@ -53,7 +58,7 @@ describeEachBackend('unpack16', () => {
       'unpack16 packed: expected [*, 2], got [2, 3]',
     );
   });
-});
+}
 
 test('storedShape halves the columns of the 16-bit types, rounding up', () => {
   expect(storedShape('float32', 3, 5)).toEqual([3, 5]);
@@ -72,6 +77,10 @@ describeEachBackend('unpackMatrix', () => {
 });
 
 describeEachBackend('storedMatMul', () => {
+  describeComposedToo(['StoredMatMul', 'Unpack16'], storedMatMulTests);
+});
+
+function storedMatMulTests(): void {
   describe.each(DTYPES)('%s', (dtype) => {
     test.each([
       ['whole', undefined],
@@ -98,7 +107,7 @@ describeEachBackend('storedMatMul', () => {
       'storedMatMul input: expected [*, 7], got [3, 5]',
     );
   });
-});
+}
 
 describeEachBackend('linear', () => {
   test.each(DTYPES)('equals tf.matMul with a %s weight, value and gradient', (dtype) => {
