@@ -17,6 +17,7 @@ import {assertIdle} from './assertIdle.ts';
 import {type Batch, lossSum, targetCount} from './batchLoss.ts';
 import {
   assertFilesHold,
+  assertTensors,
   LOAD_OPTIONS,
   type LoadOptions,
   loadWeights,
@@ -241,7 +242,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       model = withoutAllocation(() => new this(config as never, options.dtype ?? storageOf(checkpoint)));
       declareQuantization(model, checkpoint, stored, wanted, where);
       model.nameOrPath = folder.path;
-      if (options.allocate !== false) await loadWeights(model, checkpoint, options);
+      if (options.allocate === false) assertTensors(model, checkpoint);
+      else await loadWeights(model, checkpoint, options);
       model.generationConfig = await readGenerationConfig(folder, {
         bosTokenId: config.bosTokenId,
         eosTokenId: config.eosTokenId,

@@ -99,12 +99,16 @@ export function assertFilesHold(parameters: number, checkpoint: ModelCheckpoint,
   );
 }
 
-/** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
-export async function loadWeights(
+/**
+ * Checks that a checkpoint has the tensors that a model declares, and no others, without reading any.
+ *
+ * @returns the names of those to read, and of those of another module, in the order of the file's bytes
+ * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`
+ */
+export function assertTensors(
   model: CausalLM,
   checkpoint: ModelCheckpoint,
-  {checkFinite = true, onProgress}: LoadOptions = {},
-): Promise<void> {
+): {names: string[]; others: string[]} {
   const parameters = model.namedParameters();
   const quantizedTensors = new Set(companionsOf(parameters, checkpoint));
   const others = checkpoint.names().filter(isOfAnotherModule);
@@ -122,14 +126,8 @@ export async function loadWeights(
         `Nearest: ${nearestNames(missing[0], checkpoint.names()).join(', ')}`,
     );
   }
-  if (others.length > 0) {
-    const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
-    warn(`checkpoint ${checkpoint.folder}: left out ${shown}, which is no part of a causal language model`);
-  }
-  let loaded = 0;
   for (const name of names) {
     const parameter = parameters.get(name);
-    const info = checkpoint.info(name);
     const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
     if (!parameter) {
       throw new TfjsLoraError(
@@ -137,10 +135,31 @@ export async function loadWeights(
         `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
       );
     }
+    if (!(parameter instanceof QuantizedParameter)) assertMatches(where, checkpoint.info(name), parameter);
+  }
+  return {names, others};
+}
+
+/** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
+export async function loadWeights(
+  model: CausalLM,
+  checkpoint: ModelCheckpoint,
+  {checkFinite = true, onProgress}: LoadOptions = {},
+): Promise<void> {
+  const parameters = model.namedParameters();
+  const {names, others} = assertTensors(model, checkpoint);
+  if (others.length > 0) {
+    const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
+    warn(`checkpoint ${checkpoint.folder}: left out ${shown}, which is no part of a causal language model`);
+  }
+  let loaded = 0;
+  for (const name of names) {
+    const parameter = parameters.get(name)!;
+    const info = checkpoint.info(name);
+    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
     if (parameter instanceof QuantizedParameter) {
       await loadQuantized(parameter, name, checkpoint, model.storage, where);
     } else {
-      assertMatches(where, info, parameter);
       const value = toTensor(await checkpoint.load(name), info, parameter, where, checkFinite);
       parameter.write(value);
       value.dispose();

@@ -1,4 +1,13 @@
-import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -115,6 +124,9 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
   beforeAll(async () => {
     await train([`output_dir=${output('dry')}`, 'max_steps=2', 'save_steps=1']);
     writeFileSync(output('dry-file'), '');
+    cpSync(MODEL, output('dry-model'), {recursive: true});
+    const config = {...json(MODEL, 'config.json'), num_hidden_layers: 5};
+    writeFileSync(join(output('dry-model'), 'config.json'), JSON.stringify(config));
     mkdirSync(output('dry-held'));
     mkdirSync(output('dry-adapter'));
     writeFileSync(
@@ -186,6 +198,11 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     ],
     ['a step that will not fit', () => ['--memory-budget', '0.001'], /expected a peak of at most 976\.6 KiB/],
     ['nothing to do', () => ['do_train=false'], /expected something to do/],
+    [
+      'a model of other layers',
+      () => [`model_name_or_path=${output('dry-model')}`],
+      /expected tensor model\.layers\.4\./,
+    ],
   ])('%s', async (_what, overrides, message) => {
     const line = [
       '--backend',
