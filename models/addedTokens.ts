@@ -26,7 +26,7 @@ export function completeAddedTokens({
   const tokens = [...((tokenizer.added_tokens as AddedToken[] | null | undefined) ?? [])];
   const known = new Set(tokens.map(({content}) => content));
   const {vocab} = tokenizer.model as {vocab: Vocabulary};
-  const nextId = () => Math.max(sizeOf(vocab), ...tokens.map(({id}) => id + 1));
+  let nextId = tokens.reduce((next, {id}) => Math.max(next, id + 1), sizeOf(vocab));
   const add = (token: unknown, flags: {special?: boolean}, mayBeNew = true) => {
     const content = contentOf(token);
     if (content === undefined || known.has(content)) return;
@@ -34,7 +34,7 @@ export function completeAddedTokens({
     if (id === undefined && !mayBeNew) return;
     known.add(content);
     const given = typeof token === 'object' ? token : {};
-    tokens.push({...DEFAULT_FLAGS, ...given, ...flags, id: id ?? nextId(), content} as AddedToken);
+    tokens.push({...DEFAULT_FLAGS, ...given, ...flags, id: id ?? nextId++, content} as AddedToken);
   };
 
   for (const token of listed(config.added_tokens_decoder)) add(token, {});

@@ -11,11 +11,20 @@ const SECTIONS = ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'];
  * whatever text comes. Those of every widespread tokenizer pass.
  *
  * @param path the file, for messages
- * @throws TfjsLoraError `UNSUPPORTED` naming the pattern
+ * @throws TfjsLoraError `UNSUPPORTED` naming the pattern; `CORRUPT_FILE` for one that is neither text nor expression, which
+ *   would be ignored
  */
 export function assertTokenizerPatterns(tokenizer: Readonly<Record<string, unknown>>, path: string): void {
   for (const section of SECTIONS) {
-    for (const pattern of patternsIn(tokenizer[section])) {
+    for (const {Regex: pattern, String: text, ...others} of patternsIn(tokenizer[section])) {
+      if (typeof text === 'string' && pattern === undefined) continue;
+      if (typeof pattern !== 'string') {
+        const got = show(pattern ?? text ?? others);
+        throw new TfjsLoraError(
+          'CORRUPT_FILE',
+          `${path} ${section}: expected a pattern {"String"} or {"Regex"}, got ${got}`,
+        );
+      }
       const fault = faultOf(pattern);
       if (fault === undefined) continue;
       throw new TfjsLoraError(
@@ -27,11 +36,11 @@ export function assertTokenizerPatterns(tokenizer: Readonly<Record<string, unkno
   }
 }
 
-function* patternsIn(value: unknown): Generator<string> {
+function* patternsIn(value: unknown): Generator<Record<string, unknown>> {
   if (typeof value !== 'object' || value === null) return;
   for (const [key, item] of Object.entries(value)) {
-    if (key === 'Regex' && typeof item === 'string') yield item;
-    else yield* patternsIn(item);
+    if (key !== 'pattern') yield* patternsIn(item);
+    else yield typeof item === 'object' && item !== null ? item : {pattern: item};
   }
 }
 

@@ -1,5 +1,6 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {show} from '../../quant/show.ts';
 import type {TrainingData} from '../data/batches.ts';
 import type {CallbackLike} from './callbacks.ts';
 import type {ProgressStream} from './progressBar.ts';
@@ -252,6 +253,6 @@ function assertOneOf(what: string, value: string | undefined, known: readonly st
   if (value === undefined || known.includes(value)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected ${known.join(', ')}, got "${value}". Did you mean ${nearestNames(String(value), known, 1)[0]}?`,
+    `${what}: expected ${known.join(', ')}, got ${show(value)}. Did you mean ${nearestNames(value, known, 1)[0]}?`,
   );
 }

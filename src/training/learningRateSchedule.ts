@@ -179,7 +179,7 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `learning rate schedule "${name}": expected one of ${Object.keys(schedules).join(', ')}. ` +
-        `Did you mean ${nearestNames(String(name), Object.keys(schedules), 1)[0]}?`,
+        `Did you mean ${nearestNames(name, Object.keys(schedules), 1)[0]}?`,
     );
   }
   assertKnownOptions(`learning rate schedule "${name}"`, args, SCHEDULE_OPTIONS);

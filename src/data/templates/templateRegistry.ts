@@ -1,6 +1,7 @@
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {BUILTIN_TEMPLATES} from './builtinTemplates.ts';
 import {completeTemplate, TEMPLATE_OPTIONS, type Template, type TemplateArgs} from './template.ts';
@@ -52,7 +53,7 @@ export function registerTemplate(name: string, args: TemplateArgs): void {
     if (template[turn].some((slot) => typeof slot === 'string' && slot.includes('{{content}}'))) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `registerTemplate ${name} ${turn}: expected a slot with {{content}}, got ${JSON.stringify(template[turn])}`,
+      `registerTemplate ${name} ${turn}: expected a slot with {{content}}, got ${show(template[turn])}`,
     );
   }
   if (template.replaceEos && template.stopWords.length === 0) {

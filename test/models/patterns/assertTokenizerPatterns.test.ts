@@ -65,6 +65,19 @@ describe('assertTokenizerPatterns', () => {
     expect(() => assertTokenizerPatterns(tokenizerWith(pattern), 'x/tokenizer.json')).toThrow(message);
   });
 
+  test.each([null, 'Isolated', {}, {Regex: 7}, {Glob: '*'}])(
+    'refuses the pattern %j, which would be ignored',
+    (pattern) => {
+      expect(() =>
+        assertTokenizerPatterns({normalizer: {type: 'Replace', pattern, content: ''}}, 'x'),
+      ).toThrow('x normalizer: expected a pattern {"String"} or {"Regex"}, got');
+    },
+  );
+
+  test('takes patterns of plain text', () => {
+    expect(() => assertTokenizerPatterns({normalizer: {pattern: {String: '(a+)+$'}}}, 'x')).not.toThrow();
+  });
+
   test('looks at normalizers and decoders too', () => {
     const evil = {type: 'Replace', pattern: {Regex: '(a+)+$'}, content: ''};
     for (const section of ['normalizer', 'decoder', 'post_processor']) {
