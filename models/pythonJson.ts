@@ -3,6 +3,9 @@ import {entriesOf, objectOf, PythonFloat, wholeText} from './pythonValue.ts';
 /** Lists and objects within each other, at most. */
 export const MAX_JSON_DEPTH = 512;
 
+/** More values than any record has; as many objects take some 300 MB. */
+const MAX_VALUES = 5_000_000;
+
 /** Digits of an integer, at most; Python's own limit. */
 const MAX_DIGITS = 4300;
 
@@ -42,6 +45,7 @@ const ESCAPED: Record<string, string> = {b: '\b', f: '\f', n: '\n', r: '\r', t: 
 class JsonReader {
   private at = 0;
   private depth = 0;
+  private values = 0;
   private readonly plain: RegExp;
 
   constructor(
@@ -66,6 +70,7 @@ class JsonReader {
   }
 
   private bareValue(): unknown {
+    if (++this.values > MAX_VALUES) throw this.unexpected(`at most ${MAX_VALUES} values`);
     switch (this.text[this.at]) {
       case '{':
         return objectOf(this.items('}', () => this.entry()));

@@ -21,8 +21,11 @@ const READERS: Record<string, Reader> = {
   parquet: parquetRecords,
 };
 
-/** A packed file may unpack to this, and to so many times its size: real text packs three to twenty times. */
-const UNPACKED = {bytes: 2 ** 26, times: 100};
+/**
+ * A packed file may unpack to this many bytes, and so many times its size more: real text packs three to twenty times. Of its
+ * records each takes some bytes even when packed.
+ */
+const UNPACKED = {bytes: 2 ** 26, times: 50, records: 2 ** 20, bytesPerRecord: 4};
 
 /** The kind of a data file by its name, without a `.gz`; undefined when it is none. */
 export function kindOfFile(path: string): string | undefined {
@@ -49,7 +52,11 @@ export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
     );
   }
   try {
-    yield* READERS[kind](path);
+    const most = path.endsWith('.gz') ? await mostRecords(path) : Number.POSITIVE_INFINITY;
+    for await (const record of READERS[kind](path)) {
+      if (record.index >= most) throw tooMuch(path, `${most} records`);
+      yield record;
+    }
   } catch (cause) {
     if (cause instanceof TfjsLoraError) throw cause;
     const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
@@ -76,15 +83,20 @@ async function* unpacked(path: string, pieces: AsyncIterable<Uint8Array>): Async
   for await (const piece of pieces) {
     most ||= UNPACKED.bytes + UNPACKED.times * (await stat(path)).size;
     bytes += piece.length;
-    if (bytes > most) {
-      throw new TfjsLoraError(
-        'CORRUPT_FILE',
-        `${path}: expected at most ${most} bytes when unpacked (${UNPACKED.times} times the file's size), got more. ` +
-          'Unpack it yourself if it is what you want.',
-      );
-    }
+    if (bytes > most) throw tooMuch(path, `${most} bytes`);
     yield piece;
   }
+}
+
+async function mostRecords(path: string): Promise<number> {
+  return UNPACKED.records + Math.floor((await stat(path)).size / UNPACKED.bytesPerRecord);
+}
+
+function tooMuch(path: string, most: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'CORRUPT_FILE',
+    `${path}: expected at most ${most} when unpacked, by the file's size, got more. Unpack it yourself if it is what you want.`,
+  );
 }
 
 async function* textOf(path: string): AsyncGenerator<string> {

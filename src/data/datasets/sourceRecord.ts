@@ -12,14 +12,14 @@ export interface SourceRecord {
 }
 
 /** Bytes of a record at most; a file whose quotes or brackets do not close would be kept whole. */
-const MOST_BYTES = 2 ** 28;
+const MOST_BYTES = 2 ** 26;
 
 /** `data/train.json record 17 (line 52)` */
 export function placeOf({file, index, line}: Omit<SourceRecord, 'value'>): string {
   return `${file} record ${index}${line === undefined ? '' : ` (line ${line})`}`;
 }
 
-/** @throws TfjsLoraError `CORRUPT_FILE` for a record of more than 256 MiB */
+/** @throws TfjsLoraError `CORRUPT_FILE` for a record of more than 64 MiB */
 export function assertRecordSize(bytes: number, place: Omit<SourceRecord, 'value'>): void {
   if (bytes <= MOST_BYTES) return;
   throw new TfjsLoraError(

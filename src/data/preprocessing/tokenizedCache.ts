@@ -9,7 +9,7 @@ import type {EncodedConversation, EncodeSettings} from './encodeConversation.ts'
 import {packIds, unpackIds} from './packedIds.ts';
 
 /** Counted up when the same text and settings come to mean other ids. */
-const VERSION = 1;
+const VERSION = 2;
 
 const tokenizerHashes = new WeakMap<Tokenizer, string>();
 

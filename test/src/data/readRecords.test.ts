@@ -183,6 +183,10 @@ test('a small file that unpacks to much more is refused on the way', async () =>
     code: 'CORRUPT_FILE',
     message: expect.stringMatching(/bomb\.json\.gz: expected at most \d+ bytes when unpacked/),
   });
+  const many = write('many.jsonl.gz', gzipSync('{}\n'.repeat(1_100_000)));
+  await expect(all(readRecords(many))).rejects.toThrow(
+    /many\.jsonl\.gz: expected at most \d+ records when unpacked/,
+  );
 });
 
 test('brackets within each other are bounded', async () => {
