@@ -1,0 +1,69 @@
+import * as tf from '@tensorflow/tfjs';
+import {QuantizedDense} from '../../layers/quantizedDense.ts';
+import type {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import type {LlamaForCausalLM} from '../../models/llama/llama.ts';
+import type {NestedAbsmax} from '../../quant/blockwise/doubleQuantization.ts';
+import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
+import {errorOf, logitsOf, tinyLlama} from './tinyLlama.ts';
+
+/** Wide enough that double quantization has many scales to find codes for. */
+const WIDE = {hiddenSize: 128, intermediateSize: 512, numHiddenLayers: 1};
+
+beforeAll(() => tf.setBackend('cpu'));
+
+async function scaleCodes(model: LlamaForCausalLM): Promise<number[]> {
+  const codes: number[] = [];
+  for (const parameter of model.namedParameters().values()) {
+    if (parameter.storage !== 'quantized') continue;
+    const matrix = (await (parameter as QuantizedParameter).readMatrix()) as QuantizedTensor;
+    codes.push(...(matrix.absmax as NestedAbsmax).quantized);
+  }
+  return codes;
+}
+
+test('a type alone is short for {type}', async () => {
+  const [short, long] = [tinyLlama(), tinyLlama()];
+  await short.quantize('nf4');
+  await long.quantize({type: 'nf4'});
+  expect(logitsOf(short)).toEqual(logitsOf(long));
+  expect(short.getLayer('model.layers.0.mlp.up_proj')).toBeInstanceOf(QuantizedDense);
+  short.dispose();
+  long.dispose();
+});
+
+test('absmaxSearch changes the codes of the scales, and its default is nearest', async () => {
+  const codes: Record<string, number[]> = {};
+  for (const absmaxSearch of [undefined, 'nearest', 'table'] as const) {
+    const model = tinyLlama(WIDE);
+    await model.quantize({type: 'nf4', doubleQuant: true, blockSize: 32, absmaxSearch});
+    codes[`${absmaxSearch}`] = await scaleCodes(model);
+    model.dispose();
+  }
+  expect(codes.undefined.length).toBeGreaterThan(5000);
+  expect(codes.nearest).toEqual(codes.undefined);
+  expect(codes.table).not.toEqual(codes.nearest);
+});
+
+test.each(['rankPattern', 'alphaPattern'])(
+  'applyLoRA refuses a key of %s that names no adapted layer',
+  async (name) => {
+    const model = tinyLlama();
+    for (const key of ['qproj', 'o_proj', String.raw`layers\.7\..*`]) {
+      expect(
+        await errorOf(() =>
+          model.applyLoRA({targetModules: ['q_proj', 'v_proj'], rank: 2, [name]: {[key]: 4}}),
+        ),
+      ).toEqual({
+        code: 'UNKNOWN_TARGET',
+        message: expect.stringContaining(`LoRA ${name} `),
+      });
+    }
+    expect(await errorOf(() => model.applyLoRA({rank: 2, [name]: {qproj: 4}}))).toEqual({
+      code: 'UNKNOWN_TARGET',
+      message: expect.stringContaining('Nearest: q_proj'),
+    });
+    expect(model.adapterNames).toEqual([]);
+    model.applyLoRA({rank: 2, [name]: {q_proj: 4, [String.raw`layers\.1\.mlp\..*`]: 4}});
+    model.dispose();
+  },
+);
