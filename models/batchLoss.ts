@@ -4,6 +4,7 @@ import {checkpoint} from '../layers/ops/checkpoint.ts';
 import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
+import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {CausalLM} from './causalLM.ts';
@@ -42,14 +43,16 @@ export function lossSum(
   assertLabels(targets, model.config.vocabSize);
   const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // what is run again must drop alike
   return tf.tidy(() => {
+    const [places, labels] = [tf.tensor1d(positions, 'int32'), tf.tensor1d(targets, 'int32')];
+    uploadEarly(places, labels);
     const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
       positionIds: batch.positionIds && toRows(batch, 'positionIds'),
       ...pass,
     }); // [B, T, C]
     const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
-    const counted = tf.gather(flat, tf.tensor1d(positions, 'int32')); // [N, C]
-    return headLoss(model.lm_head, counted, tf.tensor1d(targets, 'int32'), pass);
+    const counted = tf.gather(flat, places); // [N, C]
+    return headLoss(model.lm_head, counted, labels, pass);
   });
 }
 

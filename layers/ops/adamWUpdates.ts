@@ -11,7 +11,7 @@ export interface AdamWTensors {
 }
 
 /** How many variables are best updated together: one where each is computed by itself anyway. */
-export const adamWUpdatesAtOnce = (): number => (hasKernel('AdamWUpdates') ? 64 : 1);
+export const adamWUpdatesAtOnce = (): number => (hasKernel('AdamWUpdates') ? 256 : 1);
 
 /**
  * {@link adamWUpdate} of several variables by the same settings; a kernel takes as many as it can in one pass.

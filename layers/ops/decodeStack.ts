@@ -5,8 +5,8 @@ import {rmsNorm} from './rmsNorm.ts';
 import {
   attributesOfStack,
   fitsStackKernel,
+  type PreparedStack,
   projectInStack,
-  type StackAttributes,
   type StackBlock,
   type StackOptions,
   tensorsOfStack,
@@ -25,12 +25,6 @@ export interface CachedBlock {
 export interface DecodeStackOptions extends StackOptions {
   /** `[B, past + 1]` int32, or longer: of positions to come. See `attention`. */
   segments?: tf.Tensor2D;
-}
-
-/** A stack as the kernel `DecodeStack` takes it: the same object for each position, so that it is read once. */
-export interface PreparedStack {
-  attributes: StackAttributes;
-  tensors: tf.NamedTensorMap;
 }
 
 /**
@@ -76,8 +70,7 @@ const preparedStacks = new WeakMap<StackBlock[], PreparedStack>();
 function prepared(blocks: StackBlock[], options: StackOptions): PreparedStack {
   const known = preparedStacks.get(blocks);
   if (known) return known;
-  const attributes = attributesOfStack(blocks, options) as unknown as StackAttributes;
-  const stack = {attributes, tensors: tensorsOfStack(blocks)};
+  const stack = {attributes: attributesOfStack(blocks, options), tensors: tensorsOfStack(blocks)};
   preparedStacks.set(blocks, stack);
   return stack;
 }

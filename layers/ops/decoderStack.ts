@@ -10,6 +10,7 @@ import {
   attributesOfStack,
   fitsStackKernel,
   PROJECTIONS,
+  type PreparedStack,
   projectInStack,
   type StackBlock,
   type StackOptions,
@@ -57,10 +58,14 @@ export function decoderStack(
   if (!fitsStackKernel(blocks, options, needed)) return tf.tidy(() => composed(x, blocks, options));
   const trained = [...(isInputTrained ? [x] : []), ...blocks.flatMap(adapterTensors)];
   const isRecorded = isRecording() && trained.length > 0;
-  const attributes = attributesOfStack(blocks, options);
-  const weights = tensorsOfStack(blocks);
+  const stack = {
+    attributes: attributesOfStack(blocks, options),
+    tensors: tensorsOfStack(blocks),
+  } as PreparedStack;
   const run = (name: string, inputs: tf.NamedTensorMap, more: tf.NamedAttrMap) =>
-    [tf.engine().runKernel(name, {...inputs, ...weights}, {...attributes, ...more})].flat() as tf.Tensor[];
+    [
+      tf.engine().runKernel(name, inputs, {stack, ...more} as unknown as tf.NamedAttrMap),
+    ].flat() as tf.Tensor[];
   const tables: tf.NamedTensorMap = {cos, sin, ...(segments && {segments})};
   const forward = () => run('DecoderStack', {x, ...tables}, {isRecorded}) as [tf.Tensor3D, tf.Tensor?];
   if (!isRecorded) return tf.tidy(() => forward()[0]);

@@ -54,11 +54,21 @@ export interface StackAttributes {
   blocks: ProjectionAttributes[][];
 }
 
+/**
+ * A stack as kernels take it, as their attribute `stack`: as inputs, so many tensors would cost TensorFlow.js milliseconds. For
+ * positions of a generation it is the same object, so that it is read once.
+ */
+export interface PreparedStack {
+  attributes: StackAttributes;
+  /** By names such as `3.q_proj.codes` and `3.q_proj.a`, in the order in which kernels take them. */
+  tensors: tf.NamedTensorMap;
+}
+
 export function attributesOfStack(
   blocks: StackBlock[],
   {heads, keyValueHeads, epsilon, cos, isCheckpointed = false}: StackOptions & {isCheckpointed?: boolean},
-): tf.NamedAttrMap {
-  const attributes: StackAttributes = {
+): StackAttributes {
+  return {
     heads,
     keyValueHeads,
     headDim: 2 * (cos.shape[3] as number),
@@ -72,7 +82,6 @@ export function attributesOfStack(
       }),
     ),
   };
-  return attributes as unknown as tf.NamedAttrMap;
 }
 
 /** All tensors of the blocks in the order in which kernels take them, by names such as `3.q_proj.codes` and `3.q_proj.a`. */

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {freeSpent} from '../../layers/ops/freeSpent.ts';
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
+import {uploadEarly} from '../../layers/ops/uploadEarly.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {toRows} from '../data/batches.ts';
@@ -59,16 +60,24 @@ export async function windowGradients(
   const gradients: tf.NamedTensorMap = {};
   const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
   let memoryBytes = 0;
+  const share = tf.scalar(1 / tokens); // of a label in the window's mean
+  uploadEarly(share);
   const differentiate = (batch: Batch, i: number) =>
-    tf.tidy(() =>
-      tf.variableGrads(() => {
-        const options = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
-        const share = model.lossSum(batch, options).div(tokens) as tf.Scalar;
+    tf.tidy(() => {
+      const lossOf = () => {
+        const sum = model.lossSum(batch, {training: true, seed: seed * SEEDS_PER_WINDOW + i});
         memoryBytes = tf.memory().numBytes;
-        freeSpent();
-        return share;
-      }, [...variables.values()]),
-    ); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
+        freeSpent(share);
+        return sum;
+      };
+      const trained = [...variables.values()];
+      const {value, grads} = tf.engine().gradients(lossOf, trained, share, true);
+      const named = trained.map(({name}, i) => [name, grads[i]] as const).filter(([, gradient]) => gradient);
+      return {
+        value: tf.mul(value, share) as tf.Scalar,
+        grads: Object.fromEntries(named) as tf.NamedTensorMap,
+      };
+    }); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
   try {
     await prepare?.(variables, () =>
       tf.tidy(() => {
@@ -99,7 +108,7 @@ export async function windowGradients(
     tf.dispose(gradients);
     throw error;
   } finally {
-    tf.dispose(losses);
+    tf.dispose([share, losses]);
   }
 }
 

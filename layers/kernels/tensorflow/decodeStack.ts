@@ -1,8 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {PreparedStack} from '../../ops/decodeStack.ts';
-import {asWords} from './cardWeights.ts';
-import {stackPlan, stackTables} from './decoderStack.ts';
-import {keepOnCard} from './keepOnCard.ts';
+import type {PreparedStack} from '../../ops/stackBlock.ts';
+import {stackPlan, stackTables, stackTensors} from './decoderStack.ts';
 import {type Ops, runOps} from './runOps.ts';
 import type {Handle, OpAttribute, TensorFlowBackend} from './tensorflowBackend.ts';
 
@@ -47,11 +45,7 @@ export const decodeStack = {
 function handlesOf(ops: Ops, backend: TensorFlowBackend, stack: PreparedStack): StackHandles {
   const known = handlesByStack.get(stack);
   if (known) return known;
-  keepOnCard(backend, stack.tensors);
-  const tensors = Object.values(stack.tensors).map((tensor) =>
-    asWords(ops, ops.borrow(tensor as tf.TensorInfo)),
-  );
-  const handles = {attributes: stackPlan(ops, stack.attributes), tensors};
+  const handles = {attributes: stackPlan(ops, stack.attributes), tensors: stackTensors(ops, backend, stack)};
   handlesByStack.set(stack, handles);
   return handles;
 }

@@ -1,14 +1,14 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {StackAttributes} from '../../ops/stackBlock.ts';
+import type {PreparedStack, StackAttributes} from '../../ops/stackBlock.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 import {keepOnCard} from './keepOnCard.ts';
 import {type Ops, runOps} from './runOps.ts';
 import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
 
 interface DecoderStackArgs {
-  /** `x` or `dy` and `saved`, the tables, and by names with a dot the tensors of the blocks in order. */
+  /** `x` or `dy` and `saved`, and the tables. */
   inputs: Record<string, tf.TensorInfo>;
-  attrs: StackAttributes & {isRecorded: boolean; isInputTrained: boolean};
+  attrs: {stack: PreparedStack; isRecorded: boolean; isInputTrained: boolean};
   backend: unknown;
 }
 
@@ -19,12 +19,13 @@ export const decoderStack = {
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend: anyBackend} = args as DecoderStackArgs;
     const backend = anyBackend as TensorFlowBackend;
-    const weights = weightsOf(inputs);
-    keepOnCard(backend, weights);
     return runOps(backend, inputs, (ops, handles) => {
-      const attributes = [...stackPlan(ops, attrs), ops.boolAttribute('is_recorded', attrs.isRecorded)];
+      const attributes = [
+        ...stackPlan(ops, attrs.stack.attributes),
+        ops.boolAttribute('is_recorded', attrs.isRecorded),
+      ];
       const given = [handles.x, ...stackTables(ops, handles)];
-      const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
+      const tensors = stackTensors(ops, backend, attrs.stack);
       const [y, saved] = ops.fused('DecoderStack', given, attributes, 2, tensors);
       return attrs.isRecorded ? [y, saved] : [y];
     });
@@ -38,24 +39,25 @@ export const decoderStackGrad = {
   kernelFunc: (args: unknown) => {
     const {inputs, attrs, backend: anyBackend} = args as DecoderStackArgs;
     const backend = anyBackend as TensorFlowBackend;
-    const weights = weightsOf(inputs);
     return runOps(backend, inputs, (ops, handles) => {
-      const count = 2 * attrs.blocks.flat().filter(({rank}) => rank > 0).length;
+      const count = 2 * attrs.stack.attributes.blocks.flat().filter(({rank}) => rank > 0).length;
       const attributes = [
-        ...stackPlan(ops, attrs),
+        ...stackPlan(ops, attrs.stack.attributes),
         ops.boolAttribute('wants_input', attrs.isInputTrained),
         ops.intAttribute('M', count),
       ];
       const given = [handles.dy, handles.saved, ...stackTables(ops, handles)];
-      const tensors = Object.keys(weights).map((name) => asWords(ops, handles[name]));
+      const tensors = stackTensors(ops, backend, attrs.stack);
       const [dx, ...gradients] = ops.fused('DecoderStackGrad', given, attributes, 1 + count, tensors);
       return attrs.isInputTrained ? [dx, ...gradients] : gradients;
     });
   },
 } as const;
 
-function weightsOf(inputs: Record<string, tf.TensorInfo>): Record<string, tf.TensorInfo> {
-  return Object.fromEntries(Object.entries(inputs).filter(([name]) => name.includes('.')));
+/** The tensors of a stack as ops of a card take them. */
+export function stackTensors(ops: Ops, backend: TensorFlowBackend, {tensors}: PreparedStack): Handle[] {
+  keepOnCard(backend, tensors);
+  return Object.values(tensors).map((tensor) => asWords(ops, ops.borrow(tensor as tf.TensorInfo)));
 }
 
 /** Tables and segments as ops of a card take them. */

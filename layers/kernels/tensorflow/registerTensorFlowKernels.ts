@@ -22,6 +22,7 @@ import {quantizedMatMul, storedMatMul} from './storedMatMul.ts';
 import {swiGLU, swiGLUGrad} from './swiGLU.ts';
 import {transpose} from './transpose.ts';
 import {unpack16} from './unpack16.ts';
+import {uploadEarly} from './uploadEarly.ts';
 
 const KERNELS: tf.KernelConfig[] = [
   ...[adamW8bitStep, lion8bitStep, lionStep].map(optimizerKernel),
@@ -48,6 +49,7 @@ const KERNELS: tf.KernelConfig[] = [
   swiGLU,
   swiGLUGrad,
   unpack16,
+  uploadEarly,
 ];
 
 /** Registers this library's kernels for the `tensorflow` backend. Calling this again is harmless. */

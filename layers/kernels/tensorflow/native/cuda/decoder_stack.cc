@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kThreads = 256;
 /** Rows that the feed-forward part takes at once: it is four times as wide as the rest. */
-constexpr int64_t kRowsAtOnce = 8192;
+constexpr int64_t kRowsAtOnce = 4096;
 
 /** The four products of a block; queries, keys and values are one, as are gate and up. */
 struct BlockWeights {
