@@ -11,8 +11,8 @@ export interface Target<Input> {
   read(input: Input): unknown;
 }
 
-/** Seconds for one target: it then stops early, with what it has tried. All of them together take two minutes at most. */
-const MOST_SECONDS = 9;
+/** Seconds for one target: it then stops early, with what it has tried. All of them together, in two workers, take two minutes at most. */
+const MOST_SECONDS = 6;
 
 /**
  * Reads `count` damaged files. Each must be read or refused by a typed error with a message of bounded length, must change

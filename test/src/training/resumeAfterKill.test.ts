@@ -87,7 +87,7 @@ test('a run killed again and again gives bit for bit the losses of one that neve
     endings.push(
       await runChild(
         killed,
-        kill === 2 ? {killAfter: Math.random() * 400} : {dieAt: 60 + Math.floor(120 * random())},
+        kill === 2 ? {killAfter: 400 * random()} : {dieAt: 60 + Math.floor(120 * random())},
       ),
     );
   }
