@@ -128,7 +128,7 @@ export abstract class ModuleLayer extends tf.layers.Layer {
   }
 
   /**
-   * Sets all weights, in the order of {@link getWeights}; every one is checked before any is written.
+   * Sets all weights, in the order of `getWeights`; every one is checked before any is written.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
    */

@@ -27,7 +27,12 @@ export {presets} from './llama/presets.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
 export type {LoRAOptions} from './peft/adapterSet.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
-export {matchTargets, type TargetCandidates, type TargetModules} from './peft/targetModules.ts';
+export {
+  matchTargets,
+  type TargetCandidates,
+  type TargetModules,
+  type TargetOptions,
+} from './peft/targetModules.ts';
 export type {QuantizationOptions} from './quantization.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';
 export {type ChatMessage, type ChatTemplateOptions, Tokenizer} from './tokenizer.ts';

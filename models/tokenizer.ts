@@ -264,8 +264,8 @@ export class Tokenizer {
    * Checks that every token has a row in the model's embedding. A larger embedding is fine: padding it is common.
    *
    * @param modelVocabSize `vocab_size` of the model's config
-   * @param options.allowAdded accept added tokens without a row, such as a `[PAD]` that nobody trained; using one is
-   *   refused. Default false.
+   * @param options with `allowAdded`, added tokens may lack a row, such as a `[PAD]` that nobody trained; using one is
+   *   refused. Default false
    * @throws TfjsLoraError `VOCABULARY_MISMATCH`
    */
   assertFits(modelVocabSize: number, options: {allowAdded?: boolean} = {}): void {
