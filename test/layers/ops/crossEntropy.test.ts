@@ -1,8 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {crossEntropy} from '../../../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../../../layers/ops/linearCrossEntropy.ts';
+import {storeQuantized} from '../../../layers/ops/quantizedStorage.ts';
 import type {StoredMatrix} from '../../../layers/ops/storedMatrix.ts';
 import {packTensor} from '../../../layers/parameter.ts';
+import {quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
 import {unpackRows} from '../../../quant/float16.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
@@ -130,5 +132,59 @@ describeEachBackend('linearCrossEntropy', () => {
     expect(() => linearCrossEntropy(normal([5, 5], 1), weight, labelTensor())).toThrow(
       'linearCrossEntropy labels: expected [5], got [6]',
     );
+  });
+});
+
+describe('the kernel of linearCrossEntropy', () => {
+  type Asked = {inputs: Record<string, tf.TensorInfo>; attrs: Record<string, unknown>};
+  const asked: Asked[] = [];
+  beforeAll(() => tf.setBackend('cpu'));
+  beforeEach(() => {
+    asked.length = 0;
+    tf.registerKernel({
+      kernelName: 'LinearCrossEntropy',
+      backendName: 'cpu',
+      kernelFunc: (args) => {
+        const {inputs, attrs} = args as unknown as Asked;
+        asked.push({inputs, attrs});
+        const {shape} = inputs.hidden;
+        return attrs.wantsGradient ? [tf.scalar(5), tf.fill(shape, 2)] : tf.scalar(5);
+      },
+    });
+  });
+  afterEach(() => tf.unregisterKernel('LinearCrossEntropy', 'cpu'));
+
+  const hidden = () => normal([6, 32], 4) as tf.Tensor2D;
+  const head = (rows: number, dtype: 'bfloat16' | 'float32' = 'bfloat16') => {
+    const values = normal([rows, 32], 3) as tf.Tensor2D;
+    return {tensor: dtype === 'float32' ? values : packTensor(values, dtype), dtype, rows, cols: 32};
+  };
+
+  test('gives the loss and, where it is wanted, the gradient', () => {
+    const labels = labelTensor();
+    expect(linearCrossEntropy(hidden(), head(48), labels).dataSync()[0]).toBe(5);
+    const gradient = tf.grad((x) => tf.mul(linearCrossEntropy(x as tf.Tensor2D, head(48), labels), 3))(
+      hidden(),
+    );
+    expect([...gradient.dataSync()]).toEqual(new Array(6 * 32).fill(6));
+    expect(asked.map(({attrs}) => attrs.wantsGradient)).toEqual([false, true]);
+    expect(Object.keys(asked[0].inputs)).toEqual(['hidden', 'labels', 'weight']);
+    expect(asked[0].attrs).toMatchObject({dtype: 'bfloat16', rows: 48, cols: 32});
+  });
+
+  test('gets the tensors of a quantized head in the order of its storage', () => {
+    const values = Float32Array.from({length: 64 * 32}, (_, i) => Math.sin(i));
+    const weight = storeQuantized(quantizeNF4(values, [64, 32], {doubleQuant: true}));
+    linearCrossEntropy(hidden(), weight, labelTensor());
+    const names = ['codes', 'absmaxCodes', 'nestedAbsmax', 'map'];
+    expect(Object.keys(asked[0].inputs)).toEqual(['hidden', 'labels', ...names]);
+    expect(asked[0].attrs).toMatchObject({dtype: 'nf4', blockSize: 64, nestedBlockSize: 256});
+  });
+
+  test('is not asked for float32, a size that is no multiple of 16, or an ignored label that counts elsewhere', () => {
+    linearCrossEntropy(hidden(), head(48, 'float32'), labelTensor());
+    linearCrossEntropy(hidden(), head(40), labelTensor());
+    linearCrossEntropy(hidden(), head(48), tf.tensor1d([1, 2, 3, 4, 5, 6], 'int32'), 0);
+    expect(asked).toEqual([]);
   });
 });

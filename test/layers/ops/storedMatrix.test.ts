@@ -4,7 +4,12 @@ import {linear} from '../../../layers/ops/linear.ts';
 import {loraLinear} from '../../../layers/ops/loraLinear.ts';
 import {loraMatMul} from '../../../layers/ops/loraMatMul.ts';
 import {storedMatMul} from '../../../layers/ops/storedMatMul.ts';
-import {type DenseMatrix, storedShape} from '../../../layers/ops/storedMatrix.ts';
+import {
+  type DenseMatrix,
+  fits16BitKernels,
+  type StoredMatrix,
+  storedShape,
+} from '../../../layers/ops/storedMatrix.ts';
 import {unpack16} from '../../../layers/ops/unpack16.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {packTensor} from '../../../layers/parameter.ts';
@@ -64,6 +69,17 @@ test('storedShape halves the columns of the 16-bit types, rounding up', () => {
   expect(storedShape('float32', 3, 5)).toEqual([3, 5]);
   expect(storedShape('bfloat16', 3, 5)).toEqual([3, 3]);
   expect(storedShape('float16', 3, 4)).toEqual([3, 2]);
+});
+
+test('fits16BitKernels takes what is of one type, at most 16 bits, on the device, and cut in sixteens', () => {
+  const fits = (matrix: object) => fits16BitKernels(matrix as StoredMatrix);
+  const whole = {rows: 32, cols: 48};
+  for (const dtype of ['bfloat16', 'float16']) expect(fits({...whole, dtype})).toBe(true);
+  for (const dtype of ['float32', 'hosted']) expect(fits({...whole, dtype})).toBe(false);
+  expect(fits({rows: 40, cols: 48, dtype: 'bfloat16'})).toBe(false);
+  expect(fits({rows: 32, cols: 40, dtype: 'bfloat16'})).toBe(false);
+  expect([64, 8].map((blockSize) => fits({...whole, dtype: 'nf4', blockSize}))).toEqual([true, false]);
+  expect([0, 2].map((outliers) => fits({...whole, dtype: 'int8', outliers}))).toEqual([true, false]);
 });
 
 describeEachBackend('unpackMatrix', () => {
