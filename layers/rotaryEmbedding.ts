@@ -30,6 +30,11 @@ export interface RotaryTables {
   sin: tf.Tensor4D;
 }
 
+interface RotaryValues {
+  cos: Float32Array;
+  sin: Float32Array;
+}
+
 /** Turns each head by its position. Input and output `[B, H, T, headDim]`. No weights. */
 export class RotaryEmbedding extends ModuleLayer {
   static className = 'RotaryEmbedding';
@@ -44,6 +49,8 @@ export class RotaryEmbedding extends ModuleLayer {
   readonly scaling?: RopeScaling;
   /** Radians per position, `[headDim/2]`, in float32 arithmetic as in Hugging Face. */
   readonly inverseFrequencies: Float32Array;
+  /** Of {@link tables}: batches of one length follow each other, and the values take as long to make as a small batch. */
+  private latest?: RotaryValues & {key: string};
 
   constructor(args: RotaryEmbeddingArgs) {
     super(args);
@@ -61,7 +68,11 @@ export class RotaryEmbedding extends ModuleLayer {
 
   /** Tables for positions `offset … offset + length − 1`, the same for every row of a batch. */
   tables(length: number, offset = 0): RotaryTables {
-    return this.tablesAt([Array.from({length}, (_, i) => offset + i)]);
+    const key = `${length} ${offset}`;
+    if (this.latest?.key !== key) {
+      this.latest = {key, ...this.valuesAt([Array.from({length}, (_, i) => offset + i)])};
+    }
+    return this.tensorsOf(this.latest, 1, length);
   }
 
   /**
@@ -71,18 +82,16 @@ export class RotaryEmbedding extends ModuleLayer {
    */
   tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
     const positions = readAtOnce<ArrayLike<number>>(`${this.name} positionIds`, positionIds, 'Pass rows.');
-    const {cos, sin} = this.valuesAt(positions);
-    const shape: [number, number, number, number] = [
-      positions.length,
-      1,
-      positions[0].length,
-      this.headDim / 2,
-    ];
+    return this.tensorsOf(this.valuesAt(positions), positions.length, positions[0].length);
+  }
+
+  private tensorsOf({cos, sin}: RotaryValues, batch: number, length: number): RotaryTables {
+    const shape: [number, number, number, number] = [batch, 1, length, this.headDim / 2];
     return {cos: tf.tensor4d(cos, shape), sin: tf.tensor4d(sin, shape)};
   }
 
   /** What {@link tablesAt} puts into its tensors, row by row. */
-  valuesAt(positions: ArrayLike<number>[]): {cos: Float32Array; sin: Float32Array} {
+  valuesAt(positions: ArrayLike<number>[]): RotaryValues {
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
     const cos = new Float32Array(batch * length * half);
