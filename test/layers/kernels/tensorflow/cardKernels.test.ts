@@ -67,8 +67,8 @@ const words = (name: string) => `Bitcast(Bitcast(Bitcast(${name})))`;
 
 const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 
-/** One block: `q_proj` in nf4 with an adapter, `k_proj` in int8, the rest bfloat16. */
-function stackInputs(backend: StandIn): Record<string, tf.TensorInfo> {
+/** The tensors of one block: `q_proj` in nf4 with an adapter, `k_proj` in int8, the rest bfloat16. */
+function stackTensors(backend: StandIn): Record<string, tf.TensorInfo> {
   const inputs: Record<string, tf.TensorInfo> = {};
   const add = (name: string, shape: number[], dtype?: 'int32') => {
     inputs[`0.${name}`] = backend.tensor(name, shape, dtype);
@@ -86,7 +86,7 @@ function stackInputs(backend: StandIn): Record<string, tf.TensorInfo> {
   return inputs;
 }
 
-const attrs = {
+const stackAttributes = {
   ...{heads: 1, keyValueHeads: 1, headDim: 64, intermediateSize: 64, epsilon: 1e-5, isCheckpointed: true},
   blocks: [
     [
@@ -105,6 +105,8 @@ const attrs = {
     ],
   ],
 };
+
+const stackOf = (backend: StandIn) => ({attributes: stackAttributes, tensors: stackTensors(backend)});
 
 const PLAN = [
   ...[1, 1, 64, 64, 1, 1], // heads, their size, the intermediate size, checkpointed, one block
@@ -137,6 +139,7 @@ const run = (
 describe('DecoderStack', () => {
   test('is one op with a plan, numbers and all tensors in order', () => {
     const backend = new StandIn();
+    const stack = stackOf(backend);
     const inputs = {
       ...{
         x: backend.tensor('x', [1, 3, 64]),
@@ -144,9 +147,8 @@ describe('DecoderStack', () => {
         sin: backend.tensor('sin', [1, 1, 3, 32]),
       },
       segments: backend.tensor('segments', [1, 3], 'int32'),
-      ...stackInputs(backend),
     };
-    const outputs = run(decoderStack, backend, inputs, {...attrs, isRecorded: true});
+    const outputs = run(decoderStack, backend, inputs, {stack, isRecorded: true});
     expect(outputs).toHaveLength(2);
     const {attributes, inputs: given, outputCount} = backend.of('TfjsLoraDecoderStack');
     expect(attributes).toEqual({plan: PLAN, numbers: NUMBERS, is_recorded: true, N: TENSORS.length});
@@ -156,18 +158,18 @@ describe('DecoderStack', () => {
 
   test('frees what it makes but views of weights, which it makes once', () => {
     const backend = new StandIn();
+    const stack = stackOf(backend);
     const inputs = {
       ...{
         x: backend.tensor('x', [1, 3, 64]),
         cos: backend.tensor('cos', [1, 1, 3, 32]),
         sin: backend.tensor('sin', [1, 1, 3, 32]),
       },
-      ...stackInputs(backend),
     };
-    run(decoderStack, backend, inputs, {...attrs, isRecorded: false});
+    run(decoderStack, backend, inputs, {stack, isRecorded: false});
     expect(backend.of('TfjsLoraDecoderStack').inputs[3]).toBe('constant [0]'); // no segments
     const [alive, asked] = [backend.alive.size, backend.asked.length];
-    const outputs = run(decoderStack, backend, inputs, {...attrs, isRecorded: false});
+    const outputs = run(decoderStack, backend, inputs, {stack, isRecorded: false});
     expect(outputs).toHaveLength(1);
     expect(backend.asked.slice(asked).map(({name}) => name)).toEqual(['TfjsLoraDecoderStack']);
     expect(backend.alive.size).toBe(alive + 1);
@@ -175,13 +177,12 @@ describe('DecoderStack', () => {
 
   test.each([true, false])('gives the gradients of the adapters, of the input: %s', (isInputTrained) => {
     const backend = new StandIn();
+    const stack = stackOf(backend);
     const inputs = {
       ...{dy: backend.tensor('dy', [1, 3, 64]), saved: backend.tensor('saved', [9])},
       ...{cos: backend.tensor('cos', [1, 1, 3, 32]), sin: backend.tensor('sin', [1, 1, 3, 32])},
-      ...stackInputs(backend),
     };
-    run(decoderStack, backend, {...inputs, x: inputs.dy}, {...attrs, isRecorded: true}); // moves the weights
-    const outputs = run(decoderStackGrad, backend, inputs, {...attrs, isInputTrained});
+    const outputs = run(decoderStackGrad, backend, inputs, {stack, isInputTrained});
     expect(outputs).toHaveLength(isInputTrained ? 3 : 2);
     const {attributes, inputs: given, outputCount} = backend.of('TfjsLoraDecoderStackGrad');
     expect(attributes).toEqual({
