@@ -75,8 +75,14 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   /** Sub-layers by property name, in the order they were assigned. */
   get sublayers(): [key: string, layer: Layer][] {
-    const {Layer} = tf.layers; // asked several times a step
-    return Object.entries(this).filter((entry): entry is [string, Layer] => entry[1] instanceof Layer);
+    const {Layer} = tf.layers;
+    const found: [string, Layer][] = [];
+    for (const key of Object.keys(this)) {
+      // all layers are walked several times a step: no entry is made for the rest
+      const value = (this as Record<string, unknown>)[key];
+      if (typeof value === 'object' && value instanceof Layer) found.push([key, value]);
+    }
+    return found;
   }
 
   /** Whether its weights train: unless it is frozen for itself, or held. */
