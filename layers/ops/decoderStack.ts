@@ -54,8 +54,7 @@ export function decoderStack(
       2 * options.heads * (cos.shape[3] as number),
     ]);
   }
-  const needed = isRecording() ? ['DecoderStack', 'DecoderStackGrad'] : ['DecoderStack'];
-  if (!fitsStackKernel(blocks, options, needed)) return tf.tidy(() => composed(x, blocks, options));
+  if (!fitsDecoderStackKernel(blocks, options)) return tf.tidy(() => composed(x, blocks, options));
   const trained = [...(isInputTrained ? [x] : []), ...blocks.flatMap(adapterTensors)];
   const isRecorded = isRecording() && trained.length > 0;
   const stack = {
@@ -80,6 +79,12 @@ export function decoderStack(
       return run('DecoderStackGrad', {dy, saved, ...given}, {isInputTrained});
     },
   );
+}
+
+/** Whether a kernel computes blocks like these, and their gradients where they are wanted; else {@link decoderStack} is composed. */
+export function fitsDecoderStackKernel(blocks: StackBlock[], options: StackOptions): boolean {
+  const needed = isRecording() ? ['DecoderStack', 'DecoderStackGrad'] : ['DecoderStack'];
+  return fitsStackKernel(blocks, options, needed);
 }
 
 /** A and B of each linear layer in the order of {@link PROJECTIONS}: what gets a gradient. */

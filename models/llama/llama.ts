@@ -4,7 +4,7 @@ import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
-import {decoderStack} from '../../layers/ops/decoderStack.ts';
+import {decoderStack, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
 import {decodeStack, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import type {StackBlock} from '../../layers/ops/stackBlock.ts';
@@ -80,7 +80,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
       const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
       const stack = !cache && hasKernel('DecoderStack') ? plainStack(this.blocks, training) : undefined;
-      if (stack) {
+      if (stack && fitsDecoderStackKernel(stack, options)) {
         hidden = decoderStack(hidden as tf.Tensor3D, stack, {
           ...options,
           isCheckpointed: training && this.gradientCheckpointing,

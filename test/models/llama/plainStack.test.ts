@@ -4,6 +4,7 @@ import {decoderStack} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import {PROJECTIONS, type PreparedStack, type StackBlock} from '../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../models/generation/generate.ts';
+import {DecoderBlock} from '../../../models/llama/decoderBlock.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {plainStack} from '../../../models/llama/plainStack.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
@@ -307,8 +308,11 @@ describe('the kernel of a stack', () => {
     ['rows that begin anywhere', {intermediateSize: 72}, 'bfloat16'],
   ] as const)('is not asked for %s', async (_, extra, dtype) => {
     const model = tinyLlama({...wide, ...extra}, {dtype});
+    const layers = jest.spyOn(DecoderBlock.prototype, 'call');
     model.lossSum({inputIds: tinyIds, labels: tinyIds}, {}).dispose();
     expect(asked).toEqual([]);
+    expect(layers).toHaveBeenCalledTimes(model.blocks.length); // they know more ways than the composed op
+    layers.mockRestore();
     model.dispose();
   });
 });

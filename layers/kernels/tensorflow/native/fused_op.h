@@ -28,13 +28,15 @@ class Attributes {
 
   std::vector<int64_t> integers(const char* name) const {
     std::vector<int64_t> values(length(name));
-    TF_OpKernelConstruction_GetAttrInt64List(construction_, name, values.data(), static_cast<int>(values.size()), status_);
+    TF_OpKernelConstruction_GetAttrInt64List(construction_, name, values.data(), static_cast<int>(values.size()),
+                                             status_);
     return values;
   }
 
   std::vector<float> numbers(const char* name) const {
     std::vector<float> values(length(name));
-    TF_OpKernelConstruction_GetAttrFloatList(construction_, name, values.data(), static_cast<int>(values.size()), status_);
+    TF_OpKernelConstruction_GetAttrFloatList(construction_, name, values.data(), static_cast<int>(values.size()),
+                                             status_);
     return values;
   }
 
