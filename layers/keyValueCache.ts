@@ -91,7 +91,7 @@ export class KeyValueCache {
 
   /**
    * One new position's attention, which goes into the cache; see {@link decodeAttention}. The layer must hold positions
-   * already. Room for {@link ROOM} positions is made at a time.
+   * already. Room is made for 256 positions at a time.
    *
    * @returns what the query gets, `[B, H·D]`
    * @throws TfjsLoraError `SHAPE_MISMATCH`; `INVALID_ARGUMENT` for a layer that holds none; `DISPOSED`

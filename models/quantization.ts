@@ -16,7 +16,7 @@ import {skipsModule} from './skipsModule.ts';
 export interface QuantizationOptions extends QuantizationArgs {
   /**
    * Linear layers that stay as they are, as transformers 5 reads `llm_int8_skip_modules`: by the end of a name, or by a Python
-   * regular expression for its beginning (`model\.layers\.[0-3]`); see {@link skipsModule}. Default `['lm_head']`.
+   * regular expression for its beginning (`model\.layers\.[0-3]`); see models/skipsModule.ts. Default `['lm_head']`.
    */
   skipModules?: string[];
 }

@@ -67,7 +67,7 @@ const MAX_CELLS = 50_000_000;
  * The names in `known` closest to `name` by edit distance, nearest first: for "did you mean". The time it takes is bounded
  * for any number of names of any length.
  *
- * @param name a value from a file may be no string: it is compared as {@link show} writes it
+ * @param name a value from a file may be no string: it is compared as `show` writes it
  */
 export function nearestNames(name: unknown, known: Iterable<string>, count = 3): string[] {
   const wanted = (typeof name === 'string' ? name : show(name)).slice(0, COMPARED_LENGTH);

@@ -11,8 +11,8 @@ import {keepResults, replayResults} from './keptResults.ts';
  * @param block a differentiable function of `inputs` and `constants`, in that order, that leaves no tensor
  *   behind and gives the same result each time it is run
  * @param inputs tensors `block` is differentiated by
- * @param variables trained variables `block` reads; they must be named here to get a gradient
- * @param constants tensors `block` needs that get no gradient: masks, tables
+ * @param options `variables`: trained variables `block` reads, which must be named here to get a gradient; `constants`: tensors
+ *   `block` needs that get no gradient, such as masks and tables
  */
 export function checkpoint<T extends tf.Tensor>(
   block: (...tensors: tf.Tensor[]) => T,

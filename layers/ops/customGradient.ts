@@ -6,8 +6,7 @@ import {isRecording} from './isRecording.ts';
  * its intermediates go at once instead of living until the whole backward pass ends.
  *
  * @param inputs what the function is differentiated by
- * @param forward the value, from `inputs` and anything else it closes over
- * @param saved tensors that backward needs
+ * @param forward the value, from `inputs` and anything else it closes over, and as `saved` the tensors that backward needs
  * @param backward one gradient per input, in order
  */
 export function customGradient<T extends tf.Tensor>(

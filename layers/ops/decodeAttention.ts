@@ -25,7 +25,7 @@ export interface DecodeAttentionInputs {
 /**
  * One step of generation in attention: turns query and key by their position, puts key and value into the cache at `past`,
  * and attends to all positions up to there. A kernel does it in one pass and writes over the cache; replayed
- * ({@link recordReplay}), it takes the next position each time.
+ * (`recordReplay`), it takes the next position each time.
  *
  * @param past positions in the cache, fewer than its capacity
  * @param scale factor on the scores. Default `1 / sqrt(D)`

@@ -13,7 +13,7 @@ export function hasKernel(kernelName: string): boolean {
 
 /**
  * Runs an op: the kernel of that name when the active backend has one registered, else the composed
- * reference. A kernel that must be differentiated goes through {@link dispatchWithGradient}.
+ * reference. A kernel that must be differentiated goes through `dispatchWithGradient`.
  *
  * @param kernelName as given to `tf.registerKernel`
  * @param inputs the tensors the kernel reads, by name

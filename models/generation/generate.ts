@@ -52,7 +52,7 @@ export interface GenerativeModel {
   /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
   logitsOf(hidden: tf.Tensor): tf.Tensor;
   newCache(batchSize: number): KeyValueCache;
-  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see {@link Decoder}. */
+  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see `Decoder`. */
   readonly rotary?: RotaryEmbedding;
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;

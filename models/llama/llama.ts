@@ -37,7 +37,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   private readonly stacks = new WeakMap<KeyValueCache, StackBlock[] | undefined>();
 
   /**
-   * @param config see {@link resolveConfig}
+   * @param config see `resolveConfig`
    * @param storage how the matrices lie in memory
    */
   constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {

@@ -10,7 +10,7 @@ import {UrlFolder} from './urlFolder.ts';
  */
 export type FolderSource = string | URL | Iterable<File> | ReadonlyMap<string, Blob> | Folder;
 
-/** Where files are written: a path of the disk, a map that takes them by their names, or a {@link WritableFolder}. */
+/** Where files are written: a path of the disk, a map that takes them by their names, or a `WritableFolder`. */
 export type FolderTarget = string | Map<string, Blob> | WritableFolder;
 
 /** @throws TfjsLoraError `INVALID_ARGUMENT` */
