@@ -25,7 +25,7 @@ std::string registerAll() {
         tfjs_lora::registerRotaryEmbedding, tfjs_lora::registerSwiGLU
 #ifdef TFJS_LORA_CARD
         ,
-        tfjs_lora::registerCardOps
+        tfjs_lora::registerSharedCardOps, tfjs_lora::registerCardOps
 #endif
        }) {
     const std::string message = registered();

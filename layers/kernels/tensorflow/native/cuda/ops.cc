@@ -4,6 +4,10 @@
 #include "card_call.h"
 #include "engine.h"
 
+#ifndef TFJS_LORA_CARD_DEVICE  // a processor, where a test has an engine of its own
+#define TFJS_LORA_CARD_DEVICE "GPU"
+#endif
+
 namespace tfjs_lora {
 namespace {
 
@@ -340,13 +344,7 @@ class MemoryUseOp {
 template <class Op>
 std::string registerCardOp(const Signature& signature, const std::vector<const char*>& onHost = {}) {
   const std::string failure = declareOp(signature);
-  return failure.empty() ? registerKernel<Op, CardCall>(signature.name, "GPU", onHost) : failure;
-}
-
-/** Its output is in the host's memory. */
-std::string registerMemoryUse() {
-  const std::string failure = declareOp({"TfjsLoraMemoryUse", {}, {"use: float"}, {"restart: bool"}});
-  return failure.empty() ? registerKernel<MemoryUseOp, CardCall>("TfjsLoraMemoryUse", "GPU", {"use"}) : failure;
+  return failure.empty() ? registerKernel<Op, CardCall>(signature.name, TFJS_LORA_CARD_DEVICE, onHost) : failure;
 }
 
 }  // namespace
@@ -356,13 +354,19 @@ void useCardFolders(const std::string& kernels, const std::string& cache) {
   cacheFolder = cache;
 }
 
+std::string registerSharedCardOps() {
+  for (const std::string& failure : {registerKernel<AdamWUpdates, CardCall>("TfjsLoraAdamWUpdates", "GPU"),
+                                     registerKernel<GlobalNorm, CardCall>("TfjsLoraGlobalNorm", "GPU"),
+                                     registerKernel<RMSNorm, CardCall>("TfjsLoraRMSNorm", "GPU"),
+                                     registerKernel<RMSNormGrad, CardCall>("TfjsLoraRMSNormGrad", "GPU")}) {
+    if (!failure.empty()) return failure;
+  }
+  return "";
+}
+
 std::string registerCardOps() {
   for (const std::string& failure :
-       {registerKernel<AdamWUpdates, CardCall>("TfjsLoraAdamWUpdates", "GPU"),
-        registerKernel<GlobalNorm, CardCall>("TfjsLoraGlobalNorm", "GPU"),
-        registerKernel<RMSNorm, CardCall>("TfjsLoraRMSNorm", "GPU"),
-        registerKernel<RMSNormGrad, CardCall>("TfjsLoraRMSNormGrad", "GPU"),
-        registerMemoryUse(),
+       {registerCardOp<MemoryUseOp>({"TfjsLoraMemoryUse", {}, {"use: float"}, {"restart: bool"}}, {"use"}),
         registerCardOp<DecoderStack>({"TfjsLoraDecoderStack",
                                       {"x: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
                                       {"y: float", "saved: float"},

@@ -1,10 +1,13 @@
-// The ops of a graphics card, beside those of the processor (../ops.h), some of which they share the names of.
+// The ops of a graphics card, beside those of the processor (../ops.h).
 #pragma once
 #include <string>
 
 namespace tfjs_lora {
 
-/** Registers them, after those of the processor. @returns what went wrong; empty if nothing */
+/** Registers those that the processor has too, after it has declared them. @returns what went wrong; empty if nothing */
+std::string registerSharedCardOps();
+
+/** Declares and registers those that only a card has. @returns what went wrong; empty if nothing */
 std::string registerCardOps();
 
 /** Where the kernels' sources are, and where they are kept once compiled; before the first op runs. */

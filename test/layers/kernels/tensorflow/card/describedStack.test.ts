@@ -1,0 +1,149 @@
+import * as tf from '@tensorflow/tfjs';
+import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
+import {
+  setCardOps,
+  type TensorFlowBackend,
+} from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {PROJECTIONS} from '../../../../../layers/ops/stackBlock.ts';
+import {generateIds} from '../../../../../models/generation/generate.ts';
+import {LlamaForCausalLM} from '../../../../../models/llama/llama.ts';
+import {useBackend} from '../../../../../src/backends/useBackend.ts';
+import {tinyConfig, tinyIds} from '../../../../models/tinyLlama.ts';
+
+/**
+ * The ops of a card in TensorFlow itself, on the processor, with an engine that says what it is given: `.ci/compile-card-ops`
+ * compiles that, and names it in `TFJS_LORA_DESCRIBING_ENGINE`. Else this is skipped, in sight.
+ */
+const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
+
+(path ? describe : describe.skip)('the ops of a card hand over', () => {
+  let engine: {described(): string};
+  const backend = () => tf.backend() as TensorFlowBackend;
+
+  beforeAll(async () => {
+    await useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: true});
+    engine = require(path as string);
+    setCardOps(backend(), true);
+    registerCardKernels(backend());
+  });
+  afterAll(() => {
+    setCardOps(backend(), false);
+    registerCardKernels(backend());
+  });
+
+  const shape = {
+    hiddenSize: 128,
+    numAttentionHeads: 2,
+    numKeyValueHeads: 1,
+    intermediateSize: 64,
+    vocabSize: 32,
+  };
+  const newModel = (extra = {}) =>
+    LlamaForCausalLM.fromConfig(
+      {...tinyConfig, ...shape, rmsNormEps: 0.25, ...extra},
+      {dtype: 'bfloat16', seed: 1},
+    ) as LlamaForCausalLM;
+  const mask = [
+    [1, 1, 2, 2, 2],
+    [1, 1, 1, 0, 0],
+  ];
+  const lossOf = (model: LlamaForCausalLM) =>
+    model.lossSum({inputIds: tinyIds, labels: tinyIds, attentionMask: mask}, {training: true});
+  /** Numbers as C++ prints them. */
+  const printed = (value: number) => `${Number(value.toPrecision(9))}`;
+  const first = (tensor: tf.Tensor) => printed(tensor.dataSync()[0]);
+
+  const projectionsOf = (model: LlamaForCausalLM) =>
+    model.blocks.map(({self_attn, mlp}) => {
+      const layers = {...self_attn, ...mlp} as unknown as Record<string, {weight: {read(): tf.Tensor}}>;
+      return PROJECTIONS.map((name) => layers[name]);
+    });
+
+  test('16-bit weights, adapters, tables and segments, forward and backward', () => {
+    const model = newModel();
+    model.applyLoRA({rank: 2, alpha: 3, targetModules: ['k_proj', 'down_proj'], seed: 1});
+    const variables = [...model.trainableParameters().values()];
+    for (const [i, {name}] of variables.entries()) {
+      const variable = tf.engine().registeredVariables[name];
+      variable.assign(tf.fill(variable.shape, i + 0.5));
+    }
+    const handles = backend().getNumOfTFTensors();
+    engine.described();
+    const {value, grads} = tf.variableGrads(() => lossOf(model), variables);
+    const text = engine.described();
+    const cos = [Math.cos(1), Math.sin(1)].map((x) => printed(Math.fround(x)));
+    const head = `2 x 5 x 128, heads 2 / 1 of 64, 64, epsilon 0.25, tables ${cos.join(' ')}, segments 1122211100, checkpointed`;
+    const sizes = [
+      '[128, 128]',
+      '[64, 128]',
+      '[64, 128]',
+      '[128, 128]',
+      '[64, 128]',
+      '[64, 128]',
+      '[128, 64]',
+    ];
+    const blocks = projectionsOf(model).flatMap((layers, block) => [
+      'norms 1 1',
+      ...layers.map((layer, i) => {
+        const base = ((layer as unknown as {base?: typeof layer}).base ?? layer).weight.read();
+        const at = 4 * block + 2 * [1, 6].indexOf(i) + 0.5;
+        const lora = i === 1 || i === 6 ? ` rank 2 scaling 1.5 a ${at} b ${at + 1}` : '';
+        return `kind 0 ${sizes[i]} word ${base.dataSync()[0]}${lora}`;
+      }),
+    ]);
+    const stack = [head, ...blocks].join('\n');
+    const loss = `kind 0 [32, 128] word ${model.embed_tokens.weight.read().dataSync()[0]} loss of 8: 5 3 18 7 2 9 0 11 with gradient`;
+    expect(text.trim().split('\n')).toEqual(
+      `${stack}\nforward, saves\n${loss}\n${stack}\nbackward from 7`.split('\n'),
+    );
+    expect(value.dataSync()[0]).toBe(5);
+    expect(variables.map(({name}) => grads[name].dataSync()[0])).toEqual(variables.map((_, i) => i + 1));
+    expect(variables.map(({name}) => grads[name].shape)).toEqual(variables.map(({shape}) => shape));
+    tf.dispose([value, grads]);
+    const before = backend().getNumOfTFTensors(); // views of weights were made
+    expect(before).toBeGreaterThan(handles);
+    tf.dispose(tf.variableGrads(() => lossOf(model), variables) as unknown as tf.TensorContainer);
+    expect(backend().getNumOfTFTensors()).toBe(before);
+    model.dispose();
+  });
+
+  test.each([
+    ['nf4', true, /^kind 3 \[64, 128\] word -?\d+ blocks of 64, 256 code \d+ nested \S+ map 1 offset \S+$/],
+    ['fp4', false, /^kind 4 \[64, 128\] word -?\d+ blocks of 64, 0 absmax \S+$/],
+    ['int8', false, /^kind 5 \[64, 128\] word -?\d+ scale \S+$/],
+  ] as const)('weights in %s', async (type, doubleQuant, line) => {
+    const model = newModel();
+    await model.quantize(type === 'int8' ? {type} : {type, doubleQuant});
+    engine.described();
+    lossOf(model).dispose();
+    const lines = engine.described().split('\n');
+    expect(lines[3]).toMatch(line); // k_proj of the first block
+    const weight = model.blocks[0].self_attn.k_proj as unknown as {
+      weight: {matrix(): {tensors: Record<string, tf.Tensor>; offset: number}};
+    };
+    const {tensors, offset} = weight.weight.matrix();
+    const words = [`word ${tensors.codes.dataSync()[0]}`];
+    if (doubleQuant) {
+      words.push(`code ${(tensors.absmaxCodes.dataSync() as Int32Array)[0] & 255}`);
+      words.push(`nested ${first(tensors.nestedAbsmax)}`, `offset ${printed(Math.fround(offset))}`);
+    } else words.push(type === 'int8' ? `scale ${first(tensors.scales)}` : `absmax ${first(tensors.absmax)}`);
+    for (const word of words) expect(lines[3]).toContain(word);
+    model.dispose();
+  });
+
+  test('one position and the caches, in generation', async () => {
+    const model = newModel();
+    engine.described();
+    await generateIds(model, [1, 2, 3], {maxNewTokens: 3, doSample: false, eosTokenId: []});
+    const decoded = engine.described().match(/decode after \d+ of \d+/g) ?? [];
+    expect(decoded.length).toBeGreaterThan(0);
+    expect(decoded[0]).toMatch(/^decode after 3 of /);
+    model.dispose();
+  });
+
+  test('a refusal, as an error', () => {
+    const model = newModel({headDim: 128});
+    expect(() => lossOf(model).dispose()).toThrow('no heads of 128 here');
+    model.dispose();
+  });
+});

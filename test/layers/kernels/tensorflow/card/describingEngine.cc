@@ -1,0 +1,136 @@
+// An engine that computes nothing, on a processor, and says what it was given: whether the ops of a card hand over what TensorFlow
+// holds. As an addon it registers them; `described()` gives the text of all calls since it was asked last.
+#include <node_api.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "engine.h"
+#include "ops.h"
+#include "stream.h"
+
+namespace {
+
+std::ostringstream text;
+
+const char* orNone(const void* pointer) { return pointer ? "" : "none"; }
+
+void describe(const tfjs_lora::cuda::Matrix& m) {
+  text << "kind " << m.kind << " [" << m.rows << ", " << m.cols << "] word " << *static_cast<const int32_t*>(m.data);
+  if (m.blockSize) text << " blocks of " << m.blockSize << ", " << m.nestedBlockSize;
+  if (m.absmax) text << " absmax " << m.absmax[0];
+  if (m.absmaxCodes) {
+    text << " code " << int{m.absmaxCodes[0]} << " nested " << m.nestedAbsmax[0] << " map " << m.map[255] << " offset "
+         << m.offset;
+  }
+  if (m.scales) text << " scale " << m.scales[0];
+}
+
+void describe(const tfjs_lora::cuda::Stack& s) {
+  text << s.batch << " x " << s.length << " x " << s.hidden << ", heads " << s.heads << " / " << s.keyValueHeads << " of "
+       << s.headDim << ", " << s.intermediate << ", epsilon " << s.epsilon << ", tables " << s.cos[s.headDim / 2] << " "
+       << s.sin[s.headDim / 2] << (s.tablesPerSequence ? " each" : "") << ", segments " << orNone(s.segments);
+  if (s.segments) std::for_each(s.segments, s.segments + s.batch * s.length, [](float each) { text << each; });
+  text << (s.isCheckpointed ? ", checkpointed\n" : "\n");
+  for (const auto& block : s.blocks) {
+    text << "norms " << block.inputNorm[0] << " " << block.postNorm[0] << "\n";
+    for (const auto* p : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
+      describe(p->weight);
+      if (p->rank) text << " rank " << p->rank << " scaling " << p->scaling << " a " << p->a[0] << " b " << p->b[0];
+      text << "\n";
+    }
+  }
+}
+
+napi_value described(napi_env env, napi_callback_info) {
+  napi_value value;
+  napi_create_string_utf8(env, text.str().c_str(), NAPI_AUTO_LENGTH, &value);
+  text.str("");
+  return value;
+}
+
+}  // namespace
+
+namespace tfjs_lora {
+
+void* streamOf(TF_OpKernelContext*) {
+  static int stream;
+  return &stream;
+}
+
+MemoryUse memoryUseOf(TF_OpKernelContext*, bool) { return {3 << 20, 5 << 20}; }
+
+namespace cuda {
+
+class Device {};
+
+Device& deviceOf(Stream, const std::string&, const std::string&) {
+  static Device device;
+  return device;
+}
+
+std::string refusal(const Stack& s) { return s.headDim == 128 ? "no heads of 128 here" : ""; }
+std::string refusal(const Stack&, const Caches&) { return ""; }
+size_t savedBytes(const Stack& s) { return 10 * s.blocks.size(); }
+
+void forward(Device&, Stream, const Stack& s, const float* x, float* y, void* saved, const Allocate& allocate) {
+  describe(s);
+  text << "forward" << (saved ? ", saves" : "") << (allocate(100) ? "" : ", no memory") << "\n";
+  std::copy(x, x + s.batch * s.length * s.hidden, y);
+  if (saved) std::fill_n(static_cast<char*>(saved), savedBytes(s), 7);
+}
+
+/** The gradients are numbers from 1, in the order of projections. */
+void backward(Device&, Stream, const Stack& s, const void* saved, const float* dy, float* dx, const Allocate&) {
+  describe(s);
+  text << "backward from " << int{static_cast<const char*>(saved)[0]} << (dx ? " to the input" : "") << "\n";
+  float next = 1;
+  for (const auto& b : s.blocks) {
+    for (const auto* p : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
+      if (!p->rank) continue;
+      std::fill_n(p->da, p->rank * p->weight.cols, next++);
+      std::fill_n(p->db, p->rank * p->weight.rows, next++);
+    }
+  }
+  if (dx) std::copy(dy, dy + s.batch * s.length * s.hidden, dx);
+}
+
+void decode(Device&, Stream, const Stack& s, const Caches& c, const float* x, float* y, const Allocate&) {
+  describe(s);
+  text << "decode after " << c.past << " of " << c.capacity << "\n";
+  std::copy(x, x + s.batch * s.hidden, y);
+}
+
+void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float*, const float* labels, float* loss,
+                        float* gradient, const Allocate&) {
+  describe(weight);
+  text << " loss of " << rows << ":";
+  std::for_each(labels, labels + rows, [](float label) { text << " " << label; });
+  text << (gradient ? " with gradient\n" : "\n");
+  *loss = 5;
+  if (gradient) std::fill_n(gradient, rows * weight.cols, 0.25f);
+}
+
+void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* logits, float* choice) {
+  for (int64_t i = 0; i < rows; i++) {
+    const float* row = logits + i * width;
+    choice[i] = static_cast<float>(std::max_element(row, row + width) - row);
+  }
+}
+void adamW(Device&, Stream, const std::vector<AdamWVariable>&, const float*, const Allocate&) {}
+void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float*, const Allocate&) {}
+void rmsNorm(Device&, Stream, int64_t, int64_t, const float*, const float*, float, float*, float*) {}
+void rmsNormGrad(Device&, Stream, int64_t, int64_t, const float*, const float*, const float*, const float*, float*) {}
+
+}  // namespace cuda
+}  // namespace tfjs_lora
+
+extern "C" NAPI_MODULE_EXPORT napi_value napi_register_module_v1(napi_env env, napi_value exports) {
+  text.precision(9);
+  static const std::string failure = tfjs_lora::registerCardOps();
+  if (!failure.empty()) napi_throw_error(env, nullptr, failure.c_str());
+  napi_value function;
+  napi_create_function(env, "described", NAPI_AUTO_LENGTH, described, nullptr, &function);
+  napi_set_named_property(env, exports, "described", function);
+  return exports;
+}
