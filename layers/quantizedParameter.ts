@@ -193,7 +193,7 @@ function formatOf(numbers: ArrayLike<number>, rows: number, cols: number) {
   const format =
     dtype === 'int8'
       ? {dtype, rows, cols, outliers: first, outlierDtype: DTYPES[second]}
-      : {dtype, rows, cols, blockSize: first, nestedBlockSize: second, offset};
+      : {dtype, rows, cols, blockSize: first, nestedBlockSize: second, offset, valueDtype: sourceDtype};
   return {format: format as DeviceFormat, sourceDtype};
 }
 

@@ -191,6 +191,7 @@ describeEachBackend('weights of a layer through Keras', () => {
     const model = modelOf(await QuantizedDense.fromDense(trainedDense(), {type: 'nf4', doubleQuant: true}));
     const [, layer] = (await savedAndLoaded(model)).layers as QuantizedDense[];
     expect(layer.weight.sourceDtype).toBe('bfloat16');
+    expect(layer.weight.matrix()).toMatchObject({valueDtype: 'bfloat16'}); // what its values are rounded to
     expect(layer.weight.byteLength).toBe((model.layers[1] as QuantizedDense).weight.byteLength);
     expect(layer.countParams()).toBe(12 * 70 + 12);
   });
