@@ -20,7 +20,7 @@ export async function fusedOpsSources(forCard = false): Promise<FusedOpsSources>
   const {join} = await nodeModule<typeof import('node:path')>('path');
   const {createHash} = await nodeModule<typeof import('node:crypto')>('crypto');
   const folder = join(await packageFolder(), 'layers/kernels/tensorflow/native');
-  const folders = forCard ? ['', 'cuda/'] : [''];
+  const folders = forCard ? ['', 'cuda/', 'cuda/kernels/'] : ['']; // of kernels, what the C++ includes
   const listed = folders.map(async (each) => {
     const names = await readdir(join(folder, each));
     return names.filter((name) => /\.(cc|h)$/.test(name)).map((name) => each + name);

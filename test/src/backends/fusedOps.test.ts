@@ -74,6 +74,9 @@ describe('fusedOpsSources', () => {
       '// compiled for the card when it is first used',
     );
     expect((await fusedOpsSources()).hash).toBe(without.hash);
+    const before = (await fusedOpsSources(true)).hash;
+    writeFileSync(join(native(), 'cuda/kernels/arguments.h'), 'struct Arguments {};'); // which the C++ includes
+    expect((await fusedOpsSources(true)).hash).not.toBe(before);
   });
 });
 
@@ -154,7 +157,7 @@ describe('chooseFusedOps on a card', () => {
 
   beforeEach(() => {
     [asked.length, failure] = [0, undefined];
-    mkdirSync(join(native(), 'cuda'));
+    mkdirSync(join(native(), 'cuda/kernels'), {recursive: true});
     process.env.XDG_CACHE_HOME = join(packageRoot, 'cache');
     // In place of an addon: Node loads a folder's index.js.
     rmSync(join(folder, FUSED_OPS_FILE));

@@ -49,26 +49,26 @@ void AdaptedWeight::assemble(Device& device, Stream stream, void* place) {
 void AdaptedWeight::addLow(const Context& c, int64_t n, Rows x) const {
   if (slots_ == 0) return;
   c.device.products.run(c.stream, c.workspace,
-                        {n, slots_, cols_, x, false, matrix_.from(rows_), true, Result::bfloat16, x.columns(cols_).data,
+                        {n, slots_, cols_, x, false, matrix_.from(rows_), true, Output::bfloat16, x.columns(cols_).data,
                          x.stride});
 }
 
 void AdaptedWeight::forward(const Context& c, int64_t n, Rows x, Rows y, Rows added) const {
   c.device.products.run(c.stream, c.workspace,
-                        {n, rows_, cols_ + slots_, x, false, matrix_, true, Result::bfloat16, y.data, y.stride,
+                        {n, rows_, cols_ + slots_, x, false, matrix_, true, Output::bfloat16, y.data, y.stride,
                          added.data ? 1.f : 0.f, added});
 }
 
 void AdaptedWeight::addLowSlope(const Context& c, int64_t n, Rows dy) const {
   if (slots_ == 0) return;
   c.device.products.run(c.stream, c.workspace,
-                        {n, slots_, rows_, dy, false, matrix_.columns(cols_), false, Result::bfloat16,
+                        {n, slots_, rows_, dy, false, matrix_.columns(cols_), false, Output::bfloat16,
                          dy.columns(rows_).data, dy.stride});
 }
 
 void AdaptedWeight::backward(const Context& c, int64_t n, Rows dy, Rows dx) const {
   c.device.products.run(c.stream, c.workspace,
-                        {n, cols_, rows_ + slots_, dy, false, matrix_, false, Result::bfloat16, dx.data, dx.stride});
+                        {n, cols_, rows_ + slots_, dy, false, matrix_, false, Output::bfloat16, dx.data, dx.stride});
 }
 
 void AdaptedWeight::addGradients(const Context& c, int64_t n, Rows x, Rows dy, float* sums, bool isFirst) const {
@@ -76,10 +76,10 @@ void AdaptedWeight::addGradients(const Context& c, int64_t n, Rows x, Rows dy, f
   const float factor = isFirst ? 0.f : 1.f;
   float* sumsOfB = sums + slots_ * cols_;
   c.device.products.run(c.stream, c.workspace,
-                        {slots_, cols_, n, dy.columns(rows_), true, x, false, Result::float32, sums, cols_, factor,
+                        {slots_, cols_, n, dy.columns(rows_), true, x, false, Output::float32, sums, cols_, factor,
                          {sums, cols_}});
   c.device.products.run(c.stream, c.workspace,
-                        {rows_, slots_, n, dy, true, x.columns(cols_), false, Result::float32, sumsOfB, slots_, factor,
+                        {rows_, slots_, n, dy, true, x.columns(cols_), false, Output::float32, sumsOfB, slots_, factor,
                          {sumsOfB, slots_}});
 }
 

@@ -2,25 +2,10 @@
 
 #include <cmath>
 
+#include "kernel_arguments.h"
+
 namespace tfjs_lora::cuda {
 namespace {
-
-/** What the kernels of attention.cuh are given, laid out as there. */
-struct Arguments {
-  const Half* qkv;
-  int64_t stride;
-  const float* segments;
-  int length, heads, keyValueHeads;
-  float scale;
-};
-struct GradArguments {
-  const Half* dy;
-  int64_t dyStride;
-  const float *logSums, *along;
-  Half* dQkv;
-  int64_t dStride;
-  float scale;
-};
 
 /** A kernel, the rows of its tile that a block of threads keeps and of those that it reads in turn, and its threads. */
 struct Tiling {
@@ -52,7 +37,7 @@ const Tilings& tilingsOf(const Device& device, int64_t dim) {
 /** Beside what tiles take, for those that must begin at a multiple of 1024. */
 constexpr size_t kForAlignment = 1024;
 
-Arguments argumentsOf(const AttentionCall& c) {
+Attention argumentsOf(const AttentionCall& c) {
   return {c.qkv.data,
           c.qkv.stride,
           c.segments,
@@ -84,7 +69,7 @@ void attentionGrad(Device& device, Stream stream, const AttentionCall& c, Rows y
   device.kernels.launch(stream, "attention:gradientAlong", gridFor(32 * rows * c.heads, kThreads), kThreads, 0, dy.data,
                         dy.stride, y.data, y.stride, along, static_cast<int>(c.length), static_cast<int>(c.heads),
                         static_cast<int>(c.dim), rows);
-  const GradArguments grad = {dy.data, dy.stride,
+  const AttentionGrad grad = {dy.data, dy.stride,
                               logSums, along,
                               dQkv.data, dQkv.stride,
                               static_cast<float>(1 / std::sqrt(static_cast<double>(c.dim)))};

@@ -3,50 +3,15 @@
 #include <cmath>
 
 #include "device.h"
+#include "kernel_arguments.h"
 
 namespace tfjs_lora::cuda {
 namespace {
 
-/** As in kernels/decode.cu. */
-constexpr int kMaxParts = 3, kMaxRows = 8, kRows = 2, kThreads = 256, kAttendThreads = 256, kHeadsAtOnce = 4;
+/** Sequences at once, and threads of a block where kernels leave their number open. */
+constexpr int kMaxRows = 8, kThreads = 256;
 /** Positions that a block of threads attends to; as many more are other blocks'. */
 constexpr int kSpan = 128;
-
-struct Part {
-  int kind, rows, rank;
-  const void* data;
-  const float* absmax;
-  const uint8_t* absmaxCodes;
-  const float *map, *scales, *a;
-  float offset;
-  int blockSize, nestedBlockSize, column, slot;
-};
-
-struct Product {
-  Part parts[kMaxParts];
-  int count, cols, batch;
-  const float *x, *norm;
-  float epsilon;
-  float *y, *low;
-  int width, slots;
-};
-
-struct Result {
-  const float *y, *low, *b;
-  int width, slots, slot, rank;
-  float scaling;
-};
-
-struct DecodeArguments {
-  Result query, key, value;
-  const float *cos, *sin;
-  int perSequence;
-  float *keys, *values;
-  const float* segments;
-  int segmentStride, past, capacity, heads, keyValueHeads, dim, span;
-  float scale;
-  float* parts;
-};
 
 int logarithmOf(int powerOfTwo) {
   int log = 0;
@@ -102,14 +67,15 @@ class Step {
       const Projection& each = *projections[i];
       const Matrix& m = each.weight;
       const bool isNested = m.nestedBlockSize > 0;
-      p.parts[i] = {static_cast<int>(m.kind), static_cast<int>(m.rows), each.rank, m.data, isNested ? m.nestedAbsmax : m.absmax,
-                    isNested ? m.absmaxCodes : nullptr, m.map, m.scales, each.a, m.offset, logarithmOf(m.blockSize), logarithmOf(m.nestedBlockSize),
+      p.parts[i] = {static_cast<Kind>(m.kind), static_cast<int>(m.rows), each.rank, m.data, isNested ? m.nestedAbsmax : m.absmax,
+                    isNested ? m.absmaxCodes : nullptr, m.map, m.scales, each.a, m.offset,
+                    logarithmOf(m.blockSize), logarithmOf(m.nestedBlockSize),
                     p.width, p.slots};
       results[i] = {result_, low_, each.b, 0, 0, p.slots, each.rank, each.scaling};
       results[i].y += p.width;
       p.width += static_cast<int>(m.rows);
       p.slots += each.rank;
-      groups += (m.rows + kRows - 1) / kRows + (each.rank + kRows - 1) / kRows;
+      groups += (m.rows + kRowsPerWarp - 1) / kRowsPerWarp + (each.rank + kRowsPerWarp - 1) / kRowsPerWarp;
     }
     for (Result& each : results) {
       each.width = p.width;
@@ -125,7 +91,7 @@ class Step {
     p.low = low_;
     const int rows = n_ == 1 ? 1 : n_ == 2 ? 2 : n_ <= 4 ? 4 : 8;
     const std::string name = "decode:multiplyRows" + std::to_string(rows);
-    const size_t shared = (rows == 1 ? 4096 : rows * 2048) * sizeof(float);
+    const size_t shared = rows * chunkOf(rows) * sizeof(float);
     launch(name.c_str(), gridFor(groups * 32, kThreads), kThreads, shared, p);
     return results;
   }
@@ -137,7 +103,7 @@ class Step {
 
   void attend(size_t layer, const Result& q, const Result& k, const Result& v) {
     const int dim = static_cast<int>(s_.headDim), perGroup = static_cast<int>(s_.heads / s_.keyValueHeads);
-    const DecodeArguments d = {q,
+    const Decode d = {q,
                                k,
                                v,
                                s_.cos,

@@ -30,12 +30,12 @@ void linearCrossEntropy(Device& device, Stream stream, const Matrix& weight, int
     device.kernels.launch(stream, "elementwise:toBFloat16", gridFor(count * width / 8, kThreads), kThreads, 0,
                           hidden + row * width, x.data, x.stride, count, static_cast<int>(width));
     device.products.run(stream, workspace,
-                        {count, vocabulary, width, x, false, matrix, true, Result::bfloat16, logits.data, logits.stride});
+                        {count, vocabulary, width, x, false, matrix, true, Output::bfloat16, logits.data, logits.stride});
     device.kernels.launch(stream, "crossEntropy:crossEntropy", {count}, kRowThreads, 0, logits.data, logits.stride,
                           labels + row, losses + row, static_cast<int>(vocabulary));
     if (gradient) {
       device.products.run(stream, workspace,
-                          {count, width, vocabulary, logits, false, matrix, false, Result::float32, gradient + row * width,
+                          {count, width, vocabulary, logits, false, matrix, false, Output::float32, gradient + row * width,
                            width});
     }
   }

@@ -1,17 +1,10 @@
 #include "device.h"
+#include "kernel_arguments.h"
 
 namespace tfjs_lora::cuda {
 namespace {
 
 constexpr int kThreads = 256, kRowThreads = 1024;
-/** As in kernels/optimizer.cu. */
-constexpr int64_t kPerBlock = 4096;
-struct Variable {
-  const float *value, *gradient, *mean, *variance;
-  float *nextValue, *nextMean, *nextVariance;
-  int64_t size, firstBlock;
-};
-
 /** Fills in the first block of each; gives their number and the table on the card. */
 std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variables, const Allocate& allocate) {
   int64_t blocks = 0;
@@ -44,7 +37,9 @@ void globalNorm(Device& device, Stream stream, const std::vector<std::pair<const
                 const Allocate& allocate) {
   const InContextOf context(stream);
   std::vector<Variable> variables;
-  for (const auto& [gradient, size] : given) variables.push_back({nullptr, gradient, nullptr, nullptr, nullptr, nullptr, nullptr, size, 0});
+  for (const auto& [gradient, size] : given) {
+    variables.push_back({nullptr, gradient, nullptr, nullptr, nullptr, nullptr, nullptr, size, 0});
+  }
   const auto [blocks, table] = tableOf(stream, variables, allocate);
   float* sums = static_cast<float*>(allocate(blocks * sizeof(float)));
   device.kernels.launch(stream, "optimizer:squares", {blocks}, kThreads, 0, table, static_cast<int>(variables.size()), sums);

@@ -83,7 +83,7 @@ Products::Plan& Products::plan(const Key& key, const Call& call) {
   const CublasLt& lt = cublasLt();
   // cuBLASLt stores columns: it sees each matrix here as its transpose, and makes outᵀ = rightᵀ · leftᵀ.
   auto* plan = new Plan;
-  const int type = call.result == Result::float32 ? kFloat32 : kBFloat16;
+  const int type = call.output == Output::float32 ? kFloat32 : kBFloat16;
   must(lt.MatmulDescCreate(&plan->operation, kComputeFloat32, kFloat32), "cublasLtMatmulDescCreate");
   const int32_t a = call.rightTransposed ? kYes : kNo, b = call.leftTransposed ? kYes : kNo;
   must(lt.MatmulDescSetAttribute(plan->operation, kTransposeA, &a, sizeof a), "transpose");
@@ -122,7 +122,7 @@ Products::Plan& Products::plan(const Key& key, const Call& call) {
 void Products::run(Stream stream, void* workspace, const Call& call) {
   if (call.m == 0 || call.n == 0) return;
   const int flags = (call.leftTransposed ? 1 : 0) | (call.rightTransposed ? 2 : 0) |
-                    (call.result == Result::float32 ? 4 : 0) | (call.factor != 0 ? 8 : 0);
+                    (call.output == Output::float32 ? 4 : 0) | (call.factor != 0 ? 8 : 0);
   const Key key{call.m, call.n, call.k, call.left.stride, call.right.stride, call.outStride, call.added.stride, flags};
   const Plan& ready = plan(key, call);
   const float one = 1;

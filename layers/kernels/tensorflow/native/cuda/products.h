@@ -16,7 +16,7 @@ struct View {
 };
 
 /** The numbers that a product gives. */
-enum class Result { bfloat16, float32 };
+enum class Output { bfloat16, float32 };
 
 class Products {
  public:
@@ -37,7 +37,7 @@ class Products {
     bool leftTransposed;
     View right;
     bool rightTransposed;
-    Result result;
+    Output output;
     void* out;
     int64_t outStride;
     float factor = 0;

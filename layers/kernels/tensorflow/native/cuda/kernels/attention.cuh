@@ -1,19 +1,10 @@
 #pragma once
+#include "arguments.h"
 #include "bfloat16.cuh"
 
 // What the kernels of attention take, and which keys a query sees.
 //
 // A row of `qkv` is a token: its heads' queries, then keys, then values, of DIM each. The logarithm of a query's sum is to base 2.
-
-struct Attention {
-  const u16* qkv;
-  i64 stride;
-  /** `[batch, length]`, null where all tokens of a sequence see those before; see Stack in engine.h. */
-  const float* segments;
-  int length, heads, keyValueHeads;
-  /** Of the scores, times log2(e). */
-  float scale;
-};
 
 constexpr float kHidden = -1e30f;
 
@@ -28,17 +19,6 @@ __device__ __forceinline__ bool isSeen(int query, int key, const Attention& a, c
   if (key > query || key >= a.length || query >= a.length) return false;
   return !a.segments || (*querySegment == *keySegment && *keySegment != 0.f);
 }
-
-struct AttentionGrad {
-  const u16* dy;
-  i64 dyStride;
-  const float *logSums, *along;
-  /** Laid out as `qkv`. */
-  u16* dQkv;
-  i64 dStride;
-  /** Of the scores. */
-  float scale;
-};
 
 /** A score becomes its weight, and the gradient of the weight that of the score, not yet scaled. */
 __device__ __forceinline__ void weigh(float& score, float& gradient, float scale, float logSum, float along) {

@@ -1,11 +1,6 @@
 // Numbers of 16 bits, two to a word, and vectors of eight; the compiler at run time has no headers of CUDA's.
 #pragma once
-
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
+#include "types.h"
 
 __device__ __forceinline__ float lowHalf(u32 word) { return __uint_as_float(word << 16); }
 __device__ __forceinline__ float highHalf(u32 word) { return __uint_as_float(word & 0xffff0000u); }

@@ -1,47 +1,10 @@
+#include "arguments.h"
 #include "bfloat16.cuh"
 #include "fourBit.cuh"
 
 // One token of each of a few sequences: products of a few rows read each weight once, as it is stored, and that is what they take
 // their time for. All but weights is float32. Low-rank paths are in two steps: A is multiplied like more rows of the weights of its
 // input; what reads the product adds B's part.
-
-constexpr int kMaxParts = 3;
-/** Numbers of each input row that are in shared memory at once. */
-template <int BATCH>
-constexpr int kChunk = BATCH == 1 ? 4096 : 2048;
-/** Rows of weights that a warp has at once. */
-constexpr int kRows = 2;
-
-enum Kind { kBFloat16, kFloat16, kFloat32, kNF4, kFP4, kInt8 };
-
-/** A weight of a product, and where its results go; laid out as in decode.cc. */
-struct Part {
-  Kind kind;
-  int rows, rank;
-  const void* data;
-  const float* absmax;
-  const u8* absmaxCodes;
-  const float* map;
-  const float* scales;
-  const float* a;
-  float offset;
-  /** Logarithms to base 2. */
-  int blockSize, nestedBlockSize;
-  /** Its first column in `y`, and in `low`. */
-  int column, slot;
-};
-
-struct Product {
-  Part parts[kMaxParts];
-  int count, cols, batch;
-  const float* x;
-  /** Where the input is normalized first; else null. */
-  const float* norm;
-  float epsilon;
-  /** `[batch, width]` and `[batch, slots]`. */
-  float *y, *low;
-  int width, slots;
-};
 
 // How eight numbers of a row are read, as they are stored, and what they are.
 
@@ -118,30 +81,30 @@ __device__ __forceinline__ void withRows(const Part& p, bool isA, int cols, cons
 
 /** Adds what columns `[begin, begin + count)` of the rows from `first` on give with x, which is in shared memory. */
 template <int BATCH, class Rows>
-__device__ __forceinline__ void addProducts(float (&result)[kRows][BATCH], const Rows& source, u32 first, int rows, int cols,
+__device__ __forceinline__ void addProducts(float (&result)[kRowsPerWarp][BATCH], const Rows& source, u32 first, int rows, int cols,
                                             int begin, int count, const float* x) {
   constexpr int AHEAD = 4;  // so many are on their way at once
   const int lane = threadIdx.x % 32;
   for (int from = 8 * lane; from < count; from += 256 * AHEAD) {
-    typename Rows::Stored stored[AHEAD][kRows];
+    typename Rows::Stored stored[AHEAD][kRowsPerWarp];
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
       const int at = min(from + 256 * i, count - 8);
 #pragma unroll
-      for (int r = 0; r < kRows; r++) stored[i][r] = source.load((first + min(r, rows - 1)) * cols + begin + at);
+      for (int r = 0; r < kRowsPerWarp; r++) stored[i][r] = source.load((first + min(r, rows - 1)) * cols + begin + at);
     }
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
       const int at = from + 256 * i;
       if (at >= count) break;
-      Eight w[kRows];
+      Eight w[kRowsPerWarp];
 #pragma unroll
-      for (int r = 0; r < kRows; r++) w[r] = source.read(stored[i][r]);
+      for (int r = 0; r < kRowsPerWarp; r++) w[r] = source.read(stored[i][r]);
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
-        const Eight in = load8(x + b * kChunk<BATCH> + at);
+        const Eight in = load8(x + b * chunkOf(BATCH) + at);
 #pragma unroll
-        for (int r = 0; r < kRows; r++) {
+        for (int r = 0; r < kRowsPerWarp; r++) {
 #pragma unroll
           for (int j = 0; j < 8; j++) result[r][b] += w[r].of[j] * in.of[j];
         }
@@ -165,10 +128,13 @@ __device__ __forceinline__ void waitForInputs() {
 #endif
 }
 
-/** For `batch` rows of x, at most BATCH. Grid: enough warps of 256-thread blocks for all rows, weights' and then A's, kRows each. */
+/**
+ * For `batch` rows of x, at most BATCH. Grid: enough warps, in blocks of 256 threads, for all rows, those of weights and then those
+ * of A, kRowsPerWarp each.
+ */
 template <int BATCH>
 __device__ __forceinline__ void multiplyRows(const Product& p) {
-  constexpr int CHUNK = kChunk<BATCH>;
+  constexpr int CHUNK = chunkOf(BATCH);
   extern __shared__ float shared[];  // [BATCH][CHUNK]
   __shared__ float tables[2][16], sums[32];
   letNextBegin();
@@ -179,7 +145,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
   bool isA = false;
   for (int i = 0; i < 2 * p.count && part < 0; i++) {
     const Part& each = p.parts[i % p.count];
-    const int rows = i < p.count ? each.rows : each.rank, groups = (rows + kRows - 1) / kRows;
+    const int rows = i < p.count ? each.rows : each.rank, groups = (rows + kRowsPerWarp - 1) / kRowsPerWarp;
     if (group < groups) {
       part = i % p.count;
       isA = i >= p.count;
@@ -188,7 +154,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
     }
   }
   const Part& own = p.parts[part < 0 ? 0 : part];
-  const int first = group * kRows, rows = part < 0 ? 0 : min(kRows, (isA ? own.rank : own.rows) - first);
+  const int first = group * kRowsPerWarp, rows = part < 0 ? 0 : min(kRowsPerWarp, (isA ? own.rank : own.rows) - first);
   if (rows > 0 && !isA) {  // the weights are on their way while the input is not there yet
     withRows(own, isA, p.cols, tables, [&](const auto& source) {
       const char* from = (const char*)source.address(first * p.cols);
@@ -197,7 +163,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
     });
   }
   waitForInputs();
-  float result[kRows][BATCH] = {}, squares[BATCH] = {};
+  float result[kRowsPerWarp][BATCH] = {}, squares[BATCH] = {};
   for (int begin = 0; begin < p.cols; begin += CHUNK) {
     const int count = min(CHUNK, p.cols - begin);
     if (begin > 0) __syncthreads();
@@ -224,7 +190,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
   for (int b = 0; b < BATCH; b++) {
     const float root = p.norm ? rsqrtf(blockSum(squares[b], sums) / p.cols + p.epsilon) : 1.f;
 #pragma unroll
-    for (int r = 0; r < kRows; r++) {
+    for (int r = 0; r < kRowsPerWarp; r++) {
       float sum = result[r][b] * root;
       for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
       if (lane != 0 || r >= rows || b >= p.batch) continue;
@@ -238,13 +204,6 @@ extern "C" __global__ void __launch_bounds__(256) multiplyRows1(Product p) { mul
 extern "C" __global__ void __launch_bounds__(256) multiplyRows2(Product p) { multiplyRows<2>(p); }
 extern "C" __global__ void __launch_bounds__(256) multiplyRows4(Product p) { multiplyRows<4>(p); }
 extern "C" __global__ void __launch_bounds__(256) multiplyRows8(Product p) { multiplyRows<8>(p); }
-
-/** What a product gave with its low-rank path. */
-struct Result {
-  const float *y, *low, *b;
-  int width, slots, slot, rank;
-  float scaling;
-};
 
 __device__ __forceinline__ float resultAt(const Result& r, int row, int column) {
   constexpr int AT_ONCE = 8;
@@ -283,20 +242,6 @@ extern "C" __global__ void gateResults(Result gate, Result up, float* y, int wid
   y[(i64)row * width + at] = g / (1.f + exp2Of(-g * kLog2E)) * resultAt(up, row, at);
 }
 
-struct Decode {
-  Result query, key, value;
-  const float *cos, *sin;
-  int perSequence;
-  /** `[batch, keyValueHeads, capacity, dim]` */
-  float *keys, *values;
-  /** `[batch, segmentStride]`, null where there are none. */
-  const float* segments;
-  int segmentStride, past, capacity, heads, keyValueHeads, dim, span;
-  float scale;
-  /** Of each head and span of positions: the largest score, the sum and the `dim` sums of values; `[batch, heads, spans, dim + 2]`. */
-  float* parts;
-};
-
 /** A turned or plain vector of a head, from its product. A thread takes a number. */
 __device__ __forceinline__ float headAt(const Result& r, int row, int head, int at, int dim, const float* cos, const float* sin) {
   const int column = head * dim + at;
@@ -306,10 +251,6 @@ __device__ __forceinline__ float headAt(const Result& r, int row, int head, int 
   const float twin = resultAt(r, row, other), c = cos[at % half], s = sin[at % half];
   return at < half ? own * c - twin * s : own * c + twin * s;
 }
-
-/** Heads of a group that share each key and value that is read. */
-constexpr int kHeadsAtOnce = 4;
-constexpr int kAttendThreads = 256;
 
 /**
  * A span of positions for all heads of a group. Grid: spans, key-value heads, batch. The span that holds the new position

@@ -1,16 +1,7 @@
+#include "arguments.h"
 #include "bfloat16.cuh"
 
 // All variables in one launch: each has a row of a table, and every block of threads takes 4096 numbers of one variable.
-
-struct Variable {
-  const float *value, *gradient, *mean, *variance;
-  float *nextValue, *nextMean, *nextVariance;
-  i64 size;
-  /** The first block of threads that is this variable's. */
-  i64 firstBlock;
-};
-
-constexpr int kPerBlock = 4096;
 
 __device__ __forceinline__ int variableOf(const Variable* table, int count, i64 block) {
   int low = 0, high = count - 1;

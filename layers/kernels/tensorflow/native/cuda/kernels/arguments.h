@@ -1,0 +1,95 @@
+#pragma once
+#include "types.h"
+
+// What kernels are given by value: one text for the kernels and for what starts them.
+
+struct Attention {
+  const u16* qkv;
+  i64 stride;
+  /** `[batch, length]`, null where all tokens of a sequence see those before; see Stack in engine.h. */
+  const float* segments;
+  int length, heads, keyValueHeads;
+  /** Of the scores, times log2(e). */
+  float scale;
+};
+
+struct AttentionGrad {
+  const u16* dy;
+  i64 dyStride;
+  const float *logSums, *along;
+  /** Laid out as `qkv`. */
+  u16* dQkv;
+  i64 dStride;
+  /** Of the scores. */
+  float scale;
+};
+
+/** Weights that one product of a few rows takes at most, and rows of them that a warp has at once. */
+constexpr int kMaxParts = 3, kRowsPerWarp = 2;
+/** Numbers of each input row that are in shared memory at once, by how many rows there are. */
+constexpr int chunkOf(int batch) { return batch == 1 ? 4096 : 2048; }
+/** Threads that attend to a span of positions, and heads of a group that share each key and value that is read. */
+constexpr int kAttendThreads = 256, kHeadsAtOnce = 4;
+
+enum Kind { kBFloat16, kFloat16, kFloat32, kNF4, kFP4, kInt8 };
+
+/** A weight of a product, and where its results go. */
+struct Part {
+  Kind kind;
+  int rows, rank;
+  const void* data;
+  const float* absmax;
+  const u8* absmaxCodes;
+  const float* map;
+  const float* scales;
+  const float* a;
+  float offset;
+  /** Logarithms to base 2. */
+  int blockSize, nestedBlockSize;
+  /** Its first column in `y`, and in `low`. */
+  int column, slot;
+};
+
+struct Product {
+  Part parts[kMaxParts];
+  int count, cols, batch;
+  const float* x;
+  /** Where the input is normalized first; else null. */
+  const float* norm;
+  float epsilon;
+  /** `[batch, width]` and `[batch, slots]`. */
+  float *y, *low;
+  int width, slots;
+};
+
+/** What a product gave with its low-rank path. */
+struct Result {
+  const float *y, *low, *b;
+  int width, slots, slot, rank;
+  float scaling;
+};
+
+struct Decode {
+  Result query, key, value;
+  const float *cos, *sin;
+  int perSequence;
+  /** `[batch, keyValueHeads, capacity, dim]` */
+  float *keys, *values;
+  /** `[batch, segmentStride]`, null where there are none. */
+  const float* segments;
+  int segmentStride, past, capacity, heads, keyValueHeads, dim, span;
+  float scale;
+  /** Of each head and span of positions: the largest score, the sum and the `dim` sums of values; `[batch, heads, spans, dim + 2]`. */
+  float* parts;
+};
+
+/** Numbers of one variable that a block of threads updates. */
+constexpr int kPerBlock = 4096;
+
+struct Variable {
+  const float *value, *gradient, *mean, *variance;
+  float *nextValue, *nextMean, *nextVariance;
+  i64 size;
+  /** The first block of threads that is this variable's. */
+  i64 firstBlock;
+};
