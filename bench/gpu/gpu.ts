@@ -253,6 +253,10 @@ async function main(): Promise<void> {
     show('check of the card’s own ops', await checkCard());
     await useBackend(backend, {computeDtype});
   }
+  const isWrong = Object.values(results).some(
+    (rows) => Array.isArray(rows) && rows.some(({verdict}: Row) => verdict === 'WRONG'),
+  );
+  if (isWrong) process.exitCode = 1;
   if (only.includes('matmul'))
     show('matmul', await (backend === 'webgpu' ? measureMatMul() : measureOnTensorFlow()));
   const quantizations = options.quantization.split(',');
@@ -283,7 +287,7 @@ async function main(): Promise<void> {
 }
 
 main().then(
-  () => process.exit(0),
+  () => process.exit(),
   (error) => {
     console.error(error);
     process.exit(1);
