@@ -57,7 +57,10 @@ describe('the tarball', () => {
     const outside = packed.files.map((file) => file.path).filter((name) => !name.startsWith('dist/'));
     const model = fs.readdirSync(path.join(repository, 'examples/quickstart/model'));
     const native = 'layers/kernels/tensorflow/native'; // compiled by `setup tensorflow`
-    const sources = fs.readdirSync(path.join(repository, native));
+    const sources = fs
+      .readdirSync(path.join(repository, native), {recursive: true, withFileTypes: true})
+      .filter((entry) => entry.isFile())
+      .map(({parentPath, name}) => path.relative(path.join(repository, native), path.join(parentPath, name)));
     expect(sources).toEqual(expect.arrayContaining(['module.cc', 'ops.h']));
     expect(outside.sort()).toEqual([
       'CHANGELOG.md',
