@@ -19,6 +19,7 @@ Device& deviceOf(Stream stream, const std::string& kernels, const std::string& c
   const std::lock_guard<std::mutex> lock(mutex);
   std::unique_ptr<Device>& device = devices[context];
   if (!device) {
+    const InContextOf inContext(stream);
     auto opened = std::make_unique<Device>(kernels, cache);
     const int capability = opened->kernels.capability();
     if (capability < kLeastCapability) {
