@@ -3,6 +3,23 @@
  * Checked by `npm run lint`; type-only imports count too.
  */
 
+/**
+ * The order of the wings of a folder: a wing imports only from itself, from those named beside it, and from outside the folder,
+ * where the floors rule.
+ */
+function wings(folder, order) {
+  const all = Object.keys(order);
+  return all.map((wing) => ({
+    name: `wings-of-${folder.replaceAll('/', '-')}-${wing}`,
+    comment: `${folder}/${wing} imports of its neighbours only ${order[wing].join(', ') || 'none'}.`,
+    severity: 'error',
+    from: {path: `^${folder}/${wing}/`},
+    to: {
+      path: `^${folder}/(${[...all.filter((each) => each !== wing && !order[wing].includes(each))].join('|')})/|^${folder}/[^/]+$`,
+    },
+  }));
+}
+
 /** @type {import('dependency-cruiser').IConfiguration} */
 module.exports = {
   forbidden: [
@@ -41,6 +58,14 @@ module.exports = {
       from: {path: '^(quant|layers|models|src)/', pathNot: '^src/cli/'},
       to: {path: '^src/cli/'},
     },
+    ...wings('layers/kernels/webgpu', {
+      device: [],
+      elementwise: ['device'],
+      weights: ['device'],
+      products: ['device', 'weights'],
+      attention: ['device', 'products'],
+      optimizers: ['device', 'elementwise'],
+    }),
     {
       name: 'no-cycles',
       comment: 'Files that import each other load in an order that depends on who asks. Types load nothing.',

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
-import {TILINGS} from '../../layers/kernels/webgpu/matrixProduct.ts';
-import {setTuning} from '../../layers/kernels/webgpu/tuning.ts';
-import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../layers/ops/compileShaders.ts';

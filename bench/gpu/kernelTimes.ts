@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {readTimestamps} from '../../layers/kernels/webgpu/readTimestamps.ts';
-import {submitRecorded, type WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {readTimestamps} from '../../layers/kernels/webgpu/device/readTimestamps.ts';
+import {submitRecorded, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 
 /** Dispatches that one query set takes the times of. */
 const CAPACITY = 2048;

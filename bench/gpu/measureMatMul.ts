@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {kernelTimes} from './kernelTimes.ts';
 import {randomFloat16} from './randomWeights.ts';

@@ -1,8 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {runOps} from '../../layers/kernels/tensorflow/runOps.ts';
 import {DataType, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../../layers/kernels/webgpu/runShader.ts';
-import type {WebGPUBackend} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+import {FLAT_ID, flatWorkgroups, runShader} from '../../layers/kernels/webgpu/device/runShader.ts';
+import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
 
 /** Of uniform weights whose deviation is 0.02. */

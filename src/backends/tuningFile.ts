@@ -1,4 +1,4 @@
-import type {TuningStore} from '../../layers/kernels/webgpu/tuning.ts';
+import type {TuningStore} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {warn} from '../../quant/warn.ts';
 import {cacheFolder} from './cacheFolder.ts';
 import {isNode, nodeModule} from './processor.ts';

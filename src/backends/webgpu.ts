@@ -1,15 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
-import {BufferPool} from '../../layers/kernels/webgpu/bufferPool.ts';
-import {recordCommands} from '../../layers/kernels/webgpu/commandRecording.ts';
-import {compileShaders} from '../../layers/kernels/webgpu/compileShaders.ts';
-import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
-import {isTuned, setTuning} from '../../layers/kernels/webgpu/tuning.ts';
+import {BufferPool} from '../../layers/kernels/webgpu/device/bufferPool.ts';
+import {recordCommands} from '../../layers/kernels/webgpu/device/commandRecording.ts';
+import {compileShaders} from '../../layers/kernels/webgpu/device/compileShaders.ts';
+import {isTuned, setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {
   capabilitiesOf,
   submitRecorded,
   tryMatrices,
   type WebGPUBackend,
-} from '../../layers/kernels/webgpu/webgpuBackend.ts';
+} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {registerWebGPUKernels} from '../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {shaderCompilers} from '../../layers/ops/compileShaders.ts';
 import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
 import {logitsAtOnce} from '../../layers/ops/linearCrossEntropy.ts';

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {WebGPUBackend} from '../../../layers/kernels/webgpu/webgpuBackend.ts';
+import type {WebGPUBackend} from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {AdamW, AdamW8bit, type CompileArgs, Llama} from '../../../src/index.ts';
 import {describeWebGPU} from '../../layers/kernels/webgpu/webgpuOnly.ts';
 

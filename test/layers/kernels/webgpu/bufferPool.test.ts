@@ -1,4 +1,4 @@
-import {BufferPool} from '../../../../layers/kernels/webgpu/bufferPool.ts';
+import {BufferPool} from '../../../../layers/kernels/webgpu/device/bufferPool.ts';
 
 const MiB = 2 ** 20;
 

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {runShader} from '../../../../layers/kernels/webgpu/runShader.ts';
-import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/webgpuBackend.ts';
+import {runShader} from '../../../../layers/kernels/webgpu/device/runShader.ts';
+import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
 import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';

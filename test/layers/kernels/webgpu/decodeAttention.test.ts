@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/webgpuBackend.ts';
+import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {decodeAttention} from '../../../../layers/ops/decodeAttention.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';

@@ -1,0 +1,238 @@
+import {runShader} from '../device/runShader.ts';
+import {shaderText} from '../device/shaderText.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
+import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
+
+/** Threads of a workgroup, each with a query (or, in backward, a key) of its own. */
+const THREADS = 64;
+/** Keys (or queries) that are in workgroup memory at once. */
+const TILE = 16;
+
+/**
+ * `Attention` (layers/ops/attention.ts) without a T×T matrix, in float32: a thread per query, keys and values through
+ * workgroup memory, softmax kept as a running maximum and sum. Dao et al. 2022.
+ *
+ * Second output: the logarithm of each query's sum of exponentials, `[B, H, T]`, for backward.
+ */
+export const attention = {
+  kernelName: 'Attention',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as AttentionArgs;
+    const backend = anyBackend as WebGPUBackend;
+    const {query, key, value, segments} = inputs;
+    const [batch, heads, length] = query.shape;
+    if (usesMatrices(backend, args as AttentionArgs)) return matrixAttention(backend, args as AttentionArgs);
+    const y = backend.makeTensorInfo(query.shape, 'float32');
+    const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
+    const code = shaderText(
+      textKey('Attention', args as AttentionArgs),
+      () => `
+${preamble(args as AttentionArgs, ['y: array<vec4f>', 'logSums: array<f32>'], ['query', 'key', 'value'])}
+var<workgroup> keys: array<vec4f, ${TILE} * V>;
+var<workgroup> values: array<vec4f, ${TILE} * V>;
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let first = group.x * ${THREADS}u;
+  let t = first + local;
+  let source = sourceOf(group.y); // first row of this head's keys
+  let at = (group.y * u.length + min(t, u.length - 1u)) * V;
+  let segment = segmentOf(group.y, min(t, u.length - 1u) + u.past);
+  var q: array<vec4f, V>;
+  var sum: array<vec4f, V>;
+  for (var d = 0u; d < V; d++) { q[d] = query[at + d] * u.scale; }
+  var highest = -3.0e38;
+  var total = 0.0;
+  let end = ${attrs.causal ? `min(first + ${THREADS}u, u.length) + u.past` : 'u.sourceLength'};
+  for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
+    for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+      let s = min(s0 + i / V, u.sourceLength - 1u);
+      keys[i] = key[(source + s) * V + i % V];
+      values[i] = value[(source + s) * V + i % V];
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
+      if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
+      var score = 0.0;
+      for (var d = 0u; d < V; d++) { score += dot(q[d], keys[j * V + d]); }
+      let next = max(highest, score);
+      let keep = exp(highest - next);
+      let weight = exp(score - next);
+      highest = next;
+      total = total * keep + weight;
+      for (var d = 0u; d < V; d++) { sum[d] = sum[d] * keep + weight * values[j * V + d]; }
+    }
+    workgroupBarrier();
+  }
+  if (t >= u.length) { return; }
+  let inverse = select(0.0, 1.0 / total, total > 0.0);
+  for (var d = 0u; d < V; d++) { y[at + d] = sum[d] * inverse; }
+  logSums[group.y * u.length + t] = select(3.0e38, highest + log(total), total > 0.0); // 3e38: no weight in backward
+}`,
+    );
+    runShader(backend, {
+      name: 'Attention',
+      code,
+      outputs: [y, logSums],
+      inputs: [query, key, value, ...(segments ? [segments] : [])],
+      uniforms: uniformsOf(args as AttentionArgs),
+      workgroups: [Math.ceil(length / THREADS), batch * heads],
+    });
+    return [y, logSums];
+  },
+} as const;
+
+/**
+ * Gradients of query, key and value. The weights are made again from the logarithms of the sums; a thread per query for
+ * the query's, a thread per key for the other two, which adds up over the heads that share the key.
+ */
+export const attentionGrad = {
+  kernelName: 'AttentionGrad',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as AttentionArgs;
+    const backend = anyBackend as WebGPUBackend;
+    const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
+    const [batch, heads, length] = query.shape;
+    const [, groups, sourceLength] = key.shape;
+    if (usesMatrices(backend, args as AttentionArgs))
+      return matrixAttentionGrad(backend, args as AttentionArgs);
+    const mask = segments ? [segments] : [];
+    const uniforms = uniformsOf(args as AttentionArgs);
+    const dQuery = backend.makeTensorInfo(query.shape, 'float32');
+    const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
+    const queryCode = shaderText(
+      textKey('AttentionGradQuery', args as AttentionArgs),
+      () => `
+${preamble(args as AttentionArgs, ['dQuery: array<vec4f>', 'along: array<f32>'], ['query', 'key', 'value', 'dy', 'y', 'logSums: array<f32>'])}
+var<workgroup> keys: array<vec4f, ${TILE} * V>;
+var<workgroup> values: array<vec4f, ${TILE} * V>;
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let first = group.x * ${THREADS}u;
+  let t = first + local;
+  let source = sourceOf(group.y);
+  let row = group.y * u.length + min(t, u.length - 1u);
+  let segment = segmentOf(group.y, min(t, u.length - 1u) + u.past);
+  var q: array<vec4f, V>;
+  var g: array<vec4f, V>;
+  var sum: array<vec4f, V>;
+  var product = 0.0;
+  for (var d = 0u; d < V; d++) {
+    q[d] = query[row * V + d] * u.scale;
+    g[d] = dy[row * V + d];
+    product += dot(g[d], y[row * V + d]);
+  }
+  let logSum = logSums[row];
+  let end = ${attrs.causal ? `min(first + ${THREADS}u, u.length) + u.past` : 'u.sourceLength'};
+  for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
+    for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+      let s = min(s0 + i / V, u.sourceLength - 1u);
+      keys[i] = key[(source + s) * V + i % V];
+      values[i] = value[(source + s) * V + i % V];
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
+      if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
+      var score = 0.0;
+      var slope = 0.0;
+      for (var d = 0u; d < V; d++) {
+        score += dot(q[d], keys[j * V + d]);
+        slope += dot(g[d], values[j * V + d]);
+      }
+      let weight = exp(score - logSum) * (slope - product);
+      for (var d = 0u; d < V; d++) { sum[d] += weight * keys[j * V + d]; }
+    }
+    workgroupBarrier();
+  }
+  if (t >= u.length) { return; }
+  for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }
+  along[row] = product;
+}`,
+    );
+    runShader(backend, {
+      name: 'AttentionGradQuery',
+      code: queryCode,
+      outputs: [dQuery, along],
+      inputs: [query, key, value, dy, y, logSums, ...mask],
+      uniforms,
+      workgroups: [Math.ceil(length / THREADS), batch * heads],
+    });
+
+    const dKey = backend.makeTensorInfo(key.shape, 'float32');
+    const dValue = backend.makeTensorInfo(value.shape, 'float32');
+    const keyCode = shaderText(
+      textKey('AttentionGradKeyValue', args as AttentionArgs),
+      () => `
+${preamble(args as AttentionArgs, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], ['query', 'key', 'value', 'dy', 'logSums: array<f32>', 'along: array<f32>'])}
+var<workgroup> queries: array<vec4f, ${TILE} * V>;
+var<workgroup> slopes: array<vec4f, ${TILE} * V>;
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let first = group.x * ${THREADS}u;
+  let s = first + local;
+  let row = group.y * u.sourceLength + min(s, u.sourceLength - 1u);
+  let sharing = u.heads / u.groups;
+  var k: array<vec4f, V>;
+  var v: array<vec4f, V>;
+  var sumK: array<vec4f, V>;
+  var sumV: array<vec4f, V>;
+  for (var d = 0u; d < V; d++) {
+    k[d] = key[row * V + d] * u.scale;
+    v[d] = value[row * V + d];
+  }
+  for (var h = 0u; h < sharing; h++) {
+    let head = group.y * sharing + h; // B·H, as B·K heads lie together
+    for (var t0 = ${attrs.causal ? `first - min(first, u.past)` : '0u'}; t0 < u.length; t0 += ${TILE}u) {
+      for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+        let t = min(t0 + i / V, u.length - 1u);
+        queries[i] = query[(head * u.length + t) * V + i % V];
+        slopes[i] = dy[(head * u.length + t) * V + i % V];
+      }
+      workgroupBarrier();
+      for (var j = 0u; j < min(${TILE}u, u.length - t0); j++) {
+        let t = t0 + j;
+        if (s >= u.sourceLength || !isVisible(head, t, s, segmentOf(head, t + u.past))) { continue; }
+        var score = 0.0;
+        var slope = 0.0;
+        for (var d = 0u; d < V; d++) {
+          score += dot(k[d], queries[j * V + d]);
+          slope += dot(v[d], slopes[j * V + d]);
+        }
+        let weight = exp(score - logSums[head * u.length + t]);
+        let change = weight * (slope - along[head * u.length + t]);
+        for (var d = 0u; d < V; d++) {
+          sumV[d] += weight * slopes[j * V + d];
+          sumK[d] += change * queries[j * V + d];
+        }
+      }
+      workgroupBarrier();
+    }
+  }
+  if (s >= u.sourceLength) { return; }
+  for (var d = 0u; d < V; d++) {
+    dKey[row * V + d] = sumK[d] * u.scale;
+    dValue[row * V + d] = sumV[d];
+  }
+}`,
+    );
+    runShader(backend, {
+      name: 'AttentionGradKeyValue',
+      code: keyCode,
+      outputs: [dKey, dValue],
+      inputs: [query, key, value, dy, logSums, along, ...mask],
+      uniforms,
+      workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
+    });
+    backend.disposeData(along.dataId);
+    return [dQuery, dKey, dValue];
+  },
+} as const;
+
+function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionArgs): boolean {
+  const {hasMatrices, computeDtype} = capabilitiesOf(backend);
+  const [, , length, dim] = inputs.query.shape;
+  return hasMatrices && computeDtype === 'float16' && fitsMatrices(dim, length);
+}

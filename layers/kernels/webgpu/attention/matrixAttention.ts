@@ -1,0 +1,213 @@
+import type * as tf from '@tensorflow/tfjs';
+import {runShader} from '../device/runShader.ts';
+import {shaderText} from '../device/shaderText.ts';
+import {times} from '../device/times.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {
+  accumulate,
+  declareSums,
+  fitted,
+  type Layout,
+  loadLeft,
+  MATRIX_HEADER,
+  PADDING,
+  scoresOf,
+  throughScores,
+  tileOf,
+} from '../products/matrixTiles.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {packHalves} from './packHalves.ts';
+
+/** Subgroups of a workgroup, rows of 16 queries of each, and keys at once. */
+export const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 32};
+
+/** Heads that the shaders take: whole matrices, and tiles that fit workgroup memory. */
+export const fitsMatrices = (dim: number, length: number): boolean =>
+  dim % 16 === 0 && dim <= 128 && length >= 16;
+
+/** Scores are in units of log 2: `exp2` is what the card has. */
+export const LOG2E = Math.LOG2E;
+
+/** Workgroup memory of a subgroup: its scores in float32 and `matrices` of them in float16. */
+export const scratchBytes = ({blocks, cols}: Layout, matrices: number): number =>
+  16 * blocks * (4 * (cols + 4) + matrices * 2 * (cols + PADDING));
+
+/** Workgroup memory of a tile. */
+export const tileBytes = ({cols}: Layout, dim: number): number => 2 * cols * (dim + PADDING);
+
+/** Where a lane finds its own elements of the subgroup's rows; with 16 rows, two lanes share one. */
+export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
+  const perRow = 2 / blocks;
+  const width = cols / perRow;
+  return {
+    width,
+    declarations: `
+  let laneRow = subgroup * ${16 * blocks}u + lane / ${perRow}u;
+  let part = (lane % ${perRow}u) * ${width}u; // the lane's first column
+  let region = subgroup * ${16 * blocks * (cols + 4)}u;
+  let mine = laneRow * ${cols + 4}u + part;
+  let weightRegion = subgroup * ${16 * blocks * (cols + PADDING)}u;
+  let weightAt = laneRow * ${cols + PADDING}u + part;`,
+    /** Reduces over the lanes of a row. */
+    overRow: (reduce: (other: string) => string, value: string) =>
+      perRow === 2 ? reduce(`subgroupShuffleXor(${value}, 1u)`) : value,
+  };
+}
+
+export const matrixMain = (threads: number): string => `
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32,
+        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {`;
+
+/** Writes the lane's elements of the sums `name00` … to its row of `output` (`array<vec4f>`), times WGSL `scale`. */
+export const writeRows = (
+  name: string,
+  output: string,
+  {
+    blocks,
+    dim,
+    cols,
+    row,
+    isThere,
+    scale,
+  }: {blocks: number; dim: number; cols: number} & Record<'row' | 'isThere' | 'scale', string>,
+): string =>
+  throughScores(
+    name,
+    {blocks, dim, cols, at: 'region'},
+    (col) => `if (${isThere}) {
+      ${times(
+        lanesOf({blocks, cols}).width / 4,
+        (i) => `${output}[(${row}) * V + ${col / 4 + i}u + part / 4u] = (${scale}) *
+        vec4f(scores[mine + ${4 * i}u], scores[mine + ${4 * i + 1}u], scores[mine + ${4 * i + 2}u], scores[mine + ${4 * i + 3}u]);`,
+      )}
+    }`,
+  );
+
+/**
+ * `Attention` by subgroup matrices: float16 operands, float32 sums. Weights are powers of two relative to a reference of each
+ * query, the highest score of its first keys. Sums in registers cannot be scaled row by row, so the reference moves only when
+ * a score is 2¹⁰ times above it, and then the sums go through workgroup memory; that is rare.
+ */
+export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf.TensorInfo[] {
+  const {inputs, attrs} = args;
+  const {query, key, value, segments} = inputs;
+  const [batch, heads, length, dim] = query.shape;
+  const {subgroups, blocks, cols} = fitted(backend, FORWARD, dim, (layout) => [
+    scratchBytes(layout, 1),
+    2 * tileBytes(layout, dim) + 16,
+  ]);
+  const shape = {blocks, dim, cols};
+  const rows = 16 * blocks * subgroups;
+  const threads = 32 * subgroups;
+  const y = backend.makeTensorInfo(query.shape, 'float32');
+  const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
+  const packed = packHalves(backend, [
+    [query, attrs.scale * LOG2E],
+    [key, 1],
+    [value, 1],
+  ]);
+  const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
+  const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
+  const {width, declarations, overRow} = lanesOf(shape);
+  const code = shaderText(
+    textKey('MatrixAttention', args),
+    () => `${MATRIX_HEADER}
+${preamble(args, ['y: array<vec4f>', 'logSums: array<f32>'], ['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>'])}
+var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
+var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
+var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices lie on 16 bytes
+${matrixMain(threads)}
+  let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
+  let head = group.y;
+  let source = sourceOf(head);
+  let rowOfHead = head * u.length;
+  ${declarations}
+  let t = first + laneRow;
+  let segment = segmentOf(head, min(t, u.length - 1u) + u.past);
+  ${loadLeft('q', 'query', 'weights', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
+  ${declareSums('out', blocks, dim)}
+  let end = ${attrs.causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
+  var reference = -1.0e30;
+  var total = 0.0;
+  ${keys.registers}
+  ${values.registers}
+  ${keys.load('0u', 'end')}
+  ${values.load('0u', 'end')}
+  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+    workgroupBarrier();
+    ${keys.store}
+    ${values.store}
+    workgroupBarrier();
+    if (s0 + ${cols}u < end) {
+      ${keys.load(`(s0 + ${cols}u)`, 'end')}
+      ${values.load(`(s0 + ${cols}u)`, 'end')}
+    }
+    ${scoresOf('q', 'tileK', 'region', shape)}
+    workgroupBarrier();
+    ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
+    if (${isPartial(args, cols, 'first', 's0', 'end')}) {
+      let s = s0 + part;
+      ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
+    }
+    var top = score0;
+    ${times(width - 1, (i) => `top = max(top, score${i + 1});`)}
+    top = ${overRow((other) => `max(top, ${other})`, 'top')};
+    var factor = 1.0;
+    if (top > reference + 10.0) {
+      if (reference > -1.0e30) { factor = exp2(reference - top); isAbove.x = 1u; }
+      reference = top;
+      total *= factor;
+    }
+    ${times(
+      width,
+      (i) =>
+        `{ let weight = exp2(score${i} - reference); total += weight; weights[weightAt + ${i}u] = f16(weight); }`,
+    )}
+    if (workgroupUniformLoad(&isAbove).x != 0u) {
+      ${throughScores('out', {...shape, at: 'region'}, () => times(width, (i) => `scores[mine + ${i}u] *= factor;`), true)}
+      isAbove.x = 0u;
+    }
+    ${accumulate('out', 'weights', 'weightRegion', 'tileV', shape)}
+  }
+  total = ${overRow((other) => `total + ${other}`, 'total')};
+  let sees = total > 0.0;
+  if (t < u.length && part == 0u) {
+    logSums[rowOfHead + t] = select(3.0e38, (reference + log2(total)) * ${Math.LN2}, sees); // 3e38: sees nothing
+  }
+  let inverse = select(0.0, 1.0 / total, sees);
+  workgroupBarrier();
+  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}
+}`,
+  );
+  runShader(backend, {
+    name: 'MatrixAttention',
+    code,
+    outputs: [y, logSums],
+    inputs: [...packed, ...(segments ? [segments] : [])],
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(length / rows), batch * heads],
+  });
+  for (const {dataId} of packed) backend.disposeData(dataId);
+  return [y, logSums];
+}
+
+/** WGSL that makes nothing of the lane's scores i of which `isHidden(i)`. */
+export const hideScores = (width: number, isHidden: (i: number) => string): string =>
+  times(width, (i) => `if (${isHidden(i)}) { score${i} = -3.0e38; }`);
+
+/** WGSL: whether some query from `first` on may not see some of `cols` keys from `s0` on. */
+export function isPartial(
+  {inputs, attrs}: AttentionArgs,
+  cols: number,
+  first: string,
+  s0: string,
+  end: string,
+): string {
+  if (inputs.segments) return 'true';
+  const isPastEnd = `${s0} + ${cols}u > ${end}`;
+  return attrs.causal ? `${isPastEnd} || ${s0} + ${cols - 1}u > ${first} + u.past` : isPastEnd;
+}

@@ -1,0 +1,288 @@
+import type * as tf from '@tensorflow/tfjs';
+import {runShader} from '../device/runShader.ts';
+import {shaderText} from '../device/shaderText.ts';
+import {times} from '../device/times.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {
+  accumulate,
+  declareSums,
+  fitted,
+  type Layout,
+  loadLeft,
+  MATRIX_HEADER,
+  PADDING,
+  scoresOf,
+  tileOf,
+} from '../products/matrixTiles.ts';
+import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {
+  hideScores,
+  isPartial,
+  LOG2E,
+  lanesOf,
+  matrixMain,
+  scratchBytes,
+  tileBytes,
+  writeRows,
+} from './matrixAttention.ts';
+import {packHalves} from './packHalves.ts';
+import {largestOf, packSlopes} from './packSlopes.ts';
+
+/** As `FORWARD` of matrixAttention.ts, for the gradient of the query. */
+export const GRAD_QUERY: Layout = {subgroups: 8, blocks: 1, cols: 32};
+/** Here rows are keys and columns queries. */
+export const GRAD_KEY_VALUE: Layout = {subgroups: 8, blocks: 1, cols: 32};
+
+/** What both shaders read: packed rows, and what a row of the slopes is scaled by. */
+interface Operands {
+  query: tf.TensorInfo;
+  key: tf.TensorInfo;
+  value: tf.TensorInfo;
+  slopes: tf.TensorInfo;
+  logSums: tf.TensorInfo;
+  along: tf.TensorInfo;
+  scales: tf.TensorInfo;
+  largest: tf.TensorInfo;
+}
+
+/**
+ * Gradients of query, key and value by subgroup matrices. The gradient that comes in is scaled row by row for float16; where
+ * rows are added up, each counts by its scale over the largest one. Weights are made again from the logarithms of their sums.
+ */
+export function matrixAttentionGrad(backend: WebGPUBackend, args: AttentionArgs): tf.TensorInfo[] {
+  const {inputs, attrs} = args;
+  const {query, key, value, dy, y, extra0: logSums} = inputs;
+  const {halves: slopes, scales, along} = packSlopes(backend, dy, y);
+  const [packedQuery, packedKey, packedValue] = packHalves(backend, [
+    [query, attrs.scale * LOG2E],
+    [key, 1],
+    [value, 1],
+  ]);
+  const operands: Operands = {
+    query: packedQuery,
+    key: packedKey,
+    value: packedValue,
+    ...{slopes, logSums, along, scales},
+    largest: largestOf(backend, scales),
+  };
+  const gradients = [gradQuery(backend, args, operands), ...gradKeyValue(backend, args, operands)];
+  const {logSums: _kept, ...made} = operands;
+  for (const {dataId} of Object.values(made)) backend.disposeData(dataId);
+  return gradients;
+}
+
+function gradQuery(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo {
+  const {inputs, attrs} = args;
+  const [batch, heads, length, dim] = inputs.query.shape;
+  const {subgroups, blocks, cols} = fitted(backend, GRAD_QUERY, dim, (layout) => [
+    scratchBytes(layout, 1),
+    2 * tileBytes(layout, dim),
+  ]);
+  const shape = {blocks, dim, cols};
+  const rows = 16 * blocks * subgroups;
+  const threads = 32 * subgroups;
+  const dQuery = backend.makeTensorInfo(inputs.query.shape, 'float32');
+  const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
+  const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
+  const {width, declarations} = lanesOf(shape);
+  const names = [
+    ...['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>', 'slopes: array<vec4u>'],
+    ...['logSums: array<f32>', 'along: array<f32>', 'scales: array<f32>'],
+  ];
+  const code = shaderText(
+    textKey('MatrixAttentionGradQuery', args),
+    () => `${MATRIX_HEADER}
+${preamble(args, ['dQuery: array<vec4f>'], names)}
+var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
+var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;
+${matrixMain(threads)}
+  let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
+  let head = group.y;
+  let source = sourceOf(head);
+  let rowOfHead = head * u.length;
+  ${declarations}
+  let t = first + laneRow;
+  let row = rowOfHead + min(t, u.length - 1u);
+  let segment = segmentOf(head, min(t, u.length - 1u) + u.past);
+  let logSum = logSums[row] * ${LOG2E};
+  let product = along[row];
+  ${loadLeft('q', 'query', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
+  ${loadLeft('g', 'slopes', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
+  ${declareSums('out', blocks, dim)}
+  let end = ${attrs.causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
+  ${keys.registers}
+  ${values.registers}
+  ${keys.load('0u', 'end')}
+  ${values.load('0u', 'end')}
+  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+    workgroupBarrier();
+    ${keys.store}
+    ${values.store}
+    workgroupBarrier();
+    if (s0 + ${cols}u < end) {
+      ${keys.load(`(s0 + ${cols}u)`, 'end')}
+      ${values.load(`(s0 + ${cols}u)`, 'end')}
+    }
+    ${scoresOf('q', 'tileK', 'region', shape)}
+    workgroupBarrier();
+    ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
+    if (${isPartial(args, cols, 'first', 's0', 'end')}) {
+      let s = s0 + part;
+      ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
+    }
+    ${times(width, (i) => `let weight${i} = exp2(score${i} - logSum);`)}
+    workgroupBarrier();
+    ${scoresOf('g', 'tileV', 'region', shape)}
+    workgroupBarrier();
+    ${times(
+      width,
+      (i) =>
+        `changes[weightAt + ${i}u] = f16(clamp(weight${i} * (scores[mine + ${i}u] - product), -65504.0, 65504.0));`,
+    )}
+    workgroupBarrier();
+    ${accumulate('out', 'changes', 'weightRegion', 'tileK', shape)}
+  }
+  workgroupBarrier();
+  ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}
+}`,
+  );
+  const {query, key, value, slopes, logSums, along, scales} = operands;
+  runShader(backend, {
+    name: 'MatrixAttentionGradQuery',
+    code,
+    outputs: [dQuery],
+    inputs: [query, key, value, slopes, logSums, along, scales, ...maskOf(args)],
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(length / rows), batch * heads],
+  });
+  return dQuery;
+}
+
+function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo[] {
+  const {inputs, attrs} = args;
+  const dim = inputs.query.shape[3];
+  const [batch, groups, sourceLength] = inputs.key.shape;
+  const {subgroups, blocks, cols} = fitted(backend, GRAD_KEY_VALUE, dim, (layout) => [
+    scratchBytes(layout, 2),
+    2 * tileBytes(layout, dim) + 12 * layout.cols,
+  ]);
+  const shape = {blocks, dim, cols};
+  const rows = 16 * blocks * subgroups;
+  const threads = 32 * subgroups;
+  const dKey = backend.makeTensorInfo(inputs.key.shape, 'float32');
+  const dValue = backend.makeTensorInfo(inputs.key.shape, 'float32');
+  const queries = tileOf('tileQ', 'query', {rows: cols, dim, base: 'rowOfHead', threads});
+  const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, base: 'rowOfHead', threads});
+  const {width, declarations} = lanesOf(shape);
+  const names = [
+    ...['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>', 'slopes: array<vec4u>'],
+    ...['logSums: array<f32>', 'along: array<f32>', 'scales: array<f32>', 'largest: array<f32>'],
+  ];
+  const isPastDiagonal = attrs.causal ? ` || first + ${rows - 1}u > t0 + u.past` : '';
+  const isPartialByQuery = inputs.segments
+    ? 'true'
+    : `t0 + ${cols}u > u.length || first + ${rows}u > u.sourceLength${isPastDiagonal}`;
+  const loadQueries = (t0: string) => `
+      ${queries.load(t0, 'u.length')}
+      ${slopesTile.load(t0, 'u.length')}
+      if (local < ${cols}u) {
+        let row = rowOfHead + min(${t0} + local, u.length - 1u);
+        nextLog = logSums[row] * ${LOG2E};
+        nextAlong = along[row];
+        nextFactor = scales[row] * unit;
+      }`;
+  const code = shaderText(
+    textKey('MatrixAttentionGradKeyValue', args),
+    () => `${MATRIX_HEADER}
+${preamble(args, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], names)}
+var<workgroup> tileQ: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> tileG: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
+var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
+var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;
+var<workgroup> queryLogs: array<f32, ${cols}>;
+var<workgroup> queryAlong: array<f32, ${cols}>;
+var<workgroup> queryFactors: array<f32, ${cols}>;
+${matrixMain(threads)}
+  let first = group.x * ${rows}u;
+  let source = group.y * u.sourceLength;
+  let sharing = u.heads / u.groups;
+  ${declarations}
+  let s = first + laneRow;
+  let unit = select(1.0, 1.0 / largest[0], largest[0] > 0.0);
+  ${loadLeft('k', 'key', 'weights', {base: 'source', first: 'first', limit: 'u.sourceLength'}, {...shape, subgroups})}
+  ${loadLeft('v', 'value', 'weights', {base: 'source', first: 'first', limit: 'u.sourceLength'}, {...shape, subgroups})}
+  ${declareSums('outK', blocks, dim)}
+  ${declareSums('outV', blocks, dim)}
+  ${queries.registers}
+  ${slopesTile.registers}
+  var nextLog: f32;
+  var nextAlong: f32;
+  var nextFactor: f32;
+  let start = ${attrs.causal ? 'first - min(first, u.past)' : '0u'};
+  for (var h = 0u; h < sharing; h++) {
+    let head = group.y * sharing + h;
+    let rowOfHead = head * u.length;
+    ${loadQueries('start')}
+    for (var t0 = start; t0 < u.length; t0 += ${cols}u) {
+      workgroupBarrier();
+      ${queries.store}
+      ${slopesTile.store}
+      if (local < ${cols}u) {
+        queryLogs[local] = nextLog;
+        queryAlong[local] = nextAlong;
+        queryFactors[local] = nextFactor;
+      }
+      workgroupBarrier();
+      if (t0 + ${cols}u < u.length) {
+        ${loadQueries(`(t0 + ${cols}u)`)}
+      }
+      ${scoresOf('k', 'tileQ', 'region', shape)}
+      workgroupBarrier();
+      ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
+      if (${isPartialByQuery}) {
+        let t = t0 + part;
+        ${hideScores(
+          width,
+          (i) =>
+            `(t + ${i}u >= u.length) | (s >= u.sourceLength) | !isVisible(head, t + ${i}u, s, segmentOf(head, t + ${i}u + u.past))`,
+        )}
+      }
+      ${times(
+        width,
+        (i) => `let weight${i} = exp2(score${i} - queryLogs[part + ${i}u]) * queryFactors[part + ${i}u];`,
+      )}
+      workgroupBarrier();
+      ${scoresOf('v', 'tileG', 'region', shape)}
+      workgroupBarrier();
+      ${times(
+        width,
+        (i) => `
+      weights[weightAt + ${i}u] = f16(weight${i});
+      changes[weightAt + ${i}u] = f16(clamp(weight${i} * (scores[mine + ${i}u] - queryAlong[part + ${i}u]), -65504.0, 65504.0));`,
+      )}
+      workgroupBarrier();
+      ${accumulate('outV', 'weights', 'weightRegion', 'tileG', shape)}
+      ${accumulate('outK', 'changes', 'weightRegion', 'tileQ', shape)}
+    }
+  }
+  workgroupBarrier();
+  ${writeRows('outK', 'dKey', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: `largest[0] * ${Math.LN2}`})}
+  ${writeRows('outV', 'dValue', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: 'largest[0]'})}
+}`,
+  );
+  const {query, key, value, slopes, logSums, along, scales, largest} = operands;
+  runShader(backend, {
+    name: 'MatrixAttentionGradKeyValue',
+    code,
+    outputs: [dKey, dValue],
+    inputs: [query, key, value, slopes, logSums, along, scales, largest, ...maskOf(args)],
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(sourceLength / rows), batch * groups],
+  });
+  return [dKey, dValue];
+}
+
+const maskOf = ({inputs}: AttentionArgs): tf.TensorInfo[] => (inputs.segments ? [inputs.segments] : []);

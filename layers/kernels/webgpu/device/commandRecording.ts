@@ -1,0 +1,201 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Replay} from '../../../ops/recordReplay.ts';
+import {newUniformBuffer, type Uniforms, writeUniforms} from './uniforms.ts';
+import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
+
+/** One dispatch. */
+export interface Command {
+  pipeline: GPUComputePipeline;
+  group: GPUBindGroup;
+  workgroups: [x: number, y?: number, z?: number];
+}
+
+/** Which of its loans a buffer was in; see {@link BufferPool.loanOf}. */
+type Loan = number | undefined;
+
+/** What {@link runShader} tells of its dispatches while commands are recorded. */
+export class CommandRecording {
+  readonly commands: Command[] = [];
+  /** False once something happened that cannot be run again by commands alone. */
+  isWhole = true;
+  /** Buffers that were there before. */
+  readonly outer = new Map<GPUBuffer, Loan>();
+  /** Uniform buffers of stock programs, on loan. */
+  readonly uniforms: GPUBuffer[] = [];
+  /** Uniform buffers whose values grow. */
+  readonly counters = new Map<string, {buffer: GPUBuffer; uniforms: Uniforms}>();
+
+  constructor(
+    private readonly backend: WebGPUBackend,
+    private readonly made: ReadonlySet<GPUBuffer>,
+  ) {}
+
+  add(command: Command, buffers: GPUBuffer[]): void {
+    this.commands.push(command);
+    for (const buffer of buffers) {
+      if (!this.made.has(buffer)) this.outer.set(buffer, this.backend.bufferManager.loanOf(buffer));
+    }
+  }
+
+  /** With the next submission: commands that are not submitted yet may read them. */
+  giveBackUniforms(): void {
+    this.backend.uniformPendingDisposal.push(...this.uniforms);
+  }
+
+  /** A uniform buffer of its own for values that grow, shared by those that start alike. */
+  counterBuffer(key: string, uniforms: Uniforms): GPUBuffer {
+    let counter = this.counters.get(key);
+    if (!counter) {
+      counter = {buffer: newUniformBuffer(this.backend, uniforms), uniforms};
+      this.counters.set(key, counter);
+    }
+    return counter.buffer;
+  }
+}
+
+const recordings = new WeakMap<WebGPUBackend, CommandRecording>();
+
+/** The recording under way. */
+export function recordingOf(backend: WebGPUBackend): CommandRecording | undefined {
+  return recordings.get(backend);
+}
+
+/** A backend's recorder; see {@link recordReplay} in layers/ops. Uploads and copies cannot be recorded. */
+export function recordCommands(
+  backend: WebGPUBackend,
+  inputs: tf.TensorInfo[],
+  run: () => void,
+): Replay | undefined {
+  const pool = backend.bufferManager;
+  for (const {dataId} of inputs) if (!backend.tensorMap.get(dataId).resource) backend.uploadToGPU(dataId);
+  const made = new Set<GPUBuffer>();
+  const recording = new CommandRecording(backend, made);
+  recordings.set(backend, recording);
+  pool.lent = made;
+  const restore = watchCommands(backend, recording);
+  let isWhole = false;
+  try {
+    run();
+    isWhole =
+      recording.isWhole && [...recording.outer].every(([buffer, loan]) => pool.loanOf(buffer) === loan);
+  } finally {
+    restore();
+    pool.lent = undefined;
+    recordings.delete(backend);
+    if (!isWhole) recording.giveBackUniforms();
+  }
+  if (!isWhole) return undefined;
+  // What is free again is between the ops: kept for the next run. The rest has owners.
+  const between = [...made].filter((buffer) => pool.hold(buffer));
+  for (const buffer of [...between, ...recording.uniforms]) made.delete(buffer);
+  for (const buffer of made) recording.outer.set(buffer, pool.loanOf(buffer));
+  return new CommandReplay(backend, recording, between);
+}
+
+/** Tells a recording what the stock backend does; gives what ends it. */
+function watchCommands(backend: WebGPUBackend, recording: CommandRecording): () => void {
+  const {recordAndSubmit, makeUniforms, copyBuffer, uploadToGPU} = backend;
+  Object.assign(backend, {
+    recordAndSubmit(program: unknown, output: tf.TensorInfo, inputs: tf.TensorInfo[], uniforms: unknown) {
+      const pass = passOf(backend);
+      const command = {} as Command;
+      backend.computePassEncoder = {
+        setPipeline(pipeline: GPUComputePipeline) {
+          command.pipeline = pipeline;
+          pass.setPipeline(pipeline);
+        },
+        setBindGroup(index: number, group: GPUBindGroup) {
+          command.group = group;
+          pass.setBindGroup(index, group);
+        },
+        dispatchWorkgroups(...workgroups: Command['workgroups']) {
+          command.workgroups = workgroups;
+          pass.dispatchWorkgroups(...workgroups);
+        },
+        end: () => pass.end(),
+      } as GPUComputePassEncoder;
+      recordAndSubmit.call(backend, program, output, inputs, uniforms);
+      if (backend.computePassEncoder) backend.computePassEncoder = pass;
+      const buffers = [output, ...inputs].map(
+        ({dataId}) => backend.tensorMap.get(dataId).resource as GPUBuffer,
+      );
+      recording.add(command, buffers);
+    },
+    makeUniforms(values: unknown) {
+      const binding = makeUniforms.call(backend, values);
+      backend.uniformPendingDisposal.pop(); // the recording's, which must keep its values
+      recording.uniforms.push(binding.buffer);
+      return binding;
+    },
+    copyBuffer(buffer: GPUBuffer) {
+      recording.isWhole = false;
+      return copyBuffer.call(backend, buffer);
+    },
+    uploadToGPU(dataId: tf.DataId) {
+      if (backend.tensorMap.get(dataId).values) recording.isWhole = false; // else it only makes the buffer
+      uploadToGPU.call(backend, dataId);
+    },
+  });
+  return () => Object.assign(backend, {recordAndSubmit, makeUniforms, copyBuffer, uploadToGPU});
+}
+
+class CommandReplay implements Replay {
+  private runs = 0;
+  private isDisposed = false;
+
+  constructor(
+    private readonly backend: WebGPUBackend,
+    private readonly recording: CommandRecording,
+    private readonly between: GPUBuffer[],
+  ) {}
+
+  get isCurrent(): boolean {
+    const {bufferManager: pool} = this.backend;
+    if (this.isDisposed) return false;
+    for (const [buffer, loan] of this.recording.outer) if (pool.loanOf(buffer) !== loan) return false;
+    return true;
+  }
+
+  run({copies = [], writes = []}: Parameters<Replay['run']>[0]): void {
+    const {backend} = this;
+    const bufferOf = ({dataId}: tf.TensorInfo) => backend.tensorMap.get(dataId).resource as GPUBuffer;
+    backend.ensureCommandEncoderReady();
+    backend.endComputePassEncoder();
+    for (const [from, to] of copies) {
+      const [source, target] = [bufferOf(from), bufferOf(to)];
+      backend.commandEncoder?.copyBufferToBuffer(source, 0, target, 0, source.size);
+    }
+    submitRecorded(backend); // what is recorded must not see what is written now
+    for (const [to, values] of writes) backend.queue.writeBuffer(bufferOf(to), 0, values as BufferSource);
+    this.runs++;
+    for (const {buffer, uniforms} of this.recording.counters.values())
+      writeUniforms(backend, buffer, uniforms, this.runs);
+    for (const command of this.recording.commands) encode(backend, command);
+    submitRecorded(backend);
+  }
+
+  dispose(): void {
+    if (this.isDisposed) return;
+    this.isDisposed = true;
+    this.recording.giveBackUniforms();
+    for (const buffer of this.between) this.backend.bufferManager.releaseBuffer(buffer);
+  }
+}
+
+/** Puts a dispatch among the backend's own commands. */
+export function encode(backend: WebGPUBackend, {pipeline, group, workgroups}: Command): void {
+  const pass = passOf(backend);
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, group);
+  pass.dispatchWorkgroups(...workgroups);
+  backend.dispatchCountInPass++;
+  if (backend.dispatchCountInPass >= tf.env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) {
+    submitRecorded(backend);
+  }
+}
+
+function passOf(backend: WebGPUBackend): GPUComputePassEncoder {
+  backend.ensureCommandEncoderReady();
+  backend.computePassEncoder ??= (backend.commandEncoder as GPUCommandEncoder).beginComputePass();
+  return backend.computePassEncoder;
+}

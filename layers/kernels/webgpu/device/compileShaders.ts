@@ -1,0 +1,86 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../../quant/errors.ts';
+import type {CompileProgress} from '../../../ops/compileShaders.ts';
+import {compileAside, type DryRun, setDryRun} from './runShader.ts';
+import {tuneMet} from './tuning.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+/** TensorFlow.js's own shaders are compiled but not dispatched; in `pipelineCache` there are promises then. */
+const COMPILE_ONLY = 'WEBGPU_ENGINE_COMPILE_ONLY';
+
+/**
+ * {@link compileShaders} of layers/ops on webgpu: `run` is run once without a dispatch, and what it met is compiled. A shader
+ * that cannot be compiled counts as well; running it says what is wrong. Where shapes are tuned, that comes first.
+ */
+export async function compileShaders(
+  backend: WebGPUBackend,
+  run: () => void,
+  onProgress?: CompileProgress,
+): Promise<void> {
+  let {shaders, programs} = runDry(backend, run);
+  const {device, pipelineCache} = backend;
+  const pipelines = programs.map(async ([key, pipeline]) => {
+    pipelineCache[key] = await pipeline;
+  });
+  if (await tuneMet(backend)) {
+    await Promise.allSettled(pipelines); // for the second run to find them
+    ({shaders} = runDry(backend, run));
+  }
+  pipelines.push(...[...shaders.values()].map((shader) => compileAside(device, shader)));
+  const total = pipelines.length;
+  if (total === 0) return;
+  await onProgress?.(0, total);
+  let compiled = 0;
+  await Promise.all(
+    pipelines.map(async (pipeline) => {
+      await pipeline.catch(() => {});
+      await onProgress?.(++compiled, total);
+    }),
+  );
+}
+
+/**
+ * Runs `run` without a dispatch.
+ *
+ * @returns the shaders that are missing, ours and TensorFlow.js's, which are being compiled already
+ * @throws TfjsLoraError `UNSUPPORTED` when tensors are left behind, since their values are nobody's
+ */
+function runDry(
+  backend: WebGPUBackend,
+  run: () => void,
+): Pick<DryRun, 'shaders'> & {programs: [key: string, pipeline: Promise<GPUComputePipeline>][]} {
+  const met: DryRun = {shaders: new Map(), outputs: []};
+  const programs: [string, Promise<GPUComputePipeline>][] = [];
+  const first = backend.nextDataId();
+  const {device, pipelineCache, runWebGPUProgram} = backend;
+  setDryRun(device, met);
+  tf.env().set(COMPILE_ONLY, true);
+  backend.runWebGPUProgram = (...args) => {
+    const output = runWebGPUProgram.apply(backend, args);
+    met.outputs.push(output.dataId);
+    return output;
+  };
+  try {
+    tf.tidy(run);
+  } finally {
+    backend.runWebGPUProgram = runWebGPUProgram;
+    tf.env().set(COMPILE_ONLY, false);
+    setDryRun(device, undefined);
+    for (const [key, pipeline] of Object.entries(pipelineCache)) {
+      if (!('then' in pipeline)) continue;
+      delete pipelineCache[key]; // who runs it before it is compiled compiles it at once
+      pipeline.catch(() => {});
+      programs.push([key, pipeline]);
+    }
+  }
+  const isLeft = (dataId: tf.DataId) => (dataId as {id: number}).id >= first && backend.refCount(dataId) > 0;
+  const left = new Set(met.outputs.filter(isLeft)).size;
+  if (left > 0) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `compileShaders: expected a run that keeps no tensor, got ${left} that it keeps although nothing was computed. ` +
+        'Make anew what keeps them, and compile the model with compileShaders: false.',
+    );
+  }
+  return {shaders: met.shaders, programs};
+}

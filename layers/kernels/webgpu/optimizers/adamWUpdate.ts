@@ -1,0 +1,52 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {AdamWSettings} from '../../../ops/adamWUpdate.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {runUpdate} from '../elementwise/elementwise.ts';
+
+interface AdamWUpdateArgs {
+  inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
+  attrs: AdamWSettings;
+  backend: unknown;
+}
+
+/** WGSL of element `i`, or four of them. */
+export const BODY = `
+  let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
+  let v = u.beta2 * variance[i] + u.rest2 * gradient[i] * gradient[i];
+  value[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);
+  mean[i] = m;
+  variance[i] = v;`;
+
+/** What {@link BODY} reads of the settings, as `u.<name>`. */
+export function factorsOf(settings: AdamWSettings): Record<string, number> {
+  const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
+  return {
+    beta1,
+    rest1: 1 - beta1,
+    beta2,
+    rest2: 1 - beta2,
+    keep: 1 - learningRate * weightDecay,
+    stepSize: learningRate / (1 - beta1 ** step),
+    correction: Math.sqrt(1 - beta2 ** step),
+    epsilon,
+  };
+}
+
+/** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
+export const adamWUpdate = {
+  kernelName: 'AdamWUpdate',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend} = args as AdamWUpdateArgs;
+    const {value, gradient, mean, variance} = inputs;
+    return runUpdate(
+      backend as WebGPUBackend,
+      'AdamWUpdate',
+      {value, mean, variance},
+      {gradient},
+      BODY,
+      attrs.overwrite ?? false,
+      factorsOf(attrs),
+    );
+  },
+} as const;

@@ -1,0 +1,82 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {type AnyWeightAttributes, type AnyWeightInputs, usingWeight} from '../weights/usingWeight.ts';
+import {expand, gradientOfFactor, project, transposed} from './lowRank.ts';
+import {runMatrixProduct} from './matrixProduct.ts';
+import {multiply, splitsOf} from './multiply.ts';
+import {isProjected, packAndProject} from './packAndProject.ts';
+import type {Product} from './product.ts';
+
+interface LoRAMatMulArgs {
+  inputs: AnyWeightInputs & Record<'x' | 'a' | 'b' | 'dy' | 'extra0', tf.TensorInfo>;
+  attrs: AnyWeightAttributes & {scaling: number; isUnread: boolean};
+  backend: unknown;
+}
+
+/** `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output: `scaling · x · Aᵀ`, `[N, rank]`, for backward. */
+export const loraMatMul = {
+  kernelName: 'LoRAMatMul',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
+    const backend = anyBackend as WebGPUBackend;
+    const {x, a, b} = inputs;
+    const {rows, cols, scaling, isUnread} = attrs;
+    if (isUnread) {
+      const y = backend.makeTensorInfo([x.shape[0], rows], 'float32');
+      return [y, project(backend, x, a, scaling)];
+    }
+    return usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
+      updatedProduct(backend, {x, weight, rows, cols, transposeWeight: true}, {a, b, scaling}),
+    );
+  },
+} as const;
+
+/** Gradients of `x`, `a` and `b`. */
+export const loraMatMulGrad = {
+  kernelName: 'LoRAMatMulGrad',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
+    const backend = anyBackend as WebGPUBackend;
+    const {dy, x, a, b, extra0: low} = inputs;
+    const {rows, cols, scaling} = attrs;
+    const [dx, lowGradient] = usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
+      updatedProduct(backend, {x: dy, weight, rows, cols, transposeWeight: false}, {a, b, scaling}),
+    );
+    const da = gradientOfFactor(backend, lowGradient, x, false);
+    const db = gradientOfFactor(backend, low, dy, true);
+    backend.disposeData(lowGradient.dataId);
+    return [dx, da, db];
+  },
+} as const;
+
+/**
+ * A product and the low-rank path beside it, in one pass where matrices of whole subgroups do it: `x · Wᵀ` and
+ * `scaling · (x · Aᵀ) · Bᵀ`, or, the other way, `x · W` and `scaling · (x · B) · A`.
+ *
+ * @returns the sum `[m, n]`, and the path's narrow side with the scaling, `[m, rank]`
+ */
+function updatedProduct(
+  backend: WebGPUBackend,
+  product: Product,
+  {a, b, scaling}: {a: tf.TensorInfo; b: tf.TensorInfo; scaling: number},
+): [tf.TensorInfo, tf.TensorInfo] {
+  const {x, transposeWeight: isForward} = product;
+  if (splitsOf(backend, product) === 1 && isProjected(a.shape[0])) {
+    const down = isForward ? a : transposed(backend, b); // [rank, k]
+    const {low, ...packed} = packAndProject(backend, x, down, scaling);
+    if (!isForward) backend.disposeData(down.dataId);
+    const y = backend.makeTensorInfo([x.shape[0], isForward ? b.shape[0] : a.shape[1]], 'float32');
+    const update = {low, factor: isForward ? b : a, isTransposed: isForward};
+    runMatrixProduct(backend, product, y, packed, {update});
+    for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
+    return [y, low];
+  }
+  const wideB = transposed(backend, b); // [rank, units]
+  const low = project(backend, x, isForward ? a : wideB, scaling);
+  const base = multiply(backend, product);
+  const y = expand(backend, low, isForward ? wideB : a, base);
+  for (const {dataId} of [wideB, base]) backend.disposeData(dataId);
+  return [y, low];
+}

@@ -1,0 +1,88 @@
+import type * as tf from '@tensorflow/tfjs';
+import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
+import {runMatrixProduct, TILING} from './matrixProduct.ts';
+import {packRows} from './packRows.ts';
+import type {Product} from './product.ts';
+import {rowProduct} from './rowProduct.ts';
+import {runTiledProduct} from './tiledProduct.ts';
+
+/** Few rows: a workgroup for each output column beats tiles that are mostly empty. */
+const MAX_ROWS_ALONE = 4;
+
+/** With fewer tiles than this a card is not busy: the inner side is split, down to {@link MIN_PART}. */
+const BUSY_TILES = 528;
+const MIN_PART = 2048;
+
+/**
+ * A product with a stored weight, by the fastest way the device has: row by row for a few rows; matrices of a whole
+ * subgroup; or tiles in float16 or float32.
+ */
+export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInfo {
+  const {x, rows, cols, transposeWeight} = product;
+  const [m, k] = x.shape;
+  const n = transposeWeight ? rows : cols;
+  const y = backend.makeTensorInfo([m, n], 'float32');
+  if (m === 0 || n === 0) return y;
+  if (m <= MAX_ROWS_ALONE && transposeWeight && k % 4 === 0) {
+    runShader(backend, rowProduct(backend, product, y));
+    return y;
+  }
+  const {computeDtype} = capabilitiesOf(backend);
+  if (computeDtype === 'float32' || k % 2 !== 0) {
+    runTiledProduct(backend, product, y);
+    return y;
+  }
+  const packed = packRows(backend, x);
+  const splits = splitsOf(backend, product);
+  if (splits === 0) runTiledProduct(backend, product, y, packed);
+  else if (splits === 1) runMatrixProduct(backend, product, y, packed);
+  else {
+    const parts = backend.makeTensorInfo([splits, m, n], 'float32');
+    runMatrixProduct(backend, product, parts, packed, {splits});
+    addParts(backend, parts, y);
+    backend.disposeData(parts.dataId);
+  }
+  for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
+  return y;
+}
+
+/** In how many parts of k matrices of whole subgroups multiply; 0 where they cannot. */
+export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight}: Product): number {
+  const {computeDtype, hasMatrices} = capabilitiesOf(backend);
+  const [m, k] = x.shape;
+  const n = transposeWeight ? rows : cols;
+  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
+  if (computeDtype === 'float32' || !hasMatrices || !isAligned) return 0;
+  const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
+  return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
+}
+
+/** `y = Σ parts` over the first axis. */
+function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, y: tf.TensorInfo): void {
+  const [splits, m, n] = parts.shape; // n is a multiple of 8
+  const count = (m * n) / 4;
+  const code = `
+@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(1) var<storage, read> parts: array<vec4f>;
+struct Uniforms { splits: u32, count: u32 }
+@group(0) @binding(2) var<uniform> u: Uniforms;
+${FLAT_ID}
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flatId(group, groups) * 256u + local;
+  if (i >= u.count) { return; }
+  var sum = vec4f(0.0);
+  for (var s = 0u; s < u.splits; s++) { sum += parts[s * u.count + i]; }
+  y[i] = sum;
+}`;
+  runShader(backend, {
+    name: 'AddParts',
+    code,
+    outputs: [y],
+    inputs: [parts],
+    uniforms: [{u32: splits}, {u32: count}],
+    workgroups: flatWorkgroups(backend, Math.ceil(count / 256)),
+  });
+}

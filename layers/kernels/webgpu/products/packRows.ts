@@ -1,0 +1,80 @@
+import type * as tf from '@tensorflow/tfjs';
+import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {shaderText} from '../device/shaderText.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+
+/** A float32 matrix as float16, each row scaled by a power of two. */
+export interface PackedRows {
+  /** int32 `[rows, cols / 2]`, two float16 in a word. */
+  halves: tf.TensorInfo;
+  /** float32 `[rows]`: what an element must be multiplied by to get its value back. */
+  scales: tf.TensorInfo;
+}
+
+/** WGSL: by which power of two a row is multiplied whose largest magnitude is given. */
+export const SHIFT = `
+// The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals is left as it is.
+fn shiftOf(largest: f32) -> i32 {
+  let exponent = i32(bitcast<u32>(largest) >> 23u) - 127;
+  return clamp(select(7 - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
+}
+fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }`;
+
+/**
+ * Rounds rows to float16 after scaling each so that its largest magnitude is between 2⁷ and 2⁸: nothing overflows, and
+ * what is 2²¹ times smaller than the row's largest still keeps all its bits. Gradients need it: theirs may all lie below
+ * float16's smallest.
+ *
+ * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
+ */
+export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): PackedRows {
+  const [rows, cols] = x.shape;
+  const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
+  const scales = backend.makeTensorInfo([rows], 'float32');
+  const isWide = cols % 4 === 0;
+  const code = shaderText(
+    `PackRows ${isWide}`,
+    () => `
+enable f16;
+const WORKGROUP = 256u;
+alias V = ${isWide ? 'vec4f' : 'vec2f'};
+@group(0) @binding(0) var<storage, read_write> halves: array<${isWide ? 'vec2u' : 'u32'}>;
+@group(0) @binding(1) var<storage, read_write> scales: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<V>;
+struct Uniforms { rows: u32, vectors: u32 }
+@group(0) @binding(3) var<uniform> u: Uniforms;
+var<workgroup> maxima: array<f32, WORKGROUP>;
+${SHIFT}
+${FLAT_ID}
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let row = flatId(group, groups);
+  if (row >= u.rows) { return; }
+  let at = row * u.vectors;
+  var largest = V(0.0);
+  for (var c = local; c < u.vectors; c += WORKGROUP) { largest = max(largest, abs(x[at + c])); }
+  maxima[local] = ${isWide ? 'max(max(largest.x, largest.y), max(largest.z, largest.w))' : 'max(largest.x, largest.y)'};
+  workgroupBarrier();
+  for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
+    if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
+    workgroupBarrier();
+  }
+  let shift = shiftOf(maxima[0]);
+  let scale = powerOfTwo(shift);
+  if (local == 0u) { scales[row] = powerOfTwo(-shift); }
+  for (var c = local; c < u.vectors; c += WORKGROUP) {
+    halves[at + c] = bitcast<${isWide ? 'vec2u' : 'u32'}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
+  }
+}`,
+  );
+  runShader(backend, {
+    name: 'PackRows',
+    code,
+    outputs: [halves, scales],
+    inputs: [x],
+    uniforms: [{u32: rows}, {u32: cols / (isWide ? 4 : 2)}],
+    workgroups: flatWorkgroups(backend, rows),
+  });
+  return {halves, scales};
+}

@@ -1,0 +1,143 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {ShaderCall} from '../device/runShader.ts';
+import {shaderText} from '../device/shaderText.ts';
+import {times} from '../device/times.ts';
+import {rowClass, runTuned} from '../device/tuning.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {formatUniforms} from '../weights/weightFormat.ts';
+import type {PackedRows} from './packRows.ts';
+import type {Product} from './product.ts';
+
+/** Rows of each thread, and how much of k is in workgroup memory at once, at most 32. */
+export interface ThreadTiling {
+  height: number;
+  depth: number;
+}
+
+/** A workgroup has sixteen threads square. */
+const SIDE = 16;
+/** Of the tile: four for each thread. */
+const COLS = 64;
+
+/** What every device has room for, and what may be faster. */
+export const THREAD_TILINGS: readonly ThreadTiling[] = [
+  {height: 4, depth: 16},
+  {height: 8, depth: 16},
+  {height: 2, depth: 16},
+  {height: 4, depth: 32},
+];
+
+/**
+ * The product in tiles of 64 columns, sixteen threads square of `height` by four elements each; sums in float32. Operands are
+ * float32, or float16 when `packed` is given. Works on every device.
+ */
+export function tiledProduct(
+  {x, weight, rows, cols, transposeWeight}: Product,
+  y: tf.TensorInfo,
+  packed?: PackedRows,
+  {height, depth}: ThreadTiling = THREAD_TILINGS[0],
+): ShaderCall {
+  const [m, n] = y.shape;
+  const tile = SIDE * height; // rows
+  const octets = depth / 8; // of a row of W along k
+  const k = transposeWeight ? cols : rows;
+  const element = packed ? 'f16' : 'f32';
+  // Eight of a row of W at once: along k when it is transposed, along n when not.
+  // Written out: a vector indexed by a loop variable compiles slowly, and to slow code.
+  const eight = (body: (i: number, value: string) => string) =>
+    Array.from({length: 8}, (_, i) => body(i, `${element}(values[${i >> 2}][${i & 3}])`)).join('\n');
+  const loadWeight = transposeWeight
+    ? `let n = col0 + local / ${octets}u;
+      let k = k0 + (local % ${octets}u) * 8u;
+      let at = (local % ${octets}u) * 8u;
+      var values: mat2x4f;
+      if (n < u.n && k < u.k) { values = weightOctet(n, k); }
+      ${eight((i, value) => `b[at + ${i}u][local / ${octets}u] = select(0, ${value}, k + ${i}u < u.k);`)}`
+    : `let n = col0 + (local % 8u) * 8u;
+      let k = k0 + local / 8u;
+      let at = (local % 8u) * 8u;
+      var values: mat2x4f;
+      if (n < u.n && k < u.k) { values = weightOctet(k, n); }
+      ${eight((i, value) => `b[local / 8u][at + ${i}u] = select(0, ${value}, n + ${i}u < u.n);`)}`;
+  const inputs = packed ? [packed.halves, packed.scales] : [x];
+  const readX = packed
+    ? `let half = (row0 + r) * u.k + k0 + c; // K is even
+        let pair = bitcast<vec2<f16>>(x[half / 2u]);
+        a[c][r] = select(pair.x, pair.y, half % 2u == 1u);`
+    : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
+  const format = formatUniforms(weight);
+  const code = shaderText(
+    weight.key && `TiledProduct ${element} ${transposeWeight} ${height} ${depth} ${weight.key}`,
+    () => `
+${packed ? 'enable f16;' : ''}
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<${packed ? 'u32' : 'f32'}>;
+${packed ? '@group(0) @binding(2) var<storage, read> scales: array<f32>;' : ''}
+${weight.code(1 + inputs.length)}
+struct Uniforms { m: u32, n: u32, k: u32${format.fields} }
+@group(0) @binding(${1 + inputs.length + weight.tensors.length}) var<uniform> u: Uniforms;
+var<workgroup> a: array<array<${element}, ${tile}>, ${depth}>;
+var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;
+const WORKGROUP = 256u;
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  ${weight.prepare}
+  let row0 = group.y * ${tile}u;
+  let col0 = group.x * ${COLS}u;
+  let top = (local / 16u) * ${height}u;
+  let left = (local % 16u) * 4u;
+  ${times(height, (i) => `var sum${i} = vec4f(0.0);`)}
+  for (var k0 = 0u; k0 < u.k; k0 += ${depth}u) {
+    for (var i = local; i < ${tile * depth}u; i += 256u) {
+      let r = i / ${depth}u;
+      let c = i % ${depth}u;
+      if (row0 + r < u.m && k0 + c < u.k) {
+        ${readX}
+      } else {
+        a[c][r] = 0;
+      }
+    }
+    if (local < ${8 * depth}u) {
+      ${loadWeight}
+    }
+    workgroupBarrier();
+    for (var c = 0u; c < min(${depth}u, u.k - k0); c++) {
+      let weights = vec4f(f32(b[c][left]), f32(b[c][left + 1u]), f32(b[c][left + 2u]), f32(b[c][left + 3u]));
+      ${times(height, (i) => `sum${i} += f32(a[c][top + ${i}u]) * weights;`)}
+    }
+    workgroupBarrier();
+  }
+  ${times(
+    height,
+    (i) => `
+  if (row0 + top + ${i}u < u.m) {
+    let row = row0 + top + ${i}u;
+    let sum = sum${i}${packed ? ' * scales[row]' : ''};
+    ${times(4, (j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
+  }`,
+  )}
+}`,
+  );
+  return {
+    name: packed ? 'TiledProduct16' : 'TiledProduct32',
+    code,
+    outputs: [y],
+    inputs: [...inputs, ...weight.tensors],
+    uniforms: [{u32: m}, {u32: n}, {u32: k}, ...format.values],
+    workgroups: [Math.ceil(n / COLS), Math.ceil(m / tile)],
+  };
+}
+
+/** Runs {@link tiledProduct} in the tiles that are fastest for its shape, as far as that is known. */
+export function runTiledProduct(
+  backend: WebGPUBackend,
+  product: Product,
+  y: tf.TensorInfo,
+  packed?: PackedRows,
+): void {
+  const {x, weight, rows, cols, transposeWeight} = product;
+  const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key ?? 'other'];
+  runTuned(backend, packed ? 'TiledProduct16' : 'TiledProduct32', shape, THREAD_TILINGS, (tiling) =>
+    tiledProduct(product, y, packed, tiling),
+  );
+}

@@ -1,0 +1,177 @@
+import type * as tf from '@tensorflow/tfjs';
+import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
+import type {HalfDtype, StorageDtype} from '../../../../quant/float16.ts';
+import {WIDEN} from './unpack16.ts';
+import type {WeightFormat} from './weightFormat.ts';
+
+/** Attributes and tensors of `QuantizedMatMul` and `DequantizeRows`; see layers/ops/quantizedStorage.ts. */
+export interface QuantizedAttributes {
+  dtype: 'nf4' | 'fp4' | 'int8';
+  rows: number;
+  cols: number;
+  blockSize: number;
+  nestedBlockSize: number;
+  offset: number;
+  valueDtype: StorageDtype;
+  outliers: number;
+  outlierDtype: HalfDtype;
+}
+
+export type QuantizedInputs = Record<
+  'codes' | 'absmax' | 'absmaxCodes' | 'nestedAbsmax' | 'map' | 'scales' | 'outlierIndex' | 'outlierValues',
+  tf.TensorInfo
+>;
+
+/** A quantized matrix, dequantized as it is read, bit for bit as bitsandbytes does. */
+export function quantizedFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+  return attributes.dtype === 'int8' ? int8Format(inputs, attributes) : fourBitFormat(inputs, attributes);
+}
+
+const bind = (at: number, name: string, type: string) =>
+  `@group(0) @binding(${at}) var<storage, read> ${name}: array<${type}>;`;
+
+/** `body` for the elements of an octet. */
+const eight = (body: (i: number) => string) => Array.from({length: 8}, (_, i) => body(i));
+
+/**
+ * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits: no 16-bit floats of the device's own, which
+ * some drivers flush, and no sums that a compiler may take apart.
+ */
+const ROUND: Record<StorageDtype, string> = {
+  float32: `
+fn rounded(v: vec4f) -> vec4f { return v; }`,
+  bfloat16: `
+fn rounded(v: vec4f) -> vec4f {
+  let bits = bitcast<vec4u>(v);
+  return bitcast<vec4f>((bits + 0x7fffu + ((bits >> vec4u(16u)) & vec4u(1u))) & vec4u(0xffff0000u));
+}`,
+  float16: `
+fn rounded(v: vec4f) -> vec4f {
+  let bits = bitcast<vec4u>(v);
+  let magnitude = bits & vec4u(0x7fffffffu);
+  let near = (magnitude + 0xfffu + ((magnitude >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u);
+  let finite = select(near, vec4u(0x7f800000u), near >= vec4u(0x47800000u)); // beyond the largest: infinity
+  let small = bitcast<vec4u>(round(bitcast<vec4f>(magnitude) * 0x1p24f) * 0x1p-24f); // in steps of subnormal halves
+  return bitcast<vec4f>(select(finite, small, magnitude < vec4u(0x38800000u)) | (bits & vec4u(0x80000000u)));
+}`,
+};
+
+function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+  const {dtype, cols, blockSize, nestedBlockSize, offset, valueDtype} = attributes;
+  const isNested = nestedBlockSize > 0;
+  const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
+  // Both values of a byte by one look-up.
+  const declarations = (at: number) => `
+${bind(at, 'codes', 'u32')}
+${
+  isNested
+    ? `${bind(at + 1, 'absmaxCodes', 'u32')}
+${bind(at + 2, 'nestedAbsmax', 'f32')}
+${bind(at + 3, 'map', 'f32')}`
+    : bind(at + 1, 'absmax', 'f32')
+}
+const BOOK = array<f32, 16>(${book});
+const COLS = ${cols}u;
+${ROUND[valueDtype]}
+var<workgroup> pairs: array<vec2f, 256>;
+fn absmaxOf(block: u32) -> f32 {
+  ${
+    isNested
+      ? `let code = (absmaxCodes[block / 4u] >> (8u * (block % 4u))) & 255u;
+  let scaled = map[code] * nestedAbsmax[block / ${nestedBlockSize}u];
+  return scaled + u.offset;`
+      : 'return absmax[block];'
+  }
+}`;
+  const isAligned = cols % 8 === 0;
+  const bytes = [0, 1, 2, 3].map((i) => `pairs[(word >> ${8 * i}u) & 255u]`);
+  const aligned = `
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  let first = row * COLS + col;
+  let word = codes[first / 8u];
+  let scale = absmaxOf(first / ${blockSize}u);
+  return mat2x4f(rounded(vec4f(${bytes[0]}, ${bytes[1]}) * scale), rounded(vec4f(${bytes[2]}, ${bytes[3]}) * scale));
+}`;
+  const each = eight((i) => `weightAt(first + ${i}u, end)`);
+  const unaligned = `
+fn weightAt(at: u32, end: u32) -> f32 {
+  if (at >= end) { return 0.0; }
+  let pair = pairs[(codes[at / 8u] >> (8u * (at % 8u / 2u))) & 255u];
+  return select(pair.x, pair.y, at % 2u == 1u) * absmaxOf(at / ${blockSize}u);
+}
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  let first = row * COLS + col;
+  let end = (row + 1u) * COLS;
+  return mat2x4f(rounded(vec4f(${each.slice(0, 4).join(', ')})), rounded(vec4f(${each.slice(4).join(', ')})));
+}`;
+  return {
+    tensors: isNested
+      ? [inputs.codes, inputs.absmaxCodes, inputs.nestedAbsmax, inputs.map]
+      : [inputs.codes, inputs.absmax],
+    uniforms: isNested ? {offset: {f32: offset}} : {},
+    prepare: `
+  for (var i = local; i < 256u; i += WORKGROUP) {
+    var book = BOOK;
+    pairs[i] = vec2f(book[i / 16u], book[i % 16u]);
+  }
+  workgroupBarrier();`,
+    code: (at) => declarations(at) + (isAligned ? aligned : unaligned),
+  };
+}
+
+function int8Format(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+  const {cols, outliers, outlierDtype} = attributes;
+  const {codes, scales, outlierIndex, outlierValues} = inputs;
+  const hasOutliers = outliers > 0;
+  const outlier = `
+fn outlierAt(row: u32, place: u32) -> f32 {
+  let pair = widen(outlierValues[row * ${Math.ceil(outliers / 2)}u + place / 2u]);
+  return select(pair.x, pair.y, place % 2u == 1u);
+}`;
+  const one127 = `${Math.fround(1 / 127)}f`; // as bitsandbytes multiplies
+  const aligned = `
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  let at = (row * COLS + col) / 4u;
+  var values = mat2x4f(vec4f(unpack4xI8(codes[at])), vec4f(unpack4xI8(codes[at + 1u])));
+  values = mat2x4f(values[0] * rowScales[row] * ${one127}, values[1] * rowScales[row] * ${one127});
+  ${
+    hasOutliers
+      ? eight(
+          (i) => `let place${i} = outlierIndex[col + ${i}u];
+  if (place${i} >= 0) { values[${i >> 2}][${i & 3}] = outlierAt(row, u32(place${i})); }`,
+        ).join('\n')
+      : ''
+  }
+  return values;
+}`;
+  const each = eight((i) => `weightAt(row, col + ${i}u)`);
+  const unaligned = `
+fn weightAt(row: u32, col: u32) -> f32 {
+  if (col >= COLS) { return 0.0; }
+  ${hasOutliers ? 'if (outlierIndex[col] >= 0) { return outlierAt(row, u32(outlierIndex[col])); }' : ''}
+  let at = row * COLS + col;
+  let code = f32(extractBits(i32(codes[at / 4u]), 8u * (at % 4u), 8u));
+  return code * rowScales[row] * ${one127};
+}
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  return mat2x4f(vec4f(${each.slice(0, 4).join(', ')}), vec4f(${each.slice(4).join(', ')}));
+}`;
+  return {
+    tensors: hasOutliers ? [codes, scales, outlierIndex, outlierValues] : [codes, scales],
+    uniforms: {},
+    prepare: '',
+    code: (at) => `
+${bind(at, 'codes', 'u32')}
+${bind(at + 1, 'rowScales', 'f32')}
+${
+  hasOutliers
+    ? `${bind(at + 2, 'outlierIndex', 'i32')}
+${bind(at + 3, 'outlierValues', 'u32')}
+${WIDEN[outlierDtype]}
+${outlier}`
+    : ''
+}
+const COLS = ${cols}u;
+${cols % 8 === 0 ? aligned : unaligned}`,
+  };
+}

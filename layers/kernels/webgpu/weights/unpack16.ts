@@ -1,0 +1,73 @@
+import * as tf from '@tensorflow/tfjs';
+import type {HalfDtype} from '../../../../quant/float16.ts';
+import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+
+interface Unpack16Args {
+  inputs: {packed: tf.TensorInfo};
+  attrs: {dtype: HalfDtype; cols: number};
+  backend: unknown;
+}
+
+const WORKGROUP = 256;
+
+/**
+ * WGSL that widens both halves of a word exactly, without 16-bit floats of the device's own (which some drivers flush).
+ *
+ * A float16 is widened by shifting its exponent and mantissa into a float32's place and raising the exponent by 112, that of
+ * infinities and NaN to float32's own; subnormal ones by their value. Without branches, which are slow in tight loops.
+ */
+export const WIDEN: Record<HalfDtype, string> = {
+  bfloat16: `
+fn widen(word: u32) -> vec2f { return bitcast<vec2f>(vec2u(word << 16u, word & 0xffff0000u)); }`,
+  float16: `
+fn widenHalf(half: u32) -> f32 {
+  let magnitude = half & 0x7fffu;
+  let bits = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u); // infinity's, too
+  let value = select(bitcast<f32>(bits), f32(magnitude) * 0x1p-24f, magnitude < 0x400u);
+  return select(value, -value, (half & 0x8000u) != 0u);
+}
+fn widen(word: u32) -> vec2f { return vec2f(widenHalf(word & 0xffffu), widenHalf(word >> 16u)); }`,
+};
+
+/** `Unpack16` (layers/ops/unpack16.ts), a thread per word. */
+export const unpack16 = {
+  kernelName: 'Unpack16',
+  backendName: 'webgpu',
+  kernelFunc: (args: unknown) => {
+    const {inputs, attrs, backend: anyBackend} = args as Unpack16Args;
+    const backend = anyBackend as WebGPUBackend;
+    const {dtype, cols} = attrs;
+    const {packed} = inputs;
+    const y = backend.makeTensorInfo([packed.shape[0], cols], 'float32');
+    const words = tf.util.sizeFromShape(packed.shape);
+    if (words === 0) return y;
+    const code = `
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> packed: array<u32>;
+struct Uniforms { words: u32, wordsPerRow: u32, cols: u32 }
+@group(0) @binding(2) var<uniform> u: Uniforms;
+${FLAT_ID}
+${WIDEN[dtype]}
+@compute @workgroup_size(${WORKGROUP})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flatId(group, groups) * ${WORKGROUP}u + local;
+  if (i >= u.words) { return; }
+  let row = i / u.wordsPerRow;
+  let col = 2u * (i % u.wordsPerRow);
+  let values = widen(packed[i]);
+  y[row * u.cols + col] = values.x;
+  if (col + 1u < u.cols) { y[row * u.cols + col + 1u] = values.y; }
+}`;
+    runShader(backend, {
+      name: 'Unpack16',
+      code,
+      outputs: [y],
+      inputs: [packed],
+      uniforms: [{u32: words}, {u32: packed.shape[1]}, {u32: cols}],
+      workgroups: flatWorkgroups(backend, Math.ceil(words / WORKGROUP)),
+    });
+    return y;
+  },
+} as const;
