@@ -184,9 +184,11 @@ function callsWithOptions(): string[] {
   const add = (name: string, parameters: readonly ts.ParameterDeclaration[]) => {
     if (parameters.some(({type}) => takesOptions(type?.getText() ?? ''))) found.add(name);
   };
-  for (const index of ['quant/index.ts', 'layers/index.ts', 'models/index.ts', 'src/index.ts']) {
+  const all = ['quant/index.ts', 'layers/index.ts', 'models/index.ts', 'src/browser.ts', 'src/index.ts'];
+  for (const index of all) {
     for (const statement of parse(index).statements) {
       if (!ts.isExportDeclaration(statement) || statement.isTypeOnly || !statement.moduleSpecifier) continue;
+      if (!statement.exportClause) continue; // of an index that is read itself
       const path = (statement.moduleSpecifier as ts.StringLiteral).text;
       const names = new Set(
         (statement.exportClause as ts.NamedExports).elements
