@@ -1,5 +1,5 @@
 /**
- * `tfjs-lora` in a browser: {@link ./index.ts} without what needs a disk, a server or a terminal of its own: data sets in
+ * `tfjs-lora` in a browser: the package without what needs a disk, a server or a terminal of its own: data sets in
  * LLaMA-Factory's format, the hub's cache, predictions, plots, serving and the terminal chat.
  */
 

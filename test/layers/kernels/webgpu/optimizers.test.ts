@@ -7,10 +7,23 @@ import {
   toBlockwise8bit,
 } from '../../../../layers/index.ts';
 import {dequantizeBlockwise, dynamicMap, quantizeBlockwise} from '../../../../quant/index.ts';
-import {AdamW, AdamW8bit, Lion8bit, PagedAdamW, PagedAdamW8bit} from '../../../../src/index.ts';
+import {
+  AdamW,
+  AdamW8bit,
+  Lion8bit,
+  type NamedStateOptimizer,
+  PagedAdamW,
+  PagedAdamW8bit,
+} from '../../../../src/index.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
-import {gradientsAt, MIN_8BIT_SIZE, makeWeights, valuesOf} from '../../../src/optimizers/everyOptimizer.ts';
+import {
+  gradientsAt,
+  MIN_8BIT_SIZE,
+  makeOptimizer,
+  makeWeights,
+  valuesOf,
+} from '../../../src/optimizers/everyOptimizer.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 
 const LION = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.2};
@@ -99,7 +112,7 @@ describeWebGPU('optimizer kernels', () => {
 
   const ARGS = {learningRate: 0.01, min8bitSize: MIN_8BIT_SIZE, weightDecay: 0.1};
 
-  async function train(optimizer: AdamW | Lion8bit): Promise<number[][]> {
+  async function train(optimizer: NamedStateOptimizer): Promise<number[][]> {
     const weights = makeWeights();
     for (let step = 0; step < 5; step++) {
       const gradients = gradientsAt(step);
@@ -118,10 +131,10 @@ describeWebGPU('optimizer kernels', () => {
     ['PagedAdamW', PagedAdamW, AdamW],
     ['PagedAdamW8bit', PagedAdamW8bit, AdamW8bit],
   ] as const)('%s equals the unpaged, bit for bit, and keeps no tensors', async (_, Paged, Unpaged) => {
-    const expected = await train(new Unpaged(ARGS));
+    const expected = await train(makeOptimizer(Unpaged, ARGS));
     for (const deviceBudgetBytes of [undefined, 4 * 2 * 2 * 660]) {
       await expectNoLeak(async () => {
-        expect(await train(new Paged({...ARGS, deviceBudgetBytes}))).toEqual(expected);
+        expect(await train(makeOptimizer(Paged, {...ARGS, deviceBudgetBytes}))).toEqual(expected);
       });
     }
   });
