@@ -35,7 +35,7 @@ export function useTemplate(
     model.config.eosTokenId = eosTokenId;
   }
   const words = [...new Set([...(tokens.eos === undefined ? [] : [tokens.eos]), ...template.stopWords])];
-  return modelfileOf(template, tokens, words);
+  return modelfileOf(template, tokens, words, model.config.maxPositionEmbeddings);
 }
 
 function templatedTokenizer(

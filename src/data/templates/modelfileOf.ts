@@ -11,8 +11,14 @@ export const isOwnModelfile = (text: string | undefined): boolean => text?.start
  * it: `ollama create name -f Modelfile` in the folder.
  *
  * @param stops tokens that end an answer
+ * @param maxLength tokens that the model can hold: the context is LLaMA-Factory's 4096 at most
  */
-export function modelfileOf(template: Template, tokens: NamedTokens, stops: readonly string[]): string {
+export function modelfileOf(
+  template: Template,
+  tokens: NamedTokens,
+  stops: readonly string[],
+  maxLength: number,
+): string {
   const {prefix, system, user, assistant, defaultSystem} = template;
   const slots = (turn: readonly Slot[], content: string) =>
     turn.map((slot) => textAround(slot, tokens).join(`{{ ${content} }}`)).join('');
@@ -24,6 +30,6 @@ export function modelfileOf(template: Template, tokens: NamedTokens, stops: read
     `${TITLE}\nFROM .\n\nTEMPLATE """${turns}"""\n\n`,
     defaultSystem && `SYSTEM """${defaultSystem}"""\n\n`,
     ...stops.map((stop) => `PARAMETER stop "${stop}"\n`),
-    'PARAMETER num_ctx 4096\n',
+    `PARAMETER num_ctx ${Math.min(4096, maxLength)}\n`,
   ].join('');
 }

@@ -48,7 +48,9 @@ function tokenizerOf(changes: Golden['cases'][number]['config']): Tokenizer {
 }
 
 const modelWith = (tokenizer: Tokenizer) =>
-  ({tokenizer, generationConfig: {}, config: {}}) as Parameters<typeof useTemplate>[0];
+  ({tokenizer, generationConfig: {}, config: {maxPositionEmbeddings: 131072}}) as Parameters<
+    typeof useTemplate
+  >[0];
 
 /** The end tokens are a set in Python, of no order. */
 const sortedStops = (modelfile: string) => {
@@ -72,6 +74,16 @@ test.each(golden.cases)('$template, $config, $defaultSystem: as LLaMA-Factory', 
   expect(sortedStops(modelfile!)).toEqual(sortedStops(expected.modelfile));
   expect([model.generationConfig.eosTokenId].flat().sort()).toEqual(expected.stopIds);
   expect(model.config.eosTokenId).toBe(model.generationConfig.eosTokenId);
+});
+
+test.each([
+  [512, 512],
+  [4096, 4096],
+  [131072, 4096],
+])('a model of %i tokens has a context of %i in Ollama', (maxPositionEmbeddings, context) => {
+  const model = {...modelWith(tokenizerOf({})), config: {maxPositionEmbeddings}};
+  const modelfile = useTemplate(model as Parameters<typeof useTemplate>[0], {template: 'llama3'});
+  expect(modelfile).toMatch(new RegExp(`^PARAMETER num_ctx ${context}$`, 'm'));
 });
 
 test('a chat is written in the tokens it is trained in', () => {
