@@ -4,6 +4,7 @@ import {type LoadOptions, staleAfterSave} from '../../models/checkpoint.ts';
 import {readJson} from '../../models/jsonFile.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {countParameters} from '../../models/summary.ts';
+import {TOKENIZER_FILES} from '../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {DiskFolder} from '../../quant/folders/diskFolder.ts';
@@ -21,7 +22,7 @@ export interface ExportArgs {
   modelName?: string;
   /** PEFT folders, merged one after the other. Default none: the base itself is written anew. */
   adapters?: string[];
-  /** A folder of its own; what is in it of an earlier export is replaced. */
+  /** A folder of its own, empty, new or a model's; what is in it of an earlier export is replaced. */
   exportDir: string;
   /** Largest file of weights, in GB of 10⁹ bytes. Default 5. */
   exportSizeGB?: number;
@@ -58,7 +59,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  * The folder is complete or has no `config.json`: a process that dies on the way leaves nothing that loads.
  *
  * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base, `INVALID_ARGUMENT` when
- *   `exportDir` is the base's or an adapter's folder or `exportSizeGB` is not positive, and what reading the base and
+ *   `exportDir` is the base's or an adapter's folder, or holds other files than a model's, or `exportSizeGB` is not positive, and what reading the base and
  *   its adapters throws
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
@@ -70,6 +71,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     );
   }
   await assertOwnFolder(exportDir, [folder, ...adapters]);
+  await assertModelFolder(exportDir);
   if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
   assertUnquantized(args, await readJson(join(folder, 'config.json')));
   for (const path of adapters) await assertAdapterFolder(path);
@@ -135,6 +137,27 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
         'Choose another: exporting would overwrite it.',
     );
   }
+}
+
+/** What stands in a model's folder beside its config, or before it: an export that broke off has none. */
+const OF_A_MODEL =
+  /^(\..*|README\.md|Modelfile|generation_config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
+
+/** An export joins no other files: they would be taken for the model's, and it for theirs. */
+async function assertModelFolder(exportDir: string): Promise<void> {
+  const names = await readdir(exportDir).catch(() => [] as string[]);
+  const others = names.filter(
+    (name) => !OF_A_MODEL.test(name) && !TERMS.test(name) && !TOKENIZER_FILES.includes(name),
+  );
+  if (others.length === 0) return;
+  const config = await readJson(join(exportDir, 'config.json')).catch(() => undefined);
+  if (typeof config?.model_type === 'string') return;
+  const shown = `${others.slice(0, 3).join(', ')}${others.length > 3 ? ' …' : ''}`;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `export_dir ${exportDir}: expected an empty or new folder, or a model's to replace, got one with ${shown}. ` +
+      'Choose another: export_dir=<folder>.',
+  );
 }
 
 /** A missing file shows before the base is read. */

@@ -264,6 +264,43 @@ describe('refuses, before anything is written', () => {
   });
 });
 
+describe('a folder that holds', () => {
+  test.each([
+    ['a dataset', {'dataset_info.json': '{}', 'bills.json': '[]'}, 'bills.json, dataset_info.json'],
+    ['more than a few files', {a: '', b: '', c: '', d: ''}, 'a, b, c …'],
+    ['an adapter', {'adapter_config.json': '{}'}, 'adapter_config.json'],
+    ['the config of something else', {'config.json': '{"name": "site"}'}, 'config.json'],
+  ])('%s is refused and left as it is', (_, files, shown) =>
+    inFolder(async (folder) => {
+      const {model, exportDir} = await makeSources(folder);
+      mkdirSync(exportDir);
+      for (const [name, text] of Object.entries(files)) writeFileSync(join(exportDir, name), text);
+      const {code, message} = await errorOf(() => exportModel({model, exportDir}));
+      expect([code, message]).toEqual([
+        'INVALID_ARGUMENT',
+        `export_dir ${exportDir}: expected an empty or new folder, or a model's to replace, got one with ${shown}. ` +
+          'Choose another: export_dir=<folder>.',
+      ]);
+      expect(readdirSync(exportDir)).toEqual(Object.keys(files).sort());
+    }),
+  );
+
+  test.each([
+    ['nothing', {}],
+    ['a new repository', {'.gitattributes': '', 'README.md': '# Mine\n', LICENSE: ''}],
+    ['an export that broke off', {'model-00001-of-00002.safetensors': '', 'generation_config.json': '{}'}],
+    ['a model of transformers', {'config.json': '{"model_type": "llama"}', 'notes.txt': ''}],
+  ])('%s is written into', (_, files) =>
+    inFolder(async (folder) => {
+      const {model, exportDir} = await makeSources(folder);
+      mkdirSync(exportDir);
+      for (const [name, text] of Object.entries(files)) writeFileSync(join(exportDir, name), text);
+      await exportModel({model, exportDir});
+      expect(await logitsOfFolder(exportDir)).toEqual(await logitsOfFolder(model));
+    }),
+  );
+});
+
 test('keeps no tensors', () =>
   inFolder(async (folder) => {
     const {model, first, exportDir} = await makeSources(folder);
