@@ -32,6 +32,8 @@ interface SnapshotRequest {
   select: (contents: HubContents) => string[];
   /** The files by name, for the message when nothing can be fetched. */
   needed: string;
+  /** What the repository holds, for that message. Default its kind. */
+  noun?: string;
 }
 
 /** Where the contents of a snapshot are noted beside it: offline, its folder alone does not show what it lacks. */
@@ -145,7 +147,7 @@ function assertSafeFiles(files: readonly HubFile[], {kind, id}: HubRepository): 
 }
 
 async function cachedSnapshot(
-  {repository, select, needed}: SnapshotRequest,
+  {repository, select, needed, noun = repository.kind}: SnapshotRequest,
   options: HubOptions,
   reason: string,
   cause?: unknown,
@@ -158,8 +160,8 @@ async function cachedSnapshot(
   const missingFiles = (files: string, place: string, got = 'nothing there') =>
     new TfjsLoraError(
       cause === undefined ? 'FILE_NOT_FOUND' : 'NETWORK',
-      `${kind} ${id}: expected ${files} in ${place}, got ${got} (${reason}). ` +
-        `Fetch the ${kind} where there is a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
+      `${noun} ${id}: expected ${files} in ${place}, got ${got} (${reason}). ` +
+        `Fetch the ${noun} where there is a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
         `and copy ${storage} here; or put the files into a folder and give its path.`,
       {cause},
     );

@@ -27,7 +27,6 @@ export async function resolveModelFolder(
   given: HubOptions & {revision?: string} = {},
 ): Promise<string> {
   assertKnownOptions('resolveModelFolder', given, {...HUB_OPTIONS, revision: true});
-  const {revision, ...options} = given;
   const isFolder = await stat(pathOrHubId).then(
     (found) => found.isDirectory(),
     () => false,
@@ -39,15 +38,31 @@ export async function resolveModelFolder(
       `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}`,
     );
   }
+  return fetchModelFolder(pathOrHubId, given);
+}
+
+/** What a message calls a repository of the hub, and the files it asks for. */
+const WORDS = {
+  model: `config.json, model.safetensors (or its shards and ${INDEX}), tokenizer.json, tokenizer_config.json`,
+  adapter: 'adapter_config.json, adapter_model.safetensors',
+};
+
+/** {@link resolveModelFolder} for what is no folder; its messages speak of a `noun`. */
+export async function fetchModelFolder(
+  id: string,
+  {revision, ...options}: HubOptions & {revision?: string},
+  noun: keyof typeof WORDS = 'model',
+): Promise<string> {
   const snapshot = await fetchSnapshot(
     {
-      repository: {kind: 'model', id: pathOrHubId, revision},
-      select: (contents) => modelFiles(contents, pathOrHubId),
-      needed: `config.json, model.safetensors (or its shards and ${INDEX}), tokenizer.json, tokenizer_config.json`,
+      repository: {kind: 'model', id, revision},
+      select: (contents) => modelFiles(contents, id),
+      needed: WORDS[noun],
+      noun,
     },
     options,
   );
-  await assertComplete(snapshot.folder, pathOrHubId);
+  await assertComplete(snapshot.folder, id);
   return snapshot.folder;
 }
 

@@ -24,7 +24,7 @@ import {writeResults} from '../training/resultFiles.ts';
 import {evaluationMetrics} from '../training/trainingLog.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {assertOwnResults, describeModel, modelInUse} from './modelInUse.ts';
-import {folderOf, openBase, useAdapters} from './openModel.ts';
+import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
 export interface EvaluateOptions {
@@ -84,7 +84,7 @@ export async function compareRecipe(
   options: EvaluateOptions = {},
 ): Promise<{comparisons: Comparison[]; table: string; count: number}> {
   const adapters = await Promise.all(
-    candidates.map(async ({adapter}) => (adapter === undefined ? undefined : folderOf(adapter, recipe))),
+    candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
   );
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
   const {folder} = recipe.output;

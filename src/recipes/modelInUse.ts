@@ -1,6 +1,7 @@
 import {readdir, realpath, stat} from 'node:fs/promises';
 import {resolve} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {newestAdapterCheckpoint} from './adapterFolder.ts';
 import type {Recipe} from './recipe.ts';
 
 /** What a finished training leaves: an adapter, or the whole model. */
@@ -36,11 +37,12 @@ async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
   const isRunning =
     names.some((name) => /^checkpoint-\d+$/.test(name)) && !names.includes('train_results.json');
   if (folder === undefined || isRunning || !names.includes(TRAINED[kind])) {
+    const checkpoint = isRunning && kind === 'adapter' ? newestAdapterCheckpoint(folder!) : undefined;
     const got = isRunning ? 'checkpoints of a run that has not ended' : 'none';
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${path} output_dir: expected the ${kind} that this recipe trains in ${folder ?? 'a folder'}, got ${got}. ` +
-        'Train first; or say what to take: adapter_name_or_path=<folder>, or do_train=false for the model itself.',
+        `Train first; or say what to take: adapter_name_or_path=${checkpoint ?? '<folder>'}, or do_train=false for the model itself.`,
     );
   }
   if (method.type !== 'lora') return {...recipe, model: {...model, nameOrPath: folder}};

@@ -8,7 +8,7 @@ import {resolveTemplate} from '../data/templates/templateRegistry.ts';
 import type {Llama} from '../llama.ts';
 import {adapterNameOf} from './adapterNameOf.ts';
 import {assertThinking} from './assertThinking.ts';
-import {folderOf, openBase} from './openModel.ts';
+import {adapterFolderOf, openBase} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
 /** A model ready to chat. */
@@ -33,7 +33,7 @@ export async function openForChat(recipe: Recipe, onProgress?: (share: number) =
     const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, defaultSystem);
     const {adapters} = recipe.model;
     for (const [index, adapter] of adapters.entries()) {
-      const folder = await folderOf(adapter, recipe);
+      const folder = await adapterFolderOf(adapter, recipe);
       const isLast = index === adapters.length - 1;
       await model.loadAdapter(folder, isLast ? {adapterName: adapterNameOf(folder, [])} : {});
       if (!isLast) model.fuseLoRA();
@@ -68,7 +68,7 @@ export async function loadNamedAdapters(
         `--adapter ${entry}: expected name=folder or a folder, got neither`,
       );
     }
-    const folder = await folderOf(source, recipe);
+    const folder = await adapterFolderOf(source, recipe, '--adapter');
     await model.loadAdapter(folder, {adapterName: name ?? adapterNameOf(folder, model.adapterNames)});
   }
   if (entries.length > 0) model.setAdapter(active);

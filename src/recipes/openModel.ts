@@ -1,6 +1,7 @@
 import {type HubOptions, huggingFaceEnvironment} from '../hub/hubOptions.ts';
 import {resolveModelFolder} from '../hub/resolveModelFolder.ts';
 import {Llama} from '../llama.ts';
+import {adapterFolder} from './adapterFolder.ts';
 import {freezeLayers} from './freezeLayers.ts';
 import type {Recipe} from './recipe.ts';
 
@@ -17,9 +18,18 @@ export function hubOptions({model: {token, cacheDir}}: Recipe): HubOptions {
   return {...hub, ...(token !== undefined && {token}), ...(cacheDir !== undefined && {cacheDir})};
 }
 
-/** Where a model or an adapter lies on this machine; one of the hub is downloaded. */
+/** Where a model lies on this machine; one of the hub is downloaded. */
 export function folderOf(nameOrPath: string, recipe: Recipe): Promise<string> {
   return resolveModelFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision});
+}
+
+/**
+ * Where an adapter lies on this machine; one of the hub is downloaded.
+ *
+ * @param key the key or option that names it
+ */
+export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string): Promise<string> {
+  return adapterFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision, key});
 }
 
 /** Loads a recipe's base, quantized where it says so. */
@@ -63,7 +73,7 @@ export async function useAdapters(
   for (const [index, adapter] of adapters.entries()) {
     const isLast = index === adapters.length - 1;
     const isMerged = !isLast || last === 'merge';
-    await model.loadAdapter(await folderOf(adapter, recipe), {trainable: isLast && last === 'train'});
+    await model.loadAdapter(await adapterFolderOf(adapter, recipe), {trainable: isLast && last === 'train'});
     if (!isMerged) continue;
     if (hasMemory) model.fuseLoRA();
     else for (const name of model.adapterNames) model.deleteAdapter(name);

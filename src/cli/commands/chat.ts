@@ -3,7 +3,7 @@ import {useBackend} from '../../backends/useBackend.ts';
 import {ChatSession} from '../../chat/chatSession.ts';
 import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
 import {openForChat} from '../../recipes/openForChat.ts';
-import {folderOf} from '../../recipes/openModel.ts';
+import {adapterFolderOf} from '../../recipes/openModel.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {chatLoop} from '../chatLoop.ts';
 import type {CommonOptions} from '../commonOptions.ts';
@@ -27,7 +27,7 @@ export function register(program: Command): void {
           input: process.stdin,
           output: process.stdout,
           isTerminal: process.stdin.isTTY && process.stdout.isTTY,
-          folderOf: (name) => folderOf(name, recipe),
+          folderOf: (name) => adapterFolderOf(name, recipe, '/adapter'),
         });
       } finally {
         model.dispose();

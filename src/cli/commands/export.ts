@@ -3,7 +3,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {useBackend} from '../../backends/useBackend.ts';
 import {exportModel} from '../../recipes/exportModel.ts';
 import {modelInUse} from '../../recipes/modelInUse.ts';
-import {folderOf} from '../../recipes/openModel.ts';
+import {adapterFolderOf, folderOf} from '../../recipes/openModel.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import {formatBytes} from '../../training/formatBytes.ts';
 import type {CommonOptions} from '../commonOptions.ts';
@@ -25,7 +25,7 @@ export function register(program: Command): void {
       const {files, bytes, dtype} = await exportModel({
         model: await folderOf(model.nameOrPath, recipe),
         modelName: model.nameOrPath,
-        adapters: await Promise.all(model.adapters.map((adapter) => folderOf(adapter, recipe))),
+        adapters: await Promise.all(model.adapters.map((adapter) => adapterFolderOf(adapter, recipe))),
         exportDir: target.folder,
         exportSizeGB: target.shardGigabytes,
         dtype: target.dtype,

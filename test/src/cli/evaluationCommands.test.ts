@@ -133,6 +133,18 @@ describe('eval of a recipe that trains', () => {
         const begun = await wasm('eval', recipe, ...train, `output_dir=${run}`);
         expect(begun.err).toContain('got checkpoints of a run that has not ended');
       }
+      const checkpoint = join(output, 'checkpoint-3');
+      writeFileSync(join(checkpoint, 'adapter_config.json'), '{}');
+      const merge = [`adapter_name_or_path=${output}`, `export_dir=${join(folder, 'merged')}`];
+      for (const args of [
+        ['eval', recipe, ...train, `output_dir=${output}`],
+        ['export', recipe, ...merge],
+      ]) {
+        const {status, err} = await wasm(...args);
+        expect(status).toBe(2);
+        expect(err).toContain('got checkpoints of a run that has not ended');
+        expect(err).toContain(`adapter_name_or_path=${checkpoint}`);
+      }
     }));
 
   test("keeps another model's results out of its folder", () =>
@@ -161,6 +173,22 @@ test('a mistake is told before a model is read', () =>
       [['eval', recipe, 'stage=pt'], 'stage: expected sft'],
       [['eval', recipe, '--compare', 'base', 'nf4:'], '--compare nf4:: expected base or the folder'],
       [['eval', recipe, '--compare', 'base', 'nowhere'], 'nowhere'],
+      ...[
+        ['train', recipe, 'do_eval=true', 'output_dir=null'],
+        ['eval', recipe, 'output_dir=null'],
+        ['export', recipe, `export_dir=${join(folder, 'merged')}`],
+      ].map((args) => [
+        [...args, 'adapter_name_or_path=saves/nosuch'],
+        'adapter_name_or_path saves/nosuch: expected the folder of an adapter (adapter_config.json',
+      ]),
+      [
+        ['eval', recipe, '--compare', 'base', 'saves/nosuch'],
+        '--compare saves/nosuch: expected the folder of an',
+      ],
+      [
+        ['serve', MODEL, '--adapter', 'saves/nosuch'],
+        '--adapter saves/nosuch: expected the folder of an adapter',
+      ],
       [['chat', 'no/such/folder/'], 'no/such/folder'],
       [['serve', MODEL, '--port', '99999'], 'Expected a number from 0 to 65535'],
       [['serve', MODEL, 'template=llam3'], 'Nearest: llama3'],
