@@ -23,8 +23,9 @@ import type {Evaluation} from '../training/callbacks.ts';
 import {writeResults} from '../training/resultFiles.ts';
 import {evaluationMetrics} from '../training/trainingLog.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
-import {assertOwnResults, describeModel, modelInUse} from './modelInUse.ts';
+import {describeModel, modelInUse} from './modelInUse.ts';
 import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';
+import {assertOwnResults, nameScoredModel} from './ownResults.ts';
 import type {Recipe} from './recipe.ts';
 
 export interface EvaluateOptions {
@@ -64,6 +65,7 @@ export async function evaluateRecipe(
       outputDir: folder,
       onProgress: (progress) => options.onProgress?.('', progress),
     });
+    await nameScoredModel(recipe);
     const evaluation = await model.evaluateDataset(validation, {batchSize: predictOptions.batchSize});
     if (folder !== undefined) writeResults(folder, 'eval', evaluationMetrics(evaluation));
     return {model: description, prediction, evaluation};

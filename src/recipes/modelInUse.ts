@@ -1,13 +1,10 @@
-import {readdir, realpath, stat} from 'node:fs/promises';
-import {resolve} from 'node:path';
+import {readdir} from 'node:fs/promises';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {newestAdapterCheckpoint} from './adapterFolder.ts';
 import type {Recipe} from './recipe.ts';
 
 /** What a finished training leaves: an adapter, or the whole model. */
 const TRAINED = {adapter: 'adapter_config.json', model: 'config.json'};
-const OF_A_RUN =
-  /^(trainer_state\.json|train_results\.json|adapter_config\.json|adapter_model\.safetensors|checkpoint-\d+)$/;
 
 /**
  * The recipe with the model it stands for where that is scored, exported or talked to. A recipe that trains means what it
@@ -50,28 +47,4 @@ async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
   return {...recipe, model: {...model, adapters: [...merged, folder]}};
 }
 
-/**
- * A training's folder takes results of what was trained there only.
- *
- * @throws TfjsLoraError `INVALID_CONFIG`
- */
-export async function assertOwnResults(recipe: Recipe): Promise<void> {
-  const {model, output, path} = recipe;
-  const {folder} = output;
-  if (folder === undefined || !(await namesIn(folder)).some((name) => OF_A_RUN.test(name))) return;
-  const scored = model.adapters.at(-1) ?? model.nameOrPath;
-  if ((await isFolder(scored)) && (await realpath(scored)) === (await realpath(folder))) return;
-  throw new TfjsLoraError(
-    'INVALID_CONFIG',
-    `${path} output_dir: expected a folder for the results of ${describeModel(recipe)}, got ${resolve(folder)}, ` +
-      "which holds a training's own. Choose another: output_dir=<folder>, or output_dir=null to write none.",
-  );
-}
-
 const namesIn = (folder: string) => readdir(folder).catch(() => [] as string[]);
-
-const isFolder = (path: string) =>
-  stat(path).then(
-    (entry) => entry.isDirectory(),
-    () => false,
-  );

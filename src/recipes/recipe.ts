@@ -115,13 +115,20 @@ export type Method =
   | {type: 'full'}
   | {type: 'freeze'; blocks: number; modules: string[]; extraModules: string[]};
 
+/** What a recipe is read for: to run its tasks, or to use its model, data and settings otherwise. */
+export type Purpose = 'run' | 'use';
+
 /**
  * Reads and checks a recipe; see {@link resolveRecipe}.
  *
  * @param overrides `key=value`
  */
-export async function loadRecipe(path: string, overrides: readonly string[] = []): Promise<Recipe> {
-  return resolveRecipe(await readRecipe(path, overrides), path);
+export async function loadRecipe(
+  path: string,
+  overrides: readonly string[] = [],
+  purpose: Purpose = 'run',
+): Promise<Recipe> {
+  return resolveRecipe(await readRecipe(path, overrides), path, purpose);
 }
 
 /**
@@ -129,9 +136,9 @@ export async function loadRecipe(path: string, overrides: readonly string[] = []
  *
  * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */
-export function resolveRecipe(source: RecipeSource, path: string): Recipe {
+export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpose = 'run'): Recipe {
   const {keys, ignored} = parseRecipe(source);
-  assertConsistent(keys, source);
+  assertConsistent(keys, source, purpose);
   const dtype = keys.bf16 || keys.pure_bf16 ? 'bfloat16' : keys.fp16 ? 'float16' : undefined;
   return {
     path,
@@ -270,7 +277,7 @@ function reportsOf({report_to}: RecipeKeys): ('tensorboard' | 'csv')[] {
 }
 
 /** What no single key shows. */
-function assertConsistent(keys: RecipeKeys, source: RecipeSource): void {
+function assertConsistent(keys: RecipeKeys, source: RecipeSource, purpose: Purpose): void {
   const faults = new Faults([...source.values.keys()]);
   const mistake = (key: keyof RecipeKeys, message: string) =>
     faults.add(key, `${source.where(key)} ${key}: ${message}`);
@@ -302,8 +309,9 @@ function assertConsistent(keys: RecipeKeys, source: RecipeSource): void {
   }
 
   if (keys.do_train && keys.dataset === undefined) mistake('dataset', 'expected one to train on, got none');
-  if (keys.do_train && keys.output_dir === undefined) mistake('output_dir', 'expected a folder, got none');
-  if (keys.do_predict && keys.output_dir === undefined) mistake('output_dir', 'expected a folder, got none');
+  if (purpose === 'run' && (keys.do_train || keys.do_predict) && keys.output_dir === undefined) {
+    mistake('output_dir', 'expected a folder, got none');
+  }
   if ((keys.do_eval || keys.do_predict || keys.eval_strategy !== 'no') && !hasEvaluationData) {
     const key = keys.do_predict ? 'do_predict' : keys.do_eval ? 'do_eval' : 'eval_strategy';
     mistake(key, 'expected data to evaluate on, got none. Set eval_dataset or val_size.');

@@ -10,6 +10,7 @@ import {evaluationMetrics} from '../training/trainingLog.ts';
 import {formatPlan} from './formatPlan.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
+import {nameScoredModel} from './ownResults.ts';
 import {type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
 import {type Phase, stopMessage} from './stopMessage.ts';
@@ -78,6 +79,7 @@ export async function trainRecipe(
       const {batchSize} = prediction;
       const metrics = evaluationMetrics(await model.evaluateDataset(data.validation!, {batchSize, signal}));
       if (folder !== undefined) writeResults(folder, 'eval', metrics);
+      await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
 
@@ -85,6 +87,7 @@ export async function trainRecipe(
     if (data.prompts) {
       phase = 'prediction';
       const {metrics} = await predictDataset(model, data.prompts, {...prediction, signal});
+      if (!tasks.train) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
     if (folder !== undefined) print(`output ${folder}`);

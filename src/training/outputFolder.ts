@@ -10,6 +10,7 @@ import {
   removeUnfinished,
 } from './checkpointFolder.ts';
 import {FolderLock} from './folderLock.ts';
+import {SCORED_MODEL_FILE} from './resultFiles.ts';
 
 /** Written by a run that came to its end, and removed when another begins or this one goes on. */
 const FINISHED = 'train_results.json';
@@ -21,7 +22,10 @@ const RUN_FILES = [
   'trainer_state.json',
   FINISHED,
   'eval_results.json',
+  'predict_results.json',
+  'generated_predictions.jsonl',
   'all_results.json',
+  SCORED_MODEL_FILE,
   'training_loss.png',
   'training_loss.svg',
   'training_eval_loss.png',

@@ -2,6 +2,9 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {writeWhole} from '../../quant/safetensors/writeWhole.ts';
 
+/** Says which model the results of an evaluation beside it are of. */
+export const SCORED_MODEL_FILE = 'scored_model.json';
+
 /**
  * Writes `<split>_results.json` as transformers' `save_metrics` does, keys sorted, and adds the numbers to
  * `all_results.json`.

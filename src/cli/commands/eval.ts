@@ -6,6 +6,7 @@ import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evalu
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {formatBytes} from '../../training/formatBytes.ts';
 import type {CommonOptions} from '../commonOptions.ts';
+import {separateOverrides} from '../separateOverrides.ts';
 
 interface EvalOptions extends CommonOptions {
   compare?: string[];
@@ -29,7 +30,8 @@ export function register(program: Command): void {
     .option('--json', 'print JSON', false)
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, compare, plot, json} = command.optsWithGlobals<EvalOptions>();
-      const recipe = await recipeOf(path, overrides);
+      const compared = separateOverrides(compare ?? []);
+      const recipe = await recipeOf(path, [...overrides, ...compared.overrides]);
       const onModel = (description: string) => console.error(`scoring ${description}`);
       const options = {backend, onProgress: showProgress, onModel};
       if (compare === undefined) {
@@ -47,7 +49,7 @@ export function register(program: Command): void {
             `${prediction.seconds.toFixed(1)} s, ${formatBytes(prediction.peakBytes)} of tensors at most`,
         );
       } else {
-        const candidates = compare.map((text) => parseCandidate(text, recipe.model.quantization?.type));
+        const candidates = compared.own.map((text) => parseCandidate(text, recipe.model.quantization?.type));
         const {comparisons, table, count} = await compareRecipe(recipe, candidates, options);
         if (plot !== undefined) await drawComparison(comparisons, plot, count);
         console.log(json ? JSON.stringify(comparisons, null, 2) : table);

@@ -16,7 +16,7 @@ export function register(program: Command): void {
     .argument('[key=value...]', "go before the file's values")
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
-      const recipe = await modelInUse(await loadRecipe(path, overrides));
+      const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
       const {model, export: target} = recipe;
       if (target.folder === undefined) {
         throw new TfjsLoraError('INVALID_CONFIG', `${path} export_dir: expected a folder, got none`);

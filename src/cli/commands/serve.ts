@@ -6,6 +6,7 @@ import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
 import type {CommonOptions} from '../commonOptions.ts';
 import {loadingLine} from '../loadingLine.ts';
+import {separateOverrides} from '../separateOverrides.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
@@ -33,12 +34,13 @@ export function register(program: Command): void {
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
       const {host, port, modelName, apiKey} = options;
-      const recipe = await modelInUse(await recipeOf(target, overrides));
+      const adapters = separateOverrides(adapter);
+      const recipe = await modelInUse(await recipeOf(target, [...overrides, ...adapters.overrides]));
       if (recipe.tasks.train) console.error(describeModel(recipe));
       await useBackend(backend);
       const {model, encodeChat} = await openForChat(recipe, loadingLine);
       try {
-        await loadNamedAdapters(model, adapter, recipe);
+        await loadNamedAdapters(model, adapters.own, recipe);
         const server = await serveModel(model, {
           host,
           port,

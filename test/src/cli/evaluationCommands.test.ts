@@ -1,4 +1,4 @@
-import {cpSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import OpenAI from 'openai';
 import {billRecords} from '../../../examples/quickstart/billGenerator.ts';
@@ -86,6 +86,51 @@ test('eval scores a model and its adapter; --compare puts them side by side', ()
     expect(out('comparison-2/generated_predictions.jsonl')).not.toBe(out('generated_predictions.jsonl'));
   }));
 
+test('--compare leaves the overrides after it to the recipe, and keeps labels', () =>
+  inFolder(async (folder) => {
+    const {recipe, adapter} = await makeRecipe(folder);
+    const out = join(folder, 'elsewhere');
+    mkdirSync(out); // one that exists is no label's folder
+    const candidates = ['--compare', 'base', `tuned=${adapter}`];
+    const {status, err} = await wasm('eval', recipe, ...candidates, 'max_new_tokens=2', `output_dir=${out}`);
+    expect([status, err]).toEqual([0, expect.stringContaining('tuned: 3 of 3 prompts')]);
+    const comparisons = JSON.parse(readFileSync(join(out, 'comparison.json'), 'utf8'));
+    expect(comparisons.map(({label}: {label: string}) => label)).toEqual(['Before fine-tuning', 'tuned']);
+    for (const {newTokens} of comparisons) expect(newTokens).toBeLessThanOrEqual(6); // three answers of two
+    expect(existsSync(join(folder, 'out'))).toBe(false);
+  }));
+
+test('results of another model are not written over', () =>
+  inFolder(async (folder) => {
+    const {recipe, adapter} = await makeRecipe(folder);
+    const out = join(folder, 'out');
+    const results = () => readFileSync(join(out, 'all_results.json'), 'utf8');
+    const base = () => wasm('eval', recipe, 'max_new_tokens=1');
+    expect(await base()).toMatchObject({status: 0});
+    expect(await base()).toMatchObject({status: 0}); // its own may be
+    const before = results();
+    const predicts = ['do_predict=true', 'predict_with_generate=true'];
+    for (const args of [
+      ['eval', recipe, `adapter_name_or_path=${adapter}`],
+      ['eval', recipe, 'quantization_bit=4'],
+      ['train', recipe, `adapter_name_or_path=${adapter}`, ...predicts],
+    ]) {
+      const {status, err} = await wasm(...args);
+      expect([status, err]).toEqual([
+        2,
+        expect.stringContaining(`got ${out}, which holds those of another: {`),
+      ]);
+    }
+    expect(results()).toBe(before);
+    expect(await wasm('train', recipe, 'max_new_tokens=1', ...predicts)).toMatchObject({status: 0});
+
+    rmSync(join(out, 'scored_model.json'));
+    expect(await base()).toMatchObject({
+      status: 2,
+      err: expect.stringContaining('results of a model that no scored_model.json names'),
+    });
+  }));
+
 describe('eval of a recipe that trains', () => {
   /** The recipe after its training: the adapter and its results in output_dir. */
   async function makeTrained(folder: string) {
@@ -119,6 +164,18 @@ describe('eval of a recipe that trains', () => {
       );
       expect(evalLoss()).toBeCloseTo(JSON.parse(named.out).loss, 6);
     }));
+
+  test.each([[[]], [['--compare', 'base']]])('writes nothing with output_dir=null %s', (before) =>
+    inFolder(async (folder) => {
+      const {recipe, adapter, trained, train, evalLoss} = await makeTrained(folder);
+      const args = [...train, `adapter_name_or_path=${adapter}`, 'max_new_tokens=1'];
+      const {status, out, err} = await wasm('eval', recipe, ...args, ...before, 'output_dir=null');
+      expect([status, err]).toEqual([0, expect.stringContaining('3 of 3 prompts')]);
+      expect(out).not.toContain('output');
+      expect(evalLoss()).toBe(0);
+      expect(existsSync(join(trained, 'generated_predictions.jsonl'))).toBe(false);
+    }),
+  );
 
   test('refuses where it has not trained, or only begun', () =>
     inFolder(async (folder) => {
@@ -222,6 +279,7 @@ test('serve answers under the names of base and adapters until it is told to end
         '--adapter',
         adapter,
         `twin=${adapter}`,
+        'template=llama3',
       ];
       const ended = runCli(['--backend', 'wasm', ...args, '--api-key', 'k']);
       const [, baseURL] = /^serving tiny, stirred, twin at (http:\/\/127\.0\.0\.1:\d+\/v1)$/.exec(
