@@ -6,7 +6,7 @@ type Row = [name: string, text: string];
 
 /** A plan as lines for a terminal. */
 export function formatPlan(plan: RecipePlan): string {
-  const {recipe, parameters, data, resumeFrom} = plan;
+  const {recipe, parameters, data, resumeFrom, overwrites, isFinished} = plan;
   const rows: Row[] = [
     ['model', `${nameOf(plan)}, ${count(parameters.total)} parameters`],
     ...trainingRows(plan),
@@ -14,7 +14,8 @@ export function formatPlan(plan: RecipePlan): string {
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
   if (data.prompts !== undefined) rows.push(['prediction', `${count(data.prompts)} prompts`]);
   if (recipe.output.folder !== undefined) rows.push(['output', recipe.output.folder]);
-  if (resumeFrom !== false) rows.push(['goes on from', resumeFrom]);
+  if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);
+  if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'goes on from', resumeFrom]);
   if (recipe.ignored.size > 0) {
     rows.push(['ignored', [...recipe.ignored].map(([key, reason]) => `${key} (${reason})`).join(', ')]);
   }

@@ -1,5 +1,6 @@
 import {checkpointSteps} from '../training/checkpointFolder.ts';
 import type {OutputWishes, OutputWords} from '../training/outputFolder.ts';
+import {checkpointToResume, noCheckpoint} from '../training/resume.ts';
 import type {Recipe} from './recipe.ts';
 
 /** The command that runs the recipe again with other values of keys, `key=value`. */
@@ -32,4 +33,26 @@ export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWor
       return `${goOn}\n  To start over in its place: ${commandWith(...startOver)}`;
     },
   };
+}
+
+/**
+ * The checkpoint a recipe's training goes on from, or `false`.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND` where `resume_from_checkpoint` asks for one and there is none; `CORRUPT_FILE`
+ */
+export async function recipeCheckpoint(recipe: Recipe, commandWith: CommandWith): Promise<string | false> {
+  const {tasks, path, output} = recipe;
+  const {folder} = output;
+  const {resume} = outputWishes(recipe);
+  if (!tasks.train || !resume || folder === undefined) return false;
+  const isHere = resume === true;
+  const isEmpty = checkpointSteps(folder).length === 0;
+  const over = isHere && !isEmpty ? ['overwrite_output_dir=true'] : [];
+  const begin = commandWith(...over, 'resume_from_checkpoint=false');
+  const words = {
+    what: `${path} resume_from_checkpoint`,
+    advice: ` Correct ${isHere ? 'output_dir' : 'it'}.\n  To begin without one: ${begin}`,
+  };
+  if (isHere && isEmpty) throw noCheckpoint(folder, words);
+  return (await checkpointToResume({resumeFromCheckpoint: resume, outputDir: folder}, words)) ?? false;
 }

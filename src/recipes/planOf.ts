@@ -5,6 +5,7 @@ import {isBatch, type TrainingData} from '../data/batches.ts';
 import type {Example} from '../data/collate.ts';
 import type {Llama} from '../llama.ts';
 import {estimateMemory, type MemoryEstimate} from '../training/estimateMemory.ts';
+import type {EarlierFiles} from '../training/outputFolder.ts';
 import type {RecipeData} from './loadRecipeData.ts';
 import type {Recipe} from './recipe.ts';
 import type {RunSteps} from './runSteps.ts';
@@ -31,6 +32,10 @@ export interface RecipePlan {
   memory?: MemoryEstimate;
   /** The folder of the checkpoint to go on from, if any. */
   resumeFrom: string | false;
+  /** What the training removes from its output folder when it begins, if anything. */
+  overwrites?: EarlierFiles;
+  /** Whether the run to go on from has done all its steps: nothing is trained, and its files stay as they are. */
+  isFinished: boolean;
 }
 
 /** The plan of a recipe whose model and data are there; the model may be without memory. */
@@ -38,8 +43,14 @@ export function planOf(
   recipe: Recipe,
   model: Llama,
   data: RecipeData,
-  {steps, resumeFrom, optimizer}: Pick<RecipePlan, 'steps' | 'resumeFrom'> & {optimizer: tf.Optimizer},
+  {
+    optimizer,
+    ...run
+  }: Pick<RecipePlan, 'steps' | 'resumeFrom' | 'overwrites' | 'isFinished'> & {
+    optimizer: tf.Optimizer;
+  },
 ): RecipePlan {
+  const {steps} = run;
   const {batchSize, gradientAccumulationSteps} = recipe.training;
   const training = data.training && countExamples(data.training);
   const trainedTokens =
@@ -56,10 +67,9 @@ export function planOf(
       validation: data.validation && countExamples(data.validation),
       prompts: data.prompts?.length,
     },
-    steps,
+    ...run,
     trainedTokens,
     memory: steps && estimateMemory(model, shape),
-    resumeFrom,
   };
 }
 

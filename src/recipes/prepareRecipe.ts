@@ -8,13 +8,18 @@ import {resolveTemplate} from '../data/templates/templateRegistry.ts';
 import {assertPredictable, type PredictOptions} from '../evaluation/predictDataset.ts';
 import type {Llama} from '../llama.ts';
 import type {FitArgs} from '../training/fitArgs.ts';
-import {assertOutputFolder} from '../training/outputFolder.ts';
-import {checkpointToResume} from '../training/resume.ts';
+import {assertOutputFolder, earlierFiles, isFinishedRun} from '../training/outputFolder.ts';
 import type {CompileArgs} from '../training/trainingStep.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
 import {optimizerOf} from './optimizerOf.ts';
-import {type CommandWith, outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
+import {
+  type CommandWith,
+  outputWishes,
+  outputWords,
+  recipeCheckpoint,
+  sameRecipeWith,
+} from './outputFolder.ts';
 import {assertOwnResults} from './ownResults.ts';
 import {planOf, type RecipePlan} from './planOf.ts';
 import type {Recipe} from './recipe.ts';
@@ -63,8 +68,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   try {
     const wishes = outputWishes(recipe);
     if (folder !== undefined) await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
-    const resume = {resumeFromCheckpoint: wishes.resume, outputDir: folder};
-    const resumeFrom = (tasks.train && (await checkpointToResume(resume))) || false;
+    const resumeFrom = await recipeCheckpoint(recipe, commandWith);
 
     // The data: token ids with labels, and prompts with the answers expected.
     const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
@@ -94,7 +98,8 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     const prediction = predictOptions(recipe, tokenizer);
     if (data.prompts) await assertPredictable(model, data.prompts, prediction);
 
-    const plan = planOf(recipe, model, data, {steps, optimizer, resumeFrom});
+    const run = {steps, optimizer, resumeFrom, ...(await earlierIn(folder, steps, resumeFrom))};
+    const plan = planOf(recipe, model, data, run);
     return {backend, data, plan, optimizer, training, prediction};
   } catch (error) {
     optimizer.dispose();
@@ -102,6 +107,17 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   } finally {
     model?.dispose();
   }
+}
+
+/** What a training finds in its output folder: files to remove, or a run that left it nothing to do. */
+async function earlierIn(
+  folder: string | undefined,
+  steps: RunSteps | undefined,
+  resumeFrom: string | false,
+): Promise<Pick<RecipePlan, 'overwrites' | 'isFinished'>> {
+  if (folder === undefined || steps === undefined) return {isFinished: false};
+  if (resumeFrom === false) return {isFinished: false, overwrites: earlierFiles(folder)};
+  return {isFinished: await isFinishedRun(folder, resumeFrom, steps.total)};
 }
 
 function assertHasTask({tasks, path}: Recipe): void {

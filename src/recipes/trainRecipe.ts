@@ -1,3 +1,4 @@
+import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {readJson} from '../../models/jsonFile.ts';
 import {predictDataset} from '../evaluation/predictDataset.ts';
@@ -8,6 +9,7 @@ import {holdOutputFolder} from '../training/outputFolder.ts';
 import {writeResults} from '../training/resultFiles.ts';
 import {evaluationMetrics} from '../training/trainingLog.ts';
 import {formatPlan} from './formatPlan.ts';
+import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
 import {nameScoredModel} from './ownResults.ts';
@@ -30,6 +32,7 @@ export interface RunOptions extends PrepareOptions {
 /**
  * Runs a recipe from data to files: trains, evaluates and predicts, as it asks. What can be wrong with the recipe, its
  * data and its folders is found before the model's weights are read. No other run may use its output folder meanwhile.
+ * Where it would go on from a run that is finished, nothing is trained; what that run did not predict yet is predicted.
  *
  * @returns whether the run was stopped; what was printed last then says how to go on
  */
@@ -45,6 +48,14 @@ export async function trainRecipe(
   const {backend, data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);
   print(String(backend));
   print(formatPlan(plan));
+  if (plan.isFinished) {
+    optimizer.dispose();
+    print(`already finished: ${folder} keeps its files as they are`);
+    print(formatMetrics(await lossesIn(folder!)));
+    if (!data.prompts || existsSync(join(folder!, 'predict_results.json'))) return {isInterrupted: false};
+    const trained = await modelInUse(recipe);
+    return trainRecipe({...trained, tasks: {train: false, evaluate: false, predict: true}}, options);
+  }
   let lock: FolderLock | undefined;
   let model: Llama | undefined;
   let phase: Phase = 'loading';

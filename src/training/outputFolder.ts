@@ -1,8 +1,10 @@
 import * as fs from 'node:fs';
 import {dirname, join, resolve} from 'node:path';
+import {readJson} from '../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
 import {
+  checkpointFolder,
   checkpointSteps,
   newestCheckpoint,
   removeAbandoned,
@@ -15,16 +17,17 @@ import {SCORED_MODEL_FILE} from './resultFiles.ts';
 /** Written by a run that came to its end, and removed when another begins or this one goes on. */
 const FINISHED = 'train_results.json';
 
+const STATE = 'trainer_state.json';
+/** The numbers of all other results, of a run and of its model. */
+const ALL_RESULTS = 'all_results.json';
+
 /** What a run writes beside checkpoints and weights. */
 const RUN_FILES = [
   'trainer_log.jsonl',
   'trainer_log.csv',
-  'trainer_state.json',
+  STATE,
   FINISHED,
-  'eval_results.json',
-  'predict_results.json',
-  'generated_predictions.jsonl',
-  'all_results.json',
+  ALL_RESULTS,
   SCORED_MODEL_FILE,
   'training_loss.png',
   'training_loss.svg',
@@ -32,6 +35,9 @@ const RUN_FILES = [
   'training_eval_loss.svg',
   'runs',
 ];
+/** What evaluations and comparisons write of the model that a run left. */
+const RESULTS =
+  /^((eval|predict)_results\.json|generated_predictions\.jsonl|comparison(-\d+|\.(md|json|svg|png)))$/;
 const WEIGHT_FILES = ['adapter_config.json', 'config.json', 'trained_weights.safetensors'];
 
 /** What is to become of an earlier run in the folder. */
@@ -105,21 +111,76 @@ function take(outputDir: string, words: OutputWords): FolderLock {
   }
 }
 
-/** A run that begins removes what an earlier one wrote, but for its weights, which stay until new ones replace them. */
-export function clearOutputFolder(outputDir: string): void {
-  const steps = checkpointSteps(outputDir);
-  if (holdsUnfinished(outputDir)) {
-    const names = steps.map((step) => `checkpoint-${step}`).join(', ');
-    warn(`${resolve(outputDir)}: an unfinished run is removed (${names})`);
-  }
-  for (const step of steps) removeCheckpoint(outputDir, step);
-  removeAbandoned(outputDir);
-  for (const name of RUN_FILES) fs.rmSync(join(outputDir, name), {recursive: true, force: true});
+/** What a run finds in its folder and removes when it begins. */
+export interface EarlierFiles {
+  what: 'an unfinished run' | 'a finished run' | 'results of another model';
+  /** Checkpoints, and results of the model; else what shows that a run was there. */
+  names: string[];
 }
 
-/** A run that goes on is unfinished again. */
+/** What one that begins in the folder removes, if anything. */
+export function earlierFiles(outputDir: string): EarlierFiles | undefined {
+  if (!fs.existsSync(outputDir)) return undefined;
+  const results = resultsIn(outputDir);
+  const trace = latestTrace(outputDir);
+  if (trace === undefined) {
+    return results.length > 0 ? {what: 'results of another model', names: results} : undefined;
+  }
+  const names = [...checkpointSteps(outputDir).map((step) => `checkpoint-${step}`), ...results];
+  return {
+    what: holdsUnfinished(outputDir) ? 'an unfinished run' : 'a finished run',
+    names: names.length > 0 ? names : [trace],
+  };
+}
+
+/**
+ * A run that begins removes what an earlier one wrote, and the results of another model, with a warning that names them.
+ * Earlier weights stay until new ones replace them.
+ */
+export function clearOutputFolder(outputDir: string): void {
+  const earlier = earlierFiles(outputDir);
+  if (earlier) warn(`${resolve(outputDir)}: training removes ${earlier.what}: ${earlier.names.join(', ')}`);
+  for (const step of checkpointSteps(outputDir)) removeCheckpoint(outputDir, step);
+  removeAbandoned(outputDir);
+  removeAll(outputDir, [...RUN_FILES, ...resultsIn(outputDir)]);
+}
+
+/** A run that goes on is unfinished again, and what was found of the model it had left is removed with a warning. */
 export function markUnfinished(outputDir: string): void {
-  fs.rmSync(join(outputDir, FINISHED), {force: true});
+  if (fs.existsSync(join(outputDir, FINISHED))) {
+    const results = resultsIn(outputDir);
+    if (results.length > 0) {
+      warn(
+        `${resolve(outputDir)}: results of the model before training goes on are removed (${results.join(', ')})`,
+      );
+    }
+    removeAll(outputDir, [...results, ALL_RESULTS]);
+  }
+  removeAll(outputDir, [FINISHED]);
+}
+
+/** Whether the run in a folder came to its end, and going on from a checkpoint to so many steps would train none. */
+export async function isFinishedRun(
+  outputDir: string,
+  checkpoint: string,
+  totalSteps: number,
+): Promise<boolean> {
+  const has = (name: string) => fs.existsSync(join(outputDir, name));
+  const newest = checkpointFolder(outputDir, checkpointSteps(outputDir).at(-1) ?? 0);
+  if (resolve(checkpoint) !== resolve(newest)) return false;
+  if (!has(FINISHED) || !has(STATE) || !WEIGHT_FILES.some(has)) return false;
+  const {global_step, max_steps} = (await readJson(join(outputDir, STATE))) as Record<string, number>;
+  return max_steps === totalSteps || global_step >= totalSteps; // equal, but fewer done: it was stopped early
+}
+
+const resultsIn = (outputDir: string): string[] =>
+  fs
+    .readdirSync(outputDir)
+    .filter((name) => RESULTS.test(name))
+    .sort();
+
+function removeAll(outputDir: string, names: readonly string[]): void {
+  for (const name of names) fs.rmSync(join(outputDir, name), {recursive: true, force: true});
 }
 
 const holdsUnfinished = (outputDir: string): boolean =>

@@ -1,3 +1,4 @@
+import {existsSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {warn} from '../../quant/warn.ts';
@@ -47,34 +48,57 @@ export function resumeStateOf(run: TrainingRun): Record<string, unknown> {
   return {...state};
 }
 
+/** The caller's own words for its setting, for errors. */
+export interface ResumeWords {
+  /** The setting that names the checkpoint. */
+  what: string;
+  /** How to begin anew. */
+  advice: string;
+}
+
+const FIT_WORDS: ResumeWords = {
+  what: 'fitDataset resumeFromCheckpoint',
+  advice: ' Pass overwriteOutputDir: true and resumeFromCheckpoint: false to begin anew.',
+};
+
 /**
  * The checkpoint a run is to go on from, if any.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` where one was named, or only torn ones are there
+ * @throws TfjsLoraError `FILE_NOT_FOUND` where a folder without one was named, `CORRUPT_FILE` where only torn ones are there
  */
-export async function checkpointToResume({
-  resumeFromCheckpoint: resume,
-  outputDir,
-}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>): Promise<string | undefined> {
+export async function checkpointToResume(
+  {resumeFromCheckpoint: resume, outputDir}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>,
+  words: ResumeWords = FIT_WORDS,
+): Promise<string | undefined> {
   if (typeof resume === 'string') {
-    const isOutputFolder = !isCheckpoint(resume) && checkpointSteps(resume).length > 0;
-    return (isOutputFolder ? await newestOf(resume) : undefined) ?? resume;
+    if (isCheckpoint(resume)) return resume;
+    const newest = await newestOf(resume, words);
+    if (newest === undefined) throw noCheckpoint(resume, words);
+    return newest;
   }
   if (!resume || outputDir === undefined) return undefined;
-  const newest = await newestOf(outputDir);
+  const newest = await newestOf(outputDir, words);
   if (newest === undefined) {
     warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
   }
   return newest;
 }
 
-async function newestOf(outputDir: string): Promise<string | undefined> {
+/** Nothing to go on from in a folder. */
+export function noCheckpoint(folder: string, {what, advice}: ResumeWords): TfjsLoraError {
+  const got = existsSync(folder) ? 'none there' : 'no such folder';
+  return new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `${what} ${resolve(folder)}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}`,
+  );
+}
+
+async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise<string | undefined> {
   const newest = await newestCheckpoint(outputDir);
   if (newest !== undefined || checkpointSteps(outputDir).length === 0) return newest;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `fitDataset resumeFromCheckpoint ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones. ` +
-      'Pass overwriteOutputDir: true and resumeFromCheckpoint: false to begin anew.',
+    `${what} ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones.${advice}`,
   );
 }
 

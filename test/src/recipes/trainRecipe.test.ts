@@ -128,6 +128,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     const config = {...json(MODEL, 'config.json'), num_hidden_layers: 5};
     writeFileSync(join(output('dry-model'), 'config.json'), JSON.stringify(config));
     mkdirSync(output('dry-held'));
+    mkdirSync(output('dry-empty'));
     mkdirSync(output('dry-adapter'));
     writeFileSync(
       join(output('dry-adapter'), 'adapter_config.json'),
@@ -158,7 +159,21 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
       ],
       /prompt \d+: expected 1 to 511 tokens, .* \(cutoff_len in a recipe\)/,
     ],
-    ['a checkpoint that is not there', () => ['resume_from_checkpoint=/nowhere'], /nowhere/],
+    [
+      'a checkpoint that is not there',
+      () => ['resume_from_checkpoint=/nowhere'],
+      /resume_from_checkpoint \/nowhere: expected a checkpoint, or a run that has saved one, got no such folder\./,
+    ],
+    [
+      'a run to go on from that is not there',
+      () => ['resume_from_checkpoint=true'],
+      /recipe\.yaml resume_from_checkpoint \S+dry-none: expected a checkpoint, .* got no such folder\. Correct output_dir\.\n {2}To begin without one: .*train .* resume_from_checkpoint=false/,
+    ],
+    [
+      'a run to go on from that has saved nothing',
+      () => [`output_dir=${output('dry-empty')}`, 'resume_from_checkpoint=true'],
+      /resume_from_checkpoint \S+dry-empty: expected a checkpoint, .* got none there/,
+    ],
     [
       'a checkpoint of another rank',
       () => [`resume_from_checkpoint=${output('dry')}`, 'lora_rank=2'],
@@ -265,6 +280,16 @@ describe('an unfinished run and overwrite_output_dir', () => {
     expect((await train(keys)).map(({step}) => step)).toEqual([1, 2, 3]); // so it is overwritten as asked
   });
 
+  test('stopped before anything was saved begins again by the command it names', async () => {
+    const printed: string[] = [];
+    const keys = [`output_dir=${output('early')}`];
+    const print = (text: string) => void printed.push(text);
+    await train(keys, {signal: AbortSignal.abort(), print});
+    expect(printed.at(-1)).toMatch(/To begin again: run the same recipe again$/);
+    expect(printed.join('\n')).not.toContain('resume_from_checkpoint=true');
+    expect(await train([...keys, 'max_steps=1'])).toHaveLength(1);
+  });
+
   test('goes on where that is said', async () => {
     const keys = [`output_dir=${output('gone-on')}`, 'overwrite_output_dir=true'];
     await stop(...keys);
@@ -297,6 +322,101 @@ describe('an unfinished run and overwrite_output_dir', () => {
       `adapter_name_or_path=${folder}`,
     ]);
     expect(readdirSync(folder)).toContain('predict_results.json');
+  });
+});
+
+describe('a finished run', () => {
+  const line = (name: string, ...more: string[]) => [
+    ...['--backend', 'wasm', 'train', recipeFile, `output_dir=${output(name)}`, ...more],
+  ];
+  const filesIn = (name: string) =>
+    Object.fromEntries(
+      readdirSync(output(name))
+        .filter((file) => /\.(json|jsonl|safetensors)$/.test(file))
+        .map((file) => [file, readFileSync(join(output(name), file), 'latin1')]),
+    );
+
+  test('is overwritten with the results of its model, which the plan and a warning say', async () => {
+    const keys = ['overwrite_output_dir=true', 'max_steps=1'];
+    await train([...keys, `output_dir=${output('over')}`]);
+    const results = [
+      'comparison.json',
+      'comparison.md',
+      'generated_predictions.jsonl',
+      'predict_results.json',
+    ];
+    for (const name of results) writeFileSync(join(output('over'), name), '{}');
+    mkdirSync(join(output('over'), 'comparison-1'));
+    writeFileSync(join(output('over'), 'comparison-notes.md'), 'of the user');
+    const dry = await runCommandLine(...line('over', ...keys, '--dry-run'));
+    expect(dry.out).toMatch(
+      /^overwrites +a finished run: checkpoint-1, .*comparison-1, .*predict_results\.json$/m,
+    );
+    expect(readdirSync(output('over'))).toEqual(expect.arrayContaining([...results, 'comparison-1']));
+    const real = await runCommandLine(...line('over', ...keys));
+    expect(real.status).toBe(0);
+    expect(real.out).toMatch(/^overwrites +a finished run: checkpoint-1, /m);
+    expect(real.err).toMatch(
+      /over: training removes a finished run: checkpoint-1, .*generated_predictions\.jsonl/,
+    );
+    const left = readdirSync(output('over'));
+    for (const name of [...results, 'comparison-1']) expect(left).not.toContain(name);
+    expect(left).toContain('comparison-notes.md');
+  });
+
+  test('loses the results of its model where training goes on', async () => {
+    await train(['max_steps=1', `output_dir=${output('longer')}`]);
+    writeFileSync(join(output('longer'), 'generated_predictions.jsonl'), '{}');
+    const {status, err} = await runCommandLine(...line('longer', 'max_steps=2'));
+    expect(status).toBe(0);
+    expect(err).toMatch(/results of the model before training goes on are removed \(.*generated_predictions/);
+    expect(readdirSync(output('longer'))).not.toContain('generated_predictions.jsonl');
+  });
+
+  test('removes results of another model with a word', async () => {
+    mkdirSync(output('base-results'));
+    writeFileSync(join(output('base-results'), 'generated_predictions.jsonl'), '{}');
+    const {status, out, err} = await runCommandLine(...line('base-results', 'max_steps=1'));
+    expect(status).toBe(0);
+    expect(out).toMatch(/^overwrites +results of another model: generated_predictions\.jsonl$/m);
+    expect(err).toContain('training removes results of another model: generated_predictions.jsonl');
+    expect(readdirSync(output('base-results'))).not.toContain('generated_predictions.jsonl');
+  });
+
+  test.each([
+    ['resume_from_checkpoint=true', ['resume_from_checkpoint=true', 'overwrite_output_dir=true']],
+    ['the same recipe', []],
+    ['checkpoints at stops only', ['save_strategy=no', 'resume_from_checkpoint=true']],
+  ])('is left as it is by the command that goes on: %s', async (what, keys) => {
+    const name = `done ${what}`;
+    const controller = new AbortController();
+    const stop = ({step}: StepRecord) => void (step === 1 && controller.abort());
+    await train([`output_dir=${output(name)}`], {signal: controller.signal, callbacks: [stop]});
+    await train([`output_dir=${output(name)}`, ...keys]);
+    const before = filesIn(name);
+    expect(Object.keys(before)).toContain('train_results.json');
+    const dry = await runCommandLine(...line(name, ...keys, '--dry-run'));
+    expect(dry.out).toMatch(/^finished at +.*checkpoint-\d$/m);
+    const {status, out} = await runCommandLine(...line(name, ...keys));
+    expect(status).toBe(0);
+    expect(out).toMatch(/^already finished: /m);
+    expect(out).toContain('train_loss');
+    expect(filesIn(name)).toEqual(before);
+  });
+
+  test('predicts what it has not predicted yet', async () => {
+    const keys = ['max_steps=1', 'cutoff_len=400', `output_dir=${output('unpredicted')}`];
+    await train(keys);
+    const results = readFileSync(join(output('unpredicted'), 'train_results.json'), 'utf8');
+    const predict = [
+      'do_predict=true',
+      'predict_with_generate=true',
+      'eval_dataset=unseen',
+      'max_new_tokens=2',
+    ];
+    expect(await train([...keys, ...predict])).toEqual([]);
+    expect(readdirSync(output('unpredicted'))).toContain('predict_results.json');
+    expect(readFileSync(join(output('unpredicted'), 'train_results.json'), 'utf8')).toBe(results);
   });
 });
 

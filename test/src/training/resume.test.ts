@@ -401,7 +401,7 @@ describe('checkpoints', () => {
       resumeFromCheckpoint: false,
       ...stopAt(1),
     });
-    expect(warnings).toEqual([expect.stringContaining('an unfinished run is removed (checkpoint-2)')]);
+    expect(warnings).toEqual([expect.stringContaining('training removes an unfinished run: checkpoint-2')]);
     expect(saved(outputDir)).toEqual(['checkpoint-1']);
     await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
     await bigramRun({...ARGS, outputDir, overwriteOutputDir: true, ...stopAt(3)}); // finished: as asked
