@@ -350,7 +350,7 @@ describeEachBackend('a training step on quantized layers', () => {
     expect(Math.abs(loss - expectedLoss)).toBeLessThan(1e-5 * expectedLoss);
     expect(Object.keys(gradients)).toHaveLength(42);
     for (const [name, gradient] of Object.entries(gradients)) {
-      expectClose(gradient, expected[name], {relative: 5e-5}); // native TensorFlow adds the low-rank path in another order
+      expectClose(gradient, expected[name], {relative: 1e-4}); // native TensorFlow adds the low-rank path in another order
     }
     model.dispose();
   });
