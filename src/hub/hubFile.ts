@@ -1,7 +1,7 @@
 import {createWriteStream} from 'node:fs';
 import {copyFile, lstat, mkdir, rename, rm, stat, symlink} from 'node:fs/promises';
 import {dirname, join, relative} from 'node:path';
-import {Readable, Transform} from 'node:stream';
+import {Readable} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import type {ReadableStream} from 'node:stream/web';
 import {TfjsLoraError} from '../../quant/errors.ts';
@@ -184,27 +184,42 @@ async function append(
 ): Promise<void> {
   const {size} = file;
   let done = start;
-  const watch = new Transform({
-    transform(piece: Buffer, _, next) {
+  let broken: {error: unknown} | undefined;
+  /** What arrives, until the connection breaks: that much is written, and is not asked for again. */
+  async function* arriving(): AsyncGenerator<Buffer> {
+    const pieces = body[Symbol.asyncIterator]();
+    for (;;) {
+      let next: IteratorResult<Buffer>;
+      try {
+        next = await pieces.next();
+      } catch (error) {
+        broken = {error};
+        return;
+      }
+      if (next.done) return;
       idle.refresh();
-      done += piece.length;
-      if (done > size)
-        return next(new TfjsLoraError('CORRUPT_FILE', `${url}: expected ${size} bytes, got more.`));
+      done += next.value.length;
+      if (done > size) throw new TfjsLoraError('CORRUPT_FILE', `${url}: expected ${size} bytes, got more.`);
       onProgress(done);
-      next(null, piece);
-    },
-  });
+      yield next.value;
+    }
+  }
   const hasProgressed = () => done - start > PROGRESS;
   try {
-    const target = createWriteStream(unfinished, {flags: start > 0 ? 'a' : 'w'});
-    await pipeline(body, watch, target, {signal: idle.signal});
+    await pipeline(arriving, createWriteStream(unfinished, {flags: start > 0 ? 'a' : 'w'}));
   } catch (error) {
     if (error instanceof TfjsLoraError || DISK_ERROR.test((error as NodeJS.ErrnoException).code ?? ''))
       throw error;
-    const reason = reasonOf(idle.signal.aborted ? idle.signal.reason : error);
-    throw new TransientError(`it broke off after ${done} of ${size} bytes: ${reason}`, 0, hasProgressed());
+    broken ??= {error};
+  } finally {
+    body.destroy();
   }
-  if (done < size) throw new TransientError(`it ended after ${done} of ${size} bytes`, 0, hasProgressed());
+  if (done === size) return; // its hash is checked; how the connection ended does not matter
+  const reason = broken && reasonOf(idle.signal.aborted ? idle.signal.reason : broken.error);
+  const what = reason
+    ? `it broke off after ${done} of ${size} bytes: ${reason}`
+    : `it ended after ${done} of ${size} bytes`;
+  throw new TransientError(what, 0, hasProgressed());
 }
 
 async function discard(path: string): Promise<boolean> {
