@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <stdexcept>
 
 #include "adapted_weight.h"
 #include "attention.h"

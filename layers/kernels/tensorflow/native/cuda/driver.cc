@@ -13,7 +13,7 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;  // CUdevice_attribute
+constexpr int kCapabilityMajor = 75, kCapabilityMinor = 76;  // CUdevice_attribute
 constexpr int kMaxDynamicSharedBytes = 8;                                              // CUfunction_attribute
 constexpr int kProgrammaticStreamSerialization = 6;                                    // CUlaunchAttributeID
 constexpr int kHopper = 90;
@@ -23,9 +23,7 @@ constexpr size_t kSharedBytesByDefault = 40 << 10;
 Driver loadDriver() {
   void* library = openLibrary("the NVIDIA driver", {"libcuda.so.1"});
   Driver d;
-  const auto set = [&](auto& function, const char* name) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbolOf(library, name));
-  };
+  const auto set = [&](auto& function, const char* name) { find(function, library, name); };
   set(d.GetErrorString, "cuGetErrorString");
   set(d.StreamGetCtx, "cuStreamGetCtx");
   set(d.CtxPushCurrent, "cuCtxPushCurrent_v2");
@@ -37,7 +35,6 @@ Driver loadDriver() {
   set(d.FuncSetAttribute, "cuFuncSetAttribute");
   set(d.LaunchKernel, "cuLaunchKernel");
   d.LaunchKernelEx = reinterpret_cast<decltype(d.LaunchKernelEx)>(dlsym(library, "cuLaunchKernelEx"));
-  set(d.MemsetD32Async, "cuMemsetD32Async");
   set(d.MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
   set(d.MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2");
   return d;
@@ -98,9 +95,7 @@ const Compiler& compiler() {
   static const Compiler loaded = [] {
     void* library = openLibrary("CUDA's run-time compiler", {"libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"});
     Compiler c;
-    const auto set = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbolOf(library, name));
-    };
+    const auto set = [&](auto& function, const char* name) { find(function, library, name); };
     set(c.Version, "nvrtcVersion");
     set(c.CreateProgram, "nvrtcCreateProgram");
     set(c.CompileProgram, "nvrtcCompileProgram");
@@ -177,7 +172,6 @@ Kernels::Kernels(std::string folder, std::string cache) : folder_(std::move(fold
   int device = 0;
   check(driver().CtxGetDevice(&device), "cuCtxGetDevice");
   capability_ = 10 * attributeOf(kCapabilityMajor, device) + attributeOf(kCapabilityMinor, device);
-  processors_ = attributeOf(kMultiprocessorCount, device);
 }
 
 void* Kernels::module(const std::string& file) {

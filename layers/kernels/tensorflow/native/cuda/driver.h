@@ -1,7 +1,6 @@
 // What the engine calls of CUDA's driver and of its run-time compiler. Both are found when they are first needed: where this is
 // compiled there are neither headers nor a toolkit.
 #pragma once
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -45,7 +44,6 @@ struct Driver {
                       unsigned blockZ, unsigned sharedBytes, Stream, void** parameters, void** extra);
   /** Null where the driver is older. */
   int (*LaunchKernelEx)(const LaunchConfiguration*, Function, void** parameters, void** extra);
-  int (*MemsetD32Async)(uint64_t address, unsigned value, size_t count, Stream);
   int (*MemcpyHtoDAsync)(uint64_t to, const void* from, size_t bytes, Stream);
   int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
 };
@@ -60,6 +58,12 @@ void check(int status, const char* what);
 void* openLibrary(const char* what, const std::initializer_list<const char*>& names);
 /** @throws std::runtime_error where `library` lacks `name` */
 void* symbolOf(void* library, const char* name);
+
+/** Sets `function` to that of the name. */
+template <class Function>
+void find(Function& function, void* library, const std::string& name) {
+  function = reinterpret_cast<Function>(symbolOf(library, name.c_str()));
+}
 
 /** Makes the context of a stream the thread's own for as long as this lives. */
 class InContextOf {
@@ -94,7 +98,6 @@ class Kernels {
 
   /** Compute capability: 90 for 9.0. */
   int capability() const { return capability_; }
-  int processors() const { return processors_; }
 
   /**
    * Starts a kernel.
@@ -123,7 +126,7 @@ class Kernels {
              bool isAhead);
 
   const std::string folder_, cache_;
-  int capability_ = 0, processors_ = 0;
+  int capability_ = 0;
   std::mutex mutex_;
   std::map<std::string, void*> modules_;
   std::unordered_map<std::string, Function> functions_;

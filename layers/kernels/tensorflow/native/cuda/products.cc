@@ -46,10 +46,7 @@ const CublasLt& cublasLt() {
   static const CublasLt loaded = [] {
     void* library = openLibrary("cuBLASLt", {"libcublasLt.so.12", "libcublasLt.so.13", "libcublasLt.so"});
     CublasLt c;
-    const auto set = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(
-          symbolOf(library, (std::string("cublasLt") + name).c_str()));
-    };
+    const auto set = [&](auto& function, const char* name) { find(function, library, std::string("cublasLt") + name); };
     set(c.Create, "Create");
     set(c.MatmulDescCreate, "MatmulDescCreate");
     set(c.MatmulDescSetAttribute, "MatmulDescSetAttribute");
