@@ -3,6 +3,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import packageJson from '../../package.json';
+import {relativeLinks} from '../docs/links.ts';
 
 /*
  * The published tarball, installed in an empty project and used as a stranger would: from an ES module, from CommonJS
@@ -62,13 +63,14 @@ describe('the tarball', () => {
       .filter((entry) => entry.isFile())
       .map(({parentPath, name}) => path.relative(path.join(repository, native), path.join(parentPath, name)));
     expect(sources).toEqual(expect.arrayContaining(['module.cc', 'ops.h']));
+    const guides = fs.readdirSync(path.join(repository, 'docs')).filter((name) => /\.(md|svg)$/.test(name));
     expect(outside.sort()).toEqual([
       'CHANGELOG.md',
       'LICENSE',
       'README.md',
-      'docs/README.md', // npm packs the README of every folder it packs something of
-      'docs/recipe.schema.json',
-      'examples/README.md',
+      'SECURITY.md',
+      ...[...guides, 'recipe.schema.json'].map((name) => `docs/${name}`).sort(),
+      'examples/README.md', // npm packs the README of every folder it packs something of
       ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
       'layers/README.md',
       'layers/kernels/README.md',
@@ -90,6 +92,13 @@ describe('the tarball', () => {
     ]).match(/\.\/dist\/[^"]+/g) as string[];
     expect(named.length).toBeGreaterThanOrEqual(16);
     expect(named.filter((name) => !names.has(name))).toEqual([]);
+  });
+
+  test.each(['README.md', 'CHANGELOG.md', 'SECURITY.md'])('holds what %s links to', (page) => {
+    const names = new Set(packed.files.map((file) => file.path));
+    const links = relativeLinks(repository, page);
+    expect(links.length).toBeGreaterThan(0);
+    expect(links.filter((link) => !names.has(link.path))).toEqual([]);
   });
 
   test('brings one copy of TensorFlow.js', () => {
