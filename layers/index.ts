@@ -6,7 +6,7 @@ export {
 } from './groupedQueryAttention.ts';
 export {registerKernels} from './kernels/registerKernels.ts';
 export {KeyValueCache} from './keyValueCache.ts';
-export {LoRAAdapter, type LoRAAdapterArgs, type LoRAInit} from './loraAdapter.ts';
+export {LoRAAdapter} from './loraAdapter.ts';
 export {
   DEFAULT_ADAPTER,
   type LoRACallArgs,
@@ -16,6 +16,7 @@ export {
   type MergeOptions,
   type PlacedAdapterArgs,
 } from './loraDense.ts';
+export type {LoRAAdapterArgs, LoRAInit, LoRASettings} from './loraFields.ts';
 export {
   LAYER_OPTIONS,
   type LayerArgs,

@@ -5,7 +5,8 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {activate, Dense, type DenseArgs} from './dense.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
-import {ADAPTER_OPTIONS, LoRAAdapter, type LoRAAdapterArgs} from './loraAdapter.ts';
+import {LoRAAdapter} from './loraAdapter.ts';
+import {LORA_FIELDS, type LoRAAdapterArgs, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {asynchronousBackends} from './ops/dispatch.ts';
 import {loraLinear} from './ops/loraLinear.ts';
@@ -67,7 +68,7 @@ export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';
   static readonly optionNames = {
     ...Dense.optionNames,
-    ...ADAPTER_OPTIONS,
+    ...LORA_FIELDS,
     quantization: true,
     adapters: true,
     mergedInto: true,
@@ -84,9 +85,7 @@ export class LoRADense extends ModuleLayer {
 
   constructor(args: LoRADenseArgs & {base?: Dense}) {
     super(args);
-    const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed} = args;
-    this.firstAdapter =
-      rank === undefined ? undefined : {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB, seed};
+    this.firstAdapter = args.rank === undefined ? undefined : loraArgs(args);
     this.configured = {adapters: args.adapters ?? undefined, mergedInto: args.mergedInto ?? undefined};
     this.base = args.base ?? newBase({...args, name: this.name});
     this.base.trainable = false;
@@ -95,13 +94,12 @@ export class LoRADense extends ModuleLayer {
     if (this.firstAdapter) this.addAdapter(DEFAULT_ADAPTER, this.firstAdapter);
   }
 
-  /** Keras's JSON comes back with `useRsLoRa` for `useRsLoRA`, since it spells keys in snake case. */
   static override fromConfig<T extends tf.serialization.Serializable>(
     cls: tf.serialization.SerializableConstructor<T>,
     config: tf.serialization.ConfigDict,
   ): T {
-    const {adapters, ...rest} = respelled(config);
-    const listed = Array.isArray(adapters) && {adapters: adapters.map((each) => respelled(each as Config))};
+    const {adapters, ...rest} = respelledByKeras(config);
+    const listed = Array.isArray(adapters) && {adapters: adapters.map(respelledByKeras)};
     return new cls({...rest, ...listed} as Config);
   }
 
@@ -214,7 +212,8 @@ export class LoRADense extends ModuleLayer {
   private adapt(x: tf.Tensor2D, {training = false, seed, isUnread}: LoRACallArgs): tf.Tensor2D {
     let y: tf.Tensor2D | undefined; // [N, units]
     for (const name of this.activeAdapters) {
-      const {loraA, loraB, scaling, dropout, magnitude} = this.adapter(name);
+      const {loraA, loraB, scaling, magnitude, settings} = this.adapter(name);
+      const {dropout} = settings;
       const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
       const mask = seed === undefined ? undefined : seed + hashName(`${this.name}.${name}`);
       const dropped = training && dropout > 0 ? (tf.dropout(x, dropout, undefined, mask) as tf.Tensor2D) : x;
@@ -381,11 +380,13 @@ export class LoRADense extends ModuleLayer {
 
   /** Settings of the base and of the adapters, and whether these are merged. */
   override getConfig(): tf.serialization.ConfigDict {
-    const first = this.adapters.get(DEFAULT_ADAPTER) ?? this.firstAdapter;
+    const {seed: _, ...first} = {
+      ...(this.adapters.get(DEFAULT_ADAPTER)?.settings ?? this.firstAdapter),
+    } as Config;
     return {
       ...(this.#quantizedBase ?? this.base).getConfig(),
       ...super.getConfig(),
-      ...(first && settingsOf(first)),
+      ...first,
       ...(this.built && !this.hasDefaultAlone && {adapters: this.placedAdapters()}),
       ...(this.isMerged && {mergedInto: this.base.storage}),
     } as tf.serialization.ConfigDict;
@@ -401,7 +402,7 @@ export class LoRADense extends ModuleLayer {
 
   private placedAdapters(): PlacedAdapterArgs[] {
     return [...this.adapters].map(([name, adapter]) => ({
-      ...settingsOf(adapter),
+      ...adapter.settings,
       name,
       place: this.activeAdapters.indexOf(name),
       weight: adapter.weight,
@@ -417,32 +418,15 @@ type Config = tf.serialization.ConfigDict;
 export interface LoRADenseClass<T extends LoRADense = LoRADense> {
   new (args: LoRADenseArgs & {base?: Dense}): T;
   readonly name: string;
-  readonly optionNames: Record<string, true>;
+  readonly optionNames: Record<string, true | object>;
   fromDense: typeof LoRADense.fromDense;
 }
 
 /** The options of a layer's class that are the adapter's, or a subclass's own. */
-function addedOptions(names: Record<string, true>): OptionNames<LoRAAdapterArgs> {
+function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAdapterArgs> {
   const ofBase = {...Dense.optionNames, quantization: true, adapters: true, mergedInto: true, base: true};
   const added = Object.entries(names).filter(([name]) => !Object.hasOwn(ofBase, name));
   return Object.fromEntries(added) as OptionNames<LoRAAdapterArgs>;
-}
-
-function respelled({useRsLoRa, useDoRa, ...rest}: Config): Config {
-  return {
-    ...(useRsLoRa !== undefined && {useRsLoRA: useRsLoRa}),
-    ...(useDoRa !== undefined && {useDoRA: useDoRa}),
-    ...rest,
-  };
-}
-
-/** An adapter's settings, without those that nobody gave. */
-function settingsOf(adapter: LoRAAdapterArgs): LoRAAdapterArgs {
-  const {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB} = adapter;
-  const all = {rank, alpha, dropout, useRsLoRA, useDoRA, init, freezeB};
-  return Object.fromEntries(
-    Object.entries(all).filter(([, value]) => value !== undefined),
-  ) as unknown as LoRAAdapterArgs;
 }
 
 function newBase({quantization, ...args}: LoRADenseArgs): Dense {

@@ -38,7 +38,8 @@ import {initializeWeights} from './initializeWeights.ts';
 import {readJsonOf} from './jsonFile.ts';
 import {ModelCheckpoint} from './modelCheckpoint.ts';
 import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './peft/adapterFiles.ts';
-import {AdapterSet, type LoRAOptions} from './peft/adapterSet.ts';
+import {AdapterSet} from './peft/adapterSet.ts';
+import type {LoRAOptions} from './peft/loraOptions.ts';
 import {
   dequantizeLayers,
   type QuantizationOptions,

@@ -25,7 +25,7 @@ export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
 export {LlamaForCausalLM} from './llama/llama.ts';
 export {presets} from './llama/presets.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
-export type {LoRAOptions} from './peft/adapterSet.ts';
+export type {LoRAOptions} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {
   matchTargets,

@@ -1,7 +1,10 @@
 import {nearestNames, TfjsLoraError} from './errors.ts';
 
-/** Every option that a call takes; the type keeps the list complete: `{rank: true, …} satisfies OptionNames<Args>`. */
-export type OptionNames<T> = {readonly [name in keyof Required<T>]: true};
+/**
+ * Every option that a call takes, with what is declared of each, if anything. The type keeps the list complete:
+ * `{rank: true, …} satisfies OptionNames<Args>`.
+ */
+export type OptionNames<T> = {readonly [name in keyof Required<T>]: true | object};
 
 /**
  * What other libraries call an option of this one: PEFT, transformers, TRL, LLaMA-Factory, Unsloth, bitsandbytes, Keras.
@@ -16,9 +19,7 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   lora_target: 'targetModules',
   target: 'targetModules',
   targets: 'targetModules',
-  use_rslora: 'useRsLoRA',
   rslora: 'useRsLoRA',
-  use_dora: 'useDoRA',
   dora: 'useDoRA',
   init_lora_weights: 'init',
   random_state: 'seed',
@@ -34,7 +35,6 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   optim: 'optimizer',
   lr_scheduler: 'schedule',
   lr_scheduler_type: 'schedule',
-  max_grad_norm: 'maxGradNorm',
   clipnorm: 'maxGradNorm',
   global_clipnorm: 'maxGradNorm',
   clip_grad_norm: 'maxGradNorm',
@@ -66,24 +66,19 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   grad_accumulation_steps: 'gradientAccumulationSteps',
   eval_dataset: 'validationData',
   eval_strategy: 'evaluationStrategy',
-  evaluation_strategy: 'evaluationStrategy',
   eval_steps: 'evaluationSteps',
-  group_by_length: 'groupByLength',
-  val_size: 'valSize',
   validation_split: 'valSize',
   cutoff_len: 'cutoffLength',
   max_length: 'cutoffLength',
   max_seq_length: 'cutoffLength',
   max_seq_len: 'cutoffLength',
   chat_template: 'template',
-  do_sample: 'doSample',
   max_tokens: 'maxNewTokens',
   stop: 'stopStrings',
   stop_sequences: 'stopStrings',
   max_shard_size: 'maxShardBytes',
   export_size: 'maxShardBytes',
   is_trainable: 'trainable',
-  adapter_name: 'adapterName',
   num_threads: 'threads',
   n_threads: 'threads',
 };

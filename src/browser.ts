@@ -13,7 +13,7 @@ export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {LoadOptions, SaveOptions} from '../models/checkpoint.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';
 export type {LlamaConfig, LlamaConfigArgs, LlamaPreset} from '../models/llama/config.ts';
-export type {LoRAOptions} from '../models/peft/adapterSet.ts';
+export type {LoRAOptions} from '../models/peft/loraOptions.ts';
 export type {QuantizationOptions} from '../models/quantization.ts';
 export {type ChatMessage, Tokenizer} from '../models/tokenizer.ts';
 export {type ErrorCode, TfjsLoraError} from '../quant/errors.ts';

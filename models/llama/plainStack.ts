@@ -57,8 +57,8 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
   if (bias || (activation != null && activation !== 'linear') || !base.isPlainProduct) return undefined;
   const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;
   if (!adapted || names.length === 0) return {weight: weight.matrix()};
-  const {loraA, loraB, scaling, dropout, magnitude} = adapted.adapter(names[0]);
-  if (names.length > 1 || magnitude || (training && dropout > 0)) return undefined;
+  const {loraA, loraB, scaling, settings, magnitude} = adapted.adapter(names[0]);
+  if (names.length > 1 || magnitude || (training && settings.dropout > 0)) return undefined;
   const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
   return {weight: weight.matrix(), lora: {a, b, scaling}};
 }

@@ -1,61 +1,18 @@
 import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
-import {ADAPTER_OPTIONS, assertAdapterArgs, type LoRAAdapterArgs} from '../../layers/loraAdapter.ts';
-import {
-  DEFAULT_ADAPTER,
-  LoRADense,
-  type LoRADenseClass,
-  MERGE_OPTIONS,
-  type MergeOptions,
-} from '../../layers/loraDense.ts';
+import {DEFAULT_ADAPTER, LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
+import {assertLoRAArgs, type LoRAAdapterArgs, loraArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
-import {matchTargets, type TargetCandidates, type TargetModules} from './targetModules.ts';
-
-export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
-  /** Default 8. */
-  rank?: number;
-  /** Default `'all-linear'`. */
-  targetModules?: TargetModules;
-  /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
-  excludeModules?: string | string[];
-  /** Only these decoder blocks, counted from 0. Default all. */
-  layersToTransform?: number | number[];
-  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
-  layersPattern?: string | string[];
-  /** Ranks of single layers, by the end of a name or a regular expression for it. */
-  rankPattern?: Record<string, number>;
-  /** Alphas of single layers, likewise. */
-  alphaPattern?: Record<string, number>;
-  /** Default `default`. */
-  adapterName?: string;
-  /** What `adapter_config.json` says the adapter belongs to. Default the model's `nameOrPath`. */
-  baseModelNameOrPath?: string;
-  /** A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`. */
-  layerClass?: LoRADenseClass;
-  /** Of A's draw: the same seed gives the same adapter. Default 0. */
-  seed?: number;
-}
-/** What `applyLoRA` takes. */
-export const LORA_OPTIONS = {
-  ...ADAPTER_OPTIONS,
-  targetModules: true,
-  excludeModules: true,
-  layersToTransform: true,
-  layersPattern: true,
-  rankPattern: true,
-  alphaPattern: true,
-  adapterName: true,
-  baseModelNameOrPath: true,
-  layerClass: true,
-} satisfies OptionNames<LoRAOptions>;
+import {LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
+import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
 /** What the files of a loaded adapter held beyond its options, for writing it back. */
 export interface LoadedFrom {
@@ -139,7 +96,7 @@ export class AdapterSet {
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
-      assertAdapterArgs(args, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
+      assertLoRAArgs(args, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
     }
 
     const restore = this.remember();
@@ -335,28 +292,15 @@ export class AdapterSet {
 
 /** The settings of a layer by its name: patterns override the common ones, as in PEFT the first that matches. */
 function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
-  const {
-    rank = 8,
-    alpha,
-    dropout,
-    useRsLoRA,
-    useDoRA,
-    init,
-    freezeB,
-    seed = 0,
-    adapterName = DEFAULT_ADAPTER,
-    rankPattern = {},
-    alphaPattern = {},
-  } = options;
-  const [rankOf, alphaOf] = [patternValues(rankPattern), patternValues(alphaPattern)];
+  const {rank = 8, alpha = 2 * rank, seed = 0, adapterName = DEFAULT_ADAPTER} = options;
+  const [rankOf, alphaOf] = [
+    patternValues(options.rankPattern ?? {}),
+    patternValues(options.alphaPattern ?? {}),
+  ];
   return (name) => ({
+    ...loraArgs(options),
     rank: rankOf(name) ?? rank,
-    alpha: alphaOf(name) ?? alpha ?? 2 * rank,
-    dropout,
-    useRsLoRA,
-    useDoRA,
-    init,
-    freezeB,
+    alpha: alphaOf(name) ?? alpha,
     seed: seed + hashName(`${name}.${adapterName}`),
   });
 }

@@ -1,7 +1,7 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
-import type {LoRAOptions} from './adapterSet.ts';
+import type {LoRAOptions} from './loraOptions.ts';
 
 /**
  * Refuses an adapter with a pattern that repeats a repetition, such as `(a+)+!`: PEFT itself would hang on it, so no

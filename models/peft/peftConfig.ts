@@ -1,8 +1,9 @@
+import type {LoRAField} from '../../layers/loraFields.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
-import type {LoRAOptions} from './adapterSet.ts';
 import {assertKeepsBase} from './initLoraWeights.ts';
+import {type LoRAOptions, PEFT_FIELDS} from './loraOptions.ts';
 
 type Json = Record<string, unknown>;
 
@@ -43,21 +44,7 @@ const MUST_BE_OFF: Record<string, unknown[]> = {
   megatron_config: [null, {}],
 };
 
-const READ = new Set([
-  'base_model_name_or_path',
-  'r',
-  'lora_alpha',
-  'lora_dropout',
-  'target_modules',
-  'exclude_modules',
-  'layers_to_transform',
-  'layers_pattern',
-  'rank_pattern',
-  'alpha_pattern',
-  'use_rslora',
-  'use_dora',
-  'init_lora_weights',
-]);
+const READ = new Set([...PEFT_FIELDS.map(({key}) => key), 'init_lora_weights']);
 
 /**
  * Reads a PEFT `adapter_config.json`. Keys nobody knows are ignored with one warning that names them.
@@ -89,70 +76,57 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
   const unknown = Object.keys(json).filter((key) => !known(key) && json[key] != null && json[key] !== false);
   if (unknown.length > 0) warn(`${where}: ignored unknown keys ${unknown.join(', ')}`);
 
-  const {number, flag, names, layers, numbers} = readers(json, where);
-  const targetModules = names('target_modules');
-  if (targetModules === undefined) {
+  const read = PEFT_FIELDS.map((field) => [field.name, readField(field, json[field.key], where)]);
+  const options: LoRAOptions = Object.fromEntries(read);
+  if (options.targetModules === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${where} target_modules: expected a string or a list of names, got ${show(json.target_modules)}. ` +
         'PEFT writes the names it chose; for a Llama they are ["q_proj", "v_proj"].',
     );
   }
-  const layersToTransform = layers('layers_to_transform');
-  const layersPattern = names('layers_pattern');
-  if (layersPattern?.length && layersToTransform === undefined) {
+  if (options.layersPattern?.length && options.layersToTransform === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${where} layers_pattern: expected layers_to_transform beside it, got none. PEFT refuses it, too.`,
     );
   }
   return {
-    rank: number('r', 8),
-    alpha: number('lora_alpha', 8),
-    dropout: number('lora_dropout', 0),
-    targetModules,
-    excludeModules: names('exclude_modules'),
-    layersToTransform,
-    layersPattern,
-    rankPattern: numbers('rank_pattern'),
-    alphaPattern: numbers('alpha_pattern'),
-    useRsLoRA: flag('use_rslora'),
-    useDoRA: flag('use_dora'),
+    ...options,
     init: isNamed(json.init_lora_weights, 'gaussian') ? 'gaussian' : 'kaiming',
     freezeB: isNamed(json.init_lora_weights, 'mica'),
-    baseModelNameOrPath: (json.base_model_name_or_path as string) ?? undefined,
   };
 }
 
 const isNamed = (init: unknown, name: string) => typeof init === 'string' && init.toLowerCase() === name;
 
-/** Readers of a config's keys that check what they find; null is as good as absent, as in PEFT's defaults. */
-function readers(json: Json, where: string) {
-  const read = <T>(key: string, expected: string, isRight: (value: unknown) => boolean): T | undefined => {
-    const value = json[key];
-    if (value == null) return undefined;
-    if (isRight(value)) return value as T;
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected ${expected}, got ${show(value)}`);
-  };
-  const isNumber = (value: unknown) => typeof value === 'number' && Number.isFinite(value);
-  const listOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
-    Array.isArray(value) ? value.every(isRight) : isRight(value);
-  const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
-    typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
-  return {
-    number: (key: string, fallback: number) => read<number>(key, 'a number', isNumber) ?? fallback,
-    flag: (key: string) => read<boolean>(key, 'true or false', (v) => typeof v === 'boolean') ?? false,
-    names: (key: string) =>
-      read<string | string[]>(
-        key,
-        'a string or a list of names',
-        listOf((v) => typeof v === 'string'),
-      ),
-    layers: (key: string) =>
-      read<number | number[]>(key, 'the number of a layer, or a list of them', listOf(Number.isInteger)),
-    numbers: (key: string) =>
-      read<Record<string, number>>(key, 'a number for each name', isObjectOf(isNumber)) ?? {},
-  };
+const isNumber = Number.isFinite;
+const isString = (value: unknown) => typeof value === 'string';
+const listOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
+  Array.isArray(value) ? value.every(isRight) : isRight(value);
+const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
+  typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
+
+/** What a file may hold for each kind of setting. */
+const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (value: unknown) => boolean]>> = {
+  number: ['a number', isNumber],
+  flag: ['true or false', (value) => typeof value === 'boolean'],
+  text: ['a string', isString],
+  names: ['a string or a list of names', listOf(isString)],
+  layers: ['the number of a layer, or a list of them', listOf(Number.isInteger)],
+  numbers: ['a number for each name', isObjectOf(isNumber)],
+};
+
+/** A setting's value in a file, checked; null is as good as absent, as in PEFT's defaults. */
+function readField(
+  {kind, key, ...field}: (typeof PEFT_FIELDS)[number],
+  value: unknown,
+  where: string,
+): unknown {
+  if (value == null) return field.peftDefault ?? field.default;
+  const [expected, isRight] = KINDS[kind]!;
+  if (isRight(value)) return value;
+  throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected ${expected}, got ${show(value)}`);
 }
 
 /**
@@ -176,25 +150,22 @@ export function formatPeftConfig(options: LoRAOptions, layerNames: string[], bas
         : isPattern
           ? source
           : targetModules;
-  return {
-    alpha_pattern: options.alphaPattern ?? {},
+  const json: Json = {
+    ...Object.fromEntries(
+      PEFT_FIELDS.map(({name, key, default: byDefault}) => [key, options[name] ?? byDefault ?? null]),
+    ),
     base_model_name_or_path: options.baseModelNameOrPath ?? baseModel,
     bias: 'none',
-    exclude_modules: targets === layerNames ? null : (options.excludeModules ?? null),
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: init === 'gaussian' ? 'gaussian' : true,
-    layers_pattern: targets === layerNames ? null : (options.layersPattern ?? null),
-    layers_to_transform: targets === layerNames ? null : (options.layersToTransform ?? null),
     lora_alpha: options.alpha ?? 2 * rank,
-    lora_dropout: options.dropout ?? 0,
     modules_to_save: null,
     peft_type: 'LORA',
     r: rank,
-    rank_pattern: options.rankPattern ?? {},
     target_modules: targets,
     task_type: 'CAUSAL_LM',
-    use_dora: options.useDoRA ?? false,
-    use_rslora: options.useRsLoRA ?? false,
+    ...(targets === layerNames && {exclude_modules: null, layers_pattern: null, layers_to_transform: null}),
   };
+  return Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

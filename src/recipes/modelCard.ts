@@ -1,6 +1,6 @@
 import {basename} from 'node:path';
 import {parse, stringify} from 'yaml';
-import type {LoRAOptions} from '../../models/peft/adapterSet.ts';
+import type {LoRAOptions} from '../../models/peft/loraOptions.ts';
 
 /** An adapter that went into a model. */
 export interface MergedAdapter {

@@ -1,4 +1,4 @@
-import type {LoRAOptions} from '../../models/peft/adapterSet.ts';
+import type {LoRAOptions} from '../../models/peft/loraOptions.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import type {ComputeDtype} from '../backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../training/learningRateSchedule.ts';

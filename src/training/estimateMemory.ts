@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import type {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../data/batches.ts';
@@ -21,7 +22,7 @@ export interface EstimableModel {
   readonly gradientCheckpointing: boolean;
   /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
   namedParameters(): Map<string, StoredWeight>;
-  adaptedLayers?(): Map<string, {adapters: Map<string, {dropout: number; useDoRA: boolean}>}>;
+  adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
 }
 
 interface StoredWeight {
@@ -136,8 +137,10 @@ function floatsOfBlock(
   const adapters = [...(model.adaptedLayers?.().values() ?? [])].flatMap((layer) => [
     ...layer.adapters.values(),
   ]);
-  const dropped = adapters.some(({dropout}) => dropout > 0) ? 5 * hiddenSize + query + intermediateSize : 0;
-  const directed = adapters.some(({useDoRA}) => useDoRA)
+  const dropped = adapters.some(({settings}) => settings.dropout > 0)
+    ? 5 * hiddenSize + query + intermediateSize
+    : 0;
+  const directed = adapters.some(({settings}) => settings.useDoRA)
     ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
     : 0;
   const hasFusedAttention = tf.getKernel('Attention', tf.getBackend()) !== undefined;

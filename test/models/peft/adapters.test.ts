@@ -57,7 +57,7 @@ describeEachBackend('applyLoRA', () => {
     });
     const settings = Object.fromEntries(
       [...model.adaptedLayers()].map(([name, layer]) => {
-        const {rank, alpha} = layer.adapter();
+        const {rank, alpha} = layer.adapter().settings;
         return [name.replace('model.layers.', '').replace('.self_attn', ''), [rank, alpha]];
       }),
     );
@@ -102,6 +102,12 @@ describeEachBackend('applyLoRA', () => {
       'LoRA pattern "(": expected a regular expression',
     ],
     ['dropout 1', {rank: 1, dropout: 1}, 'INVALID_ARGUMENT', 'expected 0 ≤ p < 1, got 1'],
+    [
+      'a flag in words',
+      {rank: 1, useRsLoRA: 'no' as never},
+      'INVALID_ARGUMENT',
+      'LoRA useRsLoRA for model.layers.0.self_attn.q_proj: expected true or false, got "no"',
+    ],
     ['a block that is not there', {rank: 1, layersToTransform: [2]}, 'UNKNOWN_TARGET', 'got 2'],
     ['a bad name', {rank: 1, adapterName: 'a.b'}, 'INVALID_ARGUMENT', 'adapter name "a.b"'],
   ])('refuses %s and leaves the model alone', async (_, options, code, message) => {

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {Dense} from '../../../layers/dense.ts';
-import type {LoRAAdapter, LoRAAdapterArgs} from '../../../layers/loraAdapter.ts';
+import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseArgs} from '../../../layers/loraDense.ts';
+import type {LoRAAdapterArgs} from '../../../layers/loraFields.ts';
 import {QuantizedDense} from '../../../layers/quantizedDense.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {replaceLayer} from '../../../models/replaceLayer.ts';

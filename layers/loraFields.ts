@@ -1,0 +1,117 @@
+import {TfjsLoraError} from '../quant/errors.ts';
+import {show} from '../quant/show.ts';
+
+/** How LoRA's A is drawn: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
+export type LoRAInit = 'kaiming' | 'gaussian';
+
+export interface LoRAAdapterArgs {
+  /** Rank of the update. */
+  rank: number;
+  /** Numerator of the scale. Default `2 · rank`. */
+  alpha?: number;
+  /** Probability of dropping an input of the low-rank path in training. Default 0. */
+  dropout?: number;
+  /** Scale by `alpha / √rank` instead of `alpha / rank` (Kalajdzievski 2023). Default false. */
+  useRsLoRA?: boolean;
+  /** Learn the magnitude of each weight row apart from its direction (DoRA, Liu et al. 2024). Default false. */
+  useDoRA?: boolean;
+  /** Default `kaiming`. B starts at zero either way. */
+  init?: LoRAInit;
+  /** Train A alone, as MiCA does with a B of its own. Default false. */
+  freezeB?: boolean;
+  /** Seed for the random values of A. Default: unseeded. */
+  seed?: number;
+}
+
+/** An adapter's settings with their defaults filled in. The seed has served once A is drawn. */
+export type LoRASettings = Required<Omit<LoRAAdapterArgs, 'seed'>>;
+
+/** One setting of an adapter. All that reads, writes, checks or lists settings goes by this. */
+export interface LoRAField {
+  /** The type of its values. */
+  kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'layers' | 'numbers' | 'other';
+  /** The value where none is given; undefined where there is none, or it follows from another setting. */
+  default?: unknown;
+  /** Its key in PEFT's `adapter_config.json`; PEFT has no such setting without one. */
+  peftKey?: string;
+  /** The value where the file has none, if PEFT's default is another. */
+  peftDefault?: unknown;
+  /** Which values of its kind it takes, in words and as a check. Default: all. */
+  limits?: [expected: string, accepts: (value: unknown) => boolean];
+}
+
+/** Every setting of an adapter in one layer. */
+export const LORA_FIELDS = {
+  rank: {kind: 'number', peftKey: 'r', peftDefault: 8}, // its limits are those of the weight
+  alpha: {
+    kind: 'number',
+    peftKey: 'lora_alpha',
+    peftDefault: 8,
+    limits: ['a number', Number.isFinite],
+  },
+  dropout: {
+    kind: 'number',
+    peftKey: 'lora_dropout',
+    default: 0,
+    limits: ['0 ≤ p < 1', (p) => (p as number) >= 0 && (p as number) < 1],
+  },
+  useRsLoRA: {kind: 'flag', peftKey: 'use_rslora', default: false},
+  useDoRA: {kind: 'flag', peftKey: 'use_dora', default: false},
+  init: {
+    kind: 'choice',
+    default: 'kaiming',
+    limits: ['kaiming or gaussian', (init) => init === 'kaiming' || init === 'gaussian'],
+  },
+  freezeB: {kind: 'flag', default: false},
+  seed: {kind: 'number'},
+} as const satisfies {readonly [name in keyof Required<LoRAAdapterArgs>]: LoRAField};
+
+const NAMES = Object.keys(LORA_FIELDS) as (keyof LoRAAdapterArgs)[];
+
+/** The adapter's settings among other options; those that are undefined are left out. */
+export function loraArgs<T extends Partial<LoRAAdapterArgs>>(
+  options: T,
+): Pick<T, keyof T & keyof LoRAAdapterArgs> {
+  const given = NAMES.filter((name) => options[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, options[name]])) as T;
+}
+
+/** An adapter's settings with their defaults. */
+export function loraSettings(args: LoRAAdapterArgs): LoRASettings {
+  const {seed: _, ...given} = loraArgs(args);
+  return {...DEFAULTS, alpha: 2 * args.rank, ...given} as LoRASettings;
+}
+
+const DEFAULTS = Object.fromEntries(
+  Object.entries<LoRAField>(LORA_FIELDS).flatMap(([name, field]) =>
+    'default' in field ? [[name, field.default]] : [],
+  ),
+);
+
+/** The settings in a config that Keras's JSON has respelled: it writes `useRsLoRA` in snake case and reads `useRsLoRa`. */
+export function respelledByKeras(config: Record<string, unknown>): Record<string, unknown> {
+  const spelt = (key: string) => NAMES.find((name) => name.toLowerCase() === key.toLowerCase()) ?? key;
+  return Object.fromEntries(Object.entries(config).map(([key, value]) => [spelt(key), value]));
+}
+
+/**
+ * Checks an adapter's settings against the weight `[units, inputDim]` of the layer it is for.
+ *
+ * @param where name of the layer
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+export function assertLoRAArgs(args: LoRAAdapterArgs, where: string, [units, inputDim]: number[]): void {
+  const most = Math.min(units, inputDim);
+  const wrong = (what: string, expected: string, got: unknown) =>
+    new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what} for ${where}: expected ${expected}, got ${got}`);
+  const {rank} = args;
+  if (!(Number.isInteger(rank) && rank > 0 && rank <= most))
+    throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, rank);
+  for (const name of NAMES) {
+    const {kind, limits}: LoRAField = LORA_FIELDS[name];
+    const value = args[name];
+    if (value === undefined) continue;
+    if (limits && !limits[1](value)) throw wrong(name, limits[0], value);
+    if (kind === 'flag' && typeof value !== 'boolean') throw wrong(name, 'true or false', show(value));
+  }
+}

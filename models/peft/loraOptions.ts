@@ -1,0 +1,47 @@
+import type {LoRADenseClass} from '../../layers/loraDense.ts';
+import {LORA_FIELDS, type LoRAAdapterArgs, type LoRAField} from '../../layers/loraFields.ts';
+import type {TargetModules} from './targetModules.ts';
+
+export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
+  /** Default 8. */
+  rank?: number;
+  /** Default `'all-linear'`. */
+  targetModules?: TargetModules;
+  /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
+  excludeModules?: string | string[];
+  /** Only these decoder blocks, counted from 0. Default all. */
+  layersToTransform?: number | number[];
+  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
+  layersPattern?: string | string[];
+  /** Ranks of single layers, by the end of a name or a regular expression for it. */
+  rankPattern?: Record<string, number>;
+  /** Alphas of single layers, likewise. */
+  alphaPattern?: Record<string, number>;
+  /** Default `default`. */
+  adapterName?: string;
+  /** What `adapter_config.json` says the adapter belongs to. Default the model's `nameOrPath`. */
+  baseModelNameOrPath?: string;
+  /** A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`. */
+  layerClass?: LoRADenseClass;
+  /** Seed for the random values of A: the same seed gives the same adapter. Default 0. */
+  seed?: number;
+}
+
+/** Every option of `applyLoRA`: those of each layer, and which layers they are for. */
+export const LORA_OPTIONS = {
+  ...LORA_FIELDS,
+  targetModules: {kind: 'names', peftKey: 'target_modules'},
+  excludeModules: {kind: 'names', peftKey: 'exclude_modules'},
+  layersToTransform: {kind: 'layers', peftKey: 'layers_to_transform'},
+  layersPattern: {kind: 'names', peftKey: 'layers_pattern'},
+  rankPattern: {kind: 'numbers', peftKey: 'rank_pattern', default: {}},
+  alphaPattern: {kind: 'numbers', peftKey: 'alpha_pattern', default: {}},
+  baseModelNameOrPath: {kind: 'text', peftKey: 'base_model_name_or_path'},
+  adapterName: {kind: 'text'},
+  layerClass: {kind: 'other'},
+} as const satisfies {readonly [name in keyof Required<LoRAOptions>]: LoRAField};
+
+/** The options that PEFT's file holds, each under one key of its own. */
+export const PEFT_FIELDS = Object.entries<LoRAField>(LORA_OPTIONS).flatMap(([name, field]) =>
+  field.peftKey === undefined ? [] : [{name: name as keyof LoRAOptions, key: field.peftKey, ...field}],
+);
