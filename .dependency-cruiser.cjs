@@ -4,20 +4,34 @@
  */
 
 /**
- * The order of the wings of a folder: a wing imports only from itself, from those named beside it, and from outside the folder,
- * where the floors rule.
+ * The order of a folder's rooms (a floor's wings, a wing's rooms), lowest first: a room imports only from itself, from the
+ * lower ones named beside it, and from outside the folder, where the rules of that folder hold. Files that are in the folder
+ * itself are above its rooms.
  */
 function wings(folder, order) {
   const all = Object.keys(order);
-  return all.map((wing) => ({
-    name: `wings-of-${folder.replaceAll('/', '-')}-${wing}`,
-    comment: `${folder}/${wing} imports of its neighbours only ${order[wing].join(', ') || 'none'}.`,
+  const name = `rooms-of-${folder.replaceAll('/', '-')}`;
+  const unlisted = {
+    name,
+    comment: `Every room of ${folder} has its place in the order here.`,
     severity: 'error',
-    from: {path: `^${folder}/${wing}/`},
-    to: {
-      path: `^${folder}/(${[...all.filter((each) => each !== wing && !order[wing].includes(each))].join('|')})/|^${folder}/[^/]+$`,
-    },
-  }));
+    from: {path: `^${folder}/(?!(${all.join('|')})/)[^/]+/`},
+    to: {},
+  };
+  const rules = all.map((room, place) => {
+    const below = order[room];
+    if (!below.every((each) => all.slice(0, place).includes(each)))
+      throw new Error(`${folder}/${room} points up`);
+    const others = all.filter((each) => each !== room && !below.includes(each));
+    return {
+      name: `${name}-${room}`,
+      comment: `${folder}/${room} imports from its neighbours only ${below.join(', ') || 'none'}.`,
+      severity: 'error',
+      from: {path: `^${folder}/${room}/`},
+      to: {path: `^${folder}/(${others.join('|')})/|^${folder}/[^/]+$`},
+    };
+  });
+  return [unlisted, ...rules];
 }
 
 /** @type {import('dependency-cruiser').IConfiguration} */
@@ -51,13 +65,38 @@ module.exports = {
       from: {path: '^(quant|layers|models|src)/'},
       to: {path: '^(test|bench|examples|docs|dist)/'},
     },
-    {
-      name: 'command-line-is-a-leaf',
-      comment: 'Nothing but the command line itself imports src/cli.',
-      severity: 'error',
-      from: {path: '^(quant|layers|models|src)/', pathNot: '^src/cli/'},
-      to: {path: '^src/cli/'},
-    },
+    ...wings('src', {
+      data: [],
+      training: ['data'],
+      tools: ['training', 'data'],
+    }),
+    ...wings('src/data', {
+      hub: [],
+      batches: [],
+      templates: [],
+      datasets: ['templates', 'hub'],
+      preprocessing: ['datasets', 'templates', 'batches'],
+    }),
+    ...wings('src/training', {
+      plots: [],
+      output: [],
+      backends: [],
+      optimizers: ['backends'],
+      steps: ['optimizers'],
+      run: ['steps'],
+      checkpoints: ['run', 'steps', 'optimizers', 'output'],
+      callbacks: ['checkpoints', 'run', 'output', 'plots'],
+    }),
+    ...wings('src/tools', {
+      browser: [],
+      metrics: [],
+      chat: [],
+      setup: [],
+      serve: ['chat'],
+      evaluation: ['metrics'],
+      recipes: ['evaluation', 'chat'],
+      cli: ['recipes', 'serve', 'evaluation', 'chat', 'setup'],
+    }),
     ...wings('layers/kernels/webgpu', {
       device: [],
       elementwise: ['device'],

@@ -3,10 +3,10 @@ import {defineConfig} from 'tsdown';
 
 /** What a browser has not, and what stands in for it. Packages that are left out here are not asked of its bundler. */
 const STAND_INS: [specifier: RegExp, file: string][] = [
-  [/^node:/, 'src/browser/noDisk.ts'],
-  [/^webgpu$/, 'src/browser/noDisk.ts'],
-  [/^cli-progress$/, 'src/browser/noProgressBar.ts'],
-  [/\/renderPlot\.ts$/, 'src/browser/noPlotFile.ts'],
+  [/^node:/, 'src/tools/browser/noDisk.ts'],
+  [/^webgpu$/, 'src/tools/browser/noDisk.ts'],
+  [/^cli-progress$/, 'src/tools/browser/noProgressBar.ts'],
+  [/\/renderPlot\.ts$/, 'src/tools/browser/noPlotFile.ts'],
 ];
 
 /**
@@ -19,12 +19,12 @@ const node = defineConfig({
     models: 'models/index.ts',
     layers: 'layers/index.ts',
     quant: 'quant/index.ts',
-    'cli/main': 'src/cli/main.ts',
+    'cli/main': 'src/tools/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
     // Modules of worker threads and processes, found beside the others.
     parquetProcess: 'src/data/datasets/parquetProcess.ts',
     tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts',
-    promptWorker: 'src/serve/promptWorker.ts',
+    promptWorker: 'src/tools/serve/promptWorker.ts',
   },
   format: ['esm', 'cjs'],
   platform: 'node',

@@ -16,7 +16,7 @@ import type {StoredMatrix} from '../layers/ops/storedMatrix.ts';
 import {quantizeNF4} from '../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../quant/float16.ts';
 import {quantizeInt8} from '../quant/int8.ts';
-import {useBackend} from '../src/backends/useBackend.ts';
+import {useBackend} from '../src/training/backends/useBackend.ts';
 
 const ROWS = 512;
 const SIZE = 2048;

@@ -2,7 +2,7 @@ import {writeFileSync} from 'node:fs';
 import {Resvg} from '@resvg/resvg-js';
 import * as vega from 'vega';
 import {compile, type TopLevelSpec} from 'vega-lite';
-import {PLOT_FONT, plotFontFiles} from '../src/plots/fontFile.ts';
+import {PLOT_FONT, plotFontFiles} from '../src/training/plots/fontFile.ts';
 
 const COLORS = ['#9cc3f2', '#e07b24']; // the first is drawn wide, so that it shows beside the second
 

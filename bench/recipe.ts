@@ -16,10 +16,10 @@ import {join, resolve} from 'node:path';
 import {parseArgs} from 'node:util';
 import type {Batch} from '../models/batchLoss.ts';
 import type {BackendName, Llama, StepRecord, TrainingCallback} from '../src/index.ts';
-import {exportModel} from '../src/recipes/exportModel.ts';
-import {folderOf} from '../src/recipes/openModel.ts';
-import {loadRecipe, type Recipe} from '../src/recipes/recipe.ts';
-import {trainRecipe} from '../src/recipes/trainRecipe.ts';
+import {exportModel} from '../src/tools/recipes/exportModel.ts';
+import {folderOf} from '../src/tools/recipes/openModel.ts';
+import {loadRecipe, type Recipe} from '../src/tools/recipes/recipe.ts';
+import {trainRecipe} from '../src/tools/recipes/trainRecipe.ts';
 import {overlayPlot} from './overlayPlot.ts';
 
 const LOSS_TOLERANCE = 1e-3;

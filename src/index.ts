@@ -1,8 +1,6 @@
 /** `tfjs-lora`: LoRA fine-tuning of Llama on TensorFlow.js. The floors below are `tfjs-lora/models`, `/layers`, `/quant`. */
 export * from './browser.ts';
-export {type ChatEncoder, modelChatEncoder} from './chat/chatEncoder.ts';
-export {ChatSession, type ChatSessionOptions} from './chat/chatSession.ts';
-export type {DataProgress, DatasetArgs} from './data/datasetArgs.ts';
+export type {DataProgress, DatasetArgs} from './data/datasets/datasetArgs.ts';
 export type {
   ColumnName,
   DatasetEntry,
@@ -11,6 +9,13 @@ export type {
   TagName,
 } from './data/datasets/datasetInfo.ts';
 export type {MixStrategy} from './data/datasets/mixDatasets.ts';
+export {
+  type HubOptions,
+  type HubProgress,
+  type HuggingFaceEnvironment,
+  huggingFaceEnvironment,
+} from './data/hub/hubOptions.ts';
+export {resolveModelFolder} from './data/hub/resolveModelFolder.ts';
 export {
   type ExampleStream,
   loadDataset,
@@ -33,13 +38,15 @@ export {
   resolveTemplate,
   templateNames,
 } from './data/templates/templateRegistry.ts';
+export {type ChatEncoder, modelChatEncoder} from './tools/chat/chatEncoder.ts';
+export {ChatSession, type ChatSessionOptions} from './tools/chat/chatSession.ts';
 export {
   type Candidate,
   type Comparison,
   compareModels,
   comparisonTable,
   parseCandidate,
-} from './evaluation/compareModels.ts';
+} from './tools/evaluation/compareModels.ts';
 export {
   type Prediction,
   type PredictionProgress,
@@ -47,16 +54,18 @@ export {
   type PredictOptions,
   type PromptExample,
   predictDataset,
-} from './evaluation/predictDataset.ts';
-export {formatScores, type PredictionScores, scorePredictions} from './evaluation/predictionScores.ts';
+} from './tools/evaluation/predictDataset.ts';
+export {formatScores, type PredictionScores, scorePredictions} from './tools/evaluation/predictionScores.ts';
+export {type LlamaFactoryScores, llamaFactoryScores} from './tools/metrics/llamaFactoryScores.ts';
 export {
-  type HubOptions,
-  type HubProgress,
-  type HuggingFaceEnvironment,
-  huggingFaceEnvironment,
-} from './hub/hubOptions.ts';
-export {resolveModelFolder} from './hub/resolveModelFolder.ts';
-export {type LlamaFactoryScores, llamaFactoryScores} from './metrics/llamaFactoryScores.ts';
-export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './plots/comparisonPlot.ts';
-export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './plots/lossPlot.ts';
-export {type ModelServer, type RequestReport, type ServeOptions, serveModel} from './serve/serveModel.ts';
+  type ModelServer,
+  type RequestReport,
+  type ServeOptions,
+  serveModel,
+} from './tools/serve/serveModel.ts';
+export {
+  type ComparedScores,
+  type ComparisonPlotOptions,
+  plotComparison,
+} from './training/plots/comparisonPlot.ts';
+export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './training/plots/lossPlot.ts';

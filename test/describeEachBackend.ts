@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {BackendName} from '../src/backends/useBackend.ts';
-import {useBackend} from '../src/backends/useBackend.ts';
+import type {BackendName} from '../src/training/backends/useBackend.ts';
+import {useBackend} from '../src/training/backends/useBackend.ts';
 
 /** The backends tests run on, or those named in `TFJS_LORA_TEST_BACKENDS` (comma separated). */
 const BACKENDS = (process.env.TFJS_LORA_TEST_BACKENDS?.split(',') ?? ['cpu', 'wasm']) as BackendName[];

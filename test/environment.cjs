@@ -38,7 +38,7 @@ const SHARED_WITH_NODE = [
   'navigator',
 ];
 
-// TensorFlow's library reads the process's own environment, of which tests see a copy: as src/backends/tensorflow.ts sets it.
+// TensorFlow's library reads the process's own environment, of which tests see a copy: as src/training/backends/tensorflow.ts sets it.
 process.env.TF_ENABLE_ONEDNN_OPTS ??= '1';
 process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
 

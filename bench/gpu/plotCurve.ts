@@ -4,7 +4,7 @@
  *   npx tsx bench/gpu/plotCurve.ts results.json curve.svg
  */
 import {readFileSync} from 'node:fs';
-import {renderPlot} from '../../src/plots/renderPlot.ts';
+import {renderPlot} from '../../src/training/plots/renderPlot.ts';
 import type {Curves} from './curve.ts';
 
 /** From the widest, which is drawn first and shows on both sides of the others, to the thinnest. */

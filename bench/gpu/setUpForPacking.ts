@@ -1,5 +1,5 @@
 /** Sets TensorFlow for a card up in a folder, without NVIDIA's libraries; run again, compiles the fused ops if they changed. */
-import {setupTensorFlow} from '../../src/setup/setupTensorFlow.ts';
+import {setupTensorFlow} from '../../src/tools/setup/setupTensorFlow.ts';
 
 const {fusedOps} = await setupTensorFlow({
   gpu: true,

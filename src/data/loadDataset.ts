@@ -2,19 +2,15 @@ import {join} from 'node:path';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
-import {fetchSnapshot} from '../hub/fetchSnapshot.ts';
-import type {HubOptions} from '../hub/hubOptions.ts';
-import {HUB_OPTIONS} from '../hub/hubOptions.ts';
-import type {Example} from './collate.ts';
-import type {Conversation} from './conversation.ts';
+import type {Example} from './batches/collate.ts';
+import {convertRecord} from './datasets/convertRecord.ts';
 import {
   DATASET_OPTIONS,
   type DatasetArgs,
   type DatasetPlan,
   namesIn,
   resolveDatasetArgs,
-} from './datasetArgs.ts';
-import {convertRecord} from './datasets/convertRecord.ts';
+} from './datasets/datasetArgs.ts';
 import {
   type DatasetSource,
   findSources,
@@ -23,12 +19,16 @@ import {
   readDatasetInfo,
 } from './datasets/datasetInfo.ts';
 import {mixDatasets} from './datasets/mixDatasets.ts';
+import {NumpyRandom} from './datasets/numpyRandom.ts';
 import {type OpenDataset, openDataset, recordsOf} from './datasets/openDataset.ts';
+import {epochSeed, shuffleBuffer} from './datasets/shuffleBuffer.ts';
 import type {SourceRecord} from './datasets/sourceRecord.ts';
-import {NumpyRandom} from './numpyRandom.ts';
+import {splitValidation} from './datasets/splitValidation.ts';
+import {fetchSnapshot} from './hub/fetchSnapshot.ts';
+import type {HubOptions} from './hub/hubOptions.ts';
+import {HUB_OPTIONS} from './hub/hubOptions.ts';
 import {encodeAll, encodeSettings, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
-import {epochSeed, shuffleBuffer} from './shuffleBuffer.ts';
-import {splitValidation} from './splitValidation.ts';
+import type {Conversation} from './templates/conversation.ts';
 
 /** Makes a pass over streamed data: the same for the same epoch, shuffled anew for each. */
 export type ExampleStream = (epoch?: number) => AsyncGenerator<Example, void, undefined>;

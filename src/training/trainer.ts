@@ -10,28 +10,28 @@ import {
   emptyData,
   isReadOnce,
   type TrainingData,
-} from '../data/batches.ts';
-import {orderedByLength} from '../data/lengthGrouped.ts';
-import {CallbackList, type Evaluation, userCallbacks} from './callbacks.ts';
-import {assertSavable} from './checkpoints.ts';
-import {assertMemory} from './estimateMemory.ts';
-import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './fitArgs.ts';
-import type {FolderLock} from './folderLock.ts';
-import type {LearningRateSchedule} from './learningRateSchedule.ts';
+} from '../data/batches/batches.ts';
+import {orderedByLength} from '../data/batches/lengthGrouped.ts';
+import {trainingFeatures} from './callbacks/trainingFeatures.ts';
+import {assertSavable} from './checkpoints/checkpoints.ts';
+import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
+import type {FolderLock} from './output/folderLock.ts';
 import {
   clearOutputFolder,
   FIT_WORDS,
   holdOutputFolder,
   markUnfinished,
   type OutputWishes,
-} from './outputFolder.ts';
-import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './resume.ts';
-import {trainingFeatures} from './trainingFeatures.ts';
-import {TrainingHistory} from './trainingHistory.ts';
-import {positionAt, TrainingRun} from './trainingRun.ts';
-import {type StepOutcome, TrainingStep} from './trainingStep.ts';
-import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
-import {scalarValue} from './windowGradients.ts';
+} from './output/outputFolder.ts';
+import {CallbackList, type Evaluation, userCallbacks} from './run/callbacks.ts';
+import {assertMemory} from './run/estimateMemory.ts';
+import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './run/fitArgs.ts';
+import {TrainingHistory} from './run/trainingHistory.ts';
+import {positionAt, TrainingRun} from './run/trainingRun.ts';
+import type {LearningRateSchedule} from './steps/learningRateSchedule.ts';
+import {type StepOutcome, TrainingStep} from './steps/trainingStep.ts';
+import {warnOfFrozenMatrices} from './steps/warnOfFrozenMatrices.ts';
+import {scalarValue} from './steps/windowGradients.ts';
 
 export interface EvaluateArgs {
   /** Default 4. */

@@ -1,7 +1,7 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {recipeReference} from '../../docs/writeRecipeReference.ts';
-import {recipeSchema} from '../../src/recipes/recipeKeys.ts';
+import {recipeSchema} from '../../src/tools/recipes/recipeKeys.ts';
 
 const root = join(__dirname, '../..');
 

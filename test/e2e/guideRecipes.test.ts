@@ -3,7 +3,7 @@ import {join} from 'node:path';
 import {parse} from 'yaml';
 import {Llama} from '../../src/index.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
-import {runCommandLine} from '../src/cli/runCommandLine.ts';
+import {runCommandLine} from '../src/tools/cli/runCommandLine.ts';
 import {temporaryFolder} from '../src/training/temporaryFolder.ts';
 
 /*

@@ -2,10 +2,10 @@ import {createHash} from 'node:crypto';
 import {mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {datasetFiles} from '../../src/hub/datasetFiles.ts';
-import {fetchSnapshot} from '../../src/hub/fetchSnapshot.ts';
-import {resolveModelFolder} from '../../src/hub/resolveModelFolder.ts';
-import {FakeHub, type FakeRepository} from '../src/hub/fakeHub.ts';
+import {datasetFiles} from '../../src/data/hub/datasetFiles.ts';
+import {fetchSnapshot} from '../../src/data/hub/fetchSnapshot.ts';
+import {resolveModelFolder} from '../../src/data/hub/resolveModelFolder.ts';
+import {FakeHub, type FakeRepository} from '../src/data/hub/fakeHub.ts';
 import {fuzz, type Target} from './fuzz.ts';
 import {mutateJson} from './mutate.ts';
 

@@ -1,6 +1,6 @@
 import {join} from 'node:path';
 import {Llama, useBackend} from '../../src/index.ts';
-import {type ModelServer, serveModel} from '../../src/serve/serveModel.ts';
+import {type ModelServer, serveModel} from '../../src/tools/serve/serveModel.ts';
 import {fuzz} from './fuzz.ts';
 import {mutateJson} from './mutate.ts';
 

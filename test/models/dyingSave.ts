@@ -14,7 +14,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {Tokenizer} from '../../models/tokenizer.ts';
 import {Llama} from '../../src/index.ts';
-import {exportModel} from '../../src/recipes/exportModel.ts';
+import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {stirAdapter, tinyIds, tinyLlama} from './tinyLlama.ts';
 
 type What = 'model' | 'adapter' | 'export';

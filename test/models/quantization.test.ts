@@ -6,7 +6,7 @@ import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {SafetensorsCheckpoint} from '../../quant/safetensors/safetensorsCheckpoint.ts';
 import {setWarningHandler} from '../../quant/warn.ts';
-import {Llama} from '../../src/llama.ts';
+import {Llama} from '../../src/training/llama.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
 import {errorOf, inFolder, logitsOf, stirAdapter, tinyConfig, tinyIds, tinyLlama} from './tinyLlama.ts';

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
-import {useBackend} from '../../src/backends/useBackend.ts';
-import {estimateMemory} from '../../src/training/estimateMemory.ts';
+import {useBackend} from '../../src/training/backends/useBackend.ts';
+import {estimateMemory} from '../../src/training/run/estimateMemory.ts';
 import {inFolder, tinyIds, tinyLlama} from './tinyLlama.ts';
 
 beforeAll(async () => {

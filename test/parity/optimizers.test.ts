@@ -7,7 +7,7 @@ import {
   type ScheduleArgs,
   type ScheduleName,
 } from '../../src/index.ts';
-import {clipByGlobalNorm} from '../../src/training/clipByGlobalNorm.ts';
+import {clipByGlobalNorm} from '../../src/training/steps/clipByGlobalNorm.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, readJson, toTensor} from './golden.ts';
 

@@ -6,9 +6,9 @@ import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
-import {useBackend} from '../../src/backends/useBackend.ts';
 import {Llama} from '../../src/index.ts';
-import {exportModel} from '../../src/recipes/exportModel.ts';
+import {exportModel} from '../../src/tools/recipes/exportModel.ts';
+import {useBackend} from '../../src/training/backends/useBackend.ts';
 import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
 
 /** What check_in_peers.py reads of a task; folders are absolute or relative to the task's. */

@@ -1,6 +1,6 @@
-import * as noDisk from '../../src/browser/noDisk.ts';
 import * as browser from '../../src/browser.ts';
 import * as everything from '../../src/index.ts';
+import * as noDisk from '../../src/tools/browser/noDisk.ts';
 import {thrownBy} from '../quant/safetensors/thrownBy.ts';
 
 /** What needs a disk, a server or a terminal. */

@@ -5,7 +5,7 @@ import {generateIds} from '../../models/generation/generate.ts';
 import {AdamW, AdamW8bit, Llama, PagedAdamW} from '../../src/index.ts';
 import {expectNoLeak} from '../describeEachBackend.ts';
 import {errorOf, tinyConfig, tinyIds} from '../models/tinyLlama.ts';
-import {DeviceBackend} from './optimizers/deviceBackend.ts';
+import {DeviceBackend} from './training/optimizers/deviceBackend.ts';
 
 /**
  * A backend whose tensors are read only by waiting, as WebGPU's: `dataSync` throws, and with it `arraySync` and

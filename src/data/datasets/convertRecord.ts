@@ -1,7 +1,7 @@
 import {parsePythonJson, writePythonJson} from '../../../models/pythonJson.ts';
 import {PythonFloat} from '../../../models/pythonValue.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
-import type {Conversation} from '../conversation.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import type {Message, Role} from '../templates/template.ts';
 import {parseTools} from '../templates/toolFormats.ts';
 import type {ColumnName, DatasetSource, TagName} from './datasetInfo.ts';

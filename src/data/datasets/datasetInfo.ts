@@ -5,7 +5,7 @@ import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
-import {isRepositoryPath} from '../../hub/repositoryPath.ts';
+import {isRepositoryPath} from '../hub/repositoryPath.ts';
 
 /** The contents of `dataset_info.json`: data sets by name. */
 export type DatasetInfo = Record<string, DatasetEntry>;

@@ -1,4 +1,4 @@
-import {NumpyRandom} from '../numpyRandom.ts';
+import {NumpyRandom} from './numpyRandom.ts';
 
 /**
  * How several data sets become one: one after the other, or by turns until the first (`under`) or the last (`over`) of

@@ -1,9 +1,9 @@
 import {readdir, stat} from 'node:fs/promises';
 import {isAbsolute, join, resolve} from 'node:path';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
-import {datasetFiles} from '../../hub/datasetFiles.ts';
-import {fetchSnapshot, type HubContents} from '../../hub/fetchSnapshot.ts';
-import type {HubOptions} from '../../hub/hubOptions.ts';
+import {datasetFiles} from '../hub/datasetFiles.ts';
+import {fetchSnapshot, type HubContents} from '../hub/fetchSnapshot.ts';
+import type {HubOptions} from '../hub/hubOptions.ts';
 import type {DatasetSource} from './datasetInfo.ts';
 import {kindOfFile, readRecords} from './readRecords.ts';
 import type {SourceRecord} from './sourceRecord.ts';

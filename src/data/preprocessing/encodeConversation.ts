@@ -1,7 +1,7 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import type {Conversation} from '../conversation.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import {encodeTurns, eosTokenId} from '../templates/encodeTurns.ts';
 import type {ResolvedTemplate} from '../templates/templateRegistry.ts';
 import {truncatedLengths} from './truncatedLengths.ts';

@@ -1,9 +1,9 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
-import type {Example} from '../collate.ts';
-import type {Conversation} from '../conversation.ts';
-import type {DatasetPlan} from '../datasetArgs.ts';
+import type {Example} from '../batches/collate.ts';
+import type {DatasetPlan} from '../datasets/datasetArgs.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import {type EncodedConversation, type EncodeSettings, faultOf} from './encodeConversation.ts';
 import {packSequences, packTexts} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';

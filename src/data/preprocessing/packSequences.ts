@@ -1,5 +1,5 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
-import type {Example} from '../collate.ts';
+import type {Example} from '../batches/collate.ts';
 
 /**
  * Packs sequences into as few as may be: each pack takes the longest sequence that still fits, again and again, as

@@ -3,11 +3,11 @@ import {Worker} from 'node:worker_threads';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
-import {workerModule} from '../../workerModule.ts';
-import type {Conversation} from '../conversation.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import {type EncodedConversation, type EncodeSettings, encodeConversation} from './encodeConversation.ts';
 import {unpackIds} from './packedIds.ts';
 import type {WorkerAnswer, WorkerStart} from './tokenizeWorker.ts';
+import {workerModule} from './workerModule.ts';
 
 /** Lists that wait or are worked on, for each worker. */
 const AHEAD = 2;

@@ -1,7 +1,7 @@
 import {parentPort, workerData} from 'node:worker_threads';
 import {Tokenizer, type TokenizerFiles} from '../../../models/tokenizer.ts';
 import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
-import type {Conversation} from '../conversation.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import {type EncodeSettings, encodeConversation} from './encodeConversation.ts';
 import {type PackedIds, packIds} from './packedIds.ts';
 

@@ -4,7 +4,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {warn} from '../../../quant/warn.ts';
-import type {Conversation} from '../conversation.ts';
+import type {Conversation} from '../templates/conversation.ts';
 import type {EncodedConversation, EncodeSettings} from './encodeConversation.ts';
 import {packIds, unpackIds} from './packedIds.ts';
 

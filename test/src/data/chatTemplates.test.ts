@@ -9,7 +9,7 @@ import {
   registerTemplate,
   resolveTemplate,
 } from '../../../src/data/templates/templateRegistry.ts';
-import {useTemplate} from '../../../src/recipes/useTemplate.ts';
+import {useTemplate} from '../../../src/tools/recipes/useTemplate.ts';
 
 interface Golden {
   added: string[];

@@ -3,13 +3,13 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
-import type {DatasetArgs} from '../../../src/data/datasetArgs.ts';
+import type {DatasetArgs} from '../../../src/data/datasets/datasetArgs.ts';
 import {mixDatasets} from '../../../src/data/datasets/mixDatasets.ts';
+import {NumpyRandom} from '../../../src/data/datasets/numpyRandom.ts';
+import {epochSeed, shuffleBuffer} from '../../../src/data/datasets/shuffleBuffer.ts';
+import {splitValidation} from '../../../src/data/datasets/splitValidation.ts';
 import {loadDataset, loadPrompts} from '../../../src/data/loadDataset.ts';
-import {NumpyRandom} from '../../../src/data/numpyRandom.ts';
 import {truncatedLengths} from '../../../src/data/preprocessing/truncatedLengths.ts';
-import {epochSeed, shuffleBuffer} from '../../../src/data/shuffleBuffer.ts';
-import {splitValidation} from '../../../src/data/splitValidation.ts';
 import goldens from './fixtures/goldens.json';
 import {llamaTokenizer, withTokens} from './llamaTokenizer.ts';
 

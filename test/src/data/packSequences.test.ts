@@ -1,8 +1,8 @@
 import {join} from 'node:path';
 import fc from 'fast-check';
-import {collate, type Example} from '../../../src/data/collate.ts';
+import {collate, type Example} from '../../../src/data/batches/collate.ts';
 import {packSequences, packTexts} from '../../../src/data/preprocessing/packSequences.ts';
-import {Llama} from '../../../src/llama.ts';
+import {Llama} from '../../../src/training/llama.ts';
 
 const sequences = (lengths: number[]): Example[] =>
   lengths.map((length, i) => ({

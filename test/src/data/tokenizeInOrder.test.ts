@@ -1,8 +1,8 @@
 import {Tokenizer} from '../../../models/tokenizer.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
-import type {Conversation} from '../../../src/data/conversation.ts';
 import {type EncodeSettings, encodeConversation} from '../../../src/data/preprocessing/encodeConversation.ts';
 import {tokenizeInOrder} from '../../../src/data/preprocessing/tokenizeInOrder.ts';
+import type {Conversation} from '../../../src/data/templates/conversation.ts';
 import {getTemplate} from '../../../src/data/templates/templateRegistry.ts';
 
 /*

@@ -1,8 +1,8 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
-import {checkpointFolder, writeCheckpoint} from '../../../src/training/checkpointFolder.ts';
-import {LinesFile} from '../../../src/training/linesFile.ts';
+import {checkpointFolder, writeCheckpoint} from '../../../src/training/output/checkpointFolder.ts';
+import {LinesFile} from '../../../src/training/output/linesFile.ts';
 import {temporaryFolder} from '../../quant/safetensors/temporaryFolder.ts';
 
 /** Writes that still succeed; then the disk is full. */

@@ -2,8 +2,8 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {Trainer} from '../../../src/index.ts';
-import {earlyStopping} from '../../../src/training/earlyStopping.ts';
-import type {TrainingRun} from '../../../src/training/trainingRun.ts';
+import {earlyStopping} from '../../../src/training/callbacks/earlyStopping.ts';
+import type {TrainingRun} from '../../../src/training/run/trainingRun.ts';
 import {BigramModel} from './bigramModel.ts';
 
 interface Case {

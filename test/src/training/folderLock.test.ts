@@ -3,7 +3,7 @@ import {once} from 'node:events';
 import {existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {type FitArgs, Trainer} from '../../../src/index.ts';
-import {FolderLock} from '../../../src/training/folderLock.ts';
+import {FolderLock} from '../../../src/training/output/folderLock.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
 

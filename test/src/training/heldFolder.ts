@@ -1,5 +1,5 @@
 /** Holds a folder until it is killed: `node --import tsx heldFolder.ts <folder>`. */
-import {FolderLock} from '../../../src/training/folderLock.ts';
+import {FolderLock} from '../../../src/training/output/folderLock.ts';
 
 FolderLock.take(process.argv[2], 'folder');
 process.stdout.write('held\n');

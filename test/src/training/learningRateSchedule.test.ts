@@ -1,8 +1,8 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {learningRateSchedule, type ScheduleName} from '../../../src/index.ts';
-import type {RecipeKeys} from '../../../src/recipes/recipeKeys.ts';
-import {scheduleOf} from '../../../src/recipes/scheduleOf.ts';
+import type {RecipeKeys} from '../../../src/tools/recipes/recipeKeys.ts';
+import {scheduleOf} from '../../../src/tools/recipes/scheduleOf.ts';
 
 const {learningRate, runs} = JSON.parse(
   readFileSync(join(__dirname, 'fixtures', 'schedules.json'), 'utf8'),

@@ -8,9 +8,9 @@ import {
   Trainer,
   type TrainingHistory,
 } from '../../../src/index.ts';
-import {smoothedLosses} from '../../../src/plots/lossPlot.ts';
-import {writeResults} from '../../../src/training/resultFiles.ts';
-import {clock} from '../../../src/training/trainerLogFile.ts';
+import {clock} from '../../../src/training/callbacks/trainerLogFile.ts';
+import {writeResults} from '../../../src/training/output/resultFiles.ts';
+import {smoothedLosses} from '../../../src/training/plots/lossPlot.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
 

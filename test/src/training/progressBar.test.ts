@@ -1,5 +1,5 @@
 import {progressBar, type StepRecord} from '../../../src/index.ts';
-import {printAboveProgress} from '../../../src/training/progressBar.ts';
+import {printAboveProgress} from '../../../src/training/callbacks/progressBar.ts';
 
 const record = (step: number, seconds: number, more: Partial<StepRecord> = {}): StepRecord => ({
   step,

@@ -3,7 +3,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {Llama} from '../../../src/index.ts';
-import {restoreTrainedWeights, saveTrainedWeights} from '../../../src/training/trainedWeights.ts';
+import {restoreTrainedWeights, saveTrainedWeights} from '../../../src/training/checkpoints/trainedWeights.ts';
 import {inFolder} from '../../models/tinyLlama.ts';
 
 const FIXTURES = 'test/parity/loading/fixtures';

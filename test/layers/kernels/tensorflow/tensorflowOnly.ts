@@ -2,8 +2,8 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/backends/tensorflowFolder.ts';
-import {type BackendOptions, useBackend} from '../../../../src/backends/useBackend.ts';
+import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';
+import {type BackendOptions, useBackend} from '../../../../src/training/backends/useBackend.ts';
 
 /**
  * `describe` on the `tensorflow` backend, when `TFJS_LORA_TEST_BACKENDS` names it; else skipped, in sight. Where fused ops are set

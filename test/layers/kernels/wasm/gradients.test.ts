@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {useBackend} from '../../../../src/backends/useBackend.ts';
+import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 

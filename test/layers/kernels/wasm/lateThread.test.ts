@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {type Gemm, gemmOf, type WorkerConstructor} from '../../../../layers/kernels/wasm/native/gemm.ts';
 import type {WasmBackend} from '../../../../layers/kernels/wasm/wasmBackend.ts';
-import {useBackend} from '../../../../src/backends/useBackend.ts';
+import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 
 type Work = Gemm['exports']['work'];

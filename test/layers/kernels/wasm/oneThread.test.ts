@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {linear} from '../../../../layers/ops/linear.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
-import {useBackend} from '../../../../src/backends/useBackend.ts';
+import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 
 // One thread means memory that is not shared: it moves to another buffer whenever it grows.

@@ -23,7 +23,7 @@ import {
   makeOptimizer,
   makeWeights,
   valuesOf,
-} from '../../../src/optimizers/everyOptimizer.ts';
+} from '../../../src/training/optimizers/everyOptimizer.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 
 const LION = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.2};

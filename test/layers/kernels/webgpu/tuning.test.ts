@@ -11,7 +11,7 @@ import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {packTensor} from '../../../../layers/parameter.ts';
-import {useBackend} from '../../../../src/backends/useBackend.ts';
+import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {type BackendOptions, useBackend} from '../../../../src/backends/useBackend.ts';
+import {type BackendOptions, useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 

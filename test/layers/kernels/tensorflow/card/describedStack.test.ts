@@ -7,7 +7,7 @@ import {
 import {PROJECTIONS} from '../../../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../../../models/generation/generate.ts';
 import {LlamaForCausalLM} from '../../../../../models/llama/llama.ts';
-import {useBackend} from '../../../../../src/backends/useBackend.ts';
+import {useBackend} from '../../../../../src/training/backends/useBackend.ts';
 import {tinyConfig, tinyIds} from '../../../../models/tinyLlama.ts';
 
 /**

@@ -1,0 +1,132 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
+import {shuffled} from './shuffled.ts';
+
+/**
+ * What training reads: examples, which are padded into batches, or batches ready-made. Anything but a list or an object
+ * that starts anew when iterated again (a generator does not, the function that makes it does) serves one epoch only.
+ * A function is called with the epoch's number, by which it may order what it gives. Tensors out of a `tf.data.Dataset`
+ * are read and freed; tensors in a list or iterable stay the caller's.
+ */
+export type TrainingData = Items | ((epoch: number) => Items) | DatasetLike;
+
+type Items = Iterable<Example | Batch> | AsyncIterable<Example | Batch>;
+
+/** A `tf.data.Dataset`. */
+interface DatasetLike {
+  // biome-ignore lint/suspicious/noExplicitAny: tf.data's element types say little
+  iterator(): Promise<{next(): Promise<IteratorResult<any>>}>;
+}
+
+export interface BatchOptions extends CollateOptions {
+  /** Examples in a batch; ready-made batches pass unchanged. */
+  batchSize: number;
+  /** Shuffles a list, seeded. Default: as it comes. */
+  shuffleSeed?: string;
+  /** What a function that makes the data is called with. Default 0. */
+  epoch?: number;
+  /** Ids are checked against it. Default none. */
+  vocabSize?: number;
+}
+
+export const isBatch = (item: Example | Batch): item is Batch =>
+  (item?.inputIds as unknown) instanceof tf.Tensor
+    ? (item.inputIds as unknown as tf.Tensor).rank === 2
+    : Array.isArray((item?.inputIds as number[][])?.[0]);
+
+const isTensorExample = (item: Example): boolean => (item?.inputIds as unknown) instanceof tf.Tensor;
+
+/** Whether it can be read a single time: a generator that already exists. */
+export const isReadOnce = (data: TrainingData): boolean =>
+  typeof data === 'object' && data !== null && 'next' in data;
+
+/** Number of batches, where it can be known beforehand. */
+export function countBatches(data: TrainingData, batchSize: number): number | undefined {
+  if (!Array.isArray(data)) return undefined;
+  const ready = data.filter(isBatch).length;
+  return ready + Math.ceil((data.length - ready) / batchSize);
+}
+
+/**
+ * Checks data before work begins, as far as that can be done without reading it.
+ *
+ * @param times how often the data will be read, at most
+ * @throws TfjsLoraError `INVALID_ARGUMENT`, and what {@link assertExample} throws
+ */
+export function assertData(data: TrainingData, what: string, limits: ExampleLimits, times = 1): void {
+  const isReadable =
+    data != null &&
+    (typeof data === 'function' ||
+      Symbol.iterator in data ||
+      Symbol.asyncIterator in data ||
+      'iterator' in data);
+  if (!isReadable) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what}: expected a list of examples or batches, an iterable, a function that gives one, or a tf.data.Dataset, got ${typeof data}`,
+    );
+  }
+  if (Array.isArray(data)) {
+    if (data.length === 0) throw emptyData(what);
+    for (const [index, item] of data.entries())
+      if (!isBatch(item) && !isTensorExample(item)) assertExample(item, index, limits);
+  } else if (times > 1 && isReadOnce(data)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what}: expected data that can be read again, got a generator, which can be read once. ` +
+        'Pass a list, or the function that makes the generator.',
+    );
+  }
+}
+
+export function emptyData(what: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what}: expected at least one example, got an empty dataset`,
+  );
+}
+
+/** Batches of some data as rows, in order, or shuffled when it is a list. */
+export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
+  const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
+  const padding = {padTokenId, padToMultipleOf, maxLength};
+  const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
+  let waiting: Example[] = [];
+  let index = 0;
+  for await (const given of items(source, epoch)) {
+    const item = await toRows(given);
+    if (isBatch(item)) {
+      yield item;
+      continue;
+    }
+    assertExample(item, index++, options);
+    waiting.push(item);
+    if (waiting.length < batchSize) continue;
+    yield collate(waiting, padding);
+    waiting = [];
+  }
+  if (waiting.length > 0) yield collate(waiting, padding);
+}
+
+/** The same batch or example with its tensors read. */
+export async function toRows<T extends Batch | Example>(item: T): Promise<T> {
+  if (!Object.values(item ?? {}).some((value) => value instanceof tf.Tensor)) return item;
+  const read = async (value: unknown) => (value instanceof tf.Tensor ? await value.array() : value);
+  const entries = Object.entries(item).map(async ([key, value]) => [key, await read(value)]);
+  return Object.fromEntries(await Promise.all(entries)) as T;
+}
+
+async function* items(data: TrainingData, epoch: number): AsyncGenerator<Example | Batch> {
+  if (typeof data === 'function' || !('iterator' in data)) {
+    yield* (typeof data === 'function' ? data(epoch) : data) as AsyncIterable<Example | Batch>;
+    return;
+  }
+  const iterator = await data.iterator();
+  for (let item = await iterator.next(); !item.done; item = await iterator.next()) {
+    const read = await toRows(item.value as Example | Batch);
+    tf.dispose(item.value);
+    yield read;
+  }
+}

@@ -1,0 +1,27 @@
+import type {Batch} from '../../../models/batchLoss.ts';
+import type {TrainingData} from './batches.ts';
+import type {Example} from './collate.ts';
+
+/**
+ * A number that tells one list of examples from another by their ids and labels; undefined for data that can only be
+ * read by going through it. Tensors are not read.
+ */
+export function dataFingerprint(data: TrainingData): string | undefined {
+  if (!Array.isArray(data)) return undefined;
+  let [low, high] = [0x811c9dc5, 0x9e3779b1]; // FNV-1a, twice
+  const add = (value: number) => {
+    low = Math.imul(low ^ value, 0x01000193);
+    high = Math.imul(high ^ value, 0x85ebca6b) + 1;
+  };
+  const addAll = (values: unknown): void => {
+    if (!Array.isArray(values)) return;
+    add(values.length);
+    for (const value of values) typeof value === 'number' ? add(value) : addAll(value);
+  };
+  for (const {inputIds, labels} of data as (Example | Batch)[]) {
+    addAll(inputIds);
+    addAll(labels);
+  }
+  const hex = (value: number) => (value >>> 0).toString(16).padStart(8, '0');
+  return `${data.length}-${hex(low)}${hex(high)}`;
+}

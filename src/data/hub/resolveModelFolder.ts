@@ -1,0 +1,116 @@
+import {readFile, stat} from 'node:fs/promises';
+import {join, resolve} from 'node:path';
+import {z} from 'zod';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import {parseJson} from '../../../quant/parseJson.ts';
+import {show} from '../../../quant/show.ts';
+import {fetchSnapshot, HUB_ID, type HubContents} from './fetchSnapshot.ts';
+import {exists} from './hubFile.ts';
+import {HUB_OPTIONS, type HubOptions} from './hubOptions.ts';
+import {assertRepositoryPath} from './repositoryPath.ts';
+
+const INDEX = 'model.safetensors.index.json';
+
+/** What a model or adapter is read from: files of its first level, weights as safetensors only. */
+const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
+
+/**
+ * The local folder of a model or an adapter: a folder as it is, or a repository of the hub, fetched into the hub's cache.
+ *
+ * @param pathOrHubId a folder, or `org/name`
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be fetched: says which files are missing and where to
+ *   put them; `UNSUPPORTED` when the repository holds no safetensors
+ */
+export async function resolveModelFolder(
+  pathOrHubId: string,
+  given: HubOptions & {revision?: string} = {},
+): Promise<string> {
+  assertKnownOptions('resolveModelFolder', given, {...HUB_OPTIONS, revision: true});
+  const isFolder = await stat(pathOrHubId).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (isFolder) return pathOrHubId;
+  if (!HUB_ID.test(pathOrHubId)) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}`,
+    );
+  }
+  return fetchModelFolder(pathOrHubId, given);
+}
+
+/** What a message calls a repository of the hub, and the files it asks for. */
+const WORDS = {
+  model: `config.json, model.safetensors (or its shards and ${INDEX}), tokenizer.json, tokenizer_config.json`,
+  adapter: 'adapter_config.json, adapter_model.safetensors',
+};
+
+/** {@link resolveModelFolder} for what is no folder; its messages speak of a `noun`. */
+export async function fetchModelFolder(
+  id: string,
+  {revision, ...options}: HubOptions & {revision?: string},
+  noun: keyof typeof WORDS = 'model',
+): Promise<string> {
+  const snapshot = await fetchSnapshot(
+    {
+      repository: {kind: 'model', id, revision},
+      select: (contents) => modelFiles(contents, id),
+      needed: WORDS[noun],
+      noun,
+    },
+    options,
+  );
+  await assertComplete(snapshot.folder, id);
+  return snapshot.folder;
+}
+
+function modelFiles({paths}: HubContents, id: string): string[] {
+  const files = paths.filter((path) => WANTED.test(path));
+  if (files.some((path) => path.endsWith('.safetensors'))) return files;
+  const weights = paths.filter((path) => /\.(bin|pth|pt|gguf|h5|msgpack)$/.test(path));
+  if (weights.length === 0) return files; // the check of the folder says what lacks
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `model ${id}: expected weights as safetensors, got ${weights.slice(0, 3).join(', ')}. ` +
+      'Choose a repository with safetensors, or convert it with transformers.',
+  );
+}
+
+/** A cache that the Python libraries filled may hold a part of a model only. */
+async function assertComplete(folder: string, id: string): Promise<void> {
+  const isAdapter = await exists(join(folder, 'adapter_config.json'));
+  const needed = isAdapter
+    ? ['adapter_model.safetensors']
+    : ['config.json', ...(await weightFiles(folder)), 'tokenizer.json', 'tokenizer_config.json'];
+  const missing: string[] = [];
+  for (const file of needed) if (!(await exists(join(folder, file)))) missing.push(file);
+  if (missing.length === 0) return;
+  throw new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `model ${id}: expected ${missing.slice(0, 5).join(', ')} in ${folder}, got nothing there. ` +
+      'Put them there, or put the whole model into a folder and give its path.',
+  );
+}
+
+const indexSchema = z.object({weight_map: z.record(z.string(), z.string())});
+
+/** The shards that a model's index names, or its one file. */
+async function weightFiles(folder: string): Promise<string[]> {
+  const path = join(folder, INDEX);
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return ['model.safetensors'];
+  try {
+    const files = [...new Set(Object.values(indexSchema.parse(parseJson(text)).weight_map))];
+    for (const file of files) assertRepositoryPath(file, `${path} weight_map`);
+    return files;
+  } catch (cause) {
+    if (cause instanceof TfjsLoraError) throw cause;
+    throw new TfjsLoraError(
+      'CORRUPT_FILE',
+      `${path}: expected {"weight_map": {tensor: file}}, got ${show(text)}. Fetch the model again.`,
+      {cause},
+    );
+  }
+}

@@ -1,0 +1,56 @@
+import {TfjsLoraError} from '../../../quant/errors.ts';
+
+/**
+ * What the browser build has in place of Node's file system and other modules of the process: every call says that there
+ * is none. Names as in `node:fs`, `node:fs/promises`, `node:os` and `node:crypto`; the build fails on one that is missing.
+ */
+const absent = (): never => {
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'files: expected a URL, Files or a Map of Blobs, got a path. A browser has no disk: ' +
+      'pass the files themselves, and a Map to be written into.',
+  );
+};
+
+export {
+  absent as accessSync,
+  absent as appendFileSync,
+  absent as closeSync,
+  absent as createHash,
+  absent as createReadStream,
+  absent as execFileSync,
+  absent as existsSync,
+  absent as fstatSync,
+  absent as fsyncSync,
+  absent as hostname,
+  absent as mkdir,
+  absent as mkdirSync,
+  absent as openSync,
+  absent as randomUUID,
+  absent as readdir,
+  absent as readdirSync,
+  absent as readFile,
+  absent as readFileSync,
+  absent as readlinkSync,
+  absent as readSync,
+  absent as realpath,
+  absent as rename,
+  absent as renameSync,
+  absent as rmSync,
+  absent as stat,
+  absent as statSync,
+  absent as truncateSync,
+  absent as unlinkSync,
+  absent as utimesSync,
+  absent as writeFile,
+  absent as writeFileSync,
+  absent as writeSync,
+};
+
+/** `node:buffer`'s limits: what Chromium gives one array. */
+export const constants = {MAX_LENGTH: 2 ** 31 - 1};
+
+export const join = (...parts: string[]): string => parts.filter(Boolean).join('/');
+export const resolve = join;
+export const dirname = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
+export const basename = (path: string): string => path.slice(path.lastIndexOf('/') + 1);

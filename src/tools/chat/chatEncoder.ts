@@ -1,0 +1,28 @@
+import type {GenerativeModel} from '../../../models/generation/generate.ts';
+import type {ChatMessage} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';
+
+/** The ids of a prompt that ends where the assistant's turn begins. */
+export interface ChatEncoder {
+  (messages: ChatMessage[]): number[];
+  /** What the prompt is written by, where that is plain data: another thread makes the same encoder of it. */
+  readonly template?: ResolvedTemplate;
+}
+
+/**
+ * The chat template that came with the model.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer or no chat template
+ */
+export function modelChatEncoder({tokenizer}: Pick<GenerativeModel, 'tokenizer'>): ChatEncoder {
+  if (tokenizer?.hasChatTemplate) {
+    const encode = (messages: ChatMessage[]) => tokenizer.encodeChat(messages, {addGenerationPrompt: true});
+    return Object.assign(encode, {template: {kind: 'chat', defaultSystem: '', dateString: ''} as const});
+  }
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `chat: expected a model with a ${tokenizer ? 'chat template' : 'tokenizer'}, got one without. ` +
+      'Name a template (template: llama3 in a recipe, --template llama3), or use an instruction-tuned model.',
+  );
+}

@@ -1,0 +1,96 @@
+import type {CausalLM} from '../../../models/causalLM.ts';
+import {type GenerateOptions, streamTokens} from '../../../models/generation/generate.ts';
+import {GENERATE_OPTIONS} from '../../../models/generationConfig.ts';
+import type {ChatMessage} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
+
+export interface ChatSessionOptions extends GenerateOptions {
+  /** Said to the model before the conversation. Default nothing. */
+  system?: string;
+  /** Turns messages into a prompt. Default: the model's own chat template. */
+  encodeChat?: ChatEncoder;
+}
+const CHAT_SESSION_OPTIONS = {
+  ...GENERATE_OPTIONS,
+  system: true,
+  encodeChat: true,
+} satisfies OptionNames<ChatSessionOptions>;
+
+/** Tokens that an answer should have at least, when older turns have to make room for it. */
+const ANSWER_ROOM = 64;
+
+/** A conversation with a model: its history, its system message, and the answers as they come. */
+export class ChatSession {
+  /** What was said, without the system message. */
+  readonly history: ChatMessage[] = [];
+  system?: string;
+  /** How many turns of the history were left out of the last prompt, because it would not have fitted. */
+  forgottenTurns = 0;
+  private readonly encodeChat: ChatEncoder;
+  private readonly generation: GenerateOptions;
+
+  /** @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer or chat template */
+  constructor(
+    private readonly model: CausalLM,
+    options: ChatSessionOptions = {},
+  ) {
+    assertKnownOptions('ChatSession', options, CHAT_SESSION_OPTIONS);
+    const {system, encodeChat, ...generation} = options;
+    this.system = system;
+    this.encodeChat = encodeChat ?? modelChatEncoder(model);
+    this.generation = generation;
+  }
+
+  /**
+   * Says something and yields the answer in pieces. Leaving the loop stops the answer; what had come of it stays in the
+   * history. After an error the history is as before.
+   *
+   * @throws TfjsLoraError as `stream`; `INVALID_ARGUMENT` when the message alone does not fit the model
+   */
+  async *send(content: string): AsyncGenerator<string, void, undefined> {
+    const before = this.history.length;
+    this.history.push({role: 'user', content});
+    let answer = '';
+    let isFailed = false;
+    try {
+      for await (const {piece} of streamTokens(this.model, this.fittingPrompt(), this.generation)) {
+        answer += piece;
+        if (piece !== '') yield piece;
+        // Backends that compute at once never let the event loop run: an interrupt would wait for the last token.
+        await new Promise((resume) => setTimeout(resume));
+      }
+    } catch (error) {
+      isFailed = true;
+      throw error;
+    } finally {
+      if (isFailed) this.history.length = before;
+      else this.history.push({role: 'assistant', content: answer});
+    }
+  }
+
+  /** Forgets what was said; the system message stays. */
+  reset(): void {
+    this.history.length = 0;
+    this.forgottenTurns = 0;
+  }
+
+  /** The prompt, without the oldest turns where all do not fit. */
+  private fittingPrompt(): number[] {
+    const {maxPositionEmbeddings} = this.model.config;
+    const system = this.system === undefined ? [] : [{role: 'system', content: this.system}];
+    const limit = maxPositionEmbeddings - Math.min(ANSWER_ROOM, this.generation.maxNewTokens ?? ANSWER_ROOM);
+    for (let first = 0; first < this.history.length; first += 2) {
+      const prompt = this.encodeChat([...system, ...this.history.slice(first)]);
+      this.forgottenTurns = first / 2;
+      const isLast = first === this.history.length - 1;
+      if (prompt.length <= limit || (isLast && prompt.length < maxPositionEmbeddings)) return prompt;
+    }
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `chat message: expected one that leaves room for an answer within ${maxPositionEmbeddings} tokens ` +
+        "(the model's max_position_embeddings), got a longer one. Shorten it, or the system message.",
+    );
+  }
+}

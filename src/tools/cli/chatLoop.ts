@@ -1,0 +1,224 @@
+import {stat} from 'node:fs/promises';
+import {basename, resolve} from 'node:path';
+import {createInterface, type Interface} from 'node:readline';
+import type {CausalLM} from '../../../models/causalLM.ts';
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import type {ChatSession} from '../chat/chatSession.ts';
+import {adapterNameOf} from '../recipes/adapterNameOf.ts';
+
+export interface ChatLoopOptions {
+  input: NodeJS.ReadableStream;
+  output: NodeJS.WritableStream;
+  /** Shows a prompt, edits lines, and stops an answer at Ctrl-C. Without it, lines come in and answers go out. */
+  isTerminal: boolean;
+  /** Where an adapter that `/adapter` names lies; downloads one of the hub. Default: the name is a folder. */
+  folderOf?: (name: string) => Promise<string>;
+}
+
+interface ChatCommand {
+  usage: string;
+  description: string;
+  /** Returns what to say; undefined ends the chat. */
+  run(argument: string): string | undefined | Promise<string | undefined>;
+}
+
+const PROMPT = '> ';
+
+/**
+ * A chat in a terminal: each line is said to the model, and the answer comes as it is generated. Lines that begin with
+ * a slash are commands; one that ends with a backslash goes on. Ctrl-C stops an answer or
+ * takes back what was typed, and else ends the chat.
+ */
+export async function chatLoop(
+  model: CausalLM,
+  session: ChatSession,
+  options: ChatLoopOptions,
+): Promise<void> {
+  const {input, output, isTerminal} = options;
+  const lines = createInterface({
+    input,
+    ...(isTerminal && {output}),
+    terminal: isTerminal,
+    prompt: PROMPT,
+    historySize: 1000,
+  });
+  const commands = chatCommands(model, session, options);
+  const say = (text: string) => output.write(`${text}\n`);
+  let stop: (() => void) | undefined;
+  let message = '';
+  lines.on('SIGINT', () => {
+    if (stop) stop();
+    else if (lines.line === '' && message === '') lines.close();
+    else {
+      message = '';
+      lines.write(null, {ctrl: true, name: 'e'}); // to the end, then all before it away
+      lines.write(null, {ctrl: true, name: 'u'});
+      ask(lines, isTerminal, message);
+    }
+  });
+  if (isTerminal) say(`${describeModel(model)}. /help shows the commands.`);
+  ask(lines, isTerminal, message);
+  for await (const line of lines) {
+    message += line;
+    if (line.endsWith('\\')) {
+      message = `${message.slice(0, -1)}\n`;
+      ask(lines, isTerminal, message);
+      continue;
+    }
+    const [content, forgotten] = [message.trim(), session.forgottenTurns];
+    message = '';
+    try {
+      if (content.startsWith('/')) {
+        const reply = await runCommand(commands, content);
+        if (reply === undefined) break;
+        say(reply);
+      } else if (content !== '') {
+        const answered = new Promise<void>((stopped) => {
+          stop = stopped;
+        });
+        await answer(session, content, output, answered);
+        if (session.forgottenTurns > forgotten) {
+          say(
+            `(${session.forgottenTurns} older turns no longer fit the model's context. /reset starts anew.)`,
+          );
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof TfjsLoraError)) throw error;
+      say(error.message);
+    } finally {
+      stop = undefined;
+    }
+    ask(lines, isTerminal, message);
+  }
+  lines.close();
+  if (isTerminal) say('');
+}
+
+function ask(lines: Interface, isTerminal: boolean, message: string): void {
+  if (!isTerminal) return;
+  lines.setPrompt(message === '' ? PROMPT : '… ');
+  lines.prompt();
+}
+
+/** Writes an answer as it comes, until it ends or is stopped. */
+async function answer(
+  session: ChatSession,
+  content: string,
+  output: NodeJS.WritableStream,
+  stopped: Promise<void>,
+): Promise<void> {
+  let isStopped = false;
+  void stopped.then(() => {
+    isStopped = true;
+  });
+  for await (const piece of session.send(content)) {
+    output.write(piece);
+    if (isStopped) break;
+  }
+  output.write(isStopped ? ' (stopped)\n\n' : '\n\n');
+}
+
+function chatCommands(
+  model: CausalLM,
+  session: ChatSession,
+  {folderOf = async (name) => name}: ChatLoopOptions,
+): Map<string, ChatCommand> {
+  const useAdapter = async (name: string): Promise<string> => {
+    if (name === '') return describeAdapters(model);
+    if (name === 'none') {
+      if (model.adapterNames.length > 0) model.setAdapter([]);
+      return 'The base answers, without an adapter.';
+    }
+    if (!model.adapterNames.includes(name)) {
+      const folder = await folderOf(name);
+      await assertAdapterFolder(model, name, folder);
+      const adapterName = adapterNameOf(folder, model.adapterNames);
+      await model.loadAdapter(folder, {adapterName});
+      return `Loaded ${adapterName}. It answers from here.`;
+    }
+    model.setAdapter(name);
+    return `${name} answers from here.`;
+  };
+  const commands: [string, ChatCommand][] = [
+    [
+      'adapter',
+      {
+        usage: '/adapter [name | folder | none]',
+        description: 'which adapter answers; a folder is loaded first',
+        run: useAdapter,
+      },
+    ],
+    [
+      'system',
+      {
+        usage: '/system [text | none]',
+        description: 'what the model is told beforehand',
+        run: (text) => {
+          if (text !== '') session.system = text === 'none' ? undefined : text;
+          return session.system === undefined ? 'No system message.' : `System message: ${session.system}`;
+        },
+      },
+    ],
+    [
+      'reset',
+      {
+        usage: '/reset',
+        description: 'forget what was said',
+        run: () => {
+          session.reset();
+          return 'Forgot what was said.';
+        },
+      },
+    ],
+    ['help', {usage: '/help', description: 'these commands', run: () => help(commands)}],
+    ['exit', {usage: '/exit', description: 'end the chat, as Ctrl-D does', run: () => undefined}],
+  ];
+  return new Map(commands);
+}
+
+function help(commands: [string, ChatCommand][]): string {
+  const width = Math.max(...commands.map(([, {usage}]) => usage.length));
+  return [
+    ...commands.map(([, {usage, description}]) => `${usage.padEnd(width)}  ${description}`),
+    'A line that ends with \\ goes on in the next. Ctrl-C stops an answer.',
+  ].join('\n');
+}
+
+function runCommand(
+  commands: Map<string, ChatCommand>,
+  line: string,
+): string | undefined | Promise<string | undefined> {
+  const [, name, argument] = /^\/(\S*)\s*(.*)$/s.exec(line) as unknown as [string, string, string];
+  const command = commands.get(name);
+  if (command) return command.run(argument);
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `/${name}: expected a command, got an unknown one. Nearest: /${nearestNames(name, commands.keys(), 1)}. ` +
+      '/help shows all.',
+  );
+}
+
+async function assertAdapterFolder({adapterNames}: CausalLM, name: string, folder: string): Promise<void> {
+  const isThere = await stat(folder).then(
+    (entry) => entry.isDirectory(),
+    () => false,
+  );
+  if (isThere) return;
+  throw new TfjsLoraError(
+    'UNKNOWN_ADAPTER',
+    `/adapter ${name}: expected ${adapterNames.length > 0 ? `one of ${adapterNames.join(', ')}, or ` : ''}` +
+      'the folder of an adapter, got neither.',
+  );
+}
+
+function describeModel(model: CausalLM): string {
+  const adapters = model.adapterNames.length > 0 ? ` with ${describeAdapters(model)}` : '';
+  return `${basename(resolve(model.nameOrPath || 'model'))}${adapters}`;
+}
+
+function describeAdapters({adapterNames, activeAdapters}: CausalLM): string {
+  if (adapterNames.length === 0) return 'No adapter is loaded.';
+  const names = adapterNames.map((name) => (activeAdapters.includes(name) ? `${name} (answers)` : name));
+  return `adapters: ${names.join(', ')}`;
+}

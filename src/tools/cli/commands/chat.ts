@@ -1,0 +1,36 @@
+import type {Command} from 'commander';
+import {useBackend} from '../../../training/backends/useBackend.ts';
+import {ChatSession} from '../../chat/chatSession.ts';
+import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
+import {openForChat} from '../../recipes/openForChat.ts';
+import {adapterFolderOf} from '../../recipes/openModel.ts';
+import {recipeOf} from '../../recipes/recipeOf.ts';
+import {chatLoop} from '../chatLoop.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {loadingLine} from '../loadingLine.ts';
+
+export function register(program: Command): void {
+  program
+    .command('chat')
+    .description('Talk to a model, with or without its adapters.')
+    .argument('<model>', "a recipe, a model's folder, or its name on the hub")
+    .argument('[key=value...]', 'keys of a recipe, such as adapter_name_or_path=saves/lora temperature=0.7')
+    .option('--system <text>', 'what the model is told beforehand')
+    .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
+      const {backend, system} = command.optsWithGlobals<CommonOptions & {system?: string}>();
+      const recipe = await modelInUse(await recipeOf(target, overrides));
+      if (recipe.tasks.train) console.error(describeModel(recipe));
+      await useBackend(backend);
+      const {model, encodeChat, generation} = await openForChat(recipe, loadingLine);
+      try {
+        await chatLoop(model, new ChatSession(model, {system, encodeChat, ...generation}), {
+          input: process.stdin,
+          output: process.stdout,
+          isTerminal: process.stdin.isTTY && process.stdout.isTTY,
+          folderOf: (name) => adapterFolderOf(name, recipe, '/adapter'),
+        });
+      } finally {
+        model.dispose();
+      }
+    });
+}

@@ -1,0 +1,105 @@
+import {execFile} from 'node:child_process';
+import * as os from 'node:os';
+import {promisify} from 'node:util';
+import {type Command, Option} from 'commander';
+import packageJson from '../../../../package.json';
+import {type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {installedVersion} from '../installedVersion.ts';
+
+/** In the order in which `auto` tries them. */
+const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];
+
+/** What a backend said in a process of its own. */
+interface Finding {
+  /** What was tried; what `auto` took. */
+  backend: 'auto' | BackendName;
+  available: boolean;
+  /** Device and features, or what is missing. */
+  text: string;
+}
+
+export function register(program: Command): void {
+  program
+    .command('doctor')
+    .description('Show what runs here: Node, memory, every backend, optional packages.')
+    .option('--json', 'print JSON', false)
+    .addOption(new Option('--probe', 'try --backend in this process').default(false).hideHelp())
+    .action(async (_options: unknown, command: Command) => {
+      const {backend, probe, json} = command.optsWithGlobals<
+        CommonOptions & {probe: boolean; json: boolean}
+      >();
+      if (probe) {
+        console.log(JSON.stringify(await findingOf(backend)));
+        return;
+      }
+      const report = await examine();
+      console.log(json ? JSON.stringify(report, null, 2) : format(report));
+    });
+}
+
+type Report = Awaited<ReturnType<typeof examine>>;
+
+async function examine() {
+  const [chosen, ...findings] = await Promise.all(['auto' as const, ...BACKENDS].map(probeApart));
+  const packages = ['@tensorflow/tfjs', ...Object.keys(packageJson.optionalDependencies)].sort();
+  const versions = packages.map(async (name) => [name, (await installedVersion(name)) ?? null] as const);
+  return {
+    version: packageJson.version,
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    processor: `${os.cpus()[0]?.model.trim() || os.arch()}, ${os.availableParallelism()} threads`,
+    memoryBytes: os.totalmem(),
+    freeMemoryBytes: os.freemem(),
+    backends: findings,
+    chosen: chosen.available ? chosen.backend : null,
+    packages: Object.fromEntries(await Promise.all(versions)),
+  };
+}
+
+/** In a process of its own: a native library that crashes must not take the report with it. */
+async function probeApart(backend: 'auto' | BackendName): Promise<Finding> {
+  const args = [...process.execArgv, process.argv[1], 'doctor', '--probe', '--backend', backend];
+  try {
+    const {stdout} = await promisify(execFile)(process.execPath, args, {
+      timeout: 120_000,
+      maxBuffer: 1 << 24,
+    });
+    return JSON.parse(stdout.trim().split('\n').at(-1) as string) as Finding;
+  } catch (error) {
+    const {signal, code, stderr = ''} = error as {signal?: string; code?: number; stderr?: string};
+    const last = stderr.trim().split('\n').at(-1);
+    return {
+      backend,
+      available: false,
+      text: `crashed (${signal ?? `status ${code}`}): ${last || 'no message'}`,
+    };
+  }
+}
+
+async function findingOf(name: 'auto' | BackendName): Promise<Finding> {
+  try {
+    const {backend, device, features} = await useBackend(name);
+    return {backend, available: true, text: [device, ...features].join(', ')};
+  } catch (error) {
+    return {backend: name, available: false, text: (error as Error).message};
+  }
+}
+
+function format(report: Report): string {
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  const rows = [
+    ['tfjs-lora', report.version],
+    ['Node', `${report.node}, ${report.platform}`],
+    ['processor', report.processor],
+    ['memory', `${gigabytes(report.memoryBytes)}, ${gigabytes(report.freeMemoryBytes)} free`],
+    ...report.backends.map(({backend, available, text}) => [
+      `backend ${backend}`,
+      `${available ? 'works' : 'does not work'}: ${text}`,
+    ]),
+    ['auto takes', report.chosen ?? 'none: no backend works here'],
+    ...Object.entries(report.packages).map(([name, version]) => [name, version ?? 'not installed']),
+  ];
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
+}

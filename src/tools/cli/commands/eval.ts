@@ -1,0 +1,67 @@
+import type {Command} from 'commander';
+import {formatBytes} from '../../../training/run/formatBytes.ts';
+import {parseCandidate} from '../../evaluation/compareModels.ts';
+import type {PredictionProgress} from '../../evaluation/predictDataset.ts';
+import {formatScores} from '../../evaluation/predictionScores.ts';
+import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evaluateRecipe.ts';
+import {recipeOf} from '../../recipes/recipeOf.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {separateOverrides} from '../separateOverrides.ts';
+
+interface EvalOptions extends CommonOptions {
+  compare?: string[];
+  plot?: string;
+  json: boolean;
+}
+
+export function register(program: Command): void {
+  program
+    .command('eval')
+    .description(
+      "Answer a recipe's evaluation data and score the answers; compare a model before and after training.",
+    )
+    .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory, with eval_dataset or val_size')
+    .argument('[key=value...]', "go before the file's values")
+    .option(
+      '--compare <model...>',
+      'base, and folders of adapters; nf4:, fp4: or int8: before one quantizes its base',
+    )
+    .option('--plot <file>', 'draw the comparison into a .png or .svg file')
+    .option('--json', 'print JSON', false)
+    .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
+      const {backend, compare, plot, json} = command.optsWithGlobals<EvalOptions>();
+      const compared = separateOverrides(compare ?? []);
+      const recipe = await recipeOf(path, [...overrides, ...compared.overrides]);
+      const onModel = (description: string) => console.error(`scoring ${description}`);
+      const options = {backend, onProgress: showProgress, onModel};
+      if (compare === undefined) {
+        const {model, prediction, evaluation} = await evaluateRecipe(recipe, options);
+        if (json) {
+          console.log(JSON.stringify({model, ...prediction.metrics, ...evaluation}, null, 2));
+          return;
+        }
+        const {loss, perplexity} = evaluation;
+        console.log(`${model}\n`);
+        console.log(formatScores(prediction.scores));
+        console.log(`\nloss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(4)}`);
+        console.log(
+          `${prediction.predictions.length} prompts, ${prediction.newTokens} tokens in ` +
+            `${prediction.seconds.toFixed(1)} s, ${formatBytes(prediction.peakBytes)} of tensors at most`,
+        );
+      } else {
+        const candidates = compared.own.map((text) => parseCandidate(text, recipe.model.quantization?.type));
+        const {comparisons, table, count} = await compareRecipe(recipe, candidates, options);
+        if (plot !== undefined) await drawComparison(comparisons, plot, count);
+        console.log(json ? JSON.stringify(comparisons, null, 2) : table);
+      }
+      if (recipe.output.folder !== undefined && !json) console.log(`\noutput ${recipe.output.folder}`);
+    });
+}
+
+/** One line on standard error that is written over in a terminal. */
+function showProgress(label: string, {done, total, newTokens, seconds}: PredictionProgress): void {
+  const speed = seconds > 0 ? `, ${(newTokens / seconds).toFixed(1)} tokens/s` : '';
+  const text = `${label === '' ? '' : `${label}: `}${done} of ${total} prompts${speed}`;
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}${done === total ? '\n' : ''}`);
+  else if (done === total) process.stderr.write(`${text}\n`);
+}

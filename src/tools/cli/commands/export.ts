@@ -1,0 +1,40 @@
+import type {Command} from 'commander';
+import {TfjsLoraError} from '../../../../quant/errors.ts';
+import {useBackend} from '../../../training/backends/useBackend.ts';
+import {formatBytes} from '../../../training/run/formatBytes.ts';
+import {exportModel} from '../../recipes/exportModel.ts';
+import {modelInUse} from '../../recipes/modelInUse.ts';
+import {adapterFolderOf, folderOf} from '../../recipes/openModel.ts';
+import {loadRecipe} from '../../recipes/recipe.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+
+export function register(program: Command): void {
+  program
+    .command('export')
+    .description("Merge a recipe's adapters into its model and write a Hugging Face folder.")
+    .argument('<recipe>', 'a YAML file with model_name_or_path, adapter_name_or_path and export_dir')
+    .argument('[key=value...]', "go before the file's values")
+    .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
+      const {backend} = command.optsWithGlobals<CommonOptions>();
+      const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
+      const {model, export: target} = recipe;
+      if (target.folder === undefined) {
+        throw new TfjsLoraError('INVALID_CONFIG', `${path} export_dir: expected a folder, got none`);
+      }
+      await useBackend(backend);
+      const {files, bytes, dtype} = await exportModel({
+        model: await folderOf(model.nameOrPath, recipe),
+        modelName: model.nameOrPath,
+        adapters: await Promise.all(model.adapters.map((adapter) => adapterFolderOf(adapter, recipe))),
+        exportDir: target.folder,
+        exportSizeGB: target.shardGigabytes,
+        dtype: target.dtype,
+        template: recipe.data.template,
+        defaultSystem: recipe.data.defaultSystem,
+        quantization: model.quantization,
+      });
+      const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
+      const parts = files.length === 1 ? 'one file' : `${files.length} files`;
+      console.log(`${target.folder}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
+    });
+}

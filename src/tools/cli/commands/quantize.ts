@@ -1,0 +1,46 @@
+import {type Command, Option} from 'commander';
+import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
+import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
+import {useBackend} from '../../../training/backends/useBackend.ts';
+import {Llama} from '../../../training/llama.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {positiveNumber} from '../positiveNumber.ts';
+
+interface QuantizeOptions extends CommonOptions {
+  type: 'nf4' | 'fp4' | 'int8';
+  blockSize?: number;
+  doubleQuant: boolean;
+  skip: string[];
+  shardSize: number;
+}
+
+export function register(program: Command): void {
+  program
+    .command('quantize')
+    .description("Write a model with its linear layers quantized, in bitsandbytes' format.")
+    .argument('<model>', 'a Hugging Face folder, or the name of a model on the hub')
+    .argument('<folder>', 'where the quantized model goes')
+    .addOption(new Option('--type <name>', 'the format').choices(['nf4', 'fp4', 'int8']).default('nf4'))
+    .option('--block-size <n>', 'of 4 bits: weights that share a scale (default: 64)', positiveNumber)
+    .option('--no-double-quant', 'of 4 bits: keep the scales in float32')
+    .option('--skip <names...>', 'layers to leave as they are', ['lm_head'])
+    .option('--shard-size <GB>', 'the largest file', positiveNumber, 5)
+    .action(async (name: string, folder: string, _options: unknown, command: Command) => {
+      const {backend, type, blockSize, doubleQuant, skip, shardSize} =
+        command.optsWithGlobals<QuantizeOptions>();
+      await useBackend(backend);
+      const isFourBit = type !== 'int8';
+      const model = await Llama.fromPretrained<Llama>(
+        await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
+        {
+          quantization: {type, skipModules: skip, ...(isFourBit && {doubleQuant, blockSize})},
+        },
+      );
+      try {
+        await model.save(folder, {maxShardBytes: shardSize * 1e9});
+        console.log(`${folder}: ${type}, ${(model.byteLength / 1e6).toFixed(1)} MB of weights`);
+      } finally {
+        model.dispose();
+      }
+    });
+}

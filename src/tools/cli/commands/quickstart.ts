@@ -1,0 +1,28 @@
+import {spawn} from 'node:child_process';
+import {once} from 'node:events';
+import {join} from 'node:path';
+import type {Command} from 'commander';
+import {packageFolder} from '../../../training/backends/packageFolder.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {ExitStatus} from '../exitStatus.ts';
+
+export function register(program: Command): void {
+  program
+    .command('quickstart')
+    .description('Fine-tune the small Llama that comes with the package to summarise bills, and measure it.')
+    .argument('[settings...]', 'such as --rank 16 --epochs 3: see examples/README.md')
+    .allowUnknownOption()
+    .action(async (settings: string[], _options: unknown, command: Command) => {
+      const {backend} = command.optsWithGlobals<CommonOptions>();
+      const root = await packageFolder();
+      // Run from its sources, the command runs the example's sources; the package carries the example compiled.
+      const script = import.meta.url.endsWith('.ts')
+        ? join(root, 'examples/quickstart/quickstart.ts')
+        : join(root, 'dist/examples/quickstart.js');
+      const model = ['--model', join(root, 'examples/quickstart/model')];
+      const chosen = backend === 'auto' ? [] : ['--backend', backend];
+      const args = [...process.execArgv, script, ...model, ...chosen, ...settings];
+      const [status] = await once(spawn(process.execPath, args, {stdio: 'inherit'}), 'exit');
+      if (status !== 0) throw new ExitStatus(status ?? 1);
+    });
+}

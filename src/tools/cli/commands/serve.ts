@@ -1,0 +1,84 @@
+import {type Command, InvalidArgumentError, Option} from 'commander';
+import {useBackend} from '../../../training/backends/useBackend.ts';
+import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
+import {loadNamedAdapters, openForChat} from '../../recipes/openForChat.ts';
+import {recipeOf} from '../../recipes/recipeOf.ts';
+import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {loadingLine} from '../loadingLine.ts';
+import {separateOverrides} from '../separateOverrides.ts';
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+interface ServeCommandOptions extends CommonOptions {
+  host: string;
+  port: number;
+  modelName?: string;
+  apiKey?: string;
+  adapter: string[];
+}
+
+export function register(program: Command): void {
+  program
+    .command('serve')
+    .description(
+      "Answer requests of OpenAI's API on this machine: /v1/chat/completions, /v1/completions, /v1/models.",
+    )
+    .argument('<model>', "a recipe, a model's folder, or its name on the hub")
+    .argument('[key=value...]', 'keys of a recipe, such as adapter_name_or_path=saves/lora template=llama3')
+    .option('--host <address>', 'where to listen; 0.0.0.0 lets other machines in', '127.0.0.1')
+    .option('--port <number>', '0 for any free one', portOf, 8000)
+    .option('--model-name <name>', 'what requests call the base; default its folder')
+    .option('--adapter <name=folder...>', 'further adapters, each answering under its name', [])
+    .addOption(new Option('--api-key <key>', 'asked of every request').env('TFJS_LORA_API_KEY'))
+    .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
+      const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
+      const {host, port, modelName, apiKey} = options;
+      const adapters = separateOverrides(adapter);
+      const recipe = await modelInUse(await recipeOf(target, [...overrides, ...adapters.overrides]));
+      if (recipe.tasks.train) console.error(describeModel(recipe));
+      await useBackend(backend);
+      const {model, encodeChat} = await openForChat(recipe, loadingLine);
+      try {
+        await loadNamedAdapters(model, adapters.own, recipe);
+        const server = await serveModel(model, {
+          host,
+          port,
+          modelName,
+          apiKey,
+          encodeChat,
+          onRequest: report,
+        });
+        console.log(`serving ${server.models.join(', ')} at ${server.url}`);
+        await askedToEnd();
+        await server.close();
+      } finally {
+        model.dispose();
+      }
+    });
+}
+
+/** Resolves at the first Ctrl-C or SIGTERM; the second ends the process at once. */
+function askedToEnd(): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      for (const signal of SIGNALS) process.removeListener(signal, end);
+      resolve();
+    };
+    for (const signal of SIGNALS) process.on(signal, end);
+  });
+}
+
+function portOf(text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port < 65536) return port;
+  throw new InvalidArgumentError('Expected a number from 0 to 65535.');
+}
+
+function report({method, path, status, error, promptTokens, completionTokens, seconds}: RequestReport): void {
+  const tokens = promptTokens === undefined ? '' : ` ${promptTokens} + ${completionTokens} tokens`;
+  const fault = error === undefined ? '' : ` ${error}`;
+  console.error(
+    `${new Date().toISOString()} ${method} ${path} ${status}${tokens} ${seconds.toFixed(2)} s${fault}`,
+  );
+}

@@ -1,0 +1,61 @@
+import type {Command} from 'commander';
+import {setWarningHandler} from '../../../../quant/warn.ts';
+import {printAboveProgress} from '../../../training/callbacks/progressBar.ts';
+import {formatPlan} from '../../recipes/formatPlan.ts';
+import {planRecipe} from '../../recipes/planRecipe.ts';
+import {loadRecipe} from '../../recipes/recipe.ts';
+import {trainRecipe} from '../../recipes/trainRecipe.ts';
+import {commandWith} from '../commandWith.ts';
+import type {CommonOptions} from '../commonOptions.ts';
+import {ExitStatus} from '../exitStatus.ts';
+import {positiveNumber} from '../positiveNumber.ts';
+import {stopOnInterrupt} from '../stopOnInterrupt.ts';
+
+/** The status of a run that was stopped, whatever signal asked for it: the shell's of a program that SIGINT ended. */
+const STOPPED = 130;
+
+interface TrainOptions extends CommonOptions {
+  dryRun: boolean;
+  memoryBudget?: number;
+}
+
+export function register(program: Command): void {
+  program
+    .command('train')
+    .description('Run a recipe: train, evaluate and predict, as its do_train, do_eval and do_predict say.')
+    .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory')
+    .argument('[key=value...]', "go before the file's values")
+    .option('--dry-run', 'print what would be done, without doing it', false)
+    .option('--memory-budget <GB>', 'refuse a training whose estimated peak is above it', positiveNumber)
+    .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
+      const {backend, dryRun, memoryBudget} = command.optsWithGlobals<TrainOptions>();
+      const recipe = await loadRecipe(path, overrides);
+      const options = {
+        backend,
+        memoryBudget: memoryBudget === undefined ? undefined : Math.round(memoryBudget * 1e9),
+        commandWith: (...more: string[]) => commandWith(argsOf(command), ...more),
+      };
+      if (dryRun) {
+        console.log(formatPlan(await planRecipe(recipe, options)));
+        return;
+      }
+      const interrupt = stopOnInterrupt();
+      const before = setWarningHandler((message) => printAboveProgress(process.stderr, message));
+      try {
+        const {isInterrupted} = await trainRecipe(recipe, {
+          ...options,
+          signal: interrupt.signal,
+          print: (text) => console.log(text),
+        });
+        if (isInterrupted) throw new ExitStatus(STOPPED);
+      } finally {
+        interrupt.release();
+        setWarningHandler(before);
+      }
+    });
+}
+
+/** What the program was given. */
+function argsOf({parent}: Command): string[] {
+  return (parent as Command & {rawArgs: string[]}).rawArgs;
+}

@@ -1,0 +1,71 @@
+import {Command, CommanderError} from 'commander';
+import packageJson from '../../../package.json';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {register as chat} from './commands/chat.ts';
+import {register as doctor} from './commands/doctor.ts';
+import {register as download} from './commands/download.ts';
+import {register as evaluating} from './commands/eval.ts';
+import {register as exporting} from './commands/export.ts';
+import {register as quantize} from './commands/quantize.ts';
+import {register as quickstart} from './commands/quickstart.ts';
+import {register as serve} from './commands/serve.ts';
+import {register as setup} from './commands/setup.ts';
+import {register as train} from './commands/train.ts';
+import type {CommonOptions} from './commonOptions.ts';
+import {ExitStatus} from './exitStatus.ts';
+
+/** Failures of the machine that a stack trace would not explain: no space, no permission, no such file. */
+const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR', 'EISDIR', 'EADDRINUSE'];
+
+/**
+ * Runs one command line.
+ *
+ * @param args without the interpreter and the program's name
+ * @returns the exit status: 0; 2 for a mistake of the user's, its message alone on standard error; 1 for one of ours
+ */
+export async function runCli(args: readonly string[]): Promise<number> {
+  keepSecretsOf(process.env);
+  const program = createProgram({hasVersionOption: !args.includes('setup')});
+  try {
+    await program.parseAsync(args, {from: 'user'});
+    return 0;
+  } catch (error) {
+    return statusOf(error, program.opts<CommonOptions>().debug);
+  }
+}
+
+/**
+ * The commands, without running any.
+ *
+ * @param hasVersionOption a `--version` of the program's would be taken wherever it stands, and `setup` has one of its own
+ */
+export function createProgram({hasVersionOption = true} = {}): Command {
+  const program = new Command('tfjs-lora')
+    .description(
+      'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, by recipes in the format of LLaMA-Factory.',
+    )
+    .option('--debug', 'show the stack of an error', false)
+    .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
+    .showHelpAfterError('Add --help for the usage.')
+    .exitOverride(); // commands made below inherit it
+  if (hasVersionOption) program.version(packageJson.version);
+  const commands = [train, evaluating, exporting, quantize, chat, serve, download, setup, doctor, quickstart];
+  for (const register of commands) register(program);
+  return program;
+}
+
+/** Tells an error on standard error, and gives the exit status for it. */
+export function statusOf(error: unknown, debug: boolean): number {
+  if (error instanceof ExitStatus) return error.status;
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has printed its message
+  const isUsers =
+    error instanceof TfjsLoraError || MACHINE_ERRORS.includes((error as NodeJS.ErrnoException)?.code ?? '');
+  const text = maskSecrets(String(error instanceof Error ? (debug ? error.stack : error.message) : error));
+  console.error(
+    isUsers
+      ? text
+      : `tfjs-lora failed: ${text}${debug ? '' : '\nThis is a fault of tfjs-lora; --debug shows where.'}`,
+  );
+  return isUsers ? 2 : 1;
+}

@@ -1,0 +1,204 @@
+import {basename, join, resolve} from 'node:path';
+import {readJson} from '../../../models/jsonFile.ts';
+import {countParameters} from '../../../models/summary.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import type {TrainingData} from '../../data/batches/batches.ts';
+
+import type {Llama} from '../../training/llama.ts';
+import {formatBytes} from '../../training/run/formatBytes.ts';
+import {PREDICT_OPTIONS, type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
+import type {PredictionScores} from './predictionScores.ts';
+
+/** Types of weights that a base may be quantized to for a comparison. */
+const QUANTIZATIONS = ['nf4', 'fp4', 'int8'] as const;
+
+/** Asks for the base as it is where others are quantized. */
+const PLAIN = 'none';
+
+/** A model to compare: the base alone, or with an adapter, plain or quantized. */
+export interface Candidate {
+  label: string;
+  /** PEFT folder. Default none: the base alone. */
+  adapter?: string;
+  /** What the base is quantized to. Default not at all. */
+  quantization?: (typeof QUANTIZATIONS)[number];
+}
+
+/** What a comparison found of one model. */
+export interface Comparison extends Candidate {
+  scores: PredictionScores;
+  loss?: number;
+  perplexity?: number;
+  /** Of the adapter. */
+  rank?: number;
+  /** Weights of the adapter; 0 for the base alone. */
+  trainableParameters: number;
+  /** The most bytes that tensors held while answering. */
+  peakBytes: number;
+  newTokens: number;
+  seconds: number;
+}
+
+export interface CompareArgs {
+  /** Loads the base anew, quantized as the candidate says, without its adapter. */
+  open: (candidate: Candidate) => Promise<Llama>;
+  prompts: readonly PromptExample[];
+  /** The same examples with labels, for loss and perplexity. Default: neither is measured. */
+  examples?: TrainingData;
+  options?: Omit<PredictOptions, 'outputDir' | 'onProgress'>;
+  /** Where each candidate's predictions go. Default nowhere. */
+  outputDirOf?: (candidate: Candidate, index: number) => string;
+  onProgress?: (
+    candidate: Candidate,
+    progress: Parameters<NonNullable<PredictOptions['onProgress']>>[0],
+  ) => void;
+}
+const COMPARE_OPTIONS = {
+  open: true,
+  prompts: true,
+  examples: true,
+  options: true,
+  outputDirOf: true,
+  onProgress: true,
+} satisfies OptionNames<CompareArgs>;
+
+/**
+ * Answers the same prompts with each candidate and scores it: how much training gained. One model is in memory at a
+ * time.
+ *
+ * @throws TfjsLoraError as `predictDataset` and loading do
+ */
+export async function compareModels(
+  candidates: readonly Candidate[],
+  args: CompareArgs,
+): Promise<Comparison[]> {
+  if (candidates.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'compareModels: expected at least one candidate, got none');
+  }
+  for (const {adapter} of candidates) {
+    if (adapter !== undefined) await readJson(join(adapter, 'adapter_config.json')); // a wrong folder shows at once
+  }
+  assertKnownOptions('compareModels', args, COMPARE_OPTIONS);
+  assertKnownOptions('compareModels options', args.options, PREDICT_OPTIONS);
+  const {open, prompts, examples, options, outputDirOf, onProgress} = args;
+  const comparisons: Comparison[] = [];
+  for (const [index, candidate] of candidates.entries()) {
+    const model = await open(candidate);
+    try {
+      if (candidate.adapter !== undefined) await model.loadAdapter(candidate.adapter, {trainable: true});
+      const {scores, peakBytes, newTokens, seconds} = await predictDataset(model, prompts, {
+        ...options,
+        outputDir: outputDirOf?.(candidate, index),
+        onProgress: (progress) => onProgress?.(candidate, progress),
+      });
+      const evaluation = examples && (await model.evaluateDataset(examples, {batchSize: options?.batchSize}));
+      comparisons.push({
+        ...candidate,
+        scores,
+        ...(evaluation && {loss: evaluation.loss, perplexity: evaluation.perplexity}),
+        ...(candidate.adapter !== undefined && {rank: model.adapterOptions().rank}),
+        trainableParameters: candidate.adapter === undefined ? 0 : countParameters(model).trainable,
+        peakBytes,
+        newTokens,
+        seconds,
+      });
+    } finally {
+      model.dispose();
+    }
+  }
+  return comparisons;
+}
+
+/**
+ * A candidate as one writes it: `base` or an adapter's folder, after `nf4:`, `fp4:` or `int8:` on a quantized base, after
+ * `label=` with a name of one's own. `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
+ *
+ * @param fallback how the base is quantized where the text does not say; `none:` then says not at all
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for nothing after the last sign
+ */
+export function parseCandidate(text: string, fallback?: Candidate['quantization']): Candidate {
+  const [, ownLabel, rest] = /^(?:([^=]*)=)?(.*)$/s.exec(text) as unknown as [
+    string,
+    string | undefined,
+    string,
+  ];
+  const named = [...QUANTIZATIONS, PLAIN].find((type) => rest.startsWith(`${type}:`));
+  const target = named === undefined ? rest : rest.slice(named.length + 1);
+  const quantization = named === undefined ? fallback : QUANTIZATIONS.find((type) => type === named);
+  if (target === '' || ownLabel === '') {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `--compare ${text || '""'}: expected base or the folder of an adapter, perhaps after nf4:, fp4:, int8: or none: and a ` +
+        `label with =, got ${target === '' ? 'none' : 'an empty label'}. Such as: base saves/lora nf4:saves/qlora`,
+    );
+  }
+  const isBase = target === 'base';
+  const kind = isBase ? 'Before fine-tuning' : quantization === undefined ? 'LoRA' : 'QLoRA';
+  const suffix = quantization === undefined ? '' : ` (${quantization})`;
+  const label = ownLabel ?? `${kind}${suffix}${isBase ? '' : `: ${basename(resolve(target))}`}`;
+  return {label, ...(!isBase && {adapter: target}), ...(quantization && {quantization})};
+}
+
+/** LLaMA-Factory's scores by the names that tables and plots have for them. */
+export function guideScores({llamaFactory}: PredictionScores): Record<string, number> {
+  return {
+    'BLEU-4': llamaFactory['bleu-4'],
+    'ROUGE-1': llamaFactory['rouge-1'],
+    'ROUGE-2': llamaFactory['rouge-2'],
+    'ROUGE-L': llamaFactory['rouge-l'],
+  };
+}
+
+/**
+ * Two Markdown tables: LLaMA-Factory's scores with rank, trainable parameters and memory, as its guides print them, and
+ * the standard English scores.
+ */
+export function comparisonTable(comparisons: readonly Comparison[]): string {
+  const hasPerplexity = comparisons.some(({perplexity}) => perplexity !== undefined);
+  const guide = comparisons.map((comparison) => [
+    comparison.label,
+    ...Object.values(guideScores(comparison.scores)).map(twoPlaces),
+    ...(hasPerplexity ? [comparison.perplexity === undefined ? '-' : twoPlaces(comparison.perplexity)] : []),
+    comparison.rank === undefined ? '-' : String(comparison.rank),
+    comparison.adapter === undefined ? '-' : comparison.trainableParameters.toLocaleString('en-US'),
+    formatBytes(comparison.peakBytes),
+  ]);
+  const standard = comparisons.map(({label, scores: {standard: scores}}) => [
+    label,
+    ...[scores.bleu, scores.rouge1, scores.rouge2, scores.rougeL, scores.rougeLsum].map(twoPlaces),
+  ]);
+  const perplexity = hasPerplexity ? ['Perplexity'] : [];
+  return [
+    "LLaMA-Factory's scores (BLEU of characters, ROUGE of jieba words):\n",
+    ...markdown([
+      [
+        '',
+        'BLEU-4',
+        'ROUGE-1',
+        'ROUGE-2',
+        'ROUGE-L',
+        ...perplexity,
+        'LoRA rank',
+        'Trainable parameters',
+        'Memory',
+      ],
+      ...guide,
+    ]),
+    '\nStandard English scores (sacreBLEU, rouge_score with stemmer):\n',
+    ...markdown([['', 'BLEU', 'ROUGE-1', 'ROUGE-2', 'ROUGE-L', 'ROUGE-Lsum'], ...standard]),
+    '\nMemory: the most that tensors held while answering, weights and key-value cache.',
+  ].join('\n');
+}
+
+const twoPlaces = (value: number): string => value.toFixed(2);
+
+/** Columns as wide as their widest cell, so that the table reads well in a terminal too. */
+function markdown(rows: string[][]): string[] {
+  const cells = rows.map((row) => row.map((cell) => cell.replaceAll('|', '\\|')));
+  const widths = cells[0].map((_, column) => Math.max(3, ...cells.map((row) => row[column].length)));
+  const line = (row: string[]) =>
+    `| ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[column]))).join(' | ')} |`;
+  const rule = `| ${widths.map((width, column) => (column === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)).join(' | ')} |`;
+  return [line(cells[0]), rule, ...cells.slice(1).map(line)];
+}

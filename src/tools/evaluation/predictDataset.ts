@@ -1,0 +1,215 @@
+import {mkdir} from 'node:fs/promises';
+import * as tf from '@tensorflow/tfjs';
+import {
+  type GenerateOptions,
+  type GenerativeModel,
+  generateIds,
+} from '../../../models/generation/generate.ts';
+import {GENERATE_OPTIONS, resolveGenerationConfig} from '../../../models/generationConfig.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import type {PromptExample as LoadedPrompt} from '../../data/loadDataset.ts';
+import {writeResults} from '../../training/output/resultFiles.ts';
+import {jiebaWords} from '../metrics/jiebaWords.ts';
+import {type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
+import {writePredictions} from './writePredictions.ts';
+
+/** A prompt to answer, and the answer expected: what `loadPrompts` gives, or your own. */
+export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
+
+/** One line of `generated_predictions.jsonl`. */
+export interface Prediction {
+  prompt: string;
+  predict: string;
+  label: string;
+}
+
+export interface PredictionProgress {
+  /** Prompts answered, of how many. */
+  done: number;
+  total: number;
+  newTokens: number;
+  seconds: number;
+}
+
+export interface PredictOptions extends GenerateOptions {
+  /** Prompts answered together. Default 8. */
+  batchSize?: number;
+  /** Leave `<|eot_id|>` and the like out of the answers. Default true. */
+  skipSpecialTokens?: boolean;
+  /** Where to write `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default nowhere. */
+  outputDir?: string;
+  /** Once aborted, the prediction ends after the token at hand, with the signal's reason as an error; nothing is written. */
+  signal?: AbortSignal;
+  /** Called before the first and after each batch. */
+  onProgress?: (progress: PredictionProgress) => void;
+}
+/** What {@link predictDataset} takes. */
+export const PREDICT_OPTIONS = {
+  ...GENERATE_OPTIONS,
+  batchSize: true,
+  skipSpecialTokens: true,
+  outputDir: true,
+  onProgress: true,
+  signal: true,
+} satisfies OptionNames<PredictOptions>;
+
+export interface PredictionRun {
+  /** In the order of the prompts. */
+  predictions: Prediction[];
+  scores: PredictionScores;
+  /** The scores and the speed under the names of `predict_results.json`. */
+  metrics: Record<string, number>;
+  newTokens: number;
+  seconds: number;
+  /** The most bytes that tensors held: weights, and keys and values of a batch. */
+  peakBytes: number;
+}
+
+/**
+ * Answers prompts and scores the answers, as LLaMA-Factory's `do_predict`: left-padded batches with a key-value cache,
+ * long prompts first, so that the ones of a batch are about as long, and one that does not fit shows at once.
+ *
+ * Greedy answers do not depend on the batch size. Sampled ones do; a seed repeats them for one batch size.
+ *
+ * @throws TfjsLoraError before anything is generated: `INVALID_ARGUMENT` for no prompt, one that is empty or leaves no
+ *   room below `maxPositionEmbeddings`, or an impossible option; `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model
+ *   has no tokenizer; and what `llamaFactoryScores` throws
+ */
+export async function predictDataset(
+  model: GenerativeModel,
+  prompts: readonly PromptExample[],
+  options: PredictOptions = {},
+): Promise<PredictionRun> {
+  assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
+  const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, signal, ...generation} = options;
+  const {tokenizer} = model;
+  await assertPredictable(model, prompts, options);
+  if (outputDir !== undefined) await mkdir(outputDir, {recursive: true});
+
+  const measured = measureMemory(model);
+  const order = prompts
+    .map(({promptIds}, index) => ({index, length: promptIds.length}))
+    .sort((a, b) => b.length - a.length);
+  const answers = new Array<string>(prompts.length);
+  const started = performance.now();
+  const progress = {done: 0, total: prompts.length, newTokens: 0, seconds: 0};
+  onProgress?.({...progress});
+  let steps = 0;
+  for (let first = 0; first < order.length; first += batchSize) {
+    const batch = order.slice(first, first + batchSize);
+    const seed = generation.seed === undefined ? undefined : `${generation.seed}/${first}`;
+    const ids = await generateIds(
+      measured.model,
+      batch.map(({index}) => prompts[index].promptIds),
+      {...generation, seed},
+      () => letSignalsIn(signal),
+    );
+    batch.forEach(({index}, row) => {
+      answers[index] = tokenizer!.decode(ids[row], {skipSpecialTokens});
+      progress.newTokens += ids[row].length;
+    });
+    steps++;
+    progress.done += batch.length;
+    progress.seconds = (performance.now() - started) / 1000;
+    onProgress?.({...progress});
+  }
+
+  const predictions = prompts.map(({prompt, label}, index) => ({prompt, predict: answers[index], label}));
+  if (outputDir !== undefined) writePredictions(outputDir, predictions);
+  const scores = await scorePredictions(predictions);
+  const {newTokens, seconds} = progress;
+  const metrics = {...scoreMetrics(scores), ...speedMetrics(seconds, prompts.length, steps)};
+  if (outputDir !== undefined) writeResults(outputDir, 'predict', metrics);
+  return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
+}
+
+/** Turns the event loop, which otherwise stands still on backends that compute on this thread. */
+async function letSignalsIn(signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return;
+  await tf.nextFrame();
+  signal.throwIfAborted();
+}
+
+/**
+ * Checks all that {@link predictDataset} needs before the first token; the model may be without memory.
+ *
+ * @throws TfjsLoraError as it does
+ */
+export async function assertPredictable(
+  model: Pick<GenerativeModel, 'config' | 'generationConfig' | 'tokenizer'>,
+  prompts: readonly PromptExample[],
+  options: PredictOptions = {},
+): Promise<void> {
+  const {batchSize = 8, skipSpecialTokens, outputDir, onProgress, signal, ...generation} = options;
+  if (!Number.isInteger(batchSize) || batchSize < 1) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `predictDataset batchSize: expected a whole number of 1 or more, got ${batchSize}`,
+    );
+  }
+  if (prompts.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'predictDataset: expected at least one prompt, got none');
+  }
+  const {vocabSize, maxPositionEmbeddings} = model.config;
+  const {maxLength = Number.POSITIVE_INFINITY} = resolveGenerationConfig(
+    model.generationConfig ?? {},
+    generation,
+  );
+  const longest = Math.min(maxLength, maxPositionEmbeddings);
+  for (const [index, {promptIds}] of prompts.entries()) {
+    if (promptIds.length === 0 || promptIds.length >= longest) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `prompt ${index}: expected 1 to ${longest - 1} tokens, so that an answer has room, got ${promptIds.length}. ` +
+          'Shorten it (cutoff_len in a recipe), or leave it out.',
+      );
+    }
+    const wrong = promptIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (wrong === undefined) continue;
+    throw new TfjsLoraError(
+      'VOCABULARY_MISMATCH',
+      `prompt ${index}: expected ids from 0 to ${vocabSize - 1}, got ${wrong}. ` +
+        'Use the tokenizer that belongs to the model.',
+    );
+  }
+  if (model.tokenizer === undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'predictDataset: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
+        'or set model.tokenizer.',
+    );
+  }
+  await jiebaWords(prompts.map(({label}) => label)); // a missing dictionary shows before the work
+}
+
+/** The same model, watched: after each pass the cache is as large as it has been. */
+function measureMemory(model: GenerativeModel): {model: GenerativeModel; peakBytes(): number} {
+  let peak = tf.memory().numBytes;
+  return {
+    peakBytes: () => peak,
+    model: {
+      config: model.config,
+      tokenizer: model.tokenizer,
+      generationConfig: model.generationConfig,
+      rotary: model.rotary,
+      newCache: (rows) => model.newCache(rows),
+      logitsOf: (hidden) => model.logitsOf(hidden),
+      forward(inputIds, options) {
+        const hidden = model.forward(inputIds, options);
+        peak = Math.max(peak, tf.memory().numBytes);
+        return hidden;
+      },
+    },
+  };
+}
+
+/** Under transformers' names, rounded as it rounds them. */
+function speedMetrics(seconds: number, samples: number, steps: number): Record<string, number> {
+  const rounded = (value: number, places: number) => Number(value.toFixed(places));
+  return {
+    predict_runtime: rounded(seconds, 4),
+    predict_samples_per_second: rounded(samples / seconds, 3),
+    predict_steps_per_second: rounded(steps / seconds, 3),
+  };
+}

@@ -1,0 +1,27 @@
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
+import type {Recipe} from './recipe.ts';
+
+/**
+ * Refuses to switch thinking off, or to keep it in earlier turns, where that would change the data: under the chat
+ * template of a model that reasons. LLaMA-Factory takes a template for such a one when its answers hold `<think>`.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED`
+ */
+export function assertThinking({data, path}: Recipe, tokenizer: Tokenizer): void {
+  const {enableThinking, preserveThinking, template} = data;
+  const isModels = (template ?? MODEL_TEMPLATE) === MODEL_TEMPLATE && tokenizer.hasChatTemplate;
+  if (!isModels || (enableThinking && !preserveThinking)) return;
+  const turn = tokenizer.applyChatTemplate([
+    {role: 'user', content: 'question'},
+    {role: 'assistant', content: 'answer'},
+  ]);
+  if (!turn.includes('<think>')) return;
+  const [key, got] = enableThinking ? ['preserve_thinking', true] : ['enable_thinking', false];
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `${path} ${key}: expected ${!got} under this model's chat template, which writes <think>, got ${got}. ` +
+      'Not built here yet: remove the key, or choose a template by name.',
+  );
+}

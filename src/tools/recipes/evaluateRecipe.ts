@@ -1,0 +1,167 @@
+import {join} from 'node:path';
+import {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {templateStopIds} from '../../data/templates/encodeTurns.ts';
+import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
+import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
+import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
+import {writeResults} from '../../training/output/resultFiles.ts';
+import {plotComparison} from '../../training/plots/comparisonPlot.ts';
+import type {Evaluation} from '../../training/run/callbacks.ts';
+import {
+  type Candidate,
+  type Comparison,
+  compareModels,
+  comparisonTable,
+  guideScores,
+} from '../evaluation/compareModels.ts';
+import {
+  type PredictionProgress,
+  type PredictionRun,
+  type PredictOptions,
+  predictDataset,
+} from '../evaluation/predictDataset.ts';
+import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
+import {describeModel, modelInUse} from './modelInUse.ts';
+import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';
+import {assertOwnResults, nameScoredModel} from './ownResults.ts';
+import type {Recipe} from './recipe.ts';
+
+export interface EvaluateOptions {
+  backend?: 'auto' | BackendName;
+  onProgress?: (label: string, progress: PredictionProgress) => void;
+  /** Called with what is scored, before its weights are read. */
+  onModel?: (description: string) => void;
+}
+
+export interface RecipeEvaluation {
+  /** What was scored: `Llama-3.2-1B with adapter saves/lora`. */
+  model: string;
+  prediction: PredictionRun;
+  evaluation: Evaluation;
+}
+
+/**
+ * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, whatever its
+ * `do_train`, `do_eval` and `do_predict` say. The data is `eval_dataset`, or what `val_size` holds out of `dataset`.
+ * With an `output_dir` the predictions and results go there. Which model that is: see {@link modelInUse}.
+ */
+export async function evaluateRecipe(
+  given: Recipe,
+  options: EvaluateOptions = {},
+): Promise<RecipeEvaluation> {
+  const recipe = await modelInUse(given);
+  await assertOwnResults(recipe);
+  const {prompts, validation, predictOptions} = await prepare(recipe, options);
+  const description = describeModel(recipe);
+  options.onModel?.(description);
+  const {folder} = recipe.output;
+  const model = await openBase(recipe);
+  try {
+    await useAdapters(model, recipe, {last: 'keep'});
+    const prediction = await predictDataset(model, prompts, {
+      ...predictOptions,
+      outputDir: folder,
+      onProgress: (progress) => options.onProgress?.('', progress),
+    });
+    await nameScoredModel(recipe);
+    const evaluation = await model.evaluateDataset(validation, {batchSize: predictOptions.batchSize});
+    if (folder !== undefined) writeResults(folder, 'eval', evaluationMetrics(evaluation));
+    return {model: description, prediction, evaluation};
+  } finally {
+    model.dispose();
+  }
+}
+
+/**
+ * Answers a recipe's evaluation data with several models on its base. With an `output_dir`, it gets `comparison.md`,
+ * `.json`, `.svg` and `.png`, and each model's predictions in `comparison-1/`, `comparison-2/` …
+ *
+ * @returns what each model scored, the tables in Markdown, and how many prompts there were
+ */
+export async function compareRecipe(
+  recipe: Recipe,
+  candidates: readonly Candidate[],
+  options: EvaluateOptions = {},
+): Promise<{comparisons: Comparison[]; table: string; count: number}> {
+  const adapters = await Promise.all(
+    candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
+  );
+  const {prompts, validation, predictOptions} = await prepare(recipe, options);
+  const {folder} = recipe.output;
+  const comparisons = await compareModels(
+    candidates.map((candidate, index) => ({
+      ...candidate,
+      ...(adapters[index] !== undefined && {adapter: adapters[index]}),
+    })),
+    {
+      open: ({quantization: type}) => openBase(withQuantization(recipe, type)),
+      prompts,
+      examples: validation,
+      options: predictOptions,
+      ...(folder !== undefined && {outputDirOf: (_, index) => join(folder, `comparison-${index + 1}`)}),
+      onProgress: ({label}, progress) => options.onProgress?.(label, progress),
+    },
+  );
+  const table = comparisonTable(comparisons);
+  if (folder !== undefined) {
+    writeWhole(join(folder, 'comparison.md'), `${table}\n`);
+    writeWhole(join(folder, 'comparison.json'), `${JSON.stringify(comparisons, null, 2)}\n`);
+    for (const kind of ['svg', 'png']) {
+      await drawComparison(comparisons, join(folder, `comparison.${kind}`), prompts.length);
+    }
+  }
+  return {comparisons, table, count: prompts.length};
+}
+
+/** LLaMA-Factory's scores of each model as bars. */
+export function drawComparison(
+  comparisons: readonly Comparison[],
+  path: string,
+  count: number,
+): Promise<string> {
+  return plotComparison(
+    comparisons.map(({label, scores}) => ({label, scores: guideScores(scores)})),
+    path,
+    {title: 'Before and after fine-tuning', subtitle: `${count} prompts, LLaMA-Factory's metrics`},
+  );
+}
+
+function withQuantization(recipe: Recipe, type: Candidate['quantization']): Recipe {
+  const {doubleQuant: wanted = true} = recipe.model.quantization ?? {};
+  const doubleQuant = wanted && type !== 'int8';
+  return {...recipe, model: {...recipe.model, quantization: type && {type, doubleQuant}}};
+}
+
+type Prepared = Required<Pick<RecipeData, 'prompts' | 'validation'>> & {
+  predictOptions: Omit<PredictOptions, 'outputDir' | 'onProgress'> & {batchSize: number};
+};
+
+/** Data and settings; what can be wrong with them is found before a model is read. */
+async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prepared> {
+  const {data, stage, training, path} = recipe;
+  if (stage !== 'sft') {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${path} stage: expected sft, which has answers to score, got ${stage}`,
+    );
+  }
+  if (data.evaluation.length === 0 && data.validationSize === 0) {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${path} eval_dataset: expected data to evaluate on, got none. Set eval_dataset or val_size.`,
+    );
+  }
+  await useBackend(backend);
+  const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
+  const tasks = {train: false, evaluate: true, predict: true};
+  const {prompts = [], validation = []} = await loadRecipeData({...recipe, tasks}, tokenizer);
+  const predictOptions = {
+    ...recipe.generation,
+    eosTokenId: templateStopIds(resolveTemplate(data.template, tokenizer), tokenizer),
+    batchSize: training.evaluationBatchSize,
+    seed: training.seed,
+  };
+  return {prompts, validation, predictOptions};
+}

@@ -1,0 +1,204 @@
+import {readdir, readFile, realpath, stat} from 'node:fs/promises';
+import {basename, join, resolve} from 'node:path';
+import {type LoadOptions, staleAfterSave} from '../../../models/checkpoint.ts';
+import {readJson} from '../../../models/jsonFile.ts';
+import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
+import {countParameters} from '../../../models/summary.ts';
+import {TOKENIZER_FILES} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {StorageDtype} from '../../../quant/float16.ts';
+import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
+import {readText, type WritableFolder} from '../../../quant/folders/folder.ts';
+import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import {isOwnModelfile} from '../../data/templates/modelfileOf.ts';
+import {getTemplate, MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
+import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
+import {useTemplate} from './useTemplate.ts';
+
+export interface ExportArgs {
+  /** Folder of the base: Hugging Face's files, in 16 or 32 bits. */
+  model: string;
+  /** What the model card calls the base. Default its folder. */
+  modelName?: string;
+  /** PEFT folders, merged one after the other. Default none: the base itself is written anew. */
+  adapters?: string[];
+  /** A folder of its own, empty, new or a model's; what is in it of an earlier export is replaced. */
+  exportDir: string;
+  /** Largest file of weights, in GB of 10⁹ bytes. Default 5. */
+  exportSizeGB?: number;
+  /** How the base is loaded, merged and written. Default as in its files. */
+  dtype?: StorageDtype;
+  /** Template the adapters were trained in: see {@link useTemplate}. Default none: the base's tokenizer stays as it is. */
+  template?: string;
+  /** System text in place of the template's own. */
+  defaultSystem?: string;
+  /** What a recipe says of quantizing the base: refused, as merging needs the unquantized weights. */
+  quantization?: unknown;
+  onProgress?: LoadOptions['onProgress'];
+}
+
+export interface ExportResult {
+  /** Files of weights. */
+  files: string[];
+  /** Bytes of these files. */
+  bytes: number;
+  parameters: number;
+  dtype: StorageDtype;
+}
+
+/** Texts a model is shared with, which its terms may ask to be passed on. */
+const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
+
+/**
+ * Merges adapters into the base they were trained on and writes the result as a folder that transformers, vLLM and
+ * llama.cpp load without PEFT: weights in shards, config, generation config, tokenizer, a model card, and the base's
+ * terms. With a `template` the folder holds conversations in it, stops at its stop words, and has a Modelfile for Ollama.
+ *
+ * Each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
+ *
+ * The folder is complete or has no `config.json`: a process that dies on the way leaves nothing that loads.
+ *
+ * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base, `INVALID_ARGUMENT` when
+ *   `exportDir` is the base's or an adapter's folder, or holds other files than a model's, or `exportSizeGB` is not positive, and what reading the base and
+ *   its adapters throws
+ */
+export async function exportModel(args: ExportArgs): Promise<ExportResult> {
+  const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress} = args;
+  if (!(exportSizeGB > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `export_size: expected GB above 0 for the largest file, got ${exportSizeGB}`,
+    );
+  }
+  await assertOwnFolder(exportDir, [folder, ...adapters]);
+  await assertModelFolder(exportDir);
+  if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
+  assertUnquantized(args, await readJson(join(folder, 'config.json')));
+  for (const path of adapters) await assertAdapterFolder(path);
+
+  const merged: MergedAdapter[] = [];
+  const model = (await LlamaForCausalLM.fromPretrained(folder, {dtype, onProgress})) as LlamaForCausalLM;
+  try {
+    const modelfile = useTemplate(model, args);
+    for (const path of adapters) {
+      await model.loadAdapter(path);
+      merged.push({path, options: model.adapterOptions()});
+      model.fuseLoRA();
+    }
+    const {total: parameters} = countParameters(model);
+    const result = {files: [] as string[], bytes: 0, parameters, dtype: model.storage};
+    const target = new DiskFolder(exportDir);
+    await target.create();
+    const presentModelfile = await readText(target, 'Modelfile');
+    const mayReplace = presentModelfile === undefined || isOwnModelfile(presentModelfile);
+    const isStale = staleAfterSave(model);
+    await target.writeTogether(
+      'config.json',
+      async (draft) => {
+        await model.save(draft, {maxShardBytes: exportSizeGB * 1e9});
+        Object.assign(result, await weightFiles(draft.path));
+        await writeModelCard(args, merged, result, draft);
+        await copyTerms(folder, draft);
+        if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
+      },
+      (name) => isStale(name) || (name === 'Modelfile' && mayReplace),
+    );
+    return result;
+  } finally {
+    model.dispose();
+  }
+}
+
+/** A merge into rounded weights would be another model than the one that was trained and measured. */
+function assertUnquantized(
+  {adapters = [], quantization, model}: ExportArgs,
+  config: Record<string, unknown>,
+): void {
+  const inFiles = config.quantization_config != null;
+  if (quantization === undefined && !inFiles) return;
+  const what = inFiles ? `${resolve(model, 'config.json')} quantization_config` : 'quantization_bit';
+  const task = adapters.length > 0 ? 'Adapters cannot be merged into a quantized model' : 'Nothing is gained';
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `export ${what}: expected an unquantized base, got a quantized one. ${task}: name the 16-bit model it was made ` +
+      'from as model_name_or_path, and leave quantization_bit out. An adapter trained on the quantized base (QLoRA) ' +
+      'merges into that. To shrink the merged model, quantize it afterwards: tfjs-lora quantize.',
+  );
+}
+
+async function assertOwnFolder(exportDir: string, sources: string[]): Promise<void> {
+  const pathOf = (folder: string) => realpath(folder).catch(() => resolve(folder));
+  const target = await pathOf(exportDir);
+  for (const source of sources) {
+    if ((await pathOf(source)) !== target) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `export_dir ${exportDir}: expected a folder of its own, got the one that is read from, ${source}. ` +
+        'Choose another: exporting would overwrite it.',
+    );
+  }
+}
+
+/** What stands in a model's folder beside its config, or before it: an export that broke off has none. */
+const OF_A_MODEL =
+  /^(\..*|README\.md|Modelfile|generation_config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
+
+/** An export joins no other files: they would be taken for the model's, and it for theirs. */
+async function assertModelFolder(exportDir: string): Promise<void> {
+  const names = await readdir(exportDir).catch(() => [] as string[]);
+  const others = names.filter(
+    (name) => !OF_A_MODEL.test(name) && !TERMS.test(name) && !TOKENIZER_FILES.includes(name),
+  );
+  if (others.length === 0) return;
+  const config = await readJson(join(exportDir, 'config.json')).catch(() => undefined);
+  if (typeof config?.model_type === 'string') return;
+  const shown = `${others.slice(0, 3).join(', ')}${others.length > 3 ? ' …' : ''}`;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `export_dir ${exportDir}: expected an empty or new folder, or a model's to replace, got one with ${shown}. ` +
+      'Choose another: export_dir=<folder>.',
+  );
+}
+
+/** A missing file shows before the base is read. */
+async function assertAdapterFolder(folder: string): Promise<void> {
+  await readJson(join(folder, 'adapter_config.json'));
+  SafetensorsFile.open(join(folder, 'adapter_model.safetensors')).close();
+}
+
+async function weightFiles(folder: string): Promise<Pick<ExportResult, 'files' | 'bytes'>> {
+  const files = (await readdir(folder))
+    .filter((name) => /^model(-\d+-of-\d+)?\.safetensors$/.test(name))
+    .sort();
+  const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
+  return {files, bytes: sizes.reduce((sum, size) => sum + size, 0)};
+}
+
+/** A card that somebody wrote by hand stays. */
+async function writeModelCard(
+  args: ExportArgs,
+  adapters: MergedAdapter[],
+  result: ExportResult,
+  draft: WritableFolder,
+): Promise<void> {
+  const present = await readFile(join(args.exportDir, 'README.md'), 'utf8').catch(() => undefined);
+  if (present !== undefined && !isOwnModelCard(present)) return;
+  const baseCard = await readFile(join(args.model, 'README.md'), 'utf8').catch(() => undefined);
+  const {model, modelName = model} = args;
+  const names = [modelName, ...adapters.map(({options}) => options.baseModelNameOrPath)];
+  const isLocal = await Promise.all(names.map((name) => name !== undefined && isThere(name)));
+  const hubName = names.find((name, index) => isHubName(name) && !isLocal[index]);
+  const title = hubName ?? basename(resolve(modelName));
+  await draft.write('README.md', modelCard({title, hubName, baseCard, adapters, ...result}));
+}
+
+const isThere = (path: string) =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
+
+async function copyTerms(from: string, draft: WritableFolder): Promise<void> {
+  for (const name of await readdir(from))
+    if (TERMS.test(name)) await draft.write(name, await readFile(join(from, name)));
+}

@@ -1,0 +1,75 @@
+import {formatBytes} from '../../training/run/formatBytes.ts';
+import {describeModel} from './modelInUse.ts';
+import type {ExampleCounts, RecipePlan} from './planOf.ts';
+
+type Row = [name: string, text: string];
+
+/** A plan as lines for a terminal. */
+export function formatPlan(plan: RecipePlan): string {
+  const {recipe, parameters, data, resumeFrom, overwrites, isFinished} = plan;
+  const rows: Row[] = [
+    ['model', `${nameOf(plan)}, ${count(parameters.total)} parameters`],
+    ...trainingRows(plan),
+  ];
+  if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
+  if (data.prompts !== undefined) rows.push(['prediction', `${count(data.prompts)} prompts`]);
+  if (recipe.output.folder !== undefined) rows.push(['output', recipe.output.folder]);
+  if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);
+  if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'goes on from', resumeFrom]);
+  if (recipe.ignored.size > 0) {
+    rows.push(['ignored', [...recipe.ignored].map(([key, reason]) => `${key} (${reason})`).join(', ')]);
+  }
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
+}
+
+/** What is scored, where nothing trains. */
+function nameOf({recipe, steps}: RecipePlan): string {
+  const {nameOrPath, adapters} = recipe.model;
+  return steps || adapters.length === 0 ? nameOrPath : describeModel(recipe);
+}
+
+function trainingRows(plan: RecipePlan): Row[] {
+  const {recipe, parameters, data, steps, trainedTokens, memory} = plan;
+  if (!steps) return [];
+  const {batchSize, gradientAccumulationSteps, learningRate, schedule, optimizer} = recipe.training;
+  const {trainable, total} = parameters;
+  const examples = data.training ? describeExamples(data.training) : 'examples as they come';
+  const perEpoch = steps.perEpoch === undefined ? '' : `, ${count(steps.perEpoch)} an epoch`;
+  const rows: Row[] = [
+    ['trains', `${count(trainable)} parameters (${percent(trainable / total)}): ${describeMethod(plan)}`],
+    ['data', `${examples}, from ${recipe.data.training.join(', ')}`],
+    ['steps', `${count(steps.total)} of ${batchSize} × ${gradientAccumulationSteps} examples${perEpoch}`],
+    [
+      'learning rate',
+      `${learningRate}, ${schedule.name}, ${count(steps.warmup)} steps of warm-up, ${optimizer}`,
+    ],
+  ];
+  if (trainedTokens !== undefined) rows.push(['tokens', `${count(trainedTokens)} in the whole run`]);
+  if (memory) {
+    const {total: bytes, ...parts} = memory;
+    const present = Object.entries(parts).filter(([, part]) => part > 0);
+    const listed = present.map(([name, part]) => `${name} ${formatBytes(part)}`).join(', ');
+    rows.push(['memory', `about ${formatBytes(bytes)}: ${listed}`]);
+  }
+  return rows;
+}
+
+function describeMethod({recipe: {method, model}}: RecipePlan): string {
+  if (method.type === 'full') return 'all weights';
+  if (method.type === 'freeze') {
+    return `${method.blocks > 0 ? 'the last' : 'the first'} ${Math.abs(method.blocks)} blocks`;
+  }
+  const base = model.quantization ? `, the base in ${model.quantization.type}` : '';
+  if (model.adapters.length > 0 && !method.createNewAdapter) return `adapter ${model.adapters.at(-1)}${base}`;
+  const {rank, alpha, targetModules, useDoRA} = method.options;
+  const targets = Array.isArray(targetModules) ? targetModules.join(', ') : targetModules;
+  return `${useDoRA ? 'DoRA' : 'LoRA'} of rank ${rank}, alpha ${alpha}, on ${targets}${base}`;
+}
+
+function describeExamples({examples, tokens, targets, longest}: ExampleCounts): string {
+  return `${count(examples)} examples, ${count(tokens)} tokens, ${count(targets)} of them learnt, at most ${count(longest)} in one`;
+}
+
+const count = (value: number): string => value.toLocaleString('en-US');
+const percent = (share: number): string => `${(100 * share).toPrecision(3)} %`;

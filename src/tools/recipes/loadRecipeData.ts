@@ -1,0 +1,73 @@
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import type {TrainingData} from '../../data/batches/batches.ts';
+import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
+import {huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
+import {loadDataset, loadPrompts, loadSplits, type PromptExample} from '../../data/loadDataset.ts';
+import {assertThinking} from './assertThinking.ts';
+import {hubOptions} from './openModel.ts';
+import type {Recipe} from './recipe.ts';
+
+export interface RecipeData {
+  training?: TrainingData;
+  validation?: TrainingData;
+  /** To answer, with the answers expected. */
+  prompts?: PromptExample[];
+}
+
+/** Reads, splits and tokenizes the data that a recipe's tasks need. */
+export async function loadRecipeData(recipe: Recipe, tokenizer: Tokenizer): Promise<RecipeData> {
+  const {tasks, data} = recipe;
+  assertThinking(recipe, tokenizer);
+  const args = datasetArgs(recipe, tokenizer);
+  const valSize = data.validationSize;
+  const [dataset, evaluationDataset] = [data.training, data.evaluation];
+  const isHeldOut = evaluationDataset.length === 0; // the evaluation data is a part of the training data
+  const loaded: RecipeData = {};
+  if (tasks.train || (tasks.evaluate && isHeldOut)) {
+    const {train, validation} = await loadSplits({
+      ...args,
+      dataset,
+      ...(isHeldOut ? {valSize} : tasks.evaluate && {evaluationDataset}),
+    });
+    if (tasks.train) loaded.training = train;
+    if (tasks.evaluate) loaded.validation = validation;
+  } else if (tasks.evaluate) {
+    loaded.validation = await loadDataset({...args, dataset: evaluationDataset, streaming: false});
+  }
+  if (tasks.predict) {
+    loaded.prompts = await loadPrompts(
+      isHeldOut ? {...args, dataset, valSize} : {...args, dataset: evaluationDataset},
+    );
+  }
+  return loaded;
+}
+
+/** How many examples there are; undefined where they are streamed. */
+export function lengthOf(data: TrainingData): number | undefined {
+  return Array.isArray(data) ? data.length : undefined;
+}
+
+function datasetArgs(recipe: Recipe, tokenizer: Tokenizer): Omit<DatasetArgs, 'dataset'> {
+  const {data, stage, training} = recipe;
+  return {
+    datasetDir: data.folder,
+    template: data.template,
+    defaultSystem: data.defaultSystem,
+    tokenizer,
+    stage,
+    cutoffLength: data.cutoffLength,
+    maxSamples: data.maxSamples,
+    trainOnPrompt: data.trainOnPrompt,
+    maskHistory: data.maskHistory,
+    packing: data.packing,
+    mixStrategy: data.mixStrategy,
+    interleaveProbs: data.interleaveProbs,
+    workers: data.workers,
+    cacheDir: huggingFaceEnvironment(process.env).tokenizedCache,
+    overwriteCache: data.overwriteCache,
+    seed: training.seed,
+    streaming: data.streaming,
+    bufferSize: data.bufferSize,
+    hub: hubOptions(recipe),
+  };
+}

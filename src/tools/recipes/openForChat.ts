@@ -1,0 +1,75 @@
+import type {GenerateOptions} from '../../../models/generation/generate.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {templateStopIds} from '../../data/templates/encodeTurns.ts';
+import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
+import type {Llama} from '../../training/llama.ts';
+import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
+import {templateChatEncoder} from '../chat/templateChatEncoder.ts';
+import {adapterNameOf} from './adapterNameOf.ts';
+import {assertThinking} from './assertThinking.ts';
+import {adapterFolderOf, openBase} from './openModel.ts';
+import type {Recipe} from './recipe.ts';
+
+/** A model ready to chat. */
+export interface ChatModel {
+  model: Llama;
+  encodeChat: ChatEncoder;
+  /** How the recipe generates. */
+  generation: GenerateOptions;
+}
+
+/**
+ * Loads a recipe's model for chatting. Of its adapters the last stays beside the base, named after its folder and in
+ * force; those before it are merged. Answers end at the template's stop words too.
+ */
+export async function openForChat(recipe: Recipe, onProgress?: (share: number) => void): Promise<ChatModel> {
+  const {template, defaultSystem} = recipe.data;
+  const model = await openBase(recipe, {onProgress});
+  try {
+    const {tokenizer} = model;
+    if (tokenizer === undefined) modelChatEncoder(model); // says what is missing
+    assertThinking(recipe, tokenizer as Tokenizer);
+    const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, defaultSystem);
+    const {adapters} = recipe.model;
+    for (const [index, adapter] of adapters.entries()) {
+      const folder = await adapterFolderOf(adapter, recipe);
+      const isLast = index === adapters.length - 1;
+      await model.loadAdapter(folder, isLast ? {adapterName: adapterNameOf(folder, [])} : {});
+      if (!isLast) model.fuseLoRA();
+    }
+    const ends = [model.generationConfig.eosTokenId ?? []].flat();
+    const stops = templateStopIds(resolveTemplate(template, tokenizer as Tokenizer), tokenizer as Tokenizer);
+    model.generationConfig = {...model.generationConfig, eosTokenId: [...new Set([...ends, ...stops])]};
+    const {skipSpecialTokens: _, ...generation} = recipe.generation;
+    return {model, encodeChat, generation};
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}
+
+/**
+ * Loads further adapters by name, none of them in force.
+ *
+ * @param entries `name=folder`, or a folder, which the adapter is then named after; folders or names on the hub
+ */
+export async function loadNamedAdapters(
+  model: Llama,
+  entries: readonly string[],
+  recipe: Recipe,
+): Promise<void> {
+  const active = model.activeAdapters;
+  for (const entry of entries) {
+    const [, name, source] = /^(?:([\w-]+)=)?(.+)$/s.exec(entry) ?? [];
+    if (source === undefined) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `--adapter ${entry}: expected name=folder or a folder, got neither`,
+      );
+    }
+    const folder = await adapterFolderOf(source, recipe, '--adapter');
+    await model.loadAdapter(folder, {adapterName: name ?? adapterNameOf(folder, model.adapterNames)});
+  }
+  if (entries.length > 0) model.setAdapter(active);
+}

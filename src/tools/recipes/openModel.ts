@@ -1,0 +1,81 @@
+import {type HubOptions, huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
+import {resolveModelFolder} from '../../data/hub/resolveModelFolder.ts';
+import {Llama} from '../../training/llama.ts';
+import {adapterFolder} from './adapterFolder.ts';
+import {freezeLayers} from './freezeLayers.ts';
+import type {Recipe} from './recipe.ts';
+
+export interface OpenOptions {
+  /** False: a model that knows its weights' shapes but has not read them. Default true. */
+  allocate?: boolean;
+  /** Told the share that is loaded. */
+  onProgress?: (share: number) => void;
+}
+
+/** How the hub is reached: as the environment says (HF_TOKEN, HF_HOME …), and before it the recipe. */
+export function hubOptions({model: {token, cacheDir}}: Recipe): HubOptions {
+  const {hub} = huggingFaceEnvironment(process.env);
+  return {...hub, ...(token !== undefined && {token}), ...(cacheDir !== undefined && {cacheDir})};
+}
+
+/** Where a model lies on this machine; one of the hub is downloaded. */
+export function folderOf(nameOrPath: string, recipe: Recipe): Promise<string> {
+  return resolveModelFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision});
+}
+
+/**
+ * Where an adapter lies on this machine; one of the hub is downloaded.
+ *
+ * @param key the key or option that names it
+ */
+export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string): Promise<string> {
+  return adapterFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision, key});
+}
+
+/** Loads a recipe's base, quantized where it says so. */
+export async function openBase(recipe: Recipe, {allocate, onProgress}: OpenOptions = {}): Promise<Llama> {
+  const {nameOrPath, dtype, quantization, gradientCheckpointing} = recipe.model;
+  const model = await Llama.fromPretrained<Llama>(await folderOf(nameOrPath, recipe), {
+    dtype,
+    quantization,
+    allocate,
+    onProgress: ({loaded, total}) => onProgress?.(loaded / total),
+  });
+  model.gradientCheckpointing = gradientCheckpointing;
+  return model;
+}
+
+/**
+ * Makes what the recipe trains trainable and freezes the rest: a new adapter or a given one, all weights, or some
+ * blocks.
+ */
+export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
+  const {method} = recipe;
+  if (method.type === 'freeze') freezeLayers(model, method);
+  if (method.type !== 'lora') return; // a model just loaded trains in full
+  const isNew = method.createNewAdapter || recipe.model.adapters.length === 0;
+  await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
+  if (isNew) model.applyLoRA({...method.options, baseModelNameOrPath: recipe.model.nameOrPath});
+}
+
+/**
+ * Loads a recipe's adapters in their order. Those before the last are merged into the base, as LLaMA-Factory does; the
+ * last is merged too, trained on, or kept beside it and frozen. With a model without memory they are checked; merging is
+ * left out.
+ */
+export async function useAdapters(
+  model: Llama,
+  recipe: Recipe,
+  {last}: {last: 'merge' | 'train' | 'keep'},
+): Promise<void> {
+  const {adapters} = recipe.model;
+  const hasMemory = [...model.namedParameters().values()].every(({isAllocated}) => isAllocated);
+  for (const [index, adapter] of adapters.entries()) {
+    const isLast = index === adapters.length - 1;
+    const isMerged = !isLast || last === 'merge';
+    await model.loadAdapter(await adapterFolderOf(adapter, recipe), {trainable: isLast && last === 'train'});
+    if (!isMerged) continue;
+    if (hasMemory) model.fuseLoRA();
+    else for (const name of model.adapterNames) model.deleteAdapter(name);
+  }
+}

@@ -1,0 +1,28 @@
+import type * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {optimizerByName} from '../../training/optimizers/optimizerByName.ts';
+import {UNDECAYED_BY_TRANSFORMERS} from '../../training/optimizers/undecayedByTransformers.ts';
+import type {Recipe} from './recipe.ts';
+
+/**
+ * The optimizer that a recipe names in transformers' words (`optim`); it decays neither biases nor norms.
+ *
+ * @throws TfjsLoraError as {@link optimizerByName}, naming the recipe
+ */
+export function optimizerOf({training, path}: Recipe): tf.Optimizer {
+  const {optimizer, learningRate, beta1, beta2, epsilon, weightDecay, loraPlusRatio} = training;
+  try {
+    return optimizerByName(optimizer, {
+      learningRate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS,
+      loraPlusRatio,
+    });
+  } catch (cause) {
+    if (!(cause instanceof TfjsLoraError)) throw cause;
+    throw new TfjsLoraError(cause.code, `${path} optim: ${cause.message}`, {cause});
+  }
+}

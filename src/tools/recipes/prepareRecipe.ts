@@ -1,0 +1,196 @@
+import type * as tf from '@tensorflow/tfjs';
+import {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertData, type TrainingData} from '../../data/batches/batches.ts';
+import {templateStopIds} from '../../data/templates/encodeTurns.ts';
+import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
+import {type BackendName, type BackendReport, useBackend} from '../../training/backends/useBackend.ts';
+import type {Llama} from '../../training/llama.ts';
+import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
+import type {FitArgs} from '../../training/run/fitArgs.ts';
+import type {CompileArgs} from '../../training/steps/trainingStep.ts';
+import {assertPredictable, type PredictOptions} from '../evaluation/predictDataset.ts';
+import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
+import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
+import {optimizerOf} from './optimizerOf.ts';
+import {
+  type CommandWith,
+  outputWishes,
+  outputWords,
+  recipeCheckpoint,
+  sameRecipeWith,
+} from './outputFolder.ts';
+import {assertOwnResults} from './ownResults.ts';
+import {planOf, type RecipePlan} from './planOf.ts';
+import type {Recipe} from './recipe.ts';
+import {type RunSteps, runSteps} from './runSteps.ts';
+import {useTemplate} from './useTemplate.ts';
+
+export interface PrepareOptions {
+  backend?: 'auto' | BackendName;
+  /** Bytes: refuse a training whose estimated peak is above. Default none. */
+  memoryBudget?: number;
+  /** Names the command that goes on or starts over. Default: names the keys. */
+  commandWith?: CommandWith;
+}
+
+/** A recipe that can run. */
+export interface PreparedRecipe {
+  backend: BackendReport;
+  data: RecipeData;
+  plan: RecipePlan;
+  /** The caller disposes it. */
+  optimizer: tf.Optimizer;
+  /** For `compile` and `fitDataset`, where the recipe trains. */
+  training?: {compile: CompileArgs; fit: FitArgs};
+  /** For `predictDataset`. */
+  prediction: PredictOptions;
+}
+
+/**
+ * Finds all that can be wrong with a recipe, its data, model and folders before the weights are read: a model without
+ * memory stands in. Writes nothing.
+ *
+ * @throws TfjsLoraError in terms of the recipe's keys
+ */
+export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}): Promise<PreparedRecipe> {
+  const {
+    tasks,
+    model: {computeDtype},
+    output: {folder},
+  } = recipe;
+  const {commandWith = sameRecipeWith} = options;
+  assertHasTask(recipe);
+  if (!tasks.train) await assertOwnResults(recipe);
+  const backend = await useBackend(options.backend, {computeDtype});
+  const optimizer = optimizerOf(recipe);
+  let model: Llama | undefined;
+  try {
+    const wishes = outputWishes(recipe);
+    if (folder !== undefined) await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
+    const resumeFrom = await recipeCheckpoint(recipe, commandWith);
+
+    // The data: token ids with labels, and prompts with the answers expected.
+    const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
+    const data = await loadRecipeData(recipe, tokenizer);
+    const steps = data.training ? runSteps(recipe, lengthOf(data.training)) : undefined;
+
+    // The model: what trains in it, and whether data and settings fit it.
+    model = await openBase(recipe, {allocate: false});
+    useTemplate(model, recipe.data);
+    if (tasks.train) await applyMethod(model, recipe);
+    else await useAdapters(model, recipe, {last: 'keep'});
+    assertLengths(recipe, model, data);
+    const training = steps && {
+      compile: compileArgs(recipe, steps, optimizer),
+      fit: {
+        ...fitArgs(recipe, data, steps),
+        resumeFromCheckpoint: resumeFrom,
+        memoryBudget: options.memoryBudget,
+      },
+    };
+    if (training) {
+      model.compile(training.compile);
+      await model.trainer.check(data.training!, training.fit);
+    } else if (data.validation) {
+      assertData(data.validation, 'evaluation data', limitsOf(model));
+    }
+    const prediction = predictOptions(recipe, tokenizer);
+    if (data.prompts) await assertPredictable(model, data.prompts, prediction);
+
+    const run = {steps, optimizer, resumeFrom, ...(await earlierIn(folder, steps, resumeFrom))};
+    const plan = planOf(recipe, model, data, run);
+    return {backend, data, plan, optimizer, training, prediction};
+  } catch (error) {
+    optimizer.dispose();
+    throw error;
+  } finally {
+    model?.dispose();
+  }
+}
+
+/** What a training finds in its output folder: files to remove, or a run that left it nothing to do. */
+async function earlierIn(
+  folder: string | undefined,
+  steps: RunSteps | undefined,
+  resumeFrom: string | false,
+): Promise<Pick<RecipePlan, 'overwrites' | 'isFinished'>> {
+  if (folder === undefined || steps === undefined) return {isFinished: false};
+  if (resumeFrom === false) return {isFinished: false, overwrites: earlierFiles(folder)};
+  return {isFinished: await isFinishedRun(folder, resumeFrom, steps.total)};
+}
+
+function assertHasTask({tasks, path}: Recipe): void {
+  if (tasks.train || tasks.evaluate || tasks.predict) return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `${path}: expected something to do, got do_train, do_eval and do_predict all false. Set one of them to true.`,
+  );
+}
+
+const limitsOf = ({config: {maxPositionEmbeddings, vocabSize}}: Llama) => ({
+  maxLength: maxPositionEmbeddings,
+  vocabSize,
+});
+
+/** The trainer refuses longer examples too, but does not know which key made them so. */
+function assertLengths({path, data: {cutoffLength}}: Recipe, model: Llama, data: RecipeData): void {
+  const {maxLength} = limitsOf(model);
+  const lists: [what: string, data: TrainingData | undefined][] = [
+    ['training', data.training],
+    ['evaluation', data.validation],
+  ];
+  for (const [what, list] of lists) {
+    if (!Array.isArray(list)) continue; // streamed: found when it is read
+    const index = list.findIndex(({inputIds}) => inputIds.length > maxLength);
+    if (index === -1) continue;
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${path} cutoff_len: expected at most ${maxLength}, the model's max_position_embeddings, got ${cutoffLength}, and ` +
+        `${what} example ${index} has ${list[index].inputIds.length} tokens. Set cutoff_len to ${maxLength} or less.`,
+    );
+  }
+}
+
+function compileArgs({training}: Recipe, steps: RunSteps, optimizer: tf.Optimizer): CompileArgs {
+  const {schedule, maxGradNorm} = training;
+  return {optimizer, schedule: {...schedule, warmupSteps: steps.warmup}, maxGradNorm};
+}
+
+/** How the training goes, in the trainer's words. */
+function fitArgs({output, training}: Recipe, {validation}: RecipeData, steps: RunSteps): FitArgs {
+  const isWhole = training.maxSteps === undefined && Number.isInteger(training.epochs);
+  return {
+    ...(isWhole ? {epochs: training.epochs} : {maxSteps: steps.total}),
+    batchSize: training.batchSize,
+    gradientAccumulationSteps: training.gradientAccumulationSteps,
+    shuffle: training.shuffle,
+    groupByLength: training.groupByLength,
+    seed: training.dataSeed,
+    ...(validation && {
+      validationData: validation,
+      validationBatchSize: training.evaluationBatchSize,
+      evaluationStrategy: output.evaluationStrategy,
+      evaluationSteps: steps.evaluation,
+      earlyStoppingPatience: output.earlyStoppingPatience,
+    }),
+    outputDir: output.folder,
+    loggingSteps: steps.logging,
+    saveStrategy: output.saveStrategy,
+    saveSteps: steps.saving,
+    saveTotalLimit: output.saveTotalLimit,
+    loadBestModelAtEnd: output.loadBestModelAtEnd,
+    reportTo: output.reportTo,
+    plotLoss: output.plotLoss,
+  };
+}
+
+function predictOptions({generation, data, training, output}: Recipe, tokenizer: Tokenizer): PredictOptions {
+  return {
+    ...generation,
+    eosTokenId: templateStopIds(resolveTemplate(data.template, tokenizer), tokenizer),
+    batchSize: training.evaluationBatchSize,
+    seed: training.seed,
+    outputDir: output.folder,
+  };
+}

@@ -1,0 +1,29 @@
+import {newestCheckpoint} from '../../training/output/checkpointFolder.ts';
+import {modelInUse} from './modelInUse.ts';
+import type {CommandWith} from './outputFolder.ts';
+import type {Recipe} from './recipe.ts';
+
+/** What a run was at when it was asked to stop. */
+export type Phase = 'loading' | 'training' | 'evaluation' | 'prediction';
+
+/** What a stopped run has left, and the command that goes on from there. */
+export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: CommandWith): Promise<string> {
+  const {tasks, output} = recipe;
+  if (phase === 'training') {
+    const newest = await newestCheckpoint(output.folder!);
+    return newest === undefined
+      ? `stopped before anything was saved\n  To begin again: ${commandWith()}`
+      : `stopped; ${newest} is saved\n  To go on: ${commandWith('resume_from_checkpoint=true')}`;
+  }
+  if (phase === 'loading' || !tasks.train) {
+    const when =
+      phase !== 'loading' ? `in the ${phase}` : `before the ${tasks.train ? 'first step' : 'start'}`;
+    return `stopped ${when}; nothing was written\n  To begin again: ${commandWith()}`;
+  }
+  const {nameOrPath, adapters} = (await modelInUse(recipe)).model;
+  const trained =
+    recipe.method.type === 'lora'
+      ? `adapter_name_or_path=${adapters.join(',')}`
+      : `model_name_or_path=${nameOrPath}`;
+  return `stopped in the ${phase}; the training is finished\n  To go on: ${commandWith('do_train=false', trained)}`;
+}

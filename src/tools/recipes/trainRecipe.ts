@@ -1,0 +1,129 @@
+import {existsSync} from 'node:fs';
+import {join} from 'node:path';
+import {readJson} from '../../../models/jsonFile.ts';
+import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
+import type {Llama} from '../../training/llama.ts';
+import type {FolderLock} from '../../training/output/folderLock.ts';
+import {holdOutputFolder} from '../../training/output/outputFolder.ts';
+import {writeResults} from '../../training/output/resultFiles.ts';
+import type {CallbackLike} from '../../training/run/callbacks.ts';
+import {predictDataset} from '../evaluation/predictDataset.ts';
+import {formatPlan} from './formatPlan.ts';
+import {modelInUse} from './modelInUse.ts';
+import {applyMethod, openBase, useAdapters} from './openModel.ts';
+import {outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
+import {nameScoredModel} from './ownResults.ts';
+import {type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
+import type {Recipe} from './recipe.ts';
+import {type Phase, stopMessage} from './stopMessage.ts';
+import {useTemplate} from './useTemplate.ts';
+
+export interface RunOptions extends PrepareOptions {
+  /** Called with the plan and the results. */
+  print?: (text: string) => void;
+  /** Further callbacks of the training. */
+  callbacks?: CallbackLike[];
+  /** Once aborted, training finishes its step, saves and ends; evaluation and prediction end without a result. */
+  signal?: AbortSignal;
+  /** 0 shows no progress. Default 1. */
+  verbose?: number;
+}
+
+/**
+ * Runs a recipe from data to files: trains, evaluates and predicts, as it asks. What can be wrong with the recipe, its
+ * data and its folders is found before the model's weights are read. No other run may use its output folder meanwhile.
+ * Where it would go on from a run that is finished, nothing is trained; what that run did not predict yet is predicted.
+ *
+ * @returns whether the run was stopped; what was printed last then says how to go on
+ */
+export async function trainRecipe(
+  recipe: Recipe,
+  options: RunOptions = {},
+): Promise<{isInterrupted: boolean}> {
+  const {
+    tasks,
+    output: {folder},
+  } = recipe;
+  const {print = () => {}, commandWith = sameRecipeWith, callbacks, signal, verbose} = options;
+  const {backend, data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);
+  print(String(backend));
+  print(formatPlan(plan));
+  if (plan.isFinished) {
+    optimizer.dispose();
+    print(`already finished: ${folder} keeps its files as they are`);
+    print(formatMetrics(await lossesIn(folder!)));
+    if (!data.prompts || existsSync(join(folder!, 'predict_results.json'))) return {isInterrupted: false};
+    const trained = await modelInUse(recipe);
+    return trainRecipe({...trained, tasks: {train: false, evaluate: false, predict: true}}, options);
+  }
+  let lock: FolderLock | undefined;
+  let model: Llama | undefined;
+  let phase: Phase = 'loading';
+  try {
+    signal?.throwIfAborted();
+    const words = outputWords(recipe, commandWith);
+    if (folder !== undefined) lock = await holdOutputFolder(folder, outputWishes(recipe), words);
+
+    // The model: its frozen part stored as the recipe says, and what trains in it.
+    model = await openBase(recipe);
+    useTemplate(model, recipe.data);
+    if (tasks.train) await applyMethod(model, recipe);
+    else await useAdapters(model, recipe, {last: 'keep'});
+    signal?.throwIfAborted();
+
+    // Training: adapter or model, checkpoints, logs, results and plots go to the output folder.
+    if (training) {
+      phase = 'training';
+      model.compile(training.compile);
+      const args = {...training.fit, callbacks, signal, verbose};
+      const {isInterrupted} = await model.trainer.fit(data.training!, args, lock);
+      if (isInterrupted) {
+        print(await stopMessage(recipe, phase, commandWith));
+        return {isInterrupted};
+      }
+      print(formatMetrics(await lossesIn(folder!)));
+    }
+
+    // Evaluation of a model that was not trained here; a training ends with its own.
+    if (tasks.evaluate && !tasks.train) {
+      phase = 'evaluation';
+      const {batchSize} = prediction;
+      const metrics = evaluationMetrics(await model.evaluateDataset(data.validation!, {batchSize, signal}));
+      if (folder !== undefined) writeResults(folder, 'eval', metrics);
+      await nameScoredModel(recipe);
+      print(formatMetrics(metrics));
+    }
+
+    // Prediction: answers generated and scored.
+    if (data.prompts) {
+      phase = 'prediction';
+      const {metrics} = await predictDataset(model, data.prompts, {...prediction, signal});
+      if (!tasks.train) await nameScoredModel(recipe);
+      print(formatMetrics(metrics));
+    }
+    if (folder !== undefined) print(`output ${folder}`);
+    return {isInterrupted: false};
+  } catch (error) {
+    if (!signal?.aborted || error !== signal.reason) throw error;
+    print(await stopMessage(recipe, phase, commandWith));
+    return {isInterrupted: true};
+  } finally {
+    lock?.release();
+    model?.dispose();
+    optimizer.dispose();
+  }
+}
+
+/** What the trainer wrote of the whole run, also where this call did a part of it. */
+async function lossesIn(folder: string): Promise<Record<string, number>> {
+  const results = (await readJson(join(folder, 'all_results.json'))) as Record<string, number>;
+  const names = ['train_loss', 'eval_loss', 'eval_perplexity'];
+  return Object.fromEntries(names.filter((name) => name in results).map((name) => [name, results[name]]));
+}
+
+function formatMetrics(metrics: Record<string, number>): string {
+  const width = Math.max(...Object.keys(metrics).map((name) => name.length));
+  return Object.entries(metrics)
+    .map(([name, value]) => `${name.padEnd(width)}  ${Number(value.toPrecision(6))}`)
+    .join('\n');
+}

@@ -1,0 +1,388 @@
+import {randomUUID, timingSafeEqual} from 'node:crypto';
+import {once} from 'node:events';
+import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
+import {type AddressInfo, isIPv6} from 'node:net';
+import {basename, resolve} from 'node:path';
+import type {CausalLM} from '../../../models/causalLM.ts';
+import {streamTokens} from '../../../models/generation/generate.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {maskSecrets} from '../../../quant/maskSecrets.ts';
+import {parseJson} from '../../../quant/parseJson.ts';
+import {show} from '../../../quant/show.ts';
+import {warn} from '../../../quant/warn.ts';
+import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
+import {ApiError} from './apiError.ts';
+import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
+import {CompletionResponse, type FinishReason, usageOf} from './completionResponse.ts';
+import {cutOffIfStalled, EventStream} from './eventStream.ts';
+import {hostName, isLoopback} from './loopback.ts';
+import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
+import {RequestQueue} from './requestQueue.ts';
+
+export interface ServeOptions {
+  /** Address to listen on. Default `127.0.0.1`: this machine alone. */
+  host?: string;
+  /** 0 for any free one. Default 8000. */
+  port?: number;
+  /** What requests call the base. Default the last part of its folder's name. */
+  modelName?: string;
+  /** Asked of every request as `Authorization: Bearer <key>`. Default none. */
+  apiKey?: string;
+  /** Turns messages into a prompt. Default: the model's own chat template. */
+  encodeChat?: ChatEncoder;
+  /** Largest body of a request. Default 4 MB. */
+  maxBodyBytes?: number;
+  /** Milliseconds in which a request must have come whole. Default 60 000. */
+  requestTimeout?: number;
+  /** Milliseconds after which a client that reads nothing of its answer is cut off. Default 30 000. */
+  stallTimeout?: number;
+  /** Told of each completion, and of each request that failed. */
+  onRequest?: (report: RequestReport) => void;
+}
+const SERVE_OPTIONS = {
+  host: true,
+  port: true,
+  modelName: true,
+  apiKey: true,
+  encodeChat: true,
+  maxBodyBytes: true,
+  requestTimeout: true,
+  stallTimeout: true,
+  onRequest: true,
+} satisfies OptionNames<ServeOptions>;
+
+export interface RequestReport {
+  method: string;
+  path: string;
+  /** Of the response; 499 when the client had gone. */
+  status: number;
+  /** What went wrong. */
+  error?: string;
+  promptTokens?: number;
+  completionTokens?: number;
+  /** From the request to its end, the wait for earlier ones included. */
+  seconds: number;
+}
+
+export interface ModelServer {
+  /** `http://127.0.0.1:8000/v1`, what clients take as their base URL. */
+  url: string;
+  port: number;
+  /** What requests may name as `model`: the base, then each adapter. */
+  models: string[];
+  /** Stops the answer being given, refuses further requests, and frees the port; the model stays. */
+  close(): Promise<void>;
+}
+
+/** Milliseconds for a request's headers, and between two looks at requests that take too long. */
+const [HEADERS_TIMEOUT, CHECKING_INTERVAL] = [20_000, 1_000];
+/** As nginx notes a client that went away. */
+const CLIENT_CLOSED = 499;
+
+/**
+ * Serves a model under OpenAI's HTTP API: `/v1/chat/completions` and `/v1/completions`, whole or as a stream, and
+ * `/v1/models`. Requests are answered one at a time in their order; one whose connection drops stops at its next token.
+ *
+ * The base answers under its name, and each adapter that is loaded under its own; without a name the newest adapter
+ * does. On a loopback address only requests addressed to this machine by its loopback names are answered, and none
+ * without a JSON content type, so that no web page can use the model from a browser.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer; the system's error when the port is taken
+ */
+export async function serveModel(model: CausalLM, options: ServeOptions = {}): Promise<ModelServer> {
+  assertKnownOptions('serveModel', options, SERVE_OPTIONS);
+  const service = new ModelService(model, options);
+  const {host = '127.0.0.1', port = 8000, requestTimeout = 60_000, apiKey} = options;
+  const limits = {
+    requestTimeout,
+    headersTimeout: Math.min(HEADERS_TIMEOUT, requestTimeout),
+    connectionsCheckingInterval: Math.min(CHECKING_INTERVAL, requestTimeout),
+  };
+  const server = createServer(limits, (request, response) => void service.handle(request, response));
+  server.listen(port, host);
+  await once(server, 'listening'); // rejects on 'error'
+  const {port: listening, address} = server.address() as AddressInfo;
+  service.isLoopback = isLoopback(address);
+  if (!service.isLoopback && apiKey === undefined) {
+    warn(
+      `serve --host ${host}: whoever reaches this machine can use the model, for no key is asked for. Set --api-key or ` +
+        'TFJS_LORA_API_KEY, or listen on 127.0.0.1.',
+    );
+  }
+  return {
+    url: `http://${isIPv6(host) ? `[${host}]` : host}:${listening}/v1`,
+    port: listening,
+    models: service.models,
+    close: () => service.close(server),
+  };
+}
+
+class ModelService {
+  readonly models: string[];
+  private readonly queue = new RequestQueue();
+  private readonly running = new Set<AbortController>();
+  private readonly started = Math.floor(Date.now() / 1000);
+  private readonly prompts: PromptEncoder;
+  /** Whether the address is of this machine alone. Set once it is known, before the first request. */
+  isLoopback = true;
+
+  constructor(
+    private readonly model: CausalLM,
+    private readonly options: ServeOptions,
+  ) {
+    const {modelName = basename(resolve(model.nameOrPath || 'model'))} = options;
+    const {tokenizer, config} = model;
+    if (tokenizer === undefined) modelChatEncoder(model); // throws: nothing could be served
+    this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
+    const isMerged = [...model.adaptedLayers().values()].some((layer) => layer.isMerged);
+    this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
+  }
+
+  /** Answers one request; never rejects. */
+  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const started = performance.now();
+    const controller = new AbortController();
+    this.running.add(controller);
+    response.once('close', () => {
+      if (!response.writableFinished) controller.abort();
+    });
+    const path = (request.url ?? '/').split('?')[0];
+    response.setHeader('x-request-id', `req_${randomUUID().replaceAll('-', '')}`);
+    const report: RequestReport = {method: request.method ?? '', path, status: 200, seconds: 0};
+    try {
+      this.assertAllowed(request);
+      await this.route(request, response, report, controller.signal);
+    } catch (error) {
+      this.fail(error, response, report, controller.signal);
+    } finally {
+      this.running.delete(controller);
+      report.seconds = (performance.now() - started) / 1000;
+      if (report.promptTokens !== undefined || report.error !== undefined) this.options.onRequest?.(report);
+    }
+  }
+
+  async close(server: Server): Promise<void> {
+    const closed = new Promise((done) => server.close(done));
+    for (const controller of this.running) controller.abort();
+    await this.prompts.close();
+    await this.queue.idle();
+    server.closeAllConnections();
+    await closed;
+  }
+
+  private async route(
+    request: IncomingMessage,
+    response: ServerResponse,
+    report: RequestReport,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const {path} = report;
+    const [, named] = /^\/v1\/models\/(.+)$/.exec(path) ?? [];
+    const isCompletion = path === '/v1/chat/completions' || path === '/v1/completions';
+    if (!isCompletion && path !== '/v1/models' && path !== '/health' && named === undefined) {
+      throw new ApiError(404, `${request.method} ${path}: expected a path of this API, got an unknown one.`);
+    }
+    const method = isCompletion ? 'POST' : 'GET';
+    if (request.method !== method) {
+      response.setHeader('Allow', method);
+      throw new ApiError(405, `${path}: expected ${method}, got ${request.method}.`);
+    }
+    if (isCompletion) {
+      const body = await this.readBody(request);
+      const parse = path === '/v1/completions' ? parseTextRequest : parseChatRequest;
+      await this.complete(parse(body, this.model.generationConfig), response, report, signal);
+      return;
+    }
+    const list = this.models.map((id) => this.describe(id));
+    if (path === '/health') sendJson(response, 200, {status: 'ok'});
+    else if (named === undefined) sendJson(response, 200, {object: 'list', data: list});
+    else sendJson(response, 200, this.describe(this.resolveModel(decoded(named))));
+  }
+
+  /** Everything that can be wrong is found before the wait for earlier requests. */
+  private async complete(
+    request: CompletionRequest,
+    response: ServerResponse,
+    report: RequestReport,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const name = this.resolveModel(request.model);
+    const prompt = await this.encode(request, signal);
+    const room = this.model.config.maxPositionEmbeddings - prompt.length;
+    const options = {...request.options, maxNewTokens: Math.min(request.options.maxNewTokens ?? room, room)};
+    const shapes = new CompletionResponse(request, name);
+    if (request.isStreamed) {
+      response.writeHead(200, {
+        'Content-Type': 'text/event-stream; charset=utf-8',
+        'Cache-Control': 'no-cache',
+        'X-Accel-Buffering': 'no', // a proxy in between shall pass each token on
+      });
+      response.flushHeaders();
+    }
+    report.promptTokens = prompt.length;
+    report.completionTokens = 0;
+    await this.queue.run(async () => {
+      this.activate(name);
+      const events = new EventStream(response, signal, this.stallTimeout);
+      if (request.isStreamed) for (const chunk of shapes.opening()) await events.send(chunk);
+      let text = '';
+      let finishReason: FinishReason = 'length';
+      for await (const token of streamTokens(this.model, prompt, options)) {
+        report.completionTokens!++;
+        finishReason = token.finishReason ?? finishReason;
+        text += token.piece;
+        if (request.isStreamed && token.piece !== '') await events.send(shapes.piece(token.piece));
+        // Backends that compute at once never let the event loop run: nothing would be sent, no hang-up noticed.
+        await new Promise((resume) => setImmediate(resume));
+        signal.throwIfAborted();
+      }
+      const usage = usageOf(prompt.length, report.completionTokens!);
+      if (!request.isStreamed) {
+        cutOffIfStalled(response, this.stallTimeout);
+        sendJson(response, 200, shapes.whole(text, finishReason, usage));
+        return;
+      }
+      await events.send(shapes.ending(finishReason));
+      if (request.includesUsage) await events.send(shapes.usage(usage));
+      events.end();
+    }, signal);
+  }
+
+  private async encode(request: CompletionRequest, signal: AbortSignal): Promise<number[]> {
+    const {vocabSize, maxPositionEmbeddings} = this.model.config;
+    const param = request.kind === 'chat' ? 'messages' : 'prompt';
+    let ids: number[];
+    try {
+      const encoder = () => this.options.encodeChat ?? modelChatEncoder(this.model);
+      ids = await this.prompts.encode(request, encoder, signal);
+    } catch (error) {
+      if (error instanceof TfjsLoraError) throw new ApiError(400, error.message, param, 'invalid_value');
+      throw error;
+    }
+    if (ids.length === 0) throw new ApiError(400, `${param}: expected a token at least, got none.`, param);
+    const wrong = ids.find((id) => id >= vocabSize);
+    if (wrong !== undefined) {
+      throw new ApiError(400, `${param}: expected ids below ${vocabSize}, got ${wrong}.`, param);
+    }
+    if (ids.length < maxPositionEmbeddings) return ids;
+    throw contextExceeded(param, maxPositionEmbeddings, String(ids.length));
+  }
+
+  private get stallTimeout(): number {
+    return this.options.stallTimeout ?? 30_000;
+  }
+
+  private resolveModel(name: string | undefined): string {
+    if (name === undefined) return this.models[this.models.length - 1];
+    if (this.models.includes(name)) return name;
+    throw new ApiError(
+      404,
+      `model ${show(name)}: expected one of ${this.models.join(', ')}, got an unknown one.`,
+      'model',
+      'model_not_found',
+    );
+  }
+
+  private activate(name: string): void {
+    if (this.models.length > 1) this.model.setAdapter(name === this.models[0] ? [] : name);
+  }
+
+  private describe(id: string): Record<string, unknown> {
+    const [base] = this.models;
+    return {
+      id,
+      object: 'model',
+      created: this.started,
+      owned_by: 'tfjs-lora',
+      max_model_len: this.model.config.maxPositionEmbeddings,
+      ...(id !== base && {parent: base}),
+    };
+  }
+
+  private assertAllowed(request: IncomingMessage): void {
+    const {host = '', authorization = ''} = request.headers;
+    const name = hostName(host);
+    const {host: own = '127.0.0.1'} = this.options;
+    if (this.isLoopback && !isLoopback(name) && name !== 'localhost' && name !== own.toLowerCase()) {
+      throw new ApiError(
+        403,
+        `Host ${host}: expected localhost or an address of this machine's own, such as 127.0.0.1: this server listens to ` +
+          'its own machine.',
+      );
+    }
+    const {apiKey} = this.options;
+    if (apiKey === undefined || request.url === '/health') return;
+    const [given, expected] = [authorization, `Bearer ${apiKey}`].map((text) => Buffer.from(text));
+    if (given.length === expected.length && timingSafeEqual(given, expected)) return;
+    throw new ApiError(
+      401,
+      'Authorization: expected "Bearer" and the key of this server, got something else.',
+      null,
+      'invalid_api_key',
+    );
+  }
+
+  private async readBody(request: IncomingMessage): Promise<unknown> {
+    const {maxBodyBytes = 4e6} = this.options;
+    const type = request.headers['content-type'] ?? '';
+    if (!/^application\/json\b/i.test(type)) {
+      throw new ApiError(415, `Content-Type: expected application/json, got ${type || 'none'}.`);
+    }
+    const parts: Buffer[] = [];
+    let length = 0;
+    for await (const part of request as AsyncIterable<Buffer>) {
+      length += part.length;
+      if (length > maxBodyBytes) {
+        throw new ApiError(413, `body: expected at most ${maxBodyBytes} bytes, got more.`);
+      }
+      parts.push(part);
+    }
+    try {
+      return parseJson(new TextDecoder('utf-8', {fatal: true}).decode(Buffer.concat(parts)));
+    } catch (error) {
+      throw new ApiError(400, `body: expected JSON, got: ${(error as Error).message}`);
+    }
+  }
+
+  /** Tells an error in OpenAI's shape, in the stream where one has begun. */
+  private fail(error: unknown, response: ServerResponse, report: RequestReport, signal: AbortSignal): void {
+    if (signal.aborted && !(error instanceof ApiError)) {
+      report.status = CLIENT_CLOSED;
+      report.error = 'the connection was closed';
+      response.destroy();
+      return;
+    }
+    const told =
+      error instanceof ApiError
+        ? error
+        : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'The server failed.');
+    report.status = told.status;
+    report.error = maskSecrets(error instanceof Error ? error.message : String(error));
+    if (response.headersSent) {
+      response.end(`data: ${JSON.stringify(told)}\n\n`);
+      return;
+    }
+    if (told.status === 413) response.setHeader('Connection', 'close'); // the rest of the body is not read
+    if (told.status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
+    sendJson(response, told.status, told);
+  }
+}
+
+function decoded(name: string): string {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name; // no model is called that
+  }
+}
+
+function sendJson(response: ServerResponse, status: number, body: object): void {
+  const text = JSON.stringify(body);
+  response.writeHead(status, {
+    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Length': Buffer.byteLength(text),
+  });
+  response.end(text);
+}

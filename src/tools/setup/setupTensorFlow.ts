@@ -1,0 +1,359 @@
+import {execFile} from 'node:child_process';
+import {existsSync} from 'node:fs';
+import {chmod, mkdir, readdir, rename, rm, writeFile} from 'node:fs/promises';
+import {arch, platform} from 'node:os';
+import {dirname, join, resolve} from 'node:path';
+import {promisify} from 'node:util';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {FUSED_OPS_FILE} from '../../training/backends/fusedOps.ts';
+import {fusedOpsSources} from '../../training/backends/fusedOpsSources.ts';
+import {
+  type FusedOpsSetup,
+  readSetup,
+  SETUP_FILE,
+  type TensorFlowPackage,
+  type TensorFlowSetup,
+  tensorflowFolder,
+} from '../../training/backends/tensorflowFolder.ts';
+import {buildAddon} from './buildAddon.ts';
+import {buildFusedOps} from './buildFusedOps.ts';
+import {checkFusedOps, checkTensorFlow, type TensorFlowCheck} from './checkTensorFlow.ts';
+import {compilerOf} from './compileAddon.ts';
+import {cudaWheels} from './cudaWheels.ts';
+import {fetchWheel} from './fetchWheel.ts';
+import {besideLibrary, libraryOf, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
+import {ZipFile} from './zipFile.ts';
+
+/** Which release of `@tensorflow/tfjs-node` is set up, and what its installer fetches. */
+const [PACKAGE_VERSION, OFFICIAL_TENSORFLOW] = ['4.22.0', '2.9.1'];
+const NODE_API_HEADERS = 'node-api-headers@1';
+
+/** The first TensorFlow whose wheel has the C library in a file of its own. */
+const OLDEST_WHEEL = '2.12.0';
+
+/** Headers of the wheel that the addon may include, whichever release it is. */
+const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
+/** Those that the fused ops of a card include: they stay. */
+const CARD_HEADERS =
+  /^tensorflow\/include\/(absl|Eigen|google|ml_dtypes|tensorflow\/(c|core)|tsl|unsupported|xla)\/(.*\/)?(.*\.(h|inc)|[^./]+)$/;
+
+export interface SetupTensorFlowOptions {
+  /** For a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's libraries. */
+  gpu?: boolean;
+  /**
+   * `official`: what the package's own installer downloads. `wheel`: TensorFlow's Python wheel. `auto`: the first of the two
+   * that works. Else a folder: an unpacked libtensorflow, a virtual environment, or a `tensorflow` package. Default `auto`.
+   */
+  from?: string;
+  /** TensorFlow's version. Default: the installer's, or the newest wheel. */
+  version?: string;
+  /** With `gpu` from a wheel: whether NVIDIA's libraries are downloaded too; else those of the system are used. Default true. */
+  nvidia?: boolean;
+  /** Variables of the process: pip's and npm's settings, `CXX`, `VIRTUAL_ENV`. */
+  environment: Record<string, string | undefined>;
+  /** The Node that checks the result. */
+  execPath: string;
+  /** Called with lines to show: each stage and its time, and by which hash a download was verified or that none was. */
+  onProgress?: (line: string) => void;
+  /** Where it is put; see {@link tensorflowFolder}. */
+  folder?: string;
+}
+
+/** A stage of the set-up, all of whose paths are in `folder`. */
+interface Stage
+  extends Required<Pick<SetupTensorFlowOptions, 'gpu' | 'environment' | 'execPath' | 'onProgress'>> {
+  folder: string;
+  version?: string;
+  nvidia?: boolean;
+}
+
+/**
+ * Gets native TensorFlow to run: package, library and addon in a folder of their own, built aside, checked by a product in
+ * another process, and only then put in place of what was there. Run again, it checks what is there and leaves it.
+ *
+ * @returns what is set up now
+ * @throws TfjsLoraError naming what failed; what was set up before still is
+ */
+export async function setupTensorFlow(
+  options: SetupTensorFlowOptions,
+): Promise<TensorFlowSetup & TensorFlowCheck> {
+  const {gpu = false, from = 'auto', version, nvidia, environment, execPath} = options;
+  keepSecretsOf(environment);
+  const onProgress = (line: string) => options.onProgress?.(maskSecrets(line));
+  const folder = options.folder ?? (await tensorflowFolder());
+  const stage: Stage = {folder, gpu, version, nvidia, environment, execPath, onProgress};
+  const packageName = packageOf(stage);
+  const present = await readSetup(folder);
+  const isAsked =
+    present?.package === packageName &&
+    (version === undefined || present.version === version) &&
+    (from === 'auto' || present.source === (isFolder(from) ? resolve(from) : from));
+  if (present && isAsked) {
+    const check = await checkTensorFlow(folder, present.package, execPath).catch((error: Error) => error);
+    const isComplete =
+      !gpu || present.source !== 'wheel' || existsSync(join(folder, 'tensorflow', 'include'));
+    if (!(check instanceof Error) && isComplete) {
+      onProgress(`TensorFlow ${present.version} is set up already, in ${folder}; it works.`);
+      return {...(await withCurrentFusedOps(present, stage)), ...check};
+    }
+    const fault =
+      check instanceof Error
+        ? `does not work (${check.message})`
+        : 'lacks the headers that fused ops on a card need';
+    onProgress(`TensorFlow ${present.version} in ${folder} ${fault}: doing it again.`);
+  }
+  const staged = `${folder}.new`;
+  const aside = {...stage, folder: staged};
+  const sources = sourcesOf(from, aside);
+  const failures: string[] = [];
+  for (const [source, install] of sources) {
+    try {
+      await rm(staged, {recursive: true, force: true});
+      await mkdir(staged, {recursive: true});
+      const libraries = await install();
+      const check = await timed(aside, 'check: a product in a process of its own', () =>
+        checkTensorFlow(staged, packageName, execPath),
+      );
+      const setup: TensorFlowSetup = {
+        package: packageName,
+        version: check.version,
+        source,
+        ...(libraries && {libraries}),
+        fusedOps: await makeFusedOps(source, aside),
+      };
+      await writeSetup(staged, setup);
+      await replaceFolder(folder, staged);
+      onProgress(`TensorFlow ${check.version} (${check.gpu ? 'GPU' : 'CPU'}) is set up in ${folder}.`);
+      return {...setup, ...check};
+    } catch (error) {
+      await rm(staged, {recursive: true, force: true});
+      if (sources.length === 1) throw error;
+      failures.push(`${source}: ${(error as Error).message}`);
+      onProgress(`${source} did not work: ${(error as Error).message.split('\n')[0]}`);
+    }
+  }
+  throw new TfjsLoraError(
+    'BACKEND_UNAVAILABLE',
+    `setup tensorflow: expected one source to work, got:\n  ${failures.join('\n  ')}`,
+  );
+}
+
+/** An upgrade of this package may bring other ops than the ones that were compiled; those are then the only ones made again. */
+async function withCurrentFusedOps(present: TensorFlowSetup, stage: Stage): Promise<TensorFlowSetup> {
+  const {folder, gpu, execPath} = stage;
+  const {hash} = await fusedOpsSources(gpu);
+  const areCurrent =
+    present.fusedOps?.sources === hash &&
+    (await checkFusedOps(folder, present.package, join(folder, FUSED_OPS_FILE), execPath).then(
+      () => true,
+      () => false,
+    ));
+  if (areCurrent) return present;
+  const setup = {...present, fusedOps: await makeFusedOps(present.source, stage)};
+  await writeSetup(folder, setup);
+  return setup;
+}
+
+async function makeFusedOps(source: string, stage: Stage): Promise<FusedOpsSetup> {
+  const {folder, gpu, environment, execPath, onProgress} = stage;
+  const packageName = packageOf(stage);
+  const library = await libraryOf(folder, packageName, source);
+  const made = await timed(stage, 'fused ops: compiling', () =>
+    buildFusedOps({folder, packageName, library, environment, execPath}),
+  );
+  if (made.missing) {
+    const loss = gpu ? 'a card takes several times' : 'small models take up to twice';
+    onProgress(`fused ops: left out, ${loss} as long. ${made.missing}`);
+  }
+  return made;
+}
+
+/** By a rename: whoever reads it sees all of it. */
+async function writeSetup(folder: string, setup: TensorFlowSetup): Promise<void> {
+  const path = join(folder, SETUP_FILE);
+  await writeFile(`${path}.new`, `${JSON.stringify(setup, null, 2)}\n`);
+  await rename(`${path}.new`, path);
+}
+
+const isFolder = (from: string) => !['auto', 'official', 'wheel'].includes(from);
+
+/** A source and how to install from it; that returns where NVIDIA's libraries are, unless they are set up too. */
+type Source = [name: string, install: () => Promise<string | undefined>];
+
+function sourcesOf(from: string, stage: Stage): Source[] {
+  const {version} = stage;
+  if (isFolder(from)) {
+    const given = resolve(from);
+    return [[given, () => installFromFolder(given, stage)]];
+  }
+  const official: Source = ['official', () => installOfficial(stage)];
+  const wheel: Source = ['wheel', () => installFromWheel(stage)];
+  const isOffered = version === undefined || version === OFFICIAL_TENSORFLOW;
+  if (from === 'wheel') return [wheel];
+  if (from === 'official' && !isOffered) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `setup tensorflow --version: expected ${OFFICIAL_TENSORFLOW}, which is all the installer has, got ${version}. ` +
+        'Pass --from wheel.',
+    );
+  }
+  if (from === 'official') return [official];
+  return isOffered ? [official, wheel] : [wheel];
+}
+
+/** The package with its own installer, which downloads TensorFlow's C library and the addon. */
+async function installOfficial(stage: Stage): Promise<undefined> {
+  stage.onProgress(
+    'official: npm checks packages by the hashes of its registry; what the installer downloads, library and addon, has no ' +
+      'hash to check it by. --from wheel checks the library.',
+  );
+  await timed(
+    stage,
+    `official: npm installs ${packageOf(stage)}, which downloads TensorFlow ${OFFICIAL_TENSORFLOW}`,
+    () => installPackage(stage, []),
+  );
+}
+
+async function installFromWheel(stage: Stage): Promise<undefined> {
+  const {folder, gpu, version, nvidia = true, environment, onProgress} = stage;
+  const project = platform() === 'linux' && arch() === 'x64' && !gpu ? 'tensorflow-cpu' : 'tensorflow';
+  await compilerOf(environment); // before anything large is downloaded
+  const downloads = join(folder, 'downloads');
+  await mkdir(downloads);
+  const path = await timed(stage, `wheel: download of ${project} ${version ?? '(the newest)'}`, () =>
+    fetchWheel({project, version, folder: downloads, environment, onProgress}),
+  );
+  const wheel = await ZipFile.open(path);
+  try {
+    await timed(stage, 'wheel: unpacking the library and its headers', () =>
+      unpackLibrary(wheel, gpu ? CARD_HEADERS : HEADERS, folder),
+    );
+    if (gpu && nvidia) await installCuda(wheel, downloads, stage);
+  } finally {
+    await wheel.close();
+  }
+  await rm(downloads, {recursive: true});
+  await installAddon(await libraryOf(folder, packageOf(stage), 'wheel'), stage);
+  if (!gpu) await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
+}
+
+/** `tensorflow/` beside `nvidia/`, as Python lays them out: so the library finds NVIDIA's by its own relative paths. */
+async function unpackLibrary(wheel: ZipFile, headers: RegExp, folder: string): Promise<void> {
+  const libraries = wheel.names.filter((name) =>
+    /^tensorflow\/libtensorflow_\w+\.(so|\d+\.dylib)/.test(name),
+  );
+  if (libraries.filter((name) => /_(cc|framework)\./.test(name)).length < 2) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `wheel: expected tensorflow/libtensorflow_cc and _framework in it, got ${libraries.join(', ') || 'neither'}. Wheels ` +
+        `have them from ${OLDEST_WHEEL} on. Pass a later --version.`,
+    );
+  }
+  for (const name of [...libraries, ...wheel.names.filter((each) => headers.test(each))]) {
+    await wheel.extract(name, join(folder, name));
+  }
+}
+
+/** NVIDIA's libraries that a TensorFlow wheel asks for, from its virtual environment or from wheels of their own. */
+async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Promise<void> {
+  const {folder, environment, onProgress} = stage;
+  const metadata = wheel.names.find((name) => name.endsWith('.dist-info/METADATA'));
+  const needed = metadata ? cudaWheels(await wheel.text(metadata)) : [];
+  if (needed.length === 0) {
+    onProgress('wheel: it names no NVIDIA packages; the libraries of the system are used.');
+    return;
+  }
+  for (const {project, version} of needed) {
+    await timed(stage, `NVIDIA: ${project} ${version}`, async () => {
+      const archive = await ZipFile.open(
+        await fetchWheel({project, version, folder: downloads, environment, onProgress}),
+      );
+      try {
+        const kept = archive.names.filter((name) => /^nvidia\/.*(\.so(\.\d+)*|\/ptxas|\.bc)$/.test(name));
+        for (const name of kept) {
+          await archive.extract(name, join(folder, name));
+          if (name.endsWith('/ptxas')) await chmod(join(folder, name), 0o755);
+        }
+      } finally {
+        await archive.close();
+      }
+    });
+  }
+}
+
+/** Uses a TensorFlow that is on disk already, where it is. */
+async function installFromFolder(given: string, stage: Stage): Promise<string> {
+  stage.onProgress(
+    `${given}: used as it is; nothing of TensorFlow is downloaded, and no hash is there to check it by.`,
+  );
+  const library = await libraryOf(stage.folder, packageOf(stage), given);
+  await installAddon(library, stage);
+  return besideLibrary(library);
+}
+
+async function installAddon(library: TensorFlowLibrary, stage: Stage): Promise<void> {
+  const name = packageOf(stage);
+  await timed(stage, `npm: ${name} ${PACKAGE_VERSION} without its installer`, () =>
+    installPackage(stage, ['--ignore-scripts']),
+  );
+  await timed(stage, 'addon: compiling', () =>
+    buildAddon(join(stage.folder, 'node_modules', name), library, stage.environment),
+  );
+}
+
+const packageOf = ({gpu}: Stage): TensorFlowPackage =>
+  gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
+
+/** npm's own client, in a folder with a package.json of its own: the user's is not touched. */
+async function installPackage(stage: Stage, flags: string[]): Promise<void> {
+  const {folder, environment} = stage;
+  const name = packageOf(stage);
+  const dependencies = {[name]: PACKAGE_VERSION};
+  await writeFile(join(folder, 'package.json'), JSON.stringify({private: true, dependencies}));
+  const args = ['install', '--no-audit', '--no-fund', '--no-package-lock', ...flags, NODE_API_HEADERS];
+  try {
+    await promisify(execFile)('npm', args, {
+      cwd: folder,
+      env: {...environment, npm_config_prefix: undefined},
+      shell: platform() === 'win32',
+      timeout: 900_000,
+      maxBuffer: 1 << 26,
+    });
+  } catch (error) {
+    const {stderr = '', message} = error as {stderr?: string; message: string};
+    const lines = stderr.split('\n').filter((line) => /Error: |\bE[A-Z]{5,}\b|\bERR_[A-Z_]+/.test(line));
+    throw new TfjsLoraError(
+      'BACKEND_UNAVAILABLE',
+      `npm install ${name}@${PACKAGE_VERSION}: expected success, got: ${
+        lines
+          .slice(0, 3)
+          .map((line) => line.trim())
+          .join(' | ') || message.split('\n')[0]
+      }. Is its host reachable?`,
+    );
+  }
+  // Its own copy of TensorFlow.js would be a second one in the process; without it, the one outside is found.
+  const scope = join(folder, 'node_modules', '@tensorflow');
+  for (const each of await readdir(scope)) {
+    if (!each.startsWith('tfjs-node')) await rm(join(scope, each), {recursive: true});
+  }
+}
+
+/** Puts `staged` in the place of `folder`. */
+async function replaceFolder(folder: string, staged: string): Promise<void> {
+  const old = `${folder}.old`;
+  await rm(old, {recursive: true, force: true});
+  await mkdir(dirname(folder), {recursive: true});
+  if (existsSync(folder)) await rename(folder, old);
+  await rename(staged, folder);
+  await rm(old, {recursive: true, force: true});
+}
+
+async function timed<T>({onProgress}: Stage, what: string, run: () => Promise<T>): Promise<T> {
+  onProgress(`${what} …`);
+  const started = performance.now();
+  const result = await run();
+  onProgress(`  ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  return result;
+}

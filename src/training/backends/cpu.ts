@@ -1,0 +1,15 @@
+import * as tf from '@tensorflow/tfjs';
+import {registerCpuKernels} from '../../../layers/kernels/cpu/registerCpuKernels.ts';
+import type {Backend} from './backend.ts';
+import {processor} from './processor.ts';
+
+/** Plain JavaScript, one thread: runs everywhere, slowly. The reference that the others are tested against. */
+export const cpu: Backend = {
+  name: 'cpu',
+  async start() {
+    registerCpuKernels();
+    await tf.setBackend('cpu');
+    const {model} = await processor();
+    return {device: model, features: ['1 thread'], computeDtype: 'float32'};
+  },
+};

@@ -1,0 +1,145 @@
+import * as tf from '@tensorflow/tfjs';
+import {registerTensorFlowKernels} from '../../../layers/kernels/tensorflow/registerTensorFlowKernels.ts';
+import {
+  productsOf,
+  setProducts,
+  type TensorFlowBackend,
+} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {logitsAtOnce} from '../../../layers/ops/linearCrossEntropy.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {Backend} from './backend.ts';
+import {type ComputeDtype, nearestComputeDtype} from './computeDtype.ts';
+import {cudaLibraries, missingLibraries, nvidiaCard} from './cudaLibraries.ts';
+import {chooseFusedOps} from './fusedOps.ts';
+import {isNode, nodeModule, processor} from './processor.ts';
+import {readSetup, TENSORFLOW_PACKAGES, type TensorFlowSetup, tensorflowFolder} from './tensorflowFolder.ts';
+import {guardHandles} from './tensorflowHandles.ts';
+
+/** Read by TensorFlow when its library loads; what the user has set stands. */
+const DEFAULT_ENVIRONMENT = {
+  TF_ENABLE_ONEDNN_OPTS: '1', // off by default on processors without AVX-512, where it gains a third all the same
+  TF_FORCE_GPU_ALLOW_GROWTH: 'true', // else it takes the whole card at once
+  TF_CPP_MIN_LOG_LEVEL: '2', // errors only: the report below says what its warnings would
+  CUDA_CACHE_MAXSIZE: '4294967296', // of kernels compiled for a card newer than the library
+};
+
+const COMPUTE_DTYPES = ['float32', 'bfloat16'] as const;
+
+/** 256 MiB of them: the product with an output head costs about as much for 512 rows as for 256. On a card, 512. */
+const [LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CARD] = [1 << 26, 1 << 27];
+
+/** Native TensorFlow: what `tfjs-lora setup tensorflow` made, else a package of {@link TENSORFLOW_PACKAGES} that loads. */
+export const tensorflow: Backend = {
+  name: 'tensorflow',
+  async start(options) {
+    const dtype = options.computeDtype && nearestComputeDtype(options.computeDtype, COMPUTE_DTYPES);
+    const {name: loaded, setup} = await loadPackage(dtype);
+    if (!(await tf.setBackend('tensorflow'))) {
+      throw unavailable(`${loaded} loaded, but its backend did not start`);
+    }
+    registerTensorFlowKernels();
+    const backend = tf.backend() as TensorFlowBackend;
+    guardHandles(backend);
+    logitsAtOnce.set(backend, backend.isUsingGpuDevice ? LOGITS_AT_ONCE_ON_CARD : LOGITS_AT_ONCE);
+    if (dtype)
+      setProducts(backend, {
+        operands: dtype,
+        isNative: dtype === 'float32' || (await multiplies16Bits(backend)),
+      });
+    const version = backend.binding.TF_Version;
+    const features = [`TensorFlow ${version}`, loaded, describeProducts(backend)];
+    const computeDtype = productsOf(backend).operands;
+    const card = await nvidiaCard();
+    const fusedOps = await chooseFusedOps(backend, setup, options.fusedOps);
+    if (backend.isUsingGpuDevice)
+      return {device: card ?? 'GPU', features: ['GPU', ...features, fusedOps], computeDtype};
+    const {model} = await processor();
+    const unused = card ? [`${card} unused: ${await whyUnused(loaded, version)}`] : [];
+    return {device: model, features: ['CPU', ...features, fusedOps, ...unused], computeDtype};
+  },
+};
+
+interface LoadedPackage {
+  name: string;
+  /** What it was set up as, and where; undefined for a package of the user's own. */
+  setup?: {folder: string; made: TensorFlowSetup};
+}
+
+/** Loads the first package that works. */
+async function loadPackage(computeDtype: ComputeDtype | undefined): Promise<LoadedPackage> {
+  if (!isNode()) throw unavailable('this is a browser');
+  const {createRequire} = await nodeModule<typeof import('node:module')>('module');
+  const {join} = await nodeModule<typeof import('node:path')>('path');
+  await prepareProcess(computeDtype);
+  const folder = await tensorflowFolder();
+  const made = await readSetup(folder);
+  const candidates: [name: string, path: string][] = TENSORFLOW_PACKAGES.map((name) => [name, name]);
+  if (made) candidates.unshift([made.package, join(folder, 'node_modules', made.package)]);
+  const load = createRequire(import.meta.url); // not `require`, which the CommonJS build needs for itself
+  const failures: string[] = [];
+  for (const [name, path] of candidates) {
+    try {
+      load(path);
+      return {name, setup: made && path !== name ? {folder, made} : undefined};
+    } catch (error) {
+      failures.push(`${name}${path === name ? '' : ', set up'}: ${failureOf(error, path)}`);
+    }
+  }
+  throw unavailable(failures.join('; '));
+}
+
+/** What must be so before TensorFlow's library and tfjs-node's code are loaded. */
+async function prepareProcess(computeDtype: ComputeDtype | undefined): Promise<void> {
+  const {env} = globalThis.process;
+  for (const [name, value] of Object.entries(DEFAULT_ENVIRONMENT)) env[name] ??= value;
+  // Read when the library loads: whether float32 products on a card stay float32, or are TF32, as TensorFlow has them: of 10
+  // bits, several times as fast, and still more exact than those in bfloat16 beside them.
+  const isLoaded = tf.findBackendFactory('tensorflow') != null;
+  if (computeDtype !== 'bfloat16' && !isLoaded) env.NVIDIA_TF32_OVERRIDE ??= '0';
+  // tfjs-node 4.22 calls two functions that Node 23 took away.
+  const util = await nodeModule<Record<string, unknown>>('util');
+  util.isNullOrUndefined ??= (value: unknown) => value == null;
+  util.isArray ??= Array.isArray;
+}
+
+/** Elsewhere TensorFlow multiplies bfloat16 slower than float32, and sums in it. */
+async function multiplies16Bits({isUsingGpuDevice}: TensorFlowBackend): Promise<boolean> {
+  const {readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
+  return isUsingGpuDevice || /\bavx512f\b/.test(await readFile('/proc/cpuinfo', 'utf8').catch(() => ''));
+}
+
+function describeProducts(backend: TensorFlowBackend): string {
+  const {operands, isNative} = productsOf(backend);
+  if (!isNative) return `products of ${operands}, in float32`;
+  const isTF32 = backend.isUsingGpuDevice && globalThis.process.env.NVIDIA_TF32_OVERRIDE !== '0';
+  if (operands === 'float32') return `products in ${isTF32 ? 'TF32' : 'float32'}`;
+  return `products in ${operands}${isTF32 ? ', others in TF32' : ''}`;
+}
+
+async function whyUnused(loaded: string, version: string): Promise<string> {
+  if (!loaded.endsWith('-gpu'))
+    return 'this TensorFlow is for processors only; run tfjs-lora setup tensorflow --gpu';
+  const folder = await tensorflowFolder();
+  const libraries = (await readSetup(folder))?.libraries ?? folder;
+  const missing = await missingLibraries(cudaLibraries(version), libraries);
+  if (missing.length > 0) return `TensorFlow does not find ${missing.join(', ')}`;
+  const {CUDA_VISIBLE_DEVICES} = globalThis.process.env;
+  return CUDA_VISIBLE_DEVICES === undefined
+    ? 'its libraries are there, but TensorFlow refuses it; TF_CPP_MIN_LOG_LEVEL=0 shows why'
+    : `CUDA_VISIBLE_DEVICES is "${CUDA_VISIBLE_DEVICES}"`;
+}
+
+function failureOf(error: unknown, path: string): string {
+  const {code, message} = error as NodeJS.ErrnoException;
+  const notFound = code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND';
+  if (notFound && message.includes(path)) return 'not installed';
+  return `does not load (${message.split('\n')[0]})`;
+}
+
+function unavailable(got: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'BACKEND_UNAVAILABLE',
+    `useBackend tensorflow: expected ${TENSORFLOW_PACKAGES.join(' or ')}, got: ${got}. ` +
+      'Run npx tfjs-lora setup tensorflow, or use wasm.',
+  );
+}

@@ -1,0 +1,98 @@
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import {
+  BACKEND_OPTIONS,
+  type Backend,
+  type BackendName,
+  type BackendOptions,
+  type StartedBackend,
+} from './backend.ts';
+import {assertComputeDtype, type ComputeDtype} from './computeDtype.ts';
+import {cpu} from './cpu.ts';
+import {tensorflow} from './tensorflow.ts';
+import {wasm} from './wasm.ts';
+import {webgpu} from './webgpu.ts';
+
+export type {BackendName, BackendOptions} from './backend.ts';
+
+/** Fastest first: the order in which `auto` tries them. */
+const BACKENDS: Backend[] = [webgpu, tensorflow, wasm, cpu];
+
+/** What became of one backend that was tried. */
+export interface BackendAttempt {
+  backend: BackendName;
+  available: boolean;
+  /** Why it was taken, or what is missing. */
+  reason: string;
+}
+
+/** Which backend {@link useBackend} chose, and why. Printing it gives a short text. */
+export interface BackendReport {
+  backend: BackendName;
+  /** The processor's or graphics card's name. */
+  device: string;
+  features: string[];
+  /** What large products are multiplied in: what was asked for, or the nearest that the backend has. */
+  computeDtype: ComputeDtype;
+  /** Why this one. */
+  reason: string;
+  /** All that were tried, in order; the last is the chosen one. */
+  tried: BackendAttempt[];
+  toString(): string;
+}
+
+/**
+ * Chooses what tensors run on, and registers this library's kernels for it. Call it before making tensors; calling it
+ * again with the same name changes nothing, with another switches.
+ *
+ * @param name `auto` takes the first that works of `webgpu`, `tensorflow`, `wasm` and `cpu`. Default `auto`
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot run
+ *   here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than asked for
+ */
+export async function useBackend(
+  name: 'auto' | BackendName = 'auto',
+  options: BackendOptions = {},
+): Promise<BackendReport> {
+  assertKnownOptions('useBackend', options, BACKEND_OPTIONS);
+  const known = ['auto', ...BACKENDS.map((backend) => backend.name)];
+  if (!known.includes(name)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `useBackend: expected ${known.join(', ')}, got ${name}. Did you mean ${nearestNames(name, known, 1)[0]}?`,
+    );
+  }
+  assertComputeDtype(options.computeDtype);
+  const tried: BackendAttempt[] = [];
+  for (const backend of BACKENDS) {
+    if (name !== 'auto' && backend.name !== name) continue;
+    try {
+      const started = await backend.start(options, name !== 'auto');
+      const reason = name === 'auto' ? 'the fastest that works here' : 'asked for';
+      tried.push({backend: backend.name, available: true, reason});
+      return report({backend: backend.name, ...withNearest(started, options), reason, tried});
+    } catch (error) {
+      const isMissing = error instanceof TfjsLoraError && error.code === 'BACKEND_UNAVAILABLE';
+      if (name !== 'auto' || !isMissing) throw error;
+      tried.push({backend: backend.name, available: false, reason: error.message});
+    }
+  }
+  throw new TfjsLoraError('BACKEND_UNAVAILABLE', tried.map(({reason}) => reason).join('\n'));
+}
+
+/** Says so where a wish for a type was met by the nearest one. */
+function withNearest(started: StartedBackend, {computeDtype: asked}: BackendOptions): StartedBackend {
+  const {computeDtype, features} = started;
+  if (asked === undefined || asked === computeDtype) return started;
+  return {...started, features: [...features, `${computeDtype} is the nearest it has to ${asked}`]};
+}
+
+function report(fields: Omit<BackendReport, 'toString'>): BackendReport {
+  const {backend, device, features, reason, tried} = fields;
+  const lines = [
+    `backend ${backend} (${reason}): ${device}, ${features.join(', ')}`,
+    ...tried
+      .filter(({available}) => !available)
+      .map((attempt) => `  not ${attempt.backend}: ${attempt.reason}`),
+  ];
+  return Object.defineProperty(fields, 'toString', {value: () => lines.join('\n')}) as BackendReport;
+}

@@ -1,0 +1,250 @@
+import * as tf from '@tensorflow/tfjs';
+import {BufferPool} from '../../../layers/kernels/webgpu/device/bufferPool.ts';
+import {recordCommands} from '../../../layers/kernels/webgpu/device/commandRecording.ts';
+import {compileShaders} from '../../../layers/kernels/webgpu/device/compileShaders.ts';
+import {isTuned, setTuning} from '../../../layers/kernels/webgpu/device/tuning.ts';
+import {
+  capabilitiesOf,
+  submitRecorded,
+  tryMatrices,
+  type WebGPUBackend,
+} from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
+import {shaderCompilers} from '../../../layers/ops/compileShaders.ts';
+import {asynchronousBackends} from '../../../layers/ops/dispatch.ts';
+import {logitsAtOnce} from '../../../layers/ops/linearCrossEntropy.ts';
+import {recorders} from '../../../layers/ops/recordReplay.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {Backend} from './backend.ts';
+import {nearestComputeDtype} from './computeDtype.ts';
+import {isNode} from './processor.ts';
+import {tuningFile} from './tuningFile.ts';
+
+/** Dawn's switches: f16 and subgroup matrices are behind them, and our shaders check their bounds themselves. */
+const DAWN_FEATURES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
+
+/** Timestamps as fine as the card's: rounded to 65 µs for web pages' sake, they cannot tell kernels apart. */
+const DAWN_LEFT_OUT = 'timestamp_quantization';
+
+/** What is asked of the device where the adapter has it. */
+const FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix', 'timestamp-query'];
+
+/** Limits that are raised to the adapter's own; the defaults are those of a small phone. */
+const LIMITS = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeWorkgroupSizeY',
+  'maxComputeWorkgroupSizeZ',
+  'maxComputeWorkgroupsPerDimension',
+] as const;
+
+/** 128 MiB of them: with Llama 3's vocabulary two tiles of rows, so that the head's weight is read half as often. */
+const LOGITS_AT_ONCE = 1 << 25;
+
+/**
+ * Dispatches in a submission. One costs the host as much as several dispatches, but until one comes, the card waits: after a
+ * reading, when it has nothing to do, the first is small, and each next one twice as large.
+ */
+const DISPATCHES = {first: 16, most: 96};
+const SUBMISSION_SIZE = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE';
+
+/** Kept for the life of the process: Dawn aborts when its instance is collected. */
+const alive: unknown[] = [];
+
+/** The graphics card through WebGPU: Dawn in Node (package `webgpu`), the browser's own elsewhere. */
+export const webgpu: Backend = {
+  name: 'webgpu',
+  async start(options, isAsked) {
+    const {WebGPUBackend: BackendClass} = await loadPackage();
+    if (!('webgpu' in tf.engine().registry) || !isOurs(tf.findBackend('webgpu'))) {
+      const adapter = await requestAdapter();
+      const name = nameOf(adapter);
+      if (isSoftware(adapter) && !isAsked) {
+        throw unavailable(`a software driver only (${name}). Ask for webgpu by name to use it`);
+      }
+      const device = await requestDevice(adapter);
+      const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
+      watch(backend, name);
+      reuseAtOnce(backend);
+      growSubmissions(backend);
+      backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
+      asynchronousBackends.add(backend);
+      recorders.set(backend, (inputs, run) => recordCommands(backend, inputs, run));
+      shaderCompilers.set(backend, (run, onProgress) => compileShaders(backend, run, onProgress));
+      const {subgroupMinSize, subgroupMaxSize} = adapter.info;
+      await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
+      if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
+      logitsAtOnce.set(backend, Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4));
+      tf.registerBackend('webgpu', () =>
+        Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
+      );
+    }
+    registerWebGPUKernels();
+    // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
+    // tensor's remains): a threshold below one workgroup keeps to the plain one.
+    tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
+    tf.env().set(SUBMISSION_SIZE, DISPATCHES.first);
+    if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
+    const backend = tf.backend() as OurBackend;
+    const capabilities = capabilitiesOf(backend);
+    if (options.computeDtype) {
+      const has = capabilities.hasF16 ? (['float32', 'float16'] as const) : (['float32'] as const);
+      capabilities.computeDtype = nearestComputeDtype(options.computeDtype, has);
+    }
+    if (options.tune !== undefined)
+      await setTuning(backend, options.tune ? {device: backend[IDENTITY], store: tuningFile} : undefined);
+    const {hasF16, hasSubgroups, hasMatrices} = capabilities;
+    const features = [
+      ...(hasF16 ? ['f16'] : []),
+      ...(hasSubgroups ? ['subgroups'] : []),
+      ...(hasMatrices ? ['subgroup matrices'] : []),
+      `products in ${capabilities.computeDtype}`,
+      ...(isTuned(backend) ? ['tiles by measurement'] : []),
+    ];
+    return {device: backend[OURS], features, computeDtype: capabilities.computeDtype};
+  },
+};
+
+/** On the backend itself, with the card's name, and that with its driver: a second copy of this file must know it again. */
+const OURS = Symbol.for('tfjs-lora.webgpu');
+const IDENTITY = Symbol.for('tfjs-lora.webgpu.identity');
+type OurBackend = WebGPUBackend & {[OURS]: string; [IDENTITY]: string};
+
+const isOurs = (backend: object): boolean => OURS in backend;
+
+type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
+
+/** `navigator.gpu` must exist before the package's backend is made; in Node, Dawn brings it. */
+async function loadPackage(): Promise<Package> {
+  if (!globalThis.navigator?.gpu) {
+    if (!isNode()) throw unavailable('a browser without it');
+    await startDawn();
+  }
+  try {
+    return await import('@tensorflow/tfjs-backend-webgpu');
+  } catch (error) {
+    throw unavailable(`@tensorflow/tfjs-backend-webgpu, which does not load (${(error as Error).message})`);
+  }
+}
+
+async function startDawn(): Promise<void> {
+  const dawn = await import('webgpu').catch((error: Error) => {
+    throw unavailable(`no package webgpu (${error.message.split('\n')[0]}). npm install webgpu`);
+  });
+  const gpu = dawn.create([
+    `enable-dawn-features=${DAWN_FEATURES}`,
+    `disable-dawn-features=${DAWN_LEFT_OUT}`,
+  ]);
+  alive.push(gpu);
+  Object.assign(globalThis, dawn.globals);
+  const navigator = globalThis.navigator ?? {};
+  Object.defineProperty(navigator, 'gpu', {value: gpu, configurable: true});
+  if (!globalThis.navigator) {
+    Object.defineProperty(globalThis, 'navigator', {value: navigator, configurable: true});
+  }
+}
+
+async function requestAdapter(): Promise<GPUAdapter> {
+  const adapter = await navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
+  if (!adapter) throw unavailable('no graphics driver that offers it');
+  return adapter;
+}
+
+async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
+  const device = await adapter.requestDevice({
+    requiredFeatures: FEATURES.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[],
+    requiredLimits: Object.fromEntries(LIMITS.map((limit) => [limit, adapter.limits[limit]])),
+  });
+  alive.push(adapter, device);
+  return device;
+}
+
+/** A driver that computes on the processor, for tests: SwiftShader, lavapipe. */
+function isSoftware({info}: GPUAdapter): boolean {
+  const names = `${info.architecture} ${info.device} ${info.description}`;
+  return info.isFallbackAdapter || /software|swiftshader|llvmpipe|lavapipe/i.test(names);
+}
+
+function identityOf({info}: GPUAdapter): string {
+  return [info.vendor, info.architecture, info.device, info.description].join('/');
+}
+
+function nameOf({info}: GPUAdapter): string {
+  return info.description.split(':')[0] || info.device || `${info.vendor} ${info.architecture}`.trim();
+}
+
+/**
+ * Turns the loss of the device, and errors that WebGPU reports aside (out of memory, a shader it refuses), into an error
+ * of the next read, which every step, save and generation ends with.
+ */
+function watch(backend: WebGPUBackend, name: string): void {
+  const {device} = backend;
+  let failure: TfjsLoraError | undefined;
+  const fail = (what: string, advice: string) => {
+    failure ??= new TfjsLoraError(
+      'DEVICE_LOST',
+      `webgpu ${name}: expected a working device, got: ${what}. ${advice}`,
+    );
+  };
+  void device.lost.then(({reason, message}) =>
+    fail(
+      `device lost (${message || reason})`,
+      'What was saved before is whole; start a new process, and lower the batch size if memory ran out',
+    ),
+  );
+  device.onuncapturederror = ({error}) => fail(error.message, 'Results since then are not to be trusted');
+  const read = backend.read.bind(backend);
+  const guarded = async (dataId: tf.DataId) => {
+    if (failure) throw failure;
+    try {
+      const values = await read(dataId);
+      if (failure) throw failure;
+      const entry = backend.tensorMap.get(dataId);
+      if (entry?.resource) entry.values = null; // not kept: optimizers change tensors where they lie
+      return values;
+    } catch (error) {
+      throw failure ?? error;
+    }
+  };
+  Object.assign(backend, {read: guarded});
+}
+
+/**
+ * Lets a disposed tensor's buffer be used again at once. The stock backend holds it back until the commands that use it are
+ * submitted; but what uses it next is recorded after them, and the queue keeps the order. (What the host writes outside that
+ * order, uniforms and staging buffers, is not a tensor's.) A step needs gigabytes less.
+ */
+function reuseAtOnce(backend: WebGPUBackend): void {
+  const none = {add: () => none, has: () => false, delete: () => false};
+  Object.defineProperty(backend, 'commandQueueOwnedIds', {get: () => none, set: () => {}});
+}
+
+function growSubmissions(backend: WebGPUBackend): void {
+  let size = DISPATCHES.first;
+  const change = (next: number) => {
+    if (tf.env().getNumber(SUBMISSION_SIZE) !== size) return; // somebody else's choice
+    size = next;
+    tf.env().set(SUBMISSION_SIZE, size);
+  };
+  const submit = backend.submitQueue.bind(backend);
+  const read = backend.read.bind(backend);
+  Object.assign(backend, {
+    submitQueue() {
+      submit();
+      change(Math.min(2 * size, DISPATCHES.most));
+    },
+    async read(dataId: tf.DataId) {
+      const values = await read(dataId);
+      change(DISPATCHES.first);
+      return values;
+    },
+  });
+}
+
+function unavailable(got: string): TfjsLoraError {
+  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend webgpu: expected WebGPU, got ${got}.`);
+}

@@ -1,0 +1,28 @@
+import {join} from 'node:path';
+import {LinesFile} from '../output/linesFile.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+
+const COLUMNS = [
+  'step',
+  'epoch',
+  'loss',
+  'grad_norm',
+  'learning_rate',
+  'eval_loss',
+  'eval_perplexity',
+  'skipped_steps',
+  'num_input_tokens_seen',
+  'train_tokens_per_second',
+  'train_loss',
+  'train_runtime',
+];
+
+/** Writes `trainer_log.csv`: the log as a table, an empty cell where a line says nothing. */
+export function csvLog(run: TrainingRun, outputDir: string): TrainingCallback {
+  const file = new LinesFile(join(outputDir, 'trainer_log.csv'));
+  return {
+    onTrainBegin: () => file.open(run.log.length, COLUMNS.join(',')),
+    onLog: (entry) => file.append(COLUMNS.map((name) => entry[name] ?? '').join(',')),
+  };
+}

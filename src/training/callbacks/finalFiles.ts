@@ -1,0 +1,60 @@
+import {resolve} from 'node:path';
+import {
+  assertFiniteWeights,
+  restoreTrainedWeights,
+  saveTrainedWeights,
+} from '../checkpoints/trainedWeights.ts';
+import {floatingPointOperations, writeTrainerState} from '../checkpoints/trainerState.ts';
+import {checkpointFolder} from '../output/checkpointFolder.ts';
+import {writeResults} from '../output/resultFiles.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+import {evaluationMetrics} from './trainingLog.ts';
+
+/**
+ * What a finished run leaves in its folder: the weights (the best ones where asked for), the tokenizer,
+ * `{train,eval,all}_results.json` and `trainer_state.json`. One that is interrupted leaves `trainer_state.json`.
+ */
+export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallback {
+  const {model} = run;
+  return {
+    onTrainComplete: async () => {
+      const isBest = loadBest(run, outputDir);
+      await assertFiniteWeights(model, `weights in ${resolve(outputDir)}`);
+      const metrics = trainingMetrics(run);
+      await run.addLog(metrics);
+      const evaluation = await run.validate(run, isBest);
+      if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
+      await model.tokenizer?.save(outputDir); // before the weights, so that whoever finds them finds it too
+      await saveTrainedWeights(model, outputDir);
+      const {epoch, tokensSeen} = run.progress;
+      const place = {epoch, num_input_tokens_seen: tokensSeen};
+      writeResults(outputDir, 'train', {...place, ...metrics});
+      if (evaluation) writeResults(outputDir, 'eval', {...place, ...evaluationMetrics(evaluation)});
+      writeTrainerState(run, outputDir);
+    },
+    onTrainEnd: () => {
+      if (run.history.isInterrupted) writeTrainerState(run, outputDir);
+    },
+  };
+}
+
+/** @returns whether the weights are now others than those of the last step */
+function loadBest({model, plan, progress}: TrainingRun, outputDir: string): boolean {
+  if (!plan.loadBestModelAtEnd || !progress.best || progress.best.step === progress.step) return false;
+  restoreTrainedWeights(model, checkpointFolder(outputDir, progress.best.step));
+  return true;
+}
+
+/** Of the whole run, under transformers' names; the speeds are this call's. */
+function trainingMetrics(run: TrainingRun): Record<string, number> {
+  const {progress, seconds, examples, firstStep} = run;
+  return {
+    ...(progress.skippedSteps > 0 && {skipped_steps: progress.skippedSteps}),
+    total_flos: floatingPointOperations(run),
+    ...(progress.lossSteps > 0 && {train_loss: progress.lossSum / progress.lossSteps}),
+    train_runtime: seconds,
+    train_samples_per_second: examples / seconds,
+    train_steps_per_second: (progress.step - firstStep) / seconds,
+  };
+}

@@ -1,0 +1,24 @@
+import {basename, join, resolve} from 'node:path';
+import {type LossPoint, plotLoss} from '../plots/lossPlot.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+
+/** Draws a finished run's `training_loss` and, after evaluations, `training_eval_loss`, each as PNG and SVG. */
+export function lossPlots(run: TrainingRun, outputDir: string): TrainingCallback {
+  return {
+    onTrainComplete: async () => {
+      if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
+      for (const [key, name] of [
+        ['loss', 'training loss'],
+        ['eval_loss', 'validation loss'],
+      ]) {
+        const points = run.log.filter((entry) => Number.isFinite(entry[key]));
+        if (points.length === 0) continue;
+        const training: LossPoint[] = points.map((entry) => ({step: entry.step, loss: entry[key]}));
+        const options = {title: `${name} of ${basename(resolve(outputDir))}`, rawLabel: 'as logged'};
+        for (const kind of ['png', 'svg'])
+          await plotLoss({training}, join(outputDir, `training_${key}.${kind}`), options);
+      }
+    },
+  };
+}

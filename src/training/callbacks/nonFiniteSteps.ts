@@ -1,0 +1,20 @@
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+
+/** Gives a run up after `maxNonFiniteSteps` skipped steps in a row; what was saved before stays. */
+export function nonFiniteSteps(run: TrainingRun): TrainingCallback {
+  return {
+    onStepEnd: ({step, loss, gradNorm, learningRate, isSkipped}) => {
+      const {progress, plan} = run;
+      if (!isSkipped || progress.skippedInRow < plan.maxNonFiniteSteps) return;
+      throw new TfjsLoraError(
+        'NON_FINITE',
+        `training step ${step}: expected numbers, got loss ${loss}, gradient norm ${gradNorm} at learning rate ` +
+          `${learningRate}, the last of ${progress.skippedInRow} such steps in a row. No checkpoint was written since. ` +
+          'Lower the learning rate, warm it up for longer, set maxGradNorm, compute in float32, and check the data; ' +
+          'then resume from the last checkpoint.',
+      );
+    },
+  };
+}

@@ -1,0 +1,122 @@
+import cliProgress from 'cli-progress';
+import type {StepRecord, TrainingCallback} from '../run/callbacks.ts';
+import type {ProgressStream} from '../run/fitArgs.ts';
+import {formatBytes} from '../run/formatBytes.ts';
+
+/** Seconds between lines where nothing can be redrawn. */
+const LINE_SECONDS = 5;
+
+/**
+ * Where `fitDataset` shows progress unless told otherwise: standard error, which a notebook shows under its cell and a
+ * pipe does not swallow. None in a browser: pass `progressStream` there.
+ */
+export function defaultProgressStream(): ProgressStream | undefined {
+  return (globalThis as {process?: {stderr?: ProgressStream}}).process?.stderr;
+}
+
+/**
+ * A callback that shows loss, learning rate, tokens per second, time left and memory.
+ *
+ * @param stream such as `process.stderr`
+ */
+export function progressBar(stream: ProgressStream): TrainingCallback {
+  return stream.isTTY ? redrawn(stream as NodeJS.WriteStream) : byLines(stream);
+}
+
+/** The bars on terminals now, each with what draws it on the line where the cursor is. */
+const drawn = new Map<ProgressStream, () => void>();
+
+const CLEAR_LINE = '\r\x1b[K';
+const SAVE_CURSOR = '\x1b7'; // where the bar goes back to when it stops
+
+/** Writes a line where progress may be shown: in place of it, which is drawn again below. */
+export function printAboveProgress(stream: ProgressStream, line: string): void {
+  stream.write(stream.isTTY ? `${CLEAR_LINE}${line}\n` : `${line}\n`);
+  drawn.get(stream)?.();
+}
+
+function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
+  const bar = new cliProgress.SingleBar(
+    {
+      format: '{bar} {value}/{total} {details}',
+      stream,
+      linewrap: false,
+      barsize: 24,
+      forceRedraw: true, // also where nothing changed: below a line that took its place
+      gracefulExit: false, // signals are the program's business
+    },
+    cliProgress.Presets.shades_classic,
+  );
+  let details = '';
+  let validation = '';
+  const stop = () => {
+    bar.stop();
+    drawn.delete(stream);
+  };
+  return {
+    onTrainBegin: ({totalSteps, step = 0}) => {
+      bar.start(totalSteps ?? 0, step, {details});
+      drawn.set(stream, () => {
+        stream.write(SAVE_CURSOR);
+        bar.render();
+      });
+    },
+    onCompile: (compiled, total) => bar.update({details: describeCompiling(compiled, total)}),
+    onStepEnd: (record) => {
+      if (record.totalSteps === undefined) bar.setTotal(record.step);
+      details = describe(record);
+      bar.update(record.step, {details: details + validation});
+    },
+    onEvaluate: ({loss}) => {
+      validation = ` val ${loss.toFixed(4)}`;
+      bar.update({details: details + validation});
+    },
+    onTrainEnd: stop,
+    onTrainError: stop,
+  };
+}
+
+function byLines(stream: ProgressStream): TrainingCallback {
+  let shown: StepRecord | undefined;
+  let latest: StepRecord | undefined;
+  const show = (record: StepRecord) => {
+    const of = record.totalSteps ? `/${record.totalSteps}` : '';
+    stream.write(`step ${record.step}${of} ${describe(record)}\n`);
+    shown = record;
+  };
+  return {
+    onCompile: (compiled, total) => {
+      if (compiled === 0 || compiled === total) stream.write(`${describeCompiling(compiled, total)}\n`);
+    },
+    onStepEnd: (record) => {
+      latest = record;
+      if (!shown || record.seconds - shown.seconds >= LINE_SECONDS) show(record);
+    },
+    onEvaluate: ({loss, perplexity}, step) => {
+      if (latest && latest !== shown) show(latest);
+      stream.write(`step ${step} validation loss ${loss.toFixed(4)} perplexity ${perplexity.toFixed(2)}\n`);
+    },
+    onTrainEnd: () => {
+      if (latest && latest !== shown) show(latest);
+    },
+  };
+}
+
+const describeCompiling = (compiled: number, total: number): string =>
+  `compiling shaders ${compiled}/${total}`;
+
+function describe(record: StepRecord): string {
+  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = record;
+  const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
+  const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
+  const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
+  return `loss ${loss.toFixed(4)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
+}
+
+function formatSeconds(seconds: number): string {
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const two = (value: number) => String(value).padStart(2, '0');
+  if (hours > 0) return `${hours}h${two(minutes)}m`;
+  return minutes > 0 ? `${minutes}m${two(whole % 60)}s` : `${whole}s`;
+}

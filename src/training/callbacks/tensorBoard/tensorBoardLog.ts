@@ -1,0 +1,20 @@
+import {join} from 'node:path';
+import type {TrainingCallback} from '../../run/callbacks.ts';
+import type {TrainingRun} from '../../run/trainingRun.ts';
+import {EventFile} from './eventFile.ts';
+
+/** Writes the log to `runs/` as TensorBoard's event files, under the tags transformers gives them: `train/loss`, `eval/loss`. */
+export function tensorBoardLog(run: TrainingRun, outputDir: string): TrainingCallback {
+  let file: EventFile | undefined;
+  return {
+    onTrainBegin: () => {
+      file = new EventFile(join(outputDir, 'runs'), run.firstStep > 0 ? run.firstStep + 1 : 0);
+    },
+    onLog: ({step, ...numbers}) => {
+      const tagged = Object.entries(numbers).map(([name, value]) => [tagOf(name), value]);
+      file?.addScalars(step, Object.fromEntries(tagged));
+    },
+  };
+}
+
+const tagOf = (name: string): string => name.replace(/^(?!eval_)/, 'train/').replace(/^eval_/, 'eval/');

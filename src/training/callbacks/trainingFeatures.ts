@@ -1,0 +1,34 @@
+import {checkpoints} from '../checkpoints/checkpoints.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+import {csvLog} from './csvLog.ts';
+import {earlyStopping} from './earlyStopping.ts';
+import {finalFiles} from './finalFiles.ts';
+import {lossPlots} from './lossPlots.ts';
+import {nonFiniteSteps} from './nonFiniteSteps.ts';
+import {defaultProgressStream, progressBar} from './progressBar.ts';
+import {tensorBoardLog} from './tensorBoard/tensorBoardLog.ts';
+import {trainerLogFile} from './trainerLogFile.ts';
+import {trainingLog} from './trainingLog.ts';
+
+/**
+ * What a run's settings switch on, as callbacks: those that go before the user's, and those that save, which go after
+ * them, so that a checkpoint holds what the user's callbacks know.
+ */
+export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[]; after: TrainingCallback[]} {
+  const {plan} = run;
+  const {outputDir, verbose, progressStream = defaultProgressStream()} = plan;
+  const before = [trainingLog(run), nonFiniteSteps(run)];
+  const after: TrainingCallback[] = [];
+  if (verbose > 0 && progressStream) before.unshift(progressBar(progressStream));
+  if (plan.earlyStoppingPatience !== undefined)
+    before.push(earlyStopping(run, plan.earlyStoppingPatience, plan.earlyStoppingThreshold));
+  if (outputDir !== undefined) {
+    before.push(trainerLogFile(run, outputDir));
+    if (plan.reportTo.includes('csv')) before.push(csvLog(run, outputDir));
+    if (plan.reportTo.includes('tensorboard')) before.push(tensorBoardLog(run, outputDir));
+    after.push(checkpoints(run, outputDir), finalFiles(run, outputDir));
+    if (plan.plotLoss) after.push(lossPlots(run, outputDir));
+  }
+  return {before, after};
+}

@@ -1,0 +1,96 @@
+import {join} from 'node:path';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {warn} from '../../../quant/warn.ts';
+import {saveOptimizer} from '../optimizers/optimizerFile.ts';
+import {rotateCheckpoints, writeCheckpoint} from '../output/checkpointFolder.ts';
+import type {TrainingCallback} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+import {OPTIMIZER_FILE, resumeStateOf} from './resume.ts';
+import {assertFiniteWeights, saveTrainedWeights} from './trainedWeights.ts';
+import {writeTrainerState} from './trainerState.ts';
+
+/**
+ * Writes `checkpoint-<step>` folders as `saveStrategy` says, after the last step where that is `steps`, and whenever a run
+ * is interrupted: trained weights, optimizer, `trainer_state.json`, and what it takes to go on exactly.
+ */
+export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallback {
+  const {plan} = run;
+  let savedStep = run.firstStep;
+  const save = async () => {
+    const {progress} = run;
+    if (progress.step === savedStep || progress.step === 0) return;
+    if (progress.skippedInRow > 0) {
+      warn(`checkpoint ${progress.step} was not written: the step before it was not finite`);
+      return;
+    }
+    try {
+      await assertFiniteWeights(run.model, `checkpoint ${progress.step}`);
+    } catch (error) {
+      if (!(error instanceof TfjsLoraError)) throw error;
+      warn(error.message);
+      return;
+    }
+    rememberBest(run);
+    const folder = await writeCheckpoint(
+      outputDir,
+      progress.step,
+      (staged) => fill(run, staged),
+      resumeStateOf(run),
+    );
+    savedStep = progress.step;
+    const {saveTotalLimit} = plan;
+    const kept = progress.best && plan.loadBestModelAtEnd ? [progress.best.step] : [];
+    if (saveTotalLimit !== undefined) rotateCheckpoints(outputDir, saveTotalLimit, kept);
+    await run.callbacks.emit('onSave', folder, progress.step);
+  };
+  return {
+    onTrainBegin: () => {
+      savedStep = run.firstStep;
+    },
+    onStepComplete: async (step) => {
+      if (run.isInterrupted || (plan.saveStrategy === 'steps' && step % plan.saveSteps === 0)) await save();
+    },
+    onEpochEnd: async () => {
+      if (plan.saveStrategy === 'epoch') await save();
+    },
+    onTrainComplete: async () => {
+      if (plan.saveStrategy === 'steps') await save();
+    },
+    onEvaluate: () => {
+      // What a stop kept from being evaluated before it was saved.
+      if (run.progress.step === run.firstStep && savedStep === run.firstStep) rememberBest(run);
+    },
+    onTrainEnd: async () => {
+      if (run.history.isInterrupted) await save(); // stopped after a step: while the model was evaluated
+    },
+  };
+}
+
+async function fill(run: TrainingRun, folder: string): Promise<void> {
+  await saveTrainedWeights(run.model, folder);
+  await saveOptimizer(run.trainer.optimizer, join(folder, OPTIMIZER_FILE));
+  writeTrainerState(run, folder);
+}
+
+/** The best is the lowest loss of an evaluation right before a checkpoint. */
+function rememberBest({progress}: TrainingRun): void {
+  const {evaluation, step, best} = progress;
+  if (evaluation?.step === step && !(evaluation.loss >= (best?.loss ?? Number.POSITIVE_INFINITY)))
+    progress.best = {step, loss: evaluation.loss};
+}
+
+/** @throws TfjsLoraError `UNSUPPORTED` when checkpoints could not be written: TensorFlow.js's Adamax keeps its state to itself */
+export async function assertSavable({plan, trainer: {optimizer}}: TrainingRun): Promise<void> {
+  if (plan.saveStrategy === 'no' && !plan.signal) return;
+  try {
+    const [count] = await optimizer.getWeights();
+    count?.tensor.dispose();
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `fitDataset outputDir: expected an optimizer whose state can be saved, got ${optimizer.getClassName()}: ` +
+        `${(cause as Error).message} Use another, or saveStrategy: 'no'.`,
+      {cause},
+    );
+  }
+}

@@ -1,0 +1,207 @@
+import {existsSync} from 'node:fs';
+import {join, resolve} from 'node:path';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {warn} from '../../../quant/warn.ts';
+import {dataFingerprint} from '../../data/batches/dataFingerprint.ts';
+import {loadOptimizer} from '../optimizers/optimizerFile.ts';
+import {
+  checkpointFolder,
+  checkpointSteps,
+  isCheckpoint,
+  isWholeCheckpoint,
+  newestCheckpoint,
+  readCheckpoint,
+  setAsideAfter,
+} from '../output/checkpointFolder.ts';
+import type {FitPlan} from '../run/fitArgs.ts';
+import type {RunProgress, TrainingRun} from '../run/trainingRun.ts';
+import {assertRestorable, restoreTrainedWeights} from './trainedWeights.ts';
+import {readLog} from './trainerState.ts';
+
+export const OPTIMIZER_FILE = 'optimizer.safetensors';
+
+/** What a checkpoint holds beside weights, optimizer and log. */
+interface ResumeState {
+  progress: RunProgress;
+  /** Of the trainer's counter, which dropout's seeds and schedules go by. */
+  trainerSteps: number;
+  firstTrainerStep: number;
+  totalSteps?: number;
+  /** What decides which examples come when. */
+  order: Record<string, unknown>;
+  optimizer: {name: string; config: unknown};
+  callbacks: Record<string, Record<string, unknown>>;
+}
+
+export function resumeStateOf(run: TrainingRun): Record<string, unknown> {
+  const {progress, trainer, firstTrainerStep, totalSteps, callbacks} = run;
+  const {optimizer, steps} = trainer;
+  const state: ResumeState = {
+    progress,
+    trainerSteps: steps,
+    firstTrainerStep,
+    totalSteps,
+    order: orderOf(run),
+    optimizer: {name: optimizer.getClassName(), config: optimizer.getConfig()},
+    callbacks: callbacks.states,
+  };
+  return {...state};
+}
+
+/** The caller's own words for its setting, for errors. */
+export interface ResumeWords {
+  /** The setting that names the checkpoint. */
+  what: string;
+  /** How to begin anew. */
+  advice: string;
+}
+
+const FIT_WORDS: ResumeWords = {
+  what: 'fitDataset resumeFromCheckpoint',
+  advice: ' Pass overwriteOutputDir: true and resumeFromCheckpoint: false to begin anew.',
+};
+
+/**
+ * The checkpoint a run is to go on from, if any.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND` where a folder without one was named, `CORRUPT_FILE` where only torn ones are there
+ */
+export async function checkpointToResume(
+  {resumeFromCheckpoint: resume, outputDir}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>,
+  words: ResumeWords = FIT_WORDS,
+): Promise<string | undefined> {
+  if (typeof resume === 'string') {
+    if (isCheckpoint(resume)) return resume;
+    const newest = await newestOf(resume, words);
+    if (newest === undefined) throw noCheckpoint(resume, words);
+    return newest;
+  }
+  if (!resume || outputDir === undefined) return undefined;
+  const newest = await newestOf(outputDir, words);
+  if (newest === undefined) {
+    warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
+  }
+  return newest;
+}
+
+/** Nothing to go on from in a folder. */
+export function noCheckpoint(folder: string, {what, advice}: ResumeWords): TfjsLoraError {
+  const got = existsSync(folder) ? 'none there' : 'no such folder';
+  return new TfjsLoraError(
+    'FILE_NOT_FOUND',
+    `${what} ${resolve(folder)}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}`,
+  );
+}
+
+async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise<string | undefined> {
+  const newest = await newestCheckpoint(outputDir);
+  if (newest !== undefined || checkpointSteps(outputDir).length === 0) return newest;
+  throw new TfjsLoraError(
+    'CORRUPT_FILE',
+    `${what} ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones.${advice}`,
+  );
+}
+
+/**
+ * Sets aside the checkpoints in the output folder that come after the one a run goes on from, and says so; all of them
+ * where that one lies elsewhere.
+ */
+export async function leaveLaterCheckpoints(
+  {plan, progress}: TrainingRun,
+  outputDir: string,
+  from: string,
+): Promise<void> {
+  const isHere = resolve(from) === resolve(checkpointFolder(outputDir, progress.step));
+  const moved = setAsideAfter(outputDir, isHere ? progress.step : 0);
+  const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(join(outputDir, after))));
+  if (!isWhole.includes(true)) return; // of torn ones it has been said that they were skipped
+  const limit = plan.saveTotalLimit === undefined ? '' : ', the first to be removed when new ones come';
+  warn(
+    `${resolve(outputDir)}: training goes on from ${from}, so later checkpoints are set aside: ` +
+      `${moved.map(([before, after]) => `${before} as ${after}`).join(', ')}${limit}`,
+  );
+}
+
+/**
+ * Puts a run where a checkpoint left it: weights, optimizer, counters, place in the data, log and callbacks.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE`, `FILE_NOT_FOUND`; `INVALID_ARGUMENT` when data or settings would give other batches
+ *   than the run had, before anything changes
+ */
+export async function resume(run: TrainingRun, folder: string): Promise<void> {
+  const {optimizer} = run.trainer;
+  const state = await assertResumable(run, folder);
+  warnOfChanges(run, state, folder);
+  const log = await readLog(folder);
+  restoreTrainedWeights(run.model, folder);
+  await loadOptimizer(optimizer, join(folder, OPTIMIZER_FILE));
+  run.progress = state.progress;
+  run.log = log;
+  run.firstStep = state.progress.step;
+  run.firstTokens = state.progress.tokensSeen;
+  run.firstTrainerStep = state.firstTrainerStep;
+  run.trainer.steps = state.trainerSteps;
+  run.callbacks.states = state.callbacks;
+}
+
+/**
+ * Checks, changing nothing, that a run can go on from a checkpoint; its model may be without memory.
+ *
+ * @throws TfjsLoraError as {@link resume}
+ */
+export async function assertResumable(run: TrainingRun, folder: string): Promise<ResumeState> {
+  const state = (await readCheckpoint(folder)) as unknown as ResumeState;
+  assertSameOrder(orderOf(run), state.order, folder);
+  const name = run.trainer.optimizer.getClassName();
+  if (state.optimizer.name !== name) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${name}. ` +
+        'compile() with the optimizer the run began with.',
+    );
+  }
+  assertRestorable(run.model, folder);
+  return state;
+}
+
+/** Settings and data that decide which examples a step sees. */
+function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
+  const {batchSize, gradientAccumulationSteps, shuffle, groupByLength, seed} = plan;
+  return {
+    batchSize,
+    gradientAccumulationSteps,
+    shuffle,
+    groupByLength,
+    seed,
+    data: dataFingerprint(data) ?? null,
+  };
+}
+
+function assertSameOrder(
+  now: Record<string, unknown>,
+  before: Record<string, unknown>,
+  folder: string,
+): void {
+  for (const [name, value] of Object.entries(before)) {
+    if (now[name] === value) continue;
+    const [expected, got] =
+      name === 'data' ? ['the examples the run began with', 'others'] : [value, now[name]];
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run goes on with the settings and data ` +
+        'it began with; to start another from its weights, use loadAdapter(folder, {trainable: true}).',
+    );
+  }
+}
+
+function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): void {
+  const config = JSON.stringify(run.trainer.optimizer.getConfig());
+  const changes = [
+    ...(config === JSON.stringify(state.optimizer.config) ? [] : ["the optimizer's settings"]),
+    ...(run.totalSteps === state.totalSteps ? [] : ['the number of steps']),
+  ];
+  if (changes.length === 0) return;
+  warn(
+    `checkpoint ${resolve(folder)}: ${changes.join(' and ')} changed, so the run will not be what it would have been`,
+  );
+}

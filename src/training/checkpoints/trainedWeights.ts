@@ -1,0 +1,133 @@
+import {existsSync} from 'node:fs';
+import {join, resolve} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {SafetensorsCheckpoint} from '../../../quant/safetensors/safetensorsCheckpoint.ts';
+import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import {toFloat32} from '../../../quant/safetensors/toFloat32.ts';
+import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
+import type {TrainableModel} from '../steps/trainableModel.ts';
+
+const ADAPTER = 'adapter_model.safetensors';
+const TRAINED = 'trained_weights.safetensors';
+
+/**
+ * Writes what training changed: a PEFT folder for one adapter, a Hugging Face folder where the model itself trains. Where
+ * neither would hold every trained weight bit for bit (several adapters at once, or a part of a 16-bit model), or the
+ * model knows neither, `trained_weights.safetensors` goes beside it.
+ */
+export async function saveTrainedWeights(model: TrainableModel, folder: string): Promise<void> {
+  const names = model.activeAdapters ?? [];
+  const parameters = model.trainableParameters();
+  for (const name of names) await model.saveAdapter?.(names.length > 1 ? join(folder, name) : folder, name);
+  if (names.length === 0) await model.save?.(folder);
+  const isWhole =
+    names.length === 1
+      ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not where a part is frozen
+      : names.length === 0 && model.storage === 'float32';
+  if (isWhole) return;
+  const tensors = [...parameters].map(([name, variable]) => ({
+    name,
+    dtype: 'F32' as const,
+    shape: variable.shape,
+    data: () => variable.data() as Promise<Float32Array>,
+  }));
+  await writeSafetensors(join(folder, TRAINED), tensors);
+}
+
+const onlyAdapter = (parameters: Map<string, tf.Variable>): boolean =>
+  [...parameters.keys()].every((key) => key.startsWith('base_model.model.'));
+
+function tensorCount(path: string): number {
+  const file = SafetensorsFile.open(path);
+  file.close();
+  return file.names().length;
+}
+
+/**
+ * Puts back what {@link saveTrainedWeights} wrote; everything is checked before any weight changes.
+ *
+ * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder is of other trained weights
+ */
+export function restoreTrainedWeights(model: TrainableModel, folder: string): void {
+  const source = openTrained(folder);
+  try {
+    assertSameWeights(shapesOf(model), source, folder);
+    for (const [name, variable] of model.trainableParameters()) {
+      tf.tidy(() => {
+        const values = toFloat32(source.read(name), source.info(name).dtype, name);
+        variable.assign(tf.tensor(values, variable.shape, 'float32'));
+      });
+    }
+  } finally {
+    source.close();
+  }
+}
+
+/**
+ * Checks alone; the model may be without memory.
+ *
+ * @throws TfjsLoraError as {@link restoreTrainedWeights}
+ */
+export function assertRestorable(model: TrainableModel, folder: string): void {
+  const source = openTrained(folder);
+  try {
+    assertSameWeights(shapesOf(model), source, folder);
+  } finally {
+    source.close();
+  }
+}
+
+function shapesOf(model: TrainableModel): Map<string, number[]> {
+  if (model.trainableShapes) return model.trainableShapes();
+  return new Map([...model.trainableParameters()].map(([name, {shape}]) => [name, shape]));
+}
+
+function assertSameWeights(
+  expected: Map<string, number[]>,
+  source: ReturnType<typeof openTrained>,
+  folder: string,
+): void {
+  for (const [name, shape] of expected) {
+    const where = `checkpoint ${resolve(folder)} tensor ${name}`;
+    if (!source.has(name)) {
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `${where}: expected it, for the model trains it, got none. Give the model the adapter the run began with.`,
+      );
+    }
+    const got = [...source.info(name).shape];
+    if (tf.util.arraysEqual(got, shape)) continue;
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${where}: expected [${shape}] as in the model, got [${got}]`);
+  }
+  const extra = source.isTrainedOnly ? source.names().find((name) => !expected.has(name)) : undefined;
+  if (extra === undefined) return;
+  throw new TfjsLoraError(
+    'UNEXPECTED_TENSOR',
+    `checkpoint ${resolve(folder)} tensor ${extra}: expected only weights that the model trains, got one it does not`,
+  );
+}
+
+function openTrained(folder: string) {
+  for (const name of [TRAINED, ADAPTER]) {
+    const path = join(folder, name);
+    if (!existsSync(path)) continue;
+    return Object.assign(SafetensorsFile.open(path), {isTrainedOnly: true});
+  }
+  return Object.assign(SafetensorsCheckpoint.open(folder), {isTrainedOnly: false});
+}
+
+/** @throws TfjsLoraError `NON_FINITE` naming a trained weight that holds NaN or infinity */
+export async function assertFiniteWeights(model: TrainableModel, what: string): Promise<void> {
+  for (const [name, variable] of model.trainableParameters()) {
+    const allFinite = tf.tidy(() => tf.all(tf.isFinite(variable)));
+    const [isSound] = await allFinite.data();
+    allFinite.dispose();
+    if (isSound) continue;
+    throw new TfjsLoraError(
+      'NON_FINITE',
+      `${what}: expected weights that are numbers, got NaN or infinity in ${name}. ` +
+        'Nothing was written over; resume from the last checkpoint with a lower learning rate.',
+    );
+  }
+}

@@ -1,0 +1,51 @@
+import {join} from 'node:path';
+import {readJson} from '../../../models/jsonFile.ts';
+import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {checkpointFolder} from '../output/checkpointFolder.ts';
+import type {LogEntry} from '../run/callbacks.ts';
+import type {TrainingRun} from '../run/trainingRun.ts';
+
+const FILE = 'trainer_state.json';
+
+/** Writes `trainer_state.json` with transformers' keys. */
+export function writeTrainerState(run: TrainingRun, folder: string): void {
+  const {plan, progress, log, totalSteps, callbacks} = run;
+  const {outputDir, epochs, maxSteps} = plan;
+  const state: Record<string, unknown> = {
+    best_global_step: progress.best?.step ?? null,
+    best_metric: progress.best?.loss ?? null,
+    best_model_checkpoint:
+      progress.best && outputDir !== undefined ? checkpointFolder(outputDir, progress.best.step) : null,
+    epoch: progress.epoch,
+    eval_steps: plan.evaluationSteps ?? null,
+    global_step: progress.step,
+    is_hyper_param_search: false,
+    is_local_process_zero: true,
+    is_world_process_zero: true,
+    log_history: log,
+    logging_steps: plan.loggingSteps,
+    max_steps: totalSteps ?? maxSteps ?? -1,
+    num_input_tokens_seen: progress.tokensSeen,
+    num_train_epochs: Number.isFinite(epochs) ? epochs : Math.ceil(progress.epoch),
+    save_steps: plan.saveSteps,
+    stateful_callbacks: callbacks.states,
+    total_flos: floatingPointOperations(run),
+    train_batch_size: plan.batchSize,
+    trial_name: null,
+    trial_params: null,
+  };
+  writeWhole(join(folder, FILE), `${JSON.stringify(state, null, 2)}\n`);
+}
+
+/** The lines of the log that a folder's `trainer_state.json` holds. */
+export async function readLog(folder: string): Promise<LogEntry[]> {
+  const {log_history} = await readJson(join(folder, FILE));
+  return log_history as LogEntry[];
+}
+
+/** As transformers counts: 6 for each position and parameter, the embedding's left out. */
+export function floatingPointOperations({model, progress}: TrainingRun): number {
+  const {vocabSize, hiddenSize = 0} = model.config;
+  const parameters = model.countParams?.() ?? 0;
+  return 6 * progress.tokensSeen * Math.max(0, parameters - vocabSize * hiddenSize);
+}

@@ -1,0 +1,94 @@
+import * as tf from '@tensorflow/tfjs';
+import {type AdamWSettings, adamWUpdate} from '../../../layers/ops/adamWUpdate.ts';
+import {adamWUpdates, adamWUpdatesAtOnce} from '../../../layers/ops/adamWUpdates.ts';
+import type {OptionNames} from '../../../quant/knownOptions.ts';
+import {
+  DECOUPLED_DECAY_OPTIONS,
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+} from './decoupledDecayOptimizer.ts';
+import type {VariableUpdate} from './namedStateOptimizer.ts';
+import type {StateStore} from './stateStore.ts';
+
+/**
+ * Defaults: `learningRate` 1e-3, as in PyTorch and Keras (LoRA is commonly trained at 1e-4 to 2e-4), `beta1` 0.9, the decay
+ * of the gradient's running mean, `beta2` 0.999, that of its square's, `weightDecay` 0.01.
+ */
+export interface AdamWArgs extends DecoupledDecayArgs {
+  /** Default 1e-8. */
+  epsilon?: number;
+}
+
+/**
+ * AdamW with PyTorch's semantics (`torch.optim.AdamW`): epsilon outside the corrected root, decay decoupled from the
+ * gradient. Usable in any TensorFlow.js model. Loshchilov & Hutter 2019.
+ *
+ * State: `mean` and `variance`, twice the size of the trained weights.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
+ */
+export class AdamW extends DecoupledDecayOptimizer {
+  static className = 'AdamW';
+  static readonly optionNames = {
+    ...DECOUPLED_DECAY_OPTIONS,
+    epsilon: true,
+  } satisfies OptionNames<AdamWArgs>;
+  protected readonly slots: readonly string[] = ['mean', 'variance'];
+  readonly epsilon: number;
+
+  /** @param states where state lies between steps; default on the device */
+  constructor(args: AdamWArgs = {}, states?: StateStore) {
+    const {learningRate = 1e-3, beta1 = 0.9, beta2 = 0.999, weightDecay = 0.01, epsilon = 1e-8} = args;
+    super({...args, learningRate, beta1, beta2, weightDecay}, states);
+    this.epsilon = epsilon;
+    this.assertSetting('epsilon', epsilon >= 0 && Number.isFinite(epsilon), 'a number from 0', epsilon);
+  }
+
+  protected override update(
+    name: string,
+    value: tf.Variable,
+    gradient: tf.Tensor,
+    [mean, variance]: tf.Tensor[],
+    step: number,
+  ): [tf.Tensor, ...tf.Tensor[]] {
+    const settings = {...this.settingsOf(name, value, step), overwrite: true};
+    return adamWUpdate(value, gradient, mean, variance, settings);
+  }
+
+  protected override get updatesAtOnce(): number {
+    const isOverridden = this.update !== AdamW.prototype.update; // by a subclass
+    return isOverridden ? 1 : adamWUpdatesAtOnce();
+  }
+
+  /** Variables of the same rates together. */
+  protected override updateMany(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const groups = new Map<string, {settings: AdamWSettings; places: number[]}>();
+    for (const [place, {name, value}] of updates.entries()) {
+      const settings = {...this.settingsOf(name, value, step), overwrite: true};
+      const key = `${settings.learningRate} ${settings.weightDecay}`;
+      const group = groups.get(key);
+      if (group) group.places.push(place);
+      else groups.set(key, {settings, places: [place]});
+    }
+    const results: [tf.Tensor, ...tf.Tensor[]][] = [];
+    for (const {settings, places} of groups.values()) {
+      const tensors = places.map((place) => {
+        const {value, gradient, state} = updates[place];
+        return {value, gradient, mean: state[0], variance: state[1]};
+      });
+      for (const [i, result] of adamWUpdates(tensors, settings).entries()) results[places[i]] = result;
+    }
+    return results;
+  }
+
+  /** What one variable's update at this step reads. */
+  protected settingsOf(name: string, variable: tf.Variable, step: number): AdamWSettings {
+    const {beta1, beta2, epsilon} = this;
+    return {...this.ratesOf(name, variable), beta1, beta2, epsilon, step};
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    return {...super.getConfig(), epsilon: this.epsilon};
+  }
+}
+tf.serialization.registerClass(AdamW);

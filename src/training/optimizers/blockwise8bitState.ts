@@ -1,0 +1,56 @@
+import * as tf from '@tensorflow/tfjs';
+import {blockwise8bitShapes} from '../../../layers/ops/blockwise8bit.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {OptionNames} from '../../../quant/knownOptions.ts';
+import {keepsIntegers} from '../backends/keepsIntegers.ts';
+import type {StateSlot} from './stateStore.ts';
+
+export interface Min8bitSizeArgs {
+  /** Variables of fewer elements keep their state in 32 bits. Default 4096, as in bitsandbytes. */
+  min8bitSize?: number;
+}
+
+export const MIN_8BIT_OPTIONS = {min8bitSize: true} satisfies OptionNames<Min8bitSizeArgs>;
+
+/**
+ * @param what whose setting it is
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+export function resolveMin8bitSize({min8bitSize = 4096}: Min8bitSizeArgs, what: string): number {
+  if (min8bitSize >= 0) return min8bitSize;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what} min8bitSize: expected a number from 0, got ${min8bitSize}`,
+  );
+}
+
+/**
+ * Codes are packed in integers, so a backend that has only float32 needs kernels for them.
+ *
+ * @param update name of the whole update's kernel
+ * @throws TfjsLoraError `UNSUPPORTED`
+ */
+export function assert8bitUpdate(update: string): void {
+  const backend = tf.getBackend();
+  const has = (kernelName: string) => tf.getKernel(kernelName, backend) != null;
+  if (keepsIntegers() || has(update) || (has('FromBlockwise8bit') && has('ToBlockwise8bit'))) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `8-bit optimizer: expected a backend that computes in integers or has a kernel ${update}, got ${backend}. ` +
+      'Call useBackend(), which registers kernels, or use a 32-bit optimizer, paged where memory is short.',
+  );
+}
+
+/** Names of the tensors that stand for some states in 8 bits: `<state>.codes` and `<state>.absmax` of each. */
+export function names8bit(states: string[]): string[] {
+  return states.flatMap((state) => [`${state}.codes`, `${state}.absmax`]);
+}
+
+/** Those tensors for a variable of this shape. */
+export function slots8bit(states: string[], shape: number[]): StateSlot[] {
+  const {codes, absmax} = blockwise8bitShapes(shape.reduce((size, length) => size * length, 1));
+  return states.flatMap((state): StateSlot[] => [
+    {name: `${state}.codes`, shape: codes, dtype: 'int32'},
+    {name: `${state}.absmax`, shape: absmax, dtype: 'float32'},
+  ]);
+}

@@ -1,0 +1,146 @@
+import type * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
+import {NamedStateOptimizer} from './namedStateOptimizer.ts';
+import type {StateStore} from './stateStore.ts';
+
+/** Part of a variable's name, or an expression found in it. */
+export type NamePattern = string | RegExp;
+
+/** Settings that {@link DecoupledDecayOptimizer}s share. */
+export interface DecoupledDecayArgs {
+  learningRate?: number;
+  beta1?: number;
+  beta2?: number;
+  /** Decoupled weight decay: each step takes `learningRate · weightDecay` of a weight. */
+  weightDecay?: number;
+  /** Variables that are not decayed. Default none. */
+  excludeFromWeightDecay?: NamePattern[];
+  /** Learning rates of their own, as factors on `learningRate`; the first pattern that fits a variable counts. */
+  learningRateFactors?: [variables: NamePattern, factor: number][];
+  /**
+   * LoRA+ (Hayou et al. 2024): factor on the learning rate of `lora_B`, and, as in PEFT and LLaMA-Factory, of all that
+   * has one dimension (DoRA's magnitudes, biases, norms). The paper advises 16 and a smaller `learningRate`. Default 1.
+   */
+  loraPlusRatio?: number;
+}
+export const DECOUPLED_DECAY_OPTIONS = {
+  learningRate: true,
+  beta1: true,
+  beta2: true,
+  weightDecay: true,
+  excludeFromWeightDecay: true,
+  learningRateFactors: true,
+  loraPlusRatio: true,
+} satisfies OptionNames<DecoupledDecayArgs>;
+
+type Settings = DecoupledDecayArgs & {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  weightDecay: number;
+};
+type PatternConfig = string | {source: string; flags: string};
+
+/**
+ * What AdamW and Lion have in common: two decay rates of running means, weight decay apart from the gradient, and
+ * learning rates that may differ between variables.
+ *
+ * A subclass that lists its settings as `static optionNames` has all others refused.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range, or one that the class does not have
+ */
+export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
+  learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly weightDecay: number;
+  readonly excludeFromWeightDecay: NamePattern[];
+  readonly learningRateFactors: [NamePattern, number][];
+  readonly loraPlusRatio: number;
+
+  constructor(settings: Settings, states?: StateStore) {
+    assertKnownArgs(new.target, settings);
+    super(states);
+    this.learningRate = settings.learningRate;
+    this.beta1 = settings.beta1;
+    this.beta2 = settings.beta2;
+    this.weightDecay = settings.weightDecay;
+    this.excludeFromWeightDecay = settings.excludeFromWeightDecay ?? [];
+    this.learningRateFactors = settings.learningRateFactors ?? [];
+    this.loraPlusRatio = settings.loraPlusRatio ?? 1;
+    for (const key of ['learningRate', 'weightDecay', 'loraPlusRatio'] as const) {
+      this.assertSetting(key, isNumberFromZero(this[key]), 'a number from 0', this[key]);
+    }
+    for (const key of ['beta1', 'beta2'] as const) {
+      this.assertSetting(key, this[key] >= 0 && this[key] < 1, '0 ≤ β < 1', this[key]);
+    }
+    for (const [pattern, factor] of this.learningRateFactors) {
+      this.assertSetting(
+        `learningRateFactors ${pattern}`,
+        isNumberFromZero(factor),
+        'a number from 0',
+        factor,
+      );
+    }
+  }
+
+  /** The learning rate and decay of one variable at this step. */
+  protected ratesOf(name: string, {rank}: tf.Tensor): {learningRate: number; weightDecay: number} {
+    const own = this.learningRateFactors.find(([pattern]) => fits(pattern, name))?.[1];
+    const factor = own ?? (name.includes('lora_B') || rank === 1 ? this.loraPlusRatio : 1);
+    const isExcluded = this.excludeFromWeightDecay.some((pattern) => fits(pattern, name));
+    return {learningRate: this.learningRate * factor, weightDecay: isExcluded ? 0 : this.weightDecay};
+  }
+
+  override getConfig(): tf.serialization.ConfigDict {
+    const {learningRate, beta1, beta2, weightDecay, loraPlusRatio} = this;
+    return {
+      ...{learningRate, beta1, beta2, weightDecay, loraPlusRatio},
+      excludeFromWeightDecay: this.excludeFromWeightDecay.map(patternToConfig),
+      learningRateFactors: this.learningRateFactors.map(([pattern, factor]) => [
+        patternToConfig(pattern),
+        factor,
+      ]),
+      ...this.states.getConfig(),
+    };
+  }
+
+  static override fromConfig<T extends tf.serialization.Serializable>(
+    cls: tf.serialization.SerializableConstructor<T>,
+    config: tf.serialization.ConfigDict,
+  ): T {
+    const excluded = (config.excludeFromWeightDecay ?? []) as unknown as PatternConfig[];
+    const factors = (config.learningRateFactors ?? []) as unknown as [PatternConfig, number][];
+    return new cls({
+      ...config,
+      excludeFromWeightDecay: excluded.map(patternFromConfig),
+      learningRateFactors: factors.map(([pattern, factor]) => [patternFromConfig(pattern), factor]),
+    });
+  }
+
+  /** @throws TfjsLoraError `INVALID_ARGUMENT` unless `isValid` */
+  protected assertSetting(key: string, isValid: boolean, expected: string, got: unknown): void {
+    if (isValid) return;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${this.getClassName()} ${key}: expected ${expected}, got ${got}`,
+    );
+  }
+}
+
+function isNumberFromZero(value: number): boolean {
+  return value >= 0 && Number.isFinite(value);
+}
+
+function fits(pattern: NamePattern, name: string): boolean {
+  return typeof pattern === 'string' ? name.includes(pattern) : name.search(pattern) >= 0;
+}
+
+function patternToConfig(pattern: NamePattern): PatternConfig {
+  return typeof pattern === 'string' ? pattern : {source: pattern.source, flags: pattern.flags};
+}
+
+function patternFromConfig(pattern: PatternConfig): NamePattern {
+  return typeof pattern === 'string' ? pattern : new RegExp(pattern.source, pattern.flags);
+}

@@ -1,0 +1,54 @@
+import * as tf from '@tensorflow/tfjs';
+import {type LionSettings, lionUpdate} from '../../../layers/ops/lionUpdate.ts';
+import type {OptionNames} from '../../../quant/knownOptions.ts';
+import {
+  DECOUPLED_DECAY_OPTIONS,
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+} from './decoupledDecayOptimizer.ts';
+import type {StateStore} from './stateStore.ts';
+
+/**
+ * Defaults: `learningRate` 1e-4, a third to a tenth of what AdamW is given, `beta1` 0.9, the momentum's share in the
+ * direction, `beta2` 0.99, the momentum's own decay, `weightDecay` 0.
+ */
+export interface LionArgs extends DecoupledDecayArgs {}
+
+/**
+ * Lion, as bitsandbytes has it: every weight moves by the learning rate, the sign alone is learned. Usable in any
+ * TensorFlow.js model. Chen et al. 2023.
+ *
+ * State: `momentum`, the size of the trained weights.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
+ */
+export class Lion extends DecoupledDecayOptimizer {
+  static className = 'Lion';
+  static readonly optionNames = {
+    ...DECOUPLED_DECAY_OPTIONS,
+  } satisfies OptionNames<LionArgs>;
+  protected readonly slots: readonly string[] = ['momentum'];
+
+  /** @param states where state lies between steps; default on the device */
+  constructor(args: LionArgs = {}, states?: StateStore) {
+    const {learningRate = 1e-4, beta1 = 0.9, beta2 = 0.99, weightDecay = 0} = args;
+    super({...args, learningRate, beta1, beta2, weightDecay}, states);
+  }
+
+  protected override update(
+    name: string,
+    value: tf.Variable,
+    gradient: tf.Tensor,
+    [momentum]: tf.Tensor[],
+    _step: number,
+  ): [tf.Tensor, ...tf.Tensor[]] {
+    return lionUpdate(value, gradient, momentum, {...this.settingsOf(name, value), overwrite: true});
+  }
+
+  /** What one variable's update reads. */
+  protected settingsOf(name: string, variable: tf.Variable): LionSettings {
+    const {beta1, beta2} = this;
+    return {...this.ratesOf(name, variable), beta1, beta2};
+  }
+}
+tf.serialization.registerClass(Lion);

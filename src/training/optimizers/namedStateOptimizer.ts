@@ -1,0 +1,349 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {ResidentStates} from './residentStates.ts';
+import {
+  bytesOfSlots,
+  type StateSlot,
+  type StateStore,
+  type StateValues,
+  type VariableState,
+} from './stateStore.ts';
+
+type NamedTensor = Awaited<ReturnType<tf.Optimizer['getWeights']>>[number];
+
+/** One tensor of an optimizer's state, `<variable>/<slot>`, read when it is needed. */
+export interface StateEntry extends StateSlot {
+  read(): StateValues | Promise<StateValues>;
+}
+
+interface Update {
+  name: string;
+  variable: tf.Variable;
+  gradient: tf.Tensor;
+  state: VariableState;
+}
+
+/** What {@link NamedStateOptimizer.update} takes of one variable. */
+export interface VariableUpdate {
+  name: string;
+  value: tf.Variable;
+  gradient: tf.Tensor;
+  state: tf.Tensor[];
+}
+
+/**
+ * A `tf.Optimizer` that keeps its state by variable name: it survives reordering, saving, and a variable that is
+ * disposed and made again under its name. A subclass names its {@link slots} and brings {@link update}; one whose state
+ * is not float32 of the variable's shape overrides {@link slotsOf} too. Where state lies between steps is the store's.
+ */
+export abstract class NamedStateOptimizer extends tf.Optimizer {
+  /** May be changed between steps, as schedules do. */
+  abstract learningRate: number;
+  /** Names of all state tensors that a variable may have, in the order of {@link slotsOf}. */
+  protected abstract readonly slots: readonly string[];
+  private readonly state = new Map<string, VariableState>();
+  private isStepping = false;
+
+  /** The language's own: `tf.Optimizer` takes every optimizer for an instance of each of its subclasses. */
+  static override [Symbol.hasInstance](instance: unknown): boolean {
+    return Function.prototype[Symbol.hasInstance].call(this, instance);
+  }
+
+  /** @param states where state lies between steps; default on the device */
+  constructor(protected readonly states: StateStore = new ResidentStates()) {
+    super();
+  }
+
+  /** The state of a variable of this shape, which begins as zeros: float32 of the same shape. */
+  protected slotsOf(shape: number[]): StateSlot[] {
+    return this.slots.map((name) => ({name, shape, dtype: 'float32'}));
+  }
+
+  /** Computes a variable's next value and next state, in the order of {@link slotsOf}. */
+  protected abstract update(
+    name: string,
+    value: tf.Variable,
+    gradient: tf.Tensor,
+    state: tf.Tensor[],
+    step: number,
+  ): [value: tf.Tensor, ...state: tf.Tensor[]];
+
+  /** How many variables {@link updateMany} is given, where states stay on the device. Default 1: each by {@link update}. */
+  protected get updatesAtOnce(): number {
+    return 1;
+  }
+
+  /** {@link update} of several variables, from two to {@link updatesAtOnce}. */
+  protected updateMany(updates: VariableUpdate[], step: number): [value: tf.Tensor, ...state: tf.Tensor[]][] {
+    return updates.map(({name, value, gradient, state}) => this.update(name, value, gradient, state, step));
+  }
+
+  /** Whether state lies in host memory and comes to the device for its own update only. */
+  get isPaged(): boolean {
+    return this.states.isPaged;
+  }
+
+  /** Bytes of state of a variable of this shape. */
+  stateBytes(shape: number[]): number {
+    return bytesOfSlots(this.slotsOf(shape));
+  }
+
+  /**
+   * Applies one step. Where the backend reads only asynchronously, a paged optimizer's new states stay on the device
+   * until {@link flush}: {@link applyGradientsAsync} keeps to its budget there too.
+   *
+   * @param gradients by the name of a live `tf.Variable`; a variable whose gradient is null rests
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name of no variable or a budget that is too small, `SHAPE_MISMATCH`
+   *   for a gradient or a state of another shape, `UNSUPPORTED` within another step; no variable has changed then
+   */
+  override applyGradients(gradients: tf.NamedTensorMap | NamedTensor[]): void {
+    const run = this.run(gradients);
+    while (!run.next().done);
+  }
+
+  /**
+   * {@link applyGradients}, waiting wherever a state has to leave the device before the next ones come. Gradients and
+   * settings must stay as they are until it resolves.
+   */
+  async applyGradientsAsync(gradients: tf.NamedTensorMap | NamedTensor[]): Promise<void> {
+    for (const left of this.run(gradients)) await left();
+  }
+
+  /**
+   * Computes what a first step would and drops it, for `compileShaders`: only where nothing is computed in truth, since an
+   * update may write over what it is given.
+   */
+  rehearse(gradients: tf.NamedTensorMap): void {
+    tf.tidy(() => {
+      const updates = Object.entries(gradients).map(([name, gradient]) => {
+        const value = variableNamed(name);
+        const state = this.slotsOf(value.shape).map(({shape, dtype}) => tf.zeros(shape, dtype));
+        return {name, value, gradient, state};
+      });
+      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
+      for (let first = 0; first < updates.length; first += atOnce) {
+        this.compute(updates.slice(first, first + atOnce), 1);
+      }
+    });
+  }
+
+  /** Resolves when no state of a paged optimizer is on the device. */
+  async flush(): Promise<void> {
+    await Promise.all([...this.state.values()].map((state) => state.leave()));
+  }
+
+  private *run(gradients: tf.NamedTensorMap | NamedTensor[]): Generator<() => Promise<unknown>, void> {
+    this.assertIdle();
+    const updates = this.plan(gradients);
+    const step = this.iterations + 1;
+    const states = updates.map(({state}) => state);
+    this.isStepping = true;
+    try {
+      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
+      for (let first = 0; atOnce > 1 && first < updates.length; first += atOnce) {
+        this.runUpdates(updates.slice(first, first + atOnce), step);
+      }
+      if (atOnce === 1) yield* this.states.visit(states, (index) => this.runUpdates([updates[index]], step));
+      this.incrementIterations();
+    } finally {
+      this.isStepping = false;
+    }
+  }
+
+  /** All that can be checked before a variable changes. */
+  private plan(gradients: tf.NamedTensorMap | NamedTensor[]): Update[] {
+    const given = Array.isArray(gradients)
+      ? gradients
+      : Object.entries(gradients).map(([name, tensor]) => ({name, tensor}));
+    const checked = given
+      .filter(({tensor}) => tensor != null)
+      .map(({name, tensor: gradient}) => {
+        const variable = variableNamed(name);
+        assertShape(`gradient "${name}"`, gradient, variable.shape);
+        const known = this.state.get(name);
+        if (known) assertSlots(name, known.slots, this.slotsOf(variable.shape));
+        return {name, variable, gradient, known};
+      });
+    return checked.map(({known, ...update}) => ({...update, state: known ?? this.beginState(update)}));
+  }
+
+  private beginState({name, variable}: {name: string; variable: tf.Variable}): VariableState {
+    const state = this.states.create(this.slotsOf(variable.shape));
+    this.state.set(name, state);
+    return state;
+  }
+
+  private runUpdates(updates: Update[], step: number): void {
+    const given = updates.map(({name, variable, gradient, state}) => {
+      return {name, value: variable, gradient, state: state.tensors()};
+    });
+    const compute = () => this.compute(given, step);
+    const results = tf.tidy(compute as () => never) as tf.Tensor[][]; // tidied at any depth
+    for (const [i, [value, ...next]] of results.entries()) {
+      updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
+      value.dispose();
+      updates[i].state.replace(next);
+    }
+  }
+
+  private compute(updates: VariableUpdate[], step: number): tf.Tensor[][] {
+    if (updates.length > 1) return this.updateMany(updates, step);
+    const [{name, value, gradient, state}] = updates;
+    return [this.update(name, value, gradient, state, step)];
+  }
+
+  /**
+   * The count of steps (`iter`), then every state tensor as `<variable>/<slot>`. As with TensorFlow.js's own
+   * optimizers, the state tensors stay the optimizer's and change with the next step; `iter` is the caller's to dispose.
+   * A paged optimizer brings all its state to the device for this, until the next step or {@link flush}; `saveOptimizer`
+   * does not.
+   */
+  override async getWeights(): Promise<NamedTensor[]> {
+    const state = [...this.state].flatMap(([name, ofVariable]) => {
+      const tensors = ofVariable.tensors();
+      return ofVariable.slots.map((slot, i) => ({name: `${name}/${slot.name}`, tensor: tensors[i]}));
+    });
+    return [await this.saveIterations(), ...state];
+  }
+
+  /**
+   * Takes over what {@link getWeights} gave, in any order after the count of steps, in place of the state so far; the
+   * given tensors stay the caller's.
+   *
+   * @throws TfjsLoraError when a slot is unknown, missing, or does not fit its variable; the state is as before then
+   */
+  override async setWeights(weights: NamedTensor[]): Promise<void> {
+    const [first, ...rest] = weights;
+    if (first?.tensor.size !== 1) {
+      const got = first ? `"${first.name}" [${first.tensor.shape}]` : 'none';
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `optimizer weights: expected the count of steps first, got ${got}. Pass what getWeights() gave.`,
+      );
+    }
+    const [iterations] = await first.tensor.data();
+    const entries = rest.map(({name, tensor}) => ({
+      name,
+      shape: tensor.shape,
+      dtype: tensor.dtype as StateSlot['dtype'],
+      read: () => tensor.data() as Promise<StateValues>,
+    }));
+    await this.setState(iterations, entries);
+  }
+
+  /** Every state tensor, read where it lies. */
+  stateEntries(): StateEntry[] {
+    return [...this.state].flatMap(([name, state]) =>
+      state.slots.map((slot, i) => ({...slot, name: `${name}/${slot.name}`, read: () => state.read(i)})),
+    );
+  }
+
+  /**
+   * Takes over a count of steps and what {@link stateEntries} gave, in any order, in place of the state so far.
+   *
+   * @throws TfjsLoraError as {@link setWeights}, `UNSUPPORTED` within a step
+   */
+  async setState(iterations: number, entries: StateEntry[]): Promise<void> {
+    const given = this.byVariable(entries);
+    const next = new Map<string, VariableState>();
+    try {
+      for (const [name, slots] of given) {
+        const values: StateValues[] = [];
+        for (const slot of slots) values.push(await slot.read());
+        const shapes = slots.map(({name, shape, dtype}) => ({name, shape: [...shape], dtype}));
+        next.set(name, this.states.create(shapes, values));
+      }
+      this.assertIdle();
+    } catch (error) {
+      for (const state of next.values()) state.dispose();
+      throw error;
+    }
+    this.disposeState(); // only now: the given tensors may be the ones it frees
+    for (const [name, state] of next) this.state.set(name, state);
+    this.iterations_ = iterations;
+  }
+
+  /** Entries by variable, their names those of their slots, in order. */
+  private byVariable(entries: StateEntry[]): Map<string, StateEntry[]> {
+    const groups = new Map<string, StateEntry[]>();
+    for (const entry of entries) {
+      const at = entry.name.lastIndexOf('/');
+      const [variable, slot] = [entry.name.slice(0, Math.max(0, at)), entry.name.slice(at + 1)];
+      if (variable === '' || !this.slots.includes(slot)) {
+        throw new TfjsLoraError(
+          'INVALID_ARGUMENT',
+          `optimizer weight "${entry.name}": expected <variable>/${this.slots.join(' or <variable>/')}`,
+        );
+      }
+      groups.set(variable, [...(groups.get(variable) ?? []), {...entry, name: slot}]);
+    }
+    const place = ({name}: StateEntry) => this.slots.indexOf(name);
+    for (const [variable, group] of groups) {
+      group.sort((a, b) => place(a) - place(b));
+      const live = tf.engine().registeredVariables[variable];
+      if (live) assertSlots(variable, group, this.slotsOf(live.shape));
+    }
+    return groups;
+  }
+
+  private disposeState(): void {
+    for (const state of this.state.values()) state.dispose();
+    this.state.clear();
+  }
+
+  private assertIdle(): void {
+    if (!this.isStepping) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'optimizer: expected one step at a time, another one still runs. Await applyGradientsAsync().',
+    );
+  }
+
+  /** Frees the state; the optimizer starts anew if it is used again. */
+  override dispose(): void {
+    this.disposeState();
+    this.iterations_ = 0;
+  }
+}
+
+function variableNamed(name: string): tf.Variable {
+  const variable = tf.engine().registeredVariables[name];
+  if (variable) return variable;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `optimizer gradient "${name}": expected a live variable of that name, got none`,
+  );
+}
+
+/** @param expected what the variable asks for */
+function assertSlots(variable: string, given: readonly StateSlot[], expected: StateSlot[]): void {
+  for (const slot of expected) {
+    const found = given.find(({name}) => name === slot.name);
+    const where = `optimizer weight "${variable}/${slot.name}"`;
+    if (!found) {
+      const got = given.map(({name}) => name).join(', ');
+      throw new TfjsLoraError(
+        'MISSING_TENSOR',
+        `${where}: expected it with the variable's state, got ${got}`,
+      );
+    }
+    assertShape(`state "${variable}/${slot.name}"`, found, slot.shape);
+    if (found.dtype === slot.dtype) continue;
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${where}: expected ${slot.dtype}, got ${found.dtype}`);
+  }
+  const known = new Set(expected.map(({name}) => name));
+  const surplus = given.find(({name}, i) => !known.has(name) || name === given[i - 1]?.name);
+  if (!surplus) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `optimizer weight "${variable}/${surplus.name}": expected ${[...known].join(', ')}, each once, got it besides`,
+  );
+}
+
+function assertShape(what: string, {shape}: {shape: number[]}, expected: number[]): void {
+  if (tf.util.arraysEqual(shape, expected)) return;
+  throw new TfjsLoraError(
+    'SHAPE_MISMATCH',
+    `optimizer ${what}: expected [${expected}] to fit its variable, got [${shape}]`,
+  );
+}

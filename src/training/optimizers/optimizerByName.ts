@@ -1,0 +1,117 @@
+import * as tf from '@tensorflow/tfjs';
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {AdamW} from './adamW.ts';
+import {AdamW8bit} from './adamW8bit.ts';
+import {DECOUPLED_DECAY_OPTIONS, type DecoupledDecayArgs} from './decoupledDecayOptimizer.ts';
+import {Lion} from './lion.ts';
+import {Lion8bit} from './lion8bit.ts';
+import {PagedAdamW} from './pagedAdamW.ts';
+import {PagedAdamW8bit} from './pagedAdamW8bit.ts';
+import {PagedLion} from './pagedLion.ts';
+import {PagedLion8bit} from './pagedLion8bit.ts';
+import {PAGED_OPTIONS, type PagedArgs} from './pagedStates.ts';
+
+/** What an optimizer asked for by name may be given; one that has no such setting ignores `epsilon` and the budget. */
+export interface OptimizerSettings extends DecoupledDecayArgs, PagedArgs {
+  epsilon?: number;
+}
+const OPTIMIZER_OPTIONS = {
+  ...DECOUPLED_DECAY_OPTIONS,
+  ...PAGED_OPTIONS,
+  epsilon: true,
+} satisfies OptionNames<OptimizerSettings>;
+
+type OptimizerClass = (new (args: OptimizerSettings) => tf.Optimizer) & {readonly optionNames: object};
+type Make = (settings: OptimizerSettings) => tf.Optimizer;
+
+/** transformers' TrainingArguments, which it passes to Lion as well. */
+const TRANSFORMERS = {
+  learningRate: 5e-5,
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0,
+};
+const EPSILON = 1e-7; // Keras's
+
+const asInTransformers =
+  (Optimizer: OptimizerClass): Make =>
+  (settings) =>
+    make(Optimizer, {...TRANSFORMERS, ...settings});
+
+/** An optimizer with those of the settings that it has. */
+function make(Optimizer: OptimizerClass, settings: OptimizerSettings): tf.Optimizer {
+  const known = Object.entries(settings).filter(([name]) => Object.hasOwn(Optimizer.optionNames, name));
+  return new Optimizer(Object.fromEntries(known));
+}
+
+/** TensorFlow.js's own, which have no setting of ours but the learning rate. */
+const ofTensorFlow =
+  (name: string, defaultRate: number, make: (learningRate: number) => tf.Optimizer): Make =>
+  ({learningRate = defaultRate, weightDecay = 0, loraPlusRatio = 1, learningRateFactors = []}) => {
+    if (weightDecay === 0 && loraPlusRatio === 1 && learningRateFactors.length === 0)
+      return make(learningRate);
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `optimizer "${name}": expected one learning rate and no weight decay, got weightDecay ${weightDecay}, ` +
+        `loraPlusRatio ${loraPlusRatio}, ${learningRateFactors.length} learningRateFactors. Use adamw or lion.`,
+    );
+  };
+
+const optimizers = {
+  // Keras's names with Keras's defaults, and ours
+  adamw: (settings) => make(AdamW, settings),
+  lion: (settings) => make(Lion, settings),
+  sgd: ofTensorFlow('sgd', 0.01, tf.train.sgd),
+  adam: ofTensorFlow('adam', 0.001, (rate) => tf.train.adam(rate, 0.9, 0.999, EPSILON)),
+  adamax: ofTensorFlow('adamax', 0.002, (rate) => tf.train.adamax(rate, 0.9, 0.999, EPSILON, 0)),
+  adagrad: ofTensorFlow('adagrad', 0.01, tf.train.adagrad),
+  adadelta: ofTensorFlow('adadelta', 1, (rate) => tf.train.adadelta(rate, 0.95, EPSILON)),
+  rmsprop: ofTensorFlow('rmsprop', 0.001, (rate) => tf.train.rmsprop(rate, 0.9, 0, EPSILON)),
+  // transformers' names with transformers' defaults
+  adamw_torch: asInTransformers(AdamW),
+  adamw_torch_fused: asInTransformers(AdamW),
+  adamw_8bit: asInTransformers(AdamW8bit),
+  adamw_bnb_8bit: asInTransformers(AdamW8bit),
+  paged_adamw_32bit: asInTransformers(PagedAdamW),
+  paged_adamw_8bit: asInTransformers(PagedAdamW8bit),
+  lion_32bit: asInTransformers(Lion),
+  lion_8bit: asInTransformers(Lion8bit),
+  paged_lion_32bit: asInTransformers(PagedLion),
+  paged_lion_8bit: asInTransformers(PagedLion8bit),
+} satisfies Record<string, Make>;
+
+/** Names transformers has and this library does not: a recipe that asks for one is no slip of the pen. */
+const MISSING =
+  /^(adafactor|adamw_(anyprecision|apex_fused|torch_xla|torch_npu_fused|torch_4bit|torch_8bit)|(paged_)?ademamix.*|rmsprop_bnb.*|galore_.*|apollo_.*|lomo|adalomo|grokadamw|schedule_free_.*|stable_adamw)$/;
+
+/** What `compile({optimizer})` takes besides a `tf.Optimizer`; upper and lower case are the same. */
+export type OptimizerName = keyof typeof optimizers;
+
+/**
+ * An optimizer by Keras's name or transformers' (`adamw_torch`, `paged_adamw_8bit`, …), with the defaults of where the name
+ * comes from: transformers' are learning rate 5e-5, β 0.9 and 0.999, no decay.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming the nearest; `UNSUPPORTED` for one of transformers' that is not here, or
+ *   for a setting that the named one has not
+ */
+export function optimizerByName(name: string, settings: OptimizerSettings = {}): tf.Optimizer {
+  assertKnownOptions('optimizerByName', settings, OPTIMIZER_OPTIONS);
+  const key = name.toLowerCase();
+  if (Object.hasOwn(optimizers, key)) return optimizers[key as OptimizerName](definedOf(settings));
+  const known = Object.keys(optimizers);
+  const isMissing = MISSING.test(key);
+  throw new TfjsLoraError(
+    isMissing ? 'UNSUPPORTED' : 'INVALID_ARGUMENT',
+    `optimizer "${name}": expected a tf.Optimizer or one of ${known.join(', ')}. ` +
+      (isMissing
+        ? 'This one is not in this library: use adamw_torch, or paged_adamw_8bit where memory is short.'
+        : `Did you mean ${nearestNames(key, known, 1)[0]}?`),
+  );
+}
+
+/** Without the settings that are there but undefined, which would hide a default. */
+function definedOf(settings: OptimizerSettings): OptimizerSettings {
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+}

@@ -1,0 +1,155 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {parseJson} from '../../../quant/parseJson.ts';
+import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import {DEFAULT_METADATA, writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
+import {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
+
+/** The tensor that counts the steps, as TensorFlow.js names it. */
+const ITERATIONS = 'iter';
+
+/** Marks scalars that TensorFlow.js's Adam and Adamax keep beside their weights: running products of their decays. */
+const SCALAR = '.';
+
+/** Safetensors' names of the dtypes that a state may have. */
+const DTYPES = {float32: 'F32', int32: 'I32'} as const;
+
+/**
+ * Writes an optimizer's count of steps and all its state as one safetensors file, for {@link loadOptimizer}: for ours and
+ * any of TensorFlow.js's own. Tensor by tensor: a paged optimizer's state is not brought to the device. The file appears
+ * under its name only when complete.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when a state cannot be written
+ */
+export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
+  const entries = await entriesOf(optimizer);
+  const tensors = entries.map(({name, shape, dtype, read}) => ({
+    name,
+    dtype: DTYPES[dtype],
+    shape,
+    data: read,
+  }));
+  const counted = {
+    name: ITERATIONS,
+    dtype: DTYPES.int32,
+    shape: [],
+    data: () => Int32Array.of(optimizer.iterations),
+  };
+  await writeSafetensors(path, [counted, ...tensors], {
+    ...DEFAULT_METADATA,
+    optimizer: optimizer.getClassName(),
+    config: JSON.stringify(optimizer.getConfig()),
+    order: JSON.stringify(entries.map(({name}) => name)), // TensorFlow.js's own know their state by position
+  });
+}
+
+/**
+ * Puts what {@link saveOptimizer} wrote into an optimizer that was made with the same settings: it goes on as the saved one
+ * would have. Its settings (learning rate, decay …) stay as they are. Paged or not is the same; 8 bits and 32 are not.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_ARGUMENT`, `MISSING_TENSOR`, `SHAPE_MISMATCH` when the file
+ *   is none of these or does not fit optimizer and variables; the optimizer is as before then
+ */
+export async function loadOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
+  const file = SafetensorsFile.open(path);
+  try {
+    const order = orderOf(file);
+    const iterations = readValues(file, ITERATIONS)[0];
+    const entries = order.map((name): StateEntry => {
+      const {dtype, shape} = file.info(name);
+      return {
+        name,
+        shape: [...shape],
+        dtype: dtype === DTYPES.int32 ? 'int32' : 'float32',
+        read: () => readValues(file, name),
+      };
+    });
+    if (optimizer instanceof NamedStateOptimizer) await optimizer.setState(iterations, entries);
+    else await setWeights(optimizer, file, iterations, entries);
+  } finally {
+    file.close();
+  }
+}
+
+async function entriesOf(optimizer: tf.Optimizer): Promise<StateEntry[]> {
+  if (optimizer instanceof NamedStateOptimizer) return optimizer.stateEntries();
+  const [iterations, ...weights] = await optimizer.getWeights();
+  iterations.tensor.dispose();
+  const scalars = [...scalarsOf(optimizer)].map(([name, tensor]) => ({name: `${SCALAR}${name}`, tensor}));
+  return [...weights, ...scalars].map(({name, tensor}) => ({
+    name,
+    shape: tensor.shape,
+    dtype: tensor.dtype as StateEntry['dtype'],
+    read: () => tensor.data() as ReturnType<StateEntry['read']>,
+  }));
+}
+
+function scalarsOf(optimizer: tf.Optimizer): Map<string, tf.Variable> {
+  const own = Object.entries(optimizer) as [string, unknown][];
+  return new Map(
+    own.filter(
+      (entry): entry is [string, tf.Variable] => entry[1] instanceof tf.Variable && entry[1].size === 1,
+    ),
+  );
+}
+
+async function setWeights(
+  optimizer: tf.Optimizer,
+  {path, metadata}: SafetensorsFile,
+  iterations: number,
+  entries: StateEntry[],
+): Promise<void> {
+  if (metadata.optimizer !== optimizer.getClassName()) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `optimizer file [${path}]: expected the state of ${optimizer.getClassName()}, got that of ${metadata.optimizer}`,
+    );
+  }
+  const tensors: {name: string; tensor: tf.Tensor}[] = [];
+  try {
+    tensors.push({name: ITERATIONS, tensor: tf.scalar(iterations, 'int32')});
+    for (const {name, shape, dtype, read} of entries) {
+      tensors.push({name, tensor: tf.tensor(await read(), shape, dtype)});
+    }
+    const isScalar = ({name}: {name: string}) => name.startsWith(SCALAR);
+    await optimizer.setWeights(tensors.filter((each) => !isScalar(each)));
+    // After setWeights, which computes them anew and rounds otherwise.
+    const scalars = scalarsOf(optimizer);
+    for (const {name, tensor} of tensors.filter(isScalar))
+      scalars.get(name.slice(SCALAR.length))?.assign(tensor);
+  } finally {
+    tf.dispose(tensors.map(({tensor}) => tensor));
+  }
+}
+
+/** Names of the state tensors, in the order the optimizer gave them. */
+function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
+  const wrong = (got: string) =>
+    new TfjsLoraError(
+      'CORRUPT_FILE',
+      `optimizer file [${path}]: expected what saveOptimizer wrote, got ${got}`,
+    );
+  if (metadata.order === undefined || !tensors.has(ITERATIONS)) throw wrong('a file without its marks');
+  const known = Object.values<string>(DTYPES);
+  for (const [name, {dtype}] of tensors) if (!known.includes(dtype)) throw wrong(`${name} in ${dtype}`);
+  let order: unknown;
+  try {
+    order = parseJson(metadata.order);
+  } catch {
+    throw wrong('a list of tensors that is no JSON');
+  }
+  const others = [...tensors.keys()].filter((name) => name !== ITERATIONS).sort(compareNames);
+  const listed = Array.isArray(order) ? [...order].sort(compareNames) : [];
+  if (listed.length === others.length && listed.every((name, i) => name === others[i]))
+    return order as string[];
+  throw wrong('other tensors than its list has');
+}
+
+/** The order of strings; whatever else a damaged file lists is compared with none. */
+const compareNames = (a: unknown, b: unknown): number =>
+  typeof a === 'string' && typeof b === 'string' ? (a < b ? -1 : Number(a > b)) : 0;
+
+function readValues(file: SafetensorsFile, name: string): Float32Array | Int32Array {
+  const {buffer} = file.read(name);
+  return file.info(name).dtype === DTYPES.int32 ? new Int32Array(buffer) : new Float32Array(buffer);
+}

@@ -1,0 +1,173 @@
+import {execFileSync} from 'node:child_process';
+import * as fs from 'node:fs';
+import {hostname} from 'node:os';
+import {join, resolve} from 'node:path';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+
+const FILE = '.run.lock';
+
+/** How often a lock's time is renewed, and how old that of a process out of sight may be before it counts as dead. */
+const RENEWED_AFTER_MS = 60_000;
+const DEAD_AFTER_MS = 300_000;
+
+/** Which process holds a lock. A number alone may come back; with its start it is one process of one system. */
+interface Holder {
+  pid: number;
+  started?: string;
+  /** Where process numbers mean the same: the machine since it started, and the container. */
+  system: string;
+}
+
+/**
+ * One run's hold on an output folder: a file that names the process. A process that has ended, however it did, holds
+ * nothing.
+ */
+export class FolderLock {
+  private readonly path: string;
+  private readonly renewal: NodeJS.Timeout;
+
+  private constructor(readonly folder: string) {
+    this.path = join(folder, FILE);
+    this.renewal = setInterval(() => this.renew(), RENEWED_AFTER_MS);
+    this.renewal.unref();
+  }
+
+  /**
+   * @param what the setting that names the folder, for the error
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when a live process, this one included, holds it
+   */
+  static take(folder: string, what: string): FolderLock {
+    const path = join(folder, FILE);
+    while (!create(path)) {
+      const text = assertDead(path, what);
+      if (text !== undefined) removeDead(path, text);
+    }
+    return new FolderLock(folder);
+  }
+
+  /** @throws TfjsLoraError `INVALID_ARGUMENT` as {@link take}, which takes nothing */
+  static assertFree(folder: string, what: string): void {
+    const path = join(folder, FILE);
+    if (fs.existsSync(path)) assertDead(path, what);
+  }
+
+  release(): void {
+    clearInterval(this.renewal);
+    fs.rmSync(this.path, {force: true});
+  }
+
+  private renew(): void {
+    const now = new Date();
+    try {
+      fs.utimesSync(this.path, now, now);
+    } catch {
+      // Somebody removed it; the run goes on all the same.
+    }
+  }
+}
+
+/** @returns false when the file exists */
+function create(path: string): boolean {
+  let descriptor: number;
+  try {
+    descriptor = fs.openSync(path, 'wx');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+  const holder: Holder = {
+    pid: globalThis.process.pid,
+    started: startOf(globalThis.process.pid),
+    system: system(),
+  };
+  fs.writeSync(descriptor, JSON.stringify(holder));
+  fs.closeSync(descriptor);
+  return true;
+}
+
+/** @returns what the lock of a dead process says; undefined where the lock has gone meanwhile */
+function assertDead(path: string, what: string): string | undefined {
+  const text = readIfPresent(path);
+  if (text === undefined) return undefined;
+  const holder = parse(text);
+  const isInSight = holder?.system === system();
+  if (isInSight ? !isAlive(holder as Holder) : isOld(path)) return text;
+  const who = holder
+    ? `process ${holder.pid}${isInSight ? '' : `, out of sight (${holder.system})`}`
+    : 'a process';
+  const advice = isInSight ? 'wait for it' : `wait for it; if it has ended, remove ${resolve(path)}`;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what}: expected a folder that no other run writes to, got one that ${who} holds. ` +
+      `Choose another folder, or ${advice}.`,
+  );
+}
+
+/** Another process may have taken the place of the dead one meanwhile: its lock is put back. */
+function removeDead(path: string, text: string): void {
+  const taken = `${path}.${globalThis.process.pid}.${startOf(globalThis.process.pid) ?? ''}`;
+  try {
+    fs.renameSync(path, taken);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  if (readIfPresent(taken) === text) fs.rmSync(taken, {force: true});
+  else fs.renameSync(taken, path);
+}
+
+function parse(text: string): Holder | undefined {
+  try {
+    const {pid, started, system} = JSON.parse(text) as Holder;
+    return Number.isInteger(pid) && typeof system === 'string' ? {pid, started, system} : undefined;
+  } catch {
+    return undefined; // cut off while it was written
+  }
+}
+
+function isAlive({pid, started}: Holder): boolean {
+  try {
+    globalThis.process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'; // alive, another user's
+  }
+  return startOf(pid) === started;
+}
+
+const isOld = (path: string): boolean => {
+  const time = fs.statSync(path, {throwIfNoEntry: false})?.mtimeMs;
+  return time === undefined || Date.now() - time > DEAD_AFTER_MS;
+};
+
+/** When a process started; undefined where the system does not say. */
+function startOf(pid: number): string | undefined {
+  const status = readIfPresent(`/proc/${pid}/stat`);
+  if (status !== undefined) return status.slice(status.lastIndexOf(')') + 2).split(' ')[19]; // proc(5): field 22
+  try {
+    return execFileSync('ps', ['-o', 'lstart=', '-p', String(pid)], {encoding: 'utf8', stdio: 'pipe'}).trim();
+  } catch {
+    return undefined;
+  }
+}
+
+function system(): string {
+  const boot = readIfPresent('/proc/sys/kernel/random/boot_id')?.trim();
+  return [hostname(), boot, processNamespace()].filter(Boolean).join(' ');
+}
+
+/** A container's, in which processes of others are not to be seen. */
+function processNamespace(): string | undefined {
+  try {
+    return fs.readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return undefined;
+  }
+}
+
+function readIfPresent(path: string): string | undefined {
+  try {
+    return fs.readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
+  }
+}

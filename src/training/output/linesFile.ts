@@ -1,0 +1,27 @@
+import {appendFileSync} from 'node:fs';
+import {readFile} from 'node:fs/promises';
+import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
+import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+
+/** A text file that grows line by line while training goes on. */
+export class LinesFile {
+  constructor(readonly path: string) {}
+
+  /**
+   * Begins the file, or goes on with what is there: of its lines the first `count` stay, those that the run's log had when
+   * its checkpoint was made. A run that was killed leaves more, and perhaps a last one without its end.
+   *
+   * @param header a first line that does not count
+   */
+  async open(count: number, header?: string): Promise<void> {
+    const text = count === 0 ? '' : await readFile(this.path, 'utf8').catch(() => '');
+    const complete = text.split('\n').slice(0, -1);
+    const lines = complete.slice(header === undefined ? 0 : 1).slice(0, count);
+    if (header !== undefined) lines.unshift(header);
+    writeWhole(this.path, lines.map((line) => `${line}\n`).join(''));
+  }
+
+  append(line: string): void {
+    onDisk(this.path, 'Its lines so far are there.', () => appendFileSync(this.path, `${line}\n`));
+  }
+}

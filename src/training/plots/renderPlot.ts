@@ -1,0 +1,80 @@
+import {extname} from 'node:path';
+import type {TopLevelSpec} from 'vega-lite';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {PLOT_FONT, plotFontFiles} from './fontFile.ts';
+
+/** How all our plots look. */
+const CONFIG: TopLevelSpec['config'] = {
+  font: PLOT_FONT,
+  view: {stroke: null},
+  title: {
+    anchor: 'start',
+    fontSize: 18,
+    subtitleFontSize: 13,
+    subtitleColor: '#5b6470',
+    color: '#1d2733',
+    offset: 14,
+  },
+  axis: {
+    labelFontSize: 12,
+    titleFontSize: 13,
+    titleFontWeight: 'normal',
+    labelColor: '#3d4753',
+    titleColor: '#3d4753',
+    gridColor: '#e7eaee',
+    domainColor: '#9aa3ad',
+    tickColor: '#9aa3ad',
+    titlePadding: 10,
+    labelPadding: 5,
+  },
+  axisY: {domain: false, ticks: false},
+  legend: {labelFontSize: 12, labelColor: '#3d4753'},
+};
+
+/**
+ * Draws a plot; with a path it is written too. Vega is loaded on the first call only, and the text's font comes along:
+ * nothing is asked of the system's fonts.
+ *
+ * @param path a `.png` or `.svg` file; folders on the way are made. Default: nothing is written
+ * @param scale pixels of the PNG for one of the SVG. Default 2
+ * @returns the plot as SVG
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for another kind of file
+ */
+export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): Promise<string> {
+  const kind = path === undefined ? undefined : extname(path).toLowerCase();
+  if (kind !== undefined && kind !== '.png' && kind !== '.svg') {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `plot path ${path}: expected a .png or .svg file, got "${kind}"`,
+    );
+  }
+  const [vega, vegaLite] = await Promise.all([import('vega'), import('vega-lite')]);
+  const compiled = vegaLite.compile({background: 'white', padding: 16, ...spec, config: CONFIG}).spec;
+  const view = new vega.View(vega.parse(compiled), {renderer: 'none'});
+  let svg: string;
+  try {
+    svg = await view.toSVG();
+  } finally {
+    view.finalize();
+  }
+  if (path !== undefined) {
+    writeWhole(path, kind === '.svg' ? svg : await renderPng(svg, scale));
+  }
+  return svg;
+}
+
+/** An SVG as PNG, with the plot's own font. */
+async function renderPng(svg: string, scale: number): Promise<Uint8Array> {
+  const {Resvg} = await import('@resvg/resvg-js');
+  const renderer = new Resvg(svg, {
+    fitTo: {mode: 'zoom', value: scale},
+    font: {
+      loadSystemFonts: false,
+      fontFiles: await plotFontFiles(),
+      defaultFontFamily: PLOT_FONT,
+      sansSerifFamily: PLOT_FONT,
+    },
+  });
+  return renderer.render().asPng();
+}

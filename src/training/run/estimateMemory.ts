@@ -1,0 +1,281 @@
+import * as tf from '@tensorflow/tfjs';
+import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
+import type {TrainableModel} from '../steps/trainableModel.ts';
+import type {FitPlan} from './fitArgs.ts';
+import {formatBytes} from './formatBytes.ts';
+
+/** A decoder of Llama's kind, with or without allocated weights. */
+export interface EstimableModel {
+  readonly config: {
+    vocabSize: number;
+    hiddenSize: number;
+    intermediateSize: number;
+    numHiddenLayers: number;
+    numAttentionHeads: number;
+    numKeyValueHeads: number;
+    headDim: number;
+    maxPositionEmbeddings: number;
+  };
+  readonly gradientCheckpointing: boolean;
+  /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
+  namedParameters(): Map<string, StoredWeight>;
+  adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
+}
+
+interface StoredWeight {
+  readonly shape: tf.Shape;
+  readonly logicalShape: number[];
+  readonly storage: string;
+  readonly trainable: boolean;
+  readonly isAllocated: boolean;
+  readonly byteLength: number;
+  readonly quantization?: {type: string; blockSize?: number; doubleQuant?: boolean};
+}
+
+export interface EstimateArgs {
+  /** Examples in a batch. */
+  batchSize: number;
+  /** Tokens in the longest row, padding included. */
+  sequenceLength: number;
+  /** Default AdamW's: 8 bytes a trained weight. */
+  optimizer?: tf.Optimizer;
+  /** Default the model's. */
+  gradientCheckpointing?: boolean;
+  /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
+  gradientAccumulationSteps?: number;
+}
+const ESTIMATE_OPTIONS = {
+  batchSize: true,
+  sequenceLength: true,
+  optimizer: true,
+  gradientCheckpointing: true,
+  gradientAccumulationSteps: true,
+} satisfies OptionNames<EstimateArgs>;
+
+/** Bytes at the peak of a training step. */
+export interface MemoryEstimate {
+  /** As stored: float32, or packed 16-bit or 4-bit. */
+  weights: number;
+  gradients: number;
+  optimizer: number;
+  /** What forward keeps, and what the widest of block and head needs beside it, one matrix unpacked included. */
+  activations: number;
+  /** A chunk of logits with its gradient, where the head is the peak. */
+  logits: number;
+  total: number;
+}
+
+/**
+ * Floats that a block's forward leaves for backward, for each number of its inside, as counted with the composed ops of
+ * `layers/ops` (cpu and wasm count alike); kernels that fuse more need less.
+ */
+const BLOCK = {hidden: 25, query: 12, keyValue: 6.3, intermediate: 5.8, scores: 5, dropout: 4.4, dora: 3.8};
+/** Floats that a block's backward needs besides, at its widest: in the feed-forward, or in attention. */
+const BACKWARD = {intermediate: 9, scores: 4.5};
+/** Floats for each hidden number, logit, and number of the head's matrix while head and loss run. */
+const HEAD = {hidden: 8, logits: 4, matrix: 1};
+const TRAINED_HEAD = {hidden: 8, logits: 6, matrix: 1.3};
+/** Logits that exist at once: see `linearCrossEntropy`. */
+const CHUNK_ELEMENTS = 1 << 24;
+
+/** Bytes of state that TensorFlow.js's own optimizers keep for each trained weight; an unknown one counts as Adam. */
+const OPTIMIZER_BYTES: Record<string, number> = {SGD: 0, Momentum: 4, Adagrad: 4};
+const ADAM_BYTES = 8;
+
+/**
+ * What a training step will need at its peak, from shapes alone: it allocates nothing, and the model may be one made with
+ * `allocate: false`.
+ */
+export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
+  assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
+  const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer} = args;
+  const parameters = [...model.namedParameters().values()];
+  const trained = parameters.filter(({trainable}) => trainable);
+  const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
+  const weights = parameters.reduce((sum, weight) => sum + bytesOf(weight), 0);
+  const positions = batchSize * sequenceLength;
+  const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
+
+  const isRecomputed = args.gradientCheckpointing ?? model.gradientCheckpointing;
+  const {kept, keptAnyway, backward} = floatsOfBlock(model, sequenceLength);
+  const ofBlocks = isRecomputed ? (numHiddenLayers - 1) * keptAnyway + kept : numHiddenLayers * kept; // the last is not
+  const forward = positions * ofBlocks;
+  const unpacked = Math.max(
+    0,
+    ...parameters
+      .filter(({storage, logicalShape}) => storage !== 'float32' && logicalShape[0] !== vocabSize)
+      .map(matrixSize),
+  );
+  const atBlock = forward + positions * backward + unpacked;
+  const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
+  const atHead = forward + head.hidden * positions * hiddenSize + head.matrix * vocabSize * hiddenSize;
+  const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
+  const logits = head.logits * chunk;
+  const isHeadHigher = atHead + logits > atBlock;
+
+  const estimate = {
+    weights,
+    gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
+    optimizer: bytesOfState(optimizer, trained),
+    activations: Math.round(4 * (isHeadHigher ? atHead : atBlock)),
+    logits: isHeadHigher ? 4 * logits : 0,
+  };
+  return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
+}
+
+/** Floats for each position that one block's forward leaves, that it leaves though it is run again, and that its backward needs besides. */
+function floatsOfBlock(
+  model: EstimableModel,
+  length: number,
+): {kept: number; keptAnyway: number; backward: number} {
+  const {hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim} = model.config;
+  const query = numAttentionHeads * headDim;
+  const keyValue = 2 * numKeyValueHeads * headDim;
+  const adapters = [...(model.adaptedLayers?.().values() ?? [])].flatMap((layer) => [
+    ...layer.adapters.values(),
+  ]);
+  const dropped = adapters.some(({settings}) => settings.dropout > 0)
+    ? 5 * hiddenSize + query + intermediateSize
+    : 0;
+  const directed = adapters.some(({settings}) => settings.useDoRA)
+    ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
+    : 0;
+  const hasFusedAttention = tf.getKernel('Attention', tf.getBackend()) !== undefined;
+  const scores = hasFusedAttention ? 0 : numAttentionHeads * length;
+  return {
+    kept:
+      BLOCK.hidden * hiddenSize +
+      BLOCK.query * query +
+      BLOCK.keyValue * keyValue +
+      BLOCK.intermediate * intermediateSize +
+      BLOCK.scores * scores +
+      BLOCK.dropout * dropped +
+      BLOCK.dora * directed,
+    keptAnyway: hiddenSize + (hasFusedAttention ? query : 0),
+    backward: Math.max(BACKWARD.intermediate * intermediateSize, BACKWARD.scores * scores),
+  };
+}
+
+/** As stored, or as it will be once it is allocated. */
+function bytesOf(weight: StoredWeight): number {
+  const {shape, quantization, isAllocated, byteLength} = weight;
+  if (isAllocated) return byteLength;
+  if (!quantization) return 4 * tf.util.sizeFromShape(shape as number[]);
+  const {type, blockSize = 64, doubleQuant = false} = quantization;
+  const size = matrixSize(weight);
+  if (type === 'int8') return size + 4 * weight.logicalShape[0];
+  const blocks = Math.ceil(size / blockSize);
+  const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of scales, their scales, the offset
+  return size / 2 + (doubleQuant ? doubled : 4 * blocks);
+}
+
+/** An optimizer that knows the size of its state. */
+interface SizedOptimizer {
+  stateBytes?(shape: number[]): number;
+  /** Then the state lies in host memory, but for so much. */
+  isPaged?: boolean;
+  deviceBudgetBytes?: number;
+}
+
+function bytesOfState(
+  optimizer: (tf.Optimizer & SizedOptimizer) | undefined,
+  trained: StoredWeight[],
+): number {
+  const sizeOf = ({logicalShape}: StoredWeight) =>
+    optimizer?.stateBytes?.(logicalShape) ??
+    (OPTIMIZER_BYTES[optimizer?.getClassName() ?? ''] ?? ADAM_BYTES) * tf.util.sizeFromShape(logicalShape);
+  const bytes = trained.reduce((sum, weight) => sum + sizeOf(weight), 0);
+  return optimizer?.isPaged ? Math.min(bytes, optimizer.deviceBudgetBytes ?? 0) : bytes;
+}
+
+const matrixSize = ({logicalShape}: StoredWeight): number => tf.util.sizeFromShape(logicalShape);
+
+/**
+ * Refuses a run that will not fit.
+ *
+ * @throws TfjsLoraError `INSUFFICIENT_MEMORY` with the estimate and the changes that would make it fit
+ */
+export function assertMemory(
+  model: TrainableModel,
+  optimizer: tf.Optimizer,
+  data: TrainingData,
+  plan: FitPlan,
+  budget: number,
+): void {
+  if (!isEstimable(model)) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'fitDataset memoryBudget: expected a model of Llama’s kind, whose memory can be estimated, got another',
+    );
+  }
+  const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
+  const {batchSize, gradientAccumulationSteps} = plan;
+  const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer};
+  const estimate = estimateMemory(model, args);
+  if (estimate.total <= budget) return;
+  throw new TfjsLoraError(
+    'INSUFFICIENT_MEMORY',
+    `fitDataset memory: expected a peak of at most ${formatBytes(budget)}, got an estimate of ${formatBytes(estimate.total)} ` +
+      `(${Object.entries(estimate)
+        .filter(([part, bytes]) => part !== 'total' && bytes > 0)
+        .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`)
+        .join(', ')}) for ${batchSize} × ${sequenceLength} tokens. ${adviceFor(model, args, budget)}`,
+  );
+}
+
+/** Changes in the order in which they cost least, each with what they give together, until the run fits. */
+function adviceFor(
+  model: EstimableModel,
+  args: Required<Omit<EstimateArgs, 'gradientCheckpointing'>>,
+  budget: number,
+): string {
+  const changes: string[] = [];
+  let current: EstimateArgs = {...args, gradientCheckpointing: model.gradientCheckpointing};
+  const fits = (next: EstimateArgs) => estimateMemory(model, next).total <= budget;
+  const apply = (what: string, next: EstimateArgs): boolean => {
+    current = next;
+    changes.push(`${what} (${formatBytes(estimateMemory(model, next).total)})`);
+    return fits(next);
+  };
+  const result = () => `Change ${changes.join(', then ')}.`;
+  if (!current.gradientCheckpointing)
+    if (apply('model.gradientCheckpointing = true', {...current, gradientCheckpointing: true}))
+      return result();
+  const examples = args.batchSize * args.gradientAccumulationSteps;
+  let batchSize = args.batchSize;
+  while (batchSize > 1 && !fits({...current, batchSize})) batchSize = Math.floor(batchSize / 2);
+  if (batchSize < args.batchSize) {
+    const gradientAccumulationSteps = Math.ceil(examples / batchSize);
+    const what = `batchSize ${batchSize} with gradientAccumulationSteps ${gradientAccumulationSteps}`;
+    if (apply(what, {...current, batchSize, gradientAccumulationSteps})) return result();
+  }
+  let sequenceLength = args.sequenceLength;
+  while (sequenceLength > 64 && !fits({...current, sequenceLength}))
+    sequenceLength = Math.floor(sequenceLength / 2);
+  if (sequenceLength < args.sequenceLength)
+    if (apply(`examples of at most ${sequenceLength} tokens`, {...current, sequenceLength})) return result();
+  changes.push('quantization of the base weights to nf4 and a paged or 8-bit optimizer');
+  return `${result()} Else take a smaller model.`;
+}
+
+function isEstimable(model: object): model is EstimableModel & TrainableModel {
+  const {config, namedParameters} = model as Partial<EstimableModel>;
+  return typeof namedParameters === 'function' && typeof config?.intermediateSize === 'number';
+}
+
+/** Tokens in the longest row of a list, padded; undefined for data that is read as it comes. */
+function longestRow(data: TrainingData): number | undefined {
+  if (!Array.isArray(data)) return undefined;
+  let longest = 0;
+  for (const item of data) {
+    const {inputIds} = item;
+    const shape = inputIds instanceof tf.Tensor ? inputIds.shape : undefined;
+    const length =
+      shape?.at(-1) ?? (isBatch(item) ? (inputIds as number[][])[0] : (inputIds as number[])).length;
+    longest = Math.max(longest, isBatch(item) ? length : Math.ceil(length / 8) * 8);
+  }
+  return longest;
+}

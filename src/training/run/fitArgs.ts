@@ -1,0 +1,263 @@
+import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
+import type {TrainingData} from '../../data/batches/batches.ts';
+import type {CallbackLike} from './callbacks.ts';
+
+/** How often something is done: never, every so many optimizer steps, or after each epoch. */
+export type Cadence = 'no' | 'steps' | 'epoch';
+const CADENCES: readonly Cadence[] = ['no', 'steps', 'epoch'];
+
+/** Where the log goes besides `trainer_log.jsonl`. */
+export type ReportTarget = 'tensorboard' | 'csv';
+const REPORT_TARGETS: readonly ReportTarget[] = ['tensorboard', 'csv'];
+
+/** Where progress is written: a terminal is redrawn, anything else gets a line now and then. */
+export interface ProgressStream {
+  write(text: string): unknown;
+  isTTY?: boolean;
+}
+
+export interface FitArgs {
+  /** The epoch to stop before, counted from 0. Default 1, or as many as `maxSteps` needs where only that is given. */
+  epochs?: number;
+  /** The first epoch's number, when a run goes on. Default 0. */
+  initialEpoch?: number;
+  /** Default 4. */
+  batchSize?: number;
+  /** Batches in one optimizer step; an epoch's last step may have fewer. Default 1. */
+  gradientAccumulationSteps?: number;
+  /** Stop after so many steps. Default none. */
+  maxSteps?: number;
+  /** Shuffle a list of examples anew each epoch. Default true. */
+  shuffle?: boolean;
+  /** Put examples of about one length into a batch, anew each epoch; for a list of examples. Default false. */
+  groupByLength?: boolean;
+  /** Of the shuffle and of dropout. Default 0. */
+  seed?: number;
+  /** Evaluated as `evaluationStrategy` says. */
+  validationData?: TrainingData;
+  /** `no`: once, at the end. Default: after each epoch, and every `evaluationSteps` where given. */
+  evaluationStrategy?: Cadence;
+  evaluationSteps?: number;
+  /** Default `batchSize`. */
+  validationBatchSize?: number;
+  callbacks?: CallbackLike | CallbackLike[];
+  /** 1 shows progress on `progressStream`, 0 is silent. Default 1. */
+  verbose?: number;
+  /** Default the process's standard error, where there is one. */
+  progressStream?: ProgressStream;
+  /** Default the model's, else 0. */
+  padTokenId?: number;
+
+  /** Folder for the checkpoints, logs, results and weights of the run. Default none: nothing is written. */
+  outputDir?: string;
+  /**
+   * Remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false` an unfinished one too. Default false:
+   * an earlier run is an error, but for one that was stopped before it saved anything.
+   */
+  overwriteOutputDir?: boolean;
+  /** Default `steps`. */
+  loggingStrategy?: Cadence;
+  /** Default 10. */
+  loggingSteps?: number;
+  /** When a checkpoint is written; `steps` writes one after the last step too. Default `steps`. */
+  saveStrategy?: Cadence;
+  /** Default 500, or `evaluationSteps` where the best model is loaded at the end. */
+  saveSteps?: number;
+  /** Checkpoints to keep; the newest and the best always stay. Default all. */
+  saveTotalLimit?: number;
+  /** After the last step, go back to the checkpoint with the lowest validation loss. Default false. */
+  loadBestModelAtEnd?: boolean;
+  /** End after so many evaluations in a row that brought no lower loss. Default none. */
+  earlyStoppingPatience?: number;
+  /** What a loss must fall by to count as lower. Default 0. */
+  earlyStoppingThreshold?: number;
+  /**
+   * Go on where a run was broken off: from a checkpoint's folder, or with an output folder or `true` from the newest whole one in
+   * that folder or in `outputDir`. Default: begin.
+   */
+  resumeFromCheckpoint?: boolean | string;
+  /** Default none. */
+  reportTo?: ReportTarget | ReportTarget[];
+  /** Write `training_loss` and `training_eval_loss` as PNG and SVG at the end. Default false. */
+  plotLoss?: boolean;
+  /**
+   * Steps in a row whose loss or gradient is not finite before the run is given up; each is skipped, and changes no
+   * weight. Default 5.
+   */
+  maxNonFiniteSteps?: number;
+  /** Refuse a run whose estimated peak is above so many bytes. Default none. */
+  memoryBudget?: number;
+  /** Once aborted, training finishes the step at hand, writes a checkpoint and ends. */
+  signal?: AbortSignal;
+}
+const FIT_OPTIONS = {
+  epochs: true,
+  initialEpoch: true,
+  batchSize: true,
+  gradientAccumulationSteps: true,
+  maxSteps: true,
+  shuffle: true,
+  groupByLength: true,
+  seed: true,
+  validationData: true,
+  evaluationStrategy: true,
+  evaluationSteps: true,
+  validationBatchSize: true,
+  callbacks: true,
+  verbose: true,
+  progressStream: true,
+  padTokenId: true,
+  outputDir: true,
+  overwriteOutputDir: true,
+  loggingStrategy: true,
+  loggingSteps: true,
+  saveStrategy: true,
+  saveSteps: true,
+  saveTotalLimit: true,
+  loadBestModelAtEnd: true,
+  earlyStoppingPatience: true,
+  earlyStoppingThreshold: true,
+  resumeFromCheckpoint: true,
+  reportTo: true,
+  plotLoss: true,
+  maxNonFiniteSteps: true,
+  memoryBudget: true,
+  signal: true,
+} satisfies OptionNames<FitArgs>;
+
+type Defaulted =
+  | 'epochs'
+  | 'initialEpoch'
+  | 'batchSize'
+  | 'gradientAccumulationSteps'
+  | 'shuffle'
+  | 'groupByLength'
+  | 'seed'
+  | 'validationBatchSize'
+  | 'verbose'
+  | 'loggingStrategy'
+  | 'loggingSteps'
+  | 'saveStrategy'
+  | 'saveSteps'
+  | 'maxNonFiniteSteps';
+
+/** What a run goes by. */
+export type FitPlan = Omit<FitArgs, 'reportTo'> &
+  Required<Pick<FitArgs, Defaulted>> & {reportTo: ReportTarget[]; evaluatesEachEpoch: boolean};
+
+/**
+ * Settings with their defaults.
+ *
+ * @param isReadOnce whether the data allows no second epoch
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming the setting
+ */
+export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
+  assertKnownOptions('fitDataset', args, FIT_OPTIONS);
+  const {evaluationStrategy, evaluationSteps, loadBestModelAtEnd = false} = args;
+  const plan = {
+    ...args,
+    epochs: args.epochs ?? (args.maxSteps === undefined || isReadOnce ? 1 : Number.POSITIVE_INFINITY),
+    initialEpoch: args.initialEpoch ?? 0,
+    batchSize: args.batchSize ?? 4,
+    gradientAccumulationSteps: args.gradientAccumulationSteps ?? 1,
+    shuffle: args.shuffle ?? true,
+    groupByLength: args.groupByLength ?? false,
+    seed: args.seed ?? 0,
+    verbose: args.verbose ?? 1,
+    validationBatchSize: args.validationBatchSize ?? args.batchSize ?? 4,
+    evaluatesEachEpoch: evaluationStrategy === undefined || evaluationStrategy === 'epoch',
+    evaluationSteps:
+      evaluationStrategy === undefined || evaluationStrategy === 'steps' ? evaluationSteps : undefined,
+    loggingStrategy: args.loggingStrategy ?? 'steps',
+    loggingSteps: args.loggingSteps ?? 10,
+    saveStrategy: args.saveStrategy ?? 'steps',
+    saveSteps: args.saveSteps ?? (loadBestModelAtEnd && evaluationSteps ? evaluationSteps : 500),
+    maxNonFiniteSteps: args.maxNonFiniteSteps ?? 5,
+    reportTo: [args.reportTo ?? []].flat(),
+  };
+  const counts = [
+    'epochs',
+    'batchSize',
+    'gradientAccumulationSteps',
+    'validationBatchSize',
+    'maxSteps',
+    'evaluationSteps',
+    'loggingSteps',
+    'saveSteps',
+    'saveTotalLimit',
+    'earlyStoppingPatience',
+    'maxNonFiniteSteps',
+    'memoryBudget',
+  ] as const;
+  for (const name of counts) {
+    const count = args[name];
+    if (count !== undefined) assertCount(`fitDataset ${name}`, count);
+  }
+  for (const name of ['evaluationStrategy', 'loggingStrategy', 'saveStrategy'] as const)
+    assertOneOf(`fitDataset ${name}`, args[name], CADENCES);
+  for (const target of plan.reportTo) assertOneOf('fitDataset reportTo', target, REPORT_TARGETS);
+  const {initialEpoch, epochs} = plan;
+  if (!Number.isInteger(initialEpoch) || initialEpoch < 0 || initialEpoch >= epochs) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `fitDataset initialEpoch: expected an integer from 0 to below epochs (${epochs}), got ${initialEpoch}`,
+    );
+  }
+  assertCombination(args, plan);
+  return plan;
+}
+
+/** Settings that need one another. */
+function assertCombination(args: FitArgs, plan: FitPlan): void {
+  const needs = (what: string, needed: string, isThere: boolean) => {
+    if (isThere) return;
+    throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset ${what}: expected ${needed} beside it, got none`);
+  };
+  const written: [string, boolean][] = [
+    ['saveSteps', args.saveSteps !== undefined],
+    ['saveStrategy', args.saveStrategy !== undefined && args.saveStrategy !== 'no'],
+    ['saveTotalLimit', args.saveTotalLimit !== undefined],
+    ['overwriteOutputDir', args.overwriteOutputDir === true],
+    ['loadBestModelAtEnd', args.loadBestModelAtEnd === true],
+    ['resumeFromCheckpoint: true', args.resumeFromCheckpoint === true],
+    ['reportTo', plan.reportTo.length > 0],
+    ['plotLoss', args.plotLoss === true],
+  ];
+  for (const [what, isGiven] of written) if (isGiven) needs(what, 'outputDir', args.outputDir !== undefined);
+  const hasValidation = args.validationData !== undefined;
+  if (args.evaluationStrategy === 'steps')
+    needs('evaluationStrategy: steps', 'evaluationSteps', args.evaluationSteps !== undefined);
+  if (args.earlyStoppingPatience !== undefined)
+    needs('earlyStoppingPatience', 'validationData', hasValidation);
+  if (!args.loadBestModelAtEnd) return;
+  needs('loadBestModelAtEnd', 'validationData', hasValidation);
+  const {saveStrategy, saveSteps, evaluationSteps, evaluatesEachEpoch} = plan;
+  const savesWhereItEvaluates =
+    saveStrategy === 'epoch'
+      ? evaluatesEachEpoch
+      : saveStrategy === 'steps' && evaluationSteps !== undefined && saveSteps % evaluationSteps === 0;
+  if (savesWhereItEvaluates) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    'fitDataset loadBestModelAtEnd: expected checkpoints only where there is an evaluation, got ' +
+      `saving by ${saveStrategy}${saveStrategy === 'steps' ? ` (${saveSteps})` : ''} and evaluation by ` +
+      `${evaluationSteps === undefined ? (evaluatesEachEpoch ? 'epoch' : 'no') : `steps (${evaluationSteps})`}. ` +
+      'Make saveSteps a multiple of evaluationSteps, or both strategies epoch.',
+  );
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` unless it is a positive integer */
+export function assertCount(what: string, count: number): void {
+  if (Number.isInteger(count) && count > 0) return;
+  throw new TfjsLoraError('INVALID_ARGUMENT', `${what}: expected a positive integer, got ${count}`);
+}
+
+function assertOneOf(what: string, value: string | undefined, known: readonly string[]): void {
+  if (value === undefined || known.includes(value)) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what}: expected ${known.join(', ')}, got ${show(value)}. Did you mean ${nearestNames(value, known, 1)[0]}?`,
+  );
+}

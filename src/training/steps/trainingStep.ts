@@ -1,0 +1,303 @@
+import * as tf from '@tensorflow/tfjs';
+import {type CompileProgress, compileShaders} from '../../../layers/ops/compileShaders.ts';
+import {globalNorm} from '../../../layers/ops/globalNorm.ts';
+import {assertIdle} from '../../../models/assertIdle.ts';
+import type {Batch} from '../../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {AdamW} from '../optimizers/adamW.ts';
+import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
+import {NamedStateOptimizer} from '../optimizers/namedStateOptimizer.ts';
+import {type OptimizerName, optimizerByName} from '../optimizers/optimizerByName.ts';
+import {clipByGlobalNorm} from './clipByGlobalNorm.ts';
+import {
+  type LearningRateSchedule,
+  learningRateSchedule,
+  type ScheduleArgs,
+  type ScheduleName,
+} from './learningRateSchedule.ts';
+import type {TrainableModel} from './trainableModel.ts';
+import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
+import {scalarValue, type WindowGradients, windowGradients} from './windowGradients.ts';
+
+export interface CompileArgs {
+  /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
+  optimizer?: tf.Optimizer | OptimizerName;
+  /**
+   * Factor on the optimizer's learning rate: transformers' name, with settings or without, or a function. It counts the
+   * steps since `compile`; a schedule whose `totalSteps` is left to `fitDataset` counts the steps of that call.
+   * Default constant.
+   */
+  schedule?: ScheduleName | ({name: ScheduleName} & ScheduleArgs) | LearningRateSchedule;
+  /** Clip the global norm of the gradients to this. Default none. */
+  maxGradNorm?: number;
+  /**
+   * Whether the shaders of a step are compiled all at once before the first one, which takes a pass in which nothing is computed:
+   * see `compileShaders`. Without effect where none are compiled. Default true.
+   */
+  compileShaders?: boolean;
+}
+const COMPILE_OPTIONS = {
+  optimizer: true,
+  schedule: true,
+  maxGradNorm: true,
+  compileShaders: true,
+} satisfies OptionNames<CompileArgs>;
+
+/** What one optimizer step did. */
+export interface StepResult {
+  /** Mean over the labels that count. */
+  loss: number;
+  /** Labels that counted. */
+  tokens: number;
+  /** Global norm of the gradients, before clipping. */
+  gradNorm: number;
+  /** Of this step; NaN for an optimizer that has none. */
+  learningRate: number;
+}
+
+/** A step as `fitDataset` sees it. */
+export interface StepOutcome extends StepResult {
+  /** Loss or gradient was not finite: no weight has changed. */
+  isSkipped: boolean;
+  /** See {@link WindowGradients}. */
+  memoryBytes: number;
+}
+
+/** Dropout of one run's steps, and of runs seeded one apart, draws from seeds that do not meet. */
+const STEPS_PER_SEED = 1_000_003;
+
+/** One optimizer step: gradients of a window → {@link onGradients} → clipping → update. */
+export class TrainingStep {
+  /**
+   * Runs between gradients and clipping; it may replace the window's gradients, which it then disposes, its loss and its
+   * count. The seam where data-parallel training all-reduces.
+   */
+  onGradients?: (window: WindowGradients) => void | Promise<void>;
+  /** Steps since `compile`. */
+  steps = 0;
+  private compiled: {optimizer: tf.Optimizer; isOwned: boolean};
+  private schedule?: CompileArgs['schedule'];
+  private maxGradNorm?: number;
+  private compilesShaders = true;
+  /** The backend and the weights of the optimizer's latest step, whose shaders are compiled. */
+  private shadersOf?: {backend: tf.KernelBackend; weights: string};
+
+  constructor(protected readonly model: TrainableModel) {
+    this.compiled = {optimizer: new AdamW({learningRate: 1e-4}), isOwned: true};
+  }
+
+  get optimizer(): tf.Optimizer {
+    return this.compiled.optimizer;
+  }
+
+  set optimizer(optimizer: tf.Optimizer) {
+    assertIdle(this.model, 'optimizer');
+    this.use({optimizer, isOwned: false});
+  }
+
+  /**
+   * Sets optimizer, schedule and clipping; the count of steps starts anew.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
+   */
+  compile(args: CompileArgs = {}): void {
+    assertIdle(this.model, 'compile');
+    assertKnownOptions('compile', args, COMPILE_OPTIONS);
+    const {optimizer: given, schedule, maxGradNorm, compileShaders = true} = args;
+    assertMaxGradNorm(maxGradNorm);
+    const optimizer = resolveOptimizer(given);
+    const isOwned = optimizer !== given;
+    try {
+      if (schedule !== undefined) assertSchedule(schedule, optimizer);
+    } catch (error) {
+      if (isOwned) optimizer.dispose();
+      throw error;
+    }
+    this.use({optimizer, isOwned});
+    this.schedule = schedule;
+    this.maxGradNorm = maxGradNorm;
+    this.compilesShaders = compileShaders;
+    this.steps = 0;
+  }
+
+  /** Frees the state of an optimizer made here; one that was passed in stays its maker's. */
+  dispose(): void {
+    if (this.compiled.isOwned) this.compiled.optimizer.dispose();
+  }
+
+  /**
+   * Loss and gradients without a step; see {@link windowGradients}.
+   *
+   * @param options `seed` of dropout, which is on as in a training step; default 0
+   */
+  async computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
+    assertKnownOptions('computeGradients', options, {seed: true} satisfies OptionNames<{seed?: number}>);
+    return windowGradients(this.model, batches, options.seed);
+  }
+
+  /**
+   * One optimizer step on a batch, or on several micro-batches as one window.
+   *
+   * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
+   */
+  async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
+    assertIdle(this.model, 'trainOnBatch');
+    if (this.steps === 0) warnOfFrozenMatrices(this.model);
+    const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
+    if (isSkipped) throw this.notFinite(result);
+    this.steps++;
+    return result;
+  }
+
+  /**
+   * One step, or none where loss or gradient is not finite; the caller counts it.
+   *
+   * @param factor on the optimizer's learning rate
+   * @param seed of the run
+   * @param onCompile told of shaders that are compiled first
+   */
+  protected async step(
+    batches: Batch | Batch[],
+    factor: number,
+    seed = 0,
+    onCompile: CompileProgress = () => {},
+  ): Promise<StepOutcome> {
+    const window = await windowGradients(
+      this.model,
+      batches,
+      seed * STEPS_PER_SEED + this.steps,
+      async (variables, pass) => {
+        const backend = tf.backend();
+        const weights = [...variables.keys()].join();
+        const isCompiled = this.shadersOf?.backend === backend && this.shadersOf.weights === weights;
+        if (this.compilesShaders && !isCompiled)
+          await compileShaders(() => this.rehearse(pass(), variables), onCompile);
+        this.shadersOf = {backend, weights};
+      },
+    );
+    try {
+      if (this.onGradients) {
+        await this.onGradients(window);
+        window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
+      }
+      const {loss, tokens, gradNorm, gradients, memoryBytes, variables} = window;
+      const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
+      const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
+      if (!isSkipped)
+        await withLearningRate(this.optimizer, learningRate, () =>
+          this.update(gradients, variables, gradNorm),
+        );
+      return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
+    } finally {
+      tf.dispose(window.gradients);
+    }
+  }
+
+  /**
+   * The factor at a step, counted since `compile`.
+   *
+   * @param run when it is for a run: its length where known, and the step it began at if that is not now
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when the schedule needs a length that nobody gave
+   */
+  protected scheduleOf(run?: {totalSteps?: number; firstStep?: number}): LearningRateSchedule {
+    const {schedule} = this;
+    const firstStep = run?.firstStep ?? this.steps;
+    if (schedule === undefined) return () => 1;
+    if (typeof schedule === 'function') return schedule;
+    const {name, ...args} = settingsOf(schedule);
+    const learningRate = learningRateOf(this.optimizer);
+    if (!run || args.totalSteps !== undefined) return learningRateSchedule(name, {learningRate, ...args});
+    const factorAt = learningRateSchedule(name, {learningRate, ...args, totalSteps: run.totalSteps});
+    return (step) => factorAt(step - firstStep);
+  }
+
+  private use(next: {optimizer: tf.Optimizer; isOwned: boolean}): void {
+    if (next.optimizer !== this.optimizer) this.dispose();
+    this.compiled = next;
+    this.shadersOf = undefined;
+  }
+
+  private async update(
+    gradients: tf.NamedTensorMap,
+    variables: Map<string, tf.Variable>,
+    gradNorm: number,
+  ): Promise<void> {
+    const {optimizer} = this;
+    const clipped = this.clip(gradients, gradNorm);
+    const byVariable = namedByVariable(clipped, variables);
+    try {
+      if (optimizer instanceof NamedStateOptimizer) await optimizer.applyGradientsAsync(byVariable);
+      else tf.tidy(() => optimizer.applyGradients(byVariable));
+    } finally {
+      if (clipped !== gradients) tf.dispose(clipped);
+    }
+  }
+
+  /** What {@link update} computes, where nothing is; of other optimizers than ours it is not known. */
+  private rehearse(gradients: tf.NamedTensorMap, variables: Map<string, tf.Variable>): void {
+    const clipped = this.clip(gradients, Number.POSITIVE_INFINITY);
+    if (this.optimizer instanceof NamedStateOptimizer)
+      this.optimizer.rehearse(namedByVariable(clipped, variables));
+  }
+
+  private clip(gradients: tf.NamedTensorMap, gradNorm: number): tf.NamedTensorMap {
+    const {maxGradNorm} = this;
+    return maxGradNorm === undefined ? gradients : clipByGlobalNorm(gradients, gradNorm, maxGradNorm);
+  }
+
+  private notFinite({loss, gradNorm}: StepResult): TfjsLoraError {
+    return new TfjsLoraError(
+      'NON_FINITE',
+      `training step ${this.steps + 1}: expected numbers, got loss ${loss}, gradient norm ${gradNorm}. ` +
+        'The weights are as before the step; lower the learning rate or check the data.',
+    );
+  }
+}
+
+function resolveOptimizer(optimizer: CompileArgs['optimizer']): tf.Optimizer {
+  if (optimizer === undefined) return new AdamW({learningRate: 1e-4});
+  if (typeof optimizer === 'string') return optimizerByName(optimizer);
+  if (optimizer !== null && optimizer instanceof tf.Optimizer) return optimizer;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `compile optimizer: expected a tf.Optimizer or a name, got ${String(optimizer)}`,
+  );
+}
+
+function settingsOf(
+  schedule: ScheduleName | ({name: ScheduleName} & ScheduleArgs),
+): {name: ScheduleName} & ScheduleArgs {
+  return typeof schedule === 'string' ? {name: schedule} : schedule;
+}
+
+function assertSchedule(schedule: NonNullable<CompileArgs['schedule']>, optimizer: tf.Optimizer): void {
+  if (learningRateOf(optimizer) === undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `compile schedule: expected an optimizer with a learningRate to change, got ${optimizer.getClassName()}. ` +
+        'Use AdamW, or leave the schedule out.',
+    );
+  }
+  if (typeof schedule === 'function') return;
+  const {name, ...args} = settingsOf(schedule);
+  learningRateSchedule(name, {...args, totalSteps: args.totalSteps ?? 1}); // throws; the length may come later
+}
+
+function assertMaxGradNorm(maxGradNorm: number | undefined): void {
+  if (maxGradNorm === undefined || maxGradNorm > 0) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `compile maxGradNorm: expected a number above 0, got ${maxGradNorm}`,
+  );
+}
+
+/** Gradients by the names of the variables, as optimizers take them. */
+function namedByVariable(
+  gradients: tf.NamedTensorMap,
+  variables: Map<string, tf.Variable>,
+): tf.NamedTensorMap {
+  return Object.fromEntries(
+    Object.entries(gradients).map(([key, gradient]) => [variables.get(key)?.name, gradient]),
+  );
+}

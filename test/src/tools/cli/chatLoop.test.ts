@@ -1,0 +1,144 @@
+import {join} from 'node:path';
+import {PassThrough} from 'node:stream';
+import * as tf from '@tensorflow/tfjs';
+import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
+import {ChatSession, Llama, useBackend} from '../../../../src/index.ts';
+import {chatLoop} from '../../../../src/tools/cli/chatLoop.ts';
+import {adapterNameOf} from '../../../../src/tools/recipes/adapterNameOf.ts';
+import {inFolder, stirAdapter} from '../../../models/tinyLlama.ts';
+
+const FOLDER = join(__dirname, '../../../../examples/quickstart/model');
+let model: Llama;
+
+beforeAll(async () => {
+  await useBackend('wasm');
+  model = await Llama.fromPretrained<Llama>(FOLDER);
+});
+afterAll(() => {
+  model.dispose();
+});
+
+/** What a chat without a terminal prints for these lines, in blocks. */
+async function chatOf(lines: string[], session = new ChatSession(model, {maxNewTokens: 4})): Promise<string> {
+  const [input, output] = [new PassThrough(), new PassThrough()];
+  input.end(`${lines.join('\n')}\n`);
+  await chatLoop(model, session, {input, output, isTerminal: false});
+  return output.end().read()?.toString() ?? '';
+}
+
+const answerTo = (content: string, options = {}) =>
+  model.chat([{role: 'user', content}], {maxNewTokens: 4, ...options});
+
+test('answers line by line, with what was said before', async () => {
+  const session = new ChatSession(model, {maxNewTokens: 4});
+  const text = await chatOf(['Who pays?', '', 'Until\\', 'when?'], session);
+  const [first, , second] = session.history.slice(1).map(({content}) => content);
+  expect(text).toBe(`${first}\n\n${second}\n\n`);
+  expect(first).toBe(await answerTo('Who pays?'));
+  expect(session.history.map(({role}) => role)).toEqual(['user', 'assistant', 'user', 'assistant']);
+  expect(session.history[2].content).toBe('Until\nwhen?');
+});
+
+test('commands: system, reset, help, exit; a wrong one names the nearest', async () => {
+  const session = new ChatSession(model, {maxNewTokens: 4});
+  const text = await chatOf(
+    [
+      '/system',
+      '/system Be brief.',
+      'Who pays?',
+      '/reset',
+      '/system none',
+      '/hepl',
+      '/help',
+      '/exit',
+      'never said',
+    ],
+    session,
+  );
+  expect(session.history).toEqual([]);
+  const system = {role: 'system', content: 'Be brief.'};
+  const briefly = await model.chat([system, {role: 'user', content: 'Who pays?'}], {maxNewTokens: 4});
+  expect(text).toMatch(/^No system message\.\nSystem message: Be brief\.\n/);
+  expect(text).toContain(
+    `${briefly}\n\nForgot what was said.\nNo system message.\n/hepl: expected a command`,
+  );
+  expect(text).toContain('Nearest: /help.');
+  expect(text).toMatch(/^\/adapter \[name \| folder \| none\] +which adapter answers/m);
+});
+
+test('adapters are loaded, switched and rested', () =>
+  inFolder(async (folder) => {
+    const base = await answerTo('Who pays?');
+    const path = join(folder, 'my adapter');
+    model.applyLoRA({rank: 2, adapterName: 'made'});
+    stirAdapter(model as LlamaForCausalLM, 'made');
+    await model.saveAdapter(path);
+    const adapted = await answerTo('Who pays?');
+    expect(adapted).not.toBe(base);
+    model.deleteAdapter('made');
+    const lines = [
+      '/adapter',
+      `/adapter ${path}`,
+      'Who pays?',
+      '/reset',
+      '/adapter none',
+      'Who pays?',
+      '/reset',
+    ];
+    const text = await chatOf([...lines, '/adapter my-adapter', 'Who pays?', '/adapter', '/adapter other']);
+    expect(text).toBe(
+      [
+        'No adapter is loaded.',
+        'Loaded my-adapter. It answers from here.',
+        `${adapted}\n`,
+        'Forgot what was said.',
+        'The base answers, without an adapter.',
+        `${base}\n`,
+        'Forgot what was said.',
+        'my-adapter answers from here.',
+        `${adapted}\n`,
+        'adapters: my-adapter (answers)',
+        '/adapter other: expected one of my-adapter, or the folder of an adapter, got neither.\n',
+      ].join('\n'),
+    );
+    model.deleteAdapter('my-adapter');
+  }));
+
+test('a message that cannot be answered is told, and the chat goes on', async () => {
+  const text = await chatOf(['bill '.repeat(900), 'Who pays?']);
+  expect(text).toContain('chat message: expected one that leaves room');
+  expect(text.endsWith(`${await answerTo('Who pays?')}\n\n`)).toBe(true);
+});
+
+test('in a terminal, Ctrl-C stops an answer, takes back what was typed, and ends the chat', async () => {
+  const [input, output] = [new PassThrough(), new PassThrough()];
+  const session = new ChatSession(model, {maxNewTokens: 400, eosTokenId: 2047});
+  const numTensors = tf.memory().numTensors;
+  let text = '';
+  let interrupts = 0;
+  output.on('data', (part: Buffer) => {
+    text += part;
+    const isAnswering = /Who pays\?\r?\n(?:.*\S.*){1}/s.test(text);
+    if (isAnswering && interrupts === 0) {
+      interrupts++;
+      input.write('\x03');
+    }
+    if (text.endsWith('> \x1b[3G') && text.includes('(stopped)') && interrupts === 1) {
+      interrupts++;
+      input.write('half a message\x03\x03'); // taken back, then the end
+    }
+  });
+  input.write('Who pays?\r');
+  await chatLoop(model, session, {input, output, isTerminal: true});
+  expect(text).toContain('model. /help shows the commands.');
+  expect(text).toContain('(stopped)');
+  expect(interrupts).toBe(2);
+  const [, answer] = session.history;
+  expect(model.tokenizer!.encode(String(answer.content)).length).toBeLessThan(100);
+  expect(tf.memory().numTensors).toBe(numTensors);
+});
+
+test('adapters are named after their folders', () => {
+  expect(adapterNameOf('/saves/sft run.1/', [])).toBe('sft-run-1');
+  expect(adapterNameOf('sft', ['sft', 'sft-2'])).toBe('sft-3');
+});

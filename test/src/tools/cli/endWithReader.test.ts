@@ -1,0 +1,32 @@
+import {spawn} from 'node:child_process';
+import {once} from 'node:events';
+import {join} from 'node:path';
+
+const root = join(__dirname, '../../../..');
+
+/** Runs a command whose reader closes the pipe before the first word. */
+async function runUnread(stream: 'stdout' | 'stderr', args: string[]): Promise<{code: number; text: string}> {
+  const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'src/tools/cli/main.ts'), ...args], {
+    cwd: root,
+    env: {...process.env, npm_command: ''},
+  });
+  let text = '';
+  const other = stream === 'stdout' ? child.stderr : child.stdout;
+  other.on('data', (chunk) => {
+    text += chunk;
+  });
+  child[stream].destroy();
+  const [code] = await once(child, 'close');
+  return {code, text};
+}
+
+test.each([
+  ['stdout', ['--help']],
+  ['stderr', ['eval', 'nowhere.yaml']],
+] as const)(
+  'a command ends without a word where the reader of its %s has gone',
+  async (stream, args) => {
+    expect(await runUnread(stream, [...args])).toEqual({code: 141, text: ''});
+  },
+  120_000,
+);

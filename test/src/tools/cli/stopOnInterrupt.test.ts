@@ -1,0 +1,59 @@
+import {commandWith} from '../../../../src/tools/cli/commandWith.ts';
+import {stopOnInterrupt} from '../../../../src/tools/cli/stopOnInterrupt.ts';
+import {printedBy} from './runCommandLine.ts';
+
+describe('stopOnInterrupt', () => {
+  test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    '%s asks once, and ends when it comes again',
+    async (name) => {
+      let time = 0;
+      const kill = jest.spyOn(process, 'kill').mockReturnValue(true);
+      const interrupt = stopOnInterrupt(() => time);
+      try {
+        const {err} = await printedBy(() => {
+          process.emit(name, name);
+          time = 300; // from npm, which passes it on
+          process.emit(name, name);
+        });
+        expect(err).toBe('Stopping after this step, then saving. Ctrl-C again ends at once.\n');
+        expect(interrupt.signal.aborted).toBe(true);
+        expect(kill).not.toHaveBeenCalled();
+        time = 2000;
+        process.emit(name, name);
+        expect(kill).toHaveBeenCalledWith(process.pid, name);
+        expect(process.listenerCount(name)).toBe(0); // so that it ends the process
+      } finally {
+        interrupt.release();
+        kill.mockRestore();
+      }
+    },
+  );
+
+  test('a terminal that is gone does not end the process', () => {
+    const interrupt = stopOnInterrupt();
+    expect(() => process.stderr.emit('error', new Error('EIO'))).not.toThrow();
+    interrupt.release();
+  });
+});
+
+describe('a command to type again', () => {
+  const {npm_command} = process.env;
+  afterEach(() => {
+    if (npm_command === undefined) delete process.env.npm_command;
+    else process.env.npm_command = npm_command;
+  });
+
+  test('has other values of the same keys, and words quoted for a shell', () => {
+    process.env.npm_command = 'run-script';
+    const args = ['--backend', 'wasm', 'train', 'my recipe.yaml', 'a=1', 'lora_rank=4', '--dry-run', "b='x'"];
+    expect(commandWith(args, 'a=2', 'c=3')).toBe(
+      `tfjs-lora --backend wasm train 'my recipe.yaml' lora_rank=4 'b='\\''x'\\''' a=2 c=3`,
+    );
+    expect(commandWith(['train', 'r.yaml'])).toBe('tfjs-lora train r.yaml');
+  });
+
+  test('begins as the program was begun', () => {
+    process.env.npm_command = 'exec';
+    expect(commandWith(['train', 'r.yaml'])).toBe('npx tfjs-lora train r.yaml');
+  });
+});

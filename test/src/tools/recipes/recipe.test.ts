@@ -1,0 +1,417 @@
+import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import fc from 'fast-check';
+import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS} from '../../../../src/tools/recipes/foreignKeys.ts';
+import {loadRecipe, type Recipe, resolveRecipe} from '../../../../src/tools/recipes/recipe.ts';
+import {recipeSchema} from '../../../../src/tools/recipes/recipeKeys.ts';
+import {parseRecipeText} from '../../../../src/tools/recipes/recipeSource.ts';
+
+const recipes = join(__dirname, '../../../../examples/recipes');
+const MODEL = 'model_name_or_path: model\n';
+const TRAIN = `${MODEL}do_train: true\ndataset: bills\noutput_dir: out\n`;
+
+function read(text: string, ...overrides: string[]): Recipe {
+  return resolveRecipe(parseRecipeText(text, 'recipe.yaml', overrides), 'recipe.yaml');
+}
+
+function fault(text: string, ...overrides: string[]): {code: string; message: string} {
+  try {
+    read(text, ...overrides);
+  } catch (error) {
+    const {code, message} = error as {code: string; message: string};
+    return {code, message};
+  }
+  throw new Error('expected a fault, got none');
+}
+
+describe('the recipes of examples/', () => {
+  test('train_lora.yaml asks for what it says', async () => {
+    const recipe = await loadRecipe(join(recipes, 'train_lora.yaml'));
+    expect(recipe).toMatchObject({
+      tasks: {train: true, evaluate: true, predict: false},
+      stage: 'sft',
+      model: {nameOrPath: 'meta-llama/Llama-3.2-1B-Instruct', dtype: 'bfloat16', gradientCheckpointing: true},
+      method: {
+        type: 'lora',
+        options: {rank: 8, alpha: 16, dropout: 0, targetModules: 'all-linear', seed: 42},
+      },
+      data: {
+        training: ['summarization_data_train'],
+        evaluation: [],
+        folder: 'data',
+        template: 'llama3',
+        cutoffLength: 2048,
+        maxSamples: 1000,
+        packing: undefined,
+        overwriteCache: true,
+        workers: 16,
+        validationSize: 0.1,
+      },
+      output: {
+        folder: 'saves/llama3.2-1b-instruct/lora/sft',
+        overwrite: true,
+        loggingSteps: 2,
+        saveSteps: 50,
+        saveStrategy: 'steps',
+        evaluationStrategy: 'steps',
+        evaluationSteps: 50,
+        plotLoss: true,
+        reportTo: [],
+      },
+      training: {
+        batchSize: 4,
+        evaluationBatchSize: 1,
+        gradientAccumulationSteps: 8,
+        epochs: 1,
+        learningRate: 1e-4,
+        optimizer: 'adamw_torch',
+        weightDecay: 0,
+        schedule: {name: 'cosine'},
+        warmupRatio: 0.1,
+        maxGradNorm: 1,
+        seed: 42,
+      },
+    });
+    expect([...recipe.ignored.keys()]).toEqual(['trust_remote_code', 'ddp_timeout']);
+    expect(recipe.training.maxSteps).toBeUndefined();
+  });
+
+  test('merge_lora.yaml asks for what it says', async () => {
+    const recipe = await loadRecipe(join(recipes, 'merge_lora.yaml'));
+    expect(recipe).toMatchObject({
+      tasks: {train: false, evaluate: false, predict: false},
+      model: {adapters: ['saves/llama3.2-1b-instruct/lora/sft'], quantization: undefined, dtype: undefined},
+      export: {folder: 'output/llama3', shardGigabytes: 5, dtype: undefined},
+    });
+  });
+});
+
+test('an empty recipe has the defaults of LLaMA-Factory and transformers', () => {
+  const {output, training, data, generation, method} = read(MODEL);
+  expect(training).toMatchObject({
+    batchSize: 8,
+    evaluationBatchSize: 8,
+    gradientAccumulationSteps: 1,
+    epochs: 3,
+    learningRate: 5e-5,
+    optimizer: 'adamw_torch',
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    schedule: {name: 'linear'},
+    warmupRatio: 0,
+    warmupSteps: 0,
+    maxGradNorm: 1,
+    seed: 42,
+    dataSeed: 42,
+    shuffle: true,
+  });
+  expect(output).toMatchObject({
+    loggingSteps: 500,
+    saveSteps: 500,
+    evaluationSteps: 500,
+    evaluationStrategy: 'no',
+  });
+  expect(data).toMatchObject({folder: 'data', cutoffLength: 2048, mixStrategy: 'concat', validationSize: 0});
+  expect(generation).toEqual({
+    doSample: true,
+    temperature: 0.95,
+    topP: 0.7,
+    topK: 50,
+    maxNewTokens: 1024,
+    repetitionPenalty: 1,
+    skipSpecialTokens: true,
+  });
+  expect(method).toMatchObject({type: 'lora', options: {rank: 8, alpha: 16, targetModules: 'all-linear'}});
+});
+
+describe('values', () => {
+  test('lists are comma separated or YAML lists', () => {
+    const both = ['lora_target: q_proj, v_proj', 'lora_target: [q_proj, v_proj]'].map((line) =>
+      read(MODEL + line),
+    );
+    for (const {method} of both)
+      expect(method).toMatchObject({options: {targetModules: ['q_proj', 'v_proj']}});
+  });
+
+  test('the booleans of YAML 1.1 are booleans, where one is expected', () => {
+    const {output, data} = read(
+      `${TRAIN}plot_loss: yes\npacking: On\nstreaming: no\ntemplate: no\neval_strategy: no`,
+    );
+    expect(output).toMatchObject({plotLoss: true, evaluationStrategy: 'no'});
+    expect(data).toMatchObject({packing: true, streaming: false, template: 'no'});
+    expect(read(`${TRAIN}eval_strategy: false\nsave_strategy: false`).output).toMatchObject({
+      evaluationStrategy: 'no',
+      saveStrategy: 'no',
+    });
+  });
+
+  test('exponents are numbers with and without a point', () => {
+    expect(read(`${MODEL}learning_rate: 1e-4`).training.learningRate).toBe(1e-4);
+    expect(read(`${MODEL}learning_rate: 1.0e-4`).training.learningRate).toBe(1e-4);
+  });
+
+  test('a key without a value has its default', () => {
+    expect(read(`${MODEL}lora_rank:\nresume_from_checkpoint: null\nddp_timeout:`).method).toMatchObject({
+      options: {rank: 8},
+    });
+  });
+
+  test('alpha is twice the rank unless given', () => {
+    expect(read(`${MODEL}lora_rank: 16`).method).toMatchObject({options: {alpha: 32}});
+    expect(read(`${MODEL}lora_rank: 16\nlora_alpha: 8`).method).toMatchObject({options: {alpha: 8}});
+  });
+
+  test('quantization', () => {
+    const of = (lines: string) => read(MODEL + lines).model.quantization;
+    expect(of('')).toBeUndefined();
+    expect(of('quantization_bit: 4')).toEqual({type: 'nf4', doubleQuant: true});
+    expect(of('quantization_bit: 4\nquantization_type: fp4\ndouble_quantization: false')).toEqual({
+      type: 'fp4',
+      doubleQuant: false,
+    });
+    expect(of('quantization_bit: 8')).toEqual({type: 'int8', doubleQuant: false});
+  });
+
+  test('packing is for plain text unless asked for', () => {
+    expect(read(MODEL).data.packing).toBeUndefined(); // the data decides
+    expect(read(`${MODEL}stage: pt\npacking: false`).data.packing).toBe(false);
+    expect(read(`${MODEL}neat_packing: true`).data.packing).toBe(true);
+  });
+
+  test('only float32 trains, so a full fine-tuning loads float32', () => {
+    expect(read(`${TRAIN}bf16: true`).model.dtype).toBe('bfloat16');
+    expect(read(`${TRAIN}bf16: true\nfinetuning_type: full`).model.dtype).toBe('float32');
+    expect(read(`${TRAIN}fp16: true`).model.dtype).toBe('float16');
+  });
+
+  test('names that transformers has changed are read', () => {
+    expect(read(`${TRAIN}val_size: 0.1\nevaluation_strategy: epoch`).output.evaluationStrategy).toBe('epoch');
+  });
+
+  test('reports', () => {
+    expect(read(`${MODEL}report_to: none`).output.reportTo).toEqual([]);
+    expect(read(`${MODEL}report_to: all`).output.reportTo).toEqual(['tensorboard', 'csv']);
+    expect(read(`${MODEL}report_to: [csv]`).output.reportTo).toEqual(['csv']);
+  });
+});
+
+describe('arguments', () => {
+  test('go before the file', () => {
+    const recipe = read(
+      `${TRAIN}lora_rank: 8`,
+      'lora_rank=16',
+      'plot_loss=True',
+      'lora_target=q_proj,v_proj',
+    );
+    expect(recipe.method).toMatchObject({options: {rank: 16, targetModules: ['q_proj', 'v_proj']}});
+    expect(recipe.output.plotLoss).toBe(true);
+  });
+
+  test('hide a wrong value in the file', () => {
+    expect(read(`${MODEL}lora_rank: eight`, 'lora_rank=8').method).toMatchObject({options: {rank: 8}});
+  });
+
+  test('are named in faults', () => {
+    expect(fault(MODEL, 'lora_rank=x')).toEqual({
+      code: 'INVALID_CONFIG',
+      message: 'argument lora_rank=x lora_rank: expected an integer from 1, got "x"',
+    });
+    expect(fault(MODEL, 'lora_rank').message).toBe(
+      'argument lora_rank: expected key=value, such as lora_rank=16',
+    );
+  });
+
+  test('may hold an equals sign', () => {
+    expect(read(MODEL, 'output_dir=a=b').output.folder).toBe('a=b');
+  });
+});
+
+describe('faults', () => {
+  test('a missing file', async () => {
+    await expect(loadRecipe('/nowhere/recipe.yaml')).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: 'recipe /nowhere/recipe.yaml: expected a YAML file, got nothing there',
+    });
+    await expect(loadRecipe(__dirname)).rejects.toThrow('expected a YAML file, got a folder');
+  });
+
+  test('a text that is not UTF-8', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-recipe-'));
+    const path = join(folder, 'latin1.yaml');
+    writeFileSync(path, Buffer.from('# café\n', 'latin1'));
+    await expect(loadRecipe(path)).rejects.toThrow(`${path} byte 5: expected UTF-8 text, got 0xe9.`);
+    rmSync(folder, {recursive: true});
+  });
+
+  test('an unknown key names the nearest', () => {
+    expect(fault(`${MODEL}lora_rnk: 8`)).toEqual({
+      code: 'INVALID_CONFIG',
+      message:
+        'recipe.yaml:2:1 lora_rnk: expected a key of a recipe, got an unknown one. Did you mean lora_rank?',
+    });
+    expect(fault(`${MODEL}lora_rnk:`).message).toContain('Did you mean lora_rank?'); // also without a value
+  });
+
+  test('all are told, in the order of the file', () => {
+    const {message} = fault(
+      `${MODEL}bf16: maybe\nfoo: 1\nquantization_bit: 3\nlora_rank: 0\nval_size: 1.5\nmax_steps: 0`,
+    );
+    expect(message.split('\n')).toEqual([
+      'recipe.yaml:2:7 bf16: expected true or false, got "maybe"',
+      expect.stringContaining('recipe.yaml:3:1 foo: expected a key of a recipe'),
+      'recipe.yaml:4:19 quantization_bit: expected 4 or 8, got 3',
+      'recipe.yaml:5:12 lora_rank: expected an integer from 1, got 0',
+      'recipe.yaml:6:11 val_size: expected a whole number of examples, or a share below 1, got 1.5',
+      'recipe.yaml:7:12 max_steps: expected an integer from 1, or -1, got 0',
+    ]);
+  });
+
+  test('a wrong value is placed by line and column, wherever it stands', () => {
+    const spaces = fc.integer({min: 1, max: 20}).map((count) => ' '.repeat(count));
+    fc.assert(
+      fc.property(
+        fc.integer({min: 0, max: 30}),
+        fc.integer({min: 0, max: 30}),
+        spaces,
+        (above, below, gap) => {
+          const text = `${'# a comment\n'.repeat(above)}${MODEL}${'\n'.repeat(below)}lora_rank:${gap}"8"\n`;
+          expect(fault(text).message).toBe(
+            `recipe.yaml:${above + below + 2}:${11 + gap.length} lora_rank: expected an integer from 1, got "8"`,
+          );
+        },
+      ),
+    );
+  });
+
+  test.each([
+    [
+      'an alias to what contains it',
+      'dataset: &a [x, *a]',
+      /^recipe\.yaml:2:17: .* got \*a, an alias to what contains it/,
+    ],
+    [
+      'aliases of aliases',
+      `${Array.from({length: 9}, (_, i) => `k${i}: &a${i} [${Array(9).fill(i ? `*a${i - 1}` : 'x')}]`).join('\n')}`,
+      /more repeated aliases than can be written out/,
+    ],
+    ['deep nesting', `a: ${'['.repeat(20_000)}`, /nested too deep/],
+    [
+      'thousands of keys',
+      Array.from({length: 5000}, (_, i) => `key${i}: 1`).join('\n'),
+      /at most 1000 keys, got 5001/,
+    ],
+    ['megabytes', `a: ${'x'.repeat(2_000_000)}`, /at most 1048576 characters, got 2000\d+/],
+    [
+      'names of what every object has',
+      'constructor: 1\n__proto__: 2',
+      /2:1 constructor: .*\n.*3:1 __proto__: /,
+    ],
+  ])('%s', (_, text, message) => {
+    const {code, message: got} = fault(`${MODEL}${text}`);
+    expect(code).toBe('INVALID_CONFIG');
+    expect(got).toMatch(message);
+  });
+
+  test('text that is no mapping', () => {
+    expect(fault('- a\n').message).toBe(
+      'recipe.yaml:1:1: expected lines of "key: value", got something else',
+    );
+    expect(fault(`${MODEL}x: [1\n`).message).toMatch(
+      /^recipe\.yaml:\d+:\d+: expected YAML, got Flow sequence /,
+    );
+    expect(fault(`${MODEL}seed: 1\nseed: 2`).message).toBe(
+      'recipe.yaml:3:1: expected YAML, got a key that stands above already',
+    );
+    expect(fault(`${MODEL}freeze_extra_modules: {a: 1, a: 2}`).message).toMatch(
+      /:2:30: .* stands above already/,
+    );
+    expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
+  });
+
+  test.each(['rm', 'ppo', 'dpo', 'kto'])('stage %s is not there yet', (stage) => {
+    const {code, message} = fault(`${TRAIN}stage: ${stage}`);
+    expect(code).toBe('UNSUPPORTED');
+    expect(message).toMatch(
+      new RegExp(`^recipe\\.yaml:5:8 stage: expected sft or pt, got ${stage}\\. Not yet`),
+    );
+  });
+
+  test.each<[string, string]>([
+    [`${MODEL}do_train: true\noutput_dir: out`, 'dataset: expected one to train on'],
+    [`${MODEL}do_train: true\ndataset: bills`, 'output_dir: expected a folder'],
+    [`${TRAIN}do_eval: true`, 'do_eval: expected data to evaluate on'],
+    [`${TRAIN}eval_strategy: steps`, 'eval_strategy: expected data to evaluate on'],
+    [`${TRAIN}eval_dataset: bills\ndo_predict: true`, 'do_predict: expected predict_with_generate: true'],
+    [`${TRAIN}eval_dataset: bills\nval_size: 0.1`, 'val_size: expected none beside eval_dataset'],
+    [`${TRAIN}stage: pt\ntrain_on_prompt: true`, 'train_on_prompt: expected false where stage is pt'],
+    [`${TRAIN}mask_history: true\ntrain_on_prompt: true`, 'mask_history: expected false'],
+    [`${TRAIN}interleave_probs: 0.5,0.5`, 'interleave_probs: expected an interleaving mix_strategy'],
+    [
+      `${TRAIN}interleave_probs: 0.5,0.5\nmix_strategy: interleave_under`,
+      'interleave_probs: expected 1 numbers',
+    ],
+    [`${TRAIN}interleave_probs: 0.5,x`, 'interleave_probs: expected numbers from 0 to 1'],
+    [`${TRAIN}streaming: true`, 'max_steps: expected a number where streaming is true'],
+    [`${TRAIN}streaming: true\nmax_steps: 5\nmax_samples: 5`, 'max_samples: expected none where streaming'],
+    [`${TRAIN}streaming: true\nmax_steps: 5\nval_size: 0.1`, 'val_size: expected a number of examples'],
+    [`${TRAIN}finetuning_type: full\nuse_dora: true`, 'use_dora: expected none with finetuning_type full'],
+    [
+      `${TRAIN}finetuning_type: full\nquantization_bit: 4`,
+      'quantization_bit: expected none with finetuning_type full',
+    ],
+    [
+      `${MODEL}quantization_bit: 4\nadapter_name_or_path: a,b`,
+      'adapter_name_or_path: expected one on a quantized base',
+    ],
+    [`${MODEL}bf16: true\nfp16: true`, 'fp16: expected one of bf16 and fp16'],
+    [
+      `${TRAIN}val_size: 0.1\neval_strategy: epoch\nload_best_model_at_end: true`,
+      'load_best_model_at_end: expected save_strategy and eval_strategy to be the same, got steps and epoch',
+    ],
+    [
+      `${TRAIN}val_size: 0.1\neval_strategy: steps\neval_steps: 40\nsave_steps: 100\nload_best_model_at_end: true`,
+      'load_best_model_at_end: expected save_steps to be a multiple of eval_steps, got 100 and 40',
+    ],
+    [`${TRAIN}early_stopping_steps: 3`, 'early_stopping_steps: expected an eval_strategy'],
+    [`${MODEL}report_to: wandb`, 'report_to: expected none, all, tensorboard or csv, got wandb'],
+    [`${MODEL}export_legacy_format: true`, 'export_legacy_format: expected false'],
+    [`${MODEL}lr_scheduler_kwargs: {cycles: 2}`, 'lr_scheduler_kwargs: expected other keys, got cycles'],
+    [
+      `${TRAIN}eval_strategy: no\nevaluation_strategy: no`,
+      'evaluation_strategy: expected eval_strategy once',
+    ],
+  ])('%j', (text, message) => {
+    expect(fault(text).message).toContain(message);
+  });
+});
+
+describe('foreign keys', () => {
+  test('are in one table each, and not among ours', () => {
+    const ours = Object.keys(recipeSchema.shape);
+    const all = [...ours, ...IGNORED_KEYS.keys(), ...REFUSED_KEYS.keys(), ...FORMER_NAMES.keys()];
+    expect(all.filter((key, index) => all.indexOf(key) !== index)).toEqual([]);
+    for (const now of FORMER_NAMES.values()) expect(ours).toContain(now);
+  });
+
+  test('one that means nothing is ignored, with the reason', () => {
+    expect(read(`${MODEL}flash_attn: fa2`).ignored).toEqual(
+      new Map([['flash_attn', 'a choice among kernels of PyTorch']]),
+    );
+  });
+
+  test('one that would change the result is refused, unless it is off', () => {
+    expect(fault(`${MODEL}neftune_noise_alpha: 5`)).toEqual({
+      code: 'UNSUPPORTED',
+      message:
+        'recipe.yaml:2:22 neftune_noise_alpha: expected 0, or no such key, got 5. NEFTune is not built here yet. Remove the key.',
+    });
+    expect([...read(`${MODEL}use_galore: false\nnum_beams: 1\nresize_vocab: null`).ignored.keys()]).toEqual([
+      'use_galore',
+      'num_beams',
+      'resize_vocab',
+    ]);
+  });
+});

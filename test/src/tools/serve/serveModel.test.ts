@@ -1,0 +1,394 @@
+import {request as httpRequest} from 'node:http';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import OpenAI from 'openai';
+import {generate, generateIds} from '../../../../models/generation/generate.ts';
+import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
+import type {Tokenizer} from '../../../../models/tokenizer.ts';
+import {Llama, useBackend} from '../../../../src/index.ts';
+import {
+  type ModelServer,
+  type RequestReport,
+  type ServeOptions,
+  serveModel,
+} from '../../../../src/tools/serve/serveModel.ts';
+import {stirAdapter} from '../../../models/tinyLlama.ts';
+
+/* A server and the official client, on the tiny model of the quickstart. */
+
+const FOLDER = join(__dirname, '../../../../examples/quickstart/model');
+const messages = [{role: 'user' as const, content: 'Which agency runs the program, and until when?'}];
+const noEnd = [2047]; // never generated: with it as the only end, answers are as long as asked for
+
+let model: Llama;
+let tokenizer: Tokenizer;
+let server: ModelServer;
+let client: OpenAI;
+let reports: RequestReport[];
+
+async function start(options: ServeOptions = {}): Promise<void> {
+  reports = [];
+  server = await serveModel(model, {port: 0, onRequest: (report) => reports.push(report), ...options});
+  client = new OpenAI({baseURL: server.url, apiKey: options.apiKey ?? 'unused', maxRetries: 0});
+}
+
+beforeAll(async () => {
+  await useBackend('wasm');
+  model = await Llama.fromPretrained<Llama>(FOLDER);
+  tokenizer = model.tokenizer as Tokenizer;
+  model.applyLoRA({adapterName: 'stirred', rank: 2});
+  stirAdapter(model as LlamaForCausalLM, 'stirred');
+  model.setAdapter([]);
+});
+beforeEach(() => start());
+afterEach(() => server.close());
+afterAll(() => {
+  model.dispose();
+});
+
+const promptIds = () => tokenizer.encodeChat(messages, {addGenerationPrompt: true});
+const answerOf = async (adapter: string | undefined, maxNewTokens: number) => {
+  model.setAdapter(adapter ?? []);
+  return generate(model, promptIds(), {maxNewTokens});
+};
+
+describe('chat completions', () => {
+  test('answer as the model does, with counts of tokens', async () => {
+    const completion = await client.chat.completions.create({
+      model: 'model',
+      messages,
+      temperature: 0,
+      max_completion_tokens: 6,
+    });
+    expect(completion.choices).toEqual([
+      {
+        index: 0,
+        message: {role: 'assistant', content: await answerOf(undefined, 6), refusal: null},
+        logprobs: null,
+        finish_reason: 'length',
+      },
+    ]);
+    expect(completion).toMatchObject({object: 'chat.completion', model: 'model'});
+    expect(completion.id).toMatch(/^chatcmpl-/);
+    const prompt_tokens = promptIds().length;
+    expect(completion.usage).toEqual({prompt_tokens, completion_tokens: 6, total_tokens: prompt_tokens + 6});
+    expect(reports).toEqual([
+      {
+        method: 'POST',
+        path: '/v1/chat/completions',
+        status: 200,
+        promptTokens: prompt_tokens,
+        completionTokens: 6,
+        seconds: expect.any(Number),
+      },
+    ]);
+  });
+
+  test('stream in pieces that join up to the same answer', async () => {
+    const stream = await client.chat.completions.create({
+      model: 'model',
+      messages,
+      temperature: 0,
+      max_tokens: 40,
+      stream: true,
+      stream_options: {include_usage: true},
+    });
+    const chunks: OpenAI.ChatCompletionChunk[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    expect(new Set(chunks.map(({id}) => id)).size).toBe(1);
+    expect(chunks[0].choices[0].delta).toEqual({role: 'assistant', content: ''});
+    const pieces = chunks.flatMap(({choices}) => choices.map(({delta}) => delta.content ?? ''));
+    expect(pieces.filter((piece) => piece !== '').length).toBeGreaterThan(3);
+    expect(pieces.join('')).toBe(await answerOf(undefined, 40));
+    const reasons = chunks.flatMap(({choices}) => choices.map(({finish_reason}) => finish_reason));
+    expect(reasons.filter((reason) => reason !== null)).toEqual(['stop']); // it ends by itself
+    const ids = await generateIds(model, promptIds(), {maxNewTokens: 40});
+    expect(chunks.at(-1)).toMatchObject({choices: [], usage: {completion_tokens: ids.length}});
+  });
+
+  test('take stop, seed, temperature and top_p', async () => {
+    const ask = async (settings: object) => {
+      const body = {model: 'model', messages, max_tokens: 24, ...settings};
+      const {choices} = await client.chat.completions.create(
+        body as OpenAI.ChatCompletionCreateParamsNonStreaming,
+      );
+      return choices[0];
+    };
+    const whole = (await ask({temperature: 0})).message.content!;
+    const stop = whole.slice(4, 7);
+    const stopped = await ask({temperature: 0, stop: [stop, 'nowhere in it']});
+    expect(stopped.message.content).toBe(whole.slice(0, whole.indexOf(stop)));
+    expect(stopped.finish_reason).toBe('stop');
+    const sampled = await Promise.all([5, 5, 6].map((seed) => ask({temperature: 2, seed})));
+    const [first, again, other] = sampled.map(({message}) => message.content);
+    expect(again).toBe(first);
+    expect(other).not.toBe(first);
+    expect((await ask({temperature: 2, top_p: 1e-9})).message.content).toBe(whole);
+    expect((await ask({temperature: 2, top_k: 1})).message.content).toBe(whole);
+  });
+
+  test('come from the base or an adapter, by name; the newest adapter without one', async () => {
+    const ask = async (name?: string) => {
+      const body = {model: name, messages, temperature: 0, max_tokens: 5};
+      const {model: answered, choices} = await client.chat.completions.create(
+        body as OpenAI.ChatCompletionCreateParamsNonStreaming,
+      );
+      return [answered, choices[0].message.content];
+    };
+    const [base, adapted] = [await answerOf(undefined, 5), await answerOf('stirred', 5)];
+    expect(adapted).not.toBe(base);
+    expect(await ask('stirred')).toEqual(['stirred', adapted]);
+    expect(await ask('model')).toEqual(['model', base]);
+    expect(await ask()).toEqual(['stirred', adapted]);
+  });
+
+  test('take parts of text and the developer role', async () => {
+    const {usage} = await client.chat.completions.create({
+      model: 'model',
+      max_tokens: 1,
+      messages: [
+        {role: 'developer', content: 'Be brief.'},
+        {
+          role: 'user',
+          content: [
+            {type: 'text', text: 'Who '},
+            {type: 'text', text: 'pays?'},
+          ],
+        },
+      ],
+    });
+    const same = [
+      {role: 'system', content: 'Be brief.'},
+      {role: 'user', content: 'Who pays?'},
+    ];
+    expect(usage!.prompt_tokens).toBe(tokenizer.encodeChat(same, {addGenerationPrompt: true}).length);
+  });
+});
+
+test('completions continue a text or token ids', async () => {
+  const prompt = 'The Secretary may award grants to';
+  const expected = await generate(model, prompt, {maxNewTokens: 4});
+  for (const given of [prompt, tokenizer.encode(prompt), [prompt]]) {
+    const {choices, object} = await client.completions.create({
+      model: 'model',
+      prompt: given,
+      max_tokens: 4,
+      temperature: 0,
+    });
+    expect([object, choices[0].text]).toEqual(['text_completion', expected]);
+  }
+  let text = '';
+  const stream = await client.completions.create({
+    model: 'model',
+    prompt,
+    max_tokens: 4,
+    temperature: 0,
+    stream: true,
+  });
+  for await (const {choices} of stream) text += choices[0].text;
+  expect(text).toBe(expected);
+});
+
+test('models are listed: the base, then adapters', async () => {
+  const list = await client.models.list();
+  expect(list.data.map(({id}) => id)).toEqual(['model', 'stirred']);
+  expect(await client.models.retrieve('stirred')).toMatchObject({
+    object: 'model',
+    parent: 'model',
+    max_model_len: 512,
+  });
+  await expect(client.models.retrieve('nothing')).rejects.toMatchObject({
+    status: 404,
+    code: 'model_not_found',
+  });
+});
+
+describe('order', () => {
+  test('requests are answered one at a time, as they came', async () => {
+    const forward = jest.spyOn(model, 'forward');
+    const streams: AsyncIterable<OpenAI.ChatCompletionChunk>[] = [];
+    for (const max_tokens of [6, 5, 4]) {
+      // Headers come at once, so that this one has arrived before the next is sent.
+      const body = {model: 'model', messages, max_tokens, temperature: 0, stream: true} as const;
+      streams.push(await client.chat.completions.create(body));
+    }
+    await Promise.all(
+      streams.map(async (stream) => {
+        for await (const _ of stream);
+      }),
+    );
+    expect(reports.map(({completionTokens}) => completionTokens)).toEqual([6, 5, 4]);
+    // Each pass is of one row: nothing was answered together.
+    expect(forward.mock.calls.every(([ids]) => ids.shape[0] === 1)).toBe(true);
+    forward.mockRestore();
+  });
+
+  test('a dropped connection stops the answer, and one that waits never starts', async () => {
+    model.generationConfig = {...model.generationConfig, eosTokenId: noEnd};
+    const passes = jest.spyOn(model, 'forward');
+    try {
+      const stream = await client.chat.completions.create({
+        model: 'model',
+        messages,
+        max_tokens: 400,
+        stream: true,
+      });
+      const waiting = await client.chat.completions.create({
+        model: 'model',
+        messages,
+        max_tokens: 400,
+        stream: true,
+      });
+      let pieces = 0;
+      for await (const _ of stream) if (++pieces === 3) break; // the client closes the connection
+      waiting.controller.abort();
+      const {usage} = await client.chat.completions.create({model: 'model', messages, max_tokens: 2});
+      expect(usage!.completion_tokens).toBe(2);
+      expect(passes.mock.calls.length).toBeLessThan(100);
+      expect(reports.map(({status}) => status).sort()).toEqual([200, 499, 499]);
+    } finally {
+      passes.mockRestore();
+      model.generationConfig = {...model.generationConfig, eosTokenId: 2046};
+    }
+  });
+
+  test('closing stops the answer being given and frees the port', async () => {
+    model.generationConfig = {...model.generationConfig, eosTokenId: noEnd};
+    try {
+      const stream = await client.chat.completions.create({
+        model: 'model',
+        messages,
+        max_tokens: 400,
+        stream: true,
+      });
+      const read = (async () => {
+        for await (const _ of stream);
+      })();
+      read.catch(() => {});
+      await server.close();
+      await expect(client.models.list()).rejects.toThrow('Connection error');
+      const {port} = server;
+      await start({port});
+      expect(server.port).toBe(port);
+    } finally {
+      model.generationConfig = {...model.generationConfig, eosTokenId: 2046};
+    }
+  });
+});
+
+test('answers leave no tensor behind, dropped ones neither', async () => {
+  const before = tf.memory().numTensors;
+  await client.chat.completions.create({model: 'stirred', messages, max_tokens: 3});
+  const stream = await client.chat.completions.create({
+    model: 'model',
+    messages,
+    max_tokens: 300,
+    stream: true,
+  });
+  for await (const _ of stream) break;
+  await server.close();
+  expect(tf.memory().numTensors).toBe(before);
+  await start();
+});
+
+describe("errors have OpenAI's shape", () => {
+  const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
+    fetch(`${server.url}${path}`, {
+      method: 'POST',
+      headers: {'Content-Type': 'application/json', ...headers},
+      body: typeof body === 'string' ? body : JSON.stringify(body),
+    });
+
+  test.each([
+    ['no messages', {}, 'messages', 'invalid_value'],
+    ['no message', {messages: []}, 'messages', 'invalid_value'],
+    ['a wrong role', {messages: [{role: 'me', content: 'x'}]}, 'messages[0].role', 'invalid_value'],
+    ['a wrong type', {messages, max_tokens: 'many'}, 'max_tokens', 'invalid_value'],
+    ['too hot', {messages, temperature: 3}, 'temperature', 'invalid_value'],
+    ['no token', {messages, max_tokens: 0}, 'max_tokens', 'invalid_value'],
+    ['several answers', {messages, n: 2}, 'n', 'unsupported_parameter'],
+    ['tools', {messages, tools: [{type: 'function'}]}, 'tools', 'unsupported_parameter'],
+    ['JSON', {messages, response_format: {type: 'json_object'}}, 'response_format', 'unsupported_parameter'],
+    [
+      'a long prompt',
+      {messages: [{role: 'user', content: 'bill '.repeat(600)}]},
+      'messages',
+      'context_length_exceeded',
+    ],
+  ])('%s', async (_, body, param, code) => {
+    const response = await post('/chat/completions', {model: 'model', ...body});
+    expect(response.status).toBe(400);
+    expect(await response.json()).toEqual({
+      error: {message: expect.stringContaining(param), type: 'invalid_request_error', param, code},
+    });
+    expect(reports).toMatchObject([{status: 400, error: expect.any(String)}]);
+  });
+
+  test('the client makes its own errors of them', async () => {
+    const unknown = client.chat.completions.create({model: 'gpt-5', messages});
+    await expect(unknown).rejects.toBeInstanceOf(OpenAI.NotFoundError);
+    await expect(unknown).rejects.toThrow('model "gpt-5": expected one of model, stirred');
+    const hot = client.chat.completions.create({model: 'model', messages, temperature: 9});
+    await expect(hot).rejects.toBeInstanceOf(OpenAI.BadRequestError);
+  });
+
+  test('what is no JSON, too long, no POST, or no path of the API', async () => {
+    expect((await post('/chat/completions', '{"model":')).status).toBe(400);
+    expect((await post('/chat/completions', {messages}, {'Content-Type': 'text/plain'})).status).toBe(415);
+    expect((await fetch(`${server.url}/chat/completions`)).status).toBe(405);
+    expect((await fetch(`${server.url}/embeddings`)).status).toBe(404);
+    expect((await fetch(`${server.url}/models/%`)).status).toBe(404);
+    await server.close();
+    await start({maxBodyBytes: 1000});
+    expect((await post('/chat/completions', {messages, user: 'x'.repeat(2000)})).status).toBe(413);
+    expect((await fetch(server.url.replace('/v1', '/health'))).status).toBe(200);
+  });
+
+  test('a failure while answering, whole and streamed', async () => {
+    const forward = jest.spyOn(model, 'forward').mockImplementation(() => {
+      throw new Error('secret of the machine');
+    });
+    try {
+      const response = await post('/chat/completions', {messages});
+      expect(response.status).toBe(500);
+      expect(await response.json()).toEqual({
+        error: {message: 'The server failed.', type: 'server_error', param: null, code: null},
+      });
+      const stream = await client.chat.completions.create({model: 'model', messages, stream: true});
+      await expect(
+        (async () => {
+          for await (const _ of stream);
+        })(),
+      ).rejects.toThrow('The server failed.');
+      expect(reports.map(({error}) => error)).toEqual(['secret of the machine', 'secret of the machine']);
+    } finally {
+      forward.mockRestore();
+    }
+    const {choices} = await client.chat.completions.create({model: 'model', messages, max_tokens: 1});
+    expect(choices).toHaveLength(1); // the next request is answered
+  });
+});
+
+test('a key is asked for where one is set', async () => {
+  await server.close();
+  await start({apiKey: 'let me in'});
+  expect((await client.models.list()).data).toHaveLength(2);
+  const stranger = new OpenAI({baseURL: server.url, apiKey: 'open up', maxRetries: 0});
+  await expect(stranger.models.list()).rejects.toMatchObject({status: 401, code: 'invalid_api_key'});
+});
+
+test('a request that was sent to another name is refused: a web page may have been pointed here', async () => {
+  const status = await new Promise((resolve) => {
+    httpRequest(`${server.url}/models`, {headers: {Host: 'evil.example:80'}}, ({statusCode}) =>
+      resolve(statusCode),
+    ).end();
+  });
+  expect(status).toBe(403);
+});
+
+test('a model without a tokenizer cannot be served, a taken port is an error', async () => {
+  const bare = Llama.fromConfig<Llama>({...model.config, vocabSize: 2048});
+  await expect(serveModel(bare, {port: 0})).rejects.toMatchObject({code: 'UNSUPPORTED'});
+  bare.dispose();
+  await expect(serveModel(model, {port: server.port})).rejects.toMatchObject({code: 'EADDRINUSE'});
+});
