@@ -22,6 +22,7 @@ import {
   unflatten,
 } from './moduleLayer.ts';
 import {attention, fitsKernel} from './ops/attention.ts';
+import {decodeAttentionOp} from './ops/decodeAttention.ts';
 import {hasKernel} from './ops/dispatch.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
 
@@ -175,7 +176,7 @@ export class GroupedQueryAttention extends ModuleLayer {
         past > 0 &&
         length === 1 &&
         !bias &&
-        hasKernel('DecodeAttention') &&
+        hasKernel(decodeAttentionOp) &&
         fitsKernel(this.headDim as number)
       ) {
         const [query, key, value] = [this.q_proj, this.k_proj, this.v_proj].map(apply); // [B, heads·D]

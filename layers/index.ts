@@ -4,6 +4,7 @@ export {
   GroupedQueryAttention,
   type GroupedQueryAttentionArgs,
 } from './groupedQueryAttention.ts';
+export {kernel} from './kernels/kernel.ts';
 export {registerKernels} from './kernels/registerKernels.ts';
 export {KeyValueCache} from './keyValueCache.ts';
 export {LoRAAdapter} from './loraAdapter.ts';
@@ -55,6 +56,7 @@ export {lion8bitUpdate} from './ops/lion8bitUpdate.ts';
 export {type LionSettings, lionUpdate} from './ops/lionUpdate.ts';
 export {loraLinear} from './ops/loraLinear.ts';
 export {loraMatMul} from './ops/loraMatMul.ts';
+export {DifferentiableOp, Op, op, type Tensors} from './ops/op.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {
   type FourBitStorage,

@@ -111,7 +111,7 @@ export class QuantizedParameter extends Parameter {
       this.write(codes); // throws for another format than before
       this.hosted = storage.dtype === 'hosted' ? storage : undefined;
       if (storage.dtype === 'hosted') return;
-      const format = attributesOf(storage) as unknown as DeviceFormat;
+      const format = attributesOf(storage) as DeviceFormat;
       for (const [name, tensor] of Object.entries(beside)) this.part(name, tensor.dtype).write(tensor);
       this.part(FORMAT, 'float32').write(tf.tensor1d(formatNumbers(format, matrix.dtype)));
       this.known = {format, sourceDtype: matrix.dtype};

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {decoderStack} from '../../layers/ops/decoderStack.ts';
+import {decoderStack, decoderStackOp} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
@@ -241,7 +241,7 @@ function errorOf(got: Values, expected: Values): {error: number; worst: string} 
 export async function checkCard(): Promise<Row[]> {
   const card = () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: true});
   await card();
-  if (!hasKernel('DecoderStack')) return [];
+  if (!hasKernel(decoderStackOp)) return [];
   const checks: [string, () => Promise<Values>][] = [
     ...CASES.map((differing): [string, () => Promise<Values>] => {
       const text = Object.entries(differing).map(([name, value]) =>

@@ -7,6 +7,14 @@ import {
   toBlockwise8bit,
 } from './blockwise8bit.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+/** Gives the next value, and codes and absmax of the next mean and of the next variance. */
+export const adamW8bitUpdateOp = op<
+  Tensors<'value' | 'gradient' | 'meanCodes' | 'meanAbsmax' | 'varianceCodes' | 'varianceAbsmax'>,
+  AdamWSettings,
+  tf.Tensor[]
+>('AdamW8bitUpdate');
 
 /**
  * One AdamW update whose running means are stored in 8 bits, Dettmers et al. 2022, as bitsandbytes' `AdamW8bit` does on
@@ -38,10 +46,10 @@ export function adamW8bitUpdate(
     varianceCodes: variance.codes,
     varianceAbsmax: variance.absmax,
   };
-  const [nextValue, meanCodes, meanAbsmax, varianceCodes, varianceAbsmax] = dispatch<tf.Tensor[]>(
-    'AdamW8bitUpdate',
+  const [nextValue, meanCodes, meanAbsmax, varianceCodes, varianceAbsmax] = dispatch(
+    adamW8bitUpdateOp,
     inputs,
-    {...settings},
+    settings,
     () => {
       const {shape} = value;
       const [next, ...states] = adamWUpdate(

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 
 export interface AdamWSettings {
   learningRate: number;
@@ -15,6 +16,13 @@ export interface AdamWSettings {
    */
   overwrite?: boolean;
 }
+
+/** Gives the next value, mean and variance. */
+export const adamWUpdateOp = op<
+  Tensors<'value' | 'gradient' | 'mean' | 'variance'>,
+  AdamWSettings,
+  [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor]
+>('AdamWUpdate');
 
 /**
  * One AdamW update, Loshchilov & Hutter 2019, in the order of operations of `torch.optim.AdamW`:
@@ -34,7 +42,7 @@ export function adamWUpdate(
   settings: AdamWSettings,
 ): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor] {
   const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
-  return dispatch('AdamWUpdate', {value, gradient, mean, variance}, {...settings}, () => {
+  return dispatch(adamWUpdateOp, {value, gradient, mean, variance}, settings, () => {
     const nextMean = mean.mul(beta1).add(gradient.mul(1 - beta1));
     const nextVariance = variance.mul(beta2).add(gradient.square().mul(1 - beta2));
     const stepSize = learningRate / (1 - beta1 ** step);

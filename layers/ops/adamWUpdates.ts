@@ -1,6 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
 import {type AdamWSettings, adamWUpdate} from './adamWUpdate.ts';
 import {dispatch, hasKernel} from './dispatch.ts';
+import {op} from './op.ts';
+
+/** Takes value, gradient, mean and variance of each variable in turn, gives the next value, mean and variance of each. */
+export const adamWUpdatesOp = op<tf.TensorInfo[], AdamWSettings, tf.Tensor[]>('AdamWUpdates');
 
 /** What {@link adamWUpdate} takes of one variable. */
 export interface AdamWTensors {
@@ -11,7 +15,7 @@ export interface AdamWTensors {
 }
 
 /** How many variables are best updated together: one where each is computed by itself anyway. */
-export const adamWUpdatesAtOnce = (): number => (hasKernel('AdamWUpdates') ? 256 : 1);
+export const adamWUpdatesAtOnce = (): number => (hasKernel(adamWUpdatesOp) ? 256 : 1);
 
 /**
  * {@link adamWUpdate} of several variables by the same settings; a kernel takes as many as it can in one pass.
@@ -23,7 +27,7 @@ export function adamWUpdates(
   settings: AdamWSettings,
 ): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor][] {
   const inputs = updates.flatMap(({value, gradient, mean, variance}) => [value, gradient, mean, variance]);
-  const outputs = dispatch('AdamWUpdates', inputs as unknown as tf.NamedTensorMap, {...settings}, () =>
+  const outputs = dispatch(adamWUpdatesOp, inputs, settings, () =>
     updates.flatMap(({value, gradient, mean, variance}): tf.Tensor[] =>
       adamWUpdate(value, gradient, mean, variance, settings),
     ),

@@ -3,6 +3,17 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertShape} from './assertShape.ts';
 import {causalBias} from './causalBias.ts';
 import {dispatchWithGradient} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const attentionOp = op<
+  Tensors<'query' | 'key' | 'value'> & {segments?: tf.TensorInfo},
+  {scale: number; causal: boolean},
+  tf.Tensor4D
+>('Attention').withGradient({
+  of: ['query', 'key', 'value'],
+  read: ['query', 'key', 'value', 'segments', 'y'],
+  isKept: true,
+});
 
 /** Larger heads than these would not fit a kernel's registers. */
 const MAX_KERNEL_DIM = 128;
@@ -72,13 +83,6 @@ export function attention(
     return tf.matMul(kept, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
   };
   if (givenBias || dropout > 0 || !fitsKernel(dim)) return tf.tidy(composed);
-  const inputs: tf.NamedTensorMap = {query, key, value, ...(segments && {segments})};
-  return dispatchWithGradient(
-    'Attention',
-    inputs,
-    {scale: factor, causal},
-    ['query', 'key', 'value'],
-    composed,
-    {isKept: true},
-  );
+  const inputs = {query, key, value, ...(segments && {segments})};
+  return dispatchWithGradient(attentionOp, inputs, {scale: factor, causal}, composed);
 }

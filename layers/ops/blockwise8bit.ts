@@ -3,6 +3,13 @@ import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
 import {codesOfSteps} from '../../quant/blockwise/dynamic8Bit.ts';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const fromBlockwise8bitOp = op<Tensors<'codes' | 'absmax'>, {isSigned: boolean; shape: number[]}>(
+  'FromBlockwise8bit',
+);
+/** Gives codes and absmax. */
+export const toBlockwise8bitOp = op<Tensors<'values'>, {isSigned: boolean}, tf.Tensor[]>('ToBlockwise8bit');
 
 /** Values that share a scale, as in bitsandbytes' 8-bit optimizers. */
 export const STATE_BLOCK_SIZE = 256;
@@ -37,7 +44,7 @@ export function fromBlockwise8bit(
   isSigned: boolean,
   shape: number[],
 ): tf.Tensor {
-  return dispatch<tf.Tensor>('FromBlockwise8bit', {codes, absmax}, {isSigned, shape}, () => {
+  return dispatch(fromBlockwise8bitOp, {codes, absmax}, {isSigned, shape}, () => {
     const size = tf.util.sizeFromShape(shape);
     const perCode = tf.gather(tf.tensor1d(dynamicMap(isSigned)), bytesOf(codes)).slice(0, size);
     return inBlocks(perCode as tf.Tensor1D)
@@ -53,7 +60,7 @@ export function fromBlockwise8bit(
  * steps, whose nearest value of the map is taken.
  */
 export function toBlockwise8bit(values: tf.Tensor, isSigned: boolean): Blockwise8bit {
-  const [codes, absmax] = dispatch<tf.Tensor[]>('ToBlockwise8bit', {values}, {isSigned}, () => {
+  const [codes, absmax] = dispatch(toBlockwise8bitOp, {values}, {isSigned}, () => {
     const {size} = values;
     const blocks = inBlocks(values.flatten());
     const largest = blocks.abs().max(1); // [blocks]

@@ -2,7 +2,15 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {attention} from './attention.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 import {rotaryEmbedding} from './rotaryEmbedding.ts';
+
+/** Gives what the query gets, and the cache with the new position. */
+export const decodeAttentionOp = op<
+  Tensors<Exclude<keyof DecodeAttentionInputs, 'segments'>> & {segments?: tf.TensorInfo},
+  {past: number; scale: number},
+  [attended: tf.Tensor2D, keys: tf.Tensor4D, values: tf.Tensor4D]
+>('DecodeAttention');
 
 /** The tensors of one new position, before rotary embedding, and the cache it goes into. */
 export interface DecodeAttentionInputs {
@@ -47,8 +55,8 @@ export function decodeAttention(
   if (segments)
     assertShape('decodeAttention segments', segments, [batch, Math.max(past + 1, segments.shape[1])]);
   const factor = scale ?? 1 / Math.sqrt(dim);
-  const inputs: tf.NamedTensorMap = {query, key, value, cos, sin, keys, values, ...(segments && {segments})};
-  return dispatch('DecodeAttention', inputs, {past, scale: factor}, () => {
+  const inputs = {query, key, value, cos, sin, keys, values, ...(segments && {segments})};
+  return dispatch(decodeAttentionOp, inputs, {past, scale: factor}, () => {
     const heads = query.shape[1] / dim;
     const turned = (x: tf.Tensor2D, count: number) =>
       rotaryEmbedding(x.reshape([batch, count, 1, dim]), cos, sin);

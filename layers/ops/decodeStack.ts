@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {decodeAttention} from './decodeAttention.ts';
+import {runKernel} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 import {rmsNorm} from './rmsNorm.ts';
 import {
   attributesOfStack,
@@ -12,6 +14,15 @@ import {
   tensorsOfStack,
 } from './stackBlock.ts';
 import {swiGLU} from './swiGLU.ts';
+
+/** Takes the tables, and of each block `keys0`, `values0` … */
+export const decodeStackOp = op<
+  Tensors<'x' | 'cos' | 'sin'> & {segments?: tf.TensorInfo} & {
+    [cached: `${'keys' | 'values'}${number}`]: tf.TensorInfo;
+  },
+  {past: number; stack: PreparedStack},
+  tf.Tensor3D
+>('DecodeStack');
 
 /** Sequences that a kernel takes at once. */
 const MAX_BATCH = 8;
@@ -55,14 +66,13 @@ export function decodeStack(
       [`values${i}`, values],
     ]),
   );
-  const inputs: tf.NamedTensorMap = {x, cos, sin, ...(segments && {segments}), ...cached};
-  const attributes = {past, stack: prepared(blocks, options)} as unknown as tf.NamedAttrMap;
-  return {y: tf.engine().runKernel('DecodeStack', inputs, attributes) as tf.Tensor3D, caches};
+  const inputs = {x, cos, sin, ...(segments && {segments}), ...cached};
+  return {y: runKernel(decodeStackOp, inputs, {past, stack: prepared(blocks, options)}), caches};
 }
 
 /** Whether a kernel takes blocks like these, and so many sequences. */
 export function fitsDecodeKernel(blocks: StackBlock[], options: StackOptions, batch: number): boolean {
-  return batch <= MAX_BATCH && fitsStackKernel(blocks, options, ['DecodeStack']);
+  return batch <= MAX_BATCH && fitsStackKernel(blocks, options, [decodeStackOp]);
 }
 
 const preparedStacks = new WeakMap<StackBlock[], PreparedStack>();

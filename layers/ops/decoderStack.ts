@@ -3,7 +3,9 @@ import {assertShape} from './assertShape.ts';
 import {attention} from './attention.ts';
 import {checkpoint} from './checkpoint.ts';
 import {customGradient} from './customGradient.ts';
+import {runKernel} from './dispatch.ts';
 import {isRecording} from './isRecording.ts';
+import {op, type Tensors} from './op.ts';
 import {rmsNorm} from './rmsNorm.ts';
 import {rotaryEmbedding} from './rotaryEmbedding.ts';
 import {
@@ -17,6 +19,22 @@ import {
   tensorsOfStack,
 } from './stackBlock.ts';
 import {swiGLU} from './swiGLU.ts';
+
+type Tables = Tensors<'cos' | 'sin'> & {segments?: tf.TensorInfo};
+
+/** Gives the value, and after it, if it is recorded, what backward needs, in words of no meaning here. */
+export const decoderStackOp = op<
+  Tensors<'x'> & Tables,
+  {stack: PreparedStack; isRecorded: boolean},
+  [value: tf.Tensor3D, saved?: tf.Tensor]
+>('DecoderStack');
+
+/** Gives the gradients of `x`, if it is trained, and of each A and B in turn. */
+export const decoderStackGradOp = op<
+  Tensors<'dy' | 'saved'> & Tables,
+  {stack: PreparedStack; isInputTrained: boolean},
+  tf.Tensor[]
+>('DecoderStackGrad');
 
 export interface DecoderStackOptions extends StackOptions {
   /** `[B, T]` int32; see {@link attention}. */
@@ -57,16 +75,9 @@ export function decoderStack(
   if (!fitsDecoderStackKernel(blocks, options)) return tf.tidy(() => composed(x, blocks, options));
   const trained = [...(isInputTrained ? [x] : []), ...blocks.flatMap(adapterTensors)];
   const isRecorded = isRecording() && trained.length > 0;
-  const stack = {
-    attributes: attributesOfStack(blocks, options),
-    tensors: tensorsOfStack(blocks),
-  } as PreparedStack;
-  const run = (name: string, inputs: tf.NamedTensorMap, more: tf.NamedAttrMap) =>
-    [
-      tf.engine().runKernel(name, inputs, {stack, ...more} as unknown as tf.NamedAttrMap),
-    ].flat() as tf.Tensor[];
-  const tables: tf.NamedTensorMap = {cos, sin, ...(segments && {segments})};
-  const forward = () => run('DecoderStack', {x, ...tables}, {isRecorded}) as [tf.Tensor3D, tf.Tensor?];
+  const stack = {attributes: attributesOfStack(blocks, options), tensors: tensorsOfStack(blocks)};
+  const tables = {cos, sin, ...(segments && {segments})};
+  const forward = () => runKernel(decoderStackOp, {x, ...tables}, {stack, isRecorded});
   if (!isRecorded) return tf.tidy(() => forward()[0]);
   return customGradient(
     trained,
@@ -75,15 +86,16 @@ export function decoderStack(
       return {value, saved: [saved as tf.Tensor, ...Object.values(tables)]};
     },
     (dy, [saved, ...kept]) => {
-      const given = Object.fromEntries(Object.keys(tables).map((name, i) => [name, kept[i]]));
-      return run('DecoderStackGrad', {dy, saved, ...given}, {isInputTrained});
+      const [cos, sin, segments] = kept;
+      const inputs = {dy, saved, cos, sin, ...(segments && {segments})};
+      return runKernel(decoderStackGradOp, inputs, {stack, isInputTrained});
     },
   );
 }
 
 /** Whether a kernel computes blocks like these, and their gradients where they are wanted; else {@link decoderStack} is composed. */
 export function fitsDecoderStackKernel(blocks: StackBlock[], options: StackOptions): boolean {
-  const needed = isRecording() ? ['DecoderStack', 'DecoderStackGrad'] : ['DecoderStack'];
+  const needed = isRecording() ? [decoderStackOp, decoderStackGradOp] : [decoderStackOp];
   return fitsStackKernel(blocks, options, needed);
 }
 

@@ -1,9 +1,16 @@
 import * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../quant/blockwise/codebooks.ts';
 import {dispatch} from './dispatch.ts';
-import type {FourBitStorage, Int8Storage, QuantizedStorage} from './quantizedStorage.ts';
+import {op} from './op.ts';
+import type {DeviceFormat, FourBitStorage, Int8Storage, QuantizedStorage} from './quantizedStorage.ts';
 import {round16} from './round16.ts';
+import type {StoredTensors} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
+
+/** Gives rows `begin` to `end`. */
+export const dequantizeRowsOp = op<StoredTensors, DeviceFormat & {begin: number; end: number}, tf.Tensor2D>(
+  'DequantizeRows',
+);
 
 /** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
 const ONE_OF_127 = Math.fround(1 / 127);
@@ -23,7 +30,7 @@ export function dequantizeRows(matrix: QuantizedStorage, begin = 0, end = matrix
     return tf.tensor2d(matrix.matrix.dequantizeRows(begin, end), [end - begin, matrix.cols]);
   }
   const {tensors, ...attributes} = matrix;
-  return dispatch('DequantizeRows', {...tensors} as tf.NamedTensorMap, {...attributes, begin, end}, () =>
+  return dispatch(dequantizeRowsOp, {...tensors}, {...attributes, begin, end}, () =>
     matrix.dtype === 'int8' ? int8Rows(matrix, begin, end) : fourBitRows(matrix, begin, end),
   );
 }

@@ -1,7 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
+import type {HalfDtype} from '../../quant/float16.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 import type {DenseMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
+
+export const embeddingOp = op<Tensors<'ids' | 'table'>, {dtype: HalfDtype; cols: number}, tf.Tensor2D>(
+  'Embedding',
+);
 
 /**
  * Rows of a table by index. A float32 table gets a gradient when it is a trained variable; a packed one is
@@ -18,7 +24,7 @@ export function embedding(ids: tf.Tensor, table: DenseMatrix): tf.Tensor {
     const rows =
       dtype === 'float32'
         ? tf.gather(tensor as tf.Tensor2D, flat)
-        : dispatch('Embedding', {ids: flat, table: tensor}, {dtype, cols}, () =>
+        : dispatch(embeddingOp, {ids: flat, table: tensor}, {dtype, cols}, () =>
             unpack16(tf.gather(tensor as tf.Tensor2D, flat), dtype, cols),
           );
     return rows.reshape([...ids.shape, cols]);

@@ -1,5 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {dispatch} from './dispatch.ts';
+import {op} from './op.ts';
+
+export const globalNormOp = op<tf.TensorInfo[], Record<never, never>, tf.Scalar>('GlobalNorm');
 
 /**
  * Global L2 norm of some tensors, such as a step's gradients: the root of the sum of all squares. Not differentiable.
@@ -8,7 +11,7 @@ import {dispatch} from './dispatch.ts';
  * @returns scalar
  */
 export function globalNorm(tensors: tf.Tensor[]): tf.Scalar {
-  return dispatch('GlobalNorm', tensors as unknown as tf.NamedTensorMap, {}, () =>
+  return dispatch(globalNormOp, tensors, {}, () =>
     tf.sqrt(tf.addN(tensors.map((tensor) => tf.sum(tf.square(tensor)) as tf.Scalar))),
   );
 }

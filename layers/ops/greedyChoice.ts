@@ -1,5 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const greedyChoiceOp = op<Tensors<'logits'>, Record<never, never>, tf.Tensor1D>('GreedyChoice');
 
 /**
  * The index of each row's largest logit, of equals the first; or, where one is not finite, `−1 − its index`, the first's. So
@@ -9,7 +12,7 @@ import {dispatch} from './dispatch.ts';
  * @returns `[B]` int32
  */
 export function greedyChoice(logits: tf.Tensor2D): tf.Tensor1D {
-  return dispatch('GreedyChoice', {logits}, {}, () => {
+  return dispatch(greedyChoiceOp, {logits}, {}, () => {
     const vocab = logits.shape[1];
     const places = tf.range(0, vocab).expandDims(0); // argMax takes the last of equals on some backends
     const first = (mask: tf.Tensor) =>

@@ -2,12 +2,28 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {crossEntropy} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
-import {hasKernel} from './dispatch.ts';
+import {hasKernel, runKernel} from './dispatch.ts';
 import {embedding} from './embedding.ts';
 import {isRecording} from './isRecording.ts';
-import {softmaxCrossEntropy} from './softmaxCrossEntropy.ts';
+import {op, type Tensors} from './op.ts';
+import {softmaxCrossEntropy, softmaxCrossEntropyOp} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
-import {attributesOf, fits16BitKernels, isQuantized, type StoredMatrix, tensorsOf} from './storedMatrix.ts';
+import {
+  attributesOf,
+  fits16BitKernels,
+  isQuantized,
+  type StoredFormat,
+  type StoredMatrix,
+  type StoredTensors,
+  tensorsOf,
+} from './storedMatrix.ts';
+
+/** Gives the loss, and after it, where it is wanted, the gradient of `hidden`. */
+export const linearCrossEntropyOp = op<
+  Tensors<'hidden' | 'labels'> & StoredTensors,
+  StoredFormat & {wantsGradient: boolean},
+  tf.Scalar | [loss: tf.Scalar, gradient: tf.Tensor]
+>('LinearCrossEntropy');
 
 /** How many logits exist at once (64 MiB of float32), where {@link logitsAtOnce} does not say. */
 const CHUNK_ELEMENTS = 1 << 24;
@@ -51,7 +67,7 @@ export function linearCrossEntropy(
       (dy, [gradient]) => [tf.mul(gradient, dy)],
     );
   };
-  if (!hasKernel('LinearCrossEntropy') || !fits16BitKernels(weight) || ignoreIndex >= 0)
+  if (!hasKernel(linearCrossEntropyOp) || !fits16BitKernels(weight) || ignoreIndex >= 0)
     return tf.tidy(composed);
   const wantsGradient = isRecording();
   return customGradient(
@@ -59,8 +75,8 @@ export function linearCrossEntropy(
     () => {
       const attributes = {...attributesOf(weight), wantsGradient};
       const inputs = {hidden, labels, ...tensorsOf(weight)};
-      const outputs = [tf.engine().runKernel('LinearCrossEntropy', inputs, attributes)].flat() as tf.Tensor[];
-      return {value: outputs[0] as tf.Scalar, saved: outputs.slice(1)};
+      const [value, ...saved] = [runKernel(linearCrossEntropyOp, inputs, attributes)].flat();
+      return {value: value as tf.Scalar, saved};
     },
     (dy, [gradient]) => [tf.mul(gradient, dy)],
   );
@@ -77,7 +93,7 @@ function chunkedLoss(
   const [rows] = hidden.shape;
   const losses: tf.Scalar[] = [];
   const gradients: tf.Tensor2D[] = [];
-  const isInOnePass = hasKernel('SoftmaxCrossEntropy'); // composed, it would make the labels as wide as the vocabulary
+  const isInOnePass = hasKernel(softmaxCrossEntropyOp); // composed, it would make the labels as wide as the vocabulary
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
     const [loss, gradient] = tf.tidy(() => {

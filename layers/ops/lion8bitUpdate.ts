@@ -7,6 +7,14 @@ import {
 } from './blockwise8bit.ts';
 import {dispatch} from './dispatch.ts';
 import {type LionSettings, lionUpdate} from './lionUpdate.ts';
+import {op, type Tensors} from './op.ts';
+
+/** Gives the next value, and codes and absmax of the next momentum. */
+export const lion8bitUpdateOp = op<
+  Tensors<'value' | 'gradient' | 'momentumCodes' | 'momentumAbsmax'>,
+  LionSettings,
+  tf.Tensor[]
+>('Lion8bitUpdate');
 
 /**
  * One Lion update whose momentum is stored in 8 bits, as bitsandbytes' `Lion8bit` does on CPU: dequantized from the
@@ -26,7 +34,7 @@ export function lion8bitUpdate(
 ): [value: tf.Tensor, momentum: Blockwise8bit] {
   assertBlockwise8bit('lion8bitUpdate momentum', momentum, value.size);
   const inputs = {value, gradient, momentumCodes: momentum.codes, momentumAbsmax: momentum.absmax};
-  const [nextValue, codes, absmax] = dispatch<tf.Tensor[]>('Lion8bitUpdate', inputs, {...settings}, () => {
+  const [nextValue, codes, absmax] = dispatch(lion8bitUpdateOp, inputs, settings, () => {
     const dequantized = fromBlockwise8bit(momentum, true, value.shape);
     const [next, nextMomentum] = lionUpdate(value, gradient, dequantized, settings);
     const {codes, absmax} = toBlockwise8bit(nextMomentum, true);

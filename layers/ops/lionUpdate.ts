@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 
 export interface LionSettings {
   learningRate: number;
@@ -12,6 +13,13 @@ export interface LionSettings {
    */
   overwrite?: boolean;
 }
+
+/** Gives the next value and momentum. */
+export const lionUpdateOp = op<
+  Tensors<'value' | 'gradient' | 'momentum'>,
+  LionSettings,
+  [value: tf.Tensor, momentum: tf.Tensor]
+>('LionUpdate');
 
 /**
  * One Lion update, Chen et al. 2023, in the order of operations of bitsandbytes' `Lion`:
@@ -29,7 +37,7 @@ export function lionUpdate(
   settings: LionSettings,
 ): [value: tf.Tensor, momentum: tf.Tensor] {
   const {learningRate, beta1, beta2, weightDecay} = settings;
-  return dispatch('LionUpdate', {value, gradient, momentum}, {...settings}, () => {
+  return dispatch(lionUpdateOp, {value, gradient, momentum}, settings, () => {
     const direction = momentum
       .mul(beta1)
       .add(gradient.mul(1 - beta1))

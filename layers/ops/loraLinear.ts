@@ -2,6 +2,11 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatchWithGradient} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const loraLinearOp = op<Tensors<'base' | 'x' | 'a' | 'b'>, {scaling: number}, tf.Tensor2D>(
+  'LoRALinear',
+).withGradient({of: ['base', 'x', 'a', 'b'], read: ['x', 'a', 'b']});
 
 /**
  * Adds a scaled low-rank path to a linear layer's output: `base + scaling · (x · Aᵀ) · Bᵀ`. Hu et al. 2021.
@@ -26,7 +31,7 @@ export function loraLinear(
   const [units, rank] = b.shape;
   assertShape('loraLinear base', base, [rows, units]);
   assertShape('loraLinear a', a, [rank, inputDim]);
-  return dispatchWithGradient('LoRALinear', {base, x, a, b}, {scaling}, ['base', 'x', 'a', 'b'], () => {
+  return dispatchWithGradient(loraLinearOp, {base, x, a, b}, {scaling}, () => {
     return customGradient(
       [base, x, a, b],
       () => ({value: tf.add(base, tf.matMul(low(x, a, scaling), b, false, true)), saved: [x, a, b]}),

@@ -3,7 +3,20 @@ import {assertShape} from './assertShape.ts';
 import {dispatchWithGradient} from './dispatch.ts';
 import {linear} from './linear.ts';
 import {loraLinear} from './loraLinear.ts';
-import {attributesOf, type StoredMatrix, tensorsOf} from './storedMatrix.ts';
+import {op, type Tensors} from './op.ts';
+import {
+  attributesOf,
+  type StoredFormat,
+  type StoredMatrix,
+  type StoredTensors,
+  tensorsOf,
+} from './storedMatrix.ts';
+
+export const loraMatMulOp = op<
+  Tensors<'x' | 'a' | 'b'> & StoredTensors,
+  StoredFormat & {scaling: number; isUnread: boolean},
+  tf.Tensor2D
+>('LoRAMatMul').withGradient({of: ['x', 'a', 'b']});
 
 /**
  * A frozen linear layer with its low-rank path, `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`: what {@link linear} and
@@ -33,7 +46,5 @@ export function loraMatMul(
   if (weight.dtype === 'float32' || weight.dtype === 'hosted') return tf.tidy(composed);
   const inputs = {x, a, b, ...tensorsOf(weight)};
   const attributes = {...attributesOf(weight), scaling, isUnread};
-  return dispatchWithGradient('LoRAMatMul', inputs, attributes, ['x', 'a', 'b'], composed, {
-    read: Object.keys(inputs),
-  });
+  return dispatchWithGradient(loraMatMulOp, inputs, attributes, composed);
 }

@@ -1,8 +1,16 @@
 import * as tf from '@tensorflow/tfjs';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {dispatch} from './dispatch.ts';
-import type {QuantizedStorage} from './quantizedStorage.ts';
+import {op, type Tensors} from './op.ts';
+import type {DeviceFormat, QuantizedStorage} from './quantizedStorage.ts';
+import type {StoredTensors} from './storedMatrix.ts';
 import {tiledMatMul} from './tiledMatMul.ts';
+
+export const quantizedMatMulOp = op<
+  Tensors<'x'> & StoredTensors,
+  DeviceFormat & {transposeWeight: boolean},
+  tf.Tensor2D
+>('QuantizedMatMul');
 
 /**
  * Product with a quantized matrix, dequantized tile by tile: `x · Wᵀ` (a linear layer's forward) or `x · W` (its
@@ -22,6 +30,5 @@ export function quantizedMatMul(
     tiledMatMul(x, weight, transposeWeight, (begin, end) => dequantizeRows(weight, begin, end), tileElements);
   if (weight.dtype === 'hosted') return tf.tidy(composed);
   const {tensors, ...attributes} = weight;
-  const inputs = {x, ...tensors} as tf.NamedTensorMap;
-  return dispatch('QuantizedMatMul', inputs, {...attributes, transposeWeight}, composed);
+  return dispatch(quantizedMatMulOp, {x, ...tensors}, {...attributes, transposeWeight}, composed);
 }

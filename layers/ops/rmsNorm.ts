@@ -2,6 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {dispatchWithGradient} from './dispatch.ts';
 import {isRecording} from './isRecording.ts';
+import {op, type Tensors} from './op.ts';
+
+export const rmsNormOp = op<Tensors<'x' | 'weight'>, {epsilon: number}>('RMSNorm').withGradient({of: ['x']});
 
 /**
  * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`.
@@ -20,7 +23,5 @@ export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Ten
   };
   const isFrozen = weight instanceof tf.Variable && !weight.trainable;
   if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel has none for the weight
-  return dispatchWithGradient('RMSNorm', {x, weight}, {epsilon}, ['x'], composed, {
-    read: ['x', 'weight'],
-  });
+  return dispatchWithGradient(rmsNormOp, {x, weight}, {epsilon}, composed);
 }

@@ -2,6 +2,11 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatchWithGradient} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const rotaryEmbeddingOp = op<Tensors<'x' | 'cos' | 'sin'>, Record<never, never>, tf.Tensor4D>(
+  'RotaryEmbedding',
+).withGradient({of: ['x'], read: ['cos', 'sin']});
 
 /**
  * Rotary position embedding in the half-split layout of Hugging Face's Llama: element i of a head turns with
@@ -21,9 +26,7 @@ export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor
       () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),
       (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // turning back
     );
-  return dispatchWithGradient('RotaryEmbedding', {x, cos, sin}, {}, ['x'], composed, {
-    read: ['cos', 'sin'],
-  });
+  return dispatchWithGradient(rotaryEmbeddingOp, {x, cos, sin}, {}, composed);
 }
 
 function rotate(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor4D {

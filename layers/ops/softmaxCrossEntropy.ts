@@ -1,6 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const softmaxCrossEntropyOp = op<
+  Tensors<'logits' | 'labels'>,
+  {ignoreIndex: number},
+  [losses: tf.Tensor1D, gradient: tf.Tensor2D]
+>('SoftmaxCrossEntropy');
 
 /**
  * Cross-entropy of each row, and its gradient by the logits, in one pass: `−log softmax(logits)[label]` and
@@ -17,7 +24,7 @@ export function softmaxCrossEntropy(
 ): [losses: tf.Tensor1D, gradient: tf.Tensor2D] {
   const [rows, vocab] = logits.shape;
   assertShape('softmaxCrossEntropy labels', labels, [rows]);
-  return dispatch('SoftmaxCrossEntropy', {logits, labels}, {ignoreIndex}, () => {
+  return dispatch(softmaxCrossEntropyOp, {logits, labels}, {ignoreIndex}, () => {
     const counted = tf.notEqual(labels, ignoreIndex).toFloat(); // [N]
     const onehot = tf.oneHot(tf.maximum(labels, 0).toInt(), vocab).toFloat(); // [N, vocab]
     const losses = tf.sub(tf.logSumExp(logits, 1), tf.sum(tf.mul(logits, onehot), 1)); // [N]

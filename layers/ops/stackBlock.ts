@@ -2,7 +2,14 @@ import type * as tf from '@tensorflow/tfjs';
 import {hasKernel} from './dispatch.ts';
 import {linear} from './linear.ts';
 import {loraMatMul} from './loraMatMul.ts';
-import {attributesOf, fits16BitKernels, type StoredMatrix, tensorsOf} from './storedMatrix.ts';
+import type {AnyOp} from './op.ts';
+import {
+  attributesOf,
+  fits16BitKernels,
+  type StoredFormat,
+  type StoredMatrix,
+  tensorsOf,
+} from './storedMatrix.ts';
 
 /** A frozen weight `[units, inputDim]`, and the low-rank path beside it where there is one; see {@link loraMatMul}. */
 export interface StackProjection {
@@ -40,7 +47,7 @@ export interface StackOptions {
 }
 
 /** A linear layer as a kernel sees it, beside its tensors: rank 0 where there is no low-rank path. */
-export type ProjectionAttributes = {rank: number; scaling: number} & Record<string, unknown>;
+export type ProjectionAttributes = StoredFormat & {rank: number; scaling: number};
 
 /** What the kernels of a stack know of it beside its tensors. */
 export interface StackAttributes {
@@ -100,7 +107,7 @@ export function tensorsOfStack(blocks: StackBlock[]): tf.NamedTensorMap {
 }
 
 /** Whether the backend has those kernels, and they take blocks like these. */
-export function fitsStackKernel(blocks: StackBlock[], {cos}: StackOptions, needed: string[]): boolean {
+export function fitsStackKernel(blocks: StackBlock[], {cos}: StackOptions, needed: AnyOp[]): boolean {
   const headDim = 2 * (cos.shape[3] as number);
   if (blocks.length === 0 || !needed.every(hasKernel) || (headDim !== 64 && headDim !== 128)) return false;
   return blocks.every((block) => PROJECTIONS.every((name) => fits16BitKernels(block[name].weight)));

@@ -1,10 +1,17 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
 import {quantizedMatMul} from './quantizedMatMul.ts';
-import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
+import {type HalfFormat, isQuantized, type StoredMatrix} from './storedMatrix.ts';
 import {tiledMatMul} from './tiledMatMul.ts';
 import {unpack16} from './unpack16.ts';
+
+export const storedMatMulOp = op<
+  Tensors<'x' | 'weight'>,
+  HalfFormat & {transposeWeight: boolean},
+  tf.Tensor2D
+>('StoredMatMul');
 
 /**
  * Product with a stored matrix, widened to float32 tile by tile: `x · Wᵀ` (a linear layer's forward) or
@@ -25,7 +32,7 @@ export function storedMatMul(
   if (isQuantized(weight)) return quantizedMatMul(x, weight, transposeWeight, tileElements);
   const {tensor, dtype} = weight;
   if (dtype === 'float32') return tf.matMul(x, tensor as tf.Tensor2D, false, transposeWeight);
-  return dispatch('StoredMatMul', {x, weight: tensor}, {dtype, rows, cols, transposeWeight}, () => {
+  return dispatch(storedMatMulOp, {x, weight: tensor}, {dtype, rows, cols, transposeWeight}, () => {
     const widen = (begin: number, end: number) =>
       unpack16(tf.slice(tensor as tf.Tensor2D, [begin, 0], [end - begin, -1]), dtype, cols);
     return tiledMatMul(x, weight, transposeWeight, widen, tileElements);

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {StorageDtype} from '../../quant/float16.ts';
-import type {QuantizedStorage} from './quantizedStorage.ts';
+import type {HalfDtype, StorageDtype} from '../../quant/float16.ts';
+import type {DeviceFormat, QuantizedStorage} from './quantizedStorage.ts';
 
 /**
  * A `[rows, cols]` matrix as it lies in memory. `float32`: `tensor` is float32 `[rows, cols]`. 16-bit
@@ -15,6 +15,19 @@ export interface DenseMatrix {
 
 /** A frozen weight in any storage that the ops can multiply with. */
 export type StoredMatrix = DenseMatrix | QuantizedStorage;
+
+/** What a {@link DenseMatrix} of 16 bits is beside its tensor. */
+export interface HalfFormat {
+  dtype: HalfDtype;
+  rows: number;
+  cols: number;
+}
+
+/** What a matrix of 16 or fewer bits is beside its tensors: the attributes by which kernels know it. */
+export type StoredFormat = HalfFormat | DeviceFormat;
+
+/** The tensors of a matrix as kernels take them: `weight` of a 16-bit one, else those of its quantized storage, by name. */
+export type StoredTensors = Record<string, tf.TensorInfo>;
 
 /** The shape of the tensor that stores a `[rows, cols]` matrix of that type. */
 export function storedShape(dtype: StorageDtype, rows: number, cols: number): [number, number] {
@@ -41,10 +54,10 @@ export function tensorsOf(matrix: StoredMatrix): tf.NamedTensorMap {
   return isQuantized(matrix) ? {...matrix.tensors} : {weight: matrix.tensor};
 }
 
-/** What else kernels need to know of a matrix. */
-export function attributesOf(matrix: StoredMatrix): tf.NamedAttrMap {
+/** What else kernels need to know of a matrix, which must have 16 or fewer bits. */
+export function attributesOf(matrix: StoredMatrix): StoredFormat {
   const entries = Object.entries(matrix).filter(([name]) => name !== 'tensor' && name !== 'tensors');
-  return Object.fromEntries(entries);
+  return Object.fromEntries(entries) as StoredFormat;
 }
 
 /** The same matrix in other tensors of the same contents, given in the order of {@link tensorsOf}. */

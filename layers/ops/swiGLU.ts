@@ -2,6 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 import {dispatchWithGradient} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const swiGLUOp = op<Tensors<'gate' | 'up'>>('SwiGLU').withGradient({of: ['gate', 'up']});
 
 /**
  * Gated linear unit with a SiLU gate: `gate · sigmoid(gate) · up`. Shazeer 2020.
@@ -23,7 +26,5 @@ export function swiGLU(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
         return [dy.mul(savedUp).mul(slope), dy.mul(silu)];
       },
     );
-  return dispatchWithGradient('SwiGLU', {gate, up}, {}, ['gate', 'up'], composed, {
-    read: ['gate', 'up'],
-  });
+  return dispatchWithGradient(swiGLUOp, {gate, up}, {}, composed);
 }

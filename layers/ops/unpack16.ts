@@ -2,6 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import {type HalfDtype, unpackRows} from '../../quant/float16.ts';
 import {assertShape} from './assertShape.ts';
 import {dispatch} from './dispatch.ts';
+import {op, type Tensors} from './op.ts';
+
+export const unpack16Op = op<Tensors<'packed'>, {dtype: HalfDtype; cols: number}, tf.Tensor2D>('Unpack16');
 
 /** All 65,536 values of a 16-bit type, in the order of their bits. */
 const tables: Partial<Record<HalfDtype, Float32Array>> = {};
@@ -24,7 +27,7 @@ function tableOf(dtype: HalfDtype): Float32Array {
  */
 export function unpack16(packed: tf.Tensor2D, dtype: HalfDtype, cols: number): tf.Tensor2D {
   assertShape('unpack16 packed', packed, [-1, Math.ceil(cols / 2)]);
-  return dispatch('Unpack16', {packed}, {dtype, cols}, () => {
+  return dispatch(unpack16Op, {packed}, {dtype, cols}, () => {
     const table = tf.tensor1d(tableOf(dtype));
     const low = tf.mod(packed, tf.scalar(65536, 'int32')); // floor-mod: 0 … 65535
     const high = tf.mod(

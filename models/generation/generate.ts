@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
+import {greedyChoiceOp} from '../../layers/ops/greedyChoice.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
@@ -284,7 +285,7 @@ async function nextIds(
   paddings: number[],
   newPositions: number,
 ): Promise<number[]> {
-  const isGreedy = hasKernel('GreedyChoice') && rows.every(takesLargest);
+  const isGreedy = hasKernel(greedyChoiceOp) && rows.every(takesLargest);
   const mayGoOn = rows.every(({newIds, room}) => newIds.length + 1 < room);
   const batch = {ids: rows.map(({ids}) => ids), paddings, newPositions};
   const values = await decoder.next(batch, {isGreedy, mayGoOn});

@@ -2,10 +2,11 @@ import * as tf from '@tensorflow/tfjs';
 import {Dense} from '../../layers/dense.ts';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
+import {attentionOp} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {checkpoint} from '../../layers/ops/checkpoint.ts';
-import {decoderStack, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
-import {decodeStack, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
+import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
+import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import type {StackBlock} from '../../layers/ops/stackBlock.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
@@ -79,7 +80,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
       const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
       const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
-      const stack = !cache && hasKernel('DecoderStack') ? plainStack(this.blocks, training) : undefined;
+      const stack = !cache && hasKernel(decoderStackOp) ? plainStack(this.blocks, training) : undefined;
       if (stack && fitsDecoderStackKernel(stack, options)) {
         hidden = decoderStack(hidden as tf.Tensor3D, stack, {
           ...options,
@@ -96,7 +97,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
         return this.norm.apply(hidden) as tf.Tensor3D; // [B, 1, C]
       }
       // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
-      const isInKernel = hasKernel('Attention');
+      const isInKernel = hasKernel(attentionOp);
       const mask = isInKernel ? segments : causalBias(length, past + length, attentionMask);
       for (const block of this.blocks) {
         const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
@@ -119,7 +120,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   /** The blocks as `decodeStack` takes them, if they are so plain: found out once for a cache, whose model stays as it is. */
   private decodedStack(cache: KeyValueCache): StackBlock[] | undefined {
-    if (!hasKernel('DecodeStack')) return undefined;
+    if (!hasKernel(decodeStackOp)) return undefined;
     if (!this.stacks.has(cache)) this.stacks.set(cache, plainStack(this.blocks, false));
     return this.stacks.get(cache);
   }

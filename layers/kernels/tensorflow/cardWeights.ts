@@ -1,12 +1,12 @@
-import type {StoredMatrix} from '../../ops/storedMatrix.ts';
+import type {FourBitStorage} from '../../ops/quantizedStorage.ts';
+import type {StoredFormat} from '../../ops/storedMatrix.ts';
 import type {Ops} from './runOps.ts';
 import {DataType, type Handle} from './tensorflowBackend.ts';
 
 /** Numbers of the storage types in `native/cuda/engine.h`. */
-const KINDS: Partial<Record<StoredMatrix['dtype'], number>> = {
+const KINDS: Record<StoredFormat['dtype'], number> = {
   bfloat16: 0,
   float16: 1,
-  float32: 2,
   nf4: 3,
   fp4: 4,
   int8: 5,
@@ -19,11 +19,11 @@ export interface CardPlan {
 }
 
 /** Adds a weight's kind, rows, columns, block size and nested block size, and its offset. */
-export function planWeight({plan, numbers}: CardPlan, attributes: Record<string, unknown>): void {
-  const {dtype, rows, cols, blockSize = 0, nestedBlockSize = 0, offset = 0} = attributes;
-  plan.push(KINDS[dtype as StoredMatrix['dtype']] as number, rows as number, cols as number);
-  plan.push(blockSize as number, nestedBlockSize as number);
-  numbers.push(offset as number);
+export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): void {
+  const {dtype, rows, cols} = format;
+  const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitStorage>;
+  plan.push(KINDS[dtype], rows, cols, blockSize, nestedBlockSize);
+  numbers.push(offset);
 }
 
 /** A tensor of any type as float32 words, which ops of a card take: a view, kept as long as the tensor. */

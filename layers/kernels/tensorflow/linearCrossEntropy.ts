@@ -23,7 +23,7 @@ export const linearCrossEntropy = {
     keepOnCard(backend, weight);
     return runOps(backend, inputs, (ops, {hidden, labels, ...tensors}) => {
       const {plan, numbers}: CardPlan = {plan: [], numbers: []};
-      planWeight({plan, numbers}, attrs as unknown as Record<string, unknown>);
+      planWeight({plan, numbers}, attrs);
       const attributes = [
         ops.listAttribute('plan', 'int', plan),
         ops.listAttribute('numbers', 'float', numbers),

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../../../layers/loraDense.ts';
-import {decoderStack} from '../../../layers/ops/decoderStack.ts';
+import {decoderStack, decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import {PROJECTIONS, type PreparedStack, type StackBlock} from '../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../models/generation/generate.ts';
@@ -226,7 +226,7 @@ describe('the kernel of a stack', () => {
   });
   afterEach(() => {
     for (const name of ['DecoderStack', 'DecoderStackGrad']) tf.unregisterKernel(name, 'cpu');
-    expect(hasKernel('DecoderStack')).toBe(false);
+    expect(hasKernel(decoderStackOp)).toBe(false);
   });
 
   const wide = {hiddenSize: 128, numAttentionHeads: 2, numKeyValueHeads: 1, intermediateSize: 64};

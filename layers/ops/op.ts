@@ -1,0 +1,70 @@
+import type * as tf from '@tensorflow/tfjs';
+
+/** Tensors by name, as kernels take them. */
+export type Tensors<Names extends string> = Record<Names, tf.TensorInfo>;
+
+/** What a gradient kernel reads: `dy`, what its op's declaration says, and `extra0`, `extra1` … of the forward kernel. */
+export type GradientInputs<Inputs, Read> = Tensors<'dy' | Extract<Read, 'y'>> &
+  Pick<Inputs, Extract<Read, keyof Inputs>> & {[extra: `extra${number}`]: tf.TensorInfo};
+
+/** How an op with kernels of its own is differentiated; see `dispatchWithGradient`. */
+export interface GradientRule<Inputs, Read> {
+  /** The inputs that get a gradient, in the order in which the gradient kernel gives them. */
+  of: (keyof Inputs & string)[];
+  /**
+   * What the gradient kernel reads of the inputs and the value `y`; the rest does not stay in memory until backward. Default
+   * all inputs.
+   */
+  read?: Read[];
+  /** Whether the outputs are kept where a checkpointed block is run again. Default false. */
+  isKept?: boolean;
+}
+
+/**
+ * Declares an op that backends may have kernels for, once for all of them: the op dispatches by it, and each kernel is typed by
+ * it. `Inputs` are tensors by name (or a list of them), `Attributes` plain values, and `Output` is what the op gives.
+ */
+export class Op<Inputs extends object = object, Attributes extends object = object, Output = unknown> {
+  /** Only for the compiler. */
+  declare readonly types?: {inputs: Inputs; attributes: Attributes; output: Output};
+
+  /** @param kernelName the name that kernels are registered under */
+  constructor(readonly kernelName: string) {}
+
+  /** The same op with a gradient, which a second kernel computes: `<kernelName>Grad`. */
+  withGradient<Read extends (keyof Inputs & string) | 'y' = keyof Inputs & string>(
+    rule: GradientRule<Inputs, Read>,
+  ): DifferentiableOp<Inputs, Attributes, Output, Read> {
+    return new DifferentiableOp(this.kernelName, rule);
+  }
+}
+
+/** An op of whatever types. */
+export type AnyOp = Pick<Op, 'kernelName'>;
+
+/** An {@link Op} whose kernel gives the value, and after it whatever else its gradient kernel reads. */
+export class DifferentiableOp<
+  Inputs extends object = object,
+  Attributes extends object = object,
+  Value = unknown,
+  Read extends string = string,
+> extends Op<Inputs, Attributes, Value | [Value, ...tf.Tensor[]]> {
+  readonly gradient: Op<GradientInputs<Inputs, Read>, Attributes, tf.Tensor | tf.Tensor[]>;
+
+  constructor(
+    kernelName: string,
+    readonly rule: GradientRule<Inputs, Read>,
+  ) {
+    super(kernelName);
+    this.gradient = new Op(`${kernelName}Grad`);
+  }
+}
+
+/** {@link Op} by its types: `op<Tensors<'a' | 'b'>, {scaling: number}>('Name')`. By default no attributes and one output. */
+export function op<
+  Inputs extends object,
+  Attributes extends object = Record<never, never>,
+  Output = tf.Tensor,
+>(kernelName: string): Op<Inputs, Attributes, Output> {
+  return new Op(kernelName);
+}
