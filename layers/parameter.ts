@@ -1,6 +1,19 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertFinite, assertFiniteBits} from '../quant/assertFinite.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
-import type {StorageDtype} from '../quant/float16.ts';
+import {
+  fromFloat32,
+  packFloat32Rows,
+  packRows,
+  type StorageDtype,
+  unpackRowBits,
+  unpackRows,
+} from '../quant/float16.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
+import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
+import type {SafetensorsDtype} from '../quant/safetensors/safetensorsDtype.ts';
+import {toFloat32} from '../quant/safetensors/toFloat32.ts';
+import {asynchronousBackends} from './ops/dispatch.ts';
 import {pack16} from './ops/pack16.ts';
 import {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 
@@ -40,6 +53,14 @@ export interface ParameterArgs {
   initialize?: () => tf.Tensor;
 }
 
+export interface LoadBytesOptions {
+  /** Names the weight and where it comes from in messages. Default its name. */
+  where?: string;
+  /** Refuse NaN and infinity, which costs one pass over the bytes; a quantized weight refuses them always. Default true. */
+  checkFinite?: boolean;
+}
+const LOAD_BYTES_OPTIONS = {where: true, checkFinite: true} satisfies OptionNames<LoadBytesOptions>;
+
 /** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
 export class Parameter extends tf.LayerVariable {
   readonly logicalShape: number[];
@@ -72,6 +93,59 @@ export class Parameter extends tf.LayerVariable {
       'UNSUPPORTED',
       `weight ${this.originalName}: expected a quantized matrix, got float32 values. Quantize them first.`,
     );
+  }
+
+  /**
+   * Takes the bytes of a file's tensor as its value, without a copy where the types agree.
+   *
+   * @param bytes row-major, of the logical shape
+   * @param dtype their type, as safetensors spells it
+   * @throws TfjsLoraError `UNSUPPORTED` for a type other than F32, F16 and BF16, `NON_FINITE`
+   */
+  load(bytes: Uint8Array, dtype: SafetensorsDtype, options?: LoadBytesOptions): this {
+    const value = this.decode(bytes, dtype, options);
+    this.write(value);
+    value.dispose();
+    return this;
+  }
+
+  /** The tensor that {@link load} would write; the caller's to dispose. */
+  decode(bytes: Uint8Array, dtype: SafetensorsDtype, options: LoadBytesOptions = {}): tf.Tensor {
+    assertKnownOptions('load', options, LOAD_BYTES_OPTIONS);
+    const {where = `weight ${this.originalName}`, checkFinite = true} = options;
+    const storage = this.storage as StorageDtype;
+    const shape = this.shape as number[];
+    const [rows, cols] = this.logicalShape;
+    if (storage !== 'float32' && FLOAT_DTYPES[dtype] === storage) {
+      const bits = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+      if (checkFinite) assertFiniteBits(bits, storage, where);
+      return tf.tensor(packRows(bits, rows, cols), shape, 'int32');
+    }
+    const values = toFloat32(bytes, dtype, where);
+    if (checkFinite) assertFinite(values, where);
+    if (storage === 'float32') return tf.tensor(values, shape, 'float32');
+    return tf.tensor(packFloat32Rows(values, rows, cols, storage), shape, 'int32');
+  }
+
+  /**
+   * The value in a file's type, row-major, of the logical shape: float32 values or 16-bit bits.
+   *
+   * @throws TfjsLoraError `NON_FINITE` where a merge could not look at its result at once: it is looked at here
+   */
+  async toBytes(dtype: StorageDtype): Promise<ArrayBufferView> {
+    const storage = this.storage as StorageDtype;
+    const where = `save ${this.originalName}`;
+    const isUnchecked = asynchronousBackends.has(tf.backend());
+    const data = await this.read().data();
+    if (storage === 'float32') {
+      if (isUnchecked) assertFinite(data as Float32Array, where);
+      return fromFloat32(data as Float32Array, dtype);
+    }
+    const [rows, cols] = this.logicalShape;
+    const packed = data as Int32Array;
+    if (isUnchecked) assertFiniteBits(unpackRowBits(packed, rows, cols), storage, where);
+    if (storage === dtype) return unpackRowBits(packed, rows, cols);
+    return fromFloat32(unpackRows(packed, rows, cols, storage), dtype);
   }
 
   /** Bytes it takes in memory. */

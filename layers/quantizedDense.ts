@@ -77,7 +77,7 @@ export class QuantizedDense extends Dense {
   protected override buildWeight(shape: [units: number, inputDim: number]): QuantizedParameter {
     this.weight = this.adopt(
       'weight',
-      new QuantizedParameter(`${this.name}.weight`, shape, this.quantization),
+      new QuantizedParameter(`${this.name}.weight`, shape, this.quantization, this.storage),
     );
     if (isAllocating()) {
       const values = drawOnHost(() => this.weightInitializer.apply(shape, 'float32'));

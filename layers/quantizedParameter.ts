@@ -1,8 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
-import type {StorageDtype} from '../quant/float16.ts';
+import {fromFloat32, type StorageDtype} from '../quant/float16.ts';
 import type {QuantizedMatrix} from '../quant/quantizedMatrix.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
+import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
+import type {SafetensorsDtype} from '../quant/safetensors/safetensorsDtype.ts';
+import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 import {
   type DeviceFormat,
   type HostedStorage,
@@ -13,7 +16,7 @@ import {
   storeQuantized,
 } from './ops/quantizedStorage.ts';
 import {attributesOf, type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
-import {Parameter} from './parameter.ts';
+import {type LoadBytesOptions, Parameter} from './parameter.ts';
 import type {QuantizationArgs} from './quantizationArgs.ts';
 
 /**
@@ -28,11 +31,15 @@ export class QuantizedParameter extends Parameter {
   /** In place of all that, the matrix of a quantizer that only its own code reads. */
   private hosted?: HostedStorage;
 
-  /** @param shape `[units, inputDim]` */
+  /**
+   * @param shape `[units, inputDim]`
+   * @param valueDtype the type that the values of a file are rounded to before they are quantized
+   */
   constructor(
     name: string,
     shape: [number, number],
     readonly quantization: QuantizationArgs,
+    readonly valueDtype: StorageDtype = 'float32',
   ) {
     super({name, shape, storage: 'quantized', trainable: false});
   }
@@ -93,6 +100,25 @@ export class QuantizedParameter extends Parameter {
     return this.writeMatrix(
       getQuantizer(type).quantize(values, shape, {...options, name: this.originalName, dtype}),
     );
+  }
+
+  /**
+   * Quantizes the bytes of a file's tensor, in {@link valueDtype}, and takes them.
+   *
+   * @throws TfjsLoraError as {@link quantize}, `UNSUPPORTED` for a type other than F32, F16 and BF16
+   */
+  override load(bytes: Uint8Array, dtype: SafetensorsDtype, options: LoadBytesOptions = {}): this {
+    const {valueDtype} = this;
+    if (FLOAT_DTYPES[dtype] === valueDtype && valueDtype !== 'float32')
+      return this.quantize(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2), valueDtype);
+    return this.quantize(
+      fromFloat32(toFloat32(bytes, dtype, options.where ?? this.originalName), valueDtype),
+      valueDtype,
+    );
+  }
+
+  override async toBytes(dtype: StorageDtype): Promise<ArrayBufferView> {
+    return fromFloat32((await this.readMatrix()).dequantize(), dtype);
   }
 
   /** Takes a quantized matrix as its value. */

@@ -7,7 +7,7 @@ import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
-import type {CausalLM} from './causalLM.ts';
+import {assertInputIds} from './assertInputIds.ts';
 import {IGNORE_INDEX} from './ignoreIndex.ts';
 
 export {IGNORE_INDEX};
@@ -30,15 +30,26 @@ export interface Batch {
   positionIds?: tf.Tensor2D | number[][];
 }
 
+/** What the loss needs of a model. */
+export interface LossModel {
+  readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
+  readonly lm_head: tf.layers.Layer;
+  /** Hidden states `[B, T, C]`. */
+  forward(
+    inputIds: tf.Tensor2D,
+    options: {attentionMask?: tf.Tensor2D; positionIds?: number[][]; training?: boolean; seed?: number},
+  ): tf.Tensor3D;
+}
+
 /** Sum of the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
 export function lossSum(
-  model: CausalLM,
+  model: LossModel,
   batch: Batch,
   options: {training?: boolean; seed?: number},
 ): tf.Scalar {
   const inputIds = toRows(batch, 'inputIds');
   assertBatch(inputIds, batch);
-  model.assertFits(inputIds);
+  assertInputIds(inputIds, model.config);
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
   const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // what is run again must drop alike

@@ -1,6 +1,5 @@
 export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
-export {CausalLM, type CausalLMConfig, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
-export type {LoadOptions, SaveOptions} from './checkpoint.ts';
+export {CausalLM, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
 export {
   type ChatOptions,
   chat,
@@ -24,6 +23,10 @@ export {
 export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
 export {LlamaForCausalLM} from './llama/llama.ts';
 export {presets} from './llama/presets.ts';
+export type {LoadOptions} from './loadPretrained.ts';
+export type {CausalLMConfig, ModelClass} from './modelClass.ts';
+export {ModuleModel} from './moduleModel.ts';
+export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
 export type {LoRAOptions} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
@@ -34,5 +37,6 @@ export {
   type TargetOptions,
 } from './peft/targetModules.ts';
 export type {QuantizationOptions} from './quantization.ts';
+export type {SaveOptions} from './savePretrained.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';
 export {type ChatMessage, type ChatTemplateOptions, Tokenizer} from './tokenizer.ts';

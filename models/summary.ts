@@ -1,6 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
-import type {CausalLM} from './causalLM.ts';
 
 /** Parameters of a model, in logical elements. */
 export interface ParameterCounts {
@@ -8,7 +7,15 @@ export interface ParameterCounts {
   trainable: number;
 }
 
-export function countParameters(model: CausalLM): ParameterCounts {
+/** What the table says of a model. */
+export interface SummarizedModel {
+  readonly name: string;
+  readonly layers: tf.layers.Layer[];
+  readonly storage: string;
+  getClassName(): string;
+}
+
+export function countParameters(model: Pick<SummarizedModel, 'layers'>): ParameterCounts {
   let total = 0;
   let trainable = 0;
   for (const [, parameter] of namedParameters(model.layers)) {
@@ -20,7 +27,7 @@ export function countParameters(model: CausalLM): ParameterCounts {
 
 /** Prints a table of the layers that hold weights, and the totals; see `CausalLM.summary`. */
 export function printSummary(
-  model: CausalLM,
+  model: SummarizedModel,
   lineLength = 100,
   positions: number[] = [0.55, 0.72, 0.86, 1],
   printFn: (line: string) => void = (line) => globalThis.console.log(line),
@@ -45,9 +52,9 @@ export function printSummary(
 }
 
 /** An adapted layer stands for its base too. */
-function layersWithWeights(model: CausalLM): ModuleLayer[] {
+function layersWithWeights({layers}: SummarizedModel): ModuleLayer[] {
   const named = new Map<string, ModuleLayer>();
-  for (const layer of walk(model.layers)) {
+  for (const layer of walk(layers)) {
     if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name))
       named.set(layer.name, layer);
   }

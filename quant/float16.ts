@@ -135,11 +135,15 @@ function buildFloat16Table(): Int32Array {
   return words;
 }
 
+/** float32 values in a type: as they are, or their 16-bit bits. */
+export function fromFloat32(values: Float32Array, dtype: StorageDtype): Float32Array | Uint16Array {
+  return dtype === 'float32' ? values : halfConversion(dtype).narrow(values);
+}
+
 /** Rounds float32 values in place to the nearest numbers of a type, ties to even; `float32` changes nothing. */
 export function roundInPlace(values: Float32Array, dtype: StorageDtype): Float32Array {
   if (dtype === 'float32') return values;
-  const [narrow, widen] =
-    dtype === 'bfloat16' ? [float32ToBfloat16, bfloat16ToFloat32] : [float32ToFloat16, float16ToFloat32];
+  const {narrow, widen} = halfConversion(dtype);
   const scratch = new Uint16Array(Math.min(values.length, ROUNDED_AT_ONCE));
   for (let begin = 0; begin < values.length; begin += ROUNDED_AT_ONCE) {
     const part = values.subarray(begin, begin + ROUNDED_AT_ONCE);

@@ -13,9 +13,7 @@ import {
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {warn} from '../../quant/warn.ts';
-import {assertIdle} from '../assertIdle.ts';
-import type {CausalLM} from '../causalLM.ts';
-import {toBytes, toTensor} from '../checkpoint.ts';
+import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {readJsonOf} from '../jsonFile.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
@@ -28,10 +26,16 @@ const PICKLED_WEIGHTS = 'adapter_model.bin';
 const PREFIX = 'base_model.model.';
 const UNDER_ADAPTER = '.base_layer';
 
+/** What an adapter's files need of the model, beside its adapters. */
+export interface AdapterFilesModel extends BusyModel {
+  readonly nameOrPath: string;
+  namedParameters(): Map<string, Parameter>;
+}
+
 /** The weights of one adapter by their key in a PEFT file. */
-export function adapterParameters(model: CausalLM, adapterName: string): Map<string, Parameter> {
+function adapterParameters(adapters: AdapterSet, adapterName: string): Map<string, Parameter> {
   const parameters = new Map<string, Parameter>();
-  for (const [layerName, layer] of model.adaptedLayers()) {
+  for (const [layerName, layer] of adapters.layers()) {
     const adapter = layer.adapters.get(adapterName);
     for (const [key, parameter] of adapter?.parameters ?? []) {
       parameters.set(`${PREFIX}${layerName}.${key}`, parameter);
@@ -42,19 +46,19 @@ export function adapterParameters(model: CausalLM, adapterName: string): Map<str
 
 /** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it; one that was loaded keeps its config. */
 export async function saveAdapter(
-  model: CausalLM,
+  {nameOrPath}: Pick<AdapterFilesModel, 'nameOrPath'>,
   adapters: AdapterSet,
   target: FolderTarget,
-  adapterName = soleAdapter(model),
+  adapterName = soleAdapter(adapters),
 ): Promise<void> {
   const options = adapters.options(adapterName);
   const loaded = adapters.loadedFrom(adapterName);
-  const layerNames = [...model.adaptedLayers()]
+  const layerNames = [...adapters.layers()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
   const folder = folderToWrite(target);
   await folder.create();
-  const parameters = [...adapterParameters(model, adapterName), ...(loaded?.baseWeights ?? [])];
+  const parameters = [...adapterParameters(adapters, adapterName), ...(loaded?.baseWeights ?? [])];
   const tensors = parameters.map(([name, parameter]) => ({
     name,
     dtype: 'F32' as const,
@@ -62,22 +66,22 @@ export async function saveAdapter(
     data: () =>
       parameter.storage === 'float32'
         ? (parameter.read().data() as Promise<Float32Array>)
-        : toBytes(parameter, 'float32'), // a weight of the model that came with the adapter
+        : parameter.toBytes('float32'), // a weight of the model that came with the adapter
   }));
-  const config = loaded?.config ?? formatPeftConfig(options, layerNames, model.nameOrPath);
+  const config = loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath);
   await folder.writeTogether(CONFIG, async (draft) => {
     await draft.writeSafetensors(WEIGHTS, tensors);
     await draft.write(CONFIG, JSON.stringify(config, null, 2));
   });
 }
 
-function soleAdapter(model: CausalLM): string {
-  const [first, ...others] = model.activeAdapters;
+function soleAdapter({active, names}: AdapterSet): string {
+  const [first, ...others] = active;
   if (first !== undefined && others.length === 0) return first;
-  if (model.adapterNames.includes(DEFAULT_ADAPTER)) return DEFAULT_ADAPTER;
+  if (names.includes(DEFAULT_ADAPTER)) return DEFAULT_ADAPTER;
   throw new TfjsLoraError(
     'UNKNOWN_ADAPTER',
-    `saveAdapter: expected one active adapter, got ${model.activeAdapters.join(', ') || 'none'}. Name the one to save.`,
+    `saveAdapter: expected one active adapter, got ${active.join(', ') || 'none'}. Name the one to save.`,
   );
 }
 
@@ -94,7 +98,7 @@ const LOAD_ADAPTER_OPTIONS = {adapterName: true, trainable: true} satisfies Opti
  * PEFT adds them for an adapted head, replace the model's where they differ, as in PEFT, and a warning says so.
  */
 export async function loadAdapter(
-  model: CausalLM,
+  model: AdapterFilesModel,
   adapters: AdapterSet,
   source: FolderSource,
   given: LoadAdapterOptions = {},
@@ -111,20 +115,20 @@ export async function loadAdapter(
   try {
     const bytes = new Map<string, Uint8Array>();
     for (const name of file.names()) bytes.set(name, await file.load(name));
-    const base = baseParameters(model, file);
+    const base = baseParameters(model.namedParameters(), file);
     for (const [name, parameter] of base) {
       const change = await baseChange(name, parameter, file, bytes.get(name)!);
       if (change) changes.push(change);
     }
     const baseWeights = new Map(changes.map(({name, parameter}) => [name, parameter]));
     const write = () => {
-      assertPlaces(model, file, base);
-      fill(adapterParameters(model, adapterName), file, bytes, base);
+      assertPlaces(adapters, file, base);
+      fill(adapterParameters(adapters, adapterName), file, bytes, base);
     };
     assertIdle(model, 'loadAdapter'); // again: a training may have begun while the files were read
     adapters.add({...options, adapterName}, write, {config, baseWeights});
     for (const {parameter, value} of changes) parameter.write(value);
-    for (const layer of model.adaptedLayers().values()) {
+    for (const layer of adapters.layers().values()) {
       const adapter = layer.adapters.get(adapterName);
       if (adapter) adapter.trainable = trainable;
     }
@@ -158,8 +162,7 @@ interface BaseChange {
  * The model's own weights that a file holds beside an adapter's, by their key there: `lm_head.base_layer.weight` where
  * the head is adapted, or the embedding and the head when the vocabulary was resized.
  */
-function baseParameters(model: CausalLM, file: SafetensorsFile): Map<string, Parameter> {
-  const all = model.namedParameters();
+function baseParameters(all: Map<string, Parameter>, file: SafetensorsFile): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
   for (const name of file.names()) {
     if (!name.startsWith(PREFIX)) continue;
@@ -170,8 +173,8 @@ function baseParameters(model: CausalLM, file: SafetensorsFile): Map<string, Par
 }
 
 /** Checks that a file names the model's own weights as PEFT does: in a layer that is adapted under the adapter. */
-function assertPlaces(model: CausalLM, file: SafetensorsFile, base: Map<string, Parameter>): void {
-  const adapted = model.adaptedLayers();
+function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<string, Parameter>): void {
+  const adapted = adapters.layers();
   for (const [name, {originalName}] of base) {
     const isAdapted = adapted.has(originalName.slice(0, originalName.lastIndexOf('.')));
     if (isAdapted !== name.includes(UNDER_ADAPTER)) throw unexpectedTensor(name, file);
@@ -201,7 +204,7 @@ async function baseChange(
         'The vocabulary was resized in training: load the model that was resized.',
     );
   }
-  const value = toTensor(bytes, info, parameter, where, true);
+  const value = parameter.decode(bytes, info.dtype, {where});
   if (parameter.isAllocated) {
     const [given, held] = [await value.data(), await parameter.read().data()];
     if (given.some((element, i) => element !== held[i])) return {name, parameter, value};
@@ -247,9 +250,7 @@ function fill(
           'The adapter was made for another model, or r and rank_pattern are not the file’s.',
       );
     }
-    const value = toTensor(bytes.get(name)!, info, parameter, where, true);
-    parameter.write(value);
-    value.dispose();
+    parameter.load(bytes.get(name)!, info.dtype, {where});
   }
 }
 

@@ -1,8 +1,9 @@
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
-import {type LoadOptions, staleAfterSave} from '../../../models/checkpoint.ts';
 import {readJson} from '../../../models/jsonFile.ts';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
+import type {LoadOptions} from '../../../models/loadPretrained.ts';
+import {staleAfterSave} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TOKENIZER_FILES} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';

@@ -1,0 +1,110 @@
+import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
+import type {QuantizationType} from '../layers/quantizationArgs.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import {type FolderSource, openFolder} from '../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
+import {warn} from '../quant/warn.ts';
+import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
+import {readJsonOf} from './jsonFile.ts';
+import {
+  assertFilesHold,
+  assertTensors,
+  type LoadWeightsOptions,
+  loadWeights,
+  storageOf,
+} from './loadWeights.ts';
+import {ModelCheckpoint} from './modelCheckpoint.ts';
+import type {ModelClass} from './modelClass.ts';
+import {type QuantizationOptions, resolveQuantizationOptions} from './quantization.ts';
+import {declareQuantization, parseQuantizationConfig} from './quantizationConfig.ts';
+import type {LayeredModel} from './replaceLayer.ts';
+import {Tokenizer} from './tokenizer.ts';
+
+export interface LoadOptions extends LoadWeightsOptions {
+  /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
+  dtype?: StorageDtype;
+  /** Quantize the linear layers while they load: QLoRA. A type alone, such as `'nf4'`, is short for `{type}`. Default: as the folder's `quantization_config` says, if at all. */
+  quantization?: QuantizationOptions | QuantizationType;
+  /** False: declare the weights without reading them, to count or to plan; using them throws. Default true. */
+  allocate?: boolean;
+}
+const LOAD_OPTIONS = {
+  dtype: true,
+  quantization: true,
+  allocate: true,
+  checkFinite: true,
+  onProgress: true,
+} satisfies OptionNames<LoadOptions>;
+
+/** What loading needs of a model: its weights, and places for what comes beside them. */
+export interface PretrainedModel extends LayeredModel {
+  nameOrPath: string;
+  generationConfig: GenerationConfig;
+  tokenizer?: Tokenizer;
+  namedParameters(): Map<string, Parameter>;
+  dispose(): unknown;
+}
+
+/**
+ * Loads a Hugging Face folder; see `CausalLM.fromPretrained`.
+ *
+ * @param classFor which class the contents of a `config.json` are a model of; `where` names the file in errors
+ */
+export async function loadPretrained<M extends PretrainedModel>(
+  classFor: (json: Record<string, unknown>, where: string) => ModelClass<M>,
+  source: FolderSource,
+  options: LoadOptions = {},
+): Promise<M> {
+  assertKnownOptions('fromPretrained', options, LOAD_OPTIONS);
+  const wanted =
+    options.quantization === undefined
+      ? undefined
+      : resolveQuantizationOptions('fromPretrained quantization', options.quantization);
+  const folder = openFolder(source);
+  if (!(await folder.exists())) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `model folder ${folder.pathOf('')}: expected a Hugging Face folder, got nothing there. ` +
+        'Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.',
+    );
+  }
+  const where = folder.pathOf('config.json');
+  const json = await readJsonOf(folder, 'config.json');
+  const Model = classFor(json, where);
+  let config = Model.parseConfig(json, where);
+  const stored = parseQuantizationConfig(json.quantization_config, where);
+  const checkpoint = await ModelCheckpoint.fromFolder(folder, config.tieWordEmbeddings === true);
+  let model: M | undefined;
+  try {
+    if (config.tieWordEmbeddings && (await checkpoint.hasOwnHead())) {
+      config = {...config, tieWordEmbeddings: false};
+      warn(
+        `${where} tie_word_embeddings: expected false, got true, but the weights hold an lm_head.weight that differs from ` +
+          'the embedding. The head is not tied, as in transformers 5, and is saved so.',
+      );
+    }
+    assertFilesHold(Model.parameterCount(config as never), checkpoint, where);
+    model = withoutAllocation(() => new Model(config as never, options.dtype ?? storageOf(checkpoint)));
+    declareQuantization(model, checkpoint, stored, wanted, where);
+    model.nameOrPath = folder.path;
+    const parameters = model.namedParameters();
+    if (options.allocate === false) assertTensors(parameters, checkpoint);
+    else await loadWeights(parameters, checkpoint, options);
+    model.generationConfig = await readGenerationConfig(folder, {
+      bosTokenId: config.bosTokenId,
+      eosTokenId: config.eosTokenId,
+      padTokenId: config.padTokenId,
+    });
+    if (await folder.has('tokenizer.json')) {
+      model.tokenizer = await Tokenizer.fromFolder(folder);
+      model.tokenizer.assertFits(config.vocabSize, {allowAdded: true});
+    }
+    return model;
+  } catch (error) {
+    model?.dispose();
+    throw error;
+  } finally {
+    checkpoint.close();
+  }
+}

@@ -1,0 +1,168 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Parameter} from '../layers/parameter.ts';
+import {QuantizedParameter} from '../layers/quantizedParameter.ts';
+import {bitsandbytesKeys, bitsandbytesType, fromTensors} from '../quant/bitsandbytesState.ts';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
+import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
+import {warn} from '../quant/warn.ts';
+import type {ModelCheckpoint} from './modelCheckpoint.ts';
+
+export interface LoadWeightsOptions {
+  /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
+  checkFinite?: boolean;
+  /** Called after each tensor. */
+  onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
+}
+
+/** The type a checkpoint's matrices are stored in. */
+export function storageOf(checkpoint: ModelCheckpoint): StorageDtype {
+  for (const name of checkpoint.names()) {
+    const {dtype, shape} = checkpoint.info(name);
+    if (bitsandbytesType(name, checkpoint)) continue; // its dtype is only what the codes lie in
+    const storage = shape.length === 2 ? FLOAT_DTYPES[dtype] : undefined;
+    if (storage) return storage;
+  }
+  return 'float32';
+}
+
+/** A file has half a byte for a weight at least, of 4 bits; a few more weights may be missing and are reported by name. */
+const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [2, 1e6];
+
+/**
+ * Refuses a config of a model far larger than its files: building it would fill the memory before a tensor is missed.
+ *
+ * @param parameters weights of the model that `where`, the config, describes
+ */
+export function assertFilesHold(parameters: number, checkpoint: ModelCheckpoint, where: string): void {
+  const bytes = checkpoint.names().reduce((sum, name) => {
+    const {begin, end} = checkpoint.info(name);
+    return sum + end - begin;
+  }, 0);
+  if (parameters <= bytes * WEIGHTS_PER_BYTE + UNCHECKED_WEIGHTS) return;
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `${where}: expected the sizes of a model that fits into its files, got one of ${parameters} weights for files of ` +
+      `${bytes} bytes. Config and weights are of different models.`,
+  );
+}
+
+/**
+ * Checks that a checkpoint has the tensors that a model's parameters declare, and no others, without reading any.
+ *
+ * @returns the names of those to read, and of those of another module, in the order of the file's bytes
+ * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`
+ */
+export function assertTensors(
+  parameters: Map<string, Parameter>,
+  checkpoint: ModelCheckpoint,
+): {names: string[]; others: string[]} {
+  const quantizedTensors = new Set(companionsOf(parameters, checkpoint));
+  const others = checkpoint.names().filter(isOfAnotherModule);
+  const names = checkpoint
+    .names()
+    .filter(
+      (name) => !others.includes(name) && !isRedundant(name, parameters) && !quantizedTensors.has(name),
+    );
+  const missing = [...parameters.keys()].filter((name) => !checkpoint.has(name));
+  if (missing.length > 0) {
+    throw new TfjsLoraError(
+      'MISSING_TENSOR',
+      `checkpoint ${checkpoint.folder}: expected tensor ${missing[0]}` +
+        `${missing.length > 1 ? ` and ${missing.length - 1} more` : ''}, got none of that name. ` +
+        `Nearest: ${nearestNames(missing[0], checkpoint.names()).join(', ')}`,
+    );
+  }
+  for (const name of names) {
+    const parameter = parameters.get(name);
+    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
+    if (!parameter) {
+      throw new TfjsLoraError(
+        'UNEXPECTED_TENSOR',
+        `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
+      );
+    }
+    if (!(parameter instanceof QuantizedParameter)) assertMatches(where, checkpoint.info(name), parameter);
+  }
+  return {names, others};
+}
+
+/** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
+export async function loadWeights(
+  parameters: Map<string, Parameter>,
+  checkpoint: ModelCheckpoint,
+  {checkFinite = true, onProgress}: LoadWeightsOptions = {},
+): Promise<void> {
+  const {names, others} = assertTensors(parameters, checkpoint);
+  if (others.length > 0) {
+    const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
+    warn(`checkpoint ${checkpoint.folder}: left out ${shown}, which is no part of a causal language model`);
+  }
+  let loaded = 0;
+  for (const name of names) {
+    const parameter = parameters.get(name)!;
+    const info = checkpoint.info(name);
+    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
+    if (parameter instanceof QuantizedParameter && bitsandbytesType(name, checkpoint) !== undefined) {
+      await loadQuantized(parameter, name, checkpoint, where);
+    } else {
+      assertMatches(where, info, parameter);
+      parameter.load(await checkpoint.load(name), info.dtype, {where, checkFinite});
+    }
+    loaded++;
+    onProgress?.({tensor: name, loaded, total: names.length});
+    if (loaded % 16 === 0) await new Promise((resume) => setTimeout(resume)); // let others run
+  }
+}
+
+/** The tensors that belong to quantized weights, beside the weights themselves. */
+function companionsOf(parameters: Map<string, Parameter>, checkpoint: ModelCheckpoint): string[] {
+  const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
+  return quantized.flatMap(([name]) => bitsandbytesKeys(name, checkpoint).filter((key) => key !== name));
+}
+
+/** Takes over a weight that the file holds quantized. */
+async function loadQuantized(
+  parameter: QuantizedParameter,
+  name: string,
+  checkpoint: ModelCheckpoint,
+  where: string,
+): Promise<void> {
+  const bytes = new Map<string, Uint8Array>();
+  for (const key of bitsandbytesKeys(name, checkpoint)) bytes.set(key, await checkpoint.load(key));
+  const source = {
+    has: (key: string) => checkpoint.has(key),
+    info: (key: string) => checkpoint.info(key),
+    read: (key: string) => bytes.get(key)!,
+  };
+  const {valueDtype} = parameter;
+  const matrix = fromTensors(name, source, valueDtype === 'float32' ? 'float16' : valueDtype);
+  assertShapeOf(where, matrix.shape, parameter);
+  parameter.writeMatrix(matrix);
+}
+
+/** What lies beside the decoder and its head, such as the `v_head` of a reward model, has no part in the logits. */
+const isOfAnotherModule = (name: string): boolean => !/^(model|lm_head)\.|\.lora_/.test(name);
+
+/** Tensors some exporters add that the model derives: rotary tables, and a head that is tied anyway. */
+function isRedundant(name: string, parameters: Map<string, Parameter>): boolean {
+  if (parameters.has(name)) return false;
+  return name.endsWith('.rotary_emb.inv_freq') || name === 'lm_head.weight';
+}
+
+function assertMatches(where: string, info: TensorInfo, parameter: Parameter): void {
+  if (!(info.dtype in FLOAT_DTYPES)) {
+    throw new TfjsLoraError('UNSUPPORTED', `${where}: expected dtype F32, F16 or BF16, got ${info.dtype}`);
+  }
+  assertShapeOf(where, info.shape, parameter);
+}
+
+function assertShapeOf(where: string, shape: readonly number[], {logicalShape}: Parameter): void {
+  if (tf.util.arraysEqual([...shape], logicalShape)) return;
+  throw new TfjsLoraError(
+    'SHAPE_MISMATCH',
+    `${where}: expected [${logicalShape.join(', ')}] from config.json, got [${shape.join(', ')}]. ` +
+      'Config and weights are of different models.',
+  );
+}

@@ -1,0 +1,108 @@
+import * as tf from '@tensorflow/tfjs';
+import {ModuleLayer, namedParameters, walk, writeWeights} from '../layers/moduleLayer.ts';
+import type {Parameter} from '../layers/parameter.ts';
+import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import {assertIdle} from './assertIdle.ts';
+import {printSummary} from './summary.ts';
+
+/**
+ * What all models here share beyond `tf.LayersModel`: weights under Hugging Face's names that may be declared without
+ * memory or stored in 16 bit, and an end after which any use throws.
+ */
+export abstract class ModuleModel extends tf.LayersModel {
+  /** What trains the model now: `fitDataset`. Meanwhile calls that change weights or layers are refused. */
+  busyWith?: string;
+
+  /**
+   * @param container the symbolic graph, as for `tf.model`
+   * @param storage how the matrices are stored in memory
+   */
+  constructor(
+    container: ConstructorParameters<typeof tf.LayersModel>[0],
+    readonly storage: StorageDtype,
+  ) {
+    super(container);
+  }
+
+  /** All weights by checkpoint name; adapters as `….lora_A.<adapter>.weight`. */
+  namedParameters(): Map<string, Parameter> {
+    this.assertUsable();
+    return new Map(namedParameters(this.layers));
+  }
+
+  /**
+   * Sets all weights, in the order of `getWeights`; every one is checked before any is written.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
+   */
+  override setWeights(weights: tf.Tensor[]): void {
+    this.assertChangeable('setWeights');
+    writeWeights(`model ${this.name}`, this.weights, weights);
+  }
+
+  /** Finds a layer by Hugging Face's module name, at any depth, or by index among the top-level ones. */
+  override getLayer(name: string): tf.layers.Layer;
+  override getLayer(index: number): tf.layers.Layer;
+  override getLayer(name: string, index: number): tf.layers.Layer;
+  override getLayer(nameOrIndex: string | number, index?: number): tf.layers.Layer {
+    if (typeof nameOrIndex === 'number') return super.getLayer(nameOrIndex);
+    const names: string[] = [];
+    for (const layer of walk(this.layers)) {
+      if (layer.name === nameOrIndex) return layer;
+      names.push(layer.name);
+    }
+    if (index !== undefined) return super.getLayer(index);
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `layer "${nameOrIndex}": expected a layer of the model, got none of that name. ` +
+        `Nearest: ${nearestNames(nameOrIndex, names).join(', ')}`,
+    );
+  }
+
+  /** Logical number of parameters; a 16-bit weight counts its elements, not its storage. */
+  override countParams(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.countParams(), 0);
+  }
+
+  /**
+   * Prints a table of layers, output shapes and parameters; works without allocated weights too.
+   *
+   * @param printFn takes one line; default `console.log`
+   */
+  override summary(lineLength?: number, positions?: number[], printFn?: (line: string) => void): void {
+    printSummary(this, lineLength, positions, printFn);
+  }
+
+  /** Bytes of all weights in memory, adapters included. */
+  get byteLength(): number {
+    return [...this.namedParameters().values()].reduce((sum, {byteLength}) => sum + byteLength, 0);
+  }
+
+  /** Frees every weight. Any use afterwards throws; disposing again does nothing. */
+  override dispose(): ReturnType<tf.LayersModel['dispose']> {
+    if (this.isDisposed) return {refCountAfterDispose: 0, numDisposedVariables: 0};
+    const numDisposedVariables = this.layers.reduce(
+      (count, layer) => count + (layer instanceof ModuleLayer ? layer.disposeWeights() : 0),
+      0,
+    );
+    this._refCount = 0;
+    return {refCountAfterDispose: 0, numDisposedVariables};
+  }
+
+  get isDisposed(): boolean {
+    return this._refCount === 0;
+  }
+
+  /** @throws TfjsLoraError `DISPOSED`; `UNSUPPORTED` while something trains the model */
+  protected assertChangeable(what: string): void {
+    this.assertUsable();
+    assertIdle(this, what);
+  }
+
+  /** @throws TfjsLoraError `DISPOSED` */
+  protected assertUsable(): void {
+    if (!this.isDisposed) return;
+    throw new TfjsLoraError('DISPOSED', `model ${this.name}: expected a live model, got one after dispose()`);
+  }
+}

@@ -1,0 +1,109 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {LoRADense} from '../layers/loraDense.ts';
+import type {Parameter} from '../layers/parameter.ts';
+import {QuantizedParameter} from '../layers/quantizedParameter.ts';
+import {toTensors} from '../quant/bitsandbytesState.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
+import type {StorageDtype} from '../quant/float16.ts';
+import type {WritableFolder} from '../quant/folders/folder.ts';
+import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
+import type {Int8Tensor} from '../quant/int8.ts';
+import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
+import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
+import {FILE_DTYPES} from '../quant/safetensors/floatDtypes.ts';
+import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
+import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
+import {formatQuantizationConfig} from './quantizationConfig.ts';
+import type {LayeredModel} from './replaceLayer.ts';
+import {TOKENIZER_FILES, type Tokenizer} from './tokenizer.ts';
+
+/** What saving needs of a model. */
+export interface SavableModel extends LayeredModel {
+  readonly storage: StorageDtype;
+  readonly generationConfig: GenerationConfig;
+  readonly tokenizer?: Tokenizer;
+  namedParameters(): Map<string, Parameter>;
+  adaptedLayers(): Map<string, LoRADense>;
+  /** The contents of `config.json`. */
+  formatConfig(dtype: StorageDtype): Record<string, unknown>;
+}
+
+export interface SaveOptions {
+  /** Type of the file's weights. Default the model's own. */
+  dtype?: StorageDtype;
+  /** Default 5 GB. */
+  maxShardBytes?: number;
+  /** Write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
+  dequantize?: boolean;
+}
+const SAVE_OPTIONS = {
+  dtype: true,
+  maxShardBytes: true,
+  dequantize: true,
+} satisfies OptionNames<SaveOptions>;
+
+/** Writes the model's folder; see `CausalLM.save`. */
+export async function savePretrained(
+  model: SavableModel,
+  target: FolderTarget,
+  options: SaveOptions,
+): Promise<tf.io.SaveResult> {
+  assertKnownOptions('save', options, SAVE_OPTIONS);
+  const folder = folderToWrite(target);
+  const {dtype = model.storage, maxShardBytes = 5e9} = options;
+  const unmerged = [...model.adaptedLayers()].find(
+    ([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0,
+  );
+  if (unmerged) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `save ${folder.path}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
+        'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
+    );
+  }
+  await folder.create();
+  const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
+  const isQuantized = !options.dequantize;
+  const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
+  const tensors: TensorToWrite[] = [];
+  for (const [name, parameter] of weights) {
+    if (isQuantized && parameter instanceof QuantizedParameter) {
+      tensors.push(...(await quantizedTensors(name, parameter)));
+    } else {
+      const data = () => parameter.toBytes(dtype);
+      tensors.push({name, dtype: FILE_DTYPES[dtype], shape: parameter.logicalShape, data});
+    }
+  }
+  const {quantization_config, ...config} = model.formatConfig(dtype);
+  const json = quantization ? {...config, quantization_config: quantization} : config;
+  const fill = async (draft: WritableFolder) => {
+    await draft.writeShards(tensors, {maxShardBytes});
+    await draft.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
+    if (Object.keys(model.generationConfig).length > 0)
+      await writeGenerationConfig(draft, model.generationConfig);
+    await model.tokenizer?.save(draft);
+  };
+  await folder.writeTogether('config.json', fill, staleAfterSave(model));
+  return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+}
+
+/** Which files of an earlier save do not belong to a model that does not write them: weights, settings, its tokenizer's. */
+export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (name: string) => boolean {
+  const ofWeights = /^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/;
+  return (name) =>
+    ofWeights.test(name) ||
+    name === 'generation_config.json' ||
+    (tokenizer !== undefined && TOKENIZER_FILES.includes(name));
+}
+
+/** A quantized weight's tensors in a file, read when they are written, so that one weight at a time is on the host. */
+async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
+  const read = async () => toTensors(name, (await parameter.readMatrix()) as QuantizedTensor | Int8Tensor);
+  const tensors = await read();
+  return tensors.map(({name, dtype, shape}, i) => ({
+    name,
+    dtype,
+    shape,
+    data: async () => (await read())[i].data as ArrayBufferView,
+  }));
+}
