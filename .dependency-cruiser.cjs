@@ -113,6 +113,13 @@ module.exports = {
       to: {circular: true, viaOnly: {dependencyTypesNot: ['type-only']}},
     },
     {
+      name: 'no-cycles-of-types',
+      comment: 'A file below takes the interface that it uses, and never the class above that calls it.',
+      severity: 'error',
+      from: {path: '^(quant|layers|models)/'},
+      to: {circular: true},
+    },
+    {
       name: 'one-tensorflow',
       comment:
         'Import `* as tf from "@tensorflow/tfjs"`: its parts are bundled in it, and a second copy is not ours.',

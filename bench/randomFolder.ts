@@ -1,7 +1,7 @@
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {formatConfig, type LlamaConfigArgs, LlamaForCausalLM} from '../models/index.ts';
-import {resolveConfig} from '../models/llama/config.ts';
+import {resolveConfig} from '../models/llama/resolveConfig.ts';
 import {writeShardedSafetensors} from '../quant/index.ts';
 
 /**

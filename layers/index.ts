@@ -74,6 +74,7 @@ export {swiGLU} from './ops/swiGLU.ts';
 export {unpack16} from './ops/unpack16.ts';
 export {unpackMatrix} from './ops/unpackMatrix.ts';
 export {
+  type LoadBytesOptions,
   Parameter,
   type ParameterArgs,
   type ParameterStorage,

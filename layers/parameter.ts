@@ -59,7 +59,8 @@ export interface LoadBytesOptions {
   /** Refuse NaN and infinity, which costs one pass over the bytes; a quantized weight refuses them always. Default true. */
   checkFinite?: boolean;
 }
-const LOAD_BYTES_OPTIONS = {where: true, checkFinite: true} satisfies OptionNames<LoadBytesOptions>;
+/** What `load` takes. */
+export const LOAD_BYTES_OPTIONS = {where: true, checkFinite: true} satisfies OptionNames<LoadBytesOptions>;
 
 /** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
 export class Parameter extends tf.LayerVariable {

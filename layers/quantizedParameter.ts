@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {fromFloat32, type StorageDtype} from '../quant/float16.ts';
+import {assertKnownOptions} from '../quant/knownOptions.ts';
 import type {QuantizedMatrix} from '../quant/quantizedMatrix.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
@@ -16,7 +17,7 @@ import {
   storeQuantized,
 } from './ops/quantizedStorage.ts';
 import {attributesOf, type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
-import {type LoadBytesOptions, Parameter} from './parameter.ts';
+import {LOAD_BYTES_OPTIONS, type LoadBytesOptions, Parameter} from './parameter.ts';
 import type {QuantizationArgs} from './quantizationArgs.ts';
 
 /**
@@ -108,6 +109,7 @@ export class QuantizedParameter extends Parameter {
    * @throws TfjsLoraError as {@link quantize}, `UNSUPPORTED` for a type other than F32, F16 and BF16
    */
   override load(bytes: Uint8Array, dtype: SafetensorsDtype, options: LoadBytesOptions = {}): this {
+    assertKnownOptions('load', options, LOAD_BYTES_OPTIONS);
     const {valueDtype} = this;
     if (FLOAT_DTYPES[dtype] === valueDtype && valueDtype !== 'float32')
       return this.quantize(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2), valueDtype);

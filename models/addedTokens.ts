@@ -1,4 +1,4 @@
-import type {TokenizerFiles} from './tokenizer.ts';
+import type {TokenizerFiles} from './tokenizerFiles.ts';
 
 /** An entry of `added_tokens` in `tokenizer.json`. */
 interface AddedToken {

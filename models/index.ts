@@ -1,5 +1,6 @@
 export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
 export {CausalLM, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
+export type {DecodedModel} from './generation/decoder.ts';
 export {
   type ChatOptions,
   chat,
@@ -17,12 +18,12 @@ export {
   formatConfig,
   type LlamaConfig,
   type LlamaConfigArgs,
-  type LlamaPreset,
   parseConfig,
 } from './llama/config.ts';
 export {DecoderBlock, type DecoderBlockArgs} from './llama/decoderBlock.ts';
 export {LlamaForCausalLM} from './llama/llama.ts';
 export {presets} from './llama/presets.ts';
+export type {LlamaPreset} from './llama/resolveConfig.ts';
 export type {LoadOptions} from './loadPretrained.ts';
 export type {CausalLMConfig, ModelClass} from './modelClass.ts';
 export {ModuleModel} from './moduleModel.ts';

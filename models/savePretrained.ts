@@ -15,7 +15,8 @@ import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
 import type {LayeredModel} from './replaceLayer.ts';
-import {TOKENIZER_FILES, type Tokenizer} from './tokenizer.ts';
+import type {Tokenizer} from './tokenizer.ts';
+import {TOKENIZER_FILES} from './tokenizerFiles.ts';
 
 /** What saving needs of a model. */
 export interface SavableModel extends LayeredModel {

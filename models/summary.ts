@@ -7,18 +7,22 @@ export interface ParameterCounts {
   trainable: number;
 }
 
-/** What the table says of a model. */
-export interface SummarizedModel {
-  readonly name: string;
+/** A model whose weights can be counted. */
+export interface CountedModel {
   readonly layers: tf.layers.Layer[];
+}
+
+/** What the table says of a model. */
+export interface SummarizedModel extends CountedModel {
+  readonly name: string;
   readonly storage: string;
   getClassName(): string;
 }
 
-export function countParameters(model: Pick<SummarizedModel, 'layers'>): ParameterCounts {
+export function countParameters({layers}: CountedModel): ParameterCounts {
   let total = 0;
   let trainable = 0;
-  for (const [, parameter] of namedParameters(model.layers)) {
+  for (const [, parameter] of namedParameters(layers)) {
     total += parameter.size;
     if (parameter.trainable) trainable += parameter.size;
   }
@@ -52,7 +56,7 @@ export function printSummary(
 }
 
 /** An adapted layer stands for its base too. */
-function layersWithWeights({layers}: SummarizedModel): ModuleLayer[] {
+function layersWithWeights({layers}: CountedModel): ModuleLayer[] {
   const named = new Map<string, ModuleLayer>();
   for (const layer of walk(layers)) {
     if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name))

@@ -15,6 +15,7 @@ import {assertTokenIds} from './assertTokenIds.ts';
 import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
+import {TOKENIZER_FILES, type TokenizerFiles} from './tokenizerFiles.ts';
 
 /** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
 export interface ChatMessage {
@@ -40,33 +41,6 @@ export const CHAT_TEMPLATE_OPTIONS = {
   tools: true,
   variables: true,
 } satisfies OptionNames<ChatTemplateOptions>;
-
-/** The parsed contents of a tokenizer's files, when they do not come from a folder. */
-export interface TokenizerFiles {
-  /** `tokenizer.json` */
-  tokenizer: Record<string, unknown>;
-  /** `tokenizer_config.json` */
-  config: Record<string, unknown>;
-  /** `special_tokens_map.json`: read only for tokens that `tokenizer_config.json` does not name. */
-  specialTokensMap?: Record<string, unknown>;
-  /** `added_tokens.json`: read only where `tokenizer_config.json` has no `added_tokens_decoder`. */
-  addedTokens?: Record<string, unknown>;
-  /** `chat_template.jinja`: goes before `tokenizer_config.json`'s `chat_template`. */
-  chatTemplate?: string;
-}
-
-/** Files of a Hugging Face folder that belong to its tokenizer; {@link Tokenizer.save} copies those there are. */
-export const TOKENIZER_FILES = [
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'chat_template.jinja',
-  'chat_template.json',
-  'tokenizer.model',
-  'vocab.json',
-  'merges.txt',
-];
 
 const MODEL_TYPES = ['BPE', 'Unigram', 'WordPiece'];
 

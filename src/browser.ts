@@ -11,7 +11,8 @@ export type {QuantizationArgs, QuantizationType} from '../layers/quantizationArg
 export {QuantizedDense, type QuantizedDenseArgs} from '../layers/quantizedDense.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';
-export type {LlamaConfig, LlamaConfigArgs, LlamaPreset} from '../models/llama/config.ts';
+export type {LlamaConfig, LlamaConfigArgs} from '../models/llama/config.ts';
+export type {LlamaPreset} from '../models/llama/resolveConfig.ts';
 export type {LoadOptions} from '../models/loadPretrained.ts';
 export type {LoRAOptions} from '../models/peft/loraOptions.ts';
 export type {QuantizationOptions} from '../models/quantization.ts';

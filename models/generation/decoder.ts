@@ -2,8 +2,34 @@ import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {canRecord, type Replay, recordReplay} from '../../layers/ops/recordReplay.ts';
-import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
-import type {GenerativeModel} from './generate.ts';
+import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
+
+/** What a decoder needs of a model. */
+export interface DecodedModel {
+  /**
+   * Hidden states `[B, T, hiddenSize]` of new positions.
+   *
+   * @param inputIds `[B, T]` int32
+   * @param options.attentionMask `[B, past + T]` int32 over all positions so far, 1 for a real token; absent when
+   *   all are real; with `rotary` it may be wider, and the columns past this position do not count
+   * @param options.positionIds `[B][T]`
+   * @param options.rotary the tables of the positions in their place, where the model has `rotary`
+   * @param options.cache holds the `past` positions; the pass appends its own
+   */
+  forward(
+    inputIds: tf.Tensor2D,
+    options: {
+      attentionMask?: tf.Tensor2D;
+      positionIds?: number[][];
+      rotary?: RotaryTables;
+      cache?: KeyValueCache;
+    },
+  ): tf.Tensor3D;
+  /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
+  logitsOf(hidden: tf.Tensor): tf.Tensor;
+  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see `Decoder`. */
+  readonly rotary?: RotaryEmbedding;
+}
 
 /** A batch whose next tokens are wanted. */
 export interface DecodedBatch {
@@ -46,7 +72,7 @@ export class Decoder {
   private isAhead = false;
 
   constructor(
-    private readonly model: GenerativeModel,
+    private readonly model: DecodedModel,
     private readonly cache: KeyValueCache,
   ) {}
 
@@ -82,7 +108,7 @@ export class Decoder {
   private pass(
     inputIds: tf.Tensor2D,
     {isGreedy}: NextOptions,
-    options: Parameters<GenerativeModel['forward']>[1],
+    options: Parameters<DecodedModel['forward']>[1],
   ): tf.Tensor {
     const [batch, newPositions] = inputIds.shape;
     const hidden = this.model.forward(inputIds, {...options, cache: this.cache}); // [B, T, C]

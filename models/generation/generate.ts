@@ -1,8 +1,6 @@
-import type * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {greedyChoiceOp} from '../../layers/ops/greedyChoice.ts';
-import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {
@@ -17,7 +15,7 @@ import {
   type ChatTemplateOptions,
   type Tokenizer,
 } from '../tokenizer.ts';
-import {Decoder} from './decoder.ts';
+import {type DecodedModel, Decoder} from './decoder.ts';
 import {processLogits} from './logitsProcessors.ts';
 import {
   argMax,
@@ -30,31 +28,8 @@ import {
 import {TextStreamer} from './textStreamer.ts';
 
 /** What generation needs of a model. */
-export interface GenerativeModel {
-  /**
-   * Hidden states `[B, T, hiddenSize]` of new positions.
-   *
-   * @param inputIds `[B, T]` int32
-   * @param options.attentionMask `[B, past + T]` int32 over all positions so far, 1 for a real token; absent when
-   *   all are real; with `rotary` it may be wider, and the columns past this position do not count
-   * @param options.positionIds `[B][T]`
-   * @param options.rotary the tables of the positions in their place, where the model has `rotary`
-   * @param options.cache holds the `past` positions; the pass appends its own
-   */
-  forward(
-    inputIds: tf.Tensor2D,
-    options: {
-      attentionMask?: tf.Tensor2D;
-      positionIds?: number[][];
-      rotary?: RotaryTables;
-      cache?: KeyValueCache;
-    },
-  ): tf.Tensor3D;
-  /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
-  logitsOf(hidden: tf.Tensor): tf.Tensor;
+export interface GenerativeModel extends DecodedModel {
   newCache(batchSize: number): KeyValueCache;
-  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see `Decoder`. */
-  readonly rotary?: RotaryEmbedding;
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};

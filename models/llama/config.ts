@@ -1,7 +1,6 @@
 import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
-import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
-import {presets} from './presets.ts';
 
 /** A Llama's shape, as `config.json` describes it. */
 export interface LlamaConfig {
@@ -34,27 +33,13 @@ export interface LlamaConfig {
 }
 
 export type Json = Record<string, unknown>;
-export type LlamaPreset = keyof typeof presets;
 
 /** What a fresh config may leave out. */
 type Required = 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads';
 export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>;
 
-/** A whole config from a preset's name, from our own keys, or from the contents of a `config.json`. */
-export function resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
-  if (typeof source !== 'string') {
-    return 'vocab_size' in source ? parseConfig(source) : withDefaults(source as LlamaConfigArgs);
-  }
-  const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
-  if (preset) return withDefaults(preset);
-  throw new TfjsLoraError(
-    'INVALID_CONFIG',
-    `Llama preset "${source}": expected one of ${Object.keys(presets).join(', ')}. ` +
-      `Did you mean ${nearestNames(source, Object.keys(presets), 1)[0]}?`,
-  );
-}
-
-function withDefaults(args: LlamaConfigArgs): LlamaConfig {
+/** A config with defaults for what it leaves out, checked. */
+export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
   const config: LlamaConfig = {
     numKeyValueHeads: args.numAttentionHeads,
     headDim: args.hiddenSize / args.numAttentionHeads,

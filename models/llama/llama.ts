@@ -16,16 +16,10 @@ import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
-import {
-  formatConfig,
-  type Json,
-  type LlamaConfig,
-  parameterCount,
-  parseConfig,
-  resolveConfig,
-} from './config.ts';
+import {formatConfig, type Json, type LlamaConfig, parameterCount, parseConfig} from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 import {plainStack} from './plainStack.ts';
+import {resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {

@@ -2,12 +2,8 @@ import {cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} fr
 import {tmpdir} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
 import fc from 'fast-check';
-import {
-  type ChatMessage,
-  type ChatTemplateOptions,
-  Tokenizer,
-  type TokenizerFiles,
-} from '../../models/tokenizer.ts';
+import {type ChatMessage, type ChatTemplateOptions, Tokenizer} from '../../models/tokenizer.ts';
+import type {TokenizerFiles} from '../../models/tokenizerFiles.ts';
 
 const FIXTURES = join(__dirname, 'fixtures/tokenizers');
 const DATA = resolve(__dirname, '../..', process.env.TFJS_LORA_DATA ?? '../shared/data');

@@ -34,6 +34,7 @@ const dense = () => {
   layer.build([null, 4]);
   return layer;
 };
+const scale = () => new layers.Parameter({name: 'scale', shape: [1]});
 const lora = () => layers.LoRADense.fromDense(dense(), {rank: 2});
 const data = [{inputIds: [1, 2, 3]}];
 const history = {training: [{step: 1, loss: 1}]};
@@ -68,17 +69,21 @@ const calls: Record<string, Call> = {
   // models
   'CausalLM.fromConfig': (unknown) => src.Llama.fromConfig(tinyConfig, unknown),
   'CausalLM.fromPretrained': (unknown) => src.Llama.fromPretrained(MODEL, unknown),
-  'CausalLM.quantize': (unknown) => model.quantize({type: 'nf4', ...unknown}),
+  'AdaptableModel.quantize': (unknown) => model.quantize({type: 'nf4', ...unknown}),
   'CausalLM.predict': (unknown) => model.predict(IDS, unknown),
   'CausalLM.lossSum': (unknown) => model.lossSum(BATCH, unknown),
   'CausalLM.generate': (unknown) => model.generate(IDS, unknown),
   'CausalLM.stream': (unknown) => model.stream([1, 2], unknown).next(),
   'CausalLM.chat': (unknown) => model.chat([{role: 'user', content: 'x'}], unknown),
-  'CausalLM.applyLoRA': (unknown) => model.applyLoRA({adapterName: 'other', ...unknown}),
-  'CausalLM.mergeLoRA': (unknown) => model.mergeLoRA(unknown),
-  'CausalLM.fuseLoRA': (unknown) => model.fuseLoRA(unknown),
-  'CausalLM.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
+  'AdaptableModel.applyLoRA': (unknown) => model.applyLoRA({adapterName: 'other', ...unknown}),
+  'AdaptableModel.mergeLoRA': (unknown) => model.mergeLoRA(unknown),
+  'AdaptableModel.fuseLoRA': (unknown) => model.fuseLoRA(unknown),
+  'AdaptableModel.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
   'CausalLM.save': (unknown) => model.save(new Map(), unknown),
+  'Parameter.load': (unknown) => scale().load(new Uint8Array(4), 'F32', unknown),
+  'Parameter.decode': (unknown) => scale().decode(new Uint8Array(4), 'F32', unknown),
+  'QuantizedParameter.load': (unknown) =>
+    new layers.QuantizedParameter('scale', [1, 1], {type: 'nf4'}).load(new Uint8Array(4), 'F32', unknown),
   'LlamaForCausalLM.forward': (unknown) => model.forward(tf.tensor2d(IDS, [1, 3], 'int32'), unknown),
   chat: (unknown) => models.chat(model, [{role: 'user', content: 'x'}], unknown),
   generate: (unknown) => models.generate(model, IDS, unknown),

@@ -1,5 +1,6 @@
 import {parentPort, workerData} from 'node:worker_threads';
-import {Tokenizer, type TokenizerFiles} from '../../../models/tokenizer.ts';
+import {Tokenizer} from '../../../models/tokenizer.ts';
+import type {TokenizerFiles} from '../../../models/tokenizerFiles.ts';
 import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {type EncodeSettings, encodeConversation} from './encodeConversation.ts';

@@ -5,7 +5,7 @@ import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import type {LoadOptions} from '../../../models/loadPretrained.ts';
 import {staleAfterSave} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
-import {TOKENIZER_FILES} from '../../../models/tokenizer.ts';
+import {TOKENIZER_FILES} from '../../../models/tokenizerFiles.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';

@@ -1,4 +1,4 @@
-import type {TokenizerFiles} from '../../../models/tokenizer.ts';
+import type {TokenizerFiles} from '../../../models/tokenizerFiles.ts';
 
 /** A step of a `tokenizer.json`. */
 interface Step {

@@ -1,5 +1,6 @@
 import {parentPort, workerData} from 'node:worker_threads';
-import {type ChatMessage, Tokenizer, type TokenizerFiles} from '../../../models/tokenizer.ts';
+import {type ChatMessage, Tokenizer} from '../../../models/tokenizer.ts';
+import type {TokenizerFiles} from '../../../models/tokenizerFiles.ts';
 import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
 import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';
 import {resolvedChatEncoder} from '../chat/templateChatEncoder.ts';

@@ -1,0 +1,19 @@
+import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {type Json, type LlamaConfig, type LlamaConfigArgs, parseConfig, withDefaults} from './config.ts';
+import {presets} from './presets.ts';
+
+export type LlamaPreset = keyof typeof presets;
+
+/** A whole config from a preset's name, from our own keys, or from the contents of a `config.json`. */
+export function resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
+  if (typeof source !== 'string') {
+    return 'vocab_size' in source ? parseConfig(source) : withDefaults(source as LlamaConfigArgs);
+  }
+  const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
+  if (preset) return withDefaults(preset);
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `Llama preset "${source}": expected one of ${Object.keys(presets).join(', ')}. ` +
+      `Did you mean ${nearestNames(source, Object.keys(presets), 1)[0]}?`,
+  );
+}
