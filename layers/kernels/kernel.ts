@@ -35,3 +35,33 @@ export function kernel<Inputs extends object, Attributes extends object, Output,
     kernelFunc: (call) => run(call as unknown as KernelCall<Inputs, Attributes, Name>),
   };
 }
+
+/** A kernel in place of a stock one; see {@link stockKernel} and `replaceStockKernel`. */
+export interface StockKernel {
+  kernelName: string;
+  backendName: string;
+  /** The kernel, from the stock one. */
+  make(stock: tf.KernelFunc): tf.KernelConfig;
+}
+
+/** {@link kernel} in place of TensorFlow.js's own, to which it leaves some inputs: `stock` runs it on what ours was given. */
+export function stockKernel<
+  Inputs extends object,
+  Attributes extends object,
+  Output,
+  Name extends keyof Backends,
+>(
+  op: Op<Inputs, Attributes, Output>,
+  backendName: Name,
+  run: (
+    call: KernelCall<Inputs, Attributes, Name>,
+    stock: () => KernelResult<Output>,
+  ) => KernelResult<Output>,
+): StockKernel {
+  return {
+    kernelName: op.kernelName,
+    backendName,
+    make: (stock) =>
+      kernel(op, backendName, (call) => run(call, () => stock(call as never) as KernelResult<Output>)),
+  };
+}

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import type {StockKernel} from './kernel.ts';
 
 /** Registers a kernel in place of one of the same name, if there is one. */
 export function replaceKernel(kernel: tf.KernelConfig): void {
@@ -13,14 +14,8 @@ const STOCK = Symbol.for('tfjs-lora.stock');
 /**
  * {@link replaceKernel} of a stock kernel by one that leaves some inputs to it. The stock one must be there already; calling
  * this again is harmless.
- *
- * @param make the kernel, from the stock one
  */
-export function replaceStockKernel(
-  backendName: string,
-  kernelName: string,
-  make: (stock: tf.KernelFunc) => tf.KernelConfig,
-): void {
+export function replaceStockKernel({kernelName, backendName, make}: StockKernel): void {
   const current = tf.getKernel(kernelName, backendName).kernelFunc as tf.KernelFunc & {
     [STOCK]?: tf.KernelFunc;
   };

@@ -1,4 +1,5 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
+import {replaceKernel} from '../replaceKernel.ts';
 import {OPTIMIZER_STEPS} from '../steps/optimizerSteps.ts';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {optimizerKernel} from './optimizerKernel.ts';
@@ -8,8 +9,5 @@ const KERNELS: tf.KernelConfig[] = [...OPTIMIZER_STEPS.map(optimizerKernel), deq
 
 /** Registers this library's kernels for the `cpu` backend. Calling this again is harmless. */
 export function registerCpuKernels(): void {
-  for (const kernel of KERNELS) {
-    if (tf.getKernel(kernel.kernelName, 'cpu')) tf.unregisterKernel(kernel.kernelName, 'cpu');
-    tf.registerKernel(kernel);
-  }
+  for (const kernel of KERNELS) replaceKernel(kernel);
 }

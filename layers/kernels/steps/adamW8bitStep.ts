@@ -1,3 +1,4 @@
+import {adamW8bitUpdateOp} from '../../ops/adamW8bitUpdate.ts';
 import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
 import {Blockwise8bitChunks, eachChunk} from './blockwise8bitChunks.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
@@ -7,7 +8,7 @@ import type {OptimizerStep} from './optimizerStep.ts';
  * same: a sum of a product is one rounding there, a fused multiply-add.
  */
 export const adamW8bitStep: OptimizerStep<AdamWSettings> = {
-  kernelName: 'AdamW8bitUpdate',
+  op: adamW8bitUpdateOp,
   inputs: ['value', 'gradient', 'meanCodes', 'meanAbsmax', 'varianceCodes', 'varianceAbsmax'],
   outputs: ['value', 'meanCodes', 'meanAbsmax', 'varianceCodes', 'varianceAbsmax'],
   run([value, gradient, ...states], [nextValue, ...nextStates], settings) {

@@ -1,9 +1,9 @@
-import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
+import {type AdamWSettings, adamWUpdateOp} from '../../ops/adamWUpdate.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
 /** `AdamWUpdate` (layers/ops/adamWUpdate.ts) in one pass. */
 export const adamWStep: OptimizerStep<AdamWSettings> = {
-  kernelName: 'AdamWUpdate',
+  op: adamWUpdateOp,
   inputs: ['value', 'gradient', 'mean', 'variance'],
   outputs: ['value', 'mean', 'variance'],
   run([value, gradient, mean, variance], [nextValue, nextMean, nextVariance], settings) {

@@ -1,10 +1,11 @@
+import {lion8bitUpdateOp} from '../../ops/lion8bitUpdate.ts';
 import type {LionSettings} from '../../ops/lionUpdate.ts';
 import {Blockwise8bitChunks, eachChunk} from './blockwise8bitChunks.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
 /** `Lion8bitUpdate` (layers/ops/lion8bitUpdate.ts), rounded where bitsandbytes rounds on CPU. */
 export const lion8bitStep: OptimizerStep<LionSettings> = {
-  kernelName: 'Lion8bitUpdate',
+  op: lion8bitUpdateOp,
   inputs: ['value', 'gradient', 'momentumCodes', 'momentumAbsmax'],
   outputs: ['value', 'momentumCodes', 'momentumAbsmax'],
   run([value, gradient, codes, absmax], [nextValue, nextCodes, nextAbsmax], settings) {

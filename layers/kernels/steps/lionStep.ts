@@ -1,9 +1,9 @@
-import type {LionSettings} from '../../ops/lionUpdate.ts';
+import {type LionSettings, lionUpdateOp} from '../../ops/lionUpdate.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
 /** `LionUpdate` (layers/ops/lionUpdate.ts) in one pass, with the peer's roundings: a sign must not turn on them. */
 export const lionStep: OptimizerStep<LionSettings> = {
-  kernelName: 'LionUpdate',
+  op: lionUpdateOp,
   inputs: ['value', 'gradient', 'momentum'],
   outputs: ['value', 'momentum'],
   run([value, gradient, momentum], [nextValue, nextMomentum], {learningRate, weightDecay, ...betas}) {

@@ -1,4 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
 import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {adamW8bitStep} from '../steps/adamW8bitStep.ts';
 import {lion8bitStep} from '../steps/lion8bitStep.ts';
@@ -55,6 +55,5 @@ const KERNELS: tf.KernelConfig[] = [
 /** Registers this library's kernels for the `tensorflow` backend. Calling this again is harmless. */
 export function registerTensorFlowKernels(): void {
   for (const kernel of KERNELS) replaceKernel(kernel);
-  replaceStockKernel('tensorflow', tf.Reshape, reshape);
-  replaceStockKernel('tensorflow', tf.Transpose, transpose);
+  for (const kernel of [reshape, transpose]) replaceStockKernel(kernel);
 }

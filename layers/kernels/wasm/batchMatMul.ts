@@ -1,27 +1,31 @@
 import * as tf from '@tensorflow/tfjs';
+import {op, type Tensors} from '../../ops/op.ts';
+import {kernel} from '../kernel.ts';
 import {ELEMENT_TYPES, gemmOf, type Operand} from './native/gemm.ts';
 import {offsetOf, type WasmBackend} from './wasmBackend.ts';
 
-/** Inputs of TensorFlow.js's own kernel: matrices in the last two axes, the others broadcast. */
-export interface MatMulArgs {
-  inputs: {a: tf.TensorInfo; b: tf.TensorInfo};
-  attrs: {transposeA?: boolean; transposeB?: boolean};
-  backend: unknown;
+/** Attributes of TensorFlow.js's own kernel, which takes matrices in the last two axes and broadcasts the others. */
+export interface MatMulAttributes {
+  transposeA?: boolean;
+  transposeB?: boolean;
 }
+
+const batchMatMulOp = op<Tensors<'a' | 'b'>, MatMulAttributes>(tf.BatchMatMul);
 
 /**
  * `BatchMatMul`, in place of the stock kernel, which is fast for a single product without transposes only, and which
  * keeps a copy of each right-hand side.
  */
-export const batchMatMul = {
-  kernelName: tf.BatchMatMul,
-  backendName: 'wasm',
-  kernelFunc: (args: unknown) => matMul(args as MatMulArgs),
-} as const;
+export const batchMatMul = kernel(batchMatMulOp, 'wasm', ({inputs, attrs, backend}) =>
+  matMul(backend, inputs, attrs),
+);
 
 /** `a · b` as a new tensor. */
-export function matMul({inputs: {a, b}, attrs, backend: anyBackend}: MatMulArgs): tf.TensorInfo {
-  const backend = anyBackend as WasmBackend;
+export function matMul(
+  backend: WasmBackend,
+  {a, b}: Tensors<'a' | 'b'>,
+  attrs: MatMulAttributes,
+): tf.TensorInfo {
   if (a.dtype !== 'float32' || b.dtype !== 'float32') {
     throw new Error(`BatchMatMul: expected float32 tensors, got ${a.dtype} and ${b.dtype}.`);
   }

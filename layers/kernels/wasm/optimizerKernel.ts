@@ -1,27 +1,22 @@
 import * as tf from '@tensorflow/tfjs';
-import type {OptimizerKernelArgs, OptimizerStep} from '../steps/optimizerStep.ts';
-import {memoryOf, offsetOf, type WasmBackend} from './wasmBackend.ts';
+import {kernel} from '../kernel.ts';
+import type {OptimizerStep} from '../steps/optimizerStep.ts';
+import {memoryOf, offsetOf} from './wasmBackend.ts';
 
 /** An optimizer's update as a kernel of the `wasm` backend, over its memory: no product, so no C. */
-export function optimizerKernel({kernelName, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
-  return {
-    kernelName,
-    backendName: 'wasm',
-    kernelFunc: (args: unknown) => {
-      const {inputs, attrs, backend: anyBackend} = args as OptimizerKernelArgs;
-      const backend = anyBackend as WasmBackend;
-      const made = outputs.map((name) => backend.makeOutput(inputs[name].shape, inputs[name].dtype));
-      const {buffer} = memoryOf(backend); // only now: making an output may have grown it
-      const valuesOf = (info: tf.TensorInfo) => {
-        const Values = info.dtype === 'int32' ? Int32Array : Float32Array;
-        return new Values(buffer, offsetOf(backend, info), tf.util.sizeFromShape(info.shape));
-      };
-      run(
-        sources.map((name) => valuesOf(inputs[name])),
-        made.map(valuesOf),
-        attrs,
-      );
-      return made;
-    },
-  };
+export function optimizerKernel({op, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
+  return kernel(op, 'wasm', ({inputs, attrs, backend}) => {
+    const made = outputs.map((name) => backend.makeOutput(inputs[name].shape, inputs[name].dtype));
+    const {buffer} = memoryOf(backend); // only now: making an output may have grown it
+    const valuesOf = (info: tf.TensorInfo) => {
+      const Values = info.dtype === 'int32' ? Int32Array : Float32Array;
+      return new Values(buffer, offsetOf(backend, info), tf.util.sizeFromShape(info.shape));
+    };
+    run(
+      sources.map((name) => valuesOf(inputs[name])),
+      made.map(valuesOf),
+      attrs,
+    );
+    return made;
+  });
 }

@@ -1,36 +1,25 @@
-import type * as tf from '@tensorflow/tfjs';
+import {quantizedMatMulOp} from '../../ops/quantizedMatMul.ts';
+import {kernel} from '../kernel.ts';
 import {ELEMENT_TYPES, gemmOf} from './native/gemm.ts';
-import {type QuantizedAttributes, writeQuantized} from './native/quantizedOperand.ts';
-import {offsetOf, type WasmBackend} from './wasmBackend.ts';
-
-interface QuantizedMatMulArgs {
-  inputs: {x: tf.TensorInfo} & Record<string, tf.TensorInfo>;
-  attrs: QuantizedAttributes & {transposeWeight: boolean};
-  backend: unknown;
-}
+import {writeQuantized} from './native/quantizedOperand.ts';
+import {offsetOf} from './wasmBackend.ts';
 
 /** `QuantizedMatMul` (layers/ops/quantizedMatMul.ts): the weight is dequantized panel by panel inside the product. */
-export const quantizedMatMul = {
-  kernelName: 'QuantizedMatMul',
-  backendName: 'wasm',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as QuantizedMatMulArgs;
-    const backend = anyBackend as WasmBackend;
-    const {rows, cols, transposeWeight} = attrs;
-    const [m] = inputs.x.shape;
-    const [k, n] = transposeWeight ? [cols, rows] : [rows, cols];
-    const out = backend.makeOutput([m, n], 'float32');
-    gemmOf(backend).multiply({
-      m,
-      n,
-      k,
-      batch: 1,
-      a: {offset: offsetOf(backend, inputs.x), row: k, col: 1, batch: 0},
-      b: {offset: 0, row: transposeWeight ? 1 : cols, col: transposeWeight ? cols : 1, batch: 0},
-      bType: ELEMENT_TYPES.float32,
-      c: offsetOf(backend, out),
-      quantized: writeQuantized(backend, attrs, inputs),
-    });
-    return out;
-  },
-} as const;
+export const quantizedMatMul = kernel(quantizedMatMulOp, 'wasm', ({inputs, attrs, backend}) => {
+  const {rows, cols, transposeWeight} = attrs;
+  const [m] = inputs.x.shape;
+  const [k, n] = transposeWeight ? [cols, rows] : [rows, cols];
+  const out = backend.makeOutput([m, n], 'float32');
+  gemmOf(backend).multiply({
+    m,
+    n,
+    k,
+    batch: 1,
+    a: {offset: offsetOf(backend, inputs.x), row: k, col: 1, batch: 0},
+    b: {offset: 0, row: transposeWeight ? 1 : cols, col: transposeWeight ? cols : 1, batch: 0},
+    bType: ELEMENT_TYPES.float32,
+    c: offsetOf(backend, out),
+    quantized: writeQuantized(backend, attrs, inputs),
+  });
+  return out;
+});

@@ -1,25 +1,14 @@
-import type * as tf from '@tensorflow/tfjs';
+import {unpack16Op} from '../../ops/unpack16.ts';
+import {kernel} from '../kernel.ts';
 import {ELEMENT_TYPES, gemmOf} from './native/gemm.ts';
-import {offsetOf, type WasmBackend} from './wasmBackend.ts';
-
-interface Unpack16Args {
-  inputs: {packed: tf.TensorInfo};
-  attrs: {dtype: 'bfloat16' | 'float16'; cols: number};
-  backend: unknown;
-}
+import {offsetOf} from './wasmBackend.ts';
 
 /** `Unpack16` (layers/ops/unpack16.ts), four values at a time. */
-export const unpack16 = {
-  kernelName: 'Unpack16',
-  backendName: 'wasm',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as Unpack16Args;
-    const backend = anyBackend as WasmBackend;
-    const [rows, words] = inputs.packed.shape;
-    const out = backend.makeOutput([rows, attrs.cols], 'float32');
-    const source = offsetOf(backend, inputs.packed);
-    const {exports} = gemmOf(backend);
-    exports.widen(source, offsetOf(backend, out), rows, attrs.cols, 2 * words, ELEMENT_TYPES[attrs.dtype]);
-    return out;
-  },
-} as const;
+export const unpack16 = kernel(unpack16Op, 'wasm', ({inputs: {packed}, attrs: {dtype, cols}, backend}) => {
+  const [rows, words] = packed.shape;
+  const out = backend.makeOutput([rows, cols], 'float32');
+  const source = offsetOf(backend, packed);
+  const {exports} = gemmOf(backend);
+  exports.widen(source, offsetOf(backend, out), rows, cols, 2 * words, ELEMENT_TYPES[dtype]);
+  return out;
+});

@@ -1,44 +1,36 @@
 import * as tf from '@tensorflow/tfjs';
+import {op, type Tensors} from '../../ops/op.ts';
+import {kernel} from '../kernel.ts';
 import {gemmOf} from './native/gemm.ts';
-import {offsetOf, type WasmBackend} from './wasmBackend.ts';
+import {offsetOf} from './wasmBackend.ts';
 
-interface UnsortedSegmentSumArgs {
-  inputs: {x: tf.TensorInfo; segmentIds: tf.TensorInfo};
-  attrs: {numSegments: number};
-  backend: unknown;
-}
+const unsortedSegmentSumOp = op<Tensors<'x' | 'segmentIds'>, {numSegments: number}>(tf.UnsortedSegmentSum);
 
 /**
  * `UnsortedSegmentSum`, which the stock backend lacks: `out[segmentIds[i]] += x[i]`. It is the gradient of `gather`.
  * Ids outside the segments are passed over, as the cpu backend does.
  */
-export const unsortedSegmentSum = {
-  kernelName: tf.UnsortedSegmentSum,
-  backendName: 'wasm',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as UnsortedSegmentSumArgs;
-    const backend = anyBackend as WasmBackend;
-    const {x, segmentIds} = inputs;
-    const {numSegments} = attrs;
-    if (x.dtype !== 'float32' || segmentIds.dtype !== 'int32') {
-      throw new Error(
-        `UnsortedSegmentSum: expected float32 by int32 ids, got ${x.dtype} by ${segmentIds.dtype}.`,
-      );
-    }
-    const idCount = tf.util.sizeFromShape(segmentIds.shape);
-    const rowShape = x.shape.slice(segmentIds.shape.length);
-    const cols = tf.util.sizeFromShape(rowShape);
-    const out = backend.makeOutput([numSegments, ...rowShape], 'float32');
-    const offset = offsetOf(backend, out);
-    backend.wasm.HEAPU8.fill(0, offset, offset + 4 * numSegments * cols);
-    gemmOf(backend).exports.addRows(
-      offsetOf(backend, x),
-      offsetOf(backend, segmentIds),
-      offset,
-      idCount,
-      cols,
-      numSegments,
+export const unsortedSegmentSum = kernel(unsortedSegmentSumOp, 'wasm', ({inputs, attrs, backend}) => {
+  const {x, segmentIds} = inputs;
+  const {numSegments} = attrs;
+  if (x.dtype !== 'float32' || segmentIds.dtype !== 'int32') {
+    throw new Error(
+      `UnsortedSegmentSum: expected float32 by int32 ids, got ${x.dtype} by ${segmentIds.dtype}.`,
     );
-    return out;
-  },
-} as const;
+  }
+  const idCount = tf.util.sizeFromShape(segmentIds.shape);
+  const rowShape = x.shape.slice(segmentIds.shape.length);
+  const cols = tf.util.sizeFromShape(rowShape);
+  const out = backend.makeOutput([numSegments, ...rowShape], 'float32');
+  const offset = offsetOf(backend, out);
+  backend.wasm.HEAPU8.fill(0, offset, offset + 4 * numSegments * cols);
+  gemmOf(backend).exports.addRows(
+    offsetOf(backend, x),
+    offsetOf(backend, segmentIds),
+    offset,
+    idCount,
+    cols,
+    numSegments,
+  );
+  return out;
+});

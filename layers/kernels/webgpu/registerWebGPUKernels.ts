@@ -67,5 +67,6 @@ const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] =
  */
 export function registerWebGPUKernels(): void {
   for (const kernel of KERNELS) replaceKernel(kernel);
-  for (const [name, make] of CORRECTED_KERNELS) replaceStockKernel('webgpu', name, make);
+  for (const [kernelName, make] of CORRECTED_KERNELS)
+    replaceStockKernel({kernelName, backendName: 'webgpu', make});
 }

@@ -1,11 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
-import type {FourBitStorage, Int8Storage} from '../../../ops/quantizedStorage.ts';
+import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
 import {memoryOf, offsetOf, type WasmBackend} from '../wasmBackend.ts';
 import {ELEMENT_TYPES} from './gemm.ts';
-
-/** A quantized matrix as kernels get it: its settings as attributes, its tensors as inputs. */
-export type QuantizedAttributes = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
 
 const WORDS = 16;
 const BOOK_BYTES = 64;
@@ -25,7 +22,7 @@ const KEY = Symbol.for('tfjs-lora.wasm.quantized');
  */
 export function writeQuantized(
   backend: WasmBackend,
-  attributes: QuantizedAttributes,
+  attributes: DeviceFormat,
   inputs: Partial<Record<string, tf.TensorInfo>>,
 ): number {
   const {description, books} = scratchOf(backend);
