@@ -40,7 +40,7 @@ export {
   toBlockwise8bit,
 } from './ops/blockwise8bit.ts';
 export {causalBias} from './ops/causalBias.ts';
-export {checkpoint} from './ops/checkpoint.ts';
+export {type Checkpointing, checkpoint} from './ops/checkpoint.ts';
 export {type CompileProgress, compileShaders} from './ops/compileShaders.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
+import type {Checkpointing} from '../layers/ops/checkpoint.ts';
 import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
@@ -72,10 +73,9 @@ const FROM_CONFIG_OPTIONS = {
  * generation and files. A subclass brings the graph: a constructor, {@link forward}, `lm_head` and its config.
  */
 export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> extends AdaptableModel {
-  /** Recompute each block in backward instead of keeping its intermediates. Default true. */
-  gradientCheckpointing = true;
   tokenizer?: Tokenizer;
   generationConfig: GenerationConfig = {};
+  private checkpointing: Checkpointing = true;
 
   /**
    * @param container the symbolic graph, as for `tf.model`
@@ -87,6 +87,27 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     storage: StorageDtype,
   ) {
     super(container, storage);
+  }
+
+  /**
+   * Whether backward computes each block again instead of keeping its intermediates: only the blocks' inputs wait for it. With
+   * `'offload'` they wait in memory of the host, from where an NVIDIA card fetches them while it computes; where all memory is
+   * the host's it is as true. Default true.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything else
+   */
+  get gradientCheckpointing(): Checkpointing {
+    return this.checkpointing;
+  }
+
+  set gradientCheckpointing(value: Checkpointing) {
+    if (typeof value !== 'boolean' && value !== 'offload') {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `gradientCheckpointing: expected true, false or 'offload', got ${JSON.stringify(value)}`,
+      );
+    }
+    this.checkpointing = value;
   }
 
   /**

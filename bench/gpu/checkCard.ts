@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import type {Checkpointing} from '../../layers/ops/checkpoint.ts';
 import {decoderStack, decoderStackOp} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
@@ -28,7 +29,7 @@ interface Case {
   blocks: number;
   rank: number;
   adapted: readonly string[];
-  isCheckpointed: boolean;
+  checkpointing: Checkpointing;
   isInputTrained: boolean;
   /** Sequences packed into a row, and padding after them. */
   isPacked: boolean;
@@ -43,7 +44,7 @@ const COMMON: Case = {
     blocks: 2,
     rank: 8,
     adapted: PROJECTIONS,
-    isCheckpointed: true,
+    checkpointing: true,
     isInputTrained: true,
   },
   ...{isPacked: false, hasOwnPositions: false},
@@ -51,9 +52,11 @@ const COMMON: Case = {
 
 const CASES: Partial<Case>[] = [
   ...DTYPES.map((dtype) => ({dtype})),
-  {isCheckpointed: false},
+  {checkpointing: false},
+  {checkpointing: 'offload'},
+  {checkpointing: 'offload', isPacked: true, blocks: 5, length: 257, dtype: 'nf4 double'},
   {isPacked: true},
-  {isPacked: true, isCheckpointed: false, length: 257, hasOwnPositions: true},
+  {isPacked: true, checkpointing: false, length: 257, hasOwnPositions: true},
   {headDim: 128, heads: 2, keyValueHeads: 1, length: 130, rank: 4, adapted: ['q_proj', 'v_proj']},
   {
     headDim: 128,
@@ -150,7 +153,8 @@ function tablesOf({batch, length, headDim, hasOwnPositions}: Case): [cos: tf.Ten
 
 /** Value and gradients of a case on the backend that runs. */
 async function run(given: Case): Promise<Values> {
-  const {batch, length, hidden, heads, keyValueHeads, isCheckpointed, isInputTrained} = given;
+  const {batch, length, hidden, heads, keyValueHeads, isInputTrained} = given;
+  const checkpointing = hasKernel(decoderStackOp) ? given.checkpointing : given.checkpointing !== false;
   const before = new Set(Object.keys(tf.engine().registeredVariables));
   const results = tf.tidy(() => {
     const blocks = blocksOf(given);
@@ -159,7 +163,7 @@ async function run(given: Case): Promise<Values> {
     const segments = given.isPacked ? segmentsOf(given) : undefined;
     const counted = segments ? tf.cast(tf.notEqual(segments, 0), 'float32').expandDims(2) : tf.scalar(1);
     const dy = tf.mul(normal([batch, length, hidden], 99), counted);
-    const options = {heads, keyValueHeads, epsilon: 1e-5, cos, sin, segments, isCheckpointed, isInputTrained};
+    const options = {heads, keyValueHeads, epsilon: 1e-5, cos, sin, segments, checkpointing, isInputTrained};
     const adapters = blocks.flatMap((block, i) =>
       PROJECTIONS.flatMap((name) => {
         const {lora} = block[name];

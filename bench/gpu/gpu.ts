@@ -91,9 +91,9 @@ function watchMemory(): {stop(): number} {
   };
 }
 
-async function train(quantization: string, checkpointing: boolean): Promise<Row> {
+async function train(quantization: string, checkpointing: string): Promise<Row> {
   const model = await makeModel(quantization);
-  model.gradientCheckpointing = checkpointing;
+  model.gradientCheckpointing = checkpointing === 'offload' ? checkpointing : checkpointing === 'on';
   model.applyLoRA({rank, alpha: 16, targetModules: 'all-linear', seed: 0});
   model.compile({
     optimizer: new AdamW({learningRate: 1e-4}),
@@ -126,7 +126,7 @@ async function train(quantization: string, checkpointing: boolean): Promise<Row>
   if (options.profile) showProfile(`profile ${quantization}`, await profile(step));
   model.dispose();
   return {
-    what: `${quantization === 'none' ? `LoRA ${dtype}` : `QLoRA ${quantization}`}, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    what: `${quantization === 'none' ? `LoRA ${dtype}` : `QLoRA ${quantization}`}, checkpointing ${checkpointing}`,
     'first step s': Number((first / 1000).toFixed(1)),
     'step ms': Number(median(times).toFixed(1)),
     'fastest ms': Number(Math.min(...times).toFixed(1)),
@@ -263,11 +263,11 @@ async function main(): Promise<void> {
   if (only.includes('train')) {
     const rows: Row[] = [];
     for (const checkpointing of options.checkpointing.split(',')) {
-      for (const quantization of quantizations) rows.push(await train(quantization, checkpointing === 'on'));
+      for (const quantization of quantizations) rows.push(await train(quantization, checkpointing));
       if (!options.python) continue;
       for (const isQuantized of [false, true]) {
         if (isQuantized ? quantizations.includes('nf4') : quantizations.includes('none'))
-          rows.push(trainPeer(options.python, checkpointing === 'on', isQuantized));
+          rows.push(trainPeer(options.python, checkpointing !== 'off', isQuantized));
       }
     }
     show('train', rows);

@@ -1,7 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../quant/errors.ts';
 import {customGradient} from './customGradient.ts';
 import {freeSpent} from './freeSpent.ts';
 import {keepResults, replayResults} from './keptResults.ts';
+
+/** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in memory of the host. */
+export type Checkpointing = boolean | 'offload';
 
 /**
  * Runs `block` keeping only its inputs for backward, and the results of ops that ask for it (`keptResults`); there it is run
@@ -12,13 +16,26 @@ import {keepResults, replayResults} from './keptResults.ts';
  *   behind and gives the same result each time it is run
  * @param inputs tensors `block` is differentiated by
  * @param options `variables`: trained variables `block` reads, which must be named here to get a gradient; `constants`: tensors
- *   `block` needs that get no gradient, such as masks and tables
+ *   `block` needs that get no gradient, such as masks and tables; `isOffloaded`: the inputs must wait in memory of the host
+ * @throws TfjsLoraError `UNSUPPORTED` if they must and the backend computes on a graphics card: reading them would wait for it
  */
 export function checkpoint<T extends tf.Tensor>(
   block: (...tensors: tf.Tensor[]) => T,
   inputs: tf.Tensor[],
-  {variables = [], constants = []}: {variables?: tf.Variable[]; constants?: tf.Tensor[]} = {},
+  {
+    variables = [],
+    constants = [],
+    isOffloaded = false,
+  }: {variables?: tf.Variable[]; constants?: tf.Tensor[]; isOffloaded?: boolean} = {},
 ): T {
+  if (isOffloaded && !isOnHost()) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `gradientCheckpointing on ${tf.getBackend()}: expected true or false where blocks are not one op of an NVIDIA card, got ` +
+        "'offload'. Set it to true, or train frozen 16-bit or quantized weights with LoRA without DoRA and dropout, on the " +
+        "tensorflow backend with computeDtype 'bfloat16'.",
+    );
+  }
   const given = [...inputs, ...constants];
   const kept: tf.Tensor[][] = [];
   try {
@@ -38,6 +55,12 @@ export function checkpoint<T extends tf.Tensor>(
   } finally {
     tf.dispose(kept.flat()); // backward has its own
   }
+}
+
+/** Whether all tensors are in memory of the host. */
+function isOnHost(): boolean {
+  const {isUsingGpuDevice} = tf.backend() as {isUsingGpuDevice?: boolean};
+  return ['cpu', 'wasm'].includes(tf.getBackend()) || isUsingGpuDevice === false;
 }
 
 /** The part of the engine's state that a gradient computed inside a gradient function would lose. */

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {attention} from './attention.ts';
-import {checkpoint} from './checkpoint.ts';
+import {type Checkpointing, checkpoint} from './checkpoint.ts';
 import {customGradient} from './customGradient.ts';
 import {runKernel} from './dispatch.ts';
 import {isRecording} from './isRecording.ts';
@@ -39,8 +39,8 @@ export const decoderStackGradOp = op<
 export interface DecoderStackOptions extends StackOptions {
   /** `[B, T]` int32; see {@link attention}. */
   segments?: tf.Tensor2D;
-  /** Keep only the inputs of the blocks for backward, which runs each block again. Default false. */
-  isCheckpointed?: boolean;
+  /** Whether only the inputs of the blocks are kept for backward, which runs each block again. Default false. */
+  checkpointing?: Checkpointing;
   /** Whether `x` gets a gradient: where it comes of frozen weights alone, none is computed. Default true. */
   isInputTrained?: boolean;
 }
@@ -108,7 +108,7 @@ function adapterTensors(block: StackBlock): tf.Tensor[] {
 }
 
 function composed(x: tf.Tensor3D, blocks: StackBlock[], options: DecoderStackOptions): tf.Tensor3D {
-  const {cos, sin, segments, isCheckpointed = false} = options;
+  const {cos, sin, segments, checkpointing = false} = options;
   const constants = segments ? [cos, sin, segments] : [cos, sin];
   let hidden = x; // [B, T, C]
   for (const block of blocks) {
@@ -116,10 +116,11 @@ function composed(x: tf.Tensor3D, blocks: StackBlock[], options: DecoderStackOpt
       runBlock(x as tf.Tensor3D, block, {...options, ...({cos, sin, segments} as typeof options)});
     const isLast = block === blocks.at(-1); // backward would run it again at once
     hidden =
-      isCheckpointed && !isLast
+      checkpointing && !isLast
         ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor3D, [hidden], {
             variables: adapterTensors(block) as tf.Variable[],
             constants,
+            isOffloaded: checkpointing === 'offload',
           })
         : run(hidden, cos, sin, segments);
   }

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {Checkpointing} from './checkpoint.ts';
 import {hasKernel} from './dispatch.ts';
 import {linear} from './linear.ts';
 import {loraMatMul} from './loraMatMul.ts';
@@ -56,7 +57,7 @@ export interface StackAttributes {
   headDim: number;
   intermediateSize: number;
   epsilon: number;
-  isCheckpointed: boolean;
+  checkpointing: Checkpointing;
   /** {@link PROJECTIONS} of each block in order. */
   blocks: ProjectionAttributes[][];
 }
@@ -73,7 +74,7 @@ export interface PreparedStack {
 
 export function attributesOfStack(
   blocks: StackBlock[],
-  {heads, keyValueHeads, epsilon, cos, isCheckpointed = false}: StackOptions & {isCheckpointed?: boolean},
+  {heads, keyValueHeads, epsilon, cos, checkpointing = false}: StackOptions & {checkpointing?: Checkpointing},
 ): StackAttributes {
   return {
     heads,
@@ -81,7 +82,7 @@ export function attributesOfStack(
     headDim: 2 * (cos.shape[3] as number),
     intermediateSize: blocks[0].gate_proj.weight.rows,
     epsilon,
-    isCheckpointed,
+    checkpointing,
     blocks: blocks.map((block) =>
       PROJECTIONS.map((name) => {
         const {weight, lora} = block[name];

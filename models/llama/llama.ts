@@ -78,7 +78,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       if (stack && fitsDecoderStackKernel(stack, options)) {
         hidden = decoderStack(hidden as tf.Tensor3D, stack, {
           ...options,
-          isCheckpointed: training && this.gradientCheckpointing,
+          checkpointing: training && this.gradientCheckpointing,
           isInputTrained: this.embed_tokens.trainableWeights.length > 0,
         });
         return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
@@ -105,6 +105,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
             ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
                 variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
                 constants,
+                isOffloaded: this.gradientCheckpointing === 'offload',
               })
             : run(hidden, cos, sin, mask);
       }

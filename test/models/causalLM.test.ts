@@ -314,6 +314,26 @@ describeEachBackend('gradient checkpointing', () => {
     }
   });
 
+  test('keeps inputs of blocks on the host, or refuses to', () => {
+    const model = tinyLlama({numHiddenLayers: 3});
+    model.applyLoRA({rank: 2, useDoRA: true}); // no kernel of a whole stack computes it
+    const recomputed = gradientsOf(model);
+    model.gradientCheckpointing = 'offload';
+    if (['cpu', 'wasm', 'tensorflow'].includes(tf.getBackend())) {
+      const got = gradientsOf(model);
+      for (const [name, gradient] of Object.entries(recomputed.grads))
+        expectClose(got.grads[name], gradient, {relative: 0});
+      tf.dispose([got.value, got.grads]);
+    } else {
+      expect(() => gradientsOf(model)).toThrow(/^gradientCheckpointing on \w+: expected true or false where/);
+    }
+    expect(() => {
+      model.gradientCheckpointing = 'cpu' as 'offload';
+    }).toThrow('gradientCheckpointing: expected true, false or \'offload\', got "cpu"');
+    tf.dispose([recomputed.value, recomputed.grads]);
+    model.dispose();
+  });
+
   test('drops alike in forward and backward, with a seed and without', () => {
     const model = tinyLlama();
     model.applyLoRA({rank: 2, dropout: 0.5});

@@ -1,6 +1,8 @@
 """The CUDA engine by itself, beside PyTorch in float32 and bfloat16: correctness, then time, without TensorFlow and Node.
 
-    python3 bench/gpu/engine/check.py [check] [decode] [time] [profile] [--layers N]
+    python3 bench/gpu/engine/check.py [check] [decode] [time] [profile] [--offload] [--layers N]
+
+`--offload` times blocks whose inputs are in memory of the host, beside the same ones without.
 
 Needs a card, PyTorch and g++. Says `wrong` and ends with 1 where a number is off.
 """
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 here = pathlib.Path(__file__).resolve().parent
 native = here / "../../../layers/kernels/tensorflow/native/cuda"
 build = pathlib.Path(os.environ.get("ENGINE_BUILD", "/tmp/engine-build"))
+NONE, ON_CARD, ON_HOST = range(3)  # Checkpointing of the engine
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2, "nf4": 3, "fp4": 4, "int8": 5}
 failed = False
 
@@ -27,8 +30,8 @@ def library():
     build.mkdir(exist_ok=True)
     (build / "cache").mkdir(exist_ok=True)
     sources = [str(here / "harness.cc")] + [str(native / f"{name}.cc") for name in (
-        "driver", "products", "device", "adapted_weight", "attention", "decoder_stack", "decode", "linear_cross_entropy",
-        "optimizer")]
+        "driver", "products", "device", "host_memory", "adapted_weight", "attention", "decoder_stack", "decode",
+        "linear_cross_entropy", "optimizer")]
     objects = [str(build / (pathlib.Path(source).stem + ".o")) for source in sources]
     compiles = [subprocess.Popen(["g++", "-std=c++17", "-O2", "-fPIC", "-c", source, "-o", object_])
                 for source, object_ in zip(sources, objects)]
@@ -44,6 +47,7 @@ def library():
     for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineDecode", "engineAttention", "engineCrossEntropy",
                  "engineAdamW"):
         getattr(lib, each).restype = ctypes.c_int64
+    lib.engineTakeHostMemory.restype = ctypes.c_void_p
     lib.engineFolders(str(native / "kernels").encode(), str(build / "cache").encode())
     return lib
 
@@ -142,10 +146,10 @@ class Model:
     """Random decoder blocks, for the engine and in PyTorch."""
 
     def __init__(self, batch, length, hidden, heads, groups, dim, intermediate, layers, rank, kind="bfloat16", segments=None,
-                 checkpointed=True, ranks=None, seed=0):
+                 checkpointing=ON_CARD, ranks=None, seed=0):
         torch.manual_seed(seed)
         self.sizes = (batch, length, hidden, heads, groups, dim, intermediate)
-        self.plan = [*self.sizes, 0, int(checkpointed), layers]
+        self.plan = [*self.sizes, 0, checkpointing, layers]
         self.numbers = [1e-5]
         half = dim // 2
         angle = torch.arange(length, device="cuda")[:, None] * 500000.0 ** (-torch.arange(half, device="cuda") / half)[None]
@@ -175,20 +179,31 @@ class Model:
                   (ctypes.c_uint64 * len(pointers))(*(0 if t is None else t.data_ptr() for t in pointers)))
         size = lib.engineSavedBytes(*self.c)
         assert size >= 0
-        self.saved = torch.full((size // 4,), math.nan, device="cuda")
+        self.kept_bytes, self.checkpointing = size, checkpointing
+        if checkpointing == ON_HOST:
+            self.saved = ctypes.c_void_p(lib.engineTakeHostMemory(ctypes.c_int64(size), STREAM))
+        else:
+            self.saved = torch.full((size // 4,), math.nan, device="cuda")
         self.arena = torch.full(((9 if batch * length > 8192 else 3) << 28,), math.nan, device="cuda")
         self.used = [0, 0]
 
+    def saved_place(self):
+        return self.saved if self.checkpointing == ON_HOST else pointer(self.saved)
+
+    def __del__(self):
+        if self.checkpointing == ON_HOST:
+            lib.engineGiveHostMemory(self.saved, STREAM)
+
     def forward(self, x, keep=True):
         y = torch.empty_like(x)
-        self.used[0] = lib.engineForward(*self.c, pointer(x), pointer(y), pointer(self.saved if keep else None),
+        self.used[0] = lib.engineForward(*self.c, pointer(x), pointer(y), self.saved_place() if keep else None,
                                          pointer(self.arena), ctypes.c_int64(4 * self.arena.numel()), STREAM)
         assert self.used[0] >= 0
         return y
 
     def backward(self, dy, wanted=True):
         dx = torch.full_like(dy, math.nan) if wanted else None
-        self.used[1] = lib.engineBackward(*self.c, pointer(self.saved), pointer(dy), pointer(dx), pointer(self.arena),
+        self.used[1] = lib.engineBackward(*self.c, self.saved_place(), pointer(dy), pointer(dx), pointer(self.arena),
                                           ctypes.c_int64(4 * self.arena.numel()), STREAM)
         assert self.used[1] >= 0
         return dx
@@ -272,7 +287,7 @@ def check_stack():
         ("q and v only", dict(batch=2, length=96, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8,
                               ranks=[8, 0, 8, 0, 0, 0, 0])),
         ("no checkpointing", dict(batch=2, length=150, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8,
-                                  checkpointed=False)),
+                                  checkpointing=NONE)),
         ("many rows", dict(batch=5, length=2000, hidden=128, heads=2, groups=1, dim=64, intermediate=256, layers=2, rank=8)),
         *((kind, dict(batch=1, length=128, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=2, rank=8, kind=kind))
           for kind in ("float16", "float32", "nf4", "fp4", "int8"))]
@@ -313,6 +328,25 @@ def check_stack():
         peer = max(((m.double() - w.double()).abs().max() / w.double().abs().max()).item()
                    for m, w in zip(half[2:], right[2:]))
         print(f"      {name} gradients: worst {worst:.2e}, PyTorch in bfloat16 {peer:.2e}", flush=True)
+
+
+def check_offload():
+    """Where the inputs of blocks are makes no difference to any bit, also while memory of the host is used again."""
+    global failed
+    for name, sizes in [("small", dict(batch=2, length=77, hidden=256, heads=4, groups=1, dim=64, intermediate=688, layers=5)),
+                        ("large", dict(batch=4, length=2048, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=4)),
+                        ("one block", dict(batch=1, length=64, hidden=256, heads=4, groups=2, dim=64, intermediate=512, layers=1))]:
+        x, dy = (torch.randn(sizes["batch"] * sizes["length"], sizes["hidden"], device="cuda") for _ in range(2))
+        results = []
+        for checkpointing in (ON_CARD, ON_HOST, ON_HOST):
+            model = Model(**sizes, rank=8, kind="nf4", checkpointing=checkpointing)
+            for repeat in range(3):
+                got = [model.forward(x * (3 - repeat)), model.backward(dy * (3 - repeat)), *(d for _, d in model.gradients)]
+            results.append([each.clone() for each in got])
+            del model
+        isRight = all(torch.equal(wanted, got) for other in results[1:] for wanted, got in zip(results[0], other))
+        failed = failed or not isRight
+        print(f"{'ok   ' if isRight else 'wrong'} inputs on the host, {name}: {len(results[0])} tensors as on the card", flush=True)
 
 
 # --- one position at a time
@@ -423,24 +457,26 @@ def flops(model):
     return 2 * batch * length * own
 
 
-def time_stack(layers, profile):
+def time_stack(layers, profile, offload):
     for name, sizes in [("1B 4x2048", dict(batch=4, length=2048, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
                         ("1B 1x32768", dict(batch=1, length=32768, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
                         ("1B 1x512", dict(batch=1, length=512, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192)),
                         ("8B 2x2048", dict(batch=2, length=2048, hidden=4096, heads=32, groups=8, dim=128, intermediate=14336))]:
-        for kind, checkpointed in [("bfloat16", True), ("nf4", True), ("bfloat16", False)]:
+        ways = [(kind, way) for kind in ("bfloat16", "nf4") for way in (ON_CARD, ON_HOST)] if offload else [
+            ("bfloat16", ON_CARD), ("nf4", ON_CARD), ("bfloat16", NONE)]
+        for kind, checkpointing in ways:
             if name != "1B 4x2048" and not (kind == "nf4"):
                 continue
-            model = Model(**sizes, layers=layers, rank=8, kind=kind, checkpointed=checkpointed)
+            model = Model(**sizes, layers=layers, rank=8, kind=kind, checkpointing=checkpointing)
             x = torch.randn(sizes["batch"] * sizes["length"], sizes["hidden"], device="cuda")
             forward = median(lambda: model.forward(x))
             backward = median(lambda: model.backward(x, wanted=False))
             whole = (forward + backward) / layers
-            rate = flops(model) * (3 if checkpointed else 2) / whole / 1e9
-            print(f"{name} {kind} {'checkpointed' if checkpointed else 'all kept'}: a block {forward / layers:.3f} + "
+            rate = flops(model) * (2 if checkpointing == NONE else 3) / whole / 1e9
+            print(f"{name} {kind} {('all kept', 'checkpointed', 'inputs on the host')[checkpointing]}: a block {forward / layers:.3f} + "
                   f"{backward / layers:.3f} ms = {whole:.3f}; products at {rate:.0f} TFLOP/s; "
                   f"scratch {model.used[0] / 2**30:.2f} and {model.used[1] / 2**30:.2f} GiB, "
-                  f"kept {4 * model.saved.numel() / layers / 2**20:.0f} MiB a block", flush=True)
+                  f"kept {model.kept_bytes / layers / 2**20:.0f} MiB a block", flush=True)
             if profile and name != "1B 1x512":
                 print_kernels(lambda: (model.forward(x), model.backward(x, wanted=False)), layers)
             del model
@@ -496,6 +532,7 @@ def main():
         check_optimizer()
         check_loss()
         check_stack()
+        check_offload()
         check_decode()
     if "decode" in words:
         check_decode()
@@ -504,7 +541,7 @@ def main():
         time_attention()
         time_loss()
         time_decode()
-        time_stack(layers, "profile" in words)
+        time_stack(layers, "profile" in words, "--offload" in words)
     print("WRONG" if failed else "all right")
     sys.exit(1 if failed else 0)
 

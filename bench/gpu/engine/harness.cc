@@ -38,7 +38,7 @@ Stack stackOf(const int64_t* plan, const double* numbers, const uint64_t* pointe
   Stack s{};
   for (int64_t* each : {&s.batch, &s.length, &s.hidden, &s.heads, &s.keyValueHeads, &s.headDim, &s.intermediate}) *each = p.next();
   s.tablesPerSequence = p.next();
-  s.isCheckpointed = p.next();
+  s.checkpointing = static_cast<Checkpointing>(p.next());
   s.blocks.resize(p.next());
   s.epsilon = n.next();
   s.cos = floats();
@@ -104,6 +104,10 @@ int64_t engineSavedBytes(const int64_t* plan, const double* numbers, const uint6
   }
   return savedBytes(s);
 }
+
+void* engineTakeHostMemory(int64_t bytes, Stream stream) { return takeHostMemory(deviceFor(stream), stream, bytes); }
+
+void engineGiveHostMemory(void* memory, Stream stream) { giveHostMemory(deviceFor(stream), memory); }
 
 int64_t engineForward(const int64_t* plan, const double* numbers, const uint64_t* pointers, const float* x, float* y,
                       void* saved, void* memory, int64_t size, Stream stream) {

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {Checkpointing} from '../../ops/checkpoint.ts';
 import type {PreparedStack, StackAttributes} from '../../ops/stackBlock.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 import {keepOnCard} from './keepOnCard.ts';
@@ -11,6 +12,10 @@ interface DecoderStackArgs {
   attrs: {stack: PreparedStack; isRecorded: boolean; isInputTrained: boolean};
   backend: unknown;
 }
+
+/** As `Checkpointing` in native/cuda/engine.h. */
+const numberOf = (checkpointing: Checkpointing): number =>
+  checkpointing === 'offload' ? 2 : Number(checkpointing);
 
 /** `DecoderStack` (layers/ops/decoderStack.ts). Second output, if it is recorded: what backward needs, in words of no meaning here. */
 export const decoderStack = {
@@ -26,8 +31,9 @@ export const decoderStack = {
       ];
       const given = [handles.x, ...stackTables(ops, handles)];
       const tensors = stackTensors(ops, backend, attrs.stack);
-      const [y, saved] = ops.fused('DecoderStack', given, attributes, 2, tensors);
-      return attrs.isRecorded ? [y, saved] : [y];
+      const [y, saved, onHost] = ops.fused('DecoderStack', given, attributes, 3, tensors);
+      if (!attrs.isRecorded) return [y];
+      return [y, attrs.stack.attributes.checkpointing === 'offload' ? onHost : saved];
     });
   },
 } as const;
@@ -46,7 +52,9 @@ export const decoderStackGrad = {
         ops.boolAttribute('wants_input', attrs.isInputTrained),
         ops.intAttribute('M', count),
       ];
-      const given = [handles.dy, handles.saved, ...stackTables(ops, handles)];
+      const isOnHost = attrs.stack.attributes.checkpointing === 'offload';
+      const saved = isOnHost ? [ops.nothing(), handles.saved] : [handles.saved, ops.nothing()];
+      const given = [handles.dy, ...saved, ...stackTables(ops, handles)];
       const tensors = stackTensors(ops, backend, attrs.stack);
       const [dx, ...gradients] = ops.fused('DecoderStackGrad', given, attributes, 1 + count, tensors);
       return attrs.isInputTrained ? [dx, ...gradients] : gradients;
@@ -67,9 +75,9 @@ export function stackTables(ops: Ops, {cos, sin, segments}: Record<string, Handl
 
 /** See `DecoderStackOp` in native/cuda/ops.cc, which reads it in this order. */
 export function stackPlan(ops: Ops, attrs: StackAttributes): OpAttribute[] {
-  const {heads, keyValueHeads, headDim, intermediateSize, epsilon, isCheckpointed, blocks} = attrs;
+  const {heads, keyValueHeads, headDim, intermediateSize, epsilon, checkpointing, blocks} = attrs;
   const plan: CardPlan = {
-    plan: [heads, keyValueHeads, headDim, intermediateSize, Number(isCheckpointed), blocks.length],
+    plan: [heads, keyValueHeads, headDim, intermediateSize, numberOf(checkpointing), blocks.length],
     numbers: [epsilon],
   };
   for (const projection of blocks.flat()) {

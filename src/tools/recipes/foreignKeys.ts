@@ -53,7 +53,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
     [FASTER_TORCH]: [
       'flash_attn',
       'use_unsloth',
-      'use_unsloth_gc',
       'enable_liger_kernel',
       'use_liger_kernel',
       'liger_kernel_config',

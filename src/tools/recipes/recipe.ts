@@ -1,3 +1,4 @@
+import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
@@ -30,7 +31,7 @@ export interface Recipe {
     /** What large products are multiplied in; each backend takes the nearest it has. */
     computeDtype: ComputeDtype;
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
-    gradientCheckpointing: boolean;
+    gradientCheckpointing: Checkpointing;
   };
   method: Method;
   data: {
@@ -159,7 +160,7 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       dtype: keys.do_train && keys.finetuning_type !== 'lora' ? 'float32' : dtype, // only float32 trains
       computeDtype: dtype ?? 'float32',
       quantization: quantizationOf(keys),
-      gradientCheckpointing: !keys.disable_gradient_checkpointing,
+      gradientCheckpointing: keys.use_unsloth_gc ? 'offload' : !keys.disable_gradient_checkpointing,
     },
     method: methodOf(keys),
     data: {
@@ -308,6 +309,9 @@ function assertConsistent(keys: RecipeKeys, source: RecipeSource, purpose: Purpo
     notYet('export_legacy_format', 'expected false, got true. Weights are written as safetensors only.');
   }
 
+  if (keys.use_unsloth_gc && keys.disable_gradient_checkpointing) {
+    mistake('use_unsloth_gc', 'expected false beside disable_gradient_checkpointing: true, got true');
+  }
   if (keys.do_train && keys.dataset === undefined) mistake('dataset', 'expected one to train on, got none');
   if (purpose === 'run' && (keys.do_train || keys.do_predict) && keys.output_dir === undefined) {
     mistake('output_dir', 'expected a folder, got none');

@@ -43,6 +43,12 @@ const model = {
   disable_gradient_checkpointing: flag()
     .default(false)
     .describe('Keep activations instead of computing each block again: faster, and more memory.'),
+  use_unsloth_gc: flag()
+    .default(false)
+    .describe(
+      'Keep the inputs of blocks, from which they are computed again, in memory of the host: on an NVIDIA card less of its ' +
+        'memory for about the same time.',
+    ),
   quantization_bit: z
     .union([z.literal(4), z.literal(8)])
     .optional()

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
+import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
@@ -19,7 +20,7 @@ export interface EstimableModel {
     headDim: number;
     maxPositionEmbeddings: number;
   };
-  readonly gradientCheckpointing: boolean;
+  readonly gradientCheckpointing: Checkpointing;
   /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
   namedParameters(): Map<string, StoredWeight>;
   adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
@@ -43,7 +44,7 @@ export interface EstimateArgs {
   /** Default AdamW's: 8 bytes a trained weight. */
   optimizer?: tf.Optimizer;
   /** Default the model's. */
-  gradientCheckpointing?: boolean;
+  gradientCheckpointing?: Checkpointing;
   /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
   gradientAccumulationSteps?: number;
 }

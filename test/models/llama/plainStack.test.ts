@@ -33,7 +33,7 @@ async function adapted(dtype: StorageDtype, quantization?: 'nf4' | 'int8'): Prom
 const stackOf = (model: LlamaForCausalLM, training = true) => plainStack(model.blocks, training);
 
 /** What the model's own layers give up to its last norm, from the description of their weights. */
-function forwardByStack(model: LlamaForCausalLM, isCheckpointed: boolean): tf.Tensor {
+function forwardByStack(model: LlamaForCausalLM, checkpointing: boolean): tf.Tensor {
   return tf.tidy(() => {
     const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = model.config;
     const hidden = model.embed_tokens.apply(tf.tensor2d(tinyIds, undefined, 'int32')) as tf.Tensor3D;
@@ -41,7 +41,7 @@ function forwardByStack(model: LlamaForCausalLM, isCheckpointed: boolean): tf.Te
     const segments = tf.tensor2d(mask, undefined, 'int32');
     return model.norm.apply(
       decoderStack(hidden, stackOf(model) as StackBlock[], {
-        ...{heads, keyValueHeads, epsilon, cos, sin, segments, isCheckpointed, isInputTrained: false},
+        ...{heads, keyValueHeads, epsilon, cos, sin, segments, checkpointing, isInputTrained: false},
       }),
     ) as tf.Tensor;
   });
@@ -70,8 +70,8 @@ describeEachBackend('a plain stack', () => {
     const gradientsOf = (forward: () => tf.Tensor) =>
       tf.variableGrads(() => tf.sum(tf.mul(forward(), weights)) as tf.Scalar, variables);
     const expected = gradientsOf(() => forwardByLayers(model));
-    for (const isCheckpointed of [false, true]) {
-      const got = gradientsOf(() => forwardByStack(model, isCheckpointed));
+    for (const checkpointing of [false, true]) {
+      const got = gradientsOf(() => forwardByStack(model, checkpointing));
       expectClose(got.value, expected.value, {relative: 1e-4});
       for (const {name} of variables) expectClose(got.grads[name], expected.grads[name], {relative: 1e-4});
       tf.dispose([got.value, got.grads]);
@@ -246,7 +246,7 @@ describe('the kernel of a stack', () => {
       headDim: 64,
       intermediateSize: 64,
       epsilon: 1e-6,
-      isCheckpointed: true,
+      checkpointing: true,
     };
     expect(forward.attrs).toMatchObject({isRecorded: true, stack: {attributes}});
     expect(backward.attrs).toMatchObject({isInputTrained: false, stack: {attributes}});
@@ -292,7 +292,7 @@ describe('the kernel of a stack', () => {
       ...attrs,
       ...(attrs.stack as PreparedStack).attributes,
     }));
-    expect(asStacks.map(({name, isRecorded, isCheckpointed}) => [name, isRecorded, isCheckpointed])).toEqual([
+    expect(asStacks.map(({name, isRecorded, checkpointing}) => [name, isRecorded, checkpointing])).toEqual([
       ['DecoderStack', false, false],
     ]);
     expect(Object.keys(asked[0].inputs)).not.toContain('segments');

@@ -102,6 +102,13 @@ class Call {
     return static_cast<float*>(TF_TensorData(made));
   }
 
+  /** Output `i`, float32 of so many numbers, is in that memory, which `giveBack` gets with `owner` in the end. */
+  void give(int i, int64_t size, void* memory, void (*giveBack)(void* memory, size_t bytes, void* owner), void* owner) {
+    outputs_.push_back(TF_NewTensor(kFloat32, &size, 1, memory, size * sizeof(float), giveBack, owner));
+    TF_SetOutput(context_, i, outputs_.back(), status_);
+    check();
+  }
+
   /** Output `i` is that input, in the same memory. */
   void pass(int input, int i) {
     TF_SetOutput(context_, i, inputs_[input], status_);

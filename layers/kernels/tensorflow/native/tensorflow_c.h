@@ -30,6 +30,9 @@ void TF_SetStatus(TF_Status*, int code, const char* message);
 int TF_GetCode(const TF_Status*);
 const char* TF_Message(const TF_Status*);
 
+/** A tensor in the caller's memory, aligned to 64 bytes, which is given back when nobody needs the tensor any more. */
+TF_Tensor* TF_NewTensor(int type, const int64_t* shape, int rank, void* memory, size_t bytes,
+                        void (*giveBack)(void* memory, size_t bytes, void* owner), void* owner);
 void* TF_TensorData(const TF_Tensor*);
 int64_t TF_TensorElementCount(const TF_Tensor*);
 int TF_NumDims(const TF_Tensor*);

@@ -56,6 +56,9 @@ class StandIn {
     return this.asked.find((each) => each.name === name) as Execution;
   }
 
+  /** What made a tensor that is alive. */
+  nameOf = ({dataId}: tf.TensorInfo) => this.alive.get(this.records.get(dataId)?.id as number);
+
   private hold(name: string): number {
     this.alive.set(this.nextId, name);
     return this.nextId++;
@@ -87,7 +90,7 @@ function stackTensors(backend: StandIn): Record<string, tf.TensorInfo> {
 }
 
 const stackAttributes = {
-  ...{heads: 1, keyValueHeads: 1, headDim: 64, intermediateSize: 64, epsilon: 1e-5, isCheckpointed: true},
+  ...{heads: 1, keyValueHeads: 1, headDim: 64, intermediateSize: 64, epsilon: 1e-5, checkpointing: true},
   blocks: [
     [
       {
@@ -153,7 +156,23 @@ describe('DecoderStack', () => {
     const {attributes, inputs: given, outputCount} = backend.of('TfjsLoraDecoderStack');
     expect(attributes).toEqual({plan: PLAN, numbers: NUMBERS, is_recorded: true, N: TENSORS.length});
     expect(given).toEqual(['x', 'cos', 'sin', 'Cast(segments)', ...TENSORS]);
-    expect(outputCount).toBe(2);
+    expect(outputCount).toBe(3);
+    expect(backend.nameOf(outputs[1])).toBe('TfjsLoraDecoderStack 1');
+  });
+
+  test('keeps what backward needs on the host where it is offloaded', () => {
+    const backend = new StandIn();
+    const {attributes, tensors} = stackOf(backend);
+    const stack = {attributes: {...attributes, checkpointing: 'offload'}, tensors};
+    const tables = {cos: backend.tensor('cos', [1, 1, 3, 32]), sin: backend.tensor('sin', [1, 1, 3, 32])};
+    const x = backend.tensor('x', [1, 3, 64]);
+    const [, saved] = run(decoderStack, backend, {x, ...tables}, {stack, isRecorded: true});
+    expect(backend.nameOf(saved)).toBe('TfjsLoraDecoderStack 2');
+    const dy = backend.tensor('dy', [1, 3, 64]);
+    run(decoderStackGrad, backend, {dy, saved, ...tables}, {stack, isInputTrained: true});
+    const {attributes: given, inputs} = backend.of('TfjsLoraDecoderStackGrad');
+    expect((given.plan as number[])[4]).toBe(2);
+    expect(inputs.slice(0, 3)).toEqual(['dy', 'constant [0]', 'TfjsLoraDecoderStack 2']);
   });
 
   test('frees what it makes but views of weights, which it makes once', () => {
@@ -192,10 +211,9 @@ describe('DecoderStack', () => {
       N: TENSORS.length,
       M: 2,
     });
-    expect(given).toEqual(['dy', 'saved', 'cos', 'sin', 'constant [0]', ...TENSORS]);
+    expect(given).toEqual(['dy', 'saved', 'constant [0]', 'cos', 'sin', 'constant [0]', ...TENSORS]);
     expect(outputCount).toBe(3);
-    const names = outputs.map(({dataId}) => backend.alive.get(backend.tensorMap.get(dataId)?.id as number));
-    expect(names).toEqual(
+    expect(outputs.map(backend.nameOf)).toEqual(
       [0, 1, 2].slice(isInputTrained ? 0 : 1).map((i) => `TfjsLoraDecoderStackGrad ${i}`),
     );
   });

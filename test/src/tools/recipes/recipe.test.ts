@@ -229,6 +229,18 @@ describe('arguments', () => {
   });
 });
 
+test('where inputs of blocks wait for backward', () => {
+  const checkpointing = (...overrides: string[]) => read(MODEL, ...overrides).model.gradientCheckpointing;
+  expect(checkpointing('use_unsloth_gc=true')).toBe('offload');
+  expect(checkpointing('use_unsloth_gc=false')).toBe(true);
+  expect(checkpointing('disable_gradient_checkpointing=true')).toBe(false);
+  expect(fault(MODEL, 'use_unsloth_gc=true', 'disable_gradient_checkpointing=true')).toEqual({
+    code: 'INVALID_CONFIG',
+    message:
+      'argument use_unsloth_gc=true use_unsloth_gc: expected false beside disable_gradient_checkpointing: true, got true',
+  });
+});
+
 describe('faults', () => {
   test('a missing file', async () => {
     await expect(loadRecipe('/nowhere/recipe.yaml')).rejects.toMatchObject({

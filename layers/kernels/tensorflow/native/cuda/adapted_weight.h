@@ -43,8 +43,8 @@ class AdaptedWeight {
   /** dy with `lowSlope` → dx `[n, cols]`. */
   void backward(const Context&, int64_t n, Rows dy, Rows dx) const;
 
-  /** Sums for the gradients of the adapters: float32 of {@link gradientBytes}. */
-  size_t gradientBytes() const { return slots_ * (rows_ + cols_) * sizeof(float); }
+  /** Float32 numbers of the sums for the gradients of the adapters. */
+  int64_t gradientSize() const { return slots_ * (rows_ + cols_); }
   /** x with `low`, dy with `lowSlope` → their part of the sums; the first replaces what is there. */
   void addGradients(const Context&, int64_t n, Rows x, Rows dy, float* sums, bool isFirst) const;
   /** The sums → gradients of each A and B. */

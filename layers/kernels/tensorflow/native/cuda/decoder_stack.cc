@@ -8,8 +8,8 @@ namespace tfjs_lora::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/** Rows that the feed-forward part takes at once: it is four times as wide as the rest. */
-constexpr int64_t kRowsAtOnce = 4096;
+/** The feed-forward part takes some rows at once, a multiple of the step: those whose gates are of at most so many bytes. */
+constexpr int64_t kChunkStep = 1024, kChunkBytes = 136 << 20;
 
 /** The four products of a block; queries, keys and values are one, as are gate and up. */
 struct BlockWeights {
@@ -69,7 +69,7 @@ Kept keptOf(const Stack& s, const Widths& widths, Places& places) {
   const int64_t n = s.batch * s.length;
   Kept kept;
   kept.x = places.rows(n, s.hidden);
-  if (s.isCheckpointed) return kept;
+  if (s.checkpointing != Checkpointing::none) return kept;
   kept.qkv = places.rows(n, widths.qkv);
   kept.attended = places.rows(n, widths.attended);
   kept.logSums = places.floats(s.batch * s.heads * s.length);
@@ -86,7 +86,8 @@ class Pass {
         allocate_(allocate),
         widths_(stack),
         n_(stack.batch * stack.length),
-        c_{device, stream, allocate(Products::kWorkspaceBytes)} {
+        c_{device, stream, allocate(Products::kWorkspaceBytes)},
+        host_(device.hostMemory) {
     size_t bytes = 0;
     for (const Block& block : s_.blocks) {
       const BlockWeights w(block);
@@ -94,21 +95,35 @@ class Pass {
     }
     weights_ = static_cast<char*>(allocate(bytes));
   }
+  Pass(const Pass&) = delete;
+  /** Blocks' inputs may be on their way: their places on the card are given out again, also after a failure. */
+  ~Pass() {
+    try {
+      if (isOnHost_) host_.wait(c_.stream);
+    } catch (const std::exception&) {  // the card says so again at its next call
+    }
+  }
 
   void forward(const float* x, float* y, void* saved) {
     const int64_t count = s_.blocks.size();
-    makeBuffers(saved && !s_.isCheckpointed);
-    Places places(saved);
-    std::vector<Kept> kept;
-    for (int64_t i = 0; saved && i < count; i++) kept.push_back(keptOf(s_, widths_, places));
-    const Rows spare[] = {rows(s_.hidden), saved ? Rows{} : rows(s_.hidden)};
-    const auto inputOf = [&](int64_t i) { return saved && i < count ? kept[i].x : spare[saved ? 0 : i % 2]; };
+    const bool areInputsKept = saved && !isOnHost_;
+    areAllKept_ = areInputsKept && s_.checkpointing == Checkpointing::none;
+    makeBuffers();
+    const std::vector<Kept> kept = keptAt(saved);
+    const Rows spare[] = {rows(s_.hidden), areInputsKept ? Rows{} : rows(s_.hidden)};
+    const auto inputOf = [&](int64_t i) {
+      return areInputsKept && i < count ? kept[i].x : spare[areInputsKept ? 0 : i % 2];
+    };
     launch("elementwise:toBFloat16", n_ * s_.hidden / 8, x, inputOf(0).data, inputOf(0).stride, n_, width(s_.hidden));
     for (int64_t i = 0; i < count; i++) {
       const Block& block = s_.blocks[i];
       BlockWeights weights(block);
-      Kept k = saved && !s_.isCheckpointed ? kept[i] : own_;
+      Kept k = areAllKept_ ? kept[i] : own_;
       k.x = inputOf(i);
+      if (saved && isOnHost_) {
+        host_.wait(c_.stream);  // the input before this has left its place, which this block writes to
+        host_.store(c_.stream, kept[i].x.data, k.x.data, n_ * s_.hidden * sizeof(Half));
+      }
       attend(block, weights, k);
       feedForward(block, weights, k, inputOf(i + 1));
     }
@@ -117,23 +132,28 @@ class Pass {
   }
 
   void backward(const void* saved, const float* dy, float* dx) {
-    makeBuffers(!s_.isCheckpointed);
-    const int64_t logSums = s_.batch * s_.heads * s_.length;
-    along_ = static_cast<float*>(allocate_(logSums * sizeof(float)));
-    dQkv_ = rows(widths_.qkv);
-    temporary_ = rows(std::max(s_.hidden, s_.heads * s_.headDim));
-    if (!s_.isCheckpointed) dGateUp_ = rows(widths_.gateUp, chunkRows());
+    areAllKept_ = s_.checkpointing == Checkpointing::none;
+    isBackward_ = true;
+    makeBuffers();
+    const std::vector<Kept> kept = keptAt(const_cast<void*>(saved));
+    const Rows fetched[] = {isOnHost_ ? rows(s_.hidden) : Rows{}, isOnHost_ ? rows(s_.hidden) : Rows{}};
+    const auto fetch = [&](int64_t i) {
+      if (isOnHost_ && i >= 0) {
+        host_.fetch(c_.stream, fetched[i % 2].data, kept[i].x.data, n_ * s_.hidden * sizeof(Half));
+      }
+    };
     const Rows d = rows(widths_.slope);
+    const int64_t last = static_cast<int64_t>(s_.blocks.size()) - 1;
+    fetch(last);
     launch("elementwise:toBFloat16", n_ * s_.hidden / 8, dy, d.data, d.stride, n_, width(s_.hidden));
-    Places places(const_cast<void*>(saved));
-    std::vector<Kept> kept;
-    for (size_t i = 0; i < s_.blocks.size(); i++) kept.push_back(keptOf(s_, widths_, places));
-    for (int64_t i = static_cast<int64_t>(s_.blocks.size()) - 1; i >= 0; i--) {
+    for (int64_t i = last; i >= 0; i--) {
       const Block& block = s_.blocks[i];
       BlockWeights weights(block);
-      Kept k = s_.isCheckpointed ? own_ : kept[i];
-      k.x = kept[i].x;
-      if (s_.isCheckpointed) attend(block, weights, k);
+      Kept k = areAllKept_ ? kept[i] : own_;
+      k.x = isOnHost_ ? fetched[i % 2] : kept[i].x;
+      if (isOnHost_) host_.wait(c_.stream);
+      fetch(i - 1);  // while this block is computed, where the one after it was
+      if (!areAllKept_) attend(block, weights, k);
       feedForwardGrad(block, weights, k, d);
       attendGrad(block, weights, k, d, i > 0 || dx);
     }
@@ -145,7 +165,11 @@ class Pass {
   Rows rows(int64_t width, int64_t count) {
     return {static_cast<Half*>(allocate_(count * width * sizeof(Half))), width};
   }
-  int64_t chunkRows() const { return std::min(n_, kRowsAtOnce); }
+  int64_t chunkRows() const {
+    const int64_t fitting = kChunkBytes / (widths_.gateUp * static_cast<int64_t>(sizeof(Half)));
+    return std::min(n_, std::max(kChunkStep, fitting / kChunkStep * kChunkStep));
+  }
+  float* floats(int64_t count) { return static_cast<float*>(allocate_(count * sizeof(float))); }
   static int width(int64_t width) { return static_cast<int>(width); }
 
   /** A thread an item. */
@@ -154,17 +178,56 @@ class Pass {
     c_.device.kernels.launch(c_.stream, name, gridFor(items, kThreads), kThreads, 0, arguments...);
   }
 
-  /** @param areKept whether what blocks keep has places of its own */
-  void makeBuffers(bool areKept) {
+  /** What forward saved of each block, or is to save; nothing without a memory for it. */
+  std::vector<Kept> keptAt(void* saved) const {
+    Places places(saved);
+    std::vector<Kept> kept;
+    for (size_t i = 0; saved && i < s_.blocks.size(); i++) kept.push_back(keptOf(s_, widths_, places));
+    return kept;
+  }
+
+  /** Memory for what is never in use at one time: each layout takes its parts of it. */
+  template <class... Layouts>
+  void overlay(Layouts... layouts) {
+    const auto bytesOf = [](auto layout) {
+      Places counted(nullptr);
+      layout(counted);
+      return counted.bytes();
+    };
+    void* memory = allocate_(std::max({bytesOf(layouts)...}));
+    const auto place = [&](auto layout) {
+      Places places(memory);
+      layout(places);
+    };
+    (place(layouts), ...);
+  }
+
+  void makeBuffers() {
+    const int64_t logSums = s_.batch * s_.heads * s_.length;
+    const auto inFeedForward = [&](Places& places) {
+      normedH_ = places.rows(chunkRows(), widths_.normed);
+      product_ = places.rows(chunkRows(), widths_.product);
+      if (!areAllKept_) own_.h = places.rows(n_, s_.hidden);
+      if (!areAllKept_ || isBackward_) chunkGateUp_ = places.rows(chunkRows(), widths_.gateUp);
+    };
     normed_ = rows(widths_.normed);
-    normedH_ = rows(widths_.normed, chunkRows());
-    product_ = rows(widths_.product, chunkRows());
-    if (areKept) return;
-    own_.qkv = rows(widths_.qkv);
-    own_.attended = rows(widths_.attended);
-    own_.logSums = static_cast<float*>(allocate_(s_.batch * s_.heads * s_.length * sizeof(float)));
-    own_.h = rows(s_.hidden);
-    own_.gateUp = rows(widths_.gateUp, chunkRows());
+    if (!areAllKept_) {
+      own_.qkv = rows(widths_.qkv);
+      own_.attended = rows(widths_.attended);
+      own_.logSums = floats(logSums);
+    }
+    if (!isBackward_) return overlay(inFeedForward);
+    overlay(inFeedForward, [&](Places& places) { dQkv_ = places.rows(n_, widths_.qkv); });
+    along_ = floats(logSums);
+    temporary_ = rows(std::max(s_.hidden, s_.heads * s_.headDim));
+    int64_t firstSums = 0, secondSums = 0;
+    for (const Block& block : s_.blocks) {
+      const BlockWeights w(block);
+      firstSums = std::max({firstSums, w.qkv.gradientSize(), w.gateUp.gradientSize()});
+      secondSums = std::max({secondSums, w.o.gradientSize(), w.down.gradientSize()});
+    }
+    firstSums_ = floats(firstSums);
+    secondSums_ = floats(secondSums);
   }
 
   void assemble(AdaptedWeight& first, AdaptedWeight& second) {
@@ -208,7 +271,7 @@ class Pass {
 
   /** For rows from `row` on: h → normedH → gateUp → product. */
   Rows gated(const Block& block, const BlockWeights& weights, const Kept& k, int64_t row, int64_t count, bool isKnown) {
-    const Rows gateUp = ofChunk(k.gateUp, row);
+    const Rows gateUp = areAllKept_ ? k.gateUp.from(row) : chunkGateUp_;
     normalize(count, k.h.from(row), block.postNorm, normedH_);
     weights.gateUp.addLow(c_, count, normedH_);
     if (!isKnown) weights.gateUp.forward(c_, count, normedH_, gateUp);
@@ -218,12 +281,9 @@ class Pass {
     return gateUp;
   }
 
-  /** Rows from `row` on of what all rows have, or the place of what only a chunk has. */
-  Rows ofChunk(Rows x, int64_t row) const { return x.data == own_.gateUp.data ? x : x.from(row); }
-
   template <class Body>
   void forEachChunk(Body body) {
-    for (int64_t row = 0; row < n_; row += kRowsAtOnce) body(row, std::min(kRowsAtOnce, n_ - row));
+    for (int64_t row = 0; row < n_; row += chunkRows()) body(row, std::min(chunkRows(), n_ - row));
   }
 
   void feedForward(const Block& block, BlockWeights& weights, const Kept& k, Rows y) {
@@ -234,52 +294,45 @@ class Pass {
     });
   }
 
-  float* sumsOf(const AdaptedWeight& weight) {
-    return weight.slots() ? static_cast<float*>(allocate_(weight.gradientBytes())) : nullptr;
-  }
-
   /** d, the gradient of the block's output, becomes that of h. */
   void feedForwardGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d) {
     assemble(weights.gateUp, weights.down);
-    float *gateUpSums = sumsOf(weights.gateUp), *downSums = sumsOf(weights.down);
     forEachChunk([&](int64_t row, int64_t count) {
-      const Rows gateUp = gated(block, weights, k, row, count, !s_.isCheckpointed), own = d.from(row);
-      const Rows dGateUp = s_.isCheckpointed ? gateUp : dGateUp_;
+      const Rows gateUp = gated(block, weights, k, row, count, areAllKept_), own = d.from(row);
       weights.down.addLowSlope(c_, count, own);
-      weights.down.addGradients(c_, count, product_, own, downSums, row == 0);
+      weights.down.addGradients(c_, count, product_, own, secondSums_, row == 0);
       weights.down.backward(c_, count, own, product_);  // nobody reads the product any more
       launch("elementwise:swiGLUGrad", count * s_.intermediate / 8, product_.data, product_.stride, gateUp.data,
-             gateUp.stride, dGateUp.data, dGateUp.stride, count, width(s_.intermediate));
-      weights.gateUp.addLowSlope(c_, count, dGateUp);
-      weights.gateUp.addGradients(c_, count, normedH_, dGateUp, gateUpSums, row == 0);
-      weights.gateUp.backward(c_, count, dGateUp, temporary_);
+             gateUp.stride, chunkGateUp_.data, chunkGateUp_.stride, count, width(s_.intermediate));
+      weights.gateUp.addLowSlope(c_, count, chunkGateUp_);
+      weights.gateUp.addGradients(c_, count, normedH_, chunkGateUp_, firstSums_, row == 0);
+      weights.gateUp.backward(c_, count, chunkGateUp_, temporary_);
       normalizeGrad(count, temporary_, k.h.from(row), block.postNorm, own);
     });
-    weights.gateUp.giveGradients(c_, gateUpSums);
-    weights.down.giveGradients(c_, downSums);
+    weights.gateUp.giveGradients(c_, firstSums_);
+    weights.down.giveGradients(c_, secondSums_);
   }
 
   /** d, the gradient of h, becomes that of the block's input, if that is wanted. */
   void attendGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d, bool isWanted) {
     assemble(weights.qkv, weights.o);
-    float *qkvSums = sumsOf(weights.qkv), *oSums = sumsOf(weights.o);
-    if (!s_.isCheckpointed) {
+    if (areAllKept_) {
       normalize(n_, k.x, block.inputNorm, normed_);
       weights.qkv.addLow(c_, n_, normed_);
     }
     weights.o.addLowSlope(c_, n_, d);
-    weights.o.addGradients(c_, n_, k.attended, d, oSums, true);
+    weights.o.addGradients(c_, n_, k.attended, d, secondSums_, true);
     weights.o.backward(c_, n_, d, temporary_);
     attentionGrad(c_.device, c_.stream, attentionOf(k.qkv), k.attended, k.logSums, temporary_, along_, dQkv_);
     rotate(dQkv_, -1);
     weights.qkv.addLowSlope(c_, n_, dQkv_);
-    weights.qkv.addGradients(c_, n_, normed_, dQkv_, qkvSums, true);
+    weights.qkv.addGradients(c_, n_, normed_, dQkv_, firstSums_, true);
     if (isWanted) {
       weights.qkv.backward(c_, n_, dQkv_, temporary_);
       normalizeGrad(n_, temporary_, k.x, block.inputNorm, d);
     }
-    weights.qkv.giveGradients(c_, qkvSums);
-    weights.o.giveGradients(c_, oSums);
+    weights.qkv.giveGradients(c_, firstSums_);
+    weights.o.giveGradients(c_, secondSums_);
   }
 
   const Stack& s_;
@@ -289,12 +342,15 @@ class Pass {
   const AdaptedWeight::Context c_;
   /** Where the weights of half a block are assembled. */
   char* weights_;
-  /** What a block computes and does not keep; the rows of `normedH_`, `product_` and `own_.gateUp` are those of a chunk. */
-  Rows normed_, normedH_, product_;
+  HostMemory& host_;
+  const bool isOnHost_ = s_.checkpointing == Checkpointing::onHost;
+  bool areAllKept_ = false, isBackward_ = false;
+  /** What a block computes and does not keep; the rows of `normedH_`, `product_` and `chunkGateUp_` are those of a chunk. */
+  Rows normed_, normedH_, product_, chunkGateUp_;
   Kept own_;
-  /** Of backward. */
-  float* along_ = nullptr;
-  Rows dQkv_, dGateUp_, temporary_;
+  /** Of backward. The sums are of the gradients of the adapters: of queries, keys and values or gate and up, and of the others. */
+  float *along_ = nullptr, *firstSums_ = nullptr, *secondSums_ = nullptr;
+  Rows dQkv_, temporary_;
 };
 
 std::string refusal(const Projection& p) {
@@ -324,9 +380,17 @@ size_t savedBytes(const Stack& s) {
   return places.bytes();
 }
 
+void* takeHostMemory(Device& device, Stream stream, size_t bytes) {
+  const InContextOf context(stream);
+  return device.hostMemory.take(bytes);
+}
+
+void giveHostMemory(Device& device, void* memory) { device.hostMemory.give(memory); }
+
 void forward(Device& device, Stream stream, const Stack& stack, const float* x, float* y, void* saved,
              const Allocate& allocate) {
   const InContextOf context(stream);
+  if (saved && stack.checkpointing != Checkpointing::onHost) device.hostMemory.freeSpare();
   Pass(device, stream, stack, allocate).forward(x, y, saved);
 }
 

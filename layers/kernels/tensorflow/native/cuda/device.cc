@@ -13,7 +13,7 @@ constexpr int kLeastCapability = 80;
 
 Device& deviceOf(Stream stream, const std::string& kernels, const std::string& cache) {
   static std::mutex mutex;
-  static std::map<void*, std::unique_ptr<Device>> devices;
+  static auto& devices = *new std::map<void*, std::unique_ptr<Device>>;  // tensors in host memory may outlive this library
   void* context = nullptr;
   check(driver().StreamGetCtx(stream, &context), "cuStreamGetCtx");
   const std::lock_guard<std::mutex> lock(mutex);

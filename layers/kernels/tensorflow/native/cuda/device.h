@@ -1,7 +1,8 @@
-// A card: its kernels and its products.
+// A card: its kernels, its products, and memory of the host beside it.
 #pragma once
 #include "driver.h"
 #include "engine.h"
+#include "host_memory.h"
 #include "products.h"
 
 namespace tfjs_lora::cuda {
@@ -12,6 +13,7 @@ class Device {
 
   Kernels kernels;
   Products products;
+  HostMemory hostMemory;
 };
 
 /** A bfloat16 number of the card's. */

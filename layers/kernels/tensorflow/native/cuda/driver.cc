@@ -35,6 +35,14 @@ Driver loadDriver() {
   set(d.FuncSetAttribute, "cuFuncSetAttribute");
   set(d.LaunchKernel, "cuLaunchKernel");
   d.LaunchKernelEx = reinterpret_cast<decltype(d.LaunchKernelEx)>(dlsym(library, "cuLaunchKernelEx"));
+  set(d.StreamCreate, "cuStreamCreate");
+  set(d.StreamSynchronize, "cuStreamSynchronize");
+  set(d.StreamWaitEvent, "cuStreamWaitEvent");
+  set(d.EventCreate, "cuEventCreate");
+  set(d.EventRecord, "cuEventRecord");
+  set(d.MemHostAlloc, "cuMemHostAlloc");
+  set(d.MemFreeHost, "cuMemFreeHost");
+  set(d.MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2");
   set(d.MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
   set(d.MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2");
   return d;

@@ -44,6 +44,14 @@ struct Driver {
                       unsigned blockZ, unsigned sharedBytes, Stream, void** parameters, void** extra);
   /** Null where the driver is older. */
   int (*LaunchKernelEx)(const LaunchConfiguration*, Function, void** parameters, void** extra);
+  int (*StreamCreate)(Stream*, unsigned flags);
+  int (*StreamSynchronize)(Stream);
+  int (*StreamWaitEvent)(Stream, void* event, unsigned flags);
+  int (*EventCreate)(void** event, unsigned flags);
+  int (*EventRecord)(void* event, Stream);
+  int (*MemHostAlloc)(void** memory, size_t bytes, unsigned flags);
+  int (*MemFreeHost)(void* memory);
+  int (*MemcpyDtoHAsync)(void* to, uint64_t from, size_t bytes, Stream);
   int (*MemcpyHtoDAsync)(uint64_t to, const void* from, size_t bytes, Stream);
   int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
 };

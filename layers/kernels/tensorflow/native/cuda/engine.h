@@ -64,6 +64,14 @@ struct Block {
   Projection q, k, v, o, gate, up, down;
 };
 
+/** What of the blocks is saved: all, or their inputs alone, from which backward makes the rest again. */
+enum class Checkpointing {
+  none,
+  onCard,
+  /** The inputs are in memory of the host, and only two of them on the card at any time. */
+  onHost
+};
+
 /** Decoder blocks of one shape. Heads have 64 or 128 elements. */
 struct Stack {
   int64_t batch, length, hidden, heads, keyValueHeads, headDim, intermediate;
@@ -73,16 +81,20 @@ struct Stack {
   bool tablesPerSequence;
   /** `[batch, length]` float32: a token sees those of its own number; 0 is seen by none. Null: all are one sequence. */
   const float* segments;
-  /** Whether `saved` holds the inputs of the blocks alone, from which backward makes the rest again. */
-  bool isCheckpointed;
+  Checkpointing checkpointing;
   std::vector<Block> blocks;
 };
 
 /** @returns whether the engine computes stacks of this shape; else why not */
 std::string refusal(const Stack&);
 
-/** Bytes that {@link forward} keeps for {@link backward}. */
+/** Bytes that {@link forward} keeps for {@link backward}: of the card, or of the host's {@link takeHostMemory}. */
 size_t savedBytes(const Stack&);
+
+/** Memory of the host that the card copies to while it computes. */
+void* takeHostMemory(Device&, Stream, size_t bytes);
+/** Gives it back, even while copies still run; for a later {@link takeHostMemory}, or until stacks are saved on the card. */
+void giveHostMemory(Device&, void* memory);
 
 /**
  * @param x `[batch · length, hidden]` float32

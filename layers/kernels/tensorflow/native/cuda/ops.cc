@@ -125,7 +125,7 @@ class DecoderStackOp {
     stack.keyValueHeads = plan.next();
     stack.headDim = plan.next();
     stack.intermediate = plan.next();
-    stack.isCheckpointed = plan.next() != 0;
+    stack.checkpointing = static_cast<cuda::Checkpointing>(plan.next());
     stack.epsilon = numbers.next();
     stack.cos = call.input(tables);
     stack.sin = call.input(tables + 1);
@@ -153,7 +153,7 @@ class DecoderStackOp {
   const std::vector<float> numbers_;
 };
 
-/** x, tables and tensors → y, and what backward needs: nothing unless it `is_recorded`. */
+/** x, tables and tensors → y, and what backward needs, on the card or on the host: nothing unless it `is_recorded`. */
 class DecoderStack : DecoderStackOp {
  public:
   explicit DecoderStack(const Attributes& attributes)
@@ -162,24 +162,39 @@ class DecoderStack : DecoderStackOp {
   void run(CardCall& call) {
     const cuda::Stack stack = read(call, 0, 1);
     const size_t bytes = isRecorded_ ? cuda::savedBytes(stack) : 0;
+    const bool isOnHost = isRecorded_ && stack.checkpointing == cuda::Checkpointing::onHost;
     float* y = call.output(0, call.shape(0));
-    float* saved = call.output(1, {static_cast<int64_t>((bytes + 3) / 4)});
+    void* saved = call.output(1, {isOnHost ? 0 : wordsOf(bytes)});
+    if (isOnHost) saved = hostOutput(call, bytes);
+    else call.output(2, {0});
     cuda::forward(deviceOf(call), call.stream(), stack, call.input(0), y, isRecorded_ ? saved : nullptr,
                   allocatorOf(call));
   }
 
  private:
+  static int64_t wordsOf(size_t bytes) { return static_cast<int64_t>((bytes + sizeof(float) - 1) / sizeof(float)); }
+
+  static void* hostOutput(CardCall& call, size_t bytes) {
+    cuda::Device& device = deviceOf(call);
+    void* memory = cuda::takeHostMemory(device, call.stream(), bytes);
+    const auto giveBack = [](void* memory, size_t, void* device) {
+      cuda::giveHostMemory(*static_cast<cuda::Device*>(device), memory);
+    };
+    call.give(2, wordsOf(bytes), memory, giveBack, &device);
+    return memory;
+  }
+
   const bool isRecorded_;
 };
 
-/** dy, what forward saved, tables and tensors → dx, empty where it is not wanted, and the gradients of each A and B in turn. */
+/** dy, what forward saved on card and host, tables and tensors → dx, empty if not wanted, and gradients of each A and B in turn. */
 class DecoderStackGrad : DecoderStackOp {
  public:
   explicit DecoderStackGrad(const Attributes& attributes)
       : DecoderStackOp(attributes), wantsInput_(attributes.flag("wants_input")) {}
 
   void run(CardCall& call) {
-    cuda::Stack stack = read(call, 0, 2);
+    cuda::Stack stack = read(call, 0, 3);
     float* dx = call.output(0, wantsInput_ ? call.shape(0) : std::vector<int64_t>{0});
     int output = 1;
     for (cuda::Block& block : stack.blocks) {
@@ -190,7 +205,8 @@ class DecoderStackGrad : DecoderStackOp {
         projection.db = call.output(output++, {projection.weight.rows, projection.rank});
       }
     }
-    cuda::backward(deviceOf(call), call.stream(), stack, call.input(1), call.input(0), wantsInput_ ? dx : nullptr,
+    const void* saved = call.input(stack.checkpointing == cuda::Checkpointing::onHost ? 2 : 1);
+    cuda::backward(deviceOf(call), call.stream(), stack, saved, call.input(0), wantsInput_ ? dx : nullptr,
                    allocatorOf(call));
   }
 
@@ -369,13 +385,16 @@ std::string registerCardOps() {
        {registerCardOp<MemoryUseOp>({"TfjsLoraMemoryUse", {}, {"use: float"}, {"restart: bool"}}, {"use"}),
         registerCardOp<DecoderStack>({"TfjsLoraDecoderStack",
                                       {"x: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
-                                      {"y: float", "saved: float"},
-                                      {"plan: list(int)", "numbers: list(float)", "is_recorded: bool", "N: int >= 1"}}),
+                                      {"y: float", "saved: float", "on_host: float"},
+                                      {"plan: list(int)", "numbers: list(float)", "is_recorded: bool", "N: int >= 1"}},
+                                     {"on_host"}),
         registerCardOp<DecoderStackGrad>(
             {"TfjsLoraDecoderStackGrad",
-             {"dy: float", "saved: float", "cos: float", "sin: float", "segments: float", "tensors: N * float"},
+             {"dy: float", "saved: float", "on_host: float", "cos: float", "sin: float", "segments: float",
+              "tensors: N * float"},
              {"dx: float", "gradients: M * float"},
-             {"plan: list(int)", "numbers: list(float)", "wants_input: bool", "N: int >= 1", "M: int >= 0"}}),
+             {"plan: list(int)", "numbers: list(float)", "wants_input: bool", "N: int >= 1", "M: int >= 0"}},
+            {"on_host"}),
         registerCardOp<DecodeStack>({"TfjsLoraDecodeStack",
                                      {"past: int32", "x: float", "cos: float", "sin: float", "segments: float",
                                       "tensors: N * float"},

@@ -107,6 +107,35 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     model.dispose();
   });
 
+  test('inputs of blocks in memory of the host, until backward has been', () => {
+    const model = newModel();
+    model.applyLoRA({rank: 2, targetModules: ['k_proj'], seed: 1});
+    model.gradientCheckpointing = 'offload';
+    const variables = [...model.trainableParameters().values()];
+    const tensors = backend().getNumOfTFTensors();
+    engine.described();
+    tf.dispose(tf.variableGrads(() => lossOf(model), variables) as unknown as tf.TensorContainer);
+    const lines = engine
+      .described()
+      .split('\n')
+      .filter((line) => /checkpointed|host|ward|back/.test(line));
+    const head = expect.stringMatching(/segments 1122211100, checkpointed on the host$/);
+    const blocks = model.blocks.length;
+    expect(lines).toEqual([
+      `takes ${10 * blocks} bytes of the host`,
+      head,
+      'forward, saves',
+      head,
+      'backward from 7',
+      'gives them back',
+    ]);
+    const before = backend().getNumOfTFTensors(); // views of weights were made
+    expect(before).toBeGreaterThan(tensors);
+    tf.dispose(tf.variableGrads(() => lossOf(model), variables) as unknown as tf.TensorContainer);
+    expect(backend().getNumOfTFTensors()).toBe(before);
+    model.dispose();
+  });
+
   test.each([
     ['nf4', true, /^kind 3 \[64, 128\] word -?\d+ blocks of 64, 256 code \d+ nested \S+ map 1 offset \S+$/],
     ['fp4', false, /^kind 4 \[64, 128\] word -?\d+ blocks of 64, 0 absmax \S+$/],

@@ -3,6 +3,7 @@
 #include <node_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 
 #include "engine.h"
@@ -31,7 +32,8 @@ void describe(const tfjs_lora::cuda::Stack& s) {
        << s.headDim << ", " << s.intermediate << ", epsilon " << s.epsilon << ", tables " << s.cos[s.headDim / 2] << " "
        << s.sin[s.headDim / 2] << (s.tablesPerSequence ? " each" : "") << ", segments " << orNone(s.segments);
   if (s.segments) std::for_each(s.segments, s.segments + s.batch * s.length, [](float each) { text << each; });
-  text << (s.isCheckpointed ? ", checkpointed\n" : "\n");
+  constexpr const char* kWays[] = {"", ", checkpointed", ", checkpointed on the host"};
+  text << kWays[static_cast<int>(s.checkpointing)] << "\n";
   for (const auto& block : s.blocks) {
     text << "norms " << block.inputNorm[0] << " " << block.postNorm[0] << "\n";
     for (const auto* p : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
@@ -72,6 +74,15 @@ Device& deviceOf(Stream, const std::string&, const std::string&) {
 std::string refusal(const Stack& s) { return s.headDim == 128 ? "no heads of 128 here" : ""; }
 std::string refusal(const Stack&, const Caches&) { return ""; }
 size_t savedBytes(const Stack& s) { return 10 * s.blocks.size(); }
+
+void* takeHostMemory(Device&, Stream, size_t bytes) {
+  text << "takes " << bytes << " bytes of the host\n";
+  return std::aligned_alloc(64, 64 * (bytes / 64 + 1));
+}
+void giveHostMemory(Device&, void* memory) {
+  text << "gives them back\n";
+  std::free(memory);
+}
 
 void forward(Device&, Stream, const Stack& s, const float* x, float* y, void* saved, const Allocate& allocate) {
   describe(s);
