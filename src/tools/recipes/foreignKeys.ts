@@ -2,19 +2,19 @@
  * Keys of LLaMA-Factory and transformers that recipes carry and that this library does not act on.
  */
 
-const HARDWARE = 'one process on one device here';
-const FASTER_TORCH = 'a choice among kernels of PyTorch';
-const LOADING = 'models are read here from safetensors, tensor by tensor';
-const PREFERENCES = 'of preference training, which the stages here do not use';
-const SWITCHED_OFF = 'a setting of a method that is off';
-const IMAGES = 'images, video and sound are not read here';
-const OTHER_ENGINES = 'generation runs here, not in another engine';
-const LOGGING = 'logs are written as the output keys say';
+const HARDWARE = 'training runs in one process on one device';
+const FASTER_TORCH = 'it chooses among kernels of PyTorch';
+const LOADING = 'files and data are read by this library, with safetensors tensor by tensor';
+const PREFERENCES = 'it belongs to preference training, which no supported stage uses';
+const SWITCHED_OFF = 'its method is off or refused';
+const IMAGES = 'images, video and sound are not supported';
+const OTHER_ENGINES = 'no other inference engine is used';
+const LOGGING = 'the output keys decide what is logged';
 
 /** Keys that change nothing here, whatever their value, with the reason. */
 export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
   Object.entries({
-    trust_remote_code: 'no code is run from a model folder',
+    trust_remote_code: 'no code from a model folder is run',
     [HARDWARE]: [
       'ddp_timeout',
       'ddp_backend',
@@ -49,7 +49,7 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'tpu_metrics_debug',
       'data_shared_file_system',
     ],
-    'the backend is chosen by --backend': ['use_cpu', 'no_cuda', 'use_mps_device'],
+    '--backend chooses the backend': ['use_cpu', 'no_cuda', 'use_mps_device'],
     [FASTER_TORCH]: [
       'flash_attn',
       'use_unsloth',
@@ -77,8 +77,8 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'fp16_backend',
       'fp16_opt_level',
     ],
-    'norms and the head compute in float32 here': ['upcast_layernorm', 'upcast_lmhead_output'],
-    'disable_gradient_checkpointing decides': [
+    'norms and the head always compute in float32': ['upcast_layernorm', 'upcast_lmhead_output'],
+    'use disable_gradient_checkpointing instead': [
       'gradient_checkpointing',
       'gradient_checkpointing_kwargs',
       'activation_checkpointing',
@@ -103,7 +103,7 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'length_column_name',
       'label_names',
     ],
-    'LoRA leaves the embeddings alone here': ['loraplus_lr_embedding'],
+    'LoRA does not train the embeddings here': ['loraplus_lr_embedding'],
     [PREFERENCES]: [
       'pref_beta',
       'pref_ftx',
@@ -200,10 +200,10 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'sglang_config',
       'sglang_lora_backend',
     ],
-    'of beam search, which is not done here': ['length_penalty'],
-    'keys and values are cached in generation only': ['use_cache'],
-    'of models that remember earlier batches': ['past_index'],
-    'answers are as long as max_new_tokens says': ['max_length', 'generation_max_length'],
+    'beam search is not supported': ['length_penalty'],
+    'keys and values are always cached in generation, never in training': ['use_cache'],
+    'no supported model keeps state between batches': ['past_index'],
+    'use max_new_tokens instead': ['max_length', 'generation_max_length'],
     [LOGGING]: [
       'run_name',
       'project',
@@ -244,7 +244,7 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'profiler_with_stack',
       'profile_modules',
     ],
-    'evaluation computes the loss in float32': [
+    'evaluation always computes the loss in float32': [
       'bf16_full_eval',
       'fp16_full_eval',
       'prediction_loss_only',
@@ -254,13 +254,13 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'use_legacy_prediction_loop',
       'eval_use_gather_object',
     ],
-    'a checkpoint always holds what going on needs': [
+    'a checkpoint always has everything that resuming needs': [
       'save_only_model',
       'restore_callback_states_from_checkpoint',
       'enable_jit_checkpoint',
     ],
-    'the order of the data is seeded': ['full_determinism', 'sortish_sampler'],
-    'the output stays on this machine': [
+    'the order of the data always follows the seed': ['full_determinism', 'sortish_sampler'],
+    'nothing is uploaded': [
       'hub_model_id',
       'hub_token',
       'hub_strategy',
@@ -292,24 +292,26 @@ export function isOff(value: unknown, {off}: RefusedKey): boolean {
 const isEmpty = (value: unknown) => typeof value === 'object' && Object.keys(value as object).length === 0;
 
 const refused = (advice: string, ...off: unknown[]): RefusedKey => ({advice, off});
-const notYet = (what: string): RefusedKey => refused(`${what} is not built here yet. Remove the key.`, false);
+const notYet = (what: string): RefusedKey => refused(`${what} is not supported yet. Remove the key.`, false);
 
 /** Keys that would change the result in a way that is not built here: refused, unless they are off. */
 export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
   Object.entries({
     adapter_folder: refused('Write the subfolder as part of adapter_name_or_path.'),
     resize_vocab: notYet('Resizing the vocabulary'),
-    add_tokens: refused('The vocabulary stays as it is here. Remove the key.'),
-    add_special_tokens: refused('The vocabulary stays as it is here. Remove the key.'),
-    new_special_tokens_config: refused('The vocabulary stays as it is here. Remove the key.'),
+    add_tokens: refused('The vocabulary cannot be changed. Remove the key.'),
+    add_special_tokens: refused('The vocabulary cannot be changed. Remove the key.'),
+    new_special_tokens_config: refused('The vocabulary cannot be changed. Remove the key.'),
     split_special_tokens: notYet('Splitting special tokens'),
-    rope_scaling: refused("A model's rotary scaling comes from its config.json here. Remove the key."),
+    rope_scaling: refused("The rotary scaling is read from the model's config.json. Remove the key."),
     shift_attn: notYet('Shifted sparse attention'),
-    mixture_of_depths: refused('Mixture of depths is not built here. Remove the key.'),
-    train_from_scratch: notYet('Training from random weights by a recipe'),
+    mixture_of_depths: refused('Mixture of depths is not supported. Remove the key.'),
+    train_from_scratch: notYet('Training from random weights in a recipe'),
     moe_aux_loss_coef: refused('Llama has no experts. Remove the key.', 0),
     fp8: notYet('Training in 8-bit floats'),
-    additional_target: refused('Training further modules beside LoRA is not built here yet. Remove the key.'),
+    additional_target: refused(
+      'Training other modules together with LoRA is not supported yet. Remove the key.',
+    ),
     pissa_init: notYet('PiSSA'),
     use_llama_pro: notYet('LLaMA Pro'),
     use_galore: notYet('GaLore'),
@@ -322,39 +324,42 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     use_asft_loss: notYet('The ASFT loss'),
     use_eaft_loss: notYet('The EAFT loss'),
     use_hyper_parallel: notYet('HyperParallel'),
-    adafactor: refused('Adafactor is not built here yet. Choose another optimizer with optim.', false),
+    adafactor: refused('Adafactor is not supported yet. Choose another optimizer with optim.', false),
     task: refused(
-      'The benchmarks of llamafactory-cli eval are not run here. Score a dataset: tfjs-lora eval.',
+      'The benchmarks of llamafactory-cli eval are not supported. Score a data set with tfjs-lora eval.',
     ),
     batch_size: refused('Set per_device_train_batch_size or per_device_eval_batch_size instead.'),
     save_dir: refused('Set output_dir instead.'),
-    use_swanlab: refused('Logs go to tensorboard or csv here (report_to). Remove the key.', false),
-    compute_accuracy: refused('Evaluation gives loss and perplexity here. Remove the key.', false),
+    use_swanlab: refused('Logs can be written for tensorboard or as csv (report_to). Remove the key.', false),
+    compute_accuracy: refused('Evaluation computes loss and perplexity. Remove the key.', false),
     greater_is_better: refused('The best evaluation is the one with the lowest loss. Remove the key.', false),
-    tokenized_path: refused('Tokenized data is cached by itself here. Remove the key.'),
-    tool_format: refused('Tools are written by the template here. Remove the key.'),
-    eval_on_each_dataset: refused('Evaluate on one dataset after the other by eval_dataset.', false),
-    eval_num_beams: refused('Generation is without beams here. Remove the key.', 1),
-    num_beams: refused('Generation is without beams here. Remove the key.', 1),
-    generation_num_beams: refused('Generation is without beams here. Remove the key.', 1),
-    generation_config: refused("A model's generation_config.json is read from its folder. Remove the key."),
-    ignore_pad_token_for_loss: refused('Padding never counts here. Remove the key.', true),
-    label_smoothing_factor: refused('Label smoothing is not built here yet. Remove the key.', 0),
-    neftune_noise_alpha: refused('NEFTune is not built here yet. Remove the key.', 0),
+    tokenized_path: refused('Tokenized data is cached automatically. Remove the key.'),
+    tool_format: refused('The template writes the tools. Remove the key.'),
+    eval_on_each_dataset: refused('Evaluate on one data set at a time with eval_dataset.', false),
+    eval_num_beams: refused('Beam search is not supported. Remove the key.', 1),
+    num_beams: refused('Beam search is not supported. Remove the key.', 1),
+    generation_num_beams: refused('Beam search is not supported. Remove the key.', 1),
+    generation_config: refused("generation_config.json is read from the model's folder. Remove the key."),
+    ignore_pad_token_for_loss: refused('Padding never counts in the loss. Remove the key.', true),
+    label_smoothing_factor: refused('Label smoothing is not supported yet. Remove the key.', 0),
+    neftune_noise_alpha: refused('NEFTune is not supported yet. Remove the key.', 0),
     optim_args: refused('Set adam_beta1, adam_beta2, adam_epsilon and weight_decay instead.'),
-    optim_target_modules: refused('GaLore and APOLLO are not built here yet. Remove the key.'),
+    optim_target_modules: refused('GaLore and APOLLO are not supported yet. Remove the key.'),
     auto_find_batch_size: refused('Set per_device_train_batch_size; --dry-run estimates the memory.', false),
     dataloader_drop_last: refused(
-      "An epoch's last step takes the rest of the data here. Remove the key.",
+      'The last step of an epoch uses the rest of the data. Remove the key.',
       false,
     ),
-    ignore_data_skip: refused('A resumed run goes on exactly where it stopped here. Remove the key.', false),
+    ignore_data_skip: refused(
+      'A resumed run always continues exactly where it stopped. Remove the key.',
+      false,
+    ),
     train_sampling_strategy: refused('Set disable_shuffling or group_by_length instead.', 'random'),
-    eval_delay: refused('Evaluation starts with the first eval_steps here. Remove the key.', 0),
-    eval_on_start: refused('Evaluation starts with the first eval_steps here. Remove the key.', false),
-    push_to_hub: refused('The output stays on this machine; upload its folder by hf upload.', false),
-    export_hub_model_id: refused('The output stays on this machine; upload its folder by hf upload.'),
-    export_quantization_bit: refused('Export in 16 bit, then run: tfjs-lora quantize.'),
+    eval_delay: refused('The first evaluation is after eval_steps. Remove the key.', 0),
+    eval_on_start: refused('The first evaluation is after eval_steps. Remove the key.', false),
+    push_to_hub: refused('Nothing is uploaded. Upload the folder with hf upload.', false),
+    export_hub_model_id: refused('Nothing is uploaded. Upload the folder with hf upload.'),
+    export_quantization_bit: refused('Export in 16 bits, then run tfjs-lora quantize.'),
   }),
 );
 

@@ -72,11 +72,11 @@ test('a key that would change the result is refused by its name', () => {
 });
 
 test.each([
-  ['use_eaft_loss', true, 'The EAFT loss is not built here yet'],
-  ['use_hyper_parallel', true, 'HyperParallel is not built here yet'],
+  ['use_eaft_loss', true, 'The EAFT loss is not supported yet'],
+  ['use_hyper_parallel', true, 'HyperParallel is not supported yet'],
   ['adafactor', true, 'Choose another optimizer with optim'],
   ['batch_size', 4, 'Set per_device_train_batch_size'],
-  ['task', 'mmlu_test', 'The benchmarks of llamafactory-cli eval are not run here'],
+  ['task', 'mmlu_test', 'The benchmarks of llamafactory-cli eval are not supported'],
   ['lr_scheduler_type', 'reduce_lr_on_plateau', 'got "reduce_lr_on_plateau"'],
 ])('%s: %j is refused', (name, value, message) => {
   expect(faultOf(name, value)?.message).toContain(message);

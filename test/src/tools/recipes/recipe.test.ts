@@ -410,7 +410,7 @@ describe('foreign keys', () => {
 
   test('one that means nothing is ignored, with the reason', () => {
     expect(read(`${MODEL}flash_attn: fa2`).ignored).toEqual(
-      new Map([['flash_attn', 'a choice among kernels of PyTorch']]),
+      new Map([['flash_attn', 'it chooses among kernels of PyTorch']]),
     );
   });
 
@@ -418,7 +418,7 @@ describe('foreign keys', () => {
     expect(fault(`${MODEL}neftune_noise_alpha: 5`)).toEqual({
       code: 'UNSUPPORTED',
       message:
-        'recipe.yaml:2:22 neftune_noise_alpha: expected 0, or no such key, got 5. NEFTune is not built here yet. Remove the key.',
+        'recipe.yaml:2:22 neftune_noise_alpha: expected 0, or no such key, got 5. NEFTune is not supported yet. Remove the key.',
     });
     expect([...read(`${MODEL}use_galore: false\nnum_beams: 1\nresize_vocab: null`).ignored.keys()]).toEqual([
       'use_galore',
