@@ -76,8 +76,9 @@ async function ours(recipe: Recipe, folder: string, backend: BackendName): Promi
 }
 
 async function theirs(recipe: Recipe, folder: string, python: string, steps: number): Promise<Peer> {
-  const {learningRate, beta1, beta2, epsilon, weightDecay, schedule, maxGradNorm, warmupSteps, warmupRatio} =
-    recipe.training;
+  const {learningRate, beta1, beta2, epsilon, weightDecay} = recipe.optimizer;
+  const {schedule, maxGradNorm} = recipe.compile;
+  const {warmup} = recipe;
   const run = {
     model: resolve(await folderOf(recipe.model.nameOrPath, recipe)),
     learningRate,
@@ -86,7 +87,7 @@ async function theirs(recipe: Recipe, folder: string, python: string, steps: num
     epsilon,
     weightDecay,
     schedule: schedule.name,
-    warmupSteps: warmupSteps || Math.ceil(warmupRatio * steps),
+    warmupSteps: warmup.steps || Math.ceil(warmup.ratio * steps),
     totalSteps: steps,
     maxGradNorm: maxGradNorm ?? 0,
   };

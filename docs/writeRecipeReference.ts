@@ -4,7 +4,7 @@ import {z} from 'zod';
 import {describeType} from '../src/tools/recipes/describeType.ts';
 import {IGNORED_KEYS, REFUSED_KEYS} from '../src/tools/recipes/foreignKeys.ts';
 import {recipeJsonSchema} from '../src/tools/recipes/recipeJsonSchema.ts';
-import {recipeSections} from '../src/tools/recipes/recipeKeys.ts';
+import {type RecipeKeys, recipeSchema, recipeSections} from '../src/tools/recipes/recipeKeys.ts';
 
 /*
  * Makes what is derived from the recipe's keys: the JSON schema, and the tables in recipes.md between their markers.
@@ -28,7 +28,8 @@ export function recipeReference(root: string): Record<string, string> {
 
 function keyTable(): string {
   const sections = Object.entries(recipeSections).map(([section, keys]) => {
-    const rows = Object.entries(keys as Record<string, z.ZodType>).map(([key, schema]) => {
+    const rows = Object.keys(keys).map((key) => {
+      const schema = recipeSchema.shape[key as keyof RecipeKeys];
       const {description = '', default: byDefault} = z.toJSONSchema(schema, {
         io: 'input',
         unrepresentable: 'any',

@@ -9,16 +9,15 @@ import type {Recipe} from './recipe.ts';
  *
  * @throws TfjsLoraError `UNSUPPORTED`
  */
-export function assertThinking({data, path}: Recipe, tokenizer: Tokenizer): void {
-  const {enableThinking, preserveThinking, template} = data;
+export function assertThinking({data: {template}, thinking, path}: Recipe, tokenizer: Tokenizer): void {
   const isModels = (template ?? MODEL_TEMPLATE) === MODEL_TEMPLATE && tokenizer.hasChatTemplate;
-  if (!isModels || (enableThinking && !preserveThinking)) return;
+  if (!isModels || (thinking.enable && !thinking.preserve)) return;
   const turn = tokenizer.applyChatTemplate([
     {role: 'user', content: 'question'},
     {role: 'assistant', content: 'answer'},
   ]);
   if (!turn.includes('<think>')) return;
-  const [key, got] = enableThinking ? ['preserve_thinking', true] : ['enable_thinking', false];
+  const [key, got] = thinking.enable ? ['preserve_thinking', true] : ['enable_thinking', false];
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `${path} ${key}: expected ${!got} under this model's chat template, which writes <think>, got ${got}. ` +

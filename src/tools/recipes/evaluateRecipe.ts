@@ -56,7 +56,7 @@ export async function evaluateRecipe(
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
   const description = describeModel(recipe);
   options.onModel?.(description);
-  const {folder} = recipe.output;
+  const {outputDir: folder} = recipe.fit;
   const model = await openBase(recipe);
   try {
     await useAdapters(model, recipe, {last: 'keep'});
@@ -89,7 +89,7 @@ export async function compareRecipe(
     candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
   );
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
-  const {folder} = recipe.output;
+  const {outputDir: folder} = recipe.fit;
   const comparisons = await compareModels(
     candidates.map((candidate, index) => ({
       ...candidate,
@@ -140,14 +140,15 @@ type Prepared = Required<Pick<RecipeData, 'prompts' | 'validation'>> & {
 
 /** Data and settings; what can be wrong with them is found before a model is read. */
 async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prepared> {
-  const {data, stage, training, path} = recipe;
+  const {data, splits, path} = recipe;
+  const {stage} = data;
   if (stage !== 'sft') {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${path} stage: expected sft, which has answers to score, got ${stage}`,
     );
   }
-  if (data.evaluation.length === 0 && data.validationSize === 0) {
+  if (splits.evaluationDataset.length === 0 && splits.valSize === 0) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${path} eval_dataset: expected data to evaluate on, got none. Set eval_dataset or val_size.`,
@@ -159,9 +160,8 @@ async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prep
   const {prompts = [], validation = []} = await loadRecipeData({...recipe, tasks}, tokenizer);
   const predictOptions = {
     ...recipe.generation,
+    ...recipe.prediction,
     eosTokenId: templateStopIds(resolveTemplate(data.template, tokenizer), tokenizer),
-    batchSize: training.evaluationBatchSize,
-    seed: training.seed,
   };
   return {prompts, validation, predictOptions};
 }

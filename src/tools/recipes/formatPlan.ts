@@ -13,7 +13,7 @@ export function formatPlan(plan: RecipePlan): string {
   ];
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
   if (data.prompts !== undefined) rows.push(['prediction', `${count(data.prompts)} prompts`]);
-  if (recipe.output.folder !== undefined) rows.push(['output', recipe.output.folder]);
+  if (recipe.fit.outputDir !== undefined) rows.push(['output', recipe.fit.outputDir]);
   if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);
   if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'goes on from', resumeFrom]);
   if (recipe.ignored.size > 0) {
@@ -32,17 +32,21 @@ function nameOf({recipe, steps}: RecipePlan): string {
 function trainingRows(plan: RecipePlan): Row[] {
   const {recipe, parameters, data, steps, trainedTokens, memory} = plan;
   if (!steps) return [];
-  const {batchSize, gradientAccumulationSteps, learningRate, schedule, optimizer} = recipe.training;
+  const {
+    fit: {batchSize, gradientAccumulationSteps},
+    compile: {schedule},
+    optimizer,
+  } = recipe;
   const {trainable, total} = parameters;
   const examples = data.training ? describeExamples(data.training) : 'examples as they come';
   const perEpoch = steps.perEpoch === undefined ? '' : `, ${count(steps.perEpoch)} an epoch`;
   const rows: Row[] = [
     ['trains', `${count(trainable)} parameters (${percent(trainable / total)}): ${describeMethod(plan)}`],
-    ['data', `${examples}, from ${recipe.data.training.join(', ')}`],
+    ['data', `${examples}, from ${recipe.splits.dataset.join(', ')}`],
     ['steps', `${count(steps.total)} of ${batchSize} × ${gradientAccumulationSteps} examples${perEpoch}`],
     [
       'learning rate',
-      `${learningRate}, ${schedule.name}, ${count(steps.warmup)} steps of warm-up, ${optimizer}`,
+      `${optimizer.learningRate}, ${schedule.name}, ${count(steps.warmup)} steps of warm-up, ${optimizer.name}`,
     ],
   ];
   if (trainedTokens !== undefined) rows.push(['tokens', `${count(trainedTokens)} in the whole run`]);
@@ -55,14 +59,14 @@ function trainingRows(plan: RecipePlan): Row[] {
   return rows;
 }
 
-function describeMethod({recipe: {method, model}}: RecipePlan): string {
-  if (method.type === 'full') return 'all weights';
-  if (method.type === 'freeze') {
-    return `${method.blocks > 0 ? 'the last' : 'the first'} ${Math.abs(method.blocks)} blocks`;
+function describeMethod({recipe: {method, model, lora, freeze}}: RecipePlan): string {
+  if (method === 'full') return 'all weights';
+  if (method === 'freeze') {
+    return `${freeze.blocks > 0 ? 'the last' : 'the first'} ${Math.abs(freeze.blocks)} blocks`;
   }
   const base = model.quantization ? `, the base in ${model.quantization.type}` : '';
-  if (model.adapters.length > 0 && !method.createNewAdapter) return `adapter ${model.adapters.at(-1)}${base}`;
-  const {rank, alpha, targetModules, useDoRA} = method.options;
+  if (model.adapters.length > 0 && !model.createNewAdapter) return `adapter ${model.adapters.at(-1)}${base}`;
+  const {rank, alpha, targetModules, useDoRA} = lora;
   const targets = Array.isArray(targetModules) ? targetModules.join(', ') : targetModules;
   return `${useDoRA ? 'DoRA' : 'LoRA'} of rank ${rank}, alpha ${alpha}, on ${targets}${base}`;
 }

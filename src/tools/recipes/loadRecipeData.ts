@@ -16,11 +16,10 @@ export interface RecipeData {
 
 /** Reads, splits and tokenizes the data that a recipe's tasks need. */
 export async function loadRecipeData(recipe: Recipe, tokenizer: Tokenizer): Promise<RecipeData> {
-  const {tasks, data} = recipe;
+  const {tasks, splits} = recipe;
   assertThinking(recipe, tokenizer);
   const args = datasetArgs(recipe, tokenizer);
-  const valSize = data.validationSize;
-  const [dataset, evaluationDataset] = [data.training, data.evaluation];
+  const {dataset, evaluationDataset, valSize} = splits;
   const isHeldOut = evaluationDataset.length === 0; // the evaluation data is a part of the training data
   const loaded: RecipeData = {};
   if (tasks.train || (tasks.evaluate && isHeldOut)) {
@@ -48,26 +47,6 @@ export function lengthOf(data: TrainingData): number | undefined {
 }
 
 function datasetArgs(recipe: Recipe, tokenizer: Tokenizer): Omit<DatasetArgs, 'dataset'> {
-  const {data, stage, training} = recipe;
-  return {
-    datasetDir: data.folder,
-    template: data.template,
-    defaultSystem: data.defaultSystem,
-    tokenizer,
-    stage,
-    cutoffLength: data.cutoffLength,
-    maxSamples: data.maxSamples,
-    trainOnPrompt: data.trainOnPrompt,
-    maskHistory: data.maskHistory,
-    packing: data.packing,
-    mixStrategy: data.mixStrategy,
-    interleaveProbs: data.interleaveProbs,
-    workers: data.workers,
-    cacheDir: huggingFaceEnvironment(process.env).tokenizedCache,
-    overwriteCache: data.overwriteCache,
-    seed: training.seed,
-    streaming: data.streaming,
-    bufferSize: data.bufferSize,
-    hub: hubOptions(recipe),
-  };
+  const cacheDir = huggingFaceEnvironment(process.env).tokenizedCache;
+  return {...recipe.data, tokenizer, cacheDir, hub: hubOptions(recipe)};
 }

@@ -26,9 +26,9 @@ export function describeModel({model}: Recipe): string {
 }
 
 async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
-  const {model, method, output, path} = recipe;
-  const {folder} = output;
-  const kind = method.type === 'lora' ? 'adapter' : 'model';
+  const {model, method, path} = recipe;
+  const {outputDir: folder} = recipe.fit;
+  const kind = method === 'lora' ? 'adapter' : 'model';
   const names = folder === undefined ? [] : await namesIn(folder);
   // A run that begins again leaves the weights of the one before until it has its own.
   const isRunning =
@@ -42,8 +42,8 @@ async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
         `Train first; or say what to take: adapter_name_or_path=${checkpoint ?? '<folder>'}, or do_train=false for the model itself.`,
     );
   }
-  if (method.type !== 'lora') return {...recipe, model: {...model, nameOrPath: folder}};
-  const merged = method.createNewAdapter ? model.adapters : model.adapters.slice(0, -1);
+  if (method !== 'lora') return {...recipe, model: {...model, nameOrPath: folder}};
+  const merged = model.createNewAdapter ? model.adapters : model.adapters.slice(0, -1);
   return {...recipe, model: {...model, adapters: [...merged, folder]}};
 }
 

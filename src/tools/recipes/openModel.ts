@@ -13,9 +13,10 @@ export interface OpenOptions {
 }
 
 /** How the hub is reached: as the environment says (HF_TOKEN, HF_HOME …), and before it the recipe. */
-export function hubOptions({model: {token, cacheDir}}: Recipe): HubOptions {
+export function hubOptions({hub: given}: Recipe): HubOptions {
   const {hub} = huggingFaceEnvironment(process.env);
-  return {...hub, ...(token !== undefined && {token}), ...(cacheDir !== undefined && {cacheDir})};
+  const {token = hub.token, cacheDir = hub.cacheDir} = given;
+  return {...hub, token, cacheDir};
 }
 
 /** Where a model lies on this machine; one of the hub is downloaded. */
@@ -50,12 +51,17 @@ export async function openBase(recipe: Recipe, {allocate, onProgress}: OpenOptio
  * blocks.
  */
 export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
-  const {method} = recipe;
-  if (method.type === 'freeze') freezeLayers(model, method);
-  if (method.type !== 'lora') return; // a model just loaded trains in full
-  const isNew = method.createNewAdapter || recipe.model.adapters.length === 0;
+  const {
+    method,
+    freeze,
+    lora,
+    model: {nameOrPath, adapters, createNewAdapter},
+  } = recipe;
+  if (method === 'freeze') freezeLayers(model, freeze);
+  if (method !== 'lora') return; // a model just loaded trains in full
+  const isNew = createNewAdapter || adapters.length === 0;
   await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
-  if (isNew) model.applyLoRA({...method.options, baseModelNameOrPath: recipe.model.nameOrPath});
+  if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
 }
 
 /**

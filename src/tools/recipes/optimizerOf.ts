@@ -9,18 +9,9 @@ import type {Recipe} from './recipe.ts';
  *
  * @throws TfjsLoraError as {@link optimizerByName}, naming the recipe
  */
-export function optimizerOf({training, path}: Recipe): tf.Optimizer {
-  const {optimizer, learningRate, beta1, beta2, epsilon, weightDecay, loraPlusRatio} = training;
+export function optimizerOf({optimizer: {name, ...settings}, path}: Recipe): tf.Optimizer {
   try {
-    return optimizerByName(optimizer, {
-      learningRate,
-      beta1,
-      beta2,
-      epsilon,
-      weightDecay,
-      excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS,
-      loraPlusRatio,
-    });
+    return optimizerByName(name, {...settings, excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS});
   } catch (cause) {
     if (!(cause instanceof TfjsLoraError)) throw cause;
     throw new TfjsLoraError(cause.code, `${path} optim: ${cause.message}`, {cause});

@@ -14,8 +14,8 @@ export const sameRecipeWith: CommandWith = (...overrides) =>
  * What is to become of an earlier run in the output folder, as LLaMA-Factory decides it: what `resume_from_checkpoint`
  * says; else, unless it says `overwrite_output_dir`, one that has checkpoints goes on. A recipe that trains nothing leaves it.
  */
-export function outputWishes({output, tasks}: Recipe): OutputWishes {
-  const {folder, resumeFromCheckpoint, overwrite} = output;
+export function outputWishes({fit, tasks}: Recipe): OutputWishes {
+  const {outputDir: folder, resumeFromCheckpoint, overwriteOutputDir: overwrite} = fit;
   if (!tasks.train) return {resume: true};
   const goesOn = folder !== undefined && !overwrite && checkpointSteps(folder).length > 0;
   return {overwrite, resume: resumeFromCheckpoint ?? (goesOn ? true : undefined)};
@@ -41,8 +41,8 @@ export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWor
  * @throws TfjsLoraError `FILE_NOT_FOUND` where `resume_from_checkpoint` asks for one and there is none; `CORRUPT_FILE`
  */
 export async function recipeCheckpoint(recipe: Recipe, commandWith: CommandWith): Promise<string | false> {
-  const {tasks, path, output} = recipe;
-  const {folder} = output;
+  const {tasks, path} = recipe;
+  const {outputDir: folder} = recipe.fit;
   const {resume} = outputWishes(recipe);
   if (!tasks.train || !resume || folder === undefined) return false;
   const isHere = resume === true;

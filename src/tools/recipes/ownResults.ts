@@ -26,8 +26,8 @@ interface ScoredModel {
  * @throws TfjsLoraError `INVALID_CONFIG`
  */
 export async function assertOwnResults(recipe: Recipe): Promise<void> {
-  const {output, path} = recipe;
-  const {folder} = output;
+  const {fit, path} = recipe;
+  const {outputDir: folder} = fit;
   if (folder === undefined || (await isOfThatFolder(recipe, folder))) return;
   const names = await readdir(folder).catch(() => [] as string[]);
   const held = names.some((name) => OF_A_RUN.test(name))
@@ -45,7 +45,7 @@ export async function assertOwnResults(recipe: Recipe): Promise<void> {
 
 /** Writes down whose results a folder has got; a training's folder, which holds the model itself, needs none. */
 export async function nameScoredModel(recipe: Recipe): Promise<void> {
-  const {folder} = recipe.output;
+  const {outputDir: folder} = recipe.fit;
   if (folder === undefined || (await isOfThatFolder(recipe, folder))) return;
   writeWhole(join(folder, SCORED_MODEL_FILE), `${JSON.stringify(await scoredModel(recipe), null, 2)}\n`);
 }

@@ -51,7 +51,7 @@ export function planOf(
   },
 ): RecipePlan {
   const {steps} = run;
-  const {batchSize, gradientAccumulationSteps} = recipe.training;
+  const {batchSize, gradientAccumulationSteps} = recipe.fit;
   const training = data.training && countExamples(data.training);
   const trainedTokens =
     steps && training
@@ -88,8 +88,8 @@ function countExamples(data: TrainingData): ExampleCounts | undefined {
 }
 
 /** Whole epochs see every example; of the last one there may be a part only. */
-function examplesSeen({training}: Recipe, {perEpoch, total}: RunSteps, examples: number): number {
-  const window = training.batchSize * training.gradientAccumulationSteps;
+function examplesSeen({fit}: Recipe, {perEpoch, total}: RunSteps, examples: number): number {
+  const window = fit.batchSize * fit.gradientAccumulationSteps;
   const epochs = Math.floor(total / perEpoch!);
   return epochs * examples + Math.min(examples, (total % perEpoch!) * window);
 }

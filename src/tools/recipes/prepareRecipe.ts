@@ -57,7 +57,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   const {
     tasks,
     model: {computeDtype},
-    output: {folder},
+    fit: {outputDir: folder},
   } = recipe;
   const {commandWith = sameRecipeWith} = options;
   assertHasTask(recipe);
@@ -152,45 +152,28 @@ function assertLengths({path, data: {cutoffLength}}: Recipe, model: Llama, data:
   }
 }
 
-function compileArgs({training}: Recipe, steps: RunSteps, optimizer: tf.Optimizer): CompileArgs {
-  const {schedule, maxGradNorm} = training;
-  return {optimizer, schedule: {...schedule, warmupSteps: steps.warmup}, maxGradNorm};
+function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer): CompileArgs {
+  return {...compile, optimizer, schedule: {...compile.schedule, warmupSteps: steps.warmup}};
 }
 
-/** How the training goes, in the trainer's words. */
-function fitArgs({output, training}: Recipe, {validation}: RecipeData, steps: RunSteps): FitArgs {
-  const isWhole = training.maxSteps === undefined && Number.isInteger(training.epochs);
+/** How the training goes: the recipe's words, with its shares and fractions counted in steps. */
+function fitArgs(
+  {fit: {epochs, maxSteps, ...fit}}: Recipe,
+  {validation}: RecipeData,
+  steps: RunSteps,
+): FitArgs {
+  const isWhole = maxSteps === undefined && Number.isInteger(epochs);
   return {
-    ...(isWhole ? {epochs: training.epochs} : {maxSteps: steps.total}),
-    batchSize: training.batchSize,
-    gradientAccumulationSteps: training.gradientAccumulationSteps,
-    shuffle: training.shuffle,
-    groupByLength: training.groupByLength,
-    seed: training.dataSeed,
-    ...(validation && {
-      validationData: validation,
-      validationBatchSize: training.evaluationBatchSize,
-      evaluationStrategy: output.evaluationStrategy,
-      evaluationSteps: steps.evaluation,
-      earlyStoppingPatience: output.earlyStoppingPatience,
-    }),
-    outputDir: output.folder,
+    ...fit,
+    ...(isWhole ? {epochs} : {maxSteps: steps.total}),
+    ...(validation && {validationData: validation}),
+    evaluationSteps: steps.evaluation,
     loggingSteps: steps.logging,
-    saveStrategy: output.saveStrategy,
     saveSteps: steps.saving,
-    saveTotalLimit: output.saveTotalLimit,
-    loadBestModelAtEnd: output.loadBestModelAtEnd,
-    reportTo: output.reportTo,
-    plotLoss: output.plotLoss,
   };
 }
 
-function predictOptions({generation, data, training, output}: Recipe, tokenizer: Tokenizer): PredictOptions {
-  return {
-    ...generation,
-    eosTokenId: templateStopIds(resolveTemplate(data.template, tokenizer), tokenizer),
-    batchSize: training.evaluationBatchSize,
-    seed: training.seed,
-    outputDir: output.folder,
-  };
+function predictOptions({generation, prediction, data}: Recipe, tokenizer: Tokenizer): PredictOptions {
+  const eosTokenId = templateStopIds(resolveTemplate(data.template, tokenizer), tokenizer);
+  return {...generation, ...prediction, eosTokenId};
 }

@@ -1,120 +1,41 @@
 import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
-import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {Faults} from './faults.ts';
 import {parseRecipe} from './parseRecipe.ts';
-import type {RecipeKeys} from './recipeKeys.ts';
+import {argumentsOf, REPORTS, type RecipeArguments, type RecipeKeys} from './recipeKeys.ts';
 import {type RecipeSource, readRecipe} from './recipeSource.ts';
 import {scheduleFault, scheduleOf} from './scheduleOf.ts';
 
-/** What a recipe asks for, checked, in this library's words. LLaMA-Factory's keys become ours here and nowhere else. */
-export interface Recipe {
+/** What trains: an adapter, all weights, or some layers. */
+export type Method = 'lora' | 'full' | 'freeze';
+
+/**
+ * What a recipe asks for, checked, in this library's words: the arguments that its keys become one by one, and what follows
+ * from several keys.
+ */
+export type Recipe = RecipeArguments & {
   /** The file it was read from. */
   path: string;
   /** Keys that were written and mean nothing here, with the reason. */
   ignored: Map<string, string>;
   tasks: {train: boolean; evaluate: boolean; predict: boolean};
-  stage: 'sft' | 'pt';
+  method: Method;
   model: {
-    nameOrPath: string;
-    /** In order. */
-    adapters: string[];
     /** They were named on the command line. */
     adaptersAreArgument: boolean;
-    revision: string;
-    cacheDir?: string;
-    token?: string;
-    /** How matrices are kept in memory; undefined: as in the files. */
+    /** Storage type of the matrices; undefined: as in the files. */
     dtype?: StorageDtype;
     /** What large products are multiplied in; each backend takes the nearest it has. */
     computeDtype: ComputeDtype;
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
     gradientCheckpointing: Checkpointing;
   };
-  method: Method;
-  data: {
-    training: string[];
-    evaluation: string[];
-    folder: string;
-    template?: string;
-    enableThinking: boolean;
-    preserveThinking: boolean;
-    cutoffLength: number;
-    maxSamples?: number;
-    trainOnPrompt: boolean;
-    maskHistory: boolean;
-    /** Default: for plain text only. */
-    packing?: boolean;
-    /** Goes before a conversation that brings none of its own. */
-    defaultSystem?: string;
-    streaming: boolean;
-    bufferSize: number;
-    mixStrategy: RecipeKeys['mix_strategy'];
-    interleaveProbs?: number[];
-    overwriteCache: boolean;
-    workers?: number;
-    validationSize: number;
-  };
-  output: {
-    folder?: string;
-    overwrite: boolean;
-    /** These three: a whole number of steps, or a share of the run below 1. */
-    loggingSteps: number;
-    saveSteps: number;
-    evaluationSteps: number;
-    saveStrategy: RecipeKeys['save_strategy'];
-    evaluationStrategy: RecipeKeys['eval_strategy'];
-    saveTotalLimit?: number;
-    loadBestModelAtEnd: boolean;
-    earlyStoppingPatience?: number;
-    plotLoss: boolean;
-    reportTo: ('tensorboard' | 'csv')[];
-    resumeFromCheckpoint?: boolean | string;
-  };
-  training: {
-    batchSize: number;
-    evaluationBatchSize: number;
-    gradientAccumulationSteps: number;
-    /** May be a fraction. */
-    epochs: number;
-    maxSteps?: number;
-    learningRate: number;
-    optimizer: string;
-    beta1: number;
-    beta2: number;
-    epsilon: number;
-    weightDecay: number;
-    loraPlusRatio?: number;
-    schedule: {name: ScheduleName} & ScheduleArgs;
-    warmupRatio: number;
-    /** A whole number of steps, or a share of the run below 1. */
-    warmupSteps: number;
-    /** Undefined: no clipping. */
-    maxGradNorm?: number;
-    seed: number;
-    dataSeed: number;
-    shuffle: boolean;
-    groupByLength: boolean;
-  };
-  generation: {
-    doSample: boolean;
-    temperature: number;
-    topP: number;
-    topK: number;
-    maxNewTokens: number;
-    repetitionPenalty: number;
-    skipSpecialTokens: boolean;
-  };
-  export: {folder?: string; shardGigabytes: number; dtype?: StorageDtype};
-}
-
-/** What trains. */
-export type Method =
-  | {type: 'lora'; options: LoRAOptions; createNewAdapter: boolean}
-  | {type: 'full'}
-  | {type: 'freeze'; blocks: number; modules: string[]; extraModules: string[]};
+  lora: {alpha: number};
+  compile: {schedule: {name: ScheduleName} & ScheduleArgs};
+  fit: {evaluationSteps: number; seed: number};
+};
 
 /** What a recipe is read for: to run its tasks, or to use its model, data and settings otherwise. */
 export type Purpose = 'run' | 'use';
@@ -141,7 +62,9 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
   const {keys, ignored} = parseRecipe(source);
   assertConsistent(keys, source, purpose);
   const dtype = keys.bf16 || keys.pure_bf16 ? 'bfloat16' : keys.fp16 ? 'float16' : undefined;
+  const args = argumentsOf(keys);
   return {
+    ...args,
     path,
     ignored,
     tasks: {
@@ -149,91 +72,25 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       evaluate: keys.do_eval || keys.eval_strategy !== 'no',
       predict: keys.do_predict,
     },
-    stage: keys.stage as 'sft' | 'pt',
+    method: keys.finetuning_type as Method,
     model: {
-      nameOrPath: keys.model_name_or_path,
-      adapters: keys.adapter_name_or_path ?? [],
+      ...args.model,
       adaptersAreArgument: source.isArgument('adapter_name_or_path'),
-      revision: keys.model_revision,
-      cacheDir: keys.cache_dir,
-      token: keys.hf_hub_token,
       dtype: keys.do_train && keys.finetuning_type !== 'lora' ? 'float32' : dtype, // only float32 trains
       computeDtype: dtype ?? 'float32',
       quantization: quantizationOf(keys),
       gradientCheckpointing: keys.use_unsloth_gc ? 'offload' : !keys.disable_gradient_checkpointing,
     },
-    method: methodOf(keys),
-    data: {
-      training: keys.dataset ?? [],
-      evaluation: keys.eval_dataset ?? [],
-      folder: keys.dataset_dir,
-      template: keys.template,
-      enableThinking: keys.enable_thinking,
-      preserveThinking: keys.preserve_thinking,
-      cutoffLength: keys.cutoff_len,
-      maxSamples: keys.max_samples,
-      trainOnPrompt: keys.train_on_prompt,
-      maskHistory: keys.mask_history,
-      packing: keys.neat_packing || keys.packing,
-      defaultSystem: keys.default_system,
-      streaming: keys.streaming,
-      bufferSize: keys.buffer_size,
-      mixStrategy: keys.mix_strategy,
-      interleaveProbs: keys.interleave_probs,
-      overwriteCache: keys.overwrite_cache,
-      workers: keys.preprocessing_num_workers,
-      validationSize: keys.val_size,
-    },
-    output: {
-      folder: keys.output_dir,
-      overwrite: keys.overwrite_output_dir,
-      loggingSteps: keys.logging_steps,
-      saveSteps: keys.save_steps,
-      evaluationSteps: keys.eval_steps ?? keys.logging_steps,
-      saveStrategy: keys.save_strategy,
-      evaluationStrategy: keys.eval_strategy,
-      saveTotalLimit: keys.save_total_limit,
-      loadBestModelAtEnd: keys.load_best_model_at_end,
-      earlyStoppingPatience: keys.early_stopping_steps,
-      plotLoss: keys.plot_loss,
-      reportTo: reportsOf(keys),
-      resumeFromCheckpoint: keys.resume_from_checkpoint,
-    },
-    training: {
-      batchSize: keys.per_device_train_batch_size,
-      evaluationBatchSize: keys.per_device_eval_batch_size,
-      gradientAccumulationSteps: keys.gradient_accumulation_steps,
-      epochs: keys.num_train_epochs,
-      maxSteps: keys.max_steps > 0 ? keys.max_steps : undefined,
-      learningRate: keys.learning_rate,
-      optimizer: keys.optim,
-      beta1: keys.adam_beta1,
-      beta2: keys.adam_beta2,
-      epsilon: keys.adam_epsilon,
-      weightDecay: keys.weight_decay,
-      loraPlusRatio: keys.loraplus_lr_ratio,
+    lora: {...args.lora, alpha: keys.lora_alpha ?? 2 * keys.lora_rank},
+    data: {...args.data, packing: keys.neat_packing || keys.packing},
+    compile: {
+      ...args.compile,
       schedule: scheduleOf(keys.lr_scheduler_type, keys.lr_scheduler_kwargs, keys.learning_rate),
-      warmupRatio: keys.warmup_ratio,
-      warmupSteps: keys.warmup_steps,
-      maxGradNorm: keys.max_grad_norm > 0 ? keys.max_grad_norm : undefined,
-      seed: keys.seed,
-      dataSeed: keys.data_seed ?? keys.seed,
-      shuffle: !keys.disable_shuffling,
-      groupByLength: keys.group_by_length,
     },
-    generation: {
-      doSample: keys.do_sample,
-      temperature: keys.temperature,
-      topP: keys.top_p,
-      topK: keys.top_k,
-      maxNewTokens: keys.max_new_tokens,
-      repetitionPenalty: keys.repetition_penalty,
-      skipSpecialTokens: keys.skip_special_tokens,
-    },
-    export: {
-      folder: keys.export_dir,
-      shardGigabytes: keys.export_size,
-      dtype: keys.infer_dtype === 'auto' ? undefined : keys.infer_dtype,
+    fit: {
+      ...args.fit,
+      evaluationSteps: keys.eval_steps ?? keys.logging_steps,
+      seed: keys.data_seed ?? keys.seed,
     },
   };
 }
@@ -242,39 +99,6 @@ function quantizationOf(keys: RecipeKeys): Recipe['model']['quantization'] {
   if (keys.quantization_bit === undefined) return undefined;
   if (keys.quantization_bit === 8) return {type: 'int8', doubleQuant: false};
   return {type: keys.quantization_type, doubleQuant: keys.double_quantization};
-}
-
-function methodOf(keys: RecipeKeys): Method {
-  if (keys.finetuning_type === 'full') return {type: 'full'};
-  if (keys.finetuning_type === 'freeze') {
-    return {
-      type: 'freeze',
-      blocks: keys.freeze_trainable_layers,
-      modules: keys.freeze_trainable_modules ?? ['all'],
-      extraModules: keys.freeze_extra_modules ?? [],
-    };
-  }
-  const targets = keys.lora_target ?? ['all'];
-  return {
-    type: 'lora',
-    options: {
-      rank: keys.lora_rank,
-      alpha: keys.lora_alpha ?? 2 * keys.lora_rank,
-      dropout: keys.lora_dropout,
-      targetModules: targets.length === 1 && targets[0] === 'all' ? 'all-linear' : targets,
-      useRsLoRA: keys.use_rslora,
-      useDoRA: keys.use_dora,
-      seed: keys.seed,
-    },
-    createNewAdapter: keys.create_new_adapter,
-  };
-}
-
-const REPORTS = ['tensorboard', 'csv'] as const;
-
-function reportsOf({report_to}: RecipeKeys): ('tensorboard' | 'csv')[] {
-  const named = report_to ?? [];
-  return REPORTS.filter((report) => named.includes(report) || named.includes('all'));
 }
 
 /** What no single key shows. */

@@ -19,8 +19,8 @@ export interface RunSteps {
  *
  * @param examples in the training data; undefined where it is streamed, and the recipe has `max_steps`
  */
-export function runSteps({training, output}: Recipe, examples?: number): RunSteps {
-  const {batchSize, gradientAccumulationSteps, epochs, maxSteps, warmupSteps, warmupRatio} = training;
+export function runSteps({fit, warmup}: Recipe, examples?: number): RunSteps {
+  const {batchSize, gradientAccumulationSteps, epochs, maxSteps} = fit;
   const perEpoch =
     examples === undefined
       ? undefined
@@ -31,9 +31,9 @@ export function runSteps({training, output}: Recipe, examples?: number): RunStep
     examples,
     perEpoch,
     total,
-    warmup: warmupSteps > 0 ? stepsOf(warmupSteps) : Math.ceil(total * warmupRatio),
-    logging: stepsOf(output.loggingSteps),
-    saving: stepsOf(output.saveSteps),
-    evaluation: stepsOf(output.evaluationSteps),
+    warmup: warmup.steps > 0 ? stepsOf(warmup.steps) : Math.ceil(total * warmup.ratio),
+    logging: stepsOf(fit.loggingSteps),
+    saving: stepsOf(fit.saveSteps),
+    evaluation: stepsOf(fit.evaluationSteps),
   };
 }

@@ -8,9 +8,9 @@ export type Phase = 'loading' | 'training' | 'evaluation' | 'prediction';
 
 /** What a stopped run has left, and the command that goes on from there. */
 export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: CommandWith): Promise<string> {
-  const {tasks, output} = recipe;
+  const {tasks, fit} = recipe;
   if (phase === 'training') {
-    const newest = await newestCheckpoint(output.folder!);
+    const newest = await newestCheckpoint(fit.outputDir!);
     return newest === undefined
       ? `stopped before anything was saved\n  To begin again: ${commandWith()}`
       : `stopped; ${newest} is saved\n  To go on: ${commandWith('resume_from_checkpoint=true')}`;
@@ -22,7 +22,7 @@ export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: Com
   }
   const {nameOrPath, adapters} = (await modelInUse(recipe)).model;
   const trained =
-    recipe.method.type === 'lora'
+    recipe.method === 'lora'
       ? `adapter_name_or_path=${adapters.join(',')}`
       : `model_name_or_path=${nameOrPath}`;
   return `stopped in the ${phase}; the training is finished\n  To go on: ${commandWith('do_train=false', trained)}`;

@@ -42,7 +42,7 @@ export async function trainRecipe(
 ): Promise<{isInterrupted: boolean}> {
   const {
     tasks,
-    output: {folder},
+    fit: {outputDir: folder},
   } = recipe;
   const {print = () => {}, commandWith = sameRecipeWith, callbacks, signal, verbose} = options;
   const {backend, data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);

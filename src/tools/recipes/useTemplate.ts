@@ -23,7 +23,7 @@ type WithTokenizer = Pick<CausalLM, 'tokenizer' | 'generationConfig' | 'config'>
  */
 export function useTemplate(
   model: WithTokenizer,
-  {template: name, defaultSystem}: Pick<Recipe['data'], 'template' | 'defaultSystem'>,
+  {template: name, defaultSystem}: Partial<Pick<Recipe['data'], 'template' | 'defaultSystem'>>,
 ): string | undefined {
   if (name === undefined || name === MODEL_TEMPLATE || model.tokenizer === undefined) return undefined;
   const resolved = resolveTemplate(name, model.tokenizer, {defaultSystem});

@@ -54,7 +54,7 @@ export function register(program: Command): void {
         if (plot !== undefined) await drawComparison(comparisons, plot, count);
         console.log(json ? JSON.stringify(comparisons, null, 2) : table);
       }
-      if (recipe.output.folder !== undefined && !json) console.log(`\noutput ${recipe.output.folder}`);
+      if (recipe.fit.outputDir !== undefined && !json) console.log(`\noutput ${recipe.fit.outputDir}`);
     });
 }
 

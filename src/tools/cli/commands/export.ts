@@ -17,8 +17,12 @@ export function register(program: Command): void {
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
       const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
-      const {model, export: target} = recipe;
-      if (target.folder === undefined) {
+      const {
+        model,
+        export: {exportDir, ...args},
+        data,
+      } = recipe;
+      if (exportDir === undefined) {
         throw new TfjsLoraError('INVALID_CONFIG', `${path} export_dir: expected a folder, got none`);
       }
       await useBackend(backend);
@@ -26,15 +30,14 @@ export function register(program: Command): void {
         model: await folderOf(model.nameOrPath, recipe),
         modelName: model.nameOrPath,
         adapters: await Promise.all(model.adapters.map((adapter) => adapterFolderOf(adapter, recipe))),
-        exportDir: target.folder,
-        exportSizeGB: target.shardGigabytes,
-        dtype: target.dtype,
-        template: recipe.data.template,
-        defaultSystem: recipe.data.defaultSystem,
+        ...args,
+        exportDir,
+        template: data.template,
+        defaultSystem: data.defaultSystem,
         quantization: model.quantization,
       });
       const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
       const parts = files.length === 1 ? 'one file' : `${files.length} files`;
-      console.log(`${target.folder}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
+      console.log(`${exportDir}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
     });
 }

@@ -14,7 +14,7 @@ describe('freezeLayers', () => {
   afterEach(() => model.dispose());
 
   const freeze = (blocks: number, modules = ['all'], extraModules: string[] = []) =>
-    freezeLayers(model, {type: 'freeze', blocks, modules, extraModules});
+    freezeLayers(model, {blocks, modules, extraModules});
   const trained = () => [...model.trainableParameters().keys()];
   const blocks = () => [...new Set(trained().map((name) => /layers\.(\d)/.exec(name)?.[1]))];
 

@@ -84,7 +84,7 @@ test.each([
 
 test('false is no value where a key has no default, and 0 for a number', () => {
   expect(read('max_samples', false).data.maxSamples).toBeUndefined();
-  expect(read('save_total_limit', 'no').output.saveTotalLimit).toBeUndefined();
-  expect(read('max_grad_norm', false).training.maxGradNorm).toBeUndefined();
+  expect(read('save_total_limit', 'no').fit.saveTotalLimit).toBeUndefined();
+  expect(read('max_grad_norm', false).compile.maxGradNorm).toBeUndefined();
   expect(faultOf('save_steps', false)?.message).toContain('save_steps: expected a number above 0, got false');
 });

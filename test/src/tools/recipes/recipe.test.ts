@@ -30,27 +30,24 @@ describe('the recipes of examples/', () => {
     const recipe = await loadRecipe(join(recipes, 'train_lora.yaml'));
     expect(recipe).toMatchObject({
       tasks: {train: true, evaluate: true, predict: false},
-      stage: 'sft',
       model: {nameOrPath: 'meta-llama/Llama-3.2-1B-Instruct', dtype: 'bfloat16', gradientCheckpointing: true},
-      method: {
-        type: 'lora',
-        options: {rank: 8, alpha: 16, dropout: 0, targetModules: 'all-linear', seed: 42},
-      },
+      method: 'lora',
+      lora: {rank: 8, alpha: 16, dropout: 0, targetModules: 'all-linear', seed: 42},
+      splits: {dataset: ['summarization_data_train'], evaluationDataset: [], valSize: 0.1},
       data: {
-        training: ['summarization_data_train'],
-        evaluation: [],
-        folder: 'data',
+        stage: 'sft',
+        datasetDir: 'data',
         template: 'llama3',
         cutoffLength: 2048,
         maxSamples: 1000,
         packing: undefined,
         overwriteCache: true,
         workers: 16,
-        validationSize: 0.1,
+        seed: 42,
       },
-      output: {
-        folder: 'saves/llama3.2-1b-instruct/lora/sft',
-        overwrite: true,
+      fit: {
+        outputDir: 'saves/llama3.2-1b-instruct/lora/sft',
+        overwriteOutputDir: true,
         loggingSteps: 2,
         saveSteps: 50,
         saveStrategy: 'steps',
@@ -58,23 +55,19 @@ describe('the recipes of examples/', () => {
         evaluationSteps: 50,
         plotLoss: true,
         reportTo: [],
-      },
-      training: {
         batchSize: 4,
-        evaluationBatchSize: 1,
+        validationBatchSize: 1,
         gradientAccumulationSteps: 8,
         epochs: 1,
-        learningRate: 1e-4,
-        optimizer: 'adamw_torch',
-        weightDecay: 0,
-        schedule: {name: 'cosine'},
-        warmupRatio: 0.1,
-        maxGradNorm: 1,
         seed: 42,
       },
+      optimizer: {name: 'adamw_torch', learningRate: 1e-4, weightDecay: 0},
+      compile: {schedule: {name: 'cosine'}, maxGradNorm: 1},
+      warmup: {ratio: 0.1},
+      prediction: {batchSize: 1, seed: 42, outputDir: 'saves/llama3.2-1b-instruct/lora/sft'},
     });
     expect([...recipe.ignored.keys()]).toEqual(['trust_remote_code', 'ddp_timeout']);
-    expect(recipe.training.maxSteps).toBeUndefined();
+    expect(recipe.fit.maxSteps).toBeUndefined();
   });
 
   test('merge_lora.yaml asks for what it says', async () => {
@@ -82,39 +75,37 @@ describe('the recipes of examples/', () => {
     expect(recipe).toMatchObject({
       tasks: {train: false, evaluate: false, predict: false},
       model: {adapters: ['saves/llama3.2-1b-instruct/lora/sft'], quantization: undefined, dtype: undefined},
-      export: {folder: 'output/llama3', shardGigabytes: 5, dtype: undefined},
+      export: {exportDir: 'output/llama3', exportSizeGB: 5, dtype: undefined},
     });
   });
 });
 
 test('an empty recipe has the defaults of LLaMA-Factory and transformers', () => {
-  const {output, training, data, generation, method} = read(MODEL);
-  expect(training).toMatchObject({
+  const {fit, optimizer, compile, warmup, splits, data, generation, method, lora} = read(MODEL);
+  expect(fit).toMatchObject({
     batchSize: 8,
-    evaluationBatchSize: 8,
+    validationBatchSize: 8,
     gradientAccumulationSteps: 1,
     epochs: 3,
-    learningRate: 5e-5,
-    optimizer: 'adamw_torch',
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    schedule: {name: 'linear'},
-    warmupRatio: 0,
-    warmupSteps: 0,
-    maxGradNorm: 1,
     seed: 42,
-    dataSeed: 42,
     shuffle: true,
-  });
-  expect(output).toMatchObject({
     loggingSteps: 500,
     saveSteps: 500,
     evaluationSteps: 500,
     evaluationStrategy: 'no',
   });
-  expect(data).toMatchObject({folder: 'data', cutoffLength: 2048, mixStrategy: 'concat', validationSize: 0});
+  expect(optimizer).toMatchObject({
+    name: 'adamw_torch',
+    learningRate: 5e-5,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: 0,
+  });
+  expect(compile).toEqual({schedule: {name: 'linear'}, maxGradNorm: 1});
+  expect(warmup).toEqual({ratio: 0, steps: 0});
+  expect(data).toMatchObject({datasetDir: 'data', cutoffLength: 2048, mixStrategy: 'concat', seed: 42});
+  expect(splits).toEqual({dataset: [], evaluationDataset: [], valSize: 0});
   expect(generation).toEqual({
     doSample: true,
     temperature: 0.95,
@@ -124,7 +115,8 @@ test('an empty recipe has the defaults of LLaMA-Factory and transformers', () =>
     repetitionPenalty: 1,
     skipSpecialTokens: true,
   });
-  expect(method).toMatchObject({type: 'lora', options: {rank: 8, alpha: 16, targetModules: 'all-linear'}});
+  expect(method).toBe('lora');
+  expect(lora).toMatchObject({rank: 8, alpha: 16, targetModules: 'all-linear', seed: 42});
 });
 
 describe('values', () => {
@@ -132,36 +124,35 @@ describe('values', () => {
     const both = ['lora_target: q_proj, v_proj', 'lora_target: [q_proj, v_proj]'].map((line) =>
       read(MODEL + line),
     );
-    for (const {method} of both)
-      expect(method).toMatchObject({options: {targetModules: ['q_proj', 'v_proj']}});
+    for (const {lora} of both) expect(lora).toMatchObject({targetModules: ['q_proj', 'v_proj']});
   });
 
   test('the booleans of YAML 1.1 are booleans, where one is expected', () => {
-    const {output, data} = read(
+    const {fit, data} = read(
       `${TRAIN}plot_loss: yes\npacking: On\nstreaming: no\ntemplate: no\neval_strategy: no`,
     );
-    expect(output).toMatchObject({plotLoss: true, evaluationStrategy: 'no'});
+    expect(fit).toMatchObject({plotLoss: true, evaluationStrategy: 'no'});
     expect(data).toMatchObject({packing: true, streaming: false, template: 'no'});
-    expect(read(`${TRAIN}eval_strategy: false\nsave_strategy: false`).output).toMatchObject({
+    expect(read(`${TRAIN}eval_strategy: false\nsave_strategy: false`).fit).toMatchObject({
       evaluationStrategy: 'no',
       saveStrategy: 'no',
     });
   });
 
   test('exponents are numbers with and without a point', () => {
-    expect(read(`${MODEL}learning_rate: 1e-4`).training.learningRate).toBe(1e-4);
-    expect(read(`${MODEL}learning_rate: 1.0e-4`).training.learningRate).toBe(1e-4);
+    expect(read(`${MODEL}learning_rate: 1e-4`).optimizer.learningRate).toBe(1e-4);
+    expect(read(`${MODEL}learning_rate: 1.0e-4`).optimizer.learningRate).toBe(1e-4);
   });
 
   test('a key without a value has its default', () => {
-    expect(read(`${MODEL}lora_rank:\nresume_from_checkpoint: null\nddp_timeout:`).method).toMatchObject({
-      options: {rank: 8},
+    expect(read(`${MODEL}lora_rank:\nresume_from_checkpoint: null\nddp_timeout:`).lora).toMatchObject({
+      rank: 8,
     });
   });
 
   test('alpha is twice the rank unless given', () => {
-    expect(read(`${MODEL}lora_rank: 16`).method).toMatchObject({options: {alpha: 32}});
-    expect(read(`${MODEL}lora_rank: 16\nlora_alpha: 8`).method).toMatchObject({options: {alpha: 8}});
+    expect(read(`${MODEL}lora_rank: 16`).lora).toMatchObject({alpha: 32});
+    expect(read(`${MODEL}lora_rank: 16\nlora_alpha: 8`).lora).toMatchObject({alpha: 8});
   });
 
   test('quantization', () => {
@@ -188,13 +179,13 @@ describe('values', () => {
   });
 
   test('names that transformers has changed are read', () => {
-    expect(read(`${TRAIN}val_size: 0.1\nevaluation_strategy: epoch`).output.evaluationStrategy).toBe('epoch');
+    expect(read(`${TRAIN}val_size: 0.1\nevaluation_strategy: epoch`).fit.evaluationStrategy).toBe('epoch');
   });
 
   test('reports', () => {
-    expect(read(`${MODEL}report_to: none`).output.reportTo).toEqual([]);
-    expect(read(`${MODEL}report_to: all`).output.reportTo).toEqual(['tensorboard', 'csv']);
-    expect(read(`${MODEL}report_to: [csv]`).output.reportTo).toEqual(['csv']);
+    expect(read(`${MODEL}report_to: none`).fit.reportTo).toEqual([]);
+    expect(read(`${MODEL}report_to: all`).fit.reportTo).toEqual(['tensorboard', 'csv']);
+    expect(read(`${MODEL}report_to: [csv]`).fit.reportTo).toEqual(['csv']);
   });
 });
 
@@ -206,12 +197,12 @@ describe('arguments', () => {
       'plot_loss=True',
       'lora_target=q_proj,v_proj',
     );
-    expect(recipe.method).toMatchObject({options: {rank: 16, targetModules: ['q_proj', 'v_proj']}});
-    expect(recipe.output.plotLoss).toBe(true);
+    expect(recipe.lora).toMatchObject({rank: 16, targetModules: ['q_proj', 'v_proj']});
+    expect(recipe.fit.plotLoss).toBe(true);
   });
 
   test('hide a wrong value in the file', () => {
-    expect(read(`${MODEL}lora_rank: eight`, 'lora_rank=8').method).toMatchObject({options: {rank: 8}});
+    expect(read(`${MODEL}lora_rank: eight`, 'lora_rank=8').lora).toMatchObject({rank: 8});
   });
 
   test('are named in faults', () => {
@@ -225,7 +216,7 @@ describe('arguments', () => {
   });
 
   test('may hold an equals sign', () => {
-    expect(read(MODEL, 'output_dir=a=b').output.folder).toBe('a=b');
+    expect(read(MODEL, 'output_dir=a=b').fit.outputDir).toBe('a=b');
   });
 });
 

@@ -1,0 +1,96 @@
+import type {z} from 'zod';
+import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
+import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
+import type {HubOptions} from '../../data/hub/hubOptions.ts';
+import type {SplitArgs} from '../../data/loadDataset.ts';
+import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
+import type {FitArgs} from '../../training/run/fitArgs.ts';
+import type {CompileArgs} from '../../training/steps/trainingStep.ts';
+import type {PredictOptions} from '../evaluation/predictDataset.ts';
+import type {ExportArgs} from './exportModel.ts';
+
+/** What a recipe's values become: arguments of this library's calls, and settings that several calls go by. */
+export interface RecipeTargets {
+  model: {
+    nameOrPath: string;
+    /** In order. */
+    adapters: string[];
+    createNewAdapter: boolean;
+    revision: string;
+  };
+  hub: HubOptions;
+  lora: LoRAOptions;
+  /** Blocks that train: the last ones, or the first where negative; and modules in and outside them. */
+  freeze: {blocks: number; modules: string[]; extraModules: string[]};
+  data: DatasetArgs;
+  splits: SplitArgs;
+  /** Of models that reason. */
+  thinking: {enable: boolean; preserve: boolean};
+  optimizer: OptimizerSettings & {name: string};
+  compile: CompileArgs;
+  /** A share of the run; a number of steps, or a share below 1. */
+  warmup: {ratio: number; steps: number};
+  /** The three intervals are a whole number of steps, or a share of the run below 1; epochs may be a fraction. */
+  fit: FitArgs;
+  generation: PredictOptions;
+  prediction: PredictOptions;
+  export: Partial<ExportArgs>;
+}
+
+/** `fit.saveSteps` and the like. */
+type Target = {
+  [group in keyof RecipeTargets]: `${group}.${keyof RecipeTargets[group] & string}`;
+}[keyof RecipeTargets];
+
+type ValueAt<T extends Target> = T extends `${infer Group extends keyof RecipeTargets}.${infer Name}`
+  ? RecipeTargets[Group][Name & keyof RecipeTargets[Group]]
+  : never;
+
+/** A key of a recipe that becomes arguments as it is, or converted. */
+export interface PlacedKey<Schema extends z.ZodType, T extends string, Value> {
+  schema: Schema;
+  targets: readonly T[];
+  convert(value: z.output<Schema>): Value;
+}
+
+/**
+ * Declares what a key becomes.
+ *
+ * @param target one argument, or several that the value goes to
+ * @param convert a recipe's value in the argument's terms. Default: it is the same
+ */
+export function to<const T extends Target, Schema extends z.ZodType<ValueAt<T>>>(
+  target: T | readonly T[],
+  schema: Schema,
+  description: string,
+): PlacedKey<Schema, T, z.output<Schema>>;
+export function to<const T extends Target, Schema extends z.ZodType, Value extends ValueAt<T>>(
+  target: T | readonly T[],
+  schema: Schema,
+  description: string,
+  convert: (value: z.output<Schema>) => Value,
+): PlacedKey<Schema, T, Value>;
+export function to(
+  target: string | readonly string[],
+  schema: z.ZodType,
+  description: string,
+  convert: (value: unknown) => unknown = (value) => value,
+): PlacedKey<z.ZodType, string, unknown> {
+  return {schema: schema.describe(description), targets: [target].flat(), convert};
+}
+
+/** What the keys of a table become, by the name of the call. */
+export type PlacedBy<Rows> = {[group in keyof RecipeTargets]: PlacedIn<group, Rows>};
+
+type PlacedIn<Group extends string, Rows> = {
+  [key in keyof Rows as NameOf<Rows[key], Group>]: Rows[key] extends PlacedKey<z.ZodType, string, infer Value>
+    ? Value
+    : never;
+};
+
+type NameOf<Row, Group extends string> =
+  Row extends PlacedKey<z.ZodType, infer T, unknown>
+    ? T extends `${Group}.${infer Name}`
+      ? Name
+      : never
+    : never;
