@@ -1,12 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
+import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
+import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import type {FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
+import {stackMemory} from './stackMemory.ts';
 
 /** A decoder of Llama's kind, with or without allocated weights. */
 export interface EstimableModel {
@@ -88,7 +91,7 @@ const ADAM_BYTES = 8;
 
 /**
  * What a training step will need at its peak, from shapes alone: it allocates nothing, and the model may be one made with
- * `allocate: false`.
+ * `allocate: false`. On a backend whose ops compute all blocks at once it is the memory of the card.
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
   assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
@@ -97,10 +100,75 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const trained = parameters.filter(({trainable}) => trainable);
   const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
   const weights = parameters.reduce((sum, weight) => sum + bytesOf(weight), 0);
+  const always = {
+    weights,
+    gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
+    optimizer: bytesOfState(optimizer, trained),
+  };
+  const checkpointing = args.gradientCheckpointing ?? model.gradientCheckpointing;
+  const during = isOneOp(model)
+    ? bytesOfStack(model, batchSize, sequenceLength, checkpointing)
+    : bytesOfComposed(model, batchSize, sequenceLength, checkpointing);
+  const estimate = {...always, ...during};
+  return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
+}
+
+type Activations = Pick<MemoryEstimate, 'activations' | 'logits'>;
+
+function bytesOfStack(
+  model: EstimableModel,
+  batchSize: number,
+  length: number,
+  checkpointing: Checkpointing,
+): Activations {
+  const ranks = new Map<string, number>();
+  for (const [path, {adapters}] of model.adaptedLayers?.() ?? []) {
+    const name = path.slice(path.lastIndexOf('.') + 1);
+    for (const {settings} of adapters.values())
+      ranks.set(name, Math.max(settings.rank, ranks.get(name) ?? 0));
+  }
+  const isHeadUnpacked = headOf(model).storage !== 'bfloat16';
+  const bytes = stackMemory(model, ranks, batchSize, length, checkpointing, isHeadUnpacked);
+  const isHeadHigher = bytes.loss + bytes.logits > bytes.backward;
+  return {
+    activations: bytes.saved + bytes.rest + (isHeadHigher ? bytes.loss : bytes.backward),
+    logits: isHeadHigher ? bytes.logits : 0,
+  };
+}
+
+/** The head's matrix, which may be the embedding's. */
+function headOf(model: EstimableModel): StoredWeight {
+  const parameters = model.namedParameters();
+  return (parameters.get('lm_head.weight') ?? parameters.get('model.embed_tokens.weight')) as StoredWeight;
+}
+
+/** Whether the backend computes the blocks by one op, as far as shapes and settings tell. */
+function isOneOp(model: EstimableModel): boolean {
+  if (!hasKernel(decoderStackOp) || ![64, 128].includes(model.config.headDim)) return false;
+  const layers = [...(model.adaptedLayers?.().values() ?? [])];
+  const arePlain = layers.every(
+    ({adapters}) =>
+      adapters.size <= 1 &&
+      [...adapters.values()].every(({settings}) => settings.dropout === 0 && !settings.useDoRA),
+  );
+  return (
+    arePlain &&
+    [...model.namedParameters()].every(
+      ([name, {logicalShape, storage, trainable}]) =>
+        name.includes('.lora_') || (!trainable && (logicalShape.length === 1 || storage !== 'float32')),
+    )
+  );
+}
+
+function bytesOfComposed(
+  model: EstimableModel,
+  batchSize: number,
+  sequenceLength: number,
+  isRecomputed: Checkpointing,
+): Activations {
   const positions = batchSize * sequenceLength;
   const {hiddenSize, numHiddenLayers, vocabSize} = model.config;
-
-  const isRecomputed = args.gradientCheckpointing ?? model.gradientCheckpointing;
+  const parameters = [...model.namedParameters().values()];
   const {kept, keptAnyway, backward} = floatsOfBlock(model, sequenceLength);
   const ofBlocks = isRecomputed ? (numHiddenLayers - 1) * keptAnyway + kept : numHiddenLayers * kept; // the last is not
   const forward = positions * ofBlocks;
@@ -111,20 +179,18 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
       .map(matrixSize),
   );
   const atBlock = forward + positions * backward + unpacked;
-  const head = trained.some(({logicalShape}) => logicalShape[0] === vocabSize) ? TRAINED_HEAD : HEAD;
+  const isHeadTrained = parameters.some(
+    ({logicalShape, trainable}) => trainable && logicalShape[0] === vocabSize,
+  );
+  const head = isHeadTrained ? TRAINED_HEAD : HEAD;
   const atHead = forward + head.hidden * positions * hiddenSize + head.matrix * vocabSize * hiddenSize;
   const chunk = Math.min(positions, Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize))) * vocabSize;
   const logits = head.logits * chunk;
   const isHeadHigher = atHead + logits > atBlock;
-
-  const estimate = {
-    weights,
-    gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
-    optimizer: bytesOfState(optimizer, trained),
+  return {
     activations: Math.round(4 * (isHeadHigher ? atHead : atBlock)),
     logits: isHeadHigher ? 4 * logits : 0,
   };
-  return {...estimate, total: Object.values(estimate).reduce((sum, bytes) => sum + bytes, 0)};
 }
 
 /** Floats for each position that one block's forward leaves, that it leaves though it is run again, and that its backward needs besides. */
@@ -244,6 +310,9 @@ function adviceFor(
   const result = () => `Change ${changes.join(', then ')}.`;
   if (!current.gradientCheckpointing)
     if (apply('model.gradientCheckpointing = true', {...current, gradientCheckpointing: true}))
+      return result();
+  if (isOneOp(model) && current.gradientCheckpointing !== 'offload')
+    if (apply("model.gradientCheckpointing = 'offload'", {...current, gradientCheckpointing: 'offload'}))
       return result();
   const examples = args.batchSize * args.gradientAccumulationSteps;
   let batchSize = args.batchSize;

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {declareQuantized} from '../../../models/quantization.ts';
 import {AdamW, estimateMemory, type FitArgs, Llama, Trainer, useBackend} from '../../../src/index.ts';
+import {stackMemory} from '../../../src/training/run/stackMemory.ts';
 import {BigramModel} from './bigramModel.ts';
 
 /** How far an estimate may be from the measured peak. */
@@ -185,5 +186,67 @@ describe('memoryBudget', () => {
     });
     trainer.dispose();
     other.table.dispose();
+  });
+});
+
+describe('estimateMemory where one op computes all blocks', () => {
+  beforeAll(async () => {
+    await useBackend('cpu');
+    tf.registerKernel({kernelName: 'DecoderStack', backendName: 'cpu', kernelFunc: () => []});
+  });
+  afterAll(async () => {
+    tf.unregisterKernel('DecoderStack', 'cpu');
+    await useBackend('wasm');
+  });
+
+  const MIB = 2 ** 20;
+  const modelOf = (preset: 'llama-3.2-1b' | 'llama-3.2-3b' | 'llama-3.1-8b', isQuantized: boolean) => {
+    const model = Llama.fromConfig(preset, {dtype: 'bfloat16', allocate: false});
+    if (isQuantized) declareQuantized(model, {type: 'nf4', doubleQuant: true});
+    model.applyLoRA({rank: 8, targetModules: 'all-linear', seed: 0});
+    return model;
+  };
+
+  // GiB in use of TensorFlow's pool on an H200, rank 8 on all linear layers.
+  test.each([
+    ['llama-3.2-1b', 4, 2048, false, true, 4.01],
+    ['llama-3.2-1b', 4, 2048, true, true, 2.53],
+    ['llama-3.2-1b', 4, 2048, false, false, 9.8],
+    ['llama-3.2-1b', 1, 32768, true, true, 5.17],
+    ['llama-3.2-3b', 2, 2048, true, true, 3.8],
+    ['llama-3.1-8b', 2, 2048, true, true, 8.1],
+  ] as const)('is near what a card used: %s, %d × %d, nf4 %s, checkpointing %s', (...row) => {
+    const [preset, batchSize, sequenceLength, isQuantized, gradientCheckpointing, measured] = row;
+    const model = modelOf(preset, isQuantized);
+    const {total} = estimateMemory(model, {batchSize, sequenceLength, gradientCheckpointing});
+    expect(Math.abs(total / 2 ** 30 / measured - 1)).toBeLessThan(0.1);
+  });
+
+  // MiB that the engine asks for in backward, counted without a card.
+  test.each([
+    ['llama-3.2-1b', 4, 2048, [436.9, 550.6, 614.6]],
+    ['llama-3.2-1b', 1, 32768, [730.1, 1185.1, 1441.1]],
+    ['llama-3.2-1b', 1, 512, [162.8, 169.9, 173.9]],
+    ['llama-3.2-3b', 2, 2048, [468.1, 556.8, 604.8]],
+    ['llama-3.1-8b', 2, 2048, [653.8, 766.7, 830.7]],
+  ] as const)('knows the buffers of the engine: %s, %d × %d', (preset, batch, length, counted) => {
+    const model = modelOf(preset, true);
+    const ranks = new Map(['q', 'k', 'v', 'o', 'gate', 'up', 'down'].map((name) => [`${name}_proj`, 8]));
+    for (const [i, checkpointing] of ([false, true, 'offload'] as const).entries()) {
+      const {backward} = stackMemory(model, ranks, batch, length, checkpointing, false);
+      const outside = (3 * 4 * batch * length * model.config.hiddenSize) / MIB;
+      expect(Math.abs(backward / MIB - outside - counted[i]) / counted[i]).toBeLessThan(0.02);
+    }
+  });
+
+  test('counts composed ops where the card leaves the blocks to them', () => {
+    const model = modelOf('llama-3.2-1b', false);
+    const args = {batchSize: 1, sequenceLength: 512};
+    const {total} = estimateMemory(model, args);
+    for (const other of [{dropout: 0.1}, {useDoRA: true}]) {
+      const composed = Llama.fromConfig('llama-3.2-1b', {dtype: 'bfloat16', allocate: false});
+      composed.applyLoRA({rank: 8, targetModules: 'all-linear', ...other});
+      expect(estimateMemory(composed, args).total).toBeGreaterThan(1.3 * total);
+    }
   });
 });
