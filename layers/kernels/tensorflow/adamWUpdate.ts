@@ -1,29 +1,16 @@
-import type * as tf from '@tensorflow/tfjs';
-import type {AdamWSettings} from '../../ops/adamWUpdate.ts';
-import {type Ops, runOps} from './runOps.ts';
-import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
-
-interface AdamWUpdateArgs {
-  inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
-  attrs: AdamWSettings;
-  backend: unknown;
-}
+import {type AdamWSettings, adamWUpdateOp} from '../../ops/adamWUpdate.ts';
+import {opsKernel} from './opsKernel.ts';
+import type {Ops} from './runOps.ts';
+import type {Handle} from './tensorflowBackend.ts';
 
 /**
  * `AdamWUpdate` (layers/ops/adamWUpdate.ts). TensorFlow's own Adam is not decoupled and works on variables in place, so it
  * is these ops.
  */
-export const adamWUpdate = {
-  kernelName: 'AdamWUpdate',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as AdamWUpdateArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {value, gradient, mean, variance}) => {
-      const given = [value, gradient, mean, variance];
-      return ops.areFusedEverywhere ? fusedAdamW(ops, given, attrs) : nextAdamW(ops, given, attrs);
-    });
-  },
-} as const;
+export const adamWUpdate = opsKernel(adamWUpdateOp, (ops, {value, gradient, mean, variance}, settings) => {
+  const given = [value, gradient, mean, variance];
+  return ops.areFusedEverywhere ? fusedAdamW(ops, given, settings) : nextAdamW(ops, given, settings);
+});
 
 /** What differs from step to step: of the root of the variance, of the value, and of the move. */
 function factorsOf({

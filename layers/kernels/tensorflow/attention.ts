@@ -1,6 +1,7 @@
-import type * as tf from '@tensorflow/tfjs';
-import {type Ops, runOps} from './runOps.ts';
-import {DataType, type Handle, type OpAttribute, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {attentionOp} from '../../ops/attention.ts';
+import {opsKernel} from './opsKernel.ts';
+import type {Ops} from './runOps.ts';
+import {DataType, type Handle, type OpAttribute} from './tensorflowBackend.ts';
 
 /** How many scores exist at once (16 MiB of float32): what several passes over them find in the cache. */
 const SCORES_AT_ONCE = 1 << 22;
@@ -14,17 +15,7 @@ const KEPT_SCORES = 1 << 21;
 /** Added to the score of a key that is hidden: finite, so that a query that sees nothing gives a number. */
 export const HIDDEN = -1e9;
 
-interface AttentionArgs {
-  inputs: Record<'query' | 'key' | 'value', tf.TensorInfo> & {
-    segments?: tf.TensorInfo;
-    dy?: tf.TensorInfo;
-    y?: tf.TensorInfo;
-    /** The softmax, where forward kept it. */
-    extra0?: tf.TensorInfo;
-  };
-  attrs: {scale: number; causal: boolean};
-  backend: unknown;
-}
+type Attributes = {scale: number; causal: boolean};
 
 /** Sizes of an attention: B sequences, K key-value heads of D, each for G query heads; T queries, the last of S positions. */
 interface Sizes {
@@ -50,106 +41,91 @@ interface Chunk {
  * `Attention` (layers/ops/attention.ts) in chunks of heads and queries, so that never more than so many scores exist; of a
  * causal one, keys after the last query of a chunk are left out. Second output, for few scores: their softmax, `[n, G·T, S]`.
  */
-export const attention = {
-  kernelName: 'Attention',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as AttentionArgs;
-    const sizes = sizesOf(inputs, backend as TensorFlowBackend);
-    return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
-      if (isFused(ops, sizes)) {
-        const tensors = [handles.query, handles.key, handles.value];
-        return ops.fused('Attention', tensors, attributesOf(ops, attrs), 2, [handles.segments]);
-      }
-      const {query, key, value} = folded(ops, handles, sizes);
-      if (isKept(sizes)) {
-        const [[chunk]] = chunksOf(sizes, attrs.causal);
+export const attention = opsKernel(attentionOp, (ops, handles, attrs) => {
+  const sizes = sizesOf(ops, handles);
+  if (isFused(ops, sizes)) {
+    const tensors = [handles.query, handles.key, handles.value];
+    return ops.fused('Attention', tensors, attributesOf(ops, attrs), 2, [handles.segments]);
+  }
+  const {query, key, value} = folded(ops, handles, sizes);
+  if (isKept(sizes)) {
+    const [[chunk]] = chunksOf(sizes, attrs.causal);
+    const weights = weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs);
+    return [ops.reshape(ops.batchMatMul(weights, value), handles.query.shape), weights];
+  }
+  const byHead = chunksOf(sizes, attrs.causal).map((chunks) => {
+    const byQuery = chunks.map((chunk) =>
+      ops.scope(() => {
         const weights = weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs);
-        return [ops.reshape(ops.batchMatMul(weights, value), inputs.query.shape), weights];
-      }
-      const byHead = chunksOf(sizes, attrs.causal).map((chunks) => {
-        const byQuery = chunks.map((chunk) =>
-          ops.scope(() => {
-            const weights = weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs);
-            const y = ops.batchMatMul(weights, keysOf(ops, value, chunk)); // [n, G·c, D]
-            return unfolded(ops, y, chunk, sizes);
-          }),
-        );
-        return ops.concat(byQuery, 2); // [n, G, T, D]
-      });
-      return [ops.reshape(ops.concat(byHead, 0), inputs.query.shape)];
-    });
-  },
-} as const;
+        const y = ops.batchMatMul(weights, keysOf(ops, value, chunk)); // [n, G·c, D]
+        return unfolded(ops, y, chunk, sizes);
+      }),
+    );
+    return ops.concat(byQuery, 2); // [n, G, T, D]
+  });
+  return [ops.reshape(ops.concat(byHead, 0), handles.query.shape)];
+});
 
 /** Gradients of query, key and value; the weights of each chunk are made again, unless they were kept. */
-export const attentionGrad = {
-  kernelName: 'AttentionGrad',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as AttentionArgs;
-    const sizes = sizesOf(inputs, backend as TensorFlowBackend);
-    return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
-      if (isFused(ops, sizes)) {
-        const {dy, query, key, value, y, extra0: sums} = handles;
-        const tensors = [dy, query, key, value, y, sums];
-        return ops.fused('AttentionGrad', tensors, attributesOf(ops, attrs), 3, [handles.segments]);
-      }
-      const {query, key, value, dy, y} = folded(ops, handles, sizes);
-      const queryParts: Handle[] = [];
-      const keyParts: Handle[] = [];
-      const valueParts: Handle[] = [];
-      for (const chunks of chunksOf(sizes, attrs.causal)) {
-        const byQuery: Handle[] = [];
-        let sums: Handle[] = [];
-        for (const chunk of chunks) {
-          const [dQuery, ...next] = ops.keepOnly(() => {
-            const weights =
-              handles.extra0 ?? weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs); // [n, G·c, s]
-            const g = queriesOf(ops, dy, chunk, sizes); // [n, G·c, D]
-            const along = ops.sum(ops.mul(g, queriesOf(ops, y, chunk, sizes)), 2, true); // [n, G·c, 1]
-            const dWeights = ops.batchMatMul(g, keysOf(ops, value, chunk), false, true);
-            const dScores = ops.mul(weights, ops.sub(dWeights, along)); // [n, G·c, s]
-            const scale = ops.scalar(attrs.scale);
-            const dq = ops.mul(ops.batchMatMul(dScores, keysOf(ops, key, chunk)), scale);
-            const dk = ops.mul(ops.batchMatMul(dScores, queriesOf(ops, query, chunk, sizes), true), scale); // [n, s, D]
-            const dv = ops.batchMatMul(weights, g, true);
-            const hidden = sizes.sourceLength - chunk.visible;
-            const whole = [dk, dv].map((part) => (hidden > 0 ? ops.padEnd(part, [0, hidden, 0]) : part));
-            return [
-              unfolded(ops, dq, chunk, sizes),
-              ...(sums.length > 0 ? whole.map((part, i) => ops.add(sums[i], part)) : whole),
-            ];
-          });
-          byQuery.push(dQuery);
-          sums.forEach((sum, i) => void ops.replace(sum, next[i]));
-          sums = next;
-        }
-        queryParts.push(ops.concat(byQuery, 2));
-        keyParts.push(sums[0]);
-        valueParts.push(sums[1]);
-      }
-      return [
-        ops.reshape(ops.concat(queryParts, 0), inputs.query.shape),
-        ops.reshape(ops.concat(keyParts, 0), inputs.key.shape),
-        ops.reshape(ops.concat(valueParts, 0), inputs.value.shape),
-      ];
-    });
-  },
-} as const;
+export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attrs) => {
+  const sizes = sizesOf(ops, handles);
+  if (isFused(ops, sizes)) {
+    const {dy, query, key, value, y, extra0: sums} = handles;
+    const tensors = [dy, query, key, value, y, sums];
+    return ops.fused('AttentionGrad', tensors, attributesOf(ops, attrs), 3, [handles.segments]);
+  }
+  const {query, key, value, dy, y} = folded(ops, handles, sizes);
+  const queryParts: Handle[] = [];
+  const keyParts: Handle[] = [];
+  const valueParts: Handle[] = [];
+  for (const chunks of chunksOf(sizes, attrs.causal)) {
+    const byQuery: Handle[] = [];
+    let sums: Handle[] = [];
+    for (const chunk of chunks) {
+      const [dQuery, ...next] = ops.keepOnly(() => {
+        const weights = handles.extra0 ?? weightsOf(ops, query, key, handles.segments, chunk, sizes, attrs); // [n, G·c, s]
+        const g = queriesOf(ops, dy, chunk, sizes); // [n, G·c, D]
+        const along = ops.sum(ops.mul(g, queriesOf(ops, y, chunk, sizes)), 2, true); // [n, G·c, 1]
+        const dWeights = ops.batchMatMul(g, keysOf(ops, value, chunk), false, true);
+        const dScores = ops.mul(weights, ops.sub(dWeights, along)); // [n, G·c, s]
+        const scale = ops.scalar(attrs.scale);
+        const dq = ops.mul(ops.batchMatMul(dScores, keysOf(ops, key, chunk)), scale);
+        const dk = ops.mul(ops.batchMatMul(dScores, queriesOf(ops, query, chunk, sizes), true), scale); // [n, s, D]
+        const dv = ops.batchMatMul(weights, g, true);
+        const hidden = sizes.sourceLength - chunk.visible;
+        const whole = [dk, dv].map((part) => (hidden > 0 ? ops.padEnd(part, [0, hidden, 0]) : part));
+        return [
+          unfolded(ops, dq, chunk, sizes),
+          ...(sums.length > 0 ? whole.map((part, i) => ops.add(sums[i], part)) : whole),
+        ];
+      });
+      byQuery.push(dQuery);
+      sums.forEach((sum, i) => void ops.replace(sum, next[i]));
+      sums = next;
+    }
+    queryParts.push(ops.concat(byQuery, 2));
+    keyParts.push(sums[0]);
+    valueParts.push(sums[1]);
+  }
+  return [
+    ops.reshape(ops.concat(queryParts, 0), handles.query.shape),
+    ops.reshape(ops.concat(keyParts, 0), handles.key.shape),
+    ops.reshape(ops.concat(valueParts, 0), handles.value.shape),
+  ];
+});
 
 /** Its rows are whole vectors. */
 export const isFused = (ops: Ops, {dim}: {dim: number}): boolean => ops.areFused && dim % 8 === 0;
 
-function attributesOf(ops: Ops, {scale, causal}: AttentionArgs['attrs']): OpAttribute[] {
+function attributesOf(ops: Ops, {scale, causal}: Attributes): OpAttribute[] {
   return [ops.floatAttribute('scale', scale), ops.boolAttribute('causal', causal)];
 }
 
-function sizesOf({query, key}: AttentionArgs['inputs'], {isUsingGpuDevice}: TensorFlowBackend): Sizes {
+function sizesOf({isOnCard}: Ops, {query, key}: Record<'query' | 'key', Handle>): Sizes {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
   const perGroup = heads / groups;
-  return {batch, groups, perGroup, length, sourceLength, dim, isOnCard: isUsingGpuDevice};
+  return {batch, groups, perGroup, length, sourceLength, dim, isOnCard};
 }
 
 function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean {
@@ -228,7 +204,7 @@ function weightsOf(
   segments: Handle | undefined,
   chunk: Chunk,
   sizes: Sizes,
-  {scale, causal}: AttentionArgs['attrs'],
+  {scale, causal}: Attributes,
 ): Handle {
   return ops.scope(() => {
     const {from, to, begin, end, visible} = chunk;

@@ -1,70 +1,48 @@
-import type * as tf from '@tensorflow/tfjs';
+import {decodeAttentionOp} from '../../ops/decodeAttention.ts';
 import {HIDDEN, isFused} from './attention.ts';
+import {opsKernel} from './opsKernel.ts';
 import {rotated} from './rotaryEmbedding.ts';
-import {type Ops, runOps} from './runOps.ts';
-import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
-
-interface DecodeAttentionArgs {
-  inputs: Record<'query' | 'key' | 'value' | 'cos' | 'sin' | 'keys' | 'values', tf.TensorInfo> & {
-    segments?: tf.TensorInfo;
-  };
-  attrs: {past: number; scale: number};
-  backend: unknown;
-}
+import type {Ops} from './runOps.ts';
+import {DataType, type Handle} from './tensorflowBackend.ts';
 
 /**
  * `DecodeAttention` (layers/ops/decodeAttention.ts): the new position is written into the caches' own memory, and the whole of
  * them is attended to, the room after it hidden: cheaper than a copy of what counts.
  */
-export const decodeAttention = {
-  kernelName: 'DecodeAttention',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as DecodeAttentionArgs;
-    const {past, scale} = attrs;
-    const [batch, groups, capacity, dim] = inputs.keys.shape;
-    const heads = inputs.query.shape[1] / dim;
-    const [sequences, perGroup] = [batch * groups, heads / groups];
-    return runOps(backend as TensorFlowBackend, inputs as Record<string, tf.TensorInfo>, (ops, handles) => {
-      if (isFused(ops, {dim})) {
-        const {query, key, value, cos, sin, keys, values, segments} = handles;
-        const at = ops.latest('DecodeAttention past', `${past}`, () => ops.constant([], Int32Array.of(past)));
-        const tensors = [query, key, value, cos, sin, keys, values, at];
-        return ops.fused('DecodeAttention', tensors, [ops.floatAttribute('scale', scale)], 3, [segments]);
-      }
-      const both = ops.reshape(ops.concat([handles.query, handles.key], 1), [batch, heads + groups, 1, dim]);
-      const turned = rotated(ops, both, handles.cos, handles.sin);
-      const places = Int32Array.from({length: sequences}, (_, i) => i * capacity + past);
-      const rows = ops.latest('DecodeAttention places', `${places}`, () => ops.constant([sequences], places));
-      const put = (cache: Handle, added: Handle) => {
-        const flat = ops.reshape(cache, [sequences * capacity, dim]); // the same memory
-        return ops.one('InplaceUpdate', [flat, rows, ops.reshape(added, [sequences, dim])]);
-      };
-      const nextKeys = put(handles.keys, ops.slice(turned, [0, heads, 0, 0], [-1, groups, -1, -1]));
-      const nextValues = put(handles.values, handles.value);
-      const seen = (cache: Handle) => ops.reshape(cache, [sequences, capacity, dim]);
-      const query = ops.mul(ops.slice(turned, [0, 0, 0, 0], [-1, heads, -1, -1]), ops.scalar(scale));
-      const scores = ops.batchMatMul(
-        ops.reshape(query, [sequences, perGroup, dim]),
-        seen(nextKeys),
-        false,
-        true,
-      ); // [B·K, G, capacity]
-      const key = `${handles.segments?.id} ${past} ${capacity}`;
-      const bias = ops.latest('DecodeAttention bias', key, () =>
-        biasOf(ops, handles.segments, past, capacity),
-      ); // [B or 1, 1, capacity]
-      const shown = ops.add(ops.reshape(scores, [batch, heads, capacity]), bias);
-      const weights = ops.reshape(ops.one('Softmax', [shown]), [sequences, perGroup, capacity]);
-      const attended = ops.batchMatMul(weights, seen(nextValues)); // [B·K, G, D]
-      return [
-        ops.reshape(attended, [batch, heads * dim]),
-        ops.reshape(nextKeys, inputs.keys.shape),
-        ops.reshape(nextValues, inputs.values.shape),
-      ];
-    });
-  },
-} as const;
+export const decodeAttention = opsKernel(decodeAttentionOp, (ops, handles, {past, scale}) => {
+  const [batch, groups, capacity, dim] = handles.keys.shape;
+  const heads = handles.query.shape[1] / dim;
+  const [sequences, perGroup] = [batch * groups, heads / groups];
+  if (isFused(ops, {dim})) {
+    const {query, key, value, cos, sin, keys, values, segments} = handles;
+    const at = ops.latest('DecodeAttention past', `${past}`, () => ops.constant([], Int32Array.of(past)));
+    const tensors = [query, key, value, cos, sin, keys, values, at];
+    return ops.fused('DecodeAttention', tensors, [ops.floatAttribute('scale', scale)], 3, [segments]);
+  }
+  const both = ops.reshape(ops.concat([handles.query, handles.key], 1), [batch, heads + groups, 1, dim]);
+  const turned = rotated(ops, both, handles.cos, handles.sin);
+  const places = Int32Array.from({length: sequences}, (_, i) => i * capacity + past);
+  const rows = ops.latest('DecodeAttention places', `${places}`, () => ops.constant([sequences], places));
+  const put = (cache: Handle, added: Handle) => {
+    const flat = ops.reshape(cache, [sequences * capacity, dim]); // the same memory
+    return ops.one('InplaceUpdate', [flat, rows, ops.reshape(added, [sequences, dim])]);
+  };
+  const nextKeys = put(handles.keys, ops.slice(turned, [0, heads, 0, 0], [-1, groups, -1, -1]));
+  const nextValues = put(handles.values, handles.value);
+  const seen = (cache: Handle) => ops.reshape(cache, [sequences, capacity, dim]);
+  const query = ops.mul(ops.slice(turned, [0, 0, 0, 0], [-1, heads, -1, -1]), ops.scalar(scale));
+  const scores = ops.batchMatMul(ops.reshape(query, [sequences, perGroup, dim]), seen(nextKeys), false, true); // [B·K, G, capacity]
+  const key = `${handles.segments?.id} ${past} ${capacity}`;
+  const bias = ops.latest('DecodeAttention bias', key, () => biasOf(ops, handles.segments, past, capacity)); // [B or 1, 1, capacity]
+  const shown = ops.add(ops.reshape(scores, [batch, heads, capacity]), bias);
+  const weights = ops.reshape(ops.one('Softmax', [shown]), [sequences, perGroup, capacity]);
+  const attended = ops.batchMatMul(weights, seen(nextValues)); // [B·K, G, D]
+  return [
+    ops.reshape(attended, [batch, heads * dim]),
+    ops.reshape(nextKeys, handles.keys.shape),
+    ops.reshape(nextValues, handles.values.shape),
+  ];
+});
 
 /** 0 for the positions up to `past` that the last one may look at, {@link HIDDEN} for the rest. */
 function biasOf(ops: Ops, segments: Handle | undefined, past: number, capacity: number): Handle {

@@ -1,14 +1,13 @@
 import {FP4_CODE, NF4_CODE} from '../../../quant/blockwise/codebooks.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
-import type {FourBitStorage, Int8Storage} from '../../ops/quantizedStorage.ts';
-import {keptTable, type Ops} from './runOps.ts';
-import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
+import type {DeviceFormat, FourBitStorage, Int8Storage} from '../../ops/quantizedStorage.ts';
+import type {Ops} from './runOps.ts';
+import {DataType, type Handle} from './tensorflowBackend.ts';
 import {widen16} from './widen16.ts';
 
 /** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
 const ONE_OF_127 = Math.fround(1 / 127);
 
-export type QuantizedAttributes = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
 /** The tensors of a quantized matrix by their names in its storage. */
 export type QuantizedHandles = Record<string, Handle>;
 
@@ -19,29 +18,28 @@ export type QuantizedHandles = Record<string, Handle>;
  */
 export function dequantize(
   ops: Ops,
-  backend: TensorFlowBackend,
   tensors: QuantizedHandles,
-  attributes: QuantizedAttributes,
+  attributes: DeviceFormat,
   begin: number,
   end: number,
 ): Handle {
   return ops.scope(() =>
     attributes.dtype === 'int8'
       ? int8Rows(ops, tensors, attributes, begin, end)
-      : fourBitRows(ops, backend, tensors, attributes, begin, end),
+      : fourBitRows(ops, tensors, attributes, begin, end),
   );
 }
 
 const numbersOf = (dtype: 'nf4' | 'fp4') => (dtype === 'nf4' ? NF4_CODE : FP4_CODE);
 
-function codesOf(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle {
-  return keptTable(backend, `${dtype} codes`, [16], () => Float32Array.from(numbersOf(dtype)));
+function codesOf(ops: Ops, dtype: 'nf4' | 'fp4'): Handle {
+  return ops.table(`${dtype} codes`, [16], () => Float32Array.from(numbersOf(dtype)));
 }
 
 /** Two bytes, hence four values, are looked up at once: a quarter of the lookups, in a table that stays in the cache. */
-function fourBitTable(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle {
+function fourBitTable(ops: Ops, dtype: 'nf4' | 'fp4'): Handle {
   const codes = numbersOf(dtype);
-  return keptTable(backend, dtype, [65536, 4], () => {
+  return ops.table(dtype, [65536, 4], () => {
     const table = new Float32Array(65536 * 4);
     for (let pair = 0; pair < 65536; pair++) {
       [4, 0, 12, 8].forEach((shift, i) => {
@@ -54,7 +52,6 @@ function fourBitTable(backend: TensorFlowBackend, dtype: 'nf4' | 'fp4'): Handle 
 
 function fourBitRows(
   ops: Ops,
-  backend: TensorFlowBackend,
   tensors: QuantizedHandles,
   attributes: Omit<FourBitStorage, 'tensors'>,
   begin: number,
@@ -69,14 +66,9 @@ function fourBitRows(
   const ofBlocks = blockScales(ops, tensors, attributes, firstBlock, lastBlock);
   if (ops.areFused) {
     const place = ops.integers([first, last, from, blockSize, cols, VALUE_TYPES[valueDtype]]);
-    return ops.fused(
-      'DequantizeFourBit',
-      [tensors.codes, codesOf(backend, dtype), ofBlocks, place],
-      [],
-      1,
-    )[0];
+    return ops.fused('DequantizeFourBit', [tensors.codes, codesOf(ops, dtype), ofBlocks, place], [], 1)[0];
   }
-  const table = fourBitTable(backend, dtype);
+  const table = fourBitTable(ops, dtype);
   const scales = ops.reshape(ofBlocks, [blocks, 1, 1]);
   if (last - first === rows * cols && blocks * blockSize === rows * cols) {
     const pairs = ops.view(tensors.codes, 'pairs', () =>

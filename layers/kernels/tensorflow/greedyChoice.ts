@@ -1,20 +1,7 @@
-import type * as tf from '@tensorflow/tfjs';
-import {runOps} from './runOps.ts';
-import type {TensorFlowBackend} from './tensorflowBackend.ts';
-
-interface GreedyChoiceArgs {
-  inputs: {logits: tf.TensorInfo};
-  backend: unknown;
-}
+import {greedyChoiceOp} from '../../ops/greedyChoice.ts';
+import {opsKernel} from './opsKernel.ts';
 
 /** `GreedyChoice` (layers/ops/greedyChoice.ts), on a card. The places are exact in float32, which a card gives at once. */
-export const greedyChoice = {
-  kernelName: 'GreedyChoice',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as GreedyChoiceArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {logits}) => [
-      ops.one('TfjsLoraGreedyChoice', [logits]),
-    ])[0];
-  },
-} as const;
+export const greedyChoice = opsKernel(greedyChoiceOp, (ops, {logits}) =>
+  ops.one('TfjsLoraGreedyChoice', [logits]),
+);

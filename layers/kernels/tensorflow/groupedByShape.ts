@@ -1,10 +1,8 @@
-import type * as tf from '@tensorflow/tfjs';
-
 /** Larger tensors are worth an op of their own. */
 const SMALL_SIZE = 1 << 17;
 
 /** Places of small tensors of one shape together, each large one by itself: a small one costs no more than the start of its op. */
-export function groupedByShape(tensors: tf.TensorInfo[]): number[][] {
+export function groupedByShape(tensors: {shape: number[]}[]): number[][] {
   const groups = new Map<string, number[]>();
   for (const [place, {shape}] of tensors.entries()) {
     const isSmall = shape.reduce((size, length) => size * length, 1) <= SMALL_SIZE;

@@ -10,10 +10,10 @@ const moved = new WeakSet<TensorRecord>();
  *
  * @param tensors those of int32 are moved, once
  */
-export function keepOnCard(backend: TensorFlowBackend, tensors: Record<string, tf.TensorInfo>): void {
+export function keepOnCard(backend: TensorFlowBackend, tensors: object): void {
   if (!backend.isUsingGpuDevice) return;
   const {binding, tensorMap} = backend;
-  for (const info of Object.values(tensors)) {
+  for (const info of Object.values(tensors) as tf.TensorInfo[]) {
     if (info.dtype !== 'int32') continue;
     const record = tensorMap.get(info.dataId);
     if (moved.has(record)) continue;

@@ -1,5 +1,5 @@
 import type {Ops} from './runOps.ts';
-import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
+import type {Handle} from './tensorflowBackend.ts';
 
 /** Elements of a weight that is kept: 1 MiB. Larger ones take longer to multiply than to make again. */
 const MAX_SIZE = 1 << 18;
@@ -30,13 +30,8 @@ export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <
  * @param version what else it is made of
  * @param make gives a float32 matrix; it must satisfy {@link isKeptSize}
  */
-export function keptWeight(
-  ops: Ops,
-  backend: TensorFlowBackend,
-  id: number,
-  version: string,
-  make: () => Handle,
-): Handle {
+export function keptWeight(ops: Ops, id: number, version: string, make: () => Handle): Handle {
+  const {backend} = ops;
   const kept = keptByBackend.get(backend) ?? {byId: new Map<number, KeptWeight>(), total: 0};
   keptByBackend.set(backend, kept);
   const known = kept.byId.get(id);

@@ -1,90 +1,53 @@
-import type * as tf from '@tensorflow/tfjs';
-import {keepOnCard} from './keepOnCard.ts';
+import {loraMatMulOp} from '../../ops/loraMatMul.ts';
+import type {StoredFormat} from '../../ops/storedMatrix.ts';
 import {isKeptSize, keptWeight} from './keptWeights.ts';
 import {multiply} from './multiply.ts';
-import {type Ops, runOps} from './runOps.ts';
-import {
-  DataType,
-  type Handle,
-  type OpAttribute,
-  productsOf,
-  type TensorFlowBackend,
-  tileElementsOf,
-} from './tensorflowBackend.ts';
-import {type WeightAttributes, type WeightInputs, weightRows} from './weightRows.ts';
+import {weightKernel} from './opsKernel.ts';
+import type {Ops} from './runOps.ts';
+import {DataType, type Handle, type OpAttribute, productsOf, tileElementsOf} from './tensorflowBackend.ts';
+import {weightRows} from './weightRows.ts';
 
-interface LoRAMatMulArgs {
-  /** `extra0`: what forward kept, if it did. */
-  inputs: WeightInputs & Record<'x' | 'a' | 'b' | 'dy' | 'extra0', tf.TensorInfo>;
-  attrs: WeightAttributes & {scaling: number; isUnread: boolean};
-  backend: unknown;
-}
+type LoRAFormat = StoredFormat & {scaling: number};
 
 /** `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output, where the two are kept apart: `x · Aᵀ`, `[N, rank]`, for backward. */
-export const loraMatMul = {
-  kernelName: 'LoRAMatMul',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
-    const backend = anyBackend as TensorFlowBackend;
-    keepOnCard(backend, inputs);
-    return runOps(backend, inputs, (ops, {x, a, b, ...tensors}) => {
-      const [count] = x.shape;
-      const empty = () => ops.empty([count, attrs.rows]);
-      if (attrs.isUnread && isFused(ops, attrs)) return [empty()];
-      if (isMerged(backend, count, attrs)) {
-        if (attrs.isUnread) return [empty()];
-        return [ops.matMul(x, mergedWeight(ops, backend, {a, b, tensors}, attrs), false, true)];
-      }
-      const low = ops.matMul(x, a, false, true);
-      if (attrs.isUnread) return [empty(), low];
-      const weight = weightRows(ops, backend, tensors, attrs);
-      const base = multiply(ops, x, weight, true, productsOf(backend), tileElementsOf(backend));
-      const path = ops.matMul(low, scaledB(ops, backend, {b, tensors}, attrs), false, true);
-      return [ops.add(base, path), low];
-    });
-  },
-} as const;
+export const loraMatMul = weightKernel(loraMatMulOp, (ops, {x, a, b, ...tensors}, attrs) => {
+  const [count] = x.shape;
+  const empty = () => ops.empty([count, attrs.rows]);
+  if (attrs.isUnread && isFused(ops, attrs)) return [empty()];
+  if (isMerged(ops, count, attrs)) {
+    if (attrs.isUnread) return [empty()];
+    return [ops.matMul(x, mergedWeight(ops, {a, b, tensors}, attrs), false, true)];
+  }
+  const low = ops.matMul(x, a, false, true);
+  if (attrs.isUnread) return [empty(), low];
+  const base = multiply(ops, x, weightRows(ops, tensors, attrs), true);
+  const path = ops.matMul(low, scaledB(ops, {b, tensors}, attrs), false, true);
+  return [ops.add(base, path), low];
+});
 
 /** Gradients of `x`, `a` and `b`. */
-export const loraMatMulGrad = {
-  kernelName: 'LoRAMatMulGrad',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
-    const backend = anyBackend as TensorFlowBackend;
-    keepOnCard(backend, inputs);
-    return runOps(backend, inputs, (ops, {dy, x, a, b, extra0, ...tensors}) => {
-      const product = () =>
-        multiply(
-          ops,
-          dy,
-          weightRows(ops, backend, tensors, attrs),
-          false,
-          productsOf(backend),
-          tileElementsOf(backend),
-        );
-      const merged = isMerged(backend, x.shape[0], attrs)
-        ? mergedWeight(ops, backend, {a, b, tensors}, attrs)
-        : undefined;
-      if (isFused(ops, attrs)) {
-        const [da, db, low] = ops.fused('LowRankGrad', [dy, x, a, b], [scalingOf(ops, attrs.scaling)], 3);
-        return [merged ? ops.matMul(dy, merged) : addLowRank(ops, product(), low, a, 1), da, db];
-      }
-      const low = extra0 ?? ops.matMul(x, a, false, true);
-      const scaling = ops.scalar(attrs.scaling);
-      const lowGradient = merged
-        ? ops.mul(ops.matMul(dy, b), scaling)
-        : ops.matMul(dy, scaledB(ops, backend, {b, tensors}, attrs)); // [N, rank]
-      const dx = merged ? ops.matMul(dy, merged) : ops.add(product(), ops.matMul(lowGradient, a));
-      const db = ops.mul(ops.matMul(dy, low, true), scaling);
-      return [dx, ops.matMul(lowGradient, x, true), db];
-    });
+export const loraMatMulGrad = weightKernel(
+  loraMatMulOp.gradient,
+  (ops, {dy, x, a, b, extra0, ...tensors}, attrs) => {
+    const product = () => multiply(ops, dy, weightRows(ops, tensors, attrs), false);
+    const merged = isMerged(ops, x.shape[0], attrs) ? mergedWeight(ops, {a, b, tensors}, attrs) : undefined;
+    if (isFused(ops, attrs)) {
+      const [da, db, low] = ops.fused('LowRankGrad', [dy, x, a, b], [scalingOf(ops, attrs.scaling)], 3);
+      return [merged ? ops.matMul(dy, merged) : addLowRank(ops, product(), low, a, 1), da, db];
+    }
+    const low = extra0 ?? ops.matMul(x, a, false, true); // where forward kept it
+    const scaling = ops.scalar(attrs.scaling);
+    const lowGradient = merged
+      ? ops.mul(ops.matMul(dy, b), scaling)
+      : ops.matMul(dy, scaledB(ops, {b, tensors}, attrs)); // [N, rank]
+    const dx = merged ? ops.matMul(dy, merged) : ops.add(product(), ops.matMul(lowGradient, a));
+    const db = ops.mul(ops.matMul(dy, low, true), scaling);
+    return [dx, ops.matMul(lowGradient, x, true), db];
   },
-} as const;
+);
 
 /** Rows are whole vectors. */
-function isFused(ops: Ops, {rows, cols}: LoRAMatMulArgs['attrs']): boolean {
+function isFused(ops: Ops, {rows, cols}: LoRAFormat): boolean {
   return ops.areFused && rows % 8 === 0 && cols % 8 === 0;
 }
 
@@ -100,12 +63,11 @@ function scalingOf(ops: Ops, scaling: number): OpAttribute {
 /** `scaling · B`, kept until the adapter changes, for a weight that is not merged: that is kept in the same place. */
 function scaledB(
   ops: Ops,
-  backend: TensorFlowBackend,
   {b, tensors}: {b: Handle; tensors: Record<string, Handle>},
-  {scaling}: LoRAMatMulArgs['attrs'],
+  {scaling}: LoRAFormat,
 ): Handle {
   const [{id}] = Object.values(tensors);
-  return keptWeight(ops, backend, id, `scaled ${b.id} ${scaling}`, () => ops.mul(b, ops.scalar(scaling)));
+  return keptWeight(ops, id, `scaled ${b.id} ${scaling}`, () => ops.mul(b, ops.scalar(scaling)));
 }
 
 /**
@@ -115,7 +77,7 @@ function scaledB(
  *
  * @param count of rows multiplied with it
  */
-function isMerged(backend: TensorFlowBackend, count: number, {rows, cols}: LoRAMatMulArgs['attrs']): boolean {
+function isMerged({backend}: Ops, count: number, {rows, cols}: LoRAFormat): boolean {
   if (productsOf(backend).operands !== 'float32') return false;
   const isLess = rows * cols <= tileElementsOf(backend) && 2 * rows * cols <= count * (rows + cols);
   return isKeptSize(rows, cols) || isLess;
@@ -124,17 +86,16 @@ function isMerged(backend: TensorFlowBackend, count: number, {rows, cols}: LoRAM
 /** The weight with the low-rank matrix added, `W + scaling · B · A`. */
 function mergedWeight(
   ops: Ops,
-  backend: TensorFlowBackend,
   {a, b, tensors}: {a: Handle; b: Handle; tensors: Record<string, Handle>},
-  attrs: LoRAMatMulArgs['attrs'],
+  attrs: LoRAFormat,
 ): Handle {
   const {rows, cols, scaling} = attrs;
   const make = () => {
-    const weight = ops.cast(weightRows(ops, backend, tensors, attrs).read(0, rows), DataType.float32);
+    const weight = ops.cast(weightRows(ops, tensors, attrs).read(0, rows), DataType.float32);
     if (isFused(ops, attrs)) return addLowRank(ops, weight, b, a, scaling);
     return ops.add(weight, ops.matMul(ops.mul(b, ops.scalar(scaling)), a));
   };
   if (!isKeptSize(rows, cols)) return make();
   const [{id}] = Object.values(tensors);
-  return keptWeight(ops, backend, id, `${a.id} ${b.id} ${scaling}`, make);
+  return keptWeight(ops, id, `${a.id} ${b.id} ${scaling}`, make);
 }

@@ -1,5 +1,5 @@
 import type {Ops} from './runOps.ts';
-import {DataType, type Handle, type Products} from './tensorflowBackend.ts';
+import {DataType, type Handle, productsOf, tileElementsOf} from './tensorflowBackend.ts';
 
 /** A frozen weight that is read a few rows at a time. */
 export interface RowSource {
@@ -15,7 +15,6 @@ export interface RowSource {
  * `x · Wᵀ` or `x · W`, with only a tile of W widened at a time. A weight that is multiplied as it lies is not cut.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
- * @param tileElements how many are widened at once
  * @returns float32
  */
 export function multiply(
@@ -23,16 +22,15 @@ export function multiply(
   x: Handle,
   {rows, cols, dtype, read}: RowSource,
   transposeWeight: boolean,
-  {operands, isNative}: Products,
-  tileElements: number,
 ): Handle {
+  const {operands, isNative} = productsOf(ops.backend);
   const rounded = (handle: Handle) =>
     ops.cast(ops.cast(handle, DataType[operands]), isNative ? DataType[operands] : DataType.float32);
   // Several weights in a row are multiplied with the same rows.
   const operand =
     operands === 'float32' ? x : ops.latest('operand', `${x.id} ${operands} ${isNative}`, () => rounded(x));
   const isAsItLies = dtype === DataType[operands] && isNative;
-  const tileRows = isAsItLies ? rows : Math.max(1, Math.floor(tileElements / cols));
+  const tileRows = isAsItLies ? rows : Math.max(1, Math.floor(tileElementsOf(ops.backend) / cols));
   const columns: Handle[] = [];
   let sum: Handle | undefined;
   for (let begin = 0; begin < rows; begin += tileRows) {

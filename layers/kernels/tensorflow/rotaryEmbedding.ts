@@ -1,38 +1,20 @@
-import type * as tf from '@tensorflow/tfjs';
-import {type Ops, runOps} from './runOps.ts';
-import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
+import {rotaryEmbeddingOp} from '../../ops/rotaryEmbedding.ts';
+import {opsKernel} from './opsKernel.ts';
+import type {Ops} from './runOps.ts';
+import type {Handle} from './tensorflowBackend.ts';
 
 /** Numbers from which a roll takes less than a split and a concatenation. */
 const MANY = 1 << 16;
 
-interface RotaryEmbeddingArgs {
-  inputs: Record<'x' | 'dy' | 'cos' | 'sin', tf.TensorInfo>;
-  backend: unknown;
-}
-
 /** `RotaryEmbedding` (layers/ops/rotaryEmbedding.ts). */
-export const rotaryEmbedding = {
-  kernelName: 'RotaryEmbedding',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as RotaryEmbeddingArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {x, cos, sin}) => [
-      ops.areFused ? fused(ops, x, cos, sin, false) : rotated(ops, x, cos, sin),
-    ])[0];
-  },
-} as const;
+export const rotaryEmbedding = opsKernel(rotaryEmbeddingOp, (ops, {x, cos, sin}) =>
+  ops.areFused ? fused(ops, x, cos, sin, false) : rotated(ops, x, cos, sin),
+);
 
 /** Turns back. */
-export const rotaryEmbeddingGrad = {
-  kernelName: 'RotaryEmbeddingGrad',
-  backendName: 'tensorflow',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as RotaryEmbeddingArgs;
-    return runOps(backend as TensorFlowBackend, inputs, (ops, {dy, cos, sin}) => [
-      ops.areFused ? fused(ops, dy, cos, sin, true) : turned(ops, dy, cos, sinesOf(ops, sin, true)),
-    ])[0];
-  },
-} as const;
+export const rotaryEmbeddingGrad = opsKernel(rotaryEmbeddingOp.gradient, (ops, {dy, cos, sin}) =>
+  ops.areFused ? fused(ops, dy, cos, sin, true) : turned(ops, dy, cos, sinesOf(ops, sin, true)),
+);
 
 function fused(ops: Ops, x: Handle, cos: Handle, sin: Handle, isBack: boolean): Handle {
   return ops.fused('RotaryEmbedding', [x, cos, sin], [ops.boolAttribute('back', isBack)], 1)[0];

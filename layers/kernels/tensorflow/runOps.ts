@@ -18,21 +18,25 @@ const TFJS_DTYPES = new Map<number, tf.DataType>([
 /** Whether a tensor is of a type that {@link runOps} can give back. */
 export const isPlain = ({dtype}: tf.TensorInfo): boolean => [...TFJS_DTYPES.values()].includes(dtype);
 
+/** The handles of tensors, by their names or places. */
+export type Handles<Inputs> = {[Name in keyof Inputs]: Handle};
+
 /**
  * Runs TensorFlow's own ops inside a kernel, on handles: the stock backend has no types of 8 and 16 bits, and leaks what it
  * cannot name. What `body` returns becomes tensors; every other handle it made is freed, also when it throws.
  *
  * @param inputs of the kernel, by name; the ones `body` gets are borrowed
  */
-export function runOps<Name extends string>(
+export function runOps<Inputs extends object>(
   backend: TensorFlowBackend,
-  inputs: Record<Name, tf.TensorInfo>,
-  body: (ops: Ops, handles: Record<Name, Handle>) => Handle[],
+  inputs: Inputs,
+  body: (ops: Ops, handles: Handles<Inputs>) => Handle[],
 ): tf.TensorInfo[] {
-  const names = Object.keys(inputs) as Name[];
   const ops = new Ops(backend);
-  const handles = Object.fromEntries(names.map((name) => [name, ops.borrow(inputs[name])]));
-  const outputs = ops.keepOnly(() => body(ops, handles as Record<Name, Handle>));
+  const infos = Object.entries(inputs) as [string, tf.TensorInfo][];
+  const named = infos.map(([name, info]) => [name, ops.borrow(info)]);
+  const handles = Array.isArray(inputs) ? named.map(([, handle]) => handle) : Object.fromEntries(named);
+  const outputs = ops.keepOnly(() => body(ops, handles as Handles<Inputs>));
   return outputs.map(({id, shape, dtype}) => {
     const dataId = {};
     backend.tensorMap.set(dataId, {shape, dtype, id, values: null, refCount: 1});
@@ -44,7 +48,7 @@ export function runOps<Name extends string>(
 export class Ops {
   private owned: Handle[] = [];
 
-  constructor(private readonly backend: TensorFlowBackend) {}
+  constructor(readonly backend: TensorFlowBackend) {}
 
   /** Whether the ops of `native/` may be run, on a processor. */
   get areFused(): boolean {
@@ -170,13 +174,24 @@ export class Ops {
    * A small constant is made once for a backend: making it costs half as much as the op that reads it, and bringing it to a
    * card waits for all the work that the card still has.
    */
-  private kept(name: string, shape: number[], values: () => Float32Array | Int32Array): Handle {
-    const kept = keptHandles(this.backend);
+  private kept(
+    name: string,
+    shape: number[],
+    values: () => Float32Array | Int32Array,
+    maxKept = MAX_KEPT,
+  ): Handle {
+    const kept = keptByBackend.get(this.backend) ?? new Map<string, Handle>();
+    keptByBackend.set(this.backend, kept);
     const known = kept.get(name);
     if (known) return known;
     const handle = this.constant(shape, values());
-    if (kept.size < MAX_KEPT) kept.set(name, this.disown(handle));
+    if (kept.size < maxKept) kept.set(name, this.disown(handle));
     return handle;
+  }
+
+  /** A larger constant, of a name that never stands for another: always kept. */
+  table(name: string, shape: number[], values: () => Float32Array): Handle {
+    return this.kept(name, shape, values, Number.POSITIVE_INFINITY);
   }
 
   /**
@@ -332,26 +347,4 @@ const keptByBackend = new WeakMap<object, Map<string, Handle>>();
 /** Afterwards constants are made anew: shapes of ever new lengths must not fill the memory. */
 const MAX_KEPT = 4096;
 
-function keptHandles(backend: TensorFlowBackend): Map<string, Handle> {
-  const kept = keptByBackend.get(backend) ?? new Map<string, Handle>();
-  keptByBackend.set(backend, kept);
-  return kept;
-}
-
 const latestByBackend = new WeakMap<object, Map<string, {key: string; handle: Handle}>>();
-
-/** A constant made once for a backend and kept. */
-export function keptTable(
-  backend: TensorFlowBackend,
-  name: string,
-  shape: number[],
-  make: () => Float32Array,
-): Handle {
-  const kept = keptHandles(backend);
-  const known = kept.get(name);
-  if (known) return known;
-  const {binding} = backend;
-  const handle = {id: binding.createTensor(shape, DataType.float32, make()), shape, dtype: DataType.float32};
-  kept.set(name, handle);
-  return handle;
-}

@@ -1,35 +1,18 @@
-import type * as tf from '@tensorflow/tfjs';
-import type {HalfDtype} from '../../../quant/float16.ts';
-import {dequantize, type QuantizedAttributes} from './dequantize.ts';
+import type {HalfFormat, StoredFormat} from '../../ops/storedMatrix.ts';
+import {dequantize} from './dequantize.ts';
 import type {RowSource} from './multiply.ts';
 import type {Ops} from './runOps.ts';
-import {DataType, type Handle, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {DataType, type Handle} from './tensorflowBackend.ts';
 import {halfRows} from './widen16.ts';
 
-/** Attributes of a weight of 16 or fewer bits; see layers/ops/storedMatrix.ts. */
-export type WeightAttributes = QuantizedAttributes | HalfAttributes;
-/** Its tensors: `weight` of a 16-bit one, else those of its storage. */
-export type WeightInputs = Record<string, tf.TensorInfo>;
-
-interface HalfAttributes {
-  dtype: HalfDtype;
-  rows: number;
-  cols: number;
-}
-
 /** A weight of 16 bits as it lies, a quantized one dequantized. */
-export function weightRows(
-  ops: Ops,
-  backend: TensorFlowBackend,
-  tensors: Record<string, Handle>,
-  attributes: WeightAttributes,
-): RowSource {
+export function weightRows(ops: Ops, tensors: Record<string, Handle>, attributes: StoredFormat): RowSource {
   const {rows, cols} = attributes;
   if (!isHalf(attributes)) {
     return {
       rows,
       cols,
-      read: (begin, end) => dequantize(ops, backend, tensors, attributes, begin, end),
+      read: (begin, end) => dequantize(ops, tensors, attributes, begin, end),
     };
   }
   const {weight} = tensors;
@@ -41,6 +24,6 @@ export function weightRows(
   };
 }
 
-function isHalf(attributes: WeightAttributes): attributes is HalfAttributes {
+function isHalf(attributes: StoredFormat): attributes is HalfFormat {
   return attributes.dtype === 'bfloat16' || attributes.dtype === 'float16';
 }

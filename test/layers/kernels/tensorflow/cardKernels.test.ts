@@ -5,7 +5,6 @@ import {
   DataType,
   type Handle,
   type OpAttribute,
-  type TensorFlowBackend,
   type TensorRecord,
 } from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 
@@ -132,12 +131,8 @@ const TENSORS = [
   ...PROJECTIONS.slice(2).map((name) => words(`${name}.weight`)),
 ];
 
-const run = (
-  kernel: {kernelFunc: (args: unknown) => unknown},
-  backend: StandIn,
-  inputs: object,
-  attrs: object,
-) => kernel.kernelFunc({inputs, attrs, backend: backend as unknown as TensorFlowBackend}) as tf.TensorInfo[];
+const run = (kernel: tf.KernelConfig, backend: StandIn, inputs: object, attrs: object) =>
+  kernel.kernelFunc({inputs, attrs, backend} as Parameters<tf.KernelFunc>[0]) as tf.TensorInfo[];
 
 describe('DecoderStack', () => {
   test('is one op with a plan, numbers and all tensors in order', () => {
