@@ -1,5 +1,7 @@
 import {resolve} from 'node:path';
 import {defineConfig} from 'tsdown';
+import packageJson from './package.json' with {type: 'json'};
+import tsconfig from './tsconfig.json' with {type: 'json'};
 
 /** What a browser has not, and what stands in for it. Packages that are left out here are not asked of its bundler. */
 const STAND_INS: [specifier: RegExp, file: string][] = [
@@ -7,7 +9,18 @@ const STAND_INS: [specifier: RegExp, file: string][] = [
   [/^webgpu$/, 'src/tools/browser/noDisk.ts'],
   [/^cli-progress$/, 'src/tools/browser/noProgressBar.ts'],
   [/\/renderPlot\.ts$/, 'src/tools/browser/noPlotFile.ts'],
+  [/^@node-rs\/jieba/, 'src/tools/browser/noJieba.ts'],
 ];
+
+/** `index` for the package itself, `models` for `tfjs-lora/models` → its file, from the list that the type check has. */
+const SUBPATHS = Object.fromEntries(
+  Object.entries(tsconfig.compilerOptions.paths).map(([name, [file]]) => [
+    name.split('/')[1] ?? 'index',
+    file,
+  ]),
+);
+const hasBrowserBuild = (name: string): boolean =>
+  'browser' in Object((packageJson.exports as Record<string, unknown>)[`./${name}`]);
 
 /**
  * One build for all subpaths, so that what two of them share lands in one chunk: a class exists once per module
@@ -15,10 +28,7 @@ const STAND_INS: [specifier: RegExp, file: string][] = [
  */
 const node = defineConfig({
   entry: {
-    index: 'src/index.ts',
-    models: 'models/index.ts',
-    layers: 'layers/index.ts',
-    quant: 'quant/index.ts',
+    ...SUBPATHS,
     'cli/main': 'src/tools/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
     // Modules of worker threads and processes, found beside the others.
@@ -37,10 +47,8 @@ const node = defineConfig({
 /** The same for browsers, whose bundlers take it by the condition `browser`. Its types are the others'. */
 const browser = defineConfig({
   entry: {
+    ...Object.fromEntries(Object.entries(SUBPATHS).filter(([name]) => hasBrowserBuild(name))),
     index: 'src/browser.ts',
-    models: 'models/index.ts',
-    layers: 'layers/index.ts',
-    quant: 'quant/index.ts',
   },
   outDir: 'dist/browser',
   clean: false, // the folder above is cleaned, by the build for Node

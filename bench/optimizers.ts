@@ -11,13 +11,13 @@ import {
   type BackendName,
   Lion,
   Lion8bit,
-  type NamedStateOptimizer,
   PagedAdamW,
   PagedAdamW8bit,
   PagedLion,
   PagedLion8bit,
   useBackend,
 } from '../src/index.ts';
+import type {NamedStateOptimizer} from '../src/training/optimizers/index.ts';
 
 const ROUNDS = 7;
 const words = process.argv.slice(2);

@@ -1,14 +1,8 @@
-/**
- * `tfjs-lora` in a browser: the package without what needs a disk, a server or a terminal of its own: data sets in
- * LLaMA-Factory's format, the hub's cache, predictions, plots, serving and the terminal chat.
- */
+/** `tfjs-lora` in a browser: all but the data sets, which need a disk. */
 
-export {Dense, type DenseArgs} from '../layers/dense.ts';
-export {DEFAULT_ADAPTER, LoRADense, type LoRADenseArgs, type MergeOptions} from '../layers/loraDense.ts';
+export {DEFAULT_ADAPTER, type MergeOptions} from '../layers/loraDense.ts';
 export {type CompileProgress, compileShaders} from '../layers/ops/compileShaders.ts';
-export {globalNorm} from '../layers/ops/globalNorm.ts';
-export type {QuantizationArgs, QuantizationType} from '../layers/quantizationArgs.ts';
-export {QuantizedDense, type QuantizedDenseArgs} from '../layers/quantizedDense.ts';
+export type {QuantizationType} from '../layers/quantizationArgs.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';
 export type {LlamaConfig, LlamaConfigArgs} from '../models/llama/config.ts';
@@ -25,14 +19,6 @@ export {type CollateOptions, collate, type Example} from './data/batches/collate
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
-export {type BleuScore, characterBleu, corpusBleu} from './tools/metrics/bleu.ts';
-export {
-  meanRouge,
-  type RougeOptions,
-  type RougeScore,
-  type RougeScores,
-  rouge,
-} from './tools/metrics/rouge.ts';
 export {
   type BackendAttempt,
   type BackendName,
@@ -44,14 +30,8 @@ export {progressBar} from './training/callbacks/progressBar.ts';
 export {Llama} from './training/llama.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';
-export {
-  type DecoupledDecayArgs,
-  DecoupledDecayOptimizer,
-  type NamePattern,
-} from './training/optimizers/decoupledDecayOptimizer.ts';
 export {Lion, type LionArgs} from './training/optimizers/lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './training/optimizers/lion8bit.ts';
-export {NamedStateOptimizer, type StateEntry} from './training/optimizers/namedStateOptimizer.ts';
 export {
   type OptimizerName,
   type OptimizerSettings,
@@ -62,8 +42,6 @@ export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './training/optimizers/pagedAdamW8bit.ts';
 export {PagedLion, type PagedLionArgs} from './training/optimizers/pagedLion.ts';
 export {PagedLion8bit, type PagedLion8bitArgs} from './training/optimizers/pagedLion8bit.ts';
-export {type PagedArgs, PagedStates} from './training/optimizers/pagedStates.ts';
-export type {StateSlot, StateStore, StateValues, VariableState} from './training/optimizers/stateStore.ts';
 export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/undecayedByTransformers.ts';
 export type {
   CallbackLike,

@@ -1,4 +1,5 @@
-import {corpusBleu, type Example, type Llama, meanRouge, type Tokenizer} from '../../src/index.ts';
+import type {Example, Llama, Tokenizer} from '../../src/index.ts';
+import {corpusBleu, meanRouge} from '../../src/tools/metrics/index.ts';
 import type {AlpacaRecord} from './billGenerator.ts';
 
 /** What one model makes of the held-out bills. */

@@ -1,7 +1,9 @@
 import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, Llama, PagedStates, useBackend} from '../../src/index.ts';
+import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {PagedStates} from '../../src/training/optimizers/index.ts';
+import {compilerOptions} from '../../tsconfig.json';
 import {expectNoLeak} from '../describeEachBackend.ts';
 import {snippets} from './snippets.ts';
 
@@ -17,6 +19,7 @@ const config = {
 };
 const rows = [[1, 2, 3, 4, 5, 6]];
 const batch = {inputIds: rows, labels: rows};
+const {paths} = compilerOptions;
 const root = join(__dirname, '../..');
 let folder: string;
 // biome-ignore lint/suspicious/noExplicitAny: modules out of a page have no types here; snippets.test.ts checks them
@@ -27,9 +30,10 @@ beforeAll(async () => {
   mkdirSync(join(root, 'out'), {recursive: true});
   folder = mkdtempSync(join(root, 'out', 'snippets-')); // inside the project, so that its packages are found
   for (const {name, code} of snippets()) {
-    const source = code
-      .replace(/'tfjs-lora'/g, `'${join(root, 'src/index.ts')}'`)
-      .replace(/'tfjs-lora\/(\w+)'/g, (_, floor) => `'${join(root, floor, 'index.ts')}'`);
+    const source = code.replace(
+      /'(tfjs-lora[\w/]*)'/g,
+      (_, subpath: keyof typeof paths) => `'${join(root, ...paths[subpath])}'`,
+    );
     if (name) writeFileSync(join(folder, `${name}.ts`), source);
   }
   load = (name) => require(join(folder, `${name}.ts`));

@@ -1,5 +1,6 @@
 // What the snippets of README.md and docs/ take for granted: a model, some data.
-import type {Example, Llama, PromptExample, Tokenizer} from 'tfjs-lora';
+import type {Example, Llama, Tokenizer} from 'tfjs-lora';
+import type {PromptExample} from 'tfjs-lora/evaluation';
 
 declare global {
   const model: Llama;

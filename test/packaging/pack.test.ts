@@ -90,7 +90,7 @@ describe('the tarball', () => {
       packageJson.main,
       packageJson.types,
     ]).match(/\.\/dist\/[^"]+/g) as string[];
-    expect(named.length).toBeGreaterThanOrEqual(16);
+    expect(named.length).toBeGreaterThanOrEqual(48);
     expect(named.filter((name) => !names.has(name))).toEqual([]);
   });
 
@@ -124,6 +124,18 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
   test('gets the same class from every subpath', () => {
     expect(report.shared.different).toEqual([]);
     expect(report.shared.shared).toEqual(expect.arrayContaining(['TfjsLoraError']));
+  });
+
+  test('calls what the other subpaths hold', () => {
+    expect(report.around).toEqual({
+      isNamed: true,
+      plot: '<svg',
+      rouge: 1,
+      templates: true,
+      label: expect.any(String),
+      calls: ['function', 'function', 'function'],
+      recipe: 'FILE_NOT_FOUND',
+    });
   });
 
   test('says what native TensorFlow lacks', () => {

@@ -5,7 +5,15 @@ import ts from 'typescript';
 import * as layers from '../../layers/index.ts';
 import * as models from '../../models/index.ts';
 import * as quant from '../../quant/index.ts';
+import * as data from '../../src/data/index.ts';
 import * as src from '../../src/index.ts';
+import * as chat from '../../src/tools/chat/index.ts';
+import * as evaluation from '../../src/tools/evaluation/index.ts';
+import * as metrics from '../../src/tools/metrics/index.ts';
+import * as recipes from '../../src/tools/recipes/index.ts';
+import * as serve from '../../src/tools/serve/index.ts';
+import * as plots from '../../src/training/plots/index.ts';
+import {compilerOptions} from '../../tsconfig.json';
 import {tinyConfig} from '../models/tinyLlama.ts';
 
 /** Calls that take options, each with ones it does not have. */
@@ -36,8 +44,9 @@ const dense = () => {
 };
 const scale = () => new layers.Parameter({name: 'scale', shape: [1]});
 const lora = () => layers.LoRADense.fromDense(dense(), {rank: 2});
-const data = [{inputIds: [1, 2, 3]}];
+const examples = [{inputIds: [1, 2, 3]}];
 const history = {training: [{step: 1, loss: 1}]};
+const recipe = {} as recipes.Recipe; // refused before it is read
 const dataset = (unknown: object) => ({dataset: 'x', tokenizer, ...unknown});
 
 const calls: Record<string, Call> = {
@@ -109,12 +118,12 @@ const calls: Record<string, Call> = {
 
   // training
   'Llama.compile': (unknown) => model.compile(unknown),
-  'Llama.fitDataset': (unknown) => model.fitDataset(data, {verbose: 0, ...unknown}),
-  'Llama.evaluateDataset': (unknown) => model.evaluateDataset(data, unknown),
+  'Llama.fitDataset': (unknown) => model.fitDataset(examples, {verbose: 0, ...unknown}),
+  'Llama.evaluateDataset': (unknown) => model.evaluateDataset(examples, unknown),
   'Llama.computeGradients': (unknown) => model.computeGradients(BATCH, unknown),
-  'Trainer.fit': (unknown) => model.trainer.fit(data, unknown),
-  'Trainer.check': (unknown) => model.trainer.check(data, unknown),
-  'Trainer.evaluate': (unknown) => model.trainer.evaluate(data, unknown),
+  'Trainer.fit': (unknown) => model.trainer.fit(examples, unknown),
+  'Trainer.check': (unknown) => model.trainer.check(examples, unknown),
+  'Trainer.evaluate': (unknown) => model.trainer.evaluate(examples, unknown),
   'TrainingStep.compile': (unknown) => model.trainer.compile(unknown),
   'TrainingStep.computeGradients': (unknown) => model.trainer.computeGradients(BATCH, unknown),
   learningRateSchedule: (unknown) => src.learningRateSchedule('linear', {totalSteps: 2, ...unknown}),
@@ -131,26 +140,31 @@ const calls: Record<string, Call> = {
 
   // around it
   useBackend: (unknown) => src.useBackend('cpu', unknown),
-  'ChatSession.constructor': (unknown) => new src.ChatSession(model, unknown),
-  collate: (unknown) => src.collate(data, unknown),
+  'ChatSession.constructor': (unknown) => new chat.ChatSession(model, unknown),
+  collate: (unknown) => src.collate(examples, unknown),
   loadDataset: (unknown) => src.loadDataset(dataset(unknown)),
-  loadPrompts: (unknown) => src.loadPrompts(dataset(unknown)),
+  loadPrompts: (unknown) => data.loadPrompts(dataset(unknown)),
   loadSplits: (unknown) => src.loadSplits(dataset(unknown)),
-  registerTemplate: (unknown) => src.registerTemplate('mine', unknown),
-  resolveTemplate: (unknown) => src.resolveTemplate('llama3', tokenizer, unknown),
+  registerTemplate: (unknown) => data.registerTemplate('mine', unknown),
+  resolveTemplate: (unknown) => data.resolveTemplate('llama3', tokenizer, unknown),
   compareModels: (unknown) =>
-    src.compareModels([src.parseCandidate('base')], {
+    evaluation.compareModels([evaluation.parseCandidate('base')], {
       open: () => Promise.resolve(model),
       prompts: [],
       ...unknown,
     }),
-  predictDataset: (unknown) => src.predictDataset(model, [], unknown),
-  resolveModelFolder: (unknown) => src.resolveModelFolder(MODEL, unknown),
-  rouge: (unknown) => src.rouge('a', 'a', unknown),
-  meanRouge: (unknown) => src.meanRouge(['a'], ['a'], unknown),
-  plotComparison: (unknown) => src.plotComparison([], undefined, unknown),
-  plotLoss: (unknown) => src.plotLoss(history, undefined, unknown),
-  serveModel: (unknown) => src.serveModel(model, {port: 0, ...unknown}),
+  predictDataset: (unknown) => evaluation.predictDataset(model, [], unknown),
+  resolveModelFolder: (unknown) => data.resolveModelFolder(MODEL, unknown),
+  rouge: (unknown) => metrics.rouge('a', 'a', unknown),
+  meanRouge: (unknown) => metrics.meanRouge(['a'], ['a'], unknown),
+  plotComparison: (unknown) => plots.plotComparison([], undefined, unknown),
+  plotLoss: (unknown) => plots.plotLoss(history, undefined, unknown),
+  planRecipe: (unknown) => recipes.planRecipe(recipe, unknown),
+  trainRecipe: (unknown) => recipes.trainRecipe(recipe, unknown),
+  evaluateRecipe: (unknown) => recipes.evaluateRecipe(recipe, unknown),
+  compareRecipe: (unknown) => recipes.compareRecipe(recipe, [], unknown),
+  exportModel: (unknown) => recipes.exportModel({model: MODEL, exportDir: 'nowhere', ...unknown}),
+  serveModel: (unknown) => serve.serveModel(model, {port: 0, ...unknown}),
 };
 
 /** Calls whose options are not checked, each with the reason. */
@@ -189,8 +203,7 @@ function callsWithOptions(): string[] {
   const add = (name: string, parameters: readonly ts.ParameterDeclaration[]) => {
     if (parameters.some(({type}) => takesOptions(type?.getText() ?? ''))) found.add(name);
   };
-  const all = ['quant/index.ts', 'layers/index.ts', 'models/index.ts', 'src/browser.ts', 'src/index.ts'];
-  for (const index of all) {
+  for (const index of ['src/browser.ts', ...Object.values(compilerOptions.paths).flat()]) {
     for (const statement of parse(index).statements) {
       if (!ts.isExportDeclaration(statement) || statement.isTypeOnly || !statement.moduleSpecifier) continue;
       if (!statement.exportClause) continue; // of an index that is read itself
@@ -248,7 +261,7 @@ test.each([
   ['hub', () => src.loadDataset(dataset({hub: {cache_dir: 'x'}})), 'Use cacheDir.'],
   [
     'callbacks',
-    () => model.fitDataset(data, {verbose: 0, callbacks: {onEpochEnded() {}} as never}),
+    () => model.fitDataset(examples, {verbose: 0, callbacks: {onEpochEnded() {}} as never}),
     'onEpochEnd?',
   ],
   ['threshold', () => model.quantize({type: 'nf4', threshold: 6}), 'expected it for type int8 alone'],

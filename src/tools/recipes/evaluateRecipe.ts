@@ -1,6 +1,7 @@
 import {join} from 'node:path';
 import {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
@@ -34,6 +35,11 @@ export interface EvaluateOptions {
   /** Called with what is scored, before its weights are read. */
   onModel?: (description: string) => void;
 }
+const EVALUATE_OPTIONS = {
+  backend: true,
+  onProgress: true,
+  onModel: true,
+} satisfies OptionNames<EvaluateOptions>;
 
 export interface RecipeEvaluation {
   /** What was scored: `Llama-3.2-1B with adapter saves/lora`. */
@@ -45,12 +51,13 @@ export interface RecipeEvaluation {
 /**
  * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, whatever its
  * `do_train`, `do_eval` and `do_predict` say. The data is `eval_dataset`, or what `val_size` holds out of `dataset`.
- * With an `output_dir` the predictions and results go there. Which model that is: see {@link modelInUse}.
+ * With an `output_dir` the predictions and results go there. A recipe that trains stands for the model that it trained.
  */
 export async function evaluateRecipe(
   given: Recipe,
   options: EvaluateOptions = {},
 ): Promise<RecipeEvaluation> {
+  assertKnownOptions('evaluateRecipe', options, EVALUATE_OPTIONS);
   const recipe = await modelInUse(given);
   await assertOwnResults(recipe);
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
@@ -85,6 +92,7 @@ export async function compareRecipe(
   candidates: readonly Candidate[],
   options: EvaluateOptions = {},
 ): Promise<{comparisons: Comparison[]; table: string; count: number}> {
+  assertKnownOptions('compareRecipe', options, EVALUATE_OPTIONS);
   const adapters = await Promise.all(
     candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
   );

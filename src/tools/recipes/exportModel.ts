@@ -10,6 +10,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
 import {readText, type WritableFolder} from '../../../quant/folders/folder.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {isOwnModelfile} from '../../data/templates/modelfileOf.ts';
 import {getTemplate, MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
@@ -29,7 +30,7 @@ export interface ExportArgs {
   exportSizeGB?: number;
   /** How the base is loaded, merged and written. Default as in its files. */
   dtype?: StorageDtype;
-  /** Template the adapters were trained in: see {@link useTemplate}. Default none: the base's tokenizer stays as it is. */
+  /** Template the adapters were trained in. Default none: the base's tokenizer stays as it is. */
   template?: string;
   /** System text in place of the template's own. */
   defaultSystem?: string;
@@ -37,6 +38,18 @@ export interface ExportArgs {
   quantization?: unknown;
   onProgress?: LoadOptions['onProgress'];
 }
+const EXPORT_ARGS = {
+  model: true,
+  modelName: true,
+  adapters: true,
+  exportDir: true,
+  exportSizeGB: true,
+  dtype: true,
+  template: true,
+  defaultSystem: true,
+  quantization: true,
+  onProgress: true,
+} satisfies OptionNames<ExportArgs>;
 
 export interface ExportResult {
   /** Files of weights. */
@@ -64,6 +77,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  *   its adapters throws
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
+  assertKnownOptions('exportModel', args, EXPORT_ARGS);
   const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress} = args;
   if (!(exportSizeGB > 0)) {
     throw new TfjsLoraError(

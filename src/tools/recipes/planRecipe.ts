@@ -1,5 +1,6 @@
+import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import type {RecipePlan} from './planOf.ts';
-import {type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
+import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
 
 /**
@@ -9,6 +10,7 @@ import type {Recipe} from './recipe.ts';
  * @throws TfjsLoraError as `trainRecipe` does before its first step
  */
 export async function planRecipe(recipe: Recipe, options: PrepareOptions = {}): Promise<RecipePlan> {
+  assertKnownOptions('planRecipe', options, PREPARE_OPTIONS);
   const {plan, optimizer} = await prepareRecipe(recipe, options);
   optimizer.dispose();
   return plan;

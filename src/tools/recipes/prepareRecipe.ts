@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {assertData, type TrainingData} from '../../data/batches/batches.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
@@ -33,6 +34,11 @@ export interface PrepareOptions {
   /** Names the command that goes on or starts over. Default: names the keys. */
   commandWith?: CommandWith;
 }
+export const PREPARE_OPTIONS = {
+  backend: true,
+  memoryBudget: true,
+  commandWith: true,
+} satisfies OptionNames<PrepareOptions>;
 
 /** A recipe that can run. */
 export interface PreparedRecipe {

@@ -41,9 +41,12 @@ export type Recipe = RecipeArguments & {
 export type Purpose = 'run' | 'use';
 
 /**
- * Reads and checks a recipe; see {@link resolveRecipe}.
+ * Reads a recipe and checks that its keys go together.
  *
- * @param overrides `key=value`
+ * @param path a YAML or JSON file
+ * @param overrides `key=value`, which override the file
+ * @param purpose `run` checks what its tasks need, `use` only what its model and data need. Default `run`
+ * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */
 export async function loadRecipe(
   path: string,

@@ -1,6 +1,7 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
 import type {Llama} from '../../training/llama.ts';
 import type {FolderLock} from '../../training/output/folderLock.ts';
@@ -13,7 +14,7 @@ import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
 import {nameScoredModel} from './ownResults.ts';
-import {type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
+import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
 import {type Phase, stopMessage} from './stopMessage.ts';
 import {useTemplate} from './useTemplate.ts';
@@ -28,6 +29,13 @@ export interface RunOptions extends PrepareOptions {
   /** 0 shows no progress. Default 1. */
   verbose?: number;
 }
+const RUN_OPTIONS = {
+  ...PREPARE_OPTIONS,
+  print: true,
+  callbacks: true,
+  signal: true,
+  verbose: true,
+} satisfies OptionNames<RunOptions>;
 
 /**
  * Runs a recipe from data to files: trains, evaluates and predicts, as it asks. What can be wrong with the recipe, its
@@ -40,6 +48,7 @@ export async function trainRecipe(
   recipe: Recipe,
   options: RunOptions = {},
 ): Promise<{isInterrupted: boolean}> {
+  assertKnownOptions('trainRecipe', options, RUN_OPTIONS);
   const {
     tasks,
     fit: {outputDir: folder},

@@ -4,9 +4,11 @@ const {join} = require('node:path');
 const tf = require('@tensorflow/tfjs');
 
 /** Uses each subpath of the installed package and returns plain values for the test to compare. */
-exports.report = async function report({root, models, layers, quant}) {
+exports.report = async function report(subpaths) {
+  const {root, models, layers, quant} = subpaths;
   const uses = {
-    shared: () => sharedClasses({root, models, layers, quant}),
+    shared: () => sharedClasses(subpaths),
+    around: () => around(subpaths),
     missing: () => root.useBackend('tensorflow').catch(({code, message}) => ({code, message})),
     backend: async () => (await root.useBackend('wasm', {threads: 2})).backend,
     safetensors: () => inFolder((folder) => safetensorsRoundTrip(quant, folder)),
@@ -40,6 +42,23 @@ function sharedClasses(subpaths) {
     }
   }
   return {shared, different};
+}
+
+/** One call of each subpath around the root. */
+async function around({data, optimizers, plots, metrics, evaluation, chat, serve, recipes}) {
+  const plot = await plots.plotLoss({training: [{step: 1, loss: 1}]});
+  const optimizer = new optimizers.AdamW();
+  const isNamed = optimizer instanceof optimizers.NamedStateOptimizer;
+  optimizer.dispose();
+  return {
+    isNamed,
+    plot: plot.slice(0, 4),
+    rouge: metrics.rouge('a b', 'a b').rouge1.fmeasure,
+    templates: data.templateNames().includes('llama3'),
+    label: evaluation.parseCandidate('base').label,
+    calls: [chat.ChatSession, serve.serveModel, recipes.trainRecipe].map((call) => typeof call),
+    recipe: await recipes.loadRecipe('none.yaml').catch(({code}) => code),
+  };
 }
 
 async function inFolder(use) {

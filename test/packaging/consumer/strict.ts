@@ -1,10 +1,16 @@
 // A strict TypeScript file in a project that installed the tarball; pack.test.ts type-checks it under each resolver.
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, Llama, useBackend} from 'tfjs-lora';
+import {registerTemplate} from 'tfjs-lora/data';
 import {LoRADense} from 'tfjs-lora/layers';
+import {rouge} from 'tfjs-lora/metrics';
 import {type Batch, type CausalLM, countParameters} from 'tfjs-lora/models';
+import {NamedStateOptimizer} from 'tfjs-lora/optimizers';
+import {plotLoss} from 'tfjs-lora/plots';
 import type {StorageDtype} from 'tfjs-lora/quant';
 import {type SafetensorsCheckpoint, SafetensorsFile, TfjsLoraError} from 'tfjs-lora/quant';
+import {type Recipe, trainRecipe} from 'tfjs-lora/recipes';
+import {type ServeOptions, serveModel} from 'tfjs-lora/serve';
 
 /** True only for the type `any`: what an import that found no declarations would be. */
 type IsAny<T> = 0 extends 1 & T ? true : false;
@@ -14,6 +20,17 @@ export const declared: [
   IsAny<typeof LoRADense>,
   IsAny<typeof SafetensorsFile>,
 ] = [false, false, false, false];
+
+export const around: {[subpath: string]: (...args: never[]) => unknown} = {
+  registerTemplate,
+  rouge,
+  plotLoss,
+  trainRecipe,
+  serveModel,
+};
+export abstract class Mine extends NamedStateOptimizer {}
+export const port = ({port}: ServeOptions): number | undefined => port;
+export const pathOf = ({path}: Recipe): string => path;
 
 export async function fineTune(folder: string, batches: Batch[]): Promise<number[]> {
   await useBackend('cpu');

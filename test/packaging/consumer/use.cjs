@@ -3,6 +3,14 @@ const {report} = require('./report.cjs');
 
 report({
   root: require('tfjs-lora'),
+  data: require('tfjs-lora/data'),
+  optimizers: require('tfjs-lora/optimizers'),
+  plots: require('tfjs-lora/plots'),
+  metrics: require('tfjs-lora/metrics'),
+  evaluation: require('tfjs-lora/evaluation'),
+  chat: require('tfjs-lora/chat'),
+  serve: require('tfjs-lora/serve'),
+  recipes: require('tfjs-lora/recipes'),
   models: require('tfjs-lora/models'),
   layers: require('tfjs-lora/layers'),
   quant: require('tfjs-lora/quant'),

@@ -1,9 +1,18 @@
 // An ES module in a project that installed the tarball. Prints what pack.test.ts expects.
 
 import * as root from 'tfjs-lora';
+import * as chat from 'tfjs-lora/chat';
+import * as data from 'tfjs-lora/data';
+import * as evaluation from 'tfjs-lora/evaluation';
 import * as layers from 'tfjs-lora/layers';
+import * as metrics from 'tfjs-lora/metrics';
 import * as models from 'tfjs-lora/models';
+import * as optimizers from 'tfjs-lora/optimizers';
+import * as plots from 'tfjs-lora/plots';
 import * as quant from 'tfjs-lora/quant';
+import * as recipes from 'tfjs-lora/recipes';
+import * as serve from 'tfjs-lora/serve';
 import {report} from './report.cjs';
 
-console.log(JSON.stringify(await report({root, models, layers, quant})));
+const around = {data, optimizers, plots, metrics, evaluation, chat, serve, recipes};
+console.log(JSON.stringify(await report({root, ...around, models, layers, quant})));

@@ -7,14 +7,8 @@ import {
   toBlockwise8bit,
 } from '../../../../layers/index.ts';
 import {dequantizeBlockwise, dynamicMap, quantizeBlockwise} from '../../../../quant/index.ts';
-import {
-  AdamW,
-  AdamW8bit,
-  Lion8bit,
-  type NamedStateOptimizer,
-  PagedAdamW,
-  PagedAdamW8bit,
-} from '../../../../src/index.ts';
+import {AdamW, AdamW8bit, Lion8bit, PagedAdamW, PagedAdamW8bit} from '../../../../src/index.ts';
+import type {NamedStateOptimizer} from '../../../../src/training/optimizers/index.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 import {

@@ -1,6 +1,7 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {ChatSession, Llama, useBackend} from '../../../../src/index.ts';
+import {Llama, useBackend} from '../../../../src/index.ts';
+import {ChatSession} from '../../../../src/tools/chat/index.ts';
 import {errorOf} from '../../../models/tinyLlama.ts';
 
 const FOLDER = join(__dirname, '../../../../examples/quickstart/model');

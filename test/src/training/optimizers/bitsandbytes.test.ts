@@ -1,7 +1,8 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW8bit, Lion, Lion8bit, type NamedStateOptimizer} from '../../../../src/index.ts';
+import {AdamW8bit, Lion, Lion8bit} from '../../../../src/index.ts';
+import type {NamedStateOptimizer} from '../../../../src/training/optimizers/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, toTensor} from '../../../parity/golden.ts';
 import {makeOptimizer} from './everyOptimizer.ts';

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {NamedStateOptimizer} from '../../../../src/index.ts';
+import {NamedStateOptimizer} from '../../../../src/training/optimizers/index.ts';
 import {describeEachBackend, expectNoLeak} from '../../../describeEachBackend.ts';
 import {
   EVERY_OPTIMIZER,

@@ -4,12 +4,12 @@ import {
   AdamW8bit,
   Lion,
   Lion8bit,
-  type NamedStateOptimizer,
   PagedAdamW,
   PagedAdamW8bit,
   PagedLion,
   PagedLion8bit,
 } from '../../../../src/index.ts';
+import type {NamedStateOptimizer} from '../../../../src/training/optimizers/index.ts';
 
 export type OptimizerClass = (new (
   args?: OptimizerArgs,

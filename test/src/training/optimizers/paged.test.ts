@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, PagedAdamW, PagedAdamW8bit, type StateEntry, TrainingStep} from '../../../../src/index.ts';
+import {AdamW, PagedAdamW, PagedAdamW8bit, TrainingStep} from '../../../../src/index.ts';
+import type {StateEntry} from '../../../../src/training/optimizers/index.ts';
 import {describeEachBackend, expectNoLeak} from '../../../describeEachBackend.ts';
 import {BigramModel} from '../bigramModel.ts';
 import {DeviceBackend} from './deviceBackend.ts';

@@ -1,0 +1,20 @@
+/** `tfjs-lora/optimizers`: AdamW and Lion for any TensorFlow.js model, and what an optimizer of your own is made of. */
+export {AdamW, type AdamWArgs} from './adamW.ts';
+export {AdamW8bit, type AdamW8bitArgs} from './adamW8bit.ts';
+export {
+  type DecoupledDecayArgs,
+  DecoupledDecayOptimizer,
+  type NamePattern,
+} from './decoupledDecayOptimizer.ts';
+export {Lion, type LionArgs} from './lion.ts';
+export {Lion8bit, type Lion8bitArgs} from './lion8bit.ts';
+export {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
+export {type OptimizerName, type OptimizerSettings, optimizerByName} from './optimizerByName.ts';
+export {loadOptimizer, saveOptimizer} from './optimizerFile.ts';
+export {PagedAdamW, type PagedAdamWArgs} from './pagedAdamW.ts';
+export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './pagedAdamW8bit.ts';
+export {PagedLion, type PagedLionArgs} from './pagedLion.ts';
+export {PagedLion8bit, type PagedLion8bitArgs} from './pagedLion8bit.ts';
+export {type PagedArgs, PagedStates} from './pagedStates.ts';
+export type {StateSlot, StateStore, StateValues, VariableState} from './stateStore.ts';
+export {UNDECAYED_BY_TRANSFORMERS} from './undecayedByTransformers.ts';

@@ -1,0 +1,3 @@
+/** `tfjs-lora/plots`, in Node: loss curves and comparisons as SVG and PNG. */
+export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './comparisonPlot.ts';
+export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './lossPlot.ts';
