@@ -1,6 +1,6 @@
 import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
 
-/** What is wrong with a recipe, to be told all at once, in the order of the file. */
+/** What is wrong with a recipe, to be reported all at once, in the order of the file. */
 export class Faults {
   private readonly found: {key: string; message: string; code: ErrorCode}[] = [];
 

@@ -1,10 +1,11 @@
 import type {z} from 'zod';
-import {nearestNames} from '../../../quant/errors.ts';
+import {type ErrorCode, nearestNames} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
 import {FORMER_NAMES, IGNORED_KEYS, isOff, REFUSED_KEYS, type RefusedKey} from './foreignKeys.ts';
 import {type RecipeKeys, recipeSchema} from './recipeKeys.ts';
+import {brokenRules, type Purpose} from './recipeRules.ts';
 import type {RecipeSource} from './recipeSource.ts';
 
 export interface ParsedRecipe {
@@ -24,13 +25,14 @@ const FORMER_BOOLEANS: ReadonlyMap<unknown, boolean> = new Map([
 ]);
 
 /**
- * Checks a recipe's keys and the type of every value.
+ * Checks a recipe's keys, the type of every value, and the rules between keys, and reports all faults at once.
  *
  * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */
-export function parseRecipe(source: RecipeSource): ParsedRecipe {
+export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecipe {
   const known: Record<string, unknown> = {};
   const writtenAs = new Map<string, string>();
+  const unclear = new Set<string>(); // keys with a wrong value, or misspelt
   const ignored = new Map<string, string>();
   const faults = new Faults([...source.values.keys()]);
   for (const [written, value] of source.values) {
@@ -52,21 +54,28 @@ export function parseRecipe(source: RecipeSource): ParsedRecipe {
         faults.add(key, `${source.where(key)} ${key}: ${got}. ${refusal.advice}`, 'UNSUPPORTED');
       }
     } else {
-      const message = `expected a key of a recipe, got an unknown one. ${didYouMean(key)}`;
+      const nearest = nearestKey(key);
+      if (!source.values.has(nearest)) unclear.add(nearest);
+      const message = `expected a key of a recipe, got an unknown one. Did you mean ${nearest}?`;
       faults.add(key, `${source.whereKey(key)} ${key}: ${message}`);
     }
   }
-  const result = recipeSchema.safeParse(known);
-  for (const issue of result.error?.issues ?? []) {
-    const key = String(issue.path[0]);
+  const add = (key: string, path: string, message: string, code?: ErrorCode) => {
     const written = writtenAs.get(key) ?? key;
-    faults.add(
-      written,
-      `${source.where(written)} ${issue.path.join('.')}: ${complaint(issue, key, known[key])}`,
-    );
+    faults.add(written, `${source.where(written)} ${path}: ${message}`, code);
+  };
+  const keys: Record<string, unknown> = {};
+  for (const [key, schema] of Object.entries<z.ZodType>(recipeSchema.shape)) {
+    const {data, error} = schema.safeParse(known[key]);
+    keys[key] = error ? schema.safeParse(undefined).data : data;
+    if (error) unclear.add(key);
+    for (const issue of error?.issues ?? [])
+      add(key, [key, ...issue.path].join('.'), complaint(issue, key, known[key]));
   }
+  for (const {key, message, code} of brokenRules(keys as RecipeKeys, unclear, purpose))
+    add(key, key, message, code);
   faults.throwIfAny();
-  return {keys: result.data as RecipeKeys, ignored};
+  return {keys: keys as RecipeKeys, ignored};
 }
 
 /** A value as its key means it; null where it switches off a key that has no default. */
@@ -93,9 +102,8 @@ function complaint(issue: z.core.$ZodIssue, key: string, value: unknown): string
   return `expected ${expected}, got ${show(value)}`;
 }
 
-function didYouMean(key: string): string {
-  const nearest = nearestNames(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()], 1)[0];
-  return `Did you mean ${nearest}?`;
+function nearestKey(key: string): string {
+  return nearestNames(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()], 1)[0];
 }
 
 function orAbsent(off: readonly unknown[]): string {

@@ -272,6 +272,46 @@ describe('faults', () => {
     ]);
   });
 
+  test('wrong values and contradictions are reported in one round, in the order of the file', () => {
+    const {code, message} = fault(
+      `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: dpo\nfoo: 1\nval_size: 0.1\n` +
+        'mask_history: true\ntrain_on_prompt: true\nresize_vocab: true\nreport_to: [wandb, mlflow]\n' +
+        'load_best_model_at_end: true\nsave_strategy: epoch\nlr_scheduler_kwargs: {power: 2}',
+    );
+    expect(code).toBe('INVALID_CONFIG');
+    expect(message.split('\n')).toEqual([
+      'recipe.yaml:3:12 lora_rank: expected an integer from 1, got "eight"',
+      'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
+      expect.stringContaining('recipe.yaml:6:8 stage: expected sft or pt, got dpo.'),
+      expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
+      'recipe.yaml:8:11 val_size: expected a dataset to hold examples out of, got none',
+      'recipe.yaml:9:15 mask_history: expected false where train_on_prompt is true, got true',
+      expect.stringContaining('recipe.yaml:11:15 resize_vocab: expected '),
+      expect.stringContaining(
+        'recipe.yaml:12:12 report_to: expected none, all, tensorboard or csv, got wandb.',
+      ),
+      expect.stringContaining(
+        'recipe.yaml:12:12 report_to: expected none, all, tensorboard or csv, got mlflow.',
+      ),
+      'recipe.yaml:13:25 load_best_model_at_end: expected save_strategy and eval_strategy to be the same, got epoch and no',
+      'recipe.yaml:15:22 lr_scheduler_kwargs: expected none where lr_scheduler_type is linear, got power',
+      'recipe.yaml dataset: expected one to train on, got none',
+      'recipe.yaml output_dir: expected a folder, got none',
+    ]);
+  });
+
+  test('a contradiction with a value that is wrong itself, or misspelt, is not reported', () => {
+    expect(fault(`${TRAIN}fp16: true\nbf16: maybe`).message).toBe(
+      'recipe.yaml:6:7 bf16: expected true or false, got "maybe"',
+    );
+    expect(fault(`${MODEL}do_train: true\noutput_dir: out\ndatset: bills`).message).toBe(
+      'recipe.yaml:4:1 datset: expected a key of a recipe, got an unknown one. Did you mean dataset?',
+    );
+    expect(
+      fault(`${TRAIN}lr_scheduler_type: no_such\nlr_scheduler_kwargs: {power: 2}`).message,
+    ).not.toContain('lr_scheduler_kwargs');
+  });
+
   test('a wrong value is placed by line and column, wherever it stands', () => {
     const spaces = fc.integer({min: 1, max: 20}).map((count) => ' '.repeat(count));
     fc.assert(

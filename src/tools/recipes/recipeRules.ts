@@ -1,0 +1,236 @@
+import type {ErrorCode} from '../../../quant/errors.ts';
+import {REPORTS, type RecipeKeys} from './recipeKeys.ts';
+import {scheduleFault} from './scheduleOf.ts';
+
+/** What a recipe is read for: to run its tasks, or to use its model, data and settings otherwise. */
+export type Purpose = 'run' | 'use';
+
+/** A demand on several keys, or on a value that is known but not supported. */
+interface RecipeRule {
+  /** The key that the message names. */
+  key: keyof RecipeKeys;
+  /** Whether a recipe breaks the rule. */
+  isBroken(keys: RecipeKeys, purpose: Purpose): unknown;
+  /** What to say then: one message, or one for each fault. */
+  message(keys: RecipeKeys): string | string[];
+  code: ErrorCode;
+}
+
+type Message = string | RecipeRule['message'];
+
+const rule = (
+  key: keyof RecipeKeys,
+  isBroken: RecipeRule['isBroken'],
+  message: Message,
+  code: ErrorCode = 'INVALID_CONFIG',
+): RecipeRule => ({
+  key,
+  isBroken,
+  message: typeof message === 'string' ? () => message : message,
+  code,
+});
+
+const notYet = (key: keyof RecipeKeys, isBroken: RecipeRule['isBroken'], message: Message) =>
+  rule(key, isBroken, message, 'UNSUPPORTED');
+
+const hasEvaluationData = ({eval_dataset, val_size}: RecipeKeys) =>
+  eval_dataset !== undefined || val_size > 0;
+const NO_EVALUATION_DATA = 'expected data to evaluate on, got none. Set eval_dataset or val_size.';
+
+const foreignReports = ({report_to = []}: RecipeKeys) =>
+  report_to.filter((report) => !['none', 'all', ...REPORTS].includes(report));
+
+const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: RecipeKeys) =>
+  quantization_bit === undefined ? 0 : adapter_name_or_path.length;
+const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
+
+const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
+
+/** Shares of the run can be compared too. */
+function isMultiple(value: number, of: number): boolean {
+  const ratio = value / of;
+  return Math.abs(ratio - Math.round(ratio)) < 1e-6 && value < 1 === of < 1;
+}
+
+/** Everything that no key shows by its own type. */
+const RULES: readonly RecipeRule[] = [
+  notYet(
+    'stage',
+    ({stage}) => stage !== 'sft' && stage !== 'pt',
+    ({stage}) =>
+      `expected sft or pt, got ${stage}. Not yet: preference and reward training are not built here.`,
+  ),
+  notYet(
+    'finetuning_type',
+    ({finetuning_type}) => finetuning_type === 'oft',
+    'expected lora, full or freeze, got oft. Not yet: use lora.',
+  ),
+  notYet(
+    'report_to',
+    (keys) => foreignReports(keys).length > 0,
+    (keys) =>
+      foreignReports(keys).map(
+        (report) => `expected none, all, ${REPORTS.join(' or ')}, got ${report}. Not yet: use tensorboard.`,
+      ),
+  ),
+  rule(
+    'lr_scheduler_kwargs',
+    ({lr_scheduler_type, lr_scheduler_kwargs}) => scheduleFault(lr_scheduler_type, lr_scheduler_kwargs),
+    ({lr_scheduler_type, lr_scheduler_kwargs}) => scheduleFault(lr_scheduler_type, lr_scheduler_kwargs)!,
+  ),
+  notYet(
+    'export_legacy_format',
+    ({export_legacy_format}) => export_legacy_format,
+    'expected false, got true. Weights are written as safetensors only.',
+  ),
+  rule(
+    'use_unsloth_gc',
+    ({use_unsloth_gc, disable_gradient_checkpointing}) => use_unsloth_gc && disable_gradient_checkpointing,
+    'expected false beside disable_gradient_checkpointing: true, got true',
+  ),
+  rule(
+    'fp16',
+    ({fp16, bf16, pure_bf16}) => fp16 && (bf16 || pure_bf16),
+    'expected one of bf16 and fp16, got both',
+  ),
+
+  // data
+  rule(
+    'dataset',
+    ({do_train, dataset}) => do_train && dataset === undefined,
+    'expected one to train on, got none',
+  ),
+  rule(
+    'output_dir',
+    ({do_train, do_predict, output_dir}, purpose) =>
+      purpose === 'run' && (do_train || do_predict) && output_dir === undefined,
+    'expected a folder, got none',
+  ),
+  rule('do_predict', (keys) => keys.do_predict && !hasEvaluationData(keys), NO_EVALUATION_DATA),
+  rule('do_eval', (keys) => keys.do_eval && !keys.do_predict && !hasEvaluationData(keys), NO_EVALUATION_DATA),
+  rule(
+    'eval_strategy',
+    (keys) => keys.eval_strategy !== 'no' && !keys.do_eval && !keys.do_predict && !hasEvaluationData(keys),
+    NO_EVALUATION_DATA,
+  ),
+  rule(
+    'do_predict',
+    ({do_predict, stage, predict_with_generate}) => do_predict && stage === 'sft' && !predict_with_generate,
+    'expected predict_with_generate: true beside it, got none',
+  ),
+  rule(
+    'val_size',
+    ({eval_dataset, val_size}) => eval_dataset !== undefined && val_size > 0,
+    'expected none beside eval_dataset: evaluation data comes from one of them',
+  ),
+  rule(
+    'val_size',
+    ({dataset, val_size}) => dataset === undefined && val_size > 0,
+    'expected a dataset to hold examples out of, got none',
+  ),
+  ...(['predict_with_generate', 'neat_packing', 'train_on_prompt', 'mask_history'] as const).map((key) =>
+    rule(key, (keys) => keys.stage === 'pt' && keys[key], 'expected false where stage is pt, got true'),
+  ),
+  rule(
+    'mask_history',
+    ({mask_history, train_on_prompt}) => mask_history && train_on_prompt,
+    'expected false where train_on_prompt is true, got true',
+  ),
+  rule(
+    'interleave_probs',
+    ({interleave_probs, mix_strategy}) => interleave_probs !== undefined && mix_strategy === 'concat',
+    'expected an interleaving mix_strategy beside it, got concat',
+  ),
+  ...(['dataset', 'eval_dataset'] as const).map((key) =>
+    rule(
+      'interleave_probs',
+      ({interleave_probs, [key]: datasets}) =>
+        interleave_probs && datasets && interleave_probs.length !== datasets.length,
+      ({interleave_probs, [key]: datasets}) =>
+        `expected ${datasets!.length} numbers, one for each ${key}, got ${interleave_probs!.length}`,
+    ),
+  ),
+  rule(
+    'max_steps',
+    ({streaming, do_train, max_steps}) => streaming && do_train && max_steps === -1,
+    'expected a number where streaming is true, got none',
+  ),
+  rule(
+    'max_samples',
+    ({streaming, max_samples}) => streaming && max_samples !== undefined,
+    'expected none where streaming is true',
+  ),
+  rule(
+    'val_size',
+    ({streaming, val_size}) => streaming && val_size > 0 && val_size < 1,
+    ({val_size}) => `expected a number of examples where streaming is true, got a share, ${val_size}`,
+  ),
+
+  // adapters
+  ...(
+    ['use_rslora', 'use_dora', 'loraplus_lr_ratio', 'quantization_bit', 'adapter_name_or_path'] as const
+  ).map((key) =>
+    rule(
+      key,
+      (keys) => keys.finetuning_type !== 'lora' && keys[key],
+      ({finetuning_type}) => `expected none with finetuning_type ${finetuning_type}: it belongs to lora`,
+    ),
+  ),
+  rule(
+    'create_new_adapter',
+    (keys) => keys.create_new_adapter && adaptersOnQuantized(keys) > 0,
+    `expected false on a quantized base, got true. ${MERGE_FIRST}`,
+  ),
+  rule(
+    'adapter_name_or_path',
+    (keys) => adaptersOnQuantized(keys) > 1,
+    (keys) => `expected one on a quantized base, got ${adaptersOnQuantized(keys)}. ${MERGE_FIRST}`,
+  ),
+
+  // the best model
+  rule(
+    'load_best_model_at_end',
+    ({load_best_model_at_end, eval_strategy, save_strategy}) =>
+      load_best_model_at_end && eval_strategy !== save_strategy,
+    ({eval_strategy, save_strategy}) =>
+      `expected save_strategy and eval_strategy to be the same, got ${save_strategy} and ${eval_strategy}`,
+  ),
+  rule(
+    'load_best_model_at_end',
+    (keys) =>
+      keys.load_best_model_at_end &&
+      keys.eval_strategy === 'steps' &&
+      keys.save_strategy === 'steps' &&
+      !isMultiple(keys.save_steps, evaluationSteps(keys)),
+    (keys) =>
+      `expected save_steps to be a multiple of eval_steps, got ${keys.save_steps} and ${evaluationSteps(keys)}`,
+  ),
+  rule(
+    'early_stopping_steps',
+    ({early_stopping_steps, eval_strategy}) => early_stopping_steps !== undefined && eval_strategy === 'no',
+    'expected an eval_strategy beside it, got no',
+  ),
+];
+
+/**
+ * The faults that the rules find.
+ *
+ * @param unclear keys whose value is not known; the rules that look at one are left out
+ */
+export function brokenRules(
+  keys: RecipeKeys,
+  unclear: ReadonlySet<string>,
+  purpose: Purpose,
+): {key: keyof RecipeKeys; message: string; code: ErrorCode}[] {
+  return RULES.flatMap(({key, isBroken, message, code}) => {
+    let isUnclear = false;
+    const watched = new Proxy(keys, {
+      get(target, name) {
+        isUnclear ||= unclear.has(String(name));
+        return Reflect.get(target, name);
+      },
+    });
+    if (!isBroken(watched, purpose) || isUnclear) return [];
+    return [message(keys)].flat().map((text) => ({key, message: text, code}));
+  });
+}
