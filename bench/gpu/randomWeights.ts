@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {runOps} from '../../layers/kernels/tensorflow/runOps.ts';
 import {DataType, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../../layers/kernels/webgpu/device/runShader.ts';
+import {runShader} from '../../layers/kernels/webgpu/device/runShader.ts';
+import {shader} from '../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
 
@@ -38,35 +39,30 @@ export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
 export function randomFloat16(rows: number, words: number, seed: number): tf.Tensor {
   const backend = tf.backend() as unknown as WebGPUBackend;
   const info = backend.makeTensorInfo([rows, words], 'int32');
-  const code = `
-@group(0) @binding(0) var<storage, read_write> y: array<u32>;
-struct Uniforms { count: u32, seed: u32 }
-@group(0) @binding(1) var<uniform> u: Uniforms;
-${FLAT_ID}
+  const count = rows * words;
+  runShader(backend, {shader: random(), buffers: {y: info}, uniforms: {count, seed}, threads: count});
+  return tf.engine().makeTensorFromTensorInfo(info);
+}
+
+const random = shader(() => ({
+  name: 'RandomFloat16',
+  outputs: {y: 'u32'},
+  inputs: {},
+  uniforms: {count: 'u32', seed: 'u32'},
+  workgroup: 256,
+  globals: `
 fn hash(x: u32) -> u32 { // a permuted congruential generator's output function
   let state = x * 747796405u + 2891336453u;
   let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
   return (word >> 22u) ^ word;
-}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * 256u + local;
+}`,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.count) { return; }
   let a = hash(i ^ hash(u.seed));
   let b = hash(a);
-  y[i] = pack2x16float((vec2f(f32(a), f32(b)) / 2147483648.0 - 1.0) * ${LARGEST});
-}`;
-  runShader(backend, {
-    name: 'RandomFloat16',
-    code,
-    outputs: [info],
-    inputs: [],
-    uniforms: [{u32: rows * words}, {u32: seed}],
-    workgroups: flatWorkgroups(backend, Math.ceil((rows * words) / 256)),
-  });
-  return tf.engine().makeTensorFromTensorInfo(info);
-}
+  y[i] = pack2x16float((vec2f(f32(a), f32(b)) / 2147483648.0 - 1.0) * ${LARGEST});`,
+}));
 
 /** As {@link randomFloat16}, by TensorFlow's own op. */
 export function randomOnTensorFlow(

@@ -1,7 +1,6 @@
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {type AttentionArgs, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
 import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 
@@ -20,22 +19,33 @@ export const attention = {
   kernelName: 'Attention',
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as AttentionArgs;
+    const {inputs, backend: anyBackend} = args as AttentionArgs;
     const backend = anyBackend as WebGPUBackend;
     const {query, key, value, segments} = inputs;
     const [batch, heads, length] = query.shape;
     if (usesMatrices(backend, args as AttentionArgs)) return matrixAttention(backend, args as AttentionArgs);
     const y = backend.makeTensorInfo(query.shape, 'float32');
     const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
-    const code = shaderText(
-      textKey('Attention', args as AttentionArgs),
-      () => `
-${preamble(args as AttentionArgs, ['y: array<vec4f>', 'logSums: array<f32>'], ['query', 'key', 'value'])}
+    runShader(backend, {
+      shader: forward(kindOf(args as AttentionArgs)),
+      buffers: {y, logSums, query, key, value, segments},
+      uniforms: uniformsOf(args as AttentionArgs),
+      workgroups: [Math.ceil(length / THREADS), batch * heads],
+    });
+    return [y, logSums];
+  },
+} as const;
+
+const forward = attentionShader(({causal}) => ({
+  name: 'Attention',
+  outputs: {y: 'vec4f', logSums: 'f32'},
+  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f'},
+  workgroup: THREADS,
+  globals: `
 var<workgroup> keys: array<vec4f, ${TILE} * V>;
-var<workgroup> values: array<vec4f, ${TILE} * V>;
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let first = group.x * ${THREADS}u;
+var<workgroup> values: array<vec4f, ${TILE} * V>;`,
+  body: `
+  let first = group.x * WORKGROUP;
   let t = first + local;
   let source = sourceOf(group.y); // first row of this head's keys
   let at = (group.y * u.length + min(t, u.length - 1u)) * V;
@@ -45,9 +55,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   for (var d = 0u; d < V; d++) { q[d] = query[at + d] * u.scale; }
   var highest = -3.0e38;
   var total = 0.0;
-  let end = ${attrs.causal ? `min(first + ${THREADS}u, u.length) + u.past` : 'u.sourceLength'};
+  let end = ${causal ? 'min(first + WORKGROUP, u.length) + u.past' : 'u.sourceLength'};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
-    for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+    for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
       let s = min(s0 + i / V, u.sourceLength - 1u);
       keys[i] = key[(source + s) * V + i % V];
       values[i] = value[(source + s) * V + i % V];
@@ -69,20 +79,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   if (t >= u.length) { return; }
   let inverse = select(0.0, 1.0 / total, total > 0.0);
   for (var d = 0u; d < V; d++) { y[at + d] = sum[d] * inverse; }
-  logSums[group.y * u.length + t] = select(3.0e38, highest + log(total), total > 0.0); // 3e38: no weight in backward
-}`,
-    );
-    runShader(backend, {
-      name: 'Attention',
-      code,
-      outputs: [y, logSums],
-      inputs: [query, key, value, ...(segments ? [segments] : [])],
-      uniforms: uniformsOf(args as AttentionArgs),
-      workgroups: [Math.ceil(length / THREADS), batch * heads],
-    });
-    return [y, logSums];
-  },
-} as const;
+  logSums[group.y * u.length + t] = select(3.0e38, highest + log(total), total > 0.0); // 3e38: no weight in backward`,
+}));
 
 /**
  * Gradients of query, key and value. The weights are made again from the logarithms of the sums; a thread per query for
@@ -92,26 +90,46 @@ export const attentionGrad = {
   kernelName: 'AttentionGrad',
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as AttentionArgs;
+    const {inputs, backend: anyBackend} = args as AttentionArgs;
     const backend = anyBackend as WebGPUBackend;
     const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
     const [batch, heads, length] = query.shape;
     const [, groups, sourceLength] = key.shape;
     if (usesMatrices(backend, args as AttentionArgs))
       return matrixAttentionGrad(backend, args as AttentionArgs);
-    const mask = segments ? [segments] : [];
+    const kind = kindOf(args as AttentionArgs);
     const uniforms = uniformsOf(args as AttentionArgs);
     const dQuery = backend.makeTensorInfo(query.shape, 'float32');
     const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
-    const queryCode = shaderText(
-      textKey('AttentionGradQuery', args as AttentionArgs),
-      () => `
-${preamble(args as AttentionArgs, ['dQuery: array<vec4f>', 'along: array<f32>'], ['query', 'key', 'value', 'dy', 'y', 'logSums: array<f32>'])}
+    runShader(backend, {
+      shader: backwardQuery(kind),
+      buffers: {dQuery, along, query, key, value, dy, y, logSums, segments},
+      uniforms,
+      workgroups: [Math.ceil(length / THREADS), batch * heads],
+    });
+    const dKey = backend.makeTensorInfo(key.shape, 'float32');
+    const dValue = backend.makeTensorInfo(value.shape, 'float32');
+    runShader(backend, {
+      shader: backwardKeyValue(kind),
+      buffers: {dKey, dValue, query, key, value, dy, logSums, along, segments},
+      uniforms,
+      workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
+    });
+    backend.disposeData(along.dataId);
+    return [dQuery, dKey, dValue];
+  },
+} as const;
+
+const backwardQuery = attentionShader(({causal}) => ({
+  name: 'AttentionGradQuery',
+  outputs: {dQuery: 'vec4f', along: 'f32'},
+  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', y: 'vec4f', logSums: 'f32'},
+  workgroup: THREADS,
+  globals: `
 var<workgroup> keys: array<vec4f, ${TILE} * V>;
-var<workgroup> values: array<vec4f, ${TILE} * V>;
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let first = group.x * ${THREADS}u;
+var<workgroup> values: array<vec4f, ${TILE} * V>;`,
+  body: `
+  let first = group.x * WORKGROUP;
   let t = first + local;
   let source = sourceOf(group.y);
   let row = group.y * u.length + min(t, u.length - 1u);
@@ -126,9 +144,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     product += dot(g[d], y[row * V + d]);
   }
   let logSum = logSums[row];
-  let end = ${attrs.causal ? `min(first + ${THREADS}u, u.length) + u.past` : 'u.sourceLength'};
+  let end = ${causal ? 'min(first + WORKGROUP, u.length) + u.past' : 'u.sourceLength'};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
-    for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+    for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
       let s = min(s0 + i / V, u.sourceLength - 1u);
       keys[i] = key[(source + s) * V + i % V];
       values[i] = value[(source + s) * V + i % V];
@@ -149,29 +167,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
   if (t >= u.length) { return; }
   for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }
-  along[row] = product;
-}`,
-    );
-    runShader(backend, {
-      name: 'AttentionGradQuery',
-      code: queryCode,
-      outputs: [dQuery, along],
-      inputs: [query, key, value, dy, y, logSums, ...mask],
-      uniforms,
-      workgroups: [Math.ceil(length / THREADS), batch * heads],
-    });
+  along[row] = product;`,
+}));
 
-    const dKey = backend.makeTensorInfo(key.shape, 'float32');
-    const dValue = backend.makeTensorInfo(value.shape, 'float32');
-    const keyCode = shaderText(
-      textKey('AttentionGradKeyValue', args as AttentionArgs),
-      () => `
-${preamble(args as AttentionArgs, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], ['query', 'key', 'value', 'dy', 'logSums: array<f32>', 'along: array<f32>'])}
+const backwardKeyValue = attentionShader(({causal}) => ({
+  name: 'AttentionGradKeyValue',
+  outputs: {dKey: 'vec4f', dValue: 'vec4f'},
+  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', logSums: 'f32', along: 'f32'},
+  workgroup: THREADS,
+  globals: `
 var<workgroup> queries: array<vec4f, ${TILE} * V>;
-var<workgroup> slopes: array<vec4f, ${TILE} * V>;
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let first = group.x * ${THREADS}u;
+var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
+  body: `
+  let first = group.x * WORKGROUP;
   let s = first + local;
   let row = group.y * u.sourceLength + min(s, u.sourceLength - 1u);
   let sharing = u.heads / u.groups;
@@ -185,8 +193,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
   for (var h = 0u; h < sharing; h++) {
     let head = group.y * sharing + h; // B·H, as B·K heads lie together
-    for (var t0 = ${attrs.causal ? `first - min(first, u.past)` : '0u'}; t0 < u.length; t0 += ${TILE}u) {
-      for (var i = local; i < ${TILE}u * V; i += ${THREADS}u) {
+    for (var t0 = ${causal ? 'first - min(first, u.past)' : '0u'}; t0 < u.length; t0 += ${TILE}u) {
+      for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
         let t = min(t0 + i / V, u.length - 1u);
         queries[i] = query[(head * u.length + t) * V + i % V];
         slopes[i] = dy[(head * u.length + t) * V + i % V];
@@ -215,21 +223,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   for (var d = 0u; d < V; d++) {
     dKey[row * V + d] = sumK[d] * u.scale;
     dValue[row * V + d] = sumV[d];
-  }
-}`,
-    );
-    runShader(backend, {
-      name: 'AttentionGradKeyValue',
-      code: keyCode,
-      outputs: [dKey, dValue],
-      inputs: [query, key, value, dy, logSums, along, ...mask],
-      uniforms,
-      workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
-    });
-    backend.disposeData(along.dataId);
-    return [dQuery, dKey, dValue];
-  },
-} as const;
+  }`,
+}));
 
 function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionArgs): boolean {
   const {hasMatrices, computeDtype} = capabilitiesOf(backend);

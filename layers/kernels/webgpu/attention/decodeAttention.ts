@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 interface DecodeAttentionArgs {
@@ -31,27 +31,22 @@ export const decodeAttention = {
     const heads = query.shape[1] / dim;
     const y = backend.makeTensorInfo(query.shape, 'float32');
     const isJoined = segments !== undefined && backend.device.limits.maxStorageBuffersPerShaderStage < 9;
-    const tables = isJoined ? [joined(backend, cos, sin)] : [cos, sin];
-    const code = shaderText(`DecodeAttention ${dim} ${segments !== undefined} ${isJoined}`, () =>
-      shader(dim, segments !== undefined, isJoined),
-    );
+    const tables = isJoined ? joined(backend, cos, sin) : undefined;
     runShader(backend, {
-      name: 'DecodeAttention',
-      code,
-      outputs: [y, keys, values],
-      inputs: [query, key, value, ...tables, ...(segments ? [segments] : [])],
-      uniforms: [
-        {u32: heads},
-        {u32: groups},
-        {u32: attrs.past, step: 1},
-        {u32: capacity},
-        {u32: segments?.shape[1] ?? 0},
-        {u32: cos.shape[0] === 1 ? 0 : dim / 2},
-        {f32: attrs.scale},
-      ],
+      shader: oneStep(dim, segments !== undefined, isJoined),
+      buffers: {y, keys, values, query, key, value, tables, cosines: cos, sines: sin, segments},
+      uniforms: {
+        heads,
+        groups,
+        past: attrs.past,
+        capacity,
+        segmentStride: segments?.shape[1] ?? 0,
+        tableStride: cos.shape[0] === 1 ? 0 : dim / 2,
+        scale: attrs.scale,
+      },
       workgroups: [heads, batch],
     });
-    if (isJoined) backend.disposeData(tables[0].dataId);
+    if (tables) backend.disposeData(tables.dataId);
     for (const {dataId} of [keys, values]) backend.incRef(dataId);
     const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
     return [y, same(keys), same(values)];
@@ -59,54 +54,58 @@ export const decodeAttention = {
 } as const;
 
 /** Both tables in one buffer, for devices that bind no more than WebGPU promises: eight. */
-function joined(backend: WebGPUBackend, cos: tf.TensorInfo, sin: tf.TensorInfo): tf.TensorInfo {
-  const size = cos.shape.reduce((product, length) => product * length, 1);
+function joined(backend: WebGPUBackend, cosines: tf.TensorInfo, sines: tf.TensorInfo): tf.TensorInfo {
+  const size = cosines.shape.reduce((product, length) => product * length, 1);
   const tables = backend.makeTensorInfo([2, size], 'float32');
-  runShader(backend, {
-    name: 'JoinTables',
-    code: shaderText('JoinTables', () => JOIN),
-    outputs: [tables],
-    inputs: [cos, sin],
-    workgroups: [Math.ceil(size / 64)],
-  });
+  runShader(backend, {shader: join(), buffers: {tables, cosines, sines}, uniforms: {}, threads: size});
   return tables;
 }
 
-const JOIN = `
-@group(0) @binding(0) var<storage, read_write> tables: array<f32>;
-@group(0) @binding(1) var<storage, read> cosines: array<f32>;
-@group(0) @binding(2) var<storage, read> sines: array<f32>;
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
+const join = shader(() => ({
+  name: 'JoinTables',
+  outputs: {tables: 'f32'},
+  inputs: {cosines: 'f32', sines: 'f32'},
+  workgroup: 64,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   let count = arrayLength(&tables) / 2u;
-  if (id.x >= count) { return; }
-  tables[id.x] = cosines[id.x];
-  tables[count + id.x] = sines[id.x];
-}`;
+  if (i >= count) { return; }
+  tables[i] = cosines[i];
+  tables[count + i] = sines[i];`,
+}));
 
-function shader(dim: number, hasSegments: boolean, isJoined: boolean): string {
-  const bindings = [
-    ...['query: array<f32>', 'key: array<f32>', 'value: array<vec4f>'],
-    ...(isJoined ? ['tables: array<f32>'] : ['cosines: array<f32>', 'sines: array<f32>']),
-    ...(hasSegments ? ['segments: array<i32>'] : []),
-  ];
-  const parts = Math.floor(THREADS / (dim / 4));
-  return `
+const oneStep = shader((dim: number, hasSegments: boolean, isJoined: boolean) => ({
+  name: 'DecodeAttention',
+  outputs: {y: 'vec4f', keys: 'vec4f', values: 'vec4f'},
+  inputs: {
+    query: 'f32',
+    key: 'f32',
+    value: 'vec4f',
+    tables: isJoined ? 'f32' : undefined,
+    cosines: isJoined ? undefined : 'f32',
+    sines: isJoined ? undefined : 'f32',
+    segments: hasSegments ? 'i32' : undefined,
+  },
+  uniforms: {
+    heads: 'u32',
+    groups: 'u32',
+    past: 'counter',
+    capacity: 'u32',
+    segmentStride: 'u32',
+    tableStride: 'u32',
+    scale: 'f32',
+  },
+  workgroup: THREADS,
+  globals: `
 const D = ${dim}u;
 const V = D / 4u; // vectors in a head
-const PARTS = ${parts}u; // threads that share a vector of the sum
-@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(1) var<storage, read_write> keys: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> values: array<vec4f>;
-${bindings.map((binding, i) => `@group(0) @binding(${3 + i}) var<storage, read> ${binding};`).join('\n')}
-struct Uniforms { heads: u32, groups: u32, past: u32, capacity: u32, segmentStride: u32, tableStride: u32, scale: f32 }
-@group(0) @binding(${3 + bindings.length}) var<uniform> u: Uniforms;
+const PARTS = ${Math.floor(THREADS / (dim / 4))}u; // threads that share a vector of the sum
 var<workgroup> turned: array<vec2f, D>; // query and key
 var<workgroup> q: array<vec4f, V>;
 var<workgroup> newKey: array<vec4f, V>;
-var<workgroup> scores: array<f32, ${THREADS}>;
-var<workgroup> maxima: array<f32, ${THREADS}>;
-var<workgroup> sums: array<vec4f, ${THREADS}>;
+var<workgroup> scores: array<f32, WORKGROUP>;
+var<workgroup> maxima: array<f32, WORKGROUP>;
+var<workgroup> sums: array<vec4f, WORKGROUP>;
 fn isVisible(b: u32, s: u32) -> bool {
   ${
     hasSegments
@@ -114,9 +113,8 @@ fn isVisible(b: u32, s: u32) -> bool {
   return own != 0 && segments[b * u.segmentStride + s] == own;`
       : 'return true;'
   }
-}
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+}`,
+  body: `
   let head = group.x;
   let b = group.y;
   let sharing = u.heads / u.groups;
@@ -151,7 +149,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   var sum = vec4f(0.0);
   var total = 0.0;
   var highest = -3.0e38;
-  for (var s0 = 0u; s0 <= u.past; s0 += ${THREADS}u) {
+  for (var s0 = 0u; s0 <= u.past; s0 += WORKGROUP) {
     let s = s0 + local;
     var score = -3.0e38;
     if (s <= u.past && isVisible(b, s)) {
@@ -164,7 +162,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     }
     maxima[local] = score;
     workgroupBarrier();
-    for (var width = ${THREADS / 2}u; width > 0u; width /= 2u) {
+    for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
       if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
       workgroupBarrier();
     }
@@ -175,7 +173,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     highest = next;
     sum *= keep;
     total *= keep;
-    for (var j = part; j < ${THREADS}u && s0 + j <= u.past; j += PARTS) {
+    for (var j = part; j < WORKGROUP && s0 + j <= u.past; j += PARTS) {
       let weight = scores[j];
       total += weight;
       if (s0 + j == u.past) { sum += weight * value[source * V + column]; }
@@ -192,6 +190,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       total += maxima[p * V + local];
     }
     y[(b * u.heads + head) * V + local] = sum * select(0.0, 1.0 / total, total > 0.0);
-  }
-}`;
-}
+  }`,
+}));

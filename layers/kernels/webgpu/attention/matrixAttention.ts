@@ -1,6 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
@@ -15,7 +14,13 @@ import {
   throughScores,
   tileOf,
 } from '../products/matrixTiles.ts';
-import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {
+  type AttentionArgs,
+  type AttentionKind,
+  attentionShader,
+  kindOf,
+  uniformsOf,
+} from './attentionShader.ts';
 import {packHalves} from './packHalves.ts';
 
 /** Subgroups of a workgroup, rows of 16 queries of each, and keys at once. */
@@ -31,6 +36,9 @@ export const LOG2E = Math.LOG2E;
 /** Workgroup memory of a subgroup: its scores in float32 and `matrices` of them in float16. */
 export const scratchBytes = ({blocks, cols}: Layout, matrices: number): number =>
   16 * blocks * (4 * (cols + 4) + matrices * 2 * (cols + PADDING));
+
+/** Rows of a workgroup. */
+export const rowsOf = ({subgroups, blocks}: Layout): number => 16 * blocks * subgroups;
 
 /** Workgroup memory of a tile. */
 export const tileBytes = ({cols}: Layout, dim: number): number => 2 * cols * (dim + PADDING);
@@ -53,12 +61,6 @@ export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
       perRow === 2 ? reduce(`subgroupShuffleXor(${value}, 1u)`) : value,
   };
 }
-
-export const matrixMain = (threads: number): string => `
-@compute @workgroup_size(${threads})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32,
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {`;
 
 /** Writes the lane's elements of the sums `name00` … to its row of `output` (`array<vec4f>`), times WGSL `scale`. */
 export const writeRows = (
@@ -94,13 +96,10 @@ export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf
   const {inputs, attrs} = args;
   const {query, key, value, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
-  const {subgroups, blocks, cols} = fitted(backend, FORWARD, dim, (layout) => [
-    scratchBytes(layout, 1),
-    2 * tileBytes(layout, dim) + 16,
+  const layout = fitted(backend, FORWARD, dim, (tried) => [
+    scratchBytes(tried, 1),
+    2 * tileBytes(tried, dim) + 16,
   ]);
-  const shape = {blocks, dim, cols};
-  const rows = 16 * blocks * subgroups;
-  const threads = 32 * subgroups;
   const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
   const packed = packHalves(backend, [
@@ -108,19 +107,38 @@ export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf
     [key, 1],
     [value, 1],
   ]);
+  runShader(backend, {
+    shader: forward(kindOf(args), layout),
+    buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
+  });
+  for (const {dataId} of packed) backend.disposeData(dataId);
+  return [y, logSums];
+}
+
+const forward = attentionShader((kind, layout: Layout) => {
+  const {dim, causal} = kind;
+  const {subgroups, blocks, cols} = layout;
+  const shape = {blocks, dim, cols};
+  const rows = rowsOf(layout);
+  const threads = 32 * subgroups;
   const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
   const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
   const {width, declarations, overRow} = lanesOf(shape);
-  const code = shaderText(
-    textKey('MatrixAttention', args),
-    () => `${MATRIX_HEADER}
-${preamble(args, ['y: array<vec4f>', 'logSums: array<f32>'], ['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>'])}
+  return {
+    name: 'MatrixAttention',
+    outputs: {y: 'vec4f', logSums: 'f32'},
+    inputs: {query: 'vec4u', key: 'vec4u', value: 'vec4u'},
+    workgroup: threads,
+    header: MATRIX_HEADER,
+    globals: `
 var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
 var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
-var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices lie on 16 bytes
-${matrixMain(threads)}
+var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices lie on 16 bytes`,
+    body: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
   let source = sourceOf(head);
@@ -130,7 +148,7 @@ ${matrixMain(threads)}
   let segment = segmentOf(head, min(t, u.length - 1u) + u.past);
   ${loadLeft('q', 'query', 'weights', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
   ${declareSums('out', blocks, dim)}
-  let end = ${attrs.causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
+  let end = ${causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
   var reference = -1.0e30;
   var total = 0.0;
   ${keys.registers}
@@ -149,7 +167,7 @@ ${matrixMain(threads)}
     ${scoresOf('q', 'tileK', 'region', shape)}
     workgroupBarrier();
     ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
-    if (${isPartial(args, cols, 'first', 's0', 'end')}) {
+    if (${isPartial(kind, cols, 'first', 's0', 'end')}) {
       let s = s0 + part;
       ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
     }
@@ -180,20 +198,9 @@ ${matrixMain(threads)}
   }
   let inverse = select(0.0, 1.0 / total, sees);
   workgroupBarrier();
-  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}
-}`,
-  );
-  runShader(backend, {
-    name: 'MatrixAttention',
-    code,
-    outputs: [y, logSums],
-    inputs: [...packed, ...(segments ? [segments] : [])],
-    uniforms: uniformsOf(args),
-    workgroups: [Math.ceil(length / rows), batch * heads],
-  });
-  for (const {dataId} of packed) backend.disposeData(dataId);
-  return [y, logSums];
-}
+  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}`,
+  };
+});
 
 /** WGSL that makes nothing of the lane's scores i of which `isHidden(i)`. */
 export const hideScores = (width: number, isHidden: (i: number) => string): string =>
@@ -201,13 +208,13 @@ export const hideScores = (width: number, isHidden: (i: number) => string): stri
 
 /** WGSL: whether some query from `first` on may not see some of `cols` keys from `s0` on. */
 export function isPartial(
-  {inputs, attrs}: AttentionArgs,
+  {causal, hasSegments}: AttentionKind,
   cols: number,
   first: string,
   s0: string,
   end: string,
 ): string {
-  if (inputs.segments) return 'true';
+  if (hasSegments) return 'true';
   const isPastEnd = `${s0} + ${cols}u > ${end}`;
-  return attrs.causal ? `${isPastEnd} || ${s0} + ${cols - 1}u > ${first} + u.past` : isPastEnd;
+  return causal ? `${isPastEnd} || ${s0} + ${cols - 1}u > ${first} + u.past` : isPastEnd;
 }

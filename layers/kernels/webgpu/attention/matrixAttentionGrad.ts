@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
@@ -14,13 +14,13 @@ import {
   scoresOf,
   tileOf,
 } from '../products/matrixTiles.ts';
-import {type AttentionArgs, preamble, textKey, uniformsOf} from './attentionShader.ts';
+import {type AttentionArgs, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
 import {
   hideScores,
   isPartial,
   LOG2E,
   lanesOf,
-  matrixMain,
+  rowsOf,
   scratchBytes,
   tileBytes,
   writeRows,
@@ -72,32 +72,45 @@ export function matrixAttentionGrad(backend: WebGPUBackend, args: AttentionArgs)
 }
 
 function gradQuery(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo {
-  const {inputs, attrs} = args;
-  const [batch, heads, length, dim] = inputs.query.shape;
-  const {subgroups, blocks, cols} = fitted(backend, GRAD_QUERY, dim, (layout) => [
-    scratchBytes(layout, 1),
-    2 * tileBytes(layout, dim),
+  const {query, segments} = args.inputs;
+  const [batch, heads, length, dim] = query.shape;
+  const layout = fitted(backend, GRAD_QUERY, dim, (tried) => [
+    scratchBytes(tried, 1),
+    2 * tileBytes(tried, dim),
   ]);
+  const dQuery = backend.makeTensorInfo(query.shape, 'float32');
+  runShader(backend, {
+    shader: backwardQuery(kindOf(args), layout),
+    buffers: {dQuery, segments, ...operands},
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
+  });
+  return dQuery;
+}
+
+const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
+
+const backwardQuery = attentionShader((kind, layout: Layout) => {
+  const {dim, causal} = kind;
+  const {subgroups, blocks, cols} = layout;
   const shape = {blocks, dim, cols};
-  const rows = 16 * blocks * subgroups;
+  const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const dQuery = backend.makeTensorInfo(inputs.query.shape, 'float32');
   const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
   const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
   const {width, declarations} = lanesOf(shape);
-  const names = [
-    ...['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>', 'slopes: array<vec4u>'],
-    ...['logSums: array<f32>', 'along: array<f32>', 'scales: array<f32>'],
-  ];
-  const code = shaderText(
-    textKey('MatrixAttentionGradQuery', args),
-    () => `${MATRIX_HEADER}
-${preamble(args, ['dQuery: array<vec4f>'], names)}
+  return {
+    name: 'MatrixAttentionGradQuery',
+    outputs: {dQuery: 'vec4f'},
+    inputs: {...PACKED, logSums: 'f32', along: 'f32', scales: 'f32'},
+    workgroup: threads,
+    header: MATRIX_HEADER,
+    globals: `
 var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
-var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;
-${matrixMain(threads)}
+var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;`,
+    body: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
   let source = sourceOf(head);
@@ -111,7 +124,7 @@ ${matrixMain(threads)}
   ${loadLeft('q', 'query', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
   ${loadLeft('g', 'slopes', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
   ${declareSums('out', blocks, dim)}
-  let end = ${attrs.causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
+  let end = ${causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
   ${keys.registers}
   ${values.registers}
   ${keys.load('0u', 'end')}
@@ -128,7 +141,7 @@ ${matrixMain(threads)}
     ${scoresOf('q', 'tileK', 'region', shape)}
     workgroupBarrier();
     ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
-    if (${isPartial(args, cols, 'first', 's0', 'end')}) {
+    if (${isPartial(kind, cols, 'first', 's0', 'end')}) {
       let s = s0 + part;
       ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
     }
@@ -145,43 +158,38 @@ ${matrixMain(threads)}
     ${accumulate('out', 'changes', 'weightRegion', 'tileK', shape)}
   }
   workgroupBarrier();
-  ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}
-}`,
-  );
-  const {query, key, value, slopes, logSums, along, scales} = operands;
-  runShader(backend, {
-    name: 'MatrixAttentionGradQuery',
-    code,
-    outputs: [dQuery],
-    inputs: [query, key, value, slopes, logSums, along, scales, ...maskOf(args)],
-    uniforms: uniformsOf(args),
-    workgroups: [Math.ceil(length / rows), batch * heads],
-  });
-  return dQuery;
-}
+  ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}`,
+  };
+});
 
 function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo[] {
-  const {inputs, attrs} = args;
-  const dim = inputs.query.shape[3];
-  const [batch, groups, sourceLength] = inputs.key.shape;
-  const {subgroups, blocks, cols} = fitted(backend, GRAD_KEY_VALUE, dim, (layout) => [
-    scratchBytes(layout, 2),
-    2 * tileBytes(layout, dim) + 12 * layout.cols,
+  const {key, segments} = args.inputs;
+  const [batch, groups, sourceLength, dim] = key.shape;
+  const layout = fitted(backend, GRAD_KEY_VALUE, dim, (tried) => [
+    scratchBytes(tried, 2),
+    2 * tileBytes(tried, dim) + 12 * tried.cols,
   ]);
+  const dKey = backend.makeTensorInfo(key.shape, 'float32');
+  const dValue = backend.makeTensorInfo(key.shape, 'float32');
+  runShader(backend, {
+    shader: backwardKeyValue(kindOf(args), layout),
+    buffers: {dKey, dValue, segments, ...operands},
+    uniforms: uniformsOf(args),
+    workgroups: [Math.ceil(sourceLength / rowsOf(layout)), batch * groups],
+  });
+  return [dKey, dValue];
+}
+
+const backwardKeyValue = attentionShader(({dim, causal, hasSegments}, layout: Layout) => {
+  const {subgroups, blocks, cols} = layout;
   const shape = {blocks, dim, cols};
-  const rows = 16 * blocks * subgroups;
+  const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const dKey = backend.makeTensorInfo(inputs.key.shape, 'float32');
-  const dValue = backend.makeTensorInfo(inputs.key.shape, 'float32');
   const queries = tileOf('tileQ', 'query', {rows: cols, dim, base: 'rowOfHead', threads});
   const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, base: 'rowOfHead', threads});
   const {width, declarations} = lanesOf(shape);
-  const names = [
-    ...['query: array<vec4u>', 'key: array<vec4u>', 'value: array<vec4u>', 'slopes: array<vec4u>'],
-    ...['logSums: array<f32>', 'along: array<f32>', 'scales: array<f32>', 'largest: array<f32>'],
-  ];
-  const isPastDiagonal = attrs.causal ? ` || first + ${rows - 1}u > t0 + u.past` : '';
-  const isPartialByQuery = inputs.segments
+  const isPastDiagonal = causal ? ` || first + ${rows - 1}u > t0 + u.past` : '';
+  const isPartialByQuery = hasSegments
     ? 'true'
     : `t0 + ${cols}u > u.length || first + ${rows}u > u.sourceLength${isPastDiagonal}`;
   const loadQueries = (t0: string) => `
@@ -193,10 +201,13 @@ function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Ope
         nextAlong = along[row];
         nextFactor = scales[row] * unit;
       }`;
-  const code = shaderText(
-    textKey('MatrixAttentionGradKeyValue', args),
-    () => `${MATRIX_HEADER}
-${preamble(args, ['dKey: array<vec4f>', 'dValue: array<vec4f>'], names)}
+  return {
+    name: 'MatrixAttentionGradKeyValue',
+    outputs: {dKey: 'vec4f', dValue: 'vec4f'},
+    inputs: {...PACKED, logSums: 'f32', along: 'f32', scales: 'f32', largest: 'f32'},
+    workgroup: threads,
+    header: MATRIX_HEADER,
+    globals: `
 var<workgroup> tileQ: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileG: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
@@ -204,8 +215,8 @@ var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
 var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;
 var<workgroup> queryLogs: array<f32, ${cols}>;
 var<workgroup> queryAlong: array<f32, ${cols}>;
-var<workgroup> queryFactors: array<f32, ${cols}>;
-${matrixMain(threads)}
+var<workgroup> queryFactors: array<f32, ${cols}>;`,
+    body: `
   let first = group.x * ${rows}u;
   let source = group.y * u.sourceLength;
   let sharing = u.heads / u.groups;
@@ -221,7 +232,7 @@ ${matrixMain(threads)}
   var nextLog: f32;
   var nextAlong: f32;
   var nextFactor: f32;
-  let start = ${attrs.causal ? 'first - min(first, u.past)' : '0u'};
+  let start = ${causal ? 'first - min(first, u.past)' : '0u'};
   for (var h = 0u; h < sharing; h++) {
     let head = group.y * sharing + h;
     let rowOfHead = head * u.length;
@@ -270,19 +281,6 @@ ${matrixMain(threads)}
   }
   workgroupBarrier();
   ${writeRows('outK', 'dKey', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: `largest[0] * ${Math.LN2}`})}
-  ${writeRows('outV', 'dValue', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: 'largest[0]'})}
-}`,
-  );
-  const {query, key, value, slopes, logSums, along, scales, largest} = operands;
-  runShader(backend, {
-    name: 'MatrixAttentionGradKeyValue',
-    code,
-    outputs: [dKey, dValue],
-    inputs: [query, key, value, slopes, logSums, along, scales, largest, ...maskOf(args)],
-    uniforms: uniformsOf(args),
-    workgroups: [Math.ceil(sourceLength / rows), batch * groups],
-  });
-  return [dKey, dValue];
-}
-
-const maskOf = ({inputs}: AttentionArgs): tf.TensorInfo[] => (inputs.segments ? [inputs.segments] : []);
+  ${writeRows('outV', 'dValue', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: 'largest[0]'})}`,
+  };
+});

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {numbered, shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
@@ -21,20 +21,32 @@ export function packHalves(
   });
   const octets = halves.map(({shape: [rows, words]}) => (rows * words) / 4);
   const count = given.length;
-  const code = shaderText(
-    `PackHalves ${count}`,
-    () => `
-enable f16;
-${times(count, (k) => `@group(0) @binding(${k}) var<storage, read_write> halves${k}: array<vec4u>;`)}
-${times(count, (k) => `@group(0) @binding(${count + k}) var<storage, read> x${k}: array<vec4f>;`)}
-struct Uniforms { ${Array.from({length: count}, (_, k) => `octets${k}: u32, factor${k}: f32`).join(', ')} }
-@group(0) @binding(${2 * count}) var<uniform> u: Uniforms;
-${FLAT_ID}
-fn half4(v: vec4f) -> vec2u { return bitcast<vec2u>(vec4<f16>(clamp(v, vec4f(-65504.0), vec4f(65504.0)))); }
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  var i = flatId(group, groups) * 256u + local;
+  runShader(backend, {
+    shader: packing(count),
+    buffers: {...numbered('halves', count, (k) => halves[k]), ...numbered('x', count, (k) => given[k][0])},
+    uniforms: {
+      ...numbered('octets', count, (k) => octets[k]),
+      ...numbered('factor', count, (k) => given[k][1]),
+    },
+    threads: octets.reduce((sum, n) => sum + n, 0),
+  });
+  return halves;
+}
+
+const packing = shader((count: number) => ({
+  name: 'PackHalves',
+  outputs: numbered('halves', count, () => 'vec4u'),
+  inputs: numbered('x', count, () => 'vec4f'),
+  uniforms: {
+    ...numbered('octets', count, () => 'u32'),
+    ...numbered('factor', count, () => 'f32'),
+  },
+  workgroup: 256,
+  header: 'enable f16;',
+  globals: `
+fn half4(v: vec4f) -> vec2u { return bitcast<vec2u>(vec4<f16>(clamp(v, vec4f(-65504.0), vec4f(65504.0)))); }`,
+  body: `
+  var i = flatGroup * WORKGROUP + local;
   ${times(
     count,
     (k) => `if (i < u.octets${k}) {
@@ -42,16 +54,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     return;
   }
   i -= u.octets${k};`,
-  )}
-}`,
-  );
-  runShader(backend, {
-    name: 'PackHalves',
-    code,
-    outputs: halves,
-    inputs: given.map(([x]) => x),
-    uniforms: given.flatMap(([, factor], k) => [{u32: octets[k]}, {f32: factor}]),
-    workgroups: flatWorkgroups(backend, Math.ceil(octets.reduce((sum, n) => sum + n, 0) / 256)),
-  });
-  return halves;
-}
+  )}`,
+}));

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** The gradient of attention's result as float16, each row scaled by a power of two so that its largest is between 1 and 2. */
@@ -18,22 +19,26 @@ export function packSlopes(backend: WebGPUBackend, dy: tf.TensorInfo, y: tf.Tens
   const halves = backend.makeTensorInfo([rows, dim / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const along = backend.makeTensorInfo([rows], 'float32');
-  const vectors = dim / 4;
-  const code = `
+  runShader(backend, {
+    shader: scaledSlopes(dim / 4),
+    buffers: {halves, scales, along, dy, y},
+    uniforms: {rows},
+    workgroups: Math.ceil(rows / 32),
+  });
+  return {halves, scales, along};
+}
+
+const scaledSlopes = shader((vectors: number) => ({
+  name: 'PackSlopes',
+  outputs: {halves: 'vec2u', scales: 'f32', along: 'f32'},
+  inputs: {dy: 'vec4f', y: 'vec4f'},
+  uniforms: {rows: 'u32'},
+  workgroup: 128,
+  header: `
 enable f16;
-enable subgroups;
-@group(0) @binding(0) var<storage, read_write> halves: array<vec2u>;
-@group(0) @binding(1) var<storage, read_write> scales: array<f32>;
-@group(0) @binding(2) var<storage, read_write> along: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<vec4f>;
-@group(0) @binding(4) var<storage, read> y: array<vec4f>;
-struct Uniforms { rows: u32 }
-@group(0) @binding(5) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let row = min(flatId(group, groups) * 32u + local / 4u, u.rows - 1u); // four lanes share a row
+enable subgroups;`,
+  body: `
+  let row = min(flatGroup * 32u + local / 4u, u.rows - 1u); // four lanes share a row
   var largest = vec4f(0.0);
   var product = 0.0;
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
@@ -55,31 +60,30 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   }
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
     halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(dy[row * ${vectors}u + c] * factor));
-  }
-}`;
-  runShader(backend, {
-    name: 'PackSlopes',
-    code,
-    outputs: [halves, scales, along],
-    inputs: [dy, y],
-    uniforms: [{u32: rows}],
-    workgroups: flatWorkgroups(backend, Math.ceil(rows / 32)),
-  });
-  return {halves, scales, along};
-}
+  }`,
+}));
 
 /** The largest of some numbers from 0, `[1]`. */
 export function largestOf(backend: WebGPUBackend, values: tf.TensorInfo): tf.TensorInfo {
   const largest = backend.makeTensorInfo([1], 'float32');
   const threads = backend.device.limits.maxComputeInvocationsPerWorkgroup >= 1024 ? 1024 : 256;
-  const code = `
-@group(0) @binding(0) var<storage, read_write> largest: array<f32>;
-@group(0) @binding(1) var<storage, read> values: array<f32>;
-struct Uniforms { count: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-var<workgroup> maxima: array<f32, ${threads}>;
-@compute @workgroup_size(${threads})
-fn main(@builtin(local_invocation_index) local: u32) {
+  runShader(backend, {
+    shader: maximum(threads),
+    buffers: {largest, values},
+    uniforms: {count: values.shape[0]},
+  });
+  return largest;
+}
+
+const maximum = shader((threads: number) => ({
+  name: 'LargestScale',
+  outputs: {largest: 'f32'},
+  inputs: {values: 'f32'},
+  uniforms: {count: 'u32'},
+  workgroup: threads,
+  globals: `
+var<workgroup> maxima: array<f32, WORKGROUP>;`,
+  body: `
   var top = 0.0;
   for (var i = local; i < u.count; i += ${4 * threads}u) { // four reads under way at once
     let last = u.count - 1u;
@@ -88,19 +92,9 @@ fn main(@builtin(local_invocation_index) local: u32) {
   }
   maxima[local] = top;
   workgroupBarrier();
-  for (var width = ${threads / 2}u; width > 0u; width /= 2u) {
+  for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
     if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
     workgroupBarrier();
   }
-  if (local == 0u) { largest[0] = maxima[0]; }
-}`;
-  runShader(backend, {
-    name: 'LargestScale',
-    code,
-    outputs: [largest],
-    inputs: [values],
-    uniforms: [{u32: values.shape[0]}],
-    workgroups: [1],
-  });
-  return largest;
-}
+  if (local == 0u) { largest[0] = maxima[0]; }`,
+}));

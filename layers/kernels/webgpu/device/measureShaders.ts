@@ -25,8 +25,12 @@ export async function measureShaders(backend: WebGPUBackend, calls: ShaderCall[]
   };
   const runs = calls.map((call) => ({
     ...call,
-    outputs: call.outputs.map((tensor) => hold(tensor, false)),
-    inputs: call.inputs.map((tensor) => hold(tensor, true)),
+    buffers: Object.fromEntries(
+      call.shader.buffers.map((name) => [
+        name,
+        hold(call.buffers[name] as tf.TensorInfo, !call.shader.outputs.includes(name)),
+      ]),
+    ),
   }));
   const times = calls.map(() => Number.POSITIVE_INFINITY);
   const places = [...calls.keys()].filter((place) => compiled[place]);
@@ -49,8 +53,8 @@ export async function measureShaders(backend: WebGPUBackend, calls: ShaderCall[]
 /** Which of them compile. What one that does not says of itself is nobody's concern. */
 async function compileAll({device}: WebGPUBackend, calls: ShaderCall[]): Promise<boolean[]> {
   device.pushErrorScope('validation');
-  const pending = calls.map((call) =>
-    compileAside(device, call).then(
+  const pending = calls.map(({shader}) =>
+    compileAside(device, shader).then(
       () => true,
       () => false,
     ),

@@ -1,21 +1,19 @@
 import type * as tf from '@tensorflow/tfjs';
-import {encode, recordingOf} from './commandRecording.ts';
+import {type Command, encode, recordingOf} from './commandRecording.ts';
+import type {BuffersOf, Shader, ShaderDeclaration, ValuesOf} from './shader.ts';
 import {newUniformBuffer, type Uniforms} from './uniforms.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-export interface ShaderCall {
-  /** Shown in profiles and by graphics debuggers. */
-  name: string;
-  /**
-   * WGSL with an entry point `main`. Bindings of group 0, in order: the outputs (`read_write`), the inputs (`read`), and,
-   * where there are `uniforms`, a uniform struct. It is the pipeline's key: the same text is compiled once. Built by
-   * `shaderText`, it is found at once.
-   */
-  code: string;
-  outputs: tf.TensorInfo[];
-  inputs: tf.TensorInfo[];
-  uniforms?: Uniforms;
-  workgroups: [x: number, y?: number, z?: number];
+/** One dispatch of a shader. */
+export interface ShaderCall<D extends ShaderDeclaration = ShaderDeclaration> {
+  shader: Shader<D>;
+  /** Made by the caller, outputs as well (`backend.makeTensorInfo`). None may be both an output and an input. */
+  buffers: NoInfer<BuffersOf<D>>;
+  uniforms: NoInfer<ValuesOf<D>>;
+  /** How many there are along each axis, or in all: then WGSL `flatGroup` is the index of each. Default one. */
+  workgroups?: number | [x: number, y?: number, z?: number];
+  /** In place of `workgroups`: threads in all, in as many workgroups as hold them. */
+  threads?: number;
 }
 
 /** A compiled shader, its layout, and the bind groups it ran with, by the buffers and uniforms in them. */
@@ -33,12 +31,12 @@ interface DeviceState {
   dryRun?: DryRun;
 }
 
-type Shader = Pick<ShaderCall, 'name' | 'code'>;
+type Text = Pick<Shader, 'name' | 'code'>;
 
 /** What is met where nothing is dispatched. */
 export interface DryRun {
   /** Shaders that are not compiled yet, by their text. */
-  shaders: Map<string, Shader>;
+  shaders: Map<string, Text>;
   /** What was not computed. */
   outputs: tf.DataId[];
 }
@@ -60,50 +58,63 @@ let nextBufferId = 0;
  * extensions, and has several outputs.
  *
  * Steps and tokens repeat themselves, and the backend hands out the same buffers in the same order; so pipelines are kept by
- * their text (see `shaderText`), and bind groups by their buffers and uniforms: most dispatches make no WebGPU object.
- *
- * Outputs are made by the caller (`backend.makeTensorInfo`); an output that is an input as well is not allowed.
+ * their text, and bind groups by their buffers and uniforms: most dispatches make no WebGPU object.
  */
-export function runShader(backend: WebGPUBackend, call: ShaderCall): void {
-  const {outputs, inputs, uniforms = [], workgroups} = call;
+export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, call: ShaderCall<D>): void {
+  const {shader, buffers: tensors, uniforms} = call as ShaderCall;
   const state = stateOf(backend.device);
   if (state.dryRun) {
-    note(backend, state.dryRun, call);
+    note(backend, state.dryRun, call as ShaderCall);
     return;
   }
-  const shader = compiled(backend.device, state, call);
+  const {pipeline, layout, groups} = compiled(backend.device, state, shader);
   const buffers: GPUBuffer[] = [];
   let key = '';
-  for (const tensors of [outputs, inputs]) {
-    for (const {dataId} of tensors) {
-      const entry = backend.tensorMap.get(dataId);
-      if (!entry.resource) backend.uploadToGPU(dataId); // before the pass: an upload ends it
-      backend.commandQueueOwnedIds.add(dataId);
-      const buffer = entry.resource as GPUBuffer;
-      buffers.push(buffer);
-      key += `${idOf(buffer)},`;
-    }
+  for (const name of shader.buffers) {
+    const {dataId} = tensors[name] as tf.TensorInfo;
+    const entry = backend.tensorMap.get(dataId);
+    if (!entry.resource) backend.uploadToGPU(dataId); // before the pass: an upload ends it
+    backend.commandQueueOwnedIds.add(dataId);
+    const buffer = entry.resource as GPUBuffer;
+    buffers.push(buffer);
+    key += `${idOf(buffer)},`;
   }
   let values = '';
-  for (const value of uniforms) values += 'u32' in value ? `${value.u32},` : `${value.f32}f,`;
+  for (const {name, type} of shader.uniforms)
+    values += type === 'f32' ? `${uniforms[name]}f,` : `${uniforms[name]},`;
   key += values;
   const recording = recordingOf(backend);
-  const isCounting = recording !== undefined && uniforms.some((value) => 'step' in value);
+  const isCounting = recording !== undefined && shader.uniforms.some(({type}) => type === 'counter');
   let group = isCounting
-    ? groupOf(backend, shader, [...buffers, recording.counterBuffer(values, uniforms)])
-    : shader.groups.get(key);
+    ? groupOf(backend, layout, [...buffers, recording.counterBuffer(values, membersOf(shader, uniforms))])
+    : groups.get(key);
   if (!group) {
-    const own = uniforms.length > 0 ? [uniformBuffer(backend, state.uniforms, values, uniforms)] : [];
-    group = groupOf(backend, shader, [...buffers, ...own]);
+    const own =
+      values === '' ? [] : [uniformBuffer(backend, state.uniforms, values, membersOf(shader, uniforms))];
+    group = groupOf(backend, layout, [...buffers, ...own]);
     if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
-    shader.groups.set(key, group);
+    groups.set(key, group);
   }
-  const command = {pipeline: shader.pipeline, group, workgroups};
+  const command = {pipeline, group, workgroups: workgroupsOf(backend, call as ShaderCall)};
   recording?.add(command, buffers);
   encode(backend, command);
 }
 
-function groupOf({device}: WebGPUBackend, {layout}: CompiledShader, buffers: GPUBuffer[]): GPUBindGroup {
+const membersOf = (shader: Shader, values: Record<string, number>): Uniforms =>
+  shader.uniforms.map(({name, type}) => ({type, value: values[name]}));
+
+/** A number of workgroups is folded where the device's limit along one axis requires it. */
+function workgroupsOf(
+  {device}: WebGPUBackend,
+  {shader, workgroups = 1, threads}: ShaderCall,
+): Command['workgroups'] {
+  if (typeof workgroups !== 'number') return workgroups;
+  const count = threads === undefined ? workgroups : Math.ceil(threads / shader.workgroup);
+  const limit = device.limits.maxComputeWorkgroupsPerDimension;
+  return count <= limit ? [count, 1] : [limit, Math.ceil(count / limit)];
+}
+
+function groupOf({device}: WebGPUBackend, layout: GPUBindGroupLayout, buffers: GPUBuffer[]): GPUBindGroup {
   return device.createBindGroup({
     layout,
     entries: buffers.map((buffer, binding) => ({binding, resource: {buffer}})),
@@ -119,11 +130,11 @@ function stateOf(device: GPUDevice): DeviceState {
   return state;
 }
 
-function compiled(device: GPUDevice, {shaders}: DeviceState, call: Shader): CompiledShader {
-  const known = shaders.get(call.code);
+function compiled(device: GPUDevice, {shaders}: DeviceState, text: Text): CompiledShader {
+  const known = shaders.get(text.code);
   if (known) return known;
-  const shader = shaderOf(device.createComputePipeline(descriptorOf(device, call)));
-  shaders.set(call.code, shader);
+  const shader = shaderOf(device.createComputePipeline(descriptorOf(device, text)));
+  shaders.set(text.code, shader);
   return shader;
 }
 
@@ -133,17 +144,17 @@ const shaderOf = (pipeline: GPUComputePipeline): CompiledShader => ({
   groups: new Map(),
 });
 
-const descriptorOf = (device: GPUDevice, {name, code}: Shader): GPUComputePipelineDescriptor => ({
+const descriptorOf = (device: GPUDevice, {name, code}: Text): GPUComputePipelineDescriptor => ({
   label: name,
   layout: 'auto',
   compute: {module: device.createShaderModule({code, label: name}), entryPoint: 'main'},
 });
 
 /** Compiles a shader on a thread of the device's own, for {@link runShader} to find it. */
-export async function compileAside(device: GPUDevice, shader: Shader): Promise<void> {
+export async function compileAside(device: GPUDevice, text: Text): Promise<void> {
   const {shaders} = stateOf(device);
-  const pipeline = await device.createComputePipelineAsync(descriptorOf(device, shader));
-  if (!shaders.has(shader.code)) shaders.set(shader.code, shaderOf(pipeline));
+  const pipeline = await device.createComputePipelineAsync(descriptorOf(device, text));
+  if (!shaders.has(text.code)) shaders.set(text.code, shaderOf(pipeline));
 }
 
 /** From now on shaders are not dispatched but noted in `dryRun`, until it is undefined again. */
@@ -154,8 +165,10 @@ export function setDryRun(device: GPUDevice, dryRun: DryRun | undefined): void {
 /** Whether nothing is dispatched at present. */
 export const isDryRun = (device: GPUDevice): boolean => stateOf(device).dryRun !== undefined;
 
-function note(backend: WebGPUBackend, dryRun: DryRun, {name, code, outputs}: ShaderCall): void {
-  for (const {dataId} of outputs) {
+function note(backend: WebGPUBackend, dryRun: DryRun, {shader, buffers}: ShaderCall): void {
+  const {name, code, outputs} = shader;
+  for (const output of outputs) {
+    const {dataId} = buffers[output] as tf.TensorInfo;
     backend.uploadToGPU(dataId); // what lies nowhere is taken to be on the host
     dryRun.outputs.push(dataId);
   }
@@ -190,13 +203,3 @@ function uniformBuffer(
   buffers.set(key, buffer);
   return buffer;
 }
-
-/** Workgroups for `count` items along one axis, folded where a device's limit asks: see {@link FLAT_ID}. */
-export function flatWorkgroups({device}: WebGPUBackend, count: number): [number, number] {
-  const limit = device.limits.maxComputeWorkgroupsPerDimension;
-  return count <= limit ? [count, 1] : [limit, Math.ceil(count / limit)];
-}
-
-/** The index of a workgroup that {@link flatWorkgroups} dispatched. */
-export const FLAT_ID = `
-fn flatId(id: vec3u, count: vec3u) -> u32 { return id.y * count.x + id.x; }`;

@@ -1,5 +1,6 @@
 import {measureShaders} from './measureShaders.ts';
 import {isDryRun, runShader, type ShaderCall} from './runShader.ts';
+import type {ShaderDeclaration} from './shader.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** Where choices are kept from one process to the next: names of candidates by device and shape. */
@@ -58,12 +59,12 @@ export const isTuned = ({device}: WebGPUBackend): boolean => tuners.has(device);
  * @param shape what decides how fast each way is
  * @param candidates the default first
  */
-export function runTuned<T extends Candidate>(
+export function runTuned<T extends Candidate, D extends ShaderDeclaration>(
   backend: WebGPUBackend,
   kernel: string,
   shape: (string | number)[],
   candidates: readonly T[],
-  make: (candidate: T) => ShaderCall,
+  make: (candidate: T) => ShaderCall<D>,
 ): void {
   const tuner = tuners.get(backend.device);
   runShader(
@@ -72,19 +73,20 @@ export function runTuned<T extends Candidate>(
   );
 }
 
-function choose<T extends Candidate>(
+function choose<T extends Candidate, D extends ShaderDeclaration>(
   backend: WebGPUBackend,
   {chosen, names, met, device}: Tuner,
   key: string,
   candidates: readonly T[],
-  make: (candidate: T) => ShaderCall,
+  make: (candidate: T) => ShaderCall<D>,
 ): T {
   const known = chosen.get(key);
   if (known) return known as T;
   const name = names[storedKey(device, key)];
   const stored = candidates.find((candidate) => nameOf(candidate) === name);
   if (stored) chosen.set(key, stored);
-  else if (isDryRun(backend.device) && !met.has(key)) met.set(key, {candidates, calls: candidates.map(make)});
+  else if (isDryRun(backend.device) && !met.has(key))
+    met.set(key, {candidates, calls: candidates.map(make) as ShaderCall[]});
   return stored ?? candidates[0];
 }
 

@@ -1,7 +1,8 @@
+import type {UniformType} from './shader.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-/** 32-bit members of a uniform struct, in order; `step`: what a member grows by with each replay of recorded commands. */
-export type Uniforms = ({u32: number; step?: number} | {f32: number})[];
+/** Members of a uniform struct, in order. */
+export type Uniforms = {type: UniformType; value: number}[];
 
 /** A buffer with the values. */
 export function newUniformBuffer(backend: WebGPUBackend, uniforms: Uniforms): GPUBuffer {
@@ -13,7 +14,7 @@ export function newUniformBuffer(backend: WebGPUBackend, uniforms: Uniforms): GP
   return buffer;
 }
 
-/** @param runs how often values with a `step` have grown */
+/** @param runs how often counters have grown */
 export function writeUniforms({queue}: WebGPUBackend, buffer: GPUBuffer, uniforms: Uniforms, runs = 0): void {
   queue.writeBuffer(buffer, 0, bytesOf(uniforms, runs));
 }
@@ -22,9 +23,9 @@ export function writeUniforms({queue}: WebGPUBackend, buffer: GPUBuffer, uniform
 function bytesOf(uniforms: Uniforms, runs = 0): ArrayBuffer {
   const bytes = new ArrayBuffer(16 * Math.ceil(uniforms.length / 4));
   const view = new DataView(bytes);
-  uniforms.forEach((value, i) => {
-    if ('u32' in value) view.setUint32(4 * i, value.u32 + runs * (value.step ?? 0), true);
-    else view.setFloat32(4 * i, value.f32, true);
-  });
+  for (const [i, {type, value}] of uniforms.entries()) {
+    if (type === 'f32') view.setFloat32(4 * i, value, true);
+    else view.setUint32(4 * i, type === 'counter' ? value + runs : value, true); // a negative i32 has the same bits
+  }
   return bytes;
 }

@@ -1,11 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {holdsFloat32, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {runElementwise} from './elementwise.ts';
+import {elementwise, runElementwise} from './elementwise.ts';
 
 interface AddArgs {
   inputs: {a: tf.TensorInfo; b: tf.TensorInfo};
   backend: unknown;
 }
+
+const sum = elementwise({name: 'Add', outputs: ['y'], inputs: ['a', 'b'], body: 'y[i] = a[i] + b[i];'});
 
 /** `Add` of float32 tensors of one shape, as residual paths are added: its dispatch costs less than the stock kernel's. */
 export function add(stock: tf.KernelFunc): tf.KernelConfig {
@@ -18,7 +20,7 @@ export function add(stock: tf.KernelFunc): tf.KernelConfig {
       const {a, b} = inputs;
       const isSame = tf.util.arraysEqual(a.shape, b.shape) && tf.util.sizeFromShape(a.shape) > 0;
       if (!isSame || !holdsFloat32(backend, a) || !holdsFloat32(backend, b)) return stock(args);
-      return runElementwise(backend, 'Add', ['y'], {a, b}, 'y[i] = a[i] + b[i];')[0];
+      return runElementwise(backend, sum, {a, b})[0];
     },
   };
 }

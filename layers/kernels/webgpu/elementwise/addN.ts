@@ -1,9 +1,17 @@
 import type * as tf from '@tensorflow/tfjs';
+import {numbered} from '../device/shader.ts';
 import {holdsFloat32, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {runElementwise} from './elementwise.ts';
+import {elementwise, runElementwise} from './elementwise.ts';
 
 /** How many tensors one dispatch adds: with its output, what the weakest device binds. */
 const AT_ONCE = 7;
+
+/** By how many tensors they add. */
+const sums = Array.from({length: AT_ONCE + 1}, (_, count) => {
+  const inputs = Object.keys(numbered('x', count, String));
+  const body = `y[i] = ${inputs.map((name) => `${name}[i]`).join(' + ')};`;
+  return elementwise({name: 'AddN', outputs: ['y'], inputs, body});
+});
 
 interface AddNArgs {
   inputs: tf.TensorInfo[];
@@ -23,9 +31,8 @@ export function addN(stock: tf.KernelFunc): tf.KernelConfig {
       let sum = inputs[0];
       for (let i = 1; i < inputs.length; i += AT_ONCE - 1) {
         const terms = [sum, ...inputs.slice(i, i + AT_ONCE - 1)];
-        const named = Object.fromEntries(terms.map((term, j) => [`x${j}`, term]));
-        const body = `y[i] = ${terms.map((_, j) => `x${j}[i]`).join(' + ')};`;
-        const [next] = runElementwise(backend, 'AddN', ['y'], named, body);
+        const named = numbered('x', terms.length, (j) => terms[j]);
+        const [next] = runElementwise(backend, sums[terms.length], named);
         if (i > 1) backend.disposeData(sum.dataId);
         sum = next;
       }

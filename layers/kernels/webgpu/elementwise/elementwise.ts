@@ -1,112 +1,105 @@
 import * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader, type ShaderCall} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {type Shader, shader, typed} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-const WORKGROUP = 256;
+/** What is computed of each element. Buffers are float32, and of one size. */
+interface ElementwiseDeclaration<O extends string, I extends string, U extends string> {
+  name: string;
+  outputs: O[];
+  inputs: I[];
+  /** Float32 constants. */
+  uniforms?: U[];
+  /** WGSL statements that compute element `i` of the outputs, `f32` or `vec4f`, from that of the inputs and the outputs. */
+  body: string;
+}
 
-/**
- * One thread per element, or per four where the size allows: `body` computes element `i` of the outputs from element `i`
- * of the inputs, in the type `V`, `f32` or `vec4f`.
- *
- * @param name with the inputs' names it stands for `body`: the same ones must mean the same text
- * @param outputs names, in WGSL, of float32 outputs of the shape of `inputs[0]`
- * @param inputs float32 tensors of one size, by name
- * @param body WGSL statements
- * @param uniforms float32 constants, by name; in WGSL `u.<name>`
- */
-export function runElementwise(
+/** A declaration with its shaders: of one element, and of four at once. */
+export interface Elementwise<O extends string, I extends string, U extends string>
+  extends ElementwiseDeclaration<O, I, U> {
+  shaderOf: (type: 'f32' | 'vec4f') => Shader;
+}
+
+/** Declares a shader of one thread for each element, or for each four where the size allows. */
+export function elementwise<O extends string, I extends string, U extends string = never>(
+  declaration: ElementwiseDeclaration<O, I, U>,
+): Elementwise<O, I, U> {
+  const {name, outputs, inputs, uniforms = [], body} = declaration;
+  const shaderOf = shader((type: 'f32' | 'vec4f') => ({
+    name,
+    outputs: typed(outputs, type),
+    inputs: typed(inputs, type),
+    uniforms: {count: 'u32', ...typed(uniforms, 'f32')},
+    workgroup: 256,
+    body: `
+  let i = flatGroup * WORKGROUP + local;
+  if (i >= u.count) { return; }
+  ${body}`,
+  }));
+  return {...declaration, shaderOf};
+}
+
+/** Runs a shader without constants, and gives its outputs, of the shape of the first input. */
+export function runElementwise<O extends string, I extends string>(
   backend: WebGPUBackend,
-  name: string,
-  outputs: string[],
-  inputs: Record<string, tf.TensorInfo>,
-  body: string,
-  uniforms: Record<string, number> = {},
+  of: Elementwise<O, I, never>,
+  inputs: Record<I, tf.TensorInfo>,
 ): tf.TensorInfo[] {
-  const [{shape}] = Object.values(inputs);
-  const made = outputs.map(() => backend.makeTensorInfo(shape, 'float32'));
-  const named = Object.fromEntries(outputs.map((output, i) => [output, made[i]]));
-  record(backend, name, named, inputs, body, uniforms);
-  return made;
+  const {shape} = inputs[of.inputs[0]];
+  const outputs = of.outputs.map(() => backend.makeTensorInfo(shape, 'float32'));
+  run(backend, of, outputs, inputs, {});
+  return outputs;
 }
 
 /**
- * {@link runElementwise} for tensors that get new values: `body` reads and writes element `i` of `changed`.
+ * Runs a shader whose outputs are tensors that get new values.
  *
  * @param overwrite writes over the tensors given, but for those that somebody else holds too; else over copies
  * @returns the new tensors, to be disposed beside those given
  */
-export function runUpdate(
+export function runUpdate<O extends string, I extends string, U extends string>(
   backend: WebGPUBackend,
-  name: string,
-  changed: Record<string, tf.TensorInfo>,
-  inputs: Record<string, tf.TensorInfo>,
-  body: string,
+  of: Elementwise<O, I, U>,
+  changed: Record<O, tf.TensorInfo>,
+  inputs: Record<I, tf.TensorInfo>,
   overwrite: boolean,
-  uniforms: Record<string, number>,
+  uniforms: Record<U, number>,
 ): tf.TensorInfo[] {
-  const own = Object.entries(changed).map(([key, given]): [string, tf.TensorInfo] => [
-    key,
-    ownTensor(backend, given, overwrite),
-  ]);
-  record(backend, name, Object.fromEntries(own), inputs, body, uniforms);
-  return own.map(([, info]) => info);
+  const outputs = of.outputs.map((name) => ownTensor(backend, changed[name], overwrite));
+  run(backend, of, outputs, inputs, uniforms);
+  return outputs;
 }
+
+const copy = elementwise({name: 'Copy', outputs: ['y'], inputs: ['x'], body: 'y[i] = x[i];'});
 
 /** What new values are written over: the tensor given, unless it is to stay or somebody else holds it too; else a copy. */
 export function ownTensor(backend: WebGPUBackend, given: tf.TensorInfo, overwrite: boolean): tf.TensorInfo {
   const {dataId, shape, dtype} = given;
-  if (!overwrite || backend.refCount(dataId) > 1) {
-    return runElementwise(backend, 'Copy', ['y'], {x: given}, 'y[i] = x[i];')[0];
-  }
+  if (!overwrite || backend.refCount(dataId) > 1) return runElementwise(backend, copy, {x: given})[0];
   backend.incRef(dataId);
   return {dataId, shape, dtype};
 }
 
-function record(
+function run<O extends string, I extends string, U extends string>(
   backend: WebGPUBackend,
-  name: string,
-  written: Record<string, tf.TensorInfo>,
-  inputs: Record<string, tf.TensorInfo>,
-  body: string,
-  uniforms: Record<string, number>,
+  of: Elementwise<O, I, U>,
+  outputs: tf.TensorInfo[],
+  inputs: Record<I, tf.TensorInfo>,
+  values: Record<U, number>,
 ): void {
-  const outputs = Object.keys(written);
-  const size = tf.util.sizeFromShape(Object.values(inputs)[0].shape);
+  const size = tf.util.sizeFromShape(outputs[0].shape);
   if (size === 0) return;
   const isWide = size % 4 === 0;
   const count = isWide ? size / 4 : size;
-  const names = Object.keys(inputs);
-  const bindings = [
-    ...outputs.map((output, i) => `@group(0) @binding(${i}) var<storage, read_write> ${output}: array<V>;`),
-    ...names.map(
-      (input, i) => `@group(0) @binding(${outputs.length + i}) var<storage, read> ${input}: array<V>;`,
-    ),
-  ];
-  const fields = Object.keys(uniforms).map((field) => `${field}: f32,`);
-  const code = shaderText(
-    `${name} ${names} ${isWide}`,
-    () => `
-alias V = ${isWide ? 'vec4f' : 'f32'};
-${bindings.join('\n')}
-struct Uniforms { count: u32, ${fields.join(' ')} }
-@group(0) @binding(${outputs.length + names.length}) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * ${WORKGROUP}u + local;
-  if (i >= u.count) { return; }
-  ${body}
-}`,
-  );
-  const call: ShaderCall = {
-    name,
-    code,
-    outputs: Object.values(written),
-    inputs: Object.values(inputs),
-    uniforms: [{u32: count}, ...Object.values(uniforms).map((f32) => ({f32}))],
-    workgroups: flatWorkgroups(backend, Math.ceil(count / WORKGROUP)),
-  };
-  runShader(backend, call);
+  const buffers: Record<string, tf.TensorInfo> = {};
+  of.outputs.forEach((name, i) => {
+    buffers[name] = outputs[i];
+  });
+  for (const name of of.inputs) buffers[name] = inputs[name];
+  runShader(backend, {
+    shader: of.shaderOf(isWide ? 'vec4f' : 'f32'),
+    buffers,
+    uniforms: {count, ...values},
+    threads: count,
+  });
 }

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 interface GreedyChoiceArgs {
@@ -26,21 +26,17 @@ export const greedyChoice = {
     const best = backend.makeTensorInfo([rows, parts], 'float32');
     const places = backend.makeTensorInfo([rows, parts], 'int32');
     runShader(backend, {
-      name: 'GreedyParts',
-      code: shaderText('GreedyParts', () => PARTS),
-      outputs: [best, places],
-      inputs: [inputs.logits],
-      uniforms: [{u32: rows}, {u32: vocab}, {u32: parts}],
-      workgroups: flatWorkgroups(backend, rows * parts),
+      shader: bestOfParts(),
+      buffers: {best, places, logits: inputs.logits},
+      uniforms: {rows, vocab, parts},
+      workgroups: rows * parts,
     });
     const choices = backend.makeTensorInfo([rows], 'int32');
     runShader(backend, {
-      name: 'GreedyChoice',
-      code: shaderText('GreedyChoice', () => CHOICE),
-      outputs: [choices],
-      inputs: [best, places],
-      uniforms: [{u32: rows}, {u32: parts}],
-      workgroups: flatWorkgroups(backend, rows),
+      shader: bestOfRows(),
+      buffers: {choices, best, places},
+      uniforms: {rows, parts},
+      workgroups: rows,
     });
     for (const {dataId} of [best, places]) backend.disposeData(dataId);
     return choices;
@@ -66,25 +62,20 @@ fn reduce(logit: f32, place: i32, local: u32) {
     }
     workgroupBarrier();
   }
-}
-${FLAT_ID}`;
+}`;
 
 // Finiteness is read from the bits: a compiler may take float comparisons with NaN and infinity for granted.
-const PARTS = `
-const WORKGROUP = 256u;
-@group(0) @binding(0) var<storage, read_write> best: array<f32>;
-@group(0) @binding(1) var<storage, read_write> places: array<i32>;
-@group(0) @binding(2) var<storage, read> logits: array<f32>;
-struct Uniforms { rows: u32, vocab: u32, parts: u32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
-${REDUCE}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let id = flatId(group, groups);
-  let row = id / u.parts;
+const bestOfParts = shader(() => ({
+  name: 'GreedyParts',
+  outputs: {best: 'f32', places: 'i32'},
+  inputs: {logits: 'f32'},
+  uniforms: {rows: 'u32', vocab: 'u32', parts: 'u32'},
+  workgroup: 256,
+  globals: REDUCE,
+  body: `
+  let row = flatGroup / u.parts;
   if (row >= u.rows) { return; }
-  let first = id % u.parts * ${PART}u;
+  let first = flatGroup % u.parts * ${PART}u;
   let end = min(first + ${PART}u, u.vocab);
   var highest = -3.4028234e38;
   var place = ${NOWHERE};
@@ -99,23 +90,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   }
   reduce(highest, place, local);
   if (local == 0u) {
-    best[id] = logitsOf[0];
-    places[id] = placesOf[0];
-  }
-}`;
+    best[flatGroup] = logitsOf[0];
+    places[flatGroup] = placesOf[0];
+  }`,
+}));
 
-const CHOICE = `
-const WORKGROUP = 64u;
-@group(0) @binding(0) var<storage, read_write> choices: array<i32>;
-@group(0) @binding(1) var<storage, read> best: array<f32>;
-@group(0) @binding(2) var<storage, read> places: array<i32>;
-struct Uniforms { rows: u32, parts: u32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
-${REDUCE}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flatId(group, groups);
+const bestOfRows = shader(() => ({
+  name: 'GreedyChoice',
+  outputs: {choices: 'i32'},
+  inputs: {best: 'f32', places: 'i32'},
+  uniforms: {rows: 'u32', parts: 'u32'},
+  workgroup: 64,
+  globals: REDUCE,
+  body: `
+  let row = flatGroup;
   if (row >= u.rows) { return; }
   var highest = -3.4028234e38;
   var place = ${NOWHERE};
@@ -127,5 +115,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
   }
   reduce(highest, place, local);
-  if (local == 0u) { choices[row] = placesOf[0]; }
-}`;
+  if (local == 0u) { choices[row] = placesOf[0]; }`,
+}));

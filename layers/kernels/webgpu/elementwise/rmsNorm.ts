@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader, typed} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
@@ -15,14 +15,15 @@ export const rmsNorm = {
   kernelName: 'RMSNorm',
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as RMSNormArgs;
+    const {inputs, attrs, backend: anyBackend} = args as RMSNormArgs;
+    const backend = anyBackend as WebGPUBackend;
     const {x, weight} = inputs;
-    const body = `
-  var squares = 0.0;
-  for (var c = local; c < u.cols; c += WORKGROUP) { squares += x[at + c] * x[at + c]; }
-  let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / f32(u.cols) + u.epsilon);
-  for (var c = local; c < u.cols; c += WORKGROUP) { y[at + c] = x[at + c] * inverseRms * weight[c]; }`;
-    return runRows(backend as WebGPUBackend, 'RMSNorm', {x, weight}, attrs.epsilon, body);
+    const [rows, cols] = sidesOf(x);
+    const y = backend.makeTensorInfo(x.shape, 'float32');
+    const uniforms = {rows, cols, epsilon: attrs.epsilon};
+    if (rows > 0)
+      runShader(backend, {shader: forward(), buffers: {y, x, weight}, uniforms, workgroups: rows});
+    return y;
   },
 } as const;
 
@@ -31,10 +32,31 @@ export const rmsNormGrad = {
   kernelName: 'RMSNormGrad',
   backendName: 'webgpu',
   kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as RMSNormArgs;
+    const {inputs, attrs, backend: anyBackend} = args as RMSNormArgs;
+    const backend = anyBackend as WebGPUBackend;
     const {x, weight, dy} = inputs;
-    const body = `
-  var squares = 0.0;
+    const [rows, cols] = sidesOf(x);
+    const dx = backend.makeTensorInfo(x.shape, 'float32');
+    const uniforms = {rows, cols, epsilon: attrs.epsilon};
+    const buffers = {y: dx, x, weight, dy};
+    if (rows > 0) runShader(backend, {shader: backward(), buffers, uniforms, workgroups: rows});
+    return [dx];
+  },
+} as const;
+
+const forward = rowShader(
+  'RMSNorm',
+  ['x', 'weight'],
+  `
+  for (var c = local; c < u.cols; c += WORKGROUP) { squares += x[at + c] * x[at + c]; }
+  let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / f32(u.cols) + u.epsilon);
+  for (var c = local; c < u.cols; c += WORKGROUP) { y[at + c] = x[at + c] * inverseRms * weight[c]; }`,
+);
+
+const backward = rowShader(
+  'RMSNormGrad',
+  ['x', 'weight', 'dy'],
+  `
   var product = 0.0;
   for (var c = local; c < u.cols; c += WORKGROUP) {
     squares += x[at + c] * x[at + c];
@@ -44,50 +66,27 @@ export const rmsNormGrad = {
   let along = sumOverWorkgroup(product, local) * inverseRms * inverseRms / f32(u.cols);
   for (var c = local; c < u.cols; c += WORKGROUP) {
     y[at + c] = inverseRms * (dy[at + c] * weight[c] - x[at + c] * along);
-  }`;
-    return [runRows(backend as WebGPUBackend, 'RMSNormGrad', {x, weight, dy}, attrs.epsilon, body)];
-  },
-} as const;
+  }`,
+);
 
-function runRows(
-  backend: WebGPUBackend,
-  name: string,
-  inputs: Record<string, tf.TensorInfo>,
-  epsilon: number,
-  body: string,
-): tf.TensorInfo {
-  const {shape} = inputs['x'];
+/** A shader whose `body` makes of a row from index `at` on one of `y`. */
+function rowShader<I extends string>(name: string, inputs: I[], body: string) {
+  return shader(() => ({
+    name,
+    outputs: {y: 'f32'},
+    inputs: typed(inputs, 'f32'),
+    uniforms: {rows: 'u32', cols: 'u32', epsilon: 'f32'},
+    workgroup: 256,
+    globals: sumOverWorkgroup(256),
+    body: `
+  if (flatGroup >= u.rows) { return; }
+  let at = flatGroup * u.cols;
+  var squares = 0.0;
+  ${body}`,
+  }));
+}
+
+function sidesOf({shape}: tf.TensorInfo): [rows: number, cols: number] {
   const cols = shape.at(-1) as number;
-  const rows = tf.util.sizeFromShape(shape) / cols;
-  const y = backend.makeTensorInfo(shape, 'float32');
-  if (rows === 0) return y;
-  const names = Object.keys(inputs);
-  const code = shaderText(
-    name,
-    () => `
-const WORKGROUP = 256u;
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-${names.map((input, i) => `@group(0) @binding(${i + 1}) var<storage, read> ${input}: array<f32>;`).join('\n')}
-struct Uniforms { rows: u32, cols: u32, epsilon: f32 }
-@group(0) @binding(${names.length + 1}) var<uniform> u: Uniforms;
-${FLAT_ID}
-${sumOverWorkgroup(256)}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flatId(group, groups);
-  if (row >= u.rows) { return; }
-  let at = row * u.cols;
-${body}
-}`,
-  );
-  runShader(backend, {
-    name,
-    code,
-    outputs: [y],
-    inputs: Object.values(inputs),
-    uniforms: [{u32: rows}, {u32: cols}, {f32: epsilon}],
-    workgroups: flatWorkgroups(backend, rows),
-  });
-  return y;
+  return [tf.util.sizeFromShape(shape) / cols, cols];
 }

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
@@ -22,28 +22,33 @@ export const softmaxCrossEntropy = {
     const losses = backend.makeTensorInfo([rows], 'float32');
     const gradient = backend.makeTensorInfo([rows, vocab], 'float32');
     if (rows === 0) return [losses, gradient];
-    // Each thread keeps a running maximum and a sum relative to it: one reading for both.
-    const width = vocab % 4 === 0 ? 4 : 1; // logits in a vector
-    const isWide = width === 4;
-    const V = isWide ? 'vec4f' : 'f32';
-    const sumOf = (v: string) => (isWide ? `dot(${v}, vec4f(1.0))` : v);
-    const code = shaderText(
-      `SoftmaxCrossEntropy ${width}`,
-      () => `
-const WORKGROUP = 256u;
-@group(0) @binding(0) var<storage, read_write> losses: array<f32>;
-@group(0) @binding(1) var<storage, read_write> gradient: array<${V}>;
-@group(0) @binding(2) var<storage, read> logits: array<${V}>;
-@group(0) @binding(3) var<storage, read> labels: array<i32>;
-struct Uniforms { rows: u32, vectors: u32, ignoreIndex: i32 }
-@group(0) @binding(4) var<uniform> u: Uniforms;
-var<workgroup> maxima: array<f32, 256>;
-${FLAT_ID}
-${sumOverWorkgroup(256)}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flatId(group, groups);
+    const width = vocab % 4 === 0 ? 4 : 1;
+    runShader(backend, {
+      shader: lossAndGradient(width),
+      buffers: {losses, gradient, logits, labels},
+      uniforms: {rows, vectors: vocab / width, ignoreIndex: attrs.ignoreIndex},
+      workgroups: rows,
+    });
+    return [losses, gradient];
+  },
+} as const;
+
+/** Each thread keeps a running maximum and a sum relative to it: one reading for both. `width`: logits in a vector. */
+const lossAndGradient = shader((width: 1 | 4) => {
+  const isWide = width === 4;
+  const type = isWide ? 'vec4f' : 'f32';
+  const sumOf = (v: string) => (isWide ? `dot(${v}, vec4f(1.0))` : v);
+  return {
+    name: 'SoftmaxCrossEntropy',
+    outputs: {losses: 'f32', gradient: type},
+    inputs: {logits: type, labels: 'i32'},
+    uniforms: {rows: 'u32', vectors: 'u32', ignoreIndex: 'i32'},
+    workgroup: 256,
+    globals: `
+var<workgroup> maxima: array<f32, WORKGROUP>;
+${sumOverWorkgroup(256)}`,
+    body: `
+  let row = flatGroup;
   if (row >= u.rows) { return; }
   let at = row * u.vectors;
   var highest = -3.0e38;
@@ -77,17 +82,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var slope = exp(logits[at + c] - top) * scale;
     if (isCounted && i32(c) == label / ${width}) { slope${isWide ? '[label % 4]' : ''} -= 1.0; }
     gradient[at + c] = slope;
-  }
-}`,
-    );
-    runShader(backend, {
-      name: 'SoftmaxCrossEntropy',
-      code,
-      outputs: [losses, gradient],
-      inputs: [logits, labels],
-      uniforms: [{u32: rows}, {u32: vocab / width}, {u32: attrs.ignoreIndex}], // the same bits as the negative number
-      workgroups: flatWorkgroups(backend, rows),
-    });
-    return [losses, gradient];
-  },
-} as const;
+  }`,
+  };
+});

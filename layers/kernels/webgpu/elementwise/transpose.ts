@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {holdsFloat32, type WebGPUBackend} from '../device/webgpuBackend.ts';
 
 interface TransposeArgs {
@@ -8,8 +8,6 @@ interface TransposeArgs {
   attrs: {perm: number[]};
   backend: unknown;
 }
-
-const WORKGROUP = 256;
 
 /**
  * `Transpose` of the two middle axes of four, `[B, T, H, D]` and `[B, H, T, D]`, four neighbours at a time: how heads are
@@ -28,35 +26,29 @@ export function transpose(stock: tf.KernelFunc): tf.KernelConfig {
       if (!swapsMiddle || !holdsFloat32(backend, x) || x.shape[3] % 4 !== 0 || size === 0) return stock(args);
       const [batch, rows, cols, dim] = x.shape;
       const y = backend.makeTensorInfo([batch, cols, rows, dim], 'float32');
-      const code = shaderText(
-        'SwapMiddle',
-        () => `
-@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;
-struct Uniforms { count: u32, rows: u32, cols: u32, vectors: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * ${WORKGROUP}u + local;
-  if (i >= u.count) { return; }
-  let vector = i % u.vectors;
-  let row = i / u.vectors % u.rows;
-  let col = i / u.vectors / u.rows % u.cols;
-  let b = i / u.vectors / u.rows / u.cols;
-  y[i] = x[((b * u.rows + row) * u.cols + col) * u.vectors + vector];
-}`,
-      );
       runShader(backend, {
-        name: 'SwapMiddle',
-        code,
-        outputs: [y],
-        inputs: [x],
-        uniforms: [{u32: size / 4}, {u32: rows}, {u32: cols}, {u32: dim / 4}],
-        workgroups: flatWorkgroups(backend, Math.ceil(size / 4 / WORKGROUP)),
+        shader: swapMiddle(),
+        buffers: {y, x},
+        uniforms: {count: size / 4, rows, cols, vectors: dim / 4},
+        threads: size / 4,
       });
       return y;
     },
   };
 }
+
+const swapMiddle = shader(() => ({
+  name: 'SwapMiddle',
+  outputs: {y: 'vec4f'},
+  inputs: {x: 'vec4f'},
+  uniforms: {count: 'u32', rows: 'u32', cols: 'u32', vectors: 'u32'},
+  workgroup: 256,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
+  if (i >= u.count) { return; }
+  let vector = i % u.vectors;
+  let row = i / u.vectors % u.rows;
+  let col = i / u.vectors / u.rows % u.cols;
+  let b = i / u.vectors / u.rows / u.cols;
+  y[i] = x[((b * u.rows + row) * u.cols + col) * u.vectors + vector];`,
+}));

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../../ops/adamWUpdate.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {runUpdate} from '../elementwise/elementwise.ts';
+import {elementwise, runUpdate} from '../elementwise/elementwise.ts';
 
 interface AdamWUpdateArgs {
   inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
@@ -18,7 +18,18 @@ export const BODY = `
   variance[i] = v;`;
 
 /** What {@link BODY} reads of the settings, as `u.<name>`. */
-export function factorsOf(settings: AdamWSettings): Record<string, number> {
+export const FACTORS = [
+  'beta1',
+  'rest1',
+  'beta2',
+  'rest2',
+  'keep',
+  'stepSize',
+  'correction',
+  'epsilon',
+] as const;
+
+export function factorsOf(settings: AdamWSettings): Record<(typeof FACTORS)[number], number> {
   const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
   return {
     beta1,
@@ -32,6 +43,14 @@ export function factorsOf(settings: AdamWSettings): Record<string, number> {
   };
 }
 
+const update = elementwise({
+  name: 'AdamWUpdate',
+  outputs: ['value', 'mean', 'variance'],
+  inputs: ['gradient'],
+  uniforms: [...FACTORS],
+  body: BODY,
+});
+
 /** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
 export const adamWUpdate = {
   kernelName: 'AdamWUpdate',
@@ -41,10 +60,9 @@ export const adamWUpdate = {
     const {value, gradient, mean, variance} = inputs;
     return runUpdate(
       backend as WebGPUBackend,
-      'AdamWUpdate',
+      update,
       {value, mean, variance},
       {gradient},
-      BODY,
       attrs.overwrite ?? false,
       factorsOf(attrs),
     );

@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import type {AdamWSettings} from '../../../ops/adamWUpdate.ts';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {numbered, shader, typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
-import {BODY, factorsOf} from './adamWUpdate.ts';
+import {BODY, FACTORS, factorsOf} from './adamWUpdate.ts';
 
 interface AdamWUpdatesArgs {
   inputs: tf.TensorInfo[];
@@ -28,21 +28,25 @@ export const adamWUpdates = {
     const factors = factorsOf(attrs);
     const outputs: tf.TensorInfo[] = [];
     for (let first = 0; first < tensors.length; first += PER_VARIABLE * atOnce) {
-      const given = tensors.slice(first, first + PER_VARIABLE * atOnce);
-      const count = given.length / PER_VARIABLE;
-      const gradients = given.filter((_, i) => i % PER_VARIABLE === 1);
-      const own = given
-        .filter((_, i) => i % PER_VARIABLE !== 1)
-        .map((tensor) => ownTensor(backend, tensor, attrs.overwrite ?? false));
-      const sizes = gradients.map(({shape}) => tf.util.sizeFromShape(shape));
-      outputs.push(...own);
+      const count = Math.min(atOnce, (tensors.length - first) / PER_VARIABLE);
+      const buffers: Record<string, tf.TensorInfo> = {};
+      const sizes: Record<string, number> = {};
+      for (let k = 0; k < count; k++) {
+        const [value, gradient, mean, variance] = tensors.slice(first + PER_VARIABLE * k);
+        const own = [value, mean, variance].map((tensor) =>
+          ownTensor(backend, tensor, attrs.overwrite ?? false),
+        );
+        [buffers[`value${k}`], buffers[`mean${k}`], buffers[`variance${k}`]] = own;
+        buffers[`gradient${k}`] = gradient;
+        sizes[`size${k}`] = tf.util.sizeFromShape(gradient.shape);
+        outputs.push(...own);
+      }
+      const largest = Math.max(...Object.values(sizes));
       runShader(backend, {
-        name: 'AdamWUpdate',
-        code: shaderText(`AdamWUpdates ${count}`, () => textOf(count, Object.keys(factors))),
-        outputs: own,
-        inputs: gradients,
-        uniforms: [...sizes.map((u32) => ({u32})), ...Object.values(factors).map((f32) => ({f32}))],
-        workgroups: [Math.min(MAX_GROUPS, Math.ceil(Math.max(...sizes) / THREADS)), count],
+        shader: updates(count),
+        buffers,
+        uniforms: {...sizes, ...factors},
+        workgroups: [Math.min(MAX_GROUPS, Math.ceil(largest / THREADS)), count],
       });
     }
     return outputs;
@@ -53,26 +57,25 @@ const THREADS = 256;
 /** Workgroups that share a variable. */
 const MAX_GROUPS = 1024;
 
-function textOf(count: number, factors: string[]): string {
-  const binding = (at: number, access: string, name: string) =>
-    `@group(0) @binding(${at}) var<storage, ${access}> ${name}: array<f32>;`;
-  return `
-${times(count, (k) => ['value', 'mean', 'variance'].map((name, i) => binding(3 * k + i, 'read_write', `${name}${k}`)).join('\n'))}
-${times(count, (k) => binding(3 * count + k, 'read', `gradient${k}`))}
-struct Uniforms { ${Array.from({length: count}, (_, k) => `size${k}: u32,`).join(' ')} ${factors.map((name) => `${name}: f32,`).join(' ')} }
-@group(0) @binding(${PER_VARIABLE * count}) var<uniform> u: Uniforms;
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let stride = groups.x * ${THREADS}u;
-  switch (id.y) {
+const updates = shader((count: number) => ({
+  name: 'AdamWUpdate',
+  outputs: Object.assign(
+    {},
+    ...Array.from({length: count}, (_, k) => typed([`value${k}`, `mean${k}`, `variance${k}`], 'f32')),
+  ),
+  inputs: numbered('gradient', count, () => 'f32'),
+  uniforms: {...numbered('size', count, () => 'u32'), ...typed(FACTORS, 'f32')},
+  workgroup: THREADS,
+  body: `
+  let stride = groups.x * WORKGROUP;
+  switch (thread.y) {
     ${times(
       count,
       (k) => `case ${k}u: {
-      for (var i = id.x; i < u.size${k}; i += stride) {${BODY.replace(/(value|mean|variance|gradient)\[/g, `$1${k}[`)}
+      for (var i = thread.x; i < u.size${k}; i += stride) {${BODY.replace(/(value|mean|variance|gradient)\[/g, `$1${k}[`)}
       }
     }`,
     )}
     default: {}
-  }
-}`;
-}
+  }`,
+}));

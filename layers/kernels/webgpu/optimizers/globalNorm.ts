@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {numbered, shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -25,62 +25,55 @@ export const globalNorm = {
     const backend = anyBackend as WebGPUBackend;
     const tensors = Object.values(inputs);
     const atOnce = Math.min(MAX_AT_ONCE, backend.device.limits.maxStorageBuffersPerShaderStage - 1);
-    const partial = backend.makeTensorInfo([tensors.length, SHARES], 'float32');
+    const sums = backend.makeTensorInfo([tensors.length, SHARES], 'float32');
     for (let first = 0; first < tensors.length; first += atOnce) {
       const given = tensors.slice(first, first + atOnce);
       runShader(backend, {
-        name: 'SumSquares',
-        code: shaderText(`SumSquares ${given.length}`, () => sumSquares(given.length)),
-        outputs: [partial],
-        inputs: given,
-        uniforms: [{u32: first}, ...given.map(({shape}) => ({u32: tf.util.sizeFromShape(shape)}))],
+        shader: sumSquares(given.length),
+        buffers: {sums, ...numbered('x', given.length, (i) => given[i])},
+        uniforms: {first, ...numbered('size', given.length, (i) => tf.util.sizeFromShape(given[i].shape))},
         workgroups: [SHARES, given.length],
       });
     }
     const norm = backend.makeTensorInfo([], 'float32');
     runShader(backend, {
-      name: 'RootOfSum',
-      code: shaderText('RootOfSum', () => ROOT_OF_SUM),
-      outputs: [norm],
-      inputs: [partial],
-      uniforms: [{u32: tensors.length * SHARES}],
-      workgroups: [1],
+      shader: rootOfSum(),
+      buffers: {norm, sums},
+      uniforms: {count: tensors.length * SHARES},
     });
-    backend.disposeData(partial.dataId);
+    backend.disposeData(sums.dataId);
     return norm;
   },
 } as const;
 
-function sumSquares(count: number): string {
-  return `
-@group(0) @binding(0) var<storage, read_write> sums: array<f32>;
-${times(count, (i) => `@group(0) @binding(${i + 1}) var<storage, read> x${i}: array<f32>;`)}
-struct Uniforms { first: u32, ${times(count, (i) => `size${i}: u32,`)} }
-@group(0) @binding(${count + 1}) var<uniform> u: Uniforms;
-${sumOverWorkgroup(256)}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+const sumSquares = shader((count: number) => ({
+  name: 'SumSquares',
+  outputs: {sums: 'f32'},
+  inputs: numbered('x', count, () => 'f32'),
+  uniforms: {first: 'u32', ...numbered('size', count, () => 'u32')},
+  workgroup: 256,
+  globals: sumOverWorkgroup(256),
+  body: `
   var sum = 0.0;
-  let begin = group.x * 256u + local;
+  let begin = group.x * WORKGROUP + local;
   switch group.y {
     ${times(count, (i) => `case ${i}u: { for (var j = begin; j < u.size${i}; j += ${256 * SHARES}u) { sum += x${i}[j] * x${i}[j]; } }`)}
     default: {}
   }
   let total = sumOverWorkgroup(sum, local);
-  if (local == 0u) { sums[(u.first + group.y) * ${SHARES}u + group.x] = total; }
-}`;
-}
+  if (local == 0u) { sums[(u.first + group.y) * ${SHARES}u + group.x] = total; }`,
+}));
 
-const ROOT_OF_SUM = `
-@group(0) @binding(0) var<storage, read_write> norm: array<f32>;
-@group(0) @binding(1) var<storage, read> sums: array<f32>;
-struct Uniforms { count: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${sumOverWorkgroup(256)}
-@compute @workgroup_size(256)
-fn main(@builtin(local_invocation_index) local: u32) {
+const rootOfSum = shader(() => ({
+  name: 'RootOfSum',
+  outputs: {norm: 'f32'},
+  inputs: {sums: 'f32'},
+  uniforms: {count: 'u32'},
+  workgroup: 256,
+  globals: sumOverWorkgroup(256),
+  body: `
   var sum = 0.0;
-  for (var j = local; j < u.count; j += 256u) { sum += sums[j]; }
+  for (var j = local; j < u.count; j += WORKGROUP) { sum += sums[j]; }
   let total = sumOverWorkgroup(sum, local);
-  if (local == 0u) { norm[0] = sqrt(total); }
-}`;
+  if (local == 0u) { norm[0] = sqrt(total); }`,
+}));

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
@@ -10,7 +10,8 @@ const RANKS = 16;
 const blockOf = (rank: number) => Math.min(rank, RANKS);
 
 /** Four neighbours at a time where rows are whole vectors. */
-const vectorOf = (cols: number) => (cols % 4 === 0 ? {type: 'vec4f', width: 4} : {type: 'f32', width: 1});
+const vectorOf = (cols: number) =>
+  cols % 4 === 0 ? ({type: 'vec4f', width: 4} as const) : ({type: 'f32', width: 1} as const);
 
 /**
  * `scale · x · factorᵀ`: from the wide side to the narrow one. Sixteen threads share a row of `x`, which is read once.
@@ -28,52 +29,50 @@ export function project(
   const [rows, cols] = x.shape;
   const [rank] = factor.shape;
   const low = backend.makeTensorInfo([rows, rank], 'float32');
+  runShader(backend, {
+    shader: projection(cols, rank),
+    buffers: {low, x, factor},
+    uniforms: {rows, scale},
+    workgroups: [Math.ceil(rows / 16), Math.ceil(rank / blockOf(rank))],
+  });
+  return low;
+}
+
+const projection = shader((cols: number, rank: number) => {
   const block = blockOf(rank);
   const {type, width} = vectorOf(cols);
-  const code = shaderText(
-    `LowRankProject ${cols} ${rank}`,
-    () => `
+  return {
+    name: 'LowRankProject',
+    outputs: {low: 'f32'},
+    inputs: {x: type, factor: type},
+    uniforms: {rows: 'u32', scale: 'f32'},
+    workgroup: 256,
+    globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
-@group(0) @binding(0) var<storage, read_write> low: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<${type}>;
-@group(0) @binding(2) var<storage, read> factor: array<${type}>;
-struct Uniforms { rows: u32, scale: f32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
-var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
+    body: `
   let row = group.x * 16u + local / 16u;
-  let lane = local % 16u;
+  let share = local % 16u;
   let rank0 = group.y * ${block}u;
   ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   if (row < u.rows) {
-    for (var c = lane; c < VECTORS; c += 16u) {
+    for (var c = share; c < VECTORS; c += 16u) {
       let value = x[row * VECTORS + c];
       ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
     }
   }
-  ${times(block, (j) => `partial[(local / 16u) * ${block}u + ${j}u][lane] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
+  ${times(block, (j) => `partial[(local / 16u) * ${block}u + ${j}u][share] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
   workgroupBarrier();
-  for (var i = local; i < ${16 * block}u; i += 256u) {
+  for (var i = local; i < ${16 * block}u; i += WORKGROUP) {
     var sum = 0.0;
     for (var l = 0u; l < 16u; l++) { sum += partial[i][l]; }
     let at = group.x * 16u + i / ${block}u;
     let rank = rank0 + i % ${block}u;
     if (at < u.rows && rank < RANK) { low[at * RANK + rank] = u.scale * sum; }
-  }
-}`,
-  );
-  runShader(backend, {
-    name: 'LowRankProject',
-    code,
-    outputs: [low],
-    inputs: [x, factor],
-    uniforms: [{u32: rows}, {f32: scale}],
-    workgroups: [Math.ceil(rows / 16), Math.ceil(rank / block)],
-  });
-  return low;
-}
+  }`,
+  };
+});
 
 /** Rows that a thread of {@link expand} makes with the factor's columns it holds. */
 const EXPAND_ROWS = 8;
@@ -94,21 +93,28 @@ export function expand(
   const [rows, rank] = low.shape;
   const [, cols] = factor.shape;
   const y = backend.makeTensorInfo([rows, cols], 'float32');
+  runShader(backend, {
+    shader: expansion(cols, rank, base !== undefined),
+    buffers: {y, low, factor, base},
+    uniforms: {rows},
+    workgroups: [Math.ceil(cols / vectorOf(cols).width / 64), Math.ceil(rows / EXPAND_ROWS)],
+  });
+  return y;
+}
+
+const expansion = shader((cols: number, rank: number, hasBase: boolean) => {
   const {type, width} = vectorOf(cols);
-  const code = shaderText(
-    `LowRankExpand ${cols} ${rank} ${base !== undefined}`,
-    () => `
+  return {
+    name: 'LowRankExpand',
+    outputs: {y: type},
+    inputs: {low: 'f32', factor: type, base: hasBase ? type : undefined},
+    uniforms: {rows: 'u32'},
+    workgroup: 64,
+    globals: `
 const VECTORS = ${cols / width}u;
-const RANK = ${rank}u;
-@group(0) @binding(0) var<storage, read_write> y: array<${type}>;
-@group(0) @binding(1) var<storage, read> low: array<f32>;
-@group(0) @binding(2) var<storage, read> factor: array<${type}>;
-${base ? `@group(0) @binding(3) var<storage, read> base: array<${type}>;` : ''}
-struct Uniforms { rows: u32 }
-@group(0) @binding(${base ? 4 : 3}) var<uniform> u: Uniforms;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let c = group.x * 64u + local;
+const RANK = ${rank}u;`,
+    body: `
+  let c = group.x * WORKGROUP + local;
   if (c >= VECTORS) { return; }
   let row0 = group.y * ${EXPAND_ROWS}u;
   ${times(EXPAND_ROWS, (i) => `var sum${i} = ${type}(0.0);`)}
@@ -120,20 +126,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   ${times(
     EXPAND_ROWS,
     (i) =>
-      `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; y[at] = ${base ? 'base[at] + ' : ''}sum${i}; }`,
-  )}
-}`,
-  );
-  runShader(backend, {
-    name: 'LowRankExpand',
-    code,
-    outputs: [y],
-    inputs: base ? [low, factor, base] : [low, factor],
-    uniforms: [{u32: rows}],
-    workgroups: [Math.ceil(cols / width / 64), Math.ceil(rows / EXPAND_ROWS)],
-  });
-  return y;
-}
+      `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; y[at] = ${hasBase ? 'base[at] + ' : ''}sum${i}; }`,
+  )}`,
+  };
+});
 
 /** Rows that one workgroup of {@link gradientOfFactor} adds up at least. */
 const MIN_SPLIT = 64;
@@ -156,12 +152,29 @@ export function gradientOfFactor(
 ): tf.TensorInfo {
   const [rows, rank] = low.shape;
   const [, cols] = x.shape;
-  const {type, width} = vectorOf(cols);
-  const across = Math.ceil(cols / width / 64);
+  const across = Math.ceil(cols / vectorOf(cols).width / 64);
   const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT));
   const splits = Math.max(1, wanted);
-  const split = Math.ceil(rows / splits);
   const partial = backend.makeTensorInfo([splits, rank, cols], 'float32');
+  runShader(backend, {
+    shader: partialGradients(cols, rank),
+    buffers: {partial, low, x},
+    uniforms: {rows, split: Math.ceil(rows / splits)},
+    workgroups: [across, splits, Math.ceil(rank / blockOf(rank))],
+  });
+  const gradient = backend.makeTensorInfo(isTransposed ? [cols, rank] : [rank, cols], 'float32');
+  runShader(backend, {
+    shader: sumOfGradients(isTransposed),
+    buffers: {gradient, partial},
+    uniforms: {splits, rank, cols},
+    threads: rank * cols,
+  });
+  backend.disposeData(partial.dataId);
+  return gradient;
+}
+
+const partialGradients = shader((cols: number, rank: number) => {
+  const {type, width} = vectorOf(cols);
   const block = blockOf(rank);
   const narrow = vectorOf(rank);
   const perRow = rank / narrow.width;
@@ -179,19 +192,17 @@ export function gradientOfFactor(
   const add = (count: number) => `
     ${times(count, (i) => `let v${i} = x[(row + ${i}u) * VECTORS + c]; ${loads(i)}`)}
     ${times(count, (i) => times(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
-  const code = shaderText(
-    `LowRankGradient ${cols} ${rank}`,
-    () => `
+  return {
+    name: 'LowRankGradient',
+    outputs: {partial: type},
+    inputs: {low: narrow.type, x: type},
+    uniforms: {rows: 'u32', split: 'u32'},
+    workgroup: 64,
+    globals: `
 const VECTORS = ${cols / width}u;
-const RANK = ${rank}u;
-@group(0) @binding(0) var<storage, read_write> partial: array<${type}>;
-@group(0) @binding(1) var<storage, read> low: array<${narrow.type}>;
-@group(0) @binding(2) var<storage, read> x: array<${type}>;
-struct Uniforms { rows: u32, split: u32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let c = group.x * 64u + local;
+const RANK = ${rank}u;`,
+    body: `
+  let c = group.x * WORKGROUP + local;
   if (c >= VECTORS) { return; }
   let rank0 = group.z * ${block}u;
   ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
@@ -203,74 +214,44 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   for (; row < end; row++) {
     ${add(1)}
   }
-  ${times(block, (j) => `if (rank0 + ${j}u < RANK) { partial[(group.y * RANK + rank0 + ${j}u) * VECTORS + c] = sum${j}; }`)}
-}`,
-  );
-  runShader(backend, {
-    name: 'LowRankGradient',
-    code,
-    outputs: [partial],
-    inputs: [low, x],
-    uniforms: [{u32: rows}, {u32: split}],
-    workgroups: [across, splits, Math.ceil(rank / block)],
-  });
-  const gradient = backend.makeTensorInfo(isTransposed ? [cols, rank] : [rank, cols], 'float32');
-  const sum = shaderText(
-    `LowRankGradientSum ${isTransposed}`,
-    () => `
-@group(0) @binding(0) var<storage, read_write> gradient: array<f32>;
-@group(0) @binding(1) var<storage, read> partial: array<f32>;
-struct Uniforms { splits: u32, rank: u32, cols: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * 64u + local;
+  ${times(block, (j) => `if (rank0 + ${j}u < RANK) { partial[(group.y * RANK + rank0 + ${j}u) * VECTORS + c] = sum${j}; }`)}`,
+  };
+});
+
+const sumOfGradients = shader((isTransposed: boolean) => ({
+  name: 'LowRankGradientSum',
+  outputs: {gradient: 'f32'},
+  inputs: {partial: 'f32'},
+  uniforms: {splits: 'u32', rank: 'u32', cols: 'u32'},
+  workgroup: 64,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.rank * u.cols) { return; }
   var sum = 0.0;
   for (var s = 0u; s < u.splits; s++) { sum += partial[s * u.rank * u.cols + i]; }
-  gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] = sum;
-}`,
-  );
-  runShader(backend, {
-    name: 'LowRankGradientSum',
-    code: sum,
-    outputs: [gradient],
-    inputs: [partial],
-    uniforms: [{u32: splits}, {u32: rank}, {u32: cols}],
-    workgroups: flatWorkgroups(backend, Math.ceil((rank * cols) / 64)),
-  });
-  backend.disposeData(partial.dataId);
-  return gradient;
-}
+  gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] = sum;`,
+}));
 
 /** `[rows, cols]` → `[cols, rows]`, for the small factors. */
 export function transposed(backend: WebGPUBackend, x: tf.TensorInfo): tf.TensorInfo {
   const [rows, cols] = x.shape;
   const y = backend.makeTensorInfo([cols, rows], 'float32');
-  const code = shaderText(
-    'LowRankTranspose',
-    () => `
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-struct Uniforms { rows: u32, cols: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * 64u + local;
-  if (i < u.rows * u.cols) { y[i] = x[(i % u.rows) * u.cols + i / u.rows]; }
-}`,
-  );
   runShader(backend, {
-    name: 'LowRankTranspose',
-    code,
-    outputs: [y],
-    inputs: [x],
-    uniforms: [{u32: rows}, {u32: cols}],
-    workgroups: flatWorkgroups(backend, Math.ceil((rows * cols) / 64)),
+    shader: transposition(),
+    buffers: {y, x},
+    uniforms: {rows, cols},
+    threads: rows * cols,
   });
   return y;
 }
+
+const transposition = shader(() => ({
+  name: 'LowRankTranspose',
+  outputs: {y: 'f32'},
+  inputs: {x: 'f32'},
+  uniforms: {rows: 'u32', cols: 'u32'},
+  workgroup: 64,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
+  if (i < u.rows * u.cols) { y[i] = x[(i % u.rows) * u.cols + i / u.rows]; }`,
+}));

@@ -1,10 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {ShaderCall} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {CONVERTED_HALVES, formatUniforms} from '../weights/weightFormat.ts';
+import {halvesOf, type WeightFormat} from '../weights/weightFormat.ts';
 import {MATRIX_HEADER} from './matrixTiles.ts';
 import type {PackedRows} from './packRows.ts';
 import type {Product} from './product.ts';
@@ -69,25 +68,27 @@ interface Passage {
  * @param y `[m, n]`, or `[splits, m, n]` for the sums over each of `splits` parts of k
  * @param update only with one split
  */
-export function matrixProduct(
+function matrixProduct(
   product: Product,
   y: tf.TensorInfo,
   packed: PackedRows,
-  {splits = 1, update, tiling = TILING}: {splits?: number; update?: LowRankUpdate; tiling?: Tiling} = {},
-): ShaderCall {
+  {splits = 1, update, tiling}: {splits?: number; update?: LowRankUpdate; tiling: Tiling},
+) {
   const {weight, rows, cols, transposeWeight} = product;
   const path = {rank: update ? update.low.shape[1] : 0, isTransposed: update?.isTransposed ?? false};
   const [m, n] = y.shape.slice(-2);
-  const choices = [rows, cols, transposeWeight, splits, ...Object.values(path), ...Object.values(tiling)];
   return {
-    name: 'MatrixProduct',
-    code: shaderText(weight.key && `MatrixProduct ${weight.key} ${choices}`, () =>
-      textOf(product, splits, path, tiling),
-    ),
-    outputs: [y],
-    inputs: [packed.halves, packed.scales, ...(update ? [update.low, update.factor] : []), ...weight.tensors],
-    uniforms: [{u32: m}, ...formatUniforms(weight).values],
-    workgroups: [Math.ceil(n / tiling.cols), Math.ceil(m / tiling.rows), splits],
+    shader: tiles(weight, {rows, cols, transposeWeight}, splits, path, tiling),
+    buffers: {
+      y,
+      x: packed.halves,
+      scales: packed.scales,
+      low: update?.low,
+      factor: update?.factor,
+      ...weight.tensors,
+    },
+    uniforms: {m, ...weight.values},
+    workgroups: [Math.ceil(n / tiling.cols), Math.ceil(m / tiling.rows), splits] as [number, number, number],
   };
 }
 
@@ -102,52 +103,53 @@ export function runMatrixProduct(
   const {weight, rows, cols, transposeWeight} = product;
   const {splits = 1, update} = options;
   const rank = update?.low.shape[1] ?? 0;
-  const format = weight.key ?? 'other';
-  const shape = [rowClass(product.x.shape[0]), rows, cols, `${transposeWeight}`, splits, rank, format];
+  const shape = [rowClass(product.x.shape[0]), rows, cols, `${transposeWeight}`, splits, rank, weight.key];
   runTuned(backend, 'MatrixProduct', shape, TILINGS, (tiling) =>
     matrixProduct(product, y, packed, {...options, tiling}),
   );
 }
 
-function textOf(
-  {weight, rows, cols, transposeWeight}: Product,
-  splits: number,
-  {rank, isTransposed}: {rank: number; isTransposed: boolean},
-  tiling: Tiling,
-): string {
-  const {depth, shareRows, shareCols, together} = tiling;
-  const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
-  const threads = 32 * subgroups;
-  const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
-  const part = Math.ceil(k / splits / depth) * depth; // of k
-  const strideA = depth + PADDING;
-  const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
-  const [countI, countJ] = [shareRows / 16, shareCols / 16];
+const tiles = shader(
+  (
+    weight: WeightFormat,
+    {rows, cols, transposeWeight}: Pick<Product, 'rows' | 'cols' | 'transposeWeight'>,
+    splits: number,
+    {rank, isTransposed}: {rank: number; isTransposed: boolean},
+    tiling: Tiling,
+  ) => {
+    const {depth, shareRows, shareCols, together} = tiling;
+    const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
+    const threads = 32 * subgroups;
+    const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
+    const part = Math.ceil(k / splits / depth) * depth; // of k
+    const strideA = depth + PADDING;
+    const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
+    const [countI, countJ] = [shareRows / 16, shareCols / 16];
 
-  const isWholeK = k % depth === 0;
-  const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
-    value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
-    isThere: isWholeK ? '' : `k0 + ${c} < K`,
-  }));
-  const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
-  const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
-  const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
-    value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
-    isThere: [
-      rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
-      cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
-    ]
-      .filter(Boolean)
-      .join(' && '),
-  }));
+    const isWholeK = k % depth === 0;
+    const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
+      value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
+      isThere: isWholeK ? '' : `k0 + ${c} < K`,
+    }));
+    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+    const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
+    const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
+      value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
+      isThere: [
+        rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
+        cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
+      ]
+        .filter(Boolean)
+        .join(' && '),
+    }));
 
-  const order = transposeWeight ? 'col_major' : 'row_major';
-  const steps = times(depth / 16, (step) => {
-    const fromB = (j: number) =>
-      transposeWeight
-        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
-        : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
-    return `{
+    const order = transposeWeight ? 'col_major' : 'row_major';
+    const steps = times(depth / 16, (step) => {
+      const fromB = (j: number) =>
+        transposeWeight
+          ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
+          : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
+      return `{
       ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`)}
       ${times(
         countJ,
@@ -157,15 +159,15 @@ function textOf(
       }`,
       )}
     }`;
-  });
+    });
 
-  // Through workgroup memory: rows are scaled, and those past the end are left out. Four lanes share a row.
-  const quads = rank / 4;
-  const added = (q: number) =>
-    isTransposed
-      ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
-      : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
-  const half = (i: number, h: number) => `{
+    // Through workgroup memory: rows are scaled, and those past the end are left out. Four lanes share a row.
+    const quads = rank / 4;
+    const added = (q: number) =>
+      isTransposed
+        ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
+        : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
+    const half = (i: number, h: number) => `{
       let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
       if (row < u.m && col < N) {
         let start = subgroup * 256u + ${128 * h}u + lane * 4u;
@@ -174,9 +176,9 @@ function textOf(
         y[(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u] = v;
       }
     }`;
-  const finish = times(
-    countJ,
-    (j) => `{
+    const finish = times(
+      countJ,
+      (j) => `{
     let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
     ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
     ${times(
@@ -189,34 +191,32 @@ function textOf(
     workgroupBarrier();`,
     )}
   }`,
-  );
+    );
 
-  const across = Math.ceil(n / tiling.cols);
-  const firstOfWeight = rank > 0 ? 5 : 3; // binding
-  return `${MATRIX_HEADER}
+    const across = Math.ceil(n / tiling.cols);
+    return {
+      name: 'MatrixProduct',
+      outputs: {y: 'vec4f'},
+      inputs: {
+        x: 'vec4u',
+        scales: 'f32',
+        low: rank > 0 ? 'vec4f' : undefined,
+        factor: rank > 0 ? 'vec4f' : undefined,
+        ...weight.buffers,
+      },
+      uniforms: {m: 'u32', ...weight.uniforms},
+      workgroup: threads,
+      header: MATRIX_HEADER,
+      globals: `
 const K = ${k}u;
 const N = ${n}u;
 const PART = ${part}u;
-@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(1) var<storage, read> x: array<vec4u>;
-@group(0) @binding(2) var<storage, read> scales: array<f32>;
-${
-  rank > 0
-    ? `@group(0) @binding(3) var<storage, read> low: array<vec4f>;
-@group(0) @binding(4) var<storage, read> factor: array<vec4f>;`
-    : ''
-}
-${weight.code(firstOfWeight)}
-${weight.halves ?? CONVERTED_HALVES}
-struct Uniforms { m: u32${formatUniforms(weight).fields} }
-@group(0) @binding(${firstOfWeight + weight.tensors.length}) var<uniform> u: Uniforms;
+${weight.octet()}
+${halvesOf(weight)}
 var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
 var<workgroup> tileB: array<f16, ${tallB * strideB}>;
-var<workgroup> stage: array<f32, ${subgroups * 256}>;
-const WORKGROUP = ${threads}u;
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32,
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
+var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
+      body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
   let band = place / ${together * across}u * ${together}u;
@@ -243,9 +243,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     ${steps}
     workgroupBarrier();
   }
-  ${finish}
-}`;
-}
+  ${finish}`,
+    };
+  },
+);
 
 /**
  * Threads take octets of a tile in turn, row by row. Those whose octets begin in the same memory bank start to write at

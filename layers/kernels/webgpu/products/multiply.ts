@@ -1,10 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {runMatrixProduct, TILING} from './matrixProduct.ts';
 import {packRows} from './packRows.ts';
 import type {Product} from './product.ts';
-import {rowProduct} from './rowProduct.ts';
+import {runRowProduct} from './rowProduct.ts';
 import {runTiledProduct} from './tiledProduct.ts';
 
 /** Few rows: a workgroup for each output column beats tiles that are mostly empty. */
@@ -25,7 +26,7 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   const y = backend.makeTensorInfo([m, n], 'float32');
   if (m === 0 || n === 0) return y;
   if (m <= MAX_ROWS_ALONE && transposeWeight && k % 4 === 0) {
-    runShader(backend, rowProduct(backend, product, y));
+    runRowProduct(backend, product, y);
     return y;
   }
   const {computeDtype} = capabilitiesOf(backend);
@@ -62,27 +63,19 @@ export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight
 function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, y: tf.TensorInfo): void {
   const [splits, m, n] = parts.shape; // n is a multiple of 8
   const count = (m * n) / 4;
-  const code = `
-@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(1) var<storage, read> parts: array<vec4f>;
-struct Uniforms { splits: u32, count: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * 256u + local;
+  runShader(backend, {shader: sumOfParts(), buffers: {y, parts}, uniforms: {splits, count}, threads: count});
+}
+
+const sumOfParts = shader(() => ({
+  name: 'AddParts',
+  outputs: {y: 'vec4f'},
+  inputs: {parts: 'vec4f'},
+  uniforms: {splits: 'u32', count: 'u32'},
+  workgroup: 256,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.count) { return; }
   var sum = vec4f(0.0);
   for (var s = 0u; s < u.splits; s++) { sum += parts[s * u.count + i]; }
-  y[i] = sum;
-}`;
-  runShader(backend, {
-    name: 'AddParts',
-    code,
-    outputs: [y],
-    inputs: [parts],
-    uniforms: [{u32: splits}, {u32: count}],
-    workgroups: flatWorkgroups(backend, Math.ceil(count / 256)),
-  });
-}
+  y[i] = sum;`,
+}));

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {type PackedRows, SHIFT} from './packRows.ts';
@@ -32,17 +32,15 @@ export function packAndProject(
   const scales = backend.makeTensorInfo([rows], 'float32');
   const low = backend.makeTensorInfo([rows, rank], 'float32');
   runShader(backend, {
-    name: 'PackAndProject',
-    code: shaderText(`PackAndProject ${cols} ${rank}`, () => textOf(cols, rank, height)),
-    outputs: [halves, scales, low],
-    inputs: [x, factor],
-    uniforms: [{u32: rows}, {f32: scale}],
+    shader: packedAndProjected(cols, rank, height),
+    buffers: {halves, scales, low, x, factor},
+    uniforms: {rows, scale},
     workgroups: [Math.ceil(rows / height)],
   });
   return {halves, scales, low};
 }
 
-function textOf(cols: number, rank: number, height: number): string {
+const packedAndProjected = shader((cols: number, rank: number, height: number) => {
   const quads = rank / 4;
   const perRow = rank + 1; // sums of a row, and its largest magnitude
   const accumulate = times(
@@ -52,28 +50,25 @@ function textOf(cols: number, rank: number, height: number): string {
       ${times(height, (i) => `sum${i}${q} += vec4f(dot(v${i}, f0), dot(v${i}, f1), dot(v${i}, f2), dot(v${i}, f3));`)}
     }`,
   );
-  return `
+  return {
+    name: 'PackAndProject',
+    outputs: {halves: 'vec2u', scales: 'f32', low: 'f32'},
+    inputs: {x: 'vec4f', factor: 'vec4f'},
+    uniforms: {rows: 'u32', scale: 'f32'},
+    workgroup: THREADS,
+    header: `
 enable f16;
-enable subgroups;
+enable subgroups;`,
+    globals: `
 const VECTORS = ${cols / 4}u;
-const THREADS = ${THREADS}u;
-@group(0) @binding(0) var<storage, read_write> halves: array<vec2u>;
-@group(0) @binding(1) var<storage, read_write> scales: array<f32>;
-@group(0) @binding(2) var<storage, read_write> low: array<f32>;
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;
-@group(0) @binding(4) var<storage, read> factor: array<vec4f>;
-struct Uniforms { rows: u32, scale: f32 }
-@group(0) @binding(5) var<uniform> u: Uniforms;
 ${SHIFT}
 var<workgroup> partial: array<f32, ${SUBGROUPS * height * perRow}>;
-var<workgroup> rowScales: array<f32, ${height}>;
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32,
-        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
+var<workgroup> rowScales: array<f32, ${height}>;`,
+    body: `
   let row0 = group.x * ${height}u;
   ${times(height, (i) => `let from${i} = min(row0 + ${i}u, u.rows - 1u) * VECTORS;`)}
   ${times(height, (i) => `var top${i} = 0.0; ${times(quads, (q) => `var sum${i}${q} = vec4f(0.0);`)}`)}
-  for (var c = local; c < VECTORS; c += THREADS) {
+  for (var c = local; c < VECTORS; c += WORKGROUP) {
     ${times(height, (i) => `let v${i} = x[from${i} + c]; { let m = abs(v${i}); top${i} = max(top${i}, max(max(m.x, m.y), max(m.z, m.w))); }`)}
     ${accumulate}
   }
@@ -89,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }`;
   })}
   workgroupBarrier();
-  for (var at = local; at < ${height * perRow}u; at += THREADS) {
+  for (var at = local; at < ${height * perRow}u; at += WORKGROUP) {
     let row = row0 + at / ${perRow}u;
     let rank = at % ${perRow}u;
     var total = 0.0;
@@ -108,12 +103,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     }
   }
   workgroupBarrier();
-  for (var c = local; c < VECTORS; c += THREADS) {
+  for (var c = local; c < VECTORS; c += WORKGROUP) {
     ${times(
       height,
       (i) =>
         `if (row0 + ${i}u < u.rows) { halves[from${i} + c] = bitcast<vec2u>(vec4<f16>(x[from${i} + c] * rowScales[${i}])); }`,
     )}
-  }
-}`;
-}
+  }`,
+  };
+});

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** A float32 matrix as float16, each row scaled by a power of two. */
@@ -32,27 +32,32 @@ export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): PackedRows {
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const isWide = cols % 4 === 0;
-  const code = shaderText(
-    `PackRows ${isWide}`,
-    () => `
-enable f16;
-const WORKGROUP = 256u;
-alias V = ${isWide ? 'vec4f' : 'vec2f'};
-@group(0) @binding(0) var<storage, read_write> halves: array<${isWide ? 'vec2u' : 'u32'}>;
-@group(0) @binding(1) var<storage, read_write> scales: array<f32>;
-@group(0) @binding(2) var<storage, read> x: array<V>;
-struct Uniforms { rows: u32, vectors: u32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
+  runShader(backend, {
+    shader: scaledRows(isWide),
+    buffers: {halves, scales, x},
+    uniforms: {rows, vectors: cols / (isWide ? 4 : 2)},
+    workgroups: rows,
+  });
+  return {halves, scales};
+}
+
+const scaledRows = shader((isWide: boolean) => {
+  const [vector, half] = isWide ? (['vec4f', 'vec2u'] as const) : (['vec2f', 'u32'] as const);
+  return {
+    name: 'PackRows',
+    outputs: {halves: half, scales: 'f32'},
+    inputs: {x: vector},
+    uniforms: {rows: 'u32', vectors: 'u32'},
+    workgroup: 256,
+    header: 'enable f16;',
+    globals: `
 var<workgroup> maxima: array<f32, WORKGROUP>;
-${SHIFT}
-${FLAT_ID}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flatId(group, groups);
+${SHIFT}`,
+    body: `
+  let row = flatGroup;
   if (row >= u.rows) { return; }
   let at = row * u.vectors;
-  var largest = V(0.0);
+  var largest = ${vector}(0.0);
   for (var c = local; c < u.vectors; c += WORKGROUP) { largest = max(largest, abs(x[at + c])); }
   maxima[local] = ${isWide ? 'max(max(largest.x, largest.y), max(largest.z, largest.w))' : 'max(largest.x, largest.y)'};
   workgroupBarrier();
@@ -64,17 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let scale = powerOfTwo(shift);
   if (local == 0u) { scales[row] = powerOfTwo(-shift); }
   for (var c = local; c < u.vectors; c += WORKGROUP) {
-    halves[at + c] = bitcast<${isWide ? 'vec2u' : 'u32'}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
-  }
-}`,
-  );
-  runShader(backend, {
-    name: 'PackRows',
-    code,
-    outputs: [halves, scales],
-    inputs: [x],
-    uniforms: [{u32: rows}, {u32: cols / (isWide ? 4 : 2)}],
-    workgroups: flatWorkgroups(backend, rows),
-  });
-  return {halves, scales};
-}
+    halves[at + c] = bitcast<${half}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
+  }`,
+  };
+});

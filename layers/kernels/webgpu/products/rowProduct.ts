@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
-import {FLAT_ID, flatWorkgroups, type ShaderCall} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {formatUniforms} from '../weights/weightFormat.ts';
+import type {WeightFormat} from '../weights/weightFormat.ts';
 import type {Product} from './product.ts';
 
 const WORKGROUP = 256;
@@ -12,34 +12,36 @@ const WORKGROUP = 256;
  * `x · Wᵀ` for a few rows, as in generation: a team of threads per row of W, which is read once, whole and in order; several
  * teams in a workgroup, so that what a format prepares serves several rows. Needs the columns to be a multiple of 4.
  */
-export function rowProduct(
+export function runRowProduct(
   backend: WebGPUBackend,
   {x, weight, rows, cols}: Product,
   y: tf.TensorInfo,
-): ShaderCall {
-  const [m] = x.shape;
-  const each = (body: (row: number) => string) => times(m, body);
-  const format = formatUniforms(weight);
+): void {
   const team = cols > 4096 ? 64 : 32;
-  const teams = WORKGROUP / team;
-  const code = shaderText(
-    weight.key && `RowProduct ${m} ${cols} ${weight.key}`,
-    () => `
-const WORKGROUP = ${WORKGROUP}u;
+  runShader(backend, {
+    shader: dotsOfRows(x.shape[0], cols, team, weight),
+    buffers: {y, x, ...weight.tensors},
+    uniforms: {rows, ...weight.values},
+    workgroups: Math.ceil((rows * team) / WORKGROUP),
+  });
+}
+
+const dotsOfRows = shader((m: number, cols: number, team: number, weight: WeightFormat) => {
+  const each = (body: (row: number) => string) => times(m, body);
+  return {
+    name: 'RowProduct',
+    outputs: {y: 'f32'},
+    inputs: {x: 'vec4f', ...weight.buffers},
+    uniforms: {rows: 'u32', ...weight.uniforms},
+    workgroup: WORKGROUP,
+    globals: `
 const TEAM = ${team}u;
 const K = ${cols / 4}u; // in vectors
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;
-${weight.code(2)}
-struct Uniforms { rows: u32${format.fields} }
-@group(0) @binding(${2 + weight.tensors.length}) var<uniform> u: Uniforms;
-var<workgroup> partial: array<array<f32, ${m}>, WORKGROUP>;
-${FLAT_ID}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
+${weight.octet()}
+var<workgroup> partial: array<array<f32, ${m}>, WORKGROUP>;`,
+    body: `
   let member = local % TEAM;
-  let row = flatId(group, groups) * ${teams}u + local / TEAM;
+  let row = flatGroup * ${WORKGROUP / team}u + local / TEAM;
   ${weight.prepare}
   ${each((i) => `var sum${i} = 0.0;`)}
   if (row < u.rows) {
@@ -59,15 +61,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
     workgroupBarrier();
   }
-  if (row < u.rows && member < ${m}u) { y[member * u.rows + row] = partial[local - member][member]; }
-}`,
-  );
-  return {
-    name: 'RowProduct',
-    code,
-    outputs: [y],
-    inputs: [x, ...weight.tensors],
-    uniforms: [{u32: rows}, ...format.values],
-    workgroups: flatWorkgroups(backend, Math.ceil(rows / teams)),
+  if (row < u.rows && member < ${m}u) { y[member * u.rows + row] = partial[local - member][member]; }`,
   };
-}
+});

@@ -1,10 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {ShaderCall} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {formatUniforms} from '../weights/weightFormat.ts';
+import type {WeightFormat} from '../weights/weightFormat.ts';
 import type {PackedRows} from './packRows.ts';
 import type {Product} from './product.ts';
 
@@ -31,56 +30,61 @@ export const THREAD_TILINGS: readonly ThreadTiling[] = [
  * The product in tiles of 64 columns, sixteen threads square of `height` by four elements each; sums in float32. Operands are
  * float32, or float16 when `packed` is given. Works on every device.
  */
-export function tiledProduct(
+function tiledProduct(
   {x, weight, rows, cols, transposeWeight}: Product,
   y: tf.TensorInfo,
-  packed?: PackedRows,
-  {height, depth}: ThreadTiling = THREAD_TILINGS[0],
-): ShaderCall {
+  packed: PackedRows | undefined,
+  tiling: ThreadTiling,
+) {
   const [m, n] = y.shape;
-  const tile = SIDE * height; // rows
-  const octets = depth / 8; // of a row of W along k
   const k = transposeWeight ? cols : rows;
-  const element = packed ? 'f16' : 'f32';
-  // Eight of a row of W at once: along k when it is transposed, along n when not.
-  // Written out: a vector indexed by a loop variable compiles slowly, and to slow code.
-  const eight = (body: (i: number, value: string) => string) =>
-    Array.from({length: 8}, (_, i) => body(i, `${element}(values[${i >> 2}][${i & 3}])`)).join('\n');
-  const loadWeight = transposeWeight
-    ? `let n = col0 + local / ${octets}u;
+  return {
+    shader: tiles(packed !== undefined, transposeWeight, tiling, weight),
+    buffers: {y, x: packed?.halves ?? x, scales: packed?.scales, ...weight.tensors},
+    uniforms: {m, n, k, ...weight.values},
+    workgroups: [Math.ceil(n / COLS), Math.ceil(m / (SIDE * tiling.height))] as [number, number],
+  };
+}
+
+const tiles = shader(
+  (isPacked: boolean, transposeWeight: boolean, {height, depth}: ThreadTiling, weight: WeightFormat) => {
+    const tile = SIDE * height; // rows
+    const octets = depth / 8; // of a row of W along k
+    const element = isPacked ? 'f16' : 'f32';
+    // Eight of a row of W at once: along k when it is transposed, along n when not.
+    // Written out: a vector indexed by a loop variable compiles slowly, and to slow code.
+    const eight = (body: (i: number, value: string) => string) =>
+      Array.from({length: 8}, (_, i) => body(i, `${element}(values[${i >> 2}][${i & 3}])`)).join('\n');
+    const loadWeight = transposeWeight
+      ? `let n = col0 + local / ${octets}u;
       let k = k0 + (local % ${octets}u) * 8u;
       let at = (local % ${octets}u) * 8u;
       var values: mat2x4f;
       if (n < u.n && k < u.k) { values = weightOctet(n, k); }
       ${eight((i, value) => `b[at + ${i}u][local / ${octets}u] = select(0, ${value}, k + ${i}u < u.k);`)}`
-    : `let n = col0 + (local % 8u) * 8u;
+      : `let n = col0 + (local % 8u) * 8u;
       let k = k0 + local / 8u;
       let at = (local % 8u) * 8u;
       var values: mat2x4f;
       if (n < u.n && k < u.k) { values = weightOctet(k, n); }
       ${eight((i, value) => `b[local / 8u][at + ${i}u] = select(0, ${value}, n + ${i}u < u.n);`)}`;
-  const inputs = packed ? [packed.halves, packed.scales] : [x];
-  const readX = packed
-    ? `let half = (row0 + r) * u.k + k0 + c; // K is even
+    const readX = isPacked
+      ? `let half = (row0 + r) * u.k + k0 + c; // K is even
         let pair = bitcast<vec2<f16>>(x[half / 2u]);
         a[c][r] = select(pair.x, pair.y, half % 2u == 1u);`
-    : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
-  const format = formatUniforms(weight);
-  const code = shaderText(
-    weight.key && `TiledProduct ${element} ${transposeWeight} ${height} ${depth} ${weight.key}`,
-    () => `
-${packed ? 'enable f16;' : ''}
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<${packed ? 'u32' : 'f32'}>;
-${packed ? '@group(0) @binding(2) var<storage, read> scales: array<f32>;' : ''}
-${weight.code(1 + inputs.length)}
-struct Uniforms { m: u32, n: u32, k: u32${format.fields} }
-@group(0) @binding(${1 + inputs.length + weight.tensors.length}) var<uniform> u: Uniforms;
+      : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
+    return {
+      name: isPacked ? 'TiledProduct16' : 'TiledProduct32',
+      outputs: {y: 'f32'},
+      inputs: {x: isPacked ? 'u32' : 'f32', scales: isPacked ? 'f32' : undefined, ...weight.buffers},
+      uniforms: {m: 'u32', n: 'u32', k: 'u32', ...weight.uniforms},
+      workgroup: SIDE * SIDE,
+      header: isPacked ? 'enable f16;' : '',
+      globals: `
+${weight.octet()}
 var<workgroup> a: array<array<${element}, ${tile}>, ${depth}>;
-var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;
-const WORKGROUP = 256u;
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
+      body: `
   ${weight.prepare}
   let row0 = group.y * ${tile}u;
   let col0 = group.x * ${COLS}u;
@@ -112,21 +116,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     (i) => `
   if (row0 + top + ${i}u < u.m) {
     let row = row0 + top + ${i}u;
-    let sum = sum${i}${packed ? ' * scales[row]' : ''};
+    let sum = sum${i}${isPacked ? ' * scales[row]' : ''};
     ${times(4, (j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
   }`,
-  )}
-}`,
-  );
-  return {
-    name: packed ? 'TiledProduct16' : 'TiledProduct32',
-    code,
-    outputs: [y],
-    inputs: [...inputs, ...weight.tensors],
-    uniforms: [{u32: m}, {u32: n}, {u32: k}, ...format.values],
-    workgroups: [Math.ceil(n / COLS), Math.ceil(m / tile)],
-  };
-}
+  )}`,
+    };
+  },
+);
 
 /** Runs {@link tiledProduct} in the tiles that are fastest for its shape, as far as that is known. */
 export function runTiledProduct(
@@ -136,7 +132,7 @@ export function runTiledProduct(
   packed?: PackedRows,
 ): void {
   const {x, weight, rows, cols, transposeWeight} = product;
-  const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key ?? 'other'];
+  const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key];
   runTuned(backend, packed ? 'TiledProduct16' : 'TiledProduct32', shape, THREAD_TILINGS, (tiling) =>
     tiledProduct(product, y, packed, tiling),
   );

@@ -1,7 +1,9 @@
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
+import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {type QuantizedAttributes, type QuantizedInputs, quantizedFormat} from './quantizedFormat.ts';
-import {formatUniforms} from './weightFormat.ts';
+import type {WeightFormat} from './weightFormat.ts';
 
 interface DequantizeRowsArgs {
   inputs: QuantizedInputs;
@@ -18,41 +20,34 @@ export const dequantizeRows = {
     const backend = anyBackend as WebGPUBackend;
     const {cols, begin, end} = attrs;
     const weight = quantizedFormat(inputs, attrs);
-    const format = formatUniforms(weight);
     const y = backend.makeTensorInfo([end - begin, cols], 'float32');
     const octets = (end - begin) * Math.ceil(cols / 8);
     if (octets === 0) return y;
-    const write = Array.from(
-      {length: 8},
-      (_, i) => `if (col + ${i}u < COLS) { y[at + ${i}u] = values[${i >> 2}][${i & 3}]; }`,
-    );
-    const code = `
-const WORKGROUP = 256u;
-const PER_ROW = ${Math.ceil(cols / 8)}u;
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-${weight.code(1)}
-struct Uniforms { octets: u32, begin: u32${format.fields} }
-@group(0) @binding(${1 + weight.tensors.length}) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  ${weight.prepare}
-  let i = flatId(group, groups) * WORKGROUP + local;
-  if (i >= u.octets) { return; }
-  let col = i % PER_ROW * 8u;
-  let at = i / PER_ROW * COLS + col;
-  let values = weightOctet(u.begin + i / PER_ROW, col);
-  ${write.join('\n')}
-}`;
     runShader(backend, {
-      name: 'DequantizeRows',
-      code,
-      outputs: [y],
-      inputs: weight.tensors,
-      uniforms: [{u32: octets}, {u32: begin}, ...format.values],
-      workgroups: flatWorkgroups(backend, Math.ceil(octets / 256)),
+      shader: octetsOfRows(weight, cols),
+      buffers: {y, ...weight.tensors},
+      uniforms: {octets, begin, ...weight.values},
+      threads: octets,
     });
     return y;
   },
 } as const;
+
+const octetsOfRows = shader((weight: WeightFormat, cols: number) => ({
+  name: 'DequantizeRows',
+  outputs: {y: 'f32'},
+  inputs: weight.buffers,
+  uniforms: {octets: 'u32', begin: 'u32', ...weight.uniforms},
+  workgroup: 256,
+  globals: `
+const PER_ROW = ${Math.ceil(cols / 8)}u;
+${weight.octet()}`,
+  body: `
+  ${weight.prepare}
+  let i = flatGroup * WORKGROUP + local;
+  if (i >= u.octets) { return; }
+  let col = i % PER_ROW * 8u;
+  let at = i / PER_ROW * COLS + col;
+  let values = weightOctet(u.begin + i / PER_ROW, col);
+  ${times(8, (i) => `if (col + ${i}u < COLS) { y[at + ${i}u] = values[${i >> 2}][${i & 3}]; }`)}`,
+}));

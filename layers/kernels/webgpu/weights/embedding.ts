@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {WIDEN} from './unpack16.ts';
 
@@ -10,8 +10,6 @@ interface EmbeddingArgs {
   attrs: {dtype: HalfDtype; cols: number};
   backend: unknown;
 }
-
-const WORKGROUP = 256;
 
 /**
  * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened. The stock gather reads words as float32 and
@@ -29,37 +27,30 @@ export const embedding = {
     const wordsPerRow = Math.ceil(cols / 2);
     const y = backend.makeTensorInfo([count, cols], 'float32');
     if (count === 0) return y;
-    const code = shaderText(
-      `Embedding ${dtype}`,
-      () => `
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> ids: array<i32>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
-struct Uniforms { words: u32, wordsPerRow: u32, cols: u32, rows: u32 }
-@group(0) @binding(3) var<uniform> u: Uniforms;
-${FLAT_ID}
-${WIDEN[dtype]}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * ${WORKGROUP}u + local;
+    const words = count * wordsPerRow;
+    runShader(backend, {
+      shader: rowsOfTable(dtype),
+      buffers: {y, ids, table},
+      uniforms: {words, wordsPerRow, cols, rows: table.shape[0]},
+      threads: words,
+    });
+    return y;
+  },
+} as const;
+
+const rowsOfTable = shader((dtype: HalfDtype) => ({
+  name: 'Embedding',
+  outputs: {y: 'f32'},
+  inputs: {ids: 'i32', table: 'u32'},
+  uniforms: {words: 'u32', wordsPerRow: 'u32', cols: 'u32', rows: 'u32'},
+  workgroup: 256,
+  globals: WIDEN[dtype],
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.words) { return; }
   let row = i / u.wordsPerRow;
   let word = i % u.wordsPerRow;
   let values = widen(table[min(u32(ids[row]), u.rows - 1u) * u.wordsPerRow + word]);
   y[row * u.cols + 2u * word] = values.x;
-  if (2u * word + 1u < u.cols) { y[row * u.cols + 2u * word + 1u] = values.y; }
-}`,
-    );
-    const words = count * wordsPerRow;
-    runShader(backend, {
-      name: 'Embedding',
-      code,
-      outputs: [y],
-      inputs: [ids, table],
-      uniforms: [{u32: words}, {u32: wordsPerRow}, {u32: cols}, {u32: table.shape[0]}],
-      workgroups: flatWorkgroups(backend, Math.ceil(words / WORKGROUP)),
-    });
-    return y;
-  },
-} as const;
+  if (2u * word + 1u < u.cols) { y[row * u.cols + 2u * word + 1u] = values.y; }`,
+}));

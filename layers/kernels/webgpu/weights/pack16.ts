@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 interface Pack16Args {
@@ -8,8 +9,6 @@ interface Pack16Args {
   attrs: {dtype: HalfDtype};
   backend: unknown;
 }
-
-const WORKGROUP = 256;
 
 /** WGSL that rounds a float32 to the nearest 16-bit number, ties to even, by its bits: what `pack2x16float` does varies. */
 const NARROW: Record<HalfDtype, string> = {
@@ -53,32 +52,29 @@ export const pack16 = {
     const packed = backend.makeTensorInfo([rows, wordsPerRow], 'int32');
     const words = tf.util.sizeFromShape(packed.shape);
     if (words === 0) return packed;
-    const code = `
-@group(0) @binding(0) var<storage, read_write> packed: array<u32>;
-@group(0) @binding(1) var<storage, read> value: array<f32>;
-struct Uniforms { words: u32, wordsPerRow: u32, cols: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-${NARROW[attrs.dtype]}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * ${WORKGROUP}u + local;
+    runShader(backend, {
+      shader: narrowing(attrs.dtype),
+      buffers: {packed, value: inputs.value},
+      uniforms: {words, wordsPerRow, cols},
+      threads: words,
+    });
+    return packed;
+  },
+} as const;
+
+const narrowing = shader((dtype: HalfDtype) => ({
+  name: 'Pack16',
+  outputs: {packed: 'u32'},
+  inputs: {value: 'f32'},
+  uniforms: {words: 'u32', wordsPerRow: 'u32', cols: 'u32'},
+  workgroup: 256,
+  globals: NARROW[dtype],
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.words) { return; }
   let col = 2u * (i % u.wordsPerRow);
   let at = i / u.wordsPerRow * u.cols + col;
   var word = narrow(value[at]);
   if (col + 1u < u.cols) { word |= narrow(value[at + 1u]) << 16u; }
-  packed[i] = word;
-}`;
-    runShader(backend, {
-      name: 'Pack16',
-      code,
-      outputs: [packed],
-      inputs: [inputs.value],
-      uniforms: [{u32: words}, {u32: wordsPerRow}, {u32: cols}],
-      workgroups: flatWorkgroups(backend, Math.ceil(words / WORKGROUP)),
-    });
-    return packed;
-  },
-} as const;
+  packed[i] = word;`,
+}));

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
 import type {HalfDtype, StorageDtype} from '../../../../quant/float16.ts';
+import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
@@ -27,11 +28,10 @@ export function quantizedFormat(inputs: QuantizedInputs, attributes: QuantizedAt
   return attributes.dtype === 'int8' ? int8Format(inputs, attributes) : fourBitFormat(inputs, attributes);
 }
 
-const bind = (at: number, name: string, type: string) =>
-  `@group(0) @binding(${at}) var<storage, read> ${name}: array<${type}>;`;
-
-/** `body` for the elements of an octet. */
-const eight = (body: (i: number) => string) => Array.from({length: 8}, (_, i) => body(i));
+function keyOf(attributes: QuantizedAttributes): string {
+  const {dtype, rows, cols, blockSize, nestedBlockSize, valueDtype, outliers, outlierDtype} = attributes;
+  return `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${valueDtype} ${outliers} ${outlierDtype}`;
+}
 
 /**
  * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits: no 16-bit floats of the device's own, which
@@ -56,34 +56,36 @@ fn rounded(v: vec4f) -> vec4f {
 }`,
 };
 
-function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
-  const {dtype, cols, blockSize, nestedBlockSize, offset, valueDtype} = attributes;
-  const isNested = nestedBlockSize > 0;
-  const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
-  // Both values of a byte by one look-up.
-  const declarations = (at: number) => `
-${bind(at, 'codes', 'u32')}
-${
-  isNested
-    ? `${bind(at + 1, 'absmaxCodes', 'u32')}
-${bind(at + 2, 'nestedAbsmax', 'f32')}
-${bind(at + 3, 'map', 'f32')}`
-    : bind(at + 1, 'absmax', 'f32')
-}
-const BOOK = array<f32, 16>(${book});
-const COLS = ${cols}u;
-${ROUND[valueDtype]}
-var<workgroup> pairs: array<vec2f, 256>;
-fn absmaxOf(block: u32) -> f32 {
-  ${
-    isNested
-      ? `let code = (absmaxCodes[block / 4u] >> (8u * (block % 4u))) & 255u;
-  let scaled = map[code] * nestedAbsmax[block / ${nestedBlockSize}u];
-  return scaled + u.offset;`
-      : 'return absmax[block];'
+/** Both values of a byte are found by one look-up. */
+const PREPARE_PAIRS = `
+  for (var i = local; i < 256u; i += WORKGROUP) {
+    var book = BOOK;
+    pairs[i] = vec2f(book[i / 16u], book[i % 16u]);
   }
-}`;
-  const isAligned = cols % 8 === 0;
+  workgroupBarrier();`;
+
+function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+  const {codes, absmax, absmaxCodes, nestedAbsmax, map} = inputs;
+  const {offset} = attributes;
+  const isNested = attributes.nestedBlockSize > 0;
+  return {
+    key: keyOf(attributes),
+    buffers: isNested
+      ? {codes: 'u32', absmaxCodes: 'u32', nestedAbsmax: 'f32', map: 'f32'}
+      : {codes: 'u32', absmax: 'f32'},
+    tensors: isNested ? {codes, absmaxCodes, nestedAbsmax, map} : {codes, absmax},
+    uniforms: isNested ? {offset: 'f32'} : {},
+    values: isNested ? {offset} : {},
+    prepare: PREPARE_PAIRS,
+    octet: () => fourBitOctet(attributes),
+  };
+}
+
+function fourBitOctet({dtype, cols, blockSize, nestedBlockSize, valueDtype}: QuantizedAttributes): string {
+  const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
+  const nestedAbsmax = `let code = (absmaxCodes[block / 4u] >> (8u * (block % 4u))) & 255u;
+  let scaled = map[code] * nestedAbsmax[block / ${nestedBlockSize}u];
+  return scaled + u.offset;`;
   const bytes = [0, 1, 2, 3].map((i) => `pairs[(word >> ${8 * i}u) & 255u]`);
   const aligned = `
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
@@ -92,7 +94,7 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let scale = absmaxOf(first / ${blockSize}u);
   return mat2x4f(rounded(vec4f(${bytes[0]}, ${bytes[1]}) * scale), rounded(vec4f(${bytes[2]}, ${bytes[3]}) * scale));
 }`;
-  const each = eight((i) => `weightAt(first + ${i}u, end)`);
+  const each = Array.from({length: 8}, (_, i) => `weightAt(first + ${i}u, end)`);
   const unaligned = `
 fn weightAt(at: u32, end: u32) -> f32 {
   if (at >= end) { return 0.0; }
@@ -104,47 +106,56 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let end = (row + 1u) * COLS;
   return mat2x4f(rounded(vec4f(${each.slice(0, 4).join(', ')})), rounded(vec4f(${each.slice(4).join(', ')})));
 }`;
-  return {
-    tensors: isNested
-      ? [inputs.codes, inputs.absmaxCodes, inputs.nestedAbsmax, inputs.map]
-      : [inputs.codes, inputs.absmax],
-    uniforms: isNested ? {offset: {f32: offset}} : {},
-    prepare: `
-  for (var i = local; i < 256u; i += WORKGROUP) {
-    var book = BOOK;
-    pairs[i] = vec2f(book[i / 16u], book[i % 16u]);
-  }
-  workgroupBarrier();`,
-    code: (at) => declarations(at) + (isAligned ? aligned : unaligned),
-  };
+  return `
+const BOOK = array<f32, 16>(${book});
+const COLS = ${cols}u;
+${ROUND[valueDtype]}
+var<workgroup> pairs: array<vec2f, 256>;
+fn absmaxOf(block: u32) -> f32 {
+  ${nestedBlockSize > 0 ? nestedAbsmax : 'return absmax[block];'}
+}
+${cols % 8 === 0 ? aligned : unaligned}`;
 }
 
 function int8Format(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
-  const {cols, outliers, outlierDtype} = attributes;
-  const {codes, scales, outlierIndex, outlierValues} = inputs;
+  const {codes, scales: rowScales, outlierIndex, outlierValues} = inputs;
+  const hasOutliers = attributes.outliers > 0;
+  return {
+    key: keyOf(attributes),
+    buffers: hasOutliers
+      ? {codes: 'u32', rowScales: 'f32', outlierIndex: 'i32', outlierValues: 'u32'}
+      : {codes: 'u32', rowScales: 'f32'},
+    tensors: hasOutliers ? {codes, rowScales, outlierIndex, outlierValues} : {codes, rowScales},
+    uniforms: {},
+    values: {},
+    prepare: '',
+    octet: () => int8Octet(attributes),
+  };
+}
+
+function int8Octet({cols, outliers, outlierDtype}: QuantizedAttributes): string {
   const hasOutliers = outliers > 0;
   const outlier = `
+${WIDEN[outlierDtype]}
 fn outlierAt(row: u32, place: u32) -> f32 {
   let pair = widen(outlierValues[row * ${Math.ceil(outliers / 2)}u + place / 2u]);
   return select(pair.x, pair.y, place % 2u == 1u);
 }`;
   const one127 = `${Math.fround(1 / 127)}f`; // as bitsandbytes multiplies
+  const putOutliers = times(
+    8,
+    (i) => `let place${i} = outlierIndex[col + ${i}u];
+  if (place${i} >= 0) { values[${i >> 2}][${i & 3}] = outlierAt(row, u32(place${i})); }`,
+  );
   const aligned = `
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let at = (row * COLS + col) / 4u;
   var values = mat2x4f(vec4f(unpack4xI8(codes[at])), vec4f(unpack4xI8(codes[at + 1u])));
   values = mat2x4f(values[0] * rowScales[row] * ${one127}, values[1] * rowScales[row] * ${one127});
-  ${
-    hasOutliers
-      ? eight(
-          (i) => `let place${i} = outlierIndex[col + ${i}u];
-  if (place${i} >= 0) { values[${i >> 2}][${i & 3}] = outlierAt(row, u32(place${i})); }`,
-        ).join('\n')
-      : ''
-  }
+  ${hasOutliers ? putOutliers : ''}
   return values;
 }`;
-  const each = eight((i) => `weightAt(row, col + ${i}u)`);
+  const each = Array.from({length: 8}, (_, i) => `weightAt(row, col + ${i}u)`);
   const unaligned = `
 fn weightAt(row: u32, col: u32) -> f32 {
   if (col >= COLS) { return 0.0; }
@@ -156,22 +167,8 @@ fn weightAt(row: u32, col: u32) -> f32 {
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
   return mat2x4f(vec4f(${each.slice(0, 4).join(', ')}), vec4f(${each.slice(4).join(', ')}));
 }`;
-  return {
-    tensors: hasOutliers ? [codes, scales, outlierIndex, outlierValues] : [codes, scales],
-    uniforms: {},
-    prepare: '',
-    code: (at) => `
-${bind(at, 'codes', 'u32')}
-${bind(at + 1, 'rowScales', 'f32')}
-${
-  hasOutliers
-    ? `${bind(at + 2, 'outlierIndex', 'i32')}
-${bind(at + 3, 'outlierValues', 'u32')}
-${WIDEN[outlierDtype]}
-${outlier}`
-    : ''
-}
+  return `
+${hasOutliers ? outlier : ''}
 const COLS = ${cols}u;
-${cols % 8 === 0 ? aligned : unaligned}`,
-  };
+${cols % 8 === 0 ? aligned : unaligned}`;
 }

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 interface Unpack16Args {
@@ -8,8 +9,6 @@ interface Unpack16Args {
   attrs: {dtype: HalfDtype; cols: number};
   backend: unknown;
 }
-
-const WORKGROUP = 256;
 
 /**
  * WGSL that widens both halves of a word exactly, without 16-bit floats of the device's own (which some drivers flush).
@@ -42,32 +41,30 @@ export const unpack16 = {
     const y = backend.makeTensorInfo([packed.shape[0], cols], 'float32');
     const words = tf.util.sizeFromShape(packed.shape);
     if (words === 0) return y;
-    const code = `
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> packed: array<u32>;
-struct Uniforms { words: u32, wordsPerRow: u32, cols: u32 }
-@group(0) @binding(2) var<uniform> u: Uniforms;
-${FLAT_ID}
-${WIDEN[dtype]}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flatId(group, groups) * ${WORKGROUP}u + local;
+    const wordsPerRow = packed.shape[1];
+    runShader(backend, {
+      shader: widening(dtype),
+      buffers: {y, packed},
+      uniforms: {words, wordsPerRow, cols},
+      threads: words,
+    });
+    return y;
+  },
+} as const;
+
+const widening = shader((dtype: HalfDtype) => ({
+  name: 'Unpack16',
+  outputs: {y: 'f32'},
+  inputs: {packed: 'u32'},
+  uniforms: {words: 'u32', wordsPerRow: 'u32', cols: 'u32'},
+  workgroup: 256,
+  globals: WIDEN[dtype],
+  body: `
+  let i = flatGroup * WORKGROUP + local;
   if (i >= u.words) { return; }
   let row = i / u.wordsPerRow;
   let col = 2u * (i % u.wordsPerRow);
   let values = widen(packed[i]);
   y[row * u.cols + col] = values.x;
-  if (col + 1u < u.cols) { y[row * u.cols + col + 1u] = values.y; }
-}`;
-    runShader(backend, {
-      name: 'Unpack16',
-      code,
-      outputs: [y],
-      inputs: [packed],
-      uniforms: [{u32: words}, {u32: packed.shape[1]}, {u32: cols}],
-      workgroups: flatWorkgroups(backend, Math.ceil(words / WORKGROUP)),
-    });
-    return y;
-  },
-} as const;
+  if (col + 1u < u.cols) { y[row * u.cols + col + 1u] = values.y; }`,
+}));

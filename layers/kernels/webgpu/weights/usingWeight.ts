@@ -1,10 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
-import {FLAT_ID, flatWorkgroups, runShader} from '../device/runShader.ts';
-import {shaderText} from '../device/shaderText.ts';
+import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {type QuantizedAttributes, type QuantizedInputs, quantizedFormat} from './quantizedFormat.ts';
-import {CONVERTED_HALVES, formatUniforms, storedFormat, type WeightFormat} from './weightFormat.ts';
+import {halvesOf, storedFormat, type WeightFormat} from './weightFormat.ts';
 
 /** Attributes and tensors of a weight in any type; see layers/ops/storedMatrix.ts. */
 export type AnyWeightAttributes = QuantizedAttributes | {dtype: HalfDtype; rows: number; cols: number};
@@ -38,32 +38,13 @@ export function usingQuantized<T>(
   use: (weight: WeightFormat) => T,
 ): T {
   const {rows, cols} = attributes;
-  const weight = keptFormat(inputs, attributes);
+  const weight = quantizedFormat(inputs, attributes);
   const {computeDtype} = capabilitiesOf(backend);
   if (computeDtype === 'float32' || rowCount < MANY_ROWS || cols % 8 !== 0) return use(weight);
   const halves = dequantizedHalves(backend, weight, rows, cols);
   const result = use(storedFormat(halves, 'float16', cols));
   backend.disposeData(halves.dataId);
   return result;
-}
-
-/** Formats by their attributes, with the names of their tensors. */
-const formats = new Map<string, WeightFormat & {names: (keyof QuantizedInputs)[]}>();
-const MAX_FORMATS = 4096;
-
-/** {@link quantizedFormat}, its texts built once for a matrix's attributes. */
-function keptFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
-  const {dtype, rows, cols, blockSize, nestedBlockSize, offset, valueDtype, outliers, outlierDtype} =
-    attributes;
-  const key = `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${valueDtype} ${outliers} ${outlierDtype}`;
-  const kept = formats.get(`${key} ${offset}`);
-  if (kept) return {...kept, tensors: kept.names.map((name) => inputs[name])};
-  const format = {...quantizedFormat(inputs, attributes), key};
-  const given = Object.keys(inputs) as (keyof QuantizedInputs)[];
-  const names = format.tensors.map((tensor) => given.find((name) => inputs[name] === tensor)) as typeof given;
-  if (formats.size >= MAX_FORMATS) formats.clear();
-  formats.set(`${key} ${offset}`, {...format, tensors: [], names});
-  return format;
 }
 
 /** The whole weight as float16, int32 `[rows, cols / 2]`; `cols` a multiple of 8. */
@@ -74,34 +55,28 @@ function dequantizedHalves(
   cols: number,
 ): tf.TensorInfo {
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
-  const format = formatUniforms(weight);
   const octets = (rows * cols) / 8;
-  const code = shaderText(
-    weight.key && `DequantizeHalves ${weight.key}`,
-    () => `
-enable f16;
-const WORKGROUP = 256u;
-@group(0) @binding(0) var<storage, read_write> halves: array<vec4u>;
-${weight.code(1)}
-${CONVERTED_HALVES}
-struct Uniforms { octets: u32${format.fields} }
-@group(0) @binding(${1 + weight.tensors.length}) var<uniform> u: Uniforms;
-${FLAT_ID}
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
-        @builtin(local_invocation_index) local: u32) {
-  ${weight.prepare}
-  let i = flatId(group, groups) * WORKGROUP + local;
-  if (i < u.octets) { halves[i] = weightHalves(i / ${cols / 8}u, i % ${cols / 8}u * 8u); }
-}`,
-  );
   runShader(backend, {
-    name: 'DequantizeHalves',
-    code,
-    outputs: [halves],
-    inputs: weight.tensors,
-    uniforms: [{u32: octets}, ...format.values],
-    workgroups: flatWorkgroups(backend, Math.ceil(octets / 256)),
+    shader: wholeMatrix(weight, cols),
+    buffers: {halves, ...weight.tensors},
+    uniforms: {octets, ...weight.values},
+    threads: octets,
   });
   return halves;
 }
+
+const wholeMatrix = shader((weight: WeightFormat, cols: number) => ({
+  name: 'DequantizeHalves',
+  outputs: {halves: 'vec4u'},
+  inputs: weight.buffers,
+  uniforms: {octets: 'u32', ...weight.uniforms},
+  workgroup: 256,
+  header: 'enable f16;',
+  globals: `
+${weight.octet()}
+${halvesOf(weight)}`,
+  body: `
+  ${weight.prepare}
+  let i = flatGroup * WORKGROUP + local;
+  if (i < u.octets) { halves[i] = weightHalves(i / ${cols / 8}u, i % ${cols / 8}u * 8u); }`,
+}));

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {runShader} from '../../../../layers/kernels/webgpu/device/runShader.ts';
+import {shader} from '../../../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
@@ -14,21 +15,24 @@ const backend = () => tf.backend() as unknown as WebGPUBackend;
 const scaled = (x: tf.Tensor, factor: string): tf.Tensor =>
   tf.engine().runKernel('Scaled', {x}, {factor}) as tf.Tensor;
 
+const multiplied = shader((factor: string) => ({
+  name: 'Scaled',
+  outputs: {y: 'f32'},
+  inputs: {x: 'f32'},
+  workgroup: 1,
+  body: `y[group.x] = ${factor} * x[group.x];`,
+}));
+
 tf.registerKernel({
   kernelName: 'Scaled',
   backendName: 'webgpu',
   kernelFunc: ({inputs: {x}, attrs}) => {
     const y = backend().makeTensorInfo((x as tf.TensorInfo).shape, 'float32');
     runShader(backend(), {
-      name: 'Scaled',
-      code: `
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@compute @workgroup_size(1)
-fn main(@builtin(workgroup_id) group: vec3u) { y[group.x] = ${attrs?.factor} * x[group.x]; }`,
-      outputs: [y],
-      inputs: [x as tf.TensorInfo],
-      workgroups: [tf.util.sizeFromShape(y.shape)],
+      shader: multiplied(attrs?.factor as string),
+      buffers: {y, x: x as tf.TensorInfo},
+      uniforms: {},
+      workgroups: tf.util.sizeFromShape(y.shape),
     });
     return y;
   },

@@ -136,7 +136,7 @@ describeWebGPU('tuning', () => {
       const times: number[][] = [];
       const {options} = tuning(0);
       const measure = async (_: unknown, calls: ShaderCall[]) => {
-        const bad = {...calls[0], code: 'nonsense'};
+        const bad = {...calls[0], shader: {...calls[0].shader, code: 'nonsense'}};
         times.push(await measureShaders(backend(), [...calls, bad]));
         return times[0].slice(0, -1);
       };

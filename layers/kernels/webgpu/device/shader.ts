@@ -1,0 +1,154 @@
+import type * as tf from '@tensorflow/tfjs';
+
+/** WGSL type of a buffer's elements; undefined leaves the buffer out of the shader. */
+export type ElementType = 'f32' | 'i32' | 'u32' | 'vec2f' | 'vec2u' | 'vec4f' | 'vec4u' | undefined;
+
+/** Type of a uniform. A `counter` is a u32 that grows by one with each replay of recorded commands. */
+export type UniformType = 'u32' | 'i32' | 'f32' | 'counter';
+
+/** A shader as it is written; its bindings, its uniform struct and the signature of `main` follow. */
+export interface ShaderDeclaration {
+  /** Shown in profiles and by graphics debuggers. */
+  name: string;
+  /** Buffers that the shader writes, and may read, by the name of their array in WGSL. */
+  outputs: Record<string, ElementType>;
+  /** Buffers that the shader only reads. */
+  inputs: Record<string, ElementType>;
+  /** What WGSL reads as `u.<name>`. */
+  uniforms?: Record<string, UniformType>;
+  /** Threads in a workgroup; `WORKGROUP` in WGSL. */
+  workgroup: number;
+  /** WGSL that must come first: directives. */
+  header?: string;
+  /** WGSL outside `main`: constants, functions, workgroup memory. */
+  globals?: string;
+  /** WGSL of `main`, which finds there what it names of {@link BUILTINS} and {@link FLAT_GROUP}. */
+  body: string;
+}
+
+/** Arguments of `main`: each is declared where the body names it. The last two need `enable subgroups`. */
+const BUILTINS: Record<string, [builtin: string, type: string]> = {
+  group: ['workgroup_id', 'vec3u'],
+  groups: ['num_workgroups', 'vec3u'],
+  local: ['local_invocation_index', 'u32'],
+  thread: ['global_invocation_id', 'vec3u'],
+  subgroup: ['subgroup_id', 'u32'],
+  lane: ['subgroup_invocation_id', 'u32'],
+};
+
+/** The workgroup's index among those of a call that gives their number, or that of its threads; `flatGroup` in WGSL. */
+const FLAT_GROUP = 'let flatGroup = group.y * groups.x + group.x;';
+
+/** A declared shader: its WGSL, and in which order its buffers and uniforms are bound. */
+export interface Shader<D extends ShaderDeclaration = ShaderDeclaration> {
+  declaration: D;
+  name: string;
+  code: string;
+  workgroup: number;
+  outputs: string[];
+  /** The outputs, then the inputs: the bindings. */
+  buffers: string[];
+  uniforms: {name: string; type: UniformType}[];
+}
+
+type Tensors<B> = {[K in keyof B]: undefined extends B[K] ? tf.TensorInfo | undefined : tf.TensorInfo};
+
+/** Tensors for all buffers of a shader. */
+export type BuffersOf<D extends ShaderDeclaration> = Tensors<D['outputs']> & Tensors<D['inputs']>;
+
+/** Values for all uniforms of a shader. */
+export type ValuesOf<D extends ShaderDeclaration> = {[K in keyof NonNullable<D['uniforms']>]: number};
+
+/** What a declaration may depend on: plain values, flat objects of them, and objects that a `key` stands for. */
+type Parameter = string | number | boolean | {key: string} | object;
+
+/** Variants of a shader kept at once; past this many they are built again. One is a few kilobytes. */
+const MAX_VARIANTS = 512;
+
+/**
+ * Declares a shader. Its text is built once for each set of parameters: building it, and finding its pipeline by a text that
+ * was just joined, costs the host more than the dispatch itself.
+ *
+ * @param declare the declaration, which must depend on nothing but its parameters
+ * @returns gives the shader for some parameters, to be run by `runShader`
+ */
+export function shader<P extends Parameter[], D extends ShaderDeclaration>(
+  declare: (...parameters: P) => D,
+): (...parameters: P) => Shader<D> {
+  const variants = new Map<string, Shader<D>>();
+  return (...parameters) => {
+    let key = '';
+    for (const parameter of parameters)
+      key += `${typeof parameter === 'object' ? keyOf(parameter) : parameter} `;
+    const known = variants.get(key);
+    if (known) return known;
+    if (variants.size >= MAX_VARIANTS) variants.clear();
+    const variant = built(declare(...parameters));
+    variants.set(key, variant);
+    return variant;
+  };
+}
+
+function keyOf(parameter: object): string {
+  if ('key' in parameter) return parameter.key as string;
+  let key = '';
+  for (const name in parameter) key += `${parameter[name as never]},`;
+  return key;
+}
+
+function built<D extends ShaderDeclaration>(declaration: D): Shader<D> {
+  const {name, workgroup} = declaration;
+  const [outputs, inputs] = [declaration.outputs, declaration.inputs].map(present);
+  return {
+    declaration,
+    name,
+    workgroup,
+    code: textOf(declaration, outputs, inputs),
+    outputs: outputs.map(([output]) => output),
+    buffers: [...outputs, ...inputs].map(([buffer]) => buffer),
+    uniforms: Object.entries(declaration.uniforms ?? {}).map(([uniform, type]) => ({name: uniform, type})),
+  };
+}
+
+type Elements = [name: string, type: ElementType][];
+
+const present = (buffers: Record<string, ElementType>): Elements =>
+  Object.entries(buffers).filter(([, type]) => type !== undefined);
+
+function textOf(
+  {uniforms = {}, workgroup, header = '', globals = '', body}: ShaderDeclaration,
+  outputs: Elements,
+  inputs: Elements,
+): string {
+  const members = Object.entries(uniforms).map(
+    ([name, type]) => `${name}: ${type === 'counter' ? 'u32' : type}`,
+  );
+  const variables = [
+    ...outputs.map(([name, type]) => `<storage, read_write> ${name}: array<${type}>`),
+    ...inputs.map(([name, type]) => `<storage, read> ${name}: array<${type}>`),
+    ...(members.length > 0 ? ['<uniform> u: Uniforms'] : []),
+  ];
+  const named = new Set(body.match(/\.?[a-z]\w*/gi));
+  const isFlat = named.has('flatGroup');
+  const given = Object.entries(BUILTINS).filter(
+    ([name]) => named.has(name) || (isFlat && /^groups?$/.test(name)),
+  );
+  return `${header}
+const WORKGROUP = ${workgroup}u;
+${members.length > 0 ? `struct Uniforms { ${members.join(', ')} }` : ''}
+${variables.map((variable, i) => `@group(0) @binding(${i}) var${variable};`).join('\n')}
+${globals}
+@compute @workgroup_size(WORKGROUP)
+fn main(${given.map(([name, [builtin, type]]) => `@builtin(${builtin}) ${name}: ${type}`).join(', ')}) {
+  ${isFlat ? FLAT_GROUP : ''}
+  ${body}
+}`;
+}
+
+/** The same type for several buffers or uniforms. */
+export const typed = <K extends string, const T>(names: readonly K[], type: T): Record<K, T> =>
+  Object.fromEntries(names.map((name) => [name, type])) as Record<K, T>;
+
+/** `<name>0`, `<name>1` … with what `make` gives for each number. */
+export const numbered = <const T>(name: string, count: number, make: (i: number) => T): Record<string, T> =>
+  Object.fromEntries(Array.from({length: count}, (_, i) => [`${name}${i}`, make(i)]));
