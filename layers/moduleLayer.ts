@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {counted} from '../quant/counted.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownArgs, type OptionNames} from '../quant/knownOptions.ts';
@@ -181,7 +182,7 @@ function assertTaken(what: string, variables: tf.LayerVariable[], weights: tf.Te
     const names = variables.slice(0, 8).map(({originalName}) => originalName);
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `setWeights of ${what}: expected ${variables.length} tensors (${names.join(', ')}${variables.length > 8 ? ', …' : ''}), ` +
+      `setWeights of ${what}: expected ${counted(variables.length, 'tensor')} (${names.join(', ')}${variables.length > 8 ? ', …' : ''}), ` +
         `got ${Array.isArray(weights) ? weights.length : show(weights)}`,
     );
   }

@@ -2,6 +2,7 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
+import {counted} from '../../quant/counted.ts';
 import {AdamW, type BackendName, Llama, useBackend} from '../../src/index.ts';
 import {plotLoss} from '../../src/training/plots/index.ts';
 import {type AlpacaRecord, billRecords} from './billGenerator.ts';
@@ -59,7 +60,7 @@ async function main(): Promise<void> {
     seed,
   };
   console.log(
-    `LoRA of rank ${rank} on all linear layers, ${training.length} bills, ${settings.epochs} epochs.`,
+    `LoRA of rank ${rank} on all linear layers, ${training.length} bills, ${counted(Number(settings.epochs), 'epoch')}.`,
   );
   const history = await learnSummaries(model, learning);
   const trainable = trainableCount(model);
@@ -85,7 +86,7 @@ async function main(): Promise<void> {
   await model.saveAdapter(adapterFolder);
   await plotLoss({training: history.steps, validation: history.evaluations}, plotPath, {
     title: 'Learning to summarise bills',
-    subtitle: `LoRA rank ${rank} on all linear layers, ${history.steps.length} steps`,
+    subtitle: `LoRA rank ${rank} on all linear layers, ${counted(history.steps.length, 'step')}`,
   });
   model.dispose();
 

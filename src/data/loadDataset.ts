@@ -1,4 +1,5 @@
 import {join} from 'node:path';
+import {counted} from '../../quant/counted.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
@@ -132,13 +133,13 @@ export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promi
   if (usable.length === 0) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
-      `dataset ${plan.dataset.join(', ')}: expected prompts, got none out of ${chosen.length} records.` +
+      `dataset ${plan.dataset.join(', ')}: expected prompts, got none out of ${counted(chosen.length, 'record')}.` +
         (chosen[0] ? ` The first: ${chosen[0].source}: ${chosen[0].fault}.` : ''),
     );
   }
   if (usable.length < chosen.length)
     warn(
-      `dataset ${plan.dataset.join(', ')}: left out ${chosen.length - usable.length} of ${chosen.length} records`,
+      `dataset ${plan.dataset.join(', ')}: left out ${chosen.length - usable.length} of ${counted(chosen.length, 'record')}`,
     );
   const encoded = await encodeAll(usable, plan, encodeSettings(plan, 'prompt'));
   return encoded.map(({inputIds, labels}) => ({
@@ -200,7 +201,7 @@ function assertSampleCount({name, sampleCount = 0}: DatasetSource, records: numb
   if (sampleCount <= Math.max(1, records) * MOST_TIMES) return;
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `dataset ${name} num_samples: expected at most ${MOST_TIMES} times the ${records} records there are, ` +
+    `dataset ${name} num_samples: expected at most ${MOST_TIMES} times the ${counted(records, 'record')} there are, ` +
       `got ${sampleCount}. Correct it, or train for more epochs.`,
   );
 }

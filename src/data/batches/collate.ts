@@ -1,4 +1,5 @@
 import {type Batch, IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 
@@ -86,13 +87,13 @@ export function assertExample(
     if (values === undefined || values.length === inputIds.length) continue;
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
-      `example ${index} ${key}: expected ${inputIds.length} values (one a token), got ${values.length}`,
+      `example ${index} ${key}: expected ${counted(inputIds.length, 'value')} (one a token), got ${values.length}`,
     );
   }
   if (maxLength !== undefined && inputIds.length > maxLength) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index}: expected at most ${maxLength} tokens (max_position_embeddings), got ${inputIds.length}. ` +
+      `example ${index}: expected at most ${counted(maxLength, 'token')} (max_position_embeddings), got ${inputIds.length}. ` +
         'Truncate it (cutoff_len in a recipe).',
     );
   }

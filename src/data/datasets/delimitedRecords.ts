@@ -1,3 +1,4 @@
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertRecordSize, placeOf, type SourceRecord} from './sourceRecord.ts';
 
@@ -46,7 +47,7 @@ export async function* delimitedRecords(
     if (cells.length > header.length) {
       throw new TfjsLoraError(
         'CORRUPT_FILE',
-        `${placeOf(place)}: expected ${header.length} columns as in the header, got ${cells.length}. ` +
+        `${placeOf(place)}: expected ${counted(header.length, 'column')} as in the header, got ${cells.length}. ` +
           'Put cells that hold the delimiter into double quotes.',
       );
     }

@@ -3,6 +3,7 @@ import {stat} from 'node:fs/promises';
 import {extname} from 'node:path';
 import {pipeline} from 'node:stream';
 import {createGunzip} from 'node:zlib';
+import {counted} from '../../../quant/counted.ts';
 import {Utf8Decoder} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {delimitedRecords} from './delimitedRecords.ts';
@@ -54,7 +55,7 @@ export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
   try {
     const most = path.endsWith('.gz') ? await mostRecords(path) : Number.POSITIVE_INFINITY;
     for await (const record of READERS[kind](path)) {
-      if (record.index >= most) throw tooMuch(path, `${most} records`);
+      if (record.index >= most) throw tooMuch(path, counted(most, 'record'));
       yield record;
     }
   } catch (cause) {
@@ -83,7 +84,7 @@ async function* unpacked(path: string, pieces: AsyncIterable<Uint8Array>): Async
   for await (const piece of pieces) {
     most ||= UNPACKED.bytes + UNPACKED.times * (await stat(path)).size;
     bytes += piece.length;
-    if (bytes > most) throw tooMuch(path, `${most} bytes`);
+    if (bytes > most) throw tooMuch(path, counted(most, 'byte'));
     yield piece;
   }
 }

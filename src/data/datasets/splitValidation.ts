@@ -1,3 +1,4 @@
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {NumpyRandom} from './numpyRandom.ts';
 
@@ -21,7 +22,7 @@ export function splitValidation<T>(
   if (!(valSize > 0 && count < examples.length)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `valSize: expected a fraction below 1, or a count below the ${examples.length} examples there are, ` +
+      `valSize: expected a fraction below 1, or a count below the ${counted(examples.length, 'example')} there are, ` +
         `got ${valSize}`,
     );
   }

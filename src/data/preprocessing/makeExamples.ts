@@ -1,4 +1,5 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
 import type {Example} from '../batches/collate.ts';
@@ -138,10 +139,10 @@ class LeftOut {
         this.plan.stage === 'pt' && !first ? ' The text fills no row of cutoffLength tokens.' : first;
       throw new TfjsLoraError(
         'CORRUPT_FILE',
-        `${what}: expected examples to learn from, got none out of ${records} records.${reason}`,
+        `${what}: expected examples to learn from, got none out of ${counted(records, 'record')}.${reason}`,
       );
     }
-    if (this.count > 0) warn(`${what}: left out ${this.count} of ${records} records.${first}`);
+    if (this.count > 0) warn(`${what}: left out ${this.count} of ${counted(records, 'record')}.${first}`);
   }
 }
 

@@ -2,6 +2,7 @@ import {stat} from 'node:fs/promises';
 import {basename, resolve} from 'node:path';
 import {createInterface, type Interface} from 'node:readline';
 import type {CausalLM} from '../../../models/causalLM.ts';
+import {counted} from '../../../quant/counted.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {ChatSession} from '../chat/chatSession.ts';
 import {adapterNameOf} from '../recipes/adapterNameOf.ts';
@@ -79,7 +80,7 @@ export async function chatLoop(
         await answer(session, content, output, answered);
         if (session.forgottenTurns > forgotten) {
           say(
-            `(${session.forgottenTurns} older turns no longer fit the model's context. /reset starts anew.)`,
+            `(${counted(session.forgottenTurns, 'older turn')} left out of the prompt to fit the model's context. /reset starts over.)`,
           );
         }
       }
@@ -128,24 +129,24 @@ function chatCommands(
     if (name === '') return describeAdapters(model);
     if (name === 'none') {
       if (model.adapterNames.length > 0) model.setAdapter([]);
-      return 'The base answers, without an adapter.';
+      return 'Now using the base without an adapter.';
     }
     if (!model.adapterNames.includes(name)) {
       const folder = await folderOf(name);
       await assertAdapterFolder(model, name, folder);
       const adapterName = adapterNameOf(folder, model.adapterNames);
       await model.loadAdapter(folder, {adapterName});
-      return `Loaded ${adapterName}. It answers from here.`;
+      return `Loaded ${adapterName}. Now using it.`;
     }
     model.setAdapter(name);
-    return `${name} answers from here.`;
+    return `Now using ${name}.`;
   };
   const commands: [string, ChatCommand][] = [
     [
       'adapter',
       {
         usage: '/adapter [name | folder | none]',
-        description: 'which adapter answers; a folder is loaded first',
+        description: 'show or choose the adapter; a folder is loaded first',
         run: useAdapter,
       },
     ],
@@ -153,7 +154,7 @@ function chatCommands(
       'system',
       {
         usage: '/system [text | none]',
-        description: 'what the model is told beforehand',
+        description: 'show, set or remove the system message',
         run: (text) => {
           if (text !== '') session.system = text === 'none' ? undefined : text;
           return session.system === undefined ? 'No system message.' : `System message: ${session.system}`;
@@ -164,14 +165,14 @@ function chatCommands(
       'reset',
       {
         usage: '/reset',
-        description: 'forget what was said',
+        description: 'clear the conversation',
         run: () => {
           session.reset();
-          return 'Forgot what was said.';
+          return 'Cleared the conversation.';
         },
       },
     ],
-    ['help', {usage: '/help', description: 'these commands', run: () => help(commands)}],
+    ['help', {usage: '/help', description: 'show these commands', run: () => help(commands)}],
     ['exit', {usage: '/exit', description: 'end the chat, as Ctrl-D does', run: () => undefined}],
   ];
   return new Map(commands);
@@ -181,7 +182,7 @@ function help(commands: [string, ChatCommand][]): string {
   const width = Math.max(...commands.map(([, {usage}]) => usage.length));
   return [
     ...commands.map(([, {usage, description}]) => `${usage.padEnd(width)}  ${description}`),
-    'A line that ends with \\ goes on in the next. Ctrl-C stops an answer.',
+    'End a line with \\ to continue it on the next line. Ctrl-C stops an answer.',
   ].join('\n');
 }
 
@@ -219,6 +220,6 @@ function describeModel(model: CausalLM): string {
 
 function describeAdapters({adapterNames, activeAdapters}: CausalLM): string {
   if (adapterNames.length === 0) return 'No adapter is loaded.';
-  const names = adapterNames.map((name) => (activeAdapters.includes(name) ? `${name} (answers)` : name));
+  const names = adapterNames.map((name) => (activeAdapters.includes(name) ? `${name} (active)` : name));
   return `adapters: ${names.join(', ')}`;
 }

@@ -9,7 +9,12 @@ import {maskSecrets} from '../../../quant/maskSecrets.ts';
 export function commandWith(args: readonly string[], ...overrides: string[]): string {
   const keys = overrides.map(keyOf);
   const kept = args.filter((arg) => arg !== '--dry-run' && !keys.includes(keyOf(arg)));
-  return maskSecrets([...program(), ...kept, ...overrides].map(quoted).join(' '));
+  return commandLine(...kept, ...overrides);
+}
+
+/** A command line of this program as it may be typed. */
+export function commandLine(...args: string[]): string {
+  return maskSecrets([...program(), ...args].map(quoted).join(' '));
 }
 
 const keyOf = (arg: string): string | undefined => /^([a-z_]\w*)=/.exec(arg)?.[1];

@@ -43,7 +43,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
 export function createProgram({hasVersionOption = true} = {}): Command {
   const program = new Command('tfjs-lora')
     .description(
-      'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, by recipes in the format of LLaMA-Factory.',
+      'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, with recipes in the format of LLaMA-Factory.',
     )
     .option('--debug', 'show the stack of an error', false)
     .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
@@ -65,7 +65,7 @@ export function statusOf(error: unknown, debug: boolean): number {
   console.error(
     isUsers
       ? text
-      : `tfjs-lora failed: ${text}${debug ? '' : '\nThis is a fault of tfjs-lora; --debug shows where.'}`,
+      : `tfjs-lora failed: ${text}${debug ? '' : '\nThis is a bug in tfjs-lora; --debug shows the stack.'}`,
   );
   return isUsers ? 2 : 1;
 }

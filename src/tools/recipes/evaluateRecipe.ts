@@ -1,5 +1,6 @@
 import {join} from 'node:path';
 import {Tokenizer} from '../../../models/tokenizer.ts';
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
@@ -132,7 +133,7 @@ export function drawComparison(
   return plotComparison(
     comparisons.map(({label, scores}) => ({label, scores: guideScores(scores)})),
     path,
-    {title: 'Before and after fine-tuning', subtitle: `${count} prompts, LLaMA-Factory's metrics`},
+    {title: 'Before and after fine-tuning', subtitle: `${counted(count, 'prompt')}, LLaMA-Factory's metrics`},
   );
 }
 

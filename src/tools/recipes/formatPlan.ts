@@ -1,18 +1,19 @@
+import {counted} from '../../../quant/counted.ts';
 import {formatBytes} from '../../training/run/formatBytes.ts';
 import {describeModel} from './modelInUse.ts';
 import type {ExampleCounts, RecipePlan} from './planOf.ts';
 
 type Row = [name: string, text: string];
 
-/** A plan as lines for a terminal. */
+/** A plan as lines for a terminal; the first ones name the backend, and why it is the one. */
 export function formatPlan(plan: RecipePlan): string {
   const {recipe, parameters, data, resumeFrom, overwrites, isFinished} = plan;
   const rows: Row[] = [
-    ['model', `${nameOf(plan)}, ${count(parameters.total)} parameters`],
+    ['model', `${nameOf(plan)}, ${many(parameters.total, 'parameter')}`],
     ...trainingRows(plan),
   ];
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
-  if (data.prompts !== undefined) rows.push(['prediction', `${count(data.prompts)} prompts`]);
+  if (data.prompts !== undefined) rows.push(['prediction', many(data.prompts, 'prompt')]);
   if (recipe.fit.outputDir !== undefined) rows.push(['output', recipe.fit.outputDir]);
   if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);
   if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'goes on from', resumeFrom]);
@@ -20,7 +21,7 @@ export function formatPlan(plan: RecipePlan): string {
     rows.push(['ignored', [...recipe.ignored].map(([key, reason]) => `${key} (${reason})`).join(', ')]);
   }
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
+  return [plan.backend, ...rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`)].join('\n');
 }
 
 /** What is scored, where nothing trains. */
@@ -40,13 +41,18 @@ function trainingRows(plan: RecipePlan): Row[] {
   const {trainable, total} = parameters;
   const examples = data.training ? describeExamples(data.training) : 'examples as they come';
   const perEpoch = steps.perEpoch === undefined ? '' : `, ${count(steps.perEpoch)} an epoch`;
+  const window = counted(
+    batchSize * gradientAccumulationSteps,
+    'example',
+    () => `${batchSize} × ${gradientAccumulationSteps}`,
+  );
   const rows: Row[] = [
-    ['trains', `${count(trainable)} parameters (${percent(trainable / total)}): ${describeMethod(plan)}`],
+    ['trains', `${many(trainable, 'parameter')} (${percent(trainable / total)}): ${describeMethod(plan)}`],
     ['data', `${examples}, from ${recipe.splits.dataset.join(', ')}`],
-    ['steps', `${count(steps.total)} of ${batchSize} × ${gradientAccumulationSteps} examples${perEpoch}`],
+    ['steps', `${count(steps.total)} of ${window}${perEpoch}`],
     [
       'learning rate',
-      `${optimizer.learningRate}, ${schedule.name}, ${count(steps.warmup)} steps of warm-up, ${optimizer.name}`,
+      `${optimizer.learningRate}, ${schedule.name}, ${many(steps.warmup, 'step')} of warm-up, ${optimizer.name}`,
     ],
   ];
   if (trainedTokens !== undefined) rows.push(['tokens', `${count(trainedTokens)} in the whole run`]);
@@ -62,7 +68,7 @@ function trainingRows(plan: RecipePlan): Row[] {
 function describeMethod({recipe: {method, model, lora, freeze}}: RecipePlan): string {
   if (method === 'full') return 'all weights';
   if (method === 'freeze') {
-    return `${freeze.blocks > 0 ? 'the last' : 'the first'} ${Math.abs(freeze.blocks)} blocks`;
+    return `${freeze.blocks > 0 ? 'the last' : 'the first'} ${counted(Math.abs(freeze.blocks), 'block')}`;
   }
   const base = model.quantization ? `, the base in ${model.quantization.type}` : '';
   if (model.adapters.length > 0 && !model.createNewAdapter) return `adapter ${model.adapters.at(-1)}${base}`;
@@ -72,8 +78,9 @@ function describeMethod({recipe: {method, model, lora, freeze}}: RecipePlan): st
 }
 
 function describeExamples({examples, tokens, targets, longest}: ExampleCounts): string {
-  return `${count(examples)} examples, ${count(tokens)} tokens, ${count(targets)} of them learnt, at most ${count(longest)} in one`;
+  return `${many(examples, 'example')}, ${many(tokens, 'token')}, ${count(targets)} of them learned, at most ${count(longest)} in one`;
 }
 
 const count = (value: number): string => value.toLocaleString('en-US');
+const many = (value: number, noun: string): string => counted(value, noun, count);
 const percent = (share: number): string => `${(100 * share).toPrecision(3)} %`;

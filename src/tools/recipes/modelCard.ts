@@ -1,6 +1,7 @@
 import {basename} from 'node:path';
 import {parse, stringify} from 'yaml';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
+import {counted} from '../../../quant/counted.ts';
 
 /** An adapter that went into a model. */
 export interface MergedAdapter {
@@ -53,9 +54,10 @@ export function modelCard(card: CardArgs): string {
       `${cell(targetsOf(options))} |`,
   );
   const table = ['| | adapter | rank | alpha | kind | layers |', '|---|---|---|---|---|---|', ...rows];
-  const size = `${parameters.toLocaleString('en-US')} parameters in ${dtype}, ${Number((bytes / 1e9).toPrecision(3))} GB in ${
-    files.length === 1 ? 'one file' : `${files.length} files`
-  }.`;
+  const size = `${parameters.toLocaleString('en-US')} parameters in ${dtype}, ${Number((bytes / 1e9).toPrecision(3))} GB in ${counted(
+    files.length,
+    'file',
+  )}.`;
   return [
     `---\n${stringify(metadata)}---`,
     `# ${title}${adapters.length > 0 ? ', fine-tuned' : ''}`,

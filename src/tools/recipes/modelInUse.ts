@@ -25,7 +25,8 @@ export function describeModel({model}: Recipe): string {
   return `${nameOrPath} with adapter${adapters.length > 1 ? 's' : ''} ${adapters.join(' and ')}`;
 }
 
-async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
+/** The recipe with the model that its training leaves. */
+export async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
   const {model, method, path} = recipe;
   const {outputDir: folder} = recipe.fit;
   const kind = method === 'lora' ? 'adapter' : 'model';

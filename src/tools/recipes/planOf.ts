@@ -3,6 +3,7 @@ import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {Example} from '../../data/batches/collate.ts';
+import type {BackendReport} from '../../training/backends/useBackend.ts';
 import type {Llama} from '../../training/llama.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
 import {estimateMemory, type MemoryEstimate} from '../../training/run/estimateMemory.ts';
@@ -23,6 +24,7 @@ export interface ExampleCounts {
 /** What a recipe will do, in numbers. */
 export interface RecipePlan {
   recipe: Recipe;
+  backend: BackendReport;
   parameters: {total: number; trainable: number};
   /** Undefined where there is none, or it is streamed. */
   data: {training?: ExampleCounts; validation?: ExampleCounts; prompts?: number};
@@ -46,7 +48,7 @@ export function planOf(
   {
     optimizer,
     ...run
-  }: Pick<RecipePlan, 'steps' | 'resumeFrom' | 'overwrites' | 'isFinished'> & {
+  }: Pick<RecipePlan, 'backend' | 'steps' | 'resumeFrom' | 'overwrites' | 'isFinished'> & {
     optimizer: tf.Optimizer;
   },
 ): RecipePlan {

@@ -5,7 +5,7 @@ import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {assertData, type TrainingData} from '../../data/batches/batches.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
-import {type BackendName, type BackendReport, useBackend} from '../../training/backends/useBackend.ts';
+import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import type {Llama} from '../../training/llama.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -42,7 +42,6 @@ export const PREPARE_OPTIONS = {
 
 /** A recipe that can run. */
 export interface PreparedRecipe {
-  backend: BackendReport;
   data: RecipeData;
   plan: RecipePlan;
   /** The caller disposes it. */
@@ -104,9 +103,9 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     const prediction = predictOptions(recipe, tokenizer);
     if (data.prompts) await assertPredictable(model, data.prompts, prediction);
 
-    const run = {steps, optimizer, resumeFrom, ...(await earlierIn(folder, steps, resumeFrom))};
+    const run = {backend, steps, optimizer, resumeFrom, ...(await earlierIn(folder, steps, resumeFrom))};
     const plan = planOf(recipe, model, data, run);
-    return {backend, data, plan, optimizer, training, prediction};
+    return {data, plan, optimizer, training, prediction};
   } catch (error) {
     optimizer.dispose();
     throw error;

@@ -1,5 +1,5 @@
 import {newestCheckpoint} from '../../training/output/checkpointFolder.ts';
-import {modelInUse} from './modelInUse.ts';
+import {trainedRecipe} from './modelInUse.ts';
 import type {CommandWith} from './outputFolder.ts';
 import type {Recipe} from './recipe.ts';
 
@@ -20,7 +20,7 @@ export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: Com
       phase !== 'loading' ? `in the ${phase}` : `before the ${tasks.train ? 'first step' : 'start'}`;
     return `stopped ${when}; nothing was written\n  To begin again: ${commandWith()}`;
   }
-  const {nameOrPath, adapters} = (await modelInUse(recipe)).model;
+  const {nameOrPath, adapters} = (await trainedRecipe(recipe)).model;
   const trained =
     recipe.method === 'lora'
       ? `adapter_name_or_path=${adapters.join(',')}`

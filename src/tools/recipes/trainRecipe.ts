@@ -54,8 +54,7 @@ export async function trainRecipe(
     fit: {outputDir: folder},
   } = recipe;
   const {print = () => {}, commandWith = sameRecipeWith, callbacks, signal, verbose} = options;
-  const {backend, data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);
-  print(String(backend));
+  const {data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);
   print(formatPlan(plan));
   if (plan.isFinished) {
     optimizer.dispose();

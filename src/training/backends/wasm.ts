@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {gemmOf, hasRelaxedSimd, type WorkerConstructor} from '../../../layers/kernels/wasm/native/gemm.ts';
 import {registerWasmKernels} from '../../../layers/kernels/wasm/registerWasmKernels.ts';
 import type {WasmBackend} from '../../../layers/kernels/wasm/wasmBackend.ts';
+import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode, nodeModule, processor} from './processor.ts';
@@ -34,7 +35,7 @@ export const wasm: Backend = {
     const features = [
       ...(simd ? ['simd'] : []),
       ...(isFused ? ['fused multiply-add'] : []),
-      `${threads} thread${threads === 1 ? '' : 's'}`,
+      counted(threads, 'thread'),
     ];
     return {device: model, features, computeDtype: 'float32'};
   },

@@ -12,10 +12,10 @@ import {loadingLine} from '../loadingLine.ts';
 export function register(program: Command): void {
   program
     .command('chat')
-    .description('Talk to a model, with or without its adapters.')
+    .description('Chat with a model, with or without its adapters.')
     .argument('<model>', "a recipe, a model's folder, or its name on the hub")
-    .argument('[key=value...]', 'keys of a recipe, such as adapter_name_or_path=saves/lora temperature=0.7')
-    .option('--system <text>', 'what the model is told beforehand')
+    .argument('[key=value...]', 'recipe keys, such as adapter_name_or_path=saves/lora temperature=0.7')
+    .option('--system <text>', 'system message')
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, system} = command.optsWithGlobals<CommonOptions & {system?: string}>();
       const recipe = await modelInUse(await recipeOf(target, overrides));

@@ -3,6 +3,7 @@ import * as os from 'node:os';
 import {promisify} from 'node:util';
 import {type Command, Option} from 'commander';
 import packageJson from '../../../../package.json';
+import {counted} from '../../../../quant/counted.ts';
 import {type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
 import type {CommonOptions} from '../commonOptions.ts';
 import {installedVersion} from '../installedVersion.ts';
@@ -22,7 +23,7 @@ interface Finding {
 export function register(program: Command): void {
   program
     .command('doctor')
-    .description('Show what runs here: Node, memory, every backend, optional packages.')
+    .description('Show what works on this machine: Node, memory, every backend, optional packages.')
     .option('--json', 'print JSON', false)
     .addOption(new Option('--probe', 'try --backend in this process').default(false).hideHelp())
     .action(async (_options: unknown, command: Command) => {
@@ -48,7 +49,7 @@ async function examine() {
     version: packageJson.version,
     node: process.version,
     platform: `${process.platform} ${process.arch}`,
-    processor: `${os.cpus()[0]?.model.trim() || os.arch()}, ${os.availableParallelism()} threads`,
+    processor: `${os.cpus()[0]?.model.trim() || os.arch()}, ${counted(os.availableParallelism(), 'thread')}`,
     memoryBytes: os.totalmem(),
     freeMemoryBytes: os.freemem(),
     backends: findings,
@@ -97,7 +98,7 @@ function format(report: Report): string {
       `backend ${backend}`,
       `${available ? 'works' : 'does not work'}: ${text}`,
     ]),
-    ['auto takes', report.chosen ?? 'none: no backend works here'],
+    ['auto takes', report.chosen ?? 'none: no backend works on this machine'],
     ...Object.entries(report.packages).map(([name, version]) => [name, version ?? 'not installed']),
   ];
   const width = Math.max(...rows.map(([name]) => name.length));

@@ -5,11 +5,11 @@ import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 export function register(program: Command): void {
   program
     .command('download')
-    .description('Fetch a model or an adapter from the Hugging Face hub, and print its folder.')
-    .argument('<name>', 'such as meta-llama/Llama-3.2-1B-Instruct')
+    .description('Download a model or an adapter from the Hugging Face hub, and print its folder.')
+    .argument('<name>', 'name on the hub, such as meta-llama/Llama-3.2-1B-Instruct')
     .option('--revision <name>', 'branch, tag or commit', 'main')
-    .option('--cache-dir <folder>', 'where it is kept: by default the standard hub cache')
-    .option('--token <token>', 'for private models: by default HF_TOKEN')
+    .option('--cache-dir <folder>', 'folder for the files (default: the standard hub cache)')
+    .option('--token <token>', 'token for private models (default: HF_TOKEN)')
     .action(async (name: string, {revision, cacheDir, token}: Record<string, string | undefined>) => {
       const {hub} = huggingFaceEnvironment(process.env);
       const given = {...(cacheDir && {cacheDir}), ...(token && {token})};

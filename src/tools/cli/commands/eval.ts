@@ -1,4 +1,5 @@
 import type {Command} from 'commander';
+import {counted} from '../../../../quant/counted.ts';
 import {formatBytes} from '../../../training/run/formatBytes.ts';
 import {parseCandidate} from '../../evaluation/compareModels.ts';
 import type {PredictionProgress} from '../../evaluation/predictDataset.ts';
@@ -18,15 +19,15 @@ export function register(program: Command): void {
   program
     .command('eval')
     .description(
-      "Answer a recipe's evaluation data and score the answers; compare a model before and after training.",
+      "Answer a recipe's evaluation data and score the answers, or compare a model before and after training.",
     )
     .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory, with eval_dataset or val_size')
-    .argument('[key=value...]', "go before the file's values")
+    .argument('[key=value...]', 'recipe keys that override the file')
     .option(
       '--compare <model...>',
-      'base, and folders of adapters; nf4:, fp4: or int8: before one quantizes its base',
+      'base, and folders of adapters; the prefix nf4:, fp4: or int8: quantizes the base',
     )
-    .option('--plot <file>', 'draw the comparison into a .png or .svg file')
+    .option('--plot <file>', 'draw the comparison as a .png or .svg file')
     .option('--json', 'print JSON', false)
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, compare, plot, json} = command.optsWithGlobals<EvalOptions>();
@@ -45,8 +46,8 @@ export function register(program: Command): void {
         console.log(formatScores(prediction.scores));
         console.log(`\nloss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(4)}`);
         console.log(
-          `${prediction.predictions.length} prompts, ${prediction.newTokens} tokens in ` +
-            `${prediction.seconds.toFixed(1)} s, ${formatBytes(prediction.peakBytes)} of tensors at most`,
+          `${counted(prediction.predictions.length, 'prompt')}, ${counted(prediction.newTokens, 'token')} in ` +
+            `${prediction.seconds.toFixed(1)} s, ${formatBytes(prediction.peakBytes)} of tensors at the peak`,
         );
       } else {
         const candidates = compared.own.map((text) => parseCandidate(text, recipe.model.quantization?.type));
@@ -61,7 +62,7 @@ export function register(program: Command): void {
 /** One line on standard error that is written over in a terminal. */
 function showProgress(label: string, {done, total, newTokens, seconds}: PredictionProgress): void {
   const speed = seconds > 0 ? `, ${(newTokens / seconds).toFixed(1)} tokens/s` : '';
-  const text = `${label === '' ? '' : `${label}: `}${done} of ${total} prompts${speed}`;
+  const text = `${label === '' ? '' : `${label}: `}${done} of ${counted(total, 'prompt')}${speed}`;
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}${done === total ? '\n' : ''}`);
   else if (done === total) process.stderr.write(`${text}\n`);
 }

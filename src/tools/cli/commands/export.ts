@@ -1,4 +1,5 @@
 import type {Command} from 'commander';
+import {counted} from '../../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
 import {formatBytes} from '../../../training/run/formatBytes.ts';
@@ -13,7 +14,7 @@ export function register(program: Command): void {
     .command('export')
     .description("Merge a recipe's adapters into its model and write a Hugging Face folder.")
     .argument('<recipe>', 'a YAML file with model_name_or_path, adapter_name_or_path and export_dir')
-    .argument('[key=value...]', "go before the file's values")
+    .argument('[key=value...]', 'recipe keys that override the file')
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
       const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
@@ -37,7 +38,7 @@ export function register(program: Command): void {
         quantization: model.quantization,
       });
       const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
-      const parts = files.length === 1 ? 'one file' : `${files.length} files`;
+      const parts = counted(files.length, 'file');
       console.log(`${exportDir}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
     });
 }

@@ -19,12 +19,14 @@ export function register(program: Command): void {
     .command('quantize')
     .description("Write a model with its linear layers quantized, in bitsandbytes' format.")
     .argument('<model>', 'a Hugging Face folder, or the name of a model on the hub')
-    .argument('<folder>', 'where the quantized model goes')
-    .addOption(new Option('--type <name>', 'the format').choices(['nf4', 'fp4', 'int8']).default('nf4'))
-    .option('--block-size <n>', 'of 4 bits: weights that share a scale (default: 64)', positiveNumber)
-    .option('--no-double-quant', 'of 4 bits: keep the scales in float32')
-    .option('--skip <names...>', 'layers to leave as they are', ['lm_head'])
-    .option('--shard-size <GB>', 'the largest file', positiveNumber, 5)
+    .argument('<folder>', 'folder for the quantized model')
+    .addOption(
+      new Option('--type <name>', 'format of the weights').choices(['nf4', 'fp4', 'int8']).default('nf4'),
+    )
+    .option('--block-size <n>', '4 bits: number of weights that share a scale (default: 64)', positiveNumber)
+    .option('--no-double-quant', '4 bits: keep the scales in float32')
+    .option('--skip <names...>', 'layers that are not quantized', ['lm_head'])
+    .option('--shard-size <GB>', 'size of the largest file', positiveNumber, 5)
     .action(async (name: string, folder: string, _options: unknown, command: Command) => {
       const {backend, type, blockSize, doubleQuant, skip, shardSize} =
         command.optsWithGlobals<QuantizeOptions>();

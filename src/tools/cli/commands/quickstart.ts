@@ -9,8 +9,8 @@ import {ExitStatus} from '../exitStatus.ts';
 export function register(program: Command): void {
   program
     .command('quickstart')
-    .description('Fine-tune the small Llama that comes with the package to summarise bills, and measure it.')
-    .argument('[settings...]', 'such as --rank 16 --epochs 3: see examples/README.md')
+    .description('Fine-tune the small Llama in this package to summarise bills, and measure the result.')
+    .argument('[settings...]', 'such as --rank 16 --epochs 3; see examples/README.md')
     .allowUnknownOption()
     .action(async (settings: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();

@@ -21,16 +21,14 @@ interface ServeCommandOptions extends CommonOptions {
 export function register(program: Command): void {
   program
     .command('serve')
-    .description(
-      "Answer requests of OpenAI's API on this machine: /v1/chat/completions, /v1/completions, /v1/models.",
-    )
+    .description("Serve a model with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models.")
     .argument('<model>', "a recipe, a model's folder, or its name on the hub")
-    .argument('[key=value...]', 'keys of a recipe, such as adapter_name_or_path=saves/lora template=llama3')
-    .option('--host <address>', 'where to listen; 0.0.0.0 lets other machines in', '127.0.0.1')
-    .option('--port <number>', '0 for any free one', portOf, 8000)
-    .option('--model-name <name>', 'what requests call the base; default its folder')
-    .option('--adapter <name=folder...>', 'further adapters, each answering under its name', [])
-    .addOption(new Option('--api-key <key>', 'asked of every request').env('TFJS_LORA_API_KEY'))
+    .argument('[key=value...]', 'recipe keys, such as adapter_name_or_path=saves/lora template=llama3')
+    .option('--host <address>', 'address to listen on; 0.0.0.0 lets other machines in', '127.0.0.1')
+    .option('--port <number>', 'port to listen on; 0 for any free port', portOf, 8000)
+    .option('--model-name <name>', 'name of the base in requests (default: its folder)')
+    .option('--adapter <name=folder...>', 'more adapters; requests choose them by name', [])
+    .addOption(new Option('--api-key <key>', 'key that every request must have').env('TFJS_LORA_API_KEY'))
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
       const {host, port, modelName, apiKey} = options;

@@ -2,21 +2,17 @@ import type {Command} from 'commander';
 import {setupTensorFlow} from '../../setup/setupTensorFlow.ts';
 
 export function register(program: Command): void {
-  const setup = program
-    .command('setup')
-    .description('Get a backend to run here that npm alone does not bring.');
+  const setup = program.command('setup').description('Install a backend that npm alone does not install.');
   setup
     .command('tensorflow')
-    .description(
-      'Native TensorFlow: downloads its library, builds the addon, and multiplies two matrices with it.',
-    )
+    .description('Install native TensorFlow: download its library, build the addon, and test it.')
     .option('--gpu', 'for an NVIDIA card: TensorFlow with CUDA, and NVIDIA’s libraries', false)
     .option(
       '--from <source>',
-      'auto, official (the installer of tfjs-node), wheel (of Python), or a folder',
+      'auto, official (the installer of tfjs-node), wheel (a Python wheel), or a folder',
       'auto',
     )
-    .option('--version <version>', 'of TensorFlow: by default the installer’s, or the newest wheel')
+    .option('--version <version>', 'version of TensorFlow (default: the installer’s, or the newest wheel)')
     .action(async ({gpu, from, version}: {gpu: boolean; from: string; version?: string}) => {
       const onProgress = (line: string) => console.error(line);
       const {

@@ -8,6 +8,7 @@ import {trainRecipe} from '../../recipes/trainRecipe.ts';
 import {commandWith} from '../commandWith.ts';
 import type {CommonOptions} from '../commonOptions.ts';
 import {ExitStatus} from '../exitStatus.ts';
+import {nextCommands} from '../nextCommands.ts';
 import {positiveNumber} from '../positiveNumber.ts';
 import {stopOnInterrupt} from '../stopOnInterrupt.ts';
 
@@ -22,11 +23,17 @@ interface TrainOptions extends CommonOptions {
 export function register(program: Command): void {
   program
     .command('train')
-    .description('Run a recipe: train, evaluate and predict, as its do_train, do_eval and do_predict say.')
+    .description(
+      'Run a recipe: train, evaluate and predict, according to its do_train, do_eval and do_predict.',
+    )
     .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory')
-    .argument('[key=value...]', "go before the file's values")
-    .option('--dry-run', 'print what would be done, without doing it', false)
-    .option('--memory-budget <GB>', 'refuse a training whose estimated peak is above it', positiveNumber)
+    .argument('[key=value...]', 'recipe keys that override the file')
+    .option('--dry-run', 'check everything and print the plan, without running it', false)
+    .option(
+      '--memory-budget <GB>',
+      'refuse a training whose estimated peak memory is above this',
+      positiveNumber,
+    )
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, dryRun, memoryBudget} = command.optsWithGlobals<TrainOptions>();
       const recipe = await loadRecipe(path, overrides);
@@ -48,6 +55,7 @@ export function register(program: Command): void {
           print: (text) => console.log(text),
         });
         if (isInterrupted) throw new ExitStatus(STOPPED);
+        if (recipe.tasks.train) console.log(await nextCommands(recipe, {backend, path, overrides}));
       } finally {
         interrupt.release();
         setWarningHandler(before);

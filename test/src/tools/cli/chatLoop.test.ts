@@ -61,10 +61,10 @@ test('commands: system, reset, help, exit; a wrong one names the nearest', async
   const briefly = await model.chat([system, {role: 'user', content: 'Who pays?'}], {maxNewTokens: 4});
   expect(text).toMatch(/^No system message\.\nSystem message: Be brief\.\n/);
   expect(text).toContain(
-    `${briefly}\n\nForgot what was said.\nNo system message.\n/hepl: expected a command`,
+    `${briefly}\n\nCleared the conversation.\nNo system message.\n/hepl: expected a command`,
   );
   expect(text).toContain('Nearest: /help.');
-  expect(text).toMatch(/^\/adapter \[name \| folder \| none\] +which adapter answers/m);
+  expect(text).toMatch(/^\/adapter \[name \| folder \| none\] +show or choose the adapter/m);
 });
 
 test('adapters are loaded, switched and rested', () =>
@@ -90,15 +90,15 @@ test('adapters are loaded, switched and rested', () =>
     expect(text).toBe(
       [
         'No adapter is loaded.',
-        'Loaded my-adapter. It answers from here.',
+        'Loaded my-adapter. Now using it.',
         `${adapted}\n`,
-        'Forgot what was said.',
-        'The base answers, without an adapter.',
+        'Cleared the conversation.',
+        'Now using the base without an adapter.',
         `${base}\n`,
-        'Forgot what was said.',
-        'my-adapter answers from here.',
+        'Cleared the conversation.',
+        'Now using my-adapter.',
         `${adapted}\n`,
-        'adapters: my-adapter (answers)',
+        'adapters: my-adapter (active)',
         '/adapter other: expected one of my-adapter, or the folder of an adapter, got neither.\n',
       ].join('\n'),
     );

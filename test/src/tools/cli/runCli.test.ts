@@ -49,7 +49,7 @@ describe('the status of an error', () => {
     const {status, text} = await told(new TypeError('x is not a function'));
     expect(status).toBe(1);
     expect(text).toBe(
-      'tfjs-lora failed: x is not a function\nThis is a fault of tfjs-lora; --debug shows where.',
+      'tfjs-lora failed: x is not a function\nThis is a bug in tfjs-lora; --debug shows the stack.',
     );
   });
 

@@ -112,6 +112,7 @@ describe('a plan', () => {
       ...['--backend', 'wasm', 'train', recipeFile, `output_dir=${output('planned')}`, '--dry-run'],
     );
     expect(status).toBe(0);
+    expect(out).toMatch(/^backend wasm \(asked for\): /);
     expect(out).toMatch(/^trains +\d[\d,]* parameters \(.* %\): LoRA of rank 4, alpha 8, on all-linear$/m);
     expect(out).toMatch(/^steps +3 of 2 × 2 examples, 3 an epoch$/m);
     expect(out).toMatch(/^ignored +ddp_timeout \(training runs in one process on one device\)$/m);
@@ -404,6 +405,23 @@ describe('a finished run', () => {
     expect(filesIn(name)).toEqual(before);
   });
 
+  test('ends with the commands that use it, which run', async () => {
+    const {status, out} = await runCommandLine(...line('next', 'max_steps=1', 'val_size=2', 'seed=7'));
+    expect(status).toBe(0);
+    const [, ...commands] = out
+      .trimEnd()
+      .split(/\n(?=next:)/)[1]
+      .split(/\n {2}(?:npx )?tfjs-lora /);
+    const target = `${recipeFile} output_dir=${output('next')} max_steps=1 val_size=2 seed=7`;
+    expect(commands).toEqual([
+      `--backend wasm chat ${target}`,
+      `--backend wasm eval ${target}`,
+      `--backend wasm export ${target} export_dir=${output('next')}-merged`,
+    ]);
+    expect(await runCommandLine(...commands[2].split(' '))).toMatchObject({status: 0});
+    expect(readdirSync(`${output('next')}-merged`)).toContain('config.json');
+  });
+
   test('predicts what it has not predicted yet', async () => {
     const keys = ['max_steps=1', 'cutoff_len=400', `output_dir=${output('unpredicted')}`];
     await train(keys);
@@ -490,7 +508,7 @@ describe('training by a recipe', () => {
     const {status, out} = await runCommandLine('--backend', 'wasm', 'export', merge);
     expect({status, out}).toEqual({
       status: 0,
-      out: expect.stringMatching(/merged: .* of float32 in one file, .*lora merged in/),
+      out: expect.stringMatching(/merged: .* of float32 in 1 file, .*lora merged in/),
     });
     const merged = await Llama.fromPretrained<Llama>(output('merged'));
     const adapted = await Llama.fromPretrained<Llama>(MODEL, {dtype: 'float32'});

@@ -1,0 +1,35 @@
+import {trainedRecipe} from '../recipes/modelInUse.ts';
+import type {Recipe} from '../recipes/recipe.ts';
+import {commandLine} from './commandWith.ts';
+
+/** Keys that say how to train, and an adapter to start from. */
+const ONLY_TRAINING = /^(adapter_name_or_path|overwrite_output_dir|resume_from_checkpoint)=/;
+
+/**
+ * The commands that use what a finished training wrote, for a terminal.
+ *
+ * @param given the backend, the recipe's path and the `key=value` of the command that trained
+ */
+export async function nextCommands(
+  recipe: Recipe,
+  {backend, path, overrides}: {backend: string; path: string; overrides: readonly string[]},
+): Promise<string> {
+  const {model, method, splits, fit, export: exporting} = recipe;
+  const adapters = (await trainedRecipe(recipe)).model.adapters.join(',');
+  const used = [
+    path,
+    ...overrides.filter((override) => !ONLY_TRAINING.test(override)),
+    ...(model.adaptersAreArgument ? [`adapter_name_or_path=${adapters}`] : []),
+  ];
+  const merged = [
+    ...(exporting.exportDir === undefined ? [`export_dir=${fit.outputDir}-merged`] : []),
+    ...(model.quantization ? ['quantization_bit=null'] : []),
+  ];
+  const chosen = backend === 'auto' ? [] : ['--backend', backend];
+  const commands = [
+    ['chat', ...used],
+    ...(splits.evaluationDataset.length > 0 || splits.valSize > 0 ? [['eval', ...used]] : []),
+    ...(method === 'lora' ? [['export', ...used, ...merged]] : []),
+  ];
+  return ['next:', ...commands.map((words) => `  ${commandLine(...chosen, ...words)}`)].join('\n');
+}
