@@ -1,5 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
-import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
 import type {CallbackLike} from './callbacks.ts';
@@ -92,56 +92,58 @@ export interface FitArgs {
   /** Once aborted, training finishes the step at hand, writes a checkpoint and ends. */
   signal?: AbortSignal;
 }
-const FIT_OPTIONS = {
-  epochs: true,
-  initialEpoch: true,
-  batchSize: true,
-  gradientAccumulationSteps: true,
-  maxSteps: true,
-  shuffle: true,
-  groupByLength: true,
-  seed: true,
-  validationData: true,
-  evaluationStrategy: true,
-  evaluationSteps: true,
-  validationBatchSize: true,
-  callbacks: true,
-  verbose: true,
-  progressStream: true,
-  padTokenId: true,
-  outputDir: true,
-  overwriteOutputDir: true,
-  loggingStrategy: true,
-  loggingSteps: true,
-  saveStrategy: true,
-  saveSteps: true,
-  saveTotalLimit: true,
-  loadBestModelAtEnd: true,
-  earlyStoppingPatience: true,
-  earlyStoppingThreshold: true,
-  resumeFromCheckpoint: true,
-  reportTo: true,
-  plotLoss: true,
-  maxNonFiniteSteps: true,
-  memoryBudget: true,
-  signal: true,
-} satisfies OptionNames<FitArgs>;
+
+/** What is declared of a setting: its kind, its default where that is always the same, and what it needs beside it. */
+interface FitField {
+  kind?: 'count' | 'cadence';
+  default?: unknown;
+  needs?: 'outputDir';
+}
+const FIT_FIELDS = {
+  epochs: {kind: 'count'},
+  initialEpoch: {default: 0},
+  batchSize: {kind: 'count', default: 4},
+  gradientAccumulationSteps: {kind: 'count', default: 1},
+  maxSteps: {kind: 'count'},
+  shuffle: {default: true},
+  groupByLength: {default: false},
+  seed: {default: 0},
+  validationData: {},
+  evaluationStrategy: {kind: 'cadence'},
+  evaluationSteps: {kind: 'count'},
+  validationBatchSize: {kind: 'count'},
+  callbacks: {},
+  verbose: {default: 1},
+  progressStream: {},
+  padTokenId: {},
+  outputDir: {},
+  overwriteOutputDir: {needs: 'outputDir'},
+  loggingStrategy: {kind: 'cadence', default: 'steps'},
+  loggingSteps: {kind: 'count', default: 10},
+  saveStrategy: {kind: 'cadence', default: 'steps', needs: 'outputDir'},
+  saveSteps: {kind: 'count', needs: 'outputDir'},
+  saveTotalLimit: {kind: 'count', needs: 'outputDir'},
+  loadBestModelAtEnd: {needs: 'outputDir'},
+  earlyStoppingPatience: {kind: 'count'},
+  earlyStoppingThreshold: {},
+  resumeFromCheckpoint: {},
+  reportTo: {needs: 'outputDir'},
+  plotLoss: {needs: 'outputDir'},
+  maxNonFiniteSteps: {kind: 'count', default: 5},
+  memoryBudget: {kind: 'count'},
+  signal: {},
+} as const satisfies {readonly [name in keyof Required<FitArgs>]: FitField};
+type Fields = typeof FIT_FIELDS;
+const FIELDS = Object.entries<FitField>(FIT_FIELDS) as [keyof FitArgs, FitField][];
+const DEFAULTS = Object.fromEntries(
+  FIELDS.filter(([, field]) => 'default' in field).map(([name, field]) => [name, field.default]),
+);
 
 type Defaulted =
+  | {[name in keyof Fields]: Fields[name] extends {default: unknown} ? name : never}[keyof Fields]
   | 'epochs'
-  | 'initialEpoch'
-  | 'batchSize'
-  | 'gradientAccumulationSteps'
-  | 'shuffle'
-  | 'groupByLength'
-  | 'seed'
   | 'validationBatchSize'
-  | 'verbose'
-  | 'loggingStrategy'
-  | 'loggingSteps'
-  | 'saveStrategy'
-  | 'saveSteps'
-  | 'maxNonFiniteSteps';
+  | 'saveSteps';
 
 /** What a run goes by. */
 export type FitPlan = Omit<FitArgs, 'reportTo'> &
@@ -154,49 +156,25 @@ export type FitPlan = Omit<FitArgs, 'reportTo'> &
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the setting
  */
 export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
-  assertKnownOptions('fitDataset', args, FIT_OPTIONS);
+  assertKnownOptions('fitDataset', args, FIT_FIELDS);
+  const given = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined));
   const {evaluationStrategy, evaluationSteps, loadBestModelAtEnd = false} = args;
   const plan = {
-    ...args,
-    epochs: args.epochs ?? (args.maxSteps === undefined || isReadOnce ? 1 : Number.POSITIVE_INFINITY),
-    initialEpoch: args.initialEpoch ?? 0,
-    batchSize: args.batchSize ?? 4,
-    gradientAccumulationSteps: args.gradientAccumulationSteps ?? 1,
-    shuffle: args.shuffle ?? true,
-    groupByLength: args.groupByLength ?? false,
-    seed: args.seed ?? 0,
-    verbose: args.verbose ?? 1,
-    validationBatchSize: args.validationBatchSize ?? args.batchSize ?? 4,
+    validationBatchSize: args.batchSize ?? 4,
+    epochs: args.maxSteps === undefined || isReadOnce ? 1 : Number.POSITIVE_INFINITY,
+    saveSteps: loadBestModelAtEnd && evaluationSteps ? evaluationSteps : 500,
+    ...DEFAULTS,
+    ...given,
     evaluatesEachEpoch: evaluationStrategy === undefined || evaluationStrategy === 'epoch',
     evaluationSteps:
       evaluationStrategy === undefined || evaluationStrategy === 'steps' ? evaluationSteps : undefined,
-    loggingStrategy: args.loggingStrategy ?? 'steps',
-    loggingSteps: args.loggingSteps ?? 10,
-    saveStrategy: args.saveStrategy ?? 'steps',
-    saveSteps: args.saveSteps ?? (loadBestModelAtEnd && evaluationSteps ? evaluationSteps : 500),
-    maxNonFiniteSteps: args.maxNonFiniteSteps ?? 5,
     reportTo: [args.reportTo ?? []].flat(),
-  };
-  const counts = [
-    'epochs',
-    'batchSize',
-    'gradientAccumulationSteps',
-    'validationBatchSize',
-    'maxSteps',
-    'evaluationSteps',
-    'loggingSteps',
-    'saveSteps',
-    'saveTotalLimit',
-    'earlyStoppingPatience',
-    'maxNonFiniteSteps',
-    'memoryBudget',
-  ] as const;
-  for (const name of counts) {
-    const count = args[name];
-    if (count !== undefined) assertCount(`fitDataset ${name}`, count);
+  } as FitPlan;
+  for (const [name, {kind}] of FIELDS) {
+    const value = args[name];
+    if (kind === 'count' && value !== undefined) assertCount(`fitDataset ${name}`, value as number);
+    if (kind === 'cadence') assertOneOf(`fitDataset ${name}`, value as Cadence | undefined, CADENCES);
   }
-  for (const name of ['evaluationStrategy', 'loggingStrategy', 'saveStrategy'] as const)
-    assertOneOf(`fitDataset ${name}`, args[name], CADENCES);
   for (const target of plan.reportTo) assertOneOf('fitDataset reportTo', target, REPORT_TARGETS);
   const {initialEpoch, epochs} = plan;
   if (!Number.isInteger(initialEpoch) || initialEpoch < 0 || initialEpoch >= epochs) {
@@ -209,23 +187,20 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
   return plan;
 }
 
+const isOn = (value: unknown) =>
+  value !== undefined && value !== false && value !== 'no' && (!Array.isArray(value) || value.length > 0);
+
 /** Settings that need one another. */
 function assertCombination(args: FitArgs, plan: FitPlan): void {
   const needs = (what: string, needed: string, isThere: boolean) => {
     if (isThere) return;
     throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset ${what}: expected ${needed} beside it, got none`);
   };
-  const written: [string, boolean][] = [
-    ['saveSteps', args.saveSteps !== undefined],
-    ['saveStrategy', args.saveStrategy !== undefined && args.saveStrategy !== 'no'],
-    ['saveTotalLimit', args.saveTotalLimit !== undefined],
-    ['overwriteOutputDir', args.overwriteOutputDir === true],
-    ['loadBestModelAtEnd', args.loadBestModelAtEnd === true],
-    ['resumeFromCheckpoint: true', args.resumeFromCheckpoint === true],
-    ['reportTo', plan.reportTo.length > 0],
-    ['plotLoss', args.plotLoss === true],
-  ];
-  for (const [what, isGiven] of written) if (isGiven) needs(what, 'outputDir', args.outputDir !== undefined);
+  for (const [name, field] of FIELDS) {
+    if (field.needs && isOn(args[name])) needs(name, field.needs, args[field.needs] !== undefined);
+  }
+  if (args.resumeFromCheckpoint === true)
+    needs('resumeFromCheckpoint: true', 'outputDir', args.outputDir !== undefined);
   const hasValidation = args.validationData !== undefined;
   if (args.evaluationStrategy === 'steps')
     needs('evaluationStrategy: steps', 'evaluationSteps', args.evaluationSteps !== undefined);
