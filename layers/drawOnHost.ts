@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {asynchronousBackends} from './ops/dispatch.ts';
+import {backendTraits} from './ops/backendTraits.ts';
 
 /**
  * The values of a tensor that `draw` makes of nothing, such as an initializer's, read at once. Where the backend answers
@@ -7,7 +7,7 @@ import {asynchronousBackends} from './ops/dispatch.ts';
  */
 export function drawOnHost(draw: () => tf.Tensor): Float32Array {
   const current = tf.getBackend();
-  const isLate = asynchronousBackends.has(tf.backend());
+  const isLate = !backendTraits().readsAtOnce;
   if (isLate) use('cpu');
   try {
     return tf.tidy(() => draw().dataSync() as Float32Array);

@@ -32,6 +32,7 @@ export {type AdamWSettings, adamWUpdate} from './ops/adamWUpdate.ts';
 export {type AdamWTensors, adamWUpdates} from './ops/adamWUpdates.ts';
 export {assertShape} from './ops/assertShape.ts';
 export {type AttentionOptions, attention} from './ops/attention.ts';
+export type {CompileProgress} from './ops/backendTraits.ts';
 export {
   type Blockwise8bit,
   blockwise8bitShapes,
@@ -41,7 +42,7 @@ export {
 } from './ops/blockwise8bit.ts';
 export {causalBias} from './ops/causalBias.ts';
 export {type Checkpointing, checkpoint} from './ops/checkpoint.ts';
-export {type CompileProgress, compileShaders} from './ops/compileShaders.ts';
+export {compileShaders} from './ops/compileShaders.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';
 export {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';

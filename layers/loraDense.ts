@@ -8,7 +8,7 @@ import {hashName} from './hashName.ts';
 import {LoRAAdapter} from './loraAdapter.ts';
 import {LORA_FIELDS, type LoRAAdapterArgs, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
-import {asynchronousBackends} from './ops/dispatch.ts';
+import {backendTraits} from './ops/backendTraits.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
@@ -340,7 +340,7 @@ export class LoRADense extends ModuleLayer {
   private mergedInto(target: Parameter): tf.Tensor {
     const stored = target.stored(this.mergedWeight());
     const kept = unpackMatrix({...(target.matrix() as DenseMatrix), tensor: stored}); // may overflow
-    if (asynchronousBackends.has(tf.backend())) return stored; // saving checks it
+    if (!backendTraits().readsAtOnce) return stored; // saving checks it
     if (tf.all(tf.isFinite(kept)).dataSync()[0]) return stored;
     throw new TfjsLoraError(
       'NON_FINITE',

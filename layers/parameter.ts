@@ -13,7 +13,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {SafetensorsDtype} from '../quant/safetensors/safetensorsDtype.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
-import {asynchronousBackends} from './ops/dispatch.ts';
+import {backendTraits} from './ops/backendTraits.ts';
 import {pack16} from './ops/pack16.ts';
 import {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 
@@ -136,7 +136,7 @@ export class Parameter extends tf.LayerVariable {
   async toBytes(dtype: StorageDtype): Promise<ArrayBufferView> {
     const storage = this.storage as StorageDtype;
     const where = `save ${this.originalName}`;
-    const isUnchecked = asynchronousBackends.has(tf.backend());
+    const isUnchecked = !backendTraits().readsAtOnce;
     const data = await this.read().data();
     if (storage === 'float32') {
       if (isUnchecked) assertFinite(data as Float32Array, where);

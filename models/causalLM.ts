@@ -2,8 +2,8 @@ import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
+import {backendTraits} from '../layers/ops/backendTraits.ts';
 import type {Checkpointing} from '../layers/ops/checkpoint.ts';
-import {asynchronousBackends} from '../layers/ops/dispatch.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -224,7 +224,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
         given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
       // A tensor on a card cannot be read here; there, an id that is none picks nothing of use but harms nothing.
       if (!(given instanceof tf.Tensor)) this.assertFits(inputIds as number[][]);
-      else if (!asynchronousBackends.has(tf.backend())) this.assertFits(ids.arraySync() as number[][]);
+      else if (backendTraits().readsAtOnce) this.assertFits(ids.arraySync() as number[][]);
       return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
     });
   }

@@ -1,7 +1,8 @@
 /** `tfjs-lora` in a browser: all but the data sets, which need a disk. */
 
 export {DEFAULT_ADAPTER, type MergeOptions} from '../layers/loraDense.ts';
-export {type CompileProgress, compileShaders} from '../layers/ops/compileShaders.ts';
+export type {CompileProgress} from '../layers/ops/backendTraits.ts';
+export {compileShaders} from '../layers/ops/compileShaders.ts';
 export type {QuantizationType} from '../layers/quantizationArgs.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {ChatOptions, GenerateOptions} from '../models/generation/generate.ts';

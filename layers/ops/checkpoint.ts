@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {backendTraits} from './backendTraits.ts';
 import {customGradient} from './customGradient.ts';
 import {freeSpent} from './freeSpent.ts';
 import {keepResults, replayResults} from './keptResults.ts';
@@ -28,7 +29,7 @@ export function checkpoint<T extends tf.Tensor>(
     isOffloaded = false,
   }: {variables?: tf.Variable[]; constants?: tf.Tensor[]; isOffloaded?: boolean} = {},
 ): T {
-  if (isOffloaded && !isOnHost()) {
+  if (isOffloaded && !backendTraits().isOnHost) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `gradientCheckpointing on ${tf.getBackend()}: expected true or false where blocks are not one op of an NVIDIA card, got ` +
@@ -55,12 +56,6 @@ export function checkpoint<T extends tf.Tensor>(
   } finally {
     tf.dispose(kept.flat()); // backward has its own
   }
-}
-
-/** Whether all tensors are in memory of the host. */
-function isOnHost(): boolean {
-  const {isUsingGpuDevice} = tf.backend() as {isUsingGpuDevice?: boolean};
-  return ['cpu', 'wasm'].includes(tf.getBackend()) || isUsingGpuDevice === false;
 }
 
 /** The part of the engine's state that a gradient computed inside a gradient function would lose. */

@@ -1,13 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
-
-/** Told at the beginning, with 0, and whenever one more is compiled; not at all where none is missing. */
-export type CompileProgress = (compiled: number, total: number) => void | Promise<void>;
-
-/** Of the backends that compile shaders, what does it ahead of time. */
-export const shaderCompilers = new WeakMap<
-  object,
-  (run: () => void, onProgress?: CompileProgress) => Promise<void>
->();
+import {backendTraits, type CompileProgress} from './backendTraits.ts';
 
 /**
  * Compiles, all at once and on as many threads as the driver takes, the shaders that `run` needs; otherwise each is compiled
@@ -18,5 +9,5 @@ export const shaderCompilers = new WeakMap<
  * @throws TfjsLoraError `UNSUPPORTED` when tensors are left behind, and what `run` throws
  */
 export async function compileShaders(run: () => void, onProgress?: CompileProgress): Promise<void> {
-  await shaderCompilers.get(tf.backend())?.(run, onProgress);
+  await backendTraits().compileShaders?.(run, onProgress);
 }

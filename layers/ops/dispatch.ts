@@ -4,9 +4,6 @@ import {isRecording} from './isRecording.ts';
 import {keptResults} from './keptResults.ts';
 import type {AnyOp, DifferentiableOp, Op} from './op.ts';
 
-/** Backends whose values cannot be read synchronously: what would be checked at once is checked when it is read. */
-export const asynchronousBackends = new WeakSet<object>();
-
 /** The tensors that an op gives its kernel. */
 type Given<Inputs> = {[Name in keyof Inputs]: tf.Tensor};
 

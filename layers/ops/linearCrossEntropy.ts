@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
+import {backendTraits} from './backendTraits.ts';
 import {crossEntropy} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
 import {hasKernel, runKernel} from './dispatch.ts';
@@ -25,12 +26,6 @@ export const linearCrossEntropyOp = op<
   tf.Scalar | [loss: tf.Scalar, gradient: tf.Tensor]
 >('LinearCrossEntropy');
 
-/** How many logits exist at once (64 MiB of float32), where {@link logitsAtOnce} does not say. */
-const CHUNK_ELEMENTS = 1 << 24;
-
-/** How many logits a backend computes at once: one with many cores needs long products to keep them busy. */
-export const logitsAtOnce = new WeakMap<object, number>();
-
 /** Where a chunk is cut, so that the tiles of a product come out even. */
 const CHUNK_MULTIPLE = 128;
 
@@ -50,7 +45,7 @@ export function linearCrossEntropy(
   weight: StoredMatrix,
   labels: tf.Tensor1D,
   ignoreIndex = -100,
-  chunkElements = logitsAtOnce.get(tf.backend()) ?? CHUNK_ELEMENTS,
+  chunkElements = backendTraits().logitsAtOnce,
 ): tf.Scalar {
   assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
   assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);

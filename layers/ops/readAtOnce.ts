@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import {asynchronousBackends} from './dispatch.ts';
+import {backendTraits} from './backendTraits.ts';
 
 /**
  * Numbers that are needed before anything can be computed: rows as they are, a tensor read.
@@ -11,7 +11,7 @@ import {asynchronousBackends} from './dispatch.ts';
  */
 export function readAtOnce<T>(what: string, values: tf.Tensor2D | T[], advice: string): number[][] | T[] {
   if (!(values instanceof tf.Tensor)) return values;
-  if (!asynchronousBackends.has(tf.backend())) return values.arraySync();
+  if (backendTraits().readsAtOnce) return values.arraySync();
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `${what}: expected rows of numbers, got a tensor on ${tf.getBackend()}, which cannot be read at once. ${advice}`,

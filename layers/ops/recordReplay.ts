@@ -1,31 +1,9 @@
-import * as tf from '@tensorflow/tfjs';
-
-/** The commands of ops that ran once, to be run again on what their tensors hold by then. */
-export interface Replay {
-  /** Whether everything the commands read and write is still theirs; if not, they must not run. */
-  readonly isCurrent: boolean;
-  /**
-   * Runs them again. What counts positions, such as `decodeAttention`'s `past`, has grown by one with each run.
-   *
-   * @param changes before they run: `copies` of one tensor into another, then `writes` of new values, all of equal sizes
-   */
-  run(changes: {
-    copies?: [from: tf.Tensor, to: tf.Tensor][];
-    writes?: [to: tf.Tensor, values: tf.TypedArray][];
-  }): void;
-  /** Gives back the memory between the ops. */
-  dispose(): void;
-}
-
-/** Runs ops and keeps their commands; undefined, after having run them, where they cannot be kept. */
-export type Recorder = (inputs: tf.Tensor[], run: () => void) => Replay | undefined;
-
-/** By backend, where one can. */
-export const recorders = new WeakMap<object, Recorder>();
+import type * as tf from '@tensorflow/tfjs';
+import {backendTraits, type Replay} from './backendTraits.ts';
 
 /** Whether the active backend can keep commands. */
 export function canRecord(): boolean {
-  return recorders.has(tf.backend());
+  return backendTraits().record !== undefined;
 }
 
 /**
@@ -37,8 +15,8 @@ export function canRecord(): boolean {
  * @returns undefined where the backend or one of the ops cannot; `run` has run then too
  */
 export function recordReplay(inputs: tf.Tensor[], run: () => void): Replay | undefined {
-  const recorder = recorders.get(tf.backend());
-  if (recorder) return recorder(inputs, run);
+  const {record} = backendTraits();
+  if (record) return record(inputs, run);
   run();
   return undefined;
 }

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
+import type {Replay} from '../../layers/ops/backendTraits.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
-import {canRecord, type Replay, recordReplay} from '../../layers/ops/recordReplay.ts';
+import {canRecord, recordReplay} from '../../layers/ops/recordReplay.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 
 /** What a decoder needs of a model. */

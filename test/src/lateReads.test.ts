@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {asynchronousBackends} from '../../layers/ops/dispatch.ts';
+import {setBackendTraits} from '../../layers/ops/backendTraits.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {generateIds} from '../../models/generation/generate.ts';
 import {AdamW, AdamW8bit, Llama, PagedAdamW} from '../../src/index.ts';
@@ -13,7 +13,7 @@ import {DeviceBackend} from './training/optimizers/deviceBackend.ts';
  */
 beforeAll(async () => {
   await DeviceBackend.use('late');
-  asynchronousBackends.add(tf.backend());
+  setBackendTraits(tf.backend(), {readsAtOnce: false});
   const {dataSync} = tf.Tensor.prototype;
   tf.Tensor.prototype.dataSync = function <D extends keyof tf.DataTypeMap>(this: tf.Tensor) {
     if (tf.getBackend() === 'late') throw new Error('no synchronous reads');

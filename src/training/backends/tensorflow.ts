@@ -5,7 +5,7 @@ import {
   setProducts,
   type TensorFlowBackend,
 } from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {logitsAtOnce} from '../../../layers/ops/linearCrossEntropy.ts';
+import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';
 import {type ComputeDtype, nearestComputeDtype} from './computeDtype.ts';
@@ -40,7 +40,10 @@ export const tensorflow: Backend = {
     registerTensorFlowKernels();
     const backend = tf.backend() as TensorFlowBackend;
     guardHandles(backend);
-    logitsAtOnce.set(backend, backend.isUsingGpuDevice ? LOGITS_AT_ONCE_ON_CARD : LOGITS_AT_ONCE);
+    setBackendTraits(backend, {
+      isOnHost: !backend.isUsingGpuDevice,
+      logitsAtOnce: backend.isUsingGpuDevice ? LOGITS_AT_ONCE_ON_CARD : LOGITS_AT_ONCE,
+    });
     if (dtype)
       setProducts(backend, {
         operands: dtype,

@@ -10,10 +10,7 @@ import {
   type WebGPUBackend,
 } from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
-import {shaderCompilers} from '../../../layers/ops/compileShaders.ts';
-import {asynchronousBackends} from '../../../layers/ops/dispatch.ts';
-import {logitsAtOnce} from '../../../layers/ops/linearCrossEntropy.ts';
-import {recorders} from '../../../layers/ops/recordReplay.ts';
+import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';
 import {nearestComputeDtype} from './computeDtype.ts';
@@ -72,13 +69,14 @@ export const webgpu: Backend = {
       reuseAtOnce(backend);
       growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
-      asynchronousBackends.add(backend);
-      recorders.set(backend, (inputs, run) => recordCommands(backend, inputs, run));
-      shaderCompilers.set(backend, (run, onProgress) => compileShaders(backend, run, onProgress));
+      setBackendTraits(backend, {
+        logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
+        record: (inputs, run) => recordCommands(backend, inputs, run),
+        compileShaders: (run, onProgress) => compileShaders(backend, run, onProgress),
+      });
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
       if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
-      logitsAtOnce.set(backend, Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4));
       tf.registerBackend('webgpu', () =>
         Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
       );

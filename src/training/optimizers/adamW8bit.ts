@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {adamW8bitUpdate} from '../../../layers/ops/adamW8bitUpdate.ts';
+import {adamW8bitUpdate, adamW8bitUpdateOp} from '../../../layers/ops/adamW8bitUpdate.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {AdamW, type AdamWArgs} from './adamW.ts';
 import {
@@ -43,7 +43,7 @@ export class AdamW8bit extends AdamW {
     if (tf.util.sizeFromShape(shape) < this.min8bitSize) {
       return STATES.map((name) => ({name, shape, dtype: 'float32'}));
     }
-    assert8bitUpdate('AdamW8bitUpdate');
+    assert8bitUpdate(adamW8bitUpdateOp);
     return slots8bit(STATES, shape);
   }
 

@@ -1,8 +1,14 @@
 import * as tf from '@tensorflow/tfjs';
-import {blockwise8bitShapes} from '../../../layers/ops/blockwise8bit.ts';
+import {backendTraits} from '../../../layers/ops/backendTraits.ts';
+import {
+  blockwise8bitShapes,
+  fromBlockwise8bitOp,
+  toBlockwise8bitOp,
+} from '../../../layers/ops/blockwise8bit.ts';
+import {hasKernel} from '../../../layers/ops/dispatch.ts';
+import type {AnyOp} from '../../../layers/ops/op.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
-import {keepsIntegers} from '../backends/keepsIntegers.ts';
 import type {StateSlot} from './stateStore.ts';
 
 export interface Min8bitSizeArgs {
@@ -27,16 +33,16 @@ export function resolveMin8bitSize({min8bitSize = 4096}: Min8bitSizeArgs, what: 
 /**
  * Codes are packed in integers, so a backend that has only float32 needs kernels for them.
  *
- * @param update name of the whole update's kernel
+ * @param update the whole update, which may have a kernel
  * @throws TfjsLoraError `UNSUPPORTED`
  */
-export function assert8bitUpdate(update: string): void {
-  const backend = tf.getBackend();
-  const has = (kernelName: string) => tf.getKernel(kernelName, backend) != null;
-  if (keepsIntegers() || has(update) || (has('FromBlockwise8bit') && has('ToBlockwise8bit'))) return;
+export function assert8bitUpdate(update: AnyOp): void {
+  const isStored = hasKernel(fromBlockwise8bitOp) && hasKernel(toBlockwise8bitOp);
+  if (backendTraits().keepsIntegers || hasKernel(update) || isStored) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `8-bit optimizer: expected a backend that computes in integers or has a kernel ${update}, got ${backend}. ` +
+    `8-bit optimizer: expected a backend that computes in integers or has a kernel ${update.kernelName}, ` +
+      `got ${tf.getBackend()}. ` +
       'Call useBackend(), which registers kernels, or use a 32-bit optimizer, paged where memory is short.',
   );
 }

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {lion8bitUpdate} from '../../../layers/ops/lion8bitUpdate.ts';
+import {lion8bitUpdate, lion8bitUpdateOp} from '../../../layers/ops/lion8bitUpdate.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {
   assert8bitUpdate,
@@ -41,7 +41,7 @@ export class Lion8bit extends Lion {
     if (tf.util.sizeFromShape(shape) < this.min8bitSize) {
       return STATES.map((name) => ({name, shape, dtype: 'float32'}));
     }
-    assert8bitUpdate('Lion8bitUpdate');
+    assert8bitUpdate(lion8bitUpdateOp);
     return slots8bit(STATES, shape);
   }
 

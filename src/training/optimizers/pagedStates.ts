@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
+import {backendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
-import {readsSynchronously} from '../backends/readsSynchronously.ts';
 import {
   bytesOfSlots,
   type StateSlot,
@@ -152,7 +152,7 @@ class PagedState implements VariableState {
     if (this.download) return this.download;
     const {device} = this;
     if (device && this.isDirty) {
-      if (!readsSynchronously()) return this.startDownload(device);
+      if (!backendTraits().readsAtOnce) return this.startDownload(device);
       this.host = device.map((tensor) => tensor.dataSync() as StateValues);
       this.isDirty = false;
     }

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
+import {attentionOp} from '../../../layers/ops/attention.ts';
 import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
 import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
@@ -210,7 +211,7 @@ function floatsOfBlock(
   const directed = adapters.some(({settings}) => settings.useDoRA)
     ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
     : 0;
-  const hasFusedAttention = tf.getKernel('Attention', tf.getBackend()) !== undefined;
+  const hasFusedAttention = hasKernel(attentionOp);
   const scores = hasFusedAttention ? 0 : numAttentionHeads * length;
   return {
     kept:

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {type CompileProgress, compileShaders} from '../../../layers/ops/compileShaders.ts';
+import type {CompileProgress} from '../../../layers/ops/backendTraits.ts';
+import {compileShaders} from '../../../layers/ops/compileShaders.ts';
 import {globalNorm} from '../../../layers/ops/globalNorm.ts';
 import {assertIdle} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';

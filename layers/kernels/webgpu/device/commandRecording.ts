@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {Replay} from '../../../ops/recordReplay.ts';
+import type {Replay} from '../../../ops/backendTraits.ts';
 import {newUniformBuffer, type Uniforms, writeUniforms} from './uniforms.ts';
 import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
 

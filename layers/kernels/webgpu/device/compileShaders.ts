@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
-import type {CompileProgress} from '../../../ops/compileShaders.ts';
+import type {CompileProgress} from '../../../ops/backendTraits.ts';
 import {compileAside, type DryRun, setDryRun} from './runShader.ts';
 import {tuneMet} from './tuning.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
+import type {Replay} from '../../../../layers/ops/backendTraits.ts';
 import {decodeAttention} from '../../../../layers/ops/decodeAttention.ts';
-import {type Replay, recordReplay} from '../../../../layers/ops/recordReplay.ts';
+import {recordReplay} from '../../../../layers/ops/recordReplay.ts';
 import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 
