@@ -51,7 +51,7 @@ async function main(): Promise<void> {
     const before = process.memoryUsage().rss;
     const begun = performance.now();
     const type = options.quantization;
-    const model = await Llama.fromPretrained<Llama>(folder, {
+    const model = await Llama.fromPretrained(folder, {
       ...(type && {quantization: {type, doubleQuant: type !== 'int8'}}),
     });
     const seconds = (performance.now() - begun) / 1000;

@@ -79,7 +79,7 @@ const shapeOf = ({layers, vocabulary}: Case) => ({
 async function measure(name: string, backend: BackendName, folder: string): Promise<void> {
   const {batch, length, dtype, isQuantized, gradientCheckpointing = false} = CASES[name];
   await useBackend(backend);
-  const model = await Llama.fromPretrained<Llama>(folder, {
+  const model = await Llama.fromPretrained(folder, {
     dtype,
     ...(isQuantized && {quantization: {type: 'nf4', doubleQuant: true}}),
   });

@@ -118,11 +118,19 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   abstract forward(inputIds: tf.Tensor2D, options?: ForwardOptions): tf.Tensor3D;
 
+  /** The `model_type` of this model's family. */
+  get modelType(): string {
+    return (this.constructor as typeof CausalLM).modelType;
+  }
+
   /** The contents of this model's `config.json`. */
   abstract formatConfig(dtype: StorageDtype): Record<string, unknown>;
 
-  /** The `model_type` of the family's `config.json`. */
+  /** The `model_type` of the family's `config.json`; a family of its own has one of its own. */
   static readonly modelType: string = '';
+
+  /** What transformers calls the class, for `architectures` in `config.json`; likewise. */
+  static readonly architecture: string = '';
 
   /** Reads the contents of a `config.json`; `where` names the file in errors. */
   static parseConfig(_json: Record<string, unknown>, _where: string): CausalLMConfig {

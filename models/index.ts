@@ -26,6 +26,7 @@ export {presets} from './llama/presets.ts';
 export type {LlamaPreset} from './llama/resolveConfig.ts';
 export type {LoadOptions} from './loadPretrained.ts';
 export type {CausalLMConfig, ModelClass} from './modelClass.ts';
+export {modelClassOf, modelTypes, registerModel} from './modelRegistry.ts';
 export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';

@@ -17,8 +17,10 @@ export interface CausalLMConfig {
 /** A family's class: how its models are made, and how its config is read. */
 export interface ModelClass<M> {
   new (config: never, storage?: StorageDtype): M;
-  /** The `model_type` of the family's `config.json`. */
+  /** The `model_type` of the family's `config.json`: `llama`. */
   readonly modelType: string;
+  /** What transformers calls the class, for `architectures` in `config.json`: `LlamaForCausalLM`. */
+  readonly architecture: string;
   /** Reads the contents of a `config.json`; `where` names the file in errors. */
   parseConfig(json: Record<string, unknown>, where: string): CausalLMConfig;
   /** A whole config from whatever `fromConfig` takes. */

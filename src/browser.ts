@@ -20,6 +20,7 @@ export {type CollateOptions, collate, type Example} from './data/batches/collate
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
+export {AutoModelForCausalLM} from './training/autoModelForCausalLM.ts';
 export {
   type BackendAttempt,
   type BackendName,
@@ -70,4 +71,5 @@ export {
 export type {TrainableModel} from './training/steps/trainableModel.ts';
 export {type CompileArgs, type StepResult, TrainingStep} from './training/steps/trainingStep.ts';
 export {type WindowGradients, windowGradients} from './training/steps/windowGradients.ts';
+export {type Trainable, type TrainableCausalLM, type Training, trainable} from './training/trainable.ts';
 export {type EvaluateArgs, Trainer} from './training/trainer.ts';

@@ -2,13 +2,21 @@
 import plainWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
 import simdWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
 import threadedWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
-import {AdamW, type BackendName, type Example, Llama, type Tokenizer, useBackend} from 'tfjs-lora';
+import {
+  AdamW,
+  AutoModelForCausalLM,
+  type BackendName,
+  type Example,
+  type Tokenizer,
+  type TrainableCausalLM,
+  useBackend,
+} from 'tfjs-lora';
 import {type AlpacaRecord, billRecords} from '../quickstart/billGenerator.ts';
 import {drawLoss} from './lossPlot.ts';
 
 /*
  * Fine-tunes the quickstart's model in the tab. Everything that is not about the page goes through `tfjs-lora`:
- * useBackend, Llama.fromPretrained, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
+ * useBackend, AutoModelForCausalLM, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
  */
 
 const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
@@ -28,7 +36,7 @@ const samples = billRecords('heldOut', Number(address.get('samples') ?? 3));
 const maxNewTokens = Number(address.get('tokens') ?? 80);
 const bills = Number(address.get('bills') ?? 600);
 
-let model: Llama;
+let model: TrainableCausalLM;
 let stopping: AbortController | undefined;
 /** What is plotted. */
 let [losses, steps]: [number[], number] = [[], 0];
@@ -51,7 +59,7 @@ async function start(): Promise<void> {
   const device = report.backend === 'webgpu' ? ` on ${report.device}` : '';
   show('backend', `${names[report.backend]}${device}: ${report.features.join(', ')}`);
   element('backend').title = String(report);
-  model = await Llama.fromPretrained<Llama>(new URL('.', location.href));
+  model = await AutoModelForCausalLM.fromPretrained(new URL('.', location.href));
   model.gradientCheckpointing = false; // a model this small need not save memory
   showSamples();
   await writeSamples('before');

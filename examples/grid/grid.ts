@@ -41,7 +41,7 @@ interface Row extends SummaryEvaluation {
 }
 
 const load = (options: Parameters<typeof Llama.fromPretrained>[1] = {}) =>
-  Llama.fromPretrained<Llama>(settings.model, options);
+  Llama.fromPretrained(settings.model, options);
 
 /** Trains one adapter on a model and measures what came of it. */
 async function measure(

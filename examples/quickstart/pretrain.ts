@@ -181,7 +181,7 @@ async function main(): Promise<void> {
   const folder = join(import.meta.dirname, 'model');
   const tokenizer = await Tokenizer.fromFolder(folder);
   const {bosTokenId, eosTokenId, padTokenId} = tokenizer;
-  const model = Llama.fromConfig<Llama>(
+  const model = Llama.fromConfig(
     {...MODEL_CONFIG, vocabSize: tokenizer.vocabSize, bosTokenId, eosTokenId, padTokenId},
     {seed: PLAN.seed},
   );

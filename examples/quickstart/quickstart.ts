@@ -46,7 +46,7 @@ async function main(): Promise<void> {
   console.log(`${indented(heldOut[0].input)}\n`);
 
   // The model, and what it makes of the task before training.
-  const model = await Llama.fromPretrained<Llama>(settings.model);
+  const model = await Llama.fromPretrained(settings.model);
   const base = await evaluateSummaries(model, heldOut);
 
   // LoRA on every linear layer.
@@ -91,7 +91,7 @@ async function main(): Promise<void> {
   model.dispose();
 
   // Whoever loads the adapter gets the same summaries.
-  const reloaded = await Llama.fromPretrained<Llama>(settings.model);
+  const reloaded = await Llama.fromPretrained(settings.model);
   await reloaded.loadAdapter(adapterFolder);
   const again = await summarize(reloaded, heldOut);
   const same = again.filter((summary, index) => summary === trained.summaries[index]).length;
@@ -107,7 +107,7 @@ async function main(): Promise<void> {
 
 /** The same on a base whose linear layers are quantized: nf4 with double quantization, as QLoRA has it. */
 async function qlora(learning: LearningSettings, heldOut: AlpacaRecord[]): Promise<Row[]> {
-  const model = await Llama.fromPretrained<Llama>(settings.model, {
+  const model = await Llama.fromPretrained(settings.model, {
     quantization: {type: 'nf4', doubleQuant: true},
   });
   const base = await evaluateSummaries(model, heldOut);

@@ -56,17 +56,30 @@ export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
   return validated(config, 'Llama config');
 }
 
+/** What a family whose configs are Llama's writes and reads as its own name. */
+export interface LlamaFamily {
+  readonly modelType: string;
+  readonly architecture: string;
+}
+/** The family of Meta's models. */
+export const LLAMA: LlamaFamily = {modelType: 'llama', architecture: 'LlamaForCausalLM'};
+
 /**
  * Reads a Hugging Face `config.json`: transformers 4 spells the rotary settings `rope_theta` and `rope_scaling`,
  * transformers 5 `rope_parameters`.
  *
  * @param where the file, for messages
- * @throws TfjsLoraError `INVALID_CONFIG` naming the key
+ * @param family which one it must be of, if it says so
+ * @throws TfjsLoraError `INVALID_CONFIG` naming the key, `UNSUPPORTED` for another family
  */
-export function parseConfig(json: Json, where = 'config.json'): LlamaConfig {
+export function parseConfig(
+  json: Json,
+  where = 'config.json',
+  {modelType}: LlamaFamily = LLAMA,
+): LlamaConfig {
   const type = json.model_type;
-  if (type !== undefined && type !== 'llama') {
-    throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "llama", got ${show(type)}`);
+  if (type !== undefined && type !== modelType) {
+    throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "${modelType}", got ${show(type)}`);
   }
   if (json.hidden_act !== undefined && json.hidden_act !== 'silu') {
     throw new TfjsLoraError(
@@ -158,7 +171,7 @@ export function parameterCount(config: LlamaConfig): number {
 }
 
 /** The contents of a `config.json`, rotary settings and dtype spelled as the source spelled them. */
-export function formatConfig(config: LlamaConfig, dtype: string): Json {
+export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFamily = LLAMA): Json {
   const {source} = config;
   if (source) {
     const {torch_dtype, dtype: _, ...rest} = source;
@@ -180,7 +193,7 @@ export function formatConfig(config: LlamaConfig, dtype: string): Json {
           original_max_position_embeddings: scaling.originalMaxPositionEmbeddings,
         };
   return {
-    architectures: ['LlamaForCausalLM'],
+    architectures: [family.architecture],
     attention_bias: config.attentionBias,
     attention_dropout: config.attentionDropout,
     ...(config.bosTokenId !== undefined && {bos_token_id: config.bosTokenId}),
@@ -193,7 +206,7 @@ export function formatConfig(config: LlamaConfig, dtype: string): Json {
     intermediate_size: config.intermediateSize,
     max_position_embeddings: config.maxPositionEmbeddings,
     mlp_bias: config.mlpBias,
-    model_type: 'llama',
+    model_type: family.modelType,
     num_attention_heads: config.numAttentionHeads,
     num_hidden_layers: config.numHiddenLayers,
     num_key_value_heads: config.numKeyValueHeads,

@@ -16,14 +16,24 @@ import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
-import {formatConfig, type Json, type LlamaConfig, parameterCount, parseConfig} from './config.ts';
+import {
+  formatConfig,
+  type Json,
+  LLAMA,
+  type LlamaConfig,
+  type LlamaConfigArgs,
+  parameterCount,
+  parseConfig,
+} from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 import {plainStack} from './plainStack.ts';
-import {resolveConfig} from './resolveConfig.ts';
+import {type LlamaPreset, resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static override className = 'LlamaForCausalLM';
+  static override readonly modelType: string = LLAMA.modelType;
+  static override readonly architecture: string = LLAMA.architecture;
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
   readonly norm: RMSNorm;
@@ -51,7 +61,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     let hidden = embedding.apply(inputIds); // [B, T, C]
     for (const block of blocks) hidden = block.apply(hidden);
     const logits = head.apply(norm.apply(hidden)); // [B, T, vocabSize]
-    super({inputs: inputIds, outputs: logits as tf.SymbolicTensor, name: 'llama'}, config, storage);
+    super(
+      {inputs: inputIds, outputs: logits as tf.SymbolicTensor, name: new.target.modelType},
+      config,
+      storage,
+    );
 
     this.embed_tokens = embedding;
     this.blocks = blocks;
@@ -122,14 +136,16 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   /** The contents of this model's `config.json`. */
   override formatConfig(dtype: StorageDtype): Json {
-    return formatConfig(this.config, dtype);
+    return formatConfig(this.config, dtype, this.constructor as typeof LlamaForCausalLM);
   }
 
   static override parseConfig(json: Json, where: string): LlamaConfig {
-    return parseConfig(json, where);
+    return parseConfig(json, where, this);
   }
 
-  static override resolveConfig = resolveConfig;
+  static override resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
+    return resolveConfig(source, this);
+  }
 
   static override parameterCount = parameterCount;
 }

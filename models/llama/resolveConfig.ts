@@ -1,13 +1,25 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import {type Json, type LlamaConfig, type LlamaConfigArgs, parseConfig, withDefaults} from './config.ts';
+import {
+  type Json,
+  type LlamaConfig,
+  type LlamaConfigArgs,
+  type LlamaFamily,
+  parseConfig,
+  withDefaults,
+} from './config.ts';
 import {presets} from './presets.ts';
 
 export type LlamaPreset = keyof typeof presets;
 
 /** A whole config from a preset's name, from our own keys, or from the contents of a `config.json`. */
-export function resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
+export function resolveConfig(
+  source: LlamaPreset | LlamaConfigArgs | Json,
+  family?: LlamaFamily,
+): LlamaConfig {
   if (typeof source !== 'string') {
-    return 'vocab_size' in source ? parseConfig(source) : withDefaults(source as LlamaConfigArgs);
+    return 'vocab_size' in source
+      ? parseConfig(source, undefined, family)
+      : withDefaults(source as LlamaConfigArgs);
   }
   const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
   if (preset) return withDefaults(preset);

@@ -1,6 +1,7 @@
 import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {modelTypes} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {PagedStates} from '../../src/training/optimizers/index.ts';
 import {compilerOptions} from '../../tsconfig.json';
@@ -57,7 +58,7 @@ test('the IA³ layer works in tf.sequential and survives saving', () => {
 
 test('IA³ in a Llama starts equal to it, and trains only its factors', async () => {
   const {applyIA3} = load('ia3Llama');
-  const model = Llama.fromConfig<Llama>(config);
+  const model = Llama.fromConfig(config);
   const before = model.predict(rows).dataSync();
   applyIA3(model);
   expect(model.predict(rows).dataSync()).toEqual(before);
@@ -87,17 +88,19 @@ test('the op equals its formula, and its kernel equals the op, forward and gradi
 });
 
 test('the model family divides its logits, trains with LoRA and generates', async () => {
-  const {ScaledLlama} = load('scaledLlama');
-  const plain = Llama.fromConfig<Llama>(config);
+  const {ScaledLlama, ScaledLlamaForCausalLM} = load('scaledLlama');
+  expect(modelTypes()).toContain('scaled_llama');
+  const plain = Llama.fromConfig(config);
   const model = ScaledLlama.fromConfig({...config, source: {logits_scaling: 8}});
   const expected = [...plain.predict(rows).dataSync()].map((logit) => logit / 8);
   const got = [...model.predict(rows).dataSync()] as number[];
   expect(got.map((logit, i) => Math.abs(logit - expected[i])).every((error) => error < 1e-5)).toBe(true);
   model.applyLoRA({rank: 2});
-  model.trainer.compile({optimizer: new AdamW({learningRate: 0.05})});
-  const history = await model.trainer.fit([batch], {epochs: 8, verbose: 0});
+  model.compile({optimizer: new AdamW({learningRate: 0.05})});
+  const history = await model.fitDataset([batch], {epochs: 8, verbose: 0});
   expect(history.loss.at(-1)).toBeLessThan(history.loss[0]);
   expect(model.formatConfig('float32')).toMatchObject({logits_scaling: 8});
+  expect(model).toBeInstanceOf(ScaledLlamaForCausalLM);
   plain.dispose();
   model.dispose();
 });

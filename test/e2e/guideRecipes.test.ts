@@ -57,7 +57,7 @@ describeEachBackend("the guide's recipes", (backend) => {
         ...[`adapter_name_or_path=${saved}`, `export_dir=${merged}`],
       );
       expect(merging).toMatchObject({status: 0});
-      const answers = await Llama.fromPretrained<Llama>(merged);
+      const answers = await Llama.fromPretrained(merged);
       expect(await answers.generate('Summarize', {maxNewTokens: 2})).toEqual(expect.any(String));
       answers.dispose();
     },

@@ -52,7 +52,7 @@ describe('the base model', () => {
 
   beforeAll(async () => {
     await useBackend('wasm');
-    model = await Llama.fromPretrained<Llama>(folder);
+    model = await Llama.fromPretrained(folder);
   });
   afterAll(() => model.dispose());
 

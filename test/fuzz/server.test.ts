@@ -11,7 +11,7 @@ let server: ModelServer;
 
 beforeAll(async () => {
   await useBackend('wasm');
-  model = await Llama.fromPretrained<Llama>(join(__dirname, '../../examples/quickstart/model'));
+  model = await Llama.fromPretrained(join(__dirname, '../../examples/quickstart/model'));
   server = await serveModel(model, {port: 0});
 });
 afterAll(async () => {

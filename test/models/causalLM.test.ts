@@ -432,11 +432,11 @@ describeEachBackend('a CausalLM subclass from outside', () => {
     inFolder(async (folder) => {
       const before = tf.memory().numTensors;
       const config = {...resolveConfig(tinyConfig), logitCap: 0.5};
-      const model: CappedLlama = CappedLlama.fromConfig<CappedLlama>(config);
+      const model: CappedLlama = CappedLlama.fromConfig(config);
       expect(model).toBeInstanceOf(CappedLlama);
       expect(Math.max(...logitsOf(model).map(Math.abs))).toBeLessThanOrEqual(0.5);
       await model.save(folder);
-      const copy: CappedLlama = await CappedLlama.fromPretrained<CappedLlama>(folder);
+      const copy: CappedLlama = await CappedLlama.fromPretrained(folder);
       expect(copy.logitCap).toBe(0.5);
       expect(logitsOf(copy)).toEqual(logitsOf(model));
       copy.applyLoRA({rank: 2});

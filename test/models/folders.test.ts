@@ -8,7 +8,7 @@ import {errorOf, inFolder, logitsOf, stirAdapter, tinyLlama} from './tinyLlama.t
 
 const TOKENIZER = join(__dirname, 'fixtures/tokenizers/byteLevel');
 const load = (source: Parameters<typeof LlamaForCausalLM.fromPretrained>[0], options = {}) =>
-  LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(source, options);
+  LlamaForCausalLM.fromPretrained(source, options);
 
 /** The files of a folder as a browser's user chooses them. */
 async function chosen(folder: string): Promise<File[]> {

@@ -137,7 +137,7 @@ describeEachBackend('a model with quantized layers', () => {
         bnb_4bit_compute_dtype: type === 'nf4' ? 'bfloat16' : 'float32',
         llm_int8_skip_modules: expect.arrayContaining(['lm_head', 'model.layers.0.mlp.down_proj']),
       });
-      const again = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+      const again = await LlamaForCausalLM.fromPretrained(folder);
       expect(logitsOf(again)).toEqual(logits);
       expect(quantizedNames(again)).toEqual(quantizedNames(model));
       again.dispose();
@@ -149,7 +149,7 @@ describeEachBackend('a model with quantized layers', () => {
       const checkpoint = SafetensorsCheckpoint.open(folder);
       expect(checkpoint.info('model.layers.0.mlp.up_proj.weight').dtype).toBe('F32');
       checkpoint.close();
-      const plain = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+      const plain = await LlamaForCausalLM.fromPretrained(folder);
       expectClose(logitsOf(plain), logits, {relative: 1e-5});
       plain.dispose();
     });
@@ -158,8 +158,8 @@ describeEachBackend('a model with quantized layers', () => {
   test('loading quantizes as quantize does, tensor by tensor', async () => {
     await inFolder(async (folder) => {
       await model.save(folder, {dtype: 'bfloat16'});
-      const loaded = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder, {quantization: NF4});
-      const plain = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+      const loaded = await LlamaForCausalLM.fromPretrained(folder, {quantization: NF4});
+      const plain = await LlamaForCausalLM.fromPretrained(folder);
       await plain.quantize(NF4);
       expect(logitsOf(loaded)).toEqual(logitsOf(plain));
       expect(loaded.storage).toBe('bfloat16');
@@ -195,7 +195,7 @@ describeEachBackend('a model with quantized layers', () => {
         for (const llm_int8_skip_modules of lists) {
           const quantization_config = {...config.quantization_config, llm_int8_skip_modules};
           await writeFile(path, JSON.stringify({...config, quantization_config}));
-          const loaded = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+          const loaded = await LlamaForCausalLM.fromPretrained(folder);
           expect(quantizedNames(loaded)).toEqual(names);
           expect(logitsOf(loaded)).toEqual(logits);
           loaded.dispose();
@@ -219,7 +219,7 @@ describeEachBackend('a model with quantized layers', () => {
           bnb_4bit_quant_type: 'nf4',
         };
         await writeFile(path, JSON.stringify({...config, quantization_config}));
-        const loaded = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+        const loaded = await LlamaForCausalLM.fromPretrained(folder);
         expect(quantizedNames(loaded)).toEqual([]);
         expect(logitsOf(loaded)).toEqual(plain);
         expect(warnings.splice(0)).toEqual([expect.stringContaining('got none that is quantized')]);
@@ -231,7 +231,7 @@ describeEachBackend('a model with quantized layers', () => {
         const saved = JSON.parse(await readFile(path, 'utf8'));
         saved.quantization_config.bnb_4bit_quant_type = 'nf4';
         await writeFile(path, JSON.stringify(saved));
-        const again = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder, {
+        const again = await LlamaForCausalLM.fromPretrained(folder, {
           quantization: {type: 'fp4', doubleQuant: true, blockSize: 64, skipModules: ['down_proj']},
         });
         expect(logitsOf(again)).toEqual(quantized);
@@ -312,7 +312,7 @@ describeEachBackend('a training step on quantized layers', () => {
   const batch = {inputIds: tinyIds, labels: tinyIds};
 
   function qlora(): Llama {
-    const model = Llama.fromConfig<Llama>(shape, {dtype: 'bfloat16', seed: 1});
+    const model = Llama.fromConfig(shape, {dtype: 'bfloat16', seed: 1});
     return model.applyLoRA({rank: 2}) as Llama;
   }
 

@@ -14,7 +14,7 @@ const {inputs, adapters, models} = readJson<{inputs: GoldenInputs; adapters: str
   '../loading/fixtures/manifest.json',
 );
 const expected = readGoldens(join(FOLDER, 'expected.safetensors'));
-const load = (folder: string) => LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+const load = (folder: string) => LlamaForCausalLM.fromPretrained(folder);
 
 let folder: string;
 let warnings: string[];

@@ -73,7 +73,7 @@ async function main(): Promise<void> {
   for (const type of ['nf4', 'fp4', 'int8'] as const) {
     const {inputs} = readJson<{inputs: GoldenInputs}>('../quantized/fixtures/nf4-double/manifest.json');
     const quantization = {type, doubleQuant: type === 'nf4'};
-    const model = await Llama.fromPretrained<Llama>(join(FIXTURES, '../quantized/fixtures/base'), {
+    const model = await Llama.fromPretrained(join(FIXTURES, '../quantized/fixtures/base'), {
       dtype: 'float32',
       quantization,
     });
@@ -123,7 +123,7 @@ async function writeExports(): Promise<void> {
   ];
   const paths = adapters.map((_, index) => join(folder, `adapter-${index}`));
   for (const [index, options] of adapters.entries()) {
-    const model = await Llama.fromPretrained<Llama>(base);
+    const model = await Llama.fromPretrained(base);
     model.applyLoRA({...options, baseModelNameOrPath: 'a/base'});
     randomize(model);
     await model.saveAdapter(paths[index]);
@@ -132,7 +132,7 @@ async function writeExports(): Promise<void> {
   const exportDir = join(folder, 'model');
   const {files} = await exportModel({model: base, adapters: paths, exportDir, exportSizeGB: 1e-3});
   if (files.length < 2) throw new Error(`expected several shards, got ${files}`);
-  const merged = await Llama.fromPretrained<Llama>(exportDir);
+  const merged = await Llama.fromPretrained(exportDir);
   const text = '<|start_header_id|>user<|end_header_id|>\n\nWho runs the program? $1,000, naïve 我们';
   const ids = merged.tokenizer!.encode(text);
   await writeTask('exported', {model: 'model', tolerance: 1e-4, text: {text, ids}}, merged, {

@@ -4,9 +4,8 @@ import {countParameters} from '../../../models/summary.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
-
-import type {Llama} from '../../training/llama.ts';
 import {formatBytes} from '../../training/run/formatBytes.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {PREDICT_OPTIONS, type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
 import type {PredictionScores} from './predictionScores.ts';
 
@@ -42,7 +41,7 @@ export interface Comparison extends Candidate {
 
 export interface CompareArgs {
   /** Loads the base anew, quantized as the candidate says, without its adapter. */
-  open: (candidate: Candidate) => Promise<Llama>;
+  open: (candidate: Candidate) => Promise<TrainableCausalLM>;
   prompts: readonly PromptExample[];
   /** The same examples with labels, for loss and perplexity. Default: neither is measured. */
   examples?: TrainingData;

@@ -1,7 +1,6 @@
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
-import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import type {LoadOptions} from '../../../models/loadPretrained.ts';
 import {staleAfterSave} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
@@ -14,6 +13,7 @@ import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {isOwnModelfile} from '../../data/templates/modelfileOf.ts';
 import {getTemplate, MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
+import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
 import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
 import {useTemplate} from './useTemplate.ts';
 
@@ -92,7 +92,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
-  const model = (await LlamaForCausalLM.fromPretrained(folder, {dtype, onProgress})) as LlamaForCausalLM;
+  const model = await AutoModelForCausalLM.fromPretrained(folder, {dtype, onProgress});
   try {
     const modelfile = useTemplate(model, args);
     for (const path of adapters) {
@@ -112,7 +112,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
       async (draft) => {
         await model.save(draft, {maxShardBytes: exportSizeGB * 1e9});
         Object.assign(result, await weightFiles(draft.path));
-        await writeModelCard(args, merged, result, draft);
+        await writeModelCard(args, merged, {...result, modelType: model.modelType}, draft);
         await copyTerms(folder, draft);
         if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
       },
@@ -193,7 +193,7 @@ async function weightFiles(folder: string): Promise<Pick<ExportResult, 'files' |
 async function writeModelCard(
   args: ExportArgs,
   adapters: MergedAdapter[],
-  result: ExportResult,
+  result: ExportResult & {modelType: string},
   draft: WritableFolder,
 ): Promise<void> {
   const present = await readFile(join(args.exportDir, 'README.md'), 'utf8').catch(() => undefined);

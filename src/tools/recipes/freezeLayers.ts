@@ -1,5 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
-import type {Llama} from '../../training/llama.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import type {Recipe} from './recipe.ts';
 
 /** `model.layers.3.self_attn.…` → `3`, `self_attn`. */
@@ -12,7 +12,10 @@ const IN_BLOCK = /\.layers\.(\d+)\.([^.]+)/;
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for a module that is not there, naming the nearest; nothing has changed then
  */
-export function freezeLayers(model: Llama, {blocks, modules, extraModules}: Recipe['freeze']): void {
+export function freezeLayers(
+  model: TrainableCausalLM,
+  {blocks, modules, extraModules}: Recipe['freeze'],
+): void {
   const {numHiddenLayers} = model.config;
   const first = blocks > 0 ? Math.max(0, numHiddenLayers - blocks) : 0;
   const end = blocks > 0 ? numHiddenLayers : Math.min(-blocks, numHiddenLayers);

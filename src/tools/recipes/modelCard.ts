@@ -16,6 +16,8 @@ interface CardArgs {
   hubName?: string;
   /** The base's own card: its licence holds for what is made of it. */
   baseCard?: string;
+  /** The `model_type` of its config. */
+  modelType: string;
   adapters: MergedAdapter[];
   parameters: number;
   dtype: string;
@@ -34,13 +36,13 @@ export function isOwnModelCard(text: string): boolean {
 
 /** The README.md of an exported model, with the metadata that the hub reads. */
 export function modelCard(card: CardArgs): string {
-  const {title, hubName, baseCard, adapters, parameters, dtype, files, bytes} = card;
+  const {title, hubName, baseCard, modelType, adapters, parameters, dtype, files, bytes} = card;
   const inherited = metadataOf(baseCard ?? '');
   const metadata = {
     ...(hubName !== undefined && {base_model: hubName, base_model_relation: 'finetune'}),
     library_name: 'transformers',
     pipeline_tag: 'text-generation',
-    tags: [TAG, 'llama', ...(adapters.length > 0 ? ['lora'] : [])],
+    tags: [TAG, modelType, ...(adapters.length > 0 ? ['lora'] : [])],
     ...Object.fromEntries(LICENCE_KEYS.flatMap((key) => (key in inherited ? [[key, inherited[key]]] : []))),
   };
   const origin =

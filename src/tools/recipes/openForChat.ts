@@ -3,7 +3,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
-import type {Llama} from '../../training/llama.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {templateChatEncoder} from '../chat/templateChatEncoder.ts';
 import {adapterNameOf} from './adapterNameOf.ts';
@@ -13,7 +13,7 @@ import type {Recipe} from './recipe.ts';
 
 /** A model ready to chat. */
 export interface ChatModel {
-  model: Llama;
+  model: TrainableCausalLM;
   encodeChat: ChatEncoder;
   /** How the recipe generates. */
   generation: GenerateOptions;
@@ -55,7 +55,7 @@ export async function openForChat(recipe: Recipe, onProgress?: (share: number) =
  * @param entries `name=folder`, or a folder, which the adapter is then named after; folders or names on the hub
  */
 export async function loadNamedAdapters(
-  model: Llama,
+  model: TrainableCausalLM,
   entries: readonly string[],
   recipe: Recipe,
 ): Promise<void> {

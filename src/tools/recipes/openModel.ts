@@ -1,6 +1,7 @@
 import {type HubOptions, huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../data/hub/resolveModelFolder.ts';
-import {Llama} from '../../training/llama.ts';
+import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {adapterFolder} from './adapterFolder.ts';
 import {freezeLayers} from './freezeLayers.ts';
 import type {Recipe} from './recipe.ts';
@@ -34,9 +35,12 @@ export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string
 }
 
 /** Loads a recipe's base, quantized where it says so. */
-export async function openBase(recipe: Recipe, {allocate, onProgress}: OpenOptions = {}): Promise<Llama> {
+export async function openBase(
+  recipe: Recipe,
+  {allocate, onProgress}: OpenOptions = {},
+): Promise<TrainableCausalLM> {
   const {nameOrPath, dtype, quantization, gradientCheckpointing} = recipe.model;
-  const model = await Llama.fromPretrained<Llama>(await folderOf(nameOrPath, recipe), {
+  const model = await AutoModelForCausalLM.fromPretrained(await folderOf(nameOrPath, recipe), {
     dtype,
     quantization,
     allocate,
@@ -50,7 +54,7 @@ export async function openBase(recipe: Recipe, {allocate, onProgress}: OpenOptio
  * Makes what the recipe trains trainable and freezes the rest: a new adapter or a given one, all weights, or some
  * blocks.
  */
-export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
+export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Promise<void> {
   const {
     method,
     freeze,
@@ -70,7 +74,7 @@ export async function applyMethod(model: Llama, recipe: Recipe): Promise<void> {
  * left out.
  */
 export async function useAdapters(
-  model: Llama,
+  model: TrainableCausalLM,
   recipe: Recipe,
   {last}: {last: 'merge' | 'train' | 'keep'},
 ): Promise<void> {

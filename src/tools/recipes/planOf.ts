@@ -4,9 +4,9 @@ import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {Example} from '../../data/batches/collate.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
-import type {Llama} from '../../training/llama.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
-import {estimateMemory, type MemoryEstimate} from '../../training/run/estimateMemory.ts';
+import {estimateMemory, isEstimable, type MemoryEstimate} from '../../training/run/estimateMemory.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import type {RecipeData} from './loadRecipeData.ts';
 import type {Recipe} from './recipe.ts';
 import type {RunSteps} from './runSteps.ts';
@@ -43,7 +43,7 @@ export interface RecipePlan {
 /** The plan of a recipe whose model and data are there; the model may be without memory. */
 export function planOf(
   recipe: Recipe,
-  model: Llama,
+  model: TrainableCausalLM,
   data: RecipeData,
   {
     optimizer,
@@ -71,7 +71,7 @@ export function planOf(
     },
     ...run,
     trainedTokens,
-    memory: steps && estimateMemory(model, shape),
+    memory: steps && isEstimable(model) ? estimateMemory(model, shape) : undefined,
   };
 }
 

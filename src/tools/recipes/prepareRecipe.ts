@@ -6,10 +6,10 @@ import {assertData, type TrainingData} from '../../data/batches/batches.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
-import type {Llama} from '../../training/llama.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {assertPredictable, type PredictOptions} from '../evaluation/predictDataset.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
@@ -69,7 +69,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   if (!tasks.train) await assertOwnResults(recipe);
   const backend = await useBackend(options.backend, {computeDtype});
   const optimizer = optimizerOf(recipe);
-  let model: Llama | undefined;
+  let model: TrainableCausalLM | undefined;
   try {
     const wishes = outputWishes(recipe);
     if (folder !== undefined) await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
@@ -133,13 +133,17 @@ function assertHasTask({tasks, path}: Recipe): void {
   );
 }
 
-const limitsOf = ({config: {maxPositionEmbeddings, vocabSize}}: Llama) => ({
+const limitsOf = ({config: {maxPositionEmbeddings, vocabSize}}: TrainableCausalLM) => ({
   maxLength: maxPositionEmbeddings,
   vocabSize,
 });
 
 /** The trainer refuses longer examples too, but does not know which key made them so. */
-function assertLengths({path, data: {cutoffLength}}: Recipe, model: Llama, data: RecipeData): void {
+function assertLengths(
+  {path, data: {cutoffLength}}: Recipe,
+  model: TrainableCausalLM,
+  data: RecipeData,
+): void {
   const {maxLength} = limitsOf(model);
   const lists: [what: string, data: TrainingData | undefined][] = [
     ['training', data.training],

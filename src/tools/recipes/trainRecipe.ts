@@ -3,11 +3,11 @@ import {join} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
-import type {Llama} from '../../training/llama.ts';
 import type {FolderLock} from '../../training/output/folderLock.ts';
 import {holdOutputFolder} from '../../training/output/outputFolder.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import type {CallbackLike} from '../../training/run/callbacks.ts';
+import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {predictDataset} from '../evaluation/predictDataset.ts';
 import {formatPlan} from './formatPlan.ts';
 import {modelInUse} from './modelInUse.ts';
@@ -65,7 +65,7 @@ export async function trainRecipe(
     return trainRecipe({...trained, tasks: {train: false, evaluate: false, predict: true}}, options);
   }
   let lock: FolderLock | undefined;
-  let model: Llama | undefined;
+  let model: TrainableCausalLM | undefined;
   let phase: Phase = 'loading';
   try {
     signal?.throwIfAborted();

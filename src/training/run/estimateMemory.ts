@@ -332,7 +332,8 @@ function adviceFor(
   return `${result()} Else take a smaller model.`;
 }
 
-function isEstimable(model: object): model is EstimableModel & TrainableModel {
+/** Whether a model is of the kind whose memory is known: a decoder of Llama's. */
+export function isEstimable(model: object): model is EstimableModel & TrainableModel {
   const {config, namedParameters} = model as Partial<EstimableModel>;
   return typeof namedParameters === 'function' && typeof config?.intermediateSize === 'number';
 }

@@ -7,8 +7,7 @@ import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {errorOf, inFolder, logitsOf, tinyLlama} from '../tinyLlama.ts';
 
-const load = (folder: string, options = {}) =>
-  LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder, options);
+const load = (folder: string, options = {}) => LlamaForCausalLM.fromPretrained(folder, options);
 
 describeEachBackend('LlamaForCausalLM.fromConfig', () => {
   test('the same seed gives the same model, another seed another', () => {

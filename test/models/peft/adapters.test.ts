@@ -332,7 +332,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
       model.mergeLoRA();
       await model.save(folder);
       model.unmergeLoRA();
-      const merged = await LlamaForCausalLM.fromPretrained<LlamaForCausalLM>(folder);
+      const merged = await LlamaForCausalLM.fromPretrained(folder);
       expectClose(logitsOf(merged), adapterLogits);
       expect(adapted(merged)).toEqual([]);
       model.dispose();

@@ -1,10 +1,10 @@
 // A strict TypeScript file in a project that installed the tarball; pack.test.ts type-checks it under each resolver.
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, Llama, useBackend} from 'tfjs-lora';
+import {AdamW, AutoModelForCausalLM, Llama, trainable, useBackend} from 'tfjs-lora';
 import {registerTemplate} from 'tfjs-lora/data';
 import {LoRADense} from 'tfjs-lora/layers';
 import {rouge} from 'tfjs-lora/metrics';
-import {type Batch, type CausalLM, countParameters} from 'tfjs-lora/models';
+import {type Batch, type CausalLM, countParameters, LlamaForCausalLM, registerModel} from 'tfjs-lora/models';
 import {NamedStateOptimizer} from 'tfjs-lora/optimizers';
 import {plotLoss} from 'tfjs-lora/plots';
 import type {StorageDtype} from 'tfjs-lora/quant';
@@ -19,7 +19,29 @@ export const declared: [
   IsAny<typeof countParameters>,
   IsAny<typeof LoRADense>,
   IsAny<typeof SafetensorsFile>,
-] = [false, false, false, false];
+  IsAny<typeof registerModel>,
+  IsAny<InstanceType<typeof Llama>['config']>,
+  IsAny<Awaited<ReturnType<typeof AutoModelForCausalLM.fromPretrained>>['config']>,
+  IsAny<ReturnType<Llama['fitDataset']>>,
+] = [false, false, false, false, false, false, false, false];
+
+/** A model family outside the package. */
+class MineForCausalLM extends LlamaForCausalLM {
+  static override readonly modelType = 'mine';
+  static override readonly architecture = 'MineForCausalLM';
+  readonly temperature = 2;
+}
+registerModel(MineForCausalLM);
+
+export async function trainMine(batch: Batch): Promise<number> {
+  const model = trainable(MineForCausalLM).fromConfig('llama-3.2-1b');
+  const {loss} = await model.trainOnBatch(batch);
+  const opened: CausalLM = await AutoModelForCausalLM.fromPretrained('mine');
+  return loss * model.temperature + model.config.ropeTheta + opened.config.vocabSize;
+}
+
+// @ts-expect-error: a family's class is one of models
+export const noFamily = () => registerModel(LoRADense);
 
 export const around: {[subpath: string]: (...args: never[]) => unknown} = {
   registerTemplate,

@@ -20,7 +20,7 @@ describe('Llama as a Keras model', () => {
   let model: Llama;
   beforeAll(() => tf.setBackend('cpu'));
   beforeEach(() => {
-    model = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    model = Llama.fromConfig(CONFIG, {seed: 1});
     model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 2});
   });
   afterEach(() => {
@@ -51,7 +51,7 @@ describe('Llama as a Keras model', () => {
   });
 
   test('trains in full without an adapter, and not at all when frozen', async () => {
-    const bare = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    const bare = Llama.fromConfig(CONFIG, {seed: 1});
     const first = await bare.trainOnBatch(BATCH);
     for (let step = 0; step < 20; step++) await bare.trainOnBatch(BATCH);
     expect((await bare.trainOnBatch(BATCH)).loss).toBeLessThan(first.loss);
@@ -64,7 +64,7 @@ describe('Llama as a Keras model', () => {
     const warnings: string[] = [];
     const restore = setWarningHandler((message) => warnings.push(message));
     try {
-      const bare = Llama.fromConfig<Llama>(CONFIG, {seed: 1, dtype: 'bfloat16'});
+      const bare = Llama.fromConfig(CONFIG, {seed: 1, dtype: 'bfloat16'});
       await bare.trainOnBatch(BATCH);
       await bare.trainOnBatch(BATCH);
       expect(warnings).toEqual([
@@ -115,7 +115,7 @@ describe('Llama as a Keras model', () => {
     const args = {epochs: 1, batchSize: 1, verbose: 0};
     const undisturbed = (await model.fitDataset(EXAMPLES, args)).steps.map(({loss}) => loss);
     model.dispose();
-    model = Llama.fromConfig<Llama>(CONFIG, {seed: 1});
+    model = Llama.fromConfig(CONFIG, {seed: 1});
     model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 2});
 
     const outcomes: Record<string, unknown> = {};

@@ -5,7 +5,7 @@ import {errorOf, inFolder, tinyConfig} from '../../models/tinyLlama.ts';
 const batch = {inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]};
 
 function tiny(): Llama {
-  const model = Llama.fromConfig<Llama>(tinyConfig);
+  const model = Llama.fromConfig(tinyConfig);
   model.compile({optimizer: tf.train.sgd(0.1)});
   return model;
 }

@@ -13,7 +13,7 @@ test.each(['init-mica', 'head-changed'])('a run on from %s is resumed', (name) =
   inFolder(async (folder) => {
     await tf.setBackend('cpu');
     const restoreHandler = setWarningHandler(() => {});
-    const model = await Llama.fromPretrained<Llama>(join(FIXTURES, 'base'));
+    const model = await Llama.fromPretrained(join(FIXTURES, 'base'));
     await model.loadAdapter(join(FIXTURES, 'adapters', name), {trainable: true});
     setWarningHandler(restoreHandler);
     const values = () => [...model.trainableParameters().values()].map((weight) => [...weight.dataSync()]);

@@ -1,8 +1,8 @@
 import {type Command, Option} from 'commander';
 import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
+import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
-import {Llama} from '../../../training/llama.ts';
 import type {CommonOptions} from '../commonOptions.ts';
 import {positiveNumber} from '../positiveNumber.ts';
 
@@ -32,7 +32,7 @@ export function register(program: Command): void {
         command.optsWithGlobals<QuantizeOptions>();
       await useBackend(backend);
       const isFourBit = type !== 'int8';
-      const model = await Llama.fromPretrained<Llama>(
+      const model = await AutoModelForCausalLM.fromPretrained(
         await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
         {
           quantization: {type, skipModules: skip, ...(isFourBit && {doubleQuant, blockSize})},

@@ -10,7 +10,7 @@ let model: Llama;
 
 beforeAll(async () => {
   await useBackend('wasm');
-  model = await Llama.fromPretrained<Llama>(FOLDER);
+  model = await Llama.fromPretrained(FOLDER);
 });
 afterAll(() => {
   model.dispose();
@@ -72,7 +72,7 @@ test('a message that cannot be answered is an error, and was not said', async ()
 });
 
 test('a model without a chat template needs another way to make prompts', async () => {
-  const bare = Llama.fromConfig<Llama>({...model.config});
+  const bare = Llama.fromConfig({...model.config});
   expect((await errorOf(() => new ChatSession(bare))).message).toContain('template: llama3');
   bare.tokenizer = model.tokenizer;
   const session = new ChatSession(bare, {

@@ -13,7 +13,7 @@ let model: Llama;
 
 beforeAll(async () => {
   await useBackend('wasm');
-  model = await Llama.fromPretrained<Llama>(FOLDER);
+  model = await Llama.fromPretrained(FOLDER);
 });
 afterAll(() => {
   model.dispose();

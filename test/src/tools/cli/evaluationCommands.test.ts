@@ -29,7 +29,7 @@ async function makeRecipe(folder: string): Promise<{recipe: string; adapter: str
   };
   writeFileSync(recipe, JSON.stringify(keys));
   await useBackend('wasm');
-  const model = await Llama.fromPretrained<Llama>(MODEL);
+  const model = await Llama.fromPretrained(MODEL);
   model.applyLoRA({rank: 2});
   stirAdapter(model as LlamaForCausalLM);
   const adapter = join(folder, 'stirred');

@@ -15,7 +15,7 @@ import {inFolder, stirAdapter} from '../../../models/tinyLlama.ts';
 
 const FOLDER = join(__dirname, '../../../../examples/quickstart/model');
 const open = ({quantization}: Candidate) =>
-  Llama.fromPretrained<Llama>(FOLDER, quantization && {quantization: {type: quantization}});
+  Llama.fromPretrained(FOLDER, quantization && {quantization: {type: quantization}});
 const examples = [{inputIds: [2042, 17, 300, 5, 911], labels: [-100, -100, 300, 5, 911]}];
 
 beforeAll(async () => {

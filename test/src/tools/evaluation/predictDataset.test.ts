@@ -27,7 +27,7 @@ describe('predictDataset', () => {
   let model: Llama;
   let prompts: PromptExample[];
   beforeAll(async () => {
-    model = await Llama.fromPretrained<Llama>(FOLDER);
+    model = await Llama.fromPretrained(FOLDER);
     const tokenizer = model.tokenizer as Tokenizer;
     prompts = questions.map(([content, label]) => {
       const prompt = tokenizer.applyChatTemplate([{role: 'user', content}], {addGenerationPrompt: true});
@@ -118,7 +118,7 @@ describe('predictDataset refuses, before anything is generated or written', () =
   let model: Llama;
   const good: PromptExample = {promptIds: [2042, 5], prompt: 'x', label: 'y'};
   beforeAll(async () => {
-    model = await Llama.fromPretrained<Llama>(FOLDER);
+    model = await Llama.fromPretrained(FOLDER);
   });
   afterAll(() => {
     model.dispose();
@@ -148,7 +148,7 @@ describe('predictDataset refuses, before anything is generated or written', () =
   );
 
   test('a model without a tokenizer', async () => {
-    const bare = Llama.fromConfig<Llama>({...model.config, vocabSize: 2048});
+    const bare = Llama.fromConfig({...model.config, vocabSize: 2048});
     expect((await errorOf(() => predictDataset(bare, [good]))).code).toBe('UNSUPPORTED');
     bare.dispose();
   });

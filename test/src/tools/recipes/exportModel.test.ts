@@ -32,7 +32,7 @@ async function makeSources(folder: string, dtype: 'float32' | 'bfloat16' = 'bflo
 
 /** Logits of the base with adapters fused one after the other. */
 async function expectedLogits(model: string, adapters: string[]): Promise<Float32Array> {
-  const llama = await Llama.fromPretrained<Llama>(model);
+  const llama = await Llama.fromPretrained(model);
   for (const adapter of adapters) {
     await llama.loadAdapter(adapter);
     llama.fuseLoRA();
@@ -124,7 +124,7 @@ test('another type is loaded, merged and written', () =>
     const checkpoint = SafetensorsCheckpoint.open(exportDir);
     expect(checkpoint.info('model.layers.0.self_attn.q_proj.weight').dtype).toBe('F32');
     checkpoint.close();
-    const llama = await Llama.fromPretrained<Llama>(model, {dtype: 'float32'});
+    const llama = await Llama.fromPretrained(model, {dtype: 'float32'});
     await llama.loadAdapter(first);
     llama.fuseLoRA();
     expect(await logitsOfFolder(exportDir)).toEqual(logitsOf(llama as LlamaForCausalLM));
@@ -184,7 +184,7 @@ describe('a template', () => {
       expect(readFileSync(join(exportDir, 'Modelfile'), 'utf8')).toContain(
         'FROM .\n\nTEMPLATE """<|begin_of_text|>{{ if .System }}',
       );
-      const model = await Llama.fromPretrained<Llama>(exportDir);
+      const model = await Llama.fromPretrained(exportDir);
       expect(model.tokenizer!.decode([model.tokenizer!.eosTokenId!])).toBe('<|eot_id|>');
       model.dispose();
     }));

@@ -9,7 +9,7 @@ describe('freezeLayers', () => {
     await useBackend('cpu');
   });
   beforeEach(() => {
-    model = Llama.fromConfig<Llama>({...tinyConfig, numHiddenLayers: 4});
+    model = Llama.fromConfig({...tinyConfig, numHiddenLayers: 4});
   });
   afterEach(() => model.dispose());
 

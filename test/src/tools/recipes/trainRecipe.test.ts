@@ -12,7 +12,14 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
-import {AdamW, type Example, Llama, type StepRecord, useBackend} from '../../../../src/index.ts';
+import {
+  AdamW,
+  AutoModelForCausalLM,
+  type Example,
+  Llama,
+  type StepRecord,
+  useBackend,
+} from '../../../../src/index.ts';
 import {planRecipe} from '../../../../src/tools/recipes/planRecipe.ts';
 import {loadRecipe, type Recipe} from '../../../../src/tools/recipes/recipe.ts';
 import {type RunOptions, trainRecipe} from '../../../../src/tools/recipes/trainRecipe.ts';
@@ -92,7 +99,7 @@ describe('a plan', () => {
       data: {training: {examples: 10}, validation: undefined},
       resumeFrom: false,
     });
-    const model = await Llama.fromPretrained<Llama>(MODEL);
+    const model = await Llama.fromPretrained(MODEL);
     const base = model.countParams();
     model.applyLoRA({rank: 4});
     const trainable = [...model.trainableParameters().values()].reduce((sum, {size}) => sum + size, 0);
@@ -228,7 +235,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
       `output_dir=${output('dry-none')}`,
       ...overrides(),
     ];
-    const load = jest.spyOn(Llama, 'fromPretrained');
+    const load = jest.spyOn(AutoModelForCausalLM, 'fromPretrained');
     const dry = await runCommandLine(...line, '--dry-run');
     const real = await runCommandLine(...line);
     const allocated = load.mock.calls.filter(([, options]) => options?.allocate !== false);
@@ -510,8 +517,8 @@ describe('training by a recipe', () => {
       status: 0,
       out: expect.stringMatching(/merged: .* of float32 in 1 file, .*lora merged in/),
     });
-    const merged = await Llama.fromPretrained<Llama>(output('merged'));
-    const adapted = await Llama.fromPretrained<Llama>(MODEL, {dtype: 'float32'});
+    const merged = await Llama.fromPretrained(output('merged'));
+    const adapted = await Llama.fromPretrained(MODEL, {dtype: 'float32'});
     await adapted.loadAdapter(output('lora'));
     const [found, expected] = [logitsOf(merged), logitsOf(adapted)];
     merged.dispose();
@@ -567,7 +574,7 @@ test('a recipe is what the calls of the library would be', async () => {
       },
     ],
   });
-  const model = await Llama.fromPretrained<Llama>(MODEL);
+  const model = await Llama.fromPretrained(MODEL);
   model.applyLoRA({rank: 4, alpha: 8, targetModules: 'all-linear', seed: 7});
   model.compile({
     optimizer: new AdamW({learningRate: 1e-2, weightDecay: 0}),

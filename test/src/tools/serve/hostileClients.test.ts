@@ -30,7 +30,7 @@ async function start(options: ServeOptions = {}): Promise<void> {
 
 beforeAll(async () => {
   await useBackend('wasm');
-  model = await Llama.fromPretrained<Llama>(join(__dirname, '../../../../examples/quickstart/model'));
+  model = await Llama.fromPretrained(join(__dirname, '../../../../examples/quickstart/model'));
   tokenizer = model.tokenizer as Tokenizer;
   model.generationConfig = {...model.generationConfig, eosTokenId: [2047]}; // never generated
 });

@@ -34,7 +34,7 @@ async function start(options: ServeOptions = {}): Promise<void> {
 
 beforeAll(async () => {
   await useBackend('wasm');
-  model = await Llama.fromPretrained<Llama>(FOLDER);
+  model = await Llama.fromPretrained(FOLDER);
   tokenizer = model.tokenizer as Tokenizer;
   model.applyLoRA({adapterName: 'stirred', rank: 2});
   stirAdapter(model as LlamaForCausalLM, 'stirred');
@@ -387,7 +387,7 @@ test('a request that was sent to another name is refused: a web page may have be
 });
 
 test('a model without a tokenizer cannot be served, a taken port is an error', async () => {
-  const bare = Llama.fromConfig<Llama>({...model.config, vocabSize: 2048});
+  const bare = Llama.fromConfig({...model.config, vocabSize: 2048});
   await expect(serveModel(bare, {port: 0})).rejects.toMatchObject({code: 'UNSUPPORTED'});
   bare.dispose();
   await expect(serveModel(model, {port: server.port})).rejects.toMatchObject({code: 'EADDRINUSE'});

@@ -1,0 +1,156 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../models/batchLoss.ts';
+import type {CausalLM} from '../../models/causalLM.ts';
+import type {ModelClass} from '../../models/modelClass.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import type {TrainingData} from '../data/batches/batches.ts';
+import type {Evaluation} from './run/callbacks.ts';
+import type {FitArgs} from './run/fitArgs.ts';
+import type {TrainingHistory} from './run/trainingHistory.ts';
+import type {CompileArgs, StepResult} from './steps/trainingStep.ts';
+import type {WindowGradients} from './steps/windowGradients.ts';
+import {type EvaluateArgs, Trainer} from './trainer.ts';
+
+type Keras = tf.LayersModel;
+
+/**
+ * What training adds to a model. `compile`, `fitDataset`, `trainOnBatch` and `evaluateDataset` take token ids instead of
+ * Keras's `x` and `y`; Keras's own signatures stay in the types only so that such a model passes as a `tf.LayersModel`.
+ */
+export interface Training {
+  readonly trainer: Trainer;
+
+  /**
+   * Sets optimizer, learning rate schedule and clipping. The loss is the model's own: cross-entropy over the labels.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss`, `metrics` or another unknown option, and what the trainer throws
+   */
+  compile(args?: CompileArgs): void;
+
+  /** The optimizer that `compile` set. */
+  optimizer: tf.Optimizer;
+
+  /** Trains on examples or batches, showing progress; see {@link FitArgs}. */
+  fitDataset(data: TrainingData, args?: FitArgs): Promise<TrainingHistory>;
+
+  /** One optimizer step on a batch; several batches are one accumulation window. */
+  trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
+
+  /** `{loss, perplexity, tokens}` over a dataset. */
+  evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
+
+  /**
+   * Loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
+   *
+   * @param options `seed` of dropout, which is on as in a training step; default 0
+   */
+  computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients>;
+
+  /** @throws TfjsLoraError `UNSUPPORTED`: Keras's training on tensors `x` and `y` does not fit token ids */
+  fit(): Promise<never>;
+
+  /** @throws TfjsLoraError `UNSUPPORTED`, as {@link fit} */
+  evaluate(): never;
+}
+
+/** A model of any family, with training. */
+export type TrainableCausalLM = Training & CausalLM;
+
+/** A family's class with training: its constructor and statics are the family's. */
+export type Trainable<B extends ModelClass<CausalLM>> = Pick<B, keyof B> &
+  (new (
+    ...args: ConstructorParameters<B>
+  ) => Training & InstanceType<B>);
+
+/** The class made for each family, so that there is one of each. */
+const made = new WeakMap<object, object>();
+
+/**
+ * A family's class with training: `const Mine = trainable(MineForCausalLM)`. Asked again, the same class; a class that
+ * trains already is returned as it is.
+ */
+export function trainable<B extends ModelClass<CausalLM>>(Base: B): Trainable<B> {
+  if ('computeGradients' in Base.prototype) return Base as unknown as Trainable<B>;
+  let model = made.get(Base);
+  if (!model) {
+    model = withTraining(Base as unknown as typeof CausalLM);
+    made.set(Base, model);
+  }
+  return model as Trainable<B>;
+}
+
+function withTraining(Base: typeof CausalLM) {
+  abstract class Trained extends Base implements Training {
+    static override className = Base.className.replace(/ForCausalLM$/, '');
+    readonly trainer = new Trainer(this);
+
+    override compile(args: CompileArgs | Parameters<Keras['compile']>[0] = {}): void {
+      this.assertUsable();
+      this.trainer.compile(args as CompileArgs);
+    }
+
+    override get optimizer(): tf.Optimizer {
+      return this.trainer.optimizer;
+    }
+
+    override set optimizer(optimizer: tf.Optimizer) {
+      this.trainer.optimizer = optimizer;
+    }
+
+    override fitDataset(data: TrainingData, args?: FitArgs): Promise<TrainingHistory>;
+    override fitDataset(...args: Parameters<Keras['fitDataset']>): ReturnType<Keras['fitDataset']>;
+    override async fitDataset(data: unknown, args?: unknown): Promise<TrainingHistory> {
+      this.assertUsable();
+      try {
+        return await this.trainer.fit(data as TrainingData, args as FitArgs);
+      } finally {
+        if (this.trainer.history) this.history = this.trainer.history;
+      }
+    }
+
+    override trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
+    override trainOnBatch(...args: Parameters<Keras['trainOnBatch']>): ReturnType<Keras['trainOnBatch']>;
+    // biome-ignore lint/suspicious/noExplicitAny: the overloads above give the types
+    override async trainOnBatch(batch: unknown): Promise<any> {
+      this.assertUsable();
+      return this.trainer.trainOnBatch(batch as Batch);
+    }
+
+    override evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
+    override evaluateDataset(
+      ...args: Parameters<Keras['evaluateDataset']>
+    ): ReturnType<Keras['evaluateDataset']>;
+    // biome-ignore lint/suspicious/noExplicitAny: the overloads above give the types
+    override async evaluateDataset(data: unknown, args?: unknown): Promise<any> {
+      this.assertUsable();
+      return this.trainer.evaluate(data as TrainingData, args as EvaluateArgs);
+    }
+
+    async computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients> {
+      this.assertUsable();
+      return this.trainer.computeGradients(batch, options);
+    }
+
+    override async fit(): Promise<never> {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'fit: expected a call of fitDataset, which takes token ids and labels',
+      );
+    }
+
+    override evaluate(): never {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'evaluate: expected a call of evaluateDataset, which takes token ids and labels',
+      );
+    }
+
+    override dispose(): ReturnType<Keras['dispose']> {
+      const result = super.dispose();
+      this.trainer.dispose();
+      return result;
+    }
+  }
+  Object.defineProperty(Trained, 'name', {value: Trained.className});
+  return Trained;
+}
