@@ -15,11 +15,13 @@ import {orderedByLength} from '../data/batches/lengthGrouped.ts';
 import {trainingFeatures} from './callbacks/trainingFeatures.ts';
 import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
+import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import type {FolderLock} from './output/folderLock.ts';
 import {
   clearOutputFolder,
   FIT_WORDS,
   holdOutputFolder,
+  isFinishedRun,
   markUnfinished,
   type OutputWishes,
 } from './output/outputFolder.ts';
@@ -50,7 +52,8 @@ export class Trainer extends TrainingStep {
   history?: TrainingHistory;
 
   /**
-   * Trains on examples or batches. Every window's loss is the sum over its labels over their count.
+   * Trains on examples or batches. Every window's loss is the sum over its labels over their count. A run that would go
+   * on from a finished one trains nothing: the model gets the final weights, and the files in the folder stay.
    *
    * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` when too many
    *   steps in a row were not finite
@@ -76,8 +79,15 @@ export class Trainer extends TrainingStep {
       }
       const checkpoint = await checkpointToResume(run.plan);
       if (checkpoint !== undefined) await resume(run, checkpoint);
-      if (outputDir !== undefined) await begin(run, outputDir, checkpoint);
       const {totalSteps, firstTrainerStep: firstStep} = run;
+      if (outputDir !== undefined) {
+        if (await isFinishedRun(outputDir, checkpoint, totalSteps)) {
+          restoreTrainedWeights(this.model, outputDir); // the best ones, where they were asked for
+          this.history = run.history;
+          return run.history;
+        }
+        await begin(run, outputDir, checkpoint);
+      }
       const factorAt = this.scheduleOf({totalSteps, firstStep});
       this.history = run.history;
       this.model.stopTraining = false;

@@ -1,4 +1,4 @@
-import {existsSync} from 'node:fs';
+import {existsSync, rmSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -25,7 +25,10 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
     names.length === 1
       ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not where a part is frozen
       : names.length === 0 && model.storage === 'float32';
-  if (isWhole) return;
+  if (isWhole) {
+    rmSync(join(folder, TRAINED), {force: true}); // an earlier run's
+    return;
+  }
   const tensors = [...parameters].map(([name, variable]) => ({
     name,
     dtype: 'F32' as const,

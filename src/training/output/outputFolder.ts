@@ -159,12 +159,16 @@ export function markUnfinished(outputDir: string): void {
   removeAll(outputDir, [FINISHED]);
 }
 
-/** Whether the run in a folder came to its end, and going on from a checkpoint to so many steps would train none. */
+/**
+ * Whether the run in a folder came to its end, and going on from a checkpoint to so many steps would train none. False where
+ * there is no checkpoint, or the number of steps is not known.
+ */
 export async function isFinishedRun(
   outputDir: string,
-  checkpoint: string,
-  totalSteps: number,
+  checkpoint: string | undefined,
+  totalSteps: number | undefined,
 ): Promise<boolean> {
+  if (checkpoint === undefined || totalSteps === undefined) return false;
   const has = (name: string) => fs.existsSync(join(outputDir, name));
   const newest = checkpointFolder(outputDir, checkpointSteps(outputDir).at(-1) ?? 0);
   if (resolve(checkpoint) !== resolve(newest)) return false;

@@ -194,13 +194,40 @@ describe('a run that is interrupted and goes on', () => {
   test('a finished run that goes on trains no more, and one with more epochs goes on', async () => {
     const outputDir = pathOf('finished');
     const first = await bigramRun({...ARGS, outputDir});
+    const files = contentsOf(outputDir);
     const again = await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
     expect(again.losses).toEqual([]);
     expect(again.weights).toEqual(first.weights);
+    expect(contentsOf(outputDir)).toEqual(files);
     const longer = await bigramRun({...ARGS, epochs: 3, outputDir, resumeFromCheckpoint: true});
     expect(longer.losses.map(([step]) => step)).toEqual([13, 14, 15, 16, 17, 18]);
     expect(warnings).toEqual([expect.stringContaining('the number of steps changed')]);
   });
+});
+
+/** Of each file at the top of a folder. */
+const contentsOf = (folder: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(folder, {withFileTypes: true})
+      .filter((entry) => entry.isFile())
+      .map(({name}) => [name, readFileSync(join(folder, name), 'latin1')]),
+  );
+
+test('a finished run that goes on gives the model its best weights, where it ended with those', async () => {
+  const outputDir = pathOf('finished-best');
+  const args = {
+    epochs: 3,
+    outputDir,
+    validationData: EXAMPLES.slice(0, 1),
+    evaluationSteps: 2,
+    saveSteps: 2,
+    loadBestModelAtEnd: true,
+  };
+  const first = await bigramRun(args);
+  const files = contentsOf(outputDir);
+  const again = await bigramRun({...args, resumeFromCheckpoint: true});
+  expect(again.weights).toEqual(first.weights);
+  expect(contentsOf(outputDir)).toEqual(files);
 });
 
 describe('checkpoints', () => {
