@@ -5,7 +5,6 @@ export {
   type GroupedQueryAttentionArgs,
 } from './groupedQueryAttention.ts';
 export {kernel} from './kernels/kernel.ts';
-export {registerKernels} from './kernels/registerKernels.ts';
 export {KeyValueCache} from './keyValueCache.ts';
 export {LoRAAdapter} from './loraAdapter.ts';
 export {
