@@ -4,6 +4,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownArgs, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
+import {disposeWeightsOf} from './ops/tfjsInternals.ts';
 import {Parameter} from './parameter.ts';
 
 type Layer = tf.layers.Layer;
@@ -157,10 +158,7 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   override disposeWeights(): number {
     for (const parameter of this.parameters.values()) parameter.dispose();
-    return this.sublayers.reduce(
-      (count, [, layer]) => count + (layer as unknown as Disposable).disposeWeights(),
-      this.parameters.size,
-    );
+    return this.sublayers.reduce((count, [, layer]) => count + disposeWeightsOf(layer), this.parameters.size);
   }
 }
 
@@ -196,10 +194,6 @@ function assertTaken(what: string, variables: tf.LayerVariable[], weights: tf.Te
     }
     if (variable instanceof Parameter) variable.assertTakes(weight);
   }
-}
-
-interface Disposable {
-  disposeWeights(): number;
 }
 
 /** Every weight under `layers`, by full checkpoint name, in checkpoint order. */

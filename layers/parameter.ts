@@ -16,6 +16,7 @@ import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 import {backendTraits} from './ops/backendTraits.ts';
 import {pack16} from './ops/pack16.ts';
 import {type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
+import {membersOf} from './ops/tfjsInternals.ts';
 
 let allocating = true;
 let nextPlaceholder = 0;
@@ -75,11 +76,11 @@ export class Parameter extends tf.LayerVariable {
     placeholder.dispose();
     this.logicalShape = shape;
     this.storage = storage;
-    const mutable = this as {shape: tf.Shape; name: string; originalName: string};
-    mutable.shape =
+    const members = membersOf(this);
+    members.shape =
       storage === 'float32' || storage === 'quantized' ? shape : storedShape(storage, shape[0], shape[1]);
-    mutable.originalName = name; // without the scope of whichever layer happened to be building
-    mutable.name = name; // until it is allocated
+    members.originalName = name; // without the scope of whichever layer happened to be building
+    members.name = name; // until it is allocated
     if (!allocating || !initialize) return;
     const initial = tf.tidy(() => this.stored(initialize()));
     this.write(initial);
@@ -164,7 +165,7 @@ export class Parameter extends tf.LayerVariable {
   }
 
   override read(): tf.Variable {
-    if ((this as unknown as {val: tf.Variable}).val.isDisposed) {
+    if (membersOf(this).val.isDisposed) {
       throw new TfjsLoraError(
         'DISPOSED',
         `weight ${this.originalName}: expected a live weight, got one that was disposed`,
@@ -187,11 +188,11 @@ export class Parameter extends tf.LayerVariable {
 
   /** Whether it trains: unless it is frozen for itself, or held. */
   override get trainable(): boolean {
-    return this.own.trainable_ && !this.isHeld;
+    return membersOf(this).trainable_ && !this.isHeld;
   }
 
   override set trainable(trainable: boolean) {
-    this.own.trainable_ = trainable;
+    membersOf(this).trainable_ = trainable;
     this.val.trainable = this.trainable;
   }
 
@@ -201,13 +202,9 @@ export class Parameter extends tf.LayerVariable {
     this.val.trainable = this.trainable;
   }
 
-  private get own() {
-    return this as unknown as {trainable_: boolean};
-  }
-
   /** Gives it another name, in messages and where Keras saves it. */
   rename(name: string): void {
-    (this as {originalName: string}).originalName = name;
+    membersOf(this).originalName = name;
   }
 
   /** The value as ops take a matrix. */
@@ -228,7 +225,7 @@ export class Parameter extends tf.LayerVariable {
   /** Makes room for values of another shape; the one it has is gone then. */
   protected resize(shape: tf.Shape): void {
     if (tf.util.arraysEqual(this.shape as number[], shape as number[])) return;
-    (this as {shape: tf.Shape}).shape = shape;
+    membersOf(this).shape = shape;
     this.allocated = false;
   }
 
@@ -237,8 +234,8 @@ export class Parameter extends tf.LayerVariable {
     this.assertTakes(value);
     if (this.allocated) return super.write(value);
     this.val.dispose();
-    (this as {name: string}).name = unusedVariableName(this.originalName);
-    (this as unknown as {val: tf.Variable}).val = tf.variable(value, this.trainable, this.name, this.dtype);
+    membersOf(this).name = unusedVariableName(this.originalName);
+    membersOf(this).val = tf.variable(value, this.trainable, this.name, this.dtype);
     this.allocated = true;
     return this;
   }

@@ -3,6 +3,7 @@ import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {Dense, type DenseArgs} from './dense.ts';
 import {drawOnHost} from './drawOnHost.ts';
+import {asConfig} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
 import {type QuantizationArgs, type QuantizationType, resolveQuantization} from './quantizationArgs.ts';
@@ -99,10 +100,7 @@ export class QuantizedDense extends Dense {
   }
 
   override getConfig(): tf.serialization.ConfigDict {
-    return {
-      ...super.getConfig(),
-      quantization: this.heldQuantization() as unknown as tf.serialization.ConfigDict,
-    };
+    return {...super.getConfig(), quantization: asConfig(this.heldQuantization())};
   }
 
   /** The settings of the weight there is: a file may bring one with other blocks than were asked for. */

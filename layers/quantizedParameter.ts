@@ -17,6 +17,7 @@ import {
   storeQuantized,
 } from './ops/quantizedStorage.ts';
 import {attributesOf, type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
+import {membersOf} from './ops/tfjsInternals.ts';
 import {LOAD_BYTES_OPTIONS, type LoadBytesOptions, Parameter} from './parameter.ts';
 import type {QuantizationArgs} from './quantizationArgs.ts';
 
@@ -135,7 +136,7 @@ export class QuantizedParameter extends Parameter {
     tf.tidy(() => {
       const storage = storeQuantized(matrix);
       const {codes = tf.zeros([0], 'int32'), ...beside} = tensorsOf(storage);
-      if (!this.isAllocated) (this as {shape: tf.Shape}).shape = codes.shape;
+      if (!this.isAllocated) membersOf(this).shape = codes.shape;
       this.write(codes); // throws for another format than before
       this.hosted = storage.dtype === 'hosted' ? storage : undefined;
       if (storage.dtype === 'hosted') return;

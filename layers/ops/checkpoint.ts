@@ -4,6 +4,7 @@ import {backendTraits} from './backendTraits.ts';
 import {customGradient} from './customGradient.ts';
 import {freeSpent} from './freeSpent.ts';
 import {keepResults, replayResults} from './keptResults.ts';
+import {engineState} from './tfjsInternals.ts';
 
 /** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in memory of the host. */
 export type Checkpointing = boolean | 'offload';
@@ -58,17 +59,9 @@ export function checkpoint<T extends tf.Tensor>(
   }
 }
 
-/** The part of the engine's state that a gradient computed inside a gradient function would lose. */
-interface TapeState {
-  activeTape: unknown;
-  gradientDepth: number;
-  kernelDepth: number;
-}
-
 function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor): tf.Tensor[] {
-  const engine = tf.engine();
-  const state = engine.state as unknown as TapeState;
-  const {activeTape, gradientDepth, kernelDepth} = state;
+  const state = engineState();
+  const {activeTape, gradientDepth, kernelDepth} = state; // a gradient inside of a gradient function would lose them
   state.kernelDepth = 0; // otherwise nothing is recorded
   state.gradientDepth = 0; // otherwise the inner tape's tensors are kept
   try {
@@ -77,7 +70,7 @@ function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor):
       freeSpent(dy);
       return y;
     };
-    const {grads} = engine.gradients(run, sources, dy, true);
+    const {grads} = tf.engine().gradients(run, sources, dy, true);
     return grads.map((gradient, i) => gradient ?? tf.zerosLike(sources[i]));
   } finally {
     Object.assign(state, {activeTape, gradientDepth, kernelDepth});

@@ -16,7 +16,7 @@ export function customGradient<T extends tf.Tensor>(
 ): T {
   if (!isRecording()) return tf.tidy(() => forward().value); // nobody asks for a gradient: half the host's work
   const op = tf.customGrad((...args) => {
-    const save = args.pop() as unknown as tf.GradSaveFunc;
+    const save = args.pop() as tf.GradSaveFunc;
     const {value, saved = []} = forward();
     save(saved);
     return {value, gradFunc: (dy, kept) => tf.tidy(() => backward(dy as T, kept))};

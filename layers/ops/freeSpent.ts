@@ -1,10 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-
-/** What this file knows of a node of TensorFlow.js's tape. */
-interface TapeNode {
-  saved?: tf.Tensor[];
-  gradient?: (dys: tf.Tensor[]) => Record<string, () => tf.Tensor>;
-}
+import {engineState} from './tfjsInternals.ts';
 
 /**
  * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op had
@@ -16,7 +11,7 @@ interface TapeNode {
  * @param given the gradient that backward is started with, where it belongs to somebody else
  */
 export function freeSpent(given?: tf.Tensor): void {
-  const {activeTape} = tf.engine().state as unknown as {activeTape?: TapeNode[]};
+  const {activeTape} = engineState();
   const handedOn = new WeakSet<tf.Tensor>();
   let freeLast = () => {};
   for (const node of activeTape ?? []) {

@@ -1,7 +1,7 @@
-import * as tf from '@tensorflow/tfjs';
+import {engineState} from './tfjsInternals.ts';
 
 /** Whether what is computed now may be differentiated. */
 export function isRecording(): boolean {
-  const {gradientDepth, kernelDepth} = tf.engine().state as {gradientDepth: number; kernelDepth: number};
+  const {gradientDepth, kernelDepth} = engineState();
   return gradientDepth > 0 && kernelDepth === 0;
 }

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
 import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
 import {isRecomputing} from '../../layers/ops/keptResults.ts';
+import {asConfig} from '../../layers/ops/tfjsInternals.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
@@ -88,7 +89,7 @@ export class DecoderBlock extends ModuleLayer {
 
   override getConfig(): tf.serialization.ConfigDict {
     const {config, layerIndex, storage = null} = this;
-    return {...super.getConfig(), config, layerIndex, storage} as unknown as tf.serialization.ConfigDict;
+    return asConfig({...super.getConfig(), config, layerIndex, storage});
   }
 }
 tf.serialization.registerClass(DecoderBlock);

@@ -4,6 +4,7 @@ import {GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {isRecording} from '../../layers/ops/isRecording.ts';
 import {PROJECTIONS, type StackBlock, type StackProjection} from '../../layers/ops/stackBlock.ts';
+import {callHookOf} from '../../layers/ops/tfjsInternals.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
@@ -66,6 +67,5 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
 /** Whether a layer is of just that class, and nobody has changed what calling it does. */
 function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
   const isOwn = (name: string) => Object.hasOwn(layer, name);
-  const {_callHook: hook} = layer as unknown as {_callHook?: unknown};
-  return layer.constructor === of && hook == null && !isOwn('call') && !isOwn('apply');
+  return layer.constructor === of && callHookOf(layer) == null && !isOwn('call') && !isOwn('apply');
 }
