@@ -1,4 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
 import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {attention, attentionGrad} from './attention/attention.ts';
 import {decodeAttention} from './attention/decodeAttention.ts';
@@ -55,11 +55,7 @@ const KERNELS: tf.KernelConfig[] = [
 ];
 
 /** Kernels that leave some inputs to the stock kernel, which they are made from. */
-const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] = [
-  [tf.Add, add],
-  [tf.AddN, addN],
-  [tf.Transpose, transpose],
-];
+const FASTER_KERNELS = [add, addN, transpose];
 
 /**
  * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` before: it
@@ -67,6 +63,5 @@ const CORRECTED_KERNELS: [string, (stock: tf.KernelFunc) => tf.KernelConfig][] =
  */
 export function registerWebGPUKernels(): void {
   for (const kernel of KERNELS) replaceKernel(kernel);
-  for (const [kernelName, make] of CORRECTED_KERNELS)
-    replaceStockKernel({kernelName, backendName: 'webgpu', make});
+  for (const kernel of FASTER_KERNELS) replaceStockKernel(kernel);
 }

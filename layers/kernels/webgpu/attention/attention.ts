@@ -1,6 +1,8 @@
+import {attentionOp} from '../../../ops/attention.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type AttentionArgs, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
+import {type AttentionCall, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
 import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 
@@ -15,26 +17,21 @@ const TILE = 16;
  *
  * Second output: the logarithm of each query's sum of exponentials, `[B, H, T]`, for backward.
  */
-export const attention = {
-  kernelName: 'Attention',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend: anyBackend} = args as AttentionArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {query, key, value, segments} = inputs;
-    const [batch, heads, length] = query.shape;
-    if (usesMatrices(backend, args as AttentionArgs)) return matrixAttention(backend, args as AttentionArgs);
-    const y = backend.makeTensorInfo(query.shape, 'float32');
-    const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
-    runShader(backend, {
-      shader: forward(kindOf(args as AttentionArgs)),
-      buffers: {y, logSums, query, key, value, segments},
-      uniforms: uniformsOf(args as AttentionArgs),
-      workgroups: [Math.ceil(length / THREADS), batch * heads],
-    });
-    return [y, logSums];
-  },
-} as const;
+export const attention = kernel(attentionOp, 'webgpu', (call) => {
+  const {inputs, backend} = call;
+  const {query, key, value, segments} = inputs;
+  const [batch, heads, length] = query.shape;
+  if (usesMatrices(backend, call)) return matrixAttention(backend, call);
+  const y = backend.makeTensorInfo(query.shape, 'float32');
+  const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
+  runShader(backend, {
+    shader: forward(kindOf(call)),
+    buffers: {y, logSums, query, key, value, segments},
+    uniforms: uniformsOf(call),
+    workgroups: [Math.ceil(length / THREADS), batch * heads],
+  });
+  return [y, logSums];
+});
 
 const forward = attentionShader(({causal}) => ({
   name: 'Attention',
@@ -86,39 +83,33 @@ var<workgroup> values: array<vec4f, ${TILE} * V>;`,
  * Gradients of query, key and value. The weights are made again from the logarithms of the sums; a thread per query for
  * the query's, a thread per key for the other two, which adds up over the heads that share the key.
  */
-export const attentionGrad = {
-  kernelName: 'AttentionGrad',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend: anyBackend} = args as AttentionArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
-    const [batch, heads, length] = query.shape;
-    const [, groups, sourceLength] = key.shape;
-    if (usesMatrices(backend, args as AttentionArgs))
-      return matrixAttentionGrad(backend, args as AttentionArgs);
-    const kind = kindOf(args as AttentionArgs);
-    const uniforms = uniformsOf(args as AttentionArgs);
-    const dQuery = backend.makeTensorInfo(query.shape, 'float32');
-    const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
-    runShader(backend, {
-      shader: backwardQuery(kind),
-      buffers: {dQuery, along, query, key, value, dy, y, logSums, segments},
-      uniforms,
-      workgroups: [Math.ceil(length / THREADS), batch * heads],
-    });
-    const dKey = backend.makeTensorInfo(key.shape, 'float32');
-    const dValue = backend.makeTensorInfo(value.shape, 'float32');
-    runShader(backend, {
-      shader: backwardKeyValue(kind),
-      buffers: {dKey, dValue, query, key, value, dy, logSums, along, segments},
-      uniforms,
-      workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
-    });
-    backend.disposeData(along.dataId);
-    return [dQuery, dKey, dValue];
-  },
-} as const;
+export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => {
+  const {inputs, backend} = call;
+  const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
+  const [batch, heads, length] = query.shape;
+  const [, groups, sourceLength] = key.shape;
+  if (usesMatrices(backend, call)) return matrixAttentionGrad(backend, call);
+  const kind = kindOf(call);
+  const uniforms = uniformsOf(call);
+  const dQuery = backend.makeTensorInfo(query.shape, 'float32');
+  const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
+  runShader(backend, {
+    shader: backwardQuery(kind),
+    buffers: {dQuery, along, query, key, value, dy, y, logSums, segments},
+    uniforms,
+    workgroups: [Math.ceil(length / THREADS), batch * heads],
+  });
+  const dKey = backend.makeTensorInfo(key.shape, 'float32');
+  const dValue = backend.makeTensorInfo(value.shape, 'float32');
+  runShader(backend, {
+    shader: backwardKeyValue(kind),
+    buffers: {dKey, dValue, query, key, value, dy, logSums, along, segments},
+    uniforms,
+    workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
+  });
+  backend.disposeData(along.dataId);
+  return [dQuery, dKey, dValue];
+});
 
 const backwardQuery = attentionShader(({causal}) => ({
   name: 'AttentionGradQuery',
@@ -226,7 +217,7 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
   }`,
 }));
 
-function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionArgs): boolean {
+function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionCall): boolean {
   const {hasMatrices, computeDtype} = capabilitiesOf(backend);
   const [, , length, dim] = inputs.query.shape;
   return hasMatrices && computeDtype === 'float16' && fitsMatrices(dim, length);

@@ -1,13 +1,16 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {Tensors} from '../../../ops/op.ts';
 import {type ShaderDeclaration, shader} from '../device/shader.ts';
 
-/** Inputs of `Attention`, and of `AttentionGrad` with the last three. */
-export interface AttentionArgs {
-  inputs: Record<'query' | 'key' | 'value' | 'dy' | 'y' | 'extra0', tf.TensorInfo> & {
-    segments?: tf.TensorInfo;
-  };
+/** What attention and its gradient are called with. */
+export interface AttentionCall {
+  inputs: Tensors<'query' | 'key' | 'value'> & {segments?: tf.TensorInfo};
   attrs: {scale: number; causal: boolean};
-  backend: unknown;
+}
+
+/** What the gradient is called with. */
+export interface AttentionGradCall extends AttentionCall {
+  inputs: AttentionCall['inputs'] & Tensors<'dy' | 'y'> & {[extra: `extra${number}`]: tf.TensorInfo};
 }
 
 /** What every shader of attention depends on. */
@@ -18,7 +21,7 @@ export interface AttentionKind {
   hasSegments: boolean;
 }
 
-export const kindOf = ({inputs, attrs}: AttentionArgs): AttentionKind => ({
+export const kindOf = ({inputs, attrs}: AttentionCall): AttentionKind => ({
   dim: inputs.query.shape[3],
   causal: attrs.causal,
   hasSegments: inputs.segments !== undefined,
@@ -59,7 +62,7 @@ fn isVisible(head: u32, t: u32, s: u32, segment: i32) -> bool {
   return ${causal ? '(s <= t + u.past) & ' : ''}${hasSegments ? '(segment != 0) & (segmentOf(head, s) == segment)' : 'true'};
 }`;
 
-export function uniformsOf({inputs, attrs}: AttentionArgs): Record<keyof typeof UNIFORMS, number> {
+export function uniformsOf({inputs, attrs}: AttentionCall): Record<keyof typeof UNIFORMS, number> {
   const [, heads, length] = inputs.query.shape;
   const [, groups, sourceLength] = inputs.key.shape;
   return {heads, groups, length, sourceLength, past: sourceLength - length, scale: attrs.scale};

@@ -1,15 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
+import {decodeAttentionOp} from '../../../ops/decodeAttention.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface DecodeAttentionArgs {
-  inputs: Record<'query' | 'key' | 'value' | 'cos' | 'sin' | 'keys' | 'values', tf.TensorInfo> & {
-    segments?: tf.TensorInfo;
-  };
-  attrs: {past: number; scale: number};
-  backend: unknown;
-}
 
 /** Threads of a workgroup; each scores one key of a tile of as many. */
 const THREADS = 128;
@@ -20,38 +14,32 @@ const THREADS = 128;
  *
  * Softmax runs along the tiles as in `Attention`; a thread adds up one vector of the values, of every so many keys.
  */
-export const decodeAttention = {
-  kernelName: 'DecodeAttention',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as DecodeAttentionArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {query, key, value, cos, sin, keys, values, segments} = inputs;
-    const [batch, groups, capacity, dim] = keys.shape;
-    const heads = query.shape[1] / dim;
-    const y = backend.makeTensorInfo(query.shape, 'float32');
-    const isJoined = segments !== undefined && backend.device.limits.maxStorageBuffersPerShaderStage < 9;
-    const tables = isJoined ? joined(backend, cos, sin) : undefined;
-    runShader(backend, {
-      shader: oneStep(dim, segments !== undefined, isJoined),
-      buffers: {y, keys, values, query, key, value, tables, cosines: cos, sines: sin, segments},
-      uniforms: {
-        heads,
-        groups,
-        past: attrs.past,
-        capacity,
-        segmentStride: segments?.shape[1] ?? 0,
-        tableStride: cos.shape[0] === 1 ? 0 : dim / 2,
-        scale: attrs.scale,
-      },
-      workgroups: [heads, batch],
-    });
-    if (tables) backend.disposeData(tables.dataId);
-    for (const {dataId} of [keys, values]) backend.incRef(dataId);
-    const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
-    return [y, same(keys), same(values)];
-  },
-} as const;
+export const decodeAttention = kernel(decodeAttentionOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {query, key, value, cos, sin, keys, values, segments} = inputs;
+  const [batch, groups, capacity, dim] = keys.shape;
+  const heads = query.shape[1] / dim;
+  const y = backend.makeTensorInfo(query.shape, 'float32');
+  const isJoined = segments !== undefined && backend.device.limits.maxStorageBuffersPerShaderStage < 9;
+  const tables = isJoined ? joined(backend, cos, sin) : undefined;
+  runShader(backend, {
+    shader: oneStep(dim, segments !== undefined, isJoined),
+    buffers: {y, keys, values, query, key, value, tables, cosines: cos, sines: sin, segments},
+    uniforms: {
+      heads,
+      groups,
+      past: attrs.past,
+      capacity,
+      segmentStride: segments?.shape[1] ?? 0,
+      tableStride: cos.shape[0] === 1 ? 0 : dim / 2,
+      scale: attrs.scale,
+    },
+    workgroups: [heads, batch],
+  });
+  if (tables) backend.disposeData(tables.dataId);
+  for (const {dataId} of [keys, values]) backend.incRef(dataId);
+  const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
+  return [y, same(keys), same(values)];
+});
 
 /** Both tables in one buffer, for devices that bind no more than WebGPU promises: eight. */
 function joined(backend: WebGPUBackend, cosines: tf.TensorInfo, sines: tf.TensorInfo): tf.TensorInfo {

@@ -15,7 +15,7 @@ import {
   tileOf,
 } from '../products/matrixTiles.ts';
 import {
-  type AttentionArgs,
+  type AttentionCall,
   type AttentionKind,
   attentionShader,
   kindOf,
@@ -92,8 +92,8 @@ export const writeRows = (
  * query, the highest score of its first keys. Sums in registers cannot be scaled row by row, so the reference moves only when
  * a score is 2¹⁰ times above it, and then the sums go through workgroup memory; that is rare.
  */
-export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf.TensorInfo[] {
-  const {inputs, attrs} = args;
+export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
+  const {inputs, attrs} = call;
   const {query, key, value, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
   const layout = fitted(backend, FORWARD, dim, (tried) => [
@@ -108,9 +108,9 @@ export function matrixAttention(backend: WebGPUBackend, args: AttentionArgs): tf
     [value, 1],
   ]);
   runShader(backend, {
-    shader: forward(kindOf(args), layout),
+    shader: forward(kindOf(call), layout),
     buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
-    uniforms: uniformsOf(args),
+    uniforms: uniformsOf(call),
     workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
   });
   for (const {dataId} of packed) backend.disposeData(dataId);

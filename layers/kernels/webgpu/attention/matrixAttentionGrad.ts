@@ -14,7 +14,13 @@ import {
   scoresOf,
   tileOf,
 } from '../products/matrixTiles.ts';
-import {type AttentionArgs, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
+import {
+  type AttentionCall,
+  type AttentionGradCall,
+  attentionShader,
+  kindOf,
+  uniformsOf,
+} from './attentionShader.ts';
 import {
   hideScores,
   isPartial,
@@ -49,8 +55,8 @@ interface Operands {
  * Gradients of query, key and value by subgroup matrices. The gradient that comes in is scaled row by row for float16; where
  * rows are added up, each counts by its scale over the largest one. Weights are made again from the logarithms of their sums.
  */
-export function matrixAttentionGrad(backend: WebGPUBackend, args: AttentionArgs): tf.TensorInfo[] {
-  const {inputs, attrs} = args;
+export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
+  const {inputs, attrs} = call;
   const {query, key, value, dy, y, extra0: logSums} = inputs;
   const {halves: slopes, scales, along} = packSlopes(backend, dy, y);
   const [packedQuery, packedKey, packedValue] = packHalves(backend, [
@@ -65,14 +71,14 @@ export function matrixAttentionGrad(backend: WebGPUBackend, args: AttentionArgs)
     ...{slopes, logSums, along, scales},
     largest: largestOf(backend, scales),
   };
-  const gradients = [gradQuery(backend, args, operands), ...gradKeyValue(backend, args, operands)];
+  const gradients = [gradQuery(backend, call, operands), ...gradKeyValue(backend, call, operands)];
   const {logSums: _kept, ...made} = operands;
   for (const {dataId} of Object.values(made)) backend.disposeData(dataId);
   return gradients;
 }
 
-function gradQuery(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo {
-  const {query, segments} = args.inputs;
+function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
+  const {query, segments} = call.inputs;
   const [batch, heads, length, dim] = query.shape;
   const layout = fitted(backend, GRAD_QUERY, dim, (tried) => [
     scratchBytes(tried, 1),
@@ -80,9 +86,9 @@ function gradQuery(backend: WebGPUBackend, args: AttentionArgs, operands: Operan
   ]);
   const dQuery = backend.makeTensorInfo(query.shape, 'float32');
   runShader(backend, {
-    shader: backwardQuery(kindOf(args), layout),
+    shader: backwardQuery(kindOf(call), layout),
     buffers: {dQuery, segments, ...operands},
-    uniforms: uniformsOf(args),
+    uniforms: uniformsOf(call),
     workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
   });
   return dQuery;
@@ -162,8 +168,8 @@ var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;`,
   };
 });
 
-function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Operands): tf.TensorInfo[] {
-  const {key, segments} = args.inputs;
+function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo[] {
+  const {key, segments} = call.inputs;
   const [batch, groups, sourceLength, dim] = key.shape;
   const layout = fitted(backend, GRAD_KEY_VALUE, dim, (tried) => [
     scratchBytes(tried, 2),
@@ -172,9 +178,9 @@ function gradKeyValue(backend: WebGPUBackend, args: AttentionArgs, operands: Ope
   const dKey = backend.makeTensorInfo(key.shape, 'float32');
   const dValue = backend.makeTensorInfo(key.shape, 'float32');
   runShader(backend, {
-    shader: backwardKeyValue(kindOf(args), layout),
+    shader: backwardKeyValue(kindOf(call), layout),
     buffers: {dKey, dValue, segments, ...operands},
-    uniforms: uniformsOf(args),
+    uniforms: uniformsOf(call),
     workgroups: [Math.ceil(sourceLength / rowsOf(layout)), batch * groups],
   });
   return [dKey, dValue];

@@ -1,12 +1,7 @@
-import type * as tf from '@tensorflow/tfjs';
+import {greedyChoiceOp} from '../../../ops/greedyChoice.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface GreedyChoiceArgs {
-  inputs: {logits: tf.TensorInfo};
-  backend: unknown;
-}
 
 /** The place of a thread that has seen none: every other is better. */
 const NOWHERE = '0x7fffffff';
@@ -15,33 +10,27 @@ const NOWHERE = '0x7fffffff';
 const PART = 2048;
 
 /** `GreedyChoice` (layers/ops/greedyChoice.ts): a workgroup per part of a row, then one per row for what the parts gave. */
-export const greedyChoice = {
-  kernelName: 'GreedyChoice',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend: anyBackend} = args as GreedyChoiceArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const [rows, vocab] = inputs.logits.shape;
-    const parts = Math.ceil(vocab / PART);
-    const best = backend.makeTensorInfo([rows, parts], 'float32');
-    const places = backend.makeTensorInfo([rows, parts], 'int32');
-    runShader(backend, {
-      shader: bestOfParts(),
-      buffers: {best, places, logits: inputs.logits},
-      uniforms: {rows, vocab, parts},
-      workgroups: rows * parts,
-    });
-    const choices = backend.makeTensorInfo([rows], 'int32');
-    runShader(backend, {
-      shader: bestOfRows(),
-      buffers: {choices, best, places},
-      uniforms: {rows, parts},
-      workgroups: rows,
-    });
-    for (const {dataId} of [best, places]) backend.disposeData(dataId);
-    return choices;
-  },
-} as const;
+export const greedyChoice = kernel(greedyChoiceOp, 'webgpu', ({inputs, backend}) => {
+  const [rows, vocab] = inputs.logits.shape;
+  const parts = Math.ceil(vocab / PART);
+  const best = backend.makeTensorInfo([rows, parts], 'float32');
+  const places = backend.makeTensorInfo([rows, parts], 'int32');
+  runShader(backend, {
+    shader: bestOfParts(),
+    buffers: {best, places, logits: inputs.logits},
+    uniforms: {rows, vocab, parts},
+    workgroups: rows * parts,
+  });
+  const choices = backend.makeTensorInfo([rows], 'int32');
+  runShader(backend, {
+    shader: bestOfRows(),
+    buffers: {choices, best, places},
+    uniforms: {rows, parts},
+    workgroups: rows,
+  });
+  for (const {dataId} of [best, places]) backend.disposeData(dataId);
+  return choices;
+});
 
 /** The first of the largest, by all threads; what is not finite beats everything, the first of it wins. */
 const REDUCE = `

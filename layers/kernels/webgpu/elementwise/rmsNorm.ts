@@ -1,48 +1,30 @@
 import * as tf from '@tensorflow/tfjs';
+import {rmsNormOp} from '../../../ops/rmsNorm.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader, typed} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface RMSNormArgs {
-  inputs: {x: tf.TensorInfo; weight: tf.TensorInfo; dy: tf.TensorInfo};
-  attrs: {epsilon: number};
-  backend: unknown;
-}
 
 /** `RMSNorm` (layers/ops/rmsNorm.ts), a workgroup per row. */
-export const rmsNorm = {
-  kernelName: 'RMSNorm',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as RMSNormArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {x, weight} = inputs;
-    const [rows, cols] = sidesOf(x);
-    const y = backend.makeTensorInfo(x.shape, 'float32');
-    const uniforms = {rows, cols, epsilon: attrs.epsilon};
-    if (rows > 0)
-      runShader(backend, {shader: forward(), buffers: {y, x, weight}, uniforms, workgroups: rows});
-    return y;
-  },
-} as const;
+export const rmsNorm = kernel(rmsNormOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {x, weight} = inputs;
+  const [rows, cols] = sidesOf(x);
+  const y = backend.makeTensorInfo(x.shape, 'float32');
+  const uniforms = {rows, cols, epsilon: attrs.epsilon};
+  if (rows > 0) runShader(backend, {shader: forward(), buffers: {y, x, weight}, uniforms, workgroups: rows});
+  return y;
+});
 
 /** The gradient of `x`; the weight is frozen where this runs. */
-export const rmsNormGrad = {
-  kernelName: 'RMSNormGrad',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as RMSNormArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {x, weight, dy} = inputs;
-    const [rows, cols] = sidesOf(x);
-    const dx = backend.makeTensorInfo(x.shape, 'float32');
-    const uniforms = {rows, cols, epsilon: attrs.epsilon};
-    const buffers = {y: dx, x, weight, dy};
-    if (rows > 0) runShader(backend, {shader: backward(), buffers, uniforms, workgroups: rows});
-    return [dx];
-  },
-} as const;
+export const rmsNormGrad = kernel(rmsNormOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
+  const {x, weight, dy} = inputs;
+  const [rows, cols] = sidesOf(x);
+  const dx = backend.makeTensorInfo(x.shape, 'float32');
+  const uniforms = {rows, cols, epsilon: attrs.epsilon};
+  const buffers = {y: dx, x, weight, dy};
+  if (rows > 0) runShader(backend, {shader: backward(), buffers, uniforms, workgroups: rows});
+  return [dx];
+});
 
 const forward = rowShader(
   'RMSNorm',

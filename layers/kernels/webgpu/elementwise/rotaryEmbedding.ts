@@ -1,32 +1,19 @@
 import type * as tf from '@tensorflow/tfjs';
+import {rotaryEmbeddingOp} from '../../../ops/rotaryEmbedding.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-interface RotaryEmbeddingArgs {
-  inputs: {x: tf.TensorInfo; cos: tf.TensorInfo; sin: tf.TensorInfo; dy: tf.TensorInfo};
-  backend: unknown;
-}
-
 /** `RotaryEmbedding` (layers/ops/rotaryEmbedding.ts), a thread per pair. */
-export const rotaryEmbedding = {
-  kernelName: 'RotaryEmbedding',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as RotaryEmbeddingArgs;
-    return rotate(backend as WebGPUBackend, inputs.x, inputs, 1);
-  },
-} as const;
+export const rotaryEmbedding = kernel(rotaryEmbeddingOp, 'webgpu', ({inputs, backend}) => {
+  return rotate(backend, inputs.x, inputs, 1);
+});
 
 /** The gradient of `x`: turning back. */
-export const rotaryEmbeddingGrad = {
-  kernelName: 'RotaryEmbeddingGrad',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as RotaryEmbeddingArgs;
-    return [rotate(backend as WebGPUBackend, inputs.dy, inputs, -1)];
-  },
-} as const;
+export const rotaryEmbeddingGrad = kernel(rotaryEmbeddingOp.gradient, 'webgpu', ({inputs, backend}) => {
+  return [rotate(backend, inputs.dy, inputs, -1)];
+});
 
 function rotate(
   backend: WebGPUBackend,

@@ -1,37 +1,25 @@
-import type * as tf from '@tensorflow/tfjs';
+import {softmaxCrossEntropyOp} from '../../../ops/softmaxCrossEntropy.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface SoftmaxCrossEntropyArgs {
-  inputs: {logits: tf.TensorInfo; labels: tf.TensorInfo};
-  attrs: {ignoreIndex: number};
-  backend: unknown;
-}
 
 /** `SoftmaxCrossEntropy` (layers/ops/softmaxCrossEntropy.ts), a workgroup per row. */
-export const softmaxCrossEntropy = {
-  kernelName: 'SoftmaxCrossEntropy',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as SoftmaxCrossEntropyArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {logits, labels} = inputs;
-    const [rows, vocab] = logits.shape;
-    const losses = backend.makeTensorInfo([rows], 'float32');
-    const gradient = backend.makeTensorInfo([rows, vocab], 'float32');
-    if (rows === 0) return [losses, gradient];
-    const width = vocab % 4 === 0 ? 4 : 1;
-    runShader(backend, {
-      shader: lossAndGradient(width),
-      buffers: {losses, gradient, logits, labels},
-      uniforms: {rows, vectors: vocab / width, ignoreIndex: attrs.ignoreIndex},
-      workgroups: rows,
-    });
-    return [losses, gradient];
-  },
-} as const;
+export const softmaxCrossEntropy = kernel(softmaxCrossEntropyOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {logits, labels} = inputs;
+  const [rows, vocab] = logits.shape;
+  const losses = backend.makeTensorInfo([rows], 'float32');
+  const gradient = backend.makeTensorInfo([rows, vocab], 'float32');
+  if (rows === 0) return [losses, gradient];
+  const width = vocab % 4 === 0 ? 4 : 1;
+  runShader(backend, {
+    shader: lossAndGradient(width),
+    buffers: {losses, gradient, logits, labels},
+    uniforms: {rows, vectors: vocab / width, ignoreIndex: attrs.ignoreIndex},
+    workgroups: rows,
+  });
+  return [losses, gradient];
+});
 
 /** Each thread keeps a running maximum and a sum relative to it: one reading for both. `width`: logits in a vector. */
 const lossAndGradient = shader((width: 1 | 4) => {

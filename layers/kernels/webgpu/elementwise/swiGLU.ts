@@ -1,11 +1,6 @@
-import type * as tf from '@tensorflow/tfjs';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {swiGLUOp} from '../../../ops/swiGLU.ts';
+import {kernel} from '../../kernel.ts';
 import {elementwise, runElementwise} from './elementwise.ts';
-
-interface SwiGLUArgs {
-  inputs: {gate: tf.TensorInfo; up: tf.TensorInfo; dy: tf.TensorInfo};
-  backend: unknown;
-}
 
 const forward = elementwise({
   name: 'SwiGLU',
@@ -26,23 +21,13 @@ const backward = elementwise({
 });
 
 /** `SwiGLU` (layers/ops/swiGLU.ts) in one pass. */
-export const swiGLU = {
-  kernelName: 'SwiGLU',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as SwiGLUArgs;
-    const {gate, up} = inputs;
-    return runElementwise(backend as WebGPUBackend, forward, {gate, up})[0];
-  },
-} as const;
+export const swiGLU = kernel(swiGLUOp, 'webgpu', ({inputs, backend}) => {
+  const {gate, up} = inputs;
+  return runElementwise(backend, forward, {gate, up})[0];
+});
 
 /** Gradients of `gate` and `up`, in one pass. */
-export const swiGLUGrad = {
-  kernelName: 'SwiGLUGrad',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend} = args as SwiGLUArgs;
-    const {gate, up, dy} = inputs;
-    return runElementwise(backend as WebGPUBackend, backward, {gate, up, dy});
-  },
-} as const;
+export const swiGLUGrad = kernel(swiGLUOp.gradient, 'webgpu', ({inputs, backend}) => {
+  const {gate, up, dy} = inputs;
+  return runElementwise(backend, backward, {gate, up, dy});
+});

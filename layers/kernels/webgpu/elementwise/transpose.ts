@@ -1,41 +1,30 @@
 import * as tf from '@tensorflow/tfjs';
+import {op, type Tensors} from '../../../ops/op.ts';
+import {stockKernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import {holdsFloat32, type WebGPUBackend} from '../device/webgpuBackend.ts';
+import {holdsFloat32} from '../device/webgpuBackend.ts';
 
-interface TransposeArgs {
-  inputs: {x: tf.TensorInfo};
-  attrs: {perm: number[]};
-  backend: unknown;
-}
+const transposeOp = op<Tensors<'x'>, tf.TransposeAttrs>(tf.Transpose);
 
 /**
  * `Transpose` of the two middle axes of four, `[B, T, H, D]` and `[B, H, T, D]`, four neighbours at a time: how heads are
  * split and merged. Float32, D a multiple of 4; all else is the stock kernel's.
  */
-export function transpose(stock: tf.KernelFunc): tf.KernelConfig {
-  return {
-    kernelName: tf.Transpose,
-    backendName: 'webgpu',
-    kernelFunc: (args) => {
-      const {inputs, attrs, backend: anyBackend} = args as unknown as TransposeArgs;
-      const backend = anyBackend as WebGPUBackend;
-      const {x} = inputs;
-      const swapsMiddle = attrs.perm.join() === '0,2,1,3';
-      const size = tf.util.sizeFromShape(x.shape);
-      if (!swapsMiddle || !holdsFloat32(backend, x) || x.shape[3] % 4 !== 0 || size === 0) return stock(args);
-      const [batch, rows, cols, dim] = x.shape;
-      const y = backend.makeTensorInfo([batch, cols, rows, dim], 'float32');
-      runShader(backend, {
-        shader: swapMiddle(),
-        buffers: {y, x},
-        uniforms: {count: size / 4, rows, cols, vectors: dim / 4},
-        threads: size / 4,
-      });
-      return y;
-    },
-  };
-}
+export const transpose = stockKernel(transposeOp, 'webgpu', ({inputs: {x}, attrs, backend}, stock) => {
+  const swapsMiddle = attrs.perm.join() === '0,2,1,3';
+  const size = tf.util.sizeFromShape(x.shape);
+  if (!swapsMiddle || !holdsFloat32(backend, x) || x.shape[3] % 4 !== 0 || size === 0) return stock();
+  const [batch, rows, cols, dim] = x.shape;
+  const y = backend.makeTensorInfo([batch, cols, rows, dim], 'float32');
+  runShader(backend, {
+    shader: swapMiddle(),
+    buffers: {y, x},
+    uniforms: {count: size / 4, rows, cols, vectors: dim / 4},
+    threads: size / 4,
+  });
+  return y;
+});
 
 const swapMiddle = shader(() => ({
   name: 'SwapMiddle',

@@ -1,13 +1,6 @@
-import type * as tf from '@tensorflow/tfjs';
-import type {AdamWSettings} from '../../../ops/adamWUpdate.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {type AdamWSettings, adamWUpdateOp} from '../../../ops/adamWUpdate.ts';
+import {kernel} from '../../kernel.ts';
 import {elementwise, runUpdate} from '../elementwise/elementwise.ts';
-
-interface AdamWUpdateArgs {
-  inputs: Record<'value' | 'gradient' | 'mean' | 'variance', tf.TensorInfo>;
-  attrs: AdamWSettings;
-  backend: unknown;
-}
 
 /** WGSL of element `i`, or four of them. */
 export const BODY = `
@@ -17,7 +10,7 @@ export const BODY = `
   mean[i] = m;
   variance[i] = v;`;
 
-/** What {@link BODY} reads of the settings, as `u.<name>`. */
+/** Constants of {@link BODY}. */
 export const FACTORS = [
   'beta1',
   'rest1',
@@ -29,6 +22,7 @@ export const FACTORS = [
   'epsilon',
 ] as const;
 
+/** Their values for one update. */
 export function factorsOf(settings: AdamWSettings): Record<(typeof FACTORS)[number], number> {
   const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
   return {
@@ -52,19 +46,14 @@ const update = elementwise({
 });
 
 /** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */
-export const adamWUpdate = {
-  kernelName: 'AdamWUpdate',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as AdamWUpdateArgs;
-    const {value, gradient, mean, variance} = inputs;
-    return runUpdate(
-      backend as WebGPUBackend,
-      update,
-      {value, mean, variance},
-      {gradient},
-      attrs.overwrite ?? false,
-      factorsOf(attrs),
-    );
-  },
-} as const;
+export const adamWUpdate = kernel(adamWUpdateOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {value, gradient, mean, variance} = inputs;
+  return runUpdate(
+    backend,
+    update,
+    {value, mean, variance},
+    {gradient},
+    attrs.overwrite ?? false,
+    factorsOf(attrs),
+  );
+});

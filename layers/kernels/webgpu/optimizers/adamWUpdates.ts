@@ -1,57 +1,45 @@
 import * as tf from '@tensorflow/tfjs';
-import type {AdamWSettings} from '../../../ops/adamWUpdate.ts';
+import {adamWUpdatesOp} from '../../../ops/adamWUpdates.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {numbered, shader, typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
 import {BODY, FACTORS, factorsOf} from './adamWUpdate.ts';
-
-interface AdamWUpdatesArgs {
-  inputs: tf.TensorInfo[];
-  attrs: AdamWSettings;
-  backend: unknown;
-}
 
 /** Tensors of one variable: value, gradient, mean, variance. */
 const PER_VARIABLE = 4;
 
 /** `AdamWUpdates` (layers/ops/adamWUpdates.ts): as many variables in a dispatch as the device binds. */
-export const adamWUpdates = {
-  kernelName: 'AdamWUpdates',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as AdamWUpdatesArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const tensors = Object.values(inputs);
-    const atOnce = Math.floor(backend.device.limits.maxStorageBuffersPerShaderStage / PER_VARIABLE);
-    const factors = factorsOf(attrs);
-    const outputs: tf.TensorInfo[] = [];
-    for (let first = 0; first < tensors.length; first += PER_VARIABLE * atOnce) {
-      const count = Math.min(atOnce, (tensors.length - first) / PER_VARIABLE);
-      const buffers: Record<string, tf.TensorInfo> = {};
-      const sizes: Record<string, number> = {};
-      for (let k = 0; k < count; k++) {
-        const [value, gradient, mean, variance] = tensors.slice(first + PER_VARIABLE * k);
-        const own = [value, mean, variance].map((tensor) =>
-          ownTensor(backend, tensor, attrs.overwrite ?? false),
-        );
-        [buffers[`value${k}`], buffers[`mean${k}`], buffers[`variance${k}`]] = own;
-        buffers[`gradient${k}`] = gradient;
-        sizes[`size${k}`] = tf.util.sizeFromShape(gradient.shape);
-        outputs.push(...own);
-      }
-      const largest = Math.max(...Object.values(sizes));
-      runShader(backend, {
-        shader: updates(count),
-        buffers,
-        uniforms: {...sizes, ...factors},
-        workgroups: [Math.min(MAX_GROUPS, Math.ceil(largest / THREADS)), count],
-      });
+export const adamWUpdates = kernel(adamWUpdatesOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const tensors = Object.values(inputs);
+  const atOnce = Math.floor(backend.device.limits.maxStorageBuffersPerShaderStage / PER_VARIABLE);
+  const factors = factorsOf(attrs);
+  const outputs: tf.TensorInfo[] = [];
+  for (let first = 0; first < tensors.length; first += PER_VARIABLE * atOnce) {
+    const count = Math.min(atOnce, (tensors.length - first) / PER_VARIABLE);
+    const buffers: Record<string, tf.TensorInfo> = {};
+    const sizes: Record<string, number> = {};
+    for (let k = 0; k < count; k++) {
+      const [value, gradient, mean, variance] = tensors.slice(first + PER_VARIABLE * k);
+      const own = [value, mean, variance].map((tensor) =>
+        ownTensor(backend, tensor, attrs.overwrite ?? false),
+      );
+      [buffers[`value${k}`], buffers[`mean${k}`], buffers[`variance${k}`]] = own;
+      buffers[`gradient${k}`] = gradient;
+      sizes[`size${k}`] = tf.util.sizeFromShape(gradient.shape);
+      outputs.push(...own);
     }
-    return outputs;
-  },
-} as const;
+    const largest = Math.max(...Object.values(sizes));
+    runShader(backend, {
+      shader: updates(count),
+      buffers,
+      uniforms: {...sizes, ...factors},
+      workgroups: [Math.min(MAX_GROUPS, Math.ceil(largest / THREADS)), count],
+    });
+  }
+  return outputs;
+});
 
 const THREADS = 256;
 /** Workgroups that share a variable. */

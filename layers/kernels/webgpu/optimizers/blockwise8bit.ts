@@ -1,72 +1,54 @@
 import * as tf from '@tensorflow/tfjs';
 import {dynamicMap} from '../../../../quant/blockwise/codebooks.ts';
 import {codesOfSteps} from '../../../../quant/blockwise/dynamic8Bit.ts';
-import {blockwise8bitShapes} from '../../../ops/blockwise8bit.ts';
+import {blockwise8bitShapes, fromBlockwise8bitOp, toBlockwise8bitOp} from '../../../ops/blockwise8bit.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** Words of four codes in a block. */
 const WORDS_PER_BLOCK = 64;
 
 /** `FromBlockwise8bit` (layers/ops/blockwise8bit.ts), a thread per word. */
-export const fromBlockwise8bit = {
-  kernelName: 'FromBlockwise8bit',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as {
-      inputs: Record<'codes' | 'absmax', tf.TensorInfo>;
-      attrs: {isSigned: boolean; shape: number[]};
-      backend: WebGPUBackend;
-    };
-    const size = tf.util.sizeFromShape(attrs.shape);
-    const values = backend.makeTensorInfo(attrs.shape, 'float32');
-    if (size === 0) return values;
-    const table = new Float32Array(dynamicMap(attrs.isSigned));
-    const map = backend.makeTensorInfo([table.length], 'float32', table);
-    const {codes, absmax} = inputs;
-    runShader(backend, {
-      shader: fromCodes(),
-      buffers: {values, codes, absmax, map},
-      uniforms: {size},
-      threads: Math.ceil(size / 4),
-    });
-    backend.disposeData(map.dataId);
-    return values;
-  },
-} as const;
+export const fromBlockwise8bit = kernel(fromBlockwise8bitOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const size = tf.util.sizeFromShape(attrs.shape);
+  const values = backend.makeTensorInfo(attrs.shape, 'float32');
+  if (size === 0) return values;
+  const table = new Float32Array(dynamicMap(attrs.isSigned));
+  const map = backend.makeTensorInfo([table.length], 'float32', table);
+  const {codes, absmax} = inputs;
+  runShader(backend, {
+    shader: fromCodes(),
+    buffers: {values, codes, absmax, map},
+    uniforms: {size},
+    threads: Math.ceil(size / 4),
+  });
+  backend.disposeData(map.dataId);
+  return values;
+});
 
 /**
  * `ToBlockwise8bit` (layers/ops/blockwise8bit.ts), a workgroup per block, a thread per word. A value's step among the 65,536
  * finds its code by bisecting the first step of every code.
  */
-export const toBlockwise8bit = {
-  kernelName: 'ToBlockwise8bit',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as {
-      inputs: {values: tf.TensorInfo};
-      attrs: {isSigned: boolean};
-      backend: WebGPUBackend;
-    };
-    const size = tf.util.sizeFromShape(inputs.values.shape);
-    const shapes = blockwise8bitShapes(size);
-    const codes = backend.makeTensorInfo(shapes.codes, 'int32');
-    const absmax = backend.makeTensorInfo(shapes.absmax, 'float32');
-    if (size === 0) return [codes, absmax];
-    const [blocks] = shapes.absmax;
-    const table = firstStepsOf(attrs.isSigned);
-    const firstSteps = backend.makeTensorInfo([table.length], 'int32', table);
-    runShader(backend, {
-      shader: toCodes(),
-      buffers: {codes, absmax, values: inputs.values, firstSteps},
-      uniforms: {size, blocks},
-      workgroups: blocks,
-    });
-    backend.disposeData(firstSteps.dataId);
-    return [codes, absmax];
-  },
-} as const;
+export const toBlockwise8bit = kernel(toBlockwise8bitOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const size = tf.util.sizeFromShape(inputs.values.shape);
+  const shapes = blockwise8bitShapes(size);
+  const codes = backend.makeTensorInfo(shapes.codes, 'int32');
+  const absmax = backend.makeTensorInfo(shapes.absmax, 'float32');
+  if (size === 0) return [codes, absmax];
+  const [blocks] = shapes.absmax;
+  const table = firstStepsOf(attrs.isSigned);
+  const firstSteps = backend.makeTensorInfo([table.length], 'int32', table);
+  runShader(backend, {
+    shader: toCodes(),
+    buffers: {codes, absmax, values: inputs.values, firstSteps},
+    uniforms: {size, blocks},
+    workgroups: blocks,
+  });
+  backend.disposeData(firstSteps.dataId);
+  return [codes, absmax];
+});
 
 const fromCodes = shader(() => ({
   name: 'FromBlockwise8bit',

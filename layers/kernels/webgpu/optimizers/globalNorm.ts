@@ -1,14 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
+import {globalNormOp} from '../../../ops/globalNorm.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {numbered, shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface GlobalNormArgs {
-  inputs: tf.TensorInfo[];
-  backend: unknown;
-}
 
 /** Tensors in a dispatch where the device does not bind fewer. */
 const MAX_AT_ONCE = 15;
@@ -17,34 +13,28 @@ const MAX_AT_ONCE = 15;
 const SHARES = 32;
 
 /** `GlobalNorm` (layers/ops/globalNorm.ts): as many tensors in a dispatch as the device binds, then a sum of their sums. */
-export const globalNorm = {
-  kernelName: 'GlobalNorm',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, backend: anyBackend} = args as GlobalNormArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const tensors = Object.values(inputs);
-    const atOnce = Math.min(MAX_AT_ONCE, backend.device.limits.maxStorageBuffersPerShaderStage - 1);
-    const sums = backend.makeTensorInfo([tensors.length, SHARES], 'float32');
-    for (let first = 0; first < tensors.length; first += atOnce) {
-      const given = tensors.slice(first, first + atOnce);
-      runShader(backend, {
-        shader: sumSquares(given.length),
-        buffers: {sums, ...numbered('x', given.length, (i) => given[i])},
-        uniforms: {first, ...numbered('size', given.length, (i) => tf.util.sizeFromShape(given[i].shape))},
-        workgroups: [SHARES, given.length],
-      });
-    }
-    const norm = backend.makeTensorInfo([], 'float32');
+export const globalNorm = kernel(globalNormOp, 'webgpu', ({inputs, backend}) => {
+  const tensors = Object.values(inputs);
+  const atOnce = Math.min(MAX_AT_ONCE, backend.device.limits.maxStorageBuffersPerShaderStage - 1);
+  const sums = backend.makeTensorInfo([tensors.length, SHARES], 'float32');
+  for (let first = 0; first < tensors.length; first += atOnce) {
+    const given = tensors.slice(first, first + atOnce);
     runShader(backend, {
-      shader: rootOfSum(),
-      buffers: {norm, sums},
-      uniforms: {count: tensors.length * SHARES},
+      shader: sumSquares(given.length),
+      buffers: {sums, ...numbered('x', given.length, (i) => given[i])},
+      uniforms: {first, ...numbered('size', given.length, (i) => tf.util.sizeFromShape(given[i].shape))},
+      workgroups: [SHARES, given.length],
     });
-    backend.disposeData(sums.dataId);
-    return norm;
-  },
-} as const;
+  }
+  const norm = backend.makeTensorInfo([], 'float32');
+  runShader(backend, {
+    shader: rootOfSum(),
+    buffers: {norm, sums},
+    uniforms: {count: tensors.length * SHARES},
+  });
+  backend.disposeData(sums.dataId);
+  return norm;
+});
 
 const sumSquares = shader((count: number) => ({
   name: 'SumSquares',

@@ -1,13 +1,6 @@
-import type * as tf from '@tensorflow/tfjs';
-import type {LionSettings} from '../../../ops/lionUpdate.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {lionUpdateOp} from '../../../ops/lionUpdate.ts';
+import {kernel} from '../../kernel.ts';
 import {elementwise, runUpdate} from '../elementwise/elementwise.ts';
-
-interface LionUpdateArgs {
-  inputs: Record<'value' | 'gradient' | 'momentum', tf.TensorInfo>;
-  attrs: LionSettings;
-  backend: unknown;
-}
 
 const update = elementwise({
   name: 'LionUpdate',
@@ -20,20 +13,15 @@ const update = elementwise({
 });
 
 /** `LionUpdate` (layers/ops/lionUpdate.ts): value and momentum in one pass. */
-export const lionUpdate = {
-  kernelName: 'LionUpdate',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend} = args as LionUpdateArgs;
-    const {learningRate, beta1, beta2, weightDecay, overwrite = false} = attrs;
-    const {value, gradient, momentum} = inputs;
-    return runUpdate(backend as WebGPUBackend, update, {value, momentum}, {gradient}, overwrite, {
-      beta1,
-      rest1: 1 - beta1,
-      beta2,
-      rest2: 1 - beta2,
-      keep: 1 - learningRate * weightDecay,
-      rate: learningRate,
-    });
-  },
-} as const;
+export const lionUpdate = kernel(lionUpdateOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {learningRate, beta1, beta2, weightDecay, overwrite = false} = attrs;
+  const {value, gradient, momentum} = inputs;
+  return runUpdate(backend, update, {value, momentum}, {gradient}, overwrite, {
+    beta1,
+    rest1: 1 - beta1,
+    beta2,
+    rest2: 1 - beta2,
+    keep: 1 - learningRate * weightDecay,
+    rate: learningRate,
+  });
+});

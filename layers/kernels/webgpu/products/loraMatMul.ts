@@ -1,55 +1,39 @@
 import type * as tf from '@tensorflow/tfjs';
+import {loraMatMulOp} from '../../../ops/loraMatMul.ts';
+import {kernel} from '../../kernel.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type AnyWeightAttributes, type AnyWeightInputs, usingWeight} from '../weights/usingWeight.ts';
+import {usingWeight} from '../weights/usingWeight.ts';
 import {expand, gradientOfFactor, project, transposed} from './lowRank.ts';
 import {runMatrixProduct} from './matrixProduct.ts';
 import {multiply, splitsOf} from './multiply.ts';
 import {isProjected, packAndProject} from './packAndProject.ts';
 import type {Product} from './product.ts';
 
-interface LoRAMatMulArgs {
-  inputs: AnyWeightInputs & Record<'x' | 'a' | 'b' | 'dy' | 'extra0', tf.TensorInfo>;
-  attrs: AnyWeightAttributes & {scaling: number; isUnread: boolean};
-  backend: unknown;
-}
-
 /** `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output: `scaling · x · Aᵀ`, `[N, rank]`, for backward. */
-export const loraMatMul = {
-  kernelName: 'LoRAMatMul',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {x, a, b} = inputs;
-    const {rows, cols, scaling, isUnread} = attrs;
-    if (isUnread) {
-      const y = backend.makeTensorInfo([x.shape[0], rows], 'float32');
-      return [y, project(backend, x, a, scaling)];
-    }
-    return usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
-      updatedProduct(backend, {x, weight, rows, cols, transposeWeight: true}, {a, b, scaling}),
-    );
-  },
-} as const;
+export const loraMatMul = kernel(loraMatMulOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {x, a, b} = inputs;
+  const {rows, cols, scaling, isUnread} = attrs;
+  if (isUnread) {
+    const y = backend.makeTensorInfo([x.shape[0], rows], 'float32');
+    return [y, project(backend, x, a, scaling)];
+  }
+  return usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
+    updatedProduct(backend, {x, weight, rows, cols, transposeWeight: true}, {a, b, scaling}),
+  );
+});
 
 /** Gradients of `x`, `a` and `b`. */
-export const loraMatMulGrad = {
-  kernelName: 'LoRAMatMulGrad',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as LoRAMatMulArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {dy, x, a, b, extra0: low} = inputs;
-    const {rows, cols, scaling} = attrs;
-    const [dx, lowGradient] = usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
-      updatedProduct(backend, {x: dy, weight, rows, cols, transposeWeight: false}, {a, b, scaling}),
-    );
-    const da = gradientOfFactor(backend, lowGradient, x, false);
-    const db = gradientOfFactor(backend, low, dy, true);
-    backend.disposeData(lowGradient.dataId);
-    return [dx, da, db];
-  },
-} as const;
+export const loraMatMulGrad = kernel(loraMatMulOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
+  const {dy, x, a, b, extra0: low} = inputs;
+  const {rows, cols, scaling} = attrs;
+  const [dx, lowGradient] = usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
+    updatedProduct(backend, {x: dy, weight, rows, cols, transposeWeight: false}, {a, b, scaling}),
+  );
+  const da = gradientOfFactor(backend, lowGradient, x, false);
+  const db = gradientOfFactor(backend, low, dy, true);
+  backend.disposeData(lowGradient.dataId);
+  return [dx, da, db];
+});
 
 /**
  * A product and the low-rank path beside it, in one pass where matrices of whole subgroups do it: `x · Wᵀ` and

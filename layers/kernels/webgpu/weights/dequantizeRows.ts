@@ -1,37 +1,26 @@
+import {dequantizeRowsOp} from '../../../ops/dequantizeRows.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type QuantizedAttributes, type QuantizedInputs, quantizedFormat} from './quantizedFormat.ts';
+import {quantizedFormat} from './quantizedFormat.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
-interface DequantizeRowsArgs {
-  inputs: QuantizedInputs;
-  attrs: QuantizedAttributes & {begin: number; end: number};
-  backend: unknown;
-}
-
 /** `DequantizeRows` (layers/ops/dequantizeRows.ts), a thread for eight elements of a row. */
-export const dequantizeRows = {
-  kernelName: 'DequantizeRows',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as DequantizeRowsArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {cols, begin, end} = attrs;
-    const weight = quantizedFormat(inputs, attrs);
-    const y = backend.makeTensorInfo([end - begin, cols], 'float32');
-    const octets = (end - begin) * Math.ceil(cols / 8);
-    if (octets === 0) return y;
-    runShader(backend, {
-      shader: octetsOfRows(weight, cols),
-      buffers: {y, ...weight.tensors},
-      uniforms: {octets, begin, ...weight.values},
-      threads: octets,
-    });
-    return y;
-  },
-} as const;
+export const dequantizeRows = kernel(dequantizeRowsOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {cols, begin, end} = attrs;
+  const weight = quantizedFormat(inputs, attrs);
+  const y = backend.makeTensorInfo([end - begin, cols], 'float32');
+  const octets = (end - begin) * Math.ceil(cols / 8);
+  if (octets === 0) return y;
+  runShader(backend, {
+    shader: octetsOfRows(weight, cols),
+    buffers: {y, ...weight.tensors},
+    uniforms: {octets, begin, ...weight.values},
+    threads: octets,
+  });
+  return y;
+});
 
 const octetsOfRows = shader((weight: WeightFormat, cols: number) => ({
   name: 'DequantizeRows',

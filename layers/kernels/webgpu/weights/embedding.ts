@@ -1,42 +1,30 @@
-import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
+import {embeddingOp} from '../../../ops/embedding.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {WIDEN} from './unpack16.ts';
-
-interface EmbeddingArgs {
-  inputs: {ids: tf.TensorInfo; table: tf.TensorInfo};
-  attrs: {dtype: HalfDtype; cols: number};
-  backend: unknown;
-}
 
 /**
  * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened. The stock gather reads words as float32 and
  * loses bits.
  */
-export const embedding = {
-  kernelName: 'Embedding',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as EmbeddingArgs;
-    const backend = anyBackend as WebGPUBackend;
-    const {ids, table} = inputs;
-    const {dtype, cols} = attrs;
-    const [count] = ids.shape;
-    const wordsPerRow = Math.ceil(cols / 2);
-    const y = backend.makeTensorInfo([count, cols], 'float32');
-    if (count === 0) return y;
-    const words = count * wordsPerRow;
-    runShader(backend, {
-      shader: rowsOfTable(dtype),
-      buffers: {y, ids, table},
-      uniforms: {words, wordsPerRow, cols, rows: table.shape[0]},
-      threads: words,
-    });
-    return y;
-  },
-} as const;
+export const embedding = kernel(embeddingOp, 'webgpu', ({inputs, attrs, backend}) => {
+  const {ids, table} = inputs;
+  const {dtype, cols} = attrs;
+  const [count] = ids.shape;
+  const wordsPerRow = Math.ceil(cols / 2);
+  const y = backend.makeTensorInfo([count, cols], 'float32');
+  if (count === 0) return y;
+  const words = count * wordsPerRow;
+  runShader(backend, {
+    shader: rowsOfTable(dtype),
+    buffers: {y, ids, table},
+    uniforms: {words, wordsPerRow, cols, rows: table.shape[0]},
+    threads: words,
+  });
+  return y;
+});
 
 const rowsOfTable = shader((dtype: HalfDtype) => ({
   name: 'Embedding',

@@ -1,14 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
+import {pack16Op} from '../../../ops/pack16.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface Pack16Args {
-  inputs: {value: tf.TensorInfo};
-  attrs: {dtype: HalfDtype};
-  backend: unknown;
-}
 
 /** WGSL that rounds a float32 to the nearest 16-bit number, ties to even, by its bits: what `pack2x16float` does varies. */
 const NARROW: Record<HalfDtype, string> = {
@@ -41,26 +36,20 @@ fn narrow(value: f32) -> u32 {
 };
 
 /** `Pack16` (layers/ops/pack16.ts), a thread per word. */
-export const pack16 = {
-  kernelName: 'Pack16',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as Pack16Args;
-    const backend = anyBackend as WebGPUBackend;
-    const [rows, cols] = inputs.value.shape;
-    const wordsPerRow = Math.ceil(cols / 2);
-    const packed = backend.makeTensorInfo([rows, wordsPerRow], 'int32');
-    const words = tf.util.sizeFromShape(packed.shape);
-    if (words === 0) return packed;
-    runShader(backend, {
-      shader: narrowing(attrs.dtype),
-      buffers: {packed, value: inputs.value},
-      uniforms: {words, wordsPerRow, cols},
-      threads: words,
-    });
-    return packed;
-  },
-} as const;
+export const pack16 = kernel(pack16Op, 'webgpu', ({inputs, attrs, backend}) => {
+  const [rows, cols] = inputs.value.shape;
+  const wordsPerRow = Math.ceil(cols / 2);
+  const packed = backend.makeTensorInfo([rows, wordsPerRow], 'int32');
+  const words = tf.util.sizeFromShape(packed.shape);
+  if (words === 0) return packed;
+  runShader(backend, {
+    shader: narrowing(attrs.dtype),
+    buffers: {packed, value: inputs.value},
+    uniforms: {words, wordsPerRow, cols},
+    threads: words,
+  });
+  return packed;
+});
 
 const narrowing = shader((dtype: HalfDtype) => ({
   name: 'Pack16',

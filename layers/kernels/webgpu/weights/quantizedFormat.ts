@@ -1,36 +1,17 @@
-import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
-import type {HalfDtype, StorageDtype} from '../../../../quant/float16.ts';
+import type {StorageDtype} from '../../../../quant/float16.ts';
+import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
+import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
-/** Attributes and tensors of `QuantizedMatMul` and `DequantizeRows`; see layers/ops/quantizedStorage.ts. */
-export interface QuantizedAttributes {
-  dtype: 'nf4' | 'fp4' | 'int8';
-  rows: number;
-  cols: number;
-  blockSize: number;
-  nestedBlockSize: number;
-  offset: number;
-  valueDtype: StorageDtype;
-  outliers: number;
-  outlierDtype: HalfDtype;
-}
-
-export type QuantizedInputs = Record<
-  'codes' | 'absmax' | 'absmaxCodes' | 'nestedAbsmax' | 'map' | 'scales' | 'outlierIndex' | 'outlierValues',
-  tf.TensorInfo
->;
+type FourBitFormat = Extract<DeviceFormat, {blockSize: number}>;
+type Int8Format = Extract<DeviceFormat, {dtype: 'int8'}>;
 
 /** A quantized matrix, dequantized as it is read, bit for bit as bitsandbytes does. */
-export function quantizedFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+export function quantizedFormat(inputs: StoredTensors, attributes: DeviceFormat): WeightFormat {
   return attributes.dtype === 'int8' ? int8Format(inputs, attributes) : fourBitFormat(inputs, attributes);
-}
-
-function keyOf(attributes: QuantizedAttributes): string {
-  const {dtype, rows, cols, blockSize, nestedBlockSize, valueDtype, outliers, outlierDtype} = attributes;
-  return `${dtype} ${rows} ${cols} ${blockSize} ${nestedBlockSize} ${valueDtype} ${outliers} ${outlierDtype}`;
 }
 
 /**
@@ -64,12 +45,12 @@ const PREPARE_PAIRS = `
   }
   workgroupBarrier();`;
 
-function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+function fourBitFormat(inputs: StoredTensors, attributes: FourBitFormat): WeightFormat {
   const {codes, absmax, absmaxCodes, nestedAbsmax, map} = inputs;
-  const {offset} = attributes;
-  const isNested = attributes.nestedBlockSize > 0;
+  const {dtype, cols, blockSize, nestedBlockSize, offset, valueDtype} = attributes;
+  const isNested = nestedBlockSize > 0;
   return {
-    key: keyOf(attributes),
+    key: `${dtype} ${cols} ${blockSize} ${nestedBlockSize} ${valueDtype}`,
     buffers: isNested
       ? {codes: 'u32', absmaxCodes: 'u32', nestedAbsmax: 'f32', map: 'f32'}
       : {codes: 'u32', absmax: 'f32'},
@@ -81,7 +62,7 @@ function fourBitFormat(inputs: QuantizedInputs, attributes: QuantizedAttributes)
   };
 }
 
-function fourBitOctet({dtype, cols, blockSize, nestedBlockSize, valueDtype}: QuantizedAttributes): string {
+function fourBitOctet({dtype, cols, blockSize, nestedBlockSize, valueDtype}: FourBitFormat): string {
   const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
   const nestedAbsmax = `let code = (absmaxCodes[block / 4u] >> (8u * (block % 4u))) & 255u;
   let scaled = map[code] * nestedAbsmax[block / ${nestedBlockSize}u];
@@ -117,11 +98,12 @@ fn absmaxOf(block: u32) -> f32 {
 ${cols % 8 === 0 ? aligned : unaligned}`;
 }
 
-function int8Format(inputs: QuantizedInputs, attributes: QuantizedAttributes): WeightFormat {
+function int8Format(inputs: StoredTensors, attributes: Int8Format): WeightFormat {
   const {codes, scales: rowScales, outlierIndex, outlierValues} = inputs;
-  const hasOutliers = attributes.outliers > 0;
+  const {cols, outliers, outlierDtype} = attributes;
+  const hasOutliers = outliers > 0;
   return {
-    key: keyOf(attributes),
+    key: `int8 ${cols} ${outliers} ${outlierDtype}`,
     buffers: hasOutliers
       ? {codes: 'u32', rowScales: 'f32', outlierIndex: 'i32', outlierValues: 'u32'}
       : {codes: 'u32', rowScales: 'f32'},
@@ -133,7 +115,7 @@ function int8Format(inputs: QuantizedInputs, attributes: QuantizedAttributes): W
   };
 }
 
-function int8Octet({cols, outliers, outlierDtype}: QuantizedAttributes): string {
+function int8Octet({cols, outliers, outlierDtype}: Int8Format): string {
   const hasOutliers = outliers > 0;
   const outlier = `
 ${WIDEN[outlierDtype]}

@@ -1,14 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
+import {unpack16Op} from '../../../ops/unpack16.ts';
+import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-
-interface Unpack16Args {
-  inputs: {packed: tf.TensorInfo};
-  attrs: {dtype: HalfDtype; cols: number};
-  backend: unknown;
-}
 
 /**
  * WGSL that widens both halves of a word exactly, without 16-bit floats of the device's own (which some drivers flush).
@@ -30,27 +25,21 @@ fn widen(word: u32) -> vec2f { return vec2f(widenHalf(word & 0xffffu), widenHalf
 };
 
 /** `Unpack16` (layers/ops/unpack16.ts), a thread per word. */
-export const unpack16 = {
-  kernelName: 'Unpack16',
-  backendName: 'webgpu',
-  kernelFunc: (args: unknown) => {
-    const {inputs, attrs, backend: anyBackend} = args as Unpack16Args;
-    const backend = anyBackend as WebGPUBackend;
-    const {dtype, cols} = attrs;
-    const {packed} = inputs;
-    const y = backend.makeTensorInfo([packed.shape[0], cols], 'float32');
-    const words = tf.util.sizeFromShape(packed.shape);
-    if (words === 0) return y;
-    const wordsPerRow = packed.shape[1];
-    runShader(backend, {
-      shader: widening(dtype),
-      buffers: {y, packed},
-      uniforms: {words, wordsPerRow, cols},
-      threads: words,
-    });
-    return y;
-  },
-} as const;
+export const unpack16 = kernel(unpack16Op, 'webgpu', ({inputs, attrs, backend}) => {
+  const {dtype, cols} = attrs;
+  const {packed} = inputs;
+  const y = backend.makeTensorInfo([packed.shape[0], cols], 'float32');
+  const words = tf.util.sizeFromShape(packed.shape);
+  if (words === 0) return y;
+  const wordsPerRow = packed.shape[1];
+  runShader(backend, {
+    shader: widening(dtype),
+    buffers: {y, packed},
+    uniforms: {words, wordsPerRow, cols},
+    threads: words,
+  });
+  return y;
+});
 
 const widening = shader((dtype: HalfDtype) => ({
   name: 'Unpack16',

@@ -1,14 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {HalfDtype} from '../../../../quant/float16.ts';
+import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
+import type {StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type QuantizedAttributes, type QuantizedInputs, quantizedFormat} from './quantizedFormat.ts';
+import {quantizedFormat} from './quantizedFormat.ts';
 import {halvesOf, storedFormat, type WeightFormat} from './weightFormat.ts';
-
-/** Attributes and tensors of a weight in any type; see layers/ops/storedMatrix.ts. */
-export type AnyWeightAttributes = QuantizedAttributes | {dtype: HalfDtype; rows: number; cols: number};
-export type AnyWeightInputs = QuantizedInputs & {weight: tf.TensorInfo};
 
 /** From so many rows on, a weight that is dequantized once for all tiles costs less than doing it in each. */
 const MANY_ROWS = 256;
@@ -16,14 +13,14 @@ const MANY_ROWS = 256;
 /** Gives a weight of any type to products of `rowCount` rows. */
 export function usingWeight<T>(
   backend: WebGPUBackend,
-  inputs: AnyWeightInputs,
-  attributes: AnyWeightAttributes,
+  inputs: StoredTensors,
+  attributes: StoredFormat,
   rowCount: number,
   use: (weight: WeightFormat) => T,
 ): T {
-  if (attributes.dtype !== 'float16' && attributes.dtype !== 'bfloat16')
-    return usingQuantized(backend, inputs, attributes as QuantizedAttributes, rowCount, use);
-  return use(storedFormat(inputs.weight, attributes.dtype, attributes.cols));
+  if (attributes.dtype === 'float16' || attributes.dtype === 'bfloat16')
+    return use(storedFormat(inputs.weight, attributes.dtype, attributes.cols));
+  return usingQuantized(backend, inputs, attributes as DeviceFormat, rowCount, use);
 }
 
 /**
@@ -32,8 +29,8 @@ export function usingWeight<T>(
  */
 export function usingQuantized<T>(
   backend: WebGPUBackend,
-  inputs: QuantizedInputs,
-  attributes: QuantizedAttributes,
+  inputs: StoredTensors,
+  attributes: DeviceFormat,
   rowCount: number,
   use: (weight: WeightFormat) => T,
 ): T {

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {HalfDtype, StorageDtype} from '../../../../quant/float16.ts';
+import type {HalfDtype} from '../../../../quant/float16.ts';
 import type {ElementType, UniformType} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';
@@ -24,40 +24,22 @@ export interface WeightFormat {
   halves?(): string;
 }
 
-/** A float32 or 16-bit matrix of `cols` columns, rows one after the other; see layers/ops/storedMatrix.ts. */
-export function storedFormat(weight: tf.TensorInfo, dtype: StorageDtype, cols: number): WeightFormat {
-  const stride = dtype === 'float32' ? cols : Math.ceil(cols / 2);
-  const isWide = stride % 4 === 0; // then eight elements are whole vectors
-  const isWhole = dtype === 'float32';
-  const [vector, scalar] = isWhole ? (['vec4f', 'f32'] as const) : (['vec4u', 'u32'] as const);
+/** A 16-bit matrix of `cols` columns, rows one after the other; see layers/ops/storedMatrix.ts. */
+export function storedFormat(weight: tf.TensorInfo, dtype: HalfDtype, cols: number): WeightFormat {
+  const stride = Math.ceil(cols / 2);
+  const isWide = stride % 4 === 0; // then eight elements are a whole vector
   return {
     key: `${dtype} ${cols}`,
-    buffers: {weight: isWide ? vector : scalar},
+    buffers: {weight: isWide ? 'vec4u' : 'u32'},
     tensors: {weight},
     uniforms: {},
     values: {},
     prepare: '',
-    octet: () => (isWhole ? wholeOctet(cols, isWide) : widenedOctet(dtype, stride, isWide)),
-    halves: dtype === 'float16' ? () => halvesOfOctet(stride, isWide) : undefined,
+    octet: () => widenedOctet(dtype, stride, isWide),
+    halves: dtype === 'float16' ? () => wordsAsHalves(stride, isWide) : undefined,
   };
 }
 
-/** WGSL of `weightOctet` where elements are float32. */
-const wholeOctet = (cols: number, isWide: boolean): string => `
-fn weightOctet(row: u32, col: u32) -> mat2x4f {
-  ${
-    isWide
-      ? `let at = (row * ${cols}u + col) / 4u;
-  let a = weight[at];
-  let b = weight[min(at + 1u, arrayLength(&weight) - 1u)];
-  return mat2x4f(a, b);`
-      : `var values: mat2x4f;
-  ${times(8, (i) => `if (col + ${i}u < ${cols}u) { values[${i >> 2}][${i & 3}] = weight[row * ${cols}u + col + ${i}u]; }`)}
-  return values;`
-  }
-}`;
-
-/** WGSL of `weightOctet` where elements are of 16 bits. */
 const widenedOctet = (dtype: HalfDtype, stride: number, isWide: boolean): string => `
 ${WIDEN[dtype]}
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
@@ -69,14 +51,13 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   return mat2x4f(vec4f(a, b), vec4f(c, d));
 }`;
 
-/** WGSL of `weightHalves` where elements are float16. */
-const halvesOfOctet = (stride: number, isWide: boolean): string => `
+const wordsAsHalves = (stride: number, isWide: boolean): string => `
 fn weightHalves(row: u32, col: u32) -> vec4u {
   ${wordsOfOctet(stride, isWide)}
   return words;
 }`;
 
-/** WGSL that declares the four `words` of an octet where elements are of 16 bits. */
+/** WGSL that declares the four `words` of an octet. */
 const wordsOfOctet = (stride: number, isWide: boolean): string =>
   isWide
     ? `let words = weight[(row * ${stride}u + col / 2u) / 4u];`
