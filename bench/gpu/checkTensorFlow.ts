@@ -6,6 +6,7 @@ import {embedding} from '../../layers/ops/embedding.ts';
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
+import {optimizerUpdates} from '../../layers/ops/optimizerUpdates.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
 import {quantizedMatMul} from '../../layers/ops/quantizedMatMul.ts';
 import {rmsNorm} from '../../layers/ops/rmsNorm.ts';
@@ -13,6 +14,8 @@ import {rotaryEmbedding} from '../../layers/ops/rotaryEmbedding.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {swiGLU} from '../../layers/ops/swiGLU.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
+import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
+import {dequantizeBlockwise, quantizeBlockwise} from '../../quant/blockwise/dynamic8Bit.ts';
 import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
 import {useBackend} from '../../src/index.ts';
 
@@ -113,6 +116,7 @@ function cases(): Case[] {
         return adamWUpdates(updates, settings).flat();
       },
     ],
+    ...optimizerCases(),
     [
       'globalNorm of 3 tensors',
       () => globalNorm([[8, 2048], [7], [5000, 33]].map((shape, i) => normal(shape, i + 1))),
@@ -143,6 +147,45 @@ function cases(): Case[] {
       },
     ],
   ];
+}
+
+/** Updates of 5 variables; states of 8 bits as their values. */
+function optimizerCases(): Case[] {
+  const settings = {learningRate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3};
+  const shapes = [[8, 2048], [7], [1, 1], [300, 77], [5000, 33]];
+  const kinds = {Lion: [], Lion8bit: [true], AdamW8bit: [true, false]} as const;
+  return (['Lion', 'Lion8bit', 'AdamW8bit'] as const).map((rule): Case => {
+    const areSigned = kinds[rule];
+    const run = () => {
+      const updates = shapes.map((shape, i) => {
+        const drawn = (k: number) => normal(shape, 4 * i + k, 0.1);
+        const packed = areSigned.flatMap((isSigned, k) => {
+          const mean = drawn(k + 3);
+          const values = isSigned ? mean : tf.square(mean);
+          const {codes, absmax} = quantizeBlockwise(values.dataSync() as Float32Array, {
+            map: dynamicMap(isSigned),
+          });
+          const bytes = new Uint8Array(4 * Math.ceil(codes.length / 4));
+          bytes.set(codes);
+          return [tf.tensor1d(new Int32Array(bytes.buffer), 'int32'), tf.tensor1d(absmax)];
+        });
+        const state = rule === 'Lion' ? [drawn(3)] : packed;
+        return {value: normal(shape, 4 * i + 1), gradient: normal(shape, 4 * i + 2), state};
+      });
+      return optimizerUpdates(updates, {rule, settings}).flatMap(([value, ...next]) => {
+        if (rule === 'Lion') return [value, ...next];
+        const states = areSigned.flatMap((isSigned, k) => {
+          const [words, absmax] = next.slice(2 * k).map((tensor) => tensor.dataSync());
+          const codes = new Uint8Array(Int32Array.from(words).buffer).subarray(0, value.size);
+          return tf.tensor1d(
+            dequantizeBlockwise({codes, absmax: absmax as Float32Array}, {map: dynamicMap(isSigned)}),
+          );
+        });
+        return [value, ...states];
+      });
+    };
+    return [`${rule} of 5 variables`, run];
+  });
 }
 
 const halfMatrix = (dtype: 'float16' | 'bfloat16', rows: number, cols: number) => ({

@@ -45,7 +45,7 @@ def library():
                     ctypes.CDLL(found, mode=ctypes.RTLD_GLOBAL)
     lib = ctypes.CDLL(output)
     for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineDecode", "engineAttention", "engineCrossEntropy",
-                 "engineAdamW"):
+                 "engineUpdate"):
         getattr(lib, each).restype = ctypes.c_int64
     lib.engineTakeHostMemory.restype = ctypes.c_void_p
     lib.engineFolders(str(native / "kernels").encode(), str(build / "cache").encode())
@@ -429,17 +429,67 @@ def check_loss():
         say("  gradient", gradient, hidden.grad, 1e-2)
 
 
+ADAMW, ADAMW_8BIT, LION, LION_8BIT = range(4)  # Rule of the engine
+
+
+def run_update(rule, sizes, tensors, nexts, factors, maps=None):
+    """The norm of the gradients too."""
+    pointers = [t.data_ptr() for own, following in zip(tensors, nexts) for t in (*own, *following)]
+    norm, arena = torch.empty((), device="cuda"), torch.empty(1 << 20, device="cuda")
+    used = lib.engineUpdate(ctypes.c_int64(rule), ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes),
+                            (ctypes.c_uint64 * len(pointers))(*pointers), pointer(factors), pointer(maps), pointer(norm),
+                            pointer(arena), ctypes.c_int64(4 << 20), STREAM)
+    assert used >= 0
+    return norm
+
+
+def check_8bit(sizes):
+    """Any ascending map will do: the peer is its definition, on the same codes and scales."""
+    signed = torch.linspace(-1, 1, 256, dtype=torch.float64).pow(3).float()
+    unsigned = torch.linspace(0, 1, 256, dtype=torch.float64).pow(3).float()
+    steps = torch.linspace(-1, 1, 65536)
+    nearest = lambda m: torch.searchsorted(((m[1:] + m[:-1]) / 2).contiguous(), steps).to(torch.uint8)
+    maps = torch.cat([torch.cat([m.view(torch.uint8), nearest(m)]) for m in (signed, unsigned)]).cuda()
+
+    def wide(codes, scales, m, size):
+        return (m.cuda()[codes.long()] * scales.repeat_interleave(256)[:codes.numel()])[:size].double()
+
+    for rule, states in ((ADAMW_8BIT, (signed, unsigned)), (LION_8BIT, (signed,))):
+        words = [(size + 3) // 4 * 4 for size in sizes]
+        fresh = lambda n, m: [torch.randint(0, 256, (n,), device="cuda").to(torch.uint8), 0.1 + torch.rand((n + 255) // 256, device="cuda")]
+        empty = lambda n, m: [torch.full((n,), 9, device="cuda").to(torch.uint8), torch.empty((n + 255) // 256, device="cuda")]
+        tensors = [[torch.rand(s, device="cuda") - 0.5, torch.rand(s, device="cuda") - 0.5, *(t for m in states for t in fresh(n, m))]
+                   for s, n in zip(sizes, words)]
+        nexts = [[torch.empty(s, device="cuda"), *(t for m in states for t in empty(n, m))] for s, n in zip(sizes, words)]
+        f = torch.tensor([0.9, 0.1, 0.99, 0.01, 0.7, 1e-8, 0.999, -1e-3] if rule == ADAMW_8BIT else [0.9, 0.1, 0.99, 0.01, 0.999, 1e-3],
+                         device="cuda")
+        run_update(rule, sizes, tensors, nexts, f, maps)
+        f = f.double()
+        for size, own, following in zip(sizes, tensors, nexts):
+            value, g = own[0].double(), own[1].double()
+            olds = [wide(own[2 + 2 * k], own[3 + 2 * k], m, size) for k, m in enumerate(states)]
+            if rule == ADAMW_8BIT:
+                wanted = [f[0] * olds[0] + f[1] * g, f[2] * olds[1] + f[3] * g * g]
+                say("AdamW in 8 bits", following[0], f[6] * value + f[7] * wanted[0] / (wanted[1].sqrt() / f[4] + f[5]), 1e-5)
+            else:
+                wanted = [f[2] * olds[0] + f[3] * g]
+                say("Lion in 8 bits", following[0], f[4] * value - f[5] * torch.sign(f[0] * olds[0] + f[1] * g), 1e-6)
+            for k, (m, state) in enumerate(zip(states, wanted)):
+                codes, scales = following[1 + 2 * k], following[2 + 2 * k]
+                blocks = F.pad(state, (0, -size % 256)).view(-1, 256)
+                say("  scales", scales, blocks.abs().amax(1), 1e-6)
+                normal = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()[:size].float()
+                expected = nearest(m).cuda()[((normal + 1) * 0.5 * 65535 + 0.5).long()]
+                say("  codes", codes[:size].double(), expected.double(), 1 / 200)  # one off where a value is between two
+                say("  unused bytes", 1 + codes[size:].double().sum(), torch.ones((), device="cuda"), 0)
+
+
 def check_optimizer():
     sizes = [5, 4096, 4097, 100000, 16384]
     tensors = [[torch.rand(size, device="cuda") - (0.5 if part < 3 else 0) for part in range(4)] for size in sizes]
     nexts = [[torch.empty(size, device="cuda") for _ in range(3)] for size in sizes]
     factors = torch.tensor([0.9, 0.1, 0.999, 0.001, 1.7, 1e-8, 0.999, 1e-3], device="cuda")
-    pointers = [t.data_ptr() for own, following in zip(tensors, nexts) for t in (*own, *following)]
-    norm, arena = torch.empty((), device="cuda"), torch.empty(1 << 20, device="cuda")
-    used = lib.engineAdamW(ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes),
-                           (ctypes.c_uint64 * len(pointers))(*pointers), pointer(factors), pointer(norm), pointer(arena),
-                           ctypes.c_int64(4 << 20), STREAM)
-    assert used >= 0
+    norm = run_update(ADAMW, sizes, tensors, nexts, factors)
     say("gradient norm", norm, torch.cat([t[1] for t in tensors]).norm(), 1e-6)
     f = factors.double()
     for own, following in zip(tensors, nexts):
@@ -447,6 +497,16 @@ def check_optimizer():
         mean, variance = f[0] * mean + f[1] * g, f[2] * variance + f[3] * g * g
         say("AdamW", following[0], f[6] * value - f[7] * mean / (variance.sqrt() * f[4] + f[5]), 1e-5)
         say("  mean", following[1], mean, 1e-6)
+    for own, following in zip(tensors, nexts):
+        del own[3], following[2]
+    factors = torch.tensor([0.9, 0.1, 0.99, 0.01, 0.999, 1e-3], device="cuda")
+    run_update(LION, sizes, tensors, nexts, factors)
+    f = factors.double()
+    for own, following in zip(tensors, nexts):
+        value, g, momentum = (t.double() for t in own)
+        say("Lion", following[0], f[4] * value - f[5] * torch.sign(f[0] * momentum + f[1] * g), 1e-6)
+        say("  momentum", following[1], f[2] * momentum + f[3] * g, 1e-6)
+    check_8bit(sizes)
 
 
 # --- time

@@ -164,20 +164,25 @@ int64_t engineCrossEntropy(const void* weight, int64_t vocabulary, int64_t width
   });
 }
 
-/** `pointers`: of each variable value, gradient, mean, variance, and where the next three go. */
-int64_t engineAdamW(int64_t count, const int64_t* sizes, const uint64_t* pointers, const float* factors, float* norm,
-                    void* memory, int64_t size, Stream stream) {
+/** `pointers`: of each variable value, gradient and states, and where the next value and states go. */
+int64_t engineUpdate(int64_t rule, int64_t count, const int64_t* sizes, const uint64_t* pointers, const float* factors,
+                     const void* maps, float* norm, void* memory, int64_t size, Stream stream) {
   return guarded(memory, size, [&](const Allocate& allocate) {
-    std::vector<AdamWVariable> variables;
+    const int states = stateCount(static_cast<Rule>(rule));
+    std::vector<UpdatedVariable> variables;
     std::vector<std::pair<const float*, int64_t>> gradients;
+    Reader<uint64_t> p{pointers};
+    const auto next = [&] { return reinterpret_cast<float*>(p.next()); };
     for (int64_t i = 0; i < count; i++) {
-      const uint64_t* p = pointers + 7 * i;
-      const auto at = [&](int k) { return reinterpret_cast<float*>(p[k]); };
-      variables.push_back({sizes[i], at(0), at(1), at(2), at(3), at(4), at(5), at(6)});
-      gradients.push_back({at(1), sizes[i]});
+      UpdatedVariable v{sizes[i], next(), next(), nullptr, {}, {}};
+      for (int k = 0; k < states; k++) v.states[k] = next();
+      v.nextValue = next();
+      for (int k = 0; k < states; k++) v.nextStates[k] = next();
+      variables.push_back(v);
+      gradients.push_back({v.gradient, v.size});
     }
     globalNorm(deviceFor(stream), stream, gradients, norm, allocate);
-    adamW(deviceFor(stream), stream, variables, factors, allocate);
+    update(deviceFor(stream), stream, static_cast<Rule>(rule), variables, factors, maps, allocate);
   });
 }
 }

@@ -1,10 +1,22 @@
 import * as tf from '@tensorflow/tfjs';
+import type {OptimizerRule} from '../../ops/optimizerUpdates.ts';
 import {kernel} from '../kernel.ts';
 import type {OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
+import {updatesOnCard} from './optimizerUpdates.ts';
+import {runOps} from './runOps.ts';
+import {hasCardOps} from './tensorflowBackend.ts';
 
-/** An optimizer's update on the host, rounded as its peer rounds; the addon copies the tensors there and back. */
+/**
+ * An optimizer's update, rounded as its peer rounds: on a card by an op of its own, else on the host, where the addon copies the
+ * tensors there and back.
+ */
 export function optimizerKernel({op, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
   return kernel(op, 'tensorflow', ({inputs, attrs, backend}) => {
+    if (hasCardOps(backend)) {
+      const rule = {rule: op.kernelName.replace(/Update$/, ''), settings: attrs} as OptimizerRule;
+      const given = sources.map((name) => inputs[name]);
+      return runOps(backend, given, (ops, handles) => updatesOnCard(ops, handles, rule));
+    }
     const targets = outputs.map((name) => {
       const size = tf.util.sizeFromShape(inputs[name].shape);
       return inputs[name].dtype === 'int32' ? new Int32Array(size) : new Float32Array(size);

@@ -4,18 +4,20 @@ import {decoderStack, decoderStackGrad} from './decoderStack.ts';
 import {decodeStack} from './decodeStack.ts';
 import {greedyChoice} from './greedyChoice.ts';
 import {linearCrossEntropy} from './linearCrossEntropy.ts';
+import {optimizerUpdates} from './optimizerUpdates.ts';
 import {hasCardOps, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
 
-const KERNELS = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy];
+const IN_BFLOAT16 = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy];
+const KERNELS = [optimizerUpdates, ...IN_BFLOAT16];
 
 /**
- * Registers the kernels that only a card has, where its ops run and products are in bfloat16; elsewhere takes them away, so that
- * the composed references run. Calling this again is harmless.
+ * Registers the kernels that only a card has, where its ops run, and of those that multiply only where products are in bfloat16;
+ * elsewhere takes them away, so that the composed references run. Calling this again is harmless.
  */
 export function registerCardKernels(backend: TensorFlowBackend): void {
-  const isOn = hasCardOps(backend) && productsOf(backend).operands === 'bfloat16';
+  const multiplies = productsOf(backend).operands === 'bfloat16';
   for (const kernel of KERNELS) {
-    if (isOn) replaceKernel(kernel);
+    if (hasCardOps(backend) && (multiplies || !IN_BFLOAT16.includes(kernel))) replaceKernel(kernel);
     else if (tf.getKernel(kernel.kernelName, kernel.backendName))
       tf.unregisterKernel(kernel.kernelName, kernel.backendName);
   }

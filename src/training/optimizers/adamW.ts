@@ -60,25 +60,12 @@ export class AdamW extends DecoupledDecayOptimizer {
     return isOverridden ? 1 : adamWUpdatesAtOnce();
   }
 
-  /** Variables of the same rates together. */
-  protected override updateMany(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
-    const groups = new Map<string, {settings: AdamWSettings; places: number[]}>();
-    for (const [place, {name, value}] of updates.entries()) {
-      const settings = {...this.settingsOf(name, value, step), overwrite: true};
-      const key = `${settings.learningRate} ${settings.weightDecay}`;
-      const group = groups.get(key);
-      if (group) group.places.push(place);
-      else groups.set(key, {settings, places: [place]});
-    }
-    const results: [tf.Tensor, ...tf.Tensor[]][] = [];
-    for (const {settings, places} of groups.values()) {
-      const tensors = places.map((place) => {
-        const {value, gradient, state} = updates[place];
-        return {value, gradient, mean: state[0], variance: state[1]};
-      });
-      for (const [i, result] of adamWUpdates(tensors, settings).entries()) results[places[i]] = result;
-    }
-    return results;
+  protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const tensors = updates.map(({value, gradient, state: [mean, variance]}) => {
+      return {value, gradient, mean, variance};
+    });
+    const {name, value} = updates[0];
+    return adamWUpdates(tensors, {...this.settingsOf(name, value, step), overwrite: true});
   }
 
   /** What one variable's update at this step reads. */

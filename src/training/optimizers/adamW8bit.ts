@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamW8bitUpdate, adamW8bitUpdateOp} from '../../../layers/ops/adamW8bitUpdate.ts';
+import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {AdamW, type AdamWArgs} from './adamW.ts';
 import {
@@ -10,6 +11,7 @@ import {
   resolveMin8bitSize,
   slots8bit,
 } from './blockwise8bitState.ts';
+import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateSlot, StateStore} from './stateStore.ts';
 
 export interface AdamW8bitArgs extends AdamWArgs, Min8bitSizeArgs {}
@@ -63,6 +65,17 @@ export class AdamW8bit extends AdamW {
       this.settingsOf(name, value, step),
     );
     return [next, mean.codes, mean.absmax, variance.codes, variance.absmax];
+  }
+
+  protected override get updatesAtOnce(): number {
+    const isOverridden = this.update !== AdamW8bit.prototype.update; // by a subclass
+    return isOverridden ? 1 : optimizerUpdatesAtOnce();
+  }
+
+  protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    if (updates[0].state.length === STATES.length) return super.updateAlike(updates, step);
+    const {name, value} = updates[0];
+    return optimizerUpdates(updates, {rule: 'AdamW8bit', settings: this.settingsOf(name, value, step)});
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
-import {NamedStateOptimizer} from './namedStateOptimizer.ts';
+import {NamedStateOptimizer, type VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /** Part of a variable's name, or an expression found in it. */
@@ -83,6 +83,30 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
         factor,
       );
     }
+  }
+
+  /** {@link updateMany} of variables with the same rates and kind of state. */
+  protected updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    return super.updateMany(updates, step);
+  }
+
+  /** Variables of the same rates and kind of state together. */
+  protected override updateMany(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const groups = new Map<string, number[]>();
+    for (const [place, {name, value, state}] of updates.entries()) {
+      const {learningRate, weightDecay} = this.ratesOf(name, value);
+      const key = `${learningRate} ${weightDecay} ${state.length}`;
+      const group = groups.get(key);
+      if (group) group.push(place);
+      else groups.set(key, [place]);
+    }
+    const results: [tf.Tensor, ...tf.Tensor[]][] = [];
+    for (const places of groups.values()) {
+      const alike = places.map((place) => updates[place]);
+      const group = this.updateAlike(alike, step);
+      for (const [i, result] of group.entries()) results[places[i]] = result;
+    }
+    return results;
   }
 
   /** The learning rate and decay of one variable at this step. */

@@ -1,11 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {type LionSettings, lionUpdate} from '../../../layers/ops/lionUpdate.ts';
+import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {
   DECOUPLED_DECAY_OPTIONS,
   type DecoupledDecayArgs,
   DecoupledDecayOptimizer,
 } from './decoupledDecayOptimizer.ts';
+import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
@@ -43,6 +45,16 @@ export class Lion extends DecoupledDecayOptimizer {
     _step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
     return lionUpdate(value, gradient, momentum, {...this.settingsOf(name, value), overwrite: true});
+  }
+
+  protected override get updatesAtOnce(): number {
+    const isOverridden = this.update !== Lion.prototype.update; // by a subclass
+    return isOverridden ? 1 : optimizerUpdatesAtOnce();
+  }
+
+  protected override updateAlike(updates: VariableUpdate[], _step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const {name, value} = updates[0];
+    return optimizerUpdates(updates, {rule: 'Lion', settings: this.settingsOf(name, value)});
   }
 
   /** What one variable's update reads. */

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {lion8bitUpdate, lion8bitUpdateOp} from '../../../layers/ops/lion8bitUpdate.ts';
+import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {
   assert8bitUpdate,
@@ -10,6 +11,7 @@ import {
   slots8bit,
 } from './blockwise8bitState.ts';
 import {Lion, type LionArgs} from './lion.ts';
+import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateSlot, StateStore} from './stateStore.ts';
 
 export interface Lion8bitArgs extends LionArgs, Min8bitSizeArgs {}
@@ -56,6 +58,17 @@ export class Lion8bit extends Lion {
     const [codes, absmax] = state;
     const [next, momentum] = lion8bitUpdate(value, gradient, {codes, absmax}, this.settingsOf(name, value));
     return [next, momentum.codes, momentum.absmax];
+  }
+
+  protected override get updatesAtOnce(): number {
+    const isOverridden = this.update !== Lion8bit.prototype.update; // by a subclass
+    return isOverridden ? 1 : optimizerUpdatesAtOnce();
+  }
+
+  protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    if (updates[0].state.length === STATES.length) return super.updateAlike(updates, step);
+    const {name, value} = updates[0];
+    return optimizerUpdates(updates, {rule: 'Lion8bit', settings: this.settingsOf(name, value)});
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -1,6 +1,7 @@
 // The CUDA engine: what an NVIDIA card computes of a training step, without TensorFlow and without CUDA's headers. Pointers are
 // to the card's memory; everything runs in order on one stream and returns before it is done.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -145,15 +146,29 @@ void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* log
 void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float* hidden, const float* labels,
                         float* loss, float* gradient, const Allocate&);
 
-/** One variable of {@link adamW}: all float32 of `size`. New values may be written over the old ones. */
-struct AdamWVariable {
+/** An optimizer's rule. The states in 8 bits round as bitsandbytes does, see layers/kernels/steps. */
+enum class Rule { adamW, adamW8bit, lion, lion8bit };
+
+/** How many states a variable has: of 8 bits, each state is its codes and its scales. */
+constexpr int stateCount(Rule rule) { return rule == Rule::lion ? 1 : rule == Rule::adamW8bit ? 4 : 2; }
+
+/** One variable of {@link update}: float32 of `size`, its states those of the rule. New ones may be written over the old ones. */
+struct UpdatedVariable {
   int64_t size;
-  const float *value, *gradient, *mean, *variance;
-  float *nextValue, *nextMean, *nextVariance;
+  const float *value, *gradient;
+  float* nextValue;
+  std::array<const void*, 4> states;
+  std::array<void*, 4> nextStates;
 };
 
-/** @param factors the eight of ../adamw_updates.cc, on the card */
-void adamW(Device&, Stream, const std::vector<AdamWVariable>&, const float* factors, const Allocate&);
+/**
+ * All variables in one launch.
+ *
+ * @param factors on the card: of AdamW the eight of ../adamw_updates.cc, else those of kernels/optimizer.cu
+ * @param maps of 8 bits, on the card: two `Map8Bit` of kernels/arguments.h, of signed and of unsigned numbers
+ */
+void update(Device&, Stream, Rule, const std::vector<UpdatedVariable>&, const float* factors, const void* maps,
+            const Allocate&);
 
 /** The root of the sum of all squares. */
 void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float* norm, const Allocate&);

@@ -278,6 +278,22 @@ class LinearCrossEntropy {
   const bool wantsGradient_;
 };
 
+/** Values of all variables, gradients of all, each state of all → the next values and states in the same order. */
+void update(CardCall& call, cuda::Rule rule, int count, const float* factors, const void* maps) {
+  const int states = cuda::stateCount(rule);
+  std::vector<cuda::UpdatedVariable> variables;
+  for (int i = 0; i < count; i++) {
+    cuda::UpdatedVariable v = {call.size(i), call.input(i), call.input(count + i), call.output(i, call.shape(i)), {}, {}};
+    for (int k = 0; k < states; k++) {
+      const int input = (2 + k) * count + i;
+      v.states[k] = call.input(input);
+      v.nextStates[k] = call.output((1 + k) * count + i, call.shape(input));
+    }
+    variables.push_back(v);
+  }
+  cuda::update(deviceOf(call), call.stream(), rule, variables, factors, maps, allocatorOf(call));
+}
+
 /** As ../adamw_updates.cc. */
 class AdamWUpdates {
  public:
@@ -285,15 +301,24 @@ class AdamWUpdates {
 
   void run(CardCall& call) {
     const int count = (call.inputCount() - 1) / 4;
-    std::vector<float*> next;
-    for (int i = 0; i < 3 * count; i++) next.push_back(call.output(i, call.shape(i % count)));
-    std::vector<cuda::AdamWVariable> variables;
-    for (int i = 0; i < count; i++) {
-      variables.push_back({call.size(i), call.input(i), call.input(count + i), call.input(2 * count + i),
-                           call.input(3 * count + i), next[i], next[count + i], next[2 * count + i]});
-    }
-    cuda::adamW(deviceOf(call), call.stream(), variables, call.input(4 * count), allocatorOf(call));
+    update(call, cuda::Rule::adamW, count, call.input(4 * count), nullptr);
   }
+};
+
+/** {@link update} by the rule of that number; codes of 8 bits are in words; the last inputs are factors and, of 8 bits, maps. */
+class OptimizerUpdates {
+ public:
+  explicit OptimizerUpdates(const Attributes& attributes)
+      : rule_(static_cast<cuda::Rule>(attributes.integers("rule").at(0))) {}
+
+  void run(CardCall& call) {
+    const int last = call.inputCount() - 1;
+    const void* maps = call.size(last) == 0 ? nullptr : call.input(last);
+    update(call, rule_, (last - 1) / (2 + cuda::stateCount(rule_)), call.input(last - 1), maps);
+  }
+
+ private:
+  const cuda::Rule rule_;
 };
 
 /** As ../adamw_updates.cc. */
@@ -401,6 +426,11 @@ std::string registerCardOps() {
                                      {"y: float"},
                                      {"plan: list(int)", "numbers: list(float)", "N: int >= 1"}},
                                     {"past"}),
+        registerCardOp<OptimizerUpdates>({"TfjsLoraOptimizerUpdates",
+                                          {"values: N * float", "gradients: N * float", "states: M * float",
+                                           "factors: float", "maps: float"},
+                                          {"next_values: N * float", "next_states: M * float"},
+                                          {"rule: list(int)", "N: int >= 1", "M: int >= 1"}}),
         registerCardOp<GreedyChoice>({"TfjsLoraGreedyChoice", {"logits: float"}, {"choice: float"}, {}}),
         registerCardOp<LinearCrossEntropy>({"TfjsLoraLinearCrossEntropy",
                                             {"hidden: float", "labels: float", "tensors: N * float"},

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "device.h"
 #include "kernel_arguments.h"
 
@@ -21,16 +23,26 @@ std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variable
 
 }  // namespace
 
-void adamW(Device& device, Stream stream, const std::vector<AdamWVariable>& given, const float* factors,
-           const Allocate& allocate) {
+void update(Device& device, Stream stream, Rule rule, const std::vector<UpdatedVariable>& given, const float* factors,
+            const void* maps, const Allocate& allocate) {
+  static_assert(kThreads == kStateBlock, "a thread has one number of those that share a scale");
+  constexpr const char* kKernels[] = {"optimizer:adamW", "optimizer:adamW8bit", "optimizer:lion", "optimizer:lion8bit"};
   const InContextOf context(stream);
   std::vector<Variable> variables;
-  for (const AdamWVariable& v : given) {
-    variables.push_back(
-        {v.value, v.gradient, v.mean, v.variance, v.nextValue, v.nextMean, v.nextVariance, v.size, 0});
+  for (const UpdatedVariable& v : given) {
+    Variable variable = {v.value, v.gradient, v.nextValue, {}, {}, v.size, 0};
+    std::copy(v.states.begin(), v.states.end(), variable.states);
+    std::copy(v.nextStates.begin(), v.nextStates.end(), variable.nextStates);
+    variables.push_back(variable);
   }
   const auto [blocks, table] = tableOf(stream, variables, allocate);
-  device.kernels.launch(stream, "optimizer:adamW", {blocks}, kThreads, 0, table, static_cast<int>(variables.size()), factors);
+  const char* kernel = kKernels[static_cast<int>(rule)];
+  const int count = static_cast<int>(variables.size());
+  if (rule == Rule::adamW8bit || rule == Rule::lion8bit) {
+    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors, maps);
+  } else {
+    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors);
+  }
 }
 
 void globalNorm(Device& device, Stream stream, const std::vector<std::pair<const float*, int64_t>>& given, float* norm,
@@ -38,7 +50,7 @@ void globalNorm(Device& device, Stream stream, const std::vector<std::pair<const
   const InContextOf context(stream);
   std::vector<Variable> variables;
   for (const auto& [gradient, size] : given) {
-    variables.push_back({nullptr, gradient, nullptr, nullptr, nullptr, nullptr, nullptr, size, 0});
+    variables.push_back({nullptr, gradient, nullptr, {}, {}, size, 0});
   }
   const auto [blocks, table] = tableOf(stream, variables, allocate);
   float* sums = static_cast<float*>(allocate(blocks * sizeof(float)));

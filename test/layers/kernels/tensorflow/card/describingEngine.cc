@@ -128,7 +128,21 @@ void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* log
     choice[i] = static_cast<float>(std::max_element(row, row + width) - row);
   }
 }
-void adamW(Device&, Stream, const std::vector<AdamWVariable>&, const float*, const Allocate&) {}
+/** Next values are 2, and next states 3, 4 … */
+void update(Device&, Stream, Rule rule, const std::vector<UpdatedVariable>& variables, const float* factors, const void* maps,
+            const Allocate&) {
+  text << "rule " << static_cast<int>(rule) << " factors " << factors[0] << " " << factors[5];
+  if (maps) text << " map " << static_cast<const float*>(maps)[255];
+  for (const auto& v : variables) {
+    text << "\n" << v.size << " of " << v.value[0] << " gradient " << v.gradient[0] << " states";
+    *v.nextValue = 2;
+    for (int k = 0; k < stateCount(rule); k++) {
+      text << " " << *static_cast<const int32_t*>(v.states[k]);
+      *static_cast<int32_t*>(v.nextStates[k]) = 3 + k;
+    }
+  }
+  text << "\n";
+}
 void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float*, const Allocate&) {}
 void rmsNorm(Device&, Stream, int64_t, int64_t, const float*, const float*, float, float*, float*) {}
 void rmsNormGrad(Device&, Stream, int64_t, int64_t, const float*, const float*, const float*, const float*, float*) {}

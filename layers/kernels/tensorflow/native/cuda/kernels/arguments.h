@@ -83,12 +83,21 @@ struct Decode {
   float* parts;
 };
 
-/** Numbers of one variable that a block of threads updates. */
-constexpr int kPerBlock = 4096;
+/** Numbers of one variable that a block of threads updates, and those that share a scale in 8 bits: one a thread. */
+constexpr int kPerBlock = 4096, kStateBlock = 256;
+
+/** What 8-bit codes stand for, and the code of each of 65,536 even steps from −1 to 1. */
+struct Map8Bit {
+  float values[256];
+  u8 codes[65536];
+};
 
 struct Variable {
-  const float *value, *gradient, *mean, *variance;
-  float *nextValue, *nextMean, *nextVariance;
+  const float *value, *gradient;
+  float* nextValue;
+  /** Running means, each float32 or codes and then scales. */
+  const void* states[4];
+  void* nextStates[4];
   i64 size;
   /** The first block of threads that is this variable's. */
   i64 firstBlock;

@@ -1,0 +1,59 @@
+import type * as tf from '@tensorflow/tfjs';
+import {adamW8bitUpdate} from './adamW8bitUpdate.ts';
+import type {AdamWSettings} from './adamWUpdate.ts';
+import {dispatch, hasKernel} from './dispatch.ts';
+import {lion8bitUpdate} from './lion8bitUpdate.ts';
+import {type LionSettings, lionUpdate} from './lionUpdate.ts';
+import {op} from './op.ts';
+
+/** The update rules that kernels take for several variables at once, beside AdamW's; see the ops of one variable. */
+export type OptimizerRule =
+  | {rule: 'AdamW8bit'; settings: AdamWSettings}
+  | {rule: 'Lion'; settings: LionSettings}
+  | {rule: 'Lion8bit'; settings: LionSettings};
+
+/** What an update takes of one variable. */
+export interface OptimizerTensors {
+  value: tf.Tensor;
+  gradient: tf.Tensor;
+  /** In the order of the op of one variable: of 8 bits, codes and absmax of each. */
+  state: tf.Tensor[];
+}
+
+/** Takes value, gradient and state of each variable in turn, gives the next value and state of each. */
+export const optimizerUpdatesOp = op<tf.TensorInfo[], OptimizerRule, tf.Tensor[]>('OptimizerUpdates');
+
+/** How many variables are best updated together: one where each is computed by itself anyway. */
+export const optimizerUpdatesAtOnce = (): number => (hasKernel(optimizerUpdatesOp) ? 256 : 1);
+
+/**
+ * Updates several variables by one rule with the same settings; a kernel takes all in one pass.
+ *
+ * @returns for each the next value and state
+ */
+export function optimizerUpdates(
+  updates: OptimizerTensors[],
+  rule: OptimizerRule,
+): [value: tf.Tensor, ...state: tf.Tensor[]][] {
+  const inputs = updates.flatMap(({value, gradient, state}) => [value, gradient, ...state]);
+  const outputs = dispatch(optimizerUpdatesOp, inputs, rule, () =>
+    updates.flatMap((update) => updateOne(update, rule)),
+  );
+  const each = 1 + (updates[0]?.state.length ?? 0);
+  return updates.map((_, i) => outputs.slice(each * i, each * (i + 1)) as [tf.Tensor]);
+}
+
+function updateOne(
+  {value, gradient, state: [first, firstScales, second, secondScales]}: OptimizerTensors,
+  {rule, settings}: OptimizerRule,
+): tf.Tensor[] {
+  if (rule === 'Lion') return lionUpdate(value, gradient, first, settings);
+  const state = {codes: first, absmax: firstScales};
+  if (rule === 'Lion8bit') {
+    const [next, {codes, absmax}] = lion8bitUpdate(value, gradient, state, settings);
+    return [next, codes, absmax];
+  }
+  const variance = {codes: second, absmax: secondScales};
+  const [next, mean, nextVariance] = adamW8bitUpdate(value, gradient, state, variance, settings);
+  return [next, mean.codes, mean.absmax, nextVariance.codes, nextVariance.absmax];
+}

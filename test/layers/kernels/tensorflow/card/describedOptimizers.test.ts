@@ -1,0 +1,107 @@
+import * as tf from '@tensorflow/tfjs';
+import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
+import {
+  setCardOps,
+  type TensorFlowBackend,
+} from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
+
+/** As `describedStack.test.ts`: the engine gives next values of 2, and words of 3, 4 … as next states. */
+const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
+
+(path ? describe : describe.skip)('optimizers of a card hand over', () => {
+  let engine: {described(): string};
+  const backend = () => tf.backend() as TensorFlowBackend;
+
+  beforeAll(async () => {
+    await useBackend('tensorflow', {computeDtype: 'float32', fusedOps: true});
+    engine = require(path as string);
+    setCardOps(backend(), true);
+    registerCardKernels(backend());
+  });
+  afterAll(() => {
+    setCardOps(backend(), false);
+    registerCardKernels(backend());
+  });
+
+  /** Two variables of 8 values of a kind; of the second kind states are too small for 8 bits. */
+  const variables = () => [
+    tf.variable(tf.fill([5, 100], 7), true, 'a.lora_A'),
+    tf.variable(tf.fill([300, 2], 8), true, 'a.lora_B'),
+    tf.variable(tf.fill([3], 9), true, 'small'),
+  ];
+  const gradients = () => ({
+    'a.lora_A': tf.fill([5, 100], 10),
+    'a.lora_B': tf.fill([300, 2], 11),
+    small: tf.fill([3], 12),
+  });
+
+  const settings = {learningRate: 0.5, beta1: 0.75, beta2: 0.5, weightDecay: 0.25, min8bitSize: 400};
+  const rate = {0: 0.5, 1: 0.5} as const;
+  test.each([
+    [
+      'AdamW8bit',
+      () => new AdamW8bit({...settings, epsilon: 0.125}),
+      `rule 1 factors ${settings.beta1} 0.125 map 1\n500 of 7 gradient 10 states 0 0 0 0\n600 of 8 gradient 11 states 0 0 0 0`,
+      [125, 2, 125, 2],
+    ],
+    [
+      'Lion8bit',
+      () => new Lion8bit(settings),
+      `rule 3 factors ${settings.beta1} ${rate[0]} map 1\n500 of 7 gradient 10 states 0 0\n600 of 8 gradient 11 states 0 0`,
+      [125, 2],
+    ],
+  ] as const)('%s: one op, its states in words', async (_name, make, text, sizes) => {
+    const [first, second, small] = variables();
+    const optimizer = make();
+    const given = gradients();
+    engine.described();
+    optimizer.applyGradients(given);
+    expect(engine.described()).toContain(text);
+    expect([first, second].map((variable) => variable.dataSync()[0])).toEqual([2, 2]);
+    expect([first, second].map(({shape}) => shape)).toEqual([
+      [5, 100],
+      [300, 2],
+    ]);
+    const entries = optimizer.stateEntries().filter(({name}) => name.startsWith('a.lora_A/'));
+    expect(entries.map(({shape}) => shape)).toEqual(sizes.map((size) => [size]));
+    for (const [i, {dtype, read}] of entries.entries()) {
+      expect(dtype).toBe(i % 2 === 0 ? 'int32' : 'float32');
+      const {buffer, byteOffset} = await read();
+      expect(new Int32Array(buffer, byteOffset)[0]).toBe(3 + i);
+    }
+    const before = backend().getNumOfTFTensors();
+    optimizer.applyGradients(given);
+    expect(engine.described()).toContain('500 of 2 gradient 10 states 3 4');
+    expect(backend().getNumOfTFTensors()).toBe(before);
+    optimizer.dispose();
+    tf.dispose([first, second, small, ...Object.values(given)]);
+  });
+
+  test('Lion: all variables of one rate in one op', () => {
+    const all = variables();
+    const optimizer = new Lion({...settings, min8bitSize: undefined, loraPlusRatio: 4} as object);
+    const given = gradients();
+    engine.described();
+    optimizer.applyGradients(given);
+    const [first, second] = engine
+      .described()
+      .trim()
+      .split(/(?=rule)/);
+    expect(first).toBe('rule 2 factors 0.75 0.5\n500 of 7 gradient 10 states 0\n');
+    expect(second).toBe('rule 2 factors 0.75 2\n600 of 8 gradient 11 states 0\n3 of 9 gradient 12 states 0');
+    optimizer.dispose();
+    tf.dispose([...all, ...Object.values(given)]);
+  });
+
+  test('a paged optimizer: one variable after another', () => {
+    const all = variables();
+    const optimizer = new PagedLion8bit(settings);
+    const given = gradients();
+    engine.described();
+    optimizer.applyGradients(given);
+    expect(engine.described().match(/rule 3/g)).toHaveLength(2);
+    optimizer.dispose();
+    tf.dispose([...all, ...Object.values(given)]);
+  });
+});
