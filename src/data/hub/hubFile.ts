@@ -7,20 +7,11 @@ import type {ReadableStream} from 'node:stream/web';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {type HubAddress, hubRequest, reasonOf} from './hubRequest.ts';
+import type {HubFile} from './listRepository.ts';
 import {assertRepositoryPath} from './repositoryPath.ts';
 import {IdleSignal, type RetryOptions, retry, TransientError} from './retry.ts';
 import {hashOf, isInside, isSound, noteSound} from './soundFile.ts';
 import {randomName, UnfinishedFile} from './unfinishedFile.ts';
-
-/** A file as the hub lists it. */
-export interface HubFile {
-  path: string;
-  size: number;
-  /** The hash of a large file. */
-  sha256?: string;
-  /** The hash of any other: git's name for the contents. */
-  gitHash?: string;
-}
 
 /** Where a file goes, and where it comes from. */
 export interface FileTarget {

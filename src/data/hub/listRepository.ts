@@ -3,7 +3,6 @@ import {z} from 'zod';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
-import type {HubFile} from './hubFile.ts';
 import type {HubOptions} from './hubOptions.ts';
 import {type HubAddress, hubAddress, hubRequest, reasonOf} from './hubRequest.ts';
 import {IdleSignal, type RetryOptions, retry, TransientError} from './retry.ts';
@@ -14,6 +13,16 @@ export interface HubRepository {
   id: string;
   /** A branch, tag or commit. Default `main`. */
   revision?: string;
+}
+
+/** A file as the hub lists it. */
+export interface HubFile {
+  path: string;
+  size: number;
+  /** The hash of a large file. */
+  sha256?: string;
+  /** The hash of any other: git's name for the contents. */
+  gitHash?: string;
 }
 
 /** What a repository holds at one commit, as the hub says: none of it is checked to be safe to use as a path. */

@@ -2,7 +2,7 @@ import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
 import {mkdir, readFile, realpath, stat, writeFile} from 'node:fs/promises';
 import {dirname, join, relative, sep} from 'node:path';
-import type {HubFile} from './hubFile.ts';
+import type {HubFile} from './listRepository.ts';
 
 /** Below a repository's folder in the cache: which files had the right hash, and their times then. */
 const VERIFIED = join('.tfjs-lora', 'verified');

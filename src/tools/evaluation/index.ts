@@ -7,11 +7,10 @@ export {
   parseCandidate,
 } from './compareModels.ts';
 export {
-  type Prediction,
   type PredictionProgress,
   type PredictionRun,
   type PredictOptions,
   type PromptExample,
   predictDataset,
 } from './predictDataset.ts';
-export {formatScores, type PredictionScores, scorePredictions} from './predictionScores.ts';
+export {formatScores, type Prediction, type PredictionScores, scorePredictions} from './predictionScores.ts';

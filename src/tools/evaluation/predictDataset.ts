@@ -11,18 +11,11 @@ import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.
 import type {PromptExample as LoadedPrompt} from '../../data/loadDataset.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
-import {type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
+import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
 import {writePredictions} from './writePredictions.ts';
 
 /** A prompt to answer, and the answer expected: what `loadPrompts` gives, or your own. */
 export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
-
-/** One line of `generated_predictions.jsonl`. */
-export interface Prediction {
-  prompt: string;
-  predict: string;
-  label: string;
-}
 
 export interface PredictionProgress {
   /** Prompts answered, of how many. */

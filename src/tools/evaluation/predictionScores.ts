@@ -1,7 +1,13 @@
 import {corpusBleu} from '../metrics/bleu.ts';
 import {type LlamaFactoryScores, llamaFactoryScores} from '../metrics/llamaFactoryScores.ts';
 import {meanRouge} from '../metrics/rouge.ts';
-import type {Prediction} from './predictDataset.ts';
+
+/** One line of `generated_predictions.jsonl`. */
+export interface Prediction {
+  prompt: string;
+  predict: string;
+  label: string;
+}
 
 /** Two families of scores that share their names and not their numbers, each 0 to 100. */
 export interface PredictionScores {

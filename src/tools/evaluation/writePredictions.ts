@@ -1,6 +1,6 @@
 import {join} from 'node:path';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
-import type {Prediction} from './predictDataset.ts';
+import type {Prediction} from './predictionScores.ts';
 
 /** Writes `generated_predictions.jsonl` as LLaMA-Factory does. */
 export function writePredictions(folder: string, predictions: readonly Prediction[]): void {

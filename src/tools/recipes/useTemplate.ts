@@ -1,5 +1,6 @@
 import type {CausalLM} from '../../../models/causalLM.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
+import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
 import {chatTemplateOf, type NamedTokens} from '../../data/templates/chatTemplateOf.ts';
 import {eosTokenId, templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {modelfileOf} from '../../data/templates/modelfileOf.ts';
@@ -8,7 +9,6 @@ import {
   type ResolvedTemplate,
   resolveTemplate,
 } from '../../data/templates/templateRegistry.ts';
-import type {Recipe} from './recipe.ts';
 
 type WithTokenizer = Pick<CausalLM, 'tokenizer' | 'generationConfig' | 'config'>;
 
@@ -23,7 +23,7 @@ type WithTokenizer = Pick<CausalLM, 'tokenizer' | 'generationConfig' | 'config'>
  */
 export function useTemplate(
   model: WithTokenizer,
-  {template: name, defaultSystem}: Partial<Pick<Recipe['data'], 'template' | 'defaultSystem'>>,
+  {template: name, defaultSystem}: Pick<DatasetArgs, 'template' | 'defaultSystem'>,
 ): string | undefined {
   if (name === undefined || name === MODEL_TEMPLATE || model.tokenizer === undefined) return undefined;
   const resolved = resolveTemplate(name, model.tokenizer, {defaultSystem});

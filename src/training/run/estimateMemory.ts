@@ -10,20 +10,11 @@ import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import type {FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
-import {stackMemory} from './stackMemory.ts';
+import {type DecoderShape, stackMemory} from './stackMemory.ts';
 
 /** A decoder of Llama's kind, with or without allocated weights. */
 export interface EstimableModel {
-  readonly config: {
-    vocabSize: number;
-    hiddenSize: number;
-    intermediateSize: number;
-    numHiddenLayers: number;
-    numAttentionHeads: number;
-    numKeyValueHeads: number;
-    headDim: number;
-    maxPositionEmbeddings: number;
-  };
+  readonly config: DecoderShape;
   readonly gradientCheckpointing: Checkpointing;
   /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
   namedParameters(): Map<string, StoredWeight>;

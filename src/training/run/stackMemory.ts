@@ -1,5 +1,4 @@
 import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
-import type {EstimableModel} from './estimateMemory.ts';
 
 const MIB = 2 ** 20;
 const FLOAT = 4;
@@ -10,6 +9,18 @@ const SLOTS = 16;
 const CHUNK = {step: 1024, gates: 136 * MIB, logits: 256 * MIB};
 /** Hidden states in float32 outside the blocks, and what else TensorFlow's pool holds: measured, on one card. */
 const OUTSIDE = {hidden: 3, rest: 192 * MIB};
+
+/** The sizes of a decoder of Llama's kind. */
+export interface DecoderShape {
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numHiddenLayers: number;
+  numAttentionHeads: number;
+  numKeyValueHeads: number;
+  headDim: number;
+  maxPositionEmbeddings: number;
+}
 
 /** Bytes on the card while one op computes all decoder blocks, and another one head and loss. */
 export interface StackMemory {
@@ -32,7 +43,7 @@ export interface StackMemory {
  * @param isHeadUnpacked whether the head's matrix is not in bfloat16
  */
 export function stackMemory(
-  {config}: EstimableModel,
+  {config}: {config: DecoderShape},
   ranks: ReadonlyMap<string, number>,
   batchSize: number,
   sequenceLength: number,
