@@ -32,6 +32,7 @@ export {progressBar} from './training/callbacks/progressBar.ts';
 export {Llama} from './training/llama.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';
+export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/decoupledDecayOptimizer.ts';
 export {Lion, type LionArgs} from './training/optimizers/lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './training/optimizers/lion8bit.ts';
 export {
@@ -44,7 +45,6 @@ export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './training/optimizers/pagedAdamW8bit.ts';
 export {PagedLion, type PagedLionArgs} from './training/optimizers/pagedLion.ts';
 export {PagedLion8bit, type PagedLion8bitArgs} from './training/optimizers/pagedLion8bit.ts';
-export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/undecayedByTransformers.ts';
 export type {
   CallbackLike,
   EpochLogs,

@@ -1,8 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
+import seedrandom from 'seedrandom';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
-import {shuffled} from './shuffled.ts';
 
 /**
  * What training reads: examples, which are padded into batches, or batches ready-made. Anything but a list or an object
@@ -129,4 +129,15 @@ async function* items(data: TrainingData, epoch: number): AsyncGenerator<Example
     tf.dispose(item.value);
     yield read;
   }
+}
+
+/** A new list in an order that depends on the seed alone (Fisher–Yates). */
+export function shuffled<T>(items: readonly T[], seed: string): T[] {
+  const random = seedrandom(seed);
+  const result = [...items];
+  for (let i = result.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [result[i], result[j]] = [result[j], result[i]];
+  }
+  return result;
 }

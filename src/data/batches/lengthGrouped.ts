@@ -1,8 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import type {TrainingData} from './batches.ts';
-import {isBatch} from './batches.ts';
+import {isBatch, shuffled, type TrainingData} from './batches.ts';
 import type {Example} from './collate.ts';
-import {shuffled} from './shuffled.ts';
 
 /** Batches whose examples are sorted together, at most. */
 const MOST_BATCHES = 50;

@@ -5,7 +5,7 @@ import type {CausalLM} from '../../../models/causalLM.ts';
 import {counted} from '../../../quant/counted.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {ChatSession} from '../chat/chatSession.ts';
-import {adapterNameOf} from '../recipes/adapterNameOf.ts';
+import {adapterNameOf} from '../recipes/openForChat.ts';
 
 export interface ChatLoopOptions {
   input: NodeJS.ReadableStream;

@@ -2,6 +2,7 @@ import {Command, CommanderError} from 'commander';
 import packageJson from '../../../package.json';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import type {CommonOptions} from './commandOptions.ts';
 import {register as chat} from './commands/chat.ts';
 import {register as doctor} from './commands/doctor.ts';
 import {register as download} from './commands/download.ts';
@@ -12,7 +13,6 @@ import {register as quickstart} from './commands/quickstart.ts';
 import {register as serve} from './commands/serve.ts';
 import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
-import type {CommonOptions} from './commonOptions.ts';
 import {ExitStatus} from './exitStatus.ts';
 
 /** Failures of the machine that a stack trace would not explain: no space, no permission, no such file. */

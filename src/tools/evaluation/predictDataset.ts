@@ -1,4 +1,5 @@
 import {mkdir} from 'node:fs/promises';
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {
   type GenerateOptions,
@@ -8,11 +9,11 @@ import {
 import {GENERATE_OPTIONS, resolveGenerationConfig} from '../../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import type {PromptExample as LoadedPrompt} from '../../data/loadDataset.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
 import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
-import {writePredictions} from './writePredictions.ts';
 
 /** A prompt to answer, and the answer expected: what `loadPrompts` gives, or your own. */
 export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
@@ -205,4 +206,14 @@ function speedMetrics(seconds: number, samples: number, steps: number): Record<s
     predict_samples_per_second: rounded(samples / seconds, 3),
     predict_steps_per_second: rounded(steps / seconds, 3),
   };
+}
+
+/** Writes `generated_predictions.jsonl` as LLaMA-Factory does. */
+function writePredictions(folder: string, predictions: readonly Prediction[]): void {
+  const lines = predictions.map(({prompt, predict, label}) => {
+    // Python's json.dumps puts a space after commas and colons.
+    const [first, second, third] = [prompt, predict, label].map((text) => JSON.stringify(text));
+    return `{"prompt": ${first}, "predict": ${second}, "label": ${third}}\n`;
+  });
+  writeWhole(join(folder, 'generated_predictions.jsonl'), lines.join(''));
 }

@@ -1,3 +1,4 @@
+import {basename, resolve} from 'node:path';
 import type {GenerateOptions} from '../../../models/generation/generate.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -6,7 +7,6 @@ import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {templateChatEncoder} from '../chat/templateChatEncoder.ts';
-import {adapterNameOf} from './adapterNameOf.ts';
 import {assertThinking} from './assertThinking.ts';
 import {adapterFolderOf, openBase} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
@@ -72,4 +72,12 @@ export async function loadNamedAdapters(
     await model.loadAdapter(folder, {adapterName: name ?? adapterNameOf(folder, model.adapterNames)});
   }
   if (entries.length > 0) model.setAdapter(active);
+}
+
+/** A name for the adapter in a folder: the folder's own, as adapter names are spelt, and one that is still free. */
+export function adapterNameOf(folder: string, taken: readonly string[]): string {
+  const name = basename(resolve(folder)).replace(/[^\w-]+/g, '-') || 'adapter';
+  let free = name;
+  for (let count = 2; taken.includes(free); count++) free = `${name}-${count}`;
+  return free;
 }

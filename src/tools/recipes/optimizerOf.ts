@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {UNDECAYED_BY_TRANSFORMERS} from '../../training/optimizers/decoupledDecayOptimizer.ts';
 import {optimizerByName} from '../../training/optimizers/optimizerByName.ts';
-import {UNDECAYED_BY_TRANSFORMERS} from '../../training/optimizers/undecayedByTransformers.ts';
 import type {Recipe} from './recipe.ts';
 
 /**

@@ -109,3 +109,10 @@ function nearestKey(key: string): string {
 function orAbsent(off: readonly unknown[]): string {
   return off.length > 0 ? `${off.map(show).join(' or ')}, or no such key` : 'no such key';
 }
+
+/** Whether a recipe may have a key of this name, one that means nothing here or is refused included. */
+export function isRecipeKey(name: string): boolean {
+  return [recipeSchema.shape, FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS].some((keys) =>
+    keys instanceof Map ? keys.has(name) : Object.hasOwn(keys, name),
+  );
+}

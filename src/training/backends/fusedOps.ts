@@ -4,8 +4,8 @@ import {
   setFusedOps,
   type TensorFlowBackend,
 } from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {cacheFolder} from './cacheFolder.ts';
 import {fusedOpsSources} from './fusedOpsSources.ts';
+import {cacheFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';
 import type {TensorFlowSetup} from './tensorflowFolder.ts';
 

@@ -6,3 +6,10 @@ export async function packageFolder(): Promise<string> {
   const {dirname} = await nodeModule<typeof import('node:path')>('path');
   return dirname(createRequire(import.meta.url).resolve('tfjs-lora/package.json'));
 }
+
+/** What can be made again: `tfjs-lora` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`). It need not exist. */
+export async function cacheFolder(): Promise<string> {
+  const {join} = await nodeModule<typeof import('node:path')>('path');
+  const {homedir} = await nodeModule<typeof import('node:os')>('os');
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-lora');
+}

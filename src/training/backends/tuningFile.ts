@@ -1,6 +1,6 @@
 import type {TuningStore} from '../../../layers/kernels/webgpu/device/tuning.ts';
 import {warn} from '../../../quant/warn.ts';
-import {cacheFolder} from './cacheFolder.ts';
+import {cacheFolder} from './packageFolder.ts';
 import {isNode, nodeModule} from './processor.ts';
 
 /** Under which a browser keeps it. */

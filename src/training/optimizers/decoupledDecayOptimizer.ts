@@ -168,3 +168,12 @@ function patternToConfig(pattern: NamePattern): PatternConfig {
 function patternFromConfig(pattern: PatternConfig): NamePattern {
   return typeof pattern === 'string' ? pattern : new RegExp(pattern.source, pattern.flags);
 }
+
+/** For `excludeFromWeightDecay`: the weights that transformers' Trainer does not decay, biases and norms. */
+export const UNDECAYED_BY_TRANSFORMERS: RegExp[] = [
+  /bias/i,
+  /layernorm/i,
+  /rmsnorm/i,
+  /(?:^|\.)norm(?:$|\.)/i,
+  /_norm(?:$|\.)/i,
+];

@@ -5,6 +5,7 @@ export {
   type DecoupledDecayArgs,
   DecoupledDecayOptimizer,
   type NamePattern,
+  UNDECAYED_BY_TRANSFORMERS,
 } from './decoupledDecayOptimizer.ts';
 export {Lion, type LionArgs} from './lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './lion8bit.ts';
@@ -17,4 +18,3 @@ export {PagedLion, type PagedLionArgs} from './pagedLion.ts';
 export {PagedLion8bit, type PagedLion8bitArgs} from './pagedLion8bit.ts';
 export {type PagedArgs, PagedStates} from './pagedStates.ts';
 export type {StateSlot, StateStore, StateValues, VariableState} from './stateStore.ts';
-export {UNDECAYED_BY_TRANSFORMERS} from './undecayedByTransformers.ts';

@@ -1,8 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import fc from 'fast-check';
-import {batchesOf, countBatches, type TrainingData} from '../../../src/data/batches/batches.ts';
+import {batchesOf, countBatches, shuffled, type TrainingData} from '../../../src/data/batches/batches.ts';
 import {assertExample} from '../../../src/data/batches/collate.ts';
-import {shuffled} from '../../../src/data/batches/shuffled.ts';
 import {collate, type Example, IGNORE_INDEX} from '../../../src/index.ts';
 
 const example = (length: number, first = 1): Example => ({

@@ -6,7 +6,7 @@ import {openForChat} from '../../recipes/openForChat.ts';
 import {adapterFolderOf} from '../../recipes/openModel.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {chatLoop} from '../chatLoop.ts';
-import type {CommonOptions} from '../commonOptions.ts';
+import type {CommonOptions} from '../commandOptions.ts';
 import {loadingLine} from '../loadingLine.ts';
 
 export function register(program: Command): void {

@@ -1,12 +1,14 @@
 import {execFile} from 'node:child_process';
+import {readFile} from 'node:fs/promises';
+import {createRequire} from 'node:module';
 import * as os from 'node:os';
+import {join} from 'node:path';
 import {promisify} from 'node:util';
 import {type Command, Option} from 'commander';
 import packageJson from '../../../../package.json';
 import {counted} from '../../../../quant/counted.ts';
 import {type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
-import type {CommonOptions} from '../commonOptions.ts';
-import {installedVersion} from '../installedVersion.ts';
+import type {CommonOptions} from '../commandOptions.ts';
 
 /** In the order in which `auto` tries them. */
 const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];
@@ -103,4 +105,14 @@ function format(report: Report): string {
   ];
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
+}
+
+/** Version of an installed package; undefined where it is not installed. */
+async function installedVersion(name: string): Promise<string | undefined> {
+  const {resolve} = createRequire(import.meta.url);
+  for (const folder of resolve.paths(name) ?? []) {
+    const json = await readFile(join(folder, name, 'package.json'), 'utf8').catch(() => undefined);
+    if (json !== undefined) return (JSON.parse(json) as {version: string}).version;
+  }
+  return undefined;
 }

@@ -6,8 +6,7 @@ import type {PredictionProgress} from '../../evaluation/predictDataset.ts';
 import {formatScores} from '../../evaluation/predictionScores.ts';
 import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evaluateRecipe.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
-import type {CommonOptions} from '../commonOptions.ts';
-import {separateOverrides} from '../separateOverrides.ts';
+import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
 
 interface EvalOptions extends CommonOptions {
   compare?: string[];

@@ -7,7 +7,7 @@ import {exportModel} from '../../recipes/exportModel.ts';
 import {modelInUse} from '../../recipes/modelInUse.ts';
 import {adapterFolderOf, folderOf} from '../../recipes/openModel.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
-import type {CommonOptions} from '../commonOptions.ts';
+import type {CommonOptions} from '../commandOptions.ts';
 
 export function register(program: Command): void {
   program

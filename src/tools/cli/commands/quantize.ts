@@ -3,8 +3,7 @@ import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
-import type {CommonOptions} from '../commonOptions.ts';
-import {positiveNumber} from '../positiveNumber.ts';
+import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
 
 interface QuantizeOptions extends CommonOptions {
   type: 'nf4' | 'fp4' | 'int8';

@@ -3,7 +3,7 @@ import {once} from 'node:events';
 import {join} from 'node:path';
 import type {Command} from 'commander';
 import {packageFolder} from '../../../training/backends/packageFolder.ts';
-import type {CommonOptions} from '../commonOptions.ts';
+import type {CommonOptions} from '../commandOptions.ts';
 import {ExitStatus} from '../exitStatus.ts';
 
 export function register(program: Command): void {

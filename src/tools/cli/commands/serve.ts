@@ -4,9 +4,8 @@ import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
 import {loadNamedAdapters, openForChat} from '../../recipes/openForChat.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
-import type {CommonOptions} from '../commonOptions.ts';
+import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
 import {loadingLine} from '../loadingLine.ts';
-import {separateOverrides} from '../separateOverrides.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 

@@ -5,11 +5,10 @@ import {formatPlan} from '../../recipes/formatPlan.ts';
 import {planRecipe} from '../../recipes/planRecipe.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import {trainRecipe} from '../../recipes/trainRecipe.ts';
+import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
 import {commandWith} from '../commandWith.ts';
-import type {CommonOptions} from '../commonOptions.ts';
 import {ExitStatus} from '../exitStatus.ts';
 import {nextCommands} from '../nextCommands.ts';
-import {positiveNumber} from '../positiveNumber.ts';
 import {stopOnInterrupt} from '../stopOnInterrupt.ts';
 
 /** The status of a run that was stopped, whatever signal asked for it: the shell's of a program that SIGINT ended. */

@@ -5,7 +5,7 @@ import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
 import {Llama, useBackend} from '../../../../src/index.ts';
 import {ChatSession} from '../../../../src/tools/chat/index.ts';
 import {chatLoop} from '../../../../src/tools/cli/chatLoop.ts';
-import {adapterNameOf} from '../../../../src/tools/recipes/adapterNameOf.ts';
+import {adapterNameOf} from '../../../../src/tools/recipes/openForChat.ts';
 import {inFolder, stirAdapter} from '../../../models/tinyLlama.ts';
 
 const FOLDER = join(__dirname, '../../../../examples/quickstart/model');

@@ -16,6 +16,7 @@ import {someAddon} from '../../tools/setup/fakeTensorFlow.ts';
 let packageRoot: string;
 let folder: string;
 jest.mock('../../../../src/training/backends/packageFolder.ts', () => ({
+  ...(jest.requireActual('../../../../src/training/backends/packageFolder.ts') as object),
   packageFolder: async () => packageRoot,
 }));
 
