@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ def library():
     build.mkdir(exist_ok=True)
     (build / "cache").mkdir(exist_ok=True)
     sources = [str(here / "harness.cc")] + [str(native / f"{name}.cc") for name in (
-        "driver", "products", "device", "host_memory", "adapted_weight", "attention", "decoder_stack", "decode",
+        "driver", "products", "device", "host_memory", "adapted_weight", "attention", "decoder_stack", "decode", "token_chain",
         "linear_cross_entropy", "optimizer")]
     objects = [str(build / (pathlib.Path(source).stem + ".o")) for source in sources]
     compiles = [subprocess.Popen(["g++", "-std=c++17", "-O2", "-fPIC", "-c", source, "-o", object_])
@@ -45,9 +46,10 @@ def library():
                     ctypes.CDLL(found, mode=ctypes.RTLD_GLOBAL)
     lib = ctypes.CDLL(output)
     for each in ("engineSavedBytes", "engineForward", "engineBackward", "engineDecode", "engineAttention", "engineCrossEntropy",
-                 "engineUpdate"):
+                 "engineUpdate", "engineChainRun", "engineChainRead"):
         getattr(lib, each).restype = ctypes.c_int64
     lib.engineTakeHostMemory.restype = ctypes.c_void_p
+    lib.engineChain.restype = ctypes.c_void_p
     lib.engineFolders(str(native / "kernels").encode(), str(build / "cache").encode())
     return lib
 
@@ -409,6 +411,144 @@ def time_decode():
                   flush=True)
 
 
+# --- one token after the other
+
+def projection_of(stored, meta, kind, rank=0, a=None, b=None):
+    """Plan, numbers and pointers, as the harness reads them."""
+    rows, cols = meta["shape"]
+    names = ("absmax", "codes", "map", "nestedAbsmax", "scales")
+    return ([KINDS[kind], rows, cols, meta.get("blockSize", 0), meta.get("nested", 0), rank], [meta.get("offset", 0.0), 2.0],
+            [stored, *(meta.get(name) for name in names), a, b, None, None])
+
+
+class Chain:
+    """Passes from a token to the next. The embedding is the head's weight too, unless the head has an adapter or is quantized."""
+
+    def __init__(self, model, caches, tables, vocabulary, kind="bfloat16", head_kind=None, rank=0):
+        batch, _, hidden = model.sizes[:3]
+        self.batch = batch
+        weight, stored, meta = store(torch.randn(vocabulary, hidden, device="cuda"), kind)
+        meta["shape"] = (vocabulary, hidden)
+        self.table = weight
+        self.norm = 1 + 0.1 * torch.randn(hidden, device="cuda")
+        self.head, head_stored, head_meta = (weight, stored, meta) if head_kind is None else store(
+            torch.randn(vocabulary, hidden, device="cuda") / math.sqrt(hidden), head_kind)
+        head_meta["shape"] = (vocabulary, hidden)
+        a = torch.randn(rank, hidden, device="cuda") / math.sqrt(hidden)
+        b = torch.randn(vocabulary, rank, device="cuda")
+        if rank:
+            self.head = self.head + 2 * b @ a
+        parts = [projection_of(stored, meta, kind), projection_of(head_stored, head_meta, head_kind or kind, rank, a, b)]
+        pointers = [each for part in parts for each in part[2]] + [self.norm]
+        plan, numbers = ([each for part in parts for each in part[i]] for i in range(2))
+        for i, table in enumerate(tables):
+            model.c[2][i] = table.data_ptr()
+        self.arena = torch.full((1 << 22,), math.nan, device="cuda")
+        self.keep = (model, caches, tables, pointers, meta, head_meta)
+        self.handle = ctypes.c_void_p(lib.engineChain(
+            *model.c, caches.c, ctypes.c_int64(caches.capacity), (ctypes.c_int64 * len(plan))(*plan),
+            (ctypes.c_double * len(numbers))(*numbers),
+            (ctypes.c_uint64 * len(pointers))(*(0 if t is None else t.data_ptr() for t in pointers)), pointer(self.arena),
+            ctypes.c_int64(4 * self.arena.numel()), STREAM))
+        assert self.handle.value
+        self.answer = (ctypes.c_float * batch)()
+
+    def run(self, past, positions, tokens=None):
+        ints = lambda values: None if values is None else (ctypes.c_int32 * self.batch)(*values)
+        assert lib.engineChainRun(self.handle, ctypes.c_int64(past), ints(positions), ints(tokens)) >= 0
+
+    def read(self):
+        assert lib.engineChainRead(self.handle, self.answer) >= 0
+        return [int(each) for each in self.answer]
+
+    def end(self):
+        lib.engineChainEnd(self.handle)
+
+
+def check_chain():
+    """Tokens that each pass chooses for the next, of which the host reads one later, against PyTorch on what came before."""
+    global failed
+    q_and_v = [8, 0, 8, 0, 0, 0, 0]
+    for kind, batch, heads, groups, dim, padded, vocabulary, extra in [
+        ("bfloat16", 1, 4, 2, 64, False, 1003, {}), ("bfloat16", 3, 4, 1, 128, True, 520, {}),
+        ("nf4", 2, 4, 2, 64, False, 509, dict(ranks=q_and_v)), ("fp4", 4, 4, 2, 64, True, 777, {}),
+        ("float16", 1, 4, 2, 64, False, 512, dict(kind="float16", ranks=[0] * 7)), ("float32", 1, 4, 2, 64, False, 300, dict(kind="float32")),
+        ("int8", 2, 4, 4, 64, True, 999, dict(rank=4)), ("nf4", 1, 8, 2, 64, False, 640, dict(head_kind="nf4"))]:
+        length, capacity, hidden = 40, 64, 256
+        segments = torch.ones(batch, capacity, device="cuda")
+        paddings = [3 * row if padded else 0 for row in range(batch)]
+        for row, padding in enumerate(paddings):
+            segments[row, :padding] = 0
+        ranks = extra.pop("ranks", None)
+        sizes = dict(hidden=hidden, heads=heads, groups=groups, dim=dim, intermediate=512, layers=2, rank=8, ranks=ranks, kind=kind)
+        whole = Model(batch=batch, length=length, segments=segments[:, :length].contiguous() if padded else None, **sizes)
+        one = Model(batch=batch, length=1, segments=segments if padded else None, **sizes)
+        caches = Caches(one, capacity)
+        chain = Chain(one, caches, (whole.cos, whole.sin), vocabulary, **extra)
+        tokens = [[(7 * row + 3) % vocabulary] for row in range(batch)]
+        positions = lambda past: [max(0, past - padding) for padding in paddings]
+        chain.run(0, positions(0), [own[0] for own in tokens])
+        for past in range(1, length):
+            if past % 11 == 5:  # a token of the host's
+                for own, chosen in zip(tokens, chain.read()):
+                    own.append((chosen + 1) % vocabulary)
+                chain.run(past, positions(past), [own[-1] for own in tokens])
+                continue
+            chain.run(past, positions(past))
+            for own, chosen in zip(tokens, chain.read()):
+                own.append(chosen)
+        last = chain.read()
+        chain.end()
+        ids = torch.tensor(tokens, device="cuda")
+        # Rows that are padded have their tables from another position on.
+        total = 0
+        for row, padding in enumerate(paddings):
+            single = Model(batch=1, length=length - padding, **sizes)
+            y, _ = single.reference(chain.table[ids[row, padding:]], torch.float32)
+            y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5) * chain.norm
+            logits = y @ chain.head.T
+            chosen = [*tokens[row][padding + 1:], last[row]]
+            for at, token in enumerate(chosen):
+                if (at + padding + 1) % 11 == 5 and at + 1 < len(chosen):
+                    token = (token - 1) % vocabulary
+                lead = (logits[at].max() - logits[at][token]) / logits[at].abs().max()
+                total += int(lead > 2e-5)
+        name = f"chain {kind}, batch {batch}, {heads}/{groups} of {dim}{', padded' if padded else ''} {extra or ''}"
+        failed = failed or total > 0
+        print(f"{'wrong' if total else 'ok   '} {name}: {total} of {batch * length} tokens differ", flush=True)
+
+
+def time_chain():
+    for kind in ("bfloat16", "nf4"):
+        for batch, past, rank in [(1, 500, 0), (1, 500, 8), (1, 4000, 0), (4, 500, 0)]:
+            model = Model(batch=batch, length=1, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=16, rank=rank, kind=kind)
+            caches = Caches(model, past + 300)
+            for each in caches.tensors:
+                each.normal_()
+            tables = [torch.rand(caches.capacity, 32, device="cuda") for _ in range(2)]
+            chain = Chain(model, caches, tables, 128256)
+            chain.run(past, [past] * batch, [1] * batch)
+            begun, count = None, 200
+            for i in range(1, count + 20):
+                if i == 20:
+                    begun = time.perf_counter()
+                chain.run(past + i, [past + i] * batch)
+                chain.read()
+            chain.read()
+            each = 1000 * (time.perf_counter() - begun) / count
+            alone = median(lambda: chain.run(past, [past] * batch), times=20)
+            for _ in range(23):
+                chain.read()
+            read = sum(t.numel() * t.element_size() for t in {id(t): t for t in model.keep if t is not None}.values())
+            print(f"chain 1B {kind}, batch {batch}, rank {rank}, after {past}: {each:.3f} ms a token from the host, "
+                  f"{batch * 1000 / each:.0f} tokens/s; {alone:.3f} on the card, "
+                  f"{(read + chain.table.numel() * 2) / alone / 1e9:.2f} TB/s of weights", flush=True)
+            if "profile" in sys.argv and rank == 0:
+                print_kernels(lambda: chain.run(past, [past] * batch), 1)
+                chain.read()
+            chain.end()
+
+
 # --- loss and optimizer
 
 def check_loss():
@@ -594,13 +734,17 @@ def main():
         check_stack()
         check_offload()
         check_decode()
+        check_chain()
     if "decode" in words:
         check_decode()
+        check_chain()
         time_decode()
+        time_chain()
     if "time" in words or "profile" in words:
         time_attention()
         time_loss()
         time_decode()
+        time_chain()
         time_stack(layers, "profile" in words, "--offload" in words)
     print("WRONG" if failed else "all right")
     sys.exit(1 if failed else 0)

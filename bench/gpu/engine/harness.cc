@@ -30,46 +30,68 @@ struct Reader {
   T next() { return *at++; }
 };
 
+/** What describes a stack, read in turn. */
+struct Description {
+  Reader<int64_t> plan;
+  Reader<double> numbers;
+  Reader<uint64_t> pointers;
+
+  float* floats() { return reinterpret_cast<float*>(pointers.next()); }
+
+  Projection projection() {
+    Projection each{};
+    Matrix& m = each.weight;
+    m.kind = static_cast<Matrix::Kind>(plan.next());
+    m.rows = plan.next();
+    m.cols = plan.next();
+    m.blockSize = plan.next();
+    m.nestedBlockSize = plan.next();
+    each.rank = plan.next();
+    m.offset = numbers.next();
+    each.scaling = numbers.next();
+    m.data = floats();
+    m.absmax = floats();
+    m.absmaxCodes = reinterpret_cast<uint8_t*>(pointers.next());
+    m.map = floats();
+    m.nestedAbsmax = floats();
+    m.scales = floats();
+    each.a = floats();
+    each.b = floats();
+    each.da = floats();
+    each.db = floats();
+    return each;
+  }
+};
+
 Stack stackOf(const int64_t* plan, const double* numbers, const uint64_t* pointers) {
-  Reader<int64_t> p{plan};
-  Reader<double> n{numbers};
-  Reader<uint64_t> a{pointers};
-  const auto floats = [&] { return reinterpret_cast<float*>(a.next()); };
+  Description d{{plan}, {numbers}, {pointers}};
   Stack s{};
-  for (int64_t* each : {&s.batch, &s.length, &s.hidden, &s.heads, &s.keyValueHeads, &s.headDim, &s.intermediate}) *each = p.next();
-  s.tablesPerSequence = p.next();
-  s.checkpointing = static_cast<Checkpointing>(p.next());
-  s.blocks.resize(p.next());
-  s.epsilon = n.next();
-  s.cos = floats();
-  s.sin = floats();
-  s.segments = floats();
+  for (int64_t* each : {&s.batch, &s.length, &s.hidden, &s.heads, &s.keyValueHeads, &s.headDim, &s.intermediate}) {
+    *each = d.plan.next();
+  }
+  s.tablesPerSequence = d.plan.next();
+  s.checkpointing = static_cast<Checkpointing>(d.plan.next());
+  s.blocks.resize(d.plan.next());
+  s.epsilon = d.numbers.next();
+  s.cos = d.floats();
+  s.sin = d.floats();
+  s.segments = d.floats();
   for (Block& b : s.blocks) {
-    b.inputNorm = floats();
-    b.postNorm = floats();
-    for (Projection* each : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
-      Matrix& m = each->weight;
-      m.kind = static_cast<Matrix::Kind>(p.next());
-      m.rows = p.next();
-      m.cols = p.next();
-      m.blockSize = p.next();
-      m.nestedBlockSize = p.next();
-      each->rank = p.next();
-      m.offset = n.next();
-      each->scaling = n.next();
-      m.data = floats();
-      m.absmax = floats();
-      m.absmaxCodes = reinterpret_cast<uint8_t*>(a.next());
-      m.map = floats();
-      m.nestedAbsmax = floats();
-      m.scales = floats();
-      each->a = floats();
-      each->b = floats();
-      each->da = floats();
-      each->db = floats();
-    }
+    b.inputNorm = d.floats();
+    b.postNorm = d.floats();
+    for (Projection* each : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) *each = d.projection();
   }
   return s;
+}
+
+/** `caches`: of each block keys, then values. */
+Caches cachesOf(const Stack& s, const uint64_t* caches, int64_t past, int64_t capacity) {
+  Caches c{past, capacity, {}, {}, capacity};
+  for (size_t i = 0; i < s.blocks.size(); i++) {
+    c.keys.push_back(reinterpret_cast<float*>(caches[2 * i]));
+    c.values.push_back(reinterpret_cast<float*>(caches[2 * i + 1]));
+  }
+  return c;
 }
 
 /** Bytes of the buffer that were used; −1 after a failure, which is printed. */
@@ -123,20 +145,46 @@ int64_t engineBackward(const int64_t* plan, const double* numbers, const uint64_
   });
 }
 
-/** `caches`: of each block keys, then values. */
 int64_t engineDecode(const int64_t* plan, const double* numbers, const uint64_t* pointers, const uint64_t* caches, int64_t past,
                      int64_t capacity, const float* x, float* y, void* memory, int64_t size, Stream stream) {
   return guarded(memory, size, [&](const Allocate& allocate) {
     const Stack s = stackOf(plan, numbers, pointers);
-    Caches c{past, capacity, {}, {}, capacity};
-    for (size_t i = 0; i < s.blocks.size(); i++) {
-      c.keys.push_back(reinterpret_cast<float*>(caches[2 * i]));
-      c.values.push_back(reinterpret_cast<float*>(caches[2 * i + 1]));
-    }
+    const Caches c = cachesOf(s, caches, past, capacity);
     if (const std::string why = refusal(s, c); !why.empty()) throw std::runtime_error(why);
     decode(deviceFor(stream), stream, s, c, x, y, allocate);
   });
 }
+
+/** The chain, to be given to the functions below; null after a failure. `ends`: the table and the head, as projections, and the norm. */
+TokenChain* engineChain(const int64_t* plan, const double* numbers, const uint64_t* pointers, const uint64_t* caches,
+                        int64_t capacity, const int64_t* endsPlan, const double* endsNumbers, const uint64_t* endsPointers,
+                        void* memory, int64_t size, Stream stream) {
+  TokenChain* made = nullptr;
+  guarded(memory, size, [&](const Allocate& allocate) {
+    const Stack s = stackOf(plan, numbers, pointers);
+    const Caches c = cachesOf(s, caches, 0, capacity);
+    Description d{{endsPlan}, {endsNumbers}, {endsPointers}};
+    Ends ends{};
+    ends.table = d.projection().weight;
+    ends.head = d.projection();
+    ends.norm = d.floats();
+    Device& device = deviceFor(stream);
+    if (const std::string why = refusal(device, s, c, ends); !why.empty()) throw std::runtime_error(why);
+    const InContextOf context(stream);
+    made = new TokenChain(device, stream, s, c, ends, allocate);
+  });
+  return made;
+}
+
+int64_t engineChainRun(TokenChain* chain, int64_t past, const int32_t* positions, const int32_t* tokens) {
+  return guarded(nullptr, 0, [&](const Allocate&) { chain->run(past, positions, tokens); });
+}
+
+int64_t engineChainRead(TokenChain* chain, float* choices) {
+  return guarded(nullptr, 0, [&](const Allocate&) { chain->read(choices); });
+}
+
+void engineChainEnd(TokenChain* chain) { delete chain; }
 
 int64_t engineAttention(int64_t batch, int64_t length, int64_t heads, int64_t keyValueHeads, int64_t dim,
                         const float* segments, void* qkv, void* y, float* logSums, const void* dy, float* along, void* dQkv,

@@ -1,9 +1,9 @@
+#include "decode.h"
+
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "device.h"
-#include "kernel_arguments.h"
 
 namespace tfjs_lora::cuda {
 namespace {
@@ -43,56 +43,28 @@ class Step {
     for (size_t i = 0; i < s_.blocks.size(); i++) {
       const Block& block = s_.blocks[i];
       const float* input = i == 0 ? x : y;
-      const auto [q, k, v] = multiply<3>({&block.q, &block.k, &block.v}, input, block.inputNorm);
-      attend(i, q, k, v);
-      const auto [o] = multiply<1>({&block.o}, attended_, nullptr);
-      add(input, o, h_);
-      const auto [gate, up] = multiply<2>({&block.gate, &block.up}, h_, block.postNorm);
-      launch("decode:gateResults", {gridFor(s_.intermediate, kThreads).x, n_}, kThreads, 0, gate, up,
-                             gated_, static_cast<int>(s_.intermediate));
-      const auto [down] = multiply<1>({&block.down}, gated_, nullptr);
-      add(h_, down, y);
+      attend(i, multiply({&block.q, &block.k, &block.v}, input, block.inputNorm));
+      add(input, multiply({&block.o}, attended_, nullptr)[0], h_);
+      const std::vector<Result> both = multiply({&block.gate, &block.up}, h_, block.postNorm);
+      launch("decode:gateResults", {gridFor(s_.intermediate, kThreads).x, n_}, kThreads, 0, both[0], both[1], gated_,
+             static_cast<int>(s_.intermediate));
+      add(h_, multiply({&block.down}, gated_, nullptr)[0], y);
     }
   }
 
  private:
   /** Products of one input, which is normalized first where there is a norm. */
-  template <int COUNT>
-  std::array<Result, COUNT> multiply(const std::array<const Projection*, COUNT>& projections, const float* x,
-                                     const float* norm) {
-    Product p = {};
-    std::array<Result, COUNT> results;
-    int64_t groups = 0;
-    for (int i = 0; i < COUNT; i++) {
-      const Projection& each = *projections[i];
-      const Matrix& m = each.weight;
-      const bool isNested = m.nestedBlockSize > 0;
-      p.parts[i] = {static_cast<Kind>(m.kind), static_cast<int>(m.rows), each.rank, m.data, isNested ? m.nestedAbsmax : m.absmax,
-                    isNested ? m.absmaxCodes : nullptr, m.map, m.scales, each.a, m.offset,
-                    logarithmOf(m.blockSize), logarithmOf(m.nestedBlockSize),
-                    p.width, p.slots};
-      results[i] = {result_, low_, each.b, 0, 0, p.slots, each.rank, each.scaling};
-      results[i].y += p.width;
-      p.width += static_cast<int>(m.rows);
-      p.slots += each.rank;
-      groups += (m.rows + kRowsPerWarp - 1) / kRowsPerWarp + (each.rank + kRowsPerWarp - 1) / kRowsPerWarp;
-    }
-    for (Result& each : results) {
-      each.width = p.width;
-      each.slots = p.slots;
-    }
-    p.count = COUNT;
-    p.cols = static_cast<int>(projections[0]->weight.cols);
-    p.batch = n_;
+  std::vector<Result> multiply(const std::vector<const Projection*>& projections, const float* x, const float* norm) {
+    std::vector<Result> results;
+    Product p = productOf(projections, n_, {result_, low_}, norm, s_.epsilon, results);
     p.x = x;
-    p.norm = norm;
-    p.epsilon = s_.epsilon;
-    p.y = result_;
-    p.low = low_;
+    int64_t groups = 0;
+    for (const Projection* each : projections) {
+      groups += (each->weight.rows + kRowsPerWarp - 1) / kRowsPerWarp + (each->rank + kRowsPerWarp - 1) / kRowsPerWarp;
+    }
     const int rows = n_ == 1 ? 1 : n_ == 2 ? 2 : n_ <= 4 ? 4 : 8;
     const std::string name = "decode:multiplyRows" + std::to_string(rows);
-    const size_t shared = rows * chunkOf(rows) * sizeof(float);
-    launch(name.c_str(), gridFor(groups * 32, kThreads), kThreads, shared, p);
+    launch(name.c_str(), gridFor(groups * 32, kThreads), kThreads, rows * chunkOf(rows) * sizeof(float), p);
     return results;
   }
 
@@ -101,35 +73,19 @@ class Step {
     device_.kernels.launchAhead(stream_, name, grid, threads, shared, arguments...);
   }
 
-  void attend(size_t layer, const Result& q, const Result& k, const Result& v) {
+  void attend(size_t layer, const std::vector<Result>& queryKeyValue) {
     const int dim = static_cast<int>(s_.headDim), perGroup = static_cast<int>(s_.heads / s_.keyValueHeads);
-    const Decode d = {q,
-                               k,
-                               v,
-                               s_.cos,
-                               s_.sin,
-                               static_cast<int>(s_.tablesPerSequence),
-                               caches_.keys[layer],
-                               caches_.values[layer],
-                               s_.segments,
-                               static_cast<int>(caches_.segmentStride),
-                               static_cast<int>(caches_.past),
-                               static_cast<int>(caches_.capacity),
-                               static_cast<int>(s_.heads),
-                               static_cast<int>(s_.keyValueHeads),
-                               dim,
-                               kSpan,
-                               static_cast<float>(1 / std::sqrt(static_cast<double>(dim))),
-                               parts_};
-    const size_t shared = sizeof(float) * (perGroup * (dim + kSpan) + kAttendThreads / 32 * kHeadsAtOnce * dim);
+    Decode d = attentionOf(s_, caches_, layer, queryKeyValue, parts_);
+    d.past = static_cast<int>(caches_.past);
+    d.span = kSpan;
+    const size_t shared = sizeof(float) * sharedToAttend(dim, kSpan, perGroup, kAttendThreads);
     launch("decode:attendOne", {spans_, s_.keyValueHeads, n_}, kAttendThreads, shared, d);
-    launch("decode:joinSpans", {s_.heads, n_}, dim, 0, parts_, spans_, attended_,
-                           static_cast<int>(s_.heads), dim);
+    launch("decode:joinSpans", {s_.heads, n_}, dim, 0, parts_, spans_, attended_, static_cast<int>(s_.heads), dim);
   }
 
   void add(const float* x, const Result& result, float* y) {
     launch("decode:addResult", {gridFor(s_.hidden, kThreads).x, n_}, kThreads, 0, x, result, y,
-                           static_cast<int>(s_.hidden));
+           static_cast<int>(s_.hidden));
   }
 
   Device& device_;
@@ -142,6 +98,56 @@ class Step {
 };
 
 }  // namespace
+
+Product productOf(const std::vector<const Projection*>& projections, int batch, ProductResults to, const float* norm,
+                  float epsilon, std::vector<Result>& results) {
+  Product p = {};
+  p.count = static_cast<int>(projections.size());
+  results.clear();
+  for (int i = 0; i < p.count; i++) {
+    const Projection& each = *projections[i];
+    const Matrix& m = each.weight;
+    const bool isNested = m.nestedBlockSize > 0;
+    p.parts[i] = {static_cast<Kind>(m.kind), static_cast<int>(m.rows), each.rank, m.data, isNested ? m.nestedAbsmax : m.absmax,
+                  isNested ? m.absmaxCodes : nullptr, m.map, m.scales, each.a, m.offset,
+                  logarithmOf(m.blockSize), logarithmOf(m.nestedBlockSize), p.width, p.slots};
+    results.push_back({to.y + p.width, to.low, each.b, 0, 0, p.slots, each.rank, each.scaling});
+    p.width += static_cast<int>(m.rows);
+    p.slots += each.rank;
+  }
+  for (Result& each : results) {
+    each.width = p.width;
+    each.slots = p.slots;
+  }
+  p.cols = static_cast<int>(projections[0]->weight.cols);
+  p.batch = batch;
+  p.norm = norm;
+  p.epsilon = epsilon;
+  p.y = to.y;
+  p.low = to.low;
+  return p;
+}
+
+Decode attentionOf(const Stack& s, const Caches& caches, size_t i, const std::vector<Result>& queryKeyValue, float* parts) {
+  Decode d = {};
+  d.query = queryKeyValue[0];
+  d.key = queryKeyValue[1];
+  d.value = queryKeyValue[2];
+  d.cos = s.cos;
+  d.sin = s.sin;
+  d.perSequence = s.tablesPerSequence;
+  d.keys = caches.keys[i];
+  d.values = caches.values[i];
+  d.segments = s.segments;
+  d.segmentStride = static_cast<int>(caches.segmentStride);
+  d.capacity = static_cast<int>(caches.capacity);
+  d.heads = static_cast<int>(s.heads);
+  d.keyValueHeads = static_cast<int>(s.keyValueHeads);
+  d.dim = static_cast<int>(s.headDim);
+  d.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.headDim)));
+  d.parts = parts;
+  return d;
+}
 
 std::string refusal(const Stack& s, const Caches&) {
   for (const Block& b : s.blocks) {

@@ -7,6 +7,24 @@
 
 namespace tfjs_lora::cuda {
 
+/** Places in the processor's memory where kernels write what it waits for. */
+class Answers {
+ public:
+  /** Numbers of a place. */
+  static constexpr int kSize = 4;
+  /** What they are until they are written: no number of a kernel's. */
+  static constexpr uint32_t kNone = 0xffffffff;
+
+  /** The next place, which is {@link kNone}; it comes again after a thousand others. */
+  volatile uint32_t* next();
+
+ private:
+  static constexpr int kCount = 1024;
+  std::mutex mutex_;
+  uint32_t* memory_ = nullptr;
+  int at_ = 0;
+};
+
 class Device {
  public:
   Device(const std::string& kernels, const std::string& cache) : kernels(kernels, cache) {}
@@ -14,6 +32,7 @@ class Device {
   Kernels kernels;
   Products products;
   HostMemory hostMemory;
+  Answers answers;
 };
 
 /** A bfloat16 number of the card's. */

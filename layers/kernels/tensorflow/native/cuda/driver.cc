@@ -13,7 +13,7 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-constexpr int kCapabilityMajor = 75, kCapabilityMinor = 76;  // CUdevice_attribute
+constexpr int kMultiprocessors = 16, kCapabilityMajor = 75, kCapabilityMinor = 76, kSharedBytes = 97;  // CUdevice_attribute
 constexpr int kMaxDynamicSharedBytes = 8;                                              // CUfunction_attribute
 constexpr int kProgrammaticStreamSerialization = 6;                                    // CUlaunchAttributeID
 constexpr int kHopper = 90;
@@ -43,6 +43,8 @@ Driver loadDriver() {
   set(d.MemHostAlloc, "cuMemHostAlloc");
   set(d.MemFreeHost, "cuMemFreeHost");
   set(d.MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2");
+  set(d.LaunchCooperativeKernel, "cuLaunchCooperativeKernel");
+  set(d.StreamQuery, "cuStreamQuery");
   set(d.MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
   set(d.MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2");
   return d;
@@ -180,6 +182,8 @@ Kernels::Kernels(std::string folder, std::string cache) : folder_(std::move(fold
   int device = 0;
   check(driver().CtxGetDevice(&device), "cuCtxGetDevice");
   capability_ = 10 * attributeOf(kCapabilityMajor, device) + attributeOf(kCapabilityMinor, device);
+  multiprocessors_ = attributeOf(kMultiprocessors, device);
+  sharedBytes_ = attributeOf(kSharedBytes, device);
 }
 
 void* Kernels::module(const std::string& file) {
@@ -210,22 +214,30 @@ void* Kernels::module(const std::string& file) {
 
 Function Kernels::function(const std::string& name, size_t sharedBytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (const auto known = functions_.find(name); known != functions_.end()) return known->second;
-  const size_t colon = name.find(':');
-  Function found = nullptr;
-  check(driver().ModuleGetFunction(&found, module(name.substr(0, colon)), name.c_str() + colon + 1), name.c_str());
-  if (sharedBytes > kSharedBytesByDefault) {
-    check(driver().FuncSetAttribute(found, kMaxDynamicSharedBytes, static_cast<int>(sharedBytes)), name.c_str());
+  Known& known = functions_[name];
+  if (!known.function) {
+    const size_t colon = name.find(':');
+    check(driver().ModuleGetFunction(&known.function, module(name.substr(0, colon)), name.c_str() + colon + 1), name.c_str());
+    known.sharedBytes = kSharedBytesByDefault;
   }
-  return functions_[name] = found;
+  if (sharedBytes > known.sharedBytes) {
+    check(driver().FuncSetAttribute(known.function, kMaxDynamicSharedBytes, static_cast<int>(sharedBytes)), name.c_str());
+    known.sharedBytes = sharedBytes;
+  }
+  return known.function;
 }
 
 void Kernels::start(Stream stream, Function function, const char* name, Grid grid, int threads, size_t sharedBytes,
-                    void** parameters, bool isAhead) {
+                    void** parameters, Start how) {
   if (grid.x * grid.y * grid.z == 0) return;
   const Driver& d = driver();
   const auto size = [](int64_t length) { return static_cast<unsigned>(length); };
-  if (isAhead && capability_ >= kHopper && d.LaunchKernelEx) {
+  if (how == Start::together) {
+    return check(d.LaunchCooperativeKernel(function, size(grid.x), size(grid.y), size(grid.z), size(threads), 1, 1,
+                                           size(sharedBytes), stream, parameters),
+                 name);
+  }
+  if (how == Start::ahead && capability_ >= kHopper && d.LaunchKernelEx) {
     LaunchAttribute attribute = {};
     attribute.id = kProgrammaticStreamSerialization;
     attribute.value = 1;

@@ -52,6 +52,9 @@ struct Driver {
   int (*MemHostAlloc)(void** memory, size_t bytes, unsigned flags);
   int (*MemFreeHost)(void* memory);
   int (*MemcpyDtoHAsync)(void* to, uint64_t from, size_t bytes, Stream);
+  int (*LaunchCooperativeKernel)(Function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY,
+                                 unsigned blockZ, unsigned sharedBytes, Stream, void** parameters);
+  int (*StreamQuery)(Stream);
   int (*MemcpyHtoDAsync)(uint64_t to, const void* from, size_t bytes, Stream);
   int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
 };
@@ -106,6 +109,9 @@ class Kernels {
 
   /** Compute capability: 90 for 9.0. */
   int capability() const { return capability_; }
+  int multiprocessors() const { return multiprocessors_; }
+  /** That a block of threads may have at most. */
+  size_t sharedBytes() const { return sharedBytes_; }
 
   /**
    * Starts a kernel.
@@ -117,27 +123,40 @@ class Kernels {
   template <class... Arguments>
   void launch(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
     void* parameters[] = {&arguments...};
-    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, false);
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, Start::inTurn);
   }
 
   /** {@link launch} of a kernel that may begin before the one before it has ended: it waits for that itself. */
   template <class... Arguments>
   void launchAhead(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
     void* parameters[] = {&arguments...};
-    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, true);
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, Start::ahead);
+  }
+
+  /** {@link launch} of a kernel whose blocks wait for each other: all of them run at once, or the start fails. */
+  template <class... Arguments>
+  void launchTogether(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
+    void* parameters[] = {&arguments...};
+    start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, Start::together);
   }
 
  private:
+  enum class Start { inTurn, ahead, together };
+  struct Known {
+    Function function;
+    size_t sharedBytes;
+  };
+
   Function function(const std::string& name, size_t sharedBytes);
   void* module(const std::string& file);
-  void start(Stream, Function, const char* name, Grid, int threads, size_t sharedBytes, void** parameters,
-             bool isAhead);
+  void start(Stream, Function, const char* name, Grid, int threads, size_t sharedBytes, void** parameters, Start);
 
   const std::string folder_, cache_;
-  int capability_ = 0;
+  int capability_ = 0, multiprocessors_ = 0;
+  size_t sharedBytes_ = 0;
   std::mutex mutex_;
   std::map<std::string, void*> modules_;
-  std::unordered_map<std::string, Function> functions_;
+  std::unordered_map<std::string, Known> functions_;
 };
 
 /** Machine code for a compute capability. @throws std::runtime_error with the compiler's first words */

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -131,6 +132,47 @@ std::string refusal(const Stack&, const Caches&);
  * @param y as `x`
  */
 void decode(Device&, Stream, const Stack&, const Caches&, const float* x, float* y, const Allocate&);
+
+/** What is before and after the blocks of a model. */
+struct Ends {
+  /** The embedding, of a 16-bit kind or float32. */
+  Matrix table;
+  /** `[hidden]` float32. */
+  const float* norm;
+  Projection head;
+};
+
+/** @returns whether there may be a {@link TokenChain}; else why not */
+std::string refusal(const Device&, const Stack&, const Caches&, const Ends&);
+
+/**
+ * Passes of one new position of each sequence, from a token to the choice of the next, as {@link greedyChoice} makes it: one start of
+ * a kernel each. A pass may take the tokens that the one before it chose, before the host has read them.
+ */
+class TokenChain {
+ public:
+  /**
+   * @param stack of length 1; its tables `[positions, headDim / 2]` are of all positions that may come
+   * @param caches without `past`
+   * @param allocate memory that must last as long as the chain
+   */
+  TokenChain(Device&, Stream, const Stack&, const Caches&, const Ends&, const Allocate& allocate);
+  ~TokenChain();
+
+  /**
+   * @param past positions in the caches
+   * @param positions of each sequence its row in the tables
+   * @param tokens of each sequence; null for those that the pass before chose
+   */
+  void run(int64_t past, const int32_t* positions, const int32_t* tokens);
+
+  /** Waits for the earliest pass that was not read yet. @param choices one for each sequence */
+  void read(float* choices);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /** logits `[rows, width]` float32 → the place of each row's largest, the first of equals; −1 − the first that is not finite. */
 void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* logits, float* choice);

@@ -31,6 +31,11 @@ constexpr int chunkOf(int batch) { return batch == 1 ? 4096 : 2048; }
 /** Threads that attend to a span of positions, and heads of a group that share each key and value that is read. */
 constexpr int kAttendThreads = 256, kHeadsAtOnce = 4;
 
+/** Numbers in shared memory that attention to a span needs: the queries of a group, their scores, and sums of each warp. */
+constexpr int sharedToAttend(int dim, int span, int perGroup, int threads) {
+  return perGroup * (dim + span) + threads / 32 * kHeadsAtOnce * dim;
+}
+
 enum Kind { kBFloat16, kFloat16, kFloat32, kNF4, kFP4, kInt8 };
 
 /** A weight of a product, and where its results go. */
@@ -81,6 +86,56 @@ struct Decode {
   float scale;
   /** Of each head and span of positions: the largest score, the sum and the `dim` sums of values; `[batch, heads, spans, dim + 2]`. */
   float* parts;
+};
+
+/** Threads of a block of a chain's pass, and sequences of a chain at most. */
+constexpr int kPassThreads = 512, kMaxChained = 4;
+
+/** What the input of a stage's product is made of. */
+enum Source { kEmbedding, kSum, kSpans, kGated, kPlain };
+/** What comes between a stage's product and the next stage. */
+enum Between { kNothing, kAttention, kGate, kChoice };
+
+/** A product of a pass, and what is beside it. */
+struct Stage {
+  /** Without `x`. */
+  Product product;
+  Source source;
+  Between next;
+  /** `kSum`: what is added to `residual`. `kGated`: gate and up. */
+  Result inputs[2];
+  /** `kGate`: gate and up. `kChoice`: the head's. */
+  Result outputs[2];
+  /** The residual path, `[batch, cols]`: read by `kSum`, and written by it and `kEmbedding`. */
+  const float* residual;
+  float* nextResidual;
+  /** `[batch, cols]`: read by `kPlain`, and written by a `kGate` that follows. */
+  float* plain;
+};
+
+/** One new position of each sequence of a chain, from its token to the choice of the next. */
+struct Pass {
+  const Stage* stages;
+  int stageCount;
+  /** A block's each. */
+  const Decode* attentions;
+  /** `[vocabulary, cols]` of the first stage's; a 16-bit kind or float32. */
+  const void* table;
+  Kind tableKind;
+  /** Blocks of threads that have come to a barrier; 0 between passes. */
+  u32* arrived;
+  /** 16 bytes for each block of threads and sequence. */
+  void* choices;
+  /** `[batch]`: the pass before chose these, this one's go there too. */
+  float* choice;
+  /** `[batch]` in the processor's memory: where it waits for the choice. */
+  float* answer;
+  int past, spans, span;
+  /** Whether `tokens` are taken instead of `choice`. */
+  int isGiven;
+  int tokens[kMaxChained];
+  /** Rows of the tables, by sequence. */
+  int positions[kMaxChained];
 };
 
 /** Numbers of one variable that a block of threads updates, and those that share a scale in 8 bits: one a thread. */

@@ -1,0 +1,268 @@
+#include "arguments.h"
+#include "decode.cuh"
+
+// One token of each of a few sequences, from its embedding to the choice of the next, in one start of a kernel: as many blocks of
+// threads as the card has multiprocessors go through the stages together. While some still compute, the weights that others need
+// next are already on their way to the cache of the card.
+
+constexpr int kPassWarps = kPassThreads / 32;
+
+/** Waits for all blocks of threads; what they wrote before is there afterwards. `seen` counts the barriers. */
+__device__ __forceinline__ void arrive(u32* arrived) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
+  }
+}
+__device__ __forceinline__ void waitForAll(u32* arrived, u32& seen) {
+  seen += gridDim.x;
+  if (threadIdx.x == 0) {
+    while ((int)(*(volatile u32*)arrived - seen) < 0) {
+    }
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+/** By all threads, in words. */
+template <class T>
+__device__ __forceinline__ void copyTo(T* to, const T* from) {
+  for (int i = threadIdx.x; i < (int)(sizeof(T) / 4); i += kPassThreads) ((u32*)to)[i] = ((const u32*)from)[i];
+}
+
+/** Where number `at` of an input of `cols` is in shared memory: so that threads that read eight each meet no others' banks. */
+__device__ __forceinline__ int placeOf(int at, int cols) { return (at & 4 ? cols / 2 : 0) + at / 8 * 4 + at % 4; }
+
+__device__ __forceinline__ float4 embeddingAt(const Pass& pass, int sequence, int at, int cols) {
+  // −1 − the place of a wrong logit is nobody's token: the host throws when it reads that.
+  const int token = pass.isGiven ? pass.tokens[sequence] : max(0, (int)__ldcg(pass.choice + sequence));
+  const i64 place = (i64)token * cols + at;
+  if (pass.tableKind == kFloat32) return *reinterpret_cast<const float4*>((const float*)pass.table + place);
+  const uint2 words = *reinterpret_cast<const uint2*>((const u16*)pass.table + place);
+  if (pass.tableKind == kBFloat16) return make_float4(lowHalf(words.x), highHalf(words.x), lowHalf(words.y), highHalf(words.y));
+  return make_float4(widenHalf((u16)words.x), widenHalf((u16)(words.x >> 16)), widenHalf((u16)words.y),
+                     widenHalf((u16)(words.y >> 16)));
+}
+
+__device__ __forceinline__ float4 resultsAt(const Result& r, int row, int column) {
+  float4 y = *reinterpret_cast<const float4*>(r.y + (i64)row * r.width + column);
+  if (r.rank == 0) return y;
+  y.x += lowRankAt(r, row, column);
+  y.y += lowRankAt(r, row, column + 1);
+  y.z += lowRankAt(r, row, column + 2);
+  y.w += lowRankAt(r, row, column + 3);
+  return y;
+}
+
+/** Four numbers of the input of a stage. */
+__device__ __forceinline__ float4 inputAt(const Pass& pass, const Stage& s, const Decode& d, int row, int at) {
+  const int cols = s.product.cols;
+  const i64 place = (i64)row * cols + at;
+  switch (s.source) {
+    case kEmbedding:
+      return embeddingAt(pass, row, at, cols);
+    case kSum: {
+      const float4 x = *reinterpret_cast<const float4*>(s.residual + place), y = resultsAt(s.inputs[0], row, at);
+      return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+    }
+    case kSpans: {
+      const int dim = d.dim;
+      const float* parts = d.parts + ((i64)row * d.heads + at / dim) * pass.spans * (dim + 2);
+      const int first = at % dim;
+      return make_float4(joinedAt(parts, pass.spans, dim, first), joinedAt(parts, pass.spans, dim, first + 1),
+                         joinedAt(parts, pass.spans, dim, first + 2), joinedAt(parts, pass.spans, dim, first + 3));
+    }
+    case kGated: {
+      const float4 gate = resultsAt(s.inputs[0], row, at), up = resultsAt(s.inputs[1], row, at);
+      return make_float4(gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w));
+    }
+    default:
+      return *reinterpret_cast<const float4*>(s.plain + place);
+  }
+}
+
+/** One row of a product: of a part's weights, or of its A. */
+struct PartRow {
+  int part, row;
+  bool isA;
+};
+
+__device__ __forceinline__ PartRow partRowOf(const Product& p, int row) {
+  for (int i = 0; i < 2 * p.count; i++) {
+    const Part& each = p.parts[i % p.count];
+    const int rows = i < p.count ? each.rows : each.rank;
+    if (row < rows) return {i % p.count, row, i >= p.count};
+    row -= rows;
+  }
+  return {-1, 0, false};
+}
+
+/** Sends for a row's weights, by all threads of a warp. */
+__device__ __forceinline__ void sendFor(const Product& p, int row, const float (*tables)[16]) {
+  const PartRow at = partRowOf(p, row);
+  if (at.part < 0) return;
+  const Part& part = p.parts[at.part];
+  withRows(part, at.isA, p.cols, tables, [&](const auto& source) {
+    const int lane = threadIdx.x % 32;
+    const char* from = (const char*)source.address((u32)at.row * p.cols);
+    const char* to = (const char*)source.address((u32)(at.row + 1) * p.cols);
+    for (from += 128 * lane; from < to; from += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+  });
+  if (!at.isA && part.absmaxCodes && threadIdx.x % 32 == 31)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(part.absmaxCodes + (((u32)at.row * p.cols) >> part.blockSize)));
+}
+
+template <int BATCH>
+__device__ __forceinline__ void runPass(const Pass& pass) {
+  extern __shared__ float memory[];  // the input of a product, [BATCH][cols], or what attention needs
+  __shared__ __align__(16) Stage stages[2];
+  __shared__ __align__(16) Decode attention;
+  __shared__ float tables[2][16], squares[BATCH][kPassWarps];
+  __shared__ Choice ofWarps[kPassWarps];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // Neighbouring rows are other multiprocessors': what is left over after whole rounds is spread evenly.
+  const int firstRow = warp * gridDim.x + blockIdx.x, rowStep = gridDim.x * kPassWarps;
+  u32 seen = 0;
+  int layer = 0;
+  if (threadIdx.x < 32) tables[threadIdx.x / 16][threadIdx.x % 16] = (threadIdx.x < 16 ? kNF4Values : kFP4Values)[threadIdx.x % 16];
+  copyTo(&stages[0], pass.stages);
+  __syncthreads();
+  sendFor(stages[0].product, firstRow, tables);
+  Choice best[BATCH];
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) best[b] = Choice::none();
+  for (int stage = 0; stage < pass.stageCount; stage++) {
+    const Stage& s = stages[stage % 2];
+    const Stage& following = stages[(stage + 1) % 2];
+    const Product& p = s.product;
+    const int rows = p.width + p.slots;
+    if (stage + 1 < pass.stageCount) copyTo(&stages[(stage + 1) % 2], pass.stages + stage + 1);
+    if (s.next == kAttention) copyTo(&attention, pass.attentions + layer);
+    // The input.
+    float own[BATCH] = {};
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+      const int row = min(b, p.batch - 1);
+      for (int at = 4 * threadIdx.x; at < p.cols; at += 4 * kPassThreads) {
+        float4 x = inputAt(pass, s, attention, row, at);
+        if ((s.source == kSum || s.source == kEmbedding) && at / 4 % gridDim.x == blockIdx.x)
+          *reinterpret_cast<float4*>(s.nextResidual + (i64)row * p.cols + at) = x;
+        if (p.norm) {
+          const float4 w = *reinterpret_cast<const float4*>(p.norm + at);
+          own[b] += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+          x = make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w);
+        }
+        *reinterpret_cast<float4*>(memory + b * p.cols + placeOf(at, p.cols)) = x;
+      }
+      for (int step = 16; step > 0; step >>= 1) own[b] += __shfl_xor_sync(0xffffffffu, own[b], step);
+      if (lane == 0) squares[b][warp] = own[b];
+    }
+    __syncthreads();
+    float roots[BATCH];
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+      float sum = 0.f;
+      for (int i = 0; i < kPassWarps; i++) sum += squares[b][i];
+      roots[b] = p.norm ? rsqrtf(sum / p.cols + p.epsilon) : 1.f;
+    }
+    // The product.
+    for (int row = firstRow; row < rows; row += rowStep) {
+      if (row + rowStep < rows) sendFor(p, row + rowStep, tables);
+      const PartRow at = partRowOf(p, row);
+      const Part& part = p.parts[at.part];
+      float result[1][BATCH] = {};
+      withRows(part, at.isA, p.cols, tables, [&](const auto& source) {
+        constexpr int AHEAD = sizeof(source.load(0)) > 16 ? 4 : 8;
+        addProducts<1, AHEAD>(result, source, at.row, 1, p.cols, 0, p.cols, [&](int b, int column) {
+          const float* x = memory + b * p.cols + column / 2;
+          const float4 low = *reinterpret_cast<const float4*>(x), high = *reinterpret_cast<const float4*>(x + p.cols / 2);
+          return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+        });
+      });
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        float sum = result[0][b] * roots[b];
+        for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (b >= p.batch) continue;
+        if (s.next == kChoice && p.slots == 0) {
+          best[b].add(sum, row);
+        } else if (lane == 0) {
+          if (at.isA) p.low[b * p.slots + part.slot + at.row] = sum;
+          else p.y[(i64)b * p.width + part.column + at.row] = sum;
+        }
+      }
+    }
+    if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow, tables);
+    if (s.next == kChoice && p.slots == 0) break;
+    arrive(pass.arrived);
+    waitForAll(pass.arrived, seen);
+    if (s.next == kAttention) {
+      const int groups = attention.keyValueHeads, items = pass.spans * groups * p.batch;
+      for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const int number = item % pass.spans, row = item / pass.spans / groups, own = pass.positions[row] * (attention.dim / 2);
+        const Span span = {pass.past, number * pass.span, pass.span, number, pass.spans, item / pass.spans % groups, row,
+                           attention.cos + own, attention.sin + own};
+        attend<kPassThreads>(attention, span, memory);
+      }
+      layer++;
+    } else if (s.next == kGate) {
+      const int width = p.width / 2;
+      for (int at = blockIdx.x * kPassThreads + threadIdx.x; at < p.batch * width; at += gridDim.x * kPassThreads)
+        s.plain[at] = gated(resultAt(s.outputs[0], at / width, at % width), resultAt(s.outputs[1], at / width, at % width));
+    } else if (s.next == kChoice) {  // a head with an adapter
+      const int width = p.width;
+      for (int b = 0; b < p.batch; b++) {
+        Choice mine = Choice::none();
+        for (int at = blockIdx.x * kPassThreads + threadIdx.x; at < width; at += gridDim.x * kPassThreads)
+          mine.add(resultAt(s.outputs[0], b, at), at);
+        mine.joinWarp();
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+          if (i == b) best[i] = mine;
+        }
+      }
+      break;
+    } else {
+      continue;
+    }
+    arrive(pass.arrived);
+    waitForAll(pass.arrived, seen);
+  }
+  // The choice: each block of threads' own, then the first block's of all.
+  const int batch = stages[0].product.batch;
+  struct Stored {
+    Choice choice;
+    int unused;
+  };
+  Stored* stored = (Stored*)pass.choices;
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) {
+    __syncthreads();
+    if (lane == 0) ofWarps[warp] = best[b];
+    __syncthreads();
+    if (warp > 0 || b >= batch) continue;
+    Choice own = lane < kPassWarps ? ofWarps[lane] : Choice::none();
+    own.joinWarp();
+    if (lane == 0) stored[blockIdx.x * BATCH + b].choice = own;
+  }
+  arrive(pass.arrived);
+  if (blockIdx.x > 0) return;
+  waitForAll(pass.arrived, seen);
+  if (threadIdx.x == 0) *pass.arrived = 0;  // nobody else looks any more
+  if (warp >= batch) return;
+  Choice own = Choice::none();
+  for (int i = lane; i < (int)gridDim.x; i += 32) {
+    const Choice& other = stored[i * BATCH + warp].choice;
+    own.join(other);
+  }
+  own.joinWarp();
+  if (lane != 0) return;
+  pass.choice[warp] = own.number();
+  *(volatile float*)(pass.answer + warp) = own.number();
+  __threadfence_system();
+}
+
+extern "C" __global__ void __launch_bounds__(kPassThreads, 1) runPass1(const __grid_constant__ Pass pass) { runPass<1>(pass); }
+extern "C" __global__ void __launch_bounds__(kPassThreads, 1) runPass2(const __grid_constant__ Pass pass) { runPass<2>(pass); }
+extern "C" __global__ void __launch_bounds__(kPassThreads, 1) runPass4(const __grid_constant__ Pass pass) { runPass<4>(pass); }
