@@ -122,9 +122,10 @@ class Call {
 
   TF_OpKernelContext* context_;
   TF_Status* status_ = TF_NewStatus();
+  std::vector<TF_Tensor*> inputs_;
 
  private:
-  std::vector<TF_Tensor*> inputs_, outputs_;
+  std::vector<TF_Tensor*> outputs_;
 };
 
 /** Declaration of an op, in the words of TensorFlow's op registry: `"x: float"`, `"scale: float"`. */

@@ -5,6 +5,25 @@
 
 namespace tfjs_lora {
 
+/** The memory of tensors for as long as this lives. */
+class KeptTensors {
+ public:
+  KeptTensors() = default;
+  KeptTensors(const KeptTensors&) = delete;
+  ~KeptTensors() {
+    for (TF_Tensor* each : tensors_) TF_DeleteTensor(each);
+  }
+
+  /** Takes tensors over. */
+  void take(std::vector<TF_Tensor*>& tensors) {
+    tensors_.insert(tensors_.end(), tensors.begin(), tensors.end());
+    tensors.clear();
+  }
+
+ private:
+  std::vector<TF_Tensor*> tensors_;
+};
+
 /** A {@link Call} whose tensors are in the memory of a card. What is computed there may still run when it ends. */
 class CardCall : public Call {
  public:
@@ -27,6 +46,12 @@ class CardCall : public Call {
     check();  // memory may have run out
     temporaries_.push_back(made);
     return TF_TensorData(made);
+  }
+
+  /** Lets the memory of the inputs, and of what was allocated, outlive this call, which must not ask for them afterwards. */
+  void keep(KeptTensors& kept) {
+    kept.take(inputs_);
+    kept.take(temporaries_);
   }
 
  private:

@@ -1,6 +1,10 @@
 // The ops of a graphics card: what TensorFlow hands over, in the engine's words. See engine.h for what is computed.
 #include "ops.h"
 
+#include <map>
+#include <memory>
+#include <mutex>
+
 #include "card_call.h"
 #include "engine.h"
 
@@ -117,10 +121,20 @@ class DecoderStackOp {
   cuda::Stack read(const CardCall& call, int x, int tables, int others = 0) const {
     Reader<int64_t> plan(plan_);
     Reader<float> numbers(numbers_);
-    cuda::Stack stack = {};
+    Inputs inputs(call, tables + 3 + others);
+    cuda::Stack stack = readBlocks(call, tables, plan, numbers, inputs);
     stack.batch = call.dim(x, 0);
     stack.length = call.dim(x, 1);
     stack.hidden = call.dim(x, 2);
+    inputs.end();
+    const std::string refusal = cuda::refusal(stack);
+    if (!refusal.empty()) throw std::runtime_error(refusal);
+    return stack;
+  }
+
+  /** {@link read} but for the sizes of x. */
+  static cuda::Stack readBlocks(const CardCall& call, int tables, Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
+    cuda::Stack stack = {};
     stack.heads = plan.next();
     stack.keyValueHeads = plan.next();
     stack.headDim = plan.next();
@@ -132,25 +146,35 @@ class DecoderStackOp {
     stack.tablesPerSequence = call.dim(tables, 0) > 1;
     stack.segments = call.size(tables + 2) == 0 ? nullptr : call.input(tables + 2);
     stack.blocks.resize(plan.next());
-    Inputs inputs(call, tables + 3 + others);
     for (cuda::Block& block : stack.blocks) {
       block.inputNorm = inputs.next();
       block.postNorm = inputs.next();
       for (auto projection : kProjections) block.*projection = readProjection(plan, numbers, inputs);
     }
-    inputs.end();
-    const std::string refusal = cuda::refusal(stack);
-    if (!refusal.empty()) throw std::runtime_error(refusal);
     return stack;
+  }
+
+  /** Of all blocks keys, then values, from input `first` on; `tables` as in {@link read}. */
+  cuda::Caches readCaches(const CardCall& call, int first, int tables) const {
+    const int blocks = blockCount();
+    cuda::Caches caches = {};
+    caches.capacity = call.dim(first, 2);
+    caches.segmentStride = call.size(tables + 2) == 0 ? 0 : call.dim(tables + 2, 1);
+    for (int i = 0; i < blocks; i++) {
+      caches.keys.push_back(call.input(first + i));
+      caches.values.push_back(call.input(first + blocks + i));
+    }
+    return caches;
   }
 
   /** Blocks of the stack. */
   int blockCount() const { return static_cast<int>(plan_.at(kBlockCount)); }
 
- private:
-  static constexpr int kBlockCount = 5;
   const std::vector<int64_t> plan_;
   const std::vector<float> numbers_;
+
+ private:
+  static constexpr int kBlockCount = 5;
 };
 
 /** x, tables and tensors → y, and what backward needs, on the card or on the host: nothing unless it `is_recorded`. */
@@ -224,21 +248,139 @@ class DecodeStack : DecoderStackOp {
 
   void run(CardCall& call) {
     constexpr int kX = 1, kTables = 2, kCaches = kTables + 3;
-    const int blocks = blockCount();
-    const cuda::Stack stack = read(call, kX, kTables, 2 * blocks);
-    cuda::Caches caches = {};
+    const cuda::Stack stack = read(call, kX, kTables, 2 * blockCount());
+    cuda::Caches caches = readCaches(call, kCaches, kTables);
     caches.past = *call.input<int32_t>(0);
-    caches.capacity = call.dim(kCaches, 2);
-    caches.segmentStride = stack.segments ? call.dim(kTables + 2, 1) : 0;
-    for (int i = 0; i < blocks; i++) {
-      caches.keys.push_back(call.input(kCaches + i));
-      caches.values.push_back(call.input(kCaches + blocks + i));
-    }
     const std::string refusal = cuda::refusal(stack, caches);
     if (!refusal.empty()) throw std::runtime_error(refusal);
     cuda::decode(deviceOf(call), call.stream(), stack, caches, call.input(kX), call.output(0, call.shape(kX)),
                  allocatorOf(call));
   }
+};
+
+/** A chain of passes with what it reads, from when it is started until it is ended. */
+struct StartedChain {
+  KeptTensors tensors;
+  std::unique_ptr<cuda::TokenChain> chain;
+  int64_t batch, capacity, positions, vocabulary;
+};
+
+/** By their numbers, which never return. */
+class StartedChains {
+ public:
+  int add(std::shared_ptr<StartedChain> chain) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    chains_[++last_] = std::move(chain);
+    return last_;
+  }
+
+  std::shared_ptr<StartedChain> at(int number) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = chains_.find(number);
+    if (found == chains_.end()) throw std::runtime_error("expected a chain that was started, got " + std::to_string(number));
+    return found->second;
+  }
+
+  void remove(int number) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    chains_.erase(number);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<int, std::shared_ptr<StartedChain>> chains_;
+  int last_ = 0;
+};
+
+/** Never destroyed: when a process ends, TensorFlow may have gone first. */
+StartedChains& startedChains = *new StartedChains;
+
+/**
+ * Tables `[1, 1, positions, headDim / 2]`, and of all blocks keys, values and tensors, then the last norm, the embedding and the head →
+ * the number of a chain, on the host; 0 where there is none for what was given. The caches' memory is written to.
+ */
+class StartChain : DecoderStackOp {
+ public:
+  explicit StartChain(const Attributes& attributes) : DecoderStackOp(attributes) {}
+
+  void run(CardCall& call) {
+    constexpr int kTables = 0, kCaches = kTables + 3;
+    Reader<int64_t> plan(plan_);
+    Reader<float> numbers(numbers_);
+    Inputs inputs(call, kCaches + 2 * blockCount());
+    cuda::Stack stack = readBlocks(call, kTables, plan, numbers, inputs);
+    cuda::Ends ends = {};
+    ends.norm = inputs.next();
+    ends.table = readMatrix(plan, numbers, inputs);
+    ends.head = readProjection(plan, numbers, inputs);
+    inputs.end();
+    stack.batch = call.dim(kCaches, 0);
+    stack.length = 1;
+    stack.hidden = ends.table.cols;
+    const cuda::Caches caches = readCaches(call, kCaches, kTables);
+    float* number = call.output(0, {});
+    *number = 0;
+    cuda::Device& device = deviceOf(call);
+    if (!cuda::refusal(device, stack, caches, ends).empty()) return;
+    auto started = std::make_shared<StartedChain>();
+    started->batch = stack.batch;
+    started->capacity = caches.capacity;
+    started->positions = call.dim(kTables, 2);
+    started->vocabulary = ends.table.rows;
+    started->chain = std::make_unique<cuda::TokenChain>(device, call.stream(), stack, caches, ends, allocatorOf(call));
+    call.keep(started->tensors);
+    *number = static_cast<float>(startedChains.add(std::move(started)));
+  }
+};
+
+/** `[chain, past, whether tokens are given, a position for each sequence, a token for each]`, on the host: starts a pass. */
+class RunChain {
+ public:
+  explicit RunChain(const Attributes&) {}
+
+  void run(CardCall& call) {
+    const int32_t* request = call.input<int32_t>(0);
+    const auto started = startedChains.at(request[0]);
+    const int64_t batch = started->batch;
+    if (call.size(0) != kHead + 2 * batch) {
+      throw std::runtime_error("expected " + std::to_string(kHead + 2 * batch) + " numbers, got " + std::to_string(call.size(0)));
+    }
+    const int32_t *positions = request + kHead, *tokens = positions + batch;
+    assertBelow("past", request[1], started->capacity);
+    for (int64_t i = 0; i < batch; i++) {
+      assertBelow("a position", positions[i], started->positions);
+      assertBelow("a token", tokens[i], started->vocabulary);
+    }
+    started->chain->run(request[1], positions, request[2] ? tokens : nullptr);
+  }
+
+ private:
+  static constexpr int kHead = 3;
+
+  static void assertBelow(const char* what, int64_t value, int64_t end) {
+    if (value >= 0 && value < end) return;
+    throw std::runtime_error(std::string(what) + ": expected a number below " + std::to_string(end) + ", got " +
+                             std::to_string(value));
+  }
+};
+
+/** Number of a chain, on the host → what its earliest pass not read yet chose, on the host, when that has ended. */
+class ReadChain {
+ public:
+  explicit ReadChain(const Attributes&) {}
+
+  void run(CardCall& call) {
+    const auto started = startedChains.at(*call.input<int32_t>(0));
+    started->chain->read(call.output(0, {started->batch}));
+  }
+};
+
+/** Number of a chain, on the host, which ends. */
+class EndChain {
+ public:
+  explicit EndChain(const Attributes&) {}
+
+  void run(CardCall& call) { startedChains.remove(*call.input<int32_t>(0)); }
 };
 
 /** logits `[rows, width]` → the choice of each row; see layers/ops/greedyChoice.ts. */
@@ -431,6 +573,15 @@ std::string registerCardOps() {
                                            "factors: float", "maps: float"},
                                           {"next_values: N * float", "next_states: M * float"},
                                           {"rule: list(int)", "N: int >= 1", "M: int >= 1"}}),
+        registerCardOp<StartChain>(
+            {"TfjsLoraStartChain",
+             {"cos: float", "sin: float", "segments: float", "tensors: N * float"},
+             {"chain: float"},
+             {"plan: list(int)", "numbers: list(float)", "N: int >= 1"}},
+            {"chain"}),
+        registerCardOp<RunChain>({"TfjsLoraRunChain", {"request: int32"}, {}, {}}, {"request"}),
+        registerCardOp<ReadChain>({"TfjsLoraReadChain", {"chain: int32"}, {"choices: float"}, {}}, {"chain", "choices"}),
+        registerCardOp<EndChain>({"TfjsLoraEndChain", {"chain: int32"}, {}, {}}, {"chain"}),
         registerCardOp<GreedyChoice>({"TfjsLoraGreedyChoice", {"logits: float"}, {"choice: float"}, {}}),
         registerCardOp<LinearCrossEntropy>({"TfjsLoraLinearCrossEntropy",
                                             {"hidden: float", "labels: float", "tensors: N * float"},
