@@ -45,6 +45,11 @@ export class KeyValueCache {
     return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({keys}) => keys.shape[2]));
   }
 
+  /** The tensors of all layers, which the cache owns. A pass may write to positions from {@link length} on; see {@link advance}. */
+  get tensors(): readonly CachedTensors[] {
+    return this.layers;
+  }
+
   /** Rows of the batch held, or undefined before the first forward pass. */
   get batchSize(): number | undefined {
     return this.layers[0]?.keys.shape[0];
@@ -154,7 +159,7 @@ export class KeyValueCache {
     return {keys: roomy(keys), values: roomy(values)};
   }
 
-  /** Counts the position that a replay of {@link attend} in every layer has put into the cache. */
+  /** Counts the position that somebody has put into the tensors of every layer, such as a replay of {@link attend}. */
   advance(): void {
     this.assertUsable();
     for (const layer of this.layers) layer.length++;

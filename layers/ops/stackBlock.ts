@@ -83,13 +83,17 @@ export function attributesOfStack(
     intermediateSize: blocks[0].gate_proj.weight.rows,
     epsilon,
     checkpointing,
-    blocks: blocks.map((block) =>
-      PROJECTIONS.map((name) => {
-        const {weight, lora} = block[name];
-        return {...attributesOf(weight), rank: lora?.a.shape[0] ?? 0, scaling: lora?.scaling ?? 0};
-      }),
-    ),
+    blocks: blocks.map((block) => PROJECTIONS.map((name) => attributesOfProjection(block[name]))),
   };
+}
+
+export function attributesOfProjection({weight, lora}: StackProjection): ProjectionAttributes {
+  return {...attributesOf(weight), rank: lora?.a.shape[0] ?? 0, scaling: lora?.scaling ?? 0};
+}
+
+/** The tensors of a linear layer in the order in which kernels take them. */
+export function tensorsOfProjection({weight, lora}: StackProjection): tf.NamedTensorMap {
+  return {...tensorsOf(weight), ...(lora && {a: lora.a, b: lora.b})};
 }
 
 /** All tensors of the blocks in the order in which kernels take them, by names such as `3.q_proj.codes` and `3.q_proj.a`. */
@@ -99,9 +103,8 @@ export function tensorsOfStack(blocks: StackBlock[]): tf.NamedTensorMap {
     named[`${i}.input_layernorm`] = block.input_layernorm;
     named[`${i}.post_attention_layernorm`] = block.post_attention_layernorm;
     for (const name of PROJECTIONS) {
-      const {weight, lora} = block[name];
-      const tensors = {...tensorsOf(weight), ...(lora && {a: lora.a, b: lora.b})};
-      for (const [key, tensor] of Object.entries(tensors)) named[`${i}.${name}.${key}`] = tensor as tf.Tensor;
+      for (const [key, tensor] of Object.entries(tensorsOfProjection(block[name])))
+        named[`${i}.${name}.${key}`] = tensor;
     }
   }
   return named;

@@ -3,6 +3,7 @@ import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {Replay} from '../../layers/ops/backendTraits.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {canRecord, recordReplay} from '../../layers/ops/recordReplay.ts';
+import {canChain, type TokenChain} from '../../layers/ops/tokenChain.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 
 /** What a decoder needs of a model. */
@@ -30,6 +31,13 @@ export interface DecodedModel {
   logitsOf(hidden: tf.Tensor): tf.Tensor;
   /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see `Decoder`. */
   readonly rotary?: RotaryEmbedding;
+  /**
+   * Starts a chain of greedy passes where the backend has one for the model; needs `rotary`.
+   *
+   * @param tables of all positions that may come, `[1, 1, positions, headDim / 2]`
+   * @param mask `[B, capacity]` int32, 1 for a real token or one to come; absent when there is no padding
+   */
+  startChain?(cache: KeyValueCache, tables: RotaryTables, mask?: tf.Tensor2D): TokenChain | undefined;
 }
 
 /** A batch whose next tokens are wanted. */
@@ -60,15 +68,23 @@ interface RecordedPass {
   output: tf.Tensor;
 }
 
+/** A chain that runs, and the position that its tables begin with. */
+interface RunningChain {
+  chain: TokenChain;
+  firstPosition: number;
+}
+
 /**
  * Runs a model over the columns of a batch that its cache lacks. Where the backend can keep a pass's commands, one new position
- * is one replay: hardly anything is left of what a pass costs the host. And where the device chooses the tokens itself, the next
- * pass begins before the host has read them.
+ * is one replay, and where it has chains of whole passes, one of these: hardly anything is left of what a pass costs the host. And
+ * where the device chooses the tokens itself, the next pass begins before the host has read them.
  *
  * The model must stay as it is from one pass to the next.
  */
 export class Decoder {
   private recorded?: RecordedPass;
+  /** Null where there is none for this batch. */
+  private chain?: RunningChain | null;
   /** Whether the next pass runs already. */
   private isAhead = false;
 
@@ -80,6 +96,10 @@ export class Decoder {
   /** What comes after the batch's last column. */
   async next(batch: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
     const {recorded} = this;
+    if (options.isGreedy && batch.newPositions === 1 && this.hasRoom()) {
+      this.chain ??= this.startChain(batch) ?? null;
+      if (this.chain) return this.chained(this.chain, batch, options);
+    }
     if (recorded?.isGreedy === options.isGreedy && recorded.replay.isCurrent && this.hasRoom())
       return this.replayed(recorded, batch, options);
     this.forget();
@@ -98,12 +118,14 @@ export class Decoder {
 
   /** Before the batch or the cache is changed by anybody else. */
   forget(): void {
+    this.chain?.chain.dispose();
+    this.chain = undefined;
+    this.isAhead = false;
     if (!this.recorded) return;
     const {replay, inputIds, cos, sin, mask, output} = this.recorded;
     replay.dispose();
     tf.dispose({inputIds, cos, sin, mask, output});
     this.recorded = undefined;
-    this.isAhead = false;
   }
 
   private pass(
@@ -168,6 +190,34 @@ export class Decoder {
     this.isAhead = isGreedy && mayGoOn && this.hasRoom();
     if (this.isAhead) replay.run({copies: [[output, inputIds]], writes: tables(1)});
     return values;
+  }
+
+  private startChain(batch: DecodedBatch): RunningChain | undefined {
+    const {model, cache} = this;
+    if (!canChain() || !model.rotary || !model.startChain) return undefined;
+    const firstPosition = cache.length - Math.max(...batch.paddings);
+    const positions = Array.from({length: cache.capacity - firstPosition}, (_, i) => firstPosition + i);
+    const given = {...model.rotary.tablesAt([positions]), mask: maskOf(batch, cache.capacity)};
+    const chain = model.startChain(cache, given, given.mask);
+    for (const tensor of Object.values(given)) tensor?.dispose();
+    return chain && {chain, firstPosition};
+  }
+
+  private chained(
+    {chain, firstPosition}: RunningChain,
+    {ids, paddings}: DecodedBatch,
+    {mayGoOn}: NextOptions,
+  ): tf.TypedArray {
+    const {cache} = this;
+    const run = (tokens?: number[]) => {
+      const positions = paddings.map((padding) => cache.length - padding - firstPosition);
+      chain.run(cache.length, positions, tokens);
+    };
+    if (!this.isAhead) run(ids.map((row) => row[row.length - 1]));
+    cache.advance();
+    this.isAhead = mayGoOn && this.hasRoom();
+    if (this.isAhead) run();
+    return chain.read();
   }
 }
 

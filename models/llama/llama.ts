@@ -9,8 +9,10 @@ import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers
 import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import type {StackBlock} from '../../layers/ops/stackBlock.ts';
+import type {DenseMatrix} from '../../layers/ops/storedMatrix.ts';
+import {startTokenChain, type TokenChain} from '../../layers/ops/tokenChain.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
-import type {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
+import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
@@ -26,7 +28,7 @@ import {
   parseConfig,
 } from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
-import {plainStack} from './plainStack.ts';
+import {isOf, plainHead, plainStack} from './plainStack.ts';
 import {type LlamaPreset, resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
@@ -125,6 +127,21 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       }
       return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
     });
+  }
+
+  /** See `DecodedModel`. */
+  startChain(cache: KeyValueCache, {cos, sin}: RotaryTables, segments?: tf.Tensor2D): TokenChain | undefined {
+    const {embed_tokens, norm, lm_head} = this;
+    const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
+    const isOwn = ['forward', 'logitsOf'].some(
+      (name) => Reflect.get(this, name) !== Reflect.get(LlamaForCausalLM.prototype, name),
+    );
+    const isPlain = isOf(embed_tokens, TokenEmbedding) && isOf(norm, RMSNorm) && norm.epsilon === epsilon;
+    const [blocks, head] = [this.decodedStack(cache), plainHead(lm_head)];
+    if (isOwn || !isPlain || !blocks || !head) return undefined;
+    const table = embed_tokens.weight.matrix() as DenseMatrix;
+    const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
+    return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], options);
   }
 
   /** The blocks as `decodeStack` takes them, if they are so plain: found out once for a cache, whose model stays as it is. */

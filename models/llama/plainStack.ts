@@ -8,6 +8,7 @@ import {callHookOf} from '../../layers/ops/tfjsInternals.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
+import {TiedHead} from '../../layers/tiedHead.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 
 type Layer = tf.layers.Layer;
@@ -50,6 +51,11 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
   };
 }
 
+/** The weight of an output head, if it computes just the product with it; as {@link plainStack}. */
+export function plainHead(head: Layer): StackProjection | undefined {
+  return isOf(head, TiedHead) ? {weight: head.weight.matrix()} : plainProjection(head, false);
+}
+
 function plainProjection(layer: Layer, training: boolean): StackProjection | undefined {
   const adapted = isOf(layer, LoRADense) ? layer : undefined;
   const base = adapted?.base ?? layer;
@@ -65,7 +71,7 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
 }
 
 /** Whether a layer is of just that class, and nobody has changed what calling it does. */
-function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
+export function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
   const isOwn = (name: string) => Object.hasOwn(layer, name);
   return layer.constructor === of && callHookOf(layer) == null && !isOwn('call') && !isOwn('apply');
 }

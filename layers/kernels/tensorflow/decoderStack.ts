@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Checkpointing} from '../../ops/checkpoint.ts';
 import {decoderStackGradOp, decoderStackOp} from '../../ops/decoderStack.ts';
-import type {PreparedStack, StackAttributes} from '../../ops/stackBlock.ts';
+import type {PreparedStack, ProjectionAttributes, StackAttributes} from '../../ops/stackBlock.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 import {keepOnCard} from './keepOnCard.ts';
 import {opsKernel} from './opsKernel.ts';
@@ -53,15 +53,27 @@ export function stackTables(ops: Ops, {cos, sin, segments}: StackTables): Handle
 
 /** See `DecoderStackOp` in native/cuda/ops.cc, which reads it in this order. */
 export function stackPlan(ops: Ops, attrs: StackAttributes): OpAttribute[] {
+  return planAttributes(ops, planOfStack(attrs));
+}
+
+export function planOfStack(attrs: StackAttributes): CardPlan {
   const {heads, keyValueHeads, headDim, intermediateSize, epsilon, checkpointing, blocks} = attrs;
   const plan: CardPlan = {
     plan: [heads, keyValueHeads, headDim, intermediateSize, numberOf(checkpointing), blocks.length],
     numbers: [epsilon],
   };
-  for (const projection of blocks.flat()) {
-    planWeight(plan, projection);
-    plan.plan.push(projection.rank);
-    plan.numbers.push(projection.scaling);
-  }
-  return [ops.listAttribute('plan', 'int', plan.plan), ops.listAttribute('numbers', 'float', plan.numbers)];
+  for (const projection of blocks.flat()) planProjection(plan, projection);
+  return plan;
 }
+
+/** Adds a weight, and the rank and the scaling of its low-rank path. */
+export function planProjection(plan: CardPlan, projection: ProjectionAttributes): void {
+  planWeight(plan, projection);
+  plan.plan.push(projection.rank);
+  plan.numbers.push(projection.scaling);
+}
+
+export const planAttributes = (ops: Ops, {plan, numbers}: CardPlan): OpAttribute[] => [
+  ops.listAttribute('plan', 'int', plan),
+  ops.listAttribute('numbers', 'float', numbers),
+];

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {chainStarters} from '../../ops/tokenChain.ts';
 import {replaceKernel} from '../replaceKernel.ts';
 import {decoderStack, decoderStackGrad} from './decoderStack.ts';
 import {decodeStack} from './decodeStack.ts';
@@ -6,13 +7,14 @@ import {greedyChoice} from './greedyChoice.ts';
 import {linearCrossEntropy} from './linearCrossEntropy.ts';
 import {optimizerUpdates} from './optimizerUpdates.ts';
 import {hasCardOps, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {chainStarter} from './tokenChain.ts';
 
 const IN_BFLOAT16 = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy];
 const KERNELS = [optimizerUpdates, ...IN_BFLOAT16];
 
 /**
- * Registers the kernels that only a card has, where its ops run, and of those that multiply only where products are in bfloat16;
- * elsewhere takes them away, so that the composed references run. Calling this again is harmless.
+ * Registers the kernels that only a card has, where its ops run, and of those that multiply, and chains, only where products are in
+ * bfloat16; elsewhere takes them away, so that the composed references run. Calling this again is harmless.
  */
 export function registerCardKernels(backend: TensorFlowBackend): void {
   const multiplies = productsOf(backend).operands === 'bfloat16';
@@ -21,4 +23,6 @@ export function registerCardKernels(backend: TensorFlowBackend): void {
     else if (tf.getKernel(kernel.kernelName, kernel.backendName))
       tf.unregisterKernel(kernel.kernelName, kernel.backendName);
   }
+  if (hasCardOps(backend) && multiplies) chainStarters.set(backend, chainStarter(backend));
+  else chainStarters.delete(backend);
 }

@@ -163,10 +163,51 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
   test('one position and the caches, in generation', async () => {
     const model = newModel();
     engine.described();
-    await generateIds(model, [1, 2, 3], {maxNewTokens: 3, doSample: false, eosTokenId: []});
+    await generateIds(model, [1, 2, 3], {maxNewTokens: 3, doSample: true, seed: 1, eosTokenId: []});
     const decoded = engine.described().match(/decode after \d+ of \d+/g) ?? [];
-    expect(decoded.length).toBeGreaterThan(0);
-    expect(decoded[0]).toMatch(/^decode after 3 of /);
+    expect(decoded).toEqual(['decode after 3 of 256', 'decode after 4 of 256']);
+    model.dispose();
+  });
+
+  const generate = (model: LlamaForCausalLM, prompts: number[][], maxNewTokens: number) =>
+    generateIds(model, prompts, {maxNewTokens, doSample: false, eosTokenId: []});
+  const chainLines = (text: string) => text.split('\n').filter((line) => /^(run|ended|caches)/.test(line));
+
+  test('a chain of passes, each begun before the last is read', async () => {
+    const model = newModel();
+    await generate(model, [[1, 2, 3]], 6); // views of weights
+    const handles = backend().getNumOfTFTensors();
+    engine.described();
+    const [ids] = await generate(model, [[1, 2, 3]], 6);
+    const text = engine.described();
+    const word = model.embed_tokens.weight.read().dataSync()[0];
+    const matrix = `kind 0 [32, 128] word ${word}`;
+    const values = text.match(/caches of 256 value (\S+),/)?.[1];
+    const [second, third] = ids.slice(1);
+    expect(chainLines(text)).toEqual([
+      `caches of 256 value ${values}, norm 1, table ${matrix}, head ${matrix}`,
+      `run after 4 at 0 given ${second}`,
+      `run after 5 at 1 ${second + 1}`,
+      `run after 6 at 2 ${second + 2}`,
+      `run after 7 at 3 ${second + 3}`,
+      'ended with 0 unread',
+    ]);
+    expect(ids.slice(2)).toEqual([1, 2, 3, 4].map((after) => second + after));
+    expect(third).toBe(second + 1);
+    expect(text).toContain(
+      `tables ${printed(Math.fround(Math.cos(5)))} ${printed(Math.fround(Math.sin(5)))}`,
+    );
+    expect(backend().getNumOfTFTensors()).toBe(handles);
+    model.dispose();
+  });
+
+  test('a chain of padded rows, which ends with a row and where it is refused', async () => {
+    const model = newModel();
+    engine.described();
+    await generate(model, [[1, 2, 3], [4]], 4);
+    expect(chainLines(engine.described())[1]).toMatch(/^run after 4 at 2 0 given \d+ \d+$/);
+    await generate(model, [[1, 2, 3], [4], [5, 6]], 5);
+    expect(engine.described()).not.toMatch(/^run/m);
     model.dispose();
   });
 

@@ -3,6 +3,7 @@
 #include <node_api.h>
 
 #include <algorithm>
+#include <deque>
 #include <cstdlib>
 #include <sstream>
 
@@ -27,6 +28,12 @@ void describe(const tfjs_lora::cuda::Matrix& m) {
   if (m.scales) text << " scale " << m.scales[0];
 }
 
+void describe(const tfjs_lora::cuda::Projection& p) {
+  describe(p.weight);
+  if (p.rank) text << " rank " << p.rank << " scaling " << p.scaling << " a " << p.a[0] << " b " << p.b[0];
+  text << "\n";
+}
+
 void describe(const tfjs_lora::cuda::Stack& s) {
   text << s.batch << " x " << s.length << " x " << s.hidden << ", heads " << s.heads << " / " << s.keyValueHeads << " of "
        << s.headDim << ", " << s.intermediate << ", epsilon " << s.epsilon << ", tables " << s.cos[s.headDim / 2] << " "
@@ -37,9 +44,7 @@ void describe(const tfjs_lora::cuda::Stack& s) {
   for (const auto& block : s.blocks) {
     text << "norms " << block.inputNorm[0] << " " << block.postNorm[0] << "\n";
     for (const auto* p : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
-      describe(p->weight);
-      if (p->rank) text << " rank " << p->rank << " scaling " << p->scaling << " a " << p->a[0] << " b " << p->b[0];
-      text << "\n";
+      describe(*p);
     }
   }
 }
@@ -110,6 +115,38 @@ void decode(Device&, Stream, const Stack& s, const Caches& c, const float* x, fl
   describe(s);
   text << "decode after " << c.past << " of " << c.capacity << "\n";
   std::copy(x, x + s.batch * s.hidden, y);
+}
+
+std::string refusal(const Device&, const Stack& s, const Caches&, const Ends&) { return s.batch > 2 ? "three" : ""; }
+
+/** What comes after a token is the next one. */
+struct TokenChain::State {
+  int64_t batch;
+  std::vector<float> last;
+  std::deque<std::vector<float>> unread;
+};
+TokenChain::TokenChain(Device&, Stream, const Stack& s, const Caches& c, const Ends& ends, const Allocate& allocate)
+    : state_(new State{s.batch, std::vector<float>(s.batch), {}}) {
+  describe(s);
+  text << "caches of " << c.capacity << " value " << c.values.back()[0] << ", norm " << ends.norm[0] << ", table ";
+  describe(ends.table);
+  text << ", head ";
+  describe(ends.head);
+  if (!allocate(100)) text << "no memory\n";
+}
+TokenChain::~TokenChain() { text << "ended with " << state_->unread.size() << " unread\n"; }
+void TokenChain::run(int64_t past, const int32_t* positions, const int32_t* tokens) {
+  text << "run after " << past << " at";
+  for (int64_t i = 0; i < state_->batch; i++) text << " " << positions[i];
+  if (tokens) std::copy_n(tokens, state_->batch, state_->last.begin());
+  text << (tokens ? " given" : "");
+  for (float& each : state_->last) text << " " << each++;
+  text << "\n";
+  state_->unread.push_back(state_->last);
+}
+void TokenChain::read(float* choices) {
+  std::copy_n(state_->unread.front().begin(), state_->batch, choices);
+  state_->unread.pop_front();
 }
 
 void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float*, const float* labels, float* loss,
