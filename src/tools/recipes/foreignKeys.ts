@@ -307,7 +307,7 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     shift_attn: notYet('Shifted sparse attention'),
     mixture_of_depths: refused('Mixture of depths is not supported. Remove the key.'),
     train_from_scratch: notYet('Training from random weights in a recipe'),
-    moe_aux_loss_coef: refused('Llama has no experts. Remove the key.', 0),
+    moe_aux_loss_coef: refused('No model here has experts. Remove the key.', 0),
     fp8: notYet('Training in 8-bit floats'),
     additional_target: refused(
       'Training other modules together with LoRA is not supported yet. Remove the key.',
