@@ -120,6 +120,11 @@ fn isVisible(b: u32, s: u32) -> bool {
       key[fromKey + local] * c + key[fromKey + other] * s,
     );
   }
+  ${ATTEND}`,
+}));
+
+/** WGSL after the rotation: a tile of as many keys as threads at a time. */
+const ATTEND = `
   workgroupBarrier();
   if (local < V) {
     let at = local * 4u;
@@ -178,5 +183,4 @@ fn isVisible(b: u32, s: u32) -> bool {
       total += maxima[p * V + local];
     }
     y[(b * u.heads + head) * V + local] = sum * select(0.0, 1.0 / total, total > 0.0);
-  }`,
-}));
+  }`;

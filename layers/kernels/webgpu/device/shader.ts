@@ -22,11 +22,11 @@ export interface ShaderDeclaration {
   header?: string;
   /** WGSL outside `main`: constants, functions, workgroup memory. */
   globals?: string;
-  /** WGSL of `main`, which finds there what it names of {@link BUILTINS} and {@link FLAT_GROUP}. */
+  /** WGSL of `main`, in which the names of {@link BUILTINS} and `flatGroup` stand for what they say there. */
   body: string;
 }
 
-/** Arguments of `main`: each is declared where the body names it. The last two need `enable subgroups`. */
+/** Arguments of `main`, which has those that the body names. The last two need `enable subgroups`. */
 const BUILTINS: Record<string, [builtin: string, type: string]> = {
   group: ['workgroup_id', 'vec3u'],
   groups: ['num_workgroups', 'vec3u'],
@@ -36,12 +36,13 @@ const BUILTINS: Record<string, [builtin: string, type: string]> = {
   lane: ['subgroup_invocation_id', 'u32'],
 };
 
-/** The workgroup's index among those of a call that gives their number, or that of its threads; `flatGroup` in WGSL. */
+/** The index of a workgroup where a call says how many there are in all, or how many threads. */
 const FLAT_GROUP = 'let flatGroup = group.y * groups.x + group.x;';
 
-/** A declared shader: its WGSL, and in which order its buffers and uniforms are bound. */
+/** A declared shader: its WGSL, and the order in which its buffers and uniforms are bound. */
 export interface Shader<D extends ShaderDeclaration = ShaderDeclaration> {
-  declaration: D;
+  /** Only for the compiler. */
+  readonly types?: D;
   name: string;
   code: string;
   workgroup: number;
@@ -59,8 +60,8 @@ export type BuffersOf<D extends ShaderDeclaration> = Tensors<D['outputs']> & Ten
 /** Values for all uniforms of a shader. */
 export type ValuesOf<D extends ShaderDeclaration> = {[K in keyof NonNullable<D['uniforms']>]: number};
 
-/** What a declaration may depend on: plain values, flat objects of them, and objects that a `key` stands for. */
-type Parameter = string | number | boolean | {key: string} | object;
+/** What a declaration may depend on: plain values, objects of them, and objects that a `key` stands for. */
+type Parameter = string | number | boolean | object;
 
 /** Variants of a shader kept at once; past this many they are built again. One is a few kilobytes. */
 const MAX_VARIANTS = 512;
@@ -70,7 +71,7 @@ const MAX_VARIANTS = 512;
  * was just joined, costs the host more than the dispatch itself.
  *
  * @param declare the declaration, which must depend on nothing but its parameters
- * @returns gives the shader for some parameters, to be run by `runShader`
+ * @returns a function that gives the shader for some parameters; `runShader` runs it
  */
 export function shader<P extends Parameter[], D extends ShaderDeclaration>(
   declare: (...parameters: P) => D,
@@ -78,8 +79,7 @@ export function shader<P extends Parameter[], D extends ShaderDeclaration>(
   const variants = new Map<string, Shader<D>>();
   return (...parameters) => {
     let key = '';
-    for (const parameter of parameters)
-      key += `${typeof parameter === 'object' ? keyOf(parameter) : parameter} `;
+    for (const parameter of parameters) key += `${keyOf(parameter)} `;
     const known = variants.get(key);
     if (known) return known;
     if (variants.size >= MAX_VARIANTS) variants.clear();
@@ -89,10 +89,11 @@ export function shader<P extends Parameter[], D extends ShaderDeclaration>(
   };
 }
 
-function keyOf(parameter: object): string {
+function keyOf(parameter: unknown): string {
+  if (typeof parameter !== 'object' || parameter === null) return `${parameter}`;
   if ('key' in parameter) return parameter.key as string;
   let key = '';
-  for (const name in parameter) key += `${parameter[name as never]},`;
+  for (const name in parameter) key += `${keyOf(parameter[name as never])},`;
   return key;
 }
 
@@ -100,7 +101,6 @@ function built<D extends ShaderDeclaration>(declaration: D): Shader<D> {
   const {name, workgroup} = declaration;
   const [outputs, inputs] = [declaration.outputs, declaration.inputs].map(present);
   return {
-    declaration,
     name,
     workgroup,
     code: textOf(declaration, outputs, inputs),
@@ -128,11 +128,9 @@ function textOf(
     ...inputs.map(([name, type]) => `<storage, read> ${name}: array<${type}>`),
     ...(members.length > 0 ? ['<uniform> u: Uniforms'] : []),
   ];
-  const named = new Set(body.match(/\.?[a-z]\w*/gi));
-  const isFlat = named.has('flatGroup');
-  const given = Object.entries(BUILTINS).filter(
-    ([name]) => named.has(name) || (isFlat && /^groups?$/.test(name)),
-  );
+  const main = /\bflatGroup\b/.test(body) ? `${FLAT_GROUP}\n${body}` : body;
+  const named = new Set(main.match(/\.?[a-z]\w*/gi)); // a member's name begins with its dot
+  const given = Object.entries(BUILTINS).filter(([name]) => named.has(name));
   return `${header}
 const WORKGROUP = ${workgroup}u;
 ${members.length > 0 ? `struct Uniforms { ${members.join(', ')} }` : ''}
@@ -140,8 +138,7 @@ ${variables.map((variable, i) => `@group(0) @binding(${i}) var${variable};`).joi
 ${globals}
 @compute @workgroup_size(WORKGROUP)
 fn main(${given.map(([name, [builtin, type]]) => `@builtin(${builtin}) ${name}: ${type}`).join(', ')}) {
-  ${isFlat ? FLAT_GROUP : ''}
-  ${body}
+  ${main}
 }`;
 }
 

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {BufferPool} from './bufferPool.ts';
+import {shader} from './shader.ts';
 
 /** What these kernels use of TensorFlow.js's webgpu backend. */
 export interface WebGPUBackend extends tf.KernelBackend {
@@ -83,7 +84,7 @@ export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number |
   const isOffered = device.features.has('chromium-experimental-subgroup-matrix' as GPUFeatureName);
   if (!isOffered || !found.hasF16 || !found.hasSubgroups || subgroupSize !== 32) return;
   device.pushErrorScope('validation');
-  const module = device.createShaderModule({code: TRIAL});
+  const module = device.createShaderModule({code: trial().code});
   const compiled = await device
     .createComputePipelineAsync({layout: 'auto', compute: {module, entryPoint: 'main'}})
     .then(
@@ -94,17 +95,20 @@ export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number |
   found.hasMatrices = compiled && error === null;
 }
 
-const TRIAL = `
+const trial = shader(() => ({
+  name: 'TryMatrices',
+  outputs: {y: 'f32'},
+  inputs: {},
+  workgroup: 32,
+  header: `
 enable f16;
 enable subgroups;
-enable chromium_experimental_subgroup_matrix;
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-var<workgroup> tile: array<f16, 256>;
-@compute @workgroup_size(32)
-fn main() {
+enable chromium_experimental_subgroup_matrix;`,
+  globals: 'var<workgroup> tile: array<f16, 256>;',
+  body: `
   let a = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, 0u, 16u);
   let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, 0u, 16u);
   var c: subgroup_matrix_result<f32, 16, 16>;
   c = subgroupMatrixMultiplyAccumulate(a, b, c);
-  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);
-}`;
+  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);`,
+}));

@@ -109,105 +109,57 @@ export function runMatrixProduct(
   );
 }
 
-const tiles = shader(
-  (
-    weight: WeightFormat,
-    {rows, cols, transposeWeight}: Pick<Product, 'rows' | 'cols' | 'transposeWeight'>,
-    splits: number,
-    {rank, isTransposed}: {rank: number; isTransposed: boolean},
-    tiling: Tiling,
-  ) => {
-    const {depth, shareRows, shareCols, together} = tiling;
-    const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
-    const threads = 32 * subgroups;
-    const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
-    const part = Math.ceil(k / splits / depth) * depth; // of k
-    const strideA = depth + PADDING;
-    const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
-    const [countI, countJ] = [shareRows / 16, shareCols / 16];
+type Stored = Pick<Product, 'rows' | 'cols' | 'transposeWeight'>;
 
-    const isWholeK = k % depth === 0;
-    const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
-      value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
-      isThere: isWholeK ? '' : `k0 + ${c} < K`,
-    }));
-    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
-    const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
-    const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
-      value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
-      isThere: [
-        rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
-        cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
-      ]
-        .filter(Boolean)
-        .join(' && '),
-    }));
+/** The low-rank path: none where the rank is 0. */
+interface Path {
+  rank: number;
+  isTransposed: boolean;
+}
 
-    const order = transposeWeight ? 'col_major' : 'row_major';
-    const steps = times(depth / 16, (step) => {
-      const fromB = (j: number) =>
-        transposeWeight
-          ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
-          : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
-      return `{
-      ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`)}
-      ${times(
-        countJ,
-        (j) => `{
-        let b = subgroupMatrixLoad<Right, ${order}>(&tileB, ${fromB(j)}, ${strideB}u);
-        ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
-      }`,
-      )}
-    }`;
-    });
+const tiles = shader((weight: WeightFormat, stored: Stored, splits: number, path: Path, tiling: Tiling) => {
+  const {rows, cols, transposeWeight} = stored;
+  const {depth, shareRows, shareCols, together} = tiling;
+  const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
+  const threads = 32 * subgroups;
+  const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
+  const part = Math.ceil(k / splits / depth) * depth; // of k
+  const strideA = depth + PADDING;
+  const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
+  const [countI, countJ] = countsOf(tiling);
 
-    // Through workgroup memory: rows are scaled, and those past the end are left out. Four lanes share a row.
-    const quads = rank / 4;
-    const added = (q: number) =>
-      isTransposed
-        ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
-        : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
-    const half = (i: number, h: number) => `{
-      let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
-      if (row < u.m && col < N) {
-        let start = subgroup * 256u + ${128 * h}u + lane * 4u;
-        var v = scales[row] * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
-        ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]; ${added(q)} }`)}
-        y[(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u] = v;
-      }
-    }`;
-    const finish = times(
-      countJ,
-      (j) => `{
-    let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
-    ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
-    ${times(
-      countI,
-      (i) => `
-    subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
-    workgroupBarrier();
-    ${half(i, 0)}
-    ${half(i, 1)}
-    workgroupBarrier();`,
-    )}
-  }`,
-    );
+  const isWholeK = k % depth === 0;
+  const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
+    value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
+    isThere: isWholeK ? '' : `k0 + ${c} < K`,
+  }));
+  const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+  const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
+  const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
+    value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
+    isThere: [
+      rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
+      cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
+    ]
+      .filter(Boolean)
+      .join(' && '),
+  }));
 
-    const across = Math.ceil(n / tiling.cols);
-    return {
-      name: 'MatrixProduct',
-      outputs: {y: 'vec4f'},
-      inputs: {
-        x: 'vec4u',
-        scales: 'f32',
-        low: rank > 0 ? 'vec4f' : undefined,
-        factor: rank > 0 ? 'vec4f' : undefined,
-        ...weight.buffers,
-      },
-      uniforms: {m: 'u32', ...weight.uniforms},
-      workgroup: threads,
-      header: MATRIX_HEADER,
-      globals: `
+  const across = Math.ceil(n / tiling.cols);
+  return {
+    name: 'MatrixProduct',
+    outputs: {y: 'vec4f'},
+    inputs: {
+      x: 'vec4u',
+      scales: 'f32',
+      low: path.rank > 0 ? 'vec4f' : undefined,
+      factor: path.rank > 0 ? 'vec4f' : undefined,
+      ...weight.buffers,
+    },
+    uniforms: {m: 'u32', ...weight.uniforms},
+    workgroup: threads,
+    header: MATRIX_HEADER,
+    globals: `
 const K = ${k}u;
 const N = ${n}u;
 const PART = ${part}u;
@@ -216,7 +168,7 @@ ${halvesOf(weight)}
 var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
 var<workgroup> tileB: array<f16, ${tallB * strideB}>;
 var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
-      body: `
+    body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
   let band = place / ${together * across}u * ${together}u;
@@ -240,13 +192,72 @@ var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
       ${left.load}
       ${right.load}
     }
-    ${steps}
+    ${multiplied(transposeWeight, strideA, strideB, tiling)}
     workgroupBarrier();
   }
-  ${finish}`,
-    };
-  },
-);
+  ${written(splits, path, tiling)}`,
+  };
+});
+
+/** WGSL that adds the products of the subgroup's share of both tiles to its matrices `c00` …. */
+function multiplied(transposeWeight: boolean, strideA: number, strideB: number, tiling: Tiling): string {
+  const [countI, countJ] = countsOf(tiling);
+  const order = transposeWeight ? 'col_major' : 'row_major';
+  return times(tiling.depth / 16, (step) => {
+    const fromB = (j: number) =>
+      transposeWeight
+        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
+        : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
+    return `{
+    ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`)}
+    ${times(
+      countJ,
+      (j) => `{
+      let b = subgroupMatrixLoad<Right, ${order}>(&tileB, ${fromB(j)}, ${strideB}u);
+      ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
+    }`,
+    )}
+  }`;
+  });
+}
+
+/** WGSL that writes the matrices to `y`, by way of workgroup memory: four lanes share a row. Rows past the end are left out. */
+function written(splits: number, {rank, isTransposed}: Path, tiling: Tiling): string {
+  const [countI, countJ] = countsOf(tiling);
+  const quads = rank / 4;
+  const added = (q: number) =>
+    isTransposed
+      ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
+      : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
+  const half = (i: number, h: number) => `{
+    let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
+    if (row < u.m && col < N) {
+      let start = subgroup * 256u + ${128 * h}u + lane * 4u;
+      var v = scales[row] * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+      ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]; ${added(q)} }`)}
+      y[(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u] = v;
+    }
+  }`;
+  return times(
+    countJ,
+    (j) => `{
+  let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
+  ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
+  ${times(
+    countI,
+    (i) => `
+  subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
+  workgroupBarrier();
+  ${half(i, 0)}
+  ${half(i, 1)}
+  workgroupBarrier();`,
+  )}
+  }`,
+  );
+}
+
+/** Matrices of a subgroup's share, down and across. */
+const countsOf = ({shareRows, shareCols}: Tiling): [number, number] => [shareRows / 16, shareCols / 16];
 
 /**
  * Threads take octets of a tile in turn, row by row. Those whose octets begin in the same memory bank start to write at
