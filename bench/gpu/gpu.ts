@@ -9,7 +9,7 @@ import {join} from 'node:path';
 import {setTimeout} from 'node:timers/promises';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
-import {hasCardOps, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {settingsOf, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {installAbsentDevice} from './absentDevice.ts';
@@ -145,7 +145,7 @@ const tensors = () => (tf.backend() as {getNumOfTFTensors?: () => number}).getNu
 /** MiB of TensorFlow's pool on the card, where its own ops run there; `restart` begins the peak again. */
 function poolUse(restart = false): {inUse: number; peak: number} | undefined {
   const running = tf.backend() as TensorFlowBackend;
-  if (backend !== 'tensorflow' || !hasCardOps(running)) return undefined;
+  if (backend !== 'tensorflow' || !settingsOf(running).hasCardOps) return undefined;
   const {binding} = running as unknown as {
     binding: TensorFlowBackend['binding'] & {tensorDataSync(id: number): Float32Array};
   };

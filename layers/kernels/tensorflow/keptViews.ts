@@ -1,6 +1,5 @@
+import {keptFor} from '../keptFor.ts';
 import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
-
-const viewsByBackend = new WeakMap<object, Map<number, Map<string, Handle>>>();
 
 /**
  * What is made of a tensor once and kept as long as that: for views, which take no memory but an op each.
@@ -10,7 +9,7 @@ const viewsByBackend = new WeakMap<object, Map<number, Map<string, Handle>>>();
  * @param make gives a handle that nothing else frees
  */
 export function keptView(backend: TensorFlowBackend, of: Handle, name: string, make: () => Handle): Handle {
-  const views = viewsByBackend.get(backend) ?? followDeletions(backend);
+  const views = viewsOf(backend);
   const own = views.get(of.id) ?? new Map<string, Handle>();
   const known = own.get(name);
   if (known) return known;
@@ -19,10 +18,10 @@ export function keptView(backend: TensorFlowBackend, of: Handle, name: string, m
   return view;
 }
 
-function followDeletions(backend: TensorFlowBackend): Map<number, Map<string, Handle>> {
+/** Of each handle by its id: they go when the binding frees it. */
+const viewsOf = keptFor((backend: TensorFlowBackend) => {
   const {binding} = backend;
   const views = new Map<number, Map<string, Handle>>();
-  viewsByBackend.set(backend, views);
   const deleteTensor = (id: number): void => {
     binding.deleteTensor(id);
     const own = views.get(id);
@@ -32,4 +31,4 @@ function followDeletions(backend: TensorFlowBackend): Map<number, Map<string, Ha
   };
   backend.binding = Object.create(binding, {deleteTensor: {value: deleteTensor}}); // the addon's own cannot be written
   return views;
-}
+});

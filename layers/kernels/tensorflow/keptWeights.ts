@@ -1,5 +1,6 @@
+import {keptFor} from '../keptFor.ts';
 import type {Ops} from './runOps.ts';
-import type {Handle} from './tensorflowBackend.ts';
+import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
 
 /** Elements of a weight that is kept: 1 MiB. Larger ones take longer to multiply than to make again. */
 const MAX_SIZE = 1 << 18;
@@ -12,13 +13,8 @@ interface KeptWeight {
   size: number;
 }
 
-interface KeptWeights {
-  /** The longest unused first. */
-  byId: Map<number, KeptWeight>;
-  total: number;
-}
-
-const keptByBackend = new WeakMap<object, KeptWeights>();
+/** By id, the longest unused first, and the elements of them all. */
+const weightsOf = keptFor((_: TensorFlowBackend) => ({byId: new Map<number, KeptWeight>(), total: 0}));
 
 export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <= MAX_SIZE;
 
@@ -32,8 +28,7 @@ export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <
  */
 export function keptWeight(ops: Ops, id: number, version: string, make: () => Handle): Handle {
   const {backend} = ops;
-  const kept = keptByBackend.get(backend) ?? {byId: new Map<number, KeptWeight>(), total: 0};
-  keptByBackend.set(backend, kept);
+  const kept = weightsOf(backend);
   const known = kept.byId.get(id);
   if (known?.version === version) {
     kept.byId.delete(id); // to the end

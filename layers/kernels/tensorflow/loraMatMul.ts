@@ -4,7 +4,7 @@ import {isKeptSize, keptWeight} from './keptWeights.ts';
 import {multiply} from './multiply.ts';
 import {weightKernel} from './opsKernel.ts';
 import type {Ops} from './runOps.ts';
-import {DataType, type Handle, type OpAttribute, productsOf, tileElementsOf} from './tensorflowBackend.ts';
+import {DataType, type Handle, type OpAttribute, settingsOf, tileElementsOf} from './tensorflowBackend.ts';
 import {weightRows} from './weightRows.ts';
 
 type LoRAFormat = StoredFormat & {scaling: number};
@@ -78,7 +78,7 @@ function scaledB(
  * @param count of rows multiplied with it
  */
 function isMerged({backend}: Ops, count: number, {rows, cols}: LoRAFormat): boolean {
-  if (productsOf(backend).operands !== 'float32') return false;
+  if (settingsOf(backend).products.operands !== 'float32') return false;
   const isLess = rows * cols <= tileElementsOf(backend) && 2 * rows * cols <= count * (rows + cols);
   return isKeptSize(rows, cols) || isLess;
 }

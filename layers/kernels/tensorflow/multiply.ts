@@ -1,5 +1,5 @@
 import type {Ops} from './runOps.ts';
-import {DataType, type Handle, productsOf, tileElementsOf} from './tensorflowBackend.ts';
+import {DataType, type Handle, settingsOf, tileElementsOf} from './tensorflowBackend.ts';
 
 /** A frozen weight that is read a few rows at a time. */
 export interface RowSource {
@@ -23,7 +23,7 @@ export function multiply(
   {rows, cols, dtype, read}: RowSource,
   transposeWeight: boolean,
 ): Handle {
-  const {operands, isNative} = productsOf(ops.backend);
+  const {operands, isNative} = settingsOf(ops.backend).products;
   const rounded = (handle: Handle) =>
     ops.cast(ops.cast(handle, DataType[operands]), isNative ? DataType[operands] : DataType.float32);
   // Several weights in a row are multiplied with the same rows.

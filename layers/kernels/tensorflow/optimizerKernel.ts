@@ -4,7 +4,7 @@ import {kernel} from '../kernel.ts';
 import type {OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
 import {updatesOnCard} from './optimizerUpdates.ts';
 import {runOps} from './runOps.ts';
-import {hasCardOps} from './tensorflowBackend.ts';
+import {settingsOf} from './tensorflowBackend.ts';
 
 /**
  * An optimizer's update, rounded as its peer rounds: on a card by an op of its own, else on the host, where the addon copies the
@@ -12,7 +12,7 @@ import {hasCardOps} from './tensorflowBackend.ts';
  */
 export function optimizerKernel({op, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
   return kernel(op, 'tensorflow', ({inputs, attrs, backend}) => {
-    if (hasCardOps(backend)) {
+    if (settingsOf(backend).hasCardOps) {
       const rule = {rule: op.kernelName.replace(/Update$/, ''), settings: attrs} as OptimizerRule;
       const given = sources.map((name) => inputs[name]);
       return runOps(backend, given, (ops, handles) => updatesOnCard(ops, handles, rule));

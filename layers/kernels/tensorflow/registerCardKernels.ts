@@ -6,7 +6,7 @@ import {decodeStack} from './decodeStack.ts';
 import {greedyChoice} from './greedyChoice.ts';
 import {linearCrossEntropy} from './linearCrossEntropy.ts';
 import {optimizerUpdates} from './optimizerUpdates.ts';
-import {hasCardOps, productsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
+import {settingsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
 import {chainStarter} from './tokenChain.ts';
 
 const IN_BFLOAT16 = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy];
@@ -17,12 +17,13 @@ const KERNELS = [optimizerUpdates, ...IN_BFLOAT16];
  * bfloat16; elsewhere takes them away, so that the composed references run. Calling this again is harmless.
  */
 export function registerCardKernels(backend: TensorFlowBackend): void {
-  const multiplies = productsOf(backend).operands === 'bfloat16';
+  const {hasCardOps, products} = settingsOf(backend);
+  const multiplies = hasCardOps && products.operands === 'bfloat16';
   for (const kernel of KERNELS) {
-    if (hasCardOps(backend) && (multiplies || !IN_BFLOAT16.includes(kernel))) replaceKernel(kernel);
+    if (multiplies || (hasCardOps && !IN_BFLOAT16.includes(kernel))) replaceKernel(kernel);
     else if (tf.getKernel(kernel.kernelName, kernel.backendName))
       tf.unregisterKernel(kernel.kernelName, kernel.backendName);
   }
-  if (hasCardOps(backend) && multiplies) chainStarters.set(backend, chainStarter(backend));
+  if (multiplies) chainStarters.set(backend, chainStarter(backend));
   else chainStarters.delete(backend);
 }

@@ -1,11 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keptFor} from '../keptFor.ts';
 import {keptView} from './keptViews.ts';
 import {
   DataType,
   type Handle,
-  hasCardOps,
-  hasFusedOps,
   type OpAttribute,
+  settingsOf,
   type TensorFlowBackend,
 } from './tensorflowBackend.ts';
 
@@ -52,12 +52,12 @@ export class Ops {
 
   /** Whether the ops of `native/` may be run, on a processor. */
   get areFused(): boolean {
-    return hasFusedOps(this.backend);
+    return settingsOf(this.backend).hasFusedOps;
   }
 
   /** Whether those that processors and cards both have may be run: norms and the optimizer's. */
   get areFusedEverywhere(): boolean {
-    return this.areFused || hasCardOps(this.backend);
+    return this.areFused || settingsOf(this.backend).hasCardOps;
   }
 
   get isOnCard(): boolean {
@@ -180,8 +180,7 @@ export class Ops {
     values: () => Float32Array | Int32Array,
     maxKept = MAX_KEPT,
   ): Handle {
-    const kept = keptByBackend.get(this.backend) ?? new Map<string, Handle>();
-    keptByBackend.set(this.backend, kept);
+    const kept = constantsOf(this.backend);
     const known = kept.get(name);
     if (known) return known;
     const handle = this.constant(shape, values());
@@ -200,8 +199,7 @@ export class Ops {
    * @param key names all that it is made of; handles by their ids, which never return
    */
   latest(name: string, key: string, make: () => Handle): Handle {
-    const kept = latestByBackend.get(this.backend) ?? new Map<string, {key: string; handle: Handle}>();
-    latestByBackend.set(this.backend, kept);
+    const kept = latestOf(this.backend);
     const last = kept.get(name);
     if (last?.key === key) return last.handle;
     const handle = this.disown(this.scope(make));
@@ -343,8 +341,8 @@ export class Ops {
   }
 }
 
-const keptByBackend = new WeakMap<object, Map<string, Handle>>();
+const constantsOf = keptFor((_: TensorFlowBackend) => new Map<string, Handle>());
 /** Afterwards constants are made anew: shapes of ever new lengths must not fill the memory. */
 const MAX_KEPT = 4096;
 
-const latestByBackend = new WeakMap<object, Map<string, {key: string; handle: Handle}>>();
+const latestOf = keptFor((_: TensorFlowBackend) => new Map<string, {key: string; handle: Handle}>());

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keptFor} from '../keptFor.ts';
 
 /** Numbers of TensorFlow's types, `TF_DataType` of its C API. */
 export const DataType = {
@@ -66,31 +67,6 @@ export interface TensorFlowBackend extends tf.KernelBackend {
   getNumOfTFTensors(): number;
 }
 
-const [withFusedOps, withCardOps] = [new WeakSet<object>(), new WeakSet<object>()];
-
-/** Whether the ops of `native/` may be run, on a processor: one for what is else a dozen of TensorFlow's. */
-export function hasFusedOps(backend: TensorFlowBackend): boolean {
-  return withFusedOps.has(backend);
-}
-
-export function setFusedOps(backend: TensorFlowBackend, isOn: boolean): void {
-  setMember(withFusedOps, backend, isOn);
-}
-
-/** Whether the ops of `native/cuda/` may be run, on a graphics card. */
-export function hasCardOps(backend: TensorFlowBackend): boolean {
-  return withCardOps.has(backend);
-}
-
-export function setCardOps(backend: TensorFlowBackend, isOn: boolean): void {
-  setMember(withCardOps, backend, isOn);
-}
-
-function setMember(members: WeakSet<object>, backend: object, isOn: boolean): void {
-  if (isOn) members.add(backend);
-  else members.delete(backend);
-}
-
 /** How frozen weights of 16 and fewer bits are multiplied. */
 export interface Products {
   /** What both operands are rounded to. */
@@ -103,13 +79,22 @@ export interface Products {
 export const tileElementsOf = ({isUsingGpuDevice}: TensorFlowBackend): number =>
   isUsingGpuDevice ? 1 << 26 : 1 << 24;
 
-const products = new WeakMap<object, Products>();
-
-/** Default float32. */
-export function productsOf(backend: TensorFlowBackend): Products {
-  return products.get(backend) ?? {operands: 'float32', isNative: true};
+/** How kernels compute on a backend; what is written to it counts. */
+export interface KernelSettings {
+  /** What was last asked for: both kinds of ops below. */
+  wantsFusedOps?: boolean;
+  /** Whether the ops of `native/` may be run, on a processor: one for what is else a dozen of TensorFlow's. Default false. */
+  hasFusedOps: boolean;
+  /** Whether the ops of `native/cuda/` may be run, on a graphics card. Default false. */
+  hasCardOps: boolean;
+  /** Default float32. */
+  products: Products;
 }
 
-export function setProducts(backend: TensorFlowBackend, how: Products): void {
-  products.set(backend, how);
-}
+export const settingsOf = keptFor(
+  (_: TensorFlowBackend): KernelSettings => ({
+    hasFusedOps: false,
+    hasCardOps: false,
+    products: {operands: 'float32', isNative: true},
+  }),
+);

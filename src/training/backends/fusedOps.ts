@@ -1,9 +1,5 @@
 import {registerCardKernels} from '../../../layers/kernels/tensorflow/registerCardKernels.ts';
-import {
-  setCardOps,
-  setFusedOps,
-  type TensorFlowBackend,
-} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {settingsOf, type TensorFlowBackend} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {fusedOpsSources} from './fusedOpsSources.ts';
 import {cacheFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';
@@ -22,9 +18,6 @@ interface CardAddon {
 /** What a package that was loaded was set up as, and where; undefined for a package of the user's own. */
 type Setup = {folder: string; made: TensorFlowSetup} | undefined;
 
-/** What was last asked of a backend. */
-const wanted = new WeakMap<object, boolean>();
-
 /**
  * Has the kernels of a backend use the fused ops of its device, where they are set up and of this package's sources.
  *
@@ -38,14 +31,17 @@ export async function chooseFusedOps(
   isAsked?: boolean,
 ): Promise<string> {
   const {TFJS_LORA_FUSED_OPS} = globalThis.process.env;
-  const isWanted = isAsked ?? wanted.get(backend) ?? TFJS_LORA_FUSED_OPS !== '0';
-  wanted.set(backend, isWanted);
-  const onCard = backend.isUsingGpuDevice;
+  const settings = settingsOf(backend);
+  const isWanted = isAsked ?? settings.wantsFusedOps ?? TFJS_LORA_FUSED_OPS !== '0';
+  const onCard = Boolean(backend.isUsingGpuDevice);
   const where = onCard ? ' on the card' : '';
   const missing = isWanted ? await start(backend, setup) : undefined;
   const isOn = isWanted && missing === undefined;
-  setFusedOps(backend, isOn && !onCard);
-  setCardOps(backend, isOn && onCard);
+  Object.assign(settings, {
+    wantsFusedOps: isWanted,
+    hasFusedOps: isOn && !onCard,
+    hasCardOps: isOn && onCard,
+  });
   registerCardKernels(backend);
   if (isOn) return `fused ops${where}`;
   return missing === undefined ? `fused ops${where} off` : `no fused ops${where}: ${missing}`;

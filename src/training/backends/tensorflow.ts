@@ -1,10 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {registerTensorFlowKernels} from '../../../layers/kernels/tensorflow/registerTensorFlowKernels.ts';
-import {
-  productsOf,
-  setProducts,
-  type TensorFlowBackend,
-} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {settingsOf, type TensorFlowBackend} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';
@@ -45,13 +41,13 @@ export const tensorflow: Backend = {
       logitsAtOnce: backend.isUsingGpuDevice ? LOGITS_AT_ONCE_ON_CARD : LOGITS_AT_ONCE,
     });
     if (dtype)
-      setProducts(backend, {
+      settingsOf(backend).products = {
         operands: dtype,
         isNative: dtype === 'float32' || (await multiplies16Bits(backend)),
-      });
+      };
     const version = backend.binding.TF_Version;
     const features = [`TensorFlow ${version}`, loaded, describeProducts(backend)];
-    const computeDtype = productsOf(backend).operands;
+    const computeDtype = settingsOf(backend).products.operands;
     const card = await nvidiaCard();
     const fusedOps = await chooseFusedOps(backend, setup, options.fusedOps);
     if (backend.isUsingGpuDevice)
@@ -112,7 +108,7 @@ async function multiplies16Bits({isUsingGpuDevice}: TensorFlowBackend): Promise<
 }
 
 function describeProducts(backend: TensorFlowBackend): string {
-  const {operands, isNative} = productsOf(backend);
+  const {operands, isNative} = settingsOf(backend).products;
   if (!isNative) return `products of ${operands}, in float32`;
   const isTF32 = backend.isUsingGpuDevice && globalThis.process.env.NVIDIA_TF32_OVERRIDE !== '0';
   if (operands === 'float32') return `products in ${isTF32 ? 'TF32' : 'float32'}`;

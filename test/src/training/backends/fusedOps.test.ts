@@ -2,12 +2,7 @@ import {copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {
-  hasCardOps,
-  hasFusedOps,
-  setProducts,
-  type TensorFlowBackend,
-} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {settingsOf, type TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {chooseFusedOps, FUSED_OPS_FILE} from '../../../../src/training/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../../../src/training/backends/fusedOpsSources.ts';
 import type {TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';
@@ -87,14 +82,14 @@ describe('chooseFusedOps', () => {
   test('takes those that are set up', async () => {
     const backend = newBackend();
     expect(await chooseFusedOps(backend, await current())).toBe('fused ops');
-    expect(hasFusedOps(backend)).toBe(true);
+    expect(settingsOf(backend).hasFusedOps).toBe(true);
   });
 
   test('leaves them off where that is asked for, until it is asked again', async () => {
     const backend = newBackend();
     const said = [];
     for (const isAsked of [false, undefined, true, undefined, false]) {
-      said.push([await chooseFusedOps(backend, await current(), isAsked), hasFusedOps(backend)]);
+      said.push([await chooseFusedOps(backend, await current(), isAsked), settingsOf(backend).hasFusedOps]);
     }
     const [on, off] = [
       ['fused ops', true],
@@ -119,7 +114,7 @@ describe('chooseFusedOps', () => {
     expect(await chooseFusedOps(backend, before)).toBe(
       'no fused ops: they are not this tfjs-lora’s; run npx tfjs-lora setup tensorflow',
     );
-    expect(hasFusedOps(backend)).toBe(false);
+    expect(settingsOf(backend).hasFusedOps).toBe(false);
   });
 
   test('says why there are none', async () => {
@@ -149,7 +144,7 @@ describe('chooseFusedOps on a card', () => {
   };
   const newCard = () => {
     const backend = {isUsingGpuDevice: true, binding} as unknown as TensorFlowBackend;
-    setProducts(backend, {operands: 'bfloat16', isNative: true});
+    settingsOf(backend).products = {operands: 'bfloat16', isNative: true};
     return backend;
   };
   const onCard = async () => setup({sources: (await fusedOpsSources(true)).hash}, GPU);
@@ -185,7 +180,7 @@ describe('chooseFusedOps on a card', () => {
     ]);
     expect(readdirSync(join(packageRoot, 'cache/tfjs-lora'))).toEqual(['cuda']);
     expect(asked).toEqual([['TfjsLoraRMSNorm'], ['delete', 1], ['delete', 2], ['delete', 3]]);
-    expect([hasCardOps(backend), hasFusedOps(backend), ...kernels()]).toEqual([
+    expect([settingsOf(backend).hasCardOps, settingsOf(backend).hasFusedOps, ...kernels()]).toEqual([
       true,
       false,
       true,
@@ -193,14 +188,14 @@ describe('chooseFusedOps on a card', () => {
       true,
     ]);
     expect(await chooseFusedOps(backend, await onCard(), false)).toBe('fused ops on the card off');
-    expect([hasCardOps(backend), ...kernels()]).toEqual([false, false, false, false]);
+    expect([settingsOf(backend).hasCardOps, ...kernels()]).toEqual([false, false, false, false]);
   });
 
   test('leaves products in float32 to the composed ops', async () => {
     const backend = newCard();
-    setProducts(backend, {operands: 'float32', isNative: true});
+    settingsOf(backend).products = {operands: 'float32', isNative: true};
     expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops on the card');
-    expect([hasCardOps(backend), ...kernels()]).toEqual([true, false, false, false]);
+    expect([settingsOf(backend).hasCardOps, ...kernels()]).toEqual([true, false, false, false]);
   });
 
   test.each([
@@ -210,7 +205,7 @@ describe('chooseFusedOps on a card', () => {
     failure = missing;
     const backend = newCard();
     expect(await chooseFusedOps(backend, await onCard())).toBe(`no fused ops on the card: ${missing}`);
-    expect([hasCardOps(backend), ...kernels()]).toEqual([false, false, false, false]);
+    expect([settingsOf(backend).hasCardOps, ...kernels()]).toEqual([false, false, false, false]);
     expect(asked.at(-1)).toEqual(['delete', 1]);
   });
 
@@ -231,7 +226,7 @@ describe('chooseFusedOps on a card', () => {
   test('those of a set-up for a card run on a processor too', async () => {
     const backend = newBackend();
     expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops');
-    expect([hasFusedOps(backend), hasCardOps(backend), ...kernels()]).toEqual([
+    expect([settingsOf(backend).hasFusedOps, settingsOf(backend).hasCardOps, ...kernels()]).toEqual([
       true,
       false,
       false,

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
 import {
-  setCardOps,
+  settingsOf,
   type TensorFlowBackend,
 } from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
@@ -16,11 +16,11 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
   beforeAll(async () => {
     await useBackend('tensorflow', {computeDtype: 'float32', fusedOps: true});
     engine = require(path as string);
-    setCardOps(backend(), true);
+    settingsOf(backend()).hasCardOps = true;
     registerCardKernels(backend());
   });
   afterAll(() => {
-    setCardOps(backend(), false);
+    settingsOf(backend()).hasCardOps = false;
     registerCardKernels(backend());
   });
 
