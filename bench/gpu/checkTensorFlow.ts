@@ -149,12 +149,12 @@ function cases(): Case[] {
   ];
 }
 
-/** Updates of 5 variables; states of 8 bits as their values. */
+/** Updates of 5 variables by clipped gradients; states of 8 bits as their values. */
 function optimizerCases(): Case[] {
   const settings = {learningRate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3};
   const shapes = [[8, 2048], [7], [1, 1], [300, 77], [5000, 33]];
-  const kinds = {Lion: [], Lion8bit: [true], AdamW8bit: [true, false]} as const;
-  return (['Lion', 'Lion8bit', 'AdamW8bit'] as const).map((rule): Case => {
+  const kinds = {AdamW: [], Lion: [], Lion8bit: [true], AdamW8bit: [true, false]} as const;
+  return (['AdamW', 'Lion', 'Lion8bit', 'AdamW8bit'] as const).map((rule): Case => {
     const areSigned = kinds[rule];
     const run = () => {
       const updates = shapes.map((shape, i) => {
@@ -169,11 +169,13 @@ function optimizerCases(): Case[] {
           bytes.set(codes);
           return [tf.tensor1d(new Int32Array(bytes.buffer), 'int32'), tf.tensor1d(absmax)];
         });
-        const state = rule === 'Lion' ? [drawn(3)] : packed;
+        const wide = {AdamW: [drawn(3), tf.square(drawn(4))], Lion: [drawn(3)]};
+        const state = rule === 'AdamW' || rule === 'Lion' ? wide[rule] : packed;
         return {value: normal(shape, 4 * i + 1), gradient: normal(shape, 4 * i + 2), state};
       });
-      return optimizerUpdates(updates, {rule, settings}).flatMap(([value, ...next]) => {
-        if (rule === 'Lion') return [value, ...next];
+      const clipping = {norm: globalNorm(updates.map(({gradient}) => gradient)), maxNorm: 100};
+      return optimizerUpdates(updates, {rule, settings}, clipping).flatMap(([value, ...next]) => {
+        if (areSigned.length === 0) return [value, ...next];
         const states = areSigned.flatMap((isSigned, k) => {
           const [words, absmax] = next.slice(2 * k).map((tensor) => tensor.dataSync());
           const codes = new Uint8Array(Int32Array.from(words).buffer).subarray(0, value.size);

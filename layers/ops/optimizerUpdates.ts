@@ -1,13 +1,14 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {adamW8bitUpdate} from './adamW8bitUpdate.ts';
-import type {AdamWSettings} from './adamWUpdate.ts';
+import {type AdamWSettings, adamWUpdate} from './adamWUpdate.ts';
 import {dispatch, hasKernel} from './dispatch.ts';
 import {lion8bitUpdate} from './lion8bitUpdate.ts';
 import {type LionSettings, lionUpdate} from './lionUpdate.ts';
 import {op} from './op.ts';
 
-/** The update rules that kernels take for several variables at once, beside AdamW's; see the ops of one variable. */
+/** The update rules that kernels take for several variables at once; see the ops of one variable. */
 export type OptimizerRule =
+  | {rule: 'AdamW'; settings: AdamWSettings}
   | {rule: 'AdamW8bit'; settings: AdamWSettings}
   | {rule: 'Lion'; settings: LionSettings}
   | {rule: 'Lion8bit'; settings: LionSettings};
@@ -20,8 +21,19 @@ export interface OptimizerTensors {
   state: tf.Tensor[];
 }
 
-/** Takes value, gradient and state of each variable in turn, gives the next value and state of each. */
-export const optimizerUpdatesOp = op<tf.TensorInfo[], OptimizerRule, tf.Tensor[]>('OptimizerUpdates');
+/** Scales gradients down to a global norm of at most `maxNorm`, before anybody has read the norm that they have. */
+export interface GradientClipping {
+  norm: tf.Scalar;
+  maxNorm: number;
+}
+
+/**
+ * Takes value, gradient and state of each variable in turn, and with `maxNorm` the norm of the gradients; gives the next value and
+ * state of each.
+ */
+export const optimizerUpdatesOp = op<tf.TensorInfo[], OptimizerRule & {maxNorm?: number}, tf.Tensor[]>(
+  'OptimizerUpdates',
+);
 
 /** How many variables are best updated together: one where each is computed by itself anyway. */
 export const optimizerUpdatesAtOnce = (): number => (hasKernel(optimizerUpdatesOp) ? 256 : 1);
@@ -34,19 +46,28 @@ export const optimizerUpdatesAtOnce = (): number => (hasKernel(optimizerUpdatesO
 export function optimizerUpdates(
   updates: OptimizerTensors[],
   rule: OptimizerRule,
+  clipping?: GradientClipping,
 ): [value: tf.Tensor, ...state: tf.Tensor[]][] {
   const inputs = updates.flatMap(({value, gradient, state}) => [value, gradient, ...state]);
-  const outputs = dispatch(optimizerUpdatesOp, inputs, rule, () =>
-    updates.flatMap((update) => updateOne(update, rule)),
-  );
+  if (clipping) inputs.push(clipping.norm);
+  const outputs = dispatch(optimizerUpdatesOp, inputs, {...rule, maxNorm: clipping?.maxNorm}, () => {
+    const clipped = clipping ? updates.map((update) => clip(update, clipping)) : updates;
+    return clipped.flatMap((update) => updateOne(update, rule));
+  });
   const each = 1 + (updates[0]?.state.length ?? 0);
   return updates.map((_, i) => outputs.slice(each * i, each * (i + 1)) as [tf.Tensor]);
+}
+
+function clip(update: OptimizerTensors, {norm, maxNorm}: GradientClipping): OptimizerTensors {
+  const factor = tf.minimum(1, tf.div(maxNorm, norm.add(1e-6)));
+  return {...update, gradient: update.gradient.mul(factor)};
 }
 
 function updateOne(
   {value, gradient, state: [first, firstScales, second, secondScales]}: OptimizerTensors,
   {rule, settings}: OptimizerRule,
 ): tf.Tensor[] {
+  if (rule === 'AdamW') return adamWUpdate(value, gradient, first, firstScales, settings);
   if (rule === 'Lion') return lionUpdate(value, gradient, first, settings);
   const state = {codes: first, absmax: firstScales};
   if (rule === 'Lion8bit') {

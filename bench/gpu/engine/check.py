@@ -572,13 +572,13 @@ def check_loss():
 ADAMW, ADAMW_8BIT, LION, LION_8BIT = range(4)  # Rule of the engine
 
 
-def run_update(rule, sizes, tensors, nexts, factors, maps=None):
-    """The norm of the gradients too."""
+def run_update(rule, sizes, tensors, nexts, factors, maps=None, most=None):
+    """Gives the norm of the gradients, which is clipped to `most`."""
     pointers = [t.data_ptr() for own, following in zip(tensors, nexts) for t in (*own, *following)]
     norm, arena = torch.empty((), device="cuda"), torch.empty(1 << 20, device="cuda")
     used = lib.engineUpdate(ctypes.c_int64(rule), ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes),
                             (ctypes.c_uint64 * len(pointers))(*pointers), pointer(factors), pointer(maps), pointer(norm),
-                            pointer(arena), ctypes.c_int64(4 << 20), STREAM)
+                            pointer(most), pointer(arena), ctypes.c_int64(4 << 20), STREAM)
     assert used >= 0
     return norm
 
@@ -637,6 +637,10 @@ def check_optimizer():
         mean, variance = f[0] * mean + f[1] * g, f[2] * variance + f[3] * g * g
         say("AdamW", following[0], f[6] * value - f[7] * mean / (variance.sqrt() * f[4] + f[5]), 1e-5)
         say("  mean", following[1], mean, 1e-6)
+    run_update(ADAMW, sizes, tensors, nexts, factors, most=torch.tensor(0.25, device="cuda"))
+    clipping = 0.25 / (norm.double() + 1e-6)
+    for own, following in zip(tensors, nexts):
+        say("  mean, gradients clipped", following[1], f[0] * own[2].double() + f[1] * own[1].double() * clipping, 1e-6)
     for own, following in zip(tensors, nexts):
         del own[3], following[2]
     factors = torch.tensor([0.9, 0.1, 0.99, 0.01, 0.999, 1e-3], device="cuda")

@@ -214,7 +214,7 @@ int64_t engineCrossEntropy(const void* weight, int64_t vocabulary, int64_t width
 
 /** `pointers`: of each variable value, gradient and states, and where the next value and states go. */
 int64_t engineUpdate(int64_t rule, int64_t count, const int64_t* sizes, const uint64_t* pointers, const float* factors,
-                     const void* maps, float* norm, void* memory, int64_t size, Stream stream) {
+                     const void* maps, float* norm, const float* most, void* memory, int64_t size, Stream stream) {
   return guarded(memory, size, [&](const Allocate& allocate) {
     const int states = stateCount(static_cast<Rule>(rule));
     std::vector<UpdatedVariable> variables;
@@ -230,7 +230,8 @@ int64_t engineUpdate(int64_t rule, int64_t count, const int64_t* sizes, const ui
       gradients.push_back({v.gradient, v.size});
     }
     globalNorm(deviceFor(stream), stream, gradients, norm, allocate);
-    update(deviceFor(stream), stream, static_cast<Rule>(rule), variables, factors, maps, allocate);
+    const Clipping clipping{most ? norm : nullptr, most};
+    update(deviceFor(stream), stream, static_cast<Rule>(rule), variables, factors, maps, clipping, allocate);
   });
 }
 }

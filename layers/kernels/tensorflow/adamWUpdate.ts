@@ -46,6 +46,13 @@ export function nextAdamW(
   return [ops.sub(decayed, ops.mul(move, changing('rate', rate))), nextMean, nextVariance];
 }
 
+/** In the order of `native/adamw_updates.cc`. */
+export function adamWFactors(settings: AdamWSettings): number[] {
+  const {beta1, beta2, epsilon} = settings;
+  const {correction, decay, rate} = factorsOf(settings);
+  return [beta1, 1 - beta1, beta2, 1 - beta2, correction, epsilon, decay, rate];
+}
+
 /**
  * One op for several variables.
  *
@@ -53,11 +60,9 @@ export function nextAdamW(
  * @returns the next value, mean and variance of each in turn
  */
 export function fusedAdamW(ops: Ops, given: Handle[], settings: AdamWSettings): Handle[] {
-  const {beta1, beta2, epsilon} = settings;
-  const {correction, decay, rate} = factorsOf(settings);
   const count = given.length / 4;
   const byKind = [0, 1, 2, 3].flatMap((kind) => given.filter((_, i) => i % 4 === kind));
-  const factors = [beta1, 1 - beta1, beta2, 1 - beta2, correction, epsilon, decay, rate];
+  const factors = adamWFactors(settings);
   const inputs = [...byKind, ops.constant([factors.length], Float32Array.from(factors))];
   const outputs = ops.fused('AdamWUpdates', inputs, [ops.intAttribute('N', count)], 3 * count);
   return outputs.map((_, i) => outputs[(i % 3) * count + Math.floor(i / 3)]);

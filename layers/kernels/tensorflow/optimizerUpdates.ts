@@ -1,15 +1,20 @@
 import {dynamicMap} from '../../../quant/blockwise/codebooks.ts';
 import {codesOfSteps} from '../../../quant/blockwise/dynamic8Bit.ts';
 import {type OptimizerRule, optimizerUpdatesOp} from '../../ops/optimizerUpdates.ts';
+import {adamWFactors} from './adamWUpdate.ts';
 import {opsKernel} from './opsKernel.ts';
 import type {Ops} from './runOps.ts';
 import {DataType, type Handle} from './tensorflowBackend.ts';
 
 /** Numbers of the rules in `native/cuda/engine.h`, and how many tensors a variable's state has. */
-const RULES = {AdamW8bit: [1, 4], Lion: [2, 1], Lion8bit: [3, 2]} as const;
+const RULES = {AdamW: [0, 2], AdamW8bit: [1, 4], Lion: [2, 1], Lion8bit: [3, 2]} as const;
 
 /** `OptimizerUpdates` (layers/ops/optimizerUpdates.ts), on a card: one op for all variables. */
-export const optimizerUpdates = opsKernel(optimizerUpdatesOp, updatesOnCard);
+export const optimizerUpdates = opsKernel(optimizerUpdatesOp, (ops, given, {maxNorm, ...rule}) => {
+  const hasNorm = maxNorm !== undefined;
+  const clipping = hasNorm ? {norm: given[given.length - 1], maxNorm} : undefined;
+  return updatesOnCard(ops, hasNorm ? given.slice(0, -1) : given, rule, clipping);
+});
 
 /**
  * Codes and scales are those of the steps in `layers/kernels/steps`; a state that is not finite is not refused here, where
@@ -17,18 +22,24 @@ export const optimizerUpdates = opsKernel(optimizerUpdatesOp, updatesOnCard);
  *
  * @param given value, gradient and state of each variable in turn
  */
-export function updatesOnCard(ops: Ops, given: Handle[], rule: OptimizerRule): Handle[] {
+export function updatesOnCard(
+  ops: Ops,
+  given: Handle[],
+  rule: OptimizerRule,
+  clipping?: {norm: Handle; maxNorm: number},
+): Handle[] {
   const [number, states] = RULES[rule.rule];
   const [taken, made] = [2 + states, 1 + states];
   const count = given.length / taken;
   const asFloats = (handle: Handle) =>
     handle.dtype === DataType.int32 ? ops.bitcast(handle, DataType.float32) : handle;
   const byKind = Array.from({length: taken}, (_, kind) => given.filter((_, i) => i % taken === kind)).flat();
-  const factors = factorsOf(rule);
+  const factors = [...factorsOf(rule), clipping?.maxNorm ?? 0];
   const inputs = [
     ...byKind.map(asFloats),
     ops.constant([factors.length], Float32Array.from(factors)),
-    rule.rule === 'Lion' ? ops.nothing() : maps(ops),
+    rule.rule.endsWith('8bit') ? maps(ops) : ops.nothing(),
+    clipping?.norm ?? ops.nothing(),
   ];
   const attributes = [
     ops.listAttribute('rule', 'int', [number]),
@@ -49,6 +60,7 @@ function factorsOf({rule, settings}: OptimizerRule): number[] {
   const {learningRate, beta1, beta2, weightDecay} = settings;
   const keep = 1 - learningRate * weightDecay;
   const shares = [beta1, 1 - beta1, beta2, 1 - beta2];
+  if (rule === 'AdamW') return adamWFactors(settings);
   if (rule !== 'AdamW8bit') return [...shares, keep, learningRate];
   const {epsilon, step} = settings;
   return [...shares, Math.sqrt(1 - beta2 ** step), epsilon, keep, -learningRate / (1 - beta1 ** step)];

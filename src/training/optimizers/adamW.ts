@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {type AdamWSettings, adamWUpdate} from '../../../layers/ops/adamWUpdate.ts';
 import {adamWUpdates, adamWUpdatesAtOnce} from '../../../layers/ops/adamWUpdates.ts';
+import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {
   DECOUPLED_DECAY_OPTIONS,
@@ -57,15 +58,18 @@ export class AdamW extends DecoupledDecayOptimizer {
 
   protected override get updatesAtOnce(): number {
     const isOverridden = this.update !== AdamW.prototype.update; // by a subclass
-    return isOverridden ? 1 : adamWUpdatesAtOnce();
+    return isOverridden ? 1 : Math.max(adamWUpdatesAtOnce(), optimizerUpdatesAtOnce());
   }
 
   protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
+    const {name, value} = updates[0];
+    const settings = this.settingsOf(name, value, step);
+    if (optimizerUpdatesAtOnce() > 1)
+      return optimizerUpdates(updates, {rule: 'AdamW', settings}, this.clipping);
     const tensors = updates.map(({value, gradient, state: [mean, variance]}) => {
       return {value, gradient, mean, variance};
     });
-    const {name, value} = updates[0];
-    return adamWUpdates(tensors, {...this.settingsOf(name, value, step), overwrite: true});
+    return adamWUpdates(tensors, {...settings, overwrite: true});
   }
 
   /** What one variable's update at this step reads. */

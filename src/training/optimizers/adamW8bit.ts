@@ -75,7 +75,11 @@ export class AdamW8bit extends AdamW {
   protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
     if (updates[0].state.length === STATES.length) return super.updateAlike(updates, step);
     const {name, value} = updates[0];
-    return optimizerUpdates(updates, {rule: 'AdamW8bit', settings: this.settingsOf(name, value, step)});
+    return optimizerUpdates(
+      updates,
+      {rule: 'AdamW8bit', settings: this.settingsOf(name, value, step)},
+      this.clipping,
+    );
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
 import {NamedStateOptimizer, type VariableUpdate} from './namedStateOptimizer.ts';
@@ -83,6 +84,10 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
         factor,
       );
     }
+  }
+
+  protected override get preparesSteps(): boolean {
+    return !this.isPaged && Math.min(this.updatesAtOnce, optimizerUpdatesAtOnce()) > 1;
   }
 
   /** {@link updateMany} of variables with the same rates and kind of state. */

@@ -12,23 +12,19 @@ export function learningRateOf(optimizer: tf.Optimizer): number | undefined {
   return typeof learningRate === 'number' ? learningRate : undefined;
 }
 
-/** Runs `fn` with another learning rate, until it is done. */
-export async function withLearningRate(
-  optimizer: tf.Optimizer,
-  learningRate: number,
-  fn: () => void | Promise<void>,
-): Promise<void> {
+/** Runs `fn` with another learning rate, until it is done: until the promise is settled that it gives. */
+export function withLearningRate<T>(optimizer: tf.Optimizer, learningRate: number, fn: () => T): T {
   const before = learningRateOf(optimizer);
-  if (before === undefined) {
-    await fn();
-    return;
-  }
+  if (before === undefined) return fn();
+  const restore = () => setLearningRate(optimizer, before);
   setLearningRate(optimizer, learningRate);
+  let result: T | undefined;
   try {
-    await fn();
+    result = fn();
   } finally {
-    setLearningRate(optimizer, before);
+    if (!(result instanceof Promise)) restore();
   }
+  return result instanceof Promise ? (result.finally(restore) as T) : result;
 }
 
 function setLearningRate(optimizer: tf.Optimizer & RatedOptimizer, learningRate: number): void {

@@ -54,7 +54,7 @@ export class Lion extends DecoupledDecayOptimizer {
 
   protected override updateAlike(updates: VariableUpdate[], _step: number): [tf.Tensor, ...tf.Tensor[]][] {
     const {name, value} = updates[0];
-    return optimizerUpdates(updates, {rule: 'Lion', settings: this.settingsOf(name, value)});
+    return optimizerUpdates(updates, {rule: 'Lion', settings: this.settingsOf(name, value)}, this.clipping);
   }
 
   /** What one variable's update reads. */

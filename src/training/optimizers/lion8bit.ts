@@ -68,7 +68,11 @@ export class Lion8bit extends Lion {
   protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
     if (updates[0].state.length === STATES.length) return super.updateAlike(updates, step);
     const {name, value} = updates[0];
-    return optimizerUpdates(updates, {rule: 'Lion8bit', settings: this.settingsOf(name, value)});
+    return optimizerUpdates(
+      updates,
+      {rule: 'Lion8bit', settings: this.settingsOf(name, value)},
+      this.clipping,
+    );
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import type {GradientClipping} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {ResidentStates} from './residentStates.ts';
 import {
@@ -23,6 +24,14 @@ interface Update {
   state: VariableState;
 }
 
+/** A step that is computed and not yet taken. */
+export interface PreparedStep {
+  /** Changes variables and state. */
+  take(): void;
+  /** Frees what was computed, unless it is taken; then the optimizer may step again. */
+  end(): void;
+}
+
 /** What {@link NamedStateOptimizer.update} takes of one variable. */
 export interface VariableUpdate {
   name: string;
@@ -43,6 +52,8 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   protected abstract readonly slots: readonly string[];
   private readonly state = new Map<string, VariableState>();
   private isStepping = false;
+  /** Of the step that is being prepared: {@link updateMany} clips by it. */
+  protected clipping?: GradientClipping;
 
   /** The language's own: `tf.Optimizer` takes every optimizer for an instance of each of its subclasses. */
   static override [Symbol.hasInstance](instance: unknown): boolean {
@@ -78,6 +89,11 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     return updates.map(({name, value, gradient, state}) => this.update(name, value, gradient, state, step));
   }
 
+  /** Whether {@link prepareStep} computes steps, which then write over nothing and are clipped by {@link clipping}. */
+  protected get preparesSteps(): boolean {
+    return false;
+  }
+
   /** Whether state lies in host memory and comes to the device for its own update only. */
   get isPaged(): boolean {
     return this.states.isPaged;
@@ -107,6 +123,45 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
    */
   async applyGradientsAsync(gradients: tf.NamedTensorMap | NamedTensor[]): Promise<void> {
     for (const left of this.run(gradients)) await left();
+  }
+
+  /**
+   * Computes a step before it is known whether its gradients are finite, so that a card need not wait for the answer. No other step
+   * may begin before this one ends.
+   *
+   * @returns undefined where the optimizer, or the backend, has to be told first
+   * @throws TfjsLoraError as {@link applyGradients}
+   */
+  prepareStep(gradients: tf.NamedTensorMap, clipping?: GradientClipping): PreparedStep | undefined {
+    if (!this.preparesSteps) return undefined;
+    this.assertIdle();
+    const updates = this.plan(gradients);
+    const step = this.iterations + 1;
+    this.clipping = clipping;
+    let results: tf.Tensor[][] = [];
+    try {
+      for (let first = 0; first < updates.length; first += this.updatesAtOnce) {
+        const given = updates.slice(first, first + this.updatesAtOnce).map(inputsOf);
+        results.push(...this.tidied(() => this.updateMany(given, step)));
+      }
+    } catch (error) {
+      tf.dispose(results);
+      throw error;
+    } finally {
+      this.clipping = undefined;
+    }
+    this.isStepping = true;
+    return {
+      take: () => {
+        this.takeOver(updates, results);
+        results = [];
+        this.incrementIterations();
+      },
+      end: () => {
+        tf.dispose(results);
+        this.isStepping = false;
+      },
+    };
   }
 
   /**
@@ -174,11 +229,18 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   private runUpdates(updates: Update[], step: number): void {
-    const given = updates.map(({name, variable, gradient, state}) => {
-      return {name, value: variable, gradient, state: state.tensors()};
-    });
-    const compute = () => this.compute(given, step);
-    const results = tf.tidy(compute as () => never) as tf.Tensor[][]; // tidied at any depth
+    const given = updates.map(inputsOf);
+    this.takeOver(
+      updates,
+      this.tidied(() => this.compute(given, step)),
+    );
+  }
+
+  private tidied(compute: () => tf.Tensor[][]): tf.Tensor[][] {
+    return tf.tidy(compute as () => never) as tf.Tensor[][]; // at any depth
+  }
+
+  private takeOver(updates: Update[], results: tf.Tensor[][]): void {
     for (const [i, [value, ...next]] of results.entries()) {
       updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
       value.dispose();
@@ -304,6 +366,10 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     this.disposeState();
     this.iterations_ = 0;
   }
+}
+
+function inputsOf({name, variable, gradient, state}: Update): VariableUpdate {
+  return {name, value: variable, gradient, state: state.tensors()};
 }
 
 function variableNamed(name: string): tf.Variable {

@@ -8,7 +8,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
-import {NamedStateOptimizer} from '../optimizers/namedStateOptimizer.ts';
+import {NamedStateOptimizer, type PreparedStep} from '../optimizers/namedStateOptimizer.ts';
 import {type OptimizerName, optimizerByName} from '../optimizers/optimizerByName.ts';
 import {clipByGlobalNorm} from './clipByGlobalNorm.ts';
 import {
@@ -19,7 +19,7 @@ import {
 } from './learningRateSchedule.ts';
 import type {TrainableModel} from './trainableModel.ts';
 import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
-import {scalarValue, type WindowGradients, windowGradients} from './windowGradients.ts';
+import {scalarValue, type UnreadGradients, type WindowGradients, windowGradients} from './windowGradients.ts';
 
 export interface CompileArgs {
   /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
@@ -164,7 +164,9 @@ export class TrainingStep {
     seed = 0,
     onCompile: CompileProgress = () => {},
   ): Promise<StepOutcome> {
-    const window = await windowGradients(
+    const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
+    let prepared: PreparedStep | undefined;
+    const windowOf = windowGradients(
       this.model,
       batches,
       seed * STEPS_PER_SEED + this.steps,
@@ -176,7 +178,14 @@ export class TrainingStep {
           await compileShaders(() => this.rehearse(pass(), variables), onCompile);
         this.shadersOf = {backend, weights};
       },
+      (computed) => {
+        if (!this.onGradients) prepared = this.prepare(computed, learningRate);
+      },
     );
+    const window = await windowOf.catch((error) => {
+      prepared?.end();
+      throw error;
+    });
     try {
       if (this.onGradients) {
         await this.onGradients(window);
@@ -184,13 +193,14 @@ export class TrainingStep {
       }
       const {loss, tokens, gradNorm, gradients, memoryBytes, variables} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
-      const learningRate = (learningRateOf(this.optimizer) ?? Number.NaN) * factor;
-      if (!isSkipped)
+      if (!isSkipped && prepared) prepared.take();
+      else if (!isSkipped)
         await withLearningRate(this.optimizer, learningRate, () =>
           this.update(gradients, variables, gradNorm),
         );
       return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
+      prepared?.end();
       tf.dispose(window.gradients);
     }
   }
@@ -217,6 +227,19 @@ export class TrainingStep {
     if (next.optimizer !== this.optimizer) this.dispose();
     this.compiled = next;
     this.shadersOf = undefined;
+  }
+
+  /** {@link update} before the norm is known, where the optimizer can. */
+  private prepare(
+    {gradients, variables, norm}: UnreadGradients,
+    learningRate: number,
+  ): PreparedStep | undefined {
+    const {optimizer, maxGradNorm} = this;
+    if (!(optimizer instanceof NamedStateOptimizer)) return undefined;
+    const clipping = maxGradNorm === undefined ? undefined : {norm, maxNorm: maxGradNorm};
+    return withLearningRate(optimizer, learningRate, () =>
+      optimizer.prepareStep(namedByVariable(gradients, variables), clipping),
+    );
   }
 
   private async update(

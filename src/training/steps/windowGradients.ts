@@ -23,6 +23,12 @@ export interface WindowGradients {
   memoryBytes: number;
 }
 
+/** What is known of a window before the host has read anything. */
+export interface UnreadGradients extends Pick<WindowGradients, 'gradients' | 'variables'> {
+  /** Of the gradients. */
+  norm: tf.Scalar;
+}
+
 /** Micro-batches of one window draw their dropout from seeds of their own. */
 const SEEDS_PER_WINDOW = 1009;
 
@@ -34,6 +40,7 @@ const SEEDS_PER_WINDOW = 1009;
  * @param seed of dropout
  * @param prepare is called first, with the weights that train, and the pass over the first batch, which gives its gradients, at the
  *   caller's disposal
+ * @param beforeReading is called once all is computed and before the host waits for it: the place for more work
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters are
  *   merged, and what the model throws
  */
@@ -42,6 +49,7 @@ export async function windowGradients(
   batches: Batch | Batch[],
   seed = 0,
   prepare?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
+  beforeReading?: (computed: UnreadGradients) => void,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const variables = model.trainableParameters();
@@ -59,6 +67,7 @@ export async function windowGradients(
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
   const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
+  const read: tf.Tensor[] = [];
   let memoryBytes = 0;
   const share = tf.scalar(1 / tokens); // of a label in the window's mean
   uploadEarly(share);
@@ -82,7 +91,7 @@ export async function windowGradients(
     await prepare?.(variables, () =>
       tf.tidy(() => {
         const {value, grads} = differentiate(window[0], 0);
-        numbersOf(Object.values(grads), [value]);
+        tf.stack([globalNorm(Object.values(grads)), value]);
         return Object.fromEntries(
           parameters.map(([key, {name}]) => [key, grads[name]]).filter(([, dw]) => dw),
         );
@@ -99,22 +108,19 @@ export async function windowGradients(
         if (sum) tf.dispose([sum, gradient]);
       }
     }
-    const numbers = numbersOf(Object.values(gradients), losses);
+    const norm = globalNorm(Object.values(gradients));
+    const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
+    read.push(norm, numbers);
+    beforeReading?.({gradients, variables, norm});
     const [gradNorm, ...shares] = await numbers.data(); // one reading, for which a card has to finish
-    numbers.dispose();
     const loss = shares.reduce((sum, share) => sum + share, 0);
     return {loss, tokens, gradNorm, gradients, memoryBytes, variables};
   } catch (error) {
     tf.dispose(gradients);
     throw error;
   } finally {
-    tf.dispose([share, losses]);
+    tf.dispose([share, losses, read]);
   }
-}
-
-/** The norm of the gradients, and the losses. */
-function numbersOf(gradients: tf.Tensor[], losses: tf.Scalar[]): tf.Tensor1D {
-  return tf.tidy(() => tf.stack([globalNorm(gradients), ...losses])) as tf.Tensor1D;
 }
 
 /** A merged adapter would get gradients of 0 and seem to train. */

@@ -203,6 +203,11 @@ struct UpdatedVariable {
   std::array<void*, 4> nextStates;
 };
 
+/** Gradients times `min(1, most / (norm + 1e-6))`; as they are where `norm` is null. Both are on the card. */
+struct Clipping {
+  const float *norm, *most;
+};
+
 /**
  * All variables in one launch.
  *
@@ -210,7 +215,7 @@ struct UpdatedVariable {
  * @param maps of 8 bits, on the card: two `Map8Bit` of kernels/arguments.h, of signed and of unsigned numbers
  */
 void update(Device&, Stream, Rule, const std::vector<UpdatedVariable>&, const float* factors, const void* maps,
-            const Allocate&);
+            const Clipping&, const Allocate&);
 
 /** The root of the sum of all squares. */
 void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float* norm, const Allocate&);

@@ -421,7 +421,8 @@ class LinearCrossEntropy {
 };
 
 /** Values of all variables, gradients of all, each state of all → the next values and states in the same order. */
-void update(CardCall& call, cuda::Rule rule, int count, const float* factors, const void* maps) {
+void update(CardCall& call, cuda::Rule rule, int count, const float* factors, const void* maps,
+            const cuda::Clipping& clipping) {
   const int states = cuda::stateCount(rule);
   std::vector<cuda::UpdatedVariable> variables;
   for (int i = 0; i < count; i++) {
@@ -433,7 +434,7 @@ void update(CardCall& call, cuda::Rule rule, int count, const float* factors, co
     }
     variables.push_back(v);
   }
-  cuda::update(deviceOf(call), call.stream(), rule, variables, factors, maps, allocatorOf(call));
+  cuda::update(deviceOf(call), call.stream(), rule, variables, factors, maps, clipping, allocatorOf(call));
 }
 
 /** As ../adamw_updates.cc. */
@@ -443,20 +444,26 @@ class AdamWUpdates {
 
   void run(CardCall& call) {
     const int count = (call.inputCount() - 1) / 4;
-    update(call, cuda::Rule::adamW, count, call.input(4 * count), nullptr);
+    update(call, cuda::Rule::adamW, count, call.input(4 * count), nullptr, {});
   }
 };
 
-/** {@link update} by the rule of that number; codes of 8 bits are in words; the last inputs are factors and, of 8 bits, maps. */
+/**
+ * {@link update} by the rule of that number; codes of 8 bits are in words. The last inputs are factors with the largest norm of
+ * the gradients after them, maps of 8 bits and the norm that they have: each without elements where there is none.
+ */
 class OptimizerUpdates {
  public:
   explicit OptimizerUpdates(const Attributes& attributes)
       : rule_(static_cast<cuda::Rule>(attributes.integers("rule").at(0))) {}
 
   void run(CardCall& call) {
-    const int last = call.inputCount() - 1;
-    const void* maps = call.size(last) == 0 ? nullptr : call.input(last);
-    update(call, rule_, (last - 1) / (2 + cuda::stateCount(rule_)), call.input(last - 1), maps);
+    constexpr int kOthers = 3;
+    const int factors = call.inputCount() - kOthers;
+    const auto given = [&](int i) { return call.size(i) == 0 ? nullptr : call.input(i); };
+    const float* most = call.input(factors) + call.size(factors) - 1;
+    update(call, rule_, factors / (2 + cuda::stateCount(rule_)), call.input(factors), given(factors + 1),
+           {given(factors + 2), most});
   }
 
  private:
@@ -570,7 +577,7 @@ std::string registerCardOps() {
                                     {"past"}),
         registerCardOp<OptimizerUpdates>({"TfjsLoraOptimizerUpdates",
                                           {"values: N * float", "gradients: N * float", "states: M * float",
-                                           "factors: float", "maps: float"},
+                                           "factors: float", "maps: float", "norm: float"},
                                           {"next_values: N * float", "next_states: M * float"},
                                           {"rule: list(int)", "N: int >= 1", "M: int >= 1"}}),
         registerCardOp<StartChain>(

@@ -24,7 +24,7 @@ std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variable
 }  // namespace
 
 void update(Device& device, Stream stream, Rule rule, const std::vector<UpdatedVariable>& given, const float* factors,
-            const void* maps, const Allocate& allocate) {
+            const void* maps, const Clipping& clipping, const Allocate& allocate) {
   static_assert(kThreads == kStateBlock, "a thread has one number of those that share a scale");
   constexpr const char* kKernels[] = {"optimizer:adamW", "optimizer:adamW8bit", "optimizer:lion", "optimizer:lion8bit"};
   const InContextOf context(stream);
@@ -39,9 +39,11 @@ void update(Device& device, Stream stream, Rule rule, const std::vector<UpdatedV
   const char* kernel = kKernels[static_cast<int>(rule)];
   const int count = static_cast<int>(variables.size());
   if (rule == Rule::adamW8bit || rule == Rule::lion8bit) {
-    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors, maps);
+    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors, clipping.norm,
+                          clipping.most, maps);
   } else {
-    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors);
+    device.kernels.launch(stream, kernel, {blocks}, kThreads, 0, table, count, factors, clipping.norm,
+                          clipping.most);
   }
 }
 

@@ -4,7 +4,8 @@ import {
   settingsOf,
   type TensorFlowBackend,
 } from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
-import {AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
+import {AdamW, AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
+import type {PreparedStep} from '../../../../../src/training/optimizers/namedStateOptimizer.ts';
 
 /** As `describedStack.test.ts`: the engine gives next values of 2, and words of 3, 4 … as next states. */
 const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
@@ -92,6 +93,27 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     expect(second).toBe('rule 2 factors 0.75 2\n600 of 8 gradient 11 states 0\n3 of 9 gradient 12 states 0');
     optimizer.dispose();
     tf.dispose([...all, ...Object.values(given)]);
+  });
+
+  test('the norm of the gradients, unread, and its bound', () => {
+    const all = variables();
+    const optimizer = new AdamW({learningRate: 0.5, beta1: 0.75});
+    const given = gradients();
+    const norm = tf.scalar(6);
+    const prepared = () => optimizer.prepareStep(given, {norm, maxNorm: 3}) as PreparedStep;
+    engine.described();
+    const left = prepared();
+    expect(engine.described()).toMatch(
+      /^rule 0 factors 0.75 \S+ norm 6 of at most 3\n500 of 7 gradient 10 states 0 0/,
+    );
+    left.end();
+    expect([all[0].dataSync()[0], optimizer.iterations]).toEqual([7, 0]);
+    const taken = prepared();
+    taken.take();
+    taken.end();
+    expect([all[0].dataSync()[0], optimizer.iterations]).toEqual([2, 1]);
+    optimizer.dispose();
+    tf.dispose([...all, norm, ...Object.values(given)]);
   });
 
   test('a paged optimizer: one variable after another', () => {

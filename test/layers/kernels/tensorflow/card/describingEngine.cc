@@ -167,9 +167,10 @@ void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* log
 }
 /** Next values are 2, and next states 3, 4 … */
 void update(Device&, Stream, Rule rule, const std::vector<UpdatedVariable>& variables, const float* factors, const void* maps,
-            const Allocate&) {
+            const Clipping& clipping, const Allocate&) {
   text << "rule " << static_cast<int>(rule) << " factors " << factors[0] << " " << factors[5];
   if (maps) text << " map " << static_cast<const float*>(maps)[255];
+  if (clipping.norm) text << " norm " << *clipping.norm << " of at most " << *clipping.most;
   for (const auto& v : variables) {
     text << "\n" << v.size << " of " << v.value[0] << " gradient " << v.gradient[0] << " states";
     *v.nextValue = 2;

@@ -13,8 +13,17 @@ __device__ __forceinline__ int variableOf(const Variable* table, int count, i64 
   return low;
 }
 
+/** What gradients are multiplied by to be of at most that norm, as PyTorch clips them; 1 where there is no norm. */
+__device__ __forceinline__ float clippingOf(const float* norm, const float* most) {
+  if (!norm) return 1.f;
+  const float factor = (float)((double)*most / ((double)*norm + 1e-6));
+  return factor < 1.f ? factor : 1.f;
+}
+
 /** See layers/kernels/tensorflow/native/adamw_updates.cc for the factors. */
-extern "C" __global__ void adamW(const Variable* table, int count, const float* factors) {
+extern "C" __global__ void adamW(const Variable* table, int count, const float* factors, const float* norm,
+                                 const float* most) {
+  const float clipping = clippingOf(norm, most);
   const Variable v = table[variableOf(table, count, blockIdx.x)];
   const float beta1 = factors[0], rest1 = factors[1], beta2 = factors[2], rest2 = factors[3], correction = factors[4],
               epsilon = factors[5], decay = factors[6], rate = factors[7];
@@ -22,7 +31,7 @@ extern "C" __global__ void adamW(const Variable* table, int count, const float* 
   float *nextMeans = (float*)v.nextStates[0], *nextVariances = (float*)v.nextStates[1];
   const i64 begin = (blockIdx.x - v.firstBlock) * kPerBlock, end = min(begin + kPerBlock, v.size);
   for (i64 at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    const float g = v.gradient[at];
+    const float g = __fmul_rn(v.gradient[at], clipping);
     const float mean = beta1 * means[at] + rest1 * g, variance = beta2 * variances[at] + rest2 * (g * g);
     nextMeans[at] = mean;
     nextVariances[at] = variance;
@@ -38,7 +47,9 @@ __device__ __forceinline__ float moved(float value, float sum, float keep, float
 }
 
 /** Factors: beta1, 1 − beta1, beta2, 1 − beta2, 1 − rate · decay, rate. */
-extern "C" __global__ void lion(const Variable* table, int count, const float* factors) {
+extern "C" __global__ void lion(const Variable* table, int count, const float* factors, const float* norm,
+                                const float* most) {
+  const float clipping = clippingOf(norm, most);
   const Variable v = table[variableOf(table, count, blockIdx.x)];
   const float beta1 = factors[0], rest1 = factors[1], beta2 = factors[2], rest2 = factors[3], keep = factors[4],
               rate = factors[5];
@@ -46,7 +57,7 @@ extern "C" __global__ void lion(const Variable* table, int count, const float* f
   float* nextMomenta = (float*)v.nextStates[0];
   const i64 begin = (blockIdx.x - v.firstBlock) * kPerBlock, end = min(begin + kPerBlock, v.size);
   for (i64 at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    const float m = momenta[at], g = v.gradient[at];
+    const float m = momenta[at], g = __fmul_rn(v.gradient[at], clipping);
     v.nextValue[at] = moved(v.value[at], __fmaf_rn(rest1, g, __fmul_rn(m, beta1)), keep, rate);
     nextMomenta[at] = __fmaf_rn(rest2, g, __fmul_rn(m, beta2));
   }
@@ -89,7 +100,9 @@ struct State8Bit {
 };
 
 /** Factors: beta1, 1 − beta1, beta2, 1 − beta2, root of the variance's correction, epsilon, 1 − rate · decay, −corrected rate. */
-extern "C" __global__ void adamW8bit(const Variable* table, int count, const float* factors, const Map8Bit* maps) {
+extern "C" __global__ void adamW8bit(const Variable* table, int count, const float* factors, const float* norm,
+                                     const float* most, const Map8Bit* maps) {
+  const float clipping = clippingOf(norm, most);
   __shared__ float shared[32], signedValues[256], unsignedValues[256];
   signedValues[threadIdx.x] = maps[0].values[threadIdx.x];
   unsignedValues[threadIdx.x] = maps[1].values[threadIdx.x];
@@ -103,7 +116,7 @@ extern "C" __global__ void adamW8bit(const Variable* table, int count, const flo
     const i64 at = first + threadIdx.x;
     float mean = 0.f, variance = 0.f;
     if (at < v.size) {
-      const float g = v.gradient[at];
+      const float g = __fmul_rn(v.gradient[at], clipping);
       mean = __fmaf_rn(rest1, g, __fmul_rn(means.load(at), beta1));
       variance = __fmaf_rn(__fmul_rn(rest2, g), g, __fmul_rn(variances.load(at), beta2));
       const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(variance), correction), epsilon);
@@ -115,7 +128,9 @@ extern "C" __global__ void adamW8bit(const Variable* table, int count, const flo
 }
 
 /** Factors as of {@link lion}. */
-extern "C" __global__ void lion8bit(const Variable* table, int count, const float* factors, const Map8Bit* maps) {
+extern "C" __global__ void lion8bit(const Variable* table, int count, const float* factors, const float* norm,
+                                    const float* most, const Map8Bit* maps) {
+  const float clipping = clippingOf(norm, most);
   __shared__ float shared[32], values[256];
   values[threadIdx.x] = maps[0].values[threadIdx.x];
   __syncthreads();
@@ -128,7 +143,7 @@ extern "C" __global__ void lion8bit(const Variable* table, int count, const floa
     const i64 at = first + threadIdx.x;
     float next = 0.f;
     if (at < v.size) {
-      const float m = momenta.load(at), g = v.gradient[at];
+      const float m = momenta.load(at), g = __fmul_rn(v.gradient[at], clipping);
       v.nextValue[at] = moved(v.value[at], __fadd_rn(__fmul_rn(m, beta1), __fmul_rn(g, rest1)), keep, rate);
       next = __fmaf_rn(rest2, g, __fmul_rn(m, beta2));
     }
