@@ -36,7 +36,7 @@ type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
 
 /**
  * `activation(x · Wᵀ + b)`. Like `tf.layers.dense`, but the weight is `[units, inputDim]`, as Hugging Face
- * checkpoints store it, and may be kept in 16 bit.
+ * model files store it, and may be kept in 16 bit.
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]`, `bias` `[units]` zeros.

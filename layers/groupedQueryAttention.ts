@@ -62,7 +62,7 @@ export interface AttentionContext {
 
 /**
  * Causal self-attention with rotary positions and grouped queries, as in Llama. Input and output `[B, T, C]`.
- * Sub-layers are named as in a checkpoint and may be replaced by any layer of the same shapes.
+ * Sub-layers are named as in Hugging Face's files and may be replaced by any layer of the same shapes.
  */
 export class GroupedQueryAttention extends ModuleLayer {
   static className = 'GroupedQueryAttention';

@@ -40,7 +40,6 @@ export {
   toBlockwise8bit,
 } from './ops/blockwise8bit.ts';
 export {causalBias} from './ops/causalBias.ts';
-export {type Checkpointing, checkpoint} from './ops/checkpoint.ts';
 export {compileShaders} from './ops/compileShaders.ts';
 export {crossEntropy} from './ops/crossEntropy.ts';
 export {customGradient} from './ops/customGradient.ts';
@@ -49,6 +48,7 @@ export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
 export {globalNorm} from './ops/globalNorm.ts';
+export {type GradientCheckpointing, gradientCheckpoint} from './ops/gradientCheckpoint.ts';
 export {greedyChoice} from './ops/greedyChoice.ts';
 export {linear} from './ops/linear.ts';
 export {linearCrossEntropy} from './ops/linearCrossEntropy.ts';

@@ -37,7 +37,7 @@ export interface AddParameterOptions {
  * A subclass that lists its options as `static optionNames` has all others refused.
  */
 export abstract class ModuleLayer extends tf.layers.Layer {
-  /** Own weights by their name in a checkpoint: `weight`, `bias`. */
+  /** Own weights by their name in a model's files: `weight`, `bias`. */
   readonly parameters = new Map<string, Parameter>();
   private isHeld = false;
 
@@ -196,7 +196,7 @@ function assertTaken(what: string, variables: tf.LayerVariable[], weights: tf.Te
   }
 }
 
-/** Every weight under `layers`, by full checkpoint name, in checkpoint order. */
+/** Every weight under `layers`, by the full name that files give it, in their order. */
 export function* namedParameters(layers: Iterable<Layer>): Generator<[name: string, parameter: Parameter]> {
   for (const layer of walk(layers)) {
     if (!(layer instanceof ModuleLayer)) continue;

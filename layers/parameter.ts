@@ -23,7 +23,7 @@ let nextPlaceholder = 0;
 
 /**
  * Runs `build` with layers declaring their weights but allocating none: to count parameters of a model that
- * does not fit, or to fill the weights one by one from a checkpoint. Reading such a weight before it is
+ * does not fit, or to fill the weights one by one from files. Reading such a weight before it is
  * written throws.
  */
 export function withoutAllocation<T>(build: () => T): T {
@@ -43,7 +43,7 @@ export const isAllocating = (): boolean => allocating;
 export type ParameterStorage = StorageDtype | 'quantized';
 
 export interface ParameterArgs {
-  /** Full name, unique in the model, as in a checkpoint: `model.norm.weight`. */
+  /** Full name, unique in the model, as in a model's files: `model.norm.weight`. */
   name: string;
   /** Logical shape, whatever the storage. */
   shape: number[];

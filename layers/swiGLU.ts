@@ -32,7 +32,7 @@ export interface SwiGLUArgs extends LayerArgs {
 
 /**
  * Llama's feed-forward: `down_proj(silu(gate_proj(x)) · up_proj(x))`. Input and output `[..., C]`. Sub-layers are
- * named as in a checkpoint and may be replaced by any layer of the same shapes, such as {@link LoRADense}.
+ * named as in Hugging Face's files and may be replaced by any layer of the same shapes, such as {@link LoRADense}.
  */
 export class SwiGLU extends ModuleLayer {
   static className = 'SwiGLU';

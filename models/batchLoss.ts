@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {Dense} from '../layers/dense.ts';
-import {checkpoint} from '../layers/ops/checkpoint.ts';
 import {crossEntropy} from '../layers/ops/crossEntropy.ts';
+import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
@@ -94,7 +94,7 @@ function headLoss(
     const run = (x: tf.Tensor, labels: tf.Tensor) =>
       crossEntropy(head.apply(x, pass) as tf.Tensor2D, labels as tf.Tensor1D) as tf.Tensor;
     const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
-    losses.push(checkpoint(run, [chunk], {variables, constants: [labels]}) as tf.Scalar);
+    losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}) as tf.Scalar);
   }
   return losses.length === 1 ? losses[0] : tf.addN(losses);
 }

@@ -3,7 +3,7 @@ import type {KeyValueCache} from '../layers/keyValueCache.ts';
 import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {backendTraits} from '../layers/ops/backendTraits.ts';
-import type {Checkpointing} from '../layers/ops/checkpoint.ts';
+import type {GradientCheckpointing} from '../layers/ops/gradientCheckpoint.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -75,7 +75,7 @@ const FROM_CONFIG_OPTIONS = {
 export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> extends AdaptableModel {
   tokenizer?: Tokenizer;
   generationConfig: GenerationConfig = {};
-  private checkpointing: Checkpointing = true;
+  private checkpointing: GradientCheckpointing = true;
 
   /**
    * @param container the symbolic graph, as for `tf.model`
@@ -96,11 +96,11 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything else
    */
-  get gradientCheckpointing(): Checkpointing {
+  get gradientCheckpointing(): GradientCheckpointing {
     return this.checkpointing;
   }
 
-  set gradientCheckpointing(value: Checkpointing) {
+  set gradientCheckpointing(value: GradientCheckpointing) {
     if (typeof value !== 'boolean' && value !== 'offload') {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',

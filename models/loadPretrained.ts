@@ -14,15 +14,15 @@ import {
   loadWeights,
   storageOf,
 } from './loadWeights.ts';
-import {ModelCheckpoint} from './modelCheckpoint.ts';
 import type {ModelClass} from './modelClass.ts';
+import {ModelTensors} from './modelTensors.ts';
 import {type QuantizationOptions, resolveQuantizationOptions} from './quantization.ts';
 import {declareQuantization, parseQuantizationConfig} from './quantizationConfig.ts';
 import type {LayeredModel} from './replaceLayer.ts';
 import {Tokenizer} from './tokenizer.ts';
 
 export interface LoadOptions extends LoadWeightsOptions {
-  /** How the matrices are stored. Default: as in the file, so a bfloat16 checkpoint stays 16-bit. */
+  /** How the matrices are stored. Default: as in the file, so a bfloat16 model stays 16-bit. */
   dtype?: StorageDtype;
   /** Quantize the linear layers while they load: QLoRA. A type alone, such as `'nf4'`, is short for `{type}`. Default: as the folder's `quantization_config` says, if at all. */
   quantization?: QuantizationOptions | QuantizationType;
@@ -74,23 +74,23 @@ export async function loadPretrained<M extends PretrainedModel>(
   const Model = classFor(json, where);
   let config = Model.parseConfig(json, where);
   const stored = parseQuantizationConfig(json.quantization_config, where);
-  const checkpoint = await ModelCheckpoint.fromFolder(folder, config.tieWordEmbeddings === true);
+  const files = await ModelTensors.fromFolder(folder, config.tieWordEmbeddings === true);
   let model: M | undefined;
   try {
-    if (config.tieWordEmbeddings && (await checkpoint.hasOwnHead())) {
+    if (config.tieWordEmbeddings && (await files.hasOwnHead())) {
       config = {...config, tieWordEmbeddings: false};
       warn(
         `${where} tie_word_embeddings: expected false, got true, but the weights hold an lm_head.weight that differs from ` +
           'the embedding. The head is not tied, as in transformers 5, and is saved so.',
       );
     }
-    assertFilesHold(Model.parameterCount(config as never), checkpoint, where);
-    model = withoutAllocation(() => new Model(config as never, options.dtype ?? storageOf(checkpoint)));
-    declareQuantization(model, checkpoint, stored, wanted, where);
+    assertFilesHold(Model.parameterCount(config as never), files, where);
+    model = withoutAllocation(() => new Model(config as never, options.dtype ?? storageOf(files)));
+    declareQuantization(model, files, stored, wanted, where);
     model.nameOrPath = folder.path;
     const parameters = model.namedParameters();
-    if (options.allocate === false) assertTensors(parameters, checkpoint);
-    else await loadWeights(parameters, checkpoint, options);
+    if (options.allocate === false) assertTensors(parameters, files);
+    else await loadWeights(parameters, files, options);
     model.generationConfig = await readGenerationConfig(folder, {
       bosTokenId: config.bosTokenId,
       eosTokenId: config.eosTokenId,
@@ -105,6 +105,6 @@ export async function loadPretrained<M extends PretrainedModel>(
     model?.dispose();
     throw error;
   } finally {
-    checkpoint.close();
+    files.close();
   }
 }

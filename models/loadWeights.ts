@@ -7,7 +7,7 @@ import type {StorageDtype} from '../quant/float16.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {warn} from '../quant/warn.ts';
-import type {ModelCheckpoint} from './modelCheckpoint.ts';
+import type {ModelTensors} from './modelTensors.ts';
 
 export interface LoadWeightsOptions {
   /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
@@ -16,11 +16,11 @@ export interface LoadWeightsOptions {
   onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
 }
 
-/** The type a checkpoint's matrices are stored in. */
-export function storageOf(checkpoint: ModelCheckpoint): StorageDtype {
-  for (const name of checkpoint.names()) {
-    const {dtype, shape} = checkpoint.info(name);
-    if (bitsandbytesType(name, checkpoint)) continue; // its dtype is only what the codes lie in
+/** The type that the matrices in a model's files are stored in. */
+export function storageOf(files: ModelTensors): StorageDtype {
+  for (const name of files.names()) {
+    const {dtype, shape} = files.info(name);
+    if (bitsandbytesType(name, files)) continue; // its dtype is only what the codes lie in
     const storage = shape.length === 2 ? FLOAT_DTYPES[dtype] : undefined;
     if (storage) return storage;
   }
@@ -35,9 +35,9 @@ const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [2, 1e6];
  *
  * @param parameters weights of the model that `where`, the config, describes
  */
-export function assertFilesHold(parameters: number, checkpoint: ModelCheckpoint, where: string): void {
-  const bytes = checkpoint.names().reduce((sum, name) => {
-    const {begin, end} = checkpoint.info(name);
+export function assertFilesHold(parameters: number, files: ModelTensors, where: string): void {
+  const bytes = files.names().reduce((sum, name) => {
+    const {begin, end} = files.info(name);
     return sum + end - begin;
   }, 0);
   if (parameters <= bytes * WEIGHTS_PER_BYTE + UNCHECKED_WEIGHTS) return;
@@ -49,66 +49,66 @@ export function assertFilesHold(parameters: number, checkpoint: ModelCheckpoint,
 }
 
 /**
- * Checks that a checkpoint has the tensors that a model's parameters declare, and no others, without reading any.
+ * Checks that the files have the tensors that a model's parameters declare, and no others, without reading any.
  *
  * @returns the names of those to read, and of those of another module, in the order of the file's bytes
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`
  */
 export function assertTensors(
   parameters: Map<string, Parameter>,
-  checkpoint: ModelCheckpoint,
+  files: ModelTensors,
 ): {names: string[]; others: string[]} {
-  const quantizedTensors = new Set(companionsOf(parameters, checkpoint));
-  const others = checkpoint.names().filter(isOfAnotherModule);
-  const names = checkpoint
+  const quantizedTensors = new Set(companionsOf(parameters, files));
+  const others = files.names().filter(isOfAnotherModule);
+  const names = files
     .names()
     .filter(
       (name) => !others.includes(name) && !isRedundant(name, parameters) && !quantizedTensors.has(name),
     );
-  const missing = [...parameters.keys()].filter((name) => !checkpoint.has(name));
+  const missing = [...parameters.keys()].filter((name) => !files.has(name));
   if (missing.length > 0) {
     throw new TfjsLoraError(
       'MISSING_TENSOR',
-      `checkpoint ${checkpoint.folder}: expected tensor ${missing[0]}` +
+      `model ${files.folder}: expected tensor ${missing[0]}` +
         `${missing.length > 1 ? ` and ${missing.length - 1} more` : ''}, got none of that name. ` +
-        `Nearest: ${nearestNames(missing[0], checkpoint.names()).join(', ')}`,
+        `Nearest: ${nearestNames(missing[0], files.names()).join(', ')}`,
     );
   }
   for (const name of names) {
     const parameter = parameters.get(name);
-    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
+    const where = `tensor ${name} (${files.fileOf(name).path})`;
     if (!parameter) {
       throw new TfjsLoraError(
         'UNEXPECTED_TENSOR',
         `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
       );
     }
-    if (!(parameter instanceof QuantizedParameter)) assertMatches(where, checkpoint.info(name), parameter);
+    if (!(parameter instanceof QuantizedParameter)) assertMatches(where, files.info(name), parameter);
   }
   return {names, others};
 }
 
-/** Fills a model's declared weights from a checkpoint, tensor by tensor, in the order of the file's bytes. */
+/** Fills a model's declared weights from files, tensor by tensor, in the order of the file's bytes. */
 export async function loadWeights(
   parameters: Map<string, Parameter>,
-  checkpoint: ModelCheckpoint,
+  files: ModelTensors,
   {checkFinite = true, onProgress}: LoadWeightsOptions = {},
 ): Promise<void> {
-  const {names, others} = assertTensors(parameters, checkpoint);
+  const {names, others} = assertTensors(parameters, files);
   if (others.length > 0) {
     const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
-    warn(`checkpoint ${checkpoint.folder}: left out ${shown}, which is no part of a causal language model`);
+    warn(`model ${files.folder}: left out ${shown}, which is no part of a causal language model`);
   }
   let loaded = 0;
   for (const name of names) {
     const parameter = parameters.get(name)!;
-    const info = checkpoint.info(name);
-    const where = `tensor ${name} (${checkpoint.fileOf(name).path})`;
-    if (parameter instanceof QuantizedParameter && bitsandbytesType(name, checkpoint) !== undefined) {
-      await loadQuantized(parameter, name, checkpoint, where);
+    const info = files.info(name);
+    const where = `tensor ${name} (${files.fileOf(name).path})`;
+    if (parameter instanceof QuantizedParameter && bitsandbytesType(name, files) !== undefined) {
+      await loadQuantized(parameter, name, files, where);
     } else {
       assertMatches(where, info, parameter);
-      parameter.load(await checkpoint.load(name), info.dtype, {where, checkFinite});
+      parameter.load(await files.load(name), info.dtype, {where, checkFinite});
     }
     loaded++;
     onProgress?.({tensor: name, loaded, total: names.length});
@@ -117,23 +117,23 @@ export async function loadWeights(
 }
 
 /** The tensors that belong to quantized weights, beside the weights themselves. */
-function companionsOf(parameters: Map<string, Parameter>, checkpoint: ModelCheckpoint): string[] {
+function companionsOf(parameters: Map<string, Parameter>, files: ModelTensors): string[] {
   const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
-  return quantized.flatMap(([name]) => bitsandbytesKeys(name, checkpoint).filter((key) => key !== name));
+  return quantized.flatMap(([name]) => bitsandbytesKeys(name, files).filter((key) => key !== name));
 }
 
 /** Takes over a weight that the file holds quantized. */
 async function loadQuantized(
   parameter: QuantizedParameter,
   name: string,
-  checkpoint: ModelCheckpoint,
+  files: ModelTensors,
   where: string,
 ): Promise<void> {
   const bytes = new Map<string, Uint8Array>();
-  for (const key of bitsandbytesKeys(name, checkpoint)) bytes.set(key, await checkpoint.load(key));
+  for (const key of bitsandbytesKeys(name, files)) bytes.set(key, await files.load(key));
   const source = {
-    has: (key: string) => checkpoint.has(key),
-    info: (key: string) => checkpoint.info(key),
+    has: (key: string) => files.has(key),
+    info: (key: string) => files.info(key),
     read: (key: string) => bytes.get(key)!,
   };
   const {valueDtype} = parameter;

@@ -25,7 +25,7 @@ export abstract class ModuleModel extends tf.LayersModel {
     super(container);
   }
 
-  /** All weights by checkpoint name; adapters as `….lora_A.<adapter>.weight`. */
+  /** All weights by their name in files; adapters as `….lora_A.<adapter>.weight`. */
   namedParameters(): Map<string, Parameter> {
     this.assertUsable();
     return new Map(namedParameters(this.layers));

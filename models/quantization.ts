@@ -51,7 +51,7 @@ function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]):
   }
 }
 
-/** Makes the linear layers of a model that has no weights yet quantized ones, to be filled from a checkpoint. */
+/** Makes the linear layers of a model that has no weights yet quantized ones, to be filled from files. */
 export function declareQuantized(model: LayeredModel, options: QuantizationOptions): void {
   const {skipModules, quantization} = settingsOf(options);
   for (const layer of [...quantizable(model.layers, skipModules)]) {
@@ -61,23 +61,23 @@ export function declareQuantized(model: LayeredModel, options: QuantizationOptio
 }
 
 /**
- * Makes those linear layers quantized ones that a checkpoint holds so, in its types, whatever its config says should be: a
+ * Makes those linear layers quantized ones that the files hold so, in its types, whatever its config says should be: a
  * model that has no weights yet, to be filled from it.
  *
  * @returns whether there are any
  */
 export function declareStored(
   model: LayeredModel,
-  checkpoint: TensorSource,
+  files: TensorSource,
   options: Partial<QuantizationOptions>,
 ): boolean {
   const {skipModules, ...settings} = options;
   const stored = [...quantizable(model.layers, [])].flatMap((layer) => {
-    const type = bitsandbytesType(`${layer.name}.weight`, checkpoint);
+    const type = bitsandbytesType(`${layer.name}.weight`, files);
     return type === undefined ? [] : [{layer, type}];
   });
   for (const {layer, type} of stored) {
-    const isDouble = checkpoint.has(`${layer.name}.weight.nested_absmax`);
+    const isDouble = files.has(`${layer.name}.weight.nested_absmax`);
     const quantization = {...settings, type, ...(type !== 'int8' && {doubleQuant: isDouble})};
     replaceLayer(model, layer, QuantizedDense.like(layer, quantization));
     layer.disposeWeights();

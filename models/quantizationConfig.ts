@@ -33,7 +33,7 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${where} quantization_config.quant_method: expected "bitsandbytes", got ${show(config.quant_method)}. ` +
-        'Load the unquantized checkpoint, and quantize it here if you like.',
+        'Load the unquantized files, and quantize it here if you like.',
     );
   }
   const skipModules = (config.llm_int8_skip_modules as string[] | null | undefined) ?? undefined;
@@ -56,23 +56,23 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
 }
 
 /**
- * Makes linear layers of a model quantized ones, before they are filled from a checkpoint. One that is quantized already says
+ * Makes linear layers of a model quantized ones, before they are filled from files. One that is quantized already says
  * itself which layers are and how, whatever list its config has; one that is not is quantized as the caller wants.
  *
  * @param stored what the config says
  * @param wanted what the caller says
  * @param where the config, for messages
- * @throws TfjsLoraError `UNSUPPORTED` when the caller wants another type than the checkpoint has
+ * @throws TfjsLoraError `UNSUPPORTED` when the caller wants another type than the files have
  */
 export function declareQuantization(
   model: LayeredModel,
-  checkpoint: TensorSource,
+  files: TensorSource,
   stored: QuantizationOptions | undefined,
   wanted: QuantizationOptions | undefined,
   where: string,
 ): void {
   const computeDtype = wanted?.computeDtype ?? stored?.computeDtype;
-  if (declareStored(model, checkpoint, {computeDtype})) {
+  if (declareStored(model, files, {computeDtype})) {
     if (wanted) assertStoredAs(model, wanted, where);
     return;
   }
@@ -85,15 +85,15 @@ export function declareQuantization(
   if (wanted) declareQuantized(model, wanted);
 }
 
-/** A checkpoint is not quantized a second time: another type is refused, and a warning names what changes nothing. */
+/** A model is not quantized a second time: another type is refused, and a warning names what changes nothing. */
 function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where: string): void {
   const layers = [...quantizedLayers(model)];
   const other = layers.find(({quantization}) => quantization.type !== wanted.type);
   if (other) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} quantization: expected an unquantized checkpoint to quantize to ${wanted.type}, got one in ` +
-        `${other.quantization.type}. Load it as it is, without the option, or start from the 16-bit checkpoint.`,
+      `${where} quantization: expected an unquantized model to quantize to ${wanted.type}, got one in ` +
+        `${other.quantization.type}. Load it as it is, without the option, or start from the 16-bit model.`,
     );
   }
   const {type, computeDtype, doubleQuant, skipModules, ...settings} = wanted;
@@ -108,8 +108,8 @@ function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where:
   ];
   if (ignored.length === 0) return;
   warn(
-    `${where} quantization: the checkpoint is quantized already and is loaded as it is, so ${ignored.join(', ')} ` +
-      'changes nothing. Start from the 16-bit checkpoint to have it otherwise.',
+    `${where} quantization: the model is quantized already and is loaded as it is, so ${ignored.join(', ')} ` +
+      'changes nothing. Start from the 16-bit model to have it otherwise.',
   );
 }
 
@@ -128,7 +128,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `save quantization: expected one of nf4, fp4 and int8 throughout, got ${[...types].join(', ')}, which ` +
-        'bitsandbytes has no checkpoint for. Pass {dequantize: true}.',
+        'bitsandbytes has no files for. Pass {dequantize: true}.',
     );
   }
   const [{computeDtype = 'float32', doubleQuant = false}] = quantized.values();

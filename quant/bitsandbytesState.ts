@@ -12,7 +12,7 @@ import {isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts'
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
 import {show} from './show.ts';
 
-/** What is read from: `SafetensorsFile` and `SafetensorsCheckpoint` are such. */
+/** What is read from: `SafetensorsFile` and `SafetensorsFolder` are such. */
 export interface TensorSource {
   has(name: string): boolean;
   info(name: string): {readonly dtype: SafetensorsDtype; readonly shape: readonly number[]};
@@ -25,7 +25,7 @@ const STORAGE_DTYPES: readonly SafetensorsDtype[] = ['U8', 'BF16', 'F16', 'F32']
 const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
 
 /**
- * How a checkpoint holds the weight `name` (`….q_proj.weight`) in bitsandbytes' format, or undefined when it is not
+ * How a model's files hold the weight `name` (`….q_proj.weight`) in bitsandbytes' format, or undefined when it is not
  * quantized.
  */
 export function bitsandbytesType(name: string, source: TensorSource): FourBitType | 'int8' | undefined {
@@ -126,7 +126,7 @@ function int8ToTensors(name: string, {codes, rowAbsmax, shape, outliers}: Int8Te
 }
 
 /**
- * The quantized weight `name` as a checkpoint in bitsandbytes' format holds it, with or without double quantization,
+ * The quantized weight `name` as files in bitsandbytes' format hold it, with or without double quantization,
  * whatever dtype the codes are stored as.
  *
  * @param name the weight's own key, `….q_proj.weight`

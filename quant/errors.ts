@@ -9,8 +9,8 @@ export type ErrorCode =
   | 'NETWORK' // a host cannot be reached, breaks off, or answers with what is no answer; later it may
   | 'CORRUPT_FILE' // a file exists, but its contents contradict its format
   | 'INVALID_CONFIG' // config.json, adapter_config.json, a recipe: a key is missing, unknown or impossible
-  | 'MISSING_TENSOR' // a checkpoint or adapter lacks a tensor the model needs
-  | 'UNEXPECTED_TENSOR' // a checkpoint or adapter has a tensor the model has no place for
+  | 'MISSING_TENSOR' // a model or adapter lacks a tensor the model needs
+  | 'UNEXPECTED_TENSOR' // a model or adapter has a tensor the model has no place for
   | 'NON_FINITE' // NaN or infinity where numbers are needed
   | 'UNKNOWN_TARGET' // a LoRA target that names no layer
   | 'UNKNOWN_ADAPTER' // an adapter name that was never added

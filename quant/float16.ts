@@ -4,7 +4,7 @@ import {TfjsLoraError} from './errors.ts';
  * How a weight matrix is stored. tfjs has no 16-bit tensors, so a `bfloat16` or `float16` matrix of shape
  * `[rows, cols]` lives as packed rows: int32 `[rows, ceil(cols / 2)]`, where word j of a row holds element 2j in
  * its low 16 bits and element 2j + 1 in its high 16 bits. With even `cols` that is exactly the little-endian
- * bytes of a checkpoint seen as int32; with odd `cols` the last high half of each row is 0.
+ * bytes of a file seen as int32; with odd `cols` the last high half of each row is 0.
  */
 export type StorageDtype = 'float32' | 'bfloat16' | 'float16';
 

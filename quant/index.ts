@@ -67,9 +67,9 @@ export {
   quantizerNames,
   registerQuantizer,
 } from './quantizerRegistry.ts';
-export {SafetensorsCheckpoint} from './safetensors/safetensorsCheckpoint.ts';
 export type {SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 export {SafetensorsFile} from './safetensors/safetensorsFile.ts';
+export {SafetensorsFolder} from './safetensors/safetensorsFolder.ts';
 export type {TensorInfo, TensorSpec} from './safetensors/safetensorsHeader.ts';
 export {toFloat32} from './safetensors/toFloat32.ts';
 export {type TensorToWrite, writeSafetensors} from './safetensors/writeSafetensors.ts';

@@ -1,7 +1,7 @@
 import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 
-/** `[rows, cols]` of a weight as checkpoints store it: `[outputs, inputs]`. */
+/** `[rows, cols]` of a weight as model files store it: `[outputs, inputs]`. */
 export type MatrixShape = readonly [rows: number, cols: number];
 
 /** A weight matrix in fewer bits, whatever the format: what a layer needs to know of it. */

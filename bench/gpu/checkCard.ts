@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
-import type {Checkpointing} from '../../layers/ops/checkpoint.ts';
 import {decoderStack, decoderStackOp} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
+import type {GradientCheckpointing} from '../../layers/ops/gradientCheckpoint.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
@@ -32,7 +32,7 @@ interface Case {
   blocks: number;
   rank: number;
   adapted: readonly string[];
-  checkpointing: Checkpointing;
+  checkpointing: GradientCheckpointing;
   isInputTrained: boolean;
   /** Sequences packed into a row, and padding after them. */
   isPacked: boolean;

@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {attention} from './attention.ts';
-import {type Checkpointing, checkpoint} from './checkpoint.ts';
 import {customGradient} from './customGradient.ts';
 import {runKernel} from './dispatch.ts';
+import {type GradientCheckpointing, gradientCheckpoint} from './gradientCheckpoint.ts';
 import {isRecording} from './isRecording.ts';
 import {op, type Tensors} from './op.ts';
 import {rmsNorm} from './rmsNorm.ts';
@@ -40,7 +40,7 @@ export interface DecoderStackOptions extends StackOptions {
   /** `[B, T]` int32; see {@link attention}. */
   segments?: tf.Tensor2D;
   /** Whether only the inputs of the blocks are kept for backward, which runs each block again. Default false. */
-  checkpointing?: Checkpointing;
+  checkpointing?: GradientCheckpointing;
   /** Whether `x` gets a gradient: where it comes of frozen weights alone, none is computed. Default true. */
   isInputTrained?: boolean;
 }
@@ -117,7 +117,7 @@ function composed(x: tf.Tensor3D, blocks: StackBlock[], options: DecoderStackOpt
     const isLast = block === blocks.at(-1); // backward would run it again at once
     hidden =
       checkpointing && !isLast
-        ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor3D, [hidden], {
+        ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor3D, [hidden], {
             variables: adapterTensors(block) as tf.Variable[],
             constants,
             isOffloaded: checkpointing === 'offload',

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {Checkpointing} from './checkpoint.ts';
 import {hasKernel} from './dispatch.ts';
+import type {GradientCheckpointing} from './gradientCheckpoint.ts';
 import {linear} from './linear.ts';
 import {loraMatMul} from './loraMatMul.ts';
 import type {AnyOp} from './op.ts';
@@ -29,7 +29,7 @@ export const PROJECTIONS = [
   'down_proj',
 ] as const;
 
-/** The weights of one decoder block, named as in a checkpoint. Norms `[C]`, frozen. */
+/** The weights of one decoder block, named as in Hugging Face's files. Norms `[C]`, frozen. */
 export interface StackBlock extends Record<(typeof PROJECTIONS)[number], StackProjection> {
   input_layernorm: tf.Tensor;
   post_attention_layernorm: tf.Tensor;
@@ -57,7 +57,7 @@ export interface StackAttributes {
   headDim: number;
   intermediateSize: number;
   epsilon: number;
-  checkpointing: Checkpointing;
+  checkpointing: GradientCheckpointing;
   /** {@link PROJECTIONS} of each block in order. */
   blocks: ProjectionAttributes[][];
 }
@@ -74,7 +74,13 @@ export interface PreparedStack {
 
 export function attributesOfStack(
   blocks: StackBlock[],
-  {heads, keyValueHeads, epsilon, cos, checkpointing = false}: StackOptions & {checkpointing?: Checkpointing},
+  {
+    heads,
+    keyValueHeads,
+    epsilon,
+    cos,
+    checkpointing = false,
+  }: StackOptions & {checkpointing?: GradientCheckpointing},
 ): StackAttributes {
   return {
     heads,

@@ -64,6 +64,6 @@ function notFinite(row: number, token: number, got: number | string): TfjsLoraEr
   return new TfjsLoraError(
     'NON_FINITE',
     `logits of sequence ${row}, token ${token}: expected a finite number, got ${got}. ` +
-      'The weights hold NaN or infinity, or overflow: check the checkpoint and the adapter.',
+      'The weights hold NaN or infinity, or overflow: check the files of the model and the adapter.',
   );
 }

@@ -4,10 +4,10 @@ import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {attentionOp} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
-import {checkpoint} from '../../layers/ops/checkpoint.ts';
 import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
 import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
+import {gradientCheckpoint} from '../../layers/ops/gradientCheckpoint.ts';
 import type {StackBlock} from '../../layers/ops/stackBlock.ts';
 import type {DenseMatrix} from '../../layers/ops/storedMatrix.ts';
 import {startTokenChain, type TokenChain} from '../../layers/ops/tokenChain.ts';
@@ -31,7 +31,7 @@ import {DecoderBlock} from './decoderBlock.ts';
 import {isOf, plainHead, plainStack} from './plainStack.ts';
 import {type LlamaPreset, resolveConfig} from './resolveConfig.ts';
 
-/** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in a Hugging Face checkpoint. */
+/** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in Hugging Face's files. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static override className = 'LlamaForCausalLM';
   static override readonly modelType: string = LLAMA.modelType;
@@ -118,7 +118,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
         const isLast = block === this.blocks.at(-1); // backward would run it again at once: nothing is saved by that
         hidden =
           training && this.gradientCheckpointing && !isLast
-            ? checkpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
+            ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
                 variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
                 constants,
                 isOffloaded: this.gradientCheckpointing === 'offload',

@@ -44,7 +44,7 @@ export abstract class AdaptableModel extends ModuleModel {
 
   /**
    * The trained weights: adapters under their key in a PEFT file
-   * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under their checkpoint name.
+   * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under the name that model files give them.
    */
   trainableParameters(): Map<string, tf.Variable> {
     return new Map(this.trained().map(([key, parameter]) => [key, parameter.read()]));

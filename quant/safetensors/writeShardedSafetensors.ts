@@ -60,7 +60,7 @@ export async function writeShardedSafetensors(
       file.write(index.bytes);
       file.seal();
       // Without an index a save that is interrupted below is refused by readers; with the old one, shards of two
-      // saves could pass for a checkpoint.
+      // saves could pass for a model.
       fs.rmSync(join(folder, index.name), {force: true});
     }
     for (const file of staged) file.publish();

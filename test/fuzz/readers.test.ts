@@ -5,8 +5,8 @@ import * as tf from '@tensorflow/tfjs';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {Tokenizer} from '../../models/tokenizer.ts';
 import {MemoryFolder} from '../../quant/folders/memoryFolder.ts';
-import {SafetensorsCheckpoint} from '../../quant/safetensors/safetensorsCheckpoint.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {SafetensorsFolder} from '../../quant/safetensors/safetensorsFolder.ts';
 import {datasetFiles} from '../../src/data/hub/datasetFiles.ts';
 import {AdamW, loadOptimizer, saveOptimizer} from '../../src/index.ts';
 import {resolveRecipe} from '../../src/tools/recipes/recipe.ts';
@@ -153,7 +153,7 @@ const TARGETS: Record<string, Target<never>> = {
     draw: (dice) =>
       mutateJson({metadata: {total_size: 1}, weight_map: {a: 'a.safetensors', b: 'b.safetensors'}}, dice),
     read: (text) =>
-      SafetensorsCheckpoint.fromFolder(
+      SafetensorsFolder.fromFolder(
         new MemoryFolder(new Map([['model.safetensors.index.json', new Blob([text])]])),
       ),
   } satisfies Target<string> as never,

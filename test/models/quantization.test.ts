@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
-import {SafetensorsCheckpoint} from '../../quant/safetensors/safetensorsCheckpoint.ts';
+import {SafetensorsFolder} from '../../quant/safetensors/safetensorsFolder.ts';
 import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama} from '../../src/training/llama.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
@@ -146,7 +146,7 @@ describeEachBackend('a model with quantized layers', () => {
       expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))).not.toHaveProperty(
         'quantization_config',
       );
-      const checkpoint = SafetensorsCheckpoint.open(folder);
+      const checkpoint = SafetensorsFolder.open(folder);
       expect(checkpoint.info('model.layers.0.mlp.up_proj.weight').dtype).toBe('F32');
       checkpoint.close();
       const plain = await LlamaForCausalLM.fromPretrained(folder);
@@ -252,9 +252,7 @@ describeEachBackend('a model with quantized layers', () => {
       const load = (options = {}) => LlamaForCausalLM.fromPretrained(folder, options);
       expect(await errorOf(() => load({quantization: {type: 'fp4'}}))).toEqual({
         code: 'UNSUPPORTED',
-        message: expect.stringContaining(
-          'expected an unquantized checkpoint to quantize to fp4, got one in nf4',
-        ),
+        message: expect.stringContaining('expected an unquantized model to quantize to fp4, got one in nf4'),
       });
       const path = join(folder, 'config.json');
       const config = JSON.parse(await readFile(path, 'utf8'));

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {Checkpointing} from '../../ops/checkpoint.ts';
 import {decoderStackGradOp, decoderStackOp} from '../../ops/decoderStack.ts';
+import type {GradientCheckpointing} from '../../ops/gradientCheckpoint.ts';
 import type {PreparedStack, ProjectionAttributes, StackAttributes} from '../../ops/stackBlock.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 import {keepOnCard} from './keepOnCard.ts';
@@ -9,7 +9,7 @@ import type {Ops} from './runOps.ts';
 import {DataType, type Handle, type OpAttribute} from './tensorflowBackend.ts';
 
 /** As `Checkpointing` in native/cuda/engine.h. */
-const numberOf = (checkpointing: Checkpointing): number =>
+const numberOf = (checkpointing: GradientCheckpointing): number =>
   checkpointing === 'offload' ? 2 : Number(checkpointing);
 
 /** `DecoderStack` (layers/ops/decoderStack.ts). Second output, if it is recorded: what backward needs, in words of no meaning here. */

@@ -20,7 +20,7 @@ import {
   outputWords,
   recipeCheckpoint,
   sameRecipeWith,
-} from './outputFolder.ts';
+} from './outputWishes.ts';
 import {assertOwnResults} from './ownResults.ts';
 import {planOf, type RecipePlan} from './planOf.ts';
 import type {Recipe} from './recipe.ts';

@@ -1,4 +1,4 @@
-import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
@@ -30,7 +30,7 @@ export type Recipe = RecipeArguments & {
     /** What large products are multiplied in; each backend takes the nearest it has. */
     computeDtype: ComputeDtype;
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
-    gradientCheckpointing: Checkpointing;
+    gradientCheckpointing: GradientCheckpointing;
   };
   lora: {alpha: number};
   compile: {schedule: {name: ScheduleName} & ScheduleArgs};

@@ -1,6 +1,6 @@
 import {newestCheckpoint} from '../../training/output/checkpointFolder.ts';
 import {trainedRecipe} from './modelInUse.ts';
-import type {CommandWith} from './outputFolder.ts';
+import type {CommandWith} from './outputWishes.ts';
 import type {Recipe} from './recipe.ts';
 
 /** What a run was at when it was asked to stop. */

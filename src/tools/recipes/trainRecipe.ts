@@ -12,7 +12,7 @@ import {predictDataset} from '../evaluation/predictDataset.ts';
 import {formatPlan} from './formatPlan.ts';
 import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
-import {outputWishes, outputWords, sameRecipeWith} from './outputFolder.ts';
+import {outputWishes, outputWords, sameRecipeWith} from './outputWishes.ts';
 import {nameScoredModel} from './ownResults.ts';
 import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';

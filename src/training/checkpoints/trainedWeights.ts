@@ -2,8 +2,8 @@ import {existsSync, rmSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {SafetensorsCheckpoint} from '../../../quant/safetensors/safetensorsCheckpoint.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import {SafetensorsFolder} from '../../../quant/safetensors/safetensorsFolder.ts';
 import {toFloat32} from '../../../quant/safetensors/toFloat32.ts';
 import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
@@ -117,7 +117,7 @@ function openTrained(folder: string) {
     if (!existsSync(path)) continue;
     return Object.assign(SafetensorsFile.open(path), {isTrainedOnly: true});
   }
-  return Object.assign(SafetensorsCheckpoint.open(folder), {isTrainedOnly: false});
+  return Object.assign(SafetensorsFolder.open(folder), {isTrainedOnly: false});
 }
 
 /** @throws TfjsLoraError `NON_FINITE` naming a trained weight that holds NaN or infinity */

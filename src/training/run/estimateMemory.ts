@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import {attentionOp} from '../../../layers/ops/attention.ts';
-import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
 import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
@@ -15,7 +15,7 @@ import {type DecoderShape, stackMemory} from './stackMemory.ts';
 /** A decoder of Llama's kind, with or without allocated weights. */
 export interface EstimableModel {
   readonly config: DecoderShape;
-  readonly gradientCheckpointing: Checkpointing;
+  readonly gradientCheckpointing: GradientCheckpointing;
   /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
   namedParameters(): Map<string, StoredWeight>;
   adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
@@ -39,7 +39,7 @@ export interface EstimateArgs {
   /** Default AdamW's: 8 bytes a trained weight. */
   optimizer?: tf.Optimizer;
   /** Default the model's. */
-  gradientCheckpointing?: Checkpointing;
+  gradientCheckpointing?: GradientCheckpointing;
   /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
   gradientAccumulationSteps?: number;
 }
@@ -111,7 +111,7 @@ function bytesOfStack(
   model: EstimableModel,
   batchSize: number,
   length: number,
-  checkpointing: Checkpointing,
+  checkpointing: GradientCheckpointing,
 ): Activations {
   const ranks = new Map<string, number>();
   for (const [path, {adapters}] of model.adaptedLayers?.() ?? []) {
@@ -156,7 +156,7 @@ function bytesOfComposed(
   model: EstimableModel,
   batchSize: number,
   sequenceLength: number,
-  isRecomputed: Checkpointing,
+  isRecomputed: GradientCheckpointing,
 ): Activations {
   const positions = batchSize * sequenceLength;
   const {hiddenSize, numHiddenLayers, vocabSize} = model.config;

@@ -1,4 +1,4 @@
-import type {Checkpointing} from '../../../layers/ops/checkpoint.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
 
 const MIB = 2 ** 20;
 const FLOAT = 4;
@@ -47,7 +47,7 @@ export function stackMemory(
   ranks: ReadonlyMap<string, number>,
   batchSize: number,
   sequenceLength: number,
-  checkpointing: Checkpointing,
+  checkpointing: GradientCheckpointing,
   isHeadUnpacked: boolean,
 ): StackMemory {
   const {hiddenSize: hidden, intermediateSize: intermediate, numAttentionHeads: heads, vocabSize} = config;

@@ -2,7 +2,7 @@ import {cp, mkdir, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
-import {SafetensorsCheckpoint} from '../../../quant/safetensors/safetensorsCheckpoint.ts';
+import {SafetensorsFolder} from '../../../quant/safetensors/safetensorsFolder.ts';
 import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {errorOf, inFolder, logitsOf, tinyLlama} from '../tinyLlama.ts';
@@ -128,7 +128,7 @@ describe('a damaged folder', () => {
 
   /** A change of the tensors in the file. */
   const tensors = (edit: (tensors: Tensors) => void) => async (folder: string) => {
-    const checkpoint = SafetensorsCheckpoint.open(folder);
+    const checkpoint = SafetensorsFolder.open(folder);
     const all: Tensors = new Map(
       checkpoint.names().map((name) => {
         const {shape} = checkpoint.info(name);

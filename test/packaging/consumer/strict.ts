@@ -8,7 +8,7 @@ import {type Batch, type CausalLM, countParameters, LlamaForCausalLM, registerMo
 import {NamedStateOptimizer} from 'tfjs-lora/optimizers';
 import {plotLoss} from 'tfjs-lora/plots';
 import type {StorageDtype} from 'tfjs-lora/quant';
-import {type SafetensorsCheckpoint, SafetensorsFile, TfjsLoraError} from 'tfjs-lora/quant';
+import {SafetensorsFile, type SafetensorsFolder, TfjsLoraError} from 'tfjs-lora/quant';
 import {type Recipe, trainRecipe} from 'tfjs-lora/recipes';
 import {type ServeOptions, serveModel} from 'tfjs-lora/serve';
 
@@ -93,7 +93,7 @@ export function shapesOf(path: string): Map<string, readonly number[]> {
   return shapes;
 }
 
-export function namesOf(checkpoint: SafetensorsCheckpoint): string[] {
+export function namesOf(checkpoint: SafetensorsFolder): string[] {
   return [...checkpoint.names()];
 }
 

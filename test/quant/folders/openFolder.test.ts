@@ -5,7 +5,7 @@ import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
 import {readText, type WritableFolder} from '../../../quant/folders/folder.ts';
 import {folderToWrite, openFolder} from '../../../quant/folders/openFolder.ts';
-import {SafetensorsCheckpoint, type TensorToWrite} from '../../../quant/index.ts';
+import {SafetensorsFolder, type TensorToWrite} from '../../../quant/index.ts';
 import {temporaryFolder} from '../safetensors/temporaryFolder.ts';
 import {thrownBy} from '../safetensors/thrownBy.ts';
 
@@ -51,7 +51,7 @@ async function sharded(): Promise<Map<string, Blob>> {
   return files;
 }
 
-async function expectTensors(checkpoint: SafetensorsCheckpoint): Promise<void> {
+async function expectTensors(checkpoint: SafetensorsFolder): Promise<void> {
   for (const {name, data} of TENSORS) {
     expect(new Float32Array((await checkpoint.load(name)).buffer as ArrayBuffer)).toEqual(data);
   }
@@ -89,12 +89,12 @@ test('a checkpoint is read from files, from a browser’s list of files, from th
   for (const [name, blob] of files) await disk.write(name, new Uint8Array(await blob.arrayBuffer()));
   const list = [...files].map(([name, blob]) => new File([blob], name));
   for (const source of [files, list, path]) {
-    await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(source)));
+    await expectTensors(await SafetensorsFolder.fromFolder(openFolder(source)));
   }
   for (const missing of ['page', 404] as const) {
     const asked = await withServer(files, missing, async (url) => {
-      await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(url)));
-      await expectTensors(await SafetensorsCheckpoint.fromFolder(openFolder(new URL(`${url}/?token=1`))));
+      await expectTensors(await SafetensorsFolder.fromFolder(openFolder(url)));
+      await expectTensors(await SafetensorsFolder.fromFolder(openFolder(new URL(`${url}/?token=1`))));
       expect(await readText(openFolder(url), 'config.json')).toBeUndefined();
     });
     expect(asked).toHaveLength(2 * 4 + 1); // each file once
@@ -117,7 +117,7 @@ test('a Blob is read by waiting only', async () => {
 test('damage and absence are named', async () => {
   const files = await sharded();
   const errorOf = (source: Parameters<typeof openFolder>[0], baseName?: string) =>
-    thrownBy(() => SafetensorsCheckpoint.fromFolder(openFolder(source), baseName));
+    thrownBy(() => SafetensorsFolder.fromFolder(openFolder(source), baseName));
 
   const short = new Map(files).set('model-00001-of-00002.safetensors', new Blob([new Uint8Array(20)]));
   expect(await errorOf(short)).toMatchObject({

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
 import fc from 'fast-check';
-import {SafetensorsCheckpoint, type TensorToWrite, writeShardedSafetensors} from '../../../quant/index.ts';
+import {SafetensorsFolder, type TensorToWrite, writeShardedSafetensors} from '../../../quant/index.ts';
 import {fixture, golden} from '../fixtures/golden.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
 import {thrownBy} from './thrownBy.ts';
@@ -46,7 +46,7 @@ test('writes one file without an index when all fits', async () => {
 test('writes one empty file for no tensors', async () => {
   const folder = temporaryFolder();
   expect((await writeShardedSafetensors(folder, [])).files).toEqual(['model.safetensors']);
-  const checkpoint = SafetensorsCheckpoint.open(folder);
+  const checkpoint = SafetensorsFolder.open(folder);
   expect(checkpoint.names()).toEqual([]);
   checkpoint.close();
 });
@@ -104,7 +104,7 @@ test('reads back whatever the sizes and the limit', async () => {
         const tensors = sizes.map((size, i) => u8(`t${i}`, size, i));
         const {files, totalSize} = await writeShardedSafetensors(folder, tensors, {maxShardBytes: limit});
         expect(totalSize).toBe(sizes.reduce((a, b) => a + b, 0));
-        const checkpoint = SafetensorsCheckpoint.open(folder);
+        const checkpoint = SafetensorsFolder.open(folder);
         // Nothing of the last round's save is left.
         const present = fs.readdirSync(folder).filter((name) => name.endsWith('.safetensors'));
         expect(present.sort()).toEqual([...files].sort());
@@ -168,7 +168,7 @@ test('a save interrupted while its files take their places is refused, not mixed
   await expect(save(2)).rejects.toThrow(/rename/);
   fs.rmSync(second, {recursive: true});
   expect(fs.readdirSync(folder)).toEqual(['model-00001-of-00002.safetensors']);
-  expect((await thrownBy(() => SafetensorsCheckpoint.open(folder))).code).toBe('FILE_NOT_FOUND');
+  expect((await thrownBy(() => SafetensorsFolder.open(folder))).code).toBe('FILE_NOT_FOUND');
 });
 
 test('refuses a name used in two shards, before writing', async () => {

@@ -3,7 +3,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {parse} from 'yaml';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
-import {SafetensorsCheckpoint} from '../../../../quant/safetensors/safetensorsCheckpoint.ts';
+import {SafetensorsFolder} from '../../../../quant/safetensors/safetensorsFolder.ts';
 import {Llama} from '../../../../src/index.ts';
 import {type ExportArgs, exportModel} from '../../../../src/tools/recipes/exportModel.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
@@ -121,7 +121,7 @@ test('another type is loaded, merged and written', () =>
   inFolder(async (folder) => {
     const {model, first, exportDir} = await makeSources(folder);
     await exportModel({model, adapters: [first], exportDir, dtype: 'float32'});
-    const checkpoint = SafetensorsCheckpoint.open(exportDir);
+    const checkpoint = SafetensorsFolder.open(exportDir);
     expect(checkpoint.info('model.layers.0.self_attn.q_proj.weight').dtype).toBe('F32');
     checkpoint.close();
     const llama = await Llama.fromPretrained(model, {dtype: 'float32'});

@@ -16,7 +16,7 @@ import type {TensorInfo} from './safetensorsHeader.ts';
  * A tensor that lies in a listed shard without being listed itself is read too, as transformers does; one that two
  * shards hold is read from the shard the index names.
  */
-export class SafetensorsCheckpoint {
+export class SafetensorsFolder {
   readonly folder: string;
   /** The opened files, in the order of their names. */
   readonly files: readonly SafetensorsFile[];
@@ -33,20 +33,20 @@ export class SafetensorsCheckpoint {
   }
 
   /**
-   * Opens and checks every file of the checkpoint; they stay open until {@link close}.
+   * Opens and checks every file of the model; they stay open until {@link close}.
    *
    * @param baseName the files' name before `.safetensors`, default `model`
    * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder holds neither file or lacks a shard; `CORRUPT_FILE` when
    *   a file or the index is damaged; `MISSING_TENSOR` when a shard lacks a tensor the index says it has
    */
-  static open(folder: string, baseName = 'model'): SafetensorsCheckpoint {
+  static open(folder: string, baseName = 'model'): SafetensorsFolder {
     const single = join(folder, `${baseName}.safetensors`);
     if (fs.existsSync(single)) {
       const file = SafetensorsFile.open(single);
-      return new SafetensorsCheckpoint(folder, [file], new Map(file.names().map((name) => [name, file])));
+      return new SafetensorsFolder(folder, [file], new Map(file.names().map((name) => [name, file])));
     }
     const indexPath = join(folder, `${baseName}.safetensors.index.json`);
-    if (!fs.existsSync(indexPath)) throw noCheckpoint(folder, baseName, listedOnDisk(folder));
+    if (!fs.existsSync(indexPath)) throw noTensors(folder, baseName, listedOnDisk(folder));
     const weightMap = readWeightMap(readIndex(indexPath), indexPath);
     const shards = new Map<string, SafetensorsFile>();
     try {
@@ -54,7 +54,7 @@ export class SafetensorsCheckpoint {
         if (!fs.existsSync(join(folder, shard))) throw missingShard(folder, shard, indexPath);
         shards.set(shard, SafetensorsFile.open(join(folder, shard)));
       }
-      return SafetensorsCheckpoint.ofShards(folder, indexPath, weightMap, shards);
+      return SafetensorsFolder.ofShards(folder, indexPath, weightMap, shards);
     } catch (error) {
       for (const file of shards.values()) file.close();
       throw error;
@@ -66,20 +66,16 @@ export class SafetensorsCheckpoint {
    *
    * @throws TfjsLoraError as {@link open}
    */
-  static async fromFolder(folder: Folder, baseName = 'model'): Promise<SafetensorsCheckpoint> {
+  static async fromFolder(folder: Folder, baseName = 'model'): Promise<SafetensorsFolder> {
     const single = `${baseName}.safetensors`;
     if (await folder.has(single)) {
       const file = await folder.openSafetensors(single);
-      return new SafetensorsCheckpoint(
-        folder.path,
-        [file],
-        new Map(file.names().map((name) => [name, file])),
-      );
+      return new SafetensorsFolder(folder.path, [file], new Map(file.names().map((name) => [name, file])));
     }
     const indexName = `${baseName}.safetensors.index.json`;
     const indexPath = folder.pathOf(indexName);
     const index = await readText(folder, indexName);
-    if (index === undefined) throw noCheckpoint(folder.path, baseName, listed(await folder.names()));
+    if (index === undefined) throw noTensors(folder.path, baseName, listed(await folder.names()));
     const weightMap = readWeightMap(index, indexPath);
     const shards = new Map<string, SafetensorsFile>();
     try {
@@ -87,7 +83,7 @@ export class SafetensorsCheckpoint {
         if (!(await folder.has(shard))) throw missingShard(folder.path, shard, indexPath);
         shards.set(shard, await folder.openSafetensors(shard));
       }
-      return SafetensorsCheckpoint.ofShards(folder.path, indexPath, weightMap, shards);
+      return SafetensorsFolder.ofShards(folder.path, indexPath, weightMap, shards);
     } catch (error) {
       for (const file of shards.values()) file.close();
       throw error;
@@ -99,7 +95,7 @@ export class SafetensorsCheckpoint {
     indexPath: string,
     weightMap: ReadonlyMap<string, string>,
     shards: ReadonlyMap<string, SafetensorsFile>,
-  ): SafetensorsCheckpoint {
+  ): SafetensorsFolder {
     const files = [...shards.values()];
     const fileOfTensor = new Map<string, SafetensorsFile>();
     for (const file of files) for (const name of file.names()) fileOfTensor.set(name, file);
@@ -108,7 +104,7 @@ export class SafetensorsCheckpoint {
       if (!file.has(name)) throw absentFromShard(name, file, indexPath);
       fileOfTensor.set(name, file);
     }
-    return new SafetensorsCheckpoint(folder, files, fileOfTensor);
+    return new SafetensorsFolder(folder, files, fileOfTensor);
   }
 
   /** Names of all tensors, file by file in the order of their bytes: reading them in this order reads forwards. */
@@ -132,7 +128,7 @@ export class SafetensorsCheckpoint {
       const nearest = nearestNames(name, this.fileOfTensor.keys()).join(', ') || 'none, it has no tensors';
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `Tensor ${show(name)} [${this.folder}]: expected it in the checkpoint, got no such name. ` +
+        `Tensor ${show(name)} [${this.folder}]: expected it in the folder, got no such name. ` +
           `Nearest: ${nearest}.`,
       );
     }
@@ -210,7 +206,7 @@ function readWeightMap(text: string, indexPath: string): Map<string, string> {
       throw corruptFile(entry, indexPath, `expected a file name, got ${show(shard)}`);
     }
     if (!isPlainFileName(shard)) {
-      const advice = 'A shard must lie beside its index: get the checkpoint from a source you trust.';
+      const advice = 'A shard must lie beside its index: get the model from a source you trust.';
       throw corruptFile(entry, indexPath, `expected a plain file name, got ${show(shard)}`, advice);
     }
   }
@@ -226,13 +222,13 @@ function isPlainFileName(name: string): boolean {
   return name !== '' && name !== '.' && name !== '..' && !/[/\\:\0]/.test(name);
 }
 
-/** What to say of a folder that holds no checkpoint, and what to do about it. */
+/** What to say of a folder that holds no model files, and what to do about it. */
 interface Listed {
   got: string;
   advice: string;
 }
 
-function noCheckpoint(folder: string, baseName: string, {got, advice}: Listed): TfjsLoraError {
+function noTensors(folder: string, baseName: string, {got, advice}: Listed): TfjsLoraError {
   const wanted = `${baseName}.safetensors or ${baseName}.safetensors.index.json`;
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
@@ -270,7 +266,7 @@ function missingShard(folder: string, shard: string, indexPath: string): TfjsLor
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
     `Shard ${show(shard)} [${folder}]: expected it because ${indexPath} lists it, got no such file. ` +
-      'Download the whole checkpoint.',
+      'Download the whole model.',
   );
 }
 

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import {join} from 'node:path';
 import fc from 'fast-check';
-import {SafetensorsCheckpoint, TfjsLoraError} from '../../../quant/index.ts';
+import {SafetensorsFolder, TfjsLoraError} from '../../../quant/index.ts';
 import {fixture, golden} from '../fixtures/golden.ts';
 import {rawSafetensors} from './rawSafetensors.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
@@ -36,7 +36,7 @@ const TWO_SHARDS = {
 };
 
 test('reads the shards that transformers wrote', () => {
-  const checkpoint = SafetensorsCheckpoint.open(fixture('sharded'));
+  const checkpoint = SafetensorsFolder.open(fixture('sharded'));
   const {tensors} = golden.sharded;
   expect(checkpoint.files.length).toBe(12);
   expect(checkpoint.names().sort()).toEqual(Object.keys(tensors).sort());
@@ -49,7 +49,7 @@ test('reads the shards that transformers wrote', () => {
 });
 
 test('reads, in part and into the caller’s memory, from the right shard', () => {
-  const checkpoint = SafetensorsCheckpoint.open(folderWith(TWO_SHARDS));
+  const checkpoint = SafetensorsFolder.open(folderWith(TWO_SHARDS));
   expect(checkpoint.names()).toEqual(['a', 'c', 'b']);
   expect(checkpoint.has('b')).toBe(true);
   expect(checkpoint.has('d')).toBe(false);
@@ -62,7 +62,7 @@ test('reads, in part and into the caller’s memory, from the right shard', () =
 });
 
 test('prefers the single file to an index beside it', () => {
-  const checkpoint = SafetensorsCheckpoint.open(
+  const checkpoint = SafetensorsFolder.open(
     folderWith({...TWO_SHARDS, 'model.safetensors': shard({only: 1})}),
   );
   expect(checkpoint.names()).toEqual(['only']);
@@ -71,7 +71,7 @@ test('prefers the single file to an index beside it', () => {
 
 test('finds files of another base name', () => {
   const folder = folderWith({'adapter_model.safetensors': shard({x: 1})});
-  const checkpoint = SafetensorsCheckpoint.open(folder, 'adapter_model');
+  const checkpoint = SafetensorsFolder.open(folder, 'adapter_model');
   expect([...checkpoint.read('x')]).toEqual([1]);
   checkpoint.close();
 });
@@ -83,7 +83,7 @@ test('reads unlisted tensors of a listed shard, and the listed copy of one that 
     '2.safetensors': shard({b: 2, a: 8}),
     '3.safetensors': shard({unlisted: 1}),
   });
-  const checkpoint = SafetensorsCheckpoint.open(folder);
+  const checkpoint = SafetensorsFolder.open(folder);
   expect(checkpoint.names()).toEqual(['a', 'extra', 'b']);
   expect([...checkpoint.read('a')]).toEqual([1]);
   expect([...checkpoint.read('extra')]).toEqual([9]);
@@ -91,7 +91,7 @@ test('reads unlisted tensors of a listed shard, and the listed copy of one that 
 });
 
 test('a missing tensor names the nearest', async () => {
-  const checkpoint = SafetensorsCheckpoint.open(fixture('sharded'));
+  const checkpoint = SafetensorsFolder.open(fixture('sharded'));
   const error = await thrownBy(() => checkpoint.read('model.layers.0.self_attn.q_prj.weight'));
   expect(error.code).toBe('MISSING_TENSOR');
   expect(error.message).toMatch(/Nearest: model\.layers\.0\.self_attn\.q_proj\.weight/);
@@ -99,7 +99,7 @@ test('a missing tensor names the nearest', async () => {
 });
 
 test('a closed checkpoint does not read', async () => {
-  const checkpoint = SafetensorsCheckpoint.open(folderWith(TWO_SHARDS));
+  const checkpoint = SafetensorsFolder.open(folderWith(TWO_SHARDS));
   checkpoint.close();
   checkpoint.close();
   expect((await thrownBy(() => checkpoint.read('b'))).code).toBe('DISPOSED');
@@ -199,7 +199,7 @@ describe('open refuses', () => {
     const folder = folderWith(files);
     const openFiles = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0);
     const before = openFiles();
-    const error = await thrownBy(() => SafetensorsCheckpoint.open(folder));
+    const error = await thrownBy(() => SafetensorsFolder.open(folder));
     expect(error.message).toMatch(message);
     expect(error.message).toContain(folder);
     expect(error.code).toBe(code);
@@ -207,7 +207,7 @@ describe('open refuses', () => {
   });
 
   test('a folder that does not exist', async () => {
-    const error = await thrownBy(() => SafetensorsCheckpoint.open('/nowhere/at/all'));
+    const error = await thrownBy(() => SafetensorsFolder.open('/nowhere/at/all'));
     expect(error.code).toBe('FILE_NOT_FOUND');
     expect(error.message).toMatch(/Checkpoint folder \[\/nowhere\/at\/all\]: .*ENOENT/);
   });
@@ -226,7 +226,7 @@ test('any index gives a checkpoint or a TfjsLoraError', () => {
     fc.property(text, (content) => {
       fs.writeFileSync(join(folder, INDEX), content);
       try {
-        const checkpoint = SafetensorsCheckpoint.open(folder);
+        const checkpoint = SafetensorsFolder.open(folder);
         for (const name of checkpoint.names()) expect(checkpoint.read(name).length).toBe(1);
         checkpoint.close();
       } catch (error) {

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {checkpoint} from '../../../layers/ops/checkpoint.ts';
 import {customGradient} from '../../../layers/ops/customGradient.ts';
+import {gradientCheckpoint} from '../../../layers/ops/gradientCheckpoint.ts';
 import {keptResults} from '../../../layers/ops/keptResults.ts';
 import {loraLinear} from '../../../layers/ops/loraLinear.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
@@ -51,7 +51,7 @@ describeEachBackend('checkpoint', () => {
   test('equals the plain tape for inputs; constants need no gradient', () => {
     const [weight, shift] = [normal([4, 4], 1), normal([4], 2)];
     expectSameFunction(
-      (x) => checkpoint((y, c) => tf.tidy(() => block(y, weight, c)), [x], {constants: [shift]}),
+      (x) => gradientCheckpoint((y, c) => tf.tidy(() => block(y, weight, c)), [x], {constants: [shift]}),
       (x) => block(x, weight, shift),
       [normal([3, 4], 3)],
     );
@@ -74,7 +74,7 @@ describeEachBackend('checkpoint', () => {
     const doubled = (f: (x: tf.Tensor) => tf.Tensor) => (x: tf.Tensor) =>
       tf.tidy(() => tf.mul(f(tf.sin(x)), 2));
     const op = (x: tf.Tensor) =>
-      checkpoint(
+      gradientCheckpoint(
         doubled((y) => costly(costly(y))),
         [x],
       );
@@ -91,7 +91,7 @@ describeEachBackend('checkpoint', () => {
       costly(x);
       throw new Error('stop');
     };
-    expectNoLeak(() => expect(() => tf.tidy(() => checkpoint(failing, [x]))).toThrow('stop'));
+    expectNoLeak(() => expect(() => tf.tidy(() => gradientCheckpoint(failing, [x]))).toThrow('stop'));
   });
 
   test('trained variables, a stack of blocks in variableGrads, run twice', () => {
@@ -102,7 +102,7 @@ describeEachBackend('checkpoint', () => {
         let h = x as tf.Tensor;
         for (const weight of weights) {
           h = recomputed
-            ? checkpoint((y, c) => tf.tidy(() => block(y, weight, c)), [h], {
+            ? gradientCheckpoint((y, c) => tf.tidy(() => block(y, weight, c)), [h], {
                 variables: [weight],
                 constants: [shift],
               })
@@ -131,7 +131,9 @@ describeEachBackend('checkpoint', () => {
     const unused = tf.variable(normal([2], 1));
     const {grads} = tf.variableGrads(
       () =>
-        tf.sum(checkpoint((x) => tf.square(x), [tf.tensor1d([1, 2])], {variables: [unused]})) as tf.Scalar,
+        tf.sum(
+          gradientCheckpoint((x) => tf.square(x), [tf.tensor1d([1, 2])], {variables: [unused]}),
+        ) as tf.Scalar,
       [unused],
     );
     expectClose(grads[unused.name], [0, 0]);
@@ -142,7 +144,7 @@ describeEachBackend('checkpoint', () => {
     const weight = tf.variable(normal([4, 4], 1));
     const x = normal([2, 4], 2);
     const inner = (y: tf.Tensor) =>
-      checkpoint(
+      gradientCheckpoint(
         (z) => tf.tidy(() => tf.tanh(tf.matMul(z as tf.Tensor2D, weight as tf.Tensor as tf.Tensor2D))),
         [y],
         {
@@ -150,7 +152,9 @@ describeEachBackend('checkpoint', () => {
         },
       );
     const nested = () =>
-      tf.sum(checkpoint((y) => tf.tidy(() => inner(inner(y))), [x], {variables: [weight]})) as tf.Scalar;
+      tf.sum(
+        gradientCheckpoint((y) => tf.tidy(() => inner(inner(y))), [x], {variables: [weight]}),
+      ) as tf.Scalar;
     const plainly = () => {
       const once = (y: tf.Tensor) => tf.tanh(tf.matMul(y as tf.Tensor2D, weight as tf.Tensor as tf.Tensor2D));
       return tf.sum(once(once(x))) as tf.Scalar;
@@ -167,7 +171,7 @@ describeEachBackend('checkpoint', () => {
       if (calls++ > 0) throw new Error('second run');
       return tf.square(x);
     };
-    expect(() => tf.grad((x) => checkpoint(failing, [x]))(tf.scalar(2))).toThrow('second run');
+    expect(() => tf.grad((x) => gradientCheckpoint(failing, [x]))(tf.scalar(2))).toThrow('second run');
     expectClose(tf.grad((x) => tf.square(x))(tf.scalar(3)), [6]);
   });
 
@@ -191,7 +195,7 @@ describeEachBackend('checkpoint', () => {
         const grad = tf.grad((x) => {
           let h = x;
           for (let i = 0; i < 6; i++)
-            h = recomputed ? checkpoint((y) => tf.tidy(() => deep(y)), [h]) : deep(h);
+            h = recomputed ? gradientCheckpoint((y) => tf.tidy(() => deep(y)), [h]) : deep(h);
           return h;
         })(x);
         grad.dispose();

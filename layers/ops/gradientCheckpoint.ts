@@ -7,7 +7,7 @@ import {keepResults, replayResults} from './keptResults.ts';
 import {engineState} from './tfjsInternals.ts';
 
 /** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in memory of the host. */
-export type Checkpointing = boolean | 'offload';
+export type GradientCheckpointing = boolean | 'offload';
 
 /**
  * Runs `block` keeping only its inputs for backward, and the results of ops that ask for it (`keptResults`); there it is run
@@ -21,7 +21,7 @@ export type Checkpointing = boolean | 'offload';
  *   `block` needs that get no gradient, such as masks and tables; `isOffloaded`: the inputs must wait in memory of the host
  * @throws TfjsLoraError `UNSUPPORTED` if they must and the backend computes on a graphics card: reading them would wait for it
  */
-export function checkpoint<T extends tf.Tensor>(
+export function gradientCheckpoint<T extends tf.Tensor>(
   block: (...tensors: tf.Tensor[]) => T,
   inputs: tf.Tensor[],
   {

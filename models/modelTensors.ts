@@ -1,43 +1,43 @@
 import type {Folder} from '../quant/folders/folder.ts';
-import {SafetensorsCheckpoint} from '../quant/safetensors/safetensorsCheckpoint.ts';
 import type {SafetensorsFile} from '../quant/safetensors/safetensorsFile.ts';
+import {SafetensorsFolder} from '../quant/safetensors/safetensorsFolder.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 
-/** What a decoder without its head is made of, in a checkpoint that leaves the `model.` before them out. */
+/** What a decoder without its head is made of, in files that leave the `model.` before them out. */
 const DECODER_PARTS = new Set(['embed_tokens', 'layers', 'norm', 'rotary_emb']);
 const EMBEDDING = 'model.embed_tokens.weight';
 const HEAD = 'lm_head.weight';
 
 /**
- * A checkpoint's tensors under the names that a causal language model gives its weights, whichever way they are stored,
- * as transformers reads them: with the decoder's `model.` before them or without; the one matrix of a tied head under
+ * The tensors of a model's files under the names that a causal language model gives its weights, whichever way they are
+ * stored, as transformers reads them: with the decoder's `model.` before them or without; the one matrix of a tied head under
  * the embedding's name or under the head's.
  */
-export class ModelCheckpoint {
+export class ModelTensors {
   /** Names in the files by the model's. */
   private readonly stored = new Map<string, string>();
 
   /** @param isTied whether the config says that head and embedding are one */
   private constructor(
-    private readonly checkpoint: SafetensorsCheckpoint,
+    private readonly files: SafetensorsFolder,
     isTied: boolean,
   ) {
-    const names = checkpoint.names();
+    const names = files.names();
     const isHeadOnly = isTied && !names.some((name) => withPrefix(name) === EMBEDDING);
     for (const name of names) {
       const whole = isHeadOnly && name === HEAD ? EMBEDDING : withPrefix(name);
-      this.stored.set(checkpoint.has(whole) ? name : whole, name);
+      this.stored.set(files.has(whole) ? name : whole, name);
     }
   }
 
-  /** @throws TfjsLoraError as `SafetensorsCheckpoint.fromFolder` */
-  static async fromFolder(folder: Folder, isTied: boolean): Promise<ModelCheckpoint> {
-    return new ModelCheckpoint(await SafetensorsCheckpoint.fromFolder(folder), isTied);
+  /** @throws TfjsLoraError as `SafetensorsFolder.fromFolder` */
+  static async fromFolder(folder: Folder, isTied: boolean): Promise<ModelTensors> {
+    return new ModelTensors(await SafetensorsFolder.fromFolder(folder), isTied);
   }
 
   get folder(): string {
-    return this.checkpoint.folder;
+    return this.files.folder;
   }
 
   /** In the order of the files' bytes. */
@@ -50,23 +50,23 @@ export class ModelCheckpoint {
   }
 
   info(name: string): TensorInfo {
-    return this.checkpoint.info(this.nameInFile(name));
+    return this.files.info(this.nameInFile(name));
   }
 
   fileOf(name: string): SafetensorsFile {
-    return this.checkpoint.fileOf(this.nameInFile(name));
+    return this.files.fileOf(this.nameInFile(name));
   }
 
   load(name: string): Promise<Uint8Array> {
-    return this.checkpoint.load(this.nameInFile(name));
+    return this.files.load(this.nameInFile(name));
   }
 
   read(name: string): Uint8Array {
-    return this.checkpoint.read(this.nameInFile(name));
+    return this.files.read(this.nameInFile(name));
   }
 
   close(): void {
-    this.checkpoint.close();
+    this.files.close();
   }
 
   /** Whether a head is stored beside the embedding and is another matrix, so that the two cannot be one. */
