@@ -11,6 +11,7 @@ import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {settingsOf, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
+import {declareQuantized, resolveQuantizationOptions} from '../../models/quantization.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {installAbsentDevice} from './absentDevice.ts';
 import {checkCard} from './checkCard.ts';
@@ -66,8 +67,12 @@ const results: Record<string, unknown> = {};
 
 async function makeModel(quantization: string): Promise<Llama> {
   const model = Llama.fromConfig(shape, {dtype, allocate: false});
+  if (quantization !== 'none')
+    declareQuantized(
+      model,
+      resolveQuantizationOptions('quantize', {type: quantization as 'nf4', doubleQuant: true}),
+    );
   fillWithRandomWeights(model.layers);
-  if (quantization !== 'none') await model.quantize({type: quantization as 'nf4', doubleQuant: true});
   return model;
 }
 

@@ -5,15 +5,42 @@ import {runShader} from '../../layers/kernels/webgpu/device/runShader.ts';
 import {shader} from '../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
+import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
+import {getQuantizer} from '../../quant/quantizerRegistry.ts';
 
 /** Of uniform weights whose deviation is 0.02. */
 const LARGEST = 0.0346;
 
-/** Fills a model that was built without allocating, on the device: matrices ±0.035 uniform (deviation 0.02), norms one. */
+/** Matrices that are quantized on the host, by their shapes: once for all layers. */
+const quantized = new Map<string, QuantizedMatrix>();
+
+function quantizedMatrix({logicalShape: [rows, cols], quantization}: QuantizedParameter): QuantizedMatrix {
+  const {type, computeDtype, ...options} = quantization;
+  const key = JSON.stringify([rows, cols, quantization]);
+  const known = quantized.get(key);
+  if (known) return known;
+  const pool = Float32Array.from({length: 1 << 18}, () => LARGEST * (2 * Math.random() - 1));
+  const values = new Float32Array(rows * cols);
+  for (let at = 0; at < values.length; at += pool.length)
+    values.set(pool.subarray(0, values.length - at), at);
+  const made = getQuantizer(type).quantize(values, [rows, cols], {...options, dtype: 'float32'});
+  quantized.set(key, made);
+  return made;
+}
+
+/**
+ * Fills a model that was built without allocating: matrices ±0.035 uniform (deviation 0.02), of 16 bits on the device, and norms
+ * one.
+ */
 export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
   let seed = 1;
   for (const [, parameter] of namedParameters(layers)) {
     const {logicalShape: shape, storage} = parameter;
+    if (parameter instanceof QuantizedParameter) {
+      parameter.writeMatrix(quantizedMatrix(parameter));
+      continue;
+    }
     if (shape.length === 1) {
       const ones = tf.ones(shape);
       parameter.write(ones);
