@@ -105,6 +105,15 @@ module.exports = {
       attention: ['device', 'products'],
       optimizers: ['device', 'elementwise'],
     }),
+    ...wings('layers/kernels/tensorflow', {
+      device: [],
+      elementwise: ['device'],
+      weights: ['device'],
+      products: ['device', 'weights'],
+      attention: ['device', 'elementwise'],
+      optimizers: ['device'],
+      card: ['device'],
+    }),
     {
       name: 'no-cycles',
       comment:

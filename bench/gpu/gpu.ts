@@ -9,7 +9,10 @@ import {join} from 'node:path';
 import {setTimeout} from 'node:timers/promises';
 import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
-import {settingsOf, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {
+  settingsOf,
+  type TensorFlowBackend,
+} from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
 import {declareQuantized, resolveQuantizationOptions} from '../../models/quantization.ts';
 import {AdamW, Llama, useBackend} from '../../src/index.ts';

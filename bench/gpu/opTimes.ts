@@ -3,7 +3,7 @@ import {
   DataType,
   type Handle,
   type TensorFlowBackend,
-} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 
 /**
  * Time by TensorFlow op and the shape of its result while `run` runs, each op waited for: what an op takes on the card and the

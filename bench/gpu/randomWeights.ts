@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {runOps} from '../../layers/kernels/tensorflow/runOps.ts';
-import {DataType, type TensorFlowBackend} from '../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {runOps} from '../../layers/kernels/tensorflow/device/runOps.ts';
+import {DataType, type TensorFlowBackend} from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {runShader} from '../../layers/kernels/webgpu/device/runShader.ts';
 import {shader} from '../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';

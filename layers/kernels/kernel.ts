@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Op} from '../ops/op.ts';
 import type {CpuBackend} from './cpu/cpuBackend.ts';
-import type {TensorFlowBackend} from './tensorflow/tensorflowBackend.ts';
+import type {TensorFlowBackend} from './tensorflow/device/tensorflowBackend.ts';
 import type {WasmBackend} from './wasm/wasmBackend.ts';
 import type {WebGPUBackend} from './webgpu/device/webgpuBackend.ts';
 

@@ -1,13 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {chainStarters} from '../../ops/tokenChain.ts';
 import {replaceKernel} from '../replaceKernel.ts';
-import {decoderStack, decoderStackGrad} from './decoderStack.ts';
-import {decodeStack} from './decodeStack.ts';
-import {greedyChoice} from './greedyChoice.ts';
-import {linearCrossEntropy} from './linearCrossEntropy.ts';
-import {optimizerUpdates} from './optimizerUpdates.ts';
-import {settingsOf, type TensorFlowBackend} from './tensorflowBackend.ts';
-import {chainStarter} from './tokenChain.ts';
+import {decoderStack, decoderStackGrad} from './card/decoderStack.ts';
+import {decodeStack} from './card/decodeStack.ts';
+import {linearCrossEntropy} from './card/linearCrossEntropy.ts';
+import {chainStarter} from './card/tokenChain.ts';
+import {settingsOf, type TensorFlowBackend} from './device/tensorflowBackend.ts';
+import {greedyChoice} from './elementwise/greedyChoice.ts';
+import {optimizerUpdates} from './optimizers/optimizerUpdates.ts';
 
 const IN_BFLOAT16 = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, linearCrossEntropy];
 const KERNELS = [optimizerUpdates, ...IN_BFLOAT16];

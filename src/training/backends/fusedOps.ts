@@ -1,5 +1,8 @@
+import {
+  settingsOf,
+  type TensorFlowBackend,
+} from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {registerCardKernels} from '../../../layers/kernels/tensorflow/registerCardKernels.ts';
-import {settingsOf, type TensorFlowBackend} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {fusedOpsSources} from './fusedOpsSources.ts';
 import {cacheFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';

@@ -1,6 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
+import {
+  settingsOf,
+  type TensorFlowBackend,
+} from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {registerTensorFlowKernels} from '../../../layers/kernels/tensorflow/registerTensorFlowKernels.ts';
-import {settingsOf, type TensorFlowBackend} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';

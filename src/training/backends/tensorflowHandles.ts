@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {
   TensorFlowBackend,
   TensorFlowBinding,
-} from '../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
 /** How many handles the addon numbers before it begins anew. */

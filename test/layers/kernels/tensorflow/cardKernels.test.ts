@@ -1,12 +1,12 @@
 import type * as tf from '@tensorflow/tfjs';
-import {decoderStack, decoderStackGrad} from '../../../../layers/kernels/tensorflow/decoderStack.ts';
-import {linearCrossEntropy} from '../../../../layers/kernels/tensorflow/linearCrossEntropy.ts';
+import {decoderStack, decoderStackGrad} from '../../../../layers/kernels/tensorflow/card/decoderStack.ts';
+import {linearCrossEntropy} from '../../../../layers/kernels/tensorflow/card/linearCrossEntropy.ts';
 import {
   DataType,
   type Handle,
   type OpAttribute,
   type TensorRecord,
-} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 
 interface Execution {
   name: string;

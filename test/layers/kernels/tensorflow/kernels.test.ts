@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {runOps} from '../../../../layers/kernels/tensorflow/runOps.ts';
-import {DataType} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {runOps} from '../../../../layers/kernels/tensorflow/device/runOps.ts';
+import {DataType} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';

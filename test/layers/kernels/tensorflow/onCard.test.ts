@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {keepOnCard} from '../../../../layers/kernels/tensorflow/keepOnCard.ts';
-import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {keepOnCard} from '../../../../layers/kernels/tensorflow/device/keepOnCard.ts';
+import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {runOps} from '../../../../layers/kernels/tensorflow/runOps.ts';
+import {runOps} from '../../../../layers/kernels/tensorflow/device/runOps.ts';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
 import {adamWUpdates} from '../../../../layers/ops/adamWUpdates.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';

@@ -1,7 +1,7 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import type {TensorFlowBackend} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';
 import {type BackendOptions, useBackend} from '../../../../src/training/backends/useBackend.ts';
 

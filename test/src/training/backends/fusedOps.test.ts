@@ -2,7 +2,10 @@ import {copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {settingsOf, type TensorFlowBackend} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+import {
+  settingsOf,
+  type TensorFlowBackend,
+} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {chooseFusedOps, FUSED_OPS_FILE} from '../../../../src/training/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../../../src/training/backends/fusedOpsSources.ts';
 import type {TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';

@@ -1,7 +1,7 @@
 import type {
   TensorFlowBackend,
   TensorRecord,
-} from '../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {guardHandles} from '../../../../src/training/backends/tensorflowHandles.ts';
 
 /** tfjs-node's backend and addon as far as numbers of handles go: each is the next of 32 bits, signed. */

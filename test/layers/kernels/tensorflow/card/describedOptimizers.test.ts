@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
 import {
   settingsOf,
   type TensorFlowBackend,
-} from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
+import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
 import {AdamW, AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
 import type {PreparedStep} from '../../../../../src/training/optimizers/namedStateOptimizer.ts';
 

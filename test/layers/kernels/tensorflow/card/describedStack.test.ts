@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
 import {
   settingsOf,
   type TensorFlowBackend,
-} from '../../../../../layers/kernels/tensorflow/tensorflowBackend.ts';
+} from '../../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
+import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/registerCardKernels.ts';
 import {PROJECTIONS} from '../../../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../../../models/generation/generate.ts';
 import {LlamaForCausalLM} from '../../../../../models/llama/llama.ts';

@@ -1,0 +1,33 @@
+import type {FourBitStorage} from '../../../ops/quantizedStorage.ts';
+import type {StoredFormat} from '../../../ops/storedMatrix.ts';
+import type {Ops} from '../device/runOps.ts';
+import {DataType, type Handle} from '../device/tensorflowBackend.ts';
+
+/** Numbers of the storage types in `native/cuda/engine.h`. */
+const KINDS: Record<StoredFormat['dtype'], number> = {
+  bfloat16: 0,
+  float16: 1,
+  nf4: 3,
+  fp4: 4,
+  int8: 5,
+};
+
+/** What the ops of a card are given of their weights beside tensors, as `native/cuda/ops.cc` reads it. */
+export interface CardPlan {
+  plan: number[];
+  numbers: number[];
+}
+
+/** Adds a weight's kind, rows, columns, block size and nested block size, and its offset. */
+export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): void {
+  const {dtype, rows, cols} = format;
+  const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitStorage>;
+  plan.push(KINDS[dtype], rows, cols, blockSize, nestedBlockSize);
+  numbers.push(offset);
+}
+
+/** A tensor of any type as float32 words, which ops of a card take: a view, kept as long as the tensor. */
+export function asWords(ops: Ops, tensor: Handle): Handle {
+  if (tensor.dtype === DataType.float32) return tensor;
+  return ops.view(tensor, 'words', () => ops.bitcast(tensor, DataType.float32));
+}
