@@ -3,7 +3,7 @@
  *
  *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
  */
-import {execFileSync, spawn} from 'node:child_process';
+import {spawn, spawnSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout} from 'node:timers/promises';
@@ -49,6 +49,7 @@ const {values: options} = parseArgs({
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
     python: {type: 'string'},
+    peer: {type: 'string', default: 'peft'},
     json: {type: 'string'},
     device: {type: 'string', default: 'best'},
   },
@@ -56,6 +57,7 @@ const {values: options} = parseArgs({
 const [batch, length, rank] = [options.batch, options.length, options.rank].map(Number);
 const backend = options.backend as 'webgpu' | 'tensorflow';
 const computeDtype = (options.computeDtype ?? (backend === 'webgpu' ? 'float16' : 'bfloat16')) as 'float32';
+const peerDtype = computeDtype === 'float32' ? 'float32' : 'bfloat16';
 const dtype = options.dtype as 'float16' | 'bfloat16';
 const shape = {...presets[options.shape as keyof typeof presets]};
 if (options.layers) shape.numHiddenLayers = Number(options.layers);
@@ -185,31 +187,50 @@ function showProfile(name: string, profile: Awaited<ReturnType<typeof kernelTime
   );
 }
 
-function trainPeer(python: string, checkpointing: boolean, isQuantized: boolean): Row {
+type Peer = keyof typeof PEERS;
+const PEERS = {peft: 'PEFT', liger: 'PEFT + Liger', unsloth: 'Unsloth'};
+
+/** The same steps by a peer in a process of its own, and how fast we are beside it; what it says where it fails. */
+function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, ours: Row): Row {
   const args = JSON.stringify({
     ...shape,
+    peer,
     batch,
     length,
     rank,
     steps: Number(options.steps),
     gradientCheckpointing: checkpointing,
     isQuantized,
-    dtype: computeDtype === 'float32' ? 'float32' : 'bfloat16',
+    dtype: peerDtype,
   });
-  const script = join(import.meta.dirname ?? __dirname, 'train_peer.py');
-  const output = execFileSync(python, [script, args], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const {milliseconds, gib, loss} = JSON.parse(output.trim().split('\n').at(-1) as string);
+  const what = `${PEERS[peer]} ${isQuantized ? 'nf4' : peerDtype}, checkpointing ${checkpointing ? 'on' : 'off'}`;
+  const script = join(import.meta.dirname ?? __dirname, 'peers', 'train.py');
+  const {status, stdout, stderr} = spawnSync(options.python as string, [script, args], {encoding: 'utf8'});
+  if (status !== 0) {
+    console.error(stderr);
+    return {what, failed: stderr.trim().split('\n').at(-1) ?? `ended with ${status}`};
+  }
+  const {milliseconds, gib, loss} = JSON.parse(stdout.trim().split('\n').at(-1) as string);
   return {
-    what: `PyTorch + PEFT ${isQuantized ? '+ bitsandbytes nf4' : ''} ${computeDtype === 'float32' ? 'float32' : 'bfloat16'}, checkpointing ${checkpointing ? 'on' : 'off'}`,
+    what,
     'step ms': Number(median(milliseconds).toFixed(1)),
     'fastest ms': Number(Math.min(...milliseconds).toFixed(1)),
     'tokens/s': Math.round((1000 * batch * length) / median(milliseconds)),
-    'GiB allocated': gib,
+    'GiB peak in use': gib,
+    'ours is × as fast': Number((median(milliseconds) / Number(ours['step ms'])).toFixed(2)),
     loss,
   };
+}
+
+/** What takes part beside us, checkpointing and quantization as ours. */
+function trainPeers(checkpointing: boolean, quantization: string, ours: Row): Row[] {
+  if (!options.python || (quantization !== 'none' && quantization !== 'nf4')) return [];
+  const peers = options.peer.split(',') as Peer[];
+  const unknown = peers.filter((peer) => !(peer in PEERS));
+  if (unknown.length > 0) throw new Error(`--peer: expected ${Object.keys(PEERS)}, got ${unknown}`);
+  return peers
+    .filter((peer) => peer !== 'unsloth' || peerDtype !== 'float32') // which it has not
+    .map((peer) => trainPeer(peer, checkpointing, quantization === 'nf4', ours));
 }
 
 async function generate(quantization: string): Promise<Row> {
@@ -271,11 +292,9 @@ async function main(): Promise<void> {
   if (only.includes('train')) {
     const rows: Row[] = [];
     for (const checkpointing of options.checkpointing.split(',')) {
-      for (const quantization of quantizations) rows.push(await train(quantization, checkpointing));
-      if (!options.python) continue;
-      for (const isQuantized of [false, true]) {
-        if (isQuantized ? quantizations.includes('nf4') : quantizations.includes('none'))
-          rows.push(trainPeer(options.python, checkpointing !== 'off', isQuantized));
+      for (const quantization of quantizations) {
+        const ours = await train(quantization, checkpointing);
+        rows.push(ours, ...trainPeers(checkpointing !== 'off', quantization, ours));
       }
     }
     show('train', rows);

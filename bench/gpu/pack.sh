@@ -16,7 +16,7 @@ npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node
   --external:webgpu --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
   --external:vega --external:vega-lite --external:@resvg/resvg-js --external:@node-rs/jieba \
   --outfile="$folder/gpu.cjs"
-cp bench/gpu/train_peer.py bench/gpu/curve_peer.py "$folder/"
+cp -r bench/gpu/curve_peer.py bench/gpu/peers "$folder/"
 [ -f "$folder/node.xz" ] || xz -T0 -3 -c "$(readlink -f "$(command -v node)")" >"$folder/node.xz"
 cp node_modules/webgpu/package.json node_modules/webgpu/index.js "$folder/node_modules/webgpu/"
 [ -f "$folder/node_modules/webgpu/$dawn.xz" ] ||

@@ -64,6 +64,7 @@ npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node
   --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
   --outfile="$update/gpu.cjs"
 cp bench/gpu/*.py "$update/"
+cp -r bench/gpu/peers "$update/"
 # CUDA's runtime itself must be 12's: 13's has another layout of a card's properties, and sums come out wrong without an error.
 mkdir "$update/cuda12"
 [ -f "$stage.libcudart.so.12" ] || {
