@@ -189,7 +189,7 @@ const unchecked: Record<string, string> = {
   lionUpdate: 'an op, called by the optimizers',
   lion8bitUpdate: 'an op, called by the optimizers',
   attention: 'an op, called by the layers',
-  checkpoint: 'an op, called by the models',
+  gradientCheckpoint: 'an op, called by the models',
 };
 
 /** Whether a parameter of such a type takes options. */
