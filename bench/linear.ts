@@ -11,7 +11,7 @@ import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-wasm';
 import {linear} from '../layers/ops/linear.ts';
-import {storeQuantized} from '../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../layers/ops/quantizedMatrix.ts';
 import type {StoredMatrix} from '../layers/ops/storedMatrix.ts';
 import {quantizeNF4} from '../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../quant/float16.ts';

@@ -15,7 +15,7 @@ import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {parseArgs} from 'node:util';
 import type {Batch} from '../models/batchLoss.ts';
-import type {BackendName, Llama, StepRecord, TrainingCallback} from '../src/index.ts';
+import type {BackendName, Llama, StepLog, TrainingCallback} from '../src/index.ts';
 import {exportModel} from '../src/tools/recipes/exportModel.ts';
 import {folderOf} from '../src/tools/recipes/openModel.ts';
 import {loadRecipe, type Recipe} from '../src/tools/recipes/recipe.ts';
@@ -40,7 +40,7 @@ interface Peer extends Curve {
 /** Runs the recipe, and writes what the peer needs to `folder`. */
 async function ours(recipe: Recipe, folder: string, backend: BackendName): Promise<Curve> {
   const windows: Batch[][] = [[]];
-  const records: StepRecord[] = [];
+  const records: StepLog[] = [];
   let model: Llama;
   const recorder: TrainingCallback = {
     setModel: (trained) => {

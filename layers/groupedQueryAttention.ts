@@ -2,7 +2,6 @@ import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
-import {Dense} from './dense.ts';
 import {hashName} from './hashName.ts';
 import {
   type Initializer,
@@ -25,6 +24,7 @@ import {attention, fitsKernel} from './ops/attention.ts';
 import {decodeAttentionOp} from './ops/decodeAttention.ts';
 import {hasKernel} from './ops/dispatch.ts';
 import {type RopeScaling, RotaryEmbedding, type RotaryTables} from './rotaryEmbedding.ts';
+import {TransposedDense} from './transposedDense.ts';
 
 export interface GroupedQueryAttentionArgs extends LayerArgs {
   /** Number of query heads H. */
@@ -89,10 +89,10 @@ export class GroupedQueryAttention extends ModuleLayer {
   readonly layerIndex: number;
   readonly storage: StorageDtype;
   readonly weightInitializer: Initializer;
-  q_proj!: Dense | LoRADense;
-  k_proj!: Dense | LoRADense;
-  v_proj!: Dense | LoRADense;
-  o_proj!: Dense | LoRADense;
+  q_proj!: TransposedDense | LoRADense;
+  k_proj!: TransposedDense | LoRADense;
+  v_proj!: TransposedDense | LoRADense;
+  o_proj!: TransposedDense | LoRADense;
   rotary_emb!: RotaryEmbedding;
 
   constructor(args: GroupedQueryAttentionArgs) {
@@ -142,9 +142,9 @@ export class GroupedQueryAttention extends ModuleLayer {
     );
   }
 
-  private project(name: string, inputDim: number, units: number): Dense {
+  private project(name: string, inputDim: number, units: number): TransposedDense {
     const {useBias, storage, weightInitializer} = this;
-    const dense = new Dense({
+    const dense = new TransposedDense({
       name: `${this.name}.${name}`,
       units,
       useBias,
@@ -167,7 +167,8 @@ export class GroupedQueryAttention extends ModuleLayer {
       const rows = flatten(x, size); // [B·T, C], once for all
       const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
-      const apply = (layer: Dense | LoRADense) => layer.apply(rows, {training, seed}) as tf.Tensor2D;
+      const apply = (layer: TransposedDense | LoRADense) =>
+        layer.apply(rows, {training, seed}) as tf.Tensor2D;
       const finish = (attended: tf.Tensor2D) =>
         unflatten(this.o_proj.apply(attended, {training, seed}) as tf.Tensor2D, x);
 
@@ -183,7 +184,7 @@ export class GroupedQueryAttention extends ModuleLayer {
         const attended = cache.attend(this.layerIndex, {query, key, value, ...rotary, segments}); // [B, H·D]
         return finish(attended); // [B, 1, C]
       }
-      const project = (layer: Dense | LoRADense, heads: number) =>
+      const project = (layer: TransposedDense | LoRADense, heads: number) =>
         apply(layer).reshape([batch, length, heads, -1]).transpose([0, 2, 1, 3]) as tf.Tensor4D; // [B, heads, T, D]
       const query = this.rotary_emb.apply(project(this.q_proj, this.heads), rotary) as tf.Tensor4D;
       let key = this.rotary_emb.apply(project(this.k_proj, this.keyValueHeads), rotary) as tf.Tensor4D;

@@ -1,4 +1,3 @@
-export {activate, Dense, type DenseArgs} from './dense.ts';
 export {
   type AttentionContext,
   GroupedQueryAttention,
@@ -59,13 +58,13 @@ export {loraMatMul} from './ops/loraMatMul.ts';
 export {DifferentiableOp, Op, op, type Tensors} from './ops/op.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {
-  type FourBitStorage,
-  type HostedStorage,
-  type Int8Storage,
-  type QuantizedStorage,
+  type FourBitMatrix,
+  type HostedMatrix,
+  type Int8Matrix,
+  type QuantizedMatrix,
   readQuantized,
   storeQuantized,
-} from './ops/quantizedStorage.ts';
+} from './ops/quantizedMatrix.ts';
 export {rmsNorm} from './ops/rmsNorm.ts';
 export {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
 export {storedMatMul} from './ops/storedMatMul.ts';
@@ -94,3 +93,4 @@ export {
 export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
 export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
 export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';
+export {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';

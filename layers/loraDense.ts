@@ -2,7 +2,6 @@ import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
-import {activate, Dense, type DenseArgs} from './dense.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
 import {LoRAAdapter} from './loraAdapter.ts';
@@ -16,8 +15,9 @@ import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
+import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
-export interface LoRADenseArgs extends DenseArgs, LoRAAdapterArgs {
+export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
   /** Keep the base in few bits: QLoRA. Default: as `storage` says. */
   quantization?: QuantizationArgs | QuantizationType;
   /** All adapters, as `getConfig` writes them where there are others than a `default` one in force. */
@@ -67,14 +67,14 @@ export const DEFAULT_ADAPTER = 'default';
 export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';
   static readonly optionNames = {
-    ...Dense.optionNames,
+    ...TransposedDense.optionNames,
     ...LORA_FIELDS,
     quantization: true,
     adapters: true,
     mergedInto: true,
     base: true,
-  } satisfies OptionNames<LoRADenseArgs & {base?: Dense}>;
-  base: Dense;
+  } satisfies OptionNames<LoRADenseArgs & {base?: TransposedDense}>;
+  base: TransposedDense;
   readonly adapters = new Map<string, LoRAAdapter>();
   /** Names of the adapters in force, in the order they are applied. */
   activeAdapters: string[] = [];
@@ -83,7 +83,7 @@ export class LoRADense extends ModuleLayer {
   private unmerged?: Parameter; // the base's weight from before the merge
   #quantizedBase?: QuantizedDense; // the base from before a merge that dequantized it; private: it is no sub-layer now
 
-  constructor(args: LoRADenseArgs & {base?: Dense}) {
+  constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
     this.firstAdapter = args.rank === undefined ? undefined : loraArgs(args);
     this.configured = {adapters: args.adapters ?? undefined, mergedInto: args.mergedInto ?? undefined};
@@ -111,11 +111,11 @@ export class LoRADense extends ModuleLayer {
    */
   static fromDense<T extends LoRADense>(
     this: LoRADenseClass<T>,
-    base: Dense | tf.layers.Layer,
+    base: TransposedDense | tf.layers.Layer,
     options?: LoRAAdapterArgs,
   ): T {
     assertKnownOptions(`${this.name}.fromDense`, options, addedOptions(this.optionNames));
-    const dense = base instanceof Dense ? base : fromKerasDense(base);
+    const dense = base instanceof TransposedDense ? base : fromKerasDense(base);
     const args = {units: dense.units, name: dense.name, base: dense, ...options};
     return new this(args as LoRADenseArgs);
   }
@@ -326,7 +326,7 @@ export class LoRADense extends ModuleLayer {
   }
 
   /** Merges for good and returns the plain layer; this one is used up. */
-  fuse(options?: MergeOptions): Dense {
+  fuse(options?: MergeOptions): TransposedDense {
     this.merge(options);
     this.forgetUnmerged();
     for (const adapter of this.adapters.values()) adapter.dispose();
@@ -416,7 +416,7 @@ type Config = tf.serialization.ConfigDict;
 
 /** The class {@link LoRADense}, or a subclass. */
 export interface LoRADenseClass<T extends LoRADense = LoRADense> {
-  new (args: LoRADenseArgs & {base?: Dense}): T;
+  new (args: LoRADenseArgs & {base?: TransposedDense}): T;
   readonly name: string;
   readonly optionNames: Record<string, true | object>;
   fromDense: typeof LoRADense.fromDense;
@@ -424,19 +424,25 @@ export interface LoRADenseClass<T extends LoRADense = LoRADense> {
 
 /** The options of a layer's class that are the adapter's, or a subclass's own. */
 function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAdapterArgs> {
-  const ofBase = {...Dense.optionNames, quantization: true, adapters: true, mergedInto: true, base: true};
+  const ofBase = {
+    ...TransposedDense.optionNames,
+    quantization: true,
+    adapters: true,
+    mergedInto: true,
+    base: true,
+  };
   const added = Object.entries(names).filter(([name]) => !Object.hasOwn(ofBase, name));
   return Object.fromEntries(added) as OptionNames<LoRAAdapterArgs>;
 }
 
-function newBase({quantization, ...args}: LoRADenseArgs): Dense {
-  const dense = Object.entries(args).filter(([name]) => Object.hasOwn(Dense.optionNames, name));
+function newBase({quantization, ...args}: LoRADenseArgs): TransposedDense {
+  const dense = Object.entries(args).filter(([name]) => Object.hasOwn(TransposedDense.optionNames, name));
   const settings = {
-    ...(Object.fromEntries(dense) as unknown as DenseArgs),
+    ...(Object.fromEntries(dense) as unknown as TransposedDenseArgs),
     inputShape: undefined,
     batchInputShape: undefined,
   };
-  return quantization ? new QuantizedDense({...settings, quantization}) : new Dense(settings);
+  return quantization ? new QuantizedDense({...settings, quantization}) : new TransposedDense(settings);
 }
 
 /** `lora_A.weight` is kept as `lora_A.default.weight`, as PEFT names it inside a model. */
@@ -446,8 +452,8 @@ function parameterKey(key: string, adapter: string): string {
 }
 
 /** Keras stores `[inputDim, units]`; ours is the transpose. */
-function fromKerasDense(layer: tf.layers.Layer): Dense {
-  const {units, useBias, activation} = layer.getConfig() as unknown as DenseArgs;
+function fromKerasDense(layer: tf.layers.Layer): TransposedDense {
+  const {units, useBias, activation} = layer.getConfig() as unknown as TransposedDenseArgs;
   if (layer.getClassName() !== 'Dense' || !layer.built) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -455,7 +461,7 @@ function fromKerasDense(layer: tf.layers.Layer): Dense {
     );
   }
   const [kernel, bias] = layer.getWeights() as [tf.Tensor2D, tf.Tensor1D];
-  const dense = new Dense({units, useBias, activation, name: layer.name});
+  const dense = new TransposedDense({units, useBias, activation, name: layer.name});
   dense.build([null, kernel.shape[0]]);
   tf.tidy(() => {
     dense.weight.write(kernel.transpose());

@@ -1,30 +1,30 @@
 import * as tf from '@tensorflow/tfjs';
 import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
-import {Dense, type DenseArgs} from './dense.ts';
 import {drawOnHost} from './drawOnHost.ts';
 import {asConfig} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
 import {type QuantizationArgs, type QuantizationType, resolveQuantization} from './quantizationArgs.ts';
 import {QuantizedParameter} from './quantizedParameter.ts';
+import {TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
-export interface QuantizedDenseArgs extends DenseArgs {
+export interface QuantizedDenseArgs extends TransposedDenseArgs {
   /** A type alone is short for `{type}`. */
   quantization: QuantizationArgs | QuantizationType;
 }
 
 /**
- * A frozen {@link Dense} whose weight is kept in 4 or 8 bits and dequantized for each product, a tile at a time, in
+ * A frozen {@link TransposedDense} whose weight is kept in 4 or 8 bits and dequantized for each product, a tile at a time, in
  * forward and in backward. Dettmers et al. 2023 (QLoRA), 2022 (LLM.int8()); formats as in bitsandbytes.
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]` quantized, `bias` `[units]` float32.
  */
-export class QuantizedDense extends Dense {
+export class QuantizedDense extends TransposedDense {
   static override className = 'QuantizedDense';
   static override readonly optionNames = {
-    ...Dense.optionNames,
+    ...TransposedDense.optionNames,
     quantization: true,
   } satisfies OptionNames<QuantizedDenseArgs>;
   readonly quantization: QuantizationArgs;
@@ -43,7 +43,7 @@ export class QuantizedDense extends Dense {
    */
   static async fromDense<T extends QuantizedDense>(
     this: QuantizedDenseClass<T>,
-    dense: Dense,
+    dense: TransposedDense,
     quantization: QuantizationArgs | QuantizationType,
   ): Promise<T> {
     const layer = this.like<T>(dense, quantization);
@@ -66,7 +66,7 @@ export class QuantizedDense extends Dense {
   /** A layer of another's shape and settings, its weights declared and yet to be written. */
   static like<T extends QuantizedDense>(
     this: QuantizedDenseClass<T>,
-    dense: Dense,
+    dense: TransposedDense,
     quantization: QuantizationArgs | QuantizationType,
   ): T {
     const {units, useBias, activation, storage, name, inputDim} = dense;
@@ -88,9 +88,9 @@ export class QuantizedDense extends Dense {
   }
 
   /** A layer with the weight dequantized, in float32 or rounded to a 16-bit type; this one stays. */
-  dequantize(storage: StorageDtype = this.storage): Dense {
+  dequantize(storage: StorageDtype = this.storage): TransposedDense {
     const {units, useBias, activation, name, inputDim} = this;
-    const dense = new Dense({units, useBias, activation, name, storage, trainable: false});
+    const dense = new TransposedDense({units, useBias, activation, name, storage, trainable: false});
     withoutAllocation(() => dense.build([null, inputDim]));
     tf.tidy(() => {
       dense.weight.write(dense.weight.stored(unpackMatrix(this.weight.matrix())));

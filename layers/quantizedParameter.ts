@@ -2,20 +2,20 @@ import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {fromFloat32, type StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions} from '../quant/knownOptions.ts';
-import type {QuantizedMatrix} from '../quant/quantizedMatrix.ts';
+import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {SafetensorsDtype} from '../quant/safetensors/safetensorsDtype.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 import {
   type DeviceFormat,
-  type HostedStorage,
-  type QuantizedStorage,
+  type HostedMatrix,
+  type QuantizedMatrix,
   readQuantized,
   storedBytes,
   storedShapes,
   storeQuantized,
-} from './ops/quantizedStorage.ts';
+} from './ops/quantizedMatrix.ts';
 import {attributesOf, type StoredMatrix, tensorsOf} from './ops/storedMatrix.ts';
 import {membersOf} from './ops/tfjsInternals.ts';
 import {LOAD_BYTES_OPTIONS, type LoadBytesOptions, Parameter} from './parameter.ts';
@@ -31,7 +31,7 @@ export class QuantizedParameter extends Parameter {
   /** What the format's numbers say, until they are written again. */
   private known?: {format: DeviceFormat; sourceDtype: StorageDtype};
   /** In place of all that, the matrix of a quantizer that only its own code reads. */
-  private hosted?: HostedStorage;
+  private hosted?: HostedMatrix;
 
   /**
    * @param shape `[units, inputDim]`
@@ -125,7 +125,7 @@ export class QuantizedParameter extends Parameter {
   }
 
   /** Takes a quantized matrix as its value. */
-  writeMatrix(matrix: QuantizedMatrix): this {
+  writeMatrix(matrix: QuantizedTensor): this {
     if (!tf.util.arraysEqual([...matrix.shape], this.logicalShape)) {
       throw new TfjsLoraError(
         'SHAPE_MISMATCH',
@@ -149,8 +149,8 @@ export class QuantizedParameter extends Parameter {
   }
 
   /** The value, read back to the host. */
-  readMatrix(): Promise<QuantizedMatrix> {
-    return readQuantized(this.matrix() as QuantizedStorage, this.sourceDtype);
+  readMatrix(): Promise<QuantizedTensor> {
+    return readQuantized(this.matrix() as QuantizedMatrix, this.sourceDtype);
   }
 
   override dispose(): void {

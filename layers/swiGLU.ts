@@ -1,7 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
-import {Dense} from './dense.ts';
 import {
   type Initializer,
   type SerializedInitializer,
@@ -19,6 +18,7 @@ import {
   unflatten,
 } from './moduleLayer.ts';
 import {swiGLU} from './ops/swiGLU.ts';
+import {TransposedDense} from './transposedDense.ts';
 
 export interface SwiGLUArgs extends LayerArgs {
   /** Size of the gate's output. */
@@ -47,9 +47,9 @@ export class SwiGLU extends ModuleLayer {
   readonly useBias: boolean;
   readonly storage: StorageDtype;
   readonly weightInitializer: Initializer;
-  gate_proj!: Dense | LoRADense;
-  up_proj!: Dense | LoRADense;
-  down_proj!: Dense | LoRADense;
+  gate_proj!: TransposedDense | LoRADense;
+  up_proj!: TransposedDense | LoRADense;
+  down_proj!: TransposedDense | LoRADense;
 
   constructor(args: SwiGLUArgs) {
     super(args);
@@ -67,9 +67,9 @@ export class SwiGLU extends ModuleLayer {
     this.built = true;
   }
 
-  private project(name: string, inputDim: number, units: number): Dense {
+  private project(name: string, inputDim: number, units: number): TransposedDense {
     const {useBias, storage, weightInitializer} = this;
-    const dense = new Dense({
+    const dense = new TransposedDense({
       name: `${this.name}.${name}`,
       units,
       useBias,

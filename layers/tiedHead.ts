@@ -25,7 +25,7 @@ export class TiedHead extends ModuleLayer {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
         `${this.name} embedding: expected the TokenEmbedding whose table it shares, got none. A config cannot hold a ` +
-          'shared layer: build the head in code, or a Dense head with a table of its own.',
+          'shared layer: build the head in code, or a TransposedDense head with a table of its own.',
       );
     }
     this.#embedding = args.embedding;

@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../layers/dense.ts';
 import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
+import {TransposedDense} from '../layers/transposedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {assertInputIds} from './assertInputIds.ts';
 import {IGNORE_INDEX} from './ignoreIndex.ts';
@@ -79,7 +79,7 @@ function headLoss(
   pass: {training?: boolean; seed?: number},
 ): tf.Scalar {
   const frozen =
-    (head instanceof TiedHead || (head instanceof Dense && !head.bias)) && !head.weight.trainable;
+    (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
   if (frozen) return linearCrossEntropy(hidden, head.weight.matrix(), targets);
   const variables =
     head instanceof TiedHead

@@ -1,5 +1,4 @@
 import type * as tf from '@tensorflow/tfjs';
-import {Dense} from '../layers/dense.ts';
 import {LoRADense} from '../layers/loraDense.ts';
 import {walk} from '../layers/moduleLayer.ts';
 import {
@@ -8,6 +7,7 @@ import {
   resolveQuantization,
 } from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
+import {TransposedDense} from '../layers/transposedDense.ts';
 import {bitsandbytesType, type TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
@@ -43,10 +43,10 @@ export function resolveQuantizationOptions(
 }
 
 /** The linear layers that quantization is for; the embedding and what `skipModules` names stay as they are. */
-function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<Dense> {
+function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<TransposedDense> {
   const isSkipped = skipsModule(skipModules, 'skipModules');
   for (const layer of walk(layers)) {
-    if (!(layer instanceof Dense) || layer instanceof QuantizedDense) continue;
+    if (!(layer instanceof TransposedDense) || layer instanceof QuantizedDense) continue;
     if (!isSkipped(layer.name)) yield layer;
   }
 }

@@ -1,7 +1,7 @@
-import {Dense} from '../layers/dense.ts';
 import {walk} from '../layers/moduleLayer.ts';
 import type {QuantizationArgs} from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
+import {TransposedDense} from '../layers/transposedDense.ts';
 import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
@@ -119,7 +119,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   const plain = new Set([model.lm_head.name]);
   for (const layer of walk(model.layers)) {
     if (layer instanceof QuantizedDense) quantized.set(layer.name, layer.quantization);
-    else if (layer instanceof Dense) plain.add(layer.name);
+    else if (layer instanceof TransposedDense) plain.add(layer.name);
   }
   if (quantized.size === 0) return undefined;
   const types = new Set([...quantized.values()].map(({type}) => type));

@@ -7,9 +7,9 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {WritableFolder} from '../quant/folders/folder.ts';
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
+import type {FourBitTensor} from '../quant/fourBitTensor.ts';
 import type {Int8Tensor} from '../quant/int8.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
-import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import {FILE_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
@@ -99,7 +99,7 @@ export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (n
 
 /** A quantized weight's tensors in a file, read when they are written, so that one weight at a time is on the host. */
 async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
-  const read = async () => toTensors(name, (await parameter.readMatrix()) as QuantizedTensor | Int8Tensor);
+  const read = async () => toTensors(name, (await parameter.readMatrix()) as FourBitTensor | Int8Tensor);
   const tensors = await read();
   return tensors.map(({name, dtype, shape}, i) => ({
     name,

@@ -4,10 +4,10 @@ import type {FourBitType} from './blockwise/fourBit.ts';
 import {decodeUtf8} from './decodeUtf8.ts';
 import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
+import {FourBitTensor} from './fourBitTensor.ts';
 import {Int8Tensor} from './int8.ts';
 import {parseStrictJson} from './parseJson.ts';
-import type {MatrixShape} from './quantizedMatrix.ts';
-import {QuantizedTensor} from './quantizedTensor.ts';
+import type {MatrixShape} from './quantizedTensor.ts';
 import {isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
 import {show} from './show.ts';
@@ -55,11 +55,11 @@ export function bitsandbytesKeys(name: string, source: TensorSource): string[] {
  * @param name the weight's own key, `….q_proj.weight`
  * @throws TfjsLoraError `UNSUPPORTED` for an int8 matrix with outlier columns, which the format has no place for
  */
-export function toTensors(name: string, matrix: QuantizedTensor | Int8Tensor): TensorToWrite[] {
+export function toTensors(name: string, matrix: FourBitTensor | Int8Tensor): TensorToWrite[] {
   return matrix instanceof Int8Tensor ? int8ToTensors(name, matrix) : fourBitToTensors(name, matrix);
 }
 
-function fourBitToTensors(name: string, matrix: QuantizedTensor): TensorToWrite[] {
+function fourBitToTensors(name: string, matrix: FourBitTensor): TensorToWrite[] {
   const {quantType, packed, absmax, code} = matrix;
   const state = new TextEncoder().encode(stateJson(matrix));
   const tensors: TensorToWrite[] = [
@@ -81,7 +81,7 @@ function fourBitToTensors(name: string, matrix: QuantizedTensor): TensorToWrite[
 }
 
 /** The JSON as Python writes it, so that files are equal byte for byte. */
-function stateJson({quantType, blockSize, dtype, shape, absmax}: QuantizedTensor): string {
+function stateJson({quantType, blockSize, dtype, shape, absmax}: FourBitTensor): string {
   const entries: [string, string][] = [
     ['quant_type', `"${quantType}"`],
     ['blocksize', `${blockSize}`],
@@ -137,7 +137,7 @@ export function fromTensors(
   name: string,
   source: TensorSource,
   dtype: StorageDtype = 'float16',
-): QuantizedTensor | Int8Tensor {
+): FourBitTensor | Int8Tensor {
   const type = bitsandbytesType(name, source);
   if (type === undefined) {
     throw new TfjsLoraError(
@@ -149,7 +149,7 @@ export function fromTensors(
   return type === 'int8' ? readInt8(name, source, dtype) : readFourBit(name, source, type);
 }
 
-function readFourBit(name: string, source: TensorSource, quantType: FourBitType): QuantizedTensor {
+function readFourBit(name: string, source: TensorSource, quantType: FourBitType): FourBitTensor {
   const state = readState(name, source, quantType);
   const {blockSize, shape, dtype} = state;
   const elements = shape[0] * shape[1];
@@ -173,7 +173,7 @@ function readFourBit(name: string, source: TensorSource, quantType: FourBitType)
   const parts = {quantType, shape, blockSize, packed, dtype};
   const scalesKey = `${name}.absmax`;
   if (state.nested === undefined) {
-    return new QuantizedTensor({...parts, absmax: readFloats(source, scalesKey, blocks)});
+    return new FourBitTensor({...parts, absmax: readFloats(source, scalesKey, blocks)});
   }
   const {nestedBlockSize, offset} = state.nested;
   const quantized = readAs(source, scalesKey, ['U8']);
@@ -181,7 +181,7 @@ function readFourBit(name: string, source: TensorSource, quantType: FourBitType)
   const nestedAbsmax = readFloats(source, `${name}.nested_absmax`, Math.ceil(blocks / nestedBlockSize));
   const map = readFloats(source, `${name}.nested_quant_map`, 256);
   const absmax: NestedAbsmax = {quantized, nestedAbsmax, offset, nestedBlockSize, map};
-  return new QuantizedTensor({...parts, absmax});
+  return new FourBitTensor({...parts, absmax});
 }
 
 interface FourBitState {

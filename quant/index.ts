@@ -50,6 +50,7 @@ export {
 } from './float16.ts';
 export type {Folder} from './folders/folder.ts';
 export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
+export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
 export {
   type Int8Options,
   Int8Tensor,
@@ -58,8 +59,7 @@ export {
   quantizeInt8,
 } from './int8.ts';
 export {assertKnownArgs, assertKnownOptions, type OptionNames} from './knownOptions.ts';
-export type {MatrixShape, QuantizedMatrix} from './quantizedMatrix.ts';
-export {QuantizedTensor, type QuantizedTensorParts} from './quantizedTensor.ts';
+export type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
 export {
   getQuantizer,
   type QuantizeOptions,

@@ -16,7 +16,7 @@ import {
   type StorageDtype,
 } from './float16.ts';
 import {assertKnownOptions, type OptionNames} from './knownOptions.ts';
-import {assertMatrixShape, type MatrixShape, type QuantizedMatrix, rowsTarget} from './quantizedMatrix.ts';
+import {assertMatrixShape, type MatrixShape, type QuantizedTensor, rowsTarget} from './quantizedTensor.ts';
 
 /** Columns kept in 16 bits because one of their values is too large for its row's scale to serve the others. */
 export interface OutlierColumns {
@@ -42,7 +42,7 @@ export interface Int8TensorParts {
 const ONE_OF_127 = Math.fround(7.874015718698502e-3);
 
 /** An 8-bit weight matrix as LLM.int8() has it: one scale a row, outlier columns in 16 bits. */
-export class Int8Tensor implements QuantizedMatrix {
+export class Int8Tensor implements QuantizedTensor {
   readonly quantType = 'int8';
   readonly shape: MatrixShape;
   readonly codes: Int8Array;

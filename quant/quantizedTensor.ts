@@ -1,132 +1,52 @@
-import {FP4_CODE, NF4_CODE} from './blockwise/codebooks.ts';
-import {dequantizeAbsmax, type NestedAbsmax} from './blockwise/doubleQuantization.ts';
 import {TfjsLoraError} from './errors.ts';
-import {roundInPlace, type StorageDtype} from './float16.ts';
-import {assertMatrixShape, type MatrixShape, type QuantizedMatrix, rowsTarget} from './quantizedMatrix.ts';
+import type {StorageDtype} from './float16.ts';
 
-export interface QuantizedTensorParts {
-  quantType: 'nf4' | 'fp4';
-  shape: MatrixShape;
-  /** Values that share a scale. */
-  blockSize: number;
-  /** [ceil(rows · cols / 2)]: element 2i in the high half of byte i, element 2i + 1 in the low half. */
-  packed: Uint8Array;
-  /** One scale a block, as float32 or double-quantized. */
-  absmax: Float32Array | NestedAbsmax;
-  /** What the weight was before, and is again when it is dequantized: values are rounded to this type, as in bitsandbytes. */
-  dtype: StorageDtype;
-}
+/** `[rows, cols]` of a weight as model files store it: `[outputs, inputs]`. */
+export type MatrixShape = readonly [rows: number, cols: number];
 
-/**
- * A 4-bit weight matrix as bitsandbytes holds it. Blocks run over the row-major values, so a row may begin inside a
- * block, or even in the middle of a byte.
- */
-export class QuantizedTensor implements QuantizedMatrix {
-  readonly quantType: 'nf4' | 'fp4';
+/** A weight matrix in fewer bits, whatever the format: what a layer needs to know of it. */
+export interface QuantizedTensor {
+  /** The format's name, as its {@link Quantizer} is registered. */
+  readonly quantType: string;
   readonly shape: MatrixShape;
-  readonly blockSize: number;
-  readonly packed: Uint8Array;
-  readonly absmax: Float32Array | NestedAbsmax;
+  /** What the weight was before: what dequantizing for a file should give back. */
   readonly dtype: StorageDtype;
+  /** Bytes of memory the weight takes, scales included. */
+  readonly byteLength: number;
+  /** All values, float32 `[rows, cols]`; `out` receives them when given. */
+  dequantize(out?: Float32Array): Float32Array;
+  /** Rows `begin` to `end`, float32 `[end - begin, cols]`; `out` receives them when given. */
+  dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array;
+}
 
-  /** @throws TfjsLoraError `SHAPE_MISMATCH` when `packed` or `absmax` do not fit `shape` and `blockSize` */
-  constructor({quantType, shape, blockSize, packed, absmax, dtype}: QuantizedTensorParts) {
-    assertMatrixShape(`QuantizedTensor ${quantType}`, shape);
-    const elements = shape[0] * shape[1];
-    const blocks = Math.ceil(elements / blockSize);
-    assertLength('packed', packed.length, Math.ceil(elements / 2));
-    if (absmax instanceof Float32Array) {
-      assertLength('absmax', absmax.length, blocks);
-    } else {
-      assertLength('absmax.quantized', absmax.quantized.length, blocks);
-      const nestedBlocks = Math.ceil(blocks / absmax.nestedBlockSize);
-      assertLength('absmax.nestedAbsmax', absmax.nestedAbsmax.length, nestedBlocks);
-      assertLength('absmax.map', absmax.map.length, 256);
-    }
-    this.quantType = quantType;
-    this.shape = shape;
-    this.blockSize = blockSize;
-    this.packed = packed;
-    this.absmax = absmax;
-    this.dtype = dtype;
-  }
-
-  /** Whether the scales are quantized too. */
-  get isDoubleQuantized(): boolean {
-    return !(this.absmax instanceof Float32Array);
-  }
-
-  /** The 16 numbers its codes stand for. */
-  get code(): Readonly<Float32Array> {
-    return this.quantType === 'nf4' ? NF4_CODE : FP4_CODE;
-  }
-
-  /** Bytes of codes and scales; the code books, one for the whole library, are not counted. */
-  get byteLength(): number {
-    const {absmax} = this;
-    const scales =
-      absmax instanceof Float32Array
-        ? absmax.byteLength
-        : absmax.quantized.byteLength + absmax.nestedAbsmax.byteLength + 4;
-    return this.packed.byteLength + scales;
-  }
-
-  /** The scales of all blocks, float32: the stored ones themselves, or computed from the double-quantized ones. */
-  blockScales(): Float32Array {
-    return this.absmax instanceof Float32Array ? this.absmax : dequantizeAbsmax(this.absmax);
-  }
-
-  /** @inheritDoc */
-  dequantize(out?: Float32Array): Float32Array {
-    return this.dequantizeRows(0, this.shape[0], out);
-  }
-
-  /** Bit-exact with the same rows of the whole matrix as bitsandbytes dequantizes it to its `dtype`, widened to float32. */
-  dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array {
-    const values = rowsTarget('dequantizeRows', this.shape, begin, end, out);
-    const first = begin * this.shape[1];
-    const last = end * this.shape[1];
-    if (first === last) return values;
-    const firstBlock = Math.floor(first / this.blockSize);
-    const scales = this.scalesBetween(firstBlock, Math.ceil(last / this.blockSize));
-    for (let block = 0; block < scales.length; block++) {
-      const blockBegin = (firstBlock + block) * this.blockSize;
-      const from = Math.max(first, blockBegin);
-      this.fill(values, from - first, from, Math.min(last, blockBegin + this.blockSize), scales[block]);
-    }
-    return roundInPlace(values, this.dtype);
-  }
-
-  private scalesBetween(begin: number, end: number): Float32Array {
-    const {absmax} = this;
-    return absmax instanceof Float32Array
-      ? absmax.subarray(begin, end)
-      : dequantizeAbsmax(absmax, begin, end);
-  }
-
-  /** Elements `begin` to `end`, which share `scale`, into `values` from `at` on. */
-  private fill(values: Float32Array, at: number, begin: number, end: number, scale: number): void {
-    const {packed, code} = this;
-    let i = begin;
-    let to = at;
-    if (i % 2 === 1 && i < end) {
-      values[to++] = code[packed[(i - 1) / 2] & 15] * scale;
-      i++;
-    }
-    // Not `>>> 1`: an element's index may exceed 32 bits.
-    let byte = i / 2;
-    for (; i + 1 < end; i += 2) {
-      const pair = packed[byte++];
-      values[to++] = code[pair >>> 4] * scale;
-      values[to++] = code[pair & 15] * scale;
-    }
-    if (i < end) values[to] = code[packed[byte] >>> 4] * scale;
+/** @throws TfjsLoraError `INVALID_ARGUMENT` when `shape` is no `[rows, cols]` of whole numbers of at least 0 */
+export function assertMatrixShape(what: string, shape: readonly number[]): asserts shape is MatrixShape {
+  if (shape.length !== 2 || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} [shape]: expected [rows, cols] of whole numbers of at least 0, got [${shape}].`,
+    );
   }
 }
 
-function assertLength(what: string, length: number, expected: number): void {
-  if (length !== expected) {
-    const got = `expected ${expected} values, got ${length}`;
-    throw new TfjsLoraError('SHAPE_MISMATCH', `QuantizedTensor ${what}: ${got}.`);
+/** The memory for rows `begin` to `end`, checked: `out`, or a new array. */
+export function rowsTarget(
+  what: string,
+  [rows, cols]: MatrixShape,
+  begin: number,
+  end: number,
+  out: Float32Array | undefined,
+): Float32Array {
+  const isRange = Number.isSafeInteger(begin) && Number.isSafeInteger(end) && begin >= 0 && begin <= end;
+  if (!isRange || end > rows) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} rows: expected a range within 0 to ${rows}, got ${begin} to ${end}.`,
+    );
   }
+  const length = (end - begin) * cols;
+  if (out !== undefined && out.length !== length) {
+    throw new TfjsLoraError('SHAPE_MISMATCH', `${what} out: expected ${length} values, got ${out.length}.`);
+  }
+  return out ?? new Float32Array(length);
 }

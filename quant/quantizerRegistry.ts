@@ -3,7 +3,7 @@ import type {SourceValues} from './blockwise/sourceValues.ts';
 import {nearestNames, TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 import {quantizeInt8} from './int8.ts';
-import type {MatrixShape, QuantizedMatrix} from './quantizedMatrix.ts';
+import type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
 
 /** What every quantizer is told; each may read more of its own. */
 export interface QuantizeOptions {
@@ -23,9 +23,9 @@ export interface Quantizer {
   /** As in `quantization: {type}`, and as the `quantType` of what it makes. */
   readonly name: string;
   /** @throws TfjsLoraError `NON_FINITE`, `SHAPE_MISMATCH`, `INVALID_ARGUMENT`, naming the tensor */
-  quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedMatrix;
+  quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedTensor;
   /** Rows `begin` to `end` as float32. */
-  dequantizeRows(matrix: QuantizedMatrix, begin: number, end: number, out?: Float32Array): Float32Array;
+  dequantizeRows(matrix: QuantizedTensor, begin: number, end: number, out?: Float32Array): Float32Array;
 }
 
 const quantizers = new Map<string, Quantizer>();

@@ -50,7 +50,7 @@ export type {
   EpochLogs,
   Evaluation,
   LogEntry,
-  StepRecord,
+  StepLog,
   TrainingCallback,
 } from './training/run/callbacks.ts';
 export {

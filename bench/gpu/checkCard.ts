@@ -5,7 +5,7 @@ import type {GradientCheckpointing} from '../../layers/ops/gradientCheckpoint.ts
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
-import {storeQuantized} from '../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../layers/ops/quantizedMatrix.ts';
 import {PROJECTIONS, type StackBlock} from '../../layers/ops/stackBlock.ts';
 import type {StoredMatrix} from '../../layers/ops/storedMatrix.ts';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';

@@ -6,16 +6,16 @@ import {shader} from '../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
-import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
+import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 import {getQuantizer} from '../../quant/quantizerRegistry.ts';
 
 /** Of uniform weights whose deviation is 0.02. */
 const LARGEST = 0.0346;
 
 /** Matrices that are quantized on the host, by their shapes: once for all layers. */
-const quantized = new Map<string, QuantizedMatrix>();
+const quantized = new Map<string, QuantizedTensor>();
 
-function quantizedMatrix({logicalShape: [rows, cols], quantization}: QuantizedParameter): QuantizedMatrix {
+function quantizedMatrix({logicalShape: [rows, cols], quantization}: QuantizedParameter): QuantizedTensor {
   const {type, computeDtype, ...options} = quantization;
   const key = JSON.stringify([rows, cols, quantization]);
   const known = quantized.get(key);

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../quant/blockwise/codebooks.ts';
 import {dispatch} from './dispatch.ts';
 import {op} from './op.ts';
-import type {DeviceFormat, FourBitStorage, Int8Storage, QuantizedStorage} from './quantizedStorage.ts';
+import type {DeviceFormat, FourBitMatrix, Int8Matrix, QuantizedMatrix} from './quantizedMatrix.ts';
 import {round16} from './round16.ts';
 import type {StoredTensors} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
@@ -25,7 +25,7 @@ const ONE_OF_127 = Math.fround(1 / 127);
  *
  * @returns `[end − begin, cols]` float32
  */
-export function dequantizeRows(matrix: QuantizedStorage, begin = 0, end = matrix.rows): tf.Tensor2D {
+export function dequantizeRows(matrix: QuantizedMatrix, begin = 0, end = matrix.rows): tf.Tensor2D {
   if (matrix.dtype === 'hosted') {
     return tf.tensor2d(matrix.matrix.dequantizeRows(begin, end), [end - begin, matrix.cols]);
   }
@@ -35,7 +35,7 @@ export function dequantizeRows(matrix: QuantizedStorage, begin = 0, end = matrix
   );
 }
 
-function fourBitRows(matrix: FourBitStorage, begin: number, end: number): tf.Tensor2D {
+function fourBitRows(matrix: FourBitMatrix, begin: number, end: number): tf.Tensor2D {
   const {dtype, rows, cols, blockSize, valueDtype, tensors} = matrix;
   const [first, last] = [begin * cols, end * cols];
   // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
@@ -53,7 +53,7 @@ function fourBitRows(matrix: FourBitStorage, begin: number, end: number): tf.Ten
 
 /** Scales of blocks `begin` to `end`. */
 function blockScales(
-  {tensors, nestedBlockSize, offset}: FourBitStorage,
+  {tensors, nestedBlockSize, offset}: FourBitMatrix,
   begin: number,
   end: number,
 ): tf.Tensor {
@@ -68,7 +68,7 @@ function blockScales(
   return tf.add(tf.mul(tf.gather(tensors.map, codes), scales), offset);
 }
 
-function int8Rows(matrix: Int8Storage, begin: number, end: number): tf.Tensor2D {
+function int8Rows(matrix: Int8Matrix, begin: number, end: number): tf.Tensor2D {
   const {cols, outliers, outlierDtype, tensors} = matrix;
   const [first, last] = [begin * cols, end * cols];
   const word = Math.floor(first / 4);

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {dequantizeRows} from './dequantizeRows.ts';
 import {dispatch} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
-import type {DeviceFormat, QuantizedStorage} from './quantizedStorage.ts';
+import type {DeviceFormat, QuantizedMatrix} from './quantizedMatrix.ts';
 import type {StoredTensors} from './storedMatrix.ts';
 import {tiledMatMul} from './tiledMatMul.ts';
 
@@ -22,7 +22,7 @@ export const quantizedMatMulOp = op<
  */
 export function quantizedMatMul(
   x: tf.Tensor2D,
-  weight: QuantizedStorage,
+  weight: QuantizedMatrix,
   transposeWeight: boolean,
   tileElements?: number,
 ): tf.Tensor2D {

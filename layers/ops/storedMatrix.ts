@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype, StorageDtype} from '../../quant/float16.ts';
-import type {DeviceFormat, QuantizedStorage} from './quantizedStorage.ts';
+import type {DeviceFormat, QuantizedMatrix} from './quantizedMatrix.ts';
 
 /**
  * A `[rows, cols]` matrix as it lies in memory. `float32`: `tensor` is float32 `[rows, cols]`. 16-bit
@@ -14,7 +14,7 @@ export interface DenseMatrix {
 }
 
 /** A frozen weight in any storage that the ops can multiply with. */
-export type StoredMatrix = DenseMatrix | QuantizedStorage;
+export type StoredMatrix = DenseMatrix | QuantizedMatrix;
 
 /** What a {@link DenseMatrix} of 16 bits is beside its tensor. */
 export interface HalfFormat {
@@ -34,7 +34,7 @@ export function storedShape(dtype: StorageDtype, rows: number, cols: number): [n
   return [rows, dtype === 'float32' ? cols : Math.ceil(cols / 2)];
 }
 
-export function isQuantized(matrix: StoredMatrix): matrix is QuantizedStorage {
+export function isQuantized(matrix: StoredMatrix): matrix is QuantizedMatrix {
   return 'tensors' in matrix;
 }
 

@@ -1,5 +1,4 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import {attentionOp} from '../../layers/ops/attention.ts';
@@ -15,6 +14,7 @@ import {RMSNorm} from '../../layers/rmsNorm.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
@@ -39,7 +39,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
   readonly norm: RMSNorm;
-  lm_head: TiedHead | Dense | LoRADense;
+  lm_head: TiedHead | TransposedDense | LoRADense;
   readonly rotary: RotaryEmbedding;
   private readonly stacks = new WeakMap<KeyValueCache, StackBlock[] | undefined>();
 
@@ -57,7 +57,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const norm = new RMSNorm({name: 'model.norm', epsilon});
     const head = config.tieWordEmbeddings
       ? new TiedHead({name: 'lm_head', embedding})
-      : new Dense({name: 'lm_head', units: vocabSize, useBias: false, storage});
+      : new TransposedDense({name: 'lm_head', units: vocabSize, useBias: false, storage});
 
     const inputIds = tf.input({shape: [null], dtype: 'int32', name: 'input_ids'}); // [B, T]
     let hidden = embedding.apply(inputIds); // [B, T, C]

@@ -1,5 +1,4 @@
 import type * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {isRecording} from '../../layers/ops/isRecording.ts';
@@ -9,6 +8,7 @@ import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 
 type Layer = tf.layers.Layer;
@@ -59,7 +59,7 @@ export function plainHead(head: Layer): StackProjection | undefined {
 function plainProjection(layer: Layer, training: boolean): StackProjection | undefined {
   const adapted = isOf(layer, LoRADense) ? layer : undefined;
   const base = adapted?.base ?? layer;
-  if (!isOf(base, Dense) && !isOf(base, QuantizedDense)) return undefined;
+  if (!isOf(base, TransposedDense) && !isOf(base, QuantizedDense)) return undefined;
   const {bias, activation, weight} = base;
   if (bias || (activation != null && activation !== 'linear') || !base.isPlainProduct) return undefined;
   const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;

@@ -1,4 +1,3 @@
-import {Dense} from '../../layers/dense.ts';
 import {hashName} from '../../layers/hashName.ts';
 import {DEFAULT_ADAPTER, LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
 import {assertLoRAArgs, type LoRAAdapterArgs, loraArgs} from '../../layers/loraFields.ts';
@@ -6,6 +5,7 @@ import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
@@ -269,10 +269,10 @@ export class AdapterSet {
     );
   }
 
-  private linearLayers(): Map<string, Dense | LoRADense> {
-    const linear = new Map<string, Dense | LoRADense>();
+  private linearLayers(): Map<string, TransposedDense | LoRADense> {
+    const linear = new Map<string, TransposedDense | LoRADense>();
     for (const layer of walk(this.model.layers)) {
-      if (layer instanceof LoRADense || (layer instanceof Dense && !linear.has(layer.name)))
+      if (layer instanceof LoRADense || (layer instanceof TransposedDense && !linear.has(layer.name)))
         linear.set(layer.name, layer);
     }
     return linear;

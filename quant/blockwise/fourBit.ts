@@ -1,8 +1,8 @@
 import {TfjsLoraError} from '../errors.ts';
 import type {StorageDtype} from '../float16.ts';
+import {FourBitTensor} from '../fourBitTensor.ts';
 import {assertKnownOptions, type OptionNames} from '../knownOptions.ts';
-import {assertMatrixShape, type MatrixShape} from '../quantizedMatrix.ts';
-import {QuantizedTensor} from '../quantizedTensor.ts';
+import {assertMatrixShape, type MatrixShape} from '../quantizedTensor.ts';
 import {FP4_CODE, NF4_CODE} from './codebooks.ts';
 import {quantizeAbsmax} from './doubleQuantization.ts';
 import {type CodeSearch8Bit, SMALLEST_SCALE} from './dynamic8Bit.ts';
@@ -57,7 +57,7 @@ export function quantizeNF4(
   values: SourceValues,
   shape: MatrixShape,
   options?: FourBitOptions,
-): QuantizedTensor {
+): FourBitTensor {
   return quantizeFourBit('nf4', values, shape, options);
 }
 
@@ -66,21 +66,21 @@ export function quantizeFP4(
   values: SourceValues,
   shape: MatrixShape,
   options?: FourBitOptions,
-): QuantizedTensor {
+): FourBitTensor {
   return quantizeFourBit('fp4', values, shape, options);
 }
 
 /** An NF4 matrix → float32 `[rows, cols]`, bit-exact with bitsandbytes. @throws TfjsLoraError for another format */
-export function dequantizeNF4(tensor: QuantizedTensor, out?: Float32Array): Float32Array {
+export function dequantizeNF4(tensor: FourBitTensor, out?: Float32Array): Float32Array {
   return assertType(tensor, 'nf4').dequantize(out);
 }
 
 /** An FP4 matrix → float32 `[rows, cols]`, bit-exact with bitsandbytes. @throws TfjsLoraError for another format */
-export function dequantizeFP4(tensor: QuantizedTensor, out?: Float32Array): Float32Array {
+export function dequantizeFP4(tensor: FourBitTensor, out?: Float32Array): Float32Array {
   return assertType(tensor, 'fp4').dequantize(out);
 }
 
-function assertType(tensor: QuantizedTensor, expected: FourBitType): QuantizedTensor {
+function assertType(tensor: FourBitTensor, expected: FourBitType): FourBitTensor {
   if (tensor.quantType === expected) return tensor;
   const got = `expected quantType '${expected}', got '${tensor.quantType}'`;
   throw new TfjsLoraError(
@@ -97,7 +97,7 @@ function quantizeFourBit(
   values: SourceValues,
   shape: MatrixShape,
   options: FourBitOptions = {},
-): QuantizedTensor {
+): FourBitTensor {
   const {blockSize = 64, doubleQuant = false, torchThreads, absmaxSearch} = options;
   const name = options.name ?? `${quantType} quantization`;
   assertKnownOptions(name, options, FOUR_BIT_OPTIONS);
@@ -142,7 +142,7 @@ function quantizeFourBit(
         codes[(entries[low >>> 16] + (low & 0xffff)) >>> 16];
     }
   }
-  return new QuantizedTensor({
+  return new FourBitTensor({
     quantType,
     shape,
     blockSize,

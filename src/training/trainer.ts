@@ -205,7 +205,7 @@ export class Trainer extends TrainingStep {
         callbacks.emit('onCompile', compiled, total),
       );
       this.steps++;
-      await this.record(run, outcome, window, performance.now() - begun);
+      await this.log(run, outcome, window, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
       await tf.nextFrame(); // let notebooks and signals in: a stop request then finds its checkpoint still to be written
       await callbacks.emit('onStepComplete', step);
@@ -231,13 +231,13 @@ export class Trainer extends TrainingStep {
   }
 
   /** Counts a step and tells of it. */
-  private async record(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
+  private async log(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
     const {isSkipped, ...result} = outcome;
     const [rows, positions] = sizeOf(window);
     run.count(result, isSkipped, window.length, rows, positions);
     const {totalSteps, secondsLeft, seconds} = run;
     const {step, epoch, tokensSeen} = run.progress;
-    const record = {
+    const log = {
       ...result,
       ...(isSkipped && {isSkipped}),
       step,
@@ -248,8 +248,8 @@ export class Trainer extends TrainingStep {
       seconds,
       ...(secondsLeft !== undefined && {secondsLeft}),
     };
-    run.history.steps.push(record);
-    await run.callbacks.emitStepEnd(record);
+    run.history.steps.push(log);
+    await run.callbacks.emitStepEnd(log);
   }
 
   /** Evaluates, unless that was done after this very step; undefined where there is no data, or it was stopped. */

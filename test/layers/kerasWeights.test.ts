@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {type Quantizer, registerQuantizer} from '../../quant/quantizerRegistry.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {errorOf} from '../models/tinyLlama.ts';
@@ -31,8 +31,8 @@ const hidden: Quantizer = {
 };
 
 /** A layer with weights that a fresh one would not have, in `bfloat16` or as given. */
-function trainedDense(storage: 'bfloat16' | 'float32' = 'bfloat16'): Dense {
-  const dense = new Dense({units: 12, name: 'projection', storage});
+function trainedDense(storage: 'bfloat16' | 'float32' = 'bfloat16'): TransposedDense {
+  const dense = new TransposedDense({units: 12, name: 'projection', storage});
   dense.build([null, 70]);
   tf.tidy(() => {
     dense.weight.write(dense.weight.stored(tf.mul(normal([12, 70], 3), 0.001)));
@@ -41,7 +41,7 @@ function trainedDense(storage: 'bfloat16' | 'float32' = 'bfloat16'): Dense {
   return dense;
 }
 
-async function loraOver(base: Dense, options = {}): Promise<LoRADense> {
+async function loraOver(base: TransposedDense, options = {}): Promise<LoRADense> {
   const layer = LoRADense.fromDense(base, {rank: 3, seed: 1, ...options});
   tf.tidy(() => {
     layer.loraB.write(tf.mul(normal([12, 3], 5), 0.01));

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {LoRADense, type LoRADenseArgs} from '../../layers/loraDense.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {describeEachBackend, expectNoLeak} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
@@ -217,7 +217,7 @@ describeEachBackend('LoRADense dropout', () => {
 
 describeEachBackend('LoRADense.fromDense', () => {
   test('takes over one of ours', () => {
-    const dense = new Dense({units: 6, activation: 'tanh'});
+    const dense = new TransposedDense({units: 6, activation: 'tanh'});
     dense.build([null, 5]);
     const before = tf.memory().numTensors;
     const layer = LoRADense.fromDense(dense, {rank: 2});
@@ -282,7 +282,7 @@ describeEachBackend('LoRADense merge', () => {
     const x = input();
     const adapted = run(layer, x);
     const dense = layer.fuse();
-    expect(dense).toBeInstanceOf(Dense);
+    expect(dense).toBeInstanceOf(TransposedDense);
     const fused = run(dense, x);
     expectClose(fused, adapted);
     tf.dispose([x, adapted, fused]);

@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
-import {QuantizedTensor} from '../../quant/quantizedTensor.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
+import {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {type Quantizer, registerQuantizer} from '../../quant/quantizerRegistry.ts';
 import {describeEachBackend, expectNoLeak} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
@@ -18,8 +18,8 @@ const TYPES = [
   {type: 'int8', threshold: 0.5},
 ] as const;
 
-function builtDense(args: Partial<ConstructorParameters<typeof Dense>[0]> = {}): Dense {
-  const dense = new Dense({units: 12, name: 'projection', ...args});
+function builtDense(args: Partial<ConstructorParameters<typeof TransposedDense>[0]> = {}): TransposedDense {
+  const dense = new TransposedDense({units: 12, name: 'projection', ...args});
   dense.build([null, 70]);
   dense.bias?.write(normal([12], 3));
   return dense;
@@ -75,8 +75,8 @@ describeEachBackend('QuantizedDense', () => {
     const layer = await QuantizedDense.fromDense(dense, {type: 'nf4'});
     expect(layer.weight.sourceDtype).toBe('bfloat16');
     expect(layer.dequantize().weight.storage).toBe('bfloat16');
-    const matrix = (await layer.weight.readMatrix()) as QuantizedTensor;
-    expect(matrix).toBeInstanceOf(QuantizedTensor);
+    const matrix = (await layer.weight.readMatrix()) as FourBitTensor;
+    expect(matrix).toBeInstanceOf(FourBitTensor);
     expect(matrix.dtype).toBe('bfloat16');
   });
 
@@ -153,7 +153,7 @@ describeEachBackend('QuantizedDense', () => {
 
 /** A built layer of other input width. */
 class DenseOf {
-  readonly layer = new Dense({units: 12, name: 'narrow'});
+  readonly layer = new TransposedDense({units: 12, name: 'narrow'});
   constructor(inputDim: number) {
     this.layer.build([null, inputDim]);
   }

@@ -1,10 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {describeEachBackend, expectNoLeak} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
 import {alone, expectDisposesAll, expectJsonRoundTrip, expectLearns} from './aloneInSequential.ts';
@@ -14,7 +14,13 @@ const glorot = (seed: number) => tf.initializers.glorotUniform({seed});
 
 describeEachBackend('Dense', () => {
   const make = (extra = {}) =>
-    new Dense({units: 3, activation: 'relu', weightInitializer: glorot(1), inputShape: [4], ...extra});
+    new TransposedDense({
+      units: 3,
+      activation: 'relu',
+      weightInitializer: glorot(1),
+      inputShape: [4],
+      ...extra,
+    });
 
   test('is activation(x · Wᵀ + b), on any leading axes', () => {
     const layer = make();
@@ -35,7 +41,7 @@ describeEachBackend('Dense', () => {
       alone(make({useBias: false, activation: undefined, storage: 'bfloat16'})),
       normal([2, 4], 2),
     );
-    const copy = Dense.fromConfig(Dense as never, make().getConfig()) as Dense;
+    const copy = TransposedDense.fromConfig(TransposedDense as never, make().getConfig()) as TransposedDense;
     expect(copy.getConfig()).toEqual(make({name: copy.name}).getConfig());
   });
 
@@ -62,7 +68,7 @@ describeEachBackend('Dense', () => {
     (storage) => {
       const bytes = (dtype: 'float32' | typeof storage) => {
         const before = tf.memory().numBytes;
-        const layer = new Dense({units: 8, useBias: false, storage: dtype});
+        const layer = new TransposedDense({units: 8, useBias: false, storage: dtype});
         layer.build([null, 16]);
         const taken = tf.memory().numBytes - before;
         return {layer, taken};
@@ -107,8 +113,8 @@ describeEachBackend('Dense', () => {
   });
 });
 
-/** A layer of a downstream package: a gain per unit on top of a Dense. */
-class GainedDense extends Dense {
+/** A layer of a downstream package: a gain per unit on top of a TransposedDense. */
+class GainedDense extends TransposedDense {
   static override className = 'GainedDense';
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     super.build(inputShape);
@@ -126,7 +132,7 @@ describeEachBackend('a subclass from outside', () => {
   test('adds a weight, runs, learns and round-trips', async () => {
     const model = alone(make());
     const x = normal([8, 4], 2);
-    const plain = new Dense({units: 3, weightInitializer: glorot(1)});
+    const plain = new TransposedDense({units: 3, weightInitializer: glorot(1)});
     expectClose(model.predict(x) as tf.Tensor, tf.mul(plain.apply(x) as tf.Tensor, 2));
     expect(model.countParams()).toBe(18);
     await expectJsonRoundTrip(model, x);

@@ -3,7 +3,7 @@ import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import type {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import type {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import type {NestedAbsmax} from '../../quant/blockwise/doubleQuantization.ts';
-import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
+import type {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {errorOf, logitsOf, tinyLlama} from './tinyLlama.ts';
 
 /** Wide enough that double quantization has many scales to find codes for. */
@@ -15,7 +15,7 @@ async function scaleCodes(model: LlamaForCausalLM): Promise<number[]> {
   const codes: number[] = [];
   for (const parameter of model.namedParameters().values()) {
     if (parameter.storage !== 'quantized') continue;
-    const matrix = (await (parameter as QuantizedParameter).readMatrix()) as QuantizedTensor;
+    const matrix = (await (parameter as QuantizedParameter).readMatrix()) as FourBitTensor;
     codes.push(...(matrix.absmax as NestedAbsmax).quantized);
   }
   return codes;

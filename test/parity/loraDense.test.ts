@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../layers/dense.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, readJson, toTensor} from './golden.ts';
 
@@ -15,7 +15,7 @@ function goldenLayer(name: string): LoRADense {
     parameter?.write(value);
     value.dispose();
   };
-  const base = new Dense({units: 9, name});
+  const base = new TransposedDense({units: 9, name});
   base.build([null, 10]);
   write('weight', base.weight);
   write('bias', base.bias);

@@ -10,8 +10,8 @@ import {
 import {quantizeFP4, quantizeNF4} from '../../quant/blockwise/fourBit.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {float32ToBfloat16, float32ToFloat16} from '../../quant/float16.ts';
+import type {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {type Int8Tensor, quantizeInt8} from '../../quant/int8.ts';
-import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {BITSANDBYTES_FOLDER, gaussian} from './fixtures/bitsandbytesGolden.ts';
@@ -21,7 +21,7 @@ const NAME = 'layer.weight';
 const files = readdirSync(BITSANDBYTES_FOLDER);
 const fourBitFiles = files.filter((file) => !file.startsWith('int8'));
 
-function expected(file: string): QuantizedTensor | Int8Tensor {
+function expected(file: string): FourBitTensor | Int8Tensor {
   if (file.startsWith('int8')) {
     return quantizeInt8(float32ToFloat16(gaussian(6 * 40, 11)), [6, 40], {dtype: 'float16'});
   }

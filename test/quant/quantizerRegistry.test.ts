@@ -1,4 +1,4 @@
-import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
+import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 import {
   getQuantizer,
   type Quantizer,
@@ -22,7 +22,7 @@ test.each(['nf4', 'fp4', 'int8'])('%s is there, and gives back what is near', (n
 });
 
 test('a library adds its own, and may run its cell twice', () => {
-  const half: QuantizedMatrix = {
+  const half: QuantizedTensor = {
     quantType: 'signs',
     shape: [1, 2],
     dtype: 'float32',

@@ -38,7 +38,7 @@ beforeAll(async () => {
 afterAll(() => model.dispose());
 
 const dense = () => {
-  const layer = new layers.Dense({units: 4, name: 'base'});
+  const layer = new layers.TransposedDense({units: 4, name: 'base'});
   layer.build([null, 4]);
   return layer;
 };
@@ -51,7 +51,7 @@ const dataset = (unknown: object) => ({dataset: 'x', tokenizer, ...unknown});
 
 const calls: Record<string, Call> = {
   // layers
-  'Dense.constructor': (unknown) => new layers.Dense({units: 4, ...unknown}),
+  'TransposedDense.constructor': (unknown) => new layers.TransposedDense({units: 4, ...unknown}),
   'LoRADense.constructor': (unknown) => new layers.LoRADense({units: 4, rank: 2, ...unknown}),
   'LoRADense.fromDense': (unknown) => layers.LoRADense.fromDense(dense(), {rank: 2, ...unknown}),
   'LoRADense.addAdapter': (unknown) => lora().addAdapter('other', {rank: 2, ...unknown}),

@@ -1,5 +1,5 @@
 import {dequantizeRowsOp} from '../../ops/dequantizeRows.ts';
-import {hostMatrix} from '../../ops/quantizedStorage.ts';
+import {hostMatrix} from '../../ops/quantizedMatrix.ts';
 import {kernel} from '../kernel.ts';
 
 /** `DequantizeRows` (layers/ops/dequantizeRows.ts), over the tensors' own memory. */

@@ -1,5 +1,5 @@
 import cliProgress from 'cli-progress';
-import type {StepRecord, TrainingCallback} from '../run/callbacks.ts';
+import type {StepLog, TrainingCallback} from '../run/callbacks.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
 import {formatBytes} from '../run/formatBytes.ts';
 
@@ -62,10 +62,10 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       });
     },
     onCompile: (compiled, total) => bar.update({details: describeCompiling(compiled, total)}),
-    onStepEnd: (record) => {
-      if (record.totalSteps === undefined) bar.setTotal(record.step);
-      details = describe(record);
-      bar.update(record.step, {details: details + validation});
+    onStepEnd: (log) => {
+      if (log.totalSteps === undefined) bar.setTotal(log.step);
+      details = describe(log);
+      bar.update(log.step, {details: details + validation});
     },
     onEvaluate: ({loss}) => {
       validation = ` val ${loss.toFixed(4)}`;
@@ -77,20 +77,20 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
 }
 
 function byLines(stream: ProgressStream): TrainingCallback {
-  let shown: StepRecord | undefined;
-  let latest: StepRecord | undefined;
-  const show = (record: StepRecord) => {
-    const of = record.totalSteps ? `/${record.totalSteps}` : '';
-    stream.write(`step ${record.step}${of} ${describe(record)}\n`);
-    shown = record;
+  let shown: StepLog | undefined;
+  let latest: StepLog | undefined;
+  const show = (log: StepLog) => {
+    const of = log.totalSteps ? `/${log.totalSteps}` : '';
+    stream.write(`step ${log.step}${of} ${describe(log)}\n`);
+    shown = log;
   };
   return {
     onCompile: (compiled, total) => {
       if (compiled === 0 || compiled === total) stream.write(`${describeCompiling(compiled, total)}\n`);
     },
-    onStepEnd: (record) => {
-      latest = record;
-      if (!shown || record.seconds - shown.seconds >= LINE_SECONDS) show(record);
+    onStepEnd: (log) => {
+      latest = log;
+      if (!shown || log.seconds - shown.seconds >= LINE_SECONDS) show(log);
     },
     onEvaluate: ({loss, perplexity}, step) => {
       if (latest && latest !== shown) show(latest);
@@ -105,8 +105,8 @@ function byLines(stream: ProgressStream): TrainingCallback {
 const describeCompiling = (compiled: number, total: number): string =>
   `compiling shaders ${compiled}/${total}`;
 
-function describe(record: StepRecord): string {
-  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = record;
+function describe(log: StepLog): string {
+  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = log;
   const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
   const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
   const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;

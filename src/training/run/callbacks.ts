@@ -3,7 +3,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 
 /** What one optimizer step did. */
-export interface StepRecord {
+export interface StepLog {
   /** Steps so far, from 1. */
   step: number;
   /** Steps of the whole run, where known. */
@@ -84,7 +84,7 @@ export interface TrainingCallback {
   /** Before each optimizer step, counted from 1. */
   onStepBegin?: Handler<[step: number]>;
   /** After each optimizer step. */
-  onStepEnd?: Handler<[record: StepRecord]>;
+  onStepEnd?: Handler<[log: StepLog]>;
   /** Keras's name for {@link onStepBegin}; the number counts from 0. */
   onBatchBegin?: Handler<[batch: number]>;
   /** Keras's name for {@link onStepEnd}; the number counts from 0. */
@@ -112,7 +112,7 @@ export type CallbackLike =
   | TrainingCallback
   | tf.Callback
   | tf.CustomCallback
-  | ((record: StepRecord) => void | Promise<void>);
+  | ((log: StepLog) => void | Promise<void>);
 
 type EventName = Extract<keyof TrainingCallback, `on${string}`>;
 
@@ -201,8 +201,8 @@ export class CallbackList {
   }
 
   /** One step is over, under our name and Keras's. */
-  async emitStepEnd(record: StepRecord): Promise<void> {
-    await this.emit('onStepEnd', record);
-    await this.emit('onBatchEnd', record.step - 1, {...record});
+  async emitStepEnd(log: StepLog): Promise<void> {
+    await this.emit('onStepEnd', log);
+    await this.emit('onBatchEnd', log.step - 1, {...log});
   }
 }

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {EpochLogs, Evaluation, StepRecord} from './callbacks.ts';
+import type {EpochLogs, Evaluation, StepLog} from './callbacks.ts';
 
 /** What a training run did: Keras's `History` per epoch, and every step and evaluation. */
 export class TrainingHistory extends tf.History {
@@ -8,7 +8,7 @@ export class TrainingHistory extends tf.History {
   /** Per epoch: `loss`, and `val_loss` where there was validation. */
   override history: Record<string, number[]> = {};
   /** Of this call; after a resumption the first is not step 1. */
-  readonly steps: StepRecord[] = [];
+  readonly steps: StepLog[] = [];
   /** Whether `signal` ended the run before its time. */
   isInterrupted = false;
   /** With the step after which each was made. */

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {crossEntropy} from '../../../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../../../layers/ops/linearCrossEntropy.ts';
-import {storeQuantized} from '../../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../../layers/ops/quantizedMatrix.ts';
 import type {StoredMatrix} from '../../../layers/ops/storedMatrix.ts';
 import {packTensor} from '../../../layers/parameter.ts';
 import {quantizeNF4} from '../../../quant/blockwise/fourBit.ts';

@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {Dense} from '../../../layers/dense.ts';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseArgs} from '../../../layers/loraDense.ts';
 import type {LoRAAdapterArgs} from '../../../layers/loraFields.ts';
 import {QuantizedDense} from '../../../layers/quantizedDense.ts';
+import {TransposedDense} from '../../../layers/transposedDense.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {replaceLayer} from '../../../models/replaceLayer.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
@@ -22,7 +22,7 @@ class LoRAFADense extends LoRADense {
 /** With a trained gate of its own beside the adapters. */
 class GatedLoRADense extends LoRADense {
   static override className = 'TestGatedLoRADense';
-  constructor(args: LoRADenseArgs & {base?: Dense}) {
+  constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
     this.addParameter('gate', [1], {initialize: () => tf.ones([1])});
   }
@@ -48,7 +48,7 @@ describeEachBackend('what is frozen stays frozen', () => {
   });
 
   test('fromDense of a subclass makes one of it', async () => {
-    const dense = new Dense({units: 4, name: 'projection'});
+    const dense = new TransposedDense({units: 4, name: 'projection'});
     dense.build([null, 64]);
     const layer = LoRAFADense.fromDense(dense, {rank: 2});
     expect(layer).toBeInstanceOf(LoRAFADense);
@@ -63,7 +63,7 @@ describeEachBackend('what is frozen stays frozen', () => {
   test.each(['applyLoRA’s layerClass', 'a layer in place'])('a subclass through %s', (how) => {
     if (how === 'a layer in place') {
       for (const block of model.blocks) {
-        const base = block.self_attn.q_proj as Dense;
+        const base = block.self_attn.q_proj as TransposedDense;
         replaceLayer(model, base, LoRAFADense.fromDense(base));
       }
       model.applyLoRA({rank: 2, targetModules: ['q_proj']});

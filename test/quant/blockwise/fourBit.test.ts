@@ -16,7 +16,7 @@ import {
   float32ToFloat16,
   type StorageDtype,
 } from '../../../quant/float16.ts';
-import {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
+import {FourBitTensor} from '../../../quant/fourBitTensor.ts';
 import {type FourBitGolden, gaussian, golden, goldenSource, sha256} from '../fixtures/bitsandbytesGolden.ts';
 
 const quantize = {nf4: quantizeNF4, fp4: quantizeFP4};
@@ -42,7 +42,7 @@ describe('bit-exact with bitsandbytes', () => {
       expect(sha256(tensor.absmax as Float32Array)).toBe(each.absmax);
     }
     expect(tensor.dtype).toBe(dtype);
-    const dequantizedTo = (dtype: StorageDtype) => new QuantizedTensor({...tensor, dtype}).dequantize();
+    const dequantizedTo = (dtype: StorageDtype) => new FourBitTensor({...tensor, dtype}).dequantize();
     expect(sha256(dequantizedTo('float32'))).toBe(each.dequantized_float32);
     const halves = dequantizedTo('float16');
     expect(sha256(float32ToFloat16(halves))).toBe(each.dequantized_float16);

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, type Batch, type Example, Llama, type StepRecord} from '../../../src/index.ts';
+import {AdamW, type Batch, type Example, Llama, type StepLog} from '../../../src/index.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 
@@ -243,7 +243,7 @@ describe('callbacks of a run', () => {
         new tf.CustomCallback({
           onEpochEnd: (epoch, logs) => void custom.push(`${epoch} ${Object.keys(logs!)}`),
         }),
-        (record: StepRecord) =>
+        (record: StepLog) =>
           void seen.push(`step ${record.step}/${record.totalSteps} ${record.epoch.toFixed(2)}`),
         {onEvaluate: ({tokens}, step) => void seen.push(`evaluated ${tokens} at ${step}`)},
       ],

@@ -1,7 +1,7 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, type Example, type StepRecord, setWarningHandler, Trainer} from '../../../src/index.ts';
+import {AdamW, type Example, type StepLog, setWarningHandler, Trainer} from '../../../src/index.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
@@ -39,7 +39,7 @@ describeEachBackend('steps that are not finite', () => {
       ...ARGS,
       outputDir,
       loggingSteps: 3,
-      callbacks: (_: StepRecord) => void weights.push(snapshot(model)),
+      callbacks: (_: StepLog) => void weights.push(snapshot(model)),
     });
     expect(steps.map(({isSkipped = false}) => isSkipped)).toEqual(
       [0, 0, 1, 1, 0, 0, 1, 0].map((skipped) => skipped === 1),

@@ -1,7 +1,7 @@
-import {progressBar, type StepRecord} from '../../../src/index.ts';
+import {progressBar, type StepLog} from '../../../src/index.ts';
 import {printAboveProgress} from '../../../src/training/callbacks/progressBar.ts';
 
-const record = (step: number, seconds: number, more: Partial<StepRecord> = {}): StepRecord => ({
+const record = (step: number, seconds: number, more: Partial<StepLog> = {}): StepLog => ({
   step,
   seconds,
   totalSteps: 4,

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, type Batch, type Example, type StepRecord, Trainer} from '../../../src/index.ts';
+import {AdamW, type Batch, type Example, type StepLog, Trainer} from '../../../src/index.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {BigramModel} from './bigramModel.ts';
 
@@ -259,7 +259,7 @@ describe('fit', () => {
   test('stops after maxSteps, and when a callback says so', async () => {
     const run = {epochs: 9, batchSize: 2, ...SILENT};
     expect((await trainer.fit(EXAMPLES, {...run, maxSteps: 5})).steps).toHaveLength(5);
-    const stopping = (record: StepRecord) => {
+    const stopping = (record: StepLog) => {
       if (record.step === 6) model.stopTraining = true;
     };
     const {steps, epoch} = await trainer.fit(EXAMPLES, {...run, callbacks: stopping});

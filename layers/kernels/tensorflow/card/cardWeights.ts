@@ -1,4 +1,4 @@
-import type {FourBitStorage} from '../../../ops/quantizedStorage.ts';
+import type {FourBitMatrix} from '../../../ops/quantizedMatrix.ts';
 import type {StoredFormat} from '../../../ops/storedMatrix.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
@@ -21,7 +21,7 @@ export interface CardPlan {
 /** Adds a weight's kind, rows, columns, block size and nested block size, and its offset. */
 export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): void {
   const {dtype, rows, cols} = format;
-  const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitStorage>;
+  const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitMatrix>;
   plan.push(KINDS[dtype], rows, cols, blockSize, nestedBlockSize);
   numbers.push(offset);
 }

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
-import {DataType, type TensorFlowBackend, type TensorRecord} from './tensorflowBackend.ts';
+import {DataType, type TensorEntry, type TensorFlowBackend} from './tensorflowBackend.ts';
 
-const moved = new WeakSet<TensorRecord>();
+const moved = new WeakSet<TensorEntry>();
 
 /**
  * Moves packed weights to the card for good. TensorFlow has int32 in the host's memory, and the first op that reads it on the

@@ -44,7 +44,7 @@ export interface TensorFlowBinding {
 }
 
 /** A tensor as the backend keeps it. */
-export interface TensorRecord {
+export interface TensorEntry {
   shape: number[];
   dtype: number;
   /** −1 while `values` wait to be handed to TensorFlow. */
@@ -58,8 +58,8 @@ export interface TensorFlowBackend extends tf.KernelBackend {
   binding: TensorFlowBinding;
   readonly isUsingGpuDevice: boolean;
   tensorMap: {
-    get(dataId: tf.DataId): TensorRecord;
-    set(dataId: tf.DataId, record: TensorRecord): void;
+    get(dataId: tf.DataId): TensorEntry;
+    set(dataId: tf.DataId, record: TensorEntry): void;
     has(dataId: tf.DataId): boolean;
     delete(dataId: tf.DataId): void;
   };

@@ -1,6 +1,6 @@
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
 import type {StorageDtype} from '../../../../quant/float16.ts';
-import type {DeviceFormat, FourBitStorage, Int8Storage} from '../../../ops/quantizedStorage.ts';
+import type {DeviceFormat, FourBitMatrix, Int8Matrix} from '../../../ops/quantizedMatrix.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 import {widen16} from './widen16.ts';
@@ -53,7 +53,7 @@ function fourBitTable(ops: Ops, dtype: 'nf4' | 'fp4'): Handle {
 function fourBitRows(
   ops: Ops,
   tensors: QuantizedHandles,
-  attributes: Omit<FourBitStorage, 'tensors'>,
+  attributes: Omit<FourBitMatrix, 'tensors'>,
   begin: number,
   end: number,
 ): Handle {
@@ -104,7 +104,7 @@ function rounded(ops: Ops, values: Handle, dtype: StorageDtype): Handle {
 function blockScales(
   ops: Ops,
   tensors: QuantizedHandles,
-  {nestedBlockSize, offset, rows, cols, blockSize}: Omit<FourBitStorage, 'tensors'>,
+  {nestedBlockSize, offset, rows, cols, blockSize}: Omit<FourBitMatrix, 'tensors'>,
   begin: number,
   end: number,
 ): Handle {
@@ -139,7 +139,7 @@ function blockScales(
 function int8Rows(
   ops: Ops,
   tensors: QuantizedHandles,
-  {cols, outliers, outlierDtype}: Omit<Int8Storage, 'tensors'>,
+  {cols, outliers, outlierDtype}: Omit<Int8Matrix, 'tensors'>,
   begin: number,
   end: number,
 ): Handle {

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
-import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
+import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
 import {memoryOf, offsetOf, type WasmBackend} from '../wasmBackend.ts';
 import {ELEMENT_TYPES} from './gemm.ts';
 

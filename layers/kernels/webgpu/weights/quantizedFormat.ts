@@ -1,6 +1,6 @@
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
 import type {StorageDtype} from '../../../../quant/float16.ts';
-import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
+import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';

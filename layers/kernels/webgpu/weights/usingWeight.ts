@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {DeviceFormat} from '../../../ops/quantizedStorage.ts';
+import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
 import type {StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';

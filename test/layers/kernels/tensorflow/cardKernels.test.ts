@@ -5,7 +5,7 @@ import {
   DataType,
   type Handle,
   type OpAttribute,
-  type TensorRecord,
+  type TensorEntry,
 } from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 
 interface Execution {
@@ -21,7 +21,7 @@ class StandIn {
   readonly isUsingGpuDevice = true;
   readonly asked: Execution[] = [];
   readonly alive = new Map<number, string>();
-  private readonly records = new Map<object, TensorRecord>();
+  private readonly records = new Map<object, TensorEntry>();
   private nextId = 1;
 
   readonly tensorMap = this.records;

@@ -7,13 +7,13 @@ import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../../layers/ops/linear.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
 import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
-import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {quantizeInt8} from '../../../../quant/int8.ts';
-import type {MatrixShape, QuantizedMatrix} from '../../../../quant/quantizedMatrix.ts';
+import type {MatrixShape, QuantizedTensor} from '../../../../quant/quantizedTensor.ts';
 import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {Llama} from '../../../../src/training/llama.ts';
 import {AdamW} from '../../../../src/training/optimizers/adamW.ts';
@@ -23,7 +23,7 @@ import {tinyConfig, tinyIds} from '../../../models/tinyLlama.ts';
 import {expectSameFunction, normal} from '../../ops/expectSameFunction.ts';
 import {choose, describeTensorFlow, tensorflowBackend} from './tensorflowOnly.ts';
 
-const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedMatrix][] = [
+const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedTensor][] = [
   ['nf4', (values, shape) => quantizeNF4(values, shape)],
   ['nf4, double-quantized', (values, shape) => quantizeNF4(values, shape, {doubleQuant: true})],
   ['fp4', (values, shape) => quantizeFP4(values, shape)],

@@ -7,7 +7,7 @@ import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {embedding} from '../../../../layers/ops/embedding.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
 import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
-import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {quantizeInt8} from '../../../../quant/int8.ts';

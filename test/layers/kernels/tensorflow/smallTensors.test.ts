@@ -6,7 +6,7 @@ import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {globalNorm} from '../../../../layers/ops/globalNorm.ts';
 import {loraMatMul} from '../../../../layers/ops/loraMatMul.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
-import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {rotaryEmbedding} from '../../../../layers/ops/rotaryEmbedding.ts';
 import {type DenseMatrix, isQuantized, type StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';

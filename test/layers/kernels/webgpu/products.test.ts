@@ -3,15 +3,15 @@ import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../../layers/ops/linear.ts';
 import {loraMatMul} from '../../../../layers/ops/loraMatMul.ts';
 import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
-import {storeQuantized} from '../../../../layers/ops/quantizedStorage.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {isQuantized, type StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
+import {FourBitTensor} from '../../../../quant/fourBitTensor.ts';
 import {quantizeInt8} from '../../../../quant/int8.ts';
-import type {MatrixShape, QuantizedMatrix} from '../../../../quant/quantizedMatrix.ts';
-import {QuantizedTensor} from '../../../../quant/quantizedTensor.ts';
+import type {MatrixShape, QuantizedTensor} from '../../../../quant/quantizedTensor.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {choose, describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
 
@@ -24,7 +24,7 @@ const SIZES: [number, number, number][] = [
 ];
 const TOLERANCE = {float32: 1e-5, float16: 2e-3} as const;
 
-const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedMatrix][] = [
+const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedTensor][] = [
   ['nf4', (values, shape) => quantizeNF4(values, shape)],
   ['nf4, double-quantized', (values, shape) => quantizeNF4(values, shape, {doubleQuant: true})],
   ['fp4', (values, shape) => quantizeFP4(values, shape)],
@@ -34,16 +34,16 @@ const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedM
 
 /** Dequantized into the 16-bit type that they were quantized from. */
 const OF_16_BITS: typeof FORMATS = (['bfloat16', 'float16'] as const).flatMap((dtype) => [
-  [`nf4 of ${dtype}`, (values, shape) => new QuantizedTensor({...quantizeNF4(values, shape), dtype})],
+  [`nf4 of ${dtype}`, (values, shape) => new FourBitTensor({...quantizeNF4(values, shape), dtype})],
   [
     `nf4 of ${dtype}, double-quantized`,
-    (values, shape) => new QuantizedTensor({...quantizeNF4(values, shape, {doubleQuant: true}), dtype}),
+    (values, shape) => new FourBitTensor({...quantizeNF4(values, shape, {doubleQuant: true}), dtype}),
   ],
   [
     `fp4 of ${dtype}, of all sizes`, // some are subnormal in float16, some beyond its largest
     (values, shape) => {
       const spread = values.map((value, i) => value * 2 ** ([-19, -14, 0, 15][Math.floor(i / 64) % 4] ?? 0));
-      return new QuantizedTensor({...quantizeFP4(spread, shape), dtype});
+      return new FourBitTensor({...quantizeFP4(spread, shape), dtype});
     },
   ],
 ]);
@@ -139,7 +139,7 @@ describeWebGPU('products with stored weights', () => {
     const [rows, cols] = [33, 40];
     const x = normal([3, cols], 7) as tf.Tensor2D;
     for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
-      const matrix = new QuantizedTensor({...quantizeNF4(randomValues(rows * cols), [rows, cols]), dtype});
+      const matrix = new FourBitTensor({...quantizeNF4(randomValues(rows * cols), [rows, cols]), dtype});
       const weight = tf.tensor2d(matrix.dequantize(), [rows, cols]);
       const expected = tf.tidy(() => tf.matMul(x, weight, false, true));
       await expectSame(quantizedMatMul(x, storeQuantized(matrix), true), expected, 1e-5);

@@ -17,7 +17,7 @@ import {
   AutoModelForCausalLM,
   type Example,
   Llama,
-  type StepRecord,
+  type StepLog,
   useBackend,
 } from '../../../../src/index.ts';
 import {planRecipe} from '../../../../src/tools/recipes/planRecipe.ts';
@@ -72,9 +72,9 @@ afterAll(() => rmSync(folder, {recursive: true}));
 
 const read = (...overrides: string[]): Promise<Recipe> => loadRecipe(recipeFile, overrides);
 
-async function train(overrides: string[], options: RunOptions = {}): Promise<StepRecord[]> {
-  const steps: StepRecord[] = [];
-  const callbacks = [(record: StepRecord) => void steps.push(record), ...(options.callbacks ?? [])];
+async function train(overrides: string[], options: RunOptions = {}): Promise<StepLog[]> {
+  const steps: StepLog[] = [];
+  const callbacks = [(record: StepLog) => void steps.push(record), ...(options.callbacks ?? [])];
   await trainRecipe(await read(...overrides), {backend: 'wasm', verbose: 0, ...options, callbacks});
   return steps;
 }
@@ -398,7 +398,7 @@ describe('a finished run', () => {
   ])('is left as it is by the command that goes on: %s', async (what, keys) => {
     const name = `done ${what}`;
     const controller = new AbortController();
-    const stop = ({step}: StepRecord) => void (step === 1 && controller.abort());
+    const stop = ({step}: StepLog) => void (step === 1 && controller.abort());
     await train([`output_dir=${output(name)}`], {signal: controller.signal, callbacks: [stop]});
     await train([`output_dir=${output(name)}`, ...keys]);
     const before = filesIn(name);
@@ -446,7 +446,7 @@ describe('a finished run', () => {
 });
 
 describe('training by a recipe', () => {
-  let steps: StepRecord[];
+  let steps: StepLog[];
 
   beforeAll(async () => {
     const before = tf.memory().numTensors;

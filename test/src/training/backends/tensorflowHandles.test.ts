@@ -1,13 +1,13 @@
 import type {
+  TensorEntry,
   TensorFlowBackend,
-  TensorRecord,
 } from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {guardHandles} from '../../../../src/training/backends/tensorflowHandles.ts';
 
 /** tfjs-node's backend and addon as far as numbers of handles go: each is the next of 32 bits, signed. */
 class NumberingBackend {
   readonly live = new Set<number>();
-  readonly tensorMap = new Map<object, TensorRecord>();
+  readonly tensorMap = new Map<object, TensorEntry>();
   binding: Record<string, unknown>;
 
   constructor(private next: number) {
@@ -23,7 +23,7 @@ class NumberingBackend {
     this.binding = Object.freeze({createTensor: create, executeOp, deleteTensor});
   }
 
-  add(record: Partial<TensorRecord>): object {
+  add(record: Partial<TensorEntry>): object {
     const dataId = {};
     this.tensorMap.set(dataId, {shape: [], dtype: 1, id: -1, values: null, refCount: 1, ...record});
     return dataId;

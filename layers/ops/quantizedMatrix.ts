@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {type HalfDtype, packRows, type StorageDtype, unpackRowBits} from '../../quant/float16.ts';
+import {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {Int8Tensor} from '../../quant/int8.ts';
-import type {QuantizedMatrix} from '../../quant/quantizedMatrix.ts';
-import {QuantizedTensor} from '../../quant/quantizedTensor.ts';
+import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 
 /** A 4-bit matrix on the device: bitsandbytes' bytes, four to an int32 word, the first in its low end. */
-export interface FourBitStorage {
+export interface FourBitMatrix {
   dtype: 'nf4' | 'fp4';
   rows: number;
   cols: number;
@@ -32,7 +32,7 @@ interface NestedTensors {
 }
 
 /** An int8 matrix on the device: `code · scale / 127`, but for outlier columns, which are kept in 16 bits. */
-export interface Int8Storage {
+export interface Int8Matrix {
   dtype: 'int8';
   rows: number;
   cols: number;
@@ -48,18 +48,18 @@ export interface Int8Storage {
 }
 
 /** A matrix of a quantizer that only its own code can read: it stays on the host and is dequantized there. */
-export interface HostedStorage {
+export interface HostedMatrix {
   dtype: 'hosted';
   rows: number;
   cols: number;
-  matrix: QuantizedMatrix;
+  matrix: QuantizedTensor;
   tensors: Record<string, never>;
 }
 
-export type QuantizedStorage = FourBitStorage | Int8Storage | HostedStorage;
+export type QuantizedMatrix = FourBitMatrix | Int8Matrix | HostedMatrix;
 
 /** What a stored matrix is beside its tensors, of the formats that tensors and numbers describe in full. */
-export type DeviceFormat = Omit<FourBitStorage, 'tensors'> | Omit<Int8Storage, 'tensors'>;
+export type DeviceFormat = Omit<FourBitMatrix, 'tensors'> | Omit<Int8Matrix, 'tensors'>;
 
 /** Bytes of codes and scales, as the matrix on the host counts them. */
 export function storedBytes(format: DeviceFormat): number {
@@ -90,9 +90,9 @@ export function storedShapes(format: DeviceFormat): Record<string, number[]> {
 }
 
 /** Puts a quantized matrix on the device, without a copy where the bytes allow. The caller keeps or disposes its tensors. */
-export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
+export function storeQuantized(matrix: QuantizedTensor): QuantizedMatrix {
   const [rows, cols] = matrix.shape;
-  if (matrix instanceof QuantizedTensor) {
+  if (matrix instanceof FourBitTensor) {
     const {quantType: dtype, blockSize, packed, absmax, dtype: valueDtype} = matrix;
     const codes = wordTensor(packed);
     if (absmax instanceof Float32Array) {
@@ -137,10 +137,7 @@ export function storeQuantized(matrix: QuantizedMatrix): QuantizedStorage {
  *
  * @param dtype what the weight was before
  */
-export async function readQuantized(
-  storage: QuantizedStorage,
-  dtype: StorageDtype,
-): Promise<QuantizedMatrix> {
+export async function readQuantized(storage: QuantizedMatrix, dtype: StorageDtype): Promise<QuantizedTensor> {
   if (storage.dtype === 'hosted') return storage.matrix;
   const names = Object.keys(storage.tensors);
   const arrays = await Promise.all(Object.values(storage.tensors).map((tensor: tf.Tensor) => tensor.data()));
@@ -162,7 +159,7 @@ export function hostMatrix(
   storage: DeviceFormat,
   dtype: StorageDtype,
   values: Record<string, TensorValues>,
-): QuantizedTensor | Int8Tensor {
+): FourBitTensor | Int8Tensor {
   const {rows, cols} = storage;
   const size = rows * cols;
   if (storage.dtype === 'int8') {
@@ -187,7 +184,7 @@ export function hostMatrix(
           offset,
           map: values.map as Float32Array,
         };
-  return new QuantizedTensor({
+  return new FourBitTensor({
     quantType: storage.dtype,
     shape: [rows, cols],
     blockSize,

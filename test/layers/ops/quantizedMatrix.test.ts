@@ -4,19 +4,19 @@ import {dequantizeRows} from '../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../layers/ops/linear.ts';
 import {linearCrossEntropy} from '../../../layers/ops/linearCrossEntropy.ts';
 import {quantizedMatMul} from '../../../layers/ops/quantizedMatMul.ts';
-import {type QuantizedStorage, readQuantized, storeQuantized} from '../../../layers/ops/quantizedStorage.ts';
+import {type QuantizedMatrix, readQuantized, storeQuantized} from '../../../layers/ops/quantizedMatrix.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
 import {float32ToBfloat16, float32ToFloat16, type HalfDtype} from '../../../quant/float16.ts';
+import {FourBitTensor} from '../../../quant/fourBitTensor.ts';
 import {quantizeInt8} from '../../../quant/int8.ts';
-import type {MatrixShape, QuantizedMatrix} from '../../../quant/quantizedMatrix.ts';
-import {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
+import type {MatrixShape, QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 import {describeComposedToo, withoutKernels} from '../../withoutKernels.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
-type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedMatrix;
+type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedTensor;
 
 /** Quantizes values of a 16-bit type: dequantized ones are rounded to it. */
 const from16 =
@@ -31,11 +31,11 @@ const ofAllSizes: Quantize = (values, shape) => {
   const spread = values.map(
     (value, i) => value * 2 ** ([-20, -16, -13, 0, 15, 17][Math.floor(i / 64) % 6] ?? 0),
   );
-  return new QuantizedTensor({...quantizeNF4(spread, shape), dtype: 'float16'});
+  return new FourBitTensor({...quantizeNF4(spread, shape), dtype: 'float16'});
 };
 
 /** A quantizer whose matrices the ops know nothing of. */
-class Halves implements QuantizedMatrix {
+class Halves implements QuantizedTensor {
   readonly quantType = 'halves';
   readonly dtype = 'float32';
   readonly byteLength = 0;
@@ -86,7 +86,7 @@ function valuesOf(shape: MatrixShape, seed = 1): Float32Array {
 }
 
 /** Expects the values that the matrix itself gives on the host, bit for bit. */
-async function expectDequantized(matrix: QuantizedMatrix): Promise<void> {
+async function expectDequantized(matrix: QuantizedTensor): Promise<void> {
   const [rows] = matrix.shape;
   const storage = storeQuantized(matrix);
   expect(Array.from(await unpackMatrix(storage).data())).toEqual(Array.from(matrix.dequantize()));
@@ -183,7 +183,7 @@ describeEachBackend('quantized storage', () => {
         tf.tidy(() => {
           const doubleQuant = seed % 2 === 0;
           const matrix = quantizeNF4(valuesOf([rows, cols], seed), [rows, cols], {doubleQuant});
-          const storage: QuantizedStorage = storeQuantized(matrix);
+          const storage: QuantizedMatrix = storeQuantized(matrix);
           const x = normal([n, transposeWeight ? cols : rows], seed + 1) as tf.Tensor2D;
           const expected = tf.matMul(x, unpackMatrix(storage), false, transposeWeight);
           expectClose(quantizedMatMul(x, storage, transposeWeight), expected, {relative: 1e-5});

@@ -19,7 +19,7 @@ import {
 import {linear} from './ops/linear.ts';
 import type {Parameter} from './parameter.ts';
 
-export interface DenseArgs extends LayerArgs {
+export interface TransposedDenseArgs extends LayerArgs {
   /** Size of the output's last axis. */
   units: number;
   /** Default true, as in Keras. */
@@ -41,7 +41,7 @@ type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]`, `bias` `[units]` zeros.
  */
-export class Dense extends ModuleLayer {
+export class TransposedDense extends ModuleLayer {
   static className = 'TransposedDense'; // plain 'Dense' is Keras's own, with a [inputDim, units] kernel
   static readonly optionNames = {
     ...LAYER_OPTIONS,
@@ -50,7 +50,7 @@ export class Dense extends ModuleLayer {
     activation: true,
     storage: true,
     weightInitializer: true,
-  } satisfies OptionNames<DenseArgs>;
+  } satisfies OptionNames<TransposedDenseArgs>;
   readonly units: number;
   readonly useBias: boolean;
   readonly activation?: Activation;
@@ -59,7 +59,7 @@ export class Dense extends ModuleLayer {
   weight!: Parameter;
   bias?: Parameter;
 
-  constructor(args: DenseArgs) {
+  constructor(args: TransposedDenseArgs) {
     super(args);
     this.units = args.units;
     this.useBias = args.useBias ?? true;
@@ -115,7 +115,7 @@ export class Dense extends ModuleLayer {
 
   /** Whether {@link project} is the product with the frozen weight, and the bias: not where a subclass makes it another way. */
   get isPlainProduct(): boolean {
-    const {project, multiply} = Dense.prototype;
+    const {project, multiply} = TransposedDense.prototype;
     return !this.weight.trainable && this.project === project && this.multiply === multiply;
   }
 
@@ -138,7 +138,7 @@ export class Dense extends ModuleLayer {
     };
   }
 }
-tf.serialization.registerClass(Dense);
+tf.serialization.registerClass(TransposedDense);
 
 /** Applies a Keras activation by name; none: `y` itself. */
 export function activate<T extends tf.Tensor>(activation: Activation | undefined, y: T): T {
