@@ -139,7 +139,7 @@ export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promi
   }
   if (usable.length < chosen.length)
     warn(
-      `dataset ${plan.dataset.join(', ')}: left out ${chosen.length - usable.length} of ${counted(chosen.length, 'record')}`,
+      `dataset ${plan.dataset.join(', ')}: skipped ${chosen.length - usable.length} of ${counted(chosen.length, 'record')}`,
     );
   const encoded = await encodeAll(usable, plan, encodeSettings(plan, 'prompt'));
   return encoded.map(({inputIds, labels}) => ({
@@ -201,7 +201,7 @@ function assertSampleCount({name, sampleCount = 0}: DatasetSource, records: numb
   if (sampleCount <= Math.max(1, records) * MOST_TIMES) return;
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `dataset ${name} num_samples: expected at most ${MOST_TIMES} times the ${counted(records, 'record')} there are, ` +
+    `dataset ${name} num_samples: expected at most ${MOST_TIMES} times the number of records (${records}), ` +
       `got ${sampleCount}. Correct it, or train for more epochs.`,
   );
 }

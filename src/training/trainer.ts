@@ -63,7 +63,7 @@ export class Trainer extends TrainingStep {
     if (this.model.busyWith !== undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        'fitDataset: expected one call at a time, another one still runs',
+        'fitDataset: expected one call at a time, but another one is running',
       );
     }
     this.model.busyWith = 'fitDataset';
@@ -169,7 +169,7 @@ export class Trainer extends TrainingStep {
       const {lossSum, tokens, windows} = progress.position;
       if (windows === 0) {
         if (progress.step === 0) throw emptyData('fitDataset');
-        warn(`fitDataset: the data gave nothing in epoch ${epoch}, so training ends before it`);
+        warn(`fitDataset: the data was empty in epoch ${epoch}, so training ends before that epoch`);
         break;
       }
       const validation = plan.evaluatesEachEpoch ? await this.validate(run) : undefined;

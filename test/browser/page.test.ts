@@ -125,7 +125,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
       );
       if (!hasWebGPU) {
         expect(await page.getAttribute('#backend', 'title')).toContain(
-          'not webgpu: useBackend webgpu: expected WebGPU',
+          'not webgpu: backend webgpu: expected WebGPU',
         );
       }
       const before = await page.textContent('.before');

@@ -46,7 +46,7 @@ describeEachBackend("the guide's recipes", (backend) => {
       );
       expect(training).toMatchObject({status: 0});
       const said =
-        backend === 'tensorflow' ? /products (in|of) bfloat16/ : /float32 is the nearest it has to bfloat16/;
+        backend === 'tensorflow' ? /products (in|of) bfloat16/ : /float32 is the nearest type to bfloat16/;
       expect(training.out).toMatch(said);
       expect(training.out).toMatch(/^steps +2 of 4 × 8 examples, 2 an epoch$/m); // 36 examples are left to train on
       const {train_loss, eval_loss} = JSON.parse(readFileSync(join(saved, 'all_results.json'), 'utf8'));

@@ -75,8 +75,8 @@ export function assertData(data: TrainingData, what: string, limits: ExampleLimi
   } else if (times > 1 && isReadOnce(data)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `${what}: expected data that can be read again, got a generator, which can be read once. ` +
-        'Pass a list, or the function that makes the generator.',
+      `${what}: expected data that can be read more than once, got a generator, which cannot. ` +
+        'Pass a list, or the function that returns the generator.',
     );
   }
 }

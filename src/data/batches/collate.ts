@@ -94,7 +94,7 @@ export function assertExample(
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `example ${index}: expected at most ${counted(maxLength, 'token')} (max_position_embeddings), got ${inputIds.length}. ` +
-        'Truncate it (cutoff_len in a recipe).',
+        'Shorten it (cutoff_len in a recipe).',
     );
   }
   const isId = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;
@@ -110,7 +110,7 @@ export function assertExample(
   if (!labelsOf(example).some((label, t) => t > 0 && label !== IGNORE_INDEX)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index} labels: expected at least one that counts after the first token, got ` +
+      `example ${index} labels: expected at least one after the first token that is not -100, got ` +
         (labels ? `only ${IGNORE_INDEX}` : 'one token'),
     );
   }

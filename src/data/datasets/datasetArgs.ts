@@ -152,7 +152,7 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
   if (plan.trainOnPrompt && template.kind === 'slots' && template.template.efficientEos) {
     throw mistake(
       'trainOnPrompt',
-      'a template whose answers end by themselves',
+      'a template whose answers have their own end token',
       `${template.template.name}, which has efficientEos`,
     );
   }
@@ -179,10 +179,14 @@ function assertMixture(strategy: MixStrategy, count: number, probabilities?: num
   if (probabilities === undefined) return;
   if (strategy === 'concat') throw mistake('interleaveProbs', 'a mixStrategy that interleaves', "'concat'");
   if (probabilities.length !== count)
-    throw mistake('interleaveProbs', `${count} chances, one a data set`, `${probabilities.length}`);
+    throw mistake(
+      'interleaveProbs',
+      `${count} probabilities, one for each data set`,
+      `${probabilities.length}`,
+    );
   const sum = probabilities.reduce((total, each) => total + each, 0);
   if (probabilities.some((each) => !(each > 0)) || Math.abs(sum - 1) > 1e-6)
-    throw mistake('interleaveProbs', 'chances above 0 whose sum is 1', probabilities.join(', '));
+    throw mistake('interleaveProbs', 'probabilities above 0 whose sum is 1', probabilities.join(', '));
 }
 
 function mistake(key: string, expected: string, got: string, advice = ''): TfjsLoraError {

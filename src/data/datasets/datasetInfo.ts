@@ -140,7 +140,7 @@ export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `${resolve(path)}: expected the file that describes the data sets, got ${(cause as Error).message}. ` +
-        'Write one ({"name": {"file_name": "file.json"}}), or set the data folder.',
+        'Write one ({"name": {"file_name": "file.json"}}), or name another data folder.',
       {cause},
     );
   }
@@ -167,7 +167,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
   if (!isObject(entry)) throw invalid('', 'an object', entry);
   for (const key of Object.keys(entry)) {
     if (!KEYS.includes(key))
-      warn(`${where} ${key}: is no known key and is ignored. Nearest: ${nearestNames(key, KEYS, 1)}.`);
+      warn(`${where} ${key}: unknown key, ignored. Nearest: ${nearestNames(key, KEYS, 1)}.`);
   }
   const {file_name: file, hf_hub_url: hub, formatting: format = 'alpaca'} = entry;
   const texts = ['file_name', 'hf_hub_url', 'formatting', 'subset', 'split', 'folder'] as const;
@@ -187,7 +187,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
   if (entry.ranking) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} ranking: expected data to learn from, got pairs to rank. Preference training is not available yet.`,
+      `${where} ranking: expected training data, got pairs to rank. Preference training is not supported yet.`,
     );
   }
   const count = entry.num_samples ?? undefined;
@@ -209,7 +209,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
       if (value != null && OTHER_COLUMNS.includes(part)) {
         throw new TfjsLoraError(
           'UNSUPPORTED',
-          `${where} columns ${part}: expected columns of text, got ${part}. Leave it out to train on the text alone.`,
+          `${where} columns ${part}: expected columns of text, got ${part}. Leave it out to train on the text only.`,
         );
       }
     }

@@ -78,8 +78,7 @@ export async function* jsonRecords(
         if (byte === QUOTE) isString = true;
         else if (byte === OPEN_OBJECT || byte === OPEN_LIST) depth++;
         else if (byte === CLOSE_OBJECT || byte === CLOSE_LIST) depth--;
-        if (depth > MAX_JSON_DEPTH)
-          throw corrupt(`at most ${MAX_JSON_DEPTH} brackets within each other`, 'more');
+        if (depth > MAX_JSON_DEPTH) throw corrupt(`at most ${MAX_JSON_DEPTH} nested brackets`, 'more');
         if (depth > 0) continue;
         const text = decodeUtf8(Buffer.concat([...parts, piece.subarray(start, i + 1)]), file, recordStart);
         [parts, partBytes] = [[], 0];

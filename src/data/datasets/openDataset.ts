@@ -107,7 +107,7 @@ function assertOnlySplit({name, split}: DatasetSource): void {
   throw new TfjsLoraError(
     'INVALID_CONFIG',
     `dataset ${name} split: expected 'train', the one split of a file, got '${split}'. ` +
-      'Give each split a data set of its own.',
+      'Make a separate data set for each split.',
   );
 }
 
@@ -115,6 +115,6 @@ function assertWholeSplit({name, split}: DatasetSource): void {
   if (/^[\w.-]+$/.test(split)) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `dataset ${name} split: expected the name of one split, got '${split}'. Use num_samples or max_samples for a part.`,
+    `dataset ${name} split: expected the name of one split, got '${split}'. Use num_samples or max_samples to read a part of it.`,
   );
 }

@@ -50,7 +50,7 @@ class ParquetDecoder {
     this.process.on('exit', (_, signal) =>
       this.end(
         signal === 'SIGKILL'
-          ? `no row group after ${this.seconds} seconds of decoding`
+          ? `no result after ${this.seconds} seconds of decoding a row group`
           : `a row group that does not fit into ${heap} MiB`,
       ),
     );

@@ -96,7 +96,7 @@ async function mostRecords(path: string): Promise<number> {
 function tooMuch(path: string, most: string): TfjsLoraError {
   return new TfjsLoraError(
     'CORRUPT_FILE',
-    `${path}: expected at most ${most} when unpacked, by the file's size, got more. Unpack it yourself if it is what you want.`,
+    `${path}: expected at most ${most} when unpacked (a limit that follows from the file's size), got more. If the file is what you want, unpack it yourself.`,
   );
 }
 

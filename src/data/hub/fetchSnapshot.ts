@@ -161,8 +161,8 @@ async function cachedSnapshot(
     new TfjsLoraError(
       cause === undefined ? 'FILE_NOT_FOUND' : 'NETWORK',
       `${noun} ${id}: expected ${files} in ${place}, got ${got} (${reason}). ` +
-        `Fetch the ${noun} where there is a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
-        `and copy ${storage} here; or put the files into a folder and give its path.`,
+        `Download the ${noun} on a machine with a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
+        `and copy ${storage} here; or put the files into a folder and pass its path.`,
       {cause},
     );
   if (present.length === 0)

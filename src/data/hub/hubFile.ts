@@ -46,7 +46,7 @@ export function assertSafeFile({path, sha256, gitHash}: HubFile, where: string):
  * `snapshots/<commit>`. A download that broke off goes on where it ended; several at once do not disturb each other.
  *
  * @param file as {@link assertSafeFile} lets through
- * @throws TfjsLoraError `NETWORK` when it cannot be fetched; `FILE_NOT_FOUND` when the hub refuses it; `CORRUPT_FILE` when
+ * @throws TfjsLoraError `NETWORK` when it cannot be downloaded; `FILE_NOT_FOUND` when the hub refuses it; `CORRUPT_FILE` when
  *   the contents have another hash than announced
  */
 export async function storeFile(
@@ -95,7 +95,7 @@ async function fetchBlob(
     }
     if (fault) {
       await unfinished.remove();
-      throw new TfjsLoraError('CORRUPT_FILE', `${target.url}: ${fault}. Fetch it again.`);
+      throw new TfjsLoraError('CORRUPT_FILE', `${target.url}: ${fault}. Download it again.`);
     }
     await unfinished.finish(blob); // in the place of a damaged one, if there is one
     await noteSound(blob, file, target.storage);
@@ -119,7 +119,7 @@ async function download(
   target: FileTarget,
   onProgress: (done: number) => void,
 ): Promise<void> {
-  await retry(`${target.url} cannot be fetched`, target.attempts, async () => {
+  await retry(`${target.url} cannot be downloaded`, target.attempts, async () => {
     const there = (await stat(unfinished).catch(() => undefined))?.size ?? 0;
     if (there > 0 && there === file.size) return;
     if (there > file.size) await discard(unfinished);
@@ -153,7 +153,7 @@ async function request(
   if (start !== 0 && start !== begun) {
     await response.body?.cancel();
     await discard(unfinished);
-    throw new TransientError(`it sent another part, from byte ${start}`);
+    throw new TransientError(`the server sent another part, from byte ${start}`);
   }
   const body = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([]);
   return {body, start};
@@ -208,8 +208,8 @@ async function append(
   if (done === size) return; // its hash is checked; how the connection ended does not matter
   const reason = broken && reasonOf(idle.signal.aborted ? idle.signal.reason : broken.error);
   const what = reason
-    ? `it broke off after ${done} of ${size} bytes: ${reason}`
-    : `it ended after ${done} of ${size} bytes`;
+    ? `the connection ended after ${done} of ${size} bytes: ${reason}`
+    : `the file ended after ${done} of ${size} bytes`;
   throw new TransientError(what, 0, hasProgressed());
 }
 
@@ -220,7 +220,7 @@ async function discard(path: string): Promise<boolean> {
 
 /** @param wasPart the rest of a file was asked for, and what there was of it is given up */
 function refusal(url: string, {status}: Response, wasPart: boolean): Error {
-  if (status === 416 && wasPart) return new TransientError('it has no such part');
+  if (status === 416 && wasPart) return new TransientError('the server has no such part');
   return new TfjsLoraError(
     status >= 500 ? 'NETWORK' : 'FILE_NOT_FOUND',
     `${url}: expected the file, got status ${status}`,

@@ -88,7 +88,7 @@ function refusal(cause: Error & {statusCode?: number}, repository: HubRepository
   if (statusCode >= 500) {
     return new TfjsLoraError(
       'NETWORK',
-      `${endpoint} cannot be reached: what answers is no hub (${message})`,
+      `${endpoint} cannot be reached: the server that answers is not a hub (${message})`,
       {cause},
     );
   }
@@ -96,7 +96,7 @@ function refusal(cause: Error & {statusCode?: number}, repository: HubRepository
     'FILE_NOT_FOUND',
     `${kind} ${id}${revision === 'main' ? '' : ` at ${revision}`}: expected a repository of ` +
       `${endpoint}, got ${statusCode}: ${message}. ` +
-      'Check the name; for a gated or private one, accept its terms there and set HF_TOKEN.',
+      'Check the name; for a gated or private repository, accept its terms on the hub and set HF_TOKEN.',
     {cause},
   );
 }

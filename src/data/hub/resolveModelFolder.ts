@@ -19,7 +19,7 @@ const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
  * The local folder of a model or an adapter: a folder as it is, or a repository of the hub, fetched into the hub's cache.
  *
  * @param pathOrHubId a folder, or `org/name`
- * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be fetched: says which files are missing and where to
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be downloaded: says which files are missing and where to
  *   put them; `UNSUPPORTED` when the repository holds no safetensors
  */
 export async function resolveModelFolder(
@@ -90,7 +90,7 @@ async function assertComplete(folder: string, id: string): Promise<void> {
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
     `model ${id}: expected ${missing.slice(0, 5).join(', ')} in ${folder}, got nothing there. ` +
-      'Put them there, or put the whole model into a folder and give its path.',
+      'Put them there, or put the whole model into a folder and pass its path.',
   );
 }
 
@@ -109,7 +109,7 @@ async function weightFiles(folder: string): Promise<string[]> {
     if (cause instanceof TfjsLoraError) throw cause;
     throw new TfjsLoraError(
       'CORRUPT_FILE',
-      `${path}: expected {"weight_map": {tensor: file}}, got ${show(text)}. Fetch the model again.`,
+      `${path}: expected {"weight_map": {tensor: file}}, got ${show(text)}. Download the model again.`,
       {cause},
     );
   }

@@ -37,7 +37,7 @@ export class IdleSignal {
 
   constructor({idleTimeout, signal}: RetryOptions) {
     const controller = new AbortController();
-    const fail = () => controller.abort(new TransientError(`nothing came for ${idleTimeout / 1000} s`));
+    const fail = () => controller.abort(new TransientError(`nothing arrived for ${idleTimeout / 1000} s`));
     this.timer = setTimeout(fail, idleTimeout);
     this.signal = signal ? AbortSignal.any([signal, controller.signal]) : controller.signal;
   }
@@ -79,7 +79,8 @@ export async function retry<T>(
       if (error.hasProgressed) failures = 1;
       const wait = Math.max(error.waitMs, delay * 2 ** (failures - 1));
       if (failures >= attempts || wait > LONGEST_WAIT) {
-        const asked = wait > LONGEST_WAIT ? `; it asks to wait ${Math.ceil(error.waitMs / 1000)} s` : '';
+        const asked =
+          wait > LONGEST_WAIT ? `; the server asks to wait ${Math.ceil(error.waitMs / 1000)} s` : '';
         throw new TfjsLoraError('NETWORK', `${what}: ${error.message}${asked}`, {cause: error});
       }
       if (wait > NOTICED_PAUSE)

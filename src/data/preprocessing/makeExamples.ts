@@ -136,13 +136,15 @@ class LeftOut {
     const first = this.first && ` The first: ${this.first}.`;
     if (examples === 0) {
       const reason =
-        this.plan.stage === 'pt' && !first ? ' The text fills no row of cutoffLength tokens.' : first;
+        this.plan.stage === 'pt' && !first
+          ? ' The text is shorter than one row of cutoffLength tokens.'
+          : first;
       throw new TfjsLoraError(
         'CORRUPT_FILE',
         `${what}: expected examples to learn from, got none out of ${counted(records, 'record')}.${reason}`,
       );
     }
-    if (this.count > 0) warn(`${what}: left out ${this.count} of ${counted(records, 'record')}.${first}`);
+    if (this.count > 0) warn(`${what}: skipped ${this.count} of ${counted(records, 'record')}.${first}`);
   }
 }
 

@@ -136,7 +136,7 @@ class TokenizerPool {
     const rest = this.workers.size;
     warn(
       `tokenizing: a worker thread failed (${error.message}), so ` +
-        (rest > 0 ? `${rest} go on without it` : 'the main thread does the work'),
+        (rest > 0 ? `${rest} continue without it` : 'the main thread does the work'),
     );
   }
 }

@@ -48,7 +48,7 @@ export function readTokenized(path: string, count: number): EncodedConversation[
     return unpackIds({lengths, values});
   } catch (error) {
     if ((error as {code?: string}).code !== 'FILE_NOT_FOUND')
-      warn(`tokenized data ${path}: ${(error as Error).message}. It is made anew.`);
+      warn(`tokenized data ${path}: ${(error as Error).message}. The data is tokenized again.`);
     return undefined;
   } finally {
     file?.close();

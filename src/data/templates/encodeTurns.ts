@@ -119,7 +119,7 @@ function chatTemplateTurns(
     if (!text.startsWith(before)) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `template model: expected a chat template that only adds to the text turn by turn, got one that rewrites ` +
+        `template model: expected a chat template that only appends text for each turn, got one that rewrites ` +
           `${JSON.stringify(before.slice(-60))} when turn ${chat.length} follows. Choose another template by name.`,
       );
     }

@@ -45,7 +45,7 @@ export function registerTemplate(name: string, args: TemplateArgs): void {
   if (!name || known || name === MODEL_TEMPLATE) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `registerTemplate name: expected a name of its own, got '${name}', ` +
+      `registerTemplate name: expected a new name, got '${name}', ` +
         `with ${[...templateNames(), MODEL_TEMPLATE].join(', ')} taken. Choose another.`,
     );
   }
@@ -103,7 +103,7 @@ export function resolveTemplate(
   if (name === MODEL_TEMPLATE || (name === undefined && tokenizer.hasChatTemplate))
     return {kind: 'chat', defaultSystem: defaultSystem ?? '', dateString};
   if (name === undefined)
-    warn("template: none was chosen and the tokenizer has no chat template, so 'empty' is used");
+    warn("template: none was chosen and the tokenizer has no chat template, so the template 'empty' is used");
   const template = getTemplate(name ?? 'empty');
   warnOfMissingTokens(template, tokenizer);
   return {
@@ -117,7 +117,7 @@ function warnOfMissingTokens({name, stopWords, replaceEos}: Template, tokenizer:
   const missing = stopWords.filter((word) => tokenizer.tokenToId(word) === undefined);
   if (missing.length === 0 || (replaceEos && missing[0] !== stopWords[0])) return;
   warn(
-    `template ${name}: ${missing.join(', ')} ${missing.length === 1 ? 'is no token' : 'are no tokens'} of this tokenizer ` +
-      'and will be read as ordinary text. Use the template that belongs to the model.',
+    `template ${name}: ${missing.join(', ')} ${missing.length === 1 ? 'is not a token' : 'are not tokens'} of this tokenizer ` +
+      'and will be tokenized as ordinary text. Use the template that belongs to the model.',
   );
 }

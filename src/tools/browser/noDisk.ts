@@ -8,7 +8,7 @@ const absent = (): never => {
   throw new TfjsLoraError(
     'UNSUPPORTED',
     'files: expected a URL, Files or a Map of Blobs, got a path. A browser has no disk: ' +
-      'pass the files themselves, and a Map to be written into.',
+      'pass the files themselves, and a Map to write into.',
   );
 };
 

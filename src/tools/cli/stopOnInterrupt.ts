@@ -19,7 +19,10 @@ export function stopOnInterrupt(now = () => performance.now()): {signal: AbortSi
   const listener = (name: NodeJS.Signals) => {
     if (asked === undefined) {
       asked = now();
-      printAboveProgress(process.stderr, 'Stopping after this step, then saving. Ctrl-C again ends at once.');
+      printAboveProgress(
+        process.stderr,
+        'Stopping after this step, then saving. Press Ctrl-C again to end at once.',
+      );
       controller.abort();
     } else if (now() - asked > SAME_MS) {
       release();

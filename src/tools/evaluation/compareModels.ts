@@ -128,8 +128,8 @@ export function parseCandidate(text: string, fallback?: Candidate['quantization'
   if (target === '' || ownLabel === '') {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `--compare ${text || '""'}: expected base or the folder of an adapter, perhaps after nf4:, fp4:, int8: or none: and a ` +
-        `label with =, got ${target === '' ? 'none' : 'an empty label'}. Such as: base saves/lora nf4:saves/qlora`,
+      `--compare ${text || '""'}: expected base or the folder of an adapter, optionally after nf4:, fp4:, int8: or none: and a ` +
+        `label with =, got ${target === '' ? 'none' : 'an empty label'}. Example: base saves/lora nf4:saves/qlora`,
     );
   }
   const isBase = target === 'base';
@@ -186,7 +186,7 @@ export function comparisonTable(comparisons: readonly Comparison[]): string {
     ]),
     '\nStandard English scores (sacreBLEU, rouge_score with stemmer):\n',
     ...markdown([['', 'BLEU', 'ROUGE-1', 'ROUGE-2', 'ROUGE-L', 'ROUGE-Lsum'], ...standard]),
-    '\nMemory: the most that tensors held while answering, weights and key-value cache.',
+    '\nMemory: peak of all tensors while answering, with weights and key-value cache.',
   ].join('\n');
 }
 

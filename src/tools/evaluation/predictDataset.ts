@@ -155,7 +155,7 @@ export async function assertPredictable(
     if (promptIds.length === 0 || promptIds.length >= longest) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `prompt ${index}: expected 1 to ${longest - 1} tokens, so that an answer has room, got ${promptIds.length}. ` +
+        `prompt ${index}: expected 1 to ${longest - 1} tokens, so that there is room for an answer, got ${promptIds.length}. ` +
           'Shorten it (cutoff_len in a recipe), or leave it out.',
       );
     }

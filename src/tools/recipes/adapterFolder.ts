@@ -41,15 +41,15 @@ export async function adapterFolder(
   } catch (cause) {
     if (!(cause instanceof TfjsLoraError) || !['FILE_NOT_FOUND', 'NETWORK'].includes(cause.code)) throw cause;
     const message = isPath
-      ? `${key} ${nameOrPath}: ${EXPECTED}, ${got}. ${CHECK_PATH} An adapter of the hub by this name: ` +
-        `fetch it first (tfjs-lora download ${nameOrPath}).`
-      : `${key} ${nameOrPath}: ${EXPECTED} or the name of one on the hub, ${got}, and none from the hub: ` +
+      ? `${key} ${nameOrPath}: ${EXPECTED}, ${got}. ${CHECK_PATH} To use an adapter on the hub with this name, ` +
+        `download it first (tfjs-lora download ${nameOrPath}).`
+      : `${key} ${nameOrPath}: ${EXPECTED} or the name of an adapter on the hub, ${got}, and none on the hub: ` +
         cause.message;
     throw new TfjsLoraError(isPath ? 'FILE_NOT_FOUND' : cause.code, message, {cause});
   }
 }
 
-const CHECK_PATH = 'Check the path, and the folder it starts from; or train the adapter first.';
+const CHECK_PATH = 'Check the path and the current folder, or train the adapter first.';
 
 /** The checkpoint of a run that its adapter can be taken from; undefined without one. */
 export function newestAdapterCheckpoint(outputDir: string): string | undefined {
@@ -64,11 +64,11 @@ function assertHoldsAdapter(folder: string, key: string): void {
   if (existsSync(join(folder, CONFIG))) return;
   const hasCheckpoints = checkpointSteps(folder).length > 0;
   const checkpoint = newestAdapterCheckpoint(folder);
-  const got = hasCheckpoints ? 'checkpoints of a run that has not ended' : `no ${CONFIG} in it`;
+  const got = hasCheckpoints ? 'checkpoints of an unfinished run' : `no ${CONFIG} in it`;
   const advice =
     checkpoint === undefined
-      ? 'Name a folder that a training wrote.'
-      : `Let it end, or take ${key === KEY ? `${KEY}=` : ''}${checkpoint}.`;
+      ? 'Name the output folder of a training.'
+      : `Finish the run, or use ${key === KEY ? `${KEY}=` : ''}${checkpoint}.`;
   throw new TfjsLoraError('FILE_NOT_FOUND', `${key} ${folder}: ${EXPECTED}, got ${got}. ${advice}`);
 }
 

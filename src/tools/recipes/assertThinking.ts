@@ -21,6 +21,6 @@ export function assertThinking({data: {template}, thinking, path}: Recipe, token
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `${path} ${key}: expected ${!got} under this model's chat template, which writes <think>, got ${got}. ` +
-      'Not built here yet: remove the key, or choose a template by name.',
+      'This is not supported yet: remove the key, or choose a template by name.',
   );
 }

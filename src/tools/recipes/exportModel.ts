@@ -132,12 +132,13 @@ function assertUnquantized(
   const inFiles = config.quantization_config != null;
   if (quantization === undefined && !inFiles) return;
   const what = inFiles ? `${resolve(model, 'config.json')} quantization_config` : 'quantization_bit';
-  const task = adapters.length > 0 ? 'Adapters cannot be merged into a quantized model' : 'Nothing is gained';
+  const task =
+    adapters.length > 0 ? 'Adapters cannot be merged into a quantized model' : 'Exporting it has no use';
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `export ${what}: expected an unquantized base, got a quantized one. ${task}: name the 16-bit model it was made ` +
+    `export ${what}: expected an unquantized base, got a quantized one. ${task}: name the 16-bit model that it was made ` +
       'from as model_name_or_path, and leave quantization_bit out. An adapter trained on the quantized base (QLoRA) ' +
-      'merges into that. To shrink the merged model, quantize it afterwards: tfjs-lora quantize.',
+      'merges into that model. To make the merged model smaller, quantize it afterwards with tfjs-lora quantize.',
   );
 }
 
@@ -148,8 +149,8 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
     if ((await pathOf(source)) !== target) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `export_dir ${exportDir}: expected a folder of its own, got the one that is read from, ${source}. ` +
-        'Choose another: exporting would overwrite it.',
+      `export_dir ${exportDir}: expected another folder than the model's, got ${source}, which is read. ` +
+        'Choose another folder: exporting would overwrite this one.',
     );
   }
 }
@@ -170,8 +171,8 @@ async function assertModelFolder(exportDir: string): Promise<void> {
   const shown = `${others.slice(0, 3).join(', ')}${others.length > 3 ? ' …' : ''}`;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `export_dir ${exportDir}: expected an empty or new folder, or a model's to replace, got one with ${shown}. ` +
-      'Choose another: export_dir=<folder>.',
+    `export_dir ${exportDir}: expected a new or empty folder, or a model's folder to replace, got one with ${shown}. ` +
+      'Choose another folder: export_dir=<folder>.',
   );
 }
 

@@ -16,7 +16,7 @@ export function formatPlan(plan: RecipePlan): string {
   if (data.prompts !== undefined) rows.push(['prediction', many(data.prompts, 'prompt')]);
   if (recipe.fit.outputDir !== undefined) rows.push(['output', recipe.fit.outputDir]);
   if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);
-  if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'goes on from', resumeFrom]);
+  if (resumeFrom !== false) rows.push([isFinished ? 'finished at' : 'resumes from', resumeFrom]);
   if (recipe.ignored.size > 0) {
     rows.push(['ignored', [...recipe.ignored].map(([key, reason]) => `${key} (${reason})`).join(', ')]);
   }
@@ -39,7 +39,7 @@ function trainingRows(plan: RecipePlan): Row[] {
     optimizer,
   } = recipe;
   const {trainable, total} = parameters;
-  const examples = data.training ? describeExamples(data.training) : 'examples as they come';
+  const examples = data.training ? describeExamples(data.training) : 'streamed examples';
   const perEpoch = steps.perEpoch === undefined ? '' : `, ${count(steps.perEpoch)} an epoch`;
   const window = counted(
     batchSize * gradientAccumulationSteps,

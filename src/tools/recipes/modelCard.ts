@@ -49,7 +49,7 @@ export function modelCard(card: CardArgs): string {
     adapters.length > 0
       ? `${title} with ${adapters.length === 1 ? 'a LoRA adapter' : `${adapters.length} LoRA adapters`} merged into ` +
         'its weights.'
-      : `${title}, written anew.`;
+      : `${title}, saved again without changes.`;
   const rows = adapters.map(
     ({path, options}, index) =>
       `| ${index + 1} | ${cell(basename(path))} | ${options.rank} | ${options.alpha} | ${kindOf(options)} | ` +

@@ -36,11 +36,11 @@ export async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
     names.some((name) => /^checkpoint-\d+$/.test(name)) && !names.includes('train_results.json');
   if (folder === undefined || isRunning || !names.includes(TRAINED[kind])) {
     const checkpoint = isRunning && kind === 'adapter' ? newestAdapterCheckpoint(folder!) : undefined;
-    const got = isRunning ? 'checkpoints of a run that has not ended' : 'none';
+    const got = isRunning ? 'checkpoints of an unfinished run' : 'none';
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${path} output_dir: expected the ${kind} that this recipe trains in ${folder ?? 'a folder'}, got ${got}. ` +
-        `Train first; or say what to take: adapter_name_or_path=${checkpoint ?? '<folder>'}, or do_train=false for the model itself.`,
+        `Train first, or choose what to use: adapter_name_or_path=${checkpoint ?? '<folder>'}, or do_train=false for the model without an adapter.`,
     );
   }
   if (method !== 'lora') return {...recipe, model: {...model, nameOrPath: folder}};

@@ -29,8 +29,8 @@ export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWor
         'overwrite_output_dir=true',
         ...(isUnfinished ? ['resume_from_checkpoint=false'] : []),
       ];
-      const goOn = canGoOn ? `\n  To go on: ${commandWith('resume_from_checkpoint=true')}` : '';
-      return `${goOn}\n  To start over in its place: ${commandWith(...startOver)}`;
+      const goOn = canGoOn ? `\n  To resume: ${commandWith('resume_from_checkpoint=true')}` : '';
+      return `${goOn}\n  To start over and remove it: ${commandWith(...startOver)}`;
     },
   };
 }
@@ -51,7 +51,7 @@ export async function recipeCheckpoint(recipe: Recipe, commandWith: CommandWith)
   const begin = commandWith(...over, 'resume_from_checkpoint=false');
   const words = {
     what: `${path} resume_from_checkpoint`,
-    advice: ` Correct ${isHere ? 'output_dir' : 'it'}.\n  To begin without one: ${begin}`,
+    advice: ` Correct ${isHere ? 'output_dir' : 'the value'}.\n  To start without a checkpoint: ${begin}`,
   };
   if (isHere && isEmpty) throw noCheckpoint(folder, words);
   return (await checkpointToResume({resumeFromCheckpoint: resume, outputDir: folder}, words)) ?? false;

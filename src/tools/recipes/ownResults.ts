@@ -39,7 +39,7 @@ export async function assertOwnResults(recipe: Recipe): Promise<void> {
   throw new TfjsLoraError(
     'INVALID_CONFIG',
     `${path} output_dir: expected a folder for the results of ${describeModel(recipe)}, got ${resolve(folder)}, ` +
-      `which holds ${held}. Choose another: output_dir=<folder>, or output_dir=null to write none.`,
+      `which holds ${held}. Choose another folder with output_dir=<folder>, or write no files with output_dir=null.`,
   );
 }
 
@@ -52,11 +52,11 @@ export async function nameScoredModel(recipe: Recipe): Promise<void> {
 
 /** Whose the results are where they are another model's. */
 async function othersResults(recipe: Recipe, folder: string, isNamed: boolean): Promise<string | undefined> {
-  if (!isNamed) return `results of a model that no ${SCORED_MODEL_FILE} names`;
+  if (!isNamed) return `results without a ${SCORED_MODEL_FILE} that names their model`;
   const [held, own] = [await readJson(join(folder, SCORED_MODEL_FILE)), await scoredModel(recipe)];
   const keys = Object.keys(own) as (keyof ScoredModel)[];
   const isSame = keys.every((key) => JSON.stringify(held[key]) === JSON.stringify(own[key]));
-  return isSame ? undefined : `those of another: ${JSON.stringify(held)}`;
+  return isSame ? undefined : `those of another model: ${JSON.stringify(held)}`;
 }
 
 async function scoredModel({model}: Recipe): Promise<ScoredModel> {

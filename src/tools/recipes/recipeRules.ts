@@ -57,20 +57,20 @@ const RULES: readonly RecipeRule[] = [
   notYet(
     'stage',
     ({stage}) => stage !== 'sft' && stage !== 'pt',
-    ({stage}) =>
-      `expected sft or pt, got ${stage}. Not yet: preference and reward training are not built here.`,
+    ({stage}) => `expected sft or pt, got ${stage}. Preference and reward training are not supported yet.`,
   ),
   notYet(
     'finetuning_type',
     ({finetuning_type}) => finetuning_type === 'oft',
-    'expected lora, full or freeze, got oft. Not yet: use lora.',
+    'expected lora, full or freeze, got oft. It is not supported yet: use lora.',
   ),
   notYet(
     'report_to',
     (keys) => foreignReports(keys).length > 0,
     (keys) =>
       foreignReports(keys).map(
-        (report) => `expected none, all, ${REPORTS.join(' or ')}, got ${report}. Not yet: use tensorboard.`,
+        (report) =>
+          `expected none, all, ${REPORTS.join(' or ')}, got ${report}. It is not supported yet: use tensorboard.`,
       ),
   ),
   rule(
@@ -81,12 +81,12 @@ const RULES: readonly RecipeRule[] = [
   notYet(
     'export_legacy_format',
     ({export_legacy_format}) => export_legacy_format,
-    'expected false, got true. Weights are written as safetensors only.',
+    'expected false, got true. Weights are only written as safetensors.',
   ),
   rule(
     'use_unsloth_gc',
     ({use_unsloth_gc, disable_gradient_checkpointing}) => use_unsloth_gc && disable_gradient_checkpointing,
-    'expected false beside disable_gradient_checkpointing: true, got true',
+    'expected false with disable_gradient_checkpointing: true, got true',
   ),
   rule(
     'fp16',
@@ -98,7 +98,7 @@ const RULES: readonly RecipeRule[] = [
   rule(
     'dataset',
     ({do_train, dataset}) => do_train && dataset === undefined,
-    'expected one to train on, got none',
+    'expected a data set to train on, got none',
   ),
   rule(
     'output_dir',
@@ -116,30 +116,30 @@ const RULES: readonly RecipeRule[] = [
   rule(
     'do_predict',
     ({do_predict, stage, predict_with_generate}) => do_predict && stage === 'sft' && !predict_with_generate,
-    'expected predict_with_generate: true beside it, got none',
+    'expected predict_with_generate: true with it, got none',
   ),
   rule(
     'val_size',
     ({eval_dataset, val_size}) => eval_dataset !== undefined && val_size > 0,
-    'expected none beside eval_dataset: evaluation data comes from one of them',
+    'expected none with eval_dataset: evaluation data comes from one of the two',
   ),
   rule(
     'val_size',
     ({dataset, val_size}) => dataset === undefined && val_size > 0,
-    'expected a dataset to hold examples out of, got none',
+    'expected a data set to hold examples out of, got none',
   ),
   ...(['predict_with_generate', 'neat_packing', 'train_on_prompt', 'mask_history'] as const).map((key) =>
-    rule(key, (keys) => keys.stage === 'pt' && keys[key], 'expected false where stage is pt, got true'),
+    rule(key, (keys) => keys.stage === 'pt' && keys[key], 'expected false with stage: pt, got true'),
   ),
   rule(
     'mask_history',
     ({mask_history, train_on_prompt}) => mask_history && train_on_prompt,
-    'expected false where train_on_prompt is true, got true',
+    'expected false with train_on_prompt: true, got true',
   ),
   rule(
     'interleave_probs',
     ({interleave_probs, mix_strategy}) => interleave_probs !== undefined && mix_strategy === 'concat',
-    'expected an interleaving mix_strategy beside it, got concat',
+    'expected an interleaving mix_strategy with it, got concat',
   ),
   ...(['dataset', 'eval_dataset'] as const).map((key) =>
     rule(
@@ -153,17 +153,17 @@ const RULES: readonly RecipeRule[] = [
   rule(
     'max_steps',
     ({streaming, do_train, max_steps}) => streaming && do_train && max_steps === -1,
-    'expected a number where streaming is true, got none',
+    'expected a number with streaming: true, got none',
   ),
   rule(
     'max_samples',
     ({streaming, max_samples}) => streaming && max_samples !== undefined,
-    'expected none where streaming is true',
+    'expected none with streaming: true',
   ),
   rule(
     'val_size',
     ({streaming, val_size}) => streaming && val_size > 0 && val_size < 1,
-    ({val_size}) => `expected a number of examples where streaming is true, got a share, ${val_size}`,
+    ({val_size}) => `expected a number of examples with streaming: true, got a share, ${val_size}`,
   ),
 
   // adapters
@@ -208,7 +208,7 @@ const RULES: readonly RecipeRule[] = [
   rule(
     'early_stopping_steps',
     ({early_stopping_steps, eval_strategy}) => early_stopping_steps !== undefined && eval_strategy === 'no',
-    'expected an eval_strategy beside it, got no',
+    'expected an eval_strategy with it, got no',
   ),
 ];
 

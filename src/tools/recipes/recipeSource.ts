@@ -110,7 +110,7 @@ function faultOf(document: Document.Parsed): {offset: number; got: string} | und
   const [error] = document.errors;
   if (error) {
     const isDeep = error.message.startsWith('Maximum call stack');
-    return {offset: error.pos[0], got: isDeep ? 'lists or maps nested too deep' : error.message};
+    return {offset: error.pos[0], got: isDeep ? 'lists or maps that are nested too deeply' : error.message};
   }
   let fault: {offset: number; got: string} | undefined;
   const found = (node: unknown, got: string) => {
@@ -121,11 +121,11 @@ function faultOf(document: Document.Parsed): {offset: number; got: string} | und
   visit(document, (_, node, path) => {
     if (isAlias(node)) {
       if (path.includes(anchors.get(node.source) as Node)) {
-        return found(node, `*${node.source}, an alias to what contains it`);
+        return found(node, `*${node.source}, an alias for its own parent`);
       }
     } else if (isNode(node) && node.anchor) anchors.set(node.anchor, node);
     const twice = isMap(node) ? duplicateKey(node) : undefined;
-    return twice === undefined ? undefined : found(twice, 'a key that stands above already');
+    return twice === undefined ? undefined : found(twice, 'a key that already stands above');
   });
   return fault;
 }

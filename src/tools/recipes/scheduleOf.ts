@@ -56,14 +56,14 @@ export function scheduleFault(name: ScheduleName, settings: Settings = {}): stri
   const foreign = Object.keys(settings).filter((key) => !taken.includes(key as keyof Settings));
   if (foreign.length > 0) {
     const expected = taken.length > 0 ? `only ${taken.join(', ')}` : 'none';
-    return `expected ${expected} where lr_scheduler_type is ${name}, got ${foreign.join(', ')}`;
+    return `expected ${expected} with lr_scheduler_type: ${name}, got ${foreign.join(', ')}`;
   }
   const {min_lr, min_lr_rate, num_decay_steps} = settings;
   if (taken.includes('min_lr') && (min_lr === undefined) === (min_lr_rate === undefined)) {
     const got = min_lr === undefined ? 'neither' : 'both';
-    return `expected one of min_lr and min_lr_rate where lr_scheduler_type is ${name}, got ${got}`;
+    return `expected one of min_lr and min_lr_rate with lr_scheduler_type: ${name}, got ${got}`;
   }
   if (name === 'warmup_stable_decay' && num_decay_steps === undefined)
-    return `expected num_decay_steps where lr_scheduler_type is ${name}, got none`;
+    return `expected num_decay_steps with lr_scheduler_type: ${name}, got none`;
   return undefined;
 }

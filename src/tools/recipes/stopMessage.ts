@@ -12,18 +12,18 @@ export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: Com
   if (phase === 'training') {
     const newest = await newestCheckpoint(fit.outputDir!);
     return newest === undefined
-      ? `stopped before anything was saved\n  To begin again: ${commandWith()}`
-      : `stopped; ${newest} is saved\n  To go on: ${commandWith('resume_from_checkpoint=true')}`;
+      ? `stopped before anything was saved\n  To start again: ${commandWith()}`
+      : `stopped; ${newest} is saved\n  To resume: ${commandWith('resume_from_checkpoint=true')}`;
   }
   if (phase === 'loading' || !tasks.train) {
     const when =
       phase !== 'loading' ? `in the ${phase}` : `before the ${tasks.train ? 'first step' : 'start'}`;
-    return `stopped ${when}; nothing was written\n  To begin again: ${commandWith()}`;
+    return `stopped ${when}; nothing was written\n  To start again: ${commandWith()}`;
   }
   const {nameOrPath, adapters} = (await trainedRecipe(recipe)).model;
   const trained =
     recipe.method === 'lora'
       ? `adapter_name_or_path=${adapters.join(',')}`
       : `model_name_or_path=${nameOrPath}`;
-  return `stopped in the ${phase}; the training is finished\n  To go on: ${commandWith('do_train=false', trained)}`;
+  return `stopped in the ${phase}; the training is finished\n  To resume: ${commandWith('do_train=false', trained)}`;
 }

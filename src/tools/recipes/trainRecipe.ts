@@ -58,7 +58,7 @@ export async function trainRecipe(
   print(formatPlan(plan));
   if (plan.isFinished) {
     optimizer.dispose();
-    print(`already finished: ${folder} keeps its files as they are`);
+    print(`already finished: the files in ${folder} stay as they are`);
     print(formatMetrics(await lossesIn(folder!)));
     if (!data.prompts || existsSync(join(folder!, 'predict_results.json'))) return {isInterrupted: false};
     const trained = await modelInUse(recipe);

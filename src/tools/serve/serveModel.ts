@@ -107,7 +107,7 @@ export async function serveModel(model: CausalLM, options: ServeOptions = {}): P
   service.isLoopback = isLoopback(address);
   if (!service.isLoopback && apiKey === undefined) {
     warn(
-      `serve --host ${host}: whoever reaches this machine can use the model, for no key is asked for. Set --api-key or ` +
+      `serve --host ${host}: everyone who can reach this machine can use the model, because there is no key. Set --api-key or ` +
         'TFJS_LORA_API_KEY, or listen on 127.0.0.1.',
     );
   }
@@ -261,7 +261,7 @@ class ModelService {
       if (error instanceof TfjsLoraError) throw new ApiError(400, error.message, param, 'invalid_value');
       throw error;
     }
-    if (ids.length === 0) throw new ApiError(400, `${param}: expected a token at least, got none.`, param);
+    if (ids.length === 0) throw new ApiError(400, `${param}: expected at least one token, got none.`, param);
     const wrong = ids.find((id) => id >= vocabSize);
     if (wrong !== undefined) {
       throw new ApiError(400, `${param}: expected ids below ${vocabSize}, got ${wrong}.`, param);
@@ -308,8 +308,8 @@ class ModelService {
     if (this.isLoopback && !isLoopback(name) && name !== 'localhost' && name !== own.toLowerCase()) {
       throw new ApiError(
         403,
-        `Host ${host}: expected localhost or an address of this machine's own, such as 127.0.0.1: this server listens to ` +
-          'its own machine.',
+        `Host ${host}: expected localhost or a loopback address such as 127.0.0.1, because this server only listens on the ` +
+          'loopback address.',
       );
     }
     const {apiKey} = this.options;
@@ -357,7 +357,7 @@ class ModelService {
     const told =
       error instanceof ApiError
         ? error
-        : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'The server failed.');
+        : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'Internal server error.');
     report.status = told.status;
     report.error = maskSecrets(error instanceof Error ? error.message : String(error));
     if (response.headersSent) {

@@ -64,7 +64,7 @@ export async function checkFusedOps(
 ): Promise<void> {
   const entry = join(folder, 'node_modules', packageName);
   const {kernels, cache} = await cardFolders();
-  await run('fused ops: expected one to run', execPath, [FUSED, entry, path, kernels, cache]);
+  await run('fused ops: expected one that runs', execPath, [FUSED, entry, path, kernels, cache]);
 }
 
 async function run(expected: string, execPath: string, [script, ...args]: string[]): Promise<string> {

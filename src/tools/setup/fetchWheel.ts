@@ -35,8 +35,8 @@ export async function fetchWheel(request: WheelRequest): Promise<string> {
     const hash = await downloadWheel(wheel, path);
     onProgress(
       wheel.sha256
-        ? `  ${wheel.filename}: SHA-256 ${hash}, as the index says`
-        : `  ${wheel.filename}: not verified, for the index gives no SHA-256; the file's is ${hash}`,
+        ? `  ${wheel.filename}: SHA-256 ${hash}, equal to the index's`
+        : `  ${wheel.filename}: not verified, because the index has no SHA-256; the file's is ${hash}`,
     );
     return path;
   } catch (error) {
@@ -49,8 +49,8 @@ export async function fetchWheel(request: WheelRequest): Promise<string> {
     const hash = await assertHash(path, basename(path), listed);
     onProgress(
       listed
-        ? `  ${basename(path)}: SHA-256 ${hash}, as the index says`
-        : `  ${basename(path)}: by pip, which checks a hash where its index gives one; not verified here, SHA-256 ${hash}`,
+        ? `  ${basename(path)}: SHA-256 ${hash}, equal to the index's`
+        : `  ${basename(path)}: downloaded by pip, which checks a hash if its index has one; not verified here, SHA-256 ${hash}`,
     );
     return path;
   }

@@ -94,14 +94,14 @@ export async function setupTensorFlow(
     const isComplete =
       !gpu || present.source !== 'wheel' || existsSync(join(folder, 'tensorflow', 'include'));
     if (!(check instanceof Error) && isComplete) {
-      onProgress(`TensorFlow ${present.version} is set up already, in ${folder}; it works.`);
+      onProgress(`TensorFlow ${present.version} is already set up in ${folder} and works.`);
       return {...(await withCurrentFusedOps(present, stage)), ...check};
     }
     const fault =
       check instanceof Error
         ? `does not work (${check.message})`
         : 'lacks the headers that fused ops on a card need';
-    onProgress(`TensorFlow ${present.version} in ${folder} ${fault}: doing it again.`);
+    onProgress(`TensorFlow ${present.version} in ${folder} ${fault}: setting it up again.`);
   }
   const staged = `${folder}.new`;
   const aside = {...stage, folder: staged};
@@ -112,7 +112,7 @@ export async function setupTensorFlow(
       await rm(staged, {recursive: true, force: true});
       await mkdir(staged, {recursive: true});
       const libraries = await install();
-      const check = await timed(aside, 'check: a product in a process of its own', () =>
+      const check = await timed(aside, 'check: a product in a separate process', () =>
         checkTensorFlow(staged, packageName, execPath),
       );
       const setup: TensorFlowSetup = {
@@ -164,7 +164,7 @@ async function makeFusedOps(source: string, stage: Stage): Promise<FusedOpsSetup
   );
   if (made.missing) {
     const loss = gpu ? 'a card takes several times' : 'small models take up to twice';
-    onProgress(`fused ops: left out, ${loss} as long. ${made.missing}`);
+    onProgress(`fused ops: left out; without them, ${loss} as long. ${made.missing}`);
   }
   return made;
 }
@@ -194,7 +194,7 @@ function sourcesOf(from: string, stage: Stage): Source[] {
   if (from === 'official' && !isOffered) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `setup tensorflow --version: expected ${OFFICIAL_TENSORFLOW}, which is all the installer has, got ${version}. ` +
+      `setup tensorflow --version: expected ${OFFICIAL_TENSORFLOW}, the only version of the installer, got ${version}. ` +
         'Pass --from wheel.',
     );
   }
@@ -205,8 +205,8 @@ function sourcesOf(from: string, stage: Stage): Source[] {
 /** The package with its own installer, which downloads TensorFlow's C library and the addon. */
 async function installOfficial(stage: Stage): Promise<undefined> {
   stage.onProgress(
-    'official: npm checks packages by the hashes of its registry; what the installer downloads, library and addon, has no ' +
-      'hash to check it by. --from wheel checks the library.',
+    'official: npm checks packages by the hashes of its registry; the library and the addon that the installer downloads have no ' +
+      'hash to check. --from wheel checks the library.',
   );
   await timed(
     stage,
@@ -261,7 +261,7 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
   const metadata = wheel.names.find((name) => name.endsWith('.dist-info/METADATA'));
   const needed = metadata ? cudaWheels(await wheel.text(metadata)) : [];
   if (needed.length === 0) {
-    onProgress('wheel: it names no NVIDIA packages; the libraries of the system are used.');
+    onProgress('wheel: it names no NVIDIA packages, so the libraries of the system are used.');
     return;
   }
   for (const {project, version} of needed) {
@@ -285,7 +285,7 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
 /** Uses a TensorFlow that is on disk already, where it is. */
 async function installFromFolder(given: string, stage: Stage): Promise<string> {
   stage.onProgress(
-    `${given}: used as it is; nothing of TensorFlow is downloaded, and no hash is there to check it by.`,
+    `${given}: used as it is; nothing of TensorFlow is downloaded, and there is no hash to check.`,
   );
   const library = await libraryOf(stage.folder, packageOf(stage), given);
   await installAddon(library, stage);

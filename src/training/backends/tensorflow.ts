@@ -141,7 +141,7 @@ function failureOf(error: unknown, path: string): string {
 function unavailable(got: string): TfjsLoraError {
   return new TfjsLoraError(
     'BACKEND_UNAVAILABLE',
-    `useBackend tensorflow: expected ${TENSORFLOW_PACKAGES.join(' or ')}, got: ${got}. ` +
+    `backend tensorflow: expected ${TENSORFLOW_PACKAGES.join(' or ')}, got: ${got}. ` +
       'Run npx tfjs-lora setup tensorflow, or use wasm.',
   );
 }

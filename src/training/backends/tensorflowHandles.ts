@@ -26,8 +26,8 @@ export function guardHandles(backend: TensorFlowBackend & {[GUARDED]?: boolean})
     if (id >>> 0 < HANDLES - RESERVE) return id;
     throw new TfjsLoraError(
       'DEVICE_LOST',
-      'tensorflow: expected fewer than 2³² tensors in the life of a process, got as many. Save, and go on in a new process: ' +
-        'a run with checkpoints resumes where it was.',
+      'tensorflow: expected fewer than 2³² tensors in the life of a process, got as many. Save, and continue in a new process: ' +
+        'a run with checkpoints resumes where it stopped.',
     );
   };
   const executeOp: TensorFlowBinding['executeOp'] = (name, attributes, inputs, outputCount) => {

@@ -16,7 +16,7 @@ export const tuningFile: TuningStore = {
       const text = await readText();
       return text === undefined ? {} : parse(text);
     } catch (error) {
-      warn(`useBackend tune: what was measured before is not used: ${(error as Error).message}`);
+      warn(`useBackend tune: earlier measurements are not used: ${(error as Error).message}`);
       return {};
     }
   },
@@ -24,7 +24,7 @@ export const tuningFile: TuningStore = {
     try {
       await writeText(`${JSON.stringify({choices}, null, 1)}\n`);
     } catch (error) {
-      warn(`useBackend tune: what was measured is not kept: ${(error as Error).message}`);
+      warn(`useBackend tune: the measurements are not kept: ${(error as Error).message}`);
     }
   },
 };

@@ -67,7 +67,7 @@ export async function useBackend(
     if (name !== 'auto' && backend.name !== name) continue;
     try {
       const started = await backend.start(options, name !== 'auto');
-      const reason = name === 'auto' ? 'the fastest that works here' : 'asked for';
+      const reason = name === 'auto' ? 'the fastest that works' : 'asked for';
       tried.push({backend: backend.name, available: true, reason});
       return report({backend: backend.name, ...withNearest(started, options), reason, tried});
     } catch (error) {
@@ -83,7 +83,7 @@ export async function useBackend(
 function withNearest(started: StartedBackend, {computeDtype: asked}: BackendOptions): StartedBackend {
   const {computeDtype, features} = started;
   if (asked === undefined || asked === computeDtype) return started;
-  return {...started, features: [...features, `${computeDtype} is the nearest it has to ${asked}`]};
+  return {...started, features: [...features, `${computeDtype} is the nearest type to ${asked}`]};
 }
 
 function report(fields: Omit<BackendReport, 'toString'>): BackendReport {

@@ -45,7 +45,7 @@ function checkedThreads({threads}: BackendOptions): number | undefined {
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `useBackend threads: expected an integer ≥ 1, got ${threads}.`,
+      `useBackend threads: expected a positive integer, got ${threads}.`,
     );
   }
   return threads;
@@ -88,7 +88,7 @@ async function startFirst(
 }
 
 function unavailable(got: string, cause?: unknown): TfjsLoraError {
-  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend wasm: expected WebAssembly, got: ${got}.`, {
+  return new TfjsLoraError('BACKEND_UNAVAILABLE', `backend wasm: expected WebAssembly, got: ${got}.`, {
     cause,
   });
 }

@@ -119,7 +119,7 @@ type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
 /** `navigator.gpu` must exist before the package's backend is made; in Node, Dawn brings it. */
 async function loadPackage(): Promise<Package> {
   if (!globalThis.navigator?.gpu) {
-    if (!isNode()) throw unavailable('a browser without it');
+    if (!isNode()) throw unavailable('a browser without WebGPU');
     await startDawn();
   }
   try {
@@ -148,7 +148,7 @@ async function startDawn(): Promise<void> {
 
 async function requestAdapter(): Promise<GPUAdapter> {
   const adapter = await navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
-  if (!adapter) throw unavailable('no graphics driver that offers it');
+  if (!adapter) throw unavailable('no graphics driver with WebGPU');
   return adapter;
 }
 
@@ -191,10 +191,10 @@ function watch(backend: WebGPUBackend, name: string): void {
   void device.lost.then(({reason, message}) =>
     fail(
       `device lost (${message || reason})`,
-      'What was saved before is whole; start a new process, and lower the batch size if memory ran out',
+      'What was saved before is intact. Start a new process, and lower the batch size if memory ran out',
     ),
   );
-  device.onuncapturederror = ({error}) => fail(error.message, 'Results since then are not to be trusted');
+  device.onuncapturederror = ({error}) => fail(error.message, 'Do not trust results since then');
   const read = backend.read.bind(backend);
   const guarded = async (dataId: tf.DataId) => {
     if (failure) throw failure;
@@ -244,5 +244,5 @@ function growSubmissions(backend: WebGPUBackend): void {
 }
 
 function unavailable(got: string): TfjsLoraError {
-  return new TfjsLoraError('BACKEND_UNAVAILABLE', `useBackend webgpu: expected WebGPU, got ${got}.`);
+  return new TfjsLoraError('BACKEND_UNAVAILABLE', `backend webgpu: expected WebGPU, got ${got}.`);
 }

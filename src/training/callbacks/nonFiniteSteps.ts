@@ -11,7 +11,7 @@ export function nonFiniteSteps(run: TrainingRun): TrainingCallback {
       throw new TfjsLoraError(
         'NON_FINITE',
         `training step ${step}: expected numbers, got loss ${loss}, gradient norm ${gradNorm} at learning rate ` +
-          `${learningRate}, the last of ${progress.skippedInRow} such steps in a row. No checkpoint was written since. ` +
+          `${learningRate}, the last of ${progress.skippedInRow} such steps in a row. No checkpoint has been written since the first. ` +
           'Lower the learning rate, warm it up for longer, set maxGradNorm, compute in float32, and check the data; ' +
           'then resume from the last checkpoint.',
       );

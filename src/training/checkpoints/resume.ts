@@ -58,7 +58,7 @@ export interface ResumeWords {
 
 const FIT_WORDS: ResumeWords = {
   what: 'fitDataset resumeFromCheckpoint',
-  advice: ' Pass overwriteOutputDir: true and resumeFromCheckpoint: false to begin anew.',
+  advice: ' Pass overwriteOutputDir: true and resumeFromCheckpoint: false to start over.',
 };
 
 /**
@@ -79,7 +79,7 @@ export async function checkpointToResume(
   if (!resume || outputDir === undefined) return undefined;
   const newest = await newestOf(outputDir, words);
   if (newest === undefined) {
-    warn(`fitDataset: ${resolve(outputDir)} holds no checkpoint to go on from; training begins anew`);
+    warn(`fitDataset: ${resolve(outputDir)} has no checkpoint to resume from; training starts over`);
   }
   return newest;
 }
@@ -98,7 +98,7 @@ async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise
   if (newest !== undefined || checkpointSteps(outputDir).length === 0) return newest;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `${what} ${resolve(outputDir)}: expected a whole checkpoint, got only torn ones.${advice}`,
+    `${what} ${resolve(outputDir)}: expected an intact checkpoint, got only damaged ones.${advice}`,
   );
 }
 
@@ -115,9 +115,9 @@ export async function leaveLaterCheckpoints(
   const moved = setAsideAfter(outputDir, isHere ? progress.step : 0);
   const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(join(outputDir, after))));
   if (!isWhole.includes(true)) return; // of torn ones it has been said that they were skipped
-  const limit = plan.saveTotalLimit === undefined ? '' : ', the first to be removed when new ones come';
+  const limit = plan.saveTotalLimit === undefined ? '' : ', and removed first when new ones are written';
   warn(
-    `${resolve(outputDir)}: training goes on from ${from}, so later checkpoints are set aside: ` +
+    `${resolve(outputDir)}: training resumes from ${from}, so later checkpoints are renamed: ` +
       `${moved.map(([before, after]) => `${before} as ${after}`).join(', ')}${limit}`,
   );
 }
@@ -157,7 +157,7 @@ export async function assertResumable(run: TrainingRun, folder: string): Promise
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${name}. ` +
-        'compile() with the optimizer the run began with.',
+        'Call compile() with the optimizer of the run.',
     );
   }
   assertRestorable(run.model, folder);
@@ -184,12 +184,11 @@ function assertSameOrder(
 ): void {
   for (const [name, value] of Object.entries(before)) {
     if (now[name] === value) continue;
-    const [expected, got] =
-      name === 'data' ? ['the examples the run began with', 'others'] : [value, now[name]];
+    const [expected, got] = name === 'data' ? ['the examples of the run', 'others'] : [value, now[name]];
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run goes on with the settings and data ` +
-        'it began with; to start another from its weights, use loadAdapter(folder, {trainable: true}).',
+      `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run resumes with its own settings and data. ` +
+        'To start another run from its weights, use loadAdapter(folder, {trainable: true}).',
     );
   }
 }
@@ -202,6 +201,6 @@ function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): vo
   ];
   if (changes.length === 0) return;
   warn(
-    `checkpoint ${resolve(folder)}: ${changes.join(' and ')} changed, so the run will not be what it would have been`,
+    `checkpoint ${resolve(folder)}: ${changes.join(' and ')} changed, so the rest of the run differs from an uninterrupted one`,
   );
 }

@@ -96,7 +96,7 @@ function assertSameWeights(
     if (!source.has(name)) {
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `${where}: expected it, for the model trains it, got none. Give the model the adapter the run began with.`,
+        `${where}: the model trains this weight, but the checkpoint does not have it. Give the model the adapter of the run.`,
       );
     }
     const got = [...source.info(name).shape];
@@ -107,7 +107,7 @@ function assertSameWeights(
   if (extra === undefined) return;
   throw new TfjsLoraError(
     'UNEXPECTED_TENSOR',
-    `checkpoint ${resolve(folder)} tensor ${extra}: expected only weights that the model trains, got one it does not`,
+    `checkpoint ${resolve(folder)} tensor ${extra}: the model does not train this weight`,
   );
 }
 
@@ -129,8 +129,8 @@ export async function assertFiniteWeights(model: TrainableModel, what: string): 
     if (isSound) continue;
     throw new TfjsLoraError(
       'NON_FINITE',
-      `${what}: expected weights that are numbers, got NaN or infinity in ${name}. ` +
-        'Nothing was written over; resume from the last checkpoint with a lower learning rate.',
+      `${what}: expected finite weights, got NaN or infinity in ${name}. ` +
+        'Nothing was overwritten. Resume from the last checkpoint with a lower learning rate.',
     );
   }
 }

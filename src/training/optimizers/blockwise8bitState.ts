@@ -43,7 +43,7 @@ export function assert8bitUpdate(update: AnyOp): void {
     'UNSUPPORTED',
     `8-bit optimizer: expected a backend that computes in integers or has a kernel ${update.kernelName}, ` +
       `got ${tf.getBackend()}. ` +
-      'Call useBackend(), which registers kernels, or use a 32-bit optimizer, paged where memory is short.',
+      'Call useBackend(), which registers kernels, or use a 32-bit optimizer, paged if memory is short.',
   );
 }
 

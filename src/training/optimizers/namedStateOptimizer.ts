@@ -357,7 +357,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     if (!this.isStepping) return;
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      'optimizer: expected one step at a time, another one still runs. Await applyGradientsAsync().',
+      'optimizer: expected one step at a time, but another one is running. Await applyGradientsAsync().',
     );
   }
 
@@ -377,7 +377,7 @@ function variableNamed(name: string): tf.Variable {
   if (variable) return variable;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `optimizer gradient "${name}": expected a live variable of that name, got none`,
+    `optimizer gradient "${name}": expected a variable of that name that is not disposed, got none`,
   );
 }
 
@@ -390,7 +390,7 @@ function assertSlots(variable: string, given: readonly StateSlot[], expected: St
       const got = given.map(({name}) => name).join(', ');
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `${where}: expected it with the variable's state, got ${got}`,
+        `${where}: expected it together with the rest of the variable's state, got ${got}`,
       );
     }
     assertShape(`state "${variable}/${slot.name}"`, found, slot.shape);
@@ -402,7 +402,7 @@ function assertSlots(variable: string, given: readonly StateSlot[], expected: St
   if (!surplus) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `optimizer weight "${variable}/${surplus.name}": expected ${[...known].join(', ')}, each once, got it besides`,
+    `optimizer weight "${variable}/${surplus.name}": expected each of ${[...known].join(', ')} once, got this one too`,
   );
 }
 

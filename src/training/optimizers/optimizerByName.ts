@@ -106,7 +106,7 @@ export function optimizerByName(name: string, settings: OptimizerSettings = {}):
     isMissing ? 'UNSUPPORTED' : 'INVALID_ARGUMENT',
     `optimizer "${name}": expected a tf.Optimizer or one of ${known.join(', ')}. ` +
       (isMissing
-        ? 'This one is not in this library: use adamw_torch, or paged_adamw_8bit where memory is short.'
+        ? 'This one is not supported: use adamw_torch, or paged_adamw_8bit if memory is short.'
         : `Did you mean ${nearestNames(key, known, 1)[0]}?`),
   );
 }

@@ -127,22 +127,22 @@ function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
   const wrong = (got: string) =>
     new TfjsLoraError(
       'CORRUPT_FILE',
-      `optimizer file [${path}]: expected what saveOptimizer wrote, got ${got}`,
+      `optimizer file [${path}]: expected a file from saveOptimizer, got ${got}`,
     );
-  if (metadata.order === undefined || !tensors.has(ITERATIONS)) throw wrong('a file without its marks');
+  if (metadata.order === undefined || !tensors.has(ITERATIONS)) throw wrong('a file without its metadata');
   const known = Object.values<string>(DTYPES);
   for (const [name, {dtype}] of tensors) if (!known.includes(dtype)) throw wrong(`${name} in ${dtype}`);
   let order: unknown;
   try {
     order = parseJson(metadata.order);
   } catch {
-    throw wrong('a list of tensors that is no JSON');
+    throw wrong('a list of tensors that is not JSON');
   }
   const others = [...tensors.keys()].filter((name) => name !== ITERATIONS).sort(compareNames);
   const listed = Array.isArray(order) ? [...order].sort(compareNames) : [];
   if (listed.length === others.length && listed.every((name, i) => name === others[i]))
     return order as string[];
-  throw wrong('other tensors than its list has');
+  throw wrong('tensors that differ from its list');
 }
 
 /** The order of strings; whatever else a damaged file lists is compared with none. */

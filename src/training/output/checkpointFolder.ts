@@ -64,12 +64,12 @@ function noRoom({message, cause}: TfjsLoraError, staged: string, folder: string)
   const safe =
     before === undefined
       ? 'No checkpoint was written before it'
-      : `${checkpointFolder(dirname(folder), before)} is whole`;
+      : `${checkpointFolder(dirname(folder), before)} is intact`;
   const [file] = message.replace(resolve(staged), resolve(folder)).split(': expected');
   return new TfjsLoraError(
     'DISK_FULL',
-    `checkpoint ${resolve(folder)}: expected room on its disk for ${file}, got none. ` +
-      `Nothing of it was kept. ${safe}: free some space and run again${before === undefined ? '' : ' to go on from it'}.`,
+    `checkpoint ${resolve(folder)}: no space on the disk for ${file}. ` +
+      `Nothing of this checkpoint was kept. ${safe}. Free some space and run again${before === undefined ? '' : ' to resume from it'}.`,
     {cause},
   );
 }
@@ -160,8 +160,8 @@ function adviceFor(folder: string): string {
   const before = checkpointSteps(dirname(folder))
     .filter((other) => other < step)
     .at(-1);
-  if (before === undefined) return 'There is none before it: begin the run again.';
-  return `Resume from one before it: ${checkpointFolder(dirname(folder), before)}.`;
+  if (before === undefined) return 'There is no earlier one: start the run again.';
+  return `Resume from the one before it: ${checkpointFolder(dirname(folder), before)}.`;
 }
 
 /**
@@ -175,7 +175,7 @@ export async function newestCheckpoint(outputDir: string): Promise<string | unde
       await readCheckpoint(folder);
       return folder;
     } catch (error) {
-      warn(`checkpoint ${resolve(folder)} is torn and was skipped: ${(error as Error).message}`);
+      warn(`checkpoint ${resolve(folder)} is damaged and was skipped: ${(error as Error).message}`);
     }
   }
   return undefined;
@@ -245,7 +245,7 @@ export function removeUnfinished(outputDir: string): void {
   for (const name of entriesOf(outputDir)) {
     const path = join(outputDir, name);
     if (UNFINISHED.test(name)) {
-      warn(`checkpoint ${resolve(path)} is torn and was skipped: the run ended while it was being written`);
+      warn(`checkpoint ${resolve(path)} is incomplete and was skipped: the run ended while it was written`);
     } else if (!REMOVED.test(name)) continue;
     fs.rmSync(path, {recursive: true, force: true});
   }

@@ -95,7 +95,7 @@ function assertDead(path: string, what: string): string | undefined {
   const who = holder
     ? `process ${holder.pid}${isInSight ? '' : `, out of sight (${holder.system})`}`
     : 'a process';
-  const advice = isInSight ? 'wait for it' : `wait for it; if it has ended, remove ${resolve(path)}`;
+  const advice = isInSight ? 'wait for it' : `wait for that run; if it has ended, remove ${resolve(path)}`;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `${what}: expected a folder that no other run writes to, got one that ${who} holds. ` +

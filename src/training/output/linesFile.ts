@@ -22,6 +22,6 @@ export class LinesFile {
   }
 
   append(line: string): void {
-    onDisk(this.path, 'Its lines so far are there.', () => appendFileSync(this.path, `${line}\n`));
+    onDisk(this.path, 'The lines written so far are intact.', () => appendFileSync(this.path, `${line}\n`));
   }
 }

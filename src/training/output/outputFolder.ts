@@ -58,7 +58,7 @@ export interface OutputWords {
 export const FIT_WORDS: OutputWords = {
   what: 'fitDataset outputDir',
   advice({canGoOn, isUnfinished}) {
-    const goOn = canGoOn ? 'resumeFromCheckpoint: true to go on, ' : '';
+    const goOn = canGoOn ? 'resumeFromCheckpoint: true to resume, ' : '';
     const startOver = `overwriteOutputDir: true${isUnfinished ? ' and resumeFromCheckpoint: false' : ''} to start over`;
     return ` Pass ${goOn}${startOver}, or another folder.`;
   },
@@ -151,7 +151,7 @@ export function markUnfinished(outputDir: string): void {
     const results = resultsIn(outputDir);
     if (results.length > 0) {
       warn(
-        `${resolve(outputDir)}: results of the model before training goes on are removed (${results.join(', ')})`,
+        `${resolve(outputDir)}: training resumes, so the results of the earlier model are removed (${results.join(', ')})`,
       );
     }
     removeAll(outputDir, [...results, ALL_RESULTS]);
@@ -209,7 +209,7 @@ function assertWritable(outputDir: string, words: OutputWords): void {
 function unwritable(outputDir: string, {what}: OutputWords, cause: unknown): TfjsLoraError {
   return new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what} ${resolve(outputDir)}: expected a folder that can be written, got: ${(cause as Error).message}. ` +
+    `${what} ${resolve(outputDir)}: expected a writable folder, got: ${(cause as Error).message}. ` +
       'Choose another folder, or change its permissions.',
     {cause},
   );

@@ -267,7 +267,7 @@ export function assertMemory(
   if (!isEstimable(model)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      'fitDataset memoryBudget: expected a model of Llama’s kind, whose memory can be estimated, got another',
+      'fitDataset memoryBudget: expected a Llama model, whose memory can be estimated, got another',
     );
   }
   const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
@@ -277,7 +277,7 @@ export function assertMemory(
   if (estimate.total <= budget) return;
   throw new TfjsLoraError(
     'INSUFFICIENT_MEMORY',
-    `fitDataset memory: expected a peak of at most ${formatBytes(budget)}, got an estimate of ${formatBytes(estimate.total)} ` +
+    `training memory: expected a peak of at most ${formatBytes(budget)}, got an estimate of ${formatBytes(estimate.total)} ` +
       `(${Object.entries(estimate)
         .filter(([part, bytes]) => part !== 'total' && bytes > 0)
         .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`)
@@ -320,7 +320,7 @@ function adviceFor(
   if (sequenceLength < args.sequenceLength)
     if (apply(`examples of at most ${sequenceLength} tokens`, {...current, sequenceLength})) return result();
   changes.push('quantization of the base weights to nf4 and a paged or 8-bit optimizer');
-  return `${result()} Else take a smaller model.`;
+  return `${result()} Otherwise use a smaller model.`;
 }
 
 /** Whether a model is of the kind whose memory is known: a decoder of Llama's. */

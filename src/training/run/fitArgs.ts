@@ -194,7 +194,7 @@ const isOn = (value: unknown) =>
 function assertCombination(args: FitArgs, plan: FitPlan): void {
   const needs = (what: string, needed: string, isThere: boolean) => {
     if (isThere) return;
-    throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset ${what}: expected ${needed} beside it, got none`);
+    throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset ${what}: expected ${needed} with it, got none`);
   };
   for (const [name, field] of FIELDS) {
     if (field.needs && isOn(args[name])) needs(name, field.needs, args[field.needs] !== undefined);

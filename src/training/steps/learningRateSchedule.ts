@@ -214,8 +214,8 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
   if (totalSteps === undefined && (shapeNeedsLength || ratioNeedsLength)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `learning rate schedule "${name}": expected totalSteps, got none. Pass it where the length of the data is not ` +
-        'known beforehand, or maxSteps to fitDataset.',
+      `learning rate schedule "${name}": expected totalSteps, got none. Pass it if the length of the data is not ` +
+        'known, or pass maxSteps to fitDataset.',
     );
   }
   const warmupSteps = args.warmupSteps || Math.ceil(warmupRatio * (totalSteps ?? 0));

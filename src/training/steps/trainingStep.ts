@@ -274,7 +274,7 @@ export class TrainingStep {
     return new TfjsLoraError(
       'NON_FINITE',
       `training step ${this.steps + 1}: expected numbers, got loss ${loss}, gradient norm ${gradNorm}. ` +
-        'The weights are as before the step; lower the learning rate or check the data.',
+        'The weights did not change. Lower the learning rate or check the data.',
     );
   }
 }
@@ -300,7 +300,7 @@ function assertSchedule(schedule: NonNullable<CompileArgs['schedule']>, optimize
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `compile schedule: expected an optimizer with a learningRate to change, got ${optimizer.getClassName()}. ` +
-        'Use AdamW, or leave the schedule out.',
+        'Use AdamW, or leave out the schedule.',
     );
   }
   if (typeof schedule === 'function') return;

@@ -129,7 +129,7 @@ function assertUnmerged(model: TrainableModel): void {
     if (!isMerged) continue;
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `training layer ${name}: expected its adapter beside the weight, got it merged. Call unmergeLoRA() first.`,
+      `training layer ${name}: expected its adapter unmerged, got it merged. Call unmergeLoRA() first.`,
     );
   }
 }

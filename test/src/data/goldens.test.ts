@@ -97,7 +97,7 @@ describe('token ids and label masks', () => {
   test('records that are no conversation are left out and named', async () => {
     await loadDataset(argsOf({records: 'sharegpt', template: 'llama3'}));
     expect(warnings).toEqual([
-      'dataset sharegpt: left out 1 of 3 records. The first: ' +
+      'dataset sharegpt: skipped 1 of 3 records. The first: ' +
         `${join(folder, 'sharegpt.json')} record 2 (line 1): expected an assistant or a function call in turn 1, got 'human'.`,
     ]);
   });

@@ -143,7 +143,7 @@ describe('formats', () => {
     );
     expect(answersOf(await load('x'))).toEqual(['b']);
     expect(warnings).toEqual([
-      `dataset x: left out 1 of 2 records. The first: ${join(folder, 'x.json')} record 1 (line 1): ` +
+      `dataset x: skipped 1 of 2 records. The first: ${join(folder, 'x.json')} record 1 (line 1): ` +
         'expected an answer to learn, got none.',
     ]);
     const prompts = await loadPrompts({dataset: 'x', datasetDir: folder, template: 'llama3', tokenizer});
@@ -330,7 +330,7 @@ describe('the cache', () => {
     const whole = readFileSync(join(cacheDir, file));
     writeFileSync(join(cacheDir, file), whole.subarray(0, whole.length - 7));
     expect(await load('x', {cacheDir})).toEqual(fresh);
-    expect(warnings).toEqual([expect.stringMatching(/^tokenized data .*: .*It is made anew\.$/)]);
+    expect(warnings).toEqual([expect.stringMatching(/^tokenized data .*: .*The data is tokenized again\.$/)]);
     expect(readFileSync(join(cacheDir, file))).toEqual(whole);
   });
 });
@@ -350,7 +350,7 @@ describe('what the peers read', () => {
     write({x: {file_name: 'x.csv'}}, {'x.csv': ['instruction,input,output', ...rows].join('\n')});
     const examples = await load('x', {template: 'empty'});
     expect(textsOf(examples)).toEqual(['q, with "quotes"two\nlines', 'q4a "b" c']);
-    expect(warnings.at(-1)).toContain('left out 2 of 4 records. The first: ');
+    expect(warnings.at(-1)).toContain('skipped 2 of 4 records. The first: ');
     expect(warnings.at(-1)).toContain('x.csv record 1 (line 4): expected an answer to learn, got none.');
   });
 
@@ -445,7 +445,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', ranking: true}},
       alpaca,
       'UNSUPPORTED',
-      'x ranking: expected data to learn from',
+      'x ranking: expected training data',
     ],
     [
       'num_samples',
@@ -523,7 +523,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', formatting: 'sharegpt'}},
       {'x.json': [{conversations: [{from: 'user', value: 'a'}]}]},
       'CORRUPT_FILE',
-      'dataset x: expected examples to learn from, got none out of 1 records. The first:',
+      'dataset x: expected examples to learn from, got none out of 1 record. The first:',
     ],
     [
       'an empty file',
@@ -551,7 +551,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', num_samples: 1e15}},
       {'x.json': [{instruction: 'a', output: 'b'}]},
       'INVALID_CONFIG',
-      'dataset x num_samples: expected at most 1000 times the 1 records there are, got 1000000000000000.',
+      'dataset x num_samples: expected at most 1000 times the number of records (1), got 1000000000000000.',
     ],
   ])('%s', async (_, info, files, code, message) => {
     write(info, files);
@@ -571,7 +571,7 @@ describe('mistakes', () => {
     write({x: {file_name: 'x.json', formating: 'sharegpt'}}, alpaca);
     await load('x');
     expect(warnings).toEqual([
-      `${join(folder, 'dataset_info.json')} x formating: is no known key and is ignored. Nearest: formatting.`,
+      `${join(folder, 'dataset_info.json')} x formating: unknown key, ignored. Nearest: formatting.`,
     ]);
   });
 
@@ -596,11 +596,11 @@ describe('mistakes', () => {
     ],
     [
       {mixStrategy: 'interleave_over', interleaveProbs: [0.5, 0.5]},
-      'dataset interleaveProbs: expected 1 chances, one a data set, got 2.',
+      'dataset interleaveProbs: expected 1 probabilities, one for each data set, got 2.',
     ],
     [
       {dataset: 'x,x', mixStrategy: 'interleave_over', interleaveProbs: [0.5, 0.6]},
-      'expected chances above 0 whose sum is 1, got 0.5, 0.6.',
+      'expected probabilities above 0 whose sum is 1, got 0.5, 0.6.',
     ],
     [{streaming: true, maxSamples: 3}, 'dataset maxSamples: expected none when streaming, got 3.'],
     [

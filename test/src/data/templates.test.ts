@@ -70,10 +70,10 @@ describe('registry', () => {
     [
       'llama3',
       {},
-      "expected a name of its own, got 'llama3', with llama3, alpaca, chatml, default, empty, custom, model taken.",
+      "expected a new name, got 'llama3', with llama3, alpaca, chatml, default, empty, custom, model taken.",
     ],
-    ['model', {}, "expected a name of its own, got 'model'"],
-    ['', {}, "expected a name of its own, got ''"],
+    ['model', {}, "expected a new name, got 'model'"],
+    ['', {}, "expected a new name, got ''"],
     [
       'x',
       {user: ['no place']},
@@ -96,7 +96,7 @@ describe('registry', () => {
     );
     resolveTemplate('chatml', tokenizer);
     expect(warnings).toEqual([
-      'template chatml: <|im_end|>, <|im_start|> are no tokens of this tokenizer and will be read as ordinary text. ' +
+      'template chatml: <|im_end|>, <|im_start|> are not tokens of this tokenizer and will be tokenized as ordinary text. ' +
         'Use the template that belongs to the model.',
     ]);
   });
@@ -116,7 +116,7 @@ describe("the tokenizer's own chat template", () => {
     expect(resolveTemplate('model', tokenizer).kind).toBe('chat');
     expect(resolveTemplate(undefined, withChatTemplate())).toMatchObject({template: {name: 'empty'}});
     expect(warnings).toEqual([
-      expect.stringContaining("the tokenizer has no chat template, so 'empty' is used"),
+      expect.stringContaining("the tokenizer has no chat template, so the template 'empty' is used"),
     ]);
     expect(() => resolveTemplate('model', withChatTemplate())).toThrow(
       'template model: expected a tokenizer with a chat template, got one without.',
@@ -146,7 +146,7 @@ describe("the tokenizer's own chat template", () => {
     );
     // This one opens an answer otherwise than it writes it.
     expect(() => encodeTurns(resolveTemplate('model', dated, options), dated, turns)).toThrow(
-      /^template model: expected a chat template that only adds to the text turn by turn, got one that rewrites/,
+      /^template model: expected a chat template that only appends text for each turn, got one that rewrites/,
     );
   });
 

@@ -88,7 +88,7 @@ test('where no worker can work, the main thread does', async () => {
   }) as Tokenizer;
   expect(await tokenized(2, lists, settings, broken)).toEqual(await tokenized(0));
   expect(warnings).toHaveLength(2);
-  expect(warnings[0]).toMatch(/^tokenizing: a worker thread failed \(.*\), so 1 go on without it$/);
+  expect(warnings[0]).toMatch(/^tokenizing: a worker thread failed \(.*\), so 1 continue without it$/);
   expect(warnings[1]).toMatch(
     /^tokenizing: a worker thread failed \(.*\), so the main thread does the work$/,
   );

@@ -60,7 +60,7 @@ test('a checkpoint: its file and the checkpoint that is whole are named', async 
   room = 1;
   await expect(writeCheckpoint(path, 4, fill, {})).rejects.toMatchObject({
     code: 'DISK_FULL',
-    message: expect.stringContaining('No checkpoint was written before it: free some space and run again.'),
+    message: expect.stringContaining('No checkpoint was written before it. Free some space and run again.'),
   });
   expect(readdirSync(path)).toEqual([]);
   room = Number.POSITIVE_INFINITY;
@@ -70,8 +70,8 @@ test('a checkpoint: its file and the checkpoint that is whole are named', async 
   await expect(writeCheckpoint(path, 8, fill, {})).rejects.toMatchObject({
     code: 'DISK_FULL',
     message:
-      `checkpoint ${full}: expected room on its disk for ${join(full, 'weights.safetensors')}, got none. ` +
-      `Nothing of it was kept. ${whole} is whole: free some space and run again to go on from it.`,
+      `checkpoint ${full}: no space on the disk for ${join(full, 'weights.safetensors')}. ` +
+      `Nothing of this checkpoint was kept. ${whole} is intact. Free some space and run again to resume from it.`,
   });
   expect(readdirSync(path)).toEqual(['checkpoint-4']);
 });
@@ -83,7 +83,7 @@ test('a log: the lines so far are there', async () => {
   log.append('first');
   room = 0;
   expect(() => log.append('second')).toThrow(
-    `${path}: expected room on its disk, got none (ENOSPC). Its lines so far are there. Free some space and try again.`,
+    `${path}: expected room on its disk, got none (ENOSPC). The lines written so far are intact. Free some space and try again.`,
   );
   expect(readFileSync(path, 'utf8')).toBe('first\n');
 });

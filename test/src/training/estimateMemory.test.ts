@@ -162,7 +162,7 @@ describe('memoryBudget', () => {
       return error.message as string;
     };
     expect(await adviceFor(need({}) - 1)).toMatch(
-      /^fitDataset memory: expected a peak of at most [\d.]+ MiB, got an estimate of [\d.]+ MiB \(weights .*, optimizer .*\) for 4 × 112 tokens\. Change model\.gradientCheckpointing = true \([\d.]+ MiB\)\.$/,
+      /^training memory: expected a peak of at most [\d.]+ MiB, got an estimate of [\d.]+ MiB \(weights .*, optimizer .*\) for 4 × 112 tokens\. Change model\.gradientCheckpointing = true \([\d.]+ MiB\)\.$/,
     );
     const one = need({gradientCheckpointing: true, batchSize: 1, gradientAccumulationSteps: 4});
     expect(await adviceFor(one)).toMatch(
@@ -175,7 +175,7 @@ describe('memoryBudget', () => {
       sequenceLength: 56,
     });
     expect(await adviceFor(short)).toMatch(/, then examples of at most 56 tokens \([\d.]+ MiB\)\.$/);
-    expect(await adviceFor(1000)).toMatch(/at most 1000 B.*quantization .* Else take a smaller model\.$/);
+    expect(await adviceFor(1000)).toMatch(/at most 1000 B.*quantization .* Otherwise use a smaller model\.$/);
   });
 
   test('refuses a model it cannot know', async () => {

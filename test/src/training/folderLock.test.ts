@@ -22,7 +22,7 @@ test('a live process keeps a folder, a killed one does not', async () => {
   await once(child.stdout, 'data');
   const refused = {
     code: 'INVALID_ARGUMENT',
-    message: `out: expected a folder that no other run writes to, got one that process ${child.pid} holds. Choose another folder, or wait for it.`,
+    message: `out: expected a folder that no other run writes to, got one that process ${child.pid} holds. Choose another folder, or wait for that run.`,
   };
   expect(() => FolderLock.take(folder, 'out')).toThrow(expect.objectContaining(refused));
   expect(() => FolderLock.assertFree(folder, 'out')).toThrow(expect.objectContaining(refused));
@@ -125,7 +125,7 @@ describe('a folder that cannot be written', () => {
       () => join(pathOf('file'), 'out'),
       /expected a folder, got a file, .*file\. Choose another path/,
     ],
-    ['cannot be made', () => '/sys/tfjs-lora', /expected a folder that can be written, got: /],
+    ['cannot be made', () => '/sys/tfjs-lora', /expected a writable folder, got: /],
   ])('because it %s is found before any step', async (_what, path, message) => {
     writeFileSync(pathOf('file'), '');
     const run = trainer.fit([{inputIds: [1, 2]}], {outputDir: path(), verbose: 0});

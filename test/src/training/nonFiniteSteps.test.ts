@@ -102,7 +102,7 @@ describeEachBackend('steps that are not finite', () => {
     await expect(run).rejects.toMatchObject({
       code: 'NON_FINITE',
       message: expect.stringMatching(
-        /weights in .*: expected weights that are numbers, got NaN or infinity in table\.weight/,
+        /weights in .*: expected finite weights, got NaN or infinity in table\.weight/,
       ),
     });
     expect(readdirSync(outputDir).sort()).toEqual(['checkpoint-1', 'checkpoint-2', 'trainer_log.jsonl']);

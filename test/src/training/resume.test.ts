@@ -278,7 +278,7 @@ describe('checkpoints', () => {
     tear(join(outputDir, 'checkpoint-12'));
     const {losses} = await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
     expect(losses.map(([step]) => step)).toEqual([9, 10, 11, 12]);
-    expect(warnings).toEqual([expect.stringMatching(/checkpoint-12 is torn and was skipped: .*expected/)]);
+    expect(warnings).toEqual([expect.stringMatching(/checkpoint-12 is damaged and was skipped: .*expected/)]);
     await expect(
       bigramRun({...ARGS, outputDir, resumeFromCheckpoint: join(outputDir, 'checkpoint-99')}),
     ).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
@@ -299,7 +299,7 @@ describe('checkpoints', () => {
         await expect(resumed).rejects.toMatchObject({
           code: 'CORRUPT_FILE',
           message: expect.stringContaining(
-            `checkpoint ${folder} ${name}: expected its contents as they were written, got others. Resume from one before it: ${before}.`,
+            `checkpoint ${folder} ${name}: expected its contents as they were written, got others. Resume from the one before it: ${before}.`,
           ),
         });
       }
@@ -325,12 +325,12 @@ describe('checkpoints', () => {
     rmSync(join(outputDir, 'checkpoint-12', 'resume_state.json'));
     await expect(bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true})).rejects.toMatchObject({
       code: 'CORRUPT_FILE',
-      message: expect.stringContaining('got only torn ones'),
+      message: expect.stringContaining('got only damaged ones'),
     });
     expect(saved(outputDir)).toEqual(['checkpoint-12']);
     warnings = [];
     await bigramRun({...ARGS, outputDir: pathOf('none'), resumeFromCheckpoint: true});
-    expect(warnings).toEqual([expect.stringContaining('no checkpoint to go on from')]);
+    expect(warnings).toEqual([expect.stringContaining('no checkpoint to resume from')]);
   });
 
   test('what a killed run left half written goes, with a warning', async () => {
@@ -339,7 +339,9 @@ describe('checkpoints', () => {
     const half = join(outputDir, '.checkpoint-14.0a-1b.tmp');
     writeFileSync(half, '');
     await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
-    expect(warnings).toEqual([expect.stringContaining('.checkpoint-14.0a-1b.tmp is torn and was skipped')]);
+    expect(warnings).toEqual([
+      expect.stringContaining('.checkpoint-14.0a-1b.tmp is incomplete and was skipped'),
+    ]);
     expect(readdirSync(outputDir)).not.toContain('.checkpoint-14.0a-1b.tmp');
   });
 
@@ -357,7 +359,7 @@ describe('checkpoints', () => {
     expect(second.losses.map(([step]) => step)).toEqual([4, 5]);
     expect(warnings).toEqual([
       expect.stringContaining('the number of steps changed'),
-      expect.stringMatching(/later checkpoints are set aside: checkpoint-4 as abandoned-checkpoint-4, /),
+      expect.stringMatching(/later checkpoints are renamed: checkpoint-4 as abandoned-checkpoint-4, /),
     ]);
     expect(saved(outputDir)).toEqual([
       ...Array.from({length: 21}, (_, i) => `abandoned-checkpoint-${4 + i}`).sort(),
@@ -376,7 +378,7 @@ describe('checkpoints', () => {
     });
     expect(saved(outputDir)).toEqual(['abandoned-checkpoint-12', 'checkpoint-11']);
     expect(warnings).toContainEqual(
-      expect.stringContaining('abandoned-checkpoint-12, the first to be removed when new ones come'),
+      expect.stringContaining('abandoned-checkpoint-12, and removed first when new ones are written'),
     );
   });
 
@@ -413,7 +415,7 @@ describe('checkpoints', () => {
     expect(saved(outputDir)).toEqual([]);
     await bigramRun({...before, ...stopAt(2)}); // nothing was saved, so nothing is lost
     const message =
-      /expected no unfinished run in it, got checkpoint-2\. Pass resumeFromCheckpoint: true to go on/;
+      /expected no unfinished run in it, got checkpoint-2\. Pass resumeFromCheckpoint: true to resume/;
     for (const overwriteOutputDir of [false, true]) {
       await expect(bigramRun({...ARGS, outputDir, overwriteOutputDir})).rejects.toMatchObject({
         code: 'INVALID_ARGUMENT',
@@ -463,12 +465,7 @@ describe('checkpoints', () => {
     ['batch size', {batchSize: 2}, EXAMPLES, /batchSize: expected 1, got 2/],
     ['window', {gradientAccumulationSteps: 1}, EXAMPLES, /gradientAccumulationSteps: expected 2, got 1/],
     ['seed', {seed: 1}, EXAMPLES, /seed: expected 0, got 1/],
-    [
-      'data',
-      {},
-      [...EXAMPLES.slice(1), {inputIds: [1, 2, 3]}],
-      /data: expected the examples the run began with/,
-    ],
+    ['data', {}, [...EXAMPLES.slice(1), {inputIds: [1, 2, 3]}], /data: expected the examples of the run/],
   ])('of another %s are refused before anything changes', async (what, args, data, message) => {
     const outputDir = pathOf(`other-${what}`);
     await bigramRun({...ARGS, outputDir});

@@ -108,5 +108,5 @@ test('a run killed again and again gives bit for bit the losses of one that neve
   expect(readLines(killed)).toEqual(readLines(whole));
   expect(readdirSync(killed).filter((name) => name.startsWith('.'))).toEqual([]);
   const texts = [...endings, last].map(({text}) => text).join('');
-  expect(texts).toMatch(/\.checkpoint-\d+\.[\w-]+\.tmp is torn and was skipped/); // at least one kill hit the saving
+  expect(texts).toMatch(/\.checkpoint-\d+\.[\w-]+\.tmp is incomplete and was skipped/); // at least one kill hit the saving
 }, 300_000);

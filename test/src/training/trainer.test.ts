@@ -343,7 +343,12 @@ describe('fit', () => {
     ['an empty list', [], {}, /^fitDataset: expected at least one example, got an empty dataset/],
     ['an empty iterable', [].values(), {}, /expected at least one example/],
     ['no data', undefined, {}, /^fitDataset: expected a list of examples/],
-    ['a generator for two epochs', EXAMPLES.values(), {epochs: 2}, /expected data that can be read again/],
+    [
+      'a generator for two epochs',
+      EXAMPLES.values(),
+      {epochs: 2},
+      /expected data that can be read more than once/,
+    ],
     [
       'a long example',
       [EXAMPLES[0], {inputIds: new Array(17).fill(1)}],

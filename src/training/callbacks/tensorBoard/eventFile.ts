@@ -48,7 +48,9 @@ export class EventFile {
 
   private write(now: number, step: number, what: Uint8Array): void {
     const event = message(doubleField(EVENT.wallTime, now / 1000), varintField(EVENT.step, step), what);
-    onDisk(this.path, 'Its events so far are there.', () => fs.appendFileSync(this.path, framed(event)));
+    onDisk(this.path, 'The events written so far are intact.', () =>
+      fs.appendFileSync(this.path, framed(event)),
+    );
   }
 }
 

@@ -127,7 +127,7 @@ describeTensorFlow('products with stored weights', () => {
     expect(difference).toBeGreaterThan(0);
     const nearest = await useBackend('tensorflow', {computeDtype: 'float16'});
     expect(nearest).toMatchObject({computeDtype: 'bfloat16'});
-    expect(String(nearest)).toContain('bfloat16 is the nearest it has to float16');
+    expect(String(nearest)).toContain('bfloat16 is the nearest type to float16');
     await choose('float32');
   });
 });

@@ -249,7 +249,9 @@ describe('a network that fails', () => {
     hub.breaks = Number.POSITIVE_INFINITY;
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
       code: 'NETWORK',
-      message: expect.stringMatching(/config\.json cannot be fetched: it broke off after 0 of 2 bytes/),
+      message: expect.stringMatching(
+        /config\.json cannot be downloaded: the connection ended after 0 of 2 bytes/,
+      ),
     });
   });
 
@@ -258,7 +260,7 @@ describe('a network that fails', () => {
     await resolveModelFolder('org/tiny', options);
     hub.refusals = {status: 429, count: 1, headers: {'retry-after': '86400'}};
     await resolveModelFolder('org/tiny', options); // the cache serves
-    expect(warnings.join()).toContain('status 429; it asks to wait 86400 s. Using the cached');
+    expect(warnings.join()).toContain('status 429; the server asks to wait 86400 s. Using the cached');
   });
 
   test('a connection on which nothing comes is given up, and another goes on', async () => {

@@ -188,7 +188,7 @@ describe('eval of a recipe that trains', () => {
       mkdirSync(join(trained, 'checkpoint-3'), {recursive: true});
       for (const run of [output, trained]) {
         const begun = await wasm('eval', recipe, ...train, `output_dir=${run}`);
-        expect(begun.err).toContain('got checkpoints of a run that has not ended');
+        expect(begun.err).toContain('got checkpoints of an unfinished run');
       }
       const checkpoint = join(output, 'checkpoint-3');
       writeFileSync(join(checkpoint, 'adapter_config.json'), '{}');
@@ -199,7 +199,7 @@ describe('eval of a recipe that trains', () => {
       ]) {
         const {status, err} = await wasm(...args);
         expect(status).toBe(2);
-        expect(err).toContain('got checkpoints of a run that has not ended');
+        expect(err).toContain('got checkpoints of an unfinished run');
         expect(err).toContain(`adapter_name_or_path=${checkpoint}`);
       }
     }));

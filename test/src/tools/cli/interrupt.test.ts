@@ -83,12 +83,12 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     expect(others).toEqual([]);
     const step = Number(checkpoint.slice('checkpoint-'.length));
     expect(step).toBeGreaterThan(0);
-    expect(child.out()).toContain(`stopped; ${join(output, checkpoint)} is saved\n  To go on: tfjs-lora `);
+    expect(child.out()).toContain(`stopped; ${join(output, checkpoint)} is saved\n  To resume: tfjs-lora `);
 
     const same = train(...given);
     expect(await end(same)).toBe(2); // neither erased nor gone on with unasked
     expect(same.err()).toContain(
-      `expected no unfinished run in it, got ${checkpoint}.\n  To go on: tfjs-lora `,
+      `expected no unfinished run in it, got ${checkpoint}.\n  To resume: tfjs-lora `,
     );
     expect(checkpointsIn(output)).toEqual([checkpoint]);
 
@@ -96,7 +96,7 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     expect(same.err()).toContain(`To go on: tfjs-lora ${command}\n`);
     const again = run(...command.split(' '), `max_steps=${step + 2}`);
     expect({status: await end(again), err: again.err()}).toMatchObject({status: 0});
-    expect(again.out()).toContain(`goes on from   ${join(output, checkpoint)}\n`);
+    expect(again.out()).toContain(`resumes from   ${join(output, checkpoint)}\n`);
     expect(readdirSync(output)).toEqual(
       expect.arrayContaining([`checkpoint-${step + 2}`, 'adapter_model.safetensors']),
     );
@@ -126,7 +126,7 @@ test('a prediction stops after the token at hand', async () => {
   child.kill('SIGINT');
   expect(await end(child)).toBe(130);
   expect(child.out()).toMatch(
-    /stopped (before the start|in the prediction); nothing was written\n {2}To begin again: /,
+    /stopped (before the start|in the prediction); nothing was written\n {2}To start again: /,
   );
   expect(readdirSync(folder).includes('predicted') ? readdirSync(output) : []).toEqual([]);
 }, 240_000);

@@ -15,7 +15,7 @@ describe('stopOnInterrupt', () => {
           time = 300; // from npm, which passes it on
           process.emit(name, name);
         });
-        expect(err).toBe('Stopping after this step, then saving. Ctrl-C again ends at once.\n');
+        expect(err).toBe('Stopping after this step, then saving. Press Ctrl-C again to end at once.\n');
         expect(interrupt.signal.aborted).toBe(true);
         expect(kill).not.toHaveBeenCalled();
         time = 2000;

@@ -49,7 +49,7 @@ test('a name that the hub could have is looked for in both places', () =>
   withHub(async ({hub, options}) => {
     const expected =
       '--adapter org/nosuch: expected the folder of an adapter (adapter_config.json, adapter_model.safetensors) or ' +
-      `the name of one on the hub, got no folder at ${resolve('org/nosuch')}, and none from the hub: `;
+      `the name of an adapter on the hub, got no folder at ${resolve('org/nosuch')}, and none on the hub: `;
     const ask = (more = {}) =>
       errorOf(() => adapterFolder('org/nosuch', {...options, key: '--adapter', ...more}));
     const unknown = await ask();
@@ -66,7 +66,7 @@ test('a name that the hub could have is looked for in both places', () =>
 
 test('what the cache holds under a name like a path serves', () =>
   withHub(async ({hub, folder, options}) => {
-    const advice = 'fetch it first (tfjs-lora download saves/lora)';
+    const advice = 'download it first (tfjs-lora download saves/lora)';
     expect((await errorOf(() => adapterFolder('saves/lora', options))).message).toContain(advice);
     const snapshot = join(folder, 'cache/models--saves--lora/snapshots', 'c'.repeat(40));
     mkdirSync(snapshot, {recursive: true});
@@ -87,12 +87,12 @@ describe('a folder', () => {
   test('of a run that has not ended names the newest checkpoint with an adapter', () =>
     inFolder(async (folder) => {
       for (const step of [3, 12, 6]) mkdirSync(join(folder, `checkpoint-${step}`));
-      const got = 'got checkpoints of a run that has not ended. ';
-      expect((await errorOf(() => adapterFolder(folder))).message).toContain(`${got}Name a folder`);
+      const got = 'got checkpoints of an unfinished run. ';
+      expect((await errorOf(() => adapterFolder(folder))).message).toContain(`${got}Name the output folder`);
       for (const step of [3, 12])
         writeFileSync(join(folder, `checkpoint-${step}`, 'adapter_config.json'), '{}');
       expect((await errorOf(() => adapterFolder(folder))).message).toContain(
-        `${got}Let it end, or take adapter_name_or_path=${join(folder, 'checkpoint-12')}.`,
+        `${got}Finish the run, or use adapter_name_or_path=${join(folder, 'checkpoint-12')}.`,
       );
     }));
 

@@ -239,7 +239,7 @@ describe('refuses, before anything is written', () => {
       symlinkSync(model, join(folder, 'link'));
       return {exportDir: join(folder, 'link')};
     });
-    expect(linked.message).toContain('expected a folder of its own');
+    expect(linked.message).toContain("expected another folder than the model's");
     expect((await refusal(({adapters}) => ({exportDir: adapters![0]}))).code).toBe('INVALID_ARGUMENT');
   });
 
@@ -278,8 +278,8 @@ describe('a folder that holds', () => {
       const {code, message} = await errorOf(() => exportModel({model, exportDir}));
       expect([code, message]).toEqual([
         'INVALID_ARGUMENT',
-        `export_dir ${exportDir}: expected an empty or new folder, or a model's to replace, got one with ${shown}. ` +
-          'Choose another: export_dir=<folder>.',
+        `export_dir ${exportDir}: expected a new or empty folder, or a model's folder to replace, got one with ${shown}. ` +
+          'Choose another folder: export_dir=<folder>.',
       ]);
       expect(readdirSync(exportDir)).toEqual(Object.keys(files).sort());
     }),

@@ -228,7 +228,7 @@ test('where inputs of blocks wait for backward', () => {
   expect(fault(MODEL, 'use_unsloth_gc=true', 'disable_gradient_checkpointing=true')).toEqual({
     code: 'INVALID_CONFIG',
     message:
-      'argument use_unsloth_gc=true use_unsloth_gc: expected false beside disable_gradient_checkpointing: true, got true',
+      'argument use_unsloth_gc=true use_unsloth_gc: expected false with disable_gradient_checkpointing: true, got true',
   });
 });
 
@@ -284,8 +284,8 @@ describe('faults', () => {
       'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
       expect.stringContaining('recipe.yaml:6:8 stage: expected sft or pt, got dpo.'),
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
-      'recipe.yaml:8:11 val_size: expected a dataset to hold examples out of, got none',
-      'recipe.yaml:9:15 mask_history: expected false where train_on_prompt is true, got true',
+      'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
+      'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
       expect.stringContaining('recipe.yaml:11:15 resize_vocab: expected '),
       expect.stringContaining(
         'recipe.yaml:12:12 report_to: expected none, all, tensorboard or csv, got wandb.',
@@ -294,8 +294,8 @@ describe('faults', () => {
         'recipe.yaml:12:12 report_to: expected none, all, tensorboard or csv, got mlflow.',
       ),
       'recipe.yaml:13:25 load_best_model_at_end: expected save_strategy and eval_strategy to be the same, got epoch and no',
-      'recipe.yaml:15:22 lr_scheduler_kwargs: expected none where lr_scheduler_type is linear, got power',
-      'recipe.yaml dataset: expected one to train on, got none',
+      'recipe.yaml:15:22 lr_scheduler_kwargs: expected none with lr_scheduler_type: linear, got power',
+      'recipe.yaml dataset: expected a data set to train on, got none',
       'recipe.yaml output_dir: expected a folder, got none',
     ]);
   });
@@ -331,9 +331,9 @@ describe('faults', () => {
 
   test.each([
     [
-      'an alias to what contains it',
+      'an alias for its own parent',
       'dataset: &a [x, *a]',
-      /^recipe\.yaml:2:17: .* got \*a, an alias to what contains it/,
+      /^recipe\.yaml:2:17: .* got \*a, an alias for its own parent/,
     ],
     [
       'aliases of aliases',
@@ -366,10 +366,10 @@ describe('faults', () => {
       /^recipe\.yaml:\d+:\d+: expected YAML, got Flow sequence /,
     );
     expect(fault(`${MODEL}seed: 1\nseed: 2`).message).toBe(
-      'recipe.yaml:3:1: expected YAML, got a key that stands above already',
+      'recipe.yaml:3:1: expected YAML, got a key that already stands above',
     );
     expect(fault(`${MODEL}freeze_extra_modules: {a: 1, a: 2}`).message).toMatch(
-      /:2:30: .* stands above already/,
+      /:2:30: .* already stands above/,
     );
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
@@ -378,18 +378,20 @@ describe('faults', () => {
     const {code, message} = fault(`${TRAIN}stage: ${stage}`);
     expect(code).toBe('UNSUPPORTED');
     expect(message).toMatch(
-      new RegExp(`^recipe\\.yaml:5:8 stage: expected sft or pt, got ${stage}\\. Not yet`),
+      new RegExp(
+        `^recipe\\.yaml:5:8 stage: expected sft or pt, got ${stage}\\. Preference and reward training are not supported yet`,
+      ),
     );
   });
 
   test.each<[string, string]>([
-    [`${MODEL}do_train: true\noutput_dir: out`, 'dataset: expected one to train on'],
+    [`${MODEL}do_train: true\noutput_dir: out`, 'dataset: expected a data set to train on'],
     [`${MODEL}do_train: true\ndataset: bills`, 'output_dir: expected a folder'],
     [`${TRAIN}do_eval: true`, 'do_eval: expected data to evaluate on'],
     [`${TRAIN}eval_strategy: steps`, 'eval_strategy: expected data to evaluate on'],
     [`${TRAIN}eval_dataset: bills\ndo_predict: true`, 'do_predict: expected predict_with_generate: true'],
-    [`${TRAIN}eval_dataset: bills\nval_size: 0.1`, 'val_size: expected none beside eval_dataset'],
-    [`${TRAIN}stage: pt\ntrain_on_prompt: true`, 'train_on_prompt: expected false where stage is pt'],
+    [`${TRAIN}eval_dataset: bills\nval_size: 0.1`, 'val_size: expected none with eval_dataset'],
+    [`${TRAIN}stage: pt\ntrain_on_prompt: true`, 'train_on_prompt: expected false with stage: pt'],
     [`${TRAIN}mask_history: true\ntrain_on_prompt: true`, 'mask_history: expected false'],
     [`${TRAIN}interleave_probs: 0.5,0.5`, 'interleave_probs: expected an interleaving mix_strategy'],
     [
@@ -397,8 +399,8 @@ describe('faults', () => {
       'interleave_probs: expected 1 numbers',
     ],
     [`${TRAIN}interleave_probs: 0.5,x`, 'interleave_probs: expected numbers from 0 to 1'],
-    [`${TRAIN}streaming: true`, 'max_steps: expected a number where streaming is true'],
-    [`${TRAIN}streaming: true\nmax_steps: 5\nmax_samples: 5`, 'max_samples: expected none where streaming'],
+    [`${TRAIN}streaming: true`, 'max_steps: expected a number with streaming: true'],
+    [`${TRAIN}streaming: true\nmax_steps: 5\nmax_samples: 5`, 'max_samples: expected none with streaming'],
     [`${TRAIN}streaming: true\nmax_steps: 5\nval_size: 0.1`, 'val_size: expected a number of examples'],
     [`${TRAIN}finetuning_type: full\nuse_dora: true`, 'use_dora: expected none with finetuning_type full'],
     [

@@ -190,7 +190,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     [
       'a checkpoint of other data',
       () => [`resume_from_checkpoint=${output('dry')}`, 'max_samples=8'],
-      /data: expected the examples the run began with/,
+      /data: expected the examples of the run/,
     ],
     [
       'an output folder that is a file',
@@ -272,15 +272,15 @@ describe('an unfinished run and overwrite_output_dir', () => {
   test('is kept until somebody says which of the two it is to be', async () => {
     const keys = [`output_dir=${output('kept')}`, 'overwrite_output_dir=true'];
     expect(await stop(...keys)).toBe(
-      `stopped; ${join(output('kept'), 'checkpoint-1')} is saved\n  To go on: run the same recipe with resume_from_checkpoint=true`,
+      `stopped; ${join(output('kept'), 'checkpoint-1')} is saved\n  To resume: run the same recipe with resume_from_checkpoint=true`,
     );
     const again = train(keys);
     await expect(again).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',
       message:
         `${recipeFile} output_dir ${output('kept')}: expected no unfinished run in it, got checkpoint-1.\n` +
-        '  To go on: run the same recipe with resume_from_checkpoint=true\n' +
-        '  To start over in its place: run the same recipe with overwrite_output_dir=true resume_from_checkpoint=false',
+        '  To resume: run the same recipe with resume_from_checkpoint=true\n' +
+        '  To start over and remove it: run the same recipe with overwrite_output_dir=true resume_from_checkpoint=false',
     });
     expect(readdirSync(output('kept'))).toContain('checkpoint-1');
     const over = await train([...keys, 'resume_from_checkpoint=false', 'max_steps=1']);
@@ -293,7 +293,7 @@ describe('an unfinished run and overwrite_output_dir', () => {
     const keys = [`output_dir=${output('early')}`];
     const print = (text: string) => void printed.push(text);
     await train(keys, {signal: AbortSignal.abort(), print});
-    expect(printed.at(-1)).toMatch(/To begin again: run the same recipe again$/);
+    expect(printed.at(-1)).toMatch(/To start again: run the same recipe again$/);
     expect(printed.join('\n')).not.toContain('resume_from_checkpoint=true');
     expect(await train([...keys, 'max_steps=1'])).toHaveLength(1);
   });
@@ -319,7 +319,9 @@ describe('an unfinished run and overwrite_output_dir', () => {
     });
     expect(isInterrupted).toBe(true);
     const advice = `run the same recipe with do_train=false adapter_name_or_path=${folder}`;
-    expect(printed.at(-1)).toBe(`stopped in the prediction; the training is finished\n  To go on: ${advice}`);
+    expect(printed.at(-1)).toBe(
+      `stopped in the prediction; the training is finished\n  To resume: ${advice}`,
+    );
     expect(readdirSync(folder)).not.toContain('predict_results.json');
     await train([
       ...keys,
@@ -377,7 +379,9 @@ describe('a finished run', () => {
     writeFileSync(join(output('longer'), 'generated_predictions.jsonl'), '{}');
     const {status, err} = await runCommandLine(...line('longer', 'max_steps=2'));
     expect(status).toBe(0);
-    expect(err).toMatch(/results of the model before training goes on are removed \(.*generated_predictions/);
+    expect(err).toMatch(
+      /training resumes, so the results of the earlier model are removed \(.*generated_predictions/,
+    );
     expect(readdirSync(output('longer'))).not.toContain('generated_predictions.jsonl');
   });
 

@@ -231,7 +231,7 @@ describe('who may ask', () => {
   test('where others are let in, a missing key is told', async () => {
     await start({host: '0.0.0.0'});
     expect(warnings).toEqual([
-      expect.stringMatching(/^serve --host 0\.0\.0\.0: whoever reaches this machine/),
+      expect.stringMatching(/^serve --host 0\.0\.0\.0: everyone who can reach this machine/),
     ]);
     expect(await statusFor('anything.example')).toBe(200);
     await server.close();

@@ -352,14 +352,14 @@ describe("errors have OpenAI's shape", () => {
       const response = await post('/chat/completions', {messages});
       expect(response.status).toBe(500);
       expect(await response.json()).toEqual({
-        error: {message: 'The server failed.', type: 'server_error', param: null, code: null},
+        error: {message: 'Internal server error.', type: 'server_error', param: null, code: null},
       });
       const stream = await client.chat.completions.create({model: 'model', messages, stream: true});
       await expect(
         (async () => {
           for await (const _ of stream);
         })(),
-      ).rejects.toThrow('The server failed.');
+      ).rejects.toThrow('Internal server error.');
       expect(reports.map(({error}) => error)).toEqual(['secret of the machine', 'secret of the machine']);
     } finally {
       forward.mockRestore();

@@ -89,7 +89,7 @@ describe('buildFusedOps', () => {
     const noAddon = join(root, 'text');
     writeFileSync(noAddon, 'no addon');
     const {missing} = await build(new FakeCompiler(root, noAddon).path);
-    expect(missing).toMatch(/^fused ops: expected one to run, got: Error: .*new-fused_ops.node/);
+    expect(missing).toMatch(/^fused ops: expected one that runs, got: Error: .*new-fused_ops.node/);
     expect(ops()).toEqual([]);
   });
 

@@ -49,7 +49,7 @@ describe('setupTensorFlow', () => {
       ...{folder, from: given, environment, execPath: process.execPath, onProgress},
     }).catch((caught: Error) => caught);
     expect(lines).toEqual([
-      expect.stringMatching(/: used as it is; nothing of TensorFlow is downloaded, and no hash/),
+      expect.stringMatching(/: used as it is; nothing of TensorFlow is downloaded, and there is no hash/),
     ]);
     expect(`${lines} ${(error as Error).message}`).not.toContain('un-guessable');
   });
@@ -72,7 +72,7 @@ describe('setupTensorFlow', () => {
     );
     expect(lines).not.toContainEqual(expect.stringContaining('download of tensorflow'));
     expect(lines[0]).toMatch(
-      /^official: npm checks packages by the hashes of its registry; what the installer downloads.*has no hash/,
+      /^official: npm checks packages by the hashes of its registry; the library and the addon that the installer downloads have no hash/,
     );
     expect(readdirSync(root)).toEqual([]);
   });
@@ -151,7 +151,7 @@ describe('set up again', () => {
     return {fusedOps, lines};
   };
   const recorded = (): TensorFlowSetup => JSON.parse(readFileSync(join(folder, SETUP_FILE), 'utf8'));
-  const isSetUp = () => `TensorFlow 2.21.0 is set up already, in ${folder}; it works.`;
+  const isSetUp = () => `TensorFlow 2.21.0 is already set up in ${folder} and works.`;
 
   test('it compiles fused ops of other sources, and nothing else; those of its own it leaves', async () => {
     layOutSetup(folder, {fusedOps: {sources: 'of an older version'}});
@@ -178,7 +178,7 @@ describe('set up again', () => {
     const {fusedOps, lines} = await again({CXX: join(root, 'no-compiler')});
     expect(fusedOps).toEqual({missing: expect.stringContaining('expected a C++ compiler')});
     expect(lines.at(-1)).toBe(
-      `fused ops: left out, small models take up to twice as long. ${fusedOps?.missing}`,
+      `fused ops: left out; without them, small models take up to twice as long. ${fusedOps?.missing}`,
     );
     expect((await again()).fusedOps?.sources).toBeDefined();
   });
@@ -208,7 +208,7 @@ describe('set up again', () => {
       onProgress: (line) => lines.push(line),
     });
     await expect(run).rejects.toThrow('expected a C++ compiler');
-    expect(lines[0]).toMatch(/lacks the headers that fused ops on a card need: doing it again\.$/);
+    expect(lines[0]).toMatch(/lacks the headers that fused ops on a card need: setting it up again\.$/);
     expect(recorded().version).toBe('2.21.0');
   });
 });
@@ -222,6 +222,6 @@ test('the command keeps its own --version', async () => {
   const {status, err} = await runCommandLine('setup', 'tensorflow', '--from', 'official', '--version', '1.0');
   expect(status).toBe(2);
   expect(err).toContain(
-    'setup tensorflow --version: expected 2.9.1, which is all the installer has, got 1.0.',
+    'setup tensorflow --version: expected 2.9.1, the only version of the installer, got 1.0.',
   );
 });

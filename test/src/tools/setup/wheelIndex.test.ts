@@ -155,13 +155,13 @@ describe('a package index', () => {
     onLinux('says by which hash it was verified', async () => {
       const {path, lines} = await fetching({PIP_INDEX_URL: `${address}/json`});
       expect(readFileSync(path, 'utf8')).toBe(CONTENT);
-      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, as the index says`]);
+      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, equal to the index's`]);
     });
 
     onLinux('says that there was none', async () => {
       const {lines} = await fetching({PIP_INDEX_URL: `${address}/hashless`});
       expect(lines).toEqual([
-        `  ${NAMES[1]}: not verified, for the index gives no SHA-256; the file's is ${SHA256}`,
+        `  ${NAMES[1]}: not verified, because the index has no SHA-256; the file's is ${SHA256}`,
       ]);
     });
 
@@ -182,13 +182,13 @@ describe('a package index', () => {
     onLinux('by pip says that it was not verified here', async () => {
       const {lines} = await fetching(withPip(downloading(CONTENT), 'http://127.0.0.1:9/simple'));
       expect(lines).toEqual([
-        `  ${NAMES[1]}: by pip, which checks a hash where its index gives one; not verified here, SHA-256 ${SHA256}`,
+        `  ${NAMES[1]}: downloaded by pip, which checks a hash if its index has one; not verified here, SHA-256 ${SHA256}`,
       ]);
     });
 
     onLinux('by pip is verified where the index could be read', async () => {
       const {lines} = await fetching(withPip(downloading(CONTENT), `${address}/unloadable`));
-      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, as the index says`]);
+      expect(lines).toEqual([`  ${NAMES[1]}: SHA-256 ${SHA256}, equal to the index's`]);
       const other = downloading('another');
       await expect(fetching(withPip(other, `${address}/unloadable`))).rejects.toMatchObject({
         code: 'CORRUPT_FILE',

@@ -39,7 +39,7 @@ test.each(['{"choices": {"a"', '[]', 'null', '{"choices": ["a"]}', '{"choices": 
     writeFileSync(file(), text);
     expect(await tuningFile.load()).toEqual({});
     expect(warnings).toEqual([
-      expect.stringMatching(/^useBackend tune: what was measured before is not used: /),
+      expect.stringMatching(/^useBackend tune: earlier measurements are not used: /),
     ]);
     await tuningFile.save({a: '1'});
     expect(await tuningFile.load()).toEqual({a: '1'});
@@ -51,6 +51,6 @@ test('warns where it cannot write', async () => {
   process.env.XDG_CACHE_HOME = join(folder, 'file');
   writeFileSync(process.env.XDG_CACHE_HOME, '');
   await tuningFile.save({a: '1'});
-  expect(warnings).toEqual([expect.stringMatching(/^useBackend tune: what was measured is not kept: /)]);
+  expect(warnings).toEqual([expect.stringMatching(/^useBackend tune: the measurements are not kept: /)]);
   expect(existsSync(file())).toBe(false);
 });

@@ -145,7 +145,7 @@ describeEachBackend('AdamW', () => {
       /optimizer gradient "vector": expected \[11\].*got \[12\]/,
     );
     expect(() => optimizer.applyGradients({matrix: good, nowhere: wrong})).toThrow(
-      'optimizer gradient "nowhere": expected a live variable of that name, got none',
+      'optimizer gradient "nowhere": expected a variable of that name that is not disposed, got none',
     );
     expect(valuesOf()).toEqual(before);
     expect(optimizer.iterations).toBe(0);

@@ -112,7 +112,7 @@ describe('an optimizer file', () => {
     await expect(loadOptimizer(to, path('32bit'))).rejects.toMatchObject({
       code: 'MISSING_TENSOR',
       message:
-        'optimizer weight "w/first/mean.codes": expected it with the variable\'s state, got mean, variance',
+        'optimizer weight "w/first/mean.codes": expected it together with the rest of the variable\'s state, got mean, variance',
     });
     const adam = tf.train.adam(0.1);
     await expect(loadOptimizer(adam, path('32bit'))).rejects.toThrow(
@@ -123,17 +123,17 @@ describe('an optimizer file', () => {
     const iter = {name: 'iter', dtype: 'I32', shape: [], data: Int32Array.of(1)} as const;
     const mean = {name: 'v/mean', dtype: 'F32', shape: [1], data: Float32Array.of(1)} as const;
     for (const [tensors, metadata, got] of [
-      [[iter], {}, 'a file without its marks'],
-      [[mean], {order: '["v/mean"]'}, 'a file without its marks'],
-      [[iter, mean], {order: '[]'}, 'other tensors than its list has'],
-      [[iter, mean], {order: '{}'}, 'other tensors than its list has'],
-      [[iter, mean], {order: '['}, 'a list of tensors that is no JSON'],
+      [[iter], {}, 'a file without its metadata'],
+      [[mean], {order: '["v/mean"]'}, 'a file without its metadata'],
+      [[iter, mean], {order: '[]'}, 'tensors that differ from its list'],
+      [[iter, mean], {order: '{}'}, 'tensors that differ from its list'],
+      [[iter, mean], {order: '['}, 'a list of tensors that is not JSON'],
       [[iter, {...mean, dtype: 'F16', data: Uint16Array.of(1)}], {order: '["v/mean"]'}, 'v/mean in F16'],
     ] as [Parameters<typeof writeSafetensors>[1], Record<string, string>, string][]) {
       await writeSafetensors(path('odd'), tensors, metadata);
       await expect(loadOptimizer(to, path('odd'))).rejects.toMatchObject({
         code: 'CORRUPT_FILE',
-        message: `optimizer file [${path('odd')}]: expected what saveOptimizer wrote, got ${got}`,
+        message: `optimizer file [${path('odd')}]: expected a file from saveOptimizer, got ${got}`,
       });
     }
     expect(await state()).toEqual(before);
