@@ -22,7 +22,7 @@ test('a live process keeps a folder, a killed one does not', async () => {
   await once(child.stdout, 'data');
   const refused = {
     code: 'INVALID_ARGUMENT',
-    message: `out: expected a folder that no other run writes to, got one that process ${child.pid} holds. Choose another folder, or wait for that run.`,
+    message: `out: expected a folder that no other run writes to, got one that process ${child.pid} holds. Choose another folder, or wait for it.`,
   };
   expect(() => FolderLock.take(folder, 'out')).toThrow(expect.objectContaining(refused));
   expect(() => FolderLock.assertFree(folder, 'out')).toThrow(expect.objectContaining(refused));

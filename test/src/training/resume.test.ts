@@ -537,10 +537,10 @@ describe('settings of checkpoints', () => {
   const outputDir = 'never made';
   const validationData = EXAMPLES;
   test.each<[FitArgs, string]>([
-    [{saveSteps: 5}, 'saveSteps: expected outputDir beside it'],
-    [{reportTo: ['csv']}, 'reportTo: expected outputDir beside it'],
-    [{plotLoss: true}, 'plotLoss: expected outputDir beside it'],
-    [{resumeFromCheckpoint: true}, 'resumeFromCheckpoint: true: expected outputDir beside it'],
+    [{saveSteps: 5}, 'saveSteps: expected outputDir with it'],
+    [{reportTo: ['csv']}, 'reportTo: expected outputDir with it'],
+    [{plotLoss: true}, 'plotLoss: expected outputDir with it'],
+    [{resumeFromCheckpoint: true}, 'resumeFromCheckpoint: true: expected outputDir with it'],
     [{outputDir, saveSteps: 0}, 'saveSteps: expected a positive integer, got 0'],
     [
       {outputDir, saveStrategy: 'epochs' as 'epoch'},

@@ -106,7 +106,7 @@ test('another export replaces the first, but not a card written by hand', () =>
     const {model, first, exportDir} = await makeSources(folder);
     await exportModel({model, exportDir, exportSizeGB: 1e-6});
     expect(await logitsOfFolder(exportDir)).toEqual(await logitsOfFolder(model));
-    expect(readFileSync(join(exportDir, 'README.md'), 'utf8')).toContain('base, written anew');
+    expect(readFileSync(join(exportDir, 'README.md'), 'utf8')).toContain('base, saved again without changes');
     await exportModel({model, adapters: [first], exportDir});
     expect(readdirSync(exportDir).filter((name) => name.includes('safetensors'))).toEqual([
       'model.safetensors',
