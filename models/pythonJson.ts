@@ -92,8 +92,7 @@ class JsonReader {
 
   /** What stands between brackets, apart by commas. */
   private items<T>(closing: string, item: () => T): T[] {
-    if (++this.depth > MAX_JSON_DEPTH)
-      throw this.unexpected(`at most ${MAX_JSON_DEPTH} nested brackets`);
+    if (++this.depth > MAX_JSON_DEPTH) throw this.unexpected(`at most ${MAX_JSON_DEPTH} nested brackets`);
     this.at++;
     const items: T[] = [];
     this.match(SPACE);

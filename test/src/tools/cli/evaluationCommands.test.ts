@@ -118,7 +118,7 @@ test('results of another model are not written over', () =>
       const {status, err} = await wasm(...args);
       expect([status, err]).toEqual([
         2,
-        expect.stringContaining(`got ${out}, which holds those of another: {`),
+        expect.stringContaining(`got ${out}, which holds those of another model: {`),
       ]);
     }
     expect(results()).toBe(before);
@@ -127,7 +127,7 @@ test('results of another model are not written over', () =>
     rmSync(join(out, 'scored_model.json'));
     expect(await base()).toMatchObject({
       status: 2,
-      err: expect.stringContaining('results of a model that no scored_model.json names'),
+      err: expect.stringContaining('results without a scored_model.json that names their model'),
     });
   }));
 

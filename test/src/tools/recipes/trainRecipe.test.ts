@@ -175,7 +175,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     [
       'a run to go on from that is not there',
       () => ['resume_from_checkpoint=true'],
-      /recipe\.yaml resume_from_checkpoint \S+dry-none: expected a checkpoint, .* got no such folder\. Correct output_dir\.\n {2}To begin without one: .*train .* resume_from_checkpoint=false/,
+      /recipe\.yaml resume_from_checkpoint \S+dry-none: expected a checkpoint, .* got no such folder\. Correct output_dir\.\n {2}To start without a checkpoint: .*train .* resume_from_checkpoint=false/,
     ],
     [
       'a run to go on from that has saved nothing',
@@ -673,7 +673,12 @@ test.each([
 
 describe('mistakes', () => {
   test('are told alone, with status 2, before any work', async () => {
-    const {status, out, err} = await runCommandLine('train', recipeFile, 'lora_rank=0');
+    const {status, out, err} = await runCommandLine(
+      'train',
+      recipeFile,
+      'lora_rank=0',
+      `output_dir=${output('mistaken')}`,
+    );
     expect({status, out}).toEqual({status: 2, out: ''});
     expect(err).toBe('argument lora_rank=0 lora_rank: expected an integer from 1, got 0\n');
   });
