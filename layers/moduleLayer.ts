@@ -204,12 +204,17 @@ export function* namedParameters(layers: Iterable<Layer>): Generator<[name: stri
   }
 }
 
-/** The layers and all their sub-layers, parents first. */
-export function* walk(layers: Iterable<Layer>): Generator<Layer> {
+/** The layers and all their sub-layers as they are now, parents first. */
+export function walk(layers: Iterable<Layer>, found: Layer[] = []): Layer[] {
   for (const layer of layers) {
-    yield layer;
-    if (layer instanceof ModuleLayer) yield* walk(layer.sublayers.map(([, sublayer]) => sublayer));
+    found.push(layer);
+    if (layer instanceof ModuleLayer)
+      walk(
+        layer.sublayers.map(([, sublayer]) => sublayer),
+        found,
+      );
   }
+  return found;
 }
 
 /** The one tensor of a layer's input, which Keras passes bare or in a list. */

@@ -41,8 +41,10 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
     isOf(mlp, SwiGLU) &&
     norms.every((norm) => isOf(norm, RMSNorm) && !isTrained(norm) && norm.epsilon === norms[0].epsilon);
   if (!isKnown) return undefined;
-  const layers = {...self_attn, ...mlp} as unknown as Record<string, Layer>;
-  const projections = PROJECTIONS.map((name) => [name, plainProjection(layers[name], training)] as const);
+  const layerOf = (name: string) =>
+    ((self_attn as unknown as Record<string, Layer>)[name] ??
+      (mlp as unknown as Record<string, Layer>)[name]) as Layer;
+  const projections = PROJECTIONS.map((name) => [name, plainProjection(layerOf(name), training)] as const);
   if (projections.some(([, projection]) => !projection)) return undefined;
   return {
     ...(Object.fromEntries(projections) as Record<(typeof PROJECTIONS)[number], StackProjection>),

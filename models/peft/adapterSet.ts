@@ -28,6 +28,8 @@ const FILE_PREFIX = 'base_model.model.';
 export class AdapterSet {
   private readonly optionsByName = new Map<string, LoRAOptions>();
   private readonly filesByName = new Map<string, LoadedFrom>();
+  /** What {@link keyOf} gave, without the adapter's name and with it: every step asks for the same. */
+  private readonly keys = [new Map<string, string>(), new Map<string, string>()];
 
   constructor(private readonly model: LayeredModel) {}
 
@@ -251,12 +253,12 @@ export class AdapterSet {
    * several train at once; others unchanged.
    */
   fileKeys(): (name: string) => string {
-    const showsAdapter = this.active.length > 1;
+    const showsAdapter = this.names.length > 1 && this.active.length > 1;
+    const known = this.keys[Number(showsAdapter)];
     return (name) => {
-      const [, layer, kind, adapter, rest] =
-        /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
-      if (layer === undefined) return name;
-      return `${FILE_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
+      const key = known.get(name) ?? keyOf(name, showsAdapter);
+      known.set(name, key);
+      return key;
     };
   }
 
@@ -327,4 +329,12 @@ function patternValues(values: Record<string, number>): (name: string) => number
     return {value, pattern: new PythonPattern(`(?:.*\\.)?(?:${key})$`, `LoRA pattern ${show(key)}`)};
   });
   return (name) => patterns.find(({pattern}) => pattern.match(name))?.value;
+}
+
+/** The key of a weight in a file; it names the adapter if there are several. */
+function keyOf(name: string, showsAdapter: boolean): string {
+  const [, layer, kind, adapter, rest] =
+    /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
+  if (layer === undefined) return name;
+  return `${FILE_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
 }
