@@ -12,7 +12,7 @@ import {isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts'
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
 import {show} from './show.ts';
 
-/** What is read from: `SafetensorsFile` and `SafetensorsFolder` are such. */
+/** Tensors that can be read by name, such as a `SafetensorsFile` or a `SafetensorsFolder`. */
 export interface TensorSource {
   has(name: string): boolean;
   info(name: string): {readonly dtype: SafetensorsDtype; readonly shape: readonly number[]};
@@ -20,13 +20,13 @@ export interface TensorSource {
 }
 
 const FOUR_BIT_TYPES: readonly FourBitType[] = ['nf4', 'fp4'];
-/** A 4-bit weight may lie in the file as any of these: the same bytes. */
+/** A file may store a 4-bit weight as any of these dtypes; the bytes are the same. */
 const STORAGE_DTYPES: readonly SafetensorsDtype[] = ['U8', 'BF16', 'F16', 'F32'];
 const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
 
 /**
- * How a model's files hold the weight `name` (`….q_proj.weight`) in bitsandbytes' format, or undefined when it is not
- * quantized.
+ * Returns the bitsandbytes format in which a model's files store the weight `name` (`….q_proj.weight`), or undefined
+ * when the weight is not quantized.
  */
 export function bitsandbytesType(name: string, source: TensorSource): FourBitType | 'int8' | undefined {
   const type = FOUR_BIT_TYPES.find((each) => source.has(stateKey(name, each)));
@@ -34,8 +34,8 @@ export function bitsandbytesType(name: string, source: TensorSource): FourBitTyp
 }
 
 /**
- * The names of all tensors that belong to the quantized weight `name`, itself included: none of them is a weight of
- * its own.
+ * Returns the names of all tensors that belong to the quantized weight `name`, itself included. None of the others is
+ * a weight in its own right.
  */
 export function bitsandbytesKeys(name: string, source: TensorSource): string[] {
   const suffixes = ['absmax', 'quant_map', 'nested_absmax', 'nested_quant_map'];
@@ -49,8 +49,8 @@ export function bitsandbytesKeys(name: string, source: TensorSource): string[] {
 }
 
 /**
- * The tensors that bitsandbytes and transformers read as the quantized weight `name`, for `writeSafetensors`. 4-bit
- * codes are written as U8 `[bytes, 1]`.
+ * Returns the tensors that bitsandbytes and transformers read as the quantized weight `name`, for `writeSafetensors`.
+ * 4-bit codes are written as U8 `[bytes, 1]`.
  *
  * @param name the weight's own key, `….q_proj.weight`
  * @throws TfjsLoraError `UNSUPPORTED` for an int8 matrix with outlier columns, which the format has no place for
@@ -80,7 +80,7 @@ function fourBitToTensors(name: string, matrix: FourBitTensor): TensorToWrite[] 
   ];
 }
 
-/** The JSON as Python writes it, so that files are equal byte for byte. */
+/** Writes the JSON as Python does, so that files are equal byte for byte. */
 function stateJson({quantType, blockSize, dtype, shape, absmax}: FourBitTensor): string {
   const entries: [string, string][] = [
     ['quant_type', `"${quantType}"`],
@@ -98,7 +98,7 @@ function stateJson({quantType, blockSize, dtype, shape, absmax}: FourBitTensor):
   return `{${entries.map(([key, value]) => `"${key}": ${value}`).join(', ')}}`;
 }
 
-/** A number as Python's repr writes a float: the same digits as JavaScript's, but another rule for exponents. */
+/** Writes a number as Python's repr writes a float: JavaScript's digits, but a different rule for exponents. */
 function pythonFloat(value: number): string {
   const [digits, exponent] = value.toExponential().split('e');
   const power = Number(exponent);
@@ -120,17 +120,17 @@ function int8ToTensors(name: string, {codes, rowAbsmax, shape, outliers}: Int8Te
   return [
     {name, dtype: 'I8', shape: [...shape], data: codes},
     {name: scaleKey(name), dtype: 'F32', shape: [rowAbsmax.length], data: rowAbsmax},
-    // Row-major, the only format bitsandbytes still knows.
+    // 0 means row-major, the only format that bitsandbytes still supports.
     {name: formatKey(name), dtype: 'U8', shape: [], data: Uint8Array.of(0)},
   ];
 }
 
 /**
- * The quantized weight `name` as files in bitsandbytes' format hold it, with or without double quantization,
+ * Reads the quantized weight `name` from files in bitsandbytes' format, with or without double quantization,
  * whatever dtype the codes are stored as.
  *
  * @param name the weight's own key, `….q_proj.weight`
- * @param dtype what an int8 weight was before, which its file does not say; default float16
+ * @param dtype dtype of an int8 weight before quantization, which its file does not say. Default float16
  * @throws TfjsLoraError `MISSING_TENSOR`, `SHAPE_MISMATCH`, `CORRUPT_FILE`, `UNSUPPORTED`, naming tensor and key
  */
 export function fromTensors(
@@ -167,7 +167,7 @@ function readFourBit(name: string, source: TensorSource, quantType: FourBitType)
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `Tensor ${mapKey}: expected the ${quantType} numbers, got ${show([...code])}. ` +
-        'This weight was quantized with a code book of its own.',
+        'This weight was quantized with a custom code book.',
     );
   }
   const parts = {quantType, shape, blockSize, packed, dtype};
@@ -219,7 +219,7 @@ function readState(name: string, source: TensorSource, quantType: FourBitType): 
   const {nested_blocksize: nestedBlockSize, nested_dtype: nestedDtype, nested_offset: offset} = state;
   if (!isNested) {
     if (nestedBlockSize === undefined) return parts;
-    source.info(`${name}.nested_absmax`); // says that it is missing, and which names are near
+    source.info(`${name}.nested_absmax`); // throws: it is missing; the message lists similar names
   }
   if (!isCount(nestedBlockSize) || nestedBlockSize === 0) {
     throw fail('nested_blocksize', 'a whole number above 0', nestedBlockSize);
@@ -236,7 +236,8 @@ function readInt8(name: string, source: TensorSource, dtype: StorageDtype): Int8
   if (format !== 0) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `Tensor ${formatKey(name)}: expected 0, row by row, got ${format}. Save the model with bitsandbytes 0.46 or later.`,
+      `Tensor ${formatKey(name)}: expected 0 (row-major), got ${format}. ` +
+        'Save the model with bitsandbytes 0.46 or later.',
     );
   }
   const bytes = readAs(source, name, ['I8']);
@@ -269,7 +270,7 @@ function stateKey(name: string, type: FourBitType): string {
   return `${name}.quant_state.bitsandbytes__${type}`;
 }
 
-/** int8's tensors lie beside the weight, not below it: `q_proj.SCB`. */
+/** The tensors of int8 are named beside the weight, not below it: `q_proj.SCB`. */
 function scaleKey(name: string): string {
   return name.replace(/weight$/, 'SCB');
 }

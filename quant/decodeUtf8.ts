@@ -1,13 +1,13 @@
 import {TfjsLoraError} from './errors.ts';
 
-/** Far above the largest tokenizer, and half of what one string of Node may hold. */
+/** Far above the largest tokenizer, and half of what one string can hold in Node. */
 const MAX_BYTES = 2 ** 28;
 
 /**
- * Bytes of a text file as text. A byte order mark at the beginning of the file is left out.
+ * Decodes the bytes of a text file. A byte order mark at the beginning of the file is left out.
  *
- * @param where names the file in the error
- * @param start where the bytes begin in the file
+ * @param where the file, for messages
+ * @param start offset of the bytes in the file
  * @throws TfjsLoraError `CORRUPT_FILE` naming the first byte that is not UTF-8, or when there are more than 256 MiB
  */
 export function decodeUtf8(bytes: Uint8Array, where: string, start = 0): string {
@@ -30,7 +30,7 @@ export function decodeUtf8(bytes: Uint8Array, where: string, start = 0): string 
   }
 }
 
-/** {@link decodeUtf8} for bytes that come in pieces, which may end within a character. */
+/** Does what {@link decodeUtf8} does, for bytes that arrive in pieces, which may end within a character. */
 export class Utf8Decoder {
   private rest: Uint8Array = new Uint8Array();
 
@@ -56,7 +56,7 @@ export class Utf8Decoder {
   }
 }
 
-/** Without a character that the next piece may complete. */
+/** Returns the number of bytes before a last character that the next piece may complete. */
 function lengthOfWholeCharacters(bytes: Uint8Array): number {
   for (let back = 1; back <= Math.min(3, bytes.length); back++) {
     const byte = bytes[bytes.length - back];
@@ -67,14 +67,14 @@ function lengthOfWholeCharacters(bytes: Uint8Array): number {
   return bytes.length;
 }
 
-/** Where the first sequence begins that is no character. */
+/** Returns the index of the first byte that begins no character. */
 function firstInvalidByte(bytes: Uint8Array): number {
   let at = 0;
   for (let length = 1; length > 0; at += length) length = characterLength(bytes, at);
   return at;
 }
 
-/** Bytes of the character at a place, by table 3-7 of the Unicode standard; 0 when they are none. */
+/** Returns the length of the character at `at` in bytes, by table 3-7 of the Unicode standard; 0 when there is none. */
 function characterLength(bytes: Uint8Array, at: number): number {
   const lead = bytes[at];
   if (lead < 0x80) return 1;

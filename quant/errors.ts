@@ -1,34 +1,34 @@
 import {maskSecrets} from './maskSecrets.ts';
 import {show} from './show.ts';
 
-/** What kind of mistake an error reports; stable, so that callers can branch on it. */
+/** The kind of mistake that an error reports. Codes are stable, so that callers can branch on them. */
 export type ErrorCode =
   | 'INVALID_ARGUMENT' // a value the caller passed is outside what the function accepts
-  | 'SHAPE_MISMATCH' // a tensor's shape or dtype is not the one its place asks for
+  | 'SHAPE_MISMATCH' // a tensor's shape or dtype is not the one that is needed
   | 'FILE_NOT_FOUND' // a file or folder that must exist does not
-  | 'NETWORK' // a host cannot be reached, breaks off, or answers with what is no answer; later it may
+  | 'NETWORK' // a host cannot be reached, breaks off, or answers with an error; trying again later may help
   | 'CORRUPT_FILE' // a file exists, but its contents contradict its format
   | 'INVALID_CONFIG' // config.json, adapter_config.json, a recipe: a key is missing, unknown or impossible
   | 'MISSING_TENSOR' // a model or adapter lacks a tensor the model needs
   | 'UNEXPECTED_TENSOR' // a model or adapter has a tensor the model has no place for
   | 'NON_FINITE' // NaN or infinity where numbers are needed
-  | 'UNKNOWN_TARGET' // a LoRA target that names no layer
-  | 'UNKNOWN_ADAPTER' // an adapter name that was never added
-  | 'UNSUPPORTED' // a request that has a reason to be refused
+  | 'UNKNOWN_TARGET' // a LoRA target names no layer
+  | 'UNKNOWN_ADAPTER' // no adapter of this name was added
+  | 'UNSUPPORTED' // a feature or combination that the library does not support
   | 'VOCABULARY_MISMATCH' // a token id, tokenizer and embedding disagree
-  | 'DISPOSED' // a model, layer or tensor used after dispose()
+  | 'DISPOSED' // a model, layer or tensor was used after dispose()
   | 'DISK_FULL' // there is no room for a file on its disk
-  | 'INSUFFICIENT_MEMORY' // a run that will not fit into the memory it may use
-  | 'BACKEND_UNAVAILABLE' // the asked-for backend cannot run here
+  | 'INSUFFICIENT_MEMORY' // a run will not fit into the memory it may use
+  | 'BACKEND_UNAVAILABLE' // the requested backend cannot run here
   | 'DEVICE_LOST'; // the graphics card stopped, or ran out of memory
 
-/** A message of what a hostile file says may be of any length: it is cut here, whatever it is made of. */
+/** Characters of a message. A hostile file could make a message of any length, so longer ones are cut. */
 const MAX_MESSAGE = 20_000;
 
 /**
- * Every error this library raises for bad input. `message` reads
- * `[what] [which]: expected …, got …. [what to do]`; `code` is stable. Credentials and tokens in the message, and in
- * that of its cause, are masked.
+ * The error that this library throws for bad input. `message` reads
+ * `[what] [which]: expected …, got …. [what to do]`; `code` is stable. Credentials and tokens are masked in the
+ * message and in the message of its cause.
  */
 export class TfjsLoraError extends Error {
   constructor(
@@ -41,7 +41,7 @@ export class TfjsLoraError extends Error {
   }
 }
 
-/** Masked before it is cut, for a secret may stand where the cut is. */
+/** Masks the message before it is cut, because the cut may fall inside a secret. */
 function maskedMessage(message: string): string {
   const masked = maskSecrets(message.slice(0, 2 * MAX_MESSAGE));
   return masked.length > MAX_MESSAGE ? `${masked.slice(0, MAX_MESSAGE)}…` : masked;
@@ -57,17 +57,17 @@ function maskCause(options: ErrorOptions | undefined): ErrorOptions | undefined 
   return {cause: masked};
 }
 
-/** Longer names are compared by their first characters. */
+/** Of a longer name, only this many first characters are compared. */
 const COMPARED_LENGTH = 128;
 
-/** Cells of the table that one call may fill, about a fifth of a second: what needs more is not compared. */
+/** Table cells that one call may fill, in about a fifth of a second. Names that need more are not compared. */
 const MAX_CELLS = 50_000_000;
 
 /**
- * The names in `known` closest to `name` by edit distance, nearest first: for "did you mean". The time it takes is bounded
- * for any number of names of any length.
+ * Returns the names in `known` closest to `name` by edit distance, nearest first, for "did you mean". The time it takes
+ * is bounded for any number of names of any length.
  *
- * @param name a value from a file may be no string: it is compared as `show` writes it
+ * @param name the name to look for. Any other value, as a file may hold, is compared as `show` writes it
  */
 export function nearestNames(name: unknown, known: Iterable<string>, count = 3): string[] {
   const wanted = (typeof name === 'string' ? name : show(name)).slice(0, COMPARED_LENGTH);
@@ -96,7 +96,7 @@ function isBefore(a: Ranked, b: Ranked): boolean {
   return a.distance < b.distance || (a.distance === b.distance && a.candidate.localeCompare(b.candidate) < 0);
 }
 
-/** Two texts without what both begin and end with, which their distance does not depend on. */
+/** Drops the common beginning and end of two texts, which do not change their distance. */
 function withoutCommonEnds(a: string, b: string): [string, string] {
   const shorter = Math.min(a.length, b.length);
   let start = 0;
@@ -110,7 +110,7 @@ function withoutCommonEnds(a: string, b: string): [string, string] {
 
 const row = new Uint16Array(COMPARED_LENGTH + 1);
 
-/** Edit distance of two texts, or some number above `limit` where it is above. */
+/** Returns the edit distance of two texts, or some number above `limit` when it exceeds `limit`. */
 function editDistance(a: string, b: string, limit: number): number {
   for (let j = 0; j <= b.length; j++) row[j] = j;
   for (let i = 1; i <= a.length; i++) {

@@ -1,10 +1,10 @@
 import {TfjsLoraError} from './errors.ts';
 
 /**
- * How a weight matrix is stored. tfjs has no 16-bit tensors, so a `bfloat16` or `float16` matrix of shape
- * `[rows, cols]` lives as packed rows: int32 `[rows, ceil(cols / 2)]`, where word j of a row holds element 2j in
+ * Storage type of a weight matrix. tfjs has no 16-bit tensors, so a `bfloat16` or `float16` matrix of shape
+ * `[rows, cols]` is stored as packed rows: int32 `[rows, ceil(cols / 2)]`, where word j of a row holds element 2j in
  * its low 16 bits and element 2j + 1 in its high 16 bits. With even `cols` that is exactly the little-endian
- * bytes of a file seen as int32; with odd `cols` the last high half of each row is 0.
+ * bytes of a file viewed as int32; with odd `cols` the last high half of each row is 0.
  */
 export type StorageDtype = 'float32' | 'bfloat16' | 'float16';
 
@@ -29,7 +29,7 @@ export function float32ToBfloat16(
     const word = words[i];
     if ((word & 0x7fffffff) > 0x7f800000) {
       const top = word >>> 16;
-      // A payload that lies wholly in the lost bits would leave an infinity.
+      // If all bits of the payload are lost, the result would be an infinity.
       out[i] = (top & 0x7f) === 0 ? top | 0x40 : top;
     } else {
       out[i] = (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
@@ -89,7 +89,7 @@ export function float32ToFloat16(
   return out;
 }
 
-/** The half nearest to a float32 magnitude below 2^-14, in units of 2^-24: the spacing of subnormal halves. */
+/** Rounds a float32 magnitude below 2^-14 to a half, in units of 2^-24, the spacing of subnormal halves. */
 function subnormalHalf(magnitude: number): number {
   const shift = 126 - (magnitude >>> 23);
   if (shift > 24) return 0; // below half a unit
@@ -101,7 +101,7 @@ function subnormalHalf(magnitude: number): number {
 }
 
 /**
- * float16 bits → float32, exact, by a table of all 65,536 values.
+ * float16 bits → float32, exact, from a table of all 65,536 values.
  *
  * @param out receives the values, same length as `bits`; a new array by default
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length
@@ -118,7 +118,7 @@ export function float16ToFloat32(
   return out;
 }
 
-/** float32 bits of each half; 256 KiB, built at the first use. */
+/** float32 bits of each half: 256 KiB, built on first use. */
 let float16Table: Int32Array | undefined;
 
 function buildFloat16Table(): Int32Array {
@@ -135,12 +135,12 @@ function buildFloat16Table(): Int32Array {
   return words;
 }
 
-/** float32 values in a type: as they are, or their 16-bit bits. */
+/** Converts float32 values to a storage type: unchanged for `float32`, otherwise 16-bit bits. */
 export function fromFloat32(values: Float32Array, dtype: StorageDtype): Float32Array | Uint16Array {
   return dtype === 'float32' ? values : halfConversion(dtype).narrow(values);
 }
 
-/** Rounds float32 values in place to the nearest numbers of a type, ties to even; `float32` changes nothing. */
+/** Rounds float32 values in place to the nearest values of a type, ties to even; `float32` changes nothing. */
 export function roundInPlace(values: Float32Array, dtype: StorageDtype): Float32Array {
   if (dtype === 'float32') return values;
   const {narrow, widen} = halfConversion(dtype);
@@ -152,10 +152,10 @@ export function roundInPlace(values: Float32Array, dtype: StorageDtype): Float32
   return values;
 }
 
-/** Values that stay in the cache between the two conversions. */
+/** Number of values that stay in the processor's cache between the two conversions. */
 const ROUNDED_AT_ONCE = 4096;
 
-/** How many int32 words hold a packed row of `cols` 16-bit values: `ceil(cols / 2)`. */
+/** Returns the number of int32 words in a packed row of `cols` 16-bit values: `ceil(cols / 2)`. */
 export function wordsPerRow(cols: number): number {
   return Math.ceil(cols / 2);
 }
@@ -181,8 +181,8 @@ export function packRows(values: Uint16Array, rows: number, cols: number): Int32
 }
 
 /**
- * Packed rows → their 16-bit values `[rows, cols]`: the inverse of {@link packRows}, for writing a weight back
- * bit by bit. With even `cols` the result is a view of the same memory, not a copy.
+ * Packed rows → their 16-bit values `[rows, cols]`: the inverse of {@link packRows}, for saving a weight
+ * bit-exactly. With even `cols` the result is a view of the same memory, not a copy.
  *
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `packed` is not `[rows, ceil(cols / 2)]`
  */
@@ -199,7 +199,8 @@ export function unpackRowBits(packed: Int32Array, rows: number, cols: number): U
 }
 
 /**
- * float32 `[rows, cols]` → packed rows of `dtype`, rounded to nearest even, without a matrix of 16-bit values between.
+ * float32 `[rows, cols]` → packed rows of `dtype`, rounded to nearest even, without an intermediate matrix of 16-bit
+ * values.
  *
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `values` does not hold `rows · cols` values
  */
@@ -230,7 +231,7 @@ export function packFloat32Rows(
  *
  * @param packed int32 `[rows, ceil(cols / 2)]`
  * @param rowBegin first row, default 0
- * @param rowEnd one past the last row, default `rows`
+ * @param rowEnd the row after the last, default `rows`
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `packed` is not `[rows, ceil(cols / 2)]`; `INVALID_ARGUMENT` when the
  *   row range is not within `[0, rows]`
  */
@@ -249,8 +250,8 @@ export function unpackRows(
 }
 
 /**
- * {@link unpackRows} into the caller's memory: `out` receives rows `rowBegin` to `rowEnd` and must hold exactly
- * `(rowEnd - rowBegin) · cols` values.
+ * Does what {@link unpackRows} does in the caller's memory: `out` receives rows `rowBegin` to `rowEnd` and must hold
+ * exactly `(rowEnd - rowBegin) · cols` values.
  *
  * @returns `out`
  * @throws TfjsLoraError as {@link unpackRows}, and `SHAPE_MISMATCH` when `out` has another length

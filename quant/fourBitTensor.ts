@@ -11,14 +11,14 @@ export interface FourBitTensorParts {
   blockSize: number;
   /** [ceil(rows · cols / 2)]: element 2i in the high half of byte i, element 2i + 1 in the low half. */
   packed: Uint8Array;
-  /** One scale a block, as float32 or double-quantized. */
+  /** One scale per block, in float32 or double-quantized. */
   absmax: Float32Array | NestedAbsmax;
-  /** What the weight was before, and is again when it is dequantized: values are rounded to this type, as in bitsandbytes. */
+  /** Dtype before quantization. Dequantized values are rounded to it, as in bitsandbytes. */
   dtype: StorageDtype;
 }
 
 /**
- * A 4-bit weight matrix as bitsandbytes holds it. Blocks run over the row-major values, so a row may begin inside a
+ * A 4-bit weight matrix as bitsandbytes stores it. Blocks run over the row-major values, so a row may begin inside a
  * block, or even in the middle of a byte.
  */
 export class FourBitTensor implements QuantizedTensor {
@@ -56,7 +56,7 @@ export class FourBitTensor implements QuantizedTensor {
     return !(this.absmax instanceof Float32Array);
   }
 
-  /** The 16 numbers its codes stand for. */
+  /** The 16 values that its codes stand for. */
   get code(): Readonly<Float32Array> {
     return this.quantType === 'nf4' ? NF4_CODE : FP4_CODE;
   }
@@ -71,7 +71,7 @@ export class FourBitTensor implements QuantizedTensor {
     return this.packed.byteLength + scales;
   }
 
-  /** The scales of all blocks, float32: the stored ones themselves, or computed from the double-quantized ones. */
+  /** Returns the float32 scales of all blocks: the stored array, or a new one from the double-quantized scales. */
   blockScales(): Float32Array {
     return this.absmax instanceof Float32Array ? this.absmax : dequantizeAbsmax(this.absmax);
   }
@@ -81,7 +81,7 @@ export class FourBitTensor implements QuantizedTensor {
     return this.dequantizeRows(0, this.shape[0], out);
   }
 
-  /** Bit-exact with the same rows of the whole matrix as bitsandbytes dequantizes it to its `dtype`, widened to float32. */
+  /** Dequantizes rows bit-exactly as bitsandbytes dequantizes the whole matrix to its `dtype`, widened to float32. */
   dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array {
     const values = rowsTarget('dequantizeRows', this.shape, begin, end, out);
     const first = begin * this.shape[1];
@@ -104,7 +104,7 @@ export class FourBitTensor implements QuantizedTensor {
       : dequantizeAbsmax(absmax, begin, end);
   }
 
-  /** Elements `begin` to `end`, which share `scale`, into `values` from `at` on. */
+  /** Writes elements `begin` to `end`, which share `scale`, into `values` from `at` on. */
   private fill(values: Float32Array, at: number, begin: number, end: number, scale: number): void {
     const {packed, code} = this;
     let i = begin;

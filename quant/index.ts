@@ -1,4 +1,4 @@
-/** `tfjs-lora/quant`: number formats and the files that hold them. */
+/** `tfjs-lora/quant`: number formats and the files that store them. */
 export {
   bitsandbytesKeys,
   bitsandbytesType,

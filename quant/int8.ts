@@ -18,7 +18,7 @@ import {
 import {assertKnownOptions, type OptionNames} from './knownOptions.ts';
 import {assertMatrixShape, type MatrixShape, type QuantizedTensor, rowsTarget} from './quantizedTensor.ts';
 
-/** Columns kept in 16 bits because one of their values is too large for its row's scale to serve the others. */
+/** Columns kept in 16 bits because one value is so large that its row's scale would not suit the others. */
 export interface OutlierColumns {
   /** Ascending column numbers. */
   columns: Int32Array;
@@ -41,7 +41,7 @@ export interface Int8TensorParts {
 /** bitsandbytes' float32 for 1/127. */
 const ONE_OF_127 = Math.fround(7.874015718698502e-3);
 
-/** An 8-bit weight matrix as LLM.int8() has it: one scale a row, outlier columns in 16 bits. */
+/** An 8-bit weight matrix as in LLM.int8(): one scale per row, outlier columns in 16 bits. */
 export class Int8Tensor implements QuantizedTensor {
   readonly quantType = 'int8';
   readonly shape: MatrixShape;
@@ -78,7 +78,7 @@ export class Int8Tensor implements QuantizedTensor {
     return this.dequantizeRows(0, this.shape[0], out);
   }
 
-  /** Bit-exact with bitsandbytes' `int8_vectorwise_dequant`, with the outlier columns put back. */
+  /** Dequantizes rows bit-exactly as bitsandbytes' `int8_vectorwise_dequant`, and puts the outlier columns back. */
   dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array {
     const cols = this.shape[1];
     const values = rowsTarget('dequantizeRows', this.shape, begin, end, out);
@@ -108,11 +108,11 @@ export class Int8Tensor implements QuantizedTensor {
 
 export interface Int8Options {
   /**
-   * A column with a magnitude of at least this is kept in 16 bits. 0, the default, keeps none: bitsandbytes' own way
-   * with weights. LLM.int8() uses 6.
+   * A column with a magnitude of at least this is kept in 16 bits. 0, the default, keeps none, as bitsandbytes does
+   * for weights. LLM.int8() uses 6.
    */
   threshold?: number;
-  /** `bfloat16` or `float16` when the values are 16-bit bits; float32 needs none. */
+  /** `bfloat16` or `float16` when the values are 16-bit bits; not needed for float32. */
   dtype?: StorageDtype;
   /** The tensor, for messages. */
   name?: string;
@@ -124,13 +124,13 @@ const INT8_OPTIONS = {
 } satisfies OptionNames<Int8Options>;
 
 /**
- * A weight matrix in 8 bits, row by row: `round(127 · value / rowAbsmax)`, ties to even. Codes and scales are bit-exact
- * with bitsandbytes' `int8_vectorwise_quant` on CPU: outliers are left out of the scales and, but for a matrix of one
- * row, the codes of their columns are 0.
+ * Quantizes a weight matrix to 8 bits, row by row: `round(127 · value / rowAbsmax)`, ties to even. Codes and scales are
+ * bit-exact with bitsandbytes' `int8_vectorwise_quant` on CPU: outliers are left out of the scales and, except in a
+ * matrix of one row, the codes of their columns are 0.
  *
  * @param values row-major `[rows, cols]`
  * @throws TfjsLoraError `NON_FINITE` naming the tensor and the element, also for an outlier beyond float16;
- *   `SHAPE_MISMATCH` when `values` does not fill `shape`; `INVALID_ARGUMENT` for a threshold or dtype that cannot be
+ *   `SHAPE_MISMATCH` when `values` does not fill `shape`; `INVALID_ARGUMENT` for an impossible threshold or dtype
  */
 export function quantizeInt8(
   values: SourceValues,
@@ -219,7 +219,10 @@ function roundTo(dtype: StorageDtype, value: number): number {
   return wide[0];
 }
 
-/** Adding and subtracting 1.5 · 2^52 rounds a small float64 to a whole number, ties to even. NaN, of a row of zeros, stays. */
+/**
+ * Rounds a small float64 to a whole number, ties to even, by adding and subtracting 1.5 · 2^52. A NaN, as a row of
+ * zeros gives, stays a NaN.
+ */
 function roundHalfToEven(value: number): number {
   return value + 6755399441055744 - 6755399441055744;
 }

@@ -1,14 +1,14 @@
 import {nearestNames, TfjsLoraError} from './errors.ts';
 
 /**
- * Every option that a call takes, with what is declared of each, if anything. The type keeps the list complete:
+ * Every option that a call takes, each with its declaration or `true`. The type keeps the list complete:
  * `{rank: true, …} satisfies OptionNames<Args>`.
  */
 export type OptionNames<T> = {readonly [name in keyof Required<T>]: true | object};
 
 /**
- * What other libraries call an option of this one: PEFT, transformers, TRL, LLaMA-Factory, Unsloth, bitsandbytes, Keras.
- * Spellings that differ only in `snake_case` are found without being listed.
+ * Other libraries' names for our options: PEFT, transformers, TRL, LLaMA-Factory, Unsloth, bitsandbytes, Keras.
+ * Names that differ from ours only in `snake_case` need no entry.
  */
 const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   r: 'rank',
@@ -83,7 +83,7 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   n_threads: 'threads',
 };
 
-/** Which call takes an option, for those that are often given to another one. */
+/** The call that takes an option, for options that are often passed to the wrong call. */
 const TAKEN_BY: Readonly<Record<string, string>> = {
   rank: 'applyLoRA({rank: 8})',
   alpha: 'applyLoRA({alpha: 16})',
@@ -140,15 +140,15 @@ const TAKEN_BY: Readonly<Record<string, string>> = {
   threads: "useBackend('wasm', {threads: 4})",
 };
 
-/** What to do about an option whose counterpart is not one option of the same kind of value. */
+/** Advice for an option that has no single counterpart here with the same kind of value. */
 const ADVICE: Readonly<Record<string, string>> = {
   load_in_4bit: "Use fromPretrained(folder, {quantization: {type: 'nf4'}}).",
   load_in_8bit: "Use fromPretrained(folder, {quantization: {type: 'int8'}}).",
   betas: 'Use beta1 and beta2.',
   loss: 'The model computes its own loss, cross-entropy over the labels.',
   metrics: 'evaluateDataset(data) gives loss and perplexity, predictDataset(model, prompts) ROUGE and BLEU.',
-  bf16: 'useBackend chooses what is computed in; fromPretrained(folder, {dtype}) what is stored.',
-  fp16: 'useBackend chooses what is computed in; fromPretrained(folder, {dtype}) what is stored.',
+  bf16: 'useBackend chooses the dtype of computations, fromPretrained(folder, {dtype}) that of the stored weights.',
+  fp16: 'useBackend chooses the dtype of computations, fromPretrained(folder, {dtype}) that of the stored weights.',
   device_map: 'useBackend chooses the device.',
   device: 'useBackend chooses the device.',
   bias: 'Biases are frozen here, as PEFT has it with bias "none".',
@@ -157,10 +157,10 @@ const ADVICE: Readonly<Record<string, string>> = {
 };
 
 /**
- * Refuses options that a call does not have: a slip of the pen, another library's spelling, an option of another call. A
- * name whose value is undefined passes.
+ * Refuses options that a call does not have: a typo, another library's spelling, an option of another call. An option
+ * whose value is undefined passes.
  *
- * @param call what was called, for messages: `applyLoRA`
+ * @param call name of the function, for messages: `applyLoRA`
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the option and the right one
  */
 export function assertKnownOptions(call: string, options: unknown, known: OptionNames<object>): void {
@@ -183,7 +183,7 @@ export function assertKnownOptions(call: string, options: unknown, known: Option
   }
 }
 
-/** Longer than any option; what is given may be anything. */
+/** Characters of an unknown option's name in a message. It is more than any real option needs. */
 const LONGEST_NAME = 60;
 
 /** A class that lists the options of its constructor. */
@@ -193,8 +193,8 @@ interface WithOptionNames {
 }
 
 /**
- * {@link assertKnownOptions} for a constructor, called in the base class with `new.target`. A subclass that lists no
- * `optionNames` of its own may have options that nobody knows of, so its are not checked.
+ * Does what {@link assertKnownOptions} does, for a constructor; the base class calls it with `new.target`. The options
+ * of a subclass that lists no `optionNames` of its own are unknown here, so they are not checked.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the option and the right one
  */
@@ -221,5 +221,5 @@ function adviceFor(name: string, known: string[]): string {
   return known.length === 0 ? 'Leave it out.' : `Did you mean ${nearestNames(name, known, 1)[0]}?`;
 }
 
-/** `learning_rate` and `learningRate` are one word. */
+/** Makes `learning_rate` and `learningRate` equal. */
 const flattened = (name: string): string => name.replaceAll('_', '').toLowerCase();

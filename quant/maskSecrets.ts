@@ -1,16 +1,16 @@
-/** What takes a secret's place. */
+/** Stands in for a secret. */
 const MASK = '***';
 
-/** Shorter ones are not looked for by value: their letters would be found in ordinary words. */
+/** Secrets shorter than this are not masked by value, because they would match parts of ordinary words. */
 const SHORTEST = 6;
 
-/** Environment variables whose value is a secret as a whole. */
+/** Names of environment variables whose whole value is a secret. */
 const SECRET_NAME = /(?:token|password|passwd|secret|api_?key)$/i;
 
-/** Secrets that were made known; they are found wherever they stand. */
+/** The secrets given to {@link keepSecret}, masked wherever they occur. */
 const known = new Set<string>();
 
-/** Forms by which a secret is known whoever it belongs to. Each is matched in time linear in the text. */
+/** Patterns that a secret matches whoever it belongs to. Each takes time linear in the text. */
 const FORMS: [form: RegExp, masked: string][] = [
   [/:\/\/[^\s/?#]*@/g, `://${MASK}@`], // user and password in an address
   [/\bhf_[A-Za-z0-9]{30,}/g, `hf_${MASK}`], // a token of the Hugging Face hub
@@ -22,8 +22,8 @@ const FORMS: [form: RegExp, masked: string][] = [
 ];
 
 /**
- * Takes secrets out of a text that someone may see: those made known by {@link keepSecret}, and what has the form of
- * one (credentials in an address, tokens of the Hugging Face hub, signed parameters).
+ * Masks the secrets in a text that someone may see: those given to {@link keepSecret}, and whatever looks like one
+ * (credentials in an address, tokens of the Hugging Face hub, signed parameters).
  */
 export function maskSecrets(text: string): string {
   let masked = text;
@@ -35,7 +35,7 @@ export function maskSecrets(text: string): string {
 /**
  * Keeps a secret out of every message from now on.
  *
- * @param value a token, or an address, of which the user and the password are the secret
+ * @param value a token, or an address, whose user and password are the secret
  */
 export function keepSecret(value: string | undefined): void {
   if (!value) return;
@@ -55,12 +55,12 @@ export function keepSecretsOf(environment: Record<string, string | undefined>): 
   }
 }
 
-/** `user:password` of an address, also of one that does not parse since the password has a slash in it. */
+/** Returns `user:password` of an address, even when a slash in the password keeps the address from parsing. */
 function credentialsOf(address: string): string | undefined {
   return (URL.canParse(address) ? /:\/\/([^/?#]*)@/ : /:\/\/(.*)@/s).exec(address)?.[1];
 }
 
-/** As it is, and as it is with its percent signs resolved or put in. */
+/** Returns a text unchanged, percent-decoded and percent-encoded. */
 function spellings(text: string): string[] {
   const forms = [text, encodeURIComponent(text.toWellFormed?.() ?? text)];
   try {

@@ -3,7 +3,7 @@ import {show} from './show.ts';
 /** Deeper than any config, header or request needs. */
 const MAX_DEPTH = 64;
 
-/** More values than any tokenizer or request has, and half a million tensors: more take the parser many seconds. */
+/** More values than any tokenizer or request has, or half a million tensors. More take the parser many seconds. */
 const MAX_VALUES = 5_000_000;
 
 const QUOTE = 0x22;
@@ -16,11 +16,12 @@ const OPEN_BRACKET = 0x5b;
 const CLOSE_BRACKET = 0x5d;
 
 /**
- * `JSON.parse` for text that comes from elsewhere: nesting deeper than 64 is refused before it can exhaust the stack of
- * what walks over the value, and more than five million values before they fill the memory. The last of two values of one key wins, as in Python.
+ * Parses JSON from an untrusted source. Nesting deeper than 64 is refused before it can exhaust the stack of whatever
+ * walks over the value, and more than five million values before they fill the memory. When a key occurs twice, its
+ * last value wins, as in Python.
  *
- * A key `__proto__` becomes a plain property, as with `JSON.parse`. Look values up by names of the file's choice with
- * `Object.hasOwn` or a `Map`: `constructor` and the like are names too.
+ * A key `__proto__` becomes a plain property, as with `JSON.parse`. Look up names from the file with `Object.hasOwn` or
+ * in a `Map`: `constructor` and the like are names too.
  *
  * @throws SyntaxError saying what is wrong and where
  */
@@ -30,7 +31,7 @@ export function parseJson(text: string): unknown {
 }
 
 /**
- * {@link parseJson} that also refuses the same key twice in one object, which the safetensors format forbids.
+ * Does what {@link parseJson} does, and also refuses the same key twice in one object, which safetensors forbids.
  *
  * @throws SyntaxError saying what is wrong and where
  */
@@ -76,7 +77,7 @@ function assertUniqueKeys(text: string): void {
   }
 }
 
-/** Index of the quote that closes the string opened at `start`, or the text's length when none does. */
+/** Returns the index of the quote that closes the string opened at `start`, or the text's length when none does. */
 function endOfString(text: string, start: number): number {
   let i = start + 1;
   while (i < text.length && text.charCodeAt(i) !== QUOTE) i += text.charCodeAt(i) === BACKSLASH ? 2 : 1;

@@ -1,25 +1,25 @@
 import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 
-/** `[rows, cols]` of a weight as model files store it: `[outputs, inputs]`. */
+/** Shape `[rows, cols]` of a weight as model files store it: `[outputs, inputs]`. */
 export type MatrixShape = readonly [rows: number, cols: number];
 
-/** A weight matrix in fewer bits, whatever the format: what a layer needs to know of it. */
+/** A weight matrix in fewer bits, whatever the format, as far as a layer needs to know it. */
 export interface QuantizedTensor {
   /** The format's name, as its {@link Quantizer} is registered. */
   readonly quantType: string;
   readonly shape: MatrixShape;
-  /** What the weight was before: what dequantizing for a file should give back. */
+  /** Dtype before quantization, which dequantizing for a file should give back. */
   readonly dtype: StorageDtype;
-  /** Bytes of memory the weight takes, scales included. */
+  /** Bytes of memory that the weight takes, scales included. */
   readonly byteLength: number;
-  /** All values, float32 `[rows, cols]`; `out` receives them when given. */
+  /** Returns all values, float32 `[rows, cols]`, in `out` when given. */
   dequantize(out?: Float32Array): Float32Array;
-  /** Rows `begin` to `end`, float32 `[end - begin, cols]`; `out` receives them when given. */
+  /** Returns rows `begin` to `end`, float32 `[end - begin, cols]`, in `out` when given. */
   dequantizeRows(begin: number, end: number, out?: Float32Array): Float32Array;
 }
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` when `shape` is no `[rows, cols]` of whole numbers of at least 0 */
+/** @throws TfjsLoraError `INVALID_ARGUMENT` when `shape` is not `[rows, cols]` of whole numbers of at least 0 */
 export function assertMatrixShape(what: string, shape: readonly number[]): asserts shape is MatrixShape {
   if (shape.length !== 2 || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw new TfjsLoraError(
@@ -29,7 +29,7 @@ export function assertMatrixShape(what: string, shape: readonly number[]): asser
   }
 }
 
-/** The memory for rows `begin` to `end`, checked: `out`, or a new array. */
+/** Returns the memory for rows `begin` to `end`: `out` once its length is checked, or a new array. */
 export function rowsTarget(
   what: string,
   [rows, cols]: MatrixShape,

@@ -5,7 +5,7 @@ import type {StorageDtype} from './float16.ts';
 import {quantizeInt8} from './int8.ts';
 import type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
 
-/** What every quantizer is told; each may read more of its own. */
+/** Options that every quantizer receives; a quantizer may have further options of its own. */
 export interface QuantizeOptions {
   /** Values that share a scale. */
   blockSize?: number;
@@ -18,20 +18,20 @@ export interface QuantizeOptions {
   [option: string]: unknown;
 }
 
-/** A way to hold a weight matrix in fewer bits. */
+/** A way to store a weight matrix in fewer bits. */
 export interface Quantizer {
-  /** As in `quantization: {type}`, and as the `quantType` of what it makes. */
+  /** The `type` in `quantization: {type}`, and the `quantType` of the matrices it makes. */
   readonly name: string;
   /** @throws TfjsLoraError `NON_FINITE`, `SHAPE_MISMATCH`, `INVALID_ARGUMENT`, naming the tensor */
   quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedTensor;
-  /** Rows `begin` to `end` as float32. */
+  /** Returns rows `begin` to `end` as float32. */
   dequantizeRows(matrix: QuantizedTensor, begin: number, end: number, out?: Float32Array): Float32Array;
 }
 
 const quantizers = new Map<string, Quantizer>();
 
 /**
- * Makes a quantizer known by its name; `nf4`, `fp4` and `int8` are there from the start.
+ * Registers a quantizer under its name. `nf4`, `fp4` and `int8` are built in.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` when another one has the name: a library must not change what a built-in
  *   name means. Registering the same object again does nothing, so that a notebook's cell may run twice
@@ -42,7 +42,7 @@ export function registerQuantizer(quantizer: Quantizer): void {
   if (!name || (known !== undefined && known !== quantizer)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `registerQuantizer [name]: expected a name of its own, got '${name}', ` +
+      `registerQuantizer [name]: expected a new name, got '${name}', ` +
         `with ${quantizerNames().join(', ')} taken. Choose another.`,
     );
   }
@@ -62,7 +62,7 @@ export function getQuantizer(name: string): Quantizer {
   return quantizer;
 }
 
-/** Names of all registered quantizers, in the order they came. */
+/** Returns the names of all registered quantizers, in the order of registration. */
 export function quantizerNames(): string[] {
   return [...quantizers.keys()];
 }
@@ -77,7 +77,7 @@ const FOUR_BIT: [FourBitType, typeof quantizeNF4][] = [
 for (const [name, quantize] of FOUR_BIT) registerQuantizer({name, quantize, dequantizeRows});
 registerQuantizer({
   name: 'int8',
-  // What every quantizer is told, but there are no blocks here.
+  // int8 has no blocks, so it drops these options.
   quantize: (values, shape, {blockSize, doubleQuant, ...options} = {}) =>
     quantizeInt8(values, shape, options),
   dequantizeRows,

@@ -1,18 +1,18 @@
 /** Characters of a message that one value may take. */
 const MAX_SHOWN = 150;
 
-/** Deeper parts of a value are left out. */
+/** Levels of a value that are shown; deeper parts are left out. */
 const MAX_DEPTH = 8;
 
-/** Integers beyond this are not printed digit by digit, which takes time that grows with their square. */
+/** Larger integers are not printed digit by digit, because that takes time quadratic in their length. */
 const MAX_BIGINT = 2n ** 256n;
 
-/** What would move a terminal's cursor, or the order of its letters: C1 controls, line and direction marks. */
+/** Characters that would move a terminal's cursor or reorder its text: C1 controls, line and direction marks. */
 const UNSAFE = /[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g;
 
 /**
- * A value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels. Takes any value,
- * such as one that contains itself, has no primitive form or throws when it is looked at, and never throws.
+ * Writes a value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels. Takes any
+ * value, even one that contains itself, has no primitive form or throws when it is read, and never throws.
  */
 export function show(value: unknown): string {
   const pieces: string[] = [];
@@ -30,7 +30,7 @@ export function show(value: unknown): string {
   return pieces.join('');
 }
 
-/** Takes the next piece of the text; false when there is no room for more. */
+/** Appends a piece to the text. Returns false when there is no room for more. */
 type Write = (text: string) => boolean;
 
 function writeValue(value: unknown, write: Write, depth: number): boolean {
@@ -84,7 +84,7 @@ function quoted(text: string): string {
   return json.replace(UNSAFE, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
-/** The start of a text, without the first half of a surrogate pair at its end. */
+/** Returns the first `length` units of a text, without half of a surrogate pair at the end. */
 function wholeCharacters(text: string, length: number): string {
   const start = text.slice(0, Math.max(length, 0));
   return start.length < text.length ? start.replace(/[\ud800-\udbff]$/, '') : start;

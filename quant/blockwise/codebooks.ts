@@ -1,5 +1,5 @@
 /**
- * The numbers a code stands for, before they are scaled by a block's largest magnitude. All as bitsandbytes has them.
+ * The numbers that codes stand for, before they are scaled by a block's largest magnitude, as in bitsandbytes.
  */
 
 /** NormalFloat4 (QLoRA, Dettmers et al. 2023): ascending quantiles of a normal distribution; code 7 is 0. */
@@ -39,7 +39,7 @@ const dynamicMaps = new Map<boolean, Float32Array>();
  * The dynamic 8-bit map: 256 ascending values, dense near 0, one decade after another (Dettmers, "8-Bit Approximations
  * for Parallelism in Deep Learning", 2015). Signed: −.993 to 1 with 0 at code 127, for what may be negative (double
  * quantization's offsets, an optimizer's first moment). Unsigned: 0 to 1 with 0 at code 0, for what may not (its
- * second moment). The same array at every call: do not write into it.
+ * second moment). Every call returns the same array: do not write into it.
  */
 export function dynamicMap(signed = true): Float32Array {
   let map = dynamicMaps.get(signed);
@@ -65,7 +65,7 @@ function buildDynamicMap(signed: boolean): Float32Array {
   return Float32Array.from(values).sort();
 }
 
-/** `count` even steps from 0.1 to 1 in float32, from both ends to the middle, rounded once a value as torch does. */
+/** Returns `count` even steps from 0.1 to 1 in float32, computed from both ends and rounded once each, as in torch. */
 function linspace(count: number): number[] {
   const start = Math.fround(0.1);
   const step = Math.fround(Math.fround(1 - start) / (count - 1));

@@ -4,12 +4,12 @@ import {dynamicMap} from './codebooks.ts';
 import {type CodeSearch8Bit, quantizeBlockwise} from './dynamic8Bit.ts';
 import {torchMean} from './torchMean.ts';
 
-/** Blocks whose scales share one scale of their own, as bitsandbytes has it. */
+/** Number of blocks whose scales share a nested scale, as in bitsandbytes. */
 export const NESTED_BLOCK_SIZE = 256;
 
-/** The scales of 4-bit blocks, themselves in 8 bits: `map[quantized[i]] · nestedAbsmax[i / nestedBlockSize] + offset`. */
+/** The scales of 4-bit blocks in 8 bits: `map[quantized[i]] · nestedAbsmax[i / nestedBlockSize] + offset`. */
 export interface NestedAbsmax {
-  /** One code a block, into `map`. */
+  /** One code per block, an index into `map`. */
   quantized: Uint8Array;
   /** float32 [ceil(blocks / nestedBlockSize)] */
   nestedAbsmax: Float32Array;
@@ -17,7 +17,7 @@ export interface NestedAbsmax {
   offset: number;
   /** 256 in everything bitsandbytes writes. */
   nestedBlockSize: number;
-  /** float32 [256], the signed dynamic map; kept because a file brings its own. */
+  /** float32 [256], the signed dynamic map; kept because each file has its own. */
   map: Float32Array;
 }
 
@@ -33,9 +33,9 @@ const DOUBLE_QUANT_OPTIONS = {
 } satisfies OptionNames<DoubleQuantOptions>;
 
 /**
- * Double quantization (QLoRA): the scales less their mean, in blocks of 256 against the signed dynamic map. Bit-exact
- * with bitsandbytes' `compress_statistics`: its portable kernel by default, its native CPU kernel (0.50) with
- * `search: 'table'`. The first is the closer one; files of either load alike.
+ * Quantizes scales (QLoRA's double quantization): subtracts their mean and quantizes blocks of 256 with the signed
+ * dynamic map. Bit-exact with bitsandbytes' `compress_statistics`: its portable kernel by default, its native CPU
+ * kernel (0.50) with `search: 'table'`. The first is more accurate; files of both load the same way.
  */
 export function quantizeAbsmax(absmax: Float32Array, options: DoubleQuantOptions = {}): NestedAbsmax {
   assertKnownOptions('quantizeAbsmax', options, DOUBLE_QUANT_OPTIONS);
@@ -53,7 +53,7 @@ export function quantizeAbsmax(absmax: Float32Array, options: DoubleQuantOptions
 }
 
 /**
- * The scales of blocks `begin` to `end`, float32.
+ * Returns the scales of blocks `begin` to `end`, float32.
  *
  * @param out receives them; a new array by default
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length

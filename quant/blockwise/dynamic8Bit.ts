@@ -12,24 +12,25 @@ import {
 } from './sourceValues.ts';
 
 /**
- * How a value finds its code. bitsandbytes 0.50 has two ways, whose codes differ where a value is far below its block's largest:
- * `table` rounds it to one of 65,536 steps first and takes the step's nearest map value, as its native CPU kernel does;
- * `nearest` takes the value's own, the lower at a tie, as its portable kernel does.
+ * Method that finds a value's code. bitsandbytes 0.50 has two, whose codes differ where a value is far below its
+ * block's largest: `table` rounds the value to one of 65,536 steps first and takes the map value nearest to the step,
+ * as its native CPU kernel does; `nearest` takes the map value nearest to the value itself, the lower one at a tie, as
+ * its portable kernel does.
  */
 export type CodeSearch8Bit = 'table' | 'nearest';
 
 export interface Blockwise8BitOptions {
   /** Default `table`. */
   search?: CodeSearch8Bit;
-  /** 256 ascending values in [−1, 1], default the signed {@link dynamicMap}. */
+  /** 256 ascending values in [−1, 1], by default the signed {@link dynamicMap}. */
   map?: Float32Array;
   /** Values that share a scale, default 256. */
   blockSize?: number;
-  /** Needed for 16-bit bits. */
+  /** Required when the values are 16-bit bits. */
   dtype?: StorageDtype;
   /** The tensor, for messages. */
   name?: string;
-  /** Receive the result, so that an optimizer allocates nothing in a step. */
+  /** Arrays that receive the result, so that an optimizer step allocates nothing. */
   codes?: Uint8Array;
   absmax?: Float32Array;
 }
@@ -44,25 +45,25 @@ const BLOCKWISE_OPTIONS = {
 } satisfies OptionNames<Blockwise8BitOptions>;
 
 export interface Blockwise8Bit {
-  /** One code a value. */
+  /** One code per value. */
   codes: Uint8Array;
   /** float32 [ceil(values / blockSize)]: the largest magnitude of each block. */
   absmax: Float32Array;
 }
 
-/** Entries of the table that a normalised value indexes. */
+/** Number of entries in the table that a normalised value indexes. */
 const TABLE_SIZE = 65536;
 
 /** bitsandbytes' floor under a scale before it is inverted, so that zeros stay zeros. */
 export const SMALLEST_SCALE = Math.fround(1e-38);
 
 /**
- * Values → 8-bit codes into `map`, block by block, each value over its block's largest magnitude. Bit-exact with
- * bitsandbytes' `quantize_blockwise` on CPU, by either {@link CodeSearch8Bit}. A block of zeros has scale 0, and code 0
- * throughout when searched by table, the code of 0 by `nearest`: both dequantize to zeros.
+ * Values → 8-bit codes into `map`, block by block, after dividing each value by its block's largest magnitude.
+ * Bit-exact with bitsandbytes' `quantize_blockwise` on CPU, with either {@link CodeSearch8Bit}. A block of zeros has
+ * scale 0; its codes are all 0 with `table`, and the code of the value 0 with `nearest`. Both dequantize to zeros.
  *
- * @throws TfjsLoraError `NON_FINITE` naming the tensor; `INVALID_ARGUMENT` for a block size, map or dtype that cannot
- *   be; `SHAPE_MISMATCH` when `codes` or `absmax` has another length
+ * @throws TfjsLoraError `NON_FINITE` naming the tensor; `INVALID_ARGUMENT` for an impossible block size, map or dtype;
+ *   `SHAPE_MISMATCH` when `codes` or `absmax` has another length
  */
 export function quantizeBlockwise(values: SourceValues, options: Blockwise8BitOptions = {}): Blockwise8Bit {
   assertKnownOptions('quantizeBlockwise', options, BLOCKWISE_OPTIONS);
@@ -111,8 +112,8 @@ const encodeByTable: EncodeBlock = (source, largest, _isWhole, {steps}, codes, a
     let normal = Math.fround(source[i] * inverse);
     if (normal > 1) normal = 1;
     else if (normal < -1) normal = -1;
-    // The product and sum are exact in float64, so the one rounding is that of a fused multiply-add. A zero times the
-    // infinite reciprocal of a subnormal scale is NaN, which `| 0` turns into step 0 as the peer's CPU does.
+    // The product and sum are exact in float64, so they round once, as a fused multiply-add does. A zero times the
+    // infinite reciprocal of a subnormal scale is NaN, which `| 0` turns into step 0, as the peer's CPU does.
     codes[at + i] = steps[Math.fround(Math.fround(normal + 1) * 0.5 * 65535 + 0.5) | 0];
   }
   return largest;
@@ -122,7 +123,7 @@ const encodeNearest: EncodeBlock = (source, largest, isWhole, {midpoints}, codes
   const scale = Math.max(largest, SMALLEST_SCALE);
   const inverse = Math.fround(1 / scale);
   for (let i = 0; i < source.length; i++) {
-    // The portable kernel divides in the last, shorter block, and stores its scale with the floor.
+    // In a shorter last block, the portable kernel divides, and stores the floored scale.
     const normal = Math.fround(isWhole ? source[i] * inverse : source[i] / scale);
     let code = 0;
     for (let half = 128; half > 0; half >>= 1) if (normal > midpoints[code + half - 1]) code += half;
@@ -142,7 +143,7 @@ export function dequantizeBlockwise(
   options: Pick<Blockwise8BitOptions, 'map' | 'blockSize'> = {},
   out: Float32Array = new Float32Array(codes.length),
 ): Float32Array {
-  assertKnownOptions('dequantizeBlockwise', options, BLOCKWISE_OPTIONS); // the same object may serve both ways
+  assertKnownOptions('dequantizeBlockwise', options, BLOCKWISE_OPTIONS); // one options object may serve both calls
   const {map = dynamicMap(), blockSize = 256} = options;
   assertBlockwise('dequantizeBlockwise', map, blockSize);
   assertLength('dequantizeBlockwise absmax', absmax.length, Math.ceil(codes.length / blockSize));
@@ -163,13 +164,13 @@ function assertSearch(name: string, search: CodeSearch8Bit): void {
 }
 
 interface CodeTables {
-  /** float32 [255], halfway between neighbours of the map: a value's code is how many lie below it. */
+  /** float32 [255], halfway between neighbours of the map. A value's code is the number of midpoints below it. */
   midpoints: Float32Array;
   /** The code of each of 65,536 even steps from −1 to 1. */
   steps: Uint8Array;
 }
 
-/** uint8 [65,536]: the code that search by `table` gives to each of the even steps from −1 to 1. Do not write into it. */
+/** Returns the code that `table` gives each even step from −1 to 1, uint8 [65,536]. Do not write into the array. */
 export function codesOfSteps(map: Float32Array): Uint8Array {
   return codeTables(map).steps;
 }

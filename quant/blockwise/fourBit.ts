@@ -18,19 +18,19 @@ import {
 /** The 4-bit formats. */
 export type FourBitType = 'nf4' | 'fp4';
 
-/** Block sizes bitsandbytes accepts. */
+/** Block sizes that bitsandbytes accepts. */
 export const FOUR_BIT_BLOCK_SIZES: readonly number[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 export interface FourBitOptions {
   /** Values that share a scale, one of {@link FOUR_BIT_BLOCK_SIZES}, default 64. */
   blockSize?: number;
-  /** Store the scales in 8 bits too (4.127 bits a weight instead of 4.5), default false. */
+  /** Whether to store the scales in 8 bits too: 4.127 bits per weight instead of 4.5. Default false. */
   doubleQuant?: boolean;
-  /** `bfloat16` or `float16` when the values are 16-bit bits; float32 needs none. */
+  /** `bfloat16` or `float16` when the values are 16-bit bits; not needed for float32. */
   dtype?: StorageDtype;
   /** The tensor, for messages. */
   name?: string;
-  /** How double quantization finds its codes, default `nearest`; see {@link quantizeAbsmax}. */
+  /** Method that finds the codes in double quantization, default `nearest`; see {@link quantizeAbsmax}. */
   absmaxSearch?: CodeSearch8Bit;
   /** See {@link torchMean}, default 1. */
   torchThreads?: number;
@@ -45,13 +45,13 @@ const FOUR_BIT_OPTIONS = {
 } satisfies OptionNames<FourBitOptions>;
 
 /**
- * A weight matrix in NormalFloat4, bit-exact with bitsandbytes' `quantize_4bit(quant_type='nf4')` on CPU. Blocks run
- * over the row-major values, across the ends of rows; each value times the reciprocal of its block's largest
- * magnitude takes the nearest of 16 numbers, the lower one at a tie; element 2i is the high half of byte i.
+ * Quantizes a weight matrix to NormalFloat4, bit-exact with bitsandbytes' `quantize_4bit(quant_type='nf4')` on CPU.
+ * Blocks run over the row-major values, across the ends of rows. Each value times the reciprocal of its block's largest
+ * magnitude becomes the nearest of 16 numbers, the lower one at a tie. Element 2i is the high half of byte i.
  *
  * @param values row-major `[rows, cols]`
  * @throws TfjsLoraError `NON_FINITE` naming the tensor and the element; `SHAPE_MISMATCH` when `values` does not fill
- *   `shape`; `INVALID_ARGUMENT` for a block size or dtype that cannot be
+ *   `shape`; `INVALID_ARGUMENT` for an impossible block size or dtype
  */
 export function quantizeNF4(
   values: SourceValues,
@@ -61,7 +61,7 @@ export function quantizeNF4(
   return quantizeFourBit('nf4', values, shape, options);
 }
 
-/** {@link quantizeNF4} for FP4: bitsandbytes' `quantize_4bit(quant_type='fp4')`. */
+/** Does what {@link quantizeNF4} does, for FP4: bitsandbytes' `quantize_4bit(quant_type='fp4')`. */
 export function quantizeFP4(
   values: SourceValues,
   shape: MatrixShape,
@@ -89,7 +89,7 @@ function assertType(tensor: FourBitTensor, expected: FourBitType): FourBitTensor
   );
 }
 
-/** Values taken through the cache at a time: a multiple of every block size. */
+/** Number of values that pass through the cache at a time, a multiple of every block size. */
 const CHUNK = 4096;
 
 function quantizeFourBit(
@@ -126,10 +126,10 @@ function quantizeFourBit(
         const inverse = Math.fround(1 / scale);
         for (let i = begin; i < end; i++) scaled[i] = source[i] * inverse;
       } else {
-        // bitsandbytes divides in the last, shorter block, and stores the scale with its floor.
+        // In a shorter last block, bitsandbytes divides, and stores the floored scale.
         absmax[(chunk + begin) / blockSize] = scale;
         for (let i = begin; i < source.length; i++) scaled[i] = source[i] / scale;
-        scaled[source.length] = 0; // the other half of an odd number's last byte
+        scaled[source.length] = 0; // fills the last byte when the number of values is odd
       }
     }
     const firstByte = chunk / 2;
@@ -166,12 +166,12 @@ function assertSource(name: string, length: number, shape: MatrixShape, blockSiz
 }
 
 /**
- * How a float32 finds its code without a branch. Its top 16 bits pick an entry; the entry plus its low 16 bits carries
- * into bit 16 exactly when the value lies past the one threshold that its bucket of 65,536 neighbours may hold; the
- * sum's top half then indexes `codes`. The thresholds are so far apart that no bucket holds two.
+ * Tables that find the code of a float32 without a branch. Its top 16 bits select an entry. The entry plus its low 16
+ * bits carries into bit 16 exactly when the value is past the one threshold that its bucket of 65,536 neighbours may
+ * contain, and the top half of the sum then indexes `codes`. The thresholds are so far apart that no bucket has two.
  */
 interface CodeSearch {
-  /** uint32 below 2^22 [65536]: `2 · pair` in the top half, how far below the carry it starts in the bottom half. */
+  /** uint32 below 2^22 [65536]: `2 · pair` in the top half; in the bottom half, 65,536 less the first low half to carry. */
   entries: Int32Array;
   /** The codes before and after a carry, pair by pair. */
   codes: Uint8Array;
@@ -216,7 +216,7 @@ function buildCodeSearch(numbers: Readonly<Float32Array>): CodeSearch {
       pairs.set(key, pair);
       codes.push(first, last);
     }
-    // The first low half that has the second code; without a second code no sum carries.
+    // The first low half with the second code. Without a second code, no sum carries.
     let from = 0x10000;
     if (first !== last) {
       let below = 0;

@@ -1,14 +1,14 @@
 import {TfjsLoraError} from '../errors.ts';
 import {bfloat16ToFloat32, float16ToFloat32, type StorageDtype} from '../float16.ts';
 
-/** What is quantized: float32 numbers, or the bits of 16-bit ones with their `dtype` beside them. */
+/** Values to quantize: float32 numbers, or the bits of 16-bit numbers whose `dtype` is given beside them. */
 export type SourceValues = Float32Array | Uint16Array;
 
 /**
- * The dtype of `values`, checked against what the caller said.
+ * Returns the dtype of `values`, checked against the one that the caller gave.
  *
  * @param what the tensor, for messages
- * @throws TfjsLoraError `INVALID_ARGUMENT` when 16-bit values come without their dtype, or float32 ones with another
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when 16-bit values have no dtype, or float32 values another one
  */
 export function sourceDtype(
   values: SourceValues,
@@ -25,7 +25,7 @@ export function sourceDtype(
   throw new TfjsLoraError('INVALID_ARGUMENT', `${what} [dtype]: expected ${expected}, got ${dtype}.`);
 }
 
-/** Values `begin` to `end` as float32, exact: a view of float32 values, else written into `scratch`. */
+/** Returns values `begin` to `end` as float32, exact: a view of float32 values; others are written into `scratch`. */
 export function readSource(
   values: SourceValues,
   dtype: StorageDtype,
@@ -38,7 +38,10 @@ export function readSource(
   return widen(values.subarray(begin, end), scratch.subarray(0, end - begin));
 }
 
-/** Bits of the largest magnitude in `words`, float32 bits, from `begin` to `end`: infinity or more when one is not finite. */
+/**
+ * Returns the bits of the largest magnitude in `words`, float32 bits, from `begin` to `end`. They are at least
+ * {@link INFINITY_BITS} when a value is not finite.
+ */
 export function magnitudeBits(words: Int32Array, begin: number, end: number): number {
   let largest = 0;
   for (let i = begin; i < end; i++) {
@@ -48,10 +51,10 @@ export function magnitudeBits(words: Int32Array, begin: number, end: number): nu
   return largest;
 }
 
-/** float32 bits of infinity: magnitudes at or above it are no numbers. */
+/** float32 bits of infinity. Magnitudes whose bits are at or above them are not finite. */
 export const INFINITY_BITS = 0x7f800000;
 
-/** The `NON_FINITE` error for the first value that is none, `offset` values into the tensor `what`. */
+/** Makes the `NON_FINITE` error for the first value that is not finite; `values` start at `offset` in the tensor. */
 export function nonFinite(what: string, values: Float32Array, offset: number): TfjsLoraError {
   const index = values.findIndex((value) => !Number.isFinite(value));
   return new TfjsLoraError(

@@ -1,16 +1,16 @@
 import {TfjsLoraError} from '../errors.ts';
 
-/** float32 lanes of the vectors torch sums with on x86, whichever CPU. */
+/** float32 lanes of the vectors that torch sums on every x86 CPU. */
 const LANES = 8;
-/** Partial sums torch keeps side by side. */
+/** Number of partial sums that torch keeps side by side. */
 const ROWS = 4;
 const LEVELS = 4;
-/** Fewer values than this are summed by one thread. */
+/** Below this number of values, torch sums in one thread. */
 const GRAIN = 32768;
 
 /**
- * The mean of float32 values in the exact order of additions that torch's `mean()` uses on an x86 CPU, so that double
- * quantization's offset is bit-exact.
+ * Computes the mean of float32 values in the exact order of additions that torch's `mean()` uses on an x86 CPU, so that
+ * double quantization's offset is bit-exact.
  *
  * From 32,768 values on, torch splits the sum among its threads, so its result depends on their number. The default of
  * 1 thread gives the same result on every machine; pass `torch.get_num_threads()` to reproduce another.
@@ -43,7 +43,7 @@ function cascadeSum(values: Float32Array): number {
   return sum;
 }
 
-/** Sums vectors of `lanes` values: {@link ROWS} interleaved cascades, then what is left over, then across the rows. */
+/** Sums vectors of `lanes` values: {@link ROWS} interleaved cascades, then the remainder, then across the rows. */
 function rowSum(values: Float32Array, lanes: number): Float32Array {
   const vectors = values.length / lanes;
   const steps = Math.floor(vectors / ROWS);
@@ -58,7 +58,7 @@ function rowSum(values: Float32Array, lanes: number): Float32Array {
   return sums.subarray(0, lanes);
 }
 
-/** `width` running sums over `steps` rows, carried to a coarser level whenever a chunk is full. */
+/** Computes `width` running sums over `steps` rows, carried to a coarser level whenever a chunk is full. */
 function interleavedCascade(values: Float32Array, steps: number, width: number): Float32Array {
   const power = Math.max(4, Math.floor(ceilLog2(steps) / LEVELS));
   const chunk = 2 ** power;
@@ -77,7 +77,7 @@ function interleavedCascade(values: Float32Array, steps: number, width: number):
   return levels[0];
 }
 
-/** A Float32Array rounds at each store, as torch's accumulators do. */
+/** Adds a row. A Float32Array rounds at each store, as torch's accumulators do. */
 function addRow(sums: Float32Array, values: Float32Array, start: number): void {
   for (let k = 0; k < sums.length; k++) sums[k] += values[start + k];
 }

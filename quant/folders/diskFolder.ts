@@ -9,7 +9,7 @@ import {type ShardedWriteOptions, writeShardedSafetensors} from '../safetensors/
 import {writeWhole} from '../safetensors/writeWhole.ts';
 import type {Folder, WritableFolder} from './folder.ts';
 
-/** A folder on the disk. */
+/** A folder on disk. */
 export class DiskFolder implements WritableFolder {
   constructor(readonly path: string) {}
 
@@ -59,7 +59,8 @@ export class DiskFolder implements WritableFolder {
     } catch (cause) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `folder ${resolve(this.path)}: expected a folder to write into, got ${(cause as Error).message}. Choose another.`,
+        `folder ${resolve(this.path)}: expected a folder to write into, got ${(cause as Error).message}. ` +
+          'Choose another.',
         {cause},
       );
     }
@@ -96,13 +97,13 @@ export class DiskFolder implements WritableFolder {
     }
   }
 
-  /** Whether another is the same folder of the disk, by whatever path. */
+  /** Whether another folder is the same on disk, whatever its path. */
   async isSameAs(other: Folder): Promise<boolean> {
     return other instanceof DiskFolder && (await realpath(this.path)) === (await realpath(other.path));
   }
 }
 
-/** Moves a draft's files to their places. One that takes the place of another does so at once; of several, `entry` is last. */
+/** Moves a draft's files to their places. A single file replaces another atomically; of several, `entry` comes last. */
 function publish(draft: string, folder: string, entry: string, isStale: (name: string) => boolean): void {
   const names = fs.readdirSync(draft);
   const present = fs.readdirSync(folder, {withFileTypes: true}).filter((file) => !file.isDirectory());
@@ -119,13 +120,13 @@ function publish(draft: string, folder: string, entry: string, isStale: (name: s
   syncFolder(folder);
 }
 
-/** Whether two files hold the same; large ones are taken to differ. */
+/** Whether two files have the same contents. Large files count as different. */
 function isSameFile(a: string, b: string): boolean {
   const [size, other] = [a, b].map((path) => fs.statSync(path, {throwIfNoEntry: false})?.size);
   return size === other && size! < 1 << 20 && fs.readFileSync(a).equals(fs.readFileSync(b));
 }
 
-/** Files are asked for by the place they were to have. */
+/** Names files in an error by their final path instead of their path in the draft. */
 function namingFinalPath(error: unknown, draft: string, folder: string): unknown {
   if (!(error instanceof TfjsLoraError) || !error.message.includes(draft)) return error;
   const message = error.message.replaceAll(resolve(draft), resolve(folder)).replaceAll(draft, folder);

@@ -4,7 +4,7 @@ import {safetensorsPieces, type TensorToWrite} from '../safetensors/writeSafeten
 import {earlierSave, planShards, type ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
 import type {WritableFolder} from './folder.ts';
 
-/** Files by name: those a browser's user chose, or those that a save made. */
+/** A folder of files in memory, which a browser's user chose or a save made. */
 export class MemoryFolder implements WritableFolder {
   readonly path = '';
 
@@ -73,7 +73,7 @@ export class MemoryFolder implements WritableFolder {
   }
 }
 
-/** A file of tensors, each of them let go of once it is in a `Blob`, which a browser may keep out of memory. */
+/** Makes a file of tensors, and drops each tensor once it is in a `Blob`, which a browser may keep out of memory. */
 async function blobOf(
   tensors: Iterable<TensorToWrite>,
   name: string,

@@ -5,15 +5,15 @@ import {MemoryFolder} from './memoryFolder.ts';
 import {UrlFolder} from './urlFolder.ts';
 
 /**
- * Where files are read from: a path of the disk; a URL, also as a string that begins with `http://` or `https://`; the files
- * themselves, as a browser's `<input type="file">` gives them or by their names; or a {@link Folder} of your own.
+ * A source of files: a path on disk; a URL, also as a string that begins with `http://` or `https://`; the files
+ * themselves, as a browser's `<input type="file">` gives them or in a map by name; or a {@link Folder} of your own.
  */
 export type FolderSource = string | URL | Iterable<File> | ReadonlyMap<string, Blob> | Folder;
 
-/** Where files are written: a path of the disk, a map that takes them by their names, or a `WritableFolder`. */
+/** A target for files: a path on disk, a map that receives them by name, or a `WritableFolder`. */
 export type FolderTarget = string | Map<string, Blob> | WritableFolder;
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` */
+/** Opens a source of files. @throws TfjsLoraError `INVALID_ARGUMENT` when `source` is not one */
 export function openFolder(source: FolderSource): Folder {
   if (typeof source === 'string') return isUrl(source) ? new UrlFolder(source) : new DiskFolder(source);
   if (source instanceof URL) return new UrlFolder(source);
@@ -31,7 +31,7 @@ export function openFolder(source: FolderSource): Folder {
   );
 }
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` */
+/** Opens a target for files. @throws TfjsLoraError `INVALID_ARGUMENT` when `target` is not one */
 export function folderToWrite(target: FolderTarget): WritableFolder {
   if (typeof target === 'string' && !isUrl(target)) return new DiskFolder(target);
   if (target instanceof Map) return new MemoryFolder(target);

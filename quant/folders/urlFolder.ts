@@ -2,13 +2,13 @@ import {TfjsLoraError} from '../errors.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import type {Folder} from './folder.ts';
 
-/** A folder of a web server, such as a model's on the page's own or on Hugging Face's hub (`…/resolve/main/`). */
+/** A folder on a web server: the page's own, or Hugging Face's hub (`…/resolve/main/`). */
 export class UrlFolder implements Folder {
   readonly path: string;
-  /** Files that were asked for and not yet taken. */
+  /** Files that were requested and not yet used. */
   private readonly fetched = new Map<string, Promise<Blob | undefined>>();
 
-  /** @param url of the folder; a slash at its end is added where it lacks one */
+  /** @param url the folder's URL; a missing slash at its end is added */
   constructor(url: URL | string) {
     const folder = new URL(url);
     if (!folder.pathname.endsWith('/')) folder.pathname += '/';
@@ -22,7 +22,7 @@ export class UrlFolder implements Folder {
   }
 
   async exists(): Promise<boolean> {
-    return true; // a server tells of files only
+    return true; // servers only answer for files
   }
 
   async has(name: string): Promise<boolean> {
@@ -86,7 +86,7 @@ export class UrlFolder implements Folder {
   }
 }
 
-/** Servers of web applications answer with a page where there is no file. */
+/** Whether a response is a page, which servers of web applications send when there is no such file. */
 function isPage(response: Response): boolean {
   return response.headers.get('content-type')?.startsWith('text/html') ?? false;
 }

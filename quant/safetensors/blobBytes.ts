@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../errors.ts';
 import type {FileBytes} from './fileBytes.ts';
 
 /**
- * The bytes of a `Blob` or `File`, read slice by slice: a browser may keep the whole of it out of memory.
+ * Opens a `Blob` or `File`, which is read slice by slice, because a browser may keep most of it out of memory.
  *
  * @param name the file's name, for messages
  */
@@ -23,7 +23,7 @@ export function blobBytes(blob: Blob, name: string): FileBytes {
   };
 }
 
-/** A chosen file that was moved or changed since. */
+/** Makes the error for a file that was moved or changed after it was chosen. */
 function gone(name: string, cause: Error): TfjsLoraError {
   return new TfjsLoraError(
     'FILE_NOT_FOUND',

@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../errors.ts';
 
 const FETCH_AGAIN = 'The file is damaged or incomplete: download or save it again.';
 
-/** A `CORRUPT_FILE` error: `[what] [path]: [fault]. [what to do]`. */
+/** Makes a `CORRUPT_FILE` error: `[what] [path]: [fault]. [what to do]`. */
 export function corruptFile(
   what: string,
   path: string,

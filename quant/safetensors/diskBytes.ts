@@ -3,14 +3,14 @@ import * as fs from 'node:fs';
 import {TfjsLoraError} from '../errors.ts';
 import type {FileBytes} from './fileBytes.ts';
 
-/** One `read` call moves at most this much: the system refuses 2 GiB and more at once. */
+/** Bytes that one `read` call moves at most, because the system refuses 2 GiB and more in one call. */
 const READ_SLICE_BYTES = 1 << 30;
 
-/** The largest number of bytes one array can hold in this process: 4 GiB on Node 20. */
+/** The largest number of bytes that one array can hold in this process: 4 GiB on Node 20. */
 export const MAX_ARRAY_BYTES = constants.MAX_LENGTH;
 
 /**
- * A file on the disk, open until it is closed.
+ * Opens a file on disk, which stays open until it is closed.
  *
  * @throws TfjsLoraError `FILE_NOT_FOUND` when there is no such readable file
  */

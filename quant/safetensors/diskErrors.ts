@@ -4,10 +4,10 @@ import {TfjsLoraError} from '../errors.ts';
 const FULL = ['ENOSPC', 'EDQUOT'];
 
 /**
- * Runs what writes to a file, and names the file where its disk is full: the system's own error does not.
+ * Runs a write, and throws an error that names the file when its disk is full, which the system's own error does not.
  *
- * @param kept what is safe all the same, for the message
- * @throws TfjsLoraError `DISK_FULL`; any other error as it is
+ * @param kept sentence that says what is safe despite the failure, for the message
+ * @throws TfjsLoraError `DISK_FULL`; any other error unchanged
  */
 export function onDisk<T>(path: string, kept: string, write: () => T): T {
   try {

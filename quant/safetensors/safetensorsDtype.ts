@@ -1,8 +1,8 @@
 import {show} from '../show.ts';
 
 /**
- * Bits per element of every dtype a safetensors file may name, in the order of the reference library's enumeration:
- * it writes tensors of later dtypes first, so that each one starts aligned to its own size.
+ * Bits per element of every dtype that a safetensors file may name, in the order of the reference library's
+ * enumeration. It writes tensors of later dtypes first, so that each one starts aligned to its own size.
  */
 const DTYPE_BITS = {
   BOOL: 8,
@@ -38,7 +38,7 @@ export function isSafetensorsDtype(value: unknown): value is SafetensorsDtype {
   return typeof value === 'string' && Object.hasOwn(DTYPE_BITS, value);
 }
 
-/** All dtypes, for error messages. */
+/** Lists all dtypes, for error messages. */
 export function safetensorsDtypes(): string {
   return DTYPES.join(', ');
 }
@@ -49,8 +49,8 @@ export function compareDtypes(a: SafetensorsDtype, b: SafetensorsDtype): number 
 }
 
 /**
- * What is wrong with `shape` as a tensor shape, or undefined when nothing is: an array of whole numbers of at least 0
- * whose product, and the bytes it stands for, can be counted exactly (below 2^53).
+ * Says what is wrong with a tensor's shape; undefined when nothing is. A shape is an array of whole numbers of at least
+ * 0 whose product, and the bytes it stands for, can be counted exactly (below 2^53).
  */
 export function shapeFault(dtype: SafetensorsDtype, shape: unknown): string | undefined {
   if (!Array.isArray(shape)) return `expected shape to be an array, got ${show(shape)}`;
@@ -69,17 +69,17 @@ export function shapeFault(dtype: SafetensorsDtype, shape: unknown): string | un
   return undefined;
 }
 
-/** Bytes of a tensor whose shape has no {@link shapeFault}. */
+/** Returns the bytes of a tensor whose shape has no {@link shapeFault}. */
 export function byteLengthOf(dtype: SafetensorsDtype, shape: readonly number[]): number {
   return (elementCount(shape) * DTYPE_BITS[dtype]) / 8;
 }
 
-/** Elements of a tensor: the product of its shape, 1 for a scalar. */
+/** Returns the number of elements of a tensor: the product of its shape, 1 for a scalar. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-/** A whole number of at least 0, below 2^53; −0 is none, as in the reference library. */
+/** Whether a value is a whole number from 0 to below 2^53. −0 is not, as in the reference library. */
 export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
 }

@@ -8,8 +8,8 @@ import {MAX_HEADER_BYTES, parseHeader, type SafetensorsHeader, type TensorInfo} 
 import {toFloat32} from './toFloat32.ts';
 
 /**
- * One safetensors file, opened and checked, read tensor by tensor where it lies: files and tensors may be larger than
- * 2 GiB, and nothing but the tensor that is asked for enters memory.
+ * One safetensors file, opened and checked. Files and tensors may be larger than 2 GiB, because only the requested
+ * tensor is read into memory.
  *
  * ```ts
  * const file = SafetensorsFile.open('model.safetensors');
@@ -18,7 +18,7 @@ import {toFloat32} from './toFloat32.ts';
  * file.close();
  * ```
  *
- * A file of a browser (`Blob`, `File`) is opened by {@link fromBlob} and read by {@link load} alone.
+ * A file of a browser (`Blob`, `File`) is opened with {@link fromBlob} and read only with {@link load}.
  */
 export class SafetensorsFile {
   readonly path: string;
@@ -63,8 +63,8 @@ export class SafetensorsFile {
   }
 
   /**
-   * Opens a file that is no file of the disk: one that a browser's user chose, or that was fetched. Its tensors are read
-   * by {@link load}.
+   * Opens a file that is not on disk: one that a browser's user chose, or that was fetched. Its tensors are read with
+   * {@link load}.
    *
    * @param name the file's name, for messages
    * @throws TfjsLoraError `CORRUPT_FILE` as {@link open}
@@ -77,7 +77,7 @@ export class SafetensorsFile {
     return new SafetensorsFile(name, bytes, ...step.value);
   }
 
-  /** Names of all tensors, in the order of their bytes. */
+  /** Returns the names of all tensors, in the order of their bytes. */
   names(): string[] {
     return [...this.tensors.keys()];
   }
@@ -100,19 +100,19 @@ export class SafetensorsFile {
   }
 
   /**
-   * A tensor's bytes, little-endian and row-major, in memory of their own that starts aligned: the result may be
-   * viewed as any typed array, `new Int32Array(bytes.buffer)`.
+   * Reads a tensor's bytes, little-endian and row-major, into aligned memory of their own: the result may be viewed as
+   * any typed array, `new Int32Array(bytes.buffer)`.
    *
    * @throws TfjsLoraError `MISSING_TENSOR`; `CORRUPT_FILE` when the file has shrunk since it was opened; `DISPOSED`
-   *   after {@link close}; `UNSUPPORTED` when the tensor is larger than one array can be (4 GiB on Node 20), or when the
-   *   file is a `Blob`
+   *   after {@link close}; `UNSUPPORTED` when the tensor is larger than one array can be (4 GiB on Node 20), or when
+   *   the file is a `Blob`
    */
   read(name: string): Uint8Array {
     const {begin, end} = this.info(name);
     return this.readRange(name, 0, end - begin);
   }
 
-  /** {@link read} for every kind of file, on the disk or not. */
+  /** Does what {@link read} does, for files on disk and others. */
   async load(name: string): Promise<Uint8Array> {
     const {begin, end} = this.info(name);
     const target = this.arrayFor(name, end - begin);
@@ -122,7 +122,7 @@ export class SafetensorsFile {
   }
 
   /**
-   * Bytes `begin` to `end` of a tensor, counted from its own first byte: `read(name).subarray(begin, end)` without
+   * Reads bytes `begin` to `end` of a tensor, counted from its first byte: `read(name).subarray(begin, end)` without
    * reading the rest. The result has its own aligned memory.
    *
    * @throws TfjsLoraError as {@link read}, and `INVALID_ARGUMENT` when the range is not within the tensor
@@ -145,7 +145,7 @@ export class SafetensorsFile {
     if (!readNow) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `${this.path}: expected a file on the disk, got a Blob, which cannot be read at once. Await load() instead.`,
+        `${this.path}: expected a file on disk, got a Blob, which cannot be read synchronously. Await load() instead.`,
       );
     }
     const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
@@ -154,7 +154,7 @@ export class SafetensorsFile {
   }
 
   /**
-   * A whole F32, F16 or BF16 tensor as float32 values.
+   * Reads a whole F32, F16 or BF16 tensor as float32 values.
    *
    * @throws TfjsLoraError as {@link read}, and `UNSUPPORTED` for other dtypes
    */
@@ -212,8 +212,8 @@ interface ReadRequest {
 }
 
 /**
- * Reads a file's header: the 8 bytes that say how many there are, and those. Each read is asked of the caller, who can wait
- * for it or not.
+ * Reads a file's header: the 8 bytes that give its length, then the header itself. It yields each read to the caller,
+ * which may wait for it or not.
  */
 function* opening(
   path: string,
@@ -237,7 +237,7 @@ function* opening(
   return [parseHeader(header, size - dataStart, path), dataStart];
 }
 
-/** What to do about a file that starts as one of the formats often found under this name; undefined for others. */
+/** Advises on a file that starts like a format often found under this name; undefined for other files. */
 function adviceForOtherFormat(start: Uint8Array): string | undefined {
   const text = String.fromCharCode(...start);
   if (text.startsWith('version ')) return 'It is a Git LFS pointer, not the file itself: run `git lfs pull`.';

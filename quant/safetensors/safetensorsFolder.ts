@@ -10,11 +10,11 @@ import {SafetensorsFile} from './safetensorsFile.ts';
 import type {TensorInfo} from './safetensorsHeader.ts';
 
 /**
- * All tensors of a Hugging Face folder, whichever of its files they lie in: one `model.safetensors`, or the shards
- * that `model.safetensors.index.json` lists. When a folder has both, the single file counts, as in transformers.
+ * All tensors of a Hugging Face folder, whichever of its files stores them: one `model.safetensors`, or the shards
+ * that `model.safetensors.index.json` lists. When a folder has both, the single file is read, as in transformers.
  *
- * A tensor that lies in a listed shard without being listed itself is read too, as transformers does; one that two
- * shards hold is read from the shard the index names.
+ * A tensor that is stored in a listed shard without being listed itself is read too, as in transformers; one that two
+ * shards store is read from the shard that the index names.
  */
 export class SafetensorsFolder {
   readonly folder: string;
@@ -36,7 +36,7 @@ export class SafetensorsFolder {
    * Opens and checks every file of the model; they stay open until {@link close}.
    *
    * @param baseName the files' name before `.safetensors`, default `model`
-   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder holds neither file or lacks a shard; `CORRUPT_FILE` when
+   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder has neither file or lacks a shard; `CORRUPT_FILE` when
    *   a file or the index is damaged; `MISSING_TENSOR` when a shard lacks a tensor the index says it has
    */
   static open(folder: string, baseName = 'model'): SafetensorsFolder {
@@ -62,7 +62,7 @@ export class SafetensorsFolder {
   }
 
   /**
-   * {@link open} for a folder wherever it lies; its tensors are read by {@link load}.
+   * Does what {@link open} does, for any kind of folder. Its tensors are read with {@link load}.
    *
    * @throws TfjsLoraError as {@link open}
    */
@@ -107,7 +107,7 @@ export class SafetensorsFolder {
     return new SafetensorsFolder(folder, files, fileOfTensor);
   }
 
-  /** Names of all tensors, file by file in the order of their bytes: reading them in this order reads forwards. */
+  /** Returns the names of all tensors, file by file and in the order of their bytes: this order reads forwards. */
   names(): string[] {
     return this.files.flatMap((file) => file.names().filter((name) => this.fileOfTensor.get(name) === file));
   }
@@ -121,7 +121,7 @@ export class SafetensorsFolder {
     return this.fileOf(name).info(name);
   }
 
-  /** The file a tensor is read from. @throws TfjsLoraError as {@link info} */
+  /** Returns the file that a tensor is read from. @throws TfjsLoraError as {@link info} */
   fileOf(name: string): SafetensorsFile {
     const file = this.fileOfTensor.get(name);
     if (file === undefined) {
@@ -135,27 +135,27 @@ export class SafetensorsFolder {
     return file;
   }
 
-  /** {@link SafetensorsFile.read} from the file that has the tensor. */
+  /** Calls {@link SafetensorsFile.read} on the file that has the tensor. */
   read(name: string): Uint8Array {
     return this.fileOf(name).read(name);
   }
 
-  /** {@link SafetensorsFile.load} from the file that has the tensor. */
+  /** Calls {@link SafetensorsFile.load} on the file that has the tensor. */
   load(name: string): Promise<Uint8Array> {
     return this.fileOf(name).load(name);
   }
 
-  /** {@link SafetensorsFile.readRange} from the file that has the tensor. */
+  /** Calls {@link SafetensorsFile.readRange} on the file that has the tensor. */
   readRange(name: string, begin: number, end: number): Uint8Array {
     return this.fileOf(name).readRange(name, begin, end);
   }
 
-  /** {@link SafetensorsFile.readInto} from the file that has the tensor. */
+  /** Calls {@link SafetensorsFile.readInto} on the file that has the tensor. */
   readInto(name: string, target: ArrayBufferView, begin = 0): void {
     this.fileOf(name).readInto(name, target, begin);
   }
 
-  /** {@link SafetensorsFile.readFloat32} from the file that has the tensor. */
+  /** Calls {@link SafetensorsFile.readFloat32} on the file that has the tensor. */
   readFloat32(name: string): Float32Array {
     return this.fileOf(name).readFloat32(name);
   }
@@ -183,7 +183,7 @@ function readIndex(path: string): string {
   return decodeUtf8(bytes, path);
 }
 
-/** The index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */
+/** Reads the index's `weight_map`: tensor → shard file. Its `metadata` is not needed and not checked. */
 function readWeightMap(text: string, indexPath: string): Map<string, string> {
   const what = 'Checkpoint index';
   let index: unknown;
@@ -206,23 +206,23 @@ function readWeightMap(text: string, indexPath: string): Map<string, string> {
       throw corruptFile(entry, indexPath, `expected a file name, got ${show(shard)}`);
     }
     if (!isPlainFileName(shard)) {
-      const advice = 'A shard must lie beside its index: get the model from a source you trust.';
+      const advice = 'A shard must be in the folder of its index: get the model from a source you trust.';
       throw corruptFile(entry, indexPath, `expected a plain file name, got ${show(shard)}`, advice);
     }
   }
   return new Map(entries);
 }
 
-/** The files an index names, in order. */
+/** Returns the files that an index names, in order. */
 const shardsOf = (weightMap: ReadonlyMap<string, string>): string[] =>
   [...new Set(weightMap.values())].sort();
 
-/** Whether a name from an index stays in the index's own folder, on every operating system. */
+/** Whether a name from an index refers to the index's own folder on every operating system. */
 function isPlainFileName(name: string): boolean {
   return name !== '' && name !== '.' && name !== '..' && !/[/\\:\0]/.test(name);
 }
 
-/** What to say of a folder that holds no model files, and what to do about it. */
+/** Parts of the message about a folder without model files: its contents and what to do. */
 interface Listed {
   got: string;
   advice: string;
@@ -274,6 +274,6 @@ function absentFromShard(name: string, file: SafetensorsFile, indexPath: string)
   return new TfjsLoraError(
     'MISSING_TENSOR',
     `Tensor ${show(name)} [${file.path}]: expected it because ${indexPath} says it is there, ` +
-      'got a shard without it. Index and shards are of different saves: get them all from one.',
+      'got a shard without it. Index and shards come from different saves: get them all from the same one.',
   );
 }

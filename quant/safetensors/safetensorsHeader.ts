@@ -12,7 +12,7 @@ import {
   shapeFault,
 } from './safetensorsDtype.ts';
 
-/** Where a tensor lies in its file and how to read it. */
+/** A tensor's position in its file, and how to read it. */
 export interface TensorInfo {
   readonly dtype: SafetensorsDtype;
   /** Empty for a scalar. */
@@ -22,19 +22,19 @@ export interface TensorInfo {
   readonly end: number;
 }
 
-/** What stands before the data: the free-form `__metadata__` and the tensors in the order of their bytes. */
+/** The part before the data: the free-form `__metadata__`, and the tensors in the order of their bytes. */
 export interface SafetensorsHeader {
   readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, TensorInfo>;
 }
 
-/** The reference library's limit. */
+/** The reference library's limit for a header, in bytes. */
 export const MAX_HEADER_BYTES = 100_000_000;
 
 const METADATA_KEY = '__metadata__';
 
 /**
- * Parses and checks a header: JSON object without duplicate keys, known dtypes, whole shapes, and tensors that
+ * Parses and checks a header: a JSON object without duplicate keys, known dtypes, whole shapes, and tensors that
  * cover the file's data exactly: no overlap, no hole, nothing past its end.
  *
  * @param bytes the JSON text, without the 8 bytes of length before it
@@ -72,7 +72,7 @@ function parseHeaderObject(bytes: Uint8Array, path: string): Record<string, unkn
 }
 
 function parseMetadata(value: unknown, path: string): Record<string, string> {
-  if (value === undefined || value === null) return {}; // the reference library reads null as none
+  if (value === undefined || value === null) return {}; // the reference library reads null as no metadata
   if (!isObject(value)) {
     throw corruptFile(METADATA_KEY, path, `expected an object of strings, got ${show(value)}`);
   }
@@ -138,7 +138,7 @@ function assertCovers(tensors: readonly [string, TensorInfo][], dataBytes: numbe
   }
 }
 
-/** A tensor's name, dtype and shape: all that a header needs. */
+/** A tensor's name, dtype and shape, which are all that a header needs. */
 export interface TensorSpec {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
@@ -146,14 +146,14 @@ export interface TensorSpec {
 }
 
 /**
- * The bytes before the data, length included, and the tensors in the order their bytes must follow: by dtype, the
- * widest first, then by name. For the same tensors and at most one metadata entry these are the bytes that Python's
- * safetensors writes (it orders several metadata entries at random).
+ * Builds the bytes before the data, length included, and sorts the tensors into the order of their bytes: by dtype, the
+ * widest first, then by name. For the same tensors and at most one metadata entry, Python's safetensors writes the same
+ * bytes (it orders several metadata entries at random).
  *
  * @param metadata written as `__metadata__`; none when empty
  * @param path the file, for messages
- * @throws TfjsLoraError `INVALID_ARGUMENT` naming the tensor when a name is used twice or no file may hold it, or a
- *   dtype, shape or metadata entry is none
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming the tensor when a name occurs twice or the format forbids it, or when
+ *   a dtype, shape or metadata entry is invalid
  */
 export function buildHeader<Spec extends TensorSpec>(
   tensors: Iterable<Spec>,
@@ -164,7 +164,7 @@ export function buildHeader<Spec extends TensorSpec>(
   assertWritable(ordered, metadata, path);
   ordered.sort((a, b) => compareDtypes(a.dtype, b.dtype) || compareByCodePoint(a.name, b.name));
 
-  // Written piece by piece, since an object would move names that look like numbers to the front.
+  // Written entry by entry, since an object would move names that look like numbers to the front.
   const pieces: string[] = [];
   const piece = (key: string, value: unknown) => `${JSON.stringify(key)}:${JSON.stringify(value)}`;
   if (Object.keys(metadata).length > 0) pieces.push(piece(METADATA_KEY, metadata));
@@ -218,7 +218,7 @@ function invalid(rest: string): TfjsLoraError {
   return new TfjsLoraError('INVALID_ARGUMENT', `Cannot write ${rest}`);
 }
 
-/** Order by code point, as Python and Rust sort strings; JavaScript's `<` orders by UTF-16 unit. */
+/** Compares by code point, as Python and Rust sort strings; JavaScript's `<` compares by UTF-16 unit. */
 export function compareByCodePoint(a: string, b: string): number {
   const [left, right] = [[...a], [...b]].map((text) => text.map((character) => character.codePointAt(0)!));
   const at = left.findIndex((point, i) => point !== right[i]);

@@ -3,7 +3,7 @@ import * as fs from 'node:fs';
 import {basename, dirname, join, resolve} from 'node:path';
 import {onDisk} from './diskErrors.ts';
 
-/** One `write` call moves at most this much: the system refuses 2 GiB and more at once. */
+/** Bytes that one `write` call moves at most, because the system refuses 2 GiB and more in one call. */
 const WRITE_SLICE_BYTES = 1 << 30;
 
 const TEMPORARY = /^\.(?!checkpoint-).+\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.tmp$/;
@@ -11,7 +11,7 @@ const TEMPORARY = /^\.(?!checkpoint-).+\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12
 /** Temporary files and folders that this process is filling. */
 const live = new Set<string>();
 
-/** A path for a file or folder that is to get its own name later; it is this process's until {@link endTemporary}. */
+/** Returns a temporary path for a file or folder to be renamed later, which {@link endTemporary} releases. */
 export function beginTemporary(path: string): string {
   const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
   live.add(resolve(temporary));
@@ -22,7 +22,7 @@ export function endTemporary(temporary: string): void {
   live.delete(resolve(temporary));
 }
 
-/** Removes temporary files and folders that a process left in a folder when it died. */
+/** Removes the temporary files and folders that dead processes left in a folder. */
 export function removeTemporaries(folder: string): void {
   if (!fs.existsSync(folder)) return;
   for (const name of fs.readdirSync(folder)) {
@@ -31,11 +31,11 @@ export function removeTemporaries(folder: string): void {
   }
 }
 
-const KEPT = 'What was there under this name is unchanged.';
+const KEPT = 'An older file of this name is unchanged.';
 
 /**
- * A file written under a temporary name beside its own and put in place only when complete, so that readers see the
- * old file or the new one and a crash leaves no torn file: `write`…, {@link seal}, {@link publish}.
+ * A file that is written under a temporary name and renamed only when complete, so that readers see the old file or
+ * the new one, and a crash leaves no partial file: `write`…, {@link seal}, {@link publish}.
  */
 export class StagedFile {
   private readonly temporaryPath: string;
@@ -59,13 +59,13 @@ export class StagedFile {
     }
   }
 
-  /** Ends the writing: the contents are on the disk, still under the temporary name. */
+  /** Finishes writing. The contents are then on disk, still under the temporary name. */
   seal(): void {
     onDisk(this.path, KEPT, () => fs.fsyncSync(this.descriptor!));
     this.closeDescriptor();
   }
 
-  /** Moves the sealed file to its place, over an older one of the same name. */
+  /** Gives the sealed file its name, replacing an older file. */
   publish(): void {
     fs.renameSync(this.temporaryPath, this.path);
     endTemporary(this.temporaryPath);
@@ -85,14 +85,14 @@ export class StagedFile {
   }
 }
 
-/** Makes renames and removals in a folder survive a power cut, where the system lets one sync a folder. */
+/** Makes renames and removals in a folder survive a power cut, where the system can sync folders. */
 export function syncFolder(folder: string): void {
   let descriptor: number | undefined;
   try {
     descriptor = fs.openSync(folder, 'r');
     fs.fsyncSync(descriptor);
   } catch {
-    // Windows and some network file systems cannot; the files themselves are complete all the same.
+    // Windows and some network file systems cannot sync folders; the files themselves are complete anyway.
   } finally {
     if (descriptor !== undefined) fs.closeSync(descriptor);
   }

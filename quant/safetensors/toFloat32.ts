@@ -3,8 +3,8 @@ import {bfloat16ToFloat32, float16ToFloat32} from '../float16.ts';
 import type {SafetensorsDtype} from './safetensorsDtype.ts';
 
 /**
- * The bytes of an F32, F16 or BF16 tensor as float32 values: exact. F32 bytes that start on a 4-byte boundary are
- * viewed, not copied.
+ * Converts the bytes of an F32, F16 or BF16 tensor to float32 values, exactly. F32 bytes that start on a 4-byte
+ * boundary are viewed, not copied.
  *
  * @param what the tensor, for messages
  * @throws TfjsLoraError `UNSUPPORTED` for other dtypes

@@ -5,23 +5,23 @@ import {byteLengthOf} from './safetensorsDtype.ts';
 import {buildHeader, type TensorSpec} from './safetensorsHeader.ts';
 import {StagedFile, syncFolder} from './stagedFile.ts';
 
-/** A tensor to write: its bytes, little-endian and row-major, as any typed array or as a function that makes them. */
+/** A tensor to write. Its bytes, little-endian and row-major, are any typed array, or a function that makes one. */
 export interface TensorToWrite extends TensorSpec {
-  /** A function is called once, when its turn comes, and what it returns is dropped before the next one's. */
+  /** A function is called once, in its turn, and its result is dropped before the next function is called. */
   readonly data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>);
 }
 
-/** What transformers and PEFT write, and ask for when they read. */
+/** The metadata that transformers and PEFT write, and expect when they read. */
 export const DEFAULT_METADATA: Readonly<Record<string, string>> = {format: 'pt'};
 
 /**
- * Writes one safetensors file; for the same tensors, byte for byte the one Python's safetensors writes. Tensors lie
- * by dtype, the widest first, then by name, and their data is asked for in that order, one at a time. The file
- * appears under its name only when complete; an older one stays until then. Creates the folder when needed.
+ * Writes one safetensors file, byte for byte as Python's safetensors writes the same tensors. Tensors are ordered by
+ * dtype, the widest first, then by name, and their data is requested in that order, one at a time. The file appears
+ * under its name only when complete; an older one stays until then. Creates the folder if needed.
  *
  * @param metadata the file's `__metadata__`, default `{format: 'pt'}`; none when empty
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a name, dtype, shape or metadata entry cannot be written, before
- *   anything is; `SHAPE_MISMATCH` when a tensor's data has not the bytes of its dtype and shape
+ *   anything is; `SHAPE_MISMATCH` when a tensor's data does not have the bytes of its dtype and shape
  */
 export async function writeSafetensors(
   path: string,
@@ -33,14 +33,14 @@ export async function writeSafetensors(
   syncFolder(dirname(path));
 }
 
-/** {@link writeSafetensors} up to the point where the complete file only needs its name. */
+/** Does what {@link writeSafetensors} does, except the last step that gives the complete file its name. */
 export async function stageSafetensors(
   path: string,
   tensors: Iterable<TensorToWrite>,
   metadata: Readonly<Record<string, string>>,
 ): Promise<StagedFile> {
   const pieces = safetensorsPieces(tensors, metadata, path);
-  const first = await pieces.next(); // finds what cannot be written before there is a file
+  const first = await pieces.next(); // throws if something cannot be written, before a file is created
   const file = new StagedFile(path);
   try {
     for (let piece = first; !piece.done; piece = await pieces.next()) file.write(piece.value);
@@ -53,9 +53,9 @@ export async function stageSafetensors(
 }
 
 /**
- * The bytes of a safetensors file, piece by piece, as {@link writeSafetensors} writes them: the header, then each tensor.
+ * Yields the bytes of a safetensors file as {@link writeSafetensors} writes them: the header, then each tensor.
  *
- * @param path the file's, for messages
+ * @param path path of the file, for messages
  */
 export async function* safetensorsPieces(
   tensors: Iterable<TensorToWrite>,

@@ -8,13 +8,13 @@ import {StagedFile, syncFolder} from './stagedFile.ts';
 import {DEFAULT_METADATA, stageSafetensors, type TensorToWrite} from './writeSafetensors.ts';
 
 export interface ShardedWriteOptions {
-  /** Bytes of tensors in a shard, default 5 GB (5e9). A larger tensor gets a shard of its own. */
+  /** Maximum bytes of tensors in a shard, default 5 GB (5e9). A larger tensor gets its own shard. */
   maxShardBytes?: number;
   /** Each file's `__metadata__`, default `{format: 'pt'}`. */
   metadata?: Readonly<Record<string, string>>;
-  /** The files' name before `.safetensors`, default `model`. */
+  /** Part of the file names before `.safetensors`, default `model`. */
   baseName?: string;
-  /** Written into the index as `total_parameters`, as transformers 5 does; left out by default. */
+  /** Number that the index stores as `total_parameters`, as in transformers 5. Left out by default. */
   totalParameters?: number;
 }
 const SHARDED_WRITE_OPTIONS = {
@@ -33,11 +33,11 @@ export interface ShardedWriteResult {
 
 /**
  * Writes tensors to a folder as transformers' `save_pretrained` does: `model.safetensors` when they fit into one
- * shard, else `model-00001-of-0000N.safetensors`… and `model.safetensors.index.json`. Shards are filled in the
- * order the tensors come.
+ * shard, otherwise `model-00001-of-0000N.safetensors`… and `model.safetensors.index.json`. Shards are filled in the
+ * order of the tensors.
  *
- * All files are written under temporary names first and take their places together at the end; then files of an
- * earlier save that the new one does not replace are removed, so that a reader cannot pick up a mixture.
+ * All files are written under temporary names first and renamed together at the end. Files of an earlier save that the
+ * new one does not replace are then removed, so that a reader cannot load a mixture.
  *
  * @throws TfjsLoraError as {@link writeSafetensors}
  */
@@ -59,8 +59,8 @@ export async function writeShardedSafetensors(
       staged.push(file);
       file.write(index.bytes);
       file.seal();
-      // Without an index a save that is interrupted below is refused by readers; with the old one, shards of two
-      // saves could pass for a model.
+      // Readers refuse a save without an index, should this one be interrupted below. With the old index, shards of
+      // two saves could pass for a model.
       fs.rmSync(join(folder, index.name), {force: true});
     }
     for (const file of staged) file.publish();
@@ -73,18 +73,18 @@ export async function writeShardedSafetensors(
   return {files, totalSize};
 }
 
-/** Which tensors go into which file, before the first byte is written. */
+/** Assignment of tensors to files, made before the first byte is written. */
 export interface ShardPlan {
   baseName: string;
   shards: TensorToWrite[][];
   /** A name for each shard. */
   files: string[];
-  /** When there are several. */
+  /** The index, when there are several files. */
   index?: {name: string; bytes: Uint8Array};
   totalSize: number;
 }
 
-/** @throws TfjsLoraError as {@link writeShardedSafetensors}, but for the tensors' data */
+/** Assigns tensors to files. @throws TfjsLoraError as {@link writeShardedSafetensors}, but not for the tensors' data */
 export function planShards(
   folder: string,
   tensors: Iterable<TensorToWrite>,
@@ -113,7 +113,7 @@ export function planShards(
   return {baseName, shards, files, totalSize, ...(index && {index})};
 }
 
-/** Greedy, in order, as huggingface_hub splits; one empty shard when there are no tensors. */
+/** Splits greedily and in order, as huggingface_hub does. Without tensors, there is one empty shard. */
 function splitIntoShards(tensors: readonly TensorToWrite[], maxShardBytes: number): TensorToWrite[][] {
   const shards: TensorToWrite[][] = [];
   let current: TensorToWrite[] = [];
@@ -121,7 +121,7 @@ function splitIntoShards(tensors: readonly TensorToWrite[], maxShardBytes: numbe
   for (const tensor of tensors) {
     const bytes = byteLengthOf(tensor.dtype, tensor.shape);
     if (bytes > maxShardBytes) {
-      shards.push([tensor]); // the shard being filled goes on after it
+      shards.push([tensor]); // the current shard continues after it
       continue;
     }
     if (currentBytes + bytes > maxShardBytes) {
@@ -142,7 +142,7 @@ function shardName(baseName: string, index: number, count: number): string {
   return `${baseName}-${padded(index + 1)}-of-${padded(count)}.safetensors`;
 }
 
-/** The index as Python's `json.dumps(index, indent=2, sort_keys=True)` prints it, with a newline at its end. */
+/** Writes the index as Python's `json.dumps(index, indent=2, sort_keys=True)` does, with a newline at the end. */
 function indexBytes(
   shards: readonly TensorToWrite[][],
   files: readonly string[],
@@ -168,7 +168,7 @@ function asciiJson(text: string): string {
   return JSON.stringify(text).replace(/[\u007f-\uffff]/g, escaped);
 }
 
-/** Those of a folder's files that an earlier save wrote and this one does not replace. */
+/** Returns the files in a folder that an earlier save wrote and this one does not replace. */
 export function earlierSave(names: readonly string[], baseName: string, files: readonly string[]): string[] {
   return names.filter((name) => {
     if (!name.startsWith(baseName) || files.includes(name)) return false;

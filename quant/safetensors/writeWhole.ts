@@ -1,7 +1,7 @@
 import {dirname} from 'node:path';
 import {StagedFile, syncFolder} from './stagedFile.ts';
 
-/** Writes a file that is there whole or not at all. */
+/** Writes a file atomically: it appears complete or not at all. */
 export function writeWhole(path: string, contents: string | Uint8Array): void {
   const file = new StagedFile(path);
   try {

@@ -43,7 +43,7 @@ test('a library adds its own, and may run its cell twice', () => {
 
 test('a taken name, an empty one and an unknown one are refused', () => {
   const nf4 = getQuantizer('nf4');
-  expect(() => registerQuantizer({...nf4})).toThrow(`expected a name of its own, got 'nf4'`);
+  expect(() => registerQuantizer({...nf4})).toThrow(`expected a new name, got 'nf4'`);
   expect(() => registerQuantizer({...nf4, name: ''})).toThrow(`got ''`);
   expect(() => getQuantizer('nf')).toThrow(/expected one of nf4, fp4, int8.*got 'nf'\. Nearest: nf4/);
 });

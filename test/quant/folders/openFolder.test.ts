@@ -108,7 +108,7 @@ test('a Blob is read by waiting only', async () => {
   const {code, message} = await thrownBy(() => file.read('a'));
   expect([code, message]).toEqual([
     'UNSUPPORTED',
-    'one.safetensors: expected a file on the disk, got a Blob, which cannot be read at once. Await load() instead.',
+    'one.safetensors: expected a file on disk, got a Blob, which cannot be read synchronously. Await load() instead.',
   ]);
   file.close();
   expect((await thrownBy(() => file.load('a'))).code).toBe('DISPOSED');

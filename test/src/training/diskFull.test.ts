@@ -48,7 +48,7 @@ test.each([
     room = writes;
     await expect(save(folder, 2)).rejects.toMatchObject({
       code: 'DISK_FULL',
-      message: `${join(path, name)}: expected room on its disk, got none (ENOSPC). What was there under this name is unchanged. Free some space and try again.`,
+      message: `${join(path, name)}: expected room on its disk, got none (ENOSPC). An older file of this name is unchanged. Free some space and try again.`,
     });
     expect(readdirSync(path).map((file) => [file, readFileSync(join(path, file))])).toEqual(before);
   },
