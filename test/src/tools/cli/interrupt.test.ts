@@ -92,8 +92,8 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     );
     expect(checkpointsIn(output)).toEqual([checkpoint]);
 
-    const command = /To go on: tfjs-lora (.*)/.exec(child.out())?.[1] as string;
-    expect(same.err()).toContain(`To go on: tfjs-lora ${command}\n`);
+    const command = /To resume: tfjs-lora (.*)/.exec(child.out())?.[1] as string;
+    expect(same.err()).toContain(`To resume: tfjs-lora ${command}\n`);
     const again = run(...command.split(' '), `max_steps=${step + 2}`);
     expect({status: await end(again), err: again.err()}).toMatchObject({status: 0});
     expect(again.out()).toContain(`resumes from   ${join(output, checkpoint)}\n`);
