@@ -13,7 +13,7 @@ struct BFloat16Rows {
   const u16* data;
   using Stored = uint4;
   __device__ __forceinline__ const void* address(u32 place) const { return data + place; }
-  __device__ __forceinline__ Stored load(u32 place) const { return *reinterpret_cast<const uint4*>(data + place); }
+  __device__ __forceinline__ Stored load(u32 place) const { return __ldg(reinterpret_cast<const uint4*>(data + place)); }
   __device__ __forceinline__ Eight read(const Stored& words) const { return eightOf(words); }
 };
 
@@ -21,7 +21,7 @@ struct Float16Rows {
   const u16* data;
   using Stored = uint4;
   __device__ __forceinline__ const void* address(u32 place) const { return data + place; }
-  __device__ __forceinline__ Stored load(u32 place) const { return *reinterpret_cast<const uint4*>(data + place); }
+  __device__ __forceinline__ Stored load(u32 place) const { return __ldg(reinterpret_cast<const uint4*>(data + place)); }
   __device__ __forceinline__ Eight read(const Stored& words) const {
     const u32 all[] = {words.x, words.y, words.z, words.w};
     Eight x;
@@ -49,7 +49,7 @@ struct FourBitRows {
   __device__ __forceinline__ const void* address(u32 place) const { return (const u8*)p.data + place / 2; }
   __device__ __forceinline__ Stored load(u32 place) const {
     const u32 block = place >> p.blockSize;
-    return {*reinterpret_cast<const u32*>((const u8*)p.data + place / 2),
+    return {__ldg(reinterpret_cast<const u32*>((const u8*)p.data + place / 2)),
             fourBitScale(p.absmax, p.absmaxCodes, p.map, p.offset, block, block >> p.nestedBlockSize)};
   }
   __device__ __forceinline__ Eight read(const Stored& stored) const {

@@ -25,11 +25,19 @@ __device__ __forceinline__ void waitForAll(u32* arrived, u32& seen) {
   __syncthreads();
 }
 
-/** By all threads, in words. */
+/** What a thread has of a structure in the card's memory that is on its way to shared memory: a word. */
 template <class T>
-__device__ __forceinline__ void copyTo(T* to, const T* from) {
-  for (int i = threadIdx.x; i < (int)(sizeof(T) / 4); i += kPassThreads) ((u32*)to)[i] = ((const u32*)from)[i];
-}
+struct InTransit {
+  static_assert(sizeof(T) <= 4 * kPassThreads);
+  static constexpr int WORDS = sizeof(T) / 4;
+  u32 word;
+
+  __device__ __forceinline__ InTransit(const T* from, bool isWanted)
+      : word(isWanted && threadIdx.x < WORDS ? __ldg((const u32*)from + threadIdx.x) : 0) {}
+  __device__ __forceinline__ void put(T* to) const {
+    if (threadIdx.x < WORDS) ((u32*)to)[threadIdx.x] = word;
+  }
+};
 
 /** Where number `at` of an input of `cols` is in shared memory: so that threads that read eight each meet no others' banks. */
 __device__ __forceinline__ int placeOf(int at, int cols) { return (at & 4 ? cols / 2 : 0) + at / 8 * 4 + at % 4; }
@@ -45,40 +53,125 @@ __device__ __forceinline__ float4 embeddingAt(const Pass& pass, int sequence, in
                      widenHalf((u16)(words.y >> 16)));
 }
 
+/** Four numbers of what a product gave. */
 __device__ __forceinline__ float4 resultsAt(const Result& r, int row, int column) {
-  float4 y = *reinterpret_cast<const float4*>(r.y + (i64)row * r.width + column);
+  constexpr int AT_ONCE = 8;
+  const float4 y = *reinterpret_cast<const float4*>(r.y + (i64)row * r.width + column);
   if (r.rank == 0) return y;
-  y.x += lowRankAt(r, row, column);
-  y.y += lowRankAt(r, row, column + 1);
-  y.z += lowRankAt(r, row, column + 2);
-  y.w += lowRankAt(r, row, column + 3);
-  return y;
+  const float *low = r.low + row * r.slots + r.slot, *b = r.b + (i64)column * r.rank;
+  float sums[4] = {};
+  for (int from = 0; from < r.rank; from += AT_ONCE) {
+    float left[AT_ONCE], right[4][AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const bool isThere = from + i < r.rank;
+      left[i] = isThere ? low[from + i] : 0.f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) right[j][i] = isThere ? __ldg(b + j * r.rank + from + i) : 0.f;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; i++) sums[j] += left[i] * right[j][i];
+    }
+  }
+  return make_float4(y.x + r.scaling * sums[0], y.y + r.scaling * sums[1], y.z + r.scaling * sums[2], y.w + r.scaling * sums[3]);
 }
 
-/** Four numbers of the input of a stage. */
-__device__ __forceinline__ float4 inputAt(const Pass& pass, const Stage& s, const Decode& d, int row, int at) {
+/** Four numbers of a head, of all its spans, of which many are read at once. */
+__device__ __forceinline__ float4 joinedFour(const float* parts, int spans, int dim, int at) {
+  constexpr int AT_ONCE = 8;
+  float most = -1e30f, total = 0.f;
+  float4 sum = {};
+  for (int from = 0; from < spans; from += AT_ONCE) {
+    float2 heads[AT_ONCE], lows[AT_ONCE], highs[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const float* part = parts + min(from + i, spans - 1) * (dim + 2);
+      heads[i] = *reinterpret_cast<const float2*>(part);
+      lows[i] = *reinterpret_cast<const float2*>(part + 2 + at);
+      highs[i] = *reinterpret_cast<const float2*>(part + 4 + at);
+    }
+    float next = most;
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) next = fmaxf(next, heads[i].x);
+    const float rest = exp2Of((most - next) * kLog2E);
+    total *= rest;
+    sum = make_float4(sum.x * rest, sum.y * rest, sum.z * rest, sum.w * rest);
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const float weight = from + i < spans ? exp2Of((heads[i].x - next) * kLog2E) : 0.f;
+      total += weight * heads[i].y;
+      sum = make_float4(sum.x + weight * lows[i].x, sum.y + weight * lows[i].y, sum.z + weight * highs[i].x, sum.w + weight * highs[i].y);
+    }
+    most = next;
+  }
+  if (!(total > 0.f)) return make_float4(0.f, 0.f, 0.f, 0.f);
+  return make_float4(sum.x / total, sum.y / total, sum.z / total, sum.w / total);
+}
+
+/**
+ * Puts the input of a stage, of which `of(row, at)` gives four numbers, into shared memory, times the weights of the norm where there
+ * is one, and adds up its squares. All a thread's numbers are on their way at once.
+ */
+template <int BATCH, class Input>
+__device__ __forceinline__ void putInput(const Stage& s, float* memory, float (&squares)[BATCH], const Input& of) {
+  constexpr int AT_ONCE = 4, STEP = 4 * kPassThreads;
+  const Product& p = s.product;
+  const int cols = p.cols;
+  const float* norm = p.norm;
+  float* next = s.source == kSum || s.source == kEmbedding ? s.nextResidual : nullptr;
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) {
+    const int row = min(b, p.batch - 1);
+    for (int from = 4 * threadIdx.x; from < cols; from += STEP * AT_ONCE) {
+      float4 x[AT_ONCE], w[AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; i++) {
+        const int at = from + STEP * i;
+        if (at >= cols) break;
+        x[i] = of(row, at);
+        if (norm) w[i] = __ldg(reinterpret_cast<const float4*>(norm + at));
+      }
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; i++) {
+        const int at = from + STEP * i;
+        if (at >= cols) break;
+        if (next && at / 4 % gridDim.x == blockIdx.x) *reinterpret_cast<float4*>(next + (i64)row * cols + at) = x[i];
+        float4 put = x[i];
+        if (norm) {
+          squares[b] += put.x * put.x + put.y * put.y + put.z * put.z + put.w * put.w;
+          put = make_float4(put.x * w[i].x, put.y * w[i].y, put.z * w[i].z, put.w * w[i].w);
+        }
+        *reinterpret_cast<float4*>(memory + b * cols + placeOf(at, cols)) = put;
+      }
+    }
+  }
+}
+
+template <int BATCH>
+__device__ __forceinline__ void putInput(const Pass& pass, const Stage& s, const Decode& d, float* memory, float (&squares)[BATCH]) {
   const int cols = s.product.cols;
-  const i64 place = (i64)row * cols + at;
-  switch (s.source) {
-    case kEmbedding:
-      return embeddingAt(pass, row, at, cols);
-    case kSum: {
-      const float4 x = *reinterpret_cast<const float4*>(s.residual + place), y = resultsAt(s.inputs[0], row, at);
+  if (s.source == kSum) {
+    const float* residual = s.residual;
+    putInput(s, memory, squares, [&](int row, int at) {
+      const float4 x = *reinterpret_cast<const float4*>(residual + (i64)row * cols + at), y = resultsAt(s.inputs[0], row, at);
       return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
-    }
-    case kSpans: {
-      const int dim = d.dim;
-      const float* parts = d.parts + ((i64)row * d.heads + at / dim) * pass.spans * (dim + 2);
-      const int first = at % dim;
-      return make_float4(joinedAt(parts, pass.spans, dim, first), joinedAt(parts, pass.spans, dim, first + 1),
-                         joinedAt(parts, pass.spans, dim, first + 2), joinedAt(parts, pass.spans, dim, first + 3));
-    }
-    case kGated: {
+    });
+  } else if (s.source == kGated) {
+    putInput(s, memory, squares, [&](int row, int at) {
       const float4 gate = resultsAt(s.inputs[0], row, at), up = resultsAt(s.inputs[1], row, at);
       return make_float4(gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w));
-    }
-    default:
-      return *reinterpret_cast<const float4*>(s.plain + place);
+    });
+  } else if (s.source == kSpans) {
+    const int dim = d.dim;
+    putInput(s, memory, squares, [&](int row, int at) {
+      return joinedFour(d.parts + ((i64)row * d.heads + at / dim) * pass.spans * (dim + 2), pass.spans, dim, at % dim);
+    });
+  } else if (s.source == kEmbedding) {
+    putInput(s, memory, squares, [&](int row, int at) { return embeddingAt(pass, row, at, cols); });
+  } else {
+    putInput(s, memory, squares, [&](int row, int at) { return *reinterpret_cast<const float4*>(s.plain + (i64)row * cols + at); });
   }
 }
 
@@ -88,14 +181,21 @@ struct PartRow {
   bool isA;
 };
 
+/** Rows of weights come first, those of A after them. */
 __device__ __forceinline__ PartRow partRowOf(const Product& p, int row) {
-  for (int i = 0; i < 2 * p.count; i++) {
-    const Part& each = p.parts[i % p.count];
-    const int rows = i < p.count ? each.rows : each.rank;
-    if (row < rows) return {i % p.count, row, i >= p.count};
-    row -= rows;
+  if (row >= p.width + p.slots) return {-1, 0, false};
+  const bool isA = row >= p.width;
+  if (isA) row -= p.width;
+  int part = 0, first = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxParts; i++) {
+    const int begin = isA ? p.parts[i].slot : p.parts[i].column;
+    if (i < p.count && row >= begin) {
+      part = i;
+      first = begin;
+    }
   }
-  return {-1, 0, false};
+  return {part, row - first, isA};
 }
 
 /** Sends for a row's weights, by all threads of a warp. */
@@ -113,6 +213,18 @@ __device__ __forceinline__ void sendFor(const Product& p, int row, const float (
     asm volatile("prefetch.global.L2 [%0];" ::"l"(part.absmaxCodes + (((u32)at.row * p.cols) >> part.blockSize)));
 }
 
+/** Sends for the keys and values that a block of threads attends to first. */
+__device__ __forceinline__ void sendForCache(const Pass& pass, const Decode& d, int batch) {
+  const int item = blockIdx.x, number = item % pass.spans, group = item / pass.spans;  // of all sequences
+  if (group >= batch * d.keyValueHeads) return;
+  const int begin = number * pass.span, count = min(pass.span, pass.past - begin) * d.dim;
+  const i64 first = ((i64)group * d.capacity + begin) * d.dim;
+  for (int at = 32 * threadIdx.x; at < count; at += 32 * kPassThreads) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(d.keys + first + at));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(d.values + first + at));
+  }
+}
+
 template <int BATCH>
 __device__ __forceinline__ void runPass(const Pass& pass) {
   extern __shared__ float memory[];  // the input of a product, [BATCH][cols], or what attention needs
@@ -126,7 +238,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
   u32 seen = 0;
   int layer = 0;
   if (threadIdx.x < 32) tables[threadIdx.x / 16][threadIdx.x % 16] = (threadIdx.x < 16 ? kNF4Values : kFP4Values)[threadIdx.x % 16];
-  copyTo(&stages[0], pass.stages);
+  InTransit<Stage>(pass.stages, true).put(&stages[0]);
   __syncthreads();
   sendFor(stages[0].product, firstRow, tables);
   Choice best[BATCH];
@@ -137,24 +249,14 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     const Stage& following = stages[(stage + 1) % 2];
     const Product& p = s.product;
     const int rows = p.width + p.slots;
-    if (stage + 1 < pass.stageCount) copyTo(&stages[(stage + 1) % 2], pass.stages + stage + 1);
-    if (s.next == kAttention) copyTo(&attention, pass.attentions + layer);
-    // The input.
+    const InTransit<Stage> next(pass.stages + stage + 1, stage + 1 < pass.stageCount);
+    const InTransit<Decode> nextAttention(pass.attentions + layer, s.next == kAttention);
     float own[BATCH] = {};
+    putInput(pass, s, attention, memory, own);
+    next.put(&stages[(stage + 1) % 2]);
+    if (s.next == kAttention) nextAttention.put(&attention);
 #pragma unroll
     for (int b = 0; b < BATCH; b++) {
-      const int row = min(b, p.batch - 1);
-      for (int at = 4 * threadIdx.x; at < p.cols; at += 4 * kPassThreads) {
-        float4 x = inputAt(pass, s, attention, row, at);
-        if ((s.source == kSum || s.source == kEmbedding) && at / 4 % gridDim.x == blockIdx.x)
-          *reinterpret_cast<float4*>(s.nextResidual + (i64)row * p.cols + at) = x;
-        if (p.norm) {
-          const float4 w = *reinterpret_cast<const float4*>(p.norm + at);
-          own[b] += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-          x = make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w);
-        }
-        *reinterpret_cast<float4*>(memory + b * p.cols + placeOf(at, p.cols)) = x;
-      }
       for (int step = 16; step > 0; step >>= 1) own[b] += __shfl_xor_sync(0xffffffffu, own[b], step);
       if (lane == 0) squares[b][warp] = own[b];
     }
@@ -194,6 +296,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
       }
     }
     if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow, tables);
+    if (s.next == kAttention) sendForCache(pass, attention, p.batch);
     if (s.next == kChoice && p.slots == 0) break;
     arrive(pass.arrived);
     waitForAll(pass.arrived, seen);
