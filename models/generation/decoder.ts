@@ -83,8 +83,9 @@ interface RunningChain {
  */
 export class Decoder {
   private recorded?: RecordedPass;
-  /** Null where there is none for this batch. */
-  private chain?: RunningChain | null;
+  private chain?: RunningChain;
+  /** How many rows there is no chain for. */
+  private rowsWithoutChain?: number;
   /** Whether the next pass runs already. */
   private isAhead = false;
 
@@ -97,7 +98,7 @@ export class Decoder {
   async next(batch: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
     const {recorded} = this;
     if (options.isGreedy && batch.newPositions === 1 && this.hasRoom()) {
-      this.chain ??= this.startChain(batch) ?? null;
+      this.chain ??= this.startChain(batch);
       if (this.chain) return this.chained(this.chain, batch, options);
     }
     if (recorded?.isGreedy === options.isGreedy && recorded.replay.isCurrent && this.hasRoom())
@@ -194,12 +195,14 @@ export class Decoder {
 
   private startChain(batch: DecodedBatch): RunningChain | undefined {
     const {model, cache} = this;
-    if (!canChain() || !model.rotary || !model.startChain) return undefined;
+    const rows = batch.ids.length;
+    if (!canChain() || !model.rotary || !model.startChain || rows === this.rowsWithoutChain) return undefined;
     const firstPosition = cache.length - Math.max(...batch.paddings);
     const positions = Array.from({length: cache.capacity - firstPosition}, (_, i) => firstPosition + i);
     const given = {...model.rotary.tablesAt([positions]), mask: maskOf(batch, cache.capacity)};
     const chain = model.startChain(cache, given, given.mask);
     for (const tensor of Object.values(given)) tensor?.dispose();
+    if (!chain) this.rowsWithoutChain = rows;
     return chain && {chain, firstPosition};
   }
 
