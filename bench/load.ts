@@ -1,5 +1,5 @@
 /**
- * How fast a checkpoint loads, and how much memory that takes beyond the model itself.
+ * How fast a model loads, and how much memory that takes beyond the model itself.
  *
  *   npx tsx bench/load.ts [preset, default "small"] [backend, default wasm] [--quantization nf4|fp4|int8] [--json FILE]
  *

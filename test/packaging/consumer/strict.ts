@@ -93,8 +93,8 @@ export function shapesOf(path: string): Map<string, readonly number[]> {
   return shapes;
 }
 
-export function namesOf(checkpoint: SafetensorsFolder): string[] {
-  return [...checkpoint.names()];
+export function namesOf(model: SafetensorsFolder): string[] {
+  return [...model.names()];
 }
 
 export const dtype: StorageDtype = 'bfloat16';
