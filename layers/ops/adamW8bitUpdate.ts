@@ -9,7 +9,7 @@ import {
 import {dispatch} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
 
-/** Gives the next value, and codes and absmax of the next mean and of the next variance. */
+/** Returns the next value, and the codes and absmax of the next mean and of the next variance. */
 export const adamW8bitUpdateOp = op<
   Tensors<'value' | 'gradient' | 'meanCodes' | 'meanAbsmax' | 'varianceCodes' | 'varianceAbsmax'>,
   AdamWSettings,
@@ -17,16 +17,16 @@ export const adamW8bitUpdateOp = op<
 >('AdamW8bitUpdate');
 
 /**
- * One AdamW update whose running means are stored in 8 bits, Dettmers et al. 2022, as bitsandbytes' `AdamW8bit` does on
- * CPU: both are dequantized, updated as in {@link adamWUpdate}, used for the weight, and quantized again. The mean is
- * in the signed dynamic map, the variance in the unsigned one.
+ * One AdamW update whose running means are stored in 8 bits, Dettmers et al. 2022, as bitsandbytes' `AdamW8bit` does it
+ * on the CPU: both means are dequantized, updated as in {@link adamWUpdate}, used for the weight, and quantized again.
+ * The mean uses the signed dynamic map, the variance the unsigned one.
  *
  * @param value the weight, float32
  * @param gradient its gradient, of the same shape
  * @param mean running mean of the gradient
  * @param variance running mean of its square
  * @returns the next value, mean and variance
- * @throws TfjsLoraError `SHAPE_MISMATCH` when a state is not that of the value; `NON_FINITE`, on backends with a kernel
+ * @throws TfjsLoraError `SHAPE_MISMATCH` when a state does not fit the value; `NON_FINITE`, on backends with a kernel
  *   of this name, when a state would not be finite
  */
 export function adamW8bitUpdate(

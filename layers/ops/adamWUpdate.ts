@@ -8,16 +8,16 @@ export interface AdamWSettings {
   beta2: number;
   epsilon: number;
   weightDecay: number;
-  /** Which update this is, from 1, for the bias correction. */
+  /** The number of this update, from 1, for the bias correction. */
   step: number;
   /**
-   * The caller gives the weight and its state up for what is returned, so a backend may write the results over them. Default
-   * false.
+   * Whether a backend may write the results over the weight and its state, which the caller then no longer uses.
+   * Default false.
    */
   overwrite?: boolean;
 }
 
-/** Gives the next value, mean and variance. */
+/** Returns the next value, mean and variance. */
 export const adamWUpdateOp = op<
   Tensors<'value' | 'gradient' | 'mean' | 'variance'>,
   AdamWSettings,
@@ -28,7 +28,7 @@ export const adamWUpdateOp = op<
  * One AdamW update, Loshchilov & Hutter 2019, in the order of operations of `torch.optim.AdamW`:
  * `θ ← θ·(1 − lr·λ)`, then `θ ← θ − lr/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`.
  *
- * @param value the weight; all four tensors of one shape, float32
+ * @param value the weight, float32; all four tensors have one shape
  * @param gradient its gradient
  * @param mean running mean of the gradient, m
  * @param variance running mean of its square, v

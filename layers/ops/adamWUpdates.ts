@@ -3,10 +3,13 @@ import {type AdamWSettings, adamWUpdate} from './adamWUpdate.ts';
 import {dispatch, hasKernel} from './dispatch.ts';
 import {op} from './op.ts';
 
-/** Takes value, gradient, mean and variance of each variable in turn, gives the next value, mean and variance of each. */
+/**
+ * Takes value, gradient, mean and variance of each variable in turn, and returns the next value, mean and variance of
+ * each.
+ */
 export const adamWUpdatesOp = op<tf.TensorInfo[], AdamWSettings, tf.Tensor[]>('AdamWUpdates');
 
-/** What {@link adamWUpdate} takes of one variable. */
+/** The tensors of one variable that {@link adamWUpdate} takes. */
 export interface AdamWTensors {
   value: tf.Tensor;
   gradient: tf.Tensor;
@@ -14,13 +17,13 @@ export interface AdamWTensors {
   variance: tf.Tensor;
 }
 
-/** How many variables are best updated together: one where each is computed by itself anyway. */
+/** How many variables to update in one call: one on backends that compute each by itself anyway. */
 export const adamWUpdatesAtOnce = (): number => (hasKernel(adamWUpdatesOp) ? 256 : 1);
 
 /**
- * {@link adamWUpdate} of several variables by the same settings; a kernel takes as many as it can in one pass.
+ * Runs {@link adamWUpdate} for several variables with the same settings. A kernel takes as many as it can in one pass.
  *
- * @returns for each the next value, mean and variance
+ * @returns the next value, mean and variance of each
  */
 export function adamWUpdates(
   updates: AdamWTensors[],

@@ -4,7 +4,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 /**
  * Checks a tensor's shape against `expected`, where −1 stands for any size.
  *
- * @param what how the message names the tensor, as in `rmsNorm weight`
+ * @param what the tensor's name in the message, such as `rmsNorm weight`
  * @throws TfjsLoraError `SHAPE_MISMATCH`
  */
 export function assertShape(what: string, tensor: tf.Tensor, expected: number[]): void {

@@ -15,27 +15,30 @@ export const attentionOp = op<
   isKept: true,
 });
 
-/** Larger heads than these would not fit a kernel's registers. */
+/** The largest head size; larger heads do not fit a kernel's registers. */
 const MAX_KERNEL_DIM = 128;
 
-/** Whether kernels of attention take heads of this size. */
+/** Whether the attention kernels take heads of this size. */
 export const fitsKernel = (dim: number): boolean => dim % 4 === 0 && dim <= MAX_KERNEL_DIM;
 
 export interface AttentionOptions {
-  /** What is added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative elsewhere. */
+  /** Added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative number elsewhere. */
   bias?: tf.Tensor4D;
-  /** Without a `bias`: hides from each query, the last T of the S positions, the keys after it. Default false. */
+  /**
+   * Without a `bias`: whether a query sees only keys up to its own position; the T queries are the last of the S
+   * positions. Default false.
+   */
   causal?: boolean;
   /**
-   * With `causal`, `[B, S]` int32: 0 is padding, and a query sees only keys of its own number; see {@link causalBias}. A
-   * query that sees nothing gets a finite value of no meaning.
+   * With `causal`, `[B, S]` int32: 0 is padding, and a query sees only keys with its own number; see
+   * {@link causalBias}. A query that sees nothing gets a finite value without meaning.
    */
   segments?: tf.Tensor2D;
   /** Factor on the scores. Default `1 / sqrt(D)`. */
   scale?: number;
-  /** Probability of dropping a weight after the softmax, as in training by Hugging Face. Default 0. */
+  /** Probability of dropping a weight after the softmax during training, as Hugging Face does. Default 0. */
   dropout?: number;
-  /** Makes {@link dropout} repeatable. */
+  /** Seed that makes {@link dropout} repeatable. */
   seed?: number;
 }
 

@@ -8,26 +8,26 @@ import {op, type Tensors} from './op.ts';
 export const fromBlockwise8bitOp = op<Tensors<'codes' | 'absmax'>, {isSigned: boolean; shape: number[]}>(
   'FromBlockwise8bit',
 );
-/** Gives codes and absmax. */
+/** Returns codes and absmax. */
 export const toBlockwise8bitOp = op<Tensors<'values'>, {isSigned: boolean}, tf.Tensor[]>('ToBlockwise8bit');
 
-/** Values that share a scale, as in bitsandbytes' 8-bit optimizers. */
+/** How many values share a scale, as in bitsandbytes' 8-bit optimizers. */
 export const STATE_BLOCK_SIZE = 256;
 
 /** A tensor in blocks of {@link STATE_BLOCK_SIZE} 8-bit codes. */
 export interface Blockwise8bit {
-  /** int32 `[ceil(values / 4)]`: one code a value, four to a word, the first in the lowest byte. */
+  /** int32 `[ceil(values / 4)]`: one code per value, four to a word, the first in the lowest byte. */
   codes: tf.Tensor;
   /** float32 `[ceil(values / 256)]`: the largest magnitude of each block. */
   absmax: tf.Tensor;
 }
 
-/** Shapes of a {@link Blockwise8bit} of so many values. */
+/** Returns the shapes of a {@link Blockwise8bit} that holds `size` values. */
 export function blockwise8bitShapes(size: number): {codes: [number]; absmax: [number]} {
   return {codes: [Math.ceil(size / 4)], absmax: [Math.ceil(size / STATE_BLOCK_SIZE)]};
 }
 
-/** @throws TfjsLoraError `SHAPE_MISMATCH` when it does not hold `size` values */
+/** @throws TfjsLoraError `SHAPE_MISMATCH` when the tensors do not hold `size` values */
 export function assertBlockwise8bit(what: string, {codes, absmax}: Blockwise8bit, size: number): void {
   const shapes = blockwise8bitShapes(size);
   assertShape(`${what} codes`, codes, shapes.codes);
@@ -35,7 +35,7 @@ export function assertBlockwise8bit(what: string, {codes, absmax}: Blockwise8bit
 }
 
 /**
- * Codes → values of `shape`, float32: `map[code] · absmax`, exact.
+ * Dequantizes codes to float32 values of `shape`, exactly: `map[code] · absmax`.
  *
  * @param isSigned which dynamic map the codes point into
  */
@@ -56,8 +56,8 @@ export function fromBlockwise8bit(
 }
 
 /**
- * Values → codes as bitsandbytes' CPU gives them: each value over its block's largest magnitude, rounded to one of 65,536
- * steps, whose nearest value of the map is taken.
+ * Quantizes values as bitsandbytes does on the CPU: each value is divided by its block's largest magnitude and rounded
+ * to one of 65,536 steps, and the code is that of the map's nearest value to this step.
  */
 export function toBlockwise8bit(values: tf.Tensor, isSigned: boolean): Blockwise8bit {
   const [codes, absmax] = dispatch(toBlockwise8bitOp, {values}, {isSigned}, () => {
@@ -77,14 +77,14 @@ export function toBlockwise8bit(values: tf.Tensor, isSigned: boolean): Blockwise
   return {codes, absmax};
 }
 
-/** `[n]` → `[ceil(n / 256), 256]`, zeros at the end. */
+/** Reshapes `[n]` to `[ceil(n / 256), 256]`, with zeros at the end. */
 function inBlocks(values: tf.Tensor1D): tf.Tensor2D {
   const blocks = Math.ceil(values.size / STATE_BLOCK_SIZE);
   const padded = values.pad([[0, blocks * STATE_BLOCK_SIZE - values.size]]);
   return padded.reshape([blocks, STATE_BLOCK_SIZE]);
 }
 
-/** Words → their bytes, the lowest first: int32 `[words]` → int32 `[4 · words]`. */
+/** Splits words into their bytes, the lowest first: int32 `[words]` → int32 `[4 · words]`. */
 function bytesOf(words: tf.Tensor): tf.Tensor1D {
   const radix = tf.scalar(256, 'int32');
   const bytes: tf.Tensor[] = [];

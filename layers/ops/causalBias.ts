@@ -9,7 +9,7 @@ const MASKED = -1e9;
  *
  * @param length number of queries T; they are the last T of the S positions
  * @param sourceLength number of keys S
- * @param mask `[B, S]` int32: 0 is padding, and a query sees only keys of its own number. So 1 and 0 are
+ * @param mask `[B, S]` int32: 0 is padding, and a query sees only keys with its own number. So 1 and 0 are
  *   real and padded tokens, and 1, 2, 3 … are sequences packed in one row that cannot see each other.
  * @returns `[B or 1, 1, T, S]` float32, or undefined when nothing is hidden
  */

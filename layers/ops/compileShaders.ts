@@ -1,11 +1,11 @@
 import {backendTraits, type CompileProgress} from './backendTraits.ts';
 
 /**
- * Compiles, all at once and on as many threads as the driver takes, the shaders that `run` needs; otherwise each is compiled
- * where it is met first, one after the other, and the program stands still. For that `run` is called once without anything
- * being computed. On backends that compile nothing it is not called.
+ * Compiles the shaders that `run` needs, all in parallel on as many threads as the driver offers. Without this, each
+ * shader is compiled when it is first used, one after the other, while the program waits. `run` is called once, without
+ * computing anything; backends that compile nothing do not call it.
  *
- * @param run synchronous; it must not read values nor keep tensors, and changes no state that counts
+ * @param run synchronous; it must neither read values nor keep tensors nor change state
  * @throws TfjsLoraError `UNSUPPORTED` when tensors are left behind, and what `run` throws
  */
 export async function compileShaders(run: () => void, onProgress?: CompileProgress): Promise<void> {

@@ -3,11 +3,11 @@ import {assertShape} from './assertShape.ts';
 import {customGradient} from './customGradient.ts';
 
 /**
- * Sum over rows of `−log softmax(logits)[label]`; rows labelled `ignoreIndex` count nothing.
+ * Returns the sum over rows of `−log softmax(logits)[label]`, without the rows labelled `ignoreIndex`.
  *
  * @param logits `[N, vocab]` float32
  * @param labels `[N]` int32, each `ignoreIndex` or in `[0, vocab)`
- * @returns scalar sum, not mean
+ * @returns scalar; a sum, not a mean
  */
 export function crossEntropy(logits: tf.Tensor2D, labels: tf.Tensor1D, ignoreIndex = -100): tf.Scalar {
   const [rows, vocab] = logits.shape;

@@ -2,11 +2,12 @@ import * as tf from '@tensorflow/tfjs';
 import {isRecording} from './isRecording.ts';
 
 /**
- * A function with its own gradient: `tf.customGrad` with plain types, and with backward in a `tidy`, so that
- * its intermediates go at once instead of living until the whole backward pass ends.
+ * Runs a function with its own gradient: `tf.customGrad` with plain types, and with backward in a `tidy`, so that its
+ * intermediates are freed immediately instead of living until the whole backward pass ends.
  *
- * @param inputs what the function is differentiated by
- * @param forward the value, from `inputs` and anything else it closes over, and as `saved` the tensors that backward needs
+ * @param inputs the tensors that get a gradient
+ * @param forward the value, from `inputs` and anything else it closes over, and as `saved` the tensors that backward
+ *   needs
  * @param backward one gradient per input, in order
  */
 export function customGradient<T extends tf.Tensor>(
@@ -14,7 +15,7 @@ export function customGradient<T extends tf.Tensor>(
   forward: () => {value: T; saved?: tf.Tensor[]},
   backward: (dy: T, saved: tf.Tensor[]) => tf.Tensor[],
 ): T {
-  if (!isRecording()) return tf.tidy(() => forward().value); // nobody asks for a gradient: half the host's work
+  if (!isRecording()) return tf.tidy(() => forward().value); // no gradient is needed: half the host's work
   const op = tf.customGrad((...args) => {
     const save = args.pop() as tf.GradSaveFunc;
     const {value, saved = []} = forward();

@@ -5,7 +5,7 @@ import {dispatch} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
 import {rotaryEmbedding} from './rotaryEmbedding.ts';
 
-/** Gives what the query gets, and the cache with the new position. */
+/** Returns the attended values, and the cache with the new position. */
 export const decodeAttentionOp = op<
   Tensors<Exclude<keyof DecodeAttentionInputs, 'segments'>> & {segments?: tf.TensorInfo},
   {past: number; scale: number},
@@ -20,24 +20,24 @@ export interface DecodeAttentionInputs {
   key: tf.Tensor2D;
   /** `[B, K·D]` float32. */
   value: tf.Tensor2D;
-  /** Cosines and sines of the position, `[B or 1, 1, 1, D/2]` float32 each. */
+  /** Cosines and sines of the position, each `[B or 1, 1, 1, D/2]` float32. */
   cos: tf.Tensor4D;
   sin: tf.Tensor4D;
-  /** `[B, K, capacity, D]` float32; the first `past` positions count. Given up for what is returned. */
+  /** `[B, K, capacity, D]` float32, of which the first `past` positions count. The result replaces it. */
   keys: tf.Tensor4D;
   values: tf.Tensor4D;
-  /** As {@link attention} takes them, `[B, past + 1]` int32, or longer: of positions to come. */
+  /** `[B, past + 1]` int32 as {@link attention} takes them; may be longer, for later positions. */
   segments?: tf.Tensor2D;
 }
 
 /**
- * One step of generation in attention: turns query and key by their position, puts key and value into the cache at `past`,
- * and attends to all positions up to there. A kernel does it in one pass and writes over the cache; replayed
- * (`recordReplay`), it takes the next position each time.
+ * Runs one step of generation in attention: rotates query and key by their position, writes key and value into the
+ * cache at `past`, and attends to all positions up to there. A kernel does this in one pass and overwrites the cache;
+ * replayed by `recordReplay`, it takes the next position each time.
  *
- * @param past positions in the cache, fewer than its capacity
+ * @param past number of positions in the cache, fewer than its capacity
  * @param scale factor on the scores. Default `1 / sqrt(D)`
- * @returns what the query gets, `[B, H·D]`, and the cache with the new position
+ * @returns the attended values, `[B, H·D]`, and the cache with the new position
  * @throws TfjsLoraError `SHAPE_MISMATCH`
  */
 export function decodeAttention(

@@ -15,7 +15,7 @@ import {
 } from './stackBlock.ts';
 import {swiGLU} from './swiGLU.ts';
 
-/** Takes the tables, and of each block `keys0`, `values0` … */
+/** Takes the tables, and the caches of each block as `keys0`, `values0` … */
 export const decodeStackOp = op<
   Tensors<'x' | 'cos' | 'sin'> & {segments?: tf.TensorInfo} & {
     [cached: `${'keys' | 'values'}${number}`]: tf.TensorInfo;
@@ -24,7 +24,7 @@ export const decodeStackOp = op<
   tf.Tensor3D
 >('DecodeStack');
 
-/** Sequences that a kernel takes at once. */
+/** The most sequences that a kernel takes in one call. */
 const MAX_BATCH = 8;
 
 /** Keys and values of one block, `[B, K, capacity, D]` float32. */
@@ -34,18 +34,18 @@ export interface CachedBlock {
 }
 
 export interface DecodeStackOptions extends StackOptions {
-  /** `[B, past + 1]` int32, or longer: of positions to come. See `attention`. */
+  /** `[B, past + 1]` int32; may be longer, for later positions. See `attention`. */
   segments?: tf.Tensor2D;
 }
 
 /**
- * One new position of each sequence through all decoder blocks: {@link decoderStack} with keys and values of the positions
- * before. No gradient. A kernel reads each weight once, as it is stored, and writes over the caches.
+ * Runs one new position of each sequence through all decoder blocks: a {@link decoderStack} that also attends to the
+ * cached keys and values. No gradient. A kernel reads each weight once, as it is stored, and overwrites the caches.
  *
  * @param x `[B, 1, C]` float32
- * @param blocks the same array for each position of a generation; its tensors must stay as they are
- * @param caches a block's each; the first `past` positions count. Given up for what is returned
- * @param past fewer than the caches' capacity
+ * @param blocks the same array at each position of a generation; its tensors must stay as they are
+ * @param caches one per block, of which the first `past` positions count; the results replace them
+ * @param past number of cached positions, fewer than the caches' capacity
  * @returns `[B, 1, C]` float32, and the caches with the new position
  * @throws TfjsLoraError `SHAPE_MISMATCH`
  */
@@ -70,7 +70,7 @@ export function decodeStack(
   return {y: runKernel(decodeStackOp, inputs, {past, stack: prepared(blocks, options)}), caches};
 }
 
-/** Whether a kernel takes blocks like these, and so many sequences. */
+/** Whether a kernel takes such blocks and this many sequences. */
 export function fitsDecodeKernel(blocks: StackBlock[], options: StackOptions, batch: number): boolean {
   return batch <= MAX_BATCH && fitsStackKernel(blocks, options, [decodeStackOp]);
 }

@@ -22,14 +22,14 @@ import {swiGLU} from './swiGLU.ts';
 
 type Tables = Tensors<'cos' | 'sin'> & {segments?: tf.TensorInfo};
 
-/** Gives the value, and after it, if it is recorded, what backward needs, in words of no meaning here. */
+/** Returns the value and, while gradients are recorded, what backward needs, in a layout that only the kernels know. */
 export const decoderStackOp = op<
   Tensors<'x'> & Tables,
   {stack: PreparedStack; isRecorded: boolean},
   [value: tf.Tensor3D, saved?: tf.Tensor]
 >('DecoderStack');
 
-/** Gives the gradients of `x`, if it is trained, and of each A and B in turn. */
+/** Returns the gradients of `x`, if it is trained, and of each A and B in turn. */
 export const decoderStackGradOp = op<
   Tensors<'dy' | 'saved'> & Tables,
   {stack: PreparedStack; isInputTrained: boolean},
@@ -39,16 +39,16 @@ export const decoderStackGradOp = op<
 export interface DecoderStackOptions extends StackOptions {
   /** `[B, T]` int32; see {@link attention}. */
   segments?: tf.Tensor2D;
-  /** Whether only the inputs of the blocks are kept for backward, which runs each block again. Default false. */
+  /** Whether backward keeps only the inputs of the blocks and runs each block again. Default false. */
   checkpointing?: GradientCheckpointing;
-  /** Whether `x` gets a gradient: where it comes of frozen weights alone, none is computed. Default true. */
+  /** Whether `x` gets a gradient; none is needed if only frozen weights computed it. Default true. */
   isInputTrained?: boolean;
 }
 
 /**
- * The decoder blocks of a Llama with frozen weights, one after the other: `h = x + o(attention(q(n), k(n), v(n)))` with
+ * The decoder blocks of a Llama with frozen weights, in sequence: `h = x + o(attention(q(n), k(n), v(n)))` with
  * `n = rmsNorm(x)`, then `h + down(silu(gate(m)) · up(m))` with `m = rmsNorm(h)`, where each linear layer is
- * {@link loraMatMul}, queries and keys are turned by their positions, and attention is causal. Touvron et al. 2023.
+ * {@link loraMatMul}, queries and keys are rotated by their positions, and attention is causal. Touvron et al. 2023.
  *
  * A kernel computes all blocks in one op, and all gradients of the low-rank paths in another.
  *
@@ -93,13 +93,13 @@ export function decoderStack(
   );
 }
 
-/** Whether a kernel computes blocks like these, and their gradients where they are wanted; else {@link decoderStack} is composed. */
+/** Whether a kernel computes such blocks, and their gradients if needed; otherwise {@link decoderStack} is composed. */
 export function fitsDecoderStackKernel(blocks: StackBlock[], options: StackOptions): boolean {
   const needed = isRecording() ? [decoderStackOp, decoderStackGradOp] : [decoderStackOp];
   return fitsStackKernel(blocks, options, needed);
 }
 
-/** A and B of each linear layer in the order of {@link PROJECTIONS}: what gets a gradient. */
+/** Returns A and B of each linear layer, which get a gradient, in the order of {@link PROJECTIONS}. */
 function adapterTensors(block: StackBlock): tf.Tensor[] {
   return PROJECTIONS.flatMap((name) => {
     const {lora} = block[name];
@@ -114,7 +114,7 @@ function composed(x: tf.Tensor3D, blocks: StackBlock[], options: DecoderStackOpt
   for (const block of blocks) {
     const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, segments?: tf.Tensor) =>
       runBlock(x as tf.Tensor3D, block, {...options, ...({cos, sin, segments} as typeof options)});
-    const isLast = block === blocks.at(-1); // backward would run it again at once
+    const isLast = block === blocks.at(-1); // backward would run it again immediately
     hidden =
       checkpointing && !isLast
         ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor3D, [hidden], {

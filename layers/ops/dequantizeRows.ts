@@ -7,19 +7,19 @@ import {round16} from './round16.ts';
 import type {StoredTensors} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
 
-/** Gives rows `begin` to `end`. */
+/** Returns rows `begin` to `end`. */
 export const dequantizeRowsOp = op<StoredTensors, DeviceFormat & {begin: number; end: number}, tf.Tensor2D>(
   'DequantizeRows',
 );
 
-/** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
+/** bitsandbytes multiplies by the float32 nearest to 1/127 instead of dividing. */
 const ONE_OF_127 = Math.fround(1 / 127);
 
 /**
- * Rows `begin` to `end` of a quantized matrix as float32, bit-exact with bitsandbytes. Not differentiable: quantized
- * weights are frozen.
+ * Dequantizes rows `begin` to `end` of a quantized matrix to float32, bit-exact with bitsandbytes. Not differentiable:
+ * quantized weights are frozen.
  *
- * Values of 4 bits are rounded to the type the weight had before, as bitsandbytes gives it back.
+ * 4-bit values are rounded to the type that the weight had before, as in bitsandbytes.
  *
  * The composed reference splits words into nibbles or bytes with integer arithmetic and looks them up.
  *
@@ -38,7 +38,7 @@ export function dequantizeRows(matrix: QuantizedMatrix, begin = 0, end = matrix.
 function fourBitRows(matrix: FourBitMatrix, begin: number, end: number): tf.Tensor2D {
   const {dtype, rows, cols, blockSize, valueDtype, tensors} = matrix;
   const [first, last] = [begin * cols, end * cols];
-  // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
+  // A row may begin inside a block, so whole blocks are dequantized and cut. A block is whole words.
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
   const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
   const words = tf.slice(tensors.codes, [from / 8], [Math.ceil(to / 8) - from / 8]);
@@ -51,7 +51,7 @@ function fourBitRows(matrix: FourBitMatrix, begin: number, end: number): tf.Tens
   return valueDtype === 'float32' ? cut : round16(cut, valueDtype);
 }
 
-/** Scales of blocks `begin` to `end`. */
+/** Returns the scales of blocks `begin` to `end`. */
 function blockScales(
   {tensors, nestedBlockSize, offset}: FourBitMatrix,
   begin: number,
@@ -95,9 +95,9 @@ function int8Rows(matrix: Int8Matrix, begin: number, end: number): tf.Tensor2D {
   );
 }
 
-/** Words → their `count` equal parts, the low end first, or in `order`: `[words, count]` int32 from 0. */
+/** Splits words into `count` equal parts, the low end first, or in `order`: `[words, count]` int32 from 0. */
 function split(words: tf.Tensor, count: 4 | 8, order?: number[]): tf.Tensor {
-  // In halves: some backends divide int32 as float32, which is exact for numbers of up to 24 significant bits.
+  // By halves: some backends divide int32 as float32, which is exact for numbers of up to 24 significant bits.
   let parts = [words];
   for (let bits = 16; parts.length < count; bits /= 2) {
     const base = tf.scalar(2 ** bits, 'int32');

@@ -4,10 +4,10 @@ import {isRecording} from './isRecording.ts';
 import {keptResults} from './keptResults.ts';
 import type {AnyOp, DifferentiableOp, Op} from './op.ts';
 
-/** The tensors that an op gives its kernel. */
+/** The tensors that an op passes to its kernel. */
 type Given<Inputs> = {[Name in keyof Inputs]: tf.Tensor};
 
-/** Whether the active backend has a kernel for that op. */
+/** Whether the active backend has a kernel for the op. */
 export function hasKernel({kernelName}: AnyOp): boolean {
   return tf.getKernel(kernelName, tf.getBackend()) != null;
 }
@@ -24,12 +24,12 @@ export function runKernel<Inputs extends object, Attributes extends object, Outp
 }
 
 /**
- * Runs an op: its kernel when the active backend has one registered, else the composed reference. A kernel that must be
- * differentiated goes through `dispatchWithGradient`.
+ * Runs an op through its kernel if the active backend has one, otherwise through the composed reference. A kernel that
+ * must be differentiated goes through `dispatchWithGradient`.
  *
  * @param inputs the tensors the kernel reads, by name
  * @param attributes plain values the kernel reads
- * @param composed the same result in plain TensorFlow.js ops; runs and differentiates on every backend
+ * @param composed computes the same result in plain TensorFlow.js ops; runs and differentiates on every backend
  */
 export function dispatch<Inputs extends object, Attributes extends object, Output>(
   op: Op<Inputs, Attributes, Output>,
@@ -41,11 +41,11 @@ export function dispatch<Inputs extends object, Attributes extends object, Outpu
 }
 
 /**
- * {@link dispatch} for an op that is differentiated: by its gradient kernel, when the active backend has both, else through
- * the composed reference.
+ * {@link dispatch} for an op with a gradient: through its gradient kernel if the active backend has both kernels,
+ * otherwise through the composed reference.
  *
- * The forward kernel gives the value, and after it whatever else backward needs. The gradient kernel gets `dy`, what the op's
- * {@link DifferentiableOp.rule rule} says of the inputs and the value `y`, and the rest as `extra0`, `extra1` …
+ * The forward kernel returns the value, followed by whatever else backward needs. The gradient kernel gets `dy`, those
+ * inputs and the value `y` that the op's {@link DifferentiableOp.rule rule} names, and the rest as `extra0`, `extra1` …
  */
 export function dispatchWithGradient<
   Inputs extends object,
@@ -67,7 +67,7 @@ export function dispatchWithGradient<
     rule.of.map((name) => given[name]),
     () => {
       const make = () => [runKernel(op, inputs, attributes)].flat() as tf.Tensor[];
-      const outputs = rule.isKept && hasKernel(gradient) ? keptResults(make) : make(); // else backward is composed
+      const outputs = rule.isKept && hasKernel(gradient) ? keptResults(make) : make(); // otherwise backward is composed
       const [y, ...extras] = outputs;
       const named: tf.NamedTensorMap = {...given, y};
       return {value: y as Value, saved: [...read.map((name) => named[name]), ...extras]};

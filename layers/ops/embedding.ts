@@ -10,8 +10,8 @@ export const embeddingOp = op<Tensors<'ids' | 'table'>, {dtype: HalfDtype; cols:
 );
 
 /**
- * Rows of a table by index. A float32 table gets a gradient when it is a trained variable; a packed one is
- * frozen, and only the rows asked for are widened.
+ * Looks up rows of a table by index. A float32 table gets a gradient if it is a trained variable; a packed one is
+ * frozen, and only the rows looked up are widened.
  *
  * @param ids `[...]` int32, each in `[0, rows)`
  * @param table `[rows, cols]`

@@ -2,13 +2,13 @@ import * as tf from '@tensorflow/tfjs';
 import {engineState} from './tfjsInternals.ts';
 
 /**
- * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op had
- * kept. By itself TensorFlow.js holds all of them until backward ends, twice the memory of the activations.
+ * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op
+ * had kept. Otherwise TensorFlow.js holds all of them until backward ends, which doubles the memory of the activations.
  *
- * Call it at the end of the function that is differentiated, when all its ops are recorded, and differentiate that function
- * by nothing that it computes itself.
+ * Call it at the end of the function that is differentiated, when all its ops are recorded. That function must not be
+ * differentiated with respect to anything that it computes itself.
  *
- * @param given the gradient that backward is started with, where it belongs to somebody else
+ * @param given the gradient that backward starts with, if the caller still needs it
  */
 export function freeSpent(given?: tf.Tensor): void {
   const {activeTape} = engineState();
@@ -18,11 +18,11 @@ export function freeSpent(given?: tf.Tensor): void {
     const {gradient, saved = []} = node;
     if (!gradient) continue;
     node.gradient = (dys) => {
-      freeLast(); // all of that op's gradients are made by now
+      freeLast(); // all gradients of that op exist by now
       const spent = new Set(dys.filter((dy) => dy != null && dy !== given));
       freeLast = () => tf.dispose([...spent, ...saved]);
       const owned = (dx: tf.Tensor) => {
-        spent.delete(dx); // one that is passed through
+        spent.delete(dx); // passed through unchanged
         if (handedOn.has(dx)) return dx.clone(); // one gradient of two inputs
         handedOn.add(dx);
         return dx;

@@ -5,7 +5,8 @@ import {op} from './op.ts';
 export const globalNormOp = op<tf.TensorInfo[], Record<never, never>, tf.Scalar>('GlobalNorm');
 
 /**
- * Global L2 norm of some tensors, such as a step's gradients: the root of the sum of all squares. Not differentiable.
+ * Returns the global L2 norm of tensors such as a step's gradients: the root of the sum of all squares. Not
+ * differentiable.
  *
  * @param tensors float32, at least one
  * @returns scalar

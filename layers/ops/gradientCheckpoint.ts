@@ -6,20 +6,22 @@ import {freeSpent} from './freeSpent.ts';
 import {keepResults, replayResults} from './keptResults.ts';
 import {engineState} from './tfjsInternals.ts';
 
-/** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in memory of the host. */
+/** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in host memory. */
 export type GradientCheckpointing = boolean | 'offload';
 
 /**
- * Runs `block` keeping only its inputs for backward, and the results of ops that ask for it (`keptResults`); there it is run
- * again: gradient checkpointing, Chen et al. 2016. Gradients equal the plain tape's; memory for a stack of blocks falls to
- * one block's.
+ * Runs `block` and keeps for backward only its inputs and the results of ops that request it (`keptResults`); backward
+ * runs the block again: gradient checkpointing, Chen et al. 2016. Gradients equal the plain tape's; memory for a stack
+ * of blocks falls to that of one block.
  *
  * @param block a differentiable function of `inputs` and `constants`, in that order, that leaves no tensor
- *   behind and gives the same result each time it is run
- * @param inputs tensors `block` is differentiated by
- * @param options `variables`: trained variables `block` reads, which must be named here to get a gradient; `constants`: tensors
- *   `block` needs that get no gradient, such as masks and tables; `isOffloaded`: the inputs must wait in memory of the host
- * @throws TfjsLoraError `UNSUPPORTED` if they must and the backend computes on a graphics card: reading them would wait for it
+ *   behind and returns the same result each time it runs
+ * @param inputs tensors that get a gradient
+ * @param options `variables`: trained variables that `block` reads, which get a gradient only if named here;
+ *   `constants`: tensors that `block` needs and that get no gradient, such as masks and tables; `isOffloaded`: whether
+ *   the inputs must wait in host memory
+ * @throws TfjsLoraError `UNSUPPORTED` if they must and the backend computes on a graphics card, where reading them
+ *   would wait
  */
 export function gradientCheckpoint<T extends tf.Tensor>(
   block: (...tensors: tf.Tensor[]) => T,
@@ -55,13 +57,13 @@ export function gradientCheckpoint<T extends tf.Tensor>(
       },
     );
   } finally {
-    tf.dispose(kept.flat()); // backward has its own
+    tf.dispose(kept.flat()); // backward keeps its own
   }
 }
 
 function recompute(block: () => tf.Tensor, sources: tf.Tensor[], dy: tf.Tensor): tf.Tensor[] {
   const state = engineState();
-  const {activeTape, gradientDepth, kernelDepth} = state; // a gradient inside of a gradient function would lose them
+  const {activeTape, gradientDepth, kernelDepth} = state; // a gradient inside a gradient function would lose them
   state.kernelDepth = 0; // otherwise nothing is recorded
   state.gradientDepth = 0; // otherwise the inner tape's tensors are kept
   try {

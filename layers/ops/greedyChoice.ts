@@ -5,8 +5,8 @@ import {op, type Tensors} from './op.ts';
 export const greedyChoiceOp = op<Tensors<'logits'>, Record<never, never>, tf.Tensor1D>('GreedyChoice');
 
 /**
- * The index of each row's largest logit, of equals the first; or, where one is not finite, `−1 − its index`, the first's. So
- * that greedy generation reads one number a row.
+ * Returns the index of each row's largest logit, the first of equals; if a logit is not finite, `−1 − i`, where i is
+ * the index of the first such logit. So greedy generation reads one number per row.
  *
  * @param logits `[B, vocab]` float32
  * @returns `[B]` int32
@@ -14,7 +14,7 @@ export const greedyChoiceOp = op<Tensors<'logits'>, Record<never, never>, tf.Ten
 export function greedyChoice(logits: tf.Tensor2D): tf.Tensor1D {
   return dispatch(greedyChoiceOp, {logits}, {}, () => {
     const vocab = logits.shape[1];
-    const places = tf.range(0, vocab).expandDims(0); // argMax takes the last of equals on some backends
+    const places = tf.range(0, vocab).expandDims(0); // on some backends argMax takes the last of equals
     const first = (mask: tf.Tensor) =>
       tf.min(tf.add(places, tf.mul(tf.logicalNot(mask).toFloat(), vocab)), 1); // [B]
     const wrong = first(tf.notEqual(tf.sub(logits, logits), 0)); // ∞ − ∞ is NaN

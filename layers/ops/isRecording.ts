@@ -1,6 +1,6 @@
 import {engineState} from './tfjsInternals.ts';
 
-/** Whether what is computed now may be differentiated. */
+/** Whether the tape records what is computed now, for gradients. */
 export function isRecording(): boolean {
   const {gradientDepth, kernelDepth} = engineState();
   return gradientDepth > 0 && kernelDepth === 0;

@@ -1,17 +1,17 @@
 import * as tf from '@tensorflow/tfjs';
 
-/** Results of one run of a block, in the order they were made in. */
+/** Results of one run of a block, in the order in which they were made. */
 interface Run {
   kept: tf.Tensor[][];
-  /** The next to be given again; undefined while they are being made. */
+  /** Index of the next result to return again; undefined while the results are being made. */
   next?: number;
 }
 
 let current: Run | undefined;
 
 /**
- * The outputs of an op that a checkpointed block keeps although it is run again in backward, since making them anew costs far
- * more than the memory they take. Elsewhere simply what `run` gives.
+ * Keeps the outputs of an op in a checkpointed block although backward runs the block again, because making them again
+ * costs far more than the memory they take. Elsewhere returns just the results of `run`.
  */
 export function keptResults(run: () => tf.Tensor[]): tf.Tensor[] {
   if (!current) return run();
@@ -22,17 +22,17 @@ export function keptResults(run: () => tf.Tensor[]): tf.Tensor[] {
 }
 
 /**
- * Whether a checkpointed block is being run again in backward. Its value is not read then, only what backward of its ops needs:
- * an op whose result goes nowhere else may leave it out.
+ * Whether backward is running a checkpointed block again. Then nothing reads its value, only what backward of its ops
+ * needs, so an op whose result nothing else reads may leave it out.
  */
 export const isRecomputing = (): boolean => current?.next !== undefined;
 
-/** Runs a block that fills `kept`; the caller disposes what it then holds. */
+/** Runs a block, which fills `kept`; the caller disposes the tensors in it. */
 export function keepResults<T>(kept: tf.Tensor[][], block: () => T): T {
   return within({kept}, block);
 }
 
-/** Runs a block again that filled `kept`. */
+/** Runs again a block that filled `kept`. */
 export function replayResults<T>(kept: tf.Tensor[][], block: () => T): T {
   return within({kept, next: 0}, block);
 }

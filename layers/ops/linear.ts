@@ -5,7 +5,7 @@ import {storedMatMul} from './storedMatMul.ts';
 import {type StoredMatrix, tensorsOf, withTensors} from './storedMatrix.ts';
 
 /**
- * `x · Wᵀ` with a frozen weight, as PyTorch's `nn.Linear` stores it. Only `x` gets a gradient: the weight
+ * Multiplies by a frozen weight, `x · Wᵀ`, stored as in PyTorch's `nn.Linear`. Only `x` gets a gradient: the weight
  * never enters the tape, whatever its type.
  *
  * @param x `[N, inputDim]` float32

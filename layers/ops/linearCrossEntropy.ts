@@ -19,26 +19,26 @@ import {
   tensorsOf,
 } from './storedMatrix.ts';
 
-/** Gives the loss, and after it, where it is wanted, the gradient of `hidden`. */
+/** Returns the loss and, if wanted, the gradient of `hidden`. */
 export const linearCrossEntropyOp = op<
   Tensors<'hidden' | 'labels'> & StoredTensors,
   StoredFormat & {wantsGradient: boolean},
   tf.Scalar | [loss: tf.Scalar, gradient: tf.Tensor]
 >('LinearCrossEntropy');
 
-/** Where a chunk is cut, so that the tiles of a product come out even. */
+/** Chunks have a multiple of this many rows, so that the tiles of a product divide them evenly. */
 const CHUNK_MULTIPLE = 128;
 
 /**
- * A frozen output head and its loss in one: the sum over rows of `−log softmax(hidden · Wᵀ)[label]`, the
- * logits existing only chunk by chunk. When a gradient is wanted, it is computed in the same pass, so the
- * logits are never needed again. Rows labelled `ignoreIndex` count nothing. A kernel ignores all negative labels.
+ * A frozen output head and its loss in one op: the sum over rows of `−log softmax(hidden · Wᵀ)[label]`. The logits
+ * exist only chunk by chunk. If a gradient is wanted, the same pass computes it, so the logits are never needed again.
+ * Rows labelled `ignoreIndex` do not count. A kernel ignores all negative labels.
  *
  * @param hidden `[N, C]` float32
  * @param weight `[vocab, C]`, frozen
  * @param labels `[N]` int32
- * @param chunkElements how many logits may exist at once
- * @returns scalar sum, not mean
+ * @param chunkElements how many logits may exist at the same time
+ * @returns scalar; a sum, not a mean
  */
 export function linearCrossEntropy(
   hidden: tf.Tensor2D,
@@ -88,7 +88,7 @@ function chunkedLoss(
   const [rows] = hidden.shape;
   const losses: tf.Scalar[] = [];
   const gradients: tf.Tensor2D[] = [];
-  const isInOnePass = hasKernel(softmaxCrossEntropyOp); // composed, it would make the labels as wide as the vocabulary
+  const isInOnePass = hasKernel(softmaxCrossEntropyOp); // the composed op would make the labels as wide as the vocabulary
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
     const [loss, gradient] = tf.tidy(() => {

@@ -9,7 +9,7 @@ import {dispatch} from './dispatch.ts';
 import {type LionSettings, lionUpdate} from './lionUpdate.ts';
 import {op, type Tensors} from './op.ts';
 
-/** Gives the next value, and codes and absmax of the next momentum. */
+/** Returns the next value, and the codes and absmax of the next momentum. */
 export const lion8bitUpdateOp = op<
   Tensors<'value' | 'gradient' | 'momentumCodes' | 'momentumAbsmax'>,
   LionSettings,
@@ -17,14 +17,14 @@ export const lion8bitUpdateOp = op<
 >('Lion8bitUpdate');
 
 /**
- * One Lion update whose momentum is stored in 8 bits, as bitsandbytes' `Lion8bit` does on CPU: dequantized from the
- * signed dynamic map, updated as in {@link lionUpdate}, and quantized again.
+ * One Lion update whose momentum is stored in 8 bits, as bitsandbytes' `Lion8bit` does it on the CPU: the momentum is
+ * dequantized from the signed dynamic map, updated as in {@link lionUpdate}, and quantized again.
  *
  * @param value the weight, float32
  * @param gradient its gradient, of the same shape
  * @returns the next value and momentum
- * @throws TfjsLoraError `SHAPE_MISMATCH` when the momentum is not that of the value; `NON_FINITE`, on backends with a
- *   kernel of this name, when it would not be finite
+ * @throws TfjsLoraError `SHAPE_MISMATCH` when the momentum does not fit the value; `NON_FINITE`, on backends with a
+ *   kernel of this name, when the momentum would not be finite
  */
 export function lion8bitUpdate(
   value: tf.Tensor,

@@ -8,13 +8,13 @@ export interface LionSettings {
   beta2: number;
   weightDecay: number;
   /**
-   * The caller gives the weight and its state up for what is returned, so a backend may write the results over them. Default
-   * false.
+   * Whether a backend may write the results over the weight and its state, which the caller then no longer uses.
+   * Default false.
    */
   overwrite?: boolean;
 }
 
-/** Gives the next value and momentum. */
+/** Returns the next value and momentum. */
 export const lionUpdateOp = op<
   Tensors<'value' | 'gradient' | 'momentum'>,
   LionSettings,
@@ -25,7 +25,7 @@ export const lionUpdateOp = op<
  * One Lion update, Chen et al. 2023, in the order of operations of bitsandbytes' `Lion`:
  * `θ ← θ·(1 − lr·λ)`, then `θ ← θ − lr · sign(β₁·m + (1 − β₁)·g)`, then `m ← β₂·m + (1 − β₂)·g`.
  *
- * @param value the weight; all three tensors of one shape, float32
+ * @param value the weight, float32; all three tensors have one shape
  * @param gradient its gradient
  * @param momentum running mean of the gradient, m
  * @returns the next value and momentum

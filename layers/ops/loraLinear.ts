@@ -11,7 +11,7 @@ export const loraLinearOp = op<Tensors<'base' | 'x' | 'a' | 'b'>, {scaling: numb
 /**
  * Adds a scaled low-rank path to a linear layer's output: `base + scaling · (x · Aᵀ) · Bᵀ`. Hu et al. 2021.
  *
- * Backward keeps `x` alone and recomputes `x · Aᵀ`, which is small.
+ * Backward keeps only `x` and recomputes `x · Aᵀ`, which is small.
  *
  * @param base `[N, units]` float32, the frozen layer's output
  * @param x `[N, inputDim]` float32
@@ -49,7 +49,7 @@ export function loraLinear(
   });
 }
 
-/** `scaling · x · Aᵀ`, `[N, rank]` */
+/** Returns `scaling · x · Aᵀ`, `[N, rank]`. */
 function low(x: tf.Tensor2D, a: tf.Tensor2D, scaling: number): tf.Tensor2D {
   return tf.mul(tf.matMul(x, a, false, true), scaling);
 }

@@ -19,15 +19,15 @@ export const loraMatMulOp = op<
 >('LoRAMatMul').withGradient({of: ['x', 'a', 'b']});
 
 /**
- * A frozen linear layer with its low-rank path, `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`: what {@link linear} and
- * {@link loraLinear} give one after the other. A kernel adds the path before it stores the product. Hu et al. 2021.
+ * A frozen linear layer with its low-rank path, `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`: {@link linear} followed by
+ * {@link loraLinear}. A kernel adds the path before it stores the product. Hu et al. 2021.
  *
  * @param x `[N, inputDim]` float32
  * @param weight `[units, inputDim]`, float32, packed 16-bit or quantized; gets no gradient
  * @param a `[rank, inputDim]` float32
  * @param b `[units, rank]` float32
  * @param scaling `alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA
- * @param isUnread nobody reads the value, only the gradients are wanted: a kernel may leave it out, and gives any numbers
+ * @param isUnread whether only the gradients are wanted: a kernel may then skip the value and return any numbers
  * @returns `[N, units]` float32
  * @throws TfjsLoraError `SHAPE_MISMATCH`
  */

@@ -3,29 +3,32 @@ import type * as tf from '@tensorflow/tfjs';
 /** Tensors by name, as kernels take them. */
 export type Tensors<Names extends string> = Record<Names, tf.TensorInfo>;
 
-/** What a gradient kernel reads: `dy`, what its op's declaration says, and `extra0`, `extra1` … of the forward kernel. */
+/**
+ * The inputs of a gradient kernel: `dy`, what its op's declaration names, and `extra0`, `extra1` … of the forward
+ * kernel.
+ */
 export type GradientInputs<Inputs, Read> = Tensors<'dy' | Extract<Read, 'y'>> &
   Pick<Inputs, Extract<Read, keyof Inputs>> & {[extra: `extra${number}`]: tf.TensorInfo};
 
 /** How an op with kernels of its own is differentiated; see `dispatchWithGradient`. */
 export interface GradientRule<Inputs, Read> {
-  /** The inputs that get a gradient, in the order in which the gradient kernel gives them. */
+  /** The inputs that get a gradient, in the order in which the gradient kernel returns them. */
   of: (keyof Inputs & string)[];
   /**
-   * What the gradient kernel reads of the inputs and the value `y`; the rest does not stay in memory until backward. Default
-   * all inputs.
+   * Which of the inputs and the value `y` the gradient kernel reads; the rest does not stay in memory until backward.
+   * Default all inputs.
    */
   read?: Read[];
-  /** Whether the outputs are kept where a checkpointed block is run again. Default false. */
+  /** Whether the outputs are kept when backward runs a checkpointed block again. Default false. */
   isKept?: boolean;
 }
 
 /**
- * Declares an op that backends may have kernels for, once for all of them: the op dispatches by it, and each kernel is typed by
- * it. `Inputs` are tensors by name (or a list of them), `Attributes` plain values, and `Output` is what the op gives.
+ * Declares an op that backends may have kernels for: the op dispatches by this declaration, which also types each
+ * kernel. `Inputs` are tensors by name (or a list of them), `Attributes` plain values, and `Output` is the op's result.
  */
 export class Op<Inputs extends object = object, Attributes extends object = object, Output = unknown> {
-  /** Only for the compiler. */
+  /** Exists only for the compiler. */
   declare readonly types?: {inputs: Inputs; attributes: Attributes; output: Output};
 
   /** @param kernelName the name that kernels are registered under */
@@ -39,10 +42,10 @@ export class Op<Inputs extends object = object, Attributes extends object = obje
   }
 }
 
-/** An op of whatever types. */
+/** An op of any types. */
 export type AnyOp = Pick<Op, 'kernelName'>;
 
-/** An {@link Op} whose kernel gives the value, and after it whatever else its gradient kernel reads. */
+/** An {@link Op} whose kernel returns the value, followed by whatever else its gradient kernel reads. */
 export class DifferentiableOp<
   Inputs extends object = object,
   Attributes extends object = object,
@@ -60,7 +63,10 @@ export class DifferentiableOp<
   }
 }
 
-/** {@link Op} by its types: `op<Tensors<'a' | 'b'>, {scaling: number}>('Name')`. By default no attributes and one output. */
+/**
+ * Declares an {@link Op} by its types: `op<Tensors<'a' | 'b'>, {scaling: number}>('Name')`. By default it has no
+ * attributes and one output.
+ */
 export function op<
   Inputs extends object,
   Attributes extends object = Record<never, never>,

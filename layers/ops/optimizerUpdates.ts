@@ -6,42 +6,42 @@ import {lion8bitUpdate} from './lion8bitUpdate.ts';
 import {type LionSettings, lionUpdate} from './lionUpdate.ts';
 import {op} from './op.ts';
 
-/** The update rules that kernels take for several variables at once; see the ops of one variable. */
+/** The update rules that kernels apply to several variables in one call; see the ops for one variable. */
 export type OptimizerRule =
   | {rule: 'AdamW'; settings: AdamWSettings}
   | {rule: 'AdamW8bit'; settings: AdamWSettings}
   | {rule: 'Lion'; settings: LionSettings}
   | {rule: 'Lion8bit'; settings: LionSettings};
 
-/** What an update takes of one variable. */
+/** The tensors of one variable that an update takes. */
 export interface OptimizerTensors {
   value: tf.Tensor;
   gradient: tf.Tensor;
-  /** In the order of the op of one variable: of 8 bits, codes and absmax of each. */
+  /** In the order of the op for one variable; an 8-bit state is its codes and its absmax. */
   state: tf.Tensor[];
 }
 
-/** Scales gradients down to a global norm of at most `maxNorm`, before anybody has read the norm that they have. */
+/** Scales gradients down to a global norm of at most `maxNorm` before the host has read their norm. */
 export interface GradientClipping {
   norm: tf.Scalar;
   maxNorm: number;
 }
 
 /**
- * Takes value, gradient and state of each variable in turn, and with `maxNorm` the norm of the gradients; gives the next value and
- * state of each.
+ * Takes value, gradient and state of each variable in turn and, with `maxNorm`, the norm of the gradients; returns the
+ * next value and state of each.
  */
 export const optimizerUpdatesOp = op<tf.TensorInfo[], OptimizerRule & {maxNorm?: number}, tf.Tensor[]>(
   'OptimizerUpdates',
 );
 
-/** How many variables are best updated together: one where each is computed by itself anyway. */
+/** How many variables to update in one call: one on backends that compute each by itself anyway. */
 export const optimizerUpdatesAtOnce = (): number => (hasKernel(optimizerUpdatesOp) ? 256 : 1);
 
 /**
  * Updates several variables by one rule with the same settings; a kernel takes all in one pass.
  *
- * @returns for each the next value and state
+ * @returns the next value and state of each
  */
 export function optimizerUpdates(
   updates: OptimizerTensors[],

@@ -7,8 +7,8 @@ import {storedShape} from './storedMatrix.ts';
 export const pack16Op = op<Tensors<'value'>, {dtype: HalfDtype}, tf.Tensor2D>('Pack16');
 
 /**
- * Rounds a float32 matrix to a 16-bit type, nearest, ties to even, packed as {@link StoredMatrix} says. Not differentiable.
- * The composed reference does it on the host.
+ * Rounds a float32 matrix to a 16-bit type, to nearest with ties to even, and packs it as {@link StoredMatrix}
+ * describes. Not differentiable. The composed reference runs on the host.
  *
  * @param value `[rows, cols]` float32
  * @returns `[rows, ceil(cols / 2)]` int32

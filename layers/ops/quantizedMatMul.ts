@@ -13,11 +13,11 @@ export const quantizedMatMulOp = op<
 >('QuantizedMatMul');
 
 /**
- * Product with a quantized matrix, dequantized tile by tile: `x · Wᵀ` (a linear layer's forward) or `x · W` (its
- * backward). Not differentiable by itself; see {@link linear}.
+ * Multiplies by a quantized matrix, which is dequantized tile by tile: `x · Wᵀ` (a linear layer's forward) or `x · W`
+ * (its backward). Not differentiable by itself; see {@link linear}.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
- * @param tileElements how many float32 elements of the weight may exist at once
+ * @param tileElements how many float32 elements of the weight may exist at the same time
  * @returns `[N, rows]` when `transposeWeight`, else `[N, cols]`; float32
  */
 export function quantizedMatMul(

@@ -4,22 +4,22 @@ import {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {Int8Tensor} from '../../quant/int8.ts';
 import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 
-/** A 4-bit matrix on the device: bitsandbytes' bytes, four to an int32 word, the first in its low end. */
+/** A 4-bit matrix on the device: bitsandbytes' bytes, four to an int32 word, the first in the lowest byte. */
 export interface FourBitMatrix {
   dtype: 'nf4' | 'fp4';
   rows: number;
   cols: number;
   blockSize: number;
-  /** Scales that share a scale of their own; 0 when they are not quantized. */
+  /** How many scales share a scale of their own; 0 when the scales are not quantized. */
   nestedBlockSize: number;
   /** Added to a double-quantized scale. */
   offset: number;
-  /** Type that dequantized values are rounded to, as bitsandbytes does; float32 for not at all. */
+  /** Type that dequantized values are rounded to, as bitsandbytes does; float32 means no rounding. */
   valueDtype: StorageDtype;
   /**
-   * `codes` int32 `[ceil(rows · cols / 8)]`: element 2i of the row-major values in the high half of byte i. Scales as
-   * `absmax` float32 `[blocks]`, or as `absmaxCodes` int32 `[ceil(blocks / 4)]` (bytes) into `map` float32 `[256]`,
-   * times `nestedAbsmax` float32 `[ceil(blocks / nestedBlockSize)]`, plus `offset`.
+   * `codes` int32 `[ceil(rows · cols / 8)]`: element 2i of the row-major values in the high half of byte i. The scales
+   * are `absmax` float32 `[blocks]`, or `absmaxCodes` int32 `[ceil(blocks / 4)]` (bytes), which index `map` float32
+   * `[256]`, times `nestedAbsmax` float32 `[ceil(blocks / nestedBlockSize)]`, plus `offset`.
    */
   tensors: {codes: tf.Tensor; absmax: tf.Tensor} | NestedTensors;
 }
@@ -31,18 +31,18 @@ interface NestedTensors {
   map: tf.Tensor;
 }
 
-/** An int8 matrix on the device: `code · scale / 127`, but for outlier columns, which are kept in 16 bits. */
+/** An int8 matrix on the device: `code · scale / 127`, except in outlier columns, which are stored in 16 bits. */
 export interface Int8Matrix {
   dtype: 'int8';
   rows: number;
   cols: number;
-  /** How many columns are outliers. */
+  /** Number of outlier columns. */
   outliers: number;
-  /** Their type. */
+  /** Type of the outlier columns. */
   outlierDtype: HalfDtype;
   /**
-   * `codes` int32 `[ceil(rows · cols / 4)]`, signed bytes; `scales` float32 `[rows]`; with outliers `outlierIndex` int32
-   * `[cols]` (a column's place among the outliers, or −1) and `outlierValues` int32 `[rows, ceil(outliers / 2)]`.
+   * `codes` int32 `[ceil(rows · cols / 4)]`, signed bytes; `scales` float32 `[rows]`; with outliers `outlierIndex`
+   * int32 `[cols]` (a column's place among the outliers, or −1) and `outlierValues` int32 `[rows, ceil(outliers / 2)]`.
    */
   tensors: {codes: tf.Tensor; scales: tf.Tensor; outlierIndex?: tf.Tensor; outlierValues?: tf.Tensor};
 }
@@ -58,10 +58,10 @@ export interface HostedMatrix {
 
 export type QuantizedMatrix = FourBitMatrix | Int8Matrix | HostedMatrix;
 
-/** What a stored matrix is beside its tensors, of the formats that tensors and numbers describe in full. */
+/** A stored matrix without its tensors, for the formats that tensors and numbers describe in full. */
 export type DeviceFormat = Omit<FourBitMatrix, 'tensors'> | Omit<Int8Matrix, 'tensors'>;
 
-/** Bytes of codes and scales, as the matrix on the host counts them. */
+/** Returns the bytes of codes and scales, counted as for the matrix on the host. */
 export function storedBytes(format: DeviceFormat): number {
   const {rows, cols} = format;
   const size = rows * cols;
@@ -72,7 +72,7 @@ export function storedBytes(format: DeviceFormat): number {
   return Math.ceil(size / 2) + scales;
 }
 
-/** The shapes of the tensors that store a matrix of a format, by their names. */
+/** Returns the shapes of the tensors that store a matrix of this format, by name. */
 export function storedShapes(format: DeviceFormat): Record<string, number[]> {
   const {rows, cols} = format;
   const size = rows * cols;
@@ -89,7 +89,9 @@ export function storedShapes(format: DeviceFormat): Record<string, number[]> {
   return {codes, absmaxCodes: [Math.ceil(blocks / 4)], nestedAbsmax, map: [256]};
 }
 
-/** Puts a quantized matrix on the device, without a copy where the bytes allow. The caller keeps or disposes its tensors. */
+/**
+ * Puts a quantized matrix on the device, without a copy if the bytes allow. The caller keeps or disposes its tensors.
+ */
 export function storeQuantized(matrix: QuantizedTensor): QuantizedMatrix {
   const [rows, cols] = matrix.shape;
   if (matrix instanceof FourBitTensor) {
@@ -133,9 +135,9 @@ export function storeQuantized(matrix: QuantizedTensor): QuantizedMatrix {
 }
 
 /**
- * Reads a quantized matrix back.
+ * Reads a quantized matrix from the device.
  *
- * @param dtype what the weight was before
+ * @param dtype the weight's type before quantization
  */
 export async function readQuantized(storage: QuantizedMatrix, dtype: StorageDtype): Promise<QuantizedTensor> {
   if (storage.dtype === 'hosted') return storage.matrix;
@@ -151,9 +153,9 @@ export async function readQuantized(storage: QuantizedMatrix, dtype: StorageDtyp
 type TensorValues = Int32Array | Float32Array;
 
 /**
- * A quantized matrix over the contents of its tensors.
+ * Makes a quantized tensor of the contents of a matrix's tensors.
  *
- * @param dtype what an int8 weight was before; a 4-bit one's is in its storage
+ * @param dtype the type of an int8 weight before quantization; a 4-bit one keeps it in its storage
  */
 export function hostMatrix(
   storage: DeviceFormat,

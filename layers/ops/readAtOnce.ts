@@ -3,17 +3,17 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {backendTraits} from './backendTraits.ts';
 
 /**
- * Numbers that are needed before anything can be computed: rows as they are, a tensor read.
+ * Returns numbers that are needed before anything can be computed: rows as they are, a tensor after reading it.
  *
- * @param what names it in errors
- * @param advice what to do instead where tensors cannot be read at once
- * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that answers only later
+ * @param what the values' name in errors
+ * @param advice what to do instead if tensors cannot be read synchronously
+ * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that reads only asynchronously
  */
 export function readAtOnce<T>(what: string, values: tf.Tensor2D | T[], advice: string): number[][] | T[] {
   if (!(values instanceof tf.Tensor)) return values;
   if (backendTraits().readsAtOnce) return values.arraySync();
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `${what}: expected rows of numbers, got a tensor on ${tf.getBackend()}, which cannot be read at once. ${advice}`,
+    `${what}: expected rows of numbers, got a tensor on ${tf.getBackend()}, which cannot be read synchronously. ${advice}`,
   );
 }

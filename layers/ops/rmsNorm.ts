@@ -22,6 +22,6 @@ export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Ten
     return x.mul(inverseRms).mul(weight);
   };
   const isFrozen = weight instanceof tf.Variable && !weight.trainable;
-  if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel has none for the weight
+  if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel computes none for the weight
   return dispatchWithGradient(rmsNormOp, {x, weight}, {epsilon}, composed);
 }

@@ -9,8 +9,8 @@ export const rotaryEmbeddingOp = op<Tensors<'x' | 'cos' | 'sin'>, Record<never, 
 ).withGradient({of: ['x'], read: ['cos', 'sin']});
 
 /**
- * Rotary position embedding in the half-split layout of Hugging Face's Llama: element i of a head turns with
- * element i + D/2. Su et al. 2021.
+ * Rotary position embedding in the half-split layout of Hugging Face's Llama: element i of a head is rotated together
+ * with element i + D/2. Su et al. 2021.
  *
  * @param x `[B, H, T, D]` float32, D even
  * @param cos `[B or 1, 1, T, D/2]` float32, cosine of position × frequency
@@ -24,7 +24,7 @@ export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor
     customGradient(
       [x],
       () => ({value: rotate(x, cos, sin), saved: [cos, sin]}),
-      (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // turning back
+      (dy, [savedCos, savedSin]) => [rotate(dy, savedCos, tf.neg(savedSin))], // the inverse rotation
     );
   return dispatchWithGradient(rotaryEmbeddingOp, {x, cos, sin}, {}, composed);
 }

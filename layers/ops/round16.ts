@@ -9,12 +9,13 @@ const FORMATS: Record<HalfDtype, {bits: number; lowest: number}> = {
 const HIGHEST_EXPONENT = 127;
 
 /**
- * Rounds float32 to the nearest number of a 16-bit type, ties to even; what is beyond float16's largest becomes infinite.
- * Composed of TensorFlow.js's own ops: dequantizing kernels round while they read. Not differentiable.
+ * Rounds float32 to the nearest number of a 16-bit type, ties to even; numbers beyond float16's largest become
+ * infinite. Composed of TensorFlow.js's own ops; dequantizing kernels round while they read. Not differentiable.
  *
- * Adding 1.5 · 2²³ times the step between numbers of that size, and taking it away again, rounds to a multiple of the step.
+ * Adding 1.5 · 2²³ times the step between numbers of that size, and subtracting it again, rounds to a multiple of the
+ * step.
  *
- * @returns float32 of the shape of `x`
+ * @returns float32, same shape as `x`
  */
 export function round16<T extends tf.Tensor>(x: T, dtype: HalfDtype): T {
   return tf.tidy(() => {

@@ -10,8 +10,9 @@ export const softmaxCrossEntropyOp = op<
 >('SoftmaxCrossEntropy');
 
 /**
- * Cross-entropy of each row, and its gradient by the logits, in one pass: `−log softmax(logits)[label]` and
- * `softmax(logits) − onehot(label)`; both zero for a row labelled `ignoreIndex`. Not differentiable.
+ * Computes the cross-entropy of each row and its gradient with respect to the logits in one pass:
+ * `−log softmax(logits)[label]` and `softmax(logits) − onehot(label)`; both zero for a row labelled `ignoreIndex`. Not
+ * differentiable.
  *
  * @param logits `[N, vocab]` float32
  * @param labels `[N]` int32, each `ignoreIndex` or in `[0, vocab)`

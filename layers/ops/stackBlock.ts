@@ -12,7 +12,7 @@ import {
   tensorsOf,
 } from './storedMatrix.ts';
 
-/** A frozen weight `[units, inputDim]`, and the low-rank path beside it where there is one; see {@link loraMatMul}. */
+/** A frozen weight `[units, inputDim]`, and its low-rank path if it has one; see {@link loraMatMul}. */
 export interface StackProjection {
   weight: StoredMatrix;
   lora?: {a: tf.Tensor2D; b: tf.Tensor2D; scaling: number};
@@ -29,28 +29,28 @@ export const PROJECTIONS = [
   'down_proj',
 ] as const;
 
-/** The weights of one decoder block, named as in Hugging Face's files. Norms `[C]`, frozen. */
+/** The weights of one decoder block, named as in Hugging Face's files. Norms are `[C]` and frozen. */
 export interface StackBlock extends Record<(typeof PROJECTIONS)[number], StackProjection> {
   input_layernorm: tf.Tensor;
   post_attention_layernorm: tf.Tensor;
 }
 
-/** What all blocks of a stack have in common. */
+/** The options that all blocks of a stack share. */
 export interface StackOptions {
-  /** Query heads. Their size is that of the rotary tables. */
+  /** Number of query heads. Their size follows from the rotary tables. */
   heads: number;
   keyValueHeads: number;
-  /** Of the norms. */
+  /** Epsilon of the norms. */
   epsilon: number;
   /** `[B or 1, 1, T, headDim / 2]` float32; see `rotaryEmbedding`. */
   cos: tf.Tensor4D;
   sin: tf.Tensor4D;
 }
 
-/** A linear layer as a kernel sees it, beside its tensors: rank 0 where there is no low-rank path. */
+/** A linear layer without its tensors, as a kernel sees it: rank 0 if it has no low-rank path. */
 export type ProjectionAttributes = StoredFormat & {rank: number; scaling: number};
 
-/** What the kernels of a stack know of it beside its tensors. */
+/** A stack without its tensors, as its kernels see it. */
 export interface StackAttributes {
   heads: number;
   keyValueHeads: number;
@@ -63,12 +63,12 @@ export interface StackAttributes {
 }
 
 /**
- * A stack as kernels take it, as their attribute `stack`: as inputs, so many tensors would cost TensorFlow.js milliseconds. For
- * positions of a generation it is the same object, so that it is read once.
+ * A stack as kernels take it, in their attribute `stack`: as inputs, so many tensors would cost TensorFlow.js
+ * milliseconds. All positions of a generation share one object, so that it is prepared once.
  */
 export interface PreparedStack {
   attributes: StackAttributes;
-  /** By names such as `3.q_proj.codes` and `3.q_proj.a`, in the order in which kernels take them. */
+  /** Tensors by names such as `3.q_proj.codes` and `3.q_proj.a`, in the order in which kernels take them. */
   tensors: tf.NamedTensorMap;
 }
 
@@ -97,12 +97,15 @@ export function attributesOfProjection({weight, lora}: StackProjection): Project
   return {...attributesOf(weight), rank: lora?.a.shape[0] ?? 0, scaling: lora?.scaling ?? 0};
 }
 
-/** The tensors of a linear layer in the order in which kernels take them. */
+/** Returns the tensors of a linear layer in the order in which kernels take them. */
 export function tensorsOfProjection({weight, lora}: StackProjection): tf.NamedTensorMap {
   return {...tensorsOf(weight), ...(lora && {a: lora.a, b: lora.b})};
 }
 
-/** All tensors of the blocks in the order in which kernels take them, by names such as `3.q_proj.codes` and `3.q_proj.a`. */
+/**
+ * Returns all tensors of the blocks in the order in which kernels take them, by names such as `3.q_proj.codes` and
+ * `3.q_proj.a`.
+ */
 export function tensorsOfStack(blocks: StackBlock[]): tf.NamedTensorMap {
   const named: tf.NamedTensorMap = {};
   for (const [i, block] of blocks.entries()) {
@@ -116,14 +119,14 @@ export function tensorsOfStack(blocks: StackBlock[]): tf.NamedTensorMap {
   return named;
 }
 
-/** Whether the backend has those kernels, and they take blocks like these. */
+/** Whether the backend has the kernels and they take such blocks. */
 export function fitsStackKernel(blocks: StackBlock[], {cos}: StackOptions, needed: AnyOp[]): boolean {
   const headDim = 2 * (cos.shape[3] as number);
   if (blocks.length === 0 || !needed.every(hasKernel) || (headDim !== 64 && headDim !== 128)) return false;
   return blocks.every((block) => PROJECTIONS.every((name) => fits16BitKernels(block[name].weight)));
 }
 
-/** What a linear layer of a stack gives, `[N, units]`. */
+/** Returns the output of a linear layer of a stack, `[N, units]`. */
 export function projectInStack(x: tf.Tensor2D, {weight, lora}: StackProjection): tf.Tensor2D {
   return lora ? loraMatMul(x, weight, lora.a, lora.b, lora.scaling) : linear(x, weight);
 }

@@ -3,8 +3,8 @@ import type {HalfDtype, StorageDtype} from '../../quant/float16.ts';
 import type {DeviceFormat, QuantizedMatrix} from './quantizedMatrix.ts';
 
 /**
- * A `[rows, cols]` matrix as it lies in memory. `float32`: `tensor` is float32 `[rows, cols]`. 16-bit
- * types: `tensor` is int32 `[rows, ceil(cols / 2)]`, element 2j of a row in the low half of word j.
+ * A `[rows, cols]` matrix as it is in memory. `float32`: `tensor` is float32 `[rows, cols]`. 16-bit types: `tensor` is
+ * int32 `[rows, ceil(cols / 2)]`, element 2j of a row in the low half of word j.
  */
 export interface DenseMatrix {
   tensor: tf.Tensor;
@@ -16,20 +16,23 @@ export interface DenseMatrix {
 /** A frozen weight in any storage that the ops can multiply with. */
 export type StoredMatrix = DenseMatrix | QuantizedMatrix;
 
-/** What a {@link DenseMatrix} of 16 bits is beside its tensor. */
+/** A 16-bit {@link DenseMatrix} without its tensor. */
 export interface HalfFormat {
   dtype: HalfDtype;
   rows: number;
   cols: number;
 }
 
-/** What a matrix of 16 or fewer bits is beside its tensors: the attributes by which kernels know it. */
+/** A matrix of 16 or fewer bits without its tensors: the attributes that kernels take. */
 export type StoredFormat = HalfFormat | DeviceFormat;
 
-/** The tensors of a matrix as kernels take them: `weight` of a 16-bit one, else those of its quantized storage, by name. */
+/**
+ * The tensors of a matrix as kernels take them: `weight` for 16 bits, otherwise those of its quantized storage, by
+ * name.
+ */
 export type StoredTensors = Record<string, tf.TensorInfo>;
 
-/** The shape of the tensor that stores a `[rows, cols]` matrix of that type. */
+/** Returns the shape of the tensor that stores a `[rows, cols]` matrix of this type. */
 export function storedShape(dtype: StorageDtype, rows: number, cols: number): [number, number] {
   return [rows, dtype === 'float32' ? cols : Math.ceil(cols / 2)];
 }
@@ -39,8 +42,8 @@ export function isQuantized(matrix: StoredMatrix): matrix is QuantizedMatrix {
 }
 
 /**
- * Whether kernels that compute in 16 bits take a matrix: rows, columns and blocks are multiples of 16 numbers, and those have at
- * most 16 bits, are on the device, and all of one type.
+ * Whether kernels that compute in 16 bits take a matrix: rows, columns and blocks must be multiples of 16 numbers, and
+ * the numbers must have at most 16 bits, be on the device, and have one type.
  */
 export function fits16BitKernels(matrix: StoredMatrix): boolean {
   const {rows, cols, blockSize = 16} = matrix as StoredMatrix & {blockSize?: number};
@@ -49,18 +52,18 @@ export function fits16BitKernels(matrix: StoredMatrix): boolean {
   return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32';
 }
 
-/** The tensors a matrix is stored in, by the names kernels know them by. */
+/** Returns the tensors that store a matrix, by the names that kernels use. */
 export function tensorsOf(matrix: StoredMatrix): tf.NamedTensorMap {
   return isQuantized(matrix) ? {...matrix.tensors} : {weight: matrix.tensor};
 }
 
-/** What else kernels need to know of a matrix, which must have 16 or fewer bits. */
+/** Returns the attributes by which kernels know a matrix, which must have 16 or fewer bits. */
 export function attributesOf(matrix: StoredMatrix): StoredFormat {
   const entries = Object.entries(matrix).filter(([name]) => name !== 'tensor' && name !== 'tensors');
   return Object.fromEntries(entries) as StoredFormat;
 }
 
-/** The same matrix in other tensors of the same contents, given in the order of {@link tensorsOf}. */
+/** Returns the same matrix with other tensors of the same contents, given in the order of {@link tensorsOf}. */
 export function withTensors<M extends StoredMatrix>(matrix: M, tensors: tf.Tensor[]): M {
   if (!isQuantized(matrix)) return {...matrix, tensor: tensors[0]};
   const entries = Object.keys(matrix.tensors).map((name, i) => [name, tensors[i]]);

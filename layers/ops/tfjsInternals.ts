@@ -1,8 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 
 /*
- * What this library uses of TensorFlow.js beyond its published types: private members and state, each typed here and nowhere
- * else, so that a new version is checked against this file. What kernels use of a backend is in its `…Backend.ts`.
+ * What this library uses of TensorFlow.js beyond its published types: private members and state, each typed only here,
+ * so that a new version is checked against this file. What kernels use of a backend is in its `…Backend.ts`.
  */
 
 /** A node of the tape. */
@@ -11,17 +11,17 @@ interface TapeNode {
   gradient?: (dys: tf.Tensor[]) => Record<string, () => tf.Tensor>;
 }
 
-/** What the engine knows of the gradients that are being computed. */
+/** The engine's state of the gradients that are being computed. */
 export interface EngineState {
   activeTape?: TapeNode[];
   gradientDepth: number;
   kernelDepth: number;
 }
 
-/** The engine's own state: what is written to it counts. */
+/** Returns the engine's own state, not a copy: writing to it takes effect. */
 export const engineState = (): EngineState => tf.engine().state as unknown as EngineState;
 
-/** What a weight is made of, all of it writable. */
+/** The members of a weight, all writable. */
 interface LayerVariableMembers {
   val: tf.Variable;
   shape: tf.Shape;
@@ -33,18 +33,18 @@ interface LayerVariableMembers {
 export const membersOf = (weight: tf.LayerVariable): LayerVariableMembers =>
   weight as unknown as LayerVariableMembers;
 
-/** The hook that `setCallHook` set, if any. */
+/** Returns the hook that `setCallHook` set, if any. */
 export const callHookOf = (layer: tf.layers.Layer): unknown =>
   (layer as unknown as {_callHook?: unknown})._callHook;
 
 /**
- * Frees a layer's weights, whoever else uses the layer.
+ * Frees a layer's weights, even if something else still uses the layer.
  *
- * @returns how many there were
+ * @returns the number of weights freed
  */
 export const disposeWeightsOf = (layer: tf.layers.Layer): number =>
   (layer as unknown as {disposeWeights(): number}).disposeWeights();
 
-/** An object as the config of a layer: TensorFlow.js types neither interfaces nor null as one. */
+/** Types an object as a layer's config, which TensorFlow.js declares without interfaces and null. */
 export const asConfig = (values: object): tf.serialization.ConfigDict =>
   values as unknown as tf.serialization.ConfigDict;

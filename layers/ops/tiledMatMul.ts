@@ -1,13 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 
-/** How many float32 elements of a widened matrix exist at once (16 MiB). */
+/** How many float32 elements of a widened matrix exist at the same time (16 MiB). */
 const TILE_ELEMENTS = 1 << 22;
 
 /**
- * `x · Wᵀ` or `x · W` with a matrix that is widened to float32 a few rows at a time.
+ * Computes `x · Wᵀ` or `x · W` with a matrix that is widened to float32 a few rows at a time.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
- * @param widen gives rows `begin` to `end`, `[end − begin, cols]` float32
+ * @param widen returns rows `begin` to `end`, `[end − begin, cols]` float32
  */
 export function tiledMatMul(
   x: tf.Tensor2D,

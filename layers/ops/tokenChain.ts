@@ -13,25 +13,25 @@ export interface ChainedModel {
 }
 
 /**
- * Passes of one new position of each sequence, from a token to the choice of the next by `greedyChoice`. A pass may take what the
- * one before it chose, which the host has not read yet: so the device computes while the host works.
+ * Passes of one new position of each sequence, from a token to the next one chosen by `greedyChoice`. A pass may take
+ * the choice of the pass before it although the host has not read it yet, so the device computes while the host works.
  */
 export interface TokenChain {
   /**
-   * Starts a pass, whose position goes into the caches.
+   * Starts a pass, which writes its position into the caches.
    *
-   * @param past how many positions of the caches count
-   * @param positions the row of each sequence in the tables
-   * @param tokens one for each sequence. Default what the pass before chose
+   * @param past number of positions in the caches
+   * @param positions each sequence's row in the tables
+   * @param tokens one for each sequence. Default the choice of the pass before
    */
   run(past: number, positions: number[], tokens?: number[]): void;
   /** Waits for the earliest pass that was not read yet. @returns its choices, one for each sequence */
   read(): tf.TypedArray;
-  /** Passes that still run do so to their end. */
+  /** Ends the chain. Passes that are still running finish. */
   dispose(): void;
 }
 
-/** Starts a chain; undefined where there is none for such a model. */
+/** Starts a chain; returns undefined if the backend has none for such a model. */
 export type ChainStarter = (
   model: ChainedModel,
   caches: CachedBlock[],
@@ -47,10 +47,10 @@ export function canChain(): boolean {
 }
 
 /**
- * Starts a {@link TokenChain} where the backend has one for the model, whose tensors must stay as they are.
+ * Starts a {@link TokenChain} if the backend has one for the model. The model's tensors must not change.
  *
  * @param caches tensors that passes write to
- * @param options `cos` and `sin` are of all positions that may come, `[1, 1, positions, headDim / 2]`, and `segments` of the
+ * @param options `cos` and `sin` cover all positions to come, `[1, 1, positions, headDim / 2]`, and `segments` the
  *   caches' whole capacity
  */
 export function startTokenChain(

@@ -3,7 +3,7 @@ import {dequantizeRows} from './dequantizeRows.ts';
 import {isQuantized, type StoredMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
 
-/** A stored matrix as float32, `[rows, cols]`; a new tensor, or a new handle on the same data. */
+/** Returns a stored matrix as float32, `[rows, cols]`: a new tensor, or a new handle on the same data. */
 export function unpackMatrix(matrix: StoredMatrix): tf.Tensor2D {
   if (isQuantized(matrix)) return dequantizeRows(matrix);
   const {tensor, dtype, cols} = matrix;

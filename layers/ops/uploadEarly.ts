@@ -2,12 +2,12 @@ import type * as tf from '@tensorflow/tfjs';
 import {hasKernel, runKernel} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
 
-/** Gives nothing. */
+/** Returns nothing. */
 export const uploadEarlyOp = op<Tensors<'tensor'>, Record<never, never>, []>('UploadEarly');
 
 /**
- * Brings tensors to the device now, where they would be brought by the op that first reads them, which then waits for all the
- * work that the device still has: for what a step reads late. Backends without such waits do nothing.
+ * Brings tensors to the device now. Otherwise the first op that reads them brings them, and waits for all the work that
+ * the device still has. Use it for tensors that a step reads late. Backends without such waits do nothing.
  */
 export function uploadEarly(...tensors: tf.Tensor[]): void {
   if (!hasKernel(uploadEarlyOp)) return;

@@ -99,7 +99,7 @@ describe('where nothing can be read at once', () => {
     expect(await errorOf(() => model.lossSum(batch))).toEqual({
       code: 'UNSUPPORTED',
       message:
-        'batch inputIds: expected rows of numbers, got a tensor on late, which cannot be read at once. ' +
+        'batch inputIds: expected rows of numbers, got a tensor on late, which cannot be read synchronously. ' +
         'Pass rows, or a batch to trainOnBatch, computeGradients or evaluateDataset, which wait for it.',
     });
     expect((await errorOf(() => model.targetCount(batch))).code).toBe('UNSUPPORTED');
