@@ -8,14 +8,14 @@ interface AddedToken {
   [flag: string]: unknown;
 }
 
-/** Special tokens by the order in which transformers adds those that are missing. */
+/** Special tokens, in the order in which transformers adds missing ones. */
 const NAMED = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
-/** Without these a model neither begins nor ends: they are not made up. */
+/** Tokens that are never added, because a model that was not trained with them neither begins nor ends with them. */
 const NEVER_NEW = new Set(['bos_token', 'eos_token']);
 
 /**
- * The added tokens of a tokenizer with those that only its configs name, which get the next ids after the vocabulary, as
- * in transformers 5 (`TokenizersBackend.__init__`).
+ * Completes a tokenizer's added tokens with those that only its configs name. These get the next ids after the
+ * vocabulary, as in transformers 5 (`TokenizersBackend.__init__`).
  */
 export function completeAddedTokens({
   tokenizer,
@@ -56,7 +56,7 @@ export function completeAddedTokens({
 
 const DEFAULT_FLAGS = {single_word: false, lstrip: false, rstrip: false, normalized: false, special: false};
 
-/** The tokens of an `added_tokens_decoder`, by their ids. */
+/** Lists the tokens of an `added_tokens_decoder` by their ids. */
 function listed(decoder: unknown): unknown[] {
   if (typeof decoder !== 'object' || decoder === null) return [];
   return Object.entries(decoder)
@@ -64,13 +64,13 @@ function listed(decoder: unknown): unknown[] {
     .map(([, token]) => token);
 }
 
-/** A token as configs spell it: the string itself, or an object with its `content`. */
+/** Returns the text of a token, which configs write as a string or as an object with its `content`. */
 export function contentOf(token: unknown): string | undefined {
   const content = typeof token === 'string' ? token : (token as {content?: unknown} | null)?.content;
   return typeof content === 'string' ? content : undefined;
 }
 
-/** A model's own vocabulary: an object of ids, or Unigram's list of pieces and scores. */
+/** Vocabulary of a tokenizer's model: an object of ids, or Unigram's list of pieces and scores. */
 type Vocabulary = Record<string, number> | [piece: string, score: number][];
 
 const sizeOf = (vocab: Vocabulary): number =>

@@ -1,23 +1,23 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 
-/** A model that something may be at work on for a while. */
+/** A model that a long call may be working on. */
 export interface BusyModel {
-  /** What changes the weights now, over many turns of the event loop: `fitDataset`. */
+  /** Name of the call that is changing the weights over many turns of the event loop: `fitDataset`. */
   busyWith?: string;
 }
 
 /**
- * Before weights, layers or optimizer of a model change: a training that is under way would go on with others than it began
- * with, without a word.
+ * Refuses to change the weights, layers or optimizer of a model while it trains: the training would silently continue
+ * with others than it began with.
  *
- * @param what the call
- * @throws TfjsLoraError `UNSUPPORTED`
+ * @param what name of the call, for messages
+ * @throws TfjsLoraError `UNSUPPORTED` when the model is busy
  */
 export function assertIdle({busyWith}: BusyModel, what: string): void {
   if (busyWith === undefined) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `${what}: expected a model that nothing trains, got one that ${busyWith} is at work on. ` +
-      `Await ${busyWith} first; to end it early, set model.stopTraining = true.`,
+    `${what}: expected a model that is not in training, got one that ${busyWith} is working on. ` +
+      `Await ${busyWith} first, or set model.stopTraining = true to stop it early.`,
   );
 }

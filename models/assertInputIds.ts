@@ -1,7 +1,7 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 
 /**
- * Checks token ids and length against a model.
+ * Checks the ids and the length of token sequences against a model.
  *
  * @throws TfjsLoraError `VOCABULARY_MISMATCH` for an id that the model does not have, `INVALID_ARGUMENT` for a sequence
  *   longer than `maxPositionEmbeddings`
@@ -29,7 +29,7 @@ export function assertInputIds(
   }
 }
 
-/** Checks that rows of token ids make a matrix. */
+/** Checks that rows of token ids form a matrix. */
 export function assertRows(what: string, rows: number[][]): void {
   const lengths = [...new Set(rows.map((row) => row.length))];
   if (lengths.length === 1 && lengths[0] > 0) return;

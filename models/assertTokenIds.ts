@@ -1,13 +1,14 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 import {show} from '../quant/show.ts';
 
-/** Ids that may be free between tokens: vocabularies have gaps, and the table of tokens is as long as the largest id. */
+/** Unused ids that a vocabulary may have. Some have gaps, and the table of tokens is as long as the largest id. */
 const MAX_GAPS = 1_000_000;
 
 /**
- * Checks that the ids of a `tokenizer.json` are ids, and near each other: a table as long as the largest is made of them.
+ * Checks that the ids of a `tokenizer.json` are valid and not far apart, because they become a table as long as the
+ * largest of them.
  *
- * @param vocab of the model: an object of ids, or Unigram's list of pieces and scores
+ * @param vocab vocabulary of the tokenizer's model: an object of ids, or Unigram's list of pieces and scores
  * @param path the file, for messages
  * @throws TfjsLoraError `CORRUPT_FILE` naming the token
  */

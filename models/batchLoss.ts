@@ -12,36 +12,36 @@ import {IGNORE_INDEX} from './ignoreIndex.ts';
 
 export {IGNORE_INDEX};
 
-/** Logits that exist at once when the head itself trains (64 MiB of float32). */
+/** Number of logits in memory at a time when the head itself trains (64 MiB of float32). */
 const CHUNK_ELEMENTS = 1 << 24;
 
 /**
- * A batch as Hugging Face models take it. Each `[B, T]` int32, as rows or as a tensor; rows are cheaper, since a
- * tensor is read back to find the labels that count. A backend that is read only by waiting (webgpu) refuses a tensor
- * where nothing can wait, in `lossSum` and `targetCount`.
+ * A batch as Hugging Face models take it. Each field is `[B, T]` int32, as rows or as a tensor. Rows are cheaper,
+ * because a tensor is read back to find the labels that count. A backend that can only be read asynchronously (webgpu)
+ * refuses tensors in the synchronous calls `lossSum` and `targetCount`.
  */
 export interface Batch {
   inputIds: tf.Tensor2D | number[][];
-  /** The token to predict at each place is the *next* one's label; −100 does not count. */
+  /** Labels, aligned with `inputIds`: each position predicts the *next* position's label. −100 does not count. */
   labels: tf.Tensor2D | number[][];
-  /** 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
+  /** 1 for a real token, 0 for padding; 1, 2, 3 … for sequences packed into one row. Default: all are real. */
   attentionMask?: tf.Tensor2D | number[][];
   /** Default 0 … T − 1. */
   positionIds?: tf.Tensor2D | number[][];
 }
 
-/** What the loss needs of a model. */
+/** The part of a model that the loss needs. */
 export interface LossModel {
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
   readonly lm_head: tf.layers.Layer;
-  /** Hidden states `[B, T, C]`. */
+  /** Computes hidden states `[B, T, C]`. */
   forward(
     inputIds: tf.Tensor2D,
     options: {attentionMask?: tf.Tensor2D; positionIds?: number[][]; training?: boolean; seed?: number},
   ): tf.Tensor3D;
 }
 
-/** Sum of the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
+/** Sums the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
 export function lossSum(
   model: LossModel,
   batch: Batch,
@@ -52,7 +52,7 @@ export function lossSum(
   assertInputIds(inputIds, model.config);
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
-  const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // what is run again must drop alike
+  const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // recomputed blocks must drop the same values
   return tf.tidy(() => {
     const [places, labels] = [tf.tensor1d(positions, 'int32'), tf.tensor1d(targets, 'int32')];
     uploadEarly(places, labels);
@@ -67,7 +67,7 @@ export function lossSum(
   });
 }
 
-/** How many labels of a batch count; the first of a row never does, nothing predicts it. */
+/** Returns the number of labels that count in a batch. A row's first label never does, because nothing predicts it. */
 export function targetCount(batch: Batch): number {
   return findTargets(toRows(batch, 'labels')).targets.length;
 }
@@ -99,7 +99,7 @@ function headLoss(
   return losses.length === 1 ? losses[0] : tf.addN(losses);
 }
 
-/** Where in the flattened `[B·T]` a target is predicted, and the target. */
+/** Returns the targets, and the positions in the flattened `[B·T]` that predict them. */
 function findTargets(labels: number[][]): {positions: number[]; targets: number[]} {
   const positions: number[] = [];
   const targets: number[] = [];
@@ -125,7 +125,7 @@ function assertLabels(targets: number[], vocabSize: number): void {
 
 function toRows(batch: Batch, key: 'inputIds' | 'labels' | 'attentionMask' | 'positionIds'): number[][] {
   const advice =
-    'Pass rows, or a batch to trainOnBatch, computeGradients or evaluateDataset, which wait for it.';
+    'Pass rows, or use trainOnBatch, computeGradients or evaluateDataset, which read asynchronously.';
   return readAtOnce(`batch ${key}`, batch[key]!, advice);
 }
 
@@ -145,13 +145,14 @@ function assertBatch(inputIds: number[][], batch: Batch): void {
     if (shape === `[${inputIds.length},${length}]`) continue;
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
-      `batch ${key}: expected [${inputIds.length},${length}] (the shape of inputIds), got ${shape}. Pad rows to one length.`,
+      `batch ${key}: expected [${inputIds.length},${length}] (the shape of inputIds), got ${shape}. ` +
+        'Pad rows to one length.',
     );
   }
   if (targetCount(batch) > 0) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `batch labels: expected at least one label that counts, got only ${IGNORE_INDEX} (or one token a row, which ` +
+    `batch labels: expected at least one label that counts, got only ${IGNORE_INDEX} (or one token per row, which ` +
       'leaves nothing to predict)',
   );
 }

@@ -29,20 +29,23 @@ import {type SaveOptions, savePretrained} from './savePretrained.ts';
 import type {ChatMessage, Tokenizer} from './tokenizer.ts';
 
 export interface ForwardOptions {
-  /** `[B, past + T]` int32, or longer for one new position on the cache's room: 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one row. Default all real. */
+  /**
+   * `[B, past + T]` int32, or for one new position as long as the cache's room: 1 for a real token, 0 for padding;
+   * 1, 2, 3 … for sequences packed into one row. Default: all are real.
+   */
   attentionMask?: tf.Tensor2D;
-  /** `[B, T]`. Default the positions after those in the cache. Rows where the backend cannot read a tensor at once. */
+  /** `[B, T]`. Default: the positions after those in the cache. Pass rows if tensors can only be read asynchronously. */
   positionIds?: ArrayLike<number>[] | tf.Tensor2D;
-  /** The tables of the positions, in place of `positionIds`. */
+  /** Rotary tables of the positions, instead of `positionIds`. */
   rotary?: RotaryTables;
-  /** Keys and values of earlier tokens; this pass's are added. */
+  /** Keys and values of earlier tokens. This pass appends its own. */
   cache?: KeyValueCache;
-  /** Switches dropout and recomputation on. Default false. */
+  /** Whether dropout and recomputation are on. Default false. */
   training?: boolean;
-  /** Makes dropout repeatable. */
+  /** Seed that makes dropout repeatable. */
   seed?: number;
 }
-/** What a forward pass takes. */
+/** The options of a forward pass. */
 export const FORWARD_OPTIONS = {
   attentionMask: true,
   positionIds: true,
@@ -55,11 +58,11 @@ export const FORWARD_OPTIONS = {
 const PREDICT_OPTIONS = {attentionMask: true, positionIds: true, batchSize: true, verbose: true} as const;
 
 export interface FromConfigOptions {
-  /** How the matrices are stored. Default `float32`, the only type that trains in full. */
+  /** Storage type of the matrices. Default `float32`, the only type that allows full training. */
   dtype?: StorageDtype;
-  /** Of the weights' draw. Default 0. */
+  /** Seed for the random initial weights. Default 0. */
   seed?: number;
-  /** False: declare the weights only, to count them or fill them later. Default true. */
+  /** Whether to allocate the weights. If false, they are only declared, to be counted or filled later. Default true. */
   allocate?: boolean;
 }
 const FROM_CONFIG_OPTIONS = {
@@ -69,8 +72,8 @@ const FROM_CONFIG_OPTIONS = {
 } satisfies OptionNames<FromConfigOptions>;
 
 /**
- * A decoder-only language model as a `tf.LayersModel`: weights in Hugging Face's names, LoRA adapters, loss,
- * generation and files. A subclass brings the graph: a constructor, {@link forward}, `lm_head` and its config.
+ * A decoder-only language model as a `tf.LayersModel`: weights under Hugging Face's names, LoRA adapters, loss,
+ * generation and files. A subclass adds the graph: a constructor, {@link forward}, `lm_head` and its config.
  */
 export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> extends AdaptableModel {
   tokenizer?: Tokenizer;
@@ -79,7 +82,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /**
    * @param container the symbolic graph, as for `tf.model`
-   * @param storage how the matrices are stored in memory
+   * @param storage storage type of the matrices in memory
    */
   constructor(
     container: ConstructorParameters<typeof tf.LayersModel>[0],
@@ -90,9 +93,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Whether backward computes each block again instead of keeping its intermediates: only the blocks' inputs wait for it. With
-   * `'offload'` they wait in memory of the host, from where an NVIDIA card fetches them while it computes; where all memory is
-   * the host's it is as true. Default true.
+   * Whether the backward pass recomputes each block from its input instead of keeping its intermediates. With
+   * `'offload'`, the inputs are kept in host memory, from where an NVIDIA card fetches them while it computes; where
+   * all memory is the host's, it equals true. Default true.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything else
    */
@@ -111,7 +114,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Hidden states after the last norm, differentiable with respect to the trained weights.
+   * Computes the hidden states after the last norm, differentiable with respect to the trained weights.
    *
    * @param inputIds `[B, T]` int32
    * @returns `[B, T, C]` float32
@@ -123,39 +126,39 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return (this.constructor as typeof CausalLM).modelType;
   }
 
-  /** The contents of this model's `config.json`. */
+  /** Returns the contents of this model's `config.json`. */
   abstract formatConfig(dtype: StorageDtype): Record<string, unknown>;
 
-  /** The `model_type` of the family's `config.json`; a family of its own has one of its own. */
+  /** The `model_type` in the family's `config.json`; each family has its own. */
   static readonly modelType: string = '';
 
-  /** What transformers calls the class, for `architectures` in `config.json`; likewise. */
+  /** Name of the class in transformers, for `architectures` in `config.json`; each family has its own. */
   static readonly architecture: string = '';
 
-  /** Reads the contents of a `config.json`; `where` names the file in errors. */
+  /** Reads the contents of a `config.json`. `where` names the file in errors. */
   static parseConfig(_json: Record<string, unknown>, _where: string): CausalLMConfig {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${this.name}: expected the class to define parseConfig, it does not`,
+      `${this.name}: expected the class to define parseConfig, got none`,
     );
   }
 
-  /** A whole config from whatever `fromConfig` takes. */
+  /** Makes a complete config from whatever `fromConfig` takes. */
   static resolveConfig(_source: never): CausalLMConfig {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${this.name}: expected the class to define resolveConfig, it does not`,
+      `${this.name}: expected the class to define resolveConfig, got none`,
     );
   }
 
-  /** Weights of a model of this config: the files must be able to hold them. Default 0: unknown, and not compared. */
+  /** Returns the number of weights in a model of this config, which its files must hold. Default 0: not checked. */
   static parameterCount(_config: never): number {
     return 0;
   }
 
-  // --- making one -------------------------------------------------------------------------------------------------
+  // --- construction -----------------------------------------------------------------------------------------------
 
-  /** A model with fresh weights: matrices normal(0, initializerRange), norms one, biases zero. */
+  /** Makes a model with new weights: matrices normal(0, initializerRange), norms one, biases zero. */
   static override fromConfig<T extends CausalLM>(
     this: ModelClass<T>,
     source: string | object,
@@ -179,11 +182,12 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Loads a Hugging Face folder of the disk, of a URL, or as a browser's files: `config.json`, `model.safetensors` (or shards), and where present
-   * `generation_config.json`, the tokenizer and its chat template. Weights stream tensor by tensor.
+   * Loads a Hugging Face folder from disk, from a URL, or from a browser's files: `config.json`, `model.safetensors`
+   * (or shards), and if present `generation_config.json`, the tokenizer and its chat template. Weights load tensor by
+   * tensor.
    *
-   * With `quantization` (QLoRA) the linear layers are quantized as they stream in, so the whole 16-bit model is never in
-   * memory; a folder in bitsandbytes' format loads as it is.
+   * With `quantization` (QLoRA), the linear layers are quantized as they load, so the whole 16-bit model is never in
+   * memory. A folder in bitsandbytes' format loads as it is.
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_CONFIG`, `MISSING_TENSOR`,
    *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`, `VOCABULARY_MISMATCH`, `UNSUPPORTED`
@@ -196,9 +200,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return loadPretrained(() => this, source, options);
   }
 
-  // --- running ----------------------------------------------------------------------------------------------------
+  // --- computation ------------------------------------------------------------------------------------------------
 
-  /** Logits `[..., vocabSize]` of hidden states `[..., C]`. */
+  /** Computes the logits `[..., vocabSize]` of hidden states `[..., C]`. */
   logitsOf(hidden: tf.Tensor): tf.Tensor {
     this.assertUsable();
     return this.lm_head.apply(hidden) as tf.Tensor;
@@ -210,7 +214,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Logits of a batch of token ids, `[B, T]` → `[B, T, vocabSize]` float32.
+   * Computes the logits of a batch of token ids, `[B, T]` → `[B, T, vocabSize]` float32.
    *
    * @throws TfjsLoraError `VOCABULARY_MISMATCH` for an id the model does not have, `INVALID_ARGUMENT` for a
    *   sequence longer than `maxPositionEmbeddings`
@@ -230,21 +234,21 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return tf.tidy(() => {
       const ids =
         given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
-      // A tensor on a card cannot be read here; there, an id that is none picks nothing of use but harms nothing.
+      // A tensor on a card cannot be read here. An invalid id there gives useless logits, but does no harm.
       if (!(given instanceof tf.Tensor)) this.assertFits(inputIds as number[][]);
       else if (backendTraits().readsAtOnce) this.assertFits(ids.arraySync() as number[][]);
       return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
     });
   }
 
-  /** Checks token ids and length against the model. */
+  /** Checks the ids and the length of token sequences against the model. */
   assertFits(inputIds: ArrayLike<number>[]): void {
     assertInputIds(inputIds, this.config);
   }
 
   /**
-   * Sum of the cross-entropy over the labels that count (shifted inside, as in Hugging Face; −100 is ignored),
-   * differentiable. Divide by {@link targetCount}, over all micro-batches of a window at once.
+   * Sums the cross-entropy over the labels that count (shifted inside, as in Hugging Face; −100 is ignored). The sum is
+   * differentiable. Divide it by the {@link targetCount} of all micro-batches that share an optimizer step.
    */
   lossSum(batch: Batch, options: {training?: boolean; seed?: number} = {}): tf.Scalar {
     this.assertUsable();
@@ -252,7 +256,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return lossSum(this, batch, options);
   }
 
-  /** How many labels of a batch count. */
+  /** Returns the number of labels that count in a batch. */
   targetCount(batch: Batch): number {
     return targetCount(batch);
   }
@@ -261,7 +265,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return new Cache();
   }
 
-  /** Continues a prompt, or several; see {@link GenerateOptions}. Resolves to the new text. */
+  /** Continues one prompt or several; see {@link GenerateOptions}. Resolves to the new text. */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<string>;
   generate(prompts: string[] | number[][], options?: GenerateOptions): Promise<string[]>;
   generate(prompts: never, options?: GenerateOptions): Promise<string | string[]> {
@@ -269,13 +273,13 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return generate(this, prompts, options);
   }
 
-  /** Like {@link generate} for one prompt, in pieces as they come. */
+  /** Generates as {@link generate} does for one prompt, and yields the text piece by piece. */
   stream(prompt: Prompt, options?: GenerateOptions): AsyncGenerator<string, void, undefined> {
     this.assertUsable();
     return stream(this, prompt, options);
   }
 
-  /** The assistant's next turn in a conversation, by the tokenizer's chat template. */
+  /** Generates the assistant's next turn in a conversation, with the tokenizer's chat template. */
   chat(messages: ChatMessage[], options?: ChatOptions): Promise<string> {
     this.assertUsable();
     return chat(this, messages, options);
@@ -285,9 +289,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /**
    * Writes a Hugging Face folder that transformers loads: config, weights in shards, generation config, tokenizer.
-   * Adapters must be merged first, or they would be lost.
+   * Adapters must be merged first, because they would be lost otherwise.
    *
-   * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
+   * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
    */
   override async save(
     folder: FolderTarget | tf.io.IOHandler,

@@ -12,41 +12,41 @@ import {readJsonIfPresent} from './jsonFile.ts';
 const FILE = 'generation_config.json';
 
 /**
- * How text is generated. A key that is left out takes the model's `generation_config.json`, then Hugging Face's
- * default ({@link defaultGenerationConfig}).
+ * Settings of text generation. An omitted setting comes from the model's `generation_config.json`, or else from
+ * Hugging Face's defaults ({@link defaultGenerationConfig}).
  */
 export interface GenerationConfig {
-  /** How many tokens to generate at most; goes before `maxLength`. Default 20 when neither is set, as transformers. */
+  /** Maximum number of generated tokens; overrides `maxLength`. Default 20 when neither is set, as in transformers. */
   maxNewTokens?: number;
-  /** Length of prompt and generated tokens together at most. */
+  /** Maximum number of prompt and generated tokens together. */
   maxLength?: number;
-  /** No end-of-sequence token before this many tokens were generated. Default 0. */
+  /** Number of tokens that must be generated before an end-of-sequence token may come. Default 0. */
   minNewTokens?: number;
-  /** Draw each token from the model's distribution; otherwise take the likeliest. Default false. */
+  /** Whether to draw each token from the model's distribution; otherwise the likeliest is taken. Default false. */
   doSample?: boolean;
-  /** Divides the logits before sampling: below 1 sharper, above 1 flatter. Only with `doSample`. Default 1. */
+  /** Divisor of the logits before sampling: below 1 is sharper, above 1 flatter. Only with `doSample`. Default 1. */
   temperature?: number;
-  /** Sample only among this many likeliest tokens; 0 for all. Only with `doSample`. Default 50. */
+  /** Number of likeliest tokens to sample from; 0 for all. Only with `doSample`. Default 50. */
   topK?: number;
-  /** Sample only among the likeliest tokens that together reach this probability. Only with `doSample`. Default 1. */
+  /** Probability that the likeliest tokens to sample from must reach together. Only with `doSample`. Default 1. */
   topP?: number;
-  /** Sample only among tokens at least this fraction as likely as the likeliest. Only with `doSample`. Default 0. */
+  /** Least probability of a token to sample, as a fraction of the likeliest's. Only with `doSample`. Default 0. */
   minP?: number;
-  /** Above 1 makes tokens of the prompt and of the text so far less likely. Default 1. */
+  /** Penalty for tokens of the prompt and of the text so far: above 1 makes them less likely. Default 1. */
   repetitionPenalty?: number;
-  /** Generated text ends before the first of these that it would contain. */
+  /** Strings that end the text. It stops before the first of them that it would contain. */
   stopStrings?: string | string[];
   bosTokenId?: number;
   /** Tokens that end a sequence. */
   eosTokenId?: number | number[];
   padTokenId?: number;
-  /** Makes sampling repeatable. Default: a new one for each call. Not part of `generation_config.json`. */
+  /** Seed that makes sampling repeatable. Default: a new one for each call. Not part of `generation_config.json`. */
   seed?: number | string;
-  /** Keys of `generation_config.json` that this library does not read, by their own names: written back by save. */
+  /** Keys of `generation_config.json` that this library does not read. Saving writes them back. */
   otherKeys?: Record<string, unknown>;
 }
 
-/** Every setting decided: what the generation loop runs on. */
+/** Resolved settings, as the generation loop uses them. */
 export interface ResolvedGenerationConfig {
   /** Undefined when `maxLength` decides. */
   maxNewTokens?: number;
@@ -63,7 +63,7 @@ export interface ResolvedGenerationConfig {
   seed?: number | string;
 }
 
-/** What holds when neither the caller nor the model says otherwise, as in transformers 5. */
+/** Defaults for settings that neither the caller nor the model gives, as in transformers 5. */
 export const defaultGenerationConfig = {
   maxNewTokens: 20,
   minNewTokens: 0,
@@ -102,7 +102,7 @@ const fraction = (file: string): KeyRule => ({
 });
 const tokenId = (file: string): KeyRule => ({file, expected: 'a token id', accepts: isTokenId});
 
-/** The one place where settings meet the names and limits of `generation_config.json`. */
+/** Names in `generation_config.json` and limits of every setting. */
 const rules: Record<Exclude<keyof GenerationConfig, 'otherKeys'>, KeyRule> = {
   maxNewTokens: atLeast('max_new_tokens', 1),
   maxLength: atLeast('max_length', 1),
@@ -131,7 +131,7 @@ const rules: Record<Exclude<keyof GenerationConfig, 'otherKeys'>, KeyRule> = {
   seed: {expected: 'a number or a string', accepts: (value) => isNumber(value) || typeof value === 'string'},
 };
 
-/** Settings of transformers that change the tokens but are not implemented, and the values that switch them off. */
+/** Settings of transformers that change the tokens but are not implemented, with the values that turn them off. */
 const unsupportedUnless: Record<string, unknown[]> = {
   num_beams: [1],
   num_return_sequences: [1],
@@ -154,13 +154,13 @@ const unsupportedUnless: Record<string, unknown[]> = {
 };
 
 const settingNames = Object.keys(rules) as (keyof typeof rules)[];
-/** What generation takes. */
+/** The options of generation. */
 export const GENERATE_OPTIONS = Object.fromEntries(settingNames.map((name) => [name, true])) as OptionNames<
   Omit<GenerationConfig, 'otherKeys'>
 >;
 
 /**
- * Reads the parsed contents of a `generation_config.json`. Null stands for absent, as in Python.
+ * Reads the parsed contents of a `generation_config.json`. Null means absent, as in Python.
  *
  * @param where the file, for messages
  * @throws TfjsLoraError `INVALID_CONFIG` naming the file and the key
@@ -185,7 +185,7 @@ export function parseGenerationConfig(json: unknown, where = FILE): GenerationCo
   return Object.keys(others).length > 0 ? {...config, otherKeys: others} : config;
 }
 
-/** The contents of a `generation_config.json`: the inverse of {@link parseGenerationConfig}. */
+/** Returns the contents of a `generation_config.json`: the inverse of {@link parseGenerationConfig}. */
 export function serializeGenerationConfig(config: GenerationConfig): Record<string, unknown> {
   const json: Record<string, unknown> = {...config.otherKeys};
   for (const name of settingNames) {
@@ -198,7 +198,7 @@ export function serializeGenerationConfig(config: GenerationConfig): Record<stri
 /**
  * Reads `generation_config.json` of a Hugging Face folder.
  *
- * @param fallback what holds when the folder has none: transformers takes the special ids of `config.json`
+ * @param fallback settings for a folder without the file: transformers takes the special ids of `config.json`
  * @throws TfjsLoraError `CORRUPT_FILE` or `INVALID_CONFIG` naming the file and the key
  */
 export async function readGenerationConfig(
@@ -217,12 +217,12 @@ export async function writeGenerationConfig(folder: FolderTarget, config: Genera
 }
 
 /**
- * Decides every setting: the caller's options, then the model's, then the defaults.
+ * Resolves every setting: the caller's options override the model's, and these the defaults.
  *
- * The sampling settings do nothing under `doSample: false`, as in transformers.
+ * The sampling settings have no effect with `doSample: false`, as in transformers.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option; `UNSUPPORTED` when the model's file
- *   asks for a decoding method that is not implemented
+ *   requests a decoding method that is not implemented
  */
 export function resolveGenerationConfig(
   model: GenerationConfig,
@@ -248,7 +248,7 @@ export function resolveGenerationConfig(
     );
   }
   const set: GenerationConfig = {...model, ...definedOnly(options)};
-  // A length that the caller gives replaces either length of the model's file.
+  // A length from the caller replaces both lengths of the model's file.
   if (options.maxLength !== undefined && options.maxNewTokens === undefined) set.maxNewTokens = undefined;
   if (set.maxLength === undefined) set.maxNewTokens ??= defaultGenerationConfig.maxNewTokens;
   return {

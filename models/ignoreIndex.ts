@@ -1,2 +1,2 @@
-/** A label that does not count. */
+/** Label of tokens that the loss ignores. */
 export const IGNORE_INDEX = -100;

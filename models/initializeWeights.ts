@@ -3,8 +3,8 @@ import {hashName} from '../layers/hashName.ts';
 import {namedParameters} from '../layers/moduleLayer.ts';
 
 /**
- * Fills declared weights as transformers does for a fresh Llama: matrices normal(0, range), biases zero, norms one.
- * Each weight draws from its own seed, so the result does not depend on the order of layers.
+ * Fills declared weights as transformers does for a new Llama: matrices normal(0, range), biases zero, norms one.
+ * Each weight has its own seed, so the result does not depend on the order of layers.
  */
 export function initializeWeights(layers: tf.layers.Layer[], range: number, seed: number): void {
   for (const [name, parameter] of namedParameters(layers)) {

@@ -6,7 +6,7 @@ import {parseJson} from '../quant/parseJson.ts';
 import {show} from '../quant/show.ts';
 
 /**
- * Reads a JSON object from a file of the disk.
+ * Reads a JSON object from a file on disk.
  *
  * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` when it is not a JSON object
  */
@@ -14,7 +14,7 @@ export function readJson(path: string): Promise<Record<string, unknown>> {
   return readJsonOf(new DiskFolder(dirname(path)), basename(path));
 }
 
-/** {@link readJson} for a file of a folder, wherever that lies. */
+/** Does what {@link readJson} does, for a file in any kind of folder. */
 export async function readJsonOf(folder: Folder, name: string): Promise<Record<string, unknown>> {
   const json = await readJsonIfPresent(folder, name);
   if (json) return json;
@@ -24,7 +24,7 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
   );
 }
 
-/** Like {@link readJsonOf}, but undefined when there is no such file. */
+/** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */
 export async function readJsonIfPresent(
   folder: Folder,
   name: string,

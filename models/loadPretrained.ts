@@ -22,11 +22,14 @@ import type {LayeredModel} from './replaceLayer.ts';
 import {Tokenizer} from './tokenizer.ts';
 
 export interface LoadOptions extends LoadWeightsOptions {
-  /** How the matrices are stored. Default: as in the file, so a bfloat16 model stays 16-bit. */
+  /** Storage type of the matrices. Default: as in the file, so a bfloat16 model stays 16-bit. */
   dtype?: StorageDtype;
-  /** Quantize the linear layers while they load: QLoRA. A type alone, such as `'nf4'`, is short for `{type}`. Default: as the folder's `quantization_config` says, if at all. */
+  /**
+   * Quantization of the linear layers while they load (QLoRA). A type alone, such as `'nf4'`, is short for `{type}`.
+   * Default: as in the folder's `quantization_config`, if it has one.
+   */
   quantization?: QuantizationOptions | QuantizationType;
-  /** False: declare the weights without reading them, to count or to plan; using them throws. Default true. */
+  /** Whether to read the weights. With false, they are only declared, for counting; using them throws. Default true. */
   allocate?: boolean;
 }
 const LOAD_OPTIONS = {
@@ -37,7 +40,7 @@ const LOAD_OPTIONS = {
   onProgress: true,
 } satisfies OptionNames<LoadOptions>;
 
-/** What loading needs of a model: its weights, and places for what comes beside them. */
+/** The part of a model that loading needs: its weights, and fields for the other files. */
 export interface PretrainedModel extends LayeredModel {
   nameOrPath: string;
   generationConfig: GenerationConfig;
@@ -49,7 +52,7 @@ export interface PretrainedModel extends LayeredModel {
 /**
  * Loads a Hugging Face folder; see `CausalLM.fromPretrained`.
  *
- * @param classFor which class the contents of a `config.json` are a model of; `where` names the file in errors
+ * @param classFor returns the model class for the contents of a `config.json`; `where` names the file in errors
  */
 export async function loadPretrained<M extends PretrainedModel>(
   classFor: (json: Record<string, unknown>, where: string) => ModelClass<M>,
@@ -80,8 +83,8 @@ export async function loadPretrained<M extends PretrainedModel>(
     if (config.tieWordEmbeddings && (await files.hasOwnHead())) {
       config = {...config, tieWordEmbeddings: false};
       warn(
-        `${where} tie_word_embeddings: expected false, got true, but the weights hold an lm_head.weight that differs from ` +
-          'the embedding. The head is not tied, as in transformers 5, and is saved so.',
+        `${where} tie_word_embeddings: expected false, got true, but the weights hold an lm_head.weight that differs ` +
+          'from the embedding. The head is loaded and saved untied, as in transformers 5.',
       );
     }
     assertFilesHold(Model.parameterCount(config as never), files, where);

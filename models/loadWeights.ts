@@ -10,30 +10,31 @@ import {warn} from '../quant/warn.ts';
 import type {ModelTensors} from './modelTensors.ts';
 
 export interface LoadWeightsOptions {
-  /** Refuse weights with NaN or infinity. Default true; costs one pass over the bytes. */
+  /** Whether to refuse weights with NaN or infinity, at the cost of one pass over the bytes. Default true. */
   checkFinite?: boolean;
   /** Called after each tensor. */
   onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
 }
 
-/** The type that the matrices in a model's files are stored in. */
+/** Returns the storage type of the matrices in a model's files. */
 export function storageOf(files: ModelTensors): StorageDtype {
   for (const name of files.names()) {
     const {dtype, shape} = files.info(name);
-    if (bitsandbytesType(name, files)) continue; // its dtype is only what the codes lie in
+    if (bitsandbytesType(name, files)) continue; // its dtype only says how the codes are stored
     const storage = shape.length === 2 ? FLOAT_DTYPES[dtype] : undefined;
     if (storage) return storage;
   }
   return 'float32';
 }
 
-/** A file has half a byte for a weight at least, of 4 bits; a few more weights may be missing and are reported by name. */
+/** A file stores at most two weights of 4 bits per byte. A few more may be missing, and are reported by name later. */
 const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [2, 1e6];
 
 /**
- * Refuses a config of a model far larger than its files: building it would fill the memory before a tensor is missed.
+ * Refuses the config of a model far larger than its files, because building it would fill the memory before a missing
+ * tensor is noticed.
  *
- * @param parameters weights of the model that `where`, the config, describes
+ * @param parameters number of weights of the model that the config `where` describes
  */
 export function assertFilesHold(parameters: number, files: ModelTensors, where: string): void {
   const bytes = files.names().reduce((sum, name) => {
@@ -44,14 +45,14 @@ export function assertFilesHold(parameters: number, files: ModelTensors, where: 
   throw new TfjsLoraError(
     'INVALID_CONFIG',
     `${where}: expected the sizes of a model that fits into its files, got one of ${parameters} weights for files of ` +
-      `${bytes} bytes. Config and weights are of different models.`,
+      `${bytes} bytes. Config and weights belong to different models.`,
   );
 }
 
 /**
  * Checks that the files have the tensors that a model's parameters declare, and no others, without reading any.
  *
- * @returns the names of those to read, and of those of another module, in the order of the file's bytes
+ * @returns the names of the tensors to read, and of those of other modules, in the order of the file's bytes
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`
  */
 export function assertTensors(
@@ -88,7 +89,7 @@ export function assertTensors(
   return {names, others};
 }
 
-/** Fills a model's declared weights from files, tensor by tensor, in the order of the file's bytes. */
+/** Fills a model's declared weights from files, tensor by tensor, in the order of their bytes. */
 export async function loadWeights(
   parameters: Map<string, Parameter>,
   files: ModelTensors,
@@ -112,17 +113,17 @@ export async function loadWeights(
     }
     loaded++;
     onProgress?.({tensor: name, loaded, total: names.length});
-    if (loaded % 16 === 0) await new Promise((resume) => setTimeout(resume)); // let others run
+    if (loaded % 16 === 0) await new Promise((resume) => setTimeout(resume)); // lets other tasks run
   }
 }
 
-/** The tensors that belong to quantized weights, beside the weights themselves. */
+/** Returns the further tensors that belong to quantized weights. */
 function companionsOf(parameters: Map<string, Parameter>, files: ModelTensors): string[] {
   const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
   return quantized.flatMap(([name]) => bitsandbytesKeys(name, files).filter((key) => key !== name));
 }
 
-/** Takes over a weight that the file holds quantized. */
+/** Loads a weight that the file stores quantized. */
 async function loadQuantized(
   parameter: QuantizedParameter,
   name: string,
@@ -142,10 +143,10 @@ async function loadQuantized(
   parameter.writeMatrix(matrix);
 }
 
-/** What lies beside the decoder and its head, such as the `v_head` of a reward model, has no part in the logits. */
+/** Whether a tensor belongs to neither decoder nor head, and so does not affect logits: a reward model's `v_head`. */
 const isOfAnotherModule = (name: string): boolean => !/^(model|lm_head)\.|\.lora_/.test(name);
 
-/** Tensors some exporters add that the model derives: rotary tables, and a head that is tied anyway. */
+/** Whether a tensor is one that some exporters add but the model derives: rotary tables, or a tied head. */
 function isRedundant(name: string, parameters: Map<string, Parameter>): boolean {
   if (parameters.has(name)) return false;
   return name.endsWith('.rotary_emb.inv_freq') || name === 'lm_head.weight';
@@ -163,6 +164,6 @@ function assertShapeOf(where: string, shape: readonly number[], {logicalShape}: 
   throw new TfjsLoraError(
     'SHAPE_MISMATCH',
     `${where}: expected [${logicalShape.join(', ')}] from config.json, got [${shape.join(', ')}]. ` +
-      'Config and weights are of different models.',
+      'Config and weights belong to different models.',
   );
 }

@@ -1,6 +1,6 @@
 import type {StorageDtype} from '../quant/float16.ts';
 
-/** What every model config has. */
+/** Settings that every model config has. */
 export interface CausalLMConfig {
   vocabSize: number;
   hiddenSize: number;
@@ -14,17 +14,17 @@ export interface CausalLMConfig {
   tieWordEmbeddings?: boolean;
 }
 
-/** A family's class: how its models are made, and how its config is read. */
+/** The class of a model family, which makes its models and reads its configs. */
 export interface ModelClass<M> {
   new (config: never, storage?: StorageDtype): M;
-  /** The `model_type` of the family's `config.json`: `llama`. */
+  /** The `model_type` in the family's `config.json`: `llama`. */
   readonly modelType: string;
-  /** What transformers calls the class, for `architectures` in `config.json`: `LlamaForCausalLM`. */
+  /** Name of the class in transformers, for `architectures` in `config.json`: `LlamaForCausalLM`. */
   readonly architecture: string;
-  /** Reads the contents of a `config.json`; `where` names the file in errors. */
+  /** Reads the contents of a `config.json`. `where` names the file in errors. */
   parseConfig(json: Record<string, unknown>, where: string): CausalLMConfig;
-  /** A whole config from whatever `fromConfig` takes. */
+  /** Makes a complete config from whatever `fromConfig` takes. */
   resolveConfig(source: never): CausalLMConfig;
-  /** Weights of a model of this config: the files must be able to hold them. 0: unknown, and not compared. */
+  /** Returns the number of weights in a model of this config, which its files must hold; 0 is not checked. */
   parameterCount(config: never): number;
 }

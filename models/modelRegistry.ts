@@ -7,12 +7,12 @@ import type {ModelClass} from './modelClass.ts';
 const families: ModelClass<CausalLM>[] = [];
 
 /**
- * Makes a model family known by its `model_type`, so that `AutoModelForCausalLM`, recipes and the command line open its
- * folders. The families of the library are known from the start.
+ * Registers a model family under its `model_type`, so that `AutoModelForCausalLM`, recipes and the command line open
+ * its folders. The families of the library are built in.
  *
- * @param model the class, with a `modelType` and an `architecture` of its own
- * @throws TfjsLoraError `INVALID_ARGUMENT` when it has none, or another family has them. Registering the same class again
- *   does nothing, so that a notebook's cell may run twice
+ * @param model the class, with its own `modelType` and `architecture`
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when one is missing or belongs to another family. Registering the same class
+ *   again does nothing, so that a notebook's cell may run twice
  */
 export function registerModel(model: ModelClass<CausalLM>): void {
   if (families.includes(model)) return;
@@ -21,23 +21,23 @@ export function registerModel(model: ModelClass<CausalLM>): void {
     if (model[key] && !taken.includes(model[key])) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `registerModel ${key}: expected a name of its own, got ${show(model[key])}, with ${taken.join(', ')} taken. ` +
+      `registerModel ${key}: expected a new name, got ${show(model[key])}, with ${taken.join(', ')} taken. ` +
         `Give the class a static ${key}.`,
     );
   }
   families.push(model);
 }
 
-/** The `model_type` of every registered family, in the order they came. */
+/** Returns the `model_type` of every registered family, in the order of registration. */
 export function modelTypes(): string[] {
   return families.map(({modelType}) => modelType);
 }
 
 /**
- * The class whose models a `config.json` describes.
+ * Returns the class of the model that a `config.json` describes.
  *
- * @param json its contents
- * @param where names the file in errors
+ * @param json contents of the file
+ * @param where the file, for messages
  * @throws TfjsLoraError `UNSUPPORTED` for a `model_type` that is not registered
  */
 export function modelClassOf(json: Record<string, unknown>, where: string): ModelClass<CausalLM> {
@@ -46,7 +46,7 @@ export function modelClassOf(json: Record<string, unknown>, where: string): Mode
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `${where} model_type: expected one of ${modelTypes().join(', ')}, got ${show(json.model_type)}. ` +
-      'Add a family of your own with registerModel.',
+      'Add other families with registerModel.',
   );
 }
 

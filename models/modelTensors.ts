@@ -4,21 +4,21 @@ import {SafetensorsFolder} from '../quant/safetensors/safetensorsFolder.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 
-/** What a decoder without its head is made of, in files that leave the `model.` before them out. */
+/** Parts of a decoder without its head, in files whose names omit the prefix `model.`. */
 const DECODER_PARTS = new Set(['embed_tokens', 'layers', 'norm', 'rotary_emb']);
 const EMBEDDING = 'model.embed_tokens.weight';
 const HEAD = 'lm_head.weight';
 
 /**
- * The tensors of a model's files under the names that a causal language model gives its weights, whichever way they are
- * stored, as transformers reads them: with the decoder's `model.` before them or without; the one matrix of a tied head under
- * the embedding's name or under the head's.
+ * The tensors of a model's files under the names of a causal language model's weights. As in transformers, the files
+ * may use other names: without the decoder's prefix `model.`, and the one matrix of a tied head under the embedding's
+ * name or under the head's.
  */
 export class ModelTensors {
-  /** Names in the files by the model's. */
+  /** Names in the files by names in the model. */
   private readonly stored = new Map<string, string>();
 
-  /** @param isTied whether the config says that head and embedding are one */
+  /** @param isTied whether the config says that head and embedding share a matrix */
   private constructor(
     private readonly files: SafetensorsFolder,
     isTied: boolean,
@@ -40,7 +40,7 @@ export class ModelTensors {
     return this.files.folder;
   }
 
-  /** In the order of the files' bytes. */
+  /** Returns the names of all tensors, in the order of the files' bytes. */
   names(): string[] {
     return [...this.stored.keys()];
   }
@@ -69,7 +69,7 @@ export class ModelTensors {
     this.files.close();
   }
 
-  /** Whether a head is stored beside the embedding and is another matrix, so that the two cannot be one. */
+  /** Whether the files store a head that differs from the embedding, so that the two cannot be tied. */
   async hasOwnHead(): Promise<boolean> {
     if (!this.has(HEAD) || !this.has(EMBEDDING)) return false;
     const [head, embedding] = [this.info(HEAD), this.info(EMBEDDING)];

@@ -7,16 +7,16 @@ import {assertIdle} from './assertIdle.ts';
 import {printSummary} from './summary.ts';
 
 /**
- * What all models here share beyond `tf.LayersModel`: weights under Hugging Face's names that may be declared without
- * memory or stored in 16 bit, and an end after which any use throws.
+ * The base of all models: a `tf.LayersModel` with weights under Hugging Face's names, which may be declared without
+ * memory or stored in 16 bits. Any use after `dispose` throws.
  */
 export abstract class ModuleModel extends tf.LayersModel {
-  /** What trains the model now: `fitDataset`. Meanwhile calls that change weights or layers are refused. */
+  /** Name of the call that is training the model: `fitDataset`. Meanwhile, calls that change the model are refused. */
   busyWith?: string;
 
   /**
    * @param container the symbolic graph, as for `tf.model`
-   * @param storage how the matrices are stored in memory
+   * @param storage storage type of the matrices in memory
    */
   constructor(
     container: ConstructorParameters<typeof tf.LayersModel>[0],
@@ -25,23 +25,24 @@ export abstract class ModuleModel extends tf.LayersModel {
     super(container);
   }
 
-  /** All weights by their name in files; adapters as `….lora_A.<adapter>.weight`. */
+  /** Returns all weights by their names in files; adapters as `….lora_A.<adapter>.weight`. */
   namedParameters(): Map<string, Parameter> {
     this.assertUsable();
     return new Map(namedParameters(this.layers));
   }
 
   /**
-   * Sets all weights, in the order of `getWeights`; every one is checked before any is written.
+   * Sets all weights, in the order of `getWeights`. All are checked before any is written.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when their number is wrong, `SHAPE_MISMATCH` naming one whose shape or
+   *   type is wrong
    */
   override setWeights(weights: tf.Tensor[]): void {
     this.assertChangeable('setWeights');
     writeWeights(`model ${this.name}`, this.weights, weights);
   }
 
-  /** Finds a layer by Hugging Face's module name, at any depth, or by index among the top-level ones. */
+  /** Finds a layer by Hugging Face's module name, at any depth, or a top-level layer by its index. */
   override getLayer(name: string): tf.layers.Layer;
   override getLayer(index: number): tf.layers.Layer;
   override getLayer(name: string, index: number): tf.layers.Layer;
@@ -60,15 +61,15 @@ export abstract class ModuleModel extends tf.LayersModel {
     );
   }
 
-  /** Logical number of parameters; a 16-bit weight counts its elements, not its storage. */
+  /** Returns the number of parameters. A 16-bit weight counts its elements, not its packed words. */
   override countParams(): number {
     return this.layers.reduce((sum, layer) => sum + layer.countParams(), 0);
   }
 
   /**
-   * Prints a table of layers, output shapes and parameters; works without allocated weights too.
+   * Prints a table of layers, output shapes and parameters, even when weights are not allocated.
    *
-   * @param printFn takes one line; default `console.log`
+   * @param printFn receives each line. Default `console.log`
    */
   override summary(lineLength?: number, positions?: number[], printFn?: (line: string) => void): void {
     printSummary(this, lineLength, positions, printFn);
@@ -79,7 +80,7 @@ export abstract class ModuleModel extends tf.LayersModel {
     return [...this.namedParameters().values()].reduce((sum, {byteLength}) => sum + byteLength, 0);
   }
 
-  /** Frees every weight. Any use afterwards throws; disposing again does nothing. */
+  /** Frees every weight. Any later use throws; disposing again does nothing. */
   override dispose(): ReturnType<tf.LayersModel['dispose']> {
     if (this.isDisposed) return {refCountAfterDispose: 0, numDisposedVariables: 0};
     const numDisposedVariables = this.layers.reduce(
@@ -94,7 +95,7 @@ export abstract class ModuleModel extends tf.LayersModel {
     return this._refCount === 0;
   }
 
-  /** @throws TfjsLoraError `DISPOSED`; `UNSUPPORTED` while something trains the model */
+  /** @throws TfjsLoraError `DISPOSED`; `UNSUPPORTED` while the model trains */
   protected assertChangeable(what: string): void {
     this.assertUsable();
     assertIdle(this, what);

@@ -1,22 +1,22 @@
 import {entriesOf, objectOf, PythonFloat, wholeText} from './pythonValue.ts';
 
-/** Lists and objects within each other, at most. */
+/** Maximum nesting of lists and objects. */
 export const MAX_JSON_DEPTH = 512;
 
-/** More values than any record has; as many objects take some 300 MB. */
+/** Maximum number of values, more than any record has. This many objects take some 300 MB. */
 const MAX_VALUES = 5_000_000;
 
-/** Digits of an integer, at most; Python's own limit. */
+/** Maximum number of an integer's digits; this is Python's own limit. */
 const MAX_DIGITS = 4300;
 
 export interface ParsePythonJsonOptions {
-  /** Takes line breaks and other control characters within strings, which JSON wants escaped. Default false. */
+  /** Whether strings may contain line breaks and other control characters unescaped. Default false, as in JSON. */
   controlCharacters?: boolean;
 }
 
 /**
- * JSON as Python's `json.loads` reads it: `NaN`, `Infinity` and integers of any size (a bigint beyond 2^53), floats as
- * {@link PythonFloat}, keys in their order.
+ * Parses JSON as Python's `json.loads` does: with `NaN`, `Infinity` and integers of any size (a bigint beyond 2^53),
+ * floats as {@link PythonFloat}, and keys in their order.
  *
  * @throws SyntaxError naming the character, from 0
  */
@@ -61,7 +61,7 @@ class JsonReader {
     return value;
   }
 
-  /** A value and the space around it. */
+  /** Reads a value and the space around it. */
   private value(): unknown {
     this.match(SPACE);
     const value = this.bareValue();
@@ -90,7 +90,7 @@ class JsonReader {
     return Number.isSafeInteger(whole) ? whole + 0 : BigInt(digits); // -0 is 0
   }
 
-  /** What stands between brackets, apart by commas. */
+  /** Reads the comma-separated items between brackets. */
   private items<T>(closing: string, item: () => T): T[] {
     if (++this.depth > MAX_JSON_DEPTH) throw this.unexpected(`at most ${MAX_JSON_DEPTH} nested brackets`);
     this.at++;
@@ -151,18 +151,18 @@ class JsonReader {
 }
 
 export interface WritePythonJsonOptions {
-  /** What each level is indented by; all in one line without it. */
+  /** Indentation of each level. Without it, the text is one line. */
   indent?: string;
-  /** Between items and after keys. Default `', '` (a comma alone when indented) and `': '`. */
+  /** Texts between items and after keys. Default `', '` (only a comma when indented) and `': '`. */
   separators?: readonly [string, string];
-  /** Writes what is not ASCII as `\u…`. Default false. */
+  /** Whether to write non-ASCII characters as `\u…`. Default false. */
   ensureAscii?: boolean;
   sortKeys?: boolean;
 }
 
 /**
- * JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it. A JavaScript number that is whole is an integer; a map
- * is an object.
+ * Writes JSON as Python's `json.dumps(value, ensure_ascii=False)` does. A whole JavaScript number becomes an integer, a
+ * map an object.
  */
 export function writePythonJson(value: unknown, options: WritePythonJsonOptions = {}): string {
   const {indent, ensureAscii = false, sortKeys = false} = options;
@@ -205,7 +205,7 @@ function numberText(number: number | PythonFloat): string {
   return Number.isNaN(value) ? 'NaN' : value > 0 ? 'Infinity' : '-Infinity';
 }
 
-/** Python's order of strings. */
+/** Compares strings in Python's order. */
 function byCodePoints(a: string, b: string): number {
   const [left, right] = [Array.from(a), Array.from(b)];
   const at = left.findIndex((char, i) => char !== right[i]);

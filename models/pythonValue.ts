@@ -1,4 +1,4 @@
-/** A number that Python holds as a float: `2.0` is another text than `2`. */
+/** A number that is a float in Python, which writes `2.0` and not `2`. */
 export class PythonFloat {
   constructor(readonly value: number) {}
 
@@ -6,7 +6,7 @@ export class PythonFloat {
     return this.value;
   }
 
-  /** Python's `repr`: the fewest digits that give the number back. */
+  /** Writes the number as Python's `repr` does: with the fewest digits that give it back. */
   toString(): string {
     const {value} = this;
     if (Number.isNaN(value)) return 'nan';
@@ -28,10 +28,10 @@ export class PythonFloat {
   }
 }
 
-/** Keys in the order they were written, where JavaScript would put `"10"` before `"a"`. */
+/** Property for the order in which keys were written; JavaScript would put `"10"` before `"a"`. */
 const KEY_ORDER = Symbol('key order');
 
-/** An object of some entries that keeps their order and takes any key; of equal keys the last value counts, as in Python. */
+/** Makes an object that keeps the order of its entries and takes any key. The last of equal keys wins, as in Python. */
 export function objectOf(entries: readonly (readonly [string, unknown])[]): Record<string, unknown> {
   const object: Record<string, unknown> = {};
   for (const [key, value] of entries) {
@@ -44,14 +44,14 @@ export function objectOf(entries: readonly (readonly [string, unknown])[]): Reco
   return object;
 }
 
-/** Entries in Python's order: as they were written. */
+/** Returns an object's entries in Python's order: as they were written. */
 export function entriesOf(object: object): [string, unknown][] {
   const order = (object as {[KEY_ORDER]?: string[]})[KEY_ORDER];
   if (!order) return Object.entries(object);
   return order.map((key) => [key, (object as Record<string, unknown>)[key]]);
 }
 
-/** Python's `str` of a value. A JavaScript number that is whole is an integer; a map is a dict. */
+/** Writes a value as Python's `str` does. A whole JavaScript number is an integer, a map a dict. */
 export function pythonText(value: unknown): string {
   return typeof value === 'string' ? value : pythonRepr(value);
 }
@@ -68,7 +68,7 @@ function pythonRepr(value: unknown): string {
   return `{${entries.map(([key, item]) => `${pythonRepr(key)}: ${pythonRepr(item)}`).join(', ')}}`;
 }
 
-/** A whole number's digits, all of them. */
+/** Writes all digits of a whole number. */
 export function wholeText(value: number): string {
   return BigInt(value).toString();
 }

@@ -15,16 +15,17 @@ import {skipsModule} from './skipsModule.ts';
 
 export interface QuantizationOptions extends QuantizationArgs {
   /**
-   * Linear layers that stay as they are, as transformers 5 reads `llm_int8_skip_modules`: by the end of a name, or by a Python
-   * regular expression for its beginning (`model\.layers\.[0-3]`); see models/skipsModule.ts. Default `['lm_head']`.
+   * Linear layers that are not quantized, as in `llm_int8_skip_modules` of transformers 5: the end of a name, or a
+   * Python regular expression for its beginning (`model\.layers\.[0-3]`); see models/skipsModule.ts. Default
+   * `['lm_head']`.
    */
   skipModules?: string[];
 }
 
 /**
- * {@link resolveQuantization} for a whole model.
+ * Does what {@link resolveQuantization} does, for a whole model.
  *
- * @param call what was called, for messages
+ * @param call name of the function, for messages
  */
 export function resolveQuantizationOptions(
   call: string,
@@ -33,7 +34,7 @@ export function resolveQuantizationOptions(
   const options = resolveQuantization<QuantizationOptions>(call, given, {skipModules: true});
   const {skipModules = []} = options;
   if (Array.isArray(skipModules) && skipModules.every((name) => typeof name === 'string')) {
-    skipsModule(skipModules, `${call} skipModules`); // throws for what is no expression
+    skipsModule(skipModules, `${call} skipModules`); // throws for an invalid expression
     return options;
   }
   throw new TfjsLoraError(
@@ -42,7 +43,7 @@ export function resolveQuantizationOptions(
   );
 }
 
-/** The linear layers that quantization is for; the embedding and what `skipModules` names stay as they are. */
+/** Yields the linear layers to quantize: all but the embedding and those in `skipModules`. */
 function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<TransposedDense> {
   const isSkipped = skipsModule(skipModules, 'skipModules');
   for (const layer of walk(layers)) {
@@ -51,7 +52,7 @@ function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]):
   }
 }
 
-/** Makes the linear layers of a model that has no weights yet quantized ones, to be filled from files. */
+/** Declares the linear layers of a model without weights as quantized, to be filled from files. */
 export function declareQuantized(model: LayeredModel, options: QuantizationOptions): void {
   const {skipModules, quantization} = settingsOf(options);
   for (const layer of [...quantizable(model.layers, skipModules)]) {
@@ -61,8 +62,8 @@ export function declareQuantized(model: LayeredModel, options: QuantizationOptio
 }
 
 /**
- * Makes those linear layers quantized ones that the files hold so, in its types, whatever its config says should be: a
- * model that has no weights yet, to be filled from it.
+ * Declares those linear layers of a model without weights as quantized that its files store quantized, in their types,
+ * whatever its config says.
  *
  * @returns whether there are any
  */
@@ -96,7 +97,7 @@ export async function quantizeLayers(model: LayeredModel, options: QuantizationO
   }
 }
 
-/** Turns quantized layers back into plain ones, in the type they had before. */
+/** Turns quantized layers back into plain ones, in the dtype they had before. */
 export function dequantizeLayers(model: LayeredModel): void {
   assertUnmerged(model, 'dequantize');
   for (const layer of [...quantizedLayers(model)]) {
@@ -105,7 +106,7 @@ export function dequantizeLayers(model: LayeredModel): void {
   }
 }
 
-/** The quantized linear layers of a model, under adapters or not. */
+/** Yields the quantized linear layers of a model, with or without adapters. */
 export function* quantizedLayers({layers}: {layers: tf.layers.Layer[]}): Generator<QuantizedDense> {
   for (const layer of walk(layers)) if (layer instanceof QuantizedDense) yield layer;
 }
@@ -119,7 +120,8 @@ function assertUnmerged({layers}: LayeredModel, what: string): void {
     if (!(layer instanceof LoRADense && layer.isMerged)) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `${what} layer ${layer.name}: expected its adapter beside the weight, got it merged. unmergeLoRA() or fuseLoRA() first.`,
+      `${what} layer ${layer.name}: expected an unmerged adapter, got a merged one. ` +
+        'Call unmergeLoRA() or fuseLoRA() first.',
     );
   }
 }

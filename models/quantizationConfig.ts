@@ -16,10 +16,10 @@ type Json = Record<string, unknown>;
 const COMPUTE_DTYPES: readonly unknown[] = ['float32', 'float16', 'bfloat16'];
 
 /**
- * What `quantization_config` of a `config.json` says, which transformers writes for bitsandbytes.
+ * Reads the `quantization_config` of a `config.json`, which transformers writes for bitsandbytes.
  *
  * @param where the file, for messages
- * @throws TfjsLoraError `UNSUPPORTED` for another method, `INVALID_CONFIG` for a value that cannot be
+ * @throws TfjsLoraError `UNSUPPORTED` for another method, `INVALID_CONFIG` for an impossible value
  */
 export function parseQuantizationConfig(json: unknown, where: string): QuantizationOptions | undefined {
   if (json == null) return undefined;
@@ -56,11 +56,11 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
 }
 
 /**
- * Makes linear layers of a model quantized ones, before they are filled from files. One that is quantized already says
- * itself which layers are and how, whatever list its config has; one that is not is quantized as the caller wants.
+ * Declares linear layers of a model as quantized, before they are filled from files. In a quantized model, the files
+ * determine the layers and their types, whatever list the config has; another is quantized as the caller wants.
  *
- * @param stored what the config says
- * @param wanted what the caller says
+ * @param stored quantization in the config
+ * @param wanted quantization that the caller wants
  * @param where the config, for messages
  * @throws TfjsLoraError `UNSUPPORTED` when the caller wants another type than the files have
  */
@@ -78,14 +78,14 @@ export function declareQuantization(
   }
   if (stored) {
     warn(
-      `${where} quantization_config: expected weights in ${stored.type}, got none that is quantized. ` +
+      `${where} quantization_config: expected weights in ${stored.type}, got no quantized weight. ` +
         (wanted ? `They are quantized to ${wanted.type} now.` : 'They are loaded as they are.'),
     );
   }
   if (wanted) declareQuantized(model, wanted);
 }
 
-/** A model is not quantized a second time: another type is refused, and a warning names what changes nothing. */
+/** Refuses to quantize a model again to another type, and warns about other options, which have no effect. */
 function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where: string): void {
   const layers = [...quantizedLayers(model)];
   const other = layers.find(({quantization}) => quantization.type !== wanted.type);
@@ -108,12 +108,12 @@ function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where:
   ];
   if (ignored.length === 0) return;
   warn(
-    `${where} quantization: the model is quantized already and is loaded as it is, so ${ignored.join(', ')} ` +
-      'changes nothing. Start from the 16-bit model to have it otherwise.',
+    `${where} quantization: the model is already quantized and is loaded as it is, ignoring ` +
+      `${ignored.join(', ')}. To change it, start from the 16-bit model.`,
   );
 }
 
-/** `quantization_config` for the layers of a model that are quantized; undefined when none is. */
+/** Makes the `quantization_config` for a model's quantized layers; undefined when there are none. */
 export function formatQuantizationConfig(model: LayeredModel): Json | undefined {
   const quantized = new Map<string, QuantizationArgs>();
   const plain = new Set([model.lm_head.name]);
@@ -133,7 +133,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   }
   const [{computeDtype = 'float32', doubleQuant = false}] = quantized.values();
   const isInt8 = type === 'int8';
-  // llm_int8_threshold is left at its default: Python wants a float there, and JSON from here says 6 for 6.0.
+  // llm_int8_threshold is left at its default, because Python expects a float there, and our JSON says 6 for 6.0.
   return {
     _load_in_4bit: !isInt8,
     _load_in_8bit: isInt8,

@@ -1,13 +1,13 @@
 import type * as tf from '@tensorflow/tfjs';
 import {ModuleLayer, walk} from '../layers/moduleLayer.ts';
 
-/** A model whose layers may be exchanged. */
+/** A model whose layers can be replaced. */
 export interface LayeredModel {
   readonly layers: tf.layers.Layer[];
   lm_head: tf.layers.Layer;
 }
 
-/** Puts a layer in another's place: in the layer that holds it, or at the top of the model. */
+/** Replaces a layer with another: in the layer that contains it, or at the top of the model. */
 export function replaceLayer<L extends tf.layers.Layer>(
   model: LayeredModel,
   layer: tf.layers.Layer,

@@ -18,23 +18,23 @@ import type {LayeredModel} from './replaceLayer.ts';
 import type {Tokenizer} from './tokenizer.ts';
 import {TOKENIZER_FILES} from './tokenizerFiles.ts';
 
-/** What saving needs of a model. */
+/** The part of a model that saving needs. */
 export interface SavableModel extends LayeredModel {
   readonly storage: StorageDtype;
   readonly generationConfig: GenerationConfig;
   readonly tokenizer?: Tokenizer;
   namedParameters(): Map<string, Parameter>;
   adaptedLayers(): Map<string, LoRADense>;
-  /** The contents of `config.json`. */
+  /** Returns the contents of `config.json`. */
   formatConfig(dtype: StorageDtype): Record<string, unknown>;
 }
 
 export interface SaveOptions {
-  /** Type of the file's weights. Default the model's own. */
+  /** Dtype of the weights in the file. Default: the model's own. */
   dtype?: StorageDtype;
-  /** Default 5 GB. */
+  /** Maximum bytes of tensors in a file. Default 5 GB (5e9). */
   maxShardBytes?: number;
-  /** Write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
+  /** Whether to write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
   dequantize?: boolean;
 }
 const SAVE_OPTIONS = {
@@ -88,7 +88,7 @@ export async function savePretrained(
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
 }
 
-/** Which files of an earlier save do not belong to a model that does not write them: weights, settings, its tokenizer's. */
+/** Returns whether to remove a file of an earlier save that this model does not write: weights, settings, tokenizer. */
 export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (name: string) => boolean {
   const ofWeights = /^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/;
   return (name) =>
@@ -97,7 +97,7 @@ export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (n
     (tokenizer !== undefined && TOKENIZER_FILES.includes(name));
 }
 
-/** A quantized weight's tensors in a file, read when they are written, so that one weight at a time is on the host. */
+/** Makes a quantized weight's tensors for a file. They are read as they are written, one weight at a time. */
 async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
   const read = async () => toTensors(name, (await parameter.readMatrix()) as FourBitTensor | Int8Tensor);
   const tensors = await read();

@@ -1,12 +1,12 @@
 import {PythonPattern} from './patterns/pythonPattern.ts';
 
-/** Where a name of transformers' may end: before or behind a dot, or with the whole name. */
+/** Place where a match may end, as in transformers: before or after a dot, or at the end of the name. */
 const BOUNDARY = String.raw`(?:(?<=\.)|(?=\.|$))`;
 
 /**
- * Which modules a list of `llm_int8_skip_modules` leaves unquantized, as `should_convert_module` of transformers 5 has it: those
- * whose name ends with an entry, letter for letter, and those whose name begins with a match of it as a regular expression,
- * up to a dot or the name's end. `layer.1` is `layer.1.attn` too, but not `layer.11`.
+ * Returns whether a list of `llm_int8_skip_modules` leaves a module unquantized, as `should_convert_module` of
+ * transformers 5 does. The module's name must end with an entry, letter for letter, or begin with a match of the entry
+ * as a regular expression, up to a dot or the name's end: `layer.1` also matches `layer.1.attn`, but not `layer.11`.
  *
  * @param where names the list in messages
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an entry that Python cannot read as an expression

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 
-/** Parameters of a model, in logical elements. */
+/** Numbers of a model's parameters. A 16-bit weight counts its elements, not its packed words. */
 export interface ParameterCounts {
   total: number;
   trainable: number;
@@ -12,7 +12,7 @@ export interface CountedModel {
   readonly layers: tf.layers.Layer[];
 }
 
-/** What the table says of a model. */
+/** The part of a model that the table shows. */
 export interface SummarizedModel extends CountedModel {
   readonly name: string;
   readonly storage: string;
@@ -29,7 +29,7 @@ export function countParameters({layers}: CountedModel): ParameterCounts {
   return {total, trainable};
 }
 
-/** Prints a table of the layers that hold weights, and the totals; see `CausalLM.summary`. */
+/** Prints a table of the layers with weights, and the totals; see `CausalLM.summary`. */
 export function printSummary(
   model: SummarizedModel,
   lineLength = 100,
@@ -55,7 +55,7 @@ export function printSummary(
   for (const line of lines) printFn(line);
 }
 
-/** An adapted layer stands for its base too. */
+/** Lists the layers with weights. An adapted layer also stands for its base. */
 function layersWithWeights({layers}: CountedModel): ModuleLayer[] {
   const named = new Map<string, ModuleLayer>();
   for (const layer of walk(layers)) {

@@ -25,16 +25,16 @@ export interface ChatMessage {
 }
 
 export interface ChatTemplateOptions {
-  /** Ends the text with the header of an assistant's turn, ready to be continued. Default false. */
+  /** Whether to end the text with the header of an assistant's turn, ready to be continued. Default false. */
   addGenerationPrompt?: boolean;
-  /** Today's date as the template prints it, such as `26 Jul 2024`. Default: the template's own. */
+  /** Today's date as the template prints it, such as `26 Jul 2024`. Default: the date in the template. */
   dateString?: string;
-  /** JSON schemas of the functions the model may call. */
+  /** JSON schemas of the functions that the model may call. */
   tools?: unknown[];
-  /** Anything else that the template reads, by its own name. */
+  /** Further variables of the template, by name. */
   variables?: Record<string, unknown>;
 }
-/** What a chat template takes. */
+/** The options of a chat template. */
 export const CHAT_TEMPLATE_OPTIONS = {
   addGenerationPrompt: true,
   dateString: true,
@@ -48,8 +48,8 @@ const NAMED_TOKENS = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as con
 type NamedToken = (typeof NAMED_TOKENS)[number];
 
 /**
- * Text to token ids and back, with the chat template: what `AutoTokenizer` is in transformers. The tokenizing
- * itself is done by `@huggingface/tokenizers`, from the folder's `tokenizer.json`.
+ * Converts text to token ids and back, and renders the chat template, like `AutoTokenizer` in transformers.
+ * `@huggingface/tokenizers` does the tokenizing itself, from the folder's `tokenizer.json`.
  */
 export class Tokenizer {
   /** One more than the largest token id, added tokens included. */
@@ -66,7 +66,7 @@ export class Tokenizer {
 
   /**
    * @param files parsed contents of the tokenizer's files
-   * @param folder where they were read from: names them in errors, and {@link save} copies from there
+   * @param folder the folder they were read from, which errors name and {@link save} copies from
    * @throws TfjsLoraError `CORRUPT_FILE` when `tokenizer.json` describes no tokenizer; `INVALID_CONFIG` when
    *   `tokenizer_config.json` names a special token that has no id
    */
@@ -88,7 +88,7 @@ export class Tokenizer {
   }
 
   /**
-   * Reads the tokenizer of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`, and when there,
+   * Reads the tokenizer of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`, and if present,
    * `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`.
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` or `INVALID_CONFIG`, naming the file and its key
@@ -106,7 +106,7 @@ export class Tokenizer {
   }
 
   /**
-   * The same tokenizer under other settings; {@link save} writes them.
+   * Makes the same tokenizer with other settings, which {@link save} writes.
    *
    * @param changes keys of `tokenizer_config.json`: special tokens, `chat_template`
    * @throws TfjsLoraError `INVALID_CONFIG` when a special token has no id
@@ -127,8 +127,10 @@ export class Tokenizer {
   }
 
   /**
-   * @param options.addSpecialTokens adds what the tokenizer puts around a text, such as `<|begin_of_text|>`.
-   *   Default true.
+   * Converts text to token ids.
+   *
+   * @param options.addSpecialTokens whether to add the tokens that belong around a text, such as `<|begin_of_text|>`.
+   *   Default true
    */
   encode(text: string, options: {addSpecialTokens?: boolean} = {}): number[] {
     assertKnownOptions('Tokenizer.encode', options, {addSpecialTokens: true});
@@ -140,15 +142,16 @@ export class Tokenizer {
       );
     }
     const {ids} = this.ask('encode', (core) => core.encode(text, {add_special_tokens: addSpecialTokens}));
-    // Without an unknown token the core leaves holes where the Rust tokenizer leaves nothing.
+    // Without an unknown token, the core leaves holes where the Rust tokenizer leaves nothing.
     return ids.filter((id) => id !== undefined);
   }
 
   /**
-   * Ids that stand for no token (a model's vocabulary may be padded) are left out, as by transformers. The
-   * `clean_up_tokenization_spaces` of old configs is ignored, as by transformers 5: it corrupts BPE text.
+   * Converts token ids to text. Ids without a token (a model's vocabulary may be padded) are left out, as in
+   * transformers. The `clean_up_tokenization_spaces` of old configs is ignored, as in transformers 5: it corrupts BPE
+   * text.
    *
-   * @param options.skipSpecialTokens leaves `<|eot_id|>` and the like out. Default false.
+   * @param options.skipSpecialTokens whether to leave out `<|eot_id|>` and the like. Default false
    */
   decode(ids: ArrayLike<number>, options: {skipSpecialTokens?: boolean} = {}): string {
     assertKnownOptions('Tokenizer.decode', options, {skipSpecialTokens: true});
@@ -170,28 +173,28 @@ export class Tokenizer {
     return this.ask('decode', (core) => core.decode(kept, {clean_up_tokenization_spaces: false}));
   }
 
-  /** Whether {@link decode} leaves this id out under `skipSpecialTokens`. */
+  /** Whether {@link decode} leaves this id out with `skipSpecialTokens`. */
   isSpecial(id: number): boolean {
     return this.specialIds.has(id);
   }
 
-  /** The id of a whole token, special ones included, or undefined. */
+  /** Returns the id of a whole token, special ones included, or undefined. */
   tokenToId(token: string): number | undefined {
     return this.core.token_to_id(token);
   }
 
-  /** The token of an id as the vocabulary spells it, or undefined. */
+  /** Returns the token of an id as the vocabulary spells it, or undefined. */
   idToToken(id: number): string | undefined {
     return this.core.id_to_token(id);
   }
 
-  /** Whether texts are meant to begin with the beginning-of-sequence token, by `tokenizer_config.json`. */
+  /** Whether `tokenizer_config.json` says that texts begin with the beginning-of-sequence token. */
   get addsBosToken(): boolean {
     const {add_bos_token: adds, tokenizer_class: kind} = this.files.config;
     return typeof adds === 'boolean' ? adds : kind === 'LlamaTokenizer' || kind === 'LlamaTokenizerFast';
   }
 
-  /** Whether the folder brought a chat template. */
+  /** Whether the folder has a chat template. */
   get hasChatTemplate(): boolean {
     return this.templateSource() !== undefined;
   }
@@ -200,7 +203,7 @@ export class Tokenizer {
    * Renders a conversation as the one text that the model was trained to continue.
    *
    * @throws TfjsLoraError `UNSUPPORTED` when the tokenizer has no chat template; `INVALID_ARGUMENT` when the
-   *   template refuses the messages; `CORRUPT_FILE` when it is no valid template, or does too much
+   *   template refuses the messages; `CORRUPT_FILE` when it is not a valid template, or exceeds its limits
    */
   applyChatTemplate(messages: ChatMessage[], options: ChatTemplateOptions = {}): string {
     if (!Array.isArray(messages) || messages.length === 0) {
@@ -219,9 +222,9 @@ export class Tokenizer {
     assertKnownOptions('chat template', options, CHAT_TEMPLATE_OPTIONS);
     const {addGenerationPrompt = false, dateString, tools, variables} = options;
     return this.template(tools !== undefined).render({
-      messages: messages.map(definedOnly), // some APIs write null for what a message lacks
+      messages: messages.map(definedOnly), // some APIs write null for a missing key
       add_generation_prompt: addGenerationPrompt,
-      documents: null, // transformers passes None for what it is not given
+      documents: null, // transformers passes None when it has none
       tools: tools ?? null,
       ...definedOnly(this.namedTokens),
       ...definedOnly({date_string: dateString}),
@@ -229,7 +232,7 @@ export class Tokenizer {
     });
   }
 
-  /** {@link applyChatTemplate}, then {@link encode}: the template itself writes the special tokens. */
+  /** Renders a conversation with {@link applyChatTemplate} and encodes it. The template writes the special tokens. */
   encodeChat(messages: ChatMessage[], options: ChatTemplateOptions = {}): number[] {
     return this.encode(this.applyChatTemplate(messages, options), {addSpecialTokens: false});
   }
@@ -238,8 +241,8 @@ export class Tokenizer {
    * Checks that every token has a row in the model's embedding. A larger embedding is fine: padding it is common.
    *
    * @param modelVocabSize `vocab_size` of the model's config
-   * @param options with `allowAdded`, added tokens may lack a row, such as a `[PAD]` that nobody trained; using one is
-   *   refused. Default false
+   * @param options.allowAdded whether added tokens may lack a row, such as an untrained `[PAD]`; using one is refused.
+   *   Default false
    * @throws TfjsLoraError `VOCABULARY_MISMATCH`
    */
   assertFits(modelVocabSize: number, options: {allowAdded?: boolean} = {}): void {
@@ -249,16 +252,16 @@ export class Tokenizer {
     if (allowAdded && this.isBeyond(modelVocabSize)) return;
     throw new TfjsLoraError(
       'VOCABULARY_MISMATCH',
-      `${this.pathOf('tokenizer.json')} vocabulary: expected at most ${modelVocabSize} tokens (the model's vocab_size), ` +
-        `got ${this.vocabSize}. Use the tokenizer that the model was trained with.`,
+      `${this.pathOf('tokenizer.json')} vocabulary: expected at most ${modelVocabSize} tokens (the model's ` +
+        `vocab_size), got ${this.vocabSize}. Use the tokenizer that the model was trained with.`,
     );
   }
 
   /**
-   * Writes the tokenizer into a folder that transformers loads: copies of the files it was read from, or the
-   * contents it was made of when it came from no folder.
+   * Writes the tokenizer into a folder that transformers loads: copies of the files it was read from, or its contents
+   * when it did not come from a folder.
    *
-   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder it was read from is gone
+   * @throws TfjsLoraError `FILE_NOT_FOUND` when the folder it was read from no longer exists
    */
   async save(target: FolderTarget): Promise<void> {
     const folder = folderToWrite(target);
@@ -274,7 +277,7 @@ export class Tokenizer {
     );
   }
 
-  /** The files to save, by name, and whether those that did not change are in the folder already. */
+  /** Returns the files to save, by name, and whether the unchanged ones are already in the folder. */
   private async filesFor(folder: WritableFolder): Promise<[Map<string, Uint8Array | string>, boolean]> {
     const own = this.ownFiles();
     if (this.folder === undefined) return [own, false];
@@ -294,7 +297,7 @@ export class Tokenizer {
     return [files, folder instanceof DiskFolder && (await folder.isSameAs(source))];
   }
 
-  /** The files it was made of, as texts. */
+  /** Returns the files it was made of, as texts. */
   private ownFiles(): Map<string, string> {
     const {tokenizer, config, specialTokensMap, addedTokens, chatTemplate} = this.files;
     return new Map([
@@ -306,7 +309,7 @@ export class Tokenizer {
     ]);
   }
 
-  /** Whether all tokens from an id on are added ones, and no text must begin or end with them. */
+  /** Whether all tokens from an id on are added ones that texts need not begin or end with. */
   private isBeyond(id: number): boolean {
     const added = this.core.get_added_tokens_decoder();
     for (let i = id; i < this.vocabSize; i++)
@@ -314,7 +317,7 @@ export class Tokenizer {
     return (this.bosTokenId ?? 0) < id && (this.eosTokenId ?? 0) < id;
   }
 
-  /** The core finds some faults of its file only as it works. */
+  /** Runs the core and turns its errors into ours, because it finds some faults of its file only as it works. */
   private ask<R>(what: string, work: (core: TokenizerCore) => R): R {
     try {
       return work(this.core);
@@ -359,7 +362,7 @@ export class Tokenizer {
     return token;
   }
 
-  /** The template's text, and the file and key it came from. Named templates: `tool_use` with tools, else `default`. */
+  /** Returns the template, and its file and key. Of named templates, `tool_use` is for tools, otherwise `default`. */
   private templateSource(hasTools = false): {text: string; where: string} | undefined {
     const {chatTemplate, config} = this.files;
     if (chatTemplate !== undefined) return {text: chatTemplate, where: this.pathOf('chat_template.jinja')};
@@ -415,7 +418,7 @@ function createCore(files: TokenizerFiles, path: string): TokenizerCore {
       `${path} model.vocab: expected the tokens and their ids, got ${show(model?.vocab ?? null)}`,
     );
   }
-  // The core would take an unknown kind for a table of whole words.
+  // The core would treat an unknown type as a table of whole words.
   if (model.type !== undefined && !MODEL_TYPES.includes(model.type as string)) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
@@ -424,7 +427,7 @@ function createCore(files: TokenizerFiles, path: string): TokenizerCore {
   }
   assertTokenIds(model.vocab, tokenizer.added_tokens, path);
   assertTokenizerPatterns(tokenizer, path);
-  // The core asks for each of these; the Rust tokenizer takes a missing one as null.
+  // The core requires each of these; the Rust tokenizer treats a missing one as null.
   const complete = {
     normalizer: null,
     pre_tokenizer: null,

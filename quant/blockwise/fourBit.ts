@@ -171,7 +171,7 @@ function assertSource(name: string, length: number, shape: MatrixShape, blockSiz
  * contain, and the top half of the sum then indexes `codes`. The thresholds are so far apart that no bucket has two.
  */
 interface CodeSearch {
-  /** uint32 below 2^22 [65536]: `2 · pair` in the top half; in the bottom half, 65,536 less the first low half to carry. */
+  /** uint32 below 2^22 [65536]. Top half: `2 · pair`. Bottom half: 65,536 less the first low half that carries. */
   entries: Int32Array;
   /** The codes before and after a carry, pair by pair. */
   codes: Uint8Array;

@@ -33,9 +33,7 @@ describeEachBackend('registerModel', () => {
     ] as const) {
       const {code, message} = await errorOf(() => registerModel(family));
       expect(code).toBe('INVALID_ARGUMENT');
-      expect(message).toMatch(
-        new RegExp(`^registerModel ${key}: expected a name of its own, got ".*", with `),
-      );
+      expect(message).toMatch(new RegExp(`^registerModel ${key}: expected a new name, got ".*", with `));
     }
   });
 

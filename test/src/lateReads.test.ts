@@ -100,7 +100,7 @@ describe('where nothing can be read at once', () => {
       code: 'UNSUPPORTED',
       message:
         'batch inputIds: expected rows of numbers, got a tensor on late, which cannot be read synchronously. ' +
-        'Pass rows, or a batch to trainOnBatch, computeGradients or evaluateDataset, which wait for it.',
+        'Pass rows, or use trainOnBatch, computeGradients or evaluateDataset, which read asynchronously.',
     });
     expect((await errorOf(() => model.targetCount(batch))).code).toBe('UNSUPPORTED');
     const positionIds = tf.tensor2d(tinyIds, undefined, 'int32');

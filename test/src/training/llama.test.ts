@@ -140,7 +140,7 @@ describe('Llama as a Keras model', () => {
       expect(outcomes[name]).toMatchObject({
         code: 'UNSUPPORTED',
         message: expect.stringContaining(
-          `${name}: expected a model that nothing trains, got one that fitDataset is at work on`,
+          `${name}: expected a model that is not in training, got one that fitDataset is working on`,
         ),
       });
     }

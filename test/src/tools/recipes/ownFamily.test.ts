@@ -62,7 +62,7 @@ test('is refused by name before it is registered', async () => {
       code: 'UNSUPPORTED',
       message:
         `${join(model, 'config.json')} model_type: expected one of ${known.join(', ')}, got "halved". ` +
-        'Add a family of your own with registerModel.',
+        'Add other families with registerModel.',
     });
   }
 });
