@@ -223,14 +223,15 @@ function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, our
 }
 
 /** What takes part beside us, checkpointing and quantization as ours. */
-function trainPeers(checkpointing: boolean, quantization: string, ours: Row): Row[] {
-  if (!options.python || (quantization !== 'none' && quantization !== 'nf4')) return [];
+function* trainPeers(checkpointing: boolean, quantization: string, ours: Row): Generator<Row> {
+  if (!options.python || (quantization !== 'none' && quantization !== 'nf4')) return;
   const peers = options.peer.split(',') as Peer[];
   const unknown = peers.filter((peer) => !(peer in PEERS));
   if (unknown.length > 0) throw new Error(`--peer: expected ${Object.keys(PEERS)}, got ${unknown}`);
-  return peers
-    .filter((peer) => peer !== 'unsloth' || peerDtype !== 'float32') // which it has not
-    .map((peer) => trainPeer(peer, checkpointing, quantization === 'nf4', ours));
+  for (const peer of peers) {
+    if (peer === 'unsloth' && peerDtype === 'float32') continue; // which it has not
+    yield trainPeer(peer, checkpointing, quantization === 'nf4', ours);
+  }
 }
 
 async function generate(quantization: string): Promise<Row> {
@@ -294,14 +295,22 @@ async function main(): Promise<void> {
     for (const checkpointing of options.checkpointing.split(',')) {
       for (const quantization of quantizations) {
         const ours = await train(quantization, checkpointing);
-        rows.push(ours, ...trainPeers(checkpointing !== 'off', quantization, ours));
+        rows.push(ours);
+        console.log(ours); // at once: a run may be stopped before its table
+        for (const row of trainPeers(checkpointing !== 'off', quantization, ours)) {
+          rows.push(row);
+          console.log(row);
+        }
       }
     }
     show('train', rows);
   }
   if (only.includes('generate')) {
     const rows: Row[] = [];
-    for (const quantization of quantizations) rows.push(await generate(quantization));
+    for (const quantization of quantizations) {
+      rows.push(await generate(quantization));
+      console.log(rows.at(-1));
+    }
     show('generate', rows);
   }
   if (only.includes('curve')) {
