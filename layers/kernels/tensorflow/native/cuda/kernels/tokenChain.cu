@@ -7,20 +7,26 @@
 
 constexpr int kPassWarps = kPassThreads / 32;
 
+/** Adds one, after all that this thread's block has written; see {@link arrive}. */
+__device__ __forceinline__ void addAfterWrites(u32* count) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+}
+__device__ __forceinline__ u32 loadBeforeReads(const u32* count) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(count) : "memory");
+  return value;
+}
+
 /** Waits for all blocks of threads; what they wrote before is there afterwards. `seen` counts the barriers. */
 __device__ __forceinline__ void arrive(u32* arrived) {
   __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(arrived, 1u);
-  }
+  if (threadIdx.x == 0) addAfterWrites(arrived);
 }
 __device__ __forceinline__ void waitForAll(u32* arrived, u32& seen) {
   seen += gridDim.x;
   if (threadIdx.x == 0) {
-    while ((int)(*(volatile u32*)arrived - seen) < 0) {
+    while ((int)(loadBeforeReads(arrived) - seen) < 0) {
     }
-    __threadfence();
   }
   __syncthreads();
 }
@@ -295,10 +301,10 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
         }
       }
     }
+    if (s.next == kChoice && p.slots == 0) break;
+    arrive(pass.arrived);  // first: it waits for what was sent for before
     if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow, tables);
     if (s.next == kAttention) sendForCache(pass, attention, p.batch);
-    if (s.next == kChoice && p.slots == 0) break;
-    arrive(pass.arrived);
     waitForAll(pass.arrived, seen);
     if (s.next == kAttention) {
       const int groups = attention.keyValueHeads, items = pass.spans * groups * p.batch;
