@@ -4,7 +4,7 @@ import {storedMatMul} from './ops/storedMatMul.ts';
 import type {StoredMatrix} from './ops/storedMatrix.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 
-/** Norm of each row of a stored matrix, `[rows]`. */
+/** Returns the norm of each row of a stored matrix, `[rows]`. */
 export function rowNorms(weight: StoredMatrix): tf.Tensor1D {
   return tf.tidy(() => tf.sqrt(squaredRowNorms(weight)));
 }
@@ -14,8 +14,8 @@ function squaredRowNorms(weight: StoredMatrix): tf.Tensor1D {
 }
 
 /**
- * DoRA's factor per output row: `magnitude / ‖W + scaling · B · A‖`, Liu et al. 2024. As in PEFT the norm is a
- * constant in backward, so only `magnitude` gets a gradient.
+ * DoRA's factor per output row: `magnitude / ‖W + scaling · B · A‖`, Liu et al. 2024. As in PEFT, backward treats the
+ * norm as a constant, so only `magnitude` gets a gradient.
  *
  * The norm comes from `‖W‖² + 2·scaling·⟨W·Aᵀ, B⟩ + scaling²·⟨B·A·Aᵀ, B⟩` row by row, without forming `B · A`.
  *

@@ -2,8 +2,8 @@ import * as tf from '@tensorflow/tfjs';
 import {backendTraits} from './ops/backendTraits.ts';
 
 /**
- * The values of a tensor that `draw` makes of nothing, such as an initializer's, read at once. Where the backend answers
- * only later, it is made by the `cpu` backend instead.
+ * Returns the values of a tensor that `draw` makes without inputs, such as an initializer's. On a backend that reads
+ * only asynchronously, the `cpu` backend makes the tensor instead.
  */
 export function drawOnHost(draw: () => tf.Tensor): Float32Array {
   const current = tf.getBackend();
@@ -16,7 +16,10 @@ export function drawOnHost(draw: () => tf.Tensor): Float32Array {
   }
 }
 
-/** Makes a backend current at once: `tf.setBackend` waits only for one that was never made, and this makes it. */
+/**
+ * Makes a backend current synchronously: `tf.setBackend` waits only for a backend that was never made, and this makes
+ * it.
+ */
 function use(backend: string): void {
   tf.findBackend(backend);
   void tf.setBackend(backend);

@@ -39,22 +39,22 @@ export interface GroupedQueryAttentionArgs extends LayerArgs {
   ropeScaling?: RopeScaling;
   /** Probability of dropping an attention weight in training. Default 0. */
   dropout?: number;
-  /** Which cache slot is this layer's. Default 0. */
+  /** Index of this layer's slot in the cache. Default 0. */
   layerIndex?: number;
-  /** How the weights lie in memory. Default `float32`. */
+  /** Storage type of the weights: float32, bfloat16 or float16. Default `float32`. */
   storage?: StorageDtype;
   weightInitializer?: Initializer | SerializedInitializer;
 }
 
-/** What a model computes once and hands to every attention layer of a forward pass. */
+/** The tensors that a model computes once and passes to every attention layer of a forward pass. */
 export interface AttentionContext {
   /** Default: positions 0 … T − 1. */
   rotary?: RotaryTables;
-  /** `[B or 1, 1, T, S]`, see {@link causalBias}. Default: causal, hiding what `segments` say. */
+  /** `[B or 1, 1, T, S]`, see {@link causalBias}. Default: causal, hiding what `segments` hide. */
   bias?: tf.Tensor4D;
-  /** `[B, S]` int32, see {@link causalBias}; not needed beside a `bias`. Default: nothing padded. */
+  /** `[B, S]` int32, see {@link causalBias}; not needed with a `bias`. Default: no padding. */
   segments?: tf.Tensor2D;
-  /** Earlier keys and values; this pass's are added to it. */
+  /** Earlier keys and values; this pass adds its own. */
   cache?: KeyValueCache;
   training?: boolean;
   seed?: number;
@@ -164,7 +164,7 @@ export class GroupedQueryAttention extends ModuleLayer {
       const {cache, bias, segments, training, seed} = context;
       const x = onlyInput<tf.Tensor3D>(inputs); // [B, T, C]
       const [batch, length, size] = x.shape;
-      const rows = flatten(x, size); // [B·T, C], once for all
+      const rows = flatten(x, size); // [B·T, C], once for all projections
       const past = cache?.lengthOf(this.layerIndex) ?? 0;
       const rotary = context.rotary ?? this.rotary_emb.tables(length, past);
       const apply = (layer: TransposedDense | LoRADense) =>

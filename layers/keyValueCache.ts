@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';
 
-/** Positions that {@link KeyValueCache.attend} makes room for at once. */
+/** How many positions {@link KeyValueCache.attend} adds room for in one step. */
 const ROOM = 256;
 
 /** `[B, keyValueHeads, capacity, headDim]` float32. */
@@ -11,7 +11,7 @@ interface CachedTensors {
   values: tf.Tensor4D;
 }
 
-/** The first `length` positions count. */
+/** A layer's tensors, of which the first `length` positions count. */
 interface CachedLayer extends CachedTensors {
   length: number;
 }
@@ -28,29 +28,32 @@ export class KeyValueCache {
   private isDisposed = false;
 
   /**
-   * Positions that every layer holds so far: 0 before the first forward pass. Read it before the first layer
+   * Number of positions that every layer holds: 0 before the first forward pass. Read it before the first layer
    * of a pass updates, when all layers agree.
    */
   get length(): number {
     return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({length}) => length));
   }
 
-  /** Positions that one layer holds so far, also in the middle of a pass. */
+  /** Returns the number of positions that one layer holds, even in the middle of a pass. */
   lengthOf(layerIndex: number): number {
     return this.layers[layerIndex]?.length ?? 0;
   }
 
-  /** Positions that fit into what every layer holds before {@link attend} makes more room. */
+  /** Number of positions that fit into every layer's tensors before {@link attend} makes more room. */
   get capacity(): number {
     return this.layers.length === 0 ? 0 : Math.min(...this.layers.map(({keys}) => keys.shape[2]));
   }
 
-  /** The tensors of all layers, which the cache owns. A pass may write to positions from {@link length} on; see {@link advance}. */
+  /**
+   * The tensors of all layers, which the cache owns. A pass may write to positions from {@link length} on; see
+   * {@link advance}.
+   */
   get tensors(): readonly CachedTensors[] {
     return this.layers;
   }
 
-  /** Rows of the batch held, or undefined before the first forward pass. */
+  /** Number of batch rows, or undefined before the first forward pass. */
   get batchSize(): number | undefined {
     return this.layers[0]?.keys.shape[0];
   }
@@ -63,7 +66,7 @@ export class KeyValueCache {
    * @param values `[B, keyValueHeads, T, headDim]` float32
    * @returns keys and values of all positions so far, each `[B, keyValueHeads, past + T, headDim]`; owned by
    *   the cache
-   * @throws TfjsLoraError `SHAPE_MISMATCH` when they do not continue what the layer holds; `DISPOSED`
+   * @throws TfjsLoraError `SHAPE_MISMATCH` when they do not fit the layer's earlier keys and values; `DISPOSED`
    */
   update(layerIndex: number, keys: tf.Tensor4D, values: tf.Tensor4D): [tf.Tensor4D, tf.Tensor4D] {
     this.assertUsable();
@@ -95,10 +98,10 @@ export class KeyValueCache {
   }
 
   /**
-   * One new position's attention, which goes into the cache; see {@link decodeAttention}. The layer must hold positions
-   * already. Room is made for 256 positions at a time.
+   * Computes the attention of one new position and adds the position to the cache; see {@link decodeAttention}. The
+   * layer must already hold positions. Room is made for 256 positions at a time.
    *
-   * @returns what the query gets, `[B, H·D]`
+   * @returns the attended values, `[B, H·D]`
    * @throws TfjsLoraError `SHAPE_MISMATCH`; `INVALID_ARGUMENT` for a layer that holds none; `DISPOSED`
    */
   attend(layerIndex: number, inputs: Omit<DecodeAttentionInputs, 'keys' | 'values'>): tf.Tensor2D {
@@ -119,9 +122,11 @@ export class KeyValueCache {
   }
 
   /**
-   * One new position through all layers at once, which goes into the cache. Every layer must hold the same positions already.
+   * Runs one new position through all layers and adds it to the cache. Every layer must already hold the same
+   * positions.
    *
-   * @param run gets the layers' tensors with room for the position, in whose place it gives others or the same
+   * @param run gets the layers' tensors with room for the position, and returns the tensors that replace them, or the
+   *   same
    * @throws TfjsLoraError `INVALID_ARGUMENT` before the first pass; `DISPOSED`
    */
   attendAll<T extends tf.Tensor>(
@@ -147,7 +152,7 @@ export class KeyValueCache {
     });
   }
 
-  /** A layer's tensors, or longer ones where they are full. */
+  /** Returns a layer's tensors, or longer ones if they are full. */
   private withRoom(layerIndex: number): CachedTensors {
     const {keys, values, length} = this.layers[layerIndex];
     const [batch, groups, capacity, dim] = keys.shape;
@@ -159,17 +164,19 @@ export class KeyValueCache {
     return {keys: roomy(keys), values: roomy(values)};
   }
 
-  /** Counts the position that somebody has put into the tensors of every layer, such as a replay of {@link attend}. */
+  /**
+   * Counts the position that something else, such as a replay of {@link attend}, wrote into the tensors of every layer.
+   */
   advance(): void {
     this.assertUsable();
     for (const layer of this.layers) layer.length++;
   }
 
   /**
-   * Keeps only some rows of the batch, in the given order: drops finished sequences, or reorders them.
+   * Keeps only some rows of the batch, in the given order: drops finished sequences or reorders them.
    *
    * @param batchIndices rows to keep; a row may appear more than once
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for no rows or a row that is not there; `DISPOSED`
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for no rows or a row that does not exist; `DISPOSED`
    */
   select(batchIndices: number[]): void {
     this.assertUsable();
@@ -197,7 +204,7 @@ export class KeyValueCache {
     this.isDisposed = true;
   }
 
-  /** The positions of a layer's tensor that count. */
+  /** Returns the positions of a layer's tensor that count. */
   private used(layerIndex: number, cache: tf.Tensor4D): tf.Tensor4D {
     const {length} = this.layers[layerIndex];
     return length === cache.shape[2] ? cache : tf.slice(cache, [0, 0, 0, 0], [-1, -1, length, -1]);

@@ -10,19 +10,19 @@ import {
 } from './loraFields.ts';
 import {Parameter} from './parameter.ts';
 
-/** One low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
+/** A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
 export class LoRAAdapter {
   readonly settings: Readonly<LoRASettings>;
   readonly loraA: Parameter;
   readonly loraB: Parameter;
   readonly magnitude?: Parameter;
-  /** Strengthens or weakens the update. Default 1. */
+  /** Factor on the whole update. Default 1. */
   weight = 1;
   private trains = true;
   private isHeld = false;
 
   /**
-   * @param where name of the layer, for weights and messages
+   * @param where the layer's name, for weights and messages
    * @param shape `[units, inputDim]` of the layer's weight
    * @param rowNorms `‖W‖` per output row, for DoRA's first magnitudes `[units]`
    */
@@ -57,13 +57,13 @@ export class LoRAAdapter {
     });
   }
 
-  /** Factor on `B · A`. */
+  /** Factor on `B · A`, which includes {@link weight}. */
   get scaling(): number {
     const {alpha, rank, useRsLoRA} = this.settings;
     return (this.weight * alpha) / (useRsLoRA ? Math.sqrt(rank) : rank);
   }
 
-  /** The weights by their name in a PEFT file, after the layer's name. */
+  /** The weights by their names in a PEFT file, which follow the layer's name. */
   get parameters(): Map<string, Parameter> {
     const named: [string, Parameter][] = [
       ['lora_A.weight', this.loraA],
@@ -73,7 +73,7 @@ export class LoRAAdapter {
     return new Map(named);
   }
 
-  /** Whether its weights train, those but that are frozen for themselves: unless it rests, or is held. */
+  /** Whether its weights train, except those frozen individually: false while it is inactive or held. */
   get trainable(): boolean {
     return this.trains && !this.isHeld;
   }
@@ -88,7 +88,7 @@ export class LoRAAdapter {
     return this.trains;
   }
 
-  /** Frozen with its layer; let go, it is as it was. */
+  /** Whether its layer freezes it; when released, it trains as it did before. */
   set held(held: boolean) {
     this.isHeld = held;
     this.holdParameters();

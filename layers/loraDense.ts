@@ -18,29 +18,29 @@ import {QuantizedDense} from './quantizedDense.ts';
 import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
-  /** Keep the base in few bits: QLoRA. Default: as `storage` says. */
+  /** Quantizes the base (QLoRA). Default: not quantized, stored as `storage` says. */
   quantization?: QuantizationArgs | QuantizationType;
-  /** All adapters, as `getConfig` writes them where there are others than a `default` one in force. */
+  /** All adapters; `getConfig` writes them unless there is only an active `default` one. */
   adapters?: PlacedAdapterArgs[];
-  /** The type of the base's weight while adapters are merged into it, as `getConfig` writes it. */
+  /** The type of the base's weight while adapters are merged into it; `getConfig` writes it. */
   mergedInto?: StorageDtype;
 }
 
-/** An adapter of a layer, and what it does there. */
+/** An adapter of a layer with its state there. */
 export interface PlacedAdapterArgs extends LoRAAdapterArgs {
   name: string;
-  /** Its place among those in force, from 0; −1: it rests. */
+  /** Its index among the active adapters; −1 if it is inactive. */
   place: number;
-  /** Strengthens or weakens the update. */
+  /** Factor on the whole update. */
   weight: number;
   trainable: boolean;
 }
 
 export interface MergeOptions {
   /**
-   * Dequantize a quantized base to merge into it: the merged weight is in the type the base had before, and outputs are
-   * those of the dequantized base. Default false: merging into a quantized base is refused, as rounding the sum to few
-   * bits again would lose most of the update.
+   * Dequantizes a quantized base to merge into it: the merged weight has the type that the base had before
+   * quantization, and outputs are those of the dequantized base. Default false: merging into a quantized base is
+   * refused, because rounding the sum to few bits again would lose most of the update.
    */
   dequantize?: boolean;
 }
@@ -49,11 +49,11 @@ export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptio
 export interface LoRACallArgs {
   training?: boolean;
   seed?: number;
-  /** Nobody reads the value, only the gradients are wanted: a kernel may leave it out. Default false. */
+  /** Whether only the gradients are wanted: a kernel may then skip the value. Default false. */
   isUnread?: boolean;
 }
 
-/** The adapter that has no other name. */
+/** The name of an adapter that is not given one. */
 export const DEFAULT_ADAPTER = 'default';
 
 /**
@@ -76,12 +76,12 @@ export class LoRADense extends ModuleLayer {
   } satisfies OptionNames<LoRADenseArgs & {base?: TransposedDense}>;
   base: TransposedDense;
   readonly adapters = new Map<string, LoRAAdapter>();
-  /** Names of the adapters in force, in the order they are applied. */
+  /** Names of the active adapters, in the order in which they are applied. */
   activeAdapters: string[] = [];
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
-  private unmerged?: Parameter; // the base's weight from before the merge
-  #quantizedBase?: QuantizedDense; // the base from before a merge that dequantized it; private: it is no sub-layer now
+  private unmerged?: Parameter; // the base's weight before the merge
+  #quantizedBase?: QuantizedDense; // the base before a merge that dequantized it; private, so that it is no sub-layer
 
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
@@ -104,10 +104,10 @@ export class LoRADense extends ModuleLayer {
   }
 
   /**
-   * Wraps a built layer, ours or Keras's own `tf.layers.dense`; ours is taken over, Keras's is copied. Called on a
-   * subclass it makes one of that.
+   * Wraps a built layer, either ours, which becomes the base, or Keras's own `tf.layers.dense`, which is copied. Called
+   * on a subclass, it makes an instance of that subclass.
    *
-   * @param options the adapter's, and those that a subclass adds
+   * @param options the adapter's options, and those that a subclass adds
    */
   static fromDense<T extends LoRADense>(
     this: LoRADenseClass<T>,
@@ -138,7 +138,7 @@ export class LoRADense extends ModuleLayer {
     this.activeAdapters = inForce.map(({name}) => name);
   }
 
-  /** Adds an adapter and puts it in force beside those that are. */
+  /** Adds an adapter and activates it beside the active ones. */
   addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
     if (this.adapters.has(name)) {
       throw new TfjsLoraError(
@@ -158,7 +158,7 @@ export class LoRADense extends ModuleLayer {
     return adapter;
   }
 
-  /** The base stays frozen; an adapter trains with the layer, unless it rests. */
+  /** The base stays frozen; an adapter trains with the layer, unless it is inactive. */
   protected override holdParts(): void {
     super.holdParts();
     for (const adapter of this.adapters.values()) adapter.held = !this.trainable;
@@ -197,8 +197,8 @@ export class LoRADense extends ModuleLayer {
   }
 
   /**
-   * @param kwargs `training` switches dropout on; `seed` makes its mask repeatable, as a block that is run
-   *   again in backward needs
+   * @param kwargs `training` switches dropout on; `seed` makes its mask repeatable, which a block needs that backward
+   *   runs again
    */
   override call(inputs: tf.Tensor | tf.Tensor[], kwargs: LoRACallArgs = {}): tf.Tensor {
     return tf.tidy(() => {
@@ -239,17 +239,17 @@ export class LoRADense extends ModuleLayer {
     return y ?? this.base.project(x);
   }
 
-  /** Whether the updates sit in the base weight now. */
+  /** Whether the base weight contains the updates. */
   get isMerged(): boolean {
     return this.unmerged !== undefined || this.#quantizedBase !== undefined;
   }
 
   /**
-   * Adds the active updates into the base weight, rounded to its type; until {@link unmerge}, which restores
-   * the weight bit for bit, the weight from before is kept beside it.
+   * Adds the active updates to the base weight, rounded to its type. The weight before the merge is kept until
+   * {@link unmerge}, which restores it bit for bit.
    *
    * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite, `UNSUPPORTED` for a quantized base unless
-   *   `dequantize`; the layer is left as it was
+   *   `dequantize` is set; the layer is then unchanged
    */
   merge(options: MergeOptions = {}): void {
     assertKnownOptions('merge', options, MERGE_OPTIONS);
@@ -281,7 +281,7 @@ export class LoRADense extends ModuleLayer {
     }
   }
 
-  /** Sets the base aside, for unmerging, and puts one of its values in its place, in a type to merge into. */
+  /** Sets the base aside for unmerging, and replaces it by one with its values in a type to merge into. */
   private keepUnmerged(storage: StorageDtype): void {
     const {base} = this;
     if (base instanceof QuantizedDense) {
@@ -319,13 +319,13 @@ export class LoRADense extends ModuleLayer {
     this.unmerged = undefined;
   }
 
-  /** While merged, what was before the merge is among the weights, so that Keras saves it too. */
+  /** The frozen weights; while merged, they include those before the merge, so that Keras saves these too. */
   override get nonTrainableWeights(): tf.LayerVariable[] {
     const aside = this.#quantizedBase?.weights ?? this.unmerged?.variables ?? [];
     return [...super.nonTrainableWeights, ...aside];
   }
 
-  /** Merges for good and returns the plain layer; this one is used up. */
+  /** Merges permanently and returns the plain layer; this layer must not be used again. */
   fuse(options?: MergeOptions): TransposedDense {
     this.merge(options);
     this.forgetUnmerged();
@@ -336,7 +336,7 @@ export class LoRADense extends ModuleLayer {
     return this.base;
   }
 
-  /** The merged weight as `target` stores it, checked. */
+  /** Returns the merged weight as `target` stores it, after checking it. */
   private mergedInto(target: Parameter): tf.Tensor {
     const stored = target.stored(this.mergedWeight());
     const kept = unpackMatrix({...(target.matrix() as DenseMatrix), tensor: stored}); // may overflow
@@ -348,7 +348,7 @@ export class LoRADense extends ModuleLayer {
     );
   }
 
-  /** `W` with the active updates in it, `[units, inputDim]` float32. */
+  /** Returns `W` with the active updates added, `[units, inputDim]` float32. */
   private mergedWeight(): tf.Tensor2D {
     const base = unpackMatrix(this.base.weight.matrix());
     let weight = base;
@@ -378,7 +378,7 @@ export class LoRADense extends ModuleLayer {
     this.#quantizedBase = undefined;
   }
 
-  /** Settings of the base and of the adapters, and whether these are merged. */
+  /** Returns the settings of the base and of the adapters, and whether the adapters are merged. */
   override getConfig(): tf.serialization.ConfigDict {
     const {seed: _, ...first} = {
       ...(this.adapters.get(DEFAULT_ADAPTER)?.settings ?? this.firstAdapter),
@@ -392,10 +392,10 @@ export class LoRADense extends ModuleLayer {
     } as tf.serialization.ConfigDict;
   }
 
-  /** Whether its adapters are what the settings of a new layer ask for. */
+  /** Whether the layer has exactly the adapters that a new layer with its settings would have. */
   private get hasDefaultAlone(): boolean {
     const [only, ...others] = this.placedAdapters();
-    if (only === undefined || others.length > 0) return only === this.firstAdapter; // none, and none asked for
+    if (only === undefined || others.length > 0) return only === this.firstAdapter; // none, and none expected
     const {name, place, weight, trainable} = only;
     return name === DEFAULT_ADAPTER && place === 0 && weight === 1 && trainable;
   }
@@ -422,7 +422,7 @@ export interface LoRADenseClass<T extends LoRADense = LoRADense> {
   fromDense: typeof LoRADense.fromDense;
 }
 
-/** The options of a layer's class that are the adapter's, or a subclass's own. */
+/** Returns the options of a layer's class that belong to the adapter or to a subclass. */
 function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAdapterArgs> {
   const ofBase = {
     ...TransposedDense.optionNames,
@@ -445,13 +445,13 @@ function newBase({quantization, ...args}: LoRADenseArgs): TransposedDense {
   return quantization ? new QuantizedDense({...settings, quantization}) : new TransposedDense(settings);
 }
 
-/** `lora_A.weight` is kept as `lora_A.default.weight`, as PEFT names it inside a model. */
+/** Renames `lora_A.weight` to `lora_A.default.weight`, as PEFT does inside a model. */
 function parameterKey(key: string, adapter: string): string {
   const [kind, ...rest] = key.split('.');
   return [kind, adapter, ...rest].join('.');
 }
 
-/** Keras stores `[inputDim, units]`; ours is the transpose. */
+/** Copies a Keras layer, whose weight `[inputDim, units]` is the transpose of ours. */
 function fromKerasDense(layer: tf.layers.Layer): TransposedDense {
   const {units, useBias, activation} = layer.getConfig() as unknown as TransposedDenseArgs;
   if (layer.getClassName() !== 'Dense' || !layer.built) {

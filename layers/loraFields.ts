@@ -1,7 +1,7 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 import {show} from '../quant/show.ts';
 
-/** How LoRA's A is drawn: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
+/** How LoRA's A is initialized: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
 export type LoRAInit = 'kaiming' | 'gaussian';
 
 export interface LoRAAdapterArgs {
@@ -11,36 +11,38 @@ export interface LoRAAdapterArgs {
   alpha?: number;
   /** Probability of dropping an input of the low-rank path in training. Default 0. */
   dropout?: number;
-  /** Scale by `alpha / √rank` instead of `alpha / rank` (Kalajdzievski 2023). Default false. */
+  /** Whether to scale by `alpha / √rank` instead of `alpha / rank` (Kalajdzievski 2023). Default false. */
   useRsLoRA?: boolean;
-  /** Learn the magnitude of each weight row apart from its direction (DoRA, Liu et al. 2024). Default false. */
+  /**
+   * Whether to learn the magnitude of each weight row apart from its direction (DoRA, Liu et al. 2024). Default false.
+   */
   useDoRA?: boolean;
-  /** Default `kaiming`. B starts at zero either way. */
+  /** How A is initialized. Default `kaiming`. B starts at zero either way. */
   init?: LoRAInit;
-  /** Train A alone, as MiCA does with a B of its own. Default false. */
+  /** Whether to train only A, as MiCA does with a B of its own. Default false. */
   freezeB?: boolean;
   /** Seed for the random values of A. Default: unseeded. */
   seed?: number;
 }
 
-/** An adapter's settings with their defaults filled in. The seed has served once A is drawn. */
+/** An adapter's settings with defaults filled in, without the seed, which only drawing A needs. */
 export type LoRASettings = Required<Omit<LoRAAdapterArgs, 'seed'>>;
 
-/** One setting of an adapter. All that reads, writes, checks or lists settings goes by this. */
+/** A setting of an adapter. All code that reads, writes, checks or lists settings uses these. */
 export interface LoRAField {
   /** The type of its values. */
   kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'layers' | 'numbers' | 'other';
-  /** The value where none is given; undefined where there is none, or it follows from another setting. */
+  /** The default value; undefined if there is none or it follows from another setting. */
   default?: unknown;
-  /** Its key in PEFT's `adapter_config.json`; PEFT has no such setting without one. */
+  /** Its key in PEFT's `adapter_config.json`; undefined if PEFT has no such setting. */
   peftKey?: string;
-  /** The value where the file has none, if PEFT's default is another. */
+  /** The value if the file has none, where PEFT's default differs from ours. */
   peftDefault?: unknown;
-  /** Which values of its kind it takes, in words and as a check. Default: all. */
+  /** Which values of its kind it accepts, in words and as a check. Default: all. */
   limits?: [expected: string, accepts: (value: unknown) => boolean];
 }
 
-/** Every setting of an adapter in one layer. */
+/** All settings of an adapter in one layer. */
 export const LORA_FIELDS = {
   rank: {kind: 'number', peftKey: 'r', peftDefault: 8}, // its limits are those of the weight
   alpha: {
@@ -68,7 +70,7 @@ export const LORA_FIELDS = {
 
 const NAMES = Object.keys(LORA_FIELDS) as (keyof LoRAAdapterArgs)[];
 
-/** The adapter's settings among other options; those that are undefined are left out. */
+/** Returns the adapter's settings among other options, without those that are undefined. */
 export function loraArgs<T extends Partial<LoRAAdapterArgs>>(
   options: T,
 ): Pick<T, keyof T & keyof LoRAAdapterArgs> {
@@ -76,7 +78,7 @@ export function loraArgs<T extends Partial<LoRAAdapterArgs>>(
   return Object.fromEntries(given.map((name) => [name, options[name]])) as T;
 }
 
-/** An adapter's settings with their defaults. */
+/** Returns an adapter's settings with defaults filled in. */
 export function loraSettings(args: LoRAAdapterArgs): LoRASettings {
   const {seed: _, ...given} = loraArgs(args);
   return {...DEFAULTS, alpha: 2 * args.rank, ...given} as LoRASettings;
@@ -88,16 +90,19 @@ const DEFAULTS = Object.fromEntries(
   ),
 );
 
-/** The settings in a config that Keras's JSON has respelled: it writes `useRsLoRA` in snake case and reads `useRsLoRa`. */
+/**
+ * Returns the settings in a config that Keras's JSON has respelled: it writes `useRsLoRA` in snake case and reads
+ * `useRsLoRa`.
+ */
 export function respelledByKeras(config: Record<string, unknown>): Record<string, unknown> {
   const spelt = (key: string) => NAMES.find((name) => name.toLowerCase() === key.toLowerCase()) ?? key;
   return Object.fromEntries(Object.entries(config).map(([key, value]) => [spelt(key), value]));
 }
 
 /**
- * Checks an adapter's settings against the weight `[units, inputDim]` of the layer it is for.
+ * Checks an adapter's settings against its layer's weight `[units, inputDim]`.
  *
- * @param where name of the layer
+ * @param where the layer's name
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
 export function assertLoRAArgs(args: LoRAAdapterArgs, where: string, [units, inputDim]: number[]): void {

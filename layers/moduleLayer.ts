@@ -10,7 +10,7 @@ import {Parameter} from './parameter.ts';
 type Layer = tf.layers.Layer;
 export type LayerArgs = ConstructorParameters<typeof tf.layers.Layer>[0] & {};
 
-/** What every Keras layer takes. */
+/** The options that every Keras layer takes. */
 export const LAYER_OPTIONS = {
   inputShape: true,
   batchInputShape: true,
@@ -30,11 +30,11 @@ export interface AddParameterOptions {
 }
 
 /**
- * What all layers here share beyond `tf.layers.Layer`: weights that may be declared without memory or stored
- * in 16 bit, sub-layers (any property that holds a layer is one, as in Keras and PyTorch), and logical
+ * The base class of all layers here. It adds to `tf.layers.Layer` weights that may be declared without memory or stored
+ * in 16 bits, sub-layers (any property that holds a layer is one, as in Keras and PyTorch), and logical
  * parameter counts. Subclass it as you would `tf.layers.Layer`.
  *
- * A subclass that lists its options as `static optionNames` has all others refused.
+ * A subclass that lists its options as `static optionNames` refuses all others.
  */
 export abstract class ModuleLayer extends tf.layers.Layer {
   /** Own weights by their name in a model's files: `weight`, `bias`. */
@@ -48,8 +48,9 @@ export abstract class ModuleLayer extends tf.layers.Layer {
   }
 
   /**
-   * Declares a weight in `build`; its full name is `<layer name>.<name>`. One of 16 bits never trains; one that is not
-   * trainable stays frozen when the layer is thawed, unless the layer is frozen now, and may be the reason.
+   * Declares a weight in `build`; its full name is `<layer name>.<name>`. A 16-bit weight never trains. A weight
+   * declared with `trainable: false` stays frozen when the layer is unfrozen, unless the layer is frozen now, which may
+   * be the reason.
    */
   protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {
     const {storage = 'float32', trainable = true, initialize} = options;
@@ -60,7 +61,7 @@ export abstract class ModuleLayer extends tf.layers.Layer {
     );
   }
 
-  /** Takes a weight of a class of its own as this layer's. */
+  /** Adds a weight with a class of its own to this layer. */
   protected adopt<P extends Parameter>(name: string, parameter: P): P {
     this.parameters.set(name, parameter);
     parameter.held = !this.trainable;
@@ -80,14 +81,14 @@ export abstract class ModuleLayer extends tf.layers.Layer {
     const {Layer} = tf.layers;
     const found: [string, Layer][] = [];
     for (const key of Object.keys(this)) {
-      // all layers are walked several times a step: no entry is made for the rest
+      // all layers are walked several times per step, so make no entry for other properties
       const value = (this as Record<string, unknown>)[key];
       if (typeof value === 'object' && value instanceof Layer) found.push([key, value]);
     }
     return found;
   }
 
-  /** Whether its weights train: unless it is frozen for itself, or held. */
+  /** Whether its weights train: false while it is frozen itself or held. */
   override get trainable(): boolean {
     return this.trainable_ && !this.isHeld;
   }
@@ -102,13 +103,13 @@ export abstract class ModuleLayer extends tf.layers.Layer {
     return this.trainable_;
   }
 
-  /** Frozen with the layer around it; let go, it is as it was for itself: what was frozen inside stays frozen. */
+  /** Whether the layer around it freezes it; when released, whatever was frozen inside stays frozen. */
   set held(held: boolean) {
     this.isHeld = held;
     this.holdParts();
   }
 
-  /** Freezes its weights and sub-layers with this layer, or lets them go. */
+  /** Freezes its weights and sub-layers with this layer, or releases them. */
   protected holdParts(): void {
     const held = !this.trainable;
     for (const parameter of this.parameters.values()) parameter.held = held;
@@ -136,21 +137,22 @@ export abstract class ModuleLayer extends tf.layers.Layer {
   }
 
   /**
-   * Sets all weights, in the order of `getWeights`; every one is checked before any is written.
+   * Sets all weights, in the order of `getWeights`; checks every one before writing any.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for another number of them, `SHAPE_MISMATCH` naming one of another shape or type
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a wrong number of weights, `SHAPE_MISMATCH` for a wrong shape or type,
+   *   naming the weight
    */
   override setWeights(weights: tf.Tensor[]): void {
     writeWeights(`layer ${this.name}`, this.weights, weights);
   }
 
-  /** Logical number of parameters, sub-layers included; a packed weight counts its 16-bit elements. */
+  /** Returns the logical number of parameters, including sub-layers; a packed weight counts its 16-bit elements. */
   override countParams(): number {
     const own = [...this.parameters.values()].reduce((sum, parameter) => sum + parameter.size, 0);
     return this.sublayers.reduce((sum, [, layer]) => sum + layer.countParams(), own);
   }
 
-  /** As in Keras, but a layer that was built by hand, or around a built one, counts as used. */
+  /** Disposes as in Keras, but also counts a layer as used that was built by hand or wraps a built one. */
   override dispose(): ReturnType<Layer['dispose']> {
     if (this.built) this._refCount ??= 1;
     return super.dispose();
@@ -163,9 +165,9 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 }
 
 /**
- * Writes tensors into variables, once each is checked.
+ * Writes tensors into variables after checking all of them.
  *
- * @param what whose weights they are, for messages
+ * @param what the owner of the weights, for messages
  * @throws TfjsLoraError `INVALID_ARGUMENT`, `SHAPE_MISMATCH`
  */
 export function writeWeights(what: string, variables: tf.LayerVariable[], weights: tf.Tensor[]): void {
@@ -196,7 +198,7 @@ function assertTaken(what: string, variables: tf.LayerVariable[], weights: tf.Te
   }
 }
 
-/** Every weight under `layers`, by the full name that files give it, in their order. */
+/** Yields every weight under `layers` in order, with its full name in files. */
 export function* namedParameters(layers: Iterable<Layer>): Generator<[name: string, parameter: Parameter]> {
   for (const layer of walk(layers)) {
     if (!(layer instanceof ModuleLayer)) continue;
@@ -204,7 +206,7 @@ export function* namedParameters(layers: Iterable<Layer>): Generator<[name: stri
   }
 }
 
-/** The layers and all their sub-layers as they are now, parents first. */
+/** Returns the layers and all their sub-layers as they are now, parents first. */
 export function walk(layers: Iterable<Layer>, found: Layer[] = []): Layer[] {
   for (const layer of layers) {
     found.push(layer);
@@ -217,22 +219,22 @@ export function walk(layers: Iterable<Layer>, found: Layer[] = []): Layer[] {
   return found;
 }
 
-/** The one tensor of a layer's input, which Keras passes bare or in a list. */
+/** Returns the only tensor of a layer's input, which Keras passes bare or in a list. */
 export function onlyInput<T extends tf.Tensor = tf.Tensor>(inputs: tf.Tensor | tf.Tensor[]): T {
   return (Array.isArray(inputs) ? inputs[0] : inputs) as T;
 }
 
-/** `[..., C]` → `[N, C]`; what is that already costs nothing. */
+/** Reshapes `[..., C]` to `[N, C]`; costs nothing if it already has that shape. */
 export function flatten(x: tf.Tensor, size: number): tf.Tensor2D {
   return (x.rank === 2 ? x : x.reshape([-1, size])) as tf.Tensor2D;
 }
 
-/** What was computed from {@link flatten}ed rows of `x`, `[N, units]`, as `[..., units]`. */
+/** Reshapes the result `[N, units]` for {@link flatten}ed rows of `x` to `[..., units]`. */
 export function unflatten(y: tf.Tensor2D, x: tf.Tensor): tf.Tensor {
   return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]]);
 }
 
-/** The one shape of a layer's input, which Keras passes bare or in a list. */
+/** Returns the only shape of a layer's input, which Keras passes bare or in a list. */
 export function onlyShape(shape: tf.Shape | tf.Shape[]): tf.Shape {
   return (Array.isArray(shape[0]) ? shape[0] : shape) as tf.Shape;
 }

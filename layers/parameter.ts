@@ -22,9 +22,9 @@ let allocating = true;
 let nextPlaceholder = 0;
 
 /**
- * Runs `build` with layers declaring their weights but allocating none: to count parameters of a model that
- * does not fit, or to fill the weights one by one from files. Reading such a weight before it is
- * written throws.
+ * Runs `build` with layers that declare their weights but allocate none, for instance to count the parameters of a
+ * model that does not fit, or to fill the weights one by one from files. Reading such a weight before it is written
+ * throws.
  */
 export function withoutAllocation<T>(build: () => T): T {
   const before = allocating;
@@ -39,28 +39,34 @@ export function withoutAllocation<T>(build: () => T): T {
 /** Whether weights that are built now get memory. */
 export const isAllocating = (): boolean => allocating;
 
-/** How a weight lies in memory; a quantized one's layer knows more. */
+/** Storage type of a weight; the layer of a quantized weight knows the details. */
 export type ParameterStorage = StorageDtype | 'quantized';
 
 export interface ParameterArgs {
-  /** Full name, unique in the model, as in a model's files: `model.norm.weight`. */
+  /** Full name, unique in the model, as in the model's files: `model.norm.weight`. */
   name: string;
   /** Logical shape, whatever the storage. */
   shape: number[];
-  /** How it lies in memory. Default `float32`. The 16-bit types are packed in int32 and need a matrix. */
+  /** Storage type. Default `float32`. The 16-bit types are packed in int32 and need a matrix. */
   storage?: ParameterStorage;
   trainable?: boolean;
-  /** First value, float32 of `shape`; called only when the weight is allocated at once. Without it, it never is. */
+  /**
+   * Returns the first value, float32 of `shape`; called only if the weight is allocated in the constructor. Default:
+   * the weight is not allocated.
+   */
   initialize?: () => tf.Tensor;
 }
 
 export interface LoadBytesOptions {
-  /** Names the weight and where it comes from in messages. Default its name. */
+  /** Names the weight and its source in messages. Default its name. */
   where?: string;
-  /** Refuse NaN and infinity, which costs one pass over the bytes; a quantized weight refuses them always. Default true. */
+  /**
+   * Whether to refuse NaN and infinity, which costs one pass over the bytes; a quantized weight always refuses them.
+   * Default true.
+   */
   checkFinite?: boolean;
 }
-/** What `load` takes. */
+/** The options of `load`. */
 export const LOAD_BYTES_OPTIONS = {where: true, checkFinite: true} satisfies OptionNames<LoadBytesOptions>;
 
 /** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
@@ -79,7 +85,7 @@ export class Parameter extends tf.LayerVariable {
     const members = membersOf(this);
     members.shape =
       storage === 'float32' || storage === 'quantized' ? shape : storedShape(storage, shape[0], shape[1]);
-    members.originalName = name; // without the scope of whichever layer happened to be building
+    members.originalName = name; // without the scope of the layer that is being built
     members.name = name; // until it is allocated
     if (!allocating || !initialize) return;
     const initial = tf.tidy(() => this.stored(initialize()));
@@ -87,7 +93,7 @@ export class Parameter extends tf.LayerVariable {
     initial.dispose();
   }
 
-  /** A float32 value of the logical shape as the tensor that stores it: what {@link write} takes. */
+  /** Converts a float32 value of the logical shape to the tensor that stores it, which {@link write} takes. */
   stored(value: tf.Tensor): tf.Tensor {
     if (this.storage === 'float32') return value;
     if (this.storage !== 'quantized') return packTensor(value as tf.Tensor2D, this.storage);
@@ -98,10 +104,10 @@ export class Parameter extends tf.LayerVariable {
   }
 
   /**
-   * Takes the bytes of a file's tensor as its value, without a copy where the types agree.
+   * Sets the value from the bytes of a file's tensor, without a copy if the types agree.
    *
    * @param bytes row-major, of the logical shape
-   * @param dtype their type, as safetensors spells it
+   * @param dtype their type, in safetensors' spelling
    * @throws TfjsLoraError `UNSUPPORTED` for a type other than F32, F16 and BF16, `NON_FINITE`
    */
   load(bytes: Uint8Array, dtype: SafetensorsDtype, options?: LoadBytesOptions): this {
@@ -111,7 +117,7 @@ export class Parameter extends tf.LayerVariable {
     return this;
   }
 
-  /** The tensor that {@link load} would write; the caller's to dispose. */
+  /** Returns the tensor that {@link load} would write, for the caller to dispose. */
   decode(bytes: Uint8Array, dtype: SafetensorsDtype, options: LoadBytesOptions = {}): tf.Tensor {
     assertKnownOptions('load', options, LOAD_BYTES_OPTIONS);
     const {where = `weight ${this.originalName}`, checkFinite = true} = options;
@@ -130,9 +136,9 @@ export class Parameter extends tf.LayerVariable {
   }
 
   /**
-   * The value in a file's type, row-major, of the logical shape: float32 values or 16-bit bits.
+   * Returns the value in a file's type, row-major, of the logical shape: float32 values or 16-bit bits.
    *
-   * @throws TfjsLoraError `NON_FINITE` where a merge could not look at its result at once: it is looked at here
+   * @throws TfjsLoraError `NON_FINITE` after a merge that could not check its result synchronously; it is checked here
    */
   async toBytes(dtype: StorageDtype): Promise<ArrayBufferView> {
     const storage = this.storage as StorageDtype;
@@ -150,7 +156,7 @@ export class Parameter extends tf.LayerVariable {
     return fromFloat32(unpackRows(packed, rows, cols, storage), dtype);
   }
 
-  /** Bytes it takes in memory. */
+  /** Number of bytes it takes in memory. */
   get byteLength(): number {
     return this.allocated ? 4 * this.read().size : 0;
   }
@@ -181,12 +187,12 @@ export class Parameter extends tf.LayerVariable {
     return super.read() as tf.Variable;
   }
 
-  /** The variables that hold it, as Keras saves and sets them: itself, and what a subclass keeps beside it. */
+  /** The variables that store it, as Keras saves and sets them: itself, and those that a subclass adds. */
   get variables(): Parameter[] {
     return [this];
   }
 
-  /** Whether it trains: unless it is frozen for itself, or held. */
+  /** Whether it trains: false while it is frozen itself or held. */
   override get trainable(): boolean {
     return membersOf(this).trainable_ && !this.isHeld;
   }
@@ -196,18 +202,18 @@ export class Parameter extends tf.LayerVariable {
     this.val.trainable = this.trainable;
   }
 
-  /** Frozen with its layer or adapter; let go, it is as it was for itself. */
+  /** Whether its layer or adapter freezes it; when released, it trains as it did before. */
   set held(held: boolean) {
     this.isHeld = held;
     this.val.trainable = this.trainable;
   }
 
-  /** Gives it another name, in messages and where Keras saves it. */
+  /** Renames it, in messages and where Keras saves it. */
   rename(name: string): void {
     membersOf(this).originalName = name;
   }
 
-  /** The value as ops take a matrix. */
+  /** Returns the value as ops take a matrix. */
   matrix(): StoredMatrix {
     const [rows, cols] = this.logicalShape;
     return {tensor: this.read(), dtype: this.storage as StorageDtype, rows, cols};
@@ -222,7 +228,7 @@ export class Parameter extends tf.LayerVariable {
     );
   }
 
-  /** Makes room for values of another shape; the one it has is gone then. */
+  /** Makes room for values of another shape; the current value is lost. */
   protected resize(shape: tf.Shape): void {
     if (tf.util.arraysEqual(this.shape as number[], shape as number[])) return;
     membersOf(this).shape = shape;

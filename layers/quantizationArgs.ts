@@ -7,23 +7,28 @@ import {getQuantizer} from '../quant/quantizerRegistry.ts';
 /** `nf4`, `fp4`, `int8`, or the name of a registered quantizer. */
 export type QuantizationType = 'nf4' | 'fp4' | 'int8' | (string & {});
 
-/** How a weight is quantized; what a quantizer of your own needs beyond this passes through to it. */
+/** How to quantize a weight; further options of a registered quantizer pass through to it. */
 export interface QuantizationArgs {
   type: QuantizationType;
-  /** Values that share a scale, 4-bit types only. Default 64. */
+  /** Number of values that share a scale, 4-bit types only. Default 64. */
   blockSize?: number;
-  /** Quantize the scales too, 4-bit types only: 4.127 bits a weight instead of 4.5. Default false, as in bitsandbytes. */
+  /**
+   * Whether to quantize the scales too, 4-bit types only: 4.127 bits per weight instead of 4.5. Default false, as in
+   * bitsandbytes.
+   */
   doubleQuant?: boolean;
   /**
-   * How double quantization finds the scales' codes: `nearest`, as bitsandbytes' portable kernel, or `table`, as its native
-   * kernel on processors. Default `nearest`.
+   * How double quantization finds the scales' codes: `nearest`, like bitsandbytes' portable kernel, or `table`, like
+   * its native CPU kernel. Default `nearest`.
    */
   absmaxSearch?: CodeSearch8Bit;
-  /** Threads of the PyTorch whose mean of the scales double quantization repeats bit for bit. Default 1. */
+  /**
+   * Number of threads of the PyTorch whose mean of the scales double quantization reproduces bit for bit. Default 1.
+   */
   torchThreads?: number;
-  /** Columns with a magnitude of at least this stay in 16 bit, int8 only. Default 0: none. */
+  /** Columns with a magnitude of at least this stay in 16 bits, int8 only. Default 0: none. */
   threshold?: number;
-  /** The type of a product's operands where a backend offers a choice; the others compute in float32. */
+  /** The type of a product's operands on backends that offer a choice; the others compute in float32. */
   computeDtype?: StorageDtype;
   [option: string]: unknown;
 }
@@ -35,16 +40,16 @@ const FOUR_BIT_OPTIONS = {
   torchThreads: true,
 } as const;
 const INT8_OPTIONS = {threshold: true} as const;
-/** What the built-in types take; a registered quantizer's options are its own matter. */
+/** The options of the built-in types; a registered quantizer has its own. */
 const OPTIONS = {type: true, ...FOUR_BIT_OPTIONS, ...INT8_OPTIONS, computeDtype: true} satisfies OptionNames<
   Pick<QuantizationArgs, 'type' | keyof typeof FOUR_BIT_OPTIONS | keyof typeof INT8_OPTIONS | 'computeDtype'>
 >;
 
 /**
- * The settings that `quantization` stands for; a name alone is its type.
+ * Returns the settings that `quantization` stands for; a name alone is the type.
  *
- * @param call what was called, for messages
- * @param more further options that the call takes
+ * @param call the name of the call, for messages
+ * @param more further options of the call
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type, or an option that the type does not have
  */
 export function resolveQuantization<T extends QuantizationArgs>(

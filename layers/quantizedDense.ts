@@ -10,13 +10,13 @@ import {QuantizedParameter} from './quantizedParameter.ts';
 import {TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 export interface QuantizedDenseArgs extends TransposedDenseArgs {
-  /** A type alone is short for `{type}`. */
+  /** How to quantize; a type alone is short for `{type}`. */
   quantization: QuantizationArgs | QuantizationType;
 }
 
 /**
- * A frozen {@link TransposedDense} whose weight is kept in 4 or 8 bits and dequantized for each product, a tile at a time, in
- * forward and in backward. Dettmers et al. 2023 (QLoRA), 2022 (LLM.int8()); formats as in bitsandbytes.
+ * A frozen {@link TransposedDense} whose weight is stored in 4 or 8 bits and dequantized for each product, a tile at a
+ * time, in forward and in backward. Dettmers et al. 2023 (QLoRA), 2022 (LLM.int8()); formats as in bitsandbytes.
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]` quantized, `bias` `[units]` float32.
@@ -30,14 +30,16 @@ export class QuantizedDense extends TransposedDense {
   readonly quantization: QuantizationArgs;
   declare weight: QuantizedParameter;
 
-  /** @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type, or an option that it does not have */
+  /**
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown quantization type, or an option that the type does not have
+   */
   constructor(args: QuantizedDenseArgs) {
     super({...args, trainable: false});
     this.quantization = resolveQuantization('quantization', args.quantization);
   }
 
   /**
-   * Quantizes a built layer. The given one stays as it is; dispose it to free its memory.
+   * Quantizes a built layer. That layer stays as it is; dispose it to free its memory.
    *
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
@@ -63,7 +65,7 @@ export class QuantizedDense extends TransposedDense {
     }
   }
 
-  /** A layer of another's shape and settings, its weights declared and yet to be written. */
+  /** Returns a layer with another's shape and settings whose weights are declared but not written yet. */
   static like<T extends QuantizedDense>(
     this: QuantizedDenseClass<T>,
     dense: TransposedDense,
@@ -87,7 +89,7 @@ export class QuantizedDense extends TransposedDense {
     return this.weight;
   }
 
-  /** A layer with the weight dequantized, in float32 or rounded to a 16-bit type; this one stays. */
+  /** Returns a layer with the weight dequantized, in float32 or rounded to a 16-bit type; this layer stays as it is. */
   dequantize(storage: StorageDtype = this.storage): TransposedDense {
     const {units, useBias, activation, name, inputDim} = this;
     const dense = new TransposedDense({units, useBias, activation, name, storage, trainable: false});
@@ -103,7 +105,7 @@ export class QuantizedDense extends TransposedDense {
     return {...super.getConfig(), quantization: asConfig(this.heldQuantization())};
   }
 
-  /** The settings of the weight there is: a file may bring one with other blocks than were asked for. */
+  /** Returns the settings of the stored weight: a file's weight may have another block size than the one requested. */
   private heldQuantization(): QuantizationArgs {
     const {quantization, weight} = this;
     const matrix = weight?.isAllocated ? weight.matrix() : undefined;

@@ -22,20 +22,21 @@ import {LOAD_BYTES_OPTIONS, type LoadBytesOptions, Parameter} from './parameter.
 import type {QuantizationArgs} from './quantizationArgs.ts';
 
 /**
- * A frozen weight in few bits. To the layer it is one weight of its logical shape; in memory, and to Keras, which saves
- * and sets them, it is several {@link variables}: the codes, the scales, and `format`, numbers that say how to read them.
+ * A frozen weight in few bits. The layer sees one weight of its logical shape. In memory, and for Keras, which saves
+ * and sets them, it is several {@link variables}: the codes, the scales, and `format`, numbers that say how to read
+ * them.
  */
 export class QuantizedParameter extends Parameter {
-  /** The tensors beside the codes, by their names in the storage, and the format. */
+  /** The other tensors, by their names in the storage, and the format. */
   private readonly parts = new Map<string, Part>();
-  /** What the format's numbers say, until they are written again. */
+  /** The format that its numbers describe, until they are written again. */
   private known?: {format: DeviceFormat; sourceDtype: StorageDtype};
-  /** In place of all that, the matrix of a quantizer that only its own code reads. */
+  /** Replaces all of these: the matrix of a quantizer that only its own code reads. */
   private hosted?: HostedMatrix;
 
   /**
    * @param shape `[units, inputDim]`
-   * @param valueDtype the type that the values of a file are rounded to before they are quantized
+   * @param valueDtype the type that a file's values are rounded to before they are quantized
    */
   constructor(
     name: string,
@@ -46,12 +47,12 @@ export class QuantizedParameter extends Parameter {
     super({name, shape, storage: 'quantized', trainable: false});
   }
 
-  /** The format, once there is a value: `nf4`, `fp4`, `int8`, or as a quantizer is registered. */
+  /** Name of the format, once there is a value: `nf4`, `fp4`, `int8`, or a registered quantizer's name. */
   get quantType(): string {
     return this.hosted?.matrix.quantType ?? this.value.format.dtype;
   }
 
-  /** What the weight was before it was quantized. */
+  /** The weight's type before it was quantized. */
   get sourceDtype(): StorageDtype {
     return this.hosted?.matrix.dtype ?? this.value.sourceDtype;
   }
@@ -70,7 +71,9 @@ export class QuantizedParameter extends Parameter {
     for (const [part, parameter] of this.parts) parameter.rename(`${name}.${part}`);
   }
 
-  /** @throws TfjsLoraError `UNSUPPORTED` for the matrix of a quantizer that only its own code reads: Keras would lose it */
+  /**
+   * @throws TfjsLoraError `UNSUPPORTED` for the matrix of a quantizer that only its own code reads: Keras would lose it
+   */
   override read(): tf.Variable {
     if (!this.hosted) return super.read();
     throw new TfjsLoraError(
@@ -90,14 +93,14 @@ export class QuantizedParameter extends Parameter {
   }
 
   /**
-   * Quantizes values and takes them.
+   * Quantizes values and stores the result.
    *
    * @param values row-major, float32 or the bits of a 16-bit type
    * @param dtype their type
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
   quantize(values: Float32Array | Uint16Array, dtype: StorageDtype): this {
-    const {type, computeDtype, ...options} = this.quantization; // how products are computed is not the quantizer's
+    const {type, computeDtype, ...options} = this.quantization; // how products are computed does not concern the quantizer
     const shape = this.logicalShape as [number, number];
     return this.writeMatrix(
       getQuantizer(type).quantize(values, shape, {...options, name: this.originalName, dtype}),
@@ -105,7 +108,7 @@ export class QuantizedParameter extends Parameter {
   }
 
   /**
-   * Quantizes the bytes of a file's tensor, in {@link valueDtype}, and takes them.
+   * Quantizes the bytes of a file's tensor, in {@link valueDtype}, and stores the result.
    *
    * @throws TfjsLoraError as {@link quantize}, `UNSUPPORTED` for a type other than F32, F16 and BF16
    */
@@ -124,7 +127,7 @@ export class QuantizedParameter extends Parameter {
     return fromFloat32((await this.readMatrix()).dequantize(), dtype);
   }
 
-  /** Takes a quantized matrix as its value. */
+  /** Sets the value to a quantized matrix. */
   writeMatrix(matrix: QuantizedTensor): this {
     if (!tf.util.arraysEqual([...matrix.shape], this.logicalShape)) {
       throw new TfjsLoraError(
@@ -137,7 +140,7 @@ export class QuantizedParameter extends Parameter {
       const storage = storeQuantized(matrix);
       const {codes = tf.zeros([0], 'int32'), ...beside} = tensorsOf(storage);
       if (!this.isAllocated) membersOf(this).shape = codes.shape;
-      this.write(codes); // throws for another format than before
+      this.write(codes); // throws if the format is another than before
       this.hosted = storage.dtype === 'hosted' ? storage : undefined;
       if (storage.dtype === 'hosted') return;
       const format = attributesOf(storage) as DeviceFormat;
@@ -148,7 +151,7 @@ export class QuantizedParameter extends Parameter {
     return this;
   }
 
-  /** The value, read back to the host. */
+  /** Reads the value back to the host. */
   readMatrix(): Promise<QuantizedTensor> {
     return readQuantized(this.matrix() as QuantizedMatrix, this.sourceDtype);
   }
@@ -174,7 +177,7 @@ export class QuantizedParameter extends Parameter {
 
   private get value(): NonNullable<QuantizedParameter['known']> {
     if (this.known) return this.known;
-    this.read(); // says what is missing
+    this.read(); // throws and names what is missing
     const [rows, cols] = this.logicalShape;
     const numbers = this.parts.get(FORMAT)!.read().dataSync() as Float32Array;
     const value = formatOf(numbers, rows, cols);
@@ -183,7 +186,7 @@ export class QuantizedParameter extends Parameter {
     return value as NonNullable<typeof value>;
   }
 
-  /** Checks that the tensors are those of the format: Keras sets them one by one. */
+  /** Checks that the tensors match the format, because Keras sets them one by one. */
   private assertStored(format: DeviceFormat | undefined): void {
     const shapes = format && storedShapes(format);
     for (const [name, shape] of Object.entries(shapes ?? {})) {
@@ -207,7 +210,7 @@ const FORMAT = 'format';
 const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
 const FORMATS: readonly DeviceFormat['dtype'][] = ['nf4', 'fp4', 'int8'];
 
-/** A format as five numbers: its name, the type before it, and three of its own. */
+/** Returns a format as five numbers: its name, the type before quantization, and three of its own. */
 function formatNumbers(format: DeviceFormat, sourceDtype: StorageDtype): number[] {
   const names = [FORMATS.indexOf(format.dtype), DTYPES.indexOf(sourceDtype)];
   if (format.dtype === 'int8') return [...names, format.outliers, DTYPES.indexOf(format.outlierDtype), 0];
@@ -226,7 +229,10 @@ function formatOf(numbers: ArrayLike<number>, rows: number, cols: number) {
   return {format: format as DeviceFormat, sourceDtype};
 }
 
-/** One of the variables beside the codes. Its shape may change with the value: int8 keeps as many outliers as there are. */
+/**
+ * A variable that stores something other than the codes. Its shape may change with the value: int8 has as many outliers
+ * as the value.
+ */
 class Part extends Parameter {
   constructor(
     name: string,

@@ -5,7 +5,7 @@ import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from '
 import {readAtOnce} from './ops/readAtOnce.ts';
 import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
 
-/** How rotary frequencies are stretched for sequences longer than the model first saw. */
+/** How rotary frequencies are stretched for sequences longer than those the model was first trained on. */
 export type RopeScaling =
   | {type: 'linear'; factor: number}
   | {
@@ -19,12 +19,12 @@ export type RopeScaling =
 export interface RotaryEmbeddingArgs extends LayerArgs {
   /** Size of a head, even. */
   headDim: number;
-  /** Base of the frequencies. Default 10000; Llama 3 has 500000. */
+  /** Base of the frequencies. Default 10000; Llama 3 uses 500000. */
   theta?: number;
   scaling?: RopeScaling;
 }
 
-/** Cosines and sines of the positions of one forward pass, `[B or 1, 1, T, headDim/2]` each. */
+/** Cosines and sines of the positions of one forward pass, each `[B or 1, 1, T, headDim/2]`. */
 export interface RotaryTables {
   cos: tf.Tensor4D;
   sin: tf.Tensor4D;
@@ -35,7 +35,7 @@ interface RotaryValues {
   sin: Float32Array;
 }
 
-/** Turns each head by its position. Input and output `[B, H, T, headDim]`. No weights. */
+/** Rotates each head by its position. Input and output `[B, H, T, headDim]`. No weights. */
 export class RotaryEmbedding extends ModuleLayer {
   static className = 'RotaryEmbedding';
   static readonly optionNames = {
@@ -49,7 +49,10 @@ export class RotaryEmbedding extends ModuleLayer {
   readonly scaling?: RopeScaling;
   /** Radians per position, `[headDim/2]`, in float32 arithmetic as in Hugging Face. */
   readonly inverseFrequencies: Float32Array;
-  /** Of {@link tables}: batches of one length follow each other, and the values take as long to make as a small batch. */
+  /**
+   * The latest values of {@link tables}: batches of one length often follow each other, and the values take as long as
+   * a small batch.
+   */
   private latest?: RotaryValues & {key: string};
 
   constructor(args: RotaryEmbeddingArgs) {
@@ -66,7 +69,7 @@ export class RotaryEmbedding extends ModuleLayer {
     this.inverseFrequencies = inverseFrequencies(this.headDim, this.theta, this.scaling);
   }
 
-  /** Tables for positions `offset … offset + length − 1`, the same for every row of a batch. */
+  /** Returns tables for positions `offset … offset + length − 1`, the same for every row of a batch. */
   tables(length: number, offset = 0): RotaryTables {
     const key = `${length} ${offset}`;
     if (this.latest?.key !== key) {
@@ -76,9 +79,10 @@ export class RotaryEmbedding extends ModuleLayer {
   }
 
   /**
-   * Tables for given positions, `[B, T]`. They are made on the host: a card's own cosine may be off by 2⁻¹¹.
+   * Returns tables for the given positions, `[B, T]`. They are made on the host, because a card's own cosine may be off
+   * by 2⁻¹¹.
    *
-   * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that answers only later, such as webgpu
+   * @throws TfjsLoraError `UNSUPPORTED` for a tensor on a backend that reads only asynchronously, such as webgpu
    */
   tablesAt(positionIds: ArrayLike<number>[] | tf.Tensor2D): RotaryTables {
     const positions = readAtOnce<ArrayLike<number>>(`${this.name} positionIds`, positionIds, 'Pass rows.');
@@ -90,7 +94,7 @@ export class RotaryEmbedding extends ModuleLayer {
     return {cos: tf.tensor4d(cos, shape), sin: tf.tensor4d(sin, shape)};
   }
 
-  /** What {@link tablesAt} puts into its tensors, row by row. */
+  /** Returns the values of {@link tablesAt}'s tensors, row by row. */
   valuesAt(positions: ArrayLike<number>[]): RotaryValues {
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
@@ -129,9 +133,9 @@ export class RotaryEmbedding extends ModuleLayer {
 tf.serialization.registerClass(RotaryEmbedding);
 
 /**
- * `theta^(−2i/headDim)`, stretched. `llama3` (Llama 3.1): wavelengths longer than the original context over
- * `lowFreqFactor` are divided by `factor`, those shorter than over `highFreqFactor` are kept, those between
- * are interpolated.
+ * Returns `theta^(−2i/headDim)`, stretched. With `llama3` (Llama 3.1), wavelengths longer than the original context
+ * over `lowFreqFactor` are divided by `factor`, those shorter than the context over `highFreqFactor` are kept, and
+ * those between are interpolated.
  */
 function inverseFrequencies(headDim: number, theta: number, scaling?: RopeScaling): Float32Array {
   const f = Math.fround;

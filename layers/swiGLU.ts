@@ -23,9 +23,9 @@ import {TransposedDense} from './transposedDense.ts';
 export interface SwiGLUArgs extends LayerArgs {
   /** Size of the gate's output. */
   intermediateSize: number;
-  /** Default false. */
+  /** Whether the projections have a bias. Default false. */
   useBias?: boolean;
-  /** How the weights lie in memory. Default `float32`. */
+  /** Storage type of the weights: float32, bfloat16 or float16. Default `float32`. */
   storage?: StorageDtype;
   weightInitializer?: Initializer | SerializedInitializer;
 }

@@ -6,7 +6,7 @@ import {linear} from './ops/linear.ts';
 import type {TokenEmbedding} from './tokenEmbedding.ts';
 
 export interface TiedHeadArgs extends LayerArgs {
-  /** Whose table is the output weight. */
+  /** The embedding whose table is the output weight. */
   embedding: TokenEmbedding;
 }
 
@@ -17,7 +17,7 @@ export class TiedHead extends ModuleLayer {
     ...LAYER_OPTIONS,
     embedding: true,
   } satisfies OptionNames<TiedHeadArgs>;
-  readonly #embedding: TokenEmbedding; // private, so that it is not taken for a sub-layer
+  readonly #embedding: TokenEmbedding; // private, so that it does not count as a sub-layer
 
   constructor(args: TiedHeadArgs) {
     super(args);

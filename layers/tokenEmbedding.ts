@@ -13,18 +13,18 @@ import type {DenseMatrix} from './ops/storedMatrix.ts';
 import type {Parameter} from './parameter.ts';
 
 export interface TokenEmbeddingArgs extends LayerArgs {
-  /** Number of rows. */
+  /** Number of rows of the table. */
   vocabSize: number;
   /** Size of a token's vector. */
   hiddenSize: number;
-  /** How the table lies in memory. A 16-bit table is frozen. Default `float32`. */
+  /** Storage type of the table: float32, bfloat16 or float16. A 16-bit table is frozen. Default `float32`. */
   storage?: StorageDtype;
-  /** Default normal with standard deviation 0.02. */
+  /** Initializer of the table. Default normal with standard deviation 0.02. */
   weightInitializer?: Initializer | SerializedInitializer;
 }
 
 /**
- * Looks tokens up in a table that may be kept in 16 bit.
+ * Looks tokens up in a table that may be stored in 16 bits.
  *
  * Input `[..., T]` int32 token ids, output `[..., T, hiddenSize]` float32. Weight: `weight` `[vocabSize, hiddenSize]`.
  */

@@ -22,21 +22,21 @@ import type {Parameter} from './parameter.ts';
 export interface TransposedDenseArgs extends LayerArgs {
   /** Size of the output's last axis. */
   units: number;
-  /** Default true, as in Keras. */
+  /** Whether to add a bias. Default true, as in Keras. */
   useBias?: boolean;
   /** Name of a Keras activation, applied last. Default none. */
   activation?: Activation;
-  /** How the weight lies in memory. A 16-bit weight is frozen. Default `float32`. */
+  /** Storage type of the weight: float32, bfloat16 or float16. A 16-bit weight is frozen. Default `float32`. */
   storage?: StorageDtype;
-  /** Default `glorotUniform`. */
+  /** Initializer of the weight. Default `glorotUniform`. */
   weightInitializer?: Initializer | SerializedInitializer;
 }
 
 type Activation = Parameters<typeof tf.layers.activation>[0]['activation'];
 
 /**
- * `activation(x · Wᵀ + b)`. Like `tf.layers.dense`, but the weight is `[units, inputDim]`, as Hugging Face
- * model files store it, and may be kept in 16 bit.
+ * A linear layer, `activation(x · Wᵀ + b)`. It is like `tf.layers.dense`, but its weight is `[units, inputDim]`, as in
+ * Hugging Face's model files, and may be stored in 16 bits.
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]`, `bias` `[units]` zeros.
@@ -79,7 +79,7 @@ export class TransposedDense extends ModuleLayer {
     this.built = true;
   }
 
-  /** Declares the weight; a subclass may hold it in another way. */
+  /** Declares the weight; a subclass may store it in another way. */
   protected buildWeight(shape: [units: number, inputDim: number]): Parameter {
     return this.addParameter('weight', shape, {
       storage: this.storage,
@@ -103,30 +103,33 @@ export class TransposedDense extends ModuleLayer {
     });
   }
 
-  /** `x · Wᵀ + b` for `x` `[N, inputDim]`. A frozen weight takes no part in backward. */
+  /** Computes `x · Wᵀ + b` for `x` `[N, inputDim]`. A frozen weight takes no part in backward. */
   project(x: tf.Tensor2D): tf.Tensor2D {
     return this.withBias(this.multiply(x));
   }
 
-  /** `y + b` for a product `y` `[N, units]`; without a bias `y` itself. */
+  /** Returns `y + b` for a product `y` `[N, units]`, or `y` itself if there is no bias. */
   withBias(y: tf.Tensor2D): tf.Tensor2D {
     return this.bias ? tf.add(y, this.bias.read()) : y;
   }
 
-  /** Whether {@link project} is the product with the frozen weight, and the bias: not where a subclass makes it another way. */
+  /**
+   * Whether {@link project} is just the product with the frozen weight plus the bias; a subclass may compute it another
+   * way.
+   */
   get isPlainProduct(): boolean {
     const {project, multiply} = TransposedDense.prototype;
     return !this.weight.trainable && this.project === project && this.multiply === multiply;
   }
 
-  /** `x · Wᵀ` for `x` `[N, inputDim]`. */
+  /** Computes `x · Wᵀ` for `x` `[N, inputDim]`. */
   multiply(x: tf.Tensor2D): tf.Tensor2D {
     return this.weight.trainable
       ? tf.matMul(x, this.weight.read() as tf.Tensor as tf.Tensor2D, false, true)
       : linear(x, this.weight.matrix());
   }
 
-  /** An unbuilt layer of the same settings. */
+  /** Returns the config of an unbuilt layer with the same settings. */
   override getConfig(): tf.serialization.ConfigDict {
     return {
       ...super.getConfig(),
@@ -140,7 +143,7 @@ export class TransposedDense extends ModuleLayer {
 }
 tf.serialization.registerClass(TransposedDense);
 
-/** Applies a Keras activation by name; none: `y` itself. */
+/** Applies a Keras activation by name, or returns `y` itself if there is none. */
 export function activate<T extends tf.Tensor>(activation: Activation | undefined, y: T): T {
   if (activation == null || activation === 'linear') return y;
   return tf.layers.activation({activation}).apply(y) as T;
