@@ -143,7 +143,7 @@ export class LoRADense extends ModuleLayer {
     if (this.adapters.has(name)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter "${name}" of ${this.name}: expected a new name, it exists`,
+        `adapter "${name}" of ${this.name}: expected a new name, got one that exists`,
       );
     }
     const shape = this.base.weight.logicalShape as [number, number];
@@ -266,7 +266,7 @@ export class LoRADense extends ModuleLayer {
     if (!dequantize) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `merge of ${this.name}: expected a base in 16 or 32 bit, got ${base.weight.quantType}. Rounding the sum to few ` +
+        `merge of ${this.name}: expected a base in 16 or 32 bits, got ${base.weight.quantType}. Rounding the sum to few ` +
           'bits would lose the update. Load the base in 16 bit and merge there, or pass {dequantize: true}.',
       );
     }

@@ -68,7 +68,7 @@ export function resolveQuantization<T extends QuantizationArgs>(
     const type = args.type === 'int8' ? 'nf4 or fp4' : 'int8';
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `${call} ${name}: expected it for type ${type} alone, got it for ${args.type}. Leave it out.`,
+      `${call} ${name}: expected only with type ${type}, got type ${args.type}. Leave it out.`,
     );
   }
   return args;

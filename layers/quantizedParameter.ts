@@ -201,7 +201,7 @@ export class QuantizedParameter extends Parameter {
     if (shapes) return;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `weight ${this.originalName}.${FORMAT}: expected the numbers of a format, as another layer holds them, got others`,
+      `weight ${this.originalName}.${FORMAT}: expected a format's numbers from a layer with the same quantization, got others`,
     );
   }
 }

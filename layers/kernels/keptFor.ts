@@ -1,7 +1,7 @@
 /**
- * Keeps a value for each owner, such as a backend: made at first use, forgotten with the owner.
+ * Keeps a value for each owner, such as a backend. The value is made at first use and freed with its owner.
  *
- * @returns the owner's value
+ * @returns a function that returns the owner's value
  */
 export function keptFor<Owner extends object, Value>(make: (owner: Owner) => Value): (owner: Owner) => Value {
   const values = new WeakMap<Owner, Value>();

@@ -5,7 +5,7 @@ import type {TensorFlowBackend} from './tensorflow/device/tensorflowBackend.ts';
 import type {WasmBackend} from './wasm/wasmBackend.ts';
 import type {WebGPUBackend} from './webgpu/device/webgpuBackend.ts';
 
-/** What kernels use of each backend. */
+/** The type of each backend, as its kernels use it. */
 interface Backends {
   cpu: CpuBackend;
   tensorflow: TensorFlowBackend;
@@ -13,17 +13,17 @@ interface Backends {
   webgpu: WebGPUBackend;
 }
 
-/** What a kernel is called with. */
+/** The arguments of a kernel. */
 export interface KernelCall<Inputs, Attributes, Name extends keyof Backends> {
   inputs: Inputs;
   attrs: Attributes;
   backend: Backends[Name];
 }
 
-/** What a kernel gives for an op's output: a list for a list. */
+/** The result of a kernel for an op's output: a list for a list. */
 export type KernelResult<Output, Each = tf.TensorInfo> = Output extends readonly unknown[] ? Each[] : Each;
 
-/** A backend's kernel for an op, whose declaration types it; to be registered with `tf.registerKernel`. */
+/** Declares a backend's kernel for an op, whose declaration types it. Register it with `tf.registerKernel`. */
 export function kernel<Inputs extends object, Attributes extends object, Output, Name extends keyof Backends>(
   {kernelName}: Op<Inputs, Attributes, Output>,
   backendName: Name,
@@ -36,15 +36,18 @@ export function kernel<Inputs extends object, Attributes extends object, Output,
   };
 }
 
-/** A kernel in place of a stock one; see {@link stockKernel} and `replaceStockKernel`. */
+/** A kernel that replaces a stock one; see {@link stockKernel} and `replaceStockKernel`. */
 export interface StockKernel {
   kernelName: string;
   backendName: string;
-  /** The kernel, from the stock one. */
+  /** Makes the kernel from the stock one. */
   make(stock: tf.KernelFunc): tf.KernelConfig;
 }
 
-/** {@link kernel} in place of TensorFlow.js's own, to which it leaves some inputs: `stock` runs it on what ours was given. */
+/**
+ * Declares a {@link kernel} that replaces TensorFlow.js's own but leaves some inputs to it: `stock` runs it with the
+ * same arguments.
+ */
 export function stockKernel<
   Inputs extends object,
   Attributes extends object,

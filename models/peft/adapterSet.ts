@@ -79,7 +79,7 @@ export class AdapterSet {
     if (this.optionsByName.has(adapterName)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter "${adapterName}": expected a new name, it exists. deleteAdapter("${adapterName}") or pass adapterName.`,
+        `adapter "${adapterName}": expected a new name, got one that exists. deleteAdapter("${adapterName}") or pass adapterName.`,
       );
     }
     if (this.isMerged) {

@@ -356,7 +356,7 @@ describeEachBackend('LoRADense with several adapters', () => {
 
   test('names are checked', () => {
     const layer = two();
-    expect(() => layer.addAdapter('second', {rank: 1})).toThrow('expected a new name, it exists');
+    expect(() => layer.addAdapter('second', {rank: 1})).toThrow('expected a new name, got one that exists');
     expect(() => layer.removeAdapter('secnod')).toThrow(
       /adapter "secnod" of .*: expected one of second, default/,
     );

@@ -205,7 +205,7 @@ describeEachBackend('LoRADense over QuantizedDense', () => {
     expect(await errorOf(() => layer.merge())).toEqual({
       code: 'UNSUPPORTED',
       message: expect.stringMatching(
-        /projection: expected a base in 16 or 32 bit, got nf4\. .*dequantize: true/,
+        /projection: expected a base in 16 or 32 bits, got nf4\. .*dequantize: true/,
       ),
     });
     expect(layer.isMerged).toBe(false);

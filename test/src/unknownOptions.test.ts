@@ -280,11 +280,11 @@ test.each([
     () => model.fitDataset(examples, {verbose: 0, callbacks: {onEpochEnded() {}} as never}),
     'onEpochEnd?',
   ],
-  ['threshold', () => model.quantize({type: 'nf4', threshold: 6}), 'expected it for type int8 alone'],
+  ['threshold', () => model.quantize({type: 'nf4', threshold: 6}), 'expected only with type int8'],
   [
     'doubleQuant',
     () => model.quantize({type: 'int8', doubleQuant: true}),
-    'expected it for type nf4 or fp4 alone',
+    'expected only with type nf4 or fp4',
   ],
   [
     'skipModules',

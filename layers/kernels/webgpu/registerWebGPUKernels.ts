@@ -54,11 +54,11 @@ const KERNELS: tf.KernelConfig[] = [
   unpack16,
 ];
 
-/** Kernels that leave some inputs to the stock kernel, which they are made from. */
+/** Kernels made from the stock kernel, which runs some inputs. */
 const FASTER_KERNELS = [add, addN, transpose];
 
 /**
- * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` before: it
+ * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` first, because it
  * registers its own when it loads. Calling this again is harmless.
  */
 export function registerWebGPUKernels(): void {

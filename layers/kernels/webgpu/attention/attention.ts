@@ -6,9 +6,9 @@ import {type AttentionCall, attentionShader, kindOf, uniformsOf} from './attenti
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
 import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 
-/** Threads of a workgroup, each with a query (or, in backward, a key) of its own. */
+/** Number of threads in a workgroup, each with its own query (or, in backward, key). */
 const THREADS = 64;
-/** Keys (or queries) that are in workgroup memory at once. */
+/** Number of keys (or queries) that are in workgroup memory at the same time. */
 const TILE = 16;
 
 /**
@@ -80,8 +80,8 @@ var<workgroup> values: array<vec4f, ${TILE} * V>;`,
 }));
 
 /**
- * Gradients of query, key and value. The weights are made again from the logarithms of the sums; a thread per query for
- * the query's, a thread per key for the other two, which adds up over the heads that share the key.
+ * Gradients of query, key and value. The weights are computed again from the logarithms of the sums. A thread per query
+ * computes the query's gradient; a thread per key the other two, which it adds up over the heads that share the key.
  */
 export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => {
   const {inputs, backend} = call;
@@ -183,7 +183,7 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
     v[d] = value[row * V + d];
   }
   for (var h = 0u; h < sharing; h++) {
-    let head = group.y * sharing + h; // B·H, as B·K heads lie together
+    let head = group.y * sharing + h; // B·H, B·K heads are stored together
     for (var t0 = ${causal ? 'first - min(first, u.past)' : '0u'}; t0 < u.length; t0 += ${TILE}u) {
       for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
         let t = min(t0 + i / V, u.length - 1u);

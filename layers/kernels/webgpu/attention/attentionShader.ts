@@ -2,20 +2,20 @@ import type * as tf from '@tensorflow/tfjs';
 import type {Tensors} from '../../../ops/op.ts';
 import {type ShaderDeclaration, shader} from '../device/shader.ts';
 
-/** What attention and its gradient are called with. */
+/** The arguments of attention. */
 export interface AttentionCall {
   inputs: Tensors<'query' | 'key' | 'value'> & {segments?: tf.TensorInfo};
   attrs: {scale: number; causal: boolean};
 }
 
-/** What the gradient is called with. */
+/** The arguments of the gradient. */
 export interface AttentionGradCall extends AttentionCall {
   inputs: AttentionCall['inputs'] & Tensors<'dy' | 'y'> & {[extra: `extra${number}`]: tf.TensorInfo};
 }
 
-/** What every shader of attention depends on. */
+/** The settings that every attention shader depends on. */
 export interface AttentionKind {
-  /** Of a head. */
+  /** Size of a head. */
   dim: number;
   causal: boolean;
   hasSegments: boolean;
@@ -27,7 +27,7 @@ export const kindOf = ({inputs, attrs}: AttentionCall): AttentionKind => ({
   hasSegments: inputs.segments !== undefined,
 });
 
-/** Declares a shader of attention: `segments`, the uniforms, and WGSL of who sees whom are added. */
+/** Declares an attention shader: adds `segments`, the uniforms, and WGSL that decides which query sees which key. */
 export const attentionShader = <P extends object[], D extends Omit<ShaderDeclaration, 'uniforms'>>(
   declare: (kind: AttentionKind, ...parameters: P) => D,
 ) =>

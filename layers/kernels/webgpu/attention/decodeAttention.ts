@@ -5,14 +5,14 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** Threads of a workgroup; each scores one key of a tile of as many. */
+/** Number of threads in a workgroup; each scores one key of a tile of the same size. */
 const THREADS = 128;
 
 /**
- * `DecodeAttention` (layers/ops/decodeAttention.ts), a workgroup per query head. The first head of a group writes the new
- * key and value into the cache; all take them from the inputs, so that none waits for another.
+ * `DecodeAttention` (layers/ops/decodeAttention.ts), a workgroup per query head. The first head of a group writes the
+ * new key and value into the cache; all heads take them from the inputs, so that none waits for another.
  *
- * Softmax runs along the tiles as in `Attention`; a thread adds up one vector of the values, of every so many keys.
+ * Softmax runs along the tiles as in `Attention`; a thread adds up one vector of the values, for every n-th key.
  */
 export const decodeAttention = kernel(decodeAttentionOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {query, key, value, cos, sin, keys, values, segments} = inputs;
@@ -41,7 +41,7 @@ export const decodeAttention = kernel(decodeAttentionOp, 'webgpu', ({inputs, att
   return [y, same(keys), same(values)];
 });
 
-/** Both tables in one buffer, for devices that bind no more than WebGPU promises: eight. */
+/** Copies both tables into one buffer, for devices that bind only the eight buffers that WebGPU guarantees. */
 function joined(backend: WebGPUBackend, cosines: tf.TensorInfo, sines: tf.TensorInfo): tf.TensorInfo {
   const size = cosines.shape.reduce((product, length) => product * length, 1);
   const tables = backend.makeTensorInfo([2, size], 'float32');
@@ -88,7 +88,7 @@ const oneStep = shader((dim: number, hasSegments: boolean, isJoined: boolean) =>
 const D = ${dim}u;
 const V = D / 4u; // vectors in a head
 const PARTS = ${Math.floor(THREADS / (dim / 4))}u; // threads that share a vector of the sum
-var<workgroup> turned: array<vec2f, D>; // query and key
+var<workgroup> turned: array<vec2f, D>; // rotated query and key
 var<workgroup> q: array<vec4f, V>;
 var<workgroup> newKey: array<vec4f, V>;
 var<workgroup> scores: array<f32, WORKGROUP>;
@@ -107,7 +107,7 @@ fn isVisible(b: u32, s: u32) -> bool {
   let b = group.y;
   let sharing = u.heads / u.groups;
   let source = b * u.groups + head / sharing;
-  if (local < D) { // turned by the position
+  if (local < D) { // rotated by the position
     let pair = local % (D / 2u);
     let at = b * u.tableStride + pair;
     let c = ${isJoined ? 'tables[at]' : 'cosines[at]'};
@@ -123,7 +123,7 @@ fn isVisible(b: u32, s: u32) -> bool {
   ${ATTEND}`,
 }));
 
-/** WGSL after the rotation: a tile of as many keys as threads at a time. */
+/** WGSL after the rotation, for a tile with as many keys as there are threads at a time. */
 const ATTEND = `
   workgroupBarrier();
   if (local < V) {

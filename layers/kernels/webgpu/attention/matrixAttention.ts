@@ -23,27 +23,27 @@ import {
 } from './attentionShader.ts';
 import {packHalves} from './packHalves.ts';
 
-/** Subgroups of a workgroup, rows of 16 queries of each, and keys at once. */
+/** Number of subgroups in a workgroup, of blocks of 16 queries in each, and of keys in a tile. */
 export const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 32};
 
-/** Heads that the shaders take: whole matrices, and tiles that fit workgroup memory. */
+/** Whether the shaders take heads of this size: they need whole matrices and tiles that fit workgroup memory. */
 export const fitsMatrices = (dim: number, length: number): boolean =>
   dim % 16 === 0 && dim <= 128 && length >= 16;
 
-/** Scores are in units of log 2: `exp2` is what the card has. */
+/** Scores are in units of log 2, because the card has `exp2`. */
 export const LOG2E = Math.LOG2E;
 
-/** Workgroup memory of a subgroup: its scores in float32 and `matrices` of them in float16. */
+/** Returns the workgroup memory of a subgroup: its scores in float32 and `matrices` of them in float16. */
 export const scratchBytes = ({blocks, cols}: Layout, matrices: number): number =>
   16 * blocks * (4 * (cols + 4) + matrices * 2 * (cols + PADDING));
 
-/** Rows of a workgroup. */
+/** Returns the number of rows of a workgroup. */
 export const rowsOf = ({subgroups, blocks}: Layout): number => 16 * blocks * subgroups;
 
-/** Workgroup memory of a tile. */
+/** Returns the workgroup memory of a tile. */
 export const tileBytes = ({cols}: Layout, dim: number): number => 2 * cols * (dim + PADDING);
 
-/** Where a lane finds its own elements of the subgroup's rows; with 16 rows, two lanes share one. */
+/** WGSL that finds a lane's own elements of the subgroup's rows; with 16 rows, two lanes share one. */
 export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
   const perRow = 2 / blocks;
   const width = cols / perRow;
@@ -62,7 +62,10 @@ export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
   };
 }
 
-/** Writes the lane's elements of the sums `name00` … to its row of `output` (`array<vec4f>`), times WGSL `scale`. */
+/**
+ * WGSL that writes the lane's elements of the sums `name00` … to its row of `output` (`array<vec4f>`), times WGSL
+ * `scale`.
+ */
 export const writeRows = (
   name: string,
   output: string,
@@ -88,9 +91,9 @@ export const writeRows = (
   );
 
 /**
- * `Attention` by subgroup matrices: float16 operands, float32 sums. Weights are powers of two relative to a reference of each
- * query, the highest score of its first keys. Sums in registers cannot be scaled row by row, so the reference moves only when
- * a score is 2¹⁰ times above it, and then the sums go through workgroup memory; that is rare.
+ * `Attention` by subgroup matrices: float16 operands, float32 sums. Weights are powers of two relative to a reference
+ * of each query, the highest score of its first keys. Sums in registers cannot be scaled row by row, so the reference
+ * changes only if a score is 2¹⁰ times above it. Then the sums go through workgroup memory, which is rare.
  */
 export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
   const {inputs, attrs} = call;
@@ -137,7 +140,7 @@ var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
 var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
 var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
-var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices lie on 16 bytes`,
+var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices are aligned to 16 bytes`,
     body: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
@@ -202,11 +205,11 @@ var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference;
   };
 });
 
-/** WGSL that makes nothing of the lane's scores i of which `isHidden(i)`. */
+/** WGSL that hides those scores i of the lane for which `isHidden(i)`. */
 export const hideScores = (width: number, isHidden: (i: number) => string): string =>
   times(width, (i) => `if (${isHidden(i)}) { score${i} = -3.0e38; }`);
 
-/** WGSL: whether some query from `first` on may not see some of `cols` keys from `s0` on. */
+/** Returns WGSL for whether some query from `first` on may not see some of the `cols` keys from `s0` on. */
 export function isPartial(
   {causal, hasSegments}: AttentionKind,
   cols: number,

@@ -34,12 +34,12 @@ import {
 import {packHalves} from './packHalves.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 
-/** As `FORWARD` of matrixAttention.ts, for the gradient of the query. */
+/** Like `FORWARD` of matrixAttention.ts, for the gradient of the query. */
 export const GRAD_QUERY: Layout = {subgroups: 8, blocks: 1, cols: 32};
-/** Here rows are keys and columns queries. */
+/** Here the rows are keys and the columns queries. */
 export const GRAD_KEY_VALUE: Layout = {subgroups: 8, blocks: 1, cols: 32};
 
-/** What both shaders read: packed rows, and what a row of the slopes is scaled by. */
+/** The operands of both shaders: packed rows, and the scales of the slopes' rows. */
 interface Operands {
   query: tf.TensorInfo;
   key: tf.TensorInfo;
@@ -52,8 +52,9 @@ interface Operands {
 }
 
 /**
- * Gradients of query, key and value by subgroup matrices. The gradient that comes in is scaled row by row for float16; where
- * rows are added up, each counts by its scale over the largest one. Weights are made again from the logarithms of their sums.
+ * Gradients of query, key and value by subgroup matrices. The incoming gradient is scaled row by row for float16; where
+ * rows are added up, each counts with its scale over the largest one. Weights are computed again from the logarithms of
+ * their sums.
  */
 export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
   const {inputs, attrs} = call;

@@ -5,10 +5,11 @@ import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /**
- * Some tensors, each times a factor, as float16, two in a word, by one dispatch; what is beyond float16's largest becomes it.
+ * Multiplies each tensor by a factor and packs it as float16, two in a word, all in one dispatch. Numbers beyond
+ * float16's largest become the largest.
  *
- * @param given float32 `[…, cols]`, `cols` a multiple of 8, and its factor
- * @returns for each int32 `[rows, cols / 2]`. The caller disposes them
+ * @param given float32 tensors `[…, cols]`, `cols` a multiple of 8, each with its factor
+ * @returns an int32 `[rows, cols / 2]` for each. The caller disposes them
  */
 export function packHalves(
   backend: WebGPUBackend,

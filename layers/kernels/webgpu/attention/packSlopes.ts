@@ -3,13 +3,16 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** The gradient of attention's result as float16, each row scaled by a power of two so that its largest is between 1 and 2. */
+/**
+ * The gradient of attention's result as float16, each row scaled by a power of two so that its largest value is between
+ * 1 and 2.
+ */
 export interface PackedSlopes {
   /** int32 `[B·H·T, dim / 2]`. */
   halves: tf.TensorInfo;
-  /** What a row must be multiplied by to get its values back, `[B·H·T]`. */
+  /** Factors that restore the rows' values, `[B·H·T]`. */
   scales: tf.TensorInfo;
-  /** Σ dy · y of a row, over its scale. */
+  /** Σ dy · y of each row, divided by its scale. */
   along: tf.TensorInfo;
 }
 
@@ -63,7 +66,7 @@ enable subgroups;`,
   }`,
 }));
 
-/** The largest of some numbers from 0, `[1]`. */
+/** Computes the largest of some numbers that are at least 0, `[1]`. */
 export function largestOf(backend: WebGPUBackend, values: tf.TensorInfo): tf.TensorInfo {
   const largest = backend.makeTensorInfo([1], 'float32');
   const threads = backend.device.limits.maxComputeInvocationsPerWorkgroup >= 1024 ? 1024 : 256;
@@ -85,7 +88,7 @@ const maximum = shader((threads: number) => ({
 var<workgroup> maxima: array<f32, WORKGROUP>;`,
   body: `
   var top = 0.0;
-  for (var i = local; i < u.count; i += ${4 * threads}u) { // four reads under way at once
+  for (var i = local; i < u.count; i += ${4 * threads}u) { // four reads in flight
     let last = u.count - 1u;
     let a = max(values[i], values[min(i + ${threads}u, last)]);
     top = max(top, max(a, max(values[min(i + ${2 * threads}u, last)], values[min(i + ${3 * threads}u, last)])));

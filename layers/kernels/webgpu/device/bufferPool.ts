@@ -1,14 +1,17 @@
-/** Buffers may take so much more than was lately in use at once before the oldest of the free ones go. */
+/** All buffers may exceed the recent peak use by this share before the oldest free ones are destroyed. */
 const FREE_SHARE = 1 / 8;
-/** Free bytes that are never too many. */
+/** The pool always keeps this many free bytes. */
 const FREE_BYTES = 64 * 2 ** 20;
-/** What was in use in so many loans, and as many before, counts as lately: several steps' worth. */
+/**
+ * Number of loans in a period; the peaks of the current period and the one before are the recent peak: several steps'
+ * worth.
+ */
 const PERIOD = 2 ** 15;
-/** A smaller buffer that is missing is made without making room: it would not pay to submit for it. */
+/** A smaller missing buffer is made without making room, because submitting for it would cost more. */
 const SMALL = 64 * 2 ** 10;
 
 interface Entry {
-  /** In the order of creation. */
+  /** Position in the order of creation. */
   index: number;
   /** How often it was lent. */
   loans: number;
@@ -17,31 +20,31 @@ interface Entry {
 }
 
 /**
- * Lends buffers by exact size and usage, in place of TensorFlow.js's own manager, which differs in three things:
+ * Lends buffers by exact size and usage. It replaces TensorFlow.js's own manager and differs in three ways:
  *
- * - Of the free ones the oldest made is lent. What is free at the start of a step decides then which tensor gets which
- *   buffer, so that every step binds the same ones, and `runShader` finds its bind groups again.
- * - All buffers together are bounded by what was lately in use at once and an eighth of that. Where one is missing beyond, those
- *   that were free for longest are destroyed. A run that repeats itself within the bound stops missing any, and then
- *   nothing is destroyed.
- * - Lending and taking back cost the same however many there are.
+ * - It lends the free buffer that was made first. So what is free at the start of a step determines which tensor gets
+ *   which buffer, every step binds the same ones, and `runShader` finds its bind groups again.
+ * - It bounds all buffers together by the recent peak use plus an eighth. If a missing buffer exceeds the bound, those
+ *   that were free for longest are destroyed. A run that repeats itself within the bound soon misses no buffer, and
+ *   then nothing is destroyed.
+ * - Lending and taking back cost the same for any number of buffers.
  */
 export class BufferPool {
   numBytesUsed = 0;
   numBytesAllocated = 0;
-  /** Gets every buffer that is lent, while it is set. */
+  /** If set, collects every buffer that is lent. */
   lent?: Set<GPUBuffer>;
   private readonly entries = new Map<GPUBuffer, Entry>();
-  /** By key, those made last first. */
+  /** Free buffers by key, those made last first. */
   private readonly free = new Map<number, GPUBuffer[]>();
-  /** Those free for longest first. */
+  /** Free buffers, those free for longest first. */
   private readonly idle = new Set<GPUBuffer>();
   private nextIndex = 0;
   private loans = 0;
-  /** The most bytes in use in this period, and in the one before. */
+  /** The most bytes in use in the current period and in the one before. */
   private highest = [0, 0];
 
-  /** @param submit submits what is recorded: a buffer that a recorded command uses must not be destroyed before */
+  /** @param submit submits recorded commands: a buffer that one uses must not be destroyed earlier */
   constructor(
     private readonly device: GPUDevice,
     private readonly submit: () => void,
@@ -65,7 +68,7 @@ export class BufferPool {
     return buffer;
   }
 
-  /** Lends this buffer, if it is free; whether it was. */
+  /** Lends this buffer if it is free. @returns whether it was */
   hold(buffer: GPUBuffer): boolean {
     if (!this.idle.has(buffer)) return false;
     this.takeFree(buffer);
@@ -73,7 +76,7 @@ export class BufferPool {
     return true;
   }
 
-  /** Which of its loans a buffer is in; undefined where it is free, or not of this pool. */
+  /** Returns the number of the buffer's current loan; undefined if it is free or not of this pool. */
   loanOf(buffer: GPUBuffer): number | undefined {
     return this.idle.has(buffer) ? undefined : this.entries.get(buffer)?.loans;
   }
@@ -113,7 +116,7 @@ export class BufferPool {
     this.numBytesAllocated = 0;
   }
 
-  /** Destroys free buffers until one of that size fits the bound, as far as there are any. */
+  /** Destroys free buffers until one of this size fits the bound, or none is left. */
   private makeRoom(size: number): void {
     const bound = Math.max(
       (1 + FREE_SHARE) * Math.max(...this.highest),

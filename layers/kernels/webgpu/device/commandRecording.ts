@@ -3,24 +3,24 @@ import type {Replay} from '../../../ops/backendTraits.ts';
 import {newUniformBuffer, type Uniforms, writeUniforms} from './uniforms.ts';
 import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
 
-/** One dispatch. */
+/** A dispatch. */
 export interface Command {
   pipeline: GPUComputePipeline;
   group: GPUBindGroup;
   workgroups: [x: number, y?: number, z?: number];
 }
 
-/** Which of its loans a buffer was in; see {@link BufferPool.loanOf}. */
+/** The number of a buffer's loan; see {@link BufferPool.loanOf}. */
 type Loan = number | undefined;
 
-/** What {@link runShader} tells of its dispatches while commands are recorded. */
+/** The dispatches that {@link runShader} reports while commands are recorded. */
 export class CommandRecording {
   readonly commands: Command[] = [];
-  /** False once something happened that cannot be run again by commands alone. */
+  /** Turns false when something happens that commands alone cannot repeat. */
   isWhole = true;
-  /** Buffers that were there before. */
+  /** Buffers that existed before the recording. */
   readonly outer = new Map<GPUBuffer, Loan>();
-  /** Uniform buffers of stock programs, on loan. */
+  /** Uniform buffers of stock programs, on loan from the pool. */
   readonly uniforms: GPUBuffer[] = [];
   /** Uniform buffers whose values grow. */
   readonly counters = new Map<string, {buffer: GPUBuffer; uniforms: Uniforms}>();
@@ -37,12 +37,12 @@ export class CommandRecording {
     }
   }
 
-  /** With the next submission: commands that are not submitted yet may read them. */
+  /** Gives them back with the next submission, because commands not submitted yet may read them. */
   giveBackUniforms(): void {
     this.backend.uniformPendingDisposal.push(...this.uniforms);
   }
 
-  /** A uniform buffer of its own for values that grow, shared by those that start alike. */
+  /** Returns a uniform buffer for growing values, shared by those that start with equal values. */
   counterBuffer(key: string, uniforms: Uniforms): GPUBuffer {
     let counter = this.counters.get(key);
     if (!counter) {
@@ -55,12 +55,12 @@ export class CommandRecording {
 
 const recordings = new WeakMap<WebGPUBackend, CommandRecording>();
 
-/** The recording under way. */
+/** Returns the current recording, if any. */
 export function recordingOf(backend: WebGPUBackend): CommandRecording | undefined {
   return recordings.get(backend);
 }
 
-/** A backend's recorder; see {@link recordReplay} in layers/ops. Uploads and copies cannot be recorded. */
+/** The recorder of a backend; see {@link recordReplay} in layers/ops. Uploads and copies cannot be recorded. */
 export function recordCommands(
   backend: WebGPUBackend,
   inputs: tf.TensorInfo[],
@@ -85,14 +85,14 @@ export function recordCommands(
     if (!isWhole) recording.giveBackUniforms();
   }
   if (!isWhole) return undefined;
-  // What is free again is between the ops: kept for the next run. The rest has owners.
+  // Buffers that are free again hold results between the ops: keep them for the next run. The rest have owners.
   const between = [...made].filter((buffer) => pool.hold(buffer));
   for (const buffer of [...between, ...recording.uniforms]) made.delete(buffer);
   for (const buffer of made) recording.outer.set(buffer, pool.loanOf(buffer));
   return new CommandReplay(backend, recording, between);
 }
 
-/** Tells a recording what the stock backend does; gives what ends it. */
+/** Reports to a recording what the stock backend does. @returns a function that ends this */
 function watchCommands(backend: WebGPUBackend, recording: CommandRecording): () => void {
   const {recordAndSubmit, makeUniforms, copyBuffer, uploadToGPU} = backend;
   Object.assign(backend, {
@@ -123,7 +123,7 @@ function watchCommands(backend: WebGPUBackend, recording: CommandRecording): () 
     },
     makeUniforms(values: unknown) {
       const binding = makeUniforms.call(backend, values);
-      backend.uniformPendingDisposal.pop(); // the recording's, which must keep its values
+      backend.uniformPendingDisposal.pop(); // it belongs to the recording now, which must keep its values
       recording.uniforms.push(binding.buffer);
       return binding;
     },
@@ -132,7 +132,7 @@ function watchCommands(backend: WebGPUBackend, recording: CommandRecording): () 
       return copyBuffer.call(backend, buffer);
     },
     uploadToGPU(dataId: tf.DataId) {
-      if (backend.tensorMap.get(dataId).values) recording.isWhole = false; // else it only makes the buffer
+      if (backend.tensorMap.get(dataId).values) recording.isWhole = false; // otherwise it only makes the buffer
       uploadToGPU.call(backend, dataId);
     },
   });
@@ -165,7 +165,7 @@ class CommandReplay implements Replay {
       const [source, target] = [bufferOf(from), bufferOf(to)];
       backend.commandEncoder?.copyBufferToBuffer(source, 0, target, 0, source.size);
     }
-    submitRecorded(backend); // what is recorded must not see what is written now
+    submitRecorded(backend); // recorded commands must not see these writes
     for (const [to, values] of writes) backend.queue.writeBuffer(bufferOf(to), 0, values as BufferSource);
     this.runs++;
     for (const {buffer, uniforms} of this.recording.counters.values())
@@ -182,7 +182,7 @@ class CommandReplay implements Replay {
   }
 }
 
-/** Puts a dispatch among the backend's own commands. */
+/** Adds a dispatch to the backend's own commands. */
 export function encode(backend: WebGPUBackend, {pipeline, group, workgroups}: Command): void {
   const pass = passOf(backend);
   pass.setPipeline(pipeline);

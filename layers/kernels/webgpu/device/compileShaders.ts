@@ -5,12 +5,15 @@ import {compileAside, type DryRun, setDryRun} from './runShader.ts';
 import {tuneMet} from './tuning.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-/** TensorFlow.js's own shaders are compiled but not dispatched; in `pipelineCache` there are promises then. */
+/**
+ * The flag with which TensorFlow.js compiles its own shaders without dispatching them; `pipelineCache` then holds
+ * promises.
+ */
 const COMPILE_ONLY = 'WEBGPU_ENGINE_COMPILE_ONLY';
 
 /**
- * {@link compileShaders} of layers/ops on webgpu: `run` is run once without a dispatch, and what it met is compiled. A shader
- * that cannot be compiled counts as well; running it says what is wrong. Where shapes are tuned, that comes first.
+ * {@link compileShaders} of layers/ops on webgpu: calls `run` once without dispatching, and compiles the shaders it
+ * needed. A shader that cannot be compiled counts as well; running it reports the error. Tuning of shapes comes first.
  */
 export async function compileShaders(
   backend: WebGPUBackend,
@@ -40,10 +43,10 @@ export async function compileShaders(
 }
 
 /**
- * Runs `run` without a dispatch.
+ * Calls `run` without dispatching.
  *
- * @returns the shaders that are missing, ours and TensorFlow.js's, which are being compiled already
- * @throws TfjsLoraError `UNSUPPORTED` when tensors are left behind, since their values are nobody's
+ * @returns the missing shaders: ours, and TensorFlow.js's, which are already being compiled
+ * @throws TfjsLoraError `UNSUPPORTED` when tensors are left behind, because they have no values
  */
 function runDry(
   backend: WebGPUBackend,
@@ -68,7 +71,7 @@ function runDry(
     setDryRun(device, undefined);
     for (const [key, pipeline] of Object.entries(pipelineCache)) {
       if (!('then' in pipeline)) continue;
-      delete pipelineCache[key]; // who runs it before it is compiled compiles it at once
+      delete pipelineCache[key]; // a run before it is compiled compiles it immediately
       pipeline.catch(() => {});
       programs.push([key, pipeline]);
     }
@@ -78,8 +81,8 @@ function runDry(
   if (left > 0) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `compileShaders: expected a run that keeps no tensor, got ${left} that it keeps although nothing was computed. ` +
-        'Make anew what keeps them, and compile the model with compileShaders: false.',
+      `compileShaders: expected a run that keeps no tensor, got one that keeps ${left} although nothing was computed. ` +
+        'Make what keeps them again, and compile the model with compileShaders: false.',
     );
   }
   return {shaders: met.shaders, programs};

@@ -3,12 +3,12 @@ import {readTimestamps} from './readTimestamps.ts';
 import {compileAside, runShader, type ShaderCall} from './runShader.ts';
 import {submitRecorded, type WebGPUBackend} from './webgpuBackend.ts';
 
-/** Runs of each shader; the first is not counted. */
+/** Number of runs of each shader; the first does not count. */
 const ROUNDS = 5;
 
 /**
- * The shortest of a few runs of each shader, in milliseconds, in turn; infinite where one does not compile. They write to
- * buffers of their own, and read such ones in place of tensors that are gone.
+ * Runs each shader a few times, taking turns, and returns its shortest time in milliseconds; infinite if it does not
+ * compile. The shaders write to buffers of their own, which also replace tensors that were disposed.
  */
 export async function measureShaders(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
   const compiled = await compileAll(backend, calls);
@@ -50,7 +50,7 @@ export async function measureShaders(backend: WebGPUBackend, calls: ShaderCall[]
   return times;
 }
 
-/** Which of them compile. What one that does not says of itself is nobody's concern. */
+/** Returns which of them compile. The errors of the others do not matter. */
 async function compileAll({device}: WebGPUBackend, calls: ShaderCall[]): Promise<boolean[]> {
   device.pushErrorScope('validation');
   const pending = calls.map(({shader}) =>
@@ -75,10 +75,13 @@ async function timeByClock(backend: WebGPUBackend, calls: ShaderCall[]): Promise
   return times;
 }
 
-/** More than a card's cache: what is written between runs, so that each finds its operands in memory, as in a step. */
+/**
+ * More than a card's cache. So many bytes are written between runs, so that each run finds its operands in memory, as
+ * in a step.
+ */
 const FLUSHED_BYTES = 256 * 2 ** 20;
 
-/** By the device's own clock, each in a pass of its own. */
+/** Measures each shader with the device's own clock, in a pass of its own. */
 async function timeOnDevice(backend: WebGPUBackend, calls: ShaderCall[]): Promise<number[]> {
   const {device} = backend;
   const querySet = device.createQuerySet({type: 'timestamp', count: 2 * calls.length});

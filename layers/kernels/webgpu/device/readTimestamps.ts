@@ -1,4 +1,4 @@
-/** The first `count` timestamps of a set, in nanoseconds, once what was submitted has written them. */
+/** Reads the first `count` timestamps of a set, in nanoseconds, after the submitted commands have written them. */
 export async function readTimestamps(
   device: GPUDevice,
   set: GPUQuerySet,

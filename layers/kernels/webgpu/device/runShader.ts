@@ -4,19 +4,23 @@ import type {BuffersOf, Shader, ShaderDeclaration, ValuesOf} from './shader.ts';
 import {newUniformBuffer, type Uniforms} from './uniforms.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-/** One dispatch of a shader. */
+/** A dispatch of a shader. */
 export interface ShaderCall<D extends ShaderDeclaration = ShaderDeclaration> {
   shader: Shader<D>;
-  /** Made by the caller, outputs as well (`backend.makeTensorInfo`). None may be both an output and an input. */
+  /**
+   * Tensors that the caller made, outputs as well (`backend.makeTensorInfo`). None may be both an output and an input.
+   */
   buffers: NoInfer<BuffersOf<D>>;
   uniforms: NoInfer<ValuesOf<D>>;
-  /** How many there are along each axis, or in all: then WGSL `flatGroup` is the index of each. Default one. */
+  /**
+   * Number of workgroups along each axis or in total; with a total, WGSL `flatGroup` is the index of each. Default one.
+   */
   workgroups?: number | [x: number, y?: number, z?: number];
-  /** In place of `workgroups`: threads in all, in as many workgroups as hold them. */
+  /** Replaces `workgroups`: the number of threads, in as many workgroups as they need. */
   threads?: number;
 }
 
-/** A compiled shader, its layout, and the bind groups it ran with, by the buffers and uniforms in them. */
+/** A compiled shader, its layout, and the bind groups it ran with, by their buffers and uniforms. */
 interface CompiledShader {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
@@ -26,39 +30,39 @@ interface CompiledShader {
 interface DeviceState {
   shaders: Map<string, CompiledShader>;
   uniforms: Map<string, GPUBuffer>;
-  /** Bind groups in all shaders. */
+  /** Number of bind groups in all shaders. */
   groupCount: number;
   dryRun?: DryRun;
 }
 
 type Text = Pick<Shader, 'name' | 'code'>;
 
-/** What is met where nothing is dispatched. */
+/** What a run without dispatches collects. */
 export interface DryRun {
   /** Shaders that are not compiled yet, by their text. */
   shaders: Map<string, Text>;
-  /** What was not computed. */
+  /** Tensors that were not computed. */
   outputs: tf.DataId[];
 }
 
 const states = new WeakMap<GPUDevice, DeviceState>();
 
-/** Uniform buffers are kept by their contents; past this many the oldest go. */
+/** Uniform buffers are kept by their contents; beyond this many the oldest are dropped. */
 const MAX_UNIFORMS = 4096;
 
-/** Past this many bind groups all are dropped: what recurs is soon there again. */
+/** Beyond this many bind groups all are dropped; those still in use soon exist again. */
 const MAX_GROUPS = 16384;
 
-/** Buffers by number: what a bind group is found by. */
+/** Numbers of the buffers, from which the keys of bind groups are made. */
 const bufferIds = new WeakMap<GPUBuffer, number>();
 let nextBufferId = 0;
 
 /**
- * Records one dispatch among the backend's own commands. Unlike `runWebGPUProgram` the shader is whole: it may enable
- * extensions, and has several outputs.
+ * Records a dispatch among the backend's own commands. Unlike with `runWebGPUProgram`, the shader is a whole one: it
+ * may enable extensions and have several outputs.
  *
- * Steps and tokens repeat themselves, and the backend hands out the same buffers in the same order; so pipelines are kept by
- * their text, and bind groups by their buffers and uniforms: most dispatches make no WebGPU object.
+ * Steps and tokens repeat, and the backend then hands out the same buffers in the same order. So pipelines are kept by
+ * their text, and bind groups by their buffers and uniforms, and most dispatches make no WebGPU object.
  */
 export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, call: ShaderCall<D>): void {
   const {shader, buffers: tensors, uniforms} = call as ShaderCall;
@@ -103,7 +107,7 @@ export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, c
 const membersOf = (shader: Shader, values: Record<string, number>): Uniforms =>
   shader.uniforms.map(({name, type}) => ({type, value: values[name]}));
 
-/** A number of workgroups is folded where the device's limit along one axis requires it. */
+/** Returns the workgroups per axis; folds a number that exceeds the device's limit along one axis. */
 function workgroupsOf(
   {device}: WebGPUBackend,
   {shader, workgroups = 1, threads}: ShaderCall,
@@ -150,26 +154,26 @@ const descriptorOf = (device: GPUDevice, {name, code}: Text): GPUComputePipeline
   compute: {module: device.createShaderModule({code, label: name}), entryPoint: 'main'},
 });
 
-/** Compiles a shader on a thread of the device's own, for {@link runShader} to find it. */
+/** Compiles a shader on one of the driver's threads, for {@link runShader} to find it. */
 export async function compileAside(device: GPUDevice, text: Text): Promise<void> {
   const {shaders} = stateOf(device);
   const pipeline = await device.createComputePipelineAsync(descriptorOf(device, text));
   if (!shaders.has(text.code)) shaders.set(text.code, shaderOf(pipeline));
 }
 
-/** From now on shaders are not dispatched but noted in `dryRun`, until it is undefined again. */
+/** While `dryRun` is set, shaders are noted in it instead of being dispatched. */
 export function setDryRun(device: GPUDevice, dryRun: DryRun | undefined): void {
   stateOf(device).dryRun = dryRun;
 }
 
-/** Whether nothing is dispatched at present. */
+/** Whether shaders are noted instead of being dispatched. */
 export const isDryRun = (device: GPUDevice): boolean => stateOf(device).dryRun !== undefined;
 
 function note(backend: WebGPUBackend, dryRun: DryRun, {shader, buffers}: ShaderCall): void {
   const {name, code, outputs} = shader;
   for (const output of outputs) {
     const {dataId} = buffers[output] as tf.TensorInfo;
-    backend.uploadToGPU(dataId); // what lies nowhere is taken to be on the host
+    backend.uploadToGPU(dataId); // a tensor without a buffer counts as one on the host
     dryRun.outputs.push(dataId);
   }
   if (!stateOf(backend.device).shaders.has(code)) dryRun.shaders.set(code, {name, code});

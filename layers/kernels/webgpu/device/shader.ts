@@ -6,15 +6,15 @@ export type ElementType = 'f32' | 'i32' | 'u32' | 'vec2f' | 'vec2u' | 'vec4f' | 
 /** Type of a uniform. A `counter` is a u32 that grows by one with each replay of recorded commands. */
 export type UniformType = 'u32' | 'i32' | 'f32' | 'counter';
 
-/** A shader as it is written; its bindings, its uniform struct and the signature of `main` follow. */
+/** A shader in WGSL, from which its bindings, its uniform struct and the signature of `main` follow. */
 export interface ShaderDeclaration {
-  /** Shown in profiles and by graphics debuggers. */
+  /** Name shown in profiles and by graphics debuggers. */
   name: string;
   /** Buffers that the shader writes, and may read, by the name of their array in WGSL. */
   outputs: Record<string, ElementType>;
   /** Buffers that the shader only reads. */
   inputs: Record<string, ElementType>;
-  /** What WGSL reads as `u.<name>`. */
+  /** Values that WGSL reads as `u.<name>`. */
   uniforms?: Record<string, UniformType>;
   /** Threads in a workgroup; `WORKGROUP` in WGSL. */
   workgroup: number;
@@ -22,11 +22,11 @@ export interface ShaderDeclaration {
   header?: string;
   /** WGSL outside `main`: constants, functions, workgroup memory. */
   globals?: string;
-  /** WGSL of `main`, in which the names of {@link BUILTINS} and `flatGroup` stand for what they say there. */
+  /** WGSL of `main`, which may use the names of {@link BUILTINS} and `flatGroup`. */
   body: string;
 }
 
-/** Arguments of `main`, which has those that the body names. The last two need `enable subgroups`. */
+/** Arguments of `main`, which gets those that the body names. The last two need `enable subgroups`. */
 const BUILTINS: Record<string, [builtin: string, type: string]> = {
   group: ['workgroup_id', 'vec3u'],
   groups: ['num_workgroups', 'vec3u'],
@@ -36,18 +36,18 @@ const BUILTINS: Record<string, [builtin: string, type: string]> = {
   lane: ['subgroup_invocation_id', 'u32'],
 };
 
-/** The index of a workgroup where a call says how many there are in all, or how many threads. */
+/** Computes a workgroup's index if the call gives the total number of workgroups or of threads. */
 const FLAT_GROUP = 'let flatGroup = group.y * groups.x + group.x;';
 
 /** A declared shader: its WGSL, and the order in which its buffers and uniforms are bound. */
 export interface Shader<D extends ShaderDeclaration = ShaderDeclaration> {
-  /** Only for the compiler. */
+  /** Exists only for the compiler. */
   readonly types?: D;
   name: string;
   code: string;
   workgroup: number;
   outputs: string[];
-  /** The outputs, then the inputs: the bindings. */
+  /** The bindings: the outputs, then the inputs. */
   buffers: string[];
   uniforms: {name: string; type: UniformType}[];
 }
@@ -60,18 +60,18 @@ export type BuffersOf<D extends ShaderDeclaration> = Tensors<D['outputs']> & Ten
 /** Values for all uniforms of a shader. */
 export type ValuesOf<D extends ShaderDeclaration> = {[K in keyof NonNullable<D['uniforms']>]: number};
 
-/** What a declaration may depend on: plain values, objects of them, and objects that a `key` stands for. */
+/** What a declaration may depend on: plain values, objects of them, and objects that their `key` represents. */
 type Parameter = string | number | boolean | object;
 
-/** Variants of a shader kept at once; past this many they are built again. One is a few kilobytes. */
+/** Number of a shader's variants that are kept; beyond it they are built again. One takes a few kilobytes. */
 const MAX_VARIANTS = 512;
 
 /**
- * Declares a shader. Its text is built once for each set of parameters: building it, and finding its pipeline by a text that
- * was just joined, costs the host more than the dispatch itself.
+ * Declares a shader. Its text is built once for each set of parameters, because building it, and finding its pipeline
+ * by a text just joined, costs the host more than the dispatch itself.
  *
- * @param declare the declaration, which must depend on nothing but its parameters
- * @returns a function that gives the shader for some parameters; `runShader` runs it
+ * @param declare returns the declaration, which must depend only on the parameters
+ * @returns a function that returns the shader for some parameters; `runShader` runs it
  */
 export function shader<P extends Parameter[], D extends ShaderDeclaration>(
   declare: (...parameters: P) => D,
@@ -142,10 +142,10 @@ fn main(${given.map(([name, [builtin, type]]) => `@builtin(${builtin}) ${name}: 
 }`;
 }
 
-/** The same type for several buffers or uniforms. */
+/** Gives several buffers or uniforms the same type. */
 export const typed = <K extends string, const T>(names: readonly K[], type: T): Record<K, T> =>
   Object.fromEntries(names.map((name) => [name, type])) as Record<K, T>;
 
-/** `<name>0`, `<name>1` … with what `make` gives for each number. */
+/** Makes an object with `<name>0`, `<name>1` …, whose values `make` returns for each number. */
 export const numbered = <const T>(name: string, count: number, make: (i: number) => T): Record<string, T> =>
   Object.fromEntries(Array.from({length: count}, (_, i) => [`${name}${i}`, make(i)]));

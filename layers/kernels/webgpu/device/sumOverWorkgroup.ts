@@ -1,8 +1,8 @@
 /**
- * WGSL of `sumOverWorkgroup(value, local)`: the sum of every thread's `value`, given to all. Called by all threads at
- * once; may be called again.
+ * WGSL of `sumOverWorkgroup(value, local)`, which returns the sum of every thread's `value` to all threads. All threads
+ * must call it together; it may be called again.
  *
- * @param size threads in the workgroup, a power of two
+ * @param size number of threads in the workgroup, a power of two
  */
 export const sumOverWorkgroup = (size: number): string => `
 var<workgroup> partial: array<f32, ${size}>;

@@ -3,44 +3,47 @@ import {isDryRun, runShader, type ShaderCall} from './runShader.ts';
 import type {ShaderDeclaration} from './shader.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-/** Where choices are kept from one process to the next: names of candidates by device and shape. */
+/** Keeps choices from one process to the next: names of candidates by device and shape. */
 export interface TuningStore {
   load(): Promise<Record<string, string>>;
   save(choices: Record<string, string>): Promise<void>;
 }
 
 export interface TuningOptions {
-  /** Names card and driver: what is fast on one is not on another. */
+  /** Names the card and its driver, because what is fast on one is not on another. */
   device: string;
   store: TuningStore;
-  /** Milliseconds of each shader, infinite for one that cannot run. Default {@link measureShaders}. */
+  /** Returns the milliseconds of each shader, infinite for one that cannot run. Default {@link measureShaders}. */
   measure?: (backend: WebGPUBackend, calls: ShaderCall[]) => Promise<number[]>;
 }
 
-/** How a shader may be written; plain numbers, which name it. */
+/** A way to write a shader: plain numbers, which name it. */
 type Candidate = object;
 
 interface Tuner extends Required<TuningOptions> {
-  /** As they are stored. */
+  /** The stored names. */
   names: Record<string, string>;
-  /** By the kernel and the shape. */
+  /** Choices by kernel and shape. */
   chosen: Map<string, Candidate>;
-  /** What a dry run met and nobody has measured. */
+  /** Shapes that a dry run met and that are not measured yet. */
   met: Map<string, {candidates: readonly Candidate[]; calls: ShaderCall[]}>;
 }
 
-/** Of what the candidates are: another number forgets what was measured before. */
+/** Version of the candidates; changing it discards earlier measurements. */
 const VERSION = 1;
 
-/** Part of the default's time that a candidate must save: less may be noise. */
+/** A candidate must save at least this part of the default's time; less may be noise. */
 const LEAST_GAIN = 0.03;
 
-/** No further shape is measured after so many milliseconds; the rest keep their default, and come the next time. */
+/** After this many milliseconds no further shape is measured; the rest keep their default until the next run. */
 const MAX_MILLISECONDS = 3000;
 
 const tuners = new WeakMap<GPUDevice, Tuner>();
 
-/** From now on shapes that `compileShaders` meets are measured, or taken from the store; without `options` none are. */
+/**
+ * Measures the shapes that `compileShaders` meets from now on, or takes them from the store; without `options`, tunes
+ * none.
+ */
 export async function setTuning({device}: WebGPUBackend, options: TuningOptions | undefined): Promise<void> {
   if (!options) {
     tuners.delete(device);
@@ -53,11 +56,11 @@ export async function setTuning({device}: WebGPUBackend, options: TuningOptions 
 export const isTuned = ({device}: WebGPUBackend): boolean => tuners.has(device);
 
 /**
- * Runs a shader that can be written in several ways, by the fastest that is known for its shape.
+ * Runs a shader that can be written in several ways, in the fastest way known for its shape.
  *
- * @param kernel its name, and whatever of it is not in the shape
- * @param shape what decides how fast each way is
- * @param candidates the default first
+ * @param kernel the kernel's name and its settings that are not in the shape
+ * @param shape the sizes that decide how fast each way is
+ * @param candidates the ways, the default first
  */
 export function runTuned<T extends Candidate, D extends ShaderDeclaration>(
   backend: WebGPUBackend,
@@ -91,9 +94,9 @@ function choose<T extends Candidate, D extends ShaderDeclaration>(
 }
 
 /**
- * Measures the shapes that were met, and stores what is best.
+ * Measures the shapes that were met and stores the best candidates.
  *
- * @returns whether it is another than the default for some
+ * @returns whether any of them is not the default
  */
 export async function tuneMet(backend: WebGPUBackend): Promise<boolean> {
   const tuner = tuners.get(backend.device);
@@ -114,7 +117,7 @@ export async function tuneMet(backend: WebGPUBackend): Promise<boolean> {
   return isChanged;
 }
 
-/** The index of the shortest time; the first one's, unless another is clearly shorter. */
+/** Returns the index of the shortest time; the first one unless another is clearly shorter. */
 function fastest(times: number[]): number {
   const best = times.indexOf(Math.min(...times));
   return times[best] < (1 - LEAST_GAIN) * times[0] ? best : 0;
@@ -124,5 +127,5 @@ const storedKey = (device: string, key: string): string => `${VERSION} ${device}
 
 const nameOf = (candidate: Candidate): string => Object.values(candidate).join();
 
-/** Rows count by powers of two: batches differ in length. */
+/** Rounds rows up to a power of two, because batches differ in length. */
 export const rowClass = (rows: number): number => 2 ** Math.ceil(Math.log2(rows));

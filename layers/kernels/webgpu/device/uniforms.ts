@@ -1,10 +1,10 @@
 import type {UniformType} from './shader.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
-/** Members of a uniform struct, in order. */
+/** The members of a uniform struct, in order. */
 export type Uniforms = {type: UniformType; value: number}[];
 
-/** A buffer with the values. */
+/** Makes a buffer with the values. */
 export function newUniformBuffer(backend: WebGPUBackend, uniforms: Uniforms): GPUBuffer {
   const buffer = backend.device.createBuffer({
     size: bytesOf(uniforms).byteLength,
@@ -14,12 +14,12 @@ export function newUniformBuffer(backend: WebGPUBackend, uniforms: Uniforms): GP
   return buffer;
 }
 
-/** @param runs how often counters have grown */
+/** @param runs by how much counters have grown */
 export function writeUniforms({queue}: WebGPUBackend, buffer: GPUBuffer, uniforms: Uniforms, runs = 0): void {
   queue.writeBuffer(buffer, 0, bytesOf(uniforms, runs));
 }
 
-/** The struct, which takes whole vectors. */
+/** Returns the bytes of the struct, which takes whole vectors. */
 function bytesOf(uniforms: Uniforms, runs = 0): ArrayBuffer {
   const bytes = new ArrayBuffer(16 * Math.ceil(uniforms.length / 4));
   const view = new DataView(bytes);

@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {BufferPool} from './bufferPool.ts';
 import {shader} from './shader.ts';
 
-/** What these kernels use of TensorFlow.js's webgpu backend. */
+/** The parts of TensorFlow.js's webgpu backend that these kernels use. */
 export interface WebGPUBackend extends tf.KernelBackend {
   device: GPUDevice;
   queue: GPUQueue;
@@ -10,14 +10,14 @@ export interface WebGPUBackend extends tf.KernelBackend {
   computePassEncoder: GPUComputePassEncoder | null;
   dispatchCountInPass: number;
   bufferManager: BufferPool;
-  /** Tensors that commands not yet submitted use: their buffers must not be reused before. */
+  /** Tensors that commands not yet submitted use; their buffers must not be reused before. */
   commandQueueOwnedIds: WeakSet<tf.DataId>;
   tensorMap: {get(dataId: tf.DataId): {resource?: GPUBuffer | null; values?: unknown; dtype: tf.DataType}};
-  /** By a program's key; promises while TensorFlow.js compiles only. */
+  /** Pipelines by a program's key; promises while TensorFlow.js only compiles. */
   pipelineCache: Record<string, GPUComputePipeline | Promise<GPUComputePipeline>>;
-  /** TensorFlow.js's own shaders go this way. */
+  /** Runs TensorFlow.js's own shaders. */
   runWebGPUProgram(...args: unknown[]): tf.TensorInfo;
-  /** A number that grows. */
+  /** Returns a number that grows with each call. */
   nextDataId(): number;
   makeTensorInfo(shape: number[], dtype: tf.DataType, values?: tf.TypedArray): tf.TensorInfo;
   uploadToGPU(dataId: tf.DataId): void;
@@ -36,31 +36,31 @@ export interface WebGPUBackend extends tf.KernelBackend {
   read(dataId: tf.DataId): Promise<tf.backend_util.BackendValues>;
 }
 
-/** Submits what is recorded, if anything is. */
+/** Submits the recorded commands, if there are any. */
 export function submitRecorded(backend: WebGPUBackend): void {
   if (!backend.commandEncoder) return;
   backend.endComputePassEncoder();
   backend.submitQueue();
 }
 
-/** Whether a tensor's buffer holds float32: one cast from int32 says it does, but keeps the integers' buffer. */
+/** Whether a tensor's buffer holds float32: one cast from int32 has that dtype but keeps the integers' buffer. */
 export function holdsFloat32({tensorMap}: WebGPUBackend, {dataId, dtype}: tf.TensorInfo): boolean {
   return dtype === 'float32' && tensorMap.get(dataId).dtype === 'float32';
 }
 
-/** What the device can do, and what was asked of it. */
+/** What the device can do, and the settings for it. */
 export interface Capabilities {
   hasF16: boolean;
   hasSubgroups: boolean;
-  /** Products of 16×16 matrices of f16 into f32, by a whole subgroup of 32. */
+  /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32. */
   hasMatrices: boolean;
-  /** What large products are multiplied in. */
+  /** The number type in which large products are computed. */
   computeDtype: 'float16' | 'float32';
 }
 
 const capabilities = new WeakMap<GPUDevice, Capabilities>();
 
-/** The device's capabilities; `computeDtype` may be set on what is returned. */
+/** Returns the device's capabilities; `computeDtype` may be set on the result. */
 export function capabilitiesOf({device}: WebGPUBackend): Capabilities {
   const known = capabilities.get(device);
   if (known) return known;
@@ -75,8 +75,8 @@ export function capabilitiesOf({device}: WebGPUBackend): Capabilities {
 }
 
 /**
- * Finds out whether the device multiplies 16×16 matrices of f16 into f32, by having it compile a shader that does: the
- * feature's name says nothing of types and sizes.
+ * Finds out whether the device multiplies 16×16 matrices of f16 into f32, by having it compile a shader that does. The
+ * feature's name says nothing about types and sizes.
  */
 export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number | undefined): Promise<void> {
   const {device} = backend;

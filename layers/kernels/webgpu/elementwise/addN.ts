@@ -5,10 +5,10 @@ import {numbered} from '../device/shader.ts';
 import {holdsFloat32} from '../device/webgpuBackend.ts';
 import {elementwise, runElementwise} from './elementwise.ts';
 
-/** How many tensors one dispatch adds: with its output, what the weakest device binds. */
+/** How many tensors one dispatch adds: with its output, as many as the weakest device binds. */
 const AT_ONCE = 7;
 
-/** By how many tensors they add. */
+/** Shaders by the number of tensors they add. */
 const sums = Array.from({length: AT_ONCE + 1}, (_, count) => {
   const inputs = Object.keys(numbered('x', count, String));
   const body = `y[i] = ${inputs.map((name) => `${name}[i]`).join(' + ')};`;
@@ -17,8 +17,10 @@ const sums = Array.from({length: AT_ONCE + 1}, (_, count) => {
 
 const addNOp = op<tf.TensorInfo[]>(tf.AddN);
 
-/** Float32 `AddN`. The stock kernel binds all inputs at once, which many devices refuse beyond seven, and its
- * dispatch costs more. */
+/**
+ * Float32 `AddN`. The stock kernel binds all inputs in one dispatch, which many devices refuse beyond seven, and its
+ * dispatch costs more.
+ */
 export const addN = stockKernel(addNOp, 'webgpu', ({inputs, backend}, stock) => {
   if (inputs.length === 1 || !inputs.every((input) => holdsFloat32(backend, input))) return stock();
   let sum = inputs[0];

@@ -3,24 +3,27 @@ import {runShader} from '../device/runShader.ts';
 import {type Shader, shader, typed} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** What is computed of each element. Buffers are float32, and of one size. */
+/** A computation for each element. Buffers are float32 and of one size. */
 interface ElementwiseDeclaration<O extends string, I extends string, U extends string> {
   name: string;
   outputs: O[];
   inputs: I[];
-  /** Float32 constants. */
+  /** Names of float32 constants. */
   uniforms?: U[];
-  /** WGSL statements that compute element `i` of the outputs, `f32` or `vec4f`, from that of the inputs and the outputs. */
+  /**
+   * WGSL statements that compute element `i` of the outputs, `f32` or `vec4f`, from element `i` of the inputs and the
+   * outputs.
+   */
   body: string;
 }
 
-/** A declaration with its shaders: of one element, and of four at once. */
+/** A declaration with its shaders: for one element and for four in a vector. */
 export interface Elementwise<O extends string, I extends string, U extends string>
   extends ElementwiseDeclaration<O, I, U> {
   shaderOf: (type: 'f32' | 'vec4f') => Shader;
 }
 
-/** Declares a shader of one thread for each element, or for each four where the size allows. */
+/** Declares a shader with one thread for each element, or for every four if the size allows. */
 export function elementwise<O extends string, I extends string, U extends string = never>(
   declaration: ElementwiseDeclaration<O, I, U>,
 ): Elementwise<O, I, U> {
@@ -39,7 +42,7 @@ export function elementwise<O extends string, I extends string, U extends string
   return {...declaration, shaderOf};
 }
 
-/** Runs a shader without constants, and gives its outputs, of the shape of the first input. */
+/** Runs a shader without constants and returns its outputs, in the shape of the first input. */
 export function runElementwise<O extends string, I extends string>(
   backend: WebGPUBackend,
   of: Elementwise<O, I, never>,
@@ -54,8 +57,8 @@ export function runElementwise<O extends string, I extends string>(
 /**
  * Runs a shader whose outputs are tensors that get new values.
  *
- * @param overwrite writes over the tensors given, but for those that somebody else holds too; else over copies
- * @returns the new tensors, to be disposed beside those given
+ * @param overwrite whether to write over the given tensors, except those with other owners; otherwise over copies
+ * @returns the new tensors, to be disposed in addition to the given ones
  */
 export function runUpdate<O extends string, I extends string, U extends string>(
   backend: WebGPUBackend,
@@ -72,7 +75,7 @@ export function runUpdate<O extends string, I extends string, U extends string>(
 
 const copy = elementwise({name: 'Copy', outputs: ['y'], inputs: ['x'], body: 'y[i] = x[i];'});
 
-/** What new values are written over: the tensor given, unless it is to stay or somebody else holds it too; else a copy. */
+/** Returns a tensor to overwrite: the given one, or a copy if it must stay or has other owners. */
 export function ownTensor(backend: WebGPUBackend, given: tf.TensorInfo, overwrite: boolean): tf.TensorInfo {
   const {dataId, shape, dtype} = given;
   if (!overwrite || backend.refCount(dataId) > 1) return runElementwise(backend, copy, {x: given})[0];

@@ -3,13 +3,16 @@ import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 
-/** The place of a thread that has seen none: every other is better. */
+/** The place of a thread that has seen no logit: every other place is better. */
 const NOWHERE = '0x7fffffff';
 
-/** Logits that a workgroup looks at. */
+/** Number of logits that a workgroup looks at. */
 const PART = 2048;
 
-/** `GreedyChoice` (layers/ops/greedyChoice.ts): a workgroup per part of a row, then one per row for what the parts gave. */
+/**
+ * `GreedyChoice` (layers/ops/greedyChoice.ts): a workgroup per part of a row, then one per row for the results of its
+ * parts.
+ */
 export const greedyChoice = kernel(greedyChoiceOp, 'webgpu', ({inputs, backend}) => {
   const [rows, vocab] = inputs.logits.shape;
   const parts = Math.ceil(vocab / PART);
@@ -32,7 +35,10 @@ export const greedyChoice = kernel(greedyChoiceOp, 'webgpu', ({inputs, backend})
   return choices;
 });
 
-/** The first of the largest, by all threads; what is not finite beats everything, the first of it wins. */
+/**
+ * Finds the first of the largest among all threads; a logit that is not finite beats all others, and the first of those
+ * wins.
+ */
 const REDUCE = `
 var<workgroup> logitsOf: array<f32, WORKGROUP>;
 var<workgroup> placesOf: array<i32, WORKGROUP>;

@@ -15,7 +15,7 @@ export const rmsNorm = kernel(rmsNormOp, 'webgpu', ({inputs, attrs, backend}) =>
   return y;
 });
 
-/** The gradient of `x`; the weight is frozen where this runs. */
+/** The gradient of `x`; the weight is frozen wherever this runs. */
 export const rmsNormGrad = kernel(rmsNormOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
   const {x, weight, dy} = inputs;
   const [rows, cols] = sidesOf(x);
@@ -51,7 +51,7 @@ const backward = rowShader(
   }`,
 );
 
-/** A shader whose `body` makes of a row from index `at` on one of `y`. */
+/** Declares a shader whose `body` computes the row of `y` that begins at index `at`. */
 function rowShader<I extends string>(name: string, inputs: I[], body: string) {
   return shader(() => ({
     name,

@@ -10,7 +10,7 @@ export const rotaryEmbedding = kernel(rotaryEmbeddingOp, 'webgpu', ({inputs, bac
   return rotate(backend, inputs.x, inputs, 1);
 });
 
-/** The gradient of `x`: turning back. */
+/** The gradient of `x`: the inverse rotation. */
 export const rotaryEmbeddingGrad = kernel(rotaryEmbeddingOp.gradient, 'webgpu', ({inputs, backend}) => {
   return [rotate(backend, inputs.dy, inputs, -1)];
 });

@@ -21,7 +21,10 @@ export const softmaxCrossEntropy = kernel(softmaxCrossEntropyOp, 'webgpu', ({inp
   return [losses, gradient];
 });
 
-/** Each thread keeps a running maximum and a sum relative to it: one reading for both. `width`: logits in a vector. */
+/**
+ * Reads the logits once: each thread keeps a running maximum and a sum relative to it. `width` is the number of logits
+ * in a vector.
+ */
 const lossAndGradient = shader((width: 1 | 4) => {
   const isWide = width === 4;
   const type = isWide ? 'vec4f' : 'f32';

@@ -8,8 +8,8 @@ import {holdsFloat32} from '../device/webgpuBackend.ts';
 const transposeOp = op<Tensors<'x'>, tf.TransposeAttrs>(tf.Transpose);
 
 /**
- * `Transpose` of the two middle axes of four, `[B, T, H, D]` and `[B, H, T, D]`, four neighbours at a time: how heads are
- * split and merged. Float32, D a multiple of 4; all else is the stock kernel's.
+ * `Transpose` of the two middle axes of four, between `[B, T, H, D]` and `[B, H, T, D]`, four neighbours at a time,
+ * which splits and merges heads. Float32, D a multiple of 4; the stock kernel runs everything else.
  */
 export const transpose = stockKernel(transposeOp, 'webgpu', ({inputs: {x}, attrs, backend}, stock) => {
   const swapsMiddle = attrs.perm.join() === '0,2,1,3';

@@ -2,7 +2,7 @@ import {type AdamWSettings, adamWUpdateOp} from '../../../ops/adamWUpdate.ts';
 import {kernel} from '../../kernel.ts';
 import {elementwise, runUpdate} from '../elementwise/elementwise.ts';
 
-/** WGSL of element `i`, or four of them. */
+/** WGSL for element `i`, or for four of them. */
 export const BODY = `
   let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
   let v = u.beta2 * variance[i] + u.rest2 * gradient[i] * gradient[i];
@@ -22,7 +22,7 @@ export const FACTORS = [
   'epsilon',
 ] as const;
 
-/** Their values for one update. */
+/** Returns their values for one update. */
 export function factorsOf(settings: AdamWSettings): Record<(typeof FACTORS)[number], number> {
   const {learningRate, beta1, beta2, epsilon, weightDecay, step} = settings;
   return {

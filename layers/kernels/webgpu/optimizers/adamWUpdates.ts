@@ -7,7 +7,7 @@ import {times} from '../device/times.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
 import {BODY, FACTORS, factorsOf} from './adamWUpdate.ts';
 
-/** Tensors of one variable: value, gradient, mean, variance. */
+/** Number of tensors of one variable: value, gradient, mean, variance. */
 const PER_VARIABLE = 4;
 
 /** `AdamWUpdates` (layers/ops/adamWUpdates.ts): as many variables in a dispatch as the device binds. */
@@ -42,7 +42,7 @@ export const adamWUpdates = kernel(adamWUpdatesOp, 'webgpu', ({inputs, attrs, ba
 });
 
 const THREADS = 256;
-/** Workgroups that share a variable. */
+/** The most workgroups that share a variable. */
 const MAX_GROUPS = 1024;
 
 const updates = shader((count: number) => ({

@@ -6,7 +6,7 @@ import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 
-/** Words of four codes in a block. */
+/** Number of words, each of four codes, in a block. */
 const WORDS_PER_BLOCK = 64;
 
 /** `FromBlockwise8bit` (layers/ops/blockwise8bit.ts), a thread per word. */
@@ -28,8 +28,8 @@ export const fromBlockwise8bit = kernel(fromBlockwise8bitOp, 'webgpu', ({inputs,
 });
 
 /**
- * `ToBlockwise8bit` (layers/ops/blockwise8bit.ts), a workgroup per block, a thread per word. A value's step among the 65,536
- * finds its code by bisecting the first step of every code.
+ * `ToBlockwise8bit` (layers/ops/blockwise8bit.ts), a workgroup per block, a thread per word. Bisecting the first step
+ * of every code finds the code of a value's step among the 65,536.
  */
 export const toBlockwise8bit = kernel(toBlockwise8bitOp, 'webgpu', ({inputs, attrs, backend}) => {
   const size = tf.util.sizeFromShape(inputs.values.shape);
@@ -106,7 +106,7 @@ fn codeOf(normal: f32) -> u32 {
   codes[word] = packed;`,
 }));
 
-/** int32 [256]: the first step whose code is at least this one. */
+/** Returns int32 [256]: the first step whose code is at least this one. */
 function firstStepsOf(isSigned: boolean): Int32Array {
   const codes = codesOfSteps(dynamicMap(isSigned));
   const first = new Int32Array(256);

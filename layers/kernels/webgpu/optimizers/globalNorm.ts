@@ -6,13 +6,15 @@ import {numbered, shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import {times} from '../device/times.ts';
 
-/** Tensors in a dispatch where the device does not bind fewer. */
+/** The most tensors in a dispatch; a device may bind fewer. */
 const MAX_AT_ONCE = 15;
 
-/** Workgroups that share a tensor. */
+/** Number of workgroups that share a tensor. */
 const SHARES = 32;
 
-/** `GlobalNorm` (layers/ops/globalNorm.ts): as many tensors in a dispatch as the device binds, then a sum of their sums. */
+/**
+ * `GlobalNorm` (layers/ops/globalNorm.ts): as many tensors per dispatch as the device binds, then a sum of their sums.
+ */
 export const globalNorm = kernel(globalNormOp, 'webgpu', ({inputs, backend}) => {
   const tensors = Object.values(inputs);
   const atOnce = Math.min(MAX_AT_ONCE, backend.device.limits.maxStorageBuffersPerShaderStage - 1);

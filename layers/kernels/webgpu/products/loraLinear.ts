@@ -12,7 +12,7 @@ export const loraLinear = kernel(loraLinearOp, 'webgpu', ({inputs, attrs, backen
   return y;
 });
 
-/** Gradients of `base`, `x`, `a` and `b`; `x · Aᵀ` is made again. */
+/** Gradients of `base`, `x`, `a` and `b`; `x · Aᵀ` is computed again. */
 export const loraLinearGrad = kernel(loraLinearOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
   const {dy, x, a, b} = inputs;
   const wideB = transposed(backend, b); // [rank, units]

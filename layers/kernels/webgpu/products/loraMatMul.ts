@@ -36,8 +36,8 @@ export const loraMatMulGrad = kernel(loraMatMulOp.gradient, 'webgpu', ({inputs, 
 });
 
 /**
- * A product and the low-rank path beside it, in one pass where matrices of whole subgroups do it: `x · Wᵀ` and
- * `scaling · (x · Aᵀ) · Bᵀ`, or, the other way, `x · W` and `scaling · (x · B) · A`.
+ * A product and its low-rank path, in one pass if subgroup matrices multiply: `x · Wᵀ` and `scaling · (x · Aᵀ) · Bᵀ`
+ * or, in backward, `x · W` and `scaling · (x · B) · A`.
  *
  * @returns the sum `[m, n]`, and the path's narrow side with the scaling, `[m, rank]`
  */

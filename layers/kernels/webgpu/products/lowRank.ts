@@ -4,17 +4,18 @@ import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** Ranks that one thread holds sums for; a larger rank is done in blocks of this. */
+/** Number of ranks that one thread holds sums for; a larger rank is done in blocks of this size. */
 const RANKS = 16;
 
 const blockOf = (rank: number) => Math.min(rank, RANKS);
 
-/** Four neighbours at a time where rows are whole vectors. */
+/** Takes four neighbours at a time if rows are whole vectors. */
 const vectorOf = (cols: number) =>
   cols % 4 === 0 ? ({type: 'vec4f', width: 4} as const) : ({type: 'f32', width: 1} as const);
 
 /**
- * `scale · x · factorᵀ`: from the wide side to the narrow one. Sixteen threads share a row of `x`, which is read once.
+ * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. Sixteen threads share a row of `x`, which is
+ * read once.
  *
  * @param x `[rows, cols]` float32
  * @param factor `[rank, cols]` float32
@@ -74,11 +75,11 @@ var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
   };
 });
 
-/** Rows that a thread of {@link expand} makes with the factor's columns it holds. */
+/** Number of rows that a thread of {@link expand} computes with the factor's columns it holds. */
 const EXPAND_ROWS = 8;
 
 /**
- * `base + low · factor`: from the narrow side to the wide one.
+ * Computes `base + low · factor`, from the narrow side to the wide one.
  *
  * @param low `[rows, rank]` float32
  * @param factor `[rank, cols]` float32
@@ -131,14 +132,14 @@ const RANK = ${rank}u;`,
   };
 });
 
-/** Rows that one workgroup of {@link gradientOfFactor} adds up at least. */
+/** The fewest rows that one workgroup of {@link gradientOfFactor} adds up. */
 const MIN_SPLIT = 64;
 const MAX_SPLITS = 128;
-/** Workgroups that keep a card busy. */
+/** Number of workgroups that keep a card busy. */
 const BUSY_GROUPS = 1024;
 
 /**
- * `lowᵀ · x`, the gradient of a factor. The rows are split among workgroups, whose sums a second pass adds up.
+ * Computes `lowᵀ · x`, the gradient of a factor. The rows are split among workgroups, whose sums a second pass adds up.
  *
  * @param low `[rows, rank]` float32
  * @param x `[rows, cols]` float32
@@ -208,7 +209,7 @@ const RANK = ${rank}u;`,
   ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   let end = min((group.y + 1u) * u.split, u.rows);
   var row = group.y * u.split;
-  for (; row + 4u <= end; row += 4u) { // four reads under way at once
+  for (; row + 4u <= end; row += 4u) { // four reads in flight
     ${add(4)}
   }
   for (; row < end; row++) {
@@ -232,7 +233,7 @@ const sumOfGradients = shader((isTransposed: boolean) => ({
   gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] = sum;`,
 }));
 
-/** `[rows, cols]` → `[cols, rows]`, for the small factors. */
+/** Transposes `[rows, cols]` to `[cols, rows]`, for the small factors. */
 export function transposed(backend: WebGPUBackend, x: tf.TensorInfo): tf.TensorInfo {
   const [rows, cols] = x.shape;
   const y = backend.makeTensorInfo([cols, rows], 'float32');

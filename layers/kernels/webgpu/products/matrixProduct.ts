@@ -10,25 +10,25 @@ import type {Product} from './product.ts';
 
 /** How a workgroup shares the work of its tile of the result. */
 export interface Tiling {
-  /** Of the tile. */
+  /** Rows of the tile. */
   rows: number;
   cols: number;
-  /** How much of k is in workgroup memory at once. */
+  /** How much of k is in workgroup memory at the same time. */
   depth: number;
-  /** A subgroup's share of the tile. */
+  /** Rows of a subgroup's share of the tile. */
   shareRows: number;
   shareCols: number;
-  /** Rows of tiles that are made together, so that what they read is still in the cache. */
+  /** Number of rows of tiles that are computed together, so that their operands are still in the cache. */
   together: number;
 }
 
 /**
- * The fastest of some twenty on an H100, for all shapes of Llama 3.2. It takes 24 KiB of workgroup memory; with 28 the same
- * card is a third slower, as fewer workgroups fit.
+ * The fastest of about twenty on an H100, for all shapes of Llama 3.2. It takes 24 KiB of workgroup memory; with 28 KiB
+ * the same card is a third slower, because fewer workgroups fit.
  */
 export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64, together: 8};
 
-/** {@link TILING}, and what may be faster on another card or for another shape. */
+/** {@link TILING}, and tilings that may be faster on another card or for another shape. */
 export const TILINGS: readonly Tiling[] = [
   TILING,
   {...TILING, together: 4},
@@ -39,10 +39,10 @@ export const TILINGS: readonly Tiling[] = [
   {...TILING, rows: 64, cols: 64, shareRows: 32, shareCols: 32},
 ];
 
-/** Elements between the rows of a tile, which keep them off the same memory banks. */
+/** Extra elements between the rows of a tile, which keep them off the same memory banks. */
 const PADDING = 8;
 
-/** Added to the product before it is stored: `low · factor`, or `low · factorᵀ` where the factor lies the other way. */
+/** Added to the product before it is stored: `low · factor`, or `low · factorᵀ` if the factor is transposed. */
 export interface LowRankUpdate {
   /** `[m, rank]` float32; `rank` a multiple of 4, at most 16. */
   low: tf.TensorInfo;
@@ -51,7 +51,7 @@ export interface LowRankUpdate {
   isTransposed: boolean;
 }
 
-/** Octets on their way from memory through a thread's registers to a tile in workgroup memory. */
+/** The way of octets from memory through a thread's registers to a tile in workgroup memory. */
 interface Passage {
   registers: string;
   load: string;
@@ -59,13 +59,13 @@ interface Passage {
 }
 
 /**
- * The product by subgroup matrices: float16 operands, float32 sums. The next tiles are on their way in registers while the
- * present ones are multiplied. The matrices of a subgroup are named one by one, not indexed: an array of them would lie in
- * slow memory.
+ * The product by subgroup matrices: float16 operands, float32 sums. The next tiles are loaded into registers while the
+ * current ones are multiplied. The matrices of a subgroup are named one by one, not indexed, because an array of them
+ * would be in slow memory.
  *
- * Needs k and n to be multiples of 8.
+ * k and n must be multiples of 8.
  *
- * @param y `[m, n]`, or `[splits, m, n]` for the sums over each of `splits` parts of k
+ * @param y `[m, n]`, or `[splits, m, n]` with the sums over each of `splits` parts of k
  * @param update only with one split
  */
 function matrixProduct(
@@ -92,7 +92,7 @@ function matrixProduct(
   };
 }
 
-/** Runs {@link matrixProduct} in the tiles that are fastest for its shape, as far as that is known. */
+/** Runs {@link matrixProduct} in the fastest tiles known for its shape. */
 export function runMatrixProduct(
   backend: WebGPUBackend,
   product: Product,
@@ -111,7 +111,7 @@ export function runMatrixProduct(
 
 type Stored = Pick<Product, 'rows' | 'cols' | 'transposeWeight'>;
 
-/** The low-rank path: none where the rank is 0. */
+/** The low-rank path; rank 0 if there is none. */
 interface Path {
   rank: number;
   isTransposed: boolean;
@@ -221,7 +221,9 @@ function multiplied(transposeWeight: boolean, strideA: number, strideB: number, 
   });
 }
 
-/** WGSL that writes the matrices to `y`, by way of workgroup memory: four lanes share a row. Rows past the end are left out. */
+/**
+ * WGSL that writes the matrices to `y` through workgroup memory; four lanes share a row. Rows past the end are skipped.
+ */
 function written(splits: number, {rank, isTransposed}: Path, tiling: Tiling): string {
   const [countI, countJ] = countsOf(tiling);
   const quads = rank / 4;
@@ -256,14 +258,15 @@ function written(splits: number, {rank, isTransposed}: Path, tiling: Tiling): st
   );
 }
 
-/** Matrices of a subgroup's share, down and across. */
+/** Returns the number of matrices in a subgroup's share, down and across. */
 const countsOf = ({shareRows, shareCols}: Tiling): [number, number] => [shareRows / 16, shareCols / 16];
 
 /**
- * Threads take octets of a tile in turn, row by row. Those whose octets begin in the same memory bank start to write at
- * different words of them.
+ * WGSL that loads a tile. Threads take octets in turn, row by row. Threads whose octets begin in the same memory bank
+ * start writing at different words of them.
  *
- * @param octet WGSL of the words at a row and a column of the tile, and of whether they exist; else zeros
+ * @param octet returns WGSL of the words at a row and a column of the tile, and of whether they exist; otherwise they
+ *   are zeros
  */
 function passage(
   tile: string,

@@ -2,12 +2,12 @@ import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /**
- * Pieces of WGSL for shaders that multiply 16×16 matrices by whole subgroups. Matrices are named one by one, never indexed: an
- * array of them would lie in slow memory. Tiles in workgroup memory are float16, their rows {@link PADDING} apart, so that
- * rows lie on different memory banks.
+ * Pieces of WGSL for shaders that multiply 16×16 matrices by whole subgroups. Matrices are named one by one, never
+ * indexed, because an array of them would be in slow memory. Tiles in workgroup memory are float16, with
+ * {@link PADDING} between rows, so that rows start on different memory banks.
  */
 
-/** How a workgroup shares work: so many subgroups, each with `16 · blocks` rows, and `cols` columns at once. */
+/** How a workgroup shares work: the number of subgroups, each with `16 · blocks` rows, and `cols` columns at a time. */
 export interface Layout {
   subgroups: number;
   blocks: number;
@@ -15,9 +15,9 @@ export interface Layout {
 }
 
 /**
- * A layout for heads of `dim`: whole tiles, and as many subgroups as workgroup memory has room for.
+ * Fits a layout to heads of size `dim`: whole tiles, and as many subgroups as workgroup memory has room for.
  *
- * @param memoryOf bytes of a subgroup, and bytes that all share
+ * @param memoryOf returns the bytes of a subgroup, and the bytes that all share
  */
 export function fitted(
   {device}: WebGPUBackend,
@@ -32,7 +32,7 @@ export function fitted(
   return layout;
 }
 
-/** Elements between the rows of a tile. */
+/** Extra elements between the rows of a tile. */
 export const PADDING = 8;
 
 export const MATRIX_HEADER = `
@@ -46,7 +46,7 @@ alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
 `;
 
-/** Eight float16 of the words `from` to `tile` from index `at` on. */
+/** WGSL that writes eight float16 from the words `from` to `tile`, starting at index `at`. */
 export const storeEight = (tile: string, at: string, from: string): string =>
   ['x', 'y', 'z', 'w']
     .map(
@@ -55,18 +55,18 @@ export const storeEight = (tile: string, at: string, from: string): string =>
     )
     .join('\n');
 
-/** A tile of packed rows on its way from memory through a thread's registers to the workgroup. */
+/** WGSL of a tile of packed rows, loaded from memory through a thread's registers into workgroup memory. */
 export interface Tile {
   /** Declares the registers. */
   registers: string;
-  /** Fills them with the rows from `first` on, counted from the head's own; from `limit` on with zeros. */
+  /** Fills them with the rows from `first` on, counted from the head's first row; with zeros from `limit` on. */
   load(first: string, limit: string): string;
-  /** Empties them into the tile. */
+  /** Writes them into the tile. */
   store: string;
 }
 
 /**
- * @param name of the array in workgroup memory
+ * @param name name of the array in workgroup memory
  * @param source a buffer of packed rows, `array<vec4u>`
  * @param base WGSL of the head's first row
  */
@@ -103,10 +103,12 @@ export function tileOf(
 }
 
 /**
- * Each subgroup's `16 · blocks` packed rows of `source` (`array<vec4u>`) as left matrices `name00` … `name<i><d>`, by way of
- * `scratch`, a workgroup array of rows `cols + PADDING` apart, in which its own begin at `weightRegion`.
+ * WGSL that loads each subgroup's `16 · blocks` packed rows of `source` (`array<vec4u>`) as left matrices `name00` …
+ * `name<i><d>`, through `scratch`, a workgroup array with rows `cols + PADDING` apart, in which the subgroup's own rows
+ * begin at `weightRegion`.
  *
- * @param base WGSL of the head's first row, `first` of the workgroup's from there; from `limit` on rows are zeros
+ * @param base WGSL of the head's first row; `first` is the workgroup's first row after it; rows from `limit` on are
+ *   zeros
  */
 export const loadLeft = (
   name: string,
@@ -136,7 +138,9 @@ export const loadLeft = (
     workgroupBarrier();`;
   });
 
-/** `left · tileᵀ`, `16 · blocks` rows by `cols`, to `scores` from index `at` on, rows `cols + 4` apart. */
+/**
+ * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, to `scores` from index `at` on, rows `cols + 4` apart.
+ */
 export const scoresOf = (
   left: string,
   tile: string,
@@ -146,7 +150,7 @@ export const scoresOf = (
   times(
     cols / 16,
     (j) => `{
-    ${times(blocks, (i) => `var sum${i} = Sum();`)} // said aloud: in a loop a bare declaration may keep its last value
+    ${times(blocks, (i) => `var sum${i} = Sum();`)} // initialized explicitly: in a loop a bare declaration may keep its last value
     ${times(
       dim / 16,
       (d) => `{
@@ -158,7 +162,10 @@ export const scoresOf = (
   }`,
   );
 
-/** `name += weights · tile`, the `16 · blocks` rows of `weights` from index `at` on, rows `cols + PADDING` apart. */
+/**
+ * WGSL of `name += weights · tile` for the `16 · blocks` rows of `weights` from index `at` on, rows `cols + PADDING`
+ * apart.
+ */
 export const accumulate = (
   name: string,
   weights: string,
@@ -184,13 +191,13 @@ export const accumulate = (
   }`,
   );
 
-/** Declares the sums `name00` … of {@link accumulate}. */
+/** WGSL that declares the sums `name00` … of {@link accumulate}. */
 export const declareSums = (name: string, blocks: number, dim: number): string =>
   times(blocks, (i) => times(dim / 16, (d) => `var ${name}${i}${d} = Sum();`));
 
 /**
- * Takes the sums `name00` … through `scores`, `cols` columns at a time, and runs `body` where the lanes' own elements are
- * there. With `isRead` it takes them back afterwards.
+ * WGSL that writes the sums `name00` … to `scores`, `cols` columns at a time, and runs `body` on the lanes' own
+ * elements there. With `isRead` it reads them back afterwards.
  *
  * @param at WGSL of the subgroup's first index of `scores`
  */

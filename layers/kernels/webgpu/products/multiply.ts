@@ -8,16 +8,16 @@ import type {Product} from './product.ts';
 import {runRowProduct} from './rowProduct.ts';
 import {runTiledProduct} from './tiledProduct.ts';
 
-/** Few rows: a workgroup for each output column beats tiles that are mostly empty. */
+/** For so few rows, a workgroup for each output column beats tiles that are mostly empty. */
 const MAX_ROWS_ALONE = 4;
 
-/** With fewer tiles than this a card is not busy: the inner side is split, down to {@link MIN_PART}. */
+/** With fewer tiles than this a card is not busy, so the inner side is split, down to {@link MIN_PART}. */
 const BUSY_TILES = 528;
 const MIN_PART = 2048;
 
 /**
- * A product with a stored weight, by the fastest way the device has: row by row for a few rows; matrices of a whole
- * subgroup; or tiles in float16 or float32.
+ * Computes a product with a stored weight in the fastest way that the device has: row by row for a few rows, with
+ * subgroup matrices, or in tiles of float16 or float32.
  */
 export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInfo {
   const {x, rows, cols, transposeWeight} = product;
@@ -48,7 +48,7 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   return y;
 }
 
-/** In how many parts of k matrices of whole subgroups multiply; 0 where they cannot. */
+/** Returns into how many parts of k the subgroup matrices split the product; 0 if they cannot compute it. */
 export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight}: Product): number {
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
   const [m, k] = x.shape;
@@ -59,7 +59,7 @@ export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight
   return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
 }
 
-/** `y = Σ parts` over the first axis. */
+/** Computes `y = Σ parts` over the first axis. */
 function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, y: tf.TensorInfo): void {
   const [splits, m, n] = parts.shape; // n is a multiple of 8
   const count = (m * n) / 4;

@@ -8,16 +8,16 @@ import {type PackedRows, SHIFT} from './packRows.ts';
 const THREADS = 256;
 const SUBGROUPS = THREADS / 32;
 
-/** Ranks that {@link packAndProject} takes. */
+/** Whether {@link packAndProject} takes this rank. */
 export const isProjected = (rank: number): boolean => rank % 4 === 0 && rank <= 16;
 
 /**
- * What `packRows` gives, and `scale · x · factorᵀ` from the same reading: from the wide side of a low-rank path to the narrow
- * one, in float32. Several rows share a workgroup and what it reads of the factor.
+ * Does the work of `packRows` and computes `scale · x · factorᵀ`, from the wide side of a low-rank path to the narrow
+ * one in float32, while reading `x` once. Several rows share a workgroup and what it reads of the factor.
  *
  * @param x `[rows, cols]` float32, `cols` a multiple of 4
  * @param factor `[rank, cols]` float32; see {@link isProjected}
- * @returns with `low` `[rows, rank]` float32. The caller disposes all three
+ * @returns the packed rows and `low` `[rows, rank]` float32. The caller disposes all three
  */
 export function packAndProject(
   backend: WebGPUBackend,

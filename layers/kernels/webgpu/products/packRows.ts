@@ -7,13 +7,13 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 export interface PackedRows {
   /** int32 `[rows, cols / 2]`, two float16 in a word. */
   halves: tf.TensorInfo;
-  /** float32 `[rows]`: what an element must be multiplied by to get its value back. */
+  /** float32 `[rows]`: the factors that restore the elements' values. */
   scales: tf.TensorInfo;
 }
 
-/** WGSL: by which power of two a row is multiplied whose largest magnitude is given. */
+/** WGSL that returns the power of two by which to multiply a row, from its largest magnitude. */
 export const SHIFT = `
-// The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals is left as it is.
+// The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals stays as it is.
 fn shiftOf(largest: f32) -> i32 {
   let exponent = i32(bitcast<u32>(largest) >> 23u) - 127;
   return clamp(select(7 - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
@@ -21,9 +21,9 @@ fn shiftOf(largest: f32) -> i32 {
 fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }`;
 
 /**
- * Rounds rows to float16 after scaling each so that its largest magnitude is between 2⁷ and 2⁸: nothing overflows, and
- * what is 2²¹ times smaller than the row's largest still keeps all its bits. Gradients need it: theirs may all lie below
- * float16's smallest.
+ * Rounds rows to float16 after scaling each so that its largest magnitude is between 2⁷ and 2⁸. Nothing overflows, and
+ * numbers 2²¹ times smaller than the row's largest still keep all their bits. Gradients need this, because all of a row
+ * may be below float16's smallest.
  *
  * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
  */

@@ -9,8 +9,9 @@ import type {Product} from './product.ts';
 const WORKGROUP = 256;
 
 /**
- * `x · Wᵀ` for a few rows, as in generation: a team of threads per row of W, which is read once, whole and in order; several
- * teams in a workgroup, so that what a format prepares serves several rows. Needs the columns to be a multiple of 4.
+ * Computes `x · Wᵀ` for a few rows, as in generation. A team of threads takes each row of W, which is read once, whole
+ * and in order. A workgroup has several teams, so that what a format prepares serves several rows. The number of
+ * columns must be a multiple of 4.
  */
 export function runRowProduct(
   backend: WebGPUBackend,

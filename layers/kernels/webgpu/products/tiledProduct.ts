@@ -7,18 +7,18 @@ import type {WeightFormat} from '../weights/weightFormat.ts';
 import type {PackedRows} from './packRows.ts';
 import type {Product} from './product.ts';
 
-/** Rows of each thread, and how much of k is in workgroup memory at once, at most 32. */
+/** Rows of each thread, and how much of k is in workgroup memory at the same time, at most 32. */
 export interface ThreadTiling {
   height: number;
   depth: number;
 }
 
-/** A workgroup has sixteen threads square. */
+/** A workgroup has 16 × 16 threads. */
 const SIDE = 16;
-/** Of the tile: four for each thread. */
+/** Columns of the tile: four for each thread. */
 const COLS = 64;
 
-/** What every device has room for, and what may be faster. */
+/** A tiling that fits every device, and those that may be faster. */
 export const THREAD_TILINGS: readonly ThreadTiling[] = [
   {height: 4, depth: 16},
   {height: 8, depth: 16},
@@ -27,8 +27,8 @@ export const THREAD_TILINGS: readonly ThreadTiling[] = [
 ];
 
 /**
- * The product in tiles of 64 columns, sixteen threads square of `height` by four elements each; sums in float32. Operands are
- * float32, or float16 when `packed` is given. Works on every device.
+ * The product in tiles of 64 columns by 16 × 16 threads with `height` × 4 elements each; sums in float32. Operands are
+ * float32, or float16 if `packed` is given. Works on every device.
  */
 function tiledProduct(
   {x, weight, rows, cols, transposeWeight}: Product,
@@ -51,8 +51,8 @@ const tiles = shader(
     const tile = SIDE * height; // rows
     const octets = depth / 8; // of a row of W along k
     const element = isPacked ? 'f16' : 'f32';
-    // Eight of a row of W at once: along k when it is transposed, along n when not.
-    // Written out: a vector indexed by a loop variable compiles slowly, and to slow code.
+    // Eight elements of a row of W: along k if it is transposed, otherwise along n.
+    // Unrolled, because a vector indexed by a loop variable compiles slowly and to slow code.
     const eight = (body: (i: number, value: string) => string) =>
       Array.from({length: 8}, (_, i) => body(i, `${element}(values[${i >> 2}][${i & 3}])`)).join('\n');
     const loadWeight = transposeWeight
@@ -124,7 +124,7 @@ var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
   },
 );
 
-/** Runs {@link tiledProduct} in the tiles that are fastest for its shape, as far as that is known. */
+/** Runs {@link tiledProduct} in the fastest tiles known for its shape. */
 export function runTiledProduct(
   backend: WebGPUBackend,
   product: Product,

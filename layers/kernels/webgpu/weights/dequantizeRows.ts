@@ -6,7 +6,7 @@ import {times} from '../device/times.ts';
 import {quantizedFormat} from './quantizedFormat.ts';
 import type {WeightFormat} from './weightFormat.ts';
 
-/** `DequantizeRows` (layers/ops/dequantizeRows.ts), a thread for eight elements of a row. */
+/** `DequantizeRows` (layers/ops/dequantizeRows.ts), a thread per eight elements of a row. */
 export const dequantizeRows = kernel(dequantizeRowsOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {cols, begin, end} = attrs;
   const weight = quantizedFormat(inputs, attrs);

@@ -6,8 +6,8 @@ import {shader} from '../device/shader.ts';
 import {WIDEN} from './unpack16.ts';
 
 /**
- * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened. The stock gather reads words as float32 and
- * loses bits.
+ * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened. The stock gather reads words as float32,
+ * which loses bits.
  */
 export const embedding = kernel(embeddingOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {ids, table} = inputs;

@@ -5,7 +5,10 @@ import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 
-/** WGSL that rounds a float32 to the nearest 16-bit number, ties to even, by its bits: what `pack2x16float` does varies. */
+/**
+ * WGSL that rounds a float32 to the nearest 16-bit number, ties to even, by its bits; `pack2x16float` varies between
+ * devices.
+ */
 const NARROW: Record<HalfDtype, string> = {
   bfloat16: `
 fn narrow(value: f32) -> u32 {

@@ -9,14 +9,14 @@ import type {WeightFormat} from './weightFormat.ts';
 type FourBitFormat = Extract<DeviceFormat, {blockSize: number}>;
 type Int8Format = Extract<DeviceFormat, {dtype: 'int8'}>;
 
-/** A quantized matrix, dequantized as it is read, bit for bit as bitsandbytes does. */
+/** The format of a quantized matrix, dequantized while it is read, bit for bit as in bitsandbytes. */
 export function quantizedFormat(inputs: StoredTensors, attributes: DeviceFormat): WeightFormat {
   return attributes.dtype === 'int8' ? int8Format(inputs, attributes) : fourBitFormat(inputs, attributes);
 }
 
 /**
- * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits: no 16-bit floats of the device's own, which
- * some drivers flush, and no sums that a compiler may take apart.
+ * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits. It uses neither the device's own
+ * 16-bit floats, which some drivers flush, nor sums that a compiler may rearrange.
  */
 const ROUND: Record<StorageDtype, string> = {
   float32: `
@@ -37,7 +37,7 @@ fn rounded(v: vec4f) -> vec4f {
 }`,
 };
 
-/** Both values of a byte are found by one look-up. */
+/** WGSL of a table in which one look-up finds both values of a byte. */
 const PREPARE_PAIRS = `
   for (var i = local; i < 256u; i += WORKGROUP) {
     var book = BOOK;
@@ -123,7 +123,7 @@ fn outlierAt(row: u32, place: u32) -> f32 {
   let pair = widen(outlierValues[row * ${Math.ceil(outliers / 2)}u + place / 2u]);
   return select(pair.x, pair.y, place % 2u == 1u);
 }`;
-  const one127 = `${Math.fround(1 / 127)}f`; // as bitsandbytes multiplies
+  const one127 = `${Math.fround(1 / 127)}f`; // bitsandbytes multiplies by this
   const putOutliers = times(
     8,
     (i) => `let place${i} = outlierIndex[col + ${i}u];

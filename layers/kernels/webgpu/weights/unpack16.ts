@@ -6,10 +6,11 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 
 /**
- * WGSL that widens both halves of a word exactly, without 16-bit floats of the device's own (which some drivers flush).
+ * WGSL that widens both halves of a word exactly, without the device's own 16-bit floats, which some drivers flush.
  *
- * A float16 is widened by shifting its exponent and mantissa into a float32's place and raising the exponent by 112, that of
- * infinities and NaN to float32's own; subnormal ones by their value. Without branches, which are slow in tight loops.
+ * A float16 is widened by shifting its exponent and mantissa into a float32's place and raising the exponent by 112, or
+ * to float32's own for infinities and NaN; subnormal numbers go by their value. No branches, which are slow in tight
+ * loops.
  */
 export const WIDEN: Record<HalfDtype, string> = {
   bfloat16: `
@@ -17,7 +18,7 @@ fn widen(word: u32) -> vec2f { return bitcast<vec2f>(vec2u(word << 16u, word & 0
   float16: `
 fn widenHalf(half: u32) -> f32 {
   let magnitude = half & 0x7fffu;
-  let bits = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u); // infinity's, too
+  let bits = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u); // also for infinity
   let value = select(bitcast<f32>(bits), f32(magnitude) * 0x1p-24f, magnitude < 0x400u);
   return select(value, -value, (half & 0x8000u) != 0u);
 }

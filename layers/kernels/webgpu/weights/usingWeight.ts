@@ -7,10 +7,10 @@ import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {quantizedFormat} from './quantizedFormat.ts';
 import {halvesOf, storedFormat, type WeightFormat} from './weightFormat.ts';
 
-/** From so many rows on, a weight that is dequantized once for all tiles costs less than doing it in each. */
+/** From this many rows on, dequantizing a weight once for all tiles costs less than doing it in each. */
 const MANY_ROWS = 256;
 
-/** Gives a weight of any type to products of `rowCount` rows. */
+/** Calls `use` with the format of a weight of any type, for products of `rowCount` rows. */
 export function usingWeight<T>(
   backend: WebGPUBackend,
   inputs: StoredTensors,
@@ -24,8 +24,8 @@ export function usingWeight<T>(
 }
 
 /**
- * Gives a quantized weight to products of `rowCount` rows. It is dequantized inside the product, or, for many rows in float16,
- * just before it, into a matrix that goes again at once.
+ * Calls `use` with the format of a quantized weight, for products of `rowCount` rows. The weight is dequantized inside
+ * the product or, for many rows in float16, just before it, into a matrix that is freed right after.
  */
 export function usingQuantized<T>(
   backend: WebGPUBackend,
@@ -44,7 +44,7 @@ export function usingQuantized<T>(
   return result;
 }
 
-/** The whole weight as float16, int32 `[rows, cols / 2]`; `cols` a multiple of 8. */
+/** Returns the whole weight as float16, int32 `[rows, cols / 2]`; `cols` must be a multiple of 8. */
 function dequantizedHalves(
   backend: WebGPUBackend,
   weight: WeightFormat,

@@ -4,27 +4,29 @@ import type {ElementType, UniformType} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';
 
-/** How a shader reads a stored weight matrix: what it adds to a shader's own declaration, and to a call of it. */
+/** How a shader reads a stored weight matrix: additions to the shader's declaration and to its call. */
 export interface WeightFormat {
-  /** Stands for everything that the declaration depends on. */
+  /** Represents everything that the declaration depends on. */
   key: string;
-  /** Inputs. */
+  /** The inputs. */
   buffers: Record<string, ElementType>;
   tensors: Record<string, tf.TensorInfo>;
   uniforms: Record<string, UniformType>;
   values: Record<string, number>;
-  /** WGSL that all threads of a workgroup run before the first octet, knowing `local`, their index, and `WORKGROUP`. */
+  /**
+   * WGSL that all threads of a workgroup run before the first octet; it may use `local`, their index, and `WORKGROUP`.
+   */
   prepare: string;
   /**
-   * WGSL of `fn weightOctet(row: u32, col: u32) -> mat2x4f`: eight elements of a row from `col` as two vectors, a multiple
-   * of 8; past the row's end anything.
+   * WGSL of `fn weightOctet(row: u32, col: u32) -> mat2x4f`: eight elements of a row from `col`, a multiple of 8, as
+   * two vectors; elements past the row's end are arbitrary.
    */
   octet(): string;
-  /** WGSL of `fn weightHalves(row: u32, col: u32) -> vec4u`, eight float16 in four words, where that is cheaper. */
+  /** WGSL of `fn weightHalves(row: u32, col: u32) -> vec4u`, eight float16 in four words, if that is cheaper. */
   halves?(): string;
 }
 
-/** A 16-bit matrix of `cols` columns, rows one after the other; see layers/ops/storedMatrix.ts. */
+/** The format of a 16-bit matrix of `cols` columns, stored row by row; see layers/ops/storedMatrix.ts. */
 export function storedFormat(weight: tf.TensorInfo, dtype: HalfDtype, cols: number): WeightFormat {
   const stride = Math.ceil(cols / 2);
   const isWide = stride % 4 === 0; // then eight elements are a whole vector
@@ -64,7 +66,10 @@ const wordsOfOctet = (stride: number, isWide: boolean): string =>
     : `var words: vec4u;
   ${times(4, (i) => `if (col / 2u + ${i}u < ${stride}u) { words[${i}] = weight[row * ${stride}u + col / 2u + ${i}u]; }`)}`;
 
-/** WGSL of `weightHalves`: the format's own, or made of `weightOctet`. Values beyond float16's largest become it. */
+/**
+ * WGSL of `weightHalves`: the format's own, or made from `weightOctet`. Values beyond float16's largest become the
+ * largest.
+ */
 export const halvesOf = ({halves}: WeightFormat): string =>
   halves?.() ??
   `
