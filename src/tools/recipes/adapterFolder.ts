@@ -12,16 +12,17 @@ const EXPECTED = `expected the folder of an adapter (${CONFIG}, adapter_model.sa
 
 export interface AdapterFolderOptions extends HubOptions {
   revision?: string;
-  /** The key or option that names the adapter. Default `adapter_name_or_path`. */
+  /** Key or option that names the adapter, for messages. Default `adapter_name_or_path`. */
   key?: string;
 }
 
 /**
- * The local folder of an adapter: a folder as it is, or a repository of the hub, fetched into the hub's cache. A name that
- * is plainly a path is not asked of the hub; what the cache holds under it serves.
+ * Returns the local folder of an adapter: a given folder itself, or the cached copy of a repository on the hub, which
+ * is downloaded if necessary. A name that is clearly a path is never downloaded, but it may name a repository in the
+ * cache.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND` for what is neither, and for a folder that holds no adapter; `NETWORK` when the
- *   hub cannot be reached
+ * @throws TfjsLoraError `FILE_NOT_FOUND` for a name that is neither, and for a folder without an adapter; `NETWORK`
+ *   when the hub cannot be reached
  */
 export async function adapterFolder(
   nameOrPath: string,
@@ -51,7 +52,7 @@ export async function adapterFolder(
 
 const CHECK_PATH = 'Check the path and the current folder, or train the adapter first.';
 
-/** The checkpoint of a run that its adapter can be taken from; undefined without one. */
+/** Returns a run's newest checkpoint that contains an adapter, or undefined if there is none. */
 export function newestAdapterCheckpoint(outputDir: string): string | undefined {
   return checkpointSteps(outputDir)
     .map((step) => checkpointFolder(outputDir, step))
@@ -59,7 +60,7 @@ export function newestAdapterCheckpoint(outputDir: string): string | undefined {
     .at(-1);
 }
 
-/** A run writes its adapter at its end: before that, its folder has checkpoints alone. */
+/** Refuses a folder without an adapter. A run writes its adapter at the end; until then there are only checkpoints. */
 function assertHoldsAdapter(folder: string, key: string): void {
   if (existsSync(join(folder, CONFIG))) return;
   const hasCheckpoints = checkpointSteps(folder).length > 0;
@@ -72,7 +73,7 @@ function assertHoldsAdapter(folder: string, key: string): void {
   throw new TfjsLoraError('FILE_NOT_FOUND', `${key} ${folder}: ${EXPECTED}, got ${got}. ${advice}`);
 }
 
-/** Whether a name that the hub could have is plainly a path: of an output folder, or into a folder that is here. */
+/** Whether a valid hub name is clearly a path: one into a usual output folder, or into a folder that exists. */
 function looksLikePath(name: string): boolean {
   const [first, ...rest] = name.split('/');
   return rest.length > 0 && (/^(saves|outputs?|checkpoints?)$/.test(first) || isFolder(first));

@@ -4,8 +4,8 @@ import {MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
 import type {Recipe} from './recipe.ts';
 
 /**
- * Refuses to switch thinking off, or to keep it in earlier turns, where that would change the data: under the chat
- * template of a model that reasons. LLaMA-Factory takes a template for such a one when its answers hold `<think>`.
+ * Refuses to turn thinking off, or to keep it in earlier turns, when that would change the data: with the chat template
+ * of a reasoning model. As in LLaMA-Factory, a template is one of those if its answers contain `<think>`.
  *
  * @throws TfjsLoraError `UNSUPPORTED`
  */

@@ -2,7 +2,7 @@ import {z} from 'zod';
 
 type JsonSchema = z.core.JSONSchema.BaseSchema;
 
-/** What values a schema takes, in words: `an integer from 1`, `nf4 or fp4`. */
+/** Describes the values that a schema accepts: `an integer from 1`, `nf4 or fp4`. */
 export function describeType(schema: z.ZodType): string {
   return inWords(z.toJSONSchema(schema, {io: 'input', unrepresentable: 'any'}));
 }

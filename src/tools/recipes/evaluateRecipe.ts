@@ -33,7 +33,7 @@ import type {Recipe} from './recipe.ts';
 export interface EvaluateOptions {
   backend?: 'auto' | BackendName;
   onProgress?: (label: string, progress: PredictionProgress) => void;
-  /** Called with what is scored, before its weights are read. */
+  /** Called with the name of the scored model, before its weights are read. */
   onModel?: (description: string) => void;
 }
 const EVALUATE_OPTIONS = {
@@ -43,7 +43,7 @@ const EVALUATE_OPTIONS = {
 } satisfies OptionNames<EvaluateOptions>;
 
 export interface RecipeEvaluation {
-  /** What was scored: `Llama-3.2-1B with adapter saves/lora`. */
+  /** Name of the scored model: `Llama-3.2-1B with adapter saves/lora`. */
   model: string;
   prediction: PredictionRun;
   evaluation: Evaluation;
@@ -51,8 +51,9 @@ export interface RecipeEvaluation {
 
 /**
  * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, whatever its
- * `do_train`, `do_eval` and `do_predict` say. The data is `eval_dataset`, or what `val_size` holds out of `dataset`.
- * With an `output_dir` the predictions and results go there. A recipe that trains stands for the model that it trained.
+ * `do_train`, `do_eval` and `do_predict` are. The data is `eval_dataset`, or the part of `dataset` that `val_size`
+ * holds out. Predictions and results are written to `output_dir`, if there is one. A recipe that trains means the model
+ * that it trained.
  */
 export async function evaluateRecipe(
   given: Recipe,
@@ -83,10 +84,10 @@ export async function evaluateRecipe(
 }
 
 /**
- * Answers a recipe's evaluation data with several models on its base. With an `output_dir`, it gets `comparison.md`,
- * `.json`, `.svg` and `.png`, and each model's predictions in `comparison-1/`, `comparison-2/` …
+ * Answers a recipe's evaluation data with several models on its base. `comparison.md`, `.json`, `.svg` and `.png`, and
+ * each model's predictions in `comparison-1/`, `comparison-2/` …, are written to `output_dir`, if there is one.
  *
- * @returns what each model scored, the tables in Markdown, and how many prompts there were
+ * @returns each model's scores, the tables in Markdown, and the number of prompts
  */
 export async function compareRecipe(
   recipe: Recipe,
@@ -124,7 +125,7 @@ export async function compareRecipe(
   return {comparisons, table, count: prompts.length};
 }
 
-/** LLaMA-Factory's scores of each model as bars. */
+/** Draws each model's scores, by LLaMA-Factory's metrics, as bars. */
 export function drawComparison(
   comparisons: readonly Comparison[],
   path: string,
@@ -147,7 +148,7 @@ type Prepared = Required<Pick<RecipeData, 'prompts' | 'validation'>> & {
   predictOptions: Omit<PredictOptions, 'outputDir' | 'onProgress'> & {batchSize: number};
 };
 
-/** Data and settings; what can be wrong with them is found before a model is read. */
+/** Prepares data and settings, and finds what is wrong with them before a model is read. */
 async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prepared> {
   const {data, splits, path} = recipe;
   const {stage} = data;

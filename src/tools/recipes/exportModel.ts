@@ -18,23 +18,23 @@ import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelC
 import {useTemplate} from './useTemplate.ts';
 
 export interface ExportArgs {
-  /** Folder of the base: Hugging Face's files, in 16 or 32 bits. */
+  /** Folder of the base model: Hugging Face's files, in 16 or 32 bits. */
   model: string;
-  /** What the model card calls the base. Default its folder. */
+  /** Name of the base in the model card. Default: its folder. */
   modelName?: string;
-  /** PEFT folders, merged one after the other. Default none: the base itself is written anew. */
+  /** PEFT folders, merged one after the other. Default none: the base itself is written again. */
   adapters?: string[];
-  /** A folder of its own, empty, new or a model's; what is in it of an earlier export is replaced. */
+  /** Output folder: new, empty, or one with a model, whose files are replaced. */
   exportDir: string;
-  /** Largest file of weights, in GB of 10⁹ bytes. Default 5. */
+  /** Size of the largest weight file, in GB of 10⁹ bytes. Default 5. */
   exportSizeGB?: number;
-  /** How the base is loaded, merged and written. Default as in its files. */
+  /** Storage type in which the base is loaded, merged and written. Default: the type of its files. */
   dtype?: StorageDtype;
-  /** Template the adapters were trained in. Default none: the base's tokenizer stays as it is. */
+  /** Template that the adapters were trained with. Default none: the base's tokenizer stays as it is. */
   template?: string;
-  /** System text in place of the template's own. */
+  /** System message that replaces the template's own. */
   defaultSystem?: string;
-  /** What a recipe says of quantizing the base: refused, as merging needs the unquantized weights. */
+  /** A recipe's quantization of the base. It is refused, because merging needs the unquantized weights. */
   quantization?: unknown;
   onProgress?: LoadOptions['onProgress'];
 }
@@ -52,29 +52,30 @@ const EXPORT_ARGS = {
 } satisfies OptionNames<ExportArgs>;
 
 export interface ExportResult {
-  /** Files of weights. */
+  /** Names of the weight files. */
   files: string[];
-  /** Bytes of these files. */
+  /** Total size of these files in bytes. */
   bytes: number;
   parameters: number;
   dtype: StorageDtype;
 }
 
-/** Texts a model is shared with, which its terms may ask to be passed on. */
+/** Names of the texts with a model's terms, which may require that they are passed on. */
 const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
 
 /**
  * Merges adapters into the base they were trained on and writes the result as a folder that transformers, vLLM and
  * llama.cpp load without PEFT: weights in shards, config, generation config, tokenizer, a model card, and the base's
- * terms. With a `template` the folder holds conversations in it, stops at its stop words, and has a Modelfile for Ollama.
+ * terms. With a `template`, the exported model formats conversations with it and stops at its stop words, and the
+ * folder has a Modelfile for Ollama.
  *
- * Each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
+ * The result of each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
- * The folder is complete or has no `config.json`: a process that dies on the way leaves nothing that loads.
+ * The folder is complete or has no `config.json`, so a process that dies in between leaves nothing that loads.
  *
- * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base, `INVALID_ARGUMENT` when
- *   `exportDir` is the base's or an adapter's folder, or holds other files than a model's, or `exportSizeGB` is not positive, and what reading the base and
- *   its adapters throws
+ * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base; `INVALID_ARGUMENT` when
+ *   `exportDir` is the base's or an adapter's folder, when it holds files that are not a model's, or when
+ *   `exportSizeGB` is not positive; and the errors of reading the base and its adapters
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
@@ -124,7 +125,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   }
 }
 
-/** A merge into rounded weights would be another model than the one that was trained and measured. */
+/** Refuses a quantized base: merged into rounded weights, the model would differ from the one that was trained. */
 function assertUnquantized(
   {adapters = [], quantization, model}: ExportArgs,
   config: Record<string, unknown>,
@@ -155,11 +156,11 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
   }
 }
 
-/** What stands in a model's folder beside its config, or before it: an export that broke off has none. */
+/** Names of the files in a model's folder besides its config, which an interrupted export has not written yet. */
 const OF_A_MODEL =
   /^(\..*|README\.md|Modelfile|generation_config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
 
-/** An export joins no other files: they would be taken for the model's, and it for theirs. */
+/** Refuses a folder with files that are not a model's, because nobody could tell the two apart afterwards. */
 async function assertModelFolder(exportDir: string): Promise<void> {
   const names = await readdir(exportDir).catch(() => [] as string[]);
   const others = names.filter(
@@ -176,7 +177,7 @@ async function assertModelFolder(exportDir: string): Promise<void> {
   );
 }
 
-/** A missing file shows before the base is read. */
+/** Finds missing files of an adapter before the base is read. */
 async function assertAdapterFolder(folder: string): Promise<void> {
   await readJson(join(folder, 'adapter_config.json'));
   SafetensorsFile.open(join(folder, 'adapter_model.safetensors')).close();
@@ -190,7 +191,7 @@ async function weightFiles(folder: string): Promise<Pick<ExportResult, 'files' |
   return {files, bytes: sizes.reduce((sum, size) => sum + size, 0)};
 }
 
-/** A card that somebody wrote by hand stays. */
+/** Writes the model card, unless there is one that a person wrote. */
 async function writeModelCard(
   args: ExportArgs,
   adapters: MergedAdapter[],

@@ -1,6 +1,6 @@
 import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
 
-/** What is wrong with a recipe, to be reported all at once, in the order of the file. */
+/** Collects the faults of a recipe, to report them in one error in the order of the file. */
 export class Faults {
   private readonly found: {key: string; message: string; code: ErrorCode}[] = [];
 
@@ -10,7 +10,7 @@ export class Faults {
     this.found.push({key, message, code});
   }
 
-  /** @throws TfjsLoraError `UNSUPPORTED` where nothing is wrong but that something is not built, else `INVALID_CONFIG` */
+  /** @throws TfjsLoraError `UNSUPPORTED` when every fault is a missing feature, otherwise `INVALID_CONFIG` */
   throwIfAny(): void {
     if (this.found.length === 0) return;
     const place = ({key}: {key: string}) =>

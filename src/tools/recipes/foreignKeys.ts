@@ -1,5 +1,5 @@
 /*
- * Keys of LLaMA-Factory and transformers that recipes carry and that this library does not act on.
+ * Keys of LLaMA-Factory and transformers that recipes contain but this library does not use.
  */
 
 const HARDWARE = 'training runs in one process on one device';
@@ -11,7 +11,7 @@ const IMAGES = 'images, video and sound are not supported';
 const OTHER_ENGINES = 'no other inference engine is used';
 const LOGGING = 'the output keys decide what is logged';
 
-/** Keys that change nothing here, whatever their value, with the reason. */
+/** Keys that change nothing here, whatever their value, each with the reason. */
 export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
   Object.entries({
     trust_remote_code: 'no code from a model folder is run',
@@ -277,13 +277,13 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
 );
 
 export interface RefusedKey {
-  /** Values that mean the key is off, beside those of {@link isOff}; they are accepted and change nothing. */
+  /** Values that turn the key off, besides those of {@link isOff}. They are accepted and change nothing. */
   off: readonly unknown[];
-  /** What is missing, or what to do instead. */
+  /** Advice for the message: the missing feature, or the key to use instead. */
   advice: string;
 }
 
-/** Whether a value switches a refused key off: nothing at all, false unless true does, or one of the key's own. */
+/** Whether a value turns a refused key off: no value, one of the key's own, or false unless true turns it off. */
 export function isOff(value: unknown, {off}: RefusedKey): boolean {
   const isNothing = value === null || value === '' || isEmpty(value);
   return isNothing || off.includes(value) || (value === false && !off.includes(true));
@@ -294,7 +294,7 @@ const isEmpty = (value: unknown) => typeof value === 'object' && Object.keys(val
 const refused = (advice: string, ...off: unknown[]): RefusedKey => ({advice, off});
 const notYet = (what: string): RefusedKey => refused(`${what} is not supported yet. Remove the key.`, false);
 
-/** Keys that would change the result in a way that is not built here: refused, unless they are off. */
+/** Keys that would change the result in a way that is not supported. They are refused unless they are off. */
 export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
   Object.entries({
     adapter_folder: refused('Write the subfolder as part of adapter_name_or_path.'),
@@ -363,7 +363,7 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
   }),
 );
 
-/** Names that keys had in earlier versions of transformers. */
+/** Names of keys in earlier versions of transformers, with their present names. */
 export const FORMER_NAMES: ReadonlyMap<string, string> = new Map([
   ['evaluation_strategy', 'eval_strategy'],
   ['per_gpu_train_batch_size', 'per_device_train_batch_size'],

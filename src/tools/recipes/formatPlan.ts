@@ -5,7 +5,7 @@ import type {ExampleCounts, RecipePlan} from './planOf.ts';
 
 type Row = [name: string, text: string];
 
-/** A plan as lines for a terminal; the first ones name the backend, and why it is the one. */
+/** Formats a plan as lines for a terminal. The first ones name the backend and why it was chosen. */
 export function formatPlan(plan: RecipePlan): string {
   const {recipe, parameters, data, resumeFrom, overwrites, isFinished} = plan;
   const rows: Row[] = [
@@ -24,7 +24,7 @@ export function formatPlan(plan: RecipePlan): string {
   return [plan.backend, ...rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`)].join('\n');
 }
 
-/** What is scored, where nothing trains. */
+/** Returns the name of the model, with its adapters if nothing trains. */
 function nameOf({recipe, steps}: RecipePlan): string {
   const {nameOrPath, adapters} = recipe.model;
   return steps || adapters.length === 0 ? nameOrPath : describeModel(recipe);

@@ -2,15 +2,14 @@ import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import type {Recipe} from './recipe.ts';
 
-/** `model.layers.3.self_attn.…` → `3`, `self_attn`. */
+/** Finds block and module in a parameter's name: `model.layers.3.self_attn.…` → `3`, `self_attn`. */
 const IN_BLOCK = /\.layers\.(\d+)\.([^.]+)/;
 
 /**
- * Leaves some blocks of a model to train and freezes the rest, as LLaMA-Factory's `finetuning_type: freeze` does: the
- * last `blocks` of them, or the first where negative; of these the named `modules`, `all` for every one; and modules
- * outside the blocks.
+ * Freezes a model except for some blocks, as LLaMA-Factory's `finetuning_type: freeze` does. The last `blocks` of them
+ * train, or the first if negative: their `modules`, or every module for `all`. So do `extraModules` outside the blocks.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for a module that is not there, naming the nearest; nothing has changed then
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown module, naming the nearest ones; the model is unchanged then
  */
 export function freezeLayers(
   model: TrainableCausalLM,

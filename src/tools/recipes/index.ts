@@ -1,4 +1,4 @@
-/** `tfjs-lora/recipes`, in Node: what the command line does with LLaMA-Factory's recipes, as functions. */
+/** `tfjs-lora/recipes`, in Node: functions that do what the command line does with LLaMA-Factory's recipes. */
 export {
   compareRecipe,
   type EvaluateOptions,

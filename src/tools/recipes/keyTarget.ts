@@ -9,35 +9,35 @@ import type {CompileArgs} from '../../training/steps/trainingStep.ts';
 import type {PredictOptions} from '../evaluation/predictDataset.ts';
 import type {ExportArgs} from './exportModel.ts';
 
-/** What a recipe's values become: arguments of this library's calls, and settings that several calls go by. */
+/** The arguments of this library's calls, and the settings for several calls, that a recipe's values become. */
 export interface RecipeTargets {
   model: {
     nameOrPath: string;
-    /** In order. */
+    /** Folders or hub names, in the order of loading. */
     adapters: string[];
     createNewAdapter: boolean;
     revision: string;
   };
   hub: HubOptions;
   lora: LoRAOptions;
-  /** Blocks that train: the last ones, or the first where negative; and modules in and outside them. */
+  /** Number of blocks that train, the last ones, or the first if negative; and the modules in and outside them. */
   freeze: {blocks: number; modules: string[]; extraModules: string[]};
   data: DatasetArgs;
   splits: SplitArgs;
-  /** Of models that reason. */
+  /** Settings of reasoning models. */
   thinking: {enable: boolean; preserve: boolean};
   optimizer: OptimizerSettings & {name: string};
   compile: CompileArgs;
-  /** A share of the run; a number of steps, or a share below 1. */
+  /** `ratio` is a share of the run; `steps` a number of steps, or a share of the run below 1. */
   warmup: {ratio: number; steps: number};
-  /** The three intervals are a whole number of steps, or a share of the run below 1; epochs may be a fraction. */
+  /** The three intervals are whole numbers of steps, or shares of the run below 1; epochs may be a fraction. */
   fit: FitArgs;
   generation: PredictOptions;
   prediction: PredictOptions;
   export: Partial<ExportArgs>;
 }
 
-/** `fit.saveSteps` and the like. */
+/** Name of an argument with its call, such as `fit.saveSteps`. */
 type Target = {
   [group in keyof RecipeTargets]: `${group}.${keyof RecipeTargets[group] & string}`;
 }[keyof RecipeTargets];
@@ -46,7 +46,7 @@ type ValueAt<T extends Target> = T extends `${infer Group extends keyof RecipeTa
   ? RecipeTargets[Group][Name & keyof RecipeTargets[Group]]
   : never;
 
-/** A key of a recipe that becomes arguments as it is, or converted. */
+/** A key of a recipe whose value becomes one or more arguments, converted if necessary. */
 export interface PlacedKey<Schema extends z.ZodType, T extends string, Value> {
   schema: Schema;
   targets: readonly T[];
@@ -54,10 +54,10 @@ export interface PlacedKey<Schema extends z.ZodType, T extends string, Value> {
 }
 
 /**
- * Declares what a key becomes.
+ * Declares the arguments that a key's value becomes.
  *
- * @param target one argument, or several that the value goes to
- * @param convert a recipe's value in the argument's terms. Default: it is the same
+ * @param target one argument, or several that get the same value
+ * @param convert converts a recipe's value to the argument's. Default: unchanged
  */
 export function to<const T extends Target, Schema extends z.ZodType<ValueAt<T>>>(
   target: T | readonly T[],
@@ -79,7 +79,7 @@ export function to(
   return {schema: schema.describe(description), targets: [target].flat(), convert};
 }
 
-/** What the keys of a table become, by the name of the call. */
+/** The arguments that a table's keys become, by the name of the call. */
 export type PlacedBy<Rows> = {[group in keyof RecipeTargets]: PlacedIn<group, Rows>};
 
 type PlacedIn<Group extends string, Rows> = {

@@ -10,7 +10,7 @@ import type {Recipe} from './recipe.ts';
 export interface RecipeData {
   training?: TrainingData;
   validation?: TrainingData;
-  /** To answer, with the answers expected. */
+  /** Prompts to answer, with the expected answers. */
   prompts?: PromptExample[];
 }
 
@@ -41,7 +41,7 @@ export async function loadRecipeData(recipe: Recipe, tokenizer: Tokenizer): Prom
   return loaded;
 }
 
-/** How many examples there are; undefined where they are streamed. */
+/** Returns the number of examples, or undefined if they are streamed. */
 export function lengthOf(data: TrainingData): number | undefined {
   return Array.isArray(data) ? data.length : undefined;
 }

@@ -3,20 +3,20 @@ import {parse, stringify} from 'yaml';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import {counted} from '../../../quant/counted.ts';
 
-/** An adapter that went into a model. */
+/** An adapter that was merged into a model. */
 export interface MergedAdapter {
   path: string;
   options: LoRAOptions;
 }
 
 interface CardArgs {
-  /** What the base is called. */
+  /** Name of the base. */
   title: string;
-  /** Its name on the hub, where known. */
+  /** Name of the base on the hub, if known. */
   hubName?: string;
-  /** The base's own card: its licence holds for what is made of it. */
+  /** The base's own card, whose licence also applies to the merged model. */
   baseCard?: string;
-  /** The `model_type` of its config. */
+  /** The `model_type` in the model's config. */
   modelType: string;
   adapters: MergedAdapter[];
   parameters: number;
@@ -28,13 +28,13 @@ interface CardArgs {
 const TAG = 'tfjs-lora';
 const LICENCE_KEYS = ['license', 'license_name', 'license_link', 'language'];
 
-/** Whether a README.md is a card made here, which may be replaced. */
+/** Whether a README.md was generated here and may be replaced. */
 export function isOwnModelCard(text: string): boolean {
   const tags = metadataOf(text).tags;
   return Array.isArray(tags) && tags.includes(TAG);
 }
 
-/** The README.md of an exported model, with the metadata that the hub reads. */
+/** Returns the README.md of an exported model, with the metadata that the hub reads. */
 export function modelCard(card: CardArgs): string {
   const {title, hubName, baseCard, modelType, adapters, parameters, dtype, files, bytes} = card;
   const inherited = metadataOf(baseCard ?? '');
@@ -73,7 +73,7 @@ export function modelCard(card: CardArgs): string {
   ].join('\n\n');
 }
 
-/** The YAML between the first two lines of `---`; nothing where there is none or it does not parse. */
+/** Reads the YAML between the first two `---` lines. Returns an empty object if there is none or it does not parse. */
 function metadataOf(card: string): Record<string, unknown> {
   const [, yaml] = /^---\r?\n([\s\S]*?)\r?\n---\r?(?:\n|$)/.exec(card) ?? [];
   try {
@@ -83,7 +83,7 @@ function metadataOf(card: string): Record<string, unknown> {
   }
 }
 
-/** `owner/name`, as on the hub; a relative path may look the same. */
+/** Whether a name has the form `owner/name`, as on the hub. A relative path may look the same. */
 export function isHubName(name: string | undefined): name is string {
   return name !== undefined && /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(name);
 }

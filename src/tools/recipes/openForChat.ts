@@ -11,24 +11,24 @@ import {assertThinking} from './assertThinking.ts';
 import {adapterFolderOf, openBase} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
 
-/** A model ready to chat. */
+/** A model that is ready to chat. */
 export interface ChatModel {
   model: TrainableCausalLM;
   encodeChat: ChatEncoder;
-  /** How the recipe generates. */
+  /** The recipe's generation settings. */
   generation: GenerateOptions;
 }
 
 /**
- * Loads a recipe's model for chatting. Of its adapters the last stays beside the base, named after its folder and in
- * force; those before it are merged. Answers end at the template's stop words too.
+ * Loads a recipe's model for chatting. The last adapter stays separate from the base, named after its folder and
+ * active; those before it are merged. Answers also end at the template's stop words.
  */
 export async function openForChat(recipe: Recipe, onProgress?: (share: number) => void): Promise<ChatModel> {
   const {template, defaultSystem} = recipe.data;
   const model = await openBase(recipe, {onProgress});
   try {
     const {tokenizer} = model;
-    if (tokenizer === undefined) modelChatEncoder(model); // says what is missing
+    if (tokenizer === undefined) modelChatEncoder(model); // throws an error that names what is missing
     assertThinking(recipe, tokenizer as Tokenizer);
     const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, defaultSystem);
     const {adapters} = recipe.model;
@@ -50,9 +50,10 @@ export async function openForChat(recipe: Recipe, onProgress?: (share: number) =
 }
 
 /**
- * Loads further adapters by name, none of them in force.
+ * Loads further adapters under their names without activating them.
  *
- * @param entries `name=folder`, or a folder, which the adapter is then named after; folders or names on the hub
+ * @param entries `name=folder`, or a folder, after which the adapter is then named; names on the hub also work as
+ *   folders
  */
 export async function loadNamedAdapters(
   model: TrainableCausalLM,
@@ -74,7 +75,7 @@ export async function loadNamedAdapters(
   if (entries.length > 0) model.setAdapter(active);
 }
 
-/** A name for the adapter in a folder: the folder's own, as adapter names are spelt, and one that is still free. */
+/** Names an adapter after its folder, without characters that adapter names cannot have, and unlike the taken names. */
 export function adapterNameOf(folder: string, taken: readonly string[]): string {
   const name = basename(resolve(folder)).replace(/[^\w-]+/g, '-') || 'adapter';
   let free = name;

@@ -7,34 +7,34 @@ import {freezeLayers} from './freezeLayers.ts';
 import type {Recipe} from './recipe.ts';
 
 export interface OpenOptions {
-  /** False: a model that knows its weights' shapes but has not read them. Default true. */
+  /** Whether to read the weights. If false, the model only knows their shapes. Default true. */
   allocate?: boolean;
-  /** Told the share that is loaded. */
+  /** Called with the share that is loaded, from 0 to 1. */
   onProgress?: (share: number) => void;
 }
 
-/** How the hub is reached: as the environment says (HF_TOKEN, HF_HOME …), and before it the recipe. */
+/** Returns the settings for the hub. The recipe's override the environment's (HF_TOKEN, HF_HOME …). */
 export function hubOptions({hub: given}: Recipe): HubOptions {
   const {hub} = huggingFaceEnvironment(process.env);
   const {token = hub.token, cacheDir = hub.cacheDir} = given;
   return {...hub, token, cacheDir};
 }
 
-/** Where a model lies on this machine; one of the hub is downloaded. */
+/** Returns the local folder of a model, which is downloaded if it is on the hub. */
 export function folderOf(nameOrPath: string, recipe: Recipe): Promise<string> {
   return resolveModelFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision});
 }
 
 /**
- * Where an adapter lies on this machine; one of the hub is downloaded.
+ * Returns the local folder of an adapter, which is downloaded if it is on the hub.
  *
- * @param key the key or option that names it
+ * @param key key or option that names it, for messages. Default `adapter_name_or_path`
  */
 export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string): Promise<string> {
   return adapterFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision, key});
 }
 
-/** Loads a recipe's base, quantized where it says so. */
+/** Loads a recipe's base model, quantized if the recipe says so. */
 export async function openBase(
   recipe: Recipe,
   {allocate, onProgress}: OpenOptions = {},
@@ -51,8 +51,8 @@ export async function openBase(
 }
 
 /**
- * Makes what the recipe trains trainable and freezes the rest: a new adapter or a given one, all weights, or some
- * blocks.
+ * Prepares the model for the recipe's method: what it trains becomes trainable (a new adapter or a given one, all
+ * weights, or some blocks), and the rest is frozen.
  */
 export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Promise<void> {
   const {
@@ -62,16 +62,16 @@ export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Pro
     model: {nameOrPath, adapters, createNewAdapter},
   } = recipe;
   if (method === 'freeze') freezeLayers(model, freeze);
-  if (method !== 'lora') return; // a model just loaded trains in full
+  if (method !== 'lora') return; // all weights of a newly loaded model are trainable
   const isNew = createNewAdapter || adapters.length === 0;
   await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
   if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
 }
 
 /**
- * Loads a recipe's adapters in their order. Those before the last are merged into the base, as LLaMA-Factory does; the
- * last is merged too, trained on, or kept beside it and frozen. With a model without memory they are checked; merging is
- * left out.
+ * Loads a recipe's adapters in order. Those before the last are merged into the base, as in LLaMA-Factory; the last one
+ * is merged too, becomes trainable, or stays separate and frozen. In a model without allocated weights, the adapters
+ * are checked but not merged.
  */
 export async function useAdapters(
   model: TrainableCausalLM,

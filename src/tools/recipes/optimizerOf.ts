@@ -5,9 +5,9 @@ import {optimizerByName} from '../../training/optimizers/optimizerByName.ts';
 import type {Recipe} from './recipe.ts';
 
 /**
- * The optimizer that a recipe names in transformers' words (`optim`); it decays neither biases nor norms.
+ * Makes the optimizer that a recipe names in transformers' words (`optim`). It does not decay biases and norms.
  *
- * @throws TfjsLoraError as {@link optimizerByName}, naming the recipe
+ * @throws TfjsLoraError as {@link optimizerByName} does, naming the recipe
  */
 export function optimizerOf({optimizer: {name, ...settings}, path}: Recipe): tf.Optimizer {
   try {

@@ -3,22 +3,23 @@ import {checkpointSteps} from '../../training/output/checkpointFolder.ts';
 import type {OutputWishes, OutputWords} from '../../training/output/outputFolder.ts';
 import type {Recipe} from './recipe.ts';
 
-/** The command that runs the recipe again with other values of keys, `key=value`. */
+/** Returns the command that runs the recipe again with other values of keys, `key=value`. */
 export type CommandWith = (...overrides: string[]) => string;
 
-/** Where there is no command line to repeat. */
+/** The advice if there is no command line to repeat. */
 export const sameRecipeWith: CommandWith = (...overrides) =>
   overrides.length === 0 ? 'run the same recipe again' : `run the same recipe with ${overrides.join(' ')}`;
 
 /**
- * What is to become of an earlier run in the output folder, as LLaMA-Factory decides it: what `resume_from_checkpoint`
- * says; else, unless it says `overwrite_output_dir`, one that has checkpoints goes on. A recipe that trains nothing leaves it.
+ * Returns what a recipe wants done with an earlier run in its output folder, as LLaMA-Factory decides it:
+ * `resume_from_checkpoint` is followed if given; otherwise a run with checkpoints is resumed, unless
+ * `overwrite_output_dir` is true. A recipe that trains nothing leaves the run as it is.
  */
 export function outputWishes({fit, tasks}: Recipe): OutputWishes {
   const {outputDir: folder, resumeFromCheckpoint, overwriteOutputDir: overwrite} = fit;
   if (!tasks.train) return {resume: true};
-  const goesOn = folder !== undefined && !overwrite && checkpointSteps(folder).length > 0;
-  return {overwrite, resume: resumeFromCheckpoint ?? (goesOn ? true : undefined)};
+  const resumes = folder !== undefined && !overwrite && checkpointSteps(folder).length > 0;
+  return {overwrite, resume: resumeFromCheckpoint ?? (resumes ? true : undefined)};
 }
 
 export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWords {
@@ -29,16 +30,17 @@ export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWor
         'overwrite_output_dir=true',
         ...(isUnfinished ? ['resume_from_checkpoint=false'] : []),
       ];
-      const goOn = canGoOn ? `\n  To resume: ${commandWith('resume_from_checkpoint=true')}` : '';
-      return `${goOn}\n  To start over and remove it: ${commandWith(...startOver)}`;
+      const resume = canGoOn ? `\n  To resume: ${commandWith('resume_from_checkpoint=true')}` : '';
+      return `${resume}\n  To start over and remove it: ${commandWith(...startOver)}`;
     },
   };
 }
 
 /**
- * The checkpoint a recipe's training goes on from, or `false`.
+ * Returns the folder of the checkpoint that a recipe's training resumes from, or `false`.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND` where `resume_from_checkpoint` asks for one and there is none; `CORRUPT_FILE`
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when `resume_from_checkpoint` requires a checkpoint and there is none;
+ *   `CORRUPT_FILE`
  */
 export async function recipeCheckpoint(recipe: Recipe, commandWith: CommandWith): Promise<string | false> {
   const {tasks, path} = recipe;

@@ -11,7 +11,7 @@ const OF_A_RUN =
   /^(trainer_state\.json|train_results\.json|adapter_config\.json|adapter_model\.safetensors|checkpoint-\d+)$/;
 const RESULTS = /^(generated_predictions\.jsonl|(predict|eval|all)_results\.json)$/;
 
-/** Which model the results in a folder are of; folders by their real path. */
+/** The model whose results a folder holds. Folders are given by their real paths. */
 interface ScoredModel {
   model: string;
   revision: string;
@@ -20,10 +20,10 @@ interface ScoredModel {
 }
 
 /**
- * A folder takes results of one model only: a training's those of what was trained there, any other those of the model
- * that it holds results of.
+ * Refuses to write the results of one model into the folder of another. A training's folder only takes the results of
+ * the model trained there, and any other folder only those of the model whose results it already holds.
  *
- * @throws TfjsLoraError `INVALID_CONFIG`
+ * @throws TfjsLoraError `INVALID_CONFIG` when the output folder belongs to another model
  */
 export async function assertOwnResults(recipe: Recipe): Promise<void> {
   const {fit, path} = recipe;
@@ -43,14 +43,16 @@ export async function assertOwnResults(recipe: Recipe): Promise<void> {
   );
 }
 
-/** Writes down whose results a folder has got; a training's folder, which holds the model itself, needs none. */
+/**
+ * Records the model whose results a folder holds. A training's folder needs no record, as it holds the model itself.
+ */
 export async function nameScoredModel(recipe: Recipe): Promise<void> {
   const {outputDir: folder} = recipe.fit;
   if (folder === undefined || (await isOfThatFolder(recipe, folder))) return;
   writeWhole(join(folder, SCORED_MODEL_FILE), `${JSON.stringify(await scoredModel(recipe), null, 2)}\n`);
 }
 
-/** Whose the results are where they are another model's. */
+/** Describes the results in a folder if they are another model's, or undefined. */
 async function othersResults(recipe: Recipe, folder: string, isNamed: boolean): Promise<string | undefined> {
   if (!isNamed) return `results without a ${SCORED_MODEL_FILE} that names their model`;
   const [held, own] = [await readJson(join(folder, SCORED_MODEL_FILE)), await scoredModel(recipe)];
@@ -69,10 +71,10 @@ async function scoredModel({model}: Recipe): Promise<ScoredModel> {
   };
 }
 
-/** Whether what is scored was trained or saved in the folder that its results go to. */
+/** Whether the scored model was trained or saved in the folder of its results. */
 async function isOfThatFolder({model}: Recipe, folder: string): Promise<boolean> {
   return (await placeOf(model.adapters.at(-1) ?? model.nameOrPath)) === (await placeOf(folder));
 }
 
-/** A folder's real path; a name on the hub as it is. */
+/** Returns a folder's real path, or a name on the hub unchanged. */
 const placeOf = (nameOrPath: string): Promise<string> => realpath(nameOrPath).catch(() => nameOrPath);

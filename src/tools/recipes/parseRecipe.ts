@@ -10,11 +10,11 @@ import type {RecipeSource} from './recipeSource.ts';
 
 export interface ParsedRecipe {
   keys: RecipeKeys;
-  /** Keys that were written and mean nothing here, with the reason. */
+  /** Keys in the recipe that have no meaning here, each with the reason. */
   ignored: Map<string, string>;
 }
 
-/** YAML 1.1 took these for booleans, and recipes are written for its readers. */
+/** Words that are booleans in YAML 1.1, which recipes are written for. */
 const FORMER_BOOLEANS: ReadonlyMap<unknown, boolean> = new Map([
   ['true', true],
   ['yes', true],
@@ -25,14 +25,14 @@ const FORMER_BOOLEANS: ReadonlyMap<unknown, boolean> = new Map([
 ]);
 
 /**
- * Checks a recipe's keys, the type of every value, and the rules between keys, and reports all faults at once.
+ * Checks a recipe's keys, the type of every value, and the rules between keys, and reports all faults in one error.
  *
  * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */
 export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecipe {
   const known: Record<string, unknown> = {};
   const writtenAs = new Map<string, string>();
-  const unclear = new Set<string>(); // keys with a wrong value, or misspelt
+  const unclear = new Set<string>(); // keys with a wrong value or a misspelled name
   const ignored = new Map<string, string>();
   const faults = new Faults([...source.values.keys()]);
   for (const [written, value] of source.values) {
@@ -78,7 +78,7 @@ export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecip
   return {keys: keys as RecipeKeys, ignored};
 }
 
-/** A value as its key means it; null where it switches off a key that has no default. */
+/** Returns a value as its key means it, or null if it turns off a key without a default. */
 function inWordsOf(key: string, value: unknown): unknown {
   const accepts = (candidate: unknown) =>
     recipeSchema.shape[key as keyof RecipeKeys].safeParse(candidate).success;
@@ -110,7 +110,7 @@ function orAbsent(off: readonly unknown[]): string {
   return off.length > 0 ? `${off.map(show).join(' or ')}, or no such key` : 'no such key';
 }
 
-/** Whether a recipe may have a key of this name, one that means nothing here or is refused included. */
+/** Whether a key of this name can be in a recipe, even one that is ignored or refused here. */
 export function isRecipeKey(name: string): boolean {
   return [recipeSchema.shape, FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS].some((keys) =>
     keys instanceof Map ? keys.has(name) : Object.hasOwn(keys, name),

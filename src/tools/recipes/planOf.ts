@@ -11,36 +11,36 @@ import type {RecipeData} from './loadRecipeData.ts';
 import type {Recipe} from './recipe.ts';
 import type {RunSteps} from './runSteps.ts';
 
-/** What a list of examples holds. */
+/** The numbers of a list of examples. */
 export interface ExampleCounts {
   examples: number;
   tokens: number;
-  /** Labels that count. */
+  /** Number of labels that count. */
   targets: number;
-  /** Tokens of the longest example. */
+  /** Number of tokens in the longest example. */
   longest: number;
 }
 
-/** What a recipe will do, in numbers. */
+/** The plan of a recipe: what it will do, in numbers. */
 export interface RecipePlan {
   recipe: Recipe;
   backend: BackendReport;
   parameters: {total: number; trainable: number};
-  /** Undefined where there is none, or it is streamed. */
+  /** Each is undefined if there is no such data, or if it is streamed. */
   data: {training?: ExampleCounts; validation?: ExampleCounts; prompts?: number};
   steps?: RunSteps;
-  /** Tokens of the whole training, padding not counted; undefined where the data is streamed. */
+  /** Number of tokens in the whole training without padding; undefined if the data is streamed. */
   trainedTokens?: number;
   memory?: MemoryEstimate;
-  /** The folder of the checkpoint to go on from, if any. */
+  /** Folder of the checkpoint to resume from, or false. */
   resumeFrom: string | false;
-  /** What the training removes from its output folder when it begins, if anything. */
+  /** Files that the training removes from its output folder when it starts, if any. */
   overwrites?: EarlierFiles;
-  /** Whether the run to go on from has done all its steps: nothing is trained, and its files stay as they are. */
+  /** Whether the run to resume has done all its steps. Then nothing is trained, and its files stay as they are. */
   isFinished: boolean;
 }
 
-/** The plan of a recipe whose model and data are there; the model may be without memory. */
+/** Makes the plan of a recipe from its model, whose weights need not be allocated, and its data. */
 export function planOf(
   recipe: Recipe,
   model: TrainableCausalLM,
@@ -89,7 +89,7 @@ function countExamples(data: TrainingData): ExampleCounts | undefined {
   return {examples: examples.length, tokens, targets, longest};
 }
 
-/** Whole epochs see every example; of the last one there may be a part only. */
+/** Counts the examples of a run. Full epochs use every example; the last epoch may be partial. */
 function examplesSeen({fit}: Recipe, {perEpoch, total}: RunSteps, examples: number): number {
   const window = fit.batchSize * fit.gradientAccumulationSteps;
   const epochs = Math.floor(total / perEpoch!);

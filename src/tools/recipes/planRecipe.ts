@@ -4,8 +4,8 @@ import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareReci
 import type {Recipe} from './recipe.ts';
 
 /**
- * Plans a recipe without reading the model's weights or writing anything: tokenizes its data, and counts and checks on a
- * model without memory.
+ * Plans a recipe without reading the model's weights or writing anything: it tokenizes the data, and counts and checks
+ * with a model whose weights are not allocated.
  *
  * @throws TfjsLoraError as `trainRecipe` does before its first step
  */

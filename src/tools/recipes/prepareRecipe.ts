@@ -29,9 +29,9 @@ import {useTemplate} from './useTemplate.ts';
 
 export interface PrepareOptions {
   backend?: 'auto' | BackendName;
-  /** Bytes: refuse a training whose estimated peak is above. Default none. */
+  /** Limit in bytes; a training whose estimated peak is higher is refused. Default: none. */
   memoryBudget?: number;
-  /** Names the command that goes on or starts over. Default: names the keys. */
+  /** Returns the command that resumes or starts over, for messages. Default: a sentence with the keys to set. */
   commandWith?: CommandWith;
 }
 export const PREPARE_OPTIONS = {
@@ -40,21 +40,21 @@ export const PREPARE_OPTIONS = {
   commandWith: true,
 } satisfies OptionNames<PrepareOptions>;
 
-/** A recipe that can run. */
+/** A recipe that is checked and ready to run. */
 export interface PreparedRecipe {
   data: RecipeData;
   plan: RecipePlan;
-  /** The caller disposes it. */
+  /** Optimizer, which the caller disposes. */
   optimizer: tf.Optimizer;
-  /** For `compile` and `fitDataset`, where the recipe trains. */
+  /** Arguments of `compile` and `fitDataset`, if the recipe trains. */
   training?: {compile: CompileArgs; fit: FitArgs};
-  /** For `predictDataset`. */
+  /** Options of `predictDataset`. */
   prediction: PredictOptions;
 }
 
 /**
- * Finds all that can be wrong with a recipe, its data, model and folders before the weights are read: a model without
- * memory stands in. Writes nothing.
+ * Finds everything that can be wrong with a recipe, its data, model and folders before the weights are read, with a
+ * model whose weights are not allocated. Writes nothing.
  *
  * @throws TfjsLoraError in terms of the recipe's keys
  */
@@ -75,7 +75,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     if (folder !== undefined) await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
     const resumeFrom = await recipeCheckpoint(recipe, commandWith);
 
-    // The data: token ids with labels, and prompts with the answers expected.
+    // The data: token ids with labels, and prompts with the expected answers.
     const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
     const data = await loadRecipeData(recipe, tokenizer);
     const steps = data.training ? runSteps(recipe, lengthOf(data.training)) : undefined;
@@ -114,7 +114,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   }
 }
 
-/** What a training finds in its output folder: files to remove, or a run that left it nothing to do. */
+/** Describes what is in a training's output folder: files to remove, or a run that is already finished. */
 async function earlierIn(
   folder: string | undefined,
   steps: RunSteps | undefined,
@@ -138,7 +138,7 @@ const limitsOf = ({config: {maxPositionEmbeddings, vocabSize}}: TrainableCausalL
   vocabSize,
 });
 
-/** The trainer refuses longer examples too, but does not know which key made them so. */
+/** Refuses examples that are too long for the model. The trainer does so too, but cannot name the key to change. */
 function assertLengths(
   {path, data: {cutoffLength}}: Recipe,
   model: TrainableCausalLM,
@@ -165,7 +165,7 @@ function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer
   return {...compile, optimizer, schedule: {...compile.schedule, warmupSteps: steps.warmup}};
 }
 
-/** How the training goes: the recipe's words, with its shares and fractions counted in steps. */
+/** Returns the arguments of `fitDataset`, with the recipe's shares and fractions converted to steps. */
 function fitArgs(
   {fit: {epochs, maxSteps, ...fit}}: Recipe,
   {validation}: RecipeData,

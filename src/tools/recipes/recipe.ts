@@ -8,26 +8,26 @@ import type {Purpose} from './recipeRules.ts';
 import {type RecipeSource, readRecipe} from './recipeSource.ts';
 import {scheduleOf} from './scheduleOf.ts';
 
-/** What trains: an adapter, all weights, or some layers. */
+/** The part of the model that trains: an adapter, all weights, or some layers. */
 export type Method = 'lora' | 'full' | 'freeze';
 
 /**
- * What a recipe asks for, checked, in this library's words: the arguments that its keys become one by one, and what
- * follows from several keys.
+ * A checked recipe with this library's names: the arguments that single keys become, and the settings that follow from
+ * several keys.
  */
 export type Recipe = RecipeArguments & {
   /** The file it was read from. */
   path: string;
-  /** Keys that were written and mean nothing here, with the reason. */
+  /** Keys in the recipe that have no meaning here, each with the reason. */
   ignored: Map<string, string>;
   tasks: {train: boolean; evaluate: boolean; predict: boolean};
   method: Method;
   model: {
-    /** They were named on the command line. */
+    /** Whether the adapters were given on the command line. */
     adaptersAreArgument: boolean;
-    /** Storage type of the matrices; undefined: as in the files. */
+    /** Storage type of the matrices. Default: the type of the files. */
     dtype?: StorageDtype;
-    /** What large products are multiplied in; each backend takes the nearest it has. */
+    /** Type in which large products are multiplied; each backend uses the nearest that it has. */
     computeDtype: ComputeDtype;
     quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
     gradientCheckpointing: GradientCheckpointing;
@@ -38,11 +38,11 @@ export type Recipe = RecipeArguments & {
 };
 
 /**
- * Reads a recipe and checks that its keys go together.
+ * Reads a recipe and checks its keys, alone and together.
  *
  * @param path a YAML or JSON file
  * @param overrides `key=value`, which override the file
- * @param purpose `run` checks what its tasks need, `use` only what its model and data need. Default `run`
+ * @param purpose `run` checks everything its tasks need, `use` only what its model and data need. Default `run`
  * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */
 export async function loadRecipe(
@@ -54,7 +54,7 @@ export async function loadRecipe(
 }
 
 /**
- * Checks a recipe's keys, and turns them into this library's words.
+ * Checks a recipe's keys and converts them to this library's names.
  *
  * @throws TfjsLoraError `INVALID_CONFIG` or `UNSUPPORTED`, one line for each fault, with file, line and column
  */

@@ -5,13 +5,13 @@ import {recipeSchema} from './recipeKeys.ts';
 type JsonSchema = z.core.JSONSchema.BaseSchema;
 
 /**
- * The JSON schema of a recipe file, for editors: every key with its meaning, type and default; keys that mean nothing
- * here with the reason. Committed as `docs/recipe.schema.json`.
+ * Makes the JSON schema of a recipe file, for editors: every key with its meaning, type and default, and each key that
+ * has no meaning here with the reason. It is committed as `docs/recipe.schema.json`.
  */
 export function recipeJsonSchema(): JsonSchema {
   const {properties, ...rest} = z.toJSONSchema(recipeSchema, {
     io: 'input',
-    target: 'draft-07', // what editors read
+    target: 'draft-07', // the version that editors read
     override: ({jsonSchema}) => dropSafeIntegerBounds(jsonSchema),
   });
   const known = properties as Record<string, JsonSchema>;
@@ -37,7 +37,7 @@ export function recipeJsonSchema(): JsonSchema {
   };
 }
 
-/** A key may stand there without a value, which means its default. */
+/** Allows a key without a value, which means its default. */
 function orNull({description, default: byDefault, ...schema}: JsonSchema): JsonSchema {
   const alternatives = schema.anyOf ? schema.anyOf : [schema];
   return {
@@ -47,7 +47,7 @@ function orNull({description, default: byDefault, ...schema}: JsonSchema): JsonS
   };
 }
 
-/** Zod bounds every integer by what a double holds; no reader needs to know. */
+/** Removes the bounds that Zod gives every integer, the safe range of a double, because they tell readers nothing. */
 function dropSafeIntegerBounds(schema: JsonSchema): void {
   if (schema.minimum === Number.MIN_SAFE_INTEGER) delete schema.minimum;
   if (schema.maximum === Number.MAX_SAFE_INTEGER) delete schema.maximum;

@@ -3,25 +3,25 @@ import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {type PlacedBy, type PlacedKey, to} from './keyTarget.ts';
 
 /*
- * Every key of a recipe that means something here: LLaMA-Factory's names, meanings and defaults, and the argument that
+ * Every key of a recipe that has a meaning here, with LLaMA-Factory's name, meaning and default, and the argument that
  * its value becomes. The recipe, the JSON schema for editors, the table in docs/recipes.md and the messages for wrong
  * values are made from these rows. A key without a target is read in recipe.ts, together with others.
  */
 
-/** Where the log of a training goes besides its own file. */
+/** The formats in which a training can write its log, besides its own file. */
 export const REPORTS = ['tensorboard', 'csv'] as const;
 
 const flag = () => z.boolean();
 const text = () => z.string().min(1);
 const count = () => z.int().positive();
 const fraction = () => z.number().min(0).max(1);
-/** Below 1 a share of the run's steps, as in transformers. */
+/** A number of steps; below 1, a share of the run's steps, as in transformers. */
 const interval = () =>
   z
     .number()
     .positive()
     .refine((steps) => steps < 1 || Number.isInteger(steps), 'a whole number of steps, or a share below 1');
-/** A comma separated text, or a YAML list. */
+/** A comma-separated text or a YAML list. */
 const list = () => z.union([text(), z.array(text())]).transform(splitList);
 /** 0, a whole number or a share below 1. */
 const countOrShare = (what: string) =>
@@ -101,7 +101,7 @@ const model = {
 const method = {
   stage: to('data.stage', z.enum(['sft', 'pt', 'rm', 'ppo', 'dpo', 'kto']).default('sft'),
     '`sft` learns answers, `pt` plain text; the others are not supported yet.',
-    (stage) => stage as 'sft' | 'pt'), // the others are refused
+    (stage) => stage as 'sft' | 'pt'), // a rule refuses the others
   do_train: flag().default(false).describe('Train.'),
   do_eval: flag().default(false)
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
@@ -285,7 +285,7 @@ const exporting = {
   export_legacy_format: flag().default(false).describe('Must be false: weights are written as safetensors.'),
 };
 
-/** The keys by what they are about, in the order of the documentation. */
+/** The keys by topic, in the order of the documentation. */
 export const recipeSections = {
   model,
   method,
@@ -314,20 +314,20 @@ type Shape = {[key in keyof Rows]: SchemaOf<Rows[key]> extends z.ZodType ? Schem
 
 const isPlaced = (row: object): row is PlacedKey<z.ZodType, string, unknown> => 'targets' in row;
 
-/** A whole recipe, unknown keys refused. */
+/** Schema of a complete recipe; it refuses unknown keys. */
 export const recipeSchema = z.strictObject(
   Object.fromEntries(
     Object.entries<object>(rows).map(([key, row]) => [key, isPlaced(row) ? row.schema : row]),
   ) as unknown as Shape,
 );
 
-/** A recipe's values under LLaMA-Factory's names, defaults filled in. */
+/** A recipe's values under LLaMA-Factory's names, with defaults filled in. */
 export type RecipeKeys = z.output<typeof recipeSchema>;
 
-/** What a recipe's values become one by one, by the name of the call. */
+/** The arguments that a recipe's values become, by the name of the call. */
 export type RecipeArguments = PlacedBy<Rows>;
 
-/** The arguments that a recipe's values become, each by its row of the table. */
+/** Converts a recipe's values to arguments, each by its row of the table. */
 export function argumentsOf(keys: RecipeKeys): RecipeArguments {
   const calls: Record<string, Record<string, unknown>> = {};
   for (const [key, row] of Object.entries<object>(rows)) {

@@ -3,9 +3,10 @@ import {loadRecipe, type Recipe, resolveRecipe} from './recipe.ts';
 import {parseRecipeText} from './recipeSource.ts';
 
 /**
- * The recipe whose model a command line means to use, without running its tasks: a YAML or JSON file, or a model alone, for which everything else has its default.
+ * Returns the recipe of a command that uses a model without running the recipe's tasks. For a model alone, every other
+ * key has its default.
  *
- * @param target a recipe's path, a model's folder, or its name on the hub
+ * @param target path of a recipe (YAML or JSON), a model's folder, or its name on the hub
  * @param overrides `key=value`
  */
 export async function recipeOf(target: string, overrides: readonly string[] = []): Promise<Recipe> {

@@ -2,16 +2,16 @@ import type {ErrorCode} from '../../../quant/errors.ts';
 import {REPORTS, type RecipeKeys} from './recipeKeys.ts';
 import {scheduleFault} from './scheduleOf.ts';
 
-/** What a recipe is read for: to run its tasks, or to use its model, data and settings otherwise. */
+/** The purpose of reading a recipe: to run its tasks, or to use its model, data and settings in another way. */
 export type Purpose = 'run' | 'use';
 
-/** A demand on several keys, or on a value that is known but not supported. */
+/** A rule between several keys, or about a known value that is not supported. */
 interface RecipeRule {
   /** The key that the message names. */
   key: keyof RecipeKeys;
   /** Whether a recipe breaks the rule. */
   isBroken(keys: RecipeKeys, purpose: Purpose): unknown;
-  /** What to say then: one message, or one for each fault. */
+  /** Returns the message for a broken rule, or one for each fault. */
   message(keys: RecipeKeys): string | string[];
   code: ErrorCode;
 }
@@ -46,13 +46,13 @@ const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
 const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
 
-/** Shares of the run can be compared too. */
+/** Whether an interval is a multiple of another. Both may be shares of the run. */
 function isMultiple(value: number, of: number): boolean {
   const ratio = value / of;
   return Math.abs(ratio - Math.round(ratio)) < 1e-6 && value < 1 === of < 1;
 }
 
-/** Everything that no key shows by its own type. */
+/** The conditions that a key's own type cannot express. */
 const RULES: readonly RecipeRule[] = [
   notYet(
     'stage',
@@ -213,9 +213,9 @@ const RULES: readonly RecipeRule[] = [
 ];
 
 /**
- * The faults that the rules find.
+ * Returns the faults that the rules find.
  *
- * @param unclear keys whose value is not known; the rules that look at one are left out
+ * @param unclear keys whose value is unknown; rules that read one of them are skipped
  */
 export function brokenRules(
   keys: RecipeKeys,

@@ -15,13 +15,13 @@ import {
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** The values of a recipe as they were written, and where. */
+/** The values of a recipe as they were written, with their positions. */
 export interface RecipeSource {
-  /** By key, in the order of the file; `null` where nothing or `null` was written. */
+  /** Values by key, in the order of the file; `null` if the file has no value or `null`. */
   readonly values: ReadonlyMap<string, unknown>;
-  /** Place of a key's value for messages: `recipe.yaml:12:16`, or `argument lora_rank=x`; for an absent key the file. */
+  /** Names a value's position for messages: `recipe.yaml:12:16`, `argument lora_rank=x`, or the file if absent. */
   where(key: string): string;
-  /** Place of the key itself. */
+  /** Names the position of the key itself. */
   whereKey(key: string): string;
   /** Whether a key was given as an argument. */
   isArgument(key: string): boolean;
@@ -34,10 +34,10 @@ interface Entry {
 }
 
 /**
- * Reads a recipe, YAML or JSON; `key=value` arguments go before what the file says.
+ * Reads a recipe in YAML or JSON.
  *
- * @param overrides such as `lora_rank=16`; the value is read as YAML
- * @throws TfjsLoraError `FILE_NOT_FOUND`; `INVALID_CONFIG` with line and column where the text is no mapping
+ * @param overrides arguments that override the file, such as `lora_rank=16`; the value is read as YAML
+ * @throws TfjsLoraError `FILE_NOT_FOUND`; `INVALID_CONFIG` with line and column when the text is not a mapping
  */
 export async function readRecipe(path: string, overrides: readonly string[] = []): Promise<RecipeSource> {
   let bytes: Uint8Array;
@@ -51,7 +51,7 @@ export async function readRecipe(path: string, overrides: readonly string[] = []
   return parseRecipeText(decodeUtf8(bytes, path), path, overrides);
 }
 
-/** As {@link readRecipe}, of a text; `path` names it in messages. */
+/** Parses the text of a recipe as {@link readRecipe} does. `path` names it in messages. */
 export function parseRecipeText(text: string, path: string, overrides: readonly string[] = []): RecipeSource {
   const entries = new Map<string, Entry>([...entriesOf(text, path), ...overrides.map(entryOfArgument)]);
   return {
@@ -62,7 +62,7 @@ export function parseRecipeText(text: string, path: string, overrides: readonly 
   };
 }
 
-/** LLaMA-Factory's arguments are some 400. */
+/** Largest number of keys. LLaMA-Factory has about 400 arguments. */
 const MAX_KEYS = 1000;
 
 const MAX_LENGTH = 2 ** 20;
@@ -105,7 +105,7 @@ function entriesOf(text: string, path: string): [string, Entry][] {
   });
 }
 
-/** What is wrong with a document, and where. */
+/** Returns the first fault of a document and its position. */
 function faultOf(document: Document.Parsed): {offset: number; got: string} | undefined {
   const [error] = document.errors;
   if (error) {
@@ -125,12 +125,12 @@ function faultOf(document: Document.Parsed): {offset: number; got: string} | und
       }
     } else if (isNode(node) && node.anchor) anchors.set(node.anchor, node);
     const twice = isMap(node) ? duplicateKey(node) : undefined;
-    return twice === undefined ? undefined : found(twice, 'a key that already stands above');
+    return twice === undefined ? undefined : found(twice, 'a key that is already set above');
   });
   return fault;
 }
 
-/** The library compares each key with each other. */
+/** Finds a repeated key in linear time. The YAML library's own check compares every key with every other. */
 function duplicateKey({items}: YAMLMap): unknown {
   const keys = new Set<unknown>();
   return items.find(({key}) => {
@@ -151,7 +151,7 @@ function entryOfArgument(argument: string): [string, Entry] {
   try {
     value = parseYaml(text);
   } catch {
-    value = text; // such as an unbalanced quote: the shell took the others away
+    value = text; // such as an unbalanced quote, because the shell removed the other one
   }
   return [key, {value, where, whereKey: where}];
 }

@@ -1,10 +1,10 @@
 import type {Recipe} from './recipe.ts';
 
-/** How many steps a run has, and between its events. */
+/** The number of steps in a run, and between its events. */
 export interface RunSteps {
-  /** Examples, or packed rows. */
+  /** Number of examples, or of packed rows; undefined if the data is streamed. */
   examples?: number;
-  /** Undefined where the data is streamed. */
+  /** Steps in an epoch; undefined if the data is streamed. */
   perEpoch?: number;
   total: number;
   warmup: number;
@@ -14,10 +14,10 @@ export interface RunSteps {
 }
 
 /**
- * As transformers counts them: an epoch's last step may have fewer batches; a fraction of an epoch and a share of the
- * run are rounded up.
+ * Counts the steps of a run as transformers does: an epoch's last step may have fewer batches, and fractions of an
+ * epoch and shares of the run are rounded up.
  *
- * @param examples in the training data; undefined where it is streamed, and the recipe has `max_steps`
+ * @param examples number of training examples; undefined if they are streamed, and the recipe then has `max_steps`
  */
 export function runSteps({fit, warmup}: Recipe, examples?: number): RunSteps {
   const {batchSize, gradientAccumulationSteps, epochs, maxSteps} = fit;

@@ -3,7 +3,7 @@ import type {RecipeKeys} from './recipeKeys.ts';
 
 type Settings = NonNullable<RecipeKeys['lr_scheduler_kwargs']>;
 
-/** The settings that each of transformers' schedules takes. */
+/** The settings that each of transformers' schedules accepts. */
 const SETTINGS: Record<ScheduleName, readonly (keyof Settings)[]> = {
   constant: [],
   constant_with_warmup: [],
@@ -24,7 +24,7 @@ const SETTINGS: Record<ScheduleName, readonly (keyof Settings)[]> = {
   ],
 };
 
-/** A recipe's `lr_scheduler_type` and `lr_scheduler_kwargs` in the trainer's words. */
+/** Converts a recipe's `lr_scheduler_type` and `lr_scheduler_kwargs` to the trainer's arguments. */
 export function scheduleOf(
   name: ScheduleName,
   settings: Settings = {},
@@ -50,7 +50,7 @@ export function scheduleOf(
   return {name, ...Object.fromEntries(given)};
 }
 
-/** What is wrong with a schedule's settings; undefined where nothing is. */
+/** Describes what is wrong with a schedule's settings, or returns undefined if nothing is. */
 export function scheduleFault(name: ScheduleName, settings: Settings = {}): string | undefined {
   const taken = SETTINGS[name];
   const foreign = Object.keys(settings).filter((key) => !taken.includes(key as keyof Settings));

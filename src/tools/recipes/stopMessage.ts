@@ -3,10 +3,10 @@ import {trainedRecipe} from './modelInUse.ts';
 import type {CommandWith} from './outputWishes.ts';
 import type {Recipe} from './recipe.ts';
 
-/** What a run was at when it was asked to stop. */
+/** The phase of a run when it was stopped. */
 export type Phase = 'loading' | 'training' | 'evaluation' | 'prediction';
 
-/** What a stopped run has left, and the command that goes on from there. */
+/** Describes what a stopped run has saved, with the command that resumes it. */
 export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: CommandWith): Promise<string> {
   const {tasks, fit} = recipe;
   if (phase === 'training') {

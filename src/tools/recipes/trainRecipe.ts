@@ -20,13 +20,13 @@ import {type Phase, stopMessage} from './stopMessage.ts';
 import {useTemplate} from './useTemplate.ts';
 
 export interface RunOptions extends PrepareOptions {
-  /** Called with the plan and the results. */
+  /** Called with the plan and with the results. */
   print?: (text: string) => void;
-  /** Further callbacks of the training. */
+  /** Additional callbacks for the training. */
   callbacks?: CallbackLike[];
-  /** Once aborted, training finishes its step, saves and ends; evaluation and prediction end without a result. */
+  /** When aborted, training finishes its step, saves and ends; evaluation and prediction end without a result. */
   signal?: AbortSignal;
-  /** 0 shows no progress. Default 1. */
+  /** Whether to show progress (1) or not (0). Default 1. */
   verbose?: number;
 }
 const RUN_OPTIONS = {
@@ -38,11 +38,12 @@ const RUN_OPTIONS = {
 } satisfies OptionNames<RunOptions>;
 
 /**
- * Runs a recipe from data to files: trains, evaluates and predicts, as it asks. What can be wrong with the recipe, its
- * data and its folders is found before the model's weights are read. No other run may use its output folder meanwhile.
- * Where it would go on from a run that is finished, nothing is trained; what that run did not predict yet is predicted.
+ * Runs a recipe from data to files: it trains, evaluates and predicts, as the recipe says. Faults of the recipe, its
+ * data and its folders are found before the model's weights are read. The output folder is locked for other runs
+ * meanwhile. If the run to resume is already finished, nothing is trained, but predictions that are still missing are
+ * made.
  *
- * @returns whether the run was stopped; what was printed last then says how to go on
+ * @returns whether the run was stopped; the last printed text then says how to resume it
  */
 export async function trainRecipe(
   recipe: Recipe,
@@ -92,7 +93,7 @@ export async function trainRecipe(
       print(formatMetrics(await lossesIn(folder!)));
     }
 
-    // Evaluation of a model that was not trained here; a training ends with its own.
+    // Evaluation of a model that was not trained in this run; a training ends with its own evaluation.
     if (tasks.evaluate && !tasks.train) {
       phase = 'evaluation';
       const {batchSize} = prediction;
@@ -122,7 +123,7 @@ export async function trainRecipe(
   }
 }
 
-/** What the trainer wrote of the whole run, also where this call did a part of it. */
+/** Reads the losses of the whole run, which the trainer wrote, even if this call only did a part of it. */
 async function lossesIn(folder: string): Promise<Record<string, number>> {
   const results = (await readJson(join(folder, 'all_results.json'))) as Record<string, number>;
   const names = ['train_loss', 'eval_loss', 'eval_perplexity'];

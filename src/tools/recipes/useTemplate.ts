@@ -13,11 +13,11 @@ import {
 type WithTokenizer = Pick<CausalLM, 'tokenizer' | 'generationConfig' | 'config'>;
 
 /**
- * Makes a model answer, and later be saved, in a recipe's template, so that whoever loads it writes a conversation as it was
- * trained and stops where it was trained to stop: the tokenizer gets the template's chat template (where it has none, or the
- * template replaces it), its stop words as special tokens and the first as the end token where the template says so, and
- * the generation config ends at them. As LLaMA-Factory's `get_template_and_fix_tokenizer`, but that no token is added.
- * Nothing changes without a template of its own name.
+ * Makes a model use a recipe's template when it answers and when it is saved, so that whoever loads it formats a
+ * conversation, and stops, as in the training. The tokenizer gets the template's chat template (if it has none, or if
+ * the template replaces it), its stop words as special tokens, and the first of them as the end token if the template
+ * says so. Generation ends at the stop words. This follows LLaMA-Factory's `get_template_and_fix_tokenizer`, except
+ * that no token is added. Nothing changes if no template is named, or if it is the model's own.
  *
  * @returns the text of Ollama's Modelfile
  */

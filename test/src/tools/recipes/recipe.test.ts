@@ -366,10 +366,10 @@ describe('faults', () => {
       /^recipe\.yaml:\d+:\d+: expected YAML, got Flow sequence /,
     );
     expect(fault(`${MODEL}seed: 1\nseed: 2`).message).toBe(
-      'recipe.yaml:3:1: expected YAML, got a key that already stands above',
+      'recipe.yaml:3:1: expected YAML, got a key that is already set above',
     );
     expect(fault(`${MODEL}freeze_extra_modules: {a: 1, a: 2}`).message).toMatch(
-      /:2:30: .* already stands above/,
+      /:2:30: .* already set above/,
     );
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
