@@ -56,6 +56,7 @@ export {type LionSettings, lionUpdate} from './ops/lionUpdate.ts';
 export {loraLinear} from './ops/loraLinear.ts';
 export {loraMatMul} from './ops/loraMatMul.ts';
 export {DifferentiableOp, Op, op, type Tensors} from './ops/op.ts';
+export {pack16} from './ops/pack16.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {
   type FourBitMatrix,
@@ -77,7 +78,6 @@ export {
   Parameter,
   type ParameterArgs,
   type ParameterStorage,
-  packTensor,
   withoutAllocation,
 } from './parameter.ts';
 export type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';

@@ -96,7 +96,7 @@ export class Parameter extends tf.LayerVariable {
   /** Converts a float32 value of the logical shape to the tensor that stores it, which {@link write} takes. */
   stored(value: tf.Tensor): tf.Tensor {
     if (this.storage === 'float32') return value;
-    if (this.storage !== 'quantized') return packTensor(value as tf.Tensor2D, this.storage);
+    if (this.storage !== 'quantized') return pack16(value as tf.Tensor2D, this.storage);
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `weight ${this.originalName}: expected a quantized matrix, got float32 values. Quantize them first.`,
@@ -245,11 +245,6 @@ export class Parameter extends tf.LayerVariable {
     this.allocated = true;
     return this;
   }
-}
-
-/** Packs a float32 matrix into the int32 tensor that stores it in a 16-bit type. */
-export function packTensor(value: tf.Tensor2D, storage: Exclude<StorageDtype, 'float32'>): tf.Tensor2D {
-  return pack16(value, storage);
 }
 
 function unusedVariableName(name: string): string {

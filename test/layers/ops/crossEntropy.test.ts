@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {crossEntropy} from '../../../layers/ops/crossEntropy.ts';
 import {linearCrossEntropy} from '../../../layers/ops/linearCrossEntropy.ts';
+import {pack16} from '../../../layers/ops/pack16.ts';
 import {storeQuantized} from '../../../layers/ops/quantizedMatrix.ts';
 import type {StoredMatrix} from '../../../layers/ops/storedMatrix.ts';
-import {packTensor} from '../../../layers/parameter.ts';
 import {quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
 import {unpackRows} from '../../../quant/float16.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
@@ -79,7 +79,7 @@ describeEachBackend('linearCrossEntropy', () => {
   const head = (dtype: 'float32' | 'bfloat16'): {weight: StoredMatrix; exact: tf.Tensor2D} => {
     const values = normal([7, 5], 3) as tf.Tensor2D;
     if (dtype === 'float32') return {weight: {tensor: values, dtype, rows: 7, cols: 5}, exact: values};
-    const packed = packTensor(values, dtype);
+    const packed = pack16(values, dtype);
     const exact = unpackRows(packed.dataSync() as Int32Array, 7, 5, dtype);
     return {weight: {tensor: packed, dtype, rows: 7, cols: 5}, exact: tf.tensor2d(exact, [7, 5])};
   };
@@ -157,7 +157,7 @@ describe('the kernel of linearCrossEntropy', () => {
   const hidden = () => normal([6, 32], 4) as tf.Tensor2D;
   const head = (rows: number, dtype: 'bfloat16' | 'float32' = 'bfloat16') => {
     const values = normal([rows, 32], 3) as tf.Tensor2D;
-    return {tensor: dtype === 'float32' ? values : packTensor(values, dtype), dtype, rows, cols: 32};
+    return {tensor: dtype === 'float32' ? values : pack16(values, dtype), dtype, rows, cols: 32};
   };
 
   test('gives the loss and, where it is wanted, the gradient', () => {

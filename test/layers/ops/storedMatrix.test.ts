@@ -3,6 +3,7 @@ import {embedding} from '../../../layers/ops/embedding.ts';
 import {linear} from '../../../layers/ops/linear.ts';
 import {loraLinear} from '../../../layers/ops/loraLinear.ts';
 import {loraMatMul} from '../../../layers/ops/loraMatMul.ts';
+import {pack16} from '../../../layers/ops/pack16.ts';
 import {storedMatMul} from '../../../layers/ops/storedMatMul.ts';
 import {
   type DenseMatrix,
@@ -12,7 +13,6 @@ import {
 } from '../../../layers/ops/storedMatrix.ts';
 import {unpack16} from '../../../layers/ops/unpack16.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
-import {packTensor} from '../../../layers/parameter.ts';
 import {packRows, type StorageDtype, unpackRows} from '../../../quant/float16.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
@@ -23,14 +23,14 @@ const DTYPES: StorageDtype[] = ['float32', 'bfloat16', 'float16'];
 
 function store(values: tf.Tensor2D, dtype: StorageDtype): DenseMatrix {
   const [rows, cols] = values.shape;
-  return {tensor: dtype === 'float32' ? values : packTensor(values, dtype), dtype, rows, cols};
+  return {tensor: dtype === 'float32' ? values : pack16(values, dtype), dtype, rows, cols};
 }
 
 /** What a matrix becomes when it is rounded to a type. */
 function rounded(values: tf.Tensor2D, dtype: StorageDtype): tf.Tensor2D {
   if (dtype === 'float32') return values;
   const [rows, cols] = values.shape;
-  return tf.tensor2d(unpackRows(packTensor(values, dtype).dataSync() as Int32Array, rows, cols, dtype), [
+  return tf.tensor2d(unpackRows(pack16(values, dtype).dataSync() as Int32Array, rows, cols, dtype), [
     rows,
     cols,
   ]);
@@ -52,7 +52,7 @@ function unpack16Tests(): void {
 
   test('drops the empty half of odd rows, and keeps no tensors', () => {
     const values = normal([3, 5], 1) as tf.Tensor2D;
-    const packed = packTensor(values, 'bfloat16');
+    const packed = pack16(values, 'bfloat16');
     expect(packed.shape).toEqual([3, 3]);
     expectClose(unpack16(packed, 'bfloat16', 5), rounded(values, 'bfloat16'), {relative: 0});
     expectNoLeak(() => unpack16(packed, 'bfloat16', 5));

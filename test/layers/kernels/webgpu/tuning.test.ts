@@ -8,9 +8,9 @@ import {isTuned, setTuning} from '../../../../layers/kernels/webgpu/device/tunin
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {THREAD_TILINGS} from '../../../../layers/kernels/webgpu/products/tiledProduct.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
+import {pack16} from '../../../../layers/ops/pack16.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
-import {packTensor} from '../../../../layers/parameter.ts';
 import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
@@ -41,7 +41,7 @@ describeWebGPU('tuning', () => {
   beforeAll(() => {
     x = normal([70, 50], 1) as tf.Tensor2D;
     const wide = normal([75, 50], 2) as tf.Tensor2D;
-    weight = {tensor: packTensor(wide, 'float16'), dtype: 'float16', rows: 75, cols: 50};
+    weight = {tensor: pack16(wide, 'float16'), dtype: 'float16', rows: 75, cols: 50};
     wide.dispose();
   });
   afterEach(() => setTuning(backend(), undefined));
@@ -84,7 +84,7 @@ describeWebGPU('tuning', () => {
         await setTuning(backend(), options());
         const input = normal([m, transposeWeight ? cols : outputs], 3) as tf.Tensor2D;
         const wide = normal([outputs, cols], 4) as tf.Tensor2D;
-        const matrix = {tensor: packTensor(wide, 'float16'), dtype: 'float16' as const, rows: outputs, cols};
+        const matrix = {tensor: pack16(wide, 'float16'), dtype: 'float16' as const, rows: outputs, cols};
         const run = () => storedMatMul(input, matrix as never, transposeWeight);
         await compileShaders(() => void run());
         expect(Object.values(stored)).toEqual([Object.values(THREAD_TILINGS[candidate]).join()]);
