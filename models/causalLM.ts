@@ -1,6 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import type {KeyValueCache} from '../layers/keyValueCache.ts';
-import {KeyValueCache as Cache} from '../layers/keyValueCache.ts';
+import {KeyValueCache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {backendTraits} from '../layers/ops/backendTraits.ts';
 import type {GradientCheckpointing} from '../layers/ops/gradientCheckpoint.ts';
@@ -261,8 +260,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return targetCount(batch);
   }
 
+  /** Returns an empty cache for {@link forward}, for any number of rows. The caller disposes it. */
   newCache(): KeyValueCache {
-    return new Cache();
+    return new KeyValueCache();
   }
 
   /** Continues one prompt or several; see {@link GenerateOptions}. Resolves to the new text. */

@@ -29,7 +29,7 @@ import {TextStreamer} from './textStreamer.ts';
 
 /** What generation needs of a model. */
 export interface GenerativeModel extends DecodedModel {
-  newCache(batchSize: number): KeyValueCache;
+  newCache(): KeyValueCache;
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
@@ -225,7 +225,7 @@ async function* decodingSteps(
   model: GenerativeModel,
   rows: Row[],
 ): AsyncGenerator<string[], void, undefined> {
-  const cache = model.newCache(rows.length);
+  const cache = model.newCache();
   const decoder = new Decoder(model, cache);
   try {
     let active = rows;

@@ -187,7 +187,7 @@ function measureMemory(model: GenerativeModel): {model: GenerativeModel; peakByt
       tokenizer: model.tokenizer,
       generationConfig: model.generationConfig,
       rotary: model.rotary,
-      newCache: (rows) => model.newCache(rows),
+      newCache: () => model.newCache(),
       logitsOf: (hidden) => model.logitsOf(hidden),
       forward(inputIds, options) {
         const hidden = model.forward(inputIds, options);
