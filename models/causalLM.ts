@@ -33,7 +33,7 @@ export interface ForwardOptions {
    * 1, 2, 3 … for sequences packed into one row. Default: all are real.
    */
   attentionMask?: tf.Tensor2D;
-  /** `[B, T]`. Default: the positions after those in the cache. Pass rows if tensors can only be read asynchronously. */
+  /** `[B, T]`. Default: the positions after those in the cache. Pass rows if tensors are only read asynchronously. */
   positionIds?: ArrayLike<number>[] | tf.Tensor2D;
   /** Rotary tables of the positions, instead of `positionIds`. */
   rotary?: RotaryTables;

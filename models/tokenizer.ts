@@ -324,7 +324,8 @@ export class Tokenizer {
     } catch (cause) {
       throw new TfjsLoraError(
         'CORRUPT_FILE',
-        `${this.pathOf('tokenizer.json')}: expected a tokenizer that can ${what} a text, got ${(cause as Error).message}`,
+        `${this.pathOf('tokenizer.json')}: expected a tokenizer that can ${what} a text, ` +
+          `got ${(cause as Error).message}`,
         {cause},
       );
     }
@@ -391,8 +392,8 @@ export class Tokenizer {
     if (source === undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `chat template of ${this.pathOf('tokenizer_config.json')}: expected chat_template.jinja or a chat_template in ` +
-          'tokenizer_config.json, got neither. Use an instruction-tuned model, or add its template to the folder.',
+        `chat template of ${this.pathOf('tokenizer_config.json')}: expected chat_template.jinja or a chat_template ` +
+          'in tokenizer_config.json, got neither. Use an instruction-tuned model, or add its template to the folder.',
       );
     }
     let parsed = this.parsedTemplates.get(source.text);

@@ -18,7 +18,7 @@ interface Node {
   [part: string]: unknown;
 }
 
-/** The parts of the package's interpreter that this one overrides; its declarations call some of them private. */
+/** The methods of the package's interpreter that this one overrides. The package declares some of them private. */
 interface OpenInterpreter {
   evaluate(node: Node | undefined, environment: Environment): RuntimeValue;
   evaluateBlock(nodes: Node[], environment: Environment): RuntimeValue;
@@ -27,13 +27,13 @@ interface OpenInterpreter {
 }
 const Base = Interpreter as unknown as new (environment: Environment) => OpenInterpreter;
 
-/** Steps of a template, each about a tenth of a microsecond; more for more input. */
+/** Maximum number of steps, each about a tenth of a microsecond. More input allows more steps. */
 const STEPS = {base: 2_000_000, perValue: 2000, perCharacter: 2};
-/** Characters of a text, and of all texts and values in a list; more for more input. */
+/** Maximum number of characters in a text, or in all values of a list. More input allows more characters. */
 const CHARACTERS = {base: 2 ** 22, perCharacter: 16};
-/** Expressions, blocks and macros within each other. */
+/** Maximum nesting of expressions, blocks and macros. */
 const MOST_DEPTH = 400;
-/** Steps that a piece of native work counts as: for each item, and each character. */
+/** Steps that native work counts as, for each item and each character. */
 const COST = {
   mention: {item: 1 / 64, character: 1 / 8192},
   search: 1 / 1024,
@@ -42,38 +42,38 @@ const COST = {
   unknownName: 20,
 };
 
-/** Filters that only look at the list or text they are given. */
+/** Filters that only read their list or text. */
 const CHEAP_FILTERS = new Set(['length', 'first', 'last', 'list', 'safe', 'default']);
 
-/** Statements write their own text, or none; everything else in a block is an expression whose value is written. */
+/** Nodes without output. Other statements write their own text, and expressions have their value written. */
 const SILENT = new Set(['Set', 'Macro', 'Comment']);
 
-/** Operators that the package takes otherwise than Python, or whose work grows with their operands. */
+/** Operators that the package evaluates differently from Python, or whose work grows with their operands. */
 const OWN_OPERATORS = new Set(['~', '+', '==', '!=', 'in', 'not in']);
 
-/** Filters that the package writes otherwise than Python. */
+/** Filters whose output differs between the package and Python. */
 const OWN_FILTERS = new Set(['tojson', 'string', 'join', 'indent']);
 
-/** Where a list or dict that was counted keeps its count. */
+/** Property in which a list or dict keeps its number of characters, once counted. */
 const CHARACTERS_OF = Symbol('characters');
 type Counted = RuntimeValue & {[CHARACTERS_OF]?: number};
 
-/** A template that does too much. */
+/** The error for a template that exceeds its limits. */
 export class TemplateLimitError extends Error {}
 
 /**
- * Jinja for templates that nobody vouches for: bounded in steps, size and depth. What it writes is what Python writes (`None`,
- * `2.0`, lists), and text before `break` and `continue` is kept.
+ * An interpreter for untrusted Jinja templates, bounded in steps, size and depth. It writes values as Python does
+ * (`None`, `2.0`, lists), and keeps the text before `break` and `continue`.
  */
 export class BoundedInterpreter extends Base {
   private steps: number;
   private depth = 0;
   private readonly mostCharacters: number;
   private readonly loopBodies = new WeakSet<Node[]>();
-  /** How far any pass of the innermost loop came. */
+  /** The furthest that any pass of the innermost loop got. */
   private pass: 'none' | 'begun' | 'ended' = 'none';
   private readonly brokenLoops = new WeakSet<Environment>();
-  /** The `break` or `continue` under way, and the text written before it in the blocks it left. */
+  /** The `break` or `continue` in progress, and the text written before it in the blocks that it left. */
   private control?: {error: unknown; isBreak: boolean; text: string};
 
   constructor(environment: Environment, input: ValueSize) {
@@ -91,7 +91,7 @@ export class BoundedInterpreter extends Base {
     this.spend(1);
     const value = node ? this.evaluateNode(node, environment) : super.evaluate(node, environment);
     this.spendOnMention(value);
-    this.depth--; // an error ends the whole template, or sets it back
+    this.depth--; // not needed after an error, which ends the template or resets the depth
     return value;
   }
 
@@ -122,7 +122,7 @@ export class BoundedInterpreter extends Base {
         return this.evaluateBinary(node, environment);
       case 'Macro':
       case 'CallStatement':
-        this.spend(nodesIn(node)); // the package looks through all of them
+        this.spend(nodesIn(node)); // the package searches all of them
         return super.evaluate(node, environment);
       case 'MemberExpression': {
         if ((node.property as Node).type !== 'SliceExpression') return super.evaluate(node, environment);
@@ -172,7 +172,7 @@ export class BoundedInterpreter extends Base {
     const outer = this.pass;
     this.pass = 'none';
     const written = super.evaluate({...node, iterable}, environment);
-    // As in Jinja, whose `else` comes after a loop of which no pass ran to its end.
+    // As in Jinja, `else` follows a loop in which no pass ran to its end.
     const isElse = (this.pass as string) === 'begun';
     this.pass = outer;
     if (!isElse) return written;
@@ -188,7 +188,7 @@ export class BoundedInterpreter extends Base {
     }
   }
 
-  /** What is captured is lost when a loop is left within. */
+  /** Evaluates a capture, whose text is lost when a loop inside it is left. */
   private evaluateCapture(node: Node, environment: Environment): RuntimeValue {
     try {
       return super.evaluate(node, environment);
@@ -198,7 +198,7 @@ export class BoundedInterpreter extends Base {
     }
   }
 
-  /** `~`, `+`, `==` and `!=` as in Python: the package takes values as JavaScript writes them. */
+  /** Evaluates `~`, `+`, `==` and `!=` as Python does; the package treats values as JavaScript writes them. */
   private evaluateBinary(node: Node, environment: Environment): RuntimeValue {
     const operator = (node.operator as {value: string}).value;
     if (!OWN_OPERATORS.has(operator)) return super.evaluate(node, environment);
@@ -262,7 +262,7 @@ export class BoundedInterpreter extends Base {
     const value = OWN_FILTERS.has(name)
       ? this.applyOwnFilter(name, operand, isCall ? (filter.args as Node[]) : [], environment)
       : (super.applyFilter(operand, filter, environment) as RuntimeValue | undefined);
-    if (value === undefined) return new UndefinedValue(); // the first of none
+    if (value === undefined) return new UndefinedValue(); // the first item of an empty list
     this.spend(COST.walk * lengthOf(value));
     return value;
   }
@@ -290,7 +290,7 @@ export class BoundedInterpreter extends Base {
     }
   }
 
-  /** As in transformers: no escapes for HTML, and not ASCII alone. */
+  /** Writes JSON as transformers does: without HTML escapes, and with non-ASCII characters. */
   private toJson(operand: RuntimeValue, argument: Argument): RuntimeValue {
     if (operand.type === 'UndefinedValue')
       throw new Error('expected a value for tojson, got an undefined one');
@@ -339,7 +339,7 @@ export class BoundedInterpreter extends Base {
   }
 
   private appended(left: RuntimeValue, right: RuntimeValue): RuntimeValue {
-    const text = this.textOf(left) + this.textOf(right); // which JavaScript does without a copy
+    const text = this.textOf(left) + this.textOf(right); // JavaScript concatenates without a copy
     this.assertCharacters(text.length);
     return new StringValue(text);
   }
@@ -352,7 +352,7 @@ export class BoundedInterpreter extends Base {
     return new StringValue(texts.join(separator));
   }
 
-  /** Python's `str` of a value. */
+  /** Writes a value as Python's `str` does. */
   private textOf(value: RuntimeValue): string {
     if (value.type === 'StringValue') return value.value as string;
     if (value.type === 'UndefinedValue') return '';
@@ -383,11 +383,11 @@ export class BoundedInterpreter extends Base {
     throw new TemplateLimitError(`expected texts of at most ${this.mostCharacters} characters, got more`);
   }
 
-  /** About how many characters a value has when it is written out; a value that stands in a list twice counts twice. */
+  /** Estimates the number of characters in a written value. A value that is in a list twice counts twice. */
   private charactersOf(value: RuntimeValue): number {
     if (value.type === 'StringValue') return (value.value as string).length;
     if (typeof value.value !== 'object' || value.value === null) return 8;
-    const isNamespace = value.type === 'NamespaceValue'; // it may change
+    const isNamespace = value.type === 'NamespaceValue'; // a namespace may change
     const counted = isNamespace ? undefined : (value as Counted)[CHARACTERS_OF];
     if (counted !== undefined) return counted;
     const items = (
@@ -404,7 +404,7 @@ export class BoundedInterpreter extends Base {
   }
 }
 
-/** An argument of a filter by its place or name; undefined when it is not given. */
+/** Returns an argument of a filter by its position or name; undefined when it is not given. */
 type Argument = (at: number, name: string) => unknown;
 
 const isNumber = ({type}: RuntimeValue) => ['IntegerValue', 'FloatValue', 'BooleanValue'].includes(type);
@@ -427,7 +427,7 @@ const methodName = ({property}: Node) => (property as Node).value as string;
 
 const isOwnMethod = (callee: Node) => !callee.computed && Object.hasOwn(STRING_METHODS, methodName(callee));
 
-/** A node that holds its value already. */
+/** Makes a node that already has its value. */
 const known = (value: RuntimeValue): Node => ({type: 'Known', value});
 
 function lengthOf({value}: RuntimeValue): number {

@@ -4,23 +4,23 @@ import {BoundedInterpreter, TemplateLimitError} from './boundedInterpreter.ts';
 import {type RuntimeValue, toRuntimeValue} from './runtimeValue.ts';
 import {strftime} from './strftime.ts';
 
-/** Characters of a template; those of published models have up to fifty thousand or so. */
+/** Maximum length of a template in characters. Those of published models have about fifty thousand at most. */
 const MOST_CHARACTERS = 2 ** 19;
-/** Spaces in a row, over which the package's lexer looks again from each of them. */
+/** A long run of spaces, which the package's lexer scans again from each space. */
 const LONG_SPACE = /\s{1000}/;
-/** Numbers of a `range`: the limit of Jinja's sandbox, which transformers renders in. */
+/** Maximum length of a `range`, as in Jinja's sandbox, which transformers uses. */
 const MOST_RANGE = 100_000;
 
 /**
- * A chat template in Jinja, rendered as transformers renders it. It comes with a model, so it may be anybody's: it cannot
- * run for ever, fill the memory or reach anything but what it is given.
+ * A chat template in Jinja, rendered as transformers renders it. It comes with a model and is not trusted: it cannot
+ * run for ever, fill the memory or access anything but its variables.
  */
 export class ChatTemplate {
   private readonly program: Template['parsed'];
 
   /**
    * @param where names the file and key in errors
-   * @throws TfjsLoraError `CORRUPT_FILE` when it is no valid template
+   * @throws TfjsLoraError `CORRUPT_FILE` when it is not a valid template
    */
   constructor(
     text: string,
@@ -37,8 +37,11 @@ export class ChatTemplate {
   }
 
   /**
+   * Renders the template.
+   *
    * @param variables plain data, by the names that the template uses
-   * @throws TfjsLoraError `INVALID_ARGUMENT` when the template refuses the messages; `CORRUPT_FILE` when it does too much
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when the template refuses the messages; `CORRUPT_FILE` when it exceeds its
+   *   limits
    */
   render(variables: Record<string, unknown>): string {
     const size = {values: 0, characters: 0};
@@ -80,7 +83,7 @@ function define(environment: Environment, name: string, value: RuntimeValue): vo
   environment.setVariable(name, value as never);
 }
 
-/** Python's `range`. */
+/** Returns the numbers of Python's `range`. */
 function range(...args: unknown[]): number[] {
   const [start, stop, step = 1] = args.length === 1 ? [0, args[0]] : args;
   const isWhole = [start, stop, step].every(Number.isSafeInteger);

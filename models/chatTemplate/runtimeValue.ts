@@ -2,7 +2,7 @@ import {Environment} from '@huggingface/jinja';
 import {MAX_JSON_DEPTH} from '../pythonJson.ts';
 import {entriesOf, PythonFloat} from '../pythonValue.ts';
 
-/** A value as the interpreter of `@huggingface/jinja` holds it. */
+/** A value in the interpreter of `@huggingface/jinja`. */
 export interface RuntimeValue {
   type: string;
   value: unknown;
@@ -10,7 +10,7 @@ export interface RuntimeValue {
 
 type RuntimeClass = new (value?: unknown) => RuntimeValue;
 
-/** The interpreter's class of a JavaScript value; the package does not export them. */
+/** Returns the interpreter's class for a JavaScript value. The package does not export these classes. */
 const classOf = (value: unknown) => new Environment().set('x', value).constructor as RuntimeClass;
 
 const [NullValue, UndefinedValue, BooleanValue] = [classOf(null), classOf(undefined), classOf(true)];
@@ -19,14 +19,14 @@ const [ArrayValue, ObjectValue] = [classOf([]), classOf({})];
 
 export {BooleanValue, StringValue, UndefinedValue};
 
-/** How much there is in what a template is given. */
+/** Size of a template's variables. */
 export interface ValueSize {
   values: number;
   characters: number;
 }
 
 /**
- * A value for the interpreter, with Python's numbers and order of keys.
+ * Converts a value for the interpreter, with Python's numbers and order of keys.
  *
  * @param size counts what is converted
  * @throws Error for lists and objects nested too deep
@@ -64,7 +64,7 @@ export function toRuntimeValue(value: unknown, size: ValueSize, depth = 0): Runt
 }
 
 /**
- * The value that `pythonText` and `writePythonJson` write as Python would.
+ * Converts an interpreter's value to one that `pythonText` and `writePythonJson` write as Python would.
  *
  * @throws Error for a function
  */

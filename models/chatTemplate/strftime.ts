@@ -52,9 +52,9 @@ const FIELDS: Record<string, (date: Date) => string> = {
 };
 
 /**
- * A local time by a format of Python's `strftime`, with English names. `%-d` leaves out what fills a field.
+ * Formats a local time as Python's `strftime` does, with English names. `%-d` omits the padding of a field.
  *
- * @throws Error naming a field that is not known
+ * @throws Error naming an unknown field
  */
 export function strftime(date: Date, format: string): string {
   return format.replace(/%(-?)(.?)/gs, (text, bare: string, name: string) => {

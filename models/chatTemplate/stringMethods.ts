@@ -1,8 +1,8 @@
 type Method = (text: string, ...args: unknown[]) => string | number | string[];
 
 /**
- * Methods of Python's `str` that `@huggingface/jinja` lacks, or whose arguments it ignores: `'xhx'.strip('x')` is `'h'`. Arguments are
- * plain values, null for None.
+ * Methods of Python's `str` that `@huggingface/jinja` lacks or whose arguments it ignores: `'xhx'.strip('x')` is `'h'`.
+ * Arguments are plain values, null for None.
  */
 export const STRING_METHODS: Record<string, Method> = {
   strip: (text, characters) => stripped(text, characters, true, true),

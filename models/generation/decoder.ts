@@ -6,17 +6,17 @@ import {canRecord, recordReplay} from '../../layers/ops/recordReplay.ts';
 import {canChain, type TokenChain} from '../../layers/ops/tokenChain.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 
-/** What a decoder needs of a model. */
+/** The part of a model that a decoder needs. */
 export interface DecodedModel {
   /**
-   * Hidden states `[B, T, hiddenSize]` of new positions.
+   * Computes the hidden states `[B, T, hiddenSize]` of new positions.
    *
    * @param inputIds `[B, T]` int32
    * @param options.attentionMask `[B, past + T]` int32 over all positions so far, 1 for a real token; absent when
-   *   all are real; with `rotary` it may be wider, and the columns past this position do not count
+   *   all are real. With `rotary` it may be wider; columns after this position do not count
    * @param options.positionIds `[B][T]`
-   * @param options.rotary the tables of the positions in their place, where the model has `rotary`
-   * @param options.cache holds the `past` positions; the pass appends its own
+   * @param options.rotary rotary tables of the positions instead of `positionIds`, if the model has `rotary`
+   * @param options.cache the `past` positions, to which the pass appends its own
    */
   forward(
     inputIds: tf.Tensor2D,
@@ -27,37 +27,37 @@ export interface DecodedModel {
       cache?: KeyValueCache;
     },
   ): tf.Tensor3D;
-  /** `[..., hiddenSize]` → `[..., vocabSize]` float32. */
+  /** Computes logits, `[..., hiddenSize]` → `[..., vocabSize]` float32. */
   logitsOf(hidden: tf.Tensor): tf.Tensor;
-  /** Makes the tables of positions. A model with it may have the commands of a pass kept and run again; see `Decoder`. */
+  /** Makes the rotary tables. A decoder may record and replay the passes of a model that has it; see `Decoder`. */
   readonly rotary?: RotaryEmbedding;
   /**
-   * Starts a chain of greedy passes where the backend has one for the model; needs `rotary`.
+   * Starts a chain of greedy passes, if the backend has one for the model. It needs `rotary`.
    *
-   * @param tables of all positions that may come, `[1, 1, positions, headDim / 2]`
+   * @param tables rotary tables of all positions that may come, `[1, 1, positions, headDim / 2]`
    * @param mask `[B, capacity]` int32, 1 for a real token or one to come; absent when there is no padding
    */
   startChain?(cache: KeyValueCache, tables: RotaryTables, mask?: tf.Tensor2D): TokenChain | undefined;
 }
 
-/** A batch whose next tokens are wanted. */
+/** A batch to choose next tokens for. */
 export interface DecodedBatch {
   /** Prompt and generated tokens of each row, without padding. */
   ids: number[][];
-  /** How many columns of padding come before each row, so that all end in the same one. */
+  /** Number of padding columns before each row, so that all rows end in the same column. */
   paddings: number[];
-  /** How many columns the cache lacks: all of the prompt's, then one. */
+  /** Number of columns that the cache lacks: first all of the prompt's, then one. */
   newPositions: number;
 }
 
 export interface NextOptions {
-  /** Whether {@link greedyChoice} is wanted, `[B]`, or the logits, `[B, vocabSize]`. */
+  /** Whether to return the {@link greedyChoice}, `[B]`, instead of the logits, `[B, vocabSize]`. */
   isGreedy: boolean;
-  /** Whether rows have room for one more token after this one. */
+  /** Whether rows have room for another token after this one. */
   mayGoOn: boolean;
 }
 
-/** A pass for one new position, as the device keeps it. */
+/** A recorded pass for one new position, which the device can replay. */
 interface RecordedPass {
   replay: Replay;
   isGreedy: boolean;
@@ -68,25 +68,25 @@ interface RecordedPass {
   output: tf.Tensor;
 }
 
-/** A chain that runs, and the position that its tables begin with. */
+/** A running chain, and the position at which its tables begin. */
 interface RunningChain {
   chain: TokenChain;
   firstPosition: number;
 }
 
 /**
- * Runs a model over the columns of a batch that its cache lacks. Where the backend can keep a pass's commands, one new position
- * is one replay, and where it has chains of whole passes, one of these: hardly anything is left of what a pass costs the host. And
- * where the device chooses the tokens itself, the next pass begins before the host has read them.
+ * Runs a model over the columns of a batch that its cache lacks. If the backend can record a pass's commands, a new
+ * position is one replay, or one step of a chain of whole passes if the backend has these, so that a pass costs the
+ * host hardly anything. If the device chooses the tokens itself, the next pass begins before the host has read them.
  *
- * The model must stay as it is from one pass to the next.
+ * The model must not change from one pass to the next.
  */
 export class Decoder {
   private recorded?: RecordedPass;
   private chain?: RunningChain;
   /** How many rows there is no chain for. */
   private rowsWithoutChain?: number;
-  /** Whether the next pass runs already. */
+  /** Whether the next pass is already running. */
   private isAhead = false;
 
   constructor(
@@ -94,7 +94,7 @@ export class Decoder {
     private readonly cache: KeyValueCache,
   ) {}
 
-  /** What comes after the batch's last column. */
+  /** Returns the logits or the choice after the batch's last column. */
   async next(batch: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
     const {recorded} = this;
     if (options.isGreedy && batch.newPositions === 1 && this.hasRoom()) {
@@ -117,7 +117,7 @@ export class Decoder {
     return output.data().finally(() => output.dispose());
   }
 
-  /** Before the batch or the cache is changed by anybody else. */
+  /** Drops what runs ahead or is recorded. Call it before anything else changes the batch or the cache. */
   forget(): void {
     this.chain?.chain.dispose();
     this.chain = undefined;
@@ -141,7 +141,7 @@ export class Decoder {
     return isGreedy ? greedyChoice(logits) : logits;
   }
 
-  /** Where the cache has no room it makes new tensors: such a pass is no other's like. */
+  /** Whether the cache has room. Without it, the cache makes new tensors, and a recorded pass cannot be replayed. */
   private hasRoom(): boolean {
     return this.cache.length < this.cache.capacity;
   }
@@ -224,18 +224,18 @@ export class Decoder {
   }
 }
 
-/** Of the columns that the cache lacks, row by row: ids and their positions. */
+/** Returns ids and positions of the columns that the cache lacks, row by row. */
 function columnsOf({ids, paddings, newPositions}: DecodedBatch) {
   const total = paddings[0] + ids[0].length;
   const columns = Array.from({length: newPositions}, (_, t) => total - newPositions + t);
   return {
-    // Padding may be any id: it is masked out. Its position, like transformers', only has to be a valid one.
+    // Padding may be any id, because it is masked out. Its position only has to be valid, as in transformers.
     ids: ids.map((row, b) => columns.map((column) => row[column - paddings[b]] ?? 0)),
     positions: paddings.map((padding) => columns.map((column) => Math.max(column - padding, 0))),
   };
 }
 
-/** Where there is padding, which of `width` columns are real, `[B, width]` int32; columns to come are. */
+/** Returns which of `width` columns are real, `[B, width]` int32, if there is padding. Columns to come are real. */
 function maskOf({paddings}: DecodedBatch, width: number): tf.Tensor2D | undefined {
   if (!paddings.some((padding) => padding > 0)) return undefined;
   const rows = paddings.map((padding) =>

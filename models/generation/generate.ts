@@ -27,7 +27,7 @@ import {
 } from './sampler.ts';
 import {TextStreamer} from './textStreamer.ts';
 
-/** What generation needs of a model. */
+/** The part of a model that generation needs. */
 export interface GenerativeModel extends DecodedModel {
   newCache(): KeyValueCache;
   readonly tokenizer?: Tokenizer;
@@ -47,13 +47,14 @@ type AfterToken = () => void | Promise<void>;
 export type Prompt = string | number[];
 
 /**
- * Continues one prompt or a batch of them.
+ * Continues one prompt or a batch of prompts.
  *
- * Settings come from `options`, then the model's `generation_config.json`, then transformers' defaults. A sequence
- * ends at an end-of-sequence token, at a stop string, after `maxNewTokens`, or when it fills the model's
- * `maxPositionEmbeddings` (transformers would go on, past the positions that the model knows).
+ * `options` override the model's `generation_config.json`, which overrides transformers' defaults. A sequence ends at
+ * an end-of-sequence token, at a stop string, after `maxNewTokens`, or when it fills the model's
+ * `maxPositionEmbeddings` (transformers would continue past the positions that the model knows).
  *
- * @param prompts strings are encoded with their special tokens (`<|begin_of_text|>`); ids are taken as they are
+ * @param prompts texts, which are encoded with their special tokens (`<|begin_of_text|>`), or ids, which are used as
+ *   they are
  * @returns the new text only, without special tokens; a list for a list of prompts
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option, no prompt, an empty one, or one that
  *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have;
@@ -76,10 +77,10 @@ export async function generate(
 }
 
 /**
- * Like {@link generate}, but returns token ids: the new ones only, with the end-of-sequence token that ended them.
- * Works without a tokenizer when the prompts are ids and there are no stop strings.
+ * Generates as {@link generate} does, but returns token ids: only the new ones, with the end-of-sequence token that
+ * ended them. Needs no tokenizer when the prompts are ids and there are no stop strings.
  *
- * @param afterToken awaited after each token of the batch; what it throws ends the generation
+ * @param afterToken function that is awaited after each token of the batch; an error in it ends the generation
  */
 export function generateIds(
   model: GenerativeModel,
@@ -105,9 +106,9 @@ export async function generateIds(
 }
 
 /**
- * Like {@link generate} for one prompt, giving the text piece by piece as it comes: the pieces join up to what
- * `generate` returns. Leaving the loop early frees everything. The model must stay as it is until then: a pass that a backend
- * replays does not see an adapter switched in between.
+ * Generates as {@link generate} does for one prompt, and yields the text piece by piece; the pieces add up to the
+ * result of `generate`. Leaving the loop early frees everything. The model must not change until then: a pass that a
+ * backend replays does not notice an adapter switched in between.
  */
 export async function* stream(
   model: GenerativeModel,
@@ -117,16 +118,16 @@ export async function* stream(
   for await (const {piece} of streamTokens(model, prompt, options)) if (piece !== '') yield piece;
 }
 
-/** A token as it comes out of {@link streamTokens}. */
+/** A token of {@link streamTokens}. */
 export interface GeneratedToken {
   id: number;
-  /** Text that became certain with it; often empty: a character may take several tokens. */
+  /** Text that became certain with the token. It is often empty, because a character may take several tokens. */
   piece: string;
-  /** With the last token: `stop` at an end-of-sequence token or a stop string, `length` where it was cut off. */
+  /** Reason for the end, on the last token: `stop` at an end-of-sequence token or stop string, `length` at a limit. */
   finishReason?: 'stop' | 'length';
 }
 
-/** Like {@link stream}, token by token, with what a server must know: how many there were and why they ended. */
+/** Generates as {@link stream} does, token by token, so that a server can count them and learn why they ended. */
 export async function* streamTokens(
   model: GenerativeModel,
   prompt: Prompt,
@@ -161,13 +162,13 @@ export async function chat(
 
 /** One sequence of the batch. */
 interface Row {
-  /** Its place in the caller's list. */
+  /** Index in the caller's list. */
   index: number;
   /** Prompt and generated tokens, without padding. */
   ids: number[];
   newIds: number[];
   settings: ResolvedGenerationConfig;
-  /** How many tokens it may still get at most. */
+  /** Maximum number of tokens that it may still get. */
   room: number;
   random: RandomSource;
   streamer?: TextStreamer;
@@ -186,7 +187,7 @@ async function finishedRows(
   return rows;
 }
 
-/** @param tokenizer when given, every row gets its text, not only its ids */
+/** @param tokenizer if given, every row also gets its text, not only its ids */
 function createRows(
   model: GenerativeModel,
   prompts: Prompt[],
@@ -194,7 +195,7 @@ function createRows(
   tokenizer?: Tokenizer,
 ): Row[] {
   const settings = resolveGenerationConfig(model.generationConfig ?? {}, options);
-  // One seed for the call: rows derive theirs from it.
+  // The call has one seed, from which rows derive theirs.
   settings.seed ??= Math.random();
   if (prompts.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'prompts: expected at least one, got an empty list');
@@ -217,9 +218,9 @@ function createRows(
 }
 
 /**
- * The decoding loop: one pass over the prompts, then one position at a time. Finished rows leave the batch.
+ * Runs the decoding loop: one pass over the prompts, then one position at a time. Finished rows leave the batch.
  *
- * @yields the text that each row still in the batch gained, if any
+ * @yields the new text of each row that is still in the batch, if any
  */
 async function* decodingSteps(
   model: GenerativeModel,
@@ -229,7 +230,7 @@ async function* decodingSteps(
   const decoder = new Decoder(model, cache);
   try {
     let active = rows;
-    // Shorter prompts are padded on the left, so that every row's next token comes in the same column.
+    // Shorter prompts are padded on the left, so that every row's next token is in the same column.
     const promptLength = Math.max(...rows.map(({ids}) => ids.length));
     let paddings = rows.map(({ids}) => promptLength - ids.length);
     let newPositions = promptLength;
@@ -253,7 +254,7 @@ async function* decodingSteps(
   }
 }
 
-/** Each row's next token. */
+/** Chooses each row's next token. */
 async function nextIds(
   decoder: Decoder,
   rows: Row[],
@@ -271,20 +272,20 @@ async function nextIds(
   );
 }
 
-/** Whether a row's next token is that of its largest logit as the model gives them. */
+/** Whether a row's next token is that of the largest unchanged logit. */
 function takesLargest({settings, newIds}: Row): boolean {
   const {doSample, repetitionPenalty, minNewTokens} = settings;
   return !doSample && repetitionPenalty === 1 && newIds.length >= minNewTokens;
 }
 
-/** A row's next token from its logits, which are changed. */
+/** Chooses a row's next token from its logits, which it changes. */
 function chooseToken({index, ids, newIds, settings, random}: Row, scores: Float32Array): number {
   assertFiniteLogits(scores, index);
   processLogits(scores, {ids, newTokens: newIds.length}, settings);
   return settings.doSample ? sampleCategorical(scores, random) : argMax(scores);
 }
 
-/** Gives a row its next token; returns the text this made certain. */
+/** Appends a row's next token. Returns the text that became certain. */
 function advance(row: Row, id: number): string {
   const {settings, streamer} = row;
   row.ids.push(id);
@@ -309,7 +310,7 @@ function assertPrompt(ids: number[], index: number, {config: {vocabSize}}: Gener
   );
 }
 
-/** How many tokens a prompt of that length may get. */
+/** Returns the number of tokens that a prompt of this length may get. */
 function roomFor(
   promptLength: number,
   index: number,

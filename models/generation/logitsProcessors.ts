@@ -1,21 +1,21 @@
 import type {ResolvedGenerationConfig} from '../generationConfig.ts';
 
 /**
- * Steps from a row of logits to the row that the next token is chosen from, as transformers' logits processors
- * define them. Each changes `scores` `[vocab]` in place; a token that is ruled out becomes −∞.
+ * Transformers' logits processors, the steps from a row of logits to the row that the next token is chosen from. Each
+ * changes `scores` `[vocab]` in place; an excluded token becomes −∞.
  */
 
-/** What one row of the batch has seen, as far as the processors look. */
+/** History of one row of the batch, as far as the processors need it. */
 export interface RowHistory {
   /** Tokens of the prompt (without padding) and those generated so far. */
   ids: readonly number[];
-  /** How many of `ids` were generated. */
+  /** Number of generated tokens in `ids`. */
   newTokens: number;
 }
 
 /**
- * Runs the processors that a generation asks for, in the order of transformers: repetition penalty, minimum
- * length, and when sampling temperature, top-k, top-p, min-p.
+ * Runs the processors that the settings need, in the order of transformers: repetition penalty, minimum length, and
+ * when sampling: temperature, top-k, top-p, min-p.
  */
 export function processLogits(
   scores: Float32Array,
@@ -32,8 +32,8 @@ export function processLogits(
 }
 
 /**
- * Makes every token of `ids` less likely, once however often it occurs: a positive logit is divided by `penalty`,
- * a negative one multiplied. Keskar et al. 2019 (CTRL).
+ * Makes every token of `ids` less likely, by the same amount however often it occurs: a positive logit is divided by
+ * `penalty`, a negative one multiplied. Keskar et al. 2019 (CTRL).
  */
 export function penalizeRepetition(scores: Float32Array, ids: Iterable<number>, penalty: number): void {
   const divisor = Math.fround(penalty);
@@ -42,7 +42,7 @@ export function penalizeRepetition(scores: Float32Array, ids: Iterable<number>, 
   }
 }
 
-/** Rules tokens out. */
+/** Excludes tokens. */
 export function suppressTokens(scores: Float32Array, ids: Iterable<number>): void {
   for (const id of ids) if (id < scores.length) scores[id] = -Infinity;
 }
@@ -53,7 +53,7 @@ export function applyTemperature(scores: Float32Array, temperature: number): voi
   for (let i = 0; i < scores.length; i++) scores[i] /= divisor;
 }
 
-/** Keeps the `k` largest logits, and all that equal the smallest of these. */
+/** Keeps the `k` largest logits, and any that equal the smallest of them. */
 export function keepTopK(scores: Float32Array, k: number): void {
   if (k >= scores.length) return;
   const threshold = scores.slice().sort()[scores.length - k];
@@ -61,18 +61,18 @@ export function keepTopK(scores: Float32Array, k: number): void {
 }
 
 /**
- * Keeps the fewest likeliest tokens whose probabilities add up to `topP` or more, at least one. Among equals the
- * lower ids stay (in transformers that is left open). Holtzman et al. 2019 (nucleus sampling).
+ * Keeps the smallest set of likeliest tokens, at least one, whose probabilities add up to `topP` or more. Of equal
+ * tokens, the lower ids stay (transformers does not define this). Holtzman et al. 2019 (nucleus sampling).
  */
 export function keepTopP(scores: Float32Array, topP: number): void {
   const ascending = scores.slice().sort();
   const largest = ascending[ascending.length - 1];
   const weights = Float64Array.from(ascending, (score) => Math.exp(score - largest));
   const total = weights.reduce((sum, weight) => sum + weight, 0);
-  // Rounded to float32 where PyTorch rounds, so that a sum which meets the limit falls on the same side.
+  // Rounds to float32 where PyTorch rounds, so that a sum equal to the limit falls on the same side.
   const probabilities = Float32Array.from(weights, (weight) => weight / total);
   const limit = Math.fround(1 - topP);
-  let first = 0; // of the tokens that stay
+  let first = 0; // index of the first token that stays
   let below = probabilities[0];
   while (first < ascending.length - 1 && Math.fround(below) <= limit) {
     first++;
@@ -85,7 +85,7 @@ export function keepTopP(scores: Float32Array, topP: number): void {
   }
 }
 
-/** Keeps the tokens at least `minP` times as likely as the likeliest. Nguyen et al. 2024. */
+/** Keeps the tokens that are at least `minP` times as likely as the likeliest. Nguyen et al. 2024. */
 export function keepMinP(scores: Float32Array, minP: number): void {
   const largest = scores.reduce((a, b) => Math.max(a, b), -Infinity);
   for (let i = 0; i < scores.length; i++) {

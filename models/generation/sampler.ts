@@ -1,20 +1,20 @@
 import seedrandom from 'seedrandom';
 import {TfjsLoraError} from '../../quant/errors.ts';
 
-/** Numbers in [0, 1). */
+/** Returns random numbers in [0, 1). */
 export type RandomSource = () => number;
 
 /**
- * The random numbers of one row of a batch: David Bau's `seedrandom` (ARC4, 53-bit doubles), seeded with
- * `seed/row`, so that what a row draws depends on no other row.
+ * Creates the random numbers of one row of a batch: David Bau's `seedrandom` (ARC4, 53-bit doubles), seeded with
+ * `seed/row`, so that a row's numbers do not depend on other rows.
  *
- * @param seed default: one drawn from `Math.random`
+ * @param seed seed of the whole batch, by default one from `Math.random`
  */
 export function createRandomSource(seed?: number | string, row = 0): RandomSource {
   return seedrandom(`${seed ?? Math.random()}/${row}`);
 }
 
-/** The index of the largest value; of equals, the first. */
+/** Returns the index of the largest value, the first one among equals. */
 export function argMax(scores: Float32Array): number {
   let best = 0;
   for (let i = 1; i < scores.length; i++) if (scores[i] > scores[best]) best = i;
@@ -25,7 +25,7 @@ export function argMax(scores: Float32Array): number {
 export function sampleCategorical(scores: Float32Array, random: RandomSource): number {
   const likeliest = argMax(scores);
   const largest = scores[likeliest];
-  if (largest === Infinity) return likeliest; // a tiny temperature leaves no other
+  if (largest === Infinity) return likeliest; // a tiny temperature leaves no other token
   let total = 0;
   for (const score of scores) total += Math.exp(score - largest);
   let remaining = random() * total;
@@ -36,7 +36,7 @@ export function sampleCategorical(scores: Float32Array, random: RandomSource): n
     remaining -= Math.exp(scores[i] - largest);
     if (remaining < 0) break;
   }
-  return last; // rounding may leave a trace of `remaining` after the last token
+  return last; // rounding may leave some of `remaining` after the last token
 }
 
 /**
@@ -51,9 +51,9 @@ export function assertFiniteLogits(scores: Float32Array, row: number): void {
 }
 
 /**
- * A token that `greedyChoice` chose for a row.
+ * Returns the token that `greedyChoice` chose for a row.
  *
- * @throws TfjsLoraError `NON_FINITE` where it says that a logit is NaN or infinite
+ * @throws TfjsLoraError `NON_FINITE` when the choice reports a logit that is NaN or infinite
  */
 export function finiteChoice(choice: number, row: number): number {
   if (choice < 0) throw notFinite(row, -1 - choice, 'NaN or infinity');

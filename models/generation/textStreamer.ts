@@ -1,28 +1,28 @@
 import type {Tokenizer} from '../tokenizer.ts';
 
 export interface TextStreamerOptions {
-  /** Ids before the first pushed one: some tokenizers decode a token differently at the start of a text. */
+  /** Ids before the first pushed one, because some tokenizers decode a token differently at the start of a text. */
   promptIds?: readonly number[];
-  /** Text ends before the first of these that it would contain. */
+  /** Strings that end the text. It stops before the first of them that it would contain. */
   stopStrings?: readonly string[];
 }
 
 /**
- * Turns token ids into text as they come. The pieces join up to the text of the whole: a piece never ends inside
- * a character, and is never taken back. Special tokens are left out.
+ * Turns token ids into text as they arrive. The pieces add up to the whole text: a piece never ends inside a character,
+ * and is never taken back. Special tokens are left out.
  */
 export class TextStreamer {
-  /** All text given out so far. */
+  /** All text returned so far. */
   text = '';
-  /** Whether a stop string was reached; nothing more comes out. */
+  /** Whether a stop string was reached, after which there is no more text. */
   isStopped = false;
 
-  /** Ids still needed for context, then ids whose text has not been taken over into `pending`. */
+  /** Ids still needed for context, then ids whose text is not yet in `pending`. */
   private ids: number[];
-  /** How many of `ids` are context. */
+  /** Number of context tokens in `ids`. */
   private contextLength: number;
   private contextText: string;
-  /** Decoded, but possibly the start of a stop string. */
+  /** Decoded text that may be the start of a stop string. */
   private pending = '';
   private readonly stopStrings: readonly string[];
 
@@ -36,17 +36,17 @@ export class TextStreamer {
     this.contextText = tokenizer.decode(this.ids);
   }
 
-  /** Takes the next id; returns the text that became certain, possibly none. */
+  /** Adds the next id. Returns the text that became certain, which may be empty. */
   push(id: number): string {
     if (this.isStopped || this.tokenizer.isSpecial(id)) return '';
     this.ids.push(id);
     const text = this.tokenizer.decode(this.ids);
-    // Bytes of an unfinished character decode to U+FFFD: wait for the rest. A token without text is no context.
+    // Bytes of an unfinished character decode to U+FFFD: wait for the rest. A token without text gives no context.
     if (text.endsWith('\uFFFD') || text === this.contextText) return '';
     return this.take(text);
   }
 
-  /** The last of the text, once no more ids come. */
+  /** Returns the rest of the text. Call it after the last id. */
   end(): string {
     const piece = this.take(this.tokenizer.decode(this.ids));
     if (this.isStopped) return piece;
@@ -64,7 +64,7 @@ export class TextStreamer {
     return this.release();
   }
 
-  /** Moves what can no longer become part of a stop string from `pending` to `text`. */
+  /** Moves the text that can no longer become part of a stop string from `pending` to `text`. */
   private release(): string {
     if (this.isStopped) return '';
     const stops = this.stopStrings.map((stop) => this.pending.indexOf(stop)).filter((at) => at >= 0);
@@ -76,7 +76,7 @@ export class TextStreamer {
     return piece;
   }
 
-  /** Length of the longest end of `pending` that starts a stop string. */
+  /** Returns the length of the longest end of `pending` that starts a stop string. */
   private heldBack(): number {
     let longest = 0;
     for (const stop of this.stopStrings) {

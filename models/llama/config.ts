@@ -2,16 +2,16 @@ import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 
-/** A Llama's shape, as `config.json` describes it. */
+/** The shape of a Llama, as `config.json` describes it. */
 export interface LlamaConfig {
   vocabSize: number;
   hiddenSize: number;
   intermediateSize: number;
   numHiddenLayers: number;
   numAttentionHeads: number;
-  /** Default `numAttentionHeads`: no grouping. */
+  /** Number of key and value heads. Default `numAttentionHeads`: no grouping. */
   numKeyValueHeads: number;
-  /** Default `hiddenSize / numAttentionHeads`. */
+  /** Size of a head. Default `hiddenSize / numAttentionHeads`. */
   headDim: number;
   maxPositionEmbeddings: number;
   rmsNormEps: number;
@@ -23,22 +23,22 @@ export interface LlamaConfig {
   mlpBias: boolean;
   /** Probability of dropping an attention weight in training. */
   attentionDropout: number;
-  /** Standard deviation of freshly drawn weights. */
+  /** Standard deviation of random initial weights. */
   initializerRange: number;
   bosTokenId?: number;
   eosTokenId?: number | number[];
   padTokenId?: number;
-  /** What `config.json` held, for writing it back as its source had it. */
+  /** Contents of the `config.json` that was read, so that saving can preserve them. */
   source?: Json;
 }
 
 export type Json = Record<string, unknown>;
 
-/** What a fresh config may leave out. */
+/** Settings that a new config may omit. */
 type Required = 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads';
 export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>;
 
-/** A config with defaults for what it leaves out, checked. */
+/** Checks a config and fills in defaults. */
 export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
   const config: LlamaConfig = {
     numKeyValueHeads: args.numAttentionHeads,
@@ -56,7 +56,7 @@ export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
   return validated(config, 'Llama config');
 }
 
-/** What a family whose configs are Llama's writes and reads as its own name. */
+/** Names that identify a family whose configs have Llama's format. */
 export interface LlamaFamily {
   readonly modelType: string;
   readonly architecture: string;
@@ -65,11 +65,11 @@ export interface LlamaFamily {
 export const LLAMA: LlamaFamily = {modelType: 'llama', architecture: 'LlamaForCausalLM'};
 
 /**
- * Reads a Hugging Face `config.json`: transformers 4 spells the rotary settings `rope_theta` and `rope_scaling`,
- * transformers 5 `rope_parameters`.
+ * Reads a Hugging Face `config.json`. The rotary settings are `rope_theta` and `rope_scaling` in transformers 4,
+ * `rope_parameters` in transformers 5.
  *
  * @param where the file, for messages
- * @param family which one it must be of, if it says so
+ * @param family family that the file must name, if it names one
  * @throws TfjsLoraError `INVALID_CONFIG` naming the key, `UNSUPPORTED` for another family
  */
 export function parseConfig(
@@ -161,7 +161,7 @@ function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
   };
 }
 
-/** Weights of a model of this shape. */
+/** Returns the number of weights in a model of this shape. */
 export function parameterCount(config: LlamaConfig): number {
   const {hiddenSize, headDim, numAttentionHeads: heads, numKeyValueHeads, tieWordEmbeddings} = config;
   const embedding = config.vocabSize * hiddenSize;
@@ -170,13 +170,13 @@ export function parameterCount(config: LlamaConfig): number {
   return embedding * (tieWordEmbeddings ? 1 : 2) + config.numHiddenLayers * block + hiddenSize;
 }
 
-/** The contents of a `config.json`, rotary settings and dtype spelled as the source spelled them. */
+/** Returns the contents of a `config.json`, with rotary settings and dtype spelled as in its source. */
 export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFamily = LLAMA): Json {
   const {source} = config;
   if (source) {
     const {torch_dtype, dtype: _, ...rest} = source;
     const isTied = config.tieWordEmbeddings;
-    if (isTied !== (source.tie_word_embeddings ?? false)) rest.tie_word_embeddings = isTied; // the weights knew better
+    if (isTied !== (source.tie_word_embeddings ?? false)) rest.tie_word_embeddings = isTied; // the weights decide
     if (config.eosTokenId !== undefined) rest.eos_token_id = config.eosTokenId; // a template may have changed it
     return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
   }
@@ -230,7 +230,7 @@ const SIZES = [
   'maxPositionEmbeddings',
 ] as const;
 
-/** @param spell how the source spells a key, for messages */
+/** @param spell returns the source's name of a key, for messages */
 function validated(config: LlamaConfig, where: string, spell = (key: string) => key): LlamaConfig {
   for (const key of SIZES) {
     if (Number.isInteger(config[key]) && config[key] > 0) continue;
@@ -269,7 +269,8 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
   if (config.numAttentionHeads % config.numKeyValueHeads !== 0) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${spell('numKeyValueHeads')}: expected a divisor of ${config.numAttentionHeads} heads, got ${config.numKeyValueHeads}`,
+      `${where} ${spell('numKeyValueHeads')}: expected a divisor of ${config.numAttentionHeads} heads, ` +
+        `got ${config.numKeyValueHeads}`,
     );
   }
   const {attentionDropout} = config;

@@ -17,7 +17,7 @@ export interface DecoderBlockArgs extends LayerArgs {
 }
 
 /**
- * One block of Llama: attention and feed-forward, each behind a norm and beside a residual path.
+ * One block of Llama: attention and feed-forward, each after a norm and with a residual connection.
  * Input and output `[B, T, C]`.
  */
 export class DecoderBlock extends ModuleLayer {

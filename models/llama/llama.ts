@@ -45,7 +45,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   /**
    * @param config see `resolveConfig`
-   * @param storage how the matrices lie in memory
+   * @param storage storage type of the matrices in memory
    */
   constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {
     const {vocabSize, hiddenSize, rmsNormEps: epsilon} = config;
@@ -79,7 +79,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
     assertKnownOptions('forward', options, FORWARD_OPTIONS);
     const {attentionMask, positionIds, rotary, cache, training = false} = options;
-    const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a block run again must drop alike
+    const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a recomputed block must drop the same values
     return tf.tidy(() => {
       const past = cache?.length ?? 0;
       const length = inputIds.shape[1];
@@ -106,7 +106,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
         );
         return this.norm.apply(hidden) as tf.Tensor3D; // [B, 1, C]
       }
-      // A bias of T×S numbers is made once for all blocks, unless the kernel knows the mask by itself.
+      // A bias of T×S numbers is made once for all blocks, unless the kernel derives the mask itself.
       const isInKernel = hasKernel(attentionOp);
       const mask = isInKernel ? segments : causalBias(length, past + length, attentionMask);
       for (const block of this.blocks) {
@@ -115,7 +115,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
           return block.apply(x, {rotary: {cos, sin}, ...hidden, cache, training, seed}) as tf.Tensor;
         };
         const constants = mask ? [cos, sin, mask] : [cos, sin];
-        const isLast = block === this.blocks.at(-1); // backward would run it again at once: nothing is saved by that
+        const isLast = block === this.blocks.at(-1); // backward would recompute it immediately, which saves nothing
         hidden =
           training && this.gradientCheckpointing && !isLast
             ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
@@ -129,7 +129,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     });
   }
 
-  /** See `DecodedModel`. */
+  /** Starts a chain of greedy passes; see `DecodedModel`. */
   startChain(cache: KeyValueCache, {cos, sin}: RotaryTables, segments?: tf.Tensor2D): TokenChain | undefined {
     const {embed_tokens, norm, lm_head} = this;
     const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
@@ -144,14 +144,14 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], options);
   }
 
-  /** The blocks as `decodeStack` takes them, if they are so plain: found out once for a cache, whose model stays as it is. */
+  /** Returns the blocks for `decodeStack`, if they are plain enough. This is found out once per cache. */
   private decodedStack(cache: KeyValueCache): StackBlock[] | undefined {
     if (!hasKernel(decodeStackOp)) return undefined;
     if (!this.stacks.has(cache)) this.stacks.set(cache, plainStack(this.blocks, false));
     return this.stacks.get(cache);
   }
 
-  /** The contents of this model's `config.json`. */
+  /** Returns the contents of this model's `config.json`. */
   override formatConfig(dtype: StorageDtype): Json {
     return formatConfig(this.config, dtype, this.constructor as typeof LlamaForCausalLM);
   }

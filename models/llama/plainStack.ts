@@ -14,9 +14,9 @@ import {DecoderBlock} from './decoderBlock.ts';
 type Layer = tf.layers.Layer;
 
 /**
- * The weights of decoder blocks, if the blocks compute just what `decoderStack` does: frozen weights without bias, at most one
- * adapter in force on each, no DoRA, no dropout in this pass, norms that get no gradient, and no layer of a class of its own or
- * with a hook.
+ * Returns the weights of decoder blocks, if the blocks compute exactly what `decoderStack` does: frozen weights without
+ * bias, at most one active adapter on each, no DoRA, no dropout in this pass, norms without gradient, and no subclassed
+ * or hooked layer.
  *
  * @returns undefined if they compute anything else
  */
@@ -53,7 +53,7 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
   };
 }
 
-/** The weight of an output head, if it computes just the product with it; as {@link plainStack}. */
+/** Returns the weight of an output head, if the head only multiplies by it; see {@link plainStack}. */
 export function plainHead(head: Layer): StackProjection | undefined {
   return isOf(head, TiedHead) ? {weight: head.weight.matrix()} : plainProjection(head, false);
 }
@@ -72,7 +72,7 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
   return {weight: weight.matrix(), lora: {a, b, scaling}};
 }
 
-/** Whether a layer is of just that class, and nobody has changed what calling it does. */
+/** Whether a layer is of exactly that class, and its call is not changed. */
 export function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
   const isOwn = (name: string) => Object.hasOwn(layer, name);
   return layer.constructor === of && callHookOf(layer) == null && !isOwn('call') && !isOwn('apply');

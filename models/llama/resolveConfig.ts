@@ -11,7 +11,7 @@ import {presets} from './presets.ts';
 
 export type LlamaPreset = keyof typeof presets;
 
-/** A whole config from a preset's name, from our own keys, or from the contents of a `config.json`. */
+/** Makes a complete config from a preset's name, from our own keys, or from the contents of a `config.json`. */
 export function resolveConfig(
   source: LlamaPreset | LlamaConfigArgs | Json,
   family?: LlamaFamily,

@@ -3,16 +3,16 @@ import {show} from '../../quant/show.ts';
 import {backtrackingFault} from './backtracking.ts';
 import {parsePattern} from './parsePattern.ts';
 
-/** The parts of a `tokenizer.json` that hold regular expressions. */
+/** The parts of a `tokenizer.json` that contain regular expressions. */
 const SECTIONS = ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'];
 
 /**
- * Refuses a `tokenizer.json` with a regular expression that may run for ages: JavaScript's own engine runs them, over
- * whatever text comes. Those of every widespread tokenizer pass.
+ * Refuses a `tokenizer.json` with a regular expression that may run for ages, because JavaScript's own engine runs it
+ * over any text. The expressions of all widely used tokenizers pass.
  *
  * @param path the file, for messages
- * @throws TfjsLoraError `UNSUPPORTED` naming the pattern; `CORRUPT_FILE` for one that is neither text nor expression, which
- *   would be ignored
+ * @throws TfjsLoraError `UNSUPPORTED` naming the pattern; `CORRUPT_FILE` for one that is neither text nor expression,
+ *   which would be ignored
  */
 export function assertTokenizerPatterns(tokenizer: Readonly<Record<string, unknown>>, path: string): void {
   for (const section of SECTIONS) {

@@ -1,21 +1,21 @@
 import type {PatternNode} from './parsePattern.ts';
 
-/** Repetitions that stop this many times after they could are counted as if they had no end. */
+/** A repetition with more optional rounds than this counts as endless. */
 const MANY = 32;
 
-/** Ways through a pattern, loops aside. */
+/** Maximum number of ways through a pattern, without loops. */
 const MAX_WAYS = 10_000;
 
-/** What a backtracking matcher may have to try before it gives up, over a text of n characters: `ways · n^loops`. */
+/** Number of attempts that a backtracking matcher may need to fail on n characters: `ways · n^loops`. */
 interface Effort {
   ways: number;
   loops: number;
 }
 
 /**
- * Why a backtracking matcher, such as JavaScript's own, may need ages for a pattern, or undefined where it never does:
- * where each repetition has one way to go round, and no more than one of them has to be taken back when what follows
- * fails. Sound, not exact: it may find fault with a pattern that does no harm.
+ * Says why a backtracking matcher, such as JavaScript's own, may need ages for a pattern; undefined when it never does,
+ * because each repetition has only one way to repeat, and at most one of them must be undone when the rest fails. The
+ * check is sound but not exact: it may reject a harmless pattern.
  */
 export function backtrackingFault(pattern: PatternNode): string | undefined {
   try {
@@ -30,8 +30,8 @@ export function backtrackingFault(pattern: PatternNode): string | undefined {
 }
 
 /**
- * Whether something repeated without end is repeated without end itself, as in `(a+)+`: a text can be divided among the two
- * in exponentially many ways.
+ * Whether an endless repetition contains another, as in `(a+)+`, so that a text can be divided between the two in
+ * exponentially many ways.
  */
 export function hasNestedRepetition(pattern: PatternNode): boolean {
   if (pattern.kind === 'repeat' && pattern.max === Number.POSITIVE_INFINITY && isLoop(pattern.body))
@@ -39,7 +39,7 @@ export function hasNestedRepetition(pattern: PatternNode): boolean {
   return partsOf(pattern).some(hasNestedRepetition);
 }
 
-/** Whether a node may be a repetition without end and nothing beside. */
+/** Whether a node may consist only of an endless repetition. */
 function isLoop(node: PatternNode): boolean {
   if (node.kind === 'repeat') return node.max === Number.POSITIVE_INFINITY || isLoop(node.body);
   if (node.kind === 'choice') return node.branches.some(isLoop);
@@ -55,10 +55,10 @@ function partsOf(node: PatternNode): readonly PatternNode[] {
   return 'body' in node ? [node.body] : [];
 }
 
-/** A repetition of what can be matched in several ways. */
+/** The error for a repetition whose body matches in several ways. */
 class Branching extends Error {}
 
-/** @param isLast nothing follows that may fail: the first way that is found is kept */
+/** @param isLast whether nothing follows that may fail, so that the first match is kept */
 function effortOf(node: PatternNode, isLast: boolean): Effort {
   switch (node.kind) {
     case 'set':
@@ -66,7 +66,7 @@ function effortOf(node: PatternNode, isLast: boolean): Effort {
       return {ways: 1, loops: 0};
     case 'look':
     case 'atomic':
-      return effortOf(node.body, true); // whatever follows, what it found first is kept
+      return effortOf(node.body, true); // its first match is kept whatever follows
     case 'choice': {
       const efforts = node.branches.map((branch) => effortOf(branch, isLast));
       return {
@@ -103,7 +103,7 @@ function effortOfRepeat({body, min, max}: PatternNode & {kind: 'repeat'}, isLast
   return max - min > MANY ? {ways: 1, loops: 1} : {ways: max - min + 1, loops: 0};
 }
 
-/** Whether a node matches the empty text wherever it stands. */
+/** Whether a node matches the empty text everywhere. */
 function isEmptyable(node: PatternNode): boolean {
   switch (node.kind) {
     case 'set':

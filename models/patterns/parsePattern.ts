@@ -1,4 +1,4 @@
-/** A regular expression, parsed. */
+/** A parsed regular expression. */
 export type PatternNode =
   /** One character. */
   | {readonly kind: 'set'; readonly has: (codePoint: number) => boolean}
@@ -13,21 +13,21 @@ export type PatternNode =
       readonly lazy: boolean;
     }
   | {readonly kind: 'look'; readonly body: PatternNode; readonly behind: boolean; readonly negated: boolean}
-  /** Keeps the first way in which its body matches: `(?>…)`, and what a possessive quantifier repeats. */
+  /** Keeps the first match of its body: `(?>…)`, or a possessive repetition. */
   | {readonly kind: 'atomic'; readonly body: PatternNode}
-  /** A place between characters: `^`, `\b`. */
+  /** A condition on the place between two characters: `^`, `\b`. */
   | {readonly kind: 'place'; readonly holds: (text: readonly number[], at: number) => boolean};
 
 /**
- * `python`: the `re` module. `oniguruma`: what the Rust tokenizers read, parsed for its structure alone: its sets accept
- * any character.
+ * Syntax of a pattern. `python` is that of the `re` module. `oniguruma` is that of the Rust tokenizers, of which only
+ * the structure is parsed: sets accept any character.
  */
 export type PatternSyntax = 'python' | 'oniguruma';
 
-/** Groups within groups: deeper patterns are refused. */
+/** Maximum nesting of groups. */
 const MAX_NESTING = 50;
 
-/** The largest count of a repetition. */
+/** Maximum count of a repetition. */
 const MAX_COUNT = 65_535;
 
 interface Flags {
@@ -43,7 +43,7 @@ const FLAG_LETTERS = {i: 'ignoreCase', m: 'multiline', s: 'dotAll', x: 'verbose'
 /**
  * Parses a pattern.
  *
- * @throws SyntaxError naming what cannot be read, or what is no regular language (references to groups), and where
+ * @throws SyntaxError naming what cannot be parsed, or is not a regular language (references to groups), and where
  */
 export function parsePattern(source: string, syntax: PatternSyntax): PatternNode {
   return new PatternParser(source, syntax).parse();
@@ -128,7 +128,7 @@ class PatternParser {
     if (this.take('?')) return {min: 0, max: 1};
     const [whole, least, comma, most] =
       /^\{(\d*)(,?)(\d*)\}/.exec(this.source.slice(this.at, this.at + 40)) ?? [];
-    if (whole === undefined || whole === '{}') return undefined; // a brace like any other character
+    if (whole === undefined || whole === '{}') return undefined; // an ordinary brace
     this.at += whole.length;
     const min = Number(least);
     const max = comma === '' ? min : most === '' ? Number.POSITIVE_INFINITY : Number(most);
@@ -171,7 +171,7 @@ class PatternParser {
     return wrap(body);
   }
 
-  /** Reads what follows the parenthesis, and says what becomes of the group. */
+  /** Reads what follows the parenthesis, and returns the function that makes the group from its body. */
   private groupKind(): (body: PatternNode) => PatternNode {
     if (!this.take('?')) return grouped;
     const rest = this.source.slice(this.at, this.at + 200);
@@ -236,7 +236,7 @@ class PatternParser {
     return undefined;
   }
 
-  /** An escape of Oniguruma, of which the structure alone counts: one character, or a refused reference. */
+  /** Parses an escape of Oniguruma, of which only the structure matters: one character, or a refused reference. */
   private structureEscape(letter: string): PatternNode {
     if (/[1-9kg]/.test(letter)) throw this.fault('a reference to a group, which takes more than linear time');
     const braces = /[pPxuo]/.test(letter) ? /^\{[^}]*\}/.exec(this.source.slice(this.at)) : null;
@@ -245,7 +245,7 @@ class PatternParser {
     return set(() => true);
   }
 
-  /** `\d` and the like, or undefined where the letter names no class. */
+  /** Returns the class of `\d` and the like, or undefined when the letter names none. */
   private classEscape(letter: string): ((code: number) => boolean) | undefined {
     const {ascii} = this.flags;
     const found = CLASSES[letter.toLowerCase()]?.(ascii);
@@ -253,7 +253,7 @@ class PatternParser {
     return (code) => !found(code);
   }
 
-  /** The character that an escape stands for. */
+  /** Returns the character that an escape stands for. */
   private codeOfEscape(letter: string): number {
     const control = CONTROLS[letter];
     if (control !== undefined) return control;
@@ -304,7 +304,7 @@ class PatternParser {
     return letter === 'b' ? 8 : (this.classEscape(letter) ?? this.codeOfEscape(letter));
   }
 
-  /** A class of Oniguruma, which may hold classes. */
+  /** Parses a class of Oniguruma, which may contain classes. */
   private structureClass(): PatternNode {
     let depth = 1;
     while (depth > 0) {
@@ -349,7 +349,7 @@ class PatternParser {
 
 const NEWLINE = 10;
 
-/** A group of its own: what is in it may be repeated, a place too. */
+/** Wraps a node in a group, so that it can be repeated even if it is a place. */
 const grouped = (body: PatternNode): PatternNode => ({kind: 'sequence', parts: [body]});
 
 const CONTROLS: Record<string, number> = {a: 7, f: 12, n: 10, r: 13, t: 9, v: 11};
@@ -369,7 +369,7 @@ const startOf =
   (text, at) =>
     at === 0 || (multiline && text[at - 1] === NEWLINE);
 
-/** `$`: also before a newline that ends the text. */
+/** Makes `$`, which also matches before a newline at the end of the text. */
 const endOf =
   (multiline: boolean): Holds =>
   (text, at) =>
@@ -383,12 +383,12 @@ const tester =
 
 const digitSet = tester(/^\p{Nd}$/u, /^[0-9]$/);
 const wordSet = tester(/^[\p{L}\p{N}_]$/u, /^[a-zA-Z0-9_]$/);
-/** As `str.isspace` of Python. */
+/** Characters of `\s`, as in Python's `str.isspace`. */
 const spaceSet = tester(/^[\p{Zs}\p{Zl}\p{Zp}\t-\r\x1c-\x1f\x85]$/u, /^[ \t-\r]$/);
 
 const CLASSES: Record<string, typeof digitSet> = {d: digitSet, s: spaceSet, w: wordSet};
 
-/** A character and those that differ from it in case alone. */
+/** Returns a character and those that differ from it only in case. */
 function casesOf(code: number): number[] {
   const text = String.fromCodePoint(code);
   const single = [text.toLowerCase(), text.toUpperCase()].filter((other) => [...other].length === 1);

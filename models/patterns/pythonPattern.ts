@@ -3,10 +3,10 @@ import {show} from '../../quant/show.ts';
 import {hasNestedRepetition} from './backtracking.ts';
 import {type PatternNode, parsePattern} from './parsePattern.ts';
 
-/** Patterns of more parts, repetitions written out, are refused. */
+/** Maximum number of parts of a pattern, with repetitions written out. */
 const MAX_PARTS = 10_000;
 
-/** A step of a compiled pattern; numbers are indices of steps. */
+/** A step of a compiled pattern. Numbers are indices of steps. */
 type Step =
   | {readonly op: 'set'; readonly has: (codePoint: number) => boolean}
   | {readonly op: 'place'; readonly holds: (text: readonly number[], at: number) => boolean}
@@ -19,21 +19,21 @@ type Step =
 type Program = readonly Step[];
 
 /**
- * A regular expression of Python's `re`, which configs of PEFT and transformers hold. Such a file may come from anyone:
- * where a backtracking matcher, JavaScript's own too, can take longer than the universe lasts, this one visits each place
- * of the pattern at each place of the text once.
+ * A regular expression of Python's `re`, as in configs of PEFT and transformers. These files are not trusted: a
+ * backtracking matcher, such as JavaScript's own, can take longer than the universe lasts. This one visits each place
+ * of the pattern at each place of the text at most once.
  *
- * Everything of `re` is understood but references to groups, which no matcher does in such time: flags (`(?i)`), named
- * groups, `\A` and `\Z`, looking ahead and behind, atomic groups and possessive quantifiers.
+ * It supports all of `re` except references to groups, which no matcher can do in such time: flags (`(?i)`), named
+ * groups, `\A` and `\Z`, lookahead and lookbehind, atomic groups and possessive quantifiers.
  */
 export class PythonPattern {
-  /** Whether Python, which tries one way after the other, may never end with it; see {@link hasNestedRepetition}. */
+  /** Whether Python, which backtracks, may never finish with it; see {@link hasNestedRepetition}. */
   readonly nestsRepetition: boolean;
   private readonly program: Program;
 
   /**
-   * @param where names the pattern's place in messages
-   * @throws TfjsLoraError `INVALID_ARGUMENT` naming what cannot be read
+   * @param where place of the pattern, for messages
+   * @throws TfjsLoraError `INVALID_ARGUMENT` naming what cannot be parsed
    */
   constructor(
     readonly source: string,
@@ -53,13 +53,13 @@ export class PythonPattern {
     }
   }
 
-  /** Whether it matches the whole text: `re.fullmatch`. */
+  /** Whether the pattern matches the whole text, as `re.fullmatch`. */
   fullMatch(text: string): boolean {
     const codes = codesOf(text);
     return new Matcher(codes).run(this.program, 0, codes.length) !== undefined;
   }
 
-  /** Whether it matches from the text's start: `re.match`. */
+  /** Whether the pattern matches at the start of the text, as `re.match`. */
   match(text: string): boolean {
     return new Matcher(codesOf(text)).run(this.program, 0) !== undefined;
   }
@@ -146,13 +146,13 @@ function pushSplit(steps: Step[]): Step & {op: 'split'} {
   return split;
 }
 
-/** Where a repetition goes: greedy, in again before out. */
+/** Sets the two ways of a repetition. A greedy one repeats before it leaves. */
 function leave(split: Step & {op: 'split'}, inside: number, outside: number, lazy: boolean): void {
   split.first = lazy ? outside : inside;
   split.second = lazy ? inside : outside;
 }
 
-/** Characters that a node takes, always as many: Python looks behind at no other. */
+/** Returns the number of characters a node takes, which must be fixed: Python's lookbehind requires it. */
 function widthOf(node: PatternNode): number {
   const variable = () => new SyntaxError('a look behind at a text of no fixed length');
   switch (node.kind) {
@@ -178,17 +178,17 @@ function widthOf(node: PatternNode): number {
 
 /** Matches programs against one text. */
 class Matcher {
-  /** By program: the end that it found from a place, for what looks around and for atomic groups. */
+  /** The ends that programs found from a place, for lookaround and atomic groups. */
   private readonly found = new Map<Program, Map<number, number | undefined>>();
 
   constructor(private readonly text: readonly number[]) {}
 
   /**
-   * The end of the first match from `start`, in the order in which Python tries them.
+   * Returns the end of the first match from `start`, in the order in which Python tries them.
    *
    * A step that failed at a place fails there whatever led to it, so none is tried twice.
    *
-   * @param end where the match must end; anywhere by default
+   * @param end place where the match must end, by default anywhere
    */
   run(program: Program, start: number, end?: number): number | undefined {
     const tried = new Uint8Array(program.length * (this.text.length + 1));
@@ -219,7 +219,7 @@ class Matcher {
     return undefined;
   }
 
-  /** The place after a step that takes one way only, or undefined where it fails. */
+  /** Returns the place after a step without alternatives, or undefined when it fails. */
   private advance(step: Exclude<Step, {op: 'end' | 'jump' | 'split'}>, at: number): number | undefined {
     switch (step.op) {
       case 'set':

@@ -14,20 +14,20 @@ import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './adapterFiles.
 import {AdapterSet} from './adapterSet.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 
-/** A model whose linear layers can be quantized and carry low-rank adapters: LoRA and QLoRA. */
+/** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
 export abstract class AdaptableModel extends ModuleModel {
-  /** `[..., C]` → `[..., vocabSize]`. */
+  /** Output head, `[..., C]` → `[..., vocabSize]`. */
   abstract lm_head: tf.layers.Layer;
-  /** Folder or name the weights came from, for `adapter_config.json`. */
+  /** Folder or name that the weights came from, for `adapter_config.json`. */
   nameOrPath = '';
   private readonly adapterSet = new AdapterSet(this);
 
   /**
-   * Quantizes the linear layers in place, one at a time; those that are quantized stay as they are. Adapters stay on
-   * top, so this turns LoRA into QLoRA.
+   * Quantizes the linear layers in place, one at a time; layers that are already quantized do not change. Adapters
+   * stay, so this turns LoRA into QLoRA.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
-   *   weight; layers before it are quantized then
+   *   weight; the layers before it are then quantized
    */
   async quantize(options: QuantizationOptions | QuantizationType): Promise<this> {
     this.assertChangeable('quantize');
@@ -35,7 +35,7 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
-  /** Gives quantized layers plain weights again, in the type they had before: what the quantized ones stood for. */
+  /** Gives quantized layers plain weights again: the dequantized values, in the dtype the layers had before. */
   dequantize(): this {
     this.assertChangeable('dequantize');
     dequantizeLayers(this);
@@ -43,14 +43,15 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * The trained weights: adapters under their key in a PEFT file
-   * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under the name that model files give them.
+   * Returns the trained weights: adapters under their key in a PEFT file
+   * (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`), others under their name in model
+   * files.
    */
   trainableParameters(): Map<string, tf.Variable> {
     return new Map(this.trained().map(([key, parameter]) => [key, parameter.read()]));
   }
 
-  /** The shapes of {@link trainableParameters}, which a model without memory knows too. */
+  /** Returns the shapes of {@link trainableParameters}, even for a model whose weights are not allocated. */
   trainableShapes(): Map<string, number[]> {
     return new Map(this.trained().map(([key, parameter]) => [key, parameter.shape as number[]]));
   }
@@ -63,7 +64,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Freezes the model and adds a low-rank adapter to its linear layers, the only weights that train from here.
+   * Freezes the model and adds a low-rank adapter to its linear layers; from then on, only adapters train.
    *
    * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
    *   `UNSUPPORTED` for a target that cannot be adapted
@@ -74,29 +75,29 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
-  /** Names of the adapters, in the order they came. */
+  /** Names of the adapters, in the order they were added. */
   get adapterNames(): string[] {
     return this.adapterSet.names;
   }
 
-  /** Names of the adapters in force. */
+  /** Names of the active adapters. */
   get activeAdapters(): string[] {
     return this.adapterSet.active;
   }
 
-  /** Settings an adapter was made with. */
+  /** Returns the options that an adapter was made with. */
   adapterOptions(name?: string): LoRAOptions {
     return this.adapterSet.options(name);
   }
 
-  /** Layers that carry adapters, by name. */
+  /** Returns the layers that have adapters, by name. */
   adaptedLayers(): Map<string, LoRADense> {
     return this.adapterSet.layers();
   }
 
   /**
-   * Puts adapters in force and makes them the trained ones: a name, several, or names with a weight each; all
-   * others rest.
+   * Activates adapters and makes them trainable: one name, several, or names with a weight each. All others become
+   * inactive.
    */
   setAdapter(names: string | string[] | Record<string, number>): this {
     this.assertChangeable('setAdapter');
@@ -111,17 +112,17 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
-  /** Runs `fn` with all adapters resting. */
+  /** Runs `fn` with all adapters inactive. */
   withoutAdapter<R>(fn: () => R): R {
     this.assertUsable();
     return this.adapterSet.without(fn);
   }
 
   /**
-   * Adds the active adapters into the base weights, until {@link unmergeLoRA} restores those bit for bit.
+   * Adds the active adapters to the base weights, until {@link unmergeLoRA} restores these bit for bit.
    *
-   * @throws TfjsLoraError `UNSUPPORTED` for quantized weights unless `dequantize`, which gives the adapted layers plain
-   *   weights in the type they had before they were quantized
+   * @throws TfjsLoraError `UNSUPPORTED` for quantized weights without `dequantize`, which gives the adapted layers
+   *   plain weights in the dtype they had before they were quantized
    */
   mergeLoRA(options?: MergeOptions): this {
     this.assertChangeable('mergeLoRA');
@@ -135,7 +136,7 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
-  /** Merges the active adapters for good, as {@link mergeLoRA}: the layers become plain linear layers again. */
+  /** Merges the active adapters permanently, as {@link mergeLoRA}; the layers become plain linear layers again. */
   fuseLoRA(options?: MergeOptions): this {
     this.assertChangeable('fuseLoRA');
     this.adapterSet.fuse(options);
@@ -145,14 +146,14 @@ export abstract class AdaptableModel extends ModuleModel {
   /**
    * Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`.
    *
-   * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
+   * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
    */
   async saveAdapter(folder: FolderTarget, adapterName?: string): Promise<void> {
     this.assertUsable();
     await saveAdapter(this, this.adapterSet, folder, adapterName);
   }
 
-  /** Loads a PEFT folder as a further adapter and puts it in force; frozen unless `trainable`. */
+  /** Loads a PEFT folder as a new adapter and activates it. It is frozen unless `trainable`. */
   async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
     this.assertChangeable('loadAdapter');
     await loadAdapter(this, this.adapterSet, folder, options);

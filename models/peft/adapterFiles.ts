@@ -22,17 +22,17 @@ import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
 const PICKLED_WEIGHTS = 'adapter_model.bin';
-/** What PEFT puts before a weight's name, and what after the name of a layer whose own weight it means. */
+/** PEFT's prefix of a weight's name, and its suffix of an adapted layer's name for the layer's own weight. */
 const PREFIX = 'base_model.model.';
 const UNDER_ADAPTER = '.base_layer';
 
-/** What an adapter's files need of the model, beside its adapters. */
+/** The part of a model that an adapter's files need, besides its adapters. */
 export interface AdapterFilesModel extends BusyModel {
   readonly nameOrPath: string;
   namedParameters(): Map<string, Parameter>;
 }
 
-/** The weights of one adapter by their key in a PEFT file. */
+/** Returns the weights of one adapter by their key in a PEFT file. */
 function adapterParameters(adapters: AdapterSet, adapterName: string): Map<string, Parameter> {
   const parameters = new Map<string, Parameter>();
   for (const [layerName, layer] of adapters.layers()) {
@@ -44,7 +44,7 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
   return parameters;
 }
 
-/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it; one that was loaded keeps its config. */
+/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. A loaded adapter keeps its config. */
 export async function saveAdapter(
   {nameOrPath}: Pick<AdapterFilesModel, 'nameOrPath'>,
   adapters: AdapterSet,
@@ -86,15 +86,15 @@ function soleAdapter({active, names}: AdapterSet): string {
 }
 
 export interface LoadAdapterOptions {
-  /** Default `default`. */
+  /** Name of the adapter. Default `default`. */
   adapterName?: string;
-  /** Train it on. Default false. */
+  /** Whether to continue training it. Default false. */
   trainable?: boolean;
 }
 const LOAD_ADAPTER_OPTIONS = {adapterName: true, trainable: true} satisfies OptionNames<LoadAdapterOptions>;
 
 /**
- * Loads a PEFT folder; the model is left as it was when anything is wrong. Weights of the model itself in the file, as
+ * Loads a PEFT folder. If anything is wrong, the model does not change. Weights of the model itself in the file, as
  * PEFT adds them for an adapted head, replace the model's where they differ, as in PEFT, and a warning says so.
  */
 export async function loadAdapter(
@@ -125,7 +125,7 @@ export async function loadAdapter(
       assertPlaces(adapters, file, base);
       fill(adapterParameters(adapters, adapterName), file, bytes, base);
     };
-    assertIdle(model, 'loadAdapter'); // again: a training may have begun while the files were read
+    assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read
     adapters.add({...options, adapterName}, write, {config, baseWeights});
     for (const {parameter, value} of changes) parameter.write(value);
     for (const layer of adapters.layers().values()) {
@@ -139,13 +139,13 @@ export async function loadAdapter(
   }
 }
 
-/** @throws TfjsLoraError `UNSUPPORTED` for a folder that has its weights in PyTorch's older format alone */
+/** @throws TfjsLoraError `UNSUPPORTED` for a folder with weights only in PyTorch's older format */
 async function assertNotPickled(folder: Folder): Promise<void> {
   if ((await folder.has(WEIGHTS)) || !(await folder.has(PICKLED_WEIGHTS))) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `${folder.pathOf(PICKLED_WEIGHTS)}: expected ${WEIGHTS}, got PyTorch's pickled format, which can run code and is not ` +
-      'read here. Convert it, in the folder: python -c "import torch; from safetensors.torch import save_file; ' +
+    `${folder.pathOf(PICKLED_WEIGHTS)}: expected ${WEIGHTS}, got PyTorch's pickled format, which can run code and is ` +
+      'not read here. Convert it, in the folder: python -c "import torch; from safetensors.torch import save_file; ' +
       `w = torch.load('${PICKLED_WEIGHTS}', map_location='cpu', weights_only=True); ` +
       `save_file({k: v.contiguous() for k, v in w.items()}, '${WEIGHTS}', metadata={'format': 'pt'})"`,
   );
@@ -159,8 +159,8 @@ interface BaseChange {
 }
 
 /**
- * The model's own weights that a file holds beside an adapter's, by their key there: `lm_head.base_layer.weight` where
- * the head is adapted, or the embedding and the head when the vocabulary was resized.
+ * Returns the model's own weights in an adapter's file, by their key there: `lm_head.base_layer.weight` when the head
+ * is adapted, or the embedding and the head when the vocabulary was resized.
  */
 function baseParameters(all: Map<string, Parameter>, file: SafetensorsFile): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
@@ -172,7 +172,7 @@ function baseParameters(all: Map<string, Parameter>, file: SafetensorsFile): Map
   return found;
 }
 
-/** Checks that a file names the model's own weights as PEFT does: in a layer that is adapted under the adapter. */
+/** Checks that a file names the model's own weights as PEFT does, which depends on whether their layer is adapted. */
 function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<string, Parameter>): void {
   const adapted = adapters.layers();
   for (const [name, {originalName}] of base) {
@@ -181,7 +181,7 @@ function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<str
   }
 }
 
-/** The value that a file gives a weight of the model, or undefined where it is the one the model has. */
+/** Returns the value that a file has for a weight of the model, or undefined when it equals the model's. */
 async function baseChange(
   name: string,
   parameter: Parameter,
@@ -192,7 +192,7 @@ async function baseChange(
   if (parameter instanceof QuantizedParameter) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where}: expected the adapter's weights alone, got one of the model, which is quantized here. ` +
+      `${where}: expected only the adapter's weights, got one of the model, which is quantized here. ` +
         'Load the model unquantized, or remove the tensor from the file.',
     );
   }
@@ -217,12 +217,12 @@ function warnOfChanges(changes: BaseChange[], file: SafetensorsFile): void {
   if (changes.length === 0) return;
   const names = changes.map(({parameter}) => parameter.originalName).join(', ');
   warn(
-    `adapter ${file.path}: its own ${names} differs from the model's and takes its place, as in PEFT. It stays when the ` +
-      'adapter rests or is deleted: load the model again to have the old one back.',
+    `adapter ${file.path}: its own ${names} differs from the model's and replaces it, as in PEFT. It stays when the ` +
+      'adapter is deactivated or deleted: to restore the old one, load the model again.',
   );
 }
 
-/** Writes an adapter's tensors; `base` are those of the file that are the model's own. */
+/** Fills an adapter's weights from the file. `base` are the tensors of the file that are the model's own. */
 function fill(
   parameters: Map<string, Parameter>,
   file: SafetensorsFile,
@@ -247,7 +247,7 @@ function fill(
       throw new TfjsLoraError(
         'SHAPE_MISMATCH',
         `${where}: expected [${parameter.logicalShape.join(', ')}], got [${info.shape.join(', ')}]. ` +
-          'The adapter was made for another model, or r and rank_pattern are not the file’s.',
+          'The adapter was made for another model, or r and rank_pattern do not match the file.',
       );
     }
     parameter.load(bytes.get(name)!, info.dtype, {where});

@@ -14,9 +14,9 @@ import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
-/** What the files of a loaded adapter held beyond its options, for writing it back. */
+/** Contents of a loaded adapter's files beyond its options, so that saving can preserve them. */
 export interface LoadedFrom {
-  /** `adapter_config.json` as it was. */
+  /** The `adapter_config.json` that was read. */
   config: Record<string, unknown>;
   /** Weights of the model that the adapter replaced, by their key in the file. */
   baseWeights: Map<string, Parameter>;
@@ -24,7 +24,7 @@ export interface LoadedFrom {
 
 const FILE_PREFIX = 'base_model.model.';
 
-/** The adapters of one model: which there are, where they sit, which are in force. */
+/** The adapters of one model: their names and options, their layers, and which are active. */
 export class AdapterSet {
   private readonly optionsByName = new Map<string, LoRAOptions>();
   private readonly filesByName = new Map<string, LoadedFrom>();
@@ -47,7 +47,7 @@ export class AdapterSet {
     return this.optionsByName.get(name) as LoRAOptions;
   }
 
-  /** What an adapter was loaded from; undefined for one that was made here. */
+  /** Returns the contents that an adapter was loaded from; undefined for one that was made here. */
   loadedFrom(name: string): LoadedFrom | undefined {
     this.assertKnown(name);
     return this.filesByName.get(name);
@@ -61,10 +61,10 @@ export class AdapterSet {
   }
 
   /**
-   * Everything is checked before anything changes.
+   * Adds an adapter. Everything is checked before anything changes.
    *
-   * @param fill writes the new adapter's weights; when it throws, the set is as it was
-   * @param loadedFrom what the files of a loaded adapter held
+   * @param fill writes the new adapter's weights; if it throws, the set does not change
+   * @param loadedFrom contents of a loaded adapter's files
    */
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
     assertKnownOptions('applyLoRA', options, LORA_OPTIONS);
@@ -79,13 +79,14 @@ export class AdapterSet {
     if (this.optionsByName.has(adapterName)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter "${adapterName}": expected a new name, got one that exists. deleteAdapter("${adapterName}") or pass adapterName.`,
+        `adapter "${adapterName}": expected a new name, got one that exists. ` +
+          `Call deleteAdapter("${adapterName}") first, or pass adapterName.`,
       );
     }
     if (this.isMerged) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter "${adapterName}": expected unmerged weights. unmergeLoRA() or fuseLoRA() first.`,
+        `adapter "${adapterName}": expected unmerged weights. Call unmergeLoRA() or fuseLoRA() first.`,
       );
     }
     const targets = matchTargets(targetModules, this.candidates(), layersToTransform, {
@@ -94,7 +95,8 @@ export class AdapterSet {
     });
     const argsFor = layerArgs(options);
     const plans = targets.map((name) => ({name, args: argsFor(name)}));
-    if (!loadedFrom) assertPatternsMatch(options, targets); // a file's may name modules of another model: PEFT lets them be
+    // Patterns from a file may name modules of another model, which PEFT allows.
+    if (!loadedFrom) assertPatternsMatch(options, targets);
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
@@ -121,19 +123,19 @@ export class AdapterSet {
     }
   }
 
-  /** Freezes all layers with weights of their own; those around adapters train, or the adapters would not. */
+  /** Freezes all layers with their own weights. Layers around adapters stay trainable, or adapters would not train. */
   private freezeBase(): void {
     for (const layer of this.ownLayers()) layer.trainable = layer.parameters.size === 0;
   }
 
-  /** The model's layers of our kind, but for those that hold adapters, whose weights these decide on. */
+  /** Returns the model's layers of our kind, except adapted ones, which control their own weights. */
   private ownLayers(): ModuleLayer[] {
     return [...walk(this.model.layers)].filter(
       (layer): layer is ModuleLayer => layer instanceof ModuleLayer && !(layer instanceof LoRADense),
     );
   }
 
-  /** Remembers what is in force and what trains; the result puts it back, for the layers there are then. */
+  /** Remembers which adapters are active and what trains. The returned function restores both. */
   private remember(): () => void {
     const layers = [...this.layers().values()].map((layer) => ({
       layer,
@@ -157,7 +159,7 @@ export class AdapterSet {
     if (this.isMerged)
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        'setAdapter: expected unmerged weights. unmergeLoRA() first.',
+        'setAdapter: expected unmerged weights. Call unmergeLoRA() first.',
       );
     const weights = new Map<string, number>(
       typeof names === 'string' || Array.isArray(names)
@@ -183,7 +185,7 @@ export class AdapterSet {
 
   remove(name: string): void {
     this.assertKnown(name);
-    this.unmerge(); // of all layers, or some would keep their update
+    this.unmerge(); // all layers, or some would keep their update
     for (const layer of this.layers().values()) {
       if (!layer.adapters.has(name)) continue;
       layer.removeAdapter(name);
@@ -200,7 +202,7 @@ export class AdapterSet {
     for (const [layer] of before) layer.activeAdapters = [];
     const restore = () => {
       for (const [layer, active] of before) layer.activeAdapters = active;
-      if (merged) this.merge({dequantize: true}); // as it was: a quantized base merges in no other way
+      if (merged) this.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized
     };
     let result: R;
     try {
@@ -220,13 +222,13 @@ export class AdapterSet {
     return [...this.layers().values()].some((layer) => layer.isMerged);
   }
 
-  /** All layers or none. */
+  /** Merges the active adapters in all layers or in none. */
   merge(options?: MergeOptions): void {
     assertKnownOptions('mergeLoRA', options, MERGE_OPTIONS);
     if (this.active.length === 0) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',
-        'mergeLoRA: expected an active adapter, got none. applyLoRA or loadAdapter first.',
+        'mergeLoRA: expected an active adapter, got none. Call applyLoRA or loadAdapter first.',
       );
     }
     try {
@@ -249,8 +251,8 @@ export class AdapterSet {
   }
 
   /**
-   * Turns a weight's name into its key in a file: adapters' as PEFT writes them, without the adapter's name unless
-   * several train at once; others unchanged.
+   * Returns a function from a weight's name to its key in a file. Adapters' keys are as PEFT writes them, with the
+   * adapter's name only when several train together; other names do not change.
    */
   fileKeys(): (name: string) => string {
     const showsAdapter = this.names.length > 1 && this.active.length > 1;
@@ -292,7 +294,7 @@ export class AdapterSet {
   }
 }
 
-/** The settings of a layer by its name: patterns override the common ones, as in PEFT the first that matches. */
+/** Returns the settings of a layer by its name. The first matching pattern overrides the common ones, as in PEFT. */
 function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
   const {rank = 8, alpha = 2 * rank, seed = 0, adapterName = DEFAULT_ADAPTER} = options;
   const [rankOf, alphaOf] = [
@@ -307,7 +309,7 @@ function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
   });
 }
 
-/** @throws TfjsLoraError `UNKNOWN_TARGET` for a pattern that names no adapted layer: its rank or alpha would be lost */
+/** @throws TfjsLoraError `UNKNOWN_TARGET` for a pattern without an adapted layer: its rank or alpha would be lost */
 function assertPatternsMatch(options: LoRAOptions, targets: string[]): void {
   for (const option of ['rankPattern', 'alphaPattern'] as const) {
     for (const [key, value] of Object.entries(options[option] ?? {})) {
@@ -316,14 +318,14 @@ function assertPatternsMatch(options: LoRAOptions, targets: string[]): void {
       const parts = targets.flatMap((name) => [name, name.slice(name.lastIndexOf('.') + 1)]);
       throw new TfjsLoraError(
         'UNKNOWN_TARGET',
-        `LoRA ${option} ${show(key)}: expected the end of an adapted layer's name, or a regular expression for it, got no match. ` +
-          `Nearest: ${nearestNames(key, parts).join(', ')}.`,
+        `LoRA ${option} ${show(key)}: expected the end of an adapted layer's name, or a regular expression for it, ` +
+          `got no match. Nearest: ${nearestNames(key, parts).join(', ')}.`,
       );
     }
   }
 }
 
-/** The value of the first pattern that matches a name or its end. */
+/** Returns the value of the first pattern that matches a name or its end. */
 function patternValues(values: Record<string, number>): (name: string) => number | undefined {
   const patterns = Object.entries(values).map(([key, value]) => {
     return {value, pattern: new PythonPattern(`(?:.*\\.)?(?:${key})$`, `LoRA pattern ${show(key)}`)};

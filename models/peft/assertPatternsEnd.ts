@@ -4,8 +4,8 @@ import {PythonPattern} from '../patterns/pythonPattern.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 
 /**
- * Refuses an adapter with a pattern that repeats a repetition, such as `(a+)+!`: PEFT itself would hang on it, so no
- * adapter that it wrote has one.
+ * Refuses an adapter with a pattern that repeats a repetition, such as `(a+)+!`. PEFT itself would hang on it, so no
+ * adapter from PEFT has one.
  *
  * @param where the adapter's config, for messages
  * @throws TfjsLoraError `INVALID_CONFIG` naming the key and the pattern
@@ -15,7 +15,7 @@ export function assertPatternsEnd(options: LoRAOptions, where: string): void {
     if (!new PythonPattern(pattern, `${where} ${key}`).nestsRepetition) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${key}: expected a regular expression that Python ends with, got ${show(pattern)}, which repeats a ` +
+      `${where} ${key}: expected a regular expression that Python can finish, got ${show(pattern)}, which repeats a ` +
         'repetition. Do not trust this adapter; if you do, write the pattern with one repetition.',
     );
   }

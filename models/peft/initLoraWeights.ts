@@ -9,8 +9,8 @@ const MERGE =
   'in PEFT, call merge_and_unload() on the model that was trained, save_pretrained a folder and load it as the model.';
 
 /**
- * Values of `init_lora_weights` that subtract the first update from the base weight, so that the adapter belongs to
- * the changed base and not to the one in the file; each with the way out. PEFT 0.21, `tuners/lora/layer.py`.
+ * Values of `init_lora_weights` that subtract the initial update from the base weight, so that the adapter belongs to
+ * the changed base and not to the one in the file; each with advice. PEFT 0.21, `tuners/lora/layer.py`.
  */
 const CHANGES_BASE: [pattern: RegExp, advice: string][] = [
   [/^pissa/, `${CONVERT}Or, ${MERGE}`],
@@ -20,14 +20,14 @@ const CHANGES_BASE: [pattern: RegExp, advice: string][] = [
   [/^loftq$/, `No conversion of the adapter exists: ${MERGE}`],
 ];
 
-/** Values that leave the base as it is. True, false and null too: once trained, they are all the same. */
+/** Values that do not change the base. Neither do true, false and null: once trained, they make no difference. */
 const KEEPS_BASE = ['gaussian', 'eva', 'orthogonal', 'mica'];
 
 /**
- * Checks that an adapter's `init_lora_weights` left the base weights alone.
+ * Checks that an adapter's `init_lora_weights` did not change the base weights.
  *
  * @param where the file, for messages
- * @throws TfjsLoraError `UNSUPPORTED` with the way to convert the adapter; `INVALID_CONFIG` for an unknown value
+ * @throws TfjsLoraError `UNSUPPORTED` saying how to convert the adapter; `INVALID_CONFIG` for an unknown value
  */
 export function assertKeepsBase(init: unknown, where: string): void {
   if (init == null || typeof init === 'boolean') return;
@@ -36,7 +36,7 @@ export function assertKeepsBase(init: unknown, where: string): void {
   const advice = CHANGES_BASE.find(([pattern]) => name !== undefined && pattern.test(name))?.[1];
   const got = `${where} init_lora_weights: expected true, false, ${KEEPS_BASE.join(', ')}, got ${show(init)}`;
   if (advice === undefined) {
-    throw new TfjsLoraError('INVALID_CONFIG', `${got}, which PEFT 0.21 does not know either.`);
+    throw new TfjsLoraError('INVALID_CONFIG', `${got}, which PEFT 0.21 does not support either.`);
   }
   throw new TfjsLoraError(
     'UNSUPPORTED',

@@ -3,23 +3,23 @@ import {LORA_FIELDS, type LoRAAdapterArgs, type LoRAField} from '../../layers/lo
 import type {TargetModules} from './targetModules.ts';
 
 export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
-  /** Default 8. */
+  /** Rank of the update. Default 8. */
   rank?: number;
-  /** Default `'all-linear'`. */
+  /** Layers to adapt. Default `'all-linear'`. */
   targetModules?: TargetModules;
   /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
   excludeModules?: string | string[];
-  /** Only these decoder blocks, counted from 0. Default all. */
+  /** Decoder blocks to adapt, counted from 0. Default all. */
   layersToTransform?: number | number[];
-  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
+  /** Name of the list of blocks. Default: the first part of a name that a number follows. */
   layersPattern?: string | string[];
   /** Ranks of single layers, by the end of a name or a regular expression for it. */
   rankPattern?: Record<string, number>;
-  /** Alphas of single layers, likewise. */
+  /** Alphas of single layers, by the end of a name or a regular expression for it. */
   alphaPattern?: Record<string, number>;
-  /** Default `default`. */
+  /** Name of the adapter. Default `default`. */
   adapterName?: string;
-  /** What `adapter_config.json` says the adapter belongs to. Default the model's `nameOrPath`. */
+  /** Base model that `adapter_config.json` names. Default: the model's `nameOrPath`. */
   baseModelNameOrPath?: string;
   /** A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`. */
   layerClass?: LoRADenseClass;
@@ -27,7 +27,7 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   seed?: number;
 }
 
-/** Every option of `applyLoRA`: those of each layer, and which layers they are for. */
+/** Every option of `applyLoRA`: those of each layer, and those that select layers. */
 export const LORA_OPTIONS = {
   ...LORA_FIELDS,
   targetModules: {kind: 'names', peftKey: 'target_modules'},
@@ -41,7 +41,7 @@ export const LORA_OPTIONS = {
   layerClass: {kind: 'other'},
 } as const satisfies {readonly [name in keyof Required<LoRAOptions>]: LoRAField};
 
-/** The options that PEFT's file holds, each under one key of its own. */
+/** The options that PEFT's file stores, each under its own key. */
 export const PEFT_FIELDS = Object.entries<LoRAField>(LORA_OPTIONS).flatMap(([name, field]) =>
   field.peftKey === undefined ? [] : [{name: name as keyof LoRAOptions, key: field.peftKey, ...field}],
 );

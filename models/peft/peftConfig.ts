@@ -7,7 +7,7 @@ import {type LoRAOptions, PEFT_FIELDS} from './loraOptions.ts';
 
 type Json = Record<string, unknown>;
 
-/** Keys of `adapter_config.json` that PEFT writes and that change nothing for a Llama's linear layers. */
+/** Keys of `adapter_config.json` that PEFT writes but that have no effect on a Llama's linear layers. */
 const INERT = new Set([
   'auto_mapping',
   'revision',
@@ -26,7 +26,7 @@ const INERT = new Set([
   'ensure_weight_tying',
 ]);
 
-/** Keys that would change the numbers, and the values that mean they are off. */
+/** Keys that would change the numbers, and the values that turn them off. */
 const MUST_BE_OFF: Record<string, unknown[]> = {
   bias: ['none'],
   lora_bias: [false],
@@ -47,11 +47,11 @@ const MUST_BE_OFF: Record<string, unknown[]> = {
 const READ = new Set([...PEFT_FIELDS.map(({key}) => key), 'init_lora_weights']);
 
 /**
- * Reads a PEFT `adapter_config.json`. Keys nobody knows are ignored with one warning that names them.
+ * Reads a PEFT `adapter_config.json`. Unknown keys are ignored, with one warning that names them.
  *
  * @param where the file, for messages
- * @throws TfjsLoraError `UNSUPPORTED` for another kind of adapter or a feature not built here, `INVALID_CONFIG` for a
- *   missing or impossible key
+ * @throws TfjsLoraError `UNSUPPORTED` for another kind of adapter or a feature that is not implemented,
+ *   `INVALID_CONFIG` for a missing or impossible key
  */
 export function parsePeftConfig(json: Json, where: string): LoRAOptions {
   if (json.peft_type !== 'LORA') {
@@ -67,7 +67,7 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${where} ${key}: expected ${JSON.stringify(off[0])}, got ${show(value)}. ` +
-        'The adapter does more than add low-rank updates, and this is not built here: merge it in PEFT ' +
+        'The adapter does more than add low-rank updates, which is not implemented here: merge it in PEFT ' +
         '(merge_and_unload) and load the merged model.',
     );
   }
@@ -88,7 +88,7 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
   if (options.layersPattern?.length && options.layersToTransform === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} layers_pattern: expected layers_to_transform beside it, got none. PEFT refuses it, too.`,
+      `${where} layers_pattern: expected layers_to_transform beside it, got none. PEFT refuses this too.`,
     );
   }
   return {
@@ -107,7 +107,7 @@ const listOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
 const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
   typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
 
-/** What a file may hold for each kind of setting. */
+/** Checks of the values that a file may have for each kind of setting. */
 const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (value: unknown) => boolean]>> = {
   number: ['a number', isNumber],
   flag: ['true or false', (value) => typeof value === 'boolean'],
@@ -117,7 +117,7 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
   numbers: ['a number for each name', isObjectOf(isNumber)],
 };
 
-/** A setting's value in a file, checked; null is as good as absent, as in PEFT's defaults. */
+/** Reads and checks a setting's value in a file. Null means absent, as in PEFT's defaults. */
 function readField(
   {kind, key, ...field}: (typeof PEFT_FIELDS)[number],
   value: unknown,
@@ -130,14 +130,14 @@ function readField(
 }
 
 /**
- * The contents of an `adapter_config.json`, keys sorted as PEFT sorts them.
+ * Returns the contents of an `adapter_config.json`, with keys sorted as PEFT sorts them.
  *
- * @param layerNames the adapted layers: `all-linear` is written as the list of their last names, as PEFT does
+ * @param layerNames the adapted layers; `all-linear` is written as the list of their names' last parts, as in PEFT
  */
 export function formatPeftConfig(options: LoRAOptions, layerNames: string[], baseModel: string): Json {
   const {targetModules = 'all-linear', rank = 8, init = 'kaiming'} = options;
   const lastNames = new Set(layerNames.map((name) => name.slice(name.lastIndexOf('.') + 1)));
-  // A pattern goes as it is only where PEFT reads it alike: without flags, and not together with layers.
+  // A pattern is written unchanged only if PEFT reads it the same way: without flags, and not together with layers.
   const isPattern = targetModules instanceof RegExp || typeof targetModules === 'string';
   const {source, flags} =
     targetModules instanceof RegExp ? targetModules : {source: targetModules as string, flags: ''};

@@ -2,9 +2,9 @@ import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 
 /**
- * Which layers an adapter goes to, with PEFT's meaning: `'all-linear'` is every linear layer but the output head;
- * a list names layers by their full name or its end (`q_proj`); any other string is a regular expression of
- * Python's `re` that must match the whole name, as a RegExp must.
+ * The layers to adapt, as in PEFT: `'all-linear'` is every linear layer except the output head; a list names layers by
+ * their full name or its end (`q_proj`); any other string is a regular expression of Python's `re`, which must match
+ * the whole name, as a RegExp must.
  */
 export type TargetModules = 'all-linear' | string | string[] | RegExp;
 
@@ -12,7 +12,7 @@ export type TargetModules = 'all-linear' | string | string[] | RegExp;
 export interface TargetCandidates {
   /** Linear layers that can be adapted. */
   linear: string[];
-  /** The output head, which `all-linear` leaves out. */
+  /** The output head, which `all-linear` excludes. */
   head: string;
   /** Layers that cannot be adapted, with the reason. */
   refused: Map<string, string>;
@@ -21,17 +21,17 @@ export interface TargetCandidates {
 export interface TargetOptions {
   /** Layers to leave out: a list of names or their ends, or a regular expression for the whole name. */
   excludeModules?: string | string[];
-  /** Name of the list that holds the blocks. Default: whichever has a number after it first. */
+  /** Name of the list of blocks. Default: the first part of a name that a number follows. */
   layersPattern?: string | string[];
-  /** Accept names in a list that match nothing while another does, as PEFT does. Default false: a name may be mistyped. */
+  /** Whether a list may have names without a match if another matches, as in PEFT. Default false: it may be a typo. */
   allowForeign?: boolean;
 }
 
 /**
- * Names of the linear layers that `targets` selects, in the model's order.
+ * Returns the names of the linear layers that `targets` selects, in the model's order.
  *
- * @param layersToTransform only these decoder blocks, counted from 0; none given or an empty list: all. As in PEFT, a
- *   layer that a list gives by its full name is adapted in any block
+ * @param layersToTransform decoder blocks to adapt, counted from 0; all if omitted or empty. As in PEFT, a layer that a
+ *   list names in full is adapted in any block
  * @throws TfjsLoraError `UNKNOWN_TARGET` when a target matches nothing, `UNSUPPORTED` when it matches a layer that
  *   cannot be adapted
  */
@@ -79,7 +79,7 @@ export function matchTargets(
   );
 }
 
-/** @param known where each exclusion must match one of these, since one that matches none may be mistyped */
+/** @param known names of which each exclusion must match one, because an exclusion without a match may be a typo */
 function exclusion(excluded: TargetOptions['excludeModules'], known?: string[]): (name: string) => boolean {
   if (excluded === undefined || excluded.length === 0) return () => false;
   const isList = Array.isArray(excluded);
@@ -91,7 +91,7 @@ function exclusion(excluded: TargetOptions['excludeModules'], known?: string[]):
   return (name) => tests.some((matches) => matches(name));
 }
 
-/** Whether a layer is in one of the blocks: `model.layers.3.…` is in block 3, a layer outside the stack in none. */
+/** Returns whether a layer is in one of the blocks: `model.layers.3.…` is in block 3, `lm_head` in none. */
 function blockFilter(
   layersToTransform: number | number[] | undefined,
   layersPattern: string | string[] | undefined,
@@ -120,7 +120,7 @@ function nothingLeft(option: string, value: unknown): TfjsLoraError {
 
 const endsWith = (target: string) => (name: string) => name === target || name.endsWith(`.${target}`);
 
-/** Whether a name as a whole matches: a string as Python's `re.fullmatch`; `what` names the option in errors. */
+/** Returns whether a whole name matches, a string as in Python's `re.fullmatch`. `what` is the option, for errors. */
 function fullMatch(pattern: string | RegExp, what: string): (name: string) => boolean {
   if (typeof pattern === 'string') {
     const compiled = new PythonPattern(pattern, what);
@@ -142,7 +142,8 @@ function unknownTarget(
   );
   const advice = isName
     ? `Nearest: ${nearest}.`
-    : `A string is a regular expression for the whole name (${linear[0]}); pass a list for names: ["${nearest.split(',')[0]}"].`;
+    : `A string is a regular expression for the whole name (${linear[0]}); ` +
+      `pass a list for names: ["${nearest.split(',')[0]}"].`;
   return new TfjsLoraError(
     'UNKNOWN_TARGET',
     `LoRA ${option} ${target}: expected a linear layer of the model, got no match. ${advice}`,

@@ -45,7 +45,7 @@ describe("an adapter's patterns", () => {
     const error = await loadEdited({[key]: value}, (load) => errorOf(load));
     expect(error.code).toBe('INVALID_CONFIG');
     expect(error.message).toMatch(
-      new RegExp(`adapter_config.json ${key}: expected a regular expression that Python ends with, got "`),
+      new RegExp(`adapter_config.json ${key}: expected a regular expression that Python can finish, got "`),
     );
   });
 
