@@ -28,7 +28,7 @@ const FILE_PREFIX = 'base_model.model.';
 export class AdapterSet {
   private readonly optionsByName = new Map<string, LoRAOptions>();
   private readonly filesByName = new Map<string, LoadedFrom>();
-  /** What {@link keyOf} gave, without the adapter's name and with it: every step asks for the same. */
+  /** Results of {@link keyOf} without and with the adapter's name, kept because every step needs them. */
   private readonly keys = [new Map<string, string>(), new Map<string, string>()];
 
   constructor(private readonly model: LayeredModel) {}
@@ -333,7 +333,7 @@ function patternValues(values: Record<string, number>): (name: string) => number
   return (name) => patterns.find(({pattern}) => pattern.match(name))?.value;
 }
 
-/** The key of a weight in a file; it names the adapter if there are several. */
+/** Returns the key of a weight in a file, which names the adapter if there are several. */
 function keyOf(name: string, showsAdapter: boolean): string {
   const [, layer, kind, adapter, rest] =
     /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
