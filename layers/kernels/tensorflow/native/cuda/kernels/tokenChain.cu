@@ -204,18 +204,18 @@ __device__ __forceinline__ PartRow partRowOf(const Product& p, int row) {
   return {part, row - first, isA};
 }
 
+__device__ __forceinline__ int bitsOf(Kind kind) { return kind == kFloat32 ? 32 : kind <= kFloat16 ? 16 : kind == kInt8 ? 8 : 4; }
+
 /** Sends for a row's weights, by all threads of a warp. */
-__device__ __forceinline__ void sendFor(const Product& p, int row, const float (*tables)[16]) {
+__device__ __forceinline__ void sendFor(const Product& p, int row) {
   const PartRow at = partRowOf(p, row);
   if (at.part < 0) return;
   const Part& part = p.parts[at.part];
-  withRows(part, at.isA, p.cols, tables, [&](const auto& source) {
-    const int lane = threadIdx.x % 32;
-    const char* from = (const char*)source.address((u32)at.row * p.cols);
-    const char* to = (const char*)source.address((u32)(at.row + 1) * p.cols);
-    for (from += 128 * lane; from < to; from += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-  });
-  if (!at.isA && part.absmaxCodes && threadIdx.x % 32 == 31)
+  const int lane = threadIdx.x % 32, bytes = p.cols / 8 * (at.isA ? 32 : bitsOf(part.kind));
+  const char* from = (at.isA ? (const char*)part.a : (const char*)part.data) + (i64)at.row * bytes;
+#pragma unroll 1
+  for (int i = 128 * lane; i < bytes; i += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+  if (!at.isA && part.absmaxCodes && lane == 31)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(part.absmaxCodes + (((u32)at.row * p.cols) >> part.blockSize)));
 }
 
@@ -246,7 +246,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
   if (threadIdx.x < 32) tables[threadIdx.x / 16][threadIdx.x % 16] = (threadIdx.x < 16 ? kNF4Values : kFP4Values)[threadIdx.x % 16];
   InTransit<Stage>(pass.stages, true).put(&stages[0]);
   __syncthreads();
-  sendFor(stages[0].product, firstRow, tables);
+  sendFor(stages[0].product, firstRow);
   Choice best[BATCH];
 #pragma unroll
   for (int b = 0; b < BATCH; b++) best[b] = Choice::none();
@@ -276,7 +276,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     }
     // The product.
     for (int row = firstRow; row < rows; row += rowStep) {
-      if (row + rowStep < rows) sendFor(p, row + rowStep, tables);
+      if (row + rowStep < rows) sendFor(p, row + rowStep);
       const PartRow at = partRowOf(p, row);
       const Part& part = p.parts[at.part];
       float result[1][BATCH] = {};
@@ -303,7 +303,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     }
     if (s.next == kChoice && p.slots == 0) break;
     arrive(pass.arrived);  // first: it waits for what was sent for before
-    if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow, tables);
+    if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow);
     if (s.next == kAttention) sendForCache(pass, attention, p.batch);
     waitForAll(pass.arrived, seen);
     if (s.next == kAttention) {
