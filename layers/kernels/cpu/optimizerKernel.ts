@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {kernel} from '../kernel.ts';
 import type {OptimizerStep, StepArray} from '../steps/optimizerStep.ts';
 
-/** An optimizer's update as a kernel of the `cpu` backend. */
+/** Makes an optimizer's update a kernel of the `cpu` backend. */
 export function optimizerKernel({op, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
   return kernel(op, 'cpu', ({inputs, attrs, backend}) => {
     const valuesOf = (name: string) => backend.data.get(inputs[name].dataId).values as StepArray;

@@ -4,8 +4,8 @@ import {Blockwise8bitChunks, eachChunk} from './blockwise8bitChunks.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
 /**
- * `AdamW8bitUpdate` (layers/ops/adamW8bitUpdate.ts), rounded where bitsandbytes rounds on CPU, so that its codes are the
- * same: a sum of a product is one rounding there, a fused multiply-add.
+ * `AdamW8bitUpdate` (layers/ops/adamW8bitUpdate.ts), rounded where bitsandbytes rounds on the CPU, so that the codes
+ * are equal: the sum of a number and a product is rounded once there, as a fused multiply-add.
  */
 export const adamW8bitStep: OptimizerStep<AdamWSettings> = {
   op: adamW8bitUpdateOp,

@@ -3,18 +3,18 @@ import {dequantizeBlockwise, quantizeBlockwise} from '../../../quant/blockwise/d
 import {STATE_BLOCK_SIZE} from '../../ops/blockwise8bit.ts';
 import type {StepArray} from './optimizerStep.ts';
 
-/** Values dequantized at a time: what stays in the processor's cache, in whole blocks. */
+/** Number of values dequantized at a time: whole blocks that stay in the processor's cache. */
 const CHUNK = 64 * STATE_BLOCK_SIZE;
 
-/** One 8-bit state of a weight, read and written a chunk at a time. */
+/** An 8-bit state of a weight, read and written a chunk at a time. */
 export class Blockwise8bitChunks {
-  /** The values of the chunk {@link load} read, to be changed in place. */
+  /** The values of the chunk that {@link load} read, to be changed in place. */
   readonly values: Float32Array;
   private readonly map: Float32Array;
   private readonly codes: Uint8Array;
   private readonly nextCodes: Uint8Array;
 
-  /** @param name of the state, for messages */
+  /** @param name the state's name, for messages */
   constructor(
     private readonly name: string,
     signed: boolean,

@@ -3,7 +3,7 @@ import type {LionSettings} from '../../ops/lionUpdate.ts';
 import {Blockwise8bitChunks, eachChunk} from './blockwise8bitChunks.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
-/** `Lion8bitUpdate` (layers/ops/lion8bitUpdate.ts), rounded where bitsandbytes rounds on CPU. */
+/** `Lion8bitUpdate` (layers/ops/lion8bitUpdate.ts), rounded where bitsandbytes rounds on the CPU. */
 export const lion8bitStep: OptimizerStep<LionSettings> = {
   op: lion8bitUpdateOp,
   inputs: ['value', 'gradient', 'momentumCodes', 'momentumAbsmax'],

@@ -1,7 +1,7 @@
 import {type LionSettings, lionUpdateOp} from '../../ops/lionUpdate.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
-/** `LionUpdate` (layers/ops/lionUpdate.ts) in one pass, with the peer's roundings: a sign must not turn on them. */
+/** `LionUpdate` (layers/ops/lionUpdate.ts) in one pass, with the peer's roundings, because they may decide a sign. */
 export const lionStep: OptimizerStep<LionSettings> = {
   op: lionUpdateOp,
   inputs: ['value', 'gradient', 'momentum'],

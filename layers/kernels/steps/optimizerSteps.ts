@@ -4,5 +4,5 @@ import {lion8bitStep} from './lion8bitStep.ts';
 import {lionStep} from './lionStep.ts';
 import type {OptimizerStep} from './optimizerStep.ts';
 
-/** Every optimizer's update that runs over plain arrays. */
+/** All optimizer updates that run over plain arrays. */
 export const OPTIMIZER_STEPS: OptimizerStep[] = [adamW8bitStep, adamWStep, lion8bitStep, lionStep];

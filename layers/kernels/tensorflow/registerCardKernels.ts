@@ -13,8 +13,8 @@ const IN_BFLOAT16 = [decodeStack, decoderStack, decoderStackGrad, greedyChoice, 
 const KERNELS = [optimizerUpdates, ...IN_BFLOAT16];
 
 /**
- * Registers the kernels that only a card has, where its ops run, and of those that multiply, and chains, only where products are in
- * bfloat16; elsewhere takes them away, so that the composed references run. Calling this again is harmless.
+ * Registers the kernels that only a card has if its ops can run, and removes them otherwise, so that the composed
+ * references run. Kernels that multiply, and chains, also need products in bfloat16. Calling this again is harmless.
  */
 export function registerCardKernels(backend: TensorFlowBackend): void {
   const {hasCardOps, products} = settingsOf(backend);

@@ -4,7 +4,7 @@ import {kernel} from '../kernel.ts';
 import {ELEMENT_TYPES, gemmOf, type Operand} from './native/gemm.ts';
 import {offsetOf, type WasmBackend} from './wasmBackend.ts';
 
-/** Attributes of TensorFlow.js's own kernel, which takes matrices in the last two axes and broadcasts the others. */
+/** Attributes of TensorFlow.js's own kernel, which multiplies the last two axes and broadcasts the others. */
 export interface MatMulAttributes {
   transposeA?: boolean;
   transposeB?: boolean;
@@ -13,14 +13,14 @@ export interface MatMulAttributes {
 const batchMatMulOp = op<Tensors<'a' | 'b'>, MatMulAttributes>(tf.BatchMatMul);
 
 /**
- * `BatchMatMul`, in place of the stock kernel, which is fast for a single product without transposes only, and which
+ * `BatchMatMul`. It replaces the stock kernel, which is fast only for a single product without transposes and
  * keeps a copy of each right-hand side.
  */
 export const batchMatMul = kernel(batchMatMulOp, 'wasm', ({inputs, attrs, backend}) =>
   matMul(backend, inputs, attrs),
 );
 
-/** `a · b` as a new tensor. */
+/** Returns `a · b` as a new tensor. */
 export function matMul(
   backend: WasmBackend,
   {a, b}: Tensors<'a' | 'b'>,
@@ -84,14 +84,14 @@ function matrixOf(backend: WasmBackend, tensor: tf.TensorInfo, transposed = fals
     : {rows, cols, batchShape, operand: {offset, row: cols, col: 1, batch: 0}};
 }
 
-/** How far the matrices of a batch are apart, if they are evenly: all there, or one for all. */
+/** Returns the distance between the matrices of a batch if it is constant: all are stored, or one serves all. */
 function uniformStride({rows, cols, batchShape}: Matrices, batch: number): number | undefined {
   const own = tf.util.sizeFromShape(batchShape);
   if (own === batch) return rows * cols;
   return own === 1 ? 0 : undefined;
 }
 
-/** The matrix that broadcasting pairs with number `index` of the output. */
+/** Returns the matrix that broadcasting pairs with matrix `index` of the output. */
 function operandAt({rows, cols, batchShape, operand}: Matrices, outShape: number[], index: number): Operand {
   let own = 0;
   let stride = 1;

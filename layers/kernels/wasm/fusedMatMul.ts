@@ -10,8 +10,8 @@ const fusedMatMulOp = op<
 >(tf._FusedMatMul);
 
 /**
- * `_FusedMatMul`, in place of the stock kernel, which is slow but for one shape and keeps a copy of each right-hand
- * side. TensorFlow.js runs it for dense layers outside of training.
+ * `_FusedMatMul`. It replaces the stock kernel, which is slow for all shapes but one and keeps a copy of each
+ * right-hand side. TensorFlow.js runs it for dense layers outside training.
  */
 export const fusedMatMul = kernel(fusedMatMulOp, 'wasm', ({inputs, attrs, backend}) => {
   const {bias, preluActivationWeights: slopes} = inputs;

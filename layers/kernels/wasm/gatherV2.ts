@@ -7,8 +7,8 @@ import {offsetOf} from './wasmBackend.ts';
 const gatherV2Op = op<Tensors<'x' | 'indices'>, tf.GatherV2Attrs>(tf.GatherV2);
 
 /**
- * `GatherV2`, which the stock backend computes element by element. What is not 32-bit values by int32 indices without
- * batch axes goes to the stock kernel.
+ * `GatherV2`, which the stock backend computes element by element. The stock kernel still runs everything but 32-bit
+ * values by int32 indices without batch axes.
  */
 export const gatherV2 = stockKernel(gatherV2Op, 'wasm', ({inputs, attrs, backend}, stock) => {
   const {x, indices} = inputs;

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {op, type Tensors} from '../../ops/op.ts';
 import {stockKernel} from '../kernel.ts';
 
-/** `Identity`, what `clone` and everything saved for backward goes through, without the stock kernel's copy of the data. */
+/** `Identity`, which `clone` and everything saved for backward uses, without the stock kernel's copy of the data. */
 export const identity = stockKernel(
   op<Tensors<'x'>>(tf.Identity),
   'wasm',

@@ -25,12 +25,12 @@ const KERNELS: tf.KernelConfig[] = [
   unsortedSegmentSum,
 ];
 
-/** Kernels that leave some inputs to the stock kernel, which they are made from. */
+/** Kernels made from the stock kernel, which runs some inputs. */
 const FASTER_KERNELS = [exp, gatherV2, identity, sum];
 
 /**
  * Registers this library's kernels for the `wasm` backend, in place of stock ones of the same name. Import
- * `@tensorflow/tfjs-backend-wasm` before: it registers its own when it loads. Calling this again is harmless.
+ * `@tensorflow/tfjs-backend-wasm` first, because it registers its own when it loads. Calling this again is harmless.
  */
 export function registerWasmKernels(): void {
   for (const kernel of KERNELS) replaceKernel(kernel);

@@ -7,8 +7,8 @@ import {offsetOf} from './wasmBackend.ts';
 const sumOp = op<Tensors<'x'>, tf.SumAttrs>(tf.Sum);
 
 /**
- * `Sum`, which the stock backend does one element at a time, after a transpose unless the last axes are summed. Axes
- * that are not neighbours, and other types than float32, go to the stock kernel.
+ * `Sum`, which the stock backend does one element at a time, after a transpose unless the last axes are summed. The
+ * stock kernel still runs axes that are not neighbours and types other than float32.
  */
 export const sum = stockKernel(sumOp, 'wasm', ({inputs: {x}, attrs, backend}, stock) => {
   const axes = tf.util.parseAxisParam(attrs.axis, x.shape).sort((a, b) => a - b);

@@ -8,7 +8,7 @@ const unsortedSegmentSumOp = op<Tensors<'x' | 'segmentIds'>, {numSegments: numbe
 
 /**
  * `UnsortedSegmentSum`, which the stock backend lacks: `out[segmentIds[i]] += x[i]`. It is the gradient of `gather`.
- * Ids outside the segments are passed over, as the cpu backend does.
+ * Ids outside the segments are skipped, as on the cpu backend.
  */
 export const unsortedSegmentSum = kernel(unsortedSegmentSumOp, 'wasm', ({inputs, attrs, backend}) => {
   const {x, segmentIds} = inputs;

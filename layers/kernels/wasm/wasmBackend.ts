@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 
-/** What these kernels use of TensorFlow.js's wasm backend. */
+/** The parts of TensorFlow.js's wasm backend that these kernels use. */
 export interface WasmBackend extends tf.KernelBackend {
   wasm: {
     HEAPU8: Uint8Array;
@@ -15,12 +15,12 @@ export interface WasmBackend extends tf.KernelBackend {
   makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;
 }
 
-/** The heap that all tensors of the backend lie in. */
+/** Returns the heap that holds all tensors of the backend. */
 export function memoryOf({wasm}: WasmBackend): WebAssembly.Memory {
   return (wasm.wasmMemory ?? wasm.asm.memory) as WebAssembly.Memory;
 }
 
-/** Where a tensor's values begin, in bytes. */
+/** Returns where a tensor's values begin, in bytes. */
 export function offsetOf(backend: WasmBackend, {dataId}: tf.TensorInfo): number {
   return backend.dataIdMap.get(dataId).memoryOffset;
 }

@@ -3,21 +3,26 @@ import {opsKernel} from '../device/opsKernel.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle, type OpAttribute} from '../device/tensorflowBackend.ts';
 
-/** How many scores exist at once (16 MiB of float32): what several passes over them find in the cache. */
+/**
+ * How many scores exist at the same time (16 MiB of float32), so that several passes over them find them in the cache.
+ */
 const SCORES_AT_ONCE = 1 << 22;
-/** On a card (256 MiB): enough work for an op to outlast the start of the next. */
+/** The same on a card (256 MiB): enough work for an op to outlast the start of the next. */
 const SCORES_AT_ONCE_ON_CARD = 1 << 26;
-/** Of the bias of all chunks, on a card (64 MiB). */
+/** The largest bias of all chunks that is kept on a card, in elements (64 MiB). */
 const KEPT_BIAS = 1 << 24;
-/** Of so few (8 MiB) the softmax is kept for backward: a third of its work. */
+/** With at most this many scores (8 MiB), their softmax is kept for backward, which saves a third of its work. */
 const KEPT_SCORES = 1 << 21;
 
-/** Added to the score of a key that is hidden: finite, so that a query that sees nothing gives a number. */
+/** Added to the score of a hidden key: finite, so that a query that sees nothing gives a number. */
 export const HIDDEN = -1e9;
 
 type Attributes = {scale: number; causal: boolean};
 
-/** Sizes of an attention: B sequences, K key-value heads of D, each for G query heads; T queries, the last of S positions. */
+/**
+ * Sizes of an attention: B sequences, K key-value heads of size D, each for G query heads; T queries, the last of S
+ * positions.
+ */
 interface Sizes {
   batch: number;
   groups: number;
@@ -28,7 +33,7 @@ interface Sizes {
   isOnCard: boolean;
 }
 
-/** Heads `from` to `to` of the B · K, and queries `begin` to `end`, which see at most the keys before `visible`. */
+/** Heads `from` to `to` of the B · K, and queries `begin` to `end`, which see only keys before `visible`. */
 interface Chunk {
   from: number;
   to: number;
@@ -38,8 +43,9 @@ interface Chunk {
 }
 
 /**
- * `Attention` (layers/ops/attention.ts) in chunks of heads and queries, so that never more than so many scores exist; of a
- * causal one, keys after the last query of a chunk are left out. Second output, for few scores: their softmax, `[n, G·T, S]`.
+ * `Attention` (layers/ops/attention.ts) in chunks of heads and queries, which bounds the number of scores that exist at
+ * the same time. In a causal one, keys after the last query of a chunk are skipped. Second output, if there are few
+ * scores: their softmax, `[n, G·T, S]`.
  */
 export const attention = opsKernel(attentionOp, (ops, handles, attrs) => {
   const sizes = sizesOf(ops, handles);
@@ -66,7 +72,7 @@ export const attention = opsKernel(attentionOp, (ops, handles, attrs) => {
   return [ops.reshape(ops.concat(byHead, 0), handles.query.shape)];
 });
 
-/** Gradients of query, key and value; the weights of each chunk are made again, unless they were kept. */
+/** Gradients of query, key and value; the weights of each chunk are computed again, unless they were kept. */
 export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attrs) => {
   const sizes = sizesOf(ops, handles);
   if (isFused(ops, sizes)) {
@@ -114,7 +120,7 @@ export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attr
   ];
 });
 
-/** Its rows are whole vectors. */
+/** Whether a fused op runs it: rows must be whole vectors. */
 export const isFused = (ops: Ops, {dim}: {dim: number}): boolean => ops.areFused && dim % 8 === 0;
 
 function attributesOf(ops: Ops, {scale, causal}: Attributes): OpAttribute[] {
@@ -132,13 +138,13 @@ function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean
   return length > 1 && batch * groups * perGroup * length * sourceLength <= KEPT_SCORES;
 }
 
-/** Chunks by head, and of each by query. */
+/** Returns the chunks by head, each divided by query. */
 function chunksOf(
   {batch, groups, perGroup, length, sourceLength, isOnCard}: Sizes,
   causal: boolean,
 ): Chunk[][] {
   const perHead = perGroup * length * sourceLength;
-  // A card is filled by all heads of a few queries, which leave more keys out.
+  // All heads of a few queries keep a card busy, and few queries skip more keys.
   const heads = isOnCard
     ? batch * groups
     : Math.max(1, Math.min(batch * groups, Math.floor(SCORES_AT_ONCE / perHead)));
@@ -160,12 +166,12 @@ function chunksOf(
   );
 }
 
-/** `[0, size)` in parts of `step`. */
+/** Divides `[0, size)` into parts of `step`. */
 function spans(size: number, step: number): [number, number][] {
   return Array.from({length: Math.ceil(size / step)}, (_, i) => [i * step, Math.min((i + 1) * step, size)]);
 }
 
-/** Heads by group: queries `[B·K, G, T, D]`, keys and values `[B·K, S, D]`. */
+/** Groups heads: queries `[B·K, G, T, D]`, keys and values `[B·K, S, D]`. */
 function folded(ops: Ops, handles: Record<string, Handle>, sizes: Sizes): Record<string, Handle> {
   const {batch, groups, perGroup, length, sourceLength, dim} = sizes;
   const byGroup = (name: string) => ops.reshape(handles[name], [batch * groups, perGroup, length, dim]);
@@ -178,25 +184,25 @@ function folded(ops: Ops, handles: Record<string, Handle>, sizes: Sizes): Record
   };
 }
 
-/** `[n, G·c, D]` of `[B·K, G, T, D]` */
+/** Takes a chunk's `[n, G·c, D]` from `[B·K, G, T, D]`. */
 function queriesOf(ops: Ops, x: Handle, {from, to, begin, end}: Chunk, {perGroup, dim}: Sizes): Handle {
   const isWhole = to - from === x.shape[0] && end - begin === x.shape[2];
   const part = isWhole ? x : ops.slice(x, [from, 0, begin, 0], [to - from, -1, end - begin, -1]);
   return ops.reshape(part, [to - from, perGroup * (end - begin), dim]);
 }
 
-/** `[n, s, D]` of `[B·K, S, D]` */
+/** Takes a chunk's `[n, s, D]` from `[B·K, S, D]`. */
 function keysOf(ops: Ops, x: Handle, {from, to, visible}: Chunk): Handle {
   const isWhole = to - from === x.shape[0] && visible === x.shape[1];
   return isWhole ? x : ops.slice(x, [from, 0, 0], [to - from, visible, -1]);
 }
 
-/** `[n, G·c, D]` → `[n, G, c, D]` */
+/** Reshapes `[n, G·c, D]` to `[n, G, c, D]`. */
 function unfolded(ops: Ops, x: Handle, {from, to, begin, end}: Chunk, {perGroup, dim}: Sizes): Handle {
   return ops.reshape(x, [to - from, perGroup, end - begin, dim]);
 }
 
-/** Softmax of the scores of a chunk, `[n, G·c, s]`. */
+/** Returns the softmax of a chunk's scores, `[n, G·c, s]`. */
 function weightsOf(
   ops: Ops,
   query: Handle,
@@ -223,13 +229,16 @@ function weightsOf(
 
 const isOfAllHeads = ({from, to}: Chunk, {batch, groups}: Sizes): boolean => to - from === batch * groups;
 
-/** Whose bias takes the place of whose: on a card all layers use those of all chunks, as long as they are small. */
+/** Names the bias to keep: on a card all layers share those of all chunks, as long as they are small. */
 function biasName({begin}: Chunk, {isOnCard, batch, length, sourceLength}: Sizes): string {
   const isEach = isOnCard && batch * length * sourceLength <= KEPT_BIAS;
   return `Attention bias${isEach ? ` ${begin}` : ''}`;
 }
 
-/** 0 where a query may look, {@link HIDDEN} elsewhere. `[1, 1, c, s]`; with segments `[B, 1, c, s]`, or of some heads `[n, 1, c, s]`. */
+/**
+ * Returns 0 where a query may look, {@link HIDDEN} elsewhere: `[1, 1, c, s]`; with segments `[B, 1, c, s]`, or
+ * `[n, 1, c, s]` for some heads.
+ */
 function biasOf(ops: Ops, segments: Handle | undefined, chunk: Chunk, sizes: Sizes): Handle {
   const {from, to, begin, end, visible} = chunk;
   const {groups, length, sourceLength} = sizes;
@@ -238,7 +247,7 @@ function biasOf(ops: Ops, segments: Handle | undefined, chunk: Chunk, sizes: Siz
   const queryPlaces = ops.reshape(ops.positions(past + begin, past + end), [1, 1, count, 1]);
   let isHidden = ops.one('Greater', [keyPlaces, queryPlaces]); // [1, 1, c, s]
   if (segments) {
-    const numbers = ops.cast(segments, DataType.float32); // exact; a card leaves integers to the host
+    const numbers = ops.cast(segments, DataType.float32); // exact; a card would leave integers to the host
     const heads = () =>
       ops.integers(Array.from({length: to - from}, (_, i) => Math.floor((from + i) / groups)));
     const ofHead = isOfAllHeads(chunk, sizes) ? numbers : ops.gather(numbers, heads()); // [B or n, S]

@@ -6,8 +6,8 @@ import {rotated} from '../elementwise/rotaryEmbedding.ts';
 import {HIDDEN, isFused} from './attention.ts';
 
 /**
- * `DecodeAttention` (layers/ops/decodeAttention.ts): the new position is written into the caches' own memory, and the whole of
- * them is attended to, the room after it hidden: cheaper than a copy of what counts.
+ * `DecodeAttention` (layers/ops/decodeAttention.ts). The new position is written into the caches' own memory. Attention
+ * reads the whole caches and hides the room after the position, which is cheaper than copying the part that counts.
  */
 export const decodeAttention = opsKernel(decodeAttentionOp, (ops, handles, {past, scale}) => {
   const [batch, groups, capacity, dim] = handles.keys.shape;
@@ -44,10 +44,10 @@ export const decodeAttention = opsKernel(decodeAttentionOp, (ops, handles, {past
   ];
 });
 
-/** 0 for the positions up to `past` that the last one may look at, {@link HIDDEN} for the rest. */
+/** Returns 0 for the positions up to `past` that the last one may look at, {@link HIDDEN} for the rest. */
 function biasOf(ops: Ops, segments: Handle | undefined, past: number, capacity: number): Handle {
   if (!segments) return ops.constant([1, 1, capacity], new Float32Array(capacity).fill(HIDDEN, past + 1));
-  const seen = ops.slice(segments, [0, 0], [-1, past + 1]); // positions to come may follow
+  const seen = ops.slice(segments, [0, 0], [-1, past + 1]); // later positions may follow
   const own = ops.slice(segments, [0, past], [-1, 1]); // [B, 1]
   const all = ops.padEnd(seen, [0, capacity - past - 1]); // [B, capacity]
   const isHidden = ops.one('LogicalOr', [

@@ -4,11 +4,11 @@ import {DataType, type TensorEntry, type TensorFlowBackend} from './tensorflowBa
 const moved = new WeakSet<TensorEntry>();
 
 /**
- * Moves packed weights to the card for good. TensorFlow has int32 in the host's memory, and the first op that reads it on the
- * card leaves a second copy there; here the first is given up. Ops on such a weight begin with a bitcast: most that take
- * int32 would fetch it back. On the processor nothing happens.
+ * Moves packed weights to the card permanently. TensorFlow keeps int32 in host memory, and the first op that reads it
+ * on the card leaves a second copy there; this drops the first copy. Ops on such a weight begin with a bitcast, because
+ * most ops that take int32 would fetch it back. On the CPU it does nothing.
  *
- * @param tensors those of int32 are moved, once
+ * @param tensors tensors of which those of int32 are moved, once
  */
 export function keepOnCard(backend: TensorFlowBackend, tensors: object): void {
   if (!backend.isUsingGpuDevice) return;

@@ -2,11 +2,12 @@ import {keptFor} from '../../keptFor.ts';
 import type {Handle, TensorFlowBackend} from './tensorflowBackend.ts';
 
 /**
- * What is made of a tensor once and kept as long as that: for views, which take no memory but an op each.
+ * Makes a value from a tensor once and keeps it as long as the tensor: for views, which take no memory but cost an op
+ * each.
  *
- * @param of freed by the binding, it takes its views along
- * @param name of the view, one of those of `of`
- * @param make gives a handle that nothing else frees
+ * @param of the tensor's handle; when the binding frees it, its views go too
+ * @param name name of the view among those of `of`
+ * @param make returns a handle that nothing else frees
  */
 export function keptView(backend: TensorFlowBackend, of: Handle, name: string, make: () => Handle): Handle {
   const views = viewsOf(backend);
@@ -18,7 +19,7 @@ export function keptView(backend: TensorFlowBackend, of: Handle, name: string, m
   return view;
 }
 
-/** Of each handle by its id: they go when the binding frees it. */
+/** The views of each handle, by its id, freed when the binding frees the handle. */
 const viewsOf = keptFor((backend: TensorFlowBackend) => {
   const {binding} = backend;
   const views = new Map<number, Map<string, Handle>>();
@@ -29,6 +30,6 @@ const viewsOf = keptFor((backend: TensorFlowBackend) => {
     views.delete(id);
     for (const view of own.values()) binding.deleteTensor(view.id);
   };
-  backend.binding = Object.create(binding, {deleteTensor: {value: deleteTensor}}); // the addon's own cannot be written
+  backend.binding = Object.create(binding, {deleteTensor: {value: deleteTensor}}); // the addon's own property is read-only
   return views;
 });

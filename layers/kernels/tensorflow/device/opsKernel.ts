@@ -5,7 +5,7 @@ import {keepOnCard} from './keepOnCard.ts';
 import {type Handles, type Ops, runOps} from './runOps.ts';
 import type {Handle} from './tensorflowBackend.ts';
 
-/** A kernel that is ops of TensorFlow's own; see {@link runOps}. */
+/** Declares a kernel made of TensorFlow's own ops; see {@link runOps}. */
 export function opsKernel<Inputs extends object, Attributes extends object, Output>(
   op: Op<Inputs, Attributes, Output>,
   run: (ops: Ops, handles: Handles<Inputs>, attrs: Attributes) => KernelResult<Output, Handle>,
@@ -23,7 +23,7 @@ export function opsKernel<Inputs extends object, Attributes extends object, Outp
   });
 }
 
-/** An {@link opsKernel} that reads a packed weight: its tensors of int32 are kept on a card. */
+/** Declares an {@link opsKernel} that reads a packed weight, whose int32 tensors stay on a card. */
 export function weightKernel<Inputs extends object, Attributes extends object, Output>(
   op: Op<Inputs, Attributes, Output>,
   run: (ops: Ops, handles: Handles<Inputs>, attrs: Attributes) => KernelResult<Output, Handle>,

@@ -15,17 +15,18 @@ const TFJS_DTYPES = new Map<number, tf.DataType>([
   [DataType.bool, 'bool'],
 ]);
 
-/** Whether a tensor is of a type that {@link runOps} can give back. */
+/** Whether {@link runOps} can return a tensor of this type. */
 export const isPlain = ({dtype}: tf.TensorInfo): boolean => [...TFJS_DTYPES.values()].includes(dtype);
 
-/** The handles of tensors, by their names or places. */
+/** The handles of tensors, by name or index. */
 export type Handles<Inputs> = {[Name in keyof Inputs]: Handle};
 
 /**
- * Runs TensorFlow's own ops inside a kernel, on handles: the stock backend has no types of 8 and 16 bits, and leaks what it
- * cannot name. What `body` returns becomes tensors; every other handle it made is freed, also when it throws.
+ * Runs TensorFlow's own ops inside a kernel, on handles, because the stock backend has no 8- and 16-bit types and leaks
+ * tensors of types that it cannot name. The handles that `body` returns become tensors; all others it made are freed,
+ * even when it throws.
  *
- * @param inputs of the kernel, by name; the ones `body` gets are borrowed
+ * @param inputs the kernel's inputs, by name; `body` borrows their handles
  */
 export function runOps<Inputs extends object>(
   backend: TensorFlowBackend,
@@ -44,18 +45,18 @@ export function runOps<Inputs extends object>(
   });
 }
 
-/** TensorFlow's ops by their names in lower camel case. Handles they give live until the scope they were made in ends. */
+/** TensorFlow's ops by their names in lower camel case. Their output handles live until the surrounding scope ends. */
 export class Ops {
   private owned: Handle[] = [];
 
   constructor(readonly backend: TensorFlowBackend) {}
 
-  /** Whether the ops of `native/` may be run, on a processor. */
+  /** Whether the CPU ops of `native/` may run. */
   get areFused(): boolean {
     return settingsOf(this.backend).hasFusedOps;
   }
 
-  /** Whether those that processors and cards both have may be run: norms and the optimizer's. */
+  /** Whether the ops that CPUs and cards both have may run: norms and the optimizer's. */
   get areFusedEverywhere(): boolean {
     return this.areFused || settingsOf(this.backend).hasCardOps;
   }
@@ -64,18 +65,18 @@ export class Ops {
     return this.backend.isUsingGpuDevice;
   }
 
-  /** A tensor of the engine's; freeing it is not ours. */
+  /** Returns the handle of a tensor that the engine owns and frees. */
   borrow(info: tf.TensorInfo): Handle {
     const [id] = this.backend.getInputTensorIds([info]);
     return {id, shape: info.shape, dtype: this.backend.tensorMap.get(info.dataId).dtype};
   }
 
-  /** Runs `body` and frees the handles made in it but those it returns, which belong to the scope around it. */
+  /** Runs `body` and frees the handles made in it except the returned one, which belongs to the surrounding scope. */
   scope(body: () => Handle): Handle {
     return this.keepOnly(() => [body()])[0];
   }
 
-  /** {@link scope} for several. */
+  /** {@link scope} for several handles. */
   keepOnly(body: () => Handle[]): Handle[] {
     const outer = this.owned;
     this.owned = [];
@@ -92,20 +93,20 @@ export class Ops {
     }
   }
 
-  /** Frees a handle of the current scope that `next` takes the place of. */
+  /** Frees a handle of the current scope that `next` replaces. */
   replace(previous: Handle | undefined, next: Handle): Handle {
     const at = previous ? this.owned.indexOf(previous) : -1;
     if (at >= 0) this.backend.binding.deleteTensor(this.owned.splice(at, 1)[0].id);
     return next;
   }
 
-  /** Lets a handle of the current scope outlive it; freeing it is the caller's. */
+  /** Lets a handle of the current scope outlive it; the caller must free it. */
   disown(handle: Handle): Handle {
     this.owned.splice(this.owned.lastIndexOf(handle), 1);
     return handle;
   }
 
-  /** Runs any op; types of inputs need not be given as attributes. */
+  /** Runs any op; the types of inputs need not be given as attributes. */
   run(name: string, inputs: Handle[], attributes: OpAttribute[] = [], outputCount = 1): Handle[] {
     const ids = inputs.map(({id}) => id);
     const outputs = this.backend.binding.executeOp(name, attributes, ids, outputCount);
@@ -118,7 +119,7 @@ export class Ops {
     return this.run(name, inputs, attributes)[0];
   }
 
-  /** {@link run} for an op of `native/`, by its name there; `list` is its last input, which may be left out. */
+  /** {@link run} for an op of `native/`, by its name there; `list` is its last input, which is optional. */
   fused(
     name: string,
     inputs: Handle[],
@@ -131,7 +132,7 @@ export class Ops {
     return this.run(`TfjsLora${name}`, [...inputs, ...given], [...attributes, ...count], outputCount);
   }
 
-  /** A constant, whose memory TensorFlow takes over: it must not change. */
+  /** Makes a constant. TensorFlow takes over the memory of `values`, which must not change. */
   constant(shape: number[], values: Float32Array | Int32Array | Uint8Array, dtype?: number): Handle {
     const type = dtype ?? (values instanceof Int32Array ? DataType.int32 : DataType.float32);
     const handle = {id: this.backend.binding.createTensor(shape, type, values), shape, dtype: type};
@@ -139,17 +140,19 @@ export class Ops {
     return handle;
   }
 
-  /** Float32 without elements. */
+  /** Makes a float32 tensor without elements. */
   nothing(): Handle {
     return this.kept('nothing', [0], () => new Float32Array(0));
   }
 
-  /** Float32 of any values. */
+  /** Makes a float32 tensor of arbitrary values. */
   empty(shape: number[]): Handle {
     return this.one('Empty', [this.integers(shape)], [this.typeAttribute('dtype', DataType.float32)]);
   }
 
-  /** For what stays the same from step to step; what does not is a {@link latest} {@link constant}. */
+  /**
+   * Returns a kept scalar for a value that is the same in every step; for others use a {@link latest} {@link constant}.
+   */
   scalar(value: number): Handle {
     return this.kept(`float ${value}`, [], () => Float32Array.of(value));
   }
@@ -158,12 +161,14 @@ export class Ops {
     return this.kept(`${value}`, [], () => Int32Array.of(value));
   }
 
-  /** For shapes, axes and the like: what differs at each call is a {@link constant}. */
+  /**
+   * Returns kept integers for shapes, axes and the like; for values that differ at each call use a {@link constant}.
+   */
   integers(values: number[]): Handle {
     return this.kept(`[${values}]`, [values.length], () => Int32Array.from(values));
   }
 
-  /** `[begin, begin + 1, … end − 1]` in float32, as tensors on a card must be to be compared there. */
+  /** Returns `[begin, begin + 1, … end − 1]` in float32, because a card can compare only float32. */
   positions(begin: number, end: number): Handle {
     const size = 2 ** Math.ceil(Math.log2(end));
     const all = this.kept(`positions ${size}`, [size], () => Float32Array.from({length: size}, (_, i) => i));
@@ -171,7 +176,7 @@ export class Ops {
   }
 
   /**
-   * A small constant is made once for a backend: making it costs half as much as the op that reads it, and bringing it to a
+   * Makes a small constant once per backend. Making it costs half as much as the op that reads it, and bringing it to a
    * card waits for all the work that the card still has.
    */
   private kept(
@@ -188,15 +193,16 @@ export class Ops {
     return handle;
   }
 
-  /** A larger constant, of a name that never stands for another: always kept. */
+  /** Keeps a larger constant permanently; its name must always mean the same values. */
   table(name: string, shape: number[], values: () => Float32Array): Handle {
     return this.kept(name, shape, values, Number.POSITIVE_INFINITY);
   }
 
   /**
-   * What `make` gives, kept until another key is asked for: what all layers of a pass need alike is made by the first.
+   * Keeps the result of `make` until it is called with another key, so that the first layer of a pass makes what all
+   * layers share.
    *
-   * @param key names all that it is made of; handles by their ids, which never return
+   * @param key names everything that the result depends on; handles by their ids, which are never reused
    */
   latest(name: string, key: string, make: () => Handle): Handle {
     const kept = latestOf(this.backend);
@@ -208,7 +214,7 @@ export class Ops {
     return handle;
   }
 
-  /** What `make` gives of `of`, kept as long as that: for views, which take no memory. */
+  /** Keeps a view that `make` makes of `of` as long as `of`; views take no memory. */
   view(of: Handle, name: string, make: () => Handle): Handle {
     return keptView(this.backend, of, name, () => this.disown(this.scope(make)));
   }
@@ -217,7 +223,7 @@ export class Ops {
     return {name, type: this.backend.binding.TF_ATTR_TYPE, value};
   }
 
-  /** A list of numbers: `int` or `float`, as the op declares it. */
+  /** Makes an attribute with a list of numbers: `int` or `float`, as the op declares it. */
   listAttribute(name: string, kind: 'int' | 'float', value: number[]): OpAttribute {
     const {TF_ATTR_INT, TF_ATTR_FLOAT} = this.backend.binding;
     return {name, type: kind === 'int' ? TF_ATTR_INT : TF_ATTR_FLOAT, value};
@@ -235,7 +241,7 @@ export class Ops {
     return {name, type: this.backend.binding.TF_ATTR_INT, value};
   }
 
-  /** Those that are on; the others are TensorFlow's default, and each takes a microsecond to say. */
+  /** Returns the flags that are on; the others are TensorFlow's default, and passing each costs a microsecond. */
   private flags(values: Record<string, boolean>): OpAttribute[] {
     return Object.keys(values)
       .filter((name) => values[name])
@@ -254,12 +260,14 @@ export class Ops {
     return this.one('Mul', [a, b]);
   }
 
-  /** Float to float rounds to nearest, ties to even. */
+  /** Converts to another type; between floats rounds to nearest, ties to even. */
   cast(x: Handle, dtype: number): Handle {
     return x.dtype === dtype ? x : this.one('Cast', [x], [this.typeAttribute('DstT', dtype)]);
   }
 
-  /** The same bytes as another type: to a narrower one adds an axis, to a wider one takes the last away. No copy. */
+  /**
+   * Reads the same bytes as another type, without a copy: a narrower type adds an axis, a wider one removes the last.
+   */
   bitcast(x: Handle, dtype: number): Handle {
     return this.one('Bitcast', [x], [this.typeAttribute('type', dtype)]);
   }
@@ -268,7 +276,7 @@ export class Ops {
     return this.one('Reshape', [x, this.integers(shape)]);
   }
 
-  /** A size of −1 goes to the end of its axis. */
+  /** Slices a tensor; a size of −1 reaches to the end of its axis. */
   slice(x: Handle, begin: number[], size: number[]): Handle {
     return this.one('Slice', [x, this.integers(begin), this.integers(size)]);
   }
@@ -281,20 +289,20 @@ export class Ops {
     return this.one('Pad', [x, paddings]);
   }
 
-  /** Tensors of one shape along a new first axis. */
+  /** Joins tensors of one shape along a new first axis. */
   stack(parts: Handle[]): Handle {
     const type = this.typeAttribute('T', parts[0].dtype);
     const attributes = [this.intAttribute('N', parts.length), type, this.intAttribute('axis', 0)];
     return this.one('Pack', parts, attributes);
   }
 
-  /** What {@link stack} put together. */
+  /** Splits what {@link stack} joined. */
   unstack(x: Handle): Handle[] {
     const [count] = x.shape;
     return this.run('Unpack', [x], [this.intAttribute('num', count), this.intAttribute('axis', 0)], count);
   }
 
-  /** Equal parts along `axis`. */
+  /** Splits a tensor into equal parts along `axis`. */
   split(x: Handle, axis: number, count: number): Handle[] {
     return this.run('Split', [this.integer(axis), x], [this.intAttribute('num_split', count)], count);
   }
@@ -312,12 +320,12 @@ export class Ops {
     );
   }
 
-  /** Slices of `table` along `axis`. */
+  /** Returns slices of `table` along `axis`. */
   gather(table: Handle, indices: Handle, axis = 0): Handle {
     return this.one('GatherV2', [table, indices, this.integer(axis)]);
   }
 
-  /** `keepDims` keeps the summed axis as one of length 1. */
+  /** Sums along `axis`; `keepDims` keeps the summed axis with length 1. */
   sum(x: Handle, axis: number, keepDims = false): Handle {
     return this.one('Sum', [x, this.integers([axis])], this.flags({keep_dims: keepDims}));
   }
@@ -330,19 +338,19 @@ export class Ops {
     return this.one('SelectV2', [condition, yes, no]);
   }
 
-  /** Of two matrices. */
+  /** Multiplies two matrices. */
   matMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
     return this.one('MatMul', [a, b], this.flags({transpose_a: transposeA, transpose_b: transposeB}));
   }
 
-  /** Of the last two axes. */
+  /** Multiplies the matrices in the last two axes. */
   batchMatMul(a: Handle, b: Handle, transposeA = false, transposeB = false): Handle {
     return this.one('BatchMatMulV2', [a, b], this.flags({adj_x: transposeA, adj_y: transposeB}));
   }
 }
 
 const constantsOf = keptFor((_: TensorFlowBackend) => new Map<string, Handle>());
-/** Afterwards constants are made anew: shapes of ever new lengths must not fill the memory. */
+/** Beyond this many, the kept constants are dropped, so that ever new shapes do not fill the memory. */
 const MAX_KEPT = 4096;
 
 const latestOf = keptFor((_: TensorFlowBackend) => new Map<string, {key: string; handle: Handle}>());

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {keptFor} from '../../keptFor.ts';
 
-/** Numbers of TensorFlow's types, `TF_DataType` of its C API. */
+/** Numbers of TensorFlow's types, from `TF_DataType` of its C API. */
 export const DataType = {
   float32: 1,
   int32: 3,
@@ -21,7 +21,7 @@ export interface OpAttribute {
   value: boolean | number | number[] | string;
 }
 
-/** What an op gives: a handle, to be freed by `deleteTensor` and by nothing else. */
+/** An op's output: a handle, which only `deleteTensor` may free. */
 export interface Handle {
   id: number;
   shape: number[];
@@ -36,24 +36,24 @@ export interface TensorFlowBinding {
   readonly TF_ATTR_FLOAT: number;
   readonly TF_ATTR_BOOL: number;
   readonly TF_ATTR_TYPE: number;
-  /** Keeps the array's memory instead of copying it. */
+  /** Makes a tensor that uses the array's memory instead of copying it. */
   createTensor(shape: number[], dtype: number, values: Float32Array | Int32Array | Uint8Array): number;
   deleteTensor(id: number): void;
   executeOp(name: string, attributes: OpAttribute[], inputs: number[], outputCount: number): Handle[];
   getNumOfTensors(): number;
 }
 
-/** A tensor as the backend keeps it. */
+/** The backend's entry for a tensor. */
 export interface TensorEntry {
   shape: number[];
   dtype: number;
-  /** −1 while `values` wait to be handed to TensorFlow. */
+  /** −1 until `values` are passed to TensorFlow. */
   id: number;
   values: tf.BackendValues | null;
   refCount: number;
 }
 
-/** What these kernels use of the backend of tfjs-node. */
+/** The parts of tfjs-node's backend that these kernels use. */
 export interface TensorFlowBackend extends tf.KernelBackend {
   binding: TensorFlowBinding;
   readonly isUsingGpuDevice: boolean;
@@ -69,25 +69,25 @@ export interface TensorFlowBackend extends tf.KernelBackend {
 
 /** How frozen weights of 16 and fewer bits are multiplied. */
 export interface Products {
-  /** What both operands are rounded to. */
+  /** The type that both operands are rounded to. */
   operands: 'float32' | 'bfloat16';
-  /** Whether rounded operands are multiplied as they are; else they are widened again, and summed in float32. */
+  /** Whether rounded operands are multiplied as they are; otherwise they are widened again, and summed in float32. */
   isNative: boolean;
 }
 
-/** How many elements of a weight are widened at once: 64 MiB of float32, on a card 256. */
+/** Returns how many elements of a weight are widened at a time: 64 MiB of float32, on a card 256. */
 export const tileElementsOf = ({isUsingGpuDevice}: TensorFlowBackend): number =>
   isUsingGpuDevice ? 1 << 26 : 1 << 24;
 
-/** How kernels compute on a backend; what is written to it counts. */
+/** How kernels compute on a backend. Changes of these settings take effect. */
 export interface KernelSettings {
-  /** What was last asked for: both kinds of ops below. */
+  /** Whether fused ops of both kinds below were last requested. */
   wantsFusedOps?: boolean;
-  /** Whether the ops of `native/` may be run, on a processor: one for what is else a dozen of TensorFlow's. Default false. */
+  /** Whether the CPU ops of `native/` may run: one instead of a dozen of TensorFlow's. Default false. */
   hasFusedOps: boolean;
-  /** Whether the ops of `native/cuda/` may be run, on a graphics card. Default false. */
+  /** Whether the ops of `native/cuda/` may run on a graphics card. Default false. */
   hasCardOps: boolean;
-  /** Default float32. */
+  /** How products are computed. Default in float32. */
   products: Products;
 }
 

@@ -5,7 +5,10 @@ import {isPlain, runOps} from '../device/runOps.ts';
 
 const reshapeOp = op<Tensors<'x'>, tf.ReshapeAttrs>(tf.Reshape);
 
-/** `Reshape` without a tensor of the shape made and freed at every call: a model of small weights waits for little else. */
+/**
+ * `Reshape` without making and freeing a shape tensor at every call, which takes much of the time of a model of small
+ * weights.
+ */
 export const reshape = stockKernel(reshapeOp, 'tensorflow', ({inputs, attrs, backend}, stock) =>
   isPlain(inputs.x) ? runOps(backend, inputs, (ops, {x}) => [ops.reshape(x, attrs.shape)])[0] : stock(),
 );

@@ -10,7 +10,7 @@ export const rmsNorm = opsKernel(rmsNormOp, (ops, {x, weight}, {epsilon}) => {
   return [ops.mul(ops.mul(x, inverse), weight), inverse];
 });
 
-/** Gradient by `x`: `r · (dy·w − x · r² · mean(dy·w · x))` with r the inverse root. */
+/** Gradient of `x`: `r · (dy·w − x · r² · mean(dy·w · x))` with r the inverse root. */
 export const rmsNormGrad = opsKernel(rmsNormOp.gradient, (ops, {dy, x, weight, extra0: inverse}) => {
   if (ops.areFusedEverywhere) return ops.fused('RMSNormGrad', [dy, x, weight, inverse], [], 1);
   const weighted = ops.mul(dy, weight);

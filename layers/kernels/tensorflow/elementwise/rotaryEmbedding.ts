@@ -3,7 +3,7 @@ import {opsKernel} from '../device/opsKernel.ts';
 import type {Ops} from '../device/runOps.ts';
 import type {Handle} from '../device/tensorflowBackend.ts';
 
-/** Numbers from which a roll takes less than a split and a concatenation. */
+/** From this many numbers on, a roll takes less time than a split and a concatenation. */
 const MANY = 1 << 16;
 
 /** `RotaryEmbedding` (layers/ops/rotaryEmbedding.ts). */
@@ -11,7 +11,7 @@ export const rotaryEmbedding = opsKernel(rotaryEmbeddingOp, (ops, {x, cos, sin})
   ops.areFused ? fused(ops, x, cos, sin, false) : rotated(ops, x, cos, sin),
 );
 
-/** Turns back. */
+/** The inverse rotation. */
 export const rotaryEmbeddingGrad = opsKernel(rotaryEmbeddingOp.gradient, (ops, {dy, cos, sin}) =>
   ops.areFused ? fused(ops, dy, cos, sin, true) : turned(ops, dy, cos, sinesOf(ops, sin, true)),
 );
@@ -21,7 +21,7 @@ function fused(ops: Ops, x: Handle, cos: Handle, sin: Handle, isBack: boolean): 
 }
 
 /**
- * Turns heads by their positions.
+ * Rotates heads by their positions.
  *
  * @param x `[B, H, T, D]`
  * @param cos `[B or 1, 1, T, D/2]`
@@ -31,7 +31,7 @@ export function rotated(ops: Ops, x: Handle, cos: Handle, sin: Handle): Handle {
   return turned(ops, x, cos, sinesOf(ops, sin, false));
 }
 
-/** `[−sin, sin]`, which all layers use; to turn back, the other way round. */
+/** Returns `[−sin, sin]`, which all layers share; for the inverse rotation `[sin, −sin]`. */
 function sinesOf(ops: Ops, sin: Handle, isBack: boolean): Handle {
   return ops.latest(`rotary sines${isBack ? ' back' : ''}`, `${sin.id}`, () => {
     const halves = [ops.one('Neg', [sin]), sin];
@@ -40,7 +40,7 @@ function sinesOf(ops: Ops, sin: Handle, isBack: boolean): Handle {
 }
 
 /**
- * `x · [cos, cos] + swapped(x) · sines`, where the halves of each head are swapped.
+ * Computes `x · [cos, cos] + swapped(x) · sines`, where the halves of each head are swapped.
  *
  * @param sines `[B or 1, 1, T, D]`
  */
@@ -49,7 +49,10 @@ function turned(ops: Ops, x: Handle, cos: Handle, sines: Handle): Handle {
   return ops.add(ops.mul(x, cosines), ops.mul(swapped(ops, x), sines));
 }
 
-/** One op for many heads; for few, starting its threads costs more than two, and on a card it takes longer. */
+/**
+ * Swaps the halves of each head: with one op for many heads; for few, starting its threads costs more than two ops, and
+ * a card is slower.
+ */
 function swapped(ops: Ops, x: Handle): Handle {
   const half = x.shape[3] / 2;
   const size = x.shape.reduce((product, length) => product * length, 1);

@@ -2,7 +2,9 @@ import {softmaxCrossEntropyOp} from '../../../ops/softmaxCrossEntropy.ts';
 import {opsKernel} from '../device/opsKernel.ts';
 import {DataType} from '../device/tensorflowBackend.ts';
 
-/** `SoftmaxCrossEntropy` (layers/ops/softmaxCrossEntropy.ts): TensorFlow has the loss and its gradient as one op. */
+/**
+ * `SoftmaxCrossEntropy` (layers/ops/softmaxCrossEntropy.ts), for which TensorFlow has one op with loss and gradient.
+ */
 export const softmaxCrossEntropy = opsKernel(
   softmaxCrossEntropyOp,
   (ops, {logits, labels}, {ignoreIndex}) => {

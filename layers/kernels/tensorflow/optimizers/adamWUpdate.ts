@@ -4,15 +4,15 @@ import type {Ops} from '../device/runOps.ts';
 import type {Handle} from '../device/tensorflowBackend.ts';
 
 /**
- * `AdamWUpdate` (layers/ops/adamWUpdate.ts). TensorFlow's own Adam is not decoupled and works on variables in place, so it
- * is these ops.
+ * `AdamWUpdate` (layers/ops/adamWUpdate.ts). TensorFlow's own Adam is not decoupled and works on variables in place, so
+ * this uses plain ops.
  */
 export const adamWUpdate = opsKernel(adamWUpdateOp, (ops, {value, gradient, mean, variance}, settings) => {
   const given = [value, gradient, mean, variance];
   return ops.areFusedEverywhere ? fusedAdamW(ops, given, settings) : nextAdamW(ops, given, settings);
 });
 
-/** What differs from step to step: of the root of the variance, of the value, and of the move. */
+/** Returns what changes from step to step: factors of the variance's root, of the value, and of the move. */
 function factorsOf({
   learningRate,
   beta1,
@@ -27,7 +27,7 @@ function factorsOf({
   };
 }
 
-/** The next value, mean and variance of a value, its gradient, mean and variance. */
+/** Returns the next value, mean and variance. */
 export function nextAdamW(
   ops: Ops,
   [value, gradient, mean, variance]: Handle[],
@@ -46,7 +46,7 @@ export function nextAdamW(
   return [ops.sub(decayed, ops.mul(move, changing('rate', rate))), nextMean, nextVariance];
 }
 
-/** In the order of `native/adamw_updates.cc`. */
+/** Returns the factors in the order of `native/adamw_updates.cc`. */
 export function adamWFactors(settings: AdamWSettings): number[] {
   const {beta1, beta2, epsilon} = settings;
   const {correction, decay, rate} = factorsOf(settings);
@@ -54,7 +54,7 @@ export function adamWFactors(settings: AdamWSettings): number[] {
 }
 
 /**
- * One op for several variables.
+ * Updates several variables in one op.
  *
  * @param given value, gradient, mean and variance of each in turn
  * @returns the next value, mean and variance of each in turn

@@ -4,7 +4,7 @@ import type {Handle} from '../device/tensorflowBackend.ts';
 import {fusedAdamW, nextAdamW} from './adamWUpdate.ts';
 import {groupedByShape} from './groupedByShape.ts';
 
-/** `AdamWUpdates` (layers/ops/adamWUpdates.ts): small variables of one shape are updated as one. */
+/** `AdamWUpdates` (layers/ops/adamWUpdates.ts): small variables of one shape are updated as one tensor. */
 export const adamWUpdates = opsKernel(adamWUpdatesOp, (ops, given, settings) => {
   if (ops.areFusedEverywhere) return fusedAdamW(ops, given, settings);
   const results: Handle[] = [];

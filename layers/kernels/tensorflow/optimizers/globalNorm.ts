@@ -2,7 +2,7 @@ import {globalNormOp} from '../../../ops/globalNorm.ts';
 import {opsKernel} from '../device/opsKernel.ts';
 import {groupedByShape} from './groupedByShape.ts';
 
-/** `GlobalNorm` (layers/ops/globalNorm.ts): small tensors of one shape are summed as one. */
+/** `GlobalNorm` (layers/ops/globalNorm.ts): small tensors of one shape are summed as one tensor. */
 export const globalNorm = opsKernel(globalNormOp, (ops, tensors) => {
   if (ops.areFusedEverywhere) return ops.fused('GlobalNorm', [], [], 1, tensors)[0];
   const halves = groupedByShape(tensors).map((places) =>

@@ -1,7 +1,10 @@
 /** Larger tensors are worth an op of their own. */
 const SMALL_SIZE = 1 << 17;
 
-/** Places of small tensors of one shape together, each large one by itself: a small one costs no more than the start of its op. */
+/**
+ * Groups indices of small tensors by shape, each large one alone: computing a small one costs no more than starting its
+ * op.
+ */
 export function groupedByShape(tensors: {shape: number[]}[]): number[][] {
   const groups = new Map<string, number[]>();
   for (const [place, {shape}] of tensors.entries()) {

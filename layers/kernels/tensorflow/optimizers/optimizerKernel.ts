@@ -7,8 +7,8 @@ import {settingsOf} from '../device/tensorflowBackend.ts';
 import {updatesOnCard} from './optimizerUpdates.ts';
 
 /**
- * An optimizer's update, rounded as its peer rounds: on a card by an op of its own, else on the host, where the addon copies the
- * tensors there and back.
+ * An optimizer's update, rounded as its peer rounds: on a card with its own op, otherwise on the host, where the addon
+ * copies the tensors there and back.
  */
 export function optimizerKernel({op, inputs: sources, outputs, run}: OptimizerStep): tf.KernelConfig {
   return kernel(op, 'tensorflow', ({inputs, attrs, backend}) => {

@@ -6,7 +6,7 @@ import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 import {adamWFactors} from './adamWUpdate.ts';
 
-/** Numbers of the rules in `native/cuda/engine.h`, and how many tensors a variable's state has. */
+/** Numbers of the rules in `native/cuda/engine.h`, and the number of tensors in a variable's state. */
 const RULES = {AdamW: [0, 2], AdamW8bit: [1, 4], Lion: [2, 1], Lion8bit: [3, 2]} as const;
 
 /** `OptimizerUpdates` (layers/ops/optimizerUpdates.ts), on a card: one op for all variables. */
@@ -17,8 +17,8 @@ export const optimizerUpdates = opsKernel(optimizerUpdatesOp, (ops, given, {maxN
 });
 
 /**
- * Codes and scales are those of the steps in `layers/kernels/steps`; a state that is not finite is not refused here, where
- * nothing is read.
+ * Updates variables on a card. Codes and scales equal those of the steps in `layers/kernels/steps`; a state that is not
+ * finite is not refused, because nothing is read here.
  *
  * @param given value, gradient and state of each variable in turn
  */
@@ -55,7 +55,7 @@ export function updatesOnCard(
   });
 }
 
-/** In the order in which `native/cuda/kernels/optimizer.cu` reads them. */
+/** Returns the factors in the order in which `native/cuda/kernels/optimizer.cu` reads them. */
 function factorsOf({rule, settings}: OptimizerRule): number[] {
   const {learningRate, beta1, beta2, weightDecay} = settings;
   const keep = 1 - learningRate * weightDecay;
@@ -66,7 +66,7 @@ function factorsOf({rule, settings}: OptimizerRule): number[] {
   return [...shares, Math.sqrt(1 - beta2 ** step), epsilon, keep, -learningRate / (1 - beta1 ** step)];
 }
 
-/** The signed and the unsigned map, each with the codes of its steps, as words. */
+/** Returns the signed and the unsigned map, each with the codes of its steps, as words. */
 function maps(ops: Ops): Handle {
   const parts = [true, false].flatMap((isSigned) => {
     const map = dynamicMap(isSigned);

@@ -9,7 +9,7 @@ export const loraLinear = opsKernel(loraLinearOp, (ops, {base, x, a, b}, {scalin
   ops.add(base, ops.matMul(low(ops, x, a, scaling), b, false, true)),
 );
 
-/** Gradients of `base`, `x`, `a` and `b`; `x · Aᵀ` is made again. */
+/** Gradients of `base`, `x`, `a` and `b`; `x · Aᵀ` is computed again. */
 export const loraLinearGrad = kernel(loraLinearOp.gradient, 'tensorflow', ({inputs, attrs, backend}) => {
   const gradients = runOps(backend, inputs, (ops, {dy, x, a, b}) => {
     const lowGradient = ops.mul(ops.matMul(dy, b), ops.scalar(attrs.scaling)); // [N, rank]
@@ -24,7 +24,7 @@ export const loraLinearGrad = kernel(loraLinearOp.gradient, 'tensorflow', ({inpu
   return [{dataId, shape, dtype}, ...gradients];
 });
 
-/** `scaling · x · Aᵀ`, `[N, rank]` */
+/** Returns `scaling · x · Aᵀ`, `[N, rank]`. */
 function low(ops: Ops, x: Handle, a: Handle, scaling: number): Handle {
   return ops.mul(ops.matMul(x, a, false, true), ops.scalar(scaling));
 }

@@ -15,7 +15,10 @@ import {weightRows} from './weightRows.ts';
 
 type LoRAFormat = StoredFormat & {scaling: number};
 
-/** `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output, where the two are kept apart: `x · Aᵀ`, `[N, rank]`, for backward. */
+/**
+ * `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output, unless the weight is merged: `x · Aᵀ`, `[N, rank]`, for
+ * backward.
+ */
 export const loraMatMul = weightKernel(loraMatMulOp, (ops, {x, a, b, ...tensors}, attrs) => {
   const [count] = x.shape;
   const empty = () => ops.empty([count, attrs.rows]);
@@ -41,7 +44,7 @@ export const loraMatMulGrad = weightKernel(
       const [da, db, low] = ops.fused('LowRankGrad', [dy, x, a, b], [scalingOf(ops, attrs.scaling)], 3);
       return [merged ? ops.matMul(dy, merged) : addLowRank(ops, product(), low, a, 1), da, db];
     }
-    const low = extra0 ?? ops.matMul(x, a, false, true); // where forward kept it
+    const low = extra0 ?? ops.matMul(x, a, false, true); // if forward kept it
     const scaling = ops.scalar(attrs.scaling);
     const lowGradient = merged
       ? ops.mul(ops.matMul(dy, b), scaling)
@@ -52,12 +55,12 @@ export const loraMatMulGrad = weightKernel(
   },
 );
 
-/** Rows are whole vectors. */
+/** Whether a fused op runs it: rows must be whole vectors. */
 function isFused(ops: Ops, {rows, cols}: LoRAFormat): boolean {
   return ops.areFused && rows % 8 === 0 && cols % 8 === 0;
 }
 
-/** `base + scaling · left · right` */
+/** Computes `base + scaling · left · right`. */
 function addLowRank(ops: Ops, base: Handle, left: Handle, right: Handle, scaling: number): Handle {
   return ops.fused('AddLowRank', [base, left, right], [scalingOf(ops, scaling)], 1)[0];
 }
@@ -66,7 +69,10 @@ function scalingOf(ops: Ops, scaling: number): OpAttribute {
   return ops.floatAttribute('scaling', scaling);
 }
 
-/** `scaling · B`, kept until the adapter changes, for a weight that is not merged: that is kept in the same place. */
+/**
+ * Returns `scaling · B`, kept until the adapter changes, for a weight that is not merged: a merged one is kept in the
+ * same place.
+ */
 function scaledB(
   ops: Ops,
   {b, tensors}: {b: Handle; tensors: Record<string, Handle>},
@@ -77,11 +83,11 @@ function scaledB(
 }
 
 /**
- * Whether one product with {@link mergedWeight} gives all. It does where that costs less: for a small weight, which is kept, and
- * for many rows, since a pass over the weight is less than those over what each row gives then. Operands that are rounded
- * would lose the low-rank matrix.
+ * Whether one product with {@link mergedWeight} computes everything because that costs less: for a small weight, which
+ * is kept, and for many rows, for which a pass over the weight costs less than the passes over the outputs that it
+ * saves. Rounded operands would lose the low-rank matrix.
  *
- * @param count of rows multiplied with it
+ * @param count number of rows that are multiplied
  */
 function isMerged({backend}: Ops, count: number, {rows, cols}: LoRAFormat): boolean {
   if (settingsOf(backend).products.operands !== 'float32') return false;
@@ -89,7 +95,7 @@ function isMerged({backend}: Ops, count: number, {rows, cols}: LoRAFormat): bool
   return isKeptSize(rows, cols) || isLess;
 }
 
-/** The weight with the low-rank matrix added, `W + scaling · B · A`. */
+/** Returns the weight with the low-rank matrix added, `W + scaling · B · A`. */
 function mergedWeight(
   ops: Ops,
   {a, b, tensors}: {a: Handle; b: Handle; tensors: Record<string, Handle>},

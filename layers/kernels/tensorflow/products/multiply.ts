@@ -5,14 +5,14 @@ import {DataType, type Handle, settingsOf, tileElementsOf} from '../device/tenso
 export interface RowSource {
   rows: number;
   cols: number;
-  /** Of floats that lie in memory as they are read. */
+  /** Type of floats that are multiplied as they are in memory. */
   dtype?: number;
-  /** Rows `begin` to `end`. */
+  /** Returns rows `begin` to `end`. */
   read(begin: number, end: number): Handle;
 }
 
 /**
- * `x · Wᵀ` or `x · W`, with only a tile of W widened at a time. A weight that is multiplied as it lies is not cut.
+ * Computes `x · Wᵀ` or `x · W` with only a tile of W widened at a time. A weight that needs no widening is not divided.
  *
  * @param x `[N, cols]` when `transposeWeight`, else `[N, rows]`; float32
  * @returns float32
@@ -26,7 +26,7 @@ export function multiply(
   const {operands, isNative} = settingsOf(ops.backend).products;
   const rounded = (handle: Handle) =>
     ops.cast(ops.cast(handle, DataType[operands]), isNative ? DataType[operands] : DataType.float32);
-  // Several weights in a row are multiplied with the same rows.
+  // Consecutive products often have the same rows.
   const operand =
     operands === 'float32' ? x : ops.latest('operand', `${x.id} ${operands} ${isNative}`, () => rounded(x));
   const isAsItLies = dtype === DataType[operands] && isNative;

@@ -4,12 +4,14 @@ import {weightKernel} from '../device/opsKernel.ts';
 import {multiply} from './multiply.ts';
 import {weightRows} from './weightRows.ts';
 
-/** `StoredMatMul` (layers/ops/storedMatMul.ts): a bfloat16 weight is multiplied as it lies when products are in bfloat16. */
+/**
+ * `StoredMatMul` (layers/ops/storedMatMul.ts): a bfloat16 weight is multiplied as it is if products are in bfloat16.
+ */
 export const storedMatMul = weightKernel(storedMatMulOp, (ops, {x, ...tensors}, attrs) =>
   multiply(ops, x, weightRows(ops, tensors, attrs), attrs.transposeWeight),
 );
 
-/** `QuantizedMatMul` (layers/ops/quantizedMatMul.ts): dequantized tile by tile, before the product of each. */
+/** `QuantizedMatMul` (layers/ops/quantizedMatMul.ts): each tile is dequantized before its product. */
 export const quantizedMatMul = weightKernel(quantizedMatMulOp, (ops, {x, ...tensors}, attrs) =>
   multiply(ops, x, weightRows(ops, tensors, attrs), attrs.transposeWeight),
 );

@@ -5,7 +5,7 @@ import {dequantize} from '../weights/dequantize.ts';
 import {halfRows} from '../weights/widen16.ts';
 import type {RowSource} from './multiply.ts';
 
-/** A weight of 16 bits as it lies, a quantized one dequantized. */
+/** Reads rows of a weight: of 16 bits as they are, of a quantized one dequantized. */
 export function weightRows(ops: Ops, tensors: Record<string, Handle>, attributes: StoredFormat): RowSource {
   const {rows, cols} = attributes;
   if (!isHalf(attributes)) {

@@ -5,14 +5,14 @@ import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 import {widen16} from './widen16.ts';
 
-/** As bitsandbytes multiplies: by the float32 nearest to 1/127. */
+/** bitsandbytes multiplies by the float32 nearest to 1/127 instead of dividing. */
 const ONE_OF_127 = Math.fround(1 / 127);
 
 /** The tensors of a quantized matrix by their names in its storage. */
 export type QuantizedHandles = Record<string, Handle>;
 
 /**
- * Rows `begin` to `end` of a quantized matrix, bit-exact with bitsandbytes.
+ * Dequantizes rows `begin` to `end` of a matrix, bit-exact with bitsandbytes.
  *
  * @returns `[end − begin, cols]` float32
  */
@@ -36,7 +36,7 @@ function codesOf(ops: Ops, dtype: 'nf4' | 'fp4'): Handle {
   return ops.table(`${dtype} codes`, [16], () => Float32Array.from(numbersOf(dtype)));
 }
 
-/** Two bytes, hence four values, are looked up at once: a quarter of the lookups, in a table that stays in the cache. */
+/** Two bytes, hence four values, take one look-up: a quarter of the look-ups, in a table that stays in the cache. */
 function fourBitTable(ops: Ops, dtype: 'nf4' | 'fp4'): Handle {
   const codes = numbersOf(dtype);
   return ops.table(dtype, [65536, 4], () => {
@@ -59,7 +59,7 @@ function fourBitRows(
 ): Handle {
   const {dtype, rows, cols, blockSize, valueDtype} = attributes;
   const [first, last] = [begin * cols, end * cols];
-  // Rows need not begin with a block, so whole blocks are dequantized and cut. A block is whole words.
+  // A row may begin inside a block, so whole blocks are dequantized and cut. A block is whole words.
   const [firstBlock, lastBlock] = [Math.floor(first / blockSize), Math.ceil(last / blockSize)];
   const [from, to] = [firstBlock * blockSize, Math.min(lastBlock * blockSize, rows * cols)];
   const blocks = lastBlock - firstBlock;
@@ -93,14 +93,14 @@ function fourBitRows(
   );
 }
 
-/** As native/dequantize.cc knows them. */
+/** Numbers of the types in native/dequantize.cc. */
 const VALUE_TYPES: Record<StorageDtype, number> = {float32: 0, bfloat16: 1, float16: 2};
 
 function rounded(ops: Ops, values: Handle, dtype: StorageDtype): Handle {
   return dtype === 'float32' ? values : ops.cast(ops.cast(values, DataType[dtype]), DataType.float32);
 }
 
-/** Scales of blocks `begin` to `end`. */
+/** Returns the scales of blocks `begin` to `end`. */
 function blockScales(
   ops: Ops,
   tensors: QuantizedHandles,
@@ -158,12 +158,14 @@ function int8Rows(
   return ops.where(ops.one('GreaterEqual', [index, ops.scalar(0)]), ops.gather(kept, place, 1), values);
 }
 
-/** The same words as float32, whose bits nothing changes: on a card, TensorFlow slices neither int32 nor uint8. */
+/**
+ * Reads the words as float32, whose bits nothing changes, because on a card TensorFlow slices neither int32 nor uint8.
+ */
 function words32(ops: Ops, packed: Handle): Handle {
   return ops.bitcast(packed, DataType.float32);
 }
 
-/** Elements `begin` to `end` of a vector. */
+/** Returns elements `begin` to `end` of a vector. */
 function part(ops: Ops, vector: Handle, begin: number, end: number): Handle {
   return begin === 0 && end === vector.shape[0] ? vector : ops.slice(vector, [begin], [end - begin]);
 }

@@ -3,7 +3,7 @@ import {weightKernel} from '../device/opsKernel.ts';
 import {DataType} from '../device/tensorflowBackend.ts';
 import {halfRows} from './widen16.ts';
 
-/** `Embedding` (layers/ops/embedding.ts): rows are picked in 16 bits, and only they are widened. */
+/** `Embedding` (layers/ops/embedding.ts): rows are picked in 16 bits, and only these rows are widened. */
 export const embedding = weightKernel(
   embeddingOp,
   (ops, {ids, table}, {dtype, cols}) => {

@@ -2,9 +2,9 @@ import {keptFor} from '../../keptFor.ts';
 import type {Ops} from '../device/runOps.ts';
 import type {Handle, TensorFlowBackend} from '../device/tensorflowBackend.ts';
 
-/** Elements of a weight that is kept: 1 MiB. Larger ones take longer to multiply than to make again. */
+/** Elements of the largest weight that is kept: 1 MiB. Larger ones take longer to multiply than to make again. */
 const MAX_SIZE = 1 << 18;
-/** Elements of all that are kept: 32 MiB. */
+/** Elements of all kept weights together: 32 MiB. */
 const MAX_TOTAL = 1 << 23;
 
 interface KeptWeight {
@@ -13,25 +13,25 @@ interface KeptWeight {
   size: number;
 }
 
-/** By id, the longest unused first, and the elements of them all. */
+/** Weights by id, the longest unused first, and the number of elements in all of them. */
 const weightsOf = keptFor((_: TensorFlowBackend) => ({byId: new Map<number, KeptWeight>(), total: 0}));
 
 export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <= MAX_SIZE;
 
 /**
- * A small weight as it is multiplied with, kept until its version changes: backward, the next batch and each generated token
- * need it again, and for a model of small weights making it costs as much as the product.
+ * Returns a small weight as it is multiplied, kept until its version changes. Backward, the next batch and each
+ * generated token need it again, and in a model of small weights making it costs as much as the product.
  *
- * @param id of the handle that the weight is made of; such numbers never return
- * @param version what else it is made of
- * @param make gives a float32 matrix; it must satisfy {@link isKeptSize}
+ * @param id id of the handle that the weight is made from; ids are never reused
+ * @param version what else it is made from
+ * @param make returns a float32 matrix; it must satisfy {@link isKeptSize}
  */
 export function keptWeight(ops: Ops, id: number, version: string, make: () => Handle): Handle {
   const {backend} = ops;
   const kept = weightsOf(backend);
   const known = kept.byId.get(id);
   if (known?.version === version) {
-    kept.byId.delete(id); // to the end
+    kept.byId.delete(id); // moves it to the end
     kept.byId.set(id, known);
     return known.handle;
   }

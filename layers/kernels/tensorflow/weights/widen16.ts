@@ -3,8 +3,8 @@ import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 
 /**
- * Rows of packed 16-bit floats in their own type: no copy where they are all, unless `cols` is odd. The bitcast comes before
- * the slice: on a card, TensorFlow slices no int32.
+ * Returns rows of packed 16-bit floats in their own type, without a copy for all rows unless `cols` is odd. The bitcast
+ * comes before the slice, because on a card TensorFlow slices no int32.
  *
  * @param packed `[rows, ceil(cols / 2)]` int32
  * @returns `[end − begin, cols]` bfloat16 or float16

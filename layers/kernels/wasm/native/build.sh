@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the C files beside it and writes the binary .ts files. Needs clang and wasm-ld of version 16 or later, for the
+# Compiles the C files in this folder and writes the binary .ts files. Needs clang and wasm-ld of version 16 or later, for the
 # final encoding of relaxed SIMD (Debian 12: clang-16 lld-16; then CLANG=clang-16 WASM_LD=wasm-ld-16 ./build.sh).
 set -eu
 cd "$(dirname "$0")"
@@ -16,7 +16,7 @@ build() {
   done
   # A stack in memory would overwrite the other module's data.
   if grep -l __stack_pointer "$out"/*.o; then
-    echo 'build.sh: a function above keeps values in memory; keep them in locals.' >&2
+    echo 'build.sh: the functions above keep values in memory; keep them in locals.' >&2
     exit 1
   fi
   "${WASM_LD:-wasm-ld}" --no-entry --import-memory --shared-memory --max-memory=4294967296 --strip-all \

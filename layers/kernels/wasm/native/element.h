@@ -1,4 +1,4 @@
-// Reading one or four elements of a stored matrix as float32.
+// Reads one or four elements of a stored matrix as float32.
 #ifndef ELEMENT_H
 #define ELEMENT_H
 

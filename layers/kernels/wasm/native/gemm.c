@@ -1,7 +1,7 @@
-// Matrix products on the memory of the TensorFlow.js wasm backend: C = A · B for float32 A and C, and B in float32,
-// bfloat16, float16 or quantized. Any operand may be transposed: strides say how it lies. Blocks of both operands are copied into
-// small panels as they are needed (Goto & van de Geijn 2008), which is where transposing and widening cost nothing
-// extra, and where nothing outlives the call.
+// Matrix products in the memory of the TensorFlow.js wasm backend: C = A · B for float32 A and C, and B in float32,
+// bfloat16, float16 or quantized. Any operand may be transposed, which its strides express. Blocks of both operands are
+// copied into small panels as they are needed (Goto & van de Geijn 2008). There transposing and widening cost nothing
+// extra, and nothing outlives the call.
 //
 // Compiled without a C library, static data or a stack in memory: all scratch comes from the caller, so that the module
 // can share another module's memory. See build.sh.
@@ -15,10 +15,10 @@
 #define KC 256  // depth of a panel: KC·NR floats of B stay in the first-level cache
 #define MC 128  // rows of A packed at once: MC·KC floats stay in the second-level cache
 #define NC 512  // columns of B packed at once
-#define FEW 3    // up to so many rows, columns of B that lie contiguous are read where they lie
-#define NARROW 24  // up to so many columns, A is read where it lies: packing it would cost as much as the product
+#define FEW 3    // up to this many rows, contiguous columns of B are read in place
+#define NARROW 24  // up to this many columns, A is read in place: packing it would cost as much as the product
 
-// What gemm.ts writes. Strides in elements.
+// Written by gemm.ts. Strides in elements.
 typedef struct {
   const float *a;
   const char *b;
@@ -30,9 +30,9 @@ typedef struct {
   int32_t aBatch, bBatch, cBatch;  // from one product of the batch to the next
   int32_t tileRows, tileCols;      // C is computed tile by tile
   int32_t rowTiles, colTiles;      // tiles along each side
-  int32_t remaining;               // tiles of the whole batch that nobody has taken yet
+  int32_t remaining;               // tiles of the whole batch that no thread has taken yet
   int32_t done;                    // tiles that are complete
-  const Quantized *quantized;      // B when it is quantized, and `b` nothing: its rows are B's columns when bRow is 1
+  const Quantized *quantized;      // B if it is quantized; `b` is unused then. Its rows are B's columns if bRow is 1
 } Job;
 
 #ifdef __wasm_relaxed_simd__
@@ -52,7 +52,7 @@ static inline __attribute__((always_inline)) void packPanel(float *dst, const ch
     return;
   }
   int32_t k = 0;
-  if (row == 1 && cols == NR) {  // columns are: transpose 4 × 4 blocks
+  if (row == 1 && cols == NR) {  // columns of B are contiguous: transpose 4 × 4 blocks
     for (; k + 4 <= depth; k += 4, dst += 4 * NR) {
       for (int32_t j = 0; j < NR; j += 4) {
         v128_t r0 = load4(b, k + j * col, type), r1 = load4(b, k + (j + 1) * col, type);
@@ -102,7 +102,7 @@ static __attribute__((noinline)) void packQuantized(float *dst, const Job *job, 
   }
 }
 
-// dst[k][MR] = a[i0 … i0 + MR), k]; rows past the end repeat the last, their products are never stored
+// dst[k][MR] = a[i0 … i0 + MR), k]; rows past the end repeat the last; their products are never stored
 static __attribute__((noinline)) void packA(float *dst, const float *a, int32_t row, int32_t col, int32_t depth, int32_t rows) {
   for (int32_t i = 0; i < rows; i += MR, a += MR * row) {
     if (row == 1 && rows - i >= MR) {
@@ -138,7 +138,7 @@ static __attribute__((noinline)) void packA(float *dst, const float *a, int32_t 
   wasm_v128_store(c + r * stride, c##r##0);                                             \
   wasm_v128_store(c + r * stride + 4, c##r##1);
 
-// c[MR][NR] (+)= a · b over `depth`, a read by one pointer per row
+// c[MR][NR] (+)= a · b over `depth`, a is read through one pointer per row
 static inline __attribute__((always_inline)) void micro(const float *a0, const float *a1, const float *a2,
                                                         const float *a3, int32_t step,
                                                         const float *b, int32_t depth, float *c, int32_t stride,
@@ -271,7 +271,7 @@ static void tile(const Job *job, int32_t index, float *scratch) {
 /** Floats of scratch that each thread needs. */
 __attribute__((export_name("scratchFloats"))) int32_t scratchFloats(void) { return KC * NC + KC * MC + MR * NR; }
 
-/** Computes tiles that nobody has taken until none is left; returns how many. Any number of threads may do so. */
+/** Computes tiles that no thread has taken until none is left; returns how many. Any number of threads may do so. */
 __attribute__((export_name("work"))) int32_t work(Job *job, float *scratch) {
   int32_t count = 0;
   for (;; count++) {

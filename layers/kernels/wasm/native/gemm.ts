@@ -5,9 +5,9 @@ import {relaxedBinary} from './relaxedBinary.ts';
 /** How a matrix's elements are stored, as gemm.c numbers them. */
 export const ELEMENT_TYPES = {float32: 0, bfloat16: 1, float16: 2} as const;
 
-/** One operand: where it begins and how far its rows, columns and batches are apart, in elements. */
+/** An operand: where it begins, and the distances between its rows, columns and batches in elements. */
 export interface Operand {
-  /** In bytes. */
+  /** Where it begins, in bytes. */
   offset: number;
   row: number;
   col: number;
@@ -23,9 +23,9 @@ export interface Product {
   a: Operand;
   b: Operand;
   bType: number;
-  /** In bytes. */
+  /** Where C begins, in bytes. */
   c: number;
-  /** Address of the description of B when it is quantized, as {@link writeQuantized} makes it; `b.offset` is nothing then. */
+  /** Address of the description of a quantized B, as {@link writeQuantized} makes it; `b.offset` is then unused. */
   quantized?: number;
 }
 
@@ -48,7 +48,7 @@ interface Exports {
   expAll(source: number, target: number, count: number): void;
 }
 
-/** A thread as Node makes it. */
+/** The constructor of a thread, as in Node. */
 export type WorkerConstructor = new (
   source: string,
   options: {eval: true; workerData: unknown},
@@ -58,14 +58,14 @@ export type WorkerConstructor = new (
   on(event: 'error', listener: (error: Error) => void): unknown;
 };
 
-// Words of the job in gemm.c that threads share, and, after it, the count of jobs that wakes them.
+// Words of the job in gemm.c that threads share, followed by the count of jobs, which wakes them.
 const JOB_WORDS = 32;
 const REMAINING = 18;
 const DONE = 19;
 const QUANTIZED = 20;
 const GENERATION = 24;
 
-/** Below so many multiplications, waking other threads costs more than they save. */
+/** Below this many multiplications, waking other threads costs more than they save. */
 const WORTH_SHARING = 1 << 20;
 const SMALLEST_TILE = 1 << 18;
 const MAX_TILE_COLS = 512;
@@ -82,7 +82,7 @@ for (let seen = 0; ; ) {
 
 /**
  * Matrix products in the memory of one wasm backend: the compiled module, its scratch memory and its threads.
- * Memory beside the operands: about 0.7 MB per thread, kept as long as the backend.
+ * Memory in addition to the operands: about 0.7 MB per thread, kept as long as the backend.
  */
 export class Gemm {
   readonly exports: Exports;
@@ -91,9 +91,11 @@ export class Gemm {
   private readonly memory: WebAssembly.Memory;
   private readonly module: WebAssembly.Module;
   private readonly scratch: number;
-  /** The job that threads share. One that wakes late may still take tiles of it, but then the caller waits for them. */
+  /**
+   * The job that threads share. A thread that wakes late may still take tiles of it, but then the caller waits for it.
+   */
   private shared: Int32Array;
-  /** The job of a product that the calling thread computes alone, where no other may find it. */
+  /** The job of a product that the calling thread computes alone, where no other thread can find it. */
   private alone: Int32Array;
   private threadCount = 1;
   private readonly workers: InstanceType<WorkerConstructor>[] = [];
@@ -114,7 +116,10 @@ export class Gemm {
     return this.threadCount;
   }
 
-  /** Lets `count` threads share large products, the calling one included. Needs shared memory; never fewer again. */
+  /**
+   * Lets `count` threads, including the calling one, share large products. Needs shared memory; their number never
+   * falls.
+   */
   startThreads(count: number, Worker: WorkerConstructor): void {
     for (; this.threadCount < count; this.threadCount++) {
       const workerData = {
@@ -124,8 +129,8 @@ export class Gemm {
         scratch: this.newScratch(),
       };
       const worker = new Worker(WORKER_SOURCE, {eval: true, workerData});
-      // A thread that dies took no work with it that the others would not do, unless it died at work: then C is
-      // incomplete and the caller would wait for ever, so the process must not go on.
+      // A dead thread's tiles are left to the others, unless it died while computing one. Then C is incomplete and the
+      // caller would wait forever, so the process must end.
       worker.on('error', (error) => {
         throw error;
       });
@@ -134,16 +139,16 @@ export class Gemm {
     }
   }
 
-  /** Ends the threads; the backend is going away. */
+  /** Ends the threads, because the backend is being disposed. */
   stopThreads(): void {
     for (const worker of this.workers.splice(0)) void worker.terminate();
     this.threadCount = 1;
   }
 
-  /** Computes one product. */
+  /** Computes a product. */
   multiply({m, n, k, batch, a, b, bType, c, quantized = 0}: Product): void {
     if (m === 0 || n === 0 || batch === 0) return;
-    // Memory that is not shared moves to another buffer when it grows.
+    // Unshared memory moves to another buffer when it grows.
     if (this.shared.buffer !== this.memory.buffer) {
       this.shared = new Int32Array(this.memory.buffer, this.shared.byteOffset, JOB_WORDS);
       this.alone = new Int32Array(this.memory.buffer, this.alone.byteOffset, JOB_WORDS);
@@ -192,7 +197,7 @@ export class Gemm {
       this.exports.work(job, this.scratch);
       return;
     }
-    // Whoever takes a tile does so by counting `remaining` down to it, so a thread that wakes late finds none.
+    // A thread takes a tile by counting `remaining` down to it, so one that wakes late finds none.
     Atomics.store(words, REMAINING, tiles);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
@@ -211,14 +216,14 @@ function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
 
-/** Where the module says whether the memory it imports is shared: the flags of the one import's limits. */
+/** Precedes the flags in the module that say whether the memory it imports is shared. */
 const MEMORY_FLAGS = new TextEncoder().encode('\x03env\x06memory\x02');
 
 function moduleBytes(base64: string, shared: boolean): Uint8Array<ArrayBuffer> {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   const at =
     bytes.findIndex((_, i) => MEMORY_FLAGS.every((byte, j) => bytes[i + j] === byte)) + MEMORY_FLAGS.length;
-  bytes[at] = shared ? 3 : 1; // both with a maximum
+  bytes[at] = shared ? 3 : 1; // both flags include a maximum
   return bytes;
 }
 
@@ -227,10 +232,10 @@ export function hasRelaxedSimd(): boolean {
   return WebAssembly.validate(moduleBytes(relaxedBinary, true));
 }
 
-// On the backend itself, so that two copies of this file (ES module and CommonJS) use one.
+// Stored on the backend, so that two copies of this file (ES module and CommonJS) use one.
 const KEY = Symbol.for('tfjs-lora.wasm.gemm');
 
-/** The one {@link Gemm} of a backend, made at first use. */
+/** Returns the only {@link Gemm} of a backend, made at first use. */
 export function gemmOf(backend: WasmBackend): Gemm {
   const holder = backend as WasmBackend & {[KEY]?: Gemm};
   if (!holder[KEY]) {

@@ -1,17 +1,17 @@
-// Reading a stretch of a row of a quantized matrix as float32, bit-exact with bitsandbytes.
+// Reads part of a row of a quantized matrix as float32, bit-exact with bitsandbytes.
 #ifndef QUANTIZED_H
 #define QUANTIZED_H
 
 #include "element.h"
 
-// What quantizedMatrix.ts writes; pointers that a format does not have are 0.
+// Written by quantizedMatrix.ts; pointers that a format does not have are 0.
 typedef struct {
   const uint8_t *codes;
-  const float *absmax;          // a scale a block, or a row (int8); 0 when they are double-quantized
-  const uint8_t *absmaxCodes;   // into map, one a block
+  const float *absmax;          // a scale per block, or per row (int8); 0 if scales are double-quantized
+  const uint8_t *absmaxCodes;   // indices into map, one per block
   const float *nestedAbsmax;
   const float *map;
-  const uint8_t *book;          // the 16 numbers of a 4-bit code: their first bytes, then their second, …
+  const uint8_t *book;          // the 16 numbers of a 4-bit code: all first bytes, then all second, …
   const int32_t *outlierIndex;  // int8: a column's place among the outliers, or −1
   const uint16_t *outlierValues;
   float offset;
@@ -21,7 +21,7 @@ typedef struct {
   int32_t outlierStride;
   int32_t outlierType;
   int32_t isInt8;
-  int32_t valueType;            // what 4-bit values are rounded to
+  int32_t valueType;            // type that 4-bit values are rounded to
 } Quantized;
 
 static inline float blockScale(const Quantized *q, uint32_t block) {
@@ -34,7 +34,7 @@ static inline float bookValue(const uint8_t *book, int32_t code) {
   return wasm_f32x4_extract_lane(wasm_u32x4_splat(bits), 0);
 }
 
-// To the nearest numbers of a type, ties to even.
+// Rounds to the nearest numbers of a type, ties to even.
 static inline __attribute__((always_inline)) v128_t round4(v128_t x, int32_t type) {
   if (type == FLOAT32) return x;
   v128_t one = wasm_i32x4_splat(1);
@@ -46,7 +46,7 @@ static inline __attribute__((always_inline)) v128_t round4(v128_t x, int32_t typ
   v128_t near = wasm_v128_and(wasm_i32x4_add(magnitude, wasm_i32x4_add(odd, wasm_i32x4_splat(0xfff))), wasm_i32x4_splat((int32_t)0xffffe000));
   v128_t infinity = wasm_i32x4_splat(0x7f800000);
   near = wasm_v128_bitselect(infinity, near, wasm_i32x4_ge(near, wasm_i32x4_splat(0x47800000)));
-  // Below 2^-14 in steps of 2^-24.
+  // Numbers below 2^-14 have steps of 2^-24.
   v128_t small = wasm_f32x4_mul(wasm_f32x4_nearest(wasm_f32x4_mul(magnitude, wasm_f32x4_splat(0x1p24f))), wasm_f32x4_splat(0x1p-24f));
   near = wasm_v128_bitselect(small, near, wasm_i32x4_lt(magnitude, wasm_i32x4_splat(0x38800000)));
   return wasm_v128_or(near, wasm_v128_and(x, wasm_i32x4_splat((int32_t)0x80000000)));

@@ -12,13 +12,13 @@ interface Scratch {
   books: Record<'nf4' | 'fp4', number>;
 }
 
-// On the backend itself, so that two copies of this file (ES module and CommonJS) use one.
+// Stored on the backend, so that two copies of this file (ES module and CommonJS) use one.
 const KEY = Symbol.for('tfjs-lora.wasm.quantized');
 
 /**
  * Describes a quantized matrix as quantized.h reads it.
  *
- * @returns the description's address, which holds until the next call
+ * @returns the description's address, which is valid until the next call
  */
 export function writeQuantized(
   backend: WasmBackend,
@@ -63,7 +63,7 @@ function scratchOf(backend: WasmBackend): Scratch {
   return holder[KEY];
 }
 
-/** The 16 numbers with their first bytes together, then their second and so on, as byte-wise look-ups need them. */
+/** Writes all first bytes of the 16 numbers, then all second ones and so on, as byte-wise look-ups need them. */
 function writeBook(backend: WasmBackend, numbers: Readonly<Float32Array>): number {
   const offset = backend.wasm._malloc(BOOK_BYTES) >>> 0;
   const bytes = new Uint8Array(Float32Array.from(numbers).buffer);

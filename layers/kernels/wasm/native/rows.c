@@ -1,4 +1,4 @@
-// Loops over rows for the kernels that the stock backend lacks or does slowly.
+// Loops over rows for kernels that the stock backend lacks or runs slowly.
 
 #include "quantized.h"
 
@@ -21,7 +21,7 @@ __attribute__((export_name("dequantize"))) void dequantize(const Quantized *q, f
   for (int32_t row = begin; row < end; row++, target += q->cols) widenRun(q, row, 0, q->cols, target);
 }
 
-/** target[ids[i]] += source[i] for rows of `cols` floats; ids outside [0, targetRows) are passed over. */
+/** target[ids[i]] += source[i] for rows of `cols` floats; ids outside [0, targetRows) are skipped. */
 __attribute__((export_name("addRows"))) void addRows(const float *source, const int32_t *ids, float *target,
                                                      int32_t rows, int32_t cols, int32_t targetRows) {
   for (int32_t i = 0; i < rows; i++, source += cols) {
@@ -99,7 +99,7 @@ static inline v128_t exp4(v128_t x) {
   v128_t low = wasm_i32x4_shl(wasm_i32x4_add(half, bias), 23);
   v128_t high = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_sub(exponent, half), bias), 23);
   v128_t result = wasm_f32x4_mul(wasm_f32x4_mul(p, low), high);
-  return wasm_v128_bitselect(result, x, wasm_f32x4_eq(x, x));  // NaN stays
+  return wasm_v128_bitselect(result, x, wasm_f32x4_eq(x, x));  // NaN stays NaN
 }
 
 /** target[i] = e^source[i] */
