@@ -31,24 +31,24 @@ import {HUB_OPTIONS} from './hub/hubOptions.ts';
 import {encodeAll, encodeSettings, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
 import type {Conversation} from './templates/conversation.ts';
 
-/** Makes a pass over streamed data: the same for the same epoch, shuffled anew for each. */
+/** Starts a pass over streamed data, in an order that depends on the seed and the epoch. */
 export type ExampleStream = (epoch?: number) => AsyncGenerator<Example, void, undefined>;
 
-/** A prompt to answer, with the answer the data has. */
+/** A prompt to answer, with the data's answer. */
 export interface PromptExample {
   promptIds: number[];
-  /** Empty where the data has no answer. */
+  /** Token ids of the answer; empty when the data has none. */
   labelIds: number[];
-  /** The prompt's text, special tokens included. */
+  /** Text of the prompt, including special tokens. */
   prompt: string;
-  /** The answer's text without special tokens. */
+  /** Text of the answer, without special tokens. */
   label: string;
 }
 
 export interface SplitArgs extends DatasetArgs {
-  /** Data sets to validate on. */
+  /** Names of data sets to validate on. Default: none. */
   evaluationDataset?: string | string[];
-  /** Or a part of the training data: a fraction below 1, or a count from 1. Default 0. */
+  /** Part of the training data to validate on instead: a fraction below 1, or a count from 1. Default 0. */
   valSize?: number;
 }
 const SPLIT_OPTIONS = {
@@ -57,7 +57,7 @@ const SPLIT_OPTIONS = {
   valSize: true,
 } satisfies OptionNames<SplitArgs>;
 
-/** Records of a stream after which a named column that never came is told. */
+/** Number of records of a stream after which a named column that none of them had causes a warning. */
 const WATCHED_RECORDS = 1000;
 
 const INFO_FILE = 'dataset_info.json';
@@ -65,7 +65,7 @@ const INFO_FILE = 'dataset_info.json';
 /**
  * Loads data sets as LLaMA-Factory does: records → conversations → one mixture → token ids → packs.
  *
- * @returns a list; with `streaming`, a function that reads the files anew in each epoch
+ * @returns a list; with `streaming`, a function that reads the files again in each epoch
  * @throws TfjsLoraError naming the setting, the entry of `dataset_info.json`, or the file, record and column
  */
 export function loadDataset(args: DatasetArgs & {streaming: true}): Promise<ExampleStream>;
@@ -77,8 +77,8 @@ export async function loadDataset(args: DatasetArgs): Promise<Example[] | Exampl
 }
 
 /**
- * Loads data to train and to validate on: {@link loadDataset}, with the validation part taken out of the records before
- * they become examples.
+ * Loads data to train and to validate on, like {@link loadDataset}. The validation part is taken out of the records
+ * before they become examples.
  */
 export function loadSplits(
   args: SplitArgs & {streaming?: false},
@@ -122,7 +122,7 @@ export async function loadSplits(
   };
 }
 
-/** Loads prompts to answer, cut as LLaMA-Factory cuts them for prediction. */
+/** Loads prompts to answer, truncated as in LLaMA-Factory's prediction. */
 export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promise<PromptExample[]> {
   assertDatasetOptions('loadPrompts', args, {...DATASET_OPTIONS, valSize: true});
   const plan = resolveDatasetArgs({...args, streaming: false, packing: false, stage: 'sft'});
@@ -155,7 +155,7 @@ function assertDatasetOptions(call: string, args: DatasetArgs, known: OptionName
   assertKnownOptions(`${call} hub`, args.hub, HUB_OPTIONS);
 }
 
-/** The mixture of a plan's data sets, in memory. */
+/** Loads the mixture of a plan's data sets into memory. */
 async function allConversations(plan: DatasetPlan): Promise<Conversation[]> {
   const lists: Conversation[][] = [];
   for (const dataset of await openDatasets(plan)) lists.push(await readAll(dataset, plan));
@@ -194,7 +194,7 @@ async function readAll(dataset: OpenDataset, plan: DatasetPlan): Promise<Convers
   return conversations;
 }
 
-/** A count beyond it is a slip, and would fill the memory. */
+/** A larger count is a mistake that would fill the memory. */
 const MOST_TIMES = 1000;
 
 function assertSampleCount({name, sampleCount = 0}: DatasetSource, records: number): void {
@@ -206,7 +206,7 @@ function assertSampleCount({name, sampleCount = 0}: DatasetSource, records: numb
   );
 }
 
-/** So many records in random order; when there are fewer, some again. */
+/** Draws a number of records in random order; some repeatedly when there are fewer. */
 function sample(records: SourceRecord[], count: number, seed: number): SourceRecord[] {
   if (records.length === 0) return records;
   const random = new NumpyRandom(seed);
@@ -326,7 +326,7 @@ async function firstOf<T>(items: AsyncGenerator<T>, count: number): Promise<T[]>
   return first;
 }
 
-/** A stream without some conversations, wherever its order puts them. */
+/** Filters conversations out of a stream, wherever it places them. */
 async function* without(
   leftOut: readonly Conversation[],
   conversations: AsyncIterable<Conversation>,

@@ -5,10 +5,10 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
 
 /**
- * What training reads: examples, which are padded into batches, or batches ready-made. Anything but a list or an object
- * that starts anew when iterated again (a generator does not, the function that makes it does) serves one epoch only.
- * A function is called with the epoch's number, by which it may order what it gives. Tensors out of a `tf.data.Dataset`
- * are read and freed; tensors in a list or iterable stay the caller's.
+ * Data that training reads: examples, which are padded into batches, or ready-made batches. Only a list, or an object
+ * that starts from the beginning when iterated again, serves more than one epoch (a generator does not, but the
+ * function that makes it does). A function is called with the epoch's number, and may order its items by it. Tensors
+ * from a `tf.data.Dataset` are read and disposed; tensors in a list or iterable remain the caller's.
  */
 export type TrainingData = Items | ((epoch: number) => Items) | DatasetLike;
 
@@ -21,13 +21,13 @@ interface DatasetLike {
 }
 
 export interface BatchOptions extends CollateOptions {
-  /** Examples in a batch; ready-made batches pass unchanged. */
+  /** Examples in a batch; ready-made batches stay unchanged. */
   batchSize: number;
-  /** Shuffles a list, seeded. Default: as it comes. */
+  /** Seed for shuffling a list. Default: not shuffled. */
   shuffleSeed?: string;
-  /** What a function that makes the data is called with. Default 0. */
+  /** Epoch passed to a function that makes the data. Default 0. */
   epoch?: number;
-  /** Ids are checked against it. Default none. */
+  /** Size of the vocabulary, to check ids against. Default: no check. */
   vocabSize?: number;
 }
 
@@ -38,11 +38,11 @@ export const isBatch = (item: Example | Batch): item is Batch =>
 
 const isTensorExample = (item: Example): boolean => (item?.inputIds as unknown) instanceof tf.Tensor;
 
-/** Whether it can be read a single time: a generator that already exists. */
+/** Whether data can be read only once: an existing generator. */
 export const isReadOnce = (data: TrainingData): boolean =>
   typeof data === 'object' && data !== null && 'next' in data;
 
-/** Number of batches, where it can be known beforehand. */
+/** Returns the number of batches if it is known beforehand. */
 export function countBatches(data: TrainingData, batchSize: number): number | undefined {
   if (!Array.isArray(data)) return undefined;
   const ready = data.filter(isBatch).length;
@@ -50,7 +50,7 @@ export function countBatches(data: TrainingData, batchSize: number): number | un
 }
 
 /**
- * Checks data before work begins, as far as that can be done without reading it.
+ * Checks data before work begins, as far as that is possible without reading it.
  *
  * @param times how often the data will be read, at most
  * @throws TfjsLoraError `INVALID_ARGUMENT`, and what {@link assertExample} throws
@@ -65,7 +65,8 @@ export function assertData(data: TrainingData, what: string, limits: ExampleLimi
   if (!isReadable) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `${what}: expected a list of examples or batches, an iterable, a function that gives one, or a tf.data.Dataset, got ${typeof data}`,
+      `${what}: expected a list of examples or batches, an iterable, a function that returns one, or a tf.data.Dataset, ` +
+        `got ${typeof data}`,
     );
   }
   if (Array.isArray(data)) {
@@ -88,7 +89,7 @@ export function emptyData(what: string): TfjsLoraError {
   );
 }
 
-/** Batches of some data as rows, in order, or shuffled when it is a list. */
+/** Yields data as batches of rows, in order, or shuffled if it is a list and there is a seed. */
 export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
   const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
   const padding = {padTokenId, padToMultipleOf, maxLength};
@@ -110,7 +111,7 @@ export async function* batchesOf(data: TrainingData, options: BatchOptions): Asy
   if (waiting.length > 0) yield collate(waiting, padding);
 }
 
-/** The same batch or example with its tensors read. */
+/** Returns the batch or example with its tensors read. */
 export async function toRows<T extends Batch | Example>(item: T): Promise<T> {
   if (!Object.values(item ?? {}).some((value) => value instanceof tf.Tensor)) return item;
   const read = async (value: unknown) => (value instanceof tf.Tensor ? await value.array() : value);
@@ -131,7 +132,7 @@ async function* items(data: TrainingData, epoch: number): AsyncGenerator<Example
   }
 }
 
-/** A new list in an order that depends on the seed alone (Fisher–Yates). */
+/** Returns a copy of a list in an order that depends only on the seed (Fisher–Yates). */
 export function shuffled<T>(items: readonly T[], seed: string): T[] {
   const random = seedrandom(seed);
   const result = [...items];

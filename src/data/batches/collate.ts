@@ -6,20 +6,20 @@ import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.
 /** One training example, as token ids. */
 export interface Example {
   inputIds: number[];
-  /** Same length; −100 does not count. Default: every token that is not masked is a target. */
+  /** Labels, as many as `inputIds`; −100 does not count. Default: every token that is not masked is a target. */
   labels?: number[];
-  /** Same length; 1 a real token, 0 padding; 1, 2, 3 … sequences packed into one. Default all 1. */
+  /** As many as `inputIds`: 1 for a real token, 0 for padding; 1, 2, 3 … for packed sequences. Default: all 1. */
   attentionMask?: number[];
-  /** Same length. Default 0, 1, 2 … */
+  /** Positions, as many as `inputIds`. Default 0, 1, 2 … */
   positionIds?: number[];
 }
 
 export interface CollateOptions {
-  /** Default 0; padded places are masked and do not count. */
+  /** Id of padding, which is masked and does not count. Default 0. */
   padTokenId?: number;
-  /** Row length is rounded up to a multiple of this. Default 8. */
+  /** Multiple to which the row length is rounded up. Default 8. */
   padToMultipleOf?: number;
-  /** Padding goes no further than this. Default none. */
+  /** Longest row that padding may reach. Default: no limit. */
   maxLength?: number;
 }
 const COLLATE_OPTIONS = {
@@ -61,7 +61,7 @@ function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
   return labels ?? inputIds.map((id, t) => (attentionMask?.[t] === 0 ? IGNORE_INDEX : id));
 }
 
-/** What an example must fit. */
+/** Limits that an example must meet. */
 export interface ExampleLimits {
   maxLength?: number;
   vocabSize?: number;
@@ -87,7 +87,7 @@ export function assertExample(
     if (values === undefined || values.length === inputIds.length) continue;
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
-      `example ${index} ${key}: expected ${counted(inputIds.length, 'value')} (one a token), got ${values.length}`,
+      `example ${index} ${key}: expected ${counted(inputIds.length, 'value')} (one per token), got ${values.length}`,
     );
   }
   if (maxLength !== undefined && inputIds.length > maxLength) {

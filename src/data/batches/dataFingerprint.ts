@@ -3,12 +3,12 @@ import type {TrainingData} from './batches.ts';
 import type {Example} from './collate.ts';
 
 /**
- * A number that tells one list of examples from another by their ids and labels; undefined for data that can only be
- * read by going through it. Tensors are not read.
+ * Returns a fingerprint of a list of examples, computed from their ids and labels; undefined for data that can only be
+ * read by iterating. Tensors are not read.
  */
 export function dataFingerprint(data: TrainingData): string | undefined {
   if (!Array.isArray(data)) return undefined;
-  let [low, high] = [0x811c9dc5, 0x9e3779b1]; // FNV-1a, twice
+  let [low, high] = [0x811c9dc5, 0x9e3779b1]; // two FNV-1a hashes
   const add = (value: number) => {
     low = Math.imul(low ^ value, 0x01000193);
     high = Math.imul(high ^ value, 0x85ebca6b) + 1;

@@ -2,13 +2,13 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {isBatch, shuffled, type TrainingData} from './batches.ts';
 import type {Example} from './collate.ts';
 
-/** Batches whose examples are sorted together, at most. */
+/** Maximum number of batches whose examples are sorted together. */
 const MOST_BATCHES = 50;
 
 /**
- * An order in which neighbours are of about one length, so that little is padded: the items are shuffled, cut into
- * stretches of many batches, and each stretch is sorted, the longest first. The longest of all comes first, so that memory
- * that is not enough shows at once. As transformers' `LengthGroupedSampler`.
+ * Orders items so that neighbours have about the same length, which saves padding. The items are shuffled and cut into
+ * stretches of many batches, and each stretch is sorted, longest first. The longest item of all comes first, so that a
+ * lack of memory shows immediately. Follows transformers' `LengthGroupedSampler`.
  *
  * @param batchSize items of one optimizer step
  */
@@ -32,7 +32,7 @@ export function lengthGrouped<T>(
 }
 
 /**
- * Training data in that order.
+ * Orders training data by {@link lengthGrouped}.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for anything but a list of examples whose ids are numbers
  */
@@ -43,6 +43,6 @@ export function orderedByLength(data: TrainingData, batchSize: number, seed: str
     return lengthGrouped(data as Example[], ({inputIds}) => inputIds.length, batchSize, seed);
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `fitDataset groupByLength: expected a list of examples, got ${Array.isArray(data) ? 'batches or tensors' : 'data that is read as it comes'}`,
+    `fitDataset groupByLength: expected a list of examples, got ${Array.isArray(data) ? 'batches or tensors' : 'data that is not a list'}`,
   );
 }

@@ -7,14 +7,15 @@ import {parseTools} from '../templates/toolFormats.ts';
 import type {ColumnName, DatasetSource, TagName} from './datasetInfo.ts';
 import {placeOf, type SourceRecord} from './sourceRecord.ts';
 
-/** Between results of several function calls in one turn. */
+/** Text between the results of several function calls in one turn. */
 const BETWEEN_RESULTS = '\n</tool_response>\n<tool_response>\n';
 
 /**
- * A record of a data set as a conversation, by the data set's format, columns and tags. A conversation whose turns do not
- * alternate gets a `fault`.
+ * Converts a record of a data set to a conversation, following the data set's format, columns and tags. A conversation
+ * whose turns do not alternate gets a `fault`.
  *
- * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its column, for a missing column or a value of another type
+ * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its column, for a missing column or a value of another
+ *   type
  */
 export function convertRecord(record: SourceRecord, source: DatasetSource): Conversation {
   const reader = new RecordReader(record, source);
@@ -55,7 +56,7 @@ function messagesConversation(reader: RecordReader, all: Turn[]): Conversation {
   };
 }
 
-/** A turn as the data has it: a role that is none of the tags keeps its name. */
+/** A turn as the data has it. A role that is none of the tags keeps its name. */
 interface Turn {
   role: Role | 'system' | undefined;
   /** The role as the data spells it. */
@@ -68,7 +69,7 @@ const TURNS: [string, Role[]][] = [
   ['an assistant or a function call', ['assistant', 'function']],
 ];
 
-/** Why turns are no conversation to learn from, if so: they must alternate and end with the assistant. */
+/** Returns why turns cannot serve for training, or undefined: they must alternate and end with the assistant. */
 function faultOf(turns: Turn[]): string | undefined {
   if (turns.length === 0) return 'expected turns, got none';
   for (const [i, {role, tag}] of turns.entries()) {
@@ -78,7 +79,7 @@ function faultOf(turns: Turn[]): string | undefined {
   return turns.length % 2 === 0 ? undefined : `expected an answer at the end, got '${turns.at(-1)?.tag}'`;
 }
 
-/** Results of several function calls that follow each other become one turn. */
+/** Joins the results of consecutive function calls into one turn. */
 function joinedResults(turns: Turn[]): Turn[] {
   const joined: Turn[] = [];
   for (const turn of turns) {
@@ -90,7 +91,7 @@ function joinedResults(turns: Turn[]): Turn[] {
   return joined;
 }
 
-/** Takes the values of a record out of the columns they are in. */
+/** Reads a record's values from their columns. */
 class RecordReader {
   readonly place: string;
 
@@ -101,14 +102,14 @@ class RecordReader {
     this.place = placeOf(record);
   }
 
-  /** The text of a column; undefined when the record has none. */
+  /** Returns the text of a column; undefined when the record has none. */
   text(column: ColumnName, isNeeded = false): string | undefined {
     const value = this.value(column, isNeeded);
     if (value === undefined || typeof value === 'string') return value;
     throw this.mistake(column, 'text', value);
   }
 
-  /** JSON text of the tools. */
+  /** Returns the tools as JSON text. */
   tools(): string | undefined {
     const value = this.value('tools');
     if (value === undefined || value === '') return value;
@@ -122,7 +123,7 @@ class RecordReader {
     return text;
   }
 
-  /** Earlier questions and answers. */
+  /** Returns the earlier questions and answers. */
   history(): Message[] {
     const pairs = this.list('history');
     return (pairs ?? []).flatMap((pair, i) => {
@@ -137,7 +138,7 @@ class RecordReader {
     });
   }
 
-  /** The messages of a conversation, with the roles that the tags give them. */
+  /** Returns the messages of a conversation, with the roles that the tags give them. */
   turns(): Turn[] {
     const {tags} = this.source;
     const roles: [TagName, Turn['role']][] = [
@@ -180,7 +181,7 @@ class RecordReader {
     );
   }
 
-  /** A list; CSV holds it as JSON text. */
+  /** Returns a list, which CSV holds as JSON text. */
   private list(column: ColumnName, isNeeded = false): unknown[] | undefined {
     const value = this.value(column, isNeeded);
     if (value === undefined || Array.isArray(value)) return value;
@@ -194,13 +195,13 @@ class RecordReader {
     throw this.mistake(column, 'a list', value);
   }
 
-  /** What a column holds; undefined for null and NaN, which stands for it in files that pandas wrote. */
+  /** Returns a column's value; undefined for null, and for NaN, which pandas writes to files for a missing value. */
   private value(column: ColumnName, isNeeded = false): unknown {
     const key = this.source.columns[column];
     const held = key === undefined ? undefined : (this.record.value[key] ?? undefined);
     const value = held instanceof PythonFloat && Number.isNaN(held.value) ? undefined : held;
     if (value !== undefined || !isNeeded) return value;
-    // A question may be null, or all in the query; a key that is not there at all is a mistake in the columns.
+    // A question may be null, or entirely in the query; a missing key is a mistake in the columns.
     if (column === 'prompt' && (key === undefined || key in this.record.value)) return undefined;
     if (key !== undefined && key in this.record.value) throw this.mistake(column, 'a value', null);
     const keys = Object.keys(this.record.value);

@@ -7,59 +7,63 @@ import {type ResolvedTemplate, resolveTemplate} from '../templates/templateRegis
 import type {DatasetInfo} from './datasetInfo.ts';
 import {MIX_STRATEGIES, type MixStrategy} from './mixDatasets.ts';
 
-/** How far loading has come. */
+/** Progress of loading. */
 export interface DataProgress {
   phase: 'downloading' | 'reading' | 'tokenizing';
-  /** The file, or the data sets. */
+  /** Name of the file or of the data sets. */
   what: string;
-  /** Bytes when downloading, records else. */
+  /** Bytes when downloading, otherwise records. */
   done: number;
   total?: number;
 }
 
-/** Which data to load, and how it becomes token ids. */
+/** Options that choose the data to load and how it becomes token ids. */
 export interface DatasetArgs {
-  /** Names in `dataset_info.json`; one text may hold several, apart by commas. */
+  /** Names in `dataset_info.json`: a list, or one string with commas between names. */
   dataset: string | string[];
   /**
-   * The folder of `dataset_info.json`. Default `data`. `ONLINE`: the names are ids of hub data sets; `REMOTE:org/name`:
-   * the file is in that hub data set. Or the file's contents, with file names from the working directory.
+   * Folder of `dataset_info.json`, or the contents of that file, with file names relative to the working directory.
+   * With `ONLINE`, the names are ids of data sets on the hub; with `REMOTE:org/name`, the file is in that data set of
+   * the hub. Default `data`.
    */
   datasetDir?: string | DatasetInfo;
-  /** Name of a template. Default the tokenizer's own chat template, or `empty` where it has none. */
+  /** Name of a template. Default: the tokenizer's own chat template, or `empty` when it has none. */
   template?: string;
   tokenizer: Tokenizer;
-  /** `sft`: answers to prompts; `pt`: plain text. Default `sft`. */
+  /** `sft` trains on answers to prompts, `pt` on plain text. Default `sft`. */
   stage?: 'sft' | 'pt';
-  /** Tokens of an example at most. Default 2048. */
+  /** Maximum number of tokens in an example. Default 2048. */
   cutoffLength?: number;
-  /** The first so many records of each data set. Default all. */
+  /** Number of records to take from the start of each data set. Default: all. */
   maxSamples?: number;
-  /** Learn prompts too. Default false. */
+  /** Whether prompts are trained on too. Default false. */
   trainOnPrompt?: boolean;
-  /** Learn the last answer only; it also keeps the most room when a conversation is cut. Default false. */
+  /**
+   * Whether only the last answer is trained on; it then also keeps the most room when a conversation is cut. Default
+   * false.
+   */
   maskHistory?: boolean;
-  /** Several examples in one row. Default for `pt` alone. */
+  /** Whether several examples share a row. Default: only for `pt`. */
   packing?: boolean;
   /** Default `concat`. */
   mixStrategy?: MixStrategy;
-  /** The chance of each data set, when interleaving. Default by turns. */
+  /** Probability of each data set when interleaving. Default: they take turns. */
   interleaveProbs?: number[];
-  /** Worker threads for tokenizing. Default none. */
+  /** Number of worker threads for tokenizing. Default: none. */
   workers?: number;
-  /** Folder of tokenized data sets. Default none: they are made anew. */
+  /** Folder for tokenized data sets. Default: none, data is tokenized each time. */
   cacheDir?: string;
-  /** Make them anew although they are in `cacheDir`. Default false. */
+  /** Whether to tokenize again even when `cacheDir` has the data. Default false. */
   overwriteCache?: boolean;
-  /** Of splits, mixtures and shuffles. Default 42. */
+  /** Seed for splits, mixtures and shuffles. Default 42. */
   seed?: number;
-  /** Read anew in each epoch instead of keeping all in memory. Default false. */
+  /** Whether to read the data again in each epoch instead of keeping it all in memory. Default false. */
   streaming?: boolean;
-  /** Records among which a stream is shuffled. Default 16384. */
+  /** Number of records in the buffer that shuffles a stream. Default 16384. */
   bufferSize?: number;
-  /** The system text where the data has none, in place of the template's. */
+  /** System text for records without one, instead of the template's. */
   defaultSystem?: string;
-  /** Today's date where a template prints one, such as `26 Jul 2024`. Default today. */
+  /** Today's date for templates that print one, such as `26 Jul 2024`. Default: today. */
   dateString?: string;
   hub?: HubOptions;
   onProgress?: (progress: DataProgress) => void;
@@ -90,11 +94,11 @@ export const DATASET_OPTIONS = {
   onProgress: true,
 } satisfies OptionNames<DatasetArgs>;
 
-/** What loading goes by. */
+/** Settings of loading, complete with their defaults. */
 export type DatasetPlan = Omit<DatasetArgs, 'template' | 'packing'> & {
   dataset: string[];
   template: ResolvedTemplate;
-  /** Tokens in a row; absent without packing. */
+  /** Number of tokens in a row; absent without packing. */
   packLength?: number;
 } & Required<
     Pick<
@@ -112,7 +116,7 @@ export type DatasetPlan = Omit<DatasetArgs, 'template' | 'packing'> & {
   >;
 
 /**
- * Settings with their defaults.
+ * Checks settings and fills in their defaults.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the setting
  */
@@ -156,12 +160,13 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
       `${template.template.name}, which has efficientEos`,
     );
   }
-  // LLaMA-Factory takes a token off the cut when packing is asked for, not when it comes with plain text by itself.
+  // LLaMA-Factory shortens the limit by one token when packing is requested, but not when it is the default of plain
+  // text.
   const cutoffLength = plan.cutoffLength - (args.packing ? 1 : 0);
   return {...plan, template, cutoffLength, ...(packing && {packLength: cutoffLength})};
 }
 
-/** Names apart by commas, or a list of them. */
+/** Splits names at commas; a list stays a list. */
 export function namesIn(names: string | readonly string[] = []): string[] {
   const list = typeof names === 'string' ? names.split(',') : names;
   return list.map((name) => name.trim()).filter((name) => name !== '');

@@ -7,24 +7,24 @@ import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {isRepositoryPath} from '../hub/repositoryPath.ts';
 
-/** The contents of `dataset_info.json`: data sets by name. */
+/** Contents of `dataset_info.json`: data sets by name. */
 export type DatasetInfo = Record<string, DatasetEntry>;
 
-/** One data set, in the spelling of LLaMA-Factory's file. */
+/** One data set, with the keys of LLaMA-Factory's file. */
 export interface DatasetEntry {
-  /** A file or a folder of files, from the data folder. */
+  /** A file, or a folder of files, relative to the data folder. */
   file_name?: string;
-  /** A data set of the Hugging Face hub, `org/name`; goes before `file_name`. */
+  /** A data set on the Hugging Face hub, `org/name`; overrides `file_name`. */
   hf_hub_url?: string;
   /** Default `alpaca`. */
   formatting?: DatasetFormat;
-  /** Of a hub data set: the name of its configuration. */
+  /** Name of a configuration, for a data set on the hub. */
   subset?: string;
-  /** Of a hub data set. Default `train`. */
+  /** Name of a split, for a data set on the hub. Default `train`. */
   split?: string;
-  /** Of a hub data set: the folder its files are in. */
+  /** Folder of the data files, for a data set on the hub. */
   folder?: string;
-  /** So many records, drawn at random; more than there are draws some again, up to a thousand times as many. */
+  /** Number of records to draw at random. More than there are draws some again, up to a thousand times as many. */
   num_samples?: number;
   columns?: Partial<Record<ColumnName, string>>;
   tags?: Partial<Record<TagName, string>>;
@@ -38,7 +38,7 @@ const FORMATS: DatasetFormat[] = ['alpaca', 'sharegpt', 'openai'];
 const COLUMNS = ['prompt', 'query', 'response', 'history', 'messages', 'system', 'tools'] as const;
 export type ColumnName = (typeof COLUMNS)[number];
 
-/** LLaMA-Factory's columns for what is not trained here. */
+/** LLaMA-Factory's columns for kinds of training that are not supported here. */
 const OTHER_COLUMNS = ['images', 'videos', 'audios', 'chosen', 'rejected', 'kto_tag'];
 
 const DEFAULT_TAGS = {
@@ -69,7 +69,7 @@ const KEYS = [
   'cloud_file_name',
 ];
 
-/** A file or folder of the disk; or a repository of the hub, or one file or folder of it. */
+/** A local file or folder; or a repository on the hub, or one file or folder in it. */
 export type DatasetLocation = {kind: 'file'; path: string} | {kind: 'hub'; id: string; path?: string};
 
 /** A data set with its defaults filled in. */
@@ -81,21 +81,21 @@ export interface DatasetSource {
   split: string;
   folder?: string;
   sampleCount?: number;
-  /** The record's key for each part; without `columns` in the file, the format's usual keys. */
+  /** The record's key for each part. Without `columns` in the file, these are the format's usual keys. */
   columns: Partial<Record<ColumnName, string>>;
-  /** Columns the file names; the usual ones may be missing from the records. */
+  /** Columns that the file names; records may lack the usual ones. */
   namedColumns: ReadonlySet<ColumnName>;
-  /** As LLaMA-Factory, a tag that `tags` leaves out while naming others has no value. */
+  /** As in LLaMA-Factory, a tag that `tags` omits while naming others has no value. */
   tags: Partial<Record<TagName, string>>;
 }
 
-/** A data set of the hub that no file describes: alpaca's keys. */
+/** Returns the source of a hub data set that no file describes, with alpaca's keys. */
 export function hubSource(id: string): DatasetSource {
   return completeSource(id, {hf_hub_url: id}, 'datasetDir ONLINE');
 }
 
 /**
- * Looks data sets up.
+ * Looks up data sets by name.
  *
  * @param where the file, for messages
  * @throws TfjsLoraError `INVALID_CONFIG` naming the data set and its key
@@ -115,7 +115,7 @@ export function findSources(names: readonly string[], info: DatasetInfo, where: 
 }
 
 /**
- * A data set that a repository of the hub describes: the files it names are that repository's own.
+ * Returns a data set described in a repository on the hub: the files it names belong to that repository.
  *
  * @throws TfjsLoraError `INVALID_CONFIG` when it names a file elsewhere
  */

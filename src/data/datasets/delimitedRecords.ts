@@ -2,7 +2,7 @@ import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertRecordSize, placeOf, type SourceRecord} from './sourceRecord.ts';
 
-/** Cells that hold nothing: pandas' default, by which Hugging Face's `csv` loader goes. */
+/** Cells read as empty: pandas' default, which Hugging Face's `csv` loader uses. */
 const EMPTY_CELLS = new Set([
   '',
   '#N/A',
@@ -26,8 +26,8 @@ const EMPTY_CELLS = new Set([
 ]);
 
 /**
- * Rows under a header line, as pandas reads them: cells that hold nothing are null, and so are those that a short row lacks.
- * Cells stay text where pandas would make numbers of a whole column.
+ * Reads rows below a header line as pandas does: empty cells are null, and so are the cells that a short row lacks.
+ * Cells stay text, even where pandas would convert a whole column to numbers.
  *
  * @throws TfjsLoraError `CORRUPT_FILE` for a row that is longer than the header, or a quote that is not closed
  */
@@ -56,7 +56,7 @@ export async function* delimitedRecords(
   }
 }
 
-/** As pandas names columns without a name, and those whose name is taken. */
+/** Names columns as pandas does when a name is missing or taken. */
 function columnNames(cells: string[]): string[] {
   const taken = new Set(cells);
   const seen = new Set<string>();
@@ -70,19 +70,19 @@ function columnNames(cells: string[]): string[] {
 
 interface Row {
   cells: string[];
-  /** Where it begins, from 1. */
+  /** Line where the row begins, from 1. */
   line: number;
 }
 
-/** The states of pandas' tokenizer: a quote opens a cell only as its first character. */
+/** States of pandas' tokenizer. A quote opens a cell only as its first character. */
 type State = 'row' | 'cell' | 'bare' | 'quoted' | 'quote';
 
-/** Text to rows, by the rules of pandas' tokenizer. Empty lines are no rows. */
+/** Splits text into rows by the rules of pandas' tokenizer, which skips empty lines. */
 class RowReader {
   private state: State = 'row';
   private cells: string[] = [];
   private cell = '';
-  private index = -1; // of the record; the header is none
+  private index = -1; // index of the record; the header has none
   private line = 1;
   private rowLine = 1;
   private afterReturn = false;
@@ -136,13 +136,13 @@ class RowReader {
         this.state = 'quoted';
       } else {
         this.cell += char;
-        // A line of spaces alone is an empty one.
+        // A line of only spaces counts as empty.
         this.state = this.state === 'row' && (char === ' ' || char === '\t') ? 'row' : 'bare';
       }
     }
   }
 
-  /** Takes the characters that mean nothing in this state; returns where they end. */
+  /** Takes the characters without a meaning in this state, and returns where they end. */
   private takeRun(piece: string, at: number): number {
     const run = this.state === 'quoted' ? QUOTED_RUN : this.bareRun;
     run.lastIndex = at;

@@ -9,8 +9,8 @@ const BYTE_ORDER_MARK = [0xef, 0xbb, 0xbf];
 const isSpace = (byte: number) => byte === 32 || (byte >= 9 && byte <= 13);
 
 /**
- * JSON records, one a line; empty lines are skipped. A file that begins with a list is read as one. Reads piece by piece,
- * so that files may be larger than memory.
+ * Reads JSON records, one per line, and skips empty lines. A file that begins with a list is read as one list. Reads
+ * piece by piece, so that files may be larger than memory.
  *
  * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its line, or the byte that is not UTF-8
  */
@@ -47,8 +47,8 @@ export async function* jsonLineRecords(
 }
 
 /**
- * Records of a JSON file: a list of them, or one after the other. Reads piece by piece. Control characters within strings
- * and `NaN` are taken, as by Hugging Face's `json` loader.
+ * Reads the records of a JSON file: one list, or one record after another. Reads piece by piece. Accepts control
+ * characters within strings and `NaN`, as Hugging Face's `json` loader does.
  *
  * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its line, or the byte that is not UTF-8
  */
@@ -64,7 +64,7 @@ export async function* jsonRecords(
     new TfjsLoraError('CORRUPT_FILE', `${file} line ${line}: expected ${expected}, got ${got}`);
 
   for await (const piece of bytes) {
-    let start = 0; // of the record's part in this piece
+    let start = 0; // start of the record's part in this piece
     for (let i = 0; i < piece.length; i++) {
       const byte = piece[i];
       if (byte === NEWLINE) line++;
@@ -98,7 +98,7 @@ export async function* jsonRecords(
         needsComma = false;
       } else {
         const expected = isClosed ? 'nothing after the list' : needsComma ? 'a comma or ]' : 'a record {…}';
-        new Utf8Decoder(file, pieceStart + i).decode(piece.subarray(i)); // says so when it is no text
+        new Utf8Decoder(file, pieceStart + i).decode(piece.subarray(i)); // throws when it is not text
         throw corrupt(expected, JSON.stringify(Buffer.from(piece.subarray(i, i + 20)).toString('utf8')));
       }
     }
@@ -117,7 +117,7 @@ export async function* jsonRecords(
   if (isList && !isClosed) throw corrupt("the list's closing ]", 'the end of the file');
 }
 
-/** The first byte that is no space, and all pieces with those that were read to find it. */
+/** Returns the first byte that is not a space, and all pieces, including those read to find it. */
 async function peek(
   bytes: AsyncIterable<Uint8Array>,
 ): Promise<{first?: number; pieces: AsyncIterable<Uint8Array>}> {
@@ -127,7 +127,7 @@ async function peek(
   while (first === undefined) {
     const {done, value} = await iterator.next();
     if (done) break;
-    const piece = Uint8Array.from(value); // its memory may be used again
+    const piece = Uint8Array.from(value); // the reader may reuse its memory
     read.push(piece);
     first = piece.find((byte, i) => !isSpace(byte) && byte !== BYTE_ORDER_MARK[start + i]);
     start += piece.length;

@@ -2,7 +2,7 @@ import {NumpyRandom} from './numpyRandom.ts';
 
 /**
  * How several data sets become one: one after the other, or by turns until the first (`under`) or the last (`over`) of
- * them is used up. `over` begins the shorter ones anew; `once` leaves them out when they are used up.
+ * them ends. `over` starts shorter ones again; `once` leaves them out when they end.
  */
 export type MixStrategy = 'concat' | 'interleave_under' | 'interleave_over' | 'interleave_once';
 
@@ -15,7 +15,7 @@ export const MIX_STRATEGIES: MixStrategy[] = [
 
 export interface MixOptions {
   strategy: MixStrategy;
-  /** The chance of each data set. Default by turns. */
+  /** Probability of each data set. Default: they take turns. */
   probabilities?: readonly number[];
   seed: number | bigint;
 }
@@ -36,7 +36,7 @@ export async function* mixDatasets<T>(
         ? () => readers.some((reader) => reader.isUsedUp)
         : () => readers.every((reader) => reader.isUsedUp);
     for (const i of turns(datasets.length, probabilities, seed)) {
-      const isRoundOpen = !probabilities && i > 0; // a round by turns is finished
+      const isRoundOpen = !probabilities && i > 0; // a round of turns is completed
       if (!isRoundOpen && isOver()) return;
       const reader = readers[i];
       if (strategy === 'interleave_once' && reader.isUsedUp) continue;
@@ -54,9 +54,9 @@ function* turns(count: number, probabilities: readonly number[] | undefined, see
   for (;;) yield random.choice(probabilities);
 }
 
-/** Reads a data set again and again, one item ahead, so as to know when it was the last. */
+/** Reads a data set repeatedly, one item ahead, to know when an item was the last. */
 class ReadAhead<T> {
-  /** Whether each item was given at least once. */
+  /** Whether each item has been returned at least once. */
   isUsedUp = false;
   private iterator?: AsyncIterator<T>;
   private ahead?: IteratorResult<T>;

@@ -5,13 +5,13 @@ const PCG_MULTIPLIER = 0x2360ed051fc65da44385df649fccf645n;
 const POOL_SIZE = 4;
 
 /**
- * NumPy's `default_rng(seed)`: PCG64 seeded by `SeedSequence`, so that splits, mixtures and shuffles choose the rows that
- * the Python stack chooses for the same seed.
+ * Reproduces NumPy's `default_rng(seed)`: PCG64 seeded by `SeedSequence`. Splits, mixtures and shuffles thus choose the
+ * same rows as the Python libraries for the same seed.
  */
 export class NumpyRandom {
   private state: bigint;
   private readonly increment: bigint;
-  /** The high half of the last 64 bits, when only their low half was used. */
+  /** High half of the last 64 bits, when only the low half was used. */
   private spare?: number;
 
   /** @param seed an integer of 0 or more */
@@ -25,15 +25,16 @@ export class NumpyRandom {
     this.step();
   }
 
-  /** Uniform in [0, 1). */
+  /** Draws a number uniformly from [0, 1). */
   random(): number {
     return Number(this.next64() >> 11n) / 2 ** 53;
   }
 
-  /** Uniform in 0 … `below` − 1, for `below` up to 2³². */
+  /** Draws an integer uniformly from 0 … `below` − 1, for `below` up to 2³². */
   integer(below: number): number {
     if (below <= 1) return 0;
-    // Lemire's method, as NumPy: a product's high word is the result, its low word says whether to draw again.
+    // Lemire's method, as in NumPy: the high word of a product is the result, the low word decides whether to draw
+    // again.
     const range = BigInt(below);
     let product = BigInt(this.next32()) * range;
     if ((product & MASK_32) < range) {
@@ -43,16 +44,16 @@ export class NumpyRandom {
     return Number(product >> 32n);
   }
 
-  /** Uniform in 0 … 2⁶³ − 1, as `integers(0, 1 << 63)`. */
+  /** Draws an integer uniformly from 0 … 2⁶³ − 1, as `integers(0, 1 << 63)`. */
   integer63(): bigint {
-    // The range is a power of two, so no draw is refused.
+    // The range is a power of two, so no draw is rejected.
     return (this.next64() << 63n) >> 64n;
   }
 
   /** Shuffles in place. */
   shuffle<T>(items: T[]): T[] {
     for (let i = items.length - 1; i > 0; i--) {
-      // Unlike `integer`, by refusing what is too large: NumPy keeps its shuffles as they always were.
+      // Unlike `integer`, this rejects draws that are too large, because NumPy keeps its shuffles reproducible.
       const shift = Math.clz32(i);
       let j: number;
       do j = (this.next32() << shift) >>> shift;
@@ -62,12 +63,12 @@ export class NumpyRandom {
     return items;
   }
 
-  /** 0 … `length` − 1 in random order. */
+  /** Returns 0 … `length` − 1 in random order. */
   permutation(length: number): number[] {
     return this.shuffle(Array.from({length}, (_, i) => i));
   }
 
-  /** An index with the given probability. */
+  /** Draws an index with the given probabilities. */
   choice(probabilities: readonly number[]): number {
     const sums: number[] = [];
     for (const probability of probabilities) sums.push((sums.at(-1) ?? 0) + probability);
@@ -100,7 +101,7 @@ export class NumpyRandom {
   }
 }
 
-/** `SeedSequence(entropy).generate_state(count)` as 32-bit words. */
+/** Computes `SeedSequence(entropy).generate_state(count)` as 32-bit words. */
 function seedWords(entropy: bigint, count: number): bigint[] {
   const given: number[] = [];
   for (let rest = entropy; rest > 0n; rest >>= 32n) given.push(Number(rest & MASK_32));

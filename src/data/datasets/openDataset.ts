@@ -8,16 +8,16 @@ import type {DatasetSource} from './datasetInfo.ts';
 import {kindOfFile, readRecords} from './readRecords.ts';
 import type {SourceRecord} from './sourceRecord.ts';
 
-/** A data set whose files are at hand. */
+/** A data set whose files are on the disk. */
 export interface OpenDataset {
   source: DatasetSource;
   files: string[];
 }
 
 /**
- * Finds a data set's files, fetching those of the hub.
+ * Finds a data set's files and fetches those on the hub.
  *
- * @param folder the data folder, which file names start from
+ * @param folder the data folder, to which file names are relative
  * @throws TfjsLoraError `FILE_NOT_FOUND`, `INVALID_CONFIG` or `UNSUPPORTED`, naming the data set
  */
 export async function openDataset(
@@ -30,7 +30,7 @@ export async function openDataset(
   return {source, files};
 }
 
-/** Records of all the files, one file after the other. */
+/** Reads the records of all the files, one file after the other. */
 export async function* recordsOf({files}: OpenDataset): AsyncGenerator<SourceRecord, void, undefined> {
   for (const file of files) yield* readRecords(file);
 }
@@ -55,7 +55,7 @@ async function hubFiles(source: DatasetSource, hub: HubOptions): Promise<string[
   return snapshot.files.map((file) => join(snapshot.folder, file));
 }
 
-/** The file of a repository that its `dataset_info.json` names, or the data files of the folder. */
+/** Returns the file that a repository's `dataset_info.json` names, or the data files of the folder it names. */
 function namedFiles(
   {paths}: HubContents,
   source: DatasetSource,
@@ -91,7 +91,7 @@ async function localFiles(source: DatasetSource, folder: string): Promise<string
   const files = (await readdir(path)).filter((file) => !file.startsWith('.')).sort();
   const kindOf = (file: string) => {
     const kind = kindOfFile(file);
-    return kind === 'jsonl' ? 'json' : kind; // one kind to Hugging Face's loader
+    return kind === 'jsonl' ? 'json' : kind; // Hugging Face's loader treats both as one kind
   };
   const kinds = [...new Set(files.map(kindOf))];
   if (kinds.length === 1 && kinds[0] !== undefined) return files.map((file) => join(path, file));
@@ -115,6 +115,7 @@ function assertWholeSplit({name, split}: DatasetSource): void {
   if (/^[\w.-]+$/.test(split)) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `dataset ${name} split: expected the name of one split, got '${split}'. Use num_samples or max_samples to read a part of it.`,
+    `dataset ${name} split: expected the name of one split, got '${split}'. ` +
+      'Use num_samples or max_samples to read a part of it.',
   );
 }

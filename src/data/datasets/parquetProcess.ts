@@ -2,14 +2,14 @@
 import process from 'node:process';
 import {Worker} from 'node:worker_threads';
 
-/** What the process answers each request with: the rows of the next row group, or that there are no more. */
+/** The process's answer to each request: the rows of the next row group, the end, or an error. */
 export type ParquetAnswer = {rows: Record<string, unknown>[]} | {isEnd: true} | {error: string};
 
 const [path, seconds] = process.argv.slice(2);
 const groups = rowGroups();
 const requests = new Int32Array(new SharedArrayBuffer(4));
 
-/** Ends the process when one row group takes too much of the processor: the decoder's loops let no timer in. */
+/** Ends the process when a row group takes too much processor time; a timer cannot run while the decoder loops. */
 const WATCHDOG = `
   const {workerData: {requests, seconds}} = require('node:worker_threads');
   let [request, start] = [-1, process.cpuUsage()];
@@ -22,7 +22,7 @@ const WATCHDOG = `
 `;
 new Worker(WATCHDOG, {eval: true, execArgv: [], workerData: {requests, seconds: Number(seconds)}}).unref();
 
-process.on('unhandledRejection', () => {}); // of a column beside the one whose fault was answered
+process.on('unhandledRejection', () => {}); // another column failed after the answer
 process.on('message', async () => {
   Atomics.add(requests, 0, 1);
   let answer: ParquetAnswer;
@@ -36,7 +36,7 @@ process.on('message', async () => {
 });
 
 async function* rowGroups(): AsyncGenerator<Record<string, unknown>[], void> {
-  // Both are ES modules alone, which CommonJS can only import so.
+  // Both are ES modules only, which CommonJS can import only dynamically.
   const [{asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects}, {compressors}] = await Promise.all([
     import('hyparquet'),
     import('hyparquet-compressors'),
@@ -59,7 +59,7 @@ async function* rowGroups(): AsyncGenerator<Record<string, unknown>[], void> {
   }
 }
 
-/** A column that ends early leaves holes, where a value that is missing is null. */
+/** Checks that no column ends early, which leaves holes; missing values are null. */
 function assertWhole(rows: Record<string, unknown>[], count: number): void {
   if (rows.length !== count) throw new Error(`${rows.length} rows in a row group of ${count}`);
   for (const [i, row] of rows.entries()) {

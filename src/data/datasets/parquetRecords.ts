@@ -7,14 +7,14 @@ import {fileURLToPath, pathToFileURL} from 'node:url';
 import type {ParquetAnswer} from './parquetProcess.ts';
 import type {SourceRecord} from './sourceRecord.ts';
 
-/** Processor seconds for a row group of a small file, and bytes of a larger one for each second more. */
+/** Processor seconds for a row group of a small file; a larger file gets one more per so many bytes. */
 const PATIENCE = {seconds: 3, bytesPerSecond: 2 ** 22};
-/** Heap in MiB for a small file, and for each MiB of a larger one. */
+/** Heap in MiB for a small file, and per MiB of a larger one. */
 const HEAP = {small: 512, perMiB: 64};
 
 /**
- * Rows of a Parquet file, a row group at a time. A process of its own decodes them: a broken file may send the decoder round
- * in circles, or fill the memory, which ends a process with all its threads.
+ * Reads the rows of a Parquet file, one row group at a time. A separate process decodes them: a broken file may make
+ * the decoder loop forever, or fill the memory, which ends a process with all its threads.
  *
  * @throws Error saying what is wrong with the file
  */
@@ -56,7 +56,7 @@ class ParquetDecoder {
     );
   }
 
-  /** Rows of the next row group; undefined after the last. */
+  /** Returns the rows of the next row group; undefined after the last. */
   async next(): Promise<Record<string, unknown>[] | undefined> {
     const answer = await new Promise<ParquetAnswer>((resolve) => {
       this.settle = resolve;
@@ -80,7 +80,7 @@ class ParquetDecoder {
   }
 }
 
-/** The process's module beside this one: `.js` or `.cjs` in the built package, `.ts` in the sources. */
+/** Locates the process's module beside this one: `.js` or `.cjs` in the built package, `.ts` in the sources. */
 function processScript(): {script: string; execArgv: string[]} {
   const script = fileURLToPath(new URL(`./parquetProcess${extname(import.meta.url)}`, import.meta.url));
   if (!script.endsWith('.ts')) return {script, execArgv: []};

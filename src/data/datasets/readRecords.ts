@@ -23,12 +23,12 @@ const READERS: Record<string, Reader> = {
 };
 
 /**
- * A packed file may unpack to this many bytes, and so many times its size more: real text packs three to twenty times. Of its
- * records each takes some bytes even when packed.
+ * Limits of a compressed file: it may unpack to this many bytes, plus so many times its size, since real text
+ * compresses three- to twentyfold. Each record takes some bytes even when compressed.
  */
 const UNPACKED = {bytes: 2 ** 26, times: 50, records: 2 ** 20, bytesPerRecord: 4};
 
-/** The kind of a data file by its name, without a `.gz`; undefined when it is none. */
+/** Returns the kind of a data file from its name, ignoring a `.gz`; undefined when it is not a data file. */
 export function kindOfFile(path: string): string | undefined {
   const kind = extname(path.replace(/\.gz$/, '')).slice(1).toLowerCase();
   const isRead = Object.hasOwn(READERS, kind) && !(kind === 'parquet' && path.endsWith('.gz'));
@@ -36,10 +36,10 @@ export function kindOfFile(path: string): string | undefined {
 }
 
 /**
- * Records of a file, piece by piece, in its order.
+ * Reads a file's records in order, piece by piece.
  *
- * @throws TfjsLoraError `UNSUPPORTED` for a file of another kind, `FILE_NOT_FOUND`, `CORRUPT_FILE` naming the record, or the
- *   first byte that is not UTF-8
+ * @throws TfjsLoraError `UNSUPPORTED` for a file of another kind, `FILE_NOT_FOUND`, `CORRUPT_FILE` naming the record,
+ *   or the first byte that is not UTF-8
  */
 export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
   const kind = kindOfFile(path);
@@ -96,7 +96,8 @@ async function mostRecords(path: string): Promise<number> {
 function tooMuch(path: string, most: string): TfjsLoraError {
   return new TfjsLoraError(
     'CORRUPT_FILE',
-    `${path}: expected at most ${most} when unpacked (a limit that follows from the file's size), got more. If the file is what you want, unpack it yourself.`,
+    `${path}: expected at most ${most} when unpacked (a limit that follows from the file's size), got more. ` +
+      'If you trust the file, unpack it yourself.',
   );
 }
 
@@ -106,7 +107,7 @@ async function* textOf(path: string): AsyncGenerator<string> {
   decoder.end();
 }
 
-/** Lines of text as `{text}`; empty ones are kept, as by Hugging Face's `text` loader. */
+/** Reads lines of text as `{text}`; keeps empty ones, as Hugging Face's `text` loader does. */
 async function* textRecords(path: string): AsyncGenerator<SourceRecord> {
   let [rest, index] = ['', 0];
   const record = (text: string): SourceRecord => ({

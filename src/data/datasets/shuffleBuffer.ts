@@ -1,11 +1,11 @@
 import {NumpyRandom} from './numpyRandom.ts';
 
-/** Indices that are drawn at once, as by Hugging Face's `datasets`. */
+/** Number of indices drawn together, as in Hugging Face's `datasets`. */
 const DRAWN_AT_ONCE = 1000;
 
 /**
- * Shuffles a stream through a buffer: each item that comes in replaces one drawn from it. The order that Hugging Face's
- * `IterableDataset.shuffle` gives for the same seed.
+ * Shuffles a stream through a buffer: each incoming item replaces one drawn from it. The order is that of Hugging
+ * Face's `IterableDataset.shuffle` for the same seed.
  */
 export async function* shuffleBuffer<T>(
   items: AsyncIterable<T>,
@@ -28,7 +28,7 @@ export async function* shuffleBuffer<T>(
   yield* random.shuffle(buffer);
 }
 
-/** The seed of an epoch: the first epoch's is the seed itself. */
+/** Returns the seed of an epoch. The first epoch's is `seed` itself. */
 export function epochSeed(seed: number, epoch: number): number | bigint {
   if (epoch === 0) return seed;
   const shifted = new NumpyRandom(seed).integer63() - BigInt(epoch);

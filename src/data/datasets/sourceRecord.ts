@@ -2,24 +2,28 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 
 /** One record as a file holds it. */
 export interface SourceRecord {
-  /** Numbers of JSON as `parsePythonJson` reads them. */
+  /** Values, with JSON numbers as `parsePythonJson` reads them. */
   value: Record<string, unknown>;
   file: string;
-  /** From 0. */
+  /** Index from 0. */
   index: number;
-  /** Where it begins in the file, from 1, where the format has lines. */
+  /** Line where it begins, from 1, in formats that have lines. */
   line?: number;
 }
 
-/** Bytes of a record at most; a file whose quotes or brackets do not close would be kept whole. */
+/** Maximum size of a record in bytes; a file with an unclosed quote or bracket would otherwise be read whole. */
 const MOST_BYTES = 2 ** 26;
 
-/** `data/train.json record 17 (line 52)` */
+/** Writes a record's place: `data/train.json record 17 (line 52)`. */
 export function placeOf({file, index, line}: Omit<SourceRecord, 'value'>): string {
   return `${file} record ${index}${line === undefined ? '' : ` (line ${line})`}`;
 }
 
-/** @throws TfjsLoraError `CORRUPT_FILE` for a record of more than 64 MiB */
+/**
+ * Checks a record's size.
+ *
+ * @throws TfjsLoraError `CORRUPT_FILE` for a record of more than 64 MiB
+ */
 export function assertRecordSize(bytes: number, place: Omit<SourceRecord, 'value'>): void {
   if (bytes <= MOST_BYTES) return;
   throw new TfjsLoraError(

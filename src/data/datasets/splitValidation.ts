@@ -1,13 +1,12 @@
-import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {NumpyRandom} from './numpyRandom.ts';
 
-/** Sizes below it are none. */
+/** Smaller sizes count as 0. */
 const NONE = 1e-6;
 
 /**
- * Takes a validation part out of some examples: the rows that LLaMA-Factory (`train_test_split` of Hugging Face's
- * data sets) takes for the same seed, in its order.
+ * Takes a validation part out of examples. It takes the rows that LLaMA-Factory (`train_test_split` of Hugging Face's
+ * data sets) takes for the same seed, in the same order.
  *
  * @param valSize a fraction below 1, or a count from 1; 0 takes none and keeps the order
  * @throws TfjsLoraError `INVALID_ARGUMENT` when nothing would be left to train on
@@ -22,7 +21,7 @@ export function splitValidation<T>(
   if (!(valSize > 0 && count < examples.length)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `valSize: expected a fraction below 1, or a count below the ${counted(examples.length, 'example')} there are, ` +
+      `valSize: expected a fraction below 1, or a count below ${examples.length}, the number of examples, ` +
         `got ${valSize}`,
     );
   }

@@ -5,17 +5,17 @@ import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import type {HubContents} from './fetchSnapshot.ts';
 
-/** Which part of a hub data set. */
+/** The part of a hub data set to read. */
 export interface DatasetPart {
   id: string;
-  /** A configuration. */
+  /** Name of a configuration. */
   subset?: string;
   split: string;
-  /** The folder its files are in. */
+  /** Folder of its files. */
   folder?: string;
 }
 
-/** A null is as good as nothing. */
+/** Treats null like undefined. */
 const orNothing = <T>(schema: z.ZodType<T>) => schema.nullish().transform((value) => value ?? undefined);
 
 const patterns = z.union([z.string(), z.array(z.string())]);
@@ -32,7 +32,7 @@ const configSchema = z.object({
 
 type CardConfig = z.infer<typeof configSchema>;
 
-/** Words that tell splits from one another in names of files and folders, as Hugging Face's `datasets` reads them. */
+/** Words that distinguish splits in names of files and folders, as Hugging Face's `datasets` reads them. */
 const SPLIT_WORDS: Record<string, string[]> = {
   train: ['train', 'training'],
   validation: ['validation', 'valid', 'dev', 'val'],
@@ -40,11 +40,12 @@ const SPLIT_WORDS: Record<string, string[]> = {
 };
 
 /**
- * The files of one split of a hub data set: as its README says, else by the names of folders and files, else all.
+ * Selects the files of one split of a hub data set: those that its README names, or else those whose folders or file
+ * names match, or else all.
  *
  * @param isData whether a file can be read as data
- * @throws TfjsLoraError `INVALID_CONFIG` naming the subset or split and those there are; `CORRUPT_FILE` when the README's
- *   configurations are none
+ * @throws TfjsLoraError `INVALID_CONFIG` naming the subset or split and the available ones; `CORRUPT_FILE` for invalid
+ *   configurations in the README
  */
 export function datasetFiles(
   {paths, card}: HubContents,
@@ -127,7 +128,7 @@ function splitsOfCard(
   return splits;
 }
 
-/** The most that comparing patterns with paths may take, as the product of their lengths: some seconds. */
+/** Limit for comparing patterns with paths, as the product of their lengths: a few seconds. */
 const MAX_COMPARED = 3e9;
 
 function assertComparable(globs: string[], paths: string[]): void {
@@ -163,7 +164,10 @@ function splitNamedIn(name: string): string | undefined {
   return Object.keys(SPLIT_WORDS).find((split) => SPLIT_WORDS[split].some((word) => words.includes(word)));
 }
 
-/** A pattern of file names (`*`, `**`, `?`, `[0-9]`, `{a,b}`), in time linear in the path's length. */
+/**
+ * Compiles a pattern of file names (`*`, `**`, `?`, `[0-9]`, `{a,b}`), which matches in time linear in the path's
+ * length.
+ */
 function toMatcher(glob: string): (path: string) => boolean {
   if (!/[*?[{]/.test(glob)) return (path) => path === glob;
   const escaped = (text: string) => text.replace(/[.+^$()|\\\][{}*?#\s-]/g, '\\$&');

@@ -13,33 +13,33 @@ import {isRepositoryPath} from './repositoryPath.ts';
 import type {RetryOptions} from './retry.ts';
 import {randomName} from './unfinishedFile.ts';
 
-/** What a repository holds. */
+/** Contents of a repository. */
 export interface HubContents {
   paths: string[];
-  /** The front matter of its README, as the hub's own interface gives it. */
+  /** Front matter of its README, as the hub returns it. */
   card?: unknown;
 }
 
 export interface Snapshot {
   folder: string;
-  /** The selected files, by their paths in the repository. */
+  /** Paths of the selected files in the repository. */
   files: string[];
 }
 
 interface SnapshotRequest {
   repository: HubRepository;
-  /** Which files are needed. */
+  /** Selects the files that are needed. */
   select: (contents: HubContents) => string[];
-  /** The files by name, for the message when nothing can be fetched. */
+  /** Names of the files, for the message when nothing can be fetched. */
   needed: string;
-  /** What the repository holds, for that message. Default its kind. */
+  /** What that message calls the repository. Default: its kind. */
   noun?: string;
 }
 
-/** Where the contents of a snapshot are noted beside it: offline, its folder alone does not show what it lacks. */
+/** Folder of notes on snapshots' contents. Offline, a snapshot's folder alone does not show which files it lacks. */
 const NOTES = '.tfjs-lora';
 
-/** The contents as noted: with the hashes, by which a damaged file is found offline too. */
+/** Noted contents, with the hashes that reveal a damaged file offline too. */
 interface Notes extends HubContents {
   files?: HubFile[];
 }
@@ -59,19 +59,19 @@ const notesSchema = z.object({
     .optional(),
 });
 
-/** A repository on the hub: `org/name`, or a bare name as the oldest have it. */
+/** Id of a repository on the hub: `org/name`, or a bare name for the oldest ones. */
 export const HUB_ID = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
 
-/** Failures in a row before a request is given up. */
+/** Consecutive failures before a request is given up. */
 const ATTEMPTS = 5;
 
 /**
- * The selected files of a repository in the hub's cache, where the Python libraries have them too; those not there
- * yet are fetched, and damaged ones fetched again. Without a network, the cache alone serves, with a warning.
+ * Returns the selected files of a repository in the hub's cache, which the Python libraries share. Missing files are
+ * fetched, and damaged ones fetched again. Without a network, only the cache is used, with a warning.
  *
  * @throws TfjsLoraError `FILE_NOT_FOUND` saying which files are missing and where to put them, or why the hub refused;
- *   `NETWORK` when the hub cannot be reached and the cache lacks them; `CORRUPT_FILE` when what came is not what the hub
- *   announced, or what it announces would lead out of the cache; the signal's reason when it is aborted
+ *   `NETWORK` when the hub cannot be reached and the cache lacks them; `CORRUPT_FILE` when the contents are not what
+ *   the hub announced, or what it announces would lead out of the cache; the signal's reason when it is aborted
  */
 export async function fetchSnapshot(request: SnapshotRequest, options: HubOptions): Promise<Snapshot> {
   const {repository, select} = request;
@@ -179,7 +179,7 @@ async function cachedSnapshot(
   return {folder, files};
 }
 
-/** The commit that a revision is known to be in the cache. */
+/** Returns the commit that the cache has for a revision. */
 async function commitOf({revision = 'main'}: HubRepository, storage: string): Promise<string | undefined> {
   if (COMMIT.test(revision))
     return (await exists(join(storage, 'snapshots', revision))) ? revision : undefined;
@@ -187,7 +187,7 @@ async function commitOf({revision = 'main'}: HubRepository, storage: string): Pr
   return COMMIT.test(noted) ? noted : undefined;
 }
 
-/** Contents as they were noted; undefined without notes, or where they are no longer what was written. */
+/** Reads noted contents; undefined when there are none or when they have been altered. */
 async function readNotes(path: string): Promise<Notes | undefined> {
   const text = await readFile(path, 'utf8').catch(() => undefined);
   if (text === undefined) return undefined;
@@ -198,13 +198,13 @@ async function readNotes(path: string): Promise<Notes | undefined> {
   }
 }
 
-/** A link of the cache leads to a blob that is named by its SHA-256, of a large file at least. */
+/** Returns the hash in a blob's name, to which a link of the cache leads: large files are named by their SHA-256. */
 async function namedByHash(path: string): Promise<Partial<HubFile>> {
   const name = basename(await realpath(path));
   return /^[0-9a-f]{64}$/.test(name) ? {sha256: name} : {};
 }
 
-/** Paths of all files below a folder, with `/`; links whose file is gone are left out. */
+/** Lists the paths of all files below a folder, with `/`; skips links whose file is gone. */
 async function filesBelow(folder: string): Promise<string[]> {
   const entries = await readdir(folder, {recursive: true, withFileTypes: true}).catch(() => []);
   const found: string[] = [];
@@ -226,7 +226,7 @@ function fileUrl(endpoint: string, {kind, id}: HubRepository, commit: string, pa
   return `${endpoint}/${prefix}${id}/resolve/${commit}/${encoded}`;
 }
 
-/** Writes a small file so that readers see the old one or the new one; one that says the same already is left. */
+/** Writes a small file so that readers see either the old or the new one; leaves a file that has the text already. */
 async function writeWhole(path: string, text: string): Promise<void> {
   if ((await readFile(path, 'utf8').catch(() => undefined)) === text) return;
   await mkdir(dirname(path), {recursive: true});

@@ -13,7 +13,7 @@ import {IdleSignal, type RetryOptions, retry, TransientError} from './retry.ts';
 import {hashOf, isInside, isSound, noteSound} from './soundFile.ts';
 import {randomName, UnfinishedFile} from './unfinishedFile.ts';
 
-/** Where a file goes, and where it comes from. */
+/** Source and destination of a file. */
 export interface FileTarget {
   /** The repository's folder in the cache. */
   storage: string;
@@ -23,11 +23,11 @@ export interface FileTarget {
   attempts: RetryOptions;
 }
 
-/** Bytes after which a download counts as going on, however often it breaks off. */
+/** Bytes after which a download counts as progressing, however often it breaks off. */
 const PROGRESS = 1 << 20;
 
 /**
- * Refuses a file whose path or hash, as the hub lists them, could lead out of the cache.
+ * Refuses a file whose path or hash, as listed by the hub, could lead out of the cache.
  *
  * @throws TfjsLoraError `CORRUPT_FILE`
  */
@@ -42,12 +42,12 @@ export function assertSafeFile({path, sha256, gitHash}: HubFile, where: string):
 }
 
 /**
- * Fetches a file into the cache, as the Python libraries lay it out: `blobs/<hash>`, and a link to it under
- * `snapshots/<commit>`. A download that broke off goes on where it ended; several at once do not disturb each other.
+ * Fetches a file into the cache, laid out as the Python libraries do: `blobs/<hash>`, and a link to it under
+ * `snapshots/<commit>`. An interrupted download resumes where it ended; concurrent downloads do not disturb each other.
  *
- * @param file as {@link assertSafeFile} lets through
- * @throws TfjsLoraError `NETWORK` when it cannot be downloaded; `FILE_NOT_FOUND` when the hub refuses it; `CORRUPT_FILE` when
- *   the contents have another hash than announced
+ * @param file one that {@link assertSafeFile} accepts
+ * @throws TfjsLoraError `NETWORK` when it cannot be downloaded; `FILE_NOT_FOUND` when the hub refuses it;
+ *   `CORRUPT_FILE` when the contents have another hash than announced
  */
 export async function storeFile(
   file: HubFile,
@@ -63,7 +63,7 @@ export async function storeFile(
   await link(blob, file.path, join(storage, 'snapshots', commit));
 }
 
-/** Downloads contents without an announced hash, named by the hash they have. */
+/** Downloads contents without an announced hash, and names them by their own. */
 async function fetchNameless(
   file: HubFile,
   blobs: string,
@@ -88,7 +88,7 @@ async function fetchBlob(
     await download(file, unfinished.path, target, onProgress);
     let fault = await faultOf(file, unfinished.path);
     if (fault && unfinished.isContinued) {
-      // What the earlier download left was not its beginning.
+      // The earlier download's part was not the beginning of this file.
       await rm(unfinished.path, {force: true});
       await download(file, unfinished.path, target, onProgress);
       fault = await faultOf(file, unfinished.path);
@@ -97,14 +97,14 @@ async function fetchBlob(
       await unfinished.remove();
       throw new TfjsLoraError('CORRUPT_FILE', `${target.url}: ${fault}. Download it again.`);
     }
-    await unfinished.finish(blob); // in the place of a damaged one, if there is one
+    await unfinished.finish(blob); // replaces a damaged one, if any
     await noteSound(blob, file, target.storage);
   } finally {
     unfinished.leave();
   }
 }
 
-/** What is wrong with the file as it lies on the disk. */
+/** Returns what is wrong with the file on the disk, or undefined. */
 async function faultOf(file: HubFile, path: string): Promise<string | undefined> {
   const expected = file.sha256 ?? file.gitHash;
   const {size} = await stat(path);
@@ -134,7 +134,7 @@ async function download(
   });
 }
 
-/** Asks for a file from a byte on; it may come from its start nevertheless. */
+/** Requests a file from a byte on; the server may still send it from its start. */
 async function request(
   {url, address}: FileTarget,
   unfinished: string,
@@ -149,7 +149,7 @@ async function request(
     await response.body?.cancel();
     throw refusal(url, response, begun > 0 && (await discard(unfinished)));
   }
-  const start = response.status === 206 ? startOf(response) : 0; // 200: the server sends the whole
+  const start = response.status === 206 ? startOf(response) : 0; // 200: the server sends the whole file
   if (start !== 0 && start !== begun) {
     await response.body?.cancel();
     await discard(unfinished);
@@ -159,7 +159,7 @@ async function request(
   return {body, start};
 }
 
-/** Failures of the disk, which no other attempt mends. */
+/** Disk errors, which another attempt would not fix. */
 const DISK_ERROR = /^E(NOSPC|ACCES|PERM|ROFS|IO|DQUOT|NOENT|ISDIR|MFILE)$/;
 
 async function append(
@@ -176,7 +176,7 @@ async function append(
   const {size} = file;
   let done = start;
   let broken: {error: unknown} | undefined;
-  /** What arrives, until the connection breaks: that much is written, and is not asked for again. */
+  /** Yields what arrives until the connection breaks; that part is written and not requested again. */
   async function* arriving(): AsyncGenerator<Buffer> {
     const pieces = body[Symbol.asyncIterator]();
     for (;;) {
@@ -205,7 +205,7 @@ async function append(
   } finally {
     body.destroy();
   }
-  if (done === size) return; // its hash is checked; how the connection ended does not matter
+  if (done === size) return; // the hash is checked, so it does not matter how the connection ended
   const reason = broken && reasonOf(idle.signal.aborted ? idle.signal.reason : broken.error);
   const what = reason
     ? `the connection ended after ${done} of ${size} bytes: ${reason}`
@@ -218,7 +218,11 @@ async function discard(path: string): Promise<boolean> {
   return true;
 }
 
-/** @param wasPart the rest of a file was asked for, and what there was of it is given up */
+/**
+ * Returns the error for a refused request.
+ *
+ * @param wasPart whether only the rest of a file was requested; the part on the disk is then dropped
+ */
 function refusal(url: string, {status}: Response, wasPart: boolean): Error {
   if (status === 416 && wasPart) return new TransientError('the server has no such part');
   return new TfjsLoraError(
@@ -231,7 +235,7 @@ function startOf(response: Response): number {
   return Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1] ?? Number.NaN);
 }
 
-/** Puts a link to a blob in its place in a snapshot: under another name first, so that it is there or not there. */
+/** Links to a blob from a snapshot, first under another name, so that the link exists either whole or not at all. */
 async function link(blob: string, path: string, snapshot: string): Promise<void> {
   const folder = await makeFolder(snapshot, path.split('/').slice(0, -1));
   const pointer = join(snapshot, path);
@@ -244,7 +248,7 @@ async function link(blob: string, path: string, snapshot: string): Promise<void>
   await rename(made, pointer);
 }
 
-/** The folder of a file in a snapshot. Each step down must be a folder itself: a link could lead out of the cache. */
+/** Creates the folder of a file in a snapshot. Each step must be a real folder: a link could lead out of the cache. */
 async function makeFolder(snapshot: string, names: string[]): Promise<string> {
   await mkdir(snapshot, {recursive: true});
   let folder = snapshot;
@@ -261,7 +265,7 @@ async function makeFolder(snapshot: string, names: string[]): Promise<string> {
   return folder;
 }
 
-/** Whether a snapshot has a file with the announced contents, which lies in the cache. */
+/** Whether a snapshot has a file with the announced contents, and the file is inside the cache. */
 export async function isStored(path: string, file: Partial<HubFile>, storage: string): Promise<boolean> {
   const places = [dirname(storage), join(storage, 'blobs')]; // the latter may have been moved to another disk
   for (const place of places) if (await isInside(path, place)) return isSound(path, file, storage);

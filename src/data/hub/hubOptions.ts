@@ -2,23 +2,23 @@ import {homedir} from 'node:os';
 import {join} from 'node:path';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 
-/** How the Hugging Face hub is reached. */
+/** Options for reaching the Hugging Face hub. */
 export interface HubOptions {
-  /** Default `https://huggingface.co`. Credentials in it are sent as a header, and never shown. */
+  /** Address of the hub; credentials in it are sent as a header and never shown. Default `https://huggingface.co`. */
   endpoint?: string;
-  /** For gated and private repositories. */
+  /** Access token, for gated and private repositories. */
   token?: string;
   /** Folder of the hub's cache, shared with the Python libraries. Default `~/.cache/huggingface/hub`. */
   cacheDir?: string;
-  /** Use only what is in the cache. Default false. */
+  /** Whether to use only the cache. Default false. */
   offline?: boolean;
-  /** Stops what is under way; a later call goes on from there. */
+  /** Stops the download; a later call resumes it. */
   signal?: AbortSignal;
   /** Milliseconds before a failed request is tried again, doubled before each further attempt. Default 500. */
   retryDelay?: number;
-  /** Milliseconds after which a connection on which nothing comes is given up, and tried again. Default 30 000. */
+  /** Milliseconds without data after which a connection is given up and tried again. Default 30 000. */
   idleTimeout?: number;
-  /** Called as files come in; `total` is that of all files to fetch. */
+  /** Called as files arrive; `total` is the size in bytes of all files to fetch. */
   onProgress?: (progress: HubProgress) => void;
 }
 
@@ -36,21 +36,21 @@ export const HUB_OPTIONS = {
 export interface HubProgress {
   repository: string;
   file: string;
-  /** Bytes so far, of all files. */
+  /** Bytes so far, of all files together. */
   done: number;
   total: number;
 }
 
-/** What the environment says about the hub, in the variables of `huggingface_hub`. */
+/** Hub settings from the environment, in the variables of `huggingface_hub`. */
 export interface HuggingFaceEnvironment {
   hub: HubOptions;
-  /** A folder for tokenized data sets. */
+  /** Folder for tokenized data sets. */
   tokenizedCache: string;
 }
 
 const isOn = (value = '') => ['1', 'on', 'yes', 'true'].includes(value.toLowerCase());
 
-/** Reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and their like out of some variables. */
+/** Reads the variables `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and similar ones. */
 export function huggingFaceEnvironment(
   variables: Record<string, string | undefined>,
 ): HuggingFaceEnvironment {

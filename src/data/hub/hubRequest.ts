@@ -3,23 +3,24 @@ import {keepSecret} from '../../../quant/maskSecrets.ts';
 import {DEFAULT_ENDPOINT, type HubOptions} from './hubOptions.ts';
 import {TransientError} from './retry.ts';
 
-/** Answers that say "later". */
+/** Statuses after which another attempt may succeed. */
 const TRANSIENT_STATUS = [408, 425, 429, 500, 502, 503, 504];
 
-/** Failures of a connection that another attempt would meet again. */
+/** Connection failures that another attempt would meet again. */
 const LASTING_FAILURE = /redirect count exceeded|certificate|^CERT_|_CERT|unknown scheme|HTTP\(S\) scheme/i;
 
-/** Where requests go, and what opens the door. */
+/** The hub's address and its credentials. */
 export interface HubAddress {
-  /** Without credentials and without a slash at its end. */
+  /** Address without credentials and without a trailing slash. */
   endpoint: string;
   authorization?: string;
 }
 
 /**
- * The hub's address. Credentials in it become a header, as they do in Python: `fetch` takes none in an address.
+ * Returns the hub's address. Credentials in it become a header, as in Python, because `fetch` refuses them in an
+ * address.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` when it is no address of HTTP
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when it is not an HTTP address
  */
 export function hubAddress({endpoint: given = DEFAULT_ENDPOINT, token}: HubOptions): HubAddress {
   keepSecret(token);
@@ -36,7 +37,7 @@ export function hubAddress({endpoint: given = DEFAULT_ENDPOINT, token}: HubOptio
   return {endpoint, ...(authorization && {authorization})};
 }
 
-/** The header for an address's credentials, where it has some. */
+/** Returns the authorization header for an address's credentials, if it has any. */
 export function basicAuthorization({username, password}: URL): string | undefined {
   if (!username && !password) return undefined;
   const credentials = [username, password].map(decoded).join(':');
@@ -47,14 +48,15 @@ function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // a percent sign that stands for itself
+    return text; // a literal percent sign
   }
 }
 
 /**
- * One request. The header goes to the hub only: `fetch` drops it where a redirect leads to another host.
+ * Sends one request. The authorization header goes only to the hub: `fetch` drops it when a redirect leads to another
+ * host.
  *
- * @returns any response that another attempt would not mend, 404 for one
+ * @returns the response, unless another attempt may help; also a refusal such as 404
  * @throws TransientError when another attempt may help; TfjsLoraError `NETWORK` when none would
  */
 export async function hubRequest(
@@ -76,13 +78,13 @@ export async function hubRequest(
   throw new TransientError(`status ${response.status}`, waitAskedFor(response.headers));
 }
 
-/** Node's fetch says "fetch failed", and why in the cause. */
+/** Returns why a request failed: Node's fetch only says "fetch failed", and gives the reason in the cause. */
 export function reasonOf(error: unknown): string {
   const {message, cause} = error as Error & {cause?: {message?: string; code?: string}};
   return [cause?.code, cause?.message].filter(Boolean).join(': ') || message;
 }
 
-/** Milliseconds of `Retry-After`: seconds, or a date. */
+/** Returns the milliseconds that `Retry-After` asks for, as seconds or as a date. */
 function waitAskedFor(headers: Headers): number {
   const given = headers.get('retry-after');
   if (given === null) return 0;

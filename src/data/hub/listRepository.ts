@@ -15,27 +15,27 @@ export interface HubRepository {
   revision?: string;
 }
 
-/** A file as the hub lists it. */
+/** A file as listed by the hub. */
 export interface HubFile {
   path: string;
   size: number;
-  /** The hash of a large file. */
+  /** Hash of a large file. */
   sha256?: string;
-  /** The hash of any other: git's name for the contents. */
+  /** Hash of any other file: git's name for the contents. */
   gitHash?: string;
 }
 
-/** What a repository holds at one commit, as the hub says: none of it is checked to be safe to use as a path. */
+/** Contents of a repository at one commit, as the hub reports them; no path in it has been checked for safety. */
 export interface RepositoryListing {
   commit: string;
   files: Map<string, HubFile>;
-  /** The front matter of its README. */
+  /** Front matter of its README. */
   card?: unknown;
 }
 
 export const COMMIT = /^[0-9a-f]{40}$/;
 
-/** Bytes of one answer, and files of one repository: far more than any has. */
+/** Limits for the bytes of one answer and the files of one repository: far more than any real one has. */
 const [MAX_ANSWER, MAX_FILES] = [1 << 26, 1_000_000];
 
 const about = z.object({sha: z.string().regex(COMMIT), cardData: z.unknown().optional()});
@@ -48,9 +48,10 @@ const entry = z.object({
 });
 
 /**
- * Asks the hub what a repository holds.
+ * Lists a repository on the hub.
  *
- * @throws TfjsLoraError `NETWORK` when the hub cannot be reached or what answers is no hub; `FILE_NOT_FOUND` when it refuses
+ * @throws TfjsLoraError `NETWORK` when the hub cannot be reached or the server is not a hub; `FILE_NOT_FOUND` when the
+ *   hub refuses
  */
 export async function listRepository(
   repository: HubRepository,
@@ -108,7 +109,7 @@ function checked<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
   throw new SyntaxError(`${what}: ${path.join('.') || 'all'}: ${message}, got ${show(value)}`);
 }
 
-/** A `fetch` for the hub's client that tries again, keeps to the hub's host, and reads no more than an answer may have. */
+/** Returns a `fetch` for the hub's client that retries, stays on the hub's host, and limits the length of an answer. */
 function boundedFetch(address: HubAddress, attempts: RetryOptions): typeof fetch {
   return async (input) => {
     const url = String(input);
@@ -143,7 +144,7 @@ async function boundedResponse(response: Response, idle: IdleSignal): Promise<Re
   }
   if (length > MAX_ANSWER) throw new SyntaxError(`expected at most ${MAX_ANSWER} bytes, got more`);
   const text = Buffer.concat(pieces).toString('utf8');
-  if (response.ok) parseJson(text); // bounded in depth
+  if (response.ok) parseJson(text); // limits the depth
   const {status, headers, url} = response;
   return Object.defineProperty(new Response(text || null, {status, headers}), 'url', {value: url});
 }

@@ -1,15 +1,15 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 
-/** Bytes of a name that file systems take, and characters of a path. */
+/** Longest name in bytes that file systems allow, and longest path in characters. */
 const [LONGEST_NAME, LONGEST_PATH] = [255, 4096];
 
-/** Control characters, what separates folders or drives on Windows, and halves of characters. */
+/** Control characters, separators of folders or drives on Windows, and unpaired surrogates. */
 const FORBIDDEN = /[\0-\x1f\x7f\\]|^[a-z]:|\p{Surrogate}/iu;
 
 /**
- * Whether a path stays inside the folder it is joined to, on every system: relative, with `/`, without `.` and `..`, drive
- * letters, backslashes, control characters and names that are too long.
+ * Whether a path stays inside the folder it is joined to on every system: relative, with `/`, without `.` and `..`,
+ * drive letters, backslashes, control characters and names that are too long.
  */
 export function isRepositoryPath(path: unknown): path is string {
   if (typeof path !== 'string' || path.length > LONGEST_PATH || FORBIDDEN.test(path)) return false;
@@ -19,9 +19,9 @@ export function isRepositoryPath(path: unknown): path is string {
 }
 
 /**
- * Refuses a path that came from elsewhere and could lead out of its folder.
+ * Refuses an untrusted path that could lead out of its folder.
  *
- * @param where what names the path, for the message
+ * @param where what contains the path, for the message
  * @throws TfjsLoraError `CORRUPT_FILE`
  */
 export function assertRepositoryPath(path: unknown, where: string): asserts path is string {

@@ -12,15 +12,16 @@ import {assertRepositoryPath} from './repositoryPath.ts';
 
 const INDEX = 'model.safetensors.index.json';
 
-/** What a model or adapter is read from: files of its first level, weights as safetensors only. */
+/** Files that a model or adapter is read from: those of the top level, with weights only as safetensors. */
 const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
 
 /**
- * The local folder of a model or an adapter: a folder as it is, or a repository of the hub, fetched into the hub's cache.
+ * Returns the local folder of a model or an adapter. A folder is returned as it is; a repository on the hub is fetched
+ * into the hub's cache.
  *
  * @param pathOrHubId a folder, or `org/name`
- * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be downloaded: says which files are missing and where to
- *   put them; `UNSUPPORTED` when the repository holds no safetensors
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be downloaded: says which files are missing and
+ *   where to put them; `UNSUPPORTED` when the repository has no safetensors
  */
 export async function resolveModelFolder(
   pathOrHubId: string,
@@ -41,13 +42,15 @@ export async function resolveModelFolder(
   return fetchModelFolder(pathOrHubId, given);
 }
 
-/** What a message calls a repository of the hub, and the files it asks for. */
+/** Files that messages ask for, by what they call the repository. */
 const WORDS = {
   model: `config.json, model.safetensors (or its shards and ${INDEX}), tokenizer.json, tokenizer_config.json`,
   adapter: 'adapter_config.json, adapter_model.safetensors',
 };
 
-/** {@link resolveModelFolder} for what is no folder; its messages speak of a `noun`. */
+/**
+ * Fetches a repository on the hub, like {@link resolveModelFolder} for an id. Its messages call the repository `noun`.
+ */
 export async function fetchModelFolder(
   id: string,
   {revision, ...options}: HubOptions & {revision?: string},
@@ -70,7 +73,7 @@ function modelFiles({paths}: HubContents, id: string): string[] {
   const files = paths.filter((path) => WANTED.test(path));
   if (files.some((path) => path.endsWith('.safetensors'))) return files;
   const weights = paths.filter((path) => /\.(bin|pth|pt|gguf|h5|msgpack)$/.test(path));
-  if (weights.length === 0) return files; // the check of the folder says what lacks
+  if (weights.length === 0) return files; // assertComplete reports what is missing
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `model ${id}: expected weights as safetensors, got ${weights.slice(0, 3).join(', ')}. ` +
@@ -78,7 +81,7 @@ function modelFiles({paths}: HubContents, id: string): string[] {
   );
 }
 
-/** A cache that the Python libraries filled may hold a part of a model only. */
+/** Checks that a folder has a whole model, since a cache filled by the Python libraries may have only a part. */
 async function assertComplete(folder: string, id: string): Promise<void> {
   const isAdapter = await exists(join(folder, 'adapter_config.json'));
   const needed = isAdapter
@@ -96,7 +99,7 @@ async function assertComplete(folder: string, id: string): Promise<void> {
 
 const indexSchema = z.object({weight_map: z.record(z.string(), z.string())});
 
-/** The shards that a model's index names, or its one file. */
+/** Returns the shards that a model's index names, or its single file. */
 async function weightFiles(folder: string): Promise<string[]> {
   const path = join(folder, INDEX);
   const text = await readFile(path, 'utf8').catch(() => undefined);

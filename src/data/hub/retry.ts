@@ -3,20 +3,20 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
 
 export interface RetryOptions {
-  /** Failures in a row before it is given up. */
+  /** Consecutive failures before giving up. */
   attempts: number;
   /** Milliseconds before the second attempt, doubled before each further one. */
   delay: number;
-  /** Milliseconds in which something must come of an answer. */
+  /** Milliseconds that a connection may stay silent. */
   idleTimeout: number;
   signal?: AbortSignal;
 }
 
-/** What another attempt may mend. */
+/** A failure that another attempt may not meet. */
 export class TransientError extends Error {
   /**
-   * @param waitMs how long the server asks to wait
-   * @param hasProgressed the attempt got so far that failures are counted from one again
+   * @param waitMs how long the server asks to wait, in milliseconds. Default 0
+   * @param hasProgressed whether the attempt got far enough to count failures from one again. Default false
    */
   constructor(
     message: string,
@@ -28,8 +28,8 @@ export class TransientError extends Error {
 }
 
 /**
- * A signal for one attempt, aborted with the outer one or, with a {@link TransientError}, when nothing comes for a while: a
- * network that is gone closes no connection.
+ * Abort signal for one attempt. It follows the outer signal and also aborts, with a {@link TransientError}, when
+ * nothing arrives for a while, because a network that is gone closes no connection.
  */
 export class IdleSignal {
   readonly signal: AbortSignal;
@@ -42,7 +42,7 @@ export class IdleSignal {
     this.signal = signal ? AbortSignal.any([signal, controller.signal]) : controller.signal;
   }
 
-  /** Something came. */
+  /** Restarts the wait after something arrived. */
   refresh(): void {
     this.timer.refresh();
   }
@@ -52,17 +52,18 @@ export class IdleSignal {
   }
 }
 
-/** The longest wait that a server may ask for. */
+/** Longest wait in milliseconds that a server may ask for. */
 const LONGEST_WAIT = 300_000;
 
-/** Longer pauses are announced. */
+/** Pauses in milliseconds above which a warning announces them. */
 const NOTICED_PAUSE = 5_000;
 
 /**
- * Tries again after a pause while attempts fail with a {@link TransientError}.
+ * Repeats attempts, with a pause between them, while they fail with a {@link TransientError}.
  *
- * @param what begins the message: `http://host cannot be reached`
- * @throws TfjsLoraError `NETWORK` after the last attempt; the signal's reason when it is aborted; any other error as it is
+ * @param what beginning of the message: `http://host cannot be reached`
+ * @throws TfjsLoraError `NETWORK` after the last attempt; the signal's reason when it is aborted; any other error
+ *   unchanged
  */
 export async function retry<T>(
   what: string,

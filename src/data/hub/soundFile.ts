@@ -4,12 +4,12 @@ import {mkdir, readFile, realpath, stat, writeFile} from 'node:fs/promises';
 import {dirname, join, relative, sep} from 'node:path';
 import type {HubFile} from './listRepository.ts';
 
-/** Below a repository's folder in the cache: which files had the right hash, and their times then. */
+/** Notes in a repository's folder in the cache: files whose hash was right, with their times then. */
 const VERIFIED = join('.tfjs-lora', 'verified');
 
 /**
- * Whether a file of the cache has the contents that the hub announced. It is hashed at its first use and after each
- * change; a cache that cannot be written to is taken as it is where the sizes agree.
+ * Whether a file of the cache has the contents that the hub announced. The file is hashed at its first use and after
+ * each change. In a read-only cache, only the sizes are compared.
  *
  * @param storage the repository's folder in the cache
  */
@@ -30,7 +30,7 @@ export async function isSound(path: string, file: Partial<HubFile>, storage: str
   return true;
 }
 
-/** Notes that a file has just been found to have the hash that was announced. */
+/** Notes that a file's hash has just been found to be as announced. */
 export async function noteSound(path: string, file: HubFile, storage: string): Promise<void> {
   const expected = expectedHash(file);
   if (expected === undefined) return;
@@ -52,7 +52,7 @@ async function noteOf(
   return {note: join(storage, VERIFIED, key), state: `${size} ${mtimeMs}`};
 }
 
-/** The hash of a file's contents: SHA-256, or git's name for them where only that is announced. */
+/** Hashes a file's contents: SHA-256, or git's hash when only that is announced. */
 export async function hashOf(
   path: string,
   {sha256, gitHash}: Partial<HubFile>,
@@ -64,7 +64,7 @@ export async function hashOf(
   return hash.digest('hex');
 }
 
-/** Whether a file really lies below a folder, links followed. */
+/** Whether a file is really inside a folder once links are followed. */
 export async function isInside(path: string, folder: string): Promise<boolean> {
   const [file, root] = await Promise.all([path, folder].map((each) => realpath(each).catch(() => undefined)));
   return file !== undefined && root !== undefined && file.startsWith(root + sep);

@@ -11,15 +11,15 @@ const ENDING = '.incomplete';
 /** Files that this thread is writing. */
 const active = new Set<string>();
 
-/** Milliseconds after which nobody writes any more to a file of another machine's. */
+/** Milliseconds after which an unfinished file of another machine counts as abandoned. */
 const ABANDONED_AFTER = 24 * 3600_000;
 
-/** In names, since a cache may be shared over a network and numbers of processes belong to one machine. */
+/** Part of file names, because a cache may be shared over a network and process ids belong to one machine. */
 const machine = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
 
 /**
- * A file on its way to becoming `target`, that nobody else writes to. It begins with what an earlier, interrupted
- * download left: taken over where its process has ended, copied where it cannot be known (Python's `<hash>.incomplete`).
+ * A file on its way to becoming `target`, to which only this thread writes. It begins with what an earlier, interrupted
+ * download left: renamed when its process has ended, copied when that is unknown (Python's `<hash>.incomplete`).
  */
 export class UnfinishedFile {
   private constructor(
@@ -35,14 +35,14 @@ export class UnfinishedFile {
     return new UnfinishedFile(path, isContinued);
   }
 
-  /** Gives it its name. What other interrupted downloads left of it is removed. */
+  /** Renames it to its target, and removes what other interrupted downloads of the target left. */
   async finish(target: string): Promise<void> {
     await rename(this.path, target);
     active.delete(this.path);
     for (const path of await abandoned(target)) await rm(path, {force: true});
   }
 
-  /** Leaves it for a later download to go on from. */
+  /** Leaves it for a later download to resume. */
   leave(): void {
     active.delete(this.path);
   }
@@ -57,7 +57,7 @@ export const randomName = () => Math.random().toString(36).slice(2, 12);
 
 async function takeOver(target: string, path: string): Promise<boolean> {
   for (const each of await abandoned(target)) {
-    // Of two that try at once, one succeeds.
+    // When two try at the same time, one succeeds.
     const isTaken = await rename(each, path).then(
       () => true,
       () => false,
@@ -74,7 +74,7 @@ async function copyPythons(target: string, path: string): Promise<boolean> {
   );
 }
 
-/** Unfinished files of a target that nobody writes to, the largest first. */
+/** Lists a target's unfinished files that are no longer written to, largest first. */
 async function abandoned(target: string): Promise<string[]> {
   const folder = dirname(target);
   const start = `${basename(target)}.`;

@@ -6,31 +6,31 @@ import {encodeTurns, eosTokenId} from '../templates/encodeTurns.ts';
 import type {ResolvedTemplate} from '../templates/templateRegistry.ts';
 import {truncatedLengths} from './truncatedLengths.ts';
 
-/** What becomes of a conversation; plain data, as workers need it. */
+/** Settings for encoding a conversation; plain data, as workers need it. */
 export interface EncodeSettings {
-  /** `sft` prompt and answer as one sequence; `prompt` the two apart, for generation; `pt` the bare text. */
+  /** `sft` joins prompt and answer; `prompt` keeps them apart, for generation; `pt` encodes the bare text. */
   task: 'sft' | 'prompt' | 'pt';
   template: ResolvedTemplate;
-  /** Tokens that are kept. */
+  /** Maximum number of tokens to keep. */
   cutoffLength: number;
   trainOnPrompt: boolean;
   maskHistory: boolean;
-  /** Of `pt`: keep the whole text, for packing. */
+  /** Whether `pt` keeps the whole text, for packing. */
   packing: boolean;
 }
 
-/** Token ids of a conversation, and what is to be learnt: the labels of `sft`, the answer of `prompt`. */
+/** Token ids of a conversation, and the labels: the targets for `sft`, the answer for `prompt`. */
 export interface EncodedConversation {
   inputIds: number[];
   labels: number[];
 }
 
-/** Why a conversation makes no example, if so. */
+/** Returns why a conversation yields no example, or undefined. */
 export function faultOf({fault, response}: Conversation, {task}: EncodeSettings): string | undefined {
   return fault ?? (task === 'sft' && !response ? 'expected an answer to learn, got none' : undefined);
 }
 
-/** A conversation as token ids, as LLaMA-Factory makes them; none for a faulty one. */
+/** Encodes a conversation as token ids, as LLaMA-Factory does; returns undefined for a faulty one. */
 export function encodeConversation(
   conversation: Conversation,
   tokenizer: Tokenizer,
@@ -52,7 +52,9 @@ export function encodeConversation(
   }
 }
 
-/** Each prompt and answer share what room the turns before them (after them, under `maskHistory`) have left. */
+/**
+ * Encodes turns. Each prompt and answer share the room that earlier turns (under `maskHistory`, later ones) have left.
+ */
 function supervised(
   {prompt, response, system, tools}: Conversation,
   tokenizer: Tokenizer,
@@ -98,7 +100,7 @@ function promptAndAnswer(
   return {inputIds: source.slice(0, kept.source), labels: answer.slice(0, kept.target)};
 }
 
-/** The text, closed by the end of sequence; all of it is learnt. */
+/** Encodes plain text, closed by the end of sequence; all of it is trained on. */
 function plainText(
   {prompt}: Conversation,
   tokenizer: Tokenizer,

@@ -10,18 +10,18 @@ import {packSequences, packTexts} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
 import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
 
-/** Conversations that a worker gets at once. */
+/** Number of conversations sent to a worker together. */
 const LIST_LENGTH = 50;
-/** Records that are packed together: LLaMA-Factory's `preprocessing_batch_size`. */
+/** Number of records packed together: LLaMA-Factory's `preprocessing_batch_size`. */
 const PACKED_TOGETHER = 1000;
 
-/** How conversations become token ids under a plan. */
+/** Returns a plan's settings for encoding conversations. */
 export function encodeSettings(plan: DatasetPlan, task: EncodeSettings['task']): EncodeSettings {
   const {template, cutoffLength, trainOnPrompt, maskHistory, packLength} = plan;
   return {task, template, cutoffLength, trainOnPrompt, maskHistory, packing: packLength !== undefined};
 }
 
-/** All conversations as token ids, in their order, out of the cache where they are there. */
+/** Encodes all conversations as token ids, in order, or reads them from the cache. */
 export async function encodeAll(
   conversations: Conversation[],
   plan: DatasetPlan,
@@ -41,7 +41,7 @@ export async function encodeAll(
   return encoded;
 }
 
-/** Training examples of conversations at hand. */
+/** Makes training examples from conversations in memory. */
 export async function makeExamples(conversations: Conversation[], plan: DatasetPlan): Promise<Example[]> {
   const settings = encodeSettings(plan, plan.stage);
   const encoded = await encodeAll(conversations, plan, settings);
@@ -51,7 +51,7 @@ export async function makeExamples(conversations: Conversation[], plan: DatasetP
   return examples;
 }
 
-/** Training examples of conversations that come one by one. */
+/** Makes training examples from conversations as they arrive. */
 export async function* streamExamples(
   conversations: AsyncIterable<Conversation>,
   plan: DatasetPlan,
@@ -113,13 +113,13 @@ function examplesOf(
   return examples;
 }
 
-/** Why token ids are nothing to learn from, if so. */
+/** Returns why token ids cannot be trained on, or undefined. */
 function lengthFault({labels}: EncodedConversation): string | undefined {
   if (labels.some((label, t) => t > 0 && label !== IGNORE_INDEX)) return undefined;
   return 'expected tokens to learn, got none (within the cut)';
 }
 
-/** Counts records that make no example. */
+/** Counts records that yield no example. */
 class LeftOut {
   private count = 0;
   private first = '';
@@ -130,7 +130,11 @@ class LeftOut {
     if (this.count++ === 0) this.first = `${source}: ${fault}`;
   }
 
-  /** @throws TfjsLoraError `CORRUPT_FILE` when nothing is left */
+  /**
+   * Warns of skipped records.
+   *
+   * @throws TfjsLoraError `CORRUPT_FILE` when nothing is left
+   */
   report(records: number, examples: number): void {
     const what = `dataset ${this.plan.dataset.join(', ')}`;
     const first = this.first && ` The first: ${this.first}.`;

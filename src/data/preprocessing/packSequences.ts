@@ -2,11 +2,11 @@ import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Example} from '../batches/collate.ts';
 
 /**
- * Packs sequences into as few as may be: each pack takes the longest sequence that still fits, again and again, as
- * LLaMA-Factory's greedy knapsack. Sequences do not see each other: the attention mask numbers them 1, 2, 3 … and positions start
- * anew in each.
+ * Packs sequences into few rows: each pack repeatedly takes the longest sequence that still fits, as in LLaMA-Factory's
+ * greedy knapsack. Sequences do not attend to each other: the attention mask numbers them 1, 2, 3 … and positions start
+ * from 0 in each.
  *
- * @param capacity tokens in a pack; longer sequences are left out
+ * @param capacity number of tokens in a pack; longer sequences are left out
  */
 export function packSequences(examples: readonly Example[], capacity: number): Example[] {
   return packs(
@@ -15,9 +15,9 @@ export function packSequences(examples: readonly Example[], capacity: number): E
   ).map((members) => join(members.map((i) => examples[i])));
 }
 
-/** Which sequences, by index, go together. */
+/** Returns the indices of the sequences in each pack. */
 function packs(lengths: number[], capacity: number): number[][] {
-  // Sequences of one length wait in line; the last one goes first.
+  // Sequences of the same length form a stack; the last one goes first.
   const waiting = new Map<number, number[]>();
   for (const [i, length] of lengths.entries()) {
     if (length > capacity) continue;
@@ -41,7 +41,7 @@ function packs(lengths: number[], capacity: number): number[][] {
   return result;
 }
 
-/** The index of the largest of some ascending numbers that is at most `limit`, or −1. */
+/** Returns the index of the largest of ascending numbers that is at most `limit`, or −1. */
 function lastAtMost(ascending: number[], limit: number): number {
   let [low, high] = [0, ascending.length];
   while (low < high) {
@@ -55,7 +55,7 @@ function lastAtMost(ascending: number[], limit: number): number {
 function join(members: Example[]): Example {
   return {
     inputIds: members.flatMap(({inputIds}) => inputIds),
-    // Nothing predicts a sequence's first token: what stands before it is another sequence.
+    // A sequence's first token is not predicted, because another sequence precedes it.
     labels: members.flatMap(({inputIds, labels = inputIds}) => [IGNORE_INDEX, ...labels.slice(1)]),
     attentionMask: members.flatMap(({inputIds}, i) => inputIds.map(() => i + 1)),
     positionIds: members.flatMap(({inputIds}) => inputIds.map((_, t) => t)),
@@ -63,9 +63,9 @@ function join(members: Example[]): Example {
 }
 
 /**
- * Cuts texts that follow each other into blocks of one length; what is left over at the end is dropped.
+ * Cuts consecutive texts into blocks of equal length and drops the rest at the end.
  *
- * @param firstTokenId written over each block's first token
+ * @param firstTokenId token that replaces each block's first token
  */
 export function packTexts(texts: readonly number[][], blockLength: number, firstTokenId?: number): Example[] {
   const all = texts.flat();

@@ -1,10 +1,12 @@
 import type {EncodedConversation} from './encodeConversation.ts';
 
-/** Many lists of token ids as one array, which moves between threads and into files at no cost. */
+/**
+ * Many lists of token ids in one array, which moves between threads without a copy and is written to files directly.
+ */
 export interface PackedIds {
-  /** For each conversation its length twice: of ids and of labels. */
+  /** Two lengths per conversation: of ids and of labels. */
   lengths: Int32Array;
-  /** Ids, then labels, of one conversation after the other. */
+  /** The ids and then the labels of each conversation in turn. */
   values: Int32Array;
 }
 

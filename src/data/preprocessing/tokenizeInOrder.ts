@@ -9,20 +9,20 @@ import {unpackIds} from './packedIds.ts';
 import type {WorkerAnswer, WorkerStart} from './tokenizeWorker.ts';
 import {workerModule} from './workerModule.ts';
 
-/** Lists that wait or are worked on, for each worker. */
+/** Number of lists per worker that wait or are in work. */
 const AHEAD = 2;
 
-/** Conversations and what became of each. */
+/** Conversations and their encodings. */
 export interface EncodedList {
   conversations: Conversation[];
   encoded: EncodedConversation[];
 }
 
 /**
- * Tokenizes lists of conversations, in their order, on worker threads.
+ * Tokenizes lists of conversations, in order, on worker threads.
  *
- * @param workers below 2: on this thread. More than there are processors are not started. Where a worker cannot start,
- *   or breaks, this thread goes on, with a warning
+ * @param workers number of threads, at most one per processor; below 2, this thread does the work. When a worker cannot
+ *   start or breaks, this thread continues, with a warning
  */
 export async function* tokenizeInOrder(
   lists: AsyncIterable<Conversation[]> | Iterable<Conversation[]>,
@@ -42,7 +42,7 @@ export async function* tokenizeInOrder(
     for await (const conversations of lists) {
       if (!pool) {
         yield {conversations, encoded: here(conversations)};
-        await new Promise((resume) => setImmediate(resume)); // let progress and signals in
+        await new Promise((resume) => setImmediate(resume)); // let progress and signals through
         continue;
       }
       const encoded = pool.tokenize(conversations);
@@ -58,7 +58,7 @@ export async function* tokenizeInOrder(
 
 interface Job {
   list: Conversation[];
-  /** Undefined: no worker could do it. */
+  /** Called with undefined when no worker could do it. */
   resolve(encoded: EncodedConversation[] | undefined): void;
   reject(error: Error): void;
 }
@@ -74,7 +74,7 @@ class TokenizerPool {
     for (let i = 0; i < count; i++) this.start(start);
   }
 
-  /** @returns undefined when no worker is left to do it */
+  /** @returns undefined when no worker is left */
   tokenize(list: Conversation[]): Promise<EncodedConversation[] | undefined> {
     return new Promise((resolve, reject) => {
       this.waiting.push({list, resolve, reject});

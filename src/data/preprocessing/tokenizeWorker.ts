@@ -6,13 +6,13 @@ import type {Conversation} from '../templates/conversation.ts';
 import {type EncodeSettings, encodeConversation} from './encodeConversation.ts';
 import {type PackedIds, packIds} from './packedIds.ts';
 
-/** What a worker is given when it starts. */
+/** Data that a worker starts with. */
 export interface WorkerStart {
   files: TokenizerFiles;
   settings: EncodeSettings;
 }
 
-/** What it answers: that it is ready, then one answer for each list of conversations. */
+/** A worker's answers: that it is ready, then one answer per list of conversations. */
 export type WorkerAnswer = 'ready' | {ids: PackedIds} | {error: {code?: ErrorCode; message: string}};
 
 const {files, settings} = workerData as WorkerStart;

@@ -8,12 +8,12 @@ import type {Conversation} from '../templates/conversation.ts';
 import type {EncodedConversation, EncodeSettings} from './encodeConversation.ts';
 import {packIds, unpackIds} from './packedIds.ts';
 
-/** Counted up when the same text and settings come to mean other ids. */
+/** Version of the encoding; increased when the same text and settings yield other ids. */
 const VERSION = 2;
 
 const tokenizerHashes = new WeakMap<Tokenizer, string>();
 
-/** The file that holds some conversations as token ids: its name follows from their text, the settings and the tokenizer. */
+/** Returns the file for conversations' token ids. Its name follows from their text, the settings and the tokenizer. */
 export function tokenizedFile(
   folder: string,
   conversations: readonly Conversation[],
@@ -34,7 +34,7 @@ export function tokenizedFile(
   return join(folder, `tokenized-${hash.digest('hex').slice(0, 40)}.safetensors`);
 }
 
-/** The token ids in such a file; undefined when there is none, or, with a warning, when it is damaged. */
+/** Reads token ids from such a file; returns undefined when there is none or, with a warning, when it is damaged. */
 export function readTokenized(path: string, count: number): EncodedConversation[] | undefined {
   let file: SafetensorsFile | undefined;
   try {

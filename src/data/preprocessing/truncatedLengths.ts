@@ -1,6 +1,6 @@
 /**
- * How much of a prompt and an answer is kept, as LLaMA-Factory shares `cutoff` tokens between them: the prompt is cut
- * when the answer is short, the answer when the prompt is short, both in proportion otherwise.
+ * Returns how many tokens of a prompt and an answer to keep, as LLaMA-Factory divides `cutoff` between them. The prompt
+ * is cut when the answer is short, the answer when the prompt is short, otherwise both in proportion.
  */
 export function truncatedLengths(
   source: number,

@@ -3,9 +3,9 @@ import type {TemplateArgs} from './template.ts';
 const header = (role: string) => `<|start_header_id|>${role}<|end_header_id|>\n\n`;
 const answerHeader = header('assistant');
 
-/** The templates that are there from the start, each as LLaMA-Factory has it under this name. */
+/** The built-in templates, each as LLaMA-Factory has it under this name. */
 export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
-  /** Llama 3, 3.1, 3.2 and 3.3, without a system text of its own: Meta's chat template puts a dated one. */
+  /** Llama 3, 3.1, 3.2 and 3.3, without a default system text; Meta's chat template writes a dated one. */
   llama3: {
     prefix: [{special: 'bos'}],
     system: [`${header('system')}{{content}}<|eot_id|>`],
@@ -38,7 +38,7 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
     assistant: ['{{content}}', {special: 'eos'}, '\n'],
     replaceChatTemplate: true,
   },
-  /** Nothing around the texts, and nothing at the end of an answer. */
+  /** Plain texts, with nothing around them and nothing at the end of an answer. */
   empty: {
     assistant: ['{{content}}'],
   },

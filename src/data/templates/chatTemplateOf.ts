@@ -1,15 +1,16 @@
 import type {Slot, Template} from './template.ts';
 
-/** The tokenizer's tokens that a template's slots stand for. */
+/** Texts of the tokenizer's tokens that slots refer to. */
 export interface NamedTokens {
   bos?: string;
-  /** After the template has replaced it, where it does. */
+  /** End-of-sequence token, after any replacement by the template. */
   eos?: string;
 }
 
 /**
- * A template as the Jinja text that transformers and vLLM render, as LLaMA-Factory's `Template._get_jinja_template` writes
- * it. A user's turn ends with the header of the answer, so there is nothing more to add for generation.
+ * Writes a template as the Jinja text that transformers and vLLM render, as in LLaMA-Factory's
+ * `Template._get_jinja_template`. A user's turn ends with the header of the answer, so there is nothing more to add for
+ * generation.
  */
 export function chatTemplateOf(template: Template, tokens: NamedTokens): string {
   const {prefix, system, user, assistant, defaultSystem} = template;
@@ -33,7 +34,7 @@ export function chatTemplateOf(template: Template, tokens: NamedTokens): string 
   ].join('');
 }
 
-/** What a slot writes around the content, and the content's name in its place. */
+/** Returns what a slot writes around its content, with the content's name in its place. */
 function jinjaPieces(slot: Slot, tokens: NamedTokens, content: string): string[] {
   return textAround(slot, tokens).flatMap((text, i) => [
     ...(i > 0 ? [content] : []),
@@ -41,7 +42,7 @@ function jinjaPieces(slot: Slot, tokens: NamedTokens, content: string): string[]
   ]);
 }
 
-/** A slot's text before its content and, where it has one, after it; a named token is the text it stands for. */
+/** Returns a slot's text before its content and, if it has content, after it. A named token becomes its text. */
 export function textAround(slot: Slot, {bos, eos}: NamedTokens): string[] {
   if (typeof slot !== 'string')
     return [('token' in slot ? slot.token : slot.special === 'bos' ? bos : eos) ?? ''];

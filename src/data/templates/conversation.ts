@@ -1,16 +1,18 @@
 import type {Message} from './template.ts';
 
-/** A record of any format, brought into one form. */
+/** A record of any format, converted to one form. */
 export interface Conversation {
   /** Turns up to the last question; an odd number, as they alternate. */
   prompt: Message[];
-  /** The answer; absent where the data has none. */
+  /** The answer; absent when the data has none. */
   response?: Message;
   system?: string;
-  /** JSON text. */
+  /** Tools as JSON text. */
   tools?: string;
-  /** Where the record stands: `data/train.json record 17 (line 52)`. */
+  /** Place of the record: `data/train.json record 17 (line 52)`. */
   source: string;
-  /** Why it cannot be used, if so. It keeps its place until examples are made, so that splits count it, as LLaMA-Factory. */
+  /**
+   * Why it cannot be used, if so. As in LLaMA-Factory it is dropped only when examples are made, so splits count it.
+   */
   fault?: string;
 }

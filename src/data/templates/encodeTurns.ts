@@ -5,15 +5,15 @@ import type {ResolvedTemplate} from './templateRegistry.ts';
 import {describeTools, parseFunctionCalls, parseTools, writeFunctionCalls} from './toolFormats.ts';
 
 export interface ConversationContext {
-  /** Default the template's own. */
+  /** System text. Default: the template's own. */
   system?: string;
-  /** JSON text: the tools that may be called. */
+  /** Callable tools, as JSON text. */
   tools?: string;
 }
 
 /**
- * Token ids of a conversation, one list a message: what comes before the first turn belongs to the first, and the
- * answer's header to the turn before it.
+ * Encodes a conversation as token ids, one list per message. The text before the first turn belongs to the first
+ * message, and the answer's header to the turn before it.
  *
  * @param messages alternate between a user (or a function's result) and the assistant (or its function call)
  * @throws TfjsLoraError `CORRUPT_FILE` for a function call or tools that do not parse; `UNSUPPORTED` when the
@@ -35,7 +35,7 @@ export function encodeTurns(
 }
 
 /**
- * Token ids of a conversation that the model is to continue.
+ * Encodes a conversation that the model is to continue as token ids.
  *
  * @param messages the last one is a user's or a function's result
  */
@@ -48,7 +48,7 @@ export function encodePrompt(
   return encodeTurns(resolved, tokenizer, messages, context).flat();
 }
 
-/** The token that ends a sequence under a template; undefined when the tokenizer has none. */
+/** Returns the token that ends a sequence under a template; undefined when the tokenizer has none. */
 export function eosTokenId(resolved: ResolvedTemplate, tokenizer: Tokenizer): number | undefined {
   const replacing =
     resolved.kind === 'slots' && resolved.template.replaceEos
@@ -57,7 +57,7 @@ export function eosTokenId(resolved: ResolvedTemplate, tokenizer: Tokenizer): nu
   return replacing ?? tokenizer.eosTokenId;
 }
 
-/** Tokens that end an answer in generation. */
+/** Returns the tokens that end an answer in generation. */
 export function templateStopIds(resolved: ResolvedTemplate, tokenizer: Tokenizer): number[] {
   const words = resolved.kind === 'slots' ? resolved.template.stopWords : [];
   const ids = [eosTokenId(resolved, tokenizer), ...words.map((word) => tokenizer.tokenToId(word))];
@@ -103,7 +103,7 @@ function slotIds(slot: Slot, content: string, template: Template, tokenizer: Tok
   return id === undefined ? [] : [id];
 }
 
-/** Renders ever longer beginnings of the conversation; what each adds is a turn. */
+/** Renders longer and longer beginnings of the conversation; what each adds is a turn. */
 function chatTemplateTurns(
   tokenizer: Tokenizer,
   messages: readonly Message[],

@@ -3,15 +3,15 @@ import type {Slot, Template} from './template.ts';
 
 const TITLE = '# ollama modelfile made by tfjs-lora\n';
 
-/** Whether a text is of a Modelfile made here, which may be replaced. */
+/** Whether a text is a Modelfile made here, which may be replaced. */
 export const isOwnModelfile = (text: string | undefined): boolean => text?.startsWith(TITLE) ?? false;
 
 /**
- * Ollama's Modelfile for a folder of weights under a template, as LLaMA-Factory's `Template.get_ollama_modelfile` writes
- * it: `ollama create name -f Modelfile` in the folder.
+ * Writes Ollama's Modelfile for a folder of weights under a template, as in LLaMA-Factory's
+ * `Template.get_ollama_modelfile`. To use it, run `ollama create name -f Modelfile` in the folder.
  *
  * @param stops tokens that end an answer
- * @param maxLength tokens that the model can hold: the context is LLaMA-Factory's 4096 at most
+ * @param maxLength number of tokens that the model can hold; the context is at most LLaMA-Factory's 4096
  */
 export function modelfileOf(
   template: Template,

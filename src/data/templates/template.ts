@@ -1,33 +1,36 @@
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 
-/** A piece of a turn: text with `{{content}}` where the message goes, one of the tokenizer's own tokens, or a token by name. */
+/**
+ * A piece of a turn: text with `{{content}}` where the message goes, a special token of the tokenizer, or a token by
+ * name.
+ */
 export type Slot = string | {special: 'bos' | 'eos'} | {token: string};
 
-/** How a conversation is written out, as plain data: it travels to worker threads. Each list is one turn. */
+/** The format of a conversation, as plain data because it is sent to worker threads. Each list is one turn. */
 export interface TemplateArgs {
-  /** Before everything else. Default nothing. */
+  /** Start of the conversation. Default: nothing. */
   prefix?: Slot[];
-  /** Default the bare text. */
+  /** System turn. Default: the bare text. */
   system?: Slot[];
-  /** A user's turn, up to where the answer begins. Default the bare text. */
+  /** A user's turn, up to where the answer begins. Default: the bare text. */
   user?: Slot[];
-  /** An answer with what ends it. Default the text and the end-of-sequence token. */
+  /** An answer and its end. Default: the text and the end-of-sequence token. */
   assistant?: Slot[];
-  /** A function call by the assistant. Default as `assistant`. */
+  /** A function call by the assistant. Default: as `assistant`. */
   function?: Slot[];
-  /** A function's result. Default as `user`. */
+  /** A function's result. Default: as `user`. */
   observation?: Slot[];
-  /** How tools are described and called: see `toolFormats.ts`. Default `default`. */
+  /** Name of the format in which tools are described and called: see `toolFormats.ts`. Default `default`. */
   toolFormat?: string;
-  /** The system text where the data has none. Default none. */
+  /** System text for conversations without one. Default: none. */
   defaultSystem?: string;
-  /** Tokens that end an answer besides the end-of-sequence token. */
+  /** Tokens that end an answer besides the end-of-sequence token. Default: none. */
   stopWords?: string[];
-  /** The first stop word takes the place of the end-of-sequence token. Default false. */
+  /** Whether the first stop word replaces the end-of-sequence token. Default false. */
   replaceEos?: boolean;
-  /** An exported model gets this template's chat template even where its tokenizer has one. Default false. */
+  /** Whether an exported model gets this template's chat template even if its tokenizer has one. Default false. */
   replaceChatTemplate?: boolean;
-  /** The end-of-sequence token that ends an answer is the first token of what follows. Default false. */
+  /** Whether the end-of-sequence token that ends an answer is the first token of what follows. Default false. */
   efficientEos?: boolean;
 }
 
@@ -48,7 +51,7 @@ export const TEMPLATE_OPTIONS = {
 
 export type Template = Required<TemplateArgs> & {name: string};
 
-/** The role of a turn, whatever the data calls it. */
+/** The role of a turn, independent of its name in the data. */
 export type Role = 'user' | 'assistant' | 'observation' | 'function';
 
 export interface Message {
@@ -56,7 +59,7 @@ export interface Message {
   content: string;
 }
 
-/** A template with its defaults filled in. */
+/** Fills in a template's defaults. */
 export function completeTemplate(name: string, args: TemplateArgs): Template {
   const {efficientEos = false, user = ['{{content}}']} = args;
   const assistant = args.assistant ?? ['{{content}}', ...(efficientEos ? [] : [{special: 'eos'} as const])];

@@ -7,23 +7,23 @@ import {BUILTIN_TEMPLATES} from './builtinTemplates.ts';
 import {completeTemplate, TEMPLATE_OPTIONS, type Template, type TemplateArgs} from './template.ts';
 import {formatDate} from './toolFormats.ts';
 
-/** The name that stands for the tokenizer's own chat template. */
+/** The name that selects the tokenizer's own chat template. */
 export const MODEL_TEMPLATE = 'model';
 
 const templates = new Map<string, Template>();
 for (const [name, args] of Object.entries(BUILTIN_TEMPLATES))
   templates.set(name, completeTemplate(name, args));
 
-/** A template ready for use: one of the registry, or the tokenizer's own chat template. Plain data, as workers need it. */
+/** A template ready for use: a registered one, or the tokenizer's own chat template. Plain data, as workers need it. */
 export type ResolvedTemplate = {dateString: string} & (
   | {kind: 'slots'; template: Template}
   | {kind: 'chat'; defaultSystem: string}
 );
 
 export interface ResolveTemplateOptions {
-  /** In place of the template's own system text. */
+  /** System text that replaces the template's own. */
   defaultSystem?: string;
-  /** Today's date where a template prints one, such as `26 Jul 2024`. Default today. */
+  /** Today's date for templates that print one, such as `26 Jul 2024`. Default: today. */
   dateString?: string;
 }
 const RESOLVE_OPTIONS = {
@@ -32,10 +32,10 @@ const RESOLVE_OPTIONS = {
 } satisfies OptionNames<ResolveTemplateOptions>;
 
 /**
- * Makes a template known by its name.
+ * Registers a template under a name. Registering equal contents again does nothing, so that a notebook's cell may run
+ * twice.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` when another one has the name, or a turn lacks its `{{content}}`. Registering
- *   equal contents again does nothing, so that a notebook's cell may run twice
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when another template has the name, or a turn lacks its `{{content}}`
  */
 export function registerTemplate(name: string, args: TemplateArgs): void {
   assertKnownOptions('registerTemplate', args, TEMPLATE_OPTIONS);
@@ -65,7 +65,11 @@ export function registerTemplate(name: string, args: TemplateArgs): void {
   templates.set(name, template);
 }
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` with the nearest names when none is called `name` */
+/**
+ * Returns a registered template.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` with the nearest names for an unknown name
+ */
 export function getTemplate(name: string): Template {
   const template = templates.get(name);
   if (template) return template;
@@ -77,13 +81,16 @@ export function getTemplate(name: string): Template {
   );
 }
 
-/** Names of all registered templates, in the order they came. */
+/** Returns the names of all registered templates, in order of registration. */
 export function templateNames(): string[] {
   return [...templates.keys()];
 }
 
 /**
- * @param name one of the registry; `model` or undefined is the tokenizer's own chat template, and `empty` where it has none
+ * Returns the template for a name.
+ *
+ * @param name a registered name; `model` or undefined selects the tokenizer's own chat template, and undefined selects
+ *   `empty` when there is none
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name, `UNSUPPORTED` for `model` without a chat template
  */
 export function resolveTemplate(

@@ -16,9 +16,9 @@ interface Tool {
 }
 
 interface ToolFormat {
-  /** What the system text says about the tools. */
+  /** Writes the system text about the tools. */
   describe(tools: Record<string, unknown>[], dateString: string): string;
-  /** What the assistant writes to call them. */
+  /** Writes the assistant's calls. */
   call(calls: FunctionCall[]): string;
 }
 
@@ -94,7 +94,7 @@ function getFormat(name: string): ToolFormat {
 }
 
 /**
- * The part of the system text about tools.
+ * Writes the part of the system text about tools.
  *
  * @param tools JSON text: a list of tools
  */
@@ -113,7 +113,7 @@ export function describeTools(format: string, tools: string, dateString: string)
 }
 
 /**
- * Tools as JSON text holds them.
+ * Parses tools from JSON text.
  *
  * @throws TfjsLoraError `CORRUPT_FILE` for anything but a list of objects
  */
@@ -124,10 +124,10 @@ export function parseTools(text: string): Record<string, unknown>[] {
 }
 
 /**
- * A function call as the template writes it.
+ * Writes a function call as the template does.
  *
- * @param content JSON text `{"name", "arguments"}` or a list of such; thoughts may stand before it, and then the call is
- *   in `<tool_call>` tags or the thoughts are in `<think>` tags
+ * @param content JSON text `{"name", "arguments"}` or a list of these; thoughts may precede it, when the call is in
+ *   `<tool_call>` tags or the thoughts are in `<think>` tags
  */
 export function writeFunctionCalls(format: string, content: string): string {
   const tagged = /<tool_call>([\s\S]*?)<\/tool_call>/.exec(content);
@@ -137,7 +137,7 @@ export function writeFunctionCalls(format: string, content: string): string {
   return before + getFormat(format).call(parseFunctionCalls(text));
 }
 
-/** The calls of a message, `{"name", "arguments"}` or a list of such as JSON text. */
+/** Parses a message's calls from JSON text: `{"name", "arguments"}` or a list of these. */
 export function parseFunctionCalls(text: string): FunctionCall[] {
   const calls = [parseJson('function call', text)].flat() as FunctionCall[];
   for (const call of calls) {
@@ -159,7 +159,7 @@ function malformed(what: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError('CORRUPT_FILE', `${what}: expected ${expected}, got ${got.slice(0, 120)}`);
 }
 
-/** A date as Llama's chat template prints it: `26 Jul 2024`. */
+/** Formats a date as Llama's chat template prints it: `26 Jul 2024`. */
 export function formatDate(date: Date): string {
   const month = date.toLocaleString('en-US', {month: 'short'});
   return `${String(date.getDate()).padStart(2, '0')} ${month} ${date.getFullYear()}`;

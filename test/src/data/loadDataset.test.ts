@@ -206,7 +206,7 @@ describe('several data sets', () => {
     expect((await loadSplits({...args, valSize: 1})).validation).toHaveLength(1);
     for (const valSize of [5, -0.1]) {
       await expect(loadSplits({...args, valSize})).rejects.toThrow(
-        `valSize: expected a fraction below 1, or a count below the 5 examples there are, got ${valSize}`,
+        `valSize: expected a fraction below 1, or a count below 5, the number of examples, got ${valSize}`,
       );
     }
   });

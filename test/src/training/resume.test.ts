@@ -558,7 +558,7 @@ describe('settings of checkpoints', () => {
       {outputDir, loadBestModelAtEnd: true, validationData, saveSteps: 3, evaluationSteps: 2},
       'got saving by steps (3) and evaluation by steps (2). Make saveSteps a multiple of evaluationSteps',
     ],
-    [{groupByLength: true}, 'groupByLength: expected a list of examples, got data that is read as it comes'],
+    [{groupByLength: true}, 'groupByLength: expected a list of examples, got data that is not a list'],
   ])('%# are refused', async (args, message) => {
     const data = args.groupByLength ? () => EXAMPLES : EXAMPLES;
     await expect(bigramRun(args, 'adamw', data)).rejects.toMatchObject({
