@@ -3,6 +3,7 @@ export {
   GroupedQueryAttention,
   type GroupedQueryAttentionArgs,
 } from './groupedQueryAttention.ts';
+export {KerasDense} from './kerasDense.ts';
 export {kernel} from './kernels/kernel.ts';
 export {KeyValueCache} from './keyValueCache.ts';
 export {LoRAAdapter} from './loraAdapter.ts';

@@ -4,6 +4,7 @@ import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
+import {KerasDense} from './kerasDense.ts';
 import {LoRAAdapter} from './loraAdapter.ts';
 import {LORA_FIELDS, type LoRAAdapterArgs, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
@@ -11,6 +12,7 @@ import {backendTraits} from './ops/backendTraits.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
+import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
@@ -22,6 +24,8 @@ export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
   quantization?: QuantizationArgs | QuantizationType;
   /** All adapters; `getConfig` writes them unless there is only an active `default` one. */
   adapters?: PlacedAdapterArgs[];
+  /** Store the base's weight as Keras does, `[inputDim, units]`: see {@link KerasDense}. Default false. */
+  kernelAsInKeras?: boolean;
   /** The type of the base's weight while adapters are merged into it; `getConfig` writes it. */
   mergedInto?: StorageDtype;
 }
@@ -71,6 +75,7 @@ export class LoRADense extends ModuleLayer {
     ...LORA_FIELDS,
     quantization: true,
     adapters: true,
+    kernelAsInKeras: true,
     mergedInto: true,
     base: true,
   } satisfies OptionNames<LoRADenseArgs & {base?: TransposedDense}>;
@@ -85,6 +90,7 @@ export class LoRADense extends ModuleLayer {
 
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
+    this.supportsMasking = true; // as Keras's own dense layer
     this.firstAdapter = args.rank === undefined ? undefined : loraArgs(args);
     this.configured = {adapters: args.adapters ?? undefined, mergedInto: args.mergedInto ?? undefined};
     this.base = args.base ?? newBase({...args, name: this.name});
@@ -146,7 +152,7 @@ export class LoRADense extends ModuleLayer {
         `adapter "${name}" of ${this.name}: expected a new name, got one that exists`,
       );
     }
-    const shape = this.base.weight.logicalShape as [number, number];
+    const shape: [number, number] = [this.base.units, this.base.inputDim];
     const {weight} = this.base;
     const create = () => new LoRAAdapter(name, this.name, shape, args, () => rowNorms(weight.matrix()));
     const adapter = weight.isAllocated ? create() : withoutAllocation(create);
@@ -374,7 +380,7 @@ export class LoRADense extends ModuleLayer {
   private forgetUnmerged(): void {
     this.unmerged?.dispose();
     this.unmerged = undefined;
-    this.#quantizedBase?.disposeWeights();
+    if (this.#quantizedBase) releaseWeightsOf(this.#quantizedBase);
     this.#quantizedBase = undefined;
   }
 
@@ -388,6 +394,7 @@ export class LoRADense extends ModuleLayer {
       ...super.getConfig(),
       ...first,
       ...(this.built && !this.hasDefaultAlone && {adapters: this.placedAdapters()}),
+      ...(this.base instanceof KerasDense && {kernelAsInKeras: true}),
       ...(this.isMerged && {mergedInto: this.base.storage}),
     } as tf.serialization.ConfigDict;
   }
@@ -428,6 +435,7 @@ function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAda
     ...TransposedDense.optionNames,
     quantization: true,
     adapters: true,
+    kernelAsInKeras: true,
     mergedInto: true,
     base: true,
   };
@@ -435,14 +443,15 @@ function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAda
   return Object.fromEntries(added) as OptionNames<LoRAAdapterArgs>;
 }
 
-function newBase({quantization, ...args}: LoRADenseArgs): TransposedDense {
+function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): TransposedDense {
   const dense = Object.entries(args).filter(([name]) => Object.hasOwn(TransposedDense.optionNames, name));
   const settings = {
     ...(Object.fromEntries(dense) as unknown as TransposedDenseArgs),
     inputShape: undefined,
     batchInputShape: undefined,
   };
-  return quantization ? new QuantizedDense({...settings, quantization}) : new TransposedDense(settings);
+  if (quantization) return new QuantizedDense({...settings, quantization});
+  return kernelAsInKeras ? new KerasDense(settings) : new TransposedDense(settings);
 }
 
 /** Renames `lora_A.weight` to `lora_A.default.weight`, as PEFT does inside a model. */

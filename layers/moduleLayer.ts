@@ -4,7 +4,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownArgs, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
-import {disposeWeightsOf} from './ops/tfjsInternals.ts';
+import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {Parameter} from './parameter.ts';
 
 type Layer = tf.layers.Layer;
@@ -160,7 +160,7 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   override disposeWeights(): number {
     for (const parameter of this.parameters.values()) parameter.dispose();
-    return this.sublayers.reduce((count, [, layer]) => count + disposeWeightsOf(layer), this.parameters.size);
+    return this.sublayers.reduce((count, [, layer]) => count + releaseWeightsOf(layer), this.parameters.size);
   }
 }
 

@@ -239,11 +239,22 @@ export class Parameter extends tf.LayerVariable {
   override write(value: tf.Tensor): this {
     this.assertTakes(value);
     if (this.allocated) return super.write(value);
-    this.val.dispose();
     membersOf(this).name = unusedVariableName(this.originalName);
-    membersOf(this).val = tf.variable(value, this.trainable, this.name, this.dtype);
-    this.allocated = true;
+    this.hold(tf.variable(value, this.trainable, this.name, this.dtype));
     return this;
+  }
+
+  /** Takes another weight's variable itself as its value, without a copy: what is written to one is written to both. */
+  share(weight: tf.LayerVariable): void {
+    const {val} = membersOf(weight);
+    Object.assign(membersOf(this), {name: val.name, trainable_: weight.trainable});
+    this.hold(val);
+  }
+
+  private hold(variable: tf.Variable): void {
+    this.val.dispose();
+    membersOf(this).val = variable;
+    this.allocated = true;
   }
 }
 

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {type StorageDtype, unpackRowBits} from '../quant/float16.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {drawOnHost} from './drawOnHost.ts';
+import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {asConfig} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {isAllocating, withoutAllocation} from './parameter.ts';
@@ -50,8 +51,9 @@ export class QuantizedDense extends TransposedDense {
   ): Promise<T> {
     const layer = this.like<T>(dense, quantization);
     const {storage} = dense;
+    const {tensor} = dense.weight.matrix() as DenseMatrix;
     try {
-      const data = await dense.weight.read().data();
+      const data = await tensor.data();
       const isFloat = storage === 'float32';
       layer.weight.quantize(
         isFloat ? (data as Float32Array) : unpackRowBits(data as Int32Array, layer.units, layer.inputDim),
@@ -62,6 +64,8 @@ export class QuantizedDense extends TransposedDense {
     } catch (error) {
       layer.disposeWeights();
       throw error;
+    } finally {
+      if (tensor !== dense.weight.read()) tensor.dispose(); // a copy, made of a weight that is stored in another way
     }
   }
 

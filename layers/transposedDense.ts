@@ -61,6 +61,7 @@ export class TransposedDense extends ModuleLayer {
 
   constructor(args: TransposedDenseArgs) {
     super(args);
+    this.supportsMasking = true; // as Keras's own
     this.units = args.units;
     this.useBias = args.useBias ?? true;
     this.activation = args.activation ?? undefined;

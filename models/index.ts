@@ -14,6 +14,10 @@ export {
   streamTokens,
 } from './generation/generate.ts';
 export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
+export {loadAdapter, type SaveAdapterOptions, saveAdapter} from './keras/adapterFolders.ts';
+export {applyLoRA} from './keras/applyLoRA.ts';
+export {mergeLoRA} from './keras/mergeLoRA.ts';
+export {quantize} from './keras/quantize.ts';
 export {
   formatConfig,
   type LlamaConfig,

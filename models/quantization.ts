@@ -44,7 +44,10 @@ export function resolveQuantizationOptions(
 }
 
 /** Yields the linear layers to quantize: all but the embedding and those in `skipModules`. */
-function* quantizable(layers: Iterable<tf.layers.Layer>, skipModules: string[]): Generator<TransposedDense> {
+export function* quantizable(
+  layers: Iterable<tf.layers.Layer>,
+  skipModules: string[],
+): Generator<TransposedDense> {
   const isSkipped = skipsModule(skipModules, 'skipModules');
   for (const layer of walk(layers)) {
     if (!(layer instanceof TransposedDense) || layer instanceof QuantizedDense) continue;

@@ -116,7 +116,7 @@ function assertStoredAs(model: LayeredModel, wanted: QuantizationOptions, where:
 /** Makes the `quantization_config` for a model's quantized layers; undefined when there are none. */
 export function formatQuantizationConfig(model: LayeredModel): Json | undefined {
   const quantized = new Map<string, QuantizationArgs>();
-  const plain = new Set([model.lm_head.name]);
+  const plain = new Set(model.lm_head && [model.lm_head.name]);
   for (const layer of walk(model.layers)) {
     if (layer instanceof QuantizedDense) quantized.set(layer.name, layer.quantization);
     else if (layer instanceof TransposedDense) plain.add(layer.name);

@@ -4,7 +4,10 @@ import {ModuleLayer, walk} from '../layers/moduleLayer.ts';
 /** A model whose layers can be replaced. */
 export interface LayeredModel {
   readonly layers: tf.layers.Layer[];
-  lm_head: tf.layers.Layer;
+  /** The output head, which `all-linear` leaves out. */
+  lm_head?: tf.layers.Layer;
+  /** Layers that cannot be adapted, with the reason. */
+  readonly refused?: ReadonlyMap<string, string>;
 }
 
 /** Replaces a layer with another: in the layer that contains it, or at the top of the model. */

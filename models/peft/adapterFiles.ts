@@ -29,6 +29,8 @@ const UNDER_ADAPTER = '.base_layer';
 /** The part of a model that an adapter's files need, besides its adapters. */
 export interface AdapterFilesModel extends BusyModel {
   readonly nameOrPath: string;
+  /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of no kind that PEFT knows. */
+  readonly taskType?: string | null;
   namedParameters(): Map<string, Parameter>;
 }
 
@@ -46,7 +48,7 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
 
 /** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. A loaded adapter keeps its config. */
 export async function saveAdapter(
-  {nameOrPath}: Pick<AdapterFilesModel, 'nameOrPath'>,
+  {nameOrPath, taskType}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType'>,
   adapters: AdapterSet,
   target: FolderTarget,
   adapterName = soleAdapter(adapters),
@@ -68,7 +70,7 @@ export async function saveAdapter(
         ? (parameter.read().data() as Promise<Float32Array>)
         : parameter.toBytes('float32'), // a weight of the model that came with the adapter
   }));
-  const config = loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath);
+  const config = loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath, taskType);
   await folder.writeTogether(CONFIG, async (draft) => {
     await draft.writeSafetensors(WEIGHTS, tensors);
     await draft.write(CONFIG, JSON.stringify(config, null, 2));

@@ -26,12 +26,15 @@ const FILE_PREFIX = 'base_model.model.';
 
 /** The adapters of one model: their names and options, their layers, and which are active. */
 export class AdapterSet {
-  private readonly optionsByName = new Map<string, LoRAOptions>();
   private readonly filesByName = new Map<string, LoadedFrom>();
   /** Results of {@link keyOf} without and with the adapter's name, kept because every step needs them. */
   private readonly keys = [new Map<string, string>(), new Map<string, string>()];
 
-  constructor(private readonly model: LayeredModel) {}
+  /** @param optionsByName of the adapters that the model has already */
+  constructor(
+    private readonly model: LayeredModel,
+    private readonly optionsByName = new Map<string, LoRAOptions>(),
+  ) {}
 
   get names(): string[] {
     return [...this.optionsByName.keys()];
@@ -100,7 +103,8 @@ export class AdapterSet {
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
-      assertLoRAArgs(args, name, (layer instanceof LoRADense ? layer.base : layer).weight.logicalShape);
+      const {units, inputDim} = layer instanceof LoRADense ? layer.base : layer;
+      assertLoRAArgs(args, name, [units, inputDim]);
     }
 
     const restore = this.remember();
@@ -283,14 +287,14 @@ export class AdapterSet {
   }
 
   private candidates(): TargetCandidates {
-    const refused = new Map<string, string>();
+    const refused = new Map(this.model.refused);
     for (const layer of walk(this.model.layers)) {
       if (layer instanceof TiedHead)
         refused.set(layer.name, 'it shares the embedding table, which would change with it');
       if (layer instanceof TokenEmbedding)
         refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
     }
-    return {linear: [...this.linearLayers().keys()], head: this.model.lm_head.name, refused};
+    return {linear: [...this.linearLayers().keys()], head: this.model.lm_head?.name, refused};
   }
 }
 

@@ -134,7 +134,12 @@ function readField(
  *
  * @param layerNames the adapted layers; `all-linear` is written as the list of their names' last parts, as in PEFT
  */
-export function formatPeftConfig(options: LoRAOptions, layerNames: string[], baseModel: string): Json {
+export function formatPeftConfig(
+  options: LoRAOptions,
+  layerNames: string[],
+  baseModel: string,
+  taskType: string | null = 'CAUSAL_LM',
+): Json {
   const {targetModules = 'all-linear', rank = 8, init = 'kaiming'} = options;
   const lastNames = new Set(layerNames.map((name) => name.slice(name.lastIndexOf('.') + 1)));
   // A pattern is written unchanged only if PEFT reads it the same way: without flags, and not together with layers.
@@ -164,7 +169,7 @@ export function formatPeftConfig(options: LoRAOptions, layerNames: string[], bas
     peft_type: 'LORA',
     r: rank,
     target_modules: targets,
-    task_type: 'CAUSAL_LM',
+    task_type: taskType,
     ...(targets === layerNames && {exclude_modules: null, layers_pattern: null, layers_to_transform: null}),
   };
   return Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1)));

@@ -12,8 +12,8 @@ export type TargetModules = 'all-linear' | string | string[] | RegExp;
 export interface TargetCandidates {
   /** Linear layers that can be adapted. */
   linear: string[];
-  /** The output head, which `all-linear` excludes. */
-  head: string;
+  /** The output head, if there is one; `all-linear` excludes it. */
+  head?: string;
   /** Layers that cannot be adapted, with the reason. */
   refused: Map<string, string>;
 }

@@ -1,0 +1,51 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import * as adapterFiles from '../peft/adapterFiles.ts';
+import {DenseModules} from './denseModules.ts';
+
+export interface SaveAdapterOptions {
+  /** Default the active adapter. */
+  adapterName?: string;
+  /** What `adapter_config.json` says the adapter belongs to. Default an empty string. */
+  baseModelNameOrPath?: string;
+}
+const SAVE_ADAPTER_OPTIONS = {
+  adapterName: true,
+  baseModelNameOrPath: true,
+} satisfies OptionNames<SaveAdapterOptions>;
+
+/**
+ * Writes an adapter of a model from {@link applyLoRA} as a PEFT folder, `adapter_config.json` and
+ * `adapter_model.safetensors`: PEFT loads it into a PyTorch model whose linear modules have the names of the layers.
+ *
+ * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
+ * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+ */
+export async function saveAdapter(
+  model: tf.LayersModel,
+  folder: FolderTarget,
+  options: SaveAdapterOptions = {},
+): Promise<void> {
+  assertKnownOptions('saveAdapter', options, SAVE_ADAPTER_OPTIONS);
+  const {adapterName, baseModelNameOrPath: nameOrPath = ''} = options;
+  const {adapters} = new DenseModules('saveAdapter', model);
+  await adapterFiles.saveAdapter({nameOrPath, taskType: null}, adapters, folder, adapterName);
+}
+
+/**
+ * Loads a PEFT folder onto the dense layers of a model. The result shares all weights with the given model, as that of
+ * {@link applyLoRA}; the adapter is frozen unless `trainable`.
+ *
+ * @throws TfjsLoraError for a damaged folder, or one for another model; the given model stays as it was
+ */
+export async function loadAdapter(
+  model: tf.LayersModel,
+  folder: FolderSource,
+  options?: adapterFiles.LoadAdapterOptions,
+): Promise<tf.LayersModel> {
+  const modules = new DenseModules('loadAdapter', model);
+  const files = {nameOrPath: '', namedParameters: () => new Map()}; // the file may hold no weights but the adapter's
+  await adapterFiles.loadAdapter(files, modules.adapters, folder, options);
+  return modules.rebuilt();
+}

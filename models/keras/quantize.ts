@@ -1,0 +1,41 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {QuantizationType} from '../../layers/quantizationArgs.ts';
+import {QuantizedDense} from '../../layers/quantizedDense.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {type QuantizationOptions, quantizable, resolveQuantizationOptions} from '../quantization.ts';
+import {replaceLayer} from '../replaceLayer.ts';
+import {DenseModules} from './denseModules.ts';
+
+/**
+ * A model whose dense layers are kept in 4 or 8 bits; {@link applyLoRA} on it is QLoRA. The given model stays as it is, and
+ * the two share all other layers: dispose it to free the dense layers' memory.
+ *
+ * @throws TfjsLoraError `UNKNOWN_TARGET` for a model without dense layers, `INVALID_ARGUMENT` for an unknown type or
+ *   option or a model with adapters, `NON_FINITE` naming the weight
+ */
+export async function quantize(
+  model: tf.LayersModel,
+  options: QuantizationOptions | QuantizationType,
+): Promise<tf.LayersModel> {
+  const resolved = resolveQuantizationOptions('quantize', options);
+  const modules = new DenseModules('quantize', model);
+  const [adapted] = modules.adapted;
+  if (adapted) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `quantize layer ${adapted.name}: expected no adapters, got ${[...adapted.adapters.keys()].join(', ')}. ` +
+        'Quantize the model first, then applyLoRA.',
+    );
+  }
+  const {skipModules = [], ...quantization} = resolved;
+  const quantized: QuantizedDense[] = [];
+  try {
+    for (const layer of [...quantizable(modules.layers, skipModules)]) {
+      quantized.push(replaceLayer(modules, layer, await QuantizedDense.fromDense(layer, quantization)));
+    }
+    return modules.rebuilt();
+  } catch (error) {
+    for (const layer of quantized) layer.disposeWeights();
+    throw error;
+  }
+}

@@ -1,0 +1,53 @@
+import * as tf from '@tensorflow/tfjs';
+
+/** An MLP classifier with the layers `fc1`, `fc2` and `head`: `[B, 6]` → `[B, 3]`. */
+export function classifier(): tf.LayersModel {
+  return tf.sequential({
+    name: 'classifier',
+    layers: [
+      tf.layers.dense({name: 'fc1', units: 8, activation: 'relu', inputShape: [6], ...seeded(1)}),
+      tf.layers.dense({name: 'fc2', units: 5, activation: 'tanh', useBias: false, ...seeded(2)}),
+      tf.layers.dense({name: 'head', units: 3, activation: 'softmax', ...seeded(3)}),
+    ],
+  });
+}
+
+export const seeded = (seed: number) => ({
+  kernelInitializer: tf.initializers.glorotUniform({seed}),
+  biasInitializer: tf.initializers.randomNormal({seed: seed + 50}),
+});
+
+/** Two inputs, a layer used twice, a model within, batch normalization, a merge, two outputs. */
+export function branched(): tf.LayersModel {
+  const inner = tf.sequential({
+    name: 'tower',
+    layers: [
+      tf.layers.dense({name: 'fc', units: 6, activation: 'relu', inputShape: [6], ...seeded(4)}),
+      tf.layers.batchNormalization({name: 'norm'}),
+    ],
+  });
+  const [left, right] = ['left', 'right'].map((name) => tf.input({shape: [6], name}));
+  const shared = tf.layers.dense({name: 'shared', units: 6, ...seeded(5)});
+  const sides = [left, right].map((side) => inner.apply(shared.apply(side)) as tf.SymbolicTensor);
+  const both = tf.layers.concatenate({name: 'both'}).apply(sides);
+  const first = tf.layers.dense({name: 'fc', units: 2, ...seeded(6)}).apply(both);
+  const second = tf.layers.dense({name: 'second', units: 4, ...seeded(7)}).apply(both);
+  const outputs = [first, second] as tf.SymbolicTensor[];
+  return tf.model({name: 'branched', inputs: [left, right], outputs});
+}
+
+/** Normal values, the same each time. */
+export const normal = (shape: number[], seed: number) => tf.randomNormal(shape, 0, 1, 'float32', seed);
+
+/** Saves and loads a model in memory, as Keras's JSON and binary weights. */
+export async function savedAndLoaded(model: tf.LayersModel): Promise<tf.LayersModel> {
+  let saved: tf.io.ModelArtifacts | undefined;
+  await model.save(
+    tf.io.withSaveHandler(async (artifacts) => {
+      saved = artifacts;
+      return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+    }),
+  );
+  const {weightSpecs, weightData, ...json} = saved!;
+  return tf.loadLayersModel(tf.io.fromMemory({...JSON.parse(JSON.stringify(json)), weightSpecs, weightData}));
+}
