@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {KeyValueCache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {backendTraits} from '../layers/ops/backendTraits.ts';
-import type {GradientCheckpointing} from '../layers/ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../layers/ops/gradientCheckpointing.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../quant/errors.ts';

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {decoderStack, decoderStackOp} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
-import type {GradientCheckpointing} from '../../layers/ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../../layers/ops/gradientCheckpointing.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';

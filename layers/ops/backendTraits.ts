@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import type {ChainStarter} from './chainStarter.ts';
 
 /** Called with 0 at the beginning and again after each compiled shader; never called if no shader is missing. */
 export type CompileProgress = (compiled: number, total: number) => void | Promise<void>;
@@ -41,6 +42,8 @@ export interface BackendTraits {
   logitsAtOnce: number;
   /** Keeps the commands of ops; see `recordReplay`. By default a backend keeps none. */
   record?: Recorder;
+  /** Starts a chain of passes; see `startTokenChain`. By default a backend has none. */
+  startChain?: ChainStarter;
   /** Compiles the shaders that `run` needs; see `compileShaders`. By default a backend has none. */
   compileShaders?: (run: () => void, onProgress?: CompileProgress) => Promise<void>;
 }

@@ -6,9 +6,6 @@ import {freeSpent} from './freeSpent.ts';
 import {keepResults, replayResults} from './keptResults.ts';
 import {engineState} from './tfjsInternals.ts';
 
-/** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in host memory. */
-export type GradientCheckpointing = boolean | 'offload';
-
 /**
  * Runs `block` and keeps for backward only its inputs and the results of ops that request it (`keptResults`); backward
  * runs the block again: gradient checkpointing, Chen et al. 2016. Gradients equal the plain tape's; memory for a stack

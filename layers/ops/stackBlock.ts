@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {hasKernel} from './dispatch.ts';
-import type {GradientCheckpointing} from './gradientCheckpoint.ts';
+import type {GradientCheckpointing} from './gradientCheckpointing.ts';
 import {linear} from './linear.ts';
 import {loraMatMul} from './loraMatMul.ts';
 import type {AnyOp} from './op.ts';

@@ -1,9 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
 import type {Replay} from '../../layers/ops/backendTraits.ts';
+import type {TokenChain} from '../../layers/ops/chainStarter.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
 import {canRecord, recordReplay} from '../../layers/ops/recordReplay.ts';
-import {canChain, type TokenChain} from '../../layers/ops/tokenChain.ts';
+import {canChain} from '../../layers/ops/tokenChain.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
 
 /** The part of a model that a decoder needs. */

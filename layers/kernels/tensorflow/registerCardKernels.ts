@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {chainStarters} from '../../ops/tokenChain.ts';
+import {setBackendTraits} from '../../ops/backendTraits.ts';
 import {replaceKernel} from '../replaceKernel.ts';
 import {decoderStack, decoderStackGrad} from './card/decoderStack.ts';
 import {decodeStack} from './card/decodeStack.ts';
@@ -24,6 +24,5 @@ export function registerCardKernels(backend: TensorFlowBackend): void {
     else if (tf.getKernel(kernel.kernelName, kernel.backendName))
       tf.unregisterKernel(kernel.kernelName, kernel.backendName);
   }
-  if (multiplies) chainStarters.set(backend, chainStarter(backend));
-  else chainStarters.delete(backend);
+  setBackendTraits(backend, {startChain: multiplies ? chainStarter(backend) : undefined});
 }

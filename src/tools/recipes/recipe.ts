@@ -1,4 +1,4 @@
-import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';

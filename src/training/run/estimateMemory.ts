@@ -3,7 +3,7 @@ import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import {attentionOp} from '../../../layers/ops/attention.ts';
 import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
-import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';

@@ -1,4 +1,4 @@
-import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 
 const MIB = 2 ** 20;
 const FLOAT = 4;

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {KeyValueCache} from '../../../layers/keyValueCache.ts';
-import {chainStarters, type TokenChain} from '../../../layers/ops/tokenChain.ts';
+import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
+import type {TokenChain} from '../../../layers/ops/chainStarter.ts';
 import {RotaryEmbedding} from '../../../layers/rotaryEmbedding.ts';
 import {type DecodedModel, Decoder} from '../../../models/generation/decoder.ts';
 
@@ -89,8 +90,8 @@ describe('a decoder with chains of passes', () => {
     [5, 9],
   ];
   beforeAll(() => tf.setBackend('cpu'));
-  afterEach(() => chainStarters.delete(tf.backend()));
-  const allowChains = () => chainStarters.set(tf.backend(), () => undefined);
+  afterEach(() => setBackendTraits(tf.backend(), {startChain: undefined}));
+  const allowChains = () => setBackendTraits(tf.backend(), {startChain: () => undefined});
 
   test('has the tokens of single passes, and frees what it makes', async () => {
     const plain = new Model();

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {decoderStackGradOp, decoderStackOp} from '../../../ops/decoderStack.ts';
-import type {GradientCheckpointing} from '../../../ops/gradientCheckpoint.ts';
+import type {GradientCheckpointing} from '../../../ops/gradientCheckpointing.ts';
 import type {PreparedStack, ProjectionAttributes, StackAttributes} from '../../../ops/stackBlock.ts';
 import {keepOnCard} from '../device/keepOnCard.ts';
 import {opsKernel} from '../device/opsKernel.ts';

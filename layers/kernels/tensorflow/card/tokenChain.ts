@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {ChainedModel, ChainStarter, TokenChain} from '../../../ops/chainStarter.ts';
 import type {CachedBlock} from '../../../ops/decodeStack.ts';
 import {
   attributesOfProjection,
@@ -8,7 +9,6 @@ import {
   tensorsOfStack,
 } from '../../../ops/stackBlock.ts';
 import {attributesOf, tensorsOf} from '../../../ops/storedMatrix.ts';
-import type {ChainedModel, ChainStarter, TokenChain} from '../../../ops/tokenChain.ts';
 import {type Ops, runOps} from '../device/runOps.ts';
 import type {TensorFlowBackend} from '../device/tensorflowBackend.ts';
 import {type CardPlan, planWeight} from './cardWeights.ts';
