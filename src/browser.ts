@@ -1,4 +1,4 @@
-/** `tfjs-lora` in a browser: all but the data sets, which need a disk. */
+/** `tfjs-lora` in a browser: everything except data sets, which need a disk. */
 
 export {DEFAULT_ADAPTER, type MergeOptions} from '../layers/loraDense.ts';
 export type {CompileProgress} from '../layers/ops/backendTraits.ts';

@@ -1,6 +1,6 @@
 /**
- * `tfjs-lora`: what a fine-tuning script needs. What is around it are subpaths, such as `tfjs-lora/serve`; the floors below are
- * `tfjs-lora/models`, `/layers` and `/quant`.
+ * `tfjs-lora`: everything that a fine-tuning script needs. Other tools are subpaths, such as `tfjs-lora/serve`, and so
+ * are the floors below: `tfjs-lora/models`, `/layers` and `/quant`.
  */
 export * from './browser.ts';
 export type {DataProgress, DatasetArgs} from './data/datasets/datasetArgs.ts';

@@ -1,8 +1,8 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
 /**
- * What the browser build has in place of Node's file system and other modules of the process: every call says that there
- * is none. Names as in `node:fs`, `node:fs/promises`, `node:os` and `node:crypto`; the build fails on one that is missing.
+ * Replaces Node's file system and other modules of the process in the browser build: every call throws an error. The
+ * names are those of `node:fs`, `node:fs/promises`, `node:os` and `node:crypto`; the build fails if one is missing.
  */
 const absent = (): never => {
   throw new TfjsLoraError(
@@ -47,7 +47,7 @@ export {
   absent as writeSync,
 };
 
-/** `node:buffer`'s limits: what Chromium gives one array. */
+/** The limits of `node:buffer`, with the largest array in Chromium. */
 export const constants = {MAX_LENGTH: 2 ** 31 - 1};
 
 export const join = (...parts: string[]): string => parts.filter(Boolean).join('/');

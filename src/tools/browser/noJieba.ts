@@ -1,2 +1,2 @@
-/** In place of `@node-rs/jieba`, which is native, in the browser build. */
+/** Replaces the native package `@node-rs/jieba` in the browser build. */
 throw new Error('a browser loads no native package');

@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** In place of `renderPlot` in the browser build, which leaves vega out. */
+/** Replaces `renderPlot` in the browser build, which does not include vega. */
 export async function renderPlot(): Promise<never> {
   throw new TfjsLoraError('UNSUPPORTED', 'plot: expected Node, got a browser. Draw `history.steps` there.');
 }

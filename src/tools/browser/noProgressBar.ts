@@ -1,2 +1,2 @@
-/** In place of `cli-progress` in the browser build: there is no terminal to redraw, so `progressBar` writes lines. */
+/** Replaces `cli-progress` in the browser build. Without a terminal to redraw, `progressBar` writes lines. */
 export default {};

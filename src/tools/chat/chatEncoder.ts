@@ -3,15 +3,15 @@ import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';
 
-/** The ids of a prompt that ends where the assistant's turn begins. */
+/** Encodes messages as the ids of a prompt that ends where the assistant's turn begins. */
 export interface ChatEncoder {
   (messages: ChatMessage[]): number[];
-  /** What the prompt is written by, where that is plain data: another thread makes the same encoder of it. */
+  /** The template of the prompt, if it is plain data from which another thread can make the same encoder. */
   readonly template?: ResolvedTemplate;
 }
 
 /**
- * The chat template that came with the model.
+ * Makes an encoder that uses the model's own chat template.
  *
  * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer or no chat template
  */

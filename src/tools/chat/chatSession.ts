@@ -7,9 +7,9 @@ import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
 export interface ChatSessionOptions extends GenerateOptions {
-  /** Said to the model before the conversation. Default nothing. */
+  /** System message at the start of the conversation. Default none. */
   system?: string;
-  /** Turns messages into a prompt. Default: the model's own chat template. */
+  /** Converts messages to a prompt. Default: the model's own chat template. */
   encodeChat?: ChatEncoder;
 }
 const CHAT_SESSION_OPTIONS = {
@@ -18,15 +18,15 @@ const CHAT_SESSION_OPTIONS = {
   encodeChat: true,
 } satisfies OptionNames<ChatSessionOptions>;
 
-/** Tokens that an answer should have at least, when older turns have to make room for it. */
+/** Number of tokens that are reserved for an answer when older turns must be left out. */
 const ANSWER_ROOM = 64;
 
-/** A conversation with a model: its history, its system message, and the answers as they come. */
+/** A conversation with a model: its history, its system message, and the answers as they are generated. */
 export class ChatSession {
-  /** What was said, without the system message. */
+  /** Messages so far, without the system message. */
   readonly history: ChatMessage[] = [];
   system?: string;
-  /** How many turns of the history were left out of the last prompt, because it would not have fitted. */
+  /** Number of turns that were left out of the last prompt to make it fit. */
   forgottenTurns = 0;
   private readonly encodeChat: ChatEncoder;
   private readonly generation: GenerateOptions;
@@ -44,10 +44,10 @@ export class ChatSession {
   }
 
   /**
-   * Says something and yields the answer in pieces. Leaving the loop stops the answer; what had come of it stays in the
-   * history. After an error the history is as before.
+   * Sends a message and yields the answer in pieces. Leaving the loop stops the answer, and the part so far stays in
+   * the history. After an error, the history is as before.
    *
-   * @throws TfjsLoraError as `stream`; `INVALID_ARGUMENT` when the message alone does not fit the model
+   * @throws TfjsLoraError as `stream` does; `INVALID_ARGUMENT` when the message alone does not fit the model
    */
   async *send(content: string): AsyncGenerator<string, void, undefined> {
     const before = this.history.length;
@@ -58,7 +58,7 @@ export class ChatSession {
       for await (const {piece} of streamTokens(this.model, this.fittingPrompt(), this.generation)) {
         answer += piece;
         if (piece !== '') yield piece;
-        // Backends that compute at once never let the event loop run: an interrupt would wait for the last token.
+        // Synchronous backends never let the event loop run, and an interrupt would wait for the last token.
         await new Promise((resume) => setTimeout(resume));
       }
     } catch (error) {
@@ -70,13 +70,13 @@ export class ChatSession {
     }
   }
 
-  /** Forgets what was said; the system message stays. */
+  /** Clears the history. The system message stays. */
   reset(): void {
     this.history.length = 0;
     this.forgottenTurns = 0;
   }
 
-  /** The prompt, without the oldest turns where all do not fit. */
+  /** Returns the prompt, without the oldest turns if they do not all fit. */
   private fittingPrompt(): number[] {
     const {maxPositionEmbeddings} = this.model.config;
     const system = this.system === undefined ? [] : [{role: 'system', content: this.system}];

@@ -1,3 +1,3 @@
-/** `tfjs-lora/chat`: a conversation with a model, and how its messages become a prompt. */
+/** `tfjs-lora/chat`: a conversation with a model, and the encoding of its messages as a prompt. */
 export {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 export {ChatSession, type ChatSessionOptions} from './chatSession.ts';

@@ -5,15 +5,15 @@ import type {Message} from '../../data/templates/template.ts';
 import {type ResolvedTemplate, resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
-/** What chat calls a turn → what templates call it. */
+/** Roles of chat messages → roles of templates. */
 const ROLES: Record<string, Message['role']> = {user: 'user', assistant: 'assistant', tool: 'observation'};
 
 /**
- * Prompts by a template of the registry, the way training writes them.
+ * Makes an encoder that writes prompts with a template of the registry, as in training.
  *
- * @param name undefined or `model` is the chat template that came with the model; without one, `empty`
- * @param defaultSystem said where a conversation has no system message
- * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name; and when called, for turns that do not alternate
+ * @param name name of the template. Default and `model`: the model's own chat template, or `empty` if it has none
+ * @param defaultSystem system message for conversations without one
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name; the encoder throws it for turns that do not alternate
  */
 export function templateChatEncoder(
   tokenizer: Tokenizer,
@@ -23,7 +23,7 @@ export function templateChatEncoder(
   return resolvedChatEncoder(tokenizer, resolveTemplate(name, tokenizer, {defaultSystem}));
 }
 
-/** {@link templateChatEncoder}, for a template that has been looked up. */
+/** Makes the encoder of {@link templateChatEncoder} for a resolved template. */
 export function resolvedChatEncoder(tokenizer: Tokenizer, template: ResolvedTemplate): ChatEncoder {
   return Object.assign(
     template.kind === 'chat' ? chatEncoder(tokenizer, template) : slotEncoder(tokenizer, template),

@@ -10,25 +10,27 @@ import {adapterNameOf} from '../recipes/openForChat.ts';
 export interface ChatLoopOptions {
   input: NodeJS.ReadableStream;
   output: NodeJS.WritableStream;
-  /** Shows a prompt, edits lines, and stops an answer at Ctrl-C. Without it, lines come in and answers go out. */
+  /**
+   * Whether to show a prompt, edit lines, and stop an answer at Ctrl-C; otherwise lines are read and answers written.
+   */
   isTerminal: boolean;
-  /** Where an adapter that `/adapter` names lies; downloads one of the hub. Default: the name is a folder. */
+  /** Returns the folder of an adapter that `/adapter` names, downloading it if necessary. Default: the name itself. */
   folderOf?: (name: string) => Promise<string>;
 }
 
 interface ChatCommand {
   usage: string;
   description: string;
-  /** Returns what to say; undefined ends the chat. */
+  /** Runs the command and returns the text to show, or undefined to end the chat. */
   run(argument: string): string | undefined | Promise<string | undefined>;
 }
 
 const PROMPT = '> ';
 
 /**
- * A chat in a terminal: each line is said to the model, and the answer comes as it is generated. Lines that begin with
- * a slash are commands; one that ends with a backslash goes on. Ctrl-C stops an answer or
- * takes back what was typed, and else ends the chat.
+ * Chats in a terminal: each line is sent to the model, and the answer is shown as it is generated. Lines that start
+ * with a slash are commands; a line that ends with a backslash continues on the next one. Ctrl-C stops an answer or
+ * clears the typed text; without either, it ends the chat.
  */
 export async function chatLoop(
   model: CausalLM,
@@ -52,7 +54,7 @@ export async function chatLoop(
     else if (lines.line === '' && message === '') lines.close();
     else {
       message = '';
-      lines.write(null, {ctrl: true, name: 'e'}); // to the end, then all before it away
+      lines.write(null, {ctrl: true, name: 'e'}); // moves to the end of the line; Ctrl-U then deletes everything before
       lines.write(null, {ctrl: true, name: 'u'});
       ask(lines, isTerminal, message);
     }
@@ -102,7 +104,7 @@ function ask(lines: Interface, isTerminal: boolean, message: string): void {
   lines.prompt();
 }
 
-/** Writes an answer as it comes, until it ends or is stopped. */
+/** Writes an answer as it is generated, until it ends or is stopped. */
 async function answer(
   session: ChatSession,
   content: string,

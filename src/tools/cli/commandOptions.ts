@@ -2,14 +2,14 @@ import {InvalidArgumentError} from 'commander';
 import type {BackendName} from '../../training/backends/useBackend.ts';
 import {isRecipeKey} from '../recipes/parseRecipe.ts';
 
-/** What every command takes besides its own options: `command.optsWithGlobals<CommonOptions>()`. */
+/** The options that every command has besides its own: `command.optsWithGlobals<CommonOptions>()`. */
 export interface CommonOptions {
-  /** Show the stack of an error. */
+  /** Whether to show the stack of an error. */
   debug: boolean;
   backend: 'auto' | BackendName;
 }
 
-/** Reads an option's value. */
+/** Reads an option's value as a number above 0. */
 export function positiveNumber(text: string): number {
   const value = Number(text);
   if (value > 0 && Number.isFinite(value)) return value;
@@ -17,8 +17,9 @@ export function positiveNumber(text: string): number {
 }
 
 /**
- * An option that takes several values takes all that follows it, also the `key=value` meant for the recipe. What has the
- * name of a recipe's key before its `=` is that; everything else, such as `label=folder`, is the option's own.
+ * Separates the values of an option from the recipe's `key=value`, because an option with several values takes
+ * everything that follows it. A value with the name of a recipe's key before its `=` belongs to the recipe; everything
+ * else, such as `label=folder`, belongs to the option.
  */
 export function separateOverrides(values: readonly string[]): {own: string[]; overrides: string[]} {
   const isOverride = (text: string) => text.includes('=') && isRecipeKey(text.slice(0, text.indexOf('=')));

@@ -1,9 +1,9 @@
-/** A shell's status of a program whose reader has gone: 128 and the number of SIGPIPE. */
+/** The status that a shell reports for a program whose reader closed the pipe: 128 plus the number of SIGPIPE. */
 const READER_GONE = 141;
 
 /**
- * Ends the process without a word once nobody reads what it prints any more, as after `| head`. A command that saves or
- * closes something at its end is asked to by SIGTERM instead; what it prints on the way is lost.
+ * Ends the process quietly when the reader of its output closes the pipe, as `| head` does. A command that saves or
+ * closes something at its end gets a SIGTERM instead, and its further output is lost.
  */
 export function endWithReader(): void {
   let isGone = false;

@@ -2,13 +2,13 @@ import {trainedRecipe} from '../recipes/modelInUse.ts';
 import type {Recipe} from '../recipes/recipe.ts';
 import {commandLine} from './commandWith.ts';
 
-/** Keys that say how to train, and an adapter to start from. */
+/** Keys that only matter for training, and the adapter to start from. */
 const ONLY_TRAINING = /^(adapter_name_or_path|overwrite_output_dir|resume_from_checkpoint)=/;
 
 /**
- * The commands that use what a finished training wrote, for a terminal.
+ * Returns the commands that use the result of a finished training, for a terminal.
  *
- * @param given the backend, the recipe's path and the `key=value` of the command that trained
+ * @param given backend, path of the recipe, and `key=value` overrides of the command that trained
  */
 export async function nextCommands(
   recipe: Recipe,

@@ -15,14 +15,14 @@ import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
 import {ExitStatus} from './exitStatus.ts';
 
-/** Failures of the machine that a stack trace would not explain: no space, no permission, no such file. */
+/** Errors of the system that a stack trace would not explain: no space, no permission, no such file. */
 const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR', 'EISDIR', 'EADDRINUSE'];
 
 /**
  * Runs one command line.
  *
- * @param args without the interpreter and the program's name
- * @returns the exit status: 0; 2 for a mistake of the user's, its message alone on standard error; 1 for one of ours
+ * @param args arguments without the interpreter and the program's name
+ * @returns the exit status: 0; 2 for a user's mistake, with only its message on standard error; 1 for an internal error
  */
 export async function runCli(args: readonly string[]): Promise<number> {
   keepSecretsOf(process.env);
@@ -36,9 +36,10 @@ export async function runCli(args: readonly string[]): Promise<number> {
 }
 
 /**
- * The commands, without running any.
+ * Makes the program with its commands, without running any.
  *
- * @param hasVersionOption a `--version` of the program's would be taken wherever it stands, and `setup` has one of its own
+ * @param hasVersionOption whether the program has `--version`. It would take precedence over `setup`'s own option.
+ *   Default true
  */
 export function createProgram({hasVersionOption = true} = {}): Command {
   const program = new Command('tfjs-lora')
@@ -48,17 +49,17 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     .option('--debug', 'show the stack of an error', false)
     .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
     .showHelpAfterError('Add --help for the usage.')
-    .exitOverride(); // commands made below inherit it
+    .exitOverride(); // the commands below inherit it
   if (hasVersionOption) program.version(packageJson.version);
   const commands = [train, evaluating, exporting, quantize, chat, serve, download, setup, doctor, quickstart];
   for (const register of commands) register(program);
   return program;
 }
 
-/** Tells an error on standard error, and gives the exit status for it. */
+/** Prints an error to standard error and returns its exit status. */
 export function statusOf(error: unknown, debug: boolean): number {
   if (error instanceof ExitStatus) return error.status;
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has printed its message
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // its message is already printed
   const isUsers =
     error instanceof TfjsLoraError || MACHINE_ERRORS.includes((error as NodeJS.ErrnoException)?.code ?? '');
   const text = maskSecrets(String(error instanceof Error ? (debug ? error.stack : error.message) : error));

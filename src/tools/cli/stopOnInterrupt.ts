@@ -1,17 +1,19 @@
 import {printAboveProgress} from '../../training/callbacks/progressBar.ts';
 
-/** Ctrl-C; `kill`, Docker and SLURM; a terminal that is closed. */
+/** The signals of Ctrl-C, of `kill`, Docker and SLURM, and of a closed terminal. */
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
-/** npm passes a Ctrl-C on that the terminal has sent to its programs too: a second one so soon is the same. */
+/**
+ * Milliseconds in which a repeated signal counts as the same: npm forwards the Ctrl-C that the terminal sent as well.
+ */
 const SAME_MS = 1000;
 
 /**
- * Turns the first signal to end into a request to stop: what runs finishes its step, saves and ends. The second ends the
- * process at once.
+ * Turns the first signal into a request to stop, so that the run finishes its step, saves and ends. The second signal
+ * ends the process immediately.
  *
- * @param now milliseconds
- * @returns the request's signal, and `release`, after which signals act as before
+ * @param now clock in milliseconds
+ * @returns the request's signal, and `release`, which restores the default handling of signals
  */
 export function stopOnInterrupt(now = () => performance.now()): {signal: AbortSignal; release: () => void} {
   const controller = new AbortController();
@@ -38,5 +40,5 @@ export function stopOnInterrupt(now = () => performance.now()): {signal: AbortSi
   return {signal: controller.signal, release};
 }
 
-/** What is written to a terminal that was closed is lost; what is saved must not be. */
+/** Ignores errors of a closed terminal: its output is lost, but the run must still save. */
 const ignore = () => {};

@@ -9,44 +9,44 @@ import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {PREDICT_OPTIONS, type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
 import type {PredictionScores} from './predictionScores.ts';
 
-/** Types of weights that a base may be quantized to for a comparison. */
+/** Types to which a base can be quantized for a comparison. */
 const QUANTIZATIONS = ['nf4', 'fp4', 'int8'] as const;
 
-/** Asks for the base as it is where others are quantized. */
+/** The prefix of a candidate whose base is not quantized, although the fallback is. */
 const PLAIN = 'none';
 
-/** A model to compare: the base alone, or with an adapter, plain or quantized. */
+/** A model to compare: the base alone or with an adapter, quantized or not. */
 export interface Candidate {
   label: string;
   /** PEFT folder. Default none: the base alone. */
   adapter?: string;
-  /** What the base is quantized to. Default not at all. */
+  /** Type to which the base is quantized. Default: not quantized. */
   quantization?: (typeof QUANTIZATIONS)[number];
 }
 
-/** What a comparison found of one model. */
+/** The results of one model in a comparison. */
 export interface Comparison extends Candidate {
   scores: PredictionScores;
   loss?: number;
   perplexity?: number;
-  /** Of the adapter. */
+  /** Rank of the adapter, if there is one. */
   rank?: number;
-  /** Weights of the adapter; 0 for the base alone. */
+  /** Number of weights in the adapter; 0 for the base alone. */
   trainableParameters: number;
-  /** The most bytes that tensors held while answering. */
+  /** Peak size of all tensors while answering, in bytes. */
   peakBytes: number;
   newTokens: number;
   seconds: number;
 }
 
 export interface CompareArgs {
-  /** Loads the base anew, quantized as the candidate says, without its adapter. */
+  /** Loads the base for a candidate, quantized as the candidate says, without its adapter. */
   open: (candidate: Candidate) => Promise<TrainableCausalLM>;
   prompts: readonly PromptExample[];
   /** The same examples with labels, for loss and perplexity. Default: neither is measured. */
   examples?: TrainingData;
   options?: Omit<PredictOptions, 'outputDir' | 'onProgress'>;
-  /** Where each candidate's predictions go. Default nowhere. */
+  /** Returns the folder for a candidate's predictions. Default: they are not written. */
   outputDirOf?: (candidate: Candidate, index: number) => string;
   onProgress?: (
     candidate: Candidate,
@@ -63,10 +63,10 @@ const COMPARE_OPTIONS = {
 } satisfies OptionNames<CompareArgs>;
 
 /**
- * Answers the same prompts with each candidate and scores it: how much training gained. One model is in memory at a
- * time.
+ * Answers the same prompts with each candidate and scores the answers, to show what training gained. One model is in
+ * memory at a time.
  *
- * @throws TfjsLoraError as `predictDataset` and loading do
+ * @throws TfjsLoraError `INVALID_ARGUMENT` without candidates; otherwise as `predictDataset` and loading do
  */
 export async function compareModels(
   candidates: readonly Candidate[],
@@ -76,7 +76,7 @@ export async function compareModels(
     throw new TfjsLoraError('INVALID_ARGUMENT', 'compareModels: expected at least one candidate, got none');
   }
   for (const {adapter} of candidates) {
-    if (adapter !== undefined) await readJson(join(adapter, 'adapter_config.json')); // a wrong folder shows at once
+    if (adapter !== undefined) await readJson(join(adapter, 'adapter_config.json')); // finds wrong folders early
   }
   assertKnownOptions('compareModels', args, COMPARE_OPTIONS);
   assertKnownOptions('compareModels options', args.options, PREDICT_OPTIONS);
@@ -110,11 +110,11 @@ export async function compareModels(
 }
 
 /**
- * A candidate as one writes it: `base` or an adapter's folder, after `nf4:`, `fp4:` or `int8:` on a quantized base, after
- * `label=` with a name of one's own. `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
+ * Parses a candidate: `base` or an adapter's folder, with the prefix `nf4:`, `fp4:` or `int8:` for a quantized base,
+ * and before it an optional `label=`. Examples: `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
  *
- * @param fallback how the base is quantized where the text does not say; `none:` then says not at all
- * @throws TfjsLoraError `INVALID_ARGUMENT` for nothing after the last sign
+ * @param fallback quantization of the base if the text has no prefix; the prefix `none:` then means an unquantized base
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when the folder is missing or the label is empty
  */
 export function parseCandidate(text: string, fallback?: Candidate['quantization']): Candidate {
   const [, ownLabel, rest] = /^(?:([^=]*)=)?(.*)$/s.exec(text) as unknown as [
@@ -139,7 +139,7 @@ export function parseCandidate(text: string, fallback?: Candidate['quantization'
   return {label, ...(!isBase && {adapter: target}), ...(quantization && {quantization})};
 }
 
-/** LLaMA-Factory's scores by the names that tables and plots have for them. */
+/** Returns LLaMA-Factory's scores under their names in tables and plots. */
 export function guideScores({llamaFactory}: PredictionScores): Record<string, number> {
   return {
     'BLEU-4': llamaFactory['bleu-4'],
@@ -150,8 +150,8 @@ export function guideScores({llamaFactory}: PredictionScores): Record<string, nu
 }
 
 /**
- * Two Markdown tables: LLaMA-Factory's scores with rank, trainable parameters and memory, as its guides print them, and
- * the standard English scores.
+ * Makes two Markdown tables: LLaMA-Factory's scores with rank, trainable parameters and memory, as its guides print
+ * them, and the standard English scores.
  */
 export function comparisonTable(comparisons: readonly Comparison[]): string {
   const hasPerplexity = comparisons.some(({perplexity}) => perplexity !== undefined);
@@ -192,7 +192,7 @@ export function comparisonTable(comparisons: readonly Comparison[]): string {
 
 const twoPlaces = (value: number): string => value.toFixed(2);
 
-/** Columns as wide as their widest cell, so that the table reads well in a terminal too. */
+/** Makes a Markdown table with aligned columns, so that it is also easy to read in a terminal. */
 function markdown(rows: string[][]): string[] {
   const cells = rows.map((row) => row.map((cell) => cell.replaceAll('|', '\\|')));
   const widths = cells[0].map((_, column) => Math.max(3, ...cells.map((row) => row[column].length)));

@@ -1,4 +1,4 @@
-/** `tfjs-lora/evaluation`, in Node: answers to a data set, their scores, and models compared by them. */
+/** `tfjs-lora/evaluation`, in Node: answers a data set, scores the answers, and compares models by the scores. */
 export {
   type Candidate,
   type Comparison,

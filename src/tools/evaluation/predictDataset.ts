@@ -15,30 +15,33 @@ import {writeResults} from '../../training/output/resultFiles.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
 import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
 
-/** A prompt to answer, and the answer expected: what `loadPrompts` gives, or your own. */
+/** A prompt to answer, with the expected answer, from `loadPrompts` or your own. */
 export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
 
 export interface PredictionProgress {
-  /** Prompts answered, of how many. */
+  /** Number of prompts answered. */
   done: number;
+  /** Number of all prompts. */
   total: number;
   newTokens: number;
   seconds: number;
 }
 
 export interface PredictOptions extends GenerateOptions {
-  /** Prompts answered together. Default 8. */
+  /** Number of prompts in a batch. Default 8. */
   batchSize?: number;
-  /** Leave `<|eot_id|>` and the like out of the answers. Default true. */
+  /** Whether special tokens such as `<|eot_id|>` are left out of the answers. Default true. */
   skipSpecialTokens?: boolean;
-  /** Where to write `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default nowhere. */
+  /** Folder for `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default: not written. */
   outputDir?: string;
-  /** Once aborted, the prediction ends after the token at hand, with the signal's reason as an error; nothing is written. */
+  /**
+   * When aborted, the prediction ends after the current token with the signal's reason as an error, writing nothing.
+   */
   signal?: AbortSignal;
-  /** Called before the first and after each batch. */
+  /** Called before the first batch and after each one. */
   onProgress?: (progress: PredictionProgress) => void;
 }
-/** What {@link predictDataset} takes. */
+/** The options of {@link predictDataset}. */
 export const PREDICT_OPTIONS = {
   ...GENERATE_OPTIONS,
   batchSize: true,
@@ -49,26 +52,27 @@ export const PREDICT_OPTIONS = {
 } satisfies OptionNames<PredictOptions>;
 
 export interface PredictionRun {
-  /** In the order of the prompts. */
+  /** Answers in the order of the prompts. */
   predictions: Prediction[];
   scores: PredictionScores;
-  /** The scores and the speed under the names of `predict_results.json`. */
+  /** Scores and speed under their names in `predict_results.json`. */
   metrics: Record<string, number>;
   newTokens: number;
   seconds: number;
-  /** The most bytes that tensors held: weights, and keys and values of a batch. */
+  /** Peak size of all tensors in bytes: the weights, and the keys and values of a batch. */
   peakBytes: number;
 }
 
 /**
- * Answers prompts and scores the answers, as LLaMA-Factory's `do_predict`: left-padded batches with a key-value cache,
- * long prompts first, so that the ones of a batch are about as long, and one that does not fit shows at once.
+ * Answers prompts and scores the answers, like LLaMA-Factory's `do_predict`: in left-padded batches with a key-value
+ * cache. Long prompts come first, so that the prompts of a batch have similar lengths and memory runs out early if
+ * ever.
  *
- * Greedy answers do not depend on the batch size. Sampled ones do; a seed repeats them for one batch size.
+ * Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable for one batch size.
  *
- * @throws TfjsLoraError before anything is generated: `INVALID_ARGUMENT` for no prompt, one that is empty or leaves no
- *   room below `maxPositionEmbeddings`, or an impossible option; `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model
- *   has no tokenizer; and what `llamaFactoryScores` throws
+ * @throws TfjsLoraError before anything is generated: `INVALID_ARGUMENT` without prompts, for a prompt that is empty or
+ *   leaves no room below `maxPositionEmbeddings`, and for an invalid option; `VOCABULARY_MISMATCH`; `UNSUPPORTED` when
+ *   the model has no tokenizer; and the errors of `llamaFactoryScores`
  */
 export async function predictDataset(
   model: GenerativeModel,
@@ -97,7 +101,7 @@ export async function predictDataset(
       measured.model,
       batch.map(({index}) => prompts[index].promptIds),
       {...generation, seed},
-      () => letSignalsIn(signal),
+      () => handleSignals(signal),
     );
     batch.forEach(({index}, row) => {
       answers[index] = tokenizer!.decode(ids[row], {skipSpecialTokens});
@@ -118,17 +122,17 @@ export async function predictDataset(
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
 }
 
-/** Turns the event loop, which otherwise stands still on backends that compute on this thread. */
-async function letSignalsIn(signal: AbortSignal | undefined): Promise<void> {
+/** Lets the event loop run, which backends that compute on this thread otherwise block. */
+async function handleSignals(signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return;
   await tf.nextFrame();
   signal.throwIfAborted();
 }
 
 /**
- * Checks all that {@link predictDataset} needs before the first token; the model may be without memory.
+ * Checks everything that {@link predictDataset} needs. The model's weights need not be allocated.
  *
- * @throws TfjsLoraError as it does
+ * @throws TfjsLoraError as {@link predictDataset} does
  */
 export async function assertPredictable(
   model: Pick<GenerativeModel, 'config' | 'generationConfig' | 'tokenizer'>,
@@ -174,10 +178,10 @@ export async function assertPredictable(
         'or set model.tokenizer.',
     );
   }
-  await jiebaWords(prompts.map(({label}) => label)); // a missing dictionary shows before the work
+  await jiebaWords(prompts.map(({label}) => label)); // reports a missing dictionary before the work
 }
 
-/** The same model, watched: after each pass the cache is as large as it has been. */
+/** Wraps a model to record peak memory after each forward pass, when the cache is largest. */
 function measureMemory(model: GenerativeModel): {model: GenerativeModel; peakBytes(): number} {
   let peak = tf.memory().numBytes;
   return {
@@ -198,7 +202,7 @@ function measureMemory(model: GenerativeModel): {model: GenerativeModel; peakByt
   };
 }
 
-/** Under transformers' names, rounded as it rounds them. */
+/** Returns the speed under transformers' names, rounded as there. */
 function speedMetrics(seconds: number, samples: number, steps: number): Record<string, number> {
   const rounded = (value: number, places: number) => Number(value.toFixed(places));
   return {

@@ -9,15 +9,19 @@ export interface Prediction {
   label: string;
 }
 
-/** Two families of scores that share their names and not their numbers, each 0 to 100. */
+/** Two families of scores that share names but not numbers, each from 0 to 100. */
 export interface PredictionScores {
-  /** BLEU-4 over characters, ROUGE over jieba's words: what LLaMA-Factory prints and the guides compare. */
+  /** BLEU-4 of characters and ROUGE of jieba's words, which LLaMA-Factory prints and its guides compare. */
   llamaFactory: LlamaFactoryScores;
-  /** rouge_score's ROUGE with its stemmer, and sacreBLEU's corpus BLEU: what papers on English text report. */
+  /** rouge_score's ROUGE with its stemmer, and sacreBLEU's corpus BLEU, which papers on English text report. */
   standard: {rouge1: number; rouge2: number; rougeL: number; rougeLsum: number; bleu: number};
 }
 
-/** @throws TfjsLoraError as `llamaFactoryScores` */
+/**
+ * Scores predictions by both families of metrics.
+ *
+ * @throws TfjsLoraError as `llamaFactoryScores` does
+ */
 export async function scorePredictions(
   predictions: readonly Pick<Prediction, 'predict' | 'label'>[],
 ): Promise<PredictionScores> {
@@ -28,7 +32,7 @@ export async function scorePredictions(
   };
 }
 
-/** The scores under flat names, each family's recognisable: `predict_rouge-1` is LLaMA-Factory's. */
+/** Returns the scores under flat names that tell the families apart: `predict_rouge-1` is LLaMA-Factory's. */
 export function scoreMetrics({llamaFactory, standard}: PredictionScores): Record<string, number> {
   const {bleu, ...rouge} = standard;
   return Object.fromEntries([
@@ -38,7 +42,7 @@ export function scoreMetrics({llamaFactory, standard}: PredictionScores): Record
   ]);
 }
 
-/** The scores as a small table with both families side by side. */
+/** Formats the scores as a small table with both families side by side. */
 export function formatScores({llamaFactory, standard}: PredictionScores): string {
   const rows = [
     ['', 'LLaMA-Factory', 'standard'],

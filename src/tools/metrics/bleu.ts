@@ -1,25 +1,26 @@
 import {PYTHON_SPACES, TRAILING_PYTHON_SPACES} from './pythonText.ts';
 import {assertPaired} from './rouge.ts';
 
-/** BLEU (Papineni et al. 2002) of a corpus, and what it is made of. */
+/** BLEU (Papineni et al. 2002) of a corpus, with its parts. */
 export interface BleuScore {
-  /** 0 to 100. */
+  /** BLEU, from 0 to 100. */
   score: number;
-  /** Of 1-, 2-, 3- and 4-grams, each 0 to 100, smoothed where nothing matched. */
+  /** Precisions of 1-, 2-, 3- and 4-grams, each from 0 to 100, smoothed if nothing matched. */
   precisions: number[];
   brevityPenalty: number;
-  /** Words in the predictions and in the references. */
+  /** Number of words in the predictions. */
   predictionLength: number;
+  /** Number of words in the references. */
   referenceLength: number;
 }
 
 const ORDERS = 4;
 
 /**
- * BLEU-4 of a corpus as sacreBLEU computes it: mteval's "13a" words, case kept, counts summed over the corpus before
- * dividing, and an order without a match counting as ½, ¼, … of one ("exp" smoothing).
+ * Computes BLEU-4 of a corpus as sacreBLEU does: mteval's "13a" words with case, counts summed over the corpus before
+ * dividing, and orders without a match counted as ½, ¼, … of a match ("exp" smoothing).
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts or not as many references
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts, or a different number of references
  */
 export function corpusBleu(predictions: readonly string[], references: readonly string[]): BleuScore {
   assertPaired('corpusBleu', predictions, references);
@@ -50,8 +51,8 @@ export function corpusBleu(predictions: readonly string[], references: readonly 
 }
 
 /**
- * BLEU-4 of one text over its characters, with NLTK's smoothing "method3": the k-th order without a match counts
- * 1/2ᵏ. This is what LLaMA-Factory averages as `predict_bleu-4`.
+ * Computes BLEU-4 of one text over its characters, with NLTK's smoothing "method3": the k-th order without a match
+ * counts 1/2ᵏ. LLaMA-Factory averages it as `predict_bleu-4`.
  *
  * @returns 0 to 1; 0 when no character matches
  */
@@ -72,8 +73,8 @@ export function characterBleu(prediction: string, reference: string): number {
 }
 
 /**
- * The words of mteval-v13a: punctuation apart, but periods and commas inside numbers kept, and a dash apart only
- * after a digit.
+ * Splits a text into the words of mteval-v13a: punctuation is separate, except for periods and commas inside numbers,
+ * and a dash is separate only after a digit.
  */
 export function bleuTokens(text: string): string[] {
   let line = text
@@ -115,7 +116,7 @@ function brevity(predicted: number, expected: number): number {
   return predicted === 0 ? 0 : Math.exp(1 - expected / predicted);
 }
 
-/** 0 when any value is 0. */
+/** Returns the geometric mean, which is 0 if any value is 0. */
 function geometricMean(values: number[]): number {
   if (values.some((value) => value === 0)) return 0;
   return Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);

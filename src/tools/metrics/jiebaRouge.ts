@@ -1,7 +1,7 @@
 import type {WordCutter} from './jiebaWords.ts';
 import {PYTHON_SPACES, TRAILING_PYTHON_SPACES} from './pythonText.ts';
 
-/** F-measures, 0 to 1. */
+/** F-measures, each from 0 to 1. */
 export interface JiebaRouge {
   rouge1: number;
   rouge2: number;
@@ -9,10 +9,10 @@ export interface JiebaRouge {
 }
 
 /**
- * ROUGE as LLaMA-Factory has it from the Python package rouge_chinese: *distinct* n-grams of jieba's words, and the
- * longest common subsequence of the whole text; F = 2pr / (p + r + 1e-8). A text without a word scores 0.
+ * Computes ROUGE as LLaMA-Factory does with the Python package rouge_chinese: of *distinct* n-grams of jieba's words,
+ * and of the longest common subsequence of the whole text; F = 2pr / (p + r + 1e-8). A text without words scores 0.
  *
- * @param cut from `jiebaWords`
+ * @param cut word cutter from `jiebaWords`
  */
 export function jiebaRouge(prediction: string, reference: string, cut: WordCutter): JiebaRouge {
   const [words, target] = [prediction, reference].map((text) => rougeWords(cut(text).join(' ')));
@@ -25,10 +25,10 @@ export function jiebaRouge(prediction: string, reference: string, cut: WordCutte
 }
 
 /**
- * The words that rouge_chinese sees in a text of words with spaces between: it takes sentences apart first, and one that
- * holds only space leaves an empty word behind.
+ * Splits a text of space-separated words as rouge_chinese does: it splits sentences first, and a sentence of spaces
+ * only becomes one empty word.
  *
- * @returns undefined for a text without a word
+ * @returns undefined for a text without words
  */
 function rougeWords(text: string): string[] | undefined {
   if (splitWords(text).length === 0) return undefined;
@@ -70,7 +70,7 @@ function fMeasure(common: number, predicted: number, expected: number): number {
   return 2 * ((precision * recall) / (precision + recall + 1e-8));
 }
 
-/** Length of the longest common subsequence, in two rows of the table. */
+/** Returns the length of the longest common subsequence, keeping two rows of the table. */
 function commonLength(words: string[], target: string[]): number {
   let above = new Uint32Array(target.length + 1);
   let row = new Uint32Array(target.length + 1);

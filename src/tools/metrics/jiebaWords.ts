@@ -1,11 +1,11 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** Cuts a text into words. */
+/** Splits a text into words. */
 export type WordCutter = (text: string) => string[];
 
 /**
- * What a cut needs besides the text: how often each word of the dictionary occurs (its beginnings with 0), and the words
- * that jieba's hidden Markov model sees in a run of Chinese characters no dictionary word fits.
+ * The data for splitting a text: the frequency of each word in the dictionary (0 for its prefixes), and jieba's hidden
+ * Markov model, which splits runs of Chinese characters that are not in the dictionary.
  */
 interface Lexicon {
   frequencies: ReadonlyMap<string, number>;
@@ -13,14 +13,14 @@ interface Lexicon {
   cutUnknown(run: string): string[];
 }
 
-/** Chinese characters as jieba counts them. */
+/** A Chinese character, by jieba's definition. */
 const CHINESE = /[\u4E00-\u9FD5]/;
-/** What may be part of a word; everything else stands alone. */
+/** A run of characters that can be part of a word; every other character is a word of its own. */
 const BLOCKS = /([\u4E00-\u9FD5a-zA-Z0-9+#&._%-]+)/;
 const CHINESE_RUNS = /([\u4E00-\u9FD5]+)/;
 const NUMBERS_AND_NAMES = /([a-zA-Z0-9]+(?:\.\d+)?%?)/;
 
-/** The dictionary's words without a Chinese character: all that matters for other text. */
+/** The words of the dictionary without Chinese characters, which are enough for other text. */
 const WESTERN_WORDS: ReadonlyMap<string, number> = new Map([
   ['AT&T', 3],
   ['c#', 3],
@@ -32,13 +32,14 @@ const WESTERN_WORDS: ReadonlyMap<string, number> = new Map([
 let chinese: Promise<Lexicon> | undefined;
 
 /**
- * The words of Python's `jieba.cut(text)`, which are what LLaMA-Factory's ROUGE compares: the likeliest way through the
- * dictionary, and the hidden Markov model where it has no words.
+ * Returns a function that splits a text as Python's `jieba.cut(text)` does, whose words LLaMA-Factory's ROUGE compares:
+ * by the likeliest path through the dictionary, and by the hidden Markov model for words that it lacks.
  *
- * Dictionary and model come from `@node-rs/jieba`, loaded once, and only when a text has Chinese characters. Its own
- * `cut` is not used for whole texts: it cuts names and numbers with hyphens and other signs otherwise than Python's.
+ * Dictionary and model come from `@node-rs/jieba`, which is loaded once, and only if a text has Chinese characters. Its
+ * own `cut` is not used for whole texts, because it splits names and numbers with hyphens and other signs differently
+ * from Python's.
  *
- * @param texts what will be cut: decides whether the dictionary is needed
+ * @param texts texts that will be split; they decide whether the dictionary is needed
  * @throws TfjsLoraError `UNSUPPORTED` when a text has Chinese characters and `@node-rs/jieba` is not installed
  */
 export async function jiebaWords(texts: Iterable<string>): Promise<WordCutter> {
@@ -68,7 +69,7 @@ async function loadChinese(): Promise<Lexicon> {
   }
   const [{Jieba}, {dict}] = packages;
   const frequencies = new Map<string, number>();
-  let total = 3; // Python's list has one word twice, and its 3 occurrences in the total twice
+  let total = 3; // Python's list has one word twice, so its frequency of 3 counts twice in the total
   for (const line of new TextDecoder().decode(dict).split('\n')) {
     const [word, count] = line.split(' ');
     if (word === '' || count === undefined) continue;
@@ -92,19 +93,19 @@ const WESTERN: Lexicon = {
       .concat([...WESTERN_WORDS]),
   ),
   logTotal: 0,
-  cutUnknown: (run) => [run], // never called: only a Chinese run is cut by it
+  cutUnknown: (run) => [run], // never called, because it only splits Chinese runs
 };
 
 function cutterOf(lexicon: Lexicon): WordCutter {
   return (text) =>
     text.split(BLOCKS).flatMap((block, index) => {
-      // A split by a group gives what matched at odd places.
+      // A split by a group returns the matches at odd indices.
       if (index % 2 === 1) return cutBlock(block, lexicon);
       return block.match(/\r\n|./gsu) ?? [];
     });
 }
 
-/** The likeliest cut of one block; single characters that follow each other are looked at again. */
+/** Splits a block by the likeliest path. Runs of single characters are split again by {@link cutSingles}. */
 function cutBlock(block: string, lexicon: Lexicon): string[] {
   const ends = likeliestEnds(block, lexicon);
   const words: string[] = [];
@@ -112,7 +113,7 @@ function cutBlock(block: string, lexicon: Lexicon): string[] {
   const endSingles = () => {
     if (singles.length === 1) words.push(singles);
     else if (singles !== '') {
-      // Characters that make a word together were kept apart because that is likelier.
+      // These characters form a word of the dictionary, but the path decided that they are separate.
       if (lexicon.frequencies.get(singles)) words.push(...singles);
       else words.push(...cutSingles(singles, lexicon));
     }
@@ -131,8 +132,8 @@ function cutBlock(block: string, lexicon: Lexicon): string[] {
 }
 
 /**
- * For each place of a block, where its word ends on the path with the largest product of frequencies; of equals the
- * longest word.
+ * Returns, for each position in a block, the end of the word that starts there on the path with the largest product of
+ * frequencies. Of equal paths, the one with the longest word wins.
  */
 function likeliestEnds(block: string, {frequencies, logTotal}: Lexicon): number[] {
   const ends = new Array<number>(block.length);
@@ -149,7 +150,7 @@ function likeliestEnds(block: string, {frequencies, logTotal}: Lexicon): number[
     };
     for (let end = start + 1; end <= block.length; end++) {
       const count = frequencies.get(block.slice(start, end));
-      if (count === undefined) break; // nor is it the start of a word
+      if (count === undefined) break; // not even a prefix of a word
       if (count > 0) consider(end);
     }
     if (ends[start] === undefined) consider(start + 1);
@@ -157,7 +158,7 @@ function likeliestEnds(block: string, {frequencies, logTotal}: Lexicon): number[
   return ends;
 }
 
-/** Chinese runs by the hidden Markov model; of the rest, numbers and names whole. */
+/** Splits Chinese runs by the hidden Markov model, and keeps numbers and names whole. */
 function cutSingles(singles: string, {cutUnknown}: Lexicon): string[] {
   return singles.split(CHINESE_RUNS).flatMap((part, index) => {
     if (index % 2 === 1) return cutUnknown(part);

@@ -4,7 +4,7 @@ import {jiebaWords} from './jiebaWords.ts';
 import {roundTo4} from './pythonText.ts';
 import {assertPaired} from './rouge.ts';
 
-/** LLaMA-Factory's metrics under its names, each 0 to 100. */
+/** LLaMA-Factory's metrics under its names, each from 0 to 100. */
 export interface LlamaFactoryScores {
   'bleu-4': number;
   'rouge-1': number;
@@ -13,12 +13,12 @@ export interface LlamaFactoryScores {
 }
 
 /**
- * What LLaMA-Factory prints as `predict_bleu-4` and `predict_rouge-1/2/l`: BLEU-4 over characters (`characterBleu`) and
- * ROUGE over jieba's words (`jiebaRouge`), of each text, times 100, rounded to 4 places; then their means. These are
- * other numbers than the English ones (`meanRouge`, `corpusBleu`).
+ * Computes the scores that LLaMA-Factory prints as `predict_bleu-4` and `predict_rouge-1/2/l`: BLEU-4 of characters
+ * (`characterBleu`) and ROUGE of jieba's words (`jiebaRouge`) for each text, times 100 and rounded to 4 places, and
+ * then their means. These numbers differ from the English ones (`meanRouge`, `corpusBleu`).
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts or not as many references; `UNSUPPORTED` for Chinese
- *   text without `@node-rs/jieba`
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts, or a different number of references; `UNSUPPORTED`
+ *   for Chinese text without `@node-rs/jieba`
  */
 export async function llamaFactoryScores(
   predictions: readonly string[],

@@ -1,11 +1,11 @@
 /**
- * Porter's suffix stripper (M. F. Porter, "An algorithm for suffix stripping", 1980) with the additions that NLTK
- * makes in its `NLTK_EXTENSIONS` mode, which is what Google's rouge_score stems with: irregular forms, words of one
- * or two letters left alone, `-ies`/`-ied` of four-letter words, `-y` after a consonant only, `-alli` before
- * `-bli`, `-fulli` and `-logi`, and a two-letter stem such as `on` counting as a short one.
+ * Porter's stemmer (M. F. Porter, "An algorithm for suffix stripping", 1980) with the additions of NLTK's
+ * `NLTK_EXTENSIONS` mode, which Google's rouge_score uses: irregular forms, words of one or two letters unchanged,
+ * `-ies`/`-ied` of four-letter words, `-y` only after a consonant, `-alli` before `-bli`, `-fulli` and `-logi`, and a
+ * two-letter stem such as `on` treated as short.
  */
 
-/** Words whose stem no rule finds. */
+/** Words with irregular stems. */
 const IRREGULAR: ReadonlyMap<string, string> = new Map([
   ['sky', 'sky'],
   ['skies', 'sky'],
@@ -25,13 +25,15 @@ const IRREGULAR: ReadonlyMap<string, string> = new Map([
   ['succeed', 'succeed'],
 ]);
 
-/** A suffix, what takes its place, and what must hold of the rest. The first suffix that fits decides. */
+/**
+ * A suffix, its replacement, and an optional condition on the rest of the word. The first suffix that matches decides.
+ */
 type Rule = readonly [suffix: string, replacement: string, holds?: (stem: string) => boolean];
 
 /**
- * The stem of an English word.
+ * Returns the stem of an English word in lower case.
  *
- * @param word any case
+ * @param word word in any case
  */
 export function porterStem(word: string): string {
   const lower = word.toLowerCase();
@@ -50,7 +52,7 @@ export function porterStem(word: string): string {
   ].reduce((stem, step) => step(stem), lower);
 }
 
-/** Which letters are consonants: all but a, e, i, o, u, and y after a consonant. */
+/** Returns which letters are consonants: all except a, e, i, o, u, and y after a consonant. */
 function consonants(word: string): boolean[] {
   const flags: boolean[] = [];
   for (const letter of word) {
@@ -60,7 +62,7 @@ function consonants(word: string): boolean[] {
   return flags;
 }
 
-/** Porter's m: how often a consonant follows a vowel. */
+/** Computes Porter's m: the number of times a consonant follows a vowel. */
 function measure(word: string): number {
   const flags = consonants(word);
   let count = 0;
@@ -76,7 +78,7 @@ function endsInDoubleConsonant(word: string): boolean {
   return word.length >= 2 && word.at(-1) === word.at(-2) && consonants(word).at(-1) === true;
 }
 
-/** Ends in consonant, vowel, consonant, the last no w, x or y (`hop`); or is a vowel and a consonant (`on`). */
+/** Whether a word ends in consonant, vowel, consonant other than w, x or y (`hop`), or is vowel, consonant (`on`). */
 function isShort(word: string): boolean {
   const flags = consonants(word);
   if (word.length === 2) return !flags[0] && flags[1];
@@ -123,7 +125,7 @@ function pastAndParticiple(word: string): string {
   return measure(stem) === 1 && isShort(stem) ? `${stem}e` : stem;
 }
 
-/** Step 1c: happy → happi, but enjoy stays. */
+/** Step 1c: happy → happi, but enjoy is unchanged. */
 function finalY(word: string): string {
   return applyFirst(word, [['y', 'i', (stem) => stem.length > 1 && consonants(stem).at(-1) === true]]);
 }
@@ -153,7 +155,7 @@ function doubleSuffix(word: string): string {
     ['iviti', 'ive', hasMeasure],
     ['biliti', 'ble', hasMeasure],
     ['fulli', 'ful', hasMeasure],
-    // The l counts with the stem, so that geologi is shortened as archaeologi is.
+    // The l counts as part of the stem, so that geologi is shortened as archaeologi is.
     ['logi', 'log', (stem) => hasMeasure(`${stem}l`)],
   ]);
 }
@@ -186,7 +188,7 @@ function lastSuffix(word: string): string {
   );
 }
 
-/** Step 5a: probate → probat, cease → ceas, but rate stays. */
+/** Step 5a: probate → probat, cease → ceas, but rate is unchanged. */
 function finalE(word: string): string {
   return applyFirst(word, [
     ['e', '', (stem) => measure(stem) > 1 || (measure(stem) === 1 && !isShort(stem))],

@@ -3,8 +3,8 @@ import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.
 import {porterStem} from './porterStemmer.ts';
 
 /**
- * ROUGE (Lin 2004) with the numbers of Google's `rouge_score`: lower-cased runs of a-z and 0-9 are the words, counts
- * are clipped, and ROUGE-L and ROUGE-Lsum are longest common subsequences of the whole text and of its lines.
+ * ROUGE (Lin 2004) with the same numbers as Google's `rouge_score`: words are lower-case runs of a-z and 0-9, counts
+ * are clipped, and ROUGE-L and ROUGE-Lsum use longest common subsequences of the whole text and of its lines.
  */
 
 export interface RougeScore {
@@ -13,7 +13,9 @@ export interface RougeScore {
   fmeasure: number;
 }
 
-/** The scores people report. `rougeLsum` takes each line as a sentence; for one line it equals `rougeL`. */
+/**
+ * The scores that are usually reported. `rougeLsum` treats each line as a sentence; for one line it equals `rougeL`.
+ */
 export interface RougeScores {
   rouge1: RougeScore;
   rouge2: RougeScore;
@@ -22,16 +24,16 @@ export interface RougeScores {
 }
 
 export interface RougeOptions {
-  /** Reduce words of more than three letters to their stem first. Default true, as summarisation papers do. */
+  /**
+   * Whether to reduce words of more than three letters to their stems first. Default true, as in summarisation papers.
+   */
   useStemmer?: boolean;
 }
 const ROUGE_OPTIONS = {
   useStemmer: true,
 } satisfies OptionNames<RougeOptions>;
 
-/**
- * ROUGE of one text against one reference, each score between 0 and 1. An empty text scores 0.
- */
+/** Computes ROUGE of one text against one reference. Each score is from 0 to 1; an empty text scores 0. */
 export function rouge(prediction: string, reference: string, options: RougeOptions = {}): RougeScores {
   assertKnownOptions('rouge', options, ROUGE_OPTIONS);
   const {useStemmer = true} = options;
@@ -51,9 +53,9 @@ export function rouge(prediction: string, reference: string, options: RougeOptio
 }
 
 /**
- * Mean F-measures of many texts, times 100, as tables print them.
+ * Computes the mean F-measures of many texts, times 100, as in tables.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts or not as many references
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts, or a different number of references
  */
 export function meanRouge(
   predictions: readonly string[],
@@ -71,13 +73,13 @@ export function meanRouge(
   return means;
 }
 
-/** The words ROUGE compares. */
+/** Splits a text into the words that ROUGE compares. */
 export function rougeTokens(text: string, useStemmer = true): string[] {
   const words = text.toLowerCase().match(/[a-z0-9]+/g) ?? [];
   return useStemmer ? words.map((word) => (word.length > 3 ? porterStem(word) : word)) : words;
 }
 
-/** Shared by the metrics: as many references as predictions, and at least one. */
+/** Checks that there are as many references as predictions, and at least one. */
 export function assertPaired(
   where: string,
   predictions: readonly string[],
@@ -114,7 +116,7 @@ function ngramScore(words: string[], target: string[], n: number): RougeScore {
   return score(hits, Math.max(words.length - n + 1, 0), Math.max(target.length - n + 1, 0));
 }
 
-/** `[i][j]`: length of the longest common subsequence of the first i and the first j words. */
+/** Returns a table whose `[i][j]` is the length of the longest common subsequence of the first i and first j words. */
 function commonLengths(target: string[], words: string[]): Uint32Array[] {
   const table = Array.from({length: target.length + 1}, () => new Uint32Array(words.length + 1));
   for (let i = 1; i <= target.length; i++) {
@@ -126,7 +128,7 @@ function commonLengths(target: string[], words: string[]): Uint32Array[] {
   return table;
 }
 
-/** Places in `target` of one longest common subsequence; among equals, the one rouge_score finds. */
+/** Returns the positions in `target` of a longest common subsequence, the one that rouge_score finds. */
 function commonPlaces(target: string[], words: string[]): number[] {
   const table = commonLengths(target, words);
   const places: number[] = [];
@@ -143,8 +145,8 @@ function commonPlaces(target: string[], words: string[]): number[] {
 }
 
 /**
- * ROUGE-Lsum: for each line of the reference, the union of its common subsequences with all lines of the text; a
- * word counts as often as both sides have it.
+ * Computes ROUGE-Lsum: for each line of the reference, the union of its common subsequences with all lines of the text.
+ * A word counts as often as both sides contain it.
  */
 function summaryScore(lines: string[][], targets: string[][]): RougeScore {
   const available = countNgrams(lines.flat(), 1);

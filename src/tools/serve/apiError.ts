@@ -1,9 +1,9 @@
-/** An error as OpenAI's API tells it. */
+/** An error that is reported as in OpenAI's API. */
 export class ApiError extends Error {
   /**
-   * @param status of the HTTP response
-   * @param param the key of the request that is at fault
-   * @param code what kind of fault, for programs
+   * @param status status of the HTTP response
+   * @param param the faulty key of the request
+   * @param code kind of fault, for programs
    */
   constructor(
     readonly status: number,

@@ -6,7 +6,7 @@ import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {show} from '../../../quant/show.ts';
 import {ApiError} from './apiError.ts';
 
-/** What both kinds of completions take. A null is as good as nothing, as in OpenAI's API. */
+/** The keys of both kinds of completions. A null means the same as no value, as in OpenAI's API. */
 const sampling = {
   model: z.string().nullish(),
   stream: z.boolean().nullish(),
@@ -16,7 +16,7 @@ const sampling = {
   max_tokens: z.int().min(1).nullish(),
   stop: z.union([z.string().min(1), z.array(z.string().min(1)).max(4)]).nullish(),
   seed: z.int().nullish(),
-  // Not OpenAI's, but what servers of open models take too.
+  // These are not OpenAI's, but other servers of open models accept them too.
   top_k: z.int().min(-1).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().gt(0).nullish(),
@@ -40,7 +40,7 @@ const textBody = z.looseObject({
 
 type Sampling = z.infer<z.ZodObject<typeof sampling>>;
 
-/** Keys of OpenAI's that would change the answer and are not built here, and the values that switch them off. */
+/** Keys of OpenAI's API that would change the answer and are not supported, with the values that turn them off. */
 const UNSUPPORTED: Record<string, unknown[]> = {
   n: [1],
   best_of: [1],
@@ -60,24 +60,24 @@ const UNSUPPORTED: Record<string, unknown[]> = {
   audio: [],
 };
 
-/** A completion that is asked for. */
+/** A request for a completion. */
 export interface CompletionRequest {
   kind: 'chat' | 'text';
-  /** The model's name; undefined: the one that answers by default. */
+  /** Name of the model. Default: the server's default model. */
   model?: string;
-  /** Of a chat. */
+  /** Messages of a chat; empty for a text. */
   messages: ChatMessage[];
-  /** Of a text. */
+  /** Text to continue, or its token ids; empty for a chat. */
   prompt: string | number[];
   isStreamed: boolean;
-  /** Ends a stream with the counts of tokens. */
+  /** Whether a stream ends with the numbers of tokens. */
   includesUsage: boolean;
-  /** The model's own generation config fills what is not set. */
+  /** Generation options. The model's own generation config applies to options that are not set. */
   options: GenerateOptions;
 }
 
 /**
- * Reads the body of a request.
+ * Reads the body of a request for a chat.
  *
  * @throws ApiError 400 naming the key that is wrong or not supported
  */
@@ -92,7 +92,7 @@ export function parseChatRequest(body: unknown, defaults: GenerationConfig): Com
   return {kind: 'chat', messages, prompt: '', ...common(parsed, defaults, maxTokens)};
 }
 
-/** As {@link parseChatRequest}, for a text to continue. */
+/** Reads the body of a request to continue a text, as {@link parseChatRequest} does for a chat. */
 export function parseTextRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
   const parsed = parseBody(textBody, body);
   const [first] = parsed.prompt as (string | number)[];
@@ -128,7 +128,7 @@ function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
   return data;
 }
 
-/** OpenAI samples at temperature 1 by default; a model's generation config knows better. */
+/** Reads the common keys. The model's generation config overrides OpenAI's default temperature, 1. */
 function common(
   body: Sampling,
   defaults: GenerationConfig,
@@ -143,7 +143,7 @@ function common(
     options: {
       doSample: temperature > 0,
       ...(temperature > 0 && {temperature}),
-      topK: Math.max(topK, 0), // −1 is what others write for all
+      topK: Math.max(topK, 0), // −1 means all tokens on other servers
       topP: body.top_p ?? defaults.topP ?? 1,
       ...(body.min_p != null && {minP: body.min_p}),
       ...(body.repetition_penalty != null && {repetitionPenalty: body.repetition_penalty}),

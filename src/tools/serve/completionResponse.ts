@@ -15,7 +15,7 @@ export const usageOf = (promptTokens: number, completionTokens: number): Usage =
   total_tokens: promptTokens + completionTokens,
 });
 
-/** The shapes of one response of OpenAI's API, whole or in chunks. */
+/** Makes the objects of one response in OpenAI's API, whole or in chunks. */
 export class CompletionResponse {
   private readonly id: string;
   private readonly created = Math.floor(Date.now() / 1000);
@@ -41,7 +41,7 @@ export class CompletionResponse {
     };
   }
 
-  /** What a chat's stream begins with; a text's begins with its text. */
+  /** Returns the chunks at the start of a stream: one for a chat, none for a text. */
   opening(): Record<string, unknown>[] {
     return this.isChat ? [this.chunk({delta: {role: 'assistant', content: ''}})] : [];
   }
@@ -60,7 +60,7 @@ export class CompletionResponse {
 
   private chunk(content: object, finishReason: FinishReason | null = null): Record<string, unknown> {
     const choice = {index: 0, ...content, logprobs: null, finish_reason: finishReason};
-    // Where the counts come at the end, every chunk before has a null for them.
+    // If the stream ends with the usage, every earlier chunk has a null for it.
     return {...this.head(this.chunkKind), choices: [choice], ...(this.includesUsage && {usage: null})};
   }
 

@@ -1,12 +1,12 @@
 import {once} from 'node:events';
 import type {ServerResponse} from 'node:http';
 
-/** Bytes that may wait for a client before the answer waits for it too: those of some thousand tokens. */
+/** Number of bytes (a few thousand tokens) that may wait for a client before the answer itself waits. */
 const MAX_WAITING = 1 << 20;
 
-/** Server-sent events. A client that reads none of them for a while is cut off: others wait for their turn. */
+/** Sends server-sent events. A client that stops reading them is disconnected, because other requests are waiting. */
 export class EventStream {
-  /** @param stallTimeout milliseconds */
+  /** @param stallTimeout milliseconds without reading until the client is disconnected */
   constructor(
     private readonly response: ServerResponse,
     private readonly signal: AbortSignal,
@@ -28,7 +28,7 @@ export class EventStream {
   }
 }
 
-/** Closes the connection when the client takes nothing of what was sent for so many milliseconds. */
+/** Closes the connection if the client reads nothing for `timeout` milliseconds. */
 export function cutOffIfStalled(response: ServerResponse, timeout: number): void {
-  response.setTimeout(timeout); // whatever the client takes puts it off; nobody listens, so Node closes the socket
+  response.setTimeout(timeout); // restarts with every read; without a listener, Node closes the socket
 }

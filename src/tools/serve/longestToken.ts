@@ -1,6 +1,6 @@
 import type {TokenizerFiles} from '../../../models/tokenizerFiles.ts';
 
-/** A step of a `tokenizer.json`. */
+/** A normalizer or pre-tokenizer of a `tokenizer.json`. */
 interface Step {
   type?: string;
   behavior?: string;
@@ -11,11 +11,11 @@ interface Step {
 }
 
 /**
- * The most bytes of a text that one token can stand for. A text of more bytes than a model's positions times this cannot
- * fit it, which is known without tokenizing the text.
+ * Returns the largest number of bytes that one token can represent. A text with more bytes than that times the model's
+ * positions cannot fit, so it need not be tokenized.
  *
- * @returns undefined where no length is sure: a step before the vocabulary may shorten the text, or an unknown token stand for
- *   any length of it
+ * @returns undefined if there is no such limit: when a step before the vocabulary may shorten the text, or when an
+ *   unknown token can represent any length of it
  */
 export function longestToken({tokenizer, config}: TokenizerFiles): number | undefined {
   const model = tokenizer.model as {
@@ -41,15 +41,15 @@ export function longestToken({tokenizer, config}: TokenizerFiles): number | unde
     !config.remove_space &&
     !config.do_lowercase_and_remove_accent;
   if (!isSure) return undefined;
-  // At least as many bytes as the text: a vocabulary spells each byte, or each space, with one character or more.
-  let longest = 4; // of a character that is unknown
+  // A token's spelling has at least as many bytes as its text, as each byte or space is spelled with one character.
+  let longest = 4; // bytes of an unknown character
   for (const token of [...Object.keys(model.vocab), ...added.map(({content}) => content)]) {
     longest = Math.max(longest, Buffer.byteLength(token));
   }
   return longest;
 }
 
-/** A step, or those it is a sequence of. */
+/** Returns the steps of a sequence, or a single step as a list. */
 function stepsOf(step: Step | null | undefined): Step[] {
   if (!step) return [];
   const inner = step.normalizers ?? step.pretokenizers;

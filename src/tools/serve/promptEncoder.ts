@@ -10,19 +10,22 @@ import {longestToken} from './longestToken.ts';
 import type {PromptAnswer, PromptTask} from './promptWorker.ts';
 import {RequestQueue} from './requestQueue.ts';
 
-/** Characters of a prompt that are tokenized at once, in some milliseconds; longer ones by another thread. */
+/**
+ * Largest prompt, in characters, for the main thread, which takes a few milliseconds. A worker tokenizes longer ones.
+ */
 const SHORT = 8192;
 
 /**
- * Prompts as token ids. Long ones do not hold up other requests: what cannot fit the model is refused by its bytes alone,
- * and the rest is tokenized by another thread, one at a time, which ends with the request.
+ * Encodes prompts as token ids. Long prompts do not delay other requests: those that cannot fit the model are refused
+ * by their number of bytes, and the rest are tokenized one at a time by another thread, which stops if the request
+ * ends.
  */
 export class PromptEncoder {
   private readonly longest: number | undefined;
   private readonly queue = new RequestQueue();
   private worker: Worker | undefined;
 
-  /** @param positions of the model */
+  /** @param positions number of positions in the model */
   constructor(
     private readonly tokenizer: Tokenizer,
     private readonly positions: number,
@@ -31,8 +34,10 @@ export class PromptEncoder {
   }
 
   /**
-   * @param encodeChat gives the encoder for a chat
-   * @throws ApiError 400 when the prompt cannot fit the model; TfjsLoraError for what cannot be encoded
+   * Encodes the prompt of a request.
+   *
+   * @param encodeChat returns the encoder for a chat
+   * @throws ApiError 400 when the prompt cannot fit the model; TfjsLoraError when it cannot be encoded
    */
   async encode(
     request: CompletionRequest,
@@ -60,7 +65,7 @@ export class PromptEncoder {
 
   private assertCanFit(texts: string[], kind: 'chat' | 'text'): void {
     if (this.longest === undefined) return;
-    // A chat template may trim each content.
+    // A chat template may trim each message.
     const bytes = texts.reduce(
       (sum, text) => sum + Buffer.byteLength(kind === 'chat' ? text.trim() : text),
       0,
@@ -70,7 +75,7 @@ export class PromptEncoder {
       throw contextExceeded(kind === 'chat' ? 'messages' : 'prompt', this.positions, `at least ${least}`);
   }
 
-  /** @returns undefined when no other thread can do it */
+  /** Encodes a prompt in another thread, or returns undefined if that fails. */
   private async encodeApart(task: PromptTask, signal: AbortSignal): Promise<number[] | undefined> {
     const answer = await this.ask(task, signal);
     if (answer === undefined) return undefined;
@@ -93,7 +98,7 @@ export class PromptEncoder {
       const settle = (end: () => void) => {
         for (const event of ['message', 'error', 'exit']) worker.removeAllListeners(event);
         signal.removeEventListener('abort', stop);
-        worker.unref(); // it waits, and must not keep the process
+        worker.unref(); // an idle worker must not keep the process alive
         end();
       };
       const drop = (end: () => void) => {

@@ -5,12 +5,12 @@ import {type ErrorCode, TfjsLoraError} from '../../../quant/errors.ts';
 import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';
 import {resolvedChatEncoder} from '../chat/templateChatEncoder.ts';
 
-/** A prompt as a request has it. */
+/** A prompt to encode. */
 export type PromptTask =
   | {kind: 'text'; text: string}
   | {kind: 'chat'; messages: ChatMessage[]; template: ResolvedTemplate};
 
-/** The prompt's ids, or why it has none. */
+/** The prompt's ids, or the error. */
 export type PromptAnswer = {ids: Uint32Array} | {error: {code?: ErrorCode; message: string}};
 
 const tokenizer = new Tokenizer(workerData as TokenizerFiles);

@@ -1,8 +1,8 @@
-/** Runs tasks one at a time, in the order they came: a model answers one request after the other. */
+/** Runs tasks one at a time in their order, because a model can only answer one request at a time. */
 export class RequestQueue {
   private last: Promise<unknown> = Promise.resolve();
 
-  /** Runs a task when those before it have ended, however they ended; one aborted while it waits never starts. */
+  /** Runs a task after the earlier ones have ended, even if they failed. A task aborted while waiting never starts. */
   run<T>(task: () => Promise<T>, signal: AbortSignal): Promise<T> {
     const result = this.last.then(() => {
       signal.throwIfAborted();
@@ -12,7 +12,7 @@ export class RequestQueue {
     return result;
   }
 
-  /** Resolves when nothing runs or waits. */
+  /** Resolves when no task is running or waiting. */
   async idle(): Promise<void> {
     for (let last: unknown; last !== this.last; ) {
       last = this.last;

@@ -22,23 +22,23 @@ import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
 import {RequestQueue} from './requestQueue.ts';
 
 export interface ServeOptions {
-  /** Address to listen on. Default `127.0.0.1`: this machine alone. */
+  /** Address to listen on. Default `127.0.0.1`, which only this machine can reach. */
   host?: string;
-  /** 0 for any free one. Default 8000. */
+  /** Port to listen on; 0 chooses a free one. Default 8000. */
   port?: number;
-  /** What requests call the base. Default the last part of its folder's name. */
+  /** Name of the base in requests. Default: the name of its folder. */
   modelName?: string;
-  /** Asked of every request as `Authorization: Bearer <key>`. Default none. */
+  /** Key that every request must send as `Authorization: Bearer <key>`. Default none. */
   apiKey?: string;
-  /** Turns messages into a prompt. Default: the model's own chat template. */
+  /** Converts messages to a prompt. Default: the model's own chat template. */
   encodeChat?: ChatEncoder;
-  /** Largest body of a request. Default 4 MB. */
+  /** Largest size of a request's body in bytes. Default 4 000 000. */
   maxBodyBytes?: number;
-  /** Milliseconds in which a request must have come whole. Default 60 000. */
+  /** Milliseconds in which the whole request must arrive. Default 60 000. */
   requestTimeout?: number;
-  /** Milliseconds after which a client that reads nothing of its answer is cut off. Default 30 000. */
+  /** Milliseconds after which a client that does not read its answer is disconnected. Default 30 000. */
   stallTimeout?: number;
-  /** Told of each completion, and of each request that failed. */
+  /** Called after each completion, and after each request that failed. */
   onRequest?: (report: RequestReport) => void;
 }
 const SERVE_OPTIONS = {
@@ -56,40 +56,41 @@ const SERVE_OPTIONS = {
 export interface RequestReport {
   method: string;
   path: string;
-  /** Of the response; 499 when the client had gone. */
+  /** Status of the response; 499 if the client closed the connection. */
   status: number;
-  /** What went wrong. */
+  /** Message of the error, if the request failed. */
   error?: string;
   promptTokens?: number;
   completionTokens?: number;
-  /** From the request to its end, the wait for earlier ones included. */
+  /** Seconds from the request to its end, including the wait for earlier ones. */
   seconds: number;
 }
 
 export interface ModelServer {
-  /** `http://127.0.0.1:8000/v1`, what clients take as their base URL. */
+  /** Base URL for clients, such as `http://127.0.0.1:8000/v1`. */
   url: string;
   port: number;
-  /** What requests may name as `model`: the base, then each adapter. */
+  /** Names that requests can use as `model`: the base, then each adapter. */
   models: string[];
-  /** Stops the answer being given, refuses further requests, and frees the port; the model stays. */
+  /** Stops the current answer, refuses further requests, and frees the port. The model is not disposed. */
   close(): Promise<void>;
 }
 
-/** Milliseconds for a request's headers, and between two looks at requests that take too long. */
+/** Milliseconds for a request's headers, and between two checks for requests that take too long. */
 const [HEADERS_TIMEOUT, CHECKING_INTERVAL] = [20_000, 1_000];
-/** As nginx notes a client that went away. */
+/** The status that nginx logs if the client closed the connection. */
 const CLIENT_CLOSED = 499;
 
 /**
- * Serves a model under OpenAI's HTTP API: `/v1/chat/completions` and `/v1/completions`, whole or as a stream, and
- * `/v1/models`. Requests are answered one at a time in their order; one whose connection drops stops at its next token.
+ * Serves a model through OpenAI's HTTP API: `/v1/chat/completions` and `/v1/completions`, whole or as a stream, and
+ * `/v1/models`. Requests are answered one at a time in their order; if the connection drops, the answer stops at the
+ * next token.
  *
- * The base answers under its name, and each adapter that is loaded under its own; without a name the newest adapter
- * does. On a loopback address only requests addressed to this machine by its loopback names are answered, and none
- * without a JSON content type, so that no web page can use the model from a browser.
+ * Requests choose the base or a loaded adapter by its name; without a name, the newest adapter answers. On a loopback
+ * address, requests must name a loopback host and have a JSON content type, so that no web page can use the model from
+ * a browser.
  *
- * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer; the system's error when the port is taken
+ * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer; the system's error when the port is in use
  */
 export async function serveModel(model: CausalLM, options: ServeOptions = {}): Promise<ModelServer> {
   assertKnownOptions('serveModel', options, SERVE_OPTIONS);
@@ -125,7 +126,7 @@ class ModelService {
   private readonly running = new Set<AbortController>();
   private readonly started = Math.floor(Date.now() / 1000);
   private readonly prompts: PromptEncoder;
-  /** Whether the address is of this machine alone. Set once it is known, before the first request. */
+  /** Whether only this machine can reach the address. It is set before the first request, when the address is known. */
   isLoopback = true;
 
   constructor(
@@ -134,13 +135,13 @@ class ModelService {
   ) {
     const {modelName = basename(resolve(model.nameOrPath || 'model'))} = options;
     const {tokenizer, config} = model;
-    if (tokenizer === undefined) modelChatEncoder(model); // throws: nothing could be served
+    if (tokenizer === undefined) modelChatEncoder(model); // throws an error, because nothing could be served
     this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
     const isMerged = [...model.adaptedLayers().values()].some((layer) => layer.isMerged);
     this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
   }
 
-  /** Answers one request; never rejects. */
+  /** Answers one request and never rejects. */
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const started = performance.now();
     const controller = new AbortController();
@@ -201,7 +202,7 @@ class ModelService {
     else sendJson(response, 200, this.describe(this.resolveModel(decoded(named))));
   }
 
-  /** Everything that can be wrong is found before the wait for earlier requests. */
+  /** Answers a completion, and finds everything that is wrong with it before waiting for earlier requests. */
   private async complete(
     request: CompletionRequest,
     response: ServerResponse,
@@ -217,7 +218,7 @@ class ModelService {
       response.writeHead(200, {
         'Content-Type': 'text/event-stream; charset=utf-8',
         'Cache-Control': 'no-cache',
-        'X-Accel-Buffering': 'no', // a proxy in between shall pass each token on
+        'X-Accel-Buffering': 'no', // tells a proxy in between to forward each token
       });
       response.flushHeaders();
     }
@@ -234,7 +235,7 @@ class ModelService {
         finishReason = token.finishReason ?? finishReason;
         text += token.piece;
         if (request.isStreamed && token.piece !== '') await events.send(shapes.piece(token.piece));
-        // Backends that compute at once never let the event loop run: nothing would be sent, no hang-up noticed.
+        // Synchronous backends never let the event loop run: nothing would be sent, and no disconnect noticed.
         await new Promise((resume) => setImmediate(resume));
         signal.throwIfAborted();
       }
@@ -346,7 +347,7 @@ class ModelService {
     }
   }
 
-  /** Tells an error in OpenAI's shape, in the stream where one has begun. */
+  /** Sends an error in OpenAI's format, within the stream if one has started. */
   private fail(error: unknown, response: ServerResponse, report: RequestReport, signal: AbortSignal): void {
     if (signal.aborted && !(error instanceof ApiError)) {
       report.status = CLIENT_CLOSED;
@@ -354,19 +355,19 @@ class ModelService {
       response.destroy();
       return;
     }
-    const told =
+    const apiError =
       error instanceof ApiError
         ? error
         : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'Internal server error.');
-    report.status = told.status;
+    report.status = apiError.status;
     report.error = maskSecrets(error instanceof Error ? error.message : String(error));
     if (response.headersSent) {
-      response.end(`data: ${JSON.stringify(told)}\n\n`);
+      response.end(`data: ${JSON.stringify(apiError)}\n\n`);
       return;
     }
-    if (told.status === 413) response.setHeader('Connection', 'close'); // the rest of the body is not read
-    if (told.status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
-    sendJson(response, told.status, told);
+    if (apiError.status === 413) response.setHeader('Connection', 'close'); // the rest of the body is never read
+    if (apiError.status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
+    sendJson(response, apiError.status, apiError);
   }
 }
 
@@ -374,7 +375,7 @@ function decoded(name: string): string {
   try {
     return decodeURIComponent(name);
   } catch {
-    return name; // no model is called that
+    return name; // no model has such a name
   }
 }
 

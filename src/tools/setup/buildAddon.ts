@@ -3,14 +3,15 @@ import {join} from 'node:path';
 import {compileAddon} from './compileAddon.ts';
 import type {TensorFlowLibrary} from './tensorFlowLibrary.ts';
 
-/** The header of a string's layout, last of those the addon includes to have moved. */
+/** Header with the layout of strings. Of the headers that the addon includes, it was the last to move. */
 const STRING_HEADER = 'tensorflow/core/platform/ctstring_internal.h';
 
 /**
- * Compiles the addon of `@tensorflow/tfjs-node` from its own sources, for another TensorFlow than it was released with.
+ * Compiles the addon of `@tensorflow/tfjs-node` from its own sources, for a TensorFlow other than the one it was
+ * released with.
  *
- * @param packageFolder of `@tensorflow/tfjs-node` or `-gpu`, with its dependencies and `node-api-headers` around it
- * @throws TfjsLoraError as {@link compileAddon}
+ * @param packageFolder folder of `@tensorflow/tfjs-node` or `-gpu`, next to its dependencies and `node-api-headers`
+ * @throws TfjsLoraError as {@link compileAddon} does
  */
 export async function buildAddon(
   packageFolder: string,

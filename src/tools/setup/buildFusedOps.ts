@@ -9,16 +9,19 @@ import {checkFusedOps} from './checkTensorFlow.ts';
 import {compileAddon} from './compileAddon.ts';
 import {besideLibrary, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
 
-/** Every processor of arm64 has what they need; of x64, those since 2013, which the ops look for when they are loaded. */
+/**
+ * Compiler flags for the instructions that the ops need. Every arm64 processor has them; x64 processors have them since
+ * 2013, and the ops check for them when they are loaded.
+ */
 const FLAGS: Record<string, string[] | undefined> = {x64: ['-mavx2', '-mfma'], arm64: []};
 
-/** The one source that includes TensorFlow's own headers, and what they need. */
+/** The only source that includes TensorFlow's own headers, and the flags for it. */
 const [STREAM_SOURCE, STREAM_FLAGS] = ['cuda/stream.cc', ['-std=c++20', '-w']];
 const STREAM_HEADERS = ['tensorflow/core/framework/op_kernel.h', 'xla/stream_executor/stream.h'];
 
-/** Where the fused ops go, and with what they are made and tried. */
+/** The target of the fused ops, and the tools that compile and test them. */
 export interface FusedOpsBuild {
-  /** A set-up of TensorFlow that works. */
+  /** Folder of a TensorFlow that is set up and works. */
   folder: string;
   packageName: TensorFlowPackage;
   library: TensorFlowLibrary;
@@ -27,9 +30,9 @@ export interface FusedOpsBuild {
 }
 
 /**
- * Compiles the fused ops and runs one in a process of its own, before they take the place of those that were there. With
- * `@tensorflow/tfjs-node-gpu` those of a graphics card are among them, and one runs there where there is one. They are an extra:
- * what this returns says what failed, and then there are none.
+ * Compiles the fused ops and runs one of them in a separate process before they replace the earlier ones. With
+ * `@tensorflow/tfjs-node-gpu`, they include ops for a graphics card, one of which also runs if there is a card. The
+ * fused ops are optional: after a failure there are none, and the result says what failed.
  */
 export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup> {
   const {folder, packageName, library, environment, execPath} = build;
@@ -67,7 +70,7 @@ export async function buildFusedOps(build: FusedOpsBuild): Promise<FusedOpsSetup
   }
 }
 
-/** Where NVIDIA's libraries are that are set up with TensorFlow; the ops load some that TensorFlow does not. */
+/** Finds the NVIDIA libraries that were set up with TensorFlow. The ops load some that TensorFlow does not. */
 async function cudaFolders(folder: string): Promise<string[]> {
   const nvidia = join(folder, 'nvidia');
   const packages = await readdir(nvidia).catch(() => []);

@@ -7,7 +7,7 @@ import {cardFolders} from '../../training/backends/fusedOps.ts';
 export interface TensorFlowCheck {
   version: string;
   gpu: boolean;
-  /** The whole run: loading, and the product. */
+  /** Time for loading TensorFlow and computing the product. */
   milliseconds: number;
 }
 
@@ -20,9 +20,10 @@ const {binding, isUsingGpuDevice} = tf.backend();
 console.log(JSON.stringify({version: binding.TF_Version, gpu: isUsingGpuDevice, milliseconds: performance.now() - started}));`;
 
 /**
- * Multiplies two matrices with what lies in `folder`, in a process of its own: a library that does not fit may crash it.
+ * Multiplies two matrices with the TensorFlow in `folder`. This happens in a separate process, because a library that
+ * does not fit may crash it.
  *
- * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with what the process said last
+ * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with the error of the process
  */
 export async function checkTensorFlow(
   folder: string,
@@ -34,7 +35,7 @@ export async function checkTensorFlow(
   return JSON.parse(stdout.trim().split('\n').at(-1) as string) as TensorFlowCheck;
 }
 
-/** The sigmoid of 64 is 1 in float32, and 2 over its root mean square is 1. */
+/** Script that runs the fused ops. In float32 the sigmoid of 64 is 1, and 2 divided by its root mean square is 1. */
 const FUSED = `
 const {binding, isUsingGpuDevice} = require(process.argv[1]).backend();
 const addon = require(process.argv[2]);
@@ -51,10 +52,10 @@ if (isUsingGpuDevice) {
 }`;
 
 /**
- * Runs one of the fused ops with TensorFlow, in a process of its own, and one of those of a card where TensorFlow uses one.
+ * Runs one of the fused ops with TensorFlow in a separate process, and one of the card's ops if TensorFlow uses a card.
  *
- * @param path of their addon
- * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with what the process said last
+ * @param path path of the ops' addon
+ * @throws TfjsLoraError `BACKEND_UNAVAILABLE` with the error of the process
  */
 export async function checkFusedOps(
   folder: string,

@@ -7,35 +7,36 @@ import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {TensorFlowLibrary} from './tensorFlowLibrary.ts';
 
-/** Tried in turn, after what `CXX` names. */
+/** The compilers that are tried in this order, unless `CXX` names one. */
 const COMPILERS = ['c++', 'g++', 'clang++'];
 
-/** An addon of Node that calls TensorFlow's C library. */
+/** A Node addon that calls TensorFlow's C library. */
 export interface Addon {
-  /** For messages. */
+  /** Name for messages. */
   name: string;
   sources: string[];
-  /** Of TensorFlow, that the sources include: looked for first, since a compiler's message is long. */
+  /** TensorFlow headers that the sources include. They are checked first, because a compiler's message is long. */
   headers: string[];
-  /** The compiler's, beside those that every addon needs. */
+  /** Compiler flags, in addition to those that every addon needs. */
   flags: string[];
-  /** Those of one source alone, after the rest. */
+  /** Returns the flags of a single source, which follow the others. */
   flagsOf?: (source: string) => string[];
-  /** Folders that the addon looks for libraries in, beside TensorFlow's, when it is loaded and after. */
+  /** Folders in which the addon finds libraries at run time, in addition to TensorFlow's. */
   libraryFolders?: string[];
-  /** Of Node-API. */
+  /** Version of Node-API. */
   version: number;
-  /** Where it goes. */
+  /** Path of the compiled addon. */
   output: string;
 }
 
 /**
- * Compiles an addon, a source to a core, and links it. That takes a C++ compiler, but neither node-gyp nor Python: Node-API's
- * headers are a package.
+ * Compiles an addon, one source on each core, and links it. This needs a C++ compiler, but neither node-gyp nor Python,
+ * because Node-API's headers are a package.
  *
- * @param folder whose `node_modules` hold `node-api-headers`
- * @param environment `CXX` names the compiler
- * @throws TfjsLoraError `FILE_NOT_FOUND` without headers; `BACKEND_UNAVAILABLE` without a compiler, or with what it says
+ * @param folder folder whose `node_modules` contains `node-api-headers`
+ * @param environment variables of the process; `CXX` names the compiler
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when a header is missing; `BACKEND_UNAVAILABLE` without a compiler, or with
+ *   the compiler's message
  */
 export async function compileAddon(
   {name, sources, headers, flags, flagsOf = () => [], libraryFolders = [], version, output}: Addon,
@@ -77,7 +78,7 @@ async function requireHeader(path: string): Promise<void> {
   });
 }
 
-/** Where the addon looks for the library when it is loaded, and for others: relative paths when all are moved. */
+/** Returns the linker flags for the folders in which the addon finds libraries: relative paths if they move with it. */
 function searchPaths(
   {files, isMovedAlong}: TensorFlowLibrary,
   others: string[],
@@ -91,9 +92,9 @@ function searchPaths(
 }
 
 /**
- * The C++ compiler that there is.
+ * Returns the first C++ compiler that is installed.
  *
- * @throws TfjsLoraError `BACKEND_UNAVAILABLE`
+ * @throws TfjsLoraError `BACKEND_UNAVAILABLE` when there is none
  */
 export async function compilerOf({CXX}: Record<string, string | undefined>): Promise<string> {
   const compilers = CXX ? [CXX] : COMPILERS;
@@ -125,7 +126,9 @@ async function runCompiler(compiler: string, args: string[], name: string): Prom
   }
 }
 
-/** As many at once as there are cores. After a failure none is begun, and those that run are waited for. */
+/**
+ * Runs a task for each item, as many at a time as there are cores. After a failure it starts no more, but awaits all.
+ */
 async function eachOnACore<T>(items: T[], run: (item: T, i: number) => Promise<void>): Promise<void> {
   const waiting = [...items.entries()];
   const worker = async () => {

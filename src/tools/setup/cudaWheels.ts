@@ -1,13 +1,13 @@
-/** A package of NVIDIA's libraries at one version. */
+/** A version of a package with NVIDIA's libraries. */
 export interface CudaWheel {
   project: string;
   version: string;
 }
 
 /**
- * The NVIDIA packages that a TensorFlow wheel wants with its extra `and-cuda`.
+ * Returns the NVIDIA packages that a TensorFlow wheel requires for its extra `and-cuda`.
  *
- * @param metadata its `METADATA`: `Requires-Dist: nvidia-cudnn-cu12<10.0,>=9.3.0.75; extra == "and-cuda"`
+ * @param metadata the wheel's `METADATA`: `Requires-Dist: nvidia-cudnn-cu12<10.0,>=9.3.0.75; extra == "and-cuda"`
  */
 export function cudaWheels(metadata: string): CudaWheel[] {
   const lines = metadata.matchAll(/^Requires-Dist:\s*(nvidia-[\w-]+)\s*\(?([^;)]*)\)?\s*;.*and-cuda/gm);

@@ -6,24 +6,26 @@ import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertHash, downloadWheel, findWheel, packageIndex, type Wheel} from './wheelIndex.ts';
 
-/** Pythons whose wheels pip is asked for, since it looks for one Python's at a time. */
+/** Python versions whose wheels are tried, because pip looks for the wheels of one version at a time. */
 const PYTHONS = ['3.12', '3.11', '3.10', '3.13', '3.9'];
 
 export interface WheelRequest {
   project: string;
   version?: string;
-  /** Where the file goes. */
+  /** Folder for the file. */
   folder: string;
   environment: Record<string, string | undefined>;
-  /** Called with a line that says by which hash the file was verified, or that there was none. */
+  /** Called with a line that names the hash by which the file was verified, or says that there was none. */
   onProgress: (line: string) => void;
 }
 
 /**
- * Downloads a wheel from the index that pip is set to, without Python; where none is set or that fails (a proxy), by pip.
+ * Downloads a wheel from pip's configured index without Python. If no index is configured or the download fails
+ * (because of a proxy, for example), pip downloads it.
  *
  * @returns the file's path
- * @throws TfjsLoraError `CORRUPT_FILE` when the file has another hash than the index says; else with both reasons
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when the index has no such wheel; `CORRUPT_FILE` when the file's hash differs
+ *   from the index's; `BACKEND_UNAVAILABLE` with both reasons when pip fails too
  */
 export async function fetchWheel(request: WheelRequest): Promise<string> {
   const {project, version, folder, environment, onProgress} = request;

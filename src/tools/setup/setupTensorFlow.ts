@@ -25,42 +25,48 @@ import {fetchWheel} from './fetchWheel.ts';
 import {besideLibrary, libraryOf, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
 import {ZipFile} from './zipFile.ts';
 
-/** Which release of `@tensorflow/tfjs-node` is set up, and what its installer fetches. */
+/** The release of `@tensorflow/tfjs-node` that is set up, and the TensorFlow that its installer downloads. */
 const [PACKAGE_VERSION, OFFICIAL_TENSORFLOW] = ['4.22.0', '2.9.1'];
 const NODE_API_HEADERS = 'node-api-headers@1';
 
-/** The first TensorFlow whose wheel has the C library in a file of its own. */
+/** The first TensorFlow whose wheel has the C library in a separate file. */
 const OLDEST_WHEEL = '2.12.0';
 
-/** Headers of the wheel that the addon may include, whichever release it is. */
+/** Headers of the wheel that the addon may include, in any release. */
 const HEADERS = /^tensorflow\/include\/(tensorflow\/(c|core\/platform|tsl)|tsl|xla\/tsl)\/.*\.h$/;
-/** Those that the fused ops of a card include: they stay. */
+/** Headers that the fused ops for a card include. They are kept. */
 const CARD_HEADERS =
   /^tensorflow\/include\/(absl|Eigen|google|ml_dtypes|tensorflow\/(c|core)|tsl|unsupported|xla)\/(.*\/)?(.*\.(h|inc)|[^./]+)$/;
 
 export interface SetupTensorFlowOptions {
-  /** For a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's libraries. */
+  /**
+   * Whether to set up a graphics card: `@tensorflow/tfjs-node-gpu`, a TensorFlow built with CUDA, and NVIDIA's
+   * libraries. Default false.
+   */
   gpu?: boolean;
   /**
-   * `official`: what the package's own installer downloads. `wheel`: TensorFlow's Python wheel. `auto`: the first of the two
-   * that works. Else a folder: an unpacked libtensorflow, a virtual environment, or a `tensorflow` package. Default `auto`.
+   * Source of TensorFlow. `official` is the download of the package's own installer, `wheel` is TensorFlow's Python
+   * wheel, and `auto` is the first of the two that works. Anything else is a folder: an unpacked libtensorflow, a
+   * virtual environment, or a `tensorflow` package. Default `auto`.
    */
   from?: string;
-  /** TensorFlow's version. Default: the installer's, or the newest wheel. */
+  /** Version of TensorFlow. Default: the installer's, or the newest wheel. */
   version?: string;
-  /** With `gpu` from a wheel: whether NVIDIA's libraries are downloaded too; else those of the system are used. Default true. */
+  /**
+   * Whether NVIDIA's libraries are downloaded for `gpu` from a wheel; otherwise the system's are used. Default true.
+   */
   nvidia?: boolean;
   /** Variables of the process: pip's and npm's settings, `CXX`, `VIRTUAL_ENV`. */
   environment: Record<string, string | undefined>;
-  /** The Node that checks the result. */
+  /** Path of the Node that checks the result. */
   execPath: string;
-  /** Called with lines to show: each stage and its time, and by which hash a download was verified or that none was. */
+  /** Called with lines to show: each stage with its time, and the hash that verified a download, if there was one. */
   onProgress?: (line: string) => void;
-  /** Where it is put; see {@link tensorflowFolder}. */
+  /** Target folder. Default {@link tensorflowFolder}. */
   folder?: string;
 }
 
-/** A stage of the set-up, all of whose paths are in `folder`. */
+/** The settings of a set-up stage, whose paths are all in `folder`. */
 interface Stage
   extends Required<Pick<SetupTensorFlowOptions, 'gpu' | 'environment' | 'execPath' | 'onProgress'>> {
   folder: string;
@@ -69,11 +75,12 @@ interface Stage
 }
 
 /**
- * Gets native TensorFlow to run: package, library and addon in a folder of their own, built aside, checked by a product in
- * another process, and only then put in place of what was there. Run again, it checks what is there and leaves it.
+ * Sets up native TensorFlow: package, library and addon in a separate folder. They are built in a temporary folder and
+ * checked by a product in another process before they replace an earlier set-up. If a matching one is already there and
+ * works, it is kept.
  *
- * @returns what is set up now
- * @throws TfjsLoraError naming what failed; what was set up before still is
+ * @returns the present set-up
+ * @throws TfjsLoraError naming what failed; an earlier set-up is kept then
  */
 export async function setupTensorFlow(
   options: SetupTensorFlowOptions,
@@ -139,7 +146,7 @@ export async function setupTensorFlow(
   );
 }
 
-/** An upgrade of this package may bring other ops than the ones that were compiled; those are then the only ones made again. */
+/** Compiles the fused ops again if an upgrade of this package changed them. Nothing else is set up again. */
 async function withCurrentFusedOps(present: TensorFlowSetup, stage: Stage): Promise<TensorFlowSetup> {
   const {folder, gpu, execPath} = stage;
   const {hash} = await fusedOpsSources(gpu);
@@ -169,7 +176,7 @@ async function makeFusedOps(source: string, stage: Stage): Promise<FusedOpsSetup
   return made;
 }
 
-/** By a rename: whoever reads it sees all of it. */
+/** Writes the description of a set-up atomically, by a rename. */
 async function writeSetup(folder: string, setup: TensorFlowSetup): Promise<void> {
   const path = join(folder, SETUP_FILE);
   await writeFile(`${path}.new`, `${JSON.stringify(setup, null, 2)}\n`);
@@ -178,7 +185,9 @@ async function writeSetup(folder: string, setup: TensorFlowSetup): Promise<void>
 
 const isFolder = (from: string) => !['auto', 'official', 'wheel'].includes(from);
 
-/** A source and how to install from it; that returns where NVIDIA's libraries are, unless they are set up too. */
+/**
+ * A source, and a function that installs from it and returns the folder of NVIDIA's libraries if that is another one.
+ */
 type Source = [name: string, install: () => Promise<string | undefined>];
 
 function sourcesOf(from: string, stage: Stage): Source[] {
@@ -202,7 +211,7 @@ function sourcesOf(from: string, stage: Stage): Source[] {
   return isOffered ? [official, wheel] : [wheel];
 }
 
-/** The package with its own installer, which downloads TensorFlow's C library and the addon. */
+/** Installs the package with its own installer, which downloads TensorFlow's C library and the addon. */
 async function installOfficial(stage: Stage): Promise<undefined> {
   stage.onProgress(
     'official: npm checks packages by the hashes of its registry; the library and the addon that the installer downloads have no ' +
@@ -238,7 +247,9 @@ async function installFromWheel(stage: Stage): Promise<undefined> {
   if (!gpu) await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
 }
 
-/** `tensorflow/` beside `nvidia/`, as Python lays them out: so the library finds NVIDIA's by its own relative paths. */
+/**
+ * Unpacks `tensorflow/` beside `nvidia/`, as in Python, so that the library finds NVIDIA's by its own relative paths.
+ */
 async function unpackLibrary(wheel: ZipFile, headers: RegExp, folder: string): Promise<void> {
   const libraries = wheel.names.filter((name) =>
     /^tensorflow\/libtensorflow_\w+\.(so|\d+\.dylib)/.test(name),
@@ -255,7 +266,7 @@ async function unpackLibrary(wheel: ZipFile, headers: RegExp, folder: string): P
   }
 }
 
-/** NVIDIA's libraries that a TensorFlow wheel asks for, from its virtual environment or from wheels of their own. */
+/** Installs the NVIDIA libraries that a TensorFlow wheel requires, from their own wheels. */
 async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Promise<void> {
   const {folder, environment, onProgress} = stage;
   const metadata = wheel.names.find((name) => name.endsWith('.dist-info/METADATA'));
@@ -282,7 +293,7 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
   }
 }
 
-/** Uses a TensorFlow that is on disk already, where it is. */
+/** Installs with a TensorFlow that is already on disk, without copying it. */
 async function installFromFolder(given: string, stage: Stage): Promise<string> {
   stage.onProgress(
     `${given}: used as it is; nothing of TensorFlow is downloaded, and there is no hash to check.`,
@@ -305,7 +316,7 @@ async function installAddon(library: TensorFlowLibrary, stage: Stage): Promise<v
 const packageOf = ({gpu}: Stage): TensorFlowPackage =>
   gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
 
-/** npm's own client, in a folder with a package.json of its own: the user's is not touched. */
+/** Installs the package with npm in a folder with its own package.json, without touching the user's. */
 async function installPackage(stage: Stage, flags: string[]): Promise<void> {
   const {folder, environment} = stage;
   const name = packageOf(stage);
@@ -333,14 +344,14 @@ async function installPackage(stage: Stage, flags: string[]): Promise<void> {
       }. Is its host reachable?`,
     );
   }
-  // Its own copy of TensorFlow.js would be a second one in the process; without it, the one outside is found.
+  // Its own copy of TensorFlow.js would be a second one in the process. Without it, the user's copy is found.
   const scope = join(folder, 'node_modules', '@tensorflow');
   for (const each of await readdir(scope)) {
     if (!each.startsWith('tfjs-node')) await rm(join(scope, each), {recursive: true});
   }
 }
 
-/** Puts `staged` in the place of `folder`. */
+/** Replaces `folder` by `staged`. */
 async function replaceFolder(folder: string, staged: string): Promise<void> {
   const old = `${folder}.old`;
   await rm(old, {recursive: true, force: true});

@@ -4,23 +4,23 @@ import {platform} from 'node:os';
 import {dirname, join} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** TensorFlow's C library as it lies on disk. */
+/** The files of TensorFlow's C library on disk. */
 export interface TensorFlowLibrary {
   /** `libtensorflow_cc` or `libtensorflow`, then `libtensorflow_framework`. */
   files: string[];
-  /** Holds `tensorflow/c/c_api.h`. */
+  /** Folder that contains `tensorflow/c/c_api.h`. */
   headers: string;
-  /** Whether it moves with the addon, which must then find it by a relative path. */
+  /** Whether the library moves with the addon, which must then find it by a relative path. */
   isMovedAlong: boolean;
 }
 
 /**
- * The library of a set-up.
+ * Finds the library of a set-up.
  *
- * @param folder of the set-up
- * @param source `official`, `wheel`, or a folder that is used where it is: an unpacked libtensorflow, a virtual environment, or
- *   a `tensorflow` package
- * @throws TfjsLoraError `FILE_NOT_FOUND` when such a folder has none
+ * @param folder folder of the set-up
+ * @param source `official`, `wheel`, or a folder that is used in its place: an unpacked libtensorflow, a virtual
+ *   environment, or a `tensorflow` package
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when such a folder has no library
  */
 export async function libraryOf(
   folder: string,
@@ -52,7 +52,7 @@ function libraryIn(folder: string, isMovedAlong: boolean): TensorFlowLibrary {
   return {files: libraryFiles(folder), headers: join(folder, 'include'), isMovedAlong};
 }
 
-/** `libtensorflow_cc` (a wheel's) or `libtensorflow` (the C distribution's), and the framework. */
+/** Finds `libtensorflow_cc` (of a wheel) or `libtensorflow` (of the C distribution), and the framework. */
 function libraryFiles(folder: string): string[] {
   const ending = (name: string) =>
     platform() === 'darwin' ? [`${name}.2.dylib`] : [`${name}.so.2`, `${name}.so`];
@@ -65,5 +65,5 @@ function libraryFiles(folder: string): string[] {
   return files.filter((file) => file !== undefined);
 }
 
-/** What NVIDIA's libraries lie beside, for a library in a folder of its own. */
+/** Returns the folder next to a library's own, where NVIDIA's libraries are. */
 export const besideLibrary = ({headers}: TensorFlowLibrary): string => dirname(dirname(headers));

@@ -14,17 +14,17 @@ import {basicAuthorization} from '../../data/hub/hubRequest.ts';
 
 const ACCEPT = 'application/vnd.pypi.simple.v1+json, text/html;q=0.5';
 
-/** One wheel that an index offers. */
+/** A wheel in an index. */
 export interface Wheel {
   filename: string;
   version: string;
   url: string;
   sha256?: string;
-  /** The index's credentials, for a file on the index's own host. */
+  /** Credentials of the index, if the file is on the index's own host. */
   authorization?: string;
 }
 
-/** Which wheels run here. */
+/** The platform of the wheels that run here. */
 export interface WheelPlatform {
   /** `linux` or `darwin`, as Node names them. */
   os: string;
@@ -33,10 +33,11 @@ export interface WheelPlatform {
 }
 
 /**
- * The package index that pip is set to: `PIP_INDEX_URL`, else `index-url` of pip's configuration. Its default it knows itself.
+ * Returns the package index that is configured for pip: `PIP_INDEX_URL`, or `index-url` in pip's configuration. Only
+ * pip itself knows its default.
  *
  * @param environment variables of the process
- * @throws Error when nothing is set
+ * @throws Error when no index is configured
  */
 export async function packageIndex(environment: Record<string, string | undefined>): Promise<string> {
   const given = environment.PIP_INDEX_URL ?? (await configuredIndex(environment));
@@ -65,11 +66,11 @@ async function configuredIndex(environment: Record<string, string | undefined>):
 }
 
 /**
- * The newest wheel of a project for this machine. Which Python it was built for does not matter: only its native libraries
- * are wanted. Pre-releases and yanked wheels count only when asked for by version.
+ * Finds the newest wheel of a project for a platform. Its Python version does not matter, because only the native
+ * libraries are used. Pre-releases and yanked wheels are only found by their version.
  *
  * @param index address of a simple index, JSON (PEP 691) or HTML (PEP 503)
- * @throws TfjsLoraError `FILE_NOT_FOUND` when there is none, naming the versions there are
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when there is no such wheel, naming the versions that exist
  */
 export async function findWheel(
   index: string,
@@ -103,7 +104,7 @@ export async function findWheel(
   );
 }
 
-/** `fetch` takes no credentials in an address: they become a header. */
+/** Moves the credentials of an address into a header, because `fetch` does not accept them in the address. */
 function addressOf(index: string): {address: string; authorization?: string} {
   const url = new URL(index);
   const authorization = basicAuthorization(url);
@@ -112,7 +113,7 @@ function addressOf(index: string): {address: string; authorization?: string} {
   return {address: url.href, authorization};
 }
 
-/** Far above the largest page of an index. */
+/** Limit in bytes for a page of an index, far above the largest. */
 const MAX_PAGE = 1 << 26;
 
 async function boundedText(response: Response): Promise<string> {
@@ -127,10 +128,10 @@ async function boundedText(response: Response): Promise<string> {
 }
 
 /**
- * Downloads a wheel, checking its SHA-256 where the index gives one.
+ * Downloads a wheel and checks its SHA-256 if the index has one.
  *
  * @returns the file's SHA-256
- * @throws TfjsLoraError `CORRUPT_FILE`
+ * @throws TfjsLoraError `CORRUPT_FILE` when the hashes differ
  */
 export async function downloadWheel(
   {url, filename, sha256, authorization}: Wheel,
@@ -144,8 +145,10 @@ export async function downloadWheel(
 }
 
 /**
- * @returns the SHA-256 of a downloaded wheel
- * @throws TfjsLoraError `CORRUPT_FILE` when it is not the one that the index gives
+ * Checks the SHA-256 of a downloaded wheel.
+ *
+ * @returns the file's SHA-256
+ * @throws TfjsLoraError `CORRUPT_FILE` when it differs from the expected one
  */
 export async function assertHash(
   path: string,
@@ -201,7 +204,7 @@ function filesOfHtml(page: string, base: string): IndexedFile[] {
   });
 }
 
-/** `tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl` */
+/** Name of a wheel, such as `tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl`. */
 const WHEEL = /^([\w.]+)-([\w.!+]+)(?:-\d[\w.]*)?-([\w.]+)-([\w.]+)-([\w.]+)\.whl$/;
 
 function fits(filename: string, {os, arch}: WheelPlatform): boolean {
@@ -217,7 +220,7 @@ function versionOf(filename: string): string {
 
 const isRelease = (version: string) => /^\d+(\.\d+)*$/.test(version);
 
-/** Negative when `a` is the older. */
+/** Compares two versions; the result is negative if `a` is older. */
 export function compareVersions(a: string, b: string): number {
   const [as, bs] = [a, b].map((version) => version.split('.').map((part) => Number.parseInt(part, 10)));
   for (let i = 0; i < Math.max(as.length, bs.length); i++) {

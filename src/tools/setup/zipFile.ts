@@ -11,17 +11,17 @@ const [STORED, DEFLATED] = [0, 8];
 const END_SIGNATURE = 0x06054b50;
 const ENTRY_SIGNATURE = 0x02014b50;
 const LOCAL_SIGNATURE = 0x04034b50;
-/** The end record without its comment, and the longest comment. */
+/** Size of the end record without its comment, and of the longest comment. */
 const [END_BYTES, MAX_COMMENT] = [22, 0xffff];
 
 interface Entry {
   method: number;
   compressedBytes: number;
-  /** Of the local header. */
+  /** Offset of the local header in bytes. */
   offset: number;
 }
 
-/** A zip archive of less than 4 GiB on disk, such as a Python wheel, whose members are unpacked one by one. */
+/** A zip archive of less than 4 GiB on disk, such as a Python wheel, whose members can be unpacked one by one. */
 export class ZipFile {
   private constructor(
     private readonly path: string,
@@ -29,7 +29,11 @@ export class ZipFile {
     private readonly entries: Map<string, Entry>,
   ) {}
 
-  /** @throws TfjsLoraError `CORRUPT_FILE` */
+  /**
+   * Opens an archive and reads its directory.
+   *
+   * @throws TfjsLoraError `CORRUPT_FILE` when it is not a zip archive
+   */
   static async open(path: string): Promise<ZipFile> {
     const handle = await open(path);
     try {
@@ -45,9 +49,9 @@ export class ZipFile {
   }
 
   /**
-   * Unpacks one member into a file, making its folders.
+   * Unpacks one member into a file, and makes the file's folders.
    *
-   * @throws TfjsLoraError `CORRUPT_FILE` when its name could lead out of a folder
+   * @throws TfjsLoraError `CORRUPT_FILE` when there is no such member, or its name could lead out of a folder
    */
   async extract(name: string, to: string): Promise<void> {
     assertRepositoryPath(name, `${this.path} member`);
@@ -74,7 +78,7 @@ export class ZipFile {
     if (header.readUInt32LE(0) !== LOCAL_SIGNATURE || (method !== STORED && method !== DEFLATED)) {
       throw corrupt(this.path, `member ${name} stored or deflated`, `method ${method}`);
     }
-    const start = offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28); // the name and the extra field
+    const start = offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28); // after the name and the extra field
     const passThrough = () => new Transform({transform: (piece, _, done) => done(null, piece)});
     const target = method === DEFLATED ? createInflateRaw() : passThrough();
     if (compressedBytes === 0) return target.end();

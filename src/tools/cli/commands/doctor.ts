@@ -10,15 +10,15 @@ import {counted} from '../../../../quant/counted.ts';
 import {type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
 import type {CommonOptions} from '../commandOptions.ts';
 
-/** In the order in which `auto` tries them. */
+/** The backends, in the order in which `auto` tries them. */
 const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];
 
-/** What a backend said in a process of its own. */
+/** The result of trying a backend in a separate process. */
 interface Finding {
-  /** What was tried; what `auto` took. */
+  /** The backend that was tried, or the one that `auto` chose. */
   backend: 'auto' | BackendName;
   available: boolean;
-  /** Device and features, or what is missing. */
+  /** Device and features, or the error. */
   text: string;
 }
 
@@ -60,7 +60,7 @@ async function examine() {
   };
 }
 
-/** In a process of its own: a native library that crashes must not take the report with it. */
+/** Tries a backend in a separate process, so that a crash in a native library does not end the report. */
 async function probeApart(backend: 'auto' | BackendName): Promise<Finding> {
   const args = [...process.execArgv, process.argv[1], 'doctor', '--probe', '--backend', backend];
   try {
@@ -107,7 +107,7 @@ function format(report: Report): string {
   return rows.map(([name, text]) => `${name.padEnd(width)}  ${text}`).join('\n');
 }
 
-/** Version of an installed package; undefined where it is not installed. */
+/** Returns the version of an installed package, or undefined if it is not installed. */
 async function installedVersion(name: string): Promise<string | undefined> {
   const {resolve} = createRequire(import.meta.url);
   for (const folder of resolve.paths(name) ?? []) {

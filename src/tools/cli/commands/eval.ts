@@ -58,7 +58,7 @@ export function register(program: Command): void {
     });
 }
 
-/** One line on standard error that is written over in a terminal. */
+/** Shows the progress in one line on standard error, which a terminal overwrites. */
 function showProgress(label: string, {done, total, newTokens, seconds}: PredictionProgress): void {
   const speed = seconds > 0 ? `, ${(newTokens / seconds).toFixed(1)} tokens/s` : '';
   const text = `${label === '' ? '' : `${label}: `}${done} of ${counted(total, 'prompt')}${speed}`;

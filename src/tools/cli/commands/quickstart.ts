@@ -15,7 +15,7 @@ export function register(program: Command): void {
     .action(async (settings: string[], _options: unknown, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
       const root = await packageFolder();
-      // Run from its sources, the command runs the example's sources; the package carries the example compiled.
+      // From the sources, this runs the example's sources; the package contains the compiled example.
       const script = import.meta.url.endsWith('.ts')
         ? join(root, 'examples/quickstart/quickstart.ts')
         : join(root, 'dist/examples/quickstart.js');

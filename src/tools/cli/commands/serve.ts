@@ -55,7 +55,7 @@ export function register(program: Command): void {
     });
 }
 
-/** Resolves at the first Ctrl-C or SIGTERM; the second ends the process at once. */
+/** Resolves at the first Ctrl-C or SIGTERM. The second one ends the process immediately. */
 function askedToEnd(): Promise<void> {
   return new Promise((resolve) => {
     const end = () => {

@@ -11,7 +11,7 @@ import {ExitStatus} from '../exitStatus.ts';
 import {nextCommands} from '../nextCommands.ts';
 import {stopOnInterrupt} from '../stopOnInterrupt.ts';
 
-/** The status of a run that was stopped, whatever signal asked for it: the shell's of a program that SIGINT ended. */
+/** Exit status of a run that a signal stopped. It is the shell's status for SIGINT, whatever the signal was. */
 const STOPPED = 130;
 
 interface TrainOptions extends CommonOptions {
@@ -62,7 +62,7 @@ export function register(program: Command): void {
     });
 }
 
-/** What the program was given. */
+/** Returns the arguments of the program. */
 function argsOf({parent}: Command): string[] {
   return (parent as Command & {rawArgs: string[]}).rawArgs;
 }
