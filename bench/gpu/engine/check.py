@@ -445,13 +445,17 @@ class Chain:
             model.c[2][i] = table.data_ptr()
         self.arena = torch.full((1 << 22,), math.nan, device="cuda")
         self.keep = (model, caches, tables, pointers, meta, head_meta)
-        self.handle = ctypes.c_void_p(lib.engineChain(
+        self.answer = (ctypes.c_float * batch)()
+        self.given = (
             *model.c, caches.c, ctypes.c_int64(caches.capacity), (ctypes.c_int64 * len(plan))(*plan),
             (ctypes.c_double * len(numbers))(*numbers),
             (ctypes.c_uint64 * len(pointers))(*(0 if t is None else t.data_ptr() for t in pointers)), pointer(self.arena),
-            ctypes.c_int64(4 * self.arena.numel()), STREAM))
+            ctypes.c_int64(4 * self.arena.numel()), STREAM)
+        self.start()
+
+    def start(self):
+        self.handle = ctypes.c_void_p(lib.engineChain(*self.given))
         assert self.handle.value
-        self.answer = (ctypes.c_float * batch)()
 
     def run(self, past, positions, tokens=None):
         ints = lambda values: None if values is None else (ctypes.c_int32 * self.batch)(*values)
@@ -516,6 +520,33 @@ def check_chain():
         name = f"chain {kind}, batch {batch}, {heads}/{groups} of {dim}{', padded' if padded else ''} {extra or ''}"
         failed = failed or total > 0
         print(f"{'wrong' if total else 'ok   '} {name}: {total} of {batch * length} tokens differ", flush=True)
+
+
+def check_endurance():
+    """Thousands of passes of the 1B, each chain ended while a pass still runs: all that begin alike choose alike."""
+    global failed
+    for kind in ("bfloat16", "nf4"):
+        model = Model(batch=1, length=1, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=16, rank=0, kind=kind)
+        caches = Caches(model, 400)
+        for each in caches.tensors:
+            each.normal_()
+        chain = Chain(model, caches, [torch.rand(400, 32, device="cuda") for _ in range(2)], 128256)
+        turns = []
+        for _ in range(12):
+            chosen = []
+            chain.run(100, [100], [1])
+            for past in range(101, 400):
+                chain.run(past, [past])
+                chosen += chain.read()
+            turns.append(chosen)
+            chain.end()
+            chain.start()
+        chain.end()
+        isRight = all(turn == turns[0] for turn in turns)
+        failed = failed or not isRight
+        print(f"{'ok   ' if isRight else 'wrong'} chain 1B {kind}, {12 * 300} passes", flush=True)
+        del model, caches, chain
+        torch.cuda.empty_cache()
 
 
 def time_chain():
@@ -739,9 +770,11 @@ def main():
         check_offload()
         check_decode()
         check_chain()
+        check_endurance()
     if "decode" in words:
         check_decode()
         check_chain()
+        check_endurance()
         time_decode()
         time_chain()
     if "time" in words or "profile" in words:

@@ -157,6 +157,7 @@ class TokenChain {
    * @param allocate memory that must last as long as the chain
    */
   TokenChain(Device&, Stream, const Stack&, const Caches&, const Ends&, const Allocate& allocate);
+  /** Waits for passes that still run. */
   ~TokenChain();
 
   /**

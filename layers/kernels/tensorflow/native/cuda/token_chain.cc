@@ -144,7 +144,12 @@ TokenChain::TokenChain(Device& device, Stream stream, const Stack& s, const Cach
   state_->kernel = "tokenChain:runPass" + std::to_string(sequencesOf(s));
 }
 
-TokenChain::~TokenChain() = default;
+TokenChain::~TokenChain() {  // what a pass reads and writes is given back after this
+  void* context = nullptr;
+  if (driver().StreamGetCtx(state_->stream, &context) != 0 || driver().CtxPushCurrent(context) != 0) return;
+  driver().StreamSynchronize(state_->stream);  // a failure is the next call's too
+  driver().CtxPopCurrent(&context);
+}
 
 void TokenChain::run(int64_t past, const int32_t* positions, const int32_t* tokens) {
   State& state = *state_;

@@ -17,6 +17,9 @@ __device__ __forceinline__ u32 loadBeforeReads(const u32* count) {
   return value;
 }
 
+/** Cycles after which a block of threads that waits ends the kernel with an error: some seconds, where microseconds are right. */
+constexpr i64 kPatience = 1ll << 32;
+
 /** Waits for all blocks of threads; what they wrote before is there afterwards. `seen` counts the barriers. */
 __device__ __forceinline__ void arrive(u32* arrived) {
   __syncthreads();
@@ -25,7 +28,9 @@ __device__ __forceinline__ void arrive(u32* arrived) {
 __device__ __forceinline__ void waitForAll(u32* arrived, u32& seen) {
   seen += gridDim.x;
   if (threadIdx.x == 0) {
+    const i64 begun = clock64();
     while ((int)(loadBeforeReads(arrived) - seen) < 0) {
+      if (clock64() - begun > kPatience) asm volatile("trap;");
     }
   }
   __syncthreads();
@@ -255,12 +260,15 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     const Stage& following = stages[(stage + 1) % 2];
     const Product& p = s.product;
     const int rows = p.width + p.slots;
+    // After a barrier `s` must not be read: the first threads to pass it may have gone on to the next stage, and write over it.
+    const Between between = s.next;
+    const bool choosesNow = between == kChoice && p.slots == 0;
     const InTransit<Stage> next(pass.stages + stage + 1, stage + 1 < pass.stageCount);
-    const InTransit<Decode> nextAttention(pass.attentions + layer, s.next == kAttention);
+    const InTransit<Decode> nextAttention(pass.attentions + layer, between == kAttention);
     float own[BATCH] = {};
     putInput(pass, s, attention, memory, own);
     next.put(&stages[(stage + 1) % 2]);
-    if (s.next == kAttention) nextAttention.put(&attention);
+    if (between == kAttention) nextAttention.put(&attention);
 #pragma unroll
     for (int b = 0; b < BATCH; b++) {
       for (int step = 16; step > 0; step >>= 1) own[b] += __shfl_xor_sync(0xffffffffu, own[b], step);
@@ -293,7 +301,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
         float sum = result[0][b] * roots[b];
         for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
         if (b >= p.batch) continue;
-        if (s.next == kChoice && p.slots == 0) {
+        if (choosesNow) {
           best[b].add(sum, row);
         } else if (lane == 0) {
           if (at.isA) p.low[b * p.slots + part.slot + at.row] = sum;
@@ -301,12 +309,12 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
         }
       }
     }
-    if (s.next == kChoice && p.slots == 0) break;
+    if (choosesNow) break;
     arrive(pass.arrived);  // first: it waits for what was sent for before
     if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow);
-    if (s.next == kAttention) sendForCache(pass, attention, p.batch);
+    if (between == kAttention) sendForCache(pass, attention, p.batch);
     waitForAll(pass.arrived, seen);
-    if (s.next == kAttention) {
+    if (between == kAttention) {
       const int groups = attention.keyValueHeads, items = pass.spans * groups * p.batch;
       for (int item = blockIdx.x; item < items; item += gridDim.x) {
         const int number = item % pass.spans, row = item / pass.spans / groups, own = pass.positions[row] * (attention.dim / 2);
@@ -315,11 +323,11 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
         attend<kPassThreads>(attention, span, memory);
       }
       layer++;
-    } else if (s.next == kGate) {
+    } else if (between == kGate) {
       const int width = p.width / 2;
       for (int at = blockIdx.x * kPassThreads + threadIdx.x; at < p.batch * width; at += gridDim.x * kPassThreads)
         s.plain[at] = gated(resultAt(s.outputs[0], at / width, at % width), resultAt(s.outputs[1], at / width, at % width));
-    } else if (s.next == kChoice) {  // a head with an adapter
+    } else if (between == kChoice) {  // a head with an adapter
       const int width = p.width;
       for (int b = 0; b < p.batch; b++) {
         Choice mine = Choice::none();
