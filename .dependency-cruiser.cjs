@@ -6,9 +6,9 @@
 /**
  * The order of a folder's rooms (a floor's wings, a wing's rooms), lowest first: a room imports only from itself, from the
  * lower ones named beside it, and from outside the folder, where the rules of that folder hold. Files that are in the folder
- * itself are above its rooms.
+ * itself are above its rooms, unless the rooms share them.
  */
-function wings(folder, order) {
+function wings(folder, order, {shareFiles = false} = {}) {
   const all = Object.keys(order);
   const name = `rooms-of-${folder.replaceAll('/', '-')}`;
   const unlisted = {
@@ -23,12 +23,13 @@ function wings(folder, order) {
     if (!below.every((each) => all.slice(0, place).includes(each)))
       throw new Error(`${folder}/${room} points up`);
     const others = all.filter((each) => each !== room && !below.includes(each));
+    const refused = [`^${folder}/(${others.join('|')})/`, ...(shareFiles ? [] : [`^${folder}/[^/]+$`])];
     return {
       name: `${name}-${room}`,
       comment: `${folder}/${room} imports from its neighbours only ${below.join(', ') || 'none'}.`,
       severity: 'error',
       from: {path: `^${folder}/${room}/`},
-      to: {path: `^${folder}/(${others.join('|')})/|^${folder}/[^/]+$`},
+      to: {path: refused.join('|')},
     };
   });
   return [unlisted, ...rules];
@@ -65,6 +66,18 @@ module.exports = {
       from: {path: '^(quant|layers|models|src)/'},
       to: {path: '^(test|bench|examples|docs|dist)/'},
     },
+    ...wings('quant', {blockwise: [], safetensors: [], folders: ['safetensors']}, {shareFiles: true}),
+    ...wings('layers', {ops: [], kernels: ['ops']}),
+    ...wings(
+      'layers/kernels',
+      {steps: [], cpu: ['steps'], wasm: ['steps'], tensorflow: ['steps'], webgpu: []},
+      {shareFiles: true},
+    ),
+    ...wings(
+      'models',
+      {patterns: [], chatTemplate: [], generation: [], peft: ['patterns'], keras: ['peft'], llama: []},
+      {shareFiles: true},
+    ),
     ...wings('src', {
       data: [],
       training: ['data'],
@@ -81,7 +94,7 @@ module.exports = {
       plots: [],
       output: [],
       backends: [],
-      optimizers: ['backends'],
+      optimizers: [],
       steps: ['optimizers'],
       run: ['steps'],
       checkpoints: ['run', 'steps', 'optimizers', 'output'],

@@ -1,6 +1,6 @@
 import type {Folder} from '../quant/folders/folder.ts';
+import {SafetensorsFolder} from '../quant/folders/safetensorsFolder.ts';
 import type {SafetensorsFile} from '../quant/safetensors/safetensorsFile.ts';
-import {SafetensorsFolder} from '../quant/safetensors/safetensorsFolder.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
 

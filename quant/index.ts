@@ -50,6 +50,7 @@ export {
 } from './float16.ts';
 export type {Folder} from './folders/folder.ts';
 export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
+export {SafetensorsFolder} from './folders/safetensorsFolder.ts';
 export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
 export {
   type Int8Options,
@@ -69,7 +70,6 @@ export {
 } from './quantizerRegistry.ts';
 export type {SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 export {SafetensorsFile} from './safetensors/safetensorsFile.ts';
-export {SafetensorsFolder} from './safetensors/safetensorsFolder.ts';
 export type {TensorInfo, TensorSpec} from './safetensors/safetensorsHeader.ts';
 export {toFloat32} from './safetensors/toFloat32.ts';
 export {type TensorToWrite, writeSafetensors} from './safetensors/writeSafetensors.ts';

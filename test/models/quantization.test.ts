@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import {LoRADense} from '../../layers/loraDense.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {LlamaForCausalLM} from '../../models/llama/llama.ts';
-import {SafetensorsFolder} from '../../quant/safetensors/safetensorsFolder.ts';
+import {SafetensorsFolder} from '../../quant/folders/safetensorsFolder.ts';
 import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama} from '../../src/training/llama.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';

@@ -2,7 +2,7 @@ import {cp, mkdir, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
-import {SafetensorsFolder} from '../../../quant/safetensors/safetensorsFolder.ts';
+import {SafetensorsFolder} from '../../../quant/folders/safetensorsFolder.ts';
 import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {errorOf, inFolder, logitsOf, tinyLlama} from '../tinyLlama.ts';

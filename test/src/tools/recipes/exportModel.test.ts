@@ -3,7 +3,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {parse} from 'yaml';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
-import {SafetensorsFolder} from '../../../../quant/safetensors/safetensorsFolder.ts';
+import {SafetensorsFolder} from '../../../../quant/folders/safetensorsFolder.ts';
 import {Llama} from '../../../../src/index.ts';
 import {type ExportArgs, exportModel} from '../../../../src/tools/recipes/exportModel.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';

@@ -2,12 +2,12 @@ import * as fs from 'node:fs';
 import {join} from 'node:path';
 import {decodeUtf8} from '../decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../errors.ts';
-import {type Folder, readText} from '../folders/folder.ts';
 import {parseStrictJson} from '../parseJson.ts';
+import {corruptFile} from '../safetensors/corruptFile.ts';
+import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
+import type {TensorInfo} from '../safetensors/safetensorsHeader.ts';
 import {show} from '../show.ts';
-import {corruptFile} from './corruptFile.ts';
-import {SafetensorsFile} from './safetensorsFile.ts';
-import type {TensorInfo} from './safetensorsHeader.ts';
+import {type Folder, readText} from './folder.ts';
 
 /**
  * All tensors of a Hugging Face folder, whichever of its files stores them: one `model.safetensors`, or the shards

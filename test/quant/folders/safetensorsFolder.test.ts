@@ -3,9 +3,9 @@ import {join} from 'node:path';
 import fc from 'fast-check';
 import {SafetensorsFolder, TfjsLoraError} from '../../../quant/index.ts';
 import {fixture, golden} from '../fixtures/golden.ts';
-import {rawSafetensors} from './rawSafetensors.ts';
-import {temporaryFolder} from './temporaryFolder.ts';
-import {thrownBy} from './thrownBy.ts';
+import {rawSafetensors} from '../safetensors/rawSafetensors.ts';
+import {temporaryFolder} from '../safetensors/temporaryFolder.ts';
+import {thrownBy} from '../safetensors/thrownBy.ts';
 
 /** A shard with one-byte tensors: name → value. */
 function shard(values: Record<string, number>): Uint8Array {
