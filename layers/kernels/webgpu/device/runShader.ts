@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keptFor} from '../../keptFor.ts';
 import {type Command, encode, recordingOf} from './commandRecording.ts';
 import type {BuffersOf, Shader, ShaderDeclaration, ValuesOf} from './shader.ts';
 import {newUniformBuffer, type Uniforms} from './uniforms.ts';
@@ -45,7 +46,9 @@ export interface DryRun {
   outputs: tf.DataId[];
 }
 
-const states = new WeakMap<GPUDevice, DeviceState>();
+const stateOf = keptFor(
+  (_: GPUDevice): DeviceState => ({shaders: new Map(), uniforms: new Map(), groupCount: 0}),
+);
 
 /** Uniform buffers are kept by their contents; beyond this many the oldest are dropped. */
 const MAX_UNIFORMS = 4096;
@@ -53,9 +56,9 @@ const MAX_UNIFORMS = 4096;
 /** Beyond this many bind groups all are dropped; those still in use soon exist again. */
 const MAX_GROUPS = 16384;
 
-/** Numbers of the buffers, from which the keys of bind groups are made. */
-const bufferIds = new WeakMap<GPUBuffer, number>();
 let nextBufferId = 0;
+/** Numbers a buffer; the keys of bind groups are made from these numbers. */
+const idOf = keptFor((_: GPUBuffer) => nextBufferId++);
 
 /**
  * Records a dispatch among the backend's own commands. Unlike with `runWebGPUProgram`, the shader is a whole one: it
@@ -125,15 +128,6 @@ function groupOf({device}: WebGPUBackend, layout: GPUBindGroupLayout, buffers: G
   });
 }
 
-function stateOf(device: GPUDevice): DeviceState {
-  let state = states.get(device);
-  if (!state) {
-    state = {shaders: new Map(), uniforms: new Map(), groupCount: 0};
-    states.set(device, state);
-  }
-  return state;
-}
-
 function compiled(device: GPUDevice, {shaders}: DeviceState, text: Text): CompiledShader {
   const known = shaders.get(text.code);
   if (known) return known;
@@ -177,15 +171,6 @@ function note(backend: WebGPUBackend, dryRun: DryRun, {shader, buffers}: ShaderC
     dryRun.outputs.push(dataId);
   }
   if (!stateOf(backend.device).shaders.has(code)) dryRun.shaders.set(code, {name, code});
-}
-
-function idOf(buffer: GPUBuffer): number {
-  let id = bufferIds.get(buffer);
-  if (id === undefined) {
-    id = nextBufferId++;
-    bufferIds.set(buffer, id);
-  }
-  return id;
 }
 
 function dropGroups(state: DeviceState): void {

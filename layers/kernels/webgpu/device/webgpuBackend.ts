@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {keptFor} from '../../keptFor.ts';
 import type {BufferPool} from './bufferPool.ts';
 import {shader} from './shader.ts';
 
@@ -58,21 +59,17 @@ export interface Capabilities {
   computeDtype: 'float16' | 'float32';
 }
 
-const capabilities = new WeakMap<GPUDevice, Capabilities>();
-
-/** Returns the device's capabilities; `computeDtype` may be set on the result. */
-export function capabilitiesOf({device}: WebGPUBackend): Capabilities {
-  const known = capabilities.get(device);
-  if (known) return known;
-  const found: Capabilities = {
+const capabilities = keptFor(
+  (device: GPUDevice): Capabilities => ({
     hasF16: device.features.has('shader-f16'),
     hasSubgroups: device.features.has('subgroups' as GPUFeatureName),
     hasMatrices: false, // until tried
     computeDtype: 'float32',
-  };
-  capabilities.set(device, found);
-  return found;
-}
+  }),
+);
+
+/** Returns the device's capabilities; `computeDtype` may be set on the result. */
+export const capabilitiesOf = ({device}: WebGPUBackend): Capabilities => capabilities(device);
 
 /**
  * Finds out whether the device multiplies 16×16 matrices of f16 into f32, by having it compile a shader that does. The
