@@ -9,7 +9,9 @@
 namespace tfjs_lora {
 namespace {
 
-/** Calls `body(i, from, to)` for what of `[begin, end)`, a range of all tensors' numbers, lies in each tensor `i`. */
+/**
+ * Calls `body(i, from, to)` for each tensor `i` with its part of `[begin, end)`, a range of the numbers of all tensors.
+ */
 template <class Body>
 void forEachPart(const std::vector<int64_t>& sizes, int64_t begin, int64_t end, Body body) {
   int64_t offset = 0;
@@ -26,8 +28,9 @@ int64_t totalOf(const std::vector<int64_t>& sizes) {
 }
 
 /**
- * Values, gradients, means and variances of N variables, and factors `[beta1, 1 − beta1, beta2, 1 − beta2, correction of the
- * root, epsilon, decay, rate]` → the next values, means and variances. See layers/ops/adamWUpdate.ts.
+ * Values, gradients, means and variances of N variables, and factors
+ * `[beta1, 1 − beta1, beta2, 1 − beta2, correction of the root, epsilon, decay, rate]` → the next values, means and
+ * variances. See layers/ops/adamWUpdate.ts.
  */
 class AdamWUpdates {
  public:
@@ -88,7 +91,7 @@ class GlobalNorm {
   }
 
  private:
-  /** Numbers summed in float32; more are summed in float64. */
+  /** How many numbers are summed in float32; their sums are added in float64. */
   static constexpr int64_t kBlock = 1 << 14;
 };
 

@@ -11,14 +11,14 @@
 namespace tfjs_lora {
 namespace {
 
-/** Queries and keys of a tile of scores: 9 KB, and whole register tiles of 6 by 16. */
+/** Number of queries and of keys in a tile of scores: 9 KB, and whole register tiles of 6 by 16. */
 constexpr int64_t kTile = 48;
 
-/** B sequences, K key-value heads of D, each for G query heads; T queries, the last of S positions. */
+/** B sequences, K key-value heads of size D, each for G query heads; T queries, the last of S positions. */
 struct Sizes {
   int64_t batch, groups, perGroup, length, sourceLength, dim;
 
-  /** Of inputs `query [B, H, T, D]` and `key [B, K, S, D]`. */
+  /** @param query, key numbers of the inputs `query [B, H, T, D]` and `key [B, K, S, D]` */
   Sizes(const Call& call, int query, int key)
       : batch(call.dim(query, 0)),
         groups(call.dim(key, 1)),
@@ -36,11 +36,11 @@ int64_t blocksOf(int64_t size) { return (size + kTile - 1) / kTile; }
 /** Which keys the queries of one sequence see. */
 class Mask {
  public:
-  /** @param segments of the sequence, `[S]`, or null */
+  /** @param segments the sequence's segments, `[S]`, or null */
   Mask(bool isCausal, const int32_t* segments, const Sizes& sizes)
       : isCausal_(isCausal), segments_(segments), past_(sizes.past()), sourceLength_(sizes.sourceLength) {}
 
-  /** Keys before this one are all that queries before `end` see. */
+  /** The keys before this one are all that queries before `end` see. */
   int64_t visible(int64_t end) const { return isCausal_ ? past_ + end : sourceLength_; }
 
   /** Whether no query of `[begin, end)` sees a key of `[from, to)`. */
@@ -65,7 +65,7 @@ class Mask {
   }
 
  private:
-  /** The least and the largest of segments but 0; {INT32_MAX, -1} where there is none. */
+  /** The smallest and the largest of the segments except 0; {INT32_MAX, -1} if there are none. */
   std::pair<int32_t, int32_t> rangeOf(int64_t begin, int64_t end) const {
     int32_t least = INT32_MAX, most = -1;
     for (int64_t i = begin; i < end; i++) {
@@ -88,7 +88,7 @@ float* scratch(int64_t size) {
   return memory.data();
 }
 
-/** `count` rows of D as `[D, kTile]`, zeros after the last. */
+/** Writes `count` rows of D as `[D, kTile]`, with zeros after the last. */
 void transposeTile(const float* rows, int64_t count, int64_t dim, float* to) {
   for (int64_t d = 0; d < dim; d++) {
     for (int64_t j = 0; j < count; j++) to[d * kTile + j] = rows[j * dim + d];
@@ -97,8 +97,8 @@ void transposeTile(const float* rows, int64_t count, int64_t dim, float* to) {
 }
 
 /**
- * query `[B, H, T, D]`, key and value `[B, K, S, D]`, segments none or `[B, S]` → y as query, and the logarithm of the sum
- * of each query's exponentials, `[B, H, T]`. The scores of a tile exist at once, never all: Dao et al. 2022.
+ * query `[B, H, T, D]`, key and value `[B, K, S, D]`, segments none or `[B, S]` → y as query, and the logarithm of the
+ * sum of each query's exponentials, `[B, H, T]`. Only the scores of a tile exist at a time: Dao et al. 2022.
  */
 class Attention {
  public:
@@ -162,7 +162,10 @@ class Attention {
     }
   }
 
-  /** Turns scores into exponentials by the largest so far; what was summed by a smaller one is scaled down. */
+  /**
+   * Turns scores into exponentials relative to the largest so far; earlier sums relative to a smaller one are scaled
+   * down.
+   */
   void addExponentials(float* scores, int64_t count, float& largest, float& total, float* y, int64_t dim) const {
     Vec most = splat(kLowest);
     for (int64_t j = 0; j < count; j += kLanes) most = larger(most, load(scores + j) * scale_);
@@ -217,7 +220,7 @@ class AttentionGrad {
   }
 
  private:
-  /** Memory of one key-value head and of its query heads. */
+  /** Memory of a key-value head and of its query heads. */
   struct Group {
     const float *dy, *query, *y, *sums, *key, *value;
     float *dQuery, *dKey, *dValue;

@@ -13,7 +13,7 @@ namespace {
 
 /**
  * One position of generation: query `[B, H·D]`, key and value `[B, K·D]`, cos and sin `[B or 1, 1, 1, D/2]`, the caches
- * `[B, K, capacity, D]`, past `[]`, segments none or `[B, past + 1 or more]` → what the query gets, `[B, H·D]`, and the
+ * `[B, K, capacity, D]`, past `[]`, segments none or `[B, past + 1 or more]` → the attended values, `[B, H·D]`, and the
  * caches, written at `past` in their own memory.
  */
 class DecodeAttention {

@@ -9,7 +9,7 @@
 namespace tfjs_lora {
 namespace {
 
-/** What values are rounded to: as in dequantize.ts. */
+/** The types that values are rounded to, numbered as in dequantize.ts. */
 enum ValueType { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 
 float floatOf(uint32_t bits) {
@@ -18,7 +18,7 @@ float floatOf(uint32_t bits) {
   return x;
 }
 
-/** To the nearest number of a type, ties to even. */
+/** Rounds to the nearest number of a type, ties to even. */
 float roundTo(int32_t type, float x) {
   if (type == kFloat32) return x;
   uint32_t bits;
@@ -31,9 +31,9 @@ float roundTo(int32_t type, float x) {
 }
 
 /**
- * codes, two to a byte, the first in its high half; the numbers they stand for, `[16]`; scales of blocks; and the place
- * `[first, last, from, blockSize, cols, type]` → elements `first` to `last` as `[rows, cols]`. `from` is where the first scale's
- * block begins.
+ * codes, two to a byte, the first in its high half; the table of their values, `[16]`; scales of blocks; and the place
+ * `[first, last, from, blockSize, cols, type]` → elements `first` to `last` as `[rows, cols]`. `from` is where the
+ * first scale's block begins.
  */
 class DequantizeFourBit {
  public:

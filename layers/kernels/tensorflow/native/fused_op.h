@@ -1,4 +1,4 @@
-// An op of our own among TensorFlow's, by its C interface: `executeOp` of tfjs-node runs it by its name.
+// A custom op for TensorFlow through its C interface: `executeOp` of tfjs-node runs it by name.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -9,7 +9,7 @@
 
 namespace tfjs_lora {
 
-/** What an op is made with: its attributes. */
+/** The attributes that an op is made with. */
 class Attributes {
  public:
   explicit Attributes(TF_OpKernelConstruction* construction) : construction_(construction) {}
@@ -53,7 +53,7 @@ class Attributes {
   TF_Status* status_ = TF_NewStatus();
 };
 
-/** One run of an op: its inputs, and the outputs it makes. */
+/** A run of an op: its inputs, and the outputs it makes. */
 class Call {
  public:
   explicit Call(TF_OpKernelContext* context) : context_(context), inputs_(TF_NumInputs(context)) {
@@ -72,7 +72,7 @@ class Call {
 
   int inputCount() const { return static_cast<int>(inputs_.size()); }
 
-  /** Memory of an input; only a cache that is given up may be written to. */
+  /** Memory of an input; only a cache that the op takes over may be written to. */
   template <class T = float>
   T* input(int i) const {
     return static_cast<T*>(TF_TensorData(inputs_[i]));
@@ -91,7 +91,7 @@ class Call {
     return dims;
   }
 
-  /** New memory for output `i`, of float32. */
+  /** Allocates float32 output `i`. */
   float* output(int i, const std::vector<int64_t>& shape) {
     size_t bytes = sizeof(float);
     for (int64_t length : shape) bytes *= length;
@@ -102,14 +102,17 @@ class Call {
     return static_cast<float*>(TF_TensorData(made));
   }
 
-  /** Output `i`, float32 of so many numbers, is in that memory, which `giveBack` gets with `owner` in the end. */
+  /**
+   * Makes the caller's memory float32 output `i`, with `size` numbers. In the end `giveBack` gets the memory and
+   * `owner`.
+   */
   void give(int i, int64_t size, void* memory, void (*giveBack)(void* memory, size_t bytes, void* owner), void* owner) {
     outputs_.push_back(TF_NewTensor(kFloat32, &size, 1, memory, size * sizeof(float), giveBack, owner));
     TF_SetOutput(context_, i, outputs_.back(), status_);
     check();
   }
 
-  /** Output `i` is that input, in the same memory. */
+  /** Makes an input output `i`, in the same memory. */
   void pass(int input, int i) {
     TF_SetOutput(context_, i, inputs_[input], status_);
     check();
@@ -128,13 +131,13 @@ class Call {
   std::vector<TF_Tensor*> outputs_;
 };
 
-/** Declaration of an op, in the words of TensorFlow's op registry: `"x: float"`, `"scale: float"`. */
+/** The declaration of an op in the words of TensorFlow's op registry: `"x: float"`, `"scale: float"`. */
 struct Signature {
   const char* name;
   std::vector<const char*> inputs, outputs, attributes;
 };
 
-/** Makes the op that is running throw in JavaScript. */
+/** Makes the running op throw in JavaScript. */
 inline void fail(TF_OpKernelContext* context, const char* message) {
   TF_Status* status = TF_NewStatus();
   TF_SetStatus(status, kResourceExhausted, message);
@@ -142,7 +145,7 @@ inline void fail(TF_OpKernelContext* context, const char* message) {
   TF_DeleteStatus(status);
 }
 
-/** Declares an op, which then has no kernel. @returns what went wrong; empty if nothing */
+/** Declares an op, which then has no kernel. @returns an error message; empty on success */
 inline std::string declareOp(const Signature& signature) {
   TF_Status* status = TF_NewStatus();
   TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(signature.name);
@@ -160,8 +163,8 @@ inline std::string declareOp(const Signature& signature) {
  * Registers `Op`, a class made from {@link Attributes} with a method `run(OneCall&)`, as a declared op's kernel.
  *
  * @param device `CPU`, where `OneCall` is {@link Call}, or `GPU`
- * @param onHost inputs and outputs that are in the processor's memory there too
- * @returns what went wrong; empty if nothing
+ * @param onHost inputs and outputs that are in host memory even for a card
+ * @returns an error message; empty on success
  */
 template <class Op, class OneCall>
 std::string registerKernel(const char* name, const char* device, const std::vector<const char*>& onHost = {}) {
@@ -184,7 +187,7 @@ std::string registerKernel(const char* name, const char* device, const std::vect
   return failure;
 }
 
-/** Declares `Op` and registers it for the processor. @returns what went wrong; empty if nothing */
+/** Declares `Op` and registers it for the CPU. @returns an error message; empty on success */
 template <class Op>
 std::string registerOp(const Signature& signature) {
   const std::string failure = declareOp(signature);

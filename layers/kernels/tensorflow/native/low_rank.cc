@@ -9,10 +9,10 @@
 namespace tfjs_lora {
 namespace {
 
-/** Rows at once: what several products read of them stays in the cache. */
+/** Number of rows in a chunk, so that what several products read of them stays in the cache. */
 constexpr int64_t kRows = 48;
 
-/** `[rows, cols]` as `[rows, padded cols]`, zeros at the end. */
+/** Returns `[rows, cols]` as `[rows, padded cols]`, with zeros at the end. */
 std::vector<float> widened(const float* from, int64_t rows, int64_t cols) {
   const int64_t width = padded(cols);
   std::vector<float> to(rows * width);
@@ -20,7 +20,7 @@ std::vector<float> widened(const float* from, int64_t rows, int64_t cols) {
   return to;
 }
 
-/** `[rows, cols]` as `[cols, padded rows]`, zeros at the end. */
+/** Returns `[rows, cols]` as `[cols, padded rows]`, with zeros at the end. */
 std::vector<float> transposed(const float* from, int64_t rows, int64_t cols) {
   const int64_t width = padded(rows);
   std::vector<float> to(cols * width);
@@ -56,8 +56,8 @@ class AddLowRank {
 };
 
 /**
- * dy `[N, out]`, x `[N, in]`, a `[R, in]`, b `[out, R]` → the gradients of a and b, and `scaling · dy · b`, `[N, R]`, of
- * which that of x is made. Reads dy and x once. in and out are multiples of 8.
+ * dy `[N, out]`, x `[N, in]`, a `[R, in]`, b `[out, R]` → the gradients of a and b, and `scaling · dy · b`, `[N, R]`,
+ * from which the gradient of x is made. Reads dy and x once. in and out are multiples of 8.
  */
 class LowRankGrad {
  public:

@@ -8,7 +8,7 @@
 
 namespace {
 
-/** What it is compiled for; see FLAGS in src/tools/setup/buildFusedOps.ts. */
+/** Whether the processor has the instructions this is compiled for; see FLAGS in src/tools/setup/buildFusedOps.ts. */
 bool hasInstructions() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -1,4 +1,4 @@
-// All fused ops. Each function registers those of the file of its name, and returns what went wrong, or nothing.
+// All fused ops. Each function registers the ops of the file with its name, and returns an error message or nothing.
 #pragma once
 #include <string>
 

@@ -30,7 +30,7 @@ class Pool {
     begun_.notify_all();
     work(body, count);
     std::unique_lock<std::mutex> lock(mutex_);
-    body_ = nullptr;  // who wakes only now has nothing to do
+    body_ = nullptr;  // a thread that wakes only now has nothing to do
     ended_.wait(lock, [this] { return busy_ == 0; });
     return true;
   }
@@ -87,7 +87,7 @@ void parallelFor(int64_t count, int64_t work, const std::function<void(int64_t)>
 }
 
 void parallelRanges(int64_t size, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
-  const int64_t most = 4 * threadCount();  // several a thread, for those that are slower
+  const int64_t most = 4 * threadCount();  // several per thread, because some threads are slower
   const int64_t parts = std::max<int64_t>(1, std::min({size, most, size * cost / (kWorthAThread / 2)}));
   parallelFor(parts, size * cost, [&](int64_t part) { body(part * size / parts, (part + 1) * size / parts); });
 }

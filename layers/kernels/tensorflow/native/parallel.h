@@ -1,19 +1,19 @@
-// Threads for the fused ops: TensorFlow's own pool is not part of its C interface.
+// Threads for the fused ops, because TensorFlow's own pool is not part of its C interface.
 #pragma once
 #include <cstdint>
 #include <functional>
 
 namespace tfjs_lora {
 
-/** Numbers touched below which a second thread costs more than it brings. */
+/** With fewer numbers to touch, a second thread costs more than it saves. */
 constexpr int64_t kWorthAThread = 1 << 15;
 
-/** As many as TensorFlow is told to take, else one a core. */
+/** The number of threads that TensorFlow is set to use; by default one per core. */
 int threadCount();
 
 /**
- * Runs `body(part)` for each part of `count`, on all cores where `work`, the numbers touched in all, is worth it. The
- * caller works too, and returns when all are done. Called while another thread is at it, it runs on the caller alone.
+ * Runs `body(part)` for each part of `count`, on all cores if `work`, the total of numbers touched, is worth it. The
+ * caller works too and returns when all parts are done. While another thread runs a loop, it uses only the caller.
  */
 void parallelFor(int64_t count, int64_t work, const std::function<void(int64_t)>& body);
 

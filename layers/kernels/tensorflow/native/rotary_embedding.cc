@@ -6,7 +6,7 @@
 namespace tfjs_lora {
 namespace {
 
-/** x `[B, H, T, D]`, cos and sin `[B or 1, 1, T, D/2]` → y as x. `back` turns the other way, as the gradient does. */
+/** x `[B, H, T, D]`, cos and sin `[B or 1, 1, T, D/2]` → y as x. `back` inverts the rotation, for the gradient. */
 class RotaryEmbedding {
  public:
   explicit RotaryEmbedding(const Attributes& attributes) : sign_(attributes.flag("back") ? -1.0f : 1.0f) {}

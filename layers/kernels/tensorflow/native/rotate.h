@@ -4,7 +4,7 @@
 
 namespace tfjs_lora {
 
-/** Turns `x` of `dim` numbers by the `dim / 2` angles of its position, times `sign`. */
+/** Rotates `x` of `dim` numbers by the `dim / 2` angles of its position, times `sign`. */
 inline void rotate(const float* x, const float* cos, const float* sin, float sign, int64_t dim, float* y) {
   const int64_t half = dim / 2;
   forEachVec(0, half, [&](auto at) {

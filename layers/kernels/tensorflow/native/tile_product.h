@@ -1,4 +1,4 @@
-// Products of tiles that lie in the cache: what attention is made of.
+// Products of tiles in the cache, of which attention is made.
 #pragma once
 #include "vec.h"
 
@@ -10,7 +10,7 @@ struct Strided {
   int64_t row, col;
 };
 
-/** R rows by V vectors of the result stay in registers over all of `depth`. */
+/** Keeps R rows by V vectors of the result in registers over all of `depth`. */
 template <int R, int V>
 inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c,
                          int64_t cRow) {
@@ -36,7 +36,7 @@ inline void registerTile(int64_t depth, Strided a, const float* b, int64_t bRow,
     for (int v = 0; v < V; v++) store(c + r * cRow + v * kLanes, sums[r][v]);
 }
 
-/** Of a single vector a row more rows are at once: as many sums as the processor's two units keep under way. */
+/** For a single vector per row takes more rows, so that enough sums are in flight for the processor's two units. */
 template <int V>
 inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int64_t bRow, bool isAdded, float* c,
                     int64_t cRow) {
@@ -56,8 +56,8 @@ inline void columns(int64_t rows, int64_t depth, Strided a, const float* b, int6
 }
 
 /**
- * c `[rows, width]` = a `[rows, depth]` · b `[depth, width]`, or added to what is there. Rows of b and c are contiguous and
- * `bRow` and `cRow` apart; `width` is a multiple of 8.
+ * c `[rows, width]` = a `[rows, depth]` · b `[depth, width]`, or added to what is there. Rows of b and c are contiguous
+ * and `bRow` and `cRow` apart; `width` is a multiple of 8.
  */
 inline void tileProduct(int64_t rows, int64_t width, int64_t depth, Strided a, const float* b, int64_t bRow,
                         bool isAdded, float* c, int64_t cRow) {

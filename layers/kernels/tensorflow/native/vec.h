@@ -39,7 +39,7 @@ inline Vec exp(Vec x) {
   const IntVec isTiny = x < lowest;
   x = isTiny ? lowest : x;
   x = x > highest ? highest : x;
-  const Vec shift = splat(12582912.0f);  // 1.5 · 2²³: what is added to it is rounded to a whole number
+  const Vec shift = splat(12582912.0f);  // 1.5 · 2²³: numbers added to it are rounded to a whole number
   const Vec shifted = x * 1.44269504f + shift;
   const Vec whole = shifted - shift;
   Vec r = x - whole * 0.693359375f;
@@ -53,7 +53,7 @@ inline Vec exp(Vec x) {
   p = p * r * r + r + 1.0f;
   IntVec bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = ((bits & 0x1ff) + 127) << 23;  // the whole number lies in the low bits
+  bits = ((bits & 0x1ff) + 127) << 23;  // the whole number is in the low bits
   Vec power;
   std::memcpy(&power, &bits, sizeof power);
   const Vec result = p * power;
@@ -82,7 +82,7 @@ struct Part {
   void store(float* to, Vec x) const { std::memcpy(to + i, &x, count * sizeof(float)); }
 };
 
-/** Calls `body(at)` for all of `[begin, end)`, where `at` is a {@link Whole} vector, or at last a {@link Part}. */
+/** Calls `body(at)` for all of `[begin, end)`, where `at` is a {@link Whole} vector, or finally a {@link Part}. */
 template <class Body>
 inline void forEachVec(int64_t begin, int64_t end, Body body) {
   for (; begin + kLanes <= end; begin += kLanes) body(Whole{begin});
