@@ -13,7 +13,7 @@ test.each([
   {intermediate_size: 1e15},
   {vocab_size: 1e12},
   {num_attention_heads: 2 ** 40},
-])('%j is refused before a model of that size is built', async (sizes) => {
+])('refuses %j before a model of that size is built', async (sizes) => {
   await inFolder(async (folder) => {
     const model = tinyLlama();
     await model.save(folder);

@@ -20,7 +20,7 @@ const labels = [
 ];
 const batch = {inputIds: tinyIds, labels};
 
-/** The most bytes alive at the end of any kernel of `run`, above what was there before. */
+/** Measures the most bytes alive at the end of any kernel of `run`, above those before it. */
 function peakBytes(run: () => tf.TensorContainer): number {
   const engine = tf.engine();
   const original = engine.runKernel;
@@ -51,7 +51,7 @@ describeEachBackend('LlamaDecoderBlock', () => {
   const config = resolveConfig(tinyConfig);
   const make = () => new DecoderBlock({config, layerIndex: 0, inputShape: [4, 8]});
 
-  test('works alone, round-trips, learns, keeps nothing', async () => {
+  test('works alone, round-trips, learns and keeps no tensor', async () => {
     const model = alone(make());
     const x = normal([3, 4, 8], 1);
     expect((model.predict(x) as tf.Tensor).shape).toEqual([3, 4, 8]);
@@ -93,7 +93,7 @@ describeEachBackend('CausalLM', () => {
     );
   });
 
-  test('predict takes rows or a tensor, keeps nothing', () => {
+  test('predict accepts rows or a tensor, and keeps no tensor', () => {
     const ids = int32(tinyIds);
     const logits = model.predict(tinyIds);
     expect(logits.shape).toEqual([2, 5, 19]);
@@ -129,14 +129,14 @@ describeEachBackend('CausalLM', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('predict refuses a tensor that is no matrix', async () => {
+  test('predict refuses a tensor that is not a matrix', async () => {
     const ids = tf.tensor1d([1, 2], 'int32');
     expect((await errorOf(() => model.predict(ids))).message).toBe(
       'predict inputIds: expected [*, *], got [2]',
     );
   });
 
-  test('in pieces with a cache equals whole, with left padding too', () => {
+  test('computes the same in pieces with a cache, with left padding too', () => {
     const mask = [
       [0, 0, 1, 1, 1],
       [1, 1, 1, 1, 1],
@@ -164,7 +164,7 @@ describeEachBackend('CausalLM', () => {
       );
       const joined = tf.concat(pieces, 1);
       const real = (x: tf.Tensor, row: number) => x.slice([row, padded && row === 0 ? 2 : 0, 0], [1, -1, -1]);
-      for (const row of [0, 1]) expectClose(real(joined, row), real(whole, row)); // padded places mean nothing
+      for (const row of [0, 1]) expectClose(real(joined, row), real(whole, row)); // padded positions have no meaning
       expect(cache.length).toBe(5);
       cache.dispose();
       if (!padded) continue;
@@ -173,7 +173,7 @@ describeEachBackend('CausalLM', () => {
     }
   });
 
-  test('packed sequences equal the same ones alone', () => {
+  test('computes packed sequences as each alone', () => {
     const [first, second] = [
       [1, 5, 3],
       [9, 0],
@@ -186,9 +186,9 @@ describeEachBackend('CausalLM', () => {
     expectClose(packed.slice([0, 3, 0], [1, 2, -1]), model.forward(int32([second])));
   });
 
-  test('a mask of another length is named', () => {
+  test('names a mask of another length', () => {
     expect(() => model.forward(int32(tinyIds), {attentionMask: int32([[1, 1]])})).toThrow(
-      /attention (mask: expected \[\*, 5\]|segments: expected \[2, 5\]), got \[1, 2\]/, // the latter before a kernel
+      /attention (mask: expected \[\*, 5\]|segments: expected \[2, 5\]), got \[1, 2\]/, // the latter for a kernel
     );
   });
 
@@ -237,7 +237,7 @@ describeEachBackend('CausalLM', () => {
       'INVALID_ARGUMENT',
       'expected at least one label that counts',
     ],
-    ['one token a row', {inputIds: [[1]], labels: [[1]]}, 'INVALID_ARGUMENT', 'leaves nothing to predict'],
+    ['one token per row', {inputIds: [[1]], labels: [[1]]}, 'INVALID_ARGUMENT', 'leaves nothing to predict'],
     [
       'a label out of range',
       {inputIds: [[1, 2]], labels: [[1, 19]]},
@@ -259,7 +259,7 @@ describeEachBackend('CausalLM', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('after dispose, everything says so', async () => {
+  test('refuses any use after dispose', async () => {
     const gone = tinyLlama();
     gone.applyLoRA({rank: 1});
     gone.dispose();
@@ -314,9 +314,9 @@ describeEachBackend('gradient checkpointing', () => {
     }
   });
 
-  test('keeps inputs of blocks on the host, or refuses to', () => {
+  test('keeps the inputs of blocks on the host, or refuses to', () => {
     const model = tinyLlama({numHiddenLayers: 3});
-    model.applyLoRA({rank: 2, useDoRA: true}); // no kernel of a whole stack computes it
+    model.applyLoRA({rank: 2, useDoRA: true}); // no kernel of a whole stack supports it
     const recomputed = gradientsOf(model);
     model.gradientCheckpointing = 'offload';
     if (['cpu', 'wasm', 'tensorflow'].includes(tf.getBackend())) {
@@ -334,7 +334,7 @@ describeEachBackend('gradient checkpointing', () => {
     model.dispose();
   });
 
-  test('drops alike in forward and backward, with a seed and without', () => {
+  test('drops the same values in forward and backward, with and without a seed', () => {
     const model = tinyLlama();
     model.applyLoRA({rank: 2, dropout: 0.5});
     stirAdapter(model);
@@ -359,7 +359,7 @@ describeEachBackend('gradient checkpointing', () => {
     model.dispose();
   });
 
-  test('peaks lower', () => {
+  test('needs less memory', () => {
     const model = tinyLlama({hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 6});
     model.applyLoRA({rank: 1});
     const peak = (on: boolean) => {
@@ -376,7 +376,7 @@ describeEachBackend('gradient checkpointing', () => {
 });
 
 describeEachBackend('training', () => {
-  test('moves adapters alone, and lowers the loss', () => {
+  test('changes only adapters, and lowers the loss', () => {
     const model = tinyLlama();
     model.applyLoRA({rank: 2});
     const values = () =>
@@ -404,7 +404,7 @@ describeEachBackend('training', () => {
   });
 });
 
-/** A model of a downstream package: a Llama whose config has a cap on its logits. */
+/** A model as in another package: a Llama whose config has a cap on its logits. */
 interface CappedConfig extends LlamaConfig {
   logitCap: number;
 }

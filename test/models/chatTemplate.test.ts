@@ -65,7 +65,7 @@ describe('a template that would not end, or not fit', () => {
     );
   });
 
-  test('a long conversation is none', () => {
+  test('accepts a long conversation', () => {
     const template =
       '{% for m in messages %}{% if loop.index0 == messages | length - 1 %}last:{% endif %}' +
       '<|{{ m.role }}|>{{ m.content | trim }}{{ messages[loop.index0 - 1].role }}{% endfor %}';
@@ -77,7 +77,7 @@ describe('a template that would not end, or not fit', () => {
     expect(text.match(/last:<\|assistant/g)).toHaveLength(1);
   });
 
-  test('messages nested too deep, and in circles', () => {
+  test('refuses messages that are nested too deep or contain themselves', () => {
     const circle: Record<string, unknown> = {};
     circle.self = circle;
     expect(() => render('{{ messages }}', {messages: [circle]})).toThrow(
@@ -89,7 +89,7 @@ describe('a template that would not end, or not fit', () => {
   });
 });
 
-test('templates reach nothing but what they are given', () => {
+test('gives templates access to nothing but their variables', () => {
   const tried = ['constructor', '__proto__', 'toString.constructor', "constructor('return 1')()"];
   for (const name of tried) {
     const read = (owner: string) => {
@@ -104,7 +104,7 @@ test('templates reach nothing but what they are given', () => {
   }
 });
 
-test('strftime as in Python', () => {
+test('formats dates with strftime as Python does', () => {
   const date = new Date(2024, 6, 5, 15, 4, 9);
   expect(strftime(date, '%d %b %Y|%A %-d %B|%H:%M:%S|%I %p|%j|%y-%m|%e|%F %T|100%%')).toBe(
     '05 Jul 2024|Friday 5 July|15:04:09|03 PM|187|24-07| 5|2024-07-05 15:04:09|100%',

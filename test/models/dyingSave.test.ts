@@ -27,7 +27,7 @@ describe.each([
   ['export', 'config.json'],
 ])('a process that dies while it saves: %s', (what, entry) => {
   test(
-    'leaves what was there, the new one, or nothing that loads, and the next save leaves no trace of it',
+    'leaves the earlier save, the new one, or nothing that loads, and the next save leaves no trace of it',
     () =>
       inFolder(async (folder) => {
         const {code, text} = await runChild(folder, what, 'all');
@@ -35,11 +35,11 @@ describe.each([
         const lines = text.split('\n').filter((line) => /^(\d+|after \d+:) /.test(line));
         const outcomes = lines.map((line) => line.replace(/^\d+ /, ''));
         expect(outcomes.filter((outcome) => !['earlier', 'nothing', 'new'].includes(outcome))).toEqual([]);
-        // While the new one is written the earlier one stays; only while files change places is there none.
+        // The earlier one stays while the new one is written; only while files are renamed is there none.
         const order = outcomes.filter((outcome, i) => outcome !== outcomes[i - 1]);
         expect(order).toEqual(['earlier', 'nothing', 'new']);
 
-        // The same by a real death, in the middle of the writing and in the middle of the change.
+        // The same with a real death, in the middle of writing and in the middle of renaming.
         const [writing, changing] = ['earlier', 'nothing'].map((outcome) => {
           const places = outcomes.flatMap((other, i) => (other === outcome ? [i + 1] : []));
           return String(places[Math.floor(places.length / 2)]);

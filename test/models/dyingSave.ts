@@ -1,11 +1,11 @@
 /**
- * Saves in a process of its own, which dies on the way: `node --import tsx dyingSave.ts <folder> <what> <die at>`, where
- * `what` is model, adapter or export.
+ * Saves in a separate process, which dies while saving: `node --import tsx dyingSave.ts <folder> <what> <die at>`,
+ * where `what` is model, adapter or export.
  *
- * Each is saved over an earlier one that loads as well, with other settings and files, so that a mixture of both would load
- * and be wrong. With a number it kills itself at that change of a file, or, of a write, in its middle. With `all` it stops
- * the disk at each change in turn, without dying, and prints what the folder then loads as, one line each: `earlier`,
- * `new`, `nothing`, or what else it is; then, after the save was done again, the files it holds.
+ * Each is saved over an earlier one that also loads, with other settings and files, so that a mixture of both would
+ * load and be wrong. With a number, the process kills itself at that change of a file, or in the middle of a write. With
+ * `all`, it stops the disk at each change in turn, without dying, and prints what the folder then loads as, one line
+ * each: `earlier`, `new`, `nothing`, or anything else; then, after saving again, the files in the folder.
  */
 import fs from 'node:fs';
 import {syncBuiltinESMExports} from 'node:module';
@@ -26,7 +26,7 @@ const disk = fs as unknown as Record<string, (...args: unknown[]) => unknown>;
 const CHANGES = ['openSync', 'writeSync', 'fsyncSync', 'renameSync', 'rmSync', 'mkdirSync'];
 const real = Object.fromEntries(CHANGES.map((name) => [name, disk[name]]));
 let change = 0;
-/** What happens at each change of a file. */
+/** Called at each change of a file. */
 let before: (name: string, args: unknown[]) => void = () => {};
 for (const name of CHANGES) {
   disk[name] = (...args) => {
@@ -58,7 +58,7 @@ async function save(target: string, version: 0 | 1): Promise<void> {
   model.dispose();
 }
 
-/** What a folder loads as, in full; `nothing` where it is refused for want of its first file. */
+/** Returns what a folder loads as, in full; `nothing` when it is refused because its first file is missing. */
 async function contentsOf(target: string): Promise<string> {
   const base = what === 'adapter' ? tinyLlama(SMALL, {seed: 7}) : undefined;
   let model = base;

@@ -10,14 +10,14 @@ const TOKENIZER = join(__dirname, 'fixtures/tokenizers/byteLevel');
 const load = (source: Parameters<typeof LlamaForCausalLM.fromPretrained>[0], options = {}) =>
   LlamaForCausalLM.fromPretrained(source, options);
 
-/** The files of a folder as a browser's user chooses them. */
+/** Returns the files of a folder as a browser's user chooses them. */
 async function chosen(folder: string): Promise<File[]> {
   const names = await readdir(folder);
   return Promise.all(names.map(async (name) => new File([await readFile(join(folder, name))], name)));
 }
 
 describeEachBackend('models and adapters without a disk', () => {
-  test('a model is saved to memory and loaded from it as from the disk, tokenizer included', () =>
+  test('saves a model to memory and loads it as from disk, tokenizer included', () =>
     inFolder(async (folder) => {
       const before = tf.memory().numTensors;
       const model = tinyLlama({vocabSize: 2000}, {dtype: 'bfloat16'});
@@ -42,7 +42,7 @@ describeEachBackend('models and adapters without a disk', () => {
     }));
 
   test.each(['nf4', 'int8'] as const)(
-    '%s: quantized while it loads, and loaded as it was saved',
+    '%s: quantizes while loading, and loads a quantized save',
     async (type) => {
       const model = tinyLlama({hiddenSize: 64, intermediateSize: 64});
       const [plain, quantized] = [new Map<string, Blob>(), new Map<string, Blob>()];
@@ -55,7 +55,7 @@ describeEachBackend('models and adapters without a disk', () => {
     },
   );
 
-  test('an adapter goes through files in memory, bit for bit, and equals the one on the disk', () =>
+  test('saves and loads an adapter in memory, bit for bit as on disk', () =>
     inFolder(async (folder) => {
       const model = tinyLlama();
       model.applyLoRA({rank: 2, seed: 1});
@@ -76,7 +76,7 @@ describeEachBackend('models and adapters without a disk', () => {
       model.dispose();
     }));
 
-  test('what is missing or damaged is named, and the model stays as it was', async () => {
+  test('names what is missing or damaged, and does not change the model', async () => {
     const model = tinyLlama();
     model.applyLoRA({rank: 2});
     const files = new Map<string, Blob>();

@@ -10,7 +10,7 @@ import {
   writeGenerationConfig,
 } from '../../models/generationConfig.ts';
 
-/** As Llama 3.2 Instruct ships it, plus keys this library does not read. */
+/** The file of Llama 3.2 Instruct, plus keys that this library does not read. */
 const INSTRUCT = {
   bos_token_id: 128000,
   cache_implementation: null,
@@ -21,7 +21,7 @@ const INSTRUCT = {
   transformers_version: '4.45.0.dev0',
 };
 
-test('reads generation_config.json and writes it back with the keys it does not know', () => {
+test('reads generation_config.json and writes it back with unknown keys', () => {
   const config = parseGenerationConfig(INSTRUCT);
   expect(config).toEqual({
     bosTokenId: 128000,
@@ -51,7 +51,7 @@ test.each([
 });
 
 describe('resolveGenerationConfig', () => {
-  test('defaults of transformers', () => {
+  test('has the defaults of transformers', () => {
     expect(resolveGenerationConfig({})).toEqual({
       maxNewTokens: 20,
       maxLength: undefined,
@@ -68,7 +68,7 @@ describe('resolveGenerationConfig', () => {
     });
   });
 
-  test("the caller's options go before the model's", () => {
+  test("lets the caller's options override the model's", () => {
     const model = parseGenerationConfig({...INSTRUCT, max_length: 100});
     expect(resolveGenerationConfig(model)).toMatchObject({
       maxNewTokens: undefined,
@@ -139,7 +139,7 @@ describe('files', () => {
   });
   afterEach(() => rmSync(folder, {recursive: true}));
 
-  test('round trip, sorted with indent 2 as transformers writes', async () => {
+  test('round-trip, sorted with indent 2 as in transformers', async () => {
     await writeGenerationConfig(folder, parseGenerationConfig(INSTRUCT));
     expect(readFileSync(join(folder, 'generation_config.json'), 'utf8')).toBe(
       `${JSON.stringify(INSTRUCT, null, 2)}\n`,
@@ -147,7 +147,7 @@ describe('files', () => {
     expect(await readGenerationConfig(folder)).toEqual(parseGenerationConfig(INSTRUCT));
   });
 
-  test('an absent file takes the fallback, a corrupt one is named', async () => {
+  test('have a fallback when absent, and are named when corrupt', async () => {
     expect(await readGenerationConfig(folder, {eosTokenId: 2})).toEqual({eosTokenId: 2});
     writeFileSync(join(folder, 'generation_config.json'), '{"top_k": ');
     await expect(readGenerationConfig(folder)).rejects.toMatchObject({

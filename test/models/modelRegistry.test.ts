@@ -10,7 +10,7 @@ class TinyForCausalLM extends LlamaForCausalLM {
 }
 
 describeEachBackend('registerModel', () => {
-  test('makes a family known once', () => {
+  test('registers a family once', () => {
     registerModel(TinyForCausalLM);
     registerModel(TinyForCausalLM);
     expect(modelTypes()).toEqual(['llama', 'tiny']);
@@ -18,7 +18,7 @@ describeEachBackend('registerModel', () => {
     expect(modelClassOf({model_type: 'llama'}, 'config.json')).toBe(LlamaForCausalLM);
   });
 
-  test('refuses a family without names of its own', async () => {
+  test('refuses a family without its own names', async () => {
     class Unnamed extends LlamaForCausalLM {}
     class HalfNamed extends LlamaForCausalLM {
       static override readonly modelType = 'half-named';
@@ -40,7 +40,7 @@ describeEachBackend('registerModel', () => {
   test.each([
     ['an unknown', {model_type: 'mamba'}, 'got "mamba"'],
     ['no', {}, 'got undefined'],
-  ])('refuses %s model_type, naming those it knows', async (_, json, got) => {
+  ])('refuses %s model_type, naming the known ones', async (_, json, got) => {
     const {code, message} = await errorOf(() => modelClassOf(json, 'a/config.json'));
     expect(code).toBe('UNSUPPORTED');
     expect(message).toMatch(
@@ -48,7 +48,7 @@ describeEachBackend('registerModel', () => {
     );
   });
 
-  test('a family on another saves and loads under its own names', () =>
+  test('saves and loads a family that extends another under its own names', () =>
     inFolder(async (folder) => {
       const model = TinyForCausalLM.fromConfig(tinyConfig);
       expect([model.modelType, model.name]).toEqual(['tiny', 'tiny']);

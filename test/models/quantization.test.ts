@@ -31,7 +31,7 @@ describeEachBackend('a model with quantized layers', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('quantize: every linear layer but the head, in place', async () => {
+  test('quantize quantizes every linear layer except the head, in place', async () => {
     const bytes = model.byteLength;
     const count = model.countParams();
     expect(await model.quantize(NF4)).toBe(model);
@@ -40,7 +40,7 @@ describeEachBackend('a model with quantized layers', () => {
     expect(model.getLayer('model.layers.0.mlp.up_proj')).toBeInstanceOf(QuantizedDense);
     expect(model.countParams()).toBe(count);
     expect(model.byteLength).toBeLessThan(bytes);
-    await model.quantize(NF4); // what is quantized stays
+    await model.quantize(NF4); // quantized layers do not change
     expect(quantizedNames(model)).toHaveLength(14);
     const lines: string[] = [];
     model.summary(100, undefined, (line) => lines.push(line));
@@ -58,7 +58,7 @@ describeEachBackend('a model with quantized layers', () => {
     expect(quantizedNames(model)).toHaveLength(expected);
   });
 
-  test('an untied head is quantized only when asked for', async () => {
+  test('quantizes an untied head only on request', async () => {
     const untied = tinyLlama({tieWordEmbeddings: false});
     await untied.quantize(NF4);
     expect(quantizedNames(untied)).not.toContain('lm_head');
@@ -70,7 +70,7 @@ describeEachBackend('a model with quantized layers', () => {
     untied.dispose();
   });
 
-  test('dequantize gives plain layers of the same outputs', async () => {
+  test('dequantize makes plain layers with the same outputs', async () => {
     await model.quantize(NF4);
     const logits = logitsOf(model);
     expect(model.dequantize()).toBe(model);
@@ -78,7 +78,7 @@ describeEachBackend('a model with quantized layers', () => {
     expectClose(logitsOf(model), logits, {relative: 1e-5});
   });
 
-  test('LoRA becomes QLoRA under its adapters, and comes before or after quantizing alike', async () => {
+  test('turns LoRA into QLoRA, with the same result before or after quantizing', async () => {
     model.applyLoRA({rank: 2, seed: 3});
     stirAdapter(model);
     await model.quantize(NF4);
@@ -93,7 +93,7 @@ describeEachBackend('a model with quantized layers', () => {
     after.dispose();
   });
 
-  test('merging: refused, dequantized when asked for, undone bit for bit, and for good', async () => {
+  test('refuses merging, or dequantizes on request, undoes it bit for bit, and fuses', async () => {
     await model.quantize(NF4);
     model.applyLoRA({rank: 2, targetModules: ['q_proj', 'up_proj']});
     stirAdapter(model);
@@ -146,16 +146,16 @@ describeEachBackend('a model with quantized layers', () => {
       expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))).not.toHaveProperty(
         'quantization_config',
       );
-      const checkpoint = SafetensorsFolder.open(folder);
-      expect(checkpoint.info('model.layers.0.mlp.up_proj.weight').dtype).toBe('F32');
-      checkpoint.close();
+      const stored = SafetensorsFolder.open(folder);
+      expect(stored.info('model.layers.0.mlp.up_proj.weight').dtype).toBe('F32');
+      stored.close();
       const plain = await LlamaForCausalLM.fromPretrained(folder);
       expectClose(logitsOf(plain), logits, {relative: 1e-5});
       plain.dispose();
     });
   });
 
-  test('loading quantizes as quantize does, tensor by tensor', async () => {
+  test('quantizes on loading as quantize does, tensor by tensor', async () => {
     await inFolder(async (folder) => {
       await model.save(folder, {dtype: 'bfloat16'});
       const loaded = await LlamaForCausalLM.fromPretrained(folder, {quantization: NF4});
@@ -169,7 +169,7 @@ describeEachBackend('a model with quantized layers', () => {
   });
 
   test.each([NF4, {type: 'int8'}])(
-    'the file says what is quantized, whatever its list says: %j',
+    'the files decide what is quantized, whatever the list of the config: %j',
     async (quantization) => {
       await model.quantize({
         ...quantization,
@@ -187,7 +187,7 @@ describeEachBackend('a model with quantized layers', () => {
           ['model.layers.*.mlp.down_proj'],
           ['n_proj'],
           ['mlp'],
-          ['*.down_proj'], // no expression at all
+          ['*.down_proj'], // not a valid expression
           ['proj'],
           [],
           null,
@@ -204,7 +204,7 @@ describeEachBackend('a model with quantized layers', () => {
     },
   );
 
-  test('a config that says another type than the file, or that nothing is quantized in, does not change the weights', async () => {
+  test('ignores a config whose type differs from the files, or whose files are not quantized', async () => {
     const warnings: string[] = [];
     const restore = setWarningHandler((message) => warnings.push(message));
     try {
@@ -245,7 +245,7 @@ describeEachBackend('a model with quantized layers', () => {
     }
   });
 
-  test('a folder that contradicts itself or the options is refused', async () => {
+  test('refuses a folder that contradicts itself or the options', async () => {
     await inFolder(async (folder) => {
       await model.quantize({type: 'nf4'});
       await model.save(folder);
@@ -281,7 +281,7 @@ describeEachBackend('a model with quantized layers', () => {
     });
   });
 
-  test('NaN is refused while loading, naming tensor and file', async () => {
+  test('refuses NaN while loading, naming tensor and file', async () => {
     await inFolder(async (folder) => {
       const weight = model.namedParameters().get('model.layers.1.mlp.up_proj.weight')!;
       tf.tidy(() => void weight.write(tf.fill(weight.logicalShape, Number.NaN)));
@@ -314,9 +314,9 @@ describeEachBackend('a training step on quantized layers', () => {
     return model.applyLoRA({rank: 2}) as Llama;
   }
 
-  /** Bytes that a step has at most. */
+  /** Measures the most bytes that a step needs. */
   async function peakOfStep(model: Llama): Promise<number> {
-    tf.dispose((await model.computeGradients(batch)).gradients); // tables and the like are made
+    tf.dispose((await model.computeGradients(batch)).gradients); // makes the tables that are kept
     const {peakBytes} = await tf.profile(async () => {
       const {gradients, loss} = await model.computeGradients(batch);
       tf.dispose(gradients);
@@ -325,7 +325,7 @@ describeEachBackend('a training step on quantized layers', () => {
     return peakBytes;
   }
 
-  test('peaks lower than in 16 bit by the difference of the weights', async () => {
+  test('needs less memory than in 16 bits, by the difference of the weights', async () => {
     const model = qlora();
     const bytes = model.byteLength;
     const peak = await peakOfStep(model);
@@ -353,7 +353,7 @@ describeEachBackend('a training step on quantized layers', () => {
     model.dispose();
   });
 
-  test('moves adapters only', async () => {
+  test('changes only adapters', async () => {
     const model = qlora();
     await model.quantize(NF4);
     const weights = () => [...model.adaptedLayers().values()].map(({base}) => base.weight.read().dataSync());

@@ -6,7 +6,7 @@ import type {NestedAbsmax} from '../../quant/blockwise/doubleQuantization.ts';
 import type {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {errorOf, logitsOf, tinyLlama} from './tinyLlama.ts';
 
-/** Wide enough that double quantization has many scales to find codes for. */
+/** The model is wide enough that double quantization has many scales. */
 const WIDE = {hiddenSize: 128, intermediateSize: 512, numHiddenLayers: 1};
 
 beforeAll(() => tf.setBackend('cpu'));
@@ -21,7 +21,7 @@ async function scaleCodes(model: LlamaForCausalLM): Promise<number[]> {
   return codes;
 }
 
-test('a type alone is short for {type}', async () => {
+test('accepts a type alone as short for {type}', async () => {
   const [short, long] = [tinyLlama(), tinyLlama()];
   await short.quantize('nf4');
   await long.quantize({type: 'nf4'});
@@ -31,7 +31,7 @@ test('a type alone is short for {type}', async () => {
   long.dispose();
 });
 
-test('absmaxSearch changes the codes of the scales, and its default is nearest', async () => {
+test('changes the codes of the scales with absmaxSearch, by default nearest', async () => {
   const codes: Record<string, number[]> = {};
   for (const absmaxSearch of [undefined, 'nearest', 'table'] as const) {
     const model = tinyLlama(WIDE);

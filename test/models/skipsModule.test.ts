@@ -16,12 +16,12 @@ describe('skipsModule leaves out what transformers leaves out', () => {
     expect(names.filter(skipsModule(list, 'skipModules'))).toEqual(skipped);
   });
 
-  test('the golden lists are of every kind', () => {
+  test('has golden lists of every kind', () => {
     expect(new Set(cases.map(({skipped}) => skipped.length)).size).toBeGreaterThan(8);
   });
 });
 
-test('refuses what is no expression, and what would never end ends', () => {
+test('refuses invalid expressions, and finishes those that might never end', () => {
   expect(() => skipsModule(['lm_head', '*.mlp'], 'config.json list')).toThrow(
     expect.objectContaining({
       code: 'INVALID_ARGUMENT',

@@ -17,7 +17,7 @@ export const tinyConfig = {
   tieWordEmbeddings: true,
 };
 
-/** A Llama of some hundred parameters. */
+/** The config of a Llama of a few hundred parameters. */
 export function tinyLlama(
   extra: Partial<typeof tinyConfig> & Record<string, unknown> = {},
   options: Parameters<typeof LlamaForCausalLM.fromConfig>[1] & object = {},
@@ -42,12 +42,12 @@ export function stirAdapter(model: LlamaForCausalLM, adapterName = 'default', se
   }
 }
 
-/** Logits as plain numbers; keeps no tensor. */
+/** Computes logits as plain numbers, and keeps no tensor. */
 export function logitsOf(model: LlamaForCausalLM, ids = tinyIds): Float32Array {
   return tf.tidy(() => model.predict(ids).dataSync() as Float32Array).slice();
 }
 
-/** The code and message of what `run` throws or rejects with; fails when it is not one of our errors. */
+/** Returns code and message of what `run` throws or rejects with. Fails when it is not one of our errors. */
 export async function errorOf(run: () => unknown): Promise<{code: string; message: string}> {
   try {
     await run();
@@ -58,7 +58,7 @@ export async function errorOf(run: () => unknown): Promise<{code: string; messag
   throw new Error('expected an error, got none');
 }
 
-/** Runs `body` with an empty folder that is gone afterwards. */
+/** Runs `body` with an empty folder, which is removed afterwards. */
 export async function inFolder<R>(body: (folder: string) => Promise<R>): Promise<R> {
   const folder = await mkdtemp(join(tmpdir(), 'tfjs-lora-'));
   try {

@@ -116,19 +116,19 @@ describe('Tokenizer', () => {
     byteFallback = await Tokenizer.fromFolder(join(FIXTURES, 'byteFallback'));
   });
 
-  test('any text comes back whole', () => {
+  test('encodes and decodes any text without loss', () => {
     const text = fc.string({unit: 'grapheme', maxLength: 40});
     fc.assert(
       fc.property(text, (whole) => {
         expect(byteLevel.decode(byteLevel.encode(whole, {addSpecialTokens: false}))).toBe(whole);
-        // Its normalizer writes spaces as ▁, so that a ▁ of the text comes back as a space.
+        // Its normalizer writes spaces as ▁, so a ▁ in the text comes back as a space.
         const spelled = whole.replaceAll('▁', ' ');
         expect(byteFallback.decode(byteFallback.encode(whole, {addSpecialTokens: false}))).toBe(spelled);
       }),
     );
   });
 
-  test('special tokens come from tokenizer_config.json, then special_tokens_map.json', () => {
+  test('reads special tokens from tokenizer_config.json, then special_tokens_map.json', () => {
     expect(byteLevel.padTokenId).toBe(byteLevel.tokenToId('<|pad|>'));
     expect(byteFallback.padTokenId).toBeUndefined();
     expect(byteFallback.unkTokenId).toBe(0);
@@ -136,7 +136,7 @@ describe('Tokenizer', () => {
     expect(byteLevel.isSpecial(0)).toBe(false);
   });
 
-  test('decode leaves out ids of a padded vocabulary, refuses what is no id', () => {
+  test('decode leaves out ids of a padded vocabulary, and refuses invalid ids', () => {
     expect(byteLevel.decode([5000, ...byteLevel.encode('ab', {addSpecialTokens: false}), 405])).toBe('ab');
     expect(byteLevel.decode([])).toBe('');
     expect(() => byteLevel.decode([1, -100])).toThrow(
@@ -148,7 +148,7 @@ describe('Tokenizer', () => {
     );
   });
 
-  test('added tokens without a row in the model: allowed on request, but not to begin or end a text', async () => {
+  test('allows added tokens without a row on request, but not those that begin or end a text', async () => {
     const allowAdded = true;
     byteLevel.assertFits(404, {allowAdded}); // 404 is <|pad|>
     expect(() => byteLevel.assertFits(403, {allowAdded})).toThrow('expected at most 403 tokens'); // <|end|>, the last one
@@ -157,7 +157,7 @@ describe('Tokenizer', () => {
     expect(() => spare.assertFits(301, {allowAdded})).toThrow('expected at most 301 tokens'); // one of the vocabulary
   });
 
-  test('a tokenizer larger than the model is refused', () => {
+  test('refuses a tokenizer larger than the model', () => {
     byteLevel.assertFits(405);
     byteLevel.assertFits(512);
     expect(() => byteLevel.assertFits(404)).toThrow(
@@ -175,7 +175,7 @@ describe('Tokenizer', () => {
       config: readJson(join(FIXTURES, 'byteLevel/tokenizer_config.json')),
     });
 
-    test('chat_template.jinja goes before tokenizer_config.json', () => {
+    test('chat_template.jinja overrides tokenizer_config.json', () => {
       const tokenizer = new Tokenizer({
         ...files(),
         chatTemplate: '{{ eos_token }}{{ messages[0].content }}{{ mood }}',
@@ -183,7 +183,7 @@ describe('Tokenizer', () => {
       expect(tokenizer.applyChatTemplate(messages, {variables: {mood: '!'}})).toBe('<|end|>Hi!');
     });
 
-    test('named templates: tool_use with tools, else default', () => {
+    test('of named templates, tool_use is for tools, otherwise default', () => {
       const named = files();
       named.config.chat_template = [
         {name: 'default', template: 'plain'},
@@ -244,7 +244,7 @@ describe('Tokenizer', () => {
       });
 
     test.each(['tokenizer.json', 'tokenizer_config.json'])(
-      '%s missing, cut short, or no object',
+      '%s is missing, cut short, or not an object',
       async (name) => {
         const path = join(folder, name);
         const whole = readFileSync(path);
@@ -286,14 +286,14 @@ describe('Tokenizer', () => {
       await expectError('CORRUPT_FILE', `tokenizer.json ${where}: expected`);
     });
 
-    test('a regular expression that backtracking would never end with', async () => {
+    test('a regular expression that backtracking would never finish', async () => {
       edit('tokenizer.json', (json) => {
         json.pre_tokenizer = {type: 'Split', pattern: {Regex: '(a+)+$'}, behavior: 'Isolated', invert: false};
       });
       await expectError('UNSUPPORTED', 'tokenizer.json pre_tokenizer', 'end soon on any text');
     });
 
-    test('special tokens that are no tokens', async () => {
+    test('special tokens that are not tokens', async () => {
       edit('tokenizer_config.json', (json) => {
         json.eos_token = '<|ende|>';
       });
@@ -309,7 +309,7 @@ describe('Tokenizer', () => {
       await expectError('INVALID_CONFIG', 'tokenizer_config.json eos_token', 'got 7');
     });
 
-    test('save copies the files; saving onto itself changes nothing', async () => {
+    test('save copies the files, and changes nothing in its own folder', async () => {
       writeFileSync(join(folder, 'chat_template.jinja'), 'mine');
       writeFileSync(join(folder, 'model.safetensors'), 'not a tokenizer file');
       const tokenizer = await Tokenizer.fromFolder(folder);
@@ -333,7 +333,7 @@ describe('Tokenizer', () => {
       await expect(tokenizer.save(copy)).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
     });
 
-    test('other settings are saved, also over the tokenizer they change', async () => {
+    test('save writes other settings, also over the tokenizer they change', async () => {
       writeFileSync(join(folder, 'chat_template.jinja'), 'mine');
       const original = readFileSync(join(folder, 'tokenizer.json'));
       const tokenizer = await Tokenizer.fromFolder(folder);
@@ -349,7 +349,7 @@ describe('Tokenizer', () => {
       }
     });
 
-    test('save of a tokenizer made from parsed files', async () => {
+    test('save writes a tokenizer made from parsed files', async () => {
       const tokenizer = new Tokenizer({
         tokenizer: readJson(join(folder, 'tokenizer.json')),
         config: readJson(join(folder, 'tokenizer_config.json')),

@@ -4,16 +4,16 @@ import * as tf from '@tensorflow/tfjs';
 import type {CausalLM} from '../../models/causalLM.ts';
 import {generateIds} from '../../models/generation/generate.ts';
 
-/** Where make_fixtures.py writes; tests and scripts run from the repository's root. */
+/** The folder that make_fixtures.py writes to. Tests and scripts run from the repository's root. */
 export const FIXTURES = resolve('test/parity/fixtures');
 
-/** A float32 array with its shape, as a golden file holds it. */
+/** A float32 array with its shape, as in a golden file. */
 export interface Golden {
   shape: number[];
   values: Float32Array;
 }
 
-/** One batch as it was fed to the peer. */
+/** One batch as the peer received it. */
 export interface GoldenInputs {
   inputIds: number[][];
   labels: number[][];
@@ -37,7 +37,7 @@ export interface Tolerances {
   trajectoryLoss: number;
 }
 
-/** `manifest.json` of a case; make_fixtures.py says what each part is. */
+/** The `manifest.json` of a case; make_fixtures.py describes each part. */
 export interface GoldenCase {
   name: string;
   /** Absolute path of the case's folder. */
@@ -48,7 +48,7 @@ export interface GoldenCase {
   lora?: Record<string, unknown>;
   inputs: GoldenInputs;
   targetCount: number;
-  /** Of the sequences in a packed row. */
+  /** Lengths of the sequences in a packed row. */
   lengths?: number[];
   loss?: number;
   adapterLoss?: number;
@@ -63,7 +63,7 @@ export function readJson<T>(path: string): T {
   return JSON.parse(readFileSync(join(FIXTURES, path), 'utf8')) as T;
 }
 
-/** Every case below fixtures/cases that `wanted` accepts. */
+/** Returns every case in fixtures/cases that `wanted` accepts. */
 export function goldenCases(wanted: (golden: GoldenCase) => boolean = () => true): GoldenCase[] {
   return readdirSync(join(FIXTURES, 'cases'))
     .sort()
@@ -76,8 +76,8 @@ export function goldenCases(wanted: (golden: GoldenCase) => boolean = () => true
 }
 
 /**
- * A safetensors file of float32 tensors (path absolute or from {@link FIXTURES}). Read here by hand, so that a fault
- * in the library's own reader cannot hide itself.
+ * Reads a safetensors file of float32 tensors (path absolute or from {@link FIXTURES}), without the library's reader,
+ * so that a fault in it cannot hide itself.
  */
 export function readGoldens(path: string): Map<string, Golden> {
   const file = readFileSync(path.startsWith('/') ? path : join(FIXTURES, path));
@@ -100,7 +100,7 @@ export function readGoldens(path: string): Map<string, Golden> {
   return goldens;
 }
 
-/** The one golden of that name, which must exist. */
+/** Returns the golden of that name, which must exist. */
 export function goldenNamed(goldens: Map<string, Golden>, name: string): Golden {
   const golden = goldens.get(name);
   if (golden === undefined) {
@@ -137,7 +137,7 @@ export async function expectClose(
     largest = Math.max(largest, Math.abs(expected.values[i]));
     const here = Math.abs(values[i] - expected.values[i]);
     if (!(here <= difference)) {
-      difference = here; // NaN lands here too, and stays
+      difference = here; // NaN comes here too, and stays
       at = i;
     }
   }
@@ -150,7 +150,7 @@ export async function expectClose(
   }
 }
 
-/** Norm of the difference over norm of the expected. */
+/** Returns the norm of the difference divided by the norm of the expected values. */
 export function relativeNorm(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length) {
     throw new Error(`expected ${expected.length} elements, got ${actual.length}`);
@@ -191,7 +191,7 @@ export function expectRelative(actual: number, expected: number, tolerance: numb
   }
 }
 
-/** Logits `[B, T, vocab]` of a golden batch, padding and positions as the peer had them. */
+/** Computes the logits `[B, T, vocab]` of a golden batch, with the peer's padding and positions. */
 export function logitsOf(model: CausalLM, {inputIds, attentionMask, positionIds}: GoldenInputs): tf.Tensor {
   const tensor = (rows: number[][]) => tf.tensor2d(rows, undefined, 'int32');
   return tf.tidy(() =>

@@ -47,7 +47,7 @@ const configOf = async (path: string) =>
 describeEachBackend('an adapter of PEFT', () => {
   const adapter = (name: string) => join(FOLDER, 'adapters', name);
 
-  test.each(adapters)('%s: loads as in PEFT, and is saved with what its config said', async (name) => {
+  test.each(adapters)('%s: loads as in PEFT, and is saved with its config', async (name) => {
     const model = await load(join(FOLDER, 'base'));
     await model.loadAdapter(adapter(name));
     await expectLogits(model, `adapters/${name}`);
@@ -61,7 +61,7 @@ describeEachBackend('an adapter of PEFT', () => {
     again.dispose();
   });
 
-  test('MiCA trains A alone', async () => {
+  test('trains only A with MiCA', async () => {
     const model = await load(join(FOLDER, 'base'));
     await model.loadAdapter(adapter('init-mica'), {trainable: true});
     const trained = () => [...model.trainableParameters().keys()];
@@ -72,7 +72,7 @@ describeEachBackend('an adapter of PEFT', () => {
     model.dispose();
   });
 
-  test("a head that is the model's own: nothing to say; another one: it replaces the model's, which is said", async () => {
+  test("accepts the model's own head silently; another one replaces the model's, with a warning", async () => {
     const model = await load(join(FOLDER, 'base'));
     await model.loadAdapter(adapter('head'), {adapterName: 'same'});
     expect(warnings).toEqual([]);
@@ -85,7 +85,7 @@ describeEachBackend('an adapter of PEFT', () => {
     model.dispose();
   });
 
-  test('a base weight that does not fit is refused, and the model stays as it was', async () => {
+  test('refuses a base weight that does not fit, and does not change the model', async () => {
     const model = await load(join(FOLDER, 'models', 'tied-equal'));
     for (const name of ['head', 'head-changed']) {
       const {code, message} = await errorOf(() => model.loadAdapter(adapter(name)));
@@ -109,7 +109,7 @@ describeEachBackend('an adapter of PEFT', () => {
     base.dispose();
   });
 
-  test('weights in a .bin alone: how to convert them', async () => {
+  test('says how to convert weights that are only in a .bin', async () => {
     const model = await load(join(FOLDER, 'base'));
     await cp(join(adapter('head'), 'adapter_config.json'), join(folder, 'adapter_config.json'));
     await writeFile(join(folder, 'adapter_model.bin'), 'PK');
@@ -123,7 +123,7 @@ describeEachBackend('an adapter of PEFT', () => {
   });
 });
 
-describeEachBackend('a checkpoint of transformers', () => {
+describeEachBackend('a model of transformers', () => {
   test.each(models)('%s: loads as in transformers, and is saved so that it loads again', async (name) => {
     const model = await load(join(FOLDER, 'models', name));
     await expectLogits(model, `models/${name}`);
@@ -140,7 +140,7 @@ describeEachBackend('a checkpoint of transformers', () => {
     again.dispose();
   });
 
-  test('says what it leaves out, and that a head is not tied', async () => {
+  test('reports what it leaves out, and that a head is not tied', async () => {
     (await load(join(FOLDER, 'models', 'value-head'))).dispose();
     (await load(join(FOLDER, 'models', 'tied-differs'))).dispose();
     (await load(join(FOLDER, 'models', 'tied-equal'))).dispose();

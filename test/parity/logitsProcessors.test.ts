@@ -5,7 +5,7 @@ import {readJson} from './golden.ts';
 interface LogitsProcessorGoldens {
   inputIds: number[][];
   logits: number[][];
-  /** `null` is −∞. */
+  /** `null` stands for −∞. */
   runs: {options: Partial<ResolvedGenerationConfig>; scores: (number | null)[][]}[];
 }
 

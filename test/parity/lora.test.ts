@@ -70,9 +70,9 @@ describeEachBackend('a model with an adapter equals PEFT', () => {
       const adapted = logitsOf(model, inputs);
       model.mergeLoRA();
       const merged = logitsOf(model, inputs);
-      // A 16-bit base keeps its type, so what is merged into it is rounded: PEFT's merge, rounded the same way.
+      // A 16-bit base keeps its dtype, so the merged weight is rounded: it equals PEFT's merge, rounded the same way.
       const key = expected.has('mergedLogitsRounded') ? 'mergedLogitsRounded' : 'mergedLogits';
-      // Sums in another order may round one of 17,430 weights the other way, which moves a logit by 1.4e-4.
+      // A different order of sums may round one of 17,430 weights the other way, which changes a logit by 1.4e-4.
       const tolerance = Math.max(tolerances.mergedLogits, key === 'mergedLogits' ? 0 : 3e-4);
       await expectClose(merged, goldenNamed(expected, key), tolerance, mask);
       const [mergedKey] = [...expected.keys()].filter((name) => name.startsWith('merged:'));
@@ -88,7 +88,7 @@ describeEachBackend('a model with an adapter equals PEFT', () => {
       tf.dispose([before, adapted, merged, unmerged, without]);
     });
 
-    test('applyLoRA makes the weights that PEFT makes, and saveAdapter writes them so', async () => {
+    test("applyLoRA makes PEFT's weights, and saveAdapter writes them as PEFT does", async () => {
       model.applyLoRA(golden.lora as Parameters<Llama['applyLoRA']>[0]);
       const peft = readGoldens(join(adapterFolder, 'adapter_model.safetensors'));
       const ours = new Map([...model.trainableParameters()].map(([key, variable]) => [key, variable.shape]));
@@ -105,7 +105,7 @@ describeEachBackend('a model with an adapter equals PEFT', () => {
       }
     });
 
-    test('a loaded adapter is saved as it was', async () => {
+    test('saves a loaded adapter unchanged', async () => {
       await model.loadAdapter(adapterFolder);
       await model.saveAdapter(folder);
       const peft = readGoldens(join(adapterFolder, 'adapter_model.safetensors'));

@@ -8,7 +8,7 @@ const goldens = readGoldens('ops/ops.safetensors');
 const attributes = readJson<Record<string, {scaling: number}>>('ops/ops.json');
 const TOLERANCE = 2e-6;
 
-/** The golden layer `name`: rank 4, and alpha so that the scale is the golden one. */
+/** Makes the golden layer `name`: rank 4, and an alpha that gives the golden scale. */
 function goldenLayer(name: string): LoRADense {
   const write = (key: string, parameter?: tf.LayerVariable) => {
     const value = toTensor(goldenNamed(goldens, `${name}/${key}`));

@@ -59,7 +59,7 @@ describeEachBackend('a model equals transformers', () => {
   );
 
   test.each(['transformers4', 'transformers4-type'])(
-    'reads config.json as %s spells it',
+    'reads config.json with the spelling of %s',
     async (spelling) => {
       const golden = goldenCases(({name}) => name === 'tied-gqa-llama3')[0];
       const expected = readGoldens(join(golden.folder, 'expected.safetensors'));
@@ -78,7 +78,7 @@ describeEachBackend('a model equals transformers', () => {
     },
   );
 
-  test('reads a sharded checkpoint', async () => {
+  test('reads a sharded model', async () => {
     const golden = goldenCases(({name}) => name === 'tied-gqa-llama3')[0];
     const expected = readGoldens(join(golden.folder, 'expected.safetensors'));
     model = await Llama.fromPretrained(join(FIXTURES, `${golden.model}-sharded`));
@@ -88,7 +88,7 @@ describeEachBackend('a model equals transformers', () => {
     logits.dispose();
   });
 
-  test('sequences packed in one row do not see each other', async () => {
+  test('keeps sequences packed in one row apart', async () => {
     const golden = goldenCases(({name}) => name === 'packed')[0];
     const expected = readGoldens(join(golden.folder, 'expected.safetensors'));
     model = await Llama.fromPretrained(join(FIXTURES, golden.model));
@@ -98,7 +98,7 @@ describeEachBackend('a model equals transformers', () => {
     await expectClose(logits, goldenNamed(expected, 'logits'), golden.tolerances.logits);
     logits.dispose();
 
-    // The loss counts no label across a border, and is that of the sequences alone.
+    // The loss counts no label across a border, so it equals that of the separate sequences.
     const starts = positionIds![0].flatMap((position, t) => (position === 0 ? [t] : []));
     const labels = [inputIds[0].map((id, t) => (starts.includes(t) ? -100 : id))];
     const together = model.lossSum({inputIds, labels, attentionMask, positionIds});
@@ -114,7 +114,7 @@ describeEachBackend('a model equals transformers', () => {
   });
 
   test.each(goldenCases(({name}) => name.startsWith('full-gradients')))(
-    '$name: the gradient of every weight, when all train',
+    '$name: the gradient of every weight when all train',
     async (golden) => {
       const expected = readGoldens(join(golden.folder, 'expected.safetensors'));
       model = await Llama.fromPretrained(join(FIXTURES, golden.model));
@@ -125,7 +125,7 @@ describeEachBackend('a model equals transformers', () => {
     },
   );
 
-  test('predict gives the logits of a batch without padding', async () => {
+  test('predict computes the logits of a batch without padding', async () => {
     const golden = goldenCases(({name}) => name === 'untied-mha')[0];
     const expected = readGoldens(join(golden.folder, 'expected.safetensors'));
     model = await Llama.fromPretrained(join(FIXTURES, golden.model));

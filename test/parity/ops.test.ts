@@ -12,19 +12,19 @@ import {describeEachBackend, expectNoLeak} from '../describeEachBackend.ts';
 import {expectClose, type Golden, goldenNamed, readGoldens, readJson, toTensor} from './golden.ts';
 
 const goldens = readGoldens('ops/ops.safetensors');
-// biome-ignore lint/suspicious/noExplicitAny: each operation has attributes of its own
+// biome-ignore lint/suspicious/noExplicitAny: each operation has its own attributes
 const attributes = readJson<Record<string, any>>('ops/ops.json');
 const golden = (name: string): Golden => goldenNamed(goldens, name);
 const stored = (name: string): tf.Tensor => toTensor(golden(name));
 
-/** Two float32 programs that sum in another order. */
+/** Tolerance for two float32 programs that sum in different orders. */
 const TOLERANCE = 2e-6;
 
 /** Compares the value of `op`, and the gradient of every one of its inputs for the stored `dy`. */
 async function expectParity(
   name: string,
   inputNames: string[],
-  // biome-ignore lint/suspicious/noExplicitAny: of whatever rank the operation takes
+  // biome-ignore lint/suspicious/noExplicitAny: the operation decides the rank
   op: (...inputs: any[]) => tf.Tensor,
 ): Promise<void> {
   const inputs = inputNames.map((input) => stored(`${name}/${input}`));

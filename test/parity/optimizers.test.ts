@@ -18,7 +18,7 @@ const {runs, clipping} = readJson<{
 }>('ops/adamW.json');
 const NAMES = ['matrix', 'vector'];
 
-/** The gradient of one step, out of all ten. */
+/** Returns the gradient of one of the ten steps. */
 function gradientAt(step: number, name: string): tf.Tensor {
   return tf.tidy(() => {
     const all = toTensor(goldenNamed(goldens, `gradients/${name}`));

@@ -24,7 +24,7 @@ const BASE = join(FOLDER, 'base');
 interface QuantizedCase {
   name: string;
   quantization: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant?: boolean};
-  /** What the base was loaded in before it was quantized. */
+  /** Dtype in which the base was loaded before it was quantized. */
   dtype: StorageDtype;
   inputs: GoldenInputs;
   adapterLoss: number;
@@ -35,7 +35,7 @@ const cases = readdirSync(FOLDER)
   .filter((name) => name !== 'base')
   .map((name) => ({...readJson<QuantizedCase>(join('../quantized/fixtures', name, 'manifest.json')), name}));
 
-/** Bytes of every tensor of a file. */
+/** Returns the bytes of every tensor of a file. */
 function tensorsIn(folder: string): Map<string, Uint8Array> {
   const file = SafetensorsFile.open(join(folder, 'model.safetensors'));
   const tensors = new Map(file.names().map((name) => [name, file.read(name)]));
@@ -64,7 +64,7 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
     const expected = readGoldens(join(FOLDER, name, 'expected.safetensors'));
     const mask = inputs.attentionMask?.flat();
 
-    test('a folder of transformers loads: logits, and loss and gradients of an adapter', async () => {
+    test('loads a folder of transformers: logits, and loss and gradients of an adapter', async () => {
       model = await Llama.fromPretrained(join(FOLDER, name, 'model'));
       expect(model.byteLength).toBeLessThan(4 * model.countParams() * 0.6);
       const logits = logitsOf(model, inputs);
@@ -78,7 +78,7 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
       tf.dispose([logits, adapted, gradients]);
     });
 
-    test('quantizing while loading gives the codes that transformers gives', async () => {
+    test('quantizes while loading to the codes of transformers', async () => {
       model = await Llama.fromPretrained(BASE, {dtype, quantization});
       const logits = logitsOf(model, inputs);
       await expectClose(logits, goldenNamed(expected, 'logits'), 10 * tolerances.logits, mask);
@@ -88,13 +88,13 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
       const ours = tensorsIn(folder);
       expect([...ours.keys()].sort()).toEqual([...theirs.keys()].sort());
       for (const [key, bytes] of theirs) {
-        // Scales of scales differ in a code now and then: bitsandbytes has two ways of its own.
+        // Scales of scales differ in a few codes, because bitsandbytes has two methods.
         if (/absmax|quant_state/.test(key)) continue;
         expect([key, Buffer.compare(ours.get(key) as Uint8Array, bytes)]).toEqual([key, 0]);
       }
     });
 
-    test('is saved and loaded without a change', async () => {
+    test('saves and loads without a change', async () => {
       model = await Llama.fromPretrained(join(FOLDER, name, 'model'));
       const before = logitsOf(model, inputs);
       await model.save(folder);

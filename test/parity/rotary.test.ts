@@ -35,7 +35,7 @@ function layerOf({
   });
 }
 
-/** The peer repeats the table for both halves of a head; ours holds one half. */
+/** The peer repeats the table for both halves of a head; ours has one half. */
 const firstHalf = (name: string) => {
   const {values, shape} = goldenNamed(goldens, name);
   const [length, headDim] = shape;
@@ -51,10 +51,10 @@ describeEachBackend('RotaryEmbedding equals transformers', () => {
       const layer = layerOf(golden);
       const expected = goldenNamed(goldens, `rotary/${name}/inverseFrequencies`).values;
       layer.inverseFrequencies.forEach((frequency, i) => {
-        expect(Math.abs(frequency / expected[i] - 1)).toBeLessThan(4e-7); // a few float32 steps: powers differ in their last bit
+        expect(Math.abs(frequency / expected[i] - 1)).toBeLessThan(4e-7); // powers differ in their last bit
       });
       const {cos, sin} = layer.tablesAt([golden.positions]);
-      // An angle of 131071 radians is known to ±0.008 in float32; positions below 2000 to 1e-4.
+      // In float32, an angle of 131071 radians is accurate to ±0.008, and positions below 2000 to 1e-4.
       const near = golden.positions.map((position) => (position < 2000 ? 1 : 0));
       await expectClose(cos, firstHalf(`rotary/${name}/cos`), 1e-4, near);
       await expectClose(sin, firstHalf(`rotary/${name}/sin`), 1e-4, near);
@@ -64,7 +64,7 @@ describeEachBackend('RotaryEmbedding equals transformers', () => {
     },
   );
 
-  test('turns query and key at given positions', async () => {
+  test('rotates query and key at given positions', async () => {
     const golden = attributes.rotaryEmbedding;
     const layer = layerOf(golden);
     const tables = layer.tablesAt(golden.positionIds);

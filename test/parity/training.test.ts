@@ -6,7 +6,7 @@ import {AdamW, Llama, type ScheduleName} from '../../src/index.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectRelative, FIXTURES, readGoldens, readJson, relativeNorm, type Tolerances} from './golden.ts';
 
-jest.setTimeout(300_000); // seconds on an idle machine
+jest.setTimeout(300_000); // takes seconds on an idle machine
 
 interface GoldenTrajectory {
   model: string;
@@ -22,7 +22,7 @@ interface GoldenTrajectory {
   };
   schedule: {name: ScheduleName; warmupSteps: number; totalSteps: number};
   gradientAccumulationSteps: number;
-  /** Used in turn, from the first again after the last. */
+  /** Micro-batches, used in turn and from the first again after the last. */
   microBatches: Batch[];
   losses: number[];
   gradientNorms: number[];
@@ -67,7 +67,7 @@ describeEachBackend('training equals torch.optim.AdamW', () => {
     expect(tf.memory().numTensors).toBe(tensorsBefore);
   });
 
-  test('fitDataset goes the same way', async () => {
+  test('fitDataset gives the same trajectory', async () => {
     const golden = readJson<GoldenTrajectory>('training/all-linear/manifest.json');
     const {maxGradNorm, ...optimizer} = golden.optimizer;
     const model = await Llama.fromPretrained(join(FIXTURES, golden.model));

@@ -11,10 +11,10 @@ import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {useBackend} from '../../src/training/backends/useBackend.ts';
 import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
 
-/** What check_in_peers.py reads of a task; folders are absolute or relative to the task's. */
+/** The part of a task that check_in_peers.py reads. Folders are absolute or relative to the task's. */
 interface Task {
   model?: string;
-  /** A text whose ids the peer's tokenizer must give too. */
+  /** A text for which the peer's tokenizer must give the same ids. */
   text?: {text: string; ids: number[]};
   base?: string;
   adapter?: string;
@@ -38,7 +38,7 @@ async function writeTask(name: string, task: Task, model: Llama, inputs: GoldenI
   logits.dispose();
 }
 
-/** Puts every trained weight somewhere: A and B at random, magnitudes off their start. */
+/** Changes every trained weight: A and B at random, magnitudes from their initial values. */
 function randomize(model: Llama): void {
   let seed = 1;
   for (const [key, variable] of model.trainableParameters()) {
@@ -78,7 +78,7 @@ async function main(): Promise<void> {
       quantization,
     });
     await model.save(join(out, `${type}-saved`, 'model'));
-    // bitsandbytes rounds what int8 weights are multiplied with to int8 as well.
+    // bitsandbytes also rounds the inputs of int8 weights to int8.
     const tolerance = type === 'int8' ? 0.1 : 1e-5;
     await writeTask(`${type}-saved`, {model: 'model', tolerance}, model, inputs);
     model.applyLoRA({rank: 4, alpha: 8});
@@ -113,7 +113,7 @@ async function main(): Promise<void> {
   scratch.dispose();
 }
 
-/** What `tfjs-lora export` writes: two adapters in order, in shards, with tokenizer, generation config and card. */
+/** Exports as `tfjs-lora export` does: two adapters in order, in shards, with tokenizer, generation config and card. */
 async function writeExports(): Promise<void> {
   const base = resolve('examples/quickstart/model');
   const folder = join(out, 'exported');

@@ -37,7 +37,7 @@ function expected(file: string): FourBitTensor | Int8Tensor {
 describe.each(files)('%s', (fileName) => {
   const path = join(BITSANDBYTES_FOLDER, fileName);
 
-  test('is read as what we quantize ourselves', () => {
+  test('equals what we quantize ourselves', () => {
     const file = SafetensorsFile.open(path);
     expect(bitsandbytesType(NAME, file)).toBe(fileName.split(/[_.]/)[0]);
     expect(fromTensors(NAME, file)).toEqual(expected(fileName));
@@ -71,7 +71,7 @@ test.each([0.5, 1, 100, 1e-5, 0.0001, 1e17, 123456789, -2.5e-7])(
   },
 );
 
-describe('a damaged checkpoint is refused, naming the key', () => {
+describe('refuses a damaged file, naming the key', () => {
   const tensors = () => new Map(toTensors(NAME, expected('nf4_nested')).map((each) => [each.name, each]));
   const sourceOf = (map: ReturnType<typeof tensors>): TensorSource => ({
     has: (name) => map.has(name),
@@ -127,7 +127,7 @@ describe('a damaged checkpoint is refused, naming the key', () => {
     expect(() => fromTensors(NAME, sourceOf(map))).toThrow(`Tensor ${key} [bitsandbytes]: expected`);
   });
 
-  test('not JSON, another code book, another dtype, no state at all', () => {
+  test('invalid JSON, another code book, another dtype, no state at all', () => {
     const map = tensors();
     map.set(state, {...map.get(state)!, data: new TextEncoder().encode('{"quant_type": ')});
     expect(() => fromTensors(NAME, sourceOf(map))).toThrow(`Tensor ${state} [JSON]`);
@@ -145,12 +145,12 @@ describe('a damaged checkpoint is refused, naming the key', () => {
     expect(bitsandbytesType('other.weight', sourceOf(map))).toBeUndefined();
   });
 
-  test('outlier columns have no place in the file', () => {
+  test('refuses outlier columns, which the file cannot store', () => {
     const matrix = quantizeInt8(Float32Array.of(1, 7, 2, 3), [2, 2], {threshold: 6});
     expect(() => toTensors(NAME, matrix)).toThrow('expected no outlier columns, got 1');
   });
 });
 
-test('a weight stored as 16- or 32-bit floats holds the same bytes', () => {
+test('reads the same bytes from a weight stored as 16- or 32-bit floats', () => {
   expect(fourBitFiles.filter((file) => !file.includes('uint8'))).toHaveLength(12);
 });

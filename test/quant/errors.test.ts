@@ -13,13 +13,13 @@ describe('nearestNames', () => {
   test.each([
     ['q_prj', ['q_proj', 'k_proj', 'o_proj']],
     ['down', ['down_proj', 'k_proj', 'o_proj']],
-  ])('of %s, ties by name', (name, expected) => {
+  ])('finds those of %s, ties by name', (name, expected) => {
     expect(nearestNames(name, ['v_proj', 'k_proj', 'q_proj', 'o_proj', 'down_proj', 'q_proj'])).toEqual(
       expected,
     );
   });
 
-  test('finds a name one edit away before any further one', () => {
+  test('finds a name that is one edit away before any other', () => {
     const letters = fc.string({unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 8});
     fc.assert(
       fc.property(
@@ -35,7 +35,7 @@ describe('nearestNames', () => {
     );
   });
 
-  test('gives as many as asked, each once, and none of none', () => {
+  test('returns as many as requested, each once, and none of an empty list', () => {
     expect(nearestNames('a', ['b', 'b', 'c'], 5)).toEqual(['b', 'c']);
     expect(nearestNames('a', ['b', 'c'], 1)).toEqual(['b']);
     expect(nearestNames('a', [])).toEqual([]);
@@ -70,13 +70,13 @@ describe('nearestNames', () => {
     expect(nearestNames('b'.repeat(999_999), long, 1)).toEqual([long[1]]);
   });
 
-  test('takes a name that is no string', () => {
+  test('accepts a name that is not a string', () => {
     expect(nearestNames(Object.create(null), ['{a}', 'other'], 1)).toEqual(['{a}']);
     expect(nearestNames(Symbol('q_proj'), ['q_proj', 'v'], 1)).toEqual(['q_proj']);
   });
 });
 
-/** Edit distance by its definition. */
+/** Computes the edit distance by its definition. */
 function distance(a: string, b: string): number {
   if (a === '' || b === '') return a.length + b.length;
   return Math.min(
@@ -86,7 +86,7 @@ function distance(a: string, b: string): number {
   );
 }
 
-test('a message is cut, whatever is put into it', () => {
+test('cuts a long message, whatever it contains', () => {
   const {message} = new TfjsLoraError(
     'INVALID_CONFIG',
     `key ${'x'.repeat(1_000_000)}: expected a shorter one.`,

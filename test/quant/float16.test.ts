@@ -22,14 +22,14 @@ type Format = (typeof FORMATS)[number];
 
 const ALL_BITS = Uint16Array.from({length: 0x10000}, (_, bits) => bits);
 
-/** The number a non-negative pattern stands for, by the definition; infinity counts as the next power of two. */
+/** Returns the number of a non-negative pattern, by the definition. Infinity counts as the next power of two. */
 function magnitudeOf(bits: number, {fractionBits, bias}: Format): number {
   const exponent = bits >> fractionBits;
   const fraction = (bits & ((1 << fractionBits) - 1)) / (1 << fractionBits);
   return exponent === 0 ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias);
 }
 
-/** The pattern nearest to a finite magnitude, ties to even. Doubles hold every difference here exactly. */
+/** Returns the pattern nearest to a finite magnitude, ties to even. Every difference here is exact in float64. */
 function nearest(magnitude: number, format: Format): number {
   const infinity = 0x7fff & ~((1 << format.fractionBits) - 1);
   let low = 0;
@@ -58,7 +58,7 @@ describe.each(FORMATS)('$dtype', (format) => {
   const {dtype, narrow, widen, fractionBits} = format;
   const infinity = 0x7fff & ~((1 << fractionBits) - 1);
 
-  test('widens all 65,536 patterns to the numbers they stand for', () => {
+  test('widens all 65,536 patterns to their numbers', () => {
     const values = widen(ALL_BITS);
     for (let bits = 0; bits < 0x8000; bits++) {
       const expected = bits < infinity ? magnitudeOf(bits, format) : bits === infinity ? Infinity : NaN;
@@ -79,7 +79,7 @@ describe.each(FORMATS)('$dtype', (format) => {
 
   test('rounds any finite float32 to the nearest, ties to even', () => {
     const anyBits = fc.integer({min: 0, max: 0xffffffff});
-    // Any pattern's neighbourhood: where exponents change, and the exact midpoints between two halves.
+    // The neighbourhood of any pattern: where exponents change, and the exact midpoints between two halves.
     const nearHalf = fc
       .tuple(fc.nat(0xffff), fc.constantFrom(0, 0.5), fc.integer({min: -1, max: 1}))
       .map(([bits, step, nudge]) => {
@@ -111,7 +111,7 @@ describe.each(FORMATS)('$dtype', (format) => {
     );
   });
 
-  test('writes into the array it is given', () => {
+  test('writes into the given array', () => {
     const values = Float32Array.of(1, -2, 0.5);
     const bits = new Uint16Array(3);
     expect(narrow(values, bits)).toBe(bits);
@@ -165,7 +165,7 @@ describe.each(FORMATS)('$dtype', (format) => {
 });
 
 describe('packed rows', () => {
-  test('hold element 2j in the low half of word j and 2j + 1 in its high half', () => {
+  test('store element 2j in the low half of word j and 2j + 1 in its high half', () => {
     expect([...packRows(Uint16Array.of(0x0102, 0x0304, 0x0506, 0xffff), 2, 2)]).toEqual([0x03040102, -64250]);
   });
 
@@ -175,7 +175,7 @@ describe('packed rows', () => {
     expect([...unpackRowBits(packed, 2, 3)]).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
-  test('of an even width are the same memory, not a copy, unless it is misaligned', () => {
+  test('of an even width are a view of the same memory, unless it is misaligned', () => {
     const bits = Uint16Array.of(0, 0, 1, 2, 3, 4);
     const packed = packRows(bits.subarray(2), 2, 2);
     expect(packed.buffer).toBe(bits.buffer);
@@ -221,7 +221,7 @@ describe('packed rows', () => {
       () => packFloat32Rows(new Float32Array(1), 1, 1, 'float32' as never),
       /'bfloat16' or 'float16', got 'float32'/,
     ],
-  ])('name what does not fit: %s', (_, call, message) => {
+  ])('refuse what does not fit: %s', (_, call, message) => {
     expect(call).toThrow(TfjsLoraError);
     expect(call).toThrow(message);
   });

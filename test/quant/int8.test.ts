@@ -15,7 +15,7 @@ describe('bit-exact with bitsandbytes', () => {
   });
 });
 
-test('outlier columns come back as they were, the rest within half a step of the smaller scale', () => {
+test('keeps outlier columns exactly, the rest within half a step of the smaller scale', () => {
   const values = gaussian(64 * 96, 8).map((value) => value / 64);
   for (let row = 0; row < 64; row++) values[row * 96 + 17] = 6 + row / 8;
   const plain = quantizeInt8(values, [64, 96]);
@@ -31,7 +31,7 @@ test('outlier columns come back as they were, the rest within half a step of the
   expect(kept.byteLength).toBe(64 * 96 + 64 * 4 + 4 + 64 * 2);
 });
 
-test('keeps outliers in the 16 bits the weight had', () => {
+test('keeps outliers in the 16-bit dtype of the weight', () => {
   const values = Float32Array.of(1, 100000, 2, 3);
   const kept = quantizeInt8(float32ToBfloat16(values), [2, 2], {dtype: 'bfloat16', threshold: 6});
   expect(kept.outliers!.dtype).toBe('bfloat16');
@@ -41,7 +41,7 @@ test('keeps outliers in the 16 bits the weight had', () => {
   );
 });
 
-test('refuses what is no number, and what does not fit', () => {
+test('refuses values that are not numbers, and sizes that do not fit', () => {
   const bits = float32ToFloat16(Float32Array.of(1, 2, Number.POSITIVE_INFINITY, 4));
   expect(() => quantizeInt8(bits, [2, 2], {dtype: 'float16', name: 'w'})).toThrow('w [element 2]');
   expect(() => quantizeInt8(new Float32Array(5), [2, 3])).toThrow('expected 6 values for [2, 3], got 5');

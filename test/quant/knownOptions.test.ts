@@ -38,7 +38,7 @@ describe('assertKnownOptions', () => {
     expect(messageOf(() => assertKnownOptions(call, {...{[name]: 0}}, known))).toContain(advice);
   });
 
-  test('passes what is known, what is undefined, and no options at all', () => {
+  test('accepts known options, undefined ones, and none at all', () => {
     assertKnownOptions('fitDataset', {epochs: 1, nonsense: undefined}, FIT);
     assertKnownOptions('fitDataset', {}, FIT);
     assertKnownOptions('fitDataset', undefined, FIT);
@@ -49,13 +49,13 @@ describe('assertKnownOptions', () => {
     [8, 'a number'],
     ['nf4', 'a string'],
     [[8], 'an array'],
-  ])('refuses %j for options', (options, got) => {
+  ])('refuses %j as options', (options, got) => {
     expect(() => assertKnownOptions('applyLoRA', options, LORA)).toThrow(
       `applyLoRA options: expected an object such as {rank: …}, got ${got}`,
     );
   });
 
-  test('does not repeat a name that is a novel', () => {
+  test('shortens a very long name', () => {
     const name = 'x'.repeat(1e6);
     expect(messageOf(() => assertKnownOptions('fitDataset', {[name]: 1}, FIT)).length).toBeLessThan(400);
   });
@@ -73,7 +73,7 @@ describe('assertKnownArgs', () => {
     static override readonly optionNames = {...Base.optionNames, more: true} as const;
   }
 
-  test('checks a class by its own list, and a subclass without one not at all', () => {
+  test('checks a class by its own list, and does not check a subclass without one', () => {
     expect(() => new Base({rat: 1})).toThrow('Base rat: expected rate, got');
     expect(() => new Listed({rate: 1, more: 2})).not.toThrow();
     expect(() => new Listed({other: 2})).toThrow('Listed other');

@@ -26,7 +26,7 @@ test.each([
   expect(maskSecrets(text)).toBe(masked);
 });
 
-test('what was made known is found anywhere, in any spelling', () => {
+test('masks a known secret anywhere, in any spelling', () => {
   keepSecret('http://someone:un/safe%40word@mirror.example/simple');
   keepSecret('opaque-token');
   keepSecret('short');
@@ -43,7 +43,7 @@ test('what was made known is found anywhere, in any spelling', () => {
   expect(maskSecrets(harmless)).toBe(harmless);
 });
 
-test('errors, their causes and warnings are masked', () => {
+test('masks errors, their causes and warnings', () => {
   const cause = new TypeError('Failed to parse http://a:bcd@e');
   const error = new TfjsLoraError('NETWORK', 'http://a:bcd@e: expected an answer, got none.', {cause});
   expect(error.message).toBe('http://***@e: expected an answer, got none.');
@@ -56,7 +56,7 @@ test('errors, their causes and warnings are masked', () => {
   expect(warnings).toEqual(['http://***@e']);
 });
 
-test('time grows with the length of the text, whatever it holds', () => {
+test('takes time linear in the length of the text, whatever it contains', () => {
   const length = 1 << 20;
   for (const part of ['a', '://', '://a', '?token', 'authorization:', 'hf_', '@', ':/']) {
     const text = part.repeat(length / part.length);

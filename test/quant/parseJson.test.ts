@@ -11,7 +11,7 @@ describe('parseStrictJson', () => {
     );
   });
 
-  test('throws SyntaxError alone for any text', () => {
+  test('throws only SyntaxError for any text', () => {
     const pieces = fc.array(fc.constantFrom('{', '}', '[', ']', '"', '\\', ':', ',', 'a', '1', ' ', '"a"'), {
       maxLength: 40,
     });
@@ -49,7 +49,7 @@ describe('parseStrictJson', () => {
     expect(() => parseStrictJson(text)).toThrow(message);
   });
 
-  test('lets the same key stand in different objects and among the values', () => {
+  test('allows the same key in different objects and among the values', () => {
     const text = '{"a":{"a":"a"},"b":[{"a":1},{"a":2}],"c":"a","d\\"":"\\\\"}';
     expect(parseStrictJson(text)).toEqual(JSON.parse(text));
   });
@@ -63,7 +63,7 @@ describe('parseStrictJson', () => {
 });
 
 describe('parseJson', () => {
-  test('takes the last of two values of one key, as Python does', () => {
+  test('keeps the last of two values of a key, as Python does', () => {
     expect(parseJson('{"a":1,"a":2}')).toEqual({a: 2});
   });
 
@@ -71,7 +71,7 @@ describe('parseJson', () => {
     expect(() => parseJson('{"a":'.repeat(100_000))).toThrow(/deeper than 64/);
   });
 
-  test('keeps names of what every object has as plain properties', () => {
+  test('keeps names that every object inherits as plain properties', () => {
     const value = parseJson('{"__proto__":{"polluted":1},"constructor":2}') as Record<string, unknown>;
     expect(Object.keys(value)).toEqual(['__proto__', 'constructor']);
     expect(value.polluted).toBeUndefined();

@@ -7,7 +7,7 @@ import {
 } from '../../quant/quantizerRegistry.ts';
 import {gaussian} from './fixtures/bitsandbytesGolden.ts';
 
-test.each(['nf4', 'fp4', 'int8'])('%s is there, and gives back what is near', (name) => {
+test.each(['nf4', 'fp4', 'int8'])('has %s, which gives back similar values', (name) => {
   const quantizer = getQuantizer(name);
   const values = gaussian(10 * 64, 2);
   const matrix = quantizer.quantize(values, [10, 64], {blockSize: 64, doubleQuant: true, name: 'w'});
@@ -21,7 +21,7 @@ test.each(['nf4', 'fp4', 'int8'])('%s is there, and gives back what is near', (n
   expect(correlation / power).toBeCloseTo(1, 1);
 });
 
-test('a library adds its own, and may run its cell twice', () => {
+test('accepts a new quantizer, also when its cell runs twice', () => {
   const half: QuantizedTensor = {
     quantType: 'signs',
     shape: [1, 2],
@@ -41,7 +41,7 @@ test('a library adds its own, and may run its cell twice', () => {
   expect(quantizerNames()).toEqual(['nf4', 'fp4', 'int8', 'signs']);
 });
 
-test('a taken name, an empty one and an unknown one are refused', () => {
+test('refuses taken, empty and unknown names', () => {
   const nf4 = getQuantizer('nf4');
   expect(() => registerQuantizer({...nf4})).toThrow(`expected a new name, got 'nf4'`);
   expect(() => registerQuantizer({...nf4, name: ''})).toThrow(`got ''`);

@@ -31,7 +31,7 @@ describe('show', () => {
       '{"toString":function "toString","toJSON":function "toJSON","valueOf":null}',
     ],
     ['\u009b31mred\u202e', '"\\u009b31mred\\u202e"'],
-  ])('%#: writes what JSON has no form for', (value, expected) => {
+  ])('%#: writes values that JSON cannot represent', (value, expected) => {
     expect(show(value)).toBe(expected);
   });
 
@@ -41,7 +41,7 @@ describe('show', () => {
     expect(show(new Array(1e6).fill(7))).toBe(`[${'7,'.repeat(100).slice(0, 149)}…`);
   });
 
-  test('ends where a value contains itself or nests deep', () => {
+  test('stops when a value contains itself or is deeply nested', () => {
     const cyclic: Record<string, unknown> = {};
     cyclic.self = cyclic;
     expect(show(cyclic)).toBe(`${'{"self":'.repeat(8)}…${'}'.repeat(8)}`);

@@ -6,10 +6,10 @@ import {RotaryEmbedding} from '../../../layers/rotaryEmbedding.ts';
 import {type DecodedModel, Decoder} from '../../../models/generation/decoder.ts';
 
 const VOCABULARY = 23;
-/** The token that a model of the test chooses after one in that column. */
+/** Returns the token that a model of the test chooses after another in that column. */
 const after = (token: number, column: number) => (5 * token + column) % VOCABULARY;
 
-/** Counts positions, and makes room for four at a time. */
+/** A cache that counts positions, and makes room for four at a time. */
 class CountingCache extends KeyValueCache {
   count = 0;
   room = 0;
@@ -93,7 +93,7 @@ describe('a decoder with chains of passes', () => {
   afterEach(() => setBackendTraits(tf.backend(), {startChain: undefined}));
   const allowChains = () => setBackendTraits(tf.backend(), {startChain: () => undefined});
 
-  test('has the tokens of single passes, and frees what it makes', async () => {
+  test('chooses the tokens of single passes, and frees what it makes', async () => {
     const plain = new Model();
     const expected = await generate(plain, PROMPTS, 14);
     expect(plain.events).toEqual([]);
@@ -106,11 +106,11 @@ describe('a decoder with chains of passes', () => {
     expect(tf.memory().numTensors).toBe(numTensors);
   });
 
-  test('begins each pass before it reads the one before, none past the room and the last token', async () => {
+  test('begins each pass before it reads the previous one, and none beyond the room or the last token', async () => {
     allowChains();
     const model = new Model();
     const ids = (await generate(model, PROMPTS, 10)).map((row) => row.slice(-9));
-    // Four columns of prompt and one pass that makes room; positions are rows of tables from the shortest row's on.
+    // The prompt has four columns, and one pass makes room. Positions are table rows from the shortest row's on.
     expect(model.events.slice(0, 8)).toEqual([
       `start 1,1,5,2 1,1,5,2 2,8 at ${Math.cos(3).toFixed(4)}`,
       `run 5 at 2,0 of ${ids.map((row) => row[0])}`,
@@ -125,7 +125,7 @@ describe('a decoder with chains of passes', () => {
     expect(model.events.filter((event) => event === 'read')).toHaveLength(6);
   });
 
-  test('asks once for a chain that there is not', async () => {
+  test('asks only once for a chain that does not exist', async () => {
     allowChains();
     const model = new Model();
     let asked = 0;

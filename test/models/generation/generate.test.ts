@@ -14,7 +14,7 @@ import {Tokenizer} from '../../../models/tokenizer.ts';
 
 const VOCABULARY = 405;
 
-/** The rule of {@link SumModel}: what comes after these tokens. */
+/** The rule of {@link SumModel}: returns the token after these. */
 function nextToken(ids: number[]): number {
   const sum = ids.reduce((a, b) => a + b, 0);
   return (sum * 3 + (ids.length - 1) * 5 + ids[ids.length - 1] * 7) % VOCABULARY;
@@ -28,7 +28,7 @@ function continuation(prompt: number[], count: number): number[] {
 
 /**
  * A model without weights whose next token depends on every real token before it, on their order in the cache and
- * on the last position: a wrong mask, position or cache row shows in the tokens.
+ * on the last position, so that a wrong mask, position or cache row shows in the tokens.
  */
 class SumModel implements GenerativeModel {
   config = {vocabSize: VOCABULARY, maxPositionEmbeddings: 64};
@@ -94,21 +94,21 @@ afterEach(() => {
 });
 
 describe('generateIds', () => {
-  test('one prompt: a prefill, then one position at a time, logits of the last only', async () => {
+  test('runs one prompt as a prefill, then one position at a time, with logits of the last only', async () => {
     const ids = await generateIds(model, [5, 9, 2], {maxNewTokens: 6});
     expect(ids).toEqual(continuation([5, 9, 2], 6));
     expect(model.passes).toEqual([[1, 3, false], ...Array(5).fill([1, 1, false])]);
     expect(model.logitsRows).toBe(6);
   });
 
-  test('a batch of unequal prompts equals each alone', async () => {
+  test('gives a batch of unequal prompts what it gives each alone', async () => {
     const prompts = [[5], [7, 8, 9, 10], [0, 0], [400, 3, 1]];
     const ids = await generateIds(model, prompts, {maxNewTokens: 5});
     expect(ids).toEqual(prompts.map((prompt) => continuation(prompt, 5)));
     expect(model.passes[0]).toEqual([4, 4, true]);
   });
 
-  test('prompts of one length need no mask', async () => {
+  test('uses no mask for prompts of equal length', async () => {
     await generateIds(
       model,
       [
@@ -123,7 +123,7 @@ describe('generateIds', () => {
     ]);
   });
 
-  test('rows that end leave the batch; the others go on unchanged', async () => {
+  test('drops rows that end, and continues the others unchanged', async () => {
     const prompts = [[5, 6, 7], [1], [300, 2]];
     const whole = prompts.map((prompt) => continuation(prompt, 8));
     const eosTokenId = [whole[0][2], whole[1][4]];
@@ -137,7 +137,7 @@ describe('generateIds', () => {
     expect(model.passes.map(([batch]) => batch)).toEqual([3, 3, 3, 2, 2, 1, 1, 1]);
   });
 
-  test("the model's generation_config.json holds unless the caller says otherwise", async () => {
+  test("lets options override the model's generation_config.json", async () => {
     const [first, second] = continuation([5], 2);
     model.generationConfig = {eosTokenId: second, maxNewTokens: 7};
     expect(await generateIds(model, [5])).toEqual([first, second]);
@@ -147,7 +147,7 @@ describe('generateIds', () => {
     expect(await generateIds(model, [5], {minNewTokens: 3, maxNewTokens: 3})).toHaveLength(3);
   });
 
-  test('20 new tokens by default, and never past the positions of the model', async () => {
+  test('generates 20 tokens by default, and never more than the model has positions for', async () => {
     expect(await generateIds(model, [5])).toHaveLength(20);
     const prompts = [Array(60).fill(1), [2]];
     const ids = await generateIds(model, prompts, {maxNewTokens: 10});
@@ -155,7 +155,7 @@ describe('generateIds', () => {
     expect(ids[1]).toEqual(continuation([2], 10));
   });
 
-  test('ids need no tokenizer', async () => {
+  test('needs no tokenizer for ids', async () => {
     model.tokenizer = undefined;
     expect(await generateIds(model, [5], {maxNewTokens: 1})).toEqual(continuation([5], 1));
     await expect(generateIds(model, 'text')).rejects.toMatchObject({code: 'UNSUPPORTED'});
@@ -163,11 +163,11 @@ describe('generateIds', () => {
     await expect(generate(model, [5])).rejects.toMatchObject({code: 'UNSUPPORTED'});
   });
 
-  test('greedy: the repetition penalty counts the prompt', async () => {
+  test('applies the repetition penalty to tokens of the prompt', async () => {
     const row = Float32Array.from({length: VOCABULARY}, (_, id) => (id === 0 ? 3 : id === 4 ? 2 : -5));
     model.toLogits = (next) => tf.zeros([...next.shape, VOCABULARY]).add(row);
     expect(await generateIds(model, [5], {maxNewTokens: 2})).toEqual([0, 0]);
-    // 0 falls to 1, below 4; once 4 came too, it falls to 2/3.
+    // The logit of 0 falls to 1, below that of 4, which falls to 2/3 once 4 was generated.
     expect(await generateIds(model, [0], {maxNewTokens: 2, repetitionPenalty: 3})).toEqual([4, 0]);
   });
 });
@@ -178,14 +178,14 @@ describe('sampling', () => {
     model.toLogits = (next) => tf.zeros([...next.shape, VOCABULARY]);
   });
 
-  test('the same seed gives the same tokens; another seed, others', async () => {
+  test('gives the same tokens for the same seed, and others for another', async () => {
     const ids = await generateIds(model, [5], settings);
     expect(await generateIds(model, [5], settings)).toEqual(ids);
     expect(await generateIds(model, [5], {...settings, seed: 12})).not.toEqual(ids);
     expect(await generateIds(model, [5], {...settings, seed: undefined})).not.toEqual(ids);
   });
 
-  test('what a row draws does not depend on the other rows', async () => {
+  test('draws for a row independently of the other rows', async () => {
     const [first, second] = await generateIds(model, [[5], [5]], settings);
     expect(first).toEqual(await generateIds(model, [5], settings));
     expect(second).not.toEqual(first);
@@ -197,7 +197,7 @@ describe('sampling', () => {
 });
 
 describe('text', () => {
-  test('generate returns the new text; a list for a list', async () => {
+  test('generate returns the new text, and a list for a list', async () => {
     const prompt = 'The council';
     const ids = await generateIds(model, prompt, {maxNewTokens: 12});
     expect(ids).toEqual(continuation(tokenizer.encode(prompt), 12));
@@ -210,7 +210,7 @@ describe('text', () => {
     ]);
   });
 
-  test('stream gives the same text in pieces', async () => {
+  test('stream yields the same text in pieces', async () => {
     const pieces: string[] = [];
     for await (const piece of stream(model, 'The council', {maxNewTokens: 30})) pieces.push(piece);
     expect(pieces.join('')).toBe(await generate(model, 'The council', {maxNewTokens: 30}));
@@ -249,7 +249,7 @@ describe('text', () => {
     expect(tf.memory().numTensors).toBe(tensorsBefore);
   });
 
-  test('chat renders the template and continues the turn of the assistant', async () => {
+  test("chat renders the template and generates the assistant's turn", async () => {
     const messages = [{role: 'user', content: 'Who pays?'}];
     const ids = tokenizer.encodeChat(messages, {addGenerationPrompt: true, dateString: 'today'});
     expect(await chat(model, messages, {maxNewTokens: 9, dateString: 'today'})).toBe(
@@ -280,13 +280,13 @@ describe('bad input', () => {
     expect(model.passes).toHaveLength(0);
   });
 
-  test('no room below maxLength', async () => {
+  test('a prompt that leaves no room below maxLength', async () => {
     await expect(generateIds(model, [1, 2, 3], {maxLength: 3})).rejects.toThrow(
       'expected fewer than 3 tokens (maxLength)',
     );
   });
 
-  test('an unknown option is named', async () => {
+  test('an unknown option', async () => {
     await expect(generate(model, 'a', {maxTokens: 3} as GenerateOptions)).rejects.toThrow(
       'Use maxNewTokens.',
     );

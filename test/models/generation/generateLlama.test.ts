@@ -37,7 +37,7 @@ describeEachBackend('generation by a Llama', (backend) => {
 
   const PROMPTS = [[5, 17, 3, 88, 41, 2, 60], [9], [12, 12, 30]];
 
-  /** Logits `[vocab]` after the last of `ids`, the whole sequence in one pass. */
+  /** Computes the logits `[vocab]` after the last of `ids`, with the whole sequence in one pass. */
   function logitsAfter(ids: number[]): Promise<Float32Array> {
     return read(() => model.predict([ids]).slice([0, ids.length - 1, 0], [1, 1, -1]));
   }
@@ -55,7 +55,7 @@ describeEachBackend('generation by a Llama', (backend) => {
     expect(error / scale).toBeLessThan(1e-5);
   }
 
-  test('cached logits equal uncached ones, in pieces of any length', async () => {
+  test('computes with the cache, in pieces of any length, the logits without it', async () => {
     const ids = [5, 17, 3, 88, 41, 2, 60, 7, 7, 21];
     const cache: KeyValueCache = model.newCache();
     let end = 0;
@@ -72,7 +72,7 @@ describeEachBackend('generation by a Llama', (backend) => {
     cache.dispose();
   });
 
-  test('greedy tokens equal those of whole passes without a cache', async () => {
+  test('chooses the greedy tokens of whole passes without a cache', async () => {
     const ids = await generateIds(model, PROMPTS[0], {maxNewTokens: 12});
     const expected = [...PROMPTS[0]];
     for (let i = 0; i < 12; i++) {
@@ -83,7 +83,7 @@ describeEachBackend('generation by a Llama', (backend) => {
     expect(new Set(ids).size).toBeGreaterThan(4);
   });
 
-  test('a left-padded batch equals each prompt alone, also after a row has left', async () => {
+  test('gives a left-padded batch what it gives each prompt alone, also after a row has left', async () => {
     const alone = [];
     for (const prompt of PROMPTS) alone.push(await generateIds(model, prompt, {maxNewTokens: 12}));
     expect(await generateIds(model, PROMPTS, {maxNewTokens: 12})).toEqual(alone);
@@ -96,7 +96,7 @@ describeEachBackend('generation by a Llama', (backend) => {
     );
   });
 
-  // Where no kernel appends to the cache it has no room to fill; `cpu` takes half a minute to show that.
+  // Where no kernel appends to the cache, it has no spare room; `cpu` takes half a minute to show that.
   (backend === 'cpu' ? test.skip : test)('goes on where the cache makes more room', async () => {
     const ids = [...PROMPTS[0], ...(await generateIds(model, PROMPTS[0], {maxNewTokens: 290}))];
     for (const end of [250, 256, 257, 258, 259, 296]) {
@@ -106,14 +106,14 @@ describeEachBackend('generation by a Llama', (backend) => {
     expect(new Set(ids.slice(250)).size).toBeGreaterThan(4);
   });
 
-  test('sampling is repeatable and the same in a batch', async () => {
+  test('samples repeatably, and the same in a batch', async () => {
     const settings = {doSample: true, temperature: 1.5, topK: 20, topP: 0.95, seed: 7, maxNewTokens: 10};
     const [first] = await generateIds(model, PROMPTS, settings);
     expect(await generateIds(model, PROMPTS[0], settings)).toEqual(first);
   });
 
   test('frees every tensor and buffer', async () => {
-    await generateIds(model, PROMPTS, {maxNewTokens: 3}); // tables that are made once and kept
+    await generateIds(model, PROMPTS, {maxNewTokens: 3}); // makes the tables that are kept
     const {numTensors, numDataBuffers} = tf.memory();
     await generateIds(model, PROMPTS, {maxNewTokens: 6, eosTokenId: 1});
     await expect(stream(model, [5]).next()).rejects.toMatchObject({code: 'UNSUPPORTED'});

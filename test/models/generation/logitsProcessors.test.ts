@@ -10,7 +10,7 @@ interface Golden {
   ids: number[];
   newTokens: number;
   scores: number[];
-  /** Null for a token ruled out. */
+  /** Null stands for an excluded token. */
   processed: (number | null)[];
 }
 
@@ -22,7 +22,7 @@ test.each(
   const actual = Float32Array.from(scores);
   processLogits(actual, {ids, newTokens}, resolveGenerationConfig({}, settings));
   const expected = Float32Array.from(processed, (score) => score ?? -Infinity);
-  // Which of several equals top-p drops depends on an unstable sort there; how many, does not.
+  // In transformers an unstable sort decides which of several equals top-p drops, but not how many.
   if (settings.topP !== undefined && (row === 'ties' || row === 'flat')) {
     actual.sort();
     expected.sort();
@@ -30,7 +30,7 @@ test.each(
   expect(actual).toEqual(expected);
 });
 
-describe('what stays', () => {
+describe('tokens that stay', () => {
   const logits = fc
     .array(fc.integer({min: -20, max: 20}), {minLength: 1, maxLength: 30})
     .map((scores) => Float32Array.from(scores, (score) => score / 4));

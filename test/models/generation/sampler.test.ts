@@ -5,7 +5,7 @@ import {
   sampleCategorical,
 } from '../../../models/generation/sampler.ts';
 
-test('argMax takes the first of equals', () => {
+test('argMax returns the first among equals', () => {
   expect(argMax(Float32Array.of(1, 3, -1, 3))).toBe(1);
   expect(argMax(Float32Array.of(-Infinity, -Infinity, -9))).toBe(2);
   expect(argMax(Float32Array.of(5))).toBe(0);
@@ -18,7 +18,7 @@ test('draws follow the softmax of the logits', () => {
   const draws = 8000;
   for (let i = 0; i < draws; i++) counts[sampleCategorical(scores, random)]++;
   expect(counts[2] + counts[4]).toBe(0);
-  // Chi-square with 2 degrees of freedom: 13.8 is exceeded once in a thousand seeds.
+  // Chi-square with 2 degrees of freedom exceeds 13.8 for one seed in a thousand.
   const chiSquare = [
     [0, 1 / 8],
     [1, 2 / 8],
@@ -27,18 +27,18 @@ test('draws follow the softmax of the logits', () => {
   expect(chiSquare).toBeLessThan(13.8);
 });
 
-test('the ends of the range draw the first and the last possible token', () => {
+test('draws the first and the last possible token at the ends of the range', () => {
   const scores = Float32Array.of(-Infinity, 2, 1, -Infinity);
   expect(sampleCategorical(scores, () => 0)).toBe(1);
   expect(sampleCategorical(scores, () => 1 - 2 ** -53)).toBe(2);
 });
 
-test('large logits do not overflow', () => {
+test('does not overflow with large logits', () => {
   expect(sampleCategorical(Float32Array.of(3e38, -3e38), () => 0.999)).toBe(0);
   expect(sampleCategorical(Float32Array.of(-Infinity, 1, Infinity), () => 0)).toBe(2);
 });
 
-test('the same seed gives the same numbers; rows and seeds differ', () => {
+test('gives the same numbers for the same seed, and different ones for other rows and seeds', () => {
   const take = (seed: number | string | undefined, row?: number) => {
     const random = createRandomSource(seed, row);
     return [random(), random(), random()];

@@ -17,7 +17,7 @@ describe.each(['byteLevel', 'byteFallback'])('TextStreamer with the %s tokenizer
   ];
   const encodePlain = (text: string) => tokenizer.encode(text, {addSpecialTokens: false});
 
-  test('pieces join up to the text, whatever the split between prompt and continuation', () => {
+  test('returns pieces that add up to the text, wherever prompt and continuation are split', () => {
     const text = fc.string({unit: 'grapheme', maxLength: 30}).map((s) => s.replaceAll('▁', ' '));
     fc.assert(
       fc.property(text, fc.nat(), (whole, at) => {
@@ -34,7 +34,7 @@ describe.each(['byteLevel', 'byteFallback'])('TextStreamer with the %s tokenizer
     );
   });
 
-  test('any ids at all: pieces join up to what decode says of them', () => {
+  test('returns pieces that add up to the decoded text, for any ids', () => {
     fc.assert(
       fc.property(fc.array(fc.nat(tokenizer.vocabSize + 2), {maxLength: 30}), (ids) => {
         const pieces = piecesOf(ids, new TextStreamer(tokenizer));
@@ -50,14 +50,14 @@ describe.each(['byteLevel', 'byteFallback'])('TextStreamer with the %s tokenizer
     expect(pieces.length).toBeGreaterThan(4);
   });
 
-  test('gives an unfinished character out at the end', () => {
+  test('returns an unfinished character at the end', () => {
     const ids = encodePlain('🧭').slice(0, -1);
     const pieces = piecesOf(ids, new TextStreamer(tokenizer));
     expect(pieces.slice(0, -1).join('')).toBe('');
     expect(pieces.at(-1)).toMatch(/^\uFFFD+$/);
   });
 
-  test('ends before a stop string, even one spread over tokens', () => {
+  test('ends before a stop string, even if it spans several tokens', () => {
     const streamer = new TextStreamer(tokenizer, {stopStrings: ['\n\nW', 'never']});
     const pieces = piecesOf(encodePlain('the end\n\nthe sea\n\nWait'), streamer);
     expect(streamer.isStopped).toBe(true);
@@ -66,13 +66,13 @@ describe.each(['byteLevel', 'byteFallback'])('TextStreamer with the %s tokenizer
     expect(streamer.end()).toBe('');
   });
 
-  test('what only starts like a stop string comes out in the end', () => {
+  test('returns text that only begins like a stop string in the end', () => {
     const streamer = new TextStreamer(tokenizer, {stopStrings: ['the end!']});
     expect(piecesOf(encodePlain('see the end'), streamer).join('')).toBe('see the end');
     expect(streamer.isStopped).toBe(false);
   });
 
-  test('of several stop strings the earliest counts', () => {
+  test('stops at the earliest of several stop strings', () => {
     const stopStrings = ['in the', 'a'];
     const streamer = new TextStreamer(tokenizer, {stopStrings});
     expect(piecesOf(encodePlain('we win the sand'), streamer).join('')).toBe('we w');

@@ -7,7 +7,7 @@ import {errorOf, logitsOf, tinyConfig, tinyIds, tinyLlama} from '../tinyLlama.ts
 
 const batch = {inputIds: tinyIds, labels: tinyIds, attentionMask: tinyIds.map(() => [1, 1, 1, 1, 0])};
 
-/** The summed loss of a training pass, and the gradient of every trained weight. */
+/** Computes the summed loss of a training pass, and the gradient of every trained weight. */
 function pass(model: LlamaForCausalLM, seed: number): {loss: number; gradients: number[]} {
   return tf.tidy(() => {
     const variables = [...model.trainableParameters().values()];
@@ -20,7 +20,7 @@ function pass(model: LlamaForCausalLM, seed: number): {loss: number; gradients: 
 }
 
 describeEachBackend('attention_dropout of a config', () => {
-  test('drops in training alone, alike where a block is computed again for its gradient', () => {
+  test('drops only in training, and drops the same values when a block is recomputed for its gradient', () => {
     const before = tf.memory().numTensors;
     const model = tinyLlama({attentionDropout: 0.3});
     const plain = tinyLlama();
@@ -35,7 +35,7 @@ describeEachBackend('attention_dropout of a config', () => {
     expectClose(tf.tensor1d(whole.gradients), tf.tensor1d(first.gradients), {relative: 1e-4});
     model.dispose();
     plain.dispose();
-    expect(tf.memory().numTensors).toBeLessThanOrEqual(before + 2); // the two lists compared
+    expect(tf.memory().numTensors).toBeLessThanOrEqual(before + 2); // the two compared lists
   });
 });
 

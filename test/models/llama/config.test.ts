@@ -30,14 +30,14 @@ const scaling = {
 };
 
 describe('config.json', () => {
-  test('transformers 4 and 5 spell the same', () => {
+  test('reads the spellings of transformers 4 and 5 alike', () => {
     const four = parseConfig({...common, rope_theta: 500, rope_scaling: llama3, torch_dtype: 'bfloat16'});
     const five = parseConfig({...common, rope_parameters: {rope_theta: 500, ...llama3}, dtype: 'bfloat16'});
     expect({...four, source: 0}).toEqual({...five, source: 0});
     expect(four).toMatchObject({ropeTheta: 500, ropeScaling: scaling, headDim: 2, numKeyValueHeads: 2});
   });
 
-  test('defaults are those of transformers', () => {
+  test('has the defaults of transformers', () => {
     expect(
       parseConfig({...common, num_key_value_heads: undefined, rope_scaling: null, head_dim: null}),
     ).toMatchObject({
@@ -52,14 +52,14 @@ describe('config.json', () => {
     });
   });
 
-  test('is written back as its source spelled it', () => {
+  test('is written with the spelling of its source', () => {
     const four = {...common, rope_theta: 500, rope_scaling: llama3, torch_dtype: 'bfloat16', extra: [1]};
     expect(formatConfig(parseConfig(four), 'float32')).toEqual({...four, torch_dtype: 'float32'});
     const five = {...common, rope_parameters: {rope_theta: 500, ...llama3}, dtype: 'bfloat16'};
     expect(formatConfig(parseConfig(five), 'float16')).toEqual({...five, dtype: 'float16'});
   });
 
-  test('one without a source reads back as itself', () => {
+  test('is written and read back without a source', () => {
     for (const ropeScaling of [undefined, scaling, {type: 'linear', factor: 4}]) {
       const args = {
         vocabSize: 19,
@@ -123,7 +123,7 @@ describe('config.json', () => {
     expect(error.message).toContain(message);
   });
 
-  test('an unknown preset names the nearest', async () => {
+  test('names the nearest preset when one is unknown', async () => {
     const {message} = await errorOf(() => LlamaForCausalLM.fromConfig('llama-3.2-1B'));
     expect(message).toContain(
       'expected one of llama-3.2-1b, llama-3.2-3b, llama-3.1-8b. Did you mean llama-3.2-1b?',

@@ -29,7 +29,7 @@ const ids = (rows: number[][]) => tf.tensor2d(rows, undefined, 'int32');
 const columns = (more: number[][]) => ids(mask.map((row, b) => [...row, ...more[b]]));
 
 describeEachBackend('decodeStack', () => {
-  test('gives the next position what the layers give it, and the caches too', async () => {
+  test('computes for the next position, and its caches, what the layers compute', async () => {
     const model = adapted();
     const before = tf.memory().numTensors;
     const cache = model.newCache();
@@ -72,7 +72,7 @@ describe('with a kernel for decoding', () => {
         const {inputs, attrs} = args as {inputs: tf.NamedTensorMap; attrs: {past: number; stack: object}};
         calls.push({past: attrs.past, capacity: inputs.keys0.shape[2] as number});
         expect(Object.keys((attrs.stack as {tensors: object}).tensors)).toContain('1.down_proj.b');
-        return tf.mul(inputs.x, 0) as unknown as tf.TensorInfo; // the choice shows that nothing else ran
+        return tf.mul(inputs.x, 0) as unknown as tf.TensorInfo; // the chosen token shows that nothing else ran
       },
     });
   });
@@ -81,7 +81,7 @@ describe('with a kernel for decoding', () => {
     calls.length = 0;
   });
 
-  test('generation hands it each position after the prompt, for heads that it takes', async () => {
+  test('gets each position after the prompt from generation, for heads that it supports', async () => {
     const model = adapted(64);
     const before = tf.memory().numTensors;
     await generateIds(model, [1, 5, 9], {maxNewTokens: 4, eosTokenId: []});
@@ -96,7 +96,7 @@ describe('with a kernel for decoding', () => {
 
   test.each([
     ['heads of another length', () => adapted(16), 1],
-    ['more sequences than it takes', () => adapted(64), 9],
+    ['more sequences than it supports', () => adapted(64), 9],
   ])('the layers compute %s', async (_, make, batch) => {
     const model = make();
     const rows = Array.from({length: batch}, (_, row) => [1, 5, 9 + row]);
@@ -106,7 +106,7 @@ describe('with a kernel for decoding', () => {
   });
 });
 
-test('the composed stack leaves caches of the same shapes', async () => {
+test('leaves caches of the same shapes when composed', async () => {
   await tf.setBackend('cpu');
   const model = adapted();
   const stack = plainStack(model.blocks, false) as StackBlock[];

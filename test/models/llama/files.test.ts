@@ -10,14 +10,14 @@ import {errorOf, inFolder, logitsOf, tinyLlama} from '../tinyLlama.ts';
 const load = (folder: string, options = {}) => LlamaForCausalLM.fromPretrained(folder, options);
 
 describeEachBackend('LlamaForCausalLM.fromConfig', () => {
-  test('the same seed gives the same model, another seed another', () => {
+  test('makes the same model from the same seed, and another from another', () => {
     const [a, b, c] = [tinyLlama({}, {seed: 3}), tinyLlama({}, {seed: 3}), tinyLlama({}, {seed: 4})];
     expect(logitsOf(a)).toEqual(logitsOf(b));
     expect(logitsOf(a)).not.toEqual(logitsOf(c));
     for (const model of [a, b, c]) model.dispose();
   });
 
-  test('dispose frees everything, twice is once', () => {
+  test('frees everything on dispose, also when called twice', () => {
     const before = tf.memory();
     const model = tinyLlama({tieWordEmbeddings: false, attentionBias: true, mlpBias: true});
     model.applyLoRA({rank: 2, useDoRA: true});
@@ -45,7 +45,7 @@ describeEachBackend('save and fromPretrained', () => {
       model.dispose();
       const copy = await load(folder);
       expect(copy.storage).toBe(dtype);
-      expect(tf.memory().numBytes - before.numBytes).toBe(bytes); // 16 bit stays 16 bit
+      expect(tf.memory().numBytes - before.numBytes).toBe(bytes); // 16-bit weights stay 16-bit
       expect(logitsOf(copy)).toEqual(expected);
       expect([...copy.namedParameters().keys()].includes('lm_head.weight')).toBe(!tieWordEmbeddings);
       copy.dispose();
@@ -53,7 +53,7 @@ describeEachBackend('save and fromPretrained', () => {
     }),
   );
 
-  test('16 bit takes half the bytes of the matrices', () => {
+  test('stores matrices of 16-bit models in half the bytes', () => {
     const bytesOf = (dtype: 'float32' | 'bfloat16') => {
       const before = tf.memory().numBytes;
       const model = tinyLlama({}, {dtype});
@@ -65,7 +65,7 @@ describeEachBackend('save and fromPretrained', () => {
     expect(bytesOf('bfloat16') - norms).toBe((bytesOf('float32') - norms) / 2);
   });
 
-  test('shards, other types, several at once', () =>
+  test('loads shards, other dtypes, and several models concurrently', () =>
     inFolder(async (folder) => {
       const model = tinyLlama();
       await model.save(folder, {maxShardBytes: 1000});
@@ -74,7 +74,7 @@ describeEachBackend('save and fromPretrained', () => {
       expect(
         files.filter((file) => /^model-0000\d-of-0000\d\.safetensors$/.test(file)).length,
       ).toBeGreaterThan(2);
-      // Loading yields between tensors: two loads must not take each other's names.
+      // Loading yields between tensors, so two loads must not mix their names.
       const copies = await Promise.all([load(folder), load(folder), load(folder, {dtype: 'bfloat16'})]);
       expect(logitsOf(copies[0])).toEqual(logitsOf(model));
       expect(logitsOf(copies[1])).toEqual(logitsOf(model));
@@ -114,7 +114,7 @@ describe('a damaged folder', () => {
 
   type Tensors = Map<string, {dtype: 'F32'; shape: number[]; data: Uint8Array}>;
 
-  /** Loads a copy of the good folder after a change; expects an error and nothing left behind. */
+  /** Loads a copy of the good folder after a change. Expects an error, and that nothing is left behind. */
   const failure = (change: (folder: string) => Promise<void>) =>
     inFolder(async (folder) => {
       await cp(good, folder, {recursive: true});
@@ -128,17 +128,14 @@ describe('a damaged folder', () => {
 
   /** A change of the tensors in the file. */
   const tensors = (edit: (tensors: Tensors) => void) => async (folder: string) => {
-    const checkpoint = SafetensorsFolder.open(folder);
+    const stored = SafetensorsFolder.open(folder);
     const all: Tensors = new Map(
-      checkpoint.names().map((name) => {
-        const {shape} = checkpoint.info(name);
-        return [
-          name,
-          {dtype: 'F32' as const, shape: [...shape], data: Uint8Array.from(checkpoint.read(name))},
-        ];
+      stored.names().map((name) => {
+        const {shape} = stored.info(name);
+        return [name, {dtype: 'F32' as const, shape: [...shape], data: Uint8Array.from(stored.read(name))}];
       }),
     );
-    checkpoint.close();
+    stored.close();
     edit(all);
     await writeSafetensors(
       join(folder, 'model.safetensors'),
@@ -226,7 +223,7 @@ describe('a damaged folder', () => {
     expect(error.message).toContain(message);
   });
 
-  test('a rotary table or a redundant tied head is passed over', () =>
+  test('ignores a rotary table or a redundant tied head', () =>
     inFolder(async (folder) => {
       await cp(good, folder, {recursive: true});
       await tensors((all) => {
@@ -244,7 +241,7 @@ describe('a damaged folder', () => {
       original.dispose();
     }));
 
-  test('a folder that cannot be written says so', () =>
+  test('names a folder that cannot be written', () =>
     inFolder(async (folder) => {
       await mkdir(join(folder, 'x'));
       await writeFile(join(folder, 'x', 'file'), '');

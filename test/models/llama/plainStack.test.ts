@@ -32,7 +32,7 @@ async function adapted(dtype: StorageDtype, quantization?: 'nf4' | 'int8'): Prom
 
 const stackOf = (model: LlamaForCausalLM, training = true) => plainStack(model.blocks, training);
 
-/** What the model's own layers give up to its last norm, from the description of their weights. */
+/** Computes the model up to its last norm from the description of its layers' weights. */
 function forwardByStack(model: LlamaForCausalLM, checkpointing: boolean): tf.Tensor {
   return tf.tidy(() => {
     const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = model.config;
@@ -112,7 +112,7 @@ describe('plainStack', () => {
     expect(block.k_proj.weight).toMatchObject({dtype: 'bfloat16', rows: 32, cols: 64});
   });
 
-  test('leaves the adapter out where it is off or merged', () => {
+  test('leaves the adapter out when it is inactive or merged', () => {
     first().activeAdapters = [];
     expect(stackOf(model)?.[0].q_proj.lora).toBeUndefined();
     first().activeAdapters = ['default'];
@@ -122,7 +122,7 @@ describe('plainStack', () => {
     expect(stackOf(model)?.[0].q_proj.lora).toBeDefined();
   });
 
-  test('knows only its own layers', () => {
+  test('describes only layers of the library', () => {
     for (const layer of [
       model.blocks[1],
       model.blocks[1].mlp,
@@ -162,7 +162,7 @@ describe('plainStack', () => {
     expect(stackOf(model)).toBeUndefined();
   });
 
-  test('norms that would get a gradient are left to the layers', () => {
+  test('leaves norms that would get a gradient to the layers', () => {
     model.blocks[0].input_layernorm.trainable = true;
     expect(stackOf(model)).toBeDefined();
     let recorded: unknown = 'not called';
@@ -175,7 +175,7 @@ describe('plainStack', () => {
     expect(recorded).toBeUndefined();
   });
 
-  test('biases and weights that train are left to the layers', () => {
+  test('leaves biases and weights that train to the layers', () => {
     const biased = tinyLlama({attentionBias: true, hiddenSize: 64}, {dtype: 'bfloat16'});
     const trained = tinyLlama({hiddenSize: 64});
     expect([stackOf(biased), stackOf(trained)]).toEqual([undefined, undefined]);
@@ -184,7 +184,7 @@ describe('plainStack', () => {
   });
 });
 
-/** A kernel of the backend `cpu` that notes what it is asked, and answers with zeros and, as gradients, their places. */
+/** A kernel of the backend `cpu` that records its calls. It returns zeros, and numbered gradients. */
 describe('the kernel of a stack', () => {
   const asked: {
     name: string;
@@ -233,7 +233,7 @@ describe('the kernel of a stack', () => {
   const loss = (model: LlamaForCausalLM, more = {}) =>
     model.lossSum({inputIds: tinyIds, labels: tinyIds, attentionMask: mask, ...more}, {training: true});
 
-  test('is one call forward and one backward, whose gradients go to the adapters', () => {
+  test('makes one call forward and one backward, whose gradients go to the adapters', () => {
     const model = tinyLlama(wide, {dtype: 'bfloat16'});
     model.applyLoRA({rank: 2, targetModules: ['q_proj', 'down_proj'], seed: 1});
     const variables = [...model.trainableParameters().values()];
@@ -274,7 +274,7 @@ describe('the kernel of a stack', () => {
     model.dispose();
   });
 
-  test('gives the embedding a gradient where that trains', () => {
+  test('gives the embedding a gradient when it trains', () => {
     const model = tinyLlama(wide, {dtype: 'bfloat16'});
     model.applyLoRA({rank: 2, targetModules: ['q_proj'], seed: 1});
     Object.defineProperty(model.embed_tokens, 'trainableWeights', {get: () => [1]});
@@ -284,7 +284,7 @@ describe('the kernel of a stack', () => {
     model.dispose();
   });
 
-  test('saves nothing where nobody differentiates, and leaves generation to the layers', async () => {
+  test('saves nothing without a gradient, and leaves generation to the layers', async () => {
     const model = tinyLlama(wide, {dtype: 'bfloat16'});
     model.lossSum({inputIds: tinyIds, labels: tinyIds}, {}).dispose();
     const asStacks = asked.map(({name, attrs}) => ({
@@ -311,7 +311,7 @@ describe('the kernel of a stack', () => {
     const layers = jest.spyOn(DecoderBlock.prototype, 'call');
     model.lossSum({inputIds: tinyIds, labels: tinyIds}, {}).dispose();
     expect(asked).toEqual([]);
-    expect(layers).toHaveBeenCalledTimes(model.blocks.length); // they know more ways than the composed op
+    expect(layers).toHaveBeenCalledTimes(model.blocks.length); // they support more than the composed op
     layers.mockRestore();
     model.dispose();
   });

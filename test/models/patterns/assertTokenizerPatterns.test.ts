@@ -39,7 +39,7 @@ describe('assertTokenizerPatterns', () => {
     ['T5', ' {2,}'],
     ['digits in threes', String.raw`\d{1,3}(?=(?:\d{3})*\b)|(?=(\d{3})+(?!\d))`],
     ['POSIX classes', '[[:alpha:][:digit:]]+|[^[:space:]]'],
-  ])('takes the pattern of %s', (_, pattern) => {
+  ])('accepts the pattern of %s', (_, pattern) => {
     expect(() => assertTokenizerPatterns(tokenizerWith(pattern), 'tokenizer.json')).not.toThrow();
   });
 
@@ -74,11 +74,11 @@ describe('assertTokenizerPatterns', () => {
     },
   );
 
-  test('takes patterns of plain text', () => {
+  test('accepts patterns of plain text', () => {
     expect(() => assertTokenizerPatterns({normalizer: {pattern: {String: '(a+)+$'}}}, 'x')).not.toThrow();
   });
 
-  test('looks at normalizers and decoders too', () => {
+  test('checks normalizers and decoders too', () => {
     const evil = {type: 'Replace', pattern: {Regex: '(a+)+$'}, content: ''};
     for (const section of ['normalizer', 'decoder', 'post_processor']) {
       expect(() => assertTokenizerPatterns({[section]: evil}, 'x')).toThrow(`x ${section}: expected`);

@@ -15,7 +15,7 @@ const {names, written, texts, drawn, refused} = cases as {
   refused: string[];
 };
 
-/** What `re` found of a pattern, and what we find. */
+/** Matches of a pattern by `re` and by us. */
 const found = ({pattern}: Case, among: string[]): Case => {
   const compiled = new PythonPattern(pattern, 'pattern');
   return {
@@ -30,12 +30,12 @@ describe('PythonPattern', () => {
     expect(found(each, names)).toEqual(each);
   });
 
-  test('drawn patterns match as in Python', () => {
+  test('random patterns match as in Python', () => {
     expect(drawn).toHaveLength(300);
     expect(drawn.map((each) => found(each, texts))).toEqual(drawn);
   });
 
-  test.each(refused)('%s is refused, as by Python', (pattern) => {
+  test.each(refused)('%s is refused, as in Python', (pattern) => {
     expect(() => new PythonPattern(pattern, 'adapter_config.json target_modules')).toThrow(
       /^adapter_config.json target_modules: expected a regular expression as Python's re reads it, got ".*", with /,
     );
@@ -49,7 +49,7 @@ describe('PythonPattern', () => {
     ['(?:(?:a{100}){100}){100}', 'more repetitions than can be written out'],
     ['(?:(?:){60000}){60000}', 'more repetitions than can be written out'],
     ['('.repeat(100_000), 'groups nested deeper than 50'],
-  ])('%#: refuses what no matcher does in linear time', (pattern, message) => {
+  ])('%#: refuses what no matcher can do in linear time', (pattern, message) => {
     expect(() => new PythonPattern(pattern, 'x')).toThrow(message);
   });
 
@@ -62,7 +62,7 @@ describe('PythonPattern', () => {
     'a*a*a*a*a*a*a*a*b',
     '(?=(?:a*a*)*b)a',
     '(?!(?:a|aa)+$b)(?:a|aa)+b',
-  ])('%s ends at once on a text that a backtracking matcher would need ages for', (pattern) => {
+  ])('%s finishes immediately on a text that takes a backtracking matcher ages', (pattern) => {
     expect(new PythonPattern(pattern, 'x').fullMatch('a'.repeat(400))).toBe(false);
   });
 });

@@ -41,7 +41,7 @@ describe("an adapter's patterns", () => {
     ['target_modules', '(?:[a-z._0-9]+)+!'],
     ['rank_pattern', {'(?:[a-z._0-9]+)+!': 4}],
     ['alpha_pattern', {q_proj: 4, '((?:.*)*)+x': 4}],
-  ])('that Python would never end with are refused: %s', async (key, value) => {
+  ])('that Python would never finish are refused: %s', async (key, value) => {
     const error = await loadEdited({[key]: value}, (load) => errorOf(load));
     expect(error.code).toBe('INVALID_CONFIG');
     expect(error.message).toMatch(
@@ -50,7 +50,7 @@ describe("an adapter's patterns", () => {
   });
 
   test.each(['(?:a|a)*!', '(?:\\w?){30}!', '\\w*\\w*\\w*\\w*\\w*\\w*!'])(
-    'that take backtracking ages match at once: %s',
+    'that take backtracking ages match immediately: %s',
     async (pattern) => {
       const error = await loadEdited({target_modules: pattern}, (load) => errorOf(load));
       expect(error.code).toBe('UNKNOWN_TARGET');

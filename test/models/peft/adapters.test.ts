@@ -25,7 +25,7 @@ describeEachBackend('applyLoRA', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('default: every linear layer but the head; the model starts as it was', () => {
+  test('adapts every linear layer except the head by default, without changing the outputs', () => {
     const base = logitsOf(model);
     expect(model.applyLoRA({rank: 2})).toBe(model);
     expect(adapted(model)).toHaveLength(14);
@@ -47,7 +47,7 @@ describeEachBackend('applyLoRA', () => {
     expect(adapted(model)).toHaveLength(count);
   });
 
-  test('rankPattern and alphaPattern: the end of a name, or an expression', () => {
+  test('reads rankPattern and alphaPattern as the end of a name or an expression', () => {
     model.applyLoRA({
       rank: 2,
       alpha: 6,
@@ -108,9 +108,9 @@ describeEachBackend('applyLoRA', () => {
       'INVALID_ARGUMENT',
       'LoRA useRsLoRA for model.layers.0.self_attn.q_proj: expected true or false, got "no"',
     ],
-    ['a block that is not there', {rank: 1, layersToTransform: [2]}, 'UNKNOWN_TARGET', 'got 2'],
+    ['a block that does not exist', {rank: 1, layersToTransform: [2]}, 'UNKNOWN_TARGET', 'got 2'],
     ['a bad name', {rank: 1, adapterName: 'a.b'}, 'INVALID_ARGUMENT', 'adapter name "a.b"'],
-  ])('refuses %s and leaves the model alone', async (_, options, code, message) => {
+  ])('refuses %s and does not change the model', async (_, options, code, message) => {
     const before = {tensors: tf.memory().numTensors, trained: trained(model), logits: logitsOf(model)};
     const error = await errorOf(() => model.applyLoRA(options));
     expect(error.code).toBe(code);
@@ -121,7 +121,7 @@ describeEachBackend('applyLoRA', () => {
     expect(model.adapterNames).toEqual([]);
   });
 
-  test('an untied head can be adapted, in logits and in the loss', () => {
+  test('adapts an untied head, in logits and in the loss', () => {
     const untied = tinyLlama({tieWordEmbeddings: false});
     untied.applyLoRA({rank: 2, targetModules: ['lm_head']});
     expect(untied.lm_head).toBeInstanceOf(LoRADense);
@@ -140,7 +140,7 @@ describeEachBackend('applyLoRA', () => {
     untied.dispose();
   });
 
-  test('the same seed draws the same adapter', () => {
+  test('makes the same adapter from the same seed', () => {
     const a = (seed: number) => {
       const other = tinyLlama();
       other.applyLoRA({rank: 2, seed});
@@ -175,7 +175,7 @@ describeEachBackend('several adapters', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('the last one is in force; setAdapter switches, weighs, disables', () => {
+  test('activates the last one; setAdapter switches, weights and disables', () => {
     expect(model.adapterNames).toEqual(['a', 'b']);
     expect(model.activeAdapters).toEqual(['b']);
     expect(b).not.toEqual(a);
@@ -190,7 +190,7 @@ describeEachBackend('several adapters', () => {
     expect(logitsOf(model.setAdapter('b'))).toEqual(b);
   });
 
-  test('names and weights are checked', async () => {
+  test('checks names and weights', async () => {
     expect(await errorOf(() => model.setAdapter('c'))).toEqual({
       code: 'UNKNOWN_ADAPTER',
       message: 'adapter "c": expected one of a, b',
@@ -203,7 +203,7 @@ describeEachBackend('several adapters', () => {
     expect(logitsOf(model)).toEqual(b);
   });
 
-  test('withoutAdapter: plain, async, and when it throws', async () => {
+  test('withoutAdapter works for plain, async and throwing functions', async () => {
     expect(model.withoutAdapter(() => logitsOf(model))).toEqual(base);
     expect(logitsOf(model)).toEqual(b);
     const later = model.withoutAdapter(async () => {
@@ -221,7 +221,7 @@ describeEachBackend('several adapters', () => {
     expect(logitsOf(model)).toEqual(merged);
   });
 
-  test('deleteAdapter frees; the last one leaves plain layers', () => {
+  test('deleteAdapter frees an adapter, and the last one leaves plain layers', () => {
     model.setAdapter('a').deleteAdapter('b');
     expect(logitsOf(model)).toEqual(a);
     expect(adapted(model)).toHaveLength(4);
@@ -234,14 +234,14 @@ describeEachBackend('several adapters', () => {
     expect(tf.memory().numTensors - before).toBe(one - tf.memory().numTensors);
   });
 
-  test('deleting one of a merged pair unmerges the rest', () => {
+  test('deleteAdapter of one of a merged pair unmerges the other', () => {
     model.setAdapter(['a', 'b']).mergeLoRA();
     model.deleteAdapter('b');
     expect(logitsOf(model)).toEqual(a);
     expect([...model.adaptedLayers().values()].some((layer) => layer.isMerged)).toBe(false);
   });
 
-  test('merged equals the sum, unmerges bit for bit; refuses changes while merged', async () => {
+  test('merges to the sum, unmerges bit for bit, and refuses changes while merged', async () => {
     model.setAdapter({a: 0.5, b: 2});
     const both = logitsOf(model);
     model.mergeLoRA();
@@ -255,7 +255,7 @@ describeEachBackend('several adapters', () => {
     expect(model.withoutAdapter(() => logitsOf(model))).toEqual(base);
   });
 
-  test('a merge that fails in one layer leaves all as they were', async () => {
+  test('does not change any layer when a merge fails in one', async () => {
     const last = [...model.adaptedLayers().values()]
       .filter((layer) => layer.activeAdapters.length > 0)
       .at(-1)!;
@@ -269,7 +269,7 @@ describeEachBackend('several adapters', () => {
     expect(logitsOf(model)).toEqual(b);
   });
 
-  test('fuse leaves plain layers with the update in them', () => {
+  test('fuses into plain layers with the update', () => {
     model.fuseLoRA();
     expect(adapted(model)).toEqual([]);
     expect(model.adapterNames).toEqual([]);
@@ -278,7 +278,7 @@ describeEachBackend('several adapters', () => {
     expectClose(logitsOf(model), b);
   });
 
-  test('merging without an adapter in force is refused', async () => {
+  test('refuses to merge without an active adapter', async () => {
     expect((await errorOf(() => model.setAdapter([]).mergeLoRA())).code).toBe('UNKNOWN_ADAPTER');
   });
 });
@@ -308,7 +308,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
         use_rslora: 'useRsLoRA' in options,
         use_dora: 'useDoRA' in options,
       });
-      // PEFT takes layers together with a list only, and knows no flags.
+      // PEFT accepts layers only together with a list, and has no flags.
       if (config.layers_to_transform) expect(Array.isArray(config.target_modules)).toBe(true);
       copy.dispose();
       const tuned = tinyLlama();
@@ -319,7 +319,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
     }),
   );
 
-  test('two models’ folders: the adapter survives merging into a saved model', () =>
+  test('keeps the adapter when it is merged into a saved model', () =>
     inFolder(async (folder) => {
       const model = tinyLlama();
       model.applyLoRA({rank: 2});
@@ -357,7 +357,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
     await writeFile(path, JSON.stringify({...JSON.parse(await readFile(path, 'utf8')), ...change}));
   };
 
-  test('anything wrong leaves the model as it was, weights and trained adapters included', () =>
+  test('does not change the model on any error, weights and trained adapters included', () =>
     inFolder(async (good) => {
       const source = tinyLlama();
       source.applyLoRA({rank: 2, targetModules: ['q_proj', 'up_proj']});
@@ -475,7 +475,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
       expect(state()).toEqual(before);
       model.dispose();
 
-      // A model that trains in full goes on doing so.
+      // A fully trained model stays so.
       const whole = tinyLlama();
       const all = trained(whole);
       await inFolder(async (folder) => {
@@ -488,7 +488,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
       whole.dispose();
     }));
 
-  test('which one to save must be clear', () =>
+  test('refuses to save when it is unclear which one', () =>
     inFolder(async (folder) => {
       const model = tinyLlama();
       expect((await errorOf(() => model.saveAdapter(folder))).code).toBe('UNKNOWN_ADAPTER');

@@ -9,7 +9,7 @@ import {replaceLayer} from '../../../models/replaceLayer.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {errorOf, logitsOf, stirAdapter, tinyLlama} from '../tinyLlama.ts';
 
-/** LoRA-FA (Zhang et al. 2023): A stays as it was drawn. */
+/** LoRA-FA (Zhang et al. 2023): A keeps its initial values. */
 class LoRAFADense extends LoRADense {
   static override className = 'TestLoRAFADense';
   override addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
@@ -19,7 +19,7 @@ class LoRAFADense extends LoRADense {
   }
 }
 
-/** With a trained gate of its own beside the adapters. */
+/** A layer with a trained gate beside the adapters. */
 class GatedLoRADense extends LoRADense {
   static override className = 'TestGatedLoRADense';
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
@@ -47,7 +47,7 @@ describeEachBackend('what is frozen stays frozen', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('fromDense of a subclass makes one of it', async () => {
+  test('makes a subclass with its fromDense', async () => {
     const dense = new TransposedDense({units: 4, name: 'projection'});
     dense.build([null, 64]);
     const layer = LoRAFADense.fromDense(dense, {rank: 2});
@@ -85,13 +85,13 @@ describeEachBackend('what is frozen stays frozen', () => {
     expect(isOnlyB(trained(model))).toBe(true);
   });
 
-  test('what a subclass trains beside its adapters goes on training', () => {
+  test('continues to train what a subclass trains beside its adapters', () => {
     model.applyLoRA({rank: 2, targetModules: ['q_proj'], layerClass: GatedLoRADense});
     expect(trained(model).filter((key) => key.endsWith('q_proj.gate'))).toHaveLength(2);
     expect(trained(model)).toHaveLength(6);
   });
 
-  test('toggling a block thaws its adapters, not its norms or the base', () => {
+  test('thaws the adapters of a toggled block, not its norms or the base', () => {
     model.applyLoRA({rank: 2});
     const adapters = trained(model);
     const [block] = model.blocks;
@@ -101,23 +101,23 @@ describeEachBackend('what is frozen stays frozen', () => {
     block.trainable = true;
     expect(trained(model)).toEqual(adapters);
     expect(block.trainableWeights).toHaveLength(adapters.length / 2);
-    block.input_layernorm.trainable = true; // said for itself, it does
+    block.input_layernorm.trainable = true; // when set on the norm itself, it trains
     expect(trained(model)).toEqual([...adapters, 'model.layers.0.input_layernorm.weight'].sort());
   });
 
-  test('an adapter that rests stays so, and one in a frozen block trains once it is asked for', () => {
+  test('trains a new adapter in a frozen block, and keeps the inactive one frozen when blocks are toggled', () => {
     for (const block of model.blocks) block.trainable = false;
     model.applyLoRA({rank: 2, adapterName: 'a'}).applyLoRA({rank: 2, adapterName: 'b'});
-    const inForce = trained(model);
-    expect(inForce).toHaveLength(28);
+    const active = trained(model);
+    expect(active).toHaveLength(28);
     expect(model.trainableWeights).toHaveLength(28);
     for (const trainable of [false, true]) for (const block of model.blocks) block.trainable = trainable;
-    expect(trained(model)).toEqual(inForce);
+    expect(trained(model)).toEqual(active);
     stirAdapter(model, 'a');
     expect(model.adaptedLayers().get('model.layers.0.mlp.up_proj')?.adapter('a').trainable).toBe(false);
   });
 
-  test('setWeights of a model is checked as a whole', async () => {
+  test('checks setWeights of a model as a whole', async () => {
     const logits = logitsOf(model);
     const weights = model.getWeights();
     expect((await errorOf(() => model.setWeights(weights.slice(1)))).code).toBe('INVALID_ARGUMENT');

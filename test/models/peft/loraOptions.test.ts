@@ -2,7 +2,7 @@ import {loraSettings, respelledByKeras} from '../../../layers/loraFields.ts';
 import {PEFT_FIELDS} from '../../../models/peft/loraOptions.ts';
 import {formatPeftConfig, parsePeftConfig} from '../../../models/peft/peftConfig.ts';
 
-test('every setting goes through a file of PEFT and back', () => {
+test('writes every setting to a file of PEFT and reads it back', () => {
   const values = {
     number: 0.5,
     flag: true,
@@ -19,7 +19,7 @@ test('every setting goes through a file of PEFT and back', () => {
   expect(parsePeftConfig(file, 'it')).toEqual({...options, init: 'kaiming', freezeB: false});
 });
 
-test("every setting of a layer survives Keras's spelling", () => {
+test("keeps every setting of a layer in Keras's spelling", () => {
   const settings = loraSettings({rank: 3});
   expect(settings).toEqual({
     rank: 3,

@@ -21,7 +21,7 @@ function refusal(change: Json): TfjsLoraError {
   throw new Error(`expected ${JSON.stringify(change)} to be refused`);
 }
 
-/** What a value changes in the options: `same` nothing, `refused` an error that names the key. */
+/** Effect of a value on the options: `same` is none, `refused` an error that names the key. */
 type Effect = 'same' | 'refused' | Json;
 
 const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
@@ -131,7 +131,7 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   ensure_weight_tying: [[true, 'same']],
 };
 
-test('every field of LoraConfig is covered here, and all defaults are taken without a word', () => {
+test('covers every field of LoraConfig, and accepts all defaults without a warning', () => {
   expect(Object.keys(FIELDS).sort()).toEqual(Object.keys(defaults).sort());
   const warnings: string[] = [];
   const restore = setWarningHandler((message) => warnings.push(message));
@@ -161,7 +161,7 @@ test.each(rows as [string, unknown, Effect][])('%s: %j', (field, value, effect) 
   } else expect(parse({[field]: value})).toEqual({...parse(), ...(effect === 'same' ? {} : effect)});
 });
 
-test('an adapter that changed the base is refused with the way to convert it', () => {
+test('refuses an adapter that changed the base, and says how to convert it', () => {
   for (const init of ['pissa', 'pissa_niter_16', 'olora', 'corda', 'lora_ga']) {
     const {code, message} = refusal({init_lora_weights: init});
     expect(code).toBe('UNSUPPORTED');
@@ -173,14 +173,14 @@ test('an adapter that changed the base is refused with the way to convert it', (
   expect(refusal({init_lora_weights: 'nonsense'}).code).toBe('INVALID_CONFIG');
 });
 
-test('layers_pattern goes with layers_to_transform', () => {
+test('accepts layers_pattern only with layers_to_transform', () => {
   expect(parse({layers_pattern: ['layers', 'h'], layers_to_transform: [1]})).toMatchObject({
     layersPattern: ['layers', 'h'],
     layersToTransform: [1],
   });
 });
 
-test('keys nobody knows are named once', () => {
+test('names unknown keys once', () => {
   const warnings: string[] = [];
   const restore = setWarningHandler((message) => warnings.push(message));
   parse({of_tomorrow: 1, too: {a: 1}, off: false, none: null});

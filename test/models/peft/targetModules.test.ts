@@ -18,11 +18,11 @@ const refusal = (run: () => unknown) => {
   throw new Error('expected an error');
 };
 
-test('all-linear leaves the head out', () => {
+test('excludes the head from all-linear', () => {
   expect(matchTargets('all-linear', candidates)).toEqual(linear.slice(0, -1));
 });
 
-test('a list matches whole last names, not the ends of words', () => {
+test('matches a list with whole last names, not the ends of words', () => {
   expect(matchTargets(['up_proj'], candidates)).toHaveLength(12);
   expect(matchTargets(['lm_head', 'q_proj'], candidates)).toHaveLength(13);
   expect(matchTargets(['model.layers.1.self_attn.q_proj'], candidates)).toEqual([
@@ -30,7 +30,7 @@ test('a list matches whole last names, not the ends of words', () => {
   ]);
 });
 
-test('a string or RegExp matches the whole name', () => {
+test('matches a string or RegExp with the whole name', () => {
   const wanted = ['model.layers.1.self_attn.q_proj', 'model.layers.1.self_attn.v_proj'];
   expect(matchTargets('model\\.layers\\.1\\.self_attn\\.[qv]_proj', candidates)).toEqual(wanted);
   expect(matchTargets(/.*\.layers\.1\.SELF_ATTN\..*/gi, candidates)).toEqual(wanted);
@@ -39,13 +39,13 @@ test('a string or RegExp matches the whole name', () => {
   );
 });
 
-test('an unknown target lists the nearest', () => {
+test('lists the names nearest to an unknown target', () => {
   const error = refusal(() => matchTargets(['q_porj'], candidates));
   expect(error.code).toBe('UNKNOWN_TARGET');
   expect(error.message).toMatch(/^LoRA target q_porj: .* Nearest: q_proj,/);
 });
 
-test('excluded layers are left out, by name, by its end or by an expression', () => {
+test('excludes layers by name, by its end or by an expression', () => {
   const all = matchTargets(['q_proj', 'v_proj'], candidates);
   const exclude = (excludeModules: string | string[]) =>
     matchTargets(['q_proj', 'v_proj'], candidates, undefined, {excludeModules});
@@ -62,14 +62,14 @@ test('excluded layers are left out, by name, by its end or by an expression', ()
   expect(refusal(() => exclude(['k_porj'])).message).toMatch(/^LoRA excludeModules k_porj: .* Nearest: /);
 });
 
-test('of a loaded config, names that match nothing are passed over while another matches', () => {
+test('ignores names in a loaded config that match nothing, if another matches', () => {
   const loaded = (targets: string[], excludeModules?: string[]) =>
     matchTargets(targets, candidates, undefined, {allowForeign: true, excludeModules});
   expect(loaded(['c_attn', 'q_proj'], ['c_proj'])).toEqual(matchTargets(['q_proj'], candidates));
   expect(refusal(() => loaded(['c_attn', 'query_key_value'])).code).toBe('UNKNOWN_TARGET');
 });
 
-test('blocks: as PEFT finds them', () => {
+test('finds blocks as PEFT does', () => {
   const up = 'model.layers.0.mlp.up_proj';
   const q = (i: number) => `model.layers.${i}.self_attn.q_proj`;
   expect(matchTargets(['q_proj'], candidates, [])).toHaveLength(12);
@@ -95,7 +95,7 @@ test('refusals', () => {
   expect(refusal(() => matchTargets('all-linear', candidates, [12])).code).toBe('UNKNOWN_TARGET');
 });
 
-test('any list and any layers select exactly what their definition says', () => {
+test('selects for any list and layers exactly what their definition says', () => {
   const names = fc.uniqueArray(fc.constantFrom('q_proj', 'v_proj', 'up_proj', 'gate_up_proj'), {
     minLength: 1,
   });
@@ -117,7 +117,7 @@ test('any list and any layers select exactly what their definition says', () => 
   );
 });
 
-test('whatever the target, the answer is in the model’s order or a typed error', () => {
+test('returns names in the model’s order, or a typed error, for any target', () => {
   fc.assert(
     fc.property(fc.oneof(fc.string(), fc.array(fc.string(), {maxLength: 3})), (target) => {
       try {

@@ -10,7 +10,7 @@ import {
   sha256,
 } from '../fixtures/bitsandbytesGolden.ts';
 
-test('the maps are those of bitsandbytes', () => {
+test('has the maps of bitsandbytes', () => {
   expect(sha256(dynamicMap(true))).toBe(golden.map_signed);
   expect(sha256(dynamicMap(true))).toMatch(/^e732639a65f497b4/);
   expect(sha256(dynamicMap(false))).toBe(golden.map_unsigned);
@@ -31,12 +31,12 @@ describe('bit-exact with bitsandbytes', () => {
   });
 });
 
-test.each(golden.mean)('the mean of $count values as torch adds them', ({count, means}) => {
+test.each(golden.mean)('computes the mean of $count values as torch does', ({count, means}) => {
   const values = gaussian(count, count).map(Math.abs);
   for (const [threads, mean] of Object.entries(means)) expect(torchMean(values, Number(threads))).toBe(mean);
 });
 
-test('an error of at most half the widest gap, and half a table step, times the scale', () => {
+test('errs by at most half the widest gap, and half a table step, times the scale', () => {
   fc.assert(
     fc.property(
       fc.array(fc.float({min: -1000, max: 1000, noNaN: true}), {minLength: 1, maxLength: 600}),
@@ -46,7 +46,7 @@ test('an error of at most half the widest gap, and half a table step, times the 
         const back = dequantizeBlockwise(result);
         values.forEach((value, i) => {
           const scale = result.absmax[Math.floor(i / 256)];
-          // −1 has no code of its own: the map ends at −.993. A block of zeros dequantizes to −0.
+          // −1 has no code, because the map ends at −.993. A block of zeros dequantizes to −0.
           expect(Math.abs(back[i] - value)).toBeLessThanOrEqual(scale * 0.0072);
         });
       },
@@ -54,7 +54,7 @@ test('an error of at most half the widest gap, and half a table step, times the 
   );
 });
 
-test('fills the memory of an optimizer', () => {
+test("fills an optimizer's arrays", () => {
   const codes = new Uint8Array(300);
   const absmax = new Float32Array(2);
   const result = quantizeBlockwise(gaussian(300, 3), {codes, absmax});

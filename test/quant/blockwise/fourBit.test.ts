@@ -47,14 +47,14 @@ describe('bit-exact with bitsandbytes', () => {
     const halves = dequantizedTo('float16');
     expect(sha256(float32ToFloat16(halves))).toBe(each.dequantized_float16);
     expect(halves).toEqual(float16ToFloat32(float32ToFloat16(halves))); // nothing is left to round
-    // bitsandbytes converts to bfloat16 with an instruction that takes denormals for zero: compare without them.
+    // bitsandbytes converts to bfloat16 with an instruction that treats denormals as zero: compare without them.
     if (each.source === 'any_bits') return;
     const brains = dequantizedTo('bfloat16');
     expect(sha256(float32ToBfloat16(brains))).toBe(each.dequantized_bfloat16);
     expect(brains).toEqual(bfloat16ToFloat32(float32ToBfloat16(brains)));
   });
 
-  test('the published check vector', () => {
+  test('gives the published check vector', () => {
     const values = Float32Array.from({length: 64 * 512}, (_, i) => Math.sin(0.37 * i) * 0.05 * (1 + (i % 7)));
     const tensor = quantizeNF4(values, [64, 512], {doubleQuant: true});
     const absmax = tensor.absmax as NestedAbsmax;
@@ -74,7 +74,7 @@ test('packs the first element into the high half', () => {
   expect(quantizeNF4(new Float32Array(64), [1, 64]).absmax).toEqual(new Float32Array(1));
 });
 
-test('a shorter last block stores its scale with a floor, as bitsandbytes does', () => {
+test('floors the scale of a shorter last block, as bitsandbytes does', () => {
   expect(quantizeNF4(new Float32Array(3), [1, 3]).absmax).toEqual(Float32Array.of(1e-38));
 });
 
@@ -102,7 +102,7 @@ describe.each(['nf4', 'fp4'] as const)('%s for any matrix', (kind) => {
   const sorted = [...code].sort((a, b) => a - b);
   const widestGap = Math.max(...sorted.slice(1).map((value, i) => value - sorted[i]));
 
-  test('an error of at most half the widest gap times the scale of the block', () => {
+  test('errs by at most half the widest gap times the scale of the block', () => {
     fc.assert(
       fc.property(matrices, ({shape, blockSize, values}) => {
         const tensor = quantize[kind](values, shape, {blockSize});
@@ -111,7 +111,7 @@ describe.each(['nf4', 'fp4'] as const)('%s for any matrix', (kind) => {
         values.forEach((value, i) => {
           const scale = scales[Math.floor(i / blockSize)];
           const bound = (widestGap / 2) * scale * (1 + 2 ** -20) + 2 ** -149;
-          // Scales above 2^126 have subnormal reciprocals: bitsandbytes loses bits there, and so must this.
+          // Scales above 2^126 have subnormal reciprocals: bitsandbytes loses bits there, so we must too.
           if (scale < 2 ** 120 && scale > 1e-36) expect(Math.abs(back[i] - value)).toBeLessThanOrEqual(bound);
         });
       }),
@@ -119,7 +119,7 @@ describe.each(['nf4', 'fp4'] as const)('%s for any matrix', (kind) => {
     );
   });
 
-  test('rows of a range equal those of the whole, aligned or not, nested or not', () => {
+  test('dequantizes a range of rows as in the whole, aligned or not, nested or not', () => {
     fc.assert(
       fc.property(matrices, fc.nat(), fc.nat(), fc.boolean(), ({shape, blockSize}, a, b, doubleQuant) => {
         const [rows, cols] = shape;
@@ -134,7 +134,7 @@ describe.each(['nf4', 'fp4'] as const)('%s for any matrix', (kind) => {
     );
   });
 
-  test('each value takes the nearest number, the lower at a tie', () => {
+  test('gives each value the nearest number, the lower one at a tie', () => {
     const values = gaussian(64 * 20, 5);
     const tensor = quantize[kind](values, [20, 64]);
     const scales = tensor.blockScales();
@@ -148,7 +148,7 @@ describe.each(['nf4', 'fp4'] as const)('%s for any matrix', (kind) => {
     });
   });
 
-  test('writes into the memory it is given', () => {
+  test('writes into the given array', () => {
     const tensor = quantize[kind](gaussian(35, 1), [5, 7]);
     const out = new Float32Array(14);
     expect(tensor.dequantizeRows(1, 3, out)).toBe(out);
@@ -174,7 +174,7 @@ describe('refuses', () => {
     },
   );
 
-  test('what does not fit', () => {
+  test('sizes that do not fit', () => {
     expect(() => quantizeNF4(new Float32Array(5), [2, 3])).toThrow('expected 6 values for [2, 3], got 5');
     expect(() => quantizeNF4(new Float32Array(6), [2, 3], {blockSize: 48})).toThrow('got 48');
     expect(() => quantizeNF4(new Uint16Array(6), [2, 3])).toThrow(`expected 'bfloat16' or 'float16' bits`);

@@ -16,7 +16,7 @@ const TENSORS: TensorToWrite[] = ['a', 'b', 'c'].map((name, i) => ({
   data: Float32Array.from({length: 6}, (_, at) => 10 * i + at),
 }));
 
-/** Serves files: a page for what is not there, as the servers of web applications do, or status 404, or a fault. */
+/** Serves files. For missing ones it sends a page, as servers of web applications do, or status 404, or a fault. */
 async function withServer(
   files: ReadonlyMap<string, Blob>,
   missing: 'page' | 404 | 500,
@@ -51,14 +51,14 @@ async function sharded(): Promise<Map<string, Blob>> {
   return files;
 }
 
-async function expectTensors(checkpoint: SafetensorsFolder): Promise<void> {
+async function expectTensors(model: SafetensorsFolder): Promise<void> {
   for (const {name, data} of TENSORS) {
-    expect(new Float32Array((await checkpoint.load(name)).buffer as ArrayBuffer)).toEqual(data);
+    expect(new Float32Array((await model.load(name)).buffer as ArrayBuffer)).toEqual(data);
   }
-  checkpoint.close();
+  model.close();
 }
 
-test('the files of a save in memory are those of a save on the disk, byte for byte', async () => {
+test('saves the same files in memory as on disk, byte for byte', async () => {
   const [files, path] = [new Map<string, Blob>(), temporaryFolder()];
   for (const target of [files, path]) {
     const folder = folderToWrite(target);
@@ -75,14 +75,14 @@ test('the files of a save in memory are those of a save on the disk, byte for by
   }
 });
 
-test('a second save in memory leaves nothing of the first', async () => {
+test('leaves nothing of the first save in memory after a second one', async () => {
   const files = await sharded();
   expect(files.size).toBe(3);
   await folderToWrite(files).writeShards(TENSORS.slice(0, 1), {});
   expect([...files.keys()]).toEqual(['model.safetensors']);
 });
 
-test('a checkpoint is read from files, from a browser’s list of files, from the disk and from a URL', async () => {
+test('reads a model from files, from a browser’s list of files, from disk and from a URL', async () => {
   const files = await sharded();
   const path = temporaryFolder();
   const disk = folderToWrite(path);
@@ -101,7 +101,7 @@ test('a checkpoint is read from files, from a browser’s list of files, from th
   }
 });
 
-test('a Blob is read by waiting only', async () => {
+test('reads a Blob only asynchronously', async () => {
   const files = new Map<string, Blob>();
   await folderToWrite(files).writeSafetensors('one.safetensors', TENSORS);
   const file = await openFolder(files).openSafetensors('one.safetensors');
@@ -114,7 +114,7 @@ test('a Blob is read by waiting only', async () => {
   expect((await thrownBy(() => file.load('a'))).code).toBe('DISPOSED');
 });
 
-test('damage and absence are named', async () => {
+test('names damaged and missing files', async () => {
   const files = await sharded();
   const errorOf = (source: Parameters<typeof openFolder>[0], baseName?: string) =>
     thrownBy(() => SafetensorsFolder.fromFolder(openFolder(source), baseName));
@@ -138,13 +138,13 @@ test('damage and absence are named', async () => {
   await withServer(files, 500, async (url) => {
     expect((await errorOf(url, 'other')).message).toContain('got status 500');
   });
-  expect(await errorOf('http://127.0.0.1:1/')).toMatchObject({code: 'FILE_NOT_FOUND'}); // nobody listens there
+  expect(await errorOf('http://127.0.0.1:1/')).toMatchObject({code: 'FILE_NOT_FOUND'}); // nothing listens there
   expect((await thrownBy(() => openFolder(new Map()).openSafetensors('a'))).message).toBe(
     'file a: expected it among the files, got none.',
   );
 });
 
-test('what is no folder is refused', async () => {
+test('refuses what is not a folder', async () => {
   for (const wrong of [undefined, null, 3, {}, ['config.json']]) {
     expect((await thrownBy(() => openFolder(wrong as never))).code).toBe('INVALID_ARGUMENT');
   }
@@ -156,7 +156,7 @@ test('what is no folder is refused', async () => {
   expect((await thrownBy(() => folderToWrite(file).create())).code).toBe('INVALID_ARGUMENT');
 });
 
-test('a folder of one’s own serves as well', async () => {
+test('accepts a custom folder', async () => {
   const folder = folderToWrite(await sharded());
   const own = Object.assign(Object.create(folder), {path: 'mine'});
   expect(openFolder(own)).toBe(own);
@@ -173,7 +173,7 @@ describe('files that are written together', () => {
     return Object.fromEntries(await Promise.all(texts));
   };
 
-  test('take the place of the earlier ones, on the disk and in memory', async () => {
+  test('replace the earlier ones, on disk and in memory', async () => {
     for (const target of [temporaryFolder(), new Map<string, Blob>()]) {
       const folder = folderToWrite(target);
       await folder.write('mine', 'stays');
@@ -189,7 +189,7 @@ describe('files that are written together', () => {
     }
   });
 
-  test('what a process left when it died goes, but not the draft of a save that goes on', async () => {
+  test('remove what a dead process left, but not the draft of a running save', async () => {
     const path = temporaryFolder();
     const folder = folderToWrite(path);
     const left = ['.a.txt', '.draft'].map((name) => `${name}.${randomUUID()}.tmp`);

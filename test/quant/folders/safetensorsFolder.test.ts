@@ -7,7 +7,7 @@ import {rawSafetensors} from '../safetensors/rawSafetensors.ts';
 import {temporaryFolder} from '../safetensors/temporaryFolder.ts';
 import {thrownBy} from '../safetensors/thrownBy.ts';
 
-/** A shard with one-byte tensors: name → value. */
+/** Makes a shard with one-byte tensors: name → value. */
 function shard(values: Record<string, number>): Uint8Array {
   const entries = Object.keys(values).map((name, i) => [
     name,
@@ -36,73 +36,71 @@ const TWO_SHARDS = {
 };
 
 test('reads the shards that transformers wrote', () => {
-  const checkpoint = SafetensorsFolder.open(fixture('sharded'));
+  const model = SafetensorsFolder.open(fixture('sharded'));
   const {tensors} = golden.sharded;
-  expect(checkpoint.files.length).toBe(12);
-  expect(checkpoint.names().sort()).toEqual(Object.keys(tensors).sort());
+  expect(model.files.length).toBe(12);
+  expect(model.names().sort()).toEqual(Object.keys(tensors).sort());
   for (const [name, {dtype, shape, bytes, float32}] of Object.entries(tensors)) {
-    expect(checkpoint.info(name)).toMatchObject({dtype, shape});
-    expect(Buffer.from(checkpoint.read(name)).toString('hex')).toBe(bytes);
-    expect(Buffer.from(checkpoint.readFloat32(name).buffer).toString('hex')).toBe(float32);
+    expect(model.info(name)).toMatchObject({dtype, shape});
+    expect(Buffer.from(model.read(name)).toString('hex')).toBe(bytes);
+    expect(Buffer.from(model.readFloat32(name).buffer).toString('hex')).toBe(float32);
   }
-  checkpoint.close();
+  model.close();
 });
 
-test('reads, in part and into the caller’s memory, from the right shard', () => {
-  const checkpoint = SafetensorsFolder.open(folderWith(TWO_SHARDS));
-  expect(checkpoint.names()).toEqual(['a', 'c', 'b']);
-  expect(checkpoint.has('b')).toBe(true);
-  expect(checkpoint.has('d')).toBe(false);
-  expect([...checkpoint.readRange('b', 0, 1)]).toEqual([2]);
+test('reads parts, and into the caller’s memory, from the right shard', () => {
+  const model = SafetensorsFolder.open(folderWith(TWO_SHARDS));
+  expect(model.names()).toEqual(['a', 'c', 'b']);
+  expect(model.has('b')).toBe(true);
+  expect(model.has('d')).toBe(false);
+  expect([...model.readRange('b', 0, 1)]).toEqual([2]);
   const target = new Uint8Array(1);
-  checkpoint.readInto('c', target);
+  model.readInto('c', target);
   expect(target[0]).toBe(3);
-  expect(checkpoint.fileOf('c').path).toMatch(/1\.safetensors$/);
-  checkpoint.close();
+  expect(model.fileOf('c').path).toMatch(/1\.safetensors$/);
+  model.close();
 });
 
 test('prefers the single file to an index beside it', () => {
-  const checkpoint = SafetensorsFolder.open(
-    folderWith({...TWO_SHARDS, 'model.safetensors': shard({only: 1})}),
-  );
-  expect(checkpoint.names()).toEqual(['only']);
-  checkpoint.close();
+  const model = SafetensorsFolder.open(folderWith({...TWO_SHARDS, 'model.safetensors': shard({only: 1})}));
+  expect(model.names()).toEqual(['only']);
+  model.close();
 });
 
 test('finds files of another base name', () => {
   const folder = folderWith({'adapter_model.safetensors': shard({x: 1})});
-  const checkpoint = SafetensorsFolder.open(folder, 'adapter_model');
-  expect([...checkpoint.read('x')]).toEqual([1]);
-  checkpoint.close();
+  const model = SafetensorsFolder.open(folder, 'adapter_model');
+  expect([...model.read('x')]).toEqual([1]);
+  model.close();
 });
 
-test('reads unlisted tensors of a listed shard, and the listed copy of one that two shards hold', () => {
+test('reads unlisted tensors of a listed shard, and the listed copy of a tensor in two shards', () => {
   const folder = folderWith({
     [INDEX]: {weight_map: {a: '1.safetensors', b: '2.safetensors'}},
     '1.safetensors': shard({a: 1, extra: 9}),
     '2.safetensors': shard({b: 2, a: 8}),
     '3.safetensors': shard({unlisted: 1}),
   });
-  const checkpoint = SafetensorsFolder.open(folder);
-  expect(checkpoint.names()).toEqual(['a', 'extra', 'b']);
-  expect([...checkpoint.read('a')]).toEqual([1]);
-  expect([...checkpoint.read('extra')]).toEqual([9]);
-  checkpoint.close();
+  const model = SafetensorsFolder.open(folder);
+  expect(model.names()).toEqual(['a', 'extra', 'b']);
+  expect([...model.read('a')]).toEqual([1]);
+  expect([...model.read('extra')]).toEqual([9]);
+  model.close();
 });
 
-test('a missing tensor names the nearest', async () => {
-  const checkpoint = SafetensorsFolder.open(fixture('sharded'));
-  const error = await thrownBy(() => checkpoint.read('model.layers.0.self_attn.q_prj.weight'));
+test('names the nearest tensors when one is missing', async () => {
+  const model = SafetensorsFolder.open(fixture('sharded'));
+  const error = await thrownBy(() => model.read('model.layers.0.self_attn.q_prj.weight'));
   expect(error.code).toBe('MISSING_TENSOR');
   expect(error.message).toMatch(/Nearest: model\.layers\.0\.self_attn\.q_proj\.weight/);
-  checkpoint.close();
+  model.close();
 });
 
-test('a closed checkpoint does not read', async () => {
-  const checkpoint = SafetensorsFolder.open(folderWith(TWO_SHARDS));
-  checkpoint.close();
-  checkpoint.close();
-  expect((await thrownBy(() => checkpoint.read('b'))).code).toBe('DISPOSED');
+test('does not read after it is closed', async () => {
+  const model = SafetensorsFolder.open(folderWith(TWO_SHARDS));
+  model.close();
+  model.close();
+  expect((await thrownBy(() => model.read('b'))).code).toBe('DISPOSED');
 });
 
 describe('open refuses', () => {
@@ -213,7 +211,7 @@ describe('open refuses', () => {
   });
 });
 
-test('any index gives a checkpoint or a TfjsLoraError', () => {
+test('opens any index, or throws TfjsLoraError', () => {
   const folder = folderWith(TWO_SHARDS);
   const shardName = fc.oneof(fc.constantFrom('1.safetensors', '2.safetensors', '..', 'none'), fc.jsonValue());
   const weightMap = fc.dictionary(fc.constantFrom('a', 'b', 'c', '__proto__'), shardName);
@@ -226,9 +224,9 @@ test('any index gives a checkpoint or a TfjsLoraError', () => {
     fc.property(text, (content) => {
       fs.writeFileSync(join(folder, INDEX), content);
       try {
-        const checkpoint = SafetensorsFolder.open(folder);
-        for (const name of checkpoint.names()) expect(checkpoint.read(name).length).toBe(1);
-        checkpoint.close();
+        const model = SafetensorsFolder.open(folder);
+        for (const name of model.names()) expect(model.read(name).length).toBe(1);
+        model.close();
       } catch (error) {
         if (!(error instanceof TfjsLoraError)) throw error;
       }

@@ -1,4 +1,4 @@
-/** A file's bytes from any header, valid or not: objects become JSON, strings and bytes stand as they are. */
+/** Makes a file's bytes from any header, valid or not. Objects become JSON; strings and bytes are used unchanged. */
 export function rawSafetensors(
   header: object | string | Uint8Array,
   data: Uint8Array = new Uint8Array(),

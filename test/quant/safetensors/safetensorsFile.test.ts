@@ -18,7 +18,7 @@ function fileOf(bytes: Uint8Array): string {
 const hex = (bytes: ArrayBufferView) =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex');
 
-/** How many descriptors this process has open; 0 where the system does not say. */
+/** Returns the number of descriptors that this process has open; 0 where the system does not say. */
 const openFiles = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0);
 
 describe.each(['torch', 'numpy'] as const)('a file written by %s', (library) => {
@@ -34,7 +34,7 @@ describe.each(['torch', 'numpy'] as const)('a file written by %s', (library) => 
     expect(file.metadata).toEqual(library === 'torch' ? {format: 'pt'} : {});
   });
 
-  test.each(Object.entries(tensors))('gives %j as written', (name, {dtype, shape, bytes, float32}) => {
+  test.each(Object.entries(tensors))('reads %j as written', (name, {dtype, shape, bytes, float32}) => {
     expect(file.info(name)).toMatchObject({dtype, shape});
     const read = file.read(name);
     expect(hex(read)).toBe(bytes);
@@ -48,7 +48,7 @@ describe.each(['torch', 'numpy'] as const)('a file written by %s', (library) => 
     }
   });
 
-  test('gives any part of a tensor, into new memory or the caller’s', () => {
+  test('reads any part of a tensor, into new memory or the caller’s', () => {
     fc.assert(
       fc.property(fc.constantFrom(...Object.keys(tensors)), fc.nat(), fc.nat(), (name, a, b) => {
         const whole = file.read(name);
@@ -72,7 +72,7 @@ test('readInto fills typed arrays of any kind', () => {
   file.close();
 });
 
-test('a missing tensor names the nearest', async () => {
+test('names the nearest tensors when one is missing', async () => {
   const file = SafetensorsFile.open(fixture('torch.safetensors'));
   const error = await thrownBy(() => file.read('scalar.i46'));
   expect(error.code).toBe('MISSING_TENSOR');
@@ -86,7 +86,7 @@ test.each([
   [0, 25],
   [0.5, 2],
   [0, Number.NaN],
-])('a range of %d to %d of 24 bytes is refused', async (begin, end) => {
+])('refuses a range of %d to %d of 24 bytes', async (begin, end) => {
   const file = SafetensorsFile.open(fixture('torch.safetensors'));
   const error = await thrownBy(() => file.readRange('f32', begin, end));
   expect(error.code).toBe('INVALID_ARGUMENT');
@@ -96,7 +96,7 @@ test.each([
   file.close();
 });
 
-test('a closed file still lists, but does not read', async () => {
+test('still lists a closed file, but does not read it', async () => {
   const file = SafetensorsFile.open(fixture('torch.safetensors'));
   file.close();
   file.close();
@@ -174,7 +174,7 @@ describe('open refuses', () => {
   });
 });
 
-test('any bytes give a file or a TfjsLoraError', () => {
+test('opens any bytes as a file, or throws TfjsLoraError', () => {
   const valid = fs.readFileSync(fixture('torch.safetensors'));
   const flipped = fc.array(fc.tuple(fc.nat(valid.length - 1), fc.nat(255)), {maxLength: 4}).map((changes) => {
     const bytes = Uint8Array.from(valid);
@@ -198,7 +198,7 @@ test('any bytes give a file or a TfjsLoraError', () => {
   );
 });
 
-test('a file that shrinks while open is noticed', async () => {
+test('notices that a file shrinks while open', async () => {
   const path = fileOf(
     rawSafetensors({x: {dtype: 'F32', shape: [2], data_offsets: [0, 8]}}, new Uint8Array(8)),
   );
@@ -216,7 +216,7 @@ describe('a 7 GiB file with a 5 GiB tensor', () => {
   let file: SafetensorsFile;
 
   beforeAll(() => {
-    // Sparse: only the header and a few marked bytes take room on the disk.
+    // The file is sparse: only the header and a few marked bytes take space on disk.
     const header = rawSafetensors({
       small: {dtype: 'F32', shape: [GIB / 2], data_offsets: [0, 2 * GIB]},
       huge: {dtype: 'F32', shape: [5, GIB / 4], data_offsets: [2 * GIB, 7 * GIB]},
@@ -232,12 +232,12 @@ describe('a 7 GiB file with a 5 GiB tensor', () => {
   });
   afterAll(() => file.close());
 
-  test('takes next to no room here', () => {
+  test('takes next to no space here', () => {
     expect(fs.statSync(path).size).toBeGreaterThan(7 * GIB);
     expect(fs.statSync(path).blocks * 512).toBeLessThan(2 ** 20);
   });
 
-  test('is read in parts at any distance', () => {
+  test('is read in parts at any offset', () => {
     expect([...file.readRange('huge', 4 * GIB - 1, 4 * GIB + 5)]).toEqual([0, 1, 2, 3, 4, 0]);
     expect([...file.readFloat32('last')]).toEqual([1, -2]);
     const target = new Int32Array(1);

@@ -9,7 +9,7 @@ function parse(header: object | string | Uint8Array, dataBytes = 0) {
   return parseHeader(header instanceof Uint8Array ? header : new TextEncoder().encode(text), dataBytes, PATH);
 }
 
-/** `{"x": {dtype: F32, shape: [1], data_offsets: [0, 4]}}` with parts of the entry replaced. */
+/** Makes `{"x": {dtype: F32, shape: [1], data_offsets: [0, 4]}}` with parts of the entry replaced. */
 function withX(change: object): object {
   return {x: {dtype: 'F32', shape: [1], data_offsets: [0, 4], ...change}};
 }
@@ -171,11 +171,11 @@ describe('parseHeader', () => {
     expect(text).toContain('download or save it again');
   });
 
-  test('keeps messages short whatever the file holds', () => {
+  test('keeps messages short whatever the file contains', () => {
     expect(() => parse({['x'.repeat(100_000)]: 'y'.repeat(100_000)})).toThrow(/^.{0,500}$/);
   });
 
-  test('throws TfjsLoraError alone for any header', () => {
+  test('throws only TfjsLoraError for any header', () => {
     const count = fc.oneof(fc.integer({min: -1, max: 8}), fc.constantFrom(0.5, null, 2 ** 53, 2 ** 31));
     const entry = fc.record(
       {
@@ -222,7 +222,7 @@ describe('buildHeader', () => {
     shape: fc.array(fc.nat(5), {maxLength: 3}),
   } as const);
 
-  test('gives what parseHeader reads back, for any tensors and metadata', () => {
+  test('builds what parseHeader reads back, for any tensors and metadata', () => {
     const tensors = fc.uniqueArray(tensor, {selector: ({name}) => name, maxLength: 8});
     const metadata = fc.dictionary(fc.string({unit: 'grapheme'}), fc.string({unit: 'grapheme'}));
     fc.assert(
@@ -262,7 +262,7 @@ describe('buildHeader', () => {
     return {name: 'x', dtype: 'F32', shape: [1], ...change};
   }
 
-  test('refuses a header that no reader would take', () => {
+  test('refuses a header that no reader would accept', () => {
     const tensors = Array.from({length: 1001}, (_, i) => spec({name: `${i}${'x'.repeat(100_000)}`}));
     expect(() => buildHeader(tensors as never, {}, PATH)).toThrow(/expected at most 100000000 bytes/);
   });

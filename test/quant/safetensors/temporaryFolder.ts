@@ -4,7 +4,7 @@ import {join} from 'node:path';
 
 const folders: string[] = [];
 
-/** A new empty folder, removed after the test file's last test. */
+/** Makes an empty folder, which is removed after the test file's last test. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-quant-'));
   folders.push(folder);

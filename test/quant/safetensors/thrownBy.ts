@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/index.ts';
 
-/** The error a call throws or rejects with; fails unless it is a TfjsLoraError. */
+/** Returns the error that a call throws or rejects with. Fails unless it is a TfjsLoraError. */
 export async function thrownBy(call: () => unknown): Promise<TfjsLoraError> {
   try {
     await call();

@@ -73,7 +73,7 @@ test('reads back any tensors and metadata', async () => {
   );
 });
 
-test('asks for data one tensor at a time, in the order of the file, and waits for it', async () => {
+test('requests data one tensor at a time, in the order of the file, and awaits it', async () => {
   const asked: string[] = [];
   const later = (name: string, dtype: 'F32' | 'U8', data: ArrayBufferView): TensorToWrite => ({
     name,
@@ -126,14 +126,14 @@ describe('when the writing fails', () => {
   };
 
   test.each<[string, TensorToWrite[], RegExp]>([
-    ['for want of data', [u8('a', 1), failing], /no data today/],
+    ['because data is missing', [u8('a', 1), failing], /no data today/],
     [
       'for a wrong size',
       [u8('a', 1), {...u8('x', 1, 2), shape: [3]}],
       /tensor "x" .*expected 3 bytes for U8 \[3\], got 2/,
     ],
-    ['for a bad name', [u8('a', 1), u8('a', 1)], /expected each name once/],
-  ])('%s, the old file stays and nothing else', async (_, tensors, message) => {
+    ['because of a bad name', [u8('a', 1), u8('a', 1)], /expected each name once/],
+  ])('%s, only the old file remains', async (_, tensors, message) => {
     const own = temporaryFolder();
     const target = join(own, 'x.safetensors');
     await writeSafetensors(target, [u8('old', 7)]);
@@ -143,7 +143,7 @@ describe('when the writing fails', () => {
     expect(fs.readdirSync(own)).toEqual(['x.safetensors']);
   });
 
-  test('a wrong size is a SHAPE_MISMATCH, a bad name an INVALID_ARGUMENT', async () => {
+  test('a wrong size gives SHAPE_MISMATCH, a bad name INVALID_ARGUMENT', async () => {
     const size = await thrownBy(() => writeSafetensors(path, [{...u8('x', 1), shape: [3]}]));
     expect(size.code).toBe('SHAPE_MISMATCH');
     const name = await thrownBy(() => writeSafetensors(path, [u8('__metadata__')]));

@@ -36,7 +36,7 @@ test('writes the files that save_pretrained writes, byte for byte', async () => 
   }
 });
 
-test('writes one file without an index when all fits', async () => {
+test('writes one file without an index when everything fits', async () => {
   const folder = temporaryFolder();
   const written = await writeShardedSafetensors(folder, [u8('a', 5), u8('b', 5)], {maxShardBytes: 10});
   expect(written).toEqual({files: ['model.safetensors'], totalSize: 10});
@@ -46,12 +46,12 @@ test('writes one file without an index when all fits', async () => {
 test('writes one empty file for no tensors', async () => {
   const folder = temporaryFolder();
   expect((await writeShardedSafetensors(folder, [])).files).toEqual(['model.safetensors']);
-  const checkpoint = SafetensorsFolder.open(folder);
-  expect(checkpoint.names()).toEqual([]);
-  checkpoint.close();
+  const model = SafetensorsFolder.open(folder);
+  expect(model.names()).toEqual([]);
+  model.close();
 });
 
-test('fills shards in order; a tensor too large has its own, and the one being filled goes on', async () => {
+test('fills shards in order; a tensor that is too large gets its own, and the current shard continues', async () => {
   const folder = temporaryFolder();
   const sizes = {a: 4, big: 11, b: 4, c: 4, d: 10};
   await writeShardedSafetensors(
@@ -94,7 +94,7 @@ test('prints the index as Python does: sorted by code point, in ASCII', async ()
   );
 });
 
-test('reads back whatever the sizes and the limit', async () => {
+test('reads back any sizes with any limit', async () => {
   const folder = temporaryFolder();
   await fc.assert(
     fc.asyncProperty(
@@ -104,13 +104,13 @@ test('reads back whatever the sizes and the limit', async () => {
         const tensors = sizes.map((size, i) => u8(`t${i}`, size, i));
         const {files, totalSize} = await writeShardedSafetensors(folder, tensors, {maxShardBytes: limit});
         expect(totalSize).toBe(sizes.reduce((a, b) => a + b, 0));
-        const checkpoint = SafetensorsFolder.open(folder);
-        // Nothing of the last round's save is left.
+        const model = SafetensorsFolder.open(folder);
+        // Nothing remains of the last round's save.
         const present = fs.readdirSync(folder).filter((name) => name.endsWith('.safetensors'));
         expect(present.sort()).toEqual([...files].sort());
-        expect(checkpoint.names().length).toBe(sizes.length);
-        for (const {name, data} of tensors) expect(checkpoint.read(name)).toEqual(data);
-        checkpoint.close();
+        expect(model.names().length).toBe(sizes.length);
+        for (const {name, data} of tensors) expect(model.read(name)).toEqual(data);
+        model.close();
       },
     ),
     {numRuns: 60},
@@ -143,7 +143,7 @@ test('removes an earlier save of the same name, and nothing else', async () => {
   expect(fs.readdirSync(folder).length).toBe(1 + kept.length);
 });
 
-test('a failure on the way leaves the earlier save whole', async () => {
+test('keeps the earlier save when a save fails', async () => {
   const folder = temporaryFolder();
   const tensors = [u8('a', 2, 1), u8('b', 2, 1)];
   await writeShardedSafetensors(folder, tensors, {maxShardBytes: 2});
@@ -157,7 +157,7 @@ test('a failure on the way leaves the earlier save whole', async () => {
   expect(contents()).toEqual(before);
 });
 
-test('a save interrupted while its files take their places is refused, not mixed with the earlier one', async () => {
+test('refuses a save interrupted during its renames, and does not mix it with the earlier one', async () => {
   const folder = temporaryFolder();
   const save = (value: number) =>
     writeShardedSafetensors(folder, [u8('a', 2, value), u8('b', 2, value)], {maxShardBytes: 2});
