@@ -1,10 +1,10 @@
-/** Pixels of the drawing's height, and of the margins left for its labels. */
+/** Height of the plot and margins for its labels, in pixels. */
 const [HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [220, 34, 6, 24, 10];
 
-/** The top of the scale while there is no loss. */
+/** Top of the scale before there is a loss. */
 const EXPECTED = 4;
 
-/** Draws the loss of each step into an `<svg>`, pixel for pixel as wide as it lies on the page. */
+/** Draws the loss of each step into an `<svg>`, at the element's width on the page. */
 export function drawLoss(svg: SVGElement, losses: number[], totalSteps: number): void {
   const right = svg.clientWidth - RIGHT;
   const highest = losses.length > 0 ? Math.max(0.5, ...losses) : EXPECTED;

@@ -15,8 +15,8 @@ import {type AlpacaRecord, billRecords} from '../quickstart/billGenerator.ts';
 import {drawLoss} from './lossPlot.ts';
 
 /*
- * Fine-tunes the quickstart's model in the tab. Everything that is not about the page goes through `tfjs-lora`:
- * useBackend, AutoModelForCausalLM, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
+ * Fine-tunes the quickstart's model in the tab. Everything except the page itself is done by `tfjs-lora`: useBackend,
+ * AutoModelForCausalLM, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
  */
 
 const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
@@ -30,7 +30,9 @@ const show = (id: string, text: string) => {
   element(id).textContent = text;
 };
 
-/** Unseen bills, the length of their summaries, and bills to learn from; on a slow machine `?samples=1&tokens=20`. */
+/**
+ * The unseen bills, the length of summaries, and the number of training bills. Slow machine: `?samples=1&tokens=20`.
+ */
 const address = new URLSearchParams(location.search);
 const samples = billRecords('heldOut', Number(address.get('samples') ?? 3));
 const maxNewTokens = Number(address.get('tokens') ?? 80);
@@ -38,10 +40,10 @@ const bills = Number(address.get('bills') ?? 600);
 
 let model: TrainableCausalLM;
 let stopping: AbortController | undefined;
-/** What is plotted. */
+/** The plotted losses, and the number of steps. */
 let [losses, steps]: [number[], number] = [[], 0];
 
-/** `?backend=wasm&steps=20` sets the form. */
+// The address sets the fields of the form: `?backend=wasm&steps=20`.
 for (const [name, value] of address) {
   const field = form.elements.namedItem(name);
   if (field instanceof HTMLInputElement || field instanceof HTMLSelectElement) field.value = value;
@@ -60,7 +62,7 @@ async function start(): Promise<void> {
   show('backend', `${names[report.backend]}${device}: ${report.features.join(', ')}`);
   element('backend').title = String(report);
   model = await AutoModelForCausalLM.fromPretrained(new URL('.', location.href));
-  model.gradientCheckpointing = false; // a model this small need not save memory
+  model.gradientCheckpointing = false; // so small a model need not save memory
   showSamples();
   await writeSamples('before');
 }
@@ -105,7 +107,7 @@ async function train(): Promise<void> {
   await writeSamples('after');
 }
 
-/** The adapter's files as downloads. */
+/** Downloads the adapter's files. */
 async function saveAdapter(): Promise<void> {
   const files = new Map<string, Blob>();
   await model.saveAdapter(files);
@@ -130,13 +132,13 @@ async function loadAdapter(): Promise<void> {
   await writeSamples('after');
 }
 
-/** The conversation up to the assistant's turn. */
+/** Encodes the conversation up to the assistant's turn. */
 function promptOf({instruction, input}: AlpacaRecord): number[] {
   const messages = [{role: 'user', content: `${instruction}\n${input}`}];
   return (model.tokenizer as Tokenizer).encodeChat(messages, {addGenerationPrompt: true});
 }
 
-/** A record to learn from: only the answer counts. */
+/** Makes a training example in which only the answer counts. */
 function exampleOf(record: AlpacaRecord): Example {
   const prompt = promptOf(record);
   const answer = (model.tokenizer as Tokenizer).encode(`${record.output}<|eot_id|>`, {
@@ -162,7 +164,7 @@ function showSamples(): void {
   );
 }
 
-/** Has the model summarise each sample, word by word. */
+/** Summarises each sample with the model and shows the words as they are generated. */
 async function writeSamples(when: 'before' | 'after'): Promise<void> {
   const places = [...document.querySelectorAll<HTMLElement>(`.sample .${when}`)];
   for (const place of places) {
@@ -182,7 +184,7 @@ const setting = (name: string) =>
 
 const plot = () => drawLoss(element<SVGElement>('plot'), losses, steps || Number(setting('steps')));
 
-/** Runs one thing at a time; what goes wrong is told on the page. */
+/** Runs one task at a time, and shows its errors on the page. */
 async function run(state: string, work: () => Promise<void>): Promise<void> {
   const {dataset} = document.body;
   dataset.state = state;
@@ -208,9 +210,9 @@ form.addEventListener('submit', (event) => {
 });
 form.addEventListener('change', ({target}) => {
   if ((target as HTMLInputElement).name !== 'backend') return;
-  location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab keeps to one backend
+  location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab uses one backend only
 });
-new ResizeObserver(plot).observe(element('plot')); // draws it the first time too
+new ResizeObserver(plot).observe(element('plot')); // also draws it for the first time
 stop.addEventListener('click', () => stopping?.abort());
 save.addEventListener('click', () => void run('saving', saveAdapter));
 load.addEventListener('change', () => void run('loading', loadAdapter));

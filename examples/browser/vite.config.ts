@@ -3,6 +3,6 @@ import {defineConfig} from 'vite';
 export default defineConfig({
   root: import.meta.dirname,
   base: './',
-  publicDir: '../quickstart/model', // config.json, model.safetensors and the tokenizer lie beside the page
+  publicDir: '../quickstart/model', // puts config.json, model.safetensors and the tokenizer beside the page
   build: {outDir: '../../out/browser', emptyOutDir: true, target: 'es2022', chunkSizeWarningLimit: 4000},
 });

@@ -10,8 +10,8 @@ import {
 import {evaluateSummaries, type SummaryEvaluation} from '../quickstart/summaryEvaluation.ts';
 
 /**
- * The questions of a first LoRA study on the quickstart's model and bills, in one table: how much rank, which layers, 16 or 4
- * bits, which optimizer, and one round of training on top of another.
+ * A first LoRA study on the quickstart's model and bills, in one table. It compares ranks, adapted layers, 16 and 4
+ * bits, optimizers, and one adapter on top of another.
  *
  *   npx tsx examples/grid/grid.ts [--train-bills 300] [--epochs 2] [--held-out-bills 48] [--seed 0]
  */
@@ -36,14 +36,14 @@ interface Row extends SummaryEvaluation {
   name: string;
   trainable: number;
   weightBytes: number;
-  /** Most bytes that tensors take in a training step. */
+  /** Peak size of all tensors in a training step, in bytes. */
   stepBytes?: number;
 }
 
 const load = (options: Parameters<typeof Llama.fromPretrained>[1] = {}) =>
   Llama.fromPretrained(settings.model, options);
 
-/** Trains one adapter on a model and measures what came of it. */
+/** Trains an adapter on a model and measures the result. */
 async function measure(
   name: string,
   model: Llama,
@@ -68,7 +68,7 @@ async function measure(
   };
 }
 
-/** {@link measure} with a model that is needed for nothing else. */
+/** Runs {@link measure} with a new model, and disposes the model. */
 async function alone(
   name: string,
   loading: Promise<Llama>,
@@ -83,7 +83,7 @@ async function alone(
   }
 }
 
-/** LoRA in 16 bit, merged, the result quantized, and a second adapter trained on that. */
+/** Trains LoRA on the 16-bit base, merges it, quantizes the result, and trains a second adapter on that. */
 async function inSequence(): Promise<Row> {
   const model = await load();
   await measure('LoRA, to be merged', model, {rank: 8});
@@ -106,7 +106,10 @@ async function base(): Promise<Row> {
   return row;
 }
 
-/** Lion's steps are all of one size: a third to a tenth of AdamW's rate (Chen et al. 2023). */
+/**
+ * Makes Lion with a tenth of AdamW's rate. All its steps have one size, so it needs a third to a tenth (Chen et al.
+ * 2023).
+ */
 const lion = () => new Lion({learningRate: 1e-3, weightDecay: 0});
 const paged = () => new PagedAdamW({learningRate: 1e-2, weightDecay: 0});
 

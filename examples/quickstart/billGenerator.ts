@@ -19,19 +19,19 @@ import {
 import {SeededRandom, stringHash} from './seededRandom.ts';
 
 /**
- * A seeded generator of short bills in the manner of the US Congress, each with a reference summary: a stand-in
- * for BillSum (bill text → summary) that needs no download and fits a model of a million parameters.
+ * A seeded generator of short bills in the style of the US Congress, each with a reference summary. It replaces BillSum
+ * (bill text → summary), needs no download, and suits a model of a million parameters.
  *
- * A summary cannot be copied from a place in the text. Apart from the short title, which may come first or last,
- * sections come in any order; some belong in the summary (the action, its money, its limits, its end) and some do
- * not (findings, definitions, reports, severability), and findings mention other laws, amounts and places on
- * purpose. Facts of one sentence of the summary can stand in different sections: the agency in the definitions, the
- * penalty apart from the offence. And the summary rewords: "the Secretary of Agriculture may make grants … to repair
- * old bridges" becomes "Allows the Department of Agriculture to award grants … for repairing old bridges", "$5,000,000
+ * A summary cannot be copied from one place in the text. Except for the short title, which comes first or last,
+ * sections come in any order. Some belong in the summary (the action, its money, its limits, its end) and some do not
+ * (findings, definitions, reports, severability); findings mention other laws, amounts and places on purpose. The facts
+ * of one sentence in the summary may be in different sections, such as the agency in the definitions, or the penalty
+ * apart from the offence. The summary also rewords: "the Secretary of Agriculture may make grants … to repair old
+ * bridges" becomes "Allows the Department of Agriculture to award grants … for repairing old bridges", and "$5,000,000
  * for each of fiscal years 2025 through 2029" becomes "$5,000,000 a year through 2029".
  */
 
-/** What the bill does. One of nine kinds; the rest of the bill follows from it. */
+/** The action of a bill, which is one of nine kinds and determines the rest of the bill. */
 export type Action =
   | {
       kind: 'grants';
@@ -51,18 +51,18 @@ export type Action =
   | {kind: 'leave'; employees: number; days: number; reason: string}
   | {kind: 'commission'; subject: string; members: number; appointer: string};
 
-/** The money a bill authorizes: `'none'` when it says that no new money is authorized. */
+/** The money that a bill authorizes, or `'none'` if it says that no new money is authorized. */
 export type Money =
   | {kind: 'yearly'; dollars: number; firstYear: number; lastYear: number}
   | {kind: 'once'; dollars: number; year: number}
   | {kind: 'none'};
 
-/** When a bill ends: on a date, or some years after it became law. */
+/** The end of a bill: a date, or a number of years after it became law. */
 export type Sunset = {kind: 'date'; year: number} | {kind: 'years'; years: number};
 
-/** Everything that is true of one bill; text, summary and all other documents about it are drawn from this. */
+/** All facts of one bill, from which its text, its summary and all other documents about it are made. */
 export interface BillFacts {
-  /** As in `H.R. 2841` or `S. 512`. */
+  /** Number of the bill, such as `H.R. 2841` or `S. 512`. */
   number: string;
   title: string;
   sponsor: string;
@@ -78,7 +78,7 @@ export interface Bill extends BillFacts {
   summary: string;
 }
 
-/** One record as LLaMA-Factory reads it (`formatting: alpaca`). */
+/** A record in LLaMA-Factory's format (`formatting: alpaca`). */
 export interface AlpacaRecord {
   instruction: string;
   input: string;
@@ -86,8 +86,8 @@ export interface AlpacaRecord {
 }
 
 /**
- * `heldOut` bills use combinations that no other split uses (agency, recipients and purpose; offence and offender;
- * …) and, half of the time, names that no other split knows.
+ * A split of the bills. `heldOut` bills use combinations that are in no other split (agency, recipients and purpose;
+ * offence and offender; …) and, half of the time, names that are in no other split.
  */
 export type Split = 'pretrain' | 'train' | 'heldOut';
 
@@ -95,11 +95,11 @@ export const INSTRUCTION = 'Summarize this bill.';
 
 const SPLIT_SEEDS: Record<Split, number> = {pretrain: 0x5eed0001, train: 0x5eed0002, heldOut: 0x5eed0003};
 
-/** One name in six, and one combination in five, is kept for the held-out split. */
+/** The held-out split has one name in six and one combination in five for itself. */
 const isHeldOutName = (name: string): boolean => stringHash(name) % 6 === 0;
 const isHeldOutCombination = (parts: readonly unknown[]): boolean => stringHash(parts.join('|')) % 5 === 0;
 
-/** `25000000` → `$25,000,000`. */
+/** Formats an amount: `25000000` → `$25,000,000`. */
 export function dollars(amount: number): string {
   return `$${amount.toString().replace(/\B(?=(\d{3})+$)/g, ',')}`;
 }
@@ -111,8 +111,8 @@ function capitalized(text: string): string {
 /**
  * An endless source of different bills.
  *
- * @param split which names and combinations may be used
- * @param seed two generators with the same split and seed give the same bills
+ * @param split split whose names and combinations are used
+ * @param seed two generators with the same split and seed make the same bills
  */
 export class BillGenerator {
   readonly random: SeededRandom;
@@ -124,18 +124,18 @@ export class BillGenerator {
     this.random = new SeededRandom((SPLIT_SEEDS[split] + Math.imul(seed, 0x9e3779b1)) >>> 0);
   }
 
-  /** The next bill. */
+  /** Returns the next bill. */
   next(): Bill {
     const facts = this.facts();
     return {...facts, text: this.text(facts), summary: billSummary(facts)};
   }
 
-  /** The next `count` bills. */
+  /** Returns the next `count` bills. */
   take(count: number): Bill[] {
     return Array.from({length: count}, () => this.next());
   }
 
-  /** An invented name such as `Thornbury`. */
+  /** Invents a name such as `Thornbury`. */
   name(): string {
     const wantsNewName = this.split === 'heldOut' && this.random.chance(0.5);
     for (;;) {
@@ -148,7 +148,7 @@ export class BillGenerator {
     return `${this.random.pick(FIRST_NAMES)} ${this.name()}`;
   }
 
-  /** The name of some law, such as `Thornbury Clean Water Act`. */
+  /** Invents the name of a law, such as `Thornbury Clean Water Act`. */
   lawTitle(domain: Domain): string {
     return `${this.name()} ${this.random.pick(domain.topics)} Act`;
   }
@@ -271,7 +271,7 @@ export class BillGenerator {
     };
   }
 
-  /** Money and end of the bill, where bills of this kind have them. */
+  /** Chooses the money and the end of a bill, if its kind has them. */
   private terms(action: Action): {money?: Money; sunset?: Sunset} {
     const {random} = this;
     const firstYear = random.integer(2025, 2028);
@@ -295,7 +295,7 @@ export class BillGenerator {
     return {money, sunset};
   }
 
-  /** The bill itself: numbered sections, the telling ones mixed with the others. */
+  /** Writes the text of the bill: numbered sections, in which the important ones are mixed with the others. */
   private text(facts: BillFacts): string {
     const {random} = this;
     const telling = this.tellingSections(facts);
@@ -499,7 +499,7 @@ export class BillGenerator {
     return sections;
   }
 
-  /** Sections that no summary mentions, though they talk of laws, money, places and people too. */
+  /** Writes sections that no summary mentions, although they contain laws, money, places and people too. */
   private otherSections(facts: BillFacts): Section[] {
     const {random} = this;
     const {domain, action} = facts;
@@ -545,7 +545,7 @@ interface Section {
   body: string;
 }
 
-/** The parts of an action whose combination decides which split a bill may belong to. */
+/** Returns the parts of an action whose combination decides the split of a bill. */
 export function combinationOf(action: Action): readonly unknown[] {
   switch (action.kind) {
     case 'grants':
@@ -569,7 +569,7 @@ export function combinationOf(action: Action): readonly unknown[] {
   }
 }
 
-/** The reference summary: the short title, then what the bill does, its money and its end, always in that order. */
+/** Writes the reference summary: the short title, the action, the money and the end, always in this order. */
 export function billSummary({title, action, money, sunset}: BillFacts): string {
   const sentences = [...actionSentences(action)];
   if (money?.kind === 'yearly')
@@ -626,14 +626,14 @@ function actionSentences(action: Action): string[] {
   }
 }
 
-/** The bill as an instruction-tuning record. */
+/** Makes an instruction-tuning record of a bill. */
 export function alpacaRecord({text, summary}: Bill): AlpacaRecord {
   return {instruction: INSTRUCTION, input: text, output: summary};
 }
 
 /**
- * The quickstart's data: `count` records of a split, the same on every machine.
- * Different `seed`s give different bills of the same split.
+ * Makes the quickstart's data: `count` records of a split, the same on every machine. A different `seed` gives
+ * different bills of the same split.
  */
 export function billRecords(split: Split, count: number, seed = 0): AlpacaRecord[] {
   return new BillGenerator(split, seed).take(count).map(alpacaRecord);

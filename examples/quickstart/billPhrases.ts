@@ -1,26 +1,26 @@
 /**
- * The words the bill generator draws from. People, places and titles are invented; states and federal
- * agencies are real. An activity is kept as `[infinitive, gerund]`, because bills say "to repair old bridges"
- * where their summaries say "for repairing old bridges".
+ * The words of the bill generator. People, places and titles are invented; states and federal agencies are real. An
+ * activity is stored as `[infinitive, gerund]`, because bills say "to repair old bridges" where their summaries say
+ * "for repairing old bridges".
  */
 
 export type Activity = readonly [infinitive: string, gerund: string];
 
-/** What bills on one subject are about. */
+/** The words for bills on one subject. */
 export interface Domain {
-  /** The words a short title takes from the subject: `<Name> <topic> Act`. */
+  /** Topics for short titles: `<Name> <topic> Act`. */
   topics: readonly string[];
-  /** Who may run a program, keys of {@link AGENCIES}. */
+  /** Agencies that may run a program, as keys of {@link AGENCIES}. */
   agencies: readonly string[];
   recipients: readonly string[];
   activities: readonly Activity[];
-  /** What a study or a commission may look into. */
+  /** Topics for a study or a commission. */
   subjects: readonly string[];
-  /** What a tax credit may be for. */
+  /** Purposes of a tax credit. */
   purchases: readonly string[];
 }
 
-/** How a bill names an official, and how a summary names the agency. */
+/** The name of the official in a bill, and of the agency in a summary. */
 export const AGENCIES: Readonly<Record<string, {official: string; shortForm: string; agency: string}>> = {
   agriculture: {
     official: 'the Secretary of Agriculture',
@@ -205,7 +205,7 @@ export const DOMAINS: readonly Domain[] = [
   },
 ];
 
-/** Who may be forbidden something, and what: the infinitive for the bill, the gerund for the summary. */
+/** Offenders and their offences, as an infinitive for the bill and a gerund for the summary. */
 export const ACTORS: readonly string[] = [
   'an airline',
   'a bank',
@@ -232,7 +232,7 @@ export const OFFENSES: readonly Activity[] = [
   ['share medical records', 'sharing medical records'],
 ];
 
-/** Periods that an older law sets and a bill may change. */
+/** Periods in older laws that a bill may change. */
 export const PERIODS: readonly string[] = [
   'appealing a permit',
   'answering a complaint',
@@ -313,7 +313,7 @@ export const STATES: readonly string[] = [
   'Wyoming',
 ];
 
-/** Place names and family names are a beginning and an ending: hundreds of names, most of them rare. */
+/** Beginnings of place names and family names. With the endings they make hundreds of names, most of them rare. */
 export const NAME_BEGINNINGS: readonly string[] = [
   'Al',
   'Ash',

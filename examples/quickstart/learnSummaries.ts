@@ -11,17 +11,17 @@ import {type AlpacaRecord, billRecords} from './billGenerator.ts';
 import {exampleOf} from './summaryEvaluation.ts';
 
 export interface LearningSettings {
-  /** Bills to learn from. */
+  /** Training bills. */
   training: readonly AlpacaRecord[];
   lora: LoRAOptions;
-  /** Made anew for each run, since an optimizer keeps state. Default `AdamW` at 1e-2 without decay. */
+  /** Makes the optimizer, a new one for each run, because it has state. Default: `AdamW` at 1e-2 without decay. */
   optimizer?: () => tf.Optimizer;
   epochs: number;
   batchSize: number;
   seed: number;
 }
 
-/** Puts adapters on a model and trains them to summarise bills, with a cosine schedule and clipping. */
+/** Adds adapters to a model and trains them to summarise bills, with a cosine schedule and clipping. */
 export async function learnSummaries(model: Llama, settings: LearningSettings): Promise<TrainingHistory> {
   const {training, lora, epochs, batchSize, seed} = settings;
   const {optimizer = () => new AdamW({learningRate: 1e-2, weightDecay: 0})} = settings;
@@ -29,7 +29,7 @@ export async function learnSummaries(model: Llama, settings: LearningSettings): 
   const examples = (records: readonly AlpacaRecord[]) =>
     records.map((record) => exampleOf(tokenizer, record));
   model.applyLoRA({...lora, seed});
-  model.gradientCheckpointing = false; // a model this small need not save memory
+  model.gradientCheckpointing = false; // so small a model need not save memory
   model.compile({optimizer: optimizer(), schedule: {name: 'cosine', warmupSteps: 10}, maxGradNorm: 1});
   const history = await model.fitDataset(examples(training), {
     epochs,
@@ -39,16 +39,16 @@ export async function learnSummaries(model: Llama, settings: LearningSettings): 
     evaluationSteps: 20,
     seed,
   });
-  model.optimizer.dispose(); // its state; the model would free only one it made itself
+  model.optimizer.dispose(); // the model only disposes optimizers that it made itself
   return history;
 }
 
-/** How many weights train. */
+/** Counts the trainable weights. */
 export function trainableCount(model: Llama): number {
   return [...model.trainableParameters().values()].reduce((sum, {size}) => sum + size, 0);
 }
 
-/** Most bytes that tensors take in a training step on some bills: weights, activations and gradients. */
+/** Measures the peak size of all tensors in a training step, in bytes: weights, activations and gradients. */
 export async function peakBytesOf(model: Llama, records: readonly AlpacaRecord[]): Promise<number> {
   const tokenizer = model.tokenizer as Tokenizer;
   const batch = collate(records.map((record) => exampleOf(tokenizer, record)));

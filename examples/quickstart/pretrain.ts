@@ -17,20 +17,21 @@ import {MODEL_MAX_LENGTH} from './trainTokenizer.ts';
 
 /**
  * Pre-trains the quickstart's base model with this library alone: a Llama of a million parameters that has read bills
- * and writing about bills, and can find a name or an amount again, but was never shown a summary.
+ * and texts about bills, and can copy a name or an amount, but has never seen a summary.
  *
  *     npx tsx examples/quickstart/trainTokenizer.ts
  *     npx tsx examples/quickstart/pretrain.ts            # writes examples/quickstart/model/
  *
- * What makes so small a model learn to copy from its context within a few million tokens:
- * - It begins with pages of a journal whose second half repeats the first, a line long at first, then longer. Attention
- *   that is spread over few words finds the right one soon; on whole bills alone it does not begin to.
- * - Only the second half of a document counts in the loss (nine times in ten): the first is full of invented names.
- * - The weights start five times larger than Llama's usual 0.02, which is meant for a hidden size of thousands, and
- *   decay strongly.
+ * So small a model learns to copy from its context within a few million tokens because of three measures:
+ * - It starts with pages of a journal whose second half repeats the first. They are one line long at first, then
+ *   longer. Attention over few words soon finds the right one; with whole bills alone, it never starts to.
+ * - Only the second half of a document counts in the loss (nine times in ten), because the first is full of invented
+ *   names.
+ * - The initial weights are five times larger than Llama's usual 0.02, which is meant for a hidden size of thousands,
+ *   and the weight decay is strong.
  */
 
-/** Two query heads share one pair of key and value heads; a head is 64 wide, as in Llama 3.2 1B. */
+/** The model's config. Two query heads share one pair of key and value heads; a head is 64 wide, as in Llama 3.2 1B. */
 export const MODEL_CONFIG = {
   hiddenSize: 128,
   intermediateSize: 384,
@@ -46,11 +47,11 @@ export const MODEL_CONFIG = {
 };
 
 export interface PretrainingPlan {
-  /** Tokens to read. */
+  /** Number of training tokens. */
   tokens: number;
-  /** Tokens in a batch, about; padding included. */
+  /** Approximate number of tokens in a batch, with padding. */
   batchTokens: number;
-  /** Share of the tokens that goes to the journal at the start. */
+  /** Share of the tokens that belong to the journal, at the start. */
   journalShare: number;
   seed: number;
 }
@@ -65,23 +66,23 @@ export const PLAN: PretrainingPlan = {
 const LEARNING_RATE = 3e-3;
 const FINAL_FACTOR = 0.05;
 const WARMUP_STEPS = 50;
-/** Longest journal page at the very beginning, and at the end of the journal's part. */
+/** Length of the longest journal page in tokens, at the start and at the end of the journal's part. */
 const SHORTEST_PAGE = 28;
 const LONGEST_PAGE = 160;
-/** Share of the journal's part for which pages stay short. */
+/** Share of the journal's part in which pages stay short. */
 const SHORT_SHARE = 0.3;
 const LONGEST_DOCUMENT = 320;
 const JOURNAL_PAGES = 12_000;
 
-/** A document as token ids; `from` is where its continuation begins. */
+/** A document as token ids; `from` is the index of its continuation. */
 interface EncodedDocument {
   ids: number[];
   from: number;
 }
 
 /**
- * The batches of a whole pre-training, in order. Documents of like length share a batch. Rows are padded on the right,
- * where causal attention does not look, so there is no mask.
+ * Makes the batches of the whole pre-training, in order. Documents of similar length share a batch. Rows are padded on
+ * the right, which causal attention ignores, so there is no mask.
  */
 export function pretrainingBatches(tokenizer: Tokenizer, plan: PretrainingPlan): Batch[] {
   const random = new SeededRandom(plan.seed + 1);
@@ -130,7 +131,11 @@ export function pretrainingBatches(tokenizer: Tokenizer, plan: PretrainingPlan):
   return batches;
 }
 
-/** @param wholeShare how often a document counts from its first token on, and not from its continuation on */
+/**
+ * Makes a batch of documents.
+ *
+ * @param wholeShare share of documents in which all tokens count, rather than only the continuation
+ */
 function toBatch(
   documents: EncodedDocument[],
   wholeShare: number,
@@ -154,8 +159,8 @@ function toBatch(
   };
 }
 
-/** What is watched on the way: the continuations of pages and of documents that no batch holds. */
-function watched(tokenizer: Tokenizer): Record<string, Example[]> {
+/** Makes the validation data: continuations of pages and of documents that are in no batch. */
+function validationSets(tokenizer: Tokenizer): Record<string, Example[]> {
   const documents = new PretrainingDocuments(999);
   const example = ({context, continuation}: PretrainingDocument): Example => {
     const [before, after] = [context, continuation].map((text) =>
@@ -187,7 +192,7 @@ async function main(): Promise<void> {
   );
   model.tokenizer = tokenizer;
   model.generationConfig = {bosTokenId, eosTokenId, padTokenId};
-  model.gradientCheckpointing = false; // memory is no concern here, and time is
+  model.gradientCheckpointing = false; // saves time; memory does not matter here
   model.summary();
 
   const plan = {...PLAN, tokens: Number(values.tokens)};
@@ -199,7 +204,7 @@ async function main(): Promise<void> {
       Math.min(1, (step + 1) / WARMUP_STEPS) * (FINAL_FACTOR + (1 - FINAL_FACTOR) * warmth(step)),
     maxGradNorm: 1,
   });
-  const sets = watched(tokenizer);
+  const sets = validationSets(tokenizer);
   const every = Math.ceil(batches.length / 12);
   const history = await model.fitDataset(batches, {
     shuffle: false,

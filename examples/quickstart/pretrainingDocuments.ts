@@ -2,14 +2,14 @@ import {type Bill, BillGenerator, dollars} from './billGenerator.ts';
 import {AGENCIES, DOMAINS, FACILITIES, STATES} from './billPhrases.ts';
 
 /**
- * What the quickstart's base model reads before anyone fine-tunes it: bills, each followed by other writing about
- * the same bill (a committee report, a newspaper item, a catalogue card, a conversation of questions and answers).
- * The second half can only be predicted by finding names, amounts and dates in the first, which is how the model
- * learns to copy from its context. No document has the form "instruction, bill, summary", and none words a bill as
- * the reference summaries do: that is left for fine-tuning to teach.
+ * The training data of the quickstart's base model: bills, each followed by another text about the same bill (a
+ * committee report, a newspaper item, a catalogue card, a conversation of questions and answers). The second half can
+ * only be predicted by finding names, amounts and dates in the first, so the model learns to copy from its context. No
+ * document has the form "instruction, bill, summary", and none describes a bill in the words of the reference
+ * summaries: fine-tuning teaches that.
  */
 
-/** One thing that can be asked of a bill. */
+/** A fact that can be asked about a bill. */
 interface Fact {
   question: string;
   answer: string;
@@ -21,7 +21,7 @@ interface Fact {
   news: string;
 }
 
-/** Everything the other documents may say about a bill, the action first. */
+/** Returns all facts that other documents may mention about a bill, the action first. */
 export function billFacts({action, money, sunset}: Bill): Fact[] {
   const facts: Fact[] = [];
   switch (action.kind) {
@@ -292,15 +292,15 @@ export function billFacts({action, money, sunset}: Bill): Fact[] {
 }
 
 /**
- * A text in two parts. The continuation speaks of the same facts as the context and can be worked out from it; the
- * context, with its invented names and amounts, can hardly be predicted by anyone.
+ * A text in two parts. The continuation has the same facts as the context and can be derived from it. The context
+ * itself, with its invented names and amounts, is hardly predictable.
  */
 export interface PretrainingDocument {
   context: string;
   continuation: string;
 }
 
-/** An endless source of documents, seeded. Special tokens are written out, as the tokenizer reads them. */
+/** A seeded, endless source of documents. Special tokens are written as text, which the tokenizer recognises. */
 export class PretrainingDocuments {
   private readonly bills: BillGenerator;
 
@@ -308,7 +308,7 @@ export class PretrainingDocuments {
     this.bills = new BillGenerator('pretrain', seed);
   }
 
-  /** A bill and something else about it. */
+  /** Returns a bill and another text about it. */
   next(): PretrainingDocument {
     const bill = this.bills.next();
     const {random} = this.bills;
@@ -341,16 +341,16 @@ export class PretrainingDocuments {
       const lines = random.shuffle([identity, ...facts]).map(({card}) => `\n- ${card}`);
       other = `CARD FOR ${bill.number}${lines.join('')}`;
     }
-    // Sometimes the other document comes first: then reading the bill means finding what was said before.
+    // Sometimes the other document comes first, so that the bill must be predicted from it.
     const [first, second] = random.chance(0.8) ? [bill.text, other] : [other, bill.text];
     return {context: `<|begin_of_text|>${first}\n\n`, continuation: `${second}<|end_of_text|>`};
   }
 
   /**
-   * A page of the clerk's journal: a list that is read a first and a second time, in the same or another order.
-   * Everything in the second reading stands in the first, and nothing else helps: the plainest lesson in copying.
+   * Returns a page of the clerk's journal: a list that is read twice, in the same or another order. The second reading
+   * can be predicted from the first, and only from it, so it is the simplest lesson in copying.
    *
-   * @param longest the largest number of entries
+   * @param longest largest number of entries
    */
   journal(longest = 6): PretrainingDocument {
     const {random} = this.bills;
@@ -383,7 +383,7 @@ function numberFact({number}: Bill): Fact {
   return {question: 'What is its number?', answer: `${number}.`, card: '', report: '', news: ''};
 }
 
-/** A conversation in Llama 3's chat format: the first question comes with the bill. */
+/** Formats a conversation in Llama 3's chat format, in which the first question contains the bill. */
 function conversation(text: string, facts: readonly Fact[]): PretrainingDocument {
   const [first, ...others] = facts;
   const turns = others.map(

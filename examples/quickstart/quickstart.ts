@@ -11,9 +11,9 @@ import {SeededRandom} from './seededRandom.ts';
 import {evaluateSummaries, type SummaryEvaluation, summarize} from './summaryEvaluation.ts';
 
 /**
- * The quickstart: teaches a tiny Llama to summarise bills with LoRA, and measures it on bills it has never seen,
- * before and after. `npm run quickstart`, or with settings `npm run quickstart -- --rank 16 --epochs 3`; with `--qlora` once
- * more on a base quantized to 4 bits.
+ * The quickstart teaches a tiny Llama to summarise bills with LoRA, and measures it before and after on bills that it
+ * has never seen. Run it with `npm run quickstart`, or with settings: `npm run quickstart -- --rank 16 --epochs 3`.
+ * `--qlora` repeats it on a base that is quantized to 4 bits.
  */
 
 const {values: settings} = parseArgs({
@@ -37,7 +37,7 @@ async function main(): Promise<void> {
   const seed = Number(settings.seed);
   console.log(String(await useBackend(settings.backend as BackendName)));
 
-  // The data: bills and their summaries, made from a seed. Held-out bills have names and combinations of their own.
+  // The data: bills and their summaries, generated from a seed. Held-out bills have their own names and combinations.
   const training = billRecords('train', Number(settings['train-bills']));
   const heldOut = billRecords('heldOut', Number(settings['held-out-bills']));
   console.log(
@@ -45,7 +45,7 @@ async function main(): Promise<void> {
   );
   console.log(`${indented(heldOut[0].input)}\n`);
 
-  // The model, and what it makes of the task before training.
+  // The model, and its results before training.
   const model = await Llama.fromPretrained(settings.model);
   const base = await evaluateSummaries(model, heldOut);
 
@@ -66,7 +66,7 @@ async function main(): Promise<void> {
   const trainable = trainableCount(model);
   console.log(`${count(trainable)} weights trained, ${count(model.countParams() - trainable)} stayed.`);
 
-  // After training, and a control: the trained numbers in random places. A gain that this has too would be no gain.
+  // After training, and a control: the trained numbers in random places. A gain counts only if the control lacks it.
   const trained = await evaluateSummaries(model, heldOut);
   const random = await withShuffledAdapter(model, seed, () => evaluateSummaries(model, heldOut));
   const rows: Row[] = [
@@ -80,7 +80,7 @@ async function main(): Promise<void> {
     },
   ];
 
-  // Files: the adapter as PEFT reads it, and the loss curve.
+  // Files: the adapter in PEFT's format, and the loss curve.
   const adapterFolder = join(settings.out, 'adapter');
   const plotPath = join(settings.out, 'training_loss.png');
   await model.saveAdapter(adapterFolder);
@@ -90,7 +90,7 @@ async function main(): Promise<void> {
   });
   model.dispose();
 
-  // Whoever loads the adapter gets the same summaries.
+  // A newly loaded model with this adapter writes the same summaries.
   const reloaded = await Llama.fromPretrained(settings.model);
   await reloaded.loadAdapter(adapterFolder);
   const again = await summarize(reloaded, heldOut);
@@ -105,7 +105,7 @@ async function main(): Promise<void> {
   if (same < again.length) process.exitCode = 1;
 }
 
-/** The same on a base whose linear layers are quantized: nf4 with double quantization, as QLoRA has it. */
+/** Repeats the run on a base whose linear layers are quantized as in QLoRA: nf4 with double quantization. */
 async function qlora(learning: LearningSettings, heldOut: AlpacaRecord[]): Promise<Row[]> {
   const model = await Llama.fromPretrained(settings.model, {
     quantization: {type: 'nf4', doubleQuant: true},
@@ -147,9 +147,9 @@ async function withShuffledAdapter<T>(model: Llama, seed: number, fn: () => Prom
 
 interface Row extends SummaryEvaluation {
   name: string;
-  /** Of all weights in memory. */
+  /** Size of all weights in memory, in bytes. */
   bytes?: number;
-  /** Most that tensors take in a training step. */
+  /** Peak size of all tensors in a training step, in bytes. */
   peak?: number;
 }
 
@@ -170,8 +170,8 @@ function printTable(rows: Row[]): void {
     console.log(`${row.name.padEnd(16)}${columns.map(([, cell]) => cell(row).padStart(11)).join('')}`);
   }
   console.log(
-    'held-out bills; ROUGE as rouge_score (stemmed), BLEU as sacreBLEU, exact: equal to the reference; step: the most\n' +
-      'that tensors take in a training step\n',
+    'held-out bills; ROUGE as rouge_score (stemmed), BLEU as sacreBLEU, exact: equal to the reference; step: peak of\n' +
+      'all tensors in a training step\n',
   );
 }
 

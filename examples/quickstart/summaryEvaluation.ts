@@ -2,37 +2,37 @@ import type {Example, Llama, Tokenizer} from '../../src/index.ts';
 import {corpusBleu, meanRouge} from '../../src/tools/metrics/index.ts';
 import type {AlpacaRecord} from './billGenerator.ts';
 
-/** What one model makes of the held-out bills. */
+/** A model's results on the held-out bills. */
 export interface SummaryEvaluation {
-  /** Cross-entropy of the reference summaries. */
+  /** Mean cross-entropy of the reference summaries. */
   loss: number;
-  /** F-measures × 100, as Google's rouge_score gives them, stemmer on. */
+  /** F-measure × 100 of Google's rouge_score with its stemmer. */
   rouge1: number;
   rouge2: number;
   rougeL: number;
-  /** As sacreBLEU gives it. */
+  /** BLEU of sacreBLEU. */
   bleu4: number;
-  /** Share of summaries that equal the reference letter by letter. */
+  /** Share of summaries that are identical to the reference. */
   exact: number;
-  /** The written summaries, in the order of the records. */
+  /** Generated summaries, in the order of the records. */
   summaries: string[];
 }
 
-/** The conversation so far as token ids: the bill, and the header of the assistant's turn. */
+/** Encodes the conversation up to the answer: the bill, and the header of the assistant's turn. */
 export function promptOf(tokenizer: Tokenizer, {instruction, input}: AlpacaRecord): number[] {
   return tokenizer.encodeChat([{role: 'user', content: `${instruction}\n${input}`}], {
     addGenerationPrompt: true,
   });
 }
 
-/** A record as LLaMA-Factory's `llama3` template trains it: only the answer and its `<|eot_id|>` count. */
+/** Makes a training example as LLaMA-Factory's `llama3` template does: only the answer and its `<|eot_id|>` count. */
 export function exampleOf(tokenizer: Tokenizer, record: AlpacaRecord): Example {
   const prompt = promptOf(tokenizer, record);
   const answer = tokenizer.encode(`${record.output}<|eot_id|>`, {addSpecialTokens: false});
   return {inputIds: [...prompt, ...answer], labels: [...prompt.map(() => -100), ...answer]};
 }
 
-/** Loss on the references, then summaries by greedy decoding and how they compare. */
+/** Measures the loss on the references, then generates summaries by greedy decoding and scores them. */
 export async function evaluateSummaries(
   model: Llama,
   records: readonly AlpacaRecord[],
@@ -49,7 +49,7 @@ export async function evaluateSummaries(
   return {loss, rouge1, rouge2, rougeL, bleu4: corpusBleu(summaries, references).score, exact, summaries};
 }
 
-/** A summary of each record's bill. */
+/** Summarises the bill of each record. */
 export function summarize(model: Llama, records: readonly AlpacaRecord[]): Promise<string[]> {
   const prompts = records.map((record) => promptOf(model.tokenizer as Tokenizer, record));
   return model.generate(prompts, {maxNewTokens: 80, doSample: false});

@@ -5,12 +5,12 @@ import {PretrainingDocuments} from './pretrainingDocuments.ts';
 
 /**
  * Trains the quickstart's tokenizer: byte-level byte-pair encoding (Sennrich et al. 2016) in the layout of Llama 3's
- * own `tokenizer.json`, so that `@huggingface/tokenizers` and Python's `tokenizers` and `transformers` read it.
- * Run `npx tsx examples/quickstart/trainTokenizer.ts` to write `examples/quickstart/model/tokenizer*.json` again;
- * seeded, so the files come out the same, byte for byte.
+ * own `tokenizer.json`, so that `@huggingface/tokenizers` and Python's `tokenizers` and `transformers` can read it.
+ * `npx tsx examples/quickstart/trainTokenizer.ts` writes `examples/quickstart/model/tokenizer*.json` again. A seed
+ * makes the files the same, byte for byte.
  */
 
-/** Llama 3's special tokens that a base model and a chat need; they follow the learnt vocabulary. */
+/** The special tokens of Llama 3 that a base model and a chat need. They follow the learnt vocabulary. */
 export const SPECIAL_TOKENS = [
   '<|begin_of_text|>',
   '<|end_of_text|>',
@@ -21,28 +21,29 @@ export const SPECIAL_TOKENS = [
 ] as const;
 
 /**
- * Where text is cut before merging, in the manner of Llama 3: English contractions; a word with the one character
- * before it; up to three digits; punctuation; line ends; other white space. No merge crosses a cut.
+ * Pattern that splits text before merging, similar to Llama 3's: English contractions; a word with one character before
+ * it; up to three digits; punctuation; line ends; other white space. No merge crosses a split.
  */
 export const SPLIT_PATTERN =
   "'(?:[sSdDmMtT]|ll|LL|ve|VE|re|RE)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/** What a conversation looks like, in Jinja: Llama 3's format without its dated system text. */
+/** The chat template in Jinja: Llama 3's format without its dated system message. */
 export const CHAT_TEMPLATE =
   '{{ bos_token }}{% for message in messages %}' +
   "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}" +
   '{% endfor %}' +
   "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-/** A learnt vocabulary: tokens in the order of their ids, and the merges in the order they were learnt. */
+/** A learnt vocabulary: tokens in the order of their ids, and merges in the order in which they were learnt. */
 export interface BytePairVocabulary {
   tokens: string[];
   merges: [left: string, right: string][];
 }
 
 /**
- * The 256 characters that stand for bytes in byte-level vocabularies, by byte: printable Latin-1 bytes stand for
- * themselves, the others are moved to U+0100 and up (GPT-2's table, which every reader of the format knows).
+ * Returns the 256 characters that represent bytes in byte-level vocabularies, in the order of the bytes. Printable
+ * Latin-1 bytes represent themselves, and the others are moved to U+0100 and up (GPT-2's table, which all readers of
+ * the format use).
  */
 export function byteCharacters(): string[] {
   let moved = 0;
@@ -53,11 +54,12 @@ export function byteCharacters(): string[] {
 }
 
 /**
- * Learns merges from texts: again and again, the most frequent pair of neighbouring tokens becomes one token. Equal
- * counts are settled by the pair's first letters, so that the result does not depend on the order of the texts.
+ * Learns merges from texts: repeatedly, the most frequent pair of adjacent tokens becomes one token. Of pairs with
+ * equal counts, the first in alphabetical order is merged, so that the result does not depend on the order of the
+ * texts.
  *
- * @param texts plain text; special tokens in it are left out
- * @param vocabularySize how many tokens to end with, without special tokens; at least 256
+ * @param texts plain texts; special tokens in them are skipped
+ * @param vocabularySize final number of tokens without special tokens; at least 256
  */
 export function learnBytePairs(texts: Iterable<string>, vocabularySize: number): BytePairVocabulary {
   const characters = byteCharacters();
@@ -117,7 +119,7 @@ function wordCounts(texts: Iterable<string>): Map<string, number> {
   return counts;
 }
 
-/** `tokenizer.json` for a learnt vocabulary, special tokens after it. */
+/** Returns `tokenizer.json` for a learnt vocabulary followed by the special tokens. */
 export function tokenizerFile({tokens, merges}: BytePairVocabulary): object {
   const idOfBegin = tokens.length;
   const begin = SPECIAL_TOKENS[0];
@@ -169,7 +171,7 @@ export function tokenizerFile({tokens, merges}: BytePairVocabulary): object {
   };
 }
 
-/** `tokenizer_config.json`: which special token plays which part, and the chat template. */
+/** Returns `tokenizer_config.json`, with the roles of the special tokens and the chat template. */
 export function tokenizerConfig(modelMaxLength: number): object {
   const [bosToken, , , , eosToken, padToken] = SPECIAL_TOKENS;
   return {
@@ -187,7 +189,7 @@ export function tokenizerConfig(modelMaxLength: number): object {
 export const VOCABULARY_SIZE = 2048;
 export const MODEL_MAX_LENGTH = 512;
 
-/** The texts the vocabulary is learnt from: a sample of what the base model will read. */
+/** Generates the texts from which the vocabulary is learnt, a sample of the base model's training data. */
 export function* tokenizerTexts(): Generator<string> {
   const documents = new PretrainingDocuments(1);
   for (let i = 0; i < 4000; i++) {
@@ -199,7 +201,7 @@ export function* tokenizerTexts(): Generator<string> {
   }
 }
 
-/** The two files, as text. */
+/** Trains the tokenizer and returns the text of its two files. */
 export function trainTokenizer(): {tokenizer: string; config: string} {
   const vocabulary = learnBytePairs(tokenizerTexts(), VOCABULARY_SIZE - SPECIAL_TOKENS.length);
   return {
