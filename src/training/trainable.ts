@@ -14,8 +14,9 @@ import {type EvaluateArgs, Trainer} from './trainer.ts';
 type Keras = tf.LayersModel;
 
 /**
- * What training adds to a model. `compile`, `fitDataset`, `trainOnBatch` and `evaluateDataset` take token ids instead of
- * Keras's `x` and `y`; Keras's own signatures stay in the types only so that such a model passes as a `tf.LayersModel`.
+ * The methods that training adds to a model. `compile`, `fitDataset`, `trainOnBatch` and `evaluateDataset` take token
+ * ids instead of Keras's `x` and `y`. Keras's own signatures stay in the types only so that such a model is accepted as
+ * a `tf.LayersModel`.
  */
 export interface Training {
   readonly trainer: Trainer;
@@ -33,41 +34,49 @@ export interface Training {
   /** Trains on examples or batches, showing progress; see {@link FitArgs}. */
   fitDataset(data: TrainingData, args?: FitArgs): Promise<TrainingHistory>;
 
-  /** One optimizer step on a batch; several batches are one accumulation window. */
+  /** Runs one optimizer step on a batch; several batches form one accumulation window. */
   trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
 
-  /** `{loss, perplexity, tokens}` over a dataset. */
+  /** Computes `{loss, perplexity, tokens}` over a dataset. */
   evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
 
   /**
-   * Loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
+   * Computes loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
    *
-   * @param options `seed` of dropout, which is on as in a training step; default 0
+   * @param options `seed` for dropout, which is on as in a training step. Default 0
    */
   computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients>;
 
-  /** @throws TfjsLoraError `UNSUPPORTED`: Keras's training on tensors `x` and `y` does not fit token ids */
+  /**
+   * Always refuses.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED`: Keras's training on tensors `x` and `y` does not fit token ids
+   */
   fit(): Promise<never>;
 
-  /** @throws TfjsLoraError `UNSUPPORTED`, as {@link fit} */
+  /**
+   * Always refuses.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED`, as {@link fit}
+   */
   evaluate(): never;
 }
 
 /** A model of any family, with training. */
 export type TrainableCausalLM = Training & CausalLM;
 
-/** A family's class with training: its constructor and statics are the family's. */
+/** A family's class with training; its constructor and statics are the family's. */
 export type Trainable<B extends ModelClass<CausalLM>> = Pick<B, keyof B> &
   (new (
     ...args: ConstructorParameters<B>
   ) => Training & InstanceType<B>);
 
-/** The class made for each family, so that there is one of each. */
+/** Classes made so far, so that each family has only one. */
 const made = new WeakMap<object, object>();
 
 /**
- * A family's class with training: `const Mine = trainable(MineForCausalLM)`. Asked again, the same class; a class that
- * trains already is returned as it is.
+ * Adds training to a family's class: `const Mine = trainable(MineForCausalLM)`. Further calls return the same class; a
+ * class that already trains is returned unchanged.
  */
 export function trainable<B extends ModelClass<CausalLM>>(Base: B): Trainable<B> {
   if ('computeGradients' in Base.prototype) return Base as unknown as Trainable<B>;

@@ -36,9 +36,9 @@ import {warnOfFrozenMatrices} from './steps/warnOfFrozenMatrices.ts';
 import {scalarValue} from './steps/windowGradients.ts';
 
 export interface EvaluateArgs {
-  /** Default 4. */
+  /** Examples in a batch. Default 4. */
   batchSize?: number;
-  /** Once aborted, the evaluation ends after the batch at hand, with the signal's reason as an error. */
+  /** Signal to stop: the evaluation ends after the current batch, with the signal's reason as an error. */
   signal?: AbortSignal;
 }
 const EVALUATE_OPTIONS = {
@@ -48,16 +48,16 @@ const EVALUATE_OPTIONS = {
 
 /** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
 export class Trainer extends TrainingStep {
-  /** Of the latest {@link fit}, also of one that broke off. */
+  /** History of the latest {@link fit}, even if it failed. */
   history?: TrainingHistory;
 
   /**
-   * Trains on examples or batches. Every window's loss is the sum over its labels over their count. A run that would go
-   * on from a finished one trains nothing: the model gets the final weights, and the files in the folder stay.
+   * Trains on examples or batches. Every window's loss is the sum over its labels divided by their number. Resuming a
+   * finished run trains nothing: the model gets the final weights, and the files in the folder stay.
    *
-   * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` when too many
-   *   steps in a row were not finite
-   * @param held the hold on the output folder, where the caller has it already
+   * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` after too
+   *   many consecutive steps that were not finite
+   * @param held the lock on the output folder, if the caller already has it
    */
   async fit(data: TrainingData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
     if (this.model.busyWith !== undefined) {
@@ -82,7 +82,7 @@ export class Trainer extends TrainingStep {
       const {totalSteps, firstTrainerStep: firstStep} = run;
       if (outputDir !== undefined) {
         if (await isFinishedRun(outputDir, checkpoint, totalSteps)) {
-          restoreTrainedWeights(this.model, outputDir); // the best ones, where they were asked for
+          restoreTrainedWeights(this.model, outputDir); // the best ones, if requested
           this.history = run.history;
           return run.history;
         }
@@ -105,8 +105,8 @@ export class Trainer extends TrainingStep {
   }
 
   /**
-   * Checks all that {@link fit} does before its first step, but for the output folder, and changes nothing. The model may
-   * be without memory.
+   * Runs all checks that {@link fit} makes before its first step, except for the output folder, and changes nothing.
+   * The model's weights need not be allocated.
    */
   async check(data: TrainingData, args: FitArgs = {}): Promise<void> {
     const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
@@ -115,7 +115,7 @@ export class Trainer extends TrainingStep {
     if (checkpoint !== undefined) await assertResumable(run, checkpoint);
   }
 
-  /** All that can be checked and counted before work begins. */
+  /** Checks and counts everything that is known before work begins. */
   private plan(data: TrainingData, plan: FitPlan): TrainingRun {
     const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
     const limits = this.limits();
@@ -129,7 +129,7 @@ export class Trainer extends TrainingStep {
     const stepsInData =
       batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
     const totalSteps = stepsInData && maxSteps ? Math.min(stepsInData, maxSteps) : (stepsInData ?? maxSteps);
-    this.scheduleOf({totalSteps}); // throws where it needs a length that is not known
+    this.scheduleOf({totalSteps}); // throws if it needs a length that is unknown
     return new TrainingRun(
       this.model,
       this,
@@ -160,7 +160,7 @@ export class Trainer extends TrainingStep {
     const {plan, progress, history, callbacks, totalSteps} = run;
     await callbacks.emit('onTrainBegin', {...(totalSteps && {totalSteps}), step: progress.step});
     const isDue = plan.evaluationSteps !== undefined && progress.step % plan.evaluationSteps === 0;
-    if (isDue && progress.step > 0) await this.validate(run); // the run may have been stopped in the middle of it
+    if (isDue && progress.step > 0) await this.validate(run); // the run may have been stopped during the evaluation
     while (progress.position.epoch < plan.epochs && !run.isOver) {
       const {epoch} = progress.position;
       await callbacks.emit('onEpochBegin', epoch);
@@ -187,9 +187,9 @@ export class Trainer extends TrainingStep {
   }
 
   /**
-   * Runs the windows of the epoch that are not done yet.
+   * Runs the remaining windows of the epoch.
    *
-   * @returns whether it came to the data's end
+   * @returns whether it reached the end of the data
    */
   private async runEpoch(run: TrainingRun, factorAt: LearningRateSchedule): Promise<boolean> {
     const {plan, progress, callbacks} = run;
@@ -207,14 +207,14 @@ export class Trainer extends TrainingStep {
       this.steps++;
       await this.log(run, outcome, window, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
-      await tf.nextFrame(); // let notebooks and signals in: a stop request then finds its checkpoint still to be written
+      await tf.nextFrame(); // let notebooks and signals through before the checkpoint is written
       await callbacks.emit('onStepComplete', step);
       if (run.isOver) return false;
     }
     return true;
   }
 
-  /** The epoch's batches, in an order that the seed and the epoch alone decide. */
+  /** Yields the epoch's batches, in an order that depends only on the seed and the epoch. */
   private batches({data, plan, progress}: TrainingRun): AsyncGenerator<Batch> {
     const {epoch} = progress.position;
     const seed = `${plan.seed}/${epoch}`;
@@ -230,7 +230,7 @@ export class Trainer extends TrainingStep {
     );
   }
 
-  /** Counts a step and tells of it. */
+  /** Counts a step and reports it. */
   private async log(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
     const {isSkipped, ...result} = outcome;
     const [rows, positions] = sizeOf(window);
@@ -252,14 +252,14 @@ export class Trainer extends TrainingStep {
     await run.callbacks.emitStepEnd(log);
   }
 
-  /** Evaluates, unless that was done after this very step; undefined where there is no data, or it was stopped. */
+  /** Evaluates, unless that was done after this very step; undefined without data, or if it was stopped. */
   private async validate(run: TrainingRun, isForced = false): Promise<Evaluation | undefined> {
     const {plan, progress, history, callbacks} = run;
     if (!plan.validationData) return undefined;
     const {step} = progress;
     if (progress.evaluation?.step === step && !isForced) return progress.evaluation;
     const {validationData, validationBatchSize: batchSize} = plan;
-    const signal = isForced ? undefined : plan.signal; // what is forced ends the run
+    const signal = isForced ? undefined : plan.signal; // a forced evaluation ends the run
     const evaluation = await this.evaluate(validationData, {batchSize, signal}).catch((error) => {
       if (!signal?.aborted || error !== signal.reason) throw error;
       run.isStoppedInEvaluation = true;
@@ -272,7 +272,7 @@ export class Trainer extends TrainingStep {
   }
 
   /**
-   * Loss and perplexity over a dataset, without gradients and dropout.
+   * Computes loss and perplexity over a dataset, without gradients and dropout.
    *
    * @throws the signal's reason once it is aborted
    */
@@ -289,7 +289,7 @@ export class Trainer extends TrainingStep {
       tokens += this.model.targetCount(batch);
       examples += sizeOf([batch])[0];
       batches++;
-      await tf.nextFrame(); // signals come in
+      await tf.nextFrame(); // let signals through
       signal?.throwIfAborted();
     }
     if (tokens === 0) throw emptyData('evaluateDataset');
@@ -308,7 +308,7 @@ function outputWishes({overwriteOutputDir: overwrite, resumeFromCheckpoint: resu
   return {overwrite, resume};
 }
 
-/** The folder as the run needs it: without an earlier run, or with one that is not finished any more. */
+/** Prepares the folder for a run: removes an earlier run, or marks a resumed one as unfinished. */
 async function begin(run: TrainingRun, outputDir: string, checkpoint: string | undefined): Promise<void> {
   if (checkpoint === undefined) {
     clearOutputFolder(outputDir);
@@ -329,7 +329,7 @@ async function* windowsOf(batches: AsyncIterable<Batch>, size: number): AsyncGen
   if (window.length > 0) yield window;
 }
 
-/** Rows and positions of some batches. */
+/** Returns the number of rows and positions in batches. */
 function sizeOf(batches: Batch[]): [rows: number, positions: number] {
   let [rows, positions] = [0, 0];
   for (const {inputIds} of batches) {

@@ -1,49 +1,52 @@
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import type {ComputeDtype} from './computeDtype.ts';
 
-/** Backends by the names {@link useBackend} takes; `auto` is not one of them. */
+/** Names of backends that {@link useBackend} accepts, apart from `auto`. */
 export type BackendName = 'webgpu' | 'tensorflow' | 'wasm' | 'cpu';
 
 export interface BackendOptions {
-  /** `wasm`: how many threads share the work, this one included. Default: as many as the machine runs at once. */
+  /** Number of `wasm` threads, the calling one included. Default: as many as the machine runs in parallel. */
   threads?: number;
   /**
-   * `wasm`: how many threads the stock kernels use, with `threads` above 1. Default 1: they are bound by memory, and
-   * waiting for each other costs more than they gain.
+   * Number of `wasm` threads for the stock kernels, when `threads` is above 1. Default 1: these kernels are bound by
+   * memory, and threads that wait for each other cost more than they gain.
    */
   stockThreads?: number;
   /**
-   * `wasm` in a browser: where the page has the files of `@tensorflow/tfjs-backend-wasm` (`dist/tfjs-backend-wasm*.wasm`):
-   * a folder's URL ending in a slash, or each file's URL by its name. Default: beside the script. Only the first call counts.
+   * Location of the files of `@tensorflow/tfjs-backend-wasm` (`dist/tfjs-backend-wasm*.wasm`) for `wasm` in a browser: a
+   * folder's URL ending in a slash, or each file's URL by its name. Default: beside the script. Only the first call
+   * counts.
    */
   wasmPaths?: string | Record<string, string>;
   /**
-   * What large products are multiplied in; sums are float32 either way. A wish: each backend takes the nearest type it has,
-   * `bfloat16` on `tensorflow`, `float16` on `webgpu`, `float32` on `wasm` and `cpu`, and the report says which. Default
-   * `float32`, or as before when the backend runs already.
+   * Type in which large products are multiplied; sums are always float32. Each backend takes the nearest type it has:
+   * `bfloat16` on `tensorflow`, `float16` on `webgpu`, `float32` on `wasm` and `cpu`; the report names it. Default
+   * `float32`, or unchanged when the backend is already running.
    *
-   * 16 bits on `webgpu` are several times faster on cards with matrix units; operands are scaled row by row, so that
-   * nothing under- or overflows. Devices without 16-bit floats multiply in `float32`.
+   * 16 bits on `webgpu` are several times faster on cards with matrix units. Operands are scaled row by row, so that
+   * nothing underflows or overflows. Devices without 16-bit floats multiply in `float32`.
    *
-   * 16 bits on `tensorflow` are for weights of 16 and fewer bits: faster on cards and on processors with AVX-512;
-   * elsewhere operands are rounded to bfloat16 all the same, and multiplied in float32. Where the first call of a process asks
-   * for 16 bits, a card multiplies float32 in TF32 (10 bits) from then on; the report says so.
+   * 16 bits on `tensorflow` are meant for weights of 16 or fewer bits. They are faster on cards and on processors with
+   * AVX-512; elsewhere operands are still rounded to bfloat16, but multiplied in float32. When the first call of a
+   * process requests 16 bits, a card multiplies float32 in TF32 (10 bits) from then on; the report says so.
    */
   computeDtype?: ComputeDtype;
   /**
-   * `webgpu`: whether the tiles of large products are chosen by measuring a few for each shape, before a model's first training
-   * step and wherever `compileShaders` is called: at most some seconds, of which the result is kept in the user's cache folder
-   * (`tfjs-lora/tuning.json`), in a browser in its local storage. Default false, or as before when the backend runs already.
+   * Whether `webgpu` chooses the tiles of large products by measuring a few for each shape, before a model's first
+   * training step and in each `compileShaders`. This takes at most a few seconds, and the result is stored in the
+   * user's cache folder (`tfjs-lora/tuning.json`), or in local storage in a browser. Default false, or unchanged when
+   * the backend is already running.
    */
   tune?: boolean;
   /**
-   * `tensorflow`: whether kernels use the ops that `tfjs-lora setup tensorflow` compiled, one for what is else a dozen of
-   * TensorFlow's; on a card, with `computeDtype: 'bfloat16'`, one for all decoder blocks. Default true, unless the variable `TFJS_LORA_FUSED_OPS` is 0, or as before when the backend runs already.
+   * Whether `tensorflow` kernels use the ops that `tfjs-lora setup tensorflow` compiled, each of which replaces about a
+   * dozen of TensorFlow's; on a card, with `computeDtype: 'bfloat16'`, one op computes all decoder blocks. Default true
+   * unless the variable `TFJS_LORA_FUSED_OPS` is 0, or unchanged when the backend is already running.
    */
   fusedOps?: boolean;
 }
 
-/** What {@link useBackend} takes. */
+/** Names of the options of {@link useBackend}. */
 export const BACKEND_OPTIONS = {
   threads: true,
   stockThreads: true,
@@ -53,23 +56,23 @@ export const BACKEND_OPTIONS = {
   fusedOps: true,
 } satisfies OptionNames<BackendOptions>;
 
-/** What a backend says of itself once it runs. */
+/** A running backend's description of itself. */
 export interface StartedBackend {
-  /** What the numbers are crunched on: the processor's or graphics card's name. */
+  /** Name of the processor or graphics card. */
   device: string;
-  /** What it can do here beyond the least, for example `simd` or `2 threads`. */
+  /** Optional features available here, for example `simd` or `2 threads`. */
   features: string[];
-  /** What large products are multiplied in. */
+  /** Type in which large products are multiplied. */
   computeDtype: ComputeDtype;
 }
 
-/** One way to run tensors. */
+/** A backend of TensorFlow.js, as {@link useBackend} starts it. */
 export interface Backend {
   name: BackendName;
   /**
    * Makes it the current backend of TensorFlow.js. Calling it again is harmless.
    *
-   * @param isAsked whether it was asked for by name: if not, it must not come up where another would be faster
+   * @param isAsked whether the backend was requested by name; otherwise it must not start when another would be faster
    * @throws TfjsLoraError `BACKEND_UNAVAILABLE`, saying what is missing
    */
   start(options: BackendOptions, isAsked: boolean): Promise<StartedBackend>;

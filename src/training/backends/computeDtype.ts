@@ -1,11 +1,15 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 
-/** What large products can be multiplied in; no backend has all of them. */
+/** Type in which large products can be multiplied; no backend has all of them. */
 export type ComputeDtype = 'float32' | 'bfloat16' | 'float16';
 
 const COMPUTE_DTYPES: readonly ComputeDtype[] = ['float32', 'bfloat16', 'float16'];
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` for a type that no backend has */
+/**
+ * Checks a requested type.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for a type that no backend has
+ */
 export function assertComputeDtype(asked: ComputeDtype | undefined): void {
   if (asked === undefined || COMPUTE_DTYPES.includes(asked)) return;
   throw new TfjsLoraError(
@@ -16,9 +20,9 @@ export function assertComputeDtype(asked: ComputeDtype | undefined): void {
 }
 
 /**
- * What a backend multiplies in when a type is asked for: that type, else another one of 16 bits, else float32.
+ * Returns the type that a backend uses for a requested one: that type, or else another of 16 bits, or else float32.
  *
- * @param has what the backend can multiply in
+ * @param has types that the backend can multiply in
  */
 export function nearestComputeDtype<T extends ComputeDtype>(asked: ComputeDtype, has: readonly T[]): T {
   const distance = (dtype: ComputeDtype) => {

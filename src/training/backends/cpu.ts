@@ -3,7 +3,9 @@ import {registerCpuKernels} from '../../../layers/kernels/cpu/registerCpuKernels
 import type {Backend} from './backend.ts';
 import {processor} from './processor.ts';
 
-/** Plain JavaScript, one thread: runs everywhere, slowly. The reference that the others are tested against. */
+/**
+ * Plain JavaScript on one thread. It runs everywhere, slowly, and is the reference that the others are tested against.
+ */
 export const cpu: Backend = {
   name: 'cpu',
   async start() {

@@ -1,6 +1,6 @@
 import {isNode, nodeModule} from './processor.ts';
 
-/** The first NVIDIA card that the driver lists; undefined where there is none. */
+/** Returns the first NVIDIA card that the driver lists; undefined when there is none. */
 export async function nvidiaCard(): Promise<string | undefined> {
   if (!isNode()) return undefined;
   const {readdir, readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
@@ -12,7 +12,7 @@ export async function nvidiaCard(): Promise<string | undefined> {
   return undefined;
 }
 
-/** From which release on a TensorFlow of version 2 asks for which libraries, newest first. */
+/** Libraries that TensorFlow 2 needs from each minor release on, newest first. */
 const LIBRARIES: [minor: number, names: string[]][] = [
   [
     18,
@@ -49,7 +49,7 @@ const LIBRARIES: [minor: number, names: string[]][] = [
   ],
 ];
 
-/** NVIDIA's libraries that a TensorFlow built for CUDA loads when it starts, the driver's first. */
+/** Lists NVIDIA's libraries that a TensorFlow built for CUDA loads when it starts, the driver's first. */
 export function cudaLibraries(version: string): string[] {
   const minor = Number(version.split('.')[1]);
   const [, names] = LIBRARIES.find(([first]) => minor >= first) as [number, string[]];
@@ -57,9 +57,9 @@ export function cudaLibraries(version: string): string[] {
 }
 
 /**
- * Which of these libraries the process cannot load.
+ * Returns those of the libraries that the process cannot load.
  *
- * @param folder holds `nvidia/<package>/lib`, as Python's packages do; searched before the system's places
+ * @param folder contains `nvidia/<package>/lib`, as with Python's packages; searched before the system's folders
  */
 export async function missingLibraries(names: string[], folder: string): Promise<string[]> {
   const {existsSync} = await nodeModule<typeof import('node:fs')>('fs');
@@ -70,7 +70,7 @@ export async function missingLibraries(names: string[], folder: string): Promise
   );
 }
 
-/** Whether the system's loader finds it: Node then complains only that it is no addon. */
+/** Whether the system's loader finds a library: Node then only complains that it is not an addon. */
 function loads(name: string): boolean {
   try {
     globalThis.process.dlopen({exports: {}}, name);

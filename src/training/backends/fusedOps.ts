@@ -8,25 +8,26 @@ import {cacheFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';
 import type {TensorFlowSetup} from './tensorflowFolder.ts';
 
-/** Their addon, in the folder of the set-up: loading it registers them with TensorFlow. */
+/** The fused ops' addon, in the folder of the set-up; loading it registers them with TensorFlow. */
 export const FUSED_OPS_FILE = 'fused_ops.node';
 
 const COMMAND = 'npx tfjs-lora setup tensorflow';
 
-/** The addon, of a set-up for a card. */
+/** The addon of a set-up for a card. */
 interface CardAddon {
   useCardFolders(kernels: string, cache: string): void;
 }
 
-/** What a package that was loaded was set up as, and where; undefined for a package of the user's own. */
+/** Set-up of the loaded package, and its folder; undefined for a package that the user installed. */
 type Setup = {folder: string; made: TensorFlowSetup} | undefined;
 
 /**
- * Has the kernels of a backend use the fused ops of its device, where they are set up and of this package's sources.
+ * Lets a backend's kernels use the fused ops of its device, if these are set up and compiled from this package's
+ * sources.
  *
- * @param setup what the package that was loaded was set up as
- * @param isAsked default: as before, else true unless `TFJS_LORA_FUSED_OPS` is 0
- * @returns what the report says of them
+ * @param setup set-up of the loaded package
+ * @param isAsked whether to use them. Default: unchanged, or at first true unless `TFJS_LORA_FUSED_OPS` is 0
+ * @returns the report's words about them
  */
 export async function chooseFusedOps(
   backend: TensorFlowBackend,
@@ -50,18 +51,22 @@ export async function chooseFusedOps(
   return missing === undefined ? `fused ops${where} off` : `no fused ops${where}: ${missing}`;
 }
 
-/** @returns why they do not run; undefined when they do */
+/**
+ * Starts the fused ops.
+ *
+ * @returns why they do not run; undefined when they do
+ */
 async function start(backend: TensorFlowBackend, setup: Setup): Promise<string | undefined> {
   const onCard = backend.isUsingGpuDevice;
   const command = onCard || setup?.made.package.endsWith('-gpu') ? `${COMMAND} --gpu` : COMMAND;
-  if (!setup) return `${command} would compile them, for a TensorFlow of its own`;
+  if (!setup) return `${command} compiles them with a TensorFlow of its own`;
   const {folder, made} = setup;
   const forCard = made.package.endsWith('-gpu');
   const {missing, sources} = made.fusedOps ?? {};
   if (missing) return `${missing} Then run ${command} again`;
   if (!sources) return `run ${command}`;
   if (sources !== (await fusedOpsSources(forCard)).hash)
-    return `they are not this tfjs-lora’s; run ${command}`;
+    return `they belong to another version of tfjs-lora; run ${command}`;
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
   const {join} = await nodeModule<typeof import('node:path')>('path');
   try {
@@ -72,11 +77,11 @@ async function start(backend: TensorFlowBackend, setup: Setup): Promise<string |
   }
 }
 
-/** Runs one on the card, which opens the libraries that they need and compiles its kernel. */
+/** Runs an op on the card, which opens the libraries that the ops need and compiles its kernel. */
 async function startOnCard(backend: TensorFlowBackend, addon: CardAddon): Promise<string | undefined> {
   const {kernels, cache} = await cardFolders();
   const {mkdir} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
-  await mkdir(cache, {recursive: true}).catch(() => {}); // without it they are compiled in each process
+  await mkdir(cache, {recursive: true}).catch(() => {}); // without the folder, each process compiles the kernels
   addon.useCardFolders(kernels, cache);
   const {binding} = backend;
   const ids = [binding.createTensor([8], 1, new Float32Array(8).fill(2))];
@@ -92,7 +97,9 @@ async function startOnCard(backend: TensorFlowBackend, addon: CardAddon): Promis
   }
 }
 
-/** Where the sources of a card's kernels are, and where they are kept once compiled, which the first use of each does. */
+/**
+ * Returns the folders of the sources of a card's kernels and of the compiled ones; each is compiled at its first use.
+ */
 export async function cardFolders(): Promise<{kernels: string; cache: string}> {
   const {join} = await nodeModule<typeof import('node:path')>('path');
   const {folder} = await fusedOpsSources();

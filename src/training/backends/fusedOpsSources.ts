@@ -1,26 +1,33 @@
 import {packageFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';
 
-/** What every compiler is given; without errno, roots of whole vectors are one instruction. */
+/** Flags for every compiler; without errno, the root of a whole vector is one instruction. */
 const FLAGS = ['-O3', '-fno-math-errno'];
 
-/** The C++ of the fused ops, as it lies in this package. */
+/** The C++ sources of the fused ops in this package. */
 export interface FusedOpsSources {
   folder: string;
-  /** What is compiled, relative to the folder; headers left out. */
+  /** Files to compile, relative to the folder, without headers. */
   files: string[];
   flags: string[];
-  /** Of all contents and the flags, by which ops compiled from other sources are known: their inputs may differ. */
+  /**
+   * Hash of all contents and the flags. Ops compiled from other sources are recognized by it, as their inputs may
+   * differ.
+   */
   hash: string;
 }
 
-/** @param forCard with the ops of a graphics card, in `cuda/`, beside those of the processor */
+/**
+ * Reads the sources of the fused ops.
+ *
+ * @param forCard whether to include the ops of a graphics card, in `cuda/`. Default false
+ */
 export async function fusedOpsSources(forCard = false): Promise<FusedOpsSources> {
   const {readdir, readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
   const {join} = await nodeModule<typeof import('node:path')>('path');
   const {createHash} = await nodeModule<typeof import('node:crypto')>('crypto');
   const folder = join(await packageFolder(), 'layers/kernels/tensorflow/native');
-  const folders = forCard ? ['', 'cuda/', 'cuda/kernels/'] : ['']; // of kernels, what the C++ includes
+  const folders = forCard ? ['', 'cuda/', 'cuda/kernels/'] : ['']; // of the kernels, only what the C++ includes
   const listed = folders.map(async (each) => {
     const names = await readdir(join(folder, each));
     return names.filter((name) => /\.(cc|h)$/.test(name)).map((name) => each + name);

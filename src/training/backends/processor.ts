@@ -1,4 +1,4 @@
-/** The processor's name and how many threads it runs at once. */
+/** Returns the processor's name and the number of threads it runs in parallel. */
 export async function processor(): Promise<{model: string; cores: number}> {
   if (!isNode()) {
     const {userAgent = 'unknown', hardwareConcurrency = 1} = globalThis.navigator ?? {};
@@ -15,8 +15,8 @@ export function isNode(): boolean {
 }
 
 /**
- * One of Node's own modules, the mutable object that `require` gives. The name is put together at run time, so that
- * bundlers for browsers do not look for it.
+ * Loads one of Node's own modules, as the mutable object that `require` returns. The name is assembled at run time, so
+ * that bundlers for browsers do not look for the module.
  */
 export async function nodeModule<T>(name: string): Promise<T> {
   const specifier = `node:${name}`;

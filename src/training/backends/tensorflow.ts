@@ -14,20 +14,25 @@ import {isNode, nodeModule, processor} from './processor.ts';
 import {readSetup, TENSORFLOW_PACKAGES, type TensorFlowSetup, tensorflowFolder} from './tensorflowFolder.ts';
 import {guardHandles} from './tensorflowHandles.ts';
 
-/** Read by TensorFlow when its library loads; what the user has set stands. */
+/** Variables that TensorFlow reads when its library loads, unless the user has set them. */
 const DEFAULT_ENVIRONMENT = {
-  TF_ENABLE_ONEDNN_OPTS: '1', // off by default on processors without AVX-512, where it gains a third all the same
-  TF_FORCE_GPU_ALLOW_GROWTH: 'true', // else it takes the whole card at once
-  TF_CPP_MIN_LOG_LEVEL: '2', // errors only: the report below says what its warnings would
-  CUDA_CACHE_MAXSIZE: '4294967296', // of kernels compiled for a card newer than the library
+  TF_ENABLE_ONEDNN_OPTS: '1', // off by default on processors without AVX-512, although it gains a third there
+  TF_FORCE_GPU_ALLOW_GROWTH: 'true', // otherwise it allocates the whole card
+  TF_CPP_MIN_LOG_LEVEL: '2', // errors only: the report below covers its warnings
+  CUDA_CACHE_MAXSIZE: '4294967296', // for kernels compiled for a card newer than the library
 };
 
 const COMPUTE_DTYPES = ['float32', 'bfloat16'] as const;
 
-/** 256 MiB of them: the product with an output head costs about as much for 512 rows as for 256. On a card, 512. */
+/**
+ * Number of logits in memory at a time: 256 MiB, as 512 rows times the head cost little more than 256; 512 MiB on a
+ * card.
+ */
 const [LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CARD] = [1 << 26, 1 << 27];
 
-/** Native TensorFlow: what `tfjs-lora setup tensorflow` made, else a package of {@link TENSORFLOW_PACKAGES} that loads. */
+/**
+ * Native TensorFlow: the one that `tfjs-lora setup tensorflow` made, or else a package of {@link TENSORFLOW_PACKAGES}.
+ */
 export const tensorflow: Backend = {
   name: 'tensorflow',
   async start(options) {
@@ -63,7 +68,7 @@ export const tensorflow: Backend = {
 
 interface LoadedPackage {
   name: string;
-  /** What it was set up as, and where; undefined for a package of the user's own. */
+  /** Its set-up and folder; undefined for a package that the user installed. */
   setup?: {folder: string; made: TensorFlowSetup};
 }
 
@@ -77,7 +82,7 @@ async function loadPackage(computeDtype: ComputeDtype | undefined): Promise<Load
   const made = await readSetup(folder);
   const candidates: [name: string, path: string][] = TENSORFLOW_PACKAGES.map((name) => [name, name]);
   if (made) candidates.unshift([made.package, join(folder, 'node_modules', made.package)]);
-  const load = createRequire(import.meta.url); // not `require`, which the CommonJS build needs for itself
+  const load = createRequire(import.meta.url); // not `require`, which the CommonJS build needs itself
   const failures: string[] = [];
   for (const [name, path] of candidates) {
     try {
@@ -90,21 +95,21 @@ async function loadPackage(computeDtype: ComputeDtype | undefined): Promise<Load
   throw unavailable(failures.join('; '));
 }
 
-/** What must be so before TensorFlow's library and tfjs-node's code are loaded. */
+/** Prepares the process before TensorFlow's library and tfjs-node's code are loaded. */
 async function prepareProcess(computeDtype: ComputeDtype | undefined): Promise<void> {
   const {env} = globalThis.process;
   for (const [name, value] of Object.entries(DEFAULT_ENVIRONMENT)) env[name] ??= value;
-  // Read when the library loads: whether float32 products on a card stay float32, or are TF32, as TensorFlow has them: of 10
-  // bits, several times as fast, and still more exact than those in bfloat16 beside them.
+  // Read when the library loads: whether float32 products on a card stay float32, or use TF32, TensorFlow's default.
+  // TF32 has 10 bits, is several times as fast, and is still more exact than the bfloat16 products beside it.
   const isLoaded = tf.findBackendFactory('tensorflow') != null;
   if (computeDtype !== 'bfloat16' && !isLoaded) env.NVIDIA_TF32_OVERRIDE ??= '0';
-  // tfjs-node 4.22 calls two functions that Node 23 took away.
+  // tfjs-node 4.22 calls two functions that Node 23 removed.
   const util = await nodeModule<Record<string, unknown>>('util');
   util.isNullOrUndefined ??= (value: unknown) => value == null;
   util.isArray ??= Array.isArray;
 }
 
-/** Elsewhere TensorFlow multiplies bfloat16 slower than float32, and sums in it. */
+/** Whether to multiply bfloat16; elsewhere TensorFlow multiplies it more slowly than float32, and also sums in it. */
 async function multiplies16Bits({isUsingGpuDevice}: TensorFlowBackend): Promise<boolean> {
   const {readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
   return isUsingGpuDevice || /\bavx512f\b/.test(await readFile('/proc/cpuinfo', 'utf8').catch(() => ''));

@@ -1,25 +1,25 @@
 import {nodeModule} from './processor.ts';
 
-/** The packages that bring TensorFlow's C library to Node: for graphics cards, and without. */
+/** Packages with TensorFlow's C library for Node: first the one for graphics cards. */
 export const TENSORFLOW_PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const;
 export type TensorFlowPackage = (typeof TENSORFLOW_PACKAGES)[number];
 
-/** What became of the fused ops. */
+/** Result of setting up the fused ops. */
 export interface FusedOpsSetup {
-  /** Hash of the sources they are compiled from. */
+  /** Hash of the sources they were compiled from. */
   sources?: string;
-  /** Why there are none. */
+  /** Why they are missing. */
   missing?: string;
 }
 
-/** What `tfjs-lora setup tensorflow` made; `setup.json` in {@link tensorflowFolder}. */
+/** Contents of `setup.json` in {@link tensorflowFolder}, which describe the result of `tfjs-lora setup tensorflow`. */
 export interface TensorFlowSetup {
   package: TensorFlowPackage;
-  /** TensorFlow's. */
+  /** Version of TensorFlow. */
   version: string;
-  /** Where its library came from: `official`, `wheel`, or a folder. */
+  /** Origin of its library: `official`, `wheel`, or a folder. */
   source: string;
-  /** Holds `nvidia/<package>/lib`, where that is not the folder itself. */
+  /** Folder that contains `nvidia/<package>/lib`, unless it is the set-up's own folder. */
   libraries?: string;
   fusedOps?: FusedOpsSetup;
 }
@@ -27,8 +27,8 @@ export interface TensorFlowSetup {
 export const SETUP_FILE = 'setup.json';
 
 /**
- * Where `tfjs-lora setup tensorflow` puts TensorFlow: `.tfjs-lora/tensorflow` in the `node_modules` that holds
- * `@tensorflow/tfjs`, so that both use one copy of TensorFlow.js.
+ * Returns the folder where `tfjs-lora setup tensorflow` installs TensorFlow: `.tfjs-lora/tensorflow` in the
+ * `node_modules` that contains `@tensorflow/tfjs`, so that both use one copy of TensorFlow.js.
  */
 export async function tensorflowFolder(): Promise<string> {
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
@@ -39,7 +39,7 @@ export async function tensorflowFolder(): Promise<string> {
   return join(modules, '.tfjs-lora', 'tensorflow');
 }
 
-/** What was set up in that folder; undefined when nothing was. */
+/** Reads what was set up in that folder; undefined when nothing was. */
 export async function readSetup(folder: string): Promise<TensorFlowSetup | undefined> {
   const {readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
   const {join} = await nodeModule<typeof import('node:path')>('path');

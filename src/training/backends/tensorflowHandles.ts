@@ -5,18 +5,18 @@ import type {
 } from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** How many handles the addon numbers before it begins anew. */
+/** Number of handles that the addon numbers before it starts over. */
 const HANDLES = 2 ** 32;
-/** How many are left when a run is stopped: more than one op makes, fewer than matter. */
+/** Number of handles left when a run is stopped: more than one op makes, too few to matter. */
 const RESERVE = 2 ** 20;
 
 const GUARDED = Symbol.for('tfjs-lora.tensorflow.guarded');
 
 /**
- * Keeps long runs right. The addon numbers every handle it ever makes with 32 bits. From 2³¹ on the numbers are negative, and
- * the stock backend frees no negative one: memory fills. After 2³² they are given a second time, and an op would get the
- * tensor that has the number still. So negative ones are freed here, and before the second round an error ends the run.
- * Calling this again is harmless.
+ * Keeps long runs correct. The addon numbers all handles in the life of a process with 32 bits. From 2³¹ on the numbers
+ * are negative, and the stock backend does not free negative ones, so memory fills up. After 2³² the numbers are
+ * reused, and an op could get a tensor that still has the same number. This function therefore frees negative handles,
+ * and ends the run with an error before numbers are reused. Calling it again is harmless.
  */
 export function guardHandles(backend: TensorFlowBackend & {[GUARDED]?: boolean}): void {
   if (backend[GUARDED]) return;
@@ -26,8 +26,8 @@ export function guardHandles(backend: TensorFlowBackend & {[GUARDED]?: boolean})
     if (id >>> 0 < HANDLES - RESERVE) return id;
     throw new TfjsLoraError(
       'DEVICE_LOST',
-      'tensorflow: expected fewer than 2³² tensors in the life of a process, got as many. Save, and continue in a new process: ' +
-        'a run with checkpoints resumes where it stopped.',
+      'tensorflow: expected fewer than 2³² tensors in the life of a process, got that many. ' +
+        'Save and continue in a new process: a run with checkpoints resumes where it stopped.',
     );
   };
   const executeOp: TensorFlowBinding['executeOp'] = (name, attributes, inputs, outputCount) => {
@@ -37,7 +37,7 @@ export function guardHandles(backend: TensorFlowBackend & {[GUARDED]?: boolean})
   };
   const createTensor: TensorFlowBinding['createTensor'] = (shape, dtype, values) =>
     checked(binding.createTensor(shape, dtype, values));
-  // The addon's own properties cannot be written.
+  // The addon's own properties are read-only.
   backend.binding = Object.create(binding, {
     executeOp: {value: executeOp},
     createTensor: {value: createTensor},

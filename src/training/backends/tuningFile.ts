@@ -3,12 +3,13 @@ import {warn} from '../../../quant/warn.ts';
 import {cacheFolder} from './packageFolder.ts';
 import {isNode, nodeModule} from './processor.ts';
 
-/** Under which a browser keeps it. */
+/** Key in a browser's local storage. */
 const NAME = 'tfjs-lora.tuning';
 
 /**
- * Keeps what was measured in `tfjs-lora/tuning.json` of the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`), in a browser in
- * its local storage. What cannot be read is warned of, and measured again; so is what cannot be written.
+ * Stores measurements in `tfjs-lora/tuning.json` of the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`), or in
+ * local storage in a browser. A file that cannot be read or written causes a warning, and the measurements are made
+ * again.
  */
 export const tuningFile: TuningStore = {
   async load() {
@@ -24,12 +25,16 @@ export const tuningFile: TuningStore = {
     try {
       await writeText(`${JSON.stringify({choices}, null, 1)}\n`);
     } catch (error) {
-      warn(`useBackend tune: the measurements are not kept: ${(error as Error).message}`);
+      warn(`useBackend tune: the measurements could not be stored: ${(error as Error).message}`);
     }
   },
 };
 
-/** @throws Error for what {@link tuningFile} did not write */
+/**
+ * Parses stored measurements.
+ *
+ * @throws Error for a text that {@link tuningFile} did not write
+ */
 function parse(text: string): Record<string, string> {
   const {choices} = (JSON.parse(text) ?? {}) as {choices?: unknown};
   const isMap = typeof choices === 'object' && choices !== null && !Array.isArray(choices);
@@ -58,7 +63,7 @@ async function writeText(text: string): Promise<void> {
   const {dirname} = await nodeModule<typeof import('node:path')>('path');
   const file = await path();
   await mkdir(dirname(file), {recursive: true});
-  const partial = `${file}.${process.pid}`; // another process may read it right now
+  const partial = `${file}.${process.pid}`; // another process may be reading it now
   await writeFile(partial, text);
   await rename(partial, file);
 }

@@ -15,39 +15,39 @@ import {webgpu} from './webgpu.ts';
 
 export type {BackendName, BackendOptions} from './backend.ts';
 
-/** Fastest first: the order in which `auto` tries them. */
+/** Backends in the order in which `auto` tries them: fastest first. */
 const BACKENDS: Backend[] = [webgpu, tensorflow, wasm, cpu];
 
-/** What became of one backend that was tried. */
+/** Result of trying one backend. */
 export interface BackendAttempt {
   backend: BackendName;
   available: boolean;
-  /** Why it was taken, or what is missing. */
+  /** Why it was chosen, or what is missing. */
   reason: string;
 }
 
-/** Which backend {@link useBackend} chose, and why. Printing it gives a short text. */
+/** The backend that {@link useBackend} chose, and why. Printing it gives a short text. */
 export interface BackendReport {
   backend: BackendName;
-  /** The processor's or graphics card's name. */
+  /** Name of the processor or graphics card. */
   device: string;
   features: string[];
-  /** What large products are multiplied in: what was asked for, or the nearest that the backend has. */
+  /** Type in which large products are multiplied: the requested one, or the nearest that the backend has. */
   computeDtype: ComputeDtype;
-  /** Why this one. */
+  /** Why this backend was chosen. */
   reason: string;
-  /** All that were tried, in order; the last is the chosen one. */
+  /** All backends tried, in order; the last is the chosen one. */
   tried: BackendAttempt[];
   toString(): string;
 }
 
 /**
- * Chooses what tensors run on, and registers this library's kernels for it. Call it before making tensors; calling it
- * again with the same name changes nothing, with another switches.
+ * Chooses the backend that runs the tensor operations, and registers this library's kernels for it. Call it before
+ * making tensors. Calling it again with the same name changes nothing; with another name it switches.
  *
  * @param name `auto` takes the first that works of `webgpu`, `tensorflow`, `wasm` and `cpu`. Default `auto`
- * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot run
- *   here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than asked for
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot
+ *   run here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than requested
  */
 export async function useBackend(
   name: 'auto' | BackendName = 'auto',
@@ -67,7 +67,7 @@ export async function useBackend(
     if (name !== 'auto' && backend.name !== name) continue;
     try {
       const started = await backend.start(options, name !== 'auto');
-      const reason = name === 'auto' ? 'the fastest that works' : 'asked for';
+      const reason = name === 'auto' ? 'the fastest that works' : 'requested';
       tried.push({backend: backend.name, available: true, reason});
       return report({backend: backend.name, ...withNearest(started, options), reason, tried});
     } catch (error) {
@@ -79,7 +79,7 @@ export async function useBackend(
   throw new TfjsLoraError('BACKEND_UNAVAILABLE', tried.map(({reason}) => reason).join('\n'));
 }
 
-/** Says so where a wish for a type was met by the nearest one. */
+/** Adds a note when the requested type was replaced by the nearest one. */
 function withNearest(started: StartedBackend, {computeDtype: asked}: BackendOptions): StartedBackend {
   const {computeDtype, features} = started;
   if (asked === undefined || asked === computeDtype) return started;

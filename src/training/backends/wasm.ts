@@ -72,7 +72,7 @@ async function startFirst(
       return;
     }
     if (!hasRelaxedSimd() && process.versions.node.startsWith('20.')) {
-      // Node 20 has it behind a flag, which V8 looks at whenever it compiles a module.
+      // Node 20 has it behind a flag, which V8 checks whenever it compiles a module.
       const v8 = await nodeModule<typeof import('node:v8')>('v8');
       v8.setFlagsFromString('--experimental-wasm-relaxed-simd');
     }

@@ -3,24 +3,24 @@ import {nodeModule} from './processor.ts';
 
 const SCRIPT = '@tensorflow/tfjs-backend-wasm/wasm-out/tfjs-backend-wasm-threaded-simd.js';
 
-/** More than these the backend does not use: its pool has no more workers. */
+/** Maximum number of threads that the backend uses; its pool has no more workers. */
 const MAX_THREADS = 8;
 
 /**
- * Runs `start`, which starts the wasm backend, so that its threads work in Node.
+ * Runs `start`, which starts the wasm backend, such that its threads work in Node.
  *
- * The backend was built for browsers: it switches threads off in Node, makes its workers from `blob:` URLs, which Node's
- * workers do not take, counts every second core only, and starts eight workers whatever it needs. So while it starts,
- * it sees twice the threads as cores, and a `Worker` that reads the blob itself and runs only if it will be used.
+ * The backend was built for browsers: it disables threads in Node, makes its workers from `blob:` URLs, which Node's
+ * workers do not accept, counts only every second core, and always starts eight workers. So while it starts, it sees
+ * twice the threads as cores, and a `Worker` that reads the blob itself and runs only if it will be used.
  *
- * @param threads how many, the calling one included
+ * @param threads number of threads, including the calling one
  */
 export async function withWasmThreads<T>(threads: number, start: () => Promise<T>): Promise<T> {
   const workerThreads = await nodeModule<typeof import('node:worker_threads')>('worker_threads');
   const os = await nodeModule<typeof import('node:os')>('os');
   const {resolveObjectURL} = await nodeModule<typeof import('node:buffer')>('buffer');
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
-  // The blob of the main script that the backend offers was cut out of a bundle and cannot run by itself.
+  // The blob of the main script that the backend offers was cut from a bundle and cannot run on its own.
   const script = createRequire(import.meta.url).resolve(SCRIPT);
   const {Worker} = workerThreads;
   const {cpus} = os;
@@ -29,14 +29,14 @@ export async function withWasmThreads<T>(threads: number, start: () => Promise<T
   const pool: PooledWorker[] = [];
 
   const startWorker = async (pooled: PooledWorker, message: LoadMessage) => {
-    // Backend threads are taken from the end of the pool; the rest only has to say that it is there.
+    // Backend threads are taken from the end of the pool; the others only have to report that they are ready.
     await Promise.resolve();
     if (pool.indexOf(pooled) < pool.length - (count - 1)) return pooled.emit('message', {cmd: 'loaded'});
     const bootstrap = (await (resolveObjectURL(pooled.url) as Blob).text()) as string;
     const worker = new Worker(bootstrap, {eval: true});
     worker.on('message', (data) => pooled.emit('message', data));
     worker.on('error', (error) => pooled.emit('error', error));
-    worker.once('message', () => worker.unref()); // once it has loaded, a thread must not keep the process alive
+    worker.once('message', () => worker.unref()); // once loaded, a thread must not keep the process alive
     worker.postMessage({...message, urlOrBlob: script});
     pooled.worker = worker;
   };
@@ -83,7 +83,7 @@ interface LoadMessage {
   urlOrBlob: unknown;
 }
 
-/** Takes away the process-wide listeners that the backend adds, which would turn any rejection into a crash. */
+/** Removes the process-wide listeners that the backend adds, which would turn any rejection into a crash. */
 export async function withoutNewListeners<T>(run: () => Promise<T>): Promise<T> {
   const events = ['uncaughtException', 'unhandledRejection'] as const;
   const before = events.map((event) => process.listeners(event as 'uncaughtException'));

@@ -17,16 +17,18 @@ import {nearestComputeDtype} from './computeDtype.ts';
 import {isNode} from './processor.ts';
 import {tuningFile} from './tuningFile.ts';
 
-/** Dawn's switches: f16 and subgroup matrices are behind them, and our shaders check their bounds themselves. */
+/**
+ * Dawn's switches. They enable f16 and subgroup matrices, and disable bounds checks, which our shaders make themselves.
+ */
 const DAWN_FEATURES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
 
-/** Timestamps as fine as the card's: rounded to 65 µs for web pages' sake, they cannot tell kernels apart. */
+/** Disabled because it rounds timestamps to 65 µs, to protect web pages, which is too coarse to tell kernels apart. */
 const DAWN_LEFT_OUT = 'timestamp_quantization';
 
-/** What is asked of the device where the adapter has it. */
+/** Features requested from the device if the adapter has them. */
 const FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix', 'timestamp-query'];
 
-/** Limits that are raised to the adapter's own; the defaults are those of a small phone. */
+/** Limits raised to the adapter's own; the defaults are those of a small phone. */
 const LIMITS = [
   'maxBufferSize',
   'maxStorageBufferBindingSize',
@@ -39,20 +41,23 @@ const LIMITS = [
   'maxComputeWorkgroupsPerDimension',
 ] as const;
 
-/** 128 MiB of them: with Llama 3's vocabulary two tiles of rows, so that the head's weight is read half as often. */
+/**
+ * Number of logits in memory at a time: 128 MiB. With Llama 3's vocabulary these are two tiles of rows, so that the
+ * head's weight is read half as often.
+ */
 const LOGITS_AT_ONCE = 1 << 25;
 
 /**
- * Dispatches in a submission. One costs the host as much as several dispatches, but until one comes, the card waits: after a
- * reading, when it has nothing to do, the first is small, and each next one twice as large.
+ * Number of dispatches in a submission. A submission costs the host as much as several dispatches, but the card waits
+ * until one comes. After a read, when the card is idle, the first is small, and each next one twice as large.
  */
 const DISPATCHES = {first: 16, most: 96};
 const SUBMISSION_SIZE = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE';
 
-/** Kept for the life of the process: Dawn aborts when its instance is collected. */
+/** Objects kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];
 
-/** The graphics card through WebGPU: Dawn in Node (package `webgpu`), the browser's own elsewhere. */
+/** The graphics card through WebGPU: Dawn in Node (package `webgpu`), and the browser's own WebGPU elsewhere. */
 export const webgpu: Backend = {
   name: 'webgpu',
   async start(options, isAsked) {
@@ -76,14 +81,14 @@ export const webgpu: Backend = {
       });
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;
       await tryMatrices(backend, subgroupMinSize === subgroupMaxSize ? subgroupMinSize : undefined);
-      if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own: no f16, no subgroups
+      if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu'); // the package's own lacks f16 and subgroups
       tf.registerBackend('webgpu', () =>
         Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
       );
     }
     registerWebGPUKernels();
-    // The stock product of few rows with a long inner side, split over workgroups, is wrong (its sums start from another
-    // tensor's remains): a threshold below one workgroup keeps to the plain one.
+    // The stock product of few rows with a long inner side, split over workgroups, is wrong: its sums start from
+    // another tensor's remains. A threshold below one workgroup selects the plain product.
     tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
     tf.env().set(SUBMISSION_SIZE, DISPATCHES.first);
     if (!(await tf.setBackend('webgpu'))) throw unavailable('a backend that did not start');
@@ -107,7 +112,10 @@ export const webgpu: Backend = {
   },
 };
 
-/** On the backend itself, with the card's name, and that with its driver: a second copy of this file must know it again. */
+/**
+ * Keys of the backend's properties: the card's name, with its driver too, by which a second copy of this file
+ * recognizes it.
+ */
 const OURS = Symbol.for('tfjs-lora.webgpu');
 const IDENTITY = Symbol.for('tfjs-lora.webgpu.identity');
 type OurBackend = WebGPUBackend & {[OURS]: string; [IDENTITY]: string};
@@ -116,7 +124,7 @@ const isOurs = (backend: object): boolean => OURS in backend;
 
 type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
 
-/** `navigator.gpu` must exist before the package's backend is made; in Node, Dawn brings it. */
+/** Loads the package. `navigator.gpu` must exist before its backend is made; in Node, Dawn provides it. */
 async function loadPackage(): Promise<Package> {
   if (!globalThis.navigator?.gpu) {
     if (!isNode()) throw unavailable('a browser without WebGPU');
@@ -161,7 +169,7 @@ async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
   return device;
 }
 
-/** A driver that computes on the processor, for tests: SwiftShader, lavapipe. */
+/** Whether a driver computes on the processor, for tests: SwiftShader, lavapipe. */
 function isSoftware({info}: GPUAdapter): boolean {
   const names = `${info.architecture} ${info.device} ${info.description}`;
   return info.isFallbackAdapter || /software|swiftshader|llvmpipe|lavapipe/i.test(names);
@@ -176,8 +184,8 @@ function nameOf({info}: GPUAdapter): string {
 }
 
 /**
- * Turns the loss of the device, and errors that WebGPU reports aside (out of memory, a shader it refuses), into an error
- * of the next read, which every step, save and generation ends with.
+ * Turns the loss of the device, and errors that WebGPU reports asynchronously (out of memory, a refused shader), into
+ * an error of the next read. Every step, save and generation ends with a read.
  */
 function watch(backend: WebGPUBackend, name: string): void {
   const {device} = backend;
@@ -194,7 +202,7 @@ function watch(backend: WebGPUBackend, name: string): void {
       'What was saved before is intact. Start a new process, and lower the batch size if memory ran out',
     ),
   );
-  device.onuncapturederror = ({error}) => fail(error.message, 'Do not trust results since then');
+  device.onuncapturederror = ({error}) => fail(error.message, 'Do not trust results from now on');
   const read = backend.read.bind(backend);
   const guarded = async (dataId: tf.DataId) => {
     if (failure) throw failure;
@@ -202,7 +210,7 @@ function watch(backend: WebGPUBackend, name: string): void {
       const values = await read(dataId);
       if (failure) throw failure;
       const entry = backend.tensorMap.get(dataId);
-      if (entry?.resource) entry.values = null; // not kept: optimizers change tensors where they lie
+      if (entry?.resource) entry.values = null; // not kept, because optimizers change tensors in place
       return values;
     } catch (error) {
       throw failure ?? error;
@@ -212,9 +220,9 @@ function watch(backend: WebGPUBackend, name: string): void {
 }
 
 /**
- * Lets a disposed tensor's buffer be used again at once. The stock backend holds it back until the commands that use it are
- * submitted; but what uses it next is recorded after them, and the queue keeps the order. (What the host writes outside that
- * order, uniforms and staging buffers, is not a tensor's.) A step needs gigabytes less.
+ * Makes a disposed tensor's buffer reusable immediately. The stock backend holds it back until the commands that use it
+ * are submitted; but its next user is recorded after them, and the queue keeps the order. (Uniforms and staging
+ * buffers, which the host writes outside that order, do not belong to tensors.) A step needs gigabytes less.
  */
 function reuseAtOnce(backend: WebGPUBackend): void {
   const none = {add: () => none, has: () => false, delete: () => false};
@@ -224,7 +232,7 @@ function reuseAtOnce(backend: WebGPUBackend): void {
 function growSubmissions(backend: WebGPUBackend): void {
   let size = DISPATCHES.first;
   const change = (next: number) => {
-    if (tf.env().getNumber(SUBMISSION_SIZE) !== size) return; // somebody else's choice
+    if (tf.env().getNumber(SUBMISSION_SIZE) !== size) return; // set by someone else
     size = next;
     tf.env().set(SUBMISSION_SIZE, size);
   };

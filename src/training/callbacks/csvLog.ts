@@ -18,7 +18,7 @@ const COLUMNS = [
   'train_runtime',
 ];
 
-/** Writes `trainer_log.csv`: the log as a table, an empty cell where a line says nothing. */
+/** Writes `trainer_log.csv`: the log as a table, with an empty cell for each number that a line lacks. */
 export function csvLog(run: TrainingRun, outputDir: string): TrainingCallback {
   const file = new LinesFile(join(outputDir, 'trainer_log.csv'));
   return {

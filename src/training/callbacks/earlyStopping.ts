@@ -2,8 +2,8 @@ import type {TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
 /**
- * Ends training after `patience` evaluations in a row whose loss was not below the lowest so far by more than
- * `threshold`, as transformers' `EarlyStoppingCallback`.
+ * Ends training after `patience` consecutive evaluations whose loss was not at least `threshold` below the lowest so
+ * far, like transformers' `EarlyStoppingCallback`.
  */
 export function earlyStopping({model}: TrainingRun, patience: number, threshold = 0): TrainingCallback {
   let best = Number.POSITIVE_INFINITY;

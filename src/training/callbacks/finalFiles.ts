@@ -12,8 +12,8 @@ import type {TrainingRun} from '../run/trainingRun.ts';
 import {evaluationMetrics} from './trainingLog.ts';
 
 /**
- * What a finished run leaves in its folder: the weights (the best ones where asked for), the tokenizer,
- * `{train,eval,all}_results.json` and `trainer_state.json`. One that is interrupted leaves `trainer_state.json`.
+ * Writes a finished run's files to its folder: the weights (optionally the best ones), the tokenizer,
+ * `{train,eval,all}_results.json` and `trainer_state.json`. An interrupted run writes only `trainer_state.json`.
  */
 export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallback {
   const {model} = run;
@@ -25,7 +25,7 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
       await run.addLog(metrics);
       const evaluation = await run.validate(run, isBest);
       if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
-      await model.tokenizer?.save(outputDir); // before the weights, so that whoever finds them finds it too
+      await model.tokenizer?.save(outputDir); // before the weights: whoever finds those finds the tokenizer too
       await saveTrainedWeights(model, outputDir);
       const {epoch, tokensSeen} = run.progress;
       const place = {epoch, num_input_tokens_seen: tokensSeen};
@@ -39,14 +39,18 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
   };
 }
 
-/** @returns whether the weights are now others than those of the last step */
+/**
+ * Loads the best weights.
+ *
+ * @returns whether the weights now differ from those of the last step
+ */
 function loadBest({model, plan, progress}: TrainingRun, outputDir: string): boolean {
   if (!plan.loadBestModelAtEnd || !progress.best || progress.best.step === progress.step) return false;
   restoreTrainedWeights(model, checkpointFolder(outputDir, progress.best.step));
   return true;
 }
 
-/** Of the whole run, under transformers' names; the speeds are this call's. */
+/** Returns metrics of the whole run under transformers' names; the speeds are those of this call. */
 function trainingMetrics(run: TrainingRun): Record<string, number> {
   const {progress, seconds, examples, firstStep} = run;
   return {

@@ -3,7 +3,7 @@ import {type LossPoint, plotLoss} from '../plots/lossPlot.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
-/** Draws a finished run's `training_loss` and, after evaluations, `training_eval_loss`, each as PNG and SVG. */
+/** Draws a finished run's `training_loss` and, if it was evaluated, `training_eval_loss`, both as PNG and SVG. */
 export function lossPlots(run: TrainingRun, outputDir: string): TrainingCallback {
   return {
     onTrainComplete: async () => {

@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
-/** Gives a run up after `maxNonFiniteSteps` skipped steps in a row; what was saved before stays. */
+/** Ends a run with an error after `maxNonFiniteSteps` consecutive skipped steps; what was saved before stays. */
 export function nonFiniteSteps(run: TrainingRun): TrainingCallback {
   return {
     onStepEnd: ({step, loss, gradNorm, learningRate, isSkipped}) => {

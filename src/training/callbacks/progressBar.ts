@@ -3,33 +3,33 @@ import type {StepLog, TrainingCallback} from '../run/callbacks.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
 import {formatBytes} from '../run/formatBytes.ts';
 
-/** Seconds between lines where nothing can be redrawn. */
+/** Seconds between lines on a stream that cannot be redrawn. */
 const LINE_SECONDS = 5;
 
 /**
- * Where `fitDataset` shows progress unless told otherwise: standard error, which a notebook shows under its cell and a
- * pipe does not swallow. None in a browser: pass `progressStream` there.
+ * Returns the default stream for the progress of `fitDataset`: standard error, which a notebook shows under its cell
+ * and a pipe does not swallow. There is none in a browser: pass `progressStream` there.
  */
 export function defaultProgressStream(): ProgressStream | undefined {
   return (globalThis as {process?: {stderr?: ProgressStream}}).process?.stderr;
 }
 
 /**
- * A callback that shows loss, learning rate, tokens per second, time left and memory.
+ * Makes a callback that shows loss, learning rate, tokens per second, time left and memory.
  *
- * @param stream such as `process.stderr`
+ * @param stream for example `process.stderr`
  */
 export function progressBar(stream: ProgressStream): TrainingCallback {
   return stream.isTTY ? redrawn(stream as NodeJS.WriteStream) : byLines(stream);
 }
 
-/** The bars on terminals now, each with what draws it on the line where the cursor is. */
+/** Bars on terminals now, each with a function that draws it on the cursor's line. */
 const drawn = new Map<ProgressStream, () => void>();
 
 const CLEAR_LINE = '\r\x1b[K';
-const SAVE_CURSOR = '\x1b7'; // where the bar goes back to when it stops
+const SAVE_CURSOR = '\x1b7'; // the bar returns here when it stops
 
-/** Writes a line where progress may be shown: in place of it, which is drawn again below. */
+/** Writes a line to a stream that may show progress: the line replaces the progress, which is drawn again below it. */
 export function printAboveProgress(stream: ProgressStream, line: string): void {
   stream.write(stream.isTTY ? `${CLEAR_LINE}${line}\n` : `${line}\n`);
   drawn.get(stream)?.();
@@ -42,8 +42,8 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       stream,
       linewrap: false,
       barsize: 24,
-      forceRedraw: true, // also where nothing changed: below a line that took its place
-      gracefulExit: false, // signals are the program's business
+      forceRedraw: true, // even without a change: below a line that took its place
+      gracefulExit: false, // the program handles signals
     },
     cliProgress.Presets.shades_classic,
   );

@@ -4,8 +4,8 @@ import type {LogEntry, TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
 /**
- * Writes LLaMA-Factory's `trainer_log.jsonl`: a line for each line of the log, and a last one without a loss. A run that
- * goes on continues the file.
+ * Writes LLaMA-Factory's `trainer_log.jsonl`: a line for each line of the log, and a last one without a loss. A resumed
+ * run continues the file.
  */
 export function trainerLogFile(run: TrainingRun, outputDir: string): TrainingCallback {
   const file = new LinesFile(join(outputDir, 'trainer_log.jsonl'));
@@ -32,7 +32,7 @@ function lineOf(run: TrainingRun, {step, epoch, loss, eval_loss, learning_rate}:
   };
 }
 
-/** As Python prints a `timedelta` of whole seconds: `1 day, 2:03:04`. */
+/** Formats seconds as Python prints a `timedelta` of whole seconds: `1 day, 2:03:04`. */
 export function clock(seconds: number): string {
   const whole = Math.floor(seconds);
   const days = Math.floor(whole / 86_400);

@@ -12,8 +12,8 @@ import {trainerLogFile} from './trainerLogFile.ts';
 import {trainingLog} from './trainingLog.ts';
 
 /**
- * What a run's settings switch on, as callbacks: those that go before the user's, and those that save, which go after
- * them, so that a checkpoint holds what the user's callbacks know.
+ * Returns the callbacks that a run's settings enable: those that run before the user's, and those that save. The latter
+ * run after the user's, so that a checkpoint has the state of the user's callbacks.
  */
 export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[]; after: TrainingCallback[]} {
   const {plan} = run;

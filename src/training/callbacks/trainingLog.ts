@@ -2,8 +2,8 @@ import type {Evaluation, TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
 /**
- * Writes the lines of the log: mean loss since the last line, gradient norm and learning rate as `loggingStrategy` says,
- * and each evaluation.
+ * Writes the lines of the log: mean loss since the last line, gradient norm and learning rate as often as
+ * `loggingStrategy` says, and each evaluation.
  */
 export function trainingLog(run: TrainingRun): TrainingCallback {
   const {plan} = run;
@@ -33,7 +33,7 @@ export function trainingLog(run: TrainingRun): TrainingCallback {
   };
 }
 
-/** An evaluation under transformers' names. */
+/** Returns an evaluation under transformers' names. */
 export function evaluationMetrics(evaluation: Evaluation): Record<string, number> {
   const {loss, perplexity, examples, batches, seconds} = evaluation;
   return finite({
@@ -45,7 +45,7 @@ export function evaluationMetrics(evaluation: Evaluation): Record<string, number
   });
 }
 
-/** JSON has no word for the others. */
+/** Keeps the finite numbers; JSON has no word for the others. */
 function finite(numbers: Record<string, number>): Record<string, number> {
   return Object.fromEntries(Object.entries(numbers).filter(([, value]) => Number.isFinite(value)));
 }

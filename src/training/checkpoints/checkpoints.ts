@@ -10,8 +10,9 @@ import {assertFiniteWeights, saveTrainedWeights} from './trainedWeights.ts';
 import {writeTrainerState} from './trainerState.ts';
 
 /**
- * Writes `checkpoint-<step>` folders as `saveStrategy` says, after the last step where that is `steps`, and whenever a run
- * is interrupted: trained weights, optimizer, `trainer_state.json`, and what it takes to go on exactly.
+ * Writes `checkpoint-<step>` folders as `saveStrategy` says, also after the last step when it is `steps`, and whenever
+ * a run is interrupted. A checkpoint has the trained weights, optimizer, `trainer_state.json`, and the state for an
+ * exact resumption.
  */
 export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallback {
   const {plan} = run;
@@ -57,11 +58,11 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
       if (plan.saveStrategy === 'steps') await save();
     },
     onEvaluate: () => {
-      // What a stop kept from being evaluated before it was saved.
+      // The evaluation that a stop prevented before the checkpoint was saved.
       if (run.progress.step === run.firstStep && savedStep === run.firstStep) rememberBest(run);
     },
     onTrainEnd: async () => {
-      if (run.history.isInterrupted) await save(); // stopped after a step: while the model was evaluated
+      if (run.history.isInterrupted) await save(); // stopped after a step, during an evaluation
     },
   };
 }
@@ -72,14 +73,18 @@ async function fill(run: TrainingRun, folder: string): Promise<void> {
   writeTrainerState(run, folder);
 }
 
-/** The best is the lowest loss of an evaluation right before a checkpoint. */
+/** Remembers the best evaluation: the one with the lowest loss right before a checkpoint. */
 function rememberBest({progress}: TrainingRun): void {
   const {evaluation, step, best} = progress;
   if (evaluation?.step === step && !(evaluation.loss >= (best?.loss ?? Number.POSITIVE_INFINITY)))
     progress.best = {step, loss: evaluation.loss};
 }
 
-/** @throws TfjsLoraError `UNSUPPORTED` when checkpoints could not be written: TensorFlow.js's Adamax keeps its state to itself */
+/**
+ * Checks that checkpoints can be written.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED` when they cannot: TensorFlow.js's Adamax does not expose its state
+ */
 export async function assertSavable({plan, trainer: {optimizer}}: TrainingRun): Promise<void> {
   if (plan.saveStrategy === 'no' && !plan.signal) return;
   try {

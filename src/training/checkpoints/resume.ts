@@ -20,14 +20,14 @@ import {readLog} from './trainerState.ts';
 
 export const OPTIMIZER_FILE = 'optimizer.safetensors';
 
-/** What a checkpoint holds beside weights, optimizer and log. */
+/** State of a checkpoint beside weights, optimizer and log. */
 interface ResumeState {
   progress: RunProgress;
-  /** Of the trainer's counter, which dropout's seeds and schedules go by. */
+  /** The trainer's counter of steps, which dropout's seeds and schedules depend on. */
   trainerSteps: number;
   firstTrainerStep: number;
   totalSteps?: number;
-  /** What decides which examples come when. */
+  /** Settings and data that decide the order of the examples. */
   order: Record<string, unknown>;
   optimizer: {name: string; config: unknown};
   callbacks: Record<string, Record<string, unknown>>;
@@ -48,11 +48,11 @@ export function resumeStateOf(run: TrainingRun): Record<string, unknown> {
   return {...state};
 }
 
-/** The caller's own words for its setting, for errors. */
+/** The caller's words for its setting, for errors. */
 export interface ResumeWords {
-  /** The setting that names the checkpoint. */
+  /** Name of the setting that names the checkpoint. */
   what: string;
-  /** How to begin anew. */
+  /** Advice on how to start over. */
   advice: string;
 }
 
@@ -62,9 +62,9 @@ const FIT_WORDS: ResumeWords = {
 };
 
 /**
- * The checkpoint a run is to go on from, if any.
+ * Returns the checkpoint that a run resumes from, if any.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND` where a folder without one was named, `CORRUPT_FILE` where only torn ones are there
+ * @throws TfjsLoraError `FILE_NOT_FOUND` when a named folder has none, `CORRUPT_FILE` when all are damaged
  */
 export async function checkpointToResume(
   {resumeFromCheckpoint: resume, outputDir}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>,
@@ -84,7 +84,7 @@ export async function checkpointToResume(
   return newest;
 }
 
-/** Nothing to go on from in a folder. */
+/** Returns the error for a folder without a checkpoint. */
 export function noCheckpoint(folder: string, {what, advice}: ResumeWords): TfjsLoraError {
   const got = existsSync(folder) ? 'none there' : 'no such folder';
   return new TfjsLoraError(
@@ -103,8 +103,8 @@ async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise
 }
 
 /**
- * Sets aside the checkpoints in the output folder that come after the one a run goes on from, and says so; all of them
- * where that one lies elsewhere.
+ * Renames the checkpoints in the output folder that are later than the one a run resumes from, with a warning. Renames
+ * all of them when that one is in another folder.
  */
 export async function leaveLaterCheckpoints(
   {plan, progress}: TrainingRun,
@@ -114,7 +114,7 @@ export async function leaveLaterCheckpoints(
   const isHere = resolve(from) === resolve(checkpointFolder(outputDir, progress.step));
   const moved = setAsideAfter(outputDir, isHere ? progress.step : 0);
   const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(join(outputDir, after))));
-  if (!isWhole.includes(true)) return; // of torn ones it has been said that they were skipped
+  if (!isWhole.includes(true)) return; // the damaged ones were already reported as skipped
   const limit = plan.saveTotalLimit === undefined ? '' : ', and removed first when new ones are written';
   warn(
     `${resolve(outputDir)}: training resumes from ${from}, so later checkpoints are renamed: ` +
@@ -123,10 +123,10 @@ export async function leaveLaterCheckpoints(
 }
 
 /**
- * Puts a run where a checkpoint left it: weights, optimizer, counters, place in the data, log and callbacks.
+ * Restores a run from a checkpoint: weights, optimizer, counters, place in the data, log and callbacks.
  *
- * @throws TfjsLoraError `CORRUPT_FILE`, `FILE_NOT_FOUND`; `INVALID_ARGUMENT` when data or settings would give other batches
- *   than the run had, before anything changes
+ * @throws TfjsLoraError `CORRUPT_FILE`, `FILE_NOT_FOUND`; `INVALID_ARGUMENT` before anything changes when data or
+ *   settings would give other batches than the run had
  */
 export async function resume(run: TrainingRun, folder: string): Promise<void> {
   const {optimizer} = run.trainer;
@@ -145,7 +145,7 @@ export async function resume(run: TrainingRun, folder: string): Promise<void> {
 }
 
 /**
- * Checks, changing nothing, that a run can go on from a checkpoint; its model may be without memory.
+ * Checks that a run can resume from a checkpoint, and changes nothing. The model's weights need not be allocated.
  *
  * @throws TfjsLoraError as {@link resume}
  */
@@ -164,7 +164,7 @@ export async function assertResumable(run: TrainingRun, folder: string): Promise
   return state;
 }
 
-/** Settings and data that decide which examples a step sees. */
+/** Returns the settings and data that decide which examples a step sees. */
 function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
   const {batchSize, gradientAccumulationSteps, shuffle, groupByLength, seed} = plan;
   return {
@@ -184,7 +184,8 @@ function assertSameOrder(
 ): void {
   for (const [name, value] of Object.entries(before)) {
     if (now[name] === value) continue;
-    const [expected, got] = name === 'data' ? ['the examples of the run', 'others'] : [value, now[name]];
+    const [expected, got] =
+      name === 'data' ? ['the examples of the run', 'other examples'] : [value, now[name]];
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run resumes with its own settings and data. ` +

@@ -12,9 +12,9 @@ const ADAPTER = 'adapter_model.safetensors';
 const TRAINED = 'trained_weights.safetensors';
 
 /**
- * Writes what training changed: a PEFT folder for one adapter, a Hugging Face folder where the model itself trains. Where
- * neither would hold every trained weight bit for bit (several adapters at once, or a part of a 16-bit model), or the
- * model knows neither, `trained_weights.safetensors` goes beside it.
+ * Writes what training changed: a PEFT folder for a single adapter, a Hugging Face folder when the model itself trains.
+ * When neither would store every trained weight exactly (several adapters, or part of a 16-bit model), or the model
+ * supports neither, `trained_weights.safetensors` is written as well.
  */
 export async function saveTrainedWeights(model: TrainableModel, folder: string): Promise<void> {
   const names = model.activeAdapters ?? [];
@@ -23,10 +23,10 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
   if (names.length === 0) await model.save?.(folder);
   const isWhole =
     names.length === 1
-      ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not where a part is frozen
+      ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not if a part is frozen
       : names.length === 0 && model.storage === 'float32';
   if (isWhole) {
-    rmSync(join(folder, TRAINED), {force: true}); // an earlier run's
+    rmSync(join(folder, TRAINED), {force: true}); // from an earlier run
     return;
   }
   const tensors = [...parameters].map(([name, variable]) => ({
@@ -48,9 +48,10 @@ function tensorCount(path: string): number {
 }
 
 /**
- * Puts back what {@link saveTrainedWeights} wrote; everything is checked before any weight changes.
+ * Restores what {@link saveTrainedWeights} wrote. Everything is checked before any weight changes.
  *
- * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder is of other trained weights
+ * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder has other trained
+ *   weights
  */
 export function restoreTrainedWeights(model: TrainableModel, folder: string): void {
   const source = openTrained(folder);
@@ -68,7 +69,7 @@ export function restoreTrainedWeights(model: TrainableModel, folder: string): vo
 }
 
 /**
- * Checks alone; the model may be without memory.
+ * Checks trained weights without restoring them; the model's weights need not be allocated.
  *
  * @throws TfjsLoraError as {@link restoreTrainedWeights}
  */
@@ -120,7 +121,11 @@ function openTrained(folder: string) {
   return Object.assign(SafetensorsFolder.open(folder), {isTrainedOnly: false});
 }
 
-/** @throws TfjsLoraError `NON_FINITE` naming a trained weight that holds NaN or infinity */
+/**
+ * Checks that all trained weights are finite.
+ *
+ * @throws TfjsLoraError `NON_FINITE` naming a trained weight with NaN or infinity
+ */
 export async function assertFiniteWeights(model: TrainableModel, what: string): Promise<void> {
   for (const [name, variable] of model.trainableParameters()) {
     const allFinite = tf.tidy(() => tf.all(tf.isFinite(variable)));

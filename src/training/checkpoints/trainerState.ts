@@ -37,13 +37,13 @@ export function writeTrainerState(run: TrainingRun, folder: string): void {
   writeWhole(join(folder, FILE), `${JSON.stringify(state, null, 2)}\n`);
 }
 
-/** The lines of the log that a folder's `trainer_state.json` holds. */
+/** Reads the lines of the log from a folder's `trainer_state.json`. */
 export async function readLog(folder: string): Promise<LogEntry[]> {
   const {log_history} = await readJson(join(folder, FILE));
   return log_history as LogEntry[];
 }
 
-/** As transformers counts: 6 for each position and parameter, the embedding's left out. */
+/** Counts operations as transformers does: 6 per position and parameter, without the embedding. */
 export function floatingPointOperations({model, progress}: TrainingRun): number {
   const {vocabSize, hiddenSize = 0} = model.config;
   const parameters = model.countParams?.() ?? 0;

@@ -12,11 +12,12 @@ import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
- * Defaults: `learningRate` 1e-3, as in PyTorch and Keras (LoRA is commonly trained at 1e-4 to 2e-4), `beta1` 0.9, the decay
- * of the gradient's running mean, `beta2` 0.999, that of its square's, `weightDecay` 0.01.
+ * Settings of {@link AdamW}. Defaults: `learningRate` 1e-3, as in PyTorch and Keras (LoRA is commonly trained at 1e-4
+ * to 2e-4); `beta1` 0.9, the decay of the gradient's running mean; `beta2` 0.999, the decay of its square's;
+ * `weightDecay` 0.01.
  */
 export interface AdamWArgs extends DecoupledDecayArgs {
-  /** Default 1e-8. */
+  /** Number added to the corrected root. Default 1e-8. */
   epsilon?: number;
 }
 
@@ -37,7 +38,7 @@ export class AdamW extends DecoupledDecayOptimizer {
   protected readonly slots: readonly string[] = ['mean', 'variance'];
   readonly epsilon: number;
 
-  /** @param states where state lies between steps; default on the device */
+  /** @param states store for the state between steps. Default: on the device */
   constructor(args: AdamWArgs = {}, states?: StateStore) {
     const {learningRate = 1e-3, beta1 = 0.9, beta2 = 0.999, weightDecay = 0.01, epsilon = 1e-8} = args;
     super({...args, learningRate, beta1, beta2, weightDecay}, states);
@@ -72,7 +73,7 @@ export class AdamW extends DecoupledDecayOptimizer {
     return adamWUpdates(tensors, {...settings, overwrite: true});
   }
 
-  /** What one variable's update at this step reads. */
+  /** Returns the settings of one variable's update at this step. */
   protected settingsOf(name: string, variable: tf.Variable, step: number): AdamWSettings {
     const {beta1, beta2, epsilon} = this;
     return {...this.ratesOf(name, variable), beta1, beta2, epsilon, step};

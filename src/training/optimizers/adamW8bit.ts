@@ -19,11 +19,11 @@ export interface AdamW8bitArgs extends AdamWArgs, Min8bitSizeArgs {}
 const STATES = ['mean', 'variance'];
 
 /**
- * {@link AdamW} with its state in 8 bits, block-wise over 256 values, as bitsandbytes' `AdamW8bit`: its codes are the same,
- * bit for bit, on backends with a kernel for it (cpu, wasm). Dettmers et al. 2022.
+ * {@link AdamW} with its state in 8 bits, block-wise over 256 values, as bitsandbytes' `AdamW8bit`. On backends with a
+ * kernel for it (cpu, wasm), its codes are identical to bitsandbytes'. Dettmers et al. 2022.
  *
- * State: `mean` and `variance` as `.codes` and `.absmax`, half the size of the trained weights; of small variables as in
- * AdamW.
+ * State: `mean` and `variance` as `.codes` and `.absmax`, half the size of the trained weights; small variables have
+ * AdamW's state.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
  */

@@ -12,14 +12,16 @@ import type {OptionNames} from '../../../quant/knownOptions.ts';
 import type {StateSlot} from './stateStore.ts';
 
 export interface Min8bitSizeArgs {
-  /** Variables of fewer elements keep their state in 32 bits. Default 4096, as in bitsandbytes. */
+  /** Size below which variables keep their state in 32 bits. Default 4096, as in bitsandbytes. */
   min8bitSize?: number;
 }
 
 export const MIN_8BIT_OPTIONS = {min8bitSize: true} satisfies OptionNames<Min8bitSizeArgs>;
 
 /**
- * @param what whose setting it is
+ * Checks the setting and fills in its default.
+ *
+ * @param what optimizer whose setting it is, for messages
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
 export function resolveMin8bitSize({min8bitSize = 4096}: Min8bitSizeArgs, what: string): number {
@@ -31,7 +33,8 @@ export function resolveMin8bitSize({min8bitSize = 4096}: Min8bitSizeArgs, what: 
 }
 
 /**
- * Codes are packed in integers, so a backend that has only float32 needs kernels for them.
+ * Checks that the backend can run an 8-bit update. Codes are packed in integers, so a backend with only float32 needs a
+ * kernel.
  *
  * @param update the whole update, which may have a kernel
  * @throws TfjsLoraError `UNSUPPORTED`
@@ -47,12 +50,12 @@ export function assert8bitUpdate(update: AnyOp): void {
   );
 }
 
-/** Names of the tensors that stand for some states in 8 bits: `<state>.codes` and `<state>.absmax` of each. */
+/** Names the tensors of states in 8 bits: `<state>.codes` and `<state>.absmax` of each. */
 export function names8bit(states: string[]): string[] {
   return states.flatMap((state) => [`${state}.codes`, `${state}.absmax`]);
 }
 
-/** Those tensors for a variable of this shape. */
+/** Describes those tensors for a variable of this shape. */
 export function slots8bit(states: string[], shape: number[]): StateSlot[] {
   const {codes, absmax} = blockwise8bitShapes(shape.reduce((size, length) => size * length, 1));
   return states.flatMap((state): StateSlot[] => [

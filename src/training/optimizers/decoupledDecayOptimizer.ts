@@ -5,23 +5,24 @@ import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts'
 import {NamedStateOptimizer, type VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
-/** Part of a variable's name, or an expression found in it. */
+/** Part of a variable's name, or a regular expression to search in it. */
 export type NamePattern = string | RegExp;
 
-/** Settings that {@link DecoupledDecayOptimizer}s share. */
+/** Settings that all {@link DecoupledDecayOptimizer}s share. */
 export interface DecoupledDecayArgs {
   learningRate?: number;
   beta1?: number;
   beta2?: number;
-  /** Decoupled weight decay: each step takes `learningRate · weightDecay` of a weight. */
+  /** Decoupled weight decay: each step subtracts `learningRate · weightDecay` times a weight from it. */
   weightDecay?: number;
-  /** Variables that are not decayed. Default none. */
+  /** Variables without weight decay. Default: none. */
   excludeFromWeightDecay?: NamePattern[];
-  /** Learning rates of their own, as factors on `learningRate`; the first pattern that fits a variable counts. */
+  /** Factors on `learningRate` for some variables; the first pattern that matches a variable counts. Default: none. */
   learningRateFactors?: [variables: NamePattern, factor: number][];
   /**
-   * LoRA+ (Hayou et al. 2024): factor on the learning rate of `lora_B`, and, as in PEFT and LLaMA-Factory, of all that
-   * has one dimension (DoRA's magnitudes, biases, norms). The paper advises 16 and a smaller `learningRate`. Default 1.
+   * LoRA+ (Hayou et al. 2024): factor on the learning rate of `lora_B` and, as in PEFT and LLaMA-Factory, of everything
+   * with one dimension (DoRA's magnitudes, biases, norms). The paper advises 16 and a smaller `learningRate`. Default
+   * 1.
    */
   loraPlusRatio?: number;
 }
@@ -44,10 +45,10 @@ type Settings = DecoupledDecayArgs & {
 type PatternConfig = string | {source: string; flags: string};
 
 /**
- * What AdamW and Lion have in common: two decay rates of running means, weight decay apart from the gradient, and
- * learning rates that may differ between variables.
+ * Common base of AdamW and Lion: two decay rates of running means, decoupled weight decay, and learning rates that may
+ * differ between variables.
  *
- * A subclass that lists its settings as `static optionNames` has all others refused.
+ * A subclass that lists its settings as `static optionNames` refuses all others.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range, or one that the class does not have
  */
@@ -90,12 +91,12 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     return !this.isPaged && Math.min(this.updatesAtOnce, optimizerUpdatesAtOnce()) > 1;
   }
 
-  /** {@link updateMany} of variables with the same rates and kind of state. */
+  /** Runs {@link updateMany} for variables with the same rates and kind of state. */
   protected updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
     return super.updateMany(updates, step);
   }
 
-  /** Variables of the same rates and kind of state together. */
+  /** Groups variables with the same rates and kind of state. */
   protected override updateMany(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
     const groups = new Map<string, number[]>();
     for (const [place, {name, value, state}] of updates.entries()) {
@@ -114,7 +115,7 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     return results;
   }
 
-  /** The learning rate and decay of one variable at this step. */
+  /** Returns the learning rate and decay of one variable at this step. */
   protected ratesOf(name: string, {rank}: tf.Tensor): {learningRate: number; weightDecay: number} {
     const own = this.learningRateFactors.find(([pattern]) => fits(pattern, name))?.[1];
     const factor = own ?? (name.includes('lora_B') || rank === 1 ? this.loraPlusRatio : 1);
@@ -148,7 +149,11 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     });
   }
 
-  /** @throws TfjsLoraError `INVALID_ARGUMENT` unless `isValid` */
+  /**
+   * Checks a setting.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` unless `isValid`
+   */
   protected assertSetting(key: string, isValid: boolean, expected: string, got: unknown): void {
     if (isValid) return;
     throw new TfjsLoraError(
@@ -174,7 +179,7 @@ function patternFromConfig(pattern: PatternConfig): NamePattern {
   return typeof pattern === 'string' ? pattern : new RegExp(pattern.source, pattern.flags);
 }
 
-/** For `excludeFromWeightDecay`: the weights that transformers' Trainer does not decay, biases and norms. */
+/** Weights that transformers' Trainer does not decay, biases and norms; for `excludeFromWeightDecay`. */
 export const UNDECAYED_BY_TRANSFORMERS: RegExp[] = [
   /bias/i,
   /layernorm/i,

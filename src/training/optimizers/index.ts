@@ -1,4 +1,4 @@
-/** `tfjs-lora/optimizers`: AdamW and Lion for any TensorFlow.js model, and what an optimizer of your own is made of. */
+/** `tfjs-lora/optimizers`: AdamW and Lion for any TensorFlow.js model, and the base classes for your own optimizers. */
 export {AdamW, type AdamWArgs} from './adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './adamW8bit.ts';
 export {

@@ -1,18 +1,18 @@
 import type * as tf from '@tensorflow/tfjs';
 
-/** What TensorFlow.js's optimizers have, though their types hide it. */
+/** The learning rate that TensorFlow.js's optimizers have, though their types hide it. */
 interface RatedOptimizer {
   learningRate?: unknown;
   setLearningRate?(learningRate: number): void;
 }
 
-/** An optimizer's learning rate, if it has one that can be changed. */
+/** Returns an optimizer's learning rate, if it has one that can be changed. */
 export function learningRateOf(optimizer: tf.Optimizer): number | undefined {
   const {learningRate} = optimizer as RatedOptimizer;
   return typeof learningRate === 'number' ? learningRate : undefined;
 }
 
-/** Runs `fn` with another learning rate, until it is done: until the promise is settled that it gives. */
+/** Runs `fn` with another learning rate until it returns or, if it returns a promise, until that settles. */
 export function withLearningRate<T>(optimizer: tf.Optimizer, learningRate: number, fn: () => T): T {
   const before = learningRateOf(optimizer);
   if (before === undefined) return fn();
@@ -29,6 +29,6 @@ export function withLearningRate<T>(optimizer: tf.Optimizer, learningRate: numbe
 
 function setLearningRate(optimizer: tf.Optimizer & RatedOptimizer, learningRate: number): void {
   if (optimizer.setLearningRate)
-    optimizer.setLearningRate(learningRate); // SGD keeps a tensor of it
+    optimizer.setLearningRate(learningRate); // SGD keeps its rate in a tensor
   else optimizer.learningRate = learningRate;
 }

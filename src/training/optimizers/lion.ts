@@ -11,13 +11,13 @@ import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
- * Defaults: `learningRate` 1e-4, a third to a tenth of what AdamW is given, `beta1` 0.9, the momentum's share in the
- * direction, `beta2` 0.99, the momentum's own decay, `weightDecay` 0.
+ * Settings of {@link Lion}. Defaults: `learningRate` 1e-4, use a third to a tenth of AdamW's; `beta1` 0.9, the
+ * momentum's share in the direction; `beta2` 0.99, the momentum's own decay; `weightDecay` 0.
  */
 export interface LionArgs extends DecoupledDecayArgs {}
 
 /**
- * Lion, as bitsandbytes has it: every weight moves by the learning rate, the sign alone is learned. Usable in any
+ * Lion as in bitsandbytes: every weight moves by the learning rate, and only the sign is learned. Usable in any
  * TensorFlow.js model. Chen et al. 2023.
  *
  * State: `momentum`, the size of the trained weights.
@@ -31,7 +31,7 @@ export class Lion extends DecoupledDecayOptimizer {
   } satisfies OptionNames<LionArgs>;
   protected readonly slots: readonly string[] = ['momentum'];
 
-  /** @param states where state lies between steps; default on the device */
+  /** @param states store for the state between steps. Default: on the device */
   constructor(args: LionArgs = {}, states?: StateStore) {
     const {learningRate = 1e-4, beta1 = 0.9, beta2 = 0.99, weightDecay = 0} = args;
     super({...args, learningRate, beta1, beta2, weightDecay}, states);
@@ -57,7 +57,7 @@ export class Lion extends DecoupledDecayOptimizer {
     return optimizerUpdates(updates, {rule: 'Lion', settings: this.settingsOf(name, value)}, this.clipping);
   }
 
-  /** What one variable's update reads. */
+  /** Returns the settings of one variable's update. */
   protected settingsOf(name: string, variable: tf.Variable): LionSettings {
     const {beta1, beta2} = this;
     return {...this.ratesOf(name, variable), beta1, beta2};

@@ -12,7 +12,7 @@ import {
 
 type NamedTensor = Awaited<ReturnType<tf.Optimizer['getWeights']>>[number];
 
-/** One tensor of an optimizer's state, `<variable>/<slot>`, read when it is needed. */
+/** One tensor of an optimizer's state, `<variable>/<slot>`, read on demand. */
 export interface StateEntry extends StateSlot {
   read(): StateValues | Promise<StateValues>;
 }
@@ -24,15 +24,15 @@ interface Update {
   state: VariableState;
 }
 
-/** A step that is computed and not yet taken. */
+/** A step that is computed but not yet applied. */
 export interface PreparedStep {
-  /** Changes variables and state. */
+  /** Applies it to variables and state. */
   take(): void;
-  /** Frees what was computed, unless it is taken; then the optimizer may step again. */
+  /** Frees what was computed unless it was applied; then the optimizer may step again. */
   end(): void;
 }
 
-/** What {@link NamedStateOptimizer.update} takes of one variable. */
+/** Arguments of {@link NamedStateOptimizer.update} for one variable. */
 export interface VariableUpdate {
   name: string;
   value: tf.Variable;
@@ -41,31 +41,36 @@ export interface VariableUpdate {
 }
 
 /**
- * A `tf.Optimizer` that keeps its state by variable name: it survives reordering, saving, and a variable that is
- * disposed and made again under its name. A subclass names its {@link slots} and brings {@link update}; one whose state
- * is not float32 of the variable's shape overrides {@link slotsOf} too. Where state lies between steps is the store's.
+ * A `tf.Optimizer` that keeps its state by variable name, so the state survives reordering, saving, and a variable that
+ * is disposed and recreated under its name. A subclass names its {@link slots} and implements {@link update}; one whose
+ * state is not float32 of the variable's shape overrides {@link slotsOf} too. The store decides where state is between
+ * steps.
  */
 export abstract class NamedStateOptimizer extends tf.Optimizer {
-  /** May be changed between steps, as schedules do. */
+  /** Learning rate; may be changed between steps, as schedules do. */
   abstract learningRate: number;
   /** Names of all state tensors that a variable may have, in the order of {@link slotsOf}. */
   protected abstract readonly slots: readonly string[];
   private readonly state = new Map<string, VariableState>();
   private isStepping = false;
-  /** Of the step that is being prepared: {@link updateMany} clips by it. */
+  /** Clipping of the step that is being prepared, which {@link updateMany} applies. */
   protected clipping?: GradientClipping;
 
-  /** The language's own: `tf.Optimizer` takes every optimizer for an instance of each of its subclasses. */
+  /**
+   * Restores the language's own check: `tf.Optimizer` accepts every optimizer as an instance of each of its subclasses.
+   */
   static override [Symbol.hasInstance](instance: unknown): boolean {
     return Function.prototype[Symbol.hasInstance].call(this, instance);
   }
 
-  /** @param states where state lies between steps; default on the device */
+  /** @param states store for the state between steps. Default: on the device */
   constructor(protected readonly states: StateStore = new ResidentStates()) {
     super();
   }
 
-  /** The state of a variable of this shape, which begins as zeros: float32 of the same shape. */
+  /**
+   * Describes the state of a variable of this shape, which starts as zeros. By default it is float32 of the same shape.
+   */
   protected slotsOf(shape: number[]): StateSlot[] {
     return this.slots.map((name) => ({name, shape, dtype: 'float32'}));
   }
@@ -79,38 +84,41 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     step: number,
   ): [value: tf.Tensor, ...state: tf.Tensor[]];
 
-  /** How many variables {@link updateMany} is given, where states stay on the device. Default 1: each by {@link update}. */
+  /**
+   * Number of variables that {@link updateMany} gets when states stay on the device. Default 1: {@link update} only.
+   */
   protected get updatesAtOnce(): number {
     return 1;
   }
 
-  /** {@link update} of several variables, from two to {@link updatesAtOnce}. */
+  /** Computes {@link update} for several variables, from two to {@link updatesAtOnce}. */
   protected updateMany(updates: VariableUpdate[], step: number): [value: tf.Tensor, ...state: tf.Tensor[]][] {
     return updates.map(({name, value, gradient, state}) => this.update(name, value, gradient, state, step));
   }
 
-  /** Whether {@link prepareStep} computes steps, which then write over nothing and are clipped by {@link clipping}. */
+  /** Whether {@link prepareStep} computes steps; they must then overwrite nothing and apply {@link clipping}. */
   protected get preparesSteps(): boolean {
     return false;
   }
 
-  /** Whether state lies in host memory and comes to the device for its own update only. */
+  /** Whether state is in host memory and on the device only during its own update. */
   get isPaged(): boolean {
     return this.states.isPaged;
   }
 
-  /** Bytes of state of a variable of this shape. */
+  /** Returns the bytes of state for a variable of this shape. */
   stateBytes(shape: number[]): number {
     return bytesOfSlots(this.slotsOf(shape));
   }
 
   /**
-   * Applies one step. Where the backend reads only asynchronously, a paged optimizer's new states stay on the device
-   * until {@link flush}: {@link applyGradientsAsync} keeps to its budget there too.
+   * Applies one step. On a backend that only reads asynchronously, a paged optimizer's new states stay on the device
+   * until {@link flush}; {@link applyGradientsAsync} keeps to its budget there too.
    *
-   * @param gradients by the name of a live `tf.Variable`; a variable whose gradient is null rests
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name of no variable or a budget that is too small, `SHAPE_MISMATCH`
-   *   for a gradient or a state of another shape, `UNSUPPORTED` within another step; no variable has changed then
+   * @param gradients gradients by the name of a live `tf.Variable`; a variable with a null gradient stays unchanged
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name without a variable or a budget that is too small,
+   *   `SHAPE_MISMATCH` for a gradient or a state of another shape, `UNSUPPORTED` within another step; no variable has
+   *   changed then
    */
   override applyGradients(gradients: tf.NamedTensorMap | NamedTensor[]): void {
     const run = this.run(gradients);
@@ -118,18 +126,18 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * {@link applyGradients}, waiting wherever a state has to leave the device before the next ones come. Gradients and
-   * settings must stay as they are until it resolves.
+   * Applies one step like {@link applyGradients}, but waits whenever a state has to leave the device before the next
+   * ones come. Gradients and settings must not change until it resolves.
    */
   async applyGradientsAsync(gradients: tf.NamedTensorMap | NamedTensor[]): Promise<void> {
     for (const left of this.run(gradients)) await left();
   }
 
   /**
-   * Computes a step before it is known whether its gradients are finite, so that a card need not wait for the answer. No other step
-   * may begin before this one ends.
+   * Computes a step before it is known whether its gradients are finite, so that a card need not wait for the answer.
+   * No other step may begin before this one ends.
    *
-   * @returns undefined where the optimizer, or the backend, has to be told first
+   * @returns undefined when the optimizer, or the backend, must know first
    * @throws TfjsLoraError as {@link applyGradients}
    */
   prepareStep(gradients: tf.NamedTensorMap, clipping?: GradientClipping): PreparedStep | undefined {
@@ -165,8 +173,8 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * Computes what a first step would and drops it, for `compileShaders`: only where nothing is computed in truth, since an
-   * update may write over what it is given.
+   * Computes a first step and discards it, for `compileShaders`. Call it only when nothing is really computed, since an
+   * update may overwrite its inputs.
    */
   rehearse(gradients: tf.NamedTensorMap): void {
     tf.tidy(() => {
@@ -182,7 +190,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     });
   }
 
-  /** Resolves when no state of a paged optimizer is on the device. */
+  /** Resolves once no state of a paged optimizer is on the device. */
   async flush(): Promise<void> {
     await Promise.all([...this.state.values()].map((state) => state.leave()));
   }
@@ -205,7 +213,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     }
   }
 
-  /** All that can be checked before a variable changes. */
+  /** Checks everything that can be checked before a variable changes. */
   private plan(gradients: tf.NamedTensorMap | NamedTensor[]): Update[] {
     const given = Array.isArray(gradients)
       ? gradients
@@ -237,7 +245,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   private tidied(compute: () => tf.Tensor[][]): tf.Tensor[][] {
-    return tf.tidy(compute as () => never) as tf.Tensor[][]; // at any depth
+    return tf.tidy(compute as () => never) as tf.Tensor[][]; // for any nesting
   }
 
   private takeOver(updates: Update[], results: tf.Tensor[][]): void {
@@ -255,9 +263,9 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * The count of steps (`iter`), then every state tensor as `<variable>/<slot>`. As with TensorFlow.js's own
-   * optimizers, the state tensors stay the optimizer's and change with the next step; `iter` is the caller's to dispose.
-   * A paged optimizer brings all its state to the device for this, until the next step or {@link flush}; `saveOptimizer`
+   * Returns the number of steps (`iter`), then every state tensor as `<variable>/<slot>`. As with TensorFlow.js's own
+   * optimizers, the state tensors belong to the optimizer and change with the next step; the caller disposes `iter`. A
+   * paged optimizer brings all its state to the device for this, until the next step or {@link flush}; `saveOptimizer`
    * does not.
    */
   override async getWeights(): Promise<NamedTensor[]> {
@@ -269,10 +277,10 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * Takes over what {@link getWeights} gave, in any order after the count of steps, in place of the state so far; the
-   * given tensors stay the caller's.
+   * Replaces the state by what {@link getWeights} returned, in any order after the number of steps. The tensors remain
+   * the caller's.
    *
-   * @throws TfjsLoraError when a slot is unknown, missing, or does not fit its variable; the state is as before then
+   * @throws TfjsLoraError when a slot is unknown, missing, or does not fit its variable; the state is unchanged then
    */
   override async setWeights(weights: NamedTensor[]): Promise<void> {
     const [first, ...rest] = weights;
@@ -280,7 +288,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
       const got = first ? `"${first.name}" [${first.tensor.shape}]` : 'none';
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `optimizer weights: expected the count of steps first, got ${got}. Pass what getWeights() gave.`,
+        `optimizer weights: expected the number of steps first, got ${got}. Pass what getWeights() returned.`,
       );
     }
     const [iterations] = await first.tensor.data();
@@ -293,7 +301,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     await this.setState(iterations, entries);
   }
 
-  /** Every state tensor, read where it lies. */
+  /** Lists all state tensors, which are read from where they are. */
   stateEntries(): StateEntry[] {
     return [...this.state].flatMap(([name, state]) =>
       state.slots.map((slot, i) => ({...slot, name: `${name}/${slot.name}`, read: () => state.read(i)})),
@@ -301,7 +309,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * Takes over a count of steps and what {@link stateEntries} gave, in any order, in place of the state so far.
+   * Replaces the number of steps and the state by what {@link stateEntries} returned, in any order.
    *
    * @throws TfjsLoraError as {@link setWeights}, `UNSUPPORTED` within a step
    */
@@ -320,12 +328,12 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
       for (const state of next.values()) state.dispose();
       throw error;
     }
-    this.disposeState(); // only now: the given tensors may be the ones it frees
+    this.disposeState(); // only now, as the given tensors may be among those it frees
     for (const [name, state] of next) this.state.set(name, state);
     this.iterations_ = iterations;
   }
 
-  /** Entries by variable, their names those of their slots, in order. */
+  /** Groups entries by variable, in order, and names them by their slots. */
   private byVariable(entries: StateEntry[]): Map<string, StateEntry[]> {
     const groups = new Map<string, StateEntry[]>();
     for (const entry of entries) {
@@ -361,7 +369,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     );
   }
 
-  /** Frees the state; the optimizer starts anew if it is used again. */
+  /** Frees the state; the optimizer starts over if it is used again. */
   override dispose(): void {
     this.disposeState();
     this.iterations_ = 0;
@@ -381,7 +389,11 @@ function variableNamed(name: string): tf.Variable {
   );
 }
 
-/** @param expected what the variable asks for */
+/**
+ * Checks the slots given for a variable.
+ *
+ * @param expected the slots that the variable needs
+ */
 function assertSlots(variable: string, given: readonly StateSlot[], expected: StateSlot[]): void {
   for (const slot of expected) {
     const found = given.find(({name}) => name === slot.name);
@@ -390,7 +402,7 @@ function assertSlots(variable: string, given: readonly StateSlot[], expected: St
       const got = given.map(({name}) => name).join(', ');
       throw new TfjsLoraError(
         'MISSING_TENSOR',
-        `${where}: expected it together with the rest of the variable's state, got ${got}`,
+        `${where}: expected all of the variable's state, got only ${got}`,
       );
     }
     assertShape(`state "${variable}/${slot.name}"`, found, slot.shape);
@@ -402,7 +414,7 @@ function assertSlots(variable: string, given: readonly StateSlot[], expected: St
   if (!surplus) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `optimizer weight "${variable}/${surplus.name}": expected each of ${[...known].join(', ')} once, got this one too`,
+    `optimizer weight "${variable}/${surplus.name}": expected each of ${[...known].join(', ')} once, got another one`,
   );
 }
 

@@ -12,7 +12,7 @@ import {PagedLion} from './pagedLion.ts';
 import {PagedLion8bit} from './pagedLion8bit.ts';
 import {PAGED_OPTIONS, type PagedArgs} from './pagedStates.ts';
 
-/** What an optimizer asked for by name may be given; one that has no such setting ignores `epsilon` and the budget. */
+/** Settings for an optimizer chosen by name; one without such a setting ignores `epsilon` and the budget. */
 export interface OptimizerSettings extends DecoupledDecayArgs, PagedArgs {
   epsilon?: number;
 }
@@ -25,7 +25,7 @@ const OPTIMIZER_OPTIONS = {
 type OptimizerClass = (new (args: OptimizerSettings) => tf.Optimizer) & {readonly optionNames: object};
 type Make = (settings: OptimizerSettings) => tf.Optimizer;
 
-/** transformers' TrainingArguments, which it passes to Lion as well. */
+/** Defaults of transformers' TrainingArguments, which it passes to Lion as well. */
 const TRANSFORMERS = {
   learningRate: 5e-5,
   beta1: 0.9,
@@ -40,13 +40,13 @@ const asInTransformers =
   (settings) =>
     make(Optimizer, {...TRANSFORMERS, ...settings});
 
-/** An optimizer with those of the settings that it has. */
+/** Makes an optimizer with those of the settings that it has. */
 function make(Optimizer: OptimizerClass, settings: OptimizerSettings): tf.Optimizer {
   const known = Object.entries(settings).filter(([name]) => Object.hasOwn(Optimizer.optionNames, name));
   return new Optimizer(Object.fromEntries(known));
 }
 
-/** TensorFlow.js's own, which have no setting of ours but the learning rate. */
+/** Makes one of TensorFlow.js's own optimizers, whose only setting here is the learning rate. */
 const ofTensorFlow =
   (name: string, defaultRate: number, make: (learningRate: number) => tf.Optimizer): Make =>
   ({learningRate = defaultRate, weightDecay = 0, loraPlusRatio = 1, learningRateFactors = []}) => {
@@ -82,19 +82,19 @@ const optimizers = {
   paged_lion_8bit: asInTransformers(PagedLion8bit),
 } satisfies Record<string, Make>;
 
-/** Names transformers has and this library does not: a recipe that asks for one is no slip of the pen. */
+/** Names in transformers that this library lacks; such a name is not a typing mistake. */
 const MISSING =
   /^(adafactor|adamw_(anyprecision|apex_fused|torch_xla|torch_npu_fused|torch_4bit|torch_8bit)|(paged_)?ademamix.*|rmsprop_bnb.*|galore_.*|apollo_.*|lomo|adalomo|grokadamw|schedule_free_.*|stable_adamw)$/;
 
-/** What `compile({optimizer})` takes besides a `tf.Optimizer`; upper and lower case are the same. */
+/** Names that `compile({optimizer})` accepts besides a `tf.Optimizer`; case does not matter. */
 export type OptimizerName = keyof typeof optimizers;
 
 /**
- * An optimizer by Keras's name or transformers' (`adamw_torch`, `paged_adamw_8bit`, …), with the defaults of where the name
- * comes from: transformers' are learning rate 5e-5, β 0.9 and 0.999, no decay.
+ * Makes an optimizer by Keras's name or transformers' (`adamw_torch`, `paged_adamw_8bit`, …), with the defaults of the
+ * library that the name comes from. Transformers' are learning rate 5e-5, β 0.9 and 0.999, no decay.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` naming the nearest; `UNSUPPORTED` for one of transformers' that is not here, or
- *   for a setting that the named one has not
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming the nearest; `UNSUPPORTED` for one of transformers' that is missing
+ *   here, or for a setting that the named one does not have
  */
 export function optimizerByName(name: string, settings: OptimizerSettings = {}): tf.Optimizer {
   assertKnownOptions('optimizerByName', settings, OPTIMIZER_OPTIONS);
@@ -111,7 +111,7 @@ export function optimizerByName(name: string, settings: OptimizerSettings = {}):
   );
 }
 
-/** Without the settings that are there but undefined, which would hide a default. */
+/** Removes undefined settings, which would hide a default. */
 function definedOf(settings: OptimizerSettings): OptimizerSettings {
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }

@@ -5,19 +5,21 @@ import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {DEFAULT_METADATA, writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
 
-/** The tensor that counts the steps, as TensorFlow.js names it. */
+/** The tensor with the number of steps, by TensorFlow.js's name. */
 const ITERATIONS = 'iter';
 
-/** Marks scalars that TensorFlow.js's Adam and Adamax keep beside their weights: running products of their decays. */
+/**
+ * Prefix of scalars that TensorFlow.js's Adam and Adamax keep beside their weights: running products of their decays.
+ */
 const SCALAR = '.';
 
-/** Safetensors' names of the dtypes that a state may have. */
+/** Safetensors names of the dtypes that a state may have. */
 const DTYPES = {float32: 'F32', int32: 'I32'} as const;
 
 /**
- * Writes an optimizer's count of steps and all its state as one safetensors file, for {@link loadOptimizer}: for ours and
- * any of TensorFlow.js's own. Tensor by tensor: a paged optimizer's state is not brought to the device. The file appears
- * under its name only when complete.
+ * Writes an optimizer's number of steps and all its state to a safetensors file for {@link loadOptimizer}. Works for
+ * our optimizers and TensorFlow.js's own. Writes tensor by tensor: a paged optimizer's state is not brought to the
+ * device. The file appears under its name only when complete.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a state cannot be written
  */
@@ -39,16 +41,17 @@ export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Prom
     ...DEFAULT_METADATA,
     optimizer: optimizer.getClassName(),
     config: JSON.stringify(optimizer.getConfig()),
-    order: JSON.stringify(entries.map(({name}) => name)), // TensorFlow.js's own know their state by position
+    order: JSON.stringify(entries.map(({name}) => name)), // TensorFlow.js's own find their state by position
   });
 }
 
 /**
- * Puts what {@link saveOptimizer} wrote into an optimizer that was made with the same settings: it goes on as the saved one
- * would have. Its settings (learning rate, decay …) stay as they are. Paged or not is the same; 8 bits and 32 are not.
+ * Restores what {@link saveOptimizer} wrote into an optimizer that was made with the same settings, which then
+ * continues as the saved one would have. Its settings (learning rate, decay …) stay unchanged. Files of paged and
+ * unpaged optimizers are interchangeable; those of 8 and 32 bits are not.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_ARGUMENT`, `MISSING_TENSOR`, `SHAPE_MISMATCH` when the file
- *   is none of these or does not fit optimizer and variables; the optimizer is as before then
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_ARGUMENT`, `MISSING_TENSOR`, `SHAPE_MISMATCH` when
+ *   the file is invalid or does not fit optimizer and variables; the optimizer is unchanged then
  */
 export async function loadOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
   const file = SafetensorsFile.open(path);
@@ -113,7 +116,7 @@ async function setWeights(
     }
     const isScalar = ({name}: {name: string}) => name.startsWith(SCALAR);
     await optimizer.setWeights(tensors.filter((each) => !isScalar(each)));
-    // After setWeights, which computes them anew and rounds otherwise.
+    // After setWeights, which recomputes them with other rounding.
     const scalars = scalarsOf(optimizer);
     for (const {name, tensor} of tensors.filter(isScalar))
       scalars.get(name.slice(SCALAR.length))?.assign(tensor);
@@ -122,7 +125,7 @@ async function setWeights(
   }
 }
 
-/** Names of the state tensors, in the order the optimizer gave them. */
+/** Returns the names of the state tensors, in the optimizer's order. */
 function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
   const wrong = (got: string) =>
     new TfjsLoraError(
@@ -145,7 +148,7 @@ function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
   throw wrong('tensors that differ from its list');
 }
 
-/** The order of strings; whatever else a damaged file lists is compared with none. */
+/** Orders strings; anything else that a damaged file lists equals everything. */
 const compareNames = (a: unknown, b: unknown): number =>
   typeof a === 'string' && typeof b === 'string' ? (a < b ? -1 : Number(a > b)) : 0;
 

@@ -5,7 +5,7 @@ import {PAGED_OPTIONS, type PagedArgs, PagedStates} from './pagedStates.ts';
 
 export interface PagedAdamWArgs extends AdamWArgs, PagedArgs {}
 
-/** {@link AdamW} whose state lies in host memory, see {@link PagedStates}; the weights are the same, bit for bit. */
+/** {@link AdamW} with its state in host memory, see {@link PagedStates}; the weights are identical. */
 export class PagedAdamW extends AdamW {
   static override className = 'PagedAdamW';
   static override readonly optionNames = {

@@ -5,7 +5,7 @@ import {PAGED_OPTIONS, type PagedArgs, PagedStates} from './pagedStates.ts';
 
 export interface PagedAdamW8bitArgs extends AdamW8bitArgs, PagedArgs {}
 
-/** {@link AdamW8bit} whose state lies in host memory, see {@link PagedStates}; the weights are the same, bit for bit. */
+/** {@link AdamW8bit} with its state in host memory, see {@link PagedStates}; the weights are identical. */
 export class PagedAdamW8bit extends AdamW8bit {
   static override className = 'PagedAdamW8bit';
   static override readonly optionNames = {

@@ -5,7 +5,7 @@ import {PAGED_OPTIONS, type PagedArgs, PagedStates} from './pagedStates.ts';
 
 export interface PagedLionArgs extends LionArgs, PagedArgs {}
 
-/** {@link Lion} whose state lies in host memory, see {@link PagedStates}; the weights are the same, bit for bit. */
+/** {@link Lion} with its state in host memory, see {@link PagedStates}; the weights are identical. */
 export class PagedLion extends Lion {
   static override className = 'PagedLion';
   static override readonly optionNames = {

@@ -5,7 +5,7 @@ import {PAGED_OPTIONS, type PagedArgs, PagedStates} from './pagedStates.ts';
 
 export interface PagedLion8bitArgs extends Lion8bitArgs, PagedArgs {}
 
-/** {@link Lion8bit} whose state lies in host memory, see {@link PagedStates}; the weights are the same, bit for bit. */
+/** {@link Lion8bit} with its state in host memory, see {@link PagedStates}; the weights are identical. */
 export class PagedLion8bit extends Lion8bit {
   static override className = 'PagedLion8bit';
   static override readonly optionNames = {

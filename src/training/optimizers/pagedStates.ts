@@ -13,8 +13,8 @@ import {
 
 export interface PagedArgs {
   /**
-   * Bytes of optimizer state that may be on the device at one time: at least the largest variable's, twice. Default
-   * 256 MiB, or three times the largest variable's if that is more.
+   * Maximum bytes of optimizer state on the device at a time: at least twice the largest variable's. Default 256 MiB,
+   * or three times the largest variable's if that is more.
    */
   deviceBudgetBytes?: number;
 }
@@ -22,12 +22,13 @@ export const PAGED_OPTIONS = {
   deviceBudgetBytes: true,
 } satisfies OptionNames<PagedArgs>;
 
-/** Bytes of state on the device at one time, when nobody says otherwise. */
+/** Default for the bytes of state on the device at a time. */
 const DEFAULT_BUDGET = 256 * 2 ** 20;
 
 /**
- * States that lie in host memory and come to the device for their own update. Variables are updated in groups: while
- * one is, the next one's states are already there, if both fit. A variable's old and new state are there together.
+ * States in host memory that come to the device for their own update. Variables are updated in groups: during one
+ * group's update, the next one's states are already on the device, if both fit. A variable's old and new state are
+ * there together.
  */
 export class PagedStates implements StateStore {
   readonly isPaged = true;
@@ -69,7 +70,10 @@ export class PagedStates implements StateStore {
     return this.deviceBudgetBytes === undefined ? {} : {deviceBudgetBytes: this.deviceBudgetBytes};
   }
 
-  /** Splits the states, in order, into groups so small that two of them, and one state's successor, are within budget. */
+  /**
+   * Splits the states, in order, into groups small enough for two of them, and one state's successor, to fit the
+   * budget.
+   */
   private plan(states: PagedState[]): {groups: Group[]; budget: number} {
     const largest = states.reduce((most, {bytes}) => Math.max(most, bytes), 0);
     const budget = this.deviceBudgetBytes ?? Math.max(DEFAULT_BUDGET, 3 * largest);
@@ -115,7 +119,7 @@ class Group {
 
   leave(): Promise<unknown> {
     const leaving = Promise.all(this.states.map((state) => state.leave()));
-    leaving.catch(() => {}); // a caller that cannot wait hears of it from flush()
+    leaving.catch(() => {}); // a caller that cannot wait gets the error from flush()
     return leaving;
   }
 }
@@ -123,10 +127,10 @@ class Group {
 class PagedState implements VariableState {
   readonly bytes: number;
   private host: StateValues[];
-  /** The state on the device: newer than {@link host} if {@link isDirty}, else a copy of it. */
+  /** The state on the device: newer than {@link host} if {@link isDirty}, otherwise a copy of it. */
   private device?: tf.Tensor[];
   private isDirty = false;
-  /** A download under way; it frees the tensors it reads, whatever has taken their place by then. */
+  /** A running download. It frees the tensors it reads, even if others have replaced them by then. */
   private download?: Promise<void>;
 
   constructor(
@@ -174,7 +178,7 @@ class PagedState implements VariableState {
     const download = this.fetch(device).finally(() => {
       if (this.download === download) this.download = undefined;
     });
-    download.catch(() => {}); // the state stays on the device; who waits for it hears of it
+    download.catch(() => {}); // the state stays on the device; whoever awaits the download gets the error
     this.download = download;
     return download;
   }
@@ -193,7 +197,7 @@ class PagedState implements VariableState {
     }
   }
 
-  /** Lets go of what is on the device. */
+  /** Frees what is on the device. */
   private release(): void {
     if (!this.download) tf.dispose(this.device ?? []);
     this.device = undefined;

@@ -10,41 +10,45 @@ export interface StateSlot {
 /** A slot's values in host memory. */
 export type StateValues = Float32Array | Int32Array;
 
-/** An optimizer's state of one variable, wherever it lies. */
+/** An optimizer's state of one variable, in whichever memory. */
 export interface VariableState {
   readonly slots: readonly StateSlot[];
-  /** The state on the device, in the order of {@link slots}; it stays the state's. */
+  /** Returns the state on the device, in the order of {@link slots}; the tensors belong to the state. */
   tensors(): tf.Tensor[];
-  /** Takes over the next state. */
+  /** Replaces the state by the next one, which it then owns. */
   replace(next: tf.Tensor[]): void;
-  /** Sends it where it lies between steps; resolves when it is there. */
+  /** Moves the state to its place between steps; resolves when it is there. */
   leave(): Promise<void>;
-  /** One slot's values. */
+  /** Reads one slot's values. */
   read(slot: number): Promise<StateValues>;
   dispose(): void;
 }
 
-/** Where an optimizer's state lies between steps. */
+/** The place of an optimizer's state between steps. */
 export interface StateStore {
-  /** Whether states are on the device for their own update only. */
+  /** Whether states are on the device only for their own update. */
   readonly isPaged: boolean;
-  /** @param values in the order of the slots, default zeros */
+  /**
+   * Makes the state of a variable.
+   *
+   * @param values values in the order of the slots. Default: zeros
+   */
   create(slots: StateSlot[], values?: StateValues[]): VariableState;
   /**
-   * Calls `update` with the index of each state in turn, while that one is on the device. Each item of the result is a
-   * point where a caller that can wait should call it and await: until then memory on the device may not be free.
+   * Calls `update` with the index of each state in turn, while that state is on the device. Each item of the result is
+   * a point where a caller that can wait should call it and await; until then memory on the device may not be free.
    *
-   * @throws TfjsLoraError before the first update, when a state cannot be brought there
+   * @throws TfjsLoraError before the first update, when a state cannot be brought to the device
    */
   visit(states: VariableState[], update: (index: number) => void): Iterable<() => Promise<unknown>>;
-  /** The store's settings, for an optimizer's config. */
+  /** Returns the store's settings, for an optimizer's config. */
   getConfig(): tf.serialization.ConfigDict;
 }
 
-/** float32 and int32 alike. */
+/** Size of both float32 and int32. */
 const BYTES_PER_ELEMENT = 4;
 
-/** What some slots take. */
+/** Returns the bytes that slots take. */
 export function bytesOfSlots(slots: readonly StateSlot[]): number {
   return BYTES_PER_ELEMENT * slots.reduce((sum, slot) => sum + sizeOfSlot(slot), 0);
 }

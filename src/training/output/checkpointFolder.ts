@@ -10,10 +10,10 @@ import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 
-/** Written last; lists the checkpoint's files with their checksums, and ends with its own. */
+/** File written last; lists the checkpoint's files with their checksums, and ends with its own. */
 const RESUME_STATE = 'resume_state.json';
 const NAME = /^checkpoint-(\d+)$/;
-/** Of a line of training that a run has left by going on from a checkpoint before. */
+/** Name of a checkpoint that a run left behind when it resumed from an earlier one. */
 const ABANDONED = /^abandoned-checkpoint-(\d+)(?:-\d+)?$/;
 const UNFINISHED = /^\.checkpoint-\d+\.[\w-]+\.tmp$/;
 const REMOVED = /^\.(?:abandoned-)?checkpoint-[\d-]+\.[\w-]+\.old$/;
@@ -23,11 +23,11 @@ export function checkpointFolder(outputDir: string, step: number): string {
 }
 
 /**
- * Writes `checkpoint-<step>`: everything goes to a folder of a temporary name and onto the disk, the folder gets its
- * name last. A run that is killed leaves the whole checkpoint or none.
+ * Writes `checkpoint-<step>`. Everything is written to a temporary folder and flushed to the disk, and the folder is
+ * renamed last. A run that is killed leaves either the whole checkpoint or none.
  *
  * @param fill writes the files
- * @param state what `readCheckpoint` is to give back, as JSON
+ * @param state state that `readCheckpoint` returns, as JSON
  */
 export async function writeCheckpoint(
   outputDir: string,
@@ -58,7 +58,7 @@ export async function writeCheckpoint(
   return folder;
 }
 
-/** Of a checkpoint that finds no room nothing stays; the ones before it do. */
+/** Returns the error for a full disk: nothing of the new checkpoint stays, but earlier ones do. */
 function noRoom({message, cause}: TfjsLoraError, staged: string, folder: string): TfjsLoraError {
   const before = checkpointSteps(dirname(folder)).at(-1);
   const safe =
@@ -75,13 +75,14 @@ function noRoom({message, cause}: TfjsLoraError, staged: string, folder: string)
 }
 
 /**
- * The state a checkpoint was written with.
+ * Reads the state that a checkpoint was written with.
  *
- * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` for one that is not whole
+ * @throws TfjsLoraError `FILE_NOT_FOUND`, or `CORRUPT_FILE` for a damaged one
  */
 export async function readCheckpoint(folder: string): Promise<Record<string, unknown>> {
-  const text = await readFile(join(folder, RESUME_STATE), 'utf8').catch(() => ''); // readJson says what is wrong
-  if (!hasOwnChecksum(text)) throw torn(folder, RESUME_STATE, 'its contents as they were written', 'others');
+  const text = await readFile(join(folder, RESUME_STATE), 'utf8').catch(() => ''); // readJson reports what is wrong
+  if (!hasOwnChecksum(text))
+    throw torn(folder, RESUME_STATE, 'its contents as they were written', 'other contents');
   const {files, sha256: _, ...state} = await readJson(join(folder, RESUME_STATE));
   if (typeof files !== 'object' || files === null)
     throw torn(folder, RESUME_STATE, 'a list of files', 'none');
@@ -93,12 +94,12 @@ export async function readCheckpoint(folder: string): Promise<Record<string, unk
     const got = fs.statSync(join(folder, name), {throwIfNoEntry: false})?.size;
     if (got !== bytes) throw torn(folder, name, `${bytes} bytes`, got === undefined ? 'no file' : `${got}`);
     if (sha256 !== undefined && (await describeFile(join(folder, name))).sha256 !== sha256)
-      throw torn(folder, name, 'its contents as they were written', 'others');
+      throw torn(folder, name, 'its contents as they were written', 'other contents');
   }
   return state;
 }
 
-/** Whether a name can be that of a file in the folder, or in one below it. */
+/** Whether a name can be that of a file in the folder or below it. */
 function isWithin(name: string): boolean {
   return (
     name.length < 256 &&
@@ -107,7 +108,7 @@ function isWithin(name: string): boolean {
   );
 }
 
-/** What a checkpoint remembers of each file; checkpoints of earlier versions remember the bytes alone. */
+/** Record of a file in a checkpoint; checkpoints of earlier versions record only the bytes. */
 interface StoredFile {
   bytes: number;
   sha256: string;
@@ -126,12 +127,12 @@ async function describeFile(path: string): Promise<StoredFile> {
 const checksumOf = (text: string): string => createHash('sha256').update(text).digest('hex');
 const CHECKSUM = /,\n {2}"sha256": "([0-9a-f]{64})"\n\}\n$/;
 
-/** A JSON object's text with its checksum as its last key. */
+/** Adds a checksum to the text of a JSON object, as its last key. */
 function withChecksum(text: string): string {
   return `${text.slice(0, -2)},\n  "sha256": "${checksumOf(text)}"\n}\n`;
 }
 
-/** Whether a text is the one {@link withChecksum} made; true too where it holds none, as in earlier versions. */
+/** Whether a text is one that {@link withChecksum} made; also true without a checksum, as in earlier versions. */
 function hasOwnChecksum(text: string): boolean {
   const found = CHECKSUM.exec(text);
   return found === null || checksumOf(`${text.slice(0, found.index)}\n}`) === found[1];
@@ -144,7 +145,7 @@ export function isWholeCheckpoint(folder: string): Promise<boolean> {
   );
 }
 
-/** Whether a folder is one that {@link writeCheckpoint} made, whole or torn. */
+/** Whether {@link writeCheckpoint} made a folder, whole or damaged. */
 export const isCheckpoint = (folder: string): boolean => fs.existsSync(join(folder, RESUME_STATE));
 
 function torn(folder: string, name: string, expected: string, got: string): TfjsLoraError {
@@ -154,7 +155,7 @@ function torn(folder: string, name: string, expected: string, got: string): Tfjs
   );
 }
 
-/** The checkpoint before, where there is one. */
+/** Advises to use the previous checkpoint, if there is one. */
 function adviceFor(folder: string): string {
   const step = Number(NAME.exec(basename(folder))?.[1] ?? Number.POSITIVE_INFINITY);
   const before = checkpointSteps(dirname(folder))
@@ -165,8 +166,8 @@ function adviceFor(folder: string): string {
 }
 
 /**
- * The newest whole checkpoint in a folder, by number, which {@link setAsideAfter} keeps the order of training; one that is
- * torn is passed over with a warning.
+ * Returns the newest whole checkpoint in a folder, by number; {@link setAsideAfter} keeps numbers in the order of
+ * training. Damaged ones are skipped with a warning.
  */
 export async function newestCheckpoint(outputDir: string): Promise<string | undefined> {
   for (const step of checkpointSteps(outputDir).reverse()) {
@@ -181,7 +182,7 @@ export async function newestCheckpoint(outputDir: string): Promise<string | unde
   return undefined;
 }
 
-/** Steps of the checkpoints in a folder, ascending. */
+/** Lists the steps of the checkpoints in a folder, ascending. */
 export function checkpointSteps(outputDir: string): number[] {
   return entriesOf(outputDir)
     .map((name) => NAME.exec(name)?.[1])
@@ -191,7 +192,8 @@ export function checkpointSteps(outputDir: string): number[] {
 }
 
 /**
- * Renames the checkpoints after a step, so that they neither pass for the newest nor outlive those that the run will write.
+ * Renames the checkpoints after a step, so that they neither count as the newest nor outlive those that the run will
+ * write.
  *
  * @returns their old and new names
  */
@@ -221,7 +223,7 @@ export function removeAbandoned(outputDir: string): void {
   for (const name of abandonedNames(outputDir)) remove(outputDir, name);
 }
 
-/** By step. */
+/** Lists the names of abandoned checkpoints by step. */
 function abandonedNames(outputDir: string): string[] {
   const stepOf = (name: string) => Number(ABANDONED.exec(name)?.[1]);
   return entriesOf(outputDir)
@@ -233,7 +235,7 @@ export function removeCheckpoint(outputDir: string, step: number): void {
   remove(outputDir, `checkpoint-${step}`);
 }
 
-/** Takes the name away first: a run killed while the files go leaves no half of a checkpoint. */
+/** Removes a checkpoint, and renames it first: if the run is killed meanwhile, no half checkpoint is left. */
 function remove(outputDir: string, name: string): void {
   const doomed = join(outputDir, `.${name}.${randomUUID()}.old`);
   fs.renameSync(join(outputDir, name), doomed);
@@ -256,7 +258,7 @@ function entriesOf(folder: string): string[] {
   return fs.existsSync(folder) && fs.statSync(folder).isDirectory() ? fs.readdirSync(folder) : [];
 }
 
-/** Paths of all files in a folder, relative to it. */
+/** Lists the paths of all files in a folder, relative to it. */
 function filesIn(folder: string): string[] {
   const names = fs
     .readdirSync(folder, {withFileTypes: true})

@@ -6,21 +6,21 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 
 const FILE = '.run.lock';
 
-/** How often a lock's time is renewed, and how old that of a process out of sight may be before it counts as dead. */
+/** Milliseconds between renewals of a lock, and the age at which the lock of an unseen process counts as dead. */
 const RENEWED_AFTER_MS = 60_000;
 const DEAD_AFTER_MS = 300_000;
 
-/** Which process holds a lock. A number alone may come back; with its start it is one process of one system. */
+/** The process that holds a lock. Process ids are reused; together with its start time an id is unique on a system. */
 interface Holder {
   pid: number;
   started?: string;
-  /** Where process numbers mean the same: the machine since it started, and the container. */
+  /** The scope of process ids: the machine since it started, and the container. */
   system: string;
 }
 
 /**
- * One run's hold on an output folder: a file that names the process. A process that has ended, however it did, holds
- * nothing.
+ * One run's hold on an output folder: a file that names the process. A process that has ended, for whatever reason,
+ * holds nothing.
  */
 export class FolderLock {
   private readonly path: string;
@@ -33,6 +33,8 @@ export class FolderLock {
   }
 
   /**
+   * Takes a lock.
+   *
    * @param what the setting that names the folder, for the error
    * @throws TfjsLoraError `INVALID_ARGUMENT` when a live process, this one included, holds it
    */
@@ -45,7 +47,11 @@ export class FolderLock {
     return new FolderLock(folder);
   }
 
-  /** @throws TfjsLoraError `INVALID_ARGUMENT` as {@link take}, which takes nothing */
+  /**
+   * Checks that a folder is free, without taking it.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` as {@link take}
+   */
   static assertFree(folder: string, what: string): void {
     const path = join(folder, FILE);
     if (fs.existsSync(path)) assertDead(path, what);
@@ -61,12 +67,16 @@ export class FolderLock {
     try {
       fs.utimesSync(this.path, now, now);
     } catch {
-      // Somebody removed it; the run goes on all the same.
+      // Somebody removed it; the run continues anyway.
     }
   }
 }
 
-/** @returns false when the file exists */
+/**
+ * Creates a lock file.
+ *
+ * @returns false when the file exists
+ */
 function create(path: string): boolean {
   let descriptor: number;
   try {
@@ -85,7 +95,11 @@ function create(path: string): boolean {
   return true;
 }
 
-/** @returns what the lock of a dead process says; undefined where the lock has gone meanwhile */
+/**
+ * Checks that the process of a lock is dead.
+ *
+ * @returns the text of its lock; undefined when the lock has gone meanwhile
+ */
 function assertDead(path: string, what: string): string | undefined {
   const text = readIfPresent(path);
   if (text === undefined) return undefined;
@@ -93,17 +107,17 @@ function assertDead(path: string, what: string): string | undefined {
   const isInSight = holder?.system === system();
   if (isInSight ? !isAlive(holder as Holder) : isOld(path)) return text;
   const who = holder
-    ? `process ${holder.pid}${isInSight ? '' : `, out of sight (${holder.system})`}`
+    ? `process ${holder.pid}${isInSight ? '' : ` of another system (${holder.system})`}`
     : 'a process';
   const advice = isInSight ? 'wait for it' : `wait for that run; if it has ended, remove ${resolve(path)}`;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected a folder that no other run writes to, got one that ${who} holds. ` +
+    `${what}: expected a folder that no other run writes to, got one in use by ${who}. ` +
       `Choose another folder, or ${advice}.`,
   );
 }
 
-/** Another process may have taken the place of the dead one meanwhile: its lock is put back. */
+/** Removes a dead lock. If another process has replaced it meanwhile, that process's lock is put back. */
 function removeDead(path: string, text: string): void {
   const taken = `${path}.${globalThis.process.pid}.${startOf(globalThis.process.pid) ?? ''}`;
   try {
@@ -121,7 +135,7 @@ function parse(text: string): Holder | undefined {
     const {pid, started, system} = JSON.parse(text) as Holder;
     return Number.isInteger(pid) && typeof system === 'string' ? {pid, started, system} : undefined;
   } catch {
-    return undefined; // cut off while it was written
+    return undefined; // cut off while being written
   }
 }
 
@@ -129,7 +143,7 @@ function isAlive({pid, started}: Holder): boolean {
   try {
     globalThis.process.kill(pid, 0);
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'; // alive, another user's
+    return (error as NodeJS.ErrnoException).code === 'EPERM'; // alive, but another user's
   }
   return startOf(pid) === started;
 }
@@ -139,7 +153,7 @@ const isOld = (path: string): boolean => {
   return time === undefined || Date.now() - time > DEAD_AFTER_MS;
 };
 
-/** When a process started; undefined where the system does not say. */
+/** Returns when a process started; undefined if the system does not say. */
 function startOf(pid: number): string | undefined {
   const status = readIfPresent(`/proc/${pid}/stat`);
   if (status !== undefined) return status.slice(status.lastIndexOf(')') + 2).split(' ')[19]; // proc(5): field 22
@@ -155,7 +169,7 @@ function system(): string {
   return [hostname(), boot, processNamespace()].filter(Boolean).join(' ');
 }
 
-/** A container's, in which processes of others are not to be seen. */
+/** Returns the namespace of a container, whose processes cannot see others. */
 function processNamespace(): string | undefined {
   try {
     return fs.readlinkSync('/proc/self/ns/pid');

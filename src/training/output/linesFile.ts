@@ -3,15 +3,15 @@ import {readFile} from 'node:fs/promises';
 import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 
-/** A text file that grows line by line while training goes on. */
+/** A text file that grows line by line during training. */
 export class LinesFile {
   constructor(readonly path: string) {}
 
   /**
-   * Begins the file, or goes on with what is there: of its lines the first `count` stay, those that the run's log had when
-   * its checkpoint was made. A run that was killed leaves more, and perhaps a last one without its end.
+   * Starts the file, or continues it: the first `count` lines stay, which the run's log had when its checkpoint was
+   * made. A killed run leaves more, and perhaps an incomplete last line.
    *
-   * @param header a first line that does not count
+   * @param header first line, which does not count
    */
   async open(count: number, header?: string): Promise<void> {
     const text = count === 0 ? '' : await readFile(this.path, 'utf8').catch(() => '');

@@ -14,14 +14,14 @@ import {
 import {FolderLock} from './folderLock.ts';
 import {SCORED_MODEL_FILE} from './resultFiles.ts';
 
-/** Written by a run that came to its end, and removed when another begins or this one goes on. */
+/** File that a finished run writes, and that is removed when another one begins or this one resumes. */
 const FINISHED = 'train_results.json';
 
 const STATE = 'trainer_state.json';
-/** The numbers of all other results, of a run and of its model. */
+/** Metrics of all other results, of a run and of its model. */
 const ALL_RESULTS = 'all_results.json';
 
-/** What a run writes beside checkpoints and weights. */
+/** Files that a run writes beside checkpoints and weights. */
 const RUN_FILES = [
   'trainer_log.jsonl',
   'trainer_log.csv',
@@ -35,23 +35,23 @@ const RUN_FILES = [
   'training_eval_loss.svg',
   'runs',
 ];
-/** What evaluations and comparisons write of the model that a run left. */
+/** Files that evaluations and comparisons write about a run's model. */
 const RESULTS =
   /^((eval|predict)_results\.json|generated_predictions\.jsonl|comparison(-\d+|\.(md|json|svg|png)))$/;
 const WEIGHT_FILES = ['adapter_config.json', 'config.json', 'trained_weights.safetensors'];
 
-/** What is to become of an earlier run in the folder. */
+/** Settings for an earlier run in the folder. */
 export interface OutputWishes {
   overwrite?: boolean;
-  /** `false`, beside `overwrite`: an unfinished run is to go too. Undefined: nothing was said. */
+  /** `false`, together with `overwrite`, removes an unfinished run too. Undefined: not set. */
   resume?: boolean | string;
 }
 
-/** The caller's own words for its settings, for errors. */
+/** The caller's words for its settings, for errors. */
 export interface OutputWords {
-  /** The setting that names the folder. */
+  /** Name of the setting that names the folder. */
   what: string;
-  /** How to make the run that is there go on, where it can, and how to start over in its place. */
+  /** Advice on how to resume the earlier run, if possible, and how to start over. */
   advice(run: {canGoOn: boolean; isUnfinished: boolean}): string;
 }
 
@@ -65,8 +65,8 @@ export const FIT_WORDS: OutputWords = {
 };
 
 /**
- * Checks, changing nothing, that a run may write to a folder: it is one or can be made, it can be written, no other run
- * holds it, and an earlier run in it is to go on, is finished and to be overwritten, or has saved nothing.
+ * Checks that a run may write to a folder, and changes nothing: it is a folder or can be made, it is writable, no other
+ * run holds it, and an earlier run in it is to be resumed, is finished and to be overwritten, or has saved nothing.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
@@ -81,7 +81,7 @@ export async function assertOutputFolder(
 }
 
 /**
- * Makes a folder, holds it, and removes what a run that was killed left half written.
+ * Makes a folder, locks it, and removes what a killed run left incomplete.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` as {@link assertOutputFolder}
  */
@@ -93,7 +93,7 @@ export async function holdOutputFolder(
   await assertOutputFolder(outputDir, wishes, words);
   const lock = take(outputDir, words);
   try {
-    await assertEarlierRun(outputDir, wishes, words); // again: now that nobody else changes it
+    await assertEarlierRun(outputDir, wishes, words); // again, now that nobody else changes it
     removeUnfinished(outputDir);
     return lock;
   } catch (error) {
@@ -111,14 +111,14 @@ function take(outputDir: string, words: OutputWords): FolderLock {
   }
 }
 
-/** What a run finds in its folder and removes when it begins. */
+/** Files that a new run finds in its folder and removes. */
 export interface EarlierFiles {
   what: 'an unfinished run' | 'a finished run' | 'results of another model';
-  /** Checkpoints, and results of the model; else what shows that a run was there. */
+  /** Checkpoints and results of the model, or else a file that shows that a run was there. */
   names: string[];
 }
 
-/** What one that begins in the folder removes, if anything. */
+/** Returns what a new run in the folder removes, if anything. */
 export function earlierFiles(outputDir: string): EarlierFiles | undefined {
   if (!fs.existsSync(outputDir)) return undefined;
   const results = resultsIn(outputDir);
@@ -134,7 +134,7 @@ export function earlierFiles(outputDir: string): EarlierFiles | undefined {
 }
 
 /**
- * A run that begins removes what an earlier one wrote, and the results of another model, with a warning that names them.
+ * Removes the files of an earlier run and results of another model when a run begins, with a warning that names them.
  * Earlier weights stay until new ones replace them.
  */
 export function clearOutputFolder(outputDir: string): void {
@@ -145,7 +145,7 @@ export function clearOutputFolder(outputDir: string): void {
   removeAll(outputDir, [...RUN_FILES, ...resultsIn(outputDir)]);
 }
 
-/** A run that goes on is unfinished again, and what was found of the model it had left is removed with a warning. */
+/** Marks a resumed run as unfinished, and removes results of its earlier model with a warning. */
 export function markUnfinished(outputDir: string): void {
   if (fs.existsSync(join(outputDir, FINISHED))) {
     const results = resultsIn(outputDir);
@@ -160,8 +160,8 @@ export function markUnfinished(outputDir: string): void {
 }
 
 /**
- * Whether the run in a folder came to its end, and going on from a checkpoint to so many steps would train none. False where
- * there is no checkpoint, or the number of steps is not known.
+ * Whether the run in a folder is finished, so that resuming it for this number of steps would train none. False without
+ * a checkpoint, or when the number of steps is unknown.
  */
 export async function isFinishedRun(
   outputDir: string,
@@ -174,7 +174,7 @@ export async function isFinishedRun(
   if (resolve(checkpoint) !== resolve(newest)) return false;
   if (!has(FINISHED) || !has(STATE) || !WEIGHT_FILES.some(has)) return false;
   const {global_step, max_steps} = (await readJson(join(outputDir, STATE))) as Record<string, number>;
-  return max_steps === totalSteps || global_step >= totalSteps; // equal, but fewer done: it was stopped early
+  return max_steps === totalSteps || global_step >= totalSteps; // equal but fewer done: it was stopped early
 }
 
 const resultsIn = (outputDir: string): string[] =>
@@ -233,7 +233,10 @@ async function assertEarlierRun(
   );
 }
 
-/** The newest checkpoint, else what a run leaves at its end; undefined where one was stopped before it saved anything. */
+/**
+ * Returns the newest checkpoint, or else a file of a finished run; undefined if a run was stopped before it saved
+ * anything.
+ */
 function latestTrace(outputDir: string): string | undefined {
   const step = checkpointSteps(outputDir).at(-1);
   if (step !== undefined) return `checkpoint-${step}`;

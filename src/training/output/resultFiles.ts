@@ -2,11 +2,11 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 
-/** Says which model the results of an evaluation beside it are of. */
+/** File that names the model whose evaluation results are beside it. */
 export const SCORED_MODEL_FILE = 'scored_model.json';
 
 /**
- * Writes `<split>_results.json` as transformers' `save_metrics` does, keys sorted, and adds the numbers to
+ * Writes `<split>_results.json` as transformers' `save_metrics` does, with sorted keys, and adds the numbers to
  * `all_results.json`.
  */
 export function writeResults(

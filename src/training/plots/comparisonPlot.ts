@@ -6,7 +6,7 @@ import {renderPlot} from './renderPlot.ts';
 /** The scores of one model. */
 export interface ComparedScores {
   label: string;
-  /** 0 to 100, by the metric's name; all models have the same metrics. */
+  /** Scores from 0 to 100, by the metric's name; all models have the same metrics. */
   scores: Readonly<Record<string, number>>;
 }
 
@@ -14,10 +14,10 @@ export interface ComparisonPlotOptions {
   /** Default `Scores`. */
   title?: string;
   subtitle?: string;
-  /** Of the plot's inside, in pixels of the SVG. Default as wide as the bars need, 300 high. */
+  /** Width and height of the plot area, in pixels of the SVG. Default: as wide as the bars need, and 300 high. */
   width?: number;
   height?: number;
-  /** Pixels of the PNG for one of the SVG. Default 2. */
+  /** Pixels of the PNG per pixel of the SVG. Default 2. */
   scale?: number;
 }
 const PLOT_OPTIONS = {
@@ -28,13 +28,13 @@ const PLOT_OPTIONS = {
   scale: true,
 } satisfies OptionNames<ComparisonPlotOptions>;
 
-/** The base grey, what was trained in colours that differ in brightness too. */
+/** Grey for the base model, then colours for trained models, which also differ in brightness. */
 const COLORS = ['#9aa3ad', '#17458f', '#e07b24', '#5aa469', '#8c5fbf', '#c0392b', '#2aa5b8', '#b59a3c'];
 
 /**
- * Draws models side by side: a group of bars for each metric, a bar for each model, its score above it.
+ * Draws models side by side: a group of bars for each metric, with a bar for each model and its score above it.
  *
- * @param path a `.png` or `.svg` file; folders on the way are made. Default: nothing is written
+ * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no model or for another kind of file
  */

@@ -6,13 +6,13 @@ import {join} from 'node:path';
 import {inflateSync} from 'node:zlib';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 
-/** The typeface of our plots: PT Sans (ParaType, SIL Open Font License), from `@fontsource/pt-sans`. */
+/** The typeface of plots: PT Sans (ParaType, SIL Open Font License), from `@fontsource/pt-sans`. */
 export const PLOT_FONT = 'PT Sans';
 const WEIGHTS = ['400', '700'];
 
 /**
- * Font files that a renderer without system fonts can read, so that a plot has its text on every machine.
- * The package holds WOFF; they are unwrapped once into the system's temporary folder.
+ * Returns font files that a renderer without system fonts can read, so that plots have the same text on all machines.
+ * The package contains WOFF files, which are unwrapped once into the system's temporary folder.
  *
  * @returns paths of TrueType files, regular and bold
  */
@@ -31,7 +31,7 @@ export function plotFontFiles(): Promise<string[]> {
       );
       if (!isThere) {
         await mkdir(folder, {recursive: true});
-        // Written beside and renamed: another process may want the same file at the same time.
+        // Renamed only when complete, because another process may want the same file at the same time.
         const draft = `${path}.${Math.random().toString(36).slice(2)}`;
         await writeFile(draft, font);
         await rename(draft, path);
@@ -42,10 +42,10 @@ export function plotFontFiles(): Promise<string[]> {
 }
 
 /**
- * The TrueType or OpenType font inside a WOFF 1.0 file (W3C): the same tables, each perhaps deflated, under a shorter
- * header.
+ * Extracts the TrueType or OpenType font from a WOFF 1.0 file (W3C), which has the same tables, possibly deflated,
+ * under a shorter header.
  *
- * @param where names the font in errors
+ * @param where name of the font in errors
  * @throws TfjsLoraError `CORRUPT_FILE`
  */
 export function unwrapWoff(woff: Buffer, where: string): Buffer {
@@ -82,7 +82,7 @@ export function unwrapWoff(woff: Buffer, where: string): Buffer {
     checksum.copy(header, at + 4);
     header.writeUInt32BE(offset, at + 8);
     header.writeUInt32BE(data.length, at + 12);
-    const padding = Buffer.alloc(-data.length & 3); // tables start on four-byte marks
+    const padding = Buffer.alloc(-data.length & 3); // tables start at multiples of four bytes
     parts.push(data, padding);
     offset += data.length + padding.length;
   });

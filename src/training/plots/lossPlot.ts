@@ -3,13 +3,13 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {renderPlot} from './renderPlot.ts';
 
-/** One loss, and the optimizer step after which it was measured. */
+/** A loss, and the optimizer step after which it was measured. */
 export interface LossPoint {
   step: number;
   loss: number;
 }
 
-/** Losses of a run, in the order of their steps. */
+/** Losses of a run, in order of steps. */
 export interface LossHistory {
   training: readonly LossPoint[];
   validation?: readonly LossPoint[];
@@ -19,12 +19,12 @@ export interface LossPlotOptions {
   /** Default `Training loss`. */
   title?: string;
   subtitle?: string;
-  /** What the legend calls the raw curve. Default `each step`. */
+  /** Legend of the raw curve. Default `each step`. */
   rawLabel?: string;
-  /** Of the plot's inside, in pixels of the SVG. Default 640 × 360. */
+  /** Width and height of the plot area, in pixels of the SVG. Default 640 × 360. */
   width?: number;
   height?: number;
-  /** Pixels of the PNG for one of the SVG. Default 2. */
+  /** Pixels of the PNG per pixel of the SVG. Default 2. */
   scale?: number;
 }
 const PLOT_OPTIONS = {
@@ -41,8 +41,8 @@ const SMOOTH_COLOR = '#17458f';
 const VALIDATION_COLOR = '#e07b24';
 
 /**
- * Exponential average of losses, as LLaMA-Factory draws it: every value is `w · previous + (1 − w) · loss` with
- * `w = 1.8 · (σ(0.05 · n) − 0.5)`, so longer runs are smoothed more.
+ * Smooths losses by the exponential average that LLaMA-Factory draws: every value is `w · previous + (1 − w) · loss`
+ * with `w = 1.8 · (σ(0.05 · n) − 0.5)`, so longer runs are smoothed more.
  */
 export function smoothedLosses(losses: readonly number[]): number[] {
   const weight = 1.8 * (1 / (1 + Math.exp(-0.05 * losses.length)) - 0.5);
@@ -54,13 +54,13 @@ export function smoothedLosses(losses: readonly number[]): number[] {
 }
 
 /**
- * Draws a run's loss: the raw curve faint, its exponential average on top, validation losses as points. In a notebook
- * show the returned SVG; with a path the plot is written too.
+ * Draws a run's loss: the raw curve faint, its exponential average on top, validation losses as points. In a notebook,
+ * show the returned SVG; with a path, the plot is also written.
  *
- * Vega is loaded on the first call only, and the text's font comes along: nothing is asked of the system's fonts.
+ * Vega is loaded only on the first call. The text's font comes with the package, so no system font is needed.
  *
- * @param history losses that are not finite are left out
- * @param path a `.png` or `.svg` file; folders on the way are made. Default: nothing is written
+ * @param history losses of a run; those that are not finite are left out
+ * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no finite training loss or for another kind of file
  */
@@ -94,7 +94,7 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
   const names = [rawLabel, 'smoothed', ...(validation.length > 0 ? ['validation'] : [])];
   const colors = [RAW_COLOR, SMOOTH_COLOR, VALIDATION_COLOR].slice(0, names.length);
   const only = (curve: string) => ({filter: {field: 'curve', equal: curve}}) as const;
-  const isShort = training.length < 3; // a line of one point would not be seen
+  const isShort = training.length < 3; // a line of one point would be invisible
   return {
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     width,

@@ -4,7 +4,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {PLOT_FONT, plotFontFiles} from './fontFile.ts';
 
-/** How all our plots look. */
+/** The common look of all plots. */
 const CONFIG: TopLevelSpec['config'] = {
   font: PLOT_FONT,
   view: {stroke: null},
@@ -33,11 +33,11 @@ const CONFIG: TopLevelSpec['config'] = {
 };
 
 /**
- * Draws a plot; with a path it is written too. Vega is loaded on the first call only, and the text's font comes along:
- * nothing is asked of the system's fonts.
+ * Draws a plot, and writes it if there is a path. Vega is loaded only on the first call. The text's font comes with the
+ * package, so no system font is needed.
  *
- * @param path a `.png` or `.svg` file; folders on the way are made. Default: nothing is written
- * @param scale pixels of the PNG for one of the SVG. Default 2
+ * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
+ * @param scale pixels of the PNG per pixel of the SVG. Default 2
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` for another kind of file
  */
@@ -64,7 +64,7 @@ export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): 
   return svg;
 }
 
-/** An SVG as PNG, with the plot's own font. */
+/** Renders an SVG as PNG, with the plot's own font. */
 async function renderPng(svg: string, scale: number): Promise<Uint8Array> {
   const {Resvg} = await import('@resvg/resvg-js');
   const renderer = new Resvg(svg, {

@@ -2,44 +2,44 @@ import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 
-/** What one optimizer step did. */
+/** Record of one optimizer step. */
 export interface StepLog {
-  /** Steps so far, from 1. */
+  /** Number of steps so far, from 1. */
   step: number;
-  /** Steps of the whole run, where known. */
+  /** Number of steps in the whole run, if known. */
   totalSteps?: number;
-  /** Epochs so far, as a fraction where the length is known. */
+  /** Number of epochs so far; a fraction if the length is known. */
   epoch: number;
-  /** Mean over the labels that count in the accumulation window. */
+  /** Mean loss over the labels that count in the accumulation window. */
   loss: number;
   learningRate: number;
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
-  /** Labels that counted. */
+  /** Number of labels that counted. */
   tokens: number;
-  /** Loss or gradient was not finite: no weight has changed. */
+  /** True when loss or gradient was not finite, and no weight has changed. */
   isSkipped?: boolean;
-  /** Positions run, padding included, per second of this step. */
+  /** Processed positions, padding included, per second of this step. */
   tokensPerSecond: number;
-  /** Positions of the whole run so far, padding included. */
+  /** Processed positions of the whole run so far, padding included. */
   tokensSeen: number;
-  /** Since training began, or went on. */
+  /** Seconds since training started or resumed. */
   seconds: number;
-  /** What the rest should take at the pace so far, where the length is known. */
+  /** Estimate for the rest, in seconds at the pace so far, if the length is known. */
   secondsLeft?: number;
-  /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
+  /** Bytes in tensors when the last batch's backward pass began: weights, optimizer state, and what that pass needs. */
   memoryBytes: number;
 }
 
-/** What an evaluation found. */
+/** Result of an evaluation. */
 export interface Evaluation {
-  /** Mean over the labels that count. */
+  /** Mean loss over the labels that count. */
   loss: number;
-  /** `exp(loss)` */
+  /** Perplexity: `exp(loss)`. */
   perplexity: number;
-  /** Labels that counted. */
+  /** Number of labels that counted. */
   tokens: number;
-  /** How many there were, and how long it took. */
+  /** Number of examples evaluated, and the seconds it took. */
   examples: number;
   batches: number;
   seconds: number;
@@ -55,35 +55,35 @@ export interface LogEntry {
   [name: string]: number;
 }
 
-/** An epoch's `loss`, and after validation `val_loss`: Keras's names. */
+/** An epoch's `loss` and, after validation, `val_loss`, under Keras's names. */
 export type EpochLogs = Record<string, number>;
 
 type Handler<Args extends unknown[]> = (...args: Args) => void | Promise<void>;
 
 /**
- * What may be done while training goes on; every method is awaited. Keras's names, with our records as logs. To end
+ * Methods that are called during training; each is awaited. They have Keras's names, and our records as logs. To end
  * training, set the model's `stopTraining`.
  */
 export interface TrainingCallback {
-  /** Keras callbacks are handed the model. */
+  /** Passes the model to Keras callbacks. */
   setModel?(model: unknown): void;
-  /** Keras callbacks are told `epochs`, `steps`, `batchSize`, `verbose`, `doValidation`. */
+  /** Passes `epochs`, `steps`, `batchSize`, `verbose` and `doValidation` to Keras callbacks. */
   setParams?(params: Record<string, unknown>): void;
-  /** `step`: the steps already done, above 0 when a run goes on. */
+  /** Called when training begins. `step` is the number of steps already done, above 0 when a run resumes. */
   onTrainBegin?: Handler<[logs: {totalSteps?: number; step?: number}]>;
   onTrainEnd?: Handler<[]>;
-  /** Instead of {@link onTrainEnd}, when training breaks off; the error is thrown afterwards. */
+  /** Called instead of {@link onTrainEnd} when training fails; the error is thrown afterwards. */
   onTrainError?: Handler<[error: unknown]>;
   onEpochBegin?: Handler<[epoch: number]>;
   onEpochEnd?: Handler<[epoch: number, logs: EpochLogs]>;
   /**
-   * While a backend compiles the shaders of a step, which it does before the first: with 0, and after each one. Not called where
-   * there is nothing to compile.
+   * Called as a backend compiles the shaders of a step, before the first step: with 0, and after each shader. Not
+   * called when there is nothing to compile.
    */
   onCompile?: Handler<[compiled: number, total: number]>;
-  /** Before each optimizer step, counted from 1. */
+  /** Called before each optimizer step, counted from 1. */
   onStepBegin?: Handler<[step: number]>;
-  /** After each optimizer step. */
+  /** Called after each optimizer step. */
   onStepEnd?: Handler<[log: StepLog]>;
   /** Keras's name for {@link onStepBegin}; the number counts from 0. */
   onBatchBegin?: Handler<[batch: number]>;
@@ -91,19 +91,19 @@ export interface TrainingCallback {
   // biome-ignore lint/suspicious/noExplicitAny: Keras callbacks take their own log types
   onBatchEnd?: (batch: number, logs?: any) => void | Promise<void>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
-  /** After each step once its evaluation, if any, is over: here a checkpoint is written. */
+  /** Called after each step, once its evaluation, if any, is over: checkpoints are written here. */
   onStepComplete?: Handler<[step: number]>;
-  /** After the last step of a run that was not broken off, before {@link onTrainEnd}: here results are written. */
+  /** Called after the last step of a run that did not fail, before {@link onTrainEnd}: results are written here. */
   onTrainComplete?: Handler<[]>;
-  /** After each line of the log. */
+  /** Called after each line of the log. */
   onLog?: Handler<[entry: LogEntry]>;
-  /** After a checkpoint is in place. */
+  /** Called after a checkpoint is in place. */
   onSave?: Handler<[folder: string, step: number]>;
-  /** Under this name {@link getState} is kept in checkpoints. */
+  /** Name under which checkpoints store {@link getState}. */
   readonly stateName?: string;
-  /** What a run that goes on needs to know, as JSON. */
+  /** Returns the state that a resumed run needs, as JSON. */
   getState?(): Record<string, unknown>;
-  /** Takes over what {@link getState} gave. */
+  /** Restores what {@link getState} returned. */
   setState?(state: Record<string, unknown>): void;
 }
 
@@ -135,9 +135,9 @@ const EVENTS: Readonly<Record<EventName, true>> = {
 };
 
 /**
- * What the user passed, as callbacks.
+ * Converts what the user passed to callbacks.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for something that is no callback, or a method that no event would call
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for something that is not a callback, or a method that no event would call
  */
 export function userCallbacks(given: CallbackLike | CallbackLike[] = []): TrainingCallback[] {
   return [given].flat().map((callback, i) => {
@@ -154,7 +154,7 @@ export function userCallbacks(given: CallbackLike | CallbackLike[] = []): Traini
   });
 }
 
-/** Several callbacks as one. */
+/** Combines several callbacks. */
 export class CallbackList {
   constructor(
     private readonly callbacks: TrainingCallback[],
@@ -167,7 +167,7 @@ export class CallbackList {
     }
   }
 
-  /** What the callbacks that have a `stateName` keep in a checkpoint. */
+  /** State for a checkpoint of the callbacks that have a `stateName`. */
   get states(): Record<string, Record<string, unknown>> {
     const states: Record<string, Record<string, unknown>> = {};
     for (const callback of this.callbacks)
@@ -191,7 +191,7 @@ export class CallbackList {
     }
   }
 
-  /** Training breaks off; what a callback throws now must not hide why. */
+  /** Reports that training failed; an error in a callback must not hide the cause. */
   async emitError(error: unknown): Promise<void> {
     for (const callback of this.callbacks) {
       try {
@@ -200,7 +200,7 @@ export class CallbackList {
     }
   }
 
-  /** One step is over, under our name and Keras's. */
+  /** Reports the end of a step, under our name and Keras's. */
   async emitStepEnd(log: StepLog): Promise<void> {
     await this.emit('onStepEnd', log);
     await this.emit('onBatchEnd', log.step - 1, {...log});

@@ -12,11 +12,11 @@ import type {FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
 import {type DecoderShape, stackMemory} from './stackMemory.ts';
 
-/** A decoder of Llama's kind, with or without allocated weights. */
+/** A decoder like Llama, with or without allocated weights. */
 export interface EstimableModel {
   readonly config: DecoderShape;
   readonly gradientCheckpointing: GradientCheckpointing;
-  /** Weights with the shape and dtype they are stored in, and the matrix they stand for. */
+  /** Returns the weights with their shape and stored dtype, and the matrices they represent. */
   namedParameters(): Map<string, StoredWeight>;
   adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
 }
@@ -34,13 +34,13 @@ interface StoredWeight {
 export interface EstimateArgs {
   /** Examples in a batch. */
   batchSize: number;
-  /** Tokens in the longest row, padding included. */
+  /** Number of tokens in the longest row, padding included. */
   sequenceLength: number;
-  /** Default AdamW's: 8 bytes a trained weight. */
+  /** Optimizer. Default: AdamW, with 8 bytes per trained weight. */
   optimizer?: tf.Optimizer;
-  /** Default the model's. */
+  /** Default: the model's setting. */
   gradientCheckpointing?: GradientCheckpointing;
-  /** Above 1, the sum of the gradients stays beside a batch's own. Default 1. */
+  /** Number of batches per step. Above 1, the sum of the gradients is kept beside a batch's own. Default 1. */
   gradientAccumulationSteps?: number;
 }
 const ESTIMATE_OPTIONS = {
@@ -53,37 +53,37 @@ const ESTIMATE_OPTIONS = {
 
 /** Bytes at the peak of a training step. */
 export interface MemoryEstimate {
-  /** As stored: float32, or packed 16-bit or 4-bit. */
+  /** Bytes of the weights as stored: float32, or packed 16-bit or 4-bit. */
   weights: number;
   gradients: number;
   optimizer: number;
-  /** What forward keeps, and what the widest of block and head needs beside it, one matrix unpacked included. */
+  /** Bytes that forward keeps, plus what the wider of block and head needs, including one unpacked matrix. */
   activations: number;
-  /** A chunk of logits with its gradient, where the head is the peak. */
+  /** Bytes of a chunk of logits with its gradient, when the head is the peak. */
   logits: number;
   total: number;
 }
 
 /**
- * Floats that a block's forward leaves for backward, for each number of its inside, as counted with the composed ops of
- * `layers/ops` (cpu and wasm count alike); kernels that fuse more need less.
+ * Floats that a block's forward leaves for backward, per number of each inner size, counted with the composed ops of
+ * `layers/ops` (the same on cpu and wasm); kernels that fuse more need less.
  */
 const BLOCK = {hidden: 25, query: 12, keyValue: 6.3, intermediate: 5.8, scores: 5, dropout: 4.4, dora: 3.8};
-/** Floats that a block's backward needs besides, at its widest: in the feed-forward, or in attention. */
+/** Additional floats of a block's backward at its widest point, in the feed-forward or in attention. */
 const BACKWARD = {intermediate: 9, scores: 4.5};
-/** Floats for each hidden number, logit, and number of the head's matrix while head and loss run. */
+/** Floats per hidden number, logit, and number of the head's matrix while head and loss run. */
 const HEAD = {hidden: 8, logits: 4, matrix: 1};
 const TRAINED_HEAD = {hidden: 8, logits: 6, matrix: 1.3};
-/** Logits that exist at once: see `linearCrossEntropy`. */
+/** Number of logits in memory at a time: see `linearCrossEntropy`. */
 const CHUNK_ELEMENTS = 1 << 24;
 
-/** Bytes of state that TensorFlow.js's own optimizers keep for each trained weight; an unknown one counts as Adam. */
+/** Bytes of state that TensorFlow.js's own optimizers keep per trained weight; an unknown one counts as Adam. */
 const OPTIMIZER_BYTES: Record<string, number> = {SGD: 0, Momentum: 4, Adagrad: 4};
 const ADAM_BYTES = 8;
 
 /**
- * What a training step will need at its peak, from shapes alone: it allocates nothing, and the model may be one made with
- * `allocate: false`. On a backend whose ops compute all blocks at once it is the memory of the card.
+ * Estimates the peak memory of a training step from shapes alone. It allocates nothing, and the model may have been
+ * made with `allocate: false`. On a backend whose ops compute all blocks together, this is the card's memory.
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
   assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
@@ -128,13 +128,13 @@ function bytesOfStack(
   };
 }
 
-/** The head's matrix, which may be the embedding's. */
+/** Returns the head's matrix, which may be the embedding's. */
 function headOf(model: EstimableModel): StoredWeight {
   const parameters = model.namedParameters();
   return (parameters.get('lm_head.weight') ?? parameters.get('model.embed_tokens.weight')) as StoredWeight;
 }
 
-/** Whether the backend computes the blocks by one op, as far as shapes and settings tell. */
+/** Whether the backend computes the blocks by one op, as far as shapes and settings show. */
 function isOneOp(model: EstimableModel): boolean {
   if (!hasKernel(decoderStackOp) || ![64, 128].includes(model.config.headDim)) return false;
   const layers = [...(model.adaptedLayers?.().values() ?? [])];
@@ -185,7 +185,10 @@ function bytesOfComposed(
   };
 }
 
-/** Floats for each position that one block's forward leaves, that it leaves though it is run again, and that its backward needs besides. */
+/**
+ * Counts floats per position: those that one block's forward leaves, those it leaves even if recomputed, and the
+ * additional ones of its backward.
+ */
 function floatsOfBlock(
   model: EstimableModel,
   length: number,
@@ -218,7 +221,7 @@ function floatsOfBlock(
   };
 }
 
-/** As stored, or as it will be once it is allocated. */
+/** Returns the bytes of a weight as stored, or as it will be once allocated. */
 function bytesOf(weight: StoredWeight): number {
   const {shape, quantization, isAllocated, byteLength} = weight;
   if (isAllocated) return byteLength;
@@ -227,14 +230,14 @@ function bytesOf(weight: StoredWeight): number {
   const size = matrixSize(weight);
   if (type === 'int8') return size + 4 * weight.logicalShape[0];
   const blocks = Math.ceil(size / blockSize);
-  const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of scales, their scales, the offset
+  const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of the scales, the scales' scales, and the offset
   return size / 2 + (doubleQuant ? doubled : 4 * blocks);
 }
 
 /** An optimizer that knows the size of its state. */
 interface SizedOptimizer {
   stateBytes?(shape: number[]): number;
-  /** Then the state lies in host memory, but for so much. */
+  /** Whether the state is in host memory, except for {@link deviceBudgetBytes}. */
   isPaged?: boolean;
   deviceBudgetBytes?: number;
 }
@@ -253,7 +256,7 @@ function bytesOfState(
 const matrixSize = ({logicalShape}: StoredWeight): number => tf.util.sizeFromShape(logicalShape);
 
 /**
- * Refuses a run that will not fit.
+ * Refuses a run that does not fit into memory.
  *
  * @throws TfjsLoraError `INSUFFICIENT_MEMORY` with the estimate and the changes that would make it fit
  */
@@ -267,7 +270,7 @@ export function assertMemory(
   if (!isEstimable(model)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      'fitDataset memoryBudget: expected a Llama model, whose memory can be estimated, got another',
+      'fitDataset memoryBudget: expected a Llama model, whose memory can be estimated, got another model',
     );
   }
   const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
@@ -285,7 +288,7 @@ export function assertMemory(
   );
 }
 
-/** Changes in the order in which they cost least, each with what they give together, until the run fits. */
+/** Lists changes until the run fits, cheapest first, each with the total after it. */
 function adviceFor(
   model: EstimableModel,
   args: Required<Omit<EstimateArgs, 'gradientCheckpointing'>>,
@@ -323,13 +326,13 @@ function adviceFor(
   return `${result()} Otherwise use a smaller model.`;
 }
 
-/** Whether a model is of the kind whose memory is known: a decoder of Llama's. */
+/** Whether a model is one whose memory can be estimated: a decoder like Llama. */
 export function isEstimable(model: object): model is EstimableModel & TrainableModel {
   const {config, namedParameters} = model as Partial<EstimableModel>;
   return typeof namedParameters === 'function' && typeof config?.intermediateSize === 'number';
 }
 
-/** Tokens in the longest row of a list, padded; undefined for data that is read as it comes. */
+/** Returns the number of tokens in a list's longest row, padded; undefined for data that is not a list. */
 function longestRow(data: TrainingData): number | undefined {
   if (!Array.isArray(data)) return undefined;
   let longest = 0;

@@ -4,96 +4,101 @@ import {show} from '../../../quant/show.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
 import type {CallbackLike} from './callbacks.ts';
 
-/** How often something is done: never, every so many optimizer steps, or after each epoch. */
+/** How often something is done: never, every few optimizer steps, or after each epoch. */
 export type Cadence = 'no' | 'steps' | 'epoch';
 const CADENCES: readonly Cadence[] = ['no', 'steps', 'epoch'];
 
-/** Where the log goes besides `trainer_log.jsonl`. */
+/** Format of a log besides `trainer_log.jsonl`. */
 export type ReportTarget = 'tensorboard' | 'csv';
 const REPORT_TARGETS: readonly ReportTarget[] = ['tensorboard', 'csv'];
 
-/** Where progress is written: a terminal is redrawn, anything else gets a line now and then. */
+/** Stream for progress: a terminal is redrawn, anything else gets an occasional line. */
 export interface ProgressStream {
   write(text: string): unknown;
   isTTY?: boolean;
 }
 
 export interface FitArgs {
-  /** The epoch to stop before, counted from 0. Default 1, or as many as `maxSteps` needs where only that is given. */
+  /** Number of the epoch to stop before, counted from 0. Default 1, or as many as a given `maxSteps` needs. */
   epochs?: number;
-  /** The first epoch's number, when a run goes on. Default 0. */
+  /** Number of the first epoch, when a run continues. Default 0. */
   initialEpoch?: number;
-  /** Default 4. */
+  /** Examples in a batch. Default 4. */
   batchSize?: number;
-  /** Batches in one optimizer step; an epoch's last step may have fewer. Default 1. */
+  /** Batches in an optimizer step; an epoch's last step may have fewer. Default 1. */
   gradientAccumulationSteps?: number;
-  /** Stop after so many steps. Default none. */
+  /** Maximum number of optimizer steps. Default: no limit. */
   maxSteps?: number;
-  /** Shuffle a list of examples anew each epoch. Default true. */
+  /** Whether a list of examples is shuffled again in each epoch. Default true. */
   shuffle?: boolean;
-  /** Put examples of about one length into a batch, anew each epoch; for a list of examples. Default false. */
+  /**
+   * Whether batches get examples of about the same length, chosen again in each epoch; for a list of examples. Default
+   * false.
+   */
   groupByLength?: boolean;
-  /** Of the shuffle and of dropout. Default 0. */
+  /** Seed for the shuffle and for dropout. Default 0. */
   seed?: number;
-  /** Evaluated as `evaluationStrategy` says. */
+  /** Data that is evaluated as often as `evaluationStrategy` says. Default: none. */
   validationData?: TrainingData;
-  /** `no`: once, at the end. Default: after each epoch, and every `evaluationSteps` where given. */
+  /**
+   * When to evaluate; `no` evaluates once, at the end. Default: after each epoch, or every `evaluationSteps` if given.
+   */
   evaluationStrategy?: Cadence;
   evaluationSteps?: number;
-  /** Default `batchSize`. */
+  /** Default: `batchSize`. */
   validationBatchSize?: number;
   callbacks?: CallbackLike | CallbackLike[];
   /** 1 shows progress on `progressStream`, 0 is silent. Default 1. */
   verbose?: number;
-  /** Default the process's standard error, where there is one. */
+  /** Default: the process's standard error, if there is one. */
   progressStream?: ProgressStream;
-  /** Default the model's, else 0. */
+  /** Id of the padding token. Default: the model's, or else 0. */
   padTokenId?: number;
 
-  /** Folder for the checkpoints, logs, results and weights of the run. Default none: nothing is written. */
+  /** Folder for the run's checkpoints, logs, results and weights. Default: none, nothing is written. */
   outputDir?: string;
   /**
-   * Remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false` an unfinished one too. Default false:
-   * an earlier run is an error, but for one that was stopped before it saved anything.
+   * Whether to remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false`, an unfinished one
+   * too. Default false: an earlier run is an error, unless it was stopped before it saved anything.
    */
   overwriteOutputDir?: boolean;
-  /** Default `steps`. */
+  /** When to log. Default `steps`. */
   loggingStrategy?: Cadence;
-  /** Default 10. */
+  /** Steps between lines of the log. Default 10. */
   loggingSteps?: number;
-  /** When a checkpoint is written; `steps` writes one after the last step too. Default `steps`. */
+  /** When to write a checkpoint; `steps` also writes one after the last step. Default `steps`. */
   saveStrategy?: Cadence;
-  /** Default 500, or `evaluationSteps` where the best model is loaded at the end. */
+  /** Steps between checkpoints. Default 500, or `evaluationSteps` if the best model is loaded at the end. */
   saveSteps?: number;
-  /** Checkpoints to keep; the newest and the best always stay. Default all. */
+  /** Number of checkpoints to keep, always including the newest and the best. Default: all. */
   saveTotalLimit?: number;
-  /** After the last step, go back to the checkpoint with the lowest validation loss. Default false. */
+  /** Whether to return to the checkpoint with the lowest validation loss after the last step. Default false. */
   loadBestModelAtEnd?: boolean;
-  /** End after so many evaluations in a row that brought no lower loss. Default none. */
+  /** Number of consecutive evaluations without a lower loss after which training ends. Default: no limit. */
   earlyStoppingPatience?: number;
-  /** What a loss must fall by to count as lower. Default 0. */
+  /** Amount by which a loss must fall to count as lower. Default 0. */
   earlyStoppingThreshold?: number;
   /**
-   * Go on where a run was broken off: from a checkpoint's folder, or with an output folder or `true` from the newest whole one in
-   * that folder or in `outputDir`. Default: begin.
+   * Checkpoint to resume from: its folder, or an output folder, which selects its newest whole checkpoint; `true`
+   * selects the newest in `outputDir`. Default: training starts from the beginning.
    */
   resumeFromCheckpoint?: boolean | string;
-  /** Default none. */
+  /** Additional logs to write. Default: none. */
   reportTo?: ReportTarget | ReportTarget[];
-  /** Write `training_loss` and `training_eval_loss` as PNG and SVG at the end. Default false. */
+  /** Whether to write `training_loss` and `training_eval_loss` as PNG and SVG at the end. Default false. */
   plotLoss?: boolean;
   /**
-   * Steps in a row whose loss or gradient is not finite before the run is given up; each is skipped, and changes no
-   * weight. Default 5.
+   * Number of consecutive steps with a loss or gradient that is not finite after which the run ends with an error. Such
+   * a step is skipped and changes no weight. Default 5.
    */
   maxNonFiniteSteps?: number;
-  /** Refuse a run whose estimated peak is above so many bytes. Default none. */
+  /** Maximum bytes for the run's estimated peak; a larger run is refused. Default: no limit. */
   memoryBudget?: number;
-  /** Once aborted, training finishes the step at hand, writes a checkpoint and ends. */
+  /** Signal to stop: training finishes the current step, writes a checkpoint and ends. */
   signal?: AbortSignal;
 }
 
-/** What is declared of a setting: its kind, its default where that is always the same, and what it needs beside it. */
+/** Declaration of a setting: its kind, its default if that is constant, and what it needs beside it. */
 interface FitField {
   kind?: 'count' | 'cadence';
   default?: unknown;
@@ -145,14 +150,14 @@ type Defaulted =
   | 'validationBatchSize'
   | 'saveSteps';
 
-/** What a run goes by. */
+/** Settings of a run, complete with their defaults. */
 export type FitPlan = Omit<FitArgs, 'reportTo'> &
   Required<Pick<FitArgs, Defaulted>> & {reportTo: ReportTarget[]; evaluatesEachEpoch: boolean};
 
 /**
- * Settings with their defaults.
+ * Checks settings and fills in their defaults.
  *
- * @param isReadOnce whether the data allows no second epoch
+ * @param isReadOnce whether the data cannot be read for a second epoch
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the setting
  */
 export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
@@ -180,7 +185,7 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
   if (!Number.isInteger(initialEpoch) || initialEpoch < 0 || initialEpoch >= epochs) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `fitDataset initialEpoch: expected an integer from 0 to below epochs (${epochs}), got ${initialEpoch}`,
+      `fitDataset initialEpoch: expected an integer ≥ 0 and below epochs (${epochs}), got ${initialEpoch}`,
     );
   }
   assertCombination(args, plan);
@@ -190,7 +195,7 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
 const isOn = (value: unknown) =>
   value !== undefined && value !== false && value !== 'no' && (!Array.isArray(value) || value.length > 0);
 
-/** Settings that need one another. */
+/** Checks settings that need one another. */
 function assertCombination(args: FitArgs, plan: FitPlan): void {
   const needs = (what: string, needed: string, isThere: boolean) => {
     if (isThere) return;
@@ -216,14 +221,18 @@ function assertCombination(args: FitArgs, plan: FitPlan): void {
   if (savesWhereItEvaluates) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    'fitDataset loadBestModelAtEnd: expected checkpoints only where there is an evaluation, got ' +
+    'fitDataset loadBestModelAtEnd: expected checkpoints only at evaluations, got ' +
       `saving by ${saveStrategy}${saveStrategy === 'steps' ? ` (${saveSteps})` : ''} and evaluation by ` +
       `${evaluationSteps === undefined ? (evaluatesEachEpoch ? 'epoch' : 'no') : `steps (${evaluationSteps})`}. ` +
       'Make saveSteps a multiple of evaluationSteps, or both strategies epoch.',
   );
 }
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` unless it is a positive integer */
+/**
+ * Checks that a count is a positive integer.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` otherwise
+ */
 export function assertCount(what: string, count: number): void {
   if (Number.isInteger(count) && count > 0) return;
   throw new TfjsLoraError('INVALID_ARGUMENT', `${what}: expected a positive integer, got ${count}`);

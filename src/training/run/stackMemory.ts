@@ -3,14 +3,19 @@ import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint
 const MIB = 2 ** 20;
 const FLOAT = 4;
 const HALF = 2;
-/** Constants of `layers/kernels/tensorflow/native/cuda`: cuBLASLt's workspace, and how low-rank paths and chunks are rounded. */
+/**
+ * Constants of `layers/kernels/tensorflow/native/cuda`: cuBLASLt's workspace, and the rounding of low-rank paths and
+ * chunks.
+ */
 const WORKSPACE = 32 * MIB;
 const SLOTS = 16;
 const CHUNK = {step: 1024, gates: 136 * MIB, logits: 256 * MIB};
-/** Hidden states in float32 outside the blocks, and what else TensorFlow's pool holds: measured, on one card. */
+/**
+ * Hidden states in float32 outside the blocks, and the remaining memory of TensorFlow's pool, as measured on one card.
+ */
 const OUTSIDE = {hidden: 3, rest: 192 * MIB};
 
-/** The sizes of a decoder of Llama's kind. */
+/** Sizes of a decoder like Llama. */
 export interface DecoderShape {
   vocabSize: number;
   hiddenSize: number;
@@ -24,22 +29,22 @@ export interface DecoderShape {
 
 /** Bytes on the card while one op computes all decoder blocks, and another one head and loss. */
 export interface StackMemory {
-  /** From forward to backward. */
+  /** Bytes kept from forward to backward. */
   saved: number;
-  /** Of the backward pass of the blocks. */
+  /** Bytes of the blocks' backward pass. */
   backward: number;
-  /** While the loss is computed, beside a chunk of logits. */
+  /** Bytes during the loss, without its chunk of logits. */
   loss: number;
   logits: number;
-  /** All the time. */
+  /** Bytes that are always in use. */
   rest: number;
 }
 
 /**
- * What a training step needs where the card's ops compute it. See `decoder_stack.cc` and `linear_cross_entropy.cc` in
- * `layers/kernels/tensorflow/native/cuda`, whose buffers these are.
+ * Computes the memory of a training step when the card's ops compute it. The buffers are those of `decoder_stack.cc`
+ * and `linear_cross_entropy.cc` in `layers/kernels/tensorflow/native/cuda`.
  *
- * @param ranks of the adapters, by names such as `q_proj`; none where a layer has none
+ * @param ranks ranks of the adapters, by names such as `q_proj`; layers without one are absent
  * @param isHeadUnpacked whether the head's matrix is not in bfloat16
  */
 export function stackMemory(

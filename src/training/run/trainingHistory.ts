@@ -1,30 +1,30 @@
 import * as tf from '@tensorflow/tfjs';
 import type {EpochLogs, Evaluation, StepLog} from './callbacks.ts';
 
-/** What a training run did: Keras's `History` per epoch, and every step and evaluation. */
+/** Record of a training run: Keras's `History` per epoch, and every step and evaluation. */
 export class TrainingHistory extends tf.History {
-  /** Numbers of the epochs run. */
+  /** Numbers of the epochs that ran. */
   override epoch: number[] = [];
-  /** Per epoch: `loss`, and `val_loss` where there was validation. */
+  /** Values per epoch: `loss`, and `val_loss` if there was validation. */
   override history: Record<string, number[]> = {};
-  /** Of this call; after a resumption the first is not step 1. */
+  /** Steps of this call; after a resumption the first is not step 1. */
   readonly steps: StepLog[] = [];
-  /** Whether `signal` ended the run before its time. */
+  /** Whether `signal` stopped the run early. */
   isInterrupted = false;
-  /** With the step after which each was made. */
+  /** Evaluations, with the step after which each was made. */
   readonly evaluations: (Evaluation & {step: number})[] = [];
 
-  /** Loss of every step. */
+  /** Returns the loss of every step. */
   get loss(): number[] {
     return this.steps.map(({loss}) => loss);
   }
 
-  /** Learning rate of every step. */
+  /** Returns the learning rate of every step. */
   get learningRate(): number[] {
     return this.steps.map(({learningRate}) => learningRate);
   }
 
-  /** Loss of every evaluation. */
+  /** Returns the loss of every evaluation. */
   get validationLoss(): number[] {
     return this.evaluations.map(({loss}) => loss);
   }

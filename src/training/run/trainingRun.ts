@@ -5,33 +5,33 @@ import type {CallbackList, Evaluation, LogEntry} from './callbacks.ts';
 import type {FitPlan} from './fitArgs.ts';
 import type {TrainingHistory} from './trainingHistory.ts';
 
-/** Where in the data a run is, with what an epoch's mean loss needs. */
+/** A run's place in the data, with the sums for an epoch's mean loss. */
 export interface DataPosition {
   epoch: number;
   /** Windows of the epoch that are done, and the batches in them. */
   windows: number;
   batches: number;
-  /** Of the epoch's steps so far: loss times labels, and labels. */
+  /** Sums over the epoch's steps so far: loss times labels, and labels. */
   lossSum: number;
   tokens: number;
 }
 
-/** All that a run has to remember to go on exactly; plain JSON. */
+/** State from which a run can resume exactly; plain JSON. */
 export interface RunProgress {
-  /** Optimizer steps done, skipped ones included. */
+  /** Number of optimizer steps done, including skipped ones. */
   step: number;
-  /** Epochs done, as a fraction where the length is known. */
+  /** Number of epochs done; a fraction if the length is known. */
   epoch: number;
   position: DataPosition;
-  /** Positions run, padding included. */
+  /** Processed positions, padding included. */
   tokensSeen: number;
-  /** Sum of the steps' losses, and how many there were: skipped steps count in neither. */
+  /** Sum of the steps' losses, and their number, both without skipped steps. */
   lossSum: number;
   lossSteps: number;
   /** The same since the last line of the log. */
   pendingLossSum: number;
   pendingSteps: number;
-  /** Steps skipped because loss or gradient was not finite: in all, and in a row until now. */
+  /** Number of steps skipped because loss or gradient was not finite: in total, and consecutively until now. */
   skippedSteps: number;
   skippedInRow: number;
   /** The latest evaluation, and the one with the lowest loss that has a checkpoint. */
@@ -54,25 +54,25 @@ export function newProgress(epoch: number): RunProgress {
   };
 }
 
-/** The beginning of an epoch. */
+/** Returns the beginning of an epoch. */
 export function positionAt(epoch: number): DataPosition {
   return {epoch, windows: 0, batches: 0, lossSum: 0, tokens: 0};
 }
 
-/** One call of `fitDataset`: what it goes by and how far it is. Its features share it. */
+/** One call of `fitDataset`: its settings and its progress, shared by its features. */
 export class TrainingRun {
   progress: RunProgress;
-  /** Lines of the log, those from before a resumption included. */
+  /** Lines of the log, including those from before a resumption. */
   log: LogEntry[] = [];
   callbacks!: CallbackList;
   /** `TrainingStep.steps` when the run began. */
   firstTrainerStep: number;
-  /** Steps done and positions run before this call: above 0 when a run goes on. */
+  /** Steps done and positions processed before this call: above 0 when a run resumes. */
   firstStep = 0;
   firstTokens = 0;
-  /** Whether the stop that was asked for came in the middle of an evaluation, which then is still to be done. */
+  /** Whether a requested stop came in the middle of an evaluation, which then is still to be done. */
   isStoppedInEvaluation = false;
-  /** Examples that this call has trained on. */
+  /** Number of examples that this call has trained on. */
   examples = 0;
   readonly started = performance.now();
 
@@ -82,17 +82,17 @@ export class TrainingRun {
     readonly data: TrainingData,
     readonly plan: FitPlan,
     readonly history: TrainingHistory,
-    /** Batches in an epoch and steps of the whole run, where known. */
+    /** Number of batches in an epoch and of steps in the whole run, if known. */
     readonly batchesPerEpoch: number | undefined,
     readonly totalSteps: number | undefined,
-    /** Evaluates on `validationData`, unless that was done after this very step; `isForced`: even then. */
+    /** Evaluates on `validationData`, unless that was done after this very step; `isForced` evaluates even then. */
     readonly validate: (run: TrainingRun, isForced?: boolean) => Promise<Evaluation | undefined>,
   ) {
     this.progress = newProgress(plan.initialEpoch);
     this.firstTrainerStep = trainer.steps;
   }
 
-  /** Whether a stop was asked for. */
+  /** Whether a stop was requested. */
   get isInterrupted(): boolean {
     return this.plan.signal?.aborted ?? false;
   }
@@ -104,19 +104,19 @@ export class TrainingRun {
     );
   }
 
-  /** Seconds since this call began. */
+  /** Returns the seconds since this call began. */
   get seconds(): number {
     return (performance.now() - this.started) / 1000;
   }
 
-  /** Seconds the rest should take at this call's pace, where the length is known. */
+  /** Estimates the seconds for the rest at this call's pace, if the length is known. */
   get secondsLeft(): number | undefined {
     const {step} = this.progress;
     if (this.totalSteps === undefined || step === this.firstStep) return undefined;
     return (this.seconds / (step - this.firstStep)) * Math.max(0, this.totalSteps - step);
   }
 
-  /** Counts a step that is over; one that was skipped adds to no loss. */
+  /** Counts a completed step; a skipped one adds to no loss. */
   count(
     {loss, tokens}: StepResult,
     isSkipped: boolean,

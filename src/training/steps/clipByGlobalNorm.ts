@@ -4,7 +4,7 @@ import type * as tf from '@tensorflow/tfjs';
  * Scales gradients down so that their global norm is at most `maxNorm`, as `torch.nn.utils.clip_grad_norm_` does:
  * factor `min(1, maxNorm / (norm + 1e-6))`.
  *
- * @param norm their global norm
+ * @param norm the gradients' global norm
  * @returns new tensors, or the same map when nothing has to be scaled
  */
 export function clipByGlobalNorm<T extends tf.NamedTensorMap>(

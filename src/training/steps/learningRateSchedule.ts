@@ -1,38 +1,43 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 
-/** Factor on the base learning rate at an update, counted from 0. */
+/** Function that returns the factor on the base learning rate for an update, counted from 0. */
 export type LearningRateSchedule = (step: number) => number;
 
 export interface ScheduleArgs {
-  /** Updates over which the rate rises from 0. Default, and for 0: `warmupRatio · totalSteps`, rounded up. */
+  /**
+   * Number of updates over which the rate rises from 0. Default, also for 0: `warmupRatio · totalSteps`, rounded up.
+   */
   warmupSteps?: number;
-  /** Share of `totalSteps`, 0 … 1. Default 0. */
+  /** Share of `totalSteps` to warm up over, 0 … 1. Default 0. */
   warmupRatio?: number;
-  /** Updates in the whole run; the trainer fills it in when it knows. */
+  /** Number of updates in the whole run; the trainer fills it in if known. */
   totalSteps?: number;
   /** Periods of the cosines and of `warmup_stable_decay` (default 0.5), and of `cosine_with_restarts` (default 1). */
   cycles?: number;
-  /** Of `polynomial`. Default 1. */
+  /** Exponent of `polynomial`. Default 1. */
   power?: number;
   /**
-   * The last factor of `polynomial` (default that of transformers' last rate, 1e-7 / `learningRate`), and the lowest of
-   * `warmup_stable_decay` (default 0), `cosine_with_min_lr` and `cosine_warmup_with_min_lr` (no default).
+   * The last factor of `polynomial` (default: 1e-7 / `learningRate`, which gives transformers' last rate), and the
+   * lowest of `warmup_stable_decay` (default 0), `cosine_with_min_lr` and `cosine_warmup_with_min_lr` (no default).
    */
   finalFactor?: number;
-  /** The base rate, for `finalFactor`; the trainer fills it in. Default 1. */
+  /** Base learning rate, for `finalFactor`; the trainer fills it in. Default 1. */
   learningRate?: number;
   /** First factor of `cosine_warmup_with_min_lr`. Default 1 / `warmupSteps`. */
   warmupFactor?: number;
-  /** Updates over which `warmup_stable_decay` falls at the end; no default. */
+  /** Number of updates over which `warmup_stable_decay` falls at the end; no default. */
   decaySteps?: number;
-  /** Updates that `warmup_stable_decay` stays at the base rate. Default what the others leave of `totalSteps`. */
+  /** Number of updates for which `warmup_stable_decay` stays at the base rate. Default: the rest of `totalSteps`. */
   stableSteps?: number;
-  /** How `warmup_stable_decay` rises. Default `linear`. */
+  /** Shape of the rise of `warmup_stable_decay`. Default `linear`. */
   warmupType?: RampType;
-  /** How `warmup_stable_decay` falls. Default `cosine`. */
+  /** Shape of the fall of `warmup_stable_decay`. Default `cosine`. */
   decayType?: RampType;
-  /** Of `inverse_sqrt`: updates after which the factor is 1/√2. Default `warmupSteps`, or 10,000 without any. */
+  /**
+   * Number of updates after which the factor of `inverse_sqrt` is 1/√2. Default: `warmupSteps`, or 10,000 without a
+   * warm-up.
+   */
   timescale?: number;
 }
 const SCHEDULE_OPTIONS = {
@@ -57,13 +62,13 @@ export type RampType = 'linear' | 'cosine' | '1-sqrt';
 type Resolved = Required<Pick<ScheduleArgs, 'totalSteps' | 'warmupSteps'>> & ScheduleArgs;
 
 interface Shape {
-  /** Factor during the warm-up; absent where there is none. */
+  /** Computes the factor during the warm-up; absent in schedules without one. */
   warmUp?: (step: number, args: Resolved) => number;
-  /** Factor after the warm-up. */
+  /** Computes the factor after the warm-up. */
   factor: (step: number, args: Resolved) => number;
-  /** Whether it depends on the length of the run. */
+  /** Whether the schedule depends on the length of the run. */
   needsLength: boolean | ((args: ScheduleArgs) => boolean);
-  /** Settings without which it means nothing. */
+  /** Settings that the schedule requires. */
   needs?: readonly (keyof ScheduleArgs)[];
 }
 
@@ -89,7 +94,7 @@ const falls: Record<RampType, (progress: number, cycles?: number) => number> = {
   '1-sqrt': (progress) => 1 - Math.sqrt(progress),
 };
 
-/** As in transformers' `get_scheduler`. */
+/** Schedules of transformers' `get_scheduler`. */
 const schedules = {
   constant: {needsLength: false, factor: () => 1},
   constant_with_warmup: {needsLength: false, warmUp: fromZero, factor: () => 1},
@@ -134,7 +139,7 @@ const schedules = {
     warmUp: fromZero,
     factor: (step, args) => above(cosineOf(progress(step, args), args.cycles), args),
   },
-  /** One step ahead of `cosine_with_min_lr`, so that the first update does something. */
+  /** Runs one step ahead of `cosine_with_min_lr`, so that the first update has an effect. */
   cosine_warmup_with_min_lr: {
     needsLength: true,
     needs: ['finalFactor'],
@@ -163,16 +168,16 @@ const schedules = {
   },
 } satisfies Record<string, Shape>;
 
-/** Names that transformers users know. */
+/** Names of schedules, as in transformers. */
 export type ScheduleName = keyof typeof schedules;
 
 /**
- * A schedule by transformers' name (`lr_scheduler_type`); all but `constant` rise over the warm-up first.
- * Past the total, `linear`, `cosine_with_restarts`, `polynomial` and `warmup_stable_decay` stay at their end; the other
- * cosines rise again, as there.
+ * Makes a schedule by transformers' name (`lr_scheduler_type`). All but `constant` start with the warm-up. Beyond the
+ * total, `linear`, `cosine_with_restarts`, `polynomial` and `warmup_stable_decay` stay at their end; the other cosines
+ * rise again, as in transformers.
  *
- * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or an impossible number, or when the length must be known
- *   and is not
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or an impossible number, or when the length is required
+ *   but unknown
  */
 export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}): LearningRateSchedule {
   if (!Object.hasOwn(schedules, name)) {

@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {BusyModel} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
 
-/** What the trainer needs of a model; every `CausalLM` is one. */
+/** The part of a model that the trainer needs; every `CausalLM` has it. */
 export interface TrainableModel extends BusyModel {
   readonly config: {
     vocabSize: number;
@@ -10,30 +10,30 @@ export interface TrainableModel extends BusyModel {
     padTokenId?: number;
     hiddenSize?: number;
   };
-  /** Keras's flag: once true, training ends after the step at hand. */
+  /** Keras's flag: once true, training ends after the current step. */
   stopTraining: boolean;
-  /** Sum of the loss over the labels that count; differentiable, and the only tensor left behind. */
+  /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
   lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
-  /** How many labels of a batch count. */
+  /** Returns the number of labels that count in a batch. */
   targetCount(batch: Batch): number;
-  /** The trained weights by their key in a PEFT file. */
+  /** Returns the trained weights by their key in a PEFT file. */
   trainableParameters(): Map<string, tf.Variable>;
-  /** Their shapes, which a model without memory knows too. */
+  /** Returns the shapes of the trained weights, even if they are not allocated. */
   trainableShapes?(): Map<string, number[]>;
-  /** All weights by their name in a checkpoint. */
+  /** Returns all weights by their name in a checkpoint. */
   namedParameters?(): Map<
     string,
     {readonly logicalShape: number[]; readonly storage: string; readonly trainable: boolean}
   >;
-  /** Layers that carry adapters, by name; one that is merged passes no gradient to its adapter. */
+  /** Returns the layers with adapters, by name; a merged layer passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 
-  /** Names of all adapters, and of those in force. */
+  /** Names of all adapters, and of the active ones. */
   readonly adapterNames?: string[];
   readonly activeAdapters?: string[];
   /** Writes a PEFT folder. */
   saveAdapter?(folder: string, adapterName?: string): Promise<void>;
-  /** Writes a Hugging Face folder, its matrices as `storage` says. */
+  /** Writes a Hugging Face folder, with its matrices as `storage` says. */
   save?(folder: string): Promise<unknown>;
   readonly storage?: string;
   readonly tokenizer?: {save(folder: string): Promise<unknown>};

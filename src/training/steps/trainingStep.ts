@@ -25,16 +25,16 @@ export interface CompileArgs {
   /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
   optimizer?: tf.Optimizer | OptimizerName;
   /**
-   * Factor on the optimizer's learning rate: transformers' name, with settings or without, or a function. It counts the
+   * Factor on the optimizer's learning rate: transformers' name, with or without settings, or a function. It counts the
    * steps since `compile`; a schedule whose `totalSteps` is left to `fitDataset` counts the steps of that call.
-   * Default constant.
+   * Default: constant.
    */
   schedule?: ScheduleName | ({name: ScheduleName} & ScheduleArgs) | LearningRateSchedule;
-  /** Clip the global norm of the gradients to this. Default none. */
+  /** Maximum global norm of the gradients; larger ones are clipped. Default: no clipping. */
   maxGradNorm?: number;
   /**
-   * Whether the shaders of a step are compiled all at once before the first one, which takes a pass in which nothing is computed:
-   * see `compileShaders`. Without effect where none are compiled. Default true.
+   * Whether all shaders of a step are compiled together before the first step, in a pass that computes nothing: see
+   * `compileShaders`. No effect on backends without shaders. Default true.
    */
   compileShaders?: boolean;
 }
@@ -45,43 +45,46 @@ const COMPILE_OPTIONS = {
   compileShaders: true,
 } satisfies OptionNames<CompileArgs>;
 
-/** What one optimizer step did. */
+/** Result of one optimizer step. */
 export interface StepResult {
-  /** Mean over the labels that count. */
+  /** Mean loss over the labels that count. */
   loss: number;
-  /** Labels that counted. */
+  /** Number of labels that counted. */
   tokens: number;
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
-  /** Of this step; NaN for an optimizer that has none. */
+  /** Learning rate of this step; NaN for an optimizer without one. */
   learningRate: number;
 }
 
-/** A step as `fitDataset` sees it. */
+/** Result of a step in `fitDataset`. */
 export interface StepOutcome extends StepResult {
-  /** Loss or gradient was not finite: no weight has changed. */
+  /** Whether the step was skipped because loss or gradient was not finite; no weight has changed then. */
   isSkipped: boolean;
-  /** See {@link WindowGradients}. */
+  /** Bytes in tensors, see {@link WindowGradients}. */
   memoryBytes: number;
 }
 
-/** Dropout of one run's steps, and of runs seeded one apart, draws from seeds that do not meet. */
+/**
+ * Distance between runs' seeds, so that dropout never uses the same seed in the steps of one run or of runs with
+ * consecutive seeds.
+ */
 const STEPS_PER_SEED = 1_000_003;
 
 /** One optimizer step: gradients of a window → {@link onGradients} → clipping → update. */
 export class TrainingStep {
   /**
-   * Runs between gradients and clipping; it may replace the window's gradients, which it then disposes, its loss and its
-   * count. The seam where data-parallel training all-reduces.
+   * Runs between gradients and clipping. It may replace the window's gradients, which it then disposes, its loss and
+   * its number of labels. Data-parallel training can all-reduce here.
    */
   onGradients?: (window: WindowGradients) => void | Promise<void>;
-  /** Steps since `compile`. */
+  /** Number of steps since `compile`. */
   steps = 0;
   private compiled: {optimizer: tf.Optimizer; isOwned: boolean};
   private schedule?: CompileArgs['schedule'];
   private maxGradNorm?: number;
   private compilesShaders = true;
-  /** The backend and the weights of the optimizer's latest step, whose shaders are compiled. */
+  /** Backend and weights of the latest step, whose shaders are compiled. */
   private shadersOf?: {backend: tf.KernelBackend; weights: string};
 
   constructor(protected readonly model: TrainableModel) {
@@ -98,9 +101,9 @@ export class TrainingStep {
   }
 
   /**
-   * Sets optimizer, schedule and clipping; the count of steps starts anew.
+   * Sets optimizer, schedule and clipping, and resets the number of steps.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; what was compiled before stays then
+   * @throws TfjsLoraError `INVALID_ARGUMENT`, `UNSUPPORTED`; the previous settings stay then
    */
   compile(args: CompileArgs = {}): void {
     assertIdle(this.model, 'compile');
@@ -122,15 +125,15 @@ export class TrainingStep {
     this.steps = 0;
   }
 
-  /** Frees the state of an optimizer made here; one that was passed in stays its maker's. */
+  /** Frees the state of an optimizer made here; one that was passed in remains the caller's. */
   dispose(): void {
     if (this.compiled.isOwned) this.compiled.optimizer.dispose();
   }
 
   /**
-   * Loss and gradients without a step; see {@link windowGradients}.
+   * Computes loss and gradients without a step; see {@link windowGradients}.
    *
-   * @param options `seed` of dropout, which is on as in a training step; default 0
+   * @param options `seed` for dropout, which is on as in a training step. Default 0
    */
   async computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
     assertKnownOptions('computeGradients', options, {seed: true} satisfies OptionNames<{seed?: number}>);
@@ -138,7 +141,7 @@ export class TrainingStep {
   }
 
   /**
-   * One optimizer step on a batch, or on several micro-batches as one window.
+   * Runs one optimizer step on a batch, or on several micro-batches as one window.
    *
    * @throws TfjsLoraError `NON_FINITE` when loss or gradient is not finite; no weight has changed then
    */
@@ -152,11 +155,11 @@ export class TrainingStep {
   }
 
   /**
-   * One step, or none where loss or gradient is not finite; the caller counts it.
+   * Runs one step, or skips it when loss or gradient is not finite; the caller counts it.
    *
-   * @param factor on the optimizer's learning rate
-   * @param seed of the run
-   * @param onCompile told of shaders that are compiled first
+   * @param factor factor on the optimizer's learning rate
+   * @param seed seed of the run. Default 0
+   * @param onCompile called as shaders compile before the step
    */
   protected async step(
     batches: Batch | Batch[],
@@ -206,10 +209,10 @@ export class TrainingStep {
   }
 
   /**
-   * The factor at a step, counted since `compile`.
+   * Returns the factor at a step, counted since `compile`.
    *
-   * @param run when it is for a run: its length where known, and the step it began at if that is not now
-   * @throws TfjsLoraError `INVALID_ARGUMENT` when the schedule needs a length that nobody gave
+   * @param run given for a run: its length if known, and its first step unless that is the current one
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when the schedule needs a length that is unknown
    */
   protected scheduleOf(run?: {totalSteps?: number; firstStep?: number}): LearningRateSchedule {
     const {schedule} = this;
@@ -229,7 +232,7 @@ export class TrainingStep {
     this.shadersOf = undefined;
   }
 
-  /** {@link update} before the norm is known, where the optimizer can. */
+  /** Prepares {@link update} before the norm is known, if the optimizer can. */
   private prepare(
     {gradients, variables, norm}: UnreadGradients,
     learningRate: number,
@@ -258,7 +261,7 @@ export class TrainingStep {
     }
   }
 
-  /** What {@link update} computes, where nothing is; of other optimizers than ours it is not known. */
+  /** Rehearses {@link update} while nothing is computed; this is not possible for optimizers other than ours. */
   private rehearse(gradients: tf.NamedTensorMap, variables: Map<string, tf.Variable>): void {
     const clipped = this.clip(gradients, Number.POSITIVE_INFINITY);
     if (this.optimizer instanceof NamedStateOptimizer)
@@ -316,7 +319,7 @@ function assertMaxGradNorm(maxGradNorm: number | undefined): void {
   );
 }
 
-/** Gradients by the names of the variables, as optimizers take them. */
+/** Returns gradients by the names of the variables, as optimizers take them. */
 function namedByVariable(
   gradients: tf.NamedTensorMap,
   variables: Map<string, tf.Variable>,

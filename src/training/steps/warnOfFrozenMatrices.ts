@@ -2,11 +2,12 @@ import * as tf from '@tensorflow/tfjs';
 import {warn} from '../../../quant/warn.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
-/** What trains in a base whose matrices cannot. */
+/** Weights that train in a base whose matrices cannot. */
 const NORM_OR_BIAS = /norm\.weight$|\.bias$/;
 
 /**
- * Warns where a base in 16 or fewer bits has no adapter: its matrices are frozen, and training would change its norms alone.
+ * Warns when a base in 16 or fewer bits has no adapter: its matrices are frozen, so training would change only its
+ * norms.
  */
 export function warnOfFrozenMatrices(model: TrainableModel): void {
   const parameters = [...(model.namedParameters?.() ?? [])];

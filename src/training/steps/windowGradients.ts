@@ -9,40 +9,41 @@ import type {TrainableModel} from './trainableModel.ts';
 
 /** Loss and gradients of one accumulation window. */
 export interface WindowGradients {
-  /** Mean over the labels that count, over the whole window. */
+  /** Mean loss over the labels that count in the whole window. */
   loss: number;
-  /** Labels that counted. */
+  /** Number of labels that counted. */
   tokens: number;
   /** Global L2 norm of the gradients. */
   gradNorm: number;
-  /** By the weight's key in a PEFT file. The caller disposes them. */
+  /** Gradients by the weight's key in a PEFT file. The caller disposes them. */
   gradients: tf.NamedTensorMap;
-  /** What trains, by the same keys. */
+  /** Trained variables, by the same keys. */
   variables: Map<string, tf.Variable>;
-  /** In tensors when the last batch's backward pass began: weights, optimizer state, what that pass needs. */
+  /** Bytes in tensors when the last batch's backward pass began: weights, optimizer state, and what that pass needs. */
   memoryBytes: number;
 }
 
-/** What is known of a window before the host has read anything. */
+/** The part of a window's results that is available before the host has read anything. */
 export interface UnreadGradients extends Pick<WindowGradients, 'gradients' | 'variables'> {
-  /** Of the gradients. */
+  /** Global norm of the gradients. */
   norm: tf.Scalar;
 }
 
-/** Micro-batches of one window draw their dropout from seeds of their own. */
+/** Distance between windows' seeds, so that each micro-batch has its own seed for dropout. */
 const SEEDS_PER_WINDOW = 1009;
 
 /**
- * Loss and gradients of a batch, or of several micro-batches as one window: the sum of the losses over the count of
- * all labels, never a mean of means. Gradients are added up micro-batch by micro-batch, so memory does not grow with
- * the window.
+ * Computes loss and gradients of a batch, or of several micro-batches as one window: the sum of the losses divided by
+ * the number of all labels, never a mean of means. Gradients are added up micro-batch by micro-batch, so memory does
+ * not grow with the window.
  *
- * @param seed of dropout
- * @param prepare is called first, with the weights that train, and the pass over the first batch, which gives its gradients, at the
- *   caller's disposal
- * @param beforeReading is called once all is computed and before the host waits for it: the place for more work
- * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters are
- *   merged, and what the model throws
+ * @param seed seed for dropout. Default 0
+ * @param prepare called first, with the weights that train, and the pass over the first batch, which returns its
+ *   gradients for the callback to dispose
+ * @param beforeReading called once everything is computed and before the host waits for it, so that more work can be
+ *   queued
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters
+ *   are merged, and what the model throws
  */
 export async function windowGradients(
   model: TrainableModel,
@@ -66,7 +67,7 @@ export async function windowGradients(
   assertUnmerged(model);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
-  const losses: tf.Scalar[] = []; // of each batch its share: a sum, the count being the window's
+  const losses: tf.Scalar[] = []; // each batch's share: its sum divided by the window's number of labels
   const read: tf.Tensor[] = [];
   let memoryBytes = 0;
   const share = tf.scalar(1 / tokens); // of a label in the window's mean
@@ -86,7 +87,7 @@ export async function windowGradients(
         value: tf.mul(value, share) as tf.Scalar,
         grads: Object.fromEntries(named) as tf.NamedTensorMap,
       };
-    }); // tidied for the sake of errors: else the loss of a backward pass that throws would stay
+    }); // tidied in case of errors: otherwise the loss would leak when a backward pass throws
   try {
     await prepare?.(variables, () =>
       tf.tidy(() => {
@@ -112,7 +113,7 @@ export async function windowGradients(
     const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
     read.push(norm, numbers);
     beforeReading?.({gradients, variables, norm});
-    const [gradNorm, ...shares] = await numbers.data(); // one reading, for which a card has to finish
+    const [gradNorm, ...shares] = await numbers.data(); // a single read, for which a card has to finish
     const loss = shares.reduce((sum, share) => sum + share, 0);
     return {loss, tokens, gradNorm, gradients, memoryBytes, variables};
   } catch (error) {
@@ -123,7 +124,7 @@ export async function windowGradients(
   }
 }
 
-/** A merged adapter would get gradients of 0 and seem to train. */
+/** Refuses merged adapters, which would get gradients of 0 and only seem to train. */
 function assertUnmerged(model: TrainableModel): void {
   for (const [name, {isMerged}] of model.adaptedLayers?.() ?? []) {
     if (!isMerged) continue;
@@ -143,10 +144,10 @@ export async function scalarValue(scalar: tf.Scalar): Promise<number> {
   }
 }
 
-/** What to do when nothing trains: adapters there are may rest or be frozen, and another would be one too many. */
+/** Advises when nothing trains: existing adapters may be inactive or frozen, so adding another is not always right. */
 function howToTrain({adapterNames = [], activeAdapters = []}: TrainableModel): string {
   const name = activeAdapters[0] ?? adapterNames[0];
   if (name === undefined) return 'Call applyLoRA() first.';
-  const state = activeAdapters.length > 0 ? 'is frozen' : 'rests';
+  const state = activeAdapters.length > 0 ? 'is frozen' : 'is inactive';
   return `Adapter "${name}" ${state}: load it with loadAdapter(folder, {trainable: true}), or call setAdapter("${name}").`;
 }

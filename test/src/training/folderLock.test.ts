@@ -22,7 +22,7 @@ test('a live process keeps a folder, a killed one does not', async () => {
   await once(child.stdout, 'data');
   const refused = {
     code: 'INVALID_ARGUMENT',
-    message: `out: expected a folder that no other run writes to, got one that process ${child.pid} holds. Choose another folder, or wait for it.`,
+    message: `out: expected a folder that no other run writes to, got one in use by process ${child.pid}. Choose another folder, or wait for it.`,
   };
   expect(() => FolderLock.take(folder, 'out')).toThrow(expect.objectContaining(refused));
   expect(() => FolderLock.assertFree(folder, 'out')).toThrow(expect.objectContaining(refused));
@@ -31,7 +31,7 @@ test('a live process keeps a folder, a killed one does not', async () => {
   FolderLock.assertFree(folder, 'out');
   expect(existsSync(fileIn(folder))).toBe(true); // it had no time to remove it
   const lock = FolderLock.take(folder, 'out');
-  expect(() => FolderLock.take(folder, 'out')).toThrow(`process ${process.pid} holds`);
+  expect(() => FolderLock.take(folder, 'out')).toThrow(`in use by process ${process.pid}`);
   lock.release();
   expect(readdirSync(folder)).toEqual([]);
 });
@@ -49,9 +49,9 @@ test.each([
   [
     'on another machine',
     JSON.stringify({pid: 1, started: '7', system: 'elsewhere'}),
-    /process 1, out of sight \(elsewhere\)/,
+    /process 1 of another system \(elsewhere\)/,
   ],
-  ['that was cut off while it was written', '{"pid": 1', /a process holds/],
+  ['that was cut off while it was written', '{"pid": 1', /in use by a process/],
 ])('a lock %s holds while it is young', (what, text, who) => {
   const folder = folderOf(what);
   writeFileSync(fileIn(folder), text);

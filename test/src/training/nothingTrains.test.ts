@@ -27,7 +27,9 @@ test('a loaded adapter that is frozen: training says how to thaw it, and that wo
         'load it with loadAdapter(folder, {trainable: true}), or call setAdapter("mine").',
     });
     model.setAdapter([]);
-    expect((await errorOf(() => model.trainOnBatch(batch))).message).toContain('Adapter "mine" rests: ');
+    expect((await errorOf(() => model.trainOnBatch(batch))).message).toContain(
+      'Adapter "mine" is inactive: ',
+    );
     model.setAdapter('mine');
     expect(Number.isFinite((await model.trainOnBatch(batch)).loss)).toBe(true);
     model.dispose();

@@ -299,7 +299,7 @@ describe('checkpoints', () => {
         await expect(resumed).rejects.toMatchObject({
           code: 'CORRUPT_FILE',
           message: expect.stringContaining(
-            `checkpoint ${folder} ${name}: expected its contents as they were written, got others. Resume from the one before it: ${before}.`,
+            `checkpoint ${folder} ${name}: expected its contents as they were written, got other contents. Resume from the one before it: ${before}.`,
           ),
         });
       }

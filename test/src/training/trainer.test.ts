@@ -368,7 +368,7 @@ describe('fit', () => {
       'a late start',
       EXAMPLES,
       {initialEpoch: 1},
-      /initialEpoch: expected an integer from 0 to below epochs \(1\)/,
+      /initialEpoch: expected an integer ≥ 0 and below epochs \(1\)/,
     ],
     [
       'bad validation data',

@@ -13,16 +13,17 @@ const SESSION_LOG = {status: 1} as const;
 const START = 1;
 
 /**
- * A file that TensorBoard opens: `Event` messages framed as TFRecords, each with its length, the length's checksum, the
+ * A file for TensorBoard: `Event` messages framed as TFRecords, each with its length, the length's checksum, the
  * message and its checksum.
  */
 export class EventFile {
   readonly path: string;
 
   /**
-   * Begins a new file in a folder; TensorBoard reads all files of a folder as one run.
+   * Starts a new file in a folder; TensorBoard reads all files of a folder as one run.
    *
-   * @param firstStep events of earlier files from this step on are void: a run that goes on does those steps anew
+   * @param firstStep step from which events in earlier files are void, because a resumed run repeats those steps.
+   *   Default 0
    */
   constructor(folder: string, firstStep = 0, now = Date.now()) {
     fs.mkdirSync(folder, {recursive: true});
@@ -38,7 +39,7 @@ export class EventFile {
       );
   }
 
-  /** Adds numbers measured at a step, by their tag. */
+  /** Adds numbers measured at a step, by their tags. */
   addScalars(step: number, scalars: Record<string, number>, now = Date.now()): void {
     const values = Object.entries(scalars).map(([tag, value]) =>
       bytesField(SUMMARY.value, message(bytesField(VALUE.tag, tag), floatField(VALUE.simpleValue, value))),
@@ -54,7 +55,7 @@ export class EventFile {
   }
 }
 
-/** A TFRecord. */
+/** Frames data as a TFRecord. */
 export function framed(data: Uint8Array): Uint8Array {
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(data.length));

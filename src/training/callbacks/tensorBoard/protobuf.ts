@@ -3,10 +3,10 @@ export type Field = Uint8Array;
 
 const WIRE = {varint: 0, fixed64: 1, bytes: 2, fixed32: 5} as const;
 
-/** Fields one after another: a message. */
+/** Concatenates fields to a message. */
 export const message = (...fields: Field[]): Uint8Array => Buffer.concat(fields);
 
-/** A non-negative integer: `int64`, enum. */
+/** Encodes a non-negative integer: `int64`, enum. */
 export const varintField = (number: number, value: number): Field =>
   Buffer.concat([tag(number, WIRE.varint), varint(value)]);
 
@@ -22,7 +22,7 @@ export function floatField(number: number, value: number): Field {
   return Buffer.concat([tag(number, WIRE.fixed32), bytes]);
 }
 
-/** A string, or a message within the message. */
+/** Encodes a string, or a message within the message. */
 export function bytesField(number: number, value: string | Uint8Array): Field {
   const bytes = typeof value === 'string' ? Buffer.from(value, 'utf8') : value;
   return Buffer.concat([tag(number, WIRE.bytes), varint(bytes.length), bytes]);
@@ -30,7 +30,7 @@ export function bytesField(number: number, value: string | Uint8Array): Field {
 
 const tag = (number: number, wire: number): Uint8Array => varint(number * 8 + wire);
 
-/** Seven bits a byte, the lowest first, the high bit saying that more follow. */
+/** Encodes an integer with seven bits per byte, lowest first; the high bit says that more follow. */
 function varint(value: number): Uint8Array {
   const bytes: number[] = [];
   let rest = value;

@@ -3,7 +3,7 @@ import type {TrainingCallback} from '../../run/callbacks.ts';
 import type {TrainingRun} from '../../run/trainingRun.ts';
 import {EventFile} from './eventFile.ts';
 
-/** Writes the log to `runs/` as TensorBoard's event files, under the tags transformers gives them: `train/loss`, `eval/loss`. */
+/** Writes the log to `runs/` as TensorBoard event files, with transformers' tags: `train/loss`, `eval/loss`. */
 export function tensorBoardLog(run: TrainingRun, outputDir: string): TrainingCallback {
   let file: EventFile | undefined;
   return {

@@ -183,6 +183,6 @@ describeTensorFlow('useBackend', () => {
       isUsingGpuDevice ? 'GPU' : 'CPU',
       `TensorFlow ${binding.TF_Version}`,
     ]);
-    expect(String(report)).toContain('backend tensorflow (asked for): ');
+    expect(String(report)).toContain('backend tensorflow (requested): ');
   });
 });

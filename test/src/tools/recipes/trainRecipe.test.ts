@@ -119,7 +119,7 @@ describe('a plan', () => {
       ...['--backend', 'wasm', 'train', recipeFile, `output_dir=${output('planned')}`, '--dry-run'],
     );
     expect(status).toBe(0);
-    expect(out).toMatch(/^backend wasm \(asked for\): /);
+    expect(out).toMatch(/^backend wasm \(requested\): /);
     expect(out).toMatch(/^trains +\d[\d,]* parameters \(.* %\): LoRA of rank 4, alpha 8, on all-linear$/m);
     expect(out).toMatch(/^steps +3 of 2 × 2 examples, 3 an epoch$/m);
     expect(out).toMatch(/^ignored +ddp_timeout \(training runs in one process on one device\)$/m);

@@ -115,14 +115,14 @@ describe('chooseFusedOps', () => {
     rmSync(join(folder, FUSED_OPS_FILE)); // loading would say something else
     const backend = newBackend();
     expect(await chooseFusedOps(backend, before)).toBe(
-      'no fused ops: they are not this tfjs-lora’s; run npx tfjs-lora setup tensorflow',
+      'no fused ops: they belong to another version of tfjs-lora; run npx tfjs-lora setup tensorflow',
     );
     expect(settingsOf(backend).hasFusedOps).toBe(false);
   });
 
   test('says why there are none', async () => {
     const of = (place?: Parameters<typeof chooseFusedOps>[1]) => chooseFusedOps(newBackend(), place);
-    expect(await of()).toMatch(/^no fused ops: npx tfjs-lora setup tensorflow would compile them/);
+    expect(await of()).toMatch(/^no fused ops: npx tfjs-lora setup tensorflow compiles them/);
     expect(await of(setup())).toBe('no fused ops: run npx tfjs-lora setup tensorflow');
     expect(await of(setup(undefined, GPU))).toBe('no fused ops: run npx tfjs-lora setup tensorflow --gpu');
     expect(await of(setup({missing: 'No compiler.'}))).toBe(
@@ -216,13 +216,13 @@ describe('chooseFusedOps on a card', () => {
     const command = 'npx tfjs-lora setup tensorflow --gpu';
     const of = (place?: Parameters<typeof chooseFusedOps>[1]) => chooseFusedOps(newCard(), place);
     expect(await of()).toBe(
-      `no fused ops on the card: ${command} would compile them, for a TensorFlow of its own`,
+      `no fused ops on the card: ${command} compiles them with a TensorFlow of its own`,
     );
     expect(await of(setup({missing: 'No compiler.'}, GPU))).toBe(
       `no fused ops on the card: No compiler. Then run ${command} again`,
     );
     expect(await of(setup({sources: 'of another release'}, GPU))).toBe(
-      `no fused ops on the card: they are not this tfjs-lora’s; run ${command}`,
+      `no fused ops on the card: they belong to another version of tfjs-lora; run ${command}`,
     );
   });
 

@@ -51,6 +51,8 @@ test('warns where it cannot write', async () => {
   process.env.XDG_CACHE_HOME = join(folder, 'file');
   writeFileSync(process.env.XDG_CACHE_HOME, '');
   await tuningFile.save({a: '1'});
-  expect(warnings).toEqual([expect.stringMatching(/^useBackend tune: the measurements are not kept: /)]);
+  expect(warnings).toEqual([
+    expect.stringMatching(/^useBackend tune: the measurements could not be stored: /),
+  ]);
   expect(existsSync(file())).toBe(false);
 });

@@ -167,9 +167,9 @@ describeEachBackend('AdamW', () => {
     const [fits, wrong] = [tf.ones([11]), tf.ones([3])];
     const iter = {name: 'iter', tensor: count};
     const set = (...state: {name: string; tensor: tf.Tensor}[]) => optimizer.setWeights(state);
-    await expect(set()).rejects.toThrow('expected the count of steps first, got none');
+    await expect(set()).rejects.toThrow('expected the number of steps first, got none');
     await expect(set({name: 'vector/mean', tensor: fits})).rejects.toThrow(
-      'expected the count of steps first',
+      'expected the number of steps first',
     );
     await expect(set(iter, {name: 'vector/momentum', tensor: fits})).rejects.toThrow(
       '"vector/momentum": expected',

@@ -112,7 +112,7 @@ describe('an optimizer file', () => {
     await expect(loadOptimizer(to, path('32bit'))).rejects.toMatchObject({
       code: 'MISSING_TENSOR',
       message:
-        'optimizer weight "w/first/mean.codes": expected it together with the rest of the variable\'s state, got mean, variance',
+        'optimizer weight "w/first/mean.codes": expected all of the variable\'s state, got only mean, variance',
     });
     const adam = tf.train.adam(0.1);
     await expect(loadOptimizer(adam, path('32bit'))).rejects.toThrow(
