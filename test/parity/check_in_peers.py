@@ -5,7 +5,8 @@
 
 (Quantized folders also need `pip install bitsandbytes==0.50.2 accelerate==1.15.0`.)
 
-`/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, text?, inputs, tolerance}: folders relative to it),
+`/tmp/for-peers/<case>/` holds `check.json` ({base?, adapter?, model?, network?, text?, inputs?,
+tolerance}: paths relative to it),
 `expected.safetensors` with our `logits`, and the folders. Exits 1 if anything differs or does not load strictly.
 """
 
@@ -28,6 +29,8 @@ from transformers.utils import logging  # noqa: E402
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).resolve().parent / "keras"))
+from network import Network  # noqa: E402
 
 
 def load(folder: Path) -> LlamaForCausalLM:
@@ -55,7 +58,11 @@ def check_exported(folder: Path, text: dict) -> None:
 
 def check(folder: Path) -> str:
     task = json.loads((folder / "check.json").read_text())
-    model = load((folder / (task.get("model") or task["base"])).resolve())
+    if "network" in task:  # a Keras model of ours, as a PyTorch module
+        model = Network()
+        model.load_state_dict(load_file(folder / task["network"]))
+    else:
+        model = load((folder / (task.get("model") or task["base"])).resolve())
     if "adapter" in task:
         adapter = (folder / task["adapter"]).resolve()
         model = PeftModel.from_pretrained(model, adapter).eval()
@@ -65,10 +72,12 @@ def check(folder: Path) -> str:
             assert torch.equal(tensor.float(), loaded[key]), f"{key} was not loaded as stored"
     if "text" in task:
         check_exported((folder / task["model"]).resolve(), task["text"])
-    inputs = {k: torch.tensor(v) for k, v in task["inputs"].items()}
+    expected = load_file(folder / "expected.safetensors")
+    ours = expected["logits"]
+    inputs = {k: torch.tensor(v) for k, v in task["inputs"].items()} if "inputs" in task else {"x": expected["x"]}
     with torch.no_grad():
-        logits = model(**inputs).logits
-    ours = load_file(folder / "expected.safetensors")["logits"]
+        output = model(**inputs)
+    logits = output if "network" in task else output.logits
     assert logits.shape == ours.shape, f"shape {tuple(logits.shape)}, ours {tuple(ours.shape)}"
     keep = inputs.get("attention_mask", torch.ones(logits.shape[:2])).bool()
     difference = float((logits - ours)[keep].abs().max() / logits[keep].abs().max())

@@ -6,10 +6,11 @@ import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
-import {Llama} from '../../src/index.ts';
+import {applyLoRA, Llama, saveAdapter} from '../../src/index.ts';
 import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {useBackend} from '../../src/training/backends/useBackend.ts';
 import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
+import {KERAS_FIXTURES, kerasNetwork} from './keras/kerasNetwork.ts';
 
 /** The part of a task that check_in_peers.py reads. Folders are absolute or relative to the task's. */
 interface Task {
@@ -94,6 +95,7 @@ async function main(): Promise<void> {
   }
 
   await writeExports();
+  await writeNetwork();
 
   const {inputs} = goldenCases(({name}) => name === 'untied-mha')[0];
   const scratch = Llama.fromConfig(
@@ -140,6 +142,36 @@ async function writeExports(): Promise<void> {
     labels: [ids],
   });
   merged.dispose();
+}
+
+/** An adapter of a Keras model, for the PyTorch network of keras/network.py. */
+async function writeNetwork(): Promise<void> {
+  const folder = join(out, 'keras-network');
+  const adapted = applyLoRA(kerasNetwork(), {
+    rank: 3,
+    targetModules: ['fc1', 'fc3'],
+    rankPattern: {fc3: 2},
+    useDoRA: true,
+    useRsLoRA: true,
+  });
+  const x = tf.randomNormal([5, 10], 0, 1, 'float32', 9);
+  for (const [i, weight] of adapted.trainableWeights.entries()) {
+    const noise = tf.randomNormal(weight.shape, 1, 0.2, 'float32', i);
+    weight.write(noise);
+  }
+  await saveAdapter(adapted, join(folder, 'adapter'));
+  const tensors = Object.entries({x, logits: adapted.predict(x) as tf.Tensor});
+  await writeSafetensors(
+    join(folder, 'expected.safetensors'),
+    tensors.map(([name, tensor]) => ({
+      name,
+      dtype: 'F32',
+      shape: tensor.shape as number[],
+      data: new Uint8Array(tensor.dataSync().slice().buffer as ArrayBuffer),
+    })),
+  );
+  const network = join(KERAS_FIXTURES, 'base.safetensors');
+  writeFileSync(join(folder, 'check.json'), JSON.stringify({network, adapter: 'adapter', tolerance: 1e-5}));
 }
 
 main().catch((error) => {
