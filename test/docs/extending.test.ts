@@ -8,7 +8,7 @@ import {compilerOptions} from '../../tsconfig.json';
 import {expectNoLeak} from '../describeEachBackend.ts';
 import {snippets} from './snippets.ts';
 
-/* The modules of docs/extending.md, run against the sources. */
+/* The modules of docs/extending.md and README.md, run against the sources. */
 
 const config = {
   vocabSize: 32,
@@ -117,4 +117,35 @@ test('the optimizer steps by the sign of its momentum, paged or not', () => {
     signum.dispose();
     variable.dispose();
   }
+});
+
+test("README's classifier learns other classes, and its base stays as it was", async () => {
+  const {adaptClassifier} = load('adaptClassifier');
+  const x = tf.randomNormal([48, 4], 0, 1, 'float32', 1);
+  const classes = (axis: number) =>
+    tf.tidy(() => {
+      const [left, right] = x.slice([0, axis], [-1, 2]).greater(0).cast('int32').unstack(1);
+      return tf.oneHot(left.mul(2).add(right).cast('int32'), 4);
+    });
+  const [first, second] = [classes(0), classes(2)];
+  const kernelInitializer = tf.initializers.glorotUniform({seed: 2});
+  const classifier = tf.sequential({
+    layers: [
+      tf.layers.dense({name: 'hidden', units: 16, activation: 'relu', inputShape: [4], kernelInitializer}),
+      tf.layers.dense({name: 'features', units: 8, activation: 'relu', kernelInitializer}),
+      tf.layers.dense({name: 'head', units: 4, activation: 'softmax', kernelInitializer}),
+    ],
+  });
+  const compiled = (model: tf.LayersModel, y: tf.Tensor) => {
+    model.compile({optimizer: tf.train.adam(0.02), loss: 'categoricalCrossentropy'});
+    return (model.evaluate(x, y) as tf.Scalar).dataSync()[0];
+  };
+  compiled(classifier, first);
+  await classifier.fit(x, first, {epochs: 20, verbose: 0});
+  const [before, unlearnt] = [classifier.predict(x) as tf.Tensor, compiled(classifier, second)];
+  const files = new Map<string, Blob>();
+  const adapted = await adaptClassifier(classifier, x, second, files);
+  expect(compiled(adapted, second)).toBeLessThan(0.5 * unlearnt);
+  expect([...files.keys()].sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors']);
+  expect((classifier.predict(x) as tf.Tensor).dataSync()).toEqual(before.dataSync());
 });
