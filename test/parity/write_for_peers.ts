@@ -156,7 +156,7 @@ async function writeNetwork(): Promise<void> {
   });
   const x = tf.randomNormal([5, 10], 0, 1, 'float32', 9);
   for (const [i, weight] of adapted.trainableWeights.entries()) {
-    const noise = tf.randomNormal(weight.shape, 1, 0.2, 'float32', i);
+    const noise = tf.randomNormal(weight.shape as number[], 1, 0.2, 'float32', i);
     weight.write(noise);
   }
   await saveAdapter(adapted, join(folder, 'adapter'));
