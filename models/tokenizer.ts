@@ -141,7 +141,9 @@ export class Tokenizer {
         `Tokenizer.encode text: expected a string, got ${typeof text}`,
       );
     }
-    const {ids} = this.ask('encode', (core) => core.encode(text, {add_special_tokens: addSpecialTokens}));
+    const {ids} = this.withCore('encode', (core) =>
+      core.encode(text, {add_special_tokens: addSpecialTokens}),
+    );
     // Without an unknown token, the core leaves holes where the Rust tokenizer leaves nothing.
     return ids.filter((id) => id !== undefined);
   }
@@ -170,7 +172,7 @@ export class Tokenizer {
       kept.push(id);
     }
     if (kept.length === 0) return '';
-    return this.ask('decode', (core) => core.decode(kept, {clean_up_tokenization_spaces: false}));
+    return this.withCore('decode', (core) => core.decode(kept, {clean_up_tokenization_spaces: false}));
   }
 
   /** Whether {@link decode} leaves this id out with `skipSpecialTokens`. */
@@ -318,7 +320,7 @@ export class Tokenizer {
   }
 
   /** Runs the core and turns its errors into ours, because it finds some faults of its file only as it works. */
-  private ask<R>(what: string, work: (core: TokenizerCore) => R): R {
+  private withCore<R>(what: string, work: (core: TokenizerCore) => R): R {
     try {
       return work(this.core);
     } catch (cause) {

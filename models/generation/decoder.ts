@@ -55,7 +55,7 @@ export interface NextOptions {
   /** Whether to return the {@link greedyChoice}, `[B]`, instead of the logits, `[B, vocabSize]`. */
   isGreedy: boolean;
   /** Whether rows have room for another token after this one. */
-  mayGoOn: boolean;
+  mayContinue: boolean;
 }
 
 /** A recorded pass for one new position, which the device can replay. */
@@ -85,7 +85,7 @@ interface RunningChain {
 export class Decoder {
   private recorded?: RecordedPass;
   private chain?: RunningChain;
-  /** How many rows there is no chain for. */
+  /** Number of rows for which there is no chain. */
   private rowsWithoutChain?: number;
   /** Whether the next pass is already running. */
   private isAhead = false;
@@ -175,7 +175,7 @@ export class Decoder {
   private replayed(
     {replay, isGreedy, inputIds, cos, sin, output}: RecordedPass,
     batch: DecodedBatch,
-    {mayGoOn}: NextOptions,
+    {mayContinue}: NextOptions,
   ): Promise<tf.TypedArray> {
     const {rotary} = this.model as {rotary: RotaryEmbedding};
     const {ids, positions} = columnsOf(batch);
@@ -189,7 +189,7 @@ export class Decoder {
     if (!this.isAhead) replay.run({writes: [[inputIds, Int32Array.from(ids.flat())], ...tables(0)]});
     this.cache.advance();
     const values = output.data(); // copied before the next pass writes over it
-    this.isAhead = isGreedy && mayGoOn && this.hasRoom();
+    this.isAhead = isGreedy && mayContinue && this.hasRoom();
     if (this.isAhead) replay.run({copies: [[output, inputIds]], writes: tables(1)});
     return values;
   }
@@ -210,7 +210,7 @@ export class Decoder {
   private chained(
     {chain, firstPosition}: RunningChain,
     {ids, paddings}: DecodedBatch,
-    {mayGoOn}: NextOptions,
+    {mayContinue}: NextOptions,
   ): tf.TypedArray {
     const {cache} = this;
     const run = (tokens?: number[]) => {
@@ -219,7 +219,7 @@ export class Decoder {
     };
     if (!this.isAhead) run(ids.map((row) => row[row.length - 1]));
     cache.advance();
-    this.isAhead = mayGoOn && this.hasRoom();
+    this.isAhead = mayContinue && this.hasRoom();
     if (this.isAhead) run();
     return chain.read();
   }

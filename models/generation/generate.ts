@@ -262,9 +262,9 @@ async function nextIds(
   newPositions: number,
 ): Promise<number[]> {
   const isGreedy = hasKernel(greedyChoiceOp) && rows.every(takesLargest);
-  const mayGoOn = rows.every(({newIds, room}) => newIds.length + 1 < room);
+  const mayContinue = rows.every(({newIds, room}) => newIds.length + 1 < room);
   const batch = {ids: rows.map(({ids}) => ids), paddings, newPositions};
-  const values = await decoder.next(batch, {isGreedy, mayGoOn});
+  const values = await decoder.next(batch, {isGreedy, mayContinue});
   if (isGreedy) return rows.map(({index}, b) => finiteChoice(values[b], index));
   const vocabulary = values.length / rows.length;
   return rows.map((row, b) =>

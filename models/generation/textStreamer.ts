@@ -69,7 +69,7 @@ export class TextStreamer {
     if (this.isStopped) return '';
     const stops = this.stopStrings.map((stop) => this.pending.indexOf(stop)).filter((at) => at >= 0);
     this.isStopped = stops.length > 0;
-    const end = this.isStopped ? Math.min(...stops) : this.pending.length - this.heldBack();
+    const end = this.isStopped ? Math.min(...stops) : this.pending.length - this.heldBackLength();
     const piece = this.pending.slice(0, end);
     this.pending = this.isStopped ? '' : this.pending.slice(end);
     this.text += piece;
@@ -77,7 +77,7 @@ export class TextStreamer {
   }
 
   /** Returns the length of the longest end of `pending` that starts a stop string. */
-  private heldBack(): number {
+  private heldBackLength(): number {
     let longest = 0;
     for (const stop of this.stopStrings) {
       for (let length = Math.min(stop.length - 1, this.pending.length); length > longest; length--) {

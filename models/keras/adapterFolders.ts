@@ -5,9 +5,9 @@ import * as adapterFiles from '../peft/adapterFiles.ts';
 import {DenseModules} from './denseModules.ts';
 
 export interface SaveAdapterOptions {
-  /** Default the active adapter. */
+  /** Name of the adapter to save. Default: the active one. */
   adapterName?: string;
-  /** What `adapter_config.json` says the adapter belongs to. Default an empty string. */
+  /** Base model that `adapter_config.json` names. Default: an empty string. */
   baseModelNameOrPath?: string;
 }
 const SAVE_ADAPTER_OPTIONS = {
@@ -16,10 +16,10 @@ const SAVE_ADAPTER_OPTIONS = {
 } satisfies OptionNames<SaveAdapterOptions>;
 
 /**
- * Writes an adapter of a model from {@link applyLoRA} as a PEFT folder, `adapter_config.json` and
- * `adapter_model.safetensors`: PEFT loads it into a PyTorch model whose linear modules have the names of the layers.
+ * Writes an adapter of a model from {@link applyLoRA} as a PEFT folder, with `adapter_config.json` and
+ * `adapter_model.safetensors`. PEFT loads it into a PyTorch model whose linear modules have the names of the layers.
  *
- * @param folder a path, or a `Map` that takes the files as `Blob`s, where there is no disk
+ * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
  * @throws TfjsLoraError `UNKNOWN_ADAPTER`
  */
 export async function saveAdapter(
@@ -34,10 +34,10 @@ export async function saveAdapter(
 }
 
 /**
- * Loads a PEFT folder onto the dense layers of a model. The result shares all weights with the given model, as that of
- * {@link applyLoRA}; the adapter is frozen unless `trainable`.
+ * Loads a PEFT folder onto the dense layers of a model. The result shares all weights with the given model, as in
+ * {@link applyLoRA}. The adapter is frozen unless `trainable`.
  *
- * @throws TfjsLoraError for a damaged folder, or one for another model; the given model stays as it was
+ * @throws TfjsLoraError for a damaged folder, or one for another model; the given model does not change
  */
 export async function loadAdapter(
   model: tf.LayersModel,
@@ -45,7 +45,7 @@ export async function loadAdapter(
   options?: adapterFiles.LoadAdapterOptions,
 ): Promise<tf.LayersModel> {
   const modules = new DenseModules('loadAdapter', model);
-  const files = {nameOrPath: '', namedParameters: () => new Map()}; // the file may hold no weights but the adapter's
+  const files = {nameOrPath: '', namedParameters: () => new Map()}; // the file may only contain the adapter's weights
   await adapterFiles.loadAdapter(files, modules.adapters, folder, options);
   return modules.rebuilt();
 }

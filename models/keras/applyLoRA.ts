@@ -3,14 +3,14 @@ import type {LoRAOptions} from '../peft/loraOptions.ts';
 import {DenseModules} from './denseModules.ts';
 
 /**
- * Puts low-rank adapters on the dense layers of any `tf.LayersModel`: sequential, functional, nested, loaded from files.
- * The result shares all weights with the given model, without a copy. It is a plain `tf.LayersModel` to compile and fit as
- * usual; only the adapters train. The layers that the two share are frozen (`trainable = false`) in both, and normalize by
- * their moving averages. Disposing a model frees what the other does not use.
+ * Adds low-rank adapters to the dense layers of any `tf.LayersModel`: sequential, functional, nested, or loaded from
+ * files. The result shares all weights with the given model, without a copy. It is a plain `tf.LayersModel` to compile
+ * and fit as usual, in which only the adapters train. The layers that the two share are frozen (`trainable = false`) in
+ * both, and normalize by their moving averages. Disposing a model frees what the other does not use.
  *
- * @param options as for a Llama; `'all-linear'`, the default, means every dense layer here, the last one too
+ * @param options options as for a Llama; `'all-linear'`, the default, means every dense layer here, including the last
  * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, or all if none is dense; `UNSUPPORTED` for a target
- *   that is no dense layer; `INVALID_ARGUMENT` for an unknown option or an impossible rank
+ *   that is not a dense layer; `INVALID_ARGUMENT` for an unknown option or an impossible rank
  * @example
  * const adapted = applyLoRA(classifier, {rank: 8, targetModules: ['dense_1']});
  * adapted.compile({optimizer: 'adam', loss: 'categoricalCrossentropy'});

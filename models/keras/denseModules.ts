@@ -14,13 +14,13 @@ import {rebuildModel} from './rebuildModel.ts';
 type Layer = tf.layers.Layer;
 
 /**
- * The dense layers of a `tf.LayersModel`, at any depth, as adapters and quantization take them. What is exchanged here
- * takes effect in {@link rebuilt}; the given model stays as it is.
+ * The dense layers of a `tf.LayersModel`, at any depth, as adapters and quantization need them. Layers replaced
+ * here take effect in {@link rebuilt}; the given model does not change.
  *
- * A layer inside a model inside the model has the inner model's name before its own: `encoder.dense_1`.
+ * A layer of a nested model has the nested model's name before its own: `encoder.dense_1`.
  */
 export class DenseModules implements LayeredModel {
-  /** Our dense layers as they are; Keras's own as layers that share its weights. */
+  /** Our dense layers unchanged, and those of Keras as layers that share their weights. */
   readonly layers: (TransposedDense | LoRADense)[] = [];
   /** The other layers that have weights, with the reason why they cannot be adapted. */
   readonly refused = new Map<string, string>();
@@ -28,8 +28,9 @@ export class DenseModules implements LayeredModel {
   private readonly places = new Map<Layer, number>();
 
   /**
-   * @param call what was called, for messages
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for what is no model, `UNKNOWN_TARGET` for a model without dense layers
+   * @param call name of the function, for messages
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a value that is not a model, `UNKNOWN_TARGET` for a model without
+   *   dense layers
    */
   constructor(
     call: string,
@@ -51,7 +52,7 @@ export class DenseModules implements LayeredModel {
     this.adapters = new AdapterSet(this, optionsOfLayers(this.adapted, this.names));
   }
 
-  /** The layers that carry adapters. */
+  /** The layers that have adapters. */
   get adapted(): LoRADense[] {
     return this.layers.filter((layer) => layer instanceof LoRADense);
   }
@@ -60,7 +61,7 @@ export class DenseModules implements LayeredModel {
     return this.layers.map(({name}) => name);
   }
 
-  /** @returns all layers in words, for messages */
+  /** Finds the dense layers. @returns a description of all layers, for messages */
   private find(model: tf.LayersModel, prefix: string, seen: Set<Layer>): string[] {
     return graphNodes(model).flatMap(({outboundLayer: layer}) => {
       if (seen.has(layer) || layer.getClassName() === 'InputLayer') return [];
@@ -86,12 +87,12 @@ export class DenseModules implements LayeredModel {
     }
   }
 
-  /** The model with the layers that stand here now, all weights frozen but those of adapters that train. */
+  /** Makes a model with the current layers, in which all weights except those of trained adapters are frozen. */
   rebuilt(): tf.LayersModel {
     return rebuildModel(this.model, (layer) => {
       const place = this.places.get(layer);
       const here = place === undefined ? undefined : this.layers[place];
-      if (here === layer && here instanceof LoRADense) return here; // its adapters train, or rest
+      if (here === layer && here instanceof LoRADense) return here; // its adapters are already trainable or frozen
       if (here instanceof QuantizedDense) return here;
       layer.trainable = false;
       if (here instanceof LoRADense) {
@@ -107,7 +108,7 @@ const ADVICE: Record<string, string> = {
   TimeDistributed: '. A dense layer alone works on the last axis of any input, too',
 };
 
-/** Counts a layer around a base as one more user of it. */
+/** Counts a layer around a base as another user of it. */
 function hold(base: TransposedDense): void {
   if (base instanceof KerasDense) base.hold();
   else setUserCountOf(base, userCountOf(base) + 1);

@@ -4,20 +4,20 @@ import {releaseWeightsOf, setUserCountOf, userCountOf} from '../../layers/ops/tf
 type Layer = tf.layers.Layer;
 type Config = tf.serialization.ConfigDict;
 
-// TensorFlow.js exports no class of it.
+// TensorFlow.js does not export its class.
 const [BatchNormalization] = tf.serialization.SerializationMap.getMap().classNameMap[
   'BatchNormalization'
 ] as unknown as [(new (config: object) => Layer) & Pick<typeof tf.layers.Layer, 'fromConfig'>];
 
 /**
- * Batch normalization that uses its moving averages in training too and leaves them as they are, as Keras does when a layer is
- * frozen. TensorFlow.js itself updates the averages of a frozen layer.
+ * Batch normalization that uses its moving averages in training too and does not update them, as in Keras when a layer
+ * is frozen. TensorFlow.js itself updates the averages of a frozen layer.
  */
 export class FrozenBatchNorm extends BatchNormalization {
   static className = 'FrozenBatchNorm';
   #source?: Layer;
 
-  /** A frozen layer with the very weights of a built one. */
+  /** Makes a frozen layer that shares the weights of a built one. */
   static sharing(layer: Layer): FrozenBatchNorm {
     const frozen = new FrozenBatchNorm(layer.getConfig() as object);
     shareWeights(layer, frozen);
@@ -25,7 +25,7 @@ export class FrozenBatchNorm extends BatchNormalization {
     return frozen;
   }
 
-  /** The plain layer: the one it was made from, or one with its weights. */
+  /** Returns the plain layer: the one it was made from, or one with its weights. */
   thawed(): Layer {
     if (this.#source) return this.#source;
     const plain = new BatchNormalization(this.getConfig() as object);

@@ -8,9 +8,9 @@ import {FrozenBatchNorm} from './frozenBatchNorm.ts';
 import {rebuildModel} from './rebuildModel.ts';
 
 /**
- * A model in which plain `tf.layers.dense` layers have the sum of weights and active adapters. It needs this library no
- * more, unless layers without adapters are quantized. The given model stays as it is; both share all other layers, which
- * stay frozen.
+ * Makes a model in which plain `tf.layers.dense` layers have the sum of weights and active adapters. It no longer needs
+ * this library, unless layers without adapters are quantized. The given model does not change; both share all other
+ * layers, which stay frozen.
  *
  * @throws TfjsLoraError `UNKNOWN_ADAPTER` for a model without adapters, `UNSUPPORTED` for a quantized layer unless
  *   `dequantize`, `NON_FINITE`
@@ -32,7 +32,7 @@ export function mergeLoRA(model: tf.LayersModel, options?: MergeOptions): tf.Lay
   }
   throw new TfjsLoraError(
     'UNKNOWN_ADAPTER',
-    `mergeLoRA model ${model.name}: expected layers with adapters, got none. applyLoRA or loadAdapter first.`,
+    `mergeLoRA model ${model.name}: expected layers with adapters, got none. Call applyLoRA or loadAdapter first.`,
   );
 }
 

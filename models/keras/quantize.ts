@@ -7,8 +7,8 @@ import {replaceLayer} from '../replaceLayer.ts';
 import {DenseModules} from './denseModules.ts';
 
 /**
- * A model whose dense layers are kept in 4 or 8 bits; {@link applyLoRA} on it is QLoRA. The given model stays as it is, and
- * the two share all other layers: dispose it to free the dense layers' memory.
+ * Makes a model whose dense layers are stored in 4 or 8 bits; {@link applyLoRA} on it is QLoRA. The given model does
+ * not change, and the two share all other layers: dispose it to free the dense layers' memory.
  *
  * @throws TfjsLoraError `UNKNOWN_TARGET` for a model without dense layers, `INVALID_ARGUMENT` for an unknown type or
  *   option or a model with adapters, `NON_FINITE` naming the weight
@@ -24,7 +24,7 @@ export async function quantize(
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `quantize layer ${adapted.name}: expected no adapters, got ${[...adapted.adapters.keys()].join(', ')}. ` +
-        'Quantize the model first, then applyLoRA.',
+        'Quantize the model first, then call applyLoRA.',
     );
   }
   const {skipModules = [], ...quantization} = resolved;

@@ -4,18 +4,18 @@ import {graphNodes, ownedModelsOf, setUserCountOf, userCountOf} from '../../laye
 type Layer = tf.layers.Layer;
 
 /**
- * Gives the layer that takes another's place; the same one to keep it.
+ * Returns the layer that replaces another, or the same one to keep it.
  *
- * @param prefix names of the models around the layer inside the whole model, each with a dot behind it
+ * @param prefix names of the nested models around the layer, each followed by a dot
  */
 export type Substitute = (layer: Layer, prefix: string) => Layer;
 
 /**
- * A model of the same graph in which other layers take the place of some. All other layers are shared with the given
- * model, which stays as it is; models inside it are rebuilt only if a layer in them changes. A layer's weights are freed
- * with the last model that is disposed.
+ * Makes a model of the same graph in which some layers are replaced. All other layers are shared with the given model,
+ * which does not change; nested models are rebuilt only if a layer in them changes. A layer's weights are freed with
+ * the last model that is disposed.
  *
- * @param substitute is called once for each layer, at any depth
+ * @param substitute function that is called once for each layer, at any depth
  */
 export function rebuildModel(model: tf.LayersModel, substitute: Substitute): tf.LayersModel {
   const found = new Map<Layer, Layer>();
@@ -31,7 +31,7 @@ export function rebuildModel(model: tf.LayersModel, substitute: Substitute): tf.
 }
 
 function rebuilt(model: tf.LayersModel, substitute: Substitute, prefix: string): tf.LayersModel {
-  const calls = graphNodes(model).filter(({inboundLayers}) => inboundLayers.length > 0); // the rest are inputs
+  const calls = graphNodes(model).filter(({inboundLayers}) => inboundLayers.length > 0); // the others are inputs
   const layers = new Map(calls.map(({outboundLayer}) => [outboundLayer, substitute(outboundLayer, prefix)]));
   if (prefix !== '' && [...layers].every(([layer, by]) => layer === by)) return model;
   const users = new Map([...layers.values()].map((layer) => [layer, userCountOf(layer)]));
@@ -45,8 +45,8 @@ function rebuilt(model: tf.LayersModel, substitute: Substitute, prefix: string):
     for (const [i, output] of outputs.entries()) tensors.set(outputTensors[i], output as tf.SymbolicTensor);
   }
   const result = tf.model({inputs: model.inputs, outputs: model.outputs.map(given), name: model.name});
-  for (const [layer, count] of users) setUserCountOf(layer, count + 1); // TensorFlow.js counts calls, and frees by models
-  const owned = ownedModelsOf(result); // freed with the model, whoever else uses them
+  for (const [layer, count] of users) setUserCountOf(layer, count + 1); // TensorFlow.js counts calls, frees per model
+  const owned = ownedModelsOf(result); // freed with the model, even if others use them
   owned.splice(0, owned.length, ...owned.filter((inner) => !layers.has(inner)));
   return result;
 }

@@ -284,7 +284,7 @@ class PatternParser {
       if (typeof from === 'number' && this.peek('-') && !this.source.startsWith('-]', this.at)) {
         this.at++;
         const to = this.classItem();
-        if (typeof to !== 'number' || to < from) throw this.fault('a range of characters that is none');
+        if (typeof to !== 'number' || to < from) throw this.fault('an invalid range of characters');
         tests.push((code) => code >= from && code <= to);
       } else {
         tests.push(typeof from === 'number' ? (code) => code === from : from);

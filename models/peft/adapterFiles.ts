@@ -29,7 +29,7 @@ const UNDER_ADAPTER = '.base_layer';
 /** The part of a model that an adapter's files need, besides its adapters. */
 export interface AdapterFilesModel extends BusyModel {
   readonly nameOrPath: string;
-  /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of no kind that PEFT knows. */
+  /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of a kind that PEFT does not know. */
   readonly taskType?: string | null;
   namedParameters(): Map<string, Parameter>;
 }

@@ -30,7 +30,7 @@ export class AdapterSet {
   /** Results of {@link keyOf} without and with the adapter's name, kept because every step needs them. */
   private readonly keys = [new Map<string, string>(), new Map<string, string>()];
 
-  /** @param optionsByName of the adapters that the model has already */
+  /** @param optionsByName options of the adapters that the model already has */
   constructor(
     private readonly model: LayeredModel,
     private readonly optionsByName = new Map<string, LoRAOptions>(),
@@ -41,8 +41,8 @@ export class AdapterSet {
   }
 
   get active(): string[] {
-    const inForce = new Set([...this.layers().values()].flatMap((layer) => layer.activeAdapters));
-    return this.names.filter((name) => inForce.has(name));
+    const active = new Set([...this.layers().values()].flatMap((layer) => layer.activeAdapters));
+    return this.names.filter((name) => active.has(name));
   }
 
   options(name: string = DEFAULT_ADAPTER): LoRAOptions {

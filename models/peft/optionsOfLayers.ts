@@ -4,8 +4,8 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 
 /**
- * The options that give layers the adapters they have, by the adapters' names: for a model that was saved and loaded as a
- * TensorFlow.js model, whose layers are all that is known of them.
+ * Returns the options that would give layers the adapters they have, by the adapters' names. A model that was saved and
+ * loaded as a TensorFlow.js model knows them only from its layers.
  *
  * @param layers the layers with adapters
  * @param linear names of all linear layers of the model, adapted or not
@@ -42,7 +42,7 @@ function optionsOf(adapterName: string, layers: LoRADense[], linear: string[]): 
   };
 }
 
-/** A list of names, or a regular expression where a name is also the end of one that is no target. */
+/** Returns a list of names, or a regular expression if a name is also the end of a name that is not a target. */
 function targetsOf(names: string[], linear: string[]): string[] | string {
   const isAmbiguous = linear.some(
     (other) => !names.includes(other) && names.some((name) => other.endsWith(`.${name}`)),
@@ -50,7 +50,7 @@ function targetsOf(names: string[], linear: string[]): string[] | string {
   return isAmbiguous ? names.map(escaped).join('|') : names;
 }
 
-/** Nothing where all layers agree; else every layer, so that no name's end stands for another: the longest come first. */
+/** Returns nothing when all layers agree, otherwise every layer, longest first, so that no name hides another. */
 function patternOf(settings: Map<string, LoRASettings>, field: 'rank' | 'alpha'): Record<string, number> {
   const values = [...settings].map(([name, {[field]: value}]) => [name, value] as const);
   if (values.every(([, value]) => value === values[0][1])) return {};

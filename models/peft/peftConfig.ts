@@ -19,7 +19,7 @@ const INERT = new Set([
   'qalora_group_size',
   'megatron_core',
   'runtime_config', // PEFT drops it from a file
-  'loftq_config', // these four set up an `init_lora_weights`, which decides by itself
+  'loftq_config', // these four configure an `init_lora_weights`, which alone decides
   'eva_config',
   'corda_config',
   'lora_ga_config',

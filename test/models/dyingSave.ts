@@ -3,8 +3,8 @@
  * where `what` is model, adapter or export.
  *
  * Each is saved over an earlier one that also loads, with other settings and files, so that a mixture of both would
- * load and be wrong. With a number, the process kills itself at that change of a file, or in the middle of a write. With
- * `all`, it stops the disk at each change in turn, without dying, and prints what the folder then loads as, one line
+ * load and be wrong. With a number, the process kills itself at that change of a file, or in the middle of a write.
+ * With `all`, it stops the disk at each change in turn, without dying, and prints what the folder then loads as, one line
  * each: `earlier`, `new`, `nothing`, or anything else; then, after saving again, the files in the folder.
  */
 import fs from 'node:fs';

@@ -1,4 +1,4 @@
-"""Loads what this library wrote in transformers and PEFT, and compares what they compute with what we computed.
+"""Loads files of this library in transformers and PEFT, and compares their results with ours.
 
     npx tsx test/parity/write_for_peers.ts /tmp/for-peers       # ours: saves folders and our own logits
     peers/bin/python test/parity/check_in_peers.py /tmp/for-peers
@@ -34,7 +34,7 @@ from network import Network  # noqa: E402
 
 
 def load(folder: Path) -> LlamaForCausalLM:
-    # Quantized folders need bitsandbytes, and accelerate, which puts them in their place.
+    # Quantized folders need bitsandbytes, and accelerate, which loads them onto a device.
     quantized = "quantization_config" in json.loads((folder / "config.json").read_text())
     model, info = LlamaForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
@@ -45,7 +45,7 @@ def load(folder: Path) -> LlamaForCausalLM:
 
 
 def check_exported(folder: Path, text: dict) -> None:
-    """A folder to be shared: its tokenizer, generation config and card load, and the weights are whole."""
+    """Checks a folder for sharing: its tokenizer, generation config and card load, and the weights are complete."""
     ids = AutoTokenizer.from_pretrained(folder)(text["text"])["input_ids"]
     assert ids == text["ids"], f"tokens differ: {ids}, ours {text['ids']}"
     assert GenerationConfig.from_pretrained(folder).eos_token_id is not None
@@ -93,7 +93,7 @@ def main() -> int:
     for folder in tasks:
         try:
             print(f"ok    {folder.name}: {check(folder)}")
-        except Exception as error:  # noqa: BLE001 - every case is reported, whatever it raised
+        except Exception as error:  # noqa: BLE001 - every case is reported, whatever it raises
             failed += 1
             print(f"FAIL  {folder.name}: {type(error).__name__}: {error}")
     print(f"{len(tasks) - failed} of {len(tasks)} folders agree")

@@ -74,7 +74,7 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "fixtures"
 SIZE_LIMIT = 3_000_000
 
-# What a test may differ by. logits, mergedLogits: largest absolute difference / largest absolute value.
+# Tolerances of the tests. logits, mergedLogits: largest absolute difference / largest absolute value.
 # loss, trajectoryLoss: relative. gradient, weight: norm of the difference / norm of the expected.
 TOLERANCES = {
     "logits": 1e-4,
@@ -105,7 +105,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 # --- Models ------------------------------------------------------------------------------------------------------
 
 MODELS: dict[str, dict] = {
-    # Llama 3.2's own arrangement: tied head, grouped queries, llama3 rope. head_dim 16 gives frequencies in each of
+    # Llama 3.2's structure: tied head, grouped queries, llama3 rope. head_dim 16 gives frequencies in each of
     # rope's three bands (kept, interpolated, divided); the sequence of 40 runs past the original length of 32.
     "tied-gqa-llama3": dict(
         hidden_size=32, intermediate_size=43, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -166,7 +166,7 @@ def random_llama(name: str, seed: int) -> LlamaForCausalLM:
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
-    """The folder as the tests compare with it: computed in float32, whatever the stored dtype, with plain attention."""
+    """Loads the folder for comparison: computed in float32, whatever the stored dtype, with plain attention."""
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
@@ -196,7 +196,7 @@ def make_inputs(vocab: int, lengths: list[int], total: int, padding: str, seed: 
     """Token ids, labels (some −100), mask and position ids. Pad id 0; real tokens are 2 and up.
 
     Labels are −100 at padding, on a prompt (the first third), at one position in the middle, and, as the model
-    shifts them, on each row's first real token (what would predict it is padding, or nothing).
+    shifts them, on each row's first real token (padding or nothing would predict it).
     Position ids of padded rows are those of `generate`: cumulative mask − 1, and 0 under the padding.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -230,7 +230,7 @@ def feed(inputs: dict[str, list]) -> dict[str, torch.Tensor]:
 
 
 def loss_sum(logits: torch.Tensor, labels: list) -> tuple[torch.Tensor, int]:
-    """Sum of cross-entropy over the shifted labels that are not −100, and how many those are."""
+    """Sum of cross-entropy over the shifted labels that are not −100, and their number."""
     target = torch.tensor(labels)[:, 1:]
     flat = logits[:, :-1].float().reshape(-1, logits.shape[-1])
     total = F.cross_entropy(flat, target.reshape(-1), ignore_index=-100, reduction="sum")
@@ -270,7 +270,7 @@ def greedy_stopped(model, free: dict) -> dict:
 
 ALL_LINEAR = dict(r=4, lora_alpha=8, target_modules="all-linear")
 
-# Each case's configuration as PEFT spells it, and as `applyLoRA` does.
+# Each case's configuration, for PEFT and for `applyLoRA`.
 LORA: dict[str, tuple[dict, dict]] = {
     "all-linear": (ALL_LINEAR, dict(rank=4, alpha=8, targetModules="all-linear")),
     "qv": (
@@ -391,7 +391,7 @@ def model_case(name: str, model_name: str, lora: str, *, lengths: list[int], tot
     expected[f"merged:{some}.weight"] = merged.get_submodule(some).weight
     dtype = getattr(torch, MODELS[model_name].get("dtype", "float32"))
     if dtype != torch.float32:
-        # What a merge kept in the checkpoint's own 16 bits computes. (Module.to would round rope's buffer as well.)
+        # Results of a merge kept in the model's own 16 bits. (Module.to would round rope's buffer as well.)
         with torch.no_grad():
             for parameter in merged.parameters():
                 parameter.copy_(parameter.to(dtype))
@@ -425,7 +425,7 @@ def spelling_cases(name: str) -> None:
 
 
 def packed_case(name: str, model_name: str, seed: int) -> None:
-    """Three sequences packed in one row (position ids restart): what each gives alone. transformers must agree."""
+    """Three sequences packed in one row (position ids restart), with the results of each alone. transformers agrees."""
     model = load_model(OUT / "models" / model_name)
     generator = torch.Generator().manual_seed(seed)
     lengths = [7, 11, 6]
@@ -468,7 +468,7 @@ def trajectory_case(name: str, model_name: str, lora: str, *, steps: int, accumu
     """AdamW for `steps`: `initial/` and `final/` adapters, and loss, gradient norm and learning rate of each step.
 
     The loss of a step is the summed cross-entropy of the window's micro-batches over the number of labels that
-    count in the whole window; its micro-batches hold different numbers of them, so a mean of means would differ.
+    count in the whole window; its micro-batches have different numbers of them, so a mean of means would differ.
     """
     folder = OUT / "training" / name
     base_name = f"parity/{model_name}"
@@ -566,10 +566,10 @@ def op_goldens() -> None:
     module = torch.nn.Module()
     module.num_key_value_groups = 2
     y, _ = eager_attention_forward(module, query, key, value, additive, scaling=6**-0.5)  # [B, T, heads, head_dim]
-    y = y.transpose(1, 2) * mask[:, None, :, None]  # rows at padding mean nothing: zero here, and no gradient from them
+    y = y.transpose(1, 2) * mask[:, None, :, None]  # padded rows have no meaning: zero here, and no gradient
     record("attention", {"query": query, "key": key, "value": value}, y, attentionMask=mask.tolist(), scale=6**-0.5)
 
-    # The kernel of torch itself, no padding: an independent check on the above.
+    # torch's own kernel, without padding: an independent check of the above.
     query, key, value = randn(1, 4, 9, 8, seed=8), randn(1, 2, 9, 8, seed=9), randn(1, 2, 9, 8, seed=10)
     y = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     record("attentionCausal", {"query": query, "key": key, "value": value}, y, scale=8**-0.5)
@@ -588,7 +588,7 @@ def op_goldens() -> None:
     record("loraLinear", {"x": x, "weight": weight, "bias": bias, "loraA": a, "loraB": b},
            F.linear(x, weight, bias) + 1.5 * F.linear(F.linear(x, a), b), scaling=1.5)
 
-    # DoRA as its paper and PEFT: the norm is a constant in backward.
+    # DoRA as in its paper and PEFT: the norm is a constant in the backward pass.
     x, weight, bias = randn(2, 3, 10, seed=19), randn(9, 10, seed=20), randn(9, seed=21)
     a, b, magnitude = randn(4, 10, seed=22), randn(9, 4, seed=23), randn(9, seed=24)
     direction = weight + 1.5 * b @ a
@@ -637,7 +637,7 @@ def optimizer_goldens() -> None:
         "plain": dict(lr=1e-3, weight_decay=0.0),
     }
     start = {"matrix": randn(4, 3, seed=31).detach(), "vector": randn(5, seed=32).detach()}
-    # One gradient is tiny and one zero: there epsilon's place (outside the root) shows.
+    # One gradient is tiny and one zero, which shows the position of epsilon (outside the root).
     gradients = {name: torch.stack([randn(*t.shape, seed=40 + i).detach() for i in range(10)])
                  for name, t in start.items()}
     gradients["matrix"][:, 0, 0] *= 1e-8
@@ -694,7 +694,7 @@ def schedule_goldens() -> None:
 
 
 def logits_processor_goldens() -> None:
-    """What is left of fixed logits after each processor; a removed token is null (−inf)."""
+    """Fixed logits after each processor; a removed token is null (−inf)."""
     generator = torch.Generator().manual_seed(51)
     logits = torch.randn(2, 20, generator=generator) * 3
     ids = torch.tensor([[3, 7, 7, 19, 0], [1, 2, 4, 2, 11]])

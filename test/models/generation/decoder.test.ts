@@ -76,7 +76,7 @@ async function generate(model: Model, prompts: number[][], count: number): Promi
   const paddings = prompts.map(({length}) => width - length);
   for (let i = 0; i < count; i++) {
     const batch = {ids, paddings, newPositions: i === 0 ? width : 1};
-    const next = await decoder.next(batch, {isGreedy: true, mayGoOn: i + 1 < count});
+    const next = await decoder.next(batch, {isGreedy: true, mayContinue: i + 1 < count});
     for (const [row, id] of next.entries()) ids[row].push(id);
   }
   decoder.forget();

@@ -12,7 +12,7 @@ import {branched, classifier, normal, savedAndLoaded, seeded} from './models.ts'
 
 const [ROWS, SIZE] = [12, 6];
 
-/** What a model predicts for the same inputs each time, one array an output. */
+/** Returns a model's predictions for fixed inputs, one array per output. */
 function predictions(model: tf.LayersModel): number[][] {
   return tf.tidy(() => {
     const inputs = model.inputs.map((_, i) => normal([ROWS, SIZE], 100 + i));
@@ -26,7 +26,7 @@ function expectSame(got: number[][], expected: number[][], relative = 1e-6): voi
   for (const [i, values] of expected.entries()) expectClose(got[i], values, {relative});
 }
 
-/** Values by name: freezing a layer changes the order of the model's weights. */
+/** Returns values by name, because freezing a layer changes the order of the model's weights. */
 const weightsOf = (model: tf.LayersModel) =>
   Object.fromEntries(model.weights.map((weight) => [weight.name, Array.from(weight.read().dataSync())]));
 
@@ -53,7 +53,7 @@ describeEachBackend('applyLoRA', () => {
     ['adam', () => tf.train.adam(0.05)],
     ['AdamW', () => new AdamW({learningRate: 0.05})],
   ])(
-    'a sequential classifier trains its adapters alone with %s, and leaves no tensor',
+    'trains only the adapters of a sequential classifier with %s, and leaves no tensor',
     async (_, optimizer) => {
       const before = tf.memory().numTensors;
       const base = classifier();
@@ -82,7 +82,7 @@ describeEachBackend('applyLoRA', () => {
     },
   );
 
-  test('the adapted model outlives its base', () => {
+  test('keeps the adapted model usable after its base is disposed', () => {
     const before = tf.memory().numTensors;
     const base = classifier();
     const expected = predictions(base);
@@ -93,7 +93,7 @@ describeEachBackend('applyLoRA', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('a functional model with a model within, a layer used twice, two inputs and two outputs', async () => {
+  test('adapts a functional model with a nested model, a layer used twice, two inputs and two outputs', async () => {
     const base = branched();
     const [expected, weights, tensors] = [predictions(base), weightsOf(base), tf.memory().numTensors];
     const adapted = applyLoRA(base, {rank: 2});
@@ -124,7 +124,7 @@ describeEachBackend('applyLoRA', () => {
     expectSame(predictions(base), expected);
   });
 
-  test('frees all of a model that uses layers twice', () => {
+  test('frees everything of a model that uses layers twice', () => {
     const base = branched();
     const tensors = tf.memory().numTensors;
     const adapted = applyLoRA(base, {rank: 2});
@@ -136,7 +136,7 @@ describeEachBackend('applyLoRA', () => {
     base.dispose();
   });
 
-  test('saved and loaded again by Keras, before and after, it adapts, predicts and merges the same', async () => {
+  test('adapts, predicts and merges the same after Keras saved and loaded the base or the adapted model', async () => {
     const before = tf.memory().numTensors;
     const base = classifier();
     const loaded = await savedAndLoaded(base);
@@ -175,7 +175,7 @@ describeEachBackend('applyLoRA', () => {
     base.dispose();
   });
 
-  test('a layer keeps its mask', () => {
+  test('keeps the mask of a layer', () => {
     const base = tf.sequential({
       layers: [
         tf.layers.masking({inputShape: [4, SIZE]}),
@@ -200,7 +200,7 @@ describeEachBackend('applyLoRA', () => {
     base.dispose();
   });
 
-  test('a second adapter goes beside the first, and each can be saved', async () => {
+  test('adds a second adapter beside the first, and saves each', async () => {
     const base = classifier();
     const first = applyLoRA(base, {rank: 2, targetModules: ['fc1']});
     expect(await messageOf(() => applyLoRA(first, {rank: 2}))).toMatch(
@@ -218,7 +218,7 @@ describeEachBackend('applyLoRA', () => {
     for (const model of [second, first, base]) model.dispose();
   });
 
-  test('an adapter is saved and loaded, whatever the ranks and names of its layers', async () => {
+  test('saves and loads an adapter with any ranks and names of its layers', async () => {
     const before = tf.memory().numTensors;
     const base = branched();
     const tensors = tf.memory().numTensors;
@@ -248,7 +248,7 @@ describeEachBackend('applyLoRA', () => {
     expect(tensors).toBeGreaterThan(before);
   });
 
-  test('a damaged folder leaves the model as it was', async () => {
+  test('does not change the model when a folder is damaged', async () => {
     const base = classifier();
     const [expected, other] = [predictions(base), branched()];
     const adapted = applyLoRA(other, {rank: 1, targetModules: ['second']});
@@ -264,7 +264,7 @@ describeEachBackend('applyLoRA', () => {
   });
 
   test.each(['nf4', 'int8'])(
-    'quantized to %s, it trains, merges on request, and frees what is its own',
+    'trains a model quantized to %s, merges it on request, and frees what belongs to it',
     async (type) => {
       const before = tf.memory().numTensors;
       const base = classifier();
@@ -299,7 +299,7 @@ describeEachBackend('applyLoRA', () => {
     },
   );
 
-  test('refuses by name what cannot be adapted, and what it does not know', async () => {
+  test('refuses by name what cannot be adapted, and unknown options', async () => {
     const network = tf.sequential({
       layers: [
         tf.layers.conv1d({name: 'conv', filters: 2, kernelSize: 1, inputShape: [3, SIZE]}),

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 
-/** An MLP classifier with the layers `fc1`, `fc2` and `head`: `[B, 6]` → `[B, 3]`. */
+/** Makes an MLP classifier with the layers `fc1`, `fc2` and `head`: `[B, 6]` → `[B, 3]`. */
 export function classifier(): tf.LayersModel {
   return tf.sequential({
     name: 'classifier',
@@ -17,7 +17,7 @@ export const seeded = (seed: number) => ({
   biasInitializer: tf.initializers.randomNormal({seed: seed + 50}),
 });
 
-/** Two inputs, a layer used twice, a model within, batch normalization, a merge, two outputs. */
+/** Makes a model with two inputs, a layer used twice, a nested model, batch normalization, a merge and two outputs. */
 export function branched(): tf.LayersModel {
   const inner = tf.sequential({
     name: 'tower',
@@ -36,7 +36,7 @@ export function branched(): tf.LayersModel {
   return tf.model({name: 'branched', inputs: [left, right], outputs});
 }
 
-/** Normal values, the same each time. */
+/** Returns normal values, the same each time. */
 export const normal = (shape: number[], seed: number) => tf.randomNormal(shape, 0, 1, 'float32', seed);
 
 /** Saves and loads a model in memory, as Keras's JSON and binary weights. */

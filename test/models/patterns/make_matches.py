@@ -1,4 +1,4 @@
-"""Writes pythonPattern.json: what Python's re makes of patterns and names. Python 3.11 or later, standard library only.
+"""Writes pythonPattern.json: matches of patterns in names by Python's re. Python 3.11 or later, standard library only.
 
     python3 test/models/patterns/make_matches.py
 """

@@ -1,13 +1,13 @@
-"""Folders that PEFT and transformers load, and what they make of them: golden logits in float32 on the CPU.
+"""Makes folders for PEFT and transformers to load, and their golden logits, in float32 on the CPU.
 
     peers/bin/pip install -r test/parity/requirements.txt
     peers/bin/python test/parity/loading/make_loading.py      # rewrites test/parity/loading/fixtures/
 
-`fixtures/base/` is a small random Llama with a head of its own. `fixtures/adapters/<case>/` are adapters for it as PEFT
-saves them, `fixtures/models/<case>/` checkpoints that store a Llama in other ways than save_pretrained does.
+`fixtures/base/` is a small random Llama with an untied head. `fixtures/adapters/<case>/` are adapters for it as PEFT
+saves them, `fixtures/models/<case>/` models stored in other ways than save_pretrained does.
 `expected.safetensors` holds the logits of `manifest.json`'s ids for each, after loading the folder again in the peer.
 `loraConfig.json` lists the fields of PEFT's LoraConfig and their defaults, as an adapter_config.json spells them, and
-its sub-configurations as they are when switched on.
+its sub-configurations when they are switched on.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ ADAPTERS: dict[str, dict] = {
 
 
 def train(peft: PeftModel, seed: int) -> None:
-    """Random numbers in place of training, for what would be trained."""
+    """Replaces training: sets what would be trained to random numbers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in peft.named_parameters():
@@ -119,7 +119,7 @@ def write_adapter(name: str, options: dict, seed: int) -> torch.Tensor:
     return loaded
 
 
-# --- Checkpoints -------------------------------------------------------------------------------------------------
+# --- Models ------------------------------------------------------------------------------------------------------
 
 
 def without_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,14 +3,14 @@
     peers/bin/pip install -r test/parity/requirements.txt bitsandbytes==0.50.2 accelerate==1.15.0
     peers/bin/python test/parity/quantized/make_quantized.py      # rewrites test/parity/quantized/fixtures/
 
-`fixtures/base/` is a small random bfloat16 Llama. `fixtures/<case>/` holds `model/` (the base as transformers saves it
+`fixtures/base/` is a small random bfloat16 Llama. `fixtures/<case>/` has `model/` (the base as transformers saves it
 quantized), `adapter/` (all-linear, rank 4, A and B random), `manifest.json` and `expected.safetensors` (logits, logits
 and gradients with the adapter).
 
-The 4-bit logits of a base that was loaded in float32 are bitsandbytes' own. Published bases are loaded in bfloat16, some in
-float16: bitsandbytes gives their weights back in that type (`quant_state.dtype`), and what we compare with is the float32
-product with those. bitsandbytes multiplies int8 weights with activations it rounds to int8 too;
-what we compare with is the float32 product with its dequantized weights. In both cases the manifest says how far its own logits lie.
+The 4-bit logits of a base loaded in float32 are bitsandbytes' own. Published bases are loaded in bfloat16, some in
+float16: bitsandbytes dequantizes their weights to that type (`quant_state.dtype`), and we compare with the float32
+product with those. bitsandbytes multiplies int8 weights by activations that it also rounds to int8; we compare with the
+float32 product with its dequantized weights. In both cases the manifest gives the distance of its own logits.
 """
 
 from __future__ import annotations
