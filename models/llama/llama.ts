@@ -5,7 +5,12 @@ import {attentionOp} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import type {TokenChain} from '../../layers/ops/chainStarter.ts';
 import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
-import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
+import {
+  type DecodeStackOptions,
+  decodeStack,
+  decodeStackOp,
+  fitsDecodeKernel,
+} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {gradientCheckpoint} from '../../layers/ops/gradientCheckpoint.ts';
 import type {StackBlock} from '../../layers/ops/stackBlock.ts';
@@ -79,70 +84,94 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
     assertKnownOptions('forward', options, FORWARD_OPTIONS);
-    const {attentionMask, positionIds, rotary, cache, training = false} = options;
-    const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31); // a recomputed block must drop the same values
+    const {positionIds, rotary, cache} = options;
     return tf.tidy(() => {
-      const past = cache?.length ?? 0;
-      const length = inputIds.shape[1];
-      const {cos, sin} =
-        rotary ?? (positionIds ? this.rotary.tablesAt(positionIds) : this.rotary.tables(length, past));
-      const segments = attentionMask?.toInt() as tf.Tensor2D | undefined;
-
-      let hidden = this.embed_tokens.apply(inputIds) as tf.Tensor; // [B, T, C]
-      const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
-      const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
-      const stack = !cache && hasKernel(decoderStackOp) ? plainStack(this.blocks, training) : undefined;
-      if (stack && fitsDecoderStackKernel(stack, options)) {
-        hidden = decoderStack(hidden as tf.Tensor3D, stack, {
-          ...options,
-          checkpointing: training && this.gradientCheckpointing,
-          isInputTrained: this.embed_tokens.trainableWeights.length > 0,
-        });
-        return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
-      }
-      const decoded = cache && past > 0 && length === 1 ? this.decodedStack(cache) : undefined;
-      if (decoded && fitsDecodeKernel(decoded, options, inputIds.shape[0])) {
-        hidden = (cache as KeyValueCache).attendAll((caches, past) =>
-          decodeStack(hidden as tf.Tensor3D, decoded, caches, past, options),
-        );
-        return this.norm.apply(hidden) as tf.Tensor3D; // [B, 1, C]
-      }
-      // A bias of T×S numbers is made once for all blocks, unless the kernel derives the mask itself.
-      const isInKernel = hasKernel(attentionOp);
-      const mask = isInKernel ? segments : causalBias(length, past + length, attentionMask);
-      for (const block of this.blocks) {
-        const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
-          const hidden = isInKernel ? {segments: mask} : {bias: mask};
-          return block.apply(x, {rotary: {cos, sin}, ...hidden, cache, training, seed}) as tf.Tensor;
-        };
-        const constants = mask ? [cos, sin, mask] : [cos, sin];
-        const isLast = block === this.blocks.at(-1); // backward would recompute it immediately, which saves nothing
-        hidden =
-          training && this.gradientCheckpointing && !isLast
-            ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
-                variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
-                constants,
-                isOffloaded: this.gradientCheckpointing === 'offload',
-              })
-            : run(hidden, cos, sin, mask);
-      }
+      const pass = {...options, attentionMask: options.attentionMask?.toInt() as tf.Tensor2D | undefined};
+      const tables =
+        rotary ??
+        (positionIds
+          ? this.rotary.tablesAt(positionIds)
+          : this.rotary.tables(inputIds.shape[1], cache?.length ?? 0));
+      const embedded = this.embed_tokens.apply(inputIds) as tf.Tensor3D; // [B, T, C]
+      const hidden = this.runStack(embedded, tables, pass) ?? this.runBlocks(embedded, tables, pass);
       return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
     });
   }
 
-  /** Starts a chain of greedy passes; see `DecodedModel`. */
-  startChain(cache: KeyValueCache, {cos, sin}: RotaryTables, segments?: tf.Tensor2D): TokenChain | undefined {
-    const {embed_tokens, norm, lm_head} = this;
+  /** Runs all blocks in one op: a pass without a cache, or one new position. Returns undefined if no kernel fits. */
+  private runStack(
+    embedded: tf.Tensor3D,
+    tables: RotaryTables,
+    {attentionMask, cache, training = false}: ForwardOptions,
+  ): tf.Tensor3D | undefined {
+    const settings = this.stackSettings(tables, attentionMask);
+    const [batch, length] = embedded.shape;
+    if (cache) {
+      const stack = cache.length > 0 && length === 1 ? this.decodedStack(cache) : undefined;
+      if (!stack || !fitsDecodeKernel(stack, settings, batch)) return undefined;
+      return cache.attendAll((caches, past) => decodeStack(embedded, stack, caches, past, settings));
+    }
+    const stack = hasKernel(decoderStackOp) ? plainStack(this.blocks, training) : undefined;
+    if (!stack || !fitsDecoderStackKernel(stack, settings)) return undefined;
+    return decoderStack(embedded, stack, {
+      ...settings,
+      checkpointing: training && this.gradientCheckpointing,
+      isInputTrained: this.embed_tokens.trainableWeights.length > 0,
+    });
+  }
+
+  /** Runs the blocks one by one, recomputing each in backward if gradient checkpointing is on. */
+  private runBlocks(
+    embedded: tf.Tensor3D,
+    {cos, sin}: RotaryTables,
+    {attentionMask, cache, training = false, seed: given}: ForwardOptions,
+  ): tf.Tensor {
+    const seed = given ?? Math.floor(Math.random() * 2 ** 31); // a recomputed block must drop the same values
+    const length = embedded.shape[1];
+    // A bias of T×S numbers is made once for all blocks, unless the kernel derives the mask itself.
+    const isInKernel = hasKernel(attentionOp);
+    const mask = isInKernel
+      ? attentionMask
+      : causalBias(length, (cache?.length ?? 0) + length, attentionMask);
+    const constants = mask ? [cos, sin, mask] : [cos, sin];
+    let hidden: tf.Tensor = embedded;
+    for (const block of this.blocks) {
+      const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
+        const masked = isInKernel ? {segments: mask} : {bias: mask};
+        return block.apply(x, {rotary: {cos, sin}, ...masked, cache, training, seed}) as tf.Tensor;
+      };
+      const isLast = block === this.blocks.at(-1); // backward would recompute it immediately, which saves nothing
+      hidden =
+        training && this.gradientCheckpointing && !isLast
+          ? gradientCheckpoint(run as (...tensors: tf.Tensor[]) => tf.Tensor, [hidden], {
+              variables: block.trainableWeights.map((weight) => weight.read() as tf.Variable),
+              constants,
+              isOffloaded: this.gradientCheckpointing === 'offload',
+            })
+          : run(hidden, cos, sin, mask);
+    }
+    return hidden;
+  }
+
+  /** Returns what the ops that run all blocks take besides weights and caches; `segments` is an attention mask, int32. */
+  private stackSettings({cos, sin}: RotaryTables, segments?: tf.Tensor2D): DecodeStackOptions {
     const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
+    return {heads, keyValueHeads, epsilon, cos, sin, segments};
+  }
+
+  /** Starts a chain of greedy passes; see `DecodedModel`. */
+  startChain(cache: KeyValueCache, tables: RotaryTables, mask?: tf.Tensor2D): TokenChain | undefined {
+    const {embed_tokens, norm, lm_head} = this;
+    const settings = this.stackSettings(tables, mask);
     const isOwn = ['forward', 'logitsOf'].some(
       (name) => Reflect.get(this, name) !== Reflect.get(LlamaForCausalLM.prototype, name),
     );
-    const isPlain = isOf(embed_tokens, TokenEmbedding) && isOf(norm, RMSNorm) && norm.epsilon === epsilon;
+    const isPlain =
+      isOf(embed_tokens, TokenEmbedding) && isOf(norm, RMSNorm) && norm.epsilon === settings.epsilon;
     const [blocks, head] = [this.decodedStack(cache), plainHead(lm_head)];
     if (isOwn || !isPlain || !blocks || !head) return undefined;
     const table = embed_tokens.weight.matrix() as DenseMatrix;
-    const options = {heads, keyValueHeads, epsilon, cos, sin, segments};
-    return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], options);
+    return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], settings);
   }
 
   /** Returns the blocks for `decodeStack`, if they are plain enough. This is found out once per cache. */
