@@ -54,11 +54,10 @@ export async function windowGradients(
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const variables = model.trainableParameters();
-  const parameters = [...variables];
   if (window.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected at least one batch, got none');
   }
-  if (parameters.length === 0) {
+  if (variables.size === 0) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `training: expected trainable weights, got none. ${howToTrain(model)}`,
@@ -94,7 +93,7 @@ export async function windowGradients(
         const {value, grads} = differentiate(window[0], 0);
         tf.stack([globalNorm(Object.values(grads)), value]);
         return Object.fromEntries(
-          parameters.map(([key, {name}]) => [key, grads[name]]).filter(([, dw]) => dw),
+          [...variables].map(([key, {name}]) => [key, grads[name]]).filter(([, dw]) => dw),
         );
       }),
     );
@@ -102,7 +101,7 @@ export async function windowGradients(
       if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
       const {value, grads} = differentiate(batch, i);
       losses.push(value);
-      for (const [key, {name}] of parameters) {
+      for (const [key, {name}] of variables) {
         const [sum, gradient] = [gradients[key], grads[name]];
         if (!gradient) continue; // this batch's loss does not depend on the weight
         gradients[key] = sum ? sum.add(gradient) : gradient;
