@@ -8,7 +8,7 @@
  * lower ones named beside it, and from outside the folder, where the rules of that folder hold. Files that are in the folder
  * itself are above its rooms, unless the rooms share them.
  */
-function wings(folder, order, {shareFiles = false} = {}) {
+function rooms(folder, order, {shareFiles = false} = {}) {
   const all = Object.keys(order);
   const name = `rooms-of-${folder.replaceAll('/', '-')}`;
   const unlisted = {
@@ -66,31 +66,31 @@ module.exports = {
       from: {path: '^(quant|layers|models|src)/'},
       to: {path: '^(test|bench|examples|docs|dist)/'},
     },
-    ...wings('quant', {blockwise: [], safetensors: [], folders: ['safetensors']}, {shareFiles: true}),
-    ...wings('layers', {ops: [], kernels: ['ops']}),
-    ...wings(
+    ...rooms('quant', {blockwise: [], safetensors: [], folders: ['safetensors']}, {shareFiles: true}),
+    ...rooms('layers', {ops: [], kernels: ['ops']}),
+    ...rooms(
       'layers/kernels',
       {steps: [], cpu: ['steps'], wasm: ['steps'], tensorflow: ['steps'], webgpu: []},
       {shareFiles: true},
     ),
-    ...wings(
+    ...rooms(
       'models',
       {patterns: [], chatTemplate: [], generation: [], peft: ['patterns'], keras: ['peft'], llama: []},
       {shareFiles: true},
     ),
-    ...wings('src', {
+    ...rooms('src', {
       data: [],
       training: ['data'],
       tools: ['training', 'data'],
     }),
-    ...wings('src/data', {
+    ...rooms('src/data', {
       hub: [],
       batches: [],
       templates: [],
       datasets: ['templates', 'hub'],
       preprocessing: ['datasets', 'templates', 'batches'],
     }),
-    ...wings('src/training', {
+    ...rooms('src/training', {
       plots: [],
       output: [],
       backends: [],
@@ -100,7 +100,7 @@ module.exports = {
       checkpoints: ['run', 'steps', 'optimizers', 'output'],
       callbacks: ['checkpoints', 'run', 'output', 'plots'],
     }),
-    ...wings('src/tools', {
+    ...rooms('src/tools', {
       browser: [],
       metrics: [],
       chat: [],
@@ -110,7 +110,7 @@ module.exports = {
       recipes: ['evaluation', 'chat'],
       cli: ['recipes', 'serve', 'evaluation', 'chat', 'setup'],
     }),
-    ...wings('layers/kernels/webgpu', {
+    ...rooms('layers/kernels/webgpu', {
       device: [],
       elementwise: ['device'],
       weights: ['device'],
@@ -118,7 +118,7 @@ module.exports = {
       attention: ['device', 'products'],
       optimizers: ['device', 'elementwise'],
     }),
-    ...wings('layers/kernels/tensorflow', {
+    ...rooms('layers/kernels/tensorflow', {
       device: [],
       elementwise: ['device'],
       weights: ['device'],
