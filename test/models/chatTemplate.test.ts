@@ -54,7 +54,7 @@ describe('a template that would not end, or not fit', () => {
         '{% set y = "b" ~ ns.x[:999] %}{% for i in range(99999) %}{{ y in ns.x }}{{ ns.x.split(y) }}{% endfor %}',
       'a template that ends soon',
     ],
-    ['brackets within each other', `{{ ${'('.repeat(99_999)} }}`, 'a Jinja template'],
+    ['nested brackets', `{{ ${'('.repeat(99_999)} }}`, 'a Jinja template'],
     ['a long sum', `{{ 1${'+1'.repeat(99_999)} }}`, 'at most 400 levels'],
     ['a long template', 'x'.repeat(2 ** 20), 'a template of at most 524288 characters'],
     ['many spaces', `{{ a }}${' '.repeat(99_999)}x`, 'a template without a thousand spaces'],

@@ -475,7 +475,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
       expect(state()).toEqual(before);
       model.dispose();
 
-      // A fully trained model stays so.
+      // A model that trains in full continues to do so.
       const whole = tinyLlama();
       const all = trained(whole);
       await inFolder(async (folder) => {
