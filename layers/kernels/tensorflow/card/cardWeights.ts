@@ -12,13 +12,13 @@ const KINDS: Record<StoredFormat['dtype'], number> = {
   int8: 5,
 };
 
-/** What the ops of a card are given of their weights beside tensors, as `native/cuda/ops.cc` reads it. */
+/** What the ops of a card get of their weights in addition to tensors, as `native/cuda/ops.cc` reads it. */
 export interface CardPlan {
   plan: number[];
   numbers: number[];
 }
 
-/** Adds a weight's kind, rows, columns, block size and nested block size, and its offset. */
+/** Adds a weight's kind, rows, columns, block size, nested block size and offset. */
 export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): void {
   const {dtype, rows, cols} = format;
   const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitMatrix>;
@@ -26,7 +26,7 @@ export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): voi
   numbers.push(offset);
 }
 
-/** A tensor of any type as float32 words, which ops of a card take: a view, kept as long as the tensor. */
+/** Returns a tensor of any type as float32 words, which ops of a card take: a view, kept as long as the tensor. */
 export function asWords(ops: Ops, tensor: Handle): Handle {
   if (tensor.dtype === DataType.float32) return tensor;
   return ops.view(tensor, 'words', () => ops.bitcast(tensor, DataType.float32));

@@ -5,7 +5,7 @@ import type {Ops} from '../device/runOps.ts';
 import type {Handle, OpAttribute} from '../device/tensorflowBackend.ts';
 import {stackPlan, stackTables, stackTensors} from './decoderStack.ts';
 
-/** What the op is given of a stack beside the caches. */
+/** The inputs that the op gets of a stack in addition to the caches. */
 interface StackHandles {
   attributes: OpAttribute[];
   tensors: Handle[];
@@ -13,7 +13,7 @@ interface StackHandles {
 
 const handlesByStack = new WeakMap<PreparedStack, StackHandles>();
 
-/** `DecodeStack` (layers/ops/decodeStack.ts): the new position is written into the caches' own memory. */
+/** `DecodeStack` (layers/ops/decodeStack.ts). It writes the new position into the caches' own memory. */
 export const decodeStack = opsKernel(decodeStackOp, (ops, handles, {past, stack}) => {
   const {attributes, tensors} = handlesOf(ops, stack);
   const places = Array.from(stack.attributes.blocks.keys());
@@ -22,7 +22,7 @@ export const decodeStack = opsKernel(decodeStackOp, (ops, handles, {past, stack}
   return ops.fused('DecodeStack', given, attributes, 1, [...cached, ...tensors])[0];
 });
 
-/** The tensors of a stack stay as they are, so that their handles do too. */
+/** Returns the handles of a stack, which are made once because its tensors do not change. */
 function handlesOf(ops: Ops, stack: PreparedStack): StackHandles {
   const known = handlesByStack.get(stack);
   if (known) return known;

@@ -8,11 +8,14 @@ import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle, type OpAttribute} from '../device/tensorflowBackend.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 
-/** As `Checkpointing` in native/cuda/engine.h. */
+/** Returns the number of `Checkpointing` in native/cuda/engine.h. */
 const numberOf = (checkpointing: GradientCheckpointing): number =>
   checkpointing === 'offload' ? 2 : Number(checkpointing);
 
-/** `DecoderStack` (layers/ops/decoderStack.ts). Second output, if it is recorded: what backward needs, in words of no meaning here. */
+/**
+ * `DecoderStack` (layers/ops/decoderStack.ts). Second output, if it is recorded: what backward needs, in the engine's
+ * own layout.
+ */
 export const decoderStack = opsKernel(decoderStackOp, (ops, handles, {stack, isRecorded}) => {
   const attributes = [...stackPlan(ops, stack.attributes), ops.boolAttribute('is_recorded', isRecorded)];
   const given = [handles.x, ...stackTables(ops, handles)];
@@ -21,7 +24,7 @@ export const decoderStack = opsKernel(decoderStackOp, (ops, handles, {stack, isR
   return [y, stack.attributes.checkpointing === 'offload' ? onHost : saved];
 });
 
-/** Gradients of `x`, unless it gets none, and of each A and B in turn. */
+/** Gradients of `x`, if it is trained, and of each A and B in turn. */
 export const decoderStackGrad = opsKernel(decoderStackGradOp, (ops, handles, {stack, isInputTrained}) => {
   const count = 2 * stack.attributes.blocks.flat().filter(({rank}) => rank > 0).length;
   const attributes = [
@@ -37,21 +40,21 @@ export const decoderStackGrad = opsKernel(decoderStackGradOp, (ops, handles, {st
   return isInputTrained ? [dx, ...gradients] : gradients;
 });
 
-/** The tensors of a stack as ops of a card take them. */
+/** Returns the tensors of a stack as ops of a card take them. */
 export function stackTensors(ops: Ops, {tensors}: PreparedStack): Handle[] {
   keepOnCard(ops.backend, tensors);
   return Object.values(tensors).map((tensor) => asWords(ops, ops.borrow(tensor as tf.TensorInfo)));
 }
 
-/** The handles of what all blocks of a stack read. */
+/** The handles of the tensors that all blocks of a stack read. */
 type StackTables = Record<'cos' | 'sin', Handle> & {segments?: Handle};
 
-/** Tables and segments as ops of a card take them. */
+/** Returns tables and segments as ops of a card take them. */
 export function stackTables(ops: Ops, {cos, sin, segments}: StackTables): Handle[] {
   return [cos, sin, segments ? ops.cast(segments, DataType.float32) : ops.nothing()];
 }
 
-/** See `DecoderStackOp` in native/cuda/ops.cc, which reads it in this order. */
+/** Returns the plan of a stack in the order in which `DecoderStackOp` in native/cuda/ops.cc reads it. */
 export function stackPlan(ops: Ops, attrs: StackAttributes): OpAttribute[] {
   return planAttributes(ops, planOfStack(attrs));
 }

@@ -3,7 +3,7 @@ import {weightKernel} from '../device/opsKernel.ts';
 import {DataType} from '../device/tensorflowBackend.ts';
 import {asWords, type CardPlan, planWeight} from './cardWeights.ts';
 
-/** `LinearCrossEntropy` (layers/ops/linearCrossEntropy.ts). Second output, where it is wanted: the gradient of `hidden`. */
+/** `LinearCrossEntropy` (layers/ops/linearCrossEntropy.ts). Second output, if wanted: the gradient of `hidden`. */
 export const linearCrossEntropy = weightKernel(
   linearCrossEntropyOp,
   (ops, {hidden, labels, ...tensors}, attrs) => {

@@ -14,7 +14,7 @@ import type {TensorFlowBackend} from '../device/tensorflowBackend.ts';
 import {type CardPlan, planWeight} from './cardWeights.ts';
 import {planAttributes, planOfStack, planProjection, stackTables, stackTensors} from './decoderStack.ts';
 
-/** Chains on a card, which keeps the tensors that it is given until the chain ends. */
+/** Starts chains on a card. A chain keeps its tensors until it ends. */
 export const chainStarter =
   (backend: TensorFlowBackend): ChainStarter =>
   (model, caches, options) => {
@@ -60,13 +60,13 @@ class CardChain implements TokenChain {
     this.execute('EndChain', [this.number]);
   }
 
-  /** An op without outputs. */
+  /** Runs an op without outputs. */
   private execute(name: string, request: number[]): void {
     runOps(this.backend, {}, (ops) => ops.fused(name, [integers(ops, request)], [], 0));
   }
 }
 
-/** What an op gives on the host. */
+/** Returns an op's output on the host. */
 function read<Inputs extends object>(
   backend: TensorFlowBackend,
   inputs: Inputs,
@@ -80,7 +80,7 @@ function read<Inputs extends object>(
 
 const integers = (ops: Ops, values: number[]) => ops.constant([values.length], Int32Array.from(values));
 
-/** Beside the stack, in the order in which the op reads them. */
+/** Returns the tensors before and after the stack, in the order in which the op reads them. */
 function tensorsOfEnds({norm, table, head}: ChainedModel): tf.NamedTensorMap {
   const named = {table: tensorsOf(table), head: tensorsOfProjection(head)};
   const entries = Object.entries(named).flatMap(([name, tensors]) =>

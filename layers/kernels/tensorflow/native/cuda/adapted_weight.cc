@@ -36,7 +36,7 @@ void AdaptedWeight::assemble(Device& device, Stream stream, void* place) {
   for (size_t i = 0; i < parts_.size() && slots_ > 0; i++) {
     const Projection& part = *parts_[i];
     const bool isLast = i + 1 == parts_.size();
-    const int count = isLast ? static_cast<int>(slots_) - slot : part.rank;  // the last fills up with zeros
+    const int count = isLast ? static_cast<int>(slots_) - slot : part.rank;  // the last one fills up with zeros
     if (count > 0) {
       device.kernels.launch(stream, "weights:putA", gridFor(count * (cols_ + slots_), kThreads), kThreads, 0, part.a,
                             part.rank, count, cols_, static_cast<int>(slots_), matrix_.from(rows_ + slot).data,

@@ -7,7 +7,10 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-/** A kernel, the rows of its tile that a block of threads keeps and of those that it reads in turn, and its threads. */
+/**
+ * A kernel, the number of rows in the tile that a block of threads keeps and in those that it reads in turn, and its
+ * threads.
+ */
 struct Tiling {
   const char* name;
   int rows, step, threads;
@@ -34,7 +37,7 @@ const Tilings& tilingsOf(const Device& device, int64_t dim) {
   return dim == 64 ? kTilings64 : kTilings128;
 }
 
-/** Beside what tiles take, for those that must begin at a multiple of 1024. */
+/** Extra bytes for tiles that must begin at a multiple of 1024. */
 constexpr size_t kForAlignment = 1024;
 
 Attention argumentsOf(const AttentionCall& c) {
@@ -47,7 +50,10 @@ Attention argumentsOf(const AttentionCall& c) {
           static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(c.dim)))};
 }
 
-/** @param kept tiles of the rows that a block keeps; @param read of those that it reads, two at a time */
+/**
+ * @param kept number of tiles with the rows that a block keeps;
+ * @param read number of tiles that it reads, two at a time
+ */
 template <class... More>
 void launch(Device& device, Stream stream, const Tiling& t, const AttentionCall& c, int64_t heads, int kept, int read,
             More... more) {

@@ -1,11 +1,11 @@
-// One run of an op on a graphics card.
+// A run of an op on a graphics card.
 #pragma once
 #include "../fused_op.h"
 #include "stream.h"
 
 namespace tfjs_lora {
 
-/** The memory of tensors for as long as this lives. */
+/** Keeps the memory of tensors for as long as this lives. */
 class KeptTensors {
  public:
   KeptTensors() = default;
@@ -14,7 +14,7 @@ class KeptTensors {
     for (TF_Tensor* each : tensors_) TF_DeleteTensor(each);
   }
 
-  /** Takes tensors over. */
+  /** Takes ownership of tensors. */
   void take(std::vector<TF_Tensor*>& tensors) {
     tensors_.insert(tensors_.end(), tensors.begin(), tensors.end());
     tensors.clear();
@@ -24,7 +24,7 @@ class KeptTensors {
   std::vector<TF_Tensor*> tensors_;
 };
 
-/** A {@link Call} whose tensors are in the memory of a card. What is computed there may still run when it ends. */
+/** A {@link Call} whose tensors are in the memory of a card. Its computations there may still run when it ends. */
 class CardCall : public Call {
  public:
   explicit CardCall(TF_OpKernelContext* context) : Call(context) {}
@@ -37,7 +37,7 @@ class CardCall : public Call {
 
   MemoryUse memoryUse(bool restart) const { return memoryUseOf(context_, restart); }
 
-  /** Memory of the card for what this run computes: what runs on the stream later may get it again. */
+  /** Allocates memory on the card for this run; later work on the stream may get it again. */
   void* allocate(size_t bytes) {
     const int64_t words = static_cast<int64_t>((bytes + sizeof(float) - 1) / sizeof(float));
     if (words == 0) return nullptr;
@@ -48,7 +48,7 @@ class CardCall : public Call {
     return TF_TensorData(made);
   }
 
-  /** Lets the memory of the inputs, and of what was allocated, outlive this call, which must not ask for them afterwards. */
+  /** Keeps the memory of the inputs and of allocations beyond this call, which must not use them afterwards. */
   void keep(KeptTensors& kept) {
     kept.take(inputs_);
     kept.take(temporaries_);

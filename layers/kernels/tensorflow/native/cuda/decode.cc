@@ -8,9 +8,9 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-/** Sequences at once, and threads of a block where kernels leave their number open. */
+/** The most sequences in one call, and the threads of a block in kernels that take any number. */
 constexpr int kMaxRows = 8, kThreads = 256;
-/** Positions that a block of threads attends to; as many more are other blocks'. */
+/** Number of positions that a block of threads attends to; other blocks take the rest. */
 constexpr int kSpan = 128;
 
 int logarithmOf(int powerOfTwo) {
@@ -19,7 +19,7 @@ int logarithmOf(int powerOfTwo) {
   return log;
 }
 
-/** One position of a few sequences through all blocks. */
+/** Computes one position of a few sequences through all blocks. */
 class Step {
  public:
   Step(Device& device, Stream stream, const Stack& stack, const Caches& caches, const Allocate& allocate)
@@ -53,7 +53,7 @@ class Step {
   }
 
  private:
-  /** Products of one input, which is normalized first where there is a norm. */
+  /** Multiplies one input, which is normalized first if there is a norm. */
   std::vector<Result> multiply(const std::vector<const Projection*>& projections, const float* x, const float* norm) {
     std::vector<Result> results;
     Product p = productOf(projections, n_, {result_, low_}, norm, s_.epsilon, results);
@@ -154,7 +154,7 @@ std::string refusal(const Stack& s, const Caches&) {
     for (const Projection* p : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) {
       const Matrix& m = p->weight;
       if ((m.blockSize & (m.blockSize - 1)) != 0 || (m.nestedBlockSize & (m.nestedBlockSize - 1)) != 0) {
-        return "blocks of values whose number is no power of 2";
+        return "a block size that is not a power of 2";
       }
       if (m.rows * m.cols > INT32_MAX) return "a weight of more than 2^31 values";
     }

@@ -8,10 +8,13 @@ namespace tfjs_lora::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/** The feed-forward part takes some rows at once, a multiple of the step: those whose gates are of at most so many bytes. */
+/**
+ * The feed-forward part takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many
+ * bytes.
+ */
 constexpr int64_t kChunkStep = 1024, kChunkBytes = 136 << 20;
 
-/** The four products of a block; queries, keys and values are one, as are gate and up. */
+/** The four products of a block; queries, keys and values are one product, and so are gate and up. */
 struct BlockWeights {
   AdaptedWeight qkv, o, gateUp, down;
 
@@ -36,7 +39,7 @@ struct Widths {
   }
 };
 
-/** What a block keeps for backward; all but `x` only where the stack is not checkpointed. */
+/** What a block keeps for backward; if the stack is checkpointed, only `x`. */
 struct Kept {
   Rows x, qkv, attended;
   float* logSums = nullptr;
@@ -45,7 +48,7 @@ struct Kept {
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-/** Parts of a memory one after the other; without a memory it counts. */
+/** Lays out the parts of a memory one after the other; without a memory it only counts their bytes. */
 class Places {
  public:
   explicit Places(void* memory) : memory_(static_cast<char*>(memory)) {}
@@ -96,11 +99,11 @@ class Pass {
     weights_ = static_cast<char*>(allocate(bytes));
   }
   Pass(const Pass&) = delete;
-  /** Blocks' inputs may be on their way: their places on the card are given out again, also after a failure. */
+  /** Copies of blocks' inputs may still run when their memory on the card is given out again, also after a failure. */
   ~Pass() {
     try {
       if (isOnHost_) host_.wait(c_.stream);
-    } catch (const std::exception&) {  // the card says so again at its next call
+    } catch (const std::exception&) {  // the card reports it again at its next call
     }
   }
 
@@ -121,7 +124,7 @@ class Pass {
       Kept k = areAllKept_ ? kept[i] : own_;
       k.x = inputOf(i);
       if (saved && isOnHost_) {
-        host_.wait(c_.stream);  // the input before this has left its place, which this block writes to
+        host_.wait(c_.stream);  // waits until the previous input is copied from the place that this block writes to
         host_.store(c_.stream, kept[i].x.data, k.x.data, n_ * s_.hidden * sizeof(Half));
       }
       attend(block, weights, k);
@@ -152,7 +155,7 @@ class Pass {
       Kept k = areAllKept_ ? kept[i] : own_;
       k.x = isOnHost_ ? fetched[i % 2] : kept[i].x;
       if (isOnHost_) host_.wait(c_.stream);
-      fetch(i - 1);  // while this block is computed, where the one after it was
+      fetch(i - 1);  // while this block is computed, into the place of the one after it
       if (!areAllKept_) attend(block, weights, k);
       feedForwardGrad(block, weights, k, d);
       attendGrad(block, weights, k, d, i > 0 || dx);
@@ -172,13 +175,13 @@ class Pass {
   float* floats(int64_t count) { return static_cast<float*>(allocate_(count * sizeof(float))); }
   static int width(int64_t width) { return static_cast<int>(width); }
 
-  /** A thread an item. */
+  /** Starts a kernel with a thread per item. */
   template <class... Arguments>
   void launch(const char* name, int64_t items, Arguments... arguments) {
     c_.device.kernels.launch(c_.stream, name, gridFor(items, kThreads), kThreads, 0, arguments...);
   }
 
-  /** What forward saved of each block, or is to save; nothing without a memory for it. */
+  /** Returns where forward saves each block's results; empty without a memory for them. */
   std::vector<Kept> keptAt(void* saved) const {
     Places places(saved);
     std::vector<Kept> kept;
@@ -186,7 +189,7 @@ class Pass {
     return kept;
   }
 
-  /** Memory for what is never in use at one time: each layout takes its parts of it. */
+  /** Allocates memory for layouts that are never in use at the same time: each takes its parts of it. */
   template <class... Layouts>
   void overlay(Layouts... layouts) {
     const auto bytesOf = [](auto layout) {
@@ -240,13 +243,13 @@ class Pass {
                              y.stride, width(s_.hidden), s_.epsilon);
   }
 
-  /** d += the gradient of a norm's input. */
+  /** Adds to d the gradient of a norm's input. */
   void normalizeGrad(int64_t count, Rows dy, Rows x, const float* weight, Rows d) {
     c_.device.kernels.launch(c_.stream, "elementwise:rmsNormGrad", {count}, kThreads, 0, dy.data, dy.stride, x.data, x.stride,
                              weight, d.data, d.stride, d.data, d.stride, width(s_.hidden), s_.epsilon);
   }
 
-  /** Of queries and keys; sign −1 turns back. */
+  /** Rotates queries and keys; sign −1 inverts the rotation. */
   void rotate(Rows qkv, float sign) {
     const int64_t heads = s_.heads + s_.keyValueHeads;
     launch("elementwise:rotate", n_ * heads * s_.headDim / 16, qkv.data, qkv.stride, s_.cos, s_.sin, sign, n_,
@@ -257,7 +260,7 @@ class Pass {
     return {s_.batch, s_.length, s_.heads, s_.keyValueHeads, s_.headDim, s_.segments, qkv};
   }
 
-  /** x → normed → qkv → attended → h, which is x and what attention adds. */
+  /** x → normed → qkv → attended → h, the sum of x and attention's output. */
   void attend(const Block& block, BlockWeights& weights, const Kept& k) {
     assemble(weights.qkv, weights.o);
     normalize(n_, k.x, block.inputNorm, normed_);
@@ -294,14 +297,14 @@ class Pass {
     });
   }
 
-  /** d, the gradient of the block's output, becomes that of h. */
+  /** Turns d, the gradient of the block's output, into that of h. */
   void feedForwardGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d) {
     assemble(weights.gateUp, weights.down);
     forEachChunk([&](int64_t row, int64_t count) {
       const Rows gateUp = gated(block, weights, k, row, count, areAllKept_), own = d.from(row);
       weights.down.addLowSlope(c_, count, own);
       weights.down.addGradients(c_, count, product_, own, secondSums_, row == 0);
-      weights.down.backward(c_, count, own, product_);  // nobody reads the product any more
+      weights.down.backward(c_, count, own, product_);  // the product is not read again
       launch("elementwise:swiGLUGrad", count * s_.intermediate / 8, product_.data, product_.stride, gateUp.data,
              gateUp.stride, chunkGateUp_.data, chunkGateUp_.stride, count, width(s_.intermediate));
       weights.gateUp.addLowSlope(c_, count, chunkGateUp_);
@@ -313,7 +316,7 @@ class Pass {
     weights.down.giveGradients(c_, secondSums_);
   }
 
-  /** d, the gradient of h, becomes that of the block's input, if that is wanted. */
+  /** Turns d, the gradient of h, into that of the block's input, if wanted. */
   void attendGrad(const Block& block, BlockWeights& weights, const Kept& k, Rows d, bool isWanted) {
     assemble(weights.qkv, weights.o);
     if (areAllKept_) {
@@ -340,15 +343,18 @@ class Pass {
   const Widths widths_;
   const int64_t n_;
   const AdaptedWeight::Context c_;
-  /** Where the weights of half a block are assembled. */
+  /** Memory in which the weights of half a block are assembled. */
   char* weights_;
   HostMemory& host_;
   const bool isOnHost_ = s_.checkpointing == Checkpointing::onHost;
   bool areAllKept_ = false, isBackward_ = false;
-  /** What a block computes and does not keep; the rows of `normedH_`, `product_` and `chunkGateUp_` are those of a chunk. */
+  /** Results that a block does not keep; the rows of `normedH_`, `product_` and `chunkGateUp_` are those of a chunk. */
   Rows normed_, normedH_, product_, chunkGateUp_;
   Kept own_;
-  /** Of backward. The sums are of the gradients of the adapters: of queries, keys and values or gate and up, and of the others. */
+  /**
+   * For backward. The sums are for the gradients of the adapters: of queries, keys and values or gate and up, and of
+   * the others.
+   */
   float *along_ = nullptr, *firstSums_ = nullptr, *secondSums_ = nullptr;
   Rows dQkv_, temporary_;
 };
@@ -357,7 +363,7 @@ std::string refusal(const Projection& p) {
   const Matrix& m = p.weight;
   if (m.cols % 16 != 0 || m.rows % 16 != 0) return "a weight whose sides are not multiples of 16";
   const bool isFourBit = m.kind == Matrix::nf4 || m.kind == Matrix::fp4;
-  if (isFourBit && m.blockSize % 16 != 0) return "blocks of fewer than 16 values";
+  if (isFourBit && m.blockSize % 16 != 0) return "a block size that is not a multiple of 16";
   return "";
 }
 

@@ -6,7 +6,7 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-/** bfloat16 in the tensor cores, and copies that threads do not wait for. */
+/** The engine needs bfloat16 in the tensor cores, and copies that threads do not wait for. */
 constexpr int kLeastCapability = 80;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// A card: its kernels, its products, and memory of the host beside it.
+// A card: its kernels, its products, and host memory for it.
 #pragma once
 #include "driver.h"
 #include "engine.h"
@@ -7,15 +7,15 @@
 
 namespace tfjs_lora::cuda {
 
-/** Places in the processor's memory where kernels write what it waits for. */
+/** Places in host memory where kernels write numbers that the host waits for. */
 class Answers {
  public:
-  /** Numbers of a place. */
+  /** Number of numbers in a place. */
   static constexpr int kSize = 4;
-  /** What they are until they are written: no number of a kernel's. */
+  /** The value of numbers that are not written yet, which no kernel writes. */
   static constexpr uint32_t kNone = 0xffffffff;
 
-  /** The next place, which is {@link kNone}; it comes again after a thousand others. */
+  /** Returns the next place, filled with {@link kNone}; it is used again after a thousand others. */
   volatile uint32_t* next();
 
  private:
@@ -35,7 +35,7 @@ class Device {
   Answers answers;
 };
 
-/** A bfloat16 number of the card's. */
+/** A bfloat16 number on the card. */
 using Half = uint16_t;
 
 /** Rows of bfloat16 in the card's memory, `stride` apart. */
@@ -48,7 +48,7 @@ struct Rows {
   operator View() const { return {data, stride}; }
 };
 
-/** Blocks of `threads` for so many items. */
+/** Returns the blocks of `threads` that cover `items`. */
 inline Grid gridFor(int64_t items, int threads) { return {(items + threads - 1) / threads}; }
 
 /** Writes a frozen weight as bfloat16. */

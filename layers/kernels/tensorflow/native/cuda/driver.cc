@@ -17,7 +17,7 @@ constexpr int kMultiprocessors = 16, kCapabilityMajor = 75, kCapabilityMinor = 7
 constexpr int kMaxDynamicSharedBytes = 8;                                              // CUfunction_attribute
 constexpr int kProgrammaticStreamSerialization = 6;                                    // CUlaunchAttributeID
 constexpr int kHopper = 90;
-/** 48 KB, of which a kernel's own variables may take some. */
+/** 48 KB, minus some for a kernel's own variables. */
 constexpr size_t kSharedBytesByDefault = 40 << 10;
 
 Driver loadDriver() {
@@ -58,7 +58,7 @@ int attributeOf(int attribute, int device) {
 
 std::string readFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path + ": expected a file of the fused ops, got none that can be read");
+  if (!file) throw std::runtime_error(path + ": expected a readable file of the fused ops, got none");
   std::stringstream contents;
   contents << file.rdbuf();
   return contents.str();
@@ -79,7 +79,7 @@ std::string readKernels(const std::string& folder, const std::string& file, std:
   return whole;
 }
 
-/** FNV-1a: names a file of the cache. */
+/** Hashes with FNV-1a, to name a file of the cache. */
 std::string hashOf(const std::string& text) {
   uint64_t hash = 0xcbf29ce484222325;
   for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
@@ -88,7 +88,7 @@ std::string hashOf(const std::string& text) {
   return digits;
 }
 
-/** Functions of the compiler by their names there, without `nvrtc`. */
+/** Functions of the compiler by their names, without `nvrtc`. */
 struct Compiler {
   int (*Version)(int* major, int* minor);
   int (*CreateProgram)(void** program, const char* source, const char* name, int headers, const char* const*,
@@ -158,7 +158,7 @@ std::string compileKernels(const std::string& source, const std::string& name, i
   };
   void* program = nullptr;
   must(c.CreateProgram(&program, source.c_str(), (name + ".cu").c_str(), 0, nullptr, nullptr), "nvrtcCreateProgram");
-  // Code for 9.0a may use all of that card, and runs on no other.
+  // Code for 9.0a may use all features of such a card, and runs on no other.
   const std::string architecture = "-arch=sm_" + std::to_string(capability) + (capability == 90 ? "a" : "");
   const char* options[] = {architecture.c_str(), "-std=c++17", "-default-device"};
   const int status = c.CompileProgram(program, 3, options);
@@ -203,7 +203,7 @@ void* Kernels::module(const std::string& file) {
   if (code.empty() || driver().ModuleLoadData(&loaded, code.data()) != 0) {
     code = compileKernels(source, file, capability_);
     check(driver().ModuleLoadData(&loaded, code.data()), file.c_str());
-    if (!cache_.empty()) {  // under another name first: several processes may write it
+    if (!cache_.empty()) {  // first under another name, because several processes may write it
       const std::string temporary = path + "." + std::to_string(getpid());
       std::ofstream(temporary, std::ios::binary) << code;
       std::rename(temporary.c_str(), path.c_str());

@@ -1,5 +1,5 @@
-// What the engine calls of CUDA's driver and of its run-time compiler. Both are found when they are first needed: where this is
-// compiled there are neither headers nor a toolkit.
+// The parts of CUDA's driver and of its run-time compiler that the engine calls. Both are opened when they are first
+// needed, because the machine that compiles this needs neither headers nor a toolkit.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -29,7 +29,7 @@ struct LaunchConfiguration {
   unsigned attributeCount;
 };
 
-/** Functions of `libcuda.so.1` by their names there, without `cu`. */
+/** Functions of `libcuda.so.1` by their names, without `cu`. */
 struct Driver {
   int (*GetErrorString)(int, const char**);
   int (*StreamGetCtx)(Stream, void** context);
@@ -42,7 +42,7 @@ struct Driver {
   int (*FuncSetAttribute)(Function, int attribute, int value);
   int (*LaunchKernel)(Function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY,
                       unsigned blockZ, unsigned sharedBytes, Stream, void** parameters, void** extra);
-  /** Null where the driver is older. */
+  /** Null if the driver is older. */
   int (*LaunchKernelEx)(const LaunchConfiguration*, Function, void** parameters, void** extra);
   int (*StreamCreate)(Stream*, unsigned flags);
   int (*StreamSynchronize)(Stream);
@@ -59,24 +59,24 @@ struct Driver {
   int (*MemcpyDtoDAsync)(uint64_t to, uint64_t from, size_t bytes, Stream);
 };
 
-/** @throws std::runtime_error where there is no driver */
+/** @throws std::runtime_error if there is no driver */
 const Driver& driver();
 
-/** @throws std::runtime_error with the driver's words unless `status` is 0 */
+/** @throws std::runtime_error with the driver's message unless `status` is 0 */
 void check(int status, const char* what);
 
-/** Opens the first of `names` that there is. @throws std::runtime_error that names `what` */
+/** Opens the first of `names` that exists. @throws std::runtime_error that names `what` */
 void* openLibrary(const char* what, const std::initializer_list<const char*>& names);
-/** @throws std::runtime_error where `library` lacks `name` */
+/** @throws std::runtime_error if `library` lacks `name` */
 void* symbolOf(void* library, const char* name);
 
-/** Sets `function` to that of the name. */
+/** Sets `function` to the one with this name. */
 template <class Function>
 void find(Function& function, void* library, const std::string& name) {
   function = reinterpret_cast<Function>(symbolOf(library, name.c_str()));
 }
 
-/** Makes the context of a stream the thread's own for as long as this lives. */
+/** Makes the context of a stream the thread's current one for as long as this lives. */
 class InContextOf {
  public:
   explicit InContextOf(Stream stream) {
@@ -91,33 +91,33 @@ class InContextOf {
   InContextOf(const InContextOf&) = delete;
 };
 
-/** How many blocks of threads, along each axis. */
+/** Number of blocks of threads along each axis. */
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
-/** The kernels of one card, each file of them compiled at its first use. */
+/** The kernels of one card; each file of them is compiled at its first use. */
 class Kernels {
  public:
   /**
-   * The card is that of the thread's context.
+   * Makes the kernels of the card of the thread's context.
    *
-   * @param folder with `*.cu`, and what they include, `*.cuh`
-   * @param cache folder for compiled kernels; empty to keep none
+   * @param folder folder with `*.cu` and the `*.cuh` they include
+   * @param cache folder for compiled kernels; empty for none
    */
   Kernels(std::string folder, std::string cache);
 
   /** Compute capability: 90 for 9.0. */
   int capability() const { return capability_; }
   int multiprocessors() const { return multiprocessors_; }
-  /** That a block of threads may have at most. */
+  /** The most shared memory of a block of threads, in bytes. */
   size_t sharedBytes() const { return sharedBytes_; }
 
   /**
    * Starts a kernel.
    *
    * @param name `<file>:<kernel>`, the kernel `extern "C"`
-   * @param sharedBytes dynamic
+   * @param sharedBytes dynamic shared memory
    * @param arguments exactly as the kernel declares them
    */
   template <class... Arguments>
@@ -126,14 +126,16 @@ class Kernels {
     start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, Start::inTurn);
   }
 
-  /** {@link launch} of a kernel that may begin before the one before it has ended: it waits for that itself. */
+  /** {@link launch} of a kernel that may begin before the one before it has ended, and waits for that one itself. */
   template <class... Arguments>
   void launchAhead(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
     void* parameters[] = {&arguments...};
     start(stream, function(name, sharedBytes), name, grid, threads, sharedBytes, parameters, Start::ahead);
   }
 
-  /** {@link launch} of a kernel whose blocks wait for each other: all of them run at once, or the start fails. */
+  /**
+   * {@link launch} of a kernel whose blocks wait for each other: all of them run at the same time, or the start fails.
+   */
   template <class... Arguments>
   void launchTogether(Stream stream, const char* name, Grid grid, int threads, size_t sharedBytes, Arguments... arguments) {
     void* parameters[] = {&arguments...};
@@ -159,10 +161,10 @@ class Kernels {
   std::unordered_map<std::string, Known> functions_;
 };
 
-/** Machine code for a compute capability. @throws std::runtime_error with the compiler's first words */
+/** Returns machine code for a compute capability. @throws std::runtime_error with the compiler's first words */
 std::string compileKernels(const std::string& source, const std::string& name, int capability);
 
-/** The source of a file of kernels, with the files that it includes in place of their names. */
+/** Returns the source of a file of kernels, with the included files in place of their names. */
 std::string readKernels(const std::string& folder, const std::string& file);
 
 }  // namespace tfjs_lora::cuda

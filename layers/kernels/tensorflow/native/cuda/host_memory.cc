@@ -9,7 +9,7 @@ namespace {
 
 constexpr unsigned kNonBlocking = 1;    // CUstream_flags
 constexpr unsigned kDisableTiming = 2;  // CUevent_flags
-/** Sizes are rounded up to this: batches differ in length from step to step. */
+/** Sizes are rounded up to a multiple of this, because batches differ in length from step to step. */
 constexpr size_t kStep = 64 << 20;
 
 uint64_t address(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
@@ -76,7 +76,7 @@ Stream HostMemory::copies() {
 
 void HostMemory::order(Stream earlier, Stream later) {
   check(driver().EventRecord(event_, earlier), "cuEventRecord");
-  check(driver().StreamWaitEvent(later, event_, 0), "cuStreamWaitEvent");  // for the event as it is recorded now
+  check(driver().StreamWaitEvent(later, event_, 0), "cuStreamWaitEvent");  // waits for the event as it is recorded now
 }
 
 }  // namespace tfjs_lora::cuda

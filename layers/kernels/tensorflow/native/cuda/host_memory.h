@@ -1,4 +1,4 @@
-// Memory of the host beside the card's, and copies between the two while kernels run.
+// Host memory for the card, and copies between the two while kernels run.
 #pragma once
 #include <cstddef>
 #include <mutex>
@@ -11,18 +11,21 @@ namespace tfjs_lora::cuda {
 /** Pinned memory, and a stream of its own for copies to and from it. */
 class HostMemory {
  public:
-  /** Memory until it is given back. @throws std::runtime_error where the host has no more */
+  /** Returns memory, to be given back. @throws std::runtime_error if the host has no more */
   void* take(size_t bytes);
-  /** Copies may still run: whoever takes the memory next copies after them. It takes long to get, so it is kept. */
+  /**
+   * Gives memory back and keeps it, because it takes long to get. Copies may still run; those of its next owner follow
+   * them.
+   */
   void give(void* memory);
-  /** Frees what nobody has taken, once all copies are done. */
+  /** Frees the memory that is not taken, after all copies are done. */
   void freeSpare();
 
   /** Copies to the host what `stream` has computed so far. */
   void store(Stream stream, void* to, const void* from, size_t bytes);
-  /** Copies to the card, where `stream` has done with the memory so far. */
+  /** Copies to the card after `stream` has finished its work on the memory so far. */
   void fetch(Stream stream, void* to, const void* from, size_t bytes);
-  /** What `stream` computes from now on waits for the copies so far. */
+  /** Makes later work on `stream` wait for the copies so far. */
   void wait(Stream stream);
 
  private:

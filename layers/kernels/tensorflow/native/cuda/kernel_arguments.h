@@ -1,4 +1,4 @@
-// What the kernels of kernels/ are given by value.
+// The arguments that the kernels in kernels/ take by value.
 #pragma once
 
 namespace tfjs_lora::cuda {

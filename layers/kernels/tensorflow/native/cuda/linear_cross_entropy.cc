@@ -6,7 +6,7 @@ namespace tfjs_lora::cuda {
 namespace {
 
 constexpr int kThreads = 256, kRowThreads = 1024;
-/** Bytes of logits that exist at once. */
+/** Bytes of logits that exist at the same time. */
 constexpr int64_t kLogitBytes = 256 << 20;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The ops of a graphics card: what TensorFlow hands over, in the engine's words. See engine.h for what is computed.
+// The ops of a graphics card: they pass TensorFlow's tensors to the engine. See engine.h for what it computes.
 #include "ops.h"
 
 #include <map>
@@ -8,7 +8,7 @@
 #include "card_call.h"
 #include "engine.h"
 
-#ifndef TFJS_LORA_CARD_DEVICE  // a processor, where a test has an engine of its own
+#ifndef TFJS_LORA_CARD_DEVICE  // CPU in a test with an engine of its own
 #define TFJS_LORA_CARD_DEVICE "GPU"
 #endif
 
@@ -17,7 +17,7 @@ namespace {
 
 std::string kernelFolder, cacheFolder;
 
-/** Of the card that runs the op. */
+/** Returns the card that runs the op. */
 cuda::Device& deviceOf(const CardCall& call) {
   void* stream = call.stream();
   if (stream == nullptr) throw std::runtime_error("expected an op on a graphics card, got one on the processor");
@@ -28,7 +28,7 @@ cuda::Allocate allocatorOf(CardCall& call) {
   return [&call](size_t bytes) { return call.allocate(bytes); };
 }
 
-/** Gives the elements of a list in turn. */
+/** Reads the elements of a list in turn. */
 template <class T>
 class Reader {
  public:
@@ -41,7 +41,7 @@ class Reader {
   size_t at_ = 0;
 };
 
-/** Gives the inputs of an op in turn. */
+/** Reads the inputs of an op in turn. */
 class Inputs {
  public:
   Inputs(const CardCall& call, int first) : call_(call), at_(first) {}
@@ -52,7 +52,7 @@ class Inputs {
     return call_.input<T>(at_++);
   }
 
-  /** @throws std::runtime_error where some are left */
+  /** @throws std::runtime_error if some are left */
   void end() const {
     if (at_ != call_.inputCount()) {
       throw std::runtime_error("expected " + std::to_string(at_) + " tensors, got " + std::to_string(call_.inputCount()));
@@ -64,7 +64,10 @@ class Inputs {
   int at_;
 };
 
-/** `[kind, rows, cols, block size, nested block size]`, `[offset]`; its tensors in the order of layers/ops/quantizedStorage.ts. */
+/**
+ * Reads `[kind, rows, cols, block size, nested block size]`, `[offset]`, and tensors in the order of
+ * layers/ops/quantizedMatrix.ts.
+ */
 cuda::Matrix readMatrix(Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
   using Matrix = cuda::Matrix;
   Matrix matrix = {};
@@ -89,7 +92,7 @@ cuda::Matrix readMatrix(Reader<int64_t>& plan, Reader<float>& numbers, Inputs& i
   return matrix;
 }
 
-/** As {@link readMatrix}, then `[rank]`, `[scaling]`, and A and B where the rank is not 0. */
+/** Reads a matrix, then `[rank]`, `[scaling]`, and A and B unless the rank is 0. */
 cuda::Projection readProjection(Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
   cuda::Projection projection = {};
   projection.weight = readMatrix(plan, numbers, inputs);
@@ -106,7 +109,7 @@ constexpr cuda::Projection cuda::Block::*kProjections[] = {&cuda::Block::q,    &
                                                            &cuda::Block::o,    &cuda::Block::gate, &cuda::Block::up,
                                                            &cuda::Block::down};
 
-/** What the ops of a stack have in common. `plan` and `numbers`: see {@link read}, and ../../decoderStack.ts. */
+/** The shared part of a stack's ops. `plan` and `numbers`: see {@link read}, and ../../card/decoderStack.ts. */
 class DecoderStackOp {
  public:
   explicit DecoderStackOp(const Attributes& attributes)
@@ -132,7 +135,7 @@ class DecoderStackOp {
     return stack;
   }
 
-  /** {@link read} but for the sizes of x. */
+  /** {@link read} without the sizes of x. */
   static cuda::Stack readBlocks(const CardCall& call, int tables, Reader<int64_t>& plan, Reader<float>& numbers, Inputs& inputs) {
     cuda::Stack stack = {};
     stack.heads = plan.next();
@@ -154,7 +157,7 @@ class DecoderStackOp {
     return stack;
   }
 
-  /** Of all blocks keys, then values, from input `first` on; `tables` as in {@link read}. */
+  /** Reads the keys, then the values of all blocks, from input `first` on; `tables` as in {@link read}. */
   cuda::Caches readCaches(const CardCall& call, int first, int tables) const {
     const int blocks = blockCount();
     cuda::Caches caches = {};
@@ -167,7 +170,7 @@ class DecoderStackOp {
     return caches;
   }
 
-  /** Blocks of the stack. */
+  /** Number of blocks in the stack. */
   int blockCount() const { return static_cast<int>(plan_.at(kBlockCount)); }
 
   const std::vector<int64_t> plan_;
@@ -177,7 +180,7 @@ class DecoderStackOp {
   static constexpr int kBlockCount = 5;
 };
 
-/** x, tables and tensors → y, and what backward needs, on the card or on the host: nothing unless it `is_recorded`. */
+/** x, tables and tensors → y, and what backward needs, on the card or on the host; empty unless it `is_recorded`. */
 class DecoderStack : DecoderStackOp {
  public:
   explicit DecoderStack(const Attributes& attributes)
@@ -211,7 +214,10 @@ class DecoderStack : DecoderStackOp {
   const bool isRecorded_;
 };
 
-/** dy, what forward saved on card and host, tables and tensors → dx, empty if not wanted, and gradients of each A and B in turn. */
+/**
+ * dy, what forward saved on card and host, tables and tensors → dx, empty if not wanted, and gradients of each A and B
+ * in turn.
+ */
 class DecoderStackGrad : DecoderStackOp {
  public:
   explicit DecoderStackGrad(const Attributes& attributes)
@@ -239,8 +245,8 @@ class DecoderStackGrad : DecoderStackOp {
 };
 
 /**
- * x `[batch, 1, hidden]`, tables, and of all blocks keys, values and tensors → y. The new position goes into the caches' own memory.
- * `past`, an integer, is in the processor's memory.
+ * x `[batch, 1, hidden]`, tables, and keys, values and tensors of all blocks → y. The new position is written into the
+ * caches' own memory. `past`, an integer, is in host memory.
  */
 class DecodeStack : DecoderStackOp {
  public:
@@ -258,14 +264,14 @@ class DecodeStack : DecoderStackOp {
   }
 };
 
-/** A chain of passes with what it reads, from when it is started until it is ended. */
+/** A chain of passes with everything it reads, from its start to its end. */
 struct StartedChain {
   KeptTensors tensors;
   std::unique_ptr<cuda::TokenChain> chain;
   int64_t batch, capacity, positions, vocabulary;
 };
 
-/** By their numbers, which never return. */
+/** The started chains by their numbers, which are never reused. */
 class StartedChains {
  public:
   int add(std::shared_ptr<StartedChain> chain) {
@@ -292,12 +298,13 @@ class StartedChains {
   int last_ = 0;
 };
 
-/** Never destroyed: when a process ends, TensorFlow may have gone first. */
+/** Never destroyed, because TensorFlow may be destroyed first when a process ends. */
 StartedChains& startedChains = *new StartedChains;
 
 /**
- * Tables `[1, 1, positions, headDim / 2]`, and of all blocks keys, values and tensors, then the last norm, the embedding and the head →
- * the number of a chain, on the host; 0 where there is none for what was given. The caches' memory is written to.
+ * Tables `[1, 1, positions, headDim / 2]`, keys, values and tensors of all blocks, then the last norm, the embedding
+ * and the head → the number of a chain, on the host; 0 if there is none for these inputs. Passes write to the caches'
+ * memory.
  */
 class StartChain : DecoderStackOp {
  public:
@@ -333,7 +340,10 @@ class StartChain : DecoderStackOp {
   }
 };
 
-/** `[chain, past, whether tokens are given, a position for each sequence, a token for each]`, on the host: starts a pass. */
+/**
+ * `[chain, past, whether tokens are given, a position for each sequence, a token for each]`, on the host: starts a
+ * pass.
+ */
 class RunChain {
  public:
   explicit RunChain(const Attributes&) {}
@@ -364,7 +374,7 @@ class RunChain {
   }
 };
 
-/** Number of a chain, on the host → what its earliest pass not read yet chose, on the host, when that has ended. */
+/** A chain's number, on the host → the choices of its earliest pass not read yet, on the host, after waiting for it. */
 class ReadChain {
  public:
   explicit ReadChain(const Attributes&) {}
@@ -375,7 +385,7 @@ class ReadChain {
   }
 };
 
-/** Number of a chain, on the host, which ends. */
+/** Ends the chain with this number, which is on the host. */
 class EndChain {
  public:
   explicit EndChain(const Attributes&) {}
@@ -394,7 +404,7 @@ class GreedyChoice {
   }
 };
 
-/** hidden `[rows, cols]`, labels `[rows]`, the tensors of a weight → loss, and the gradient of hidden unless it is not wanted. */
+/** hidden `[rows, cols]`, labels `[rows]`, a weight's tensors → loss, and the gradient of hidden if wanted. */
 class LinearCrossEntropy {
  public:
   explicit LinearCrossEntropy(const Attributes& attributes)
@@ -420,7 +430,7 @@ class LinearCrossEntropy {
   const bool wantsGradient_;
 };
 
-/** Values of all variables, gradients of all, each state of all → the next values and states in the same order. */
+/** Values of all variables, all gradients, each state of all → the next values and states in the same order. */
 void update(CardCall& call, cuda::Rule rule, int count, const float* factors, const void* maps,
             const cuda::Clipping& clipping) {
   const int states = cuda::stateCount(rule);
@@ -437,7 +447,7 @@ void update(CardCall& call, cuda::Rule rule, int count, const float* factors, co
   cuda::update(deviceOf(call), call.stream(), rule, variables, factors, maps, clipping, allocatorOf(call));
 }
 
-/** As ../adamw_updates.cc. */
+/** The same as in ../adamw_updates.cc. */
 class AdamWUpdates {
  public:
   explicit AdamWUpdates(const Attributes&) {}
@@ -449,8 +459,8 @@ class AdamWUpdates {
 };
 
 /**
- * {@link update} by the rule of that number; codes of 8 bits are in words. The last inputs are factors with the largest norm of
- * the gradients after them, maps of 8 bits and the norm that they have: each without elements where there is none.
+ * {@link update} with the rule of this number; 8-bit codes are in words. The last inputs are factors followed by the
+ * largest norm of the gradients, 8-bit maps, and the gradients' norm, each without elements if there is none.
  */
 class OptimizerUpdates {
  public:
@@ -470,7 +480,7 @@ class OptimizerUpdates {
   const cuda::Rule rule_;
 };
 
-/** As ../adamw_updates.cc. */
+/** The same as in ../adamw_updates.cc. */
 class GlobalNorm {
  public:
   explicit GlobalNorm(const Attributes&) {}
@@ -482,7 +492,7 @@ class GlobalNorm {
   }
 };
 
-/** As ../rms_norm.cc. */
+/** The same as in ../rms_norm.cc. */
 class RMSNorm {
  public:
   explicit RMSNorm(const Attributes& attributes) : epsilon_(attributes.number("epsilon")) {}
@@ -501,7 +511,7 @@ class RMSNorm {
   const float epsilon_;
 };
 
-/** As ../rms_norm.cc. */
+/** The same as in ../rms_norm.cc. */
 class RMSNormGrad {
  public:
   explicit RMSNormGrad(const Attributes&) {}
@@ -514,7 +524,7 @@ class RMSNormGrad {
   }
 };
 
-/** What of the pool is in use, and the most that was; `restart` begins the latter again. In MiB, on the host. */
+/** The memory of the pool in use, and its peak; `restart` starts a new peak. In MiB, on the host. */
 class MemoryUseOp {
  public:
   explicit MemoryUseOp(const Attributes& attributes) : restart_(attributes.flag("restart")) {}
@@ -530,7 +540,7 @@ class MemoryUseOp {
   const bool restart_;
 };
 
-/** Declares an op that processors have not, and registers it. */
+/** Declares an op that CPUs do not have, and registers it. */
 template <class Op>
 std::string registerCardOp(const Signature& signature, const std::vector<const char*>& onHost = {}) {
   const std::string failure = declareOp(signature);

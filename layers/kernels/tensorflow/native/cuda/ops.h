@@ -1,16 +1,16 @@
-// The ops of a graphics card, beside those of the processor (../ops.h).
+// The ops of a graphics card, in addition to those of the CPU (../ops.h).
 #pragma once
 #include <string>
 
 namespace tfjs_lora {
 
-/** Registers those that the processor has too, after it has declared them. @returns what went wrong; empty if nothing */
+/** Registers the ops that the CPU has too, after it has declared them. @returns an error message; empty on success */
 std::string registerSharedCardOps();
 
-/** Declares and registers those that only a card has. @returns what went wrong; empty if nothing */
+/** Declares and registers the ops that only a card has. @returns an error message; empty on success */
 std::string registerCardOps();
 
-/** Where the kernels' sources are, and where they are kept once compiled; before the first op runs. */
+/** Sets the folders of the kernels' sources and of compiled kernels; call it before the first op runs. */
 void useCardFolders(const std::string& kernels, const std::string& cache);
 
 }  // namespace tfjs_lora

@@ -7,7 +7,7 @@ namespace tfjs_lora::cuda {
 namespace {
 
 constexpr int kThreads = 256, kRowThreads = 1024;
-/** Fills in the first block of each; gives their number and the table on the card. */
+/** Fills in the first block of each variable. @returns the number of blocks, and the table on the card */
 std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variables, const Allocate& allocate) {
   int64_t blocks = 0;
   for (Variable& variable : variables) {
@@ -16,7 +16,7 @@ std::pair<int64_t, void*> tableOf(Stream stream, std::vector<Variable>& variable
   }
   const size_t bytes = variables.size() * sizeof(Variable);
   void* table = allocate(bytes);
-  // From memory that the driver has to copy first: it may be freed when this returns.
+  // The driver copies this memory first, so it may be freed when this returns.
   check(driver().MemcpyHtoDAsync(reinterpret_cast<uint64_t>(table), variables.data(), bytes, stream), "cuMemcpyHtoDAsync");
   return {blocks, table};
 }

@@ -11,7 +11,7 @@ constexpr int kComputeFloat32 = 68;           // cublasComputeType_t
 constexpr int kTransposeA = 3, kTransposeB = 4;  // cublasLtMatmulDescAttributes_t
 constexpr int kMaxWorkspaceBytes = 1;         // cublasLtMatmulPreferenceAttributes_t
 constexpr int kMinAlignments[] = {5, 6, 7, 8};
-constexpr uint32_t kAlignment = 16;  // of the operands: parts of matrices begin anywhere that a vector may
+constexpr uint32_t kAlignment = 16;  // of the operands, because parts of matrices begin at any vector
 constexpr int32_t kNo = 0, kYes = 1;          // cublasOperation_t
 
 /** cublasLtMatmulAlgo_t and cublasLtMatmulHeuristicResult_t, whose sizes are part of the interface. */
@@ -26,7 +26,7 @@ struct Heuristic {
   int reserved[4];
 };
 
-/** Functions of cuBLASLt by their names there, without `cublasLt`. */
+/** Functions of cuBLASLt by their names, without `cublasLt`. */
 struct CublasLt {
   int (*Create)(void** handle);
   int (*MatmulDescCreate)(void**, int compute, int scaleType);
@@ -62,7 +62,7 @@ const CublasLt& cublasLt() {
 }
 
 void must(int status, const char* what) {
-  if (status != 0) throw std::runtime_error(std::string(what) + ": cuBLASLt's status " + std::to_string(status));
+  if (status != 0) throw std::runtime_error(std::string(what) + ": cuBLASLt status " + std::to_string(status));
 }
 
 }  // namespace
@@ -78,7 +78,7 @@ Products::Plan& Products::plan(const Key& key, const Call& call) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (const auto known = plans_.find(key); known != plans_.end()) return *known->second;
   const CublasLt& lt = cublasLt();
-  // cuBLASLt stores columns: it sees each matrix here as its transpose, and makes outᵀ = rightᵀ · leftᵀ.
+  // cuBLASLt stores columns, so it sees each matrix as its transpose and computes outᵀ = rightᵀ · leftᵀ.
   auto* plan = new Plan;
   const int type = call.output == Output::float32 ? kFloat32 : kBFloat16;
   must(lt.MatmulDescCreate(&plan->operation, kComputeFloat32, kFloat32), "cublasLtMatmulDescCreate");

@@ -9,27 +9,27 @@
 
 namespace tfjs_lora::cuda {
 
-/** A row-major matrix in the card's memory; rows begin `stride` elements apart. */
+/** A row-major matrix on the card; rows begin `stride` elements apart. */
 struct View {
   const void* data;
   int64_t stride;
 };
 
-/** The numbers that a product gives. */
+/** The number type of a product's result. */
 enum class Output { bfloat16, float32 };
 
 class Products {
  public:
-  /** What cuBLASLt may use beside the operands. */
+  /** Size of the memory that cuBLASLt may use in addition to the operands. */
   static constexpr size_t kWorkspaceBytes = 32 << 20;
 
   Products();
 
   /**
-   * `out = left · right + factor · added` where `left` is `[m, k]` and `right` `[k, n]`, each stored as its transpose
-   * where the flag says so.
+   * Computes `out = left · right + factor · added` where `left` is `[m, k]` and `right` `[k, n]`, each stored as its
+   * transpose if its flag is set.
    *
-   * @param added of the numbers of `out`, which it may be; read where `factor` is not 0
+   * @param added in the number type of `out`, which it may be; read unless `factor` is 0
    */
   struct Call {
     int64_t m, n, k;

@@ -1,4 +1,4 @@
-// Compiled against TensorFlow's own headers, as no other file is. `TF_GetStream` answers for devices from outside only.
+// The only file compiled against TensorFlow's own headers, because `TF_GetStream` works only for devices from outside.
 #include "stream.h"
 
 #include "tensorflow/core/framework/device_base.h"

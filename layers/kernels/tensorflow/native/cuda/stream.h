@@ -1,19 +1,19 @@
-// What TensorFlow's C interface does not give away.
+// What TensorFlow's C interface does not offer.
 #pragma once
 
 struct TF_OpKernelContext;
 
 namespace tfjs_lora {
 
-/** Of TensorFlow's pool on the card, in bytes. */
+/** Memory of TensorFlow's pool on the card, in bytes. */
 struct MemoryUse {
   double inUse, peak;
 };
 
-/** @param restart begins the peak again, from what is in use */
+/** @param restart whether to start a new peak from the current use */
 MemoryUse memoryUseOf(TF_OpKernelContext*, bool restart);
 
-/** The CUDA stream that the ops of a card run on in order, a `CUstream`; null on a processor. */
+/** Returns the CUDA stream on which a card's ops run in order, a `CUstream`; null on a CPU. */
 void* streamOf(TF_OpKernelContext*);
 
 }  // namespace tfjs_lora

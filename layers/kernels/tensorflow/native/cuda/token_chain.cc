@@ -8,12 +8,12 @@
 namespace tfjs_lora::cuda {
 namespace {
 
-/** Shared memory that the kernel's own variables take at most. */
+/** The most shared memory that the kernel's own variables take. */
 constexpr size_t kOwnSharedBytes = 8 << 10;
 constexpr int kNotReady = 600;  // CUresult
 static_assert(kMaxChained <= Answers::kSize);
 
-/** How positions are shared out among blocks of threads. */
+/** How positions are divided among blocks of threads. */
 struct Spans {
   int count, size;
 };
@@ -25,7 +25,7 @@ Spans spansOf(const Stack& s, int64_t positions, int multiprocessors) {
   return {static_cast<int>((positions + size - 1) / size), static_cast<int>(size)};
 }
 
-/** Sequences that the kernel is compiled for. */
+/** Returns the number of sequences that the kernel is compiled for. */
 int sequencesOf(const Stack& s) { return s.batch <= 2 ? static_cast<int>(s.batch) : kMaxChained; }
 
 size_t sharedBytesOf(const Stack& s, int64_t capacity, int multiprocessors) {
@@ -40,7 +40,7 @@ size_t sharedBytesOf(const Stack& s, int64_t capacity, int multiprocessors) {
 std::string refusal(const Device& device, const Stack& s, const Caches& caches, const Ends& ends) {
   if (const std::string why = refusal(s, caches); !why.empty()) return why;
   if (s.batch > kMaxChained) return "more than " + std::to_string(kMaxChained) + " sequences";
-  if (ends.table.kind > Matrix::float32) return "an embedding that is quantized";
+  if (ends.table.kind > Matrix::float32) return "a quantized embedding";
   if (ends.table.cols != s.hidden || ends.head.weight.cols != s.hidden) return "an embedding or a head of another width";
   const Kernels& kernels = device.kernels;
   if (sharedBytesOf(s, caches.capacity, kernels.multiprocessors()) + kOwnSharedBytes > kernels.sharedBytes()) {
@@ -73,7 +73,7 @@ TokenChain::TokenChain(Device& device, Stream stream, const Stack& s, const Cach
     slots = std::max({slots, b.q.rank + b.k.rank + b.v.rank, b.o.rank, b.gate.rank + b.up.rank, b.down.rank});
     isGateAdapted = isGateAdapted || b.gate.rank + b.up.rank > 0;
   }
-  // What a stage writes, the next still reads: so two of each, in turn.
+  // The next stage still reads what a stage writes, so there are two of each, used in turn.
   const int64_t widest = std::max({(s.heads + 2 * s.keyValueHeads) * s.headDim, 2 * s.intermediate,
                                    head.rank > 0 ? head.weight.rows : 0});
   const ProductResults one = {floats(n * widest), floats(n * slots)}, other = {floats(n * s.hidden), floats(n * slots)};
@@ -105,7 +105,7 @@ TokenChain::TokenChain(Device& device, Stream stream, const Stack& s, const Cach
     attentions.push_back(attentionOf(s, caches, i, results, parts));
     add({&b.o}, other, nullptr, kSpans, kNothing);
     const Result o = results[0];
-    const bool isAdapted = b.gate.rank + b.up.rank > 0;  // then what they add is computed once, not by each block of threads
+    const bool isAdapted = b.gate.rank + b.up.rank > 0;  // if so, their part is computed once, not by each block of threads
     Stage& gateUp = add({&b.gate, &b.up}, one, b.postNorm, kSum, isAdapted ? kGate : kNothing);
     gateUp.inputs[0] = o;
     std::copy_n(results.data(), 2, gateUp.outputs);
