@@ -1,10 +1,9 @@
 #include "attention.cuh"
 #include "tiles.cuh"
 
-// Causal attention with grouped queries, never more than a tile of scores at a time: Dao 2023 (FlashAttention-2). Backward is two
-// kernels, one for the gradients of keys and values and one for those of queries, so that nothing is summed by atomic operations
-// and each run gives the same bits.
-// For cards of every kind; attentionHopper.cu is for those of compute capability 9.0.
+// Causal attention with grouped queries, with only a tile of scores at a time: Dao 2023 (FlashAttention-2). Backward
+// has two kernels, one for the gradients of keys and values and one for those of queries, so that no sum needs atomic
+// operations and each run gives the same bits. It runs on every card; attentionHopper.cu is for compute capability 9.0.
 
 /**
  * Grid: tiles of 64 · ROWS16 queries, heads, batch; 128 threads, of which a warp has 16 · ROWS16 queries.
@@ -54,7 +53,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
 
   for (int block = 0; block < blocks; block++) {
     waitForCopies<0>();
-    __syncthreads();  // the tiles are there, and nobody reads those that come next
+    __syncthreads();  // the tiles are loaded, and the places of the next ones are no longer read
     if (block + 1 < blocks) load(block + 1);
     const u32 keyTile = keyTiles + block % 2 * 2 * KEYS * DIM, valueTile = valueTiles + block % 2 * 2 * KEYS * DIM;
 
@@ -74,7 +73,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
         }
       }
     }
-    if (segments || (block + 1) * KEYS > first + ownRow) {  // else every query sees every key
+    if (segments || (block + 1) * KEYS > first + ownRow) {  // otherwise every query sees every key
 #pragma unroll
       for (int m = 0; m < ROWS16; m++) {
 #pragma unroll
@@ -101,7 +100,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
         const float shrink = exp2Of((most[m][half] - highest) * a.scale);
         most[m][half] = highest;
-        const float shift = highest == kHidden ? 0.f : highest * a.scale;  // of none seen, all weights are zero
+        const float shift = highest == kHidden ? 0.f : highest * a.scale;  // if no key is seen, all weights are zero
         float sum = 0.f;
 #pragma unroll
         for (int n = 0; n < TILES; n++) {
@@ -153,7 +152,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
             pack(sums[m][n][2 * half] * inverse, sums[m][n][2 * half + 1] * inverse);
       }
       if (lane % 4 == 0) {
-        // Of a query that sees nothing the logarithm is so large that backward's weights are zero too.
+        // If a query sees nothing, its logarithm is so large that backward's weights are zero too.
         logSums[((i64)batch * a.heads + head) * a.length + query] =
             sum > 0.f ? most[m][half] * a.scale + log2f(sum) : -kHidden;
       }
@@ -185,8 +184,8 @@ extern "C" __global__ void gradientAlong(const u16* dy, i64 dyStride, const u16*
 }
 
 /**
- * Gradients of keys and values. Grid: tiles of 16 · ROWS16 · WARPS keys, key-value heads, batch. The products are transposed:
- * rows are keys, so that weights and their gradients are left operands as they come.
+ * Gradients of keys and values. Grid: tiles of 16 · ROWS16 · WARPS keys, key-value heads, batch. The products are
+ * transposed: rows are keys, so that weights and their gradients are left operands as they are computed.
  */
 template <int DIM, int ROWS16, int WARPS, int QUERIES>
 __device__ __forceinline__ void keyValueGrad(const Attention& a, const AttentionGrad& g) {

@@ -1,17 +1,17 @@
 #include "attention.cuh"
 #include "warpgroups.cuh"
 
-// Attention as in attention.cu, by products of warpgroups: for compute capability 9.0. A warpgroup has 64 rows, of queries, or of keys
-// where the gradients of keys and values are computed: there the products are transposed, so that weights and their gradients are
-// left operands as they come.
+// Attention as in attention.cu, by products of warpgroups, for compute capability 9.0. A warpgroup has 64 rows:
+// queries, or keys for the gradients of keys and values, whose products are transposed so that weights and their
+// gradients are left operands as they are computed.
 
-/** The first multiple of 1024 bytes of dynamic memory; a kernel is given 1024 bytes more than its tiles take. */
+/** Returns the first multiple of 1024 bytes of dynamic memory; a kernel gets 1024 bytes more than its tiles take. */
 __device__ __forceinline__ u32 tilesBegin() {
   extern __shared__ uint4 memory[];
   return (sharedAddress(memory) + 1023) / 1024 * 1024;
 }
 
-/** Copies the segments of rows `[first, first + ROWS)`; 0 stands for rows beyond. */
+/** Copies the segments of rows `[first, first + ROWS)`, with 0 for rows beyond. */
 template <int ROWS, int THREADS>
 __device__ __forceinline__ void loadSegments(float* to, const float* segments, int first, int total) {
   for (int i = threadIdx.x; i < ROWS; i += THREADS) to[i] = first + i < total ? segments[first + i] : 0.f;
@@ -49,7 +49,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
   for (int block = 0; block < blocks; block++) {
     waitForCopies<0>();
     publish();
-    __syncthreads();  // the tiles are there, and nobody reads those that come next
+    __syncthreads();  // the tiles are loaded, and the places of the next ones are no longer read
     if (block + 1 < blocks) load(block + 1);
     const u32 keyTile = keyTiles + block % 2 * KEY_BYTES, valueTile = valueTiles + block % 2 * KEY_BYTES;
     float scores[TILES][4];
@@ -82,7 +82,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
       highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
       const float shrink = exp2Of((most[half] - highest) * a.scale);
       most[half] = highest;
-      const float shift = highest == kHidden ? 0.f : highest * a.scale;  // of none seen, all weights are zero
+      const float shift = highest == kHidden ? 0.f : highest * a.scale;  // if no key is seen, all weights are zero
       float sum = 0.f;
 #pragma unroll
       for (int n = 0; n < TILES; n++) {
@@ -124,7 +124,7 @@ __device__ __forceinline__ void forward(const Attention& a, u16* y, i64 yStride,
       *reinterpret_cast<u32*>(row + 8 * n) = pack(sums[n][2 * half] * inverse, sums[n][2 * half + 1] * inverse);
     }
     if (lane % 4 == 0) {
-      // Of a query that sees nothing the logarithm is so large that backward's weights are zero too.
+      // If a query sees nothing, its logarithm is so large that backward's weights are zero too.
       logSums[((i64)batch * a.heads + head) * a.length + query] =
           sum > 0.f ? most[half] * a.scale + log2f(sum) : -kHidden;
     }
@@ -359,7 +359,7 @@ __device__ __forceinline__ void queryGrad(const Attention& a, const AttentionGra
   }
 }
 
-// Tiles were chosen by time on an H200; attention.cc has them too.
+// Tiles were chosen by their time on an H200; attention.cc repeats them.
 
 extern "C" __global__ void __launch_bounds__(512) forward64(Attention a, u16* y, i64 yStride, float* logSums) {
   forward<64, 128, 4>(a, y, yStride, logSums);

@@ -1,4 +1,4 @@
-// Numbers of 16 bits, two to a word, and vectors of eight; the compiler at run time has no headers of CUDA's.
+// 16-bit numbers, two to a word, and vectors of eight; the run-time compiler does not have CUDA's headers.
 #pragma once
 #include "types.h"
 
@@ -6,7 +6,7 @@ __device__ __forceinline__ float lowHalf(u32 word) { return __uint_as_float(word
 __device__ __forceinline__ float highHalf(u32 word) { return __uint_as_float(word & 0xffff0000u); }
 __device__ __forceinline__ float widen(u16 x) { return __uint_as_float((u32)x << 16); }
 
-/** Both rounded to nearest, ties to even; `low` is the first in memory. */
+/** Packs two numbers, rounded to nearest, ties to even; `low` is the first in memory. */
 __device__ __forceinline__ u32 pack(float low, float high) {
   u32 word;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -20,7 +20,7 @@ __device__ __forceinline__ float widenHalf(u16 x) {
   return y;
 }
 
-/** Eight numbers that are read and written at once. */
+/** Eight numbers that are read and written together. */
 struct Eight {
   float of[8];
 };
@@ -47,7 +47,7 @@ __device__ __forceinline__ void store8(float* to, const Eight& x) {
   reinterpret_cast<float4*>(to)[1] = make_float4(x.of[4], x.of[5], x.of[6], x.of[7]);
 }
 
-/** 2 to the x, within 2⁻²². */
+/** Computes 2 to the x, within 2⁻²². */
 __device__ __forceinline__ float exp2Of(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -56,7 +56,10 @@ __device__ __forceinline__ float exp2Of(float x) {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-/** Sum over a block of threads, in the same order each time; every thread gets it. `shared` holds one float a warp. */
+/**
+ * Sums over a block of threads, in the same order each time; every thread gets the sum. `shared` holds one float per
+ * warp.
+ */
 __device__ __forceinline__ float blockSum(float x, float* shared) {
   for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xffffffffu, x, step);
   const int warps = blockDim.x / 32;

@@ -1,8 +1,8 @@
 #include "bfloat16.cuh"
 
 /**
- * Logits `[rows, width]` → their softmax less 1 at the label, in their place: the gradient of each row's loss. A row without a
- * label (negative) becomes zeros and has no loss. A block of threads a row.
+ * Replaces logits `[rows, width]` by their softmax, less 1 at the label: the gradient of each row's loss. A row without
+ * a label (negative) becomes zeros and has no loss. A block of threads per row.
  *
  * @param losses `[rows]` float32
  */
@@ -10,7 +10,7 @@ extern "C" __global__ void crossEntropy(u16* logits, i64 stride, const float* la
   __shared__ float shared[32];
   u16* row = logits + (i64)blockIdx.x * stride;
   const int label = (int)labels[blockIdx.x];
-  const int whole = width / 8 * 8;  // what is left has less than a vector
+  const int whole = width / 8 * 8;  // the rest is less than a vector
   if (label < 0) {
     for (int at = 8 * threadIdx.x; at < whole; at += 8 * blockDim.x) store8(row + at, Eight{});
     for (int at = whole + threadIdx.x; at < width; at += blockDim.x) row[at] = 0;
@@ -43,7 +43,7 @@ extern "C" __global__ void crossEntropy(u16* logits, i64 stride, const float* la
   if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + most - own;
 }
 
-/** Sum of `[count]` by one block of threads, in the same order each time. */
+/** Sums `[count]` with one block of threads, in the same order each time. */
 extern "C" __global__ void total(const float* x, i64 count, float* sum) {
   __shared__ float shared[32];
   float own = 0.f;

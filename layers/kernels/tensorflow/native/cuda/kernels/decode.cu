@@ -1,11 +1,11 @@
 #include "arguments.h"
 #include "decode.cuh"
 
-// One token of each of a few sequences through decoder blocks, a kernel for each part of them.
+// One token of each of a few sequences through decoder blocks, with a kernel for each part of them.
 
 /**
- * Where a kernel may begin before the one before it has ended: what it does until {@link waitForInputs} is to read what no
- * kernel writes.
+ * Lets the next kernel begin before this one has ended. Until {@link waitForInputs}, that kernel reads only memory that
+ * no kernel writes.
  */
 __device__ __forceinline__ void letNextBegin() {
 #if __CUDA_ARCH__ >= 900
@@ -19,8 +19,8 @@ __device__ __forceinline__ void waitForInputs() {
 }
 
 /**
- * For `batch` rows of x, at most BATCH. Grid: enough warps, in blocks of 256 threads, for all rows, those of weights and then those
- * of A, kRowsPerWarp each.
+ * Multiplies `batch` rows of x, at most BATCH. Grid: enough warps, in blocks of 256 threads, for all rows of weights,
+ * then those of A, kRowsPerWarp each.
  */
 template <int BATCH>
 __device__ __forceinline__ void multiplyRows(const Product& p) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
   __shared__ float tables[2][16], sums[32];
   letNextBegin();
   if (threadIdx.x < 32) tables[threadIdx.x / 16][threadIdx.x % 16] = (threadIdx.x < 16 ? kNF4Values : kFP4Values)[threadIdx.x % 16];
-  // Which rows are this warp's.
+  // The rows of this warp.
   const int warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
   int group = warp, part = -1;
   bool isA = false;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void multiplyRows(const Product& p) {
   }
   const Part& own = p.parts[part < 0 ? 0 : part];
   const int first = group * kRowsPerWarp, rows = part < 0 ? 0 : min(kRowsPerWarp, (isA ? own.rank : own.rows) - first);
-  if (rows > 0 && !isA) {  // the weights are on their way while the input is not there yet
+  if (rows > 0 && !isA) {  // load the weights while the input is not ready yet
     withRows(own, isA, p.cols, tables, [&](const auto& source) {
       const char* from = (const char*)source.address(first * p.cols);
       const char* to = (const char*)source.address((first + rows) * p.cols);
@@ -96,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(256) multiplyRows2(Product p) { mul
 extern "C" __global__ void __launch_bounds__(256) multiplyRows4(Product p) { multiplyRows<4>(p); }
 extern "C" __global__ void __launch_bounds__(256) multiplyRows8(Product p) { multiplyRows<8>(p); }
 
-/** y = x + result, `[batch, width]`. A thread takes a number. */
+/** y = x + result, `[batch, width]`. A thread per number. */
 extern "C" __global__ void addResult(const float* x, Result r, float* y, int width) {
   letNextBegin();
   waitForInputs();
@@ -104,7 +104,7 @@ extern "C" __global__ void addResult(const float* x, Result r, float* y, int wid
   if (at < width) y[(i64)row * width + at] = x[(i64)row * width + at] + resultAt(r, row, at);
 }
 
-/** y = silu(gate) · up, `[batch, width]`. A thread takes a number. */
+/** y = silu(gate) · up, `[batch, width]`. A thread per number. */
 extern "C" __global__ void gateResults(Result gate, Result up, float* y, int width) {
   letNextBegin();
   waitForInputs();
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(kAttendThreads) attendOne(Decode d)
   attend<kAttendThreads>(d, span, memory);
 }
 
-/** Joins the spans: y `[batch, heads · dim]`. Grid: heads, batch; a thread a number of the head. */
+/** Joins the spans: y `[batch, heads · dim]`. Grid: heads, batch; a thread per number of the head. */
 extern "C" __global__ void joinSpans(const float* parts, int spans, float* y, int heads, int dim) {
   letNextBegin();
   waitForInputs();
@@ -131,7 +131,7 @@ extern "C" __global__ void joinSpans(const float* parts, int spans, float* y, in
   y[head * dim + threadIdx.x] = joinedAt(parts + head * spans * (dim + 2), spans, dim, threadIdx.x);
 }
 
-/** A block of 1024 threads a row. */
+/** A block of 1024 threads per row. */
 extern "C" __global__ void greedyChoice(const float* logits, int width, float* choice) {
   __shared__ Choice ofWarps[32];
   const float* row = logits + (i64)blockIdx.x * width;

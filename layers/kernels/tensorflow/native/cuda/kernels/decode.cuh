@@ -3,11 +3,11 @@
 #include "bfloat16.cuh"
 #include "fourBit.cuh"
 
-// Parts of what computes one token of each of a few sequences: products of a few rows read each weight once, as it is stored, and
-// that is what they take their time for. All but weights is float32. Low-rank paths are in two steps: A is multiplied like more rows
-// of the weights of its input; what reads the product adds B's part.
+// Parts of the kernels that compute one token of each of a few sequences. Products of a few rows read each weight once,
+// as it is stored, which takes most of the time. Everything but weights is float32. Low-rank paths take two steps: A is
+// multiplied like more rows of the weights of its input; the reader of the product adds B's part.
 
-// How eight numbers of a row are read, as they are stored, and what they are.
+// How eight numbers of a row are read as they are stored, and their values.
 
 struct BFloat16Rows {
   const u16* data;
@@ -86,7 +86,7 @@ struct Int8Rows {
   }
 };
 
-/** Calls `body` with the weights of a part, or with its A, as what {@link addProducts} reads. */
+/** Calls `body` with a reader of a part's weights, or of its A, for {@link addProducts}. */
 template <class Body>
 __device__ __forceinline__ void withRows(const Part& p, bool isA, int cols, const float (*tables)[16], Body body) {
   if (isA) body(Float32Rows{p.a});
@@ -98,8 +98,8 @@ __device__ __forceinline__ void withRows(const Part& p, bool isA, int cols, cons
 }
 
 /**
- * Adds what columns `[begin, begin + count)` of ROWS rows from `first` on give with x, of which `x(b, at)` gives eight numbers.
- * AHEAD loads of each row are on their way at once.
+ * Adds the products of columns `[begin, begin + count)` of ROWS rows, from `first` on, with x; `x(b, at)` returns eight
+ * numbers. AHEAD loads of each row are in flight.
  */
 template <int ROWS, int AHEAD, int BATCH, class Rows, class Input>
 __device__ __forceinline__ void addProducts(float (&result)[ROWS][BATCH], const Rows& source, u32 first, int rows, int cols,
@@ -133,7 +133,7 @@ __device__ __forceinline__ void addProducts(float (&result)[ROWS][BATCH], const 
   }
 }
 
-/** What a product's low-rank path adds. */
+/** Returns what a product's low-rank path adds. */
 __device__ __forceinline__ float lowRankAt(const Result& r, int row, int column) {
   constexpr int AT_ONCE = 8;
   const float *low = r.low + row * r.slots + r.slot, *b = r.b + (i64)column * r.rank;
@@ -159,7 +159,7 @@ __device__ __forceinline__ float resultAt(const Result& r, int row, int column) 
 /** silu(gate) · up */
 __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.f + exp2Of(-gate * kLog2E)) * up; }
 
-/** A turned or plain vector of a head, from its product. A thread takes a number. */
+/** Returns a number of a head's vector, rotated or plain, from its product. A thread takes a number. */
 __device__ __forceinline__ float headAt(const Result& r, int row, int head, int at, int dim, const float* cos, const float* sin) {
   const int column = head * dim + at;
   const float own = resultAt(r, row, column);
@@ -169,17 +169,17 @@ __device__ __forceinline__ float headAt(const Result& r, int row, int head, int 
   return at < half ? own * c - twin * s : own * c + twin * s;
 }
 
-/** A span of the positions that one attends to, for all heads of a group of one sequence. */
+/** A span of positions that are attended to, for all heads of a group of one sequence. */
 struct Span {
   int past, begin, size, number, spans, group, row;
   const float *cos, *sin;
 };
 
 /**
- * What a span gives, into `d.parts`, by all threads of a block. The span that holds the new position computes its key and value,
- * and writes them to the caches.
+ * Computes a span's results into `d.parts` with all threads of a block. The span with the new position computes its key
+ * and value and writes them to the caches.
  *
- * @param memory of {@link sharedToAttend} numbers
+ * @param memory {@link sharedToAttend} numbers
  */
 template <int THREADS>
 __device__ __forceinline__ void attend(const Decode& d, const Span& span, float* memory) {
@@ -190,17 +190,17 @@ __device__ __forceinline__ void attend(const Decode& d, const Span& span, float*
   float *queries = memory, *scores = queries + perGroup * dim, *sums = scores + perGroup * span.size;
   const i64 cache = ((i64)row * d.keyValueHeads + group) * d.capacity * dim;
   const float* segments = d.segments ? d.segments + (i64)row * d.segmentStride : nullptr;
-  const int news = end == span.past + 1 ? 2 * dim : 0;  // of the new position's key and value
+  const int news = end == span.past + 1 ? 2 * dim : 0;  // numbers of the new position's key and value
   for (int i = threadIdx.x; i < perGroup * dim + news; i += THREADS) {
     const int at = i % dim, which = i / dim;
     if (which < perGroup) queries[i] = headAt(d.query, row, group * perGroup + which, at, dim, span.cos, span.sin) * d.scale;
     else if (which == perGroup) d.keys[cache + (i64)span.past * dim + at] = headAt(d.key, row, group, at, dim, span.cos, span.sin);
     else d.values[cache + (i64)span.past * dim + at] = headAt(d.value, row, group, at, dim, nullptr, nullptr);
   }
-  __syncthreads();  // what this block wrote to memory is there for it too
+  __syncthreads();  // makes this block's writes to memory visible to it
   for (int firstHead = 0; firstHead < perGroup; firstHead += kHeadsAtOnce) {
     const int heads = min(kHeadsAtOnce, perGroup - firstHead);
-    // Scores: eight threads a key.
+    // Scores: eight threads per key.
     const int lane8 = threadIdx.x % 8;
     for (int at = begin + threadIdx.x / 8; at < begin + span.size; at += THREADS / 8) {
       const bool seen = at < end && (!segments || (segments[at] == segments[span.past] && segments[at] != 0.f));
@@ -223,7 +223,7 @@ __device__ __forceinline__ void attend(const Decode& d, const Span& span, float*
       }
     }
     __syncthreads();
-    // Softmax: a warp a head.
+    // Softmax: a warp per head.
     for (int h = warp; h < heads; h += WARPS) {
       float* own = scores + (firstHead + h) * span.size;
       float most = -1e30f, total = 0.f;
@@ -240,7 +240,7 @@ __device__ __forceinline__ void attend(const Decode& d, const Span& span, float*
       to[1] = total;
     }
     __syncthreads();
-    // Values: each warp takes some positions, and then each thread adds up some numbers of all warps.
+    // Values: each warp takes some positions, then each thread adds up some numbers of all warps.
     for (int i = 2 * lane; i < dim; i += 64) {
       float2 own[kHeadsAtOnce] = {};
 #pragma unroll 8
@@ -270,7 +270,7 @@ __device__ __forceinline__ void attend(const Decode& d, const Span& span, float*
   }
 }
 
-/** Number `at` of a head, of all its spans. */
+/** Returns number `at` of a head, from all its spans. */
 __device__ __forceinline__ float joinedAt(const float* parts, int spans, int dim, int at) {
   float most = -1e30f;
   for (int i = 0; i < spans; i++) most = fmaxf(most, parts[i * (dim + 2)]);
@@ -284,7 +284,9 @@ __device__ __forceinline__ float joinedAt(const float* parts, int spans, int dim
   return total > 0.f ? sum / total : 0.f;
 }
 
-/** The largest of some logits, of equals the first, and where the first is that is not finite: `NONE` where there is none. */
+/**
+ * The index of the largest of some logits, the first of equals, and that of the first that is not finite, or `NONE`.
+ */
 struct Choice {
   static constexpr int NONE = 0x7fffffff;
   float most;

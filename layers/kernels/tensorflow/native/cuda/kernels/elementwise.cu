@@ -1,6 +1,7 @@
 #include "bfloat16.cuh"
 
-// What is done to each number, or to each row, between two products. Rows begin `stride` numbers apart; widths are multiples of 8.
+// Operations on each number or each row between two products. Rows begin `stride` numbers apart; widths are multiples
+// of 8.
 
 /** float32 `[rows, width]` → bfloat16. A thread takes eight. */
 extern "C" __global__ void toBFloat16(const float* x, u16* y, i64 yStride, i64 rows, int width) {
@@ -32,14 +33,14 @@ __device__ __forceinline__ float normalize(const X* x, const float* weight, Y* y
   return root;
 }
 
-/** A block of threads a row. x `[rows, width]`, weight `[width]` → y. */
+/** A block of threads per row. x `[rows, width]`, weight `[width]` → y. */
 extern "C" __global__ void rmsNorm(const u16* x, i64 xStride, const float* weight, u16* y, i64 yStride, int width,
                                    float epsilon) {
   const i64 row = blockIdx.x;
   normalize(x + row * xStride, weight, y + row * yStride, width, epsilon);
 }
 
-/** In float32, with the inverse roots `[rows]`. */
+/** The same in float32, with the inverse roots `[rows]`. */
 extern "C" __global__ void rmsNormFloat32(const float* x, const float* weight, float* y, float* inverse, int width,
                                           float epsilon) {
   const i64 row = blockIdx.x;
@@ -65,7 +66,7 @@ __device__ __forceinline__ void normalizeGrad(const T* dy, const T* x, const flo
   }
 }
 
-/** A block of threads a row; the inverse root is made again. `dx` may be `residual`. */
+/** A block of threads per row; the inverse root is computed again. `dx` may be `residual`. */
 extern "C" __global__ void rmsNormGrad(const u16* dy, i64 dyStride, const u16* x, i64 xStride, const float* weight,
                                        const u16* residual, i64 residualStride, u16* dx, i64 dxStride, int width,
                                        float epsilon) {
@@ -90,8 +91,9 @@ extern "C" __global__ void rmsNormGradFloat32(const float* dy, const float* x, c
 }
 
 /**
- * Turns the heads of each row in place: element i with element i + dim / 2, by the angle of its position; `sign` −1 turns back.
- * A thread takes eight pairs. x `[batch · length, heads · dim]`, cos and sin `[1 or batch, length, dim / 2]`.
+ * Rotates the heads of each row in place: element i with element i + dim / 2, by the angle of its position; `sign` −1
+ * inverts the rotation. A thread takes eight pairs. x `[batch · length, heads · dim]`, cos and sin
+ * `[1 or batch, length, dim / 2]`.
  */
 extern "C" __global__ void rotate(u16* x, i64 stride, const float* cos, const float* sin, float sign, i64 rows, int length,
                                   int heads, int dim, int perSequence) {

@@ -1,7 +1,8 @@
 #include "arguments.h"
 #include "bfloat16.cuh"
 
-// All variables in one launch: each has a row of a table, and every block of threads takes 4096 numbers of one variable.
+// Updates all variables in one launch: each has a row of a table, and every block of threads takes 4096 numbers of one
+// variable.
 
 __device__ __forceinline__ int variableOf(const Variable* table, int count, i64 block) {
   int low = 0, high = count - 1;
@@ -13,14 +14,14 @@ __device__ __forceinline__ int variableOf(const Variable* table, int count, i64 
   return low;
 }
 
-/** What gradients are multiplied by to be of at most that norm, as PyTorch clips them; 1 where there is no norm. */
+/** Returns the factor that clips gradients to the largest norm, as in PyTorch; 1 if there is no norm. */
 __device__ __forceinline__ float clippingOf(const float* norm, const float* most) {
   if (!norm) return 1.f;
   const float factor = (float)((double)*most / ((double)*norm + 1e-6));
   return factor < 1.f ? factor : 1.f;
 }
 
-/** See layers/kernels/tensorflow/native/adamw_updates.cc for the factors. */
+/** The factors are described in layers/kernels/tensorflow/native/adamw_updates.cc. */
 extern "C" __global__ void adamW(const Variable* table, int count, const float* factors, const float* norm,
                                  const float* most) {
   const float clipping = clippingOf(norm, most);
@@ -39,9 +40,9 @@ extern "C" __global__ void adamW(const Variable* table, int count, const float* 
   }
 }
 
-// The rest rounds where bitsandbytes does, so that its codes are the same: see layers/kernels/steps.
+// The other kernels round where bitsandbytes does, so that the codes are the same: see layers/kernels/steps.
 
-/** The way of a weight: by the rate, against the sign of `sum`. 0 stays 0, NaN stays NaN. */
+/** Moves a weight by the rate, against the sign of `sum`. 0 stays 0, NaN stays NaN. */
 __device__ __forceinline__ float moved(float value, float sum, float keep, float rate) {
   return __fsub_rn(__fmul_rn(value, keep), sum > 0.f ? rate : sum < 0.f ? -rate : sum);
 }
@@ -63,13 +64,13 @@ extern "C" __global__ void lion(const Variable* table, int count, const float* f
   }
 }
 
-/** A state in 8 bits of one variable. A block of threads has `kStateBlock` numbers at a time, which share a scale. */
+/** An 8-bit state of one variable. A block of threads takes `kStateBlock` numbers at a time, which share a scale. */
 struct State8Bit {
   const u8* codes;
   const float* scales;
   u8* nextCodes;
   float* nextScales;
-  /** Its values in shared memory. */
+  /** The codes' values, in shared memory. */
   const float* values;
   const u8* codesOfSteps;
 
@@ -83,14 +84,14 @@ struct State8Bit {
 
   __device__ float load(i64 at) const { return __fmul_rn(values[codes[at]], scales[at / kStateBlock]); }
 
-  /** By all threads of the block; bytes after the last number, up to a whole word, become 0. */
+  /** Called by all threads of the block; bytes after the last number, up to a whole word, become 0. */
   __device__ void store(i64 at, i64 size, float x, float* shared) {
     const float largest = blockMax(at < size ? fabsf(x) : 0.f, shared);
     if (threadIdx.x == 0) nextScales[at / kStateBlock] = largest;
     if (at >= (size + 3) / 4 * 4) return;
     u8 code = 0;
     if (at < size && largest != 0.f) {
-      float normal = __fmul_rn(x, __frcp_rn(largest));  // NaN where the scale is too small to be inverted
+      float normal = __fmul_rn(x, __frcp_rn(largest));  // NaN if the scale is too small to be inverted
       if (normal > 1.f) normal = 1.f;
       else if (normal < -1.f) normal = -1.f;
       code = codesOfSteps[(int)__fmaf_rn(__fmul_rn(__fadd_rn(normal, 1.f), 0.5f), 65535.f, 0.5f)];
@@ -99,7 +100,10 @@ struct State8Bit {
   }
 };
 
-/** Factors: beta1, 1 − beta1, beta2, 1 − beta2, root of the variance's correction, epsilon, 1 − rate · decay, −corrected rate. */
+/**
+ * Factors: beta1, 1 − beta1, beta2, 1 − beta2, root of the variance's correction, epsilon, 1 − rate · decay, −corrected
+ * rate.
+ */
 extern "C" __global__ void adamW8bit(const Variable* table, int count, const float* factors, const float* norm,
                                      const float* most, const Map8Bit* maps) {
   const float clipping = clippingOf(norm, most);
@@ -127,7 +131,7 @@ extern "C" __global__ void adamW8bit(const Variable* table, int count, const flo
   }
 }
 
-/** Factors as of {@link lion}. */
+/** The factors are those of {@link lion}. */
 extern "C" __global__ void lion8bit(const Variable* table, int count, const float* factors, const float* norm,
                                     const float* most, const Map8Bit* maps) {
   const float clipping = clippingOf(norm, most);
@@ -151,7 +155,7 @@ extern "C" __global__ void lion8bit(const Variable* table, int count, const floa
   }
 }
 
-/** Sum of the squares of each block's numbers, of `gradient`. */
+/** Computes the sum of the squares of each block's numbers, of `gradient`. */
 extern "C" __global__ void squares(const Variable* table, int count, float* sums) {
   __shared__ float shared[32];
   const Variable v = table[variableOf(table, count, blockIdx.x)];
@@ -162,7 +166,7 @@ extern "C" __global__ void squares(const Variable* table, int count, float* sums
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-/** Root of the sum of `[count]`, by one block of threads. */
+/** Computes the root of the sum of `[count]` with one block of threads. */
 extern "C" __global__ void rootOfTotal(const float* sums, i64 count, float* root) {
   __shared__ float shared[32];
   float own = 0.f;

@@ -1,12 +1,12 @@
 #pragma once
 #include "bfloat16.cuh"
 
-// Tiles of bfloat16 in shared memory, and products of them by the tensor cores: m16n8k16, sums in float32.
+// Tiles of bfloat16 in shared memory, and their products in the tensor cores: m16n8k16, sums in float32.
 //
-// A tile has rows of DIM numbers, in chunks of eight (16 bytes). Chunk c of row r lies in place c xor (r mod 8), so that eight
-// rows of one column are in different banks.
+// A tile has rows of DIM numbers, in chunks of eight (16 bytes). Chunk c of row r is in place c xor (r mod 8), so that
+// eight rows of one column are in different banks.
 
-/** An address in shared memory. */
+/** Returns an address in shared memory. */
 __device__ __forceinline__ u32 sharedAddress(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
 template <int DIM>
@@ -14,7 +14,7 @@ __device__ __forceinline__ u32 chunkAddress(u32 tile, int row, int chunk) {
   return tile + row * (2 * DIM) + ((chunk ^ (row & 7)) << 4);
 }
 
-/** Begins to copy rows `[first, first + ROWS)` of a matrix of `total` rows to a tile; zeros stand for rows beyond. */
+/** Begins to copy rows `[first, first + ROWS)` of a matrix of `total` rows to a tile, with zeros for rows beyond. */
 template <int DIM, int ROWS, int THREADS>
 __device__ __forceinline__ void loadTile(u32 tile, const u16* from, i64 stride, int first, int total) {
   // A thread has one column of chunks, and rows that are a multiple of 8 apart: their places differ by a constant.
@@ -32,7 +32,7 @@ __device__ __forceinline__ void loadTile(u32 tile, const u16* from, i64 stride, 
 }
 
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;"); }
-/** Waits until at most `N` of the groups of copies are still under way. */
+/** Waits until at most `N` of the groups of copies are in flight. */
 template <int N>
 __device__ __forceinline__ void waitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N));
@@ -58,28 +58,37 @@ __device__ __forceinline__ Four loadTransposed(u32 address) {
   return r;
 }
 
-/** Left operand, 16 rows from `row` on and columns `[16 step, 16 step + 16)` of a tile. */
+/** Loads a left operand: 16 rows from `row` on and columns `[16 step, 16 step + 16)` of a tile. */
 template <int DIM>
 __device__ __forceinline__ Four leftOperand(u32 tile, int row, int step) {
   const int lane = threadIdx.x % 32;
   return loadMatrices(chunkAddress<DIM>(tile, row + (lane & 15), 2 * step + (lane >> 4)));
 }
 
-/** Right operands of a product with the transposed tile: rows `[row, row + 16)` are two groups of 8 columns; 16 numbers of each. */
+/**
+ * Loads right operands of a product with the transposed tile: rows `[row, row + 16)` are two groups of 8 columns; 16
+ * numbers of each.
+ */
 template <int DIM>
 __device__ __forceinline__ Four rightOfTransposed(u32 tile, int row, int step) {
   const int lane = threadIdx.x % 32;
   return loadMatrices(chunkAddress<DIM>(tile, row + (lane & 7) + ((lane >> 4) << 3), 2 * step + ((lane >> 3) & 1)));
 }
 
-/** Right operands of a product with the tile: 16 rows from `row` on, and two groups of 8 columns from chunk `chunk` on. */
+/**
+ * Loads right operands of a product with the tile: 16 rows from `row` on, and two groups of 8 columns from chunk
+ * `chunk` on.
+ */
 template <int DIM>
 __device__ __forceinline__ Four rightOperand(u32 tile, int row, int chunk) {
   const int lane = threadIdx.x % 32;
   return loadTransposed(chunkAddress<DIM>(tile, row + (lane & 15), chunk + (lane >> 4)));
 }
 
-/** sums `[16, 8]` += left `[16, 16]` · right `[16, 8]`. A thread has rows lane / 4 and 8 more, columns 2 (lane mod 4) and 1 more. */
+/**
+ * sums `[16, 8]` += left `[16, 16]` · right `[16, 8]`. A thread has rows lane / 4 and lane / 4 + 8, two columns from 2
+ * (lane mod 4) on.
+ */
 __device__ __forceinline__ void multiply(float (&sums)[4], const Four& left, u32 right0, u32 right1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -87,7 +96,7 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const Four& left, u32
       : "r"(left.of[0]), "r"(left.of[1]), "r"(left.of[2]), "r"(left.of[3]), "r"(right0), "r"(right1));
 }
 
-/** Sums of two neighbouring products, `[16, 16]`, as a left operand. */
+/** Returns the sums of two neighbouring products, `[16, 16]`, as a left operand. */
 __device__ __forceinline__ Four asLeft(const float (&first)[4], const float (&second)[4]) {
   return {{pack(first[0], first[1]), pack(first[2], first[3]), pack(second[0], second[1]), pack(second[2], second[3])}};
 }

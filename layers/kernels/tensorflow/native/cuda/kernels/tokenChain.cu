@@ -1,13 +1,13 @@
 #include "arguments.h"
 #include "decode.cuh"
 
-// One token of each of a few sequences, from its embedding to the choice of the next, in one start of a kernel: as many blocks of
-// threads as the card has multiprocessors go through the stages together. While some still compute, the weights that others need
-// next are already on their way to the cache of the card.
+// One token of each of a few sequences, from its embedding to the choice of the next, in one start of a kernel: as many
+// blocks of threads as the card has multiprocessors go through the stages together. Those that wait for others prefetch
+// the weights that they need next into the card's cache.
 
 constexpr int kPassWarps = kPassThreads / 32;
 
-/** Adds one, after all that this thread's block has written; see {@link arrive}. */
+/** Adds one, after everything that this thread's block has written; see {@link arrive}. */
 __device__ __forceinline__ void addAfterWrites(u32* count) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
 }
@@ -17,10 +17,13 @@ __device__ __forceinline__ u32 loadBeforeReads(const u32* count) {
   return value;
 }
 
-/** Cycles after which a block of threads that waits ends the kernel with an error: some seconds, where microseconds are right. */
+/**
+ * After so many cycles a waiting block of threads ends the kernel with an error: some seconds, where microseconds are
+ * normal.
+ */
 constexpr i64 kPatience = 1ll << 32;
 
-/** Waits for all blocks of threads; what they wrote before is there afterwards. `seen` counts the barriers. */
+/** Waits for all blocks of threads and makes their earlier writes visible. `seen` counts the barriers. */
 __device__ __forceinline__ void arrive(u32* arrived) {
   __syncthreads();
   if (threadIdx.x == 0) addAfterWrites(arrived);
@@ -36,7 +39,7 @@ __device__ __forceinline__ void waitForAll(u32* arrived, u32& seen) {
   __syncthreads();
 }
 
-/** What a thread has of a structure in the card's memory that is on its way to shared memory: a word. */
+/** A thread's word of a structure that is being copied from the card's memory to shared memory. */
 template <class T>
 struct InTransit {
   static_assert(sizeof(T) <= 4 * kPassThreads);
@@ -50,11 +53,14 @@ struct InTransit {
   }
 };
 
-/** Where number `at` of an input of `cols` is in shared memory: so that threads that read eight each meet no others' banks. */
+/**
+ * Returns the place of number `at` of an input of `cols` in shared memory, so that threads that read eight each use
+ * different banks.
+ */
 __device__ __forceinline__ int placeOf(int at, int cols) { return (at & 4 ? cols / 2 : 0) + at / 8 * 4 + at % 4; }
 
 __device__ __forceinline__ float4 embeddingAt(const Pass& pass, int sequence, int at, int cols) {
-  // −1 − the place of a wrong logit is nobody's token: the host throws when it reads that.
+  // −1 − the index of a logit that is not finite is no token: the host throws when it reads that.
   const int token = pass.isGiven ? pass.tokens[sequence] : max(0, (int)__ldcg(pass.choice + sequence));
   const i64 place = (i64)token * cols + at;
   if (pass.tableKind == kFloat32) return *reinterpret_cast<const float4*>((const float*)pass.table + place);
@@ -64,7 +70,7 @@ __device__ __forceinline__ float4 embeddingAt(const Pass& pass, int sequence, in
                      widenHalf((u16)(words.y >> 16)));
 }
 
-/** Four numbers of what a product gave. */
+/** Returns four numbers of a product's result. */
 __device__ __forceinline__ float4 resultsAt(const Result& r, int row, int column) {
   constexpr int AT_ONCE = 8;
   const float4 y = *reinterpret_cast<const float4*>(r.y + (i64)row * r.width + column);
@@ -89,7 +95,7 @@ __device__ __forceinline__ float4 resultsAt(const Result& r, int row, int column
   return make_float4(y.x + r.scaling * sums[0], y.y + r.scaling * sums[1], y.z + r.scaling * sums[2], y.w + r.scaling * sums[3]);
 }
 
-/** Four numbers of a head, of all its spans, of which many are read at once. */
+/** Returns four numbers of a head from all its spans, many of which are read at the same time. */
 __device__ __forceinline__ float4 joinedFour(const float* parts, int spans, int dim, int at) {
   constexpr int AT_ONCE = 8;
   float most = -1e30f, total = 0.f;
@@ -122,8 +128,8 @@ __device__ __forceinline__ float4 joinedFour(const float* parts, int spans, int 
 }
 
 /**
- * Puts the input of a stage, of which `of(row, at)` gives four numbers, into shared memory, times the weights of the norm where there
- * is one, and adds up its squares. All a thread's numbers are on their way at once.
+ * Puts the input of a stage into shared memory, times the weights of the norm if there is one, and adds up its squares.
+ * `of(row, at)` returns four numbers of the input. All loads of a thread are in flight together.
  */
 template <int BATCH, class Input>
 __device__ __forceinline__ void putInput(const Stage& s, float* memory, float (&squares)[BATCH], const Input& of) {
@@ -186,13 +192,13 @@ __device__ __forceinline__ void putInput(const Pass& pass, const Stage& s, const
   }
 }
 
-/** One row of a product: of a part's weights, or of its A. */
+/** A row of a product: of a part's weights, or of its A. */
 struct PartRow {
   int part, row;
   bool isA;
 };
 
-/** Rows of weights come first, those of A after them. */
+/** Finds a row: rows of weights come first, then those of A. */
 __device__ __forceinline__ PartRow partRowOf(const Product& p, int row) {
   if (row >= p.width + p.slots) return {-1, 0, false};
   const bool isA = row >= p.width;
@@ -211,7 +217,7 @@ __device__ __forceinline__ PartRow partRowOf(const Product& p, int row) {
 
 __device__ __forceinline__ int bitsOf(Kind kind) { return kind == kFloat32 ? 32 : kind <= kFloat16 ? 16 : kind == kInt8 ? 8 : 4; }
 
-/** Sends for a row's weights, by all threads of a warp. */
+/** Prefetches a row's weights with all threads of a warp. */
 __device__ __forceinline__ void sendFor(const Product& p, int row) {
   const PartRow at = partRowOf(p, row);
   if (at.part < 0) return;
@@ -224,9 +230,9 @@ __device__ __forceinline__ void sendFor(const Product& p, int row) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(part.absmaxCodes + (((u32)at.row * p.cols) >> part.blockSize)));
 }
 
-/** Sends for the keys and values that a block of threads attends to first. */
+/** Prefetches the keys and values that a block of threads attends to first. */
 __device__ __forceinline__ void sendForCache(const Pass& pass, const Decode& d, int batch) {
-  const int item = blockIdx.x, number = item % pass.spans, group = item / pass.spans;  // of all sequences
+  const int item = blockIdx.x, number = item % pass.spans, group = item / pass.spans;  // groups of all sequences
   if (group >= batch * d.keyValueHeads) return;
   const int begin = number * pass.span, count = min(pass.span, pass.past - begin) * d.dim;
   const i64 first = ((i64)group * d.capacity + begin) * d.dim;
@@ -238,13 +244,13 @@ __device__ __forceinline__ void sendForCache(const Pass& pass, const Decode& d, 
 
 template <int BATCH>
 __device__ __forceinline__ void runPass(const Pass& pass) {
-  extern __shared__ float memory[];  // the input of a product, [BATCH][cols], or what attention needs
+  extern __shared__ float memory[];  // the input of a product, [BATCH][cols], or attention's numbers
   __shared__ __align__(16) Stage stages[2];
   __shared__ __align__(16) Decode attention;
   __shared__ float tables[2][16], squares[BATCH][kPassWarps];
   __shared__ Choice ofWarps[kPassWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  // Neighbouring rows are other multiprocessors': what is left over after whole rounds is spread evenly.
+  // Neighbouring rows belong to different multiprocessors, which spreads the rows after the last whole round evenly.
   const int firstRow = warp * gridDim.x + blockIdx.x, rowStep = gridDim.x * kPassWarps;
   u32 seen = 0;
   int layer = 0;
@@ -260,7 +266,8 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     const Stage& following = stages[(stage + 1) % 2];
     const Product& p = s.product;
     const int rows = p.width + p.slots;
-    // After a barrier `s` must not be read: the first threads to pass it may have gone on to the next stage, and write over it.
+    // After a barrier `s` must not be read: the first threads to pass it may have gone on to the next stage, and write
+    // over it.
     const Between between = s.next;
     const bool choosesNow = between == kChoice && p.slots == 0;
     const InTransit<Stage> next(pass.stages + stage + 1, stage + 1 < pass.stageCount);
@@ -310,7 +317,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
       }
     }
     if (choosesNow) break;
-    arrive(pass.arrived);  // first: it waits for what was sent for before
+    arrive(pass.arrived);  // first, because it waits for earlier prefetches
     if (stage + 1 < pass.stageCount) sendFor(following.product, firstRow);
     if (between == kAttention) sendForCache(pass, attention, p.batch);
     waitForAll(pass.arrived, seen);
@@ -346,7 +353,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
     arrive(pass.arrived);
     waitForAll(pass.arrived, seen);
   }
-  // The choice: each block of threads' own, then the first block's of all.
+  // The choice: each block of threads makes its own, then the first block chooses among all.
   const int batch = stages[0].product.batch;
   struct Stored {
     Choice choice;
@@ -366,7 +373,7 @@ __device__ __forceinline__ void runPass(const Pass& pass) {
   arrive(pass.arrived);
   if (blockIdx.x > 0) return;
   waitForAll(pass.arrived, seen);
-  if (threadIdx.x == 0) *pass.arrived = 0;  // nobody else looks any more
+  if (threadIdx.x == 0) *pass.arrived = 0;  // no other block reads it again
   if (warp >= batch) return;
   Choice own = Choice::none();
   for (int i = lane; i < (int)gridDim.x; i += 32) {

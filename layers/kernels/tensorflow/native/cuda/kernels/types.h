@@ -1,6 +1,6 @@
 #pragma once
 
-// Numbers by their size: neither side of a kernel's start has the other's headers.
+// Numbers by their size, because neither side of a kernel's start has the other's headers.
 
 typedef unsigned char u8;
 typedef unsigned short u16;

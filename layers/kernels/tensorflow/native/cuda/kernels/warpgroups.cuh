@@ -1,13 +1,13 @@
 #pragma once
 #include "tiles.cuh"
 
-// Products by a warpgroup of Hopper's: 64 rows, operands in shared memory or, on the left, in registers. Sums lie in registers as
-// those of m16n8k16 do, of 16 rows a warp.
+// Products by a Hopper warpgroup: 64 rows, operands in shared memory or, on the left, in registers. Sums are in
+// registers as those of m16n8k16, with 16 rows per warp.
 //
-// A tile of ROWS rows of DIM numbers is DIM / 64 parts of 64 columns, each with rows of 128 bytes, swizzled as in tiles.cuh: what the
-// hardware calls a swizzle of 128 bytes. Tiles begin at multiples of 1024 bytes.
+// A tile of ROWS rows of DIM numbers is DIM / 64 parts of 64 columns, each with rows of 128 bytes, swizzled as in
+// tiles.cuh: what the hardware calls a swizzle of 128 bytes. Tiles begin at multiples of 1024 bytes.
 
-/** Begins to copy rows `[first, first + ROWS)`; zeros stand for rows beyond `total`. */
+/** Begins to copy rows `[first, first + ROWS)`, with zeros for rows beyond `total`. */
 template <int DIM, int ROWS, int THREADS>
 __device__ __forceinline__ void loadParts(u32 tile, const u16* from, i64 stride, int first, int total) {
 #pragma unroll
@@ -16,7 +16,10 @@ __device__ __forceinline__ void loadParts(u32 tile, const u16* from, i64 stride,
   }
 }
 
-/** What a product is told of an operand: 128-byte swizzle, groups of eight rows one after the other, and how far parts are apart. */
+/**
+ * Describes an operand to a product: 128-byte swizzle, groups of eight rows in sequence, and the distance between
+ * parts.
+ */
 __device__ __forceinline__ u64 descriptor(u32 address, u32 partBytes) {
   constexpr u32 SWIZZLE_128 = 1u << 30, EIGHT_ROWS = 1024 >> 4;
   u64 both;
@@ -24,29 +27,32 @@ __device__ __forceinline__ u64 descriptor(u32 address, u32 partBytes) {
   return both;
 }
 
-/** 64 rows from `row` on of a tile, or N rows of one that is read transposed: numbers `[16 step, 16 step + 16)` of each. */
+/**
+ * Describes 64 rows from `row` on of a tile, or N rows of one that is read transposed: numbers
+ * `[16 step, 16 step + 16)` of each.
+ */
 template <int ROWS>
 __device__ __forceinline__ u64 alongRows(u32 tile, int row, int step) {
   return descriptor(tile + row * 128 + (step / 4 * ROWS * 128 + step % 4 * 32), 16);
 }
 
-/** Rows `[16 step, 16 step + 16)` of a tile, all columns: a right operand. */
+/** Describes rows `[16 step, 16 step + 16)` of a tile with all columns: a right operand. */
 template <int ROWS>
 __device__ __forceinline__ u64 acrossRows(u32 tile, int step) {
   return descriptor(tile + step * 16 * 128, ROWS * 128);
 }
 
-/** What other threads wrote to shared memory is there for products, after the barrier that follows. */
+/** Makes what other threads wrote to shared memory visible to products, after the barrier that follows. */
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-/** Before the first product after registers of operands or sums were written. */
+/** Must be called before the first product after registers of operands or sums were written. */
 __device__ __forceinline__ void beginProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void commitProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/** Waits until at most N groups of products are still under way. */
+/** Waits until at most N groups of products are in flight. */
 template <int N>
 __device__ __forceinline__ void waitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
-/** Keeps the compiler from moving what reads these before the wait. */
+/** Keeps the compiler from moving reads of these before the wait. */
 template <int TILES>
 __device__ __forceinline__ void settle(float (&sums)[TILES][4]) {
 #pragma unroll

@@ -1,8 +1,8 @@
 #include "bfloat16.cuh"
 #include "fourBit.cuh"
 
-// Frozen weights and low-rank adapters, put together as products read them: for the weights W_j `[rows_j, cols]` of one input, with
-// adapters A_j and B_j, the matrix
+// Writes frozen weights and low-rank adapters as products read them: for the weights W_j `[rows_j, cols]` of one input,
+// with adapters A_j and B_j, the matrix
 //
 //     W_0   s_0·B_0            W_j and s_j·B_j below each other, each B_j in columns of its own;
 //     W_1           s_1·B_1    below all, the A_j
@@ -11,7 +11,7 @@
 //
 // whose rows begin `stride` apart. Columns of B begin at `cols`.
 
-/** What `to` holds of 16-bit and float32 weights; a thread takes eight. */
+/** Converts 16-bit and float32 weights; a thread takes eight. */
 template <class Read>
 __device__ __forceinline__ void copyRows(u16* to, i64 stride, i64 rows, i64 cols, Read read) {
   const i64 at = 8 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
@@ -51,7 +51,7 @@ extern "C" __global__ void fromInt8(const signed char* codes, const float* scale
 /**
  * A thread takes sixteen codes: 8 bytes, within one block of values that share a scale.
  *
- * @param absmaxCodes null where `absmax` holds the scales; else see Matrix in engine.h
+ * @param absmaxCodes null if `absmax` holds the scales; otherwise see Matrix in engine.h
  */
 extern "C" __global__ void fromFourBit(const u8* codes, const float* absmax, const u8* absmaxCodes, const float* map,
                                        float offset, int blockSize, int nestedBlockSize, int isFP4, u16* to, i64 stride,
@@ -71,8 +71,8 @@ extern "C" __global__ void fromFourBit(const u8* codes, const float* absmax, con
 }
 
 /**
- * Columns `[cols, cols + slots)` of the rows of one weight: `scaling · B` from column `slot` on, else zeros. A thread takes a
- * number. `to` is the first of those columns; b `[rows, rank]`, null for rank 0.
+ * Writes columns `[cols, cols + slots)` of the rows of one weight: `scaling · B` from column `slot` on, zeros
+ * elsewhere. A thread per number. `to` is the first of those columns; b `[rows, rank]`, null for rank 0.
  */
 extern "C" __global__ void putB(const float* b, float scaling, int rank, int slot, int slots, u16* to, i64 stride, i64 rows) {
   const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -82,7 +82,10 @@ extern "C" __global__ void putB(const float* b, float scaling, int rank, int slo
   to[row * stride + at] = r >= 0 && r < rank ? narrow(scaling * b[row * rank + r]) : (u16)0;
 }
 
-/** `count` rows of A, `[rank, cols]`, zeros from `rank` on; columns `[cols, cols + slots)` are zeros. A thread takes a number. */
+/**
+ * Writes `count` rows of A, `[rank, cols]`, zeros from `rank` on; columns `[cols, cols + slots)` are zeros. A thread
+ * per number.
+ */
 extern "C" __global__ void putA(const float* a, int rank, int count, i64 cols, int slots, u16* to, i64 stride) {
   const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   const i64 row = thread / (cols + slots);
@@ -91,7 +94,7 @@ extern "C" __global__ void putA(const float* a, int rank, int count, i64 cols, i
   to[row * stride + at] = row < rank && at < cols ? narrow(a[row * cols + at]) : (u16)0;
 }
 
-/** `to[row, r] = factor · from[row, slot + r]`, to `[rows, rank]`. A thread takes a number. */
+/** Computes `to[row, r] = factor · from[row, slot + r]`, to `[rows, rank]`. A thread per number. */
 extern "C" __global__ void takeB(const float* from, i64 stride, int slot, float factor, float* to, i64 rows, int rank) {
   const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (thread >= rows * rank) return;
