@@ -7,8 +7,8 @@ import {type Browser, chromium, type Page} from 'playwright-core';
 import {SafetensorsFile} from '../../quant/index.ts';
 
 /*
- * examples/browser, built, in a real headless Chromium whose WebGPU computes on the processor (SwiftShader). Needs the built
- * page: run it by `npm run test:browser`. TFJS_LORA_CHROMIUM names the browser.
+ * Tests the built page of examples/browser in a real headless Chromium, whose WebGPU computes on the processor
+ * (SwiftShader). `npm run test:browser` builds the page and runs this. TFJS_LORA_CHROMIUM names the browser.
  */
 
 const SITE = join(__dirname, '../../out/browser');
@@ -63,7 +63,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
     page.setDefaultTimeout(240_000);
     problems = [];
     page.on('pageerror', ({message}) => problems.push(message));
-    // WebGPU is read at once only by drawing a canvas: count those.
+    // A synchronous read from WebGPU draws a canvas, so these are counted.
     await page.addInitScript(`{
       window.synchronousReads = 0;
       const Canvas = window.OffscreenCanvas;
@@ -83,7 +83,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
     expect(await page.textContent('#error')).toBe('');
   }
 
-  /** The losses of the first and the last step, and how many steps there were. */
+  /** Returns the losses of the first and the last step, and the number of steps. */
   async function trained(): Promise<number[]> {
     await page.click('[type=submit]');
     await settled();
@@ -96,7 +96,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
 
   const summary = () => page.textContent('.after');
 
-  /** Saves the adapter by the page's own button, and gives the two files as they were downloaded. */
+  /** Saves the adapter with the page's own button, and returns the two downloaded files. */
   async function saved(): Promise<{name: string; path: string}[]> {
     const files: {name: string; path: string}[] = [];
     const both = new Promise<void>((resolve) => {
@@ -142,7 +142,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
       expect(weights.names()).toHaveLength(2 * 7 * 4);
       weights.close();
 
-      await page.reload(); // a fresh model, to which the files bring all that was learnt
+      await page.reload(); // a new model, which gets everything it learns from the files
       await settled();
       await page.setInputFiles(
         '#load',
@@ -157,7 +157,7 @@ if (!CHROMIUM) console.warn('skipped: the page in Chromium (none found; set TFJS
     400_000,
   );
 
-  test('says what is wrong with a file, and goes on', async () => {
+  test('says what is wrong with a file, and continues', async () => {
     await open('backend=wasm', false);
     await page.setInputFiles('#load', {
       name: 'adapter_config.json',

@@ -5,7 +5,7 @@ import {tmpdir} from 'node:os';
 import {delimiter, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 
-/** The parts of Jupyter's notebook format that the tests read. */
+/** The part of Jupyter's notebook format that the tests read. */
 export interface Notebook {
   cells: Cell[];
   [key: string]: unknown;
@@ -26,7 +26,7 @@ export interface Output {
   data?: Record<string, string | string[]>;
 }
 
-/** How notebooks are executed here: by Jupyter, or, where there is none, by tslab alone. */
+/** The program that executes notebooks here: Jupyter, or tslab alone if there is no Jupyter. */
 export const runner: 'jupyter' | 'tslab' =
   process.env.TFJS_LORA_NOTEBOOK_RUNNER !== 'tslab' &&
   spawnSync('jupyter', ['nbconvert', '--version'], {stdio: 'ignore'}).status === 0
@@ -38,10 +38,10 @@ const beside = (file: string): string => fileURLToPath(new URL(file, import.meta
 const UNWATCHED_FILES = beside('unwatchedFiles.cjs');
 
 /**
- * Executes a notebook's cells in one fresh tslab kernel, up to the first that fails.
+ * Executes a notebook's cells in a new tslab kernel, up to the first that fails.
  *
- * @param folder the kernel's working directory
- * @returns a copy with the outputs; a cell that failed has written to stderr, those after it were not executed
+ * @param folder working directory of the kernel
+ * @returns a copy with the outputs; a failed cell has output on stderr, and the cells after it are not executed
  */
 export function executeNotebook(notebook: Notebook, folder: string): Notebook {
   const scratch = mkdtempSync(join(tmpdir(), 'tfjs-lora-notebook-'));
@@ -67,7 +67,9 @@ export function executeNotebook(notebook: Notebook, folder: string): Notebook {
 
 type Command = [program: string, args: string[], environment: NodeJS.ProcessEnv];
 
-/** By nbconvert, with a kernel description of our own: `tslab install` needs an IPython that Debian leaves out. */
+/**
+ * Executes a notebook with nbconvert and our own kernel description: `tslab install` needs IPython, which Debian lacks.
+ */
 function jupyter(scratch: string): Command {
   const kernel = join(scratch, 'kernels', 'tslab');
   mkdirSync(kernel, {recursive: true});
@@ -114,7 +116,7 @@ export const codeOf = ({cells}: Notebook): Cell[] => cells.filter(({cell_type}) 
 
 export const sourceOf = ({source}: Cell): string => [source].flat().join('');
 
-/** What a cell printed, joined. */
+/** Returns the printed text of a cell. */
 export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'stdout'): string {
   return outputs
     .filter(({output_type, name}) => output_type === 'stream' && name === stream)
@@ -122,12 +124,14 @@ export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'std
     .join('');
 }
 
-/** MIME types of what a cell displayed. */
+/** Returns the MIME types that a cell displayed. */
 export function displayed({outputs = []}: Cell): string[] {
   return outputs.flatMap(({data = {}}) => Object.keys(data));
 }
 
-/** What went wrong in a run: cells that failed or warned, with what they said, and a last cell that was not reached. */
+/**
+ * Lists the faults of a run: cells that failed or warned, with their messages, and a last cell that was not reached.
+ */
 export function faults(notebook: Notebook): {cell: string; said: string}[] {
   const cells = codeOf(notebook);
   const failed = ({outputs = []}: Cell) => outputs.filter(({output_type}) => output_type === 'error');

@@ -7,8 +7,8 @@ import {runCommandLine} from '../src/tools/cli/runCommandLine.ts';
 import {temporaryFolder} from '../src/training/temporaryFolder.ts';
 
 /*
- * Two recipes written for LLaMA-Factory, to train an adapter and to merge it, as they stand: only paths are given on the
- * command line. They ask for bfloat16, which no processor's backend but TensorFlow's has.
+ * Two recipes written for LLaMA-Factory, to train an adapter and to merge it. They are unchanged; only paths are given
+ * on the command line. They use bfloat16, which on processors only the backend of TensorFlow has.
  */
 
 const root = join(__dirname, '../..');
@@ -17,7 +17,7 @@ const guide = (name: string) => join(__dirname, 'guide', name);
 const pathOf = temporaryFolder();
 
 beforeAll(() => {
-  process.env.HF_HOME = pathOf('cache'); // where tokenized data is kept
+  process.env.HF_HOME = pathOf('cache'); // for tokenized data
   const bills = Array.from({length: 40}, (_, i) => ({
     instruction: 'Summarize the bill.',
     input: `SECTION 1. The Secretary may award ${i + 1} medals to veterans of the Coast Guard.`,
@@ -48,7 +48,7 @@ describeEachBackend("the guide's recipes", (backend) => {
       const said =
         backend === 'tensorflow' ? /products (in|of) bfloat16/ : /float32 is the nearest type to bfloat16/;
       expect(training.out).toMatch(said);
-      expect(training.out).toMatch(/^steps +2 of 4 × 8 examples, 2 an epoch$/m); // 36 examples are left to train on
+      expect(training.out).toMatch(/^steps +2 of 4 × 8 examples, 2 an epoch$/m); // 36 examples remain for training
       const {train_loss, eval_loss} = JSON.parse(readFileSync(join(saved, 'all_results.json'), 'utf8'));
       expect([train_loss, eval_loss].every((loss) => loss > 0 && loss < 10)).toBe(true);
 

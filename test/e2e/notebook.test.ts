@@ -14,23 +14,23 @@ import {
 } from './executeNotebook.ts';
 
 /*
- * docs/notebooks/first-finetune.ipynb, executed as a reader would. The notebook uses the built package: run this by
- * `npm run test:notebook`, which builds it, and installs Jupyter where it is missing and may be installed. Copies are
- * executed: the committed outputs change only by `npm run notebook`.
+ * Executes docs/notebooks/first-finetune.ipynb as a reader would. The notebook uses the built package, so run this with
+ * `npm run test:notebook`, which builds it, and installs Jupyter if it is missing and can be installed. Copies are
+ * executed; only `npm run notebook` changes the committed outputs.
  */
 
 const folder = join(__dirname, '../../docs/notebooks');
 const path = join(folder, 'first-finetune.ipynb');
 const source: Notebook = JSON.parse(readFileSync(path, 'utf8'));
 
-// Written past jest, which would fold it away: a run without Jupyter must be seen as one.
+// Written to the terminal directly, because jest would hide it, and a run without Jupyter must be noticed.
 process.stderr.write(
   runner === 'jupyter'
     ? '\nThe notebook is executed by Jupyter, with tslab as its kernel.\n'
     : '\n*** NO JUPYTER HERE: the notebook is executed by tslab alone. Install jupyter-nbconvert to test the whole. ***\n',
 );
 
-/** The numbers of `<name> <from> → <to>`. */
+/** Returns the numbers of `<name> <from> → <to>`. */
 function change(notebook: Notebook, name: string): [from: number, to: number] {
   const text = codeOf(notebook)
     .map((cell) => printed(cell))
@@ -48,7 +48,7 @@ function expectLearned(notebook: Notebook): void {
   expect(types).toEqual(expect.arrayContaining(['image/svg+xml', 'image/png', 'text/markdown']));
 }
 
-test('as committed, it carries the outputs of a whole run without the times of it, and is small', () => {
+test('as committed, it has the outputs of a complete run without times, and is small', () => {
   expect(faults(source)).toEqual([]);
   expectLearned(source);
   expect(source.cells.map(({metadata}) => metadata)).toEqual(source.cells.map(() => ({})));
@@ -66,7 +66,7 @@ describe('executed from the first cell to the last', () => {
     expect(faults(executed)).toEqual([]);
   });
 
-  test('the committed outputs are those of the model as it is', () => {
+  test('the committed outputs are those of the present model', () => {
     expect(change(source, 'held-out loss')[0]).toBeCloseTo(change(executed, 'held-out loss')[0], 2);
     expect(printed(codeOf(source)[2])).toBe(printed(codeOf(executed)[2])); // summary()
   });
@@ -75,20 +75,20 @@ describe('executed from the first cell to the last', () => {
     expectLearned(executed);
   });
 
-  test('an adapter that is saved and loaded writes the same summary', () => {
+  test('a saved and reloaded adapter writes the same summary', () => {
     expect(codeOf(executed).map((cell) => printed(cell))).toContainEqual(
       expect.stringContaining('the reloaded adapter writes the same summary'),
     );
   });
 
-  test('the last cell leaves no tensor', () => {
+  test('the last cell leaves no tensors', () => {
     expect(printed(codeOf(executed).at(-1) as Cell)).toBe('0 tensors left\n');
   });
 });
 
 describe('executed again in the same kernel', () => {
   const once = codeOf(source);
-  // Each cell twice in a row, as someone who tries things; then all of them once more, from the top.
+  // Each cell runs twice in a row, as when a reader tries things; then all of them run again from the top.
   const order = [...once.flatMap((_, index) => [index, index]), ...once.keys()];
   const counts: number[][] = once.map(() => []);
 
@@ -105,13 +105,13 @@ describe('executed again in the same kernel', () => {
     }
   }, 900_000);
 
-  test('no cell leaves a tensor more than the first time', () => {
+  test('no cell leaves more tensors than the first time', () => {
     expect(Math.max(...counts.map(([first]) => first))).toBeGreaterThan(100); // the model and the optimizer's state
     expect(counts).toEqual(counts.map(([first]) => [first, first, first]));
   });
 });
 
-test('files that change while a cell runs do not end it', () => {
+test('a cell keeps running when files change', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'tfjs-lora-notebook-'));
   try {
     for (const name of ['one', 'two'])

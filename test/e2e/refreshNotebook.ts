@@ -3,8 +3,8 @@ import {dirname} from 'node:path';
 import {executeNotebook, faults, runner} from './executeNotebook.ts';
 
 /**
- * Executes a notebook and puts the outputs into its file: `npm run notebook`, after the library, the quickstart's model or
- * the notebook changed. A run with a fault leaves the file as it is.
+ * Executes a notebook and writes the outputs into its file. Run `npm run notebook` after a change of the library, of
+ * the quickstart's model or of the notebook. A run with a fault leaves the file unchanged.
  */
 const [path] = process.argv.slice(2);
 if (runner !== 'jupyter')
@@ -12,5 +12,5 @@ if (runner !== 'jupyter')
 const executed = executeNotebook(JSON.parse(readFileSync(path, 'utf8')), dirname(path));
 const found = faults(executed);
 if (found.length > 0) throw new Error(`${path} is left as it was:\n${JSON.stringify(found, null, 1)}`);
-for (const cell of executed.cells) cell.metadata = {}; // when a cell ran is nobody's business a day later
+for (const cell of executed.cells) cell.metadata = {}; // the times of execution
 writeFileSync(path, `${JSON.stringify(executed, null, 1)}\n`);

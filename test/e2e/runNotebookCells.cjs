@@ -1,10 +1,10 @@
-// Executes a notebook's code cells through tslab alone, where there is no Jupyter to start it as a kernel:
+// Executes a notebook's code cells with tslab alone, if there is no Jupyter to start it as a kernel:
 //
 //     node runNotebookCells.cjs executed.ipynb < notebook.ipynb
 //
-// The same tslab compiles and runs the cells and collects what they print and display; only the messages between Jupyter
-// and its kernel are left out. It stops at the first cell that fails. tslab has no public API for this: its version is
-// pinned in package.json.
+// The same tslab compiles and runs the cells and collects their output; only the messages between Jupyter and its
+// kernel are missing. It stops at the first cell that fails. tslab has no public API for this, so its version is pinned
+// in package.json.
 
 const {readFileSync, writeFileSync} = require('node:fs');
 const {createConverter} = require('tslab/dist/converter.js');

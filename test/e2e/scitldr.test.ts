@@ -7,7 +7,7 @@ const DATA = resolve(__dirname, '../..', process.env.TFJS_LORA_DATA ?? '../share
 const isThere = existsSync(join(DATA, 'stories260k')) && existsSync(join(DATA, 'scitldr'));
 const WHY = isThere ? '' : ` (skipped: no stories260k and scitldr in ${DATA}; set TFJS_LORA_DATA)`;
 
-/** A model that has read children's stories learns the language of paper abstracts. */
+/** A model that was trained on children's stories learns the language of paper abstracts. */
 describe('LoRA on real weights and real text', () => {
   (isThere ? test : test.skip)(`lowers the loss on abstracts never seen${WHY}`, async () => {
     await useBackend('wasm');

@@ -6,8 +6,8 @@ import packageJson from '../../package.json';
 import {relativeLinks} from '../docs/links.ts';
 
 /*
- * The published tarball, installed in an empty project and used as a stranger would: from an ES module, from CommonJS
- * and from strict TypeScript. Needs the built dist/: run it by `npm run test:packaging`.
+ * Installs the published tarball in an empty project and uses it as any user would: from an ES module, from CommonJS
+ * and from strict TypeScript. It needs the built dist/, so run it with `npm run test:packaging`.
  */
 
 const repository = path.resolve(__dirname, '../..');
@@ -42,7 +42,7 @@ afterAll(() => {
   fs.rmSync(project, {recursive: true, force: true});
 });
 
-/** Runs a program in the consumer's project; a failure throws with all it printed. */
+/** Runs a program in the consumer's project. A failure throws an error with all its output. */
 function run(program: string, args: string[], cwd = project): string {
   const options: ExecFileSyncOptions = {cwd, encoding: 'utf8', stdio: 'pipe', maxBuffer: 1 << 26};
   try {
@@ -54,7 +54,7 @@ function run(program: string, args: string[], cwd = project): string {
 }
 
 describe('the tarball', () => {
-  test('holds the build and its papers, nothing else', () => {
+  test('contains the build and its documents, and nothing else', () => {
     const outside = packed.files.map((file) => file.path).filter((name) => !name.startsWith('dist/'));
     const model = fs.readdirSync(path.join(repository, 'examples/quickstart/model'));
     const native = 'layers/kernels/tensorflow/native'; // compiled by `setup tensorflow`
@@ -70,7 +70,7 @@ describe('the tarball', () => {
       'README.md',
       'SECURITY.md',
       ...[...guides, 'recipe.schema.json'].map((name) => `docs/${name}`).sort(),
-      'examples/README.md', // npm packs the README of every folder it packs something of
+      'examples/README.md', // npm packs the README of every folder with packed files
       ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
       'layers/README.md',
       'layers/kernels/README.md',
@@ -81,7 +81,7 @@ describe('the tarball', () => {
     expect(inside.filter((name) => !/^dist\/[\w/-]+(\.d)?\.c?[jt]s(\.map)?$/.test(name))).toEqual([]);
   });
 
-  test('holds every file that package.json names', () => {
+  test('contains every file that package.json names', () => {
     const names = new Set(packed.files.map((file) => `./${file.path}`));
     const named = JSON.stringify([
       packageJson.bin,
@@ -94,7 +94,7 @@ describe('the tarball', () => {
     expect(named.filter((name) => !names.has(name))).toEqual([]);
   });
 
-  test.each(['README.md', 'CHANGELOG.md', 'SECURITY.md'])('holds what %s links to', (page) => {
+  test.each(['README.md', 'CHANGELOG.md', 'SECURITY.md'])('contains the files that %s links to', (page) => {
     const names = new Set(packed.files.map((file) => file.path));
     const links = relativeLinks(repository, page);
     expect(links.length).toBeGreaterThan(0);
@@ -114,7 +114,7 @@ describe('the tarball', () => {
 });
 
 describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
-  // biome-ignore lint/suspicious/noExplicitAny: plain JSON; each test says what it must hold
+  // biome-ignore lint/suspicious/noExplicitAny: plain JSON, whose contents the tests check
   let report: any;
 
   beforeAll(() => {
@@ -126,7 +126,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     expect(report.shared.shared).toEqual(expect.arrayContaining(['TfjsLoraError']));
   });
 
-  test('calls what the other subpaths hold', () => {
+  test('calls functions of the other subpaths', () => {
     expect(report.around).toEqual({
       isNamed: true,
       plot: '<svg',
@@ -138,7 +138,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     });
   });
 
-  test('says what native TensorFlow lacks', () => {
+  test('says what is missing for native TensorFlow', () => {
     expect(report.missing).toEqual({
       code: 'BACKEND_UNAVAILABLE',
       message: expect.stringContaining('@tensorflow/tfjs-node: not installed'),
@@ -163,7 +163,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
   });
 
   test('fine-tunes a Llama', () => {
-    expect(report.model).toEqual(expect.any(Object)); // a string is the error it ended with
+    expect(report.model).toEqual(expect.any(Object)); // after an error it would be a string
     const {losses, ...model} = report.model;
     expect(model).toMatchObject({
       isLayersModel: true,
@@ -182,7 +182,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     expect(report.data).toEqual({same: true, examples: 200, parquet: 7, warnings: []});
   });
 
-  test('uses and subclasses a layer alone', () => {
+  test('uses and subclasses a single layer', () => {
     expect(report.layer).toEqual({
       shape: [2, 5],
       halved: 0,
@@ -197,7 +197,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
 describe('the command line', () => {
   const cli = (...args: string[]) => run(path.join(project, 'node_modules/.bin/tfjs-lora'), args);
 
-  test('says its version', () => {
+  test('shows its version', () => {
     expect(cli('--version').trim()).toBe(packageJson.version);
   });
 
@@ -211,13 +211,13 @@ describe('the command line', () => {
     expect(report.packages['@tensorflow/tfjs']).toBe(packageJson.devDependencies['@tensorflow/tfjs']);
   }, 120_000);
 
-  test('runs the quickstart with the model it came with', () => {
+  test('runs the quickstart with the model in the package', () => {
     const settings = ['--epochs', '1', '--train-bills', '8', '--held-out-bills', '3', '--batch-size', '4'];
     expect(cli('quickstart', ...settings)).toContain('(reloaded: 3 of 3 summaries are the same)');
     expect(fs.existsSync(path.join(project, 'out/quickstart/adapter/adapter_model.safetensors'))).toBe(true);
   }, 120_000);
 
-  test('trains by a recipe, and exports the adapter merged', () => {
+  test('trains with a recipe, and exports the merged adapter', () => {
     const records = [1, 2, 3, 4].map((n) => ({instruction: 'Count.', input: `${n}`, output: `${n + 1}`}));
     fs.writeFileSync(path.join(project, 'numbers.json'), JSON.stringify(records));
     const info = {numbers: {file_name: 'numbers.json'}};
@@ -242,7 +242,7 @@ describe('the command line', () => {
     expect(fs.existsSync(path.join(project, 'merged/model.safetensors'))).toBe(true);
   }, 120_000);
 
-  test('ends with 2 and the message alone on a mistake', () => {
+  test('ends with status 2 and the message alone after a mistake', () => {
     const {status, stderr} = spawnSync(
       process.execPath,
       ['node_modules/tfjs-lora/dist/cli/main.js', 'tran'],
@@ -268,9 +268,9 @@ test('both module formats in one process do not disturb each other', () => {
 }, 120_000);
 
 /*
- * TypeScript's resolvers read package.json differently: exports with import or require conditions, or, in the oldest,
- * main, types and typesVersions alone. tslab's notebooks use that one, in a TypeScript 5.0 of its own, which also
- * lacks what later versions can say in a declaration.
+ * TypeScript's resolvers read package.json differently: most use exports with import or require conditions, but the
+ * oldest only uses main, types and typesVersions. tslab's notebooks use the oldest with their own TypeScript 5.0, which
+ * also lacks the newer syntax of declarations.
  */
 const typescript = require.resolve('typescript/bin/tsc');
 const tslabTypescript = require.resolve('@tslab/typescript-for-tslab/bin/tsc');
@@ -288,7 +288,7 @@ describe.each([
   ],
   ['tslab', tslabTypescript, 'strict.ts', {module: 'commonjs', moduleResolution: 'node'}],
 ] as const)('strict TypeScript, %s', (_, compiler, file, resolver) => {
-  test('type-checks, and so do our declarations', () => {
+  test('type-checks, as do our declarations', () => {
     const folder = fs.mkdtempSync(path.join(project, 'types-'));
     fs.copyFileSync(path.join(project, 'strict.ts'), path.join(folder, file));
     const compilerOptions = {
@@ -305,7 +305,7 @@ describe.each([
   }, 120_000);
 });
 
-/** What tsc reports about the consumer's file and our declarations: TensorFlow.js's own have errors we cannot mend. */
+/** Returns tsc's errors in the consumer's file and our declarations, without those of TensorFlow.js's declarations. */
 function typeErrors(compiler: string, folder: string): string[] {
   const result = spawnSync(process.execPath, [compiler, '-p', folder, '--pretty', 'false'], {
     cwd: project,

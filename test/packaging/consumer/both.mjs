@@ -1,4 +1,4 @@
-// The ES module and the CommonJS build in one process, one after the other. Prints what each of them does.
+// Uses the ES module and the CommonJS build in one process, one after the other. Prints the report of each.
 import {createRequire} from 'node:module';
 
 await import('./use.mjs');

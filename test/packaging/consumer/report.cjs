@@ -23,13 +23,13 @@ exports.report = async function report(subpaths) {
     try {
       results[name] = await use();
     } catch (error) {
-      results[name] = error.stack; // fails the tests of this use, and only those, with what went wrong
+      results[name] = error.stack; // fails only the tests of this use, with the error
     }
   }
   return results;
 };
 
-/** For each class or function that two subpaths export by the same name: are they the same object? */
+/** For each class or function that two subpaths export under the same name: whether they are the same object. */
 function sharedClasses(subpaths) {
   const owners = new Map();
   const different = [];
@@ -44,7 +44,7 @@ function sharedClasses(subpaths) {
   return {shared, different};
 }
 
-/** One call of each subpath around the root. */
+/** Makes one call of each subpath other than the root. */
 async function around({data, optimizers, plots, metrics, evaluation, chat, serve, recipes}) {
   const plot = await plots.plotLoss({training: [{step: 1, loss: 1}]});
   const optimizer = new optimizers.AdamW();
@@ -98,7 +98,7 @@ function errorOf({nearestNames, SafetensorsFile, TfjsLoraError}) {
   }
 }
 
-/** The parameters of Llama 3.2 1B with LoRA, counted without its weights. */
+/** Counts the parameters of Llama 3.2 1B with LoRA, without its weights. */
 function counts({Llama}, {countParameters}) {
   const model = Llama.fromConfig('llama-3.2-1b', {allocate: false});
   const {total} = countParameters(model);
@@ -145,7 +145,7 @@ async function fineTune({AdamW, Llama}, folder) {
   return {
     isLayersModel: model instanceof tf.LayersModel,
     shape: logits.shape,
-    // A new adapter changes nothing, training does, and neither merging nor a round trip through files does.
+    // A new adapter changes nothing and training does; merging and a round trip through files change nothing.
     fresh: distance(logits, fresh),
     trained: distance(logits, trained),
     merged: distance(trained, merged),
@@ -156,7 +156,7 @@ async function fineTune({AdamW, Llama}, folder) {
   };
 }
 
-/** A layer in a user's own model, and a subclass of it written outside the package. */
+/** Uses a layer in a user's own model, and a subclass of it from outside the package. */
 async function layerAlone({LoRADense}) {
   class HalvedLoRADense extends LoRADense {
     static className = 'HalvedLoRADense';
@@ -187,12 +187,12 @@ async function layerAlone({LoRADense}) {
   };
 }
 
-/** Largest absolute difference. */
+/** Returns the largest absolute difference. */
 function distance(a, b) {
   return a.sub(b).abs().max().dataSync()[0];
 }
 
-/** Tokenizes on worker threads and reads Parquet: both load modules of their own. */
+/** Tokenizes on worker threads and reads Parquet, which both load additional modules. */
 async function loadData({loadDataset, setWarningHandler}, {Tokenizer}, folder) {
   const warnings = [];
   const before = setWarningHandler((message) => warnings.push(message));

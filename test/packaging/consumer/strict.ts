@@ -12,7 +12,7 @@ import {SafetensorsFile, type SafetensorsFolder, TfjsLoraError} from 'tfjs-lora/
 import {type Recipe, trainRecipe} from 'tfjs-lora/recipes';
 import {type ServeOptions, serveModel} from 'tfjs-lora/serve';
 
-/** True only for the type `any`: what an import that found no declarations would be. */
+/** True only for the type `any`, the type of an import without declarations. */
 type IsAny<T> = 0 extends 1 & T ? true : false;
 export const declared: [
   IsAny<typeof Llama>,
@@ -40,7 +40,7 @@ export async function trainMine(batch: Batch): Promise<number> {
   return loss * model.temperature + model.config.ropeTheta + opened.config.vocabSize;
 }
 
-// @ts-expect-error: a family's class is one of models
+// @ts-expect-error: a family's class must be a model's
 export const noFamily = () => registerModel(LoRADense);
 
 export const around: {[subpath: string]: (...args: never[]) => unknown} = {
@@ -100,7 +100,7 @@ export function namesOf(model: SafetensorsFolder): string[] {
 export const dtype: StorageDtype = 'bfloat16';
 export const error = new TfjsLoraError('CORRUPT_FILE', 'a file');
 
-// @ts-expect-error: float64 is no storage dtype
+// @ts-expect-error: float64 is not a storage dtype
 export const noDtype: StorageDtype = 'float64';
 // @ts-expect-error: codes are a closed list
 export const noCode = new TfjsLoraError('NO_SUCH_CODE', 'a file');

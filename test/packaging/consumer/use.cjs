@@ -1,4 +1,4 @@
-// A CommonJS file in a project that installed the tarball. Prints what pack.test.ts expects.
+// A CommonJS file in a project that installed the tarball. Prints the report that pack.test.ts checks.
 const {report} = require('./report.cjs');
 
 report({

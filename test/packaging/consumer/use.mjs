@@ -1,4 +1,4 @@
-// An ES module in a project that installed the tarball. Prints what pack.test.ts expects.
+// An ES module in a project that installed the tarball. Prints the report that pack.test.ts checks.
 
 import * as root from 'tfjs-lora';
 import * as chat from 'tfjs-lora/chat';

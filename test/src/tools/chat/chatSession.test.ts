@@ -22,7 +22,7 @@ async function said(session: ChatSession, text: string): Promise<string> {
   return pieces.join('');
 }
 
-test('answers as chat does, with all that was said before', async () => {
+test('answers as chat does with the whole conversation', async () => {
   const session = new ChatSession(model, {...options, system: 'Be brief.'});
   const system = {role: 'system', content: 'Be brief.'};
   const first = {role: 'user', content: 'Who pays?'};
@@ -37,7 +37,7 @@ test('answers as chat does, with all that was said before', async () => {
   expect(await said(session, 'Who pays?')).toBe(await model.chat([first], options));
 });
 
-test('an answer that is cut off stays in the history, and leaves no tensor', async () => {
+test('an answer that is stopped stays in the history, and keeps no tensors', async () => {
   const session = new ChatSession(model, {maxNewTokens: 50});
   const before = tf.memory().numTensors;
   let answer = '';
@@ -52,7 +52,7 @@ test('an answer that is cut off stays in the history, and leaves no tensor', asy
   expect(tf.memory().numTensors).toBe(before);
 });
 
-test('the oldest turns make room where all do not fit', async () => {
+test('the oldest turns are left out if they do not all fit', async () => {
   const session = new ChatSession(model, options);
   const long = 'The Secretary may award grants. '.repeat(14);
   for (const _ of [1, 2, 3]) await said(session, long);
@@ -62,7 +62,7 @@ test('the oldest turns make room where all do not fit', async () => {
   expect(session.history).toHaveLength(8);
 });
 
-test('a message that cannot be answered is an error, and was not said', async () => {
+test('a message that cannot be answered throws an error, and is not in the history', async () => {
   const session = new ChatSession(model, options);
   await said(session, 'Who pays?');
   const {code, message} = await errorOf(() => said(session, 'bill '.repeat(900)));
@@ -71,7 +71,7 @@ test('a message that cannot be answered is an error, and was not said', async ()
   expect(session.history).toHaveLength(2);
 });
 
-test('a model without a chat template needs another way to make prompts', async () => {
+test('a model without a chat template needs an encoder', async () => {
   const bare = Llama.fromConfig({...model.config});
   expect((await errorOf(() => new ChatSession(bare))).message).toContain('template: llama3');
   bare.tokenizer = model.tokenizer;

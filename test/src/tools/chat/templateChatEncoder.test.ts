@@ -15,14 +15,14 @@ beforeAll(async () => {
   tokenizer = await Tokenizer.fromFolder(FOLDER);
 });
 
-test('llama3 writes what the chat template of a Llama writes', () => {
+test('llama3 writes the same as the chat template of a Llama', () => {
   const encode = templateChatEncoder(tokenizer, 'llama3');
   for (const messages of [turns, turns.slice(0, 1), [system, ...turns]]) {
     expect(encode(messages)).toEqual(tokenizer.encodeChat(messages, {addGenerationPrompt: true}));
   }
 });
 
-test("without a name it is the model's own template, with the recipe's system message where there is none", () => {
+test("without a name it uses the model's own template, with the recipe's system message by default", () => {
   for (const name of [undefined, 'model', 'llama3']) {
     const encode = templateChatEncoder(tokenizer, name, 'Be brief.');
     const expected = tokenizer.encodeChat([system, ...turns], {addGenerationPrompt: true});
@@ -34,7 +34,7 @@ test("without a name it is the model's own template, with the recipe's system me
   }
 });
 
-test('turns that do not alternate are refused, and unknown names', () => {
+test('turns that do not alternate and unknown names are refused', () => {
   const encode = templateChatEncoder(tokenizer, 'llama3');
   expect(() => encode(turns.slice(0, 2))).toThrow('end with a user');
   expect(() => encode([turns[1]])).toThrow('chat message 0: expected a user or tool turn');

@@ -19,7 +19,7 @@ afterAll(() => {
   model.dispose();
 });
 
-/** What a chat without a terminal prints for these lines, in blocks. */
+/** Returns the output of a chat without a terminal for these lines, in blocks. */
 async function chatOf(lines: string[], session = new ChatSession(model, {maxNewTokens: 4})): Promise<string> {
   const [input, output] = [new PassThrough(), new PassThrough()];
   input.end(`${lines.join('\n')}\n`);
@@ -30,7 +30,7 @@ async function chatOf(lines: string[], session = new ChatSession(model, {maxNewT
 const answerTo = (content: string, options = {}) =>
   model.chat([{role: 'user', content}], {maxNewTokens: 4, ...options});
 
-test('answers line by line, with what was said before', async () => {
+test('answers line by line with the whole conversation', async () => {
   const session = new ChatSession(model, {maxNewTokens: 4});
   const text = await chatOf(['Who pays?', '', 'Until\\', 'when?'], session);
   const [first, , second] = session.history.slice(1).map(({content}) => content);
@@ -40,7 +40,7 @@ test('answers line by line, with what was said before', async () => {
   expect(session.history[2].content).toBe('Until\nwhen?');
 });
 
-test('commands: system, reset, help, exit; a wrong one names the nearest', async () => {
+test('has the commands system, reset, help and exit, and names the nearest for an unknown one', async () => {
   const session = new ChatSession(model, {maxNewTokens: 4});
   const text = await chatOf(
     [
@@ -67,7 +67,7 @@ test('commands: system, reset, help, exit; a wrong one names the nearest', async
   expect(text).toMatch(/^\/adapter \[name \| folder \| none\] +show or choose the adapter/m);
 });
 
-test('adapters are loaded, switched and rested', () =>
+test('adapters are loaded, switched and turned off', () =>
   inFolder(async (folder) => {
     const base = await answerTo('Who pays?');
     const path = join(folder, 'my adapter');
@@ -105,13 +105,13 @@ test('adapters are loaded, switched and rested', () =>
     model.deleteAdapter('my-adapter');
   }));
 
-test('a message that cannot be answered is told, and the chat goes on', async () => {
+test('a message that cannot be answered is reported, and the chat continues', async () => {
   const text = await chatOf(['bill '.repeat(900), 'Who pays?']);
   expect(text).toContain('chat message: expected one that leaves room');
   expect(text.endsWith(`${await answerTo('Who pays?')}\n\n`)).toBe(true);
 });
 
-test('in a terminal, Ctrl-C stops an answer, takes back what was typed, and ends the chat', async () => {
+test('in a terminal, Ctrl-C stops an answer, clears the typed text, or ends the chat', async () => {
   const [input, output] = [new PassThrough(), new PassThrough()];
   const session = new ChatSession(model, {maxNewTokens: 400, eosTokenId: 2047});
   const numTensors = tf.memory().numTensors;
@@ -126,7 +126,7 @@ test('in a terminal, Ctrl-C stops an answer, takes back what was typed, and ends
     }
     if (text.endsWith('> \x1b[3G') && text.includes('(stopped)') && interrupts === 1) {
       interrupts++;
-      input.write('half a message\x03\x03'); // taken back, then the end
+      input.write('half a message\x03\x03'); // clears the text, then ends the chat
     }
   });
   input.write('Who pays?\r');

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 
 const root = join(__dirname, '../../../..');
 
-/** Runs a command whose reader closes the pipe before the first word. */
+/** Runs a command whose reader closes the pipe before any output. */
 async function runUnread(stream: 'stdout' | 'stderr', args: string[]): Promise<{code: number; text: string}> {
   const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'src/tools/cli/main.ts'), ...args], {
     cwd: root,
@@ -24,7 +24,7 @@ test.each([
   ['stdout', ['--help']],
   ['stderr', ['eval', 'nowhere.yaml']],
 ] as const)(
-  'a command ends without a word where the reader of its %s has gone',
+  'a command ends quietly if the reader of its %s has closed the pipe',
   async (stream, args) => {
     expect(await runUnread(stream, [...args])).toEqual({code: 141, text: ''});
   },

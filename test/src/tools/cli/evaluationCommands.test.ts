@@ -13,7 +13,7 @@ import {runCommandLine} from './runCommandLine.ts';
 const MODEL = join(__dirname, '../../../../examples/quickstart/model');
 const wasm = (...args: string[]) => runCommandLine('--backend', 'wasm', ...args);
 
-/** A recipe over three bills, and an adapter for its model. */
+/** Writes a recipe with three bills, and an adapter for its model. */
 async function makeRecipe(folder: string): Promise<{recipe: string; adapter: string}> {
   writeFileSync(join(folder, 'bills.json'), JSON.stringify(billRecords('heldOut', 3)));
   writeFileSync(join(folder, 'dataset_info.json'), JSON.stringify({bills: {file_name: 'bills.json'}}));
@@ -90,24 +90,24 @@ test('--compare leaves the overrides after it to the recipe, and keeps labels', 
   inFolder(async (folder) => {
     const {recipe, adapter} = await makeRecipe(folder);
     const out = join(folder, 'elsewhere');
-    mkdirSync(out); // one that exists is no label's folder
+    mkdirSync(out); // an existing folder must not be read as a label's folder
     const candidates = ['--compare', 'base', `tuned=${adapter}`];
     const {status, err} = await wasm('eval', recipe, ...candidates, 'max_new_tokens=2', `output_dir=${out}`);
     expect([status, err]).toEqual([0, expect.stringContaining('tuned: 3 of 3 prompts')]);
     const comparisons = JSON.parse(readFileSync(join(out, 'comparison.json'), 'utf8'));
     expect(comparisons.map(({label}: {label: string}) => label)).toEqual(['Before fine-tuning', 'tuned']);
-    for (const {newTokens} of comparisons) expect(newTokens).toBeLessThanOrEqual(6); // three answers of two
+    for (const {newTokens} of comparisons) expect(newTokens).toBeLessThanOrEqual(6); // three answers of two tokens
     expect(existsSync(join(folder, 'out'))).toBe(false);
   }));
 
-test('results of another model are not written over', () =>
+test('results of another model are not overwritten', () =>
   inFolder(async (folder) => {
     const {recipe, adapter} = await makeRecipe(folder);
     const out = join(folder, 'out');
     const results = () => readFileSync(join(out, 'all_results.json'), 'utf8');
     const base = () => wasm('eval', recipe, 'max_new_tokens=1');
     expect(await base()).toMatchObject({status: 0});
-    expect(await base()).toMatchObject({status: 0}); // its own may be
+    expect(await base()).toMatchObject({status: 0}); // its own results may be
     const before = results();
     const predicts = ['do_predict=true', 'predict_with_generate=true'];
     for (const args of [
@@ -132,7 +132,7 @@ test('results of another model are not written over', () =>
   }));
 
 describe('eval of a recipe that trains', () => {
-  /** The recipe after its training: the adapter and its results in output_dir. */
+  /** Runs the recipe, so that output_dir has the adapter and its results. */
   async function makeTrained(folder: string) {
     const {recipe, adapter} = await makeRecipe(folder);
     const trained = join(folder, 'run');
@@ -150,7 +150,7 @@ describe('eval of a recipe that trains', () => {
     };
   }
 
-  test('scores the adapter it trained, and says so', () =>
+  test('scores the trained adapter, and says so', () =>
     inFolder(async (folder) => {
       const {recipe, adapter, trained, train, evalLoss} = await makeTrained(folder);
       const {status, out} = await wasm('eval', recipe, ...train);
@@ -177,7 +177,7 @@ describe('eval of a recipe that trains', () => {
     }),
   );
 
-  test('refuses where it has not trained, or only begun', () =>
+  test('is refused before the training is finished', () =>
     inFolder(async (folder) => {
       const {recipe, trained, train} = await makeTrained(folder);
       const output = join(folder, 'none');
@@ -222,7 +222,7 @@ describe('eval of a recipe that trains', () => {
     }));
 });
 
-test('a mistake is told before a model is read', () =>
+test('a mistake is reported before a model is read', () =>
   inFolder(async (folder) => {
     const {recipe} = await makeRecipe(folder);
     for (const [args, message] of [
@@ -255,7 +255,7 @@ test('a mistake is told before a model is read', () =>
     }
   }));
 
-test('serve answers under the names of base and adapters until it is told to end', () =>
+test('serve answers under the names of base and adapters until a signal ends it', () =>
   inFolder(async (folder) => {
     const {adapter} = await makeRecipe(folder);
     const said: string[] = [];

@@ -6,7 +6,8 @@ import {join} from 'node:path';
 import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
 
 /*
- * Signals to a run in a process of its own: it finishes its step, saves, names the command that goes on, and goes on by it.
+ * Signals to a run in a separate process: it finishes its step, saves, names the command that resumes it, and resumes
+ * with that command.
  */
 
 const root = join(__dirname, '../../../..');
@@ -53,7 +54,7 @@ function run(...args: string[]): Run {
 const train = (...overrides: string[]) =>
   run('--backend', 'wasm', 'train', join(folder, 'recipe.yaml'), ...overrides);
 
-/** Resolves when a run has written what matches. */
+/** Resolves when the output of a run matches. */
 function written(child: Run, stream: 'stdout' | 'stderr', pattern: RegExp): Promise<void> {
   const text = stream === 'stdout' ? child.out : child.err;
   return new Promise((resolve) => child[stream]?.on('data', () => pattern.test(text()) && resolve()));
@@ -75,7 +76,7 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     const child = train(...given);
     await written(child, 'stderr', /step \d/);
     child.kill(signal);
-    child.kill(signal); // as npm does, which passes on what the terminal has sent already
+    child.kill(signal); // npm also forwards the signal that the terminal has already sent
     const status = await end(child);
     expect(child.err()).toContain('Stopping after this step, then saving.');
     expect(status).toBe(130);
@@ -86,7 +87,7 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     expect(child.out()).toContain(`stopped; ${join(output, checkpoint)} is saved\n  To resume: tfjs-lora `);
 
     const same = train(...given);
-    expect(await end(same)).toBe(2); // neither erased nor gone on with unasked
+    expect(await end(same)).toBe(2); // neither removed nor resumed by default
     expect(same.err()).toContain(
       `expected no unfinished run in it, got ${checkpoint}.\n  To resume: tfjs-lora `,
     );
@@ -104,13 +105,13 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
   240_000,
 );
 
-test('before the first step nothing is written, and the same command begins again', async () => {
+test('before the first step nothing is written, and the same command starts again', async () => {
   const output = join(folder, 'early');
   const child = train(`output_dir=${output}`);
   await written(child, 'stdout', /^output /m); // the plan's last line
   child.kill('SIGINT');
   expect(await end(child)).toBe(130);
-  // Where the signal came in later than it was sent, a step may have been done.
+  // If the signal was delivered late, a step may have been done.
   const message = /stopped before the first step; nothing was written|stopped; .*checkpoint-\d+ is saved/;
   expect(child.out()).toMatch(message);
   expect(`${child.out()}${child.err()}`).not.toContain('undefined');
@@ -118,7 +119,7 @@ test('before the first step nothing is written, and the same command begins agai
   expect({status: await end(again), err: again.err()}).toMatchObject({status: 0});
 }, 240_000);
 
-test('a prediction stops after the token at hand', async () => {
+test('a prediction stops after the current token', async () => {
   const output = join(folder, 'predicted');
   const keys = ['do_train=false', 'do_predict=true', 'predict_with_generate=true', 'val_size=4'];
   const child = train(...keys, 'max_new_tokens=400', 'cutoff_len=100', `output_dir=${output}`);

@@ -7,7 +7,7 @@ import {createProgram, statusOf} from '../../../../src/tools/cli/runCli.ts';
 import {printedBy, runCommandLine} from './runCommandLine.ts';
 
 describe('the command line', () => {
-  test('shows its version and help, and ends well', async () => {
+  test('shows its version and help with status 0', async () => {
     expect(await runCommandLine('--version')).toEqual({status: 0, out: `${packageJson.version}\n`, err: ''});
     const {status, out} = await runCommandLine('--help');
     expect(status).toBe(0);
@@ -38,14 +38,14 @@ describe('the status of an error', () => {
     return {status, text: err.trimEnd()};
   }
 
-  test("2 for the user's, its message alone", async () => {
+  test("is 2 for a user's mistake, with the message alone", async () => {
     const error = new TfjsLoraError('INVALID_CONFIG', 'recipe.yaml:1:1 x: expected y, got z');
     expect(await told(error)).toEqual({status: 2, text: 'recipe.yaml:1:1 x: expected y, got z'});
     const missing = Object.assign(new Error('ENOSPC: no space left on device, write'), {code: 'ENOSPC'});
     expect(await told(missing)).toEqual({status: 2, text: missing.message});
   });
 
-  test('1 for ours, saying so', async () => {
+  test('is 1 for an internal error, which is called a bug', async () => {
     const {status, text} = await told(new TypeError('x is not a function'));
     expect(status).toBe(1);
     expect(text).toBe(
@@ -53,19 +53,19 @@ describe('the status of an error', () => {
     );
   });
 
-  test('the stack under --debug', async () => {
+  test('comes with the stack under --debug', async () => {
     expect((await told(new TypeError('broken'), true)).text).toContain(`TypeError: broken\n    at `);
     expect((await told(new TfjsLoraError('UNSUPPORTED', 'no'), true)).text).toContain(
       'TfjsLoraError: no\n    at ',
     );
   });
 
-  test("a command's own", async () => {
+  test("can be the command's own", async () => {
     expect(await told(new ExitStatus(130))).toEqual({status: 130, text: ''});
   });
 });
 
-test('doctor tries every backend in a process of its own', () => {
+test('doctor tries every backend in a separate process', () => {
   const root = join(__dirname, '../../../..');
   const main = ['--import', 'tsx', join(root, 'src/tools/cli/main.ts')];
   const report = JSON.parse(

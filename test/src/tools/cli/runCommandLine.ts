@@ -1,6 +1,6 @@
 import {runCli} from '../../../../src/tools/cli/runCli.ts';
 
-/** Collects what is printed while `body` runs. */
+/** Runs `body` and collects its output. */
 export async function printedBy<R>(
   body: () => R | Promise<R>,
 ): Promise<{result: R; out: string; err: string}> {
@@ -24,7 +24,7 @@ export async function printedBy<R>(
   }
 }
 
-/** Runs a command line in this process: its status, and what it printed. */
+/** Runs a command line in this process and returns its status and output. */
 export async function runCommandLine(...args: string[]): Promise<{status: number; out: string; err: string}> {
   const {result: status, ...printed} = await printedBy(() => runCli(args));
   return {status, ...printed};

@@ -12,7 +12,7 @@ describe('stopOnInterrupt', () => {
       try {
         const {err} = await printedBy(() => {
           process.emit(name, name);
-          time = 300; // from npm, which passes it on
+          time = 300; // npm forwards the signal
           process.emit(name, name);
         });
         expect(err).toBe('Stopping after this step, then saving. Press Ctrl-C again to end at once.\n');
@@ -29,7 +29,7 @@ describe('stopOnInterrupt', () => {
     },
   );
 
-  test('a terminal that is gone does not end the process', () => {
+  test('a closed terminal does not end the process', () => {
     const interrupt = stopOnInterrupt();
     expect(() => process.stderr.emit('error', new Error('EIO'))).not.toThrow();
     interrupt.release();
@@ -43,7 +43,7 @@ describe('a command to type again', () => {
     else process.env.npm_command = npm_command;
   });
 
-  test('has other values of the same keys, and words quoted for a shell', () => {
+  test('replaces the values of the same keys, and quotes words for a shell', () => {
     process.env.npm_command = 'run-script';
     const args = ['--backend', 'wasm', 'train', 'my recipe.yaml', 'a=1', 'lora_rank=4', '--dry-run', "b='x'"];
     expect(commandWith(args, 'a=2', 'c=3')).toBe(
@@ -52,7 +52,7 @@ describe('a command to type again', () => {
     expect(commandWith(['train', 'r.yaml'])).toBe('tfjs-lora train r.yaml');
   });
 
-  test('begins as the program was begun', () => {
+  test('starts as the program was started', () => {
     process.env.npm_command = 'exec';
     expect(commandWith(['train', 'r.yaml'])).toBe('npx tfjs-lora train r.yaml');
   });

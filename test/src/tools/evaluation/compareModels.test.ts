@@ -30,7 +30,7 @@ async function makePrompts(): Promise<PromptExample[]> {
   return [{promptIds, prompt, label: 'States and schools'}];
 }
 
-test('measures base, LoRA and QLoRA as each alone would be', () =>
+test('gives base, LoRA and QLoRA the same results as separate runs', () =>
   inFolder(async (folder) => {
     const prompts = await makePrompts();
     const adapter = join(folder, 'sft');
@@ -69,7 +69,7 @@ test('measures base, LoRA and QLoRA as each alone would be', () =>
       .split('\n')
       .filter((line) => line.startsWith('|'))
       .map((line) => line.length);
-    expect(new Set(widths).size).toBe(2); // two tables, each with its columns in line
+    expect(new Set(widths).size).toBe(2); // two tables with aligned columns
     await expectNoLeak(async () => {
       await compareModels(candidates.slice(1, 2), {open, prompts, options: {maxNewTokens: 2}});
     });
@@ -85,7 +85,7 @@ test.each([
   expect(parseCandidate(text)).toEqual(candidate);
 });
 
-test('a recipe that quantizes does so unless told otherwise', () => {
+test('a recipe that quantizes does so unless a candidate overrides it', () => {
   expect(parseCandidate('saves/q', 'nf4')).toMatchObject({label: 'QLoRA (nf4): q', quantization: 'nf4'});
   expect(parseCandidate('int8:saves/q', 'nf4')).toMatchObject({quantization: 'int8'});
   expect(parseCandidate('none:base', 'nf4')).toEqual({label: 'Before fine-tuning'});
@@ -95,7 +95,7 @@ test.each(['', 'nf4:', '=saves/x', 'label='])('refuses "%s"', (text) => {
   expect(() => parseCandidate(text)).toThrow('expected base or the folder of an adapter');
 });
 
-test('a folder without an adapter shows before any model is loaded', async () => {
+test('a folder without an adapter is reported before any model is loaded', async () => {
   const neverOpened = jest.fn(open);
   const candidates = ['base', 'nowhere'].map((text) => parseCandidate(text));
   const comparison = compareModels(candidates, {open: neverOpened, prompts: await makePrompts()});
@@ -103,6 +103,6 @@ test('a folder without an adapter shows before any model is loaded', async () =>
   expect(neverOpened).not.toHaveBeenCalled();
 });
 
-test('refuses nothing to compare', async () => {
+test('refuses an empty list of candidates', async () => {
   await expect(compareModels([], {open, prompts: []})).rejects.toMatchObject({code: 'INVALID_ARGUMENT'});
 });

@@ -38,7 +38,7 @@ describe('predictDataset', () => {
     model.dispose();
   });
 
-  test('answers each prompt as generate does alone, in the order of the prompts, whatever the batches', async () => {
+  test('answers each prompt as generate alone does, in the order of the prompts, for any batch size', async () => {
     const alone: string[] = [];
     for (const {promptIds} of prompts) alone.push(await generate(model, promptIds, {maxNewTokens: 6}));
     for (const batchSize of [1, 3, 8]) {
@@ -49,7 +49,7 @@ describe('predictDataset', () => {
     }
   });
 
-  test('writes what LLaMA-Factory writes, and keeps the results of other tasks', () =>
+  test("writes LLaMA-Factory's files, and keeps the results of other tasks", () =>
     inFolder(async (folder) => {
       const outputDir = join(folder, 'deeper');
       const {predictions, metrics, scores} = await predictDataset(model, prompts, {
@@ -72,7 +72,7 @@ describe('predictDataset', () => {
       expect(metrics['predict_rouge_score_rougeLsum']).toBe(scores.standard.rougeLsum);
     }));
 
-  test('tells how far it is, and how much memory it took', async () => {
+  test('reports progress and peak memory', async () => {
     const seen: [number, number][] = [];
     const weights = tf.memory().numBytes;
     const {newTokens, peakBytes} = await predictDataset(model, prompts, {
@@ -87,12 +87,12 @@ describe('predictDataset', () => {
       [4, 12],
     ]);
     expect(newTokens).toBe(12);
-    // Keys and values of the longest batch: 4 layers × 2 × 3 rows × 1 head × 64 × 4 bytes a token.
+    // Keys and values of the longest batch: 4 layers × 2 × 3 rows × 1 head × 64 × 4 bytes per token.
     const longest = Math.max(...prompts.map(({promptIds}) => promptIds.length));
     expect(peakBytes - weights).toBeGreaterThan(4 * 2 * 3 * 64 * 4 * longest);
   });
 
-  test('a seed repeats sampled answers; special tokens can be kept', async () => {
+  test('a seed makes sampled answers repeatable; special tokens can be kept', async () => {
     const sampled = () =>
       predictDataset(model, prompts, {
         maxNewTokens: 5,
@@ -154,7 +154,7 @@ describe('predictDataset refuses, before anything is generated or written', () =
   });
 });
 
-test('both families of scores are shown side by side, labelled', () => {
+test('both families of scores are shown side by side with their names', () => {
   const llamaFactory = {'bleu-4': 1, 'rouge-1': 2, 'rouge-2': 3, 'rouge-l': 4};
   const text = formatScores({
     llamaFactory,

@@ -45,7 +45,7 @@ test('character BLEU equals NLTK with smoothing method 3', () => {
   }
 });
 
-test('cuts words as mteval-v13a', () => {
+test('splits words as mteval-v13a does', () => {
   expect(bleuTokens('It costs $1,000.50, or 3-4 x.y; "quoted" e-mail.')).toEqual(
     'It costs $ 1,000.50 , or 3 - 4 x . y ; " quoted " e-mail .'.split(' '),
   );

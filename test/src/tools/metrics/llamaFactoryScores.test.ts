@@ -33,14 +33,14 @@ const textsOf = ({pairs}: Group): [string[], string[]] => [
 describe.each(groups)('%s texts', (_, group) => {
   const [predictions, references] = textsOf(group);
 
-  test('are cut into the words of jieba', async () => {
+  test('are split into the words of jieba', async () => {
     const cut = await jiebaWords([...predictions, ...references]);
     for (const {prediction, reference, words} of group.pairs) {
       expect([cut(prediction), cut(reference)]).toEqual(words);
     }
   });
 
-  test('score as NLTK and rouge_chinese do, each rounded to 4 places', async () => {
+  test('get the scores of NLTK and rouge_chinese, each rounded to 4 places', async () => {
     const cut = await jiebaWords([...predictions, ...references]);
     for (const {prediction, reference, scores} of group.pairs) {
       const {rouge1, rouge2, rougeL} = jiebaRouge(prediction, reference, cut);
@@ -54,7 +54,7 @@ describe.each(groups)('%s texts', (_, group) => {
     }
   });
 
-  test("have LLaMA-Factory's means, and those of rouge_score and sacreBLEU", async () => {
+  test("get LLaMA-Factory's means, and those of rouge_score and sacreBLEU", async () => {
     const close = (scores: Record<string, number>) =>
       Object.fromEntries(Object.entries(scores).map(([name, value]) => [name, expect.closeTo(value, 8)]));
     expect(await llamaFactoryScores(predictions, references)).toEqual(close({...group.llamaFactory}));
@@ -87,7 +87,7 @@ test('refuses texts without references', async () => {
   await expect(llamaFactoryScores(['a'], [])).rejects.toThrow('got 0 for 1');
 });
 
-test('Chinese text without the dictionary is an error that says what to install', async () => {
+test('Chinese text without the dictionary throws an error that says what to install', async () => {
   jest.resetModules();
   jest.doMock('@node-rs/jieba', () => {
     throw new Error("Cannot find module '@node-rs/jieba'");

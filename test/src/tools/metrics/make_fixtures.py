@@ -1,4 +1,4 @@
-"""Golden numbers for src/tools/metrics, from the Python packages that define them.
+"""Makes the golden numbers of src/tools/metrics with the Python packages that define the metrics.
 
 Writes fixtures/metrics.json. Needs Python 3.11+ and
     pip install rouge-score==0.1.2 nltk==3.10.4 sacrebleu==2.6.0

@@ -1,4 +1,4 @@
-"""Golden numbers for all metrics side by side: LLaMA-Factory's and the standard English ones, on the same texts.
+"""Makes golden numbers for all metrics on the same texts: LLaMA-Factory's and the standard English ones.
 
 Writes fixtures/scores.json: texts of many kinds, jieba's words of each, every score of each pair from the package that
 defines it, and the means of whole groups. Needs Python 3.11+ and
@@ -78,7 +78,7 @@ GROUPS = {
     ],
 }
 
-# More of the same at random: words out of jieba's own dictionary, western ones and signs between.
+# More random texts: words from jieba's own dictionary, mixed with western ones and signs.
 WORDS = [word for word in sorted(w for w, count in (jieba.initialize() or jieba.dt.FREQ).items() if count > 300)]
 WESTERN = 'the Bill U.S. 3.14 10% e-mail C++ a_b GPT-4 2029 $5,000,000 ... ...... -- &amp; #tag 50%的 naïve AT&T x+y'.split(' ')
 SIGNS = list('，。！？、“”…《》 \n') + [', ', '. ', '? ', '; ', ' - ', '(', ')']
@@ -102,7 +102,7 @@ english = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL', 'rougeLsum'], 
 
 
 def scores_of(prediction, reference):
-    """One sample as LLaMA-Factory scores it, each number rounded to 4 places."""
+    """Scores a sample as LLaMA-Factory does, with each number rounded to 4 places."""
     words, target = [' '.join(jieba.cut(text)) for text in (prediction, reference)]
     if words.split() and target.split():
         rouge = {name: score['f'] for name, score in Rouge().get_scores(words, target)[0].items()}

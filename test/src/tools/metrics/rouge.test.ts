@@ -37,7 +37,7 @@ test.each([
   }
 });
 
-test('means are of F-measures, times 100', () => {
+test('means are those of the F-measures, times 100', () => {
   const pairs = golden.pairs.slice(0, 20);
   const means = meanRouge(
     pairs.map(({prediction}) => prediction),

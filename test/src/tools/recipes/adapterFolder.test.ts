@@ -7,7 +7,7 @@ import {FakeHub} from '../../data/hub/fakeHub.ts';
 const files = {'adapter_config.json': '{}', 'adapter_model.safetensors': 'weights'};
 const repository = (id: string) => ({kind: 'model' as const, id, commit: 'c'.repeat(40), files});
 
-/** A hub that holds two adapters, one of them under a name that looks like a path. */
+/** Starts a hub with two adapters, one of them under a name that looks like a path. */
 function withHub(
   body: (args: {
     hub: FakeHub;
@@ -31,7 +31,7 @@ test.each([
   'output/nosuch',
   './nosuch',
   '../nosuch',
-  'test/nosuch', // a folder that is here
+  'test/nosuch', // test/ is an existing folder
   'saves/run/lora',
 ])('%s is a path: the hub is not asked', (name) =>
   withHub(async ({hub, options}) => {
@@ -45,7 +45,7 @@ test.each([
   }),
 );
 
-test('a name that the hub could have is looked for in both places', () =>
+test('a valid hub name is looked up on disk and on the hub', () =>
   withHub(async ({hub, options}) => {
     const expected =
       '--adapter org/nosuch: expected the folder of an adapter (adapter_config.json, adapter_model.safetensors) or ' +
@@ -64,7 +64,7 @@ test('a name that the hub could have is looked for in both places', () =>
     expect(hub.requests.length).toBeGreaterThan(0);
   }));
 
-test('what the cache holds under a name like a path serves', () =>
+test('a cached adapter is used even if its name looks like a path', () =>
   withHub(async ({hub, folder, options}) => {
     const advice = 'download it first (tfjs-lora download saves/lora)';
     expect((await errorOf(() => adapterFolder('saves/lora', options))).message).toContain(advice);
@@ -78,13 +78,13 @@ test('what the cache holds under a name like a path serves', () =>
   }));
 
 describe('a folder', () => {
-  test('with an adapter is taken as it is', () =>
+  test('with an adapter is returned as it is', () =>
     inFolder(async (folder) => {
       writeFileSync(join(folder, 'adapter_config.json'), '{}');
       expect(await adapterFolder(folder)).toBe(folder);
     }));
 
-  test('of a run that has not ended names the newest checkpoint with an adapter', () =>
+  test('of an unfinished run names the newest checkpoint with an adapter', () =>
     inFolder(async (folder) => {
       for (const step of [3, 12, 6]) mkdirSync(join(folder, `checkpoint-${step}`));
       const got = 'got checkpoints of an unfinished run. ';

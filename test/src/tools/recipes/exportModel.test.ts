@@ -9,7 +9,7 @@ import {type ExportArgs, exportModel} from '../../../../src/tools/recipes/export
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {errorOf, inFolder, logitsOf, stirAdapter, tinyLlama} from '../../../models/tinyLlama.ts';
 
-/** A base with a card and terms, and two adapters for it. */
+/** Makes a base with a card and terms, and two adapters for it. */
 async function makeSources(folder: string, dtype: 'float32' | 'bfloat16' = 'bfloat16') {
   const [model, first, second] = ['base', 'first', 'second'].map((name) => join(folder, name));
   const base = tinyLlama({}, {dtype});
@@ -30,7 +30,7 @@ async function makeSources(folder: string, dtype: 'float32' | 'bfloat16' = 'bflo
   return {model, first, second, exportDir: join(folder, 'export')};
 }
 
-/** Logits of the base with adapters fused one after the other. */
+/** Computes the logits of the base with adapters fused one after the other. */
 async function expectedLogits(model: string, adapters: string[]): Promise<Float32Array> {
   const llama = await Llama.fromPretrained(model);
   for (const adapter of adapters) {
@@ -101,7 +101,7 @@ test('writes shards of export_size, the config and the terms, and a card that na
     );
   }));
 
-test('another export replaces the first, but not a card written by hand', () =>
+test('a second export replaces the first, but not a card written by hand', () =>
   inFolder(async (folder) => {
     const {model, first, exportDir} = await makeSources(folder);
     await exportModel({model, exportDir, exportSizeGB: 1e-6});
@@ -117,7 +117,7 @@ test('another export replaces the first, but not a card written by hand', () =>
     expect(readFileSync(join(exportDir, 'README.md'), 'utf8')).toBe('# Mine\n');
   }));
 
-test('another type is loaded, merged and written', () =>
+test('another dtype is used to load, merge and write', () =>
   inFolder(async (folder) => {
     const {model, first, exportDir} = await makeSources(folder);
     await exportModel({model, adapters: [first], exportDir, dtype: 'float32'});
@@ -131,7 +131,7 @@ test('another type is loaded, merged and written', () =>
     llama.dispose();
   }));
 
-test('the tokenizer and the generation config go along', () =>
+test('the tokenizer and the generation config are exported too', () =>
   inFolder(async (folder) => {
     const exportDir = join(folder, 'out');
     const model = join(__dirname, '../../../../examples/quickstart/model');
@@ -144,7 +144,7 @@ test('the tokenizer and the generation config go along', () =>
   }));
 
 describe('a template', () => {
-  /** The quickstart's model as a base: it ends texts, not turns, and has no chat template but one in a file of its own. */
+  /** Makes a base from the quickstart's model that ends texts, not turns, and has its only chat template in a file. */
   function makeBase(folder: string, chatTemplate?: string): string {
     const base = join(folder, 'base');
     cpSync(join(__dirname, '../../../../examples/quickstart/model'), base, {recursive: true});
@@ -169,7 +169,7 @@ describe('a template', () => {
 
   const jsonOf = (folder: string, name: string) => JSON.parse(readFileSync(join(folder, name), 'utf8'));
 
-  test('goes along: chat template, end tokens, Modelfile', () =>
+  test('is exported: chat template, end tokens, Modelfile', () =>
     inFolder(async (folder) => {
       const exportDir = join(folder, 'out');
       await exportModel({model: makeBase(folder), exportDir, template: 'llama3'});
@@ -189,7 +189,7 @@ describe('a template', () => {
       model.dispose();
     }));
 
-  test('takes the place of a chat template of the base, where it says so', () =>
+  test("replaces the base's chat template if it says so", () =>
     inFolder(async (folder) => {
       const model = makeBase(folder, '{{ messages[0].content }}');
       const [kept, replaced] = ['kept', 'replaced'].map((name) => join(folder, name));
@@ -234,7 +234,7 @@ describe('refuses, before anything is written', () => {
     expect(message).toContain('config.json quantization_config: expected an unquantized base');
   });
 
-  test('a folder that is read from, by whatever name', async () => {
+  test('a folder that is read from, under any name', async () => {
     const linked = await refusal(({model}, folder) => {
       symlinkSync(model, join(folder, 'link'));
       return {exportDir: join(folder, 'link')};
@@ -243,7 +243,7 @@ describe('refuses, before anything is written', () => {
     expect((await refusal(({adapters}) => ({exportDir: adapters![0]}))).code).toBe('INVALID_ARGUMENT');
   });
 
-  test('an adapter that is not there, or is not for this model', async () => {
+  test('an adapter that does not exist, or is not for this model', async () => {
     expect((await refusal(() => ({adapters: ['nowhere']}))).code).toBe('FILE_NOT_FOUND');
     const other = await refusal((_, folder) => {
       const adapter = join(folder, 'empty');

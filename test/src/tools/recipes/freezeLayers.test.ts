@@ -18,7 +18,7 @@ describe('freezeLayers', () => {
   const trained = () => [...model.trainableParameters().keys()];
   const blocks = () => [...new Set(trained().map((name) => /layers\.(\d)/.exec(name)?.[1]))];
 
-  test('the last blocks, or the first where negative, never more than there are', () => {
+  test('trains the last blocks, or the first if negative, but never more than there are', () => {
     freeze(2);
     expect(blocks()).toEqual(['2', '3']);
     freeze(-1);
@@ -29,7 +29,7 @@ describe('freezeLayers', () => {
     expect(blocks()).toEqual(['0', '1', '2', '3']);
   });
 
-  test('of these the named modules', () => {
+  test('trains only the named modules of these blocks', () => {
     freeze(1, ['self_attn', 'input_layernorm']);
     expect(trained()).toEqual([
       'model.layers.3.self_attn.q_proj.weight',
@@ -40,7 +40,7 @@ describe('freezeLayers', () => {
     ]);
   });
 
-  test('and modules outside the blocks', () => {
+  test('trains modules outside the blocks too', () => {
     freeze(1, ['input_layernorm'], ['norm', 'embed_tokens']);
     expect(trained()).toEqual([
       'model.embed_tokens.weight',
@@ -49,7 +49,7 @@ describe('freezeLayers', () => {
     ]);
   });
 
-  test('only these change in training', async () => {
+  test('nothing else changes in training', async () => {
     freeze(1, ['mlp'], ['norm']);
     const values = async () =>
       new Map(
@@ -73,7 +73,7 @@ describe('freezeLayers', () => {
     ]);
   });
 
-  test('an unknown module names the nearest, and changes nothing', () => {
+  test('names the nearest for an unknown module, and changes nothing', () => {
     const before = trained();
     expect(() => freeze(1, ['self_atn'])).toThrow(
       'freeze_trainable_modules: expected modules of the model, got self_atn. Nearest: self_attn',

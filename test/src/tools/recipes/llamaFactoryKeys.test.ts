@@ -11,7 +11,7 @@ interface Key {
   default: unknown;
 }
 
-// The fields of LLaMA-Factory 0.9.5's arguments, with the newest and the oldest transformers it accepts.
+// The fields of LLaMA-Factory 0.9.5's arguments, with the newest and the oldest transformers that it accepts.
 const versions = JSON.parse(
   readFileSync(join(__dirname, 'fixtures/llamaFactoryKeys.json'), 'utf8'),
 ) as Record<string, Record<string, Key>>;
@@ -23,7 +23,7 @@ function read(name: string, value: unknown): Recipe {
   return resolveRecipe(parseRecipeText(text, 'recipe.yaml'), 'recipe.yaml');
 }
 
-/** The fault of a recipe that holds the key, if any. */
+/** Returns the fault of a recipe with the key, if any. */
 function faultOf(name: string, value: unknown): {code: string; message: string} | undefined {
   try {
     read(name, value);
@@ -34,7 +34,7 @@ function faultOf(name: string, value: unknown): {code: string; message: string} 
   }
 }
 
-test('the list is of all arguments', () => {
+test('the list has all arguments', () => {
   expect(Object.values(versions).map((part) => Object.keys(part).length)).toEqual([370, 353]);
   for (const name of ['enable_thinking', 'use_eaft_loss', 'use_cache', 'lr_scheduler_kwargs', 'fp16_backend'])
     expect(keys.has(name)).toBe(true);
@@ -54,8 +54,8 @@ test.each([
   ['false, where its default is nothing', (key: Key) => key.default || false],
 ] as const)('a key that is off is accepted: %s', (_, off) => {
   const faults = optional
-    .filter(([name, key]) => name !== 'batch_size' || !off(key)) // of another program, and easily meant otherwise
-    .filter(([name, key]) => !FORMER_NAMES.has(name) || off(key) === null) // what they stand for has a default
+    .filter(([name, key]) => name !== 'batch_size' || !off(key)) // refused: it belongs to another program
+    .filter(([name, key]) => !FORMER_NAMES.has(name) || off(key) === null) // the present key has a default
     .map(([name, key]) => faultOf(name, off(key))?.message)
     .filter((message) => message !== undefined);
   expect(faults).toEqual([]);
@@ -82,7 +82,7 @@ test.each([
   expect(faultOf(name, value)?.message).toContain(message);
 });
 
-test('false is no value where a key has no default, and 0 for a number', () => {
+test('false means no value if a key has no default, and 0 for a number', () => {
   expect(read('max_samples', false).data.maxSamples).toBeUndefined();
   expect(read('save_total_limit', 'no').fit.saveTotalLimit).toBeUndefined();
   expect(read('max_grad_norm', false).compile.maxGradNorm).toBeUndefined();

@@ -11,10 +11,10 @@ import {errorOf} from '../../../models/tinyLlama.ts';
 import {runCommandLine} from '../cli/runCommandLine.ts';
 
 /*
- * A model family from outside the library, through the command line.
+ * A model family from outside the library, used by the command line.
  */
 
-/** Llama whose hidden states, and with them its logits, are halved. */
+/** A Llama whose hidden states, and therefore logits, are halved. */
 class HalvedForCausalLM extends LlamaForCausalLM {
   static override className = 'HalvedForCausalLM';
   static override readonly modelType = 'halved';
@@ -70,7 +70,7 @@ test('is refused by name before it is registered', async () => {
 describe('once registered', () => {
   beforeAll(() => registerModel(HalvedForCausalLM));
 
-  test('is opened by its model_type, with training, and by no other family', async () => {
+  test('is opened by its model_type, can be trained, and is refused by other families', async () => {
     const opened = await openBase(await loadRecipe(recipeFile, []));
     const Halved = trainable(HalvedForCausalLM);
     expect(opened).toBeInstanceOf(Halved);

@@ -26,7 +26,7 @@ function fault(text: string, ...overrides: string[]): {code: string; message: st
 }
 
 describe('the recipes of examples/', () => {
-  test('train_lora.yaml asks for what it says', async () => {
+  test('train_lora.yaml becomes the arguments that it describes', async () => {
     const recipe = await loadRecipe(join(recipes, 'train_lora.yaml'));
     expect(recipe).toMatchObject({
       tasks: {train: true, evaluate: true, predict: false},
@@ -70,7 +70,7 @@ describe('the recipes of examples/', () => {
     expect(recipe.fit.maxSteps).toBeUndefined();
   });
 
-  test('merge_lora.yaml asks for what it says', async () => {
+  test('merge_lora.yaml becomes the arguments that it describes', async () => {
     const recipe = await loadRecipe(join(recipes, 'merge_lora.yaml'));
     expect(recipe).toMatchObject({
       tasks: {train: false, evaluate: false, predict: false},
@@ -120,14 +120,14 @@ test('an empty recipe has the defaults of LLaMA-Factory and transformers', () =>
 });
 
 describe('values', () => {
-  test('lists are comma separated or YAML lists', () => {
+  test('lists are comma-separated or YAML lists', () => {
     const both = ['lora_target: q_proj, v_proj', 'lora_target: [q_proj, v_proj]'].map((line) =>
       read(MODEL + line),
     );
     for (const {lora} of both) expect(lora).toMatchObject({targetModules: ['q_proj', 'v_proj']});
   });
 
-  test('the booleans of YAML 1.1 are booleans, where one is expected', () => {
+  test('the booleans of YAML 1.1 are booleans for keys that expect one', () => {
     const {fit, data} = read(
       `${TRAIN}plot_loss: yes\npacking: On\nstreaming: no\ntemplate: no\neval_strategy: no`,
     );
@@ -166,7 +166,7 @@ describe('values', () => {
     expect(of('quantization_bit: 8')).toEqual({type: 'int8', doubleQuant: false});
   });
 
-  test('packing is for plain text unless asked for', () => {
+  test('packing is only for plain text by default', () => {
     expect(read(MODEL).data.packing).toBeUndefined(); // the data decides
     expect(read(`${MODEL}stage: pt\npacking: false`).data.packing).toBe(false);
     expect(read(`${MODEL}neat_packing: true`).data.packing).toBe(true);
@@ -178,7 +178,7 @@ describe('values', () => {
     expect(read(`${TRAIN}fp16: true`).model.dtype).toBe('float16');
   });
 
-  test('names that transformers has changed are read', () => {
+  test('former names of transformers are accepted', () => {
     expect(read(`${TRAIN}val_size: 0.1\nevaluation_strategy: epoch`).fit.evaluationStrategy).toBe('epoch');
   });
 
@@ -190,7 +190,7 @@ describe('values', () => {
 });
 
 describe('arguments', () => {
-  test('go before the file', () => {
+  test('override the file', () => {
     const recipe = read(
       `${TRAIN}lora_rank: 8`,
       'lora_rank=16',
@@ -201,7 +201,7 @@ describe('arguments', () => {
     expect(recipe.fit.plotLoss).toBe(true);
   });
 
-  test('hide a wrong value in the file', () => {
+  test('replace a wrong value in the file', () => {
     expect(read(`${MODEL}lora_rank: eight`, 'lora_rank=8').lora).toMatchObject({rank: 8});
   });
 
@@ -215,12 +215,12 @@ describe('arguments', () => {
     );
   });
 
-  test('may hold an equals sign', () => {
+  test('may contain an equals sign', () => {
     expect(read(MODEL, 'output_dir=a=b').fit.outputDir).toBe('a=b');
   });
 });
 
-test('where inputs of blocks wait for backward', () => {
+test('keys for the storage of block inputs', () => {
   const checkpointing = (...overrides: string[]) => read(MODEL, ...overrides).model.gradientCheckpointing;
   expect(checkpointing('use_unsloth_gc=true')).toBe('offload');
   expect(checkpointing('use_unsloth_gc=false')).toBe(true);
@@ -258,7 +258,7 @@ describe('faults', () => {
     expect(fault(`${MODEL}lora_rnk:`).message).toContain('Did you mean lora_rank?'); // also without a value
   });
 
-  test('all are told, in the order of the file', () => {
+  test('all are reported, in the order of the file', () => {
     const {message} = fault(
       `${MODEL}bf16: maybe\nfoo: 1\nquantization_bit: 3\nlora_rank: 0\nval_size: 1.5\nmax_steps: 0`,
     );
@@ -272,7 +272,7 @@ describe('faults', () => {
     ]);
   });
 
-  test('wrong values and contradictions are reported in one round, in the order of the file', () => {
+  test('wrong values and contradictions are reported together, in the order of the file', () => {
     const {code, message} = fault(
       `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: dpo\nfoo: 1\nval_size: 0.1\n` +
         'mask_history: true\ntrain_on_prompt: true\nresize_vocab: true\nreport_to: [wandb, mlflow]\n' +
@@ -300,7 +300,7 @@ describe('faults', () => {
     ]);
   });
 
-  test('a contradiction with a value that is wrong itself, or misspelt, is not reported', () => {
+  test('a contradiction with a wrong value or a misspelled key is not reported', () => {
     expect(fault(`${TRAIN}fp16: true\nbf16: maybe`).message).toBe(
       'recipe.yaml:6:7 bf16: expected true or false, got "maybe"',
     );
@@ -312,7 +312,7 @@ describe('faults', () => {
     ).not.toContain('lr_scheduler_kwargs');
   });
 
-  test('a wrong value is placed by line and column, wherever it stands', () => {
+  test('a wrong value is reported with line and column, wherever it is', () => {
     const spaces = fc.integer({min: 1, max: 20}).map((count) => ' '.repeat(count));
     fc.assert(
       fc.property(
@@ -347,18 +347,14 @@ describe('faults', () => {
       /at most 1000 keys, got 5001/,
     ],
     ['megabytes', `a: ${'x'.repeat(2_000_000)}`, /at most 1048576 characters, got 2000\d+/],
-    [
-      'names of what every object has',
-      'constructor: 1\n__proto__: 2',
-      /2:1 constructor: .*\n.*3:1 __proto__: /,
-    ],
+    ['names that every object has', 'constructor: 1\n__proto__: 2', /2:1 constructor: .*\n.*3:1 __proto__: /],
   ])('%s', (_, text, message) => {
     const {code, message: got} = fault(`${MODEL}${text}`);
     expect(code).toBe('INVALID_CONFIG');
     expect(got).toMatch(message);
   });
 
-  test('text that is no mapping', () => {
+  test('a text that is not a mapping', () => {
     expect(fault('- a\n').message).toBe(
       'recipe.yaml:1:1: expected lines of "key: value", got something else',
     );
@@ -374,7 +370,7 @@ describe('faults', () => {
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
 
-  test.each(['rm', 'ppo', 'dpo', 'kto'])('stage %s is not there yet', (stage) => {
+  test.each(['rm', 'ppo', 'dpo', 'kto'])('stage %s is not supported yet', (stage) => {
     const {code, message} = fault(`${TRAIN}stage: ${stage}`);
     expect(code).toBe('UNSUPPORTED');
     expect(message).toMatch(
@@ -434,14 +430,14 @@ describe('faults', () => {
 });
 
 describe('foreign keys', () => {
-  test('are in one table each, and not among ours', () => {
+  test('are in one table each, and not in ours', () => {
     const ours = Object.keys(recipeSchema.shape);
     const all = [...ours, ...IGNORED_KEYS.keys(), ...REFUSED_KEYS.keys(), ...FORMER_NAMES.keys()];
     expect(all.filter((key, index) => all.indexOf(key) !== index)).toEqual([]);
     for (const now of FORMER_NAMES.values()) expect(ours).toContain(now);
   });
 
-  test('one that means nothing is ignored, with the reason', () => {
+  test('one without a meaning is ignored, with the reason', () => {
     expect(read(`${MODEL}flash_attn: fa2`).ignored).toEqual(
       new Map([['flash_attn', 'it chooses among kernels of PyTorch']]),
     );

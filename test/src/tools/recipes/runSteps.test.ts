@@ -9,7 +9,7 @@ function stepsOf(examples: number | undefined, ...keys: string[]): RunSteps {
   );
 }
 
-// As transformers' Trainer counts: 900 examples in batches of 4 are 225 batches, in windows of 8 they are 29 steps.
+// transformers' Trainer counts 225 batches for 900 examples in batches of 4, and 29 steps in windows of 8 batches.
 const guide = ['per_device_train_batch_size=4', 'gradient_accumulation_steps=8', 'num_train_epochs=1'];
 
 test("the reference guide's run", () => {
@@ -44,7 +44,7 @@ test('intervals below 1 are shares of the run, rounded up', () => {
   });
 });
 
-test('warm-up by steps goes before the ratio; evaluation goes by logging_steps unless told', () => {
+test('warm-up steps override the ratio; eval_steps is logging_steps by default', () => {
   expect(stepsOf(900, ...guide, 'warmup_ratio=0.5', 'warmup_steps=4').warmup).toBe(4);
   expect(stepsOf(900, ...guide, 'logging_steps=7').evaluation).toBe(7);
 });

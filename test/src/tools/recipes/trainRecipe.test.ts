@@ -27,7 +27,7 @@ import {FolderLock} from '../../../../src/training/output/folderLock.ts';
 import {runCommandLine} from '../cli/runCommandLine.ts';
 
 /*
- * Recipes on the small model of the quickstart and a handful of its bills.
+ * Recipes for the quickstart's small model and a few of its bills.
  */
 
 const MODEL = join(__dirname, '../../../../examples/quickstart/model');
@@ -36,7 +36,7 @@ const recipeFile = join(folder, 'recipe.yaml');
 const output = (name: string) => join(folder, name);
 
 beforeAll(async () => {
-  process.env.HF_HOME = join(folder, 'cache'); // where tokenized data is kept
+  process.env.HF_HOME = join(folder, 'cache'); // for tokenized data
   await useBackend('wasm');
   const data = join(folder, 'data');
   mkdirSync(data);
@@ -127,7 +127,7 @@ describe('a plan', () => {
   });
 });
 
-describe('a dry run refuses what a training refuses, with the same words', () => {
+describe('a dry run refuses what a training refuses, with the same message', () => {
   const lora = () => `adapter_name_or_path=${output('dry-adapter')}`;
   beforeAll(async () => {
     await train([`output_dir=${output('dry')}`, 'max_steps=2', 'save_steps=1']);
@@ -142,7 +142,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
       join(output('dry-adapter'), 'adapter_config.json'),
       JSON.stringify({peft_type: 'LORA', r: 4, target_modules: ['q_proj']}),
     );
-    FolderLock.take(output('dry-held'), 'test'); // never let go: this process goes on
+    FolderLock.take(output('dry-held'), 'test'); // never released, because this process continues
   });
 
   test.each<[string, () => string[], RegExp]>([
@@ -168,17 +168,17 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
       /prompt \d+: expected 1 to 511 tokens, .* \(cutoff_len in a recipe\)/,
     ],
     [
-      'a checkpoint that is not there',
+      'a checkpoint that does not exist',
       () => ['resume_from_checkpoint=/nowhere'],
       /resume_from_checkpoint \/nowhere: expected a checkpoint, or a run that has saved one, got no such folder\./,
     ],
     [
-      'a run to go on from that is not there',
+      'a run to resume that does not exist',
       () => ['resume_from_checkpoint=true'],
       /recipe\.yaml resume_from_checkpoint \S+dry-none: expected a checkpoint, .* got no such folder\. Correct output_dir\.\n {2}To start without a checkpoint: .*train .* resume_from_checkpoint=false/,
     ],
     [
-      'a run to go on from that has saved nothing',
+      'a run to resume that has saved nothing',
       () => [`output_dir=${output('dry-empty')}`, 'resume_from_checkpoint=true'],
       /resume_from_checkpoint \S+dry-empty: expected a checkpoint, .* got none there/,
     ],
@@ -198,7 +198,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
       /output_dir .*: expected a folder, got a file/,
     ],
     [
-      'an output folder in one',
+      'an output folder inside a file',
       () => [`output_dir=${output('dry-file')}/out`],
       /output_dir .*: expected a folder, got a file/,
     ],
@@ -222,7 +222,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     ['a step that will not fit', () => ['--memory-budget', '0.001'], /expected a peak of at most 976\.6 KiB/],
     ['nothing to do', () => ['do_train=false'], /expected something to do/],
     [
-      'a model of other layers',
+      'a model with other layers',
       () => [`model_name_or_path=${output('dry-model')}`],
       /expected tensor model\.layers\.4\./,
     ],
@@ -246,7 +246,7 @@ describe('a dry run refuses what a training refuses, with the same words', () =>
     expect(existsSync(output('dry-none'))).toBe(false);
   });
 
-  test('adapters that would be merged are looked at, and the count is without them', async () => {
+  test('adapters to be merged are checked, but not counted', async () => {
     const merged = [`adapter_name_or_path=${output('dry')}`, 'create_new_adapter=true', 'lora_rank=2'];
     const plan = async (...keys: string[]) =>
       planRecipe(await read(`output_dir=${output('planned')}`, ...keys), {backend: 'wasm'});
@@ -269,7 +269,7 @@ describe('an unfinished run and overwrite_output_dir', () => {
     return printed.at(-1);
   };
 
-  test('is kept until somebody says which of the two it is to be', async () => {
+  test('is kept until the user chooses to resume or to start over', async () => {
     const keys = [`output_dir=${output('kept')}`, 'overwrite_output_dir=true'];
     expect(await stop(...keys)).toBe(
       `stopped; ${join(output('kept'), 'checkpoint-1')} is saved\n  To resume: run the same recipe with resume_from_checkpoint=true`,
@@ -284,11 +284,11 @@ describe('an unfinished run and overwrite_output_dir', () => {
     });
     expect(readdirSync(output('kept'))).toContain('checkpoint-1');
     const over = await train([...keys, 'resume_from_checkpoint=false', 'max_steps=1']);
-    expect(over.map(({step}) => step)).toEqual([1]); // and it is finished
-    expect((await train(keys)).map(({step}) => step)).toEqual([1, 2, 3]); // so it is overwritten as asked
+    expect(over.map(({step}) => step)).toEqual([1]); // it is finished now
+    expect((await train(keys)).map(({step}) => step)).toEqual([1, 2, 3]); // so it is overwritten, as the recipe says
   });
 
-  test('stopped before anything was saved begins again by the command it names', async () => {
+  test('stopped before anything was saved starts again with the command it names', async () => {
     const printed: string[] = [];
     const keys = [`output_dir=${output('early')}`];
     const print = (text: string) => void printed.push(text);
@@ -298,14 +298,14 @@ describe('an unfinished run and overwrite_output_dir', () => {
     expect(await train([...keys, 'max_steps=1'])).toHaveLength(1);
   });
 
-  test('goes on where that is said', async () => {
+  test('resumes if the recipe says so', async () => {
     const keys = [`output_dir=${output('gone-on')}`, 'overwrite_output_dir=true'];
     await stop(...keys);
     const rest = await train([...keys, `resume_from_checkpoint=${output('gone-on')}`]);
     expect(rest.map(({step}) => step)).toEqual([2, 3]);
   });
 
-  test('says how to predict where it was stopped after training', async () => {
+  test('names the command to predict if it was stopped after training', async () => {
     const controller = new AbortController();
     const printed: string[] = [];
     const keys = ['do_predict=true', 'predict_with_generate=true', 'eval_dataset=unseen', 'max_steps=1'];
@@ -346,7 +346,7 @@ describe('a finished run', () => {
         .map((file) => [file, readFileSync(join(output(name), file), 'latin1')]),
     );
 
-  test('is overwritten with the results of its model, which the plan and a warning say', async () => {
+  test('is overwritten with the results of its model, and the plan and a warning say so', async () => {
     const keys = ['overwrite_output_dir=true', 'max_steps=1'];
     await train([...keys, `output_dir=${output('over')}`]);
     const results = [
@@ -374,7 +374,7 @@ describe('a finished run', () => {
     expect(left).toContain('comparison-notes.md');
   });
 
-  test('loses the results of its model where training goes on', async () => {
+  test('loses the results of its model when training continues', async () => {
     await train(['max_steps=1', `output_dir=${output('longer')}`]);
     writeFileSync(join(output('longer'), 'generated_predictions.jsonl'), '{}');
     const {status, err} = await runCommandLine(...line('longer', 'max_steps=2'));
@@ -385,7 +385,7 @@ describe('a finished run', () => {
     expect(readdirSync(output('longer'))).not.toContain('generated_predictions.jsonl');
   });
 
-  test('removes results of another model with a word', async () => {
+  test('removes results of another model with a warning', async () => {
     mkdirSync(output('base-results'));
     writeFileSync(join(output('base-results'), 'generated_predictions.jsonl'), '{}');
     const {status, out, err} = await runCommandLine(...line('base-results', 'max_steps=1'));
@@ -433,7 +433,7 @@ describe('a finished run', () => {
     expect(readdirSync(`${output('next')}-merged`)).toContain('config.json');
   });
 
-  test('predicts what it has not predicted yet', async () => {
+  test('makes the predictions that are still missing', async () => {
     const keys = ['max_steps=1', 'cutoff_len=400', `output_dir=${output('unpredicted')}`];
     await train(keys);
     const results = readFileSync(join(output('unpredicted'), 'train_results.json'), 'utf8');
@@ -449,7 +449,7 @@ describe('a finished run', () => {
   });
 });
 
-describe('training by a recipe', () => {
+describe('training with a recipe', () => {
   let steps: StepLog[];
 
   beforeAll(async () => {
@@ -461,7 +461,7 @@ describe('training by a recipe', () => {
     expect(tf.memory().numTensors).toBe(before);
   }, 120_000);
 
-  test('takes the steps it planned', () => {
+  test('takes the planned steps', () => {
     expect(steps.map(({step, totalSteps}) => [step, totalSteps])).toEqual([1, 2, 3].map((step) => [step, 3]));
     const rates = steps.map(({learningRate}) => learningRate);
     expect(rates[0]).toBe(0);
@@ -469,7 +469,7 @@ describe('training by a recipe', () => {
     expect(rates[2]).toBeCloseTo(5e-3, 10);
   });
 
-  test("leaves LLaMA-Factory's files", () => {
+  test("writes LLaMA-Factory's files", () => {
     expect(readdirSync(output('lora'))).toEqual(
       expect.arrayContaining([
         'adapter_config.json',
@@ -497,7 +497,7 @@ describe('training by a recipe', () => {
     expect(eval_loss).toBe(json(output('lora'), 'eval_results.json').eval_loss);
   });
 
-  test('evaluates by a recipe of its own to the same loss', async () => {
+  test('gets the same loss from a separate recipe for evaluation', async () => {
     const own = [
       'do_train=false',
       'do_eval=true',
@@ -510,7 +510,7 @@ describe('training by a recipe', () => {
     expect(eval_loss).toBeCloseTo(json(output('lora'), 'eval_results.json').eval_loss, 5);
   });
 
-  test('exports a model that gives what the adapter gives', async () => {
+  test('exports a model with the same results as the adapter', async () => {
     const merge = join(folder, 'merge.yaml');
     writeFileSync(
       merge,
@@ -530,7 +530,7 @@ describe('training by a recipe', () => {
     expect(Math.max(...found.map((value, i) => Math.abs(value - expected[i])))).toBeLessThan(1e-4);
   });
 
-  test('goes on with an adapter, or merges it and begins another', async () => {
+  test('continues with an adapter, or merges it and starts another', async () => {
     const given = `adapter_name_or_path=${output('lora')}`;
     const first = async (...more: string[]) =>
       (
@@ -542,13 +542,13 @@ describe('training by a recipe', () => {
           ...more,
         ])
       )[0];
-    const [onward, anew] = [await first(), await first('create_new_adapter=true', 'lora_rank=2')];
-    expect(onward.loss).toBeLessThan(steps[0].loss);
-    expect(anew.loss).toBeCloseTo(onward.loss, 1); // merged into bfloat16
+    const [continued, another] = [await first(), await first('create_new_adapter=true', 'lora_rank=2')];
+    expect(continued.loss).toBeLessThan(steps[0].loss);
+    expect(another.loss).toBeCloseTo(continued.loss, 1); // merged into bfloat16
     expect(json(output('next'), 'adapter_config.json').r).toBe(2);
   });
 
-  test('refuses a folder that holds a run whose checkpoints are gone', async () => {
+  test('refuses a folder with a run whose checkpoints are missing', async () => {
     mkdirSync(output('leftover'));
     writeFileSync(join(output('leftover'), 'adapter_config.json'), '{}');
     await expect(train([`output_dir=${output('leftover')}`])).rejects.toThrow(
@@ -557,7 +557,7 @@ describe('training by a recipe', () => {
   });
 });
 
-test('a recipe is what the calls of the library would be', async () => {
+test('a recipe gives the same results as calls of the library', async () => {
   const examples: Example[] = [];
   const seen = await train([`output_dir=${output('same')}`, 'disable_shuffling=true', 'save_strategy=no'], {
     callbacks: [
@@ -593,7 +593,7 @@ test('a recipe is what the calls of the library would be', async () => {
   expect(seen.map(({learningRate}) => learningRate)).toEqual(steps.map(({learningRate}) => learningRate));
 });
 
-test('an interrupted run goes on where it stopped', async () => {
+test('an interrupted run resumes where it stopped', async () => {
   const whole = await train([`output_dir=${output('whole')}`]);
   const controller = new AbortController();
   const {isInterrupted} = await trainRecipe(await read(`output_dir=${output('halted')}`), {
@@ -631,7 +631,7 @@ test('prediction answers every prompt and scores the answers', async () => {
   });
 });
 
-test('streamed data trains for the steps that were asked for, and its plan knows no more', async () => {
+test('streamed data trains for max_steps, and its plan has no other numbers', async () => {
   const streamed = ['streaming=true', 'max_steps=2', 'buffer_size=4', `output_dir=${output('streamed')}`];
   const {data, steps, trainedTokens} = await planRecipe(await read(...streamed), {backend: 'wasm'});
   expect({...data, trainedTokens}).toEqual({
@@ -672,7 +672,7 @@ test.each([
 });
 
 describe('mistakes', () => {
-  test('are told alone, with status 2, before any work', async () => {
+  test('are reported with the message alone and status 2, before any work', async () => {
     const {status, out, err} = await runCommandLine(
       'train',
       recipeFile,
@@ -683,20 +683,20 @@ describe('mistakes', () => {
     expect(err).toBe('argument lora_rank=0 lora_rank: expected an integer from 1, got 0\n');
   });
 
-  test('a training that will not fit says what to change', async () => {
+  test('a training that does not fit into memory says what to change', async () => {
     const tight = ['--memory-budget', '0.001', `output_dir=${output('large')}`];
     const {status, err} = await runCommandLine('--backend', 'wasm', 'train', recipeFile, ...tight);
     expect(status).toBe(2);
     expect(err).toMatch(/expected a peak of at most 976\.6 KiB, got an estimate of .* Change /);
   });
 
-  test('an optimizer that is not there', async () => {
+  test('an unknown optimizer', async () => {
     await expect(train([`output_dir=${output('other')}`, 'optim=adamw_torhc'])).rejects.toThrow(
       `${recipeFile} optim: optimizer "adamw_torhc": expected`,
     );
   });
 
-  test('a recipe that asks for nothing', async () => {
+  test('a recipe with nothing to do', async () => {
     await expect(train(['do_train=false'])).rejects.toThrow(
       `${recipeFile}: expected something to do, got do_train, do_eval and do_predict all false`,
     );

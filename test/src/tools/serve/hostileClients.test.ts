@@ -61,7 +61,7 @@ async function until(isSo: () => boolean): Promise<void> {
   }
 }
 
-/** A connection, and a request on it as bytes. */
+/** Opens a connection and sends the bytes of a request. */
 function open(text = ''): {socket: Socket; closed: Promise<void>} {
   const socket = connect(server.port, '127.0.0.1');
   sockets.push(socket);
@@ -92,7 +92,7 @@ describe('hanging up', () => {
     expect((await post({messages, max_tokens: 1})).status).toBe(200);
   });
 
-  test('while a long prompt is tokenized stops that', async () => {
+  test('stops the tokenization of a long prompt', async () => {
     await start();
     const {socket} = open(
       whole(JSON.stringify({prompt: 'x'.repeat(9000), max_tokens: 1})).replace('/chat', ''),
@@ -104,14 +104,14 @@ describe('hanging up', () => {
 });
 
 describe('a client that does not read its answer', () => {
-  test('is cut off, and the next one is answered', async () => {
+  test('is disconnected, and the next one is answered', async () => {
     await start({stallTimeout: 300});
     const write = ServerResponse.prototype.write as (chunk: unknown) => boolean;
     jest.spyOn(ServerResponse.prototype, 'write').mockImplementation(function (
       this: ServerResponse,
       chunk: unknown,
     ) {
-      return write.call(this, `${chunk}:${' '.repeat(1 << 20)}\n\n`); // more than the system keeps for it
+      return write.call(this, `${chunk}:${' '.repeat(1 << 20)}\n\n`); // more than the system buffers
     });
     const {socket, closed} = open();
     socket.pause();
@@ -203,14 +203,14 @@ describe('bodies', () => {
   });
 });
 
-describe('who may ask', () => {
+describe('access', () => {
   const statusFor = (host: string) =>
     new Promise((resolve) => {
       const url = `${server.url.replace('0.0.0.0', '127.0.0.1')}/models`;
       httpRequest(url, {headers: {Host: host}}, ({statusCode}) => resolve(statusCode)).end();
     });
 
-  test('any address of the machine’s own is one', async () => {
+  test('every loopback address of the machine is accepted', async () => {
     await start({host: process.platform === 'linux' ? '127.0.0.2' : '127.0.0.1'});
     for (const host of [
       '127.0.0.1:80',
@@ -228,7 +228,7 @@ describe('who may ask', () => {
     expect(warnings).toEqual([]);
   });
 
-  test('where others are let in, a missing key is told', async () => {
+  test('a missing key causes a warning if others can reach the server', async () => {
     await start({host: '0.0.0.0'});
     expect(warnings).toEqual([
       expect.stringMatching(/^serve --host 0\.0\.0\.0: everyone who can reach this machine/),
@@ -241,8 +241,8 @@ describe('who may ask', () => {
   });
 });
 
-describe('as OpenAI', () => {
-  test('each response has an id of its own', async () => {
+describe('as in the OpenAI API', () => {
+  test('each response has its own id', async () => {
     await start();
     const responses = [
       await post({messages, max_tokens: 1}),

@@ -32,7 +32,7 @@ describe('long prompts', () => {
     await prompts.close();
   });
 
-  /** What comes of it, and how often the event loop went round meanwhile. */
+  /** Returns the result, and the number of turns of the event loop meanwhile. */
   async function turnsDuring<T>(task: Promise<T>): Promise<{result: T; turns: number}> {
     let turns = 0;
     let isDone = false;
@@ -49,7 +49,7 @@ describe('long prompts', () => {
     throw new Error('no chat');
   };
 
-  test('of text are tokenized while others are answered', async () => {
+  test('of text are tokenized while other requests are answered', async () => {
     const encode = jest.spyOn(tokenizer, 'encode');
     const task = prompts.encode(parseTextRequest({prompt: long}, {}), noChat, signal);
     const {result, turns} = await turnsDuring(task);
@@ -60,14 +60,14 @@ describe('long prompts', () => {
     expect(warnings).toEqual([]);
   });
 
-  test.each([undefined, 'llama3'])('of a chat too, with the template %s', async (template) => {
+  test.each([undefined, 'llama3'])('of a chat are too, with the template %s', async (template) => {
     const messages = [
       {role: 'user', content: long},
       {role: 'assistant', content: 'Indeed.'},
       {role: 'user', content: 'Why?'},
     ];
     const encoder = templateChatEncoder(tokenizer, template, 'Be brief.');
-    warnings.length = 0; // of the template's tokens
+    warnings.length = 0; // warnings about the template's tokens
     const encode = jest.spyOn(tokenizer, 'encode');
     const {result} = await turnsDuring(
       prompts.encode(parseChatRequest({messages}, {}), () => encoder, signal),
@@ -78,13 +78,13 @@ describe('long prompts', () => {
     expect(warnings).toEqual([]);
   });
 
-  test('by an encoder of one’s own are encoded by it', async () => {
+  test("are encoded by the user's own encoder if there is one", async () => {
     const encoder = () => [1, 2, 3];
     const request = parseChatRequest({messages: [{role: 'user', content: long}]}, {});
     expect(await prompts.encode(request, () => encoder, signal)).toEqual([1, 2, 3]);
   });
 
-  test('end with their request, and the next one is tokenized', async () => {
+  test('stop with their request, and the next one is tokenized', async () => {
     const controller = new AbortController();
     const request = parseTextRequest({prompt: long}, {});
     const task = prompts.encode(request, noChat, controller.signal);

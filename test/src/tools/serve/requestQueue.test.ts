@@ -5,7 +5,7 @@ const turns = async (count: number) => {
   for (let turn = 0; turn < count; turn++) await null;
 };
 
-test('tasks never overlap, and run in the order they came, whatever becomes of those before', async () => {
+test('tasks never overlap, and run in their order, even if earlier ones fail', async () => {
   const queue = new RequestQueue();
   const events: string[] = [];
   const task =
@@ -30,7 +30,7 @@ test('tasks never overlap, and run in the order they came, whatever becomes of t
   expect(events).toEqual(['a', 'b', 'c'].flatMap((name) => [`${name} begins`, `${name} ends`]));
 });
 
-test('one that is aborted while it waits never starts', async () => {
+test('a task that is aborted while it waits never starts', async () => {
   const queue = new RequestQueue();
   const controller = new AbortController();
   const first = queue.run(() => turns(5), signal);
@@ -42,7 +42,7 @@ test('one that is aborted while it waits never starts', async () => {
   expect(task).not.toHaveBeenCalled();
 });
 
-test('idle waits for all, also for those that come meanwhile', async () => {
+test('idle waits for all tasks, including those added meanwhile', async () => {
   const queue = new RequestQueue();
   const done: string[] = [];
   void queue.run(async () => {

@@ -18,7 +18,7 @@ import {stirAdapter} from '../../../models/tinyLlama.ts';
 
 const FOLDER = join(__dirname, '../../../../examples/quickstart/model');
 const messages = [{role: 'user' as const, content: 'Which agency runs the program, and until when?'}];
-const noEnd = [2047]; // never generated: with it as the only end, answers are as long as asked for
+const noEnd = [2047]; // never generated: as the only end token, it lets answers reach their full length
 
 let model: Llama;
 let tokenizer: Tokenizer;
@@ -53,7 +53,7 @@ const answerOf = async (adapter: string | undefined, maxNewTokens: number) => {
 };
 
 describe('chat completions', () => {
-  test('answer as the model does, with counts of tokens', async () => {
+  test("have the model's answers, with the numbers of tokens", async () => {
     const completion = await client.chat.completions.create({
       model: 'model',
       messages,
@@ -84,7 +84,7 @@ describe('chat completions', () => {
     ]);
   });
 
-  test('stream in pieces that join up to the same answer', async () => {
+  test('stream in pieces that add up to the same answer', async () => {
     const stream = await client.chat.completions.create({
       model: 'model',
       messages,
@@ -101,12 +101,12 @@ describe('chat completions', () => {
     expect(pieces.filter((piece) => piece !== '').length).toBeGreaterThan(3);
     expect(pieces.join('')).toBe(await answerOf(undefined, 40));
     const reasons = chunks.flatMap(({choices}) => choices.map(({finish_reason}) => finish_reason));
-    expect(reasons.filter((reason) => reason !== null)).toEqual(['stop']); // it ends by itself
+    expect(reasons.filter((reason) => reason !== null)).toEqual(['stop']); // the answer ends by itself
     const ids = await generateIds(model, promptIds(), {maxNewTokens: 40});
     expect(chunks.at(-1)).toMatchObject({choices: [], usage: {completion_tokens: ids.length}});
   });
 
-  test('take stop, seed, temperature and top_p', async () => {
+  test('accept stop, seed, temperature and top_p', async () => {
     const ask = async (settings: object) => {
       const body = {model: 'model', messages, max_tokens: 24, ...settings};
       const {choices} = await client.chat.completions.create(
@@ -127,7 +127,7 @@ describe('chat completions', () => {
     expect((await ask({temperature: 2, top_k: 1})).message.content).toBe(whole);
   });
 
-  test('come from the base or an adapter, by name; the newest adapter without one', async () => {
+  test('come from the base or an adapter by name, and from the newest adapter without a name', async () => {
     const ask = async (name?: string) => {
       const body = {model: name, messages, temperature: 0, max_tokens: 5};
       const {model: answered, choices} = await client.chat.completions.create(
@@ -142,7 +142,7 @@ describe('chat completions', () => {
     expect(await ask()).toEqual(['stirred', adapted]);
   });
 
-  test('take parts of text and the developer role', async () => {
+  test('accept text parts and the developer role', async () => {
     const {usage} = await client.chat.completions.create({
       model: 'model',
       max_tokens: 1,
@@ -189,7 +189,7 @@ test('completions continue a text or token ids', async () => {
   expect(text).toBe(expected);
 });
 
-test('models are listed: the base, then adapters', async () => {
+test('models are listed: the base, then the adapters', async () => {
   const list = await client.models.list();
   expect(list.data.map(({id}) => id)).toEqual(['model', 'stirred']);
   expect(await client.models.retrieve('stirred')).toMatchObject({
@@ -204,11 +204,11 @@ test('models are listed: the base, then adapters', async () => {
 });
 
 describe('order', () => {
-  test('requests are answered one at a time, as they came', async () => {
+  test('requests are answered one at a time, in their order', async () => {
     const forward = jest.spyOn(model, 'forward');
     const streams: AsyncIterable<OpenAI.ChatCompletionChunk>[] = [];
     for (const max_tokens of [6, 5, 4]) {
-      // Headers come at once, so that this one has arrived before the next is sent.
+      // Headers are sent immediately, so this request has arrived before the next one is sent.
       const body = {model: 'model', messages, max_tokens, temperature: 0, stream: true} as const;
       streams.push(await client.chat.completions.create(body));
     }
@@ -218,12 +218,12 @@ describe('order', () => {
       }),
     );
     expect(reports.map(({completionTokens}) => completionTokens)).toEqual([6, 5, 4]);
-    // Each pass is of one row: nothing was answered together.
+    // Each pass has one row, so nothing was answered together.
     expect(forward.mock.calls.every(([ids]) => ids.shape[0] === 1)).toBe(true);
     forward.mockRestore();
   });
 
-  test('a dropped connection stops the answer, and one that waits never starts', async () => {
+  test('a dropped connection stops its answer, and a waiting one never starts', async () => {
     model.generationConfig = {...model.generationConfig, eosTokenId: noEnd};
     const passes = jest.spyOn(model, 'forward');
     try {
@@ -252,7 +252,7 @@ describe('order', () => {
     }
   });
 
-  test('closing stops the answer being given and frees the port', async () => {
+  test('closing stops the current answer and frees the port', async () => {
     model.generationConfig = {...model.generationConfig, eosTokenId: noEnd};
     try {
       const stream = await client.chat.completions.create({
@@ -276,7 +276,7 @@ describe('order', () => {
   });
 });
 
-test('answers leave no tensor behind, dropped ones neither', async () => {
+test('answers keep no tensors, even if the connection drops', async () => {
   const before = tf.memory().numTensors;
   await client.chat.completions.create({model: 'stirred', messages, max_tokens: 3});
   const stream = await client.chat.completions.create({
@@ -291,7 +291,7 @@ test('answers leave no tensor behind, dropped ones neither', async () => {
   await start();
 });
 
-describe("errors have OpenAI's shape", () => {
+describe("errors have OpenAI's format", () => {
   const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
     fetch(`${server.url}${path}`, {
       method: 'POST',
@@ -324,7 +324,7 @@ describe("errors have OpenAI's shape", () => {
     expect(reports).toMatchObject([{status: 400, error: expect.any(String)}]);
   });
 
-  test('the client makes its own errors of them', async () => {
+  test('the client turns them into its own errors', async () => {
     const unknown = client.chat.completions.create({model: 'gpt-5', messages});
     await expect(unknown).rejects.toBeInstanceOf(OpenAI.NotFoundError);
     await expect(unknown).rejects.toThrow('model "gpt-5": expected one of model, stirred');
@@ -332,7 +332,7 @@ describe("errors have OpenAI's shape", () => {
     await expect(hot).rejects.toBeInstanceOf(OpenAI.BadRequestError);
   });
 
-  test('what is no JSON, too long, no POST, or no path of the API', async () => {
+  test('a body that is not JSON or too long, a wrong method, and an unknown path', async () => {
     expect((await post('/chat/completions', '{"model":')).status).toBe(400);
     expect((await post('/chat/completions', {messages}, {'Content-Type': 'text/plain'})).status).toBe(415);
     expect((await fetch(`${server.url}/chat/completions`)).status).toBe(405);
@@ -369,7 +369,7 @@ describe("errors have OpenAI's shape", () => {
   });
 });
 
-test('a key is asked for where one is set', async () => {
+test('a key is required if one is set', async () => {
   await server.close();
   await start({apiKey: 'let me in'});
   expect((await client.models.list()).data).toHaveLength(2);
@@ -377,7 +377,7 @@ test('a key is asked for where one is set', async () => {
   await expect(stranger.models.list()).rejects.toMatchObject({status: 401, code: 'invalid_api_key'});
 });
 
-test('a request that was sent to another name is refused: a web page may have been pointed here', async () => {
+test('a request for another host name is refused, because it may come from a web page', async () => {
   const status = await new Promise((resolve) => {
     httpRequest(`${server.url}/models`, {headers: {Host: 'evil.example:80'}}, ({statusCode}) =>
       resolve(statusCode),
@@ -386,7 +386,7 @@ test('a request that was sent to another name is refused: a web page may have be
   expect(status).toBe(403);
 });
 
-test('a model without a tokenizer cannot be served, a taken port is an error', async () => {
+test('a model without a tokenizer cannot be served, and a port in use is an error', async () => {
   const bare = Llama.fromConfig({...model.config, vocabSize: 2048});
   await expect(serveModel(bare, {port: 0})).rejects.toMatchObject({code: 'UNSUPPORTED'});
   bare.dispose();

@@ -29,7 +29,7 @@ describe('buildFusedOps', () => {
   };
   const ops = () => readdirSync(folder).filter((name) => name.endsWith('.node'));
 
-  test('compiles every source, links them, and replaces those of before', async () => {
+  test('compiles and links all sources, and replaces the earlier ops', async () => {
     const {files, hash} = await fusedOpsSources();
     expect(await build()).toEqual({sources: hash});
     expect(ops()).toEqual([FUSED_OPS_FILE]);
@@ -40,7 +40,7 @@ describe('buildFusedOps', () => {
     expect(compiled.map(sourceOf).sort()).toEqual(files);
     for (const call of compiled) expect(call.includes('-mavx2 -mfma')).toBe(arch() === 'x64');
     for (const call of compiled) expect(link).toContain(/-o (\S+)/.exec(call)?.[1]);
-    // It is moved with the library, which it finds beside it.
+    // The addon is moved together with the library, and finds it by a relative path.
     expect(link).toMatch(
       /-shared .*libtensorflow_framework\S* -Wl,-rpath,(\$ORIGIN|@loader_path)\/tensorflow$/,
     );
@@ -72,20 +72,20 @@ describe('buildFusedOps', () => {
       expect(link).toContain(`-Wl,-rpath,$ORIGIN/nvidia/${name}/lib`);
   });
 
-  test('leaves none without a compiler', async () => {
+  test('leaves no ops without a compiler', async () => {
     const {sources, missing} = await build(join(root, 'no-compiler'));
     expect(sources).toBeUndefined();
     expect(missing).toContain('expected a C++ compiler, got none of');
     expect(ops()).toEqual([]);
   });
 
-  test('tells what the compiler says', async () => {
+  test("reports the compiler's message", async () => {
     const {missing} = await build(compiler.failing('a.cc:1: error: no such type'));
     expect(missing).toContain('expected the fused ops to compile, got: a.cc:1: error: no such type.');
     expect(ops()).toEqual([]);
   });
 
-  test('tells why they do not load', async () => {
+  test('reports why the ops do not load', async () => {
     const noAddon = join(root, 'text');
     writeFileSync(noAddon, 'no addon');
     const {missing} = await build(new FakeCompiler(root, noAddon).path);
@@ -93,7 +93,7 @@ describe('buildFusedOps', () => {
     expect(ops()).toEqual([]);
   });
 
-  test('tells a wrong result', async () => {
+  test('reports a wrong result', async () => {
     const entry = join(folder, 'node_modules', packageName, 'index.js');
     writeFileSync(entry, readFileSync(entry, 'utf8').replace('[128]', '[127]'));
     expect((await build()).missing).toContain('got: Error: expected 128 from SwiGLU, got 127');

@@ -2,7 +2,7 @@ import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';
 
-/** An addon for this machine that Node loads, of whatever package: what a fake compiler "compiles". */
+/** Path of some addon that Node can load on this machine, which a fake compiler "compiles". */
 export function someAddon(): string {
   const scope = join(__dirname, '../../../../node_modules/@resvg');
   const files = readdirSync(scope).flatMap((name) =>
@@ -11,7 +11,7 @@ export function someAddon(): string {
   return files.find((file) => file.endsWith('.node')) as string;
 }
 
-/** A tfjs-node whose every product is 48, and every op's result 128. */
+/** A fake tfjs-node: every product is 48, and the result of every op is 128. */
 const PACKAGE = `
 const binding = {
   TF_Version: '2.21.0',
@@ -27,7 +27,7 @@ module.exports = {
   backend: () => ({binding, isUsingGpuDevice: false}),
 };`;
 
-/** Lays out what `setup tensorflow --from wheel` leaves in `folder`, its library empty. */
+/** Writes the files of `setup tensorflow --from wheel` into `folder`, with an empty library. */
 export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}): void {
   const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', ...setup};
   const ending = process.platform === 'darwin' ? '2.dylib' : 'so.2';
@@ -48,7 +48,7 @@ function write(folder: string, files: Record<string, string>): void {
   }
 }
 
-/** A compiler that notes what it is called with, and gives the file `result` for all it is asked for. */
+/** A fake compiler that records its arguments and writes the file `result` for every output. */
 export class FakeCompiler {
   readonly path: string;
 
@@ -63,7 +63,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && cp '${result}' "$2"; shift; done`,
     );
   }
 
-  /** Its arguments, call by call, those that only ask for its version left out. */
+  /** Returns the arguments of each call, except for calls that only get the version. */
   get calls(): string[] {
     try {
       const lines = readFileSync(join(this.folder, 'calls'), 'utf8').trim().split('\n');
@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && cp '${result}' "$2"; shift; done`,
     }
   }
 
-  /** Another, that fails with what it says. */
+  /** Makes a compiler that fails with a message. */
   failing(message: string): string {
     return this.script('failing', `echo "note: nothing" >&2\necho "${message}" >&2\nexit 1`);
   }

@@ -25,7 +25,7 @@ describe('setupTensorFlow', () => {
   const setup = (options: {from?: string; version?: string}) =>
     setupTensorFlow({folder, environment: {}, execPath: process.execPath, ...options});
 
-  test('names a folder without TensorFlow, and leaves what was set up', async () => {
+  test('names a folder without TensorFlow, and keeps the earlier set-up', async () => {
     mkdirSync(folder);
     const before = {package: '@tensorflow/tfjs-node', version: '2.9.1', source: 'official'};
     writeFileSync(join(folder, SETUP_FILE), JSON.stringify(before));
@@ -39,7 +39,7 @@ describe('setupTensorFlow', () => {
     expect(JSON.parse(readFileSync(join(folder, SETUP_FILE), 'utf8'))).toEqual(before);
   });
 
-  test('says that a folder of one’s own has no hash, and shows no credentials', async () => {
+  test('says that a local folder has no hash, and shows no credentials', async () => {
     const lines: string[] = [];
     const given = join(root, 'http:', '', 'me:un-guessable@host');
     mkdirSync(given, {recursive: true});
@@ -61,8 +61,8 @@ describe('setupTensorFlow', () => {
     expect(existsSync(folder)).toBe(false);
   });
 
-  test('tries the official download first, then the wheel, for which it looks for a compiler before it loads anything', async () => {
-    const environment = {CXX: join(root, 'no-compiler'), PATH: root}; // where there is no npm either
+  test('tries the official download, then the wheel, and looks for a compiler before any download', async () => {
+    const environment = {CXX: join(root, 'no-compiler'), PATH: root}; // there is no npm either
     const lines: string[] = [];
     const onProgress = (line: string) => lines.push(line);
     await expect(
@@ -77,7 +77,7 @@ describe('setupTensorFlow', () => {
     expect(readdirSync(root)).toEqual([]);
   });
 
-  test('a package that does not load is told by what it said', async () => {
+  test('reports the error of a package that does not load', async () => {
     const fake = join(folder, 'node_modules/@tensorflow/tfjs-node');
     mkdirSync(fake, {recursive: true});
     writeFileSync(
@@ -115,13 +115,13 @@ describe('setupTensorFlow', () => {
       );
     });
 
-    test('asks for a compiler', async () => {
+    test('says that a compiler is missing', async () => {
       await expect(build({CXX: join(root, 'no-compiler')})).rejects.toThrow(
         'setup tensorflow: expected a C++ compiler, got none of',
       );
     });
 
-    test('tells what the compiler says', async () => {
+    test("reports the compiler's message", async () => {
       const compiler = new FakeCompiler(root, someAddon());
       await expect(build({CXX: compiler.failing('a.cc:1: error: no such type')})).rejects.toThrow(
         'expected the addon of tfjs-node to compile, got: a.cc:1: error: no such type. Pass another --version.',
@@ -130,7 +130,7 @@ describe('setupTensorFlow', () => {
   });
 });
 
-describe('set up again', () => {
+describe('a repeated set-up', () => {
   let root: string;
   let folder: string;
   let compiler: FakeCompiler;
@@ -153,7 +153,7 @@ describe('set up again', () => {
   const recorded = (): TensorFlowSetup => JSON.parse(readFileSync(join(folder, SETUP_FILE), 'utf8'));
   const isSetUp = () => `TensorFlow 2.21.0 is already set up in ${folder} and works.`;
 
-  test('it compiles fused ops of other sources, and nothing else; those of its own it leaves', async () => {
+  test('compiles the fused ops if their sources changed, and nothing else', async () => {
     layOutSetup(folder, {fusedOps: {sources: 'of an older version'}});
     const {hash} = await fusedOpsSources();
     const {fusedOps, lines} = await again();
@@ -166,14 +166,14 @@ describe('set up again', () => {
     expect(recorded()).toMatchObject({package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel'});
   });
 
-  test('it compiles them where they are gone', async () => {
+  test('compiles the fused ops if they are missing', async () => {
     const {hash} = await fusedOpsSources();
     layOutSetup(folder, {fusedOps: {sources: hash}});
     expect((await again()).lines).toEqual([isSetUp(), 'fused ops: compiling …', '  … s']);
     expect(existsSync(join(folder, FUSED_OPS_FILE))).toBe(true);
   });
 
-  test('it goes on without them, says so, and tries again the next time', async () => {
+  test('continues without the fused ops if they fail, says so, and tries again the next time', async () => {
     layOutSetup(folder, {fusedOps: {sources: 'of an older version'}});
     const {fusedOps, lines} = await again({CXX: join(root, 'no-compiler')});
     expect(fusedOps).toEqual({missing: expect.stringContaining('expected a C++ compiler')});
@@ -183,7 +183,7 @@ describe('set up again', () => {
     expect((await again()).fusedOps?.sources).toBeDefined();
   });
 
-  test('it compiles those of a card, whose sources are more', async () => {
+  test('compiles the fused ops of a card, which have more sources', async () => {
     layOutSetup(folder, {
       package: '@tensorflow/tfjs-node-gpu',
       fusedOps: {sources: (await fusedOpsSources()).hash},
@@ -199,7 +199,7 @@ describe('set up again', () => {
     expect(await again({gpu: true})).toEqual({fusedOps, lines: [isSetUp()]});
   });
 
-  test('it sets TensorFlow up again where the headers are gone that those of a card need', async () => {
+  test('sets TensorFlow up again if the headers for the ops of a card are missing', async () => {
     layOutSetup(folder, {package: '@tensorflow/tfjs-node-gpu'});
     const lines: string[] = [];
     const run = setupTensorFlow({
@@ -213,7 +213,7 @@ describe('set up again', () => {
   });
 });
 
-test('it goes beside TensorFlow.js, out of the way of npm', async () => {
+test('its folder is beside TensorFlow.js, where npm does not touch it', async () => {
   const root = join(__dirname, '../../../..');
   expect(await tensorflowFolder()).toBe(join(root, 'node_modules/.tfjs-lora/tensorflow'));
 });

@@ -74,7 +74,7 @@ describe('a package index', () => {
     await new Promise((resolve) => server.close(resolve));
   });
 
-  test.each(['json', 'html'])('in %s gives the newest wheel of the machine', async (format) => {
+  test.each(['json', 'html'])('in %s has the newest wheel for the machine', async (format) => {
     const wheel = await findWheel(`${address}/${format}`, 'tensorflow-cpu', linux);
     expect(wheel).toMatchObject({
       version: '2.21.0',
@@ -86,7 +86,7 @@ describe('a package index', () => {
     expect(arm.version).toBe('2.20.0');
   });
 
-  test('gives any version that is asked for, and names those there are', async () => {
+  test('has any version, and names the existing ones for an unknown version', async () => {
     const find = (version: string) => findWheel(`${address}/json`, 'tensorflow-cpu', linux, version);
     expect((await find('2.22.0rc1')).filename).toBe(NAMES[4]);
     expect((await find('2.23.0')).filename).toBe(NAMES[5]);
@@ -95,7 +95,7 @@ describe('a package index', () => {
     await expect(findWheel(`${address}/json`, 'tensorflow', linux)).rejects.toThrow('answered 404');
   });
 
-  test('a download is checked', async () => {
+  test('has the hash that checks a download', async () => {
     const [wheel, path] = [
       await findWheel(`${address}/json`, 'tensorflow-cpu', linux),
       join(folder, 'w.whl'),
@@ -107,7 +107,7 @@ describe('a package index', () => {
     });
   });
 
-  test('credentials in its address open it, and go to no other host', async () => {
+  test('gets the credentials in its address, and no other host does', async () => {
     const index = `${address.replace('://', '://someone:pass%40word@')}/json`;
     const wheel = await findWheel(index, 'tensorflow-cpu', linux);
     const header = `Basic ${Buffer.from('someone:pass@word').toString('base64')}`;
@@ -132,7 +132,7 @@ describe('a package index', () => {
     await expect(findWheel(`${address}/corrupt`, 'tensorflow-cpu', linux)).rejects.toThrow();
   });
 
-  test('names that lead out of a folder are no wheels', async () => {
+  test('has no wheels whose names lead out of a folder', async () => {
     const files = ['../', 'a/../../', '/'].map((start) => ({
       filename: `${start}tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl`,
       url: 'x',
@@ -171,7 +171,7 @@ describe('a package index', () => {
       });
     });
 
-    /** A python3 whose pip "downloads" a wheel, or fails with a message. */
+    /** Writes a python3 whose pip "downloads" a wheel, or fails with a message. */
     const withPip = (script: string, index: string) => {
       const bin = mkdtempSync(join(folder, 'bin-'));
       writeFileSync(join(bin, 'python3'), `#!/bin/sh\n${script}\n`, {mode: 0o755});
@@ -195,7 +195,7 @@ describe('a package index', () => {
       });
     });
 
-    test('shows no credentials when all fails', async () => {
+    test('shows no credentials if everything fails', async () => {
       const environment = withPip(
         'echo "no such index: $PIP_EXTRA_INDEX_URL" >&2; exit 1',
         'http://me:un-guessable@127.0.0.1:9/x',
@@ -211,7 +211,7 @@ describe('a package index', () => {
     });
   });
 
-  test('is the one that pip would ask', async () => {
+  test('is the one that pip would use', async () => {
     expect(await packageIndex({PIP_INDEX_URL: 'http://mirror/simple/'})).toBe('http://mirror/simple');
     const file = join(folder, 'pip.conf');
     writeFileSync(file, '[global]\ntimeout = 60\nindex-url = http://configured/simple\n');

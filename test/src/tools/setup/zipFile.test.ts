@@ -11,7 +11,7 @@ describe('a zip archive', () => {
   });
   afterEach(() => rmSync(folder, {recursive: true}));
 
-  test('gives its members back, stored and deflated', async () => {
+  test('returns its members, stored and deflated', async () => {
     const long = 'tensor '.repeat(50_000);
     const path = join(folder, 'a.whl');
     writeFileSync(
@@ -32,7 +32,7 @@ describe('a zip archive', () => {
     await zip.close();
   });
 
-  test('is refused when it is none, or cut', async () => {
+  test('is refused if it is truncated, or not a zip archive', async () => {
     const path = join(folder, 'a.whl');
     writeFileSync(path, 'not a zip file at all, but long enough to hold one');
     await expect(ZipFile.open(path)).rejects.toMatchObject({code: 'CORRUPT_FILE'});

@@ -1,6 +1,6 @@
 import {deflateRawSync} from 'node:zlib';
 
-/** A zip archive of these members; its checksums are zeros. */
+/** Makes a zip archive of these members, with zeros as checksums. */
 export function zipOf(members: {name: string; text: string; isStored?: boolean}[]): Buffer {
   const pieces: Buffer[] = [];
   const directory: Buffer[] = [];
