@@ -98,7 +98,7 @@ export async function loadWeights(
   const {names, others} = assertTensors(parameters, files);
   if (others.length > 0) {
     const shown = others.slice(0, 4).join(', ') + (others.length > 4 ? ` and ${others.length - 4} more` : '');
-    warn(`model ${files.folder}: left out ${shown}, which is no part of a causal language model`);
+    warn(`model ${files.folder}: left out ${shown}, which is not part of a causal language model`);
   }
   let loaded = 0;
   for (const name of names) {

@@ -127,8 +127,8 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   if (types.size > 1 || !['nf4', 'fp4', 'int8'].includes(type)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `save quantization: expected one of nf4, fp4 and int8 throughout, got ${[...types].join(', ')}, which ` +
-        'bitsandbytes has no files for. Pass {dequantize: true}.',
+      `save quantization: expected one of nf4, fp4 and int8 throughout, got ${[...types].join(', ')}. ` +
+        'bitsandbytes cannot store them in one model. Pass {dequantize: true}.',
     );
   }
   const [{computeDtype = 'float32', doubleQuant = false}] = quantized.values();

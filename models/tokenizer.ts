@@ -443,7 +443,7 @@ function createCore(files: TokenizerFiles, path: string): TokenizerCore {
   } catch (cause) {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
-      `${path}: expected a tokenizer as Hugging Face writes it, got one that cannot be built: ` +
+      `${path}: expected a tokenizer from Hugging Face, got one that cannot be built: ` +
         (cause as Error).message,
       {cause},
     );

@@ -363,7 +363,7 @@ export class BoundedInterpreter extends Base {
   private spend(steps: number): void {
     this.steps -= steps;
     if (this.steps < 0)
-      throw new TemplateLimitError('expected a template that ends soon, got one with too many steps');
+      throw new TemplateLimitError('expected a template that finishes quickly, got one with too many steps');
   }
 
   private spendOnMention(value: RuntimeValue): void {

@@ -29,7 +29,7 @@ export function assertTokenizerPatterns(tokenizer: Readonly<Record<string, unkno
       if (fault === undefined) continue;
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `${path} ${section}: expected regular expressions that end soon on any text, got ${show(pattern)}, with ` +
+        `${path} ${section}: expected regular expressions that finish quickly on any text, got ${show(pattern)}, with ` +
           `${fault}. Write it without.`,
       );
     }

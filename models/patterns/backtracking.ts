@@ -20,7 +20,7 @@ interface Effort {
 export function backtrackingFault(pattern: PatternNode): string | undefined {
   try {
     const {ways, loops} = effortOf(pattern, true);
-    if (loops > 1) return 'repetitions without end, one after the other, before something that may fail';
+    if (loops > 1) return 'several endless repetitions before something that may fail';
     if (ways > MAX_WAYS) return `more than ${MAX_WAYS} ways to match one text`;
     return undefined;
   } catch (fault) {
@@ -98,7 +98,7 @@ function effortOfRepeat({body, min, max}: PatternNode & {kind: 'repeat'}, isLast
     return {ways: isLast ? ways : ways + 1, loops};
   }
   const {ways, loops} = effortOf(body, false);
-  if (ways > 1 || loops > 0) throw new Branching('a repetition of what can be matched in several ways');
+  if (ways > 1 || loops > 0) throw new Branching('a repetition whose body matches in several ways');
   if (isLast) return {ways: 1, loops: 0};
   return max - min > MANY ? {ways: 1, loops: 1} : {ways: max - min + 1, loops: 0};
 }

@@ -62,7 +62,7 @@ class PatternParser {
   parse(): PatternNode {
     this.readGlobalFlags();
     const node = this.choice();
-    if (this.at < this.source.length) throw this.fault('a parenthesis that closes nothing');
+    if (this.at < this.source.length) throw this.fault('an unmatched closing parenthesis');
     return node;
   }
 

@@ -79,7 +79,7 @@ class Compiler {
   }
 
   private write(node: PatternNode, steps: Step[]): void {
-    if (++this.count > MAX_PARTS) throw new SyntaxError('more repetitions than can be written out');
+    if (++this.count > MAX_PARTS) throw new SyntaxError('too many repetitions');
     switch (node.kind) {
       case 'set':
         steps.push({op: 'set', has: node.has});
@@ -154,7 +154,7 @@ function leave(split: Step & {op: 'split'}, inside: number, outside: number, laz
 
 /** Returns the number of characters a node takes, which must be fixed: Python's lookbehind requires it. */
 function widthOf(node: PatternNode): number {
-  const variable = () => new SyntaxError('a look behind at a text of no fixed length');
+  const variable = () => new SyntaxError('a lookbehind of variable length');
   switch (node.kind) {
     case 'set':
       return 1;

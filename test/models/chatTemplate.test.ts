@@ -28,15 +28,15 @@ describe('a template that would not end, or not fit', () => {
   test.each([
     ['a long range', '{% for i in range(1000000000) %}{% endfor %}', 'a range of at most 100000 numbers'],
     [
-      'empty loops within each other',
+      'nested empty loops',
       '{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}',
-      'a template that ends soon',
+      'a template that finishes quickly',
     ],
     ['a macro that calls itself', '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', 'at most 400 levels'],
     [
       'a macro that calls itself twice',
       '{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}',
-      'a template that ends soon',
+      'a template that finishes quickly',
     ],
     ['a text that doubles', `${twice("'ab'", 'ns.x ~ ns.x')}{{ ns.x }}`, 'texts of at most'],
     ['a list that doubles', twice('[1]', 'ns.x + ns.x'), 'texts of at most'],
@@ -49,10 +49,10 @@ describe('a template that would not end, or not fit', () => {
     ['a wide indent', "{{ 'a' | indent(1000000000) }}", 'texts of at most'],
     ['a wide indent of JSON', '{{ [1] | tojson(indent=1000000000) }}', 'texts of at most'],
     [
-      'searches for what almost fits',
+      'searches for near matches',
       `${"{% set ns = namespace(x='a', y='b') %}{% for i in range(21) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"}` +
         '{% set y = "b" ~ ns.x[:999] %}{% for i in range(99999) %}{{ y in ns.x }}{{ ns.x.split(y) }}{% endfor %}',
-      'a template that ends soon',
+      'a template that finishes quickly',
     ],
     ['nested brackets', `{{ ${'('.repeat(99_999)} }}`, 'a Jinja template'],
     ['a long sum', `{{ 1${'+1'.repeat(99_999)} }}`, 'at most 400 levels'],

@@ -290,7 +290,7 @@ describe('Tokenizer', () => {
       edit('tokenizer.json', (json) => {
         json.pre_tokenizer = {type: 'Split', pattern: {Regex: '(a+)+$'}, behavior: 'Isolated', invert: false};
       });
-      await expectError('UNSUPPORTED', 'tokenizer.json pre_tokenizer', 'end soon on any text');
+      await expectError('UNSUPPORTED', 'tokenizer.json pre_tokenizer', 'finish quickly on any text');
     });
 
     test('special tokens that are not tokens', async () => {

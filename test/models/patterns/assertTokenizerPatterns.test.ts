@@ -44,23 +44,23 @@ describe('assertTokenizerPatterns', () => {
   });
 
   test.each([
-    ['(a+)+$', 'a repetition of what can be matched in several ways'],
-    ['(?:a|a)*b', 'a repetition of what can be matched in several ways'],
-    ['(?:a|aa)+$', 'a repetition of what can be matched in several ways'],
-    ['([a-zA-Z]+)*!', 'a repetition of what can be matched in several ways'],
-    ['(?:a?){64}b', 'a repetition of what can be matched in several ways'],
-    ['(.*)*x', 'a repetition of what can be matched in several ways'],
-    ['(?=(?:\\s*\\s*)*x)y', 'a repetition of what can be matched in several ways'],
-    ['\\s*\\s+!', 'repetitions without end, one after the other'],
-    ['.*.*.*=.*', 'repetitions without end, one after the other'],
-    ['a{0,900}a{0,900}b', 'repetitions without end, one after the other'],
+    ['(a+)+$', 'a repetition whose body matches in several ways'],
+    ['(?:a|a)*b', 'a repetition whose body matches in several ways'],
+    ['(?:a|aa)+$', 'a repetition whose body matches in several ways'],
+    ['([a-zA-Z]+)*!', 'a repetition whose body matches in several ways'],
+    ['(?:a?){64}b', 'a repetition whose body matches in several ways'],
+    ['(.*)*x', 'a repetition whose body matches in several ways'],
+    ['(?=(?:\\s*\\s*)*x)y', 'a repetition whose body matches in several ways'],
+    ['\\s*\\s+!', 'several endless repetitions'],
+    ['.*.*.*=.*', 'several endless repetitions'],
+    ['a{0,900}a{0,900}b', 'several endless repetitions'],
     [`${'a?'.repeat(40)}b`, 'more than 10000 ways to match one text'],
     [`${'(?:a|a)'.repeat(40)}b`, 'more than 10000 ways to match one text'],
     ['(.+)\\1', 'a reference to a group'],
     ['(a', 'a group that is not closed'],
   ])('refuses %s, naming it and why', (pattern, message) => {
     expect(() => assertTokenizerPatterns(tokenizerWith(pattern), 'x/tokenizer.json')).toThrow(
-      `x/tokenizer.json pre_tokenizer: expected regular expressions that end soon on any text, got ${JSON.stringify(pattern).slice(0, 100)}`,
+      `x/tokenizer.json pre_tokenizer: expected regular expressions that finish quickly on any text, got ${JSON.stringify(pattern).slice(0, 100)}`,
     );
     expect(() => assertTokenizerPatterns(tokenizerWith(pattern), 'x/tokenizer.json')).toThrow(message);
   });

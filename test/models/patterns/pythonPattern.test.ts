@@ -46,8 +46,8 @@ describe('PythonPattern', () => {
     ['(?P<n>a)(?P=n)', 'a reference to a group, which takes more than linear time'],
     ['(a)?(?(1)b|c)', 'a group that depends on another'],
     ['(?L)a', 'the flag L, which depends on the machine'],
-    ['(?:(?:a{100}){100}){100}', 'more repetitions than can be written out'],
-    ['(?:(?:){60000}){60000}', 'more repetitions than can be written out'],
+    ['(?:(?:a{100}){100}){100}', 'too many repetitions'],
+    ['(?:(?:){60000}){60000}', 'too many repetitions'],
     ['('.repeat(100_000), 'groups nested deeper than 50'],
   ])('%#: refuses what no matcher can do in linear time', (pattern, message) => {
     expect(() => new PythonPattern(pattern, 'x')).toThrow(message);
