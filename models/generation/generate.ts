@@ -200,7 +200,7 @@ function createRows(
   if (prompts.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'prompts: expected at least one, got an empty list');
   }
-  const decoder = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
+  const streamTokenizer = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
   return prompts.map((prompt, index) => {
     const promptIds = typeof prompt === 'string' ? requireTokenizer(model).encode(prompt) : [...prompt];
     assertPrompt(promptIds, index, model);
@@ -211,7 +211,8 @@ function createRows(
       settings,
       room: roomFor(promptIds.length, index, settings, model),
       random: createRandomSource(settings.seed, index),
-      streamer: decoder && new TextStreamer(decoder, {promptIds, stopStrings: settings.stopStrings}),
+      streamer:
+        streamTokenizer && new TextStreamer(streamTokenizer, {promptIds, stopStrings: settings.stopStrings}),
       isFinished: false,
     };
   });
