@@ -6,9 +6,8 @@ export {
 export {KerasDense} from './kerasDense.ts';
 export {kernel} from './kernels/kernel.ts';
 export {KeyValueCache} from './keyValueCache.ts';
-export {LoRAAdapter} from './loraAdapter.ts';
+export {DEFAULT_ADAPTER, LoRAAdapter} from './loraAdapter.ts';
 export {
-  DEFAULT_ADAPTER,
   type LoRACallArgs,
   LoRADense,
   type LoRADenseArgs,

@@ -10,6 +10,9 @@ import {
 } from './loraFields.ts';
 import {Parameter} from './parameter.ts';
 
+/** The name of an adapter that is not given one. */
+export const DEFAULT_ADAPTER = 'default';
+
 /** A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
 export class LoRAAdapter {
   readonly settings: Readonly<LoRASettings>;
@@ -37,7 +40,7 @@ export class LoRAAdapter {
     assertLoRAArgs(args, where, [units, inputDim]);
     this.settings = loraSettings(args);
     const {rank, init, freezeB, useDoRA} = this.settings;
-    const suffix = name === 'default' ? '' : `.${name}`;
+    const suffix = name === DEFAULT_ADAPTER ? '' : `.${name}`;
     this.loraA = new Parameter({
       name: `${where}.lora_A${suffix}`,
       shape: [rank, inputDim],

@@ -5,7 +5,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
 import {KerasDense} from './kerasDense.ts';
-import {LoRAAdapter} from './loraAdapter.ts';
+import {DEFAULT_ADAPTER, LoRAAdapter} from './loraAdapter.ts';
 import {LORA_FIELDS, type LoRAAdapterArgs, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
@@ -56,9 +56,6 @@ export interface LoRACallArgs {
   /** Whether only the gradients are wanted: a kernel may then skip the value. Default false. */
   isUnread?: boolean;
 }
-
-/** The name of an adapter that is not given one. */
-export const DEFAULT_ADAPTER = 'default';
 
 /**
  * A frozen linear layer with trained low-rank updates: `activation(x · Wᵀ + b + Σ scaling · (x · Aᵀ) · Bᵀ)`
@@ -263,7 +260,7 @@ export class LoRADense extends ModuleLayer {
     if (this.isMerged || this.activeAdapters.length === 0) return;
     const {base} = this;
     if (!(base instanceof QuantizedDense)) {
-      const merged = tf.tidy(() => this.mergedInto(base.weight));
+      const merged = tf.tidy(() => this.checkedMergedWeight(base.weight));
       this.keepUnmerged(base.storage);
       base.weight.write(merged);
       merged.dispose();
@@ -278,7 +275,7 @@ export class LoRADense extends ModuleLayer {
     }
     this.keepUnmerged(base.weight.sourceDtype);
     try {
-      const merged = tf.tidy(() => this.mergedInto(this.base.weight));
+      const merged = tf.tidy(() => this.checkedMergedWeight(this.base.weight));
       this.base.weight.write(merged);
       merged.dispose();
     } catch (error) {
@@ -343,7 +340,7 @@ export class LoRADense extends ModuleLayer {
   }
 
   /** Returns the merged weight as `target` stores it, after checking it. */
-  private mergedInto(target: Parameter): tf.Tensor {
+  private checkedMergedWeight(target: Parameter): tf.Tensor {
     const stored = target.stored(this.mergedWeight());
     const kept = unpackMatrix({...(target.matrix() as DenseMatrix), tensor: stored}); // may overflow
     if (!backendTraits().readsAtOnce) return stored; // saving checks it

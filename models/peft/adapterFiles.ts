@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {DEFAULT_ADAPTER} from '../../layers/loraDense.ts';
+import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
