@@ -1,5 +1,6 @@
 import {hashName} from '../../layers/hashName.ts';
-import {DEFAULT_ADAPTER, LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
+import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
+import {LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
 import {assertLoRAArgs, type LoRAAdapterArgs, loraArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
@@ -11,7 +12,7 @@ import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
-import {LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
+import {commonSettings, LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
 /** Contents of a loaded adapter's files beyond its options, so that saving can preserve them. */
@@ -115,7 +116,12 @@ export class AdapterSet {
         layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, layerClass.fromDense(layer));
       (adapted as LoRADense).addAdapter(adapterName, args);
     }
-    this.optionsByName.set(adapterName, {...options, rank: options.rank ?? 8, targetModules, adapterName});
+    this.optionsByName.set(adapterName, {
+      ...options,
+      rank: commonSettings(options).rank,
+      targetModules,
+      adapterName,
+    });
     if (loadedFrom) this.filesByName.set(adapterName, loadedFrom);
     this.activate(adapterName);
     try {
@@ -300,7 +306,8 @@ export class AdapterSet {
 
 /** Returns the settings of a layer by its name. The first matching pattern overrides the common ones, as in PEFT. */
 function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
-  const {rank = 8, alpha = 2 * rank, seed = 0, adapterName = DEFAULT_ADAPTER} = options;
+  const {seed = 0, adapterName = DEFAULT_ADAPTER} = options;
+  const {rank, alpha} = commonSettings(options);
   const [rankOf, alphaOf] = [
     patternValues(options.rankPattern ?? {}),
     patternValues(options.alphaPattern ?? {}),

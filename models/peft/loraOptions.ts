@@ -1,5 +1,12 @@
 import type {LoRADenseClass} from '../../layers/loraDense.ts';
-import {LORA_FIELDS, type LoRAAdapterArgs, type LoRAField} from '../../layers/loraFields.ts';
+import {
+  LORA_FIELDS,
+  type LoRAAdapterArgs,
+  type LoRAField,
+  type LoRASettings,
+  loraArgs,
+  loraSettings,
+} from '../../layers/loraFields.ts';
 import type {TargetModules} from './targetModules.ts';
 
 export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
@@ -25,6 +32,11 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   layerClass?: LoRADenseClass;
   /** Seed for the random values of A: the same seed gives the same adapter. Default 0. */
   seed?: number;
+}
+
+/** Returns the settings of layers that no pattern applies to, with all defaults filled in. */
+export function commonSettings(options: LoRAOptions): LoRASettings {
+  return loraSettings({rank: 8, ...loraArgs(options)});
 }
 
 /** Every option of `applyLoRA`: those of each layer, and those that select layers. */

@@ -3,7 +3,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 import {assertKeepsBase} from './initLoraWeights.ts';
-import {type LoRAOptions, PEFT_FIELDS} from './loraOptions.ts';
+import {commonSettings, type LoRAOptions, PEFT_FIELDS} from './loraOptions.ts';
 
 type Json = Record<string, unknown>;
 
@@ -140,7 +140,8 @@ export function formatPeftConfig(
   baseModel: string,
   taskType: string | null = 'CAUSAL_LM',
 ): Json {
-  const {targetModules = 'all-linear', rank = 8, init = 'kaiming'} = options;
+  const {targetModules = 'all-linear'} = options;
+  const {rank, alpha, init} = commonSettings(options);
   const lastNames = new Set(layerNames.map((name) => name.slice(name.lastIndexOf('.') + 1)));
   // A pattern is written unchanged only if PEFT reads it the same way: without flags, and not together with layers.
   const isPattern = targetModules instanceof RegExp || typeof targetModules === 'string';
@@ -164,7 +165,7 @@ export function formatPeftConfig(
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: init === 'gaussian' ? 'gaussian' : true,
-    lora_alpha: options.alpha ?? 2 * rank,
+    lora_alpha: alpha,
     modules_to_save: null,
     peft_type: 'LORA',
     r: rank,
