@@ -72,7 +72,7 @@ export interface GraphNode {
   inboundLayers: tf.layers.Layer[];
   inputTensors: tf.SymbolicTensor[];
   outputTensors: tf.SymbolicTensor[];
-  callArgs?: Parameters<tf.layers.Layer['apply']>[1];
+  callArgs?: Parameters<tf.layers.Layer['apply']>[1] & {initialState?: unknown; constants?: unknown};
 }
 
 interface ContainerMembers {

@@ -29,8 +29,8 @@ export class DenseModules implements LayeredModel {
 
   /**
    * @param call name of the function, for messages
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for a value that is not a model, `UNKNOWN_TARGET` for a model without
-   *   dense layers
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a value that is not a model or for a model with an `applyLoRA` of its
+   *   own, `UNKNOWN_TARGET` for a model without dense layers
    */
   constructor(
     call: string,
@@ -40,6 +40,13 @@ export class DenseModules implements LayeredModel {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
         `${call} model: expected a tf.LayersModel, got ${typeof model}`,
+      );
+    }
+    if ('applyLoRA' in model) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${call} model ${model.name}: expected a model of Keras layers, got a ${model.getClassName()}, which has adapters of its ` +
+          `own. Use model.${call}(…).`,
       );
     }
     const names = this.find(model, '', new Set());

@@ -36,15 +36,16 @@ function rebuilt(model: tf.LayersModel, substitute: Substitute, prefix: string):
   if (prefix !== '' && [...layers].every(([layer, by]) => layer === by)) return model;
   const users = new Map([...layers.values()].map((layer) => [layer, userCountOf(layer)]));
   const tensors = new Map<tf.SymbolicTensor, tf.SymbolicTensor>();
-  const given = (tensor: tf.SymbolicTensor) => tensors.get(tensor) ?? tensor;
+  const nowOf = (tensor: tf.SymbolicTensor) => tensors.get(tensor) ?? tensor;
   for (const {outboundLayer, inputTensors, outputTensors, callArgs} of calls) {
     const by = layers.get(outboundLayer) as Layer;
-    const inputs = inputTensors.map(given);
+    const inputs = inputTensors.map(nowOf);
     if (by === outboundLayer && inputs.every((input, i) => input === inputTensors[i])) continue;
-    const outputs = [by.apply(inputs.length === 1 ? inputs[0] : inputs, callArgs)].flat();
+    const {initialState: _state, constants: _constants, ...given} = callArgs ?? {}; // a recurrent layer's are inputs too
+    const outputs = [by.apply(inputs.length === 1 ? inputs[0] : inputs, given)].flat();
     for (const [i, output] of outputs.entries()) tensors.set(outputTensors[i], output as tf.SymbolicTensor);
   }
-  const result = tf.model({inputs: model.inputs, outputs: model.outputs.map(given), name: model.name});
+  const result = tf.model({inputs: model.inputs, outputs: model.outputs.map(nowOf), name: model.name});
   for (const [layer, count] of users) setUserCountOf(layer, count + 1); // TensorFlow.js counts calls, frees per model
   const owned = ownedModelsOf(result); // freed with the model, even if others use them
   owned.splice(0, owned.length, ...owned.filter((inner) => !layers.has(inner)));

@@ -7,8 +7,8 @@ import {quantize} from '../../../models/keras/quantize.ts';
 import {AdamW} from '../../../src/training/optimizers/adamW.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
-import {errorOf} from '../tinyLlama.ts';
-import {branched, classifier, normal, savedAndLoaded, seeded} from './models.ts';
+import {errorOf, tinyLlama} from '../tinyLlama.ts';
+import {branched, classifier, normal, recurrent, savedAndLoaded, seeded} from './models.ts';
 
 const [ROWS, SIZE] = [12, 6];
 
@@ -200,6 +200,18 @@ describeEachBackend('applyLoRA', () => {
     base.dispose();
   });
 
+  test('leaves recurrent, wrapped and custom layers as they are, wired as they were', async () => {
+    const base = recurrent();
+    const adapted = applyLoRA(base, {rank: 1});
+    expect(adaptedIn(adapted).map(({name}) => name)).toEqual(['before', 'state', 'after']);
+    expectSame(predictions(adapted), predictions(base));
+    await train(adapted, tf.train.adam(0.05));
+    expect(adapted.getLayer('twice')).toBe(base.getLayer('twice'));
+    const merged = mergeLoRA(adapted);
+    expectSame(predictions(merged), predictions(adapted), 1e-5);
+    for (const model of [merged, adapted, base]) model.dispose();
+  });
+
   test('adds a second adapter beside the first, and saves each', async () => {
     const base = classifier();
     const first = applyLoRA(base, {rank: 2, targetModules: ['fc1']});
@@ -308,6 +320,7 @@ describeEachBackend('applyLoRA', () => {
       ],
     });
     const withHead = tf.sequential({layers: [network, tf.layers.dense({name: 'head', units: 2})]});
+    const llama = tinyLlama();
     const tensors = tf.memory().numTensors;
     const message = (model: tf.LayersModel, options: object) => messageOf(() => applyLoRA(model, options));
     expect(await message(network, {rank: 1})).toBe(
@@ -324,11 +337,13 @@ describeEachBackend('applyLoRA', () => {
     expect(await message(withHead, {r: 4})).toMatch(/Use rank\./);
     expect(await message(withHead, {rank: 9})).toMatch(/LoRA rank for head: expected an integer from 1 to 2/);
     expect(await messageOf(() => applyLoRA({} as tf.LayersModel))).toMatch(/expected a tf\.LayersModel/);
+    expect(await messageOf(() => applyLoRA(llama, {rank: 1}))).toMatch(/Use model\.applyLoRA\(…\)/);
     expect(await messageOf(() => mergeLoRA(withHead))).toMatch(/expected layers with adapters, got none/);
     expect(await messageOf(() => saveAdapter(withHead, new Map(), {name: 'x'} as object))).toMatch(
       /saveAdapter name/,
     );
     expect(tf.memory().numTensors).toBe(tensors);
+    llama.dispose();
     withHead.dispose();
   });
 });

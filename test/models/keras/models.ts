@@ -36,6 +36,34 @@ export function branched(): tf.LayersModel {
   return tf.model({name: 'branched', inputs: [left, right], outputs});
 }
 
+/** A layer that only this test knows. */
+class Twice extends tf.layers.Layer {
+  static className = 'Twice';
+  override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+    return tf.mul([inputs].flat()[0], 2);
+  }
+}
+tf.serialization.registerClass(Twice);
+
+/** Dense layers around recurrent ones, one of which takes its first state from another's last: `[B, 6]` → `[B, 2]`. */
+export function recurrent(): tf.LayersModel {
+  const input = tf.input({shape: [6]});
+  const apply = (layer: tf.layers.Layer, to: tf.SymbolicTensor, args?: object) =>
+    [layer.apply(to, args as never)].flat() as tf.SymbolicTensor[];
+  const [steps] = apply(tf.layers.reshape({targetShape: [3, 2]}), input);
+  const [before] = apply(tf.layers.dense({name: 'before', units: 4, ...seeded(10)}), steps);
+  const gru = {units: 3, returnState: true, returnSequences: true, ...seeded(11)};
+  const [sequence, last] = apply(tf.layers.gru(gru), before);
+  const [state] = apply(tf.layers.dense({name: 'state', units: 3, ...seeded(12)}), last);
+  const [ahead] = apply(tf.layers.gru({units: 3, ...seeded(13)}), sequence, {initialState: [state]});
+  const cell = tf.layers.gru({units: 2, ...seeded(14)}) as never;
+  const [both] = apply(tf.layers.bidirectional({layer: cell, mergeMode: 'concat'}), before);
+  const joined = tf.layers.concatenate().apply([ahead, both]) as tf.SymbolicTensor;
+  const [doubled] = apply(new Twice({name: 'twice'}), joined);
+  const [output] = apply(tf.layers.dense({name: 'after', units: 2, ...seeded(15)}), doubled);
+  return tf.model({inputs: input, outputs: output});
+}
+
 /** Returns normal values, the same each time. */
 export const normal = (shape: number[], seed: number) => tf.randomNormal(shape, 0, 1, 'float32', seed);
 
