@@ -1,12 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {expectClose} from '../expectClose.ts';
 
-/** A tfjs model of one layer; the layer's args hold `inputShape`. */
+/** Makes a tfjs model of one layer; the layer's args hold `inputShape`. */
 export function alone(layer: tf.layers.Layer): tf.Sequential {
   return tf.sequential({layers: [layer]});
 }
 
-/** Expects that a model written to JSON and read back, and given the same weights, computes the same. */
+/** Expects a model that is written to JSON, read back and given the same weights to compute the same. */
 export async function expectJsonRoundTrip(model: tf.Sequential, input: tf.Tensor): Promise<tf.LayersModel> {
   const json = JSON.parse(model.toJSON() as string);
   const copy = await tf.models.modelFromJSON({modelTopology: json} as never);
@@ -58,7 +58,10 @@ export function expectDisposesAll(make: () => tf.LayersModel, input: tf.Tensor):
   expect(after.numBytes).toBe(before.numBytes);
 }
 
-/** A layer's config without its empty settings: Keras's own initializers come back with null for undefined. */
+/**
+ * Returns a layer's config without its empty settings, because Keras's own initializers come back with null for
+ * undefined.
+ */
 export function givenConfig(layer: tf.layers.Layer): unknown {
   return JSON.parse(JSON.stringify(layer.getConfig(), (_, value) => value ?? undefined));
 }

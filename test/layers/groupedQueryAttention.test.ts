@@ -20,7 +20,7 @@ const input = () => normal([2, 6, 16], 1) as tf.Tensor3D;
 const part = (x: tf.Tensor3D, begin: number, count: number) => x.slice([0, begin, 0], [-1, count, -1]);
 
 describeEachBackend('GroupedQueryAttention', () => {
-  test('runs alone, round-trips, learns, keeps nothing', async () => {
+  test('runs alone, round-trips, learns and keeps no tensors', async () => {
     const model = alone(make());
     const x = input();
     expect((model.predict(x) as tf.Tensor).shape).toEqual([2, 6, 16]);
@@ -72,26 +72,29 @@ describeEachBackend('GroupedQueryAttention', () => {
     expectClose(part(layer.apply(changed) as tf.Tensor3D, 0, 4), part(y, 0, 4));
   });
 
-  test.each([0, 1])('in pieces with a cache equals whole, as layer %i of the cache', (layerIndex) => {
-    const layers = Array.from({length: layerIndex + 1}, (_, i) => make({layerIndex: i}));
-    const layer = layers[layerIndex];
-    const x = input();
-    const whole = layer.apply(x) as tf.Tensor3D;
-    const cache = new KeyValueCache();
-    const pieces = [
-      [0, 3],
-      [3, 1],
-      [4, 2],
-    ].map(([begin, count]) => {
-      // Without tables of a model: each layer counts its own positions, also when an earlier one has just moved on.
-      const outputs = layers.map((each) => each.apply(part(x, begin, count), {cache}) as tf.Tensor3D);
-      return outputs[layerIndex];
-    });
-    expectClose(tf.concat(pieces, 1), whole);
-    expect(cache.lengthOf(layerIndex)).toBe(6);
-    expect(cache.lengthOf(layerIndex + 1)).toBe(0);
-    cache.dispose();
-  });
+  test.each([0, 1])(
+    'equals itself when run in pieces with a cache, as layer %i of the cache',
+    (layerIndex) => {
+      const layers = Array.from({length: layerIndex + 1}, (_, i) => make({layerIndex: i}));
+      const layer = layers[layerIndex];
+      const x = input();
+      const whole = layer.apply(x) as tf.Tensor3D;
+      const cache = new KeyValueCache();
+      const pieces = [
+        [0, 3],
+        [3, 1],
+        [4, 2],
+      ].map(([begin, count]) => {
+        // Without a model's tables each layer counts its own positions, even when an earlier layer is already ahead.
+        const outputs = layers.map((each) => each.apply(part(x, begin, count), {cache}) as tf.Tensor3D);
+        return outputs[layerIndex];
+      });
+      expectClose(tf.concat(pieces, 1), whole);
+      expect(cache.lengthOf(layerIndex)).toBe(6);
+      expect(cache.lengthOf(layerIndex + 1)).toBe(0);
+      cache.dispose();
+    },
+  );
 
   test('takes a padding mask', () => {
     const layer = make();
@@ -105,13 +108,13 @@ describeEachBackend('GroupedQueryAttention', () => {
       'int32',
     );
     const y = layer.apply(x, {bias: causalBias(6, 6, mask)}) as tf.Tensor3D;
-    // Rotary scores depend on distances alone, so a left-padded row equals the row without padding.
+    // Rotary scores depend only on distances, so a left-padded row equals the row without padding.
     const row = x.slice([0, 2, 0], [1, 4, -1]);
     expectClose(y.slice([0, 2, 0], [1, 4, -1]), layer.apply(row) as tf.Tensor);
     expectClose(y.slice([1, 0, 0], [1, 6, -1]), layer.apply(x.slice([1, 0, 0], [1, 6, -1])) as tf.Tensor);
   });
 
-  test('a projection may be adapted in place', () => {
+  test('adapts a projection in place', () => {
     const layer = make();
     alone(layer);
     const x = input();
@@ -129,12 +132,12 @@ describeEachBackend('GroupedQueryAttention', () => {
 
   test.each([
     [
-      'heads that key-value heads do not divide',
+      'a number of heads that the key-value heads do not divide',
       {keyValueHeads: 3},
       'keyValueHeads: expected a divisor of 4 heads, got 3',
     ],
     [
-      'a size that heads do not divide',
+      'a size that the heads do not divide',
       {heads: 5, keyValueHeads: 5},
       'headDim: expected an even number, got 16 / 5 heads',
     ],

@@ -30,7 +30,7 @@ const hidden: Quantizer = {
   dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
 };
 
-/** A layer with weights that a fresh one would not have, in `bfloat16` or as given. */
+/** Makes a layer with weights that a new one would not have, in `bfloat16` or as given. */
 function trainedDense(storage: 'bfloat16' | 'float32' = 'bfloat16'): TransposedDense {
   const dense = new TransposedDense({units: 12, name: 'projection', storage});
   dense.build([null, 70]);
@@ -50,7 +50,7 @@ async function loraOver(base: TransposedDense, options = {}): Promise<LoRADense>
   return layer;
 }
 
-/** A model of one layer that is built already. */
+/** Makes a model of one layer that is already built. */
 function modelOf(layer: tf.layers.Layer): tf.LayersModel {
   const input = tf.input({shape: [70]});
   return tf.model({inputs: input, outputs: layer.apply(input) as tf.SymbolicTensor});
@@ -59,7 +59,7 @@ function modelOf(layer: tf.layers.Layer): tf.LayersModel {
 const predictions = (model: tf.LayersModel) =>
   tf.tidy(() => Array.from((model.predict(normal([2, 70], 1)) as tf.Tensor).dataSync()));
 
-/** Expects the same predictions, but for what one run of a backend may differ from the next. */
+/** Expects the same predictions, up to the difference between two runs of a backend. */
 function expectSame(model: tf.LayersModel, expected: number[]): void {
   const got = predictions(model);
   for (const [i, value] of expected.entries()) expect(Math.abs(got[i] - value)).toBeLessThan(2e-4);
@@ -129,7 +129,7 @@ const LAYERS: [string, () => Promise<tf.layers.Layer>][] = [
     },
   ],
   [
-    'several adapters, one of them resting, one weighed',
+    'several adapters, one inactive and one weighted',
     async () => {
       const layer = await loraOver(await QuantizedDense.fromDense(trainedDense(), {type: 'nf4'}));
       for (const [seed, name] of ['my_second', 'useDoRA'].entries()) {
@@ -145,40 +145,43 @@ const LAYERS: [string, () => Promise<tf.layers.Layer>][] = [
 ];
 
 describeEachBackend('weights of a layer through Keras', () => {
-  test.each(LAYERS)('%s: saved and loaded, and cloned, it predicts the same', async (name, make) => {
-    const model = modelOf(await make());
-    const expected = predictions(model);
-    const loaded = await savedAndLoaded(model);
-    expectSame(loaded, expected);
-    const [layer, copy] = [model, loaded].map(({layers}) => layers[1]);
-    expect(givenConfig(copy)).toEqual(givenConfig(layer));
-    expect(valuesOf(copy)).toEqual(valuesOf(layer)); // bit for bit
-    expect(copy.weights.map(({originalName}) => originalName)).toEqual(
-      layer.weights.map(({originalName}) => originalName),
-    );
-    if (!name.includes('threshold')) {
-      const clone = await cloned(model); // Keras wants the shapes to agree, and those of outliers depend on the values
-      expectSame(clone, expected);
-      clone.dispose();
-    }
-    layer.setWeights(copy.getWeights());
-    expectSame(model, expected);
-
-    // What a merge set aside comes back too.
-    if (layer instanceof LoRADense && copy instanceof LoRADense) {
-      expect(copy.isMerged).toBe(layer.isMerged);
-      expect(copy.activeAdapters).toEqual(layer.activeAdapters);
-      for (const each of [layer, copy]) each.unmerge();
-      expect(valuesOf(copy)).toEqual(valuesOf(layer));
-      expectSame(loaded, predictions(model));
+  test.each(LAYERS)(
+    '%s: predicts the same after saving and loading, and after cloning',
+    async (name, make) => {
+      const model = modelOf(await make());
+      const expected = predictions(model);
+      const loaded = await savedAndLoaded(model);
+      expectSame(loaded, expected);
+      const [layer, copy] = [model, loaded].map(({layers}) => layers[1]);
+      expect(givenConfig(copy)).toEqual(givenConfig(layer));
+      expect(valuesOf(copy)).toEqual(valuesOf(layer)); // bit for bit
       expect(copy.weights.map(({originalName}) => originalName)).toEqual(
         layer.weights.map(({originalName}) => originalName),
       );
-    }
-    for (const each of [model, loaded]) each.dispose();
-  });
+      if (!name.includes('threshold')) {
+        const clone = await cloned(model); // Keras needs equal shapes, and those of outliers depend on the values
+        expectSame(clone, expected);
+        clone.dispose();
+      }
+      layer.setWeights(copy.getWeights());
+      expectSame(model, expected);
 
-  test('an adapter that merged is not added twice', async () => {
+      // The weights that a merge set aside come back too.
+      if (layer instanceof LoRADense && copy instanceof LoRADense) {
+        expect(copy.isMerged).toBe(layer.isMerged);
+        expect(copy.activeAdapters).toEqual(layer.activeAdapters);
+        for (const each of [layer, copy]) each.unmerge();
+        expect(valuesOf(copy)).toEqual(valuesOf(layer));
+        expectSame(loaded, predictions(model));
+        expect(copy.weights.map(({originalName}) => originalName)).toEqual(
+          layer.weights.map(({originalName}) => originalName),
+        );
+      }
+      for (const each of [model, loaded]) each.dispose();
+    },
+  );
+
+  test('a merged adapter is not added twice', async () => {
     const layer = await loraOver(trainedDense('float32'));
     const plain = modelOf(layer);
     const expected = predictions(plain);
@@ -196,7 +199,7 @@ describeEachBackend('weights of a layer through Keras', () => {
     expect(layer.countParams()).toBe(12 * 70 + 12);
   });
 
-  test('setWeights refuses what does not fit, and writes nothing then', async () => {
+  test('setWeights refuses wrong weights and then writes nothing', async () => {
     const layer = await QuantizedDense.fromDense(trainedDense(), {type: 'nf4'});
     const model = modelOf(layer);
     const expected = predictions(model);
@@ -219,7 +222,7 @@ describeEachBackend('weights of a layer through Keras', () => {
     expect((await errorOf(() => layer.setWeights([codes.toFloat(), ...rest]))).code).toBe('SHAPE_MISMATCH');
     expectSame(model, expected);
 
-    // Of another format, which only the numbers beside it tell.
+    // Codes of another format, which only the format's numbers show.
     const fewer = rest.map((weight, i) => (i === 0 ? weight.slice([0], [3]) : weight));
     layer.setWeights([codes, ...fewer]);
     expect((await errorOf(() => predictions(model))).message).toMatch(
@@ -230,7 +233,7 @@ describeEachBackend('weights of a layer through Keras', () => {
     layer.setWeights(weights);
   });
 
-  test('a quantizer that keeps its matrix to itself says so', async () => {
+  test('a quantizer that only its own code can read is refused', async () => {
     registerQuantizer(hidden);
     const model = modelOf(await QuantizedDense.fromDense(trainedDense(), {type: 'test-hidden'}));
     expect(await errorOf(() => model.getWeights())).toEqual({

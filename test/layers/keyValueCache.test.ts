@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {KeyValueCache} from '../../layers/keyValueCache.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 
-/** `[batch, 1, positions, 2]`, every number different. */
+/** Makes `[batch, 1, positions, 2]`, every number different. */
 function block(batch: number, positions: number, start: number): tf.Tensor4D {
   return tf.tidy(() => tf.range(start, start + batch * positions * 2).reshape([batch, 1, positions, 2]));
 }
@@ -30,7 +30,7 @@ describeEachBackend('KeyValueCache', () => {
     expect(tf.memory().numTensors).toBe(before + 4);
 
     const [keys, values] = tf.tidy(() => cache.update(0, block(2, 1, 1000), block(2, 1, 2000)));
-    expect(cache.length).toBe(3); // layer 1 lags
+    expect(cache.length).toBe(3); // layer 1 is behind
     tf.tidy(() => cache.update(1, block(2, 1, 3000), block(2, 1, 4000)));
     expect(cache.length).toBe(4);
     expect(tf.memory().numTensors).toBe(before + 4);
@@ -77,7 +77,7 @@ describeEachBackend('KeyValueCache', () => {
     expect(Array.from(await values.data())).toEqual([14, 15, 80, 81, 10, 11, 82, 83]);
   });
 
-  test('names what does not fit', () => {
+  test('names the shapes that do not fit', () => {
     tf.tidy(() => {
       cache.update(0, block(2, 3, 0), block(2, 3, 0));
       expect(() => cache.update(2, block(2, 1, 0), block(2, 1, 0))).toThrow(
@@ -98,7 +98,7 @@ describeEachBackend('KeyValueCache', () => {
     expect(cache.length).toBe(3);
   });
 
-  test('refuses use after dispose, and may be disposed twice', () => {
+  test('refuses use after dispose, and can be disposed twice', () => {
     cache.dispose();
     cache.dispose();
     const keys = block(1, 1, 0);

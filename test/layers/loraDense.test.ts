@@ -28,7 +28,7 @@ function stir(layer: LoRADense, name = 'default', seed = 3): void {
   value.dispose();
 }
 
-/** `x · (W + scaling · B · A)ᵀ + b` from the layer's weights. */
+/** Computes `x · (W + scaling · B · A)ᵀ + b` from the layer's weights. */
 function expected(layer: LoRADense, x: tf.Tensor, scalings: Record<string, number>): tf.Tensor {
   let weight = layer.base.weight.read() as tf.Tensor;
   for (const [name, scaling] of Object.entries(scalings)) {
@@ -61,13 +61,13 @@ describeEachBackend('LoRADense alone', () => {
     expect(layer.countParams()).toBe(6 * 5 + 6 + 2 * 5 + 6 * 2);
   });
 
-  test('only A and B train', async () => {
+  test('trains only A and B', async () => {
     const x = normal([16, 5], 1);
     await expectLearns(alone(make()), x, normal([16, 6], 2), /\.lora_[AB]$/, {epochs: 60});
     expect(make().trainable).toBe(true);
   });
 
-  test('frozen, nothing trains', () => {
+  test('trains nothing when frozen', () => {
     const layer = make({trainable: false});
     alone(layer);
     expect(layer.trainableWeights).toEqual([]);
@@ -93,7 +93,7 @@ describeEachBackend('LoRADense alone', () => {
     }
   });
 
-  test('the same seed draws the same A', () => {
+  test('draws the same A with the same seed', () => {
     const a = (seed: number) => {
       const layer = make({seed});
       alone(layer);
@@ -116,7 +116,7 @@ describeEachBackend('LoRADense alone', () => {
     expectNoLeak(() => model.predict(x));
     layer.unmerge();
     expectNoLeak(() => model.predict(x));
-    layer.merge(); // the weight from before is freed too
+    layer.merge(); // the weight before the merge is freed too
     model.dispose();
     expect(tf.memory().numTensors).toBe(before);
   });
@@ -135,7 +135,7 @@ describeEachBackend('LoRADense scale', () => {
     expectClose(run(layer, input()), expected(layer, input(), {default: scaling}));
   });
 
-  test('weight strengthens or weakens', () => {
+  test('weight scales the update', () => {
     const layer = make();
     alone(layer);
     stir(layer);
@@ -206,7 +206,7 @@ describeEachBackend('LoRADense dropout', () => {
     expectNoLeak(() => run(layer, x, {training: true, seed: 1}));
   });
 
-  test('drops inputs of the low-rank path alone and scales up the rest', () => {
+  test('drops inputs only of the low-rank path and scales up the rest', () => {
     const layer = layerWith(0.5);
     const x = tf.ones([2000, 5]);
     const mean = tf.mean(tf.sub(run(layer, x, {training: true, seed: 1}), run(layer.base, x)), 0);
@@ -216,7 +216,7 @@ describeEachBackend('LoRADense dropout', () => {
 });
 
 describeEachBackend('LoRADense.fromDense', () => {
-  test('takes over one of ours', () => {
+  test('uses one of ours as its base', () => {
     const dense = new TransposedDense({units: 6, activation: 'tanh'});
     dense.build([null, 5]);
     const before = tf.memory().numTensors;
@@ -244,7 +244,7 @@ describeEachBackend('LoRADense.fromDense', () => {
     expect(() => run(layer, input())).not.toThrow();
   });
 
-  test('refuses another kind of layer, or an unbuilt one', () => {
+  test('refuses another kind of layer, and an unbuilt one', () => {
     const norm = tf.layers.layerNormalization();
     expect(() => LoRADense.fromDense(norm)).toThrow(
       /expected a built Dense layer, got unbuilt LayerNormalization/,
@@ -266,7 +266,7 @@ describeEachBackend('LoRADense merge', () => {
       expect(layer.isMerged).toBe(true);
       expectClose(run(layer, input()), adapted, {relative: storage === 'float32' ? 1e-5 : 1e-2});
       expect(Array.from(layer.base.weight.read().dataSync())).not.toEqual(before);
-      layer.merge(); // again does nothing
+      layer.merge(); // does nothing the second time
       layer.unmerge();
       layer.unmerge();
       expect(Array.from(layer.base.weight.read().dataSync())).toEqual(before);
@@ -291,7 +291,7 @@ describeEachBackend('LoRADense merge', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('a merge that is not finite is refused, and the layer left as it was', () => {
+  test('refuses a merge that is not finite and leaves the layer as it was', () => {
     const layer = make();
     alone(layer);
     layer.loraB.write(tf.fill([6, 2], Number.NaN));
@@ -304,7 +304,7 @@ describeEachBackend('LoRADense merge', () => {
     expect(tf.memory().numTensors).toBe(tensors);
   });
 
-  test('a merge past the range of float16 is refused', () => {
+  test('refuses a merge past the range of float16', () => {
     const layer = make({storage: 'float16'});
     alone(layer);
     layer.loraB.write(tf.fill([6, 2], 1e6));
@@ -323,7 +323,7 @@ describeEachBackend('LoRADense with several adapters', () => {
     return layer;
   };
 
-  test('adds those in force', () => {
+  test('adds the active ones', () => {
     const layer = two();
     expectClose(run(layer, input()), expected(layer, input(), {default: 2, second: 2}));
     layer.activeAdapters = ['second'];
@@ -332,7 +332,7 @@ describeEachBackend('LoRADense with several adapters', () => {
     expectClose(run(layer, input()), run(layer.base, input()), {relative: 0});
   });
 
-  test('merges those in force', () => {
+  test('merges the active ones', () => {
     const layer = two();
     layer.adapter('second').weight = 0.5;
     layer.merge();
@@ -347,14 +347,14 @@ describeEachBackend('LoRADense with several adapters', () => {
     layer.merge();
     const tensors = tf.memory().numTensors;
     layer.removeAdapter('default');
-    expect(tf.memory().numTensors).toBe(tensors - 3); // A, B and the weight from before the merge
+    expect(tf.memory().numTensors).toBe(tensors - 3); // A, B and the weight before the merge
     expect(layer.activeAdapters).toEqual(['second']);
     expect(Array.from(layer.base.weight.read().dataSync())).toEqual(base);
     expectClose(run(layer, input()), expected(layer, input(), {second: 2}));
     expect(layer.trainableWeights).toHaveLength(2);
   });
 
-  test('names are checked', () => {
+  test('checks names', () => {
     const layer = two();
     expect(() => layer.addAdapter('second', {rank: 1})).toThrow('expected a new name, got one that exists');
     expect(() => layer.removeAdapter('secnod')).toThrow(

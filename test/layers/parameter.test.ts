@@ -30,7 +30,7 @@ describeEachBackend('Parameter', () => {
     });
   });
 
-  test('refuses NaN and infinity by the name it is given, unless they are let through', async () => {
+  test('refuses NaN and infinity by its given name, unless they are allowed', async () => {
     const damaged = VALUES.map((value, i) => (i === 4 ? Number.POSITIVE_INFINITY : value));
     for (const storage of ['float32', 'float16'] as const) {
       const parameter = weight(storage);
@@ -45,7 +45,7 @@ describeEachBackend('Parameter', () => {
     }
   });
 
-  test('refuses a type that holds no weights', async () => {
+  test('refuses a type that is not for weights', async () => {
     const parameter = weight('float32');
     expect((await errorOf(() => parameter.load(new Uint8Array(60), 'I32'))).code).toBe('UNSUPPORTED');
     parameter.dispose();

@@ -59,7 +59,7 @@ describeEachBackend('QuantizedDense', () => {
     expectNoLeak(() => run(layer, x));
   });
 
-  test('says what it is: frozen, one logical weight, few bytes', async () => {
+  test('is frozen and has one logical weight of few bytes', async () => {
     const layer = await QuantizedDense.fromDense(builtDense(), {type: 'nf4', doubleQuant: true});
     expect(layer.trainableWeights).toEqual([]);
     expect(layer.countParams()).toBe(12 * 70 + 12);
@@ -70,7 +70,7 @@ describeEachBackend('QuantizedDense', () => {
     expect(layer.weight.trainable).toBe(false);
   });
 
-  test('keeps the type its weight had, and dequantizes into it', async () => {
+  test('remembers the type of its weight and dequantizes into it', async () => {
     const dense = builtDense({storage: 'bfloat16'});
     const layer = await QuantizedDense.fromDense(dense, {type: 'nf4'});
     expect(layer.weight.sourceDtype).toBe('bfloat16');
@@ -80,7 +80,7 @@ describeEachBackend('QuantizedDense', () => {
     expect(matrix.dtype).toBe('bfloat16');
   });
 
-  test('leaves no tensor behind, dequantizing and disposing', async () => {
+  test('leaves no tensor behind when dequantizing and disposing', async () => {
     const before = tf.memory().numTensors;
     for (const quantization of TYPES) {
       const dense = builtDense();
@@ -113,7 +113,7 @@ describeEachBackend('QuantizedDense', () => {
     });
   });
 
-  test('holds the matrix of a quantizer from outside', async () => {
+  test('holds the matrix of an external quantizer', async () => {
     registerQuantizer(signs);
     const dense = builtDense({useBias: false});
     const layer = await QuantizedDense.fromDense(dense, {type: 'test-signs'});
@@ -127,7 +127,7 @@ describeEachBackend('QuantizedDense', () => {
     expectNoLeak(() => gradient(x));
   });
 
-  test('refuses what it cannot do, naming the weight', async () => {
+  test('refuses what it cannot do and names the weight', async () => {
     expect(await errorOf(() => new QuantizedDense({units: 2, quantization: {type: 'nf5'}}))).toEqual({
       code: 'INVALID_ARGUMENT',
       message: expect.stringContaining("got 'nf5'. Nearest: nf4"),
@@ -151,7 +151,7 @@ describeEachBackend('QuantizedDense', () => {
   });
 });
 
-/** A built layer of other input width. */
+/** Makes a built layer with another input width. */
 class DenseOf {
   readonly layer = new TransposedDense({units: 12, name: 'narrow'});
   constructor(inputDim: number) {
@@ -200,7 +200,7 @@ describeEachBackend('LoRADense over QuantizedDense', () => {
     },
   );
 
-  test('refuses to merge into few bits, and merges into the dequantized weight when told to', async () => {
+  test('refuses to merge into few bits, and merges into the dequantized weight on request', async () => {
     const layer = await adapted();
     expect(await errorOf(() => layer.merge())).toEqual({
       code: 'UNSUPPORTED',
@@ -231,7 +231,7 @@ describeEachBackend('LoRADense over QuantizedDense', () => {
     expect(fused).not.toBeInstanceOf(QuantizedDense);
     expect(fused.weight.storage).toBe('bfloat16');
     fused.disposeWeights();
-    // What stays is the fixture's: its own layer's weight and bias, the values written into them and into B.
+    // The rest belongs to the fixture: its own layer's weight and bias, the values written into them and into B.
     expect(tf.memory().numTensors - before).toBe(4);
   });
 

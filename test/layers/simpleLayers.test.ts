@@ -45,7 +45,7 @@ describeEachBackend('Dense', () => {
     expect(copy.getConfig()).toEqual(make({name: copy.name}).getConfig());
   });
 
-  test('learns; frozen, it does not', async () => {
+  test('learns unless it is frozen', async () => {
     const [x, y] = [normal([16, 4], 2), normal([16, 3], 3)];
     await expectLearns(alone(make({activation: undefined})), x, y, /\.(weight|bias)$/);
     const frozen = make({trainable: false});
@@ -90,7 +90,7 @@ describeEachBackend('Dense', () => {
     expectDisposesAll(() => alone(make()), x);
   });
 
-  test('a disposed layer says so', () => {
+  test('a disposed layer names itself in the error', () => {
     const layer = make();
     const x = normal([2, 4], 2);
     layer.apply(x);
@@ -106,7 +106,7 @@ describeEachBackend('Dense', () => {
     );
   });
 
-  test('an unknown initializer is named', () => {
+  test('names an unknown initializer', () => {
     expect(() => make({weightInitializer: {className: 'Nope', config: {}}})).toThrow(
       'initializer "Nope": expected a registered class',
     );
@@ -144,7 +144,7 @@ describeEachBackend('a subclass from outside', () => {
 describeEachBackend('RMSNorm', () => {
   const make = () => new RMSNorm({epsilon: 1e-3, inputShape: [5, 4]});
 
-  test('normalises, learns, round-trips, keeps nothing', async () => {
+  test('normalises, learns, round-trips and keeps no tensors', async () => {
     const model = alone(make());
     const x = normal([6, 5, 4], 1);
     const expected = tf.div(x, tf.sqrt(tf.add(tf.mean(tf.square(x), -1, true), 1e-3)));
@@ -178,7 +178,7 @@ describeEachBackend('TokenEmbedding', () => {
       'int32',
     );
 
-  test('looks up, learns, round-trips, keeps nothing', async () => {
+  test('looks up, learns, round-trips and keeps no tensors', async () => {
     const model = alone(make());
     const x = ids();
     const rows = (model.getWeights()[0] as tf.Tensor2D).arraySync();
@@ -195,7 +195,7 @@ describeEachBackend('TokenEmbedding', () => {
     expectDisposesAll(() => alone(make()), x);
   });
 
-  test('rows that were not asked for stay', async () => {
+  test('leaves the other rows unchanged', async () => {
     const model = alone(make());
     const before = (model.getWeights()[0] as tf.Tensor2D).arraySync();
     model.compile({optimizer: tf.train.sgd(0.5), loss: 'meanSquaredError'});
@@ -206,7 +206,7 @@ describeEachBackend('TokenEmbedding', () => {
     expect(after[2]).not.toEqual(before[2]);
   });
 
-  test('in 16 bit it takes half the bytes and stays frozen', async () => {
+  test('in 16 bits it takes half the bytes and stays frozen', async () => {
     const before = tf.memory().numBytes;
     const layer = make({storage: 'bfloat16'});
     layer.build();
@@ -226,12 +226,12 @@ describeEachBackend('RotaryEmbedding', () => {
   } as const;
   const make = (extra = {}) => new RotaryEmbedding({headDim: 8, theta: 100, inputShape: [2, 5, 8], ...extra});
 
-  test('turns by position, keeps lengths, round-trips', async () => {
+  test('rotates by position, keeps lengths and round-trips', async () => {
     const model = alone(make());
     const x = normal([1, 2, 5, 8], 1) as tf.Tensor4D;
     const y = model.predict(x) as tf.Tensor4D;
     const at = (tensor: tf.Tensor4D, t: number) => tensor.slice([0, 0, t, 0], [-1, -1, 1, -1]);
-    expectClose(at(y, 0), at(x, 0)); // position 0 does not turn
+    expectClose(at(y, 0), at(x, 0)); // position 0 is not rotated
     expectClose(tf.sum(tf.square(y), -1), tf.sum(tf.square(x), -1));
     const [first, second] = [x.arraySync()[0][0][3][1], x.arraySync()[0][0][3][5]];
     const angle = 3 * 100 ** (-2 / 8);
@@ -242,7 +242,7 @@ describeEachBackend('RotaryEmbedding', () => {
     expectNoLeak(() => model.predict(x));
   });
 
-  test('scores depend on the distance of positions alone', () => {
+  test('scores depend only on the distance of positions', () => {
     const layer = make();
     const [q, k] = [normal([1, 1, 1, 8], 1), normal([1, 1, 1, 8], 2)];
     const score = (m: number, n: number) =>
@@ -255,14 +255,14 @@ describeEachBackend('RotaryEmbedding', () => {
     expectClose(score(7, 3), score(14, 10));
   });
 
-  test('tables of given positions are those of the range', () => {
+  test('tables of given positions equal those of the range', () => {
     const layer = make({scaling});
     const [range, given] = [layer.tables(3, 4), layer.tablesAt(tf.tensor2d([[4, 5, 6]], undefined, 'int32'))];
     expectClose(given.cos, range.cos, {relative: 0});
     expectClose(given.sin, range.sin, {relative: 0});
   });
 
-  test('refuses an odd head', () => {
+  test('refuses an odd head size', () => {
     expect(() => make({headDim: 7})).toThrow('headDim: expected an even number, got 7');
   });
 });
@@ -271,7 +271,7 @@ describeEachBackend('SwiGLU', () => {
   const make = (extra = {}) =>
     new SwiGLU({intermediateSize: 6, weightInitializer: glorot(3), inputShape: [5, 4], ...extra});
 
-  test('is down(silu(gate) · up), learns, round-trips, keeps nothing', async () => {
+  test('is down(silu(gate) · up), learns, round-trips and keeps no tensors', async () => {
     const layer = make();
     const model = alone(layer);
     const x = normal([2, 5, 4], 1);
@@ -339,7 +339,7 @@ describeEachBackend('TiedHead', () => {
     expectClose(model.predict(ids()) as tf.Tensor, trained);
   });
 
-  test('has no config of its own, and says why', () => {
+  test('refuses to be made from a config and says why', () => {
     const {embedding} = build();
     const head = new TiedHead({embedding});
     expect(() => TiedHead.fromConfig(TiedHead as never, head.getConfig())).toThrow(

@@ -15,7 +15,7 @@ const ADAMW = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight
 const LION = {learningRate: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.2};
 const ADAMW_SETTINGS = [ADAMW, {...ADAMW, weightDecay: 0}, {...ADAMW, step: 1, epsilon: 0, beta1: 0}];
 const LION_SETTINGS = [LION, {...LION, weightDecay: 0}, {...LION, beta1: 0}];
-/** Blocks of 256, the last one short; a word of four codes, the last one short. */
+/** Sizes whose last block of 256 and last word of four codes are not full. */
 const SHAPE = [27, 31];
 
 describeEachBackend('optimizer kernels', (backend) => {
@@ -35,7 +35,7 @@ describeEachBackend('optimizer kernels', (backend) => {
   });
   afterAll(() => tf.dispose([value, gradient, mean, variance, mean8bit, variance8bit] as tf.TensorContainer));
 
-  /** Runs an op as its composed reference, which it is where no kernel is registered. */
+  /** Runs an op as its composed reference, which runs if no kernel is registered. */
   function composed<T>(kernelName: string, run: () => T): T {
     const kernel = tf.getKernel(kernelName, backend);
     tf.unregisterKernel(kernelName, backend);
@@ -46,7 +46,7 @@ describeEachBackend('optimizer kernels', (backend) => {
     }
   }
 
-  /** Expects a kernel's results, and no other number of them, to be those of the composed reference. */
+  /** Expects a kernel's results to be those of the composed reference, and no others. */
   function expectSame(kernelName: string, run: () => tf.Tensor[]): void {
     tf.tidy(() => {
       const [actual, expected] = [run(), composed(kernelName, run)];
@@ -55,7 +55,7 @@ describeEachBackend('optimizer kernels', (backend) => {
     });
   }
 
-  /** As values, since codes would differ wildly where a value lies between two. */
+  /** Compares values, because codes differ much for a value between two codes. */
   const widened = (state: Blockwise8bit, isSigned: boolean) => fromBlockwise8bit(state, isSigned, SHAPE);
 
   test.each(ADAMW_SETTINGS)('AdamWUpdate equals its composed reference: %o', (settings) => {
@@ -88,7 +88,7 @@ describeEachBackend('optimizer kernels', (backend) => {
     });
   });
 
-  test('leave unused bytes of the last word zero', () => {
+  test('leaves unused bytes of the last word zero', () => {
     tf.tidy(() => {
       const [, {codes}] = lion8bitUpdate(value, gradient, mean8bit, LION);
       const words = codes.dataSync();
@@ -96,7 +96,7 @@ describeEachBackend('optimizer kernels', (backend) => {
     });
   });
 
-  test('keep no tensors, composed or not', () => {
+  test('keeps no tensors, composed or not', () => {
     const runs: [string, () => unknown][] = [
       ['AdamWUpdate', () => adamWUpdate(value, gradient, mean, variance, ADAMW)],
       ['LionUpdate', () => lionUpdate(value, gradient, mean, LION)],
@@ -109,7 +109,7 @@ describeEachBackend('optimizer kernels', (backend) => {
     }
   });
 
-  test('8-bit states of another weight are refused, and gradients that are no numbers', () => {
+  test('refuses 8-bit states of another weight, and gradients that are not finite', () => {
     const wrong = {...mean8bit, absmax: mean8bit.codes};
     expect(() => lion8bitUpdate(value, gradient, wrong, LION)).toThrow(
       'lion8bitUpdate momentum absmax: expected [4], got [210]',

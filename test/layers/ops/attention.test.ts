@@ -5,13 +5,13 @@ import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
-/** `[B, K, S, D]` → `[B, K·times, S, D]`, each head repeated in place. */
+/** Repeats each head in place: `[B, K, S, D]` → `[B, K·times, S, D]`. */
 function repeatHeads(x: tf.Tensor4D, times: number): tf.Tensor4D {
   const [batch, heads, length, dim] = x.shape;
   return tf.stack(Array(times).fill(x), 2).reshape([batch, heads * times, length, dim]);
 }
 
-/** Attention with keys and values repeated for every query head. */
+/** Computes attention with keys and values repeated for every query head. */
 function repeated(query: tf.Tensor4D, key: tf.Tensor4D, value: tf.Tensor4D, bias?: tf.Tensor4D): tf.Tensor {
   const times = query.shape[1] / key.shape[1];
   const scores = tf.div(tf.matMul(query, repeatHeads(key, times), false, true), Math.sqrt(query.shape[3]));
@@ -45,7 +45,7 @@ describeEachBackend('attention', () => {
     expectClose(attention(q, k, v, {scale: 1}), repeated(tf.mul(q, 2), k, v));
   });
 
-  test('dropout drops weights after the softmax and scales up those it keeps, the same for a seed', () => {
+  test('dropout drops weights after the softmax and scales up the rest, repeatably with a seed', () => {
     const [q, k] = [normal([2, 4, 16, 16], 1), normal([2, 2, 16, 16], 2)] as tf.Tensor4D[];
     const identity = tf.tile(tf.eye(16).reshape([1, 1, 16, 16]), [2, 2, 1, 1]) as tf.Tensor4D; // shows the weights
     const weights = attention(q, k, identity, {causal: true}).dataSync();
@@ -84,7 +84,7 @@ describeEachBackend('attention', () => {
     ] as tf.Tensor4D[];
     const y = attention(q, k, v, {bias});
     const tail = (x: tf.Tensor4D) => x.slice([0, 0, 2, 0], [-1, -1, 2, -1]);
-    // Both rows: the last two positions are a sequence of their own.
+    // In both rows the last two positions are a sequence of their own.
     expectClose(tail(y as tf.Tensor4D), repeated(tail(q), tail(k), tail(v), causalBias(2, 2)));
     expectSameFunction(
       (a, b, c) => tf.tidy(() => tail(attention(a, b, c, {bias}))),
@@ -93,7 +93,7 @@ describeEachBackend('attention', () => {
     );
   });
 
-  test('a query that sees nothing still gives numbers', () => {
+  test('a query that sees nothing still gives finite numbers', () => {
     const bias = causalBias(2, 2, tf.tensor2d([[0, 1]], undefined, 'int32'));
     const y = attention(normal([1, 1, 2, 2], 1), normal([1, 1, 2, 2], 2), normal([1, 1, 2, 2], 3), {bias});
     expect(Array.from(y.dataSync()).every(Number.isFinite)).toBe(true);

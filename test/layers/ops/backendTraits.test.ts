@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {backendTraits, setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {DeviceBackend} from '../../src/training/optimizers/deviceBackend.ts';
 
-test('a backend that nothing is known of has the defaults, and what it was said to have', async () => {
+test('an unknown backend has the defaults and the traits that were set', async () => {
   await DeviceBackend.use('unknown');
   const defaults = {readsAtOnce: true, keepsIntegers: true, isOnHost: false, logitsAtOnce: 1 << 24};
   expect(backendTraits()).toEqual(defaults);

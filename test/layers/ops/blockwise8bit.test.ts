@@ -3,7 +3,7 @@ import {blockwise8bitShapes, fromBlockwise8bit, toBlockwise8bit} from '../../../
 import {dequantizeBlockwise, dynamicMap, quantizeBlockwise} from '../../../quant/index.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 
-/** Values over many magnitudes, a block of zeros among them. */
+/** Returns values of many magnitudes, including a block of zeros. */
 function draw(size: number, isSigned: boolean): Float32Array {
   return Float32Array.from({length: size}, (_, i) => {
     if (i >= 256 && i < 512) return 0;

@@ -13,7 +13,7 @@ import {expectSameFunction, normal, numericalGradient} from './expectSameFunctio
 const LABELS = [2, -100, 0, 6, -100, 2];
 const labelTensor = () => tf.tensor1d(LABELS, 'int32');
 
-/** The loss from a one-hot product, ignored rows cut out. */
+/** Computes the loss from a one-hot product, without ignored rows. */
 function plain(logits: tf.Tensor2D): tf.Tensor {
   const kept = LABELS.flatMap((label, row) => (label === -100 ? [] : [row]));
   const rows = tf.gather(logits, tf.tensor1d(kept, 'int32'));
@@ -61,7 +61,7 @@ describeEachBackend('crossEntropy', () => {
     expectClose(tf.grad(f)(logits), numericalGradient(f, logits), {relative: 5e-3});
   });
 
-  test('all rows ignored: zero, without a gradient', () => {
+  test('is zero without a gradient if all rows are ignored', () => {
     const labels = tf.tensor1d([-100, -100], 'int32');
     const {value, grad} = tf.valueAndGrad((x) => crossEntropy(x as tf.Tensor2D, labels))(normal([2, 3], 1));
     expectClose(value, [0]);
@@ -111,7 +111,7 @@ describeEachBackend('linearCrossEntropy', () => {
       const taped = await kernels(() =>
         tf.grad((x) => linearCrossEntropy(x as tf.Tensor2D, weight, labels))(hidden),
       );
-      // The gradient by the hidden rows is one product more, with the same weight.
+      // The gradient of the hidden rows is another product with the same weight.
       expect(plainRun).not.toContain('Softmax');
       const products = (names: string[]) => names.filter((name) => name === 'BatchMatMul').length;
       expect(products(taped)).toBeGreaterThan(products(plainRun));
@@ -160,7 +160,7 @@ describe('the kernel of linearCrossEntropy', () => {
     return {tensor: dtype === 'float32' ? values : pack16(values, dtype), dtype, rows, cols: 32};
   };
 
-  test('gives the loss and, where it is wanted, the gradient', () => {
+  test('returns the loss and, if wanted, the gradient', () => {
     const labels = labelTensor();
     expect(linearCrossEntropy(hidden(), head(48), labels).dataSync()[0]).toBe(5);
     const gradient = tf.grad((x) => tf.mul(linearCrossEntropy(x as tf.Tensor2D, head(48), labels), 3))(
@@ -181,7 +181,7 @@ describe('the kernel of linearCrossEntropy', () => {
     expect(asked[0].attrs).toMatchObject({dtype: 'nf4', blockSize: 64, nestedBlockSize: 256});
   });
 
-  test('is not asked for float32, a size that is no multiple of 16, or an ignored label that counts elsewhere', () => {
+  test('is not used for float32, a size that is no multiple of 16, or an ignored label that is not negative', () => {
     linearCrossEntropy(hidden(), head(48, 'float32'), labelTensor());
     linearCrossEntropy(hidden(), head(40), labelTensor());
     linearCrossEntropy(hidden(), head(48), tf.tensor1d([1, 2, 3, 4, 5, 6], 'int32'), 0);

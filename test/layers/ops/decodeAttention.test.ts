@@ -38,7 +38,7 @@ describeEachBackend('decodeAttention', () => {
       capacity: 8,
       tables: 2,
       segments: [
-        [0, 0, 1, 1, 1, 1], // with positions to come
+        [0, 0, 1, 1, 1, 1], // with later positions
         [1, 1, 1, 1, 1, 1],
       ],
     },
@@ -85,7 +85,7 @@ describeEachBackend('decodeAttention', () => {
     });
   });
 
-  test('names what does not fit', () => {
+  test('names the shapes that do not fit', () => {
     const cache = tf.zeros([1, 2, 8, 4]) as tf.Tensor4D;
     const table = tf.zeros([1, 1, 1, 2]) as tf.Tensor4D;
     const inputs = {
@@ -103,7 +103,7 @@ describeEachBackend('decodeAttention', () => {
 describeEachBackend('KeyValueCache.attend', () => {
   const [batch, heads, groups, dim] = [2, 4, 2, 4];
 
-  test('continues what update holds, and update what it holds', async () => {
+  test('continues after update, and update after it', async () => {
     const table = (seed: number) => normal([1, 1, 1, dim / 2], seed) as tf.Tensor4D;
     const [stepwise, whole] = [new KeyValueCache(), new KeyValueCache()];
     const before = tf.memory().numTensors;
@@ -122,7 +122,7 @@ describeEachBackend('KeyValueCache.attend', () => {
         ) as tf.Tensor2D[];
         const [cos, sin] = [table(40 + step), table(50 + step)];
         const attended =
-          step === 2 // as a pass of several positions does
+          step === 2 // as in a pass of several positions
             ? undefined
             : stepwise.attend(0, {query, key, value, cos, sin});
         const turned = rotaryEmbedding(key.reshape([batch, groups, 1, dim]), cos, sin);
@@ -143,7 +143,7 @@ describeEachBackend('KeyValueCache.attend', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('names a layer that holds nothing', () => {
+  test('names an empty layer', () => {
     const cache = new KeyValueCache();
     expect(() => cache.attend(0, {} as never)).toThrow('KeyValueCache.attend layerIndex: expected one of 0');
   });

@@ -39,7 +39,7 @@ afterAll(() => {
   for (const {kernelName, backendName} of KERNELS) tf.unregisterKernel(kernelName, backendName);
 });
 
-test('a gradient kernel gets dy, what the declaration says of the inputs that there are, and what forward kept', () => {
+test('a gradient kernel gets dy, the declared inputs that exist, and what forward kept', () => {
   const [x, shift] = [tf.tensor1d([1, 2, 3]), tf.tensor1d([5])];
   const composed = () => {
     throw new Error('composed');

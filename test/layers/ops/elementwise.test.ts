@@ -62,7 +62,7 @@ describeEachBackend('rotaryEmbedding', () => {
     return {cos: tf.cos(angle), sin: tf.sin(angle)};
   };
 
-  test('turns element i with element i + D/2', () => {
+  test('rotates element i with element i + D/2', () => {
     const {cos, sin} = angles(5);
     const x = normal([2, 2, 3, 4], 6) as tf.Tensor4D;
     const [values, c, s] = [x.arraySync(), cos.arraySync(), sin.arraySync()];

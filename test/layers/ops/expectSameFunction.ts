@@ -24,7 +24,7 @@ export function expectSameFunction(op: Op, reference: Op, inputs: tf.Tensor[], r
   tf.dispose([value, expected, gradients, expectedGradients]);
   expectNoLeak(() => op(...inputs));
   expectNoLeak(() => tf.grads(op)(inputs, dy));
-  // What backward needs outlives the tidy that forward ran in.
+  // What backward needs must outlive the tidy that forward ran in.
   const wrapped = tf.grads((...xs: tf.Tensor[]) => tf.tidy(() => op(...xs)))(inputs, dy);
   const again = tf.grads(op)(inputs, dy);
   wrapped.forEach((gradient, i) => {
@@ -33,7 +33,7 @@ export function expectSameFunction(op: Op, reference: Op, inputs: tf.Tensor[], r
   tf.dispose([wrapped, again, dy]);
 }
 
-/** The slope of the sum of `f` along each element of `x`, by central differences. */
+/** Returns the slope of the sum of `f` along each element of `x`, by central differences. */
 export function numericalGradient(f: (x: tf.Tensor) => tf.Tensor, x: tf.Tensor, step = 1e-2): Float32Array {
   const values = x.dataSync();
   const at = (i: number, shift: number) =>

@@ -4,7 +4,7 @@ import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 
 describeEachBackend('freeSpent', () => {
-  /** Paths that meet, a gradient that is passed through, one for two inputs, and an op of several outputs. */
+  /** Has paths that meet, a gradient that is passed through, one for two inputs, and an op with several outputs. */
   const twice = tf.customGrad((a, b) => {
     return {value: tf.add(a as tf.Tensor, b as tf.Tensor), gradFunc: (dy: tf.Tensor) => [dy, dy]};
   });
@@ -26,7 +26,7 @@ describeEachBackend('freeSpent', () => {
     expectClose(await got.data(), await expected.data(), {relative: 1e-6});
   });
 
-  test("leaves the gradient that backward is started with, where it is another's", () => {
+  test('leaves the gradient that backward starts with if the caller owns it', () => {
     const x = input();
     const dy = tf.ones([6, 2]);
     const run = () =>
@@ -40,7 +40,7 @@ describeEachBackend('freeSpent', () => {
   });
 
   test('holds one gradient at a time along a chain', () => {
-    /** Tensors alive when backward comes to the first of 20 ops. */
+    /** Returns the number of tensors alive when backward reaches the first of 20 ops. */
     const alive = (isFreed: boolean): number => {
       let count = 0;
       const first = tf.customGrad((x) => {
@@ -60,6 +60,6 @@ describeEachBackend('freeSpent', () => {
       tf.dispose([x, gradient]);
       return count;
     };
-    expect(alive(false) - alive(true)).toBeGreaterThan(35); // a gradient and what was kept for it, twenty times
+    expect(alive(false) - alive(true)).toBeGreaterThan(35); // a gradient and what was kept for it, times twenty
   });
 });

@@ -8,7 +8,7 @@ import {expectClose} from '../../expectClose.ts';
 import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 describeEachBackend('loraLinear', () => {
-  test('equals the plain tape, gradients of base, x, A and B', () =>
+  test('equals the plain tape, with gradients of base, x, A and B', () =>
     expectSameFunction(
       (base, x, a, b) => loraLinear(base, x, a, b, 0.75),
       (base, x, a, b) => tf.add(base, tf.mul(tf.matMul(tf.matMul(x, a, false, true), b, false, true), 0.75)),
@@ -41,7 +41,7 @@ describeEachBackend('customGradient', () => {
   });
 });
 
-describeEachBackend('checkpoint', () => {
+describeEachBackend('gradientCheckpoint', () => {
   /** A residual block with a weight it reads from outside. */
   const block = (x: tf.Tensor, weight: tf.Tensor, shift: tf.Tensor) => {
     const y = tf.tanh(tf.matMul(x as tf.Tensor2D, weight as tf.Tensor2D));
@@ -57,7 +57,7 @@ describeEachBackend('checkpoint', () => {
     );
   });
 
-  test('keeps the results that ask for it, and runs the rest again', () => {
+  test('keeps the results that request it, and runs the rest again', () => {
     let runs = 0;
     const costly = (x: tf.Tensor) =>
       customGradient(
@@ -94,7 +94,7 @@ describeEachBackend('checkpoint', () => {
     expectNoLeak(() => expect(() => tf.tidy(() => gradientCheckpoint(failing, [x]))).toThrow('stop'));
   });
 
-  test('trained variables, a stack of blocks in variableGrads, run twice', () => {
+  test('differentiates trained variables of a stack of blocks in variableGrads, twice', () => {
     const weights = [1, 2, 3].map((seed) => tf.variable(normal([4, 4], seed)));
     const [x, shift] = [normal([3, 4], 9), normal([4], 8)];
     const loss = (recomputed: boolean) => () =>
@@ -121,13 +121,13 @@ describeEachBackend('checkpoint', () => {
       const {value, grads} = tf.variableGrads(loss(true), weights);
       return [value, grads];
     });
-    // The tape is whole again: an ordinary gradient right after is right.
+    // The tape is whole again, so an ordinary gradient right after is correct.
     expectClose(tf.grad((y) => tf.square(y))(tf.scalar(3)), [6]);
     tf.dispose([expected.value, expected.grads, x, shift]);
     for (const weight of weights) weight.dispose();
   });
 
-  test('a variable the block does not use gets zeros', () => {
+  test('gives zeros to a variable that the block does not use', () => {
     const unused = tf.variable(normal([2], 1));
     const {grads} = tf.variableGrads(
       () =>
@@ -140,7 +140,7 @@ describeEachBackend('checkpoint', () => {
     unused.dispose();
   });
 
-  test('nested: a recomputed block of recomputed blocks', () => {
+  test('recomputes a block of recomputed blocks', () => {
     const weight = tf.variable(normal([4, 4], 1));
     const x = normal([2, 4], 2);
     const inner = (y: tf.Tensor) =>
@@ -165,7 +165,7 @@ describeEachBackend('checkpoint', () => {
     weight.dispose();
   });
 
-  test('an error in the block leaves the engine usable', () => {
+  test('leaves the engine usable after an error in the block', () => {
     let calls = 0;
     const failing = (x: tf.Tensor) => {
       if (calls++ > 0) throw new Error('second run');

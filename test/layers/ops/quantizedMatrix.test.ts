@@ -18,7 +18,7 @@ import {expectSameFunction, normal} from './expectSameFunction.ts';
 
 type Quantize = (values: Float32Array, shape: MatrixShape) => QuantizedTensor;
 
-/** Quantizes values of a 16-bit type: dequantized ones are rounded to it. */
+/** Quantizes values of a 16-bit type, to which dequantized values are rounded. */
 const from16 =
   (dtype: HalfDtype, doubleQuant: boolean): Quantize =>
   (values, shape) => {
@@ -26,7 +26,7 @@ const from16 =
     return quantizeNF4(bits, shape, {dtype, doubleQuant});
   };
 
-/** Values of which float16 holds some as subnormal numbers, and some only as infinity. */
+/** Values that float16 partly holds as subnormal numbers, and partly only as infinity. */
 const ofAllSizes: Quantize = (values, shape) => {
   const spread = values.map(
     (value, i) => value * 2 ** ([-20, -16, -13, 0, 15, 17][Math.floor(i / 64) % 6] ?? 0),
@@ -34,7 +34,7 @@ const ofAllSizes: Quantize = (values, shape) => {
   return new FourBitTensor({...quantizeNF4(spread, shape), dtype: 'float16'});
 };
 
-/** A quantizer whose matrices the ops know nothing of. */
+/** A quantizer whose matrices the ops do not know. */
 class Halves implements QuantizedTensor {
   readonly quantType = 'halves';
   readonly dtype = 'float32';
@@ -70,7 +70,7 @@ const FORMATS: [string, Quantize][] = [
   ['a format of its own', (values, shape) => new Halves(values, shape)],
 ];
 
-/** What dequantizes. */
+/** The kernels that dequantize. */
 const KERNELS = ['DequantizeRows', 'Unpack16'];
 
 const SHAPES: MatrixShape[] = [
@@ -131,12 +131,12 @@ describeEachBackend('quantized storage', () => {
       expectClose(composed[2], fast[2], {relative: 1e-5});
     });
 
-    test('is read back as it was', async () => {
+    test('is read back unchanged', async () => {
       const matrix = quantize(valuesOf([9, 33]), [9, 33]);
       expect(await readQuantized(storeQuantized(matrix), matrix.dtype)).toEqual(matrix);
     });
 
-    test.each(SHAPES)('multiplies as the dequantized [%i, %i] does, in either direction', (rows, cols) => {
+    test.each(SHAPES)('multiplies like the dequantized [%i, %i], in both directions', (rows, cols) => {
       const storage = storeQuantized(quantize(valuesOf([rows, cols]), [rows, cols]));
       const whole = unpackMatrix(storage);
       for (const n of [1, 4, 37]) {
@@ -150,7 +150,7 @@ describeEachBackend('quantized storage', () => {
       }
     });
 
-    test('is a linear layer whose gradient is that of the dequantized one, and keeps no tensors', () => {
+    test('makes a linear layer with the gradient of the dequantized one, and keeps no tensors', () => {
       const storage = storeQuantized(quantize(valuesOf([12, 70]), [12, 70]));
       const whole = unpackMatrix(storage);
       const x = normal([5, 70], 2) as tf.Tensor2D;
@@ -164,7 +164,7 @@ describeEachBackend('quantized storage', () => {
       expectNoLeak(() => dequantizeRows(storage, 1, 3));
     });
 
-    test('is an output head whose loss and gradient are those of the dequantized one', () => {
+    test('makes an output head with the loss and gradient of the dequantized one', () => {
       const storage = storeQuantized(quantize(valuesOf([20, 16]), [20, 16]));
       const whole = {tensor: unpackMatrix(storage), dtype: 'float32' as const, rows: 20, cols: 16};
       const labels = tf.tensor1d([3, -100, 19, 0], 'int32');
@@ -176,7 +176,7 @@ describeEachBackend('quantized storage', () => {
     });
   });
 
-  test('any shape multiplies as its dequantized matrix does', () => {
+  test('multiplies any shape like its dequantized matrix', () => {
     const size = fc.integer({min: 1, max: 90});
     fc.assert(
       fc.property(size, size, size, fc.boolean(), fc.integer(), (n, rows, cols, transposeWeight, seed) => {
@@ -193,7 +193,7 @@ describeEachBackend('quantized storage', () => {
     );
   });
 
-  test('several panels in each direction', () => {
+  test('multiplies several panels in each direction', () => {
     const storage = storeQuantized(quantizeNF4(valuesOf([1100, 600]), [1100, 600], {doubleQuant: true}));
     const whole = unpackMatrix(storage);
     const [x, dy] = [normal([140, 600], 2), normal([140, 1100], 3)] as tf.Tensor2D[];

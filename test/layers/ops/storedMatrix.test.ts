@@ -26,7 +26,7 @@ function store(values: tf.Tensor2D, dtype: StorageDtype): DenseMatrix {
   return {tensor: dtype === 'float32' ? values : pack16(values, dtype), dtype, rows, cols};
 }
 
-/** What a matrix becomes when it is rounded to a type. */
+/** Rounds a matrix to a type. */
 function rounded(values: tf.Tensor2D, dtype: StorageDtype): tf.Tensor2D {
   if (dtype === 'float32') return values;
   const [rows, cols] = values.shape;
@@ -71,7 +71,7 @@ test('storedShape halves the columns of the 16-bit types, rounding up', () => {
   expect(storedShape('float16', 3, 4)).toEqual([3, 2]);
 });
 
-test('fits16BitKernels takes what is of one type, at most 16 bits, on the device, and cut in sixteens', () => {
+test('fits16BitKernels takes matrices of one type of at most 16 bits, on the device, with multiples of 16', () => {
   const fits = (matrix: object) => fits16BitKernels(matrix as StoredMatrix);
   const whole = {rows: 32, cols: 48};
   for (const dtype of ['bfloat16', 'float16']) expect(fits({...whole, dtype})).toBe(true);
@@ -83,7 +83,7 @@ test('fits16BitKernels takes what is of one type, at most 16 bits, on the device
 });
 
 describeEachBackend('unpackMatrix', () => {
-  test.each(DTYPES)('gives %s as float32', (dtype) => {
+  test.each(DTYPES)('returns %s as float32', (dtype) => {
     const values = normal([3, 4], 1) as tf.Tensor2D;
     const matrix = store(values, dtype);
     expectClose(unpackMatrix(matrix), rounded(values, dtype), {relative: 0});

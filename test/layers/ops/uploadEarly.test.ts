@@ -13,7 +13,7 @@ describeEachBackend('uploadEarly', (backend) => {
     tf.dispose([numbers, ids]);
   });
 
-  test('needs a kernel on native TensorFlow alone', () => {
+  test('needs a kernel only on native TensorFlow', () => {
     expect(tf.getKernel(uploadEarlyOp.kernelName, backend) !== undefined).toBe(backend === 'tensorflow');
   });
 });

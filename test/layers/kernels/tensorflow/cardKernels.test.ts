@@ -11,12 +11,12 @@ import {
 interface Execution {
   name: string;
   attributes: Record<string, OpAttribute['value']>;
-  /** Names of the tensors that were given, those made on the way with what made them. */
+  /** Names of given tensors; tensors made on the way have the text of what made them. */
   inputs: string[];
   outputCount: number;
 }
 
-/** A TensorFlow that computes nothing and notes what it is asked. */
+/** A TensorFlow that computes nothing and notes the ops it is called with. */
 class StandIn {
   readonly isUsingGpuDevice = true;
   readonly asked: Execution[] = [];
@@ -55,7 +55,7 @@ class StandIn {
     return this.asked.find((each) => each.name === name) as Execution;
   }
 
-  /** What made a tensor that is alive. */
+  /** Returns what made a tensor that is still alive. */
   nameOf = ({dataId}: tf.TensorInfo) => this.alive.get(this.records.get(dataId)?.id as number);
 
   private hold(name: string): number {
@@ -64,12 +64,12 @@ class StandIn {
   }
 }
 
-/** Where a packed weight ends up: moved to the card, and read as words. */
+/** Where a packed weight ends up: moved to the card and read as words. */
 const words = (name: string) => `Bitcast(Bitcast(Bitcast(${name})))`;
 
 const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 
-/** The tensors of one block: `q_proj` in nf4 with an adapter, `k_proj` in int8, the rest bfloat16. */
+/** The tensors of one block: `q_proj` in nf4 with an adapter, `k_proj` in int8, the rest in bfloat16. */
 function stackTensors(backend: StandIn): Record<string, tf.TensorInfo> {
   const inputs: Record<string, tf.TensorInfo> = {};
   const add = (name: string, shape: number[], dtype?: 'int32') => {
@@ -155,7 +155,7 @@ describe('DecoderStack', () => {
     expect(backend.nameOf(outputs[1])).toBe('TfjsLoraDecoderStack 1');
   });
 
-  test('keeps what backward needs on the host where it is offloaded', () => {
+  test('keeps what backward needs on the host if it is offloaded', () => {
     const backend = new StandIn();
     const {attributes, tensors} = stackOf(backend);
     const stack = {attributes: {...attributes, checkpointing: 'offload'}, tensors};
@@ -170,7 +170,7 @@ describe('DecoderStack', () => {
     expect(inputs.slice(0, 3)).toEqual(['dy', 'constant [0]', 'TfjsLoraDecoderStack 2']);
   });
 
-  test('frees what it makes but views of weights, which it makes once', () => {
+  test('frees everything it makes except views of weights, which it makes once', () => {
     const backend = new StandIn();
     const stack = stackOf(backend);
     const inputs = {

@@ -16,7 +16,8 @@ import {expectClose} from '../../../expectClose.ts';
 import {expectSameFunction, normal} from '../../ops/expectSameFunction.ts';
 import {describeTensorFlow, tensorflowBackend} from './tensorflowOnly.ts';
 
-// Sizes at which the fused ops of native/ cross a tile, a vector or a thread; describeTensorFlow runs the rest of the kernels too.
+// Sizes at which the fused ops of native/ cross a tile, a vector or a thread; describeTensorFlow runs the rest of the
+// kernels too.
 
 describeTensorFlow('attention of several tiles', () => {
   // A tile is 48 queries by 48 keys; heads of 8, 24 and 128 are one, three and sixteen vectors.
@@ -48,14 +49,14 @@ describeTensorFlow('attention of several tiles', () => {
     );
   });
 
-  test('of packed sequences, and padding that fills a tile, equals the whole matrix', () => {
+  test('of packed sequences, with padding that fills a tile, equals the whole matrix', () => {
     const length = 200;
     const packed = Int32Array.from({length}, (_, t) => (t < 60 ? 1 : t < 130 ? 2 : t < 145 ? 3 : 0));
     const padded = Int32Array.from({length}, (_, t) => (t < 70 ? 0 : 1));
     const segments = tf.tensor2d([...packed, ...padded], [2, length], 'int32');
     const bias = causalBias(length, length, segments) as tf.Tensor4D;
     const isToken = tf.cast(tf.notEqual(segments, 0), 'float32').reshape([2, 1, length, 1]);
-    const seen = (y: tf.Tensor4D) => tf.mul(y, isToken); // what padding gets has no meaning
+    const seen = (y: tf.Tensor4D) => tf.mul(y, isToken); // results of padding have no meaning
     expectSameFunction(
       (q, k, v) => tf.tidy(() => seen(attention(q, k, v, {causal: true, segments}))),
       (q, k, v) => tf.tidy(() => seen(attention(q, k, v, {bias}))),
@@ -64,7 +65,7 @@ describeTensorFlow('attention of several tiles', () => {
     );
   });
 
-  test('gives what is not a number on, and finite numbers for huge scores', () => {
+  test('passes NaN on, and returns finite numbers for huge scores', () => {
     const [q, k, v] = [1, 2, 3].map((seed) => normal([1, 1, 50, 8], seed)) as tf.Tensor4D[];
     const huge = attention(tf.mul(q, 1e4), tf.mul(k, 1e4), v, {causal: true}).dataSync();
     expect([...huge].every(Number.isFinite)).toBe(true);
@@ -82,7 +83,7 @@ describeTensorFlow('decodeAttention of whole vectors', () => {
     ['in the middle', 64, false],
     ['at the last of the room', capacity - 1, false],
     ['with padding', 64, true],
-  ])('%s equals attention over what is cached', (_, past, isPadded) => {
+  ])('%s equals attention over the cache', (_, past, isPadded) => {
     const [query, key, value] = [perGroup * groups, groups, groups].map((heads, i) =>
       normal([batch, heads * dim], i),
     ) as tf.Tensor2D[];
@@ -131,7 +132,7 @@ describeTensorFlow('low-rank paths', () => {
   });
 });
 
-describeTensorFlow('passes over many numbers, and over few', () => {
+describeTensorFlow('passes over many and over few numbers', () => {
   test.each([
     [3, 13],
     [700, 200],
@@ -150,7 +151,7 @@ describeTensorFlow('passes over many numbers, and over few', () => {
     );
   });
 
-  test('of AdamW, whatever the variables are cut into', () => {
+  test('of AdamW, however the variables are divided', () => {
     const shapes = [[7], [300, 200], [], [129, 3], [40_000]];
     const settings = {learningRate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.1, step: 3};
     const updates = shapes.map((shape, i) => ({
@@ -181,7 +182,7 @@ describeTensorFlow('passes over many numbers, and over few', () => {
     expectNoLeak(() => globalNorm(gradients));
   });
 
-  test('leave no handle behind', () => {
+  test('leaves no handle behind', () => {
     const [q, k, v] = [1, 2, 3].map((seed) => normal([2, 2, 60, 16], seed)) as tf.Tensor4D[];
     const grads = tf.grads((x, y, z) =>
       attention(x as tf.Tensor4D, y as tf.Tensor4D, z as tf.Tensor4D, {causal: true}),

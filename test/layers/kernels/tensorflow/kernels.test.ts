@@ -39,7 +39,7 @@ const values = (shape: number[], seed: number) => {
 };
 
 describeTensorFlow('attention in chunks', () => {
-  // 4 × 1100 × 1100 scores of a head are more than exist at once, and so are three heads of 4 × 700 × 700.
+  // 4 × 1100 × 1100 scores of a head are too many for one chunk, and so are three heads of 4 × 700 × 700.
   test.each([
     ['of queries', [1, 4, 1100, 8], [1, 1, 1100, 8]],
     ['of heads', [3, 4, 700, 8], [3, 1, 700, 8]],
@@ -85,7 +85,7 @@ describeTensorFlow('products with stored weights', () => {
     );
   });
 
-  test.each(FORMATS)('of %s equal products with what is dequantized', (_, quantize) => {
+  test.each(FORMATS)('of %s equal products with the dequantized weight', (_, quantize) => {
     for (const [count, rows, cols] of [
       [5, 64, 40],
       [6, 7, 13],
@@ -101,7 +101,7 @@ describeTensorFlow('products with stored weights', () => {
     }
   });
 
-  test.each(FORMATS)('rows of %s have the bits that the host gives', async (_, quantize) => {
+  test.each(FORMATS)('rows of %s have the same bits as on the host', async (_, quantize) => {
     for (const shape of [
       [24, 40],
       [7, 13],
@@ -112,7 +112,7 @@ describeTensorFlow('products with stored weights', () => {
     }
   });
 
-  test('in bfloat16 round operands, and only them', async () => {
+  test('in bfloat16 round only operands', async () => {
     const [rows, cols] = [48, 64];
     const matrix = normal([rows, cols], 1) as tf.Tensor2D;
     const weight = {tensor: pack16(matrix, 'bfloat16'), dtype: 'bfloat16' as const, rows, cols};
@@ -133,7 +133,7 @@ describeTensorFlow('products with stored weights', () => {
 });
 
 describeTensorFlow('handles', () => {
-  test('of a kernel that fails are freed', () => {
+  test('are freed when a kernel fails', () => {
     const x = tf.tensor1d([1, 2, 3]).add(1);
     const backend = tensorflowBackend();
     const before = backend.getNumOfTFTensors();
@@ -146,7 +146,7 @@ describeTensorFlow('handles', () => {
     expect(backend.getNumOfTFTensors()).toBe(before);
   });
 
-  test('are as many after every training step, with 4-bit and 16-bit weights', async () => {
+  test('stay the same in number over training steps, with 4-bit and 16-bit weights', async () => {
     const model = Llama.fromConfig(
       {...tinyConfig, hiddenSize: 64, intermediateSize: 128},
       {dtype: 'bfloat16'},
@@ -176,7 +176,7 @@ describeTensorFlow('rmsNorm with a frozen weight', () => {
 });
 
 describeTensorFlow('useBackend', () => {
-  test('says processor or card, and which TensorFlow', async () => {
+  test('reports CPU or card, and the TensorFlow version', async () => {
     const report = await useBackend('tensorflow');
     const {isUsingGpuDevice, binding} = tensorflowBackend();
     expect(report.features.slice(0, 2)).toEqual([

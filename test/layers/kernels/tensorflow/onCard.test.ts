@@ -15,7 +15,7 @@ import {expectClose} from '../../../expectClose.ts';
 import {expectSameFunction, normal} from '../../ops/expectSameFunction.ts';
 import {describeTensorFlow, tensorflowBackend} from './tensorflowOnly.ts';
 
-/** What kernels do on a card, done on the processor: the same ops on other devices. `bench/gpu` runs them on a card. */
+/** Does what kernels do on a card, but on the CPU: the same ops on another device. `bench/gpu` runs them on a card. */
 describeTensorFlow('as on a card', () => {
   const setOnCard = (isOn: boolean) => {
     (tensorflowBackend() as {isUsingGpuDevice: boolean}).isUsingGpuDevice = isOn;
@@ -25,7 +25,7 @@ describeTensorFlow('as on a card', () => {
 
   const idOf = (tensor: tf.Tensor) => tensorflowBackend().tensorMap.get(tensor.dataId).id;
 
-  test('a packed weight is moved once, and keeps its bits', () => {
+  test('moves a packed weight once and keeps its bits', () => {
     const bits = Int32Array.from({length: 24}, (_, i) => (i * 0x9e3779b9) | 0);
     const packed = tf.tensor2d(bits, [4, 6], 'int32');
     const backend: TensorFlowBackend = tensorflowBackend();
@@ -47,7 +47,7 @@ describeTensorFlow('as on a card', () => {
       [30, 16],
       [7, 13],
     ]) {
-      const exact = tf.round(normal([rows, cols], 1)) as tf.Tensor2D; // so that nothing is lost
+      const exact = tf.round(normal([rows, cols], 1)) as tf.Tensor2D; // so that rounding loses nothing
       const weight = {tensor: pack16(exact, dtype), dtype, rows, cols};
       const ids = tf.tensor1d([2, 0, 2], 'int32');
       const x = normal([5, cols], 2) as tf.Tensor2D;
@@ -56,7 +56,7 @@ describeTensorFlow('as on a card', () => {
     }
   });
 
-  test('views of a weight go with it', () => {
+  test('views of a weight are freed with it', () => {
     const x = normal([3, 64], 2) as tf.Tensor2D;
     const values = normal([32, 64], 1).dataSync() as Float32Array;
     const {getNumOfTFTensors} = tensorflowBackend();
@@ -75,7 +75,7 @@ describeTensorFlow('as on a card', () => {
       });
       tf.dispose([half.tensor, ...Object.values(quantized.tensors)]);
     };
-    tf.tidy(run); // what is kept for good is made
+    tf.tidy(run); // makes what is kept permanently
     const before = count();
     tf.tidy(run);
     expect(count()).toBe(before);
@@ -85,14 +85,14 @@ describeTensorFlow('as on a card', () => {
     ['nf4', (values: Float32Array) => quantizeNF4(values, [256, 64])],
     ['nf4, double-quantized', (values: Float32Array) => quantizeNF4(values, [256, 64], {doubleQuant: true})],
     ['int8 with outliers', (values: Float32Array) => quantizeInt8(values, [256, 64], {threshold: 2.5})],
-  ])('rows of %s have the bits that the host gives', (_, quantize) => {
+  ])('rows of %s have the same bits as on the host', (_, quantize) => {
     const matrix = quantize(normal([256, 64], 6).dataSync() as Float32Array);
     const stored = storeQuantized(matrix);
     expect(dequantizeRows(stored).dataSync()).toEqual(matrix.dequantizeRows(0, 256));
     expect(dequantizeRows(stored, 3, 9).dataSync()).toEqual(matrix.dequantizeRows(3, 9));
   });
 
-  test('attention takes all heads at once, of packed sequences too', () => {
+  test('attention takes all heads in one op, even with packed sequences', () => {
     const [batch, length] = [2, 12];
     const numbers = Int32Array.from({length: batch * length}, (_, i) => 1 + Math.floor(i / 5));
     for (const segments of [undefined, tf.tensor2d(numbers, [batch, length], 'int32')]) {

@@ -57,7 +57,7 @@ describeTensorFlow('loraMatMul', () => {
     );
   });
 
-  test('sees that its low-rank matrices have changed', () => {
+  test('notices changed low-rank matrices', () => {
     const weight = half(12, 20);
     const [x, exact] = [normal([5, 20], 2) as Matrix, wide(weight)];
     const a = tf.variable(normal([4, 20], 3)) as unknown as tf.Variable<tf.Rank.R2>;
@@ -103,7 +103,7 @@ describeTensorFlow('loraMatMul', () => {
 });
 
 describeTensorFlow('optimizer kernels', () => {
-  // Two of one shape, one alone, and two that are too large to be put together.
+  // Two of one shape, one alone, and two that are too large to be stacked.
   const SHAPES = [[4, 6], [300, 500], [7], [4, 6], [300, 500]];
 
   test.each([0, 0.1])('adamWUpdates with decay %f equals one update after another', (weightDecay) => {
@@ -136,7 +136,7 @@ describeTensorFlow('rotaryEmbedding', () => {
   test.each([
     ['few heads', [2, 3, 5, 8]],
     ['many', [4, 4, 130, 32]],
-  ])('of %s turns each half with the other', (_, shape) => {
+  ])('of %s rotates each half with the other', (_, shape) => {
     const [, , length, dim] = shape;
     const angles = tf.randomUniform([1, 1, length, dim / 2], 0, 6, 'float32', 1) as tf.Tensor4D;
     const [cos, sin] = [tf.cos(angles), tf.sin(angles)];
@@ -153,7 +153,7 @@ describeTensorFlow('rotaryEmbedding', () => {
 });
 
 describeTensorFlow('constants', () => {
-  test('of shapes are made once, and what a pass has in common until the next asks', () => {
+  test('of shapes are made once, and those that a pass shares are kept until the next pass', () => {
     const x = tf.tensor1d([1, 2, 3]).add(1);
     const backend = tensorflowBackend();
     const seen: number[][] = [];

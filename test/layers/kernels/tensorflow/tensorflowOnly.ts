@@ -6,8 +6,8 @@ import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/training/backend
 import {type BackendOptions, useBackend} from '../../../../src/training/backends/useBackend.ts';
 
 /**
- * `describe` on the `tensorflow` backend, when `TFJS_LORA_TEST_BACKENDS` names it; else skipped, in sight. Where fused ops are set
- * up it runs twice, with them and by TensorFlow's own ops alone.
+ * Runs `describe` on the `tensorflow` backend if `TFJS_LORA_TEST_BACKENDS` names it; otherwise it shows as skipped. If
+ * fused ops are set up, it runs twice, with them and with only TensorFlow's own ops.
  */
 export function describeTensorFlow(name: string, body: () => void): void {
   const isAsked = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('tensorflow');
@@ -15,7 +15,7 @@ export function describeTensorFlow(name: string, body: () => void): void {
     (isAsked ? describe : describe.skip)(`${name} on tensorflow${fusedOps ? ', fused' : ''}`, () => {
       beforeAll(async () => {
         const {features} = await useBackend('tensorflow', {computeDtype: 'float32', fusedOps});
-        expect(features).toContain(fusedOps ? 'fused ops' : 'fused ops off'); // set up, but not loaded, is a failure
+        expect(features).toContain(fusedOps ? 'fused ops' : 'fused ops off'); // it is a failure if they are set up but not loaded
       });
       body();
     });
@@ -28,11 +28,11 @@ function areFusedOpsSetUp(): boolean {
     const {fusedOps} = JSON.parse(readFileSync(path, 'utf8')) as TensorFlowSetup;
     return fusedOps?.sources !== undefined;
   } catch {
-    return false; // a package of the user's own
+    return false; // the user's own package
   }
 }
 
-/** Chooses what products are computed in. */
+/** Chooses the number type of products. */
 export async function choose(computeDtype: BackendOptions['computeDtype']): Promise<void> {
   await useBackend('tensorflow', {computeDtype});
 }

@@ -5,7 +5,7 @@ import {expectClose} from '../../../expectClose.ts';
 
 type Op = (x: tf.Tensor, y: tf.Tensor) => tf.Tensor;
 
-/** Ops that a Llama in plain TensorFlow.js is trained with; x and y are `[4, 6]`, positive. */
+/** Ops that train a Llama in plain TensorFlow.js; x and y are `[4, 6]`, positive. */
 const OPS: Record<string, Op> = {
   add: (x, y) => tf.add(x, y),
   'add, broadcast': (x, y) => tf.add(x, y.slice([0, 0], [1, 6])),
@@ -88,7 +88,7 @@ const OPS: Record<string, Op> = {
 const x = Float32Array.from({length: 24}, (_, i) => 0.5 + ((i * 7) % 24) / 16);
 const y = Float32Array.from({length: 24}, (_, i) => 0.4 + ((i * 11) % 24) / 20);
 
-/** The op's value and both gradients of a weighted sum of it. */
+/** Returns the op's value and both gradients of a weighted sum of it. */
 async function evaluate(backend: 'cpu' | 'wasm', op: Op): Promise<Float32Array[]> {
   await useBackend(backend, backend === 'wasm' ? {threads: 2} : {});
   return tf.tidy(() => {
@@ -168,7 +168,7 @@ describe('values and gradients on wasm equal those on cpu', () => {
     expect(tf.tidy(() => Array.from(op().dataSync()))).toEqual(expected);
   });
 
-  test('unsortedSegmentSum passes over ids outside the segments', async () => {
+  test('unsortedSegmentSum skips ids outside the segments', async () => {
     const sum = () =>
       tf.unsortedSegmentSum(
         tf.tensor2d([1, 2, 3, 4, 5, 6, 7, 8], [4, 2]),
@@ -184,7 +184,7 @@ describe('values and gradients on wasm equal those on cpu', () => {
   });
 });
 
-describe('kernels that take the place of stock ones', () => {
+describe('kernels that replace stock ones', () => {
   const agree = async (op: () => tf.Tensor, relative = 1e-6) => {
     await useBackend('cpu');
     const expected = tf.tidy(() => op().dataSync());
@@ -263,7 +263,7 @@ describe('kernels that take the place of stock ones', () => {
     }
   });
 
-  test('gather with batch axes, and of booleans, as the stock kernel does', async () => {
+  test('gathers with batch axes, and booleans, as the stock kernel does', async () => {
     await agree(() =>
       tf.gather(
         tf.range(0, 12).reshape([2, 6]),

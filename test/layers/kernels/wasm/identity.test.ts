@@ -5,7 +5,7 @@ import {expectNoLeak} from '../../../describeEachBackend.ts';
 describe('Identity on wasm', () => {
   beforeAll(() => useBackend('wasm'));
 
-  test('a clone shares the data, and outlives what it was made of', () => {
+  test('a clone shares the data and outlives the original', () => {
     const x = tf.tensor1d([1, 2, 3]);
     const {numDataBuffers} = tf.memory();
     const clones = [x.clone(), tf.tidy(() => x.clone())];
@@ -26,7 +26,7 @@ describe('Identity on wasm', () => {
     tf.dispose([weight, before]);
   });
 
-  test('strings, and no tensor left behind', () => {
+  test('clones strings, and leaves no tensor behind', () => {
     const words = tf.tensor1d(['a', 'b']);
     expect(words.clone().dataSync()).toEqual(['a', 'b']);
     expectNoLeak(() => words.clone());

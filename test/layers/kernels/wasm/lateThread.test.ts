@@ -44,7 +44,7 @@ function addLateThread(gemm: Gemm): number[] {
   return taken;
 }
 
-test('a thread that wakes late takes part in what is shared, and in nothing that the caller does not wait for', async () => {
+test('a thread that wakes late shares the work, but no work that the caller does not wait for', async () => {
   await useBackend('wasm', {threads: 1}); // so that the late thread is the only other
   const random = (shape: number[]) => tf.randomNormal(shape, 0, 1, 'float32', 1);
   const large = random([160, 160]);

@@ -4,7 +4,7 @@ import {useBackend} from '../../../../src/training/backends/useBackend.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 
-/** A tensor's values away from any backend, so that two backends compute from the same. */
+/** Copies a tensor's values away from any backend, so that two backends compute with the same. */
 interface Values {
   shape: number[];
   values: Float32Array;
@@ -101,7 +101,7 @@ describe('matrix products on wasm equal those on cpu', () => {
   test.each([
     [130, 700, 1100, false, true], // several panels in each direction, shared among threads
     [130, 700, 1100, true, false],
-    [600, 330, 20, false, true], // few columns: the left side is read where it lies
+    [600, 330, 20, false, true], // few columns: the left side is read in place
     [600, 330, 20, true, true],
     [1, 641, 513, false, false],
     [1, 641, 513, false, true],
@@ -120,12 +120,12 @@ describe('matrix products on wasm equal those on cpu', () => {
 
   test('an empty inner axis gives zeros, an empty batch nothing', async () => {
     await useBackend('wasm');
-    tf.ones([5, 7]).dispose(); // leaves something else than zeros on the heap
+    tf.ones([5, 7]).dispose(); // leaves something other than zeros on the heap
     expect(Array.from(tf.matMul(tf.zeros([5, 0]), tf.zeros([0, 7])).dataSync())).toEqual(Array(35).fill(0));
     expect(tf.matMul(tf.zeros([0, 5, 3]), tf.zeros([0, 3, 7])).shape).toEqual([0, 5, 7]);
   });
 
-  test('NaN and infinity reach exactly the results they belong to', async () => {
+  test('NaN and infinity reach exactly the results that depend on them', async () => {
     const a = random([9, 11]);
     const b = random([11, 13]);
     a.values[3 * 11 + 2] = Number.NaN;
@@ -156,13 +156,13 @@ describe('matrix products on wasm equal those on cpu', () => {
     }
   });
 
-  test('names what does not fit', async () => {
+  test('names the sizes that do not fit', async () => {
     await useBackend('wasm');
     expect(() => tf.matMul(tf.zeros([2, 3]), tf.zeros([2, 3]))).toThrow();
     expect(() => tf.matMul(tf.zeros([2, 3], 'int32'), tf.zeros([3, 2], 'int32'))).toThrow('float32');
   });
 
-  test('keeps nothing, neither tensors nor heap', async () => {
+  test('keeps neither tensors nor heap', async () => {
     await useBackend('wasm');
     const a = tf.ones([64, 512]);
     const b = tf.ones([512, 512]);

@@ -6,7 +6,7 @@ import {expectClose} from '../../../expectClose.ts';
 
 // One thread means memory that is not shared: it moves to another buffer whenever it grows.
 describe('wasm with one thread', () => {
-  test('products stay right when the heap grows', async () => {
+  test('products stay correct when the heap grows', async () => {
     const {features} = await useBackend('wasm', {threads: 1});
     expect(features).toContain('1 thread');
     const a = tf.linspace(-1, 1, 35 * 40).reshape([35, 40]) as tf.Tensor2D;

@@ -26,7 +26,7 @@ describeEachBackend('packed 16-bit weights', () => {
   });
 
   const size = fc.integer({min: 1, max: 40});
-  test.each(dtypes)('the product with a %s weight is that with the widened one', (dtype) => {
+  test.each(dtypes)('the product with a %s weight equals that with the widened one', (dtype) => {
     fc.assert(
       fc.property(size, size, size, fc.boolean(), fc.integer(), (n, rows, cols, transposeWeight, seed) => {
         tf.tidy(() => {
@@ -71,7 +71,7 @@ describeEachBackend('packed 16-bit weights', () => {
     });
   });
 
-  test('keeps nothing', () => {
+  test('keeps no tensors', () => {
     const weight = {tensor: tf.zeros([6, 4], 'int32'), dtype: 'bfloat16', rows: 6, cols: 7} as const;
     const x = tf.ones([3, 7]) as tf.Tensor2D;
     expectNoLeak(() => storedMatMul(x, weight, true));

@@ -35,13 +35,13 @@ const CASES: Case[] = [
   },
 ];
 
-/** The kernels by subgroup matrices need a card: bench/gpu checks those. */
+/** The kernels with subgroup matrices need a card, so bench/gpu checks them. */
 describeWebGPU('attention', () => {
   test.each(CASES)('$name, equals softmax of the scores', async (given) => {
     const {batch, heads, groups, length, sourceLength, dim} = given;
     const segments = given.segments && tf.tensor2d(given.segments, undefined, 'int32');
     const bias = causalBias(length, sourceLength, segments);
-    // What a padded query gets has no meaning.
+    // Results of a padded query have no meaning.
     const real = tf.tensor4d(
       given.segments?.flat().map((id) => (id === 0 ? 0 : 1)) ?? Array(batch * length).fill(1),
       [batch, 1, length, 1],

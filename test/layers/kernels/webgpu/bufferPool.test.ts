@@ -17,7 +17,7 @@ function makePool() {
 }
 
 describe('BufferPool', () => {
-  test('lends the oldest of the free buffers of a size and usage, in whatever order they came back', () => {
+  test('lends the oldest free buffer of a size and usage, whatever the order of return', () => {
     const {pool} = makePool();
     const [a, b, c] = [1, 2, 3].map(() => pool.acquireBuffer(64, 1));
     const other = pool.acquireBuffer(64, 2);
@@ -43,7 +43,7 @@ describe('BufferPool', () => {
     expect(pool.numBytesUsed).toBe(0);
   });
 
-  test('destroys those that were free for longest where one is missing and too many are free', () => {
+  test('destroys those that were free for longest if one is missing and too many are free', () => {
     const {pool, destroyed, submissions} = makePool();
     const live = pool.acquireBuffer(250 * MiB, 1);
     const sizes = [40, 50, 60].map((size) => pool.acquireBuffer(size * MiB, 1)); // 400 in use
@@ -57,7 +57,7 @@ describe('BufferPool', () => {
     pool.releaseBuffer(live);
   });
 
-  test('forgets what was in use long ago, and never finds 64 MiB too many', () => {
+  test('forgets what was in use long ago, and always keeps 64 MiB', () => {
     const {pool, destroyed} = makePool();
     const first = pool.acquireBuffer(200 * MiB, 1);
     pool.releaseBuffer(first);

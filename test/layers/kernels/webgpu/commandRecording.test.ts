@@ -6,7 +6,7 @@ import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
 import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 
 describeWebGPU('recorded commands', () => {
-  /** Ours and the stock backend's, with tensors between them. */
+  /** Runs our ops and the stock backend's, with tensors between them. */
   const ops = (x: tf.Tensor2D, w: tf.Tensor2D) =>
     tf.tidy(() => tf.add(tf.matMul(rmsNorm(x, w.slice([0, 0], [8, 1]).flatten()), w).exp(), x.sum(1, true)));
 
@@ -30,7 +30,7 @@ describeWebGPU('recorded commands', () => {
 
   const bytesInUse = () => (tf.memory() as unknown as {numBytesInGPU: number}).numBytesInGPU;
 
-  test('give what the ops give, on new values', async () => {
+  test('compute what the ops compute, on new values', async () => {
     const [x, w] = [normal([3, 8], 1), normal([8, 5], 2)] as tf.Tensor2D[];
     const before = bytesInUse();
     const {replay, output} = await recorded([x, w], () => ops(x, w));
@@ -56,10 +56,10 @@ describeWebGPU('recorded commands', () => {
     tf.dispose([x, output]);
   });
 
-  test('write over nothing that others made since', async () => {
+  test('overwrite nothing that others made since', async () => {
     const [x, w] = [normal([3, 8], 1), normal([8, 5], 2)] as tf.Tensor2D[];
     const {replay, output} = await recorded([x, w], () => ops(x, w));
-    const others = [[3, 8], [3, 5], [3, 1], [3]].map((shape) => tf.ones(shape).mul(7)); // sizes of what lies between
+    const others = [[3, 8], [3, 5], [3, 1], [3]].map((shape) => tf.ones(shape).mul(7)); // sizes of the results between the ops
     replay.run({});
     for (const other of others) expect(new Set(await other.data())).toEqual(new Set([7]));
     replay.dispose();
@@ -95,7 +95,7 @@ describeWebGPU('recorded commands', () => {
     tf.dispose([query, key, value, cos, sin, output]);
   });
 
-  test('are no longer current once a tensor of theirs is gone', async () => {
+  test('are no longer current after one of their tensors is freed', async () => {
     const x = normal([4], 1);
     const w = normal([4], 2);
     const first = await recorded([x, w], () => x.mul(w));
@@ -111,7 +111,7 @@ describeWebGPU('recorded commands', () => {
     tf.dispose([x, taken, first.output]);
   });
 
-  test('are not kept where values come from the host or a tensor of before is given up', async () => {
+  test('are not kept if values come from the host or an earlier tensor is freed', async () => {
     const x = normal([4], 1);
     await x.add(0).data();
     const before = bytesInUse();

@@ -11,7 +11,7 @@ import {describeWebGPU} from './webgpuOnly.ts';
 
 const backend = () => tf.backend() as unknown as WebGPUBackend;
 
-/** `factor · x` by a shader of its own for each `factor`. */
+/** Computes `factor · x` with a shader of its own for each `factor`. */
 const scaled = (x: tf.Tensor, factor: string): tf.Tensor =>
   tf.engine().runKernel('Scaled', {x}, {factor}) as tf.Tensor;
 
@@ -57,7 +57,7 @@ describeWebGPU('compileShaders', () => {
     Reflect.deleteProperty(backend().device, 'createComputePipeline');
   });
 
-  test('leaves nothing to compile, ours or stock, and computes nothing', async () => {
+  test('compiles all shaders, ours and stock, and computes nothing', async () => {
     const x = tf.tensor2d([[3, 4, 0, 0]]);
     const weight = tf.tensor1d([1, 2, 3, 4]);
     const run = () => tf.tidy(() => scaled(tf.cumsum(rmsNorm(x, weight, 0), 1), '2.5'));
@@ -85,7 +85,7 @@ describeWebGPU('compileShaders', () => {
     x.dispose();
   });
 
-  test('leaves what is there as it is', async () => {
+  test('leaves existing tensors as they are', async () => {
     const tensors = [1, 2, 3, 4].map((value) => tf.fill([3], value));
     const settings = {learningRate: 1, beta1: 0, beta2: 0, epsilon: 0, weightDecay: 0, step: 1};
     const [value, gradient, mean, variance] = tensors;
@@ -126,7 +126,7 @@ describeWebGPU('compileShaders', () => {
     tf.dispose([x, y]);
   });
 
-  test('counts a shader that cannot be compiled; running it says why', async () => {
+  test('counts a shader that cannot be compiled; running it reports the error', async () => {
     const x = tf.tensor1d([1, 2]);
     await compileShaders(() => void scaled(x, 'nonsense'), onProgress);
     expect(seen).toEqual([

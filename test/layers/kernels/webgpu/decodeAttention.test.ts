@@ -6,7 +6,7 @@ import {describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
 
 describeWebGPU('DecodeAttention', () => {
   test.each([1, 2])(
-    'padded batches where a device binds eight buffers, tables of batch %d',
+    'takes padded batches on a device that binds eight buffers, tables of batch %d',
     async (tables) => {
       const [query, key, value] = [normal([2, 16], 1), normal([2, 8], 2), normal([2, 8], 3)] as tf.Tensor2D[];
       const [cos, sin] = [normal([tables, 1, 1, 4], 4), normal([tables, 1, 1, 4], 5)] as tf.Tensor4D[];

@@ -38,7 +38,7 @@ describeWebGPU('optimizer kernels', () => {
       const [words, absmax] = [await stored.codes.data(), await stored.absmax.data()];
       const codes = new Uint8Array(words.buffer, words.byteOffset, 4 * words.length);
       expect(Array.from(absmax)).toEqual(Array.from(expected.absmax));
-      // A card may round the quotient otherwise, which moves a value that lies between two codes.
+      // A card may round the quotient differently, which moves a value between two codes.
       const differing = expected.codes.filter((code, i) => code !== codes[i]);
       expect(differing.length).toBeLessThanOrEqual(size / 1000);
       for (const [i, code] of expected.codes.entries())
@@ -65,7 +65,7 @@ describeWebGPU('optimizer kernels', () => {
     tf.dispose([...inputs]);
   });
 
-  test('AdamW of several variables is that of each, and changes none unless it may', async () => {
+  test('AdamW of several variables equals that of each, and overwrites none unless it may', async () => {
     const settings = {
       ...{learningRate: 0.01, beta1: 0.9, beta2: 0.999},
       epsilon: 1e-8,
@@ -89,7 +89,7 @@ describeWebGPU('optimizer kernels', () => {
     tf.dispose(updates as unknown as tf.TensorContainer);
   });
 
-  test('LoRA+ gives variables their own rates where they are updated together', async () => {
+  test('LoRA+ gives variables their own rates when they are updated together', async () => {
     const weights = ['lora_A', 'lora_B', 'lora_A.1', 'lora_B.1'].map((name) =>
       tf.variable(tf.ones([3, 1]), true, name),
     );

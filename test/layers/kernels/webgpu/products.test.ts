@@ -32,7 +32,7 @@ const FORMATS: [string, (values: Float32Array, shape: MatrixShape) => QuantizedT
   ['int8 with outliers', (values, shape) => quantizeInt8(values, shape, {threshold: 2.5})],
 ];
 
-/** Dequantized into the 16-bit type that they were quantized from. */
+/** Dequantizes into the 16-bit type from which they were quantized. */
 const OF_16_BITS: typeof FORMATS = (['bfloat16', 'float16'] as const).flatMap((dtype) => [
   [`nf4 of ${dtype}`, (values, shape) => new FourBitTensor({...quantizeNF4(values, shape), dtype})],
   [
@@ -135,7 +135,7 @@ describeWebGPU('products with stored weights', () => {
     });
   });
 
-  test('weights that differ only in what they are rounded to have shaders of their own', async () => {
+  test('weights that differ only in the type they are rounded to have different shaders', async () => {
     const [rows, cols] = [33, 40];
     const x = normal([3, cols], 7) as tf.Tensor2D;
     for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {

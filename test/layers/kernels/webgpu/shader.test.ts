@@ -21,7 +21,7 @@ const scaled = shader((hasBase: boolean) => ({
   y[i] = u.scale * x[i];`,
 }));
 
-/** The text without the white space that stands for nothing. */
+/** Removes white space that has no meaning. */
 const lines = ({code}: Shader) =>
   code
     .split('\n')
@@ -62,7 +62,7 @@ describe('shader', () => {
     expect(scaled(false).code).not.toContain('base');
   });
 
-  test('declares no uniforms where there are none', () => {
+  test('declares no uniforms if there are none', () => {
     const {code, uniforms} = shader(() => ({name: 'Any', outputs: {}, inputs: {}, workgroup: 1, body: ''}))();
     expect(uniforms).toEqual([]);
     expect(code).not.toContain('uniform');
@@ -101,7 +101,7 @@ describe('shader', () => {
     expect(new Set(all.map(({code}) => code)).size).toBe(4);
   });
 
-  test('a call that misses or mistakes a name does not compile', () => {
+  test('a call with a missing or wrong name does not compile', () => {
     const x = {} as tf.TensorInfo;
     const check = <D extends ShaderDeclaration>(call: ShaderCall<D>) => call;
     const buffers = {y: x, sums: x, x, base: undefined, ids: x};

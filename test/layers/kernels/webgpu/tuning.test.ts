@@ -47,7 +47,7 @@ describeWebGPU('tuning', () => {
   afterEach(() => setTuning(backend(), undefined));
   afterAll(() => tf.dispose([x, weight.tensor]));
 
-  test('is off unless it is asked for', async () => {
+  test('is off by default', async () => {
     expect(isTuned(backend())).toBe(false);
     await setTuning(backend(), tuning(0).options());
     expect(isTuned(backend())).toBe(true);
@@ -97,7 +97,7 @@ describeWebGPU('tuning', () => {
     }
   });
 
-  test('measures a shape once, also from one process to the next, and anew on another card', async () => {
+  test('measures a shape once, even across processes, and again on another card', async () => {
     const {options, measured} = tuning(2);
     await setTuning(backend(), options());
     await prepare();
@@ -112,14 +112,14 @@ describeWebGPU('tuning', () => {
     expect(measured.length).toBe(2);
   });
 
-  test('keeps the default where nothing is clearly faster', async () => {
+  test('keeps the default if nothing is clearly faster', async () => {
     const {options, stored} = tuning(1, 0.98);
     await setTuning(backend(), options());
     await prepare();
     expect(Object.values(stored)).toEqual([Object.values(THREAD_TILINGS[0]).join()]);
   });
 
-  test('measures anew what is stored under a name that is no candidate', async () => {
+  test('measures a shape again if its stored name is no candidate', async () => {
     const {options, measured, stored} = tuning(1);
     await setTuning(backend(), options());
     await prepare();

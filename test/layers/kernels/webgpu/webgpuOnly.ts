@@ -4,8 +4,8 @@ import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 
 /**
- * `describe` on the `webgpu` backend, when `TFJS_LORA_TEST_BACKENDS` names it; else skipped, in sight. Values are read
- * asynchronously there: nothing else works.
+ * Runs `describe` on the `webgpu` backend if `TFJS_LORA_TEST_BACKENDS` names it; otherwise it shows as skipped. Values
+ * are read asynchronously there, because nothing else works.
  */
 export function describeWebGPU(name: string, body: () => void): void {
   const isAsked = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('webgpu');
@@ -15,12 +15,12 @@ export function describeWebGPU(name: string, body: () => void): void {
   });
 }
 
-/** Chooses what products are computed in. */
+/** Chooses the number type of products. */
 export async function choose(computeDtype: BackendOptions['computeDtype']): Promise<void> {
   await useBackend('webgpu', {computeDtype});
 }
 
-/** {@link expectClose} of two tensors on the card, which are disposed. */
+/** Runs {@link expectClose} on two tensors on the card, and disposes them. */
 export async function expectSame(actual: tf.Tensor, expected: tf.Tensor, relative = 1e-5): Promise<void> {
   expect(actual.shape).toEqual(expected.shape);
   const scale = tf.tidy(() => tf.max(tf.abs(expected)));

@@ -1,4 +1,4 @@
-// Compiles every file of kernels for the cards that it is for, as the engine does at their first use; needs NVRTC and no card.
+// Compiles every file of kernels for its cards, as the engine does at their first use; needs NVRTC but no card.
 //
 //   compileKernels FOLDER, of the sources
 #include <algorithm>

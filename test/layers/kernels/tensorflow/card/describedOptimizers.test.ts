@@ -7,7 +7,7 @@ import {registerCardKernels} from '../../../../../layers/kernels/tensorflow/regi
 import {AdamW, AdamW8bit, Lion, Lion8bit, PagedLion8bit, useBackend} from '../../../../../src/index.ts';
 import type {PreparedStep} from '../../../../../src/training/optimizers/namedStateOptimizer.ts';
 
-/** As `describedStack.test.ts`: the engine gives next values of 2, and words of 3, 4 … as next states. */
+/** As in `describedStack.test.ts`. The engine returns 2 for next values, and words of 3, 4 … for next states. */
 const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
 
 (path ? describe : describe.skip)('optimizers of a card hand over', () => {
@@ -25,7 +25,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     registerCardKernels(backend());
   });
 
-  /** Two variables of 8 values of a kind; of the second kind states are too small for 8 bits. */
+  /** Makes two variables of 8 values of each kind; the second kind's states are too small for 8 bits. */
   const variables = () => [
     tf.variable(tf.fill([5, 100], 7), true, 'a.lora_A'),
     tf.variable(tf.fill([300, 2], 8), true, 'a.lora_B'),
@@ -79,7 +79,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     tf.dispose([first, second, small, ...Object.values(given)]);
   });
 
-  test('Lion: all variables of one rate in one op', () => {
+  test('Lion: updates all variables of one rate in one op', () => {
     const all = variables();
     const optimizer = new Lion({...settings, min8bitSize: undefined, loraPlusRatio: 4} as object);
     const given = gradients();
@@ -95,7 +95,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     tf.dispose([...all, ...Object.values(given)]);
   });
 
-  test('the norm of the gradients, unread, and its bound', () => {
+  test('passes on the norm of the gradients, unread, and its bound', () => {
     const all = variables();
     const optimizer = new AdamW({learningRate: 0.5, beta1: 0.75});
     const given = gradients();
@@ -116,7 +116,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     tf.dispose([...all, norm, ...Object.values(given)]);
   });
 
-  test('a paged optimizer: one variable after another', () => {
+  test('a paged optimizer updates one variable after another', () => {
     const all = variables();
     const optimizer = new PagedLion8bit(settings);
     const given = gradients();

@@ -11,8 +11,9 @@ import {useBackend} from '../../../../../src/training/backends/useBackend.ts';
 import {tinyConfig, tinyIds} from '../../../../models/tinyLlama.ts';
 
 /**
- * The ops of a card in TensorFlow itself, on the processor, with an engine that says what it is given: `.ci/compile-card-ops`
- * compiles that, and names it in `TFJS_LORA_DESCRIBING_ENGINE`. Else this is skipped, in sight.
+ * Runs the ops of a card in TensorFlow itself, on the CPU, with an engine that describes its arguments.
+ * `.ci/compile-card-ops` compiles that engine and names it in `TFJS_LORA_DESCRIBING_ENGINE`. Without it, these tests
+ * show as skipped.
  */
 const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
 
@@ -49,7 +50,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
   ];
   const lossOf = (model: LlamaForCausalLM) =>
     model.lossSum({inputIds: tinyIds, labels: tinyIds, attentionMask: mask}, {training: true});
-  /** Numbers as C++ prints them. */
+  /** Prints numbers as C++ does. */
   const printed = (value: number) => `${Number(value.toPrecision(9))}`;
   const first = (tensor: tf.Tensor) => printed(tensor.dataSync()[0]);
 
@@ -59,7 +60,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
       return PROJECTIONS.map((name) => layers[name]);
     });
 
-  test('16-bit weights, adapters, tables and segments, forward and backward', () => {
+  test('passes 16-bit weights, adapters, tables and segments, forward and backward', () => {
     const model = newModel();
     model.applyLoRA({rank: 2, alpha: 3, targetModules: ['k_proj', 'down_proj'], seed: 1});
     const variables = [...model.trainableParameters().values()];
@@ -107,7 +108,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     model.dispose();
   });
 
-  test('inputs of blocks in memory of the host, until backward has been', () => {
+  test('keeps inputs of blocks in host memory until backward is done', () => {
     const model = newModel();
     model.applyLoRA({rank: 2, targetModules: ['k_proj'], seed: 1});
     model.gradientCheckpointing = 'offload';
@@ -160,7 +161,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     model.dispose();
   });
 
-  test('one position and the caches, in generation', async () => {
+  test('passes one position and the caches in generation', async () => {
     const model = newModel();
     engine.described();
     await generateIds(model, [1, 2, 3], {maxNewTokens: 3, doSample: true, seed: 1, eosTokenId: []});
@@ -173,7 +174,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     generateIds(model, prompts, {maxNewTokens, doSample: false, eosTokenId: []});
   const chainLines = (text: string) => text.split('\n').filter((line) => /^(run|ended|caches)/.test(line));
 
-  test('a chain of passes, each begun before the last is read', async () => {
+  test('runs a chain of passes, each started before the last is read', async () => {
     const model = newModel();
     await generate(model, [[1, 2, 3]], 6); // views of weights
     const handles = backend().getNumOfTFTensors();
@@ -201,7 +202,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     model.dispose();
   });
 
-  test('a chain of padded rows, which ends with a row and where it is refused', async () => {
+  test('runs a chain of padded rows, which ends with a row or a refusal', async () => {
     const model = newModel();
     engine.described();
     await generate(model, [[1, 2, 3], [4]], 4);
@@ -211,7 +212,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     model.dispose();
   });
 
-  test('a refusal, as an error', () => {
+  test('throws a refusal as an error', () => {
     const model = newModel({headDim: 128});
     expect(() => lossOf(model).dispose()).toThrow('no heads of 128 here');
     model.dispose();

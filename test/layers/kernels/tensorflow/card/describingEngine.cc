@@ -1,5 +1,6 @@
-// An engine that computes nothing, on a processor, and says what it was given: whether the ops of a card hand over what TensorFlow
-// holds. As an addon it registers them; `described()` gives the text of all calls since it was asked last.
+// An engine for the CPU that computes nothing and describes its arguments, to test whether the ops of a card pass on
+// TensorFlow's tensors. As an addon it registers the ops; `described()` returns the text of all calls since it was last
+// called.
 #include <node_api.h>
 
 #include <algorithm>
@@ -96,7 +97,7 @@ void forward(Device&, Stream, const Stack& s, const float* x, float* y, void* sa
   if (saved) std::fill_n(static_cast<char*>(saved), savedBytes(s), 7);
 }
 
-/** The gradients are numbers from 1, in the order of projections. */
+/** The gradients are numbers from 1 on, in the order of projections. */
 void backward(Device&, Stream, const Stack& s, const void* saved, const float* dy, float* dx, const Allocate&) {
   describe(s);
   text << "backward from " << int{static_cast<const char*>(saved)[0]} << (dx ? " to the input" : "") << "\n";
@@ -119,7 +120,7 @@ void decode(Device&, Stream, const Stack& s, const Caches& c, const float* x, fl
 
 std::string refusal(const Device&, const Stack& s, const Caches&, const Ends&) { return s.batch > 2 ? "three" : ""; }
 
-/** What comes after a token is the next one. */
+/** Chooses the number after each token. */
 struct TokenChain::State {
   int64_t batch;
   std::vector<float> last;
