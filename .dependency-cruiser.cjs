@@ -4,9 +4,9 @@
  */
 
 /**
- * The order of a folder's rooms (a floor's wings, a wing's rooms), lowest first: a room imports only from itself, from the
- * lower ones named beside it, and from outside the folder, where the rules of that folder hold. Files that are in the folder
- * itself are above its rooms, unless the rooms share them.
+ * Returns the rules for the order of a folder's rooms (a floor's wings, a wing's rooms), lowest first. A room imports
+ * only from itself, from the lower rooms named beside it, and from outside the folder, where that folder's rules apply.
+ * Files directly in the folder are above its rooms, unless the rooms share them.
  */
 function rooms(folder, order, {shareFiles = false} = {}) {
   const all = Object.keys(order);

@@ -1,5 +1,5 @@
 /**
- * Tests run as CommonJS: TypeScript goes through @swc/jest (no type check; `npm run typecheck` does that).
+ * Tests run as CommonJS: @swc/jest compiles TypeScript (without a type check, which `npm run typecheck` does).
  * `npm test` runs everything but what needs a build: test/packaging/, `npm run test:packaging`, and the notebook,
  * `npm run test:notebook`; and but the fuzzing of readers, `npm run test:fuzz`.
  */
@@ -44,10 +44,10 @@ module.exports = {
       },
     ],
   },
-  // Its Node build looks for an optional native canvas by top-level await, which CommonJS cannot hold; without that
+  // Its Node build looks for an optional native canvas by top-level await, which CommonJS cannot contain; without that
   // canvas the browser build does the same.
   moduleNameMapper: {'^vega-canvas$': '<rootDir>/node_modules/vega-canvas/build/vega-canvas.browser.js'},
   transformIgnorePatterns: [`/node_modules/(?!(${ESM_ONLY.join('|')})/).*`],
-  testTimeout: 600_000, // a limit for what hangs: a busy machine takes minutes for what takes seconds elsewhere
+  testTimeout: 600_000, // for tests that hang; a busy machine takes minutes for what takes seconds elsewhere
   maxWorkers: 2,
 };

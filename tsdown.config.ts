@@ -3,7 +3,9 @@ import {defineConfig} from 'tsdown';
 import packageJson from './package.json' with {type: 'json'};
 import tsconfig from './tsconfig.json' with {type: 'json'};
 
-/** What a browser has not, and what stands in for it. Packages that are left out here are not asked of its bundler. */
+/**
+ * Modules that a browser lacks, and their replacements. A bundler for browsers need not resolve packages replaced here.
+ */
 const STAND_INS: [specifier: RegExp, file: string][] = [
   [/^node:/, 'src/tools/browser/noDisk.ts'],
   [/^webgpu$/, 'src/tools/browser/noDisk.ts'],
@@ -12,7 +14,7 @@ const STAND_INS: [specifier: RegExp, file: string][] = [
   [/^@node-rs\/jieba/, 'src/tools/browser/noJieba.ts'],
 ];
 
-/** `index` for the package itself, `models` for `tfjs-lora/models` → its file, from the list that the type check has. */
+/** Files of the subpaths, from the list of the type check: `index` for the package, `models` for `tfjs-lora/models`. */
 const SUBPATHS = Object.fromEntries(
   Object.entries(tsconfig.compilerOptions.paths).map(([name, [file]]) => [
     name.split('/')[1] ?? 'index',
@@ -23,15 +25,15 @@ const hasBrowserBuild = (name: string): boolean =>
   'browser' in Object((packageJson.exports as Record<string, unknown>)[`./${name}`]);
 
 /**
- * One build for all subpaths, so that what two of them share lands in one chunk: a class exists once per module
- * format, whichever subpath it is imported by. The command line and the example it runs are entries too.
+ * One build for all subpaths, so that code that two of them share is in one chunk: a class exists once per module
+ * format, whichever subpath imports it. The command line and the example it runs are entries too.
  */
 const node = defineConfig({
   entry: {
     ...SUBPATHS,
     'cli/main': 'src/tools/cli/main.ts',
     'examples/quickstart': 'examples/quickstart/quickstart.ts',
-    // Modules of worker threads and processes, found beside the others.
+    // Modules of worker threads and processes, which must be beside the others.
     parquetProcess: 'src/data/datasets/parquetProcess.ts',
     tokenizeWorker: 'src/data/preprocessing/tokenizeWorker.ts',
     promptWorker: 'src/tools/serve/promptWorker.ts',
@@ -44,7 +46,7 @@ const node = defineConfig({
   sourcemap: true,
 });
 
-/** The same for browsers, whose bundlers take it by the condition `browser`. Its types are the others'. */
+/** The build for browsers, whose bundlers select it by the condition `browser`. It has the same types. */
 const browser = defineConfig({
   entry: {
     ...Object.fromEntries(Object.entries(SUBPATHS).filter(([name]) => hasBrowserBuild(name))),

@@ -2,13 +2,13 @@ import * as tf from '@tensorflow/tfjs';
 import type {BackendName} from '../src/training/backends/useBackend.ts';
 import {useBackend} from '../src/training/backends/useBackend.ts';
 
-/** The backends tests run on, or those named in `TFJS_LORA_TEST_BACKENDS` (comma separated). */
+/** Backends that tests run on: those named in `TFJS_LORA_TEST_BACKENDS` (comma separated). Default: cpu and wasm. */
 const BACKENDS = (process.env.TFJS_LORA_TEST_BACKENDS?.split(',') ?? ['cpu', 'wasm']) as BackendName[];
 
 /**
- * `describe` once per backend, with that backend made current by {@link useBackend} before the first test.
+ * Calls `describe` once per backend, with that backend made current by {@link useBackend} before the first test.
  *
- * @param name what is described; the block reads `name on cpu`, `name on wasm`
+ * @param name name of the subject; the block reads `name on cpu`, `name on wasm`
  * @param body registers the tests; it is called before any backend runs, so it must create no tensors itself
  */
 export function describeEachBackend(name: string, body: (backend: BackendName) => void): void {
@@ -24,7 +24,7 @@ export function describeEachBackend(name: string, body: (backend: BackendName) =
 
 /**
  * Expects that `run` leaves no tensor and no buffer behind, besides the tensors it returns, which are disposed here.
- * It runs once before counting: what is made on first use and kept (a cached table) is no leak.
+ * It runs once before counting: something made on first use and kept (a cached table) is not a leak.
  * Nothing is tidied around it, so an inner tensor that is not disposed shows. A promise must be awaited by the caller.
  */
 export function expectNoLeak(run: () => Promise<unknown>): Promise<void>;
@@ -49,7 +49,9 @@ function expectSameMemory(before: ReturnType<typeof memory>): void {
   expect(memory()).toEqual(before);
 }
 
-/** Tensors and buffers of the engine, and the handles of a backend that counts its own: the engine does not see those. */
+/**
+ * Counts tensors and buffers of the engine, and the handles of a backend with its own count, which the engine lacks.
+ */
 function memory(): {numTensors: number; numDataBuffers: number; handles: number} {
   const {numTensors, numDataBuffers} = tf.memory();
   const backend = tf.backend() as tf.KernelBackend & {getNumOfTFTensors?: () => number};

@@ -38,11 +38,12 @@ const SHARED_WITH_NODE = [
   'navigator',
 ];
 
-// TensorFlow's library reads the process's own environment, of which tests see a copy: as src/training/backends/tensorflow.ts sets it.
+// TensorFlow's library reads the process's own environment, of which tests see a copy;
+// src/training/backends/tensorflow.ts sets these.
 process.env.TF_ENABLE_ONEDNN_OPTS ??= '1';
 process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
 
-/** Of the outer context: an instance that is collected takes the process with it. */
+/** Dawn's instance, kept in the outer context, because collecting an instance ends the process. */
 let dawn;
 
 async function startDawn() {

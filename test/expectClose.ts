@@ -2,9 +2,10 @@ import * as tf from '@tensorflow/tfjs';
 
 /**
  * Expects two arrays or tensors of the same shape to agree: the largest difference over the largest expected magnitude
- * (or 1, if that is less) is at most `relative`. NaN agrees with NaN only. The message tells the largest error and where.
+ * (or 1, if that is less) is at most `relative`. NaN agrees with NaN only. The message gives the largest error and its
+ * place.
  *
- * @param relative default 1e-5
+ * @param relative largest relative error. Default 1e-5
  */
 export function expectClose(
   actual: tf.Tensor | ArrayLike<number>,

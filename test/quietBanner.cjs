@@ -1,4 +1,4 @@
-// TensorFlow.js greets each process that runs its CPU backend in Node with an advertisement for tfjs-node.
+// Hides the advertisement for tfjs-node that TensorFlow.js prints in each Node process with its CPU backend.
 const BANNER = 'Hi, looks like you are running TensorFlow.js in Node.js';
 const {warn} = console;
 console.warn = (...args) => {

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 
-/** Takes kernels from the active backend; the result puts them back. */
+/** Removes kernels from the active backend; the result registers them again. */
 function removeKernels(names: string[]): () => void {
   const backend = tf.getBackend();
   const kernels = names.map((name) => tf.getKernel(name, backend)).filter((kernel) => kernel != null);
@@ -10,7 +10,7 @@ function removeKernels(names: string[]): () => void {
   };
 }
 
-/** Runs `fn` as on a backend that has no such kernels: ops run as they are composed. */
+/** Runs `fn` as on a backend without these kernels, where the composed ops run. */
 export function withoutKernels<T>(names: string[], fn: () => T): T {
   const restore = removeKernels(names);
   try {
@@ -21,13 +21,13 @@ export function withoutKernels<T>(names: string[], fn: () => T): T {
 }
 
 /**
- * Describes ops twice, by their kernels and as they are composed: where every backend has a kernel, nothing else would test
+ * Describes ops twice, with their kernels and composed. When every backend has a kernel, nothing else would test
  * the reference that kernels are compared with. For use within `describeEachBackend`.
  *
- * @param names of the kernels that are switched off
+ * @param names kernels to remove
  */
 export function describeComposedToo(names: string[], body: () => void): void {
-  describe('by a kernel, where there is one', body);
+  describe('by a kernel, if there is one', body);
   describe('composed', () => {
     let restore: () => void;
     beforeAll(() => {

@@ -8,7 +8,7 @@ import {compilerOptions} from '../../tsconfig.json';
 import {expectNoLeak} from '../describeEachBackend.ts';
 import {snippets} from './snippets.ts';
 
-/* The modules of docs/extending.md and README.md, run against the sources. */
+/* Runs the modules of docs/extending.md and README.md against the sources. */
 
 const config = {
   vocabSize: 32,
@@ -23,7 +23,7 @@ const batch = {inputIds: rows, labels: rows};
 const {paths} = compilerOptions;
 const root = join(__dirname, '../..');
 let folder: string;
-// biome-ignore lint/suspicious/noExplicitAny: modules out of a page have no types here; snippets.test.ts checks them
+// biome-ignore lint/suspicious/noExplicitAny: modules from a page have no types here; snippets.test.ts checks them
 let load: (name: string) => any;
 
 beforeAll(async () => {
@@ -105,7 +105,7 @@ test('the model family divides its logits, trains with LoRA and generates', asyn
   model.dispose();
 });
 
-test('the optimizer steps by the sign of its momentum, paged or not', () => {
+test('the optimizer moves by the sign of its momentum, paged or not', () => {
   const {Signum} = load('signum');
   for (const states of [undefined, new PagedStates()]) {
     const variable = tf.variable(tf.tensor1d([1, 1, 1]), true, 'signumWeight');

@@ -3,7 +3,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {deadLinks} from './links.ts';
 
-/* Every relative link of every Markdown page, and the headings that links name. */
+/* Checks every relative link of every Markdown page, and the headings that links name. */
 
 const root = join(__dirname, '../..');
 const FOLDERS = ['bench', 'docs', 'examples', 'layers', 'models', 'quant', 'src', 'test'];
@@ -25,7 +25,7 @@ test.each(pages)('%s: every relative link leads to a file or a heading', (page) 
   expect(deadLinks(root, page)).toEqual([]);
 });
 
-test('a link to a missing file, heading or image is dead, one in code is no link', () => {
+test('a link to a missing file, heading or image is dead, and one in code does not count', () => {
   const folder = mkdtempSync(join(tmpdir(), 'links-'));
   const page = [
     '# A `page` of (links)',

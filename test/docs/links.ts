@@ -12,7 +12,7 @@ export interface RelativeLink {
 }
 
 /**
- * Every relative link of a Markdown page: inline links, images and reference definitions outside code.
+ * Finds every relative link of a Markdown page: inline links, images and reference definitions outside code.
  *
  * @param root the repository's root
  * @param page the page, from the root
@@ -30,7 +30,7 @@ export function relativeLinks(root: string, page: string): RelativeLink[] {
     });
 }
 
-/** The links of a page that point to a missing file, or to a missing heading of a Markdown page. */
+/** Finds the links of a page that point to a missing file, or to a missing heading of a Markdown page. */
 export function deadLinks(root: string, page: string): string[] {
   return relativeLinks(root, page)
     .filter(({path, anchor}) => {
@@ -40,7 +40,7 @@ export function deadLinks(root: string, page: string): string[] {
     .map(({link}) => link);
 }
 
-/** The anchors that GitHub gives the headings of a page. */
+/** Returns the anchors that GitHub gives to the headings of a page. */
 function anchorsOf(file: string): Set<string> {
   const anchors = new Set<string>();
   for (const [, heading] of withoutBlocks(readFileSync(file, 'utf8')).matchAll(/^#{1,6} (.+)$/gm)) {

@@ -6,7 +6,7 @@ const root = join(__dirname, '../..');
 
 type Example = {inputIds: number[]; labels: number[]};
 
-/** The function that README.md makes examples with, its types taken away. */
+/** Function of README.md that makes examples, without its types. */
 function exampleOfReadme(tokenizer: Tokenizer): (prompt: string, answer: string) => Example {
   const readme = readFileSync(join(root, 'README.md'), 'utf8');
   const [code] = readme.match(/const example = [\s\S]*?\n};\n/) as RegExpMatchArray;
@@ -22,7 +22,7 @@ test("README's example teaches the answer and the token that ends it", async () 
   expect(labels.slice(-learnt.length)).toEqual(inputIds.slice(-learnt.length));
   expect(tokenizer.decode(learnt, {skipSpecialTokens: false})).toBe('A colour.<|eot_id|>');
   const generation = readFileSync(join(root, 'examples/quickstart/model/generation_config.json'), 'utf8');
-  expect(learnt.at(-1)).toBe(JSON.parse(generation).eos_token_id); // so that an answer ends
+  expect(learnt.at(-1)).toBe(JSON.parse(generation).eos_token_id); // otherwise answers would not end
   const unlearnt = inputIds.slice(0, -learnt.length);
   expect(tokenizer.decode(unlearnt, {skipSpecialTokens: false})).toContain('What is red?');
 });

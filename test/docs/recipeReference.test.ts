@@ -6,13 +6,13 @@ import {recipeSchema} from '../../src/tools/recipes/recipeKeys.ts';
 const root = join(__dirname, '../..');
 
 test.each(Object.entries(recipeReference(root)))(
-  '%s is what npm run recipe-reference makes',
+  '%s matches the output of npm run recipe-reference',
   (file, text) => {
     expect(readFileSync(join(root, file), 'utf8')).toBe(text);
   },
 );
 
-test('every key has its meaning', () => {
+test('every key has a description', () => {
   const silent = Object.entries(recipeSchema.shape).filter(([, schema]) => !schema.description);
   expect(silent).toEqual([]);
 });

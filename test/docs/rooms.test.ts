@@ -17,7 +17,7 @@ function drawnRooms(): Map<string, string[]> {
   );
 }
 
-/** The same, from the comments of the lint rules. */
+/** Reads the same from the comments of the lint rules. */
 function enforcedRooms(): Map<string, string[]> {
   return new Map(
     config.forbidden.flatMap(({comment}) => {

@@ -1,4 +1,4 @@
-// What the snippets of README.md and docs/ take for granted: a model, some data.
+// Values that the snippets of README.md and docs/ use without declaring them: a model, some data.
 import type {Example, Llama, Tokenizer} from 'tfjs-lora';
 import type {PromptExample} from 'tfjs-lora/evaluation';
 

@@ -3,8 +3,8 @@ import ts from 'typescript';
 import {inheritedImports, type Snippet, snippets} from './snippets.ts';
 
 /*
- * The TypeScript in README.md and docs/ against the sources. A block is a module of its own; it sees the imports of the
- * blocks above it on its page, and the values of snippetGlobals.d.ts.
+ * Type-checks the TypeScript in README.md and docs/ against the sources. A block is a module of its own; it sees the
+ * imports of the blocks above it on its page, and the values of snippetGlobals.d.ts.
  */
 
 const root = join(__dirname, '../..');

@@ -7,14 +7,14 @@ const root = join(__dirname, '../..');
 export interface Snippet {
   /** Page, from the repository's root. */
   page: string;
-  /** Of the page, where the block's code begins; from 1. */
+  /** Line of the page where the block's code begins, from 1. */
   line: number;
-  /** The file that other snippets import it as, `` ```ts run=<name> ``; such a block is a whole module. */
+  /** Name under which other snippets import it, from `` ```ts run=<name> ``; such a block is a whole module. */
   name?: string;
   code: string;
 }
 
-/** All TypeScript blocks of README.md and docs/. */
+/** Returns all TypeScript blocks of README.md and docs/. */
 export function snippets(): Snippet[] {
   const guides = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'));
   return ['README.md', ...guides.map((name) => `docs/${name}`)].flatMap((page) => {
@@ -31,8 +31,9 @@ export function snippets(): Snippet[] {
 const IMPORT = /^import (?:\* as (\w+)|\{([^}]*)\}) from '([^']+)';\n/gm;
 
 /**
- * Imports that a block takes over from the blocks above it on the same page, in one line without a line break, so that
- * the block's own lines keep their numbers. A name that the block declares or imports itself is left out.
+ * Returns the imports that a block takes over from the blocks above it on the same page, in one line without a line
+ * break, so that the block's own lines keep their numbers. A name that the block declares or imports itself is left
+ * out.
  */
 export function inheritedImports(snippet: Snippet, all: Snippet[]): string {
   if (snippet.name) return '';

@@ -17,7 +17,7 @@ async function read(data: TrainingData, batchSize = 2, shuffleSeed?: string): Pr
 }
 
 describe('collate', () => {
-  test('pads on the right to a multiple of 8; padding neither counts nor is seen', () => {
+  test('pads on the right to a multiple of 8; padding neither counts nor is attended to', () => {
     const {inputIds, labels, attentionMask, positionIds} = collate(
       [{...example(9), labels: [IGNORE_INDEX, 2, 3, 4, 5, 6, 7, 8, 9]}, example(2)],
       {padTokenId: 50},
@@ -30,13 +30,13 @@ describe('collate', () => {
     expect(positionIds).toBeUndefined();
   });
 
-  test('pads no further than the model reaches', () => {
+  test('pads no further than the maximum length of the model', () => {
     expect((collate([example(9)], {maxLength: 12}).inputIds as number[][])[0]).toHaveLength(12);
     expect((collate([example(9)], {maxLength: 16}).inputIds as number[][])[0]).toHaveLength(16);
     expect((collate([example(3)], {padToMultipleOf: 5}).inputIds as number[][])[0]).toHaveLength(5);
   });
 
-  test('keeps the mask and positions of packed sequences, and takes no masked token for a target', () => {
+  test('keeps the mask and positions of packed sequences, and does not use masked tokens as targets', () => {
     const packed = {inputIds: [5, 6, 7, 8, 9], attentionMask: [1, 1, 2, 2, 0], positionIds: [0, 1, 0, 1, 0]};
     expect(collate([packed, example(2)], {padToMultipleOf: 1})).toEqual({
       inputIds: [
@@ -58,7 +58,8 @@ describe('collate', () => {
     });
   });
 
-  test('refuses nothing', () => expect(() => collate([])).toThrow('expected at least one example, got none'));
+  test('refuses an empty list', () =>
+    expect(() => collate([])).toThrow('expected at least one example, got none'));
 });
 
 describe('assertExample names the example and what is wrong', () => {
@@ -119,7 +120,7 @@ describe('batchesOf', () => {
     expect(countBatches(mixed, 2)).toBe(2);
   });
 
-  test('frees the tensors of a tf.data.Dataset, no others', async () => {
+  test('frees the tensors of a tf.data.Dataset, but no others', async () => {
     const before = tf.memory().numTensors;
     const dataset = tf.data
       .array([0, 1])
@@ -150,7 +151,7 @@ describe('batchesOf', () => {
 });
 
 describe('shuffled', () => {
-  test('is a permutation that depends on the seed alone and leaves the list as it was', () => {
+  test('is a permutation that depends only on the seed and leaves the list unchanged', () => {
     fc.assert(
       fc.property(fc.array(fc.integer(), {maxLength: 60}), fc.string(), (items, seed) => {
         const before = [...items];
@@ -162,7 +163,7 @@ describe('shuffled', () => {
     );
   });
 
-  test('gives every item every place about equally often', () => {
+  test('puts every item in every place about equally often', () => {
     const [runs, size] = [4000, 5];
     const counts = Array.from({length: size}, () => new Array<number>(size).fill(0));
     for (let run = 0; run < runs; run++) {

@@ -38,7 +38,7 @@ beforeAll(async () => {
   for (const [name, args] of Object.entries(golden.templates)) registerTemplate(name, args);
 });
 
-/** The quickstart's tokenizer as the fixture's script changes it. */
+/** Returns the quickstart's tokenizer with the changes of the fixture's script. */
 function tokenizerOf(changes: Golden['cases'][number]['config']): Tokenizer {
   const tokens = files.tokenizer.added_tokens as {id: number}[];
   const first = Math.max(...tokens.map(({id}) => id)) + 1;
@@ -52,7 +52,7 @@ const modelWith = (tokenizer: Tokenizer) =>
     typeof useTemplate
   >[0];
 
-/** The end tokens are a set in Python, of no order. */
+/** Sorts end tokens, which are an unordered set in Python. */
 const sortedStops = (modelfile: string) => {
   const lines = modelfile.split('\n').slice(1);
   return [
@@ -86,7 +86,7 @@ test.each([
   expect(modelfile).toMatch(new RegExp(`^PARAMETER num_ctx ${context}$`, 'm'));
 });
 
-test('a chat is written in the tokens it is trained in', () => {
+test('a chat is written with the tokens of its training', () => {
   for (const name of ['llama3', 'chatml', 'alpaca', ...Object.keys(golden.templates)]) {
     const model = modelWith(tokenizerOf({eos_token: '<|end_of_text|>'}));
     const trained = encodePrompt(resolveTemplate(name, model.tokenizer!), model.tokenizer!, [
@@ -103,7 +103,7 @@ test('a chat is written in the tokens it is trained in', () => {
   }
 });
 
-test('ends the model had stay, and backslashes stay backslashes', () => {
+test('the model keeps its own end tokens, and backslashes stay backslashes', () => {
   const model = modelWith(tokenizerOf({eos_token: '<|end_of_text|>'}));
   model.generationConfig = {eosTokenId: 2043, topP: 0.5};
   useTemplate(model, {template: 'llama3', defaultSystem: 'a \\n b'});
@@ -112,7 +112,7 @@ test('ends the model had stay, and backslashes stay backslashes', () => {
   expect(model.tokenizer!.applyChatTemplate(chat)).toContain('a \\n b');
 });
 
-test('a token by name is its text', () => {
+test('a token by name is written as its text', () => {
   const template = {...getTemplate('chatml'), prefix: [{token: '<|user|>'}]};
   expect(chatTemplateOf(template, {})).toMatch(/^\{\{ '<\|user\|>' \}\}/);
 });

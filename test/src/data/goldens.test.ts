@@ -14,7 +14,7 @@ import goldens from './fixtures/goldens.json';
 import {llamaTokenizer, withTokens} from './llamaTokenizer.ts';
 
 /*
- * Against LLaMA-Factory itself and the libraries below it; fixtures/makeGoldens.py made the numbers.
+ * Compares with LLaMA-Factory and the libraries below it; fixtures/makeGoldens.py made the numbers.
  */
 
 interface Case {
@@ -76,7 +76,7 @@ const title = ({case: given}: {case: object}) => JSON.stringify(given);
 describe('token ids and label masks', () => {
   test.each(goldens.supervised.map((golden) => [title(golden), golden] as const))('%s', async (_, golden) => {
     const examples = await loadDataset({...argsOf(golden.case), streaming: false});
-    // What has nothing to learn, an empty answer under a template without an end, is left out.
+    // Records with nothing to learn, an empty answer in a template without an end, are left out.
     const learnable = golden.labels.map((labels) => labels.some((label, t) => t > 0 && label >= 0));
     expect(examples.map(({inputIds}) => inputIds)).toEqual(golden.inputIds.filter((_, i) => learnable[i]));
     expect(examples.map(({labels}) => labels)).toEqual(golden.labels.filter((_, i) => learnable[i]));
@@ -85,7 +85,7 @@ describe('token ids and label masks', () => {
   test("the tokenizer's own chat template", async () => {
     const examples = await loadDataset({...argsOf({records: 'alpaca'}), streaming: false});
     expect(examples.map(({inputIds}) => inputIds)).toEqual(goldens.ownTemplate);
-    // Each answer, as the template trims it, and what ends it.
+    // Each answer, as the template trims it, and its end.
     const learnt = examples.map(({labels}) => tokenizer.decode(labels!.filter((label) => label >= 0)));
     const answers = goldens.records.alpaca.records.map(({history, output}) => [
       ...(history ?? []).map(([, answer]) => answer),
@@ -94,7 +94,7 @@ describe('token ids and label masks', () => {
     expect(learnt).toEqual(answers.map((all) => all.map((answer) => `${answer.trim()}<|eot_id|>`).join('')));
   });
 
-  test('records that are no conversation are left out and named', async () => {
+  test('records that are not conversations are left out and named', async () => {
     await loadDataset(argsOf({records: 'sharegpt', template: 'llama3'}));
     expect(warnings).toEqual([
       'dataset sharegpt: skipped 1 of 3 records. The first: ' +
@@ -102,7 +102,7 @@ describe('token ids and label masks', () => {
     ]);
   });
 
-  test('the same as a stream, in its order', async () => {
+  test('the same as a stream, in order', async () => {
     const args = argsOf({records: 'alpaca', template: 'llama3'});
     const stream = await loadDataset({...args, streaming: true});
     const list = await loadDataset({...args, streaming: false});
@@ -143,7 +143,7 @@ test('truncation of prompt and answer', () => {
     expect(truncatedLengths(source, target, cutoff)).toEqual({source: keptSource, target: keptTarget});
 });
 
-describe('the rows that Python chooses', () => {
+describe('the same rows as in Python', () => {
   test.each(goldens.random)('NumPy, seed $seed', (golden) => {
     const random = new NumpyRandom(golden.seed);
     expect(golden.random.map(() => random.random())).toEqual(golden.random);

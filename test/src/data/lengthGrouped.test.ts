@@ -3,7 +3,7 @@ import {lengthGrouped} from '../../../src/index.ts';
 
 const length = (item: number) => item;
 
-test('keeps every item, the longest first, and depends on the seed alone', () => {
+test('keeps every item, the longest first, and depends only on the seed', () => {
   fc.assert(
     fc.property(
       fc.array(fc.nat(100)),
@@ -19,7 +19,7 @@ test('keeps every item, the longest first, and depends on the seed alone', () =>
   );
 });
 
-test('puts like to like: batches pad a fraction of what a plain shuffle pads', () => {
+test('groups similar lengths: batches have a fraction of the padding of a plain shuffle', () => {
   const items = Array.from({length: 800}, (_, i) => 10 + ((i * 7919) % 500));
   const padding = (order: number[]) => {
     let wasted = 0;

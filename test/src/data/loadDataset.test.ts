@@ -131,7 +131,7 @@ describe('formats', () => {
     });
   });
 
-  test('an answer that is missing is left out of training, and kept in prediction', async () => {
+  test('a record without an answer is left out of training, and kept in prediction', async () => {
     write(
       {x: {file_name: 'x.json'}},
       {
@@ -178,7 +178,7 @@ describe('several data sets', () => {
     expect(answersOf(once).sort()).toEqual(['a0', 'a1', 'a2', 'b0', 'b1']);
   });
 
-  test('a part of each', async () => {
+  test('a number of samples from each', async () => {
     expect(answersOf(await load('a,b', {maxSamples: 1}))).toEqual(['a0', 'b0']);
     const few = answersOf(await load('few'));
     expect(new Set(few).size).toBe(2);
@@ -188,7 +188,7 @@ describe('several data sets', () => {
     expect(new Set(many).size).toBe(3); // every record at least once
   });
 
-  test('a part to validate on, the same in prediction', async () => {
+  test('a validation part, the same in prediction', async () => {
     const args = {dataset: 'a,b', datasetDir: folder, template: 'llama3', tokenizer};
     const {train, validation} = await loadSplits({...args, valSize: 0.4, streaming: false});
     expect([...answersOf(train), ...answersOf(validation)].sort()).toEqual(['a0', 'a1', 'a2', 'b0', 'b1']);
@@ -219,7 +219,7 @@ describe('streams', () => {
     return answersOf(examples);
   };
 
-  test('give the same order for the same epoch, another for the next, and every record once', async () => {
+  test('have the same order for the same epoch, another for the next, and every record once', async () => {
     write(
       {x: {file_name: 'x.jsonl'}},
       {
@@ -261,9 +261,9 @@ describe('streams', () => {
     );
   });
 
-  test('read no more than is asked for', async () => {
+  test('read no more than needed', async () => {
     const good = records(200).map((each) => JSON.stringify(each));
-    const padding = `"${'x'.repeat(1 << 16)}"`; // the fault is beyond what one reading takes
+    const padding = `"${'x'.repeat(1 << 16)}"`; // the fault is beyond the first piece that is read
     const far = Array.from(
       {length: 40},
       (_, i) => `{"instruction": "q", "output": "far${i}", "note": ${padding}}`,
@@ -295,7 +295,7 @@ describe('the cache', () => {
     const [file] = files();
     expect(file).toMatch(/^tokenized-[0-9a-f]{40}\.safetensors$/);
 
-    // Whether it is read shows when it holds something else.
+    // Other contents in the cache show whether it is read.
     await load('x', {cacheDir, template: 'default'});
     const [other] = files().filter((name) => name !== file);
     writeFileSync(join(cacheDir, file), readFileSync(join(cacheDir, other)));
@@ -322,7 +322,7 @@ describe('the cache', () => {
     expect(answersOf(await load('x', {cacheDir}))).toEqual(['0', '1', '2', '3', 'new']);
   });
 
-  test('a damaged file is made anew', async () => {
+  test('a damaged file is made again', async () => {
     write({x: {file_name: 'x.json'}}, {'x.json': records(5)});
     const cacheDir = join(folder, 'cache');
     const fresh = await load('x', {cacheDir});
@@ -335,7 +335,7 @@ describe('the cache', () => {
   });
 });
 
-test('progress tells the records that are tokenized', async () => {
+test('progress reports the tokenized records', async () => {
   write({x: {file_name: 'x.json'}}, {'x.json': records(120)});
   const progress: unknown[] = [];
   await load('x', {onProgress: (each) => progress.push(each)});
@@ -344,8 +344,8 @@ test('progress tells the records that are tokenized', async () => {
   );
 });
 
-describe('what the peers read', () => {
-  test('empty cells of a CSV are no answers, and no questions', async () => {
+describe('files that the peers read', () => {
+  test('empty cells of a CSV are neither answers nor questions', async () => {
     const rows = ['"q, with ""quotes""",,"two\nlines"', 'q2,NA,null', 'q3,i3,', 'q4,n/a,a "b" c'];
     write({x: {file_name: 'x.csv'}}, {'x.csv': ['instruction,input,output', ...rows].join('\n')});
     const examples = await load('x', {template: 'empty'});
@@ -455,14 +455,14 @@ describe('mistakes', () => {
       'x num_samples: expected a positive integer, got 0.5.',
     ],
     [
-      'a split of a file',
+      'a split of a single file',
       {x: {file_name: 'x.json', split: 'test'}},
       alpaca,
       'INVALID_CONFIG',
       "dataset x split: expected 'train', the one split of a file, got 'test'.",
     ],
     [
-      'no JSON',
+      'invalid JSON',
       '{',
       alpaca,
       'CORRUPT_FILE',
@@ -477,7 +477,7 @@ describe('mistakes', () => {
       "record 0 (line 1) column 'instruction' (prompt): expected it, got columns instructions, output. Nearest: instructions. Name it under columns prompt of x in dataset_info.json.",
     ],
     [
-      'a named column no record has',
+      'a named column that no record has',
       {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'outptu'}}},
       alpaca,
       'CORRUPT_FILE',
@@ -505,7 +505,7 @@ describe('mistakes', () => {
       "column 'conversations' (messages): expected it, got columns messages. Nearest: messages.",
     ],
     [
-      'messages that are no list',
+      'messages that are not a list',
       {x: {file_name: 'x.json', formatting: 'sharegpt'}},
       {'x.json': [{conversations: 'hi'}]},
       'CORRUPT_FILE',
@@ -519,7 +519,7 @@ describe('mistakes', () => {
       'expected text under \'from\' (tags role_tag) in turn 0, got ["role", "content"]. Nearest: role.',
     ],
     [
-      'no conversation at all',
+      'not a conversation',
       {x: {file_name: 'x.json', formatting: 'sharegpt'}},
       {'x.json': [{conversations: [{from: 'user', value: 'a'}]}]},
       'CORRUPT_FILE',
@@ -533,21 +533,21 @@ describe('mistakes', () => {
       'dataset x: expected examples to learn from, got none out of 0 records.',
     ],
     [
-      'tools that are no JSON',
+      'tools that are not JSON',
       {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', tools: 't'}}},
       {'x.json': [{instruction: 'a', output: 'b', t: 'wrench'}]},
       'CORRUPT_FILE',
       `record 0 (line 1) column 't' (tools): expected JSON text or a list of tools, got "wrench". tools: expected JSON`,
     ],
     [
-      'tools that are no list',
+      'tools that are not a list',
       {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', tools: 't'}}},
       {'x.json': [{instruction: 'a', output: 'b', t: {name: 'f'}}]},
       'CORRUPT_FILE',
       `column 't' (tools): expected JSON text or a list of tools, got {"name": "f"}.`,
     ],
     [
-      'more samples than anybody wants',
+      'far too many samples',
       {x: {file_name: 'x.json', num_samples: 1e15}},
       {'x.json': [{instruction: 'a', output: 'b'}]},
       'INVALID_CONFIG',
@@ -567,7 +567,7 @@ describe('mistakes', () => {
     });
   });
 
-  test('an unknown key of dataset_info.json is told', async () => {
+  test('an unknown key of dataset_info.json causes a warning', async () => {
     write({x: {file_name: 'x.json', formating: 'sharegpt'}}, alpaca);
     await load('x');
     expect(warnings).toEqual([

@@ -10,7 +10,7 @@ const sequences = (lengths: number[]): Example[] =>
     labels: Array.from({length}, (_, t) => (t < length / 2 ? -100 : (7 * i + 3 * t) % 50)),
   }));
 
-test('any sequences that fit are packed once, whole, and numbered', () => {
+test('all sequences that fit are packed once, whole, and numbered', () => {
   const lengths = fc.array(fc.integer({min: 1, max: 40}), {maxLength: 60});
   fc.assert(
     fc.property(lengths, fc.integer({min: 20, max: 60}), (all, capacity) => {
@@ -30,14 +30,14 @@ test('any sequences that fit are packed once, whole, and numbered', () => {
       const fitting = examples.filter(({inputIds}) => inputIds.length <= capacity);
       const expected = fitting.map(({inputIds, labels}) => JSON.stringify([inputIds, labels!.slice(1)]));
       expect(members.sort()).toEqual(expected.sort());
-      // Each pack was closed because nothing that was left fitted: so no two of them are half empty.
+      // Each pack was closed because none of the rest fitted, so no two of them are half empty.
       const halfEmpty = packs.filter(({inputIds}) => 2 * inputIds.length <= capacity);
       expect(halfEmpty.length).toBeLessThanOrEqual(1);
     }),
   );
 });
 
-test('a model learns of packed sequences what it learns of each alone', async () => {
+test('a model learns the same from packed sequences as from each alone', async () => {
   const model = await Llama.fromPretrained(join(__dirname, '../../parity/fixtures/models/tied-gqa-llama3'));
   const examples = sequences([9, 5, 12, 3, 7]);
   const lossOf = async (rows: Example[]) => {

@@ -46,7 +46,7 @@ describe('JSON', () => {
   const record = fc.dictionary(fc.string(), fc.jsonValue(), {noNullPrototype: true});
   const sizes = fc.array(fc.integer({min: 1, max: 40}), {minLength: 1});
 
-  test('lists and lines of any records are read back, wherever the pieces end', async () => {
+  test('lists and lines of any records are read correctly, wherever the pieces end', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(record), sizes, fc.constantFrom(0, 2), async (records, pieces, indent) => {
         const plain = JSON.parse(JSON.stringify(records)); // −0 becomes 0
@@ -131,8 +131,8 @@ test('CSV as pandas reads it, wherever the pieces end', async () => {
   }
 });
 
-describe('what peers read too', () => {
-  test('a list in a .jsonl file, NaN, and control characters within texts', async () => {
+describe('files that peers read too', () => {
+  test('a list in a .jsonl file, NaN, and control characters within strings', async () => {
     const list = write('of-lists.jsonl', '\ufeff \n[{"a": "x\ny\u0001"},\n {"a": NaN}]\n');
     expect(await all(readRecords(list))).toEqual([
       {value: {a: 'x\ny\u0001'}, file: list, index: 0, line: 2},
@@ -177,7 +177,7 @@ describe('bytes that are not UTF-8', () => {
   });
 });
 
-test('a small file that unpacks to much more is refused on the way', async () => {
+test('a small file that unpacks to a huge one is refused while it unpacks', async () => {
   const bomb = write('bomb.json.gz', gzipSync(Buffer.alloc(2 ** 27, ' ')));
   await expect(all(readRecords(bomb))).rejects.toMatchObject({
     code: 'CORRUPT_FILE',
@@ -189,7 +189,7 @@ test('a small file that unpacks to much more is refused on the way', async () =>
   );
 });
 
-test('brackets within each other are bounded', async () => {
+test('the depth of brackets is limited', async () => {
   for (const [name, text] of [
     ['deep.json', `[{"a": ${'['.repeat(600)}${']'.repeat(600)}}]`],
     ['deep.jsonl', `{"a": ${'['.repeat(1e6)}`],
@@ -201,7 +201,7 @@ test('brackets within each other are bounded', async () => {
   }
 });
 
-test('lines of text, and gzip around any kind', async () => {
+test('lines of text, and any kind compressed with gzip', async () => {
   const text = write('x.txt', 'one\r\n\ntwo é');
   expect(valuesOf(await all(readRecords(text)))).toEqual([{text: 'one'}, {text: ''}, {text: 'two é'}]);
   const zipped = write('x.jsonl.gz', gzipSync('{"a": 1}\n{"a": 2}\n'));
@@ -246,7 +246,7 @@ describe('Parquet', () => {
       });
     });
 
-    test('two faults, of which the second comes after the answer', async () => {
+    test('two faults, the second after the answer', async () => {
       const bytes = whole();
       bytes.write('X', bytes.lastIndexOf('conv'));
       bytes[4] = 0xff;
@@ -256,7 +256,7 @@ describe('Parquet', () => {
       });
     });
 
-    test('a reader that is left early leaves no process', async () => {
+    test('a reader that is stopped early leaves no process', async () => {
       for await (const {value} of readRecords(write('whole.parquet', whole()))) {
         expect(value).toMatchObject({instruction: 'q', l: [1n, 2n]});
         break;
@@ -264,7 +264,7 @@ describe('Parquet', () => {
     });
   });
 
-  test('a file that is none', async () => {
+  test('an invalid file', async () => {
     const path = write('x.parquet', 'PAR1 and no more');
     await expect(all(readRecords(path))).rejects.toMatchObject({
       code: 'CORRUPT_FILE',

@@ -50,15 +50,15 @@ describe('registry', () => {
     assistant: ['{{content}}', {special: 'eos'}],
   };
 
-  test('a template of its own works like those there are', () => {
+  test('a registered template works like the built-in ones', () => {
     registerTemplate('custom', custom);
-    registerTemplate('custom', {...custom}); // a notebook's cell that runs again
+    registerTemplate('custom', {...custom}); // like a notebook's cell that runs again
     expect(templateNames()).toEqual(['llama3', 'alpaca', 'chatml', 'default', 'empty', 'custom']);
     const template = resolveTemplate('custom', tokenizer);
     expect(tokenizer.decode(encodePrompt(template, tokenizer, turns))).toBe(
       '<|begin_of_text|><U>Q1<A>A1<|eot_id|><U>Q2<A>',
     );
-    // `$&` and braces are the content's own.
+    // `$&` and braces belong to the content.
     const content = '$& {{content}} $1';
     expect(tokenizer.decode(encodePrompt(template, tokenizer, [{role: 'user', content}]))).toBe(
       `<|begin_of_text|><U>${content}<A>`,
@@ -111,7 +111,7 @@ describe('registry', () => {
 });
 
 describe("the tokenizer's own chat template", () => {
-  test('is the default, and `empty` where there is none', () => {
+  test('is the default, or `empty` when there is none', () => {
     expect(resolveTemplate(undefined, tokenizer).kind).toBe('chat');
     expect(resolveTemplate('model', tokenizer).kind).toBe('chat');
     expect(resolveTemplate(undefined, withChatTemplate())).toMatchObject({template: {name: 'empty'}});
@@ -123,7 +123,7 @@ describe("the tokenizer's own chat template", () => {
     );
   });
 
-  test('turns join up to what it renders, with the date and a default system text', () => {
+  test('turns join to its rendered text, with the date and a default system text', () => {
     const dated = withChatTemplate(
       '{{ bos_token }}{% for m in messages %}[{{ m.role }} {{ date_string }}]{{ m.content }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}',
     );
@@ -144,7 +144,7 @@ describe("the tokenizer's own chat template", () => {
     expect(lists.flat()).toEqual(
       same.encodeChat(messages, {dateString: '01 Jan 2025', addGenerationPrompt: true}),
     );
-    // This one opens an answer otherwise than it writes it.
+    // This one opens an answer in another way than it writes one.
     expect(() => encodeTurns(resolveTemplate('model', dated, options), dated, turns)).toThrow(
       /^template model: expected a chat template that only appends text for each turn, got one that rewrites/,
     );
@@ -158,7 +158,7 @@ describe("the tokenizer's own chat template", () => {
     expect(shown.decode(ids)).toBe(`${tools}Q`);
   });
 
-  test('function calls and results under the names that chat templates know', () => {
+  test('function calls and results have the names that chat templates use', () => {
     const shown = withChatTemplate(
       '{% for m in messages %}<{{ m.role }}>{{ m.tool_calls[0].function.arguments.city if m.tool_calls else m.content }}{% endfor %}' +
         '{% if tools %}{{ "" }}{% endif %}',
@@ -205,7 +205,7 @@ describe('tools', () => {
     expect(run).toThrow(message);
   });
 
-  test.each(toolTexts.texts)('numbers, keys and what is missing, as Python writes them: $format', (texts) => {
+  test.each(toolTexts.texts)('numbers, keys and missing values, as Python writes them: $format', (texts) => {
     expect(toolTexts.calls.map((call) => writeFunctionCalls(texts.format, call))).toEqual(texts.calls);
     const described = toolTexts.tools.map((tools) => describeTools(texts.format, tools, '26 Jul 2024'));
     expect(described).toEqual(texts.tools);
@@ -228,7 +228,7 @@ describe('tools', () => {
     for (const format of ['default', 'llama3']) expect(() => describeTools(format, tools, '')).toThrow(error);
   });
 
-  test('an empty list says nothing; the date is as Llama prints it', () => {
+  test('an empty list adds no text; the date is as Llama prints it', () => {
     expect(describeTools('llama3', '[]', '')).toBe('');
     expect(formatDate(new Date(2024, 6, 6))).toBe('06 Jul 2024');
   });

@@ -6,10 +6,10 @@ import type {Conversation} from '../../../src/data/templates/conversation.ts';
 import {getTemplate} from '../../../src/data/templates/templateRegistry.ts';
 
 /*
- * Worker threads, started from the sources. That they start from the built package is for test/packaging.
+ * Worker threads, started from the sources. test/packaging checks that they start from the built package.
  */
 
-// jest runs this file in a context of its own, and what it makes cannot be told from that context's: workers copy.
+// jest runs this file in its own context.
 jest.mock('node:os', () => ({...jest.requireActual('node:os'), availableParallelism: () => 2}));
 
 const CHARACTERS = Array.from({length: 95}, (_, i) => String.fromCharCode(32 + i));
@@ -69,7 +69,7 @@ test.each([0, 1, 2, 8])('%i workers: the same ids in the same order', async (wor
   expect(warnings).toEqual([]);
 });
 
-test('a mistake in the data comes out of a worker as it is', async () => {
+test('a worker passes on a mistake in the data unchanged', async () => {
   const wrong: Conversation = {
     prompt: [{role: 'user', content: 'a'}],
     response: {role: 'function', content: 'no call'},
@@ -81,7 +81,7 @@ test('a mistake in the data comes out of a worker as it is', async () => {
   });
 });
 
-test('where no worker can work, the main thread does', async () => {
+test('the main thread does the work when no worker can', async () => {
   // Its files are good for the tokenizer that is here, but no worker can make one of them.
   const broken = Object.assign(Object.create(Tokenizer.prototype), tokenizer, {
     files: {config: {}},
@@ -94,7 +94,7 @@ test('where no worker can work, the main thread does', async () => {
   );
 });
 
-test('a loop that is left ends the workers', async () => {
+test('leaving the loop ends the workers', async () => {
   for await (const {encoded} of tokenizeInOrder(lists, tokenizer, settings, 2)) {
     expect(encoded).toHaveLength(20);
     break;

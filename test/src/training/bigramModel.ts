@@ -4,7 +4,7 @@ import type {TrainableModel} from '../../../src/index.ts';
 
 const VOCAB_SIZE = 6;
 
-/** The smallest language model: a table of logits of the next token given this one. */
+/** The smallest language model: a table with the next token's logits for each token. */
 export class BigramModel implements TrainableModel {
   readonly config = {vocabSize: VOCAB_SIZE, maxPositionEmbeddings: 16};
   stopTraining = false;

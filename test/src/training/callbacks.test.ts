@@ -70,7 +70,7 @@ test('a Keras callback gets numbers only, counted from 0, and the parameters of 
   expect(callback.params).toMatchObject({epochs: 1, batchSize: 2, doValidation: false});
 });
 
-test('hear of the error that broke training off, instead of its end', async () => {
+test('are called with the error that ended training, instead of its end', async () => {
   const events: unknown[] = [];
   model.spoil = (call) => (call === 1 ? Number.NaN : 1);
   const broken = run(
@@ -82,10 +82,10 @@ test('hear of the error that broke training off, instead of its end', async () =
   );
   await expect(broken).rejects.toMatchObject({code: 'NON_FINITE'});
   expect(events).toEqual([expect.objectContaining({code: 'NON_FINITE'})]);
-  expect(trainer.history?.steps).toHaveLength(2); // what was reached is still there
+  expect(trainer.history?.steps).toHaveLength(2); // the completed steps are still there
 });
 
-test('an error of their own ends training', async () => {
+test('an error in one ends training', async () => {
   const failing = () => {
     throw new Error('disk full');
   };

@@ -18,7 +18,9 @@ const EXAMPLES = [3, 5, 7, 11].map((stride) => ({
 
 type Compiled = [compiled: number, total: number];
 
-/** Two steps of a small model: its weights afterwards, what was told of shaders, and what was compiled after that. */
+/**
+ * Runs two steps of a small model. Returns its weights, the progress of shaders, and the shaders compiled after that.
+ */
 async function trained(args: CompileArgs, isQuantized = false) {
   const model = Llama.fromConfig(CONFIG, {seed: 3});
   if (isQuantized) await model.quantize({type: 'nf4', doubleQuant: true});

@@ -5,7 +5,7 @@ import {checkpointFolder, writeCheckpoint} from '../../../src/training/output/ch
 import {LinesFile} from '../../../src/training/output/linesFile.ts';
 import {temporaryFolder} from '../../quant/safetensors/temporaryFolder.ts';
 
-/** Writes that still succeed; then the disk is full. */
+/** Number of writes that still succeed before the disk is full. */
 let room = Number.POSITIVE_INFINITY;
 
 jest.mock('node:fs', () => {
@@ -27,7 +27,7 @@ const tensor = (value: number) => [
   {name: 'a', dtype: 'F32' as const, shape: [2], data: new Float32Array([value, value])},
 ];
 
-/** An entry and tensors, written as one. */
+/** Writes an entry and tensors together. */
 const save = (folder: DiskFolder, value: number) =>
   folder.writeTogether('config.json', async (draft) => {
     await draft.writeSafetensors('model.safetensors', tensor(value));
@@ -39,7 +39,7 @@ test.each([
   [1, 'model.safetensors'],
   [2, 'config.json'],
 ])(
-  'files that belong together: after %i writes, %s is named and all stay as they were',
+  'files that belong together: after %i writes, %s is named and all stay unchanged',
   async (writes, name) => {
     const path = temporaryFolder();
     const folder = new DiskFolder(path);
@@ -54,7 +54,7 @@ test.each([
   },
 );
 
-test('a checkpoint: its file and the checkpoint that is whole are named', async () => {
+test('a checkpoint: its file and the last whole checkpoint are named', async () => {
   const path = temporaryFolder();
   const fill = (folder: string) => new DiskFolder(folder).writeSafetensors('weights.safetensors', tensor(1));
   room = 1;
@@ -76,7 +76,7 @@ test('a checkpoint: its file and the checkpoint that is whole are named', async 
   expect(readdirSync(path)).toEqual(['checkpoint-4']);
 });
 
-test('a log: the lines so far are there', async () => {
+test('a log: the lines so far are kept', async () => {
   const path = join(temporaryFolder(), 'log.jsonl');
   const log = new LinesFile(path);
   await log.open(0);

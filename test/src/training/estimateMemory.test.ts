@@ -4,7 +4,7 @@ import {AdamW, estimateMemory, type FitArgs, Llama, Trainer, useBackend} from '.
 import {stackMemory} from '../../../src/training/run/stackMemory.ts';
 import {BigramModel} from './bigramModel.ts';
 
-/** How far an estimate may be from the measured peak. */
+/** Largest relative error of an estimate against the measured peak. */
 const TOLERANCE = 0.25;
 
 const SHAPE = {
@@ -103,7 +103,7 @@ describe('estimateMemory', () => {
   );
 });
 
-test('knows the size of weights that are not there yet', async () => {
+test('knows the size of weights that are not allocated yet', async () => {
   for (const type of ['nf4', 'int8'] as const) {
     for (const doubleQuant of type === 'nf4' ? [true, false] : [false]) {
       const [declared, made] = [false, true].map((allocate) => Llama.fromConfig(SHAPE, {allocate}));
@@ -150,11 +150,11 @@ describe('memoryBudget', () => {
     model.fitDataset(EXAMPLES, {batchSize: 4, verbose: 0, maxSteps: 1, ...args});
   const need = (args: object) => estimateMemory(model, {batchSize: 4, sequenceLength: 112, ...args}).total;
 
-  test('lets a run pass that fits', async () => {
+  test('accepts a run that fits', async () => {
     expect((await train({memoryBudget: need({})})).steps).toHaveLength(1);
   });
 
-  test('names what would make it fit, in order', async () => {
+  test('names the changes that would make it fit, in order', async () => {
     model.gradientCheckpointing = false;
     const adviceFor = async (memoryBudget: number) => {
       const error = await train({memoryBudget}).catch((thrown) => thrown);
@@ -178,7 +178,7 @@ describe('memoryBudget', () => {
     expect(await adviceFor(1000)).toMatch(/at most 1000 B.*quantization .* Otherwise use a smaller model\.$/);
   });
 
-  test('refuses a model it cannot know', async () => {
+  test('refuses an unknown kind of model', async () => {
     const other = new BigramModel();
     const trainer = new Trainer(other);
     await expect(trainer.fit([{inputIds: [1, 2]}], {memoryBudget: 1e9, verbose: 0})).rejects.toMatchObject({
@@ -243,7 +243,7 @@ describe('estimateMemory where one op computes all blocks', () => {
     }
   });
 
-  test('counts composed ops where the card leaves the blocks to them', () => {
+  test('counts composed ops when the card leaves the blocks to them', () => {
     const model = modelOf('llama-3.2-1b', false);
     const args = {batchSize: 1, sequenceLength: 512};
     const {total} = estimateMemory(model, args);

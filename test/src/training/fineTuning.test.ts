@@ -14,7 +14,7 @@ const CONFIG = {
   initializerRange: 0.3, // with small frozen weights an adapter could learn little
 };
 
-/** A tiny model with an adapter whose B is not zero, so that every weight has a gradient. */
+/** Makes a tiny model with an adapter whose B is not zero, so that every weight has a gradient. */
 function tinyLlama({dropout = 0} = {}): Llama {
   const model = Llama.fromConfig(CONFIG, {seed: 3});
   model.applyLoRA({rank: 2, dropout, targetModules: ['q_proj', 'v_proj', 'down_proj'], seed: 5});
@@ -31,7 +31,7 @@ const sentence = (length: number, step: number): Example => ({
 const EXAMPLES = [sentence(8, 3), sentence(5, 7), sentence(7, 5), sentence(3, 11), sentence(6, 9)];
 const SILENT = {verbose: 0};
 
-/** Rows of one width; `counted` labels count in each. */
+/** Makes rows of equal width, in each of which `counted` labels count. */
 function batchOf(rows: number[][], counted: number[]): Batch {
   return {
     inputIds: rows,
@@ -52,7 +52,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     if (!model.isDisposed) model.dispose();
   });
 
-  test('a window is one big batch, which a mean of means is not', async () => {
+  test('a window equals one big batch, unlike a mean of means', async () => {
     const counted = [6, 1, 3];
     const whole = await model.computeGradients(batchOf(ROWS, counted));
     const parts = ROWS.map((row, i) => batchOf([row], [counted[i]]));
@@ -76,7 +76,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     tf.dispose([whole.gradients, window.gradients] as tf.TensorContainer[]);
   });
 
-  test('learns a set by heart, and moves only the adapter', async () => {
+  test('memorizes examples, and changes only the adapter', async () => {
     const frozen = model.namedParameters().get('model.layers.0.self_attn.q_proj.weight')!;
     const before = Array.from(frozen.read().dataSync());
     model.compile({optimizer: new AdamW({learningRate: 0.05, weightDecay: 0}), schedule: 'constant'});
@@ -88,7 +88,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     model.trainer.optimizer.dispose();
   });
 
-  test('the seed alone decides order and dropout', async () => {
+  test('order and dropout depend only on the seed', async () => {
     const run = async (seed: number, dropout: number, shuffle: boolean) => {
       const trained = tinyLlama({dropout});
       trained.compile({optimizer: 'adamw'});
@@ -146,7 +146,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     optimizer.dispose();
   });
 
-  test('everything is freed with the model, its own optimizer too', async () => {
+  test('everything is freed with the model, including its own optimizer', async () => {
     const run = async () => {
       const other = tinyLlama();
       other.compile({optimizer: 'adamw'});
@@ -186,7 +186,7 @@ describeEachBackend('fine-tuning a Llama', () => {
     expect((await model.trainOnBatch(batch)).gradNorm).toBeGreaterThan(0);
   });
 
-  test('takes a batch as tensors, which stay the caller’s', async () => {
+  test('takes a batch as tensors, which remain the caller’s', async () => {
     const batch = batchOf(ROWS, [6, 1, 3]);
     const asTensors = {
       inputIds: tf.tensor2d(batch.inputIds as number[][], undefined, 'int32'),
@@ -211,7 +211,7 @@ describe('callbacks of a run', () => {
   });
   afterEach(() => model.dispose());
 
-  test('come in Keras’s order, ours and Keras’s own alike', async () => {
+  test('are called in Keras’s order, both ours and Keras’s own', async () => {
     const seen: string[] = [];
     class Spy extends tf.Callback {
       override async onTrainBegin() {
@@ -294,7 +294,7 @@ describe('callbacks of a run', () => {
     expect(evaluations.map(({step}) => step)).toEqual([2, 3]);
   });
 
-  test('an error ends the run: told to every callback, thrown to the caller', async () => {
+  test('an error ends the run: every callback gets it, and the caller too', async () => {
     const seen: unknown[] = [];
     const run = model.fitDataset(EXAMPLES, {
       callbacks: [

@@ -16,7 +16,7 @@ function folderOf(name: string): string {
 
 const fileIn = (folder: string) => join(folder, '.run.lock');
 
-test('a live process keeps a folder, a killed one does not', async () => {
+test('a live process holds a folder, a killed one does not', async () => {
   const folder = folderOf('killed');
   const child = spawn(process.execPath, ['--import', 'tsx', join(__dirname, 'heldFolder.ts'), folder]);
   await once(child.stdout, 'data');
@@ -36,7 +36,7 @@ test('a live process keeps a folder, a killed one does not', async () => {
   expect(readdirSync(folder)).toEqual([]);
 });
 
-test("a number that is another process's now holds nothing", () => {
+test('a process id that was reused holds nothing', () => {
   const folder = folderOf('reused');
   const lock = FolderLock.take(folder, 'out');
   const holder = JSON.parse(readFileSync(fileIn(folder), 'utf8'));
@@ -67,7 +67,7 @@ describe('two runs', () => {
   const runOn = (trainer: Trainer, args: FitArgs) =>
     trainer.fit(examples, {batchSize: 1, verbose: 0, ...args});
 
-  test('in one folder: the second is refused, and the first goes on', async () => {
+  test('in one folder: the second is refused, and the first continues', async () => {
     const outputDir = pathOf('two-runs');
     const [first, second] = [new BigramModel('first'), new BigramModel('second')];
     const trainers = [new Trainer(first), new Trainer(second)];
@@ -96,7 +96,7 @@ describe('two runs', () => {
     for (const {table} of [first, second]) table.dispose();
   });
 
-  test('a run that breaks off lets go', async () => {
+  test('a failed run releases the folder', async () => {
     const outputDir = pathOf('broken');
     const model = new BigramModel();
     const trainer = new Trainer(model);

@@ -1,8 +1,9 @@
 /**
- * A tiny run in a process of its own, which a test kills: `node --import tsx killedRun.ts <folder> <losses file> <die at>`.
+ * Runs a tiny training in a separate process, which a test kills:
+ * `node --import tsx killedRun.ts <folder> <losses file> <die at>`.
  *
- * It goes on from the newest checkpoint, and adds each step's number and the bits of its loss to the losses file. At the
- * `die at`-th change it makes to the output folder it kills itself, right before the change or, of a write, in its middle.
+ * It resumes from the newest checkpoint, and appends each step's number and the bits of its loss to the losses file. At
+ * the `die at`-th change to the output folder it kills itself, right before the change or, for a write, in its middle.
  */
 import fs from 'node:fs';
 import {syncBuiltinESMExports} from 'node:module';

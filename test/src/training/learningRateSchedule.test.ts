@@ -26,7 +26,7 @@ test.each(runs)(
   },
 );
 
-test('a ratio of the run is rounded up, and steps go before it', () => {
+test('a ratio of the run is rounded up, and steps override it', () => {
   const factorAt = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1}); // 2.5 → 3
   expect([0, 1, 2, 3].map(factorAt)).toEqual([0, 1 / 3, 2 / 3, 1]);
   const bySteps = learningRateSchedule('linear', {totalSteps: 25, warmupRatio: 0.1, warmupSteps: 2});

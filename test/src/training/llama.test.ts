@@ -27,7 +27,7 @@ describe('Llama as a Keras model', () => {
     if (!model.isDisposed) model.dispose();
   });
 
-  test('is a LayersModel that shows its optimizer, which may be replaced', async () => {
+  test('is a LayersModel with its optimizer, which may be replaced', async () => {
     expect(model).toBeInstanceOf(tf.LayersModel);
     expect(model.optimizer).toBeInstanceOf(AdamW);
     const optimizer = new AdamW({learningRate: 1e-2});
@@ -60,7 +60,7 @@ describe('Llama as a Keras model', () => {
     bare.dispose();
   });
 
-  test('warns where only the norms of a 16-bit base would train', async () => {
+  test('warns when only the norms of a 16-bit base would train', async () => {
     const warnings: string[] = [];
     const restore = setWarningHandler((message) => warnings.push(message));
     try {
@@ -83,7 +83,7 @@ describe('Llama as a Keras model', () => {
     }
   });
 
-  test('refuses what it cannot do, and says what to do', async () => {
+  test('refuses unsupported calls, with advice', async () => {
     expect(() => model.compile({optimizer: 'sgd', loss: 'meanSquaredError'})).toThrow(
       'The model computes its own loss',
     );
@@ -91,7 +91,7 @@ describe('Llama as a Keras model', () => {
     expect(() => model.evaluate()).toThrow('evaluateDataset');
   });
 
-  test('lets nothing change it while it is trained, and everything afterwards', async () => {
+  test('cannot be changed during training, and can be afterwards', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-busy-'));
     await model.saveAdapter(folder);
     const weights = model.getWeights();
@@ -132,7 +132,7 @@ describe('Llama as a Keras model', () => {
             .then(call)
             .catch((error) => error);
         }
-        await model.saveAdapter(join(folder, 'saved')); // reading is free
+        await model.saveAdapter(join(folder, 'saved')); // reading is allowed
         await model.evaluateDataset(EXAMPLES);
       },
     });
@@ -153,7 +153,7 @@ describe('Llama as a Keras model', () => {
     expect(await model.trainOnBatch(BATCH)).toMatchObject({loss: expect.any(Number)});
   });
 
-  test('may be changed again after a training that broke off', async () => {
+  test('may be changed again after a training that failed', async () => {
     const callbacks = () => {
       throw new Error('mine');
     };

@@ -48,7 +48,7 @@ describeEachBackend('steps that are not finite', () => {
     expect(weights[6]).toEqual(weights[5]);
     expect(weights[4]).not.toEqual(weights[3]);
     expect([optimizer.iterations, trainer.steps]).toEqual([5, 8]);
-    expect(steps[4].learningRate).toBeCloseTo(0.1 * (1 - 4 / 8), 10); // the schedule goes on
+    expect(steps[4].learningRate).toBeCloseTo(0.1 * (1 - 4 / 8), 10); // the schedule continues
     const finite = steps.filter(({isSkipped}) => !isSkipped).map(({loss}) => loss);
     const mean = finite.reduce((sum, loss) => sum + loss, 0) / 5;
     expect(history.loss[0]).toBeCloseTo(mean, 10);
@@ -60,7 +60,7 @@ describeEachBackend('steps that are not finite', () => {
     ]);
   });
 
-  test('too many in a row end the run with advice, and nothing saved is written over', async () => {
+  test('too many in a row end the run with advice, and nothing saved is overwritten', async () => {
     const outputDir = pathOf(`given-up-${tf.getBackend()}`);
     model.spoil = (call) => (call >= 3 ? Number.NaN : 1);
     let good: number[] = [];
@@ -94,7 +94,7 @@ describeEachBackend('steps that are not finite', () => {
     expect(steps.map(({step}) => step)).toEqual([4, 5, 6, 7, 8]);
   });
 
-  test('weights that an update made infinite are not saved', async () => {
+  test('weights that became infinite in an update are not saved', async () => {
     const outputDir = pathOf(`infinite-${tf.getBackend()}`);
     const huge = tf.train.sgd(1);
     trainer.compile({optimizer: huge, schedule: (step) => (step === 2 ? 3.4e38 * 10 : 0.1)});

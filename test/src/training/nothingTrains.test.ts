@@ -10,7 +10,7 @@ function tiny(): Llama {
   return model;
 }
 
-test('a loaded adapter that is frozen: training says how to thaw it, and that works', () =>
+test('a loaded adapter that is frozen: training says how to make it trainable, and that works', () =>
   inFolder(async (folder) => {
     await tf.setBackend('cpu');
     const source = tiny();

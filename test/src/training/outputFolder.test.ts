@@ -206,7 +206,7 @@ test('evaluation by epoch, by steps, and once at the end', async () => {
   expect((await run({evaluationStrategy: 'no'})).history.evaluations.map(({step}) => step)).toEqual([7]); // no folder
 });
 
-test('CSV holds the log as a table', async () => {
+test('CSV has the log as a table', async () => {
   const outputDir = pathOf('csv');
   const {entries} = await run({outputDir, loggingSteps: 2, reportTo: 'csv'});
   const [header, ...rows] = readLines(outputDir, 'trainer_log.csv').map((line) => line.split(','));
@@ -270,7 +270,7 @@ test('stopTraining ends a run as complete', async () => {
   trainer.dispose();
 });
 
-test('times read as Python prints them', () => {
+test('times are formatted as Python prints them', () => {
   expect([0, 61.9, 3600, 86_399, 90_061, 200_000].map(clock)).toEqual([
     '0:00:00',
     '0:01:01',

@@ -12,10 +12,10 @@ import {BigramModel} from './bigramModel.ts';
 const STATES = {AdamW: 2, AdamW8bit: 4, Lion: 1, Lion8bit: 2};
 const {kernelName} = optimizerUpdatesOp;
 
-/** Updates and readings in their order. */
+/** Updates and reads, in order. */
 const events: string[] = [];
 
-/** A kernel of the backend `cpu`, as a card has one: the composed reference. */
+/** Registers the composed reference as a kernel of the backend `cpu`, as a card has one. */
 const kernel: tf.KernelConfig = {
   kernelName,
   backendName: 'cpu',
@@ -64,7 +64,7 @@ describe('a step whose update is computed before its numbers are read', () => {
     Lion8bit: () => new Lion8bit(args),
   };
 
-  /** Losses, norms, rates and the weights after some steps. */
+  /** Returns losses, norms, rates and the weights after some steps. */
   async function trained(name: keyof typeof OPTIMIZERS, maxGradNorm?: number) {
     const [model, optimizer] = [new BigramModel(), OPTIMIZERS[name]()];
     const trainer = new Trainer(model);
@@ -102,7 +102,7 @@ describe('a step whose update is computed before its numbers are read', () => {
     for (const [i, value] of expected.weights.entries()) expect(got.weights[i]).toBeCloseTo(value, 4);
   });
 
-  test('changes nothing where they are not finite, and goes on', async () => {
+  test('changes nothing when they are not finite, and continues', async () => {
     for (const make of Object.values(OPTIMIZERS)) {
       const [model, optimizer] = [new BigramModel(), make()];
       const trainer = new Trainer(model);
@@ -127,7 +127,7 @@ describe('a step whose update is computed before its numbers are read', () => {
     }
   });
 
-  test('waits where gradients are looked at, where states are paged, and ends with an error', async () => {
+  test('waits when gradients are observed or states are paged, and ends with an error', async () => {
     const model = new BigramModel();
     const trainer = new Trainer(model);
     const optimizer = new AdamW();

@@ -17,7 +17,7 @@ const record = (step: number, seconds: number, more: Partial<StepLog> = {}): Ste
   ...more,
 });
 
-test('writes a line now and then where nothing can be redrawn, and always the last', async () => {
+test('writes occasional lines when nothing can be redrawn, and always the last', async () => {
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
   await bar.onTrainBegin?.({totalSteps: 4});
@@ -38,7 +38,7 @@ test('writes a line now and then where nothing can be redrawn, and always the la
   ]);
 });
 
-test('leaves out what is not known', async () => {
+test('leaves out unknown values', async () => {
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
   await bar.onStepEnd?.(
@@ -52,7 +52,7 @@ test('leaves out what is not known', async () => {
   expect(lines).toEqual(['step 1 loss 2.5000 123 tok/s 2h05m 900 B\n']);
 });
 
-/** As much of a terminal as the bar needs; remembers what was written. */
+/** Imitates the part of a terminal that the bar needs, and remembers what was written. */
 function terminal() {
   let text = '';
   const done = () => true;
@@ -75,7 +75,7 @@ function terminal() {
   return {stream, text: () => text};
 }
 
-test('a line above the bar takes its place, and the bar goes on below', async () => {
+test('a line above the bar takes its place, and the bar continues below', async () => {
   const {stream, text} = terminal();
   const bar = progressBar(stream);
   await bar.onTrainBegin?.({totalSteps: 4});
@@ -91,7 +91,7 @@ test('a line above the bar takes its place, and the bar goes on below', async ()
   expect(text()).toBe(`${ended}\r\x1b[Kdone\n`);
 });
 
-test('a line where nothing is redrawn is a line', () => {
+test('a line is written unchanged when nothing is redrawn', () => {
   const lines: string[] = [];
   printAboveProgress({write: (text) => lines.push(text)}, 'stopping');
   expect(lines).toEqual(['stopping\n']);

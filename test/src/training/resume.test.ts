@@ -30,7 +30,7 @@ const OPTIMIZERS = {
   adamax: () => tf.train.adamax(0.1),
 };
 
-/** A run with a model and an optimizer of its own; its losses, by step. */
+/** Runs a training with a new model and optimizer; returns its losses by step. */
 async function bigramRun(
   args: FitArgs,
   optimizer: keyof typeof OPTIMIZERS = 'adamw',
@@ -57,7 +57,7 @@ async function bigramRun(
   }
 }
 
-/** Asks for a stop during a step. */
+/** Requests a stop during a step. */
 function stopAt(step: number): Pick<FitArgs, 'signal' | 'callbacks'> {
   const controller = new AbortController();
   return {
@@ -66,7 +66,7 @@ function stopAt(step: number): Pick<FitArgs, 'signal' | 'callbacks'> {
   };
 }
 
-describe('a run that is interrupted and goes on', () => {
+describe('a run that is interrupted and resumed', () => {
   const ARGS: FitArgs = {epochs: 2, gradientAccumulationSteps: 2, seed: 4};
 
   const resumable = Object.keys(OPTIMIZERS).filter((name) => name !== 'adamax');
@@ -75,7 +75,7 @@ describe('a run that is interrupted and goes on', () => {
     const outputDir = pathOf(`optimizer-${name}`);
     const first = await bigramRun({...ARGS, outputDir, ...stopAt(4)}, name);
     expect(first.history.isInterrupted).toBe(true);
-    expect(first.losses).toEqual(whole.losses.slice(0, 4)); // the step at hand was finished
+    expect(first.losses).toEqual(whole.losses.slice(0, 4)); // the current step was finished
     const rest = await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true}, name);
     expect(rest.losses).toEqual(whole.losses.slice(4));
     expect(rest.weights).toEqual(whole.weights);
@@ -191,7 +191,7 @@ describe('a run that is interrupted and goes on', () => {
     expect(epochs).toEqual(whole.history.history.loss);
   });
 
-  test('a finished run that goes on trains no more, and one with more epochs goes on', async () => {
+  test('a finished run that is resumed trains no more, and one with more epochs continues', async () => {
     const outputDir = pathOf('finished');
     const first = await bigramRun({...ARGS, outputDir});
     const files = contentsOf(outputDir);
@@ -213,7 +213,7 @@ const contentsOf = (folder: string): Record<string, string> =>
       .map(({name}) => [name, readFileSync(join(folder, name), 'latin1')]),
   );
 
-test('a finished run that goes on gives the model its best weights, where it ended with those', async () => {
+test('a finished run that is resumed gives the model its best weights, if it ended with those', async () => {
   const outputDir = pathOf('finished-best');
   const args = {
     epochs: 3,
@@ -237,7 +237,7 @@ describe('checkpoints', () => {
       .sort();
   const ARGS: FitArgs = {epochs: 2, gradientAccumulationSteps: 2};
 
-  test('come by steps, by epoch or not at all, the last step included', async () => {
+  test('are written by steps, by epoch or not at all, including the last step', async () => {
     const folders: Record<string, string[]> = {};
     const runs: [string, FitArgs][] = [
       ['steps', {saveSteps: 5}],
@@ -284,7 +284,7 @@ describe('checkpoints', () => {
     ).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
   });
 
-  test('a flipped bit is found, wherever it is, and the checkpoint before is named', async () => {
+  test('a flipped bit is found, wherever it is, and the previous checkpoint is named', async () => {
     const outputDir = pathOf('flipped');
     await bigramRun({...ARGS, outputDir, saveSteps: 4});
     const [folder, before] = ['checkpoint-12', 'checkpoint-8'].map((name) => join(outputDir, name));
@@ -319,7 +319,7 @@ describe('checkpoints', () => {
     expect(losses[0][0]).toBe(4);
   });
 
-  test('when all are torn nothing is lost, and none at all is a new beginning', async () => {
+  test('when all are damaged nothing is lost, and without any the run starts over', async () => {
     const outputDir = pathOf('all-torn');
     await bigramRun({...ARGS, outputDir});
     rmSync(join(outputDir, 'checkpoint-12', 'resume_state.json'));
@@ -333,7 +333,7 @@ describe('checkpoints', () => {
     expect(warnings).toEqual([expect.stringContaining('no checkpoint to resume from')]);
   });
 
-  test('what a killed run left half written goes, with a warning', async () => {
+  test('incomplete files of a killed run are removed, with a warning', async () => {
     const outputDir = pathOf('half');
     await bigramRun({...ARGS, outputDir});
     const half = join(outputDir, '.checkpoint-14.0a-1b.tmp');
@@ -345,7 +345,7 @@ describe('checkpoints', () => {
     expect(readdirSync(outputDir)).not.toContain('.checkpoint-14.0a-1b.tmp');
   });
 
-  test('of the line a run leaves neither outlive those of the run nor pass for the newest', async () => {
+  test('that a resumed run leaves behind neither outlive its own nor count as the newest', async () => {
     const outputDir = pathOf('left');
     await bigramRun({...ARGS, epochs: 4, outputDir, saveSteps: 1});
     const from = join(outputDir, 'checkpoint-3');
@@ -382,7 +382,7 @@ describe('checkpoints', () => {
     );
   });
 
-  test('each new one lives beside those of a longer line that it leaves', async () => {
+  test('each new one is kept beside later ones that the run leaves behind', async () => {
     const outputDir = pathOf('left-limited');
     await bigramRun({...ARGS, outputDir, saveSteps: 1});
     const there: string[][] = [];
@@ -398,7 +398,7 @@ describe('checkpoints', () => {
     ]);
   });
 
-  test('the last one in an output folder is taken where that folder is named', async () => {
+  test('the last one in an output folder is taken when that folder is named', async () => {
     const [outputDir, other] = [pathOf('named'), pathOf('named-elsewhere')];
     await bigramRun({...ARGS, outputDir, saveSteps: 5, ...stopAt(6)});
     const {losses} = await bigramRun({...ARGS, outputDir: other, resumeFromCheckpoint: outputDir});
@@ -408,7 +408,7 @@ describe('checkpoints', () => {
     ).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
   });
 
-  test('an unfinished run is not overwritten unless that is said twice; one without checkpoints may begin again', async () => {
+  test('an unfinished run is overwritten only with both settings; one without checkpoints may start again', async () => {
     const outputDir = pathOf('unfinished');
     const before = {...ARGS, outputDir, ...stopAt(1)};
     await bigramRun({...before, signal: AbortSignal.abort()});
@@ -437,7 +437,7 @@ describe('checkpoints', () => {
     expect(saved(outputDir)).toEqual(['checkpoint-3']);
   });
 
-  test('a run that goes on from a finished one and stops is unfinished', async () => {
+  test('a run that resumes a finished one and stops is unfinished', async () => {
     const outputDir = pathOf('unfinished-again');
     await bigramRun({...ARGS, outputDir});
     await bigramRun({...ARGS, epochs: 3, outputDir, resumeFromCheckpoint: true, ...stopAt(14)});
@@ -446,7 +446,7 @@ describe('checkpoints', () => {
     );
   });
 
-  test('a folder of an earlier run is refused, or cleared where that is asked for', async () => {
+  test('a folder of an earlier run is refused, or cleared on request', async () => {
     const outputDir = pathOf('earlier');
     await bigramRun({...ARGS, outputDir, saveSteps: 4, reportTo: 'csv'});
     await expect(bigramRun({...ARGS, outputDir})).rejects.toMatchObject({
@@ -476,7 +476,7 @@ describe('checkpoints', () => {
     });
   });
 
-  test('of another optimizer are refused, other settings of it told', async () => {
+  test('of another optimizer are refused, and other settings cause a warning', async () => {
     const outputDir = pathOf('other-optimizer');
     await bigramRun({...ARGS, outputDir, maxSteps: 4});
     const resumed = {...ARGS, outputDir, resumeFromCheckpoint: true};
@@ -498,7 +498,7 @@ describe('checkpoints', () => {
     expect(losses).toHaveLength(12);
   });
 
-  test('the best one is kept and loaded at the end', async () => {
+  test('the best one is kept, and loaded at the end', async () => {
     const outputDir = pathOf('best');
     const model = new BigramModel();
     const trainer = new Trainer(model);

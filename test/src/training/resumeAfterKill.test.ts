@@ -19,7 +19,9 @@ interface Ending {
   text: string;
 }
 
-/** Runs until the end, its own death at a change of a file, or being killed so many milliseconds after its first step. */
+/**
+ * Runs until the end, its own death at a change of a file, or being killed so many milliseconds after its first step.
+ */
 function runChild(
   output: string,
   {dieAt = 0, killAfter}: {dieAt?: number; killAfter?: number} = {},
@@ -61,7 +63,7 @@ function readLosses(output: string): Map<number, string[]> {
   return losses;
 }
 
-/** The log without what time decides. */
+/** Returns the log without values that depend on time. */
 function readLog(output: string) {
   const {log_history} = JSON.parse(readFileSync(join(output, 'trainer_state.json'), 'utf8'));
   return log_history.map((entry: Record<string, number>) =>
@@ -78,7 +80,7 @@ const readLines = (output: string) =>
       return {current_steps, loss, eval_loss, lr, epoch, total_tokens};
     });
 
-test('a run killed again and again gives bit for bit the losses of one that never was', async () => {
+test('a run that is killed repeatedly has the same losses, bit for bit, as one that was not', async () => {
   const [whole, killed] = [join(folder, 'whole'), join(folder, 'killed')];
   const undisturbed = runChild(whole);
   const random = seedrandom(SEED);

@@ -2,7 +2,7 @@ import {mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 
-/** A folder for the tests of a file, removed after them; the result names paths in it. */
+/** Makes a folder for the tests of a file, which is removed after them; the result returns paths in it. */
 export function temporaryFolder(): (name: string) => string {
   let folder: string;
   beforeAll(() => {

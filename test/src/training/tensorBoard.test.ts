@@ -10,9 +10,9 @@ import {temporaryFolder} from './temporaryFolder.ts';
 
 const pathOf = temporaryFolder();
 
-// A reader of our own, bit by bit and field by field, which shares no code with the writer.
+// An independent reader, bit by bit and field by field, which shares no code with the writer.
 
-/** CRC-32C by long division of the message's bits. */
+/** Computes CRC-32C by long division of the message's bits. */
 function slowCrc(bytes: Uint8Array): number {
   let crc = 0xffffffff;
   for (const byte of bytes) {
@@ -22,7 +22,7 @@ function slowCrc(bytes: Uint8Array): number {
   return (crc ^ 0xffffffff) >>> 0;
 }
 
-/** As TensorFlow's crc32c.h unmasks a stored checksum. */
+/** Unmasks a stored checksum as TensorFlow's crc32c.h does. */
 function unmask(masked: number): number {
   const rotated = (masked - 0xa282ead8) >>> 0;
   return ((rotated >>> 17) | (rotated << 15)) >>> 0;
@@ -42,7 +42,7 @@ function records(file: Buffer): Buffer[] {
   return found;
 }
 
-/** A message's fields by number. */
+/** Returns a message's fields by number. */
 function fields(bytes: Buffer): Map<number, (number | Buffer)[]> {
   const found = new Map<number, (number | Buffer)[]>();
   let at = 0;
@@ -113,7 +113,7 @@ test('checksums are CRC-32C', () => {
   fc.assert(fc.property(fc.uint8Array(), (bytes) => crc32c(bytes) === slowCrc(bytes)));
 });
 
-test('whatever is written is read', () => {
+test('everything written can be read', () => {
   fc.assert(
     fc.property(fc.array(fc.uint8Array()), (messages) => {
       const file = Buffer.concat(messages.map(framed));
@@ -127,7 +127,7 @@ test('whatever is written is read', () => {
   );
 });
 
-test('an event file holds its version, then scalars', () => {
+test('an event file has its version, then scalars', () => {
   const file = new EventFile(pathOf('alone'), 0, 1_700_000_000_500);
   file.addScalars(300, {'train/loss': 1.5, 'über/µ': -0.25}, 1_700_000_001_000);
   expect(file.path).toMatch(/alone\/events\.out\.tfevents\.1700000000\..+\.0$/);
@@ -137,7 +137,7 @@ test('an event file holds its version, then scalars', () => {
   ]);
 });
 
-test('a run writes its log under transformers’ tags, and one that goes on voids what it does anew', async () => {
+test('a run writes its log under transformers’ tags, and a resumed one voids the steps that it repeats', async () => {
   const outputDir = pathOf('run');
   const logged: LogEntry[] = [];
   const run = async (args: FitArgs, onLog?: (entry: LogEntry) => void) => {

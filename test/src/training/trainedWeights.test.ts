@@ -8,8 +8,8 @@ import {inFolder} from '../../models/tinyLlama.ts';
 
 const FIXTURES = 'test/parity/loading/fixtures';
 
-// Each brings a tensor that does not train: MiCA's B, and another output head.
-test.each(['init-mica', 'head-changed'])('a run on from %s is resumed', (name) =>
+// Each has a tensor that does not train: MiCA's B, and another output head.
+test.each(['init-mica', 'head-changed'])('a run on %s can be resumed', (name) =>
   inFolder(async (folder) => {
     await tf.setBackend('cpu');
     const restoreHandler = setWarningHandler(() => {});

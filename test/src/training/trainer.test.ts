@@ -26,7 +26,7 @@ afterEach(() => {
 });
 
 describeEachBackend('a training step', () => {
-  test('weighs a window by its labels, not by its batches', async () => {
+  test('averages a window over its labels, not its batches', async () => {
     const surprises = [
       [1, 2],
       [2, 3],
@@ -65,7 +65,7 @@ describeEachBackend('a training step', () => {
     }
   });
 
-  test('takes tensors, and leaves them to the caller', async () => {
+  test('takes tensors, which remain the caller’s', async () => {
     const rows = await trainer.computeGradients(LONG);
     const batch = {
       inputIds: tf.tensor2d(LONG.inputIds as number[][], undefined, 'int32'),
@@ -79,7 +79,7 @@ describeEachBackend('a training step', () => {
     tf.dispose([batch, rows.gradients]);
   });
 
-  test('changes nothing when the loss is not finite, and says which step', async () => {
+  test('changes nothing when the loss is not finite, and names the step', async () => {
     const optimizer = new AdamW({learningRate: 0.1});
     trainer.compile({optimizer});
     model.spoil = (call) => (call === 3 ? Number.NaN : 1); // the second batch of the second window
@@ -92,7 +92,7 @@ describeEachBackend('a training step', () => {
     expect(values(model)).toEqual(before);
     expect(optimizer.iterations).toBe(1);
     expect(tf.memory().numTensors).toBe(tensors);
-    await trainer.trainOnBatch([LONG, SHORT]); // and goes on
+    await trainer.trainOnBatch([LONG, SHORT]); // and continues
     expect(trainer.steps).toBe(2);
     optimizer.dispose();
   });
@@ -107,7 +107,7 @@ describeEachBackend('a training step', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  test('clips the whole gradient to maxGradNorm, and tells the norm before', async () => {
+  test('clips the whole gradient to maxGradNorm, and reports the norm before clipping', async () => {
     const {gradients} = await trainer.computeGradients(LONG);
     const gradient = gradients['table.weight'].dataSync();
     tf.dispose(gradients);
@@ -121,7 +121,7 @@ describeEachBackend('a training step', () => {
     trainer.optimizer.dispose();
   });
 
-  test('hands gradients to the hook, which may replace them', async () => {
+  test('passes gradients to the hook, which may replace them', async () => {
     const start = values(model);
     trainer.compile({optimizer: tf.train.sgd(1)});
     trainer.onGradients = (window) => {
@@ -153,7 +153,7 @@ describeEachBackend('a training step', () => {
 });
 
 describe('compile', () => {
-  test('replaces what was there, and frees an optimizer that was made here', async () => {
+  test('replaces earlier settings, and frees an optimizer that was made here', async () => {
     const before = tf.memory().numTensors;
     trainer.compile({optimizer: 'adamw'});
     await trainer.trainOnBatch(LONG);
@@ -168,7 +168,7 @@ describe('compile', () => {
     mine.dispose();
   });
 
-  test('does not wear the learning rate down', async () => {
+  test('restores the learning rate after each step', async () => {
     const optimizer = new AdamW({learningRate: 0.1});
     for (let run = 0; run < 2; run++) {
       trainer.compile({optimizer, schedule: 'linear'});
@@ -223,7 +223,7 @@ describe('fit', () => {
     expect(steps.every(({tokensPerSecond, gradNorm}) => tokensPerSecond > 0 && gradNorm > 0)).toBe(true);
   });
 
-  test('shuffles a list anew each epoch, the same for the same seed', async () => {
+  test('shuffles a list again in each epoch, the same for the same seed', async () => {
     const order = async (args: {seed?: number; shuffle?: boolean}) => {
       const other = new BigramModel('other');
       const otherTrainer = new Trainer(other);
@@ -244,7 +244,7 @@ describe('fit', () => {
     );
   });
 
-  test('seeds every micro-batch of every step differently, by run, step and place alone', async () => {
+  test('seeds every micro-batch of every step differently, depending only on run, step and place', async () => {
     const seeds = async (seed: number) => {
       model.seen.length = 0;
       trainer.compile();
@@ -256,7 +256,7 @@ describe('fit', () => {
     expect(new Set([...first, ...other]).size).toBe(14);
   });
 
-  test('stops after maxSteps, and when a callback says so', async () => {
+  test('stops after maxSteps, and when a callback requests it', async () => {
     const run = {epochs: 9, batchSize: 2, ...SILENT};
     expect((await trainer.fit(EXAMPLES, {...run, maxSteps: 5})).steps).toHaveLength(5);
     const stopping = (record: StepLog) => {
@@ -267,7 +267,7 @@ describe('fit', () => {
     expect((await trainer.fit(EXAMPLES, {...run, epochs: 1})).steps).toHaveLength(4); // the flag is reset
   });
 
-  test('goes on at initialEpoch with that epoch’s order', async () => {
+  test('continues at initialEpoch with that epoch’s order', async () => {
     await trainer.fit(EXAMPLES, {epochs: 3, batchSize: 1, ...SILENT});
     const whole = model.seen.map(({batch}) => batch);
     model.seen.length = 0;
@@ -276,7 +276,7 @@ describe('fit', () => {
     expect(model.seen.map(({batch}) => batch)).toEqual(whole.slice(14));
   });
 
-  test('a schedule whose length is left to it counts each run, one with a length goes on', async () => {
+  test('a schedule without a length starts over in each run, one with a length continues', async () => {
     const optimizer = new AdamW({learningRate: 1});
     const rates = async () =>
       (await trainer.fit(EXAMPLES.slice(0, 2), {batchSize: 1, ...SILENT})).learningRate;
@@ -379,7 +379,7 @@ describe('fit', () => {
   ])('refuses %s before any work', async (_what, data, args, message) => {
     await expect(trainer.fit(data as never, {...args, ...SILENT})).rejects.toThrow(message);
     expect(model.seen).toHaveLength(0);
-    expect((await trainer.fit(EXAMPLES, {maxSteps: 1, ...SILENT})).steps).toHaveLength(1); // and is free again
+    expect((await trainer.fit(EXAMPLES, {maxSteps: 1, ...SILENT})).steps).toHaveLength(1); // and may run again
   });
 
   test('runs once at a time', async () => {
@@ -398,7 +398,7 @@ describe('fit', () => {
 });
 
 describe('evaluate', () => {
-  test('gives the mean over labels, its exponential, and keeps no tensors', async () => {
+  test('returns the mean over labels and its exponential, and keeps no tensors', async () => {
     const data = [{inputIds: [1, 2, 3]}, {inputIds: [4, 5], labels: [-100, 5]}];
     const expected = (model.surprise(1, 2) + model.surprise(2, 3) + model.surprise(4, 5)) / 3;
     const before = tf.memory().numTensors;

@@ -1,6 +1,6 @@
 import {resolveModelFolder} from '../../../../src/data/hub/resolveModelFolder.ts';
 
-/* Downloads a model in a process of its own: `download.ts ENDPOINT CACHE ID`. */
+/* Downloads a model in a separate process: `download.ts ENDPOINT CACHE ID`. */
 
 const [endpoint, cacheDir, id] = process.argv.slice(2);
 process.stdout.write('started\n');

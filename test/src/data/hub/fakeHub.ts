@@ -7,37 +7,39 @@ export interface FakeRepository {
   id: string;
   commit: string;
   files: Record<string, string | Buffer>;
-  /** Files kept as large ones: named by their SHA-256. */
+  /** Files stored as large ones: named by their SHA-256. */
   large?: string[];
   /** The README's front matter. */
   card?: unknown;
   token?: string;
-  /** What the hub says about the repository, in the place of the truth: a value, or text as bytes. */
+  /** False answer about the repository: a value, or text as bytes. */
   info?: unknown;
-  /** What it lists, in the place of its files. */
+  /** False list of files. */
   tree?: unknown;
 }
 
-/** A hub on the loopback interface: what the interface of Hugging Face's says of repositories, and their files. */
+/**
+ * A hub on the loopback interface, which answers Hugging Face's API requests about repositories and sends their files.
+ */
 export class FakeHub {
-  /** Paths that were asked for, with the bytes where only a part was. */
+  /** Requested paths, with the bytes when only a part was requested. */
   readonly requests: string[] = [];
-  /** Breaks a file's download off after so many bytes, `breaks` times. */
+  /** Number of bytes after which a file's download breaks off, `breaks` times. */
   breakAfter?: number;
   breaks = 1;
-  /** Sends no more than so many bytes of a file, and leaves the connection open. */
+  /** Number of bytes of a file after which it sends nothing more, but leaves the connection open. */
   stallAfter?: number;
-  /** Sends files whole, whatever part is asked for. */
+  /** Whether it sends whole files even when a part is requested. */
   ignoresRanges = false;
-  /** Sends this in place of a file's contents. */
+  /** Contents that it sends instead of a file's. */
   corruption?: Buffer;
-  /** Answers of this status come first, so many of them, with these headers. */
+  /** Status, number and headers of the answers that come first. */
   refusals?: {status: number; count: number; headers?: Record<string, string>};
-  /** Every request is sent on to itself. */
+  /** Whether it redirects every request to itself. */
   isLoop = false;
-  /** Sends a file once so many have asked for it. */
+  /** Number of requests for a file that must arrive before it is sent. */
   together?: {path: string; count: number};
-  /** The last request's header. */
+  /** Header of the last request. */
   authorization?: string;
   private readonly server: Server;
   private readonly waiting: (() => void)[] = [];
@@ -127,7 +129,7 @@ function treeOf({files, large = []}: FakeRepository) {
   ];
 }
 
-/** A text as bytes is sent as it is. */
+/** Converts an answer to text; bytes are sent unchanged. */
 const json = (value: unknown, status = 200) => ({
   status,
   body: Buffer.isBuffer(value) ? value : JSON.stringify(value),

@@ -21,7 +21,7 @@ import {loadDataset} from '../../../../src/data/loadDataset.ts';
 import {llamaTokenizer} from '../llamaTokenizer.ts';
 import {FakeHub, type FakeRepository} from './fakeHub.ts';
 
-/* A hub that lies: nothing outside its part of the cache is written, removed or read. */
+/* A malicious hub: nothing outside its part of the cache may be written, removed or read. */
 
 const COMMIT = 'd'.repeat(40);
 const files = {
@@ -108,14 +108,14 @@ describe('paths', () => {
     expect(readFileSync(join(root, 'x.json'), 'utf8')).toBe('mine');
   });
 
-  test('one that is not needed does no harm', async () => {
+  test('one that is not needed is harmless', async () => {
     await start(model({tree: [...Object.keys(files).map((path) => listed(path)), entry('../../x.json')]}));
     const folder = await resolveModelFolder('org/evil', options);
     expect(readdirSync(folder).sort()).toEqual(Object.keys(files).sort());
     expect(readFileSync(join(root, 'x.json'), 'utf8')).toBe('mine');
   });
 
-  test('a file that is a folder too is refused', async () => {
+  test('a file that is also a folder is refused', async () => {
     await start(model({kind: 'dataset', tree: [entry('a'), entry('a/b.json')]}));
     const fetching = fetchSnapshot(
       {repository: {kind: 'dataset', id: 'org/evil'}, select: ({paths}) => paths, needed: 'all'},
@@ -139,7 +139,7 @@ describe('paths', () => {
     ['git of a SHA-256', {oid: 'a'.repeat(64)}],
     ['git empty', {oid: ''}],
   ])('hash: %s is refused', async (_, change) => {
-    writeFileSync(join(root, 'x.json'), '{}'); // the size that is announced
+    writeFileSync(join(root, 'x.json'), '{}'); // of the announced size
     await start(
       model({
         tree: Object.keys(files).map((path) =>
@@ -156,7 +156,7 @@ describe('paths', () => {
     expect(everythingBelow(root)).toEqual(['x.json']);
   });
 
-  test('a commit that is none is refused', async () => {
+  test('an invalid commit is refused', async () => {
     await start(model({info: {_id: '1', id: 'org/evil', sha: '../../../../..', lastModified: '2024-07-26'}}));
     await expect(resolveModelFolder('org/evil', options)).rejects.toMatchObject({code: 'NETWORK'});
     expect(everythingBelow(root)).toEqual(['x.json']);
@@ -174,7 +174,7 @@ describe('paths', () => {
   });
 
   test.each([['{'], ['[]'], ['null'], ['{"weight_map": null}'], ['{"weight_map": {"a": 1}}']])(
-    'an index that is none (%s) is refused',
+    'an invalid index (%s) is refused',
     async (index) => {
       await start(model({files: {...files, 'model.safetensors.index.json': index}}));
       await expect(resolveModelFolder('org/evil', options)).rejects.toMatchObject({code: 'CORRUPT_FILE'});
@@ -184,7 +184,7 @@ describe('paths', () => {
 
 describe('names', () => {
   test.each(['../x', 'a/b/c', 'a/..', '.', '-/..', 'a b', 'a\\b', ''])(
-    'of a data set: %j is refused',
+    'of a data set, %j, is refused',
     async (id) => {
       await start();
       const repository = {kind: 'dataset', id} as const;
@@ -195,7 +195,7 @@ describe('names', () => {
     },
   );
 
-  test.each(['../../../../x', '/x', 'a\\b'])('of a revision: %j is refused', async (revision) => {
+  test.each(['../../../../x', '/x', 'a\\b'])('of a revision, %j, is refused', async (revision) => {
     await start(model({}));
     await expect(resolveModelFolder('org/evil', {...options, revision})).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',
@@ -206,7 +206,7 @@ describe('names', () => {
 describe('links of the cache', () => {
   const snapshot = () => join(options.cacheDir as string, 'models--org--evil/snapshots', COMMIT);
 
-  test('a link that leads out is not followed: the file is fetched', async () => {
+  test('a link out of the cache is not followed, and the file is fetched', async () => {
     await start(model({}));
     mkdirSync(snapshot(), {recursive: true});
     writeFileSync(join(root, 'x.json'), '{}');
@@ -220,7 +220,7 @@ describe('links of the cache', () => {
     expect(readFileSync(join(folder, 'config.json'), 'utf8')).toBe('{}');
   });
 
-  test('a folder that is a link is not written through', async () => {
+  test('nothing is written through a folder that is a link', async () => {
     await start({...model({files: {'data/a.json': '[]'}}), kind: 'dataset'});
     const folder = join(options.cacheDir as string, 'datasets--org--evil/snapshots', COMMIT);
     mkdirSync(folder, {recursive: true});
@@ -237,10 +237,10 @@ describe('links of the cache', () => {
 describe('answers', () => {
   test.each<[string, Partial<FakeRepository>]>([
     ['null', {tree: null}],
-    ['no list', {tree: {a: 1}}],
+    ['not a list', {tree: {a: 1}}],
     ['a list of null', {tree: [null]}],
-    ['a path that is no text', {tree: [entry(7)]}],
-    ['a size that is none', {tree: [entry('config.json', {size: -1})]}],
+    ['a path that is not text', {tree: [entry(7)]}],
+    ['an invalid size', {tree: [entry('config.json', {size: -1})]}],
     ['lfs that is text', {tree: [entry('config.json', {lfs: 'x'})]}],
     ['about the repository: null', {info: null}],
     ['about the repository: a list', {info: []}],
@@ -285,7 +285,7 @@ describe('cards', () => {
     );
   });
 
-  test('patterns take time that grows with their length only', () => {
+  test('patterns take time that is linear in the length', () => {
     const long = `${'a/'.repeat(30)}b`;
     const match = (glob: string) =>
       datasetFiles(
@@ -346,21 +346,21 @@ describe('dataset_info.json of the hub', () => {
   );
 
   test.each(['data/pairs.json', './data/pairs.json', 'data', 'data/'])(
-    'may name %s of its own',
+    'may name its own %s',
     async (name) => {
       await start(described(name));
       expect(await load('REMOTE:org/described')).toBe('from the repository');
     },
   );
 
-  test('names a file that is not there', async () => {
+  test('names a missing file', async () => {
     await start(described('data/pears.json'));
     await expect(load('REMOTE:org/described')).rejects.toThrow(
       'dataset pairs file_name: expected a file or folder of the repository, got data/pears.json. Nearest: data/pairs.json',
     );
   });
 
-  test('a user’s own may name any file', async () => {
+  test('a local one may name any file', async () => {
     await start();
     const elsewhere = join(root, 'elsewhere.json');
     writeFileSync(elsewhere, records);

@@ -119,7 +119,7 @@ const storage = () => join(options.cacheDir, 'models--org--tiny');
 const filesAsked = () => hub.requests.filter((request) => request.includes('/resolve/'));
 
 describe('models', () => {
-  test('come into the standard cache, what is needed of them, once', async () => {
+  test('are fetched into the standard cache once, only the needed files', async () => {
     const progress: HubProgress[] = [];
     const folder = await resolveModelFolder('org/tiny', {
       ...options,
@@ -135,7 +135,7 @@ describe('models', () => {
     expect(readFileSync(join(folder, 'model.safetensors'))).toEqual(weights);
     const sha256 = createHash('sha256').update(weights).digest('hex');
     expect(readlinkSync(join(folder, 'model.safetensors'))).toBe(join('..', '..', 'blobs', sha256));
-    // Git's own name for "{}".
+    // Git's hash of "{}".
     expect(readlinkSync(join(folder, 'config.json'))).toMatch(/9e26dfeeb6e641a33dae4961196235bdb965b21b$/);
     expect(readFileSync(join(storage(), 'refs/main'), 'utf8')).toBe(COMMIT);
     const total = weights.length + 2 + 18 + 19;
@@ -148,19 +148,19 @@ describe('models', () => {
     expect(warnings).toEqual([]);
   });
 
-  test('a folder is taken as it is', async () => {
+  test('a folder is returned unchanged', async () => {
     expect(await resolveModelFolder(options.cacheDir, options)).toBe(options.cacheDir);
     expect(hub.requests).toEqual([]);
   });
 
-  test('a download that breaks off is tried again', async () => {
+  test('an interrupted download is tried again', async () => {
     hub.breakAfter = 1; // of the first file, which has two
     const folder = await resolveModelFolder('org/tiny', options);
     expect(readFileSync(join(folder, 'model.safetensors'))).toEqual(weights);
     expect(filesAsked()).toHaveLength(5);
   });
 
-  test('what an earlier run has of a file is kept', async () => {
+  test('the part of a file from an earlier run is kept', async () => {
     const sha256 = createHash('sha256').update(weights).digest('hex');
     mkdirSync(join(storage(), 'blobs'), {recursive: true});
     writeFileSync(join(storage(), 'blobs', `${sha256}.incomplete`), weights.subarray(0, 150_000));
@@ -169,7 +169,7 @@ describe('models', () => {
     expect(hub.requests).toContain(`/org/tiny/resolve/${COMMIT}/model.safetensors bytes=150000-`);
   });
 
-  test('contents that are not those announced are refused and not kept', async () => {
+  test('contents that differ from those announced are refused and not kept', async () => {
     hub.corruption = Buffer.alloc(2, 'x');
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
       code: 'CORRUPT_FILE',
@@ -181,7 +181,7 @@ describe('models', () => {
     await resolveModelFolder('org/tiny', options);
   });
 
-  test('a token is sent along', async () => {
+  test('the token is sent', async () => {
     await expect(resolveModelFolder('org/gated', options)).rejects.toMatchObject({
       code: 'FILE_NOT_FOUND',
       message: expect.stringMatching(
@@ -220,7 +220,7 @@ describe('models', () => {
 });
 
 describe('without a network', () => {
-  test('the cache serves', async () => {
+  test('the cache is used', async () => {
     const folder = await resolveModelFolder('org/tiny', options);
     const asked = hub.requests.length;
     expect(await resolveModelFolder('org/tiny', {...options, offline: true})).toBe(folder);
@@ -248,7 +248,7 @@ describe('without a network', () => {
     await expect(resolveModelFolder('org/tiny', offline)).rejects.toThrow(
       `model org/tiny: expected model.safetensors in ${folder}, got nothing there (offline).`,
     );
-    // A cache that Python filled has no notes: the model's own index says what lacks.
+    // A cache that Python filled has no notes; the model's own index shows what is missing.
     rmSync(join(storage(), '.tfjs-lora'), {recursive: true});
     writeFileSync(
       join(folder, 'model.safetensors.index.json'),
@@ -262,7 +262,7 @@ describe('without a network', () => {
     );
   });
 
-  test('an adapter of the cache needs its own two files', async () => {
+  test('an adapter in the cache needs only its own two files', async () => {
     const folder = join(options.cacheDir, 'models--org--adapter/snapshots', COMMIT);
     mkdirSync(join(folder, '../../refs'), {recursive: true});
     mkdirSync(folder, {recursive: true});
@@ -305,7 +305,7 @@ describe('data sets', () => {
     );
   }
 
-  test('by id, by dataset_info.json, and by one of the hub', async () => {
+  test('by id, by dataset_info.json, and by such a file on the hub', async () => {
     expect(await answers('org/pairs', 'ONLINE')).toEqual(['train0', 'train1']);
     const info: DatasetInfo = {test: {hf_hub_url: 'org/pairs', split: 'test'}};
     expect(await answers('test', info)).toEqual(['test0']);
@@ -378,7 +378,7 @@ describe('data sets', () => {
   });
 });
 
-test('what the environment says', () => {
+test('the environment sets options', () => {
   expect(
     huggingFaceEnvironment({HF_HOME: '/h', HF_TOKEN: 't', HF_ENDPOINT: 'http://e', HF_HUB_OFFLINE: 'Yes'}),
   ).toEqual({

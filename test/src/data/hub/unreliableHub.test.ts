@@ -17,7 +17,7 @@ import type {HubOptions} from '../../../../src/data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../../src/data/hub/resolveModelFolder.ts';
 import {FakeHub, type FakeRepository} from './fakeHub.ts';
 
-/* Networks that drop, files that come damaged, and several downloads at once. */
+/* Networks that drop connections, damaged files, and concurrent downloads. */
 
 const COMMIT = 'e'.repeat(40);
 const SIZE = 3_000_000;
@@ -61,10 +61,10 @@ const blobs = () => join(options.cacheDir, 'models--org--tiny/blobs');
 const leftovers = () => readdirSync(blobs()).filter((name) => name.endsWith('.incomplete'));
 const isOfWeights = (name: string) => name.startsWith(sha256);
 const weightRequests = () => hub.requests.filter((request) => request.includes('model.safetensors'));
-/** Compared as a whole: jest would take seconds for it. */
+/** Compares buffers as a whole, for which jest would take seconds. */
 const isWhole = (folder: string) => readFileSync(join(folder, 'model.safetensors')).equals(weights);
 
-/** Waits for what must come; the test's own limit ends it otherwise. */
+/** Waits for a condition; the test's time limit ends the wait otherwise. */
 async function until(isSo: () => boolean): Promise<void> {
   const {signal} = limit;
   while (!isSo()) {
@@ -73,7 +73,7 @@ async function until(isSo: () => boolean): Promise<void> {
   }
 }
 
-/** Downloads in a process of its own. */
+/** Downloads in a separate process. */
 function download(): {
   process: ReturnType<typeof spawn>;
   ended: Promise<{code: number | null; text: string}>;
@@ -89,9 +89,9 @@ function download(): {
   };
 }
 
-describe('two downloads at once', () => {
+describe('two concurrent downloads', () => {
   test('in two processes', async () => {
-    hub.together = {path: 'model.safetensors', count: 2}; // neither gets a byte before both have asked
+    hub.together = {path: 'model.safetensors', count: 2}; // neither gets a byte before both have sent a request
     const ended = await Promise.all([download().ended, download().ended]);
     expect(ended.map(({code}) => code)).toEqual([0, 0]);
     const folder = ended[0].text.trim().split('\n').at(-1) as string;
@@ -107,7 +107,7 @@ describe('two downloads at once', () => {
     expect(leftovers()).toEqual([]);
   });
 
-  test('while another one’s file grows, nothing of it is taken', async () => {
+  test('nothing is taken of a file that another one is still writing', async () => {
     hub.together = {path: 'model.safetensors', count: 2};
     const {process: other, ended} = download();
     try {
@@ -124,7 +124,7 @@ describe('two downloads at once', () => {
 });
 
 describe('an interrupted download', () => {
-  test('goes on where a killed process left it', async () => {
+  test('continues where a killed process left it', async () => {
     hub.stallAfter = 2_000_000; // the connection stays open
     const {process: child, ended} = download();
     const sizeSoFar = () =>
@@ -147,7 +147,7 @@ describe('an interrupted download', () => {
     expect(leftovers()).toEqual([]);
   });
 
-  test('goes on after each drop of the connection', async () => {
+  test('continues each time the connection drops', async () => {
     hub.breakAfter = 1_200_000; // of the rest each time
     hub.breaks = 20;
     const folder = await resolveModelFolder('org/tiny', options);
@@ -158,7 +158,7 @@ describe('an interrupted download', () => {
     expect(others.every((request) => request.includes('bytes='))).toBe(true);
   });
 
-  test('starts again where the server sends the whole', async () => {
+  test('starts again when the server sends the whole file', async () => {
     const partial = join(blobs(), `${sha256}.incomplete`);
     await resolveModelFolder('org/tiny', options);
     rmSync(join(blobs(), sha256));
@@ -171,7 +171,7 @@ describe('an interrupted download', () => {
 
   test.each([
     ['other bytes', Buffer.alloc(150_000, 'x')],
-    ['as many bytes, but others', Buffer.alloc(SIZE, 'x')],
+    ['the same number of other bytes', Buffer.alloc(SIZE, 'x')],
     ['more bytes', Buffer.alloc(SIZE + 1, 'x')],
   ])('that left %s is started again', async (_, bytes) => {
     await resolveModelFolder('org/tiny', options);
@@ -186,7 +186,7 @@ describe('a damaged blob', () => {
   beforeEach(() => resolveModelFolder('org/tiny', options));
   const damage = (bytes: Buffer) => {
     writeFileSync(join(blobs(), sha256), bytes);
-    utimesSync(join(blobs(), sha256), 1, 1); // whatever the clock's grain
+    utimesSync(join(blobs(), sha256), 1, 1); // regardless of the clock's resolution
   };
 
   test.each([
@@ -215,7 +215,7 @@ describe('a damaged blob', () => {
     await resolveModelFolder('org/tiny', offline);
   });
 
-  test('whose hash is wrong as it comes is not kept', async () => {
+  test('with a wrong hash on arrival is not kept', async () => {
     rmSync(join(blobs(), sha256));
     hub.corruption = Buffer.alloc(SIZE, 'x');
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({code: 'CORRUPT_FILE'});
@@ -233,7 +233,7 @@ describe('a network that fails', () => {
     expect(isWhole(await resolveModelFolder('org/tiny', options))).toBe(true);
   });
 
-  test('it is given up after some attempts, as an error of the network', async () => {
+  test('gives up after some attempts, with a network error', async () => {
     hub.refusals = {status: 503, count: 1000};
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
       code: 'NETWORK',
@@ -244,7 +244,7 @@ describe('a network that fails', () => {
     expect(hub.requests).toHaveLength(5);
   });
 
-  test('a download that never gets on is given up', async () => {
+  test('gives up a download that makes no progress', async () => {
     hub.breakAfter = 0;
     hub.breaks = Number.POSITIVE_INFINITY;
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
@@ -255,16 +255,16 @@ describe('a network that fails', () => {
     });
   });
 
-  test('the pause that the server asks for is kept, unless it is too long', async () => {
+  test('waits as long as the server asks for, unless that is too long', async () => {
     hub.refusals = {status: 429, count: 1, headers: {'retry-after': '0'}};
     await resolveModelFolder('org/tiny', options);
     hub.refusals = {status: 429, count: 1, headers: {'retry-after': '86400'}};
-    await resolveModelFolder('org/tiny', options); // the cache serves
+    await resolveModelFolder('org/tiny', options); // from the cache
     expect(warnings.join()).toContain('status 429; the server asks to wait 86400 s. Using the cached');
   });
 
-  test('a connection on which nothing comes is given up, and another goes on', async () => {
-    hub.stallAfter = 1_500_000; // of what is asked for: the rest comes with the second connection
+  test('gives up a silent connection, and continues on another', async () => {
+    hub.stallAfter = 1_500_000; // of the requested bytes; the rest arrives on the second connection
     const folder = await resolveModelFolder('org/tiny', {...options, idleTimeout: 500});
     expect(isWhole(folder)).toBe(true);
     expect(weightRequests().at(-1)).toContain('bytes=1500000-');
@@ -278,7 +278,7 @@ describe('a network that fails', () => {
     });
   });
 
-  test('no host at all', async () => {
+  test('a missing host', async () => {
     await hub.stop();
     await expect(resolveModelFolder('org/tiny', options)).rejects.toMatchObject({
       code: 'NETWORK',
@@ -301,7 +301,7 @@ describe('a network that fails', () => {
     await expect(fetching).rejects.toThrow('enough');
   });
 
-  test('a signal stops a download, and the next one goes on from there', async () => {
+  test('a signal stops a download, and the next one continues it', async () => {
     const controller = new AbortController();
     const stopped = resolveModelFolder('org/tiny', {
       ...options,
@@ -317,7 +317,7 @@ describe('a network that fails', () => {
 });
 
 describe('credentials', () => {
-  test('of the address are sent as a header, and never shown', async () => {
+  test('in the address are sent as a header, and never shown', async () => {
     const endpoint = (options.endpoint as string).replace('://', '://someone:pass%40word@');
     await resolveModelFolder('org/tiny', {...options, endpoint});
     expect(hub.authorization).toBe(`Basic ${Buffer.from('someone:pass@word').toString('base64')}`);
@@ -336,7 +336,7 @@ describe('credentials', () => {
   });
 
   test.each(['huggingface.co', 'ftp://host', 'file:///etc', 'http://us er:se/cret-word@host'])(
-    'an endpoint that is none (%s) is refused',
+    'an invalid endpoint (%s) is refused',
     async (endpoint) => {
       const error = await resolveModelFolder('org/tiny', {...options, endpoint}).catch((caught) => caught);
       expect(error).toMatchObject({code: 'INVALID_ARGUMENT'});

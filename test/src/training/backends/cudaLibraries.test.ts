@@ -3,7 +3,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {cudaLibraries, missingLibraries} from '../../../../src/training/backends/cudaLibraries.ts';
 
-test('each release asks for its own libraries', () => {
+test('each release needs its own libraries', () => {
   expect(cudaLibraries('2.21.0')).toEqual(
     expect.arrayContaining(['libcuda.so.1', 'libcudart.so.12', 'libcudnn.so.9']),
   );
@@ -11,7 +11,7 @@ test('each release asks for its own libraries', () => {
   expect(cudaLibraries('2.9.1')).toEqual(expect.arrayContaining(['libcudart.so.11.0', 'libcudnn.so.8']));
 });
 
-test('what is missing is named, what lies in the folder or the system is not', async () => {
+test('missing libraries are named, those in the folder or the system are not', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-cuda-'));
   try {
     mkdirSync(join(folder, 'nvidia/cudnn/lib'), {recursive: true});

@@ -59,7 +59,7 @@ describe('fusedOpsSources', () => {
     expect(seen.at(-1)).toBe(seen.at(-2));
   });
 
-  test('has those of a card only where they are asked for', async () => {
+  test('has those of a card only when requested', async () => {
     mkdirSync(join(native(), 'cuda/kernels'), {recursive: true});
     for (const name of ['ops.cc', 'engine.h', 'kernels/attention.cu']) {
       writeFileSync(join(native(), 'cuda', name), '');
@@ -82,13 +82,13 @@ describe('fusedOpsSources', () => {
 });
 
 describe('chooseFusedOps', () => {
-  test('takes those that are set up', async () => {
+  test('uses those that are set up', async () => {
     const backend = newBackend();
     expect(await chooseFusedOps(backend, await current())).toBe('fused ops');
     expect(settingsOf(backend).hasFusedOps).toBe(true);
   });
 
-  test('leaves them off where that is asked for, until it is asked again', async () => {
+  test('leaves them off when requested, until requested again', async () => {
     const backend = newBackend();
     const said = [];
     for (const isAsked of [false, undefined, true, undefined, false]) {
@@ -101,7 +101,7 @@ describe('chooseFusedOps', () => {
     expect(said).toEqual([off, off, on, on, off]);
   });
 
-  test('the environment leaves them off too, unless the program asks', async () => {
+  test('the environment leaves them off too, unless the program requests them', async () => {
     process.env.TFJS_LORA_FUSED_OPS = '0';
     expect(await chooseFusedOps(newBackend(), await current())).toBe('fused ops off');
     expect(await chooseFusedOps(newBackend(), await current(), true)).toBe('fused ops');
@@ -112,7 +112,7 @@ describe('chooseFusedOps', () => {
   test('does not load those of other sources', async () => {
     const before = await current();
     writeFileSync(join(native(), 'ops.h'), 'int changed;');
-    rmSync(join(folder, FUSED_OPS_FILE)); // loading would say something else
+    rmSync(join(folder, FUSED_OPS_FILE)); // loading would fail with another message
     const backend = newBackend();
     expect(await chooseFusedOps(backend, before)).toBe(
       'no fused ops: they belong to another version of tfjs-lora; run npx tfjs-lora setup tensorflow',
@@ -120,7 +120,7 @@ describe('chooseFusedOps', () => {
     expect(settingsOf(backend).hasFusedOps).toBe(false);
   });
 
-  test('says why there are none', async () => {
+  test('reports why there are none', async () => {
     const of = (place?: Parameters<typeof chooseFusedOps>[1]) => chooseFusedOps(newBackend(), place);
     expect(await of()).toMatch(/^no fused ops: npx tfjs-lora setup tensorflow compiles them/);
     expect(await of(setup())).toBe('no fused ops: run npx tfjs-lora setup tensorflow');
@@ -174,7 +174,7 @@ describe('chooseFusedOps on a card', () => {
     expect(kernels()).toEqual([false, false, false]);
   });
 
-  test('tries one, tells it where its kernels are, and registers those that only a card has', async () => {
+  test('tries one, passes the folders of its kernels, and registers those that only a card has', async () => {
     const backend = newCard();
     expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops on the card');
     expect((globalThis as {cardFolders?: string[]}).cardFolders).toEqual([
@@ -226,7 +226,7 @@ describe('chooseFusedOps on a card', () => {
     );
   });
 
-  test('those of a set-up for a card run on a processor too', async () => {
+  test('those of a set-up for a card also run on a processor', async () => {
     const backend = newBackend();
     expect(await chooseFusedOps(backend, await onCard())).toBe('fused ops');
     expect([settingsOf(backend).hasFusedOps, settingsOf(backend).hasCardOps, ...kernels()]).toEqual([

@@ -4,7 +4,7 @@ import type {
 } from '../../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {guardHandles} from '../../../../src/training/backends/tensorflowHandles.ts';
 
-/** tfjs-node's backend and addon as far as numbers of handles go: each is the next of 32 bits, signed. */
+/** Imitates how tfjs-node's backend and addon number handles: with consecutive signed 32-bit numbers. */
 class NumberingBackend {
   readonly live = new Set<number>();
   readonly tensorMap = new Map<object, TensorEntry>();
@@ -19,7 +19,7 @@ class NumberingBackend {
     const executeOp = (_name: string, _attributes: unknown[], _inputs: number[], count: number) =>
       Array.from({length: count}, () => ({id: create(), shape: [], dtype: 1}));
     const deleteTensor = (id: number) => this.live.delete(id);
-    // The addon's properties cannot be written.
+    // The addon's properties are read-only.
     this.binding = Object.freeze({createTensor: create, executeOp, deleteTensor});
   }
 
@@ -63,7 +63,7 @@ describe('handles of TensorFlow', () => {
     expect([...plain.live]).toEqual([ids[0]]);
   });
 
-  test('end a run before they begin anew', () => {
+  test('end a run before their numbers are reused', () => {
     const {backend, run} = guarded(2 ** 32 - 2 ** 20 - 2);
     run();
     run();

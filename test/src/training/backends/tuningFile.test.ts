@@ -24,7 +24,7 @@ afterEach(() => {
   rmSync(folder, {recursive: true});
 });
 
-test('gives back what it was given, and nothing where there is none', async () => {
+test('returns what was stored, and nothing before that', async () => {
   expect(await tuningFile.load()).toEqual({});
   await tuningFile.save({'1 card: a': '4,16'});
   expect(await tuningFile.load()).toEqual({'1 card: a': '4,16'});
@@ -33,7 +33,7 @@ test('gives back what it was given, and nothing where there is none', async () =
 });
 
 test.each(['{"choices": {"a"', '[]', 'null', '{"choices": ["a"]}', '{"choices": {"a": 3}}'])(
-  'warns of a file that is not its own, and writes it anew: %s',
+  'warns of an invalid file, and writes it again: %s',
   async (text) => {
     mkdirSync(join(folder, 'tfjs-lora'));
     writeFileSync(file(), text);
@@ -47,7 +47,7 @@ test.each(['{"choices": {"a"', '[]', 'null', '{"choices": ["a"]}', '{"choices": 
   },
 );
 
-test('warns where it cannot write', async () => {
+test('warns when it cannot write', async () => {
   process.env.XDG_CACHE_HOME = join(folder, 'file');
   writeFileSync(process.env.XDG_CACHE_HOME, '');
   await tuningFile.save({a: '1'});

@@ -9,7 +9,7 @@ jest.mock('../../../../src/training/backends/tensorflowFolder.ts', () => ({
 }));
 
 describe('useBackend', () => {
-  test('auto takes the first that works and says why the others do not', async () => {
+  test('auto takes the first that works and reports why the others do not', async () => {
     const report = await useBackend('auto', {threads: 2});
     expect(report.backend).toBe('wasm');
     expect(tf.getBackend()).toBe('wasm');
@@ -29,7 +29,7 @@ describe('useBackend', () => {
     expect(tf.getBackend()).toBe('wasm');
   });
 
-  test('threads give the product that the reference gives', async () => {
+  test('threads give the same product as the reference', async () => {
     await useBackend('wasm');
     const a = tf.randomUniform([67, 129], -1, 1, 'float32', 1);
     const b = tf.randomUniform([129, 45], -1, 1, 'float32', 2);
@@ -50,21 +50,24 @@ describe('useBackend', () => {
     await expect(useBackend('tensorflow')).rejects.toThrow('@tensorflow/tfjs-node: not installed');
   });
 
-  test.each(['bfloat16', 'float16', 'float32'] as const)('%s is a wish', async (computeDtype) => {
-    for (const name of ['auto', 'wasm', 'cpu'] as const) {
-      const report = await useBackend(name, {computeDtype});
-      expect(report.computeDtype).toBe('float32');
-      const said = `float32 is the nearest type to ${computeDtype}`;
-      expect(String(report).includes(said)).toBe(computeDtype !== 'float32');
-    }
-    await expect(useBackend('tensorflow', {computeDtype})).rejects.toMatchObject({
-      code: 'BACKEND_UNAVAILABLE',
-      message: expect.stringContaining('Run npx tfjs-lora setup tensorflow, or use wasm.'),
-    });
-    await useBackend('wasm');
-  });
+  test.each(['bfloat16', 'float16', 'float32'] as const)(
+    '%s may be replaced by the nearest type',
+    async (computeDtype) => {
+      for (const name of ['auto', 'wasm', 'cpu'] as const) {
+        const report = await useBackend(name, {computeDtype});
+        expect(report.computeDtype).toBe('float32');
+        const said = `float32 is the nearest type to ${computeDtype}`;
+        expect(String(report).includes(said)).toBe(computeDtype !== 'float32');
+      }
+      await expect(useBackend('tensorflow', {computeDtype})).rejects.toMatchObject({
+        code: 'BACKEND_UNAVAILABLE',
+        message: expect.stringContaining('Run npx tfjs-lora setup tensorflow, or use wasm.'),
+      });
+      await useBackend('wasm');
+    },
+  );
 
-  test('the nearest type to a wish has as many bits where there is one', () => {
+  test('the nearest type has the requested number of bits if possible', () => {
     expect(nearestComputeDtype('float16', ['float32', 'bfloat16'])).toBe('bfloat16'); // tensorflow
     expect(nearestComputeDtype('bfloat16', ['float32', 'float16'])).toBe('float16'); // webgpu
     expect(nearestComputeDtype('float32', ['float16', 'float32'])).toBe('float32');
@@ -93,7 +96,7 @@ describe('useBackend', () => {
     expect('Worker' in globalThis).toBe(false);
   });
 
-  test('a backend that is removed takes its threads along', async () => {
+  test('removing a backend ends its threads', async () => {
     const {gemmOf} = await import('../../../../layers/kernels/wasm/native/gemm.ts');
     await useBackend('wasm');
     const gemm = gemmOf(tf.backend() as Parameters<typeof gemmOf>[0]);

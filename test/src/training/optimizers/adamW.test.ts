@@ -48,7 +48,7 @@ describeEachBackend('AdamW', () => {
     variables = [];
   });
 
-  test('goes 50 steps as torch.optim.AdamW does, the rate changing at each', async () => {
+  test('equals torch.optim.AdamW over 50 steps with changing rates', async () => {
     const optimizer = new AdamW(settings);
     makeVariables();
     for (let step = 0; step < steps; step++) {
@@ -68,7 +68,7 @@ describeEachBackend('AdamW', () => {
     optimizer.dispose();
   });
 
-  test('goes on from saved state as if it had never stopped', async () => {
+  test('continues from saved state as if it had never stopped', async () => {
     const whole = new AdamW(settings);
     makeVariables();
     for (let step = 0; step < 6; step++) runStep(whole, step);
@@ -89,7 +89,7 @@ describeEachBackend('AdamW', () => {
     second.dispose();
   });
 
-  test('takes its own state back', async () => {
+  test('restores its own state', async () => {
     const optimizer = new AdamW(settings);
     makeVariables();
     runStep(optimizer, 0);
@@ -123,7 +123,7 @@ describeEachBackend('AdamW', () => {
     again.dispose();
   });
 
-  test('keeps no tensors but its state, and frees that', () => {
+  test('keeps no tensors but its state, and frees it', () => {
     makeVariables();
     expectNoLeak(() => {
       const optimizer = new AdamW(settings);
@@ -135,7 +135,7 @@ describeEachBackend('AdamW', () => {
     });
   });
 
-  test('leaves every variable alone when one gradient cannot be applied', () => {
+  test('changes no variable when one gradient cannot be applied', () => {
     const optimizer = new AdamW(settings);
     makeVariables();
     const before = valuesOf();
@@ -198,8 +198,8 @@ describeEachBackend('AdamW', () => {
     optimizer.dispose();
   });
 
-  test('spares the excluded from decay', () => {
-    // With a gradient of 0 the decay alone moves a weight.
+  test('does not decay excluded variables', () => {
+    // With a gradient of 0, only the decay changes a weight.
     const excluded = ['vec', /^cu/g];
     const optimizer = new AdamW({...settings, learningRate: 0.5, excludeFromWeightDecay: excluded});
     makeVariables();

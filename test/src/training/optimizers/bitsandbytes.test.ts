@@ -44,47 +44,44 @@ const OPTIMIZERS: Record<string, () => NamedStateOptimizer> = {
 };
 
 describeEachBackend('optimizers equal bitsandbytes', () => {
-  test.each(Object.keys(OPTIMIZERS))(
-    '%s goes 50 steps as there, to the last bit of its 8-bit state',
-    async (run) => {
-      const optimizer = OPTIMIZERS[run]();
-      const variables = names.map((name) =>
-        tf.tidy(() => toTensor(goldenNamed(goldens, `start/${name}`)).variable(true, name)),
-      );
-      const gradients = names.map((name) => toTensor(goldenNamed(goldens, `gradients/${name}`)));
-      for (let step = 0; step < steps; step++) {
-        optimizer.learningRate = learningRates[step];
-        tf.tidy(() => {
-          const now = names.map((name, i) => [name, gradients[i].slice(step, 1).squeeze([0])]);
-          optimizer.applyGradients(Object.fromEntries(now));
-        });
-        if (!kept.includes(step + 1)) continue;
-        for (const [i, name] of names.entries()) {
-          await expectClose(variables[i], goldenNamed(goldens, `${run}/${step + 1}/${name}`), 1e-6);
-        }
+  test.each(Object.keys(OPTIMIZERS))('%s over 50 steps, to the last bit of its 8-bit state', async (run) => {
+    const optimizer = OPTIMIZERS[run]();
+    const variables = names.map((name) =>
+      tf.tidy(() => toTensor(goldenNamed(goldens, `start/${name}`)).variable(true, name)),
+    );
+    const gradients = names.map((name) => toTensor(goldenNamed(goldens, `gradients/${name}`)));
+    for (let step = 0; step < steps; step++) {
+      optimizer.learningRate = learningRates[step];
+      tf.tidy(() => {
+        const now = names.map((name, i) => [name, gradients[i].slice(step, 1).squeeze([0])]);
+        optimizer.applyGradients(Object.fromEntries(now));
+      });
+      if (!kept.includes(step + 1)) continue;
+      for (const [i, name] of names.entries()) {
+        await expectClose(variables[i], goldenNamed(goldens, `${run}/${step + 1}/${name}`), 1e-6);
       }
-      const found = new Set<string>();
-      for (const {name, shape, dtype, read} of optimizer.stateEntries()) {
-        const [variable, slot] = name.split('/');
-        const key = `${run}/${STATES[slot]}/${variable}`;
-        const values = await read();
-        const expected = goldenNamed(goldens, key);
-        found.add(key);
-        if (dtype === 'int32') {
-          const codes = new Uint8Array(values.buffer, values.byteOffset, expected.values.length);
-          expect([name, Array.from(codes)]).toEqual([name, Array.from(expected.values)]);
-        } else if (slot.endsWith('absmax')) {
-          expect([name, Array.from(values)]).toEqual([name, Array.from(expected.values)]);
-        } else {
-          await expectClose(tf.tensor(values, shape), expected, 1e-6);
-        }
+    }
+    const found = new Set<string>();
+    for (const {name, shape, dtype, read} of optimizer.stateEntries()) {
+      const [variable, slot] = name.split('/');
+      const key = `${run}/${STATES[slot]}/${variable}`;
+      const values = await read();
+      const expected = goldenNamed(goldens, key);
+      found.add(key);
+      if (dtype === 'int32') {
+        const codes = new Uint8Array(values.buffer, values.byteOffset, expected.values.length);
+        expect([name, Array.from(codes)]).toEqual([name, Array.from(expected.values)]);
+      } else if (slot.endsWith('absmax')) {
+        expect([name, Array.from(values)]).toEqual([name, Array.from(expected.values)]);
+      } else {
+        await expectClose(tf.tensor(values, shape), expected, 1e-6);
       }
-      const states = [...goldens.keys()].filter((key) => key.match(`^${run}/(state|absmax)`));
-      expect([...found].sort()).toEqual(states.sort());
-      optimizer.dispose();
-      tf.dispose([variables, gradients]);
-    },
-  );
+    }
+    const states = [...goldens.keys()].filter((key) => key.match(`^${run}/(state|absmax)`));
+    expect([...found].sort()).toEqual(states.sort());
+    optimizer.dispose();
+    tf.dispose([variables, gradients]);
+  });
 });
 
 test.each(Object.entries(defaultBits))('a variable of %s elements has a state of %i bits', (size, bits) => {

@@ -2,9 +2,9 @@ import * as tf from '@tensorflow/tfjs';
 import {registerCpuKernels} from '../../../../layers/kernels/cpu/registerCpuKernels.ts';
 
 export interface DeviceOptions {
-  /** Bytes it holds; a tensor beyond them throws, as a full device does. */
+  /** Capacity in bytes; a tensor beyond it throws, as on a full device. */
   limitBytes?: number;
-  /** Reads resolve later, after `dataSync` has thrown: as on a graphics card in Node. */
+  /** Whether reads are only asynchronous and `dataSync` throws, as on a graphics card in Node. */
   isAsynchronous?: boolean;
 }
 
@@ -13,14 +13,14 @@ interface CpuBackend extends tf.KernelBackend {
   write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): tf.DataId;
 }
 
-/** A device of limited memory that computes as the `cpu` backend does: it counts every buffer that is made and freed. */
+/** A device of limited memory that computes like the `cpu` backend and counts all buffers made and freed. */
 export class DeviceBackend {
   limitBytes: number;
-  /** In use now, intermediate results of kernels included. */
+  /** Bytes in use now, including intermediate results of kernels. */
   bytes = 0;
-  /** The most there was; set it back to measure anew. */
+  /** Highest number of bytes so far; reset it to measure again. */
   peakBytes = 0;
-  /** Downloads under way. */
+  /** Number of running downloads. */
   reading = 0;
 
   /** Registers it with the `cpu` backend's kernels and makes it current. */

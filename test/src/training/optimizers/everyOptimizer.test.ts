@@ -16,7 +16,7 @@ const ALL = Object.entries(EVERY_OPTIMIZER);
 const ARGS = {learningRate: 0.01, min8bitSize: MIN_8BIT_SIZE, weightDecay: 0.1};
 
 describeEachBackend('every optimizer', () => {
-  test.each(ALL)('%s keeps no tensors but its state, and frees that', async (_, Optimizer) => {
+  test.each(ALL)('%s keeps no tensors but its state, and frees it', async (_, Optimizer) => {
     await expectNoLeak(async () => {
       const weights = makeWeights();
       const before = tf.memory().numTensors;
@@ -34,7 +34,7 @@ describeEachBackend('every optimizer', () => {
     });
   });
 
-  test.each(ALL)('%s goes on from getWeights() as if it had never stopped', async (_, Optimizer) => {
+  test.each(ALL)('%s continues from getWeights() as if it had never stopped', async (_, Optimizer) => {
     const whole = await run(Optimizer, async (optimizer) => runSteps(optimizer, 0, 5));
     const resumed = await run(Optimizer, async (optimizer) => {
       const first = makeOptimizer(Optimizer, ARGS);
@@ -48,7 +48,7 @@ describeEachBackend('every optimizer', () => {
     expect(resumed).toEqual(whole);
   });
 
-  test.each(ALL)('%s leaves all as it is when a step cannot begin', async (_, Optimizer) => {
+  test.each(ALL)('%s changes nothing when a step cannot begin', async (_, Optimizer) => {
     const weights = makeWeights();
     const optimizer = makeOptimizer(Optimizer, ARGS);
     const before = await valuesOf(weights);
@@ -123,7 +123,7 @@ describe('settings of every optimizer', () => {
     );
   });
 
-  test.each(ALL)('%s refuses what cannot be, by its own name', (name, Optimizer) => {
+  test.each(ALL)('%s refuses impossible settings under its own name', (name, Optimizer) => {
     expect(() => new Optimizer({learningRate: -1})).toThrow(
       `${name} learningRate: expected a number from 0, got -1`,
     );
@@ -135,7 +135,7 @@ describe('settings of every optimizer', () => {
     );
   });
 
-  test.each(ALL)('%s is told apart by instanceof', (name, Optimizer) => {
+  test.each(ALL)('%s is recognized by instanceof', (name, Optimizer) => {
     const optimizer: tf.Optimizer = new Optimizer();
     expect(optimizer).toBeInstanceOf(tf.Optimizer);
     expect(optimizer).toBeInstanceOf(NamedStateOptimizer);
@@ -148,7 +148,7 @@ describe('settings of every optimizer', () => {
     expect(tf.train.adam(0.1) instanceof NamedStateOptimizer).toBe(false);
   });
 
-  test('a factor that is none is refused', () => {
+  test('an invalid factor is refused', () => {
     const args = {learningRateFactors: [['head', -1]]} as object;
     expect(() => new EVERY_OPTIMIZER.AdamW(args)).toThrow(
       'AdamW learningRateFactors head: expected a number from 0, got -1',

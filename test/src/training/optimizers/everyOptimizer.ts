@@ -24,7 +24,7 @@ interface OptimizerArgs {
   loraPlusRatio?: number;
 }
 
-/** An optimizer with those of the settings that it has. */
+/** Makes an optimizer with those of the settings that it has. */
 export function makeOptimizer(Optimizer: OptimizerClass, args: OptimizerArgs): NamedStateOptimizer {
   const known = Object.entries(args).filter(([name]) => Object.hasOwn(Optimizer.optionNames, name));
   return new Optimizer(Object.fromEntries(known));
@@ -58,12 +58,12 @@ const SHAPES: Record<string, number[]> = {
   'w/last': [40, 10],
 };
 
-/** Some variables that depend on nothing but this code. */
+/** Makes variables whose values depend only on this code. */
 export function makeWeights(): tf.Variable[] {
   return Object.entries(SHAPES).map(([name, shape], i) => tf.tidy(() => draw(shape, i).variable(true, name)));
 }
 
-/** Their gradients at a step. */
+/** Returns their gradients at a step. */
 export function gradientsAt(step: number): tf.NamedTensorMap {
   return Object.fromEntries(
     Object.entries(SHAPES).map(([name, shape], i) => [name, draw(shape, 100 * (step + 1) + i)]),
@@ -83,7 +83,7 @@ function draw(shape: number[], seed: number): tf.Tensor {
   return tf.tensor(values, shape);
 }
 
-/** What some tensors hold. */
+/** Returns the values of tensors. */
 export async function valuesOf(tensors: tf.Tensor[]): Promise<number[][]> {
   return Promise.all(tensors.map(async (tensor) => Array.from(await tensor.data())));
 }

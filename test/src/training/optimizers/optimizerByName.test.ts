@@ -54,7 +54,7 @@ test('settings replace defaults, unless they are undefined', () => {
   sgd.dispose();
 });
 
-test('what the named one cannot do is refused, and what there is not', () => {
+test('settings that the named one lacks are refused, and so are unknown names', () => {
   expect(() => optimizerByName('sgd', {weightDecay: 0.1})).toThrow(
     'optimizer "sgd": expected one learning rate and no weight decay, got weightDecay 0.1',
   );

@@ -35,7 +35,7 @@ describeEachBackend('optimizer files', (backend) => {
     weights = [];
   });
 
-  test.each(MAKERS)('%s goes on from its file exactly as it would have', async (name, make) => {
+  test.each(MAKERS)('%s continues from its file exactly as it would have', async (name, make) => {
     const file = path(`${backend}-${name}.safetensors`);
     weights = makeWeights();
     const whole = make();
@@ -101,7 +101,7 @@ describe('an optimizer file', () => {
     }
   });
 
-  test('that does not fit is refused, and the optimizer goes on with what it has', async () => {
+  test('that does not fit is refused, and the optimizer keeps its state', async () => {
     const [from, to] = [makeOptimizer(AdamW, ARGS), makeOptimizer(AdamW8bit, ARGS)];
     runSteps(from, 0, 2);
     await saveOptimizer(from, path('32bit'));
@@ -142,7 +142,7 @@ describe('an optimizer file', () => {
     for (const optimizer of [from, to, adam]) optimizer.dispose();
   });
 
-  test('brings back the state of a variable that does not live yet, checked when it does', async () => {
+  test('restores the state of a variable that does not exist yet, and checks it later', async () => {
     const first = makeOptimizer(AdamW, ARGS);
     runSteps(first, 0, 2);
     await saveOptimizer(first, path('early'));

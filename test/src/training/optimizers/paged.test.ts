@@ -20,7 +20,7 @@ const ARGS = {learningRate: 0.01, min8bitSize: MIN_8BIT_SIZE, weightDecay: 0.1};
 /** The largest variable's AdamW state, mean and variance of [20, 33]. */
 const LARGEST = 2 * 4 * 660;
 
-/** Weights and state after some steps, and what was on the device between them. */
+/** Returns weights and state after some steps, and the bytes on the device between them. */
 async function outcome(
   Optimizer: OptimizerClass,
   args: object,
@@ -50,7 +50,7 @@ async function stepAsync(optimizer: Stepping, from: number, to: number): Promise
 
 describeEachBackend('paged optimizers', () => {
   test.each(PAGED)(
-    '%s: weights and state are those of the unpaged, bit for bit',
+    '%s: weights and state are identical to those of the unpaged',
     async (_, Paged, Unpaged) => {
       const expected = await outcome(Unpaged, {}, async (optimizer) => runSteps(optimizer, 0, 6));
       for (const deviceBudgetBytes of [undefined, 2 * LARGEST, 3 * LARGEST]) {
@@ -63,7 +63,7 @@ describeEachBackend('paged optimizers', () => {
     },
   );
 
-  test('clipping, schedule and window of a training step change nothing of that', async () => {
+  test('clipping, schedule and window of a training step do not change that', async () => {
     const tables = [];
     for (const Optimizer of [AdamW, PagedAdamW]) {
       const model = new BigramModel();
@@ -81,7 +81,7 @@ describeEachBackend('paged optimizers', () => {
     expect(tables[1]).toEqual(tables[0]);
   });
 
-  test('state that was lent out by getWeights() leaves with flush() or the next step', async () => {
+  test('state that getWeights() lent out leaves the device with flush() or the next step', async () => {
     const weights = makeWeights();
     const optimizer = makeOptimizer(PagedAdamW, ARGS);
     runSteps(optimizer, 0, 1);
@@ -144,7 +144,7 @@ describe('a device of limited memory', () => {
     }
   }
 
-  test('trains paged where unpaged fails, with the same weights; peaks differ by the state', async () => {
+  test('trains paged when unpaged fails, with the same weights; peaks differ by the state', async () => {
     const device = await DeviceBackend.use('device');
     const unpaged = await train(new AdamW(), device);
     const paged = await train(new PagedAdamW({deviceBudgetBytes: 4 * WEIGHT_BYTES}), device);
@@ -182,7 +182,7 @@ describe('a device of limited memory', () => {
     tf.dispose([weights, gradients] as tf.TensorContainer);
   });
 
-  test('brings the next group of states before it updates the one at hand, if both fit', async () => {
+  test('loads the next group of states before it updates the current one, if both fit', async () => {
     const device = await DeviceBackend.use('prefetching');
     const names = ['a', 'b', 'c'];
     const weights = names.map((name) => tf.tidy(() => tf.zeros([100]).variable(true, name)));
@@ -235,13 +235,13 @@ describe('a device of limited memory', () => {
   });
 });
 
-describe('a device that is read asynchronously only', () => {
+describe('a device that can only be read asynchronously', () => {
   let device: DeviceBackend;
   beforeAll(async () => {
     device = await DeviceBackend.use('webgpu', {isAsynchronous: true});
   });
 
-  test.each(PAGED)('%s equals the unpaged, whether one waits or not', async (_, Paged, Unpaged) => {
+  test.each(PAGED)('%s equals the unpaged, whether the caller waits or not', async (_, Paged, Unpaged) => {
     const expected = await outcome(Unpaged, {}, async (optimizer) => runSteps(optimizer, 0, 6));
     const ways: ((optimizer: Stepping) => Promise<void>)[] = [
       (optimizer) => stepAsync(optimizer, 0, 6),
@@ -263,7 +263,7 @@ describe('a device that is read asynchronously only', () => {
       expect(await outcome(Paged, {deviceBudgetBytes: 2 * LARGEST}, way)).toEqual(expected);
   });
 
-  test('keeps to the budget when one waits, and keeps no tensors', async () => {
+  test('keeps to the budget when the caller waits, and keeps no tensors', async () => {
     const weights = makeWeights();
     const without = device.bytes;
     await expectNoLeak(async () => {
@@ -283,7 +283,7 @@ describe('a device that is read asynchronously only', () => {
     tf.dispose(weights);
   });
 
-  test('frees what is under way when it is disposed', async () => {
+  test('frees running downloads when it is disposed', async () => {
     const weights = makeWeights();
     const before = tf.memory().numTensors;
     const optimizer = makeOptimizer(PagedAdamW, ARGS);
@@ -294,7 +294,7 @@ describe('a device that is read asynchronously only', () => {
     tf.dispose(weights);
   });
 
-  test.each(['AdamW8bit', 'Lion8bit'])('%s needs a kernel where plain ops round integers', async (name) => {
+  test.each(['AdamW8bit', 'Lion8bit'])('%s needs a kernel when plain ops round integers', async (name) => {
     const weights = makeWeights();
     const before = await valuesOf(weights);
     const optimizer = makeOptimizer(EVERY_OPTIMIZER[name], ARGS);

@@ -13,8 +13,8 @@ const {names, steps, settings} = JSON.parse(readFileSync(join(FOLDER, 'loraPlus.
   settings: AdamWArgs;
 };
 
-describeEachBackend('learning rates of their own', () => {
-  test('LoRA+: B, and what has one dimension, as in PEFT', async () => {
+describeEachBackend('learning rates per variable', () => {
+  test('LoRA+: B, and weights with one dimension, as in PEFT', async () => {
     const optimizer = new AdamW(settings);
     const variables = names.map((name) =>
       tf.tidy(() => toTensor(goldenNamed(goldens, `start/${name}`)).variable(true, name)),

@@ -29,7 +29,7 @@ test('writes a PNG', () =>
     expect(readFileSync(path).subarray(1, 4).toString()).toBe('PNG');
   }));
 
-test('refuses nothing to draw, and other kinds of files', async () => {
+test('refuses an empty comparison, and other kinds of files', async () => {
   await expect(plotComparison([])).rejects.toMatchObject({code: 'INVALID_ARGUMENT'});
   await expect(plotComparison(models, 'plot.gif')).rejects.toThrow('got ".gif"');
 });

@@ -48,7 +48,7 @@ test('writes a PNG whose text is drawn without any system font', async () => {
   const inkOfTitle = (fontFiles: string[]): number => {
     const options = {loadSystemFonts: false, fontFiles, defaultFontFamily: 'PT Sans'};
     const image = new Resvg(svg, {font: options}).render();
-    const {width, pixels} = image; // a getter that copies: asked once
+    const {width, pixels} = image; // a getter that copies, so it is read once
     let dark = 0;
     for (let pixel = 0; pixel < width * 40; pixel++) if (pixels[4 * pixel] < 100) dark++;
     return dark;
@@ -64,7 +64,7 @@ test('writes SVG too, and leaves out losses that are not numbers', async () => {
   expect(svg).not.toContain('NaN');
 });
 
-test('says what is wrong', async () => {
+test('names what is wrong', async () => {
   await expect(plotLoss({training: []})).rejects.toThrow('expected at least one finite training loss');
   await expect(plotLoss({training: losses(3)}, join(folder, 'loss.pdf'))).rejects.toThrow(
     'expected a .png or .svg file',
