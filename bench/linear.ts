@@ -1,9 +1,10 @@
 /**
- * Forward and backward of a frozen linear layer against the backend's own plain product of the same size, on `wasm`:
+ * Compares forward and backward of a frozen linear layer with the backend's own plain product of the same size, on
+ * `wasm`:
  *
  *     npx tsx bench/linear.ts [--threads 1,2] [--rounds 15] [--json FILE]
  *
- * README.md beside this file says how to read it.
+ * README.md beside this file explains the table.
  */
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
@@ -25,13 +26,13 @@ const FLOPS = 2 * ROWS * SIZE * SIZE;
 interface Result {
   threads: number;
   weight: 'float32' | 'bfloat16' | 'nf4' | 'int8';
-  /** GFLOP/s of the stock kernel: its median and its best round. */
+  /** GFLOP/s of the stock kernel, in the median and the best round. */
   plain: number;
   plainBest: number;
   /** GFLOP/s of forward + backward. */
   linear: number;
   linearBest: number;
-  /** Median over rounds of linear / plain measured side by side, in percent. */
+  /** Median over the rounds of linear / plain, measured side by side, in percent. */
   percent: number;
 }
 
@@ -47,7 +48,7 @@ const {values: options} = parseArgs({
 if (options.child) {
   console.log(JSON.stringify(await measure(Number(options.threads), Number(options.rounds))));
 } else {
-  // A process has one number of threads for good, so each count gets its own.
+  // A process cannot change its number of threads, so each number gets its own process.
   const results = options.threads.split(',').flatMap((threads) => {
     const args = [
       ...process.execArgv,
@@ -69,7 +70,7 @@ if (options.child) {
 }
 
 async function measure(threads: number, rounds: number): Promise<Result[]> {
-  const stock = tf.getKernel(tf.BatchMatMul, 'wasm'); // before ours takes its place
+  const stock = tf.getKernel(tf.BatchMatMul, 'wasm'); // before ours replaces it
   await useBackend('wasm', {threads, stockThreads: threads});
   const x = tf.randomNormal([ROWS, SIZE], 0, 1, 'float32', 1) as tf.Tensor2D;
   const dy = tf.randomNormal([ROWS, SIZE], 0, 1, 'float32', 2) as tf.Tensor2D;

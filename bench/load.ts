@@ -1,12 +1,12 @@
 /**
- * How fast a model loads, and how much memory that takes beyond the model itself.
+ * Measures how fast a model loads, and how much memory that takes beyond the model itself.
  *
  *   npx tsx bench/load.ts [preset, default "small"] [backend, default wasm] [--quantization nf4|fp4|int8] [--json FILE]
  *
- * Writes a random bfloat16 folder of that shape to a temporary place, in shards, loads it in this process, quantizing it
- * where asked to (4-bit types doubly), and prints the time, the model's size, its largest tensor, and the peak of the
- * process's resident memory, whole and above its start. The promise: peak ≤ model + one tensor (and what the runtime
- * itself wanders).
+ * Writes a random bfloat16 folder of that shape to a temporary place, in shards, and loads it in this process, with
+ * `--quantization` while quantizing it (4-bit types doubly). Prints the time, the model's size, its largest tensor, and
+ * the peak of the process's resident memory, in total and above its start. The peak should be at most the model and one
+ * tensor, apart from variations of the runtime itself.
  */
 import {execFileSync} from 'node:child_process';
 import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
@@ -27,7 +27,7 @@ const small: LlamaConfigArgs = {
   numAttentionHeads: 16,
 };
 
-/** In a process of its own, whose memory does not count. */
+/** Writes the folder in a separate process, whose memory does not count. */
 function writeApart(folder: string, shape: string): void {
   const script = fileURLToPath(import.meta.url);
   execFileSync(process.execPath, [...process.execArgv, script, shape, '--write', folder], {stdio: 'inherit'});

@@ -1,7 +1,8 @@
 /**
- * One update of every weight by each optimizer: time, and bytes of state on the device between steps and at the peak of one.
- * `npx tsx bench/optimizers.ts [wasm | cpu] [lora | full] [--json FILE]`: the weights of a LoRA of rank 8 on all linear layers of Llama 3.2
- * 1B, or six matrices of [2048, 2048] fine-tuned in full. Prints a table and a line of JSON.
+ * Measures one update of every weight by each optimizer: time, and bytes of state on the device between steps and at
+ * the peak of a step. `npx tsx bench/optimizers.ts [wasm | cpu] [lora | full] [--json FILE]` uses the weights of LoRA
+ * with rank 8 on all linear layers of Llama 3.2 1B, or six matrices of [2048, 2048] in full. Prints a table and a line
+ * of JSON.
  */
 import {writeFileSync} from 'node:fs';
 import * as tf from '@tensorflow/tfjs';
@@ -24,7 +25,9 @@ const words = process.argv.slice(2);
 const isFull = words.includes('full');
 await useBackend((words.find((word) => word === 'cpu') ?? 'wasm') as BackendName);
 
-/** Rank 8 beside the seven linear layers of a block: hidden size 2048, 512 of keys and values, 8192 between. */
+/**
+ * Shapes of rank 8 for the seven linear layers of a block: hidden size 2048, keys and values 512, intermediate 8192.
+ */
 const BLOCK = [
   [2048, 2048],
   [2048, 512],

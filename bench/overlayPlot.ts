@@ -4,7 +4,7 @@ import * as vega from 'vega';
 import {compile, type TopLevelSpec} from 'vega-lite';
 import {PLOT_FONT, plotFontFiles} from '../src/training/plots/fontFile.ts';
 
-const COLORS = ['#9cc3f2', '#e07b24']; // the first is drawn wide, so that it shows beside the second
+const COLORS = ['#9cc3f2', '#e07b24']; // the first is drawn wide, so that it is visible behind the second
 
 /** Draws two loss curves over each other, and their relative difference below: `<path>.svg` and `<path>.png`. */
 export async function overlayPlot(

@@ -1,6 +1,7 @@
 /**
- * Throughput of quantizing and dequantizing on one core, in MB of float32 a second, beside a plain copy of the same
- * bytes in the same run: `npx tsx bench/quantize.ts [megabytes, default 32]`. Prints a table and a line of JSON.
+ * Measures the throughput of quantizing and dequantizing on one core, in MB of float32 per second, and of a plain copy
+ * of the same bytes in the same run: `npx tsx bench/quantize.ts [megabytes, default 32]`. Prints a table and a line of
+ * JSON.
  */
 import {
   dequantizeBlockwise,
@@ -40,7 +41,7 @@ const cases: Record<string, () => unknown> = {
   'dynamic 8-bit dequantize': () => dequantizeBlockwise(states, {}, target),
 };
 
-/** The best of several runs: what the code can do when nothing else takes the core. */
+/** Returns the best of several runs, the speed of the code when nothing else uses the core. */
 function secondsOf(work: () => unknown): number {
   let best = Number.POSITIVE_INFINITY;
   for (let run = 0; run < 6; run++) {

@@ -5,9 +5,9 @@ import {resolveConfig} from '../models/llama/resolveConfig.ts';
 import {writeShardedSafetensors} from '../quant/index.ts';
 
 /**
- * Writes a bfloat16 model folder of random weights, in shards, without holding the model.
+ * Writes a bfloat16 model folder of random weights, in shards, without the whole model in memory.
  *
- * @param shape a config or a preset's name
+ * @param shape config, or name of a preset
  */
 export async function writeRandomFolder(folder: string, shape: LlamaConfigArgs | string): Promise<void> {
   const config = resolveConfig(shape as never);

@@ -1,14 +1,14 @@
 /**
- * A recipe run here and by PyTorch + PEFT, on the very same batches from the same adapter: loss, gradient norm and
- * learning rate of every step compared, both loss curves in one plot.
+ * Runs a recipe here and in PyTorch + PEFT, on the same batches from the same adapter. It compares loss, gradient norm
+ * and learning rate of every step, and draws both loss curves in one plot.
  *
  *   npx tsx bench/recipe.ts recipe.yaml [key=value …] --python path/to/python [--backend wasm] [--out out/recipe-peer]
  *
- * The recipe runs as `tfjs-lora train` runs it; what the model is given is recorded on the way. The peer,
- * recipe_peer.py, reads the batches, not the data. Float32, AdamW (`optim: adamw_torch`) and no dropout, which draws from
- * another generator there. Then the adapter is merged and exported, and transformers' logits of that folder are compared
- * with PEFT's of the adapter. Ends with status 1 when a loss of the first 50 steps differs by more than 1e-3, or a logit
- * by more than 1e-4 of the largest.
+ * The recipe runs as `tfjs-lora train` runs it, and the batches are recorded. The peer, recipe_peer.py, reads the
+ * batches, not the data. Both use float32, AdamW (`optim: adamw_torch`) and no dropout, whose random numbers differ
+ * there. Then the adapter is merged and exported, and transformers' logits of that folder are compared with PEFT's of
+ * the adapter. The status is 1 when a loss of the first 50 steps differs by more than 1e-3, or a logit by more than
+ * 1e-4 of the largest.
  */
 import {execFileSync} from 'node:child_process';
 import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
@@ -33,11 +33,14 @@ interface Curve {
 }
 
 interface Peer extends Curve {
-  /** Of transformers' logits of the exported folder from PEFT's of the adapter, as a share of the largest. */
+  /**
+   * Difference between transformers' logits of the exported folder and PEFT's of the adapter, as a share of the
+   * largest.
+   */
   exportDifference: number;
 }
 
-/** Runs the recipe, and writes what the peer needs to `folder`. */
+/** Runs the recipe, and writes the peer's inputs to `folder`. */
 async function ours(recipe: Recipe, folder: string, backend: BackendName): Promise<Curve> {
   const windows: Batch[][] = [[]];
   const records: StepLog[] = [];

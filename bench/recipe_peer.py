@@ -1,9 +1,9 @@
-"""The peer of recipe.ts: the same recipe in PyTorch + transformers + PEFT on the CPU, on the very same batches.
+"""The peer of recipe.ts: runs the same recipe in PyTorch + transformers + PEFT on the CPU, on the same batches.
 
-Takes the folder that recipe.ts made: run.json (settings), batches.jsonl (one optimizer step a line: its micro-batches),
+Takes the folder that recipe.ts made: run.json (settings), batches.jsonl (a line with micro-batches for each step),
 initial/ (the adapter before the first step, in PEFT's format), run/ (the trained adapter), merged/ (base and adapter
 exported as one model). Writes peer.json there: {"losses", "gradNorms", "learningRates", "exportDifference"}.
-Needs: torch 2.15, transformers 5.23, peft 0.21 (others should do).
+Needs: torch 2.15, transformers 5.23, peft 0.21 (other versions should work).
 """
 
 import json
@@ -35,7 +35,7 @@ with (folder / "batches.jsonl").open() as lines:
         window = [{key: torch.tensor(rows) for key, rows in batch.items()} for batch in json.loads(line)]
         count = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in window)
         total = 0.0
-        for batch in window:  # as transformers' Trainer: each micro-batch's sum over the window's count
+        for batch in window:  # as in transformers' Trainer: each micro-batch's sum divided by the window's count
             loss = model(**batch, num_items_in_batch=torch.tensor(count)).loss
             loss.backward()
             total += loss.item()
@@ -46,7 +46,7 @@ with (folder / "batches.jsonl").open() as lines:
         optimizer.zero_grad()
         losses.append(total)
         norms.append(norm.item())
-with torch.no_grad():  # what tfjs-lora wrote, as PEFT and as transformers read it
+with torch.no_grad():  # the files of tfjs-lora, as PEFT and as transformers read them
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run["model"], dtype=torch.float32), folder / "run")
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32)
     batch = {key: value for key, value in window[0].items() if key != "labels"}

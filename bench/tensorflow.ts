@@ -1,17 +1,18 @@
 /**
- * Training steps on native TensorFlow, against PyTorch + PEFT on the same cores in the same run.
+ * Compares training steps on native TensorFlow with PyTorch + PEFT on the same cores in the same run.
  *
  *   npx tsx bench/tensorflow.ts [--only float32,nf4] [--python path/to/python] [--rounds 2] [--json file]
  *
- * Llama 3.2 1B's shape, random weights, rank 8 on all linear layers, AdamW. What is compared runs in turn, each time in a process
- * of its own, which warms up for one step; the times are medians. With `--python` (a Python that has torch, transformers, peft
- * and, for nf4, bitsandbytes) the last column is our rate as a share of theirs.
+ * The model has the shape of Llama 3.2 1B, random weights, and rank 8 on all linear layers, and trains with AdamW. The
+ * cases run in turn, each time in a separate process with one step of warm-up; the times are medians. With `--python`
+ * (a Python that has torch, transformers, peft and, for nf4, bitsandbytes) the last column is our rate as a share of
+ * theirs.
  *
  *   float32, bfloat16   8 layers, 2 × 256 tokens, no gradient checkpointing
- *   nf4                 the same, double-quantized, products in float32; against our own float32 too
+ *   nf4                 the same, double-quantized, products in float32; also compared with our own float32
  *   small-bfloat16      1 layer, a vocabulary of 8192, 1 × 64 tokens: PyTorch's bfloat16 takes hours for more where the
  *                       processor does not multiply it
- *   whole-nf4           all 16 layers, 1 × 512 tokens, gradient checkpointing: the peak of resident memory counts
+ *   whole-nf4           all 16 layers, 1 × 512 tokens, gradient checkpointing: measures the peak of resident memory
  *   wasm                float32, 1 layer, on wasm and on tensorflow
  */
 import {execFileSync} from 'node:child_process';
@@ -75,7 +76,7 @@ const shapeOf = ({layers, vocabulary}: Case) => ({
   ...(vocabulary && {vocabSize: vocabulary, bosTokenId: 0, eosTokenId: 1}),
 });
 
-/** In the process of its own: prints {@link Measured}. */
+/** Measures one case in the separate process, and prints {@link Measured}. */
 async function measure(name: string, backend: BackendName, folder: string): Promise<void> {
   const {batch, length, dtype, isQuantized, gradientCheckpointing = false} = CASES[name];
   await useBackend(backend);
@@ -93,7 +94,7 @@ async function measure(name: string, backend: BackendName, folder: string): Prom
   for (let step = 0; step <= STEPS; step++) {
     const begun = performance.now();
     await model.trainOnBatch({inputIds, labels: inputIds});
-    if (step > 0) milliseconds.push(performance.now() - begun); // the first warms up
+    if (step > 0) milliseconds.push(performance.now() - begun); // the first step is the warm-up
   }
   console.log(JSON.stringify({milliseconds, peakBytes: process.resourceUsage().maxRSS * 1024}));
 }

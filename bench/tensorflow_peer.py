@@ -1,8 +1,8 @@
-"""The peer of tensorflow.ts: the same LoRA or QLoRA steps in PyTorch + transformers + PEFT (+ bitsandbytes) on the CPU.
+"""The peer of tensorflow.ts: runs the same LoRA or QLoRA steps in PyTorch + PEFT (+ bitsandbytes) on the CPU.
 
 Takes one JSON argument (folder, batch, length, dtype, isQuantized, gradientCheckpointing, threads, steps) and prints
 {"milliseconds": [...], "peakBytes": ...} as its last line.
-Needs: torch 2.15, transformers 5.23, peft 0.21, bitsandbytes 0.50 (others should do).
+Needs: torch 2.15, transformers 5.23, peft 0.21, bitsandbytes 0.50 (other versions should work).
 """
 
 import json
@@ -44,7 +44,7 @@ for step in range(args["steps"] + 1):
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if step > 0:  # the first warms up
+    if step > 0:  # the first step is the warm-up
         milliseconds.append(1000 * (time.perf_counter() - begun))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"milliseconds": milliseconds, "peakBytes": peak}))

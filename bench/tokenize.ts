@@ -1,11 +1,11 @@
 /**
- * How fast conversations become token ids, by the number of worker threads.
+ * Measures how fast conversations become token ids, by the number of worker threads.
  *
  *   npx tsx bench/tokenize.ts [--workers 1,2] [--records 4000] [--rounds 3] [--tokenizer FOLDER] [--json FILE]
  *
- * The conversations are made of a fixed vocabulary, seeded, about 250 tokens each under the real Llama 3 tokenizer of
- * node_modules. One worker is the main thread itself; a worker thread first builds its own tokenizer, which is counted,
- * and given apart. Rounds run in turn.
+ * The conversations are made of a fixed vocabulary from a seed, with about 250 tokens each for the real Llama 3
+ * tokenizer in node_modules. One worker is the main thread itself. A worker thread first makes its own tokenizer; the
+ * time for it is included, and also shown separately. Rounds run in turn.
  */
 import {writeFileSync} from 'node:fs';
 import {availableParallelism} from 'node:os';

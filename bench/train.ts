@@ -1,11 +1,12 @@
 /**
- * One LoRA training step, against PyTorch + PEFT on the same machine in the same run.
+ * Compares a LoRA training step with PyTorch + PEFT on the same machine in the same run.
  *
  *   npx tsx bench/train.ts [--backend wasm] [--threads 2] [--python path/to/python] [--json file]
  *
- * A Llama of 27 million parameters, rank 8 on all linear layers, float32, AdamW, 4 sequences of 256 tokens, no gradient
- * checkpointing and with it. With `--python` (a Python that has torch, transformers and peft) the same steps run there,
- * in turns with ours, and the last column is our rate as a share of theirs. Medians.
+ * The model is a Llama of 27 million parameters with rank 8 on all linear layers. A step uses float32, AdamW and 4
+ * sequences of 256 tokens, with and without gradient checkpointing. With `--python` (a Python that has torch,
+ * transformers and peft) the same steps run there, in turn with ours, and the last column is our rate as a share of
+ * theirs. Times are medians.
  */
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
@@ -36,7 +37,7 @@ async function ours(model: Llama, gradientCheckpointing: boolean): Promise<numbe
   for (let step = -1; step <= stepsPerRound; step++) {
     const begun = performance.now();
     await model.trainOnBatch({inputIds, labels: inputIds});
-    if (step > 0) times.push(performance.now() - begun); // the first two warm up
+    if (step > 0) times.push(performance.now() - begun); // the first two steps are the warm-up
   }
   return times;
 }

@@ -1,7 +1,7 @@
-"""The peer of train.ts: the same LoRA steps in PyTorch + transformers + PEFT on the CPU.
+"""The peer of train.ts: runs the same LoRA steps in PyTorch + transformers + PEFT on the CPU.
 
 Takes one JSON argument (the shape, batch, length, threads, steps) and prints {"milliseconds": [...]} as its last line.
-Needs: torch 2.15, transformers 5.23, peft 0.21 (others should do).
+Needs: torch 2.15, transformers 5.23, peft 0.21 (other versions should work).
 """
 
 import json
@@ -42,6 +42,6 @@ for step in range(args["steps"] + 1):
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if step > 0:  # the first warms up
+    if step > 0:  # the first step is the warm-up
         milliseconds.append(1000 * (time.perf_counter() - begun))
 print(json.dumps({"milliseconds": milliseconds}))

@@ -1,6 +1,6 @@
 /**
- * A WebGPU device that computes nothing and reads back zeros: what a step allocates on a card, and what it costs the host,
- * without one. It says it can do what an NVIDIA card can.
+ * A WebGPU device that computes nothing and reads back zeros. It shows what a step allocates on a card, and the time it
+ * takes on the host, without a card. It reports the features of an NVIDIA card.
  */
 export function installAbsentDevice(): void {
   const device = absentDevice();
@@ -34,7 +34,7 @@ export function installAbsentDevice(): void {
   });
 }
 
-/** TensorFlow.js asks what a resource is an instance of. */
+/** The classes of resources, because TensorFlow.js uses `instanceof` for them. */
 class AbsentBuffer {
   constructor(
     readonly size: number,

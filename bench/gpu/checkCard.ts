@@ -14,7 +14,7 @@ import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
 import {Llama, useBackend} from '../../src/index.ts';
 
 type Row = Record<string, string | number>;
-/** Values by what they are: `y`, `dx`, `0.q_proj.a`. */
+/** Values by their names: `y`, `dx`, `0.q_proj.a`. */
 type Values = Record<string, Float32Array>;
 
 const DTYPES = ['bfloat16', 'float16', 'nf4', 'nf4 double', 'fp4', 'int8'] as const;
@@ -34,9 +34,9 @@ interface Case {
   adapted: readonly string[];
   checkpointing: GradientCheckpointing;
   isInputTrained: boolean;
-  /** Sequences packed into a row, and padding after them. */
+  /** Whether a row has several packed sequences with padding after them. */
   isPacked: boolean;
-  /** Whether each row of the batch has positions of its own. */
+  /** Whether each row of the batch has its own positions. */
   hasOwnPositions: boolean;
 }
 
@@ -88,7 +88,7 @@ const CASES: Partial<Case>[] = [
 const normal = (shape: number[], seed: number, deviation = 1) =>
   tf.randomNormal(shape, 0, deviation, 'float32', seed);
 
-/** The same on every backend: quantized from the same numbers on the host. */
+/** Makes the same weights on every backend, quantized from the same numbers on the host. */
 function matrix(dtype: Dtype, rows: number, cols: number, seed: number): StoredMatrix {
   if (dtype === 'bfloat16' || dtype === 'float16')
     return {
@@ -134,7 +134,7 @@ function blocksOf({blocks, dtype, hidden, intermediate, heads, keyValueHeads, he
   });
 }
 
-/** `[B, T]`: three sequences in a row, then padding; what is computed there has no meaning. */
+/** Makes a mask `[B, T]`: three sequences in a row, then padding, whose results have no meaning. */
 function segmentsOf({batch, length}: Case): tf.Tensor2D {
   const numbers = Int32Array.from({length: batch * length}, (_, i) => {
     const [row, t] = [Math.floor(i / length), i % length];
@@ -143,7 +143,7 @@ function segmentsOf({batch, length}: Case): tf.Tensor2D {
   return tf.tensor2d(numbers, [batch, length], 'int32');
 }
 
-/** Made on the host: a card's own cosine may be off by 2⁻¹¹. */
+/** Makes rotary tables on the host, because a card's own cosine may be off by 2⁻¹¹. */
 function tablesOf({batch, length, headDim, hasOwnPositions}: Case): [cos: tf.Tensor4D, sin: tf.Tensor4D] {
   const [rows, half] = [hasOwnPositions ? batch : 1, headDim / 2];
   const angles = Float32Array.from({length: rows * length * half}, (_, i) => {
@@ -154,7 +154,7 @@ function tablesOf({batch, length, headDim, hasOwnPositions}: Case): [cos: tf.Ten
   return [tf.tensor4d(angles.map(Math.cos), shape), tf.tensor4d(angles.map(Math.sin), shape)];
 }
 
-/** Value and gradients of a case on the backend that runs. */
+/** Computes value and gradients of a case on the current backend. */
 async function run(given: Case): Promise<Values> {
   const {batch, length, hidden, heads, keyValueHeads, isInputTrained} = given;
   const checkpointing = hasKernel(decoderStackOp) ? given.checkpointing : given.checkpointing !== false;
@@ -178,7 +178,7 @@ async function run(given: Case): Promise<Values> {
           : [];
       }),
     );
-    // Variables, which keep their place in the blocks while they are differentiated by.
+    // Gradients are taken with respect to variables, which stay in the blocks meanwhile.
     const sources: [string, tf.Tensor][] = [
       ...(isInputTrained ? ([['x', x]] as [string, tf.Tensor][]) : []),
       ...adapters,
@@ -204,7 +204,7 @@ async function run(given: Case): Promise<Values> {
   return values;
 }
 
-/** The loss of a head of 1008 words, its gradient, and the norm of that. */
+/** Computes the loss of a head with 1008 words, its gradient, and the norm of the gradient. */
 async function runLoss(dtype: Dtype, rows: number): Promise<Values> {
   const results = tf.tidy(() => {
     const weight = matrix(dtype, 1008, 256, 5);
@@ -223,7 +223,10 @@ async function runLoss(dtype: Dtype, rows: number): Promise<Values> {
   return values;
 }
 
-/** Logits of ragged widths, with equals among the largest, and with numbers that are none: all choices must be the composed ops' own. */
+/**
+ * Logits of ragged widths, with equals among the largest, and with numbers that are none: all choices must be the
+ * composed ops' own.
+ */
 async function runChoices(): Promise<Values> {
   const values: Values = {};
   for (const width of [1, 31, 1000, 1025, 128_257]) {
@@ -244,8 +247,8 @@ async function runChoices(): Promise<Values> {
 }
 
 /**
- * How far each token that a small model chooses is behind the likeliest, as a part of the largest logit, by whole passes of the
- * composed ops: 0 where all are the likeliest.
+ * Returns how far the logits of the tokens that a small model chooses are below the largest, as a share of it, measured
+ * with whole passes of the composed ops. The result is 0 if every token is the likeliest.
  */
 async function runGreedy(card: () => Promise<unknown>, quantization?: QuantizationType): Promise<Row> {
   await card();
@@ -290,11 +293,11 @@ async function runGreedy(card: () => Promise<unknown>, quantization?: Quantizati
     what: `300 greedy tokens, ${quantization ?? 'bfloat16'}`,
     error: Number(behind.toExponential(1)),
     of: samePrefix < 0 ? 'the same alone' : `alone another token ${samePrefix}`,
-    verdict: behind <= 0.03 ? 'right' : 'WRONG', // the prompt's own pass is in bfloat16
+    verdict: behind <= 0.03 ? 'right' : 'WRONG', // the pass of the prompt is in bfloat16
   };
 }
 
-/** The largest difference, as a part of the largest number, over all values; and which it is of. */
+/** Returns the largest difference over all values, as a share of the largest number, and the value that has it. */
 function errorOf(got: Values, expected: Values): {error: number; worst: string} {
   let [error, worst] = [0, ''];
   for (const [name, wanted] of Object.entries(expected)) {
@@ -302,7 +305,7 @@ function errorOf(got: Values, expected: Values): {error: number; worst: string} 
     let [difference, largest] = [0, 0];
     for (let i = 0; i < wanted.length; i++) {
       const apart = Math.abs(values[i] - wanted[i]);
-      if (!(apart <= difference)) difference = apart; // NaN stays
+      if (!(apart <= difference)) difference = apart; // keeps NaN
       largest = Math.max(largest, Math.abs(wanted[i]));
     }
     const part = difference / largest;
@@ -312,10 +315,10 @@ function errorOf(got: Values, expected: Values): {error: number; worst: string} 
 }
 
 /**
- * What only a card computes in one op, with its activations in bfloat16, beside the composed ops in bfloat16 on the card, both
- * against the composed ops in float32, which TensorFlow must not make TF32 (`NVIDIA_TF32_OVERRIDE=0`). It may be off by
- * three times what the composed ops are, or a hundredth: it rounds activations to bfloat16 between ops too, as PyTorch does.
- * Empty where no such ops run.
+ * Checks the ops that only a card has, with activations in bfloat16. They and the composed ops in bfloat16 on the card
+ * are compared with the composed ops in float32, which must not be TF32 (`NVIDIA_TF32_OVERRIDE=0`). Their error may be
+ * three times that of the composed ops, or a hundredth, because they round activations between ops to bfloat16 too, as
+ * PyTorch does. The result is empty if there are no such ops.
  */
 export async function checkCard(): Promise<Row[]> {
   const card = () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: true});

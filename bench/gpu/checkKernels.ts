@@ -12,7 +12,7 @@ import {randomFloat16} from './randomWeights.ts';
 
 type Row = Record<string, string | number>;
 
-/** Largest difference over the largest expected magnitude. */
+/** Returns the largest difference, divided by the largest expected magnitude. */
 async function errorOf(got: tf.Tensor, expected: tf.Tensor): Promise<number> {
   const error = tf.tidy(() => tf.div(tf.max(tf.abs(tf.sub(got, expected))), tf.max(tf.abs(expected))));
   const [value] = await error.data();
@@ -21,8 +21,8 @@ async function errorOf(got: tf.Tensor, expected: tf.Tensor): Promise<number> {
 }
 
 /**
- * The kernels that only real cards have (subgroup matrices) against plain float32 operations, at sizes that fill tiles and
- * at ragged ones; small gradients, too. What every device has is tested in test/layers/kernels/webgpu.
+ * Compares the kernels that only real cards have (subgroup matrices) with plain float32 operations, at sizes that fill
+ * tiles and at ragged ones, also for small gradients. test/layers/kernels/webgpu tests the kernels of every device.
  */
 export async function checkKernels(): Promise<Row[]> {
   const rows: Row[] = [];
@@ -122,7 +122,7 @@ export async function checkKernels(): Promise<Row[]> {
     );
     const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
     const bias = causalBias(length, length, segments);
-    // Padded queries see nothing: their values mean nothing.
+    // Padded queries attend to nothing, so their values have no meaning.
     const real = tf.tensor4d(
       ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
       [batch, 1, length, 1],
@@ -148,7 +148,9 @@ export async function checkKernels(): Promise<Row[]> {
   return rows;
 }
 
-/** Products in each tiling that may be chosen, at a size that fills tiles, a ragged one, and one whose inner side is split. */
+/**
+ * Checks products in each possible tiling, at a size that fills tiles, a ragged one, and one whose inner side is split.
+ */
 async function checkTilings(computeDtype: string): Promise<Row[]> {
   const rows: Row[] = [];
   const backend = tf.backend() as unknown as WebGPUBackend;

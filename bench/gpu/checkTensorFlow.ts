@@ -32,25 +32,27 @@ const FORMATS = {
     quantizeInt8(values, shape, {threshold: 3}),
 };
 
-/** The same numbers on every backend, of a seed that is not 0. */
+/** Makes the same numbers on every backend, from a seed other than 0. */
 function normal<T extends tf.Tensor>(shape: number[], seed: number, deviation = 1): T {
   const host = tf.randomNormal(shape, 0, deviation, 'float32', seed);
   return host as T;
 }
 
-/** The value of `run`, then its gradients by `inputs`. */
+/** Returns the value of `run`, followed by its gradients with respect to `inputs`. */
 function withGradients(run: (...inputs: never[]) => tf.Tensor, inputs: tf.Tensor[]): tf.Tensor[] {
   const y = run(...(inputs as never[]));
   const dy = normal(y.shape, 99);
   return [y, ...tf.grads(run as never)(inputs, dy)];
 }
 
-/** What sums in another order may be off by; and TF32, which a card multiplies in unless `NVIDIA_TF32_OVERRIDE` is 0. */
+/**
+ * Tolerances for sums in another order, and for TF32, in which a card multiplies unless `NVIDIA_TF32_OVERRIDE` is 0.
+ */
 const [FLOAT32_ERROR, TF32_ERROR] = [1e-5, 3e-3];
 
 /**
- * Each kernel of the `tensorflow` backend on whatever device it has, against the plain JavaScript of `cpu`: the largest difference
- * over the largest expected magnitude. Leaves the backend in float32.
+ * Compares each kernel of the `tensorflow` backend, on any device, with the plain JavaScript of `cpu`: the largest
+ * difference, divided by the largest expected magnitude. The backend is in float32 afterwards.
  */
 export async function checkTensorFlow(): Promise<Row[]> {
   const got = await valuesOn('tensorflow');
@@ -79,7 +81,7 @@ function errorOf(got: ArrayLike<number>, expected: ArrayLike<number>): number {
   let [difference, largest] = [0, 0];
   for (let i = 0; i < got.length; i++) {
     const apart = Math.abs(got[i] - expected[i]);
-    if (!(apart <= difference)) difference = apart; // NaN stays
+    if (!(apart <= difference)) difference = apart; // keeps NaN
     largest = Math.max(largest, Math.abs(expected[i]));
   }
   return difference / largest;
@@ -149,7 +151,10 @@ function cases(): Case[] {
   ];
 }
 
-/** Updates of 5 variables, states of 8 bits as their values. Only AdamW clips: a norm rounded another way may change a code. */
+/**
+ * Makes updates of 5 variables, whose 8-bit states are compared as values. Only AdamW clips, because a norm that is
+ * rounded differently may change a code.
+ */
 function optimizerCases(): Case[] {
   const settings = {learningRate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3};
   const shapes = [[8, 2048], [7], [1, 1], [300, 77], [5000, 33]];

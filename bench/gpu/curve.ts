@@ -1,6 +1,6 @@
 /**
- * The loss of LoRA steps in float16 and in float32, and in PyTorch + PEFT, from the same weights on the same batches;
- * curve_peer.py makes them.
+ * Measures the loss of LoRA steps in float16, in float32 and in PyTorch + PEFT, from the same weights on the same
+ * batches, which curve_peer.py makes.
  */
 import {execFileSync} from 'node:child_process';
 import {mkdtempSync, readFileSync, rmSync} from 'node:fs';
@@ -10,14 +10,16 @@ import {AdamW, type BackendOptions, Llama, useBackend} from '../../src/index.ts'
 
 type Row = Record<string, string | number>;
 
-/** By what was trained in: the loss of each step. */
+/** The loss of each step, by the type in which the model was trained. */
 export type Curves = Record<string, number[]>;
 
-/** 16-bit products stay this near to float32 and to PyTorch in bfloat16: of the loss, averaged over {@link WINDOW} steps. */
+/**
+ * Largest distance of 16-bit products from float32 and PyTorch's bfloat16, in the mean loss of {@link WINDOW} steps.
+ */
 const TOLERANCE = 0.01;
 const WINDOW = 10;
 
-/** What a backend multiplies 16-bit weights in. */
+/** The type in which a backend multiplies 16-bit weights. */
 const HALF = {webgpu: 'float16', tensorflow: 'bfloat16'} as const;
 
 const pairs = (half: string) => [
@@ -62,15 +64,15 @@ const SIZES = {
 };
 
 export interface LossCurvesOptions {
-  /** A Python with torch, transformers and peft. */
+  /** Path of a Python with torch, transformers and peft. */
   python: string;
   steps: number;
-  /** A model that a software driver trains in seconds. */
+  /** Whether to use a model that a software driver trains in seconds. */
   isSmall: boolean;
   backend: 'webgpu' | 'tensorflow';
 }
 
-/** Leaves the backend in float32. */
+/** Measures the curves. The backend is in float32 afterwards. */
 export async function lossCurves({python, steps, isSmall, backend}: LossCurvesOptions): Promise<Curves> {
   const folder = mkdtempSync(join(tmpdir(), 'loss-curve-'));
   try {
@@ -109,7 +111,7 @@ async function train(
   return losses;
 }
 
-/** How far the curves are apart, and whether that is within the tolerance where there is one. */
+/** Returns the distances between the curves, and whether they are within the tolerance, if there is one. */
 export function compareCurves(curves: Curves): Row[] {
   const half = HALF.webgpu in curves ? HALF.webgpu : HALF.tensorflow;
   return pairs(half).map(({of, from, isBound}) => {
@@ -130,7 +132,7 @@ const percent = (share: number) => `${(100 * share).toPrecision(3)} %`;
 
 const differences = (a: number[], b: number[]) => a.map((loss, step) => Math.abs(loss / b[step] - 1));
 
-/** Means of {@link WINDOW} steps, one for each that has as many before it. */
+/** Returns the means of {@link WINDOW} steps, one for each step with enough steps before it. */
 function smooth(losses: number[]): number[] {
   const window = Math.min(WINDOW, losses.length);
   return losses.slice(window - 1).map((_, step) => {

@@ -1,10 +1,10 @@
 """The peer of curve.ts: makes a model, an adapter and batches, and trains on them in PyTorch + transformers + PEFT.
 
-Takes a folder and one JSON argument. Writes there base/ (a Llama of random weights, each exact in float16 and in
-bfloat16), adapter/ (PEFT's fresh one), batches.json (token ids, [steps][batch][length]) and peer.json, the losses by
-data type of the base. On the GPU where there is one. The language of the batches is a Markov chain: each of a part of
-the vocabulary has four successors.
-Measured with torch 2.11, transformers 5.17, peft 0.21; others should do.
+Takes a folder and one JSON argument. Writes base/ (a Llama of random weights that are exact in float16 and bfloat16),
+adapter/ (a new one of PEFT), batches.json (token ids, [steps][batch][length]) and peer.json (the losses by data type of
+the base) to the folder. Runs on the GPU if there is one. The language of the batches is a Markov chain, in which each
+token of a part of the vocabulary has four successors.
+Measured with torch 2.11, transformers 5.17, peft 0.21; other versions should work.
 """
 
 import json
@@ -21,7 +21,7 @@ folder = Path(sys.argv[1])
 args = json.loads(sys.argv[2])
 shape, adam = args["shape"], args["adam"]
 device = "cuda" if torch.cuda.is_available() else "cpu"
-torch.set_float32_matmul_precision("highest")  # no TF32: float32 is what the others are held against
+torch.set_float32_matmul_precision("highest")  # no TF32, because the others are compared with float32
 
 
 def make_model():

@@ -1,5 +1,6 @@
 /**
- * LoRA and QLoRA steps of Llama shapes on the graphics card, beside PyTorch + PEFT in the same run; see README.md here.
+ * Measures LoRA and QLoRA steps of Llama shapes on the graphics card, and PyTorch + PEFT in the same run; see
+ * README.md.
  *
  *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
  */
@@ -64,7 +65,7 @@ if (options.layers) shape.numHiddenLayers = Number(options.layers);
 
 const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
-/** Tokens that `--profile` takes the times of. */
+/** Number of tokens that `--profile` measures. */
 const PROFILED = 16;
 
 type Row = Record<string, string | number>;
@@ -82,8 +83,8 @@ async function makeModel(quantization: string): Promise<Llama> {
 }
 
 /**
- * What the driver says is in use, in MiB, where there is one to ask; the highest of what was seen. `nvidia-smi` repeats by itself:
- * steps that hold this process would keep a timer waiting.
+ * Records the highest memory use in MiB that the driver reports, if there is a driver. `nvidia-smi` repeats by itself,
+ * because steps that block this process would delay a timer.
  */
 function watchMemory(): {stop(): number} {
   let highest = 0;
@@ -130,7 +131,7 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
     else first ||= time;
   }
   const peak = poolUse()?.peak;
-  await setTimeout(200); // for what it said to arrive
+  await setTimeout(200); // until its output has arrived
   const driverMiB = memory.stop();
   const handles = tensors();
   if (options.profile) showProfile(`profile ${quantization}`, await profile(step));
@@ -149,10 +150,10 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
   };
 }
 
-/** TensorFlow's own count of tensors, to be the same after each step. */
+/** Returns TensorFlow's own count of tensors, which should be the same after each step. */
 const tensors = () => (tf.backend() as {getNumOfTFTensors?: () => number}).getNumOfTFTensors?.() ?? 0;
 
-/** MiB of TensorFlow's pool on the card, where its own ops run there; `restart` begins the peak again. */
+/** Returns the MiB of TensorFlow's pool on the card, if the card's own ops run there. `restart` resets the peak. */
 function poolUse(restart = false): {inUse: number; peak: number} | undefined {
   const running = tf.backend() as TensorFlowBackend;
   if (backend !== 'tensorflow' || !settingsOf(running).hasCardOps) return undefined;
@@ -190,7 +191,7 @@ function showProfile(name: string, profile: Awaited<ReturnType<typeof kernelTime
 type Peer = keyof typeof PEERS;
 const PEERS = {peft: 'PEFT', liger: 'PEFT + Liger', unsloth: 'Unsloth'};
 
-/** The same steps by a peer in a process of its own, and how fast we are beside it; what it says where it fails. */
+/** Runs the same steps in a peer's separate process, and returns our speed relative to it, or its error. */
 function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, ours: Row): Row {
   const args = JSON.stringify({
     ...shape,
@@ -222,14 +223,14 @@ function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, our
   };
 }
 
-/** What takes part beside us, checkpointing and quantization as ours. */
+/** Measures the peers, with the same checkpointing and quantization, one by one. */
 function* trainPeers(checkpointing: boolean, quantization: string, ours: Row): Generator<Row> {
   if (!options.python || (quantization !== 'none' && quantization !== 'nf4')) return;
   const peers = options.peer.split(',') as Peer[];
   const unknown = peers.filter((peer) => !(peer in PEERS));
   if (unknown.length > 0) throw new Error(`--peer: expected ${Object.keys(PEERS)}, got ${unknown}`);
   for (const peer of peers) {
-    if (peer === 'unsloth' && peerDtype === 'float32') continue; // which it has not
+    if (peer === 'unsloth' && peerDtype === 'float32') continue; // Unsloth has no float32
     yield trainPeer(peer, checkpointing, quantization === 'nf4', ours);
   }
 }
@@ -266,7 +267,7 @@ async function generate(quantization: string): Promise<Row> {
 
 async function main(): Promise<void> {
   if (options.device === 'none') installAbsentDevice();
-  if (options.only === 'check') process.env.NVIDIA_TF32_OVERRIDE ??= '0'; // float32 is what results are compared with
+  if (options.only === 'check') process.env.NVIDIA_TF32_OVERRIDE ??= '0'; // results are compared with float32
   const report = await useBackend(backend, {computeDtype, ...(backend === 'webgpu' && {tune: options.tune})});
   console.log(String(report));
   results['device'] = report;
@@ -296,7 +297,7 @@ async function main(): Promise<void> {
       for (const quantization of quantizations) {
         const ours = await train(quantization, checkpointing);
         rows.push(ours);
-        console.log(ours); // at once: a run may be stopped before its table
+        console.log(ours); // immediately, because a run may be stopped before its table
         for (const row of trainPeers(checkpointing !== 'off', quantization, ours)) {
           rows.push(row);
           console.log(row);

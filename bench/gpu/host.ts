@@ -1,6 +1,7 @@
 /**
- * What generation and training on a graphics card cost the host: dispatches, submissions and processor time per token and per
- * step. Runs on Dawn's null driver, which does nothing, so no card is needed and all values are zeros. See README.md here.
+ * Measures the work of the host for generation and training on a graphics card: dispatches, submissions and processor
+ * time per token and per step. It runs on Dawn's null driver, which does nothing, so it needs no card and all values
+ * are zeros. See README.md.
  *
  *   npx tsx bench/gpu/host.ts [--layers 16] [--length 64] [--kernels]
  */
@@ -33,7 +34,7 @@ const shape = {
 const length = Number(options.length);
 const only = options.only.split(',');
 
-/** Counts the dispatches by the pipeline's label while it is on. */
+/** Numbers of dispatches by the pipeline's label, counted while `isCounting`. */
 const counts = new Map<string, number>();
 let submits = 0;
 let isCounting = false;
@@ -70,7 +71,7 @@ const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.le
 const allocated = () =>
   (tf.memory() as unknown as {numBytesAllocatedInGPU: number}).numBytesAllocatedInGPU / 2 ** 20;
 
-/** Processor time of this process, which other processes do not lengthen, in milliseconds. */
+/** Returns the processor time of this process in milliseconds, which does not depend on other processes. */
 async function processorTime(run: () => Promise<unknown>): Promise<number> {
   const begun = process.cpuUsage();
   await run();
@@ -125,7 +126,7 @@ function row(what: string, kernels: [string, number][], submits: number, ms: num
   };
 }
 
-/** Dawn's own driver that does nothing: what is left is the host's. Values are zeros. */
+/** Uses Dawn's own driver that does nothing, so that only the host's work remains. Values are zeros. */
 async function startNullDriver(): Promise<void> {
   const {create, globals} = await import('webgpu');
   Object.assign(globalThis, globals);

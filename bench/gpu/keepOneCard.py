@@ -1,4 +1,4 @@
-"""Writes zeros over the code that a library has for other cards, in place: nothing moves, and compressed it takes no room.
+"""Overwrites a library's code for other cards with zeros in place. Nothing moves, and zeros compress to almost nothing.
 
     python3 keepOneCard.py LIBRARY CAPABILITY
 """

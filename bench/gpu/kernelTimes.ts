@@ -2,12 +2,12 @@ import * as tf from '@tensorflow/tfjs';
 import {readTimestamps} from '../../layers/kernels/webgpu/device/readTimestamps.ts';
 import {submitRecorded, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 
-/** Dispatches that one query set takes the times of. */
+/** Number of dispatches that one query set measures. */
 const CAPACITY = 2048;
 
 /**
- * GPU time by kernel while `run` runs, by timestamp queries: each dispatch in a pass of its own. The gaps between passes
- * make the sum a little longer than an unmeasured run.
+ * Measures GPU time by kernel while `run` runs. It uses timestamp queries, with each dispatch in a separate pass. The
+ * gaps between passes make the sum a little longer than an unmeasured run.
  */
 export async function kernelTimes(
   run: () => Promise<unknown>,

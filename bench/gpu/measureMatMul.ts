@@ -4,7 +4,7 @@ import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {kernelTimes} from './kernelTimes.ts';
 import {randomFloat16} from './randomWeights.ts';
 
-/** Rows, and the weight they are multiplied with. */
+/** Sizes of the products: the number of rows, and the weight by which they are multiplied. */
 export const SHAPES = [
   {m: 8192, rows: 8192, cols: 2048, transposeWeight: true},
   {m: 8192, rows: 2048, cols: 2048, transposeWeight: true},
@@ -18,7 +18,7 @@ export const SHAPES = [
 const REPEATS = 20;
 const WARM_UP = 200;
 
-/** TFLOP/s of the product with a float16 weight at the sizes of a Llama 3.2 1B step, by GPU time. */
+/** Measures TFLOP/s of products with a float16 weight at the sizes of a Llama 3.2 1B step, by GPU time. */
 export async function measureMatMul(): Promise<Record<string, string | number>[]> {
   const result: Record<string, string | number>[] = [];
   for (const {m, rows, cols, transposeWeight} of SHAPES) {
@@ -28,7 +28,7 @@ export async function measureMatMul(): Promise<Record<string, string | number>[]
     ) as tf.Tensor2D;
     const once = () => storedMatMul(x, weight, transposeWeight).dispose();
     const {queue} = tf.backend() as unknown as WebGPUBackend;
-    for (let i = 0; i < WARM_UP; i++) once(); // the card's clock rises only under load
+    for (let i = 0; i < WARM_UP; i++) once(); // the card's clock only rises under load
     await queue.onSubmittedWorkDone();
     const profile = await kernelTimes(async () => {
       for (let i = 0; i < REPEATS; i++) once();

@@ -6,8 +6,9 @@ import {
 } from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 
 /**
- * Time by TensorFlow op and the shape of its result while `run` runs, each op waited for: what an op takes on the card and the
- * wait itself, which {@link wait} alone shows. The sum is longer than an unmeasured run, where the host runs ahead.
+ * Measures time by TensorFlow op and shape of its result while `run` runs, with a wait after each op. A time includes
+ * the op on the card and the wait itself, which {@link wait} alone shows. The sum is longer than an unmeasured run, in
+ * which the host runs ahead.
  */
 export async function opTimes(
   run: () => Promise<unknown>,

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Packs the GPU benchmark with Node and native TensorFlow for one kind of NVIDIA card, in parts of at most 42 MiB, for a bare
-# x86-64 Linux machine with CUDA 12 or 13 and cuDNN 9 (PyTorch's wheels have them): no Node, no npm, no compiler and no network
-# needed there.
+# x86-64 Linux machine with CUDA 12 or 13 and cuDNN 9 (PyTorch's wheels have them). That machine needs no Node, no npm, no
+# compiler and no network.
 #
 #   bench/gpu/packTensorFlow.sh FOLDER [TFJS_LORA]   here, after `npm ci`; needs g++, strip and xz
 #   bash FOLDER/unpack.sh PART                       there, for each part in any order; unpacks into /tmp/tfjs-lora
 #   bash FOLDER/update.sh                            there: what changes often, the benchmark and the fused ops
 #   bash /tmp/tfjs-lora/run.sh [arguments]           there; see README.md for the arguments
 #
-# Run again, it packs the parts only where they are not there yet, and the update always. CAPABILITY=80 packs another card's code.
+# A later run only packs missing parts, but always the update. CAPABILITY=80 packs the code of another card.
 set -euo pipefail
 folder=${1:?folder to write}
 capability=${CAPABILITY:-90}
@@ -22,7 +22,7 @@ mkdir -p "$stage/node_modules/@tensorflow"
 for each in tfjs tfjs-core; do ln -sfn "$root/node_modules/@tensorflow/$each" "$stage/node_modules/@tensorflow/$each"; done
 npx tsx bench/gpu/setUpForPacking.ts "$stage/node_modules/.tfjs-lora/tensorflow"
 
-# All that does not change with this package: TensorFlow, its addon, Node. Compressing the library takes minutes.
+# The files that do not change with this package: TensorFlow, its addon, Node. Compressing the library takes minutes.
 smaller() { xz -T0 --x86 --lzma2=preset=6,dict=32MiB; }
 if [ ! -f "$folder/part.0" ]; then
   fixed=$stage.fixed
@@ -50,7 +50,7 @@ if [ ! -f "$folder/part.0" ]; then
     split -b 42M -d -a 1 - "$folder/part."
 fi
 
-# What changes with it.
+# The files that change with this package.
 update=$stage.update
 rm -rf "$update"
 mkdir -p "$update/node_modules/.tfjs-lora/tensorflow"
@@ -65,7 +65,7 @@ npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node
   --outfile="$update/gpu.cjs"
 cp bench/gpu/*.py "$update/"
 cp -r bench/gpu/peers "$update/"
-# CUDA's runtime itself must be 12's: 13's has another layout of a card's properties, and sums come out wrong without an error.
+# CUDA's runtime itself must be version 12. Version 13 has another layout of a card's properties, and silently gives wrong sums.
 mkdir "$update/cuda12"
 [ -f "$stage.libcudart.so.12" ] || {
   wheels=$(mktemp -d)
@@ -79,7 +79,7 @@ cp "$stage.libcudart.so.12" "$update/cuda12/libcudart.so.12"
 cat >"$update/run.sh" <<'RUN'
 #!/usr/bin/env bash
 here=$(cd "$(dirname "$0")" && pwd)
-# CUDA's other libraries under the names that TensorFlow asks for: those of CUDA 12, in whose place 13's do.
+# CUDA's other libraries under the names that TensorFlow loads, which are CUDA 12's; the libraries of CUDA 13 work too.
 libraries=$here/cuda
 [ -d "$libraries" ] || python3 - "$libraries" <<'LINK'
 import glob, os, re, sys
@@ -94,7 +94,7 @@ for name, version in asked.items():
     found = [f for f in files if os.path.basename(f).startswith(name + ".so.")]
     if found and not os.path.lexists(f"{target}/{name}.so.{version}"):
         os.symlink(found[0], f"{target}/{name}.so.{version}")
-for f in files: # and under their own, which they call each other by
+for f in files: # also under their own names, by which they load each other
     link = f"{target}/{os.path.basename(f)}"
     if re.match(r"lib(cu|nv|nccl)", os.path.basename(f)) and "libcuda.so" not in f and not os.path.lexists(link):
         os.symlink(f, link)
@@ -107,7 +107,7 @@ tar -C "$update" --owner=0 --group=0 -cJf "$folder/update.tar.xz" .
 rm -r "$update"
 cat >"$folder/unpack.sh" <<'UNPACK'
 #!/usr/bin/env bash
-# Takes one part to /tmp/tfjs-lora; when all are there, unpacks them.
+# Copies one part to /tmp/tfjs-lora, and unpacks all parts when they are complete.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 to=/tmp/tfjs-lora
@@ -133,7 +133,7 @@ fi
 UNPACK
 cat >"$folder/update.sh" <<'UPDATE'
 #!/usr/bin/env bash
-# The benchmark and the fused ops, over those that are there.
+# Replaces the benchmark and the fused ops.
 set -euo pipefail
 python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall("/tmp/tfjs-lora")' "$(cd "$(dirname "$0")" && pwd)/update.tar.xz"
 UPDATE

@@ -1,5 +1,5 @@
 /**
- * Draws what `gpu.ts --only curve --json results.json` measured.
+ * Draws the results of `gpu.ts --only curve --json results.json`.
  *
  *   npx tsx bench/gpu/plotCurve.ts results.json curve.svg
  */
@@ -7,7 +7,7 @@ import {readFileSync} from 'node:fs';
 import {renderPlot} from '../../src/training/plots/renderPlot.ts';
 import type {Curves} from './curve.ts';
 
-/** From the widest, which is drawn first and shows on both sides of the others, to the thinnest. */
+/** The curves, from the widest, which is drawn first and is visible on both sides of the others, to the thinnest. */
 const LINES: Record<string, {color: string; width: number}> = {
   'PyTorch bfloat16': {color: '#9cc3f2', width: 7},
   float32: {color: '#17458f', width: 3},

@@ -9,10 +9,10 @@ import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 import {getQuantizer} from '../../quant/quantizerRegistry.ts';
 
-/** Of uniform weights whose deviation is 0.02. */
+/** Bound of uniform weights with a standard deviation of 0.02. */
 const LARGEST = 0.0346;
 
-/** Matrices that are quantized on the host, by their shapes: once for all layers. */
+/** Matrices that are quantized on the host, by shape. Each is quantized once for all layers. */
 const quantized = new Map<string, QuantizedTensor>();
 
 function quantizedMatrix({logicalShape: [rows, cols], quantization}: QuantizedParameter): QuantizedTensor {
@@ -30,8 +30,8 @@ function quantizedMatrix({logicalShape: [rows, cols], quantization}: QuantizedPa
 }
 
 /**
- * Fills a model that was built without allocating: matrices ±0.035 uniform (deviation 0.02), of 16 bits on the device, and norms
- * one.
+ * Fills a model that was made without allocated weights: matrices are uniform in ±0.035 (standard deviation 0.02), with
+ * 16 bits on the device, and norms are one.
  */
 export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
   let seed = 1;
@@ -62,7 +62,7 @@ export function fillWithRandomWeights(layers: tf.layers.Layer[]): void {
   }
 }
 
-/** `[rows, words]` int32, two float16 in a word. */
+/** Makes `[rows, words]` int32 on the device, with two random float16 values in each word. */
 export function randomFloat16(rows: number, words: number, seed: number): tf.Tensor {
   const backend = tf.backend() as unknown as WebGPUBackend;
   const info = backend.makeTensorInfo([rows, words], 'int32');
@@ -91,7 +91,7 @@ fn hash(x: u32) -> u32 { // a permuted congruential generator's output function
   y[i] = pack2x16float((vec2f(f32(a), f32(b)) / 2147483648.0 - 1.0) * ${LARGEST});`,
 }));
 
-/** As {@link randomFloat16}, by TensorFlow's own op. */
+/** Makes the values of {@link randomFloat16} with TensorFlow's own op. */
 export function randomOnTensorFlow(
   dtype: 'float16' | 'bfloat16',
   rows: number,

@@ -1,4 +1,4 @@
-/** Sets TensorFlow for a card up in a folder, without NVIDIA's libraries; run again, compiles the fused ops if they changed. */
+/** Sets up TensorFlow for a card in a folder, without NVIDIA's libraries. A later run recompiles changed fused ops. */
 import {setupTensorFlow} from '../../src/tools/setup/setupTensorFlow.ts';
 
 const {fusedOps} = await setupTensorFlow({

@@ -1,10 +1,10 @@
-"""The CUDA engine by itself, beside PyTorch in float32 and bfloat16: correctness, then time, without TensorFlow and Node.
+"""Checks and times the CUDA engine against PyTorch in float32 and bfloat16, without TensorFlow and Node.
 
     python3 bench/gpu/engine/check.py [check] [decode] [time] [profile] [--offload] [--layers N]
 
-`--offload` times blocks whose inputs are in memory of the host, beside the same ones without.
+`--offload` also times blocks whose inputs are in host memory.
 
-Needs a card, PyTorch and g++. Says `wrong` and ends with 1 where a number is off.
+Needs a card, PyTorch and g++. Prints `wrong` and ends with status 1 if a number is off.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ def library():
     assert all(each.wait() == 0 for each in compiles)
     output = str(build / "engine.so")
     subprocess.run(["g++", "-shared", "-o", output, *objects, "-ldl"], check=True)
-    for name in ("libnvrtc.so*", "libnvrtc-builtins.so*"):  # in the wheels beside PyTorch
+    for name in ("libnvrtc.so*", "libnvrtc-builtins.so*"):  # in the wheels next to PyTorch
         for folder in sys.path:
             for found in glob.glob(f"{folder}/nvidia/*/lib/{name}"):
                 if "alt" not in found:
@@ -65,7 +65,7 @@ def pointer(tensor):
 
 
 def say(name, got, wanted, bound):
-    """Largest difference as a part of the largest number."""
+    """Returns the largest difference as a share of the largest number."""
     global failed
     error = ((got.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
     isRight = error <= bound and bool(torch.isfinite(got).all())
@@ -145,7 +145,7 @@ def check_attention():
 # --- the stack
 
 class Model:
-    """Random decoder blocks, for the engine and in PyTorch."""
+    """Random decoder blocks for the engine and for PyTorch."""
 
     def __init__(self, batch, length, hidden, heads, groups, dim, intermediate, layers, rank, kind="bfloat16", segments=None,
                  checkpointing=ON_CARD, ranks=None, seed=0):
@@ -211,7 +211,7 @@ class Model:
         return dx
 
     def reference(self, x, dtype):
-        """In that type, residual path included; gives y and, for gradients, the leaves."""
+        """Runs the blocks in a type, including the residual path; returns y and the leaves for gradients."""
         batch, length, hidden, heads, groups, dim, intermediate = self.sizes
         cos, sin = (torch.cat([t, t], 1).to(dtype)[None, None] for t in (self.cos, self.sin))
         mask = mask_of(length, self.segments)
@@ -252,7 +252,7 @@ FP4 = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -
 
 
 def store(weight, kind):
-    """The weight as it is stored, what the engine reads of it, and what else it must know."""
+    """Returns the weight as PyTorch uses it, the tensors that the engine reads, and its other numbers."""
     rows, cols = weight.shape
     if kind in ("bfloat16", "float16", "float32"):
         stored = weight.to(getattr(torch, kind))
@@ -261,7 +261,7 @@ def store(weight, kind):
         scales = weight.abs().amax(1)
         codes = (weight * 127 / scales[:, None]).round().to(torch.int8)
         return codes.float() * scales[:, None] / 127, codes, {"scales": scales}
-    # Any codes and scales will do: the peer is the table, not a quantizer.
+    # Any codes and scales will do, because the peer is the table, not a quantizer.
     table = (NF4 if kind == "nf4" else FP4).cuda()
     codes = torch.randint(0, 16, (rows * cols,), device="cuda")
     packed = (codes[0::2] * 16 + codes[1::2]).to(torch.uint8)
@@ -308,7 +308,7 @@ def check_stack():
         right, half = results[torch.float32], results[torch.bfloat16]
         y = model.forward(x)
         dx = model.backward(dy)
-        if arguments.get("segments") is not None:  # what padding gives is nobody's business
+        if arguments.get("segments") is not None:  # the results of padding have no meaning
             seen = (segments != 0).flatten()
             y, dx, right[0], half[0], right[1], half[1] = (t[seen] for t in (y, dx, right[0], half[0], right[1], half[1]))
         unkept = model.forward(x, keep=False)
@@ -333,7 +333,7 @@ def check_stack():
 
 
 def check_offload():
-    """Where the inputs of blocks are makes no difference to any bit, also while memory of the host is used again."""
+    """The place of the blocks' inputs changes no bit, even while host memory is reused."""
     global failed
     for name, sizes in [("small", dict(batch=2, length=77, hidden=256, heads=4, groups=1, dim=64, intermediate=688, layers=5)),
                         ("large", dict(batch=4, length=2048, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=4)),
@@ -367,7 +367,7 @@ def decode(model, caches, past, x, y):
 
 
 def check_decode():
-    """Positions one by one against all at once: the tables of a position take the place of those of position 0."""
+    """Compares positions one by one with all together; the tables of a position replace those of position 0."""
     for kind, batch, heads, groups, dim, padded in [
         ("bfloat16", 1, 4, 2, 64, False), ("bfloat16", 3, 4, 1, 128, True), ("nf4", 2, 4, 2, 64, False), ("fp4", 8, 4, 2, 64, True),
         ("float16", 1, 4, 2, 64, False), ("float32", 4, 4, 2, 64, False), ("int8", 1, 4, 2, 64, False)]:
@@ -414,7 +414,7 @@ def time_decode():
 # --- one token after the other
 
 def projection_of(stored, meta, kind, rank=0, a=None, b=None):
-    """Plan, numbers and pointers, as the harness reads them."""
+    """Returns plan, numbers and pointers as the harness reads them."""
     rows, cols = meta["shape"]
     names = ("absmax", "codes", "map", "nestedAbsmax", "scales")
     return ([KINDS[kind], rows, cols, meta.get("blockSize", 0), meta.get("nested", 0), rank], [meta.get("offset", 0.0), 2.0],
@@ -470,7 +470,7 @@ class Chain:
 
 
 def check_chain():
-    """Tokens that each pass chooses for the next, of which the host reads one later, against PyTorch on what came before."""
+    """Compares the tokens that each pass chooses for the next, which the host reads later, with PyTorch's."""
     global failed
     q_and_v = [8, 0, 8, 0, 0, 0, 0]
     for kind, batch, heads, groups, dim, padded, vocabulary, extra in [
@@ -493,7 +493,7 @@ def check_chain():
         positions = lambda past: [max(0, past - padding) for padding in paddings]
         chain.run(0, positions(0), [own[0] for own in tokens])
         for past in range(1, length):
-            if past % 11 == 5:  # a token of the host's
+            if past % 11 == 5:  # the host sets this token
                 for own, chosen in zip(tokens, chain.read()):
                     own.append((chosen + 1) % vocabulary)
                 chain.run(past, positions(past), [own[-1] for own in tokens])
@@ -504,7 +504,7 @@ def check_chain():
         last = chain.read()
         chain.end()
         ids = torch.tensor(tokens, device="cuda")
-        # Rows that are padded have their tables from another position on.
+        # Padded rows have tables that start at another position.
         total = 0
         for row, padding in enumerate(paddings):
             single = Model(batch=1, length=length - padding, **sizes)
@@ -523,7 +523,7 @@ def check_chain():
 
 
 def check_endurance():
-    """Thousands of passes of the 1B, each chain ended while a pass still runs: all that begin alike choose alike."""
+    """Runs thousands of passes of the 1B and ends each chain during a pass: equal starts must give equal tokens."""
     global failed
     for kind in ("bfloat16", "nf4"):
         model = Model(batch=1, length=1, hidden=2048, heads=32, groups=8, dim=64, intermediate=8192, layers=16, rank=0, kind=kind)
@@ -604,7 +604,7 @@ ADAMW, ADAMW_8BIT, LION, LION_8BIT = range(4)  # Rule of the engine
 
 
 def run_update(rule, sizes, tensors, nexts, factors, maps=None, most=None):
-    """Gives the norm of the gradients, which is clipped to `most`."""
+    """Returns the norm of the gradients, which is clipped to `most`."""
     pointers = [t.data_ptr() for own, following in zip(tensors, nexts) for t in (*own, *following)]
     norm, arena = torch.empty((), device="cuda"), torch.empty(1 << 20, device="cuda")
     used = lib.engineUpdate(ctypes.c_int64(rule), ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes),
@@ -615,7 +615,7 @@ def run_update(rule, sizes, tensors, nexts, factors, maps=None, most=None):
 
 
 def check_8bit(sizes):
-    """Any ascending map will do: the peer is its definition, on the same codes and scales."""
+    """Any ascending map will do, because the peer is its definition on the same codes and scales."""
     signed = torch.linspace(-1, 1, 256, dtype=torch.float64).pow(3).float()
     unsigned = torch.linspace(0, 1, 256, dtype=torch.float64).pow(3).float()
     steps = torch.linspace(-1, 1, 65536)
@@ -651,7 +651,7 @@ def check_8bit(sizes):
                 say("  scales", scales, blocks.abs().amax(1), 1e-6)
                 normal = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()[:size].float()
                 expected = nearest(m).cuda()[((normal + 1) * 0.5 * 65535 + 0.5).long()]
-                say("  codes", codes[:size].double(), expected.double(), 1 / 200)  # one off where a value is between two
+                say("  codes", codes[:size].double(), expected.double(), 1 / 200)  # a value between two codes may get either
                 say("  unused bytes", 1 + codes[size:].double().sum(), torch.ones((), device="cuda"), 0)
 
 

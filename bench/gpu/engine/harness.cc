@@ -1,4 +1,4 @@
-// The CUDA engine for Python's ctypes: what check.py calls. Memory that the engine asks for comes from one buffer of the caller's.
+// The CUDA engine for Python's ctypes, as check.py calls it. The engine's memory comes from one buffer of the caller.
 #include <cstdio>
 #include <stdexcept>
 
@@ -11,7 +11,7 @@ namespace {
 
 std::string kernelsFolder, cacheFolder;
 
-/** Gives parts of a buffer out, one after the other. */
+/** Hands out parts of a buffer, one after the other. */
 struct Arena {
   char* memory;
   size_t size, used = 0;
@@ -23,14 +23,14 @@ struct Arena {
   };
 };
 
-/** Reads numbers in turn. */
+/** Reads numbers one after the other. */
 template <class T>
 struct Reader {
   const T* at;
   T next() { return *at++; }
 };
 
-/** What describes a stack, read in turn. */
+/** The description of a stack, read one number at a time. */
 struct Description {
   Reader<int64_t> plan;
   Reader<double> numbers;
@@ -84,7 +84,7 @@ Stack stackOf(const int64_t* plan, const double* numbers, const uint64_t* pointe
   return s;
 }
 
-/** `caches`: of each block keys, then values. */
+/** `caches` has the keys and then the values of each block. */
 Caches cachesOf(const Stack& s, const uint64_t* caches, int64_t past, int64_t capacity) {
   Caches c{past, capacity, {}, {}, capacity};
   for (size_t i = 0; i < s.blocks.size(); i++) {
@@ -94,7 +94,7 @@ Caches cachesOf(const Stack& s, const uint64_t* caches, int64_t past, int64_t ca
   return c;
 }
 
-/** Bytes of the buffer that were used; −1 after a failure, which is printed. */
+/** Returns the used bytes of the buffer, or −1 after a failure, which is printed. */
 template <class Body>
 int64_t guarded(void* memory, int64_t size, Body body) {
   Arena arena{static_cast<char*>(memory), static_cast<size_t>(size)};
@@ -155,7 +155,10 @@ int64_t engineDecode(const int64_t* plan, const double* numbers, const uint64_t*
   });
 }
 
-/** The chain, to be given to the functions below; null after a failure. `ends`: the table and the head, as projections, and the norm. */
+/**
+ * Starts a chain for the functions below, or returns null after a failure. `ends` has the table and the head, as
+ * projections, and the norm.
+ */
 TokenChain* engineChain(const int64_t* plan, const double* numbers, const uint64_t* pointers, const uint64_t* caches,
                         int64_t capacity, const int64_t* endsPlan, const double* endsNumbers, const uint64_t* endsPointers,
                         void* memory, int64_t size, Stream stream) {
@@ -212,7 +215,7 @@ int64_t engineCrossEntropy(const void* weight, int64_t vocabulary, int64_t width
   });
 }
 
-/** `pointers`: of each variable value, gradient and states, and where the next value and states go. */
+/** `pointers` has each variable's value, gradient and states, and the addresses of the next value and states. */
 int64_t engineUpdate(int64_t rule, int64_t count, const int64_t* sizes, const uint64_t* pointers, const float* factors,
                      const void* maps, float* norm, const float* most, void* memory, int64_t size, Stream stream) {
   return guarded(memory, size, [&](const Allocate& allocate) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches what the peers of gpu.ts need beside PyTorch 2.11 (CUDA 13.0) and transformers 5.17, for a Linux machine with Python 3.12
-# and an NVIDIA card that reaches no network: PEFT, bitsandbytes, Liger and Unsloth, about 47 MiB.
+# Fetches PEFT, bitsandbytes, Liger and Unsloth (about 47 MiB), which the peers of gpu.ts need besides PyTorch 2.11 (CUDA 13.0)
+# and transformers 5.17, for a Linux machine with Python 3.12 and an NVIDIA card but no network.
 #
 #   bench/gpu/peers/fetch.sh FOLDER
 #
@@ -19,7 +19,7 @@ python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3
   typer==0.29.2 tyro==1.0.17 unsloth==2026.10.9 unsloth_zoo==2026.10.9 xxhash==4.1.0
 for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$work/site"; done
 cd "$work/site"
-# Of bitsandbytes only what is for CUDA 13.0; nothing of Unsloth's web page, of tests and of headers.
+# Keeps only the library for CUDA 13.0 of bitsandbytes, and no web page of Unsloth, no tests and no headers.
 find bitsandbytes -name 'libbitsandbytes_*' ! -name '*_cuda130.so' ! -name '*_cpu.so' -delete
 rm -rf studio pyarrow/tests pyarrow/include pandas/tests
 tar --owner=0 --group=0 --sort=name -c . | xz -T0 -6 >"$folder/peers.tar.xz"

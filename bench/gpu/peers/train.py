@@ -1,7 +1,7 @@
-"""A peer of gpu.ts: the same LoRA or QLoRA steps, of random weights, by PEFT, by PEFT with Liger's kernels or by Unsloth.
+"""A peer of gpu.ts: runs the same LoRA or QLoRA steps on random weights with PEFT, PEFT and Liger's kernels, or Unsloth.
 
-Takes one JSON argument and prints {"milliseconds": [...], "gib": …, "loss": …} as its last line: each step's time after three of
-warm-up, and the most memory that PyTorch's tensors took. Versions: fetch.sh here.
+Takes one JSON argument and prints {"milliseconds": [...], "gib": …, "loss": …} as its last line: the time of each step after
+three steps of warm-up, and the peak memory of PyTorch's tensors. fetch.sh has the versions.
 """
 
 import json
@@ -11,9 +11,9 @@ import tempfile
 import time
 
 args = json.loads(sys.argv[1])
-if args["peer"] == "unsloth":  # before PyTorch and transformers, which it changes
+if args["peer"] == "unsloth":  # before PyTorch and transformers, because it changes them
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", UNSLOTH_DISABLE_STATISTICS="1")
-    os.chdir(tempfile.mkdtemp())  # where it puts what it compiles
+    os.chdir(tempfile.mkdtemp())  # the place of its compiled files
     from unsloth import FastLanguageModel
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -45,7 +45,7 @@ def random_model():
 
 
 def quantize(base):
-    """nf4 with double quantization in every linear layer but the head."""
+    """Quantizes every linear layer except the head to nf4 with double quantization."""
     import bitsandbytes as bnb
 
     for name, linear in list(base.named_modules()):
@@ -86,7 +86,7 @@ def with_peft(has_liger):
 
 
 def save_for_unsloth(folder):
-    """Unsloth opens folders only, with a tokenizer; of what it tokenizes nothing is used."""
+    """Saves a random model with a tokenizer, because Unsloth only opens such folders. The tokenizer is not used."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
