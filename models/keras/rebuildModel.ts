@@ -19,21 +19,27 @@ export type Substitute = (layer: Layer, prefix: string) => Layer;
  */
 export function rebuildModel(model: tf.LayersModel, substitute: Substitute): tf.LayersModel {
   const found = new Map<Layer, Layer>();
-  const once = (layer: Layer, prefix: string): Layer => {
-    const isModel = layer instanceof tf.LayersModel;
-    const by =
-      found.get(layer) ??
-      (isModel ? rebuilt(layer, once, `${prefix}${layer.name}.`) : substitute(layer, prefix));
-    found.set(layer, by);
-    return by;
+  const find = (inner: tf.LayersModel, prefix: string): void => {
+    for (const {outboundLayer: layer} of layerCalls(inner)) {
+      if (layer instanceof tf.LayersModel) find(layer, `${prefix}${layer.name}.`);
+      else if (!found.has(layer)) found.set(layer, substitute(layer, prefix));
+    }
   };
-  return rebuilt(model, once, '');
+  find(model, ''); // before any layer is wired, because substitute may throw
+  return rebuilt(model, found, true);
 }
 
-function rebuilt(model: tf.LayersModel, substitute: Substitute, prefix: string): tf.LayersModel {
-  const calls = graphNodes(model).filter(({inboundLayers}) => inboundLayers.length > 0); // the others are inputs
-  const layers = new Map(calls.map(({outboundLayer}) => [outboundLayer, substitute(outboundLayer, prefix)]));
-  if (prefix !== '' && [...layers].every(([layer, by]) => layer === by)) return model;
+/** The calls of a model's layers, without its inputs. */
+const layerCalls = (model: tf.LayersModel) =>
+  graphNodes(model).filter(({inboundLayers}) => inboundLayers.length > 0);
+
+function rebuilt(model: tf.LayersModel, found: Map<Layer, Layer>, always = false): tf.LayersModel {
+  const calls = layerCalls(model);
+  for (const {outboundLayer: layer} of calls) {
+    if (layer instanceof tf.LayersModel && !found.has(layer)) found.set(layer, rebuilt(layer, found));
+  }
+  const layers = new Map(calls.map(({outboundLayer: layer}) => [layer, found.get(layer) as Layer]));
+  if (!always && [...layers].every(([layer, by]) => layer === by)) return model;
   const users = new Map([...layers.values()].map((layer) => [layer, userCountOf(layer)]));
   const tensors = new Map<tf.SymbolicTensor, tf.SymbolicTensor>();
   const nowOf = (tensor: tf.SymbolicTensor) => tensors.get(tensor) ?? tensor;

@@ -200,6 +200,34 @@ describeEachBackend('applyLoRA', () => {
     base.dispose();
   });
 
+  test('leaves everything as it was when a merge fails', async () => {
+    const before = tf.memory().numTensors;
+    const inner = tf.sequential({
+      layers: [
+        tf.layers.dense({name: 'fc', units: 6, inputShape: [SIZE], ...seeded(1)}),
+        tf.layers.batchNormalization({name: 'norm'}),
+      ],
+    });
+    const input = tf.input({shape: [SIZE]});
+    const head = tf.layers.dense({name: 'head', units: 2, ...seeded(2)});
+    const output = head.apply(inner.apply(input)) as tf.SymbolicTensor;
+    const base = tf.model({inputs: input, outputs: output});
+    const adapted = applyLoRA(base, {rank: 1});
+    const expected = predictions(adapted);
+    const {loraA, loraB} = adaptedIn(adapted).find(({name}) => name === 'head')!;
+    const fill = (weight: tf.LayerVariable, value: number) => {
+      const filled = tf.fill(weight.shape as number[], value);
+      weight.write(filled);
+      filled.dispose();
+    };
+    for (const weight of [loraA, loraB]) fill(weight, 1e30);
+    expect(await messageOf(() => mergeLoRA(adapted))).toMatch(/merged weight of head/);
+    fill(loraB, 0);
+    expectSame(predictions(adapted), expected);
+    for (const model of [adapted, base]) model.dispose();
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
   test('leaves recurrent, wrapped and custom layers as they are, wired as they were', async () => {
     const base = recurrent();
     const adapted = applyLoRA(base, {rank: 1});
