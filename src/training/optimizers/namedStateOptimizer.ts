@@ -130,7 +130,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
    * ones come. Gradients and settings must not change until it resolves.
    */
   async applyGradientsAsync(gradients: tf.NamedTensorMap | NamedTensor[]): Promise<void> {
-    for (const left of this.run(gradients)) await left();
+    for (const stateLeaves of this.run(gradients)) await stateLeaves();
   }
 
   /**
@@ -195,6 +195,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     await Promise.all([...this.state.values()].map((state) => state.leave()));
   }
 
+  /** Runs a step, and yields where a state has to leave the device first; see {@link StateStore.visit}. */
   private *run(gradients: tf.NamedTensorMap | NamedTensor[]): Generator<() => Promise<unknown>, void> {
     this.assertIdle();
     const updates = this.plan(gradients);
