@@ -8,6 +8,7 @@ import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {assertInputIds} from './assertInputIds.ts';
+import {dropoutSeed} from './dropoutSeed.ts';
 import {IGNORE_INDEX} from './ignoreIndex.ts';
 
 export {IGNORE_INDEX};
@@ -52,7 +53,7 @@ export function lossSum(
   assertInputIds(inputIds, model.config);
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
-  const pass = {seed: Math.floor(Math.random() * 2 ** 31), ...options}; // recomputed blocks must drop the same values
+  const pass = {...options, seed: dropoutSeed(options.seed)};
   return tf.tidy(() => {
     const [places, labels] = [tf.tensor1d(positions, 'int32'), tf.tensor1d(targets, 'int32')];
     uploadEarly(places, labels);

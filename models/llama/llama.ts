@@ -24,6 +24,7 @@ import {TransposedDense} from '../../layers/transposedDense.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
+import {dropoutSeed} from '../dropoutSeed.ts';
 import {
   formatConfig,
   type Json,
@@ -126,7 +127,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     {cos, sin}: RotaryTables,
     {attentionMask, cache, training = false, seed: given}: ForwardOptions,
   ): tf.Tensor {
-    const seed = given ?? Math.floor(Math.random() * 2 ** 31); // a recomputed block must drop the same values
+    const seed = dropoutSeed(given);
     const length = embedded.shape[1];
     // A bias of T×S numbers is made once for all blocks, unless the kernel derives the mask itself.
     const isInKernel = hasKernel(attentionOp);

@@ -121,6 +121,21 @@ describeEachBackend('applyLoRA', () => {
     expect(model.adapterNames).toEqual([]);
   });
 
+  test('drops the same values when backward recomputes an adapted head, even if the seed is undefined', () => {
+    const untied = tinyLlama({tieWordEmbeddings: false});
+    untied.applyLoRA({rank: 2, targetModules: ['lm_head'], dropout: 0.5});
+    const apply = jest.spyOn(untied.lm_head, 'apply');
+    const batch = {inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]};
+    const {value, grads} = tf.variableGrads(
+      () => untied.lossSum(batch, {training: true, seed: undefined}),
+      [...untied.trainableParameters().values()],
+    );
+    const seeds = apply.mock.calls.map(([, options]) => options?.seed);
+    expect(seeds).toEqual([expect.any(Number), seeds[0]]);
+    tf.dispose([value, grads]);
+    untied.dispose();
+  });
+
   test('adapts an untied head, in logits and in the loss', () => {
     const untied = tinyLlama({tieWordEmbeddings: false});
     untied.applyLoRA({rank: 2, targetModules: ['lm_head']});
