@@ -66,7 +66,7 @@ export interface StartedBackend {
   computeDtype: ComputeDtype;
 }
 
-/** A backend of TensorFlow.js, as {@link useBackend} starts it. */
+/** A backend of TensorFlow.js that {@link useBackend} can start. */
 export interface Backend {
   name: BackendName;
   /**

@@ -82,19 +82,20 @@ function noRoom({message, cause}: TfjsLoraError, staged: string, folder: string)
 export async function readCheckpoint(folder: string): Promise<Record<string, unknown>> {
   const text = await readFile(join(folder, RESUME_STATE), 'utf8').catch(() => ''); // readJson reports what is wrong
   if (!hasOwnChecksum(text))
-    throw torn(folder, RESUME_STATE, 'its contents as they were written', 'other contents');
+    throw damaged(folder, RESUME_STATE, 'its contents as they were written', 'other contents');
   const {files, sha256: _, ...state} = await readJson(join(folder, RESUME_STATE));
   if (typeof files !== 'object' || files === null)
-    throw torn(folder, RESUME_STATE, 'a list of files', 'none');
+    throw damaged(folder, RESUME_STATE, 'a list of files', 'none');
   for (const [name, stored] of Object.entries(files)) {
-    if (!isWithin(name)) throw torn(folder, show(name), 'a file of the checkpoint', 'another path');
+    if (!isWithin(name)) throw damaged(folder, show(name), 'a file of the checkpoint', 'another path');
     const {bytes, sha256} = (
       typeof stored === 'number' ? {bytes: stored} : (stored ?? {})
     ) as Partial<StoredFile>;
     const got = fs.statSync(join(folder, name), {throwIfNoEntry: false})?.size;
-    if (got !== bytes) throw torn(folder, name, `${bytes} bytes`, got === undefined ? 'no file' : `${got}`);
+    if (got !== bytes)
+      throw damaged(folder, name, `${bytes} bytes`, got === undefined ? 'no file' : `${got}`);
     if (sha256 !== undefined && (await describeFile(join(folder, name))).sha256 !== sha256)
-      throw torn(folder, name, 'its contents as they were written', 'other contents');
+      throw damaged(folder, name, 'its contents as they were written', 'other contents');
   }
   return state;
 }
@@ -148,7 +149,7 @@ export function isWholeCheckpoint(folder: string): Promise<boolean> {
 /** Whether {@link writeCheckpoint} made a folder, whole or damaged. */
 export const isCheckpoint = (folder: string): boolean => fs.existsSync(join(folder, RESUME_STATE));
 
-function torn(folder: string, name: string, expected: string, got: string): TfjsLoraError {
+function damaged(folder: string, name: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError(
     'CORRUPT_FILE',
     `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. ${adviceFor(folder)}`,

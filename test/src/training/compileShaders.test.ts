@@ -26,7 +26,7 @@ async function trained(args: CompileArgs, isQuantized = false) {
   if (isQuantized) await model.quantize({type: 'nf4', doubleQuant: true});
   model.applyLoRA({rank: 4, dropout: 0.1, seed: 5});
   model.compile(args);
-  const told: Compiled[] = [];
+  const reports: Compiled[] = [];
   const late: string[] = [];
   const {device} = tf.backend() as unknown as WebGPUBackend;
   const {createComputePipeline} = GPUDevice.prototype;
@@ -39,12 +39,12 @@ async function trained(args: CompileArgs, isQuantized = false) {
       batchSize: 2,
       verbose: 0,
       shuffle: false,
-      callbacks: {onCompile: (compiled, total) => void told.push([compiled, total])},
+      callbacks: {onCompile: (compiled, total) => void reports.push([compiled, total])},
     });
     const weights = await Promise.all(
       [...model.trainableParameters().values()].map(async (variable) => [...(await variable.data())]),
     );
-    return {model, told, late, steps, weights};
+    return {model, reports, late, steps, weights};
   } finally {
     Reflect.deleteProperty(device, 'createComputePipeline');
   }
@@ -57,12 +57,12 @@ describeWebGPU('training with shaders compiled first', () => {
   ])('%s: equals training without', async (_, makeOptimizer, isQuantized) => {
     const settings = () => ({optimizer: makeOptimizer(), maxGradNorm: 1e-3});
     const ahead = await trained(settings(), isQuantized);
-    const total = ahead.told[0][1];
+    const total = ahead.reports[0][1];
     expect(total).toBeGreaterThan(isQuantized ? 3 : 20); // with those that both need
-    expect(ahead.told).toEqual(Array.from({length: total + 1}, (_, compiled) => [compiled, total]));
+    expect(ahead.reports).toEqual(Array.from({length: total + 1}, (_, compiled) => [compiled, total]));
     expect(ahead.late).toEqual([]);
     const plain = await trained({...settings(), compileShaders: false}, isQuantized);
-    expect(plain.told).toEqual([]);
+    expect(plain.reports).toEqual([]);
     expect(ahead.steps.map(({loss}) => loss)).toEqual(plain.steps.map(({loss}) => loss));
     expect(ahead.weights).toEqual(plain.weights);
     for (const {model} of [ahead, plain]) {

@@ -43,7 +43,7 @@ const CASES: Record<string, Case> = {
   'several batches in a window': {windows: 3},
 };
 
-/** The most bytes in tensors at once while something runs. */
+/** Runs a function, and returns the peak of the bytes in tensors. */
 async function peakOf(run: () => Promise<unknown>): Promise<number> {
   const engine = tf.engine() as unknown as {
     trackTensor: (...args: unknown[]) => void;

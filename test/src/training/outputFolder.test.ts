@@ -243,7 +243,7 @@ test('a stop request between two steps leaves a checkpoint too', async () => {
   const {history} = await run({
     outputDir,
     signal: controller.signal,
-    // As a signal's handler runs: when the event loop turns, after all that a step's callbacks do at once.
+    // Like a signal's handler, this runs on the next turn of the event loop, after the synchronous work of callbacks.
     callbacks: ({step}) => void (step === 3 && setImmediate(() => controller.abort())),
   });
   const {step} = history.steps.at(-1)!;

@@ -157,39 +157,42 @@ describe('a run that is interrupted and resumed', () => {
     ['between epochs', {}, 6],
     ['by steps', {evaluationStrategy: 'steps', evaluationSteps: 2}, 4],
     ['at the end', {evaluationStrategy: 'no'}, 12],
-  ])('stopped in an evaluation %s, it does that evaluation when it goes on', async (what, more, stopped) => {
-    const args: FitArgs = {...ARGS, ...more, validationData: EXAMPLES};
-    const evaluationsOf = ({history}: Awaited<ReturnType<typeof bigramRun>>) =>
-      history.evaluations.map(({step, loss}) => [step, loss]);
-    const whole = await bigramRun(args);
-    const outputDir = pathOf(`evaluation-${what}`);
-    const controller = new AbortController();
-    let isEvaluating = false;
-    const data = function* () {
-      for (const example of EXAMPLES) {
-        yield example;
-        if (isEvaluating) controller.abort();
-      }
-    };
-    const first = await bigramRun({
-      ...args,
-      outputDir,
-      validationData: data,
-      signal: controller.signal,
-      callbacks: ({step}) => {
-        isEvaluating = step === stopped;
-      },
-    });
-    expect(first.history.isInterrupted).toBe(true);
-    expect(first.losses).toEqual(whole.losses.slice(0, stopped));
-    expect(readdirSync(outputDir)).toContain(`checkpoint-${stopped}`);
-    expect(readdirSync(outputDir)).not.toContain('train_results.json');
-    const rest = await bigramRun({...args, outputDir, validationData: data, resumeFromCheckpoint: true});
-    expect([...first.losses, ...rest.losses]).toEqual(whole.losses);
-    expect([...evaluationsOf(first), ...evaluationsOf(rest)]).toEqual(evaluationsOf(whole));
-    const epochs = [first, rest].flatMap(({history}) => history.history.loss ?? []);
-    expect(epochs).toEqual(whole.history.history.loss);
-  });
+  ])(
+    'stopped in an evaluation %s, it repeats that evaluation when it is resumed',
+    async (what, more, stopped) => {
+      const args: FitArgs = {...ARGS, ...more, validationData: EXAMPLES};
+      const evaluationsOf = ({history}: Awaited<ReturnType<typeof bigramRun>>) =>
+        history.evaluations.map(({step, loss}) => [step, loss]);
+      const whole = await bigramRun(args);
+      const outputDir = pathOf(`evaluation-${what}`);
+      const controller = new AbortController();
+      let isEvaluating = false;
+      const data = function* () {
+        for (const example of EXAMPLES) {
+          yield example;
+          if (isEvaluating) controller.abort();
+        }
+      };
+      const first = await bigramRun({
+        ...args,
+        outputDir,
+        validationData: data,
+        signal: controller.signal,
+        callbacks: ({step}) => {
+          isEvaluating = step === stopped;
+        },
+      });
+      expect(first.history.isInterrupted).toBe(true);
+      expect(first.losses).toEqual(whole.losses.slice(0, stopped));
+      expect(readdirSync(outputDir)).toContain(`checkpoint-${stopped}`);
+      expect(readdirSync(outputDir)).not.toContain('train_results.json');
+      const rest = await bigramRun({...args, outputDir, validationData: data, resumeFromCheckpoint: true});
+      expect([...first.losses, ...rest.losses]).toEqual(whole.losses);
+      expect([...evaluationsOf(first), ...evaluationsOf(rest)]).toEqual(evaluationsOf(whole));
+      const epochs = [first, rest].flatMap(({history}) => history.history.loss ?? []);
+      expect(epochs).toEqual(whole.history.history.loss);
+    },
+  );
 
   test('a finished run that is resumed trains no more, and one with more epochs continues', async () => {
     const outputDir = pathOf('finished');
@@ -272,8 +275,8 @@ describe('checkpoints', () => {
     ['without a file', (folder: string) => rmSync(join(folder, 'trained_weights.safetensors'))],
     ['without its list', (folder: string) => rmSync(join(folder, 'resume_state.json'))],
     ['with half a list', (folder: string) => truncateSync(join(folder, 'resume_state.json'), 100)],
-  ])('one that is torn (%s) is passed over with a warning that names it', async (what, tear) => {
-    const outputDir = pathOf(`torn-${what}`);
+  ])('a damaged one (%s) is skipped with a warning that names it', async (what, tear) => {
+    const outputDir = pathOf(`damaged-${what}`);
     await bigramRun({...ARGS, outputDir, saveSteps: 4});
     tear(join(outputDir, 'checkpoint-12'));
     const {losses} = await bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true});
@@ -320,7 +323,7 @@ describe('checkpoints', () => {
   });
 
   test('when all are damaged nothing is lost, and without any the run starts over', async () => {
-    const outputDir = pathOf('all-torn');
+    const outputDir = pathOf('all-damaged');
     await bigramRun({...ARGS, outputDir});
     rmSync(join(outputDir, 'checkpoint-12', 'resume_state.json'));
     await expect(bigramRun({...ARGS, outputDir, resumeFromCheckpoint: true})).rejects.toMatchObject({

@@ -46,7 +46,7 @@ export class DeviceBackend {
     backend.write = (values, shape, dtype) => {
       const size = tf.util.sizeFromShape(shape) * tf.util.bytesPerElement(dtype);
       if (this.bytes + size > this.limitBytes) {
-        throw new Error(`device: out of memory, ${this.bytes} bytes in use, ${size} more asked for`);
+        throw new Error(`device: out of memory, ${this.bytes} bytes in use, ${size} more requested`);
       }
       this.bytes += size;
       this.peakBytes = Math.max(this.peakBytes, this.bytes);
