@@ -7,8 +7,8 @@ import {Parameter} from './parameter.ts';
 import {TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 /**
- * A dense layer whose weight is stored as `tf.layers.dense` stores it, `[inputDim, units]`. {@link sharing} makes one that
- * holds the very variables of a Keras layer, so that adapters can be put on it without a copy.
+ * A dense layer with its weight as in `tf.layers.dense`, `[inputDim, units]`. {@link sharing} makes one that has the same
+ * variables as a Keras layer, so that adapters can be added to it without a copy.
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `kernel` `[inputDim, units]`, `bias` `[units]`.
@@ -17,10 +17,10 @@ export class KerasDense extends TransposedDense {
   static override className = 'KerasDense';
   static override readonly optionNames = TransposedDense.optionNames;
   declare weight: KernelParameter; // its `kernel`
-  #source?: tf.layers.Layer; // private: it is no sub-layer
+  #source?: tf.layers.Layer; // private, so that it is no sub-layer
 
   /**
-   * Wraps a built Keras layer. Both hold the same variables, and these are freed with the later of the two.
+   * Wraps a built Keras layer. Both have the same variables, which are freed with the later of the two.
    *
    * @param name default the layer's
    * @throws TfjsLoraError `INVALID_ARGUMENT` for another class of layer, or one without weights yet
@@ -54,7 +54,7 @@ export class KerasDense extends TransposedDense {
     this.built = true;
   }
 
-  /** Counts this layer among the users of the Keras layer that it shares; disposing it takes that back. */
+  /** Counts this layer as a user of the Keras layer that it shares, until it is disposed. */
   hold(): void {
     if (this.#source) setUserCountOf(this.#source, userCountOf(this.#source) + 1);
   }
@@ -91,7 +91,7 @@ class KernelParameter extends Parameter {
     return tf.transpose(value);
   }
 
-  /** A transposed copy, for what needs the whole matrix; the caller disposes or tidies it. */
+  /** Returns a transposed copy, for ops that need the whole matrix; the caller disposes or tidies it. */
   override matrix(): DenseMatrix {
     const [cols, rows] = this.logicalShape;
     return {tensor: tf.transpose(this.read()), dtype: 'float32', rows, cols};

@@ -141,7 +141,7 @@ export class LoRADense extends ModuleLayer {
     this.activeAdapters = inForce.map(({name}) => name);
   }
 
-  /** Adds an adapter and activates it beside the active ones. */
+  /** Adds an adapter and activates it in addition to the active ones. */
   addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
     if (this.adapters.has(name)) {
       throw new TfjsLoraError(

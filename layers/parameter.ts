@@ -244,7 +244,7 @@ export class Parameter extends tf.LayerVariable {
     return this;
   }
 
-  /** Takes another weight's variable itself as its value, without a copy: what is written to one is written to both. */
+  /** Shares another weight's variable without a copy: writing to one writes to both. */
   share(weight: tf.LayerVariable): void {
     const {val} = membersOf(weight);
     Object.assign(membersOf(this), {name: val.name, trainable_: weight.trainable});

@@ -53,7 +53,7 @@ export function setUserCountOf(layer: tf.layers.Layer, count: number): void {
 }
 
 /**
- * Frees a layer's weights, unless something else uses the layer too.
+ * Frees a layer's weights unless something else still uses the layer.
  *
  * @returns the number of weights freed
  */

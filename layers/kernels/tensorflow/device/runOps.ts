@@ -296,7 +296,7 @@ export class Ops {
     return this.one('Pack', parts, attributes);
   }
 
-  /** Splits what {@link stack} joined. */
+  /** Splits the result of {@link stack}. */
   unstack(x: Handle): Handle[] {
     const [count] = x.shape;
     return this.run('Unpack', [x], [this.intAttribute('num', count), this.intAttribute('axis', 0)], count);

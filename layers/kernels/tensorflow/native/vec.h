@@ -1,4 +1,4 @@
-// Eight floats at once, by an extension that GCC and Clang share: AVX registers on x64, pairs of NEON's on arm64.
+// Vectors of eight floats, by an extension that GCC and Clang share: AVX registers on x64, pairs of NEON's on arm64.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -23,7 +23,7 @@ export const isKeptSize = (rows: number, cols: number): boolean => rows * cols <
  * generated token need it again, and in a model of small weights making it costs as much as the product.
  *
  * @param id id of the handle that the weight is made from; ids are never reused
- * @param version what else it is made from
+ * @param version identifies everything else that it is made from
  * @param make returns a float32 matrix; it must satisfy {@link isKeptSize}
  */
 export function keptWeight(ops: Ops, id: number, version: string, make: () => Handle): Handle {

@@ -144,7 +144,7 @@ TokenChain::TokenChain(Device& device, Stream stream, const Stack& s, const Cach
   state_->kernel = "tokenChain:runPass" + std::to_string(sequencesOf(s));
 }
 
-TokenChain::~TokenChain() {  // what a pass reads and writes is given back after this
+TokenChain::~TokenChain() {  // the memory of its passes is given back after this
   void* context = nullptr;
   if (driver().StreamGetCtx(state_->stream, &context) != 0 || driver().CtxPushCurrent(context) != 0) return;
   driver().StreamSynchronize(state_->stream);  // a failure is the next call's too

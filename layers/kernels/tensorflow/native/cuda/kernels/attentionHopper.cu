@@ -144,7 +144,7 @@ __device__ __forceinline__ void keyValueGrad(const Attention& a, const Attention
   const int firstBlock = first / QUERIES, perHead = (a.length + QUERIES - 1) / QUERIES - firstBlock;
   const int blocks = perGroup * perHead;
 
-  int nextHead = group * perGroup, nextQuery = QUERIES * firstBlock;  // what is loaded next
+  int nextHead = group * perGroup, nextQuery = QUERIES * firstBlock;  // loaded next
   const auto load = [&](int slot) {
     const int head = nextHead, query = nextQuery;
     const u16* dy = g.dy + (i64)batch * a.length * g.dyStride + head * DIM;
