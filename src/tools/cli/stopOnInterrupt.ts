@@ -23,7 +23,7 @@ export function stopOnInterrupt(now = () => performance.now()): {signal: AbortSi
       asked = now();
       printAboveProgress(
         process.stderr,
-        'Stopping after this step, then saving. Press Ctrl-C again to end at once.',
+        'Stopping after this step, then saving. Press Ctrl-C again to end immediately.',
       );
       controller.abort();
     } else if (now() - asked > SAME_MS) {

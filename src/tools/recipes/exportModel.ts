@@ -150,8 +150,8 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
     if ((await pathOf(source)) !== target) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `export_dir ${exportDir}: expected another folder than the model's, got ${source}, which is read. ` +
-        'Choose another folder: exporting would overwrite this one.',
+      `export_dir ${exportDir}: expected a folder other than the base's and the adapters', got ${source}. ` +
+        'Choose another folder, because exporting would overwrite this one.',
     );
   }
 }

@@ -45,7 +45,7 @@ export async function readRecipe(path: string, overrides: readonly string[] = []
     bytes = await readFile(path);
   } catch (cause) {
     const {code} = cause as NodeJS.ErrnoException;
-    const got = code === 'ENOENT' ? 'nothing there' : code === 'EISDIR' ? 'a folder' : String(cause);
+    const got = code === 'ENOENT' ? 'no such file' : code === 'EISDIR' ? 'a folder' : String(cause);
     throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}`, {cause});
   }
   return parseRecipeText(decodeUtf8(bytes, path), path, overrides);

@@ -69,7 +69,7 @@ const checkpointsIn = (output: string) =>
   readdirSync(output).filter((name) => name.startsWith('checkpoint-'));
 
 test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
-  '%s saves, ends with 130, and names the command that goes on',
+  '%s saves, ends with status 130, and names the command that resumes',
   async (signal) => {
     const output = join(folder, signal);
     const given = [`output_dir=${output}`, 'overwrite_output_dir=true'];

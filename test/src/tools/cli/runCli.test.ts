@@ -33,20 +33,20 @@ describe('the command line', () => {
 });
 
 describe('the status of an error', () => {
-  async function told(error: unknown, debug = false): Promise<{status: number; text: string}> {
+  async function reported(error: unknown, debug = false): Promise<{status: number; text: string}> {
     const {result: status, err} = await printedBy(() => statusOf(error, debug));
     return {status, text: err.trimEnd()};
   }
 
   test("is 2 for a user's mistake, with the message alone", async () => {
     const error = new TfjsLoraError('INVALID_CONFIG', 'recipe.yaml:1:1 x: expected y, got z');
-    expect(await told(error)).toEqual({status: 2, text: 'recipe.yaml:1:1 x: expected y, got z'});
+    expect(await reported(error)).toEqual({status: 2, text: 'recipe.yaml:1:1 x: expected y, got z'});
     const missing = Object.assign(new Error('ENOSPC: no space left on device, write'), {code: 'ENOSPC'});
-    expect(await told(missing)).toEqual({status: 2, text: missing.message});
+    expect(await reported(missing)).toEqual({status: 2, text: missing.message});
   });
 
   test('is 1 for an internal error, which is called a bug', async () => {
-    const {status, text} = await told(new TypeError('x is not a function'));
+    const {status, text} = await reported(new TypeError('x is not a function'));
     expect(status).toBe(1);
     expect(text).toBe(
       'tfjs-lora failed: x is not a function\nThis is a bug in tfjs-lora; --debug shows the stack.',
@@ -54,14 +54,14 @@ describe('the status of an error', () => {
   });
 
   test('comes with the stack under --debug', async () => {
-    expect((await told(new TypeError('broken'), true)).text).toContain(`TypeError: broken\n    at `);
-    expect((await told(new TfjsLoraError('UNSUPPORTED', 'no'), true)).text).toContain(
+    expect((await reported(new TypeError('broken'), true)).text).toContain(`TypeError: broken\n    at `);
+    expect((await reported(new TfjsLoraError('UNSUPPORTED', 'no'), true)).text).toContain(
       'TfjsLoraError: no\n    at ',
     );
   });
 
   test("can be the command's own", async () => {
-    expect(await told(new ExitStatus(130))).toEqual({status: 130, text: ''});
+    expect(await reported(new ExitStatus(130))).toEqual({status: 130, text: ''});
   });
 });
 
@@ -82,7 +82,7 @@ test('doctor tries every backend in a separate process', () => {
   expect(backends.get('cpu')).toMatchObject({available: true});
   expect(backends.get('wasm')).toMatchObject({available: true, text: expect.stringContaining('simd')});
   for (const {available, backend, text} of backends.values()) {
-    if (!available) expect(text).toMatch(new RegExp(`^useBackend ${backend}: expected |^crashed `));
+    if (!available) expect(text).toMatch(new RegExp(`^backend ${backend}: expected |^crashed `));
   }
   expect(report.packages['@tensorflow/tfjs']).toBe(packageJson.devDependencies['@tensorflow/tfjs']);
 }, 120_000);

@@ -4,7 +4,7 @@ import {printedBy} from './runCommandLine.ts';
 
 describe('stopOnInterrupt', () => {
   test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
-    '%s asks once, and ends when it comes again',
+    'the first %s requests a stop, and the second ends the process',
     async (name) => {
       let time = 0;
       const kill = jest.spyOn(process, 'kill').mockReturnValue(true);
@@ -15,7 +15,7 @@ describe('stopOnInterrupt', () => {
           time = 300; // npm forwards the signal
           process.emit(name, name);
         });
-        expect(err).toBe('Stopping after this step, then saving. Press Ctrl-C again to end at once.\n');
+        expect(err).toBe('Stopping after this step, then saving. Press Ctrl-C again to end immediately.\n');
         expect(interrupt.signal.aborted).toBe(true);
         expect(kill).not.toHaveBeenCalled();
         time = 2000;

@@ -239,7 +239,7 @@ describe('refuses, before anything is written', () => {
       symlinkSync(model, join(folder, 'link'));
       return {exportDir: join(folder, 'link')};
     });
-    expect(linked.message).toContain("expected another folder than the model's");
+    expect(linked.message).toContain("expected a folder other than the base's and the adapters'");
     expect((await refusal(({adapters}) => ({exportDir: adapters![0]}))).code).toBe('INVALID_ARGUMENT');
   });
 
@@ -288,7 +288,7 @@ describe('a folder that holds', () => {
   test.each([
     ['nothing', {}],
     ['a new repository', {'.gitattributes': '', 'README.md': '# Mine\n', LICENSE: ''}],
-    ['an export that broke off', {'model-00001-of-00002.safetensors': '', 'generation_config.json': '{}'}],
+    ['an interrupted export', {'model-00001-of-00002.safetensors': '', 'generation_config.json': '{}'}],
     ['a model of transformers', {'config.json': '{"model_type": "llama"}', 'notes.txt': ''}],
   ])('%s is written into', (_, files) =>
     inFolder(async (folder) => {

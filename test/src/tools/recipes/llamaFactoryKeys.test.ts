@@ -51,7 +51,7 @@ test('every key is known: one of ours, ignored with a reason, or refused', () =>
 test.each([
   ['left empty', () => null],
   ['its default', (key: Key) => key.default],
-  ['false, where its default is nothing', (key: Key) => key.default || false],
+  ['false if it has no default', (key: Key) => key.default || false],
 ] as const)('a key that is off is accepted: %s', (_, off) => {
   const faults = optional
     .filter(([name, key]) => name !== 'batch_size' || !off(key)) // refused: it belongs to another program

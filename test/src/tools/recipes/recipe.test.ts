@@ -236,7 +236,7 @@ describe('faults', () => {
   test('a missing file', async () => {
     await expect(loadRecipe('/nowhere/recipe.yaml')).rejects.toMatchObject({
       code: 'FILE_NOT_FOUND',
-      message: 'recipe /nowhere/recipe.yaml: expected a YAML file, got nothing there',
+      message: 'recipe /nowhere/recipe.yaml: expected a YAML file, got no such file',
     });
     await expect(loadRecipe(__dirname)).rejects.toThrow('expected a YAML file, got a folder');
   });
@@ -346,7 +346,7 @@ describe('faults', () => {
       Array.from({length: 5000}, (_, i) => `key${i}: 1`).join('\n'),
       /at most 1000 keys, got 5001/,
     ],
-    ['megabytes', `a: ${'x'.repeat(2_000_000)}`, /at most 1048576 characters, got 2000\d+/],
+    ['a text of megabytes', `a: ${'x'.repeat(2_000_000)}`, /at most 1048576 characters, got 2000\d+/],
     ['names that every object has', 'constructor: 1\n__proto__: 2', /2:1 constructor: .*\n.*3:1 __proto__: /],
   ])('%s', (_, text, message) => {
     const {code, message: got} = fault(`${MODEL}${text}`);

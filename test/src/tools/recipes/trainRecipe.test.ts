@@ -219,7 +219,11 @@ describe('a dry run refuses what a training refuses, with the same message', () 
       ],
       /adapter_model\.safetensors/,
     ],
-    ['a step that will not fit', () => ['--memory-budget', '0.001'], /expected a peak of at most 976\.6 KiB/],
+    [
+      'a step that does not fit into memory',
+      () => ['--memory-budget', '0.001'],
+      /expected a peak of at most 976\.6 KiB/,
+    ],
     ['nothing to do', () => ['do_train=false'], /expected something to do/],
     [
       'a model with other layers',
@@ -398,8 +402,8 @@ describe('a finished run', () => {
   test.each([
     ['resume_from_checkpoint=true', ['resume_from_checkpoint=true', 'overwrite_output_dir=true']],
     ['the same recipe', []],
-    ['checkpoints at stops only', ['save_strategy=no', 'resume_from_checkpoint=true']],
-  ])('is left as it is by the command that goes on: %s', async (what, keys) => {
+    ['checkpoints only when stopped', ['save_strategy=no', 'resume_from_checkpoint=true']],
+  ])('is unchanged by the command that resumes: %s', async (what, keys) => {
     const name = `done ${what}`;
     const controller = new AbortController();
     const stop = ({step}: StepLog) => void (step === 1 && controller.abort());

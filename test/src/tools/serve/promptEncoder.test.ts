@@ -133,12 +133,15 @@ describe('the longest token', () => {
   test.each<[string, object]>([
     ['a normalizer that strips', {normalizer: {type: 'Strip'}}],
     ['one in a sequence', {normalizer: {type: 'Sequence', normalizers: [{type: 'NFKC'}]}}],
-    ['a replacement by less', {normalizer: {type: 'Replace', pattern: {String: 'ab'}, content: 'a'}}],
+    [
+      'a replacement by a shorter text',
+      {normalizer: {type: 'Replace', pattern: {String: 'ab'}, content: 'a'}},
+    ],
     ['pieces that are removed', {pre_tokenizer: digits}],
-    ['words of whitespace', {pre_tokenizer: {type: 'WhitespaceSplit'}}],
-    ['an added token that takes spaces', {added_tokens: [token]}],
+    ['words split at white space', {pre_tokenizer: {type: 'WhitespaceSplit'}}],
+    ['an added token that strips spaces', {added_tokens: [token]}],
     ['whole words', {model: {type: 'WordPiece', vocab: {}}}],
-    ['letters that have no token', {pre_tokenizer: null}],
+    ['characters without a token', {pre_tokenizer: null}],
   ])('is not sure with %s', (_, change) => {
     const files = tokenizer.files;
     expect(longestToken(files)).toBeDefined();

@@ -301,10 +301,10 @@ describe("errors have OpenAI's format", () => {
 
   test.each([
     ['no messages', {}, 'messages', 'invalid_value'],
-    ['no message', {messages: []}, 'messages', 'invalid_value'],
+    ['an empty list of messages', {messages: []}, 'messages', 'invalid_value'],
     ['a wrong role', {messages: [{role: 'me', content: 'x'}]}, 'messages[0].role', 'invalid_value'],
     ['a wrong type', {messages, max_tokens: 'many'}, 'max_tokens', 'invalid_value'],
-    ['too hot', {messages, temperature: 3}, 'temperature', 'invalid_value'],
+    ['too high a temperature', {messages, temperature: 3}, 'temperature', 'invalid_value'],
     ['no token', {messages, max_tokens: 0}, 'max_tokens', 'invalid_value'],
     ['several answers', {messages, n: 2}, 'n', 'unsupported_parameter'],
     ['tools', {messages, tools: [{type: 'function'}]}, 'tools', 'unsupported_parameter'],
