@@ -42,6 +42,8 @@ const dense = () => {
   layer.build([null, 4]);
   return layer;
 };
+const keras = () => tf.sequential({layers: [tf.layers.dense({units: 4, inputShape: [4], name: 'fc'})]});
+const adapted = () => src.applyLoRA(keras(), {rank: 2});
 const scale = () => new layers.Parameter({name: 'scale', shape: [1]});
 const lora = () => layers.LoRADense.fromDense(dense(), {rank: 2});
 const examples = [{inputIds: [1, 2, 3]}];
@@ -78,6 +80,11 @@ const calls: Record<string, Call> = {
   // models
   'CausalLM.fromConfig': (unknown) => src.Llama.fromConfig(tinyConfig, unknown),
   'CausalLM.fromPretrained': (unknown) => src.Llama.fromPretrained(MODEL, unknown),
+  applyLoRA: (unknown) => src.applyLoRA(keras(), {rank: 2, ...unknown}),
+  mergeLoRA: (unknown) => src.mergeLoRA(adapted(), unknown),
+  saveAdapter: (unknown) => src.saveAdapter(adapted(), new Map(), unknown),
+  loadAdapter: (unknown) => src.loadAdapter(keras(), MODEL, unknown),
+  quantize: (unknown) => src.quantize(keras(), {type: 'nf4', ...unknown}),
   'AdaptableModel.quantize': (unknown) => model.quantize({type: 'nf4', ...unknown}),
   'CausalLM.predict': (unknown) => model.predict(IDS, unknown),
   'CausalLM.lossSum': (unknown) => model.lossSum(BATCH, unknown),
