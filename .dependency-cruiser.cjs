@@ -89,6 +89,7 @@ module.exports = {
       templates: [],
       datasets: ['templates', 'hub'],
       preprocessing: ['datasets', 'templates', 'batches'],
+      records: ['preprocessing', 'datasets', 'templates', 'batches'],
     }),
     ...rooms('src/training', {
       plots: [],

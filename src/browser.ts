@@ -26,6 +26,9 @@ export {type CollateOptions, collate, type Example} from './data/batches/collate
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
+export type {RecordDataset, Records} from './data/records/recordDataset.ts';
+export type {RecordOptions} from './data/records/recordEncoder.ts';
+export type {RecordData, TrainingRecord} from './data/records/trainingRecord.ts';
 export {AutoModelForCausalLM} from './training/autoModelForCausalLM.ts';
 export {
   type BackendAttempt,

@@ -3,14 +3,9 @@ export type {BatchOptions, TrainingData} from './batches/batches.ts';
 export {type CollateOptions, collate, type Example} from './batches/collate.ts';
 export {lengthGrouped} from './batches/lengthGrouped.ts';
 export type {DataProgress, DatasetArgs} from './datasets/datasetArgs.ts';
-export type {
-  ColumnName,
-  DatasetEntry,
-  DatasetFormat,
-  DatasetInfo,
-  TagName,
-} from './datasets/datasetInfo.ts';
+export type {DatasetEntry, DatasetInfo} from './datasets/datasetInfo.ts';
 export type {MixStrategy} from './datasets/mixDatasets.ts';
+export type {ColumnName, DatasetFormat, TagName} from './datasets/recordFormat.ts';
 export {splitValidation} from './datasets/splitValidation.ts';
 export {
   type HubOptions,

@@ -28,7 +28,8 @@ import {splitValidation} from './datasets/splitValidation.ts';
 import {fetchSnapshot} from './hub/fetchSnapshot.ts';
 import type {HubOptions} from './hub/hubOptions.ts';
 import {HUB_OPTIONS} from './hub/hubOptions.ts';
-import {encodeAll, encodeSettings, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
+import {encodeSettings} from './preprocessing/encodeConversation.ts';
+import {encodeAll, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
 import type {Conversation} from './templates/conversation.ts';
 
 /** Starts a pass over streamed data, in an order that depends on the seed and the epoch. */

@@ -3,7 +3,9 @@ import type {Batch} from '../../models/batchLoss.ts';
 import type {CausalLM} from '../../models/causalLM.ts';
 import type {ModelClass} from '../../models/modelClass.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
-import type {TrainingData} from '../data/batches/batches.ts';
+import {RecordDataset, type Records} from '../data/records/recordDataset.ts';
+import type {RecordOptions} from '../data/records/recordEncoder.ts';
+import type {RecordData} from '../data/records/trainingRecord.ts';
 import type {Evaluation} from './run/callbacks.ts';
 import type {FitArgs} from './run/fitArgs.ts';
 import type {TrainingHistory} from './run/trainingHistory.ts';
@@ -14,9 +16,9 @@ import {type EvaluateArgs, Trainer} from './trainer.ts';
 type Keras = tf.LayersModel;
 
 /**
- * The methods that training adds to a model. `compile`, `fitDataset`, `trainOnBatch` and `evaluateDataset` take token
- * ids instead of Keras's `x` and `y`. Keras's own signatures stay in the types only so that such a model is accepted as
- * a `tf.LayersModel`.
+ * The methods that training adds to a model. `compile`, `fitDataset`, `trainOnBatch` and `evaluateDataset` take records
+ * or token ids instead of Keras's `x` and `y`. Keras's own signatures stay in the types only so that such a model is
+ * accepted as a `tf.LayersModel`.
  */
 export interface Training {
   readonly trainer: Trainer;
@@ -31,14 +33,23 @@ export interface Training {
   /** The optimizer that `compile` set. */
   optimizer: tf.Optimizer;
 
-  /** Trains on examples or batches, showing progress; see {@link FitArgs}. */
-  fitDataset(data: TrainingData, args?: FitArgs): Promise<TrainingHistory>;
+  /**
+   * Makes examples from records once, to look at with `preview` and to pass to `fitDataset` and `evaluateDataset`. Other
+   * options than the defaults of records are given here.
+   *
+   * @throws TfjsLoraError naming a record of unknown keys or without an answer; `UNSUPPORTED` when the model has no
+   *   tokenizer, or no chat template and `template` names none
+   */
+  dataset(records: Records, options?: RecordOptions): Promise<RecordDataset>;
+
+  /** Trains on records (text), examples (token ids) or batches, showing progress; see {@link FitArgs}. */
+  fitDataset(data: RecordData, args?: FitArgs): Promise<TrainingHistory>;
 
   /** Runs one optimizer step on a batch; several batches form one accumulation window. */
   trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
 
   /** Computes `{loss, perplexity, tokens}` over a dataset. */
-  evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
+  evaluateDataset(data: RecordData, args?: EvaluateArgs): Promise<Evaluation>;
 
   /**
    * Computes loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
@@ -106,12 +117,16 @@ function withTraining(Base: typeof CausalLM) {
       this.trainer.optimizer = optimizer;
     }
 
-    override fitDataset(data: TrainingData, args?: FitArgs): Promise<TrainingHistory>;
+    dataset(records: Records, options?: RecordOptions): Promise<RecordDataset> {
+      return RecordDataset.fromRecords('dataset', records, this.tokenizer, options);
+    }
+
+    override fitDataset(data: RecordData, args?: FitArgs): Promise<TrainingHistory>;
     override fitDataset(...args: Parameters<Keras['fitDataset']>): ReturnType<Keras['fitDataset']>;
     override async fitDataset(data: unknown, args?: unknown): Promise<TrainingHistory> {
       this.assertUsable();
       try {
-        return await this.trainer.fit(data as TrainingData, args as FitArgs);
+        return await this.trainer.fit(data as RecordData, args as FitArgs);
       } finally {
         if (this.trainer.history) this.history = this.trainer.history;
       }
@@ -125,14 +140,14 @@ function withTraining(Base: typeof CausalLM) {
       return this.trainer.trainOnBatch(batch as Batch);
     }
 
-    override evaluateDataset(data: TrainingData, args?: EvaluateArgs): Promise<Evaluation>;
+    override evaluateDataset(data: RecordData, args?: EvaluateArgs): Promise<Evaluation>;
     override evaluateDataset(
       ...args: Parameters<Keras['evaluateDataset']>
     ): ReturnType<Keras['evaluateDataset']>;
     // biome-ignore lint/suspicious/noExplicitAny: the overloads above give the types
     override async evaluateDataset(data: unknown, args?: unknown): Promise<any> {
       this.assertUsable();
-      return this.trainer.evaluate(data as TrainingData, args as EvaluateArgs);
+      return this.trainer.evaluate(data as RecordData, args as EvaluateArgs);
     }
 
     async computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients> {
@@ -143,14 +158,14 @@ function withTraining(Base: typeof CausalLM) {
     override async fit(): Promise<never> {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        'fit: expected a call of fitDataset, which takes token ids and labels',
+        'fit: expected a call of fitDataset, which takes records, or token ids and labels',
       );
     }
 
     override evaluate(): never {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        'evaluate: expected a call of evaluateDataset, which takes token ids and labels',
+        'evaluate: expected a call of evaluateDataset, which takes records, or token ids and labels',
       );
     }
 

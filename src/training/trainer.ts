@@ -11,7 +11,11 @@ import {
   isReadOnce,
   type TrainingData,
 } from '../data/batches/batches.ts';
+import type {Example} from '../data/batches/collate.ts';
 import {orderedByLength} from '../data/batches/lengthGrouped.ts';
+import {RecordDataset} from '../data/records/recordDataset.ts';
+import {RecordEncoder} from '../data/records/recordEncoder.ts';
+import {isRecord, type RecordData} from '../data/records/trainingRecord.ts';
 import {trainingFeatures} from './callbacks/trainingFeatures.ts';
 import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
@@ -52,14 +56,15 @@ export class Trainer extends TrainingStep {
   history?: TrainingHistory;
 
   /**
-   * Trains on examples or batches. Every window's loss is the sum over its labels divided by their number. Resuming a
+   * Trains on records, examples or batches. Records become examples with the model's tokenizer and chat template; those
+   * in a list before any work. Every window's loss is the sum over its labels divided by their number. Resuming a
    * finished run trains nothing: the model gets the final weights, and the files in the folder stay.
    *
    * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` after too
    *   many consecutive steps that were not finite
    * @param held the lock on the output folder, if the caller already has it
    */
-  async fit(data: TrainingData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
+  async fit(data: RecordData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
     if (this.model.busyWith !== undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
@@ -69,7 +74,7 @@ export class Trainer extends TrainingStep {
     this.model.busyWith = 'fitDataset';
     let lock: FolderLock | undefined;
     try {
-      const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+      const run = await this.open(data, args);
       warnOfFrozenMatrices(this.model);
       run.callbacks = this.callbacksOf(run);
       const {outputDir} = run.plan;
@@ -108,15 +113,22 @@ export class Trainer extends TrainingStep {
    * Runs all checks that {@link fit} makes before its first step, except for the output folder, and changes nothing.
    * The model's weights need not be allocated.
    */
-  async check(data: TrainingData, args: FitArgs = {}): Promise<void> {
-    const run = this.plan(data, resolveFitArgs(args, isReadOnce(data)));
+  async check(data: RecordData, args: FitArgs = {}): Promise<void> {
+    const run = await this.open(data, args);
     if (run.plan.outputDir !== undefined) await assertSavable(run);
     const checkpoint = await checkpointToResume(run.plan);
     if (checkpoint !== undefined) await assertResumable(run, checkpoint);
   }
 
-  /** Checks and counts everything that is known before work begins. */
-  private plan(data: TrainingData, plan: FitPlan): TrainingRun {
+  /** Makes the examples of lists of records, and checks and counts all that it can before work begins. */
+  private async open(data: RecordData, args: FitArgs): Promise<TrainingRun> {
+    const plan = resolveFitArgs(args, isReadOnce(data));
+    const validationData =
+      plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
+    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData});
+  }
+
+  private plan(data: TrainingData, plan: FitPlan & {validationData?: TrainingData}): TrainingRun {
     const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
@@ -227,6 +239,7 @@ export class Trainer extends TrainingStep {
         padTokenId: plan.padTokenId ?? Math.max(0, this.model.config.padTokenId ?? 0), // −1: none, in old configs
         shuffleSeed: plan.shuffle && !groupByLength ? seed : undefined,
       },
+      this.reader('fitDataset'),
     );
   }
 
@@ -276,15 +289,16 @@ export class Trainer extends TrainingStep {
    *
    * @throws the signal's reason once it is aborted
    */
-  async evaluate(data: TrainingData, args: EvaluateArgs = {}): Promise<Evaluation> {
+  async evaluate(records: RecordData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
     const {batchSize = 4, signal} = args;
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
+    const data = await this.examplesOf(records, 'evaluateDataset');
     assertData(data, 'evaluateDataset', limits);
     const begun = performance.now();
     let [sum, tokens, examples, batches] = [0, 0, 0, 0];
-    for await (const batch of batchesOf(data, {batchSize, ...limits})) {
+    for await (const batch of batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'))) {
       sum += await scalarValue(this.model.lossSum(batch));
       tokens += this.model.targetCount(batch);
       examples += sizeOf([batch])[0];
@@ -296,6 +310,23 @@ export class Trainer extends TrainingStep {
     const loss = sum / tokens;
     const seconds = (performance.now() - begun) / 1000;
     return {loss, perplexity: Math.exp(loss), tokens, examples, batches, seconds};
+  }
+
+  /** Returns data whose lists hold no records any more; the items of streams are read as they arrive. */
+  private async examplesOf(data: RecordData, call: string): Promise<TrainingData> {
+    if (data instanceof RecordDataset) return data.examples;
+    if (!Array.isArray(data) || !data.some(isRecord)) return data as TrainingData;
+    return new RecordEncoder(call, this.model.tokenizer).encodeAll<Example | Batch>(data);
+  }
+
+  /** Returns a function that makes examples of a stream's records. */
+  private reader(call: string): (item: Example | Batch, index: number) => Example | Batch {
+    let encoder: RecordEncoder | undefined;
+    return (item, index) => {
+      if (!isRecord(item)) return item;
+      encoder ??= new RecordEncoder(call, this.model.tokenizer);
+      return encoder.encode(item, index);
+    };
   }
 
   private limits(): {maxLength: number; vocabSize: number} {

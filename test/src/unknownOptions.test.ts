@@ -126,6 +126,7 @@ const calls: Record<string, Call> = {
   // training
   'AutoModelForCausalLM.fromPretrained': (unknown) => src.AutoModelForCausalLM.fromPretrained(MODEL, unknown),
   'Training.compile': (unknown) => model.compile(unknown),
+  'Training.dataset': (unknown) => model.dataset([{text: 'x'}], unknown),
   'Training.fitDataset': (unknown) => model.fitDataset(examples, {verbose: 0, ...unknown}),
   'Training.evaluateDataset': (unknown) => model.evaluateDataset(examples, unknown),
   'Training.computeGradients': (unknown) => model.computeGradients(BATCH, unknown),

@@ -5,14 +5,14 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
 
 /**
- * Data that training reads: examples, which are padded into batches, or ready-made batches. Only a list, or an object
+ * Data to read, by default examples, which are padded into batches, or ready-made batches. Only a list, or an object
  * that starts from the beginning when iterated again, serves more than one epoch (a generator does not, but the
  * function that makes it does). A function is called with the epoch's number, and may order its items by it. Tensors
  * from a `tf.data.Dataset` are read and disposed; tensors in a list or iterable remain the caller's.
  */
-export type TrainingData = Items | ((epoch: number) => Items) | DatasetLike;
+export type TrainingData<T = Example | Batch> = Items<T> | ((epoch: number) => Items<T>) | DatasetLike;
 
-type Items = Iterable<Example | Batch> | AsyncIterable<Example | Batch>;
+type Items<T> = Iterable<T> | AsyncIterable<T>;
 
 /** A `tf.data.Dataset`. */
 interface DatasetLike {
@@ -39,7 +39,7 @@ export const isBatch = (item: Example | Batch): item is Batch =>
 const isTensorExample = (item: Example): boolean => (item?.inputIds as unknown) instanceof tf.Tensor;
 
 /** Whether data can be read only once: an existing generator. */
-export const isReadOnce = (data: TrainingData): boolean =>
+export const isReadOnce = (data: TrainingData<unknown>): boolean =>
   typeof data === 'object' && data !== null && 'next' in data;
 
 /** Returns the number of batches if it is known beforehand. */
@@ -89,15 +89,23 @@ export function emptyData(what: string): TfjsLoraError {
   );
 }
 
-/** Yields data as batches of rows, in order, or shuffled if it is a list and there is a seed. */
-export async function* batchesOf(data: TrainingData, options: BatchOptions): AsyncGenerator<Batch> {
+/**
+ * Yields data as batches of rows, in order, or shuffled if it is a list and there is a seed.
+ *
+ * @param read makes an example of an item at an index. Default: items are examples or batches already
+ */
+export async function* batchesOf(
+  data: TrainingData,
+  options: BatchOptions,
+  read = (item: Example | Batch, _index: number): Example | Batch => item,
+): AsyncGenerator<Batch> {
   const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
   const padding = {padTokenId, padToMultipleOf, maxLength};
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: Example[] = [];
-  let index = 0;
+  let [position, index] = [0, 0];
   for await (const given of items(source, epoch)) {
-    const item = await toRows(given);
+    const item = await toRows(read(given, position++));
     if (isBatch(item)) {
       yield item;
       continue;

@@ -94,7 +94,7 @@ export function assertExample(
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `example ${index}: expected at most ${counted(maxLength, 'token')} (max_position_embeddings), got ${inputIds.length}. ` +
-        'Shorten it (cutoff_len in a recipe).',
+        'Shorten it (cutoffLength, or cutoff_len in a recipe).',
     );
   }
   const isId = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;

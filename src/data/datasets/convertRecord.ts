@@ -4,7 +4,7 @@ import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import type {Message, Role} from '../templates/template.ts';
 import {parseTools} from '../templates/toolFormats.ts';
-import type {ColumnName, DatasetSource, TagName} from './datasetInfo.ts';
+import type {ColumnName, RecordFormat, TagName} from './recordFormat.ts';
 import {placeOf, type SourceRecord} from './sourceRecord.ts';
 
 /** Text between the results of several function calls in one turn. */
@@ -17,7 +17,7 @@ const BETWEEN_RESULTS = '\n</tool_response>\n<tool_response>\n';
  * @throws TfjsLoraError `CORRUPT_FILE` naming the record and its column, for a missing column or a value of another
  *   type
  */
-export function convertRecord(record: SourceRecord, source: DatasetSource): Conversation {
+export function convertRecord(record: SourceRecord, source: RecordFormat): Conversation {
   const reader = new RecordReader(record, source);
   switch (source.format) {
     case 'alpaca':
@@ -97,7 +97,7 @@ class RecordReader {
 
   constructor(
     private readonly record: SourceRecord,
-    private readonly source: DatasetSource,
+    private readonly source: RecordFormat,
   ) {
     this.place = placeOf(record);
   }

@@ -6,6 +6,15 @@ import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {isRepositoryPath} from '../hub/repositoryPath.ts';
+import {
+  COLUMNS,
+  type ColumnName,
+  type DatasetFormat,
+  DEFAULT_COLUMNS,
+  DEFAULT_TAGS,
+  type RecordFormat,
+  type TagName,
+} from './recordFormat.ts';
 
 /** Contents of `dataset_info.json`: data sets by name. */
 export type DatasetInfo = Record<string, DatasetEntry>;
@@ -31,26 +40,10 @@ export interface DatasetEntry {
   [other: string]: unknown;
 }
 
-export type DatasetFormat = 'alpaca' | 'sharegpt' | 'openai';
-
 const FORMATS: DatasetFormat[] = ['alpaca', 'sharegpt', 'openai'];
-
-const COLUMNS = ['prompt', 'query', 'response', 'history', 'messages', 'system', 'tools'] as const;
-export type ColumnName = (typeof COLUMNS)[number];
 
 /** LLaMA-Factory's columns for kinds of training that are not supported here. */
 const OTHER_COLUMNS = ['images', 'videos', 'audios', 'chosen', 'rejected', 'kto_tag'];
-
-const DEFAULT_TAGS = {
-  role_tag: 'from',
-  content_tag: 'value',
-  user_tag: 'human',
-  assistant_tag: 'gpt',
-  observation_tag: 'observation',
-  function_tag: 'function_call',
-  system_tag: 'system',
-};
-export type TagName = keyof typeof DEFAULT_TAGS;
 
 const KEYS = [
   'file_name',
@@ -73,20 +66,14 @@ const KEYS = [
 export type DatasetLocation = {kind: 'file'; path: string} | {kind: 'hub'; id: string; path?: string};
 
 /** A data set with its defaults filled in. */
-export interface DatasetSource {
-  name: string;
+export interface DatasetSource extends RecordFormat {
   location: DatasetLocation;
-  format: DatasetFormat;
   subset?: string;
   split: string;
   folder?: string;
   sampleCount?: number;
-  /** The record's key for each part. Without `columns` in the file, these are the format's usual keys. */
-  columns: Partial<Record<ColumnName, string>>;
   /** Columns that the file names; records may lack the usual ones. */
   namedColumns: ReadonlySet<ColumnName>;
-  /** As in LLaMA-Factory, a tag that `tags` omits while naming others has no value. */
-  tags: Partial<Record<TagName, string>>;
 }
 
 /** Returns the source of a hub data set that no file describes, with alpaca's keys. */
@@ -215,7 +202,6 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
     }
   }
   const named = definedEntries(entry.columns);
-  const usual = {prompt: 'instruction', query: 'input', response: 'output', messages: 'conversations'};
   return {
     name,
     location: hub ? {kind: 'hub', id: hub} : {kind: 'file', path: file as string},
@@ -224,7 +210,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
     split: entry.split ?? 'train',
     folder: entry.folder ?? undefined,
     sampleCount: count,
-    columns: entry.columns ? named : usual,
+    columns: entry.columns ? named : DEFAULT_COLUMNS,
     namedColumns: new Set(Object.keys(named) as ColumnName[]),
     tags: entry.tags ? definedEntries(entry.tags) : DEFAULT_TAGS,
   };

@@ -1,6 +1,7 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {DatasetPlan} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {encodeTurns, eosTokenId} from '../templates/encodeTurns.ts';
 import type {ResolvedTemplate} from '../templates/templateRegistry.ts';
@@ -19,6 +20,12 @@ export interface EncodeSettings {
   packing: boolean;
 }
 
+/** Returns a plan's settings for encoding conversations. */
+export function encodeSettings(plan: DatasetPlan, task: EncodeSettings['task']): EncodeSettings {
+  const {template, cutoffLength, trainOnPrompt, maskHistory, packLength} = plan;
+  return {task, template, cutoffLength, trainOnPrompt, maskHistory, packing: packLength !== undefined};
+}
+
 /** Token ids of a conversation, and the labels: the targets for `sft`, the answer for `prompt`. */
 export interface EncodedConversation {
   inputIds: number[];
@@ -28,6 +35,12 @@ export interface EncodedConversation {
 /** Returns why a conversation yields no example, or undefined. */
 export function faultOf({fault, response}: Conversation, {task}: EncodeSettings): string | undefined {
   return fault ?? (task === 'sft' && !response ? 'expected an answer to learn, got none' : undefined);
+}
+
+/** Returns why token ids cannot be trained on, or undefined. */
+export function lengthFault({labels}: EncodedConversation): string | undefined {
+  if (labels.some((label, t) => t > 0 && label !== IGNORE_INDEX)) return undefined;
+  return 'expected tokens to learn, got none (within the cut)';
 }
 
 /** Encodes a conversation as token ids, as LLaMA-Factory does; returns undefined for a faulty one. */

@@ -1,11 +1,16 @@
-import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
 import type {Example} from '../batches/collate.ts';
 import type {DatasetPlan} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
-import {type EncodedConversation, type EncodeSettings, faultOf} from './encodeConversation.ts';
+import {
+  type EncodedConversation,
+  type EncodeSettings,
+  encodeSettings,
+  faultOf,
+  lengthFault,
+} from './encodeConversation.ts';
 import {packSequences, packTexts} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
 import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
@@ -14,12 +19,6 @@ import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
 const LIST_LENGTH = 50;
 /** Number of records packed together: LLaMA-Factory's `preprocessing_batch_size`. */
 const PACKED_TOGETHER = 1000;
-
-/** Returns a plan's settings for encoding conversations. */
-export function encodeSettings(plan: DatasetPlan, task: EncodeSettings['task']): EncodeSettings {
-  const {template, cutoffLength, trainOnPrompt, maskHistory, packLength} = plan;
-  return {task, template, cutoffLength, trainOnPrompt, maskHistory, packing: packLength !== undefined};
-}
 
 /** Encodes all conversations as token ids, in order, or reads them from the cache. */
 export async function encodeAll(
@@ -111,12 +110,6 @@ function examplesOf(
     else examples.push(...packSequences(usable, packLength));
   }
   return examples;
-}
-
-/** Returns why token ids cannot be trained on, or undefined. */
-function lengthFault({labels}: EncodedConversation): string | undefined {
-  if (labels.some((label, t) => t > 0 && label !== IGNORE_INDEX)) return undefined;
-  return 'expected tokens to learn, got none (within the cut)';
 }
 
 /** Counts records that yield no example. */

@@ -1,7 +1,7 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
-import type {TrainingData} from '../../data/batches/batches.ts';
+import type {RecordData} from '../../data/records/trainingRecord.ts';
 import type {CallbackLike} from './callbacks.ts';
 
 /** How often something is done: never, every few optimizer steps, or after each epoch. */
@@ -39,7 +39,7 @@ export interface FitArgs {
   /** Seed for the shuffle and for dropout. Default 0. */
   seed?: number;
   /** Data that is evaluated as often as `evaluationStrategy` says. Default: none. */
-  validationData?: TrainingData;
+  validationData?: RecordData;
   /**
    * When to evaluate; `no` evaluates once, at the end. Default: after each epoch, or every `evaluationSteps` if given.
    */

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {BusyModel} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
 
 /** The part of a model that the trainer needs; every `CausalLM` has it. */
 export interface TrainableModel extends BusyModel {
@@ -36,6 +37,6 @@ export interface TrainableModel extends BusyModel {
   /** Writes a Hugging Face folder, with its matrices as `storage` says. */
   save?(folder: string): Promise<unknown>;
   readonly storage?: string;
-  readonly tokenizer?: {save(folder: string): Promise<unknown>};
+  readonly tokenizer?: Tokenizer;
   countParams?(): number;
 }

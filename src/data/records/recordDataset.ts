@@ -1,0 +1,100 @@
+import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
+import {emptyData} from '../batches/batches.ts';
+import {assertExample, type Example} from '../batches/collate.ts';
+import {RecordEncoder, type RecordOptions} from './recordEncoder.ts';
+import type {TrainingRecord} from './trainingRecord.ts';
+
+/** Records to learn from, or examples of token ids, in a list or as they arrive. */
+export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<TrainingRecord | Example>;
+
+/** Examples made from records. Iterating gives the examples in the records' order. */
+export class RecordDataset {
+  private constructor(
+    readonly examples: Example[],
+    private readonly tokenizer: Tokenizer,
+  ) {}
+
+  /**
+   * Reads all records and makes their examples.
+   *
+   * @param call name of the function that was called, for messages
+   * @throws TfjsLoraError what {@link RecordEncoder} throws; `INVALID_ARGUMENT` when there are no records
+   */
+  static async fromRecords(
+    call: string,
+    records: Records,
+    tokenizer: Tokenizer | undefined,
+    options?: RecordOptions,
+  ): Promise<RecordDataset> {
+    const encoder = new RecordEncoder(call, tokenizer, options);
+    const isReadable =
+      typeof records === 'object' &&
+      records !== null &&
+      (Symbol.iterator in records || Symbol.asyncIterator in records);
+    if (!isReadable) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${call} records: expected a list or an iterator of records, got ${typeof records}`,
+      );
+    }
+    const examples = await encoder.encodeAll(records);
+    if (examples.length === 0) throw emptyData(call);
+    for (const [index, example] of examples.entries()) assertExample(example, index);
+    return new RecordDataset(examples, tokenizer as Tokenizer);
+  }
+
+  get length(): number {
+    return this.examples.length;
+  }
+
+  [Symbol.iterator](): Iterator<Example> {
+    return this.examples[Symbol.iterator]();
+  }
+
+  /**
+   * Prints the text of an example, with its learned parts between `⟦` and `⟧`. A label that is not the token itself is
+   * printed before it.
+   *
+   * @param index of the example from 0. Default 0
+   * @param printFn receives the text. Default `console.log`
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no such example
+   */
+  preview(index = 0, printFn: (text: string) => void = (text) => globalThis.console.log(text)): void {
+    const example = this.examples[index];
+    if (!example) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `preview index: expected one from 0 to ${this.length - 1}, got ${show(index)}`,
+      );
+    }
+    const textOf = ({ids, isLearned}: Part) => {
+      const text = this.tokenizer.decode(ids);
+      return isLearned ? `⟦${text}⟧` : text;
+    };
+    printFn(partsOf(example).map(textOf).join(''));
+  }
+}
+
+/** Tokens in a row that are learned, or that are not. */
+interface Part {
+  ids: number[];
+  isLearned: boolean;
+}
+
+function partsOf({inputIds, labels = inputIds}: Example): Part[] {
+  const parts: Part[] = [];
+  const add = (id: number, isLearned: boolean) => {
+    const last = parts.at(-1);
+    if (last?.isLearned === isLearned) last.ids.push(id);
+    else parts.push({ids: [id], isLearned});
+  };
+  for (const [t, id] of inputIds.entries()) {
+    const label = t === 0 ? IGNORE_INDEX : labels[t]; // nothing comes before the first token to predict it from
+    if (label !== IGNORE_INDEX && label !== id) add(label, true);
+    add(id, label === id);
+  }
+  return parts;
+}

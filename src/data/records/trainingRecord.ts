@@ -1,0 +1,133 @@
+import type {Batch} from '../../../models/batchLoss.ts';
+import type {ChatMessage} from '../../../models/tokenizer.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
+import type {TrainingData} from '../batches/batches.ts';
+import type {Example} from '../batches/collate.ts';
+import {convertRecord} from '../datasets/convertRecord.ts';
+import {DEFAULT_COLUMNS, DEFAULT_TAGS, type RecordFormat} from '../datasets/recordFormat.ts';
+import type {Conversation} from '../templates/conversation.ts';
+
+/** What records with questions and answers may have besides. */
+interface RecordContext {
+  /** System text. Default: the template's own. */
+  system?: string | null;
+  /** Callable tools: JSON schemas of functions, or their JSON text. Default: none. */
+  tools?: unknown[] | string | null;
+}
+
+/** One text or conversation to learn from. Keys that are not listed here are not read. */
+export type TrainingRecord =
+  | ({prompt: string; completion: string} & RecordContext)
+  /** OpenAI's messages: all assistant turns are learned. */
+  | ({messages: ChatMessage[]} & RecordContext)
+  /** Alpaca's keys. The question is `instruction`, a newline and `input`; `history` has earlier questions and answers. */
+  | ({
+      instruction: string;
+      input?: string | null;
+      output: string;
+      history?: [question: string, answer: string][] | null;
+    } & RecordContext)
+  /** ShareGPT's turns. */
+  | ({conversations: {from: string; value: string}[]} & RecordContext)
+  /** Plain text, which is learned as a whole, with the end of sequence. */
+  | {text: string};
+
+/** What training reads: {@link TrainingData}, whose items may be records too. */
+export type RecordData = TrainingData<Example | Batch | TrainingRecord>;
+
+interface RecordKind {
+  /** Keys that a record of this kind has. */
+  needs: string[];
+  format: Omit<RecordFormat, 'name'>;
+}
+
+const context = {system: 'system', tools: 'tools'};
+const MESSAGE_TAGS = {
+  ...DEFAULT_TAGS,
+  role_tag: 'role',
+  content_tag: 'content',
+  user_tag: 'user',
+  assistant_tag: 'assistant',
+  observation_tag: 'tool',
+};
+const alpaca = {format: 'alpaca', tags: {}} as const;
+const TEXT: RecordKind = {needs: ['text'], format: {...alpaca, columns: {prompt: 'text'}}};
+const KINDS: RecordKind[] = [
+  {
+    needs: ['prompt', 'completion'],
+    format: {...alpaca, columns: {prompt: 'prompt', response: 'completion', ...context}},
+  },
+  {
+    needs: ['messages'],
+    format: {format: 'openai', columns: {messages: 'messages', ...context}, tags: MESSAGE_TAGS},
+  },
+  {
+    needs: ['instruction', 'output'],
+    format: {...alpaca, columns: {...DEFAULT_COLUMNS, history: 'history', ...context}},
+  },
+  {
+    needs: ['conversations'],
+    format: {format: 'sharegpt', columns: {...DEFAULT_COLUMNS, ...context}, tags: DEFAULT_TAGS},
+  },
+  TEXT,
+];
+
+/** Whether an item of training data is to be read as a record, because it has no token ids. */
+export function isRecord(item: unknown): item is TrainingRecord {
+  return item != null && !Array.isArray(item) && !Object.hasOwn(item, 'inputIds');
+}
+
+/**
+ * Reads a record as a conversation; a `{text}` becomes its only turn.
+ *
+ * @param call name of the function that was called, for messages
+ * @param index from 0
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming the record, for unknown keys, a value of another type, turns that do
+ *   not alternate and an empty answer
+ */
+export function conversationOf(
+  record: TrainingRecord,
+  index: number,
+  call: string,
+): {conversation: Conversation; isText: boolean} {
+  const kind = kindOf(record, index, call);
+  const conversation = converted(record, index, call, kind);
+  const isText = kind === TEXT;
+  const turns = [...conversation.prompt, ...(conversation.response ? [conversation.response] : [])];
+  const learned = isText ? turns : turns.filter(({role}) => role === 'assistant');
+  const isBlank = learned.some(({content}) => content.trim() === '');
+  const missing = isText ? 'a text to learn' : 'an answer to learn';
+  const fault =
+    conversation.fault ??
+    (isBlank || (!isText && !conversation.response) ? `expected ${missing}, got an empty one` : undefined);
+  if (fault === undefined) return {conversation, isText};
+  const keys = `Look at its ${kind.needs.join(' and ')}, or leave the record out.`;
+  throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. ${keys}`);
+}
+
+function kindOf(record: TrainingRecord, index: number, call: string): RecordKind {
+  const isKind = ({needs}: RecordKind) => needs.every((key) => Object.hasOwn(record, key));
+  const kinds = KINDS.filter(isKind);
+  if (kinds.length === 1) return kinds[0];
+  const expected = KINDS.map(({needs}) => `{${needs.join(', ')}}`).join(', ');
+  const got =
+    typeof record === 'object' && record !== null ? `the keys ${show(Object.keys(record))}` : show(record);
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${call} record ${index}: expected the keys of one of ${expected}, got ${got}. ` +
+      (kinds.length > 1
+        ? 'Keep the keys of one kind only.'
+        : 'Rename its keys, or pass token ids to fitDataset as {inputIds, labels}.'),
+  );
+}
+
+function converted(record: TrainingRecord, index: number, call: string, {format}: RecordKind): Conversation {
+  try {
+    const value = record as Record<string, unknown>;
+    return convertRecord({value, file: call, index}, {name: call, ...format});
+  } catch (error) {
+    if (!(error instanceof TfjsLoraError)) throw error;
+    throw new TfjsLoraError('INVALID_ARGUMENT', error.message, {cause: error}); // no file is corrupt
+  }
+}
