@@ -1,5 +1,5 @@
 // Values that the snippets of README.md and docs/ use without declaring them: a model, some data.
-import type {Example, Llama, Tokenizer} from 'tfjs-lora';
+import type {Example, Llama, Tokenizer, TrainingRecord} from 'tfjs-lora';
 import type {PromptExample} from 'tfjs-lora/evaluation';
 
 declare global {
@@ -7,11 +7,11 @@ declare global {
   const tokenizer: Tokenizer;
   const training: Example[];
   const heldOut: Example[];
+  const records: TrainingRecord[];
   const pairs: {prompt: string; answer: string}[];
   const prompts: PromptExample[];
   const lines: AsyncIterable<string>;
   const inputIds: number[][];
   const labels: number[][];
   const attentionMask: number[][];
-  function exampleOf(question: string, answer: string): Example;
 }
