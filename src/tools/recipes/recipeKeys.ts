@@ -1,6 +1,6 @@
 import {z} from 'zod';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
-import {type PlacedBy, type PlacedKey, to} from './keyTarget.ts';
+import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
 
 /*
  * Every key of a recipe that has a meaning here, with LLaMA-Factory's name, meaning and default, and the argument that

@@ -54,9 +54,11 @@ export interface PlacedKey<Schema extends z.ZodType, T extends string, Value> {
 }
 
 /**
- * Declares the arguments that a key's value becomes.
+ * Makes a {@link PlacedKey}, which declares the arguments that a key's value becomes.
  *
  * @param target one argument, or several that get the same value
+ * @param schema check of the recipe's value, with its default
+ * @param description meaning of the key, for docs/recipes.md and the JSON schema
  * @param convert converts a recipe's value to the argument's. Default: unchanged
  */
 export function to<const T extends Target, Schema extends z.ZodType<ValueAt<T>>>(
