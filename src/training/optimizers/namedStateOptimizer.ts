@@ -137,7 +137,10 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
    * Computes a step before it is known whether its gradients are finite, so that a card need not wait for the answer.
    * No other step may begin before this one ends.
    *
-   * @returns undefined when the optimizer, or the backend, must know first
+   * @param gradients by the variables' names, not clipped
+   * @param clipping norm and limit, from which the device computes the factor. Default: no clipping
+   * @returns undefined when the optimizer is paged or does not update many variables at once, or when the backend has
+   *   no kernel for that. The caller then clips the gradients and calls {@link applyGradientsAsync}.
    * @throws TfjsLoraError as {@link applyGradients}
    */
   prepareStep(gradients: tf.NamedTensorMap, clipping?: GradientClipping): PreparedStep | undefined {

@@ -71,7 +71,13 @@ export interface StepOutcome extends StepResult {
  */
 const STEPS_PER_SEED = 1_000_003;
 
-/** One optimizer step: gradients of a window → {@link onGradients} → clipping → update. */
+/**
+ * One optimizer step: gradients of a window → {@link onGradients} → clipping → update.
+ *
+ * If the optimizer can prepare a step and `onGradients` is not set, clipping and update are computed on the device
+ * before the host has read loss and norm, and dropped if these are not finite. Otherwise the host reads them first, and
+ * {@link clipByGlobalNorm} clips.
+ */
 export class TrainingStep {
   /**
    * Runs between gradients and clipping. It may replace the window's gradients, which it then disposes, its loss and
