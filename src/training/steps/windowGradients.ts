@@ -54,59 +54,30 @@ export async function windowGradients(
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const variables = model.trainableParameters();
-  if (window.length === 0) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected at least one batch, got none');
-  }
-  if (variables.size === 0) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `training: expected trainable weights, got none. ${howToTrain(model)}`,
-    );
-  }
-  assertUnmerged(model);
+  assertTrainable(model, window, variables);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
   const gradients: tf.NamedTensorMap = {};
-  const losses: tf.Scalar[] = []; // each batch's share: its sum divided by the window's number of labels
+  const losses: tf.Scalar[] = [];
   const read: tf.Tensor[] = [];
   let memoryBytes = 0;
   const share = tf.scalar(1 / tokens); // of a label in the window's mean
   uploadEarly(share);
-  const differentiate = (batch: Batch, i: number) =>
-    tf.tidy(() => {
-      const lossOf = () => {
-        const sum = model.lossSum(batch, {training: true, seed: seed * SEEDS_PER_WINDOW + i});
-        memoryBytes = tf.memory().numBytes;
-        freeSpent(share);
-        return sum;
-      };
-      const trained = [...variables.values()];
-      const {value, grads} = tf.engine().gradients(lossOf, trained, share, true);
-      const named = trained.map(({name}, i) => [name, grads[i]] as const).filter(([, gradient]) => gradient);
-      return {
-        value: tf.mul(value, share) as tf.Scalar,
-        grads: Object.fromEntries(named) as tf.NamedTensorMap,
-      };
-    }); // tidied in case of errors: otherwise the loss would leak when a backward pass throws
+  const differentiate = (i: number) =>
+    batchGradients(model, window[i], variables, share, seed * SEEDS_PER_WINDOW + i);
   try {
     await prepare?.(variables, () =>
       tf.tidy(() => {
-        const {value, grads} = differentiate(window[0], 0);
-        tf.stack([globalNorm(Object.values(grads)), value]);
-        return Object.fromEntries(
-          [...variables].map(([key, {name}]) => [key, grads[name]]).filter(([, dw]) => dw),
-        );
+        const first = differentiate(0);
+        tf.stack([globalNorm(Object.values(first.gradients)), first.loss]);
+        return first.gradients;
       }),
     );
-    for (const [i, batch] of window.entries()) {
+    for (const i of window.keys()) {
       if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
-      const {value, grads} = differentiate(batch, i);
-      losses.push(value);
-      for (const [key, {name}] of variables) {
-        const [sum, gradient] = [gradients[key], grads[name]];
-        if (!gradient) continue; // this batch's loss does not depend on the weight
-        gradients[key] = sum ? sum.add(gradient) : gradient;
-        if (sum) tf.dispose([sum, gradient]);
-      }
+      const batch = differentiate(i);
+      losses.push(batch.loss);
+      addTo(gradients, batch.gradients);
+      memoryBytes = batch.memoryBytes;
     }
     const norm = globalNorm(Object.values(gradients));
     const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
@@ -120,6 +91,59 @@ export async function windowGradients(
     throw error;
   } finally {
     tf.dispose([share, losses, read]);
+  }
+}
+
+function assertTrainable(model: TrainableModel, window: Batch[], variables: Map<string, tf.Variable>): void {
+  if (window.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'training: expected at least one batch, got none');
+  }
+  if (variables.size === 0) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `training: expected trainable weights, got none. ${howToTrain(model)}`,
+    );
+  }
+  assertUnmerged(model);
+}
+
+/**
+ * Differentiates one batch's part of the window's loss. Weights that the loss does not depend on have no gradient.
+ *
+ * @param share 1 divided by the window's number of labels
+ */
+function batchGradients(
+  model: TrainableModel,
+  batch: Batch,
+  variables: Map<string, tf.Variable>,
+  share: tf.Scalar,
+  seed: number,
+): {loss: tf.Scalar; gradients: tf.NamedTensorMap; memoryBytes: number} {
+  // Tidied in case of errors: otherwise the loss would leak when a backward pass throws.
+  return tf.tidy(() => {
+    let memoryBytes = 0;
+    const lossOf = () => {
+      const sum = model.lossSum(batch, {training: true, seed});
+      memoryBytes = tf.memory().numBytes;
+      freeSpent(share);
+      return sum;
+    };
+    const {value, grads} = tf.engine().gradients(lossOf, [...variables.values()], share, true);
+    const named = [...variables.keys()].map((key, i) => [key, grads[i]] as const);
+    return {
+      loss: tf.mul(value, share) as tf.Scalar,
+      gradients: Object.fromEntries(named.filter(([, gradient]) => gradient)) as tf.NamedTensorMap,
+      memoryBytes,
+    };
+  });
+}
+
+/** Adds a batch's gradients to the window's, and frees what it has added up. */
+function addTo(sums: tf.NamedTensorMap, gradients: tf.NamedTensorMap): void {
+  for (const [key, gradient] of Object.entries(gradients)) {
+    const sum = sums[key];
+    sums[key] = sum ? sum.add(gradient) : gradient;
+    if (sum) tf.dispose([sum, gradient]);
   }
 }
 
