@@ -18,12 +18,12 @@ import {readJsonOf} from '../jsonFile.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
+import {PEFT_PREFIX} from './peftPrefix.ts';
 
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
 const PICKLED_WEIGHTS = 'adapter_model.bin';
-/** PEFT's prefix of a weight's name, and its suffix of an adapted layer's name for the layer's own weight. */
-const PREFIX = 'base_model.model.';
+/** PEFT's suffix of an adapted layer's name, for the layer's own weight. */
 const UNDER_ADAPTER = '.base_layer';
 
 /** The part of a model that an adapter's files need, besides its adapters. */
@@ -40,7 +40,7 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
   for (const [layerName, layer] of adapters.layers()) {
     const adapter = layer.adapters.get(adapterName);
     for (const [key, parameter] of adapter?.parameters ?? []) {
-      parameters.set(`${PREFIX}${layerName}.${key}`, parameter);
+      parameters.set(`${PEFT_PREFIX}${layerName}.${key}`, parameter);
     }
   }
   return parameters;
@@ -167,8 +167,8 @@ interface BaseChange {
 function baseParameters(all: Map<string, Parameter>, file: SafetensorsFile): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
   for (const name of file.names()) {
-    if (!name.startsWith(PREFIX)) continue;
-    const parameter = all.get(name.slice(PREFIX.length).replace(UNDER_ADAPTER, ''));
+    if (!name.startsWith(PEFT_PREFIX)) continue;
+    const parameter = all.get(name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, ''));
     if (parameter) found.set(name, parameter);
   }
   return found;

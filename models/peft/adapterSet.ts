@@ -13,6 +13,7 @@ import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {commonSettings, LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
+import {PEFT_PREFIX} from './peftPrefix.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
 /** Contents of a loaded adapter's files beyond its options, so that saving can preserve them. */
@@ -22,8 +23,6 @@ export interface LoadedFrom {
   /** Weights of the model that the adapter replaced, by their key in the file. */
   baseWeights: Map<string, Parameter>;
 }
-
-const FILE_PREFIX = 'base_model.model.';
 
 /** The adapters of one model: their names and options, their layers, and which are active. */
 export class AdapterSet {
@@ -349,5 +348,5 @@ function keyOf(name: string, showsAdapter: boolean): string {
   const [, layer, kind, adapter, rest] =
     /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
   if (layer === undefined) return name;
-  return `${FILE_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
+  return `${PEFT_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
 }

@@ -1,6 +1,7 @@
 import {existsSync, rmSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {PEFT_PREFIX} from '../../../models/peft/peftPrefix.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {SafetensorsFolder} from '../../../quant/folders/safetensorsFolder.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
@@ -39,7 +40,7 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
 }
 
 const onlyAdapter = (parameters: Map<string, tf.Variable>): boolean =>
-  [...parameters.keys()].every((key) => key.startsWith('base_model.model.'));
+  [...parameters.keys()].every((key) => key.startsWith(PEFT_PREFIX));
 
 function tensorCount(path: string): number {
   const file = SafetensorsFile.open(path);
