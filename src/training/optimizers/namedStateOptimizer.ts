@@ -27,7 +27,7 @@ interface Update {
 /** A step that is computed but not yet applied. */
 export interface PreparedStep {
   /** Applies it to variables and state. */
-  take(): void;
+  apply(): void;
   /** Frees what was computed unless it was applied; then the optimizer may step again. */
   end(): void;
 }
@@ -163,7 +163,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     }
     this.isStepping = true;
     return {
-      take: () => {
+      apply: () => {
         this.takeOver(updates, results);
         results = [];
         this.incrementIterations();

@@ -202,7 +202,7 @@ export class TrainingStep {
       }
       const {loss, tokens, gradNorm, gradients, memoryBytes, variables} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
-      if (!isSkipped && prepared) prepared.take();
+      if (!isSkipped && prepared) prepared.apply();
       else if (!isSkipped)
         await withLearningRate(this.optimizer, learningRate, () =>
           this.update(gradients, variables, gradNorm),
