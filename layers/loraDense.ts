@@ -137,11 +137,15 @@ export class LoRADense extends ModuleLayer {
     for (const {name, place, weight, trainable, ...args} of adapters) {
       Object.assign(this.addAdapter(name, args), {weight, trainable});
     }
-    const inForce = adapters.filter(({place}) => place >= 0).sort((a, b) => a.place - b.place);
-    this.activeAdapters = inForce.map(({name}) => name);
+    const active = adapters.filter(({place}) => place >= 0).sort((a, b) => a.place - b.place);
+    this.activeAdapters = active.map(({name}) => name);
   }
 
-  /** Adds an adapter and activates it in addition to the active ones. */
+  /**
+   * Adds an adapter and activates it in addition to the active ones. The layer must be built.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a name that exists, an unknown option or an impossible setting
+   */
   addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
     if (this.adapters.has(name)) {
       throw new TfjsLoraError(
@@ -167,6 +171,11 @@ export class LoRADense extends ModuleLayer {
     for (const adapter of this.adapters.values()) adapter.held = !this.trainable;
   }
 
+  /**
+   * Removes an adapter and frees its weights. Merged adapters are unmerged first.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+   */
   removeAdapter(name: string): void {
     this.unmerge();
     const adapter = this.adapter(name);
@@ -176,6 +185,7 @@ export class LoRADense extends ModuleLayer {
     adapter.dispose();
   }
 
+  /** @throws TfjsLoraError `UNKNOWN_ADAPTER` */
   adapter(name: string = DEFAULT_ADAPTER): LoRAAdapter {
     const adapter = this.adapters.get(name);
     if (adapter) return adapter;
@@ -309,6 +319,7 @@ export class LoRADense extends ModuleLayer {
     return `${this.base.name}.unmerged.${key}`;
   }
 
+  /** Restores the base as it was before {@link merge}, bit for bit. Does nothing if the layer is not merged. */
   unmerge(): void {
     if (this.#quantizedBase) {
       this.base.disposeWeights();

@@ -53,6 +53,8 @@ export type Prompt = string | number[];
  * an end-of-sequence token, at a stop string, after `maxNewTokens`, or when it fills the model's
  * `maxPositionEmbeddings` (transformers would continue past the positions that the model knows).
  *
+ * Each call makes its own key-value cache and frees it when it ends, also after an error.
+ *
  * @param prompts texts, which are encoded with their special tokens (`<|begin_of_text|>`), or ids, which are used as
  *   they are
  * @returns the new text only, without special tokens; a list for a list of prompts
@@ -107,8 +109,11 @@ export async function generateIds(
 
 /**
  * Generates as {@link generate} does for one prompt, and yields the text piece by piece; the pieces add up to the
- * result of `generate`. Leaving the loop early frees everything. The model must not change until then: a pass that a
- * backend replays does not notice an adapter switched in between.
+ * result of `generate`. The key-value cache is freed when the loop ends, also early; without a loop, call the
+ * generator's `return()`. The model must not change until then: a pass that a backend replays does not notice an adapter
+ * switched in between.
+ *
+ * @throws TfjsLoraError as {@link generate}, when the first piece is read
  */
 export async function* stream(
   model: GenerativeModel,

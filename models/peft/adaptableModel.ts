@@ -130,6 +130,7 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
+  /** Restores the base weights as they were before {@link mergeLoRA}. Does nothing if nothing is merged. */
   unmergeLoRA(): this {
     this.assertChangeable('unmergeLoRA');
     this.adapterSet.unmerge();
@@ -147,13 +148,22 @@ export abstract class AdaptableModel extends ModuleModel {
    * Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`.
    *
    * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
+   * @param adapterName Default: the only active adapter, or `default`
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
    */
   async saveAdapter(folder: FolderTarget, adapterName?: string): Promise<void> {
     this.assertUsable();
     await saveAdapter(this, this.adapterSet, folder, adapterName);
   }
 
-  /** Loads a PEFT folder as a new adapter and activates it. It is frozen unless `trainable`. */
+  /**
+   * Loads a PEFT folder as a new adapter and activates it. It is frozen unless `trainable`. If anything is wrong, the
+   * model does not change.
+   *
+   * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_CONFIG`, `UNKNOWN_TARGET`, `MISSING_TENSOR`,
+   *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`; `INVALID_ARGUMENT` for a name that exists; `UNSUPPORTED` for
+   *   another kind of adapter
+   */
   async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
     this.assertChangeable('loadAdapter');
     await loadAdapter(this, this.adapterSet, folder, options);

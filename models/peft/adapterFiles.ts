@@ -46,7 +46,13 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
   return parameters;
 }
 
-/** Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it. A loaded adapter keeps its config. */
+/**
+ * Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it, in float32. A loaded adapter keeps its
+ * config.
+ *
+ * @param adapterName Default: the only active adapter, or `default`
+ * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+ */
 export async function saveAdapter(
   {nameOrPath, taskType}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType'>,
   adapters: AdapterSet,

@@ -21,7 +21,7 @@ export interface TrainableModel extends BusyModel {
   trainableParameters(): Map<string, tf.Variable>;
   /** Returns the shapes of the trained weights, even if they are not allocated. */
   trainableShapes?(): Map<string, number[]>;
-  /** Returns all weights by their name in a checkpoint. */
+  /** Returns all weights by their name in model files. */
   namedParameters?(): Map<
     string,
     {readonly logicalShape: number[]; readonly storage: string; readonly trainable: boolean}
