@@ -16,8 +16,11 @@ export const DEFAULT_ADAPTER = 'default';
 /** A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
 export class LoRAAdapter {
   readonly settings: Readonly<LoRASettings>;
+  /** `[rank, inputDim]` float32. */
   readonly loraA: Parameter;
+  /** `[units, rank]` float32; zeros at first. */
   readonly loraB: Parameter;
+  /** DoRA's magnitudes, `[units]` float32. */
   readonly magnitude?: Parameter;
   /** Factor on the whole update. Default 1. */
   weight = 1;

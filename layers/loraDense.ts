@@ -51,7 +51,9 @@ export interface MergeOptions {
 export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptions>;
 
 export interface LoRACallArgs {
+  /** Whether dropout is on. Default false. */
   training?: boolean;
+  /** Seed that makes dropout's mask repeatable. Default: a random mask. */
   seed?: number;
   /** Whether only the gradients are wanted: a kernel may then skip the value. Default false. */
   isUnread?: boolean;

@@ -1,13 +1,16 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 import {show} from '../quant/show.ts';
 
-/** How LoRA's A is initialized: PEFT's default (Kaiming uniform, ±1/√inputDim) or the paper's normal(0, 1/rank). */
+/**
+ * How LoRA's A is initialized: by default as in PEFT (Kaiming uniform, ±1/√inputDim), otherwise as in the paper
+ * (normal, with a standard deviation of 1/rank).
+ */
 export type LoRAInit = 'kaiming' | 'gaussian';
 
 export interface LoRAAdapterArgs {
   /** Rank of the update. */
   rank: number;
-  /** Numerator of the scale. Default `2 · rank`. */
+  /** Numerator of the scale. Default `2 · rank`, as in LLaMA-Factory. A PEFT file without `lora_alpha` means 8. */
   alpha?: number;
   /** Probability of dropping an input of the low-rank path in training. Default 0. */
   dropout?: number;

@@ -110,8 +110,8 @@ export async function generateIds(
 /**
  * Generates as {@link generate} does for one prompt, and yields the text piece by piece; the pieces add up to the
  * result of `generate`. The key-value cache is freed when the loop ends, also early; without a loop, call the
- * generator's `return()`. The model must not change until then: a pass that a backend replays does not notice an adapter
- * switched in between.
+ * generator's `return()`. The model must not change until then: a pass that a backend replays does not notice an
+ * adapter switched in between.
  *
  * @throws TfjsLoraError as {@link generate}, when the first piece is read
  */

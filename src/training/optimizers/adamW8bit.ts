@@ -19,8 +19,8 @@ export interface AdamW8bitArgs extends AdamWArgs, Min8bitSizeArgs {}
 const STATES = ['mean', 'variance'];
 
 /**
- * {@link AdamW} with its state in 8 bits, block-wise over 256 values, as bitsandbytes' `AdamW8bit`. On the backends `cpu`
- * and `wasm`, its codes are identical to bitsandbytes'. Dettmers et al. 2022.
+ * {@link AdamW} with its state in 8 bits, block-wise over 256 values, as bitsandbytes' `AdamW8bit`. On `cpu` and
+ * `wasm`, its codes are identical to bitsandbytes'. Dettmers et al. 2022.
  *
  * State: `mean` and `variance` as `.codes` and `.absmax`, half the size of the trained weights; small variables have
  * AdamW's state.

@@ -38,8 +38,8 @@ const SEEDS_PER_WINDOW = 1009;
  * not grow with the window.
  *
  * @param seed seed for dropout. Default 0
- * @param prepare called first, with the weights that train, and the pass over the first batch, which returns its
- *   gradients for the callback to dispose
+ * @param beforeComputing called first, with the weights that train and the pass over the first batch, which returns
+ *   its gradients for the callback to dispose
  * @param beforeReading called once everything is computed and before the host waits for it, so that more work can be
  *   queued
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters
@@ -49,7 +49,7 @@ export async function windowGradients(
   model: TrainableModel,
   batches: Batch | Batch[],
   seed = 0,
-  prepare?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
+  beforeComputing?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
   beforeReading?: (computed: UnreadGradients) => void,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
@@ -65,7 +65,7 @@ export async function windowGradients(
   const differentiate = (i: number) =>
     batchGradients(model, window[i], variables, share, seed * SEEDS_PER_WINDOW + i);
   try {
-    await prepare?.(variables, () =>
+    await beforeComputing?.(variables, () =>
       tf.tidy(() => {
         const first = differentiate(0);
         tf.stack([globalNorm(Object.values(first.gradients)), first.loss]);
