@@ -265,7 +265,13 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return new KeyValueCache();
   }
 
-  /** Continues one prompt or several; see {@link GenerateOptions}. Resolves to the new text. */
+  /**
+   * Continues one prompt or several; see {@link GenerateOptions}. Each call has its own key-value cache, which it frees.
+   *
+   * @param prompt text, or token ids, which are used as they are
+   * @returns the new text only, without special tokens; a list for a list of prompts
+   * @throws TfjsLoraError `INVALID_ARGUMENT`, `VOCABULARY_MISMATCH`, `NON_FINITE`; `UNSUPPORTED` without a tokenizer
+   */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<string>;
   generate(prompts: string[] | number[][], options?: GenerateOptions): Promise<string[]>;
   generate(prompts: never, options?: GenerateOptions): Promise<string | string[]> {
@@ -273,13 +279,20 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return generate(this, prompts, options);
   }
 
-  /** Generates as {@link generate} does for one prompt, and yields the text piece by piece. */
+  /**
+   * Generates as {@link generate} does for one prompt, and yields the text piece by piece. Leaving the loop early frees
+   * the cache.
+   */
   stream(prompt: Prompt, options?: GenerateOptions): AsyncGenerator<string, void, undefined> {
     this.assertUsable();
     return stream(this, prompt, options);
   }
 
-  /** Generates the assistant's next turn in a conversation, with the tokenizer's chat template. */
+  /**
+   * Generates the assistant's next turn in a conversation, with the tokenizer's chat template.
+   *
+   * @throws TfjsLoraError as {@link generate}; `UNSUPPORTED` when the tokenizer has no chat template
+   */
   chat(messages: ChatMessage[], options?: ChatOptions): Promise<string> {
     this.assertUsable();
     return chat(this, messages, options);

@@ -67,6 +67,7 @@ export class Tokenizer {
   /**
    * @param files parsed contents of the tokenizer's files
    * @param folder the folder they were read from, which errors name and {@link save} copies from
+   * @param rewritten names of the files that {@link save} writes from `files` instead of copying. Default none
    * @throws TfjsLoraError `CORRUPT_FILE` when `tokenizer.json` describes no tokenizer; `INVALID_CONFIG` when
    *   `tokenizer_config.json` names a special token that has no id
    */
@@ -234,7 +235,11 @@ export class Tokenizer {
     });
   }
 
-  /** Renders a conversation with {@link applyChatTemplate} and encodes it. The template writes the special tokens. */
+  /**
+   * Renders a conversation with {@link applyChatTemplate} and encodes it. The template writes the special tokens.
+   *
+   * @throws TfjsLoraError as {@link applyChatTemplate}
+   */
   encodeChat(messages: ChatMessage[], options: ChatTemplateOptions = {}): number[] {
     return this.encode(this.applyChatTemplate(messages, options), {addSpecialTokens: false});
   }
