@@ -266,7 +266,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Continues one prompt or several; see {@link GenerateOptions}. Each call has its own key-value cache, which it frees.
+   * Continues one prompt or several; see {@link GenerateOptions}. Each call has its own key-value cache, and frees it.
    *
    * @param prompt text, or token ids, which are used as they are
    * @returns the new text only, without special tokens; a list for a list of prompts
