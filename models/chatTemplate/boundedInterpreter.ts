@@ -2,8 +2,10 @@ import {type Environment, Interpreter} from '@huggingface/jinja';
 import {writePythonJson} from '../pythonJson.ts';
 import {pythonText} from '../pythonValue.ts';
 import {
+  ArrayValue,
   BooleanValue,
   fromRuntimeValue,
+  ObjectValue,
   type RuntimeValue,
   StringValue,
   toRuntimeValue,
@@ -52,7 +54,17 @@ const SILENT = new Set(['Set', 'Macro', 'Comment']);
 const OWN_OPERATORS = new Set(['~', '+', '==', '!=', 'in', 'not in']);
 
 /** Filters whose output differs between the package and Python. */
-const OWN_FILTERS = new Set(['tojson', 'string', 'join', 'indent']);
+const OWN_FILTERS = new Set(['tojson', 'string', 'join', 'indent', 'title', 'capitalize', 'trim']);
+
+/** Filters that write their operand as text first, whatever it is. */
+const TEXT_FILTERS = new Set(['trim', 'upper', 'lower', 'capitalize', 'title', 'replace']);
+
+/** Filters that take an undefined operand for an empty list. */
+const LIST_FILTERS = new Set(
+  'length list join first last sort unique reverse map select selectattr reject rejectattr'.split(' '),
+);
+
+const capitalize = (text: string) => STRING_METHODS.capitalize(text) as string;
 
 /** Property in which a list or dict keeps its number of characters, once counted. */
 const CHARACTERS_OF = Symbol('characters');
@@ -258,13 +270,23 @@ export class BoundedInterpreter extends Base {
   override applyFilter(operand: RuntimeValue, filter: Node, environment: Environment): RuntimeValue {
     const isCall = filter.type === 'CallExpression';
     const name = (isCall ? (filter.callee as Node) : filter).value as string;
-    if (!CHEAP_FILTERS.has(name)) this.spend(COST.walk * lengthOf(operand));
+    const input = this.filterInput(name, operand);
+    if (!CHEAP_FILTERS.has(name)) this.spend(COST.walk * lengthOf(input));
     const value = OWN_FILTERS.has(name)
-      ? this.applyOwnFilter(name, operand, isCall ? (filter.args as Node[]) : [], environment)
-      : (super.applyFilter(operand, filter, environment) as RuntimeValue | undefined);
+      ? this.applyOwnFilter(name, input, isCall ? (filter.args as Node[]) : [], environment)
+      : (super.applyFilter(input, filter, environment) as RuntimeValue | undefined);
     if (value === undefined) return new UndefinedValue(); // the first item of an empty list
     this.spend(COST.walk * lengthOf(value));
     return value;
+  }
+
+  /** Turns an operand into what Python's filter makes of it first; the package refuses the types that it does not expect. */
+  private filterInput(name: string, operand: RuntimeValue): RuntimeValue {
+    if (TEXT_FILTERS.has(name) && operand.type !== 'StringValue')
+      return new StringValue(this.textOf(operand));
+    if (operand.type !== 'UndefinedValue') return operand;
+    if (name === 'items') return new ObjectValue(new Map());
+    return LIST_FILTERS.has(name) ? new ArrayValue([]) : operand;
   }
 
   private applyOwnFilter(
@@ -285,6 +307,17 @@ export class BoundedInterpreter extends Base {
         return this.join(operand, argument);
       case 'indent':
         return this.indent(operand, argument);
+      case 'title':
+        return new StringValue(
+          this.textOf(operand)
+            .split(/([-\s({[<]+)/)
+            .map(capitalize)
+            .join(''),
+        );
+      case 'capitalize':
+        return new StringValue(capitalize(this.textOf(operand)));
+      case 'trim':
+        return new StringValue(STRING_METHODS.strip(this.textOf(operand), argument(0, 'chars')) as string);
       default:
         return new StringValue(this.textOf(operand));
     }

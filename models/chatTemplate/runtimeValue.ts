@@ -17,7 +17,7 @@ const [NullValue, UndefinedValue, BooleanValue] = [classOf(null), classOf(undefi
 const [IntegerValue, FloatValue, StringValue] = [classOf(1), classOf(0.5), classOf('')];
 const [ArrayValue, ObjectValue] = [classOf([]), classOf({})];
 
-export {BooleanValue, StringValue, UndefinedValue};
+export {ArrayValue, BooleanValue, ObjectValue, StringValue, UndefinedValue};
 
 /** Size of a template's variables. */
 export interface ValueSize {
