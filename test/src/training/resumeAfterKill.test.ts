@@ -85,15 +85,12 @@ test('a run that is killed repeatedly has the same losses, bit for bit, as one t
   const undisturbed = runChild(whole);
   const random = seedrandom(SEED);
   const endings: Ending[] = [];
-  for (let kill = 0; kill < 4; kill++) {
-    endings.push(
-      await runChild(
-        killed,
-        kill === 2 ? {killAfter: 400 * random()} : {dieAt: 60 + Math.floor(120 * random())},
-      ),
-    );
-  }
-  expect(endings.map(({signal}) => signal)).toEqual(new Array(4).fill('SIGKILL'));
+  for (let kill = 0; kill < 3; kill++)
+    endings.push(await runChild(killed, {dieAt: 60 + Math.floor(120 * random())}));
+  expect(endings.map(({signal}) => signal)).toEqual(new Array(3).fill('SIGKILL'));
+  // At any time, not only at a change of a file. On a busy machine the run may have ended before.
+  const timed = await runChild(killed, {killAfter: 400 * random()});
+  expect([timed.signal, timed.code]).toEqual(timed.signal ? ['SIGKILL', null] : [null, 0]);
   const last = await runChild(killed);
   expect(last).toMatchObject({code: 0});
   expect(await undisturbed).toMatchObject({code: 0});
