@@ -2,7 +2,7 @@ import {attentionOp} from '../../../ops/attention.ts';
 import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type AttentionCall, attentionShader, kindOf, uniformsOf} from './attentionShader.ts';
+import {type AttentionCall, attentionShader, endOfKeys, kindOf, uniformsOf} from './attentionShader.ts';
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
 import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 
@@ -33,14 +33,26 @@ export const attention = kernel(attentionOp, 'webgpu', (call) => {
   return [y, logSums];
 });
 
-const forward = attentionShader(({causal}) => ({
+/** WGSL for the tiles of keys and values in workgroup memory. */
+const KEY_TILES = `
+var<workgroup> keys: array<vec4f, ${TILE} * V>;
+var<workgroup> values: array<vec4f, ${TILE} * V>;`;
+
+/** WGSL that fills them from key `s0` on. */
+const LOAD_KEY_TILES = `
+    for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
+      let s = min(s0 + i / V, u.sourceLength - 1u);
+      keys[i] = key[(source + s) * V + i % V];
+      values[i] = value[(source + s) * V + i % V];
+    }
+    workgroupBarrier();`;
+
+const forward = attentionShader((kind) => ({
   name: 'Attention',
   outputs: {y: 'vec4f', logSums: 'f32'},
   inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f'},
   workgroup: THREADS,
-  globals: `
-var<workgroup> keys: array<vec4f, ${TILE} * V>;
-var<workgroup> values: array<vec4f, ${TILE} * V>;`,
+  globals: KEY_TILES,
   body: `
   let first = group.x * WORKGROUP;
   let t = first + local;
@@ -52,14 +64,9 @@ var<workgroup> values: array<vec4f, ${TILE} * V>;`,
   for (var d = 0u; d < V; d++) { q[d] = query[at + d] * u.scale; }
   var highest = -3.0e38;
   var total = 0.0;
-  let end = ${causal ? 'min(first + WORKGROUP, u.length) + u.past' : 'u.sourceLength'};
+  let end = ${endOfKeys(kind, 'WORKGROUP')};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
-    for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
-      let s = min(s0 + i / V, u.sourceLength - 1u);
-      keys[i] = key[(source + s) * V + i % V];
-      values[i] = value[(source + s) * V + i % V];
-    }
-    workgroupBarrier();
+    ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
       if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
       var score = 0.0;
@@ -111,14 +118,12 @@ export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => {
   return [dQuery, dKey, dValue];
 });
 
-const backwardQuery = attentionShader(({causal}) => ({
+const backwardQuery = attentionShader((kind) => ({
   name: 'AttentionGradQuery',
   outputs: {dQuery: 'vec4f', along: 'f32'},
   inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', y: 'vec4f', logSums: 'f32'},
   workgroup: THREADS,
-  globals: `
-var<workgroup> keys: array<vec4f, ${TILE} * V>;
-var<workgroup> values: array<vec4f, ${TILE} * V>;`,
+  globals: KEY_TILES,
   body: `
   let first = group.x * WORKGROUP;
   let t = first + local;
@@ -135,14 +140,9 @@ var<workgroup> values: array<vec4f, ${TILE} * V>;`,
     product += dot(g[d], y[row * V + d]);
   }
   let logSum = logSums[row];
-  let end = ${causal ? 'min(first + WORKGROUP, u.length) + u.past' : 'u.sourceLength'};
+  let end = ${endOfKeys(kind, 'WORKGROUP')};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
-    for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
-      let s = min(s0 + i / V, u.sourceLength - 1u);
-      keys[i] = key[(source + s) * V + i % V];
-      values[i] = value[(source + s) * V + i % V];
-    }
-    workgroupBarrier();
+    ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
       if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
       var score = 0.0;

@@ -18,6 +18,7 @@ import {
   type AttentionCall,
   type AttentionKind,
   attentionShader,
+  endOfKeys,
   kindOf,
   uniformsOf,
 } from './attentionShader.ts';
@@ -121,39 +122,106 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
 }
 
 const forward = attentionShader((kind, layout: Layout) => {
-  const {dim, causal} = kind;
-  const {subgroups, blocks, cols} = layout;
-  const shape = {blocks, dim, cols};
-  const rows = rowsOf(layout);
-  const threads = 32 * subgroups;
-  const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
-  const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
-  const {width, declarations, overRow} = lanesOf(shape);
+  const {dim} = kind;
+  const {blocks, cols} = layout;
+  const {shape, rows, threads, width, overRow, ...keys} = overKeys(kind, layout);
   return {
     name: 'MatrixAttention',
     outputs: {y: 'vec4f', logSums: 'f32'},
     inputs: {query: 'vec4u', key: 'vec4u', value: 'vec4u'},
     workgroup: threads,
     header: MATRIX_HEADER,
-    globals: `
-var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
+    globals: `${keys.tiles}
 var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
 var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices are aligned to 16 bytes`,
     body: `
+  ${keys.place}
+  ${keys.segment}
+  ${keys.loadRows('q', 'query', 'weights')}
+  ${declareSums('out', blocks, dim)}
+  ${keys.end}
+  var reference = -1.0e30;
+  var total = 0.0;
+  ${keys.loop(`
+    var top = score0;
+    ${times(width - 1, (i) => `top = max(top, score${i + 1});`)}
+    top = ${overRow((other) => `max(top, ${other})`, 'top')};
+    var factor = 1.0;
+    if (top > reference + 10.0) {
+      if (reference > -1.0e30) { factor = exp2(reference - top); isAbove.x = 1u; }
+      reference = top;
+      total *= factor;
+    }
+    ${times(
+      width,
+      (i) =>
+        `{ let weight = exp2(score${i} - reference); total += weight; weights[weightAt + ${i}u] = f16(weight); }`,
+    )}
+    if (workgroupUniformLoad(&isAbove).x != 0u) {
+      ${throughScores('out', {...shape, at: 'region'}, () => times(width, (i) => `scores[mine + ${i}u] *= factor;`), true)}
+      isAbove.x = 0u;
+    }
+    ${accumulate('out', 'weights', 'weightRegion', 'tileV', shape)}`)}
+  total = ${overRow((other) => `total + ${other}`, 'total')};
+  let sees = total > 0.0;
+  if (t < u.length && part == 0u) {
+    logSums[rowOfHead + t] = select(3.0e38, (reference + log2(total)) * ${Math.LN2}, sees); // 3e38: sees nothing
+  }
+  let inverse = select(0.0, 1.0 / total, sees);
+  workgroupBarrier();
+  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}`,
+  };
+});
+
+/**
+ * WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, tile by tile.
+ * While a tile is used, the next one is on its way in registers.
+ */
+export function overKeys(kind: AttentionKind, layout: Layout) {
+  const {dim} = kind;
+  const {subgroups, blocks, cols} = layout;
+  const shape = {blocks, dim, cols};
+  const rows = rowsOf(layout);
+  const threads = 32 * subgroups;
+  const {width, declarations, overRow} = lanesOf(shape);
+  const [keys, values] = [
+    tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads}),
+    tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads}),
+  ];
+  return {
+    shape,
+    rows,
+    threads,
+    width,
+    overRow,
+    tiles: `
+var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
+var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;`,
+    /** Declares the workgroup's place and each lane's query `t`. */
+    place: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
   let source = sourceOf(head);
   let rowOfHead = head * u.length;
   ${declarations}
-  let t = first + laneRow;
-  let segment = segmentOf(head, min(t, u.length - 1u) + u.past);
-  ${loadLeft('q', 'query', 'weights', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
-  ${declareSums('out', blocks, dim)}
-  let end = ${causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
-  var reference = -1.0e30;
-  var total = 0.0;
+  let t = first + laneRow;`,
+    segment: 'let segment = segmentOf(head, min(t, u.length - 1u) + u.past);',
+    /** Loads the workgroup's rows of `source` as the left operand of products. */
+    loadRows: (name: string, source: string, scratch: string) =>
+      loadLeft(
+        name,
+        source,
+        scratch,
+        {base: 'rowOfHead', first: 'first', limit: 'u.length'},
+        {...shape, subgroups},
+      ),
+    end: `let end = ${endOfKeys(kind, `${rows}u`)};`,
+    /**
+     * Goes through the keys up to `end`, with the rows loaded as `q`. `use` reads each lane's `score0` …; those of hidden
+     * keys are −3e38.
+     */
+    loop: (use: string) => `
   ${keys.registers}
   ${values.registers}
   ${keys.load('0u', 'end')}
@@ -174,43 +242,17 @@ var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference;
       let s = s0 + part;
       ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
     }
-    var top = score0;
-    ${times(width - 1, (i) => `top = max(top, score${i + 1});`)}
-    top = ${overRow((other) => `max(top, ${other})`, 'top')};
-    var factor = 1.0;
-    if (top > reference + 10.0) {
-      if (reference > -1.0e30) { factor = exp2(reference - top); isAbove.x = 1u; }
-      reference = top;
-      total *= factor;
-    }
-    ${times(
-      width,
-      (i) =>
-        `{ let weight = exp2(score${i} - reference); total += weight; weights[weightAt + ${i}u] = f16(weight); }`,
-    )}
-    if (workgroupUniformLoad(&isAbove).x != 0u) {
-      ${throughScores('out', {...shape, at: 'region'}, () => times(width, (i) => `scores[mine + ${i}u] *= factor;`), true)}
-      isAbove.x = 0u;
-    }
-    ${accumulate('out', 'weights', 'weightRegion', 'tileV', shape)}
-  }
-  total = ${overRow((other) => `total + ${other}`, 'total')};
-  let sees = total > 0.0;
-  if (t < u.length && part == 0u) {
-    logSums[rowOfHead + t] = select(3.0e38, (reference + log2(total)) * ${Math.LN2}, sees); // 3e38: sees nothing
-  }
-  let inverse = select(0.0, 1.0 / total, sees);
-  workgroupBarrier();
-  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}`,
+    ${use}
+  }`,
   };
-});
+}
 
 /** WGSL that hides those scores i of the lane for which `isHidden(i)`. */
 export const hideScores = (width: number, isHidden: (i: number) => string): string =>
   times(width, (i) => `if (${isHidden(i)}) { score${i} = -3.0e38; }`);
 
 /** Returns WGSL for whether some query from `first` on may not see some of the `cols` keys from `s0` on. */
-export function isPartial(
+function isPartial(
   {causal, hasSegments}: AttentionKind,
   cols: number,
   first: string,

@@ -23,9 +23,9 @@ import {
 } from './attentionShader.ts';
 import {
   hideScores,
-  isPartial,
   LOG2E,
   lanesOf,
+  overKeys,
   rowsOf,
   scratchBytes,
   tileBytes,
@@ -98,60 +98,28 @@ function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operan
 const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
 
 const backwardQuery = attentionShader((kind, layout: Layout) => {
-  const {dim, causal} = kind;
-  const {subgroups, blocks, cols} = layout;
-  const shape = {blocks, dim, cols};
-  const rows = rowsOf(layout);
-  const threads = 32 * subgroups;
-  const keys = tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads});
-  const values = tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads});
-  const {width, declarations} = lanesOf(shape);
+  const {dim} = kind;
+  const {blocks, cols} = layout;
+  const {shape, rows, threads, width, ...keys} = overKeys(kind, layout);
   return {
     name: 'MatrixAttentionGradQuery',
     outputs: {dQuery: 'vec4f'},
     inputs: {...PACKED, logSums: 'f32', along: 'f32', scales: 'f32'},
     workgroup: threads,
     header: MATRIX_HEADER,
-    globals: `
-var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
+    globals: `${keys.tiles}
 var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;`,
     body: `
-  let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
-  let head = group.y;
-  let source = sourceOf(head);
-  let rowOfHead = head * u.length;
-  ${declarations}
-  let t = first + laneRow;
+  ${keys.place}
   let row = rowOfHead + min(t, u.length - 1u);
-  let segment = segmentOf(head, min(t, u.length - 1u) + u.past);
+  ${keys.segment}
   let logSum = logSums[row] * ${LOG2E};
   let product = along[row];
-  ${loadLeft('q', 'query', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
-  ${loadLeft('g', 'slopes', 'changes', {base: 'rowOfHead', first: 'first', limit: 'u.length'}, {...shape, subgroups})}
+  ${keys.loadRows('q', 'query', 'changes')}
+  ${keys.loadRows('g', 'slopes', 'changes')}
   ${declareSums('out', blocks, dim)}
-  let end = ${causal ? `min(first + ${rows}u, u.length) + u.past` : 'u.sourceLength'};
-  ${keys.registers}
-  ${values.registers}
-  ${keys.load('0u', 'end')}
-  ${values.load('0u', 'end')}
-  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
-    workgroupBarrier();
-    ${keys.store}
-    ${values.store}
-    workgroupBarrier();
-    if (s0 + ${cols}u < end) {
-      ${keys.load(`(s0 + ${cols}u)`, 'end')}
-      ${values.load(`(s0 + ${cols}u)`, 'end')}
-    }
-    ${scoresOf('q', 'tileK', 'region', shape)}
-    workgroupBarrier();
-    ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
-    if (${isPartial(kind, cols, 'first', 's0', 'end')}) {
-      let s = s0 + part;
-      ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
-    }
+  ${keys.end}
+  ${keys.loop(`
     ${times(width, (i) => `let weight${i} = exp2(score${i} - logSum);`)}
     workgroupBarrier();
     ${scoresOf('g', 'tileV', 'region', shape)}
@@ -162,8 +130,7 @@ var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;`,
         `changes[weightAt + ${i}u] = f16(clamp(weight${i} * (scores[mine + ${i}u] - product), -65504.0, 65504.0));`,
     )}
     workgroupBarrier();
-    ${accumulate('out', 'changes', 'weightRegion', 'tileK', shape)}
-  }
+    ${accumulate('out', 'changes', 'weightRegion', 'tileK', shape)}`)}
   workgroupBarrier();
   ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}`,
   };
