@@ -151,8 +151,8 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     this.clipping = clipping;
     let results: tf.Tensor[][] = [];
     try {
-      for (let first = 0; first < updates.length; first += this.updatesAtOnce) {
-        const given = updates.slice(first, first + this.updatesAtOnce).map(inputsOf);
+      for (const group of this.groupsOf(updates)) {
+        const given = group.map(inputsOf);
         results.push(...this.tidied(() => this.updateMany(given, step)));
       }
     } catch (error) {
@@ -186,10 +186,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
         const state = this.slotsOf(value.shape).map(({shape, dtype}) => tf.zeros(shape, dtype));
         return {name, value, gradient, state};
       });
-      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
-      for (let first = 0; first < updates.length; first += atOnce) {
-        this.compute(updates.slice(first, first + atOnce), 1);
-      }
+      for (const group of this.groupsOf(updates)) this.compute(group, 1);
     });
   }
 
@@ -206,15 +203,23 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     const states = updates.map(({state}) => state);
     this.isStepping = true;
     try {
-      const atOnce = this.isPaged ? 1 : this.updatesAtOnce;
-      for (let first = 0; atOnce > 1 && first < updates.length; first += atOnce) {
-        this.runUpdates(updates.slice(first, first + atOnce), step);
-      }
-      if (atOnce === 1) yield* this.states.visit(states, (index) => this.runUpdates([updates[index]], step));
+      if (this.groupSize > 1) for (const group of this.groupsOf(updates)) this.runUpdates(group, step);
+      else yield* this.states.visit(states, (index) => this.runUpdates([updates[index]], step));
       this.incrementIterations();
     } finally {
       this.isStepping = false;
     }
+  }
+
+  /** Number of variables that are updated in one call. */
+  private get groupSize(): number {
+    return this.isPaged ? 1 : this.updatesAtOnce;
+  }
+
+  /** Splits updates into groups of {@link groupSize}, in order. */
+  private *groupsOf<T>(updates: T[]): Generator<T[]> {
+    const size = this.groupSize;
+    for (let first = 0; first < updates.length; first += size) yield updates.slice(first, first + size);
   }
 
   /** Checks everything that can be checked before a variable changes. */
