@@ -1,3 +1,8 @@
+/**
+ * `tfjs-lora/layers`: Keras-like layers, the ops that they are made of, and what kernels are written with.
+ *
+ * @module tfjs-lora/layers
+ */
 export {
   type AttentionContext,
   GroupedQueryAttention,

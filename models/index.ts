@@ -1,3 +1,8 @@
+/**
+ * `tfjs-lora/models`: whole models, with their checkpoints, adapters, tokenizer and generation.
+ *
+ * @module tfjs-lora/models
+ */
 export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
 export {CausalLM, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
 export type {DecodedModel} from './generation/decoder.ts';

@@ -1,4 +1,8 @@
-/** `tfjs-lora/quant`: number formats and the files that store them. */
+/**
+ * `tfjs-lora/quant`: number formats and the files that store them.
+ *
+ * @module tfjs-lora/quant
+ */
 export {
   bitsandbytesKeys,
   bitsandbytesType,

@@ -1,6 +1,8 @@
 /**
  * `tfjs-lora`: everything that a fine-tuning script needs. Other tools are subpaths, such as `tfjs-lora/serve`, and so
  * are the floors below: `tfjs-lora/models`, `/layers` and `/quant`.
+ *
+ * @module tfjs-lora
  */
 export * from './browser.ts';
 export type {DataProgress, DatasetArgs} from './data/datasets/datasetArgs.ts';

@@ -82,12 +82,14 @@ async function main(): Promise<void> {
 
   // Files: the adapter in PEFT's format, and the loss curve.
   const adapterFolder = join(settings.out, 'adapter');
-  const plotPath = join(settings.out, 'training_loss.png');
+  const plotPath = join(settings.out, 'training_loss');
   await model.saveAdapter(adapterFolder);
-  await plotLoss({training: history.steps, validation: history.evaluations}, plotPath, {
-    title: 'Learning to summarise bills',
-    subtitle: `LoRA rank ${rank} on all linear layers, ${counted(history.steps.length, 'step')}`,
-  });
+  for (const type of ['png', 'svg']) {
+    await plotLoss({training: history.steps, validation: history.evaluations}, `${plotPath}.${type}`, {
+      title: 'Learning to summarise bills',
+      subtitle: `LoRA rank ${rank} on all linear layers, ${counted(history.steps.length, 'step')}`,
+    });
+  }
   model.dispose();
 
   // A newly loaded model with this adapter writes the same summaries.
@@ -100,7 +102,7 @@ async function main(): Promise<void> {
   printTable(rows);
   for (const index of [0, 1, 2]) printSample(heldOut[index], base.summaries[index], trained.summaries[index]);
   console.log(`adapter   ${adapterFolder} (reloaded: ${same} of ${again.length} summaries are the same)`);
-  console.log(`loss plot ${plotPath}`);
+  console.log(`loss plot ${plotPath}.png, .svg`);
   console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in all`);
   if (same < again.length) process.exitCode = 1;
 }

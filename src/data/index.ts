@@ -1,4 +1,8 @@
-/** `tfjs-lora/data`, in Node: data sets in LLaMA-Factory's formats, templates, and Hugging Face's hub. */
+/**
+ * `tfjs-lora/data`, in Node: data sets in LLaMA-Factory's formats, templates, and Hugging Face's hub.
+ *
+ * @module tfjs-lora/data
+ */
 export type {BatchOptions, TrainingData} from './batches/batches.ts';
 export {type CollateOptions, collate, type Example} from './batches/collate.ts';
 export {lengthGrouped} from './batches/lengthGrouped.ts';

@@ -1,5 +1,6 @@
 import {existsSync, readFileSync} from 'node:fs';
 import {dirname, join, normalize} from 'node:path';
+import {anchorOf} from '../../docs/.vitepress/anchorOf.ts';
 
 /** A link from a Markdown page to a file of the repository. */
 export interface RelativeLink {
@@ -44,10 +45,7 @@ export function deadLinks(root: string, page: string): string[] {
 function anchorsOf(file: string): Set<string> {
   const anchors = new Set<string>();
   for (const [, heading] of withoutBlocks(readFileSync(file, 'utf8')).matchAll(/^#{1,6} (.+)$/gm)) {
-    const slug = heading
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N}_ -]/gu, '')
-      .replaceAll(' ', '-');
+    const slug = anchorOf(heading);
     let anchor = slug;
     for (let repeat = 1; anchors.has(anchor); repeat++) anchor = `${slug}-${repeat}`;
     anchors.add(anchor);

@@ -1,4 +1,8 @@
-/** `tfjs-lora/evaluation`, in Node: answers a data set, scores the answers, and compares models by the scores. */
+/**
+ * `tfjs-lora/evaluation`, in Node: answers a data set, scores the answers, and compares models by the scores.
+ *
+ * @module tfjs-lora/evaluation
+ */
 export {
   type Candidate,
   type Comparison,

@@ -1,4 +1,8 @@
-/** `tfjs-lora/recipes`, in Node: functions that do what the command line does with LLaMA-Factory's recipes. */
+/**
+ * `tfjs-lora/recipes`, in Node: functions that do what the command line does with LLaMA-Factory's recipes.
+ *
+ * @module tfjs-lora/recipes
+ */
 export {
   compareRecipe,
   type EvaluateOptions,

@@ -1,4 +1,8 @@
-/** `tfjs-lora/optimizers`: AdamW and Lion for any TensorFlow.js model, and the base classes for your own optimizers. */
+/**
+ * `tfjs-lora/optimizers`: AdamW and Lion for any TensorFlow.js model, and the base classes for your own optimizers.
+ *
+ * @module tfjs-lora/optimizers
+ */
 export {AdamW, type AdamWArgs} from './adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './adamW8bit.ts';
 export {

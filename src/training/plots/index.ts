@@ -1,3 +1,7 @@
-/** `tfjs-lora/plots`, in Node: loss curves and comparisons as SVG and PNG. */
+/**
+ * `tfjs-lora/plots`, in Node: loss curves and comparisons as SVG and PNG.
+ *
+ * @module tfjs-lora/plots
+ */
 export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './comparisonPlot.ts';
 export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './lossPlot.ts';
