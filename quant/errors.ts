@@ -1,3 +1,4 @@
+import './loadedCopies.ts';
 import {maskSecrets} from './maskSecrets.ts';
 import {show} from './show.ts';
 

@@ -45,9 +45,12 @@ export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/decoupledDecayOpt
 export {Lion, type LionArgs} from './training/optimizers/lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './training/optimizers/lion8bit.ts';
 export {
+  type MakeOptimizer,
   type OptimizerName,
   type OptimizerSettings,
   optimizerByName,
+  optimizerNames,
+  registerOptimizer,
 } from './training/optimizers/optimizerByName.ts';
 export {loadOptimizer, saveOptimizer} from './training/optimizers/optimizerFile.ts';
 export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.ts';

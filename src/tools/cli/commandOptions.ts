@@ -7,6 +7,8 @@ export interface CommonOptions {
   /** Whether to show the stack of an error. */
   debug: boolean;
   backend: 'auto' | BackendName;
+  /** Modules that extend the library, imported before the command runs. */
+  import: string[];
 }
 
 /** Reads an option's value as a number above 0. */

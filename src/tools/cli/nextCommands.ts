@@ -1,5 +1,6 @@
 import {trainedRecipe} from '../recipes/modelInUse.ts';
 import type {Recipe} from '../recipes/recipe.ts';
+import type {CommonOptions} from './commandOptions.ts';
 import {commandLine} from './commandWith.ts';
 
 /** Keys that only matter for training, and the adapter to start from. */
@@ -8,11 +9,16 @@ const ONLY_TRAINING = /^(adapter_name_or_path|overwrite_output_dir|resume_from_c
 /**
  * Returns the commands that use the result of a finished training, for a terminal.
  *
- * @param given backend, path of the recipe, and `key=value` overrides of the command that trained
+ * @param given backend, extensions, path of the recipe, and `key=value` overrides of the command that trained
  */
 export async function nextCommands(
   recipe: Recipe,
-  {backend, path, overrides}: {backend: string; path: string; overrides: readonly string[]},
+  {
+    backend,
+    import: extensions,
+    path,
+    overrides,
+  }: Pick<CommonOptions, 'backend' | 'import'> & {path: string; overrides: readonly string[]},
 ): Promise<string> {
   const {model, method, splits, fit, export: exporting} = recipe;
   const adapters = (await trainedRecipe(recipe)).model.adapters.join(',');
@@ -25,7 +31,10 @@ export async function nextCommands(
     ...(exporting.exportDir === undefined ? [`export_dir=${fit.outputDir}-merged`] : []),
     ...(model.quantization ? ['quantization_bit=null'] : []),
   ];
-  const chosen = backend === 'auto' ? [] : ['--backend', backend];
+  const chosen = [
+    ...(backend === 'auto' ? [] : ['--backend', backend]),
+    ...extensions.flatMap((module) => ['--import', module]),
+  ];
   const commands = [
     ['chat', ...used],
     ...(splits.evaluationDataset.length > 0 || splits.valSize > 0 ? [['eval', ...used]] : []),

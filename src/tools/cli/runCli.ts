@@ -14,6 +14,7 @@ import {register as serve} from './commands/serve.ts';
 import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
 import {ExitStatus} from './exitStatus.ts';
+import {importExtension} from './importExtension.ts';
 
 /** Errors of the system that a stack trace would not explain: no space, no permission, no such file. */
 const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR', 'EISDIR', 'EADDRINUSE'];
@@ -42,12 +43,21 @@ export async function runCli(args: readonly string[]): Promise<number> {
  *   Default true
  */
 export function createProgram({hasVersionOption = true} = {}): Command {
-  const program = new Command('tfjs-lora')
+  const program: Command = new Command('tfjs-lora')
     .description(
       'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, with recipes in the format of LLaMA-Factory.',
     )
     .option('--debug', 'show the stack of an error', false)
     .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
+    .option(
+      '--import <module>',
+      'import a module that extends tfjs-lora: its path, or the name of a package; may be repeated',
+      (module: string, before: string[]) => [...before, module],
+      [],
+    )
+    .hook('preAction', async () => {
+      for (const module of program.opts<CommonOptions>().import) await importExtension(module);
+    })
     .showHelpAfterError('Add --help for the usage.')
     .exitOverride(); // the commands below inherit it
   if (hasVersionOption) program.version(packageJson.version);

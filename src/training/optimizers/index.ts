@@ -14,7 +14,14 @@ export {
 export {Lion, type LionArgs} from './lion.ts';
 export {Lion8bit, type Lion8bitArgs} from './lion8bit.ts';
 export {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
-export {type OptimizerName, type OptimizerSettings, optimizerByName} from './optimizerByName.ts';
+export {
+  type MakeOptimizer,
+  type OptimizerName,
+  type OptimizerSettings,
+  optimizerByName,
+  optimizerNames,
+  registerOptimizer,
+} from './optimizerByName.ts';
 export {loadOptimizer, saveOptimizer} from './optimizerFile.ts';
 export {PagedAdamW, type PagedAdamWArgs} from './pagedAdamW.ts';
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './pagedAdamW8bit.ts';

@@ -23,7 +23,12 @@ const OPTIMIZER_OPTIONS = {
 } satisfies OptionNames<OptimizerSettings>;
 
 type OptimizerClass = (new (args: OptimizerSettings) => tf.Optimizer) & {readonly optionNames: object};
-type Make = (settings: OptimizerSettings) => tf.Optimizer;
+
+/**
+ * Makes an optimizer from the settings that were given; those that were not are missing. One that the optimizer does
+ * not have is ignored, or refused where ignoring it would change the result.
+ */
+export type MakeOptimizer = (settings: OptimizerSettings) => tf.Optimizer;
 
 /** Defaults of transformers' TrainingArguments, which it passes to Lion as well. */
 const TRANSFORMERS = {
@@ -36,7 +41,7 @@ const TRANSFORMERS = {
 const EPSILON = 1e-7; // Keras's
 
 const asInTransformers =
-  (Optimizer: OptimizerClass): Make =>
+  (Optimizer: OptimizerClass): MakeOptimizer =>
   (settings) =>
     make(Optimizer, {...TRANSFORMERS, ...settings});
 
@@ -48,7 +53,7 @@ function make(Optimizer: OptimizerClass, settings: OptimizerSettings): tf.Optimi
 
 /** Makes one of TensorFlow.js's own optimizers, whose only setting here is the learning rate. */
 const ofTensorFlow =
-  (name: string, defaultRate: number, make: (learningRate: number) => tf.Optimizer): Make =>
+  (name: string, defaultRate: number, make: (learningRate: number) => tf.Optimizer): MakeOptimizer =>
   ({learningRate = defaultRate, weightDecay = 0, loraPlusRatio = 1, learningRateFactors = []}) => {
     if (weightDecay === 0 && loraPlusRatio === 1 && learningRateFactors.length === 0)
       return make(learningRate);
@@ -59,7 +64,7 @@ const ofTensorFlow =
     );
   };
 
-const optimizers = {
+const builtIn = {
   // Keras's names with Keras's defaults, and ours
   adamw: (settings) => make(AdamW, settings),
   lion: (settings) => make(Lion, settings),
@@ -80,14 +85,43 @@ const optimizers = {
   lion_8bit: asInTransformers(Lion8bit),
   paged_lion_32bit: asInTransformers(PagedLion),
   paged_lion_8bit: asInTransformers(PagedLion8bit),
-} satisfies Record<string, Make>;
+} satisfies Record<string, MakeOptimizer>;
 
 /** Names in transformers that this library lacks; such a name is not a typing mistake. */
 const MISSING =
   /^(adafactor|adamw_(anyprecision|apex_fused|torch_xla|torch_npu_fused|torch_4bit|torch_8bit)|(paged_)?ademamix.*|rmsprop_bnb.*|galore_.*|apollo_.*|lomo|adalomo|grokadamw|schedule_free_.*|stable_adamw)$/;
 
 /** Names that `compile({optimizer})` accepts besides a `tf.Optimizer`; case does not matter. */
-export type OptimizerName = keyof typeof optimizers;
+export type OptimizerName = keyof typeof builtIn | (string & {});
+
+const optimizers = new Map<string, MakeOptimizer>(Object.entries(builtIn));
+
+/**
+ * Registers an optimizer under a name, for `compile({optimizer})`, {@link optimizerByName} and the `optim` of recipes.
+ *
+ * @param name any case; the built-in names and those of transformers stay as they are
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when the name is taken. Registering the same function again does nothing, so
+ *   that a notebook's cell may run twice
+ * @example
+ * registerOptimizer('signum', ({learningRate}) => new Signum(learningRate));
+ */
+export function registerOptimizer(name: string, make: MakeOptimizer): void {
+  const key = name.toLowerCase();
+  if (optimizers.get(key) === make) return;
+  if (!name || optimizers.has(key) || MISSING.test(key)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `registerOptimizer name: expected a new name, got '${name}', with ${optimizerNames().join(', ')} taken. ` +
+        'Choose another.',
+    );
+  }
+  optimizers.set(key, make);
+}
+
+/** Returns the names of all optimizers, in lower case, in the order of registration. */
+export function optimizerNames(): string[] {
+  return [...optimizers.keys()];
+}
 
 /**
  * Makes an optimizer by Keras's name or transformers' (`adamw_torch`, `paged_adamw_8bit`, …), with the defaults of the
@@ -99,15 +133,16 @@ export type OptimizerName = keyof typeof optimizers;
 export function optimizerByName(name: string, settings: OptimizerSettings = {}): tf.Optimizer {
   assertKnownOptions('optimizerByName', settings, OPTIMIZER_OPTIONS);
   const key = name.toLowerCase();
-  if (Object.hasOwn(optimizers, key)) return optimizers[key as OptimizerName](definedOf(settings));
-  const known = Object.keys(optimizers);
+  const make = optimizers.get(key);
+  if (make) return make(definedOf(settings));
+  const known = optimizerNames();
   const isMissing = MISSING.test(key);
   throw new TfjsLoraError(
     isMissing ? 'UNSUPPORTED' : 'INVALID_ARGUMENT',
     `optimizer "${name}": expected a tf.Optimizer or one of ${known.join(', ')}. ` +
       (isMissing
         ? 'This one is not supported: use adamw_torch, or paged_adamw_8bit if memory is short.'
-        : `Did you mean ${nearestNames(key, known, 1)[0]}?`),
+        : `Did you mean ${nearestNames(key, known, 1)[0]}? Add others with registerOptimizer.`),
   );
 }
 

@@ -34,7 +34,7 @@ export function register(program: Command): void {
       positiveNumber,
     )
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
-      const {backend, dryRun, memoryBudget} = command.optsWithGlobals<TrainOptions>();
+      const {backend, dryRun, memoryBudget, import: extensions} = command.optsWithGlobals<TrainOptions>();
       const recipe = await loadRecipe(path, overrides);
       const options = {
         backend,
@@ -54,7 +54,10 @@ export function register(program: Command): void {
           print: (text) => console.log(text),
         });
         if (isInterrupted) throw new ExitStatus(STOPPED);
-        if (recipe.tasks.train) console.log(await nextCommands(recipe, {backend, path, overrides}));
+        if (recipe.tasks.train) {
+          const given = {backend, import: extensions, path, overrides};
+          console.log(await nextCommands(recipe, given));
+        }
       } finally {
         interrupt.release();
         setWarningHandler(before);

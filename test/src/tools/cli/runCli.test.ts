@@ -32,6 +32,18 @@ describe('the command line', () => {
   });
 });
 
+describe('--import', () => {
+  test.each(['./no-extension.js', 'no-such-extension'])(
+    'names a module that is missing: %s',
+    async (module) => {
+      const {status, out, err} = await runCommandLine('chat', 'no-model', '--import', module);
+      expect({status, out}).toEqual({status: 2, out: ''});
+      expect(err).toMatch(/^--import \S+: expected a module that Node imports, .*, got Error: Cannot find /);
+      expect(err).toContain(`--import ${module}: `);
+    },
+  );
+});
+
 describe('the status of an error', () => {
   async function reported(error: unknown, debug = false): Promise<{status: number; text: string}> {
     const {result: status, err} = await printedBy(() => statusOf(error, debug));

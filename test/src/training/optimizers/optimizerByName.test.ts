@@ -1,5 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
-import {type OptimizerName, optimizerByName, useBackend} from '../../../../src/index.ts';
+import {
+  Llama,
+  type OptimizerName,
+  optimizerByName,
+  optimizerNames,
+  registerOptimizer,
+  useBackend,
+} from '../../../../src/index.ts';
 
 const TRANSFORMERS = {learningRate: 5e-5, beta1: 0.9, beta2: 0.999, weightDecay: 0};
 
@@ -77,4 +84,33 @@ test('settings that the named one lacks are refused, and so are unknown names', 
     message: expect.stringMatching(/one of adamw, .*Did you mean adamw_torch\?/),
   });
   expect(tf.memory().numTensors).toBe(0);
+});
+
+test('a registered optimizer is made by its name, for compile too, and no name changes its meaning', () => {
+  const made: object[] = [];
+  const halved = (settings: {learningRate?: number}) => {
+    made.push(settings);
+    return tf.train.sgd((settings.learningRate ?? 1) / 2);
+  };
+  registerOptimizer('Halved', halved);
+  registerOptimizer('halved', halved); // the same again, as in a notebook's cell
+  expect(optimizerNames().filter((name) => name === 'halved')).toHaveLength(1);
+  const settings = {learningRate: 0.5, beta1: undefined};
+  expect(optimizerByName('HALVED', settings).getConfig()).toEqual({learningRate: 0.25});
+  expect(made).toEqual([{learningRate: 0.5}]);
+  for (const taken of ['halved', 'AdamW', 'adafactor', '']) {
+    expect(() => registerOptimizer(taken, () => tf.train.sgd(1))).toThrow(
+      `registerOptimizer name: expected a new name, got '${taken}', with adamw, `,
+    );
+  }
+  const model = Llama.fromConfig({
+    vocabSize: 8,
+    hiddenSize: 4,
+    intermediateSize: 4,
+    numHiddenLayers: 1,
+    numAttentionHeads: 1,
+  });
+  model.compile({optimizer: 'halved'});
+  expect(made).toEqual([{learningRate: 0.5}, {}]);
+  model.dispose();
 });
