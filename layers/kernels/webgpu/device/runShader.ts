@@ -1,6 +1,7 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {keptFor} from '../../keptFor.ts';
 import {type Command, encode, recordingOf} from './commandRecording.ts';
+import type {RowsView} from './rowsView.ts';
 import type {BuffersOf, Shader, ShaderDeclaration, ValuesOf} from './shader.ts';
 import {newUniformBuffer, type Uniforms} from './uniforms.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
@@ -76,15 +77,23 @@ export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, c
   }
   const {pipeline, layout, groups} = compiled(backend.device, state, shader);
   const buffers: GPUBuffer[] = [];
+  const bindings: GPUBufferBinding[] = [];
   let key = '';
   for (const name of shader.buffers) {
-    const {dataId} = tensors[name] as tf.TensorInfo;
+    const {dataId, shape, firstByte} = tensors[name] as RowsView;
     const entry = backend.tensorMap.get(dataId);
     if (!entry.resource) backend.uploadToGPU(dataId); // before the pass: an upload ends it
     backend.commandQueueOwnedIds.add(dataId);
     const buffer = entry.resource as GPUBuffer;
     buffers.push(buffer);
     key += `${idOf(buffer)},`;
+    if (firstByte === undefined) {
+      bindings.push({buffer});
+    } else {
+      const size = 4 * tf.util.sizeFromShape(shape);
+      bindings.push({buffer, offset: firstByte, size});
+      key += `${firstByte}+${size},`;
+    }
   }
   let values = '';
   for (const {name, type} of shader.uniforms)
@@ -93,12 +102,17 @@ export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, c
   const recording = recordingOf(backend);
   const isCounting = recording !== undefined && shader.uniforms.some(({type}) => type === 'counter');
   let group = isCounting
-    ? groupOf(backend, layout, [...buffers, recording.counterBuffer(values, membersOf(shader, uniforms))])
+    ? groupOf(backend, layout, [
+        ...bindings,
+        {buffer: recording.counterBuffer(values, membersOf(shader, uniforms))},
+      ])
     : groups.get(key);
   if (!group) {
     const own =
-      values === '' ? [] : [uniformBuffer(backend, state.uniforms, values, membersOf(shader, uniforms))];
-    group = groupOf(backend, layout, [...buffers, ...own]);
+      values === ''
+        ? []
+        : [{buffer: uniformBuffer(backend, state.uniforms, values, membersOf(shader, uniforms))}];
+    group = groupOf(backend, layout, [...bindings, ...own]);
     if (state.groupCount++ >= MAX_GROUPS) dropGroups(state);
     groups.set(key, group);
   }
@@ -121,11 +135,13 @@ function workgroupsOf(
   return count <= limit ? [count, 1] : [limit, Math.ceil(count / limit)];
 }
 
-function groupOf({device}: WebGPUBackend, layout: GPUBindGroupLayout, buffers: GPUBuffer[]): GPUBindGroup {
-  return device.createBindGroup({
-    layout,
-    entries: buffers.map((buffer, binding) => ({binding, resource: {buffer}})),
-  });
+function groupOf(
+  {device}: WebGPUBackend,
+  layout: GPUBindGroupLayout,
+  resources: GPUBufferBinding[],
+): GPUBindGroup {
+  const entries = resources.map((resource, binding) => ({binding, resource}));
+  return device.createBindGroup({layout, entries});
 }
 
 function compiled(device: GPUDevice, {shaders}: DeviceState, text: Text): CompiledShader {

@@ -1,4 +1,4 @@
-import type * as tf from '@tensorflow/tfjs';
+import type {RowsView} from './rowsView.ts';
 
 /** WGSL type of a buffer's elements; undefined leaves the buffer out of the shader. */
 export type ElementType = 'f32' | 'i32' | 'u32' | 'vec2f' | 'vec2u' | 'vec4f' | 'vec4u' | undefined;
@@ -52,7 +52,7 @@ export interface Shader<D extends ShaderDeclaration = ShaderDeclaration> {
   uniforms: {name: string; type: UniformType}[];
 }
 
-type Tensors<B> = {[K in keyof B]: undefined extends B[K] ? tf.TensorInfo | undefined : tf.TensorInfo};
+type Tensors<B> = {[K in keyof B]: undefined extends B[K] ? RowsView | undefined : RowsView};
 
 /** Tensors for all buffers of a shader. */
 export type BuffersOf<D extends ShaderDeclaration> = Tensors<D['outputs']> & Tensors<D['inputs']>;

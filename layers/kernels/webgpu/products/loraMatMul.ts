@@ -53,7 +53,7 @@ function updatedProduct(
     if (!isForward) backend.disposeData(down.dataId);
     const y = backend.makeTensorInfo([x.shape[0], isForward ? b.shape[0] : a.shape[1]], 'float32');
     const update = {low, factor: isForward ? b : a, isTransposed: isForward};
-    runMatrixProduct(backend, product, y, packed, {update});
+    runMatrixProduct(backend, product, {y, kind: 'float32'}, packed, {update});
     for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
     return [y, low];
   }

@@ -1,13 +1,25 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {buffersOf, formatOf, type Rows, type RowsFormat, shapeOf} from './packRows.ts';
+import type {Result} from './product.ts';
 
 /** Number of ranks that one thread holds sums for; a larger rank is done in blocks of this size. */
 const RANKS = 16;
 
 const blockOf = (rank: number) => Math.min(rank, RANKS);
+
+/** How a shader declares and reads vectors of rows; packed rows have whole ones. */
+const reading = ({isPacked, hasScales}: RowsFormat, type: 'vec4f' | 'f32') => ({
+  buffers: {x: isPacked ? ('vec2u' as const) : type, scales: hasScales ? ('f32' as const) : undefined},
+  vector: (at: string) => (isPacked ? `widened(x[${at}])` : `x[${at}]`),
+  scale: (row: string) => (hasScales ? `scales[${row}] * ` : ''),
+  globals: isPacked ? HALVES : '',
+});
 
 /** Takes four neighbours at a time if rows are whole vectors. */
 const vectorOf = (cols: number) =>
@@ -17,40 +29,42 @@ const vectorOf = (cols: number) =>
  * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. Sixteen threads share a row of `x`, which is
  * read once.
  *
- * @param x `[rows, cols]` float32
+ * @param x `[rows, cols]`
  * @param factor `[rank, cols]` float32
  * @returns `[rows, rank]`
  */
 export function project(
   backend: WebGPUBackend,
-  x: tf.TensorInfo,
+  x: Rows,
   factor: tf.TensorInfo,
   scale: number,
 ): tf.TensorInfo {
-  const [rows, cols] = x.shape;
+  const [rows, cols] = shapeOf(x);
   const [rank] = factor.shape;
   const low = backend.makeTensorInfo([rows, rank], 'float32');
   runShader(backend, {
-    shader: projection(cols, rank),
-    buffers: {low, x, factor},
+    shader: projection(cols, rank, formatOf(x)),
+    buffers: {low, factor, ...buffersOf(x)},
     uniforms: {rows, scale},
     workgroups: [Math.ceil(rows / 16), Math.ceil(rank / blockOf(rank))],
   });
   return low;
 }
 
-const projection = shader((cols: number, rank: number) => {
+const projection = shader((cols: number, rank: number, format: RowsFormat) => {
   const block = blockOf(rank);
   const {type, width} = vectorOf(cols);
+  const rows = reading(format, type);
   return {
     name: 'LowRankProject',
     outputs: {low: 'f32'},
-    inputs: {x: type, factor: type},
+    inputs: {...rows.buffers, factor: type},
     uniforms: {rows: 'u32', scale: 'f32'},
     workgroup: 256,
     globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
+${rows.globals}
 var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
     body: `
   let row = group.x * 16u + local / 16u;
@@ -59,7 +73,7 @@ var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
   ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   if (row < u.rows) {
     for (var c = share; c < VECTORS; c += 16u) {
-      let value = x[row * VECTORS + c];
+      let value = ${rows.vector('row * VECTORS + c')};
       ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
     }
   }
@@ -70,7 +84,7 @@ var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
     for (var l = 0u; l < 16u; l++) { sum += partial[i][l]; }
     let at = group.x * 16u + i / ${block}u;
     let rank = rank0 + i % ${block}u;
-    if (at < u.rows && rank < RANK) { low[at * RANK + rank] = u.scale * sum; }
+    if (at < u.rows && rank < RANK) { low[at * RANK + rank] = ${rows.scale('at')}u.scale * sum; }
   }`,
   };
 });
@@ -132,6 +146,56 @@ const RANK = ${rank}u;`,
   };
 });
 
+/**
+ * Adds `low · factor` to a product's result; see {@link expand}.
+ *
+ * @param scales of the rows of the product's operand, if `y` is packed and they have them
+ */
+export function expandInto(
+  backend: WebGPUBackend,
+  low: tf.TensorInfo,
+  factor: tf.TensorInfo,
+  {y, kind}: Result,
+  scales?: RowsView,
+): void {
+  const [rows, rank] = low.shape;
+  const [, cols] = factor.shape;
+  const format = {isPacked: kind === 'halves', hasScales: kind === 'halves' && scales !== undefined};
+  runShader(backend, {
+    shader: expansionInto(cols, rank, format),
+    buffers: {y, low, factor, scales: format.hasScales ? scales : undefined},
+    uniforms: {rows},
+    workgroups: [Math.ceil(cols / 4 / 64), Math.ceil(rows / EXPAND_ROWS)],
+  });
+}
+
+const expansionInto = shader((cols: number, rank: number, {isPacked, hasScales}: RowsFormat) => ({
+  name: 'LowRankExpandInto',
+  outputs: {y: isPacked ? 'vec2u' : 'vec4f'},
+  inputs: {low: 'f32', factor: 'vec4f', scales: hasScales ? 'f32' : undefined},
+  uniforms: {rows: 'u32'},
+  workgroup: 64,
+  globals: `
+const VECTORS = ${cols / 4}u;
+const RANK = ${rank}u;
+${isPacked ? HALVES : ''}`,
+  body: `
+  let c = group.x * WORKGROUP + local;
+  if (c >= VECTORS) { return; }
+  let row0 = group.y * ${EXPAND_ROWS}u;
+  ${times(EXPAND_ROWS, (i) => `var sum${i} = vec4f(0.0);`)}
+  ${times(EXPAND_ROWS, (i) => `let from${i} = min(row0 + ${i}u, u.rows - 1u) * RANK;`)}
+  for (var j = 0u; j < RANK; j++) {
+    let f = factor[j * VECTORS + c];
+    ${times(EXPAND_ROWS, (i) => `sum${i} += low[from${i} + j] * f;`)}
+  }
+  ${times(EXPAND_ROWS, (i) => {
+    const added = hasScales ? `sum${i} / scales[row0 + ${i}u]` : `sum${i}`;
+    const body = isPacked ? `y[at] = halved(widened(y[at]) + ${added});` : `y[at] += ${added};`;
+    return `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; ${body} }`;
+  })}`,
+}));
+
 /** The fewest rows that one workgroup of {@link gradientOfFactor} adds up. */
 const MIN_SPLIT = 64;
 const MAX_SPLITS = 128;
@@ -142,30 +206,32 @@ const BUSY_GROUPS = 1024;
  * Computes `lowᵀ · x`, the gradient of a factor. The rows are split among workgroups, whose sums a second pass adds up.
  *
  * @param low `[rows, rank]` float32
- * @param x `[rows, cols]` float32
- * @returns `[rank, cols]`, or `[cols, rank]` when `isTransposed`
+ * @param x `[rows, cols]`
+ * @param sum the gradient of other rows, to which this one is added
+ * @returns `[rank, cols]`, or `[cols, rank]` when `isTransposed`; `sum` if it is given
  */
 export function gradientOfFactor(
   backend: WebGPUBackend,
   low: tf.TensorInfo,
-  x: tf.TensorInfo,
+  x: Rows,
   isTransposed: boolean,
+  sum?: tf.TensorInfo,
 ): tf.TensorInfo {
   const [rows, rank] = low.shape;
-  const [, cols] = x.shape;
+  const [, cols] = shapeOf(x);
   const across = Math.ceil(cols / vectorOf(cols).width / 64);
   const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT));
   const splits = Math.max(1, wanted);
   const partial = backend.makeTensorInfo([splits, rank, cols], 'float32');
   runShader(backend, {
-    shader: partialGradients(cols, rank),
-    buffers: {partial, low, x},
+    shader: partialGradients(cols, rank, formatOf(x)),
+    buffers: {partial, low, ...buffersOf(x)},
     uniforms: {rows, split: Math.ceil(rows / splits)},
     workgroups: [across, splits, Math.ceil(rank / blockOf(rank))],
   });
-  const gradient = backend.makeTensorInfo(isTransposed ? [cols, rank] : [rank, cols], 'float32');
+  const gradient = sum ?? backend.makeTensorInfo(isTransposed ? [cols, rank] : [rank, cols], 'float32');
   runShader(backend, {
-    shader: sumOfGradients(isTransposed),
+    shader: sumOfGradients(isTransposed, sum !== undefined),
     buffers: {gradient, partial},
     uniforms: {splits, rank, cols},
     threads: rank * cols,
@@ -174,8 +240,9 @@ export function gradientOfFactor(
   return gradient;
 }
 
-const partialGradients = shader((cols: number, rank: number) => {
+const partialGradients = shader((cols: number, rank: number, format: RowsFormat) => {
   const {type, width} = vectorOf(cols);
+  const rows = reading(format, type);
   const block = blockOf(rank);
   const narrow = vectorOf(rank);
   const perRow = rank / narrow.width;
@@ -191,17 +258,18 @@ const partialGradients = shader((cols: number, rank: number) => {
         )
       : '';
   const add = (count: number) => `
-    ${times(count, (i) => `let v${i} = x[(row + ${i}u) * VECTORS + c]; ${loads(i)}`)}
+    ${times(count, (i) => `let v${i} = ${rows.scale(`row + ${i}u`)}${rows.vector(`(row + ${i}u) * VECTORS + c`)}; ${loads(i)}`)}
     ${times(count, (i) => times(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
   return {
     name: 'LowRankGradient',
     outputs: {partial: type},
-    inputs: {low: narrow.type, x: type},
+    inputs: {low: narrow.type, ...rows.buffers},
     uniforms: {rows: 'u32', split: 'u32'},
     workgroup: 64,
     globals: `
 const VECTORS = ${cols / width}u;
-const RANK = ${rank}u;`,
+const RANK = ${rank}u;
+${rows.globals}`,
     body: `
   let c = group.x * WORKGROUP + local;
   if (c >= VECTORS) { return; }
@@ -219,7 +287,7 @@ const RANK = ${rank}u;`,
   };
 });
 
-const sumOfGradients = shader((isTransposed: boolean) => ({
+const sumOfGradients = shader((isTransposed: boolean, isAdded: boolean) => ({
   name: 'LowRankGradientSum',
   outputs: {gradient: 'f32'},
   inputs: {partial: 'f32'},
@@ -230,7 +298,7 @@ const sumOfGradients = shader((isTransposed: boolean) => ({
   if (i >= u.rank * u.cols) { return; }
   var sum = 0.0;
   for (var s = 0u; s < u.splits; s++) { sum += partial[s * u.rank * u.cols + i]; }
-  gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] = sum;`,
+  gradient[${isTransposed ? '(i % u.cols) * u.rank + i / u.cols' : 'i'}] ${isAdded ? '+=' : '='} sum;`,
 }));
 
 /** Transposes `[rows, cols]` to `[cols, rows]`, for the small factors. */

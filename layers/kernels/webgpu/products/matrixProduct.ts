@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
@@ -6,7 +7,7 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {halvesOf, type WeightFormat} from '../weights/weightFormat.ts';
 import {MATRIX_HEADER} from './matrixTiles.ts';
 import type {PackedRows} from './packRows.ts';
-import type {Product} from './product.ts';
+import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
 
 /** How a workgroup shares the work of its tile of the result. */
 export interface Tiling {
@@ -65,20 +66,21 @@ interface Passage {
  *
  * k and n must be multiples of 8.
  *
- * @param y `[m, n]`, or `[splits, m, n]` with the sums over each of `splits` parts of k
+ * @param result with splits, `y` is float32 `[splits, m, n]` for the sums over each of `splits` parts of k
  * @param update only with one split
  */
 function matrixProduct(
   product: Product,
-  y: tf.TensorInfo,
+  {y, kind}: Result,
   packed: PackedRows,
   {splits = 1, update, tiling}: {splits?: number; update?: LowRankUpdate; tiling: Tiling},
 ) {
   const {weight, rows, cols, transposeWeight} = product;
   const path = {rank: update ? update.low.shape[1] : 0, isTransposed: update?.isTransposed ?? false};
-  const [m, n] = y.shape.slice(-2);
+  const {m, n} = sidesOf(product);
+  const hasScales = packed.scales !== undefined;
   return {
-    shader: tiles(weight, {rows, cols, transposeWeight}, splits, path, tiling),
+    shader: tiles(weight, {rows, cols, transposeWeight}, splits, path, {kind, hasScales}, tiling),
     buffers: {
       y,
       x: packed.halves,
@@ -96,16 +98,26 @@ function matrixProduct(
 export function runMatrixProduct(
   backend: WebGPUBackend,
   product: Product,
-  y: tf.TensorInfo,
+  result: Result,
   packed: PackedRows,
   options: {splits?: number; update?: LowRankUpdate} = {},
 ): void {
   const {weight, rows, cols, transposeWeight} = product;
   const {splits = 1, update} = options;
   const rank = update?.low.shape[1] ?? 0;
-  const shape = [rowClass(product.x.shape[0]), rows, cols, `${transposeWeight}`, splits, rank, weight.key];
+  const {kind} = result;
+  const shape = [
+    rowClass(product.x.shape[0]),
+    rows,
+    cols,
+    `${transposeWeight}`,
+    splits,
+    rank,
+    weight.key,
+    kind,
+  ];
   runTuned(backend, 'MatrixProduct', shape, TILINGS, (tiling) =>
-    matrixProduct(product, y, packed, {...options, tiling}),
+    matrixProduct(product, result, packed, {...options, tiling}),
   );
 }
 
@@ -117,58 +129,66 @@ interface Path {
   isTransposed: boolean;
 }
 
-const tiles = shader((weight: WeightFormat, stored: Stored, splits: number, path: Path, tiling: Tiling) => {
-  const {rows, cols, transposeWeight} = stored;
-  const {depth, shareRows, shareCols, together} = tiling;
-  const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
-  const threads = 32 * subgroups;
-  const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
-  const part = Math.ceil(k / splits / depth) * depth; // of k
-  const strideA = depth + PADDING;
-  const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
-  const [countI, countJ] = countsOf(tiling);
+/** How the rows of operand and result are stored. */
+interface Storage {
+  kind: Result['kind'];
+  hasScales: boolean;
+}
 
-  const isWholeK = k % depth === 0;
-  const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
-    value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
-    isThere: isWholeK ? '' : `k0 + ${c} < K`,
-  }));
-  const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
-  const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
-  const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
-    value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
-    isThere: [
-      rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
-      cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
-    ]
-      .filter(Boolean)
-      .join(' && '),
-  }));
+const tiles = shader(
+  (weight: WeightFormat, stored: Stored, splits: number, path: Path, storage: Storage, tiling: Tiling) => {
+    const {rows, cols, transposeWeight} = stored;
+    const {depth, shareRows, shareCols, together} = tiling;
+    const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
+    const threads = 32 * subgroups;
+    const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
+    const part = Math.ceil(k / splits / depth) * depth; // of k
+    const strideA = depth + PADDING;
+    const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
+    const [countI, countJ] = countsOf(tiling);
 
-  const across = Math.ceil(n / tiling.cols);
-  return {
-    name: 'MatrixProduct',
-    outputs: {y: 'vec4f'},
-    inputs: {
-      x: 'vec4u',
-      scales: 'f32',
-      low: path.rank > 0 ? 'vec4f' : undefined,
-      factor: path.rank > 0 ? 'vec4f' : undefined,
-      ...weight.buffers,
-    },
-    uniforms: {m: 'u32', ...weight.uniforms},
-    workgroup: threads,
-    header: MATRIX_HEADER,
-    globals: `
+    const isWholeK = k % depth === 0;
+    const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
+      value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
+      isThere: isWholeK ? '' : `k0 + ${c} < K`,
+    }));
+    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+    const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
+    const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
+      value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
+      isThere: [
+        rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
+        cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
+      ]
+        .filter(Boolean)
+        .join(' && '),
+    }));
+
+    const across = Math.ceil(n / tiling.cols);
+    return {
+      name: 'MatrixProduct',
+      outputs: {y: resultType(storage.kind)},
+      inputs: {
+        x: 'vec4u',
+        scales: storage.hasScales ? 'f32' : undefined,
+        low: path.rank > 0 ? 'vec4f' : undefined,
+        factor: path.rank > 0 ? 'vec4f' : undefined,
+        ...weight.buffers,
+      },
+      uniforms: {m: 'u32', ...weight.uniforms},
+      workgroup: threads,
+      header: MATRIX_HEADER,
+      globals: `
 const K = ${k}u;
 const N = ${n}u;
 const PART = ${part}u;
 ${weight.octet()}
 ${halvesOf(weight)}
+${storage.kind === 'halves' ? HALVES : ''}
 var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
 var<workgroup> tileB: array<f16, ${tallB * strideB}>;
 var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
-    body: `
+      body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
   let band = place / ${together * across}u * ${together}u;
@@ -195,9 +215,10 @@ var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
     ${multiplied(transposeWeight, strideA, strideB, tiling)}
     workgroupBarrier();
   }
-  ${written(splits, path, tiling)}`,
-  };
-});
+  ${written(splits, path, storage, tiling)}`,
+    };
+  },
+);
 
 /** WGSL that adds the products of the subgroup's share of both tiles to its matrices `c00` …. */
 function multiplied(transposeWeight: boolean, strideA: number, strideB: number, tiling: Tiling): string {
@@ -224,9 +245,16 @@ function multiplied(transposeWeight: boolean, strideA: number, strideB: number, 
 /**
  * WGSL that writes the matrices to `y` through workgroup memory; four lanes share a row. Rows past the end are skipped.
  */
-function written(splits: number, {rank, isTransposed}: Path, tiling: Tiling): string {
+function written(
+  splits: number,
+  {rank, isTransposed}: Path,
+  {kind, hasScales}: Storage,
+  tiling: Tiling,
+): string {
   const [countI, countJ] = countsOf(tiling);
   const quads = rank / 4;
+  const scale = hasScales && kind !== 'halves' ? 'scales[row] * ' : '';
+  const unit = hasScales && kind === 'halves' ? ' / scales[row]' : '';
   const added = (q: number) =>
     isTransposed
       ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
@@ -235,9 +263,9 @@ function written(splits: number, {rank, isTransposed}: Path, tiling: Tiling): st
     let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
     if (row < u.m && col < N) {
       let start = subgroup * 256u + ${128 * h}u + lane * 4u;
-      var v = scales[row] * vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
-      ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]; ${added(q)} }`)}
-      y[(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u] = v;
+      var v = ${scale}vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+      ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]${unit}; ${added(q)} }`)}
+      ${storeResult(kind, `(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u`, 'v')}
     }
   }`;
   return times(

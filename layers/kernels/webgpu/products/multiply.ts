@@ -1,10 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {runMatrixProduct, TILING} from './matrixProduct.ts';
-import {packRows} from './packRows.ts';
-import type {Product} from './product.ts';
+import {type PackedRows, packRows} from './packRows.ts';
+import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
 import {runRowProduct} from './rowProduct.ts';
 import {runTiledProduct} from './tiledProduct.ts';
 
@@ -20,9 +21,8 @@ const MIN_PART = 2048;
  * subgroup matrices, or in tiles of float16 or float32.
  */
 export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInfo {
-  const {x, rows, cols, transposeWeight} = product;
-  const [m, k] = x.shape;
-  const n = transposeWeight ? rows : cols;
+  const {x, transposeWeight} = product;
+  const {m, k, n} = sidesOf(product);
   const y = backend.makeTensorInfo([m, n], 'float32');
   if (m === 0 || n === 0) return y;
   if (m <= MAX_ROWS_ALONE && transposeWeight && k % 4 === 0) {
@@ -31,51 +31,74 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   }
   const {computeDtype} = capabilitiesOf(backend);
   if (computeDtype === 'float32' || k % 2 !== 0) {
-    runTiledProduct(backend, product, y);
+    runTiledProduct(backend, product, {y, kind: 'float32'});
     return y;
   }
   const packed = packRows(backend, x);
-  const splits = splitsOf(backend, product);
-  if (splits === 0) runTiledProduct(backend, product, y, packed);
-  else if (splits === 1) runMatrixProduct(backend, product, y, packed);
-  else {
-    const parts = backend.makeTensorInfo([splits, m, n], 'float32');
-    runMatrixProduct(backend, product, parts, packed, {splits});
-    addParts(backend, parts, y);
-    backend.disposeData(parts.dataId);
-  }
+  multiplyPacked(backend, product, packed, {y, kind: 'float32'});
   for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
   return y;
 }
 
+/** Computes a product of packed rows, whose number of columns must be even. */
+export function multiplyPacked(
+  backend: WebGPUBackend,
+  product: Product,
+  packed: PackedRows,
+  result: Result,
+): void {
+  const splits = splitsOf(backend, product);
+  if (splits === 0) runTiledProduct(backend, product, result, packed);
+  else if (splits === 1) runMatrixProduct(backend, product, result, packed);
+  else {
+    const {m, n} = sidesOf(product);
+    const y = backend.makeTensorInfo([splits, m, n], 'float32');
+    runMatrixProduct(backend, product, {y, kind: 'float32'}, packed, {splits});
+    addParts(backend, y, packed, result);
+    backend.disposeData(y.dataId);
+  }
+}
+
 /** Returns into how many parts of k the subgroup matrices split the product; 0 if they cannot compute it. */
-export function splitsOf(backend: WebGPUBackend, {x, rows, cols, transposeWeight}: Product): number {
+export function splitsOf(backend: WebGPUBackend, product: Product): number {
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
-  const [m, k] = x.shape;
-  const n = transposeWeight ? rows : cols;
+  const {m, k, n} = sidesOf(product);
   const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
   if (computeDtype === 'float32' || !hasMatrices || !isAligned) return 0;
   const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
   return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
 }
 
-/** Computes `y = Σ parts` over the first axis. */
-function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, y: tf.TensorInfo): void {
+/** Adds up `parts` over the first axis. */
+function addParts(
+  backend: WebGPUBackend,
+  parts: tf.TensorInfo,
+  {scales}: PackedRows,
+  {y, kind}: Result,
+): void {
   const [splits, m, n] = parts.shape; // n is a multiple of 8
   const count = (m * n) / 4;
-  runShader(backend, {shader: sumOfParts(), buffers: {y, parts}, uniforms: {splits, count}, threads: count});
+  const isScaled = kind === 'halves' && scales !== undefined;
+  runShader(backend, {
+    shader: sumOfParts(kind, isScaled),
+    buffers: {y, parts, scales: isScaled ? scales : undefined},
+    uniforms: {splits, count, vectors: n / 4},
+    threads: count,
+  });
 }
 
-const sumOfParts = shader(() => ({
+const sumOfParts = shader((kind: Result['kind'], isScaled: boolean) => ({
   name: 'AddParts',
-  outputs: {y: 'vec4f'},
-  inputs: {parts: 'vec4f'},
-  uniforms: {splits: 'u32', count: 'u32'},
+  outputs: {y: resultType(kind)},
+  inputs: {parts: 'vec4f', scales: isScaled ? 'f32' : undefined},
+  uniforms: {splits: 'u32', count: 'u32', vectors: 'u32'},
   workgroup: 256,
+  globals: kind === 'halves' ? HALVES : '',
   body: `
   let i = flatGroup * WORKGROUP + local;
   if (i >= u.count) { return; }
   var sum = vec4f(0.0);
   for (var s = 0u; s < u.splits; s++) { sum += parts[s * u.count + i]; }
-  y[i] = sum;`,
+  ${isScaled ? 'sum /= scales[i / u.vectors];' : ''}
+  ${storeResult(kind, 'i', 'sum')}`,
 }));

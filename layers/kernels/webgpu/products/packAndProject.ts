@@ -24,7 +24,7 @@ export function packAndProject(
   x: tf.TensorInfo,
   factor: tf.TensorInfo,
   scale: number,
-): PackedRows & {low: tf.TensorInfo} {
+): Required<PackedRows> & {low: tf.TensorInfo} {
   const [rows, cols] = x.shape;
   const [rank] = factor.shape;
   const height = rank <= 8 ? 8 : 4; // rows of a workgroup

@@ -1,14 +1,41 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** A float32 matrix as float16, each row scaled by a power of two. */
+/** A matrix as float16, each row scaled by a power of two if it has scales. */
 export interface PackedRows {
   /** int32 `[rows, cols / 2]`, two float16 in a word. */
-  halves: tf.TensorInfo;
-  /** float32 `[rows]`: the factors that restore the elements' values. */
-  scales: tf.TensorInfo;
+  halves: RowsView;
+  /** float32 `[rows]`: the factors that restore the elements' values. Default 1. */
+  scales?: RowsView;
+}
+
+/** Rows that a shader reads: float32 `[rows, cols]`, or packed. */
+export type Rows = RowsView | PackedRows;
+
+export const arePacked = (rows: Rows): rows is PackedRows => 'halves' in rows;
+
+/** How a shader reads {@link Rows}, to be put into its declaration. */
+export interface RowsFormat {
+  isPacked: boolean;
+  hasScales: boolean;
+}
+
+export const formatOf = (rows: Rows): RowsFormat =>
+  arePacked(rows)
+    ? {isPacked: true, hasScales: rows.scales !== undefined}
+    : {isPacked: false, hasScales: false};
+
+/** Returns the buffers of rows, for shaders that call them `x` and `scales`. */
+export const buffersOf = (rows: Rows): {x: RowsView; scales: RowsView | undefined} =>
+  arePacked(rows) ? {x: rows.halves, scales: rows.scales} : {x: rows, scales: undefined};
+
+/** Returns the sides of the matrix. */
+export function shapeOf(rows: Rows): [rows: number, cols: number] {
+  const [count, width] = arePacked(rows) ? rows.halves.shape : rows.shape;
+  return [count, arePacked(rows) ? 2 * width : width];
 }
 
 /** WGSL that returns the power of two by which to multiply a row, from its largest magnitude. */
@@ -27,7 +54,7 @@ fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) <<
  *
  * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
  */
-export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): PackedRows {
+export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): Required<PackedRows> {
   const [rows, cols] = x.shape;
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');

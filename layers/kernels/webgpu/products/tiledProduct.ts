@@ -1,11 +1,11 @@
-import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import type {WeightFormat} from '../weights/weightFormat.ts';
 import type {PackedRows} from './packRows.ts';
-import type {Product} from './product.ts';
+import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
 
 /** Rows of each thread, and how much of k is in workgroup memory at the same time, at most 32. */
 export interface ThreadTiling {
@@ -31,23 +31,32 @@ export const THREAD_TILINGS: readonly ThreadTiling[] = [
  * float32, or float16 if `packed` is given. Works on every device.
  */
 function tiledProduct(
-  {x, weight, rows, cols, transposeWeight}: Product,
-  y: tf.TensorInfo,
+  product: Product,
+  {y, kind}: Result,
   packed: PackedRows | undefined,
   tiling: ThreadTiling,
 ) {
-  const [m, n] = y.shape;
-  const k = transposeWeight ? cols : rows;
+  const {x, weight, transposeWeight} = product;
+  const {m, n, k} = sidesOf(product);
+  const storage = {kind, isPacked: packed !== undefined, hasScales: packed?.scales !== undefined};
   return {
-    shader: tiles(packed !== undefined, transposeWeight, tiling, weight),
+    shader: tiles(storage, transposeWeight, tiling, weight),
     buffers: {y, x: packed?.halves ?? x, scales: packed?.scales, ...weight.tensors},
     uniforms: {m, n, k, ...weight.values},
     workgroups: [Math.ceil(n / COLS), Math.ceil(m / (SIDE * tiling.height))] as [number, number],
   };
 }
 
+/** How the rows of operand and result are stored. */
+interface Storage {
+  kind: Result['kind'];
+  isPacked: boolean;
+  hasScales: boolean;
+}
+
 const tiles = shader(
-  (isPacked: boolean, transposeWeight: boolean, {height, depth}: ThreadTiling, weight: WeightFormat) => {
+  (storage: Storage, transposeWeight: boolean, {height, depth}: ThreadTiling, weight: WeightFormat) => {
+    const {kind, isPacked, hasScales} = storage;
     const tile = SIDE * height; // rows
     const octets = depth / 8; // of a row of W along k
     const element = isPacked ? 'f16' : 'f32';
@@ -75,13 +84,14 @@ const tiles = shader(
       : 'a[c][r] = x[(row0 + r) * u.k + k0 + c];';
     return {
       name: isPacked ? 'TiledProduct16' : 'TiledProduct32',
-      outputs: {y: 'f32'},
-      inputs: {x: isPacked ? 'u32' : 'f32', scales: isPacked ? 'f32' : undefined, ...weight.buffers},
+      outputs: {y: kind === 'float32' ? 'f32' : resultType(kind)},
+      inputs: {x: isPacked ? 'u32' : 'f32', scales: hasScales ? 'f32' : undefined, ...weight.buffers},
       uniforms: {m: 'u32', n: 'u32', k: 'u32', ...weight.uniforms},
       workgroup: SIDE * SIDE,
       header: isPacked ? 'enable f16;' : '',
       globals: `
 ${weight.octet()}
+${kind === 'halves' ? HALVES : ''}
 var<workgroup> a: array<array<${element}, ${tile}>, ${depth}>;
 var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
       body: `
@@ -116,8 +126,15 @@ var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
     (i) => `
   if (row0 + top + ${i}u < u.m) {
     let row = row0 + top + ${i}u;
-    let sum = sum${i}${isPacked ? ' * scales[row]' : ''};
-    ${times(4, (j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`)}
+    let sum = sum${i}${hasScales && kind !== 'halves' ? ' * scales[row]' : ''};
+    ${
+      kind === 'float32'
+        ? times(
+            4,
+            (j) => `if (col0 + left + ${j}u < u.n) { y[row * u.n + col0 + left + ${j}u] = sum[${j}]; }`,
+          )
+        : `if (col0 + left < u.n) { ${storeResult(kind, '(row * u.n + col0 + left) / 4u', 'sum')} }`
+    }
   }`,
   )}`,
     };
@@ -128,12 +145,12 @@ var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
 export function runTiledProduct(
   backend: WebGPUBackend,
   product: Product,
-  y: tf.TensorInfo,
+  result: Result,
   packed?: PackedRows,
 ): void {
   const {x, weight, rows, cols, transposeWeight} = product;
-  const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key];
+  const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key, result.kind];
   runTuned(backend, packed ? 'TiledProduct16' : 'TiledProduct32', shape, THREAD_TILINGS, (tiling) =>
-    tiledProduct(product, y, packed, tiling),
+    tiledProduct(product, result, packed, tiling),
   );
 }
