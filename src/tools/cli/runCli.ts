@@ -1,9 +1,12 @@
-import {Command, CommanderError} from 'commander';
+import {Command, CommanderError, Option} from 'commander';
 import packageJson from '../../../package.json';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {BACKEND_NAMES} from '../../training/backends/useBackend.ts';
+import {bold, red} from './colors.ts';
 import type {CommonOptions} from './commandOptions.ts';
 import {register as chat} from './commands/chat.ts';
+import {register as completion} from './commands/completion.ts';
 import {register as doctor} from './commands/doctor.ts';
 import {register as download} from './commands/download.ts';
 import {register as evaluating} from './commands/eval.ts';
@@ -15,6 +18,7 @@ import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
 import {ExitStatus} from './exitStatus.ts';
 import {importExtension} from './importExtension.ts';
+import {withExamples} from './withExamples.ts';
 
 /** Errors of the system that a stack trace would not explain: no space, no permission, no such file. */
 const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR', 'EISDIR', 'EADDRINUSE'];
@@ -48,7 +52,11 @@ export function createProgram({hasVersionOption = true} = {}): Command {
       'Fine-tune Llama with LoRA and QLoRA on TensorFlow.js, with recipes in the format of LLaMA-Factory.',
     )
     .option('--debug', 'show the stack of an error', false)
-    .option('--backend <name>', 'auto, webgpu, tensorflow, wasm or cpu', 'auto')
+    .addOption(
+      new Option('--backend <name>', 'backend that computes')
+        .choices(['auto', ...BACKEND_NAMES])
+        .default('auto'),
+    )
     .option(
       '--import <module>',
       'import a module that extends tfjs-lora: its path, or the name of a package; may be repeated',
@@ -58,12 +66,32 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     .hook('preAction', async () => {
       for (const module of program.opts<CommonOptions>().import) await importExtension(module);
     })
+    // The commands below inherit the rest.
+    .configureHelp({showGlobalOptions: true, styleTitle: bold})
+    .configureOutput({outputError: (text, write) => write(red(text))})
     .showHelpAfterError('Add --help for the usage.')
-    .exitOverride(); // the commands below inherit it
+    .exitOverride();
   if (hasVersionOption) program.version(packageJson.version);
-  const commands = [train, evaluating, exporting, quantize, chat, serve, download, setup, doctor, quickstart];
+  const commands = [
+    train,
+    evaluating,
+    exporting,
+    quantize,
+    chat,
+    serve,
+    download,
+    setup,
+    doctor,
+    quickstart,
+    completion,
+  ];
   for (const register of commands) register(program);
-  return program;
+  return withExamples(
+    program,
+    ['tfjs-lora quickstart', 'fine-tune a small Llama, which is in this package'],
+    ['tfjs-lora train recipe.yaml', 'run a recipe'],
+    ['tfjs-lora train --help', 'show the options and examples of a command'],
+  );
 }
 
 /** Prints an error to standard error and returns its exit status. */
@@ -73,10 +101,7 @@ export function statusOf(error: unknown, debug: boolean): number {
   const isUsers =
     error instanceof TfjsLoraError || MACHINE_ERRORS.includes((error as NodeJS.ErrnoException)?.code ?? '');
   const text = maskSecrets(String(error instanceof Error ? (debug ? error.stack : error.message) : error));
-  console.error(
-    isUsers
-      ? text
-      : `tfjs-lora failed: ${text}${debug ? '' : '\nThis is a bug in tfjs-lora; --debug shows the stack.'}`,
-  );
+  const advice = debug ? '' : '\nThis is a bug in tfjs-lora; --debug shows the stack.';
+  console.error(red(isUsers ? text : `tfjs-lora failed: ${text}${advice}`));
   return isUsers ? 2 : 1;
 }

@@ -18,6 +18,9 @@ export type {BackendName, BackendOptions} from './backend.ts';
 /** Backends in the order in which `auto` tries them: fastest first. */
 const BACKENDS: Backend[] = [webgpu, tensorflow, wasm, cpu];
 
+/** Names of the backends, in that order. */
+export const BACKEND_NAMES: readonly BackendName[] = BACKENDS.map(({name}) => name);
+
 /** Result of trying one backend. */
 export interface BackendAttempt {
   backend: BackendName;
@@ -54,7 +57,7 @@ export async function useBackend(
   options: BackendOptions = {},
 ): Promise<BackendReport> {
   assertKnownOptions('useBackend', options, BACKEND_OPTIONS);
-  const known = ['auto', ...BACKENDS.map((backend) => backend.name)];
+  const known = ['auto', ...BACKEND_NAMES];
   if (!known.includes(name)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',

@@ -8,9 +8,10 @@ import {recipeOf} from '../../recipes/recipeOf.ts';
 import {chatLoop} from '../chatLoop.ts';
 import type {CommonOptions} from '../commandOptions.ts';
 import {loadingLine} from '../loadingLine.ts';
+import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
-  program
+  const chat = program
     .command('chat')
     .description('Chat with a model, with or without its adapters.')
     .argument('<model>', "a recipe, a model's folder, or its name on the hub")
@@ -33,4 +34,12 @@ export function register(program: Command): void {
         model.dispose();
       }
     });
+  withExamples(
+    chat,
+    ['tfjs-lora chat Llama-3.2-1B-Instruct', 'chat with a model'],
+    [
+      "tfjs-lora chat recipe.yaml temperature=0.7 --system 'Answer in one sentence.'",
+      'chat with what a recipe trained',
+    ],
+  );
 }

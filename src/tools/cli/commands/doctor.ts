@@ -7,11 +7,9 @@ import {promisify} from 'node:util';
 import {type Command, Option} from 'commander';
 import packageJson from '../../../../package.json';
 import {counted} from '../../../../quant/counted.ts';
-import {type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
+import {BACKEND_NAMES, type BackendName, useBackend} from '../../../training/backends/useBackend.ts';
 import type {CommonOptions} from '../commandOptions.ts';
-
-/** The backends, in the order in which `auto` tries them. */
-const BACKENDS: BackendName[] = ['webgpu', 'tensorflow', 'wasm', 'cpu'];
+import {withExamples} from '../withExamples.ts';
 
 /** The result of trying a backend in a separate process. */
 interface Finding {
@@ -23,7 +21,7 @@ interface Finding {
 }
 
 export function register(program: Command): void {
-  program
+  const doctor = program
     .command('doctor')
     .description('Show what works on this machine: Node, memory, every backend, optional packages.')
     .option('--json', 'print JSON', false)
@@ -39,12 +37,17 @@ export function register(program: Command): void {
       const report = await examine();
       console.log(json ? JSON.stringify(report, null, 2) : format(report));
     });
+  withExamples(
+    doctor,
+    ['tfjs-lora doctor', 'show what works'],
+    ['tfjs-lora doctor --json', 'show it as JSON, for a bug report'],
+  );
 }
 
 type Report = Awaited<ReturnType<typeof examine>>;
 
 async function examine() {
-  const [chosen, ...findings] = await Promise.all(['auto' as const, ...BACKENDS].map(probeApart));
+  const [chosen, ...findings] = await Promise.all(['auto' as const, ...BACKEND_NAMES].map(probeApart));
   const packages = ['@tensorflow/tfjs', ...Object.keys(packageJson.optionalDependencies)].sort();
   const versions = packages.map(async (name) => [name, (await installedVersion(name)) ?? null] as const);
   return {

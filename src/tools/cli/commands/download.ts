@@ -1,9 +1,10 @@
 import type {Command} from 'commander';
 import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
+import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
-  program
+  const download = program
     .command('download')
     .description('Download a model or an adapter from the Hugging Face hub, and print its folder.')
     .argument('<name>', 'name on the hub, such as meta-llama/Llama-3.2-1B-Instruct')
@@ -15,4 +16,8 @@ export function register(program: Command): void {
       const given = {...(cacheDir && {cacheDir}), ...(token && {token})};
       console.log(await resolveModelFolder(name, {...hub, ...given, revision}));
     });
+  withExamples(download, [
+    'tfjs-lora download meta-llama/Llama-3.2-1B-Instruct',
+    'download a model, with HF_TOKEN if it is gated',
+  ]);
 }

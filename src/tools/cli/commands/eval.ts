@@ -7,6 +7,7 @@ import {formatScores} from '../../evaluation/predictionScores.ts';
 import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evaluateRecipe.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
+import {withExamples} from '../withExamples.ts';
 
 interface EvalOptions extends CommonOptions {
   compare?: string[];
@@ -15,7 +16,7 @@ interface EvalOptions extends CommonOptions {
 }
 
 export function register(program: Command): void {
-  program
+  const evaluating = program
     .command('eval')
     .description(
       "Answer a recipe's evaluation data and score the answers, or compare a model before and after training.",
@@ -56,6 +57,14 @@ export function register(program: Command): void {
       }
       if (recipe.fit.outputDir !== undefined && !json) console.log(`\noutput ${recipe.fit.outputDir}`);
     });
+  withExamples(
+    evaluating,
+    ['tfjs-lora eval recipe.yaml', 'score the answers of the trained model'],
+    [
+      'tfjs-lora eval recipe.yaml --compare base nf4:base saves/lora --plot scores.png',
+      'compare the base, the base in 4 bits, and an adapter',
+    ],
+  );
 }
 
 /** Shows the progress in one line on standard error, which a terminal overwrites. */

@@ -8,9 +8,10 @@ import {modelInUse} from '../../recipes/modelInUse.ts';
 import {adapterFolderOf, folderOf} from '../../recipes/openModel.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import type {CommonOptions} from '../commandOptions.ts';
+import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
-  program
+  const exporting = program
     .command('export')
     .description("Merge a recipe's adapters into its model and write a Hugging Face folder.")
     .argument('<recipe>', 'a YAML file with model_name_or_path, adapter_name_or_path and export_dir')
@@ -41,4 +42,8 @@ export function register(program: Command): void {
       const parts = counted(files.length, 'file');
       console.log(`${exportDir}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
     });
+  withExamples(exporting, [
+    'tfjs-lora export recipe.yaml export_dir=merged',
+    "merge the recipe's adapter into its model",
+  ]);
 }

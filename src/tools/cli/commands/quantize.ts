@@ -4,6 +4,7 @@ import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
 import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
+import {withExamples} from '../withExamples.ts';
 
 interface QuantizeOptions extends CommonOptions {
   type: 'nf4' | 'fp4' | 'int8';
@@ -14,7 +15,7 @@ interface QuantizeOptions extends CommonOptions {
 }
 
 export function register(program: Command): void {
-  program
+  const quantize = program
     .command('quantize')
     .description("Write a model with its linear layers quantized, in bitsandbytes' format.")
     .argument('<model>', 'a Hugging Face folder, or the name of a model on the hub')
@@ -44,4 +45,12 @@ export function register(program: Command): void {
         model.dispose();
       }
     });
+  withExamples(
+    quantize,
+    [
+      'tfjs-lora quantize Llama-3.2-1B-Instruct Llama-3.2-1B-nf4',
+      'write the model in NF4 with double quantization',
+    ],
+    ['tfjs-lora quantize Llama-3.2-1B-Instruct Llama-3.2-1B-int8 --type int8', 'write it in 8 bits'],
+  );
 }

@@ -5,9 +5,10 @@ import type {Command} from 'commander';
 import {packageFolder} from '../../../training/backends/packageFolder.ts';
 import type {CommonOptions} from '../commandOptions.ts';
 import {ExitStatus} from '../exitStatus.ts';
+import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
-  program
+  const quickstart = program
     .command('quickstart')
     .description('Fine-tune the small Llama in this package to summarise bills, and measure the result.')
     .argument('[settings...]', 'such as --rank 16 --epochs 3; see examples/README.md')
@@ -25,4 +26,12 @@ export function register(program: Command): void {
       const [status] = await once(spawn(process.execPath, args, {stdio: 'inherit'}), 'exit');
       if (status !== 0) throw new ExitStatus(status ?? 1);
     });
+  withExamples(
+    quickstart,
+    [
+      'tfjs-lora quickstart',
+      'train, measure before and after, and write the adapter and a plot to out/quickstart',
+    ],
+    ['tfjs-lora quickstart --rank 16 --epochs 3', 'with other settings'],
+  );
 }

@@ -6,6 +6,7 @@ import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
 import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
 import {loadingLine} from '../loadingLine.ts';
+import {withExamples} from '../withExamples.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
@@ -18,7 +19,7 @@ interface ServeCommandOptions extends CommonOptions {
 }
 
 export function register(program: Command): void {
-  program
+  const serve = program
     .command('serve')
     .description("Serve a model with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models.")
     .argument('<model>', "a recipe, a model's folder, or its name on the hub")
@@ -53,6 +54,17 @@ export function register(program: Command): void {
         model.dispose();
       }
     });
+  withExamples(
+    serve,
+    [
+      'tfjs-lora serve Llama-3.2-1B-Instruct --adapter legal=saves/legal',
+      'serve a model and an adapter at http://127.0.0.1:8000/v1',
+    ],
+    [
+      'tfjs-lora serve recipe.yaml --host 0.0.0.0 --api-key secret',
+      'let other machines in that know the key',
+    ],
+  );
 }
 
 /** Resolves at the first Ctrl-C or SIGTERM. The second one ends the process immediately. */

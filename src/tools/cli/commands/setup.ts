@@ -1,9 +1,10 @@
 import type {Command} from 'commander';
 import {setupTensorFlow} from '../../setup/setupTensorFlow.ts';
+import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
   const setup = program.command('setup').description('Install a backend that npm alone does not install.');
-  setup
+  const tensorflow = setup
     .command('tensorflow')
     .description('Install native TensorFlow: download its library, build the addon, and test it.')
     .option('--gpu', 'for an NVIDIA card: TensorFlow with CUDA, and NVIDIA’s libraries', false)
@@ -33,4 +34,9 @@ export function register(program: Command): void {
           'useBackend takes it from now on.',
       );
     });
+  const examples: [string, string][] = [
+    ['tfjs-lora setup tensorflow', 'for a processor'],
+    ['tfjs-lora setup tensorflow --gpu', 'for an NVIDIA card'],
+  ];
+  for (const each of [setup, tensorflow]) withExamples(each, ...examples);
 }

@@ -10,6 +10,7 @@ import {commandWith} from '../commandWith.ts';
 import {ExitStatus} from '../exitStatus.ts';
 import {nextCommands} from '../nextCommands.ts';
 import {stopOnInterrupt} from '../stopOnInterrupt.ts';
+import {withExamples} from '../withExamples.ts';
 
 /** Exit status of a run that a signal stopped. It is the shell's status for SIGINT, whatever the signal was. */
 const STOPPED = 130;
@@ -20,7 +21,7 @@ interface TrainOptions extends CommonOptions {
 }
 
 export function register(program: Command): void {
-  program
+  const train = program
     .command('train')
     .description(
       'Run a recipe: train, evaluate and predict, according to its do_train, do_eval and do_predict.',
@@ -63,6 +64,12 @@ export function register(program: Command): void {
         setWarningHandler(before);
       }
     });
+  withExamples(
+    train,
+    ['tfjs-lora train recipe.yaml --dry-run', 'show what the recipe would do, and the memory it needs'],
+    ['tfjs-lora train recipe.yaml lora_rank=16 num_train_epochs=1', 'run it with other values'],
+    ['tfjs-lora train recipe.yaml resume_from_checkpoint=true', 'continue a run that was stopped'],
+  );
 }
 
 /** Returns the arguments of the program. */

@@ -1,10 +1,37 @@
 import {execFileSync} from 'node:child_process';
 import {join} from 'node:path';
+import type {Command} from 'commander';
 import packageJson from '../../../../package.json';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {ExitStatus} from '../../../../src/tools/cli/exitStatus.ts';
 import {createProgram, statusOf} from '../../../../src/tools/cli/runCli.ts';
 import {printedBy, runCommandLine} from './runCommandLine.ts';
+
+/** Returns the names that lead to each command, such as `setup tensorflow`. */
+function commandNames(): string[] {
+  const below = (command: Command, path: string[]): string[] =>
+    command.commands.flatMap((each) => {
+      const own = [...path, each.name()];
+      return [own.join(' '), ...below(each, own)];
+    });
+  return below(createProgram(), []);
+}
+
+/** Parses a command line without running it, and returns the names of the command that it would run. */
+async function parsedBy(line: string): Promise<string> {
+  const [, ...args] = (line.match(/'[^']*'|\S+/g) as string[]).map((word) => word.replaceAll("'", ''));
+  const program = createProgram({hasVersionOption: false});
+  const ran: string[] = [];
+  const stub = (command: Command, path: string[]) => {
+    if (command.commands.length === 0) command.action(() => void ran.push(path.join(' ')));
+    for (const each of command.commands) stub(each, [...path, each.name()]);
+  };
+  stub(program, []);
+  const end = args.findIndex((word) => /^(>>?)$/.test(word));
+  await program.parseAsync(end < 0 ? args : args.slice(0, end), {from: 'user'});
+  expect(ran).toHaveLength(1);
+  return ran[0];
+}
 
 describe('the command line', () => {
   test('shows its version and help with status 0', async () => {
@@ -17,6 +44,44 @@ describe('the command line', () => {
     }))) {
       expect(out).toContain(name);
       expect(summary).not.toBe('');
+    }
+  });
+
+  test.each(commandNames())('shows the options of every command and examples: %s --help', async (path) => {
+    const {status, out} = await runCommandLine(...path.split(' '), '--help');
+    expect(status).toBe(0);
+    expect(out).toMatch(/\nGlobal Options:\n +--debug .*\n +--backend <name> /);
+    const examples = out
+      .split('\nExamples:\n')[1]
+      .split('\n')
+      .filter((line) => line.startsWith('  tfjs-lora '));
+    expect(examples.length).toBeGreaterThan(0);
+    for (const example of examples) expect(await parsedBy(example.trim())).toContain(path);
+  });
+
+  test('uses colours where NO_COLOR and FORCE_COLOR allow them', async () => {
+    const {NO_COLOR, FORCE_COLOR} = process.env;
+    const printed = async (variables: object) => {
+      delete process.env.NO_COLOR;
+      delete process.env.FORCE_COLOR;
+      Object.assign(process.env, variables);
+      const [help, mistake, missing] = [
+        await runCommandLine('train', '--help'),
+        await runCommandLine('tran'),
+        await runCommandLine('export', 'missing.yaml'),
+      ];
+      return [help.out, mistake.err, missing.err].map((text) => text.match(/\x1b\[\d+m/g));
+    };
+    try {
+      expect(await printed({FORCE_COLOR: '1'})).toEqual([
+        expect.arrayContaining(['\x1b[1m', '\x1b[22m']),
+        ['\x1b[31m', '\x1b[39m'],
+        ['\x1b[31m', '\x1b[39m'],
+      ]);
+      expect(await printed({})).toEqual([null, null, null]); // the output is no terminal
+      expect(await printed({FORCE_COLOR: '1', NO_COLOR: '1'})).toEqual([null, null, null]);
+    } finally {
+      Object.assign(process.env, {NO_COLOR: NO_COLOR ?? '', FORCE_COLOR: FORCE_COLOR ?? ''});
     }
   });
 
