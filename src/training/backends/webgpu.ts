@@ -14,6 +14,7 @@ import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';
 import {nearestComputeDtype} from './computeDtype.ts';
+import {mayHaveGraphicsCard} from './graphicsCard.ts';
 import {isNode} from './processor.ts';
 import {tuningFile} from './tuningFile.ts';
 
@@ -54,6 +55,9 @@ const LOGITS_AT_ONCE = 1 << 25;
 const DISPATCHES = {first: 16, most: 96};
 const SUBMISSION_SIZE = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE';
 
+/** The variable by which the loader of Vulkan leaves drivers out. */
+const HIDDEN_DRIVERS = 'VK_LOADER_DRIVERS_DISABLE';
+
 /** Objects kept for the life of the process: Dawn aborts when its instance is collected. */
 const alive: unknown[] = [];
 
@@ -61,9 +65,9 @@ const alive: unknown[] = [];
 export const webgpu: Backend = {
   name: 'webgpu',
   async start(options, isAsked) {
-    const {WebGPUBackend: BackendClass} = await loadPackage();
+    const {WebGPUBackend: BackendClass} = await loadPackage(isAsked);
     if (!('webgpu' in tf.engine().registry) || !isOurs(tf.findBackend('webgpu'))) {
-      const adapter = await requestAdapter();
+      const adapter = await requestAdapter(isAsked);
       const name = nameOf(adapter);
       if (isSoftware(adapter) && !isAsked) {
         throw unavailable(`a software driver only (${name}). Ask for webgpu by name to use it`);
@@ -125,9 +129,10 @@ const isOurs = (backend: object): boolean => OURS in backend;
 type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
 
 /** Loads the package. `navigator.gpu` must exist before its backend is made; in Node, Dawn provides it. */
-async function loadPackage(): Promise<Package> {
+async function loadPackage(isAsked: boolean): Promise<Package> {
   if (!globalThis.navigator?.gpu) {
     if (!isNode()) throw unavailable('a browser without WebGPU');
+    if (!isAsked && !(await mayHaveGraphicsCard())) throw unavailable('no graphics card');
     await startDawn();
   }
   try {
@@ -154,10 +159,28 @@ async function startDawn(): Promise<void> {
   }
 }
 
-async function requestAdapter(): Promise<GPUAdapter> {
-  const adapter = await navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
-  if (!adapter) throw unavailable('no graphics driver with WebGPU');
-  return adapter;
+async function requestAdapter(isAsked: boolean): Promise<GPUAdapter> {
+  const request = () => navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
+  const adapter = await (isAsked ? request() : withoutSoftwareDrivers(request));
+  if (adapter) return adapter;
+  if (alive.includes(navigator.gpu)) delete (navigator as {gpu?: GPU}).gpu; // the next call may see other drivers
+  throw unavailable('no graphics driver with WebGPU');
+}
+
+/**
+ * Runs `request` with software drivers hidden from the loader of Vulkan, in Node. Dawn prints warnings about them, even
+ * if it finds a card.
+ */
+function withoutSoftwareDrivers<T>(request: () => T): T {
+  const variables = isNode() ? process.env : {};
+  const choosing = [HIDDEN_DRIVERS, 'VK_DRIVER_FILES', 'VK_ICD_FILENAMES'];
+  if (choosing.some((name) => name in variables)) return request();
+  variables[HIDDEN_DRIVERS] = '*lvp*,*swiftshader*';
+  try {
+    return request(); // Dawn looks for drivers before it returns the promise
+  } finally {
+    delete variables[HIDDEN_DRIVERS];
+  }
 }
 
 async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {

@@ -1,0 +1,42 @@
+import {spawnSync} from 'node:child_process';
+import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {dirname, join} from 'node:path';
+import {mayHaveGraphicsCard} from '../../../../src/training/backends/graphicsCard.ts';
+
+const ROOT = join(__dirname, '../../../..');
+const onLinux = process.platform === 'linux' ? test : test.skip;
+
+onLinux.each([
+  [['null', 'tty0'], false],
+  [['dri/card0', 'dri/by-path/x'], false], // a display without a graphics card
+  [['nvidia-caps/x'], false],
+  [['dri/card0', 'dri/renderD128'], true],
+  [['nvidia0', 'nvidiactl'], true],
+  [['nvidia7'], true],
+  [['dxg'], true],
+])('%j among the devices: %p', async (names, expected) => {
+  const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-devices-'));
+  try {
+    for (const name of names) {
+      mkdirSync(dirname(join(folder, name)), {recursive: true});
+      writeFileSync(join(folder, name), '');
+    }
+    expect(await mayHaveGraphicsCard(folder)).toBe(expected);
+  } finally {
+    rmSync(folder, {recursive: true});
+  }
+});
+
+test('choosing a backend prints no warnings of drivers', () => {
+  const code =
+    "import {useBackend} from './src/training/backends/useBackend.ts'; console.log(String(await useBackend()))";
+  const {status, stdout, stderr} = spawnSync(
+    process.execPath,
+    ['--import', 'tsx', '--input-type=module', '-e', code],
+    {cwd: ROOT, encoding: 'utf8'},
+  );
+  expect(status).toBe(0);
+  expect(stderr).not.toMatch(/warning/i);
+  expect(stdout).toMatch(/^backend /);
+});
