@@ -48,6 +48,7 @@ const node = defineConfig({
 
 /** The build for browsers, whose bundlers select it by the condition `browser`. It has the same types. */
 const browser = defineConfig({
+  name: 'browser', // `npm run browser` builds only this
   entry: {
     ...Object.fromEntries(Object.entries(SUBPATHS).filter(([name]) => hasBrowserBuild(name))),
     index: 'src/browser.ts',
