@@ -26,6 +26,7 @@ export {type CollateOptions, collate, type Example} from './data/batches/collate
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
+export type {PromptExample} from './data/preprocessing/promptExample.ts';
 export type {RecordDataset, Records} from './data/records/recordDataset.ts';
 export type {RecordOptions} from './data/records/recordEncoder.ts';
 export type {RecordData, TrainingRecord} from './data/records/trainingRecord.ts';
@@ -57,6 +58,13 @@ export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './training/optimizers/pagedAdamW8bit.ts';
 export {PagedLion, type PagedLionArgs} from './training/optimizers/pagedLion.ts';
 export {PagedLion8bit, type PagedLion8bitArgs} from './training/optimizers/pagedLion8bit.ts';
+export type {
+  PredictionProgress,
+  PredictionRun,
+  PredictOptions,
+} from './training/prediction/predictDataset.ts';
+export type {Prediction, PredictionScores} from './training/prediction/predictionScores.ts';
+export type {PredictionData} from './training/prediction/readPrompts.ts';
 export type {
   CallbackLike,
   EpochLogs,

@@ -1,5 +1,5 @@
 import type {Example, Llama, Tokenizer} from '../../src/index.ts';
-import {corpusBleu, meanRouge} from '../../src/tools/metrics/index.ts';
+import {corpusBleu, meanRouge} from '../../src/training/metrics/index.ts';
 import type {AlpacaRecord} from './billGenerator.ts';
 
 /** A model's results on the held-out bills. */

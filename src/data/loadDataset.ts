@@ -30,21 +30,11 @@ import type {HubOptions} from './hub/hubOptions.ts';
 import {HUB_OPTIONS} from './hub/hubOptions.ts';
 import {encodeSettings} from './preprocessing/encodeConversation.ts';
 import {encodeAll, makeExamples, streamExamples} from './preprocessing/makeExamples.ts';
+import {type PromptExample, promptExample} from './preprocessing/promptExample.ts';
 import type {Conversation} from './templates/conversation.ts';
 
 /** Starts a pass over streamed data, in an order that depends on the seed and the epoch. */
 export type ExampleStream = (epoch?: number) => AsyncGenerator<Example, void, undefined>;
-
-/** A prompt to answer, with the data's answer. */
-export interface PromptExample {
-  promptIds: number[];
-  /** Token ids of the answer; empty when the data has none. */
-  labelIds: number[];
-  /** Text of the prompt, including special tokens. */
-  prompt: string;
-  /** Text of the answer, without special tokens. */
-  label: string;
-}
 
 export interface SplitArgs extends DatasetArgs {
   /** Names of data sets to validate on. Default: none. */
@@ -124,7 +114,9 @@ export async function loadSplits(
 }
 
 /** Loads prompts to answer, truncated as in LLaMA-Factory's prediction. */
-export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promise<PromptExample[]> {
+export async function loadPrompts(
+  args: DatasetArgs & {valSize?: number},
+): Promise<Required<PromptExample>[]> {
   assertDatasetOptions('loadPrompts', args, {...DATASET_OPTIONS, valSize: true});
   const plan = resolveDatasetArgs({...args, streaming: false, packing: false, stage: 'sft'});
   const all = await allConversations(plan);
@@ -143,12 +135,7 @@ export async function loadPrompts(args: DatasetArgs & {valSize?: number}): Promi
       `dataset ${plan.dataset.join(', ')}: skipped ${chosen.length - usable.length} of ${counted(chosen.length, 'record')}`,
     );
   const encoded = await encodeAll(usable, plan, encodeSettings(plan, 'prompt'));
-  return encoded.map(({inputIds, labels}) => ({
-    promptIds: inputIds,
-    labelIds: labels,
-    prompt: plan.tokenizer.decode(inputIds),
-    label: plan.tokenizer.decode(labels, {skipSpecialTokens: true}),
-  }));
+  return encoded.map((each) => promptExample(each, plan.tokenizer));
 }
 
 function assertDatasetOptions(call: string, args: DatasetArgs, known: OptionNames<object>): void {

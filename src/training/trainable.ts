@@ -6,6 +6,8 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {RecordDataset, type Records} from '../data/records/recordDataset.ts';
 import type {RecordOptions} from '../data/records/recordEncoder.ts';
 import type {RecordData} from '../data/records/trainingRecord.ts';
+import {type PredictionRun, type PredictOptions, predictDataset} from './prediction/predictDataset.ts';
+import type {PredictionData} from './prediction/readPrompts.ts';
 import type {Evaluation} from './run/callbacks.ts';
 import type {FitArgs} from './run/fitArgs.ts';
 import type {TrainingHistory} from './run/trainingHistory.ts';
@@ -50,6 +52,14 @@ export interface Training {
 
   /** Computes `{loss, perplexity, tokens}` over a dataset. */
   evaluateDataset(data: RecordData, args?: EvaluateArgs): Promise<Evaluation>;
+
+  /**
+   * Answers the prompts of a dataset and scores the answers, as `tfjs-lora eval` does: BLEU and ROUGE, with the texts in
+   * `predictions`. Records are prompts up to their last answer, which is the expected one.
+   *
+   * @throws TfjsLoraError as `predictDataset` of `tfjs-lora/evaluation`, which takes the same options
+   */
+  predictDataset(data: PredictionData, options?: PredictOptions): Promise<PredictionRun>;
 
   /**
    * Computes loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
@@ -148,6 +158,11 @@ function withTraining(Base: typeof CausalLM) {
     override async evaluateDataset(data: unknown, args?: unknown): Promise<any> {
       this.assertUsable();
       return this.trainer.evaluate(data as RecordData, args as EvaluateArgs);
+    }
+
+    async predictDataset(data: PredictionData, options?: PredictOptions): Promise<PredictionRun> {
+      this.assertUsable();
+      return predictDataset(this, data, options);
     }
 
     async computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients> {

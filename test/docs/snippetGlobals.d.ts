@@ -8,7 +8,6 @@ declare global {
   const training: Example[];
   const heldOut: Example[];
   const records: TrainingRecord[];
-  const pairs: {prompt: string; answer: string}[];
   const prompts: PromptExample[];
   const lines: AsyncIterable<string>;
   const inputIds: number[][];

@@ -9,7 +9,7 @@ import {
 } from '../../examples/quickstart/billGenerator.ts';
 import {NAME_BEGINNINGS, NAME_ENDINGS} from '../../examples/quickstart/billPhrases.ts';
 import {PretrainingDocuments} from '../../examples/quickstart/pretrainingDocuments.ts';
-import {meanRouge} from '../../src/tools/metrics/rouge.ts';
+import {meanRouge} from '../../src/training/metrics/rouge.ts';
 
 const take = (split: Split, count: number): Bill[] => new BillGenerator(split).take(count);
 const namesIn = (text: string): Set<string> =>

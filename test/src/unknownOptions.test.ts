@@ -9,9 +9,9 @@ import * as data from '../../src/data/index.ts';
 import * as src from '../../src/index.ts';
 import * as chat from '../../src/tools/chat/index.ts';
 import * as evaluation from '../../src/tools/evaluation/index.ts';
-import * as metrics from '../../src/tools/metrics/index.ts';
 import * as recipes from '../../src/tools/recipes/index.ts';
 import * as serve from '../../src/tools/serve/index.ts';
+import * as metrics from '../../src/training/metrics/index.ts';
 import * as plots from '../../src/training/plots/index.ts';
 import {compilerOptions} from '../../tsconfig.json';
 import {tinyConfig} from '../models/tinyLlama.ts';
@@ -129,6 +129,7 @@ const calls: Record<string, Call> = {
   'Training.dataset': (unknown) => model.dataset([{text: 'x'}], unknown),
   'Training.fitDataset': (unknown) => model.fitDataset(examples, {verbose: 0, ...unknown}),
   'Training.evaluateDataset': (unknown) => model.evaluateDataset(examples, unknown),
+  'Training.predictDataset': (unknown) => model.predictDataset(examples, unknown),
   'Training.computeGradients': (unknown) => model.computeGradients(BATCH, unknown),
   'Trainer.fit': (unknown) => model.trainer.fit(examples, unknown),
   'Trainer.check': (unknown) => model.trainer.check(examples, unknown),

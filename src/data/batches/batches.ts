@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import seedrandom from 'seedrandom';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
 
 /**
@@ -56,19 +57,7 @@ export function countBatches(data: TrainingData, batchSize: number): number | un
  * @throws TfjsLoraError `INVALID_ARGUMENT`, and what {@link assertExample} throws
  */
 export function assertData(data: TrainingData, what: string, limits: ExampleLimits, times = 1): void {
-  const isReadable =
-    data != null &&
-    (typeof data === 'function' ||
-      Symbol.iterator in data ||
-      Symbol.asyncIterator in data ||
-      'iterator' in data);
-  if (!isReadable) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `${what}: expected a list of examples or batches, an iterable, a function that returns one, or a tf.data.Dataset, ` +
-        `got ${typeof data}`,
-    );
-  }
+  assertReadable(data, what);
   if (Array.isArray(data)) {
     if (data.length === 0) throw emptyData(what);
     for (const [index, item] of data.entries())
@@ -80,6 +69,25 @@ export function assertData(data: TrainingData, what: string, limits: ExampleLimi
         'Pass a list, or the function that returns the generator.',
     );
   }
+}
+
+/**
+ * Checks that data can be iterated.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+export function assertReadable(data: TrainingData<unknown>, what: string): void {
+  if (typeof data === 'function') return;
+  const isReadable =
+    typeof data === 'object' &&
+    data !== null &&
+    (Symbol.iterator in data || Symbol.asyncIterator in data || 'iterator' in data);
+  if (isReadable) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${what}: expected a list of records, examples or batches, an iterable, a function that returns one, or a ` +
+      `tf.data.Dataset, got ${show(data)}. Put a single one into a list.`,
+  );
 }
 
 export function emptyData(what: string): TfjsLoraError {
@@ -104,7 +112,7 @@ export async function* batchesOf(
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: Example[] = [];
   let [position, index] = [0, 0];
-  for await (const given of items(source, epoch)) {
+  for await (const given of itemsOf(source, epoch)) {
     const item = await toRows(read(given, position++));
     if (isBatch(item)) {
       yield item;
@@ -120,21 +128,22 @@ export async function* batchesOf(
 }
 
 /** Returns the batch or example with its tensors read. */
-export async function toRows<T extends Batch | Example>(item: T): Promise<T> {
+export async function toRows<T>(item: T): Promise<T> {
   if (!Object.values(item ?? {}).some((value) => value instanceof tf.Tensor)) return item;
   const read = async (value: unknown) => (value instanceof tf.Tensor ? await value.array() : value);
-  const entries = Object.entries(item).map(async ([key, value]) => [key, await read(value)]);
+  const entries = Object.entries(item as object).map(async ([key, value]) => [key, await read(value)]);
   return Object.fromEntries(await Promise.all(entries)) as T;
 }
 
-async function* items(data: TrainingData, epoch: number): AsyncGenerator<Example | Batch> {
+/** Yields the items of data of any form, one at a time; those of a `tf.data.Dataset` with their tensors read. */
+export async function* itemsOf<T>(data: TrainingData<T>, epoch: number): AsyncGenerator<T> {
   if (typeof data === 'function' || !('iterator' in data)) {
-    yield* (typeof data === 'function' ? data(epoch) : data) as AsyncIterable<Example | Batch>;
+    yield* (typeof data === 'function' ? data(epoch) : data) as AsyncIterable<T>;
     return;
   }
   const iterator = await data.iterator();
   for (let item = await iterator.next(); !item.done; item = await iterator.next()) {
-    const read = await toRows(item.value as Example | Batch);
+    const read = await toRows(item.value);
     tf.dispose(item.value);
     yield read;
   }

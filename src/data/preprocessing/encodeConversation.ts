@@ -66,16 +66,18 @@ export function encodeConversation(
 }
 
 /**
- * Encodes turns. Each prompt and answer share the room that earlier turns (under `maskHistory`, later ones) have left.
+ * Encodes turns. Each prompt and answer share the room that earlier turns have left, or later ones, if some answers are
+ * only context.
  */
 function supervised(
-  {prompt, response, system, tools}: Conversation,
+  {prompt, response, system, tools, unlearnedAnswers = 0}: Conversation,
   tokenizer: Tokenizer,
   {template, cutoffLength, trainOnPrompt, maskHistory}: EncodeSettings,
 ): EncodedConversation {
   const turns = encodeTurns(template, tokenizer, response ? [...prompt, response] : prompt, {system, tools});
   const pairs = turns.flatMap((ids, i) => (i % 2 === 0 ? [{source: ids, target: turns[i + 1]}] : []));
-  if (maskHistory) pairs.reverse();
+  const unlearned = maskHistory ? pairs.length - 1 : trainOnPrompt ? 0 : unlearnedAnswers;
+  if (unlearned > 0) pairs.reverse();
   const closing = template.kind === 'slots' && template.template.efficientEos;
   const eos = closing ? requireEos(template, tokenizer) : undefined;
   const parts: EncodedConversation[] = [];
@@ -88,10 +90,11 @@ function supervised(
     const targetIds = target.slice(0, kept.target);
     const sourceLabels = trainOnPrompt ? sourceIds : sourceIds.map(() => IGNORE_INDEX);
     if (eos !== undefined && i > 0 && !trainOnPrompt && sourceLabels.length > 0) sourceLabels[0] = eos;
-    const targetLabels = maskHistory && i > 0 ? targetIds.map(() => IGNORE_INDEX) : targetIds;
+    const isContext = unlearned > 0 && i >= pairs.length - unlearned;
+    const targetLabels = isContext ? targetIds.map(() => IGNORE_INDEX) : targetIds;
     parts.push({inputIds: [...sourceIds, ...targetIds], labels: [...sourceLabels, ...targetLabels]});
   }
-  if (maskHistory) parts.reverse();
+  if (unlearned > 0) parts.reverse();
   if (eos !== undefined) parts.push({inputIds: [eos], labels: [eos]});
   return {
     inputIds: parts.flatMap(({inputIds}) => inputIds),

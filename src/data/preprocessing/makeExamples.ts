@@ -11,14 +11,12 @@ import {
   faultOf,
   lengthFault,
 } from './encodeConversation.ts';
-import {packSequences, packTexts} from './packSequences.ts';
+import {PACKED_TOGETHER, packExamples} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
 import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
 
 /** Number of conversations sent to a worker together. */
 const LIST_LENGTH = 50;
-/** Number of records packed together: LLaMA-Factory's `preprocessing_batch_size`. */
-const PACKED_TOGETHER = 1000;
 
 /** Encodes all conversations as token ids, in order, or reads them from the cache. */
 export async function encodeAll(
@@ -98,16 +96,9 @@ function examplesOf(
         usable.push(stage === 'pt' ? {inputIds: encoded[i].inputIds} : encoded[i]);
       else leftOut.add(conversations[i], fault);
     }
-    if (packLength === undefined) examples.push(...usable);
-    else if (stage === 'pt')
-      examples.push(
-        ...packTexts(
-          usable.map(({inputIds}) => inputIds),
-          packLength,
-          tokenizer.addsBosToken ? tokenizer.bosTokenId : undefined,
-        ),
-      );
-    else examples.push(...packSequences(usable, packLength));
+    examples.push(
+      ...(packLength === undefined ? usable : packExamples(stage, usable, packLength, tokenizer)),
+    );
   }
   return examples;
 }

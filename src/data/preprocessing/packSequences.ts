@@ -1,5 +1,33 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
 import type {Example} from '../batches/collate.ts';
+
+/** Number of examples packed together: LLaMA-Factory's `preprocessing_batch_size`. */
+export const PACKED_TOGETHER = 1000;
+
+/**
+ * Packs examples of one kind, in groups of {@link PACKED_TOGETHER}: plain text (`pt`) is joined and cut into rows, other
+ * examples share rows as {@link packSequences} chooses.
+ *
+ * @param capacity number of tokens in a row
+ */
+export function packExamples(
+  stage: 'sft' | 'pt',
+  examples: readonly Example[],
+  capacity: number,
+  {addsBosToken, bosTokenId}: Pick<Tokenizer, 'addsBosToken' | 'bosTokenId'>,
+): Example[] {
+  const rows: Example[] = [];
+  for (let at = 0; at < examples.length; at += PACKED_TOGETHER) {
+    const group = examples.slice(at, at + PACKED_TOGETHER);
+    if (stage === 'sft') rows.push(...packSequences(group, capacity));
+    else {
+      const texts = group.map(({inputIds}) => inputIds);
+      rows.push(...packTexts(texts, capacity, addsBosToken ? bosTokenId : undefined));
+    }
+  }
+  return rows;
+}
 
 /**
  * Packs sequences into few rows: each pack repeatedly takes the longest sequence that still fits, as in LLaMA-Factory's

@@ -4,8 +4,10 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {emptyData} from '../batches/batches.ts';
 import {assertExample, type Example} from '../batches/collate.ts';
+import type {PromptExample} from '../preprocessing/promptExample.ts';
+import {promptOfExample} from './promptOfExample.ts';
 import {RecordEncoder, type RecordOptions} from './recordEncoder.ts';
-import type {TrainingRecord} from './trainingRecord.ts';
+import {isRecord, type TrainingRecord} from './trainingRecord.ts';
 
 /** Records to learn from, or examples of token ids, in a list or as they arrive. */
 export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<TrainingRecord | Example>;
@@ -14,6 +16,8 @@ export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<Trainin
 export class RecordDataset {
   private constructor(
     readonly examples: Example[],
+    private readonly items: readonly (TrainingRecord | Example)[],
+    private readonly encoder: RecordEncoder,
     private readonly tokenizer: Tokenizer,
   ) {}
 
@@ -40,14 +44,30 @@ export class RecordDataset {
         `${call} records: expected a list or an iterator of records, got ${typeof records}`,
       );
     }
-    const examples = await encoder.encodeAll(records);
+    const items: (TrainingRecord | Example)[] = [];
+    for await (const item of records) items.push(item);
+    const examples = await encoder.encodeAll<Example>(items);
     if (examples.length === 0) throw emptyData(call);
     for (const [index, example] of examples.entries()) assertExample(example, index);
-    return new RecordDataset(examples, tokenizer as Tokenizer);
+    return new RecordDataset(examples, items, encoder, tokenizer as Tokenizer);
   }
 
   get length(): number {
     return this.examples.length;
+  }
+
+  /** Returns the prompts that the records ask, as `predictDataset` answers them. */
+  prompts(): PromptExample[] {
+    return this.items.map((item, index) =>
+      isRecord(item)
+        ? this.encoder.encodePrompt(item, index)
+        : promptOfExample(item, `dataset example ${index}`, this.tokenizer),
+    );
+  }
+
+  /** Tokens that end an answer to such a prompt. */
+  get stopIds(): number[] {
+    return this.encoder.stopIds;
   }
 
   [Symbol.iterator](): Iterator<Example> {

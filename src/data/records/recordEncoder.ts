@@ -4,7 +4,16 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import type {Example} from '../batches/collate.ts';
 import {type DatasetArgs, type DatasetPlan, resolveDatasetArgs} from '../datasets/datasetArgs.ts';
-import {encodeConversation, encodeSettings, lengthFault} from '../preprocessing/encodeConversation.ts';
+import {
+  type EncodedConversation,
+  encodeConversation,
+  encodeSettings,
+  lengthFault,
+} from '../preprocessing/encodeConversation.ts';
+import {packExamples} from '../preprocessing/packSequences.ts';
+import {type PromptExample, promptExample} from '../preprocessing/promptExample.ts';
+import type {Conversation} from '../templates/conversation.ts';
+import {templateStopIds} from '../templates/encodeTurns.ts';
 import {MODEL_TEMPLATE, templateNames} from '../templates/templateRegistry.ts';
 import {conversationOf, isRecord, type TrainingRecord} from './trainingRecord.ts';
 
@@ -14,6 +23,11 @@ export interface RecordOptions
     DatasetArgs,
     'cutoffLength' | 'trainOnPrompt' | 'maskHistory' | 'defaultSystem' | 'dateString'
   > {
+  /**
+   * Whether records share rows of up to `cutoffLength` − 1 tokens, plain texts apart from the others. Examples of token
+   * ids are not packed. Default false.
+   */
+  packing?: boolean;
   /** Name of a template. Default: the tokenizer's own chat template, without which only `{text}` can be encoded. */
   template?: string;
 }
@@ -22,6 +36,7 @@ const RECORD_OPTIONS = {
   cutoffLength: true,
   trainOnPrompt: true,
   maskHistory: true,
+  packing: true,
   defaultSystem: true,
   dateString: true,
 } satisfies OptionNames<RecordOptions>;
@@ -29,7 +44,7 @@ const RECORD_OPTIONS = {
 /** Number of records that are encoded without a pause. */
 const BETWEEN_PAUSES = 50;
 
-/** Makes examples from records, with the templates, masks and cuts of `loadDataset`. */
+/** Makes examples and prompts from records, with the templates, masks and cuts of `loadDataset`. */
 export class RecordEncoder {
   private readonly plan: DatasetPlan;
   /** Whether questions and answers can be encoded. */
@@ -56,17 +71,44 @@ export class RecordEncoder {
     }
     this.hasTemplate = options.template !== undefined || tokenizer.hasChatTemplate;
     const template = options.template ?? (this.hasTemplate ? MODEL_TEMPLATE : 'empty');
-    this.plan = resolveDatasetArgs({...options, dataset: call, tokenizer, template});
+    const {packing = false} = options; // plain text is packed by default in files, but not here
+    this.plan = resolveDatasetArgs({...options, packing, dataset: call, tokenizer, template});
   }
 
-  /** Makes the examples of all records, in order. What is no record stays as it is. */
+  /** Tokens that end an answer in generation. */
+  get stopIds(): number[] {
+    return templateStopIds(this.plan.template, this.plan.tokenizer);
+  }
+
+  /**
+   * Makes the examples of all records: in order, or packed. What is no record stays as it is; with packing it comes
+   * last, after the rows of texts and those of answers.
+   */
   async encodeAll<T>(items: Iterable<T | TrainingRecord> | AsyncIterable<T | TrainingRecord>) {
+    const {packLength, tokenizer} = this.plan;
     const examples: (T | Example)[] = [];
+    const toPack: Record<'pt' | 'sft', Example[]> = {pt: [], sft: []};
+    let index = 0;
     for await (const item of items) {
-      examples.push(isRecord(item) ? this.encode(item, examples.length) : item);
-      if (examples.length % BETWEEN_PAUSES === 0) await tf.nextFrame(); // let signals through
+      if (!isRecord(item)) examples.push(item);
+      else {
+        const {example, isText} = this.encodeAs(item, index);
+        (packLength === undefined ? examples : toPack[isText ? 'pt' : 'sft']).push(example);
+      }
+      if (++index % BETWEEN_PAUSES === 0) await tf.nextFrame(); // let signals through
     }
-    return examples;
+    if (packLength === undefined) return examples;
+    const rows = (['pt', 'sft'] as const).flatMap((stage) =>
+      packExamples(stage, toPack[stage], packLength, tokenizer),
+    );
+    if (toPack.pt.length > 0 && rows.length === 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${this.call} packing: expected texts for at least one row of ${packLength} tokens, got fewer. ` +
+          'Lower cutoffLength, or leave packing out.',
+      );
+    }
+    return [...rows, ...examples];
   }
 
   /**
@@ -76,18 +118,48 @@ export class RecordEncoder {
    * @throws TfjsLoraError naming the record; `UNSUPPORTED` when there is no template for its turns
    */
   encode(record: TrainingRecord, index: number): Example {
-    const {conversation, isText} = conversationOf(record, index, this.call);
-    if (!isText && !this.hasTemplate) {
+    return this.encodeAs(record, index).example;
+  }
+
+  /**
+   * Makes a prompt of a record: everything before its last answer, which is the label.
+   *
+   * @throws TfjsLoraError as {@link encode}; `INVALID_ARGUMENT` for plain text
+   */
+  encodePrompt(record: TrainingRecord, index: number): PromptExample {
+    const {conversation, isText} = conversationOf(record, index, this.call, 'prediction');
+    if (isText) {
       throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `${conversation.source}: expected a tokenizer with a chat template, got one without. Choose a template, ` +
-          `model.dataset(records, {template: 'llama3'}), out of ${templateNames().join(', ')}; or pass records of {text}.`,
+        'INVALID_ARGUMENT',
+        `${conversation.source}: expected a question and its answer, got plain text, which asks nothing. ` +
+          'Continue a text with generate.',
       );
     }
+    this.assertTemplate(conversation);
+    const {tokenizer, cutoffLength, packLength} = this.plan;
+    const settings = {
+      ...encodeSettings(this.plan, 'prompt'),
+      cutoffLength: packLength === undefined ? cutoffLength : cutoffLength + 1, // prompts are never packed
+    };
+    return promptExample(encodeConversation(conversation, tokenizer, settings), tokenizer);
+  }
+
+  private encodeAs(record: TrainingRecord, index: number): {example: EncodedConversation; isText: boolean} {
+    const {conversation, isText} = conversationOf(record, index, this.call);
+    if (!isText) this.assertTemplate(conversation);
     const settings = encodeSettings(this.plan, isText ? 'pt' : 'sft');
-    const encoded = encodeConversation(conversation, this.plan.tokenizer, settings);
-    const fault = lengthFault(encoded);
-    if (fault === undefined) return encoded;
+    const example = encodeConversation(conversation, this.plan.tokenizer, settings);
+    const fault = isText && settings.packing ? undefined : lengthFault(example); // a packed text may be one token
+    if (fault === undefined) return {example, isText};
     throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. Raise cutoffLength.`);
+  }
+
+  private assertTemplate({source}: Conversation): void {
+    if (this.hasTemplate) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${source}: expected a tokenizer with a chat template, got one without. Choose a template, ` +
+        `model.dataset(records, {template: 'llama3'}), out of ${templateNames().join(', ')}; or pass records of {text}.`,
+    );
   }
 }

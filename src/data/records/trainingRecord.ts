@@ -7,6 +7,7 @@ import type {Example} from '../batches/collate.ts';
 import {convertRecord} from '../datasets/convertRecord.ts';
 import {DEFAULT_COLUMNS, DEFAULT_TAGS, type RecordFormat} from '../datasets/recordFormat.ts';
 import type {Conversation} from '../templates/conversation.ts';
+import {assertReadable, readableTurns} from './unreadKeys.ts';
 
 /** What records with questions and answers may have besides. */
 interface RecordContext {
@@ -16,9 +17,13 @@ interface RecordContext {
   tools?: unknown[] | string | null;
 }
 
-/** One text or conversation to learn from. Keys that are not listed here are not read. */
+/**
+ * One text or conversation to learn from. Keys that are not listed here are not read; those that would change what is
+ * learned, such as `images`, are refused.
+ */
 export type TrainingRecord =
-  | ({prompt: string; completion: string} & RecordContext)
+  /** A question and its answer. As messages, those of `completion` follow those of `prompt`, whose answers are context. */
+  | ({prompt: string | ChatMessage[]; completion: string | ChatMessage[]} & RecordContext)
   /** OpenAI's messages: all assistant turns are learned. */
   | ({messages: ChatMessage[]} & RecordContext)
   /** Alpaca's keys. The question is `instruction`, a newline and `input`; `history` has earlier questions and answers. */
@@ -39,6 +44,8 @@ export type RecordData = TrainingData<Example | Batch | TrainingRecord>;
 interface RecordKind {
   /** Keys that a record of this kind has. */
   needs: string[];
+  /** Keys that it may have besides. */
+  reads: string[];
   format: Omit<RecordFormat, 'name'>;
 }
 
@@ -52,22 +59,32 @@ const MESSAGE_TAGS = {
   observation_tag: 'tool',
 };
 const alpaca = {format: 'alpaca', tags: {}} as const;
-const TEXT: RecordKind = {needs: ['text'], format: {...alpaca, columns: {prompt: 'text'}}};
+const TEXT: RecordKind = {
+  needs: ['text'],
+  reads: [],
+  format: {...alpaca, columns: {prompt: 'text'}},
+};
+const MESSAGES: RecordKind = {
+  needs: ['messages'],
+  reads: ['system', 'tools'],
+  format: {format: 'openai', columns: {messages: 'messages', ...context}, tags: MESSAGE_TAGS},
+};
+const COMPLETION: RecordKind = {
+  needs: ['prompt', 'completion'],
+  reads: ['system', 'tools'],
+  format: {...alpaca, columns: {prompt: 'prompt', response: 'completion', ...context}},
+};
 const KINDS: RecordKind[] = [
-  {
-    needs: ['prompt', 'completion'],
-    format: {...alpaca, columns: {prompt: 'prompt', response: 'completion', ...context}},
-  },
-  {
-    needs: ['messages'],
-    format: {format: 'openai', columns: {messages: 'messages', ...context}, tags: MESSAGE_TAGS},
-  },
+  COMPLETION,
+  MESSAGES,
   {
     needs: ['instruction', 'output'],
+    reads: ['input', 'history', 'system', 'tools'],
     format: {...alpaca, columns: {...DEFAULT_COLUMNS, history: 'history', ...context}},
   },
   {
     needs: ['conversations'],
+    reads: ['system', 'tools'],
     format: {format: 'sharegpt', columns: {...DEFAULT_COLUMNS, ...context}, tags: DEFAULT_TAGS},
   },
   TEXT,
@@ -83,24 +100,29 @@ export function isRecord(item: unknown): item is TrainingRecord {
  *
  * @param call name of the function that was called, for messages
  * @param index from 0
+ * @param use what the record is for: an empty answer can be compared with a prediction, but not learned
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the record, for unknown keys, a value of another type, turns that do
- *   not alternate and an empty answer
+ *   not alternate and an empty answer; `UNSUPPORTED` for keys that would change what is learned
  */
 export function conversationOf(
   record: TrainingRecord,
   index: number,
   call: string,
+  use: 'training' | 'prediction' = 'training',
 ): {conversation: Conversation; isText: boolean} {
   const kind = kindOf(record, index, call);
+  const place = `${call} record ${index}`;
+  assertReadable(record, place, kind, KINDS);
   const conversation = converted(record, index, call, kind);
   const isText = kind === TEXT;
   const turns = [...conversation.prompt, ...(conversation.response ? [conversation.response] : [])];
-  const learned = isText ? turns : turns.filter(({role}) => role === 'assistant');
-  const isBlank = learned.some(({content}) => content.trim() === '');
+  const answers = turns.filter(({role}) => role === 'assistant' || role === 'function');
+  const learned = isText ? turns : answers.slice(conversation.unlearnedAnswers);
+  const isMissing = learned.length === 0 || learned.some(({content}) => content.trim() === '');
   const missing = isText ? 'a text to learn' : 'an answer to learn';
   const fault =
     conversation.fault ??
-    (isBlank || (!isText && !conversation.response) ? `expected ${missing}, got an empty one` : undefined);
+    (isMissing && use === 'training' ? `expected ${missing}, got an empty one` : undefined);
   if (fault === undefined) return {conversation, isText};
   const keys = `Look at its ${kind.needs.join(' and ')}, or leave the record out.`;
   throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. ${keys}`);
@@ -122,12 +144,35 @@ function kindOf(record: TrainingRecord, index: number, call: string): RecordKind
   );
 }
 
-function converted(record: TrainingRecord, index: number, call: string, {format}: RecordKind): Conversation {
+function converted(record: TrainingRecord, index: number, call: string, kind: RecordKind): Conversation {
+  const given = record as Record<string, unknown>;
+  const {prompt, completion} = given;
+  const isConversational = kind === COMPLETION && (Array.isArray(prompt) || Array.isArray(completion));
+  const value: Record<string, unknown> = {
+    ...given,
+    ...(isConversational && {messages: joined(prompt, completion)}),
+  };
+  const {format} = isConversational ? MESSAGES : kind;
+  const key = format.columns.messages ?? '';
+  const turns = value[key];
+  if (Array.isArray(turns)) value[key] = readableTurns(turns, `${call} record ${index} ${key}`);
   try {
-    const value = record as Record<string, unknown>;
-    return convertRecord({value, file: call, index}, {name: call, ...format});
+    const conversation = convertRecord({value, file: call, index}, {name: call, ...format});
+    if (!isConversational) return conversation;
+    const isAnswer = (message: unknown) => (message as ChatMessage | null)?.role === 'assistant';
+    return {
+      ...conversation,
+      unlearnedAnswers: Array.isArray(prompt) ? prompt.filter(isAnswer).length : 0,
+    };
   } catch (error) {
     if (!(error instanceof TfjsLoraError)) throw error;
     throw new TfjsLoraError('INVALID_ARGUMENT', error.message, {cause: error}); // no file is corrupt
   }
+}
+
+/** Joins a prompt and its completion, of which at least one is a list, into one list of messages. */
+function joined(prompt: unknown, completion: unknown): unknown[] {
+  const messages = (value: unknown, role: string) =>
+    Array.isArray(value) ? value : [{role, content: value}];
+  return [...messages(prompt, 'user'), ...messages(completion, 'assistant')];
 }

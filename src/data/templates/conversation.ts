@@ -7,6 +7,8 @@ export interface Conversation {
   /** The answer; absent when the data has none. */
   response?: Message;
   system?: string;
+  /** Number of answers at the start that are context and not learned. Default 0. */
+  unlearnedAnswers?: number;
   /** Tools as JSON text. */
   tools?: string;
   /** Place of the record: `data/train.json record 17 (line 52)`. */

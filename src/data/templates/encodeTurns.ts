@@ -17,7 +17,8 @@ export interface ConversationContext {
  *
  * @param messages alternate between a user (or a function's result) and the assistant (or its function call)
  * @throws TfjsLoraError `CORRUPT_FILE` for a function call or tools that do not parse; `UNSUPPORTED` when the
- *   tokenizer's chat template writes the conversation so that its turns cannot be told apart
+ *   tokenizer's chat template leaves out tools or their calls, or writes the conversation so that its turns cannot be
+ *   told apart
  */
 export function encodeTurns(
   resolved: ResolvedTemplate,
@@ -112,10 +113,15 @@ function chatTemplateTurns(
   const chat: ChatMessage[] = system ? [{role: 'system', content: system}] : [];
   const options = {dateString, tools: tools ? parseTools(tools) : undefined};
   let before = '';
-  return messages.map((message) => {
+  return messages.map((message, index) => {
     chat.push(chatMessage(message));
     const addGenerationPrompt = message.role === 'user' || message.role === 'observation';
     const text = tokenizer.applyChatTemplate(chat, {...options, addGenerationPrompt});
+    const textOf = (last: ChatMessage, tools = options.tools) =>
+      tokenizer.applyChatTemplate([...chat.slice(0, -1), last], {...options, tools, addGenerationPrompt});
+    if (index === 0 && options.tools?.length && textOf(chat.at(-1)!, []) === text) throw unwritten('tools');
+    if (message.role === 'function' && textOf({role: 'assistant'}) === text)
+      throw unwritten('the calls of tools');
     if (!text.startsWith(before)) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
@@ -127,6 +133,14 @@ function chatTemplateTurns(
     before = text;
     return tokenizer.encode(added, {addSpecialTokens: false});
   });
+}
+
+function unwritten(what: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'UNSUPPORTED',
+    `template model: expected a chat template that writes ${what}, got one that leaves them out. ` +
+      'Choose another template by name.',
+  );
 }
 
 function chatMessage({role, content}: Message): ChatMessage {

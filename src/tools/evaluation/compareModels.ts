@@ -4,10 +4,15 @@ import {countParameters} from '../../../models/summary.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
+import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
+import {
+  PREDICT_OPTIONS,
+  type PredictOptions,
+  predictDataset,
+} from '../../training/prediction/predictDataset.ts';
+import type {PredictionScores} from '../../training/prediction/predictionScores.ts';
 import {formatBytes} from '../../training/run/formatBytes.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
-import {PREDICT_OPTIONS, type PredictOptions, type PromptExample, predictDataset} from './predictDataset.ts';
-import type {PredictionScores} from './predictionScores.ts';
 
 /** Types to which a base can be quantized for a comparison. */
 const QUANTIZATIONS = ['nf4', 'fp4', 'int8'] as const;

@@ -3,6 +3,19 @@
  *
  * @module tfjs-lora/evaluation
  */
+export type {PromptExample} from '../../data/preprocessing/promptExample.ts';
+export {
+  type PredictionProgress,
+  type PredictionRun,
+  type PredictOptions,
+  predictDataset,
+} from '../../training/prediction/predictDataset.ts';
+export {
+  formatScores,
+  type Prediction,
+  type PredictionScores,
+  scorePredictions,
+} from '../../training/prediction/predictionScores.ts';
 export {
   type Candidate,
   type Comparison,
@@ -10,11 +23,3 @@ export {
   comparisonTable,
   parseCandidate,
 } from './compareModels.ts';
-export {
-  type PredictionProgress,
-  type PredictionRun,
-  type PredictOptions,
-  type PromptExample,
-  predictDataset,
-} from './predictDataset.ts';
-export {formatScores, type Prediction, type PredictionScores, scorePredictions} from './predictionScores.ts';

@@ -10,6 +10,12 @@ import {type BackendName, useBackend} from '../../training/backends/useBackend.t
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {plotComparison} from '../../training/plots/comparisonPlot.ts';
+import {
+  type PredictionProgress,
+  type PredictionRun,
+  type PredictOptions,
+  predictDataset,
+} from '../../training/prediction/predictDataset.ts';
 import type {Evaluation} from '../../training/run/callbacks.ts';
 import {
   type Candidate,
@@ -18,12 +24,6 @@ import {
   comparisonTable,
   guideScores,
 } from '../evaluation/compareModels.ts';
-import {
-  type PredictionProgress,
-  type PredictionRun,
-  type PredictOptions,
-  predictDataset,
-} from '../evaluation/predictDataset.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {describeModel, modelInUse} from './modelInUse.ts';
 import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';

@@ -4,9 +4,9 @@ import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import type {SplitArgs} from '../../data/loadDataset.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
+import type {PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
-import type {PredictOptions} from '../evaluation/predictDataset.ts';
 import type {ExportArgs} from './exportModel.ts';
 
 /** The arguments of this library's calls, and the settings for several calls, that a recipe's values become. */

@@ -1,9 +1,9 @@
 import type {Command} from 'commander';
 import {counted} from '../../../../quant/counted.ts';
+import type {PredictionProgress} from '../../../training/prediction/predictDataset.ts';
+import {formatScores} from '../../../training/prediction/predictionScores.ts';
 import {formatBytes} from '../../../training/run/formatBytes.ts';
 import {parseCandidate} from '../../evaluation/compareModels.ts';
-import type {PredictionProgress} from '../../evaluation/predictDataset.ts';
-import {formatScores} from '../../evaluation/predictionScores.ts';
 import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evaluateRecipe.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type CommonOptions, separateOverrides} from '../commandOptions.ts';

@@ -1,6 +1,7 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
+import type {PromptExample} from '../../../../src/data/preprocessing/promptExample.ts';
 import {Llama, useBackend} from '../../../../src/index.ts';
 import {
   type Candidate,
@@ -8,8 +9,7 @@ import {
   comparisonTable,
   parseCandidate,
 } from '../../../../src/tools/evaluation/compareModels.ts';
-import type {PromptExample} from '../../../../src/tools/evaluation/predictDataset.ts';
-import {predictDataset} from '../../../../src/tools/evaluation/predictDataset.ts';
+import {predictDataset} from '../../../../src/training/prediction/predictDataset.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {inFolder, stirAdapter} from '../../../models/tinyLlama.ts';
 

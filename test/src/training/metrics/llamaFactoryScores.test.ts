@@ -1,14 +1,14 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {characterBleu, corpusBleu} from '../../../../src/tools/metrics/bleu.ts';
-import {jiebaRouge} from '../../../../src/tools/metrics/jiebaRouge.ts';
-import {jiebaWords} from '../../../../src/tools/metrics/jiebaWords.ts';
+import {characterBleu, corpusBleu} from '../../../../src/training/metrics/bleu.ts';
+import {jiebaRouge} from '../../../../src/training/metrics/jiebaRouge.ts';
+import {jiebaWords} from '../../../../src/training/metrics/jiebaWords.ts';
 import {
   type LlamaFactoryScores,
   llamaFactoryScores,
-} from '../../../../src/tools/metrics/llamaFactoryScores.ts';
-import {roundTo4} from '../../../../src/tools/metrics/pythonText.ts';
-import {meanRouge} from '../../../../src/tools/metrics/rouge.ts';
+} from '../../../../src/training/metrics/llamaFactoryScores.ts';
+import {roundTo4} from '../../../../src/training/metrics/pythonText.ts';
+import {meanRouge} from '../../../../src/training/metrics/rouge.ts';
 
 interface Group {
   pairs: {
@@ -93,7 +93,9 @@ test('Chinese text without the dictionary throws an error that says what to inst
     throw new Error("Cannot find module '@node-rs/jieba'");
   });
   try {
-    const {llamaFactoryScores: scores} = await import('../../../../src/tools/metrics/llamaFactoryScores.ts');
+    const {llamaFactoryScores: scores} = await import(
+      '../../../../src/training/metrics/llamaFactoryScores.ts'
+    );
     await expect(scores(['我们'], ['你们'])).rejects.toMatchObject({
       code: 'UNSUPPORTED',
       message: expect.stringContaining('npm install @node-rs/jieba'),

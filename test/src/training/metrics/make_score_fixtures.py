@@ -3,7 +3,7 @@
 Writes fixtures/scores.json: texts of many kinds, jieba's words of each, every score of each pair from the package that
 defines it, and the means of whole groups. Needs Python 3.11+ and
     pip install jieba==0.42.1 rouge-chinese==1.0.3 rouge-score==0.1.2 nltk==3.10.4 sacrebleu==2.6.0
-Run: python test/src/tools/metrics/make_score_fixtures.py
+Run: python test/src/training/metrics/make_score_fixtures.py
 """
 
 import json

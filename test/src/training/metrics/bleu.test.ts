@@ -1,6 +1,6 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {bleuTokens, characterBleu, corpusBleu} from '../../../../src/tools/metrics/bleu.ts';
+import {bleuTokens, characterBleu, corpusBleu} from '../../../../src/training/metrics/bleu.ts';
 
 interface Golden {
   pairs: {prediction: string; reference: string; characterBleu: number}[];

@@ -1,8 +1,8 @@
-"""Makes the golden numbers of src/tools/metrics with the Python packages that define the metrics.
+"""Makes the golden numbers of src/training/metrics with the Python packages that define the metrics.
 
 Writes fixtures/metrics.json. Needs Python 3.11+ and
     pip install rouge-score==0.1.2 nltk==3.10.4 sacrebleu==2.6.0
-Run: python test/src/tools/metrics/make_fixtures.py
+Run: python test/src/training/metrics/make_fixtures.py
 """
 
 import json

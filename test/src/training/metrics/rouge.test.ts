@@ -1,8 +1,8 @@
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import fc from 'fast-check';
-import {porterStem} from '../../../../src/tools/metrics/porterStemmer.ts';
-import {meanRouge, type RougeScores, rouge} from '../../../../src/tools/metrics/rouge.ts';
+import {porterStem} from '../../../../src/training/metrics/porterStemmer.ts';
+import {meanRouge, type RougeScores, rouge} from '../../../../src/training/metrics/rouge.ts';
 
 interface Golden {
   pairs: {prediction: string; reference: string; plain: Triples; stemmed: Triples}[];

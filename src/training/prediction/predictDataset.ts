@@ -7,21 +7,20 @@ import {
   generateIds,
 } from '../../../models/generation/generate.ts';
 import {GENERATE_OPTIONS, resolveGenerationConfig} from '../../../models/generationConfig.ts';
+import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
-import type {PromptExample as LoadedPrompt} from '../../data/loadDataset.ts';
-import {writeResults} from '../../training/output/resultFiles.ts';
+import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
+import {writeResults} from '../output/resultFiles.ts';
 import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
-
-/** A prompt to answer, with the expected answer, from `loadPrompts` or your own. */
-export type PromptExample = Pick<LoadedPrompt, 'promptIds' | 'prompt' | 'label'>;
+import {type PredictionData, readPrompts} from './readPrompts.ts';
 
 export interface PredictionProgress {
   /** Number of prompts answered. */
   done: number;
-  /** Number of all prompts. */
+  /** Number of all prompts; of a stream, those that have arrived. */
   total: number;
   newTokens: number;
   seconds: number;
@@ -65,59 +64,67 @@ export interface PredictionRun {
 
 /**
  * Answers prompts and scores the answers, like LLaMA-Factory's `do_predict`: in left-padded batches with a key-value
- * cache. Long prompts come first, so that the prompts of a batch have similar lengths and memory runs out early if
- * ever.
+ * cache. Of a list, long prompts come first, so that the prompts of a batch have similar lengths and memory runs out
+ * early if ever; a stream is answered a batch at a time as it arrives.
  *
- * Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable for one batch size.
+ * A record becomes the prompt before its last answer, which is the expected one, and its template says which tokens end
+ * an answer. Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable for one batch
+ * size.
  *
- * @throws TfjsLoraError before anything is generated: `INVALID_ARGUMENT` without prompts, for a prompt that is empty or
- *   leaves no room below `maxPositionEmbeddings`, and for an invalid option; `VOCABULARY_MISMATCH`; `UNSUPPORTED` when
- *   the model has no tokenizer; and the errors of `llamaFactoryScores`
+ * @param data records, prompts (from `loadPrompts` or your own), or examples of token ids, in a list or as they arrive
+ * @throws TfjsLoraError before anything of a list is generated: `INVALID_ARGUMENT` without prompts, for a prompt that is
+ *   empty or leaves no room below `maxPositionEmbeddings`, for a record without a question, and for an invalid option;
+ *   `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model has no tokenizer; and the errors of `llamaFactoryScores`
  */
 export async function predictDataset(
   model: GenerativeModel,
-  prompts: readonly PromptExample[],
+  data: PredictionData,
   options: PredictOptions = {},
 ): Promise<PredictionRun> {
   assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
   const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, signal, ...generation} = options;
-  const {tokenizer} = model;
-  await assertPredictable(model, prompts, options);
-  if (outputDir !== undefined) await mkdir(outputDir, {recursive: true});
-
+  const tokenizer = requireTokenizer(model);
   const measured = measureMemory(model);
-  const order = prompts
-    .map(({promptIds}, index) => ({index, length: promptIds.length}))
-    .sort((a, b) => b.length - a.length);
-  const answers = new Array<string>(prompts.length);
-  const started = performance.now();
-  const progress = {done: 0, total: prompts.length, newTokens: 0, seconds: 0};
-  onProgress?.({...progress});
-  let steps = 0;
-  for (let first = 0; first < order.length; first += batchSize) {
-    const batch = order.slice(first, first + batchSize);
-    const seed = generation.seed === undefined ? undefined : `${generation.seed}/${first}`;
-    const ids = await generateIds(
-      measured.model,
-      batch.map(({index}) => prompts[index].promptIds),
-      {...generation, seed},
-      () => handleSignals(signal),
-    );
-    batch.forEach(({index}, row) => {
-      answers[index] = tokenizer!.decode(ids[row], {skipSpecialTokens});
-      progress.newTokens += ids[row].length;
-    });
-    steps++;
-    progress.done += batch.length;
-    progress.seconds = (performance.now() - started) / 1000;
-    onProgress?.({...progress});
+  const predictions: Prediction[] = [];
+  const progress = {done: 0, total: 0, newTokens: 0, seconds: 0};
+  let [steps, started] = [0, 0];
+  for await (const {prompts, stopIds} of readPrompts(data, batchSize, tokenizer)) {
+    const before = predictions.length;
+    await assertPredictable(model, prompts, options, before);
+    if (before === 0) {
+      if (outputDir !== undefined) await mkdir(outputDir, {recursive: true});
+      started = performance.now();
+    }
+    progress.total += prompts.length;
+    if (before === 0) onProgress?.({...progress});
+    for (const {prompt, label} of prompts) predictions.push({prompt, predict: '', label});
+    const order = prompts
+      .map(({promptIds}, index) => ({index, length: promptIds.length}))
+      .sort((a, b) => b.length - a.length);
+    for (let first = 0; first < order.length; first += batchSize) {
+      const batch = order.slice(first, first + batchSize);
+      const seed = generation.seed === undefined ? undefined : `${generation.seed}/${before + first}`;
+      const ids = await generateIds(
+        measured.model,
+        batch.map(({index}) => prompts[index].promptIds),
+        {...generation, eosTokenId: generation.eosTokenId ?? stopIds, seed},
+        () => handleSignals(signal),
+      );
+      batch.forEach(({index}, row) => {
+        predictions[before + index].predict = tokenizer.decode(ids[row], {skipSpecialTokens});
+        progress.newTokens += ids[row].length;
+      });
+      steps++;
+      progress.done += batch.length;
+      progress.seconds = (performance.now() - started) / 1000;
+      onProgress?.({...progress});
+    }
   }
 
-  const predictions = prompts.map(({prompt, label}, index) => ({prompt, predict: answers[index], label}));
   if (outputDir !== undefined) writePredictions(outputDir, predictions);
   const scores = await scorePredictions(predictions);
   const {newTokens, seconds} = progress;
-  const metrics = {...scoreMetrics(scores), ...speedMetrics(seconds, prompts.length, steps)};
+  const metrics = {...scoreMetrics(scores), ...speedMetrics(seconds, predictions.length, steps)};
   if (outputDir !== undefined) writeResults(outputDir, 'predict', metrics);
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
 }
@@ -132,12 +139,14 @@ async function handleSignals(signal: AbortSignal | undefined): Promise<void> {
 /**
  * Checks everything that {@link predictDataset} needs. The model's weights need not be allocated.
  *
+ * @param firstIndex index of the first of these prompts in the data, for messages
  * @throws TfjsLoraError as {@link predictDataset} does
  */
 export async function assertPredictable(
   model: Pick<GenerativeModel, 'config' | 'generationConfig' | 'tokenizer'>,
   prompts: readonly PromptExample[],
   options: PredictOptions = {},
+  firstIndex = 0,
 ): Promise<void> {
   const {batchSize = 8, skipSpecialTokens, outputDir, onProgress, signal, ...generation} = options;
   if (!Number.isInteger(batchSize) || batchSize < 1) {
@@ -159,7 +168,7 @@ export async function assertPredictable(
     if (promptIds.length === 0 || promptIds.length >= longest) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `prompt ${index}: expected 1 to ${longest - 1} tokens, so that there is room for an answer, got ${promptIds.length}. ` +
+        `prompt ${firstIndex + index}: expected 1 to ${longest - 1} tokens, so that there is room for an answer, got ${promptIds.length}. ` +
           'Shorten it (cutoff_len in a recipe), or leave it out.',
       );
     }
@@ -167,18 +176,21 @@ export async function assertPredictable(
     if (wrong === undefined) continue;
     throw new TfjsLoraError(
       'VOCABULARY_MISMATCH',
-      `prompt ${index}: expected ids from 0 to ${vocabSize - 1}, got ${wrong}. ` +
+      `prompt ${firstIndex + index}: expected ids from 0 to ${vocabSize - 1}, got ${wrong}. ` +
         'Use the tokenizer that belongs to the model.',
     );
   }
-  if (model.tokenizer === undefined) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      'predictDataset: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
-        'or set model.tokenizer.',
-    );
-  }
+  requireTokenizer(model);
   await jiebaWords(prompts.map(({label}) => label)); // reports a missing dictionary before the work
+}
+
+function requireTokenizer({tokenizer}: Pick<GenerativeModel, 'tokenizer'>): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'predictDataset: expected a model with a tokenizer, got one without. Load a folder that has tokenizer.json, ' +
+      'or set model.tokenizer.',
+  );
 }
 
 /** Wraps a model to record peak memory after each forward pass, when the cache is largest. */

@@ -3,10 +3,11 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {generate} from '../../../../models/generation/generate.ts';
 import type {Tokenizer} from '../../../../models/tokenizer.ts';
+import type {PromptExample} from '../../../../src/data/preprocessing/promptExample.ts';
 import {Llama, useBackend} from '../../../../src/index.ts';
-import {type PromptExample, predictDataset} from '../../../../src/tools/evaluation/predictDataset.ts';
-import {formatScores} from '../../../../src/tools/evaluation/predictionScores.ts';
-import {llamaFactoryScores} from '../../../../src/tools/metrics/index.ts';
+import {llamaFactoryScores} from '../../../../src/training/metrics/index.ts';
+import {predictDataset} from '../../../../src/training/prediction/predictDataset.ts';
+import {formatScores} from '../../../../src/training/prediction/predictionScores.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {errorOf, inFolder} from '../../../models/tinyLlama.ts';
 
