@@ -91,13 +91,15 @@ function cases(): Case[] {
   return [
     ...productCases(),
     ...attentionCases(),
-    [
-      'rmsNorm of 300 × 2048',
-      () => {
-        const weight = normal<tf.Tensor1D>([2048], 2);
-        return withGradients((x: tf.Tensor) => rmsNorm(x, weight), [normal([300, 2048], 1)]);
-      },
-    ],
+    ...[2048, 33].map(
+      (width): Case => [
+        `rmsNorm of 300 × ${width}`,
+        () => {
+          const weight = normal<tf.Tensor1D>([width], 2);
+          return withGradients((x: tf.Tensor) => rmsNorm(x, weight), [normal([300, width], 1)]);
+        },
+      ],
+    ),
     [
       'adamWUpdates of 5 variables',
       () => {

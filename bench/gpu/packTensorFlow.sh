@@ -7,6 +7,7 @@
 #   bash FOLDER/unpack.sh PART                       there, for each part in any order; unpacks into /tmp/tfjs-lora
 #   bash FOLDER/update.sh                            there: what changes often, the benchmark and the fused ops
 #   bash /tmp/tfjs-lora/run.sh [arguments]           there; see README.md for the arguments
+#   bash /tmp/tfjs-lora/run.sh --golden              there, in a checkout: the golden tests (test/parity) in float32
 #
 # A later run only packs missing parts, but always the update. CAPABILITY=80 packs the code of another card.
 set -euo pipefail
@@ -58,11 +59,18 @@ cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json} "$upd
 mkdir -p "$update/node_modules/tfjs-lora/layers/kernels/tensorflow"
 cp package.json "$update/node_modules/tfjs-lora/"
 cp -r layers/kernels/tensorflow/native "$update/node_modules/tfjs-lora/layers/kernels/tensorflow/"
-npx esbuild bench/gpu/gpu.ts --bundle --platform=node --format=cjs --target=node20 --log-level=error \
-  --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
-  --external:vega --external:vega-lite --external:@resvg/resvg-js --external:@node-rs/jieba \
-  --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
-  --outfile="$update/gpu.cjs"
+bundle() {
+  npx esbuild --bundle --platform=node --format=cjs --target=node20 --log-level=error --loader=ts \
+    --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
+    --external:vega --external:vega-lite --external:@resvg/resvg-js --external:@node-rs/jieba \
+    --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
+    "$@"
+}
+echo "import './bench/gpu/gpu.ts';" | bundle --outfile="$update/gpu.cjs"
+{ # The golden tests, whose fixtures are in a checkout. Hooks of one file do not run for the others.
+  echo "import './bench/gpu/goldenTests.ts';"
+  for test in test/parity/*.test.ts test/parity/keras/*.test.ts; do echo "describe('$test', () => require('./$test'));"; done
+} | bundle --define:__dirname='"test/parity"' --outfile="$update/golden.cjs"
 cp bench/gpu/*.py "$update/"
 cp -r bench/gpu/peers "$update/"
 # CUDA's runtime itself must be version 12. Version 13 has another layout of a card's properties, and silently gives wrong sums.
@@ -101,6 +109,7 @@ for f in files: # also under their own names, by which they load each other
 LINK
 export LD_LIBRARY_PATH=$here/cuda12:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -d "$here/python" ] && export PYTHONPATH=$here/python${PYTHONPATH:+:$PYTHONPATH}
+if [ "${1:-}" = --golden ]; then TFJS_LORA_TEST_BACKENDS=tensorflow exec "$here/node" "$here/golden.cjs"; fi
 exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" --backend tensorflow "$@"
 RUN
 tar -C "$update" --owner=0 --group=0 -cJf "$folder/update.tar.xz" .

@@ -20,10 +20,12 @@ __device__ __forceinline__ float widenHalf(u16 x) {
   return y;
 }
 
-/** Eight numbers that are read and written together. */
-struct Eight {
-  float of[8];
+/** Numbers that are read and written together. */
+template <int count>
+struct Numbers {
+  float of[count];
 };
+using Eight = Numbers<8>;
 
 __device__ __forceinline__ Eight eightOf(const uint4& words) {
   return {{lowHalf(words.x), highHalf(words.x), lowHalf(words.y), highHalf(words.y), lowHalf(words.z), highHalf(words.z),
@@ -46,6 +48,16 @@ __device__ __forceinline__ void store8(float* to, const Eight& x) {
   reinterpret_cast<float4*>(to)[0] = make_float4(x.of[0], x.of[1], x.of[2], x.of[3]);
   reinterpret_cast<float4*>(to)[1] = make_float4(x.of[4], x.of[5], x.of[6], x.of[7]);
 }
+
+/** Loads one number, at any address, or eight, at a multiple of 16 bytes. */
+template <int count, class T>
+__device__ __forceinline__ Numbers<count> load(const T* from) {
+  if constexpr (count == 8) return load8(from);
+  else return {{*from}};
+}
+
+__device__ __forceinline__ void store(u16* to, const Eight& x) { store8(to, x); }
+__device__ __forceinline__ void store(float* to, const Numbers<1>& x) { *to = x.of[0]; }
 
 /** Computes 2 to the x, within 2⁻²². */
 __device__ __forceinline__ float exp2Of(float x) {

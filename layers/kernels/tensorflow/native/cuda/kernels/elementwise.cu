@@ -15,20 +15,21 @@ extern "C" __global__ void toFloat32(const u16* x, i64 xStride, float* y, i64 ro
   if (at < rows * width) store8(y + at, load8(x + at / width * xStride + at % width));
 }
 
-template <class X, class Y>
-__device__ __forceinline__ float normalize(const X* x, const float* weight, Y* y, int width, float epsilon) {
+/** Threads take `count` numbers at a time, of which the width is a multiple. Returns the inverse root. */
+template <int count, class T>
+__device__ __forceinline__ float normalize(const T* x, const float* weight, T* y, int width, float epsilon) {
   __shared__ float shared[32];
   float squares = 0.f;
-  for (int at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x) {
-    const Eight in = load8(x + at);
-    for (int i = 0; i < 8; i++) squares += in.of[i] * in.of[i];
+  for (int at = count * threadIdx.x; at < width; at += count * blockDim.x) {
+    const auto in = load<count>(x + at);
+    for (int i = 0; i < count; i++) squares += in.of[i] * in.of[i];
   }
   const float root = rsqrtf(blockSum(squares, shared) / width + epsilon);
-  for (int at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x) {
-    const Eight in = load8(x + at), w = load8(weight + at);
-    Eight out;
-    for (int i = 0; i < 8; i++) out.of[i] = in.of[i] * root * w.of[i];
-    store8(y + at, out);
+  for (int at = count * threadIdx.x; at < width; at += count * blockDim.x) {
+    const auto in = load<count>(x + at), w = load<count>(weight + at);
+    Numbers<count> out;
+    for (int i = 0; i < count; i++) out.of[i] = in.of[i] * root * w.of[i];
+    store(y + at, out);
   }
   return root;
 }
@@ -37,32 +38,33 @@ __device__ __forceinline__ float normalize(const X* x, const float* weight, Y* y
 extern "C" __global__ void rmsNorm(const u16* x, i64 xStride, const float* weight, u16* y, i64 yStride, int width,
                                    float epsilon) {
   const i64 row = blockIdx.x;
-  normalize(x + row * xStride, weight, y + row * yStride, width, epsilon);
+  normalize<8>(x + row * xStride, weight, y + row * yStride, width, epsilon);
 }
 
-/** The same in float32, with the inverse roots `[rows]`. */
+/** The same in float32, for any width and address, with the inverse roots `[rows]`. */
 extern "C" __global__ void rmsNormFloat32(const float* x, const float* weight, float* y, float* inverse, int width,
                                           float epsilon) {
   const i64 row = blockIdx.x;
-  const float root = normalize(x + row * width, weight, y + row * width, width, epsilon);
+  const float root = normalize<1>(x + row * width, weight, y + row * width, width, epsilon);
   if (threadIdx.x == 0) inverse[row] = root;
 }
 
 /** dx = residual + r · (dy·w − x · r² · mean(dy·w · x)), where r is the inverse root; residual may be null. */
-template <class T>
+template <int count, class T>
 __device__ __forceinline__ void normalizeGrad(const T* dy, const T* x, const float* weight, float root, const T* residual,
                                               T* dx, int width, float* shared) {
   float along = 0.f;
-  for (int at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x) {
-    const Eight g = load8(dy + at), in = load8(x + at), w = load8(weight + at);
-    for (int i = 0; i < 8; i++) along += g.of[i] * w.of[i] * in.of[i];
+  for (int at = count * threadIdx.x; at < width; at += count * blockDim.x) {
+    const auto g = load<count>(dy + at), in = load<count>(x + at), w = load<count>(weight + at);
+    for (int i = 0; i < count; i++) along += g.of[i] * w.of[i] * in.of[i];
   }
   const float pull = root * root * blockSum(along, shared) / width;
-  for (int at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x) {
-    const Eight g = load8(dy + at), in = load8(x + at), w = load8(weight + at);
-    Eight out = residual ? load8(residual + at) : Eight{};
-    for (int i = 0; i < 8; i++) out.of[i] += root * (g.of[i] * w.of[i] - in.of[i] * pull);
-    store8(dx + at, out);
+  for (int at = count * threadIdx.x; at < width; at += count * blockDim.x) {
+    const auto g = load<count>(dy + at), in = load<count>(x + at), w = load<count>(weight + at);
+    Numbers<count> out = {};
+    if (residual) out = load<count>(residual + at);
+    for (int i = 0; i < count; i++) out.of[i] += root * (g.of[i] * w.of[i] - in.of[i] * pull);
+    store(dx + at, out);
   }
 }
 
@@ -79,14 +81,14 @@ extern "C" __global__ void rmsNormGrad(const u16* dy, i64 dyStride, const u16* x
     for (int i = 0; i < 8; i++) squares += in.of[i] * in.of[i];
   }
   const float root = rsqrtf(blockSum(squares, shared) / width + epsilon);
-  normalizeGrad(dy + row * dyStride, x, weight, root, residual + row * residualStride, dx + row * dxStride, width, shared);
+  normalizeGrad<8>(dy + row * dyStride, x, weight, root, residual + row * residualStride, dx + row * dxStride, width, shared);
 }
 
 extern "C" __global__ void rmsNormGradFloat32(const float* dy, const float* x, const float* weight, const float* inverse,
                                               float* dx, int width) {
   __shared__ float shared[32];
   const i64 row = blockIdx.x;
-  normalizeGrad(dy + row * width, x + row * width, weight, inverse[row], (const float*)nullptr, dx + row * width, width,
+  normalizeGrad<1>(dy + row * width, x + row * width, weight, inverse[row], (const float*)nullptr, dx + row * width, width,
                 shared);
 }
 
