@@ -11,7 +11,7 @@ export {
 export {KerasDense} from './kerasDense.ts';
 export {kernel} from './kernels/kernel.ts';
 export {KeyValueCache} from './keyValueCache.ts';
-export {DEFAULT_ADAPTER, LoRAAdapter} from './loraAdapter.ts';
+export {DEFAULT_ADAPTER, LoRAAdapter, type LoRAAdapterClass, type LoRAMatrices} from './loraAdapter.ts';
 export {
   type LoRACallArgs,
   LoRADense,
@@ -20,7 +20,15 @@ export {
   type MergeOptions,
   type PlacedAdapterArgs,
 } from './loraDense.ts';
-export type {LoRAAdapterArgs, LoRAInit, LoRASettings} from './loraFields.ts';
+export {
+  type FieldValues,
+  LORA_FIELDS,
+  type LoRAAdapterArgs,
+  type LoRAField,
+  type LoRAFields,
+  type LoRAInit,
+  type LoRASettings,
+} from './loraFields.ts';
 export {
   LAYER_OPTIONS,
   type LayerArgs,

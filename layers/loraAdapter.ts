@@ -4,6 +4,7 @@ import {
   assertLoRAArgs,
   LORA_FIELDS,
   type LoRAAdapterArgs,
+  type LoRAFields,
   type LoRAInit,
   type LoRASettings,
   loraSettings,
@@ -13,8 +14,25 @@ import {Parameter} from './parameter.ts';
 /** The name of an adapter that is not given one. */
 export const DEFAULT_ADAPTER = 'default';
 
-/** A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes. */
+/** The matrices of an adapter that makes them itself. */
+export interface LoRAMatrices {
+  /** `[rank, inputDim]` float32. */
+  loraA: Parameter;
+  /** `[units, rank]` float32. */
+  loraB: Parameter;
+}
+
+/**
+ * A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes.
+ *
+ * A subclass may freeze some of its weights, have other settings ({@link fields}), train other weights
+ * ({@link parameters}) and make A and B of them ({@link factors}). A layer whose `adapterClass` it is uses it.
+ */
 export class LoRAAdapter {
+  /** The settings of such adapters, which are read, written, checked and saved as this table says. */
+  static readonly fields: LoRAFields = LORA_FIELDS;
+  /** `peft_type` in `adapter_config.json`; an adapter that PEFT's LoRA cannot read has its own. */
+  static readonly peftType: string = 'LORA';
   readonly settings: Readonly<LoRASettings>;
   /** `[rank, inputDim]` float32. */
   readonly loraA: Parameter;
@@ -31,6 +49,7 @@ export class LoRAAdapter {
    * @param where the layer's name, for weights and messages
    * @param shape `[units, inputDim]` of the layer's weight
    * @param rowNorms `‖W‖` per output row, for DoRA's first magnitudes `[units]`
+   * @param matrices returns A and B. Default: new ones, drawn as the settings say
    */
   constructor(
     readonly name: string,
@@ -38,23 +57,28 @@ export class LoRAAdapter {
     [units, inputDim]: [number, number],
     args: LoRAAdapterArgs,
     rowNorms: () => tf.Tensor,
+    matrices?: () => LoRAMatrices,
   ) {
-    assertKnownOptions(`adapter "${name}" of ${where}`, args, LORA_FIELDS);
-    assertLoRAArgs(args, where, [units, inputDim]);
-    this.settings = loraSettings(args);
+    const {fields} = new.target;
+    assertKnownOptions(`adapter "${name}" of ${where}`, args, fields);
+    assertLoRAArgs(args, where, [units, inputDim], fields);
+    this.settings = loraSettings(args, fields);
     const {rank, init, freezeB, useDoRA} = this.settings;
     const suffix = name === DEFAULT_ADAPTER ? '' : `.${name}`;
-    this.loraA = new Parameter({
-      name: `${where}.lora_A${suffix}`,
-      shape: [rank, inputDim],
-      initialize: () => drawA(init, rank, inputDim, args.seed),
+    const drawn = (): LoRAMatrices => ({
+      loraA: new Parameter({
+        name: `${where}.lora_A${suffix}`,
+        shape: [rank, inputDim],
+        initialize: () => drawA(init, rank, inputDim, args.seed),
+      }),
+      loraB: new Parameter({
+        name: `${where}.lora_B${suffix}`,
+        shape: [units, rank],
+        trainable: !freezeB,
+        initialize: () => tf.zeros([units, rank]),
+      }),
     });
-    this.loraB = new Parameter({
-      name: `${where}.lora_B${suffix}`,
-      shape: [units, rank],
-      trainable: !freezeB,
-      initialize: () => tf.zeros([units, rank]),
-    });
+    ({loraA: this.loraA, loraB: this.loraB} = (matrices ?? drawn)());
     if (!useDoRA) return;
     this.magnitude = new Parameter({
       name: `${where}.lora_magnitude_vector${suffix}`,
@@ -67,6 +91,12 @@ export class LoRAAdapter {
   get scaling(): number {
     const {alpha, rank, useRsLoRA} = this.settings;
     return (this.weight * alpha) / (useRsLoRA ? Math.sqrt(rank) : rank);
+  }
+
+  /** Returns the matrices of the update, A `[rank, inputDim]` and B `[units, rank]`, differentiable in its weights. */
+  factors(): {a: tf.Tensor2D; b: tf.Tensor2D} {
+    const [a, b] = [this.loraA.read(), this.loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+    return {a, b};
   }
 
   /** The weights by their names in a PEFT file, which follow the layer's name. */
@@ -113,4 +143,19 @@ function drawA(init: LoRAInit, rank: number, inputDim: number, seed?: number): t
   if (init === 'gaussian') return tf.randomNormal([rank, inputDim], 0, 1 / rank, 'float32', seed);
   const bound = 1 / Math.sqrt(inputDim);
   return tf.randomUniform([rank, inputDim], -bound, bound, 'float32', seed);
+}
+
+/** The class {@link LoRAAdapter}, or a subclass. */
+export interface LoRAAdapterClass<Fields extends LoRAFields = LoRAFields> {
+  new (
+    ...args: [
+      name: string,
+      where: string,
+      shape: [units: number, inputDim: number],
+      args: never,
+      rowNorms: () => tf.Tensor,
+    ]
+  ): LoRAAdapter;
+  readonly fields: Fields;
+  readonly peftType: string;
 }

@@ -5,8 +5,8 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
 import {KerasDense} from './kerasDense.ts';
-import {DEFAULT_ADAPTER, LoRAAdapter} from './loraAdapter.ts';
-import {LORA_FIELDS, type LoRAAdapterArgs, loraArgs, respelledByKeras} from './loraFields.ts';
+import {DEFAULT_ADAPTER, LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
+import {type LoRAAdapterArgs, type LoRAFields, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
 import {loraLinear} from './ops/loraLinear.ts';
@@ -29,6 +29,17 @@ export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
   /** The type of the base's weight while adapters are merged into it; `getConfig` writes it. */
   mergedInto?: StorageDtype;
 }
+
+/** The options besides those of the base and of an adapter. */
+const OWN_OPTIONS = {
+  quantization: true,
+  adapters: true,
+  kernelAsInKeras: true,
+  mergedInto: true,
+  base: true,
+} satisfies OptionNames<
+  Omit<LoRADenseArgs, keyof TransposedDenseArgs | keyof LoRAAdapterArgs> & {base?: TransposedDense}
+>;
 
 /** An adapter of a layer with its state there. */
 export interface PlacedAdapterArgs extends LoRAAdapterArgs {
@@ -69,15 +80,12 @@ export interface LoRACallArgs {
  */
 export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';
-  static readonly optionNames = {
-    ...TransposedDense.optionNames,
-    ...LORA_FIELDS,
-    quantization: true,
-    adapters: true,
-    kernelAsInKeras: true,
-    mergedInto: true,
-    base: true,
-  } satisfies OptionNames<LoRADenseArgs & {base?: TransposedDense}>;
+  /** The options of this class, or of a subclass with the settings of its adapters. */
+  static get optionNames(): Readonly<Record<string, true | object>> {
+    return {...TransposedDense.optionNames, ...this.adapterClass.fields, ...OWN_OPTIONS};
+  }
+  /** The class of its adapters; a subclass may have another kind. */
+  static readonly adapterClass: LoRAAdapterClass = LoRAAdapter;
   base: TransposedDense;
   readonly adapters = new Map<string, LoRAAdapter>();
   /** Names of the active adapters, in the order in which they are applied. */
@@ -90,7 +98,8 @@ export class LoRADense extends ModuleLayer {
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
     this.supportsMasking = true; // as Keras's own dense layer
-    this.firstAdapter = args.rank === undefined ? undefined : loraArgs(args);
+    const {fields} = this.adapterClass;
+    this.firstAdapter = args.rank === undefined ? undefined : (loraArgs(args, fields) as LoRAAdapterArgs);
     this.configured = {adapters: args.adapters ?? undefined, mergedInto: args.mergedInto ?? undefined};
     this.base = args.base ?? newBase({...args, name: this.name});
     this.base.trainable = false;
@@ -103,8 +112,11 @@ export class LoRADense extends ModuleLayer {
     cls: tf.serialization.SerializableConstructor<T>,
     config: tf.serialization.ConfigDict,
   ): T {
-    const {adapters, ...rest} = respelledByKeras(config);
-    const listed = Array.isArray(adapters) && {adapters: adapters.map(respelledByKeras)};
+    const {fields} = (cls as unknown as LoRADenseClass).adapterClass;
+    const {adapters, ...rest} = respelledByKeras(config, fields);
+    const listed = Array.isArray(adapters) && {
+      adapters: adapters.map((adapter) => respelledByKeras(adapter, fields)),
+    };
     return new cls({...rest, ...listed} as Config);
   }
 
@@ -119,7 +131,7 @@ export class LoRADense extends ModuleLayer {
     base: TransposedDense | tf.layers.Layer,
     options?: LoRAAdapterArgs,
   ): T {
-    assertKnownOptions(`${this.name}.fromDense`, options, addedOptions(this.optionNames));
+    assertKnownOptions(`${this.name}.fromDense`, options, addedOptions(this));
     const dense = base instanceof TransposedDense ? base : fromKerasDense(base);
     const args = {units: dense.units, name: dense.name, base: dense, ...options};
     return new this(args as LoRADenseArgs);
@@ -157,7 +169,8 @@ export class LoRADense extends ModuleLayer {
     }
     const shape: [number, number] = [this.base.units, this.base.inputDim];
     const {weight} = this.base;
-    const create = () => new LoRAAdapter(name, this.name, shape, args, () => rowNorms(weight.matrix()));
+    const create = () =>
+      new this.adapterClass(name, this.name, shape, args as never, () => rowNorms(weight.matrix()));
     const adapter = weight.isAllocated ? create() : withoutAllocation(create);
     adapter.held = !this.trainable;
     this.adapters.set(name, adapter);
@@ -165,6 +178,11 @@ export class LoRADense extends ModuleLayer {
     for (const [key, parameter] of adapter.parameters)
       this.parameters.set(parameterKey(key, name), parameter);
     return adapter;
+  }
+
+  /** The class of this layer's adapters. */
+  get adapterClass(): LoRAAdapterClass {
+    return (this.constructor as LoRADenseClass).adapterClass;
   }
 
   /** The base stays frozen; an adapter trains with the layer, unless it is inactive. */
@@ -197,6 +215,11 @@ export class LoRADense extends ModuleLayer {
     );
   }
 
+  /** The weights of all adapters. */
+  get adapterParameters(): Parameter[] {
+    return [...this.adapters.values()].flatMap(({parameters}) => [...parameters.values()]);
+  }
+
   /** The default adapter's A, `[rank, inputDim]`. */
   get loraA(): Parameter {
     return this.adapter().loraA;
@@ -227,9 +250,10 @@ export class LoRADense extends ModuleLayer {
   private adapt(x: tf.Tensor2D, {training = false, seed, isUnread}: LoRACallArgs): tf.Tensor2D {
     let y: tf.Tensor2D | undefined; // [N, units]
     for (const name of this.activeAdapters) {
-      const {loraA, loraB, scaling, magnitude, settings} = this.adapter(name);
+      const adapter = this.adapter(name);
+      const {scaling, magnitude, settings} = adapter;
       const {dropout} = settings;
-      const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+      const {a, b} = adapter.factors();
       const mask = seed === undefined ? undefined : seed + hashName(`${this.name}.${name}`);
       const dropped = training && dropout > 0 ? (tf.dropout(x, dropout, undefined, mask) as tf.Tensor2D) : x;
       if (!y && !magnitude && dropped === x && this.base.isPlainProduct) {
@@ -369,8 +393,9 @@ export class LoRADense extends ModuleLayer {
     const base = unpackMatrix(this.base.weight.matrix());
     let weight = base;
     for (const name of this.activeAdapters) {
-      const {loraA, loraB, scaling, magnitude} = this.adapter(name);
-      const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
+      const adapter = this.adapter(name);
+      const {scaling, magnitude} = adapter;
+      const {a, b} = adapter.factors();
       const update = tf.mul(tf.matMul(b, a), scaling); // [units, inputDim]
       if (!magnitude) {
         weight = tf.add(weight, update);
@@ -384,7 +409,12 @@ export class LoRADense extends ModuleLayer {
 
   override disposeWeights(): number {
     this.forgetUnmerged();
-    return super.disposeWeights();
+    const ofAdapters = this.adapterParameters;
+    for (const [name, adapter] of this.adapters) {
+      for (const key of adapter.parameters.keys()) this.parameters.delete(parameterKey(key, name));
+      adapter.dispose(); // may free more than its own weights
+    }
+    return ofAdapters.length + super.disposeWeights();
   }
 
   private forgetUnmerged(): void {
@@ -432,25 +462,18 @@ tf.serialization.registerClass(LoRADense);
 type Config = tf.serialization.ConfigDict;
 
 /** The class {@link LoRADense}, or a subclass. */
-export interface LoRADenseClass<T extends LoRADense = LoRADense> {
+export interface LoRADenseClass<T extends LoRADense = LoRADense, Fields extends LoRAFields = LoRAFields> {
   new (args: LoRADenseArgs & {base?: TransposedDense}): T;
   readonly name: string;
   readonly optionNames: Record<string, true | object>;
+  readonly adapterClass: LoRAAdapterClass<Fields>;
   fromDense: typeof LoRADense.fromDense;
 }
 
 /** Returns the options of a layer's class that belong to the adapter or to a subclass. */
-function addedOptions(names: Record<string, true | object>): OptionNames<LoRAAdapterArgs> {
-  const ofBase = {
-    ...TransposedDense.optionNames,
-    quantization: true,
-    adapters: true,
-    kernelAsInKeras: true,
-    mergedInto: true,
-    base: true,
-  };
-  const added = Object.entries(names).filter(([name]) => !Object.hasOwn(ofBase, name));
-  return Object.fromEntries(added) as OptionNames<LoRAAdapterArgs>;
+function addedOptions({optionNames, adapterClass}: LoRADenseClass): OptionNames<object> {
+  const added = Object.entries(optionNames).filter(([name]) => !Object.hasOwn(LoRADense.optionNames, name));
+  return {...Object.fromEntries(added), ...adapterClass.fields};
 }
 
 function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): TransposedDense {
@@ -465,7 +488,7 @@ function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): Trans
 }
 
 /** Renames `lora_A.weight` to `lora_A.default.weight`, as PEFT does inside a model. */
-function parameterKey(key: string, adapter: string): string {
+export function parameterKey(key: string, adapter: string): string {
   const [kind, ...rest] = key.split('.');
   return [kind, adapter, ...rest].join('.');
 }

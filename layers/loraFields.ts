@@ -35,8 +35,10 @@ export type LoRASettings = Required<Omit<LoRAAdapterArgs, 'seed'>>;
 export interface LoRAField {
   /** The type of its values. */
   kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'layers' | 'numbers' | 'other';
-  /** The default value; undefined if there is none or it follows from another setting. */
+  /** The default value; undefined if there is none or it follows from other settings. */
   default?: unknown;
+  /** Returns the default value that follows from other settings. */
+  derive?(settings: Record<string, unknown>): unknown;
   /** Its key in PEFT's `adapter_config.json`; undefined if PEFT has no such setting. */
   peftKey?: string;
   /** The value if the file has none, where PEFT's default differs from ours. */
@@ -45,13 +47,33 @@ export interface LoRAField {
   limits?: [expected: string, accepts: (value: unknown) => boolean];
 }
 
-/** All settings of an adapter in one layer. */
+/** The settings of an adapter class, by their names here. */
+export type LoRAFields = Readonly<Record<string, LoRAField>>;
+
+/** The settings that a table declares, as options; LoRA's for a table that the compiler does not know. */
+export type FieldValues<Fields extends LoRAFields> = string extends keyof Fields
+  ? Partial<LoRAAdapterArgs>
+  : {-readonly [name in keyof Fields]?: FieldKinds[Fields[name]['kind']]};
+
+interface FieldKinds {
+  number: number;
+  flag: boolean;
+  text: string;
+  choice: string;
+  names: string | string[];
+  layers: number | number[];
+  numbers: Record<string, number>;
+  other: unknown;
+}
+
+/** All settings of LoRA in one layer. */
 export const LORA_FIELDS = {
   rank: {kind: 'number', peftKey: 'r', peftDefault: 8}, // its limits are those of the weight
   alpha: {
     kind: 'number',
     peftKey: 'lora_alpha',
     peftDefault: 8,
+    derive: ({rank}: Record<string, unknown>) => 2 * (rank as number),
     limits: ['a number', Number.isFinite],
   },
   dropout: {
@@ -71,34 +93,33 @@ export const LORA_FIELDS = {
   seed: {kind: 'number'},
 } as const satisfies {readonly [name in keyof Required<LoRAAdapterArgs>]: LoRAField};
 
-const NAMES = Object.keys(LORA_FIELDS) as (keyof LoRAAdapterArgs)[];
-
 /** Returns the adapter's settings among other options, without those that are undefined. */
-export function loraArgs<T extends Partial<LoRAAdapterArgs>>(
-  options: T,
-): Pick<T, keyof T & keyof LoRAAdapterArgs> {
-  const given = NAMES.filter((name) => options[name] !== undefined);
-  return Object.fromEntries(given.map((name) => [name, options[name]])) as T;
+export function loraArgs<T extends object>(options: T, fields: LoRAFields = LORA_FIELDS): Partial<T> {
+  const given = Object.entries(options).filter(
+    ([name, value]) => value !== undefined && Object.hasOwn(fields, name),
+  );
+  return Object.fromEntries(given) as Partial<T>;
 }
 
 /** Returns an adapter's settings with defaults filled in. */
-export function loraSettings(args: LoRAAdapterArgs): LoRASettings {
-  const {seed: _, ...given} = loraArgs(args);
-  return {...DEFAULTS, alpha: 2 * args.rank, ...given} as LoRASettings;
+export function loraSettings(args: LoRAAdapterArgs, fields: LoRAFields = LORA_FIELDS): LoRASettings {
+  const {seed: _, ...given}: Record<string, unknown> = loraArgs(args, fields);
+  const defaults = Object.entries(fields).flatMap(([name, field]) =>
+    field.derive ? [[name, field.derive(given)]] : 'default' in field ? [[name, field.default]] : [],
+  );
+  return {...Object.fromEntries(defaults), ...given} as unknown as LoRASettings;
 }
-
-const DEFAULTS = Object.fromEntries(
-  Object.entries<LoRAField>(LORA_FIELDS).flatMap(([name, field]) =>
-    'default' in field ? [[name, field.default]] : [],
-  ),
-);
 
 /**
  * Returns the settings in a config that Keras's JSON has respelled: it writes `useRsLoRA` in snake case and reads
  * `useRsLoRa`.
  */
-export function respelledByKeras(config: Record<string, unknown>): Record<string, unknown> {
-  const spelt = (key: string) => NAMES.find((name) => name.toLowerCase() === key.toLowerCase()) ?? key;
+export function respelledByKeras(
+  config: Record<string, unknown>,
+  fields: LoRAFields = LORA_FIELDS,
+): Record<string, unknown> {
+  const names = Object.keys(fields);
+  const spelt = (key: string) => names.find((name) => name.toLowerCase() === key.toLowerCase()) ?? key;
   return Object.fromEntries(Object.entries(config).map(([key, value]) => [spelt(key), value]));
 }
 
@@ -108,16 +129,20 @@ export function respelledByKeras(config: Record<string, unknown>): Record<string
  * @param where the layer's name
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
-export function assertLoRAArgs(args: LoRAAdapterArgs, where: string, [units, inputDim]: number[]): void {
+export function assertLoRAArgs(
+  args: LoRAAdapterArgs,
+  where: string,
+  [units, inputDim]: number[],
+  fields: LoRAFields = LORA_FIELDS,
+): void {
   const most = Math.min(units, inputDim);
   const wrong = (what: string, expected: string, got: unknown) =>
     new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what} for ${where}: expected ${expected}, got ${got}`);
   const {rank} = args;
   if (!(Number.isInteger(rank) && rank > 0 && rank <= most))
     throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, rank);
-  for (const name of NAMES) {
-    const {kind, limits}: LoRAField = LORA_FIELDS[name];
-    const value = args[name];
+  for (const [name, {kind, limits}] of Object.entries(fields)) {
+    const value = (args as unknown as Record<string, unknown>)[name];
     if (value === undefined) continue;
     if (limits && !limits[1](value)) throw wrong(name, limits[0], value);
     if (kind === 'flag' && typeof value !== 'boolean') throw wrong(name, 'true or false', show(value));

@@ -39,7 +39,8 @@ export {modelClassOf, modelTypes, registerModel} from './modelRegistry.ts';
 export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
-export type {LoRAOptions} from './peft/loraOptions.ts';
+export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
+export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {
   matchTargets,

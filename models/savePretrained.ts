@@ -63,7 +63,8 @@ export async function savePretrained(
     );
   }
   await folder.create();
-  const weights = [...model.namedParameters()].filter(([name]) => !/\.lora_[a-zA-Z_]+\./.test(`${name}.`));
+  const ofAdapters = new Set([...model.adaptedLayers().values()].flatMap((layer) => layer.adapterParameters));
+  const weights = [...model.namedParameters()].filter(([, parameter]) => !ofAdapters.has(parameter));
   const isQuantized = !options.dequantize;
   const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
   const tensors: TensorToWrite[] = [];

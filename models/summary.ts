@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {LoRADense} from '../layers/loraDense.ts';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 
 /** Numbers of a model's parameters. A 16-bit weight counts its elements, not its packed words. */
@@ -74,7 +75,8 @@ function ownAndSameName(layer: ModuleLayer) {
 function describe(layer: ModuleLayer): string[] {
   const parameters = ownAndSameName(layer);
   const count = (chosen: typeof parameters) => chosen.reduce((sum, parameter) => sum + parameter.size, 0);
-  const matrices = parameters.filter((parameter) => !parameter.originalName.includes('.lora_'));
+  const ofAdapters = layer instanceof LoRADense ? layer.adapterParameters : [];
+  const matrices = parameters.filter((parameter) => !ofAdapters.includes(parameter));
   return [
     `${layer.name} (${(layer as tf.layers.Layer).getClassName()})`,
     matrices.map((parameter) => `[${parameter.logicalShape.join(', ')}]`).join(' '),

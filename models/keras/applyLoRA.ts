@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {LoRAOptions} from '../peft/loraOptions.ts';
+import type {LoRAFields} from '../../layers/loraFields.ts';
+import type {LoRAOptions, LoRAOptionsOf} from '../peft/loraOptions.ts';
 import {DenseModules} from './denseModules.ts';
 
 /**
@@ -16,6 +17,11 @@ import {DenseModules} from './denseModules.ts';
  * adapted.compile({optimizer: 'adam', loss: 'categoricalCrossentropy'});
  * await adapted.fit(x, y);
  */
+export function applyLoRA<Fields extends LoRAFields>(
+  model: tf.LayersModel,
+  options: LoRAOptionsOf<Fields>,
+): tf.LayersModel;
+export function applyLoRA(model: tf.LayersModel, options?: LoRAOptions): tf.LayersModel;
 export function applyLoRA(model: tf.LayersModel, options: LoRAOptions = {}): tf.LayersModel {
   const modules = new DenseModules('applyLoRA', model);
   modules.adapters.add(options);

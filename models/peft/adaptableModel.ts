@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {LoRADense, MergeOptions} from '../../layers/loraDense.ts';
+import type {LoRAFields} from '../../layers/loraFields.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';
 import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
@@ -12,7 +13,7 @@ import {
 } from '../quantization.ts';
 import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './adapterFiles.ts';
 import {AdapterSet} from './adapterSet.ts';
-import type {LoRAOptions} from './loraOptions.ts';
+import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
 export abstract class AdaptableModel extends ModuleModel {
@@ -69,6 +70,8 @@ export abstract class AdaptableModel extends ModuleModel {
    * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
    *   `UNSUPPORTED` for a target that cannot be adapted
    */
+  applyLoRA<Fields extends LoRAFields>(options: LoRAOptionsOf<Fields>): this;
+  applyLoRA(options?: LoRAOptions): this;
   applyLoRA(options: LoRAOptions = {}): this {
     this.assertChangeable('applyLoRA');
     this.adapterSet.add(options);

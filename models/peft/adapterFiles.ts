@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
+import {DEFAULT_ADAPTER, LoRAAdapter} from '../../layers/loraAdapter.ts';
+import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
@@ -15,6 +16,7 @@ import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {warn} from '../../quant/warn.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {readJsonOf} from '../jsonFile.ts';
+import {layerClassOf} from './adapterRegistry.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
@@ -51,7 +53,7 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
  * config.
  *
  * @param adapterName Default: the only active adapter, or `default`
- * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+ * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` for weights that are not LoRA's under LoRA's `peft_type`
  */
 export async function saveAdapter(
   {nameOrPath, taskType}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType'>,
@@ -64,6 +66,7 @@ export async function saveAdapter(
   const layerNames = [...adapters.layers()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
+  assertReadable(adapters, adapterName);
   const folder = folderToWrite(target);
   await folder.create();
   const parameters = [...adapterParameters(adapters, adapterName), ...(loaded?.baseWeights ?? [])];
@@ -83,6 +86,24 @@ export async function saveAdapter(
   });
 }
 
+/** Names of the weights in PEFT's LoRA. */
+const LORA_WEIGHT = /^lora_(A\.weight|B\.weight|magnitude_vector)$/;
+
+/** Refuses to write weights that PEFT would look for in vain, or leave out, under LoRA's `peft_type`. */
+function assertReadable(adapters: AdapterSet, adapterName: string): void {
+  for (const [layerName, layer] of adapters.layers()) {
+    if (layer.adapterClass.peftType !== LoRAAdapter.peftType) continue;
+    const keys = [...(layer.adapters.get(adapterName)?.parameters.keys() ?? [])];
+    const foreign = keys.find((key) => !LORA_WEIGHT.test(key));
+    if (foreign === undefined) continue;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `saveAdapter ${adapterName} of ${layerName}: expected the weights of LoRA for peft_type "LORA", got ${foreign}. ` +
+        `Give ${layer.adapterClass.name} a static peftType of its own, and registerAdapter(${layer.constructor.name}).`,
+    );
+  }
+}
+
 function soleAdapter({active, names}: AdapterSet): string {
   const [first, ...others] = active;
   if (first !== undefined && others.length === 0) return first;
@@ -98,8 +119,14 @@ export interface LoadAdapterOptions {
   adapterName?: string;
   /** Whether to continue training it. Default false. */
   trainable?: boolean;
+  /** A subclass of `LoRADense` for the adapter. Default: the one that is registered for its `peft_type`. */
+  layerClass?: LoRADenseClass;
 }
-const LOAD_ADAPTER_OPTIONS = {adapterName: true, trainable: true} satisfies OptionNames<LoadAdapterOptions>;
+const LOAD_ADAPTER_OPTIONS = {
+  adapterName: true,
+  trainable: true,
+  layerClass: true,
+} satisfies OptionNames<LoadAdapterOptions>;
 
 /**
  * Loads a PEFT folder. If anything is wrong, the model does not change. Weights of the model itself in the file, as
@@ -115,7 +142,10 @@ export async function loadAdapter(
   const {adapterName = DEFAULT_ADAPTER, trainable = false} = given;
   const folder = openFolder(source);
   const config = await readJsonOf(folder, CONFIG);
-  const options = parsePeftConfig(config, folder.pathOf(CONFIG));
+  const byType = layerClassOf(config.peft_type, folder.pathOf(CONFIG));
+  // LoRA's adapters fit any class of LoRA that a layer has already.
+  const {layerClass = byType === LoRADense ? undefined : byType} = given;
+  const options = parsePeftConfig(config, folder.pathOf(CONFIG), layerClass);
   assertPatternsEnd(options, folder.pathOf(CONFIG));
   await assertNotPickled(folder);
   const file = await folder.openSafetensors(WEIGHTS);
@@ -134,7 +164,7 @@ export async function loadAdapter(
       fill(adapterParameters(adapters, adapterName), file, bytes, base);
     };
     assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read
-    adapters.add({...options, adapterName}, write, {config, baseWeights});
+    adapters.add({...options, adapterName, layerClass}, write, {config, baseWeights});
     for (const {parameter, value} of changes) parameter.write(value);
     for (const layer of adapters.layers().values()) {
       const adapter = layer.adapters.get(adapterName);

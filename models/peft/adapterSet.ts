@@ -1,7 +1,13 @@
 import {hashName} from '../../layers/hashName.ts';
 import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
-import {LoRADense, MERGE_OPTIONS, type MergeOptions} from '../../layers/loraDense.ts';
-import {assertLoRAArgs, type LoRAAdapterArgs, loraArgs} from '../../layers/loraFields.ts';
+import {
+  LoRADense,
+  type LoRADenseClass,
+  MERGE_OPTIONS,
+  type MergeOptions,
+  parameterKey,
+} from '../../layers/loraDense.ts';
+import {assertLoRAArgs, type LoRAAdapterArgs, type LoRAFields, loraArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
@@ -12,7 +18,7 @@ import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
-import {commonSettings, LORA_OPTIONS, type LoRAOptions} from './loraOptions.ts';
+import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
@@ -27,8 +33,6 @@ export interface LoadedFrom {
 /** The adapters of one model: their names and options, their layers, and which are active. */
 export class AdapterSet {
   private readonly filesByName = new Map<string, LoadedFrom>();
-  /** Results of {@link keyOf} without and with the adapter's name, kept because every step needs them. */
-  private readonly keys = [new Map<string, string>(), new Map<string, string>()];
 
   /** @param optionsByName options of the adapters that the model already has */
   constructor(
@@ -70,9 +74,10 @@ export class AdapterSet {
    * @param loadedFrom contents of a loaded adapter's files
    */
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
-    assertKnownOptions('applyLoRA', options, LORA_OPTIONS);
-    const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
     const {layerClass = LoRADense} = options;
+    const {fields} = layerClass.adapterClass;
+    assertKnownOptions('applyLoRA', options, loraOptions(fields));
+    const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
     if (!/^[\w-]+$/.test(adapterName)) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -96,15 +101,16 @@ export class AdapterSet {
       ...options,
       allowForeign: loadedFrom !== undefined,
     });
-    const argsFor = layerArgs(options);
+    const argsFor = layerArgs(options, fields);
     const plans = targets.map((name) => ({name, args: argsFor(name)}));
     // Patterns from a file may name modules of another model, which PEFT allows.
     if (!loadedFrom) assertPatternsMatch(options, targets);
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
+      if (layer instanceof LoRADense) assertSameKind(adapterName, layer, options.layerClass);
       const {units, inputDim} = layer instanceof LoRADense ? layer.base : layer;
-      assertLoRAArgs(args, name, [units, inputDim]);
+      assertLoRAArgs(args, name, [units, inputDim], fields);
     }
 
     const restore = this.remember();
@@ -117,7 +123,7 @@ export class AdapterSet {
     }
     this.optionsByName.set(adapterName, {
       ...options,
-      rank: commonSettings(options).rank,
+      rank: commonSettings(options, fields).rank,
       targetModules,
       adapterName,
     });
@@ -265,12 +271,16 @@ export class AdapterSet {
    */
   fileKeys(): (name: string) => string {
     const showsAdapter = this.names.length > 1 && this.active.length > 1;
-    const known = this.keys[Number(showsAdapter)];
-    return (name) => {
-      const key = known.get(name) ?? keyOf(name, showsAdapter);
-      known.set(name, key);
-      return key;
-    };
+    const keys = new Map<string, string>();
+    for (const [layerName, layer] of this.layers()) {
+      for (const [adapterName, {parameters}] of layer.adapters) {
+        for (const key of parameters.keys()) {
+          const placed = parameterKey(key, adapterName);
+          keys.set(`${layerName}.${placed}`, `${PEFT_PREFIX}${layerName}.${showsAdapter ? placed : key}`);
+        }
+      }
+    }
+    return (name) => keys.get(name) ?? name;
   }
 
   private assertKnown(name: string): void {
@@ -303,20 +313,38 @@ export class AdapterSet {
   }
 }
 
+/**
+ * Refuses an adapter for a layer whose adapters are of another kind.
+ *
+ * @param wanted the layer class that was asked for. Default: any whose adapters are LoRA's
+ */
+function assertSameKind(adapterName: string, layer: LoRADense, wanted: LoRADenseClass | undefined): void {
+  const {adapterClass, name: className} = wanted ?? LoRADense;
+  const isKind = layer.adapterClass.peftType === adapterClass.peftType;
+  if (isKind && (wanted === undefined || layer instanceof wanted)) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `adapter "${adapterName}" of ${layer.name}: expected a layer without adapters or a ${className}, got a ` +
+      `${layer.constructor.name} with ${[...layer.adapters.keys()].join(', ')}. Delete these adapters first.`,
+  );
+}
+
 /** Returns the settings of a layer by its name. The first matching pattern overrides the common ones, as in PEFT. */
-function layerArgs(options: LoRAOptions): (name: string) => LoRAAdapterArgs {
+function layerArgs(options: LoRAOptions, fields: LoRAFields): (name: string) => LoRAAdapterArgs {
   const {seed = 0, adapterName = DEFAULT_ADAPTER} = options;
-  const {rank, alpha} = commonSettings(options);
+  const {rank, alpha} = commonSettings(options, fields);
   const [rankOf, alphaOf] = [
     patternValues(options.rankPattern ?? {}),
     patternValues(options.alphaPattern ?? {}),
   ];
-  return (name) => ({
-    ...loraArgs(options),
-    rank: rankOf(name) ?? rank,
-    alpha: alphaOf(name) ?? alpha,
-    seed: seed + hashName(`${name}.${adapterName}`),
-  });
+  return (name) => {
+    const own = {
+      rank: rankOf(name) ?? rank,
+      alpha: alphaOf(name) ?? alpha,
+      seed: seed + hashName(`${name}.${adapterName}`),
+    };
+    return loraArgs({...options, ...own}, fields) as LoRAAdapterArgs;
+  };
 }
 
 /** @throws TfjsLoraError `UNKNOWN_TARGET` for a pattern without an adapted layer: its rank or alpha would be lost */
@@ -341,12 +369,4 @@ function patternValues(values: Record<string, number>): (name: string) => number
     return {value, pattern: new PythonPattern(`(?:.*\\.)?(?:${key})$`, `LoRA pattern ${show(key)}`)};
   });
   return (name) => patterns.find(({pattern}) => pattern.match(name))?.value;
-}
-
-/** Returns the key of a weight in a file, which names the adapter if there are several. */
-function keyOf(name: string, showsAdapter: boolean): string {
-  const [, layer, kind, adapter, rest] =
-    /^(.+)\.(lora_[A-Za-z_]+)\.([\w-]+)((?:\.weight)?)$/.exec(name) ?? [];
-  if (layer === undefined) return name;
-  return `${PEFT_PREFIX}${layer}.${kind}${showsAdapter ? `.${adapter}` : ''}${rest}`;
 }

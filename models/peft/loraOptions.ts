@@ -1,8 +1,10 @@
-import type {LoRADenseClass} from '../../layers/loraDense.ts';
+import type {LoRADense, LoRADenseClass} from '../../layers/loraDense.ts';
 import {
+  type FieldValues,
   LORA_FIELDS,
   type LoRAAdapterArgs,
   type LoRAField,
+  type LoRAFields,
   type LoRASettings,
   loraArgs,
   loraSettings,
@@ -28,20 +30,30 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   adapterName?: string;
   /** Base model that `adapter_config.json` names. Default: the model's `nameOrPath`. */
   baseModelNameOrPath?: string;
-  /** A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`. */
+  /**
+   * A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`, or the
+   * class that a layer has.
+   */
   layerClass?: LoRADenseClass;
   /** Seed for the random values of A: the same seed gives the same adapter. Default 0. */
   seed?: number;
 }
 
+/** The options of `applyLoRA` for a layer class whose adapters have settings of their own. */
+export type LoRAOptionsOf<Fields extends LoRAFields> = Omit<
+  LoRAOptions,
+  keyof LoRAAdapterArgs | 'layerClass'
+> & {
+  layerClass: LoRADenseClass<LoRADense, Fields>;
+} & FieldValues<Fields>;
+
 /** Returns the settings of layers that no pattern applies to, with all defaults filled in. */
-export function commonSettings(options: LoRAOptions): LoRASettings {
-  return loraSettings({rank: 8, ...loraArgs(options)});
+export function commonSettings(options: LoRAOptions, fields: LoRAFields = LORA_FIELDS): LoRASettings {
+  return loraSettings({rank: 8, ...loraArgs(options, fields)}, fields);
 }
 
-/** Every option of `applyLoRA`: those of each layer, and those that select layers. */
-export const LORA_OPTIONS = {
-  ...LORA_FIELDS,
+/** The options of `applyLoRA` that do not belong to each layer's adapter. */
+const SELECTION = {
   targetModules: {kind: 'names', peftKey: 'target_modules'},
   excludeModules: {kind: 'names', peftKey: 'exclude_modules'},
   layersToTransform: {kind: 'layers', peftKey: 'layers_to_transform'},
@@ -51,9 +63,24 @@ export const LORA_OPTIONS = {
   baseModelNameOrPath: {kind: 'text', peftKey: 'base_model_name_or_path'},
   adapterName: {kind: 'text'},
   layerClass: {kind: 'other'},
-} as const satisfies {readonly [name in keyof Required<LoRAOptions>]: LoRAField};
+} as const satisfies {
+  readonly [name in keyof Required<Omit<LoRAOptions, keyof LoRAAdapterArgs>>]: LoRAField;
+};
 
-/** The options that PEFT's file stores, each under its own key. */
-export const PEFT_FIELDS = Object.entries<LoRAField>(LORA_OPTIONS).flatMap(([name, field]) =>
-  field.peftKey === undefined ? [] : [{name: name as keyof LoRAOptions, key: field.peftKey, ...field}],
-);
+/** Returns every option of `applyLoRA`: those of an adapter with such settings, and those that select layers. */
+export function loraOptions(fields: LoRAFields = LORA_FIELDS): LoRAFields {
+  return {...fields, ...SELECTION};
+}
+
+/** An option that a file in PEFT's format stores, with its key there. */
+export interface PeftField extends LoRAField {
+  name: string;
+  key: string;
+}
+
+/** Returns the options that a file in PEFT's format stores. */
+export function peftFields(fields: LoRAFields = LORA_FIELDS): PeftField[] {
+  return Object.entries(loraOptions(fields)).flatMap(([name, field]) =>
+    field.peftKey === undefined ? [] : [{name, key: field.peftKey, ...field}],
+  );
+}

@@ -1,4 +1,4 @@
-import type {LoRADense} from '../../layers/loraDense.ts';
+import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {LoRASettings} from '../../layers/loraFields.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {LoRAOptions} from './loraOptions.ts';
@@ -17,11 +17,9 @@ export function optionsOfLayers(layers: LoRADense[], linear: string[]): Map<stri
 }
 
 function optionsOf(adapterName: string, layers: LoRADense[], linear: string[]): LoRAOptions {
-  const settings = new Map(
-    layers
-      .filter(({adapters}) => adapters.has(adapterName))
-      .map((layer) => [layer.name, layer.adapter(adapterName).settings]),
-  );
+  const adapted = layers.filter(({adapters}) => adapters.has(adapterName));
+  const settings = new Map(adapted.map((layer) => [layer.name, layer.adapter(adapterName).settings]));
+  const layerClass = adapted[0].constructor as LoRADenseClass;
   const [first] = settings.values();
   for (const [layer, {rank: _rank, alpha: _alpha, ...common}] of settings) {
     for (const [name, value] of Object.entries(common)) {
@@ -39,6 +37,7 @@ function optionsOf(adapterName: string, layers: LoRADense[], linear: string[]): 
     targetModules: targetsOf([...settings.keys()], linear),
     rankPattern: patternOf(settings, 'rank'),
     alphaPattern: patternOf(settings, 'alpha'),
+    ...(layerClass !== LoRADense && {layerClass}),
   };
 }
 

@@ -1,9 +1,12 @@
+import {LoRAAdapter} from '../../layers/loraAdapter.ts';
+import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {LoRAField} from '../../layers/loraFields.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
+import {layerClassOf} from './adapterRegistry.ts';
 import {assertKeepsBase} from './initLoraWeights.ts';
-import {commonSettings, type LoRAOptions, PEFT_FIELDS} from './loraOptions.ts';
+import {commonSettings, type LoRAOptions, type PeftField, peftFields} from './loraOptions.ts';
 
 type Json = Record<string, unknown>;
 
@@ -44,20 +47,27 @@ const MUST_BE_OFF: Record<string, unknown[]> = {
   megatron_config: [null, {}],
 };
 
-const READ = new Set([...PEFT_FIELDS.map(({key}) => key), 'init_lora_weights']);
+/** Whether adapters are PEFT's LoRA, whose `init_lora_weights` stands for two of our settings. */
+const isLoRA = ({adapterClass}: LoRADenseClass) => adapterClass.peftType === LoRAAdapter.peftType;
 
 /**
  * Reads a PEFT `adapter_config.json`. Unknown keys are ignored, with one warning that names them.
  *
  * @param where the file, for messages
+ * @param layerClass layers for such adapters. Default: the class that is registered for the file's `peft_type`
  * @throws TfjsLoraError `UNSUPPORTED` for another kind of adapter or a feature that is not implemented,
  *   `INVALID_CONFIG` for a missing or impossible key
  */
-export function parsePeftConfig(json: Json, where: string): LoRAOptions {
-  if (json.peft_type !== 'LORA') {
+export function parsePeftConfig(
+  json: Json,
+  where: string,
+  layerClass: LoRADenseClass = layerClassOf(json.peft_type, where),
+): LoRAOptions {
+  const {fields, peftType} = layerClass.adapterClass;
+  if (json.peft_type !== peftType) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} peft_type: expected "LORA", got ${show(json.peft_type)}`,
+      `${where} peft_type: expected ${show(peftType)} for layers of ${layerClass.name}, got ${show(json.peft_type)}`,
     );
   }
   for (const [key, off] of Object.entries(MUST_BE_OFF)) {
@@ -71,13 +81,16 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
         '(merge_and_unload) and load the merged model.',
     );
   }
-  assertKeepsBase(json.init_lora_weights, where);
-  const known = (key: string) => READ.has(key) || INERT.has(key) || Object.hasOwn(MUST_BE_OFF, key);
+  const keys = peftFields(fields);
+  const read = new Set([...keys.map(({key}) => key), ...(isLoRA(layerClass) ? ['init_lora_weights'] : [])]);
+  if (isLoRA(layerClass)) assertKeepsBase(json.init_lora_weights, where);
+  const known = (key: string) => read.has(key) || INERT.has(key) || Object.hasOwn(MUST_BE_OFF, key);
   const unknown = Object.keys(json).filter((key) => !known(key) && json[key] != null && json[key] !== false);
   if (unknown.length > 0) warn(`${where}: ignored unknown keys ${unknown.join(', ')}`);
 
-  const read = PEFT_FIELDS.map((field) => [field.name, readField(field, json[field.key], where)]);
-  const options: LoRAOptions = Object.fromEntries(read);
+  const options: LoRAOptions = Object.fromEntries(
+    keys.map((field) => [field.name, readField(field, json[field.key], where)]),
+  );
   if (options.targetModules === undefined) {
     throw new TfjsLoraError(
       'INVALID_CONFIG',
@@ -91,6 +104,7 @@ export function parsePeftConfig(json: Json, where: string): LoRAOptions {
       `${where} layers_pattern: expected layers_to_transform beside it, got none. PEFT refuses this too.`,
     );
   }
+  if (!isLoRA(layerClass)) return options;
   return {
     ...options,
     init: isNamed(json.init_lora_weights, 'gaussian') ? 'gaussian' : 'kaiming',
@@ -118,11 +132,7 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
 };
 
 /** Reads and checks a setting's value in a file. Null means absent, as in PEFT's defaults. */
-function readField(
-  {kind, key, ...field}: (typeof PEFT_FIELDS)[number],
-  value: unknown,
-  where: string,
-): unknown {
+function readField({kind, key, ...field}: PeftField, value: unknown, where: string): unknown {
   if (value == null) return field.peftDefault ?? field.default;
   const [expected, isRight] = KINDS[kind]!;
   if (isRight(value)) return value;
@@ -140,8 +150,10 @@ export function formatPeftConfig(
   baseModel: string,
   taskType: string | null = 'CAUSAL_LM',
 ): Json {
-  const {targetModules = 'all-linear'} = options;
-  const {rank, alpha, init} = commonSettings(options);
+  const {targetModules = 'all-linear', layerClass = LoRADense} = options;
+  const {fields, peftType} = layerClass.adapterClass;
+  const settings = commonSettings(options, fields);
+  const values: Record<string, unknown> = {...settings, ...options};
   const lastNames = new Set(layerNames.map((name) => name.slice(name.lastIndexOf('.') + 1)));
   // A pattern is written unchanged only if PEFT reads it the same way: without flags, and not together with layers.
   const isPattern = targetModules instanceof RegExp || typeof targetModules === 'string';
@@ -158,17 +170,15 @@ export function formatPeftConfig(
           : targetModules;
   const json: Json = {
     ...Object.fromEntries(
-      PEFT_FIELDS.map(({name, key, default: byDefault}) => [key, options[name] ?? byDefault ?? null]),
+      peftFields(fields).map(({name, key, default: byDefault}) => [key, values[name] ?? byDefault ?? null]),
     ),
     base_model_name_or_path: options.baseModelNameOrPath ?? baseModel,
     bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,
-    init_lora_weights: init === 'gaussian' ? 'gaussian' : true,
-    lora_alpha: alpha,
+    ...(isLoRA(layerClass) && {init_lora_weights: settings.init === 'gaussian' ? 'gaussian' : true}),
     modules_to_save: null,
-    peft_type: 'LORA',
-    r: rank,
+    peft_type: peftType,
     target_modules: targets,
     task_type: taskType,
     ...(targets === layerNames && {exclude_modules: null, layers_pattern: null, layers_to_transform: null}),

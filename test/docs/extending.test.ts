@@ -71,6 +71,32 @@ test('IA³ in a Llama starts equal to it, and trains only its factors', async ()
   model.dispose();
 });
 
+test('the adapter starts equal to its base, trains its core alone, and is saved and loaded', async () => {
+  const {LoRAXSDense} = load('loraXS');
+  const model = Llama.fromConfig(config, {seed: 1});
+  const before = model.predict(rows).dataSync();
+  model.applyLoRA({layerClass: LoRAXSDense, rank: 2, targetModules: ['q_proj'], projectionSeed: 5} as never);
+  expect(model.predict(rows).dataSync()).toEqual(before);
+  expect([...model.trainableParameters().keys()]).toEqual(
+    [0, 1].map((block) => `base_model.model.model.layers.${block}.self_attn.q_proj.xs_core`),
+  );
+  model.compile({optimizer: new AdamW({learningRate: 0.1})});
+  for (let step = 0; step < 3; step++) await model.trainOnBatch(batch);
+  const trained = model.predict(rows).dataSync();
+  expect(trained).not.toEqual(before);
+  const files = new Map<string, Blob>();
+  await model.saveAdapter(files);
+  expect(JSON.parse(await files.get('adapter_config.json')!.text())).toMatchObject({
+    peft_type: 'SEEDED_LORA_XS',
+    projection_seed: 5,
+  });
+  const again = Llama.fromConfig(config, {seed: 1});
+  await again.loadAdapter(files);
+  expect(again.predict(rows).dataSync()).toEqual(trained);
+  again.dispose();
+  model.dispose();
+});
+
 test('the op equals its formula, and its kernel equals the op, forward and gradient', () => {
   const {squaredReLU} = load('squaredReLU');
   const x = tf.tensor2d([-2, -0.5, 0, 0.5, 3, 7], [2, 3]);

@@ -1,5 +1,5 @@
 import {loraSettings, respelledByKeras} from '../../../layers/loraFields.ts';
-import {PEFT_FIELDS} from '../../../models/peft/loraOptions.ts';
+import {peftFields} from '../../../models/peft/loraOptions.ts';
 import {formatPeftConfig, parsePeftConfig} from '../../../models/peft/peftConfig.ts';
 
 test('writes every setting to a file of PEFT and reads it back', () => {
@@ -12,10 +12,10 @@ test('writes every setting to a file of PEFT and reads it back', () => {
     numbers: {q_proj: 4},
   };
   const options = Object.fromEntries(
-    PEFT_FIELDS.map(({name, kind}) => [name, values[kind as keyof typeof values]]),
+    peftFields().map(({name, kind}) => [name, values[kind as keyof typeof values]]),
   );
   const file = formatPeftConfig(options, ['model.layers.1.self_attn.q_proj'], 'base');
-  for (const {name, key} of PEFT_FIELDS) expect([name, file[key]]).toEqual([name, options[name]]);
+  for (const {name, key} of peftFields()) expect([name, file[key]]).toEqual([name, options[name]]);
   expect(parsePeftConfig(file, 'it')).toEqual({...options, init: 'kaiming', freezeB: false});
 });
 
