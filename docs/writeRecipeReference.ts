@@ -1,10 +1,11 @@
-import {readFileSync, writeFileSync} from 'node:fs';
+import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {z} from 'zod';
 import {describeType} from '../src/tools/recipes/describeType.ts';
 import {IGNORED_KEYS, REFUSED_KEYS} from '../src/tools/recipes/foreignKeys.ts';
 import {recipeJsonSchema} from '../src/tools/recipes/recipeJsonSchema.ts';
 import {type RecipeKeys, recipeSchema, recipeSections} from '../src/tools/recipes/recipeKeys.ts';
+import {withTables} from './withTables.ts';
 
 /*
  * Makes what is derived from the recipe's keys: the JSON schema, and the tables in recipes.md between their markers.
@@ -16,13 +17,8 @@ export const GUIDE_FILE = 'docs/recipes.md';
 
 /** The contents of both files as they should be. */
 export function recipeReference(root: string): Record<string, string> {
-  const guide = readFileSync(join(root, GUIDE_FILE), 'utf8');
   const tables = {keys: keyTable(), ignored: ignoredTable(), refused: refusedTable()};
-  const updated = Object.entries(tables).reduce((text, [name, table]) => {
-    const block = new RegExp(`(<!-- ${name}: [^\\n]*-->\\n).*?(<!-- /${name} -->)`, 's');
-    if (!block.test(text)) throw new Error(`${GUIDE_FILE}: expected a block <!-- ${name}: … -->`);
-    return text.replace(block, (_, open, close) => `${open}\n${table}\n\n${close}`);
-  }, guide);
+  const updated = withTables(join(root, GUIDE_FILE), tables);
   return {[SCHEMA_FILE]: `${JSON.stringify(recipeJsonSchema(), null, 2)}\n`, [GUIDE_FILE]: updated};
 }
 

@@ -75,16 +75,21 @@ export default defineConfig({
         group('Start', {
           Overview: '/',
           'Getting started': '/getting-started',
+          'The Llama 3.2 experiment': '/experiment',
           Examples: '/examples/',
+          Questions: '/faq',
+          Troubleshooting: '/troubleshooting',
         }),
         group('Fine-tuning', {
           LoRA: '/lora',
           QLoRA: '/qlora',
+          Choosing: '/choosing',
           Data: '/data',
           Training: '/training',
           Recipes: '/recipes',
           Evaluation: '/evaluation',
           'Chat and serving': '/serving',
+          Formats: '/formats',
         }),
         group('Machines', {
           Backends: '/backends',
@@ -93,6 +98,7 @@ export default defineConfig({
         }),
         group('Going further', {
           Extending: '/extending',
+          'How it works': '/how-it-works',
           'API reference': '/api/',
           'What changed': '/CHANGELOG',
         }),

@@ -12,7 +12,7 @@ const AsyncFunction = (async () => {}).constructor as new (
 /** README.md's first training example, as a function that returns its model. */
 function exampleOfReadme(): (lib: object, log: object, folder: string) => Promise<library.Llama> {
   const readme = readFileSync(join(root, 'README.md'), 'utf8');
-  const [, code] = readme.match(/## Fine-tune a Llama\n\n```ts\n(.*?)```/s) as RegExpMatchArray;
+  const [, code] = readme.match(/## Fine-tune a Llama\n.*?```ts\n(.*?)```/s) as RegExpMatchArray;
   const body = code
     .replace(/import (\{.*\}) from 'tfjs-lora';/, 'const $1 = lib;')
     .replace("'Llama-3.2-1B-Instruct'", 'folder')

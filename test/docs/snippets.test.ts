@@ -1,20 +1,17 @@
 import {join} from 'node:path';
 import ts from 'typescript';
-import {inheritedImports, type Snippet, snippets} from './snippets.ts';
+import {type Snippet, snippets} from './snippets.ts';
 
-/*
- * Type-checks the TypeScript in README.md and docs/ against the sources. A block is a module of its own; it sees the
- * imports of the blocks above it on its page, and the values of snippetGlobals.d.ts.
- */
+/* Type-checks the TypeScript in README.md and docs/ against the sources. A block is a module of its own. */
 
 const root = join(__dirname, '../..');
-const all = snippets();
+const all = snippets().filter(({language}) => language === 'ts');
 
 function typeErrors(): string[] {
   const modules = new Map<string, {snippet: Snippet; text: string}>();
   for (const [index, snippet] of all.entries()) {
     const file = join(root, 'docs', `${snippet.name ?? `snippet${index}`}.ts`);
-    modules.set(file, {snippet, text: `export {}; ${inheritedImports(snippet, all)}\n${snippet.code}`});
+    modules.set(file, {snippet, text: `export {};\n${snippet.code}`});
   }
   const {compilerOptions} = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile).config;
   const {options, errors} = ts.convertCompilerOptionsFromJson(
@@ -30,8 +27,7 @@ function typeErrors(): string[] {
     const module = modules.get(file);
     return module ? ts.createSourceFile(file, module.text, language) : getSourceFile(file, language, ...rest);
   };
-  const globals = join(__dirname, 'snippetGlobals.d.ts');
-  const program = ts.createProgram([...modules.keys(), globals], options, host);
+  const program = ts.createProgram([...modules.keys()], options, host);
   const errorsIn = (file: string) => {
     const source = program.getSourceFile(file);
     return [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)];
