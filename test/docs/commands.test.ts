@@ -33,6 +33,8 @@ function commandsOf(block: string): string[][] {
   return block
     .replaceAll('\\\n', ' ')
     .replace(/(^|\s)#.*$/gm, '')
+    .replace(/>>?\s*\S+/g, '') // a redirection
+    .replace(/--import \S+/g, '') // the reader's own module
     .split(/\n|&&|\|/)
     .map((line) =>
       [...line.matchAll(/'[^']*'|"[^"]*"|\S+/g)].map(([word]) => word.replace(/^(['"])(.*)\1$/, '$2')),
