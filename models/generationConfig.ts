@@ -154,10 +154,10 @@ const unsupportedUnless: Record<string, unknown[]> = {
 };
 
 const settingNames = Object.keys(rules) as (keyof typeof rules)[];
-/** The options of generation. */
-export const GENERATE_OPTIONS = Object.fromEntries(settingNames.map((name) => [name, true])) as OptionNames<
-  Omit<GenerationConfig, 'otherKeys'>
->;
+/** Names of the settings that a caller can give. */
+export const GENERATION_SETTINGS = Object.fromEntries(
+  settingNames.map((name) => [name, true]),
+) as OptionNames<Omit<GenerationConfig, 'otherKeys'>>;
 
 /**
  * Reads the parsed contents of a `generation_config.json`. Null means absent, as in Python.
@@ -228,7 +228,7 @@ export function resolveGenerationConfig(
   model: GenerationConfig,
   options: Omit<GenerationConfig, 'otherKeys'> = {},
 ): ResolvedGenerationConfig {
-  assertKnownOptions('generate', options, GENERATE_OPTIONS);
+  assertKnownOptions('generate', options, GENERATION_SETTINGS);
   for (const [name, value] of Object.entries(options)) {
     const rule = rules[name as keyof typeof rules];
     if (value !== undefined && !rule.accepts(value)) {

@@ -11,6 +11,7 @@ export {
   chat,
   type GeneratedToken,
   type GenerateOptions,
+  type GenerateProgress,
   type GenerativeModel,
   generate,
   generateIds,
@@ -23,6 +24,7 @@ export {loadAdapter, type SaveAdapterOptions, saveAdapter} from './keras/adapter
 export {applyLoRA} from './keras/applyLoRA.ts';
 export {mergeLoRA} from './keras/mergeLoRA.ts';
 export {quantize} from './keras/quantize.ts';
+export type {LayerProgress, LayerWatch} from './layerWatch.ts';
 export {
   formatConfig,
   type LlamaConfig,
@@ -40,6 +42,7 @@ export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
+export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {
@@ -49,6 +52,6 @@ export {
   type TargetOptions,
 } from './peft/targetModules.ts';
 export type {QuantizationOptions} from './quantization.ts';
-export type {SaveOptions} from './savePretrained.ts';
+export type {SaveOptions, TensorProgress} from './savePretrained.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';
 export {type ChatMessage, type ChatTemplateOptions, Tokenizer} from './tokenizer.ts';

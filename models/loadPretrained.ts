@@ -38,6 +38,7 @@ const LOAD_OPTIONS = {
   allocate: true,
   checkFinite: true,
   onProgress: true,
+  signal: true,
 } satisfies OptionNames<LoadOptions>;
 
 /** The part of a model that loading needs: its weights, and fields for the other files. */
@@ -64,6 +65,7 @@ export async function loadPretrained<M extends PretrainedModel>(
     options.quantization === undefined
       ? undefined
       : resolveQuantizationOptions('fromPretrained quantization', options.quantization);
+  options.signal?.throwIfAborted();
   const folder = openFolder(source);
   if (!(await folder.exists())) {
     throw new TfjsLoraError(

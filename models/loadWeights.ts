@@ -7,6 +7,7 @@ import type {StorageDtype} from '../quant/float16.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {warn} from '../quant/warn.ts';
+import {letSignalsThrough} from './letSignalsThrough.ts';
 import type {ModelTensors} from './modelTensors.ts';
 
 export interface LoadWeightsOptions {
@@ -14,6 +15,8 @@ export interface LoadWeightsOptions {
   checkFinite?: boolean;
   /** Called after each tensor. */
   onProgress?: (progress: {tensor: string; loaded: number; total: number}) => void;
+  /** Stops the loading before the next tensor, with the signal's reason as the error; nothing stays in memory. */
+  signal?: AbortSignal;
 }
 
 /** Returns the storage type of the matrices in a model's files. */
@@ -93,7 +96,7 @@ export function assertTensors(
 export async function loadWeights(
   parameters: Map<string, Parameter>,
   files: ModelTensors,
-  {checkFinite = true, onProgress}: LoadWeightsOptions = {},
+  {checkFinite = true, onProgress, signal}: LoadWeightsOptions = {},
 ): Promise<void> {
   const {names, others} = assertTensors(parameters, files);
   if (others.length > 0) {
@@ -102,6 +105,7 @@ export async function loadWeights(
   }
   let loaded = 0;
   for (const name of names) {
+    await letSignalsThrough(signal);
     const parameter = parameters.get(name)!;
     const info = files.info(name);
     const where = `tensor ${name} (${files.fileOf(name).path})`;

@@ -10,6 +10,7 @@ import {QuantizedDense} from '../layers/quantizedDense.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import {bitsandbytesType, type TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {type LayerWatch, watched} from './layerWatch.ts';
 import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
 import {skipsModule} from './skipsModule.ts';
 
@@ -90,10 +91,14 @@ export function declareStored(
 }
 
 /** Quantizes a model's linear layers, one at a time; see `CausalLM.quantize`. */
-export async function quantizeLayers(model: LayeredModel, options: QuantizationOptions): Promise<void> {
+export async function quantizeLayers(
+  model: LayeredModel,
+  options: QuantizationOptions,
+  watch: LayerWatch = {},
+): Promise<void> {
   const {skipModules, quantization} = settingsOf(options);
   assertUnmerged(model, 'quantize');
-  for (const layer of [...quantizable(model.layers, skipModules)]) {
+  for await (const layer of watched([...quantizable(model.layers, skipModules)], watch)) {
     const quantized = await QuantizedDense.fromDense(layer, quantization);
     replaceLayer(model, layer, quantized);
     layer.disposeWeights();

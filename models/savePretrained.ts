@@ -13,6 +13,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {FILE_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
+import {letSignalsThrough} from './letSignalsThrough.ts';
 import {formatQuantizationConfig} from './quantizationConfig.ts';
 import type {LayeredModel} from './replaceLayer.ts';
 import type {Tokenizer} from './tokenizer.ts';
@@ -29,6 +30,13 @@ export interface SavableModel extends LayeredModel {
   formatConfig(dtype: StorageDtype): Record<string, unknown>;
 }
 
+/** How many of the tensors are written or read. */
+export interface TensorProgress {
+  tensor: string;
+  done: number;
+  total: number;
+}
+
 export interface SaveOptions {
   /** Dtype of the weights in the file. Default: the model's own. */
   dtype?: StorageDtype;
@@ -36,11 +44,17 @@ export interface SaveOptions {
   maxShardBytes?: number;
   /** Whether to write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
   dequantize?: boolean;
+  /** Called after each tensor. */
+  onProgress?: (progress: TensorProgress) => void;
+  /** Stops before the next tensor, with the signal's reason as the error; files of an earlier save stay as they are. */
+  signal?: AbortSignal;
 }
 const SAVE_OPTIONS = {
   dtype: true,
   maxShardBytes: true,
   dequantize: true,
+  onProgress: true,
+  signal: true,
 } satisfies OptionNames<SaveOptions>;
 
 /** Writes the model's folder; see `CausalLM.save`. */
@@ -50,6 +64,7 @@ export async function savePretrained(
   options: SaveOptions,
 ): Promise<tf.io.SaveResult> {
   assertKnownOptions('save', options, SAVE_OPTIONS);
+  options.signal?.throwIfAborted();
   const folder = folderToWrite(target);
   const {dtype = model.storage, maxShardBytes = 5e9} = options;
   const unmerged = [...model.adaptedLayers()].find(
@@ -70,6 +85,7 @@ export async function savePretrained(
   const tensors: TensorToWrite[] = [];
   for (const [name, parameter] of weights) {
     if (isQuantized && parameter instanceof QuantizedParameter) {
+      await letSignalsThrough(options.signal);
       tensors.push(...(await quantizedTensors(name, parameter)));
     } else {
       const data = () => parameter.toBytes(dtype);
@@ -79,7 +95,7 @@ export async function savePretrained(
   const {quantization_config, ...config} = model.formatConfig(dtype);
   const json = quantization ? {...config, quantization_config: quantization} : config;
   const fill = async (draft: WritableFolder) => {
-    await draft.writeShards(tensors, {maxShardBytes});
+    await draft.writeShards(watched(tensors, options), {maxShardBytes});
     await draft.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
     if (Object.keys(model.generationConfig).length > 0)
       await writeGenerationConfig(draft, model.generationConfig);
@@ -87,6 +103,20 @@ export async function savePretrained(
   };
   await folder.writeTogether('config.json', fill, staleAfterSave(model));
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+}
+
+/** Returns tensors that report when they are written, and stop at an aborted signal. */
+function watched(tensors: TensorToWrite[], {onProgress, signal}: SaveOptions): TensorToWrite[] {
+  let done = 0;
+  return tensors.map((tensor) => ({
+    ...tensor,
+    data: async () => {
+      await letSignalsThrough(signal);
+      const bytes = await (typeof tensor.data === 'function' ? tensor.data() : tensor.data);
+      onProgress?.({tensor: tensor.name, done: ++done, total: tensors.length});
+      return bytes;
+    },
+  }));
 }
 
 /** Returns whether to remove a file of an earlier save that this model does not write: weights, settings, tokenizer. */

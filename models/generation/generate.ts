@@ -4,11 +4,12 @@ import {greedyChoiceOp} from '../../layers/ops/greedyChoice.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {
-  GENERATE_OPTIONS,
+  GENERATION_SETTINGS,
   type GenerationConfig,
   type ResolvedGenerationConfig,
   resolveGenerationConfig,
 } from '../generationConfig.ts';
+import {letSignalsThrough} from '../letSignalsThrough.ts';
 import {
   CHAT_TEMPLATE_OPTIONS,
   type ChatMessage,
@@ -35,7 +36,30 @@ export interface GenerativeModel extends DecodedModel {
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
 }
 
-export type GenerateOptions = Omit<GenerationConfig, 'otherKeys'>;
+/** How far a generation is. */
+export interface GenerateProgress {
+  /** Number of prompts that are answered. */
+  done: number;
+  /** Number of all prompts. */
+  total: number;
+  /** Number of tokens generated so far, for all prompts. */
+  newTokens: number;
+}
+
+/** Settings of a generation, and options for watching and stopping it. */
+export interface GenerateOptions extends Omit<GenerationConfig, 'otherKeys'> {
+  /** Called after each token of the batch. */
+  onProgress?: (progress: GenerateProgress) => void;
+  /** Stops the generation before the next token, with the signal's reason as the error. */
+  signal?: AbortSignal;
+}
+/** The options of {@link generate}. */
+export const GENERATE_OPTIONS = {
+  ...GENERATION_SETTINGS,
+  onProgress: true,
+  signal: true,
+} satisfies OptionNames<GenerateOptions>;
+
 export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenerationPrompt'>;
 
 const {addGenerationPrompt, ...TEMPLATE_OPTIONS} = CHAT_TEMPLATE_OPTIONS;
@@ -60,7 +84,7 @@ export type Prompt = string | number[];
  * @returns the new text only, without special tokens; a list for a list of prompts
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option, no prompt, an empty one, or one that
  *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have;
- *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite
+ *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite; the signal's reason
  */
 export function generate(model: GenerativeModel, prompts: Prompt, options?: GenerateOptions): Promise<string>;
 export function generate(
@@ -140,7 +164,7 @@ export async function* streamTokens(
 ): AsyncGenerator<GeneratedToken, void, undefined> {
   const rows = createRows(model, [prompt], options, requireTokenizer(model));
   const [{newIds, settings, streamer}] = rows;
-  for await (const [piece] of decodingSteps(model, rows)) {
+  for await (const [piece] of decodingSteps(model, rows, options)) {
     const id = newIds[newIds.length - 1];
     const isStopped = settings.eosTokenIds.includes(id) || streamer?.isStopped;
     yield {id, piece, ...(rows[0].isFinished && {finishReason: isStopped ? 'stop' : 'length'})};
@@ -188,7 +212,7 @@ async function finishedRows(
   afterToken?: AfterToken,
 ): Promise<Row[]> {
   const rows = createRows(model, isBatch(prompts) ? prompts : [prompts], options, tokenizer);
-  for await (const _ of decodingSteps(model, rows)) await afterToken?.();
+  for await (const _ of decodingSteps(model, rows, options)) await afterToken?.();
   return rows;
 }
 
@@ -199,7 +223,10 @@ function createRows(
   options: GenerateOptions,
   tokenizer?: Tokenizer,
 ): Row[] {
-  const settings = resolveGenerationConfig(model.generationConfig ?? {}, options);
+  const {onProgress, signal, ...given} = options;
+  assertKnownOptions('generate', options, GENERATE_OPTIONS);
+  const settings = resolveGenerationConfig(model.generationConfig ?? {}, given);
+  signal?.throwIfAborted();
   // The call has one seed, from which rows derive theirs.
   settings.seed ??= Math.random();
   if (prompts.length === 0) {
@@ -231,7 +258,9 @@ function createRows(
 async function* decodingSteps(
   model: GenerativeModel,
   rows: Row[],
+  {onProgress, signal}: GenerateOptions,
 ): AsyncGenerator<string[], void, undefined> {
+  let newTokens = 0;
   const cache = model.newCache();
   const decoder = new Decoder(model, cache);
   try {
@@ -241,8 +270,12 @@ async function* decodingSteps(
     let paddings = rows.map(({ids}) => promptLength - ids.length);
     let newPositions = promptLength;
     for (;;) {
+      await letSignalsThrough(signal);
       const ids = await nextIds(decoder, active, paddings, newPositions);
-      yield active.map((row, i) => advance(row, ids[i]));
+      const pieces = active.map((row, i) => advance(row, ids[i]));
+      newTokens += active.length;
+      onProgress?.({done: rows.filter(({isFinished}) => isFinished).length, total: rows.length, newTokens});
+      yield pieces;
 
       const staying = active.flatMap((row, i) => (row.isFinished ? [] : [i]));
       if (staying.length === 0) return;

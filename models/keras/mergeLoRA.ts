@@ -4,6 +4,8 @@ import {membersOf} from '../../layers/ops/tfjsInternals.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import type {TransposedDenseArgs} from '../../layers/transposedDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {MERGE_ADAPTERS_OPTIONS, type MergeAdaptersOptions} from '../peft/adapterSet.ts';
 import {FrozenBatchNorm} from './frozenBatchNorm.ts';
 import {rebuildModel} from './rebuildModel.ts';
 
@@ -13,15 +15,20 @@ import {rebuildModel} from './rebuildModel.ts';
  * layers, which stay frozen.
  *
  * @throws TfjsLoraError `UNKNOWN_ADAPTER` for a model without adapters, `UNSUPPORTED` for a quantized layer unless
- *   `dequantize`, `NON_FINITE`
+ *   `dequantize`, `NON_FINITE`; the signal's reason, with nothing kept
  */
-export function mergeLoRA(model: tf.LayersModel, options?: MergeOptions): tf.LayersModel {
+export function mergeLoRA(model: tf.LayersModel, options: MergeAdaptersOptions = {}): tf.LayersModel {
+  assertKnownOptions('mergeLoRA', options, MERGE_ADAPTERS_OPTIONS);
+  const {onProgress, signal, ...merging} = options;
+  const total = new Set(adaptedLayers(model)).size;
   const merged: tf.layers.Layer[] = [];
   try {
     const result = rebuildModel(model, (layer, prefix) => {
       if (layer instanceof FrozenBatchNorm) return layer.thawed();
       if (!(layer instanceof LoRADense)) return layer;
-      merged.push(mergedDense(layer, prefix, options));
+      signal?.throwIfAborted();
+      merged.push(mergedDense(layer, prefix, merging));
+      onProgress?.({layer: layer.name, done: merged.length, total});
       return merged.at(-1) as tf.layers.Layer;
     });
     if (merged.length > 0) return result;
@@ -35,6 +42,11 @@ export function mergeLoRA(model: tf.LayersModel, options?: MergeOptions): tf.Lay
     `mergeLoRA model ${model.name}: expected layers with adapters, got none. Call applyLoRA or loadAdapter first.`,
   );
 }
+
+const adaptedLayers = ({layers}: tf.LayersModel): tf.layers.Layer[] =>
+  layers.flatMap((layer) =>
+    layer instanceof tf.LayersModel ? adaptedLayers(layer) : layer instanceof LoRADense ? [layer] : [],
+  );
 
 function mergedDense(layer: LoRADense, prefix: string, options?: MergeOptions): tf.layers.Layer {
   const wasMerged = layer.isMerged;

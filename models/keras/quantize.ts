@@ -2,6 +2,8 @@ import type * as tf from '@tensorflow/tfjs';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {LAYER_WATCH_OPTIONS, type LayerWatch, watched} from '../layerWatch.ts';
 import {type QuantizationOptions, quantizable, resolveQuantizationOptions} from '../quantization.ts';
 import {replaceLayer} from '../replaceLayer.ts';
 import {DenseModules} from './denseModules.ts';
@@ -11,12 +13,14 @@ import {DenseModules} from './denseModules.ts';
  * not change, and the two share all other layers: dispose it to free the dense layers' memory.
  *
  * @throws TfjsLoraError `UNKNOWN_TARGET` for a model without dense layers, `INVALID_ARGUMENT` for an unknown type or
- *   option or a model with adapters, `NON_FINITE` naming the weight
+ *   option or a model with adapters, `NON_FINITE` naming the weight; the signal's reason, with nothing kept
  */
 export async function quantize(
   model: tf.LayersModel,
   options: QuantizationOptions | QuantizationType,
+  watch: LayerWatch = {},
 ): Promise<tf.LayersModel> {
+  assertKnownOptions('quantize', watch, LAYER_WATCH_OPTIONS);
   const resolved = resolveQuantizationOptions('quantize', options);
   const modules = new DenseModules('quantize', model);
   const [adapted] = modules.adapted;
@@ -30,7 +34,7 @@ export async function quantize(
   const {skipModules = [], ...quantization} = resolved;
   const quantized: QuantizedDense[] = [];
   try {
-    for (const layer of [...quantizable(modules.layers, skipModules)]) {
+    for await (const layer of watched([...quantizable(modules.layers, skipModules)], watch)) {
       quantized.push(replaceLayer(modules, layer, await QuantizedDense.fromDense(layer, quantization)));
     }
     return modules.rebuilt();

@@ -1,9 +1,11 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {LoRADense, MergeOptions} from '../../layers/loraDense.ts';
+import type {LoRADense} from '../../layers/loraDense.ts';
 import type {LoRAFields} from '../../layers/loraFields.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';
 import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
+import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
 import {ModuleModel} from '../moduleModel.ts';
 import {
   dequantizeLayers,
@@ -12,7 +14,7 @@ import {
   resolveQuantizationOptions,
 } from '../quantization.ts';
 import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './adapterFiles.ts';
-import {AdapterSet} from './adapterSet.ts';
+import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
@@ -28,11 +30,12 @@ export abstract class AdaptableModel extends ModuleModel {
    * stay, so this turns LoRA into QLoRA.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
-   *   weight; the layers before it are then quantized
+   *   weight, and the signal's reason; the layers before it are then quantized, and another call continues
    */
-  async quantize(options: QuantizationOptions | QuantizationType): Promise<this> {
+  async quantize(options: QuantizationOptions | QuantizationType, watch?: LayerWatch): Promise<this> {
     this.assertChangeable('quantize');
-    await quantizeLayers(this, resolveQuantizationOptions('quantize', options));
+    assertKnownOptions('quantize', watch, LAYER_WATCH_OPTIONS);
+    await quantizeLayers(this, resolveQuantizationOptions('quantize', options), watch);
     return this;
   }
 
@@ -125,9 +128,9 @@ export abstract class AdaptableModel extends ModuleModel {
    * Adds the active adapters to the base weights, until {@link unmergeLoRA} restores these bit for bit.
    *
    * @throws TfjsLoraError `UNSUPPORTED` for quantized weights without `dequantize`, which gives the adapted layers
-   *   plain weights in the dtype they had before they were quantized
+   *   plain weights in the dtype they had before they were quantized; the signal's reason, with nothing merged
    */
-  mergeLoRA(options?: MergeOptions): this {
+  mergeLoRA(options?: MergeAdaptersOptions): this {
     this.assertChangeable('mergeLoRA');
     this.adapterSet.merge(options);
     return this;
@@ -141,7 +144,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /** Merges the active adapters permanently, as {@link mergeLoRA}; the layers become plain linear layers again. */
-  fuseLoRA(options?: MergeOptions): this {
+  fuseLoRA(options?: MergeAdaptersOptions): this {
     this.assertChangeable('fuseLoRA');
     this.adapterSet.fuse(options);
     return this;

@@ -16,6 +16,8 @@ import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {warn} from '../../quant/warn.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {readJsonOf} from '../jsonFile.ts';
+import {letSignalsThrough} from '../letSignalsThrough.ts';
+import type {TensorProgress} from '../savePretrained.ts';
 import {layerClassOf} from './adapterRegistry.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
@@ -121,11 +123,17 @@ export interface LoadAdapterOptions {
   trainable?: boolean;
   /** A subclass of `LoRADense` for the adapter. Default: the one that is registered for its `peft_type`. */
   layerClass?: LoRADenseClass;
+  /** Called after each tensor is read. */
+  onProgress?: (progress: TensorProgress) => void;
+  /** Stops before the next tensor is read, with the signal's reason as the error; the model does not change. */
+  signal?: AbortSignal;
 }
 const LOAD_ADAPTER_OPTIONS = {
   adapterName: true,
   trainable: true,
   layerClass: true,
+  onProgress: true,
+  signal: true,
 } satisfies OptionNames<LoadAdapterOptions>;
 
 /**
@@ -139,7 +147,8 @@ export async function loadAdapter(
   given: LoadAdapterOptions = {},
 ): Promise<void> {
   assertKnownOptions('loadAdapter', given, LOAD_ADAPTER_OPTIONS);
-  const {adapterName = DEFAULT_ADAPTER, trainable = false} = given;
+  const {adapterName = DEFAULT_ADAPTER, trainable = false, onProgress, signal} = given;
+  signal?.throwIfAborted();
   const folder = openFolder(source);
   const config = await readJsonOf(folder, CONFIG);
   const byType = layerClassOf(config.peft_type, folder.pathOf(CONFIG));
@@ -152,7 +161,12 @@ export async function loadAdapter(
   const changes: BaseChange[] = [];
   try {
     const bytes = new Map<string, Uint8Array>();
-    for (const name of file.names()) bytes.set(name, await file.load(name));
+    const names = file.names();
+    for (const name of names) {
+      await letSignalsThrough(signal);
+      bytes.set(name, await file.load(name));
+      onProgress?.({tensor: name, done: bytes.size, total: names.length});
+    }
     const base = baseParameters(model.namedParameters(), file);
     for (const [name, parameter] of base) {
       const change = await baseChange(name, parameter, file, bytes.get(name)!);

@@ -14,13 +14,21 @@ import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
-import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
+import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
+
+/** Options for merging adapters. A merge does not let the event loop run, so only `onProgress` can abort it. */
+export interface MergeAdaptersOptions extends MergeOptions, LayerWatch {}
+export const MERGE_ADAPTERS_OPTIONS = {
+  ...MERGE_OPTIONS,
+  ...LAYER_WATCH_OPTIONS,
+} satisfies OptionNames<MergeAdaptersOptions>;
 
 /** Contents of a loaded adapter's files beyond its options, so that saving can preserve them. */
 export interface LoadedFrom {
@@ -238,8 +246,9 @@ export class AdapterSet {
   }
 
   /** Merges the active adapters in all layers or in none. */
-  merge(options?: MergeOptions): void {
-    assertKnownOptions('mergeLoRA', options, MERGE_OPTIONS);
+  merge(options: MergeAdaptersOptions = {}): void {
+    assertKnownOptions('mergeLoRA', options, MERGE_ADAPTERS_OPTIONS);
+    const {onProgress, signal, ...merging} = options;
     if (this.active.length === 0) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',
@@ -247,7 +256,12 @@ export class AdapterSet {
       );
     }
     try {
-      for (const layer of this.layers().values()) layer.merge(options);
+      const layers = [...this.layers()];
+      for (const [index, [layer, adapted]] of layers.entries()) {
+        signal?.throwIfAborted();
+        adapted.merge(merging);
+        onProgress?.({layer, done: index + 1, total: layers.length});
+      }
     } catch (error) {
       this.unmerge();
       throw error;
@@ -258,7 +272,7 @@ export class AdapterSet {
     for (const layer of this.layers().values()) layer.unmerge();
   }
 
-  fuse(options?: MergeOptions): void {
+  fuse(options?: MergeAdaptersOptions): void {
     this.merge(options);
     for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
     this.optionsByName.clear();

@@ -1,4 +1,5 @@
 import {join} from 'node:path';
+import {letSignalsThrough} from '../../models/letSignalsThrough.ts';
 import {counted} from '../../quant/counted.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
@@ -164,8 +165,10 @@ async function readAll(dataset: OpenDataset, plan: DatasetPlan): Promise<Convers
   let records: SourceRecord[] = [];
   for await (const record of recordsOf(dataset)) {
     records.push(record);
-    if (records.length % 1000 === 0)
+    if (records.length % 1000 === 0) {
+      await letSignalsThrough(plan.signal);
       plan.onProgress?.({phase: 'reading', what: source.name, done: records.length});
+    }
     if (source.sampleCount === undefined && records.length === most) break;
   }
   if (source.sampleCount !== undefined) {
@@ -207,17 +210,21 @@ async function conversationStream(
   plan: DatasetPlan,
 ): Promise<(epoch: number) => AsyncGenerator<Conversation, void, undefined>> {
   const datasets = await openDatasets(plan);
-  const readers = datasets.map((dataset) => () => readStream(dataset));
+  const readers = datasets.map((dataset) => () => readStream(dataset, plan.signal));
   return (epoch) => {
     const seed = epochSeed(plan.seed, epoch);
     return shuffleBuffer(mixDatasets(readers, mixture(plan, seed)), plan.bufferSize, seed);
   };
 }
 
-async function* readStream(dataset: OpenDataset): AsyncGenerator<Conversation, void, undefined> {
+async function* readStream(
+  dataset: OpenDataset,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Conversation, void, undefined> {
   const columns = new ColumnWatch(dataset.source);
   let seen = 0;
   for await (const record of recordsOf(dataset)) {
+    signal?.throwIfAborted();
     columns.see(record);
     const missing = ++seen === WATCHED_RECORDS ? columns.missing() : undefined;
     if (missing) warn(missing);
@@ -232,7 +239,10 @@ const mixture = ({mixStrategy, interleaveProbs}: DatasetPlan, seed: number | big
 });
 
 async function openDatasets(plan: DatasetPlan): Promise<OpenDataset[]> {
+  plan.signal?.throwIfAborted();
   const hub: HubOptions = {...plan.hub};
+  const signals = [plan.signal, hub.signal].filter((signal) => signal !== undefined);
+  if (signals.length > 0) hub.signal = AbortSignal.any(signals);
   hub.onProgress ??= ({repository, file, done, total}) =>
     plan.onProgress?.({phase: 'downloading', what: `${repository} ${file}`, done, total});
   const {sources, folder} = await describeDatasets(plan, hub);

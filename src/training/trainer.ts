@@ -44,9 +44,12 @@ export interface EvaluateArgs {
   batchSize?: number;
   /** Signal to stop: the evaluation ends after the current batch, with the signal's reason as an error. */
   signal?: AbortSignal;
+  /** Called after each batch; `total` is unknown for a stream. */
+  onProgress?: (progress: {done: number; total?: number}) => void;
 }
 const EVALUATE_OPTIONS = {
   batchSize: true,
+  onProgress: true,
   signal: true,
 } satisfies OptionNames<EvaluateArgs>;
 
@@ -291,11 +294,12 @@ export class Trainer extends TrainingStep {
    */
   async evaluate(records: RecordData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
-    const {batchSize = 4, signal} = args;
+    const {batchSize = 4, onProgress, signal} = args;
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
     const data = await this.examplesOf(records, 'evaluateDataset');
     assertData(data, 'evaluateDataset', limits);
+    const total = countBatches(data, batchSize);
     const begun = performance.now();
     let [sum, tokens, examples, batches] = [0, 0, 0, 0];
     for await (const batch of batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'))) {
@@ -303,6 +307,7 @@ export class Trainer extends TrainingStep {
       tokens += this.model.targetCount(batch);
       examples += sizeOf([batch])[0];
       batches++;
+      onProgress?.({done: batches, total});
       await tf.nextFrame(); // let signals through
       signal?.throwIfAborted();
     }

@@ -151,6 +151,7 @@ const calls: Record<string, Call> = {
   // around it
   useBackend: (unknown) => src.useBackend('cpu', unknown),
   'ChatSession.constructor': (unknown) => new chat.ChatSession(model, unknown),
+  'ChatSession.send': (unknown) => new chat.ChatSession(model).send('x', unknown).next(),
   collate: (unknown) => src.collate(examples, unknown),
   loadDataset: (unknown) => src.loadDataset(dataset(unknown)),
   loadPrompts: (unknown) => data.loadPrompts(dataset(unknown)),

@@ -67,6 +67,8 @@ export interface DatasetArgs {
   dateString?: string;
   hub?: HubOptions;
   onProgress?: (progress: DataProgress) => void;
+  /** Stops the loading, or the reading of a stream, with the signal's reason as the error. */
+  signal?: AbortSignal;
 }
 
 export const DATASET_OPTIONS = {
@@ -92,6 +94,7 @@ export const DATASET_OPTIONS = {
   dateString: true,
   hub: true,
   onProgress: true,
+  signal: true,
 } satisfies OptionNames<DatasetArgs>;
 
 /** Settings of loading, complete with their defaults. */

@@ -1,3 +1,4 @@
+import {letSignalsThrough} from '../../../models/letSignalsThrough.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
@@ -24,12 +25,13 @@ export async function encodeAll(
   plan: DatasetPlan,
   settings: EncodeSettings,
 ): Promise<EncodedConversation[]> {
-  const {tokenizer, cacheDir, overwriteCache, workers, onProgress} = plan;
+  const {tokenizer, cacheDir, overwriteCache, workers, onProgress, signal} = plan;
   const path = cacheDir && tokenizedFile(cacheDir, conversations, tokenizer, settings);
   const cached = path && !overwriteCache ? readTokenized(path, conversations.length) : undefined;
   if (cached) return cached;
   const encoded: EncodedConversation[] = [];
   for await (const list of tokenizeInOrder(listsOf(conversations), tokenizer, settings, workers)) {
+    await letSignalsThrough(signal);
     encoded.push(...list.encoded);
     const [what, total] = [plan.dataset.join(', '), conversations.length];
     onProgress?.({phase: 'tokenizing', what, done: encoded.length, total});

@@ -21,7 +21,13 @@ import {conversationOf, isRecord, type TrainingRecord} from './trainingRecord.ts
 export interface RecordOptions
   extends Pick<
     DatasetArgs,
-    'cutoffLength' | 'trainOnPrompt' | 'maskHistory' | 'defaultSystem' | 'dateString'
+    | 'cutoffLength'
+    | 'trainOnPrompt'
+    | 'maskHistory'
+    | 'defaultSystem'
+    | 'dateString'
+    | 'onProgress'
+    | 'signal'
   > {
   /**
    * Whether records share rows of up to `cutoffLength` − 1 tokens, plain texts apart from the others. Examples of token
@@ -39,6 +45,8 @@ const RECORD_OPTIONS = {
   packing: true,
   defaultSystem: true,
   dateString: true,
+  onProgress: true,
+  signal: true,
 } satisfies OptionNames<RecordOptions>;
 
 /** Number of records that are encoded without a pause. */
@@ -85,18 +93,28 @@ export class RecordEncoder {
    * last, after the rows of texts and those of answers.
    */
   async encodeAll<T>(items: Iterable<T | TrainingRecord> | AsyncIterable<T | TrainingRecord>) {
-    const {packLength, tokenizer} = this.plan;
+    const {packLength, tokenizer, onProgress, signal} = this.plan;
+    const total = Array.isArray(items) ? items.length : undefined;
     const examples: (T | Example)[] = [];
     const toPack: Record<'pt' | 'sft', Example[]> = {pt: [], sft: []};
     let index = 0;
+    const report = () => {
+      signal?.throwIfAborted();
+      onProgress?.({phase: 'tokenizing', what: this.call, done: index, ...(total && {total})});
+    };
     for await (const item of items) {
+      if (index % BETWEEN_PAUSES === 0) {
+        await tf.nextFrame(); // let signals through
+        report();
+      }
       if (!isRecord(item)) examples.push(item);
       else {
         const {example, isText} = this.encodeAs(item, index);
         (packLength === undefined ? examples : toPack[isText ? 'pt' : 'sft']).push(example);
       }
-      if (++index % BETWEEN_PAUSES === 0) await tf.nextFrame(); // let signals through
+      index++;
     }
+    report();
     if (packLength === undefined) return examples;
     const rows = (['pt', 'sft'] as const).flatMap((stage) =>
       packExamples(stage, toPack[stage], packLength, tokenizer),

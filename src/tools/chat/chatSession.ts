@@ -1,19 +1,19 @@
 import type {CausalLM} from '../../../models/causalLM.ts';
-import {type GenerateOptions, streamTokens} from '../../../models/generation/generate.ts';
-import {GENERATE_OPTIONS} from '../../../models/generationConfig.ts';
+import {GENERATE_OPTIONS, type GenerateOptions, streamTokens} from '../../../models/generation/generate.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
-export interface ChatSessionOptions extends GenerateOptions {
+export interface ChatSessionOptions extends Omit<GenerateOptions, 'signal' | 'onProgress'> {
   /** System message at the start of the conversation. Default none. */
   system?: string;
   /** Converts messages to a prompt. Default: the model's own chat template. */
   encodeChat?: ChatEncoder;
 }
+const {signal, onProgress, ...SETTINGS} = GENERATE_OPTIONS;
 const CHAT_SESSION_OPTIONS = {
-  ...GENERATE_OPTIONS,
+  ...SETTINGS,
   system: true,
   encodeChat: true,
 } satisfies OptionNames<ChatSessionOptions>;
@@ -47,15 +47,21 @@ export class ChatSession {
    * Sends a message and yields the answer in pieces. Leaving the loop stops the answer, and the part so far stays in
    * the history. After an error, the history is as before.
    *
+   * @param options.signal stops the answer, with the signal's reason as the error
    * @throws TfjsLoraError as `stream` does; `INVALID_ARGUMENT` when the message alone does not fit the model
    */
-  async *send(content: string): AsyncGenerator<string, void, undefined> {
+  async *send(
+    content: string,
+    options: {signal?: AbortSignal} = {},
+  ): AsyncGenerator<string, void, undefined> {
+    assertKnownOptions('send', options, {signal: true});
+    const generation = {...this.generation, ...options};
     const before = this.history.length;
     this.history.push({role: 'user', content});
     let answer = '';
     let isFailed = false;
     try {
-      for await (const {piece} of streamTokens(this.model, this.fittingPrompt(), this.generation)) {
+      for await (const {piece} of streamTokens(this.model, this.fittingPrompt(), generation)) {
         answer += piece;
         if (piece !== '') yield piece;
         // Synchronous backends never let the event loop run, and an interrupt would wait for the last token.

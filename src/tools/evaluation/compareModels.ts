@@ -50,13 +50,15 @@ export interface CompareArgs {
   prompts: readonly PromptExample[];
   /** The same examples with labels, for loss and perplexity. Default: neither is measured. */
   examples?: TrainingData;
-  options?: Omit<PredictOptions, 'outputDir' | 'onProgress'>;
+  options?: Omit<PredictOptions, 'outputDir' | 'onProgress' | 'signal'>;
   /** Returns the folder for a candidate's predictions. Default: they are not written. */
   outputDirOf?: (candidate: Candidate, index: number) => string;
   onProgress?: (
     candidate: Candidate,
     progress: Parameters<NonNullable<PredictOptions['onProgress']>>[0],
   ) => void;
+  /** Stops the comparison, with the signal's reason as the error. */
+  signal?: AbortSignal;
 }
 const COMPARE_OPTIONS = {
   open: true,
@@ -65,6 +67,7 @@ const COMPARE_OPTIONS = {
   options: true,
   outputDirOf: true,
   onProgress: true,
+  signal: true,
 } satisfies OptionNames<CompareArgs>;
 
 /**
@@ -85,18 +88,22 @@ export async function compareModels(
   }
   assertKnownOptions('compareModels', args, COMPARE_OPTIONS);
   assertKnownOptions('compareModels options', args.options, PREDICT_OPTIONS);
-  const {open, prompts, examples, options, outputDirOf, onProgress} = args;
+  const {open, prompts, examples, options, outputDirOf, onProgress, signal} = args;
   const comparisons: Comparison[] = [];
   for (const [index, candidate] of candidates.entries()) {
+    signal?.throwIfAborted();
     const model = await open(candidate);
     try {
-      if (candidate.adapter !== undefined) await model.loadAdapter(candidate.adapter, {trainable: true});
+      if (candidate.adapter !== undefined)
+        await model.loadAdapter(candidate.adapter, {trainable: true, signal});
       const {scores, peakBytes, newTokens, seconds} = await predictDataset(model, prompts, {
         ...options,
+        signal,
         outputDir: outputDirOf?.(candidate, index),
         onProgress: (progress) => onProgress?.(candidate, progress),
       });
-      const evaluation = examples && (await model.evaluateDataset(examples, {batchSize: options?.batchSize}));
+      const evaluation =
+        examples && (await model.evaluateDataset(examples, {batchSize: options?.batchSize, signal}));
       comparisons.push({
         ...candidate,
         scores,

@@ -35,11 +35,14 @@ export interface EvaluateOptions {
   onProgress?: (label: string, progress: PredictionProgress) => void;
   /** Called with the name of the scored model, before its weights are read. */
   onModel?: (description: string) => void;
+  /** Stops the evaluation, with the signal's reason as the error. */
+  signal?: AbortSignal;
 }
 const EVALUATE_OPTIONS = {
   backend: true,
   onProgress: true,
   onModel: true,
+  signal: true,
 } satisfies OptionNames<EvaluateOptions>;
 
 export interface RecipeEvaluation {
@@ -66,16 +69,21 @@ export async function evaluateRecipe(
   const description = describeModel(recipe);
   options.onModel?.(description);
   const {outputDir: folder} = recipe.fit;
-  const model = await openBase(recipe);
+  const {signal} = options;
+  const model = await openBase(recipe, {signal});
   try {
     await useAdapters(model, recipe, {last: 'keep'});
     const prediction = await predictDataset(model, prompts, {
       ...predictOptions,
       outputDir: folder,
+      signal,
       onProgress: (progress) => options.onProgress?.('', progress),
     });
     await nameScoredModel(recipe);
-    const evaluation = await model.evaluateDataset(validation, {batchSize: predictOptions.batchSize});
+    const evaluation = await model.evaluateDataset(validation, {
+      batchSize: predictOptions.batchSize,
+      signal,
+    });
     if (folder !== undefined) writeResults(folder, 'eval', evaluationMetrics(evaluation));
     return {model: description, prediction, evaluation};
   } finally {
@@ -100,13 +108,15 @@ export async function compareRecipe(
   );
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
   const {outputDir: folder} = recipe.fit;
+  const {signal} = options;
   const comparisons = await compareModels(
     candidates.map((candidate, index) => ({
       ...candidate,
       ...(adapters[index] !== undefined && {adapter: adapters[index]}),
     })),
     {
-      open: ({quantization: type}) => openBase(withQuantization(recipe, type)),
+      open: ({quantization: type}) => openBase(withQuantization(recipe, type), {signal}),
+      signal,
       prompts,
       examples: validation,
       options: predictOptions,
@@ -145,11 +155,11 @@ function withQuantization(recipe: Recipe, type: Candidate['quantization']): Reci
 }
 
 type Prepared = Required<Pick<RecipeData, 'prompts' | 'validation'>> & {
-  predictOptions: Omit<PredictOptions, 'outputDir' | 'onProgress'> & {batchSize: number};
+  predictOptions: Omit<PredictOptions, 'outputDir' | 'onProgress' | 'signal'> & {batchSize: number};
 };
 
 /** Prepares data and settings, and finds what is wrong with them before a model is read. */
-async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prepared> {
+async function prepare(recipe: Recipe, {backend, signal}: EvaluateOptions): Promise<Prepared> {
   const {data, splits, path} = recipe;
   const {stage} = data;
   if (stage !== 'sft') {
@@ -165,9 +175,9 @@ async function prepare(recipe: Recipe, {backend}: EvaluateOptions): Promise<Prep
     );
   }
   await useBackend(backend);
-  const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
+  const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe, signal));
   const tasks = {train: false, evaluate: true, predict: true};
-  const {prompts = [], validation = []} = await loadRecipeData({...recipe, tasks}, tokenizer);
+  const {prompts = [], validation = []} = await loadRecipeData({...recipe, tasks}, tokenizer, signal);
   const predictOptions = {
     ...recipe.generation,
     ...recipe.prediction,

@@ -1,8 +1,7 @@
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
-import type {LoadOptions} from '../../../models/loadPretrained.ts';
-import {staleAfterSave} from '../../../models/savePretrained.ts';
+import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TOKENIZER_FILES} from '../../../models/tokenizerFiles.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -16,6 +15,11 @@ import {getTemplate, MODEL_TEMPLATE} from '../../data/templates/templateRegistry
 import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
 import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
 import {useTemplate} from './useTemplate.ts';
+
+/** How many of the tensors are read or written. */
+export interface ExportProgress extends TensorProgress {
+  phase: 'loading' | 'saving';
+}
 
 export interface ExportArgs {
   /** Folder of the base model: Hugging Face's files, in 16 or 32 bits. */
@@ -36,7 +40,10 @@ export interface ExportArgs {
   defaultSystem?: string;
   /** A recipe's quantization of the base. It is refused, because merging needs the unquantized weights. */
   quantization?: unknown;
-  onProgress?: LoadOptions['onProgress'];
+  /** Called after each tensor that is read and each one that is written. */
+  onProgress?: (progress: ExportProgress) => void;
+  /** Stops the export, with the signal's reason as the error; `exportDir` keeps what it had. */
+  signal?: AbortSignal;
 }
 const EXPORT_ARGS = {
   model: true,
@@ -49,6 +56,7 @@ const EXPORT_ARGS = {
   defaultSystem: true,
   quantization: true,
   onProgress: true,
+  signal: true,
 } satisfies OptionNames<ExportArgs>;
 
 export interface ExportResult {
@@ -79,7 +87,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
-  const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress} = args;
+  const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress, signal} = args;
   if (!(exportSizeGB > 0)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -93,13 +101,17 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
-  const model = await AutoModelForCausalLM.fromPretrained(folder, {dtype, onProgress});
+  const model = await AutoModelForCausalLM.fromPretrained(folder, {
+    dtype,
+    signal,
+    onProgress: ({tensor, loaded: done, total}) => onProgress?.({phase: 'loading', tensor, done, total}),
+  });
   try {
     const modelfile = useTemplate(model, args);
     for (const path of adapters) {
-      await model.loadAdapter(path);
+      await model.loadAdapter(path, {signal});
       merged.push({path, options: model.adapterOptions()});
-      model.fuseLoRA();
+      model.fuseLoRA({signal});
     }
     const {total: parameters} = countParameters(model);
     const result = {files: [] as string[], bytes: 0, parameters, dtype: model.storage};
@@ -111,7 +123,11 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     await target.writeTogether(
       'config.json',
       async (draft) => {
-        await model.save(draft, {maxShardBytes: exportSizeGB * 1e9});
+        await model.save(draft, {
+          maxShardBytes: exportSizeGB * 1e9,
+          signal,
+          onProgress: (progress) => onProgress?.({phase: 'saving', ...progress}),
+        });
         Object.assign(result, await weightFiles(draft.path));
         await writeModelCard(args, merged, {...result, modelType: model.modelType}, draft);
         await copyTerms(folder, draft);

@@ -9,7 +9,7 @@ export {
   evaluateRecipe,
   type RecipeEvaluation,
 } from './evaluateRecipe.ts';
-export {type ExportArgs, type ExportResult, exportModel} from './exportModel.ts';
+export {type ExportArgs, type ExportProgress, type ExportResult, exportModel} from './exportModel.ts';
 export {formatPlan} from './formatPlan.ts';
 export type {RecipePlan} from './planOf.ts';
 export {planRecipe} from './planRecipe.ts';

@@ -16,10 +16,14 @@ export interface RecipeData {
 }
 
 /** Reads, splits and tokenizes the data that a recipe's tasks need. */
-export async function loadRecipeData(recipe: Recipe, tokenizer: Tokenizer): Promise<RecipeData> {
+export async function loadRecipeData(
+  recipe: Recipe,
+  tokenizer: Tokenizer,
+  signal?: AbortSignal,
+): Promise<RecipeData> {
   const {tasks, splits} = recipe;
   assertThinking(recipe, tokenizer);
-  const args = datasetArgs(recipe, tokenizer);
+  const args = {...datasetArgs(recipe, tokenizer), signal};
   const {dataset, evaluationDataset, valSize} = splits;
   const isHeldOut = evaluationDataset.length === 0; // the evaluation data is a part of the training data
   const loaded: RecipeData = {};

@@ -11,6 +11,7 @@ export interface OpenOptions {
   allocate?: boolean;
   /** Called with the share that is loaded, from 0 to 1. */
   onProgress?: (share: number) => void;
+  signal?: AbortSignal;
 }
 
 /** Returns the settings for the hub. The recipe's override the environment's (HF_TOKEN, HF_HOME …). */
@@ -21,8 +22,8 @@ export function hubOptions({hub: given}: Recipe): HubOptions {
 }
 
 /** Returns the local folder of a model, which is downloaded if it is on the hub. */
-export function folderOf(nameOrPath: string, recipe: Recipe): Promise<string> {
-  return resolveModelFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision});
+export function folderOf(nameOrPath: string, recipe: Recipe, signal?: AbortSignal): Promise<string> {
+  return resolveModelFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision, signal});
 }
 
 /**
@@ -37,13 +38,14 @@ export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string
 /** Loads a recipe's base model, quantized if the recipe says so. */
 export async function openBase(
   recipe: Recipe,
-  {allocate, onProgress}: OpenOptions = {},
+  {allocate, onProgress, signal}: OpenOptions = {},
 ): Promise<TrainableCausalLM> {
   const {nameOrPath, dtype, quantization, gradientCheckpointing} = recipe.model;
-  const model = await AutoModelForCausalLM.fromPretrained(await folderOf(nameOrPath, recipe), {
+  const model = await AutoModelForCausalLM.fromPretrained(await folderOf(nameOrPath, recipe, signal), {
     dtype,
     quantization,
     allocate,
+    signal,
     onProgress: ({loaded, total}) => onProgress?.(loaded / total),
   });
   model.gradientCheckpointing = gradientCheckpointing;

@@ -33,11 +33,14 @@ export interface PrepareOptions {
   memoryBudget?: number;
   /** Returns the command that resumes or starts over, for messages. Default: a sentence with the keys to set. */
   commandWith?: CommandWith;
+  /** Stops reading the data, with the signal's reason as the error. */
+  signal?: AbortSignal;
 }
 export const PREPARE_OPTIONS = {
   backend: true,
   memoryBudget: true,
   commandWith: true,
+  signal: true,
 } satisfies OptionNames<PrepareOptions>;
 
 /** A recipe that is checked and ready to run. */
@@ -64,7 +67,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     model: {computeDtype},
     fit: {outputDir: folder},
   } = recipe;
-  const {commandWith = sameRecipeWith} = options;
+  const {commandWith = sameRecipeWith, signal} = options;
   assertHasTask(recipe);
   if (!tasks.train) await assertOwnResults(recipe);
   const backend = await useBackend(options.backend, {computeDtype});
@@ -76,8 +79,8 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     const resumeFrom = await recipeCheckpoint(recipe, commandWith);
 
     // The data: token ids with labels, and prompts with the expected answers.
-    const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe));
-    const data = await loadRecipeData(recipe, tokenizer);
+    const tokenizer = await Tokenizer.fromFolder(await folderOf(recipe.model.nameOrPath, recipe, signal));
+    const data = await loadRecipeData(recipe, tokenizer, signal);
     const steps = data.training ? runSteps(recipe, lengthOf(data.training)) : undefined;
 
     // The model: what trains in it, and whether data and settings fit it.

@@ -14,7 +14,7 @@ import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputWishes.ts';
 import {nameScoredModel} from './ownResults.ts';
-import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
+import {PREPARE_OPTIONS, type PreparedRecipe, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
 import {type Phase, stopMessage} from './stopMessage.ts';
 import {useTemplate} from './useTemplate.ts';
@@ -33,7 +33,6 @@ const RUN_OPTIONS = {
   ...PREPARE_OPTIONS,
   print: true,
   callbacks: true,
-  signal: true,
   verbose: true,
 } satisfies OptionNames<RunOptions>;
 
@@ -55,7 +54,19 @@ export async function trainRecipe(
     fit: {outputDir: folder},
   } = recipe;
   const {print = () => {}, commandWith = sameRecipeWith, callbacks, signal, verbose} = options;
-  const {data, plan, optimizer, training, prediction} = await prepareRecipe(recipe, options);
+  let phase: Phase = 'loading';
+  const ended = async (error: unknown) => {
+    if (!signal?.aborted || error !== signal.reason) throw error;
+    print(await stopMessage(recipe, phase, commandWith));
+    return {isInterrupted: true};
+  };
+  let prepared: PreparedRecipe;
+  try {
+    prepared = await prepareRecipe(recipe, options);
+  } catch (error) {
+    return ended(error);
+  }
+  const {data, plan, optimizer, training, prediction} = prepared;
   print(formatPlan(plan));
   if (plan.isFinished) {
     optimizer.dispose();
@@ -67,14 +78,13 @@ export async function trainRecipe(
   }
   let lock: FolderLock | undefined;
   let model: TrainableCausalLM | undefined;
-  let phase: Phase = 'loading';
   try {
     signal?.throwIfAborted();
     const words = outputWords(recipe, commandWith);
     if (folder !== undefined) lock = await holdOutputFolder(folder, outputWishes(recipe), words);
 
     // The model: its frozen part stored as the recipe says, and what trains in it.
-    model = await openBase(recipe);
+    model = await openBase(recipe, {signal});
     useTemplate(model, recipe.data);
     if (tasks.train) await applyMethod(model, recipe);
     else await useAdapters(model, recipe, {last: 'keep'});
@@ -113,9 +123,7 @@ export async function trainRecipe(
     if (folder !== undefined) print(`output ${folder}`);
     return {isInterrupted: false};
   } catch (error) {
-    if (!signal?.aborted || error !== signal.reason) throw error;
-    print(await stopMessage(recipe, phase, commandWith));
-    return {isInterrupted: true};
+    return await ended(error);
   } finally {
     lock?.release();
     model?.dispose();

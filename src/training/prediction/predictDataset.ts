@@ -1,12 +1,13 @@
 import {mkdir} from 'node:fs/promises';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {type GenerativeModel, generateIds} from '../../../models/generation/generate.ts';
 import {
-  type GenerateOptions,
-  type GenerativeModel,
-  generateIds,
-} from '../../../models/generation/generate.ts';
-import {GENERATE_OPTIONS, resolveGenerationConfig} from '../../../models/generationConfig.ts';
+  GENERATION_SETTINGS,
+  type GenerationConfig,
+  resolveGenerationConfig,
+} from '../../../models/generationConfig.ts';
+
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -26,7 +27,7 @@ export interface PredictionProgress {
   seconds: number;
 }
 
-export interface PredictOptions extends GenerateOptions {
+export interface PredictOptions extends Omit<GenerationConfig, 'otherKeys'> {
   /** Number of prompts in a batch. Default 8. */
   batchSize?: number;
   /** Whether special tokens such as `<|eot_id|>` are left out of the answers. Default true. */
@@ -42,7 +43,7 @@ export interface PredictOptions extends GenerateOptions {
 }
 /** The options of {@link predictDataset}. */
 export const PREDICT_OPTIONS = {
-  ...GENERATE_OPTIONS,
+  ...GENERATION_SETTINGS,
   batchSize: true,
   skipSpecialTokens: true,
   outputDir: true,
@@ -107,8 +108,7 @@ export async function predictDataset(
       const ids = await generateIds(
         measured.model,
         batch.map(({index}) => prompts[index].promptIds),
-        {...generation, eosTokenId: generation.eosTokenId ?? stopIds, seed},
-        () => handleSignals(signal),
+        {...generation, eosTokenId: generation.eosTokenId ?? stopIds, seed, signal},
       );
       batch.forEach(({index}, row) => {
         predictions[before + index].predict = tokenizer.decode(ids[row], {skipSpecialTokens});
@@ -127,13 +127,6 @@ export async function predictDataset(
   const metrics = {...scoreMetrics(scores), ...speedMetrics(seconds, predictions.length, steps)};
   if (outputDir !== undefined) writeResults(outputDir, 'predict', metrics);
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
-}
-
-/** Lets the event loop run, which backends that compute on this thread otherwise block. */
-async function handleSignals(signal: AbortSignal | undefined): Promise<void> {
-  if (!signal) return;
-  await tf.nextFrame();
-  signal.throwIfAborted();
 }
 
 /**

@@ -7,7 +7,7 @@ import {adapterFolderOf} from '../../recipes/openModel.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {chatLoop} from '../chatLoop.ts';
 import type {CommonOptions} from '../commandOptions.ts';
-import {loadingLine} from '../loadingLine.ts';
+import {loadingLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {

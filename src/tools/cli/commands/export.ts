@@ -8,6 +8,7 @@ import {modelInUse} from '../../recipes/modelInUse.ts';
 import {adapterFolderOf, folderOf} from '../../recipes/openModel.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import type {CommonOptions} from '../commandOptions.ts';
+import {progressLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
@@ -37,6 +38,7 @@ export function register(program: Command): void {
         template: data.template,
         defaultSystem: data.defaultSystem,
         quantization: model.quantization,
+        onProgress: ({phase, done, total}) => progressLine(`${phase} the model`, done, total),
       });
       const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
       const parts = counted(files.length, 'file');

@@ -4,6 +4,7 @@ import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
 import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
+import {progressLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
 interface QuantizeOptions extends CommonOptions {
@@ -36,10 +37,14 @@ export function register(program: Command): void {
         await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
         {
           quantization: {type, skipModules: skip, ...(isFourBit && {doubleQuant, blockSize})},
+          onProgress: ({loaded, total}) => progressLine('quantizing the model', loaded, total),
         },
       );
       try {
-        await model.save(folder, {maxShardBytes: shardSize * 1e9});
+        await model.save(folder, {
+          maxShardBytes: shardSize * 1e9,
+          onProgress: ({done, total}) => progressLine('saving the model', done, total),
+        });
         console.log(`${folder}: ${type}, ${(model.byteLength / 1e6).toFixed(1)} MB of weights`);
       } finally {
         model.dispose();

@@ -5,7 +5,7 @@ import {loadNamedAdapters, openForChat} from '../../recipes/openForChat.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type RequestReport, serveModel} from '../../serve/serveModel.ts';
 import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
-import {loadingLine} from '../loadingLine.ts';
+import {loadingLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
