@@ -119,6 +119,7 @@ module.exports = {
       products: ['device', 'weights'],
       attention: ['device', 'products'],
       optimizers: ['device', 'elementwise'],
+      stack: ['device', 'elementwise', 'weights', 'products', 'attention'],
     }),
     ...rooms('layers/kernels/tensorflow', {
       device: [],

@@ -20,6 +20,7 @@ import {AdamW, Llama, useBackend} from '../../src/index.ts';
 import {installAbsentDevice} from './absentDevice.ts';
 import {checkCard} from './checkCard.ts';
 import {checkKernels} from './checkKernels.ts';
+import {checkStack} from './checkStack.ts';
 import {checkTensorFlow} from './checkTensorFlow.ts';
 import {compareCurves, lossCurves} from './curve.ts';
 import {kernelTimes} from './kernelTimes.ts';
@@ -280,6 +281,7 @@ async function main(): Promise<void> {
   };
   if (only.includes('check'))
     show('check', await (backend === 'webgpu' ? checkKernels() : checkTensorFlow()));
+  if (only.includes('check') && backend === 'webgpu') show('check of whole models', await checkStack());
   if (only.includes('check') && backend === 'tensorflow') {
     show('check of the card’s own ops', await checkCard());
     await useBackend(backend, {computeDtype});
@@ -315,7 +317,6 @@ async function main(): Promise<void> {
     show('generate', rows);
   }
   if (only.includes('curve')) {
-    if (!options.python) throw new Error('--only curve: expected --python PYTHON too, got none');
     const steps = Number(options.curveSteps);
     const curves = await lossCurves({python: options.python, steps, isSmall: options.small, backend});
     results['losses'] = curves;

@@ -23,16 +23,16 @@ import {swiGLU} from './swiGLU.ts';
 
 type Tables = Tensors<'cos' | 'sin'> & {segments?: tf.TensorInfo};
 
-/** Returns the value and, while gradients are recorded, what backward needs, in a layout that only the kernels know. */
+/** Returns the value and, while gradients are recorded, what backward needs, in an order that only the kernels know. */
 export const decoderStackOp = op<
   Tensors<'x'> & Tables,
   {stack: PreparedStack; isRecorded: boolean},
-  [value: tf.Tensor3D, saved?: tf.Tensor]
+  [value: tf.Tensor3D, ...saved: tf.Tensor[]]
 >('DecoderStack');
 
 /** Returns the gradients of `x`, if it is trained, and of each A and B in turn. */
 export const decoderStackGradOp = op<
-  Tensors<'dy' | 'saved'> & Tables,
+  Tensors<'dy'> & Tables & {[saved: `saved${number}`]: tf.TensorInfo},
   {stack: PreparedStack; isInputTrained: boolean},
   tf.Tensor[]
 >('DecoderStackGrad');
@@ -83,12 +83,13 @@ export function decoderStack(
   return customGradient(
     trained,
     () => {
-      const [value, saved] = forward();
-      return {value, saved: [saved as tf.Tensor, ...Object.values(tables)]};
+      const [value, ...saved] = forward();
+      return {value, saved: [...Object.values(tables), ...saved]};
     },
-    (dy, [saved, ...kept]) => {
-      const [cos, sin, segments] = kept;
-      const inputs = {dy, saved, cos, sin, ...(segments && {segments})};
+    (dy, kept) => {
+      const names = Object.keys(tables);
+      const named = kept.map((tensor, i) => [names[i] ?? `saved${i - names.length}`, tensor]);
+      const inputs = {dy, ...Object.fromEntries(named)} as {dy: tf.Tensor; cos: tf.Tensor; sin: tf.Tensor};
       return runKernel(decoderStackGradOp, inputs, {stack, isInputTrained});
     },
   );

@@ -1,4 +1,4 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {replaceKernel, replaceStockKernel} from '../replaceKernel.ts';
 import {attention, attentionGrad} from './attention/attention.ts';
 import {decodeAttention} from './attention/decodeAttention.ts';
@@ -19,6 +19,7 @@ import {loraLinear, loraLinearGrad} from './products/loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './products/loraMatMul.ts';
 import {quantizedMatMul} from './products/quantizedMatMul.ts';
 import {storedMatMul} from './products/storedMatMul.ts';
+import {decoderStack, decoderStackGrad} from './stack/decoderStack.ts';
 import {dequantizeRows} from './weights/dequantizeRows.ts';
 import {embedding} from './weights/embedding.ts';
 import {pack16} from './weights/pack16.ts';
@@ -54,14 +55,24 @@ const KERNELS: tf.KernelConfig[] = [
   unpack16,
 ];
 
+/** Kernels that compute in float16. */
+const IN_FLOAT16 = [decoderStack, decoderStackGrad];
+
 /** Kernels made from the stock kernel, which runs some inputs. */
 const FASTER_KERNELS = [add, addN, transpose];
 
 /**
  * Registers this library's kernels for the `webgpu` backend. Import `@tensorflow/tfjs-backend-webgpu` first, because it
  * registers its own when it loads. Calling this again is harmless.
+ *
+ * @param computeDtype the type of products; kernels of another type are removed
  */
-export function registerWebGPUKernels(): void {
+export function registerWebGPUKernels(computeDtype: 'float16' | 'float32'): void {
   for (const kernel of KERNELS) replaceKernel(kernel);
   for (const kernel of FASTER_KERNELS) replaceStockKernel(kernel);
+  for (const kernel of IN_FLOAT16) {
+    const {kernelName, backendName} = kernel;
+    if (computeDtype === 'float16') replaceKernel(kernel);
+    else if (tf.getKernel(kernelName, backendName)) tf.unregisterKernel(kernelName, backendName);
+  }
 }

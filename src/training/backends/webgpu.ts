@@ -90,7 +90,6 @@ export const webgpu: Backend = {
         Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
       );
     }
-    registerWebGPUKernels();
     // The stock product of few rows with a long inner side, split over workgroups, is wrong: its sums start from
     // another tensor's remains. A threshold below one workgroup selects the plain product.
     tf.env().set('WEBGPU_THRESHOLD_TO_INCREASE_WORKGROUPS_FOR_MATMUL', 0.1);
@@ -105,6 +104,7 @@ export const webgpu: Backend = {
     if (options.tune !== undefined)
       await setTuning(backend, options.tune ? {device: backend[IDENTITY], store: tuningFile} : undefined);
     const {hasF16, hasSubgroups, hasMatrices} = capabilities;
+    registerWebGPUKernels(capabilities.computeDtype);
     const features = [
       ...(hasF16 ? ['f16'] : []),
       ...(hasSubgroups ? ['subgroups'] : []),

@@ -33,7 +33,7 @@ export const decoderStackGrad = opsKernel(decoderStackGradOp, (ops, handles, {st
     ops.intAttribute('M', count),
   ];
   const isOnHost = stack.attributes.checkpointing === 'offload';
-  const saved = isOnHost ? [ops.nothing(), handles.saved] : [handles.saved, ops.nothing()];
+  const saved = isOnHost ? [ops.nothing(), handles.saved0] : [handles.saved0, ops.nothing()];
   const given = [handles.dy, ...saved, ...stackTables(ops, handles)];
   const tensors = stackTensors(ops, stack);
   const [dx, ...gradients] = ops.fused('DecoderStackGrad', given, attributes, 1 + count, tensors);

@@ -1,8 +1,16 @@
+import type * as tf from '@tensorflow/tfjs';
 import {attentionOp} from '../../../ops/attention.ts';
 import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type AttentionCall, attentionShader, endOfKeys, kindOf, uniformsOf} from './attentionShader.ts';
+import {
+  type AttentionCall,
+  type AttentionGradCall,
+  attentionShader,
+  endOfKeys,
+  kindOf,
+  uniformsOf,
+} from './attentionShader.ts';
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
 import {matrixAttentionGrad} from './matrixAttentionGrad.ts';
 
@@ -17,8 +25,11 @@ const TILE = 16;
  *
  * Second output: the logarithm of each query's sum of exponentials, `[B, H, T]`, for backward.
  */
-export const attention = kernel(attentionOp, 'webgpu', (call) => {
-  const {inputs, backend} = call;
+export const attention = kernel(attentionOp, 'webgpu', (call) => attend(call.backend, call));
+
+/** {@link attention}; with subgroup matrices, query, key and value may be packed (see `packHeads`). */
+export function attend(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
+  const {inputs} = call;
   const {query, key, value, segments} = inputs;
   const [batch, heads, length] = query.shape;
   if (usesMatrices(backend, call)) return matrixAttention(backend, call);
@@ -31,7 +42,7 @@ export const attention = kernel(attentionOp, 'webgpu', (call) => {
     workgroups: [Math.ceil(length / THREADS), batch * heads],
   });
   return [y, logSums];
-});
+}
 
 /** WGSL for the tiles of keys and values in workgroup memory. */
 const KEY_TILES = `
@@ -90,8 +101,11 @@ const forward = attentionShader((kind) => ({
  * Gradients of query, key and value. The weights are computed again from the logarithms of the sums. A thread per query
  * computes the query's gradient; a thread per key the other two, which it adds up over the heads that share the key.
  */
-export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => {
-  const {inputs, backend} = call;
+export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => attendGrad(call.backend, call));
+
+/** {@link attentionGrad}; with subgroup matrices, query, key and value may be packed (see `packHeads`). */
+export function attendGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
+  const {inputs} = call;
   const {query, key, value, segments, dy, y, extra0: logSums} = inputs;
   const [batch, heads, length] = query.shape;
   const [, groups, sourceLength] = key.shape;
@@ -116,7 +130,7 @@ export const attentionGrad = kernel(attentionOp.gradient, 'webgpu', (call) => {
   });
   backend.disposeData(along.dataId);
   return [dQuery, dKey, dValue];
-});
+}
 
 const backwardQuery = attentionShader((kind) => ({
   name: 'AttentionGradQuery',
@@ -217,7 +231,11 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
   }`,
 }));
 
-function usesMatrices(backend: WebGPUBackend, {inputs}: AttentionCall): boolean {
+/** Whether subgroup matrices compute it. */
+export function usesMatrices(
+  backend: WebGPUBackend,
+  {inputs}: {inputs: Pick<AttentionCall['inputs'], 'query'>},
+): boolean {
   const {hasMatrices, computeDtype} = capabilitiesOf(backend);
   const [, , length, dim] = inputs.query.shape;
   return hasMatrices && computeDtype === 'float16' && fitsMatrices(dim, length);

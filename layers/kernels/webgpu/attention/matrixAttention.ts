@@ -97,8 +97,8 @@ export const writeRows = (
  * changes only if a score is 2¹⁰ times above it. Then the sums go through workgroup memory, which is rare.
  */
 export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
-  const {inputs, attrs} = call;
-  const {query, key, value, segments} = inputs;
+  const {inputs} = call;
+  const {query, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
   const layout = fitted(backend, FORWARD, dim, (tried) => [
     scratchBytes(tried, 1),
@@ -106,11 +106,7 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
   ]);
   const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
-  const packed = packHalves(backend, [
-    [query, attrs.scale * LOG2E],
-    [key, 1],
-    [value, 1],
-  ]);
+  const packed = packHeads(backend, call);
   runShader(backend, {
     shader: forward(kindOf(call), layout),
     buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
@@ -119,6 +115,23 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
   });
   for (const {dataId} of packed) backend.disposeData(dataId);
   return [y, logSums];
+}
+
+/**
+ * Returns query, times its factor, key and value as float16, to be disposed. Those that are int32 `[B, H, T, D]` are
+ * packed already, the query with its factor: `scale · LOG2E`.
+ */
+export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall): tf.TensorInfo[] {
+  const {query, key, value} = inputs;
+  if (query.dtype === 'int32') {
+    for (const {dataId} of [query, key, value]) backend.incRef(dataId);
+    return [query, key, value];
+  }
+  return packHalves(backend, [
+    [query, attrs.scale * LOG2E],
+    [key, 1],
+    [value, 1],
+  ]);
 }
 
 const forward = attentionShader((kind, layout: Layout) => {

@@ -26,12 +26,12 @@ import {
   LOG2E,
   lanesOf,
   overKeys,
+  packHeads,
   rowsOf,
   scratchBytes,
   tileBytes,
   writeRows,
 } from './matrixAttention.ts';
-import {packHalves} from './packHalves.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 
 /** Like `FORWARD` of matrixAttention.ts, for the gradient of the query. */
@@ -57,14 +57,9 @@ interface Operands {
  * their sums.
  */
 export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
-  const {inputs, attrs} = call;
-  const {query, key, value, dy, y, extra0: logSums} = inputs;
+  const {dy, y, extra0: logSums} = call.inputs;
   const {halves: slopes, scales, along} = packSlopes(backend, dy, y);
-  const [packedQuery, packedKey, packedValue] = packHalves(backend, [
-    [query, attrs.scale * LOG2E],
-    [key, 1],
-    [value, 1],
-  ]);
+  const [packedQuery, packedKey, packedValue] = packHeads(backend, call);
   const operands: Operands = {
     query: packedQuery,
     key: packedKey,

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {HALVES} from '../device/halves.ts';
+import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -18,6 +18,7 @@ const reading = ({isPacked, hasScales}: RowsFormat, type: 'vec4f' | 'f32') => ({
   buffers: {x: isPacked ? ('vec2u' as const) : type, scales: hasScales ? ('f32' as const) : undefined},
   vector: (at: string) => (isPacked ? `widened(x[${at}])` : `x[${at}]`),
   scale: (row: string) => (hasScales ? `scales[${row}] * ` : ''),
+  header: isPacked ? HALVES_HEADER : '',
   globals: isPacked ? HALVES : '',
 });
 
@@ -61,6 +62,7 @@ const projection = shader((cols: number, rank: number, format: RowsFormat) => {
     inputs: {...rows.buffers, factor: type},
     uniforms: {rows: 'u32', scale: 'f32'},
     workgroup: 256,
+    header: rows.header,
     globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
@@ -175,6 +177,7 @@ const expansionInto = shader((cols: number, rank: number, {isPacked, hasScales}:
   inputs: {low: 'f32', factor: 'vec4f', scales: hasScales ? 'f32' : undefined},
   uniforms: {rows: 'u32'},
   workgroup: 64,
+  header: isPacked ? HALVES_HEADER : '',
   globals: `
 const VECTORS = ${cols / 4}u;
 const RANK = ${rank}u;
@@ -266,6 +269,7 @@ const partialGradients = shader((cols: number, rank: number, format: RowsFormat)
     inputs: {low: narrow.type, ...rows.buffers},
     uniforms: {rows: 'u32', split: 'u32'},
     workgroup: 64,
+    header: rows.header,
     globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;

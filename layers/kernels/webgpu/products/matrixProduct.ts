@@ -78,13 +78,20 @@ function matrixProduct(
   const {weight, rows, cols, transposeWeight} = product;
   const path = {rank: update ? update.low.shape[1] : 0, isTransposed: update?.isTransposed ?? false};
   const {m, n} = sidesOf(product);
-  const hasScales = packed.scales !== undefined;
+  const scales = kind === 'halves' && !update ? undefined : packed.scales; // those of the result are the operand's
   return {
-    shader: tiles(weight, {rows, cols, transposeWeight}, splits, path, {kind, hasScales}, tiling),
+    shader: tiles(
+      weight,
+      {rows, cols, transposeWeight},
+      splits,
+      path,
+      {kind, hasScales: scales !== undefined},
+      tiling,
+    ),
     buffers: {
       y,
       x: packed.halves,
-      scales: packed.scales,
+      scales,
       low: update?.low,
       factor: update?.factor,
       ...weight.tensors,

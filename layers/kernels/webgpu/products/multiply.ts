@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {HALVES} from '../device/halves.ts';
+import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -93,6 +93,7 @@ const sumOfParts = shader((kind: Result['kind'], isScaled: boolean) => ({
   inputs: {parts: 'vec4f', scales: isScaled ? 'f32' : undefined},
   uniforms: {splits: 'u32', count: 'u32', vectors: 'u32'},
   workgroup: 256,
+  header: kind === 'halves' ? HALVES_HEADER : '',
   globals: kind === 'halves' ? HALVES : '',
   body: `
   let i = flatGroup * WORKGROUP + local;

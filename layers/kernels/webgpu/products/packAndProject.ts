@@ -3,7 +3,7 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type PackedRows, SHIFT} from './packRows.ts';
+import {type PackedTensors, SHIFT} from './packRows.ts';
 
 const THREADS = 256;
 const SUBGROUPS = THREADS / 32;
@@ -24,7 +24,7 @@ export function packAndProject(
   x: tf.TensorInfo,
   factor: tf.TensorInfo,
   scale: number,
-): Required<PackedRows> & {low: tf.TensorInfo} {
+): PackedTensors & {low: tf.TensorInfo} {
   const [rows, cols] = x.shape;
   const [rank] = factor.shape;
   const height = rank <= 8 ? 8 : 4; // rows of a workgroup

@@ -12,10 +12,13 @@ export interface PackedRows {
   scales?: RowsView;
 }
 
+/** Packed rows that are whole tensors, with scales. */
+export type PackedTensors = Record<'halves' | 'scales', tf.TensorInfo>;
+
 /** Rows that a shader reads: float32 `[rows, cols]`, or packed. */
 export type Rows = RowsView | PackedRows;
 
-export const arePacked = (rows: Rows): rows is PackedRows => 'halves' in rows;
+const arePacked = (rows: Rows): rows is PackedRows => 'halves' in rows;
 
 /** How a shader reads {@link Rows}, to be put into its declaration. */
 export interface RowsFormat {
@@ -38,14 +41,19 @@ export function shapeOf(rows: Rows): [rows: number, cols: number] {
   return [count, arePacked(rows) ? 2 * width : width];
 }
 
-/** WGSL that returns the power of two by which to multiply a row, from its largest magnitude. */
-export const SHIFT = `
-// The exponent is read from the bits: 2^(7 − exponent). A row of zeros, infinities or subnormals stays as it is.
+/**
+ * WGSL that returns the power of two by which to multiply a row, from its largest magnitude, which is then at least
+ * 2^top and less than twice that.
+ */
+export const shiftTo = (top: number): string => `
+// The exponent is read from the bits. A row of zeros, infinities or subnormals stays as it is.
 fn shiftOf(largest: f32) -> i32 {
   let exponent = i32(bitcast<u32>(largest) >> 23u) - 127;
-  return clamp(select(7 - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
+  return clamp(select(${top} - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
 }
 fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }`;
+
+export const SHIFT = shiftTo(7);
 
 /**
  * Rounds rows to float16 after scaling each so that its largest magnitude is between 2⁷ and 2⁸. Nothing overflows, and
@@ -53,14 +61,15 @@ fn powerOfTwo(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) <<
  * may be below float16's smallest.
  *
  * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
+ * @param top the largest magnitudes become 2^top or more, and less than twice that
  */
-export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): Required<PackedRows> {
+export function packRows(backend: WebGPUBackend, x: RowsView, top = 7): PackedTensors {
   const [rows, cols] = x.shape;
   const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const isWide = cols % 4 === 0;
   runShader(backend, {
-    shader: scaledRows(isWide),
+    shader: scaledRows(isWide, top),
     buffers: {halves, scales, x},
     uniforms: {rows, vectors: cols / (isWide ? 4 : 2)},
     workgroups: rows,
@@ -68,7 +77,7 @@ export function packRows(backend: WebGPUBackend, x: tf.TensorInfo): Required<Pac
   return {halves, scales};
 }
 
-const scaledRows = shader((isWide: boolean) => {
+const scaledRows = shader((isWide: boolean, top: number) => {
   const [vector, half] = isWide ? (['vec4f', 'vec2u'] as const) : (['vec2f', 'u32'] as const);
   return {
     name: 'PackRows',
@@ -79,7 +88,7 @@ const scaledRows = shader((isWide: boolean) => {
     header: 'enable f16;',
     globals: `
 var<workgroup> maxima: array<f32, WORKGROUP>;
-${SHIFT}`,
+${shiftTo(top)}`,
     body: `
   let row = flatGroup;
   if (row >= u.rows) { return; }

@@ -38,10 +38,11 @@ function tiledProduct(
 ) {
   const {x, weight, transposeWeight} = product;
   const {m, n, k} = sidesOf(product);
-  const storage = {kind, isPacked: packed !== undefined, hasScales: packed?.scales !== undefined};
+  const scales = kind === 'halves' ? undefined : packed?.scales; // those of the result are the operand's
+  const storage = {kind, isPacked: packed !== undefined, hasScales: scales !== undefined};
   return {
     shader: tiles(storage, transposeWeight, tiling, weight),
-    buffers: {y, x: packed?.halves ?? x, scales: packed?.scales, ...weight.tensors},
+    buffers: {y, x: packed?.halves ?? x, scales, ...weight.tensors},
     uniforms: {m, n, k, ...weight.values},
     workgroups: [Math.ceil(n / COLS), Math.ceil(m / (SIDE * tiling.height))] as [number, number],
   };
@@ -126,7 +127,7 @@ var<workgroup> b: array<array<${element}, ${COLS}>, ${depth}>;`,
     (i) => `
   if (row0 + top + ${i}u < u.m) {
     let row = row0 + top + ${i}u;
-    let sum = sum${i}${hasScales && kind !== 'halves' ? ' * scales[row]' : ''};
+    let sum = sum${i}${hasScales ? ' * scales[row]' : ''};
     ${
       kind === 'float32'
         ? times(

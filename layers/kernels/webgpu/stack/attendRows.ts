@@ -1,0 +1,102 @@
+import type * as tf from '@tensorflow/tfjs';
+import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
+import {LOG2E} from '../attention/matrixAttention.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import type {PackedRows} from '../products/packRows.ts';
+import {joinHeads, type RotaryTables, splitHeads} from './headRows.ts';
+
+/** What the attention of all blocks shares. */
+export interface AttentionSettings {
+  batch: number;
+  length: number;
+  heads: number;
+  keyValueHeads: number;
+  headDim: number;
+  tables: RotaryTables;
+  segments: tf.TensorInfo | undefined;
+}
+
+/** Queries, keys and values by head, rotated: `[B, H, T, D]`, as the attention of the device takes them. */
+export type Heads = Record<'query' | 'key' | 'value', tf.TensorInfo>;
+
+/** Rows of queries, keys and values, `[B·T, H·D]`. */
+type HeadRows = Record<'query' | 'key' | 'value', PackedRows>;
+
+const shapeOf = ({batch, length, headDim}: AttentionSettings, heads: number) => [
+  batch,
+  heads,
+  length,
+  headDim,
+];
+
+/** Splits rows into heads and rotates them. */
+export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, rows: HeadRows): Heads {
+  const {heads, keyValueHeads, tables} = settings;
+  const [ofQuery, ofKey] = [heads, keyValueHeads].map((count) => shapeOf(settings, count));
+  const isPacked = usesMatrices(backend, {inputs: {query: {shape: ofQuery} as tf.TensorInfo}});
+  const factor = isPacked ? scaleOf(settings) * LOG2E : 1;
+  return {
+    query: splitHeads(backend, rows.query, ofQuery, isPacked, {tables, factor}),
+    key: splitHeads(backend, rows.key, ofKey, isPacked, {tables}),
+    value: splitHeads(backend, rows.value, ofKey, isPacked),
+  };
+}
+
+const scaleOf = ({headDim}: AttentionSettings): number => 1 / Math.sqrt(headDim);
+
+/** Returns the arguments of causal attention; the shapes are those of the heads, also where two numbers share a word. */
+function callOf(settings: AttentionSettings, {query, key, value}: Heads) {
+  const {heads, keyValueHeads, segments} = settings;
+  const shaped = (tensor: tf.TensorInfo, count: number) => ({
+    ...infoOf(tensor),
+    shape: shapeOf(settings, count),
+  });
+  return {
+    inputs: {
+      query: shaped(query, heads),
+      key: shaped(key, keyValueHeads),
+      value: shaped(value, keyValueHeads),
+      segments,
+    },
+    attrs: {scale: scaleOf(settings), causal: true},
+  };
+}
+
+const infoOf = ({dataId, dtype, shape}: tf.TensorInfo): tf.TensorInfo => ({dataId, dtype, shape});
+
+/** Returns attention's result as rows `[B·T, H·D]`, and the logarithms of its sums, for backward. */
+export function attendRows(
+  backend: WebGPUBackend,
+  settings: AttentionSettings,
+  heads: Heads,
+): {attended: tf.TensorInfo; logSums: tf.TensorInfo} {
+  const [y, logSums] = attend(backend, callOf(settings, heads));
+  const {halves} = joinHeads(backend, y, false);
+  backend.disposeData(y.dataId);
+  return {attended: halves as tf.TensorInfo, logSums};
+}
+
+/**
+ * Returns the gradients of the rows that {@link headsOf} took.
+ *
+ * @param dy gradient of `attended`, in the same layout
+ */
+export function attendRowsGrad(
+  backend: WebGPUBackend,
+  settings: AttentionSettings,
+  heads: Heads,
+  {attended, logSums, dy}: {attended: tf.TensorInfo; logSums: tf.TensorInfo; dy: PackedRows},
+): HeadRows {
+  const shape = shapeOf(settings, settings.heads);
+  const slopes = splitHeads(backend, dy, shape, false);
+  const y = splitHeads(backend, {halves: attended}, shape, false);
+  const call = callOf(settings, heads);
+  const gradients = attendGrad(backend, {...call, inputs: {...call.inputs, dy: slopes, y, extra0: logSums}});
+  for (const {dataId} of [slopes, y]) backend.disposeData(dataId);
+  const [query, key, value] = gradients.map((gradient, i) => {
+    const rows = joinHeads(backend, gradient, true, i < 2 ? settings.tables : undefined);
+    backend.disposeData(gradient.dataId);
+    return rows;
+  });
+  return {query, key, value};
+}

@@ -1,0 +1,105 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {ProjectionAttributes} from '../../../ops/stackBlock.ts';
+import type {StoredTensors} from '../../../ops/storedMatrix.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {expandInto, gradientOfFactor, project, transposed} from '../products/lowRank.ts';
+import {runMatrixProduct} from '../products/matrixProduct.ts';
+import {multiplyPacked, splitsOf} from '../products/multiply.ts';
+import {isProjected} from '../products/packAndProject.ts';
+import type {PackedRows} from '../products/packRows.ts';
+import type {Product, Result} from '../products/product.ts';
+import {usingWeight} from '../weights/usingWeight.ts';
+
+/** A linear layer of a stack: its frozen weight and, if it has a rank, `a` and `b` of its low-rank path. */
+export interface Projection {
+  attributes: ProjectionAttributes;
+  tensors: StoredTensors;
+}
+
+/** The gradients of a low-rank path. */
+export interface AdapterGradients {
+  a: tf.TensorInfo;
+  b: tf.TensorInfo;
+}
+
+/**
+ * Computes `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`.
+ *
+ * @returns `scaling · x · Aᵀ`, which the caller disposes, if the layer has a low-rank path
+ */
+export function runProjection(
+  backend: WebGPUBackend,
+  x: PackedRows,
+  projection: Projection,
+  result: Result,
+): tf.TensorInfo | undefined {
+  return multiplyAdapted(backend, x, projection, result, true);
+}
+
+/**
+ * Computes the gradient of a projection's input, `dy · W + scaling · (dy · B) · A`, if `result` is given, and adds those
+ * of its low-rank path, if it has one, to `sums`.
+ *
+ * @param low what {@link runProjection} returned for `x`; it is disposed
+ * @param sums gradients of other rows
+ * @returns the new sums
+ */
+export function runProjectionGrad(
+  backend: WebGPUBackend,
+  {x, dy, low}: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
+  projection: Projection,
+  result: Result | undefined,
+  sums?: AdapterGradients,
+): AdapterGradients | undefined {
+  const lowGradient = result
+    ? multiplyAdapted(backend, dy, projection, result, false)
+    : projectLow(backend, dy, projection, false);
+  if (!low || !lowGradient) return undefined;
+  const a = gradientOfFactor(backend, lowGradient, x, false, sums?.a);
+  const b = gradientOfFactor(backend, low, dy, true, sums?.b);
+  for (const {dataId} of [low, lowGradient]) backend.disposeData(dataId);
+  return {a, b};
+}
+
+/** Computes what {@link runProjection} returns (`isForward`), or the same of its gradient: `scaling · x · B`. */
+export function projectLow(
+  backend: WebGPUBackend,
+  x: PackedRows,
+  {attributes: {rank, scaling}, tensors: {a, b}}: Projection,
+  isForward = true,
+): tf.TensorInfo | undefined {
+  if (rank === 0) return undefined;
+  const down = isForward ? a : transposed(backend, b); // [rank, width of x]
+  const low = project(backend, x, down, scaling);
+  if (!isForward) backend.disposeData(down.dataId);
+  return low;
+}
+
+/** Computes a projection or its transpose, and returns the narrow side of the low-rank path if there is one. */
+function multiplyAdapted(
+  backend: WebGPUBackend,
+  x: PackedRows,
+  {attributes, tensors}: Projection,
+  result: Result,
+  isForward: boolean,
+): tf.TensorInfo | undefined {
+  const {rows, cols} = attributes;
+  const [count] = x.halves.shape;
+  const low = projectLow(backend, x, {attributes, tensors}, isForward);
+  return usingWeight(backend, tensors, attributes, count, (weight) => {
+    const product: Product = {x: x.halves, weight, rows, cols, transposeWeight: isForward};
+    const {a, b} = tensors;
+    if (low && splitsOf(backend, product) === 1 && isProjected(low.shape[1])) {
+      const update = {low, factor: isForward ? b : a, isTransposed: isForward};
+      runMatrixProduct(backend, product, result, x, {update});
+      return low;
+    }
+    multiplyPacked(backend, product, x, result);
+    if (!low) return undefined;
+    const factor = isForward ? transposed(backend, b) : a; // [rank, width of the result]
+    const kind = result.kind === 'halves' ? 'halves' : 'added';
+    expandInto(backend, low, factor, {y: result.y, kind}, x.scales);
+    if (isForward) backend.disposeData(factor.dataId);
+    return low;
+  });
+}

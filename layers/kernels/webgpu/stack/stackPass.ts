@@ -1,0 +1,385 @@
+import type * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../../quant/errors.ts';
+import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../ops/stackBlock.ts';
+import type {StoredTensors} from '../../../ops/storedMatrix.ts';
+import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {ownTensor} from '../elementwise/elementwise.ts';
+import {type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
+import {type AttentionSettings, attendRows, attendRowsGrad, type Heads, headsOf} from './attendRows.ts';
+import {gateRows, gateRowsGrad} from './gateRows.ts';
+import {addNormalizationGrad, normalizeRows} from './normalizeRows.ts';
+import {
+  type AdapterGradients,
+  type Projection,
+  projectLow,
+  runProjection,
+  runProjectionGrad,
+} from './projection.ts';
+import {unpackRows} from './unpackRows.ts';
+
+/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many bytes. */
+const CHUNK_STEP = 16 * ROWS_STEP;
+const CHUNK_BYTES = 136 * 2 ** 20;
+
+/** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
+const TOP_OF_GRADIENTS = 0;
+
+type Name = (typeof PROJECTIONS)[number];
+const QUERY_KEY_VALUE = ['q_proj', 'k_proj', 'v_proj'] as const;
+const GATE_UP = ['gate_proj', 'up_proj'] as const;
+
+interface Block extends Record<Name, Projection> {
+  inputNorm: tf.TensorInfo;
+  postNorm: tf.TensorInfo;
+}
+
+/** What a block keeps for backward: its input and, without checkpointing, everything else that is not cheap to make. */
+interface Kept {
+  x: PackedTensors;
+  rest?: KeptAttention & {h: PackedTensors} & Gates;
+}
+
+/** What backward of attention reads. */
+interface KeptAttention extends Heads {
+  attended: tf.TensorInfo;
+  logSums: tf.TensorInfo;
+}
+
+type Gates = Record<'gate' | 'up', tf.TensorInfo>;
+type GateViews = Record<'gate' | 'up', RowsView>;
+
+/** The narrow sides of low-rank paths; a layer without one is absent. */
+type Lows = Partial<Record<Name, tf.TensorInfo>>;
+
+type Sums = Partial<Record<Name, AdapterGradients>>;
+
+/** A pass over all blocks of a stack, forward or backward. */
+export class StackPass {
+  private readonly attributes: StackAttributes;
+  private readonly blocks: Block[];
+  private readonly attention: AttentionSettings;
+  /** Number of positions, B·T. */
+  private readonly rows: number;
+  private readonly size: number;
+
+  /**
+   * @param shape `[B, T, C]`
+   * @throws TfjsLoraError `UNSUPPORTED`
+   */
+  constructor(
+    private readonly backend: WebGPUBackend,
+    stack: PreparedStack,
+    [batch, length, size]: number[],
+    {cos, sin, segments}: {cos: tf.TensorInfo; sin: tf.TensorInfo; segments?: tf.TensorInfo},
+  ) {
+    const {heads, keyValueHeads, headDim, checkpointing} = stack.attributes;
+    if (checkpointing === 'offload') {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        "gradientCheckpointing on webgpu: expected true or false, got 'offload', which needs copies to host memory that run " +
+          'while the card computes. Set it to true.',
+      );
+    }
+    this.attributes = stack.attributes;
+    this.blocks = blocksOf(stack);
+    this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
+    this.rows = batch * length;
+    this.size = size;
+  }
+
+  /** Returns the value and, if `isRecorded`, what the blocks keep. */
+  forward(x: tf.TensorInfo, isRecorded: boolean): tf.TensorInfo[] {
+    const value = ownTensor(this.backend, x, false);
+    const hidden = {...value, shape: [this.rows, this.size]};
+    const isAllKept = isRecorded && !this.attributes.checkpointing;
+    const kept = this.blocks.map((block): Kept | undefined => {
+      const x = isRecorded ? this.packed() : undefined;
+      const {normed, lows, ...attention} = this.attend(block, hidden, x);
+      this.free(normed, ...Object.values(lows));
+      this.addProjection(block.o_proj, attention.attended, hidden);
+      if (!isAllKept) this.free(...Object.values(attention));
+      const h = isAllKept ? packRows(this.backend, hidden) : undefined;
+      const gates = isAllKept ? this.gates(this.rows) : undefined;
+      this.forEachChunk((begin, count) =>
+        this.feedForward(block, rowsView(hidden, begin, count), gates, begin),
+      );
+      return x && {x, ...(h && gates && {rest: {...attention, h, ...gates}})};
+    });
+    return [value, ...kept.flatMap((each) => (each ? tensorsOf(each) : []))];
+  }
+
+  /**
+   * Returns the gradients of the input, if wanted, and of each A and B.
+   *
+   * @param saved what forward returned after the value
+   */
+  backward(dy: tf.TensorInfo, saved: tf.TensorInfo[], isInputWanted: boolean): tf.TensorInfo[] {
+    const dx = ownTensor(this.backend, dy, false);
+    const d = {...dx, shape: [this.rows, this.size]};
+    const perBlock = saved.length / this.blocks.length;
+    const gradients: tf.TensorInfo[][] = [];
+    for (let i = this.blocks.length - 1; i >= 0; i--) {
+      const kept = keptFrom(saved.slice(perBlock * i, perBlock * (i + 1)));
+      const sums = this.blockGrad(this.blocks[i], kept, d, i > 0 || isInputWanted);
+      gradients.unshift(PROJECTIONS.flatMap((name) => sums[name] ?? []).flatMap(({a, b}) => [a, b]));
+    }
+    if (!isInputWanted) this.free(dx);
+    return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
+  }
+
+  /** x → normed → queries, keys and values → attended. `kept` gets x, packed. */
+  private attend(
+    block: Block,
+    x: Rows,
+    kept?: PackedTensors,
+  ): KeptAttention & {normed: tf.TensorInfo; lows: Lows} {
+    const {backend, attention} = this;
+    const normed = this.halves(this.rows, this.size);
+    normalizeRows(backend, x, this.norm(block.inputNorm), normed, kept);
+    const lows: Lows = {};
+    const [query, key, value] = QUERY_KEY_VALUE.map((name) => this.projected(block, name, normed, lows));
+    const heads = headsOf(backend, attention, {
+      query: {halves: query},
+      key: {halves: key},
+      value: {halves: value},
+    });
+    this.free(query, key, value);
+    return {normed, lows, ...heads, ...attendRows(backend, attention, heads)};
+  }
+
+  /** Runs a projection of `x` into new rows. */
+  private projected(block: Block, name: Name, x: RowsView, lows: Lows): tf.TensorInfo {
+    const y = this.halves(x.shape[0], block[name].attributes.rows);
+    lows[name] = runProjection(this.backend, {halves: x}, block[name], {y, kind: 'halves'});
+    return y;
+  }
+
+  private addProjection(projection: Projection, x: RowsView, sum: RowsView): void {
+    this.free(runProjection(this.backend, {halves: x}, projection, {y: sum, kind: 'added'}));
+  }
+
+  /** Adds the feed-forward part to some rows of the hidden states. Keeps the gates in `kept`, from row `begin` on. */
+  private feedForward(block: Block, hidden: RowsView, kept: Gates | undefined, begin: number): void {
+    const [count] = hidden.shape;
+    const own = kept ? undefined : this.gates(count);
+    const gates = own ?? viewsOf(kept as Gates, begin, count);
+    const {normed, product, lows} = this.gate(block, hidden, gates, false);
+    this.addProjection(block.down_proj, product, hidden);
+    this.free(normed, product, own?.gate, own?.up, ...Object.values(lows));
+  }
+
+  /** h → normed → gates → product. @param areKnown whether the gates are computed already */
+  private gate(
+    block: Block,
+    h: Rows,
+    gates: GateViews,
+    areKnown: boolean,
+  ): {normed: tf.TensorInfo; product: tf.TensorInfo; lows: Lows} {
+    const {backend} = this;
+    const [count] = gates.gate.shape;
+    const normed = this.halves(count, this.size);
+    normalizeRows(backend, h, this.norm(block.postNorm), normed);
+    const lows: Lows = {};
+    for (const [name, y] of [
+      ['gate_proj', gates.gate],
+      ['up_proj', gates.up],
+    ] as const) {
+      lows[name] = areKnown
+        ? projectLow(backend, {halves: normed}, block[name])
+        : runProjection(backend, {halves: normed}, block[name], {y, kind: 'halves'});
+    }
+    const product = this.halves(count, this.attributes.intermediateSize);
+    gateRows(backend, gates, product);
+    return {normed, product, lows};
+  }
+
+  /** Turns `d`, the gradient of a block's output, into that of its input, if wanted; returns those of the adapters. */
+  private blockGrad(block: Block, {x, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
+    const {backend} = this;
+    const sums: Sums = {};
+    const {normed, lows, ...again} = rest ? this.normalizedAgain(block, x) : this.attend(block, x);
+    const attention = rest ?? (again as KeptAttention);
+    const h = rest?.h ?? unpackRows(backend, x);
+    lows.o_proj =
+      'halves' in h
+        ? projectLow(backend, {halves: attention.attended}, block.o_proj)
+        : runProjection(backend, {halves: attention.attended}, block.o_proj, {y: h, kind: 'added'});
+    this.forEachChunk((begin, count) => {
+      const gates = rest && viewsOf(rest, begin, count);
+      this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
+    });
+    if (!('halves' in h)) this.free(h);
+    this.attendGrad(block, {normed, x, lows, attention, isKept: rest !== undefined}, d, isInputWanted, sums);
+    return sums;
+  }
+
+  /** Computes again what a block does not keep even without checkpointing. */
+  private normalizedAgain(block: Block, x: PackedTensors): {normed: tf.TensorInfo; lows: Lows} {
+    const {backend} = this;
+    const normed = this.halves(this.rows, this.size);
+    normalizeRows(backend, x, this.norm(block.inputNorm), normed);
+    const lows: Lows = {};
+    for (const name of QUERY_KEY_VALUE) lows[name] = projectLow(backend, {halves: normed}, block[name]);
+    return {normed, lows};
+  }
+
+  /** Turns some rows of `d` into the gradient of h. */
+  private feedForwardGrad(block: Block, h: Rows, kept: GateViews | undefined, d: RowsView, sums: Sums): void {
+    const {backend} = this;
+    const [count] = d.shape;
+    const gates = kept ?? this.gates(count);
+    const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
+    const slope = packRows(backend, d, TOP_OF_GRADIENTS);
+    const dProduct = this.halves(count, this.attributes.intermediateSize);
+    const low = projectLow(backend, {halves: product}, block.down_proj);
+    const ofDown = {x: {halves: product}, dy: slope, low};
+    sums.down_proj = runProjectionGrad(
+      backend,
+      ofDown,
+      block.down_proj,
+      {y: dProduct, kind: 'halves'},
+      sums.down_proj,
+    );
+    this.free(product);
+    const gradients = kept ? this.gates(count) : (gates as Gates);
+    gateRowsGrad(backend, gates, dProduct, kept && gradients);
+    this.free(dProduct);
+    const dNormed = this.floats(count);
+    for (const [i, name] of GATE_UP.entries()) {
+      const halves = [gradients.gate, gradients.up][i];
+      const given = {x: {halves: normed}, dy: {halves, scales: slope.scales}, low: lows[name]};
+      const kind = i === 0 ? 'float32' : 'added';
+      sums[name] = runProjectionGrad(backend, given, block[name], {y: dNormed, kind}, sums[name]);
+    }
+    this.free(normed, slope.halves, slope.scales, gradients.gate, gradients.up);
+    addNormalizationGrad(backend, h, this.norm(block.postNorm), dNormed, d);
+    this.free(dNormed);
+  }
+
+  /** Turns `d`, the gradient of h, into that of the block's input, if wanted. Frees all but what is kept. */
+  private attendGrad(
+    block: Block,
+    given: {
+      normed: tf.TensorInfo;
+      x: PackedTensors;
+      lows: Lows;
+      attention: KeptAttention;
+      isKept: boolean;
+    },
+    d: RowsView,
+    isInputWanted: boolean,
+    sums: Sums,
+  ): void {
+    const {backend} = this;
+    const {normed, x, lows} = given;
+    const {attended, logSums, query, key, value} = given.attention;
+    const slope = packRows(backend, d, TOP_OF_GRADIENTS);
+    const dAttended = this.halves(this.rows, block.o_proj.attributes.cols);
+    const ofO = {x: {halves: attended}, dy: slope, low: lows.o_proj};
+    sums.o_proj = runProjectionGrad(backend, ofO, block.o_proj, {y: dAttended, kind: 'halves'});
+    this.free(slope.halves);
+    const dy = {halves: dAttended, scales: slope.scales};
+    const gradients = attendRowsGrad(backend, this.attention, {query, key, value}, {attended, logSums, dy});
+    this.free(dAttended, slope.scales);
+    if (!given.isKept) this.free(attended, logSums, query, key, value);
+    const dNormed = isInputWanted ? this.floats(this.rows) : undefined;
+    for (const [i, name] of QUERY_KEY_VALUE.entries()) {
+      const dy = [gradients.query, gradients.key, gradients.value][i];
+      const result = dNormed && ({y: dNormed, kind: i === 0 ? 'float32' : 'added'} as const);
+      sums[name] = runProjectionGrad(
+        backend,
+        {x: {halves: normed}, dy, low: lows[name]},
+        block[name],
+        result,
+      );
+      this.free(dy.halves, dy.scales);
+    }
+    this.free(normed);
+    if (!dNormed) return;
+    addNormalizationGrad(backend, x, this.norm(block.inputNorm), dNormed, d);
+    this.free(dNormed);
+  }
+
+  private forEachChunk(body: (begin: number, count: number) => void): void {
+    const fitting = CHUNK_BYTES / (4 * this.attributes.intermediateSize);
+    const step = Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+    for (let begin = 0; begin < this.rows; begin += step) body(begin, Math.min(step, this.rows - begin));
+  }
+
+  private norm(weight: tf.TensorInfo) {
+    return {weight, epsilon: this.attributes.epsilon};
+  }
+
+  /** Makes float16 rows. */
+  private halves(rows: number, cols: number): tf.TensorInfo {
+    return this.backend.makeTensorInfo([rows, cols / 2], 'int32');
+  }
+
+  private gates(rows: number): Gates {
+    const {intermediateSize} = this.attributes;
+    return {gate: this.halves(rows, intermediateSize), up: this.halves(rows, intermediateSize)};
+  }
+
+  private packed(): PackedTensors {
+    const scales = this.backend.makeTensorInfo([this.rows], 'float32');
+    return {halves: this.halves(this.rows, this.size), scales};
+  }
+
+  private floats(rows: number): tf.TensorInfo {
+    return this.backend.makeTensorInfo([rows, this.size], 'float32');
+  }
+
+  private free(...tensors: (RowsView | undefined)[]): void {
+    for (const tensor of tensors) if (tensor) this.backend.disposeData(tensor.dataId);
+  }
+}
+
+/** Names of what a block keeps besides its input, in the order of the outputs. */
+const REST = ['query', 'key', 'value', 'attended', 'logSums', 'gate', 'up'] as const;
+
+function tensorsOf({x, rest}: Kept): tf.TensorInfo[] {
+  const ofRest = rest ? [...REST.map((name) => rest[name]), rest.h.halves, rest.h.scales] : [];
+  return [x.halves, x.scales, ...ofRest];
+}
+
+function keptFrom([halves, scales, ...rest]: tf.TensorInfo[]): Kept {
+  if (rest.length === 0) return {x: {halves, scales}};
+  const named = Object.fromEntries(REST.map((name, i) => [name, rest[i]])) as Record<
+    (typeof REST)[number],
+    tf.TensorInfo
+  >;
+  const [hHalves, hScales] = rest.slice(REST.length);
+  return {x: {halves, scales}, rest: {...named, h: {halves: hHalves, scales: hScales}}};
+}
+
+const viewsOf = ({gate, up}: Gates, begin: number, count: number): GateViews => ({
+  gate: rowsView(gate, begin, count),
+  up: rowsView(up, begin, count),
+});
+
+const viewOf = (rows: PackedTensors | tf.TensorInfo, begin: number, count: number): Rows =>
+  'halves' in rows
+    ? {halves: rowsView(rows.halves, begin, count), scales: rowsView(rows.scales, begin, count)}
+    : rowsView(rows, begin, count);
+
+/** Returns the blocks with their tensors. */
+function blocksOf({attributes, tensors}: PreparedStack): Block[] {
+  const of = (prefix: string): StoredTensors =>
+    Object.fromEntries(
+      Object.entries(tensors)
+        .filter(([name]) => name.startsWith(prefix))
+        .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
+    );
+  return attributes.blocks.map((projections, i) => {
+    const own = PROJECTIONS.map((name, j) => [
+      name,
+      {attributes: projections[j], tensors: of(`${i}.${name}.`)},
+    ]);
+    return {
+      ...(Object.fromEntries(own) as Record<Name, Projection>),
+      inputNorm: tensors[`${i}.input_layernorm`],
+      postNorm: tensors[`${i}.post_attention_layernorm`],
+    };
+  });
+}

@@ -1,0 +1,114 @@
+import * as tf from '@tensorflow/tfjs';
+import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
+import {hasKernel} from '../../../../layers/ops/dispatch.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
+import {PROJECTIONS, type StackBlock, type StackProjection} from '../../../../layers/ops/stackBlock.ts';
+import type {StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
+import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
+import {packFloat32Rows} from '../../../../quant/float16.ts';
+import {expectNoLeak} from '../../../describeEachBackend.ts';
+import {choose, describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
+
+/** Of two blocks, one rounding after the other. Software drivers round to float16 toward zero, which doubles it. */
+const TOLERANCE = 6e-3;
+const [SIZE, INTERMEDIATE, HEADS, GROUPS, DIM] = [128, 192, 2, 1, 64];
+
+/** Rows and columns of the linear layers. */
+const SIDES: Record<(typeof PROJECTIONS)[number], [number, number]> = {
+  q_proj: [HEADS * DIM, SIZE],
+  k_proj: [GROUPS * DIM, SIZE],
+  v_proj: [GROUPS * DIM, SIZE],
+  o_proj: [SIZE, HEADS * DIM],
+  gate_proj: [INTERMEDIATE, SIZE],
+  up_proj: [INTERMEDIATE, SIZE],
+  down_proj: [SIZE, INTERMEDIATE],
+};
+
+/** Weights as large as a trained model's: each output is about as large as its inputs. */
+function randomMatrix(rows: number, cols: number, seed: number, isNF4: boolean): StoredMatrix {
+  let state = seed;
+  const values = Float32Array.from({length: rows * cols}, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return ((state / 2 ** 31 - 1) * 1.7) / Math.sqrt(cols);
+  });
+  if (isNF4) return storeQuantized(quantizeNF4(values, [rows, cols], {doubleQuant: true}));
+  const words = packFloat32Rows(values, rows, cols, 'float16');
+  return {tensor: tf.tensor2d(words, [rows, cols / 2], 'int32'), dtype: 'float16', rows, cols};
+}
+
+/** Whether products add a low-rank path themselves depends on its rank; 0 for no path. */
+const RANKS = [8, 0, 5];
+
+/** Two blocks, in each of which one matrix is nf4 and the others are float16. */
+function randomBlocks(): StackBlock[] {
+  return [0, 1].map((block) => {
+    const projections = PROJECTIONS.map((name, i): [string, StackProjection] => {
+      const [rows, cols] = SIDES[name];
+      const seed = 100 * block + 10 * i;
+      const weight = randomMatrix(rows, cols, seed + 1, name === 'o_proj');
+      const rank = RANKS[i % RANKS.length];
+      if (rank === 0) return [name, {weight}];
+      const a = normal([rank, cols], seed + 2, 1 / Math.sqrt(cols)) as tf.Tensor2D;
+      const b = normal([rows, rank], seed + 3, 0.3) as tf.Tensor2D;
+      return [name, {weight, lora: {a, b, scaling: 1.5}}];
+    });
+    const norm = (seed: number) => tf.tidy(() => normal([SIZE], seed, 0.2).add(1));
+    return {
+      ...(Object.fromEntries(projections) as Record<(typeof PROJECTIONS)[number], StackProjection>),
+      input_layernorm: norm(block + 51),
+      post_attention_layernorm: norm(block + 61),
+    };
+  });
+}
+
+function adaptersOf(blocks: StackBlock[]): tf.Tensor[] {
+  return blocks.flatMap((block) =>
+    PROJECTIONS.flatMap((name) => {
+      const {lora} = block[name];
+      return lora ? [lora.a, lora.b] : [];
+    }),
+  );
+}
+
+describeWebGPU('decoderStack in float16', () => {
+  afterAll(() => choose('float32'));
+
+  test('agrees with plain float32 ops, with and without checkpointing, and leaves no tensor', async () => {
+    const [batch, length] = [2, 40];
+    const blocks = randomBlocks();
+    const x = normal([batch, length, SIZE], 7) as tf.Tensor3D;
+    const angles = Float32Array.from({length: (length * DIM) / 2}, (_, i) => (i >> 5) / 10 ** ((i & 31) / 8));
+    const table = (of: (angle: number) => number) => tf.tensor4d(angles.map(of), [1, 1, length, DIM / 2]);
+    const segments = tf.tensor2d(
+      Array.from({length: batch}, (_, b) =>
+        Array.from({length}, (_, t) => (t < length - 9 * b ? 1 + (t >> 4) : 0)),
+      ),
+      [batch, length],
+      'int32',
+    );
+    const tables = {cos: table(Math.cos), sin: table(Math.sin), segments};
+    const options: DecoderStackOptions = {heads: HEADS, keyValueHeads: GROUPS, epsilon: 1e-5, ...tables};
+    const inputs = [x, ...adaptersOf(blocks)];
+    const dy = normal([batch, length, SIZE], 9, 1e-6);
+    const run = (checkpointing: DecoderStackOptions['checkpointing']) => () =>
+      decoderStack(x, blocks, {...options, checkpointing});
+    const gradientsOf = (checkpointing: boolean) => tf.grads(run(checkpointing))(inputs, dy);
+
+    await choose('float32');
+    expect(hasKernel(decoderStackOp)).toBe(false);
+    const [value, expected] = [run(false)(), gradientsOf(false)];
+    await choose('float16');
+    expect(hasKernel(decoderStackOp)).toBe(true);
+    await expectSame(run(false)(), value, TOLERANCE);
+    for (const checkpointing of [true, false]) {
+      const gradients = gradientsOf(checkpointing);
+      for (const [i, gradient] of gradients.entries())
+        await expectSame(gradient, expected[i].clone(), TOLERANCE);
+      expectNoLeak(() => gradientsOf(checkpointing));
+    }
+    expect(() => tf.grads(run('offload'))(inputs, dy)).toThrow(
+      "gradientCheckpointing on webgpu: expected true or false, got 'offload'",
+    );
+    tf.dispose([expected, dy, inputs]);
+  });
+});
