@@ -7,29 +7,17 @@ import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {assertBatch} from './assertBatch.ts';
 import {assertInputIds} from './assertInputIds.ts';
+import type {Batch} from './batch.ts';
 import {dropoutSeed} from './dropoutSeed.ts';
 import {IGNORE_INDEX} from './ignoreIndex.ts';
 
+export type {Batch} from './batch.ts';
 export {IGNORE_INDEX};
 
 /** Number of logits in memory at a time when the head itself trains (64 MiB of float32). */
 const CHUNK_ELEMENTS = 1 << 24;
-
-/**
- * A batch as Hugging Face models take it. Each field is `[B, T]` int32, as rows or as a tensor. Rows are cheaper,
- * because a tensor is read back to find the labels that count. A backend that can only be read asynchronously (webgpu)
- * refuses tensors in the synchronous calls `lossSum` and `targetCount`.
- */
-export interface Batch {
-  inputIds: tf.Tensor2D | number[][];
-  /** Labels, aligned with `inputIds`: each position predicts the *next* position's label. −100 does not count. */
-  labels: tf.Tensor2D | number[][];
-  /** 1 for a real token, 0 for padding; 1, 2, 3 … for sequences packed into one row. Default: all are real. */
-  attentionMask?: tf.Tensor2D | number[][];
-  /** Default 0 … T − 1. */
-  positionIds?: tf.Tensor2D | number[][];
-}
 
 /** The part of a model that the loss needs. */
 export interface LossModel {
@@ -48,8 +36,9 @@ export function lossSum(
   batch: Batch,
   options: {training?: boolean; seed?: number},
 ): tf.Scalar {
+  assertBatch('lossSum', batch);
   const inputIds = toRows(batch, 'inputIds');
-  assertBatch(inputIds, batch);
+  assertShapes(inputIds, batch);
   assertInputIds(inputIds, model.config);
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
@@ -130,7 +119,7 @@ function toRows(batch: Batch, key: 'inputIds' | 'labels' | 'attentionMask' | 'po
   return readAtOnce(`batch ${key}`, batch[key]!, advice);
 }
 
-function assertBatch(inputIds: number[][], batch: Batch): void {
+function assertShapes(inputIds: number[][], batch: Batch): void {
   const length = inputIds[0]?.length ?? 0;
   if (inputIds.length === 0 || length === 0) {
     throw new TfjsLoraError(

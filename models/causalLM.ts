@@ -24,6 +24,7 @@ import {initializeWeights} from './initializeWeights.ts';
 import {type LoadOptions, loadPretrained} from './loadPretrained.ts';
 import type {CausalLMConfig, ModelClass} from './modelClass.ts';
 import {AdaptableModel} from './peft/adaptableModel.ts';
+import {refuseTraining} from './refuseTraining.ts';
 import {type SaveOptions, savePretrained} from './savePretrained.ts';
 import type {ChatMessage, Tokenizer} from './tokenizer.ts';
 
@@ -320,3 +321,4 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return savePretrained(this, folder as FolderTarget, options as SaveOptions);
   }
 }
+refuseTraining(CausalLM.prototype);

@@ -1,7 +1,8 @@
-import {basename, dirname} from 'node:path';
+import {basename, dirname, join} from 'node:path';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {DiskFolder} from '../quant/folders/diskFolder.ts';
 import {type Folder, readText} from '../quant/folders/folder.ts';
+import {didYouMeanPath} from '../quant/folders/similarPath.ts';
 import {parseJson} from '../quant/parseJson.ts';
 import {show} from '../quant/show.ts';
 
@@ -20,8 +21,12 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
   if (json) return json;
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `${folder.pathOf(name)}: expected a readable file, got none of that name`,
+    `${folder.pathOf(name)}: expected a readable file, got none of that name.${didYouMean(folder, name)}`,
   );
+}
+
+function didYouMean(folder: Folder, name: string): string {
+  return folder instanceof DiskFolder ? didYouMeanPath(join(folder.path, name)) : '';
 }
 
 /** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */

@@ -3,6 +3,7 @@ import type {QuantizationType} from '../layers/quantizationArgs.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, openFolder} from '../quant/folders/openFolder.ts';
+import {didYouMeanPath} from '../quant/folders/similarPath.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {warn} from '../quant/warn.ts';
 import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
@@ -71,7 +72,7 @@ export async function loadPretrained<M extends PretrainedModel>(
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model folder ${folder.pathOf('')}: expected a Hugging Face folder, got nothing there. ` +
-        'Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.',
+        `Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.${didYouMeanPath(folder.path)}`,
     );
   }
   const where = folder.pathOf('config.json');

@@ -91,6 +91,19 @@ export function nearestNames(name: unknown, known: Iterable<string>, count = 3):
   return nearest.map(({candidate}) => candidate);
 }
 
+/**
+ * Returns the name in `known` that was probably meant by `name`: less than half of it differs, or one of the two begins
+ * with the other. Undefined without one.
+ */
+export function similarName(name: string, known: Iterable<string>): string | undefined {
+  const [nearest] = nearestNames(name, known, 1);
+  if (nearest === undefined || Math.max(name.length, nearest.length) > COMPARED_LENGTH) return undefined;
+  const limit = Math.max(1, Math.ceil(name.length / 2) - 1);
+  const isSimilar =
+    nearest.startsWith(name) || name.startsWith(nearest) || editDistance(name, nearest, limit) <= limit;
+  return isSimilar ? nearest : undefined;
+}
+
 type Ranked = {candidate: string; distance: number};
 
 function isBefore(a: Ranked, b: Ranked): boolean {

@@ -1,12 +1,12 @@
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
-import {parseArgs} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {counted} from '../../quant/counted.ts';
-import {AdamW, type BackendName, Llama, useBackend} from '../../src/index.ts';
+import {AdamW, type BackendName, Llama, TfjsLoraError, useBackend} from '../../src/index.ts';
 import {plotLoss} from '../../src/training/plots/index.ts';
 import {type AlpacaRecord, billRecords} from './billGenerator.ts';
 import {type LearningSettings, learnSummaries, peakBytesOf, trainableCount} from './learnSummaries.ts';
+import {type QuickstartSettings, readSettings} from './quickstartSettings.ts';
 import {SeededRandom} from './seededRandom.ts';
 import {evaluateSummaries, type SummaryEvaluation, summarize} from './summaryEvaluation.ts';
 
@@ -16,30 +16,14 @@ import {evaluateSummaries, type SummaryEvaluation, summarize} from './summaryEva
  * `--qlora` repeats it on a base that is quantized to 4 bits.
  */
 
-const {values: settings} = parseArgs({
-  options: {
-    model: {type: 'string', default: join(import.meta.dirname, 'model')},
-    out: {type: 'string', default: join('out', 'quickstart')},
-    backend: {type: 'string', default: 'auto'},
-    rank: {type: 'string', default: '8'},
-    epochs: {type: 'string', default: '2'},
-    'batch-size': {type: 'string', default: '8'},
-    'learning-rate': {type: 'string', default: '1e-2'},
-    'train-bills': {type: 'string', default: '600'},
-    'held-out-bills': {type: 'string', default: '48'},
-    seed: {type: 'string', default: '0'},
-    qlora: {type: 'boolean', default: false},
-  },
-});
-
-async function main(): Promise<void> {
+async function main(settings: QuickstartSettings): Promise<void> {
   const started = performance.now();
-  const seed = Number(settings.seed);
+  const {rank, epochs, seed} = settings;
   console.log(String(await useBackend(settings.backend as BackendName)));
 
   // The data: bills and their summaries, generated from a seed. Held-out bills have their own names and combinations.
-  const training = billRecords('train', Number(settings['train-bills']));
-  const heldOut = billRecords('heldOut', Number(settings['held-out-bills']));
+  const training = billRecords('train', settings.trainBills);
+  const heldOut = billRecords('heldOut', settings.heldOutBills);
   console.log(
     `${training.length} bills to learn from, ${heldOut.length} unseen ones to be measured on. One of them:\n`,
   );
@@ -50,17 +34,16 @@ async function main(): Promise<void> {
   const base = await evaluateSummaries(model, heldOut);
 
   // LoRA on every linear layer.
-  const rank = Number(settings.rank);
   const learning = {
     training,
     lora: {rank, alpha: 2 * rank, targetModules: 'all-linear'},
-    epochs: Number(settings.epochs),
-    batchSize: Number(settings['batch-size']),
-    optimizer: () => new AdamW({learningRate: Number(settings['learning-rate']), weightDecay: 0}),
+    epochs,
+    batchSize: settings.batchSize,
+    optimizer: () => new AdamW({learningRate: settings.learningRate, weightDecay: 0}),
     seed,
   };
   console.log(
-    `LoRA of rank ${rank} on all linear layers, ${training.length} bills, ${counted(Number(settings.epochs), 'epoch')}.`,
+    `LoRA of rank ${rank} on all linear layers, ${training.length} bills, ${counted(epochs, 'epoch')}.`,
   );
   const history = await learnSummaries(model, learning);
   const trainable = trainableCount(model);
@@ -98,9 +81,10 @@ async function main(): Promise<void> {
   const again = await summarize(reloaded, heldOut);
   const same = again.filter((summary, index) => summary === trained.summaries[index]).length;
   reloaded.dispose();
-  if (settings.qlora) rows.push(...(await qlora(learning, heldOut)));
+  if (settings.qlora) rows.push(...(await qlora(settings, learning, heldOut)));
   printTable(rows);
-  for (const index of [0, 1, 2]) printSample(heldOut[index], base.summaries[index], trained.summaries[index]);
+  for (const [index, record] of heldOut.slice(0, 3).entries())
+    printSample(record, base.summaries[index], trained.summaries[index]);
   console.log(`adapter   ${adapterFolder} (reloaded: ${same} of ${again.length} summaries are the same)`);
   console.log(`loss plot ${plotPath}.png, .svg`);
   console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in all`);
@@ -108,8 +92,12 @@ async function main(): Promise<void> {
 }
 
 /** Repeats the run on a base whose linear layers are quantized as in QLoRA: nf4 with double quantization. */
-async function qlora(learning: LearningSettings, heldOut: AlpacaRecord[]): Promise<Row[]> {
-  const model = await Llama.fromPretrained(settings.model, {
+async function qlora(
+  {model: folder, out}: QuickstartSettings,
+  learning: LearningSettings,
+  heldOut: AlpacaRecord[],
+): Promise<Row[]> {
+  const model = await Llama.fromPretrained(folder, {
     quantization: {type: 'nf4', doubleQuant: true},
   });
   const base = await evaluateSummaries(model, heldOut);
@@ -118,7 +106,7 @@ async function qlora(learning: LearningSettings, heldOut: AlpacaRecord[]): Promi
   await learnSummaries(model, learning);
   const trained = await evaluateSummaries(model, heldOut);
   const peak = await peakBytesOf(model, learning.training.slice(0, learning.batchSize));
-  await model.saveAdapter(join(settings.out, 'qlora-adapter'));
+  await model.saveAdapter(join(out, 'qlora-adapter'));
   const rows = [
     {name: 'nf4 base', ...base, bytes},
     {name: 'QLoRA', ...trained, bytes: model.byteLength, peak},
@@ -189,4 +177,15 @@ function count(weights: number): string {
   return weights.toLocaleString('en-US');
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) void main();
+/** Runs the quickstart. For a mistake of the user's, only the message is printed. */
+async function run(): Promise<void> {
+  try {
+    await main(readSettings(process.argv.slice(2)));
+  } catch (error) {
+    if (!(error instanceof TfjsLoraError)) throw error;
+    console.error(error.message);
+    process.exitCode = 2;
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) void run();

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {assertBatch} from '../../models/assertBatch.ts';
 import type {Batch} from '../../models/batchLoss.ts';
 import type {CausalLM} from '../../models/causalLM.ts';
 import type {ModelClass} from '../../models/modelClass.ts';
@@ -145,8 +146,9 @@ function withTraining(Base: typeof CausalLM) {
     override trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
     override trainOnBatch(...args: Parameters<Keras['trainOnBatch']>): ReturnType<Keras['trainOnBatch']>;
     // biome-ignore lint/suspicious/noExplicitAny: the overloads above give the types
-    override async trainOnBatch(batch: unknown): Promise<any> {
+    override async trainOnBatch(batch: unknown, ...others: unknown[]): Promise<any> {
       this.assertUsable();
+      if (others[0] !== undefined) assertBatch('trainOnBatch', batch, others);
       return this.trainer.trainOnBatch(batch as Batch);
     }
 

@@ -2,11 +2,37 @@ import {readdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {type AlpacaRecord, BillGenerator, billRecords} from '../../examples/quickstart/billGenerator.ts';
 import {pretrainingBatches} from '../../examples/quickstart/pretrain.ts';
+import {readSettings} from '../../examples/quickstart/quickstartSettings.ts';
 import {evaluateSummaries, exampleOf, promptOf} from '../../examples/quickstart/summaryEvaluation.ts';
 import {AdamW, Llama, Tokenizer, useBackend} from '../../src/index.ts';
 
 const folder = join(__dirname, '../../examples/quickstart/model');
 const record: AlpacaRecord = billRecords('heldOut', 1)[0];
+
+describe('settings', () => {
+  test('come from the command line', () => {
+    expect(readSettings(['--rank', '16', '--learning-rate', '5e-3', '--qlora'])).toMatchObject({
+      rank: 16,
+      learningRate: 0.005,
+      epochs: 2,
+      qlora: true,
+    });
+  });
+
+  test.each([
+    [['--rankk', '4'], "got unknown option '--rankk'. Did you mean --rank?"],
+    [['--lr', '1'], "got unknown option '--lr'"],
+    [['4'], "got unexpected argument '4'"],
+    [['--rank'], 'missing'],
+    [['--rank', 'abc'], 'quickstart --rank: expected a whole number of at least 1, got abc'],
+    [['--epochs', '0.5'], 'quickstart --epochs: expected a whole number of at least 1, got 0.5'],
+    [['--learning-rate', '-1'], 'quickstart'],
+  ])('%j is refused', (args, message) => {
+    expect(() => readSettings(args)).toThrow(
+      expect.objectContaining({code: 'INVALID_ARGUMENT', message: expect.stringContaining(message)}),
+    );
+  });
+});
 
 test('the committed model is small', () => {
   const bytes = readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0);

@@ -85,8 +85,8 @@ export function assertReadable(data: TrainingData<unknown>, what: string): void 
   if (isReadable) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected a list of records, examples or batches, an iterable, a function that returns one, or a ` +
-      `tf.data.Dataset, got ${show(data)}. Put a single one into a list.`,
+    `${what}: expected a list of examples, batches or records, an iterable, a function that returns one, or a ` +
+      `tf.data.Dataset, got ${show(data)}.${data ? ' Put a single one into a list.' : ''}`,
   );
 }
 

@@ -78,6 +78,7 @@ export function assertExample(
   index: number,
   {maxLength, vocabSize = Number.POSITIVE_INFINITY}: ExampleLimits = {},
 ): void {
+  assertSpelling(example, index);
   const {inputIds, labels, attentionMask, positionIds} = example ?? {};
   if (!Array.isArray(inputIds) || inputIds.length === 0) {
     const got = Array.isArray(inputIds) ? 'an empty list' : `${inputIds && typeof inputIds}`;
@@ -112,6 +113,26 @@ export function assertExample(
       'INVALID_ARGUMENT',
       `example ${index} labels: expected at least one after the first token that is not -100, got ` +
         (labels ? `only ${IGNORE_INDEX}` : 'one token'),
+    );
+  }
+}
+
+/** Keys of an example, by their letters. */
+const KEYS = new Map(
+  (['inputIds', 'labels', 'attentionMask', 'positionIds'] satisfies (keyof Example)[]).map((key) => [
+    key.toLowerCase(),
+    key as string,
+  ]),
+);
+
+/** Refuses keys in another spelling, such as `attention_mask`, which would not be read. */
+function assertSpelling(example: Example, index: number): void {
+  for (const key of Object.keys(example ?? {})) {
+    const meant = KEYS.get(key.replaceAll('_', '').toLowerCase());
+    if (meant === undefined || meant === key) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `example ${index} ${key}: expected ${meant}, got another spelling of it. Rename the key.`,
     );
   }
 }

@@ -2,6 +2,7 @@ import {readFile} from 'node:fs/promises';
 import {resolve} from 'node:path';
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
@@ -127,7 +128,8 @@ export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `${resolve(path)}: expected the file that describes the data sets, got ${(cause as Error).message}. ` +
-        'Write one ({"name": {"file_name": "file.json"}}), or name another data folder.',
+        'Write one ({"name": {"file_name": "file.json"}}), or name another data folder.' +
+        didYouMeanPath(path),
       {cause},
     );
   }

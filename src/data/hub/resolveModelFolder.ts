@@ -2,6 +2,7 @@ import {readFile, stat} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {z} from 'zod';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
 import {show} from '../../../quant/show.ts';
@@ -36,10 +37,17 @@ export async function resolveModelFolder(
   if (!HUB_ID.test(pathOrHubId)) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
-      `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}`,
+      `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}.${didYouMeanPath(pathOrHubId)}`,
     );
   }
-  return fetchModelFolder(pathOrHubId, given);
+  try {
+    return await fetchModelFolder(pathOrHubId, given);
+  } catch (cause) {
+    const similar = didYouMeanPath(pathOrHubId);
+    const isMissing = cause instanceof TfjsLoraError && ['FILE_NOT_FOUND', 'NETWORK'].includes(cause.code);
+    if (!isMissing || similar === '') throw cause;
+    throw new TfjsLoraError(cause.code, cause.message + similar, {cause});
+  }
 }
 
 /** Files that messages ask for, by what they call the repository. */

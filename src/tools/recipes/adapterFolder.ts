@@ -1,6 +1,7 @@
 import {existsSync, statSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {HUB_ID} from '../../data/hub/fetchSnapshot.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import {fetchModelFolder} from '../../data/hub/resolveModelFolder.ts';
@@ -33,8 +34,12 @@ export async function adapterFolder(
     return nameOrPath;
   }
   const got = `got no folder at ${resolve(nameOrPath)}`;
+  const similar = didYouMeanPath(nameOrPath);
   if (!HUB_ID.test(nameOrPath)) {
-    throw new TfjsLoraError('FILE_NOT_FOUND', `${key} ${nameOrPath}: ${EXPECTED}, ${got}. ${CHECK_PATH}`);
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `${key} ${nameOrPath}: ${EXPECTED}, ${got}. ${CHECK_PATH}${similar}`,
+    );
   }
   const isPath = looksLikePath(nameOrPath);
   try {
@@ -43,9 +48,9 @@ export async function adapterFolder(
     if (!(cause instanceof TfjsLoraError) || !['FILE_NOT_FOUND', 'NETWORK'].includes(cause.code)) throw cause;
     const message = isPath
       ? `${key} ${nameOrPath}: ${EXPECTED}, ${got}. ${CHECK_PATH} To use an adapter on the hub with this name, ` +
-        `download it first (tfjs-lora download ${nameOrPath}).`
+        `download it first (tfjs-lora download ${nameOrPath}).${similar}`
       : `${key} ${nameOrPath}: ${EXPECTED} or the name of an adapter on the hub, ${got}, and none on the hub: ` +
-        cause.message;
+        `${cause.message}${similar}`;
     throw new TfjsLoraError(isPath ? 'FILE_NOT_FOUND' : cause.code, message, {cause});
   }
 }

@@ -14,6 +14,7 @@ import {
 } from 'yaml';
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 
 /** The values of a recipe as they were written, with their positions. */
 export interface RecipeSource {
@@ -46,7 +47,10 @@ export async function readRecipe(path: string, overrides: readonly string[] = []
   } catch (cause) {
     const {code} = cause as NodeJS.ErrnoException;
     const got = code === 'ENOENT' ? 'no such file' : code === 'EISDIR' ? 'a folder' : String(cause);
-    throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}`, {cause});
+    const similar = code === 'ENOENT' ? didYouMeanPath(path).replace(/^./, '.$&') : '';
+    throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}${similar}`, {
+      cause,
+    });
   }
   return parseRecipeText(decodeUtf8(bytes, path), path, overrides);
 }

@@ -1,6 +1,7 @@
 import {existsSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {warn} from '../../../quant/warn.ts';
 import {dataFingerprint} from '../../data/batches/dataFingerprint.ts';
 import {loadOptimizer} from '../optimizers/optimizerFile.ts';
@@ -87,9 +88,10 @@ export async function checkpointToResume(
 /** Returns the error for a folder without a checkpoint. */
 export function noCheckpoint(folder: string, {what, advice}: ResumeWords): TfjsLoraError {
   const got = existsSync(folder) ? 'none there' : 'no such folder';
+  const similar = existsSync(folder) ? '' : didYouMeanPath(folder);
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `${what} ${resolve(folder)}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}`,
+    `${what} ${resolve(folder)}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}${similar}`,
   );
 }
 

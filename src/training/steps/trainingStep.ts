@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {CompileProgress} from '../../../layers/ops/backendTraits.ts';
 import {compileShaders} from '../../../layers/ops/compileShaders.ts';
 import {globalNorm} from '../../../layers/ops/globalNorm.ts';
+import {assertBatch} from '../../../models/assertBatch.ts';
 import {assertIdle} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -143,6 +144,7 @@ export class TrainingStep {
    */
   async computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
     assertKnownOptions('computeGradients', options, {seed: true} satisfies OptionNames<{seed?: number}>);
+    assertBatches('computeGradients', batches);
     return windowGradients(this.model, batches, options.seed);
   }
 
@@ -153,6 +155,7 @@ export class TrainingStep {
    */
   async trainOnBatch(batches: Batch | Batch[]): Promise<StepResult> {
     assertIdle(this.model, 'trainOnBatch');
+    assertBatches('trainOnBatch', batches);
     if (this.steps === 0) warnOfFrozenMatrices(this.model);
     const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
     if (isSkipped) throw this.notFinite(result);
@@ -286,6 +289,11 @@ export class TrainingStep {
         'The weights did not change. Lower the learning rate or check the data.',
     );
   }
+}
+
+function assertBatches(call: string, given: Batch | Batch[]): void {
+  const isWindow = Array.isArray(given) && given.every((batch) => !Array.isArray(batch));
+  for (const batch of isWindow ? given : [given]) assertBatch(call, batch);
 }
 
 function resolveOptimizer(optimizer: CompileArgs['optimizer']): tf.Optimizer {
