@@ -21,7 +21,9 @@ export type ErrorCode =
   | 'DISK_FULL' // there is no room for a file on its disk
   | 'INSUFFICIENT_MEMORY' // a run will not fit into the memory it may use
   | 'BACKEND_UNAVAILABLE' // the requested backend cannot run here
-  | 'DEVICE_LOST'; // the graphics card stopped, or ran out of memory
+  | 'DEVICE_LOST' // the graphics card stopped, or ran out of memory
+  | 'RANK_LOST' // another process of a training on several cards ended, or does not answer
+  | 'RANKS_DISAGREE'; // the processes of a training have different recipes, data, weights or versions
 
 /** Characters of a message. A hostile file could make a message of any length, so longer ones are cut. */
 const MAX_MESSAGE = 20_000;

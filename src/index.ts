@@ -9,3 +9,4 @@ export type {DataProgress, DatasetArgs} from './data/datasets/datasetArgs.ts';
 export type {DatasetInfo} from './data/datasets/datasetInfo.ts';
 export type {HubOptions, HubProgress} from './data/hub/hubOptions.ts';
 export {type ExampleStream, loadDataset, loadSplits, type SplitArgs} from './data/loadDataset.ts';
+export {type JoinOptions, joinCluster} from './training/cluster/joinCluster.ts';

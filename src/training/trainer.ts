@@ -16,10 +16,12 @@ import {orderedByLength} from '../data/batches/lengthGrouped.ts';
 import {RecordDataset} from '../data/records/recordDataset.ts';
 import {RecordEncoder} from '../data/records/recordEncoder.ts';
 import {isRecord, type RecordData} from '../data/records/trainingRecord.ts';
+import {assertSameRun} from './callbacks/rankAgreement.ts';
 import {trainingFeatures} from './callbacks/trainingFeatures.ts';
 import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
+import {ranks} from './cluster/ranks.ts';
 import type {FolderLock} from './output/folderLock.ts';
 import {
   clearOutputFolder,
@@ -83,10 +85,12 @@ export class Trainer extends TrainingStep {
       const {outputDir} = run.plan;
       if (outputDir !== undefined) {
         await assertSavable(run);
-        if (!held) lock = await holdOutputFolder(outputDir, outputWishes(run.plan), FIT_WORDS);
+        if (!held && ranks().isFirst)
+          lock = await holdOutputFolder(outputDir, outputWishes(run.plan), FIT_WORDS);
       }
       const checkpoint = await checkpointToResume(run.plan);
       if (checkpoint !== undefined) await resume(run, checkpoint);
+      await assertSameRun(run); // the first rank changes files only once all have read them
       const {totalSteps, firstTrainerStep: firstStep} = run;
       if (outputDir !== undefined) {
         if (await isFinishedRun(outputDir, checkpoint, totalSteps)) {
@@ -94,7 +98,7 @@ export class Trainer extends TrainingStep {
           this.history = run.history;
           return run.history;
         }
-        await begin(run, outputDir, checkpoint);
+        if (ranks().isFirst) await begin(run, outputDir, checkpoint);
       }
       const factorAt = this.scheduleOf({totalSteps, firstStep});
       this.history = run.history;
@@ -128,21 +132,22 @@ export class Trainer extends TrainingStep {
     const plan = resolveFitArgs(args, isReadOnce(data));
     const validationData =
       plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
-    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData});
+    const signal = ranks().agreed(plan.signal);
+    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData, signal});
   }
 
   private plan(data: TrainingData, plan: FitPlan & {validationData?: TrainingData}): TrainingRun {
-    const {epochs, initialEpoch, batchSize, gradientAccumulationSteps, validationData, maxSteps} = plan;
+    const {epochs, initialEpoch, batchSize, batchesPerStep, validationData, maxSteps} = plan;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
     const evaluations = plan.evaluationSteps === undefined ? epochs - initialEpoch : Number.POSITIVE_INFINITY;
     if (validationData) assertData(validationData, 'fitDataset validationData', limits, evaluations);
-    if (plan.groupByLength) orderedByLength(data, batchSize * gradientAccumulationSteps, ''); // throws for a stream
+    if (plan.groupByLength) orderedByLength(data, batchSize * batchesPerStep, ''); // throws for a stream
     if (plan.memoryBudget !== undefined)
       assertMemory(this.model, this.optimizer, data, plan, plan.memoryBudget);
     const batchesPerEpoch = countBatches(data, batchSize);
     const stepsInData =
-      batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
+      batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / batchesPerStep);
     const totalSteps = stepsInData && maxSteps ? Math.min(stepsInData, maxSteps) : (stepsInData ?? maxSteps);
     this.scheduleOf({totalSteps}); // throws if it needs a length that is unknown
     return new TrainingRun(
@@ -210,7 +215,7 @@ export class Trainer extends TrainingStep {
     const {plan, progress, callbacks} = run;
     const done = progress.position.windows;
     let index = 0;
-    for await (const window of windowsOf(this.batches(run), plan.gradientAccumulationSteps)) {
+    for await (const window of windowsOf(this.batches(run), plan.batchesPerStep)) {
       if (index++ < done) continue;
       const step = progress.step + 1;
       await callbacks.emit('onStepBegin', step);
@@ -233,9 +238,9 @@ export class Trainer extends TrainingStep {
   private batches({data, plan, progress}: TrainingRun): AsyncGenerator<Batch> {
     const {epoch} = progress.position;
     const seed = `${plan.seed}/${epoch}`;
-    const {batchSize, groupByLength, gradientAccumulationSteps} = plan;
+    const {batchSize, groupByLength, batchesPerStep} = plan;
     return batchesOf(
-      groupByLength ? orderedByLength(data, batchSize * gradientAccumulationSteps, seed) : data,
+      groupByLength ? orderedByLength(data, batchSize * batchesPerStep, seed) : data,
       {
         ...this.limits(),
         batchSize,
@@ -294,7 +299,8 @@ export class Trainer extends TrainingStep {
    */
   async evaluate(records: RecordData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
-    const {batchSize = 4, onProgress, signal} = args;
+    const {batchSize = 4, onProgress} = args;
+    const signal = ranks().agreed(args.signal);
     assertCount('evaluateDataset batchSize', batchSize);
     const limits = this.limits();
     const data = await this.examplesOf(records, 'evaluateDataset');
@@ -302,11 +308,14 @@ export class Trainer extends TrainingStep {
     const total = countBatches(data, batchSize);
     const begun = performance.now();
     let [sum, tokens, examples, batches] = [0, 0, 0, 0];
-    for await (const batch of batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'))) {
-      sum += await scalarValue(this.model.lossSum(batch));
-      tokens += this.model.targetCount(batch);
-      examples += sizeOf([batch])[0];
-      batches++;
+    const each = batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'));
+    for await (const round of windowsOf(each, ranks().size)) {
+      const [batch] = ranks().share(round); // of the last round, maybe none
+      const [loss] = await ranks().sum([batch ? await scalarValue(this.model.lossSum(batch)) : 0]);
+      sum += loss;
+      for (const batch of round) tokens += this.model.targetCount(batch);
+      examples += sizeOf(round)[0];
+      batches += round.length;
       onProgress?.({done: batches, total});
       await tf.nextFrame(); // let signals through
       signal?.throwIfAborted();

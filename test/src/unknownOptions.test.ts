@@ -102,6 +102,7 @@ const calls: Record<string, Call> = {
     new layers.QuantizedParameter('scale', [1, 1], {type: 'nf4'}).load(new Uint8Array(4), 'F32', unknown),
   'LlamaForCausalLM.forward': (unknown) => model.forward(tf.tensor2d(IDS, [1, 3], 'int32'), unknown),
   chat: (unknown) => models.chat(model, [{role: 'user', content: 'x'}], unknown),
+  joinCluster: (unknown) => src.joinCluster(unknown),
   generate: (unknown) => models.generate(model, IDS, unknown),
   generateIds: (unknown) => models.generateIds(model, IDS, unknown),
   stream: (unknown) => models.stream(model, [1], unknown).next(),

@@ -1,4 +1,5 @@
 import {printAboveProgress} from '../../training/callbacks/progressBar.ts';
+import {ranks} from '../../training/cluster/ranks.ts';
 
 /** The signals of Ctrl-C, of `kill`, Docker and SLURM, and of a closed terminal. */
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -21,10 +22,8 @@ export function stopOnInterrupt(now = () => performance.now()): {signal: AbortSi
   const listener = (name: NodeJS.Signals) => {
     if (asked === undefined) {
       asked = now();
-      printAboveProgress(
-        process.stderr,
-        'Stopping after this step, then saving. Press Ctrl-C again to end immediately.',
-      );
+      const text = 'Stopping after this step, then saving. Press Ctrl-C again to end immediately.';
+      if (ranks().isFirst) printAboveProgress(process.stderr, text);
       controller.abort();
     } else if (now() - asked > SAME_MS) {
       release();

@@ -2,7 +2,7 @@
  * Keys of LLaMA-Factory and transformers that recipes contain but this library does not use.
  */
 
-const HARDWARE = 'training runs in one process on one device';
+const HARDWARE = 'each rank trains on one device, as `--processes` or a launcher starts them';
 const FASTER_TORCH = 'it chooses among kernels of PyTorch';
 const LOADING = 'files and data are read by this library, with safetensors tensor by tensor';
 const PREFERENCES = 'it belongs to preference training, which no supported stage uses';
@@ -16,7 +16,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
   Object.entries({
     trust_remote_code: 'no code from a model folder is run',
     [HARDWARE]: [
-      'ddp_timeout',
       'ddp_backend',
       'ddp_find_unused_parameters',
       'ddp_bucket_cap_mb',

@@ -1,4 +1,5 @@
 import {counted} from '../../../quant/counted.ts';
+import {ranks} from '../../training/cluster/ranks.ts';
 import {formatBytes} from '../../training/run/formatBytes.ts';
 import {describeModel} from './modelInUse.ts';
 import type {ExampleCounts, RecipePlan} from './planOf.ts';
@@ -39,12 +40,11 @@ function trainingRows(plan: RecipePlan): Row[] {
     optimizer,
   } = recipe;
   const {trainable, total} = parameters;
+  const {size} = ranks();
   const examples = data.training ? describeExamples(data.training) : 'streamed examples';
   const perEpoch = steps.perEpoch === undefined ? '' : `, ${count(steps.perEpoch)} an epoch`;
-  const window = counted(
-    batchSize * gradientAccumulationSteps,
-    'example',
-    () => `${batchSize} × ${gradientAccumulationSteps}`,
+  const window = counted(batchSize * gradientAccumulationSteps * size, 'example', () =>
+    [batchSize, gradientAccumulationSteps, ...(size > 1 ? [`${size} ranks`] : [])].join(' × '),
   );
   const rows: Row[] = [
     ['trains', `${many(trainable, 'parameter')} (${percent(trainable / total)}): ${describeMethod(plan)}`],

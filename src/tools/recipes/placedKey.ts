@@ -3,6 +3,7 @@ import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import type {SplitArgs} from '../../data/loadDataset.ts';
+import type {JoinOptions} from '../../training/cluster/joinCluster.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
 import type {PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -32,6 +33,7 @@ export interface RecipeTargets {
   warmup: {ratio: number; steps: number};
   /** The three intervals are whole numbers of steps, or shares of the run below 1; epochs may be a fraction. */
   fit: FitArgs;
+  cluster: JoinOptions;
   generation: PredictOptions;
   prediction: PredictOptions;
   export: Partial<ExportArgs>;

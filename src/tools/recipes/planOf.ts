@@ -4,6 +4,7 @@ import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {Example} from '../../data/batches/collate.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
+import {ranks} from '../../training/cluster/ranks.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
 import {estimateMemory, isEstimable, type MemoryEstimate} from '../../training/run/estimateMemory.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
@@ -91,7 +92,7 @@ function countExamples(data: TrainingData): ExampleCounts | undefined {
 
 /** Counts the examples of a run. Full epochs use every example; the last epoch may be partial. */
 function examplesSeen({fit}: Recipe, {perEpoch, total}: RunSteps, examples: number): number {
-  const window = fit.batchSize * fit.gradientAccumulationSteps;
+  const window = fit.batchSize * fit.gradientAccumulationSteps * ranks().size;
   const epochs = Math.floor(total / perEpoch!);
   return epochs * examples + Math.min(examples, (total % perEpoch!) * window);
 }

@@ -6,6 +6,8 @@ import {assertData, type TrainingData} from '../../data/batches/batches.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
+import {joinCluster} from '../../training/cluster/joinCluster.ts';
+import {ranks} from '../../training/cluster/ranks.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import {assertPredictable, type PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -57,7 +59,7 @@ export interface PreparedRecipe {
 
 /**
  * Finds everything that can be wrong with a recipe, its data, model and folders before the weights are read, with a
- * model whose weights are not allocated. Writes nothing.
+ * model whose weights are not allocated. Writes nothing. Joins the ranks that a launcher started.
  *
  * @throws TfjsLoraError in terms of the recipe's keys
  */
@@ -69,13 +71,16 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   } = recipe;
   const {commandWith = sameRecipeWith, signal} = options;
   assertHasTask(recipe);
-  if (!tasks.train) await assertOwnResults(recipe);
+  await joinCluster({timeout: recipe.cluster.timeout});
+  const {isFirst} = ranks(); // the rank that writes to the output folder
+  if (!tasks.train && isFirst) await assertOwnResults(recipe);
   const backend = await useBackend(options.backend, {computeDtype});
   const optimizer = optimizerOf(recipe);
   let model: TrainableCausalLM | undefined;
   try {
     const wishes = outputWishes(recipe);
-    if (folder !== undefined) await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
+    if (folder !== undefined && isFirst)
+      await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
     const resumeFrom = await recipeCheckpoint(recipe, commandWith);
 
     // The data: token ids with labels, and prompts with the expected answers.

@@ -204,7 +204,7 @@ const output = {
 const train = {
   per_device_train_batch_size: to('fit.batchSize', count().default(8), 'Examples in a batch.'),
   gradient_accumulation_steps: to('fit.gradientAccumulationSteps', count().default(1),
-    'Batches in an optimizer step.'),
+    'Batches of each rank in an optimizer step.'),
   learning_rate: to('optimizer.learningRate', z.number().min(0).default(5e-5), 'Peak learning rate of the schedule.'),
   num_train_epochs: to('fit.epochs', z.number().positive().default(3), 'Passes over the data; may be a fraction.'),
   max_steps: to('fit.maxSteps',
@@ -238,6 +238,8 @@ const train = {
   fp16: flag().default(false)
     .describe('Keep the frozen base in float16, and multiply in 16 bits if the backend can; trained weights are ' +
       'float32.'),
+  ddp_timeout: to('cluster.timeout', z.number().positive().default(1800),
+    'Seconds after which a training on several cards fails because one of them does not go on.'),
   seed: to(['lora.seed', 'data.seed', 'prediction.seed'], z.int().min(0).default(42),
     'Seed for the initial adapter, shuffling and dropout.'),
   data_seed: z.int().min(0).optional().describe('Seed for shuffling. Default `seed`.'),

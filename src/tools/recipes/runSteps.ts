@@ -1,3 +1,4 @@
+import {ranks} from '../../training/cluster/ranks.ts';
 import type {Recipe} from './recipe.ts';
 
 /** The number of steps in a run, and between its events. */
@@ -24,7 +25,7 @@ export function runSteps({fit, warmup}: Recipe, examples?: number): RunSteps {
   const perEpoch =
     examples === undefined
       ? undefined
-      : Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulationSteps);
+      : Math.ceil(Math.ceil(examples / batchSize) / (gradientAccumulationSteps * ranks().size));
   const total = maxSteps ?? Math.ceil(epochs * (perEpoch as number));
   const stepsOf = (interval: number) => (interval < 1 ? Math.ceil(total * interval) : interval);
   return {

@@ -3,6 +3,7 @@ import {join} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
+import {ranks} from '../../training/cluster/ranks.ts';
 import type {FolderLock} from '../../training/output/folderLock.ts';
 import {holdOutputFolder} from '../../training/output/outputFolder.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
@@ -40,7 +41,7 @@ const RUN_OPTIONS = {
  * Runs a recipe from data to files: it trains, evaluates and predicts, as the recipe says. Faults of the recipe, its
  * data and its folders are found before the model's weights are read. The output folder is locked for other runs
  * meanwhile. If the run to resume is already finished, nothing is trained, but predictions that are still missing are
- * made.
+ * made. With several ranks, the first one writes and prints.
  *
  * @returns whether the run was stopped; the last printed text then says how to resume it
  */
@@ -53,7 +54,9 @@ export async function trainRecipe(
     tasks,
     fit: {outputDir: folder},
   } = recipe;
-  const {print = () => {}, commandWith = sameRecipeWith, callbacks, signal, verbose} = options;
+  const {commandWith = sameRecipeWith, callbacks, verbose} = options;
+  let {signal} = options;
+  let print = options.print ?? (() => {});
   let phase: Phase = 'loading';
   const ended = async (error: unknown) => {
     if (!signal?.aborted || error !== signal.reason) throw error;
@@ -62,11 +65,14 @@ export async function trainRecipe(
   };
   let prepared: PreparedRecipe;
   try {
-    prepared = await prepareRecipe(recipe, options);
+    prepared = await prepareRecipe(recipe, options); // joins the ranks
   } catch (error) {
     return ended(error);
   }
   const {data, plan, optimizer, training, prediction} = prepared;
+  const {isFirst} = ranks();
+  if (!isFirst) print = () => {};
+  signal = ranks().agreed(signal);
   print(formatPlan(plan));
   if (plan.isFinished) {
     optimizer.dispose();
@@ -81,7 +87,7 @@ export async function trainRecipe(
   try {
     signal?.throwIfAborted();
     const words = outputWords(recipe, commandWith);
-    if (folder !== undefined) lock = await holdOutputFolder(folder, outputWishes(recipe), words);
+    if (folder !== undefined && isFirst) lock = await holdOutputFolder(folder, outputWishes(recipe), words);
 
     // The model: its frozen part stored as the recipe says, and what trains in it.
     model = await openBase(recipe, {signal});
@@ -100,7 +106,7 @@ export async function trainRecipe(
         print(await stopMessage(recipe, phase, commandWith));
         return {isInterrupted};
       }
-      print(formatMetrics(await lossesIn(folder!)));
+      if (isFirst) print(formatMetrics(await lossesIn(folder!)));
     }
 
     // Evaluation of a model that was not trained in this run; a training ends with its own evaluation.
@@ -108,8 +114,8 @@ export async function trainRecipe(
       phase = 'evaluation';
       const {batchSize} = prediction;
       const metrics = evaluationMetrics(await model.evaluateDataset(data.validation!, {batchSize, signal}));
-      if (folder !== undefined) writeResults(folder, 'eval', metrics);
-      await nameScoredModel(recipe);
+      if (folder !== undefined && isFirst) writeResults(folder, 'eval', metrics);
+      if (isFirst) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
 
@@ -117,7 +123,7 @@ export async function trainRecipe(
     if (data.prompts) {
       phase = 'prediction';
       const {metrics} = await predictDataset(model, data.prompts, {...prediction, signal});
-      if (!tasks.train) await nameScoredModel(recipe);
+      if (!tasks.train && isFirst) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
     if (folder !== undefined) print(`output ${folder}`);

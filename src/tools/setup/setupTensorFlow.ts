@@ -6,6 +6,7 @@ import {dirname, join, resolve} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {contextSource} from '../../training/backends/contextSource.ts';
 import {FUSED_OPS_FILE} from '../../training/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../training/backends/fusedOpsSources.ts';
 import {
@@ -22,7 +23,7 @@ import {checkFusedOps, checkTensorFlow, type TensorFlowCheck} from './checkTenso
 import {compilerOf} from './compileAddon.ts';
 import {cudaWheels} from './cudaWheels.ts';
 import {fetchWheel} from './fetchWheel.ts';
-import {besideLibrary, libraryOf, type TensorFlowLibrary} from './tensorFlowLibrary.ts';
+import {besideLibrary, libraryOf} from './tensorFlowLibrary.ts';
 import {ZipFile} from './zipFile.ts';
 
 /** The release of `@tensorflow/tfjs-node` that is set up, and the TensorFlow that its installer downloads. */
@@ -98,16 +99,19 @@ export async function setupTensorFlow(
     (from === 'auto' || present.source === (isFolder(from) ? resolve(from) : from));
   if (present && isAsked) {
     const check = await checkTensorFlow(folder, present.package, execPath).catch((error: Error) => error);
-    const isComplete =
-      !gpu || present.source !== 'wheel' || existsSync(join(folder, 'tensorflow', 'include'));
-    if (!(check instanceof Error) && isComplete) {
+    const hasHeaders = present.source !== 'wheel' || existsSync(join(folder, 'tensorflow', 'include'));
+    const isCurrent = present.source === 'official' || present.context === (await contextSource()).hash;
+    if (!(check instanceof Error) && (hasHeaders || (!gpu && isCurrent))) {
       onProgress(`TensorFlow ${present.version} is already set up in ${folder} and works.`);
-      return {...(await withCurrentFusedOps(present, stage)), ...check};
+      const current = isCurrent ? present : await withCurrentAddon(present, stage);
+      return {...(await withCurrentFusedOps(current, stage)), ...check};
     }
     const fault =
       check instanceof Error
         ? `does not work (${check.message})`
-        : 'lacks the headers that fused ops on a card need';
+        : gpu
+          ? 'lacks the headers that fused ops on a card need'
+          : 'was set up by another version of tfjs-lora';
     onProgress(`TensorFlow ${present.version} in ${folder} ${fault}: setting it up again.`);
   }
   const staged = `${folder}.new`;
@@ -118,7 +122,7 @@ export async function setupTensorFlow(
     try {
       await rm(staged, {recursive: true, force: true});
       await mkdir(staged, {recursive: true});
-      const libraries = await install();
+      const {libraries, context} = await install();
       const check = await timed(aside, 'check: a product in a separate process', () =>
         checkTensorFlow(staged, packageName, execPath),
       );
@@ -127,6 +131,7 @@ export async function setupTensorFlow(
         version: check.version,
         source,
         ...(libraries && {libraries}),
+        ...(context && {context}),
         fusedOps: await makeFusedOps(source, aside),
       };
       await writeSetup(staged, setup);
@@ -144,6 +149,13 @@ export async function setupTensorFlow(
     'BACKEND_UNAVAILABLE',
     `setup tensorflow: expected one source to work, got:\n  ${failures.join('\n  ')}`,
   );
+}
+
+/** Compiles the addon again after an upgrade of this package changed its source. */
+async function withCurrentAddon(present: TensorFlowSetup, stage: Stage): Promise<TensorFlowSetup> {
+  const setup = {...present, context: await makeAddon(present.source, stage)};
+  await writeSetup(stage.folder, setup);
+  return setup;
 }
 
 /** Compiles the fused ops again if an upgrade of this package changed them. Nothing else is set up again. */
@@ -185,10 +197,11 @@ async function writeSetup(folder: string, setup: TensorFlowSetup): Promise<void>
 
 const isFolder = (from: string) => !['auto', 'official', 'wheel'].includes(from);
 
-/**
- * A source, and a function that installs from it and returns the folder of NVIDIA's libraries if that is another one.
- */
-type Source = [name: string, install: () => Promise<string | undefined>];
+/** What an installation adds to the set-up's description. */
+type Installed = Pick<TensorFlowSetup, 'libraries' | 'context'>;
+
+/** A source, and a function that installs from it. */
+type Source = [name: string, install: () => Promise<Installed>];
 
 function sourcesOf(from: string, stage: Stage): Source[] {
   const {version} = stage;
@@ -212,7 +225,7 @@ function sourcesOf(from: string, stage: Stage): Source[] {
 }
 
 /** Installs the package with its own installer, which downloads TensorFlow's C library and the addon. */
-async function installOfficial(stage: Stage): Promise<undefined> {
+async function installOfficial(stage: Stage): Promise<Installed> {
   stage.onProgress(
     'official: npm checks packages by the hashes of its registry; the library and the addon that the installer downloads have no ' +
       'hash to check. --from wheel checks the library.',
@@ -222,9 +235,10 @@ async function installOfficial(stage: Stage): Promise<undefined> {
     `official: npm installs ${packageOf(stage)}, which downloads TensorFlow ${OFFICIAL_TENSORFLOW}`,
     () => installPackage(stage, []),
   );
+  return {};
 }
 
-async function installFromWheel(stage: Stage): Promise<undefined> {
+async function installFromWheel(stage: Stage): Promise<Installed> {
   const {folder, gpu, version, nvidia = true, environment, onProgress} = stage;
   const project = platform() === 'linux' && arch() === 'x64' && !gpu ? 'tensorflow-cpu' : 'tensorflow';
   await compilerOf(environment); // before anything large is downloaded
@@ -243,8 +257,7 @@ async function installFromWheel(stage: Stage): Promise<undefined> {
     await wheel.close();
   }
   await rm(downloads, {recursive: true});
-  await installAddon(await libraryOf(folder, packageOf(stage), 'wheel'), stage);
-  if (!gpu) await rm(join(folder, 'tensorflow', 'include'), {recursive: true});
+  return {context: await installAddon('wheel', stage)};
 }
 
 /**
@@ -294,22 +307,28 @@ async function installCuda(wheel: ZipFile, downloads: string, stage: Stage): Pro
 }
 
 /** Installs with a TensorFlow that is already on disk, without copying it. */
-async function installFromFolder(given: string, stage: Stage): Promise<string> {
+async function installFromFolder(given: string, stage: Stage): Promise<Installed> {
   stage.onProgress(
     `${given}: used as it is; nothing of TensorFlow is downloaded, and there is no hash to check.`,
   );
   const library = await libraryOf(stage.folder, packageOf(stage), given);
-  await installAddon(library, stage);
-  return besideLibrary(library);
+  return {libraries: besideLibrary(library), context: await installAddon(given, stage)};
 }
 
-async function installAddon(library: TensorFlowLibrary, stage: Stage): Promise<void> {
-  const name = packageOf(stage);
-  await timed(stage, `npm: ${name} ${PACKAGE_VERSION} without its installer`, () =>
+async function installAddon(source: string, stage: Stage): Promise<string> {
+  await timed(stage, `npm: ${packageOf(stage)} ${PACKAGE_VERSION} without its installer`, () =>
     installPackage(stage, ['--ignore-scripts']),
   );
-  await timed(stage, 'addon: compiling', () =>
-    buildAddon(join(stage.folder, 'node_modules', name), library, stage.environment),
+  return makeAddon(source, stage);
+}
+
+/** Compiles the addon and returns the hash of its own part. */
+async function makeAddon(source: string, stage: Stage): Promise<string> {
+  const {folder, environment} = stage;
+  const name = packageOf(stage);
+  const library = await libraryOf(folder, name, source);
+  return timed(stage, 'addon: compiling', () =>
+    buildAddon(join(folder, 'node_modules', name), library, environment),
   );
 }
 

@@ -1,15 +1,20 @@
 import {isNode, nodeModule} from './processor.ts';
 
 /** Returns the first NVIDIA card that the driver lists; undefined when there is none. */
-export async function nvidiaCard(): Promise<string | undefined> {
-  if (!isNode()) return undefined;
+export const nvidiaCard = async (): Promise<string | undefined> => (await nvidiaCards())[0];
+
+/** Returns the NVIDIA cards that the driver lists. */
+export async function nvidiaCards(): Promise<string[]> {
+  if (!isNode()) return [];
   const {readdir, readFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
   const folder = '/proc/driver/nvidia/gpus';
-  for (const card of await readdir(folder).catch(() => [])) {
-    const text = await readFile(`${folder}/${card}/information`, 'utf8').catch(() => '');
-    return /^Model:\s*(.+)$/m.exec(text)?.[1].trim() ?? 'NVIDIA card';
-  }
-  return undefined;
+  const cards = await readdir(folder).catch(() => []);
+  return Promise.all(
+    cards.map(async (card) => {
+      const text = await readFile(`${folder}/${card}/information`, 'utf8').catch(() => '');
+      return /^Model:\s*(.+)$/m.exec(text)?.[1].trim() ?? 'NVIDIA card';
+    }),
+  );
 }
 
 /** Libraries that TensorFlow 2 needs from each minor release on, newest first. */

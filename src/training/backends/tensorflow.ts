@@ -37,7 +37,7 @@ export const tensorflow: Backend = {
   name: 'tensorflow',
   async start(options) {
     const dtype = options.computeDtype && nearestComputeDtype(options.computeDtype, COMPUTE_DTYPES);
-    const {name: loaded, setup} = await loadPackage(dtype);
+    const {name: loaded, setup} = await loadTensorFlow(dtype);
     if (!(await tf.setBackend('tensorflow'))) {
       throw unavailable(`${loaded} loaded, but its backend did not start`);
     }
@@ -72,8 +72,12 @@ interface LoadedPackage {
   setup?: {folder: string; made: TensorFlowSetup};
 }
 
-/** Loads the first package that works. */
-async function loadPackage(computeDtype: ComputeDtype | undefined): Promise<LoadedPackage> {
+/**
+ * Loads the first package that works, which makes its backend the current one.
+ *
+ * @throws TfjsLoraError `BACKEND_UNAVAILABLE`, saying what is missing
+ */
+export async function loadTensorFlow(computeDtype?: ComputeDtype): Promise<LoadedPackage> {
   if (!isNode()) throw unavailable('this is a browser');
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
   const {join} = await nodeModule<typeof import('node:path')>('path');

@@ -21,6 +21,8 @@ export interface TensorFlowSetup {
   source: string;
   /** Folder that contains `nvidia/<package>/lib`, unless it is the set-up's own folder. */
   libraries?: string;
+  /** Hash of the source with which the addon can join a cluster; undefined for an addon that npm downloaded. */
+  context?: string;
   fusedOps?: FusedOpsSetup;
 }
 

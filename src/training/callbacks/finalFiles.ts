@@ -5,6 +5,7 @@ import {
   saveTrainedWeights,
 } from '../checkpoints/trainedWeights.ts';
 import {floatingPointOperations, writeTrainerState} from '../checkpoints/trainerState.ts';
+import {ranks} from '../cluster/ranks.ts';
 import {checkpointFolder} from '../output/checkpointFolder.ts';
 import {writeResults} from '../output/resultFiles.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
@@ -13,7 +14,8 @@ import {evaluationMetrics} from './trainingLog.ts';
 
 /**
  * Writes a finished run's files to its folder: the weights (optionally the best ones), the tokenizer,
- * `{train,eval,all}_results.json` and `trainer_state.json`. An interrupted run writes only `trainer_state.json`.
+ * `{train,eval,all}_results.json` and `trainer_state.json`. An interrupted run writes only `trainer_state.json`. With
+ * several ranks, the first one writes.
  */
 export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallback {
   const {model} = run;
@@ -25,6 +27,7 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
       await run.addLog(metrics);
       const evaluation = await run.validate(run, isBest);
       if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
+      if (!ranks().isFirst) return;
       await model.tokenizer?.save(outputDir); // before the weights: whoever finds those finds the tokenizer too
       await saveTrainedWeights(model, outputDir);
       const {epoch, tokensSeen} = run.progress;
@@ -34,7 +37,7 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
       writeTrainerState(run, outputDir);
     },
     onTrainEnd: () => {
-      if (run.history.isInterrupted) writeTrainerState(run, outputDir);
+      if (run.history.isInterrupted && ranks().isFirst) writeTrainerState(run, outputDir);
     },
   };
 }

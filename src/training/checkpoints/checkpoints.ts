@@ -1,6 +1,7 @@
 import {join} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
+import {ranks} from '../cluster/ranks.ts';
 import {saveOptimizer} from '../optimizers/optimizerFile.ts';
 import {rotateCheckpoints, writeCheckpoint} from '../output/checkpointFolder.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
@@ -12,7 +13,7 @@ import {writeTrainerState} from './trainerState.ts';
 /**
  * Writes `checkpoint-<step>` folders as `saveStrategy` says, also after the last step when it is `steps`, and whenever
  * a run is interrupted. A checkpoint has the trained weights, optimizer, `trainer_state.json`, and the state for an
- * exact resumption.
+ * exact resumption. With several ranks, the first one writes it.
  */
 export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallback {
   const {plan} = run;
@@ -32,13 +33,11 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
       return;
     }
     rememberBest(run);
-    const folder = await writeCheckpoint(
-      outputDir,
-      progress.step,
-      (staged) => fill(run, staged),
-      resumeStateOf(run),
-    );
+    const folder = ranks().isFirst
+      ? await writeCheckpoint(outputDir, progress.step, (staged) => fill(run, staged), resumeStateOf(run))
+      : undefined;
     savedStep = progress.step;
+    if (folder === undefined) return;
     const {saveTotalLimit} = plan;
     const kept = progress.best && plan.loadBestModelAtEnd ? [progress.best.step] : [];
     if (saveTotalLimit !== undefined) rotateCheckpoints(outputDir, saveTotalLimit, kept);

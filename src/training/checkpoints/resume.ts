@@ -4,6 +4,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {warn} from '../../../quant/warn.ts';
 import {dataFingerprint} from '../../data/batches/dataFingerprint.ts';
+import {ranks} from '../cluster/ranks.ts';
 import {loadOptimizer} from '../optimizers/optimizerFile.ts';
 import {
   checkpointFolder,
@@ -138,6 +139,9 @@ export async function resume(run: TrainingRun, folder: string): Promise<void> {
   restoreTrainedWeights(run.model, folder);
   await loadOptimizer(optimizer, join(folder, OPTIMIZER_FILE));
   run.progress = state.progress;
+  const {position} = run.progress;
+  const {batchesPerStep} = run.plan;
+  position.batches = Math.min(position.windows * batchesPerStep, run.batchesPerEpoch ?? position.batches);
   run.log = log;
   run.firstStep = state.progress.step;
   run.firstTokens = state.progress.tokensSeen;
@@ -167,9 +171,10 @@ export async function assertResumable(run: TrainingRun, folder: string): Promise
 }
 
 /** Returns the settings and data that decide which examples a step sees. */
-function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
+export function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
   const {batchSize, gradientAccumulationSteps, shuffle, groupByLength, seed} = plan;
   return {
+    ranks: ranks().size,
     batchSize,
     gradientAccumulationSteps,
     shuffle,
@@ -180,10 +185,11 @@ function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
 }
 
 function assertSameOrder(
-  now: Record<string, unknown>,
-  before: Record<string, unknown>,
+  ownOrder: Record<string, unknown>,
+  earlierOrder: Record<string, unknown>,
   folder: string,
 ): void {
+  const [now, before] = comparableOrders(ownOrder, {ranks: 1, ...earlierOrder});
   for (const [name, value] of Object.entries(before)) {
     if (now[name] === value) continue;
     const [expected, got] =
@@ -194,6 +200,16 @@ function assertSameOrder(
         'To start another run from its weights, use loadAdapter(folder, {trainable: true}).',
     );
   }
+}
+
+/** With another number of ranks, a step sees the same examples if their number is the same. */
+function comparableOrders(...orders: Record<string, unknown>[]): Record<string, unknown>[] {
+  if (orders[0].ranks === orders[1].ranks) return orders;
+  return orders.map(({ranks, batchSize, gradientAccumulationSteps, ...rest}) => ({
+    'batchSize × gradientAccumulationSteps × ranks':
+      Number(batchSize) * Number(gradientAccumulationSteps) * Number(ranks),
+    ...rest,
+  }));
 }
 
 function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): void {

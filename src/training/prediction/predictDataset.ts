@@ -13,6 +13,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
+import {ranks} from '../cluster/ranks.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
 import {writeResults} from '../output/resultFiles.ts';
 import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
@@ -66,7 +67,8 @@ export interface PredictionRun {
 /**
  * Answers prompts and scores the answers, like LLaMA-Factory's `do_predict`: in left-padded batches with a key-value
  * cache. Of a list, long prompts come first, so that the prompts of a batch have similar lengths and memory runs out
- * early if ever; a stream is answered a batch at a time as it arrives.
+ * early if ever; a stream is answered a batch at a time as it arrives. With several ranks, each answers its share of the
+ * batches, and the first one writes.
  *
  * A record becomes the prompt before its last answer, which is the expected one, and its template says which tokens end
  * an answer. Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable for one batch
@@ -83,13 +85,16 @@ export async function predictDataset(
   options: PredictOptions = {},
 ): Promise<PredictionRun> {
   assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
-  const {batchSize = 8, skipSpecialTokens = true, outputDir, onProgress, signal, ...generation} = options;
+  const {batchSize = 8, skipSpecialTokens = true, onProgress, signal: own, ...others} = options;
+  const {outputDir: folder, ...generation} = others;
+  const outputDir = ranks().isFirst ? folder : undefined;
+  const signal = ranks().agreed(own);
   const tokenizer = requireTokenizer(model);
   const measured = measureMemory(model);
   const predictions: Prediction[] = [];
   const progress = {done: 0, total: 0, newTokens: 0, seconds: 0};
   let [steps, started] = [0, 0];
-  for await (const {prompts, stopIds} of readPrompts(data, batchSize, tokenizer)) {
+  for await (const {prompts, stopIds} of readPrompts(data, batchSize * ranks().size, tokenizer)) {
     const before = predictions.length;
     await assertPredictable(model, prompts, options, before);
     if (before === 0) {
@@ -102,20 +107,26 @@ export async function predictDataset(
     const order = prompts
       .map(({promptIds}, index) => ({index, length: promptIds.length}))
       .sort((a, b) => b.length - a.length);
-    for (let first = 0; first < order.length; first += batchSize) {
-      const batch = order.slice(first, first + batchSize);
-      const seed = generation.seed === undefined ? undefined : `${generation.seed}/${before + first}`;
-      const ids = await generateIds(
-        measured.model,
-        batch.map(({index}) => prompts[index].promptIds),
-        {...generation, eosTokenId: generation.eosTokenId ?? stopIds, seed, signal},
+    for (let first = 0; first < order.length; first += batchSize * ranks().size) {
+      signal?.throwIfAborted();
+      const [start = order.length] = ranks().share(
+        Array.from({length: ranks().size}, (_, i) => first + i * batchSize),
       );
-      batch.forEach(({index}, row) => {
-        predictions[before + index].predict = tokenizer.decode(ids[row], {skipSpecialTokens});
-        progress.newTokens += ids[row].length;
-      });
-      steps++;
-      progress.done += batch.length;
+      const batch = order.slice(start, start + batchSize); // empty for a rank without a share
+      const seed = generation.seed === undefined ? undefined : `${generation.seed}/${before + start}`;
+      const promptIds = batch.map(({index}) => prompts[index].promptIds);
+      const settings = {...generation, eosTokenId: generation.eosTokenId ?? stopIds, seed, signal};
+      const ids = batch.length === 0 ? [] : await generateIds(measured.model, promptIds, settings);
+      const answers = batch.map(
+        ({index}, row): Answer => [index, tokenizer.decode(ids[row], {skipSpecialTokens}), ids[row].length],
+      );
+      for (const text of await ranks().gather(JSON.stringify(answers)))
+        for (const [index, answer, newTokens] of JSON.parse(text) as Answer[]) {
+          predictions[before + index].predict = answer;
+          progress.newTokens += newTokens;
+          progress.done++;
+        }
+      steps += Math.min(ranks().size, Math.ceil((order.length - first) / batchSize));
       progress.seconds = (performance.now() - started) / 1000;
       onProgress?.({...progress});
     }
@@ -128,6 +139,9 @@ export async function predictDataset(
   if (outputDir !== undefined) writeResults(outputDir, 'predict', metrics);
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
 }
+
+/** An answer with the index of its prompt and the number of its tokens. */
+type Answer = [index: number, text: string, newTokens: number];
 
 /**
  * Checks everything that {@link predictDataset} needs. The model's weights need not be allocated.

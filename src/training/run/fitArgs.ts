@@ -2,6 +2,7 @@ import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import type {RecordData} from '../../data/records/trainingRecord.ts';
+import {ranks} from '../cluster/ranks.ts';
 import type {CallbackLike} from './callbacks.ts';
 
 /** How often something is done: never, every few optimizer steps, or after each epoch. */
@@ -25,7 +26,7 @@ export interface FitArgs {
   initialEpoch?: number;
   /** Examples in a batch. Default 4. */
   batchSize?: number;
-  /** Batches in an optimizer step; an epoch's last step may have fewer. Default 1. */
+  /** Batches of each rank in an optimizer step; an epoch's last step may have fewer. Default 1. */
   gradientAccumulationSteps?: number;
   /** Maximum number of optimizer steps. Default: no limit. */
   maxSteps?: number;
@@ -152,7 +153,12 @@ type Defaulted =
 
 /** Settings of a run, complete with their defaults. */
 export type FitPlan = Omit<FitArgs, 'reportTo'> &
-  Required<Pick<FitArgs, Defaulted>> & {reportTo: ReportTarget[]; evaluatesEachEpoch: boolean};
+  Required<Pick<FitArgs, Defaulted>> & {
+    reportTo: ReportTarget[];
+    evaluatesEachEpoch: boolean;
+    /** Batches of all ranks in an optimizer step. */
+    batchesPerStep: number;
+  };
 
 /**
  * Checks settings and fills in their defaults.
@@ -174,6 +180,7 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
     evaluationSteps:
       evaluationStrategy === undefined || evaluationStrategy === 'steps' ? evaluationSteps : undefined,
     reportTo: [args.reportTo ?? []].flat(),
+    batchesPerStep: (args.gradientAccumulationSteps ?? 1) * ranks().size,
   } as FitPlan;
   for (const [name, {kind}] of FIELDS) {
     const value = args[name];

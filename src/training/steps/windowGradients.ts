@@ -5,6 +5,7 @@ import {uploadEarly} from '../../../layers/ops/uploadEarly.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {toRows} from '../../data/batches/batches.ts';
+import {ranks} from '../cluster/ranks.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
 /** Loss and gradients of one accumulation window. */
@@ -35,7 +36,7 @@ const SEEDS_PER_WINDOW = 1009;
 /**
  * Computes loss and gradients of a batch, or of several micro-batches as one window: the sum of the losses divided by
  * the number of all labels, never a mean of means. Gradients are added up micro-batch by micro-batch, so memory does
- * not grow with the window.
+ * not grow with the window. With several ranks, each computes its share of the window, and all get the sums.
  *
  * @param seed seed for dropout. Default 0
  * @param beforeComputing called first, with the weights that train and the pass over the first batch, which returns
@@ -56,11 +57,14 @@ export async function windowGradients(
   const variables = model.trainableParameters();
   assertTrainable(model, window, variables);
   const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
-  const gradients: tf.NamedTensorMap = {};
-  const losses: tf.Scalar[] = [];
+  const all = [...window.keys()];
+  const own = ranks().share(all);
+  let gradients: tf.NamedTensorMap = {};
+  let losses: tf.Scalar[] = [];
   const read: tf.Tensor[] = [];
   let memoryBytes = 0;
-  const share = tf.scalar(1 / tokens); // of a label in the window's mean
+  // The part of a label in the window's mean. A rank without a share of its own computes gradients of 0.
+  const share = tf.scalar(own.length > 0 ? 1 / tokens : 0);
   uploadEarly(share);
   const differentiate = (i: number) =>
     batchGradients(model, window[i], variables, share, seed * SEEDS_PER_WINDOW + i);
@@ -72,13 +76,14 @@ export async function windowGradients(
         return first.gradients;
       }),
     );
-    for (const i of window.keys()) {
-      if (i > 0) await tf.nextFrame(); // a long window must not block a notebook
+    for (const [place, i] of (own.length > 0 ? own : all.slice(0, 1)).entries()) {
+      if (place > 0) await tf.nextFrame(); // a long window must not block a notebook
       const batch = differentiate(i);
       losses.push(batch.loss);
       addTo(gradients, batch.gradients);
       memoryBytes = batch.memoryBytes;
     }
+    ({gradients, losses} = await ranks().sumGradients({gradients, losses}));
     const norm = globalNorm(Object.values(gradients));
     const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
     read.push(norm, numbers);

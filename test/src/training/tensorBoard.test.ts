@@ -4,7 +4,7 @@ import * as fc from 'fast-check';
 import {type FitArgs, type LogEntry, Trainer} from '../../../src/index.ts';
 import {crc32c, maskedCrc32c} from '../../../src/training/callbacks/tensorBoard/crc32c.ts';
 import {EventFile, framed} from '../../../src/training/callbacks/tensorBoard/eventFile.ts';
-import {varintField} from '../../../src/training/callbacks/tensorBoard/protobuf.ts';
+import {varintField} from '../../../src/training/protobuf/protobuf.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
 

@@ -1,23 +1,25 @@
 import type {Command} from 'commander';
 import {setWarningHandler} from '../../../../quant/warn.ts';
 import {printAboveProgress} from '../../../training/callbacks/progressBar.ts';
+import {clusterPlace} from '../../../training/cluster/clusterPlace.ts';
+import {ranks} from '../../../training/cluster/ranks.ts';
 import {formatPlan} from '../../recipes/formatPlan.ts';
 import {planRecipe} from '../../recipes/planRecipe.ts';
 import {loadRecipe} from '../../recipes/recipe.ts';
 import {trainRecipe} from '../../recipes/trainRecipe.ts';
 import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
 import {commandWith} from '../commandWith.ts';
-import {ExitStatus} from '../exitStatus.ts';
+import {ExitStatus, STOPPED} from '../exitStatus.ts';
 import {nextCommands} from '../nextCommands.ts';
+import {type ProcessCount, processCount, processesToStart} from '../processCount.ts';
+import {runOnRanks} from '../runOnRanks.ts';
 import {stopOnInterrupt} from '../stopOnInterrupt.ts';
 import {withExamples} from '../withExamples.ts';
-
-/** Exit status of a run that a signal stopped. It is the shell's status for SIGINT, whatever the signal was. */
-const STOPPED = 130;
 
 interface TrainOptions extends CommonOptions {
   dryRun: boolean;
   memoryBudget?: number;
+  processes?: ProcessCount;
 }
 
 export function register(program: Command): void {
@@ -34,16 +36,34 @@ export function register(program: Command): void {
       'refuse a training whose estimated peak memory is above this',
       positiveNumber,
     )
+    .option(
+      '--processes <count>',
+      'train on several cards of this host, one process each: their number, or auto for all',
+      processCount,
+    )
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
-      const {backend, dryRun, memoryBudget, import: extensions} = command.optsWithGlobals<TrainOptions>();
+      const {
+        backend,
+        dryRun,
+        memoryBudget,
+        processes,
+        import: extensions,
+      } = command.optsWithGlobals<TrainOptions>();
       const recipe = await loadRecipe(path, overrides);
+      const count = clusterPlace(process.env) ? 1 : await processesToStart(processes, process.env);
+      if (count > 1) {
+        const status = await runOnRanks(count, argsOf(command), recipe.cluster.timeout);
+        if (status !== 0) throw new ExitStatus(status);
+        return;
+      }
       const options = {
         backend,
         memoryBudget: memoryBudget === undefined ? undefined : Math.round(memoryBudget * 1e9),
         commandWith: (...more: string[]) => commandWith(argsOf(command), ...more),
       };
       if (dryRun) {
-        console.log(formatPlan(await planRecipe(recipe, options)));
+        const plan = await planRecipe(recipe, options);
+        if (ranks().isFirst) console.log(formatPlan(plan));
         return;
       }
       const interrupt = stopOnInterrupt();
@@ -55,7 +75,7 @@ export function register(program: Command): void {
           print: (text) => console.log(text),
         });
         if (isInterrupted) throw new ExitStatus(STOPPED);
-        if (recipe.tasks.train) {
+        if (recipe.tasks.train && ranks().isFirst) {
           const given = {backend, import: extensions, path, overrides};
           console.log(await nextCommands(recipe, given));
         }

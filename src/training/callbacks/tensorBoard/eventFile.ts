@@ -2,8 +2,8 @@ import * as fs from 'node:fs';
 import {hostname} from 'node:os';
 import {join} from 'node:path';
 import {onDisk} from '../../../../quant/safetensors/diskErrors.ts';
+import {bytesField, doubleField, floatField, message, varintField} from '../../protobuf/protobuf.ts';
 import {maskedCrc32c} from './crc32c.ts';
-import {bytesField, doubleField, floatField, message, varintField} from './protobuf.ts';
 
 /** Field numbers of TensorFlow's `event.proto` and `summary.proto`. */
 const EVENT = {wallTime: 1, step: 2, fileVersion: 3, summary: 5, sessionLog: 7} as const;

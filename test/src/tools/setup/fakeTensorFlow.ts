@@ -1,3 +1,4 @@
+import {createHash} from 'node:crypto';
 import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {SETUP_FILE, type TensorFlowSetup} from '../../../../src/training/backends/tensorflowFolder.ts';
@@ -27,9 +28,13 @@ module.exports = {
   backend: () => ({binding, isUsingGpuDevice: false}),
 };`;
 
+/** The addon's own source, whose hash says that the addon is up to date. */
+const CONTEXT = join(__dirname, '../../../../layers/kernels/tensorflow/native/context/new_context.cc');
+
 /** Writes the files of `setup tensorflow --from wheel` into `folder`, with an empty library. */
 export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}): void {
-  const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', ...setup};
+  const context = createHash('sha256').update(readFileSync(CONTEXT)).digest('hex').slice(0, 16);
+  const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', context, ...setup};
   const ending = process.platform === 'darwin' ? '2.dylib' : 'so.2';
   const libraries = ['cc', 'framework'].map((name) => `libtensorflow_${name}.${ending}`);
   write(folder, {

@@ -1,4 +1,13 @@
-import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {buildAddon} from '../../../../src/tools/setup/buildAddon.ts';
@@ -171,6 +180,25 @@ describe('a repeated set-up', () => {
     layOutSetup(folder, {fusedOps: {sources: hash}});
     expect((await again()).lines).toEqual([isSetUp(), 'fused ops: compiling …', '  … s']);
     expect(existsSync(join(folder, FUSED_OPS_FILE))).toBe(true);
+  });
+
+  test('compiles the addon again if its own source changed', async () => {
+    const {hash} = await fusedOpsSources();
+    layOutSetup(folder, {context: 'of an older version', fusedOps: {sources: hash}});
+    copyFileSync(someAddon(), join(folder, FUSED_OPS_FILE));
+    const output = join(folder, 'lib/napi-v8/addon.node');
+    for (const [name, text] of [
+      ['tensorflow/include/tensorflow/core/platform/ctstring_internal.h', ''],
+      ['node_modules/@mapbox/node-pre-gyp/index.js', `exports.find = () => ${JSON.stringify(output)}`],
+    ]) {
+      mkdirSync(dirname(join(folder, name)), {recursive: true});
+      writeFileSync(join(folder, name), text);
+    }
+    expect((await again()).lines).toEqual([isSetUp(), 'addon: compiling …', '  … s']);
+    expect(recorded().context).toMatch(/^[0-9a-f]{16}$/);
+    expect(readFileSync(output).equals(readFileSync(someAddon()))).toBe(true);
+    expect(compiler.calls[0]).toContain('-DTFE_NewContext=tfjs_lora_new_context');
+    expect((await again()).lines).toEqual([isSetUp()]);
   });
 
   test('continues without the fused ops if they fail, says so, and tries again the next time', async () => {

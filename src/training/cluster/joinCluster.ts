@@ -1,0 +1,85 @@
+import * as tf from '@tensorflow/tfjs';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
+import {contextSource} from '../backends/contextSource.ts';
+import {nvidiaCards} from '../backends/cudaLibraries.ts';
+import {readSetup, tensorflowFolder} from '../backends/tensorflowFolder.ts';
+import {type ClusterPlace, clusterPlace} from './clusterPlace.ts';
+import {CollectiveRanks} from './collectiveRanks.ts';
+import {ranks, setRanks} from './ranks.ts';
+import {serverDef} from './serverDef.ts';
+
+export interface JoinOptions {
+  /** Seconds after which a step fails that a rank has not reached: transformers' `ddp_timeout`. Default 1800. */
+  timeout?: number;
+}
+const JOIN_OPTIONS = {timeout: true} satisfies OptionNames<JoinOptions>;
+
+/**
+ * Lets this process train together with those that the same launcher started, one for each card: data is split among
+ * them, and gradients are added up through TensorFlow's collective ops, on every backend. The place among them comes
+ * from the launcher's variables: `TF_CONFIG`, torchrun's, OpenMPI's or SLURM's. Call it before `useBackend`. Without a
+ * launcher nothing happens. Calling it again changes nothing.
+ *
+ * The process listens on a port without authentication: the network must be trusted.
+ *
+ * @returns the number of this process, and of all
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming a launcher's variable, `UNSUPPORTED` after a backend of TensorFlow was
+ *   started, `BACKEND_UNAVAILABLE` when TensorFlow is not set up for it
+ */
+export async function joinCluster(options: JoinOptions = {}): Promise<{rank: number; size: number}> {
+  assertKnownOptions('joinCluster', options, JOIN_OPTIONS);
+  const {timeout = 1800} = options;
+  if (!(timeout > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `joinCluster timeout: expected a number of seconds above 0, got ${show(timeout)}`,
+    );
+  }
+  const {env} = globalThis.process;
+  const place = ranks().size === 1 ? clusterPlace(env) : undefined;
+  if (place) {
+    if (tf.findBackendFactory('tensorflow') != null)
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'joinCluster: expected a call before useBackend, got one after it.',
+      );
+    await assertSetUp();
+    await takeCard(place);
+    // Read when TensorFlow's context is made. Its own log would bury the message of a lost rank.
+    Object.assign(env, {
+      TFJS_LORA_SERVER_DEF: serverDef(place.addresses, place.rank),
+      TF_CPP_MIN_LOG_LEVEL: env.TF_CPP_MIN_LOG_LEVEL ?? '3',
+    });
+    setRanks(new CollectiveRanks(place, timeout));
+  }
+  const {rank, size} = ranks();
+  return {rank, size};
+}
+
+async function assertSetUp(): Promise<void> {
+  const {context} = (await readSetup(await tensorflowFolder())) ?? {};
+  if (context === (await contextSource()).hash) return;
+  throw new TfjsLoraError(
+    'BACKEND_UNAVAILABLE',
+    'joinCluster: expected a TensorFlow whose addon can join a cluster, got ' +
+      `${context === undefined ? 'none' : 'one of another version of tfjs-lora'}. ` +
+      'Run npx tfjs-lora setup tensorflow --from wheel, with --gpu for NVIDIA cards.',
+  );
+}
+
+/** Leaves this process one card of the host, because the addon takes the last one that it sees. */
+async function takeCard({localRank}: ClusterPlace): Promise<void> {
+  const {env} = globalThis.process;
+  const given = env.CUDA_VISIBLE_DEVICES?.split(',');
+  if (given?.length === 1) return; // the launcher chose it, or there is to be none
+  const visible = given ?? (await nvidiaCards()).map((_, i) => `${i}`);
+  if (localRank < visible.length) env.CUDA_VISIBLE_DEVICES = visible[localRank];
+  else if (visible.length > 0)
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `joinCluster: expected a card for each rank of this host, got ${visible.length} for rank ${localRank + 1} of it. ` +
+        'Start fewer ranks, or none with a card: CUDA_VISIBLE_DEVICES=""',
+    );
+}
