@@ -1,10 +1,14 @@
-import {existsSync} from 'node:fs';
+import {existsSync, readdirSync} from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {type DefaultTheme, defineConfig, type MarkdownRenderer} from 'vitepress';
+import tsconfig from '../../tsconfig.json' with {type: 'json'};
 import {anchorOf} from './anchorOf.ts';
 
-/* The site: README.md as its first page, the pages of docs/, typedoc's pages in docs/api, and the READMEs of folders. */
+/*
+ * The site: README.md as its first page, the pages and notebooks of docs/, typedoc's pages in docs/api, and the READMEs of
+ * folders.
+ */
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const OUTSIDE = ['CONTRIBUTING.md']; // its diagrams need GitHub
@@ -33,7 +37,9 @@ function linkPages(markdown: MarkdownRenderer): void {
       const [path, anchor] = href?.split('#') ?? [];
       if (!path || path.startsWith('/') || /^[a-z]+:/.test(path)) continue;
       const file = join(folder, path).replace(/\/$/, '');
-      const page = existsSync(join(root, file, 'README.md')) ? join(file, 'README.md') : file;
+      const page = existsSync(join(root, file, 'README.md'))
+        ? join(file, 'README.md')
+        : file.replace(/\.ipynb$/, '.md');
       if (page.endsWith('.md') && !OUTSIDE.includes(page)) {
         token.attrSet('href', `/${placeOf(page)}${anchor ? `#${anchor}` : ''}`);
       } else {
@@ -50,7 +56,9 @@ function group(text: string, links: Record<string, string>, collapsed?: boolean)
   return {text, collapsed, items: Object.entries(links).map(([name, link]) => ({text: name, link}))};
 }
 
-const SUBPATHS = 'data optimizers plots metrics evaluation chat serve recipes models layers quant'.split(' ');
+const subpaths = Object.keys(tsconfig.compilerOptions.paths);
+const notebooks = readdirSync(join(root, 'docs/notebooks')).filter((name) => name.endsWith('.ipynb'));
+const titleOf = (name: string) => name.replace('.ipynb', '').replaceAll('-', ' ');
 
 export default defineConfig({
   title: 'tfjs-lora',
@@ -80,6 +88,13 @@ export default defineConfig({
           Questions: '/faq',
           Troubleshooting: '/troubleshooting',
         }),
+        group(
+          'Notebooks',
+          Object.fromEntries(
+            notebooks.map((name) => [titleOf(name), `/notebooks/${name.replace('.ipynb', '')}`]),
+          ),
+          true,
+        ),
         group('Fine-tuning', {
           LoRA: '/lora',
           QLoRA: '/qlora',
@@ -113,12 +128,7 @@ export default defineConfig({
           true,
         ),
       ],
-      '/api/': [
-        group('API reference', {
-          'tfjs-lora': '/api/tfjs-lora/',
-          ...Object.fromEntries(SUBPATHS.map((name) => [`tfjs-lora/${name}`, `/api/tfjs-lora/${name}/`])),
-        }),
-      ],
+      '/api/': [group('API reference', Object.fromEntries(subpaths.map((name) => [name, `/api/${name}/`])))],
     },
   },
 });
