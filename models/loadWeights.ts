@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
-import {bitsandbytesKeys, bitsandbytesType, fromTensors} from '../quant/bitsandbytesState.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
+import {type QuantizerFiles, storedQuantizer} from '../quant/quantizerRegistry.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {warn} from '../quant/warn.ts';
@@ -22,16 +22,16 @@ export interface LoadWeightsOptions {
 /** Returns the storage type of the matrices in a model's files. */
 export function storageOf(files: ModelTensors): StorageDtype {
   for (const name of files.names()) {
+    if (!name.endsWith('.weight') || storedQuantizer(name, files)) continue; // codes and scales have dtypes of their own
     const {dtype, shape} = files.info(name);
-    if (bitsandbytesType(name, files)) continue; // its dtype only says how the codes are stored
     const storage = shape.length === 2 ? FLOAT_DTYPES[dtype] : undefined;
     if (storage) return storage;
   }
   return 'float32';
 }
 
-/** A file stores at most two weights of 4 bits per byte. A few more may be missing, and are reported by name later. */
-const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [2, 1e6];
+/** A file stores at most eight weights of 1 bit per byte. A few more may be missing, and are reported by name later. */
+const [WEIGHTS_PER_BYTE, UNCHECKED_WEIGHTS] = [8, 1e6];
 
 /**
  * Refuses the config of a model far larger than its files, because building it would fill the memory before a missing
@@ -55,21 +55,19 @@ export function assertFilesHold(parameters: number, files: ModelTensors, where: 
 /**
  * Checks that the files have the tensors that a model's parameters declare, and no others, without reading any.
  *
- * @returns the names of the tensors to read, and of those of other modules, in the order of the file's bytes
+ * @returns the names of the weights to read, and of the tensors of other modules, in the order of the file's bytes
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`
  */
 export function assertTensors(
   parameters: Map<string, Parameter>,
   files: ModelTensors,
 ): {names: string[]; others: string[]} {
-  const quantizedTensors = new Set(companionsOf(parameters, files));
-  const others = files.names().filter(isOfAnotherModule);
-  const names = files
-    .names()
-    .filter(
-      (name) => !others.includes(name) && !isRedundant(name, parameters) && !quantizedTensors.has(name),
-    );
-  const missing = [...parameters.keys()].filter((name) => !files.has(name));
+  const weightOf = weightsOfTensors(parameters, files);
+  const ofWeights = files.names().filter((name) => weightOf.has(name) || !isRedundant(name, parameters));
+  const others = ofWeights.filter(isOfAnotherModule);
+  const ownTensors = ofWeights.filter((name) => !isOfAnotherModule(name));
+  const names = new Set(ownTensors.map((name) => weightOf.get(name) ?? name));
+  const missing = [...parameters.keys()].filter((name) => !names.has(name));
   if (missing.length > 0) {
     throw new TfjsLoraError(
       'MISSING_TENSOR',
@@ -80,16 +78,17 @@ export function assertTensors(
   }
   for (const name of names) {
     const parameter = parameters.get(name);
-    const where = `tensor ${name} (${files.fileOf(name).path})`;
     if (!parameter) {
       throw new TfjsLoraError(
         'UNEXPECTED_TENSOR',
-        `${where}: expected only tensors of the model that config.json describes, got one it has no place for`,
+        `tensor ${name} (${files.fileOf(name).path}): expected only tensors of the model that config.json describes, ` +
+          'got one it has no place for',
       );
     }
-    if (!(parameter instanceof QuantizedParameter)) assertMatches(where, files.info(name), parameter);
+    if (parameter instanceof QuantizedParameter) continue;
+    assertMatches(`tensor ${name} (${files.fileOf(name).path})`, files.info(name), parameter);
   }
-  return {names, others};
+  return {names: [...names], others};
 }
 
 /** Fills a model's declared weights from files, tensor by tensor, in the order of their bytes. */
@@ -107,11 +106,12 @@ export async function loadWeights(
   for (const name of names) {
     await letSignalsThrough(signal);
     const parameter = parameters.get(name)!;
-    const info = files.info(name);
-    const where = `tensor ${name} (${files.fileOf(name).path})`;
-    if (parameter instanceof QuantizedParameter && bitsandbytesType(name, files) !== undefined) {
-      await loadQuantized(parameter, name, files, where);
+    const quantizer = parameter instanceof QuantizedParameter ? storedQuantizer(name, files) : undefined;
+    if (quantizer) {
+      await loadQuantized(parameter as QuantizedParameter, name, files, quantizer.files);
     } else {
+      const info = files.info(name);
+      const where = `tensor ${name} (${files.fileOf(name).path})`;
       assertMatches(where, info, parameter);
       parameter.load(await files.load(name), info.dtype, {where, checkFinite});
     }
@@ -121,10 +121,14 @@ export async function loadWeights(
   }
 }
 
-/** Returns the further tensors that belong to quantized weights. */
-function companionsOf(parameters: Map<string, Parameter>, files: ModelTensors): string[] {
-  const quantized = [...parameters].filter(([, parameter]) => parameter instanceof QuantizedParameter);
-  return quantized.flatMap(([name]) => bitsandbytesKeys(name, files).filter((key) => key !== name));
+/** Returns the weights that files store quantized, by the names of all their tensors. */
+function weightsOfTensors(parameters: Map<string, Parameter>, files: ModelTensors): Map<string, string> {
+  const weightOf = new Map<string, string>();
+  for (const [name, parameter] of parameters) {
+    if (!(parameter instanceof QuantizedParameter)) continue;
+    for (const key of storedQuantizer(name, files)?.files.keys(name, files) ?? []) weightOf.set(key, name);
+  }
+  return weightOf;
 }
 
 /** Loads a weight that the file stores quantized. */
@@ -132,18 +136,19 @@ async function loadQuantized(
   parameter: QuantizedParameter,
   name: string,
   files: ModelTensors,
-  where: string,
+  format: QuantizerFiles,
 ): Promise<void> {
   const bytes = new Map<string, Uint8Array>();
-  for (const key of bitsandbytesKeys(name, files)) bytes.set(key, await files.load(key));
+  const keys = format.keys(name, files);
+  for (const key of keys) bytes.set(key, await files.load(key));
   const source = {
     has: (key: string) => files.has(key),
     info: (key: string) => files.info(key),
     read: (key: string) => bytes.get(key)!,
   };
   const {valueDtype} = parameter;
-  const matrix = fromTensors(name, source, valueDtype === 'float32' ? 'float16' : valueDtype);
-  assertShapeOf(where, matrix.shape, parameter);
+  const matrix = format.fromTensors(name, source, valueDtype === 'float32' ? 'float16' : valueDtype);
+  assertShapeOf(`tensor ${keys[0]} (${files.fileOf(keys[0]).path})`, matrix.shape, parameter);
   parameter.writeMatrix(matrix);
 }
 

@@ -8,8 +8,9 @@ import {
 } from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
-import {bitsandbytesType, type TensorSource} from '../quant/bitsandbytesState.ts';
+import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {isBitsandbytesType, isFourBitType, storedQuantizer} from '../quant/quantizerRegistry.ts';
 import {type LayerWatch, watched} from './layerWatch.ts';
 import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
 import {skipsModule} from './skipsModule.ts';
@@ -69,6 +70,7 @@ export function declareQuantized(model: LayeredModel, options: QuantizationOptio
  * Declares those linear layers of a model without weights as quantized that its files store quantized, in their types,
  * whatever its config says.
  *
+ * @param options the config's; further ones belong to a quantizer of that type
  * @returns whether there are any
  */
 export function declareStored(
@@ -76,14 +78,15 @@ export function declareStored(
   files: TensorSource,
   options: Partial<QuantizationOptions>,
 ): boolean {
-  const {skipModules, ...settings} = options;
+  const {skipModules, computeDtype, ...settings} = options;
   const stored = [...quantizable(model.layers, [])].flatMap((layer) => {
-    const type = bitsandbytesType(`${layer.name}.weight`, files);
+    const type = storedQuantizer(`${layer.name}.weight`, files)?.name;
     return type === undefined ? [] : [{layer, type}];
   });
   for (const {layer, type} of stored) {
     const isDouble = files.has(`${layer.name}.weight.nested_absmax`);
-    const quantization = {...settings, type, ...(type !== 'int8' && {doubleQuant: isDouble})};
+    const own = isBitsandbytesType(type) || type !== settings.type ? {} : settings;
+    const quantization = {...own, type, computeDtype, ...(isFourBitType(type) && {doubleQuant: isDouble})};
     replaceLayer(model, layer, QuantizedDense.like(layer, quantization));
     layer.disposeWeights();
   }

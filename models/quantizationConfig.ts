@@ -5,6 +5,7 @@ import {TransposedDense} from '../layers/transposedDense.ts';
 import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
+import {isBitsandbytesType, savableQuantizers} from '../quant/quantizerRegistry.ts';
 import {show} from '../quant/show.ts';
 import {warn} from '../quant/warn.ts';
 import {declareQuantized, declareStored, type QuantizationOptions, quantizedLayers} from './quantization.ts';
@@ -15,8 +16,15 @@ type Json = Record<string, unknown>;
 
 const COMPUTE_DTYPES: readonly unknown[] = ['float32', 'float16', 'bfloat16'];
 
+/** The key of transformers under which most methods list the modules that are not quantized. */
+const SKIPPED = 'modules_to_not_convert';
+
+/** Returns the types that model files can store. */
+const savableTypes = () => savableQuantizers().map(({name}) => name);
+
 /**
- * Reads the `quantization_config` of a `config.json`, which transformers writes for bitsandbytes.
+ * Reads the `quantization_config` of a `config.json`, which transformers writes for bitsandbytes, and this library for
+ * a registered quantizer that has `files`.
  *
  * @param where the file, for messages
  * @throws TfjsLoraError `UNSUPPORTED` for another method, `INVALID_CONFIG` for an impossible value
@@ -29,17 +37,26 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
       'INVALID_CONFIG',
       `${where} quantization_config.${key}: expected ${expected}, got ${show(config[key])}`,
     );
-  if (config.quant_method !== 'bitsandbytes') {
+  const skipped = (key: string): {skipModules?: string[]} => {
+    const names = config[key] ?? undefined;
+    if (names === undefined) return {};
+    if (Array.isArray(names) && names.every((name) => typeof name === 'string')) return {skipModules: names};
+    throw wrong(key, 'a list of names');
+  };
+  const {quant_method: method} = config;
+  if (method !== 'bitsandbytes') {
+    const types = savableTypes().filter((type) => !isBitsandbytesType(type));
+    if (typeof method === 'string' && types.includes(method)) {
+      const {quant_method: _, [SKIPPED]: _skipped, ...options} = config;
+      return {...options, type: method, ...skipped(SKIPPED)};
+    }
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} quantization_config.quant_method: expected "bitsandbytes", got ${show(config.quant_method)}. ` +
-        'Load the unquantized files, and quantize it here if you like.',
+      `${where} quantization_config.quant_method: expected ${['bitsandbytes', ...types].map(show).join(' or ')}, ` +
+        `got ${show(method)}. Load the unquantized files, and quantize it here if you like.`,
     );
   }
-  const skipModules = (config.llm_int8_skip_modules as string[] | null | undefined) ?? undefined;
-  if (skipModules && !(Array.isArray(skipModules) && skipModules.every((name) => typeof name === 'string')))
-    throw wrong('llm_int8_skip_modules', 'a list of names');
-  const skip = skipModules ? {skipModules} : {};
+  const skip = skipped('llm_int8_skip_modules');
   if (config.load_in_8bit === true) return {type: 'int8', ...skip};
   if (config.load_in_4bit !== true) throw wrong('load_in_4bit', 'true, or load_in_8bit true');
   const type = config.bnb_4bit_quant_type ?? 'fp4'; // transformers' default
@@ -72,7 +89,7 @@ export function declareQuantization(
   where: string,
 ): void {
   const computeDtype = wanted?.computeDtype ?? stored?.computeDtype;
-  if (declareStored(model, files, {computeDtype})) {
+  if (declareStored(model, files, {...stored, computeDtype})) {
     if (wanted) assertStoredAs(model, wanted, where);
     return;
   }
@@ -124,14 +141,17 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   if (quantized.size === 0) return undefined;
   const types = new Set([...quantized.values()].map(({type}) => type));
   const [type] = types;
-  if (types.size > 1 || !['nf4', 'fp4', 'int8'].includes(type)) {
+  if (types.size > 1 || !savableTypes().includes(type)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `save quantization: expected one of nf4, fp4 and int8 throughout, got ${[...types].join(', ')}. ` +
-        'bitsandbytes cannot store them in one model. Pass {dequantize: true}.',
+      `save quantization: expected one of ${savableTypes().join(', ')} throughout, got ${[...types].join(', ')}. ` +
+        'They cannot be stored in one model. Pass {dequantize: true}.',
     );
   }
-  const [{computeDtype = 'float32', doubleQuant = false}] = quantized.values();
+  const notConverted = [...plain].filter((name) => !quantized.has(name));
+  const [{type: _, computeDtype = 'float32', ...options}] = quantized.values();
+  if (!isBitsandbytesType(type)) return {quant_method: type, ...options, [SKIPPED]: notConverted};
+  const {doubleQuant = false} = options;
   const isInt8 = type === 'int8';
   // llm_int8_threshold is left at its default, because Python expects a float there, and our JSON says 6 for 6.0.
   return {
@@ -143,7 +163,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
     bnb_4bit_use_double_quant: doubleQuant,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: [...plain].filter((name) => !quantized.has(name)),
+    llm_int8_skip_modules: notConverted,
     load_in_4bit: !isInt8,
     load_in_8bit: isInt8,
     quant_method: 'bitsandbytes',

@@ -2,14 +2,12 @@ import type * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../layers/loraDense.ts';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
-import {toTensors} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {WritableFolder} from '../quant/folders/folder.ts';
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
-import type {FourBitTensor} from '../quant/fourBitTensor.ts';
-import type {Int8Tensor} from '../quant/int8.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
+import {getQuantizer, type QuantizerFiles} from '../quant/quantizerRegistry.ts';
 import {FILE_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
@@ -42,7 +40,7 @@ export interface SaveOptions {
   dtype?: StorageDtype;
   /** Maximum bytes of tensors in a file. Default 5 GB (5e9). */
   maxShardBytes?: number;
-  /** Whether to write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does. */
+  /** Whether to write quantized layers in `dtype` too. Default false: in bitsandbytes' format, as transformers does, or their quantizer's. */
   dequantize?: boolean;
   /** Called after each tensor. */
   onProgress?: (progress: TensorProgress) => void;
@@ -130,7 +128,8 @@ export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (n
 
 /** Makes a quantized weight's tensors for a file. They are read as they are written, one weight at a time. */
 async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
-  const read = async () => toTensors(name, (await parameter.readMatrix()) as FourBitTensor | Int8Tensor);
+  const {toTensors} = getQuantizer(parameter.quantType).files as QuantizerFiles; // or its config was refused
+  const read = async () => toTensors(name, await parameter.readMatrix());
   const tensors = await read();
   return tensors.map(({name, dtype, shape}, i) => ({
     name,

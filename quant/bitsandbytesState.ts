@@ -12,9 +12,13 @@ import {isCount, type SafetensorsDtype} from './safetensors/safetensorsDtype.ts'
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
 import {show} from './show.ts';
 
-/** Tensors that can be read by name, such as a `SafetensorsFile` or a `SafetensorsFolder`. */
-export interface TensorSource {
+/** Names of tensors. */
+export interface TensorNames {
   has(name: string): boolean;
+}
+
+/** Tensors that can be read by name, such as a `SafetensorsFile` or a `SafetensorsFolder`. */
+export interface TensorSource extends TensorNames {
   info(name: string): {readonly dtype: SafetensorsDtype; readonly shape: readonly number[]};
   read(name: string): Uint8Array;
 }
@@ -28,7 +32,7 @@ const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
  * Returns the bitsandbytes format in which a model's files store the weight `name` (`….q_proj.weight`), or undefined
  * when the weight is not quantized.
  */
-export function bitsandbytesType(name: string, source: TensorSource): FourBitType | 'int8' | undefined {
+export function bitsandbytesType(name: string, source: TensorNames): FourBitType | 'int8' | undefined {
   const type = FOUR_BIT_TYPES.find((each) => source.has(stateKey(name, each)));
   return type ?? (name.endsWith('weight') && source.has(scaleKey(name)) ? 'int8' : undefined);
 }
@@ -37,7 +41,7 @@ export function bitsandbytesType(name: string, source: TensorSource): FourBitTyp
  * Returns the names of all tensors that belong to the quantized weight `name`, itself included. None of the others is
  * a weight in its own right.
  */
-export function bitsandbytesKeys(name: string, source: TensorSource): string[] {
+export function bitsandbytesKeys(name: string, source: TensorNames): string[] {
   const suffixes = ['absmax', 'quant_map', 'nested_absmax', 'nested_quant_map'];
   return [
     name,

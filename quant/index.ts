@@ -7,6 +7,7 @@ export {
   bitsandbytesKeys,
   bitsandbytesType,
   fromTensors,
+  type TensorNames,
   type TensorSource,
   toTensors,
 } from './bitsandbytesState.ts';
@@ -35,7 +36,7 @@ export {
   quantizeFP4,
   quantizeNF4,
 } from './blockwise/fourBit.ts';
-export type {SourceValues} from './blockwise/sourceValues.ts';
+export {finiteValues, type SourceValues} from './blockwise/sourceValues.ts';
 export {torchMean} from './blockwise/torchMean.ts';
 export {type ErrorCode, nearestNames, TfjsLoraError} from './errors.ts';
 export {
@@ -64,11 +65,12 @@ export {
   quantizeInt8,
 } from './int8.ts';
 export {assertKnownArgs, assertKnownOptions, type OptionNames} from './knownOptions.ts';
-export type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
+export {type MatrixShape, type QuantizedTensor, rowsTarget} from './quantizedTensor.ts';
 export {
   getQuantizer,
   type QuantizeOptions,
   type Quantizer,
+  type QuantizerFiles,
   quantizerNames,
   registerQuantizer,
 } from './quantizerRegistry.ts';

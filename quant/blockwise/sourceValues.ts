@@ -25,6 +25,26 @@ export function sourceDtype(
   throw new TfjsLoraError('INVALID_ARGUMENT', `${what} [dtype]: expected ${expected}, got ${dtype}.`);
 }
 
+/**
+ * Returns the values that a quantizer gets as float32 numbers, checked: the given array, or a new one for 16-bit values.
+ *
+ * @param dtype dtype of 16-bit values
+ * @param name the tensor, for messages
+ * @throws TfjsLoraError `NON_FINITE`, `INVALID_ARGUMENT`, naming the tensor
+ */
+export function finiteValues(values: SourceValues, dtype?: StorageDtype, name = 'weight'): Float32Array {
+  const source = sourceDtype(values, dtype, name);
+  const floats = readSource(
+    values,
+    source,
+    0,
+    values.length,
+    new Float32Array(source === 'float32' ? 0 : values.length),
+  );
+  if (!floats.every(Number.isFinite)) throw nonFinite(name, floats, 0);
+  return floats;
+}
+
 /** Returns values `begin` to `end` as float32, exact: a view of float32 values; others are written into `scratch`. */
 export function readSource(
   values: SourceValues,

@@ -97,6 +97,29 @@ test('the adapter starts equal to its base, trains its core alone, and is saved 
   model.dispose();
 });
 
+test('the quantizer is near the weights, and stores them exactly', async () => {
+  load('rowInt8');
+  const model = Llama.fromConfig(config, {seed: 1});
+  const plain = model.predict(rows).dataSync();
+  await model.quantize('row-int8');
+  const logits = model.predict(rows).dataSync();
+  expect(logits).not.toEqual(plain);
+  expect(Math.max(...logits.map((logit, i) => Math.abs(logit - plain[i])))).toBeLessThan(0.01);
+  const files = new Map<string, Blob>();
+  await model.save(files);
+  expect(JSON.parse(await files.get('config.json')!.text()).quantization_config.quant_method).toBe(
+    'row-int8',
+  );
+  const again = await Llama.fromPretrained(files);
+  expect(again.predict(rows).dataSync()).toEqual(logits);
+  const options = {type: 'row-int8', blockSize: 32};
+  await expect(Llama.fromConfig(config).quantize(options)).rejects.toThrow(
+    'row-int8 blockSize: expected no options',
+  );
+  again.dispose();
+  model.dispose();
+});
+
 test('the op equals its formula, and its kernel equals the op, forward and gradient', () => {
   const {squaredReLU} = load('squaredReLU');
   const x = tf.tensor2d([-2, -0.5, 0, 0.5, 3, 7], [2, 3]);

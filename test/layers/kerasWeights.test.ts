@@ -27,7 +27,6 @@ const hidden: Quantizer = {
     dequantize: () => Float32Array.from(values),
     dequantizeRows: (begin, end) => Float32Array.from(values.slice(begin * shape[1], end * shape[1])),
   }),
-  dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
 };
 
 /** Makes a layer with weights that a new one would not have, in `bfloat16` or as given. */

@@ -37,7 +37,6 @@ const signs: Quantizer = {
     dequantizeRows: (begin, end) =>
       Float32Array.from(values.slice(begin * shape[1], end * shape[1]), Math.sign),
   }),
-  dequantizeRows: (matrix, begin, end, out) => matrix.dequantizeRows(begin, end, out),
 };
 
 const run = (layer: tf.layers.Layer, x: tf.Tensor) => layer.apply(x) as tf.Tensor;

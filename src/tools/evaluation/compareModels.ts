@@ -1,8 +1,10 @@
 import {basename, join, resolve} from 'node:path';
+import type {QuantizationType} from '../../../layers/quantizationArgs.ts';
 import {readJson} from '../../../models/jsonFile.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {quantizerNames} from '../../../quant/quantizerRegistry.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
 import {
@@ -14,9 +16,6 @@ import type {PredictionScores} from '../../training/prediction/predictionScores.
 import {formatBytes} from '../../training/run/formatBytes.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 
-/** Types to which a base can be quantized for a comparison. */
-const QUANTIZATIONS = ['nf4', 'fp4', 'int8'] as const;
-
 /** The prefix of a candidate whose base is not quantized, although the fallback is. */
 const PLAIN = 'none';
 
@@ -26,7 +25,7 @@ export interface Candidate {
   /** PEFT folder. Default none: the base alone. */
   adapter?: string;
   /** Type to which the base is quantized. Default: not quantized. */
-  quantization?: (typeof QUANTIZATIONS)[number];
+  quantization?: QuantizationType;
 }
 
 /** The results of one model in a comparison. */
@@ -122,8 +121,8 @@ export async function compareModels(
 }
 
 /**
- * Parses a candidate: `base` or an adapter's folder, with the prefix `nf4:`, `fp4:` or `int8:` for a quantized base,
- * and before it an optional `label=`. Examples: `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
+ * Parses a candidate: `base` or an adapter's folder, with the prefix `nf4:`, `fp4:`, `int8:` or the name of a
+ * registered quantizer for a quantized base, and before it an optional `label=`. Examples: `base`, `saves/lora`, `nf4:saves/qlora`, `rank 16=saves/lora16`.
  *
  * @param fallback quantization of the base if the text has no prefix; the prefix `none:` then means an unquantized base
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the folder is missing or the label is empty
@@ -134,14 +133,14 @@ export function parseCandidate(text: string, fallback?: Candidate['quantization'
     string | undefined,
     string,
   ];
-  const named = [...QUANTIZATIONS, PLAIN].find((type) => rest.startsWith(`${type}:`));
+  const named = [...quantizerNames(), PLAIN].find((type) => rest.startsWith(`${type}:`));
   const target = named === undefined ? rest : rest.slice(named.length + 1);
-  const quantization = named === undefined ? fallback : QUANTIZATIONS.find((type) => type === named);
+  const quantization = named === undefined ? fallback : named === PLAIN ? undefined : named;
   if (target === '' || ownLabel === '') {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `--compare ${text || '""'}: expected base or the folder of an adapter, optionally after nf4:, fp4:, int8: or none: and a ` +
-        `label with =, got ${target === '' ? 'none' : 'an empty label'}. Example: base saves/lora nf4:saves/qlora`,
+      `--compare ${text || '""'}: expected base or the folder of an adapter, optionally after ${quantizerNames().join(':, ')}: or ` +
+        `none: and a label with =, got ${target === '' ? 'none' : 'an empty label'}. Example: base saves/lora nf4:saves/qlora`,
     );
   }
   const isBase = target === 'base';

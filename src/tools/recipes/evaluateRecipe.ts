@@ -3,6 +3,7 @@ import {Tokenizer} from '../../../models/tokenizer.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {isFourBitType} from '../../../quant/quantizerRegistry.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
@@ -149,9 +150,9 @@ export function drawComparison(
 }
 
 function withQuantization(recipe: Recipe, type: Candidate['quantization']): Recipe {
-  const {doubleQuant: wanted = true} = recipe.model.quantization ?? {};
-  const doubleQuant = wanted && type !== 'int8';
-  return {...recipe, model: {...recipe.model, quantization: type && {type, doubleQuant}}};
+  const {doubleQuant = true} = recipe.model.quantization ?? {};
+  const quantization = type && {type, ...(isFourBitType(type) && {doubleQuant})};
+  return {...recipe, model: {...recipe.model, quantization}};
 }
 
 type Prepared = Required<Pick<RecipeData, 'prompts' | 'validation'>> & {

@@ -1,9 +1,10 @@
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
+import type {QuantizationType} from '../../../layers/quantizationArgs.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {parseRecipe} from './parseRecipe.ts';
-import {argumentsOf, type RecipeArguments, type RecipeKeys} from './recipeKeys.ts';
+import {argumentsOf, BITSANDBYTES, type RecipeArguments, type RecipeKeys} from './recipeKeys.ts';
 import type {Purpose} from './recipeRules.ts';
 import {type RecipeSource, readRecipe} from './recipeSource.ts';
 import {scheduleOf} from './scheduleOf.ts';
@@ -29,7 +30,8 @@ export type Recipe = RecipeArguments & {
     dtype?: StorageDtype;
     /** Type in which large products are multiplied; each backend uses the nearest that it has. */
     computeDtype: ComputeDtype;
-    quantization?: {type: 'nf4' | 'fp4' | 'int8'; doubleQuant: boolean};
+    /** How the base is quantized; `doubleQuant` is for 4 bits. */
+    quantization?: {type: QuantizationType; doubleQuant?: boolean};
     gradientCheckpointing: GradientCheckpointing;
   };
   lora: {alpha: number};
@@ -95,7 +97,9 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
 }
 
 function quantizationOf(keys: RecipeKeys): Recipe['model']['quantization'] {
-  if (keys.quantization_bit === undefined) return undefined;
-  if (keys.quantization_bit === 8) return {type: 'int8', doubleQuant: false};
+  const {quantization_bit: bits, quantization_method: method} = keys;
+  if (bits === undefined) return undefined;
+  if (!BITSANDBYTES.includes(method)) return {type: method};
+  if (bits === 8) return {type: 'int8', doubleQuant: false};
   return {type: keys.quantization_type, doubleQuant: keys.double_quantization};
 }

@@ -1,4 +1,5 @@
 import {z} from 'zod';
+import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
 
@@ -42,6 +43,14 @@ function splitList(value: string | string[]): string[] {
   const parts = typeof value === 'string' ? value.split(',') : value;
   return parts.map((part) => part.trim()).filter((part) => part !== '');
 }
+
+/** The names of bitsandbytes as a method. */
+export const BITSANDBYTES: readonly string[] = ['bitsandbytes', 'bnb'];
+const quantizationMethod = () =>
+  text().refine(
+    (name) => BITSANDBYTES.includes(name) || (quantizerNames().includes(name) && !isBitsandbytesType(name)),
+    'bitsandbytes, bnb or the name of a registered quantizer',
+  );
 
 const SCHEDULES = [
   'linear',
@@ -91,8 +100,9 @@ const model = {
       'this saves card memory at about the same speed.'),
   quantization_bit: z.union([z.literal(4), z.literal(8)]).optional()
     .describe('Quantize the frozen base while loading it: QLoRA. LoRA only.'),
-  quantization_method: z.enum(['bitsandbytes', 'bnb']).default('bitsandbytes')
-    .describe('The only method that is supported for quantizing while loading.'),
+  quantization_method: quantizationMethod().default('bitsandbytes')
+    .describe('How to quantize while loading: `bitsandbytes` or `bnb`, or the name of a quantizer that an extension ' +
+      'registers.'),
   quantization_type: z.enum(['nf4', 'fp4']).default('nf4').describe('Format of 4-bit weights.'),
   double_quantization: flag().default(true).describe('4 bits: quantize the scales too.'),
 };

@@ -1,5 +1,5 @@
 import type {ErrorCode} from '../../../quant/errors.ts';
-import {REPORTS, type RecipeKeys} from './recipeKeys.ts';
+import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
 import {scheduleFault} from './scheduleOf.ts';
 
 /** The purpose of reading a recipe: to run its tasks, or to use its model, data and settings in another way. */
@@ -82,6 +82,12 @@ const RULES: readonly RecipeRule[] = [
     'export_legacy_format',
     ({export_legacy_format}) => export_legacy_format,
     'expected false, got true. Weights are only written as safetensors.',
+  ),
+  rule(
+    'quantization_method',
+    ({quantization_bit, quantization_method}) =>
+      quantization_bit === undefined && !BITSANDBYTES.includes(quantization_method),
+    'expected quantization_bit with it, got none',
   ),
   rule(
     'use_unsloth_gc',

@@ -1,4 +1,6 @@
 import {type Command, Option} from 'commander';
+import type {QuantizationType} from '../../../../layers/quantizationArgs.ts';
+import {getQuantizer, isFourBitType, quantizerNames} from '../../../../quant/quantizerRegistry.ts';
 import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
@@ -8,7 +10,7 @@ import {progressLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
 interface QuantizeOptions extends CommonOptions {
-  type: 'nf4' | 'fp4' | 'int8';
+  type: QuantizationType;
   blockSize?: number;
   doubleQuant: boolean;
   skip: string[];
@@ -18,12 +20,12 @@ interface QuantizeOptions extends CommonOptions {
 export function register(program: Command): void {
   const quantize = program
     .command('quantize')
-    .description("Write a model with its linear layers quantized, in bitsandbytes' format.")
+    .description(
+      "Write a model with its linear layers quantized, in bitsandbytes' format or that of an extension.",
+    )
     .argument('<model>', 'a Hugging Face folder, or the name of a model on the hub')
     .argument('<folder>', 'folder for the quantized model')
-    .addOption(
-      new Option('--type <name>', 'format of the weights').choices(['nf4', 'fp4', 'int8']).default('nf4'),
-    )
+    .addOption(typeOption())
     .option('--block-size <n>', '4 bits: number of weights that share a scale (default: 64)', positiveNumber)
     .option('--no-double-quant', '4 bits: keep the scales in float32')
     .option('--skip <names...>', 'layers that are not quantized', ['lm_head'])
@@ -31,12 +33,12 @@ export function register(program: Command): void {
     .action(async (name: string, folder: string, _options: unknown, command: Command) => {
       const {backend, type, blockSize, doubleQuant, skip, shardSize} =
         command.optsWithGlobals<QuantizeOptions>();
+      getQuantizer(type); // throws before a backend is started
       await useBackend(backend);
-      const isFourBit = type !== 'int8';
       const model = await AutoModelForCausalLM.fromPretrained(
         await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
         {
-          quantization: {type, skipModules: skip, ...(isFourBit && {doubleQuant, blockSize})},
+          quantization: {type, skipModules: skip, blockSize, ...(isFourBitType(type) && {doubleQuant})},
           onProgress: ({loaded, total}) => progressLine('quantizing the model', loaded, total),
         },
       );
@@ -58,4 +60,11 @@ export function register(program: Command): void {
     ],
     ['tfjs-lora quantize Llama-3.2-1B-Instruct Llama-3.2-1B-int8 --type int8', 'write it in 8 bits'],
   );
+}
+
+/** Makes the option for the type, which shows the built-in names but accepts those that extensions register. */
+function typeOption(): Option {
+  const option = new Option('--type <name>', 'format of the weights').default('nf4');
+  option.argChoices = quantizerNames();
+  return option;
 }

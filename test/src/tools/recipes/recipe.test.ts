@@ -2,6 +2,7 @@ import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import fc from 'fast-check';
+import {getQuantizer, registerQuantizer} from '../../../../quant/quantizerRegistry.ts';
 import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS} from '../../../../src/tools/recipes/foreignKeys.ts';
 import {loadRecipe, type Recipe, resolveRecipe} from '../../../../src/tools/recipes/recipe.ts';
 import {recipeSchema} from '../../../../src/tools/recipes/recipeKeys.ts';
@@ -164,6 +165,16 @@ describe('values', () => {
       doubleQuant: false,
     });
     expect(of('quantization_bit: 8')).toEqual({type: 'int8', doubleQuant: false});
+    const own = 'quantization_method: test-own\n';
+    const expected = 'bitsandbytes, bnb or the name of a registered quantizer';
+    expect(fault(`${MODEL}quantization_bit: 4\n${own}`).message).toContain(
+      `expected ${expected}, got "test-own"`,
+    );
+    registerQuantizer({...getQuantizer('nf4'), name: 'test-own'});
+    expect(of(`quantization_bit: 4\n${own}`)).toEqual({type: 'test-own'});
+    expect(fault(`${MODEL}${own}`).message).toContain(
+      'quantization_method: expected quantization_bit with it',
+    );
   });
 
   test('packing is only for plain text by default', () => {
