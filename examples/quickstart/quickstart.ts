@@ -3,7 +3,7 @@ import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {counted} from '../../quant/counted.ts';
 import {AdamW, type BackendName, Llama, TfjsLoraError, useBackend} from '../../src/index.ts';
-import {plotLoss} from '../../src/training/plots/index.ts';
+import {assertCanPlot, plotLoss} from '../../src/training/plots/index.ts';
 import {type AlpacaRecord, billRecords} from './billGenerator.ts';
 import {type LearningSettings, learnSummaries, peakBytesOf, trainableCount} from './learnSummaries.ts';
 import {type QuickstartSettings, readSettings} from './quickstartSettings.ts';
@@ -17,6 +17,7 @@ import {evaluateSummaries, type SummaryEvaluation, summarize} from './summaryEva
  */
 
 async function main(settings: QuickstartSettings): Promise<void> {
+  await assertCanPlot();
   const started = performance.now();
   const {rank, epochs, seed} = settings;
   console.log(String(await useBackend(settings.backend as BackendName)));

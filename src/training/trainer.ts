@@ -31,6 +31,7 @@ import {
   markUnfinished,
   type OutputWishes,
 } from './output/outputFolder.ts';
+import {assertCanPlot} from './plots/renderPlot.ts';
 import {CallbackList, type Evaluation, userCallbacks} from './run/callbacks.ts';
 import {assertMemory} from './run/estimateMemory.ts';
 import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './run/fitArgs.ts';
@@ -85,6 +86,7 @@ export class Trainer extends TrainingStep {
       const {outputDir} = run.plan;
       if (outputDir !== undefined) {
         await assertSavable(run);
+        if (run.plan.plotLoss) await assertCanPlot();
         if (!held && ranks().isFirst)
           lock = await holdOutputFolder(outputDir, outputWishes(run.plan), FIT_WORDS);
       }
@@ -123,6 +125,7 @@ export class Trainer extends TrainingStep {
   async check(data: RecordData, args: FitArgs = {}): Promise<void> {
     const run = await this.open(data, args);
     if (run.plan.outputDir !== undefined) await assertSavable(run);
+    if (run.plan.plotLoss) await assertCanPlot();
     const checkpoint = await checkpointToResume(run.plan);
     if (checkpoint !== undefined) await assertResumable(run, checkpoint);
   }

@@ -318,3 +318,33 @@ function typeErrors(compiler: string, folder: string): string[] {
     .filter((line) => /error TS|^Error|^\w*Error:/.test(line))
     .filter((line) => !line.includes('node_modules/') || line.includes('node_modules/tfjs-lora/'));
 }
+
+// Last, because it removes packages from the project.
+test('works without the optional packages, and names the command that installs those it needs', () => {
+  for (const name of Object.keys(packageJson.optionalDependencies)) {
+    fs.rmSync(path.join(project, 'node_modules', name), {recursive: true, force: true});
+  }
+  const script = `
+    import {useBackend} from 'tfjs-lora';
+    import {plotLoss} from 'tfjs-lora/plots';
+    import {llamaFactoryScores} from 'tfjs-lora/metrics';
+    const messageOf = (promise) => promise.then(() => 'none', ({code, message}) => code + ' ' + message);
+    console.log(JSON.stringify({
+      backend: (await useBackend()).backend,
+      webgpu: await messageOf(useBackend('webgpu')),
+      plot: await messageOf(plotLoss({training: [{step: 1, loss: 1}]})),
+      chinese: await messageOf(llamaFactoryScores(['你好'], ['你好'])),
+    }));`;
+  const report = JSON.parse(
+    run(process.execPath, ['--input-type=module', '-e', script]).trim().split('\n').pop() as string,
+  );
+  expect(report).toEqual({
+    backend: 'wasm',
+    webgpu: expect.stringMatching(/^BACKEND_UNAVAILABLE .*no package webgpu .* npm install webgpu/),
+    plot: expect.stringMatching(
+      /^UNSUPPORTED .* npm install vega vega-lite @resvg\/resvg-js @fontsource\/pt-sans$/,
+    ),
+    chinese: expect.stringMatching(/^UNSUPPORTED .* npm install @node-rs\/jieba$/),
+  });
+  expect(run(path.join(project, 'node_modules/.bin/tfjs-lora'), ['train', '--help'])).toContain('Examples:');
+}, 120_000);

@@ -4,3 +4,5 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 export async function renderPlot(): Promise<never> {
   throw new TfjsLoraError('UNSUPPORTED', 'plot: expected Node, got a browser. Draw `history.steps` there.');
 }
+
+export {renderPlot as assertCanPlot};

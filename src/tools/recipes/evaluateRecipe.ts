@@ -11,6 +11,7 @@ import {type BackendName, useBackend} from '../../training/backends/useBackend.t
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {plotComparison} from '../../training/plots/comparisonPlot.ts';
+import {assertCanPlot} from '../../training/plots/renderPlot.ts';
 import {
   type PredictionProgress,
   type PredictionRun,
@@ -107,8 +108,9 @@ export async function compareRecipe(
   const adapters = await Promise.all(
     candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
   );
-  const {prompts, validation, predictOptions} = await prepare(recipe, options);
   const {outputDir: folder} = recipe.fit;
+  if (folder !== undefined) await assertCanPlot();
+  const {prompts, validation, predictOptions} = await prepare(recipe, options);
   const {signal} = options;
   const comparisons = await compareModels(
     candidates.map((candidate, index) => ({

@@ -5,3 +5,4 @@
  */
 export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './comparisonPlot.ts';
 export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './lossPlot.ts';
+export {assertCanPlot} from './renderPlot.ts';

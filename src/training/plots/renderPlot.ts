@@ -32,6 +32,33 @@ const CONFIG: TopLevelSpec['config'] = {
   legend: {labelFontSize: 12, labelColor: '#3d4753'},
 };
 
+/** The packages that draw. They are optional: `npm install --omit=optional` leaves them out. */
+const PACKAGES = 'vega vega-lite @resvg/resvg-js @fontsource/pt-sans';
+
+/**
+ * Checks that plots can be drawn, before work whose results are to be plotted.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED` with the command that installs what is missing
+ */
+export async function assertCanPlot(): Promise<void> {
+  await needed(() =>
+    Promise.all([import('vega'), import('vega-lite'), import('@resvg/resvg-js'), plotFontFiles()]),
+  );
+}
+
+async function needed<T>(load: () => Promise<T>): Promise<T> {
+  try {
+    return await load();
+  } catch (cause) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `plot: expected the optional packages that draw, got: ${(cause as Error).message.split('\n')[0]}. Install them: ` +
+        `npm install ${PACKAGES}`,
+      {cause},
+    );
+  }
+}
+
 /**
  * Draws a plot, and writes it if there is a path. Vega is loaded only on the first call. The text's font comes with the
  * package, so no system font is needed.
@@ -39,7 +66,7 @@ const CONFIG: TopLevelSpec['config'] = {
  * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
  * @param scale pixels of the PNG per pixel of the SVG. Default 2
  * @returns the plot as SVG
- * @throws TfjsLoraError `INVALID_ARGUMENT` for another kind of file
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for another kind of file, `UNSUPPORTED` as {@link assertCanPlot}
  */
 export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): Promise<string> {
   const kind = path === undefined ? undefined : extname(path).toLowerCase();
@@ -49,7 +76,7 @@ export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): 
       `plot path ${path}: expected a .png or .svg file, got "${kind}"`,
     );
   }
-  const [vega, vegaLite] = await Promise.all([import('vega'), import('vega-lite')]);
+  const [vega, vegaLite] = await needed(() => Promise.all([import('vega'), import('vega-lite')]));
   const compiled = vegaLite.compile({background: 'white', padding: 16, ...spec, config: CONFIG}).spec;
   const view = new vega.View(vega.parse(compiled), {renderer: 'none'});
   let svg: string;
@@ -66,12 +93,12 @@ export async function renderPlot(spec: TopLevelSpec, path?: string, scale = 2): 
 
 /** Renders an SVG as PNG, with the plot's own font. */
 async function renderPng(svg: string, scale: number): Promise<Uint8Array> {
-  const {Resvg} = await import('@resvg/resvg-js');
+  const [{Resvg}, fontFiles] = await needed(() => Promise.all([import('@resvg/resvg-js'), plotFontFiles()]));
   const renderer = new Resvg(svg, {
     fitTo: {mode: 'zoom', value: scale},
     font: {
       loadSystemFonts: false,
-      fontFiles: await plotFontFiles(),
+      fontFiles,
       defaultFontFamily: PLOT_FONT,
       sansSerifFamily: PLOT_FONT,
     },

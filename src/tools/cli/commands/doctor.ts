@@ -48,7 +48,7 @@ type Report = Awaited<ReturnType<typeof examine>>;
 
 async function examine() {
   const [chosen, ...findings] = await Promise.all(['auto' as const, ...BACKEND_NAMES].map(probeApart));
-  const packages = ['@tensorflow/tfjs', ...Object.keys(packageJson.optionalDependencies)].sort();
+  const packages = Object.keys({...packageJson.peerDependencies, ...packageJson.optionalDependencies}).sort();
   const versions = packages.map(async (name) => [name, (await installedVersion(name)) ?? null] as const);
   return {
     version: packageJson.version,

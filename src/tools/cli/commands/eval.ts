@@ -1,5 +1,6 @@
 import type {Command} from 'commander';
 import {counted} from '../../../../quant/counted.ts';
+import {assertCanPlot} from '../../../training/plots/renderPlot.ts';
 import type {PredictionProgress} from '../../../training/prediction/predictDataset.ts';
 import {formatScores} from '../../../training/prediction/predictionScores.ts';
 import {formatBytes} from '../../../training/run/formatBytes.ts';
@@ -35,6 +36,7 @@ export function register(program: Command): void {
       const recipe = await recipeOf(path, [...overrides, ...compared.overrides]);
       const onModel = (description: string) => console.error(`scoring ${description}`);
       const options = {backend, onProgress: showProgress, onModel};
+      if (plot !== undefined) await assertCanPlot();
       if (compare === undefined) {
         const {model, prediction, evaluation} = await evaluateRecipe(recipe, options);
         if (json) {
