@@ -140,7 +140,7 @@ export function assertLoRAArgs(
     new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what} for ${where}: expected ${expected}, got ${got}`);
   const {rank} = args;
   if (!(Number.isInteger(rank) && rank > 0 && rank <= most))
-    throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, rank);
+    throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, show(rank));
   for (const [name, {kind, limits}] of Object.entries(fields)) {
     const value = (args as unknown as Record<string, unknown>)[name];
     if (value === undefined) continue;

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {counted} from '../quant/counted.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
@@ -54,6 +55,7 @@ export abstract class ModuleLayer extends tf.layers.Layer {
    */
   protected addParameter(name: string, shape: number[], options: AddParameterOptions): Parameter {
     const {storage = 'float32', trainable = true, initialize} = options;
+    assertStorageDtype(`${this.name} storage`, storage);
     const trains = storage === 'float32' && (trainable || !this.trainable);
     return this.adopt(
       name,

@@ -3,6 +3,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
+import {show} from '../quant/show.ts';
 
 /** `nf4`, `fp4`, `int8`, or the name of a registered quantizer. */
 export type QuantizationType = 'nf4' | 'fp4' | 'int8' | (string & {});
@@ -58,7 +59,7 @@ export function resolveQuantization<T extends QuantizationArgs>(
   more: OptionNames<object> = {},
 ): T {
   const args = (typeof given === 'string' ? {type: given} : given) as T;
-  assertObject(call, args);
+  assertObject(call, args, {...OPTIONS, ...more});
   getQuantizer(args.type);
   const others = {nf4: INT8_OPTIONS, fp4: INT8_OPTIONS, int8: FOUR_BIT_OPTIONS}[args.type as string];
   if (others === undefined) return args;
@@ -74,12 +75,15 @@ export function resolveQuantization<T extends QuantizationArgs>(
   return args;
 }
 
-function assertObject(call: string, args: unknown): void {
-  const {type} = (typeof args === 'object' && args !== null ? args : {}) as Partial<QuantizationArgs>;
+function assertObject(call: string, args: unknown, known: OptionNames<object>): void {
+  const isObject = typeof args === 'object' && args !== null;
+  const {type} = (isObject ? args : {}) as Partial<QuantizationArgs>;
   if (typeof type === 'string') return;
+  if (isObject && type === undefined) assertKnownOptions(call, args, known); // another library's spelling of the type
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${call} type: expected nf4, fp4, int8 or a registered quantizer, got ${type === undefined ? 'none' : `a ${typeof type}`}. ` +
-      "Pass {type: 'nf4'}.",
+    `${call} type: expected nf4, fp4, int8 or a registered quantizer, got ${
+      isObject ? (type === undefined ? 'none' : `a ${typeof type}`) : show(args)
+    }. Pass {type: 'nf4'}.`,
   );
 }

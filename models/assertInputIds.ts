@@ -1,4 +1,5 @@
 import {TfjsLoraError} from '../quant/errors.ts';
+import {show} from '../quant/show.ts';
 
 /**
  * Checks the ids and the length of token sequences against a model.
@@ -31,6 +32,12 @@ export function assertInputIds(
 
 /** Checks that rows of token ids form a matrix. */
 export function assertRows(what: string, rows: number[][]): void {
+  if (!Array.isArray(rows) || !rows.every(Array.isArray)) {
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `${what}: expected rows [B, T] of token ids, got ${show(rows)}`,
+    );
+  }
   const lengths = [...new Set(rows.map((row) => row.length))];
   if (lengths.length === 1 && lengths[0] > 0) return;
   throw new TfjsLoraError(

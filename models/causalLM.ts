@@ -5,6 +5,7 @@ import {backendTraits} from '../layers/ops/backendTraits.ts';
 import type {GradientCheckpointing} from '../layers/ops/gradientCheckpointing.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
+import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {FolderSource, FolderTarget} from '../quant/folders/openFolder.ts';
@@ -174,6 +175,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     options: FromConfigOptions = {},
   ): T {
     assertKnownOptions('fromConfig', options, FROM_CONFIG_OPTIONS);
+    assertStorageDtype('fromConfig dtype', options.dtype);
     const {dtype = 'float32', seed = 0, allocate = true} = options;
     const config = this.resolveConfig(source as never);
     const model = withoutAllocation(() => new this(config as never, dtype));

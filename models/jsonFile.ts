@@ -1,4 +1,4 @@
-import {basename, dirname, join} from 'node:path';
+import {basename, dirname} from 'node:path';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {DiskFolder} from '../quant/folders/diskFolder.ts';
 import {type Folder, readText} from '../quant/folders/folder.ts';
@@ -21,12 +21,13 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
   if (json) return json;
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `${folder.pathOf(name)}: expected a readable file, got none of that name.${didYouMean(folder, name)}`,
+    `${folder.pathOf(name)}: expected a readable file, got none of that name.${await didYouMean(folder)}`,
   );
 }
 
-function didYouMean(folder: Folder, name: string): string {
-  return folder instanceof DiskFolder ? didYouMeanPath(join(folder.path, name)) : '';
+/** Returns advice for a folder that does not exist. */
+async function didYouMean(folder: Folder): Promise<string> {
+  return folder instanceof DiskFolder && !(await folder.exists()) ? didYouMeanPath(folder.path) : '';
 }
 
 /** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */

@@ -1,5 +1,6 @@
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import type {QuantizationType} from '../layers/quantizationArgs.ts';
+import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {type FolderSource, openFolder} from '../quant/folders/openFolder.ts';
@@ -62,6 +63,7 @@ export async function loadPretrained<M extends PretrainedModel>(
   options: LoadOptions = {},
 ): Promise<M> {
   assertKnownOptions('fromPretrained', options, LOAD_OPTIONS);
+  assertStorageDtype('fromPretrained dtype', options.dtype);
   const wanted =
     options.quantization === undefined
       ? undefined

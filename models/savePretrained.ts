@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../layers/loraDense.ts';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
+import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import type {WritableFolder} from '../quant/folders/folder.ts';
@@ -62,6 +63,7 @@ export async function savePretrained(
   options: SaveOptions,
 ): Promise<tf.io.SaveResult> {
   assertKnownOptions('save', options, SAVE_OPTIONS);
+  assertStorageDtype('save dtype', options.dtype);
   options.signal?.throwIfAborted();
   const folder = folderToWrite(target);
   const {dtype = model.storage, maxShardBytes = 5e9} = options;

@@ -1,5 +1,6 @@
 import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
 
 /** The shape of a Llama, as `config.json` describes it. */
@@ -32,6 +33,29 @@ export interface LlamaConfig {
   source?: Json;
 }
 
+const CONFIG_KEYS = {
+  vocabSize: true,
+  hiddenSize: true,
+  intermediateSize: true,
+  numHiddenLayers: true,
+  numAttentionHeads: true,
+  numKeyValueHeads: true,
+  headDim: true,
+  maxPositionEmbeddings: true,
+  rmsNormEps: true,
+  ropeTheta: true,
+  ropeScaling: true,
+  tieWordEmbeddings: true,
+  attentionBias: true,
+  mlpBias: true,
+  attentionDropout: true,
+  initializerRange: true,
+  bosTokenId: true,
+  eosTokenId: true,
+  padTokenId: true,
+  source: true,
+} satisfies OptionNames<LlamaConfig>;
+
 export type Json = Record<string, unknown>;
 
 /** Settings that a new config may omit. */
@@ -40,6 +64,7 @@ export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>
 
 /** Checks a config and fills in defaults. */
 export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
+  assertKnownOptions('Llama config', args, CONFIG_KEYS);
   const config: LlamaConfig = {
     numKeyValueHeads: args.numAttentionHeads,
     headDim: args.hiddenSize / args.numAttentionHeads,

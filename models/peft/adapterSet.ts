@@ -302,7 +302,7 @@ export class AdapterSet {
     const nearest = nearestNames(name, this.names, 5).join(', ');
     throw new TfjsLoraError(
       'UNKNOWN_ADAPTER',
-      `adapter "${name}": expected one of ${nearest || '(none was added)'}`,
+      `adapter ${show(name)}: expected one of ${nearest || '(none was added)'}`,
     );
   }
 

@@ -38,6 +38,43 @@ describe('assertKnownOptions', () => {
     expect(messageOf(() => assertKnownOptions(call, {...{[name]: 0}}, known))).toContain(advice);
   });
 
+  test.each([
+    [
+      'PEFT',
+      'r lora_alpha lora_dropout target_modules exclude_modules use_rslora use_dora modules_to_save rank_pattern ' +
+        'alpha_pattern layers_to_transform init_lora_weights fan_in_fan_out bias task_type inference_mode is_trainable',
+    ],
+    [
+      'transformers',
+      'learning_rate weight_decay adam_beta1 adam_epsilon optim lr_scheduler_type warmup_steps warmup_ratio max_grad_norm ' +
+        'per_device_train_batch_size per_device_eval_batch_size num_train_epochs gradient_accumulation_steps max_steps ' +
+        'logging_steps save_steps save_total_limit eval_strategy eval_steps output_dir fp16 bf16 report_to seed data_seed ' +
+        'gradient_checkpointing group_by_length load_best_model_at_end resume_from_checkpoint dataloader_num_workers ' +
+        'load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant llm_int8_threshold ' +
+        'quantization_config torch_dtype dtype device_map trust_remote_code attn_implementation low_cpu_mem_usage revision ' +
+        'token cache_dir local_files_only max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p num_beams ' +
+        'repetition_penalty eos_token_id pad_token_id stop_strings streamer skip_special_tokens add_generation_prompt',
+    ],
+    [
+      'TRL, LLaMA-Factory, Unsloth',
+      'train_dataset eval_dataset packing max_length max_seq_length dataset_text_field formatting_func data_collator ' +
+        'completion_only_loss assistant_only_loss processing_class compute_metrics cutoff_len lora_rank lora_target ' +
+        'quantization_bit train_on_prompt mask_history template preprocessing_num_workers random_state full_finetuning',
+    ],
+    [
+      'Keras',
+      'lr beta_1 clipnorm clipvalue momentum decay batch_size epochs nb_epoch validation_split validation_data loss metrics ' +
+        'validation_steps steps_per_epoch initial_epoch verbose shuffle callbacks sample_weight class_weight optimizer ' +
+        'kernel_initializer kernel_regularizer run_eagerly loss_weights',
+    ],
+  ])('names of %s are pointed to ours, or are not needed', (_, names) => {
+    for (const name of names.split(' ')) {
+      const message = messageOf(() => assertKnownOptions('call', {[name]: 1}, {concern: true}));
+      expect(message).toMatch(/does not have\. \S.*\.$/);
+      expect(message).not.toContain('Did you mean');
+    }
+  });
+
   test('accepts known options, undefined ones, and none at all', () => {
     assertKnownOptions('fitDataset', {epochs: 1, nonsense: undefined}, FIT);
     assertKnownOptions('fitDataset', {}, FIT);

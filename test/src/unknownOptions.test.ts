@@ -281,6 +281,43 @@ test.each([
     'absmaxSearch',
   ],
   [
+    'quantization in the words of bitsandbytes',
+    () => model.quantize({bnb_4bit_quant_type: 'nf4'} as never),
+    'Use type.',
+  ],
+  ['quantization by a number', () => model.quantize(4 as never), "got 4. Pass {type: 'nf4'}"],
+  ['dtype', () => src.Llama.fromPretrained(MODEL, {dtype: 'bf16' as never}), "Did you mean 'bfloat16'?"],
+  [
+    'storage',
+    () =>
+      tf.sequential({
+        layers: [new layers.TransposedDense({units: 4, storage: 'half' as never, inputShape: [4]})],
+      }),
+    "Did you mean 'float16'?",
+  ],
+  ['a learning rate alone', () => new src.AdamW(1e-3 as never), 'got a number'],
+  [
+    'an optimizer class',
+    () => model.compile({optimizer: src.AdamW as never}),
+    'Pass an optimizer that is made',
+  ],
+  [
+    'a config',
+    () => src.Llama.fromConfig({...tinyConfig, hiddenSzie: 8} as never),
+    'Did you mean hiddenSize?',
+  ],
+  [
+    'a config in the words of transformers',
+    () => src.Llama.fromConfig({...tinyConfig, rope_theta: 8} as never),
+    'Use ropeTheta.',
+  ],
+  [
+    'a size',
+    () => src.estimateMemory(model, {batchSize: 4} as never),
+    'sequenceLength: expected a positive integer',
+  ],
+  ['a backend', () => src.useBackend('cuda' as never), 'A graphics card is used by webgpu'],
+  [
     'schedule',
     () => model.compile({schedule: {name: 'linear', num_warmup_steps: 3} as never}),
     'Use warmupSteps.',

@@ -4,6 +4,7 @@ import {readJson} from '../../../models/jsonFile.ts';
 import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TOKENIZER_FILES} from '../../../models/tokenizerFiles.ts';
+import {assertStorageDtype} from '../../../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
@@ -87,6 +88,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
+  assertStorageDtype('exportModel dtype', args.dtype);
   const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress, signal} = args;
   if (!(exportSizeGB > 0)) {
     throw new TfjsLoraError(

@@ -1,5 +1,6 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {
   BACKEND_OPTIONS,
   type Backend,
@@ -14,6 +15,9 @@ import {wasm} from './wasm.ts';
 import {webgpu} from './webgpu.ts';
 
 export type {BackendName, BackendOptions} from './backend.ts';
+
+/** Other libraries' names for a graphics card. */
+const CARDS = /^(gpu|cuda|webgl|metal|mps|nvidia|node)/i;
 
 /** Backends in the order in which `auto` tries them: fastest first. */
 const BACKENDS: Backend[] = [webgpu, tensorflow, wasm, cpu];
@@ -61,7 +65,10 @@ export async function useBackend(
   if (!known.includes(name)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `useBackend: expected ${known.join(', ')}, got ${name}. Did you mean ${nearestNames(name, known, 1)[0]}?`,
+      `useBackend: expected ${known.join(', ')}, got ${typeof name === 'string' ? name : show(name)}. ` +
+        (CARDS.test(String(name))
+          ? 'A graphics card is used by webgpu, and one of NVIDIA also by tensorflow.'
+          : `Did you mean ${nearestNames(name, known, 1)[0]}?`),
     );
   }
   assertComputeDtype(options.computeDtype);

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {type AdamWSettings, adamWUpdate} from '../../../layers/ops/adamWUpdate.ts';
 import {adamWUpdates, adamWUpdatesAtOnce} from '../../../layers/ops/adamWUpdates.ts';
 import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
-import type {OptionNames} from '../../../quant/knownOptions.ts';
+import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
 import {
   DECOUPLED_DECAY_OPTIONS,
   type DecoupledDecayArgs,
@@ -40,6 +40,7 @@ export class AdamW extends DecoupledDecayOptimizer {
 
   /** @param states store for the state between steps. Default: on the device */
   constructor(args: AdamWArgs = {}, states?: StateStore) {
+    assertKnownArgs(new.target, args);
     const {learningRate = 1e-3, beta1 = 0.9, beta2 = 0.999, weightDecay = 0.01, epsilon = 1e-8} = args;
     super({...args, learningRate, beta1, beta2, weightDecay}, states);
     this.epsilon = epsilon;

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {type LionSettings, lionUpdate} from '../../../layers/ops/lionUpdate.ts';
 import {optimizerUpdates, optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
-import type {OptionNames} from '../../../quant/knownOptions.ts';
+import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
 import {
   DECOUPLED_DECAY_OPTIONS,
   type DecoupledDecayArgs,
@@ -33,6 +33,7 @@ export class Lion extends DecoupledDecayOptimizer {
 
   /** @param states store for the state between steps. Default: on the device */
   constructor(args: LionArgs = {}, states?: StateStore) {
+    assertKnownArgs(new.target, args);
     const {learningRate = 1e-4, beta1 = 0.9, beta2 = 0.99, weightDecay = 0} = args;
     super({...args, learningRate, beta1, beta2, weightDecay}, states);
   }

@@ -12,6 +12,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {show} from '../../../quant/show.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
 import {ranks} from '../cluster/ranks.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
@@ -159,7 +160,7 @@ export async function assertPredictable(
   if (!Number.isInteger(batchSize) || batchSize < 1) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `predictDataset batchSize: expected a whole number of 1 or more, got ${batchSize}`,
+      `predictDataset batchSize: expected a whole number of 1 or more, got ${show(batchSize)}`,
     );
   }
   if (prompts.length === 0) {

@@ -8,7 +8,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
-import type {FitPlan} from './fitArgs.ts';
+import {assertCount, type FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
 import {type DecoderShape, stackMemory} from './stackMemory.ts';
 
@@ -88,6 +88,8 @@ const ADAM_BYTES = 8;
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
   assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
   const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer} = args;
+  for (const [name, count] of Object.entries({batchSize, sequenceLength, gradientAccumulationSteps}))
+    assertCount(`estimateMemory ${name}`, count);
   const parameters = [...model.namedParameters().values()];
   const trained = parameters.filter(({trainable}) => trainable);
   const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);

@@ -242,7 +242,7 @@ function assertCombination(args: FitArgs, plan: FitPlan): void {
  */
 export function assertCount(what: string, count: number): void {
   if (Number.isInteger(count) && count > 0) return;
-  throw new TfjsLoraError('INVALID_ARGUMENT', `${what}: expected a positive integer, got ${count}`);
+  throw new TfjsLoraError('INVALID_ARGUMENT', `${what}: expected a positive integer, got ${show(count)}`);
 }
 
 function assertOneOf(what: string, value: string | undefined, known: readonly string[]): void {

@@ -7,6 +7,7 @@ import {assertIdle} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
 import {NamedStateOptimizer, type PreparedStep} from '../optimizers/namedStateOptimizer.ts';
@@ -302,7 +303,8 @@ function resolveOptimizer(optimizer: CompileArgs['optimizer']): tf.Optimizer {
   if (optimizer !== null && optimizer instanceof tf.Optimizer) return optimizer;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `compile optimizer: expected a tf.Optimizer or a name, got ${String(optimizer)}`,
+    `compile optimizer: expected a tf.Optimizer or a name, got ${show(optimizer)}. ` +
+      'Pass an optimizer that is made: new AdamW({learningRate: 1e-4}).',
   );
 }
 
