@@ -16,7 +16,9 @@ import {
 } from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
 import {declareQuantized, resolveQuantizationOptions} from '../../models/quantization.ts';
-import {AdamW, Llama, useBackend} from '../../src/index.ts';
+import {AdamW, joinCluster, Llama, useBackend} from '../../src/index.ts';
+import {runOnRanks} from '../../src/tools/cli/runOnRanks.ts';
+import {clusterPlace} from '../../src/training/cluster/clusterPlace.ts';
 import {installAbsentDevice} from './absentDevice.ts';
 import {checkCard} from './checkCard.ts';
 import {checkKernels} from './checkKernels.ts';
@@ -35,6 +37,8 @@ const {values: options} = parseArgs({
     shape: {type: 'string', default: 'llama-3.2-1b'},
     layers: {type: 'string'},
     batch: {type: 'string', default: '4'},
+    accumulation: {type: 'string', default: '1'},
+    processes: {type: 'string', default: '1'},
     length: {type: 'string', default: '2048'},
     rank: {type: 'string', default: '8'},
     steps: {type: 'string', default: '10'},
@@ -57,6 +61,7 @@ const {values: options} = parseArgs({
   },
 });
 const [batch, length, rank] = [options.batch, options.length, options.rank].map(Number);
+const [accumulation, processes] = [options.accumulation, options.processes].map(Number);
 const backend = options.backend as 'webgpu' | 'tensorflow';
 const computeDtype = (options.computeDtype ?? (backend === 'webgpu' ? 'float16' : 'bfloat16')) as 'float32';
 const peerDtype = computeDtype === 'float32' ? 'float32' : 'bfloat16';
@@ -111,10 +116,14 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
     optimizer: new AdamW({learningRate: 1e-4}),
     compileShaders: options.compileShaders === 'on',
   });
-  const inputIds = Array.from({length: batch}, (_, b) =>
-    Array.from({length}, (_, t) => (b * 977 + t * 31) % shape.vocabSize),
-  );
-  const step = () => model.trainOnBatch({inputIds, labels: inputIds});
+  // A window of all processes' batches, of which each computes its own.
+  const batches = Array.from({length: accumulation * processes}, (_, i) => {
+    const inputIds = Array.from({length: batch}, (_, b) =>
+      Array.from({length}, (_, t) => ((i * batch + b) * 977 + t * 31) % shape.vocabSize),
+    );
+    return {inputIds, labels: inputIds};
+  });
+  const step = () => model.trainOnBatch(batches);
   const memory = watchMemory();
   const times: number[] = [];
   let first = 0;
@@ -142,12 +151,12 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
     'first step s': Number((first / 1000).toFixed(1)),
     'step ms': Number(median(times).toFixed(1)),
     'fastest ms': Number(Math.min(...times).toFixed(1)),
-    'tokens/s': Math.round((1000 * batch * length) / median(times)),
+    'tokens/s': Math.round((1000 * batches.length * batch * length) / median(times)),
     ...allocated(),
     ...(peak !== undefined && {'GiB peak in use': Number((peak / 1024).toFixed(2))}),
     ...(backend === 'tensorflow' && {'tensors more': handles - before}),
     'GiB driver': Number((driverMiB / 1024).toFixed(2)),
-    loss: Number(loss.toFixed(4)),
+    loss: Number(loss.toFixed(processes * accumulation > 1 ? 7 : 4)),
   };
 }
 
@@ -193,7 +202,7 @@ type Peer = keyof typeof PEERS;
 const PEERS = {peft: 'PEFT', liger: 'PEFT + Liger', unsloth: 'Unsloth'};
 
 /** Runs the same steps in a peer's separate process, and returns our speed relative to it, or its error. */
-function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, ours: Row): Row {
+function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, ours?: Row): Row {
   const args = JSON.stringify({
     ...shape,
     peer,
@@ -207,7 +216,9 @@ function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, our
   });
   const what = `${PEERS[peer]} ${isQuantized ? 'nf4' : peerDtype}, checkpointing ${checkpointing ? 'on' : 'off'}`;
   const script = join(import.meta.dirname ?? __dirname, 'peers', 'train.py');
-  const {status, stdout, stderr} = spawnSync(options.python as string, [script, args], {encoding: 'utf8'});
+  const ddp = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', options.processes];
+  const words = [...(processes > 1 ? ddp : []), script, args];
+  const {status, stdout, stderr} = spawnSync(options.python as string, words, {encoding: 'utf8'});
   if (status !== 0) {
     console.error(stderr);
     return {what, failed: stderr.trim().split('\n').at(-1) ?? `ended with ${status}`};
@@ -217,15 +228,17 @@ function trainPeer(peer: Peer, checkpointing: boolean, isQuantized: boolean, our
     what,
     'step ms': Number(median(milliseconds).toFixed(1)),
     'fastest ms': Number(Math.min(...milliseconds).toFixed(1)),
-    'tokens/s': Math.round((1000 * batch * length) / median(milliseconds)),
+    'tokens/s': Math.round((1000 * processes * batch * length) / median(milliseconds)),
     'GiB peak in use': gib,
-    'ours is × as fast': Number((median(milliseconds) / Number(ours['step ms'])).toFixed(2)),
+    ...(ours && {
+      'ours is × as fast': Number((median(milliseconds) / Number(ours['step ms'])).toFixed(2)),
+    }),
     loss,
   };
 }
 
 /** Measures the peers, with the same checkpointing and quantization, one by one. */
-function* trainPeers(checkpointing: boolean, quantization: string, ours: Row): Generator<Row> {
+function* trainPeers(checkpointing: boolean, quantization: string, ours?: Row): Generator<Row> {
   if (!options.python || (quantization !== 'none' && quantization !== 'nf4')) return;
   const peers = options.peer.split(',') as Peer[];
   const unknown = peers.filter((peer) => !(peer in PEERS));
@@ -266,11 +279,21 @@ async function generate(quantization: string): Promise<Row> {
   };
 }
 
+/** Measures on several cards, one process each, and then the peers, which PyTorch starts itself. */
+async function onSeveralCards(): Promise<void> {
+  process.exitCode = await runOnRanks(processes, process.argv.slice(2), 120);
+  for (const checkpointing of options.checkpointing.split(','))
+    for (const quantization of options.quantization.split(','))
+      for (const row of trainPeers(checkpointing !== 'off', quantization)) console.log(row);
+}
+
 async function main(): Promise<void> {
+  if (processes > 1 && !clusterPlace(process.env)) return onSeveralCards();
+  const {rank: place} = await joinCluster({timeout: 120});
   if (options.device === 'none') installAbsentDevice();
   if (options.only === 'check') process.env.NVIDIA_TF32_OVERRIDE ??= '0'; // results are compared with float32
   const report = await useBackend(backend, {computeDtype, ...(backend === 'webgpu' && {tune: options.tune})});
-  console.log(String(report));
+  if (place === 0) console.log(String(report));
   results['device'] = report;
   const only = options.only.split(',');
   const show = (name: string, rows: Row[]) => {
@@ -300,6 +323,7 @@ async function main(): Promise<void> {
         const ours = await train(quantization, checkpointing);
         rows.push(ours);
         console.log(ours); // immediately, because a run may be stopped before its table
+        if (processes > 1) continue; // its peers come afterwards
         for (const row of trainPeers(checkpointing !== 'off', quantization, ours)) {
           rows.push(row);
           console.log(row);
@@ -325,7 +349,7 @@ async function main(): Promise<void> {
 }
 
 main().then(
-  () => process.exit(),
+  () => process.exit(process.exitCode),
   (error) => {
     console.error(error);
     process.exit(1);

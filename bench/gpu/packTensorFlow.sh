@@ -56,6 +56,9 @@ update=$stage.update
 rm -rf "$update"
 mkdir -p "$update/node_modules/.tfjs-lora/tensorflow"
 cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json} "$update/node_modules/.tfjs-lora/tensorflow/"
+addon=$(cd "$stage" && find node_modules/.tfjs-lora/tensorflow/node_modules -name tfjs_binding.node) # joins a cluster
+mkdir -p "$update/$(dirname "$addon")"
+cp "$stage/$addon" "$update/$addon"
 mkdir -p "$update/node_modules/tfjs-lora/layers/kernels/tensorflow"
 cp package.json "$update/node_modules/tfjs-lora/"
 cp -r layers/kernels/tensorflow/native "$update/node_modules/tfjs-lora/layers/kernels/tensorflow/"

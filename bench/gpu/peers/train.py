@@ -18,6 +18,10 @@ if args["peer"] == "unsloth":  # before PyTorch and transformers, because it cha
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+RANK = int(os.environ.get("RANK", 0))  # of torchrun
+if "RANK" in os.environ:
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl")
 WARMUP = 3
 dtype = getattr(torch, args["dtype"])
 torch.manual_seed(0)
@@ -119,8 +123,10 @@ def with_unsloth():
 
 model = with_unsloth() if args["peer"] == "unsloth" else with_peft(args["peer"] == "liger")
 model.train()
+if "RANK" in os.environ:
+    model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
 optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)
-rows = [[(b * 977 + t * 31) % args["vocabSize"] for t in range(args["length"])] for b in range(args["batch"])]
+rows = [[((RANK * args["batch"] + b) * 977 + t * 31) % args["vocabSize"] for t in range(args["length"])] for b in range(args["batch"])]
 ids = torch.tensor(rows, device="cuda")
 torch.cuda.empty_cache()
 torch.cuda.reset_peak_memory_stats()
@@ -139,4 +145,5 @@ for step in range(args["steps"] + WARMUP):
     if step >= WARMUP:
         milliseconds.append(1000 * (time.perf_counter() - begun))
 gib = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-print(json.dumps({"milliseconds": milliseconds, "gib": gib, "loss": round(value, 4)}))
+if RANK == 0:
+    print(json.dumps({"milliseconds": milliseconds, "gib": gib, "loss": round(value, 4)}))
