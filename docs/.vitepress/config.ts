@@ -109,6 +109,7 @@ export default defineConfig({
         group('Machines', {
           Backends: '/backends',
           'Native TensorFlow': '/tensorflow',
+          'Several cards': '/several-cards',
           Performance: '/performance',
         }),
         group('Going further', {

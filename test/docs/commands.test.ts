@@ -39,7 +39,7 @@ function commandsOf(block: string): string[][] {
     .map((line) =>
       [...line.matchAll(/'[^']*'|"[^"]*"|\S+/g)].map(([word]) => word.replace(/^(['"])(.*)\1$/, '$2')),
     )
-    .map((words) => words.filter((word, index) => index > 0 || !/^[A-Z_]+=/.test(word)))
+    .map((words) => words.slice(words.findIndex((word) => !/^[A-Z_]+=/.test(word))))
     .filter((words) => words.length > 0);
 }
 

@@ -83,7 +83,7 @@ const STEPS_PER_SEED = 1_000_003;
 export class TrainingStep {
   /**
    * Runs between gradients and clipping. It may replace the window's gradients, which it then disposes, its loss and
-   * its number of labels. Data-parallel training can all-reduce here.
+   * its number of labels. With several ranks, the window's sums over all of them are already there.
    */
   onGradients?: (window: WindowGradients) => void | Promise<void>;
   /** Number of steps since `compile`. */

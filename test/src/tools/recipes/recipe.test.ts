@@ -67,7 +67,8 @@ describe('the recipes of examples/', () => {
       warmup: {ratio: 0.1},
       prediction: {batchSize: 1, seed: 42, outputDir: 'saves/llama3.2-1b-instruct/lora/sft'},
     });
-    expect([...recipe.ignored.keys()]).toEqual(['trust_remote_code', 'ddp_timeout']);
+    expect([...recipe.ignored.keys()]).toEqual(['trust_remote_code']);
+    expect(recipe.cluster).toEqual({timeout: 180_000_000});
     expect(recipe.fit.maxSteps).toBeUndefined();
   });
 

@@ -116,13 +116,23 @@ describe('a plan', () => {
 
   test('is what --dry-run prints', async () => {
     const {status, out} = await runCommandLine(
-      ...['--backend', 'wasm', 'train', recipeFile, `output_dir=${output('planned')}`, '--dry-run'],
+      ...[
+        '--backend',
+        'wasm',
+        'train',
+        recipeFile,
+        `output_dir=${output('planned')}`,
+        'ddp_backend=nccl',
+        '--dry-run',
+      ],
     );
     expect(status).toBe(0);
     expect(out).toMatch(/^backend wasm \(requested\): /);
     expect(out).toMatch(/^trains +\d[\d,]* parameters \(.* %\): LoRA of rank 4, alpha 8, on all-linear$/m);
     expect(out).toMatch(/^steps +3 of 2 × 2 examples, 3 an epoch$/m);
-    expect(out).toMatch(/^ignored +ddp_timeout \(training runs in one process on one device\)$/m);
+    expect(out).toMatch(
+      /^ignored +ddp_backend \(each rank trains on one device, as `--processes` or a launcher /m,
+    );
     expect(existsSync(output('planned'))).toBe(false);
   });
 });
