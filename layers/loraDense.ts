@@ -77,6 +77,14 @@ export interface LoRACallArgs {
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: the base's, frozen; per adapter `loraA` `[rank, inputDim]`, `loraB` `[units, rank]` (zeros, so the
  * layer starts equal to its base) and, for DoRA, `magnitude` `[units]`.
+ *
+ * @example
+ * ```ts
+ * import * as tf from '@tensorflow/tfjs';
+ * import {LoRADense} from 'tfjs-lora/layers';
+ *
+ * const network = tf.sequential({layers: [new LoRADense({units: 64, rank: 4, inputShape: [32]})]});
+ * ```
  */
 export class LoRADense extends ModuleLayer {
   static className = 'LoRADense';

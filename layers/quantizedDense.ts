@@ -21,6 +21,15 @@ export interface QuantizedDenseArgs extends TransposedDenseArgs {
  *
  * Input `[..., inputDim]` float32, output `[..., units]` float32.
  * Weights: `weight` `[units, inputDim]` quantized, `bias` `[units]` float32.
+ *
+ * @example
+ * ```ts
+ * import {QuantizedDense, TransposedDense} from 'tfjs-lora/layers';
+ *
+ * const dense = new TransposedDense({units: 10});
+ * dense.build([null, 64]);
+ * const rounded = await QuantizedDense.fromDense(dense, {type: 'nf4', doubleQuant: true});
+ * ```
  */
 export class QuantizedDense extends TransposedDense {
   static override className = 'QuantizedDense';

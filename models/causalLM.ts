@@ -193,6 +193,14 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_CONFIG`, `MISSING_TENSOR`,
    *   `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`, `NON_FINITE`, `VOCABULARY_MISMATCH`, `UNSUPPORTED`
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct', {
+   *   quantization: {type: 'nf4', doubleQuant: true}, // QLoRA; leave it out for 16 bits
+   * });
+   * ```
    */
   static async fromPretrained<T extends CausalLM>(
     this: ModelClass<T>,

@@ -13,6 +13,19 @@ const families: ModelClass<CausalLM>[] = [];
  * @param model the class, with its own `modelType` and `architecture`
  * @throws TfjsLoraError `INVALID_ARGUMENT` when one is missing or belongs to another family. Registering the same class
  *   again does nothing, so that a notebook's cell may run twice
+ * @example
+ * ```ts
+ * import {AutoModelForCausalLM} from 'tfjs-lora';
+ * import {LlamaForCausalLM, registerModel} from 'tfjs-lora/models';
+ *
+ * class MineForCausalLM extends LlamaForCausalLM {
+ *   static override className = 'MineForCausalLM';
+ *   static override readonly modelType = 'mine'; // `model_type` in config.json
+ *   static override readonly architecture = 'MineForCausalLM';
+ * }
+ * registerModel(MineForCausalLM);
+ * const model = await AutoModelForCausalLM.fromPretrained('folder-of-mine');
+ * ```
  */
 export function registerModel(model: ModelClass<CausalLM>): void {
   if (families.includes(model)) return;

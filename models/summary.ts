@@ -20,6 +20,18 @@ export interface SummarizedModel extends CountedModel {
   getClassName(): string;
 }
 
+/**
+ * Counts the weights of a model, allocated or not: all of them, and those that train.
+ *
+ * @example
+ * ```ts
+ * import {Llama} from 'tfjs-lora';
+ * import {countParameters} from 'tfjs-lora/models';
+ *
+ * const shape = Llama.fromConfig('llama-3.2-1b', {allocate: false}).applyLoRA({rank: 8});
+ * console.log(countParameters(shape).trainable); // 5636096
+ * ```
+ */
 export function countParameters({layers}: CountedModel): ParameterCounts {
   let total = 0;
   let trainable = 0;

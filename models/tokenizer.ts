@@ -50,6 +50,15 @@ type NamedToken = (typeof NAMED_TOKENS)[number];
 /**
  * Converts text to token ids and back, and renders the chat template, like `AutoTokenizer` in transformers.
  * `@huggingface/tokenizers` does the tokenizing itself, from the folder's `tokenizer.json`.
+ *
+ * @example
+ * ```ts
+ * import {Tokenizer} from 'tfjs-lora';
+ *
+ * const tokenizer = await Tokenizer.fromFolder('Llama-3.2-1B-Instruct');
+ * const ids = tokenizer.encodeChat([{role: 'user', content: 'Hello'}], {addGenerationPrompt: true});
+ * console.log(tokenizer.decode(ids));
+ * ```
  */
 export class Tokenizer {
   /** One more than the largest token id, added tokens included. */

@@ -32,6 +32,18 @@ const MAX_MESSAGE = 20_000;
  * The error that this library throws for bad input. `message` reads
  * `[what] [which]: expected …, got …. [what to do]`; `code` is stable. Credentials and tokens are masked in the
  * message and in the message of its cause.
+ *
+ * @example
+ * ```ts
+ * import {Llama, TfjsLoraError} from 'tfjs-lora';
+ *
+ * try {
+ *   await Llama.fromPretrained('no-such-folder');
+ * } catch (error) {
+ *   if (!(error instanceof TfjsLoraError) || error.code !== 'FILE_NOT_FOUND') throw error;
+ *   console.error(error.message);
+ * }
+ * ```
  */
 export class TfjsLoraError extends Error {
   constructor(

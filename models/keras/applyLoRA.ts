@@ -13,9 +13,16 @@ import {DenseModules} from './denseModules.ts';
  * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, or all if none is dense; `UNSUPPORTED` for a target
  *   that is not a dense layer; `INVALID_ARGUMENT` for an unknown option or an impossible rank
  * @example
+ * ```ts
+ * import * as tf from '@tensorflow/tfjs';
+ * import {applyLoRA, saveAdapter} from 'tfjs-lora';
+ *
+ * const classifier = await tf.loadLayersModel('file://classifier/model.json');
  * const adapted = applyLoRA(classifier, {rank: 8, targetModules: ['dense_1']});
  * adapted.compile({optimizer: 'adam', loss: 'categoricalCrossentropy'});
- * await adapted.fit(x, y);
+ * await adapted.fit(tf.randomNormal([8, 32]), tf.oneHot([0, 1, 2, 0, 1, 2, 0, 1], 3));
+ * await saveAdapter(adapted, 'adapter'); // PEFT's two files
+ * ```
  */
 export function applyLoRA<Fields extends LoRAFields>(
   model: tf.LayersModel,

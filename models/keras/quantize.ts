@@ -14,6 +14,15 @@ import {DenseModules} from './denseModules.ts';
  *
  * @throws TfjsLoraError `UNKNOWN_TARGET` for a model without dense layers, `INVALID_ARGUMENT` for an unknown type or
  *   option or a model with adapters, `NON_FINITE` naming the weight; the signal's reason, with nothing kept
+ * @example
+ * ```ts
+ * import * as tf from '@tensorflow/tfjs';
+ * import {applyLoRA, quantize} from 'tfjs-lora';
+ *
+ * const classifier = await tf.loadLayersModel('file://classifier/model.json');
+ * const small = await quantize(classifier, {type: 'nf4', doubleQuant: true});
+ * const adapted = applyLoRA(small, {rank: 4}); // QLoRA
+ * ```
  */
 export async function quantize(
   model: tf.LayersModel,

@@ -72,6 +72,14 @@ export abstract class AdaptableModel extends ModuleModel {
    *
    * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
    *   `UNSUPPORTED` for a target that cannot be adapted
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * model.applyLoRA({rank: 8, alpha: 16, targetModules: ['q_proj', 'v_proj']});
+   * model.summary();
+   * ```
    */
   applyLoRA<Fields extends LoRAFields>(options: LoRAOptionsOf<Fields>): this;
   applyLoRA(options?: LoRAOptions): this;
@@ -129,6 +137,15 @@ export abstract class AdaptableModel extends ModuleModel {
    *
    * @throws TfjsLoraError `UNSUPPORTED` for quantized weights without `dequantize`, which gives the adapted layers
    *   plain weights in the dtype they had before they were quantized; the signal's reason, with nothing merged
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('adapter');
+   * model.mergeLoRA();
+   * await model.save('merged'); // a Hugging Face folder without an adapter
+   * ```
    */
   mergeLoRA(options?: MergeAdaptersOptions): this {
     this.assertChangeable('mergeLoRA');

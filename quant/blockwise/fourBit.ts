@@ -52,6 +52,13 @@ const FOUR_BIT_OPTIONS = {
  * @param values row-major `[rows, cols]`
  * @throws TfjsLoraError `NON_FINITE` naming the tensor and the element; `SHAPE_MISMATCH` when `values` does not fill
  *   `shape`; `INVALID_ARGUMENT` for an impossible block size or dtype
+ * @example
+ * ```ts
+ * import {quantizeNF4} from 'tfjs-lora/quant';
+ *
+ * const weight = quantizeNF4(new Float32Array(64 * 128), [64, 128], {doubleQuant: true, name: 'q_proj.weight'});
+ * console.log(weight.byteLength, weight.dequantizeRows(0, 2));
+ * ```
  */
 export function quantizeNF4(
   values: SourceValues,

@@ -15,6 +15,16 @@ import {type Folder, readText} from './folder.ts';
  *
  * A tensor that is stored in a listed shard without being listed itself is read too, as in transformers; one that two
  * shards store is read from the shard that the index names.
+ *
+ * @example
+ * ```ts
+ * import {SafetensorsFolder} from 'tfjs-lora/quant';
+ *
+ * const folder = SafetensorsFolder.open('Llama-3.2-1B');
+ * console.log(folder.info('model.norm.weight')); // {dtype: 'BF16', shape: [2048], …}
+ * const norm = folder.readFloat32('model.norm.weight');
+ * folder.close();
+ * ```
  */
 export class SafetensorsFolder {
   readonly folder: string;

@@ -9,16 +9,18 @@ import {toFloat32} from './toFloat32.ts';
 
 /**
  * One safetensors file, opened and checked. Files and tensors may be larger than 2 GiB, because only the requested
- * tensor is read into memory.
+ * tensor is read into memory. A file of a browser (`Blob`, `File`) is opened with {@link fromBlob} and read only with
+ * {@link load}.
  *
+ * @example
  * ```ts
+ * import {SafetensorsFile} from 'tfjs-lora/quant';
+ *
  * const file = SafetensorsFile.open('model.safetensors');
  * for (const [name, {dtype, shape}] of file.tensors) console.log(name, dtype, shape);
  * const weight = file.readFloat32('model.norm.weight');
  * file.close();
  * ```
- *
- * A file of a browser (`Blob`, `File`) is opened with {@link fromBlob} and read only with {@link load}.
  */
 export class SafetensorsFile {
   readonly path: string;

@@ -22,6 +22,14 @@ export const DEFAULT_METADATA: Readonly<Record<string, string>> = {format: 'pt'}
  * @param metadata the file's `__metadata__`, default `{format: 'pt'}`; none when empty
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a name, dtype, shape or metadata entry cannot be written, before
  *   anything is; `SHAPE_MISMATCH` when a tensor's data does not have the bytes of its dtype and shape
+ * @example
+ * ```ts
+ * import {writeSafetensors} from 'tfjs-lora/quant';
+ *
+ * await writeSafetensors('norm.safetensors', [
+ *   {name: 'norm.weight', dtype: 'F32', shape: [4], data: new Float32Array([1, 1, 1, 1])},
+ * ]);
+ * ```
  */
 export async function writeSafetensors(
   path: string,

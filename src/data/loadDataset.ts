@@ -59,6 +59,13 @@ const INFO_FILE = 'dataset_info.json';
  *
  * @returns a list; with `streaming`, a function that reads the files again in each epoch
  * @throws TfjsLoraError naming the setting, the entry of `dataset_info.json`, or the file, record and column
+ * @example
+ * ```ts
+ * import {loadDataset, Tokenizer} from 'tfjs-lora';
+ *
+ * const tokenizer = await Tokenizer.fromFolder('Llama-3.2-1B-Instruct');
+ * const examples = await loadDataset({dataset: 'summaries', datasetDir: 'data', template: 'llama3', tokenizer});
+ * ```
  */
 export function loadDataset(args: DatasetArgs & {streaming: true}): Promise<ExampleStream>;
 export function loadDataset(args: DatasetArgs & {streaming?: false}): Promise<Example[]>;

@@ -45,13 +45,42 @@ export interface Training {
    */
   dataset(records: Records, options?: RecordOptions): Promise<RecordDataset>;
 
-  /** Trains on records (text), examples (token ids) or batches, showing progress; see {@link FitArgs}. */
+  /**
+   * Trains on records (text), examples (token ids) or batches, showing progress; see {@link FitArgs}.
+   *
+   * @example
+   * ```ts
+   * import {AdamW, Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * model.applyLoRA({rank: 8});
+   * model.compile({optimizer: new AdamW({learningRate: 1e-4}), schedule: {name: 'cosine', warmupRatio: 0.1}});
+   * const history = await model.fitDataset([{prompt: 'Who founded Adaville?', completion: 'Ada did.'}], {
+   *   epochs: 3,
+   *   batchSize: 4,
+   *   gradientAccumulationSteps: 8,
+   *   outputDir: 'out',
+   * });
+   * console.log(history.history.loss);
+   * ```
+   */
   fitDataset(data: RecordData, args?: FitArgs): Promise<TrainingHistory>;
 
   /** Runs one optimizer step on a batch; several batches form one accumulation window. */
   trainOnBatch(batch: Batch | Batch[]): Promise<StepResult>;
 
-  /** Computes `{loss, perplexity, tokens}` over a dataset. */
+  /**
+   * Computes `{loss, perplexity, tokens}` over a dataset.
+   *
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * const records = [{prompt: 'Who founded Adaville?', completion: 'Ada did.'}];
+   * const {loss, perplexity} = await model.evaluateDataset(records);
+   * ```
+   */
   evaluateDataset(data: RecordData, args?: EvaluateArgs): Promise<Evaluation>;
 
   /**

@@ -23,6 +23,13 @@ const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
  * @param pathOrHubId a folder, or `org/name`
  * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be downloaded: says which files are missing and
  *   where to put them; `UNSUPPORTED` when the repository has no safetensors
+ * @example
+ * ```ts
+ * import {huggingFaceEnvironment, resolveModelFolder} from 'tfjs-lora/data';
+ *
+ * const {hub} = huggingFaceEnvironment(process.env); // HF_TOKEN, HF_ENDPOINT, HF_HOME …
+ * const folder = await resolveModelFolder('meta-llama/Llama-3.2-1B-Instruct', hub);
+ * ```
  */
 export async function resolveModelFolder(
   pathOrHubId: string,

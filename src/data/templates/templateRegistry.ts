@@ -36,6 +36,16 @@ const RESOLVE_OPTIONS = {
  * twice.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` when another template has the name, or a turn lacks its `{{content}}`
+ * @example
+ * ```ts
+ * import {registerTemplate} from 'tfjs-lora/data';
+ *
+ * registerTemplate('dialogue', {
+ *   prefix: [{special: 'bos'}],
+ *   user: ['Q: {{content}}\nA:'],
+ *   assistant: [' {{content}}', {special: 'eos'}],
+ * });
+ * ```
  */
 export function registerTemplate(name: string, args: TemplateArgs): void {
   assertKnownOptions('registerTemplate', args, TEMPLATE_OPTIONS);

@@ -21,7 +21,19 @@ const CHAT_SESSION_OPTIONS = {
 /** Number of tokens that are reserved for an answer when older turns must be left out. */
 const ANSWER_ROOM = 64;
 
-/** A conversation with a model: its history, its system message, and the answers as they are generated. */
+/**
+ * A conversation with a model: its history, its system message, and the answers as they are generated.
+ *
+ * @example
+ * ```ts
+ * import {Llama} from 'tfjs-lora';
+ * import {ChatSession} from 'tfjs-lora/chat';
+ *
+ * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+ * const session = new ChatSession(model, {system: 'Be brief.', maxNewTokens: 200});
+ * for await (const piece of session.send('Who pays?')) console.log(piece);
+ * ```
+ */
 export class ChatSession {
   /** Messages so far, without the system message. */
   readonly history: ChatMessage[] = [];

@@ -44,6 +44,12 @@ const RUN_OPTIONS = {
  * made. With several ranks, the first one writes and prints.
  *
  * @returns whether the run was stopped; the last printed text then says how to resume it
+ * @example
+ * ```ts
+ * import {loadRecipe, trainRecipe} from 'tfjs-lora/recipes';
+ *
+ * await trainRecipe(await loadRecipe('recipe.yaml', ['lora_rank=16']), {print: console.log});
+ * ```
  */
 export async function trainRecipe(
   recipe: Recipe,

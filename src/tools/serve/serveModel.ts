@@ -91,6 +91,16 @@ const CLIENT_CLOSED = 499;
  * a browser.
  *
  * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer; the system's error when the port is in use
+ * @example
+ * ```ts
+ * import {Llama} from 'tfjs-lora';
+ * import {serveModel} from 'tfjs-lora/serve';
+ *
+ * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+ * const server = await serveModel(model, {port: 8000});
+ * console.log(server.url); // OpenAI's API
+ * await server.close();
+ * ```
  */
 export async function serveModel(model: CausalLM, options: ServeOptions = {}): Promise<ModelServer> {
   assertKnownOptions('serveModel', options, SERVE_OPTIONS);

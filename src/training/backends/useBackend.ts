@@ -55,6 +55,13 @@ export interface BackendReport {
  * @param name `auto` takes the first that works of `webgpu`, `tensorflow`, `wasm` and `cpu`. Default `auto`
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot
  *   run here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than requested
+ * @example
+ * ```ts
+ * import {useBackend} from 'tfjs-lora';
+ *
+ * const report = await useBackend('auto', {computeDtype: 'bfloat16'});
+ * console.log(`${report}`); // what was chosen, and what is missing for the others
+ * ```
  */
 export async function useBackend(
   name: 'auto' | BackendName = 'auto',

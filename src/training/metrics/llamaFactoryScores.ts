@@ -19,6 +19,13 @@ export interface LlamaFactoryScores {
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there are no texts, or a different number of references; `UNSUPPORTED`
  *   for Chinese text without `@node-rs/jieba`
+ * @example
+ * ```ts
+ * import {llamaFactoryScores} from 'tfjs-lora/metrics';
+ *
+ * const scores = await llamaFactoryScores(['the cat sat'], ['the cat sat down']);
+ * console.log(scores['bleu-4'], scores['rouge-l']);
+ * ```
  */
 export async function llamaFactoryScores(
   predictions: readonly string[],

@@ -28,6 +28,17 @@ export interface AdamWArgs extends DecoupledDecayArgs {
  * State: `mean` and `variance`, twice the size of the trained weights.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for a setting out of range
+ * @example
+ * ```ts
+ * import {AdamW, UNDECAYED_BY_TRANSFORMERS} from 'tfjs-lora';
+ *
+ * const optimizer = new AdamW({
+ *   learningRate: 1e-4,
+ *   weightDecay: 0.01,
+ *   excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS, // biases and norms
+ *   loraPlusRatio: 16, // LoRA+: B learns 16 times as fast as A
+ * });
+ * ```
  */
 export class AdamW extends DecoupledDecayOptimizer {
   static className = 'AdamW';

@@ -103,7 +103,12 @@ const optimizers = new Map<string, MakeOptimizer>(Object.entries(builtIn));
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the name is taken. Registering the same function again does nothing, so
  *   that a notebook's cell may run twice
  * @example
- * registerOptimizer('signum', ({learningRate}) => new Signum(learningRate));
+ * ```ts
+ * import * as tf from '@tensorflow/tfjs';
+ * import {registerOptimizer} from 'tfjs-lora/optimizers';
+ *
+ * registerOptimizer('plain_sgd', ({learningRate = 1e-3}) => tf.train.sgd(learningRate));
+ * ```
  */
 export function registerOptimizer(name: string, make: MakeOptimizer): void {
   const key = name.toLowerCase();

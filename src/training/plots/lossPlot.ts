@@ -63,6 +63,12 @@ export function smoothedLosses(losses: readonly number[]): number[] {
  * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no finite training loss or for another kind of file
+ * @example
+ * ```ts
+ * import {plotLoss} from 'tfjs-lora/plots';
+ *
+ * await plotLoss({training: [{step: 1, loss: 3.9}, {step: 2, loss: 2.4}]}, 'loss.svg', {title: 'Bills'});
+ * ```
  */
 export async function plotLoss(
   history: LossHistory,

@@ -79,6 +79,16 @@ export interface PredictionRun {
  * @throws TfjsLoraError before anything of a list is generated: `INVALID_ARGUMENT` without prompts, for a prompt that is
  *   empty or leaves no room below `maxPositionEmbeddings`, for a record without a question, and for an invalid option;
  *   `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model has no tokenizer; and the errors of `llamaFactoryScores`
+ * @example
+ * ```ts
+ * import {Llama} from 'tfjs-lora';
+ * import {formatScores, predictDataset} from 'tfjs-lora/evaluation';
+ *
+ * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+ * const records = [{prompt: 'Who founded Adaville?', completion: 'Ada did.'}];
+ * const run = await predictDataset(model, records, {maxNewTokens: 64});
+ * console.log(formatScores(run.scores));
+ * ```
  */
 export async function predictDataset(
   model: GenerativeModel,

@@ -84,6 +84,15 @@ const ADAM_BYTES = 8;
 /**
  * Estimates the peak memory of a training step from shapes alone. It allocates nothing, and the model may have been
  * made with `allocate: false`. On a backend whose ops compute all blocks together, this is the card's memory.
+ *
+ * @example
+ * ```ts
+ * import {estimateMemory, Llama} from 'tfjs-lora';
+ *
+ * const plan = Llama.fromConfig('llama-3.2-1b', {dtype: 'bfloat16', allocate: false}).applyLoRA({rank: 8});
+ * const {total} = estimateMemory(plan, {batchSize: 4, sequenceLength: 2048});
+ * console.log(`${(total / 2 ** 30).toFixed(1)} GiB`);
+ * ```
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
   assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
