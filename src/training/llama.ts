@@ -2,7 +2,8 @@ import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {type Training, trainable} from './trainable.ts';
 
 /**
- * Llama with training: all text models of Meta's Llama 3.2, 3.1, 3 and 2.
+ * Llama with training: all text models of Meta's Llama 3.2, 3.1, 3 and 2. {@link Training} has the methods that train,
+ * {@link LlamaForCausalLM} all others.
  *
  * @example
  * ```ts
