@@ -67,7 +67,8 @@ export class SwiGLU extends ModuleLayer {
     this.built = true;
   }
 
-  private project(name: string, inputDim: number, units: number): TransposedDense {
+  /** Makes and builds one of the projections. */
+  protected project(name: string, inputDim: number, units: number): TransposedDense {
     const {useBias, storage, weightInitializer} = this;
     const dense = new TransposedDense({
       name: `${this.name}.${name}`,

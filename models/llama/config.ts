@@ -85,9 +85,15 @@ export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
 export interface LlamaFamily {
   readonly modelType: string;
   readonly architecture: string;
+  /** The activation of the feed-forward, by the name that `hidden_act` has for it. */
+  readonly hiddenAct: string;
 }
 /** The family of Meta's models. */
-export const LLAMA: LlamaFamily = {modelType: 'llama', architecture: 'LlamaForCausalLM'};
+export const LLAMA: LlamaFamily = {
+  modelType: 'llama',
+  architecture: 'LlamaForCausalLM',
+  hiddenAct: 'silu',
+};
 
 /**
  * Reads a Hugging Face `config.json`. The rotary settings are `rope_theta` and `rope_scaling` in transformers 4,
@@ -100,16 +106,16 @@ export const LLAMA: LlamaFamily = {modelType: 'llama', architecture: 'LlamaForCa
 export function parseConfig(
   json: Json,
   where = 'config.json',
-  {modelType}: LlamaFamily = LLAMA,
+  {modelType, hiddenAct}: LlamaFamily = LLAMA,
 ): LlamaConfig {
   const type = json.model_type;
   if (type !== undefined && type !== modelType) {
     throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "${modelType}", got ${show(type)}`);
   }
-  if (json.hidden_act !== undefined && json.hidden_act !== 'silu') {
+  if (json.hidden_act !== undefined && json.hidden_act !== hiddenAct) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${where} hidden_act: expected "silu", got ${show(json.hidden_act)}`,
+      `${where} hidden_act: expected "${hiddenAct}", got ${show(json.hidden_act)}`,
     );
   }
   const read = <T>(key: string, fallback?: T): T => {
@@ -225,7 +231,7 @@ export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFa
     ...(config.eosTokenId !== undefined && {eos_token_id: config.eosTokenId}),
     ...(config.padTokenId !== undefined && {pad_token_id: config.padTokenId}),
     head_dim: config.headDim,
-    hidden_act: 'silu',
+    hidden_act: family.hiddenAct,
     hidden_size: config.hiddenSize,
     initializer_range: config.initializerRange,
     intermediate_size: config.intermediateSize,

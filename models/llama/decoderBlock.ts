@@ -4,7 +4,7 @@ import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from '
 import {isRecomputing} from '../../layers/ops/keptResults.ts';
 import {asConfig} from '../../layers/ops/tfjsInternals.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
-import {SwiGLU} from '../../layers/swiGLU.ts';
+import {SwiGLU, type SwiGLUArgs} from '../../layers/swiGLU.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import type {OptionNames} from '../../quant/knownOptions.ts';
 import type {LlamaConfig} from './config.ts';
@@ -55,7 +55,7 @@ export class DecoderBlock extends ModuleLayer {
       layerIndex,
       storage,
     });
-    this.mlp = new SwiGLU({
+    this.mlp = this.createMlp({
       name: name('mlp'),
       intermediateSize: config.intermediateSize,
       useBias: config.mlpBias,
@@ -64,6 +64,11 @@ export class DecoderBlock extends ModuleLayer {
     const epsilon = config.rmsNormEps;
     this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon});
     this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon});
+  }
+
+  /** Makes the feed-forward, when the block is constructed. A subclass may make another. */
+  protected createMlp(args: SwiGLUArgs): SwiGLU {
+    return new SwiGLU(args);
   }
 
   override build(inputShape: tf.Shape | tf.Shape[]): void {

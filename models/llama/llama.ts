@@ -43,6 +43,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static override className = 'LlamaForCausalLM';
   static override readonly modelType: string = LLAMA.modelType;
   static override readonly architecture: string = LLAMA.architecture;
+  /** The only `hidden_act` that the family's configs may have. */
+  static readonly hiddenAct: string = LLAMA.hiddenAct;
+  /** The class of the blocks; a family whose blocks differ has its own. */
+  static readonly blockClass: typeof DecoderBlock = DecoderBlock;
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
   readonly norm: RMSNorm;
@@ -57,9 +61,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {
     const {vocabSize, hiddenSize, rmsNormEps: epsilon} = config;
     const embedding = new TokenEmbedding({name: 'model.embed_tokens', vocabSize, hiddenSize, storage});
+    const {blockClass} = new.target;
     const blocks = Array.from(
       {length: config.numHiddenLayers},
-      (_, layerIndex) => new DecoderBlock({name: `model.layers.${layerIndex}`, config, layerIndex, storage}),
+      (_, layerIndex) => new blockClass({name: `model.layers.${layerIndex}`, config, layerIndex, storage}),
     );
     const norm = new RMSNorm({name: 'model.norm', epsilon});
     const head = config.tieWordEmbeddings

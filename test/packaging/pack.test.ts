@@ -2,6 +2,7 @@ import {type ExecFileSyncOptions, execFileSync, spawnSync} from 'node:child_proc
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
+import ts from 'typescript';
 import packageJson from '../../package.json';
 import {relativeLinks} from '../docs/links.ts';
 
@@ -255,6 +256,74 @@ describe('the command line', () => {
     expect(stderr).toMatch(/^error: unknown command 'tran'/);
   });
 });
+
+describe('a package that extends the library', () => {
+  const extras = () => path.join(project, 'extras');
+  const ownTypescript = require.resolve('typescript/bin/tsc');
+
+  beforeAll(() => {
+    const source = path.join(repository, 'examples/downstream');
+    fs.cpSync(source, extras(), {recursive: true, filter: (file) => path.basename(file) !== 'dist'});
+    const {name} = JSON.parse(fs.readFileSync(path.join(source, 'package.json'), 'utf8'));
+    fs.symlinkSync(extras(), path.join(project, 'node_modules', name), 'junction'); // as `npm install ./extras` does
+  });
+
+  test('is compiled against the published types, and passes its own tests', () => {
+    run(process.execPath, [ownTypescript, '-p', '.'], extras());
+    const tests = fs
+      .readdirSync(path.join(extras(), 'dist/test'))
+      .filter((file) => file.endsWith('.test.js'));
+    expect(tests).toHaveLength(3);
+    const report = run(process.execPath, ['--test', ...tests.map((file) => `dist/test/${file}`)], extras());
+    expect(report).toMatch(/^[#ℹ] fail 0$/m);
+    expect(Number(/^[#ℹ] pass (\d+)$/m.exec(report)?.[1])).toBeGreaterThanOrEqual(15);
+  }, 300_000);
+
+  test('is imported by its name, and refused if it loads another copy of the library', () => {
+    const train = (module: string) =>
+      spawnSync(
+        process.execPath,
+        ['node_modules/tfjs-lora/dist/cli/main.js', 'train', 'missing.yaml', '--import', module],
+        {cwd: project, encoding: 'utf8'},
+      );
+    expect(train('tfjs-lora-extras').stderr).toMatch(/^recipe missing\.yaml: expected a YAML file/);
+    fs.writeFileSync(path.join(project, 'extension.cjs'), "require('tfjs-lora');");
+    const {status, stderr} = train('./extension.cjs');
+    expect(status).toBe(2);
+    expect(stderr).toMatch(
+      /^--import \.\/extension\.cjs: expected a module that uses this copy of tfjs-lora \(.*\.js\), got one that also loads .*\.cjs\. /,
+    );
+  }, 120_000);
+});
+
+test('our declarations have no any', () => {
+  const found: string[] = [];
+  const visit = (node: ts.Node, file: ts.SourceFile) => {
+    if (node.kind === ts.SyntaxKind.AnyKeyword && !isMixinConstructor(node)) {
+      const {line} = file.getLineAndCharacterOfPosition(node.getStart(file));
+      found.push(`${path.basename(file.fileName)}:${line + 1} ${node.parent.getText(file)}`);
+    }
+    ts.forEachChild(node, (child) => visit(child, file));
+  };
+  const dist = path.join(project, 'node_modules/tfjs-lora/dist');
+  const declarations = fs
+    .readdirSync(dist, {recursive: true, encoding: 'utf8'})
+    .filter((file) => file.endsWith('.d.ts'));
+  expect(declarations.length).toBeGreaterThan(12);
+  for (const name of declarations) {
+    const text = fs.readFileSync(path.join(dist, name), 'utf8');
+    const file = ts.createSourceFile(name, text, ts.ScriptTarget.Latest, true);
+    visit(file, file);
+  }
+  expect(found).toEqual([]);
+});
+
+/** Whether an `any` is in `...args: any[]`, which TypeScript demands of a class that is mixed into another. */
+function isMixinConstructor({parent}: ts.Node): boolean {
+  return (
+    ts.isArrayTypeNode(parent) && ts.isParameter(parent.parent) && parent.parent.dotDotDotToken !== undefined
+  );
+}
 
 test('both module formats in one process do not disturb each other', () => {
   const {stdout, stderr} = spawnSync(process.execPath, ['both.mjs'], {cwd: project, encoding: 'utf8'});

@@ -17,8 +17,7 @@ type Items<T> = Iterable<T> | AsyncIterable<T>;
 
 /** A `tf.data.Dataset`. */
 interface DatasetLike {
-  // biome-ignore lint/suspicious/noExplicitAny: tf.data's element types say little
-  iterator(): Promise<{next(): Promise<IteratorResult<any>>}>;
+  iterator(): Promise<{next(): Promise<IteratorResult<unknown, unknown>>}>;
 }
 
 export interface BatchOptions extends CollateOptions {
@@ -143,8 +142,8 @@ export async function* itemsOf<T>(data: TrainingData<T>, epoch: number): AsyncGe
   }
   const iterator = await data.iterator();
   for (let item = await iterator.next(); !item.done; item = await iterator.next()) {
-    const read = await toRows(item.value);
-    tf.dispose(item.value);
+    const read = await toRows(item.value as T);
+    tf.dispose(item.value as tf.TensorContainer);
     yield read;
   }
 }

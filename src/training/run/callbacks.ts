@@ -88,8 +88,7 @@ export interface TrainingCallback {
   /** Keras's name for {@link onStepBegin}; the number counts from 0. */
   onBatchBegin?: Handler<[batch: number]>;
   /** Keras's name for {@link onStepEnd}; the number counts from 0. */
-  // biome-ignore lint/suspicious/noExplicitAny: Keras callbacks take their own log types
-  onBatchEnd?: (batch: number, logs?: any) => void | Promise<void>;
+  onBatchEnd?(batch: number, logs?: StepLog | tf.Logs): void | Promise<void>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
   /** Called after each step, once its evaluation, if any, is over: checkpoints are written here. */
   onStepComplete?: Handler<[step: number]>;
