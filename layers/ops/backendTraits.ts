@@ -42,6 +42,8 @@ export interface BackendTraits {
   logitsAtOnce: number;
   /** Keeps the commands of ops; see `recordReplay`. By default a backend keeps none. */
   record?: Recorder;
+  /** What a kernel of `decodeStack` takes. Default 8 sequences, and adapters. */
+  decodesStacks: {sequences: number; adapters: boolean};
   /** Starts a chain of passes; see `startTokenChain`. By default a backend has none. */
   startChain?: ChainStarter;
   /** Compiles the shaders that `run` needs; see `compileShaders`. By default a backend has none. */
@@ -53,6 +55,7 @@ const DEFAULTS: BackendTraits = {
   keepsIntegers: true,
   isOnHost: false,
   logitsAtOnce: 1 << 24,
+  decodesStacks: {sequences: 8, adapters: true},
 };
 
 /** The traits of TensorFlow.js's own backends. */

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
+import {backendTraits} from './backendTraits.ts';
 import {decodeAttention} from './decodeAttention.ts';
 import {runKernel} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
@@ -7,6 +8,7 @@ import {rmsNorm} from './rmsNorm.ts';
 import {
   attributesOfStack,
   fitsStackKernel,
+  PROJECTIONS,
   type PreparedStack,
   projectInStack,
   type StackBlock,
@@ -23,9 +25,6 @@ export const decodeStackOp = op<
   {past: number; stack: PreparedStack},
   tf.Tensor3D
 >('DecodeStack');
-
-/** The most sequences that a kernel takes in one call. */
-const MAX_BATCH = 8;
 
 /** Keys and values of one block, `[B, K, capacity, D]` float32. */
 export interface CachedBlock {
@@ -72,7 +71,9 @@ export function decodeStack(
 
 /** Whether a kernel takes such blocks and this many sequences. */
 export function fitsDecodeKernel(blocks: StackBlock[], options: StackOptions, batch: number): boolean {
-  return batch <= MAX_BATCH && fitsStackKernel(blocks, options, [decodeStackOp]);
+  const {sequences, adapters} = backendTraits().decodesStacks;
+  if (batch > sequences || !fitsStackKernel(blocks, options, [decodeStackOp])) return false;
+  return adapters || blocks.every((block) => PROJECTIONS.every((name) => block[name].lora === undefined));
 }
 
 const preparedStacks = new WeakMap<StackBlock[], PreparedStack>();

@@ -19,6 +19,7 @@ import {loraLinear, loraLinearGrad} from './products/loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './products/loraMatMul.ts';
 import {quantizedMatMul} from './products/quantizedMatMul.ts';
 import {storedMatMul} from './products/storedMatMul.ts';
+import {decodeStack} from './stack/decodeStack.ts';
 import {decoderStack, decoderStackGrad} from './stack/decoderStack.ts';
 import {dequantizeRows} from './weights/dequantizeRows.ts';
 import {embedding} from './weights/embedding.ts';
@@ -31,6 +32,7 @@ const KERNELS: tf.KernelConfig[] = [
   attention,
   attentionGrad,
   decodeAttention,
+  decodeStack,
   dequantizeRows,
   embedding,
   fromBlockwise8bit,

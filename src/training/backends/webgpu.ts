@@ -10,6 +10,7 @@ import {
   type WebGPUBackend,
 } from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
+import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend} from './backend.ts';
@@ -80,6 +81,7 @@ export const webgpu: Backend = {
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       setBackendTraits(backend, {
         logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
+        decodesStacks: {sequences: MOST_DECODED, adapters: false},
         record: (inputs, run) => recordCommands(backend, inputs, run),
         compileShaders: (run, onProgress) => compileShaders(backend, run, onProgress),
       });

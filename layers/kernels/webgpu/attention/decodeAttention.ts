@@ -1,6 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
 import {decodeAttentionOp} from '../../../ops/decodeAttention.ts';
+import type {Tensors} from '../../../ops/op.ts';
 import {kernel} from '../../kernel.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -15,7 +17,29 @@ const THREADS = 128;
  * Softmax runs along the tiles as in `Attention`; a thread adds up one vector of the values, for every n-th key.
  */
 export const decodeAttention = kernel(decodeAttentionOp, 'webgpu', ({inputs, attrs, backend}) => {
-  const {query, key, value, cos, sin, keys, values, segments} = inputs;
+  const y = attendOnce(backend, inputs, attrs);
+  const {keys, values} = inputs;
+  for (const {dataId} of [keys, values]) backend.incRef(dataId);
+  const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
+  return [y, same(keys), same(values)];
+});
+
+/** Computes {@link decodeAttention}'s first result, and writes the new position into `keys` and `values`. */
+export function attendOnce(
+  backend: WebGPUBackend,
+  {
+    query,
+    key,
+    value,
+    cos,
+    sin,
+    keys,
+    values,
+    segments,
+  }: Record<'query' | 'key' | 'value', RowsView> &
+    Tensors<'cos' | 'sin' | 'keys' | 'values'> & {segments?: tf.TensorInfo},
+  attrs: {past: number; scale: number},
+): tf.TensorInfo {
   const [batch, groups, capacity, dim] = keys.shape;
   const heads = query.shape[1] / dim;
   const y = backend.makeTensorInfo(query.shape, 'float32');
@@ -36,10 +60,8 @@ export const decodeAttention = kernel(decodeAttentionOp, 'webgpu', ({inputs, att
     workgroups: [heads, batch],
   });
   if (tables) backend.disposeData(tables.dataId);
-  for (const {dataId} of [keys, values]) backend.incRef(dataId);
-  const same = ({dataId, shape, dtype}: tf.TensorInfo) => ({dataId, shape, dtype});
-  return [y, same(keys), same(values)];
-});
+  return y;
+}
 
 /** Copies both tables into one buffer, for devices that bind only the eight buffers that WebGPU guarantees. */
 function joined(backend: WebGPUBackend, cosines: tf.TensorInfo, sines: tf.TensorInfo): tf.TensorInfo {

@@ -1,5 +1,7 @@
+import type * as tf from '@tensorflow/tfjs';
 import {swiGLUOp} from '../../../ops/swiGLU.ts';
 import {kernel} from '../../kernel.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {elementwise, runElementwise} from './elementwise.ts';
 
 const forward = elementwise({
@@ -22,9 +24,12 @@ const backward = elementwise({
 
 /** `SwiGLU` (layers/ops/swiGLU.ts) in one pass. */
 export const swiGLU = kernel(swiGLUOp, 'webgpu', ({inputs, backend}) => {
-  const {gate, up} = inputs;
-  return runElementwise(backend, forward, {gate, up})[0];
+  return gateRows(backend, inputs.gate, inputs.up);
 });
+
+/** Computes `silu(gate) · up`. */
+export const gateRows = (backend: WebGPUBackend, gate: tf.TensorInfo, up: tf.TensorInfo): tf.TensorInfo =>
+  runElementwise(backend, forward, {gate, up})[0];
 
 /** Gradients of `gate` and `up`, in one pass. */
 export const swiGLUGrad = kernel(swiGLUOp.gradient, 'webgpu', ({inputs, backend}) => {

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
-import type {StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
+import type {HalfFormat, StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -18,10 +18,19 @@ export function usingWeight<T>(
   rowCount: number,
   use: (weight: WeightFormat) => T,
 ): T {
-  if (attributes.dtype === 'float16' || attributes.dtype === 'bfloat16')
-    return use(storedFormat(inputs.weight, attributes.dtype, attributes.cols));
-  return usingQuantized(backend, inputs, attributes as DeviceFormat, rowCount, use);
+  return isHalf(attributes)
+    ? use(formatOf(inputs, attributes))
+    : usingQuantized(backend, inputs, attributes, rowCount, use);
 }
+
+const isHalf = (attributes: StoredFormat): attributes is HalfFormat =>
+  attributes.dtype === 'float16' || attributes.dtype === 'bfloat16';
+
+/** Returns the format of a weight of any type as it is stored. */
+export const formatOf = (inputs: StoredTensors, attributes: StoredFormat): WeightFormat =>
+  isHalf(attributes)
+    ? storedFormat(inputs.weight, attributes.dtype, attributes.cols)
+    : quantizedFormat(inputs, attributes);
 
 /**
  * Calls `use` with the format of a quantized weight, for products of `rowCount` rows. The weight is dequantized inside
@@ -68,7 +77,6 @@ const wholeMatrix = shader((weight: WeightFormat, cols: number) => ({
   inputs: weight.buffers,
   uniforms: {octets: 'u32', ...weight.uniforms},
   workgroup: 256,
-  header: 'enable f16;',
   globals: `
 ${weight.octet()}
 ${halvesOf(weight)}`,
