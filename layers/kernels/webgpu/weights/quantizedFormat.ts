@@ -15,20 +15,26 @@ export function quantizedFormat(inputs: StoredTensors, attributes: DeviceFormat)
 }
 
 /**
- * WGSL that rounds float32 to a type's nearest numbers, ties to even, by its bits. It uses neither the device's own
- * 16-bit floats, which some drivers flush, nor sums that a compiler may rearrange.
+ * WGSL of `fn rounded(v: vec4f, scale: f32) -> vec4f`, which rounds products of codes and a scale to a type's nearest
+ * numbers, ties to even, by their bits. It uses neither the device's own 16-bit floats, which some drivers flush, nor
+ * sums that a compiler may rearrange.
+ *
+ * @param least the smallest magnitude of a code other than 0
  */
-const ROUND: Record<StorageDtype, string> = {
-  float32: `
-fn rounded(v: vec4f) -> vec4f { return v; }`,
-  bfloat16: `
-fn rounded(v: vec4f) -> vec4f {
+const ROUND: Record<StorageDtype, (least: number) => string> = {
+  float32: () => `
+fn rounded(v: vec4f, scale: f32) -> vec4f { return v; }`,
+  bfloat16: () => `
+fn rounded(v: vec4f, scale: f32) -> vec4f {
   let bits = bitcast<vec4u>(v);
   return bitcast<vec4f>((bits + 0x7fffu + ((bits >> vec4u(16u)) & vec4u(1u))) & vec4u(0xffff0000u));
 }`,
-  float16: `
-fn rounded(v: vec4f) -> vec4f {
+  float16: (least) => `
+fn rounded(v: vec4f, scale: f32) -> vec4f {
   let bits = bitcast<vec4u>(v);
+  if (scale >= f32(${2 ** -14 / least}) && scale < 65504.0) { // all are normal numbers or 0
+    return bitcast<vec4f>((bits + 0xfffu + ((bits >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u));
+  }
   let magnitude = bits & vec4u(0x7fffffffu);
   let near = (magnitude + 0xfffu + ((magnitude >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u);
   let finite = select(near, vec4u(0x7f800000u), near >= vec4u(0x47800000u)); // beyond the largest: infinity
@@ -63,7 +69,9 @@ function fourBitFormat(inputs: StoredTensors, attributes: FourBitFormat): Weight
 }
 
 function fourBitOctet({dtype, cols, blockSize, nestedBlockSize, valueDtype}: FourBitFormat): string {
-  const book = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE, (value) => `f32(${value})`).join(', ');
+  const codes = Array.from(dtype === 'nf4' ? NF4_CODE : FP4_CODE);
+  const book = codes.map((value) => `f32(${value})`).join(', ');
+  const least = Math.min(...codes.map(Math.abs).filter((value) => value > 0));
   const nestedAbsmax = `let code = (absmaxCodes[block / 4u] >> (8u * (block % 4u))) & 255u;
   let scaled = map[code] * nestedAbsmax[block / ${nestedBlockSize}u];
   return scaled + u.offset;`;
@@ -73,7 +81,10 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let first = row * COLS + col;
   let word = codes[first / 8u];
   let scale = absmaxOf(first / ${blockSize}u);
-  return mat2x4f(rounded(vec4f(${bytes[0]}, ${bytes[1]}) * scale), rounded(vec4f(${bytes[2]}, ${bytes[3]}) * scale));
+  return mat2x4f(
+    rounded(vec4f(${bytes[0]}, ${bytes[1]}) * scale, scale),
+    rounded(vec4f(${bytes[2]}, ${bytes[3]}) * scale, scale),
+  );
 }`;
   const each = Array.from({length: 8}, (_, i) => `weightAt(first + ${i}u, end)`);
   const unaligned = `
@@ -85,12 +96,16 @@ fn weightAt(at: u32, end: u32) -> f32 {
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
   let first = row * COLS + col;
   let end = (row + 1u) * COLS;
-  return mat2x4f(rounded(vec4f(${each.slice(0, 4).join(', ')})), rounded(vec4f(${each.slice(4).join(', ')})));
+  // A scale of 0: rows may end within a block.
+  return mat2x4f(
+    rounded(vec4f(${each.slice(0, 4).join(', ')}), 0.0),
+    rounded(vec4f(${each.slice(4).join(', ')}), 0.0),
+  );
 }`;
   return `
 const BOOK = array<f32, 16>(${book});
 const COLS = ${cols}u;
-${ROUND[valueDtype]}
+${ROUND[valueDtype](least)}
 var<workgroup> pairs: array<vec2f, 256>;
 fn absmaxOf(block: u32) -> f32 {
   ${nestedBlockSize > 0 ? nestedAbsmax : 'return absmax[block];'}

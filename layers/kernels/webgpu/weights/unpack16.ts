@@ -9,7 +9,7 @@ import {shader} from '../device/shader.ts';
  * WGSL that widens both halves of a word exactly, without the device's own 16-bit floats, which some drivers flush.
  *
  * A float16 is widened by shifting its exponent and mantissa into a float32's place and raising the exponent by 112, or
- * to float32's own for infinities and NaN; subnormal numbers go by their value. No branches, which are slow in tight
+ * to float32's own for infinities and NaN; for subnormal numbers by 113, and the leading one is subtracted. No branches, which are slow in tight
  * loops.
  */
 export const WIDEN: Record<HalfDtype, string> = {
@@ -19,7 +19,8 @@ fn widen(word: u32) -> vec2f { return bitcast<vec2f>(vec2u(word << 16u, word & 0
 fn widenHalf(half: u32) -> f32 {
   let magnitude = half & 0x7fffu;
   let bits = (magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u); // also for infinity
-  let value = select(bitcast<f32>(bits), f32(magnitude) * 0x1p-24f, magnitude < 0x400u);
+  let subnormal = bitcast<f32>((magnitude << 13u) + 0x38800000u) - 0x1p-14f;
+  let value = select(bitcast<f32>(bits), subnormal, magnitude < 0x400u);
   return select(value, -value, (half & 0x8000u) != 0u);
 }
 fn widen(word: u32) -> vec2f { return vec2f(widenHalf(word & 0xffffu), widenHalf(word >> 16u)); }`,
