@@ -107,7 +107,13 @@ export async function checkKernels(): Promise<Row[]> {
       tf.dispose([inputs, dy, wide, weight.tensor]);
     }
   }
-  rows.push(...(await checkTilings(computeDtype)));
+  rows.push(...(await checkTilings(computeDtype)), ...(await checkAttention(computeDtype)));
+  return rows;
+}
+
+/** Checks attention and its gradients, with heads of several sizes, ragged and packed. */
+async function checkAttention(computeDtype: string): Promise<Row[]> {
+  const rows: Row[] = [];
   for (const [batch, heads, groups, length, dim, isPacked] of [
     [1, 4, 2, 128, 64, 0],
     [2, 8, 2, 300, 64, 1],

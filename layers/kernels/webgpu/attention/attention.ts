@@ -75,7 +75,7 @@ const forward = attentionShader((kind) => ({
   for (var d = 0u; d < V; d++) { q[d] = query[at + d] * u.scale; }
   var highest = -3.0e38;
   var total = 0.0;
-  let end = ${endOfKeys(kind, 'WORKGROUP')};
+  let end = ${endOfKeys(kind, 'first', THREADS)};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
     ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
@@ -154,7 +154,7 @@ const backwardQuery = attentionShader((kind) => ({
     product += dot(g[d], y[row * V + d]);
   }
   let logSum = logSums[row];
-  let end = ${endOfKeys(kind, 'WORKGROUP')};
+  let end = ${endOfKeys(kind, 'first', THREADS)};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
     ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {

@@ -62,9 +62,9 @@ fn isVisible(head: u32, t: u32, s: u32, segment: i32) -> bool {
   return ${causal ? '(s <= t + u.past) & ' : ''}${hasSegments ? '(segment != 0) & (segmentOf(head, s) == segment)' : 'true'};
 }`;
 
-/** WGSL for the first key after those that a workgroup may see whose queries are the `rows` from `first` on. */
-export const endOfKeys = ({causal}: AttentionKind, rows: string): string =>
-  causal ? `min(first + ${rows}, u.length) + u.past` : 'u.sourceLength';
+/** WGSL for the first key after those that the `rows` queries from `first` on may see. */
+export const endOfKeys = ({causal}: AttentionKind, first: string, rows: number): string =>
+  causal ? `min(${first} + ${rows}u, u.length) + u.past` : 'u.sourceLength';
 
 export function uniformsOf({inputs, attrs}: AttentionCall): Record<keyof typeof UNIFORMS, number> {
   const [, heads, length] = inputs.query.shape;

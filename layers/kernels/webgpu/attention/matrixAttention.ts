@@ -1,18 +1,22 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
   accumulate,
+  clearSums,
   declareSums,
   fitted,
+  floatStride,
+  halfStride,
   type Layout,
   loadLeft,
   MATRIX_HEADER,
-  PADDING,
+  type Shape,
   scoresOf,
-  throughScores,
   tileOf,
+  writeSums,
 } from '../products/matrixTiles.ts';
 import {
   type AttentionCall,
@@ -34,29 +38,58 @@ export const fitsMatrices = (dim: number, length: number): boolean =>
 /** Scores are in units of log 2, because the card has `exp2`. */
 export const LOG2E = Math.LOG2E;
 
-/** Returns the workgroup memory of a subgroup: its scores in float32 and `matrices` of them in float16. */
-export const scratchBytes = ({blocks, cols}: Layout, matrices: number): number =>
-  16 * blocks * (4 * (cols + 4) + matrices * 2 * (cols + PADDING));
+/** Weights up to 2¹⁵ fit float16. */
+const HIGHEST_WEIGHT = 15;
+
+/**
+ * Returns the bytes of workgroup memory.
+ *
+ * @param tiles number of tiles of `cols` packed rows
+ * @param floats number of float32 matrices of scores, and `halves` of weights in float16
+ */
+export const memoryOf = (
+  layout: Layout,
+  dim: number,
+  {tiles, floats, halves}: Record<'tiles' | 'floats' | 'halves', number>,
+): number =>
+  16 *
+  (tiles * layout.cols * halfStride(dim) +
+    rowsOf(layout) * (floats * floatStride(layout.cols) + halves * halfStride(layout.cols)));
 
 /** Returns the number of rows of a workgroup. */
 export const rowsOf = ({subgroups, blocks}: Layout): number => 16 * blocks * subgroups;
-
-/** Returns the workgroup memory of a tile. */
-export const tileBytes = ({cols}: Layout, dim: number): number => 2 * cols * (dim + PADDING);
 
 /** WGSL that finds a lane's own elements of the subgroup's rows; with 16 rows, two lanes share one. */
 export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
   const perRow = 2 / blocks;
   const width = cols / perRow;
+  const vectors = width / 4;
   return {
-    width,
+    /** Number of vectors of four scores in a lane. */
+    vectors,
     declarations: `
-  let laneRow = subgroup * ${16 * blocks}u + lane / ${perRow}u;
+  let laneRow = lane / ${perRow}u;
   let part = (lane % ${perRow}u) * ${width}u; // the lane's first column
-  let region = subgroup * ${16 * blocks * (cols + 4)}u;
-  let mine = laneRow * ${cols + 4}u + part;
-  let weightRegion = subgroup * ${16 * blocks * (cols + PADDING)}u;
-  let weightAt = laneRow * ${cols + PADDING}u + part;`,
+  let region = subgroup * ${16 * blocks * floatStride(cols)}u;
+  let weightRegion = subgroup * ${16 * blocks * halfStride(cols)}u;
+  let mine = region + laneRow * ${floatStride(cols)}u + part / 4u;
+  let weightAt = weightRegion + laneRow * ${halfStride(cols)}u + part / 8u;`,
+    /** Declares the lane's scores `name0` …, vectors, from index `from` on. */
+    read: (name: string, from: string) =>
+      times(vectors, (i) => `var ${name}${i} = bitcast<vec4f>(scores[${from} + ${i}u]);`),
+    /** Writes the vectors `name0` … as the lane's row of `weights`, float16. */
+    pack: (weights: string, name: string) =>
+      times(
+        vectors / 2,
+        (i) => `${weights}[weightAt + ${i}u] = vec4u(halved(${name}${2 * i}), halved(${name}${2 * i + 1}));`,
+      ),
+    /** Hides those scores of the lane for whose column `isHidden(column)`. */
+    hide: (isHidden: (column: string) => string) =>
+      times(
+        vectors,
+        (i) =>
+          `score${i} = select(score${i}, vec4f(-3.0e38), vec4<bool>(${[0, 1, 2, 3].map((e) => isHidden(`${4 * i + e}u`)).join(', ')}));`,
+      ),
     /** Reduces over the lanes of a row. */
     overRow: (reduce: (other: string) => string, value: string) =>
       perRow === 2 ? reduce(`subgroupShuffleXor(${value}, 1u)`) : value,
@@ -64,46 +97,20 @@ export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
 }
 
 /**
- * WGSL that writes the lane's elements of the sums `name00` … to its row of `output` (`array<vec4f>`), times WGSL
- * `scale`.
- */
-export const writeRows = (
-  name: string,
-  output: string,
-  {
-    blocks,
-    dim,
-    cols,
-    row,
-    isThere,
-    scale,
-  }: {blocks: number; dim: number; cols: number} & Record<'row' | 'isThere' | 'scale', string>,
-): string =>
-  throughScores(
-    name,
-    {blocks, dim, cols, at: 'region'},
-    (col) => `if (${isThere}) {
-      ${times(
-        lanesOf({blocks, cols}).width / 4,
-        (i) => `${output}[(${row}) * V + ${col / 4 + i}u + part / 4u] = (${scale}) *
-        vec4f(scores[mine + ${4 * i}u], scores[mine + ${4 * i + 1}u], scores[mine + ${4 * i + 2}u], scores[mine + ${4 * i + 3}u]);`,
-      )}
-    }`,
-  );
-
-/**
  * `Attention` by subgroup matrices: float16 operands, float32 sums. Weights are powers of two relative to a reference
- * of each query, the highest score of its first keys. Sums in registers cannot be scaled row by row, so the reference
- * changes only if a score is 2¹⁰ times above it. Then the sums go through workgroup memory, which is rare.
+ * of each query, the highest score of its first keys. Sums in registers cannot be scaled row by row. So if a weight
+ * does not fit float16, which is rare, the workgroup starts again, relative to the highest score of all.
  */
 export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
   const {inputs} = call;
   const {query, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
-  const layout = fitted(backend, FORWARD, dim, (tried) => [
-    scratchBytes(tried, 1),
-    2 * tileBytes(tried, dim) + 16,
-  ]);
+  const layout = fitted(
+    backend,
+    FORWARD,
+    dim,
+    (tried) => memoryOf(tried, dim, {tiles: 2, floats: 1, halves: 1}) + 4 * rowsOf(tried) + 16,
+  );
   const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
   const packed = packHeads(backend, call);
@@ -137,142 +144,141 @@ export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall
 const forward = attentionShader((kind, layout: Layout) => {
   const {dim} = kind;
   const {blocks, cols} = layout;
-  const {shape, rows, threads, width, overRow, ...keys} = overKeys(kind, layout);
+  const {shape, rows, threads, ...keys} = overKeys(kind, layout);
+  const {vectors, pack, read, overRow} = lanesOf(layout);
+  const [keyTile, valueTile] = keys.tilesOf();
+  const largestOf = (values: string[]) => values.reduce((a, b) => `max(${a}, ${b})`);
+  const names = Array.from({length: vectors}, (_, i) => `score${i}`);
   return {
     name: 'MatrixAttention',
     outputs: {y: 'vec4f', logSums: 'f32'},
     inputs: {query: 'vec4u', key: 'vec4u', value: 'vec4u'},
     workgroup: threads,
     header: MATRIX_HEADER,
-    globals: `${keys.tiles}
-var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
-var<workgroup> isAbove: vec4u; // x: a score is far above its query's reference; four, so that matrices are aligned to 16 bytes`,
+    globals: `${HALVES}
+${keys.tiles(1)}
+var<workgroup> scores: array<vec4u, ${rows * floatStride(cols)}>;
+var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;
+var<workgroup> inverses: array<f32, ${rows}>;
+var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
     body: `
   ${keys.place}
   ${keys.segment}
-  ${keys.loadRows('q', 'query', 'weights')}
+  ${keys.loadRows('q', 'query')}
   ${declareSums('out', blocks, dim)}
   ${keys.end}
   var reference = -1.0e30;
+  var highest = -1.0e30;
   var total = 0.0;
-  ${keys.loop(`
-    var top = score0;
-    ${times(width - 1, (i) => `top = max(top, score${i + 1});`)}
-    top = ${overRow((other) => `max(top, ${other})`, 'top')};
-    var factor = 1.0;
-    if (top > reference + 10.0) {
-      if (reference > -1.0e30) { factor = exp2(reference - top); isAbove.x = 1u; }
-      reference = top;
-      total *= factor;
+  ${keyTile.registers}
+  ${valueTile.registers}
+  for (var round = 0u; round < 2u; round++) {
+    total = 0.0;
+    ${clearSums('out', blocks, dim)}
+    ${keys.load(keyTile, '0u')}
+    ${keys.load(valueTile, '0u')}
+    ${keyTile.store()}
+    ${keys.load(keyTile, `${cols}u`)}
+    workgroupBarrier();
+    ${scoresOf('q', 'tileK', '0u', 'region', shape)}
+    workgroupBarrier();
+    for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+      // While one tile's weights are computed, the next tiles arrive; then come the products.
+      if (s0 < ownEnd) {
+        ${read('score', 'mine')}
+        ${keys.hide}
+        let four = ${largestOf(names)};
+        var top = ${largestOf(['x', 'y', 'z', 'w'].map((e) => `four.${e}`))};
+        top = ${overRow((other) => `max(top, ${other})`, 'top')};
+        highest = max(highest, top);
+        if (reference == -1.0e30) { reference = highest; }
+        if (top > reference + ${HIGHEST_WEIGHT}.0) { isAbove.x = 1u; }
+        ${times(vectors, (i) => `score${i} = exp2(score${i} - reference); total += dot(score${i}, vec4f(1.0));`)}
+        ${pack('weights', 'score')}
+      }
+      ${valueTile.store()}
+      ${keyTile.store()}
+      if (s0 + ${cols}u < end) {
+        ${keys.load(valueTile, `(s0 + ${cols}u)`)}
+        ${keys.load(keyTile, `(s0 + ${2 * cols}u)`)}
+      }
+      workgroupBarrier();
+      if (s0 < ownEnd) {
+        ${accumulate('out', 'weights', 'tileV', '0u', shape)}
+        if (s0 + ${cols}u < ownEnd) {
+          ${scoresOf('q', 'tileK', '0u', 'region', shape)}
+        }
+      }
+      workgroupBarrier();
     }
-    ${times(
-      width,
-      (i) =>
-        `{ let weight = exp2(score${i} - reference); total += weight; weights[weightAt + ${i}u] = f16(weight); }`,
-    )}
-    if (workgroupUniformLoad(&isAbove).x != 0u) {
-      ${throughScores('out', {...shape, at: 'region'}, () => times(width, (i) => `scores[mine + ${i}u] *= factor;`), true)}
-      isAbove.x = 0u;
-    }
-    ${accumulate('out', 'weights', 'weightRegion', 'tileV', shape)}`)}
+    if (workgroupUniformLoad(&isAbove).x == 0u) { break; }
+    reference = highest;
+    isAbove.x = 0u;
+  }
   total = ${overRow((other) => `total + ${other}`, 'total')};
   let sees = total > 0.0;
-  if (t < u.length && part == 0u) {
-    logSums[rowOfHead + t] = select(3.0e38, (reference + log2(total)) * ${Math.LN2}, sees); // 3e38: sees nothing
+  if (part == 0u) {
+    if (t < u.length) {
+      logSums[rowOfHead + t] = select(3.0e38, (reference + log2(total)) * ${Math.LN2}, sees); // 3e38: sees nothing
+    }
+    inverses[subgroup * ${16 * blocks}u + laneRow] = select(0.0, 1.0 / total, sees);
   }
-  let inverse = select(0.0, 1.0 / total, sees);
   workgroupBarrier();
-  ${writeRows('out', 'y', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'inverse'})}`,
+  ${writeSums('out', shape, `if (firstRow + r < u.length) { y[(rowOfHead + firstRow + r) * V + col] = sum * inverses[subgroup * ${16 * blocks}u + r]; }`)}`,
   };
 });
 
-/**
- * WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, tile by tile.
- * While a tile is used, the next one is on its way in registers.
- */
+/** WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, by tiles. */
 export function overKeys(kind: AttentionKind, layout: Layout) {
   const {dim} = kind;
   const {subgroups, blocks, cols} = layout;
-  const shape = {blocks, dim, cols};
+  const shape: Shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const {width, declarations, overRow} = lanesOf(shape);
-  const [keys, values] = [
-    tileOf('tileK', 'key', {rows: cols, dim, base: 'source', threads}),
-    tileOf('tileV', 'value', {rows: cols, dim, base: 'source', threads}),
-  ];
+  const {declarations, hide} = lanesOf(shape);
   return {
     shape,
     rows,
     threads,
-    width,
-    overRow,
-    tiles: `
-var<workgroup> tileK: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> tileV: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;`,
-    /** Declares the workgroup's place and each lane's query `t`. */
+    /** The tiles of keys and of values. */
+    tilesOf: () => [
+      tileOf('tileK', 'key', {rows: cols, dim, threads}),
+      tileOf('tileV', 'value', {rows: cols, dim, threads}),
+    ],
+    /** Declares their arrays; that of keys has room for `keyTiles` tiles. */
+    tiles: (keyTiles: number) => `
+var<workgroup> tileK: array<vec4u, ${keyTiles * cols * halfStride(dim)}>;
+var<workgroup> tileV: array<vec4u, ${cols * halfStride(dim)}>;`,
+    /** Declares the workgroup's and the subgroup's place, and each lane's query `t`. */
     place: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
   let source = sourceOf(head);
   let rowOfHead = head * u.length;
   ${declarations}
-  let t = first + laneRow;`,
+  let firstRow = first + subgroup * ${16 * blocks}u;
+  let t = firstRow + laneRow;`,
     segment: 'let segment = segmentOf(head, min(t, u.length - 1u) + u.past);',
-    /** Loads the workgroup's rows of `source` as the left operand of products. */
-    loadRows: (name: string, source: string, scratch: string) =>
-      loadLeft(
-        name,
-        source,
-        scratch,
-        {base: 'rowOfHead', first: 'first', limit: 'u.length'},
-        {...shape, subgroups},
-      ),
-    end: `let end = ${endOfKeys(kind, `${rows}u`)};`,
-    /**
-     * Goes through the keys up to `end`, with the rows loaded as `q`. `use` reads each lane's `score0` …; those of hidden
-     * keys are −3e38.
-     */
-    loop: (use: string) => `
-  ${keys.registers}
-  ${values.registers}
-  ${keys.load('0u', 'end')}
-  ${values.load('0u', 'end')}
-  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
-    workgroupBarrier();
-    ${keys.store}
-    ${values.store}
-    workgroupBarrier();
-    if (s0 + ${cols}u < end) {
-      ${keys.load(`(s0 + ${cols}u)`, 'end')}
-      ${values.load(`(s0 + ${cols}u)`, 'end')}
-    }
-    ${scoresOf('q', 'tileK', 'region', shape)}
-    workgroupBarrier();
-    ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
-    if (${isPartial(kind, cols, 'first', 's0', 'end')}) {
+    /** Loads the subgroup's rows of `from` as the left operand of products. */
+    loadRows: (name: string, from: string) =>
+      loadLeft(name, from, {base: 'rowOfHead', first: 'firstRow', limit: 'u.length'}, shape),
+    /** Declares the first key that no query of the workgroup sees, and of the subgroup. */
+    end: `
+  let end = ${endOfKeys(kind, 'first', rows)};
+  let ownEnd = ${endOfKeys(kind, 'firstRow', 16 * blocks)};`,
+    load: (tile: ReturnType<typeof tileOf>, from: string) => tile.load(from, 'source', 'end'),
+    /** Hides those scores of the tile from `s0` on that the lane's query does not see. */
+    hide: `
+    if (${isPartial(kind, cols)}) {
       let s = s0 + part;
-      ${hideScores(width, (i) => `(s + ${i}u >= end) | !isVisible(head, t, s + ${i}u, segment)`)}
-    }
-    ${use}
-  }`,
+      ${hide((column) => `(s + ${column} >= end) | !isVisible(head, t, s + ${column}, segment)`)}
+    }`,
   };
 }
 
-/** WGSL that hides those scores i of the lane for which `isHidden(i)`. */
-export const hideScores = (width: number, isHidden: (i: number) => string): string =>
-  times(width, (i) => `if (${isHidden(i)}) { score${i} = -3.0e38; }`);
-
-/** Returns WGSL for whether some query from `first` on may not see some of the `cols` keys from `s0` on. */
-function isPartial(
-  {causal, hasSegments}: AttentionKind,
-  cols: number,
-  first: string,
-  s0: string,
-  end: string,
-): string {
+/** Returns WGSL for whether some query of the subgroup may not see some key of the tile from `s0` on. */
+function isPartial({causal, hasSegments}: AttentionKind, cols: number): string {
   if (hasSegments) return 'true';
-  const isPastEnd = `${s0} + ${cols}u > ${end}`;
-  return causal ? `${isPastEnd} || ${s0} + ${cols - 1}u > ${first} + u.past` : isPastEnd;
+  const isPastEnd = `s0 + ${cols}u > end`;
+  return causal ? `${isPastEnd} || s0 + ${cols - 1}u > firstRow + u.past` : isPastEnd;
 }

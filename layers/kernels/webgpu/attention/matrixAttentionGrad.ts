@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
@@ -7,12 +8,14 @@ import {
   accumulate,
   declareSums,
   fitted,
+  floatStride,
+  halfStride,
   type Layout,
   loadLeft,
   MATRIX_HEADER,
-  PADDING,
   scoresOf,
   tileOf,
+  writeSums,
 } from '../products/matrixTiles.ts';
 import {
   type AttentionCall,
@@ -21,23 +24,13 @@ import {
   kindOf,
   uniformsOf,
 } from './attentionShader.ts';
-import {
-  hideScores,
-  LOG2E,
-  lanesOf,
-  overKeys,
-  packHeads,
-  rowsOf,
-  scratchBytes,
-  tileBytes,
-  writeRows,
-} from './matrixAttention.ts';
+import {LOG2E, lanesOf, memoryOf, overKeys, packHeads, rowsOf} from './matrixAttention.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 
 /** Like `FORWARD` of matrixAttention.ts, for the gradient of the query. */
-export const GRAD_QUERY: Layout = {subgroups: 8, blocks: 1, cols: 32};
+export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 1, cols: 32};
 /** Here the rows are keys and the columns queries. */
-export const GRAD_KEY_VALUE: Layout = {subgroups: 8, blocks: 1, cols: 32};
+export const GRAD_KEY_VALUE: Layout = {subgroups: 4, blocks: 1, cols: 32};
 
 /** The operands of both shaders: packed rows, and the scales of the slopes' rows. */
 interface Operands {
@@ -76,10 +69,9 @@ export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradC
 function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
   const {query, segments} = call.inputs;
   const [batch, heads, length, dim] = query.shape;
-  const layout = fitted(backend, GRAD_QUERY, dim, (tried) => [
-    scratchBytes(tried, 1),
-    2 * tileBytes(tried, dim),
-  ]);
+  const layout = fitted(backend, GRAD_QUERY, dim, (tried) =>
+    memoryOf(tried, dim, {tiles: 3, floats: 2, halves: 1}),
+  );
   const dQuery = backend.makeTensorInfo(query.shape, 'float32');
   runShader(backend, {
     shader: backwardQuery(kindOf(call), layout),
@@ -92,52 +84,98 @@ function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operan
 
 const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
 
+/** WGSL of four changes of scores, within float16's range. */
+const changes = (weight: string, slope: string, along: string): string =>
+  `clamp(${weight} * (${slope} - ${along}), vec4f(-65504.0), vec4f(65504.0))`;
+
 const backwardQuery = attentionShader((kind, layout: Layout) => {
   const {dim} = kind;
   const {blocks, cols} = layout;
-  const {shape, rows, threads, width, ...keys} = overKeys(kind, layout);
+  const {shape, rows, threads, ...keys} = overKeys(kind, layout);
+  const {vectors, pack, read} = lanesOf(layout);
+  const [keyTile, valueTile] = keys.tilesOf();
+  const size = cols * halfStride(dim);
+  const slopesAt = rows * floatStride(cols);
+  const bothScores = (tileK: string) => `
+    ${scoresOf('q', 'tileK', tileK, 'region', shape)}
+    ${scoresOf('g', 'tileV', '0u', `region + ${slopesAt}u`, shape)}`;
   return {
     name: 'MatrixAttentionGradQuery',
     outputs: {dQuery: 'vec4f'},
     inputs: {...PACKED, logSums: 'f32', along: 'f32', scales: 'f32'},
     workgroup: threads,
     header: MATRIX_HEADER,
-    globals: `${keys.tiles}
-var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;`,
+    globals: `${HALVES}
+${keys.tiles(2)}
+var<workgroup> scores: array<vec4u, ${2 * slopesAt}>; // then the slopes of the weights
+var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;`,
     body: `
   ${keys.place}
   let row = rowOfHead + min(t, u.length - 1u);
   ${keys.segment}
   let logSum = logSums[row] * ${LOG2E};
   let product = along[row];
-  ${keys.loadRows('q', 'query', 'changes')}
-  ${keys.loadRows('g', 'slopes', 'changes')}
+  ${keys.loadRows('q', 'query')}
+  ${keys.loadRows('g', 'slopes')}
   ${declareSums('out', blocks, dim)}
   ${keys.end}
-  ${keys.loop(`
-    ${times(width, (i) => `let weight${i} = exp2(score${i} - logSum);`)}
-    workgroupBarrier();
-    ${scoresOf('g', 'tileV', 'region', shape)}
-    workgroupBarrier();
-    ${times(
-      width,
-      (i) =>
-        `changes[weightAt + ${i}u] = f16(clamp(weight${i} * (scores[mine + ${i}u] - product), -65504.0, 65504.0));`,
-    )}
-    workgroupBarrier();
-    ${accumulate('out', 'changes', 'weightRegion', 'tileK', shape)}`)}
+  ${keyTile.registers}
+  ${valueTile.registers}
+  ${keys.load(keyTile, '0u')}
+  ${keys.load(valueTile, '0u')}
+  ${keyTile.store()}
+  ${valueTile.store()}
+  ${keys.load(keyTile, `${cols}u`)}
+  ${keys.load(valueTile, `${cols}u`)}
   workgroupBarrier();
-  ${writeRows('out', 'dQuery', {...shape, row: 'rowOfHead + t', isThere: 't < u.length', scale: 'u.scale * scales[row]'})}`,
+  ${bothScores('0u')}
+  workgroupBarrier();
+  var current = 0u; // where this tile's keys begin; the next ones are in the other half
+  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+    if (s0 < ownEnd) {
+      ${read('score', 'mine')}
+      ${keys.hide}
+      ${read('slope', `mine + ${slopesAt}u`)}
+      ${times(vectors, (i) => `score${i} = ${changes(`exp2(score${i} - logSum)`, `slope${i}`, 'product')};`)}
+      ${pack('weights', 'score')}
+    }
+    let next = ${size}u - current;
+    ${keyTile.store('next')}
+    ${valueTile.store()}
+    if (s0 + ${cols}u < end) {
+      ${keys.load(keyTile, `(s0 + ${2 * cols}u)`)}
+      ${keys.load(valueTile, `(s0 + ${2 * cols}u)`)}
+    }
+    workgroupBarrier();
+    if (s0 < ownEnd) {
+      ${accumulate('out', 'weights', 'tileK', 'current', shape)}
+      if (s0 + ${cols}u < ownEnd) {
+        ${bothScores('next')}
+      }
+    }
+    workgroupBarrier();
+    current = next;
+  }
+  ${writeSums(
+    'out',
+    shape,
+    `if (firstRow + r < u.length) {
+        let at = rowOfHead + firstRow + r;
+        dQuery[at * V + col] = u.scale * scales[at] * sum;
+      }`,
+  )}`,
   };
 });
 
 function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo[] {
   const {key, segments} = call.inputs;
   const [batch, groups, sourceLength, dim] = key.shape;
-  const layout = fitted(backend, GRAD_KEY_VALUE, dim, (tried) => [
-    scratchBytes(tried, 2),
-    2 * tileBytes(tried, dim) + 12 * tried.cols,
-  ]);
+  const layout = fitted(
+    backend,
+    GRAD_KEY_VALUE,
+    dim,
+    (tried) => memoryOf(tried, dim, {tiles: 4, floats: 2, halves: 2}) + 24 * tried.cols,
+  );
   const dKey = backend.makeTensorInfo(key.shape, 'float32');
   const dValue = backend.makeTensorInfo(key.shape, 'float32');
   runShader(backend, {
@@ -154,46 +192,67 @@ const backwardKeyValue = attentionShader(({dim, causal, hasSegments}, layout: La
   const shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const queries = tileOf('tileQ', 'query', {rows: cols, dim, base: 'rowOfHead', threads});
-  const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, base: 'rowOfHead', threads});
-  const {width, declarations} = lanesOf(shape);
-  const isPastDiagonal = causal ? ` || first + ${rows - 1}u > t0 + u.past` : '';
-  const isPartialByQuery = hasSegments
+  const queries = tileOf('tileQ', 'query', {rows: cols, dim, threads});
+  const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, threads});
+  const {vectors, declarations, hide, pack, read} = lanesOf(shape);
+  const size = cols * halfStride(dim);
+  const slopesAt = rows * floatStride(cols);
+  const isPastDiagonal = causal ? ` || firstRow + ${16 * blocks - 1}u > t0 + u.past` : '';
+  const isPartial = hasSegments
     ? 'true'
-    : `t0 + ${cols}u > u.length || first + ${rows}u > u.sourceLength${isPastDiagonal}`;
-  const loadQueries = (t0: string) => `
-      ${queries.load(t0, 'u.length')}
-      ${slopesTile.load(t0, 'u.length')}
+    : `t0 + ${cols}u > u.length || firstRow + ${16 * blocks}u > u.sourceLength${isPastDiagonal}`;
+  // Loads what comes next: the tile of queries of head `nextHead` from `nextT` on.
+  const loadNext = `
+      ${queries.load('nextT', 'nextHead * u.length', 'u.length')}
+      ${slopesTile.load('nextT', 'nextHead * u.length', 'u.length')}
       if (local < ${cols}u) {
-        let row = rowOfHead + min(${t0} + local, u.length - 1u);
+        let row = nextHead * u.length + min(nextT + local, u.length - 1u);
         nextLog = logSums[row] * ${LOG2E};
         nextAlong = along[row];
         nextFactor = scales[row] * unit;
+      }
+      nextT += ${cols}u;
+      if (nextT >= u.length) { nextT = start; nextHead = min(nextHead + 1u, lastHead); }`;
+  const store = (half: string) => `
+      ${queries.store(`${half} * ${size}u`)}
+      ${slopesTile.store(`${half} * ${size}u`)}
+      if (local < ${cols}u) {
+        let to = ${half} * ${cols}u + local;
+        queryLogs[to] = nextLog;
+        queryAlong[to] = nextAlong;
+        queryFactors[to] = nextFactor;
       }`;
+  const bothScores = (half: string) => `
+    ${scoresOf('k', 'tileQ', `${half} * ${size}u`, 'region', shape)}
+    ${scoresOf('v', 'tileG', `${half} * ${size}u`, `region + ${slopesAt}u`, shape)}`;
+  // Four numbers of queries, for the lane's vector i.
+  const four = (numbers: string, i: number) =>
+    `vec4f(${[0, 1, 2, 3].map((e) => `${numbers}[statistics + ${4 * i + e}u]`).join(', ')})`;
   return {
     name: 'MatrixAttentionGradKeyValue',
     outputs: {dKey: 'vec4f', dValue: 'vec4f'},
     inputs: {...PACKED, logSums: 'f32', along: 'f32', scales: 'f32', largest: 'f32'},
     workgroup: threads,
     header: MATRIX_HEADER,
-    globals: `
-var<workgroup> tileQ: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> tileG: array<f16, ${cols * (dim + PADDING)}>;
-var<workgroup> scores: array<f32, ${rows * (cols + 4)}>;
-var<workgroup> weights: array<f16, ${rows * (cols + PADDING)}>;
-var<workgroup> changes: array<f16, ${rows * (cols + PADDING)}>;
-var<workgroup> queryLogs: array<f32, ${cols}>;
-var<workgroup> queryAlong: array<f32, ${cols}>;
-var<workgroup> queryFactors: array<f32, ${cols}>;`,
+    globals: `${HALVES}
+var<workgroup> tileQ: array<vec4u, ${2 * size}>;
+var<workgroup> tileG: array<vec4u, ${2 * size}>;
+var<workgroup> scores: array<vec4u, ${2 * slopesAt}>; // then the slopes of the weights
+var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;
+var<workgroup> changes: array<vec4u, ${rows * halfStride(cols)}>;
+var<workgroup> queryLogs: array<f32, ${2 * cols}>;
+var<workgroup> queryAlong: array<f32, ${2 * cols}>;
+var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
     body: `
   let first = group.x * ${rows}u;
   let source = group.y * u.sourceLength;
   let sharing = u.heads / u.groups;
   ${declarations}
-  let s = first + laneRow;
+  let firstRow = first + subgroup * ${16 * blocks}u;
+  let s = firstRow + laneRow;
   let unit = select(1.0, 1.0 / largest[0], largest[0] > 0.0);
-  ${loadLeft('k', 'key', 'weights', {base: 'source', first: 'first', limit: 'u.sourceLength'}, {...shape, subgroups})}
-  ${loadLeft('v', 'value', 'weights', {base: 'source', first: 'first', limit: 'u.sourceLength'}, {...shape, subgroups})}
+  ${loadLeft('k', 'key', {base: 'source', first: 'firstRow', limit: 'u.sourceLength'}, shape)}
+  ${loadLeft('v', 'value', {base: 'source', first: 'firstRow', limit: 'u.sourceLength'}, shape)}
   ${declareSums('outK', blocks, dim)}
   ${declareSums('outV', blocks, dim)}
   ${queries.registers}
@@ -202,54 +261,55 @@ var<workgroup> queryFactors: array<f32, ${cols}>;`,
   var nextAlong: f32;
   var nextFactor: f32;
   let start = ${causal ? 'first - min(first, u.past)' : '0u'};
-  for (var h = 0u; h < sharing; h++) {
-    let head = group.y * sharing + h;
-    let rowOfHead = head * u.length;
-    ${loadQueries('start')}
-    for (var t0 = start; t0 < u.length; t0 += ${cols}u) {
-      workgroupBarrier();
-      ${queries.store}
-      ${slopesTile.store}
-      if (local < ${cols}u) {
-        queryLogs[local] = nextLog;
-        queryAlong[local] = nextAlong;
-        queryFactors[local] = nextFactor;
-      }
-      workgroupBarrier();
-      if (t0 + ${cols}u < u.length) {
-        ${loadQueries(`(t0 + ${cols}u)`)}
-      }
-      ${scoresOf('k', 'tileQ', 'region', shape)}
-      workgroupBarrier();
-      ${times(width, (i) => `var score${i} = scores[mine + ${i}u];`)}
-      if (${isPartialByQuery}) {
-        let t = t0 + part;
-        ${hideScores(
-          width,
-          (i) =>
-            `(t + ${i}u >= u.length) | (s >= u.sourceLength) | !isVisible(head, t + ${i}u, s, segmentOf(head, t + ${i}u + u.past))`,
-        )}
-      }
-      ${times(
-        width,
-        (i) => `let weight${i} = exp2(score${i} - queryLogs[part + ${i}u]) * queryFactors[part + ${i}u];`,
-      )}
-      workgroupBarrier();
-      ${scoresOf('v', 'tileG', 'region', shape)}
-      workgroupBarrier();
-      ${times(
-        width,
-        (i) => `
-      weights[weightAt + ${i}u] = f16(weight${i});
-      changes[weightAt + ${i}u] = f16(clamp(weight${i} * (scores[mine + ${i}u] - queryAlong[part + ${i}u]), -65504.0, 65504.0));`,
-      )}
-      workgroupBarrier();
-      ${accumulate('outV', 'weights', 'weightRegion', 'tileG', shape)}
-      ${accumulate('outK', 'changes', 'weightRegion', 'tileQ', shape)}
-    }
-  }
+  let lastHead = group.y * sharing + sharing - 1u;
+  var nextHead = group.y * sharing;
+  var nextT = start;
+  var head = nextHead;
+  var t0 = start;
+  let tiles = sharing * ((u.length - start + ${cols - 1}u) / ${cols}u);
+  ${loadNext}
+  ${store('0u')}
+  ${loadNext}
   workgroupBarrier();
-  ${writeRows('outK', 'dKey', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: `largest[0] * ${Math.LN2}`})}
-  ${writeRows('outV', 'dValue', {...shape, row: 'source + s', isThere: 's < u.sourceLength', scale: 'largest[0]'})}`,
+  ${bothScores('0u')}
+  workgroupBarrier();
+  var current = 0u;
+  for (var tile = 0u; tile < tiles; tile++) {
+    let next = 1u - current;
+    let statistics = current * ${cols}u + part;
+    ${read('score', 'mine')}
+    if (${isPartial}) {
+      let t = t0 + part;
+      ${hide(
+        (column) =>
+          `(t + ${column} >= u.length) | (s >= u.sourceLength) | !isVisible(head, t + ${column}, s, segmentOf(head, t + ${column} + u.past))`,
+      )}
+    }
+    ${read('slope', `mine + ${slopesAt}u`)}
+    ${times(
+      vectors,
+      (i) => `
+    score${i} = exp2(score${i} - ${four('queryLogs', i)}) * ${four('queryFactors', i)};
+    slope${i} = ${changes(`score${i}`, `slope${i}`, four('queryAlong', i))};`,
+    )}
+    ${pack('weights', 'score')}
+    ${pack('changes', 'slope')}
+    ${store('next')}
+    if (tile + 2u < tiles) {
+      ${loadNext}
+    }
+    workgroupBarrier();
+    ${accumulate('outV', 'weights', 'tileG', `current * ${size}u`, shape)}
+    ${accumulate('outK', 'changes', 'tileQ', `current * ${size}u`, shape)}
+    if (tile + 1u < tiles) {
+      ${bothScores('next')}
+    }
+    workgroupBarrier();
+    current = next;
+    t0 += ${cols}u;
+    if (t0 >= u.length) { t0 = start; head = min(head + 1u, lastHead); }
+  }
+  ${writeSums('outK', shape, `if (firstRow + r < u.sourceLength) { dKey[(source + firstRow + r) * V + col] = largest[0] * ${Math.LN2} * sum; }`)}
+  ${writeSums('outV', shape, 'if (firstRow + r < u.sourceLength) { dValue[(source + firstRow + r) * V + col] = largest[0] * sum; }')}`,
   };
 });

@@ -5,7 +5,7 @@ import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {halvesOf, type WeightFormat} from '../weights/weightFormat.ts';
-import {MATRIX_HEADER} from './matrixTiles.ts';
+import {halfStride, MATRIX_HEADER} from './matrixTiles.ts';
 import type {PackedRows} from './packRows.ts';
 import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
 
@@ -24,10 +24,17 @@ export interface Tiling {
 }
 
 /**
- * The fastest of about twenty on an H100, for all shapes of Llama 3.2. It takes 24 KiB of workgroup memory; with 28 KiB
- * the same card is a third slower, because fewer workgroups fit.
+ * The fastest of about twenty on an H100, for all shapes of Llama 3.2. It takes 20 KiB of workgroup memory; with 40 KiB,
+ * fewer workgroups fit an H200's processor, and the product is a third slower.
  */
-export const TILING: Tiling = {rows: 128, cols: 128, depth: 32, shareRows: 64, shareCols: 64, together: 8};
+export const TILING: Tiling = {
+  rows: 128,
+  cols: 128,
+  depth: 32,
+  shareRows: 64,
+  shareCols: 64,
+  together: 8,
+};
 
 /** {@link TILING}, and tilings that may be faster on another card or for another shape. */
 export const TILINGS: readonly Tiling[] = [
@@ -39,9 +46,6 @@ export const TILINGS: readonly Tiling[] = [
   {...TILING, rows: 64, shareRows: 32},
   {...TILING, rows: 64, cols: 64, shareRows: 32, shareCols: 32},
 ];
-
-/** Extra elements between the rows of a tile, which keep them off the same memory banks. */
-const PADDING = 8;
 
 /** Added to the product before it is stored: `low · factor`, or `low · factorᵀ` if the factor is transposed. */
 export interface LowRankUpdate {
@@ -80,7 +84,7 @@ function matrixProduct(
   const {m, n} = sidesOf(product);
   const scales = kind === 'halves' && !update ? undefined : packed.scales; // those of the result are the operand's
   return {
-    shader: tiles(
+    shader: productOf(
       weight,
       {rows, cols, transposeWeight},
       splits,
@@ -99,6 +103,15 @@ function matrixProduct(
     uniforms: {m, ...weight.values},
     workgroups: [Math.ceil(n / tiling.cols), Math.ceil(m / tiling.rows), splits] as [number, number, number],
   };
+}
+
+/** With fewer tiles than this, many of a card's processors have none. */
+const FEW_TILES = 132;
+
+/** Returns the tilings for a result of a size, the default first: small tiles if there are few others. */
+export function tilingsFor(m: number, n: number, splits = 1): readonly Tiling[] {
+  const count = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols) * splits;
+  return count < FEW_TILES ? [...TILINGS].reverse() : TILINGS;
 }
 
 /** Runs {@link matrixProduct} in the fastest tiles known for its shape. */
@@ -123,7 +136,8 @@ export function runMatrixProduct(
     weight.key,
     kind,
   ];
-  runTuned(backend, 'MatrixProduct', shape, TILINGS, (tiling) =>
+  const {m, n} = sidesOf(product);
+  runTuned(backend, 'MatrixProduct', shape, tilingsFor(m, n, splits), (tiling) =>
     matrixProduct(product, result, packed, {...options, tiling}),
   );
 }
@@ -142,7 +156,7 @@ interface Storage {
   hasScales: boolean;
 }
 
-const tiles = shader(
+const productOf = shader(
   (weight: WeightFormat, stored: Stored, splits: number, path: Path, storage: Storage, tiling: Tiling) => {
     const {rows, cols, transposeWeight} = stored;
     const {depth, shareRows, shareCols, together} = tiling;
@@ -150,18 +164,18 @@ const tiles = shader(
     const threads = 32 * subgroups;
     const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
     const part = Math.ceil(k / splits / depth) * depth; // of k
-    const strideA = depth + PADDING;
-    const strideB = (transposeWeight ? depth : tiling.cols) + PADDING;
+    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+    const sizeA = tiling.rows * halfStride(depth);
+    const size = sizeA + tallB * halfStride(wideB); // of both tiles, in vectors
     const [countI, countJ] = countsOf(tiling);
 
     const isWholeK = k % depth === 0;
-    const left = passage('tileA', tiling.rows, depth, threads, (r, c) => ({
+    const left = passage('left', '0u', tiling.rows, depth, threads, (r, c) => ({
       value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
       isThere: isWholeK ? '' : `k0 + ${c} < K`,
     }));
-    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
     const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
-    const right = passage('tileB', tallB, wideB, threads, (r, c) => ({
+    const right = passage('right', `${sizeA}u`, tallB, wideB, threads, (r, c) => ({
       value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
       isThere: [
         rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
@@ -192,9 +206,8 @@ const PART = ${part}u;
 ${weight.octet()}
 ${halvesOf(weight)}
 ${storage.kind === 'halves' ? HALVES : ''}
-var<workgroup> tileA: array<f16, ${tiling.rows * strideA}>;
-var<workgroup> tileB: array<f16, ${tallB * strideB}>;
-var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
+// Both tiles, rows of float16; in the end the subgroups' results, matrices of float32.
+var<workgroup> tiles: array<vec4u, ${Math.max(size, 64 * subgroups * countI)}>;`,
       body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
@@ -219,7 +232,7 @@ var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
       ${left.load}
       ${right.load}
     }
-    ${multiplied(transposeWeight, strideA, strideB, tiling)}
+    ${multiplied(transposeWeight, sizeA, [halfStride(depth), halfStride(wideB)], tiling)}
     workgroupBarrier();
   }
   ${written(splits, path, storage, tiling)}`,
@@ -227,21 +240,30 @@ var<workgroup> stage: array<f32, ${subgroups * 256}>;`,
   },
 );
 
-/** WGSL that adds the products of the subgroup's share of both tiles to its matrices `c00` …. */
-function multiplied(transposeWeight: boolean, strideA: number, strideB: number, tiling: Tiling): string {
+/**
+ * WGSL that adds the products of the subgroup's share of both tiles to its matrices `c00` ….
+ *
+ * @param sizeA where the right tile begins after the left one, and the strides of both
+ */
+function multiplied(
+  transposeWeight: boolean,
+  sizeA: number,
+  [strideA, strideB]: [number, number],
+  tiling: Tiling,
+): string {
   const [countI, countJ] = countsOf(tiling);
   const order = transposeWeight ? 'col_major' : 'row_major';
   return times(tiling.depth / 16, (step) => {
     const fromB = (j: number) =>
       transposeWeight
-        ? `(shareCol + ${16 * j}u) * ${strideB}u + ${16 * step}u`
-        : `${16 * step * strideB}u + shareCol + ${16 * j}u`;
+        ? `shareCol * ${strideB}u + ${sizeA + 16 * j * strideB + 2 * step}u`
+        : `shareCol / 8u + ${sizeA + 16 * step * strideB + 2 * j}u`;
     return `{
-    ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tileA, (shareRow + ${16 * i}u) * ${strideA}u + ${16 * step}u, ${strideA}u);`)}
+    ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tiles, shareRow * ${strideA}u + ${16 * i * strideA + 2 * step}u, ${strideA}u);`)}
     ${times(
       countJ,
       (j) => `{
-      let b = subgroupMatrixLoad<Right, ${order}>(&tileB, ${fromB(j)}, ${strideB}u);
+      let b = subgroupMatrixLoad<Right, ${order}>(&tiles, ${fromB(j)}, ${strideB}u);
       ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
     }`,
     )}
@@ -269,42 +291,39 @@ function written(
   const half = (i: number, h: number) => `{
     let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
     if (row < u.m && col < N) {
-      let start = subgroup * 256u + ${128 * h}u + lane * 4u;
-      var v = ${scale}vec4f(stage[start], stage[start + 1u], stage[start + 2u], stage[start + 3u]);
+      var v = ${scale}bitcast<vec4f>(tiles[stage + ${64 * i + 32 * h}u + lane]);
       ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]${unit}; ${added(q)} }`)}
       ${storeResult(kind, `(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u`, 'v')}
     }
   }`;
-  return times(
+  return `
+  let stage = subgroup * ${64 * countI}u;
+  ${times(
     countJ,
     (j) => `{
   let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
   ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
-  ${times(
-    countI,
-    (i) => `
-  subgroupMatrixStore<row_major>(&stage, subgroup * 256u, c${i}${j}, 16u);
+  ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${64 * i}u, c${i}${j}, 4u);`)}
   workgroupBarrier();
-  ${half(i, 0)}
-  ${half(i, 1)}
-  workgroupBarrier();`,
-  )}
+  ${times(countI, (i) => `${half(i, 0)}\n${half(i, 1)}`)}
+  workgroupBarrier();
   }`,
-  );
+  )}`;
 }
 
 /** Returns the number of matrices in a subgroup's share, down and across. */
 const countsOf = ({shareRows, shareCols}: Tiling): [number, number] => [shareRows / 16, shareCols / 16];
 
 /**
- * WGSL that loads a tile. Threads take octets in turn, row by row. Threads whose octets begin in the same memory bank
- * start writing at different words of them.
+ * WGSL that loads a tile. Threads take octets in turn, row by row.
  *
+ * @param at WGSL of the tile's place among the tiles
  * @param octet returns WGSL of the words at a row and a column of the tile, and of whether they exist; otherwise they
  *   are zeros
  */
 function passage(
-  tile: string,
+  name: string,
+  at: string,
   rows: number,
   cols: number,
   threads: number,
@@ -312,34 +331,22 @@ function passage(
 ): Passage {
   const perRow = cols / 8;
   const count = (rows * perRow) / threads;
-  const next = (i: number) => `${tile}Next${i}`;
-  const place = (i: number) => `(local + ${i * threads}u)`;
+  const next = (i: number) => `${name}Next${i}`;
+  const [row, part] = [`${name}Row`, `${name}Part`]; // the thread's first octet; the others are as many rows below
+  const rowOf = (i: number) => `(${row} + ${(i * threads) / perRow}u)`;
   return {
     registers: `
-  ${times(count, (i) => `var ${next(i)}: vec4u;`)}
-  let ${tile}Turn = ${perRow === 4 ? 'local % 4u' : 'local / 8u % 4u'};
-  let ${tile}Words = 2u * ((vec4u(0, 1, 2, 3) + ${tile}Turn) % 4u);`,
+  let ${row} = local / ${perRow}u;
+  let ${part} = local % ${perRow}u;
+  ${times(count, (i) => `var ${next(i)}: vec4u;`)}`,
     load: times(count, (i) => {
       const {value, isThere} = octet('r', 'c');
       return `{
-      let r = ${place(i)} / ${perRow}u;
-      let c = (${place(i)} % ${perRow}u) * 8u;
+      let r = ${rowOf(i)};
+      let c = ${part} * 8u;
       ${isThere ? `if (${isThere}) { ${next(i)} = ${value}; } else { ${next(i)} = vec4u(0); }` : `${next(i)} = ${value};`}
     }`;
     }),
-    store: times(
-      count,
-      (i) => `{
-      let at = (${place(i)} / ${perRow}u) * ${cols + PADDING}u + (${place(i)} % ${perRow}u) * 8u;
-      let once = select(${next(i)}, ${next(i)}.yzwx, (${tile}Turn & 1u) != 0u);
-      let turned = select(once, once.zwxy, (${tile}Turn & 2u) != 0u);
-      ${['x', 'y', 'z', 'w']
-        .map(
-          (word) => `{ let pair = bitcast<vec2<f16>>(turned.${word});
-      ${tile}[at + ${tile}Words.${word}] = pair.x; ${tile}[at + ${tile}Words.${word} + 1u] = pair.y; }`,
-        )
-        .join('\n')}
-    }`,
-    ),
+    store: times(count, (i) => `tiles[${at} + ${rowOf(i)} * ${halfStride(cols)}u + ${part}] = ${next(i)};`),
   };
 }

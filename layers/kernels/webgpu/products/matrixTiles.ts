@@ -3,8 +3,10 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /**
  * Pieces of WGSL for shaders that multiply 16×16 matrices by whole subgroups. Matrices are named one by one, never
- * indexed, because an array of them would be in slow memory. Tiles in workgroup memory are float16, with
- * {@link PADDING} between rows, so that rows start on different memory banks.
+ * indexed, because an array of them would be in slow memory.
+ *
+ * Tiles in workgroup memory are arrays of `vec4u`, for float16 and float32 alike, so that each access moves sixteen
+ * bytes and the compiler knows the alignment. A row ends with an unused vector, which keeps rows off the same banks.
  */
 
 /** How a workgroup shares work: the number of subgroups, each with `16 · blocks` rows, and `cols` columns at a time. */
@@ -14,26 +16,39 @@ export interface Layout {
   cols: number;
 }
 
+/** Sizes of the matrices of one subgroup: rows in blocks of 16, columns of a tile, and the size of a head. */
+export interface Shape {
+  blocks: number;
+  cols: number;
+  dim: number;
+}
+
 /**
- * Fits a layout to heads of size `dim`: whole tiles, and as many subgroups as workgroup memory has room for.
+ * Fits a layout to heads of size `dim` and to a device: as many blocks as registers have room for, and as many columns
+ * and subgroups as workgroup memory has.
  *
- * @param memoryOf returns the bytes of a subgroup, and the bytes that all share
+ * @param memoryOf returns the bytes of a workgroup
  */
 export function fitted(
   {device}: WebGPUBackend,
   wanted: Layout,
   dim: number,
-  memoryOf: (layout: Layout) => [subgroup: number, shared: number],
+  memoryOf: (layout: Layout) => number,
 ): Layout {
-  const layout = {...wanted, cols: dim % wanted.cols === 0 ? wanted.cols : 16};
+  const {subgroups, blocks, cols} = wanted;
+  const isWide = blocks * dim > 128;
+  const layout = isWide ? {subgroups: subgroups * blocks, blocks: 1, cols} : {...wanted};
   const limit = device.limits.maxComputeWorkgroupStorageSize;
-  const [subgroup, shared] = memoryOf(layout);
-  while (layout.subgroups > 1 && shared + layout.subgroups * subgroup > limit) layout.subgroups /= 2;
+  while (layout.cols > 16 && memoryOf(layout) > limit) layout.cols /= 2;
+  while (layout.subgroups > 1 && memoryOf(layout) > limit) layout.subgroups /= 2;
   return layout;
 }
 
-/** Extra elements between the rows of a tile. */
-export const PADDING = 8;
+/** Returns the vectors between the rows of a tile of float16. */
+export const halfStride = (cols: number): number => cols / 8 + 1;
+
+/** Returns the vectors between the rows of a tile of float32. */
+export const floatStride = (cols: number): number => cols / 4 + 1;
 
 export const MATRIX_HEADER = `
 enable f16;
@@ -46,106 +61,99 @@ alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
 `;
 
-/** WGSL that writes eight float16 from the words `from` to `tile`, starting at index `at`. */
-export const storeEight = (tile: string, at: string, from: string): string =>
-  ['x', 'y', 'z', 'w']
-    .map(
-      (word, j) => `{ let pair = bitcast<vec2<f16>>(${from}.${word});
-    ${tile}[${at} + ${2 * j}u] = pair.x; ${tile}[${at} + ${2 * j + 1}u] = pair.y; }`,
-    )
-    .join('\n');
-
 /** WGSL of a tile of packed rows, loaded from memory through a thread's registers into workgroup memory. */
 export interface Tile {
   /** Declares the registers. */
   registers: string;
-  /** Fills them with the rows from `first` on, counted from the head's first row; with zeros from `limit` on. */
-  load(first: string, limit: string): string;
-  /** Writes them into the tile. */
-  store: string;
+  /** Fills them with the rows from `first` on, counted from the row `base`; with zeros from `limit` on. */
+  load(first: string, base: string, limit: string): string;
+  /** Writes them into the tile, which starts at index `at` of its array. */
+  store(at?: string): string;
 }
 
 /**
  * @param name name of the array in workgroup memory
  * @param source a buffer of packed rows, `array<vec4u>`
- * @param base WGSL of the head's first row
  */
 export function tileOf(
   name: string,
   source: string,
-  {rows, dim, base, threads}: {rows: number; dim: number; base: string; threads: number},
+  {rows, dim, threads}: {rows: number; dim: number; threads: number},
 ): Tile {
   const perRow = dim / 8;
   const count = rows * perRow;
   const shares = Math.ceil(count / threads);
   const guard = (i: number, body: string) =>
-    (i + 1) * threads > count ? `if (local < ${count - i * threads}u) { ${body} }` : body;
+    (i + 1) * threads > count ? `if (local < ${count - i * threads}u) { ${body} }` : `{ ${body} }`;
   const at = (i: number) => `(local + ${i * threads}u)`;
   return {
     registers: times(shares, (i) => `var ${name}Next${i}: vec4u;`),
-    load: (first, limit) =>
+    load: (first, base, limit) =>
       times(shares, (i) =>
         guard(
           i,
-          `{ let row = ${first} + ${at(i)} / ${perRow}u;
+          `let row = ${first} + ${at(i)} / ${perRow}u;
       ${name}Next${i} = vec4u(0);
-      if (row < ${limit}) { ${name}Next${i} = ${source}[(${base} + row) * ${perRow}u + ${at(i)} % ${perRow}u]; } }`,
+      if (row < ${limit}) { ${name}Next${i} = ${source}[(${base} + row) * ${perRow}u + ${at(i)} % ${perRow}u]; }`,
         ),
       ),
-    store: times(shares, (i) =>
-      guard(
-        i,
-        `{ let to = (${at(i)} / ${perRow}u) * ${dim + PADDING}u + (${at(i)} % ${perRow}u) * 8u;
-      ${storeEight(name, 'to', `${name}Next${i}`)} }`,
+    store: (to = '0u') =>
+      times(shares, (i) =>
+        guard(
+          i,
+          `${name}[${to} + (${at(i)} / ${perRow}u) * ${halfStride(dim)}u + ${at(i)} % ${perRow}u] = ${name}Next${i};`,
+        ),
       ),
-    ),
   };
 }
 
 /**
  * WGSL that loads each subgroup's `16 · blocks` packed rows of `source` (`array<vec4u>`) as left matrices `name00` …
- * `name<i><d>`, through `scratch`, a workgroup array with rows `cols + PADDING` apart, in which the subgroup's own rows
- * begin at `weightRegion`.
+ * `name<i><d>`, through the subgroup's rows of `scores` from index `region` on.
  *
- * @param base WGSL of the head's first row; `first` is the workgroup's first row after it; rows from `limit` on are
+ * @param base WGSL of the head's first row; `first` is the subgroup's first row after it; rows from `limit` on are
  *   zeros
  */
-export const loadLeft = (
+export function loadLeft(
   name: string,
   source: string,
-  scratch: string,
   {base, first, limit}: Record<'base' | 'first' | 'limit', string>,
-  {subgroups, blocks, cols, dim}: Layout & {dim: number},
-): string =>
-  times(dim / cols, (chunk) => {
-    const perRow = cols / 8;
+  {blocks, cols, dim}: Shape,
+): string {
+  const stride = floatStride(cols);
+  const width = Math.min(2 * cols, dim); // as many float16 as fit the row of scores
+  return times(Math.ceil(dim / width), (chunk) => {
+    const perRow = Math.min(width, dim - chunk * width) / 8;
     return `
-    for (var i = local; i < ${16 * blocks * subgroups * perRow}u; i += ${32 * subgroups}u) {
+    for (var i = lane; i < ${16 * blocks * perRow}u; i += 32u) {
       let row = ${first} + i / ${perRow}u;
       var words = vec4u(0);
-      if (row < ${limit}) { words = ${source}[(${base} + row) * ${dim / 8}u + ${chunk * perRow}u + i % ${perRow}u]; }
-      let to = (i / ${perRow}u) * ${cols + PADDING}u + (i % ${perRow}u) * 8u;
-      ${storeEight(scratch, 'to', 'words')}
+      if (row < ${limit}) { words = ${source}[(${base} + row) * ${dim / 8}u + ${(chunk * width) / 8}u + i % ${perRow}u]; }
+      scores[region + (i / ${perRow}u) * ${stride}u + i % ${perRow}u] = words;
     }
     workgroupBarrier();
     ${times(blocks, (i) =>
       times(
-        cols / 16,
+        perRow / 2,
         (d) =>
-          `let ${name}${i}${(chunk * cols) / 16 + d} = subgroupMatrixLoad<Left, row_major>(&${scratch}, weightRegion + ${16 * i * (cols + PADDING) + 16 * d}u, ${cols + PADDING}u);`,
+          `let ${name}${i}${(chunk * width) / 16 + d} = subgroupMatrixLoad<Left, row_major>(&scores, region + ${16 * i * stride + 2 * d}u, ${stride}u);`,
       ),
     )}
     workgroupBarrier();`;
   });
+}
 
 /**
- * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, to `scores` from index `at` on, rows `cols + 4` apart.
+ * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, as float32 to `scores` from index `to` on.
+ *
+ * @param at WGSL of the tile's first index
  */
 export const scoresOf = (
   left: string,
   tile: string,
   at: string,
-  {blocks, dim, cols}: {blocks: number; dim: number; cols: number},
+  to: string,
+  {blocks, dim, cols}: Shape,
 ): string =>
   times(
     cols / 16,
@@ -154,24 +162,25 @@ export const scoresOf = (
     ${times(
       dim / 16,
       (d) => `{
-      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, ${dim + PADDING}u);
+      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * d}u, ${halfStride(dim)}u);
       ${times(blocks, (i) => `sum${i} = subgroupMatrixMultiplyAccumulate(${left}${i}${d}, b, sum${i});`)}
     }`,
     )}
-    ${times(blocks, (i) => `subgroupMatrixStore<row_major>(&scores, ${at} + ${16 * i * (cols + 4) + 16 * j}u, sum${i}, ${cols + 4}u);`)}
+    ${times(blocks, (i) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * floatStride(cols) + 4 * j}u, sum${i}, ${floatStride(cols)}u);`)}
   }`,
   );
 
 /**
- * WGSL of `name += weights · tile` for the `16 · blocks` rows of `weights` from index `at` on, rows `cols + PADDING`
- * apart.
+ * WGSL of `name += weights · tile` for the `16 · blocks` rows of `weights`, float16, from index `weightRegion` on.
+ *
+ * @param at WGSL of the tile's first index
  */
 export const accumulate = (
   name: string,
   weights: string,
-  at: string,
   tile: string,
-  {blocks, dim, cols}: {blocks: number; dim: number; cols: number},
+  at: string,
+  {blocks, dim, cols}: Shape,
 ): string =>
   times(
     cols / 16,
@@ -179,12 +188,12 @@ export const accumulate = (
     ${times(
       blocks,
       (i) =>
-        `let w${i} = subgroupMatrixLoad<Left, row_major>(&${weights}, ${at} + ${16 * i * (cols + PADDING) + 16 * j}u, ${cols + PADDING}u);`,
+        `let w${i} = subgroupMatrixLoad<Left, row_major>(&${weights}, weightRegion + ${16 * i * halfStride(cols) + 2 * j}u, ${halfStride(cols)}u);`,
     )}
     ${times(
       dim / 16,
       (d) => `{
-      let b = subgroupMatrixLoad<Right, row_major>(&${tile}, ${16 * j * (dim + PADDING) + 16 * d}u, ${dim + PADDING}u);
+      let b = subgroupMatrixLoad<Right, row_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * d}u, ${halfStride(dim)}u);
       ${times(blocks, (i) => `${name}${i}${d} = subgroupMatrixMultiplyAccumulate(w${i}, b, ${name}${i}${d});`)}
     }`,
     )}
@@ -195,30 +204,35 @@ export const accumulate = (
 export const declareSums = (name: string, blocks: number, dim: number): string =>
   times(blocks, (i) => times(dim / 16, (d) => `var ${name}${i}${d} = Sum();`));
 
+/** WGSL that sets them to zero. */
+export const clearSums = (name: string, blocks: number, dim: number): string =>
+  times(blocks, (i) => times(dim / 16, (d) => `${name}${i}${d} = Sum();`));
+
 /**
- * WGSL that writes the sums `name00` … to `scores`, `cols` columns at a time, and runs `body` on the lanes' own
- * elements there. With `isRead` it reads them back afterwards.
+ * WGSL that writes the sums `name00` … to `output` (`array<vec4f>`), through the subgroup's rows of `scores`. In WGSL
+ * `r` is the row among the subgroup's, and `sum` the vector.
  *
- * @param at WGSL of the subgroup's first index of `scores`
+ * @param write WGSL that writes `sum` to the vector `col` of row `r`
  */
-export const throughScores = (
-  name: string,
-  {blocks, dim, cols, at}: {blocks: number; dim: number; cols: number; at: string},
-  body: (col: number) => string,
-  isRead = false,
-): string =>
-  times(dim / cols, (chunk) => {
-    const each = (statement: (place: string, sum: string) => string) =>
-      times(blocks, (i) =>
-        times(cols / 16, (j) =>
-          statement(`${at} + ${16 * i * (cols + 4) + 16 * j}u`, `${name}${i}${(chunk * cols) / 16 + j}`),
-        ),
-      );
+export const writeSums = (name: string, {blocks, dim, cols}: Shape, write: string): string => {
+  const stride = floatStride(cols);
+  return times(Math.ceil(dim / cols), (chunk) => {
+    const width = Math.min(cols, dim - chunk * cols);
     return `
-    ${each((place, sum) => `subgroupMatrixStore<row_major>(&scores, ${place}, ${sum}, ${cols + 4}u);`)}
+    ${times(blocks, (i) =>
+      times(
+        width / 16,
+        (j) =>
+          `subgroupMatrixStore<row_major>(&scores, region + ${16 * i * stride + 4 * j}u, ${name}${i}${(chunk * cols) / 16 + j}, ${stride}u);`,
+      ),
+    )}
     workgroupBarrier();
-    ${body(chunk * cols)}
-    workgroupBarrier();
-    ${isRead ? each((place, sum) => `${sum} = subgroupMatrixLoad<Sum, row_major>(&scores, ${place}, ${cols + 4}u);`) : ''}
-    ${isRead ? 'workgroupBarrier();' : ''}`;
+    for (var i = lane; i < ${4 * blocks * width}u; i += 32u) {
+      let r = i / ${width / 4}u;
+      let sum = bitcast<vec4f>(scores[region + r * ${stride}u + i % ${width / 4}u]);
+      let col = ${(chunk * cols) / 4}u + i % ${width / 4}u;
+      ${write}
+    }
+    workgroupBarrier();`;
   });
+};

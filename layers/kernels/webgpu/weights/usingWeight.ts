@@ -77,6 +77,7 @@ const wholeMatrix = shader((weight: WeightFormat, cols: number) => ({
   inputs: weight.buffers,
   uniforms: {octets: 'u32', ...weight.uniforms},
   workgroup: 256,
+  header: 'enable f16;',
   globals: `
 ${weight.octet()}
 ${halvesOf(weight)}`,

@@ -1,0 +1,89 @@
+import * as tf from '@tensorflow/tfjs';
+import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {TILING, TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {attention} from '../../../../layers/ops/attention.ts';
+import {causalBias} from '../../../../layers/ops/causalBias.ts';
+import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
+import {pack16} from '../../../../layers/ops/pack16.ts';
+import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
+import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
+import {emulateMatrices} from './emulatedMatrices.ts';
+import {describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
+
+/** Cards multiply subgroup matrices; software drivers do not, so here threads emulate them. bench/gpu checks a card. */
+describeWebGPU('kernels with subgroup matrices, emulated', () => {
+  beforeAll(() => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const {device} = backend;
+    const createShaderModule = device.createShaderModule.bind(device);
+    device.createShaderModule = (descriptor) =>
+      createShaderModule({...descriptor, code: emulateMatrices(descriptor.code)});
+    Object.assign(capabilitiesOf(backend), {hasMatrices: true, computeDtype: 'float16'});
+  });
+
+  const PLAIN = {batch: 1, heads: 2, groups: 1, past: 0, dim: 16, scale: 1, isPacked: false};
+  const CASES = [
+    {name: 'full tiles', ...PLAIN, length: 128},
+    {name: 'ragged, grouped', ...PLAIN, heads: 4, groups: 2, length: 70, dim: 32},
+    {name: 'after cached keys', ...PLAIN, groups: 2, length: 37, past: 60},
+    {name: 'packed and padded', ...PLAIN, batch: 2, length: 90, isPacked: true},
+    {name: 'scores far above the first ones', ...PLAIN, heads: 1, length: 80, scale: 6},
+  ];
+
+  const CHECKED = TILINGS.filter(({together}) => together === TILING.together);
+
+  test.each(CASES)('attention: $name', async ({batch, heads, groups, length, past, dim, scale, isPacked}) => {
+    const sourceLength = length + past;
+    const ids = Array.from({length: batch}, (_, b) =>
+      Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 33) : t < 7 ? 0 : 1)),
+    );
+    const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
+    const bias = causalBias(length, sourceLength, segments);
+    const real = tf.tensor4d(
+      ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
+      [batch, 1, length, 1],
+    );
+    await expectSameFunction(
+      (q, k, v) => tf.tidy(() => attention(q, k, v, {causal: true, segments}).mul(real)),
+      (q, k, v) => tf.tidy(() => attention(q, k, v, {bias}).mul(real)),
+      [
+        normal([batch, heads, length, dim], 1, scale),
+        normal([batch, groups, sourceLength, dim], 2, scale),
+        normal([batch, groups, sourceLength, dim], 3),
+      ],
+      scale > 1 ? 3e-2 : 2e-3,
+    );
+  });
+
+  test.each(CHECKED.map((tiling) => ({tiles: Object.values(tiling).join(), tiling})))(
+    'product in tiles of $tiles',
+    async ({tiling}) => {
+      const backend = tf.backend() as unknown as WebGPUBackend;
+      await setTuning(backend, {
+        device: 'test',
+        store: {load: async () => ({}), save: async () => {}},
+        measure: async (_, calls) =>
+          calls.map((_call, i) => (i === tilingsFor(20, 136).indexOf(tiling) ? 1 : 2)),
+      });
+      for (const transposeWeight of [true, false]) {
+        const [m, rows, cols] = transposeWeight ? [20, 136, 72] : [20, 72, 136];
+        const weight = {
+          tensor: pack16(normal([rows, cols], 7) as tf.Tensor2D, 'float16'),
+          dtype: 'float16' as const,
+          rows,
+          cols,
+        };
+        const x = normal([m, transposeWeight ? cols : rows], 8, 1e-3) as tf.Tensor2D;
+        const run = () => storedMatMul(x, weight, transposeWeight);
+        await compileShaders(() => void run());
+        await expectSame(
+          run(),
+          tf.tidy(() => tf.matMul(x, unpackMatrix(weight), false, transposeWeight)),
+          1e-3,
+        );
+      }
+      await setTuning(backend, undefined);
+    },
+  );
+});
