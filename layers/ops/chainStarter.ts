@@ -1,6 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {CachedBlock, DecodeStackOptions} from './decodeStack.ts';
-import type {StackBlock, StackProjection} from './stackBlock.ts';
+import type {CachedBlock, DecodeStackOptions, StackBlock, StackProjection} from './stackBlock.ts';
 import type {DenseMatrix} from './storedMatrix.ts';
 
 /** The weights of a whole model, all frozen. */

@@ -7,6 +7,8 @@ import {op, type Tensors} from './op.ts';
 import {rmsNorm} from './rmsNorm.ts';
 import {
   attributesOfStack,
+  type CachedBlock,
+  type DecodeStackOptions,
   fitsStackKernel,
   PROJECTIONS,
   type PreparedStack,
@@ -25,17 +27,6 @@ export const decodeStackOp = op<
   {past: number; stack: PreparedStack},
   tf.Tensor3D
 >('DecodeStack');
-
-/** Keys and values of one block, `[B, K, capacity, D]` float32. */
-export interface CachedBlock {
-  keys: tf.Tensor4D;
-  values: tf.Tensor4D;
-}
-
-export interface DecodeStackOptions extends StackOptions {
-  /** `[B, past + 1]` int32; may be longer, for later positions. See `attention`. */
-  segments?: tf.Tensor2D;
-}
 
 /**
  * Runs one new position of each sequence through all decoder blocks: a {@link decoderStack} that also attends to the

@@ -47,6 +47,18 @@ export interface StackOptions {
   sin: tf.Tensor4D;
 }
 
+/** The options of a stack that decodes one position. */
+export interface DecodeStackOptions extends StackOptions {
+  /** `[B, past + 1]` int32; may be longer, for later positions. See `attention`. */
+  segments?: tf.Tensor2D;
+}
+
+/** Keys and values of one block, `[B, K, capacity, D]` float32. */
+export interface CachedBlock {
+  keys: tf.Tensor4D;
+  values: tf.Tensor4D;
+}
+
 /** A linear layer without its tensors, as a kernel sees it: rank 0 if it has no low-rank path. */
 export type ProjectionAttributes = StoredFormat & {rank: number; scaling: number};
 

@@ -1,6 +1,7 @@
 import {backendTraits} from './backendTraits.ts';
 import type {ChainedModel, TokenChain} from './chainStarter.ts';
-import {type CachedBlock, type DecodeStackOptions, fitsDecodeKernel} from './decodeStack.ts';
+import {fitsDecodeKernel} from './decodeStack.ts';
+import type {CachedBlock, DecodeStackOptions} from './stackBlock.ts';
 import {fits16BitKernels} from './storedMatrix.ts';
 
 /** Whether the active backend has chains. */

@@ -5,15 +5,10 @@ import {attentionOp} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import type {TokenChain} from '../../layers/ops/chainStarter.ts';
 import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers/ops/decoderStack.ts';
-import {
-  type DecodeStackOptions,
-  decodeStack,
-  decodeStackOp,
-  fitsDecodeKernel,
-} from '../../layers/ops/decodeStack.ts';
+import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {gradientCheckpoint} from '../../layers/ops/gradientCheckpoint.ts';
-import type {StackBlock} from '../../layers/ops/stackBlock.ts';
+import type {DecodeStackOptions, StackBlock} from '../../layers/ops/stackBlock.ts';
 import type {DenseMatrix} from '../../layers/ops/storedMatrix.ts';
 import {startTokenChain} from '../../layers/ops/tokenChain.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';

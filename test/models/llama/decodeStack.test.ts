@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {type CachedBlock, type DecodeStackOptions, decodeStack} from '../../../layers/ops/decodeStack.ts';
-import type {StackBlock} from '../../../layers/ops/stackBlock.ts';
+import {decodeStack} from '../../../layers/ops/decodeStack.ts';
+import type {CachedBlock, DecodeStackOptions, StackBlock} from '../../../layers/ops/stackBlock.ts';
 import {generateIds} from '../../../models/generation/generate.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {plainStack} from '../../../models/llama/plainStack.ts';

@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {ChainedModel, ChainStarter, TokenChain} from '../../../ops/chainStarter.ts';
-import type {CachedBlock} from '../../../ops/decodeStack.ts';
+import type {CachedBlock} from '../../../ops/stackBlock.ts';
 import {
   attributesOfProjection,
   attributesOfStack,

@@ -1,7 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
-import {type CachedBlock, decodeStack} from '../../../../layers/ops/decodeStack.ts';
+import {decodeStack} from '../../../../layers/ops/decodeStack.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
-import {PROJECTIONS, type StackBlock, type StackProjection} from '../../../../layers/ops/stackBlock.ts';
+import {
+  type CachedBlock,
+  PROJECTIONS,
+  type StackBlock,
+  type StackProjection,
+} from '../../../../layers/ops/stackBlock.ts';
 import type {StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
 import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
@@ -42,7 +47,7 @@ const FORMATS: [string, Make][] = [
 ];
 
 describeWebGPU('decodeStack', () => {
-  test.each(FORMATS.flatMap(([name, make]) => [1, 3].map((batch) => ({name, make, batch}))))(
+  test.each(FORMATS.map(([name, make], i) => ({name, make, batch: i === 0 ? 3 : 1})))(
     '$name, $batch sequences: equals its composed ops, and writes the caches',
     async ({make, batch}) => {
       const blocks = await Promise.all([0, 1].map((i) => blockOf(make, 10 * i)));

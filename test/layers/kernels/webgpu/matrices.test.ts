@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
-import {TILING, TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
@@ -22,16 +22,15 @@ describeWebGPU('kernels with subgroup matrices, emulated', () => {
     Object.assign(capabilitiesOf(backend), {hasMatrices: true, computeDtype: 'float16'});
   });
 
+  // Heads of one size, because drivers take long to compile each kind.
   const PLAIN = {batch: 1, heads: 2, groups: 1, past: 0, dim: 16, scale: 1, isPacked: false};
   const CASES = [
-    {name: 'full tiles', ...PLAIN, length: 128},
-    {name: 'ragged, grouped', ...PLAIN, heads: 4, groups: 2, length: 70, dim: 32},
-    {name: 'after cached keys', ...PLAIN, groups: 2, length: 37, past: 60},
-    {name: 'packed and padded', ...PLAIN, batch: 2, length: 90, isPacked: true},
-    {name: 'scores far above the first ones', ...PLAIN, heads: 1, length: 80, scale: 6},
+    {name: 'ragged, grouped, after cached keys', ...PLAIN, heads: 4, groups: 2, length: 37, past: 20},
+    {name: 'packed and padded', ...PLAIN, batch: 2, length: 50, isPacked: true},
+    {name: 'scores far above the first ones', ...PLAIN, heads: 1, length: 40, scale: 6},
   ];
 
-  const CHECKED = TILINGS.filter(({together}) => together === TILING.together);
+  const CHECKED = [TILINGS[0], TILINGS[TILINGS.length - 1]];
 
   test.each(CASES)('attention: $name', async ({batch, heads, groups, length, past, dim, scale, isPacked}) => {
     const sourceLength = length + past;
