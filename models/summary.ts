@@ -20,6 +20,13 @@ export interface SummarizedModel extends CountedModel {
   getClassName(): string;
 }
 
+/** One layer's row in the table: its name and class, the shapes of its matrices, and its parameters. */
+export interface SummarizedLayer extends ParameterCounts {
+  name: string;
+  className: string;
+  weights: string;
+}
+
 /**
  * Counts the weights of a model, allocated or not: all of them, and those that train.
  *
@@ -58,7 +65,9 @@ export function printSummary(
     '_'.repeat(lineLength),
     row(['Layer (type)', 'Weight shapes', 'Param #', 'Trainable #']),
     '='.repeat(lineLength),
-    ...layersWithWeights(model).map((layer) => row(describe(layer))),
+    ...summarizedLayers(model).map(({name, className, weights, total, trainable}) =>
+      row([`${name} (${className})`, weights, format(total), format(trainable)]),
+    ),
     '='.repeat(lineLength),
     `Total params: ${format(total)}`,
     `Trainable params: ${format(trainable)} (${((100 * trainable) / total).toFixed(4)} %)`,
@@ -69,13 +78,13 @@ export function printSummary(
 }
 
 /** Lists the layers with weights. An adapted layer also stands for its base. */
-function layersWithWeights({layers}: CountedModel): ModuleLayer[] {
+export function summarizedLayers({layers}: CountedModel): SummarizedLayer[] {
   const named = new Map<string, ModuleLayer>();
   for (const layer of walk(layers)) {
     if (layer instanceof ModuleLayer && ownAndSameName(layer).length > 0 && !named.has(layer.name))
       named.set(layer.name, layer);
   }
-  return [...named.values()];
+  return [...named.values()].map(describe);
 }
 
 function ownAndSameName(layer: ModuleLayer) {
@@ -84,17 +93,18 @@ function ownAndSameName(layer: ModuleLayer) {
     .flatMap((inner) => [...inner.parameters.values()]);
 }
 
-function describe(layer: ModuleLayer): string[] {
+function describe(layer: ModuleLayer): SummarizedLayer {
   const parameters = ownAndSameName(layer);
   const count = (chosen: typeof parameters) => chosen.reduce((sum, parameter) => sum + parameter.size, 0);
   const ofAdapters = layer instanceof LoRADense ? layer.adapterParameters : [];
   const matrices = parameters.filter((parameter) => !ofAdapters.includes(parameter));
-  return [
-    `${layer.name} (${(layer as tf.layers.Layer).getClassName()})`,
-    matrices.map((parameter) => `[${parameter.logicalShape.join(', ')}]`).join(' '),
-    format(count(parameters)),
-    format(count(parameters.filter((parameter) => parameter.trainable))),
-  ];
+  return {
+    name: layer.name,
+    className: (layer as tf.layers.Layer).getClassName(),
+    weights: matrices.map((parameter) => `[${parameter.logicalShape.join(', ')}]`).join(' '),
+    total: count(parameters),
+    trainable: count(parameters.filter((parameter) => parameter.trainable)),
+  };
 }
 
 const format = (count: number) => count.toLocaleString('en-US');

@@ -85,7 +85,7 @@ function quoted(text: string): string {
 }
 
 /** Returns the first `length` units of a text, without half of a surrogate pair at the end. */
-function wholeCharacters(text: string, length: number): string {
+export function wholeCharacters(text: string, length: number): string {
   const start = text.slice(0, Math.max(length, 0));
   return start.length < text.length ? start.replace(/[\ud800-\udbff]$/, '') : start;
 }

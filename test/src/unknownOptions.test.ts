@@ -12,6 +12,7 @@ import * as evaluation from '../../src/tools/evaluation/index.ts';
 import * as recipes from '../../src/tools/recipes/index.ts';
 import * as serve from '../../src/tools/serve/index.ts';
 import * as metrics from '../../src/training/metrics/index.ts';
+import * as notebook from '../../src/training/notebook/index.ts';
 import * as plots from '../../src/training/plots/index.ts';
 import {compilerOptions} from '../../tsconfig.json';
 import {tinyConfig} from '../models/tinyLlama.ts';
@@ -170,7 +171,12 @@ const calls: Record<string, Call> = {
   rouge: (unknown) => metrics.rouge('a', 'a', unknown),
   meanRouge: (unknown) => metrics.meanRouge(['a'], ['a'], unknown),
   plotComparison: (unknown) => plots.plotComparison([], undefined, unknown),
+  plotLosses: (unknown) => plots.plotLosses([{label: 'a', training: history.training}], undefined, unknown),
   plotLoss: (unknown) => plots.plotLoss(history, undefined, unknown),
+  showLoss: (unknown) => notebook.showLoss(history, unknown),
+  showSamples: (unknown) => notebook.showSamples({a: ['x']}, unknown),
+  showTable: (unknown) => notebook.showTable([{a: 1}], unknown),
+  showTokens: (unknown) => notebook.showTokens(examples[0], tokenizer, unknown),
   planRecipe: (unknown) => recipes.planRecipe(recipe, unknown),
   trainRecipe: (unknown) => recipes.trainRecipe(recipe, unknown),
   evaluateRecipe: (unknown) => recipes.evaluateRecipe(recipe, unknown),

@@ -57,7 +57,8 @@ export function collate(examples: Example[], options: CollateOptions = {}): Batc
   return batch;
 }
 
-function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
+/** Returns an example's labels: those it has, or every token that is not masked. */
+export function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
   return labels ?? inputIds.map((id, t) => (attentionMask?.[t] === 0 ? IGNORE_INDEX : id));
 }
 

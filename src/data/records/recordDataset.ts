@@ -1,10 +1,10 @@
-import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {emptyData} from '../batches/batches.ts';
 import {assertExample, type Example} from '../batches/collate.ts';
 import type {PromptExample} from '../preprocessing/promptExample.ts';
+import {learnedTokens} from './learnedTokens.ts';
 import {promptOfExample} from './promptOfExample.ts';
 import {RecordEncoder, type RecordOptions} from './recordEncoder.ts';
 import {isRecord, type TrainingRecord} from './trainingRecord.ts';
@@ -104,17 +104,12 @@ interface Part {
   isLearned: boolean;
 }
 
-function partsOf({inputIds, labels = inputIds}: Example): Part[] {
+function partsOf(example: Example): Part[] {
   const parts: Part[] = [];
-  const add = (id: number, isLearned: boolean) => {
+  for (const {id, isLearned} of learnedTokens(example)) {
     const last = parts.at(-1);
     if (last?.isLearned === isLearned) last.ids.push(id);
     else parts.push({ids: [id], isLearned});
-  };
-  for (const [t, id] of inputIds.entries()) {
-    const label = t === 0 ? IGNORE_INDEX : labels[t]; // nothing comes before the first token to predict it from
-    if (label !== IGNORE_INDEX && label !== id) add(label, true);
-    add(id, label === id);
   }
   return parts;
 }

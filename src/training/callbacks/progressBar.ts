@@ -1,14 +1,14 @@
 import cliProgress from 'cli-progress';
 import type {StepLog, TrainingCallback} from '../run/callbacks.ts';
+import {describeCompiling, describeStep} from '../run/describeStep.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
-import {formatBytes} from '../run/formatBytes.ts';
 
 /** Seconds between lines on a stream that cannot be redrawn. */
 const LINE_SECONDS = 5;
 
 /**
- * Returns the default stream for the progress of `fitDataset`: standard error, which a notebook shows under its cell
- * and a pipe does not swallow. There is none in a browser: pass `progressStream` there.
+ * Returns the default stream for the progress of `fitDataset`: standard error, which a pipe does not swallow. There is
+ * none in a browser: pass `progressStream` there.
  */
 export function defaultProgressStream(): ProgressStream | undefined {
   return (globalThis as {process?: {stderr?: ProgressStream}}).process?.stderr;
@@ -64,7 +64,7 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
     onCompile: (compiled, total) => bar.update({details: describeCompiling(compiled, total)}),
     onStepEnd: (log) => {
       if (log.totalSteps === undefined) bar.setTotal(log.step);
-      details = describe(log);
+      details = describeStep(log);
       bar.update(log.step, {details: details + validation});
     },
     onEvaluate: ({loss}) => {
@@ -81,7 +81,7 @@ function byLines(stream: ProgressStream): TrainingCallback {
   let latest: StepLog | undefined;
   const show = (log: StepLog) => {
     const of = log.totalSteps ? `/${log.totalSteps}` : '';
-    stream.write(`step ${log.step}${of} ${describe(log)}\n`);
+    stream.write(`step ${log.step}${of} ${describeStep(log)}\n`);
     shown = log;
   };
   return {
@@ -100,23 +100,4 @@ function byLines(stream: ProgressStream): TrainingCallback {
       if (latest && latest !== shown) show(latest);
     },
   };
-}
-
-const describeCompiling = (compiled: number, total: number): string =>
-  `compiling shaders ${compiled}/${total}`;
-
-function describe(log: StepLog): string {
-  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = log;
-  const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
-  const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
-  const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
-  return `loss ${loss.toFixed(4)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
-}
-
-function formatSeconds(seconds: number): string {
-  const whole = Math.round(seconds);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const two = (value: number) => String(value).padStart(2, '0');
-  if (hours > 0) return `${hours}h${two(minutes)}m`;
-  return minutes > 0 ? `${minutes}m${two(whole % 60)}s` : `${whole}s`;
 }

@@ -1,6 +1,9 @@
 import {checkpoints} from '../checkpoints/checkpoints.ts';
 import {ranks} from '../cluster/ranks.ts';
+import {isInNotebook} from '../notebook/notebookDisplay.ts';
+import {notebookProgress} from '../notebook/notebookProgress.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
+import type {ProgressStream} from '../run/fitArgs.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 import {csvLog} from './csvLog.ts';
 import {earlyStopping} from './earlyStopping.ts';
@@ -19,12 +22,12 @@ import {trainingLog} from './trainingLog.ts';
  */
 export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[]; after: TrainingCallback[]} {
   const {plan} = run;
-  const {outputDir, verbose, progressStream = defaultProgressStream()} = plan;
+  const {outputDir, verbose, progressStream} = plan;
   const {isFirst, size} = ranks();
   const before = [trainingLog(run), nonFiniteSteps(run)];
   const after: TrainingCallback[] = [];
   if (size > 1) before.push(rankAgreement(run));
-  if (verbose > 0 && progressStream && isFirst) before.unshift(progressBar(progressStream));
+  if (verbose > 0 && isFirst) before.unshift(...progressOn(progressStream));
   if (plan.earlyStoppingPatience !== undefined)
     before.push(earlyStopping(run, plan.earlyStoppingPatience, plan.earlyStoppingThreshold));
   if (outputDir !== undefined) {
@@ -37,4 +40,11 @@ export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[];
     if (plan.plotLoss && isFirst) after.push(lossPlots(run, outputDir));
   }
   return {before, after};
+}
+
+/** Returns what shows progress, if anything can: below the cell of a notebook, or on standard error. */
+function progressOn(stream?: ProgressStream): TrainingCallback[] {
+  if (!stream && isInNotebook()) return [notebookProgress()];
+  const target = stream ?? defaultProgressStream();
+  return target ? [progressBar(target)] : [];
 }

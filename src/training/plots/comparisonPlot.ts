@@ -1,6 +1,7 @@
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {RUN_COLORS} from './lossesPlot.ts';
 import {renderPlot} from './renderPlot.ts';
 
 /** The scores of one model. */
@@ -28,8 +29,8 @@ const PLOT_OPTIONS = {
   scale: true,
 } satisfies OptionNames<ComparisonPlotOptions>;
 
-/** Grey for the base model, then colours for trained models, which also differ in brightness. */
-const COLORS = ['#9aa3ad', '#17458f', '#e07b24', '#5aa469', '#8c5fbf', '#c0392b', '#2aa5b8', '#b59a3c'];
+/** Grey for the base model, then colours for trained models. */
+const COLORS = ['#9aa3ad', ...RUN_COLORS];
 
 /**
  * Draws models side by side: a group of bars for each metric, with a bar for each model and its score above it.

@@ -53,6 +53,22 @@ export function smoothedLosses(losses: readonly number[]): number[] {
   });
 }
 
+/** The axes of all plots of losses. */
+export const LOSS_AXES = {
+  x: {
+    field: 'step',
+    type: 'quantitative',
+    title: 'optimizer step',
+    scale: {nice: false, zero: false},
+    axis: {grid: false, tickMinStep: 1, format: ',d'},
+  },
+  y: {field: 'loss', type: 'quantitative', title: 'loss', scale: {zero: false, nice: true}},
+} as const;
+
+/** Leaves out losses that a plot cannot show: NaN and infinite ones. */
+export const finitePoints = (points: readonly LossPoint[]): LossPoint[] =>
+  points.filter(({step, loss}) => Number.isFinite(step) && Number.isFinite(loss));
+
 /**
  * Draws a run's loss: the raw curve faint, its exponential average on top, validation losses as points. In a notebook,
  * show the returned SVG; with a path, the plot is also written.
@@ -81,9 +97,8 @@ export async function plotLoss(
 
 function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec {
   const {title = 'Training loss', subtitle, rawLabel = 'each step', width = 640, height = 360} = options;
-  const isFinitePoint = ({step, loss}: LossPoint): boolean => Number.isFinite(step) && Number.isFinite(loss);
-  const training = history.training.filter(isFinitePoint);
-  const validation = (history.validation ?? []).filter(isFinitePoint);
+  const training = finitePoints(history.training);
+  const validation = finitePoints(history.validation ?? []);
   if (training.length === 0) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -108,14 +123,7 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
     title: {text: title, ...(subtitle !== undefined && {subtitle})},
     data: {values: rows},
     encoding: {
-      x: {
-        field: 'step',
-        type: 'quantitative',
-        title: 'optimizer step',
-        scale: {nice: false, zero: false},
-        axis: {grid: false, tickMinStep: 1, format: ',d'},
-      },
-      y: {field: 'loss', type: 'quantitative', title: 'loss', scale: {zero: false, nice: true}},
+      ...LOSS_AXES,
       color: {
         field: 'curve',
         type: 'nominal',

@@ -49,9 +49,9 @@ export interface FitArgs {
   /** Default: `batchSize`. */
   validationBatchSize?: number;
   callbacks?: CallbackLike | CallbackLike[];
-  /** 1 shows progress on `progressStream`, 0 is silent. Default 1. */
+  /** 1 shows progress, 0 is silent. Default 1. */
   verbose?: number;
-  /** Default: the process's standard error, if there is one. */
+  /** Default: one line below the cell in a tslab notebook, otherwise the process's standard error, if there is one. */
   progressStream?: ProgressStream;
   /** Id of the padding token. Default: the model's, or else 0. */
   padTokenId?: number;

@@ -1,0 +1,60 @@
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {plotLosses} from '../plots/lossesPlot.ts';
+import {finitePoints, type LossHistory, type LossPlotOptions, plotLoss} from '../plots/lossPlot.ts';
+import type {TrainingHistory} from '../run/trainingHistory.ts';
+import {display} from './notebookDisplay.ts';
+import {RichOutput} from './richOutput.ts';
+
+/** The losses of a run: what `fitDataset` returns, or the same points from elsewhere. */
+export type Losses = Pick<TrainingHistory, 'steps' | 'evaluations'> | LossHistory;
+
+/** One run of several. */
+export interface LabeledRun {
+  label: string;
+  history: Losses;
+}
+
+export type ShowLossOptions = Pick<LossPlotOptions, 'title' | 'subtitle' | 'width' | 'height'>;
+const SHOW_LOSS_OPTIONS = {
+  title: true,
+  subtitle: true,
+  width: true,
+  height: true,
+} satisfies OptionNames<ShowLossOptions>;
+
+/**
+ * Plots the loss of one run, or of several runs together, in a notebook; see {@link plotLoss} and {@link plotLosses}.
+ *
+ * @param runs what `fitDataset` returned; of several runs, `{label, history}` each
+ * @param options title, subtitle and size of the plot
+ * @returns the plot, unless a tslab notebook has displayed it
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when a run has no finite training loss
+ */
+export async function showLoss(
+  runs: Losses | readonly LabeledRun[],
+  options: ShowLossOptions = {},
+): Promise<RichOutput | undefined> {
+  assertKnownOptions('showLoss', options, SHOW_LOSS_OPTIONS);
+  if (!isList(runs)) {
+    const history = lossesOf(runs);
+    const svg = await plotLoss(history, undefined, options);
+    return display(new RichOutput('image/svg+xml', svg, textOf(history)));
+  }
+  const losses = runs.map(({label, history}) => ({label, ...lossesOf(history)}));
+  const svg = await plotLosses(losses, undefined, options);
+  const text = losses.map((run) => `${run.label}: ${textOf(run)}`).join('\n');
+  return display(new RichOutput('image/svg+xml', svg, text));
+}
+
+const isList = (runs: Losses | readonly LabeledRun[]): runs is readonly LabeledRun[] => Array.isArray(runs);
+
+const lossesOf = (history: Losses): LossHistory =>
+  'steps' in history ? {training: history.steps, validation: history.evaluations} : history;
+
+function textOf({training, validation = []}: LossHistory): string {
+  const [points, evaluations] = [finitePoints(training), finitePoints(validation)];
+  const at = ({step, loss}: {step: number; loss: number}) => `${loss.toFixed(4)} at step ${step}`;
+  const last = evaluations.at(-1);
+  const end = points.length > 1 ? `, ${at(points[points.length - 1])}` : '';
+  return `loss ${at(points[0])}${end}${last ? `, validation ${at(last)}` : ''}`;
+}

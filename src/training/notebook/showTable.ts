@@ -1,0 +1,60 @@
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {escapeHtml} from './escapeHtml.ts';
+import {display} from './notebookDisplay.ts';
+import {RichOutput} from './richOutput.ts';
+
+/** One row: values by the name of their column. */
+export type TableRow = Readonly<Record<string, string | number | boolean | null | undefined>>;
+
+export interface TableOptions {
+  /** Text above the table. Default: none. */
+  caption?: string;
+}
+const TABLE_OPTIONS = {caption: true} satisfies OptionNames<TableOptions>;
+
+/**
+ * Shows rows as a table in a notebook. Numbers are rounded to 4 digits and are on the right; a missing value is a dash.
+ *
+ * @param rows each a row; their keys are the columns, in the order in which they first occur
+ * @returns the table, unless a tslab notebook has displayed it
+ * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no row
+ */
+export function showTable(rows: readonly TableRow[], options: TableOptions = {}): RichOutput | undefined {
+  assertKnownOptions('showTable', options, TABLE_OPTIONS);
+  if (rows.length === 0) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', 'showTable rows: expected at least one row, got none');
+  }
+  return display(table(rows, options.caption));
+}
+
+/** Makes the table that {@link showTable} shows. */
+export function table(rows: readonly TableRow[], caption?: string): RichOutput {
+  const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const isNumeric = columns.map((column) => rows.every((row) => typeof (row[column] ?? 0) === 'number'));
+  const lines = [columns, ...rows.map((row) => columns.map((column) => format(row[column])))];
+  return RichOutput.html(html(lines, isNumeric, caption), plainText(lines, isNumeric, caption));
+}
+
+function format(value: TableRow[string]): string {
+  if (value === null || value === undefined) return '–';
+  if (typeof value !== 'number') return String(value);
+  return value.toLocaleString('en-US', Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
+}
+
+function html(lines: string[][], isNumeric: boolean[], caption?: string): string {
+  const row = (tag: 'th' | 'td') => (cells: string[]) =>
+    `<tr>${cells.map((cell, i) => `<${tag} style="text-align: ${isNumeric[i] ? 'right' : 'left'}">${escapeHtml(cell)}</${tag}>`).join('')}</tr>`;
+  const [head, ...body] = lines;
+  const above =
+    caption === undefined ? '' : `<caption style="text-align: left">${escapeHtml(caption)}</caption>`;
+  return `<table>${above}<thead>${row('th')(head)}</thead><tbody>${body.map(row('td')).join('')}</tbody></table>`;
+}
+
+function plainText(lines: string[][], isNumeric: boolean[], caption?: string): string {
+  const widths = isNumeric.map((_, i) => Math.max(...lines.map((cells) => cells[i].length)));
+  const padded = (cell: string, i: number) =>
+    isNumeric[i] ? cell.padStart(widths[i]) : cell.padEnd(widths[i]);
+  const texts = lines.map((cells) => cells.map(padded).join('  ').trimEnd());
+  return [...(caption === undefined ? [] : [caption]), ...texts].join('\n');
+}

@@ -1,0 +1,23 @@
+import type {StepLog} from './callbacks.ts';
+import {formatBytes} from './formatBytes.ts';
+
+/** Describes how many shaders are compiled, for a line of progress. */
+export const describeCompiling = (compiled: number, total: number): string =>
+  `compiling shaders ${compiled}/${total}`;
+
+/** Describes a step in one line: loss, learning rate, pace, time left and memory. */
+export function describeStep(log: StepLog): string {
+  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = log;
+  const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
+  const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
+  const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
+  return `loss ${loss.toFixed(4)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
+}
+
+function formatSeconds(seconds: number): string {
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const two = (value: number) => String(value).padStart(2, '0');
+  if (hours > 0) return `${hours}h${two(minutes)}m`;
+  return minutes > 0 ? `${minutes}m${two(whole % 60)}s` : `${whole}s`;
+}
