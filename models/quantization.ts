@@ -102,7 +102,9 @@ export async function quantizeLayers(
   const {skipModules, quantization} = settingsOf(options);
   assertUnmerged(model, 'quantize');
   for await (const layer of watched([...quantizable(model.layers, skipModules)], watch)) {
-    const quantized = await QuantizedDense.fromDense(layer, quantization);
+    const quantized = layer.weight.isAllocated
+      ? await QuantizedDense.fromDense(layer, quantization)
+      : QuantizedDense.like(layer, quantization);
     replaceLayer(model, layer, quantized);
     layer.disposeWeights();
   }

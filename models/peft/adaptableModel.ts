@@ -27,7 +27,8 @@ export abstract class AdaptableModel extends ModuleModel {
 
   /**
    * Quantizes the linear layers in place, one at a time; layers that are already quantized do not change. Adapters
-   * stay, so this turns LoRA into QLoRA.
+   * stay, so this turns LoRA into QLoRA. Weights without memory (`allocate: false`) are declared as quantized, to be
+   * counted.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
    *   weight, and the signal's reason; the layers before it are then quantized, and another call continues

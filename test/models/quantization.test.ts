@@ -7,6 +7,7 @@ import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {SafetensorsFolder} from '../../quant/folders/safetensorsFolder.ts';
 import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama} from '../../src/training/llama.ts';
+import {estimateMemory} from '../../src/training/run/estimateMemory.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose} from '../expectClose.ts';
 import {errorOf, inFolder, logitsOf, stirAdapter, tinyConfig, tinyIds, tinyLlama} from './tinyLlama.ts';
@@ -68,6 +69,19 @@ describeEachBackend('a model with quantized layers', () => {
     expect(untied.lm_head).toBeInstanceOf(QuantizedDense);
     expect(logitsOf(untied)).not.toEqual(logits);
     untied.dispose();
+  });
+
+  test('declares the layers of a model without memory, in the size that they would have', async () => {
+    const size = {hiddenSize: 64, intermediateSize: 64, headDim: 16};
+    const [planned, real] = [false, true].map((allocate) => tinyLlama(size, {dtype: 'bfloat16', allocate}));
+    for (const model of [planned, real]) {
+      model.applyLoRA({rank: 2});
+      await model.quantize({type: 'nf4'});
+    }
+    expect([planned.byteLength, real.byteLength > 0]).toEqual([0, true]);
+    const shape = {batchSize: 2, sequenceLength: 8};
+    expect(estimateMemory(planned, shape)).toEqual(estimateMemory(real, shape));
+    for (const model of [planned, real]) model.dispose();
   });
 
   test('dequantize makes plain layers with the same outputs', async () => {
