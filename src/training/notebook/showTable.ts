@@ -11,10 +11,14 @@ export interface TableOptions {
   /** Text above the table. Default: none. */
   caption?: string;
 }
+/** Digits of the largest number in a column. */
+const DIGITS = 4;
+
 const TABLE_OPTIONS = {caption: true} satisfies OptionNames<TableOptions>;
 
 /**
- * Shows rows as a table in a notebook. Numbers are rounded to 4 digits and are on the right; a missing value is a dash.
+ * Shows rows as a table in a notebook. The numbers of a column are rounded to the same place, where the largest has at
+ * least 4 digits. A missing value is a dash.
  *
  * @param rows each a row; their keys are the columns, in the order in which they first occur
  * @returns the table, unless a tslab notebook has displayed it
@@ -32,14 +36,24 @@ export function showTable(rows: readonly TableRow[], options: TableOptions = {})
 export function table(rows: readonly TableRow[], caption?: string): RichOutput {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const isNumeric = columns.map((column) => rows.every((row) => typeof (row[column] ?? 0) === 'number'));
-  const lines = [columns, ...rows.map((row) => columns.map((column) => format(row[column])))];
+  const formats = columns.map((column) => formatOf(rows.map((row) => row[column])));
+  const lines = [columns, ...rows.map((row) => columns.map((column, i) => formats[i](row[column])))];
   return RichOutput.html(html(lines, isNumeric, caption), plainText(lines, isNumeric, caption));
 }
 
-function format(value: TableRow[string]): string {
-  if (value === null || value === undefined) return '–';
-  if (typeof value !== 'number') return String(value);
-  return value.toLocaleString('en-US', Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
+/** Returns what writes the values of a column. */
+function formatOf(column: TableRow[string][]): (value: TableRow[string]) => string {
+  const numbers = column.filter((value) => Number.isFinite(value)) as number[];
+  const largest = Math.max(...numbers.map(Math.abs));
+  const wanted = Math.min(10, Math.max(0, DIGITS - 1 - Math.floor(Math.log10(largest || 1))));
+  const decimals = numbers.every(Number.isInteger) ? 0 : wanted;
+  const rounded = {minimumFractionDigits: decimals, maximumFractionDigits: decimals};
+  return (value) => {
+    if (value === null || value === undefined) return '–';
+    if (typeof value !== 'number') return String(value);
+    const isLost = value !== 0 && Math.abs(value) < 0.5 * 10 ** -decimals;
+    return isLost ? value.toExponential(1) : value.toLocaleString('en-US', rounded);
+  };
 }
 
 function html(lines: string[][], isNumeric: boolean[], caption?: string): string {

@@ -184,14 +184,25 @@ describe('showTable', () => {
     expect(text).toBe(
       [
         'Two runs',
-        'run       loss      steps  flag',
-        'first   0.1235  1,234,567  –',
-        'second      12          –  true',
+        'run      loss      steps  flag',
+        'first    0.12  1,234,567  –',
+        'second  12.00          –  true',
       ].join('\n'),
     );
     expect(content).toContain('<th style="text-align: right">loss</th>');
     expect(content).toContain('<td style="text-align: left">true</td>');
     expect(content).toContain('<caption style="text-align: left">Two runs</caption>');
+  });
+
+  test('writes the numbers of a column in one way', () => {
+    const column = (...values: number[]) =>
+      (showTable(values.map((value) => ({a: value}))) as RichOutput).text.split('\n').slice(1);
+    expect(column(0.978, 26.19)).toEqual([' 0.98', '26.19']);
+    expect(column(3072.4, 5)).toEqual(['3,072', '    5']);
+    expect(column(0.5, 1e-9, 0)).toEqual(['0.5000', '1.0e-9', '0.0000']);
+    expect(column(Number.NaN, -1.5)).toEqual(['   NaN', '-1.500']);
+    expect(column(Number.NaN)).toEqual(['NaN']);
+    expect(column(0, 0)).toEqual(['0', '0']);
   });
 
   test('shows hostile names and values as text', () => {
