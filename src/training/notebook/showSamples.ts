@@ -60,7 +60,7 @@ function html(sample: [label: string, text: string][], index: number): string {
   const rows = sample.map(([label, text], i) => {
     const style = `text-align: left; vertical-align: top${i === 0 ? line : ''}`;
     return (
-      `<tr><th style="${style}">${escapeHtml(label)}</th>` +
+      `<tr><th style="${style}; white-space: nowrap">${escapeHtml(label)}</th>` +
       `<td style="${style}; white-space: pre-wrap">${escapeHtml(text)}</td></tr>`
     );
   });
