@@ -90,9 +90,12 @@ export default defineConfig({
         }),
         group(
           'Notebooks',
-          Object.fromEntries(
-            notebooks.map((name) => [titleOf(name), `/notebooks/${name.replace('.ipynb', '')}`]),
-          ),
+          {
+            Overview: '/notebooks',
+            ...Object.fromEntries(
+              notebooks.map((name) => [titleOf(name), `/notebooks/${name.replace('.ipynb', '')}`]),
+            ),
+          },
           true,
         ),
         group('Fine-tuning', {

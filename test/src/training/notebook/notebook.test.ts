@@ -238,7 +238,8 @@ describe('showSamples', () => {
     expect(() => showSamples({a: ['x', 'y'], b: ['z']})).toThrow(
       'showSamples b: expected 2 texts, as many as in a, got 1',
     );
-    for (const empty of [{}, {a: []}]) expect(() => showSamples(empty)).toThrow('expected at least one text');
+    for (const empty of [{}, {a: []}] as Record<string, string[]>[])
+      expect(() => showSamples(empty)).toThrow('expected at least one text');
   });
 });
 
