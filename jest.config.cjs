@@ -1,6 +1,6 @@
 /**
  * Tests run as CommonJS: @swc/jest compiles TypeScript (without a type check, which `npm run typecheck` does).
- * `npm test` runs everything but what needs a build: test/packaging/, `npm run test:packaging`, and the notebook,
+ * `npm test` runs everything but what needs a build: test/packaging/, `npm run test:packaging`, and the notebooks,
  * `npm run test:notebook`; and but the fuzzing of readers, `npm run test:fuzz`.
  */
 
@@ -28,7 +28,7 @@ module.exports = {
     '<rootDir>/test/packaging/',
     '<rootDir>/test/browser/',
     '<rootDir>/test/fuzz/',
-    '<rootDir>/test/e2e/notebook.test.ts',
+    '<rootDir>/test/e2e/notebooks/',
   ],
   testEnvironment: '<rootDir>/test/environment.cjs',
   setupFiles: ['<rootDir>/test/quietBanner.cjs'],

@@ -44,7 +44,19 @@ function commandsOf(block: string): string[][] {
 }
 
 /** Programs that are not ours, whose arguments are not checked. */
-const OTHERS = ['curl', 'cd', 'git', 'hf', 'ollama', 'xcode-select', 'sudo', 'nvidia-smi', 'vllm'];
+const OTHERS = [
+  'curl',
+  'cd',
+  'git',
+  'hf',
+  'jupyter',
+  'ollama',
+  'tslab',
+  'xcode-select',
+  'sudo',
+  'nvidia-smi',
+  'vllm',
+];
 
 async function faultsOf([program, ...args]: string[]): Promise<string[]> {
   if (OTHERS.includes(program)) return [];

@@ -124,8 +124,13 @@ export function printed({outputs = []}: Cell, stream: 'stdout' | 'stderr' = 'std
     .join('');
 }
 
+/** Returns what a cell displayed as a MIME type. */
+export function displayed({outputs = []}: Cell, mimeType: string): string[] {
+  return outputs.flatMap(({data = {}}) => (mimeType in data ? [[data[mimeType]].flat().join('')] : []));
+}
+
 /** Returns the MIME types that a cell displayed. */
-export function displayed({outputs = []}: Cell): string[] {
+export function displayedTypes({outputs = []}: Cell): string[] {
   return outputs.flatMap(({data = {}}) => Object.keys(data));
 }
 
