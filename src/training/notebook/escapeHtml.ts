@@ -6,6 +6,9 @@ const ENTITIES: Readonly<Record<string, string>> = {
   "'": '&#39;',
 };
 
-/** Makes any text safe inside an element of HTML and inside a quoted attribute. */
+/**
+ * Makes any text safe inside an element of HTML. Line breaks become elements, because pages of Markdown that show a
+ * notebook end HTML at an empty line.
+ */
 export const escapeHtml = (text: string): string =>
-  text.replace(/[&<>"']/g, (character) => ENTITIES[character]);
+  text.replace(/[&<>"']/g, (character) => ENTITIES[character]).replace(/\r?\n/g, '<br>');

@@ -71,7 +71,7 @@ function piecesOf(tokens: ReturnType<typeof learnedTokens>, tokenizer: Pick<Toke
 function box({ids, text, isLearned}: Piece, index: number): string {
   const {backgrounds, color} = isLearned ? LEARNED : MASKED;
   const tag = isLearned ? 'mark' : 'span'; // where a site removes styles, marked text stays marked
-  const shown = escapeHtml(text).replaceAll('\n', '↵\n');
+  const shown = escapeHtml(text).replaceAll('<br>', '↵<br>');
   const style = `background-color: ${backgrounds[index % 2]}; color: ${color}`;
   return `<${tag} title="${ids.join(' ')}" style="${style}">${shown}</${tag}>`;
 }

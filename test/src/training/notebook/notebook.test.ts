@@ -223,6 +223,7 @@ describe('showSamples', () => {
     const {content, text} = showSamples(texts, {count: 2}) as RichOutput;
     expect(text).toBe(`prompt  one\n        two\nanswer  ${HOSTILE}\n\nprompt  b\nanswer  e`);
     expect(content.match(/<tbody>/g)).toHaveLength(2);
+    expect(content).toContain('one<br>two');
     expect(content).toContain(ESCAPED);
     expect(content).not.toContain('<img');
   });
@@ -259,7 +260,7 @@ describe('showTokens', () => {
     const {content, text} = showTokens(example, tokenizer) as RichOutput;
     expect(text).toBe('2 of 5 tokens are learned\nSay it\n⟦<b>yes</b><b>yes</b>⟧');
     expect(content.match(/<mark title="4"[^>]*>&lt;b&gt;yes&lt;\/b&gt;<\/mark>/g)).toHaveLength(2);
-    expect(content).toMatch(/<span title="3"[^>]*>↵\n<\/span>/);
+    expect(content).toMatch(/<span title="3"[^>]*>↵<br><\/span>/);
     expect(content).not.toContain('<b>');
   });
 
@@ -315,6 +316,7 @@ describe('showSummary', () => {
     const {content, text} = showSummary(model) as RichOutput;
     expect(text).toContain('Total params: 8');
     expect(content).toContain('<pre>___');
+    expect(content).not.toContain('\n');
     model.dispose();
   });
 });
