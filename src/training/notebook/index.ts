@@ -1,4 +1,8 @@
-/** `tfjs-lora/notebook`: plots, tables, tokens and progress as rich output of a notebook. */
+/**
+ * Plots, tables, tokens and progress as rich output of a notebook.
+ *
+ * @module tfjs-lora/notebook
+ */
 export {notebookProgress} from './notebookProgress.ts';
 export {RichOutput} from './richOutput.ts';
 export {type LabeledRun, type Losses, type ShowLossOptions, showLoss} from './showLoss.ts';
