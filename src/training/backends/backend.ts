@@ -44,6 +44,11 @@ export interface BackendOptions {
    * unless the variable `TFJS_LORA_FUSED_OPS` is 0, or unchanged when the backend is already running.
    */
   fusedOps?: boolean;
+  /**
+   * Name of the graphics card that `webgpu` uses in Node, or a part of it, on a machine with different cards; the error
+   * for a wrong name lists those that are there. Cards of the same name cannot be told apart. Default: the fastest.
+   */
+  adapter?: string;
 }
 
 /** Names of the options of {@link useBackend}. */
@@ -54,6 +59,7 @@ export const BACKEND_OPTIONS = {
   computeDtype: true,
   tune: true,
   fusedOps: true,
+  adapter: true,
 } satisfies OptionNames<BackendOptions>;
 
 /** A running backend's description of itself. */

@@ -13,6 +13,7 @@ import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebG
 import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import type {Backend} from './backend.ts';
 import {nearestComputeDtype} from './computeDtype.ts';
 import {mayHaveGraphicsCard} from './graphicsCard.ts';
@@ -66,7 +67,7 @@ const alive: unknown[] = [];
 export const webgpu: Backend = {
   name: 'webgpu',
   async start(options, isAsked) {
-    const {WebGPUBackend: BackendClass} = await loadPackage(isAsked);
+    const {WebGPUBackend: BackendClass} = await loadPackage(isAsked, options.adapter);
     if (!('webgpu' in tf.engine().registry) || !isOurs(tf.findBackend('webgpu'))) {
       const adapter = await requestAdapter(isAsked);
       const name = nameOf(adapter);
@@ -131,11 +132,17 @@ const isOurs = (backend: object): boolean => OURS in backend;
 type Package = typeof import('@tensorflow/tfjs-backend-webgpu');
 
 /** Loads the package. `navigator.gpu` must exist before its backend is made; in Node, Dawn provides it. */
-async function loadPackage(isAsked: boolean): Promise<Package> {
+async function loadPackage(isAsked: boolean, adapter?: string): Promise<Package> {
   if (!globalThis.navigator?.gpu) {
     if (!isNode()) throw unavailable('a browser without WebGPU');
     if (!isAsked && !(await mayHaveGraphicsCard())) throw unavailable('no graphics card');
-    await startDawn();
+    await startDawn(adapter);
+  } else if (adapter !== undefined && adapter !== chosenAdapter) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `backend webgpu adapter: expected it in the first call of a process in Node, got ${show(adapter)} after WebGPU had ` +
+        `started${chosenAdapter === undefined ? '' : ` with ${show(chosenAdapter)}`}. Start another process.`,
+    );
   }
   try {
     return await import('@tensorflow/tfjs-backend-webgpu');
@@ -144,14 +151,19 @@ async function loadPackage(isAsked: boolean): Promise<Package> {
   }
 }
 
-async function startDawn(): Promise<void> {
+/** Name with which a card was chosen for the life of the process. */
+let chosenAdapter: string | undefined;
+
+async function startDawn(adapter?: string): Promise<void> {
   const dawn = await import('webgpu').catch((error: Error) => {
     throw unavailable(`no package webgpu (${error.message.split('\n')[0]}). npm install webgpu`);
   });
   const gpu = dawn.create([
     `enable-dawn-features=${DAWN_FEATURES}`,
     `disable-dawn-features=${DAWN_LEFT_OUT}`,
+    ...(adapter === undefined ? [] : [`adapter=${adapter}`]),
   ]);
+  chosenAdapter = adapter;
   alive.push(gpu);
   Object.assign(globalThis, dawn.globals);
   const navigator = globalThis.navigator ?? {};
@@ -162,11 +174,14 @@ async function startDawn(): Promise<void> {
 }
 
 async function requestAdapter(isAsked: boolean): Promise<GPUAdapter> {
-  const request = () => navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
-  const adapter = await (isAsked ? request() : withoutSoftwareDrivers(request));
+  const request = async () => navigator.gpu.requestAdapter({powerPreference: 'high-performance'});
+  let missing = 'no graphics driver with WebGPU';
+  const adapter = await (isAsked ? request() : withoutSoftwareDrivers(request)).catch((error: Error) => {
+    missing = error.message.replaceAll(/\s*\n\s*/g, ' '); // for a wrong name, it lists the cards
+  });
   if (adapter) return adapter;
   if (alive.includes(navigator.gpu)) delete (navigator as {gpu?: GPU}).gpu; // the next call may see other drivers
-  throw unavailable('no graphics driver with WebGPU');
+  throw unavailable(missing);
 }
 
 /**

@@ -40,3 +40,25 @@ test('choosing a backend prints no warnings of drivers', () => {
   expect(stderr).not.toMatch(/warning/i);
   expect(stdout).toMatch(/^backend /);
 });
+
+test('a card is chosen by its name, once for a process', () => {
+  const code = `
+    import {useBackend} from './src/training/backends/useBackend.ts';
+    const messages = [];
+    const refused = async (adapter) => useBackend('webgpu', {adapter}).catch(({message}) => messages.push(message));
+    await refused('no such card');
+    Object.defineProperty(globalThis, 'navigator', {value: {gpu: {}}, configurable: true});
+    await refused('another card');
+    console.log(JSON.stringify(messages));
+    process.exit();`;
+  const {stdout} = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  });
+  expect(JSON.parse(stdout)).toEqual([
+    expect.stringMatching(/^backend webgpu: expected WebGPU, got no suitable backends found/),
+    expect.stringMatching(
+      /^backend webgpu adapter: expected it in the first call of a process in Node, got "another/,
+    ),
+  ]);
+});
