@@ -34,7 +34,7 @@ export async function buildAddon(
   const own = ['tfjs_backend.cc', 'tfjs_binding.cc'].map((name) => join(packageFolder, 'binding', name));
   const addon = {
     name: 'the addon of tfjs-node',
-    sources: [...own, context.path],
+    sources: [...own, ...context.paths],
     headers: [STRING_HEADER],
     flags: ['-O2', '-w', ...REPLACED.map(([name, own]) => `-D${name}=tfjs_lora_${own}`)],
     version: Number(/napi-v(\d+)/.exec(output)?.[1] ?? 8),

@@ -22,7 +22,8 @@ const JOIN_OPTIONS = {timeout: true} satisfies OptionNames<JoinOptions>;
  * from the launcher's variables: `TF_CONFIG`, torchrun's, OpenMPI's or SLURM's. Call it before `useBackend`. Without a
  * launcher nothing happens. Calling it again changes nothing.
  *
- * The process listens on a port without authentication: the network must be trusted.
+ * The process listens without authentication, so the network must be trusted: on loopback if all addresses are there, on
+ * the address in `TFJS_LORA_LISTEN` if it is set, or on all interfaces.
  *
  * @returns the number of this process, and of all
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming a launcher's variable, `UNSUPPORTED` after a backend of TensorFlow was
@@ -49,6 +50,7 @@ export async function joinCluster(options: JoinOptions = {}): Promise<{rank: num
     await takeCard(place);
     // Read when TensorFlow's context is made. Its own log would bury the message of a lost rank.
     Object.assign(env, {
+      ...(isLoopback(place) && {TFJS_LORA_LISTEN: '127.0.0.1'}),
       TFJS_LORA_SERVER_DEF: serverDef(place.addresses, place.rank),
       TF_CPP_MIN_LOG_LEVEL: env.TF_CPP_MIN_LOG_LEVEL ?? '3',
     });
@@ -57,6 +59,11 @@ export async function joinCluster(options: JoinOptions = {}): Promise<{rank: num
   const {rank, size} = ranks();
   return {rank, size};
 }
+
+/** Whether a rank need not be reached from other hosts. Elsewhere `TFJS_LORA_LISTEN` may name an address. */
+const isLoopback = ({addresses}: ClusterPlace): boolean =>
+  globalThis.process.env.TFJS_LORA_LISTEN === undefined &&
+  addresses.every((address) => /^(127\.0\.0\.1|localhost):/.test(address));
 
 async function assertSetUp(): Promise<void> {
   const {context} = (await readSetup(await tensorflowFolder())) ?? {};

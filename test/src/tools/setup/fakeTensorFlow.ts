@@ -28,12 +28,14 @@ module.exports = {
   backend: () => ({binding, isUsingGpuDevice: false}),
 };`;
 
-/** The addon's own source, whose hash says that the addon is up to date. */
-const CONTEXT = join(__dirname, '../../../../layers/kernels/tensorflow/native/context/new_context.cc');
+/** The addon's own sources, whose hash says that the addon is up to date. */
+const CONTEXT = join(__dirname, '../../../../layers/kernels/tensorflow/native/context');
 
 /** Writes the files of `setup tensorflow --from wheel` into `folder`, with an empty library. */
 export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}): void {
-  const context = createHash('sha256').update(readFileSync(CONTEXT)).digest('hex').slice(0, 16);
+  const hash = createHash('sha256');
+  for (const name of readdirSync(CONTEXT).sort()) hash.update(readFileSync(join(CONTEXT, name)));
+  const context = hash.digest('hex').slice(0, 16);
   const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', context, ...setup};
   const ending = process.platform === 'darwin' ? '2.dylib' : 'so.2';
   const libraries = ['cc', 'framework'].map((name) => `libtensorflow_${name}.${ending}`);

@@ -1,5 +1,6 @@
-import {readdirSync} from 'node:fs';
+import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {setTimeout} from 'node:timers/promises';
 import seedrandom from 'seedrandom';
 import {temporaryFolder} from '../temporaryFolder.ts';
 import type {RankResult, RankTask} from './rankProgram.ts';
@@ -13,6 +14,12 @@ import {startRanks} from './startRanks.ts';
 const isSetUp = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('tensorflow');
 const describeRanks = isSetUp ? describe : describe.skip;
 const pathOf = temporaryFolder();
+
+/** Returns the listening sockets of IPv6, which Linux also uses for IPv4. */
+const listeners = (): string[] =>
+  readFileSync('/proc/net/tcp6', 'utf8')
+    .split('\n')
+    .filter((line) => / 0A /.test(line));
 
 /** Runs tasks on so many ranks and returns the results of each. */
 async function run(size: number, tasks: RankTask[]): Promise<RankResult[][]> {
@@ -100,6 +107,22 @@ describeRanks('ranks', () => {
       });
     for (const [{error}] of await run(2, task(3, [5, 6])))
       expect(error?.message).toMatch(/^rank 1 trained weights: expected the same as on the other ranks, /);
+  });
+
+  const onLinux = process.platform === 'linux' ? test : test.skip;
+  onLinux('listen on loopback only', async () => {
+    const tasks = [{name: 'long', fit: {batchSize: 2, maxSteps: 5000}}];
+    const started = await startRanks([tasks, tasks]);
+    const [{child, port}] = started;
+    const port16 = port.toString(16).toUpperCase().padStart(4, '0');
+    let line: string | undefined;
+    while (line === undefined && child.exitCode === null) {
+      await setTimeout(100);
+      line = listeners().find((each) => each.includes(`:${port16} `));
+    }
+    for (const rank of started) rank.child.kill('SIGKILL');
+    await Promise.all(started.map((rank) => rank.ended));
+    expect(line).toMatch(/ 0000000000000000FFFF00000100007F:/); // ::ffff:127.0.0.1
   });
 
   test('wait for one that starts late, and not for one that hangs', async () => {

@@ -8,6 +8,7 @@ import type {RankResult, RankTask} from './rankProgram.ts';
 /** A rank that was started, and its results when it has ended. */
 export interface StartedRank {
   child: ChildProcess;
+  port: number;
   ended: Promise<{results: RankResult[]; signal: string | null; text: string}>;
 }
 
@@ -21,7 +22,8 @@ export async function startRanks(
   variables: object = {},
   delays: number[] = [],
 ): Promise<StartedRank[]> {
-  const worker = (await freePorts(tasksOfRanks.length)).map((port) => `127.0.0.1:${port}`);
+  const ports = await freePorts(tasksOfRanks.length);
+  const worker = ports.map((port) => `127.0.0.1:${port}`);
   const started = tasksOfRanks.map(async (tasks, index) => {
     await setTimeout(delays[index] ?? 0);
     const TF_CONFIG = JSON.stringify({cluster: {worker}, task: {type: 'worker', index}});
@@ -37,7 +39,7 @@ export async function startRanks(
       const lines = text.split('\n').filter((line) => line.startsWith('{'));
       return {results: lines.map((line) => JSON.parse(line) as RankResult), signal, text};
     });
-    return {child, ended};
+    return {child, port: ports[index], ended};
   });
   return Promise.all(started);
 }

@@ -1,7 +1,7 @@
 // Two functions that take the place of others in the addon of tfjs-node, which is compiled with
 // -DTFE_NewContext=tfjs_lora_new_context -Dnapi_define_properties=tfjs_lora_define_properties. With the first, the addon's
 // context joins a cluster before it lists its devices, if TFJS_LORA_SERVER_DEF holds a serialized tensorflow.ServerDef in
-// hex; TFJS_LORA_CLUSTER then says "joined" or what failed. With the second, the addon has one more function, which
+// hex; TFJS_LORA_CLUSTER then says "joined" or what failed. Its server listens on the address in TFJS_LORA_LISTEN. With the second, the addon has one more function, which
 // watches the other ranks of the cluster.
 #undef TFE_NewContext
 #undef napi_define_properties
@@ -16,6 +16,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "listen_on.h"
 
 extern "C" {
 struct TFE_Context;
@@ -136,6 +138,8 @@ extern "C" TFE_Context* tfjs_lora_new_context(const TFE_ContextOptions* options,
   std::string failure;
   if (!TFE_EnableCollectiveOps || !TFE_AbortCollectiveOps || !TFE_CollectiveOpsCheckPeerHealth) {
     failure = "this build of TensorFlow has no collective ops";
+  } else if (const char* address = getenv("TFJS_LORA_LISTEN"); address && !listenOn(address)) {
+    failure = std::string("it cannot be made to listen on ") + address + " only";
   } else {
     const std::string bytes = bytesOf(hex);
     TF_Status* result = TF_NewStatus();
