@@ -28,7 +28,7 @@ import {LOG2E, lanesOf, memoryOf, overKeys, packHeads, rowsOf} from './matrixAtt
 import {largestOf, packSlopes} from './packSlopes.ts';
 
 /** Like `FORWARD` of matrixAttention.ts, for the gradient of the query. */
-export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 1, cols: 32};
+export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 2, cols: 16};
 /** Here the rows are keys and the columns queries. */
 export const GRAD_KEY_VALUE: Layout = {subgroups: 4, blocks: 1, cols: 32};
 

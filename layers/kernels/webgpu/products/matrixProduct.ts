@@ -315,7 +315,8 @@ function written(
 const countsOf = ({shareRows, shareCols}: Tiling): [number, number] => [shareRows / 16, shareCols / 16];
 
 /**
- * WGSL that loads a tile. Threads take octets in turn, row by row.
+ * WGSL that loads a tile. Threads take octets in turn, row by row; where a row has four octets, eight threads take two
+ * rows that are four apart, because their octets are in different memory banks.
  *
  * @param at WGSL of the tile's place among the tiles
  * @param octet returns WGSL of the words at a row and a column of the tile, and of whether they exist; otherwise they
@@ -336,7 +337,7 @@ function passage(
   const rowOf = (i: number) => `(${row} + ${(i * threads) / perRow}u)`;
   return {
     registers: `
-  let ${row} = local / ${perRow}u;
+  let ${row} = ${perRow === 4 ? 'local / 32u * 8u + local / 8u % 4u + local / 4u % 2u * 4u' : `local / ${perRow}u`};
   let ${part} = local % ${perRow}u;
   ${times(count, (i) => `var ${next(i)}: vec4u;`)}`,
     load: times(count, (i) => {

@@ -144,7 +144,8 @@ export function loadLeft(
 }
 
 /**
- * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, as float32 to `scores` from index `to` on.
+ * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, as float32 to `scores` from index `to` on. Sums that do
+ * not depend on each other alternate.
  *
  * @param at WGSL of the tile's first index
  */
@@ -154,21 +155,23 @@ export const scoresOf = (
   at: string,
   to: string,
   {blocks, dim, cols}: Shape,
-): string =>
-  times(
-    cols / 16,
-    (j) => `{
-    ${times(blocks, (i) => `var sum${i} = Sum();`)} // initialized explicitly: in a loop a bare declaration may keep its last value
-    ${times(
-      dim / 16,
-      (d) => `{
+): string => {
+  const each = (body: (i: number, j: number) => string) =>
+    times(cols / 16, (j) => times(blocks, (i) => body(i, j)));
+  return `{
+    ${each((i, j) => `var sum${i}${j} = Sum();`)} // initialized explicitly: in a loop a bare declaration may keep its last value
+    ${times(dim / 16, (d) =>
+      times(
+        cols / 16,
+        (j) => `{
       let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * d}u, ${halfStride(dim)}u);
-      ${times(blocks, (i) => `sum${i} = subgroupMatrixMultiplyAccumulate(${left}${i}${d}, b, sum${i});`)}
+      ${times(blocks, (i) => `sum${i}${j} = subgroupMatrixMultiplyAccumulate(${left}${i}${d}, b, sum${i}${j});`)}
     }`,
+      ),
     )}
-    ${times(blocks, (i) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * floatStride(cols) + 4 * j}u, sum${i}, ${floatStride(cols)}u);`)}
-  }`,
-  );
+    ${each((i, j) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * floatStride(cols) + 4 * j}u, sum${i}${j}, ${floatStride(cols)}u);`)}
+  }`;
+};
 
 /**
  * WGSL of `name += weights · tile` for the `16 · blocks` rows of `weights`, float16, from index `weightRegion` on.
