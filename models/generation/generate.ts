@@ -3,6 +3,7 @@ import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {greedyChoiceOp} from '../../layers/ops/greedyChoice.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {warn} from '../../quant/warn.ts';
 import {
   GENERATION_SETTINGS,
   type GenerationConfig,
@@ -97,6 +98,7 @@ export async function generate(
   prompts: Prompt | string[] | number[][],
   options: GenerateOptions = {},
 ): Promise<string | string[]> {
+  warnOfGreedyChoice(model, options);
   const rows = await finishedRows(model, prompts, options, requireTokenizer(model));
   const texts = rows.map(({streamer}) => (streamer as TextStreamer).text);
   return isBatch(prompts) ? texts : texts[0];
@@ -144,6 +146,7 @@ export async function* stream(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, void, undefined> {
+  warnOfGreedyChoice(model, options);
   for await (const {piece} of streamTokens(model, prompt, options)) if (piece !== '') yield piece;
 }
 
@@ -187,6 +190,19 @@ export async function chat(
   const tokenizer = requireTokenizer(model);
   const prompt = tokenizer.encodeChat(messages, {addGenerationPrompt: true, dateString, tools, variables});
   return generate(model, prompt, options);
+}
+
+/** Settings that only sampling reads. */
+const SAMPLING = ['temperature', 'topK', 'topP', 'minP'] as const;
+
+/** Warns of settings for sampling in a call that does not sample and does not say so either. */
+function warnOfGreedyChoice({generationConfig}: GenerativeModel, options: GenerateOptions): void {
+  const unread = SAMPLING.filter((name) => options?.[name] !== undefined);
+  if (unread.length === 0 || options.doSample !== undefined || generationConfig?.doSample) return;
+  warn(
+    `generate ${unread.join(', ')}: expected doSample: true with ${unread.length > 1 ? 'them' : 'it'}, got none, so the likeliest ` +
+      'tokens are taken. Pass doSample, true or false.',
+  );
 }
 
 /** One sequence of the batch. */

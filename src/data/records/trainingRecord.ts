@@ -26,12 +26,12 @@ export type TrainingRecord =
   | ({prompt: string | ChatMessage[]; completion: string | ChatMessage[]} & RecordContext)
   /** OpenAI's messages: all assistant turns are learned. */
   | ({messages: ChatMessage[]} & RecordContext)
-  /** Alpaca's keys. The question is `instruction`, a newline and `input`; `history` has earlier questions and answers. */
+  /** Alpaca's keys. The question is `instruction`, a newline and `input`; `history` has earlier `[question, answer]`. */
   | ({
       instruction: string;
       input?: string | null;
       output: string;
-      history?: [question: string, answer: string][] | null;
+      history?: readonly (readonly string[])[] | null;
     } & RecordContext)
   /** ShareGPT's turns. */
   | ({conversations: {from: string; value: string}[]} & RecordContext)

@@ -11,6 +11,7 @@ import {
 } from '../../../models/generation/generate.ts';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import {Tokenizer} from '../../../models/tokenizer.ts';
+import {setWarningHandler} from '../../../quant/warn.ts';
 
 const VOCABULARY = 405;
 
@@ -259,6 +260,29 @@ describe('text', () => {
     model.tokenizer = await Tokenizer.fromFolder(join(__dirname, '../fixtures/tokenizers/byteFallback'));
     await expect(chat(model, messages)).rejects.toMatchObject({code: 'UNSUPPORTED'});
   });
+});
+
+test('settings of sampling without doSample cause a warning, unless the call or the model says', async () => {
+  const warnings: string[] = [];
+  const before = setWarningHandler((message) => warnings.push(message));
+  const limits = {maxNewTokens: 1};
+  try {
+    await generate(model, [1, 2], {...limits, temperature: 0.5, doSample: false});
+    await generate(model, [1, 2], limits);
+    await generateIds(model, [1, 2], {...limits, topK: 3});
+    model.generationConfig = {doSample: true};
+    await generate(model, [1, 2], {...limits, topK: 3});
+    expect(warnings).toEqual([]);
+    model.generationConfig = {};
+    await generate(model, [1, 2], {...limits, temperature: 0.5, topP: 0.9});
+    for await (const _ of stream(model, [1, 2], {...limits, minP: 0.1}));
+    expect(warnings).toEqual([
+      expect.stringMatching(/^generate temperature, topP: expected doSample: true with them, got none/),
+      expect.stringMatching(/^generate minP: expected doSample: true with it, got none/),
+    ]);
+  } finally {
+    setWarningHandler(before);
+  }
 });
 
 describe('bad input', () => {
