@@ -139,8 +139,13 @@ export function assertLoRAArgs(
   const wrong = (what: string, expected: string, got: unknown) =>
     new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what} for ${where}: expected ${expected}, got ${got}`);
   const {rank} = args;
+  const isTooLarge = Number.isInteger(rank) && rank > most;
   if (!(Number.isInteger(rank) && rank > 0 && rank <= most))
-    throw wrong('rank', `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`, show(rank));
+    throw wrong(
+      'rank',
+      `an integer from 1 to ${most} (its weight is [${units}, ${inputDim}])`,
+      `${show(rank)}.${isTooLarge ? ' Lower it, here by rankPattern or for all, or leave the layer out by excludeModules.' : ''}`,
+    );
   for (const [name, {kind, limits}] of Object.entries(fields)) {
     const value = (args as unknown as Record<string, unknown>)[name];
     if (value === undefined) continue;

@@ -3,6 +3,7 @@ import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {greedyChoiceOp} from '../../layers/ops/greedyChoice.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 import {
   GENERATION_SETTINGS,
@@ -250,6 +251,7 @@ function createRows(
   }
   const streamTokenizer = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
   return prompts.map((prompt, index) => {
+    assertPromptKind(prompt, index);
     const promptIds = typeof prompt === 'string' ? requireTokenizer(model).encode(prompt) : [...prompt];
     assertPrompt(promptIds, index, model);
     return {
@@ -350,6 +352,14 @@ function advance(row: Row, id: number): string {
     settings.eosTokenIds.includes(id) || row.newIds.length >= row.room || (streamer?.isStopped ?? false);
   if (row.isFinished) piece += streamer?.end() ?? '';
   return piece;
+}
+
+function assertPromptKind(prompt: unknown, index: number): void {
+  if (typeof prompt === 'string' || Array.isArray(prompt) || ArrayBuffer.isView(prompt)) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `prompt ${index}: expected a text or token ids, got ${show(prompt)}. Answer messages with chat.`,
+  );
 }
 
 function assertPrompt(ids: number[], index: number, {config: {vocabSize}}: GenerativeModel): void {

@@ -1,3 +1,4 @@
+import {fileURLToPath} from 'node:url';
 import {TfjsLoraError} from '../errors.ts';
 import {DiskFolder} from './diskFolder.ts';
 import type {Folder, WritableFolder} from './folder.ts';
@@ -5,7 +6,7 @@ import {MemoryFolder} from './memoryFolder.ts';
 import {UrlFolder} from './urlFolder.ts';
 
 /**
- * A source of files: a path on disk; a URL, also as a string that begins with `http://` or `https://`; the files
+ * A source of files: a path on disk, also after `file://`; a URL, also as a string that begins with `http://` or `https://`; the files
  * themselves, as a browser's `<input type="file">` gives them or in a map by name; or a {@link Folder} of your own.
  */
 export type FolderSource = string | URL | Iterable<File> | ReadonlyMap<string, Blob> | Folder;
@@ -15,8 +16,10 @@ export type FolderTarget = string | Map<string, Blob> | WritableFolder;
 
 /** Opens a source of files. @throws TfjsLoraError `INVALID_ARGUMENT` when `source` is not one */
 export function openFolder(source: FolderSource): Folder {
-  if (typeof source === 'string') return isUrl(source) ? new UrlFolder(source) : new DiskFolder(source);
-  if (source instanceof URL) return new UrlFolder(source);
+  if (typeof source === 'string' && !hasOtherScheme(source))
+    return isUrl(source) ? new UrlFolder(source) : new DiskFolder(pathOf(source));
+  if (source instanceof URL)
+    return source.protocol === 'file:' ? new DiskFolder(fileURLToPath(source)) : new UrlFolder(source);
   if (source instanceof Map) return new MemoryFolder(source);
   if (isFolder(source, 'read')) return source as Folder;
   if (typeof source === 'object' && source !== null && Symbol.iterator in source) {
@@ -33,7 +36,8 @@ export function openFolder(source: FolderSource): Folder {
 
 /** Opens a target for files. @throws TfjsLoraError `INVALID_ARGUMENT` when `target` is not one */
 export function folderToWrite(target: FolderTarget): WritableFolder {
-  if (typeof target === 'string' && !isUrl(target)) return new DiskFolder(target);
+  if (typeof target === 'string' && !isUrl(target) && !hasOtherScheme(target))
+    return new DiskFolder(pathOf(target));
   if (target instanceof Map) return new MemoryFolder(target);
   if (isFolder(target, 'write')) return target as WritableFolder;
   throw new TfjsLoraError(
@@ -41,6 +45,12 @@ export function folderToWrite(target: FolderTarget): WritableFolder {
     `folder to write: expected a path, or a Map that takes Blobs by name, got ${describe(target)}`,
   );
 }
+
+/** Returns the path behind `file://`, which TensorFlow.js puts before one. */
+const pathOf = (text: string): string => text.replace(/^file:\/\//, '');
+
+/** Whether a text is a place that is no folder, such as TensorFlow.js's `indexeddb://`. */
+const hasOtherScheme = (text: string): boolean => /^(?!https?:|file:)[a-z][a-z0-9+-]+:\/\//i.test(text);
 
 const isUrl = (text: string): boolean => /^https?:\/\//.test(text);
 

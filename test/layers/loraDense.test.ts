@@ -367,7 +367,11 @@ describeEachBackend('LoRADense with several adapters', () => {
 describeEachBackend('LoRADense refuses', () => {
   test.each([
     ['rank 0', {rank: 0}, 'expected an integer from 1 to 5 (its weight is [6, 5]), got 0'],
-    ['a rank above the dims', {rank: 6}, 'expected an integer from 1 to 5 (its weight is [6, 5]), got 6'],
+    [
+      'a rank above the dims',
+      {rank: 6},
+      'expected an integer from 1 to 5 (its weight is [6, 5]), got 6. Lower it',
+    ],
     ['half a rank', {rank: 1.5}, 'got 1.5'],
     ['dropout 1', {dropout: 1}, 'expected 0 ≤ p < 1, got 1'],
     ['alpha NaN', {alpha: Number.NaN}, 'expected a number, got NaN'],

@@ -2,7 +2,8 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 
 /**
  * Replaces Node's file system and other modules of the process in the browser build: every call throws an error. The
- * names are those of `node:fs`, `node:fs/promises`, `node:os` and `node:crypto`; the build fails if one is missing.
+ * names are those of `node:fs`, `node:fs/promises`, `node:os`, `node:url` and `node:crypto`; the build fails if one is
+ * missing.
  */
 const absent = (): never => {
   throw new TfjsLoraError(
@@ -20,6 +21,7 @@ export {
   absent as createReadStream,
   absent as execFileSync,
   absent as existsSync,
+  absent as fileURLToPath,
   absent as fstatSync,
   absent as fsyncSync,
   absent as hostname,

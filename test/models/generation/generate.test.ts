@@ -291,13 +291,14 @@ describe('bad input', () => {
     [[[1], []], 'INVALID_ARGUMENT', 'prompt 1: expected at least one token, got none'],
     [[1, 405], 'VOCABULARY_MISMATCH', 'prompt 0, token 1: expected an id of 0 to 404'],
     [[-1], 'VOCABULARY_MISMATCH', 'got -1'],
+    [[{role: 'user', content: 'x'}], 'INVALID_ARGUMENT', 'Answer messages with chat.'],
     [
       Array(64).fill(1),
       'INVALID_ARGUMENT',
       "expected fewer than 64 tokens (the model's max_position_embeddings), got 64",
     ],
   ])('prompt %j', async (prompt, code, message) => {
-    await expect(generateIds(model, prompt as number[])).rejects.toMatchObject({
+    await expect(generateIds(model, prompt as unknown as number[])).rejects.toMatchObject({
       code,
       message: expect.stringContaining(message),
     });

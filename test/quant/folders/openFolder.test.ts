@@ -2,7 +2,8 @@ import {randomUUID} from 'node:crypto';
 import {mkdirSync, readdirSync} from 'node:fs';
 import {createServer} from 'node:http';
 import type {AddressInfo} from 'node:net';
-import {join} from 'node:path';
+import {join, resolve} from 'node:path';
+import {pathToFileURL} from 'node:url';
 import {readText, type WritableFolder} from '../../../quant/folders/folder.ts';
 import {folderToWrite, openFolder} from '../../../quant/folders/openFolder.ts';
 import {SafetensorsFolder, type TensorToWrite} from '../../../quant/index.ts';
@@ -200,5 +201,23 @@ describe('files that are written together', () => {
       await draft.write('outer', '1');
     });
     expect(readdirSync(path).sort()).toEqual([...kept, 'inner', 'outer'].sort());
+  });
+});
+
+describe('paths with a scheme', () => {
+  test('file:// is the disk, as in TensorFlow.js', async () => {
+    const path = join(temporaryFolder(), 'a b');
+    await folderToWrite(`file://${path}`).create();
+    for (const source of [`file://${path}`, pathToFileURL(path)]) {
+      expect(openFolder(source).pathOf('x')).toBe(join(path, 'x'));
+      expect(await openFolder(source).exists()).toBe(true);
+    }
+    expect(openFolder('file://./models').pathOf('x')).toBe(resolve('models/x'));
+  });
+
+  test('others are refused', async () => {
+    const message = expect.stringMatching(/^folder.*: expected a path, .* got (indexeddb|hf):\/\/x$/);
+    for (const open of [() => folderToWrite('indexeddb://x'), () => openFolder('hf://x')])
+      expect(await thrownBy(open)).toMatchObject({code: 'INVALID_ARGUMENT', message});
   });
 });
