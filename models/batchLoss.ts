@@ -3,6 +3,7 @@ import {crossEntropy} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
+import {takeRows} from '../layers/ops/takeRows.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
@@ -18,6 +19,9 @@ export {IGNORE_INDEX};
 
 /** Number of logits in memory at a time when the head itself trains (64 MiB of float32). */
 const CHUNK_ELEMENTS = 1 << 24;
+
+/** If at least this share of all positions predicts a label, the loss ignores the others instead of copying those. */
+const DENSE_SHARE = 63 / 64;
 
 /** The part of a model that the loss needs. */
 export interface LossModel {
@@ -44,15 +48,18 @@ export function lossSum(
   assertLabels(targets, model.config.vocabSize);
   const pass = {...options, seed: dropoutSeed(options.seed)};
   return tf.tidy(() => {
-    const [places, labels] = [tf.tensor1d(positions, 'int32'), tf.tensor1d(targets, 'int32')];
-    uploadEarly(places, labels);
+    const count = inputIds.length * inputIds[0].length;
+    const isDense = positions.length >= DENSE_SHARE * count;
+    const places = isDense ? undefined : tf.tensor1d(positions, 'int32');
+    const labels = tf.tensor1d(isDense ? spread(targets, positions, count) : targets, 'int32');
+    uploadEarly(...(places ? [places] : []), labels);
     const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
       positionIds: batch.positionIds && toRows(batch, 'positionIds'),
       ...pass,
     }); // [B, T, C]
     const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
-    const counted = tf.gather(flat, places); // [N, C]
+    const counted = places ? takeRows(flat, places) : flat; // [N, C]
     return headLoss(model.lm_head, counted, labels, pass);
   });
 }
@@ -101,6 +108,13 @@ function findTargets(labels: number[][]): {positions: number[]; targets: number[
     }
   }
   return {positions, targets};
+}
+
+/** Returns labels for all `count` positions: the targets at theirs, and {@link IGNORE_INDEX} elsewhere. */
+function spread(targets: number[], positions: number[], count: number): number[] {
+  const labels = new Array<number>(count).fill(IGNORE_INDEX);
+  for (const [i, position] of positions.entries()) labels[position] = targets[i];
+  return labels;
 }
 
 function assertLabels(targets: number[], vocabSize: number): void {

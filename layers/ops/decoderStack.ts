@@ -3,6 +3,7 @@ import {assertShape} from './assertShape.ts';
 import {attention} from './attention.ts';
 import {customGradient} from './customGradient.ts';
 import {runKernel} from './dispatch.ts';
+import {isSpent} from './freeSpent.ts';
 import {gradientCheckpoint} from './gradientCheckpoint.ts';
 import type {GradientCheckpointing} from './gradientCheckpointing.ts';
 import {isRecording} from './isRecording.ts';
@@ -30,10 +31,13 @@ export const decoderStackOp = op<
   [value: tf.Tensor3D, ...saved: tf.Tensor[]]
 >('DecoderStack');
 
-/** Returns the gradients of `x`, if it is trained, and of each A and B in turn. */
+/**
+ * Returns the gradients of `x`, if it is trained, and of each A and B in turn. A kernel may overwrite `dy` if it is
+ * spent.
+ */
 export const decoderStackGradOp = op<
   Tensors<'dy'> & Tables & {[saved: `saved${number}`]: tf.TensorInfo},
-  {stack: PreparedStack; isInputTrained: boolean},
+  {stack: PreparedStack; isInputTrained: boolean; isSpent: boolean},
   tf.Tensor[]
 >('DecoderStackGrad');
 
@@ -90,7 +94,7 @@ export function decoderStack(
       const names = Object.keys(tables);
       const named = kept.map((tensor, i) => [names[i] ?? `saved${i - names.length}`, tensor]);
       const inputs = {dy, ...Object.fromEntries(named)} as {dy: tf.Tensor; cos: tf.Tensor; sin: tf.Tensor};
-      return runKernel(decoderStackGradOp, inputs, {stack, isInputTrained});
+      return runKernel(decoderStackGradOp, inputs, {stack, isInputTrained, isSpent: isSpent(dy)});
     },
   );
 }

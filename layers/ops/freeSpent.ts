@@ -1,6 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
 import {engineState} from './tfjsInternals.ts';
 
+const spentTensors = new WeakSet<tf.Tensor>();
+
+/** Whether nothing reads the gradient of an op's output after the op's own gradient function, which may overwrite it. */
+export const isSpent = (dy: tf.Tensor): boolean => spentTensors.has(dy);
+
 /**
  * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op
  * had kept. Otherwise TensorFlow.js holds all of them until backward ends, which doubles the memory of the activations.
@@ -20,6 +25,7 @@ export function freeSpent(given?: tf.Tensor): void {
     node.gradient = (dys) => {
       freeLast(); // all gradients of that op exist by now
       const spent = new Set(dys.filter((dy) => dy != null && dy !== given));
+      for (const dy of spent) spentTensors.add(dy);
       freeLast = () => tf.dispose([...spent, ...saved]);
       const owned = (dx: tf.Tensor) => {
         spent.delete(dx); // passed through unchanged

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Tensors} from '../../../ops/op.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {type ShaderDeclaration, shader} from '../device/shader.ts';
 
 /** The arguments of attention. */
@@ -11,6 +12,8 @@ export interface AttentionCall {
 /** The arguments of the gradient. */
 export interface AttentionGradCall extends AttentionCall {
   inputs: AttentionCall['inputs'] & Tensors<'dy' | 'y'> & {[extra: `extra${number}`]: tf.TensorInfo};
+  /** With subgroup matrices, for `dy` and `y` that are packed rows; see `packSlopes`. */
+  rowScales?: RowsView;
 }
 
 /** The settings that every attention shader depends on. */

@@ -51,7 +51,7 @@ interface Operands {
  */
 export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
   const {dy, y, extra0: logSums} = call.inputs;
-  const {halves: slopes, scales, along} = packSlopes(backend, dy, y);
+  const {halves: slopes, scales, along} = packSlopes(backend, dy, y, call.rowScales);
   const [packedQuery, packedKey, packedValue] = packHeads(backend, call);
   const operands: Operands = {
     query: packedQuery,

@@ -1,4 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
+import {HALVES} from '../device/halves.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -16,38 +18,59 @@ export interface PackedSlopes {
   along: tf.TensorInfo;
 }
 
-export function packSlopes(backend: WebGPUBackend, dy: tf.TensorInfo, y: tf.TensorInfo): PackedSlopes {
-  const dim = dy.shape[3];
-  const rows = dy.shape[0] * dy.shape[1] * dy.shape[2];
+/**
+ * @param dy `[B, H, T, D]` float32, or the float16 rows `[B·T, H·D]` of this shape if `rowScales` are given
+ * @param y attention's result, stored as `dy`, but without scales
+ * @param rowScales the factors that restore the values of `dy`, `[B·T]`
+ */
+export function packSlopes(
+  backend: WebGPUBackend,
+  dy: tf.TensorInfo,
+  y: tf.TensorInfo,
+  rowScales?: RowsView,
+): PackedSlopes {
+  const [batch, heads, length, dim] = dy.shape;
+  const rows = batch * heads * length;
   const halves = backend.makeTensorInfo([rows, dim / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const along = backend.makeTensorInfo([rows], 'float32');
   runShader(backend, {
-    shader: scaledSlopes(dim / 4),
-    buffers: {halves, scales, along, dy, y},
-    uniforms: {rows},
+    shader: scaledSlopes(dim / 4, rowScales !== undefined),
+    buffers: {halves, scales, along, dy, y, rowScales},
+    uniforms: {rows, heads, length},
     workgroups: Math.ceil(rows / 32),
   });
   return {halves, scales, along};
 }
 
-const scaledSlopes = shader((vectors: number) => ({
+const scaledSlopes = shader((vectors: number, areRows: boolean) => ({
   name: 'PackSlopes',
   outputs: {halves: 'vec2u', scales: 'f32', along: 'f32'},
-  inputs: {dy: 'vec4f', y: 'vec4f'},
-  uniforms: {rows: 'u32'},
+  inputs: {
+    dy: areRows ? 'vec2u' : 'vec4f',
+    y: areRows ? 'vec2u' : 'vec4f',
+    rowScales: areRows ? 'f32' : undefined,
+  },
+  uniforms: {rows: 'u32', heads: 'u32', length: 'u32'},
   workgroup: 128,
   header: `
 enable f16;
 enable subgroups;`,
+  globals: `
+${areRows ? HALVES : ''}
+fn slopeAt(i: u32, scale: f32) -> vec4f { return ${areRows ? 'scale * widened(dy[i])' : 'dy[i]'}; }
+fn valueAt(i: u32) -> vec4f { return ${areRows ? 'widened(y[i])' : 'y[i]'}; }`,
   body: `
   let row = min(flatGroup * 32u + local / 4u, u.rows - 1u); // four lanes share a row
+  let token = row / u.length / u.heads * u.length + row % u.length;
+  let at = ${areRows ? '(token * u.heads + row / u.length % u.heads)' : 'row'} * ${vectors}u;
+  let given = ${areRows ? 'rowScales[token]' : '1.0'};
   var largest = vec4f(0.0);
   var product = 0.0;
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
-    let slope = dy[row * ${vectors}u + c];
+    let slope = slopeAt(at + c, given);
     largest = max(largest, abs(slope));
-    product += dot(slope, y[row * ${vectors}u + c]);
+    product += dot(slope, valueAt(at + c));
   }
   var top = max(max(largest.x, largest.y), max(largest.z, largest.w));
   top = max(top, subgroupShuffleXor(top, 1u));
@@ -62,7 +85,7 @@ enable subgroups;`,
     along[row] = product * factor;
   }
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
-    halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(dy[row * ${vectors}u + c] * factor));
+    halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(slopeAt(at + c, given) * factor));
   }`,
 }));
 

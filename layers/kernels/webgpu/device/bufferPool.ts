@@ -1,5 +1,7 @@
 /** All buffers may exceed the recent peak use by this share before the oldest free ones are destroyed. */
-const FREE_SHARE = 1 / 8;
+const FREE_SHARE = 1 / 10;
+/** A free buffer may be this many times as large as what is needed at least. */
+const FITTING = 2;
 /** The pool always keeps this many free bytes. */
 const FREE_BYTES = 64 * 2 ** 20;
 /**
@@ -9,6 +11,9 @@ const FREE_BYTES = 64 * 2 ** 20;
 const PERIOD = 2 ** 15;
 /** A smaller missing buffer is made without making room, because submitting for it would cost more. */
 const SMALL = 64 * 2 ** 10;
+
+/** A buffer's key is its size plus this many times its usage. */
+const KEY_UNIT = 2 ** 40;
 
 interface Entry {
   /** Position in the order of creation. */
@@ -24,9 +29,9 @@ interface Entry {
  *
  * - It lends the free buffer that was made first. So what is free at the start of a step determines which tensor gets
  *   which buffer, every step binds the same ones, and `runShader` finds its bind groups again.
- * - It bounds all buffers together by the recent peak use plus an eighth. If a missing buffer exceeds the bound, those
- *   that were free for longest are destroyed. A run that repeats itself within the bound soon misses no buffer, and
- *   then nothing is destroyed.
+ * - It bounds all buffers together by the recent peak use plus a tenth. If a missing buffer exceeds the bound, or the
+ *   peak has fallen, those that were free for longest are destroyed. A run that repeats itself within the bound soon
+ *   misses no buffer, and then nothing is destroyed.
  * - Lending and taking back cost the same for any number of buffers.
  */
 export class BufferPool {
@@ -51,8 +56,8 @@ export class BufferPool {
   ) {}
 
   acquireBuffer(size: number, usage: number, mappedAtCreation = false, reuse = true): GPUBuffer {
-    const key = usage * 2 ** 40 + size;
-    if (++this.loans % PERIOD === 0) this.highest = [0, this.highest[0]];
+    const key = usage * KEY_UNIT + size;
+    this.countLoan();
     this.highest[0] = Math.max(this.highest[0], this.numBytesUsed + size);
     const known = reuse ? this.free.get(key)?.pop() : undefined;
     if (known) {
@@ -66,6 +71,21 @@ export class BufferPool {
     this.entries.set(buffer, {index: this.nextIndex++, key, size, loans: 0});
     this.lend(buffer, size);
     return buffer;
+  }
+
+  /**
+   * Lends a buffer of at least this size: a free one of it, otherwise the smallest free one that is not much larger. So
+   * results between kernels share buffers although their sizes differ.
+   */
+  acquireAtLeast(size: number, usage: number): GPUBuffer {
+    const first = usage * KEY_UNIT;
+    if (size >= SMALL && !this.free.get(first + size)?.length) {
+      let best = Number.POSITIVE_INFINITY;
+      for (const [key, {length}] of this.free)
+        if (length > 0 && key > first + size && key <= first + FITTING * size) best = Math.min(best, key);
+      if (best < Number.POSITIVE_INFINITY) return this.acquireBuffer(best - first, usage);
+    }
+    return this.acquireBuffer(size, usage);
   }
 
   /** Lends this buffer if it is free. @returns whether it was */
@@ -116,7 +136,13 @@ export class BufferPool {
     this.numBytesAllocated = 0;
   }
 
-  /** Destroys free buffers until one of this size fits the bound, or none is left. */
+  private countLoan(): void {
+    if (++this.loans % PERIOD !== 0) return;
+    this.highest = [this.numBytesUsed, this.highest[0]];
+    this.makeRoom(0);
+  }
+
+  /** Destroys free buffers until one more of this size fits the bound, or none is left. */
   private makeRoom(size: number): void {
     const bound = Math.max(
       (1 + FREE_SHARE) * Math.max(...this.highest),

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -225,7 +226,7 @@ export function gradientOfFactor(
   const across = Math.ceil(cols / vectorOf(cols).width / 64);
   const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT));
   const splits = Math.max(1, wanted);
-  const partial = backend.makeTensorInfo([splits, rank, cols], 'float32');
+  const partial = makeScratch(backend, [splits, rank, cols]);
   runShader(backend, {
     shader: partialGradients(cols, rank, formatOf(x)),
     buffers: {partial, low, ...buffersOf(x)},

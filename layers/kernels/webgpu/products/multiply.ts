@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -52,7 +53,7 @@ export function multiplyPacked(
   else if (splits === 1) runMatrixProduct(backend, product, result, packed);
   else {
     const {m, n} = sidesOf(product);
-    const y = backend.makeTensorInfo([splits, m, n], 'float32');
+    const y = makeScratch(backend, [splits, m, n]);
     runMatrixProduct(backend, product, {y, kind: 'float32'}, packed, {splits});
     addParts(backend, y, packed, result);
     backend.disposeData(y.dataId);

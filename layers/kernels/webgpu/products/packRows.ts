@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {makeScratch} from '../device/makeScratch.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -65,7 +66,7 @@ export const SHIFT = shiftTo(7);
  */
 export function packRows(backend: WebGPUBackend, x: RowsView, top = 7): PackedTensors {
   const [rows, cols] = x.shape;
-  const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
+  const halves = makeScratch(backend, [rows, cols / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const isWide = cols % 4 === 0;
   runShader(backend, {

@@ -1,8 +1,9 @@
 import type * as tf from '@tensorflow/tfjs';
 import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
 import {LOG2E} from '../attention/matrixAttention.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import type {PackedRows} from '../products/packRows.ts';
+import type {PackedRows, Rows} from '../products/packRows.ts';
 import {joinHeads, type RotaryTables, splitHeads} from './headRows.ts';
 
 /** What the attention of all blocks shares. */
@@ -20,7 +21,7 @@ export interface AttentionSettings {
 export type Heads = Record<'query' | 'key' | 'value', tf.TensorInfo>;
 
 /** Rows of queries, keys and values, `[B·T, H·D]`. */
-type HeadRows = Record<'query' | 'key' | 'value', PackedRows>;
+type HeadRows<R extends Rows = PackedRows> = Record<'query' | 'key' | 'value', R>;
 
 const shapeOf = ({batch, length, headDim}: AttentionSettings, heads: number) => [
   batch,
@@ -30,7 +31,7 @@ const shapeOf = ({batch, length, headDim}: AttentionSettings, heads: number) => 
 ];
 
 /** Splits rows into heads and rotates them. */
-export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, rows: HeadRows): Heads {
+export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, rows: HeadRows<Rows>): Heads {
   const {heads, keyValueHeads, tables} = settings;
   const [ofQuery, ofKey] = [heads, keyValueHeads].map((count) => shapeOf(settings, count));
   const isPacked = usesMatrices(backend, {inputs: {query: {shape: ofQuery} as tf.TensorInfo}});
@@ -88,11 +89,18 @@ export function attendRowsGrad(
   {attended, logSums, dy}: {attended: tf.TensorInfo; logSums: tf.TensorInfo; dy: PackedRows},
 ): HeadRows {
   const shape = shapeOf(settings, settings.heads);
-  const slopes = splitHeads(backend, dy, shape, false);
-  const y = splitHeads(backend, {halves: attended}, shape, false);
   const call = callOf(settings, heads);
-  const gradients = attendGrad(backend, {...call, inputs: {...call.inputs, dy: slopes, y, extra0: logSums}});
-  for (const {dataId} of [slopes, y]) backend.disposeData(dataId);
+  const gradientsOf = (dy: tf.TensorInfo, y: tf.TensorInfo, rowScales?: RowsView) =>
+    attendGrad(backend, {...call, inputs: {...call.inputs, dy, y, extra0: logSums}, rowScales});
+  let gradients: tf.TensorInfo[];
+  if (usesMatrices(backend, call)) {
+    const [slopes, y] = [dy.halves, attended].map((rows) => ({...infoOf(rows), shape}));
+    gradients = gradientsOf(slopes, y, dy.scales);
+  } else {
+    const [slopes, y] = [dy, {halves: attended}].map((rows) => splitHeads(backend, rows, shape, false));
+    gradients = gradientsOf(slopes, y);
+    for (const {dataId} of [slopes, y]) backend.disposeData(dataId);
+  }
   const [query, key, value] = gradients.map((gradient, i) => {
     const rows = joinHeads(backend, gradient, true, i < 2 ? settings.tables : undefined);
     backend.disposeData(gradient.dataId);

@@ -18,5 +18,5 @@ export const decoderStackGrad = kernel(decoderStackGradOp, 'webgpu', ({inputs, a
   const saved: tf.TensorInfo[] = [];
   for (let i = 0; `saved${i}` in inputs; i++) saved.push(inputs[`saved${i}`]);
   const pass = new StackPass(backend, attrs.stack, dy.shape, {cos, sin, segments});
-  return pass.backward(dy, saved, attrs.isInputTrained);
+  return pass.backward(dy, saved, attrs);
 });

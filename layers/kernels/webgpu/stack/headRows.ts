@@ -1,10 +1,18 @@
 import * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {type PackedRows, shiftTo} from '../products/packRows.ts';
+import {
+  buffersOf,
+  formatOf,
+  type PackedRows,
+  type Rows,
+  type RowsFormat,
+  shiftTo,
+} from '../products/packRows.ts';
 
 /** Tables of the rotary embedding, `[B or 1, 1, T, D / 2]` float32. */
 export interface RotaryTables {
@@ -21,25 +29,25 @@ interface HeadOptions {
 }
 
 /**
- * Splits packed rows `[B·T, H·D]` into heads `[B, H, T, D]`. `D` is a multiple of 8.
+ * Splits rows `[B·T, H·D]` into heads `[B, H, T, D]`. `D` is a multiple of 8.
  *
  * @param shape `[B, H, T, D]`
  * @param isPacked whether the heads are float16, in int32 of this shape with two in a word, or float32
  */
 export function splitHeads(
   backend: WebGPUBackend,
-  {halves, scales}: PackedRows,
+  rows: Rows,
   [batch, heads, length, dim]: number[],
   isPacked: boolean,
   {tables, factor = 1}: HeadOptions = {},
 ): tf.TensorInfo {
   const y = isPacked
-    ? backend.makeTensorInfo([batch * heads * length, dim / 2], 'int32')
-    : backend.makeTensorInfo([batch, heads, length, dim], 'float32');
+    ? makeScratch(backend, [batch * heads * length, dim / 2], 'int32')
+    : makeScratch(backend, [batch, heads, length, dim]);
   const count = batch * heads * length * (dim / 8);
   runShader(backend, {
-    shader: splitting(isPacked, scales !== undefined, tables !== undefined),
-    buffers: {y, x: halves, scales, cosines: tables?.cos, sines: tables?.sin},
+    shader: splitting(isPacked, formatOf(rows), tables !== undefined),
+    buffers: {y, ...buffersOf(rows), cosines: tables?.cos, sines: tables?.sin},
     uniforms: {count, half: dim / 8, length, heads, tableStride: strideOf(tables), factor},
     threads: count,
   });
@@ -55,10 +63,14 @@ const TABLES = (isRotated: boolean) => ({
 const strideOf = (tables: RotaryTables | undefined): number =>
   !tables || tables.cos.shape[0] === 1 ? 0 : tf.util.sizeFromShape(tables.cos.shape.slice(1)) / 4;
 
-const splitting = shader((isPacked: boolean, hasScales: boolean, isRotated: boolean) => ({
+const splitting = shader((isPacked: boolean, rows: RowsFormat, isRotated: boolean) => ({
   name: 'SplitHeads',
   outputs: {y: isPacked ? 'vec2u' : 'vec4f'},
-  inputs: {x: 'vec2u', scales: hasScales ? 'f32' : undefined, ...TABLES(isRotated)},
+  inputs: {
+    x: rows.isPacked ? 'vec2u' : 'vec4f',
+    scales: rows.hasScales ? 'f32' : undefined,
+    ...TABLES(isRotated),
+  },
   uniforms: {count: 'u32', half: 'u32', length: 'u32', heads: 'u32', tableStride: 'u32', factor: 'f32'},
   workgroup: 256,
   header: HALVES_HEADER,
@@ -73,9 +85,9 @@ const splitting = shader((isPacked: boolean, hasScales: boolean, isRotated: bool
   let row = b * u.length + t;
   let source = (row * u.heads + h) * 2u * u.half + c;
   let to = i / u.half * 2u * u.half + c;
-  let factor = ${hasScales ? 'scales[row] * ' : ''}u.factor;
-  let first = factor * widened(x[source]);
-  let second = factor * widened(x[source + u.half]);
+  let factor = ${rows.hasScales ? 'scales[row] * ' : ''}u.factor;
+  let first = factor * ${rows.isPacked ? 'widened(x[source])' : 'x[source]'};
+  let second = factor * ${rows.isPacked ? 'widened(x[source + u.half])' : 'x[source + u.half]'};
   ${isRotated ? ROTATED('1.0') : 'let a = first; let z = second;'}
   y[to] = ${isPacked ? 'halved(a)' : 'a'};
   y[to + u.half] = ${isPacked ? 'halved(z)' : 'z'};`,
@@ -101,7 +113,7 @@ export function joinHeads(
 ): PackedRows {
   const [batch, heads, length, dim] = x.shape;
   const rows = batch * length;
-  const halves = backend.makeTensorInfo([rows, (heads * dim) / 2], 'int32');
+  const halves = makeScratch(backend, [rows, (heads * dim) / 2], 'int32');
   const scales = isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined;
   runShader(backend, {
     shader: joining(isScaled, tables !== undefined),

@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../ops/stackBlock.ts';
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
@@ -18,9 +19,9 @@ import {
 } from './projection.ts';
 import {unpackRows} from './unpackRows.ts';
 
-/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many bytes. */
+/** Feed-forward takes a chunk of rows at a time, a multiple of the step, with at most so many numbers of hidden states. */
 const CHUNK_STEP = 16 * ROWS_STEP;
-const CHUNK_BYTES = 136 * 2 ** 20;
+const CHUNK_SIZE = 2 ** 23;
 
 /** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
 const TOP_OF_GRADIENTS = 0;
@@ -114,8 +115,12 @@ export class StackPass {
    *
    * @param saved what forward returned after the value
    */
-  backward(dy: tf.TensorInfo, saved: tf.TensorInfo[], isInputWanted: boolean): tf.TensorInfo[] {
-    const dx = ownTensor(this.backend, dy, false);
+  backward(
+    dy: tf.TensorInfo,
+    saved: tf.TensorInfo[],
+    {isInputTrained: isInputWanted, isSpent}: {isInputTrained: boolean; isSpent: boolean},
+  ): tf.TensorInfo[] {
+    const dx = ownTensor(this.backend, dy, isSpent);
     const d = {...dx, shape: [this.rows, this.size]};
     const perBlock = saved.length / this.blocks.length;
     const gradients: tf.TensorInfo[][] = [];
@@ -139,19 +144,15 @@ export class StackPass {
     normalizeRows(backend, x, this.norm(block.inputNorm), normed, kept);
     const lows: Lows = {};
     const [query, key, value] = QUERY_KEY_VALUE.map((name) => this.projected(block, name, normed, lows));
-    const heads = headsOf(backend, attention, {
-      query: {halves: query},
-      key: {halves: key},
-      value: {halves: value},
-    });
+    const heads = headsOf(backend, attention, {query, key, value});
     this.free(query, key, value);
     return {normed, lows, ...heads, ...attendRows(backend, attention, heads)};
   }
 
-  /** Runs a projection of `x` into new rows. */
+  /** Runs a projection of `x` into new float32 rows, which are rounded once they are rotated. */
   private projected(block: Block, name: Name, x: RowsView, lows: Lows): tf.TensorInfo {
-    const y = this.halves(x.shape[0], block[name].attributes.rows);
-    lows[name] = runProjection(this.backend, {halves: x}, block[name], {y, kind: 'halves'});
+    const y = makeScratch(this.backend, [x.shape[0], block[name].attributes.rows]);
+    lows[name] = runProjection(this.backend, {halves: x}, block[name], {y, kind: 'float32'});
     return y;
   }
 
@@ -198,8 +199,8 @@ export class StackPass {
   private blockGrad(block: Block, {x, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
     const {backend} = this;
     const sums: Sums = {};
-    const {normed, lows, ...again} = rest ? this.normalizedAgain(block, x) : this.attend(block, x);
-    const attention = rest ?? (again as KeptAttention);
+    const lows: Lows = {};
+    const attention = rest ?? this.attendAgain(block, x, lows);
     const h = rest?.h ?? unpackRows(backend, x);
     lows.o_proj =
       'halves' in h
@@ -210,18 +211,16 @@ export class StackPass {
       this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
     });
     if (!('halves' in h)) this.free(h);
-    this.attendGrad(block, {normed, x, lows, attention, isKept: rest !== undefined}, d, isInputWanted, sums);
+    this.attendGrad(block, {x, lows, attention, isKept: rest !== undefined}, d, isInputWanted, sums);
     return sums;
   }
 
-  /** Computes again what a block does not keep even without checkpointing. */
-  private normalizedAgain(block: Block, x: PackedTensors): {normed: tf.TensorInfo; lows: Lows} {
-    const {backend} = this;
-    const normed = this.halves(this.rows, this.size);
-    normalizeRows(backend, x, this.norm(block.inputNorm), normed);
-    const lows: Lows = {};
-    for (const name of QUERY_KEY_VALUE) lows[name] = projectLow(backend, {halves: normed}, block[name]);
-    return {normed, lows};
+  /** Computes attention again, all but the norm, which is faster to compute once more than to keep. */
+  private attendAgain(block: Block, x: PackedTensors, lows: Lows): KeptAttention {
+    const {normed, lows: own, ...attention} = this.attend(block, x);
+    this.free(normed);
+    Object.assign(lows, own);
+    return attention;
   }
 
   /** Turns some rows of `d` into the gradient of h. */
@@ -261,7 +260,6 @@ export class StackPass {
   private attendGrad(
     block: Block,
     given: {
-      normed: tf.TensorInfo;
       x: PackedTensors;
       lows: Lows;
       attention: KeptAttention;
@@ -272,7 +270,7 @@ export class StackPass {
     sums: Sums,
   ): void {
     const {backend} = this;
-    const {normed, x, lows} = given;
+    const {x, lows} = given;
     const {attended, logSums, query, key, value} = given.attention;
     const slope = packRows(backend, d, TOP_OF_GRADIENTS);
     const dAttended = this.halves(this.rows, block.o_proj.attributes.cols);
@@ -283,6 +281,10 @@ export class StackPass {
     const gradients = attendRowsGrad(backend, this.attention, {query, key, value}, {attended, logSums, dy});
     this.free(dAttended, slope.scales);
     if (!given.isKept) this.free(attended, logSums, query, key, value);
+    const normed = this.halves(this.rows, this.size);
+    normalizeRows(backend, x, this.norm(block.inputNorm), normed);
+    if (given.isKept)
+      for (const name of QUERY_KEY_VALUE) lows[name] = projectLow(backend, {halves: normed}, block[name]);
     const dNormed = isInputWanted ? this.floats(this.rows) : undefined;
     for (const [i, name] of QUERY_KEY_VALUE.entries()) {
       const dy = [gradients.query, gradients.key, gradients.value][i];
@@ -302,8 +304,7 @@ export class StackPass {
   }
 
   private forEachChunk(body: (begin: number, count: number) => void): void {
-    const fitting = CHUNK_BYTES / (4 * this.attributes.intermediateSize);
-    const step = Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+    const step = Math.max(CHUNK_STEP, Math.floor(CHUNK_SIZE / this.size / CHUNK_STEP) * CHUNK_STEP);
     for (let begin = 0; begin < this.rows; begin += step) body(begin, Math.min(step, this.rows - begin));
   }
 
@@ -313,7 +314,7 @@ export class StackPass {
 
   /** Makes float16 rows. */
   private halves(rows: number, cols: number): tf.TensorInfo {
-    return this.backend.makeTensorInfo([rows, cols / 2], 'int32');
+    return makeScratch(this.backend, [rows, cols / 2], 'int32');
   }
 
   private gates(rows: number): Gates {
@@ -323,11 +324,11 @@ export class StackPass {
 
   private packed(): PackedTensors {
     const scales = this.backend.makeTensorInfo([this.rows], 'float32');
-    return {halves: this.halves(this.rows, this.size), scales};
+    return {halves: this.backend.makeTensorInfo([this.rows, this.size / 2], 'int32'), scales};
   }
 
   private floats(rows: number): tf.TensorInfo {
-    return this.backend.makeTensorInfo([rows, this.size], 'float32');
+    return makeScratch(this.backend, [rows, this.size]);
   }
 
   private free(...tensors: (RowsView | undefined)[]): void {

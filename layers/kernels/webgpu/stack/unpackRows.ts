@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -8,7 +9,7 @@ import type {PackedTensors} from '../products/packRows.ts';
 /** Widens packed rows to float32 `[rows, cols]`; `cols` is a multiple of 4. */
 export function unpackRows(backend: WebGPUBackend, {halves, scales}: PackedTensors): tf.TensorInfo {
   const [rows, words] = halves.shape;
-  const y = backend.makeTensorInfo([rows, 2 * words], 'float32');
+  const y = makeScratch(backend, [rows, 2 * words]);
   const count = (rows * words) / 2;
   runShader(backend, {
     shader: widening(),

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
 import type {HalfFormat, StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -60,7 +61,7 @@ function dequantizedHalves(
   rows: number,
   cols: number,
 ): tf.TensorInfo {
-  const halves = backend.makeTensorInfo([rows, cols / 2], 'int32');
+  const halves = makeScratch(backend, [rows, cols / 2], 'int32');
   const octets = (rows * cols) / 8;
   runShader(backend, {
     shader: wholeMatrix(weight, cols),

@@ -1,0 +1,22 @@
+import * as tf from '@tensorflow/tfjs';
+import type {RowsView} from './rowsView.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+/** A tensor that only our shaders use. */
+export type Scratch = Required<RowsView>;
+
+/**
+ * Makes a tensor for results between shaders. Its buffer may be larger than it, so that results of different sizes share
+ * buffers; TensorFlow.js's own kernels and reads, which take the buffer's size for the tensor's, must not get it.
+ */
+export function makeScratch(
+  backend: WebGPUBackend,
+  shape: number[],
+  dtype: 'float32' | 'int32' = 'float32',
+): Scratch {
+  const {dataId} = backend.makeTensorInfo(shape, dtype);
+  const size = 4 * tf.util.sizeFromShape(shape);
+  const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST; // as the backend's own
+  backend.tensorMap.get(dataId).resource = backend.bufferManager.acquireAtLeast(size, usage);
+  return {dataId, shape, dtype, firstByte: 0};
+}
