@@ -29,6 +29,13 @@ export function peftTypes(): string[] {
   return layerClasses.map(({adapterClass}) => adapterClass.peftType);
 }
 
+/** Returns the layer class of a registered kind of adapter by its type in lower case; undefined for LoRA and others. */
+export function ownLayerClass(type: string): LoRADenseClass | undefined {
+  return layerClasses.find(
+    (layerClass) => layerClass !== LoRADense && layerClass.adapterClass.peftType.toLowerCase() === type,
+  );
+}
+
 /**
  * Returns the layer class for an adapter's files.
  *

@@ -61,6 +61,13 @@ test('a recipe trains with the model family, quantizer, template and optimizer',
   assert.equal(jsonIn('adapter/adapter_config.json').peft_type, 'LORA');
 });
 
+test('a recipe trains a kind of adapter', () => {
+  const keys = ['finetuning_type=seeded_vera', 'output_dir=vera-trained', 'lora_rank=3', 'max_steps=1'];
+  commandLine('train', recipe, ...keys, '--import', extras);
+  const {peft_type, r} = jsonIn('vera-trained/adapter_config.json');
+  assert.deepEqual([peft_type, r], ['SEEDED_VERA', 3]);
+});
+
 test('a model is quantized, and the adapter of another kind merged', () => {
   commandLine('quantize', 'model', 'int4', '--type', 'grouped-int4', '--import', extras);
   assert.equal(jsonIn('int4/config.json').quantization_config.quant_method, 'grouped-int4');

@@ -1,5 +1,8 @@
+import type {LoRADenseClass} from '../../../layers/loraDense.ts';
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 import type {QuantizationType} from '../../../layers/quantizationArgs.ts';
+import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
+import {loraOptions} from '../../../models/peft/loraOptions.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
@@ -34,7 +37,8 @@ export type Recipe = RecipeArguments & {
     quantization?: {type: QuantizationType; doubleQuant?: boolean};
     gradientCheckpointing: GradientCheckpointing;
   };
-  lora: {alpha: number};
+  /** The adapter's settings; a kind of an extension's has only some of these, and its layer class. */
+  lora: {alpha?: number; layerClass?: LoRADenseClass};
   compile: {schedule: {name: ScheduleName} & ScheduleArgs};
   fit: {evaluationSteps: number; seed: number};
 };
@@ -64,6 +68,8 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
   const {keys, ignored} = parseRecipe(source, purpose);
   const dtype = keys.bf16 || keys.pure_bf16 ? 'bfloat16' : keys.fp16 ? 'float16' : undefined;
   const args = argumentsOf(keys);
+  const layerClass = ownLayerClass(keys.finetuning_type);
+  const method = layerClass ? 'lora' : (keys.finetuning_type as Method);
   return {
     ...args,
     path,
@@ -73,16 +79,18 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       evaluate: keys.do_eval || keys.eval_strategy !== 'no',
       predict: keys.do_predict,
     },
-    method: keys.finetuning_type as Method,
+    method,
     model: {
       ...args.model,
       adaptersAreArgument: source.isArgument('adapter_name_or_path'),
-      dtype: keys.do_train && keys.finetuning_type !== 'lora' ? 'float32' : dtype, // only float32 trains
+      dtype: keys.do_train && method !== 'lora' ? 'float32' : dtype, // only float32 trains
       computeDtype: dtype ?? 'float32',
       quantization: quantizationOf(keys),
       gradientCheckpointing: keys.use_unsloth_gc ? 'offload' : !keys.disable_gradient_checkpointing,
     },
-    lora: {...args.lora, alpha: keys.lora_alpha ?? 2 * keys.lora_rank},
+    lora: layerClass
+      ? {...onlyOptions(args.lora, layerClass), layerClass}
+      : {...args.lora, alpha: keys.lora_alpha ?? 2 * keys.lora_rank},
     data: {...args.data, packing: keys.neat_packing || keys.packing},
     compile: {
       ...args.compile,
@@ -94,6 +102,14 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       seed: keys.data_seed ?? keys.seed,
     },
   };
+}
+
+/** Returns those of the options that a kind of adapter has; a rule refuses the others where they were given. */
+function onlyOptions(lora: RecipeArguments['lora'], {adapterClass}: LoRADenseClass): RecipeArguments['lora'] {
+  const known = loraOptions(adapterClass.fields);
+  return Object.fromEntries(
+    Object.entries(lora).filter(([name]) => name in known),
+  ) as RecipeArguments['lora'];
 }
 
 function quantizationOf(keys: RecipeKeys): Recipe['model']['quantization'] {

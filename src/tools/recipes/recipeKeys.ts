@@ -1,4 +1,5 @@
 import {z} from 'zod';
+import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
@@ -51,6 +52,15 @@ const quantizationMethod = () =>
     (name) => BITSANDBYTES.includes(name) || (quantizerNames().includes(name) && !isBitsandbytesType(name)),
     'bitsandbytes, bnb or the name of a registered quantizer',
   );
+
+const FINETUNING_TYPES = ['lora', 'full', 'freeze', 'oft'];
+const finetuningType = () =>
+  text()
+    .refine(
+      (type) => FINETUNING_TYPES.includes(type) || ownLayerClass(type) !== undefined,
+      'lora, full, freeze or a registered kind of adapter',
+    )
+    .meta({examples: FINETUNING_TYPES}); // which editors suggest
 
 const SCHEDULES = [
   'linear',
@@ -117,8 +127,9 @@ const method = {
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
   do_predict: flag().default(false)
     .describe('Generate answers to the evaluation data and score them; needs `predict_with_generate`.'),
-  finetuning_type: z.enum(['lora', 'full', 'freeze', 'oft']).default('lora')
-    .describe('Train adapters, all weights, or some layers. `oft` is not supported yet.'),
+  finetuning_type: finetuningType().default('lora')
+    .describe('Train adapters (`lora`), all weights (`full`), or some layers (`freeze`). `oft` is not supported yet. The ' +
+      "`peft_type` of an extension's kind of adapter, in lower case, trains that."),
   lora_rank: to('lora.rank', count().default(8), 'Rank of the update.'),
   lora_alpha: to('lora.alpha', z.number().positive().optional(),
     'The update is scaled by alpha / rank. Default 2 · `lora_rank`.'),

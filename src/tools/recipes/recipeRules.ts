@@ -1,3 +1,4 @@
+import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
 import {scheduleFault} from './scheduleOf.ts';
@@ -178,9 +179,21 @@ const RULES: readonly RecipeRule[] = [
   ).map((key) =>
     rule(
       key,
-      (keys) => keys.finetuning_type !== 'lora' && keys[key],
+      (keys) => keys.finetuning_type !== 'lora' && !ownLayerClass(keys.finetuning_type) && keys[key],
       ({finetuning_type}) => `expected none with finetuning_type ${finetuning_type}: it belongs to lora`,
     ),
+  ),
+  ...Object.entries({lora_alpha: 'alpha', use_rslora: 'useRsLoRA', use_dora: 'useDoRA'} as const).map(
+    ([key, setting]) =>
+      rule(
+        key as 'lora_alpha',
+        ({finetuning_type, [key as 'lora_alpha']: value}) => {
+          const {fields = {[setting]: true}} = ownLayerClass(finetuning_type)?.adapterClass ?? {};
+          return value && !(setting in fields);
+        },
+        ({finetuning_type}) =>
+          `expected none with finetuning_type ${finetuning_type}, which has no such setting`,
+      ),
   ),
   rule(
     'create_new_adapter',

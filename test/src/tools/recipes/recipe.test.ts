@@ -2,6 +2,10 @@ import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import fc from 'fast-check';
+import {LoRAAdapter} from '../../../../layers/loraAdapter.ts';
+import {LoRADense} from '../../../../layers/loraDense.ts';
+import {LORA_FIELDS} from '../../../../layers/loraFields.ts';
+import {registerAdapter} from '../../../../models/peft/adapterRegistry.ts';
 import {getQuantizer, registerQuantizer} from '../../../../quant/quantizerRegistry.ts';
 import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS} from '../../../../src/tools/recipes/foreignKeys.ts';
 import {loadRecipe, type Recipe, resolveRecipe} from '../../../../src/tools/recipes/recipe.ts';
@@ -176,6 +180,30 @@ describe('values', () => {
     expect(fault(`${MODEL}${own}`).message).toContain(
       'quantization_method: expected quantization_bit with it',
     );
+  });
+
+  test('a kind of adapter that an extension registers', () => {
+    const own = `${MODEL}finetuning_type: test_recipe_kind\n`;
+    const expected = 'expected lora, full, freeze or a registered kind of adapter, got "test_recipe_kind"';
+    expect(fault(own).message).toContain(expected);
+    class Kind extends LoRAAdapter {
+      static override readonly fields = {rank: LORA_FIELDS.rank, dropout: LORA_FIELDS.dropout};
+      static override readonly peftType = 'TEST_RECIPE_KIND';
+    }
+    class KindDense extends LoRADense {
+      static override readonly adapterClass = Kind;
+    }
+    registerAdapter(KindDense);
+    const {method, lora} = read(`${own}lora_rank: 4\nlora_dropout: 0.1\nquantization_bit: 4\n`);
+    expect(method).toBe('lora');
+    expect(lora).toEqual({rank: 4, dropout: 0.1, targetModules: 'all-linear', layerClass: KindDense});
+    for (const key of ['lora_alpha: 8', 'use_dora: true', 'use_rslora: true']) {
+      const message = `${key.split(':')[0]}: expected none with finetuning_type test_recipe_kind, which has no such setting`;
+      expect(fault(`${own}${key}`)).toMatchObject({
+        code: 'INVALID_CONFIG',
+        message: expect.stringContaining(message),
+      });
+    }
   });
 
   test('packing is only for plain text by default', () => {
