@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import type {QuantizedParameter} from '../../layers/quantizedParameter.ts';
-import type {LlamaForCausalLM} from '../../models/llama/llama.ts';
+import {TransposedDense} from '../../layers/transposedDense.ts';
+import {quantize} from '../../models/keras/quantize.ts';
+import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import type {NestedAbsmax} from '../../quant/blockwise/doubleQuantization.ts';
 import type {FourBitTensor} from '../../quant/fourBitTensor.ts';
 import {errorOf, logitsOf, tinyLlama} from './tinyLlama.ts';
@@ -29,6 +31,28 @@ test('accepts a type alone as short for {type}', async () => {
   expect(short.getLayer('model.layers.0.mlp.up_proj')).toBeInstanceOf(QuantizedDense);
   short.dispose();
   long.dispose();
+});
+
+test('accepts it wherever a quantization is taken', async () => {
+  const files = new Map<string, Blob>();
+  const model = tinyLlama();
+  await model.save(files);
+  const loaded = await LlamaForCausalLM.fromPretrained(files, {quantization: 'nf4'});
+  expect(loaded.getLayer('model.layers.0.mlp.up_proj')).toBeInstanceOf(QuantizedDense);
+  const dense = new TransposedDense({units: 4, name: 'base'});
+  dense.build([null, 4]);
+  const layers = [
+    new QuantizedDense({units: 4, quantization: 'nf4'}),
+    await QuantizedDense.fromDense(dense, 'nf4'),
+    QuantizedDense.like(dense, 'nf4'),
+  ];
+  for (const layer of layers) expect(layer.getConfig().quantization).toEqual({type: 'nf4'});
+  const keras = await quantize(
+    tf.sequential({layers: [tf.layers.dense({units: 4, inputShape: [4], name: 'fc'})]}),
+    'nf4',
+  );
+  expect(keras.getLayer('fc')).toBeInstanceOf(QuantizedDense);
+  for (const each of [model, loaded, keras]) each.dispose();
 });
 
 test('changes the codes of the scales with absmaxSearch, by default nearest', async () => {

@@ -99,7 +99,7 @@ function withParsedArguments(call: unknown): unknown {
 }
 
 const isEmpty = (value: unknown): boolean =>
-  value == null || value === '' || (Array.isArray(value) && value.length === 0);
+  value == null || value === '' || (typeof value === 'object' && Object.keys(value).length === 0);
 
 function unread(place: string, key: string, value: unknown, advice: string): TfjsLoraError {
   return new TfjsLoraError('UNSUPPORTED', `${place} ${key}: expected none, got ${show(value)}. ${advice}`);

@@ -431,7 +431,7 @@ describe('a key that would change what is learned is refused by the record and i
   });
 
   test('but not when it is empty, or says nothing about what is learned', async () => {
-    const more = {images: [], tools: null, label: 'positive', id: 7, source: 'web'};
+    const more = {images: [], tools: null, label: 'positive', chat_template_kwargs: {}, id: 7, source: 'web'};
     const {examples} = await made([{...good, ...more}, good] as never);
     expect(examples[0]).toEqual(examples[1]);
     expect(await made([turns({weight: 1, name: 'me', tool_calls: null})] as never)).toHaveLength(1);
