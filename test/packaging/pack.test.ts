@@ -131,6 +131,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
     expect(report.around).toEqual({
       isNamed: true,
       plot: '<svg',
+      table: 'a\n1',
       rouge: 1,
       templates: true,
       label: expect.any(String),

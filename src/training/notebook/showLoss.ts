@@ -29,6 +29,18 @@ const SHOW_LOSS_OPTIONS = {
  * @param options title, subtitle and size of the plot
  * @returns the plot, unless a tslab notebook has displayed it
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a run has no finite training loss
+ *
+ * @example
+ * ```ts
+ * import {AdamW, Llama} from 'tfjs-lora';
+ * import {showLoss} from 'tfjs-lora/notebook';
+ *
+ * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+ * model.applyLoRA({rank: 8});
+ * model.compile({optimizer: new AdamW({learningRate: 1e-4})});
+ * const records = [{prompt: 'Who founded Adaville?', completion: 'Ada did.'}];
+ * await showLoss(await model.fitDataset(records, {epochs: 3}));
+ * ```
  */
 export async function showLoss(
   runs: Losses | readonly LabeledRun[],

@@ -20,6 +20,13 @@ const SAMPLES_OPTIONS = {count: true, maxCharacters: true} satisfies OptionNames
  * @param texts lists of texts by their label, such as `{reference, before, after}`; all lists have the same length
  * @returns the samples, unless a tslab notebook has displayed them
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no text, or when a list is longer or shorter than the first
+ *
+ * @example
+ * ```ts
+ * import {showSamples} from 'tfjs-lora/notebook';
+ *
+ * showSamples({question: ['Who founded Adaville?'], before: ['A town.'], after: ['Ada did.']});
+ * ```
  */
 export function showSamples(
   texts: Readonly<Record<string, readonly string[]>>,

@@ -27,6 +27,16 @@ const MAX_PIECES = 4;
  * @param tokenizer the tokenizer that made the ids, such as `model.tokenizer`
  * @returns the tokens, unless a tslab notebook has displayed them. As text, learned parts are between `⟦` and `⟧`
  * @throws TfjsLoraError `INVALID_ARGUMENT` when it is no example of token ids
+ *
+ * @example
+ * ```ts
+ * import {Llama} from 'tfjs-lora';
+ * import {showTokens} from 'tfjs-lora/notebook';
+ *
+ * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+ * const data = await model.dataset([{prompt: 'Who founded Adaville?', completion: 'Ada did.'}]);
+ * showTokens(data.examples[0], model.tokenizer!);
+ * ```
  */
 export function showTokens(
   example: Example,

@@ -45,7 +45,7 @@ function sharedClasses(subpaths) {
 }
 
 /** Makes one call of each subpath other than the root. */
-async function around({data, optimizers, plots, metrics, evaluation, chat, serve, recipes}) {
+async function around({data, optimizers, plots, notebook, metrics, evaluation, chat, serve, recipes}) {
   const plot = await plots.plotLoss({training: [{step: 1, loss: 1}]});
   const optimizer = new optimizers.AdamW();
   const isNamed = optimizer instanceof optimizers.NamedStateOptimizer;
@@ -53,6 +53,7 @@ async function around({data, optimizers, plots, metrics, evaluation, chat, serve
   return {
     isNamed,
     plot: plot.slice(0, 4),
+    table: notebook.showTable([{a: 1}]).text,
     rouge: metrics.rouge('a b', 'a b').rouge1.fmeasure,
     templates: data.templateNames().includes('llama3'),
     label: evaluation.parseCandidate('base').label,

@@ -5,6 +5,7 @@ import {registerTemplate} from 'tfjs-lora/data';
 import {LoRADense} from 'tfjs-lora/layers';
 import {rouge} from 'tfjs-lora/metrics';
 import {type Batch, type CausalLM, countParameters, LlamaForCausalLM, registerModel} from 'tfjs-lora/models';
+import {showLoss} from 'tfjs-lora/notebook';
 import {NamedStateOptimizer} from 'tfjs-lora/optimizers';
 import {plotLoss} from 'tfjs-lora/plots';
 import type {StorageDtype} from 'tfjs-lora/quant';
@@ -47,6 +48,7 @@ export const around: {[subpath: string]: (...args: never[]) => unknown} = {
   registerTemplate,
   rouge,
   plotLoss,
+  showLoss,
   trainRecipe,
   serveModel,
 };

@@ -6,6 +6,7 @@ report({
   data: require('tfjs-lora/data'),
   optimizers: require('tfjs-lora/optimizers'),
   plots: require('tfjs-lora/plots'),
+  notebook: require('tfjs-lora/notebook'),
   metrics: require('tfjs-lora/metrics'),
   evaluation: require('tfjs-lora/evaluation'),
   chat: require('tfjs-lora/chat'),

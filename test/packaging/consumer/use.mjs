@@ -7,6 +7,7 @@ import * as evaluation from 'tfjs-lora/evaluation';
 import * as layers from 'tfjs-lora/layers';
 import * as metrics from 'tfjs-lora/metrics';
 import * as models from 'tfjs-lora/models';
+import * as notebook from 'tfjs-lora/notebook';
 import * as optimizers from 'tfjs-lora/optimizers';
 import * as plots from 'tfjs-lora/plots';
 import * as quant from 'tfjs-lora/quant';
@@ -14,5 +15,5 @@ import * as recipes from 'tfjs-lora/recipes';
 import * as serve from 'tfjs-lora/serve';
 import {report} from './report.cjs';
 
-const around = {data, optimizers, plots, metrics, evaluation, chat, serve, recipes};
+const around = {data, optimizers, plots, notebook, metrics, evaluation, chat, serve, recipes};
 console.log(JSON.stringify(await report({root, ...around, models, layers, quant})));
