@@ -16,9 +16,11 @@ export {
   generate,
   generateIds,
   type Prompt,
+  type StreamTokensOptions,
   stream,
   streamTokens,
 } from './generation/generate.ts';
+export type {JsonSchema} from './generation/json/jsonGrammar.ts';
 export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
 export {loadAdapter, type SaveAdapterOptions, saveAdapter} from './keras/adapterFolders.ts';
 export {applyLoRA} from './keras/applyLoRA.ts';

@@ -7,6 +7,7 @@ export {compileShaders} from '../layers/ops/compileShaders.ts';
 export type {QuantizationType} from '../layers/quantizationArgs.ts';
 export {type Batch, IGNORE_INDEX} from '../models/batchLoss.ts';
 export type {ChatOptions, GenerateOptions, GenerateProgress} from '../models/generation/generate.ts';
+export type {JsonSchema} from '../models/generation/json/jsonGrammar.ts';
 export {loadAdapter, type SaveAdapterOptions, saveAdapter} from '../models/keras/adapterFolders.ts';
 export {applyLoRA} from '../models/keras/applyLoRA.ts';
 export {mergeLoRA} from '../models/keras/mergeLoRA.ts';

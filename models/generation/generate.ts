@@ -19,6 +19,10 @@ import {
   type Tokenizer,
 } from '../tokenizer.ts';
 import {type DecodedModel, Decoder} from './decoder.ts';
+import type {AutomatonState} from './json/byteAutomaton.ts';
+import type {JsonSchema} from './json/jsonGrammar.ts';
+import {TokenConstraint} from './json/tokenConstraint.ts';
+import {likelihoodOf} from './likelihood.ts';
 import {processLogits} from './logitsProcessors.ts';
 import {
   argMax,
@@ -54,12 +58,18 @@ export interface GenerateOptions extends Omit<GenerationConfig, 'otherKeys'> {
   onProgress?: (progress: GenerateProgress) => void;
   /** Stops the generation before the next token, with the signal's reason as the error. */
   signal?: AbortSignal;
+  /**
+   * JSON schema that the answer fits, unless `maxNewTokens` cuts it off: tokens that would break it are not chosen.
+   * `true` stands for any JSON value. Default: any text.
+   */
+  jsonSchema?: JsonSchema;
 }
 /** The options of {@link generate}. */
 export const GENERATE_OPTIONS = {
   ...GENERATION_SETTINGS,
   onProgress: true,
   signal: true,
+  jsonSchema: true,
 } satisfies OptionNames<GenerateOptions>;
 
 export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenerationPrompt'>;
@@ -158,20 +168,41 @@ export interface GeneratedToken {
   piece: string;
   /** Reason for the end, on the last token: `stop` at an end-of-sequence token or stop string, `length` at a limit. */
   finishReason?: 'stop' | 'length';
+  /** Natural logarithm of the probability that the model gave the token, before any setting; with `alternatives`. */
+  logProbability?: number;
+  /** The likeliest tokens in its place, the likeliest first; with `alternatives`. */
+  alternatives?: {id: number; logProbability: number}[];
+}
+
+export interface StreamTokensOptions extends GenerateOptions {
+  /** Number of alternatives to report with each token; 0 only reports its own probability. Default: neither. */
+  alternatives?: number;
 }
 
 /** Generates as {@link stream} does, token by token, so that a server can count them and learn why they ended. */
 export async function* streamTokens(
   model: GenerativeModel,
   prompt: Prompt,
-  options: GenerateOptions = {},
+  {alternatives, ...options}: StreamTokensOptions = {},
 ): AsyncGenerator<GeneratedToken, void, undefined> {
   const rows = createRows(model, [prompt], options, requireTokenizer(model));
   const [{newIds, settings, streamer}] = rows;
+  if (alternatives !== undefined && !(Number.isSafeInteger(alternatives) && alternatives >= 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `streamTokens alternatives: expected a whole number of 0 or more, got ${show(alternatives)}`,
+    );
+  }
+  rows[0].alternatives = alternatives;
   for await (const [piece] of decodingSteps(model, rows, options)) {
     const id = newIds[newIds.length - 1];
-    const isStopped = settings.eosTokenIds.includes(id) || streamer?.isStopped;
-    yield {id, piece, ...(rows[0].isFinished && {finishReason: isStopped ? 'stop' : 'length'})};
+    const isStopped = settings.eosTokenIds.includes(id) || streamer?.isStopped || isComplete(rows[0]);
+    yield {
+      id,
+      piece,
+      ...(rows[0].isFinished && {finishReason: isStopped ? 'stop' : 'length'}),
+      ...rows[0].likelihood,
+    };
   }
 }
 
@@ -218,7 +249,13 @@ interface Row {
   room: number;
   random: RandomSource;
   streamer?: TextStreamer;
+  /** What the text must become, and how far it is. */
+  constraint?: {tokens: TokenConstraint; state: AutomatonState};
   isFinished: boolean;
+  /** Number of alternatives to report. */
+  alternatives?: number;
+  /** What is reported of the last token. */
+  likelihood?: Pick<GeneratedToken, 'logProbability' | 'alternatives'>;
 }
 
 async function finishedRows(
@@ -240,7 +277,7 @@ function createRows(
   options: GenerateOptions,
   tokenizer?: Tokenizer,
 ): Row[] {
-  const {onProgress, signal, ...given} = options;
+  const {onProgress, signal, jsonSchema, ...given} = options;
   assertKnownOptions('generate', options, GENERATE_OPTIONS);
   const settings = resolveGenerationConfig(model.generationConfig ?? {}, given);
   signal?.throwIfAborted();
@@ -248,6 +285,14 @@ function createRows(
   settings.seed ??= Math.random();
   if (prompts.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'prompts: expected at least one, got an empty list');
+  }
+  const tokens =
+    jsonSchema === undefined ? undefined : new TokenConstraint(jsonSchema, requireTokenizer(model));
+  if (tokens && settings.minNewTokens > 0) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      'generate minNewTokens: expected none beside jsonSchema, which says where the answer ends',
+    );
   }
   const streamTokenizer = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
   return prompts.map((prompt, index) => {
@@ -263,6 +308,7 @@ function createRows(
       random: createRandomSource(settings.seed, index),
       streamer:
         streamTokenizer && new TextStreamer(streamTokenizer, {promptIds, stopStrings: settings.stopStrings}),
+      constraint: tokens && {tokens, state: tokens.start},
       isFinished: false,
     };
   });
@@ -330,26 +376,45 @@ async function nextIds(
 }
 
 /** Whether a row's next token is that of the largest unchanged logit. */
-function takesLargest({settings, newIds}: Row): boolean {
+function takesLargest({settings, newIds, constraint, alternatives}: Row): boolean {
   const {doSample, repetitionPenalty, minNewTokens} = settings;
-  return !doSample && repetitionPenalty === 1 && newIds.length >= minNewTokens;
+  return (
+    !constraint &&
+    alternatives === undefined &&
+    !doSample &&
+    repetitionPenalty === 1 &&
+    newIds.length >= minNewTokens
+  );
 }
 
 /** Chooses a row's next token from its logits, which it changes. */
-function chooseToken({index, ids, newIds, settings, random}: Row, scores: Float32Array): number {
+function chooseToken(row: Row, scores: Float32Array): number {
+  const {index, ids, newIds, settings, random, constraint, alternatives} = row;
   assertFiniteLogits(scores, index);
+  const unchanged = alternatives === undefined ? undefined : scores.slice();
+  constraint?.tokens.mask(scores, constraint.state, settings.eosTokenIds);
   processLogits(scores, {ids, newTokens: newIds.length}, settings);
-  return settings.doSample ? sampleCategorical(scores, random) : argMax(scores);
+  const id = settings.doSample ? sampleCategorical(scores, random) : argMax(scores);
+  row.likelihood = unchanged && likelihoodOf(unchanged, id, alternatives as number);
+  return id;
 }
+
+/** Whether a row's text is what it must become, with no end token to come. */
+const isComplete = ({constraint, settings}: Row): boolean =>
+  constraint !== undefined && settings.eosTokenIds.length === 0 && constraint.tokens.isOver(constraint.state);
 
 /** Appends a row's next token. Returns the text that became certain. */
 function advance(row: Row, id: number): string {
-  const {settings, streamer} = row;
+  const {settings, streamer, constraint} = row;
+  if (constraint) constraint.state = constraint.tokens.after(constraint.state, id);
   row.ids.push(id);
   row.newIds.push(id);
   let piece = streamer?.push(id) ?? '';
   row.isFinished =
-    settings.eosTokenIds.includes(id) || row.newIds.length >= row.room || (streamer?.isStopped ?? false);
+    settings.eosTokenIds.includes(id) ||
+    row.newIds.length >= row.room ||
+    (streamer?.isStopped ?? false) ||
+    isComplete(row);
   if (row.isFinished) piece += streamer?.end() ?? '';
   return piece;
 }

@@ -1,6 +1,7 @@
 import {isDeepStrictEqual} from 'node:util';
 import {z} from 'zod';
 import type {GenerateOptions} from '../../../models/generation/generate.ts';
+import type {JsonSchema} from '../../../models/generation/json/jsonGrammar.ts';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {show} from '../../../quant/show.ts';
@@ -28,8 +29,20 @@ const message = z.looseObject({
   content: z.union([z.string(), z.array(textPart)]).nullish(),
 });
 
+const responseFormat = z.discriminatedUnion('type', [
+  z.object({type: z.literal('text')}),
+  z.object({type: z.literal('json_object')}),
+  z.object({
+    type: z.literal('json_schema'),
+    json_schema: z.object({schema: z.record(z.string(), z.unknown()).nullish()}),
+  }),
+]);
+
 const chatBody = z.looseObject({
   ...sampling,
+  logprobs: z.boolean().nullish(),
+  top_logprobs: z.int().min(0).max(20).nullish(),
+  response_format: responseFormat.nullish(),
   max_completion_tokens: z.int().min(1).nullish(),
   messages: z.array(message).min(1),
 });
@@ -72,6 +85,8 @@ export interface CompletionRequest {
   isStreamed: boolean;
   /** Whether a stream ends with the numbers of tokens. */
   includesUsage: boolean;
+  /** Number of likeliest tokens to report with each token; 0 reports its own probability only. Default: neither. */
+  alternatives?: number;
   /** Generation options. The model's own generation config applies to options that are not set. */
   options: GenerateOptions;
 }
@@ -82,14 +97,38 @@ export interface CompletionRequest {
  * @throws ApiError 400 naming the key that is wrong or not supported
  */
 export function parseChatRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
-  const parsed = parseBody(chatBody, body);
+  const parsed = parseBody(chatBody, body, ['logprobs', 'top_logprobs', 'response_format']);
   const messages = parsed.messages.map(({role, content, ...others}) => ({
     ...others,
     role: role === 'developer' ? 'system' : role,
     content: Array.isArray(content) ? content.map(({text}) => text).join('') : (content ?? ''),
   }));
   const maxTokens = parsed.max_completion_tokens ?? parsed.max_tokens;
-  return {kind: 'chat', messages, prompt: '', ...common(parsed, defaults, maxTokens)};
+  const {logprobs, top_logprobs: count} = parsed;
+  if (count && !logprobs) {
+    throw new ApiError(
+      400,
+      `top_logprobs: expected logprobs with it, got ${show(logprobs)}.`,
+      'top_logprobs',
+      'invalid_value',
+    );
+  }
+  const request = common(parsed, defaults, maxTokens);
+  const jsonSchema = schemaOf(parsed.response_format ?? {type: 'text'});
+  return {
+    kind: 'chat',
+    messages,
+    prompt: '',
+    ...request,
+    ...(logprobs && {alternatives: count ?? 0}),
+    options: {...request.options, ...(jsonSchema !== undefined && {jsonSchema})},
+  };
+}
+
+/** Returns the schema of the answer, or undefined for any text. */
+function schemaOf(format: z.infer<typeof responseFormat>): JsonSchema | undefined {
+  if (format.type === 'json_object') return {type: 'object'};
+  return format.type === 'json_schema' ? (format.json_schema.schema ?? true) : undefined;
 }
 
 /** Reads the body of a request to continue a text, as {@link parseChatRequest} does for a chat. */
@@ -105,7 +144,8 @@ export function parseTextRequest(body: unknown, defaults: GenerationConfig): Com
   };
 }
 
-function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
+/** @param supported keys of {@link UNSUPPORTED} that this kind of request supports */
+function parseBody<T>(schema: z.ZodType<T>, body: unknown, supported: string[] = []): T {
   const {success, data, error} = schema.safeParse(body);
   if (!success) {
     const [{path, message}] = error.issues;
@@ -116,7 +156,7 @@ function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
   for (const [key, off] of Object.entries(UNSUPPORTED)) {
     const value = (data as Record<string, unknown>)[key];
     const isOff = value == null || off.some((allowed) => isDeepStrictEqual(allowed, value));
-    if (isOff) continue;
+    if (isOff || supported.includes(key)) continue;
     const expected = off.length === 0 ? 'none' : `none or ${JSON.stringify(off[0])}`;
     throw new ApiError(
       400,

@@ -15,6 +15,14 @@ export const usageOf = (promptTokens: number, completionTokens: number): Usage =
   total_tokens: promptTokens + completionTokens,
 });
 
+/** A token and its probability, in OpenAI's API. */
+export interface TokenLogprob {
+  token: string;
+  logprob: number;
+  bytes: number[] | null;
+  top_logprobs: Omit<TokenLogprob, 'top_logprobs'>[];
+}
+
 /** Makes the objects of one response in OpenAI's API, whole or in chunks. */
 export class CompletionResponse {
   private readonly id: string;
@@ -32,11 +40,17 @@ export class CompletionResponse {
     this.id = `${this.isChat ? 'chatcmpl' : 'cmpl'}-${randomUUID().replaceAll('-', '')}`;
   }
 
-  whole(text: string, finishReason: FinishReason, usage: Usage): Record<string, unknown> {
+  /** @param logprobs the tokens' probabilities, if they were requested */
+  whole(
+    text: string,
+    finishReason: FinishReason,
+    usage: Usage,
+    logprobs?: TokenLogprob[],
+  ): Record<string, unknown> {
     const content = this.isChat ? {message: {role: 'assistant', content: text, refusal: null}} : {text};
     return {
       ...this.head(this.isChat ? 'chat.completion' : 'text_completion'),
-      choices: [{index: 0, ...content, logprobs: null, finish_reason: finishReason}],
+      choices: [{index: 0, ...content, logprobs: listed(logprobs), finish_reason: finishReason}],
       usage,
     };
   }
@@ -46,8 +60,8 @@ export class CompletionResponse {
     return this.isChat ? [this.chunk({delta: {role: 'assistant', content: ''}})] : [];
   }
 
-  piece(text: string): Record<string, unknown> {
-    return this.chunk(this.isChat ? {delta: {content: text}} : {text});
+  piece(text: string, logprobs?: TokenLogprob[]): Record<string, unknown> {
+    return this.chunk(this.isChat ? {delta: {content: text}} : {text}, null, logprobs);
   }
 
   ending(finishReason: FinishReason): Record<string, unknown> {
@@ -58,8 +72,12 @@ export class CompletionResponse {
     return {...this.head(this.chunkKind), choices: [], usage};
   }
 
-  private chunk(content: object, finishReason: FinishReason | null = null): Record<string, unknown> {
-    const choice = {index: 0, ...content, logprobs: null, finish_reason: finishReason};
+  private chunk(
+    content: object,
+    finishReason: FinishReason | null = null,
+    logprobs?: TokenLogprob[],
+  ): Record<string, unknown> {
+    const choice = {index: 0, ...content, logprobs: listed(logprobs), finish_reason: finishReason};
     // If the stream ends with the usage, every earlier chunk has a null for it.
     return {...this.head(this.chunkKind), choices: [choice], ...(this.includesUsage && {usage: null})};
   }
@@ -72,3 +90,5 @@ export class CompletionResponse {
     return {id: this.id, object, created: this.created, model: this.model};
   }
 }
+
+const listed = (content: TokenLogprob[] | undefined) => (content ? {content, refusal: null} : null);

@@ -5,6 +5,7 @@ import {type AddressInfo, isIPv6} from 'node:net';
 import {basename, resolve} from 'node:path';
 import type {CausalLM} from '../../../models/causalLM.ts';
 import {streamTokens} from '../../../models/generation/generate.ts';
+import {TokenConstraint} from '../../../models/generation/json/tokenConstraint.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -15,11 +16,12 @@ import {warn} from '../../../quant/warn.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {ApiError} from './apiError.ts';
 import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
-import {CompletionResponse, type FinishReason, usageOf} from './completionResponse.ts';
+import {CompletionResponse, type FinishReason, type TokenLogprob, usageOf} from './completionResponse.ts';
 import {cutOffIfStalled, EventStream} from './eventStream.ts';
 import {hostName, isLoopback} from './loopback.ts';
 import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
 import {RequestQueue} from './requestQueue.ts';
+import {tokenLogprobs} from './tokenLogprobs.ts';
 
 export interface ServeOptions {
   /** Address to listen on. Default `127.0.0.1`, which only this machine can reach. */
@@ -221,6 +223,7 @@ class ModelService {
   ): Promise<void> {
     const name = this.resolveModel(request.model);
     const prompt = await this.encode(request, signal);
+    this.assertConstrainable(request);
     const room = this.model.config.maxPositionEmbeddings - prompt.length;
     const options = {...request.options, maxNewTokens: Math.min(request.options.maxNewTokens ?? room, room)};
     const shapes = new CompletionResponse(request, name);
@@ -240,11 +243,16 @@ class ModelService {
       if (request.isStreamed) for (const chunk of shapes.opening()) await events.send(chunk);
       let text = '';
       let finishReason: FinishReason = 'length';
-      for await (const token of streamTokens(this.model, prompt, options)) {
+      const {alternatives} = request;
+      const logprobs: TokenLogprob[] | undefined = alternatives === undefined ? undefined : [];
+      for await (const token of streamTokens(this.model, prompt, {...options, alternatives})) {
         report.completionTokens!++;
         finishReason = token.finishReason ?? finishReason;
         text += token.piece;
-        if (request.isStreamed && token.piece !== '') await events.send(shapes.piece(token.piece));
+        const likelihood = logprobs && tokenLogprobs(this.model.tokenizer as Tokenizer, token);
+        if (likelihood) logprobs.push(...likelihood);
+        if (request.isStreamed && (token.piece !== '' || likelihood?.length))
+          await events.send(shapes.piece(token.piece, likelihood));
         // Synchronous backends never let the event loop run: nothing would be sent, and no disconnect noticed.
         await new Promise((resume) => setImmediate(resume));
         signal.throwIfAborted();
@@ -252,13 +260,25 @@ class ModelService {
       const usage = usageOf(prompt.length, report.completionTokens!);
       if (!request.isStreamed) {
         cutOffIfStalled(response, this.stallTimeout);
-        sendJson(response, 200, shapes.whole(text, finishReason, usage));
+        sendJson(response, 200, shapes.whole(text, finishReason, usage, logprobs));
         return;
       }
       await events.send(shapes.ending(finishReason));
       if (request.includesUsage) await events.send(shapes.usage(usage));
       events.end();
     }, signal);
+  }
+
+  /** Refuses a schema that cannot be enforced, before the request waits. */
+  private assertConstrainable({options: {jsonSchema}}: CompletionRequest): void {
+    if (jsonSchema === undefined) return;
+    try {
+      new TokenConstraint(jsonSchema, this.model.tokenizer as Tokenizer);
+    } catch (error) {
+      if (!(error instanceof TfjsLoraError)) throw error;
+      const message = error.message.replace(/^jsonSchema/, 'response_format.json_schema.schema');
+      throw new ApiError(400, message, 'response_format', 'invalid_value');
+    }
   }
 
   private async encode(request: CompletionRequest, signal: AbortSignal): Promise<number[]> {

@@ -52,6 +52,87 @@ const answerOf = async (adapter: string | undefined, maxNewTokens: number) => {
   return generate(model, promptIds(), {maxNewTokens});
 };
 
+describe('chat completions of JSON', () => {
+  const schema = {
+    type: 'object',
+    properties: {
+      agency: {type: 'string', maxLength: 12},
+      years: {type: 'array', items: {type: 'integer'}, maxItems: 2},
+    },
+    required: ['agency', 'years'],
+    additionalProperties: false,
+  };
+  const format = {type: 'json_schema', json_schema: {name: 'answer', strict: true, schema}} as const;
+
+  test('fit the schema, whole and as a stream', async () => {
+    const request = {model: 'model', messages, response_format: format, temperature: 0};
+    const {choices} = await client.chat.completions.create(request);
+    const answer = JSON.parse(choices[0].message.content as string);
+    expect(answer).toEqual({agency: expect.any(String), years: expect.any(Array)});
+    expect(choices[0].finish_reason).toBe('stop');
+    let text = '';
+    for await (const chunk of await client.chat.completions.create({...request, stream: true}))
+      text += chunk.choices[0].delta.content ?? '';
+    expect(text).toBe(choices[0].message.content);
+  });
+
+  test('may be any object', async () => {
+    const {choices} = await client.chat.completions.create({
+      model: 'model',
+      messages,
+      response_format: {type: 'json_object'},
+      seed: 1,
+      max_tokens: 150,
+    });
+    const {content} = choices[0].message;
+    expect(content).toMatch(/^\{/);
+    if (choices[0].finish_reason === 'stop') expect(typeof JSON.parse(content as string)).toBe('object');
+  });
+});
+
+describe('log probabilities', () => {
+  const request = {model: 'model', messages, max_completion_tokens: 5, logprobs: true, top_logprobs: 3};
+
+  test("are the model's own, with the likeliest tokens", async () => {
+    const {choices} = await client.chat.completions.create({...request, temperature: 0});
+    const content = choices[0].logprobs?.content ?? [];
+    expect(content.map(({token}) => token).join('')).toBe(choices[0].message.content);
+    const ids = promptIds();
+    for (const {token, logprob, bytes, top_logprobs} of content) {
+      const row = tf.tidy(() => {
+        const logits = model.predict([ids]).squeeze([0]) as tf.Tensor2D;
+        return tf
+          .logSoftmax(logits)
+          .slice([ids.length - 1, 0], [1, -1])
+          .dataSync();
+      });
+      const order = [...row.keys()].sort((a, b) => row[b] - row[a]);
+      expect(logprob).toBeCloseTo(row[order[0]], 4); // greedy
+      expect(top_logprobs.map((each) => each.token)).toEqual(
+        order.slice(0, 3).map((id) => tokenizer.decode([id])),
+      );
+      expect(top_logprobs[2].logprob).toBeCloseTo(row[order[2]], 4);
+      expect(new TextDecoder().decode(Uint8Array.from(bytes ?? []))).toBe(token);
+      ids.push(order[0]);
+    }
+    expect(content).toHaveLength(5);
+  });
+
+  test('come with the pieces of a stream, and without alternatives unless requested', async () => {
+    const {choices} = await client.chat.completions.create({...request, seed: 1, top_logprobs: 0});
+    const streamed: unknown[] = [];
+    for await (const chunk of await client.chat.completions.create({
+      ...request,
+      seed: 1,
+      top_logprobs: 0,
+      stream: true,
+    }))
+      streamed.push(...(chunk.choices[0].logprobs?.content ?? []));
+    expect(streamed).toEqual(choices[0].logprobs?.content);
+    expect(streamed[0]).toMatchObject({top_logprobs: []});
+  });
+});
+
 describe('chat completions', () => {
   test("have the model's answers, with the numbers of tokens", async () => {
     const completion = await client.chat.completions.create({
@@ -308,7 +389,19 @@ describe("errors have OpenAI's format", () => {
     ['no token', {messages, max_tokens: 0}, 'max_tokens', 'invalid_value'],
     ['several answers', {messages, n: 2}, 'n', 'unsupported_parameter'],
     ['tools', {messages, tools: [{type: 'function'}]}, 'tools', 'unsupported_parameter'],
-    ['JSON', {messages, response_format: {type: 'json_object'}}, 'response_format', 'unsupported_parameter'],
+    [
+      'a schema of keywords that cannot be enforced',
+      {
+        messages,
+        response_format: {
+          type: 'json_schema',
+          json_schema: {name: 'a', schema: {type: 'string', pattern: 'a'}},
+        },
+      },
+      'response_format',
+      'invalid_value',
+    ],
+    ['alternatives alone', {messages, top_logprobs: 2}, 'top_logprobs', 'invalid_value'],
     [
       'a long prompt',
       {messages: [{role: 'user', content: 'bill '.repeat(600)}]},
