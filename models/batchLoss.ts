@@ -5,6 +5,7 @@ import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {takeRows} from '../layers/ops/takeRows.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
+import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -13,6 +14,7 @@ import {assertInputIds} from './assertInputIds.ts';
 import type {Batch} from './batch.ts';
 import {dropoutSeed} from './dropoutSeed.ts';
 import {IGNORE_INDEX} from './ignoreIndex.ts';
+import type {HostValues, LossPass} from './lossPass.ts';
 
 export type {Batch} from './batch.ts';
 export {IGNORE_INDEX};
@@ -30,7 +32,13 @@ export interface LossModel {
   /** Computes hidden states `[B, T, C]`. */
   forward(
     inputIds: tf.Tensor2D,
-    options: {attentionMask?: tf.Tensor2D; positionIds?: number[][]; training?: boolean; seed?: number},
+    options: {
+      attentionMask?: tf.Tensor2D;
+      positionIds?: number[][];
+      rotary?: RotaryTables;
+      training?: boolean;
+      seed?: number;
+    },
   ): tf.Tensor3D;
 }
 
@@ -40,28 +48,87 @@ export function lossSum(
   batch: Batch,
   options: {training?: boolean; seed?: number},
 ): tf.Scalar {
+  const {inputIds, places, labels} = checked(model, batch);
+  const pass = {...options, seed: dropoutSeed(options.seed)};
+  return tf.tidy(() => {
+    const late = {
+      labels: tf.tensor1d(labels, 'int32'),
+      ...(places && {places: tf.tensor1d(places, 'int32')}),
+    };
+    uploadEarly(...Object.values(late));
+    const tensors = {
+      inputIds: tf.tensor2d(inputIds, undefined, 'int32'),
+      ...late,
+      attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
+    };
+    return lossOf(model, tensors, {positionIds: batch.positionIds && toRows(batch, 'positionIds'), ...pass});
+  });
+}
+
+/**
+ * Returns the pass of {@link lossSum} in training, without dropout and with the default positions, for recording.
+ *
+ * @param state describes everything in the model that the pass depends on
+ */
+export function lossPass(
+  model: LossModel & {readonly rotary: {tables(length: number): RotaryTables}},
+  batch: Batch,
+  state: string,
+): LossPass {
+  const {inputIds, places, labels} = checked(model, batch);
+  const [rows, length] = [inputIds.length, inputIds[0].length];
+  const ints = (shape: number[], values: number[]): HostValues => ({
+    ...{shape, dtype: 'int32', values: Int32Array.from(values)},
+  });
+  const mask = batch.attentionMask && toRows(batch, 'attentionMask');
+  return {
+    key: `${rows} × ${length}, ${labels.length} labels, ${places !== undefined} ${mask !== undefined} ${state}`,
+    inputs: {
+      inputIds: ints([rows, length], inputIds.flat()),
+      labels: ints([labels.length], labels),
+      ...(places && {places: ints([places.length], places)}),
+      ...(mask && {attentionMask: ints([rows, length], mask.flat())}),
+    },
+    constants: () => ({...model.rotary.tables(length)}),
+    loss: ({cos, sin, ...tensors}) => {
+      const rotary = {cos, sin} as RotaryTables;
+      return tf.tidy(() => lossOf(model, tensors as unknown as LossTensors, {rotary, training: true}));
+    },
+  };
+}
+
+/** The tensors of a batch: its tokens, labels, and the places that predict them in the flattened `[B·T]`, by default all. */
+interface LossTensors {
+  inputIds: tf.Tensor2D;
+  places?: tf.Tensor1D;
+  labels: tf.Tensor1D;
+  attentionMask?: tf.Tensor2D;
+}
+
+function lossOf(
+  model: LossModel,
+  {inputIds, places, labels, attentionMask}: LossTensors,
+  options: Omit<Parameters<LossModel['forward']>[1], 'attentionMask'>,
+): tf.Scalar {
+  const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
+  const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
+  const counted = places ? takeRows(flat, places) : flat; // [N, C]
+  return headLoss(model.lm_head, counted, labels, options);
+}
+
+/** Returns a batch's rows, places and labels. */
+function checked(model: LossModel, batch: Batch) {
   assertBatch('lossSum', batch);
   const inputIds = toRows(batch, 'inputIds');
   assertShapes(inputIds, batch);
   assertInputIds(inputIds, model.config);
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
-  const pass = {...options, seed: dropoutSeed(options.seed)};
-  return tf.tidy(() => {
-    const count = inputIds.length * inputIds[0].length;
-    const isDense = positions.length >= DENSE_SHARE * count;
-    const places = isDense ? undefined : tf.tensor1d(positions, 'int32');
-    const labels = tf.tensor1d(isDense ? spread(targets, positions, count) : targets, 'int32');
-    uploadEarly(...(places ? [places] : []), labels);
-    const hidden = model.forward(tf.tensor2d(inputIds, undefined, 'int32'), {
-      attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
-      positionIds: batch.positionIds && toRows(batch, 'positionIds'),
-      ...pass,
-    }); // [B, T, C]
-    const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
-    const counted = places ? takeRows(flat, places) : flat; // [N, C]
-    return headLoss(model.lm_head, counted, labels, pass);
-  });
+  const count = inputIds.length * inputIds[0].length;
+  const isDense = positions.length >= DENSE_SHARE * count;
+  return isDense
+    ? {inputIds, labels: spread(targets, positions, count)}
+    : {inputIds, places: positions, labels: targets};
 }
 
 /** Returns the number of labels that count in a batch. A row's first label never does, because nothing predicts it. */

@@ -23,6 +23,7 @@ import {
 import type {GenerationConfig} from './generationConfig.ts';
 import {initializeWeights} from './initializeWeights.ts';
 import {type LoadOptions, loadPretrained} from './loadPretrained.ts';
+import type {LossPass} from './lossPass.ts';
 import type {CausalLMConfig, ModelClass} from './modelClass.ts';
 import {AdaptableModel} from './peft/adaptableModel.ts';
 import {refuseTraining} from './refuseTraining.ts';
@@ -264,6 +265,11 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     this.assertUsable();
     assertKnownOptions('lossSum', options, {training: true, seed: true});
     return lossSum(this, batch, options);
+  }
+
+  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
+  lossPass(_batch: Batch): LossPass | undefined {
+    return undefined;
   }
 
   /** Returns the number of labels that count in a batch. */

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../layers/keyValueCache.ts';
-import type {LoRADense} from '../../layers/loraDense.ts';
+import {LoRADense} from '../../layers/loraDense.ts';
 import {attentionOp} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import type {TokenChain} from '../../layers/ops/chainStarter.ts';
@@ -8,8 +8,13 @@ import {decoderStack, decoderStackOp, fitsDecoderStackKernel} from '../../layers
 import {decodeStack, decodeStackOp, fitsDecodeKernel} from '../../layers/ops/decodeStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import {gradientCheckpoint} from '../../layers/ops/gradientCheckpoint.ts';
-import type {DecodeStackOptions, StackBlock} from '../../layers/ops/stackBlock.ts';
-import type {DenseMatrix} from '../../layers/ops/storedMatrix.ts';
+import {
+  type DecodeStackOptions,
+  PROJECTIONS,
+  type StackBlock,
+  tensorsOfStack,
+} from '../../layers/ops/stackBlock.ts';
+import {type DenseMatrix, tensorsOf} from '../../layers/ops/storedMatrix.ts';
 import {startTokenChain} from '../../layers/ops/tokenChain.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import type {RotaryEmbedding, RotaryTables} from '../../layers/rotaryEmbedding.ts';
@@ -18,8 +23,10 @@ import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {type Batch, lossPass} from '../batchLoss.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
 import {dropoutSeed} from '../dropoutSeed.ts';
+import type {LossPass} from '../lossPass.ts';
 import {
   formatConfig,
   type Json,
@@ -154,6 +161,40 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return hidden;
   }
 
+  /** A pass can be recorded while only adapters train, without dropout, and no layer is changed or hooked. */
+  override lossPass(batch: Batch): LossPass | undefined {
+    const state = batch.positionIds ? undefined : this.passState();
+    return state === undefined ? undefined : lossPass(this, batch, state);
+  }
+
+  /** Describes everything in the model that a training pass depends on; undefined if more than adapters train. */
+  private passState(): string | undefined {
+    const {embed_tokens, norm, lm_head, gradientCheckpointing} = this;
+    const isPlain =
+      this.isUnchanged('forward', 'lossSum') &&
+      isOf(embed_tokens, TokenEmbedding) &&
+      isOf(norm, RMSNorm) &&
+      plainHead(lm_head) !== undefined;
+    const blocks = isPlain ? plainStack(this.blocks, true) : undefined;
+    if (!blocks || lm_head instanceof LoRADense) return undefined;
+    const adapters = blocks.flatMap((block) => PROJECTIONS.map((name) => block[name].lora));
+    const trained = adapters.filter((lora) => lora !== undefined);
+    if (this.trainableParameters().size !== 2 * trained.length) return undefined;
+    const head = Object.values(tensorsOf(lm_head.weight.matrix()));
+    const tensors = [
+      ...Object.values(tensorsOfStack(blocks)),
+      embed_tokens.weight.read(),
+      norm.weight.read(),
+      ...head,
+    ];
+    return `${gradientCheckpointing} ${adapters.map((lora) => lora?.scaling)} ${tensors.map(({id}) => id)}`;
+  }
+
+  /** Whether these methods are this class's own. */
+  private isUnchanged(...names: ('forward' | 'logitsOf' | 'lossSum')[]): boolean {
+    return names.every((name) => Reflect.get(this, name) === Reflect.get(LlamaForCausalLM.prototype, name));
+  }
+
   /** Returns what the ops that run all blocks take besides weights and caches; `segments` is an attention mask, int32. */
   private stackSettings({cos, sin}: RotaryTables, segments?: tf.Tensor2D): DecodeStackOptions {
     const {numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, rmsNormEps: epsilon} = this.config;
@@ -164,13 +205,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   startChain(cache: KeyValueCache, tables: RotaryTables, mask?: tf.Tensor2D): TokenChain | undefined {
     const {embed_tokens, norm, lm_head} = this;
     const settings = this.stackSettings(tables, mask);
-    const isOwn = ['forward', 'logitsOf'].some(
-      (name) => Reflect.get(this, name) !== Reflect.get(LlamaForCausalLM.prototype, name),
-    );
     const isPlain =
       isOf(embed_tokens, TokenEmbedding) && isOf(norm, RMSNorm) && norm.epsilon === settings.epsilon;
     const [blocks, head] = [this.decodedStack(cache), plainHead(lm_head)];
-    if (isOwn || !isPlain || !blocks || !head) return undefined;
+    if (!this.isUnchanged('forward', 'logitsOf') || !isPlain || !blocks || !head) return undefined;
     const table = embed_tokens.weight.matrix() as DenseMatrix;
     return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], settings);
   }

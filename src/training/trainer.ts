@@ -113,6 +113,7 @@ export class Trainer extends TrainingStep {
       }
       return run.history;
     } finally {
+      this.recorder.forget();
       lock?.release();
       this.model.busyWith = undefined;
     }
@@ -282,6 +283,7 @@ export class Trainer extends TrainingStep {
     if (!plan.validationData) return undefined;
     const {step} = progress;
     if (progress.evaluation?.step === step && !isForced) return progress.evaluation;
+    this.recorder.forget();
     const {validationData, validationBatchSize: batchSize} = plan;
     const signal = isForced ? undefined : plan.signal; // a forced evaluation ends the run
     const evaluation = await this.evaluate(validationData, {batchSize, signal}).catch((error) => {
@@ -302,6 +304,7 @@ export class Trainer extends TrainingStep {
    */
   async evaluate(records: RecordData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
+    this.recorder.forget();
     const {batchSize = 4, onProgress} = args;
     const signal = ranks().agreed(args.signal);
     assertCount('evaluateDataset batchSize', batchSize);

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {BusyModel} from '../../../models/assertIdle.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
+import type {LossPass} from '../../../models/lossPass.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 
 /** The part of a model that the trainer needs; every `CausalLM` has it. */
@@ -15,6 +16,8 @@ export interface TrainableModel extends BusyModel {
   stopTraining: boolean;
   /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
   lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
+  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
+  lossPass?(batch: Batch): LossPass | undefined;
   /** Returns the number of labels that count in a batch. */
   targetCount(batch: Batch): number;
   /** Returns the trained weights by their key in a PEFT file. */

@@ -19,6 +19,7 @@ import {
   type ScheduleArgs,
   type ScheduleName,
 } from './learningRateSchedule.ts';
+import {PassRecorder} from './passRecorder.ts';
 import type {TrainableModel} from './trainableModel.ts';
 import {warnOfFrozenMatrices} from './warnOfFrozenMatrices.ts';
 import {scalarValue, type UnreadGradients, type WindowGradients, windowGradients} from './windowGradients.ts';
@@ -92,6 +93,8 @@ export class TrainingStep {
   private schedule?: CompileArgs['schedule'];
   private maxGradNorm?: number;
   private compilesShaders = true;
+  /** Records the pass of small steps. Let it forget before other work that needs memory. */
+  protected readonly recorder = new PassRecorder();
   /** Backend and weights of the latest step, whose shaders are compiled. */
   private shadersOf?: {backend: tf.KernelBackend; weights: string};
 
@@ -135,6 +138,7 @@ export class TrainingStep {
 
   /** Frees the state of an optimizer made here; one that was passed in remains the caller's. */
   dispose(): void {
+    this.recorder.forget();
     if (this.compiled.isOwned) this.compiled.optimizer.dispose();
   }
 
@@ -194,6 +198,7 @@ export class TrainingStep {
       (computed) => {
         if (!this.onGradients) prepared = this.prepare(computed, learningRate);
       },
+      this.onGradients ? undefined : this.recorder, // the callback may keep gradients
     );
     const window = await windowOf.catch((error) => {
       prepared?.end();
@@ -238,6 +243,7 @@ export class TrainingStep {
 
   private use(next: {optimizer: tf.Optimizer; isOwned: boolean}): void {
     if (next.optimizer !== this.optimizer) this.dispose();
+    this.recorder.forget();
     this.compiled = next;
     this.shadersOf = undefined;
   }

@@ -6,6 +6,7 @@ import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {toRows} from '../../data/batches/batches.ts';
 import {ranks} from '../cluster/ranks.ts';
+import type {BatchGradients, PassRecorder} from './passRecorder.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
 /** Loss and gradients of one accumulation window. */
@@ -43,6 +44,8 @@ const SEEDS_PER_WINDOW = 1009;
  *   its gradients for the callback to dispose
  * @param beforeReading called once everything is computed and before the host waits for it, so that more work can be
  *   queued
+ * @param recorder records the pass, and replays it, if the window is one batch. The next recorded pass writes over the
+ *   gradients
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the window is empty or no weight trains, `UNSUPPORTED` while adapters
  *   are merged, and what the model throws
  */
@@ -52,6 +55,7 @@ export async function windowGradients(
   seed = 0,
   beforeComputing?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
   beforeReading?: (computed: UnreadGradients) => void,
+  recorder?: PassRecorder,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const variables = model.trainableParameters();
@@ -64,10 +68,21 @@ export async function windowGradients(
   const read: tf.Tensor[] = [];
   let memoryBytes = 0;
   // The part of a label in the window's mean. A rank without a share of its own computes gradients of 0.
-  const share = tf.scalar(own.length > 0 ? 1 / tokens : 0);
+  const shareValue = own.length > 0 ? 1 / tokens : 0;
+  const share = tf.scalar(shareValue);
   uploadEarly(share);
   const differentiate = (i: number) =>
-    batchGradients(model, window[i], variables, share, seed * SEEDS_PER_WINDOW + i);
+    batchGradients(variables, share, () =>
+      model.lossSum(window[i], {training: true, seed: seed * SEEDS_PER_WINDOW + i}),
+    );
+  const recorded = () => {
+    const pass = model.lossPass?.(window[0]);
+    return recorder?.run(pass, shareValue, (tensors, given) =>
+      pass && tensors && given
+        ? batchGradients(variables, given, () => pass.loss(tensors))
+        : differentiate(0),
+    );
+  };
   try {
     await beforeComputing?.(variables, () =>
       tf.tidy(() => {
@@ -78,7 +93,7 @@ export async function windowGradients(
     );
     for (const [place, i] of (own.length > 0 ? own : all.slice(0, 1)).entries()) {
       if (place > 0) await tf.nextFrame(); // a long window must not block a notebook
-      const batch = differentiate(i);
+      const batch = (all.length === 1 && recorded()) || differentiate(i);
       losses.push(batch.loss);
       addTo(gradients, batch.gradients);
       memoryBytes = batch.memoryBytes;
@@ -118,17 +133,15 @@ function assertTrainable(model: TrainableModel, window: Batch[], variables: Map<
  * @param share 1 divided by the window's number of labels
  */
 function batchGradients(
-  model: TrainableModel,
-  batch: Batch,
   variables: Map<string, tf.Variable>,
   share: tf.Scalar,
-  seed: number,
-): {loss: tf.Scalar; gradients: tf.NamedTensorMap; memoryBytes: number} {
+  lossSum: () => tf.Scalar,
+): BatchGradients {
   // Tidied in case of errors: otherwise the loss would leak when a backward pass throws.
   return tf.tidy(() => {
     let memoryBytes = 0;
     const lossOf = () => {
-      const sum = model.lossSum(batch, {training: true, seed});
+      const sum = lossSum();
       memoryBytes = tf.memory().numBytes;
       freeSpent(share);
       return sum;

@@ -37,7 +37,7 @@ interface Entry {
 export class BufferPool {
   numBytesUsed = 0;
   numBytesAllocated = 0;
-  /** If set, collects every buffer that is lent. */
+  /** If set, collects every buffer that is lent; until then nothing is destroyed to make room. */
   lent?: Set<GPUBuffer>;
   private readonly entries = new Map<GPUBuffer, Entry>();
   /** Free buffers by key, those made last first. */
@@ -96,6 +96,11 @@ export class BufferPool {
     return true;
   }
 
+  /** Whether the buffer is of this pool and not destroyed. */
+  has(buffer: GPUBuffer): boolean {
+    return this.entries.has(buffer);
+  }
+
   /** Returns the number of the buffer's current loan; undefined if it is free or not of this pool. */
   loanOf(buffer: GPUBuffer): number | undefined {
     return this.idle.has(buffer) ? undefined : this.entries.get(buffer)?.loans;
@@ -148,7 +153,7 @@ export class BufferPool {
       (1 + FREE_SHARE) * Math.max(...this.highest),
       this.numBytesUsed + size + FREE_BYTES,
     );
-    if (this.numBytesAllocated + size <= bound) return;
+    if (this.numBytesAllocated + size <= bound || this.lent) return;
     this.submit();
     for (const buffer of this.idle) {
       if (this.numBytesAllocated + size <= bound) return;

@@ -77,7 +77,9 @@ export function recordCommands(
   try {
     run();
     isWhole =
-      recording.isWhole && [...recording.outer].every(([buffer, loan]) => pool.loanOf(buffer) === loan);
+      recording.isWhole &&
+      [...made].every((buffer) => pool.has(buffer)) &&
+      [...recording.outer].every(([buffer, loan]) => pool.loanOf(buffer) === loan);
   } finally {
     restore();
     pool.lent = undefined;

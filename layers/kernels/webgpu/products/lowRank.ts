@@ -27,9 +27,17 @@ const reading = ({isPacked, hasScales}: RowsFormat, type: 'vec4f' | 'f32') => ({
 const vectorOf = (cols: number) =>
   cols % 4 === 0 ? ({type: 'vec4f', width: 4} as const) : ({type: 'f32', width: 1} as const);
 
+const PROJECTORS = 128; // threads
+/** From this many rows on, threads read the factor once for several rows. */
+const MANY_ROWS = 4096;
+
+/** Number of threads that share a row, and of rows that they take together. */
+const teamOf = (rows: number, rank: number) =>
+  rows < MANY_ROWS ? {team: 64, height: 1} : {team: 16, height: blockOf(rank) > 8 ? 2 : 4};
+
 /**
- * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. Sixteen threads share a row of `x`, which is
- * read once.
+ * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. A team of threads shares a few rows of `x`, which
+ * are read once.
  *
  * @param x `[rows, cols]`
  * @param factor `[rank, cols]` float32
@@ -43,54 +51,68 @@ export function project(
 ): tf.TensorInfo {
   const [rows, cols] = shapeOf(x);
   const [rank] = factor.shape;
+  const {team, height} = teamOf(rows, rank);
   const low = backend.makeTensorInfo([rows, rank], 'float32');
   runShader(backend, {
-    shader: projection(cols, rank, formatOf(x)),
+    shader: projection(cols, rank, formatOf(x), {team, height}),
     buffers: {low, factor, ...buffersOf(x)},
     uniforms: {rows, scale},
-    workgroups: [Math.ceil(rows / 16), Math.ceil(rank / blockOf(rank))],
+    workgroups: [Math.ceil(rows / (height * (PROJECTORS / team))), Math.ceil(rank / blockOf(rank))],
   });
   return low;
 }
 
-const projection = shader((cols: number, rank: number, format: RowsFormat) => {
-  const block = blockOf(rank);
-  const {type, width} = vectorOf(cols);
-  const rows = reading(format, type);
-  return {
-    name: 'LowRankProject',
-    outputs: {low: 'f32'},
-    inputs: {...rows.buffers, factor: type},
-    uniforms: {rows: 'u32', scale: 'f32'},
-    workgroup: 256,
-    header: rows.header,
-    globals: `
+const projection = shader(
+  (cols: number, rank: number, format: RowsFormat, {team, height}: ReturnType<typeof teamOf>) => {
+    const block = blockOf(rank);
+    const {type, width} = vectorOf(cols);
+    const rows = reading(format, type);
+    const teams = PROJECTORS / team;
+    const each = (body: (i: number) => string) => times(height, body); // rows of a team
+    return {
+      name: 'LowRankProject',
+      outputs: {low: 'f32'},
+      inputs: {...rows.buffers, factor: type},
+      uniforms: {rows: 'u32', scale: 'f32'},
+      workgroup: PROJECTORS,
+      header: rows.header,
+      globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
 ${rows.globals}
-var<workgroup> partial: array<array<f32, 16>, ${16 * block}>;`,
-    body: `
-  let row = group.x * 16u + local / 16u;
-  let share = local % 16u;
+var<workgroup> partial: array<array<f32, ${team + 1}>, ${teams * block}>; // one more, for other memory banks`,
+      body: `
+  let first = (group.x * ${teams}u + local / ${team}u) * ${height}u;
+  let share = local % ${team}u;
   let rank0 = group.y * ${block}u;
-  ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
-  if (row < u.rows) {
-    for (var c = share; c < VECTORS; c += 16u) {
-      let value = ${rows.vector('row * VECTORS + c')};
-      ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
-    }
+  ${each((i) => `let from${i} = min(first + ${i}u, u.rows - 1u) * VECTORS;`)}
+  ${each((i) => times(block, (j) => `var sum${i}_${j} = 0.0;`))}
+  for (var c = share; c < VECTORS; c += ${team}u) {
+    ${each((i) => `let value${i} = ${rows.vector(`from${i} + c`)};`)}
+    ${times(
+      block,
+      (j) => `{
+      let f = factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];
+      ${each((i) => `sum${i}_${j} += ${width === 4 ? `dot(value${i}, f)` : `value${i} * f`};`)}
+    }`,
+    )}
   }
-  ${times(block, (j) => `partial[(local / 16u) * ${block}u + ${j}u][share] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
+  ${each(
+    (i) => `
+  ${times(block, (j) => `partial[(local / ${team}u) * ${block}u + ${j}u][share] = sum${i}_${j};`)}
   workgroupBarrier();
-  for (var i = local; i < ${16 * block}u; i += WORKGROUP) {
+  for (var k = local; k < ${teams * block}u; k += WORKGROUP) {
     var sum = 0.0;
-    for (var l = 0u; l < 16u; l++) { sum += partial[i][l]; }
-    let at = group.x * 16u + i / ${block}u;
-    let rank = rank0 + i % ${block}u;
+    for (var l = 0u; l < ${team}u; l++) { sum += partial[k][l]; }
+    let at = (group.x * ${teams}u + k / ${block}u) * ${height}u + ${i}u;
+    let rank = rank0 + k % ${block}u;
     if (at < u.rows && rank < RANK) { low[at * RANK + rank] = ${rows.scale('at')}u.scale * sum; }
-  }`,
-  };
-});
+  }
+  workgroupBarrier();`,
+  )}`,
+    };
+  },
+);
 
 /** Number of rows that a thread of {@link expand} computes with the factor's columns it holds. */
 const EXPAND_ROWS = 8;

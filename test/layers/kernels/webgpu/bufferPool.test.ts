@@ -87,4 +87,16 @@ describe('BufferPool', () => {
     pool.acquireBuffer(2 * MiB, 1); // with the 16 bytes, 64 MiB are free
     expect(destroyed).toEqual([first]);
   });
+
+  test('destroys nothing while a recording collects what is lent, because its commands use it', () => {
+    const {pool, destroyed} = makePool();
+    pool.lent = new Set();
+    const first = pool.acquireBuffer(200 * MiB, 1);
+    pool.releaseBuffer(first);
+    pool.acquireBuffer(100 * MiB, 1);
+    expect(destroyed).toEqual([]);
+    pool.lent = undefined;
+    pool.acquireBuffer(90 * MiB, 1);
+    expect(destroyed).toEqual([first]);
+  });
 });

@@ -110,6 +110,7 @@ describeWebGPU('products with stored weights', () => {
 
     test.each([
       ['float16', 300, 24, 32, 8],
+      ['float16', 4101, 8, 20, 12],
       ['bfloat16', 5, 7, 13, 2],
       ['nf4, double-quantized', 70, 40, 64, 20],
     ] as const)('a %s weight with a low-rank path, %d rows', async (name, m, rows, cols, rank) => {
