@@ -198,7 +198,7 @@ export class TrainingStep {
       (computed) => {
         if (!this.onGradients) prepared = this.prepare(computed, learningRate);
       },
-      this.onGradients ? undefined : this.recorder, // the callback may keep gradients
+      this.canRecord ? this.recorder : undefined,
     );
     const window = await windowOf.catch((error) => {
       prepared?.end();
@@ -221,6 +221,11 @@ export class TrainingStep {
       prepared?.end();
       tf.dispose(window.gradients);
     }
+  }
+
+  /** While `fitDataset` runs, nothing else changes the model; a callback may keep gradients, which must not change then. */
+  private get canRecord(): boolean {
+    return this.model.busyWith !== undefined && !this.onGradients;
   }
 
   /**
