@@ -33,32 +33,46 @@ export function runProjection(
   projection: Projection,
   result: Result,
 ): tf.TensorInfo | undefined {
-  return multiplyAdapted(backend, x, projection, result, true);
+  const low = projectLow(backend, x, projection);
+  multiplyAdapted(backend, x, low, projection, result, true);
+  return low;
 }
 
 /**
- * Computes the gradient of a projection's input, `dy · W + scaling · (dy · B) · A`, if `result` is given, and adds those
- * of its low-rank path, if it has one, to `sums`.
+ * Adds the gradients of a projection's low-rank path, if it has one, to those of other rows.
  *
  * @param low what {@link runProjection} returned for `x`; it is disposed
  * @param sums gradients of other rows
- * @returns the new sums
+ * @returns the new sums, and `scaling · dy · B` for {@link runInputGrad}
  */
-export function runProjectionGrad(
+export function runAdapterGrad(
   backend: WebGPUBackend,
   {x, dy, low}: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
   projection: Projection,
-  result: Result | undefined,
   sums?: AdapterGradients,
-): AdapterGradients | undefined {
-  const lowGradient = result
-    ? multiplyAdapted(backend, dy, projection, result, false)
-    : projectLow(backend, dy, projection, false);
-  if (!low || !lowGradient) return undefined;
+): {sums?: AdapterGradients; low?: tf.TensorInfo} {
+  const lowGradient = projectLow(backend, dy, projection, false);
+  if (!low || !lowGradient) return {};
   const a = gradientOfFactor(backend, lowGradient, x, false, sums?.a);
   const b = gradientOfFactor(backend, low, dy, true, sums?.b);
-  for (const {dataId} of [low, lowGradient]) backend.disposeData(dataId);
-  return {a, b};
+  backend.disposeData(low.dataId);
+  return {sums: {a, b}, low: lowGradient};
+}
+
+/**
+ * Computes the gradient of a projection's input, `dy · W + scaling · (dy · B) · A`, if a result is wanted.
+ *
+ * @param low `scaling · dy · B`; it is disposed
+ */
+export function runInputGrad(
+  backend: WebGPUBackend,
+  dy: PackedRows,
+  low: tf.TensorInfo | undefined,
+  projection: Projection,
+  result: Result | undefined,
+): void {
+  if (result) multiplyAdapted(backend, dy, low, projection, result, false);
+  if (low) backend.disposeData(low.dataId);
 }
 
 /** Computes what {@link runProjection} returns (`isForward`), or the same of its gradient: `scaling · x · B`. */
@@ -75,31 +89,30 @@ export function projectLow(
   return low;
 }
 
-/** Computes a projection or its transpose, and returns the narrow side of the low-rank path if there is one. */
+/** Computes a projection or its transpose, from `x` and the narrow side of its low-rank path. */
 function multiplyAdapted(
   backend: WebGPUBackend,
   x: PackedRows,
+  low: tf.TensorInfo | undefined,
   {attributes, tensors}: Projection,
   result: Result,
   isForward: boolean,
-): tf.TensorInfo | undefined {
+): void {
   const {rows, cols} = attributes;
   const [count] = x.halves.shape;
-  const low = projectLow(backend, x, {attributes, tensors}, isForward);
-  return usingWeight(backend, tensors, attributes, count, (weight) => {
+  usingWeight(backend, tensors, attributes, count, (weight) => {
     const product: Product = {x: x.halves, weight, rows, cols, transposeWeight: isForward};
     const {a, b} = tensors;
     if (low && splitsOf(backend, product) === 1 && isProjected(low.shape[1])) {
       const update = {low, factor: isForward ? b : a, isTransposed: isForward};
       runMatrixProduct(backend, product, result, x, {update});
-      return low;
+      return;
     }
     multiplyPacked(backend, product, x, result);
-    if (!low) return undefined;
+    if (!low) return;
     const factor = isForward ? transposed(backend, b) : a; // [rank, width of the result]
     const kind = result.kind === 'halves' ? 'halves' : 'added';
     expandInto(backend, low, factor, {y: result.y, kind}, x.scales);
     if (isForward) backend.disposeData(factor.dataId);
-    return low;
   });
 }

@@ -6,7 +6,7 @@ import {makeScratch} from '../device/makeScratch.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
-import {type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
+import {type PackedRows, type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
 import {type AttentionSettings, attendRows, attendRowsGrad, type Heads, headsOf} from './attendRows.ts';
 import {gateRows, gateRowsGrad} from './gateRows.ts';
 import {addNormalizationGrad, normalizeRows} from './normalizeRows.ts';
@@ -14,14 +14,15 @@ import {
   type AdapterGradients,
   type Projection,
   projectLow,
+  runAdapterGrad,
+  runInputGrad,
   runProjection,
-  runProjectionGrad,
 } from './projection.ts';
 import {unpackRows} from './unpackRows.ts';
 
-/** Feed-forward takes a chunk of rows at a time, a multiple of the step, with at most so many numbers of hidden states. */
+/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many bytes. */
 const CHUNK_STEP = 16 * ROWS_STEP;
-const CHUNK_SIZE = 2 ** 23;
+const CHUNK_BYTES = 136 * 2 ** 20;
 
 /** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
 const TOP_OF_GRADIENTS = 0;
@@ -230,26 +231,21 @@ export class StackPass {
     const gates = kept ?? this.gates(count);
     const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
     const slope = packRows(backend, d, TOP_OF_GRADIENTS);
-    const dProduct = this.halves(count, this.attributes.intermediateSize);
     const low = projectLow(backend, {halves: product}, block.down_proj);
     const ofDown = {x: {halves: product}, dy: slope, low};
-    sums.down_proj = runProjectionGrad(
-      backend,
-      ofDown,
-      block.down_proj,
-      {y: dProduct, kind: 'halves'},
-      sums.down_proj,
-    );
-    this.free(product);
+    const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
+    this.free(product); // its buffer is the gradient's
+    const dProduct = this.halves(count, this.attributes.intermediateSize);
+    runInputGrad(backend, slope, lowSlope, block.down_proj, {y: dProduct, kind: 'halves'});
     const gradients = kept ? this.gates(count) : (gates as Gates);
     gateRowsGrad(backend, gates, dProduct, kept && gradients);
     this.free(dProduct);
     const dNormed = this.floats(count);
     for (const [i, name] of GATE_UP.entries()) {
       const halves = [gradients.gate, gradients.up][i];
-      const given = {x: {halves: normed}, dy: {halves, scales: slope.scales}, low: lows[name]};
-      const kind = i === 0 ? 'float32' : 'added';
-      sums[name] = runProjectionGrad(backend, given, block[name], {y: dNormed, kind}, sums[name]);
+      const dy = {halves, scales: slope.scales};
+      const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
+      runInputGrad(backend, dy, low, block[name], {y: dNormed, kind: i === 0 ? 'float32' : 'added'});
     }
     this.free(normed, slope.halves, slope.scales, gradients.gate, gradients.up);
     addNormalizationGrad(backend, h, this.norm(block.postNorm), dNormed, d);
@@ -275,7 +271,8 @@ export class StackPass {
     const slope = packRows(backend, d, TOP_OF_GRADIENTS);
     const dAttended = this.halves(this.rows, block.o_proj.attributes.cols);
     const ofO = {x: {halves: attended}, dy: slope, low: lows.o_proj};
-    sums.o_proj = runProjectionGrad(backend, ofO, block.o_proj, {y: dAttended, kind: 'halves'});
+    const lowSlope = this.adapterGrad(block, 'o_proj', ofO, sums);
+    runInputGrad(backend, slope, lowSlope, block.o_proj, {y: dAttended, kind: 'halves'});
     this.free(slope.halves);
     const dy = {halves: dAttended, scales: slope.scales};
     const gradients = attendRowsGrad(backend, this.attention, {query, key, value}, {attended, logSums, dy});
@@ -288,13 +285,9 @@ export class StackPass {
     const dNormed = isInputWanted ? this.floats(this.rows) : undefined;
     for (const [i, name] of QUERY_KEY_VALUE.entries()) {
       const dy = [gradients.query, gradients.key, gradients.value][i];
+      const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
       const result = dNormed && ({y: dNormed, kind: i === 0 ? 'float32' : 'added'} as const);
-      sums[name] = runProjectionGrad(
-        backend,
-        {x: {halves: normed}, dy, low: lows[name]},
-        block[name],
-        result,
-      );
+      runInputGrad(backend, dy, low, block[name], result);
       this.free(dy.halves, dy.scales);
     }
     this.free(normed);
@@ -303,8 +296,21 @@ export class StackPass {
     this.free(dNormed);
   }
 
+  /** Adds the gradients of a layer's low-rank path to `sums`; returns the narrow side of its input's gradient. */
+  private adapterGrad(
+    block: Block,
+    name: Name,
+    given: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
+    sums: Sums,
+  ): tf.TensorInfo | undefined {
+    const made = runAdapterGrad(this.backend, given, block[name], sums[name]);
+    sums[name] = made.sums;
+    return made.low;
+  }
+
   private forEachChunk(body: (begin: number, count: number) => void): void {
-    const step = Math.max(CHUNK_STEP, Math.floor(CHUNK_SIZE / this.size / CHUNK_STEP) * CHUNK_STEP);
+    const fitting = CHUNK_BYTES / (4 * this.attributes.intermediateSize);
+    const step = Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
     for (let begin = 0; begin < this.rows; begin += step) body(begin, Math.min(step, this.rows - begin));
   }
 
