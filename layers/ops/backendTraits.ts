@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {ChainStarter} from './chainStarter.ts';
+import type {StackMemoryOf} from './stackMemory.ts';
 
 /** Called with 0 at the beginning and again after each compiled shader; never called if no shader is missing. */
 export type CompileProgress = (compiled: number, total: number) => void | Promise<void>;
@@ -46,6 +47,8 @@ export interface BackendTraits {
   decodesStacks: {sequences: number; adapters: boolean};
   /** Starts a chain of passes; see `startTokenChain`. By default a backend has none. */
   startChain?: ChainStarter;
+  /** Computes the memory of `decoderStack` and its loss. By default it is that of the ops of a card in TensorFlow. */
+  stackMemory?: StackMemoryOf;
   /** Compiles the shaders that `run` needs; see `compileShaders`. By default a backend has none. */
   compileShaders?: (run: () => void, onProgress?: CompileProgress) => Promise<void>;
 }

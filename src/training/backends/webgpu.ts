@@ -11,6 +11,7 @@ import {
 } from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
+import {stackMemory} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
@@ -84,6 +85,7 @@ export const webgpu: Backend = {
         logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
         decodesStacks: {sequences: MOST_DECODED, adapters: false},
         record: (inputs, run) => recordCommands(backend, inputs, run),
+        stackMemory: (step) => stackMemory(backend, step),
         compileShaders: (run, onProgress) => compileShaders(backend, run, onProgress),
       });
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;

@@ -1,16 +1,18 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import {attentionOp} from '../../../layers/ops/attention.ts';
+import {backendTraits} from '../../../layers/ops/backendTraits.ts';
 import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
+import type {DecoderShape} from '../../../layers/ops/stackMemory.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import {assertCount, type FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
-import {type DecoderShape, stackMemory} from './stackMemory.ts';
+import {stackMemory} from './stackMemory.ts';
 
 /** A decoder like Llama, with or without allocated weights. */
 export interface EstimableModel {
@@ -131,7 +133,12 @@ function bytesOfStack(
       ranks.set(name, Math.max(settings.rank, ranks.get(name) ?? 0));
   }
   const isHeadUnpacked = headOf(model).storage !== 'bfloat16';
-  const bytes = stackMemory(model, ranks, batchSize, length, checkpointing, isHeadUnpacked);
+  const {config} = model;
+  const isQuantized = [...model.namedParameters().values()].some(({quantization}) => quantization);
+  const step = {config, ranks, batchSize, sequenceLength: length, checkpointing, isQuantized};
+  const bytes =
+    backendTraits().stackMemory?.(step) ??
+    stackMemory(model, ranks, batchSize, length, checkpointing, isHeadUnpacked);
   const isHeadHigher = bytes.loss + bytes.logits > bytes.backward;
   return {
     activations: bytes.saved + bytes.rest + (isHeadHigher ? bytes.loss : bytes.backward),

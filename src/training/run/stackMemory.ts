@@ -1,4 +1,5 @@
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
+import type {DecoderShape, StackMemory} from '../../../layers/ops/stackMemory.ts';
 
 const MIB = 2 ** 20;
 const FLOAT = 4;
@@ -14,31 +15,6 @@ const CHUNK = {step: 1024, gates: 136 * MIB, logits: 256 * MIB};
  * Hidden states in float32 outside the blocks, and the remaining memory of TensorFlow's pool, as measured on one card.
  */
 const OUTSIDE = {hidden: 3, rest: 192 * MIB};
-
-/** Sizes of a decoder like Llama. */
-export interface DecoderShape {
-  vocabSize: number;
-  hiddenSize: number;
-  intermediateSize: number;
-  numHiddenLayers: number;
-  numAttentionHeads: number;
-  numKeyValueHeads: number;
-  headDim: number;
-  maxPositionEmbeddings: number;
-}
-
-/** Bytes on the card while one op computes all decoder blocks, and another one head and loss. */
-export interface StackMemory {
-  /** Bytes kept from forward to backward. */
-  saved: number;
-  /** Bytes of the blocks' backward pass. */
-  backward: number;
-  /** Bytes during the loss, without its chunk of logits. */
-  loss: number;
-  logits: number;
-  /** Bytes that are always in use. */
-  rest: number;
-}
 
 /**
  * Computes the memory of a training step when the card's ops compute it. The buffers are those of `decoder_stack.cc`

@@ -63,7 +63,7 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
  * Returns how many rows have logits at the same time: as many as take the memory of the hidden states in float32, because
  * the blocks' backward pass has buffers of that size.
  */
-function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
+export function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
   const {maxStorageBufferBindingSize} = device.limits;
   const most = Math.min((rows * size) / vocab, maxStorageBufferBindingSize / (4 * vocab));
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);

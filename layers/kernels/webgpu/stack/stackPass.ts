@@ -309,8 +309,7 @@ export class StackPass {
   }
 
   private forEachChunk(body: (begin: number, count: number) => void): void {
-    const fitting = CHUNK_BYTES / (4 * this.attributes.intermediateSize);
-    const step = Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+    const step = chunkRows(this.attributes.intermediateSize);
     for (let begin = 0; begin < this.rows; begin += step) body(begin, Math.min(step, this.rows - begin));
   }
 
@@ -340,6 +339,12 @@ export class StackPass {
   private free(...tensors: (RowsView | undefined)[]): void {
     for (const tensor of tensors) if (tensor) this.backend.disposeData(tensor.dataId);
   }
+}
+
+/** Returns how many rows feed-forward takes at a time. */
+export function chunkRows(intermediateSize: number): number {
+  const fitting = CHUNK_BYTES / (4 * intermediateSize);
+  return Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
 }
 
 /** Names of what a block keeps besides its input, in the order of the outputs. */

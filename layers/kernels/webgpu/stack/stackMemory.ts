@@ -1,0 +1,50 @@
+import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
+import {chunkRows} from './stackPass.ts';
+
+const FLOAT = 4;
+const HALF = 2;
+/** Share by which buffers are larger than what they hold, and of free ones: of what is kept, and of everything else. */
+const SLACK = {kept: 0.02, scratch: 0.25};
+/** Partial sums of gradients, tables, losses and other small tensors. */
+const REST = 32 * 2 ** 20;
+/** Hidden states in float32 while the loss runs: the blocks' result, its norm, and the gradient. */
+const OUTSIDE = 3;
+
+/** {@link StackMemory} of `decoderStack` and `linearCrossEntropy` on this backend in float16. */
+export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemory {
+  const {config, batchSize, sequenceLength, checkpointing, isQuantized} = step;
+  const {hiddenSize: hidden, intermediateSize: intermediate, numAttentionHeads: heads, vocabSize} = config;
+  const rows = batchSize * sequenceLength;
+  const query = heads * config.headDim;
+  const keyValue = 2 * config.numKeyValueHeads * config.headDim;
+  const halves = (width: number, count = rows) => HALF * count * width;
+  const floats = (width: number, count = rows) => FLOAT * count * width;
+
+  const attention = halves(query + keyValue + query) + floats(heads);
+  const ofBlock = checkpointing ? halves(hidden) : halves(2 * hidden + 2 * intermediate) + attention;
+  const chunk = Math.min(rows, chunkRows(intermediate));
+  const weight = isQuantized ? HALF * hidden * intermediate : 0;
+  const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
+  const feedForward =
+    gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;
+  const slope = floats(hidden);
+  const again = checkpointing ? attention : 0; // what the block did not keep
+  const inFeedForward = again + (checkpointing ? floats(hidden) : 0) + feedForward;
+  const inAttention = again + halves(2 * query) + floats(query + keyValue);
+  const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);
+
+  const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
+  const saved = config.numHiddenLayers * ofBlock;
+  const backward = slope + Math.max(inFeedForward, inAttention, inForward);
+  const loss = OUTSIDE * floats(hidden);
+  const logits = (FLOAT + HALF) * logitRows * vocabSize;
+  return {
+    saved,
+    backward,
+    loss,
+    logits,
+    rest: REST + SLACK.kept * saved + SLACK.scratch * Math.max(backward, loss + logits),
+  };
+}
