@@ -58,7 +58,7 @@ const examples: Example[] = Array.from({length: 61}, (_, i) => ({
 
 async function run(task: RankTask, rank: number): Promise<Omit<RankResult, 'name' | 'size' | 'rank'>> {
   const model = Llama.fromConfig(config, {seed: 3});
-  if (task.quantized) model.quantize({type: 'nf4', doubleQuant: true});
+  if (task.quantized) await model.quantize({type: 'nf4', doubleQuant: true});
   model.applyLoRA({rank: 2, alpha: 4, dropout: task.dropout ?? 0, seed: task.seeds?.[rank] ?? 5});
   model.compile({
     optimizer: new AdamW({learningRate: 0.01}),
