@@ -1,3 +1,5 @@
+import {TfjsLoraError} from '../../../../quant/errors.ts';
+
 /** All buffers may exceed the recent peak use by this share before the oldest free ones are destroyed. */
 const FREE_SHARE = 1 / 10;
 /** A free buffer may be this many times as large as what is needed at least. */
@@ -12,6 +14,8 @@ const PERIOD = 2 ** 15;
 /** A smaller missing buffer is made without making room, because submitting for it would cost more. */
 const SMALL = 64 * 2 ** 10;
 
+/** `GPUBufferUsage.STORAGE`, which a test's device lacks. */
+const STORAGE = 0x80;
 /** A buffer's key is its size plus this many times its usage. */
 const KEY_UNIT = 2 ** 40;
 
@@ -55,6 +59,7 @@ export class BufferPool {
     private readonly submit: () => void,
   ) {}
 
+  /** @throws TfjsLoraError `UNSUPPORTED` for a tensor larger than the device's bindings */
   acquireBuffer(size: number, usage: number, mappedAtCreation = false, reuse = true): GPUBuffer {
     const key = usage * KEY_UNIT + size;
     this.countLoan();
@@ -65,6 +70,7 @@ export class BufferPool {
       this.lend(known, size);
       return known;
     }
+    this.assertBindable(size, usage);
     if (reuse && size >= SMALL) this.makeRoom(size);
     const buffer = this.device.createBuffer({size, usage, mappedAtCreation});
     this.numBytesAllocated += size;
@@ -139,6 +145,17 @@ export class BufferPool {
     for (const container of [this.entries, this.free, this.idle]) container.clear();
     this.numBytesUsed = 0;
     this.numBytesAllocated = 0;
+  }
+
+  /** @throws TfjsLoraError `UNSUPPORTED` for a tensor that no shader could read */
+  private assertBindable(size: number, usage: number): void {
+    const limit = this.device.limits.maxStorageBufferBindingSize;
+    if (size <= limit || (usage & STORAGE) === 0) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `webgpu tensor: expected at most ${limit} bytes, which is what the device's shaders can read, got ${size}. ` +
+        'Use shorter or fewer rows a batch, a smaller model, or another backend.',
+    );
   }
 
   private countLoan(): void {

@@ -7,6 +7,7 @@ function makePool() {
   const destroyed: GPUBuffer[] = [];
   let submissions = 0;
   const device = {
+    limits: {maxStorageBufferBindingSize: 128 * MiB},
     createBuffer: () => {
       const buffer = {destroy: () => destroyed.push(buffer)} as unknown as GPUBuffer;
       return buffer;
@@ -66,9 +67,19 @@ describe('BufferPool', () => {
     for (const buffer of [large, fitting, other]) pool.releaseBuffer(buffer);
     expect(pool.acquireAtLeast(100 * MiB, 1)).toBe(fitting);
     expect(pool.numBytesUsed).toBe(1120 * MiB);
-    expect(pool.acquireAtLeast(90 * MiB, 1)).not.toBe(large);
+    expect(pool.acquireAtLeast(70 * MiB, 1)).not.toBe(large);
     expect(pool.acquireAtLeast(150 * MiB, 1)).toBe(large);
     pool.releaseBuffer(live);
+  });
+
+  test('refuses a tensor that is larger than what a shader can bind', () => {
+    const {pool} = makePool();
+    const storage = 0x80;
+    expect(() => pool.acquireBuffer(128 * MiB + 4, storage)).toThrow(
+      'webgpu tensor: expected at most 134217728 bytes',
+    );
+    expect(pool.acquireBuffer(128 * MiB, storage)).toBeDefined();
+    expect(pool.acquireBuffer(256 * MiB, 1)).toBeDefined();
   });
 
   test('forgets what was in use long ago, and always keeps 64 MiB', () => {
