@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
-import {crossEntropy} from '../layers/ops/crossEntropy.ts';
+import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
-import {linearCrossEntropy} from '../layers/ops/linearCrossEntropy.ts';
+import {linearCrossEntropy, linearTokenLosses} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
 import {takeRows} from '../layers/ops/takeRows.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
@@ -42,13 +42,35 @@ export interface LossModel {
   ): tf.Tensor3D;
 }
 
+/** Losses of the labels that count in a batch, in order. */
+export interface TokenLosses {
+  /** `−log p(label)` of each, `[N]`. */
+  losses: tf.Tensor1D;
+  /** Number of labels that count in each row; they add up to N. */
+  counts: number[];
+}
+
+interface Pass {
+  training?: boolean;
+  seed?: number;
+}
+
 /** Sums the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
-export function lossSum(
-  model: LossModel,
-  batch: Batch,
-  options: {training?: boolean; seed?: number},
-): tf.Scalar {
-  const {inputIds, places, labels} = checked(model, batch);
+export function lossSum(model: LossModel, batch: Batch, options: Pass): tf.Scalar {
+  return lossesOf(model, batch, options, 'sum') as tf.Scalar;
+}
+
+/** Computes the loss of each target; see `CausalLM.tokenLosses`. */
+export function tokenLosses(model: LossModel, batch: Batch, options: Pass): TokenLosses {
+  const losses = lossesOf(model, batch, options, 'each') as tf.Tensor1D;
+  return {losses, counts: toRows(batch, 'labels').map((row) => findTargets([row]).targets.length)};
+}
+
+/** The losses of targets, each `[N]`, or their sum. */
+type Which = 'sum' | 'each';
+
+function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which): tf.Tensor {
+  const {inputIds, places, labels} = checked(model, batch, which);
   const pass = {...options, seed: dropoutSeed(options.seed)};
   return tf.tidy(() => {
     const late = {
@@ -61,7 +83,8 @@ export function lossSum(
       ...late,
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
     };
-    return lossOf(model, tensors, {positionIds: batch.positionIds && toRows(batch, 'positionIds'), ...pass});
+    const positionIds = batch.positionIds && toRows(batch, 'positionIds');
+    return lossOf(model, tensors, {positionIds, ...pass}, which);
   });
 }
 
@@ -75,7 +98,7 @@ export function lossPass(
   batch: Batch,
   state: string,
 ): LossPass {
-  const {inputIds, places, labels} = checked(model, batch);
+  const {inputIds, places, labels} = checked(model, batch, 'sum');
   const [rows, length] = [inputIds.length, inputIds[0].length];
   const ints = (shape: number[], values: number[]): HostValues => ({
     ...{shape, dtype: 'int32', values: Int32Array.from(values)},
@@ -92,7 +115,9 @@ export function lossPass(
     constants: () => ({...model.rotary.tables(length)}),
     loss: ({cos, sin, ...tensors}) => {
       const rotary = {cos, sin} as RotaryTables;
-      return tf.tidy(() => lossOf(model, tensors as unknown as LossTensors, {rotary, training: true}));
+      return tf.tidy(
+        () => lossOf(model, tensors as unknown as LossTensors, {rotary, training: true}, 'sum') as tf.Scalar,
+      );
     },
   };
 }
@@ -109,15 +134,16 @@ function lossOf(
   model: LossModel,
   {inputIds, places, labels, attentionMask}: LossTensors,
   options: Omit<Parameters<LossModel['forward']>[1], 'attentionMask'>,
-): tf.Scalar {
+  which: Which,
+): tf.Tensor {
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  return headLoss(model.lm_head, counted, labels, options);
+  return headLoss(model.lm_head, counted, labels, options, which);
 }
 
-/** Returns a batch's rows, places and labels. */
-function checked(model: LossModel, batch: Batch) {
+/** Returns a batch's rows, places and labels. For a sum, the places may be all, with labels that do not count. */
+function checked(model: LossModel, batch: Batch, which: Which) {
   assertBatch('lossSum', batch);
   const inputIds = toRows(batch, 'inputIds');
   assertShapes(inputIds, batch);
@@ -125,7 +151,7 @@ function checked(model: LossModel, batch: Batch) {
   const {positions, targets} = findTargets(toRows(batch, 'labels'));
   assertLabels(targets, model.config.vocabSize);
   const count = inputIds.length * inputIds[0].length;
-  const isDense = positions.length >= DENSE_SHARE * count;
+  const isDense = which === 'sum' && positions.length >= DENSE_SHARE * count;
   return isDense
     ? {inputIds, labels: spread(targets, positions, count)}
     : {inputIds, places: positions, labels: targets};
@@ -136,15 +162,18 @@ export function targetCount(batch: Batch): number {
   return findTargets(toRows(batch, 'labels')).targets.length;
 }
 
+/** Computes the losses of targets, `each` `[N]`, or their `sum`. */
 function headLoss(
   head: tf.layers.Layer,
   hidden: tf.Tensor2D,
   targets: tf.Tensor1D,
-  pass: {training?: boolean; seed?: number},
-): tf.Scalar {
+  pass: Pass,
+  which: Which,
+): tf.Tensor {
   const frozen =
     (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
-  if (frozen) return linearCrossEntropy(hidden, head.weight.matrix(), targets);
+  if (frozen)
+    return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(hidden, head.weight.matrix(), targets);
   const variables =
     head instanceof TiedHead
       ? [head.weight.read()]
@@ -152,15 +181,17 @@ function headLoss(
   const [rows] = hidden.shape;
   const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
   const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
-  const losses: tf.Scalar[] = [];
+  const lossOf = which === 'sum' ? crossEntropy : lossesOfLogits;
+  const losses: tf.Tensor[] = [];
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
-    const run = (x: tf.Tensor, labels: tf.Tensor) =>
-      crossEntropy(head.apply(x, pass) as tf.Tensor2D, labels as tf.Tensor1D) as tf.Tensor;
+    const run = (x: tf.Tensor, labels: tf.Tensor): tf.Tensor =>
+      lossOf(head.apply(x, pass) as tf.Tensor2D, labels as tf.Tensor1D);
     const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
-    losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}) as tf.Scalar);
+    losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}));
   }
-  return losses.length === 1 ? losses[0] : tf.addN(losses);
+  if (losses.length === 1) return losses[0];
+  return which === 'sum' ? tf.addN(losses) : tf.concat(losses);
 }
 
 /** Returns the targets, and the positions in the flattened `[B·T]` that predict them. */

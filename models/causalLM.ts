@@ -11,7 +11,7 @@ import type {StorageDtype} from '../quant/float16.ts';
 import type {FolderSource, FolderTarget} from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {assertInputIds, assertRows} from './assertInputIds.ts';
-import {type Batch, lossSum, targetCount} from './batchLoss.ts';
+import {type Batch, lossSum, type TokenLosses, targetCount, tokenLosses} from './batchLoss.ts';
 import {
   type ChatOptions,
   chat,
@@ -270,6 +270,16 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
   lossPass(_batch: Batch): LossPass | undefined {
     return undefined;
+  }
+
+  /**
+   * Computes the cross-entropy of each label that counts, for losses that weigh labels or compare rows. Differentiable;
+   * the logits never exist whole. The sum is {@link lossSum}.
+   */
+  tokenLosses(batch: Batch, options: {training?: boolean; seed?: number} = {}): TokenLosses {
+    this.assertUsable();
+    assertKnownOptions('tokenLosses', options, {training: true, seed: true});
+    return tokenLosses(this, batch, options);
   }
 
   /** Returns the number of labels that count in a batch. */

@@ -25,7 +25,7 @@ export {type ChatMessage, Tokenizer} from '../models/tokenizer.ts';
 export {type ErrorCode, TfjsLoraError} from '../quant/errors.ts';
 export {setWarningHandler} from '../quant/warn.ts';
 export type {BatchOptions, TrainingData} from './data/batches/batches.ts';
-export {type CollateOptions, collate, type Example} from './data/batches/collate.ts';
+export {type CollateOptions, collate, type Example, type PairExample} from './data/batches/collate.ts';
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
@@ -43,6 +43,12 @@ export {
 } from './training/backends/useBackend.ts';
 export {progressBar} from './training/callbacks/progressBar.ts';
 export {Llama} from './training/llama.ts';
+export {
+  type PreferenceLossArgs,
+  type PreferenceLossType,
+  preferenceLoss,
+} from './training/losses/preferenceLoss.ts';
+export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';
 export {UNDECAYED_BY_TRANSFORMERS} from './training/optimizers/decoupledDecayOptimizer.ts';

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
 import {backendTraits} from './backendTraits.ts';
-import {crossEntropy} from './crossEntropy.ts';
+import {tokenLosses} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
 import {hasKernel, runKernel} from './dispatch.ts';
 import {embedding} from './embedding.ts';
@@ -47,24 +47,27 @@ export function linearCrossEntropy(
   ignoreIndex = -100,
   chunkElements = backendTraits().logitsAtOnce,
 ): tf.Scalar {
-  assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
-  assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
-  const composed = () => {
-    const wantsGradient = isRecording();
-    return customGradient(
-      [hidden],
-      () => {
-        const fitting = Math.max(1, Math.floor(chunkElements / weight.rows));
-        const chunkRows = fitting > CHUNK_MULTIPLE ? fitting - (fitting % CHUNK_MULTIPLE) : fitting;
-        const {loss, gradient} = chunkedLoss(hidden, weight, labels, ignoreIndex, chunkRows, wantsGradient);
-        return {value: loss, saved: gradient ? [gradient] : []};
-      },
-      (dy, [gradient]) => [tf.mul(gradient, dy)],
-    );
-  };
-  if (!hasKernel(linearCrossEntropyOp) || !fits16BitKernels(weight) || ignoreIndex >= 0)
-    return tf.tidy(composed);
+  assertShapes(hidden, weight, labels);
   const wantsGradient = isRecording();
+  if (!hasKernel(linearCrossEntropyOp) || !fits16BitKernels(weight) || ignoreIndex >= 0) {
+    return tf.tidy(() =>
+      customGradient(
+        [hidden],
+        () => {
+          const {losses, saved} = chunkedLosses(
+            hidden,
+            weight,
+            labels,
+            ignoreIndex,
+            chunkElements,
+            wantsGradient,
+          );
+          return {value: tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar, saved};
+        },
+        (dy, [gradient]) => [tf.mul(gradient, dy)],
+      ),
+    );
+  }
   return customGradient(
     [hidden],
     () => {
@@ -77,16 +80,60 @@ export function linearCrossEntropy(
   );
 }
 
-function chunkedLoss(
+/**
+ * Returns the loss of each row, for losses that weigh rows: `−log softmax(hidden · Wᵀ)[label]`, computed in chunks as
+ * in {@link linearCrossEntropy}, with the same parameters.
+ *
+ * @returns `[N]`; 0 for rows labelled `ignoreIndex`
+ */
+export function linearTokenLosses(
+  hidden: tf.Tensor2D,
+  weight: StoredMatrix,
+  labels: tf.Tensor1D,
+  ignoreIndex = -100,
+  chunkElements = backendTraits().logitsAtOnce,
+): tf.Tensor1D {
+  assertShapes(hidden, weight, labels);
+  const wantsGradient = isRecording();
+  return tf.tidy(() =>
+    customGradient(
+      [hidden],
+      () => {
+        const {losses, saved} = chunkedLosses(
+          hidden,
+          weight,
+          labels,
+          ignoreIndex,
+          chunkElements,
+          wantsGradient,
+        );
+        return {value: joined(losses), saved};
+      },
+      (dy, [gradient]) => [tf.mul(gradient, dy.expandDims(1))],
+    ),
+  );
+}
+
+function assertShapes(hidden: tf.Tensor2D, weight: StoredMatrix, labels: tf.Tensor1D): void {
+  assertShape('linearCrossEntropy hidden', hidden, [-1, weight.cols]);
+  assertShape('linearCrossEntropy labels', labels, [hidden.shape[0]]);
+}
+
+const joined = <T extends tf.Tensor>(parts: T[]): T => (parts.length === 1 ? parts[0] : tf.concat(parts, 0));
+
+/** Returns the losses of each chunk's rows, and as `saved` each row's gradient of `hidden` if one is wanted. */
+function chunkedLosses(
   hidden: tf.Tensor2D,
   weight: StoredMatrix,
   labels: tf.Tensor1D,
   ignoreIndex: number,
-  chunkRows: number,
+  chunkElements: number,
   wantsGradient: boolean,
-): {loss: tf.Scalar; gradient?: tf.Tensor2D} {
+): {losses: tf.Tensor1D[]; saved: tf.Tensor[]} {
+  const fitting = Math.max(1, Math.floor(chunkElements / weight.rows));
+  const chunkRows = fitting > CHUNK_MULTIPLE ? fitting - (fitting % CHUNK_MULTIPLE) : fitting;
   const [rows] = hidden.shape;
-  const losses: tf.Scalar[] = [];
+  const losses: tf.Tensor1D[] = [];
   const gradients: tf.Tensor2D[] = [];
   const isInOnePass = hasKernel(softmaxCrossEntropyOp); // the composed op would make the labels as wide as the vocabulary
   for (let row = 0; row < rows; row += chunkRows) {
@@ -97,9 +144,9 @@ function chunkedLoss(
       const logits = storedMatMul(x, weight, true); // [n, vocab]
       if (isInOnePass) {
         const [losses, gradient] = softmaxCrossEntropy(logits, target, ignoreIndex); // [n], [n, vocab]
-        return [tf.sum(losses), ...(wantsGradient ? [storedMatMul(gradient, weight, false)] : [])];
+        return [losses, ...(wantsGradient ? [storedMatMul(gradient, weight, false)] : [])];
       }
-      const loss = crossEntropy(logits, target, ignoreIndex);
+      const loss = tokenLosses(logits, target, ignoreIndex); // [n]
       if (!wantsGradient) return [loss];
       const counted = tf.notEqual(target, ignoreIndex).toFloat().expandDims(1); // [n, 1]
       const safeTarget = tf.maximum(target, 0).toInt();
@@ -108,12 +155,9 @@ function chunkedLoss(
         ? storedMatMul(tf.oneHot(safeTarget, weight.rows).toFloat() as tf.Tensor2D, weight, false)
         : embedding(safeTarget, weight); // [n, C]
       return [loss, tf.mul(tf.sub(fromAll, fromTarget), counted) as tf.Tensor2D];
-    }) as [tf.Scalar, tf.Tensor2D?];
+    }) as [tf.Tensor1D, tf.Tensor2D?];
     losses.push(loss);
     if (gradient) gradients.push(gradient);
   }
-  return {
-    loss: tf.addN(losses),
-    gradient: wantsGradient ? (gradients.length === 1 ? gradients[0] : tf.concat(gradients, 0)) : undefined,
-  };
+  return {losses, saved: gradients.length > 0 ? [joined(gradients)] : []};
 }

@@ -4,7 +4,7 @@ import {counted} from '../../quant/counted.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
-import type {Example} from './batches/collate.ts';
+import type {Example, PairExample} from './batches/collate.ts';
 import {convertRecord} from './datasets/convertRecord.ts';
 import {
   DATASET_OPTIONS,
@@ -35,7 +35,10 @@ import {type PromptExample, promptExample} from './preprocessing/promptExample.t
 import type {Conversation} from './templates/conversation.ts';
 
 /** Starts a pass over streamed data, in an order that depends on the seed and the epoch. */
-export type ExampleStream = (epoch?: number) => AsyncGenerator<Example, void, undefined>;
+export type ExampleStream<T = Example> = (epoch?: number) => AsyncGenerator<T, void, undefined>;
+
+/** With this stage, examples are pairs. */
+type Pairs = {stage: 'dpo'};
 
 export interface SplitArgs extends DatasetArgs {
   /** Names of data sets to validate on. Default: none. */
@@ -67,10 +70,16 @@ const INFO_FILE = 'dataset_info.json';
  * const examples = await loadDataset({dataset: 'summaries', datasetDir: 'data', template: 'llama3', tokenizer});
  * ```
  */
+export function loadDataset(
+  args: DatasetArgs & Pairs & {streaming: true},
+): Promise<ExampleStream<PairExample>>;
+export function loadDataset(args: DatasetArgs & Pairs & {streaming?: false}): Promise<PairExample[]>;
 export function loadDataset(args: DatasetArgs & {streaming: true}): Promise<ExampleStream>;
 export function loadDataset(args: DatasetArgs & {streaming?: false}): Promise<Example[]>;
 export function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream>;
-export async function loadDataset(args: DatasetArgs): Promise<Example[] | ExampleStream> {
+export async function loadDataset(
+  args: DatasetArgs,
+): Promise<Example[] | ExampleStream | PairExample[] | ExampleStream<PairExample>> {
   assertDatasetOptions('loadDataset', args, DATASET_OPTIONS);
   return (await loadSplits(args)).train;
 }
@@ -80,14 +89,18 @@ export async function loadDataset(args: DatasetArgs): Promise<Example[] | Exampl
  * before they become examples.
  */
 export function loadSplits(
+  args: SplitArgs & Pairs & {streaming?: false},
+): Promise<{train: PairExample[]; validation: PairExample[]}>;
+export function loadSplits(
   args: SplitArgs & {streaming?: false},
 ): Promise<{train: Example[]; validation: Example[]}>;
 export function loadSplits(
   args: SplitArgs,
 ): Promise<{train: Example[] | ExampleStream; validation: Example[]}>;
-export async function loadSplits(
-  args: SplitArgs,
-): Promise<{train: Example[] | ExampleStream; validation: Example[]}> {
+export async function loadSplits(args: SplitArgs): Promise<{
+  train: Example[] | ExampleStream | PairExample[];
+  validation: Example[] | PairExample[];
+}> {
   assertDatasetOptions('loadSplits', args, SPLIT_OPTIONS);
   const {valSize = 0} = args;
   const evaluation = namesIn(args.evaluationDataset);
@@ -103,23 +116,27 @@ export async function loadSplits(
       ? resolveDatasetArgs({...args, dataset: evaluation, streaming: false})
       : {...plan, streaming: false};
   const validation = async (conversations: Conversation[]) =>
-    conversations.length === 0 ? [] : makeExamples(conversations, evaluationPlan);
+    conversations.length === 0 ? [] : examplesOf(conversations, evaluationPlan);
   const evaluated = evaluation.length > 0 ? await allConversations(evaluationPlan) : [];
   if (plan.streaming) {
     const heldOut = assertCount(valSize);
     const stream = await conversationStream(plan);
     const split = heldOut > 0 ? await firstOf(stream(0), heldOut) : evaluated;
     return {
-      train: (epoch = 0) => streamExamples(without(heldOut > 0 ? split : [], stream(epoch)), plan),
+      train: (epoch = 0) =>
+        streamExamples(without(heldOut > 0 ? split : [], stream(epoch)), plan) as ReturnType<ExampleStream>,
       validation: await validation(split),
     };
   }
   const {train, validation: split} = splitValidation(await allConversations(plan), valSize, plan.seed);
   return {
-    train: await makeExamples(train, plan),
+    train: await examplesOf(train, plan),
     validation: await validation(evaluation.length > 0 ? evaluated : split),
   };
 }
+
+/** Makes examples; the overloads above give pairs their type. */
+const examplesOf = makeExamples as (conversations: Conversation[], plan: DatasetPlan) => Promise<Example[]>;
 
 /** Loads prompts to answer, truncated as in LLaMA-Factory's prediction. */
 export async function loadPrompts(
@@ -253,6 +270,15 @@ async function openDatasets(plan: DatasetPlan): Promise<OpenDataset[]> {
   hub.onProgress ??= ({repository, file, done, total}) =>
     plan.onProgress?.({phase: 'downloading', what: `${repository} ${file}`, done, total});
   const {sources, folder} = await describeDatasets(plan, hub);
+  for (const {name, ranking = false} of sources) {
+    if (ranking === (plan.stage === 'dpo')) continue;
+    const [needed, got] = ranking ? ['stage dpo', plan.stage] : ["'ranking': true in its entry", 'none'];
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `dataset ${name}: expected ${needed}, got ${got}. ` +
+        'Pairs of a chosen and a rejected answer and stage dpo belong together.',
+    );
+  }
   const datasets: OpenDataset[] = [];
   for (const source of sources) datasets.push(await openDataset(source, folder, hub));
   return datasets;

@@ -27,9 +27,10 @@ export interface Training {
   readonly trainer: Trainer;
 
   /**
-   * Sets optimizer, learning rate schedule and clipping. The loss is the model's own: cross-entropy over the labels.
+   * Sets optimizer, loss, learning rate schedule and clipping. The default loss is the model's own: cross-entropy over
+   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss`, `metrics` or another unknown option, and what the trainer throws
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss` of Keras, `metrics` or another unknown option, and what the trainer throws
    */
   compile(args?: CompileArgs): void;
 

@@ -8,20 +8,21 @@ import {
   batchesOf,
   countBatches,
   emptyData,
+  type Item,
   isReadOnce,
   type TrainingData,
 } from '../data/batches/batches.ts';
-import type {Example} from '../data/batches/collate.ts';
 import {orderedByLength} from '../data/batches/lengthGrouped.ts';
 import {RecordDataset} from '../data/records/recordDataset.ts';
 import {RecordEncoder} from '../data/records/recordEncoder.ts';
-import {isRecord, type RecordData} from '../data/records/trainingRecord.ts';
+import {isRecord, type RecordData, type TrainingRecord} from '../data/records/trainingRecord.ts';
 import {assertSameRun} from './callbacks/rankAgreement.ts';
 import {trainingFeatures} from './callbacks/trainingFeatures.ts';
 import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import {ranks} from './cluster/ranks.ts';
+import {type BatchLoss, CROSS_ENTROPY} from './losses/trainingLoss.ts';
 import type {FolderLock} from './output/folderLock.ts';
 import {
   clearOutputFolder,
@@ -40,7 +41,7 @@ import {positionAt, TrainingRun} from './run/trainingRun.ts';
 import type {LearningRateSchedule} from './steps/learningRateSchedule.ts';
 import {type StepOutcome, TrainingStep} from './steps/trainingStep.ts';
 import {warnOfFrozenMatrices} from './steps/warnOfFrozenMatrices.ts';
-import {scalarValue} from './steps/windowGradients.ts';
+import {readMetrics, scalarValue} from './steps/windowGradients.ts';
 
 export interface EvaluateArgs {
   /** Examples in a batch. Default 4. */
@@ -148,7 +149,13 @@ export class Trainer extends TrainingStep {
     if (validationData) assertData(validationData, 'fitDataset validationData', limits, evaluations);
     if (plan.groupByLength) orderedByLength(data, batchSize * batchesPerStep, ''); // throws for a stream
     if (plan.memoryBudget !== undefined)
-      assertMemory(this.model, this.optimizer, data, plan, plan.memoryBudget);
+      assertMemory(
+        this.model,
+        this.optimizer,
+        data,
+        {...plan, batchSize: batchSize * this.loss.rowsPerExample},
+        plan.memoryBudget,
+      );
     const batchesPerEpoch = countBatches(data, batchSize);
     const stepsInData =
       batchesPerEpoch && (epochs - initialEpoch) * Math.ceil(batchesPerEpoch / batchesPerStep);
@@ -259,7 +266,7 @@ export class Trainer extends TrainingStep {
   private async log(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
     const {isSkipped, ...result} = outcome;
     const [rows, positions] = sizeOf(window);
-    run.count(result, isSkipped, window.length, rows, positions);
+    run.count(result, isSkipped, window.length, rows / this.loss.rowsPerExample, positions);
     const {totalSteps, secondsLeft, seconds} = run;
     const {step, epoch, tokensSeen} = run.progress;
     const log = {
@@ -313,34 +320,53 @@ export class Trainer extends TrainingStep {
     assertData(data, 'evaluateDataset', limits);
     const total = countBatches(data, batchSize);
     const begun = performance.now();
+    const {loss: objective} = this;
+    objective.assertFits(this.model);
     let [sum, tokens, examples, batches] = [0, 0, 0, 0];
-    const each = batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'));
-    for await (const round of windowsOf(each, ranks().size)) {
-      const [batch] = ranks().share(round); // of the last round, maybe none
-      const [loss] = await ranks().sum([batch ? await scalarValue(this.model.lossSum(batch)) : 0]);
-      sum += loss;
-      for (const batch of round) tokens += this.model.targetCount(batch);
-      examples += sizeOf(round)[0];
-      batches += round.length;
-      onProgress?.({done: batches, total});
-      await tf.nextFrame(); // let signals through
-      signal?.throwIfAborted();
+    const described: tf.Tensor1D[] = [];
+    try {
+      const each = batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'));
+      for await (const round of windowsOf(each, ranks().size)) {
+        const [batch] = ranks().share(round); // of the last round, maybe none
+        const computed = batch && this.lossOf(batch);
+        if (computed?.metrics) described.push(computed.metrics);
+        const [loss] = await ranks().sum([computed ? await scalarValue(computed.loss) : 0]);
+        sum += loss;
+        for (const batch of round) tokens += objective.count(this.model, batch);
+        examples += sizeOf(round)[0] / objective.rowsPerExample;
+        batches += round.length;
+        onProgress?.({done: batches, total});
+        await tf.nextFrame(); // let signals through
+        signal?.throwIfAborted();
+      }
+      if (tokens === 0) throw emptyData('evaluateDataset');
+      const loss = sum / tokens;
+      const seconds = (performance.now() - begun) / 1000;
+      const perplexity = objective === CROSS_ENTROPY ? Math.exp(loss) : Number.NaN;
+      const metrics = await readMetrics(objective, described, batches);
+      return {loss, perplexity, tokens, examples, batches, seconds, ...(metrics && {metrics})};
+    } finally {
+      tf.dispose(described);
     }
-    if (tokens === 0) throw emptyData('evaluateDataset');
-    const loss = sum / tokens;
-    const seconds = (performance.now() - begun) / 1000;
-    return {loss, perplexity: Math.exp(loss), tokens, examples, batches, seconds};
+  }
+
+  /** Computes a batch's loss without gradients and dropout. */
+  private lossOf(batch: Batch): BatchLoss {
+    return tf.tidy(() => {
+      const constants = this.loss.constants?.(this.model, batch);
+      return {...this.loss.compute(this.model, batch, {}, constants)} as BatchLoss & tf.TensorContainerObject;
+    });
   }
 
   /** Returns data whose lists hold no records any more; the items of streams are read as they arrive. */
   private async examplesOf(data: RecordData, call: string): Promise<TrainingData> {
     if (data instanceof RecordDataset) return data.examples;
     if (!Array.isArray(data) || !data.some(isRecord)) return data as TrainingData;
-    return new RecordEncoder(call, this.model.tokenizer).encodeAll<Example | Batch>(data);
+    return new RecordEncoder(call, this.model.tokenizer).encodeAll<Item>(data);
   }
 
   /** Returns a function that makes examples of a stream's records. */
-  private reader(call: string): (item: Example | Batch, index: number) => Example | Batch {
+  private reader(call: string): (item: Item | TrainingRecord, index: number) => Item {
     let encoder: RecordEncoder | undefined;
     return (item, index) => {
       if (!isRecord(item)) return item;
@@ -349,9 +375,9 @@ export class Trainer extends TrainingStep {
     };
   }
 
-  private limits(): {maxLength: number; vocabSize: number} {
+  private limits(): {maxLength: number; vocabSize: number; rowsPerExample: number} {
     const {maxPositionEmbeddings, vocabSize} = this.model.config;
-    return {maxLength: maxPositionEmbeddings, vocabSize};
+    return {maxLength: maxPositionEmbeddings, vocabSize, rowsPerExample: this.loss.rowsPerExample};
   }
 }
 

@@ -89,6 +89,7 @@ const calls: Record<string, Call> = {
   'AdaptableModel.quantize': (unknown) => model.quantize({type: 'nf4', ...unknown}),
   'CausalLM.predict': (unknown) => model.predict(IDS, unknown),
   'CausalLM.lossSum': (unknown) => model.lossSum(BATCH, unknown),
+  'CausalLM.tokenLosses': (unknown) => model.tokenLosses(BATCH, unknown),
   'CausalLM.generate': (unknown) => model.generate(IDS, unknown),
   'CausalLM.stream': (unknown) => model.stream([1, 2], unknown).next(),
   'CausalLM.chat': (unknown) => model.chat([{role: 'user', content: 'x'}], unknown),
@@ -127,6 +128,7 @@ const calls: Record<string, Call> = {
 
   // training
   'AutoModelForCausalLM.fromPretrained': (unknown) => src.AutoModelForCausalLM.fromPretrained(MODEL, unknown),
+  preferenceLoss: (unknown) => src.preferenceLoss(unknown),
   'Training.compile': (unknown) => model.compile(unknown),
   'Training.dataset': (unknown) => model.dataset([{text: 'x'}], unknown),
   'Training.fitDataset': (unknown) => model.fitDataset(examples, {verbose: 0, ...unknown}),

@@ -3,7 +3,15 @@ import seedrandom from 'seedrandom';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
-import {assertExample, type CollateOptions, collate, type Example, type ExampleLimits} from './collate.ts';
+import {
+  assertExample,
+  type CollateOptions,
+  collate,
+  type Example,
+  type ExampleLimits,
+  isPair,
+  type PairExample,
+} from './collate.ts';
 
 /**
  * Data to read, by default examples, which are padded into batches, or ready-made batches. Only a list, or an object
@@ -11,7 +19,10 @@ import {assertExample, type CollateOptions, collate, type Example, type ExampleL
  * function that makes it does). A function is called with the epoch's number, and may order its items by it. Tensors
  * from a `tf.data.Dataset` are read and disposed; tensors in a list or iterable remain the caller's.
  */
-export type TrainingData<T = Example | Batch> = Items<T> | ((epoch: number) => Items<T>) | DatasetLike;
+export type TrainingData<T = Item> = Items<T> | ((epoch: number) => Items<T>) | DatasetLike;
+
+/** What training reads: examples of token ids, pairs of them, or batches. */
+export type Item = Example | PairExample | Batch;
 
 type Items<T> = Iterable<T> | AsyncIterable<T>;
 
@@ -29,14 +40,19 @@ export interface BatchOptions extends CollateOptions {
   epoch?: number;
   /** Size of the vocabulary, to check ids against. Default: no check. */
   vocabSize?: number;
+  /** Rows of an example: 2 for pairs. Default: any. */
+  rowsPerExample?: number;
 }
 
-export const isBatch = (item: Example | Batch): item is Batch =>
-  (item?.inputIds as unknown) instanceof tf.Tensor
-    ? (item.inputIds as unknown as tf.Tensor).rank === 2
-    : Array.isArray((item?.inputIds as number[][])?.[0]);
+export const isBatch = (item: Item): item is Batch => {
+  const inputIds: unknown = isPair(item) ? undefined : item?.inputIds;
+  return inputIds instanceof tf.Tensor
+    ? inputIds.rank === 2
+    : Array.isArray((inputIds as number[][] | undefined)?.[0]);
+};
 
-const isTensorExample = (item: Example): boolean => (item?.inputIds as unknown) instanceof tf.Tensor;
+const isTensorExample = (item: Example | PairExample): boolean =>
+  !isPair(item) && (item?.inputIds as unknown) instanceof tf.Tensor;
 
 /** Whether data can be read only once: an existing generator. */
 export const isReadOnce = (data: TrainingData<unknown>): boolean =>
@@ -104,12 +120,12 @@ export function emptyData(what: string): TfjsLoraError {
 export async function* batchesOf(
   data: TrainingData,
   options: BatchOptions,
-  read = (item: Example | Batch, _index: number): Example | Batch => item,
+  read = (item: Item, _index: number): Item => item,
 ): AsyncGenerator<Batch> {
   const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
   const padding = {padTokenId, padToMultipleOf, maxLength};
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
-  let waiting: Example[] = [];
+  let waiting: (Example | PairExample)[] = [];
   let [position, index] = [0, 0];
   for await (const given of itemsOf(source, epoch)) {
     const item = await toRows(read(given, position++));

@@ -14,6 +14,27 @@ export interface Example {
   positionIds?: number[];
 }
 
+/** A better and a worse answer to one prompt, each with the prompt before it, which is not a target. */
+export interface PairExample {
+  chosen: Example;
+  rejected: Example;
+}
+
+/** Whether an item of training data is a pair. */
+export const isPair = (item: unknown): item is PairExample =>
+  ['chosen', 'rejected'].every((side) => {
+    const row = (item as Record<string, object | undefined> | undefined)?.[side];
+    return row != null && Object.hasOwn(row, 'inputIds');
+  });
+
+/** Returns the rows that an example becomes in a batch. */
+export const rowsOf = (example: Example | PairExample): Example[] =>
+  isPair(example) ? [example.chosen, example.rejected] : [example];
+
+/** Returns the number of tokens in an example's longest row. */
+export const longestRow = (example: Example | PairExample): number =>
+  Math.max(...rowsOf(example).map(({inputIds}) => inputIds.length));
+
 export interface CollateOptions {
   /** Id of padding, which is masked and does not count. Default 0. */
   padTokenId?: number;
@@ -28,13 +49,26 @@ const COLLATE_OPTIONS = {
   maxLength: true,
 } satisfies OptionNames<CollateOptions>;
 
-/** Pads examples on the right into one batch, labels with −100 and the mask with 0. */
-export function collate(examples: Example[], options: CollateOptions = {}): Batch {
+/**
+ * Pads examples on the right into one batch, labels with −100 and the mask with 0. Pairs become twice as many rows: all
+ * chosen answers, then all rejected ones.
+ */
+export function collate(given: (Example | PairExample)[], options: CollateOptions = {}): Batch {
   assertKnownOptions('collate', options, COLLATE_OPTIONS);
   const {padTokenId = 0, padToMultipleOf = 8, maxLength} = options;
-  if (examples.length === 0) {
+  if (given.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'collate: expected at least one example, got none');
   }
+  const pairs = given.filter(isPair);
+  if (pairs.length > 0 && pairs.length < given.length) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `collate: expected either pairs or single examples, got ${pairs.length} of ${given.length} pairs`,
+    );
+  }
+  const sides = ['chosen', 'rejected'] as const;
+  const examples =
+    pairs.length > 0 ? sides.flatMap((side) => pairs.map((pair) => pair[side])) : (given as Example[]);
   const longest = Math.max(...examples.map(({inputIds}) => inputIds.length));
   const length = Math.ceil(longest / padToMultipleOf) * padToMultipleOf;
   const width = maxLength === undefined ? length : Math.max(longest, Math.min(length, maxLength));
@@ -66,36 +100,64 @@ export function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
 export interface ExampleLimits {
   maxLength?: number;
   vocabSize?: number;
+  /** Rows of an example: 2 for pairs. Default: any. */
+  rowsPerExample?: number;
 }
 
 /**
- * Checks one example.
+ * Checks one example, both rows of a pair.
  *
  * @throws TfjsLoraError naming the example: `INVALID_ARGUMENT` when it is empty, too long or has nothing to learn,
  *   `SHAPE_MISMATCH`, `VOCABULARY_MISMATCH`
  */
 export function assertExample(
-  example: Example,
+  example: Example | PairExample,
   index: number,
-  {maxLength, vocabSize = Number.POSITIVE_INFINITY}: ExampleLimits = {},
+  limits: ExampleLimits = {},
 ): void {
-  assertSpelling(example, index);
+  const {rowsPerExample = isPair(example) ? 2 : 1} = limits;
+  if (isPair(example) !== (rowsPerExample === 2)) {
+    const [expected, advice] =
+      rowsPerExample === 2
+        ? [
+            'a pair {chosen, rejected}, which the compiled loss compares',
+            'Pass pairs, or compile another loss.',
+          ]
+        : ['a single answer', 'Train on pairs with compile({loss: preferenceLoss()}).'];
+    const got = isPair(example) ? 'a pair' : `the keys ${Object.keys(example ?? {}).join(', ') || '(none)'}`;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `example ${index}: expected ${expected}, got ${got}. ${advice}`,
+    );
+  }
+  if (isPair(example)) {
+    for (const side of ['chosen', 'rejected'] as const)
+      assertRow(example[side], `example ${index} ${side}`, limits);
+  } else assertRow(example, `example ${index}`, limits);
+}
+
+function assertRow(
+  example: Example,
+  place: string,
+  {maxLength, vocabSize = Number.POSITIVE_INFINITY}: ExampleLimits,
+): void {
+  assertSpelling(example, place);
   const {inputIds, labels, attentionMask, positionIds} = example ?? {};
   if (!Array.isArray(inputIds) || inputIds.length === 0) {
     const got = Array.isArray(inputIds) ? 'an empty list' : `${inputIds && typeof inputIds}`;
-    throw new TfjsLoraError('INVALID_ARGUMENT', `example ${index} inputIds: expected token ids, got ${got}`);
+    throw new TfjsLoraError('INVALID_ARGUMENT', `${place} inputIds: expected token ids, got ${got}`);
   }
   for (const [key, values] of Object.entries({labels, attentionMask, positionIds})) {
     if (values === undefined || values.length === inputIds.length) continue;
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
-      `example ${index} ${key}: expected ${counted(inputIds.length, 'value')} (one per token), got ${values.length}`,
+      `${place} ${key}: expected ${counted(inputIds.length, 'value')} (one per token), got ${values.length}`,
     );
   }
   if (maxLength !== undefined && inputIds.length > maxLength) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index}: expected at most ${counted(maxLength, 'token')} (max_position_embeddings), got ${inputIds.length}. ` +
+      `${place}: expected at most ${counted(maxLength, 'token')} (max_position_embeddings), got ${inputIds.length}. ` +
         'Shorten it (cutoffLength, or cutoff_len in a recipe).',
     );
   }
@@ -105,14 +167,14 @@ export function assertExample(
   if (wrongId !== undefined || wrongLabel !== undefined) {
     throw new TfjsLoraError(
       'VOCABULARY_MISMATCH',
-      `example ${index} ${wrongId === undefined ? 'labels' : 'inputIds'}: expected ids from 0 to ${vocabSize - 1}, ` +
+      `${place} ${wrongId === undefined ? 'labels' : 'inputIds'}: expected ids from 0 to ${vocabSize - 1}, ` +
         `got ${wrongId ?? wrongLabel}. Use the tokenizer that belongs to the model.`,
     );
   }
   if (!labelsOf(example).some((label, t) => t > 0 && label !== IGNORE_INDEX)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index} labels: expected at least one after the first token that is not -100, got ` +
+      `${place} labels: expected at least one after the first token that is not -100, got ` +
         (labels ? `only ${IGNORE_INDEX}` : 'one token'),
     );
   }
@@ -127,13 +189,13 @@ const KEYS = new Map(
 );
 
 /** Refuses keys in another spelling, such as `attention_mask`, which would not be read. */
-function assertSpelling(example: Example, index: number): void {
+function assertSpelling(example: Example, place: string): void {
   for (const key of Object.keys(example ?? {})) {
     const meant = KEYS.get(key.replaceAll('_', '').toLowerCase());
     if (meant === undefined || meant === key) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index} ${key}: expected ${meant}, got another spelling of it. Rename the key.`,
+      `${place} ${key}: expected ${meant}, got another spelling of it. Rename the key.`,
     );
   }
 }

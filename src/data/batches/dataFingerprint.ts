@@ -1,6 +1,5 @@
-import type {Batch} from '../../../models/batchLoss.ts';
-import type {TrainingData} from './batches.ts';
-import type {Example} from './collate.ts';
+import {type Item, isBatch, type TrainingData} from './batches.ts';
+import {rowsOf} from './collate.ts';
 
 /**
  * Returns a fingerprint of a list of examples, computed from their ids and labels; undefined for data that can only be
@@ -18,9 +17,11 @@ export function dataFingerprint(data: TrainingData): string | undefined {
     add(values.length);
     for (const value of values) typeof value === 'number' ? add(value) : addAll(value);
   };
-  for (const {inputIds, labels} of data as (Example | Batch)[]) {
-    addAll(inputIds);
-    addAll(labels);
+  for (const item of data as Item[]) {
+    for (const {inputIds, labels} of isBatch(item) ? [item] : rowsOf(item)) {
+      addAll(inputIds);
+      addAll(labels);
+    }
   }
   const hex = (value: number) => (value >>> 0).toString(16).padStart(8, '0');
   return `${data.length}-${hex(low)}${hex(high)}`;

@@ -29,12 +29,22 @@ export function convertRecord(record: SourceRecord, source: RecordFormat): Conve
   }
 }
 
+/** Why a record of a data set to rank cannot be used. */
+const NO_PAIR = 'expected a chosen and a rejected answer, got none';
+
 function alpacaConversation(reader: RecordReader): Conversation {
   const parts = [reader.text('prompt', true), reader.text('query')].filter(Boolean);
-  const answer = reader.text('response');
+  const answerOf = (column: ColumnName): Message | undefined => {
+    const content = reader.text(column);
+    return content === undefined ? undefined : {role: 'assistant', content};
+  };
+  const response = answerOf(reader.isRanking ? 'chosen' : 'response');
+  const rejected = reader.isRanking ? answerOf('rejected') : undefined;
   return {
     prompt: [...reader.history(), {role: 'user', content: parts.join('\n')}],
-    ...(answer !== undefined && {response: {role: 'assistant', content: answer}}),
+    ...(response && {response}),
+    ...(rejected && {rejected}),
+    ...(reader.isRanking && !(response && rejected) && {fault: NO_PAIR}),
     system: reader.text('system'),
     tools: reader.tools(),
     source: reader.place,
@@ -44,11 +54,25 @@ function alpacaConversation(reader: RecordReader): Conversation {
 function messagesConversation(reader: RecordReader, all: Turn[]): Conversation {
   const system = all[0]?.role === 'system' ? all[0].content : reader.text('system');
   const turns = all[0]?.role === 'system' ? all.slice(1) : all;
+  if (reader.isRanking) return rankedConversation(reader, turns, system);
   const fault = faultOf(turns);
   const messages = fault ? [] : (turns as Message[]);
   return {
     prompt: messages.slice(0, -1),
     response: messages.at(-1),
+    system,
+    tools: reader.tools(),
+    source: reader.place,
+    ...(fault && {fault}),
+  };
+}
+
+function rankedConversation(reader: RecordReader, turns: Turn[], system: string | undefined): Conversation {
+  const [response, rejected] = [reader.answer('chosen'), reader.answer('rejected')];
+  const fault = faultOf(turns, 'question') ?? (response && rejected ? undefined : NO_PAIR);
+  return {
+    prompt: fault ? [] : (turns as Message[]),
+    ...(!fault && {response, rejected}),
     system,
     tools: reader.tools(),
     source: reader.place,
@@ -64,19 +88,30 @@ interface Turn {
   content: string;
 }
 
+const ROLE_TAGS: [TagName, Turn['role']][] = [
+  ['user_tag', 'user'],
+  ['assistant_tag', 'assistant'],
+  ['observation_tag', 'observation'],
+  ['function_tag', 'function'],
+  ['system_tag', 'system'],
+];
+
 const TURNS: [string, Role[]][] = [
   ['a user or a function result', ['user', 'observation']],
   ['an assistant or a function call', ['assistant', 'function']],
 ];
 
-/** Returns why turns cannot serve for training, or undefined: they must alternate and end with the assistant. */
-function faultOf(turns: Turn[]): string | undefined {
+/** Returns why turns cannot serve for training, or undefined: they must alternate and end as they should. */
+function faultOf(turns: Turn[], end: 'answer' | 'question' = 'answer'): string | undefined {
   if (turns.length === 0) return 'expected turns, got none';
   for (const [i, {role, tag}] of turns.entries()) {
     const [name, roles] = TURNS[i % 2];
     if (!roles.includes(role as Role)) return `expected ${name} in turn ${i}, got '${tag}'`;
   }
-  return turns.length % 2 === 0 ? undefined : `expected an answer at the end, got '${turns.at(-1)?.tag}'`;
+  const isRight = turns.length % 2 === (end === 'answer' ? 0 : 1);
+  return isRight
+    ? undefined
+    : `expected ${end === 'answer' ? 'an answer' : 'a question'} at the end, got '${turns.at(-1)?.tag}'`;
 }
 
 /** Joins the results of consecutive function calls into one turn. */
@@ -100,6 +135,18 @@ class RecordReader {
     private readonly source: RecordFormat,
   ) {
     this.place = placeOf(record);
+  }
+
+  get isRanking(): boolean {
+    return this.source.ranking ?? false;
+  }
+
+  /** Returns an answer that is a message of its own; undefined for another role, or when the record has none. */
+  answer(column: 'chosen' | 'rejected'): Message | undefined {
+    const value = this.value(column);
+    if (value === undefined) return undefined;
+    const {role, content} = this.turn(value, column, '');
+    return role === 'assistant' || role === 'function' ? {role, content} : undefined;
   }
 
   /** Returns the text of a column; undefined when the record has none. */
@@ -140,45 +187,30 @@ class RecordReader {
 
   /** Returns the messages of a conversation, with the roles that the tags give them. */
   turns(): Turn[] {
-    const {tags} = this.source;
-    const roles: [TagName, Turn['role']][] = [
-      ['user_tag', 'user'],
-      ['assistant_tag', 'assistant'],
-      ['observation_tag', 'observation'],
-      ['function_tag', 'function'],
-      ['system_tag', 'system'],
-    ];
     const messages = this.list('messages', true) as unknown[];
-    return messages.map((message, i) => {
-      if (typeof message !== 'object' || message === null)
-        throw this.mistake('messages', `an object in turn ${i}`, message);
-      const tag = this.part(message as Record<string, unknown>, 'role_tag', i);
-      const role = roles.find(([name]) => tags[name] === tag)?.[1];
-      const calls = (message as {tool_calls?: {function?: unknown}[]}).tool_calls;
-      if (
-        this.source.format === 'openai' &&
-        role === 'assistant' &&
-        Array.isArray(calls) &&
-        calls.length > 0
-      ) {
-        return {role: 'function', tag, content: writePythonJson(calls.map((call) => call.function))};
-      }
-      return {role, tag, content: this.part(message as Record<string, unknown>, 'content_tag', i)};
-    });
+    return messages.map((message, i) => this.turn(message, 'messages', ` in turn ${i}`));
   }
 
-  private part(message: Record<string, unknown>, name: 'role_tag' | 'content_tag', turn: number): string {
-    const key = this.source.tags[name];
-    const value = key === undefined ? undefined : message[key];
-    if (typeof value === 'string') return value;
-    const keys = Object.keys(message);
-    const nearest = value === undefined ? ` Nearest: ${nearestNames(key ?? '', keys, 1)}.` : '';
-    throw this.mistake(
-      'messages',
-      `text under '${key}' (tags ${name}) in turn ${turn}`,
-      value === undefined ? keys : value,
-      nearest,
-    );
+  private turn(message: unknown, column: ColumnName, place: string): Turn {
+    if (typeof message !== 'object' || message === null)
+      throw this.mistake(column, `an object${place}`, message);
+    const {tags} = this.source;
+    const part = (name: 'role_tag' | 'content_tag') => {
+      const key = tags[name];
+      const value = key === undefined ? undefined : (message as Record<string, unknown>)[key];
+      if (typeof value === 'string') return value;
+      const keys = Object.keys(message);
+      const nearest = value === undefined ? ` Nearest: ${nearestNames(key ?? '', keys, 1)}.` : '';
+      const expected = `text under '${key}' (tags ${name})${place}`;
+      throw this.mistake(column, expected, value === undefined ? keys : value, nearest);
+    };
+    const tag = part('role_tag');
+    const role = ROLE_TAGS.find(([name]) => tags[name] === tag)?.[1];
+    const calls = (message as {tool_calls?: {function?: unknown}[]}).tool_calls;
+    const isCall = this.source.format === 'openai' && role === 'assistant';
+    if (isCall && Array.isArray(calls) && calls.length > 0)
+      return {role: 'function', tag, content: writePythonJson(calls.map((call) => call.function))};
+    return {role, tag, content: part('content_tag')};
   }
 
   /** Returns a list, which CSV holds as JSON text. */

@@ -30,8 +30,11 @@ export interface DatasetArgs {
   /** Name of a template. Default: the tokenizer's own chat template, or `empty` when it has none. */
   template?: string;
   tokenizer: Tokenizer;
-  /** `sft` trains on answers to prompts, `pt` on plain text. Default `sft`. */
-  stage?: 'sft' | 'pt';
+  /**
+   * `sft` trains on answers to prompts, `pt` on plain text; `dpo` on pairs of answers, of data sets with `ranking`.
+   * Default `sft`.
+   */
+  stage?: 'sft' | 'pt' | 'dpo';
   /** Maximum number of tokens in an example. Default 2048. */
   cutoffLength?: number;
   /** Number of records to take from the start of each data set. Default: all. */
@@ -118,6 +121,8 @@ export type DatasetPlan = Omit<DatasetArgs, 'template' | 'packing'> & {
     >
   >;
 
+const STAGES = ['sft', 'pt', 'dpo'];
+
 /**
  * Checks settings and fills in their defaults.
  *
@@ -139,7 +144,9 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
     bufferSize: args.bufferSize ?? 16384,
   };
   if (plan.dataset.length === 0) throw mistake('dataset', 'the name of a data set', show(args.dataset));
-  if (stage !== 'sft' && stage !== 'pt') throw mistake('stage', "'sft' or 'pt'", `'${stage}'`);
+  if (!STAGES.includes(stage)) throw mistake('stage', STAGES.join(', '), show(stage));
+  if (stage === 'dpo' && packing)
+    throw mistake('packing', 'false with stage dpo, whose pairs are not packed', 'true');
   for (const key of ['cutoffLength', 'maxSamples', 'bufferSize'] as const) {
     const count = plan[key];
     if (count !== undefined && !(Number.isInteger(count) && count > 0))

@@ -36,6 +36,8 @@ export interface DatasetEntry {
   folder?: string;
   /** Number of records to draw at random. More than there are draws some again, up to a thousand times as many. */
   num_samples?: number;
+  /** Whether each record has a `chosen` and a `rejected` answer, under columns of these names. Default false. */
+  ranking?: boolean | null;
   columns?: Partial<Record<ColumnName, string>>;
   tags?: Partial<Record<TagName, string>>;
   [other: string]: unknown;
@@ -44,7 +46,7 @@ export interface DatasetEntry {
 const FORMATS: DatasetFormat[] = ['alpaca', 'sharegpt', 'openai'];
 
 /** LLaMA-Factory's columns for kinds of training that are not supported here. */
-const OTHER_COLUMNS = ['images', 'videos', 'audios', 'chosen', 'rejected', 'kto_tag'];
+const OTHER_COLUMNS = ['images', 'videos', 'audios', 'kto_tag'];
 
 const KEYS = [
   'file_name',
@@ -173,11 +175,11 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
   }
   if (!FORMATS.includes(format))
     throw invalid('formatting', FORMATS.join(', '), format, `Nearest: ${nearestNames(format, FORMATS, 1)}.`);
-  if (entry.ranking) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `${where} ranking: expected training data, got pairs to rank. Preference training is not supported yet.`,
-    );
+  const ranking = entry.ranking ?? false;
+  if (typeof ranking !== 'boolean') throw invalid('ranking', 'true or false', ranking);
+  for (const side of ['chosen', 'rejected'] as const) {
+    if (ranking && !entry.columns?.[side])
+      throw invalid(`columns ${side}`, 'a column, because ranking is true', entry.columns?.[side]);
   }
   const count = entry.num_samples ?? undefined;
   if (count !== undefined && !(Number.isInteger(count) && count > 0))
@@ -208,6 +210,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
     name,
     location: hub ? {kind: 'hub', id: hub} : {kind: 'file', path: file as string},
     format,
+    ranking,
     subset: entry.subset ?? undefined,
     split: entry.split ?? 'train',
     folder: entry.folder ?? undefined,

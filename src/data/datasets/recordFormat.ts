@@ -1,6 +1,16 @@
 export type DatasetFormat = 'alpaca' | 'sharegpt' | 'openai';
 
-export const COLUMNS = ['prompt', 'query', 'response', 'history', 'messages', 'system', 'tools'] as const;
+export const COLUMNS = [
+  'prompt',
+  'query',
+  'response',
+  'history',
+  'messages',
+  'system',
+  'tools',
+  'chosen',
+  'rejected',
+] as const;
 export type ColumnName = (typeof COLUMNS)[number];
 
 /** The keys of records that no file describes. */
@@ -27,6 +37,8 @@ export interface RecordFormat {
   /** Name of the data set, for messages. */
   name: string;
   format: DatasetFormat;
+  /** Whether each record has a chosen and a rejected answer. Default false. */
+  ranking?: boolean;
   /** The record's key for each part. Without `columns` in the file, these are the format's usual keys. */
   columns: Partial<Record<ColumnName, string>>;
   /** As in LLaMA-Factory, a tag that `tags` omits while naming others has no value. */

@@ -2,7 +2,7 @@ import {letSignalsThrough} from '../../../models/letSignalsThrough.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
-import type {Example} from '../batches/collate.ts';
+import {type Example, type PairExample, rowsOf} from '../batches/collate.ts';
 import type {DatasetPlan} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {
@@ -12,6 +12,7 @@ import {
   faultOf,
   lengthFault,
 } from './encodeConversation.ts';
+import {joinSides, pairSettings, sidesOf} from './encodePair.ts';
 import {PACKED_TOGETHER, packExamples} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
 import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
@@ -41,11 +42,21 @@ export async function encodeAll(
 }
 
 /** Makes training examples from conversations in memory. */
-export async function makeExamples(conversations: Conversation[], plan: DatasetPlan): Promise<Example[]> {
-  const settings = encodeSettings(plan, plan.stage);
-  const encoded = await encodeAll(conversations, plan, settings);
+export async function makeExamples(
+  conversations: Conversation[],
+  plan: DatasetPlan,
+): Promise<(Example | PairExample)[]> {
   const leftOut = new LeftOut(plan);
-  const examples = examplesOf({conversations, encoded}, plan, settings, leftOut);
+  const examples: (Example | PairExample)[] = [];
+  if (plan.stage === 'dpo') {
+    const sides = conversations.flatMap(sidesOf);
+    const encoded = await encodeAll(sides, plan, pairSettings(plan));
+    examples.push(...pairsOf({conversations: sides, encoded}, plan, leftOut));
+  } else {
+    const settings = encodeSettings(plan, plan.stage);
+    const encoded = await encodeAll(conversations, plan, settings);
+    examples.push(...examplesOf({conversations, encoded}, plan, settings, leftOut));
+  }
   leftOut.report(conversations.length, examples.length);
   return examples;
 }
@@ -54,22 +65,25 @@ export async function makeExamples(conversations: Conversation[], plan: DatasetP
 export async function* streamExamples(
   conversations: AsyncIterable<Conversation>,
   plan: DatasetPlan,
-): AsyncGenerator<Example, void, undefined> {
-  const {tokenizer, workers} = plan;
-  const settings = encodeSettings(plan, plan.stage);
+): AsyncGenerator<Example | PairExample, void, undefined> {
+  const {tokenizer, workers, stage} = plan;
+  const settings = stage === 'dpo' ? pairSettings(plan) : encodeSettings(plan, stage);
   const leftOut = new LeftOut(plan);
   let [records, examples] = [0, 0];
   let waiting: EncodedList = {conversations: [], encoded: []};
   const take = function* () {
-    for (const example of examplesOf(waiting, plan, settings, leftOut)) {
+    const made =
+      stage === 'dpo' ? pairsOf(waiting, plan, leftOut) : examplesOf(waiting, plan, settings, leftOut);
+    for (const example of made) {
       examples++;
       yield example;
     }
     waiting = {conversations: [], encoded: []};
   };
   const most = plan.packLength === undefined ? LIST_LENGTH : PACKED_TOGETHER;
-  for await (const list of tokenizeInOrder(listsOf(conversations), tokenizer, settings, workers)) {
-    records += list.conversations.length;
+  const rows = stage === 'dpo' ? flattened(conversations, sidesOf) : conversations;
+  for await (const list of tokenizeInOrder(listsOf(rows), tokenizer, settings, workers)) {
+    records += list.conversations.length / (stage === 'dpo' ? 2 : 1);
     waiting.conversations.push(...list.conversations);
     waiting.encoded.push(...list.encoded);
     if (waiting.conversations.length >= most) yield* take();
@@ -78,13 +92,36 @@ export async function* streamExamples(
   leftOut.report(records, examples);
 }
 
+async function* flattened<T>(
+  items: AsyncIterable<T>,
+  parts: (item: T) => T[],
+): AsyncGenerator<T, void, undefined> {
+  for await (const item of items) yield* parts(item);
+}
+
+/** Makes pairs of both sides of each conversation. */
+function pairsOf({conversations, encoded}: EncodedList, plan: DatasetPlan, leftOut: LeftOut): PairExample[] {
+  const pairs: PairExample[] = [];
+  for (let i = 0; i < conversations.length; i += 2) {
+    const fault = conversations[i].fault;
+    const pair = joinSides(encoded[i], encoded[i + 1], plan.cutoffLength);
+    const sideFault = rowsOf(pair)
+      .map(({inputIds, labels = inputIds}) => lengthFault({inputIds, labels}))
+      .find((each) => each !== undefined);
+    if (fault === undefined && sideFault === undefined) pairs.push(pair);
+    else leftOut.add(conversations[i], (fault ?? sideFault) as string);
+  }
+  return pairs;
+}
+
 function examplesOf(
   {conversations, encoded}: EncodedList,
   plan: DatasetPlan,
   settings: EncodeSettings,
   leftOut: LeftOut,
 ): Example[] {
-  const {packLength, stage, tokenizer} = plan;
+  const {packLength, tokenizer} = plan;
+  const stage = plan.stage as 'sft' | 'pt'; // pairs are made elsewhere
   const examples: Example[] = [];
   const together = packLength === undefined ? Math.max(1, conversations.length) : PACKED_TOGETHER;
   for (let at = 0; at < conversations.length; at += together) {

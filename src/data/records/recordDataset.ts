@@ -2,7 +2,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {emptyData} from '../batches/batches.ts';
-import {assertExample, type Example} from '../batches/collate.ts';
+import {assertExample, type Example, isPair, type PairExample} from '../batches/collate.ts';
 import type {PromptExample} from '../preprocessing/promptExample.ts';
 import {learnedTokens} from './learnedTokens.ts';
 import {promptOfExample} from './promptOfExample.ts';
@@ -12,10 +12,10 @@ import {isRecord, type TrainingRecord} from './trainingRecord.ts';
 /** Records to learn from, or examples of token ids, in a list or as they arrive. */
 export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<TrainingRecord | Example>;
 
-/** Examples made from records. Iterating gives the examples in the records' order. */
-export class RecordDataset {
+/** Examples made from records; pairs, if the records are. Iterating gives the examples in the records' order. */
+export class RecordDataset<T extends Example | PairExample = Example> {
   private constructor(
-    readonly examples: Example[],
+    readonly examples: T[],
     private readonly items: readonly (TrainingRecord | Example)[],
     private readonly encoder: RecordEncoder,
     private readonly tokenizer: Tokenizer,
@@ -49,7 +49,7 @@ export class RecordDataset {
     const examples = await encoder.encodeAll<Example>(items);
     if (examples.length === 0) throw emptyData(call);
     for (const [index, example] of examples.entries()) assertExample(example, index);
-    return new RecordDataset(examples, items, encoder, tokenizer as Tokenizer);
+    return new RecordDataset(examples as Example[], items, encoder, tokenizer as Tokenizer);
   }
 
   get length(): number {
@@ -70,13 +70,13 @@ export class RecordDataset {
     return this.encoder.stopIds;
   }
 
-  [Symbol.iterator](): Iterator<Example> {
+  [Symbol.iterator](): Iterator<T> {
     return this.examples[Symbol.iterator]();
   }
 
   /**
-   * Prints the text of an example, with its learned parts between `⟦` and `⟧`. A label that is not the token itself is
-   * printed before it.
+   * Prints the text of an example, with its learned parts between `⟦` and `⟧`; of a pair, the chosen answer above the
+   * rejected one. A label that is not the token itself is printed before it.
    *
    * @param index of the example from 0. Default 0
    * @param printFn receives the text. Default `console.log`
@@ -94,7 +94,9 @@ export class RecordDataset {
       const text = this.tokenizer.decode(ids);
       return isLearned ? `⟦${text}⟧` : text;
     };
-    printFn(partsOf(example).map(textOf).join(''));
+    const written = (row: Example) => partsOf(row).map(textOf).join('');
+    const rows: Example[] = isPair(example) ? [example.chosen, example.rejected] : [example];
+    printFn(rows.map(written).join('\n'));
   }
 }
 

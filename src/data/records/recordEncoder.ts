@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
-import type {Example} from '../batches/collate.ts';
+import {type Example, isPair, type PairExample, rowsOf} from '../batches/collate.ts';
 import {type DatasetArgs, type DatasetPlan, resolveDatasetArgs} from '../datasets/datasetArgs.ts';
 import {
   type EncodedConversation,
@@ -10,6 +10,7 @@ import {
   encodeSettings,
   lengthFault,
 } from '../preprocessing/encodeConversation.ts';
+import {encodePair} from '../preprocessing/encodePair.ts';
 import {packExamples} from '../preprocessing/packSequences.ts';
 import {type PromptExample, promptExample} from '../preprocessing/promptExample.ts';
 import type {Conversation} from '../templates/conversation.ts';
@@ -95,7 +96,7 @@ export class RecordEncoder {
   async encodeAll<T>(items: Iterable<T | TrainingRecord> | AsyncIterable<T | TrainingRecord>) {
     const {packLength, tokenizer, onProgress, signal} = this.plan;
     const total = Array.isArray(items) ? items.length : undefined;
-    const examples: (T | Example)[] = [];
+    const examples: (T | Example | PairExample)[] = [];
     const toPack: Record<'pt' | 'sft', Example[]> = {pt: [], sft: []};
     let index = 0;
     const report = () => {
@@ -110,7 +111,9 @@ export class RecordEncoder {
       if (!isRecord(item)) examples.push(item);
       else {
         const {example, isText} = this.encodeAs(item, index);
-        (packLength === undefined ? examples : toPack[isText ? 'pt' : 'sft']).push(example);
+        if (packLength === undefined) examples.push(example);
+        else if (isPair(example)) throw this.unpacked(index);
+        else toPack[isText ? 'pt' : 'sft'].push(example);
       }
       index++;
     }
@@ -135,7 +138,7 @@ export class RecordEncoder {
    * @param index of the record from 0, for messages
    * @throws TfjsLoraError naming the record; `UNSUPPORTED` when there is no template for its turns
    */
-  encode(record: TrainingRecord, index: number): Example {
+  encode(record: TrainingRecord, index: number): Example | PairExample {
     return this.encodeAs(record, index).example;
   }
 
@@ -162,14 +165,28 @@ export class RecordEncoder {
     return promptExample(encodeConversation(conversation, tokenizer, settings), tokenizer);
   }
 
-  private encodeAs(record: TrainingRecord, index: number): {example: EncodedConversation; isText: boolean} {
+  private encodeAs(
+    record: TrainingRecord,
+    index: number,
+  ): {example: EncodedConversation | PairExample; isText: boolean} {
     const {conversation, isText} = conversationOf(record, index, this.call);
     if (!isText) this.assertTemplate(conversation);
     const settings = encodeSettings(this.plan, isText ? 'pt' : 'sft');
-    const example = encodeConversation(conversation, this.plan.tokenizer, settings);
-    const fault = isText && settings.packing ? undefined : lengthFault(example); // a packed text may be one token
+    const {tokenizer} = this.plan;
+    const example = conversation.rejected
+      ? encodePair(conversation, tokenizer, this.plan)
+      : encodeConversation(conversation, tokenizer, settings);
+    const rows = rowsOf(example) as EncodedConversation[];
+    const fault = isText && settings.packing ? undefined : rows.map(lengthFault).find(Boolean); // a packed text may be one token
     if (fault === undefined) return {example, isText};
     throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. Raise cutoffLength.`);
+  }
+
+  private unpacked(index: number): TfjsLoraError {
+    return new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${this.call} record ${index}: expected a single answer with packing, got a pair. Leave packing out.`,
+    );
   }
 
   private assertTemplate({source}: Conversation): void {

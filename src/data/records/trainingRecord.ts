@@ -1,9 +1,8 @@
-import type {Batch} from '../../../models/batchLoss.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
-import type {TrainingData} from '../batches/batches.ts';
-import type {Example} from '../batches/collate.ts';
+import type {Item, TrainingData} from '../batches/batches.ts';
+import {isPair} from '../batches/collate.ts';
 import {convertRecord} from '../datasets/convertRecord.ts';
 import {DEFAULT_COLUMNS, DEFAULT_TAGS, type RecordFormat} from '../datasets/recordFormat.ts';
 import type {Conversation} from '../templates/conversation.ts';
@@ -35,11 +34,17 @@ export type TrainingRecord =
     } & RecordContext)
   /** ShareGPT's turns. */
   | ({conversations: {from: string; value: string}[]} & RecordContext)
+  /** A better and a worse answer, for a loss that compares them. As messages, each answer is the last of its list. */
+  | ({
+      prompt: string | ChatMessage[];
+      chosen: string | ChatMessage[];
+      rejected: string | ChatMessage[];
+    } & RecordContext)
   /** Plain text, which is learned as a whole, with the end of sequence. */
   | {text: string};
 
 /** What training reads: {@link TrainingData}, whose items may be records too. */
-export type RecordData = TrainingData<Example | Batch | TrainingRecord>;
+export type RecordData = TrainingData<Item | TrainingRecord>;
 
 interface RecordKind {
   /** Keys that a record of this kind has. */
@@ -74,6 +79,15 @@ const COMPLETION: RecordKind = {
   reads: ['system', 'tools'],
   format: {...alpaca, columns: {prompt: 'prompt', response: 'completion', ...context}},
 };
+const PREFERENCE: RecordKind = {
+  needs: ['prompt', 'chosen', 'rejected'],
+  reads: ['system', 'tools'],
+  format: {
+    ...alpaca,
+    ranking: true,
+    columns: {prompt: 'prompt', chosen: 'chosen', rejected: 'rejected', ...context},
+  },
+};
 const KINDS: RecordKind[] = [
   COMPLETION,
   MESSAGES,
@@ -87,12 +101,13 @@ const KINDS: RecordKind[] = [
     reads: ['system', 'tools'],
     format: {format: 'sharegpt', columns: {...DEFAULT_COLUMNS, ...context}, tags: DEFAULT_TAGS},
   },
+  PREFERENCE,
   TEXT,
 ];
 
 /** Whether an item of training data is to be read as a record, because it has no token ids. */
 export function isRecord(item: unknown): item is TrainingRecord {
-  return item != null && !Array.isArray(item) && !Object.hasOwn(item, 'inputIds');
+  return item != null && !Array.isArray(item) && !Object.hasOwn(item, 'inputIds') && !isPair(item);
 }
 
 /**
@@ -116,9 +131,10 @@ export function conversationOf(
   const conversation = converted(record, index, call, kind);
   const isText = kind === TEXT;
   const turns = [...conversation.prompt, ...(conversation.response ? [conversation.response] : [])];
-  const answers = turns.filter(({role}) => role === 'assistant' || role === 'function');
-  const learned = isText ? turns : answers.slice(conversation.unlearnedAnswers);
-  const isMissing = learned.length === 0 || learned.some(({content}) => content.trim() === '');
+  const given = turns.filter(({role}) => role === 'assistant' || role === 'function');
+  const learned = isText ? turns : given.slice(conversation.unlearnedAnswers);
+  const answers = [...learned, ...(conversation.rejected ? [conversation.rejected] : [])];
+  const isMissing = learned.length === 0 || answers.some(({content}) => content.trim() === '');
   const missing = isText ? 'a text to learn' : 'an answer to learn';
   const fault =
     conversation.fault ??
@@ -146,8 +162,10 @@ function kindOf(record: TrainingRecord, index: number, call: string): RecordKind
 
 function converted(record: TrainingRecord, index: number, call: string, kind: RecordKind): Conversation {
   const given = record as Record<string, unknown>;
-  const {prompt, completion} = given;
-  const isConversational = kind === COMPLETION && (Array.isArray(prompt) || Array.isArray(completion));
+  const {prompt, completion, chosen, rejected} = given;
+  const answers = kind === COMPLETION ? [completion] : kind === PREFERENCE ? [chosen, rejected] : [];
+  const isConversational = answers.length > 0 && [prompt, ...answers].some(Array.isArray);
+  if (isConversational && kind === PREFERENCE) return rankedConversation(given, index, call);
   const value: Record<string, unknown> = {
     ...given,
     ...(isConversational && {messages: joined(prompt, completion)}),
@@ -168,6 +186,15 @@ function converted(record: TrainingRecord, index: number, call: string, kind: Re
     if (!(error instanceof TfjsLoraError)) throw error;
     throw new TfjsLoraError('INVALID_ARGUMENT', error.message, {cause: error}); // no file is corrupt
   }
+}
+
+/** Reads a record whose prompt or answers are messages: the conversation with the chosen answer, and the rejected one. */
+function rankedConversation(record: Record<string, unknown>, index: number, call: string): Conversation {
+  const {prompt, chosen, rejected, ...context} = record;
+  const [better, worse] = [chosen, rejected].map((completion) =>
+    converted({...context, prompt, completion} as TrainingRecord, index, call, COMPLETION),
+  );
+  return {...better, rejected: worse.response, ...(worse.fault && {fault: worse.fault})};
 }
 
 /** Joins a prompt and its completion, of which at least one is a list, into one list of messages. */

@@ -2,7 +2,8 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 
 const MEDIA = 'The models read text only: leave out the key, or the record.';
-const PREFERENCE = 'Training learns answers, not preferences: leave out the key, or the record.';
+const PREFERENCE =
+  'Only records of {prompt, chosen, rejected} are preferences: add the missing keys, or leave it out.';
 const MASK =
   'Choose what is learned by the options trainOnPrompt and maskHistory, or pass token ids and labels ({inputIds, labels}).';
 const THOUGHTS = 'Write thoughts into the content, or leave out the key.';

@@ -6,6 +6,8 @@ export interface Conversation {
   prompt: Message[];
   /** The answer; absent when the data has none. */
   response?: Message;
+  /** A worse answer, with which training compares the response. */
+  rejected?: Message;
   system?: string;
   /** Number of answers at the start that are context and not learned. Default 0. */
   unlearnedAnswers?: number;

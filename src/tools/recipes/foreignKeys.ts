@@ -5,7 +5,7 @@
 const HARDWARE = 'each rank trains on one device, as `--processes` or a launcher starts them';
 const FASTER_TORCH = 'it chooses among kernels of PyTorch';
 const LOADING = 'files and data are read by this library, with safetensors tensor by tensor';
-const PREFERENCES = 'it belongs to preference training, which no supported stage uses';
+const PREFERENCES = 'it belongs to a stage that is not supported';
 const SWITCHED_OFF = 'its method is off or refused';
 const IMAGES = 'images, video and sound are not supported';
 const OTHER_ENGINES = 'no other inference engine is used';
@@ -104,27 +104,17 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
     ],
     'LoRA does not train the embeddings here': ['loraplus_lr_embedding'],
     [PREFERENCES]: [
-      'pref_beta',
-      'pref_ftx',
-      'pref_loss',
-      'pref_bco_weight',
-      'dpo_label_smoothing',
       'kto_chosen_weight',
       'kto_rejected_weight',
-      'simpo_gamma',
       'ppo_buffer_size',
       'ppo_epochs',
       'ppo_score_norm',
       'ppo_target',
       'ppo_whiten_rewards',
-      'ref_model',
-      'ref_model_adapters',
-      'ref_model_quantization_bit',
       'reward_model',
       'reward_model_adapters',
       'reward_model_quantization_bit',
       'reward_model_type',
-      'ld_alpha',
     ],
     [SWITCHED_OFF]: [
       'pissa_iter',
@@ -307,6 +297,10 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     mixture_of_depths: refused('Mixture of depths is not supported. Remove the key.'),
     train_from_scratch: notYet('Training from random weights in a recipe'),
     moe_aux_loss_coef: refused('No model here has experts. Remove the key.', 0),
+    pref_bco_weight: refused('The BCO loss is not supported yet. Remove the key.', 0),
+    ref_model: refused('The reference is the model without its adapter. Remove the key.'),
+    ref_model_adapters: refused('The reference is the model without its adapter. Remove the key.'),
+    ref_model_quantization_bit: refused('The reference is the model without its adapter. Remove the key.'),
     fp8: notYet('Training in 8-bit floats'),
     additional_target: refused(
       'Training other modules together with LoRA is not supported yet. Remove the key.',

@@ -4,6 +4,7 @@ import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import type {SplitArgs} from '../../data/loadDataset.ts';
 import type {JoinOptions} from '../../training/cluster/joinCluster.ts';
+import type {PreferenceLossArgs} from '../../training/losses/preferenceLoss.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
 import type {PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -28,6 +29,7 @@ export interface RecipeTargets {
   /** Settings of reasoning models. */
   thinking: {enable: boolean; preserve: boolean};
   optimizer: OptimizerSettings & {name: string};
+  preference: PreferenceLossArgs;
   compile: CompileArgs;
   /** `ratio` is a share of the run; `steps` a number of steps, or a share of the run below 1. */
   warmup: {ratio: number; steps: number};

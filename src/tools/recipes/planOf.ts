@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
-import type {Example} from '../../data/batches/collate.ts';
+import {type Example, type PairExample, rowsOf} from '../../data/batches/collate.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
@@ -61,7 +61,8 @@ export function planOf(
       ? Math.round((training.tokens / training.examples) * examplesSeen(recipe, steps, training.examples))
       : undefined;
   const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
-  const shape = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer};
+  const rowsPerExample = recipe.data.stage === 'dpo' ? 2 : 1;
+  const shape = {batchSize: batchSize * rowsPerExample, sequenceLength, gradientAccumulationSteps, optimizer};
   return {
     recipe,
     parameters: countParameters(model),
@@ -78,9 +79,9 @@ export function planOf(
 
 function countExamples(data: TrainingData): ExampleCounts | undefined {
   if (!Array.isArray(data)) return undefined;
-  const examples = data.filter((item): item is Example => !isBatch(item));
+  const examples = data.filter((item) => !isBatch(item)) as (Example | PairExample)[];
   let [tokens, targets, longest] = [0, 0, 0];
-  for (const {inputIds, labels} of examples) {
+  for (const {inputIds, labels} of examples.flatMap(rowsOf)) {
     tokens += inputIds.length;
     longest = Math.max(longest, inputIds.length);
     targets +=

@@ -3,11 +3,13 @@ import {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {assertData, type TrainingData} from '../../data/batches/batches.ts';
+import {type Example, longestRow} from '../../data/batches/collate.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import {joinCluster} from '../../training/cluster/joinCluster.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
+import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import {assertPredictable, type PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -159,18 +161,24 @@ function assertLengths(
   ];
   for (const [what, list] of lists) {
     if (!Array.isArray(list)) continue; // streamed: found when it is read
-    const index = list.findIndex(({inputIds}) => inputIds.length > maxLength);
+    const lengths = list.map((item) => longestRow(item as Example));
+    const index = lengths.findIndex((length) => length > maxLength);
     if (index === -1) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `${path} cutoff_len: expected at most ${maxLength}, the model's max_position_embeddings, got ${cutoffLength}, and ` +
-        `${what} example ${index} has ${list[index].inputIds.length} tokens. Set cutoff_len to ${maxLength} or less.`,
+        `${what} example ${index} has ${lengths[index]} tokens. Set cutoff_len to ${maxLength} or less.`,
     );
   }
 }
 
-function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer): CompileArgs {
-  return {...compile, optimizer, schedule: {...compile.schedule, warmupSteps: steps.warmup}};
+function compileArgs(
+  {compile, data, preference}: Recipe,
+  steps: RunSteps,
+  optimizer: tf.Optimizer,
+): CompileArgs {
+  const schedule = {...compile.schedule, warmupSteps: steps.warmup};
+  return {...compile, optimizer, schedule, ...(data.stage === 'dpo' && {loss: preferenceLoss(preference)})};
 }
 
 /** Returns the arguments of `fitDataset`, with the recipe's shares and fractions converted to steps. */

@@ -1,6 +1,7 @@
 import {z} from 'zod';
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
+import {PREFERENCE_LOSSES} from '../../training/losses/preferenceLoss.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
 
@@ -120,8 +121,8 @@ const model = {
 // biome-ignore format: a row for each key
 const method = {
   stage: to('data.stage', z.enum(['sft', 'pt', 'rm', 'ppo', 'dpo', 'kto']).default('sft'),
-    '`sft` learns answers, `pt` plain text; the others are not supported yet.',
-    (stage) => stage as 'sft' | 'pt'), // a rule refuses the others
+    '`sft` learns answers, `pt` plain text, `dpo` preferences; the others are not supported yet.',
+    (stage) => stage as 'sft' | 'pt' | 'dpo'), // a rule refuses the others
   do_train: flag().default(false).describe('Train.'),
   do_eval: flag().default(false)
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
@@ -143,6 +144,16 @@ const method = {
     'LoRA+: learning rate of B divided by that of A.'),
   create_new_adapter: to('model.createNewAdapter', flag().default(false),
     'Merge all of `adapter_name_or_path` and train a new adapter instead of continuing the last one.'),
+  pref_loss: to('preference.type', z.enum(PREFERENCE_LOSSES).default('sigmoid'),
+    '`dpo`: loss of a pair. `orpo` and `simpo` need no reference.'),
+  pref_beta: to('preference.beta', z.number().positive().default(0.1), '`dpo`: strength of the preference.'),
+  pref_ftx: to('preference.ftx', z.number().min(0).default(0),
+    "`dpo`: weight of the chosen answer's own loss, added to the loss."),
+  dpo_label_smoothing: to('preference.labelSmoothing', z.number().min(0).lt(0.5).default(0),
+    '`dpo`: share of pairs taken to be the wrong way round; for `sigmoid`.'),
+  simpo_gamma: to('preference.simpoGamma', z.number().default(0.5), '`dpo`: margin of the reward, for `simpo`.'),
+  ld_alpha: to('preference.ldAlpha', z.number().min(0).max(1).optional(),
+    '`dpo`: weight of the tokens beyond the length of the shorter answer. Default 1.'),
   freeze_trainable_layers: to('freeze.blocks',
     z.int().refine((layers) => layers !== 0, 'an integer other than 0').default(2),
     '`freeze`: the last n blocks train; the first n if negative.'),

@@ -45,6 +45,8 @@ const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: Reci
   quantization_bit === undefined ? 0 : adapter_name_or_path.length;
 const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
+const hasReference = ({pref_loss}: RecipeKeys) => pref_loss !== 'orpo' && pref_loss !== 'simpo';
+
 const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
 
 /** Whether an interval is a multiple of another. Both may be shares of the run. */
@@ -57,8 +59,47 @@ function isMultiple(value: number, of: number): boolean {
 const RULES: readonly RecipeRule[] = [
   notYet(
     'stage',
-    ({stage}) => stage !== 'sft' && stage !== 'pt',
-    ({stage}) => `expected sft or pt, got ${stage}. Preference and reward training are not supported yet.`,
+    ({stage}) => !['sft', 'pt', 'dpo'].includes(stage),
+    ({stage}) => `expected sft, pt or dpo, got ${stage}. It is not supported yet.`,
+  ),
+  notYet(
+    'finetuning_type',
+    (keys) => keys.stage === 'dpo' && keys.finetuning_type !== 'lora' && hasReference(keys),
+    'expected lora with stage: dpo, because the model without its adapter is the reference. Set pref_loss to orpo or ' +
+      'simpo, which need none.',
+  ),
+  rule(
+    'lora_dropout',
+    ({stage, lora_dropout}) => stage === 'dpo' && lora_dropout > 0,
+    'expected 0 with stage: dpo, which LLaMA-Factory trains without dropout whatever this key says. Remove the key.',
+  ),
+  rule(
+    'dpo_label_smoothing',
+    ({stage, dpo_label_smoothing, pref_loss}) =>
+      stage === 'dpo' && dpo_label_smoothing > 0 && pref_loss !== 'sigmoid',
+    'expected 0 unless pref_loss is sigmoid',
+  ),
+  rule(
+    'pref_ftx',
+    ({stage, pref_ftx, pref_loss}) => stage === 'dpo' && pref_ftx > 0 && pref_loss === 'kto_pair',
+    'expected 0 with pref_loss: kto_pair',
+  ),
+  ...(
+    [
+      'do_predict',
+      'predict_with_generate',
+      'packing',
+      'neat_packing',
+      'train_on_prompt',
+      'mask_history',
+    ] as const
+  ).map((key) =>
+    rule(key, (keys) => keys.stage === 'dpo' && keys[key], 'expected false with stage: dpo, got true'),
+  ),
+  notYet(
+    'do_eval',
+    ({stage, do_eval, do_train}) => stage === 'dpo' && do_eval && !do_train,
+    'expected do_train: true with it in stage: dpo, got none',
   ),
   notYet(
     'finetuning_type',

@@ -21,8 +21,10 @@ const COLUMNS = [
 /** Writes `trainer_log.csv`: the log as a table, with an empty cell for each number that a line lacks. */
 export function csvLog(run: TrainingRun, outputDir: string): TrainingCallback {
   const file = new LinesFile(join(outputDir, 'trainer_log.csv'));
+  const {metrics} = run.trainer.loss;
+  const columns = [...COLUMNS, ...metrics, ...metrics.map((name) => `eval_${name}`)];
   return {
-    onTrainBegin: () => file.open(run.log.length, COLUMNS.join(',')),
-    onLog: (entry) => file.append(COLUMNS.map((name) => entry[name] ?? '').join(',')),
+    onTrainBegin: () => file.open(run.log.length, columns.join(',')),
+    onLog: (entry) => file.append(columns.map((name) => entry[name] ?? '').join(',')),
   };
 }

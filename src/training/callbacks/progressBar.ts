@@ -1,6 +1,6 @@
 import cliProgress from 'cli-progress';
 import type {StepLog, TrainingCallback} from '../run/callbacks.ts';
-import {describeCompiling, describeStep} from '../run/describeStep.ts';
+import {accuracyOf, describeCompiling, describeStep} from '../run/describeStep.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
 
 /** Seconds between lines on a stream that cannot be redrawn. */
@@ -67,8 +67,8 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       details = describeStep(log);
       bar.update(log.step, {details: details + validation});
     },
-    onEvaluate: ({loss}) => {
-      validation = ` val ${loss.toFixed(4)}`;
+    onEvaluate: ({loss, metrics}) => {
+      validation = ` val ${loss.toFixed(4)}${accuracyOf(metrics)}`;
       bar.update({details: details + validation});
     },
     onTrainEnd: stop,
@@ -92,9 +92,10 @@ function byLines(stream: ProgressStream): TrainingCallback {
       latest = log;
       if (!shown || log.seconds - shown.seconds >= LINE_SECONDS) show(log);
     },
-    onEvaluate: ({loss, perplexity}, step) => {
+    onEvaluate: ({loss, perplexity, metrics}, step) => {
       if (latest && latest !== shown) show(latest);
-      stream.write(`step ${step} validation loss ${loss.toFixed(4)} perplexity ${perplexity.toFixed(2)}\n`);
+      const detail = metrics ? accuracyOf(metrics) : ` perplexity ${perplexity.toFixed(2)}`;
+      stream.write(`step ${step} validation loss ${loss.toFixed(4)}${detail}\n`);
     },
     onTrainEnd: () => {
       if (latest && latest !== shown) show(latest);

@@ -15,13 +15,15 @@ export function trainerLogFile(run: TrainingRun, outputDir: string): TrainingCal
   };
 }
 
-function lineOf(run: TrainingRun, {step, epoch, loss, eval_loss, learning_rate}: LogEntry) {
+function lineOf(run: TrainingRun, entry: LogEntry) {
+  const {step, epoch, loss, eval_loss, learning_rate} = entry;
   const {totalSteps, seconds, secondsLeft, progress, firstTokens} = run;
   return {
     current_steps: step,
     total_steps: totalSteps,
     loss,
     eval_loss,
+    accuracy: entry['rewards/accuracies'],
     lr: loss === undefined ? undefined : learning_rate,
     epoch,
     percentage: totalSteps && Math.round((step / totalSteps) * 10_000) / 100,

@@ -10,11 +10,15 @@ export function trainingLog(run: TrainingRun): TrainingCallback {
   let latest: Record<string, number> = {};
   const write = async () => {
     const {progress} = run;
-    const {pendingSteps, pendingLossSum, skippedSteps} = progress;
+    const {pendingSteps, pendingLossSum, pendingMetrics = {}, skippedSteps} = progress;
     progress.pendingSteps = 0;
     progress.pendingLossSum = 0;
+    delete progress.pendingMetrics;
     await run.addLog({
       ...(pendingSteps > 0 && {loss: pendingLossSum / pendingSteps}),
+      ...finite(
+        Object.fromEntries(Object.entries(pendingMetrics).map(([name, sum]) => [name, sum / pendingSteps])),
+      ),
       ...latest,
       ...(skippedSteps > 0 && {skipped_steps: skippedSteps}),
       train_runtime: run.seconds,
@@ -35,10 +39,11 @@ export function trainingLog(run: TrainingRun): TrainingCallback {
 
 /** Returns an evaluation under transformers' names. */
 export function evaluationMetrics(evaluation: Evaluation): Record<string, number> {
-  const {loss, perplexity, examples, batches, seconds} = evaluation;
+  const {loss, perplexity, metrics = {}, examples, batches, seconds} = evaluation;
   return finite({
     eval_loss: loss,
     eval_perplexity: perplexity,
+    ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval_${name}`, value])),
     eval_runtime: seconds,
     eval_samples_per_second: examples / seconds,
     eval_steps_per_second: batches / seconds,

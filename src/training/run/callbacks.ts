@@ -10,8 +10,10 @@ export interface StepLog {
   totalSteps?: number;
   /** Number of epochs so far; a fraction if the length is known. */
   epoch: number;
-  /** Mean loss over the labels that count in the accumulation window. */
+  /** Mean loss over the labels that count in the accumulation window, or over its pairs. */
   loss: number;
+  /** Numbers that describe the step, if the loss has any. */
+  metrics?: Record<string, number>;
   learningRate: number;
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
@@ -33,11 +35,13 @@ export interface StepLog {
 
 /** Result of an evaluation. */
 export interface Evaluation {
-  /** Mean loss over the labels that count. */
+  /** Mean loss over the labels that count, or over pairs. */
   loss: number;
-  /** Perplexity: `exp(loss)`. */
+  /** Perplexity: `exp(loss)`; NaN for losses other than cross-entropy. */
   perplexity: number;
-  /** Number of labels that counted. */
+  /** Numbers that describe the data, if the loss has any: means over the batches. */
+  metrics?: Record<string, number>;
+  /** Number of labels that counted, or of pairs. */
   tokens: number;
   /** Number of examples evaluated, and the seconds it took. */
   examples: number;

@@ -5,13 +5,19 @@ import {formatBytes} from './formatBytes.ts';
 export const describeCompiling = (compiled: number, total: number): string =>
   `compiling shaders ${compiled}/${total}`;
 
+/** Describes how often the chosen answer of a pair got the higher reward; empty for losses without rewards. */
+export function accuracyOf(metrics: Record<string, number> = {}): string {
+  const accuracy = metrics['rewards/accuracies'];
+  return accuracy === undefined ? '' : ` accuracy ${accuracy.toFixed(2)}`;
+}
+
 /** Describes a step in one line: loss, learning rate, pace, time left and memory. */
 export function describeStep(log: StepLog): string {
-  const {loss, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = log;
+  const {loss, metrics, learningRate, tokensPerSecond, seconds, secondsLeft, memoryBytes, isSkipped} = log;
   const left = secondsLeft === undefined ? '' : ` eta ${formatSeconds(secondsLeft)}`;
   const rate = Number.isNaN(learningRate) ? '' : ` lr ${learningRate.toExponential(2)}`;
   const pace = `${Math.round(tokensPerSecond)} tok/s ${formatSeconds(seconds)}${left}`;
-  return `loss ${loss.toFixed(4)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
+  return `loss ${loss.toFixed(4)}${accuracyOf(metrics)}${isSkipped ? ' skipped' : ''}${rate} ${pace} ${formatBytes(memoryBytes)}`;
 }
 
 function formatSeconds(seconds: number): string {

@@ -9,6 +9,7 @@ import type {DecoderShape} from '../../../layers/ops/stackMemory.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
+import {rowsOf} from '../../data/batches/collate.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import {assertCount, type FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
@@ -355,11 +356,12 @@ function longestRow(data: TrainingData): number | undefined {
   if (!Array.isArray(data)) return undefined;
   let longest = 0;
   for (const item of data) {
-    const {inputIds} = item;
-    const shape = inputIds instanceof tf.Tensor ? inputIds.shape : undefined;
-    const length =
-      shape?.at(-1) ?? (isBatch(item) ? (inputIds as number[][])[0] : (inputIds as number[])).length;
-    longest = Math.max(longest, isBatch(item) ? length : Math.ceil(length / 8) * 8);
+    for (const {inputIds} of isBatch(item) ? [item] : rowsOf(item)) {
+      const shape = (inputIds as unknown) instanceof tf.Tensor ? (inputIds as tf.Tensor).shape : undefined;
+      const length =
+        shape?.at(-1) ?? (isBatch(item) ? (inputIds as number[][])[0] : (inputIds as number[])).length;
+      longest = Math.max(longest, isBatch(item) ? length : Math.ceil(length / 8) * 8);
+    }
   }
   return longest;
 }

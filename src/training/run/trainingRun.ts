@@ -31,6 +31,8 @@ export interface RunProgress {
   /** The same since the last line of the log. */
   pendingLossSum: number;
   pendingSteps: number;
+  /** Sums over the same steps of the numbers that describe them; absent without any. */
+  pendingMetrics?: Record<string, number>;
   /** Number of steps skipped because loss or gradient was not finite: in total, and consecutively until now. */
   skippedSteps: number;
   skippedInRow: number;
@@ -118,7 +120,7 @@ export class TrainingRun {
 
   /** Counts a completed step; a skipped one adds to no loss. */
   count(
-    {loss, tokens}: StepResult,
+    {loss, tokens, metrics}: StepResult,
     isSkipped: boolean,
     batches: number,
     examples: number,
@@ -143,6 +145,10 @@ export class TrainingRun {
     progress.lossSteps++;
     progress.pendingLossSum += loss;
     progress.pendingSteps++;
+    for (const [name, value] of Object.entries(metrics ?? {})) {
+      progress.pendingMetrics ??= {};
+      progress.pendingMetrics[name] = (progress.pendingMetrics[name] ?? 0) + value;
+    }
   }
 
   /** Adds a line to the log. */

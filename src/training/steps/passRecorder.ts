@@ -6,6 +6,8 @@ import type {LossPass} from '../../../models/lossPass.ts';
 /** Result of one batch's backward pass. The caller disposes `loss` and `gradients`. */
 export interface BatchGradients {
   loss: tf.Scalar;
+  /** Numbers that describe the batch, if its loss has any; the caller disposes them. */
+  metrics?: tf.Tensor1D;
   gradients: tf.NamedTensorMap;
   memoryBytes: number;
 }

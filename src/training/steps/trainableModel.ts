@@ -1,11 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {BusyModel} from '../../../models/assertIdle.ts';
-import type {Batch} from '../../../models/batchLoss.ts';
-import type {LossPass} from '../../../models/lossPass.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
+import type {LossModel} from '../losses/trainingLoss.ts';
 
 /** The part of a model that the trainer needs; every `CausalLM` has it. */
-export interface TrainableModel extends BusyModel {
+export interface TrainableModel extends BusyModel, LossModel {
   readonly config: {
     vocabSize: number;
     maxPositionEmbeddings: number;
@@ -14,12 +13,6 @@ export interface TrainableModel extends BusyModel {
   };
   /** Keras's flag: once true, training ends after the current step. */
   stopTraining: boolean;
-  /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
-  lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
-  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
-  lossPass?(batch: Batch): LossPass | undefined;
-  /** Returns the number of labels that count in a batch. */
-  targetCount(batch: Batch): number;
   /** Returns the trained weights by their key in a PEFT file. */
   trainableParameters(): Map<string, tf.Variable>;
   /** Returns the shapes of the trained weights, even if they are not allocated. */
@@ -32,9 +25,8 @@ export interface TrainableModel extends BusyModel {
   /** Returns the layers with adapters, by name; a merged layer passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 
-  /** Names of all adapters, and of the active ones. */
+  /** Names of all adapters. */
   readonly adapterNames?: string[];
-  readonly activeAdapters?: string[];
   /** Writes a PEFT folder. */
   saveAdapter?(folder: string, adapterName?: string): Promise<void>;
   /** Writes a Hugging Face folder, with its matrices as `storage` says. */

@@ -8,6 +8,7 @@ import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
+import {CROSS_ENTROPY, type TrainingLoss} from '../losses/trainingLoss.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
 import {NamedStateOptimizer, type PreparedStep} from '../optimizers/namedStateOptimizer.ts';
@@ -27,6 +28,8 @@ import {scalarValue, type UnreadGradients, type WindowGradients, windowGradients
 export interface CompileArgs {
   /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
   optimizer?: tf.Optimizer | OptimizerName;
+  /** What to minimize, such as {@link preferenceLoss}. Default: cross-entropy over the labels. */
+  loss?: TrainingLoss;
   /**
    * Factor on the optimizer's learning rate: transformers' name, with or without settings, or a function. It counts the
    * steps since `compile`; a schedule whose `totalSteps` is left to `fitDataset` counts the steps of that call.
@@ -43,6 +46,7 @@ export interface CompileArgs {
 }
 const COMPILE_OPTIONS = {
   optimizer: true,
+  loss: true,
   schedule: true,
   maxGradNorm: true,
   compileShaders: true,
@@ -50,10 +54,12 @@ const COMPILE_OPTIONS = {
 
 /** Result of one optimizer step. */
 export interface StepResult {
-  /** Mean loss over the labels that count. */
+  /** Mean loss over the labels that count, or over pairs. */
   loss: number;
-  /** Number of labels that counted. */
+  /** Number of labels that counted, or of pairs. */
   tokens: number;
+  /** Numbers that describe the step, if the loss has any, by the names under which they are logged. */
+  metrics?: Record<string, number>;
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
   /** Learning rate of this step; NaN for an optimizer without one. */
@@ -90,6 +96,7 @@ export class TrainingStep {
   /** Number of steps since `compile`. */
   steps = 0;
   private compiled: {optimizer: tf.Optimizer; isOwned: boolean};
+  private currentLoss = CROSS_ENTROPY;
   private schedule?: CompileArgs['schedule'];
   private maxGradNorm?: number;
   private compilesShaders = true;
@@ -106,6 +113,11 @@ export class TrainingStep {
     return this.compiled.optimizer;
   }
 
+  /** The loss that `compile` set. */
+  get loss(): TrainingLoss {
+    return this.currentLoss;
+  }
+
   set optimizer(optimizer: tf.Optimizer) {
     assertIdle(this.model, 'optimizer');
     this.use({optimizer, isOwned: false});
@@ -119,8 +131,9 @@ export class TrainingStep {
   compile(args: CompileArgs = {}): void {
     assertIdle(this.model, 'compile');
     assertKnownOptions('compile', args, COMPILE_OPTIONS);
-    const {optimizer: given, schedule, maxGradNorm, compileShaders = true} = args;
+    const {optimizer: given, loss = CROSS_ENTROPY, schedule, maxGradNorm, compileShaders = true} = args;
     assertMaxGradNorm(maxGradNorm);
+    assertLoss(loss);
     const optimizer = resolveOptimizer(given);
     const isOwned = optimizer !== given;
     try {
@@ -130,6 +143,7 @@ export class TrainingStep {
       throw error;
     }
     this.use({optimizer, isOwned});
+    this.currentLoss = loss;
     this.schedule = schedule;
     this.maxGradNorm = maxGradNorm;
     this.compilesShaders = compileShaders;
@@ -150,7 +164,7 @@ export class TrainingStep {
   async computeGradients(batches: Batch | Batch[], options: {seed?: number} = {}): Promise<WindowGradients> {
     assertKnownOptions('computeGradients', options, {seed: true} satisfies OptionNames<{seed?: number}>);
     assertBatches('computeGradients', batches);
-    return windowGradients(this.model, batches, options.seed);
+    return windowGradients(this.model, batches, options.seed, undefined, undefined, this.loss);
   }
 
   /**
@@ -198,6 +212,7 @@ export class TrainingStep {
       (computed) => {
         if (!this.onGradients) prepared = this.prepare(computed, learningRate);
       },
+      this.loss,
       this.canRecord ? this.recorder : undefined,
     );
     const window = await windowOf.catch((error) => {
@@ -209,14 +224,14 @@ export class TrainingStep {
         await this.onGradients(window);
         window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
       }
-      const {loss, tokens, gradNorm, gradients, memoryBytes, variables} = window;
+      const {loss, tokens, gradNorm, gradients, memoryBytes, variables, metrics} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       if (!isSkipped && prepared) prepared.apply();
       else if (!isSkipped)
         await withLearningRate(this.optimizer, learningRate, () =>
           this.update(gradients, variables, gradNorm),
         );
-      return {loss, tokens, gradNorm, learningRate, isSkipped, memoryBytes};
+      return {loss, tokens, ...(metrics && {metrics}), gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
       prepared?.end();
       tf.dispose(window.gradients);
@@ -316,6 +331,16 @@ function resolveOptimizer(optimizer: CompileArgs['optimizer']): tf.Optimizer {
     'INVALID_ARGUMENT',
     `compile optimizer: expected a tf.Optimizer or a name, got ${show(optimizer)}. ` +
       'Pass an optimizer that is made: new AdamW({learningRate: 1e-4}).',
+  );
+}
+
+function assertLoss(loss: unknown): void {
+  const {compute, count} = (loss ?? {}) as Partial<TrainingLoss>;
+  if (typeof compute === 'function' && typeof count === 'function') return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `compile loss: expected preferenceLoss() or another TrainingLoss, got ${show(loss)}. ` +
+      "Leave it out for the model's own: cross-entropy over the labels.",
   );
 }
 

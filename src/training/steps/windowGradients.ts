@@ -6,15 +6,18 @@ import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {toRows} from '../../data/batches/batches.ts';
 import {ranks} from '../cluster/ranks.ts';
+import {type BatchLoss, CROSS_ENTROPY, type TrainingLoss} from '../losses/trainingLoss.ts';
 import type {BatchGradients, PassRecorder} from './passRecorder.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
 /** Loss and gradients of one accumulation window. */
 export interface WindowGradients {
-  /** Mean loss over the labels that count in the whole window. */
+  /** Mean loss over the labels that count in the whole window, or over its pairs. */
   loss: number;
-  /** Number of labels that counted. */
+  /** Number of labels that counted, or of pairs. */
   tokens: number;
+  /** Numbers that describe the window, if the loss has any: means over its batches. */
+  metrics?: Record<string, number>;
   /** Global L2 norm of the gradients. */
   gradNorm: number;
   /** Gradients by the weight's key in a PEFT file. The caller disposes them. */
@@ -55,31 +58,40 @@ export async function windowGradients(
   seed = 0,
   beforeComputing?: (variables: Map<string, tf.Variable>, pass: () => tf.NamedTensorMap) => Promise<void>,
   beforeReading?: (computed: UnreadGradients) => void,
+  loss: TrainingLoss = CROSS_ENTROPY,
   recorder?: PassRecorder,
 ): Promise<WindowGradients> {
   const window = await Promise.all([batches].flat().map((batch) => toRows(batch)));
   const variables = model.trainableParameters();
   assertTrainable(model, window, variables);
-  const tokens = window.reduce((count, batch) => count + model.targetCount(batch), 0);
+  loss.assertFits(model);
+  const counts = window.map((batch) => loss.count(model, batch));
+  const tokens = counts.reduce((sum, count) => sum + count, 0);
   const all = [...window.keys()];
   const own = ranks().share(all);
   let gradients: tf.NamedTensorMap = {};
   let losses: tf.Scalar[] = [];
+  const metrics: tf.Tensor1D[] = [];
   const read: tf.Tensor[] = [];
   let memoryBytes = 0;
-  // The part of a label in the window's mean. A rank without a share of its own computes gradients of 0.
-  const shareValue = own.length > 0 ? 1 / tokens : 0;
-  const share = tf.scalar(shareValue);
-  uploadEarly(share);
-  const differentiate = (i: number) =>
-    batchGradients(variables, share, () =>
-      model.lossSum(window[i], {training: true, seed: seed * SEEDS_PER_WINDOW + i}),
+  // The part of each batch's units in the window's mean. A rank without a share of its own computes gradients of 0.
+  const parts = partsOf(loss, own.length > 0 ? counts : counts.map(() => Number.POSITIVE_INFINITY));
+  const shares = parts.map((part) => tf.scalar(part));
+  uploadEarly(...shares);
+  const differentiate = (i: number) => {
+    const pass = {training: true, seed: seed * SEEDS_PER_WINDOW + i};
+    return batchGradients(
+      variables,
+      shares[i],
+      (constants) => loss.compute(model, window[i], pass, constants),
+      () => loss.constants?.(model, window[i]),
     );
+  };
   const recorded = () => {
-    const pass = model.lossPass?.(window[0]);
-    return recorder?.run(pass, shareValue, (tensors, given) =>
+    const pass = loss.pass?.(model, window[0]);
+    return recorder?.run(pass, parts[0], (tensors, given) =>
       pass && tensors && given
-        ? batchGradients(variables, given, () => pass.loss(tensors))
+        ? batchGradients(variables, given, () => ({loss: pass.loss(tensors)}))
         : differentiate(0),
     );
   };
@@ -88,6 +100,7 @@ export async function windowGradients(
       tf.tidy(() => {
         const first = differentiate(0);
         tf.stack([globalNorm(Object.values(first.gradients)), first.loss]);
+        first.metrics?.dispose();
         return first.gradients;
       }),
     );
@@ -95,6 +108,7 @@ export async function windowGradients(
       if (place > 0) await tf.nextFrame(); // a long window must not block a notebook
       const batch = (all.length === 1 && recorded()) || differentiate(i);
       losses.push(batch.loss);
+      if (batch.metrics) metrics.push(batch.metrics);
       addTo(gradients, batch.gradients);
       memoryBytes = batch.memoryBytes;
     }
@@ -103,14 +117,24 @@ export async function windowGradients(
     const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
     read.push(norm, numbers);
     beforeReading?.({gradients, variables, norm});
-    const [gradNorm, ...shares] = await numbers.data(); // a single read, for which a card has to finish
-    const loss = shares.reduce((sum, share) => sum + share, 0);
-    return {loss, tokens, gradNorm, gradients, memoryBytes, variables};
+    const [gradNorm, ...means] = await numbers.data(); // a single read, for which a card has to finish
+    const mean = means.reduce((sum, part) => sum + part, 0);
+    const counted = own.length > 0 ? metrics : [];
+    const described = await readMetrics(loss, counted, window.length);
+    return {
+      loss: mean,
+      tokens,
+      gradNorm,
+      gradients,
+      memoryBytes,
+      variables,
+      ...(described && {metrics: described}),
+    };
   } catch (error) {
     tf.dispose(gradients);
     throw error;
   } finally {
-    tf.dispose([share, losses, read]);
+    tf.dispose([shares, losses, metrics, read]);
   }
 }
 
@@ -127,29 +151,58 @@ function assertTrainable(model: TrainableModel, window: Batch[], variables: Map<
   assertUnmerged(model);
 }
 
+/** Returns the part of each unit of a batch in the window's mean, by batch. */
+function partsOf({averagesBatches}: TrainingLoss, counts: number[]): number[] {
+  if (averagesBatches) return counts.map((count) => 1 / (count * counts.length));
+  const part = 1 / counts.reduce((sum, count) => sum + count, 0);
+  return counts.map(() => part);
+}
+
+/**
+ * Reads numbers that describe batches, as means over the batches of all ranks, by their names.
+ *
+ * @param own this rank's
+ * @param total number of batches on all ranks
+ */
+export async function readMetrics(
+  {metrics: names}: TrainingLoss,
+  own: tf.Tensor1D[],
+  total: number,
+): Promise<Record<string, number> | undefined> {
+  if (names.length === 0) return undefined;
+  const rows = await Promise.all(own.map((batch) => batch.data()));
+  const sums = await ranks().sum(names.map((_, k) => rows.reduce((sum, row) => sum + row[k], 0)));
+  return Object.fromEntries(names.map((name, k) => [name, sums[k] / total]));
+}
+
 /**
  * Differentiates one batch's part of the window's loss. Weights that the loss does not depend on have no gradient.
  *
- * @param share 1 divided by the window's number of labels
+ * @param share what each unit of the batch contributes to the window's mean
  */
 function batchGradients(
   variables: Map<string, tf.Variable>,
   share: tf.Scalar,
-  lossSum: () => tf.Scalar,
+  compute: (constants?: tf.Tensor) => BatchLoss,
+  constantsOf?: () => tf.Tensor | undefined,
 ): BatchGradients {
   // Tidied in case of errors: otherwise the loss would leak when a backward pass throws.
   return tf.tidy(() => {
     let memoryBytes = 0;
+    let metrics: tf.Tensor1D | undefined;
+    const constants = constantsOf?.();
     const lossOf = () => {
-      const sum = lossSum();
+      const computed = compute(constants);
+      metrics = computed.metrics && tf.keep(computed.metrics);
       memoryBytes = tf.memory().numBytes;
       freeSpent(share);
-      return sum;
+      return computed.loss;
     };
     const {value, grads} = tf.engine().gradients(lossOf, [...variables.values()], share, true);
     const named = [...variables.keys()].map((key, i) => [key, grads[i]] as const);
     return {
       loss: tf.mul(value, share) as tf.Scalar,
+      metrics,
       gradients: Object.fromEntries(named.filter(([, gradient]) => gradient)) as tf.NamedTensorMap,
       memoryBytes,
     };

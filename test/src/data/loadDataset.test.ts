@@ -424,7 +424,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', columns: {promt: 'a'} as object}},
       alpaca,
       'INVALID_CONFIG',
-      "x columns promt: expected one of prompt, query, response, history, messages, system, tools, images, videos, audios, chosen, rejected, kto_tag, got 'promt'. Nearest: prompt.",
+      "x columns promt: expected one of prompt, query, response, history, messages, system, tools, chosen, rejected, images, videos, audios, kto_tag, got 'promt'. Nearest: prompt.",
     ],
     [
       'a wrong tag name',
@@ -441,11 +441,18 @@ describe('mistakes', () => {
       'x columns images: expected columns of text',
     ],
     [
-      'pairs to rank',
+      'pairs without their columns',
       {x: {file_name: 'x.json', ranking: true}},
       alpaca,
-      'UNSUPPORTED',
-      'x ranking: expected training data',
+      'INVALID_CONFIG',
+      'x columns chosen: expected a column, because ranking is true, got undefined',
+    ],
+    [
+      'pairs where single answers are learned',
+      {x: {file_name: 'x.json', ranking: true, columns: {chosen: 'output', rejected: 'input'}}},
+      alpaca,
+      'INVALID_CONFIG',
+      'dataset x: expected stage dpo, got sft. Pairs of a chosen and a rejected answer and stage dpo belong together.',
     ],
     [
       'num_samples',
@@ -581,7 +588,11 @@ describe('mistakes', () => {
       {template: 'lama3'},
       "template lama3: expected one of llama3, alpaca, chatml, default, empty, or model for the tokenizer's own, got 'lama3'. Nearest: llama3.",
     ],
-    [{stage: 'dpo' as 'sft'}, "dataset stage: expected 'sft' or 'pt', got 'dpo'."],
+    [{stage: 'rm' as 'sft'}, 'dataset stage: expected sft, pt, dpo, got "rm".'],
+    [
+      {stage: 'dpo', packing: true},
+      'dataset packing: expected false with stage dpo, whose pairs are not packed, got true.',
+    ],
     [{cutoffLength: 0}, 'dataset cutoffLength: expected a positive integer, got 0.'],
     [{maxSamples: 1.5}, 'dataset maxSamples: expected a positive integer, got 1.5.'],
     [{seed: -1}, 'dataset seed: expected an integer of 0 or more, got -1.'],

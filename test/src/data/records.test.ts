@@ -409,8 +409,8 @@ describe('a key that would change what is learned is refused by the record and i
     ['image', {...turns({}), image: {bytes: 'x'}}, read],
     ['videos', {instruction: 'a', output: 'b', videos: ['a.mp4']}, read],
     ['audio', {text: 'a', audio: 'a.wav'}, read],
-    ['rejected', {...good, rejected: 'c'}, 'not preferences'],
-    ['label', {...good, label: false}, 'not preferences'],
+    ['rejected', {...good, rejected: 'c'}, 'are preferences'],
+    ['label', {...good, label: false}, 'are preferences'],
     ['assistant_masks', {...turns({}), assistant_masks: [1]}, 'trainOnPrompt'],
     ['chat_template_kwargs', {...turns({}), chat_template_kwargs: {a: 1}}, 'Leave out the key'],
     [

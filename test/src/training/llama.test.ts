@@ -85,7 +85,7 @@ describe('Llama as a Keras model', () => {
 
   test('refuses unsupported calls, with advice', async () => {
     expect(() => model.compile({optimizer: 'sgd', loss: 'meanSquaredError'})).toThrow(
-      'The model computes its own loss',
+      "Leave it out for the model's own: cross-entropy over the labels.",
     );
     await expect(model.fit()).rejects.toThrow('fitDataset');
     expect(() => model.evaluate()).toThrow('evaluateDataset');

@@ -314,7 +314,7 @@ describe('faults', () => {
 
   test('wrong values and contradictions are reported together, in the order of the file', () => {
     const {code, message} = fault(
-      `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: dpo\nfoo: 1\nval_size: 0.1\n` +
+      `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: kto\nfoo: 1\nval_size: 0.1\n` +
         'mask_history: true\ntrain_on_prompt: true\nresize_vocab: true\nreport_to: [wandb, mlflow]\n' +
         'load_best_model_at_end: true\nsave_strategy: epoch\nlr_scheduler_kwargs: {power: 2}',
     );
@@ -322,7 +322,7 @@ describe('faults', () => {
     expect(message.split('\n')).toEqual([
       'recipe.yaml:3:12 lora_rank: expected an integer from 1, got "eight"',
       'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
-      expect.stringContaining('recipe.yaml:6:8 stage: expected sft or pt, got dpo.'),
+      expect.stringContaining('recipe.yaml:6:8 stage: expected sft, pt or dpo, got kto.'),
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
       'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
       'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
@@ -410,14 +410,29 @@ describe('faults', () => {
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
 
-  test.each(['rm', 'ppo', 'dpo', 'kto'])('stage %s is not supported yet', (stage) => {
+  test.each(['rm', 'ppo', 'kto'])('stage %s is not supported yet', (stage) => {
     const {code, message} = fault(`${TRAIN}stage: ${stage}`);
     expect(code).toBe('UNSUPPORTED');
     expect(message).toMatch(
       new RegExp(
-        `^recipe\\.yaml:5:8 stage: expected sft or pt, got ${stage}\\. Preference and reward training are not supported yet`,
+        `^recipe\\.yaml:5:8 stage: expected sft, pt or dpo, got ${stage}\\. It is not supported yet`,
       ),
     );
+  });
+
+  test.each([
+    ['pref_ftx: 1\npref_loss: kto_pair', 'pref_ftx: expected 0 with pref_loss: kto_pair'],
+    [
+      'dpo_label_smoothing: 0.1\npref_loss: ipo',
+      'dpo_label_smoothing: expected 0 unless pref_loss is sigmoid',
+    ],
+    ['lora_dropout: 0.1', 'lora_dropout: expected 0 with stage: dpo'],
+    ['finetuning_type: full', 'finetuning_type: expected lora with stage: dpo'],
+    ['packing: true', 'packing: expected false with stage: dpo, got true'],
+    ['pref_bco_weight: 0.5', 'pref_bco_weight: expected 0, or no such key, got 0.5'],
+    ['ref_model: other', 'ref_model: expected no such key, got "other"'],
+  ])('stage dpo does not take %j', (keys, message) => {
+    expect(fault(`${TRAIN}stage: dpo\n${keys}`).message).toContain(message);
   });
 
   test.each<[string, string]>([

@@ -1,0 +1,268 @@
+import * as tf from '@tensorflow/tfjs';
+import type {Batch, TokenLosses} from '../../../models/batchLoss.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
+import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
+
+/** Settings of {@link preferenceLoss}, named as in LLaMA-Factory and TRL. */
+export interface PreferenceLossArgs {
+  /**
+   * Loss of a pair: DPO's `sigmoid`, `hinge` (SLiC), `ipo` and `kto_pair` compare with a reference; `orpo` and `simpo`
+   * need none. Default `sigmoid`.
+   */
+  type?: PreferenceLossType;
+  /** Strength of the preference, above 0. Default 0.1. */
+  beta?: number;
+  /** Weight of the chosen answer's own cross-entropy, added to the loss; not for `kto_pair`. Default 0. */
+  ftx?: number;
+  /** Share of pairs taken to be the wrong way round, 0 … below 0.5, for `sigmoid`. Default 0. */
+  labelSmoothing?: number;
+  /** Margin by which the chosen answer should lead, for `simpo`. Default 0.5. */
+  simpoGamma?: number;
+  /** Weight, 0 … 1, of the tokens of an answer beyond the length of the shorter one (LD-DPO). Default 1. */
+  ldAlpha?: number;
+}
+const PREFERENCE_OPTIONS = {
+  type: true,
+  beta: true,
+  ftx: true,
+  labelSmoothing: true,
+  simpoGamma: true,
+  ldAlpha: true,
+} satisfies OptionNames<PreferenceLossArgs>;
+
+type Settings = Required<PreferenceLossArgs>;
+
+/** What the formulas see of B pairs, each `[B]`. `logits` is how much the policy leads over the reference. */
+interface Pairs {
+  chosen: tf.Tensor;
+  rejected: tf.Tensor;
+  /** Log-ratios to the reference; the log-probabilities themselves without one. */
+  chosenRatio: tf.Tensor;
+  rejectedRatio: tf.Tensor;
+  logits: tf.Tensor;
+}
+
+interface PairLoss {
+  /** Whether the formula compares with a reference. */
+  hasReference: boolean;
+  /** Whether log-probabilities are means over an answer's tokens, not sums. */
+  isPerToken: boolean;
+  /** Computes the losses `[B]`. */
+  losses(pairs: Pairs, settings: Settings): tf.Tensor;
+}
+
+/** `−log sigmoid(x)`. The closure of `tf.logSigmoid` would keep tensors that are freed before its gradient runs. */
+const minusLogSigmoid = (x: tf.Tensor) => tf.softplus(tf.neg(x));
+
+const oddsLoss = ({chosen, rejected}: Pairs) => {
+  const odds = (x: tf.Tensor) => tf.sub(x, tf.log(tf.sub(1, tf.exp(x))));
+  return minusLogSigmoid(tf.sub(odds(chosen), odds(rejected)));
+};
+
+const TYPES = {
+  sigmoid: {
+    hasReference: true,
+    isPerToken: false,
+    losses: ({logits}, {beta, labelSmoothing}) => {
+      const x = tf.mul(logits, beta);
+      const loss = tf.mul(minusLogSigmoid(x), 1 - labelSmoothing);
+      return labelSmoothing === 0 ? loss : tf.add(loss, tf.mul(tf.softplus(x), labelSmoothing));
+    },
+  },
+  hinge: {
+    hasReference: true,
+    isPerToken: false,
+    losses: ({logits}, {beta}) => tf.relu(tf.sub(1, tf.mul(logits, beta))),
+  },
+  ipo: {
+    hasReference: true,
+    isPerToken: true,
+    losses: ({logits}, {beta}) => tf.square(tf.sub(logits, 1 / (2 * beta))),
+  },
+  /** Compares each answer with the mean lead of the others, as TRL 0.8 did; the mean of both answers' losses. */
+  kto_pair: {
+    hasReference: true,
+    isPerToken: false,
+    losses: ({chosenRatio, rejectedRatio}, {beta}) => {
+      const lead = (ratio: tf.Tensor) => tf.relu(tf.mean(ratio));
+      const loss = (margin: tf.Tensor) => tf.sub(1, tf.sigmoid(tf.mul(margin, beta)));
+      const chosen = loss(tf.sub(chosenRatio, lead(rejectedRatio)));
+      const rejected = loss(tf.sub(lead(chosenRatio), rejectedRatio));
+      return tf.mul(tf.add(chosen, rejected), 0.5);
+    },
+  },
+  orpo: {
+    hasReference: false,
+    isPerToken: true,
+    losses: (pairs, {beta}) => tf.sub(tf.mul(oddsLoss(pairs), beta), pairs.chosen),
+  },
+  simpo: {
+    hasReference: false,
+    isPerToken: true,
+    losses: ({chosen, rejected}, {beta, simpoGamma}) =>
+      minusLogSigmoid(tf.sub(tf.mul(tf.sub(chosen, rejected), beta), simpoGamma)),
+  },
+} satisfies Record<string, PairLoss>;
+
+/** Names of losses, as LLaMA-Factory's `pref_loss`. */
+export type PreferenceLossType = keyof typeof TYPES;
+export const PREFERENCE_LOSSES = Object.keys(TYPES) as PreferenceLossType[];
+
+/** Numbers that describe a batch of pairs, as TRL logs them. */
+const METRICS = [
+  'rewards/chosen',
+  'rewards/rejected',
+  'rewards/accuracies',
+  'rewards/margins',
+  'logps/chosen',
+  'logps/rejected',
+] as const;
+
+/** What `orpo` logs besides. */
+const ORPO_METRICS = ['sft_loss', 'odds_ratio_loss'] as const;
+
+/**
+ * Makes the loss of preference training: `model.compile({optimizer, loss: preferenceLoss({beta: 0.1})})`, whose data are
+ * pairs of a chosen and a rejected answer. The reference is the model without its adapter. Formulas of TRL's DPO and of
+ * LLaMA-Factory's ORPO and SimPO.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or option, or a number out of range
+ */
+export function preferenceLoss(args: PreferenceLossArgs = {}): TrainingLoss {
+  assertKnownOptions('preferenceLoss', args, PREFERENCE_OPTIONS);
+  const settings: Settings = {
+    type: 'sigmoid',
+    beta: 0.1,
+    ftx: 0,
+    labelSmoothing: 0,
+    simpoGamma: 0.5,
+    ldAlpha: 1,
+    ...Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)),
+  };
+  assertSettings(settings);
+  return new PreferenceLoss(settings);
+}
+
+class PreferenceLoss implements TrainingLoss {
+  readonly name: string;
+  readonly metrics: readonly string[];
+  readonly rowsPerExample = 2;
+  readonly averagesBatches = true;
+  private readonly kind: PairLoss;
+
+  constructor(private readonly settings: Settings) {
+    const {type} = settings;
+    this.name = `preferenceLoss ${type}`;
+    this.kind = TYPES[type];
+    this.metrics = type === 'orpo' ? [...METRICS, ...ORPO_METRICS] : METRICS;
+  }
+
+  assertFits(model: LossModel): void {
+    if (!model.tokenLosses) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `compile loss ${this.name}: expected a model with tokenLosses, as every CausalLM has, got one without`,
+      );
+    }
+    const {activeAdapters = []} = model;
+    if (!this.kind.hasReference || (model.withoutAdapter && activeAdapters.length > 0)) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `compile loss ${this.name}: expected an adapter, because the model without it is the reference, got none. ` +
+        'Call applyLoRA() first, or choose orpo or simpo, which need no reference.',
+    );
+  }
+
+  count(_model: LossModel, {inputIds}: Batch): number {
+    const rows = inputIds instanceof tf.Tensor ? inputIds.shape[0] : inputIds.length;
+    if (rows > 0 && rows % 2 === 0) return rows / 2;
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `${this.name} batch inputIds: expected pairs, the chosen answers before the rejected ones, got ${rows} rows`,
+    );
+  }
+
+  /** Computes the reference's log-probabilities `[2B]`. */
+  constants(model: LossModel, batch: Batch): tf.Tensor {
+    if (!this.kind.hasReference) return tf.zeros([2 * this.count(model, batch)]);
+    return tf.tidy(() => {
+      const losses = model.withoutAdapter!(() => model.tokenLosses!(batch));
+      return logProbabilities(losses, 1, this.kind.isPerToken);
+    });
+  }
+
+  compute(
+    model: LossModel,
+    batch: Batch,
+    pass: {training?: boolean; seed?: number},
+    reference: tf.Tensor,
+  ): BatchLoss {
+    const {kind, settings} = this;
+    const count = this.count(model, batch);
+    const all = model.tokenLosses!(batch, pass);
+    const policy = logProbabilities(all, settings.ldAlpha, kind.isPerToken); // [2B]
+    const [chosen, rejected] = tf.split(policy, 2);
+    const [chosenRatio, rejectedRatio] = tf.split(tf.sub(policy, reference), 2);
+    const logits = tf.sub(chosenRatio, rejectedRatio);
+    let losses = kind.losses({chosen, rejected, chosenRatio, rejectedRatio, logits}, settings);
+    const perToken = () => {
+      if (kind.isPerToken) return chosen;
+      return tf.div(chosen, tf.tensor1d(all.counts.slice(0, count)));
+    };
+    if (settings.ftx > 0) losses = tf.sub(losses, tf.mul(perToken(), settings.ftx));
+    const rewards = tf.mul(tf.stack([chosenRatio, rejectedRatio]), settings.beta); // [2, B]
+    const [chosenRewards, rejectedRewards] = tf.unstack(rewards);
+    const described = [
+      chosenRewards,
+      rejectedRewards,
+      tf.greater(chosenRewards, rejectedRewards).toFloat(),
+      tf.sub(chosenRewards, rejectedRewards),
+      chosen,
+      rejected,
+    ];
+    if (settings.type === 'orpo')
+      described.push(tf.neg(chosen), tf.div(tf.add(losses, chosen), settings.beta));
+    return {
+      loss: tf.sum(losses) as tf.Scalar,
+      metrics: tf.mean(tf.stack(described), 1) as tf.Tensor1D,
+    };
+  }
+}
+
+/**
+ * Adds up the log-probabilities of each row's labels, or averages them, `[2B]`: B chosen rows, then B rejected ones.
+ *
+ * @param beyond weight of labels beyond the length of the pair's shorter answer
+ */
+function logProbabilities({losses, counts}: TokenLosses, beyond: number, isPerToken: boolean): tf.Tensor {
+  const [rows, labels] = [counts.length, losses.shape[0]];
+  const weights = new Float32Array(rows * labels);
+  let at = 0;
+  for (const [row, count] of counts.entries()) {
+    const shorter = Math.min(count, counts[(row + rows / 2) % rows]);
+    for (let i = 0; i < count; i++, at++)
+      weights[row * labels + at] = (i < shorter ? -1 : -beyond) / (isPerToken ? count : 1);
+  }
+  return tf.sum(tf.mul(tf.tensor2d(weights, [rows, labels]), losses), 1);
+}
+
+function assertSettings({type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha}: Settings): void {
+  const assert = (option: string, value: unknown, isRight: boolean, expected: string) => {
+    if (isRight) return;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `preferenceLoss ${option}: expected ${expected}, got ${show(value)}`,
+    );
+  };
+  assert('type', type, PREFERENCE_LOSSES.includes(type), PREFERENCE_LOSSES.join(', '));
+  assert('beta', beta, beta > 0 && Number.isFinite(beta), 'a number above 0');
+  assert('ftx', ftx, ftx >= 0 && Number.isFinite(ftx), 'a number from 0');
+  assert('ftx', ftx, ftx === 0 || type !== 'kto_pair', 'none with kto_pair');
+  const isSmooth = labelSmoothing >= 0 && labelSmoothing < 0.5;
+  assert('labelSmoothing', labelSmoothing, isSmooth, 'a number from 0 and below 0.5');
+  assert('labelSmoothing', labelSmoothing, labelSmoothing === 0 || type === 'sigmoid', `none with ${type}`);
+  assert('simpoGamma', simpoGamma, Number.isFinite(simpoGamma), 'a number');
+  assert('ldAlpha', ldAlpha, ldAlpha >= 0 && ldAlpha <= 1, 'a number from 0 to 1');
+}

@@ -1,0 +1,173 @@
+"""Writes what LLaMA-Factory logs and learns in its preference stages, for preferences.test.ts.
+
+    python3 -m venv peers
+    peers/bin/pip install --no-deps llamafactory==0.9.5
+    peers/bin/pip install datasets==4.0.0 transformers==5.6.0 peft==0.18.1 trl==0.24.0 omegaconf fire torch
+    peers/bin/python test/parity/preferences/make_preferences.py
+
+Each run trains the model of examples/quickstart for 30 steps, from the same adapter, on pairs of fixtures/pairs.json.
+LLaMA-Factory 0.9.5 does not pass the name of the loss on to TRL 0.24, whose default is `sigmoid`; here it is passed. TRL
+no longer has `kto_pair`: its formula is that of TRL 0.8.
+"""
+
+import importlib.machinery
+import json
+import os
+import shutil
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+os.environ.update(DISABLE_VERSION_CHECK="1", HF_HUB_OFFLINE="1", WANDB_DISABLED="true")
+torchaudio = types.ModuleType("torchaudio")  # imported for sound, of which there is none here
+torchaudio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+sys.modules.setdefault("torchaudio", torchaudio)
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from llamafactory.train.dpo import trainer as dpo  # noqa: E402
+from llamafactory.train.tuner import run_exp  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+from trl import DPOTrainer  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+FIXTURES = HERE / "fixtures"
+MODEL = HERE.parents[2] / "examples/quickstart/model"
+
+TOPICS = ["water", "roads", "schools", "forests", "taxes", "farms", "health", "trade", "energy", "housing", "courts", "parks"]
+
+
+def write_data():
+    """Pairs as LLaMA-Factory's two formats have them; answers of different lengths, some cut off."""
+    alpaca, sharegpt = [], []
+    for i in range(24):
+        topic, other = TOPICS[i % 12], TOPICS[(i + 5) % 12]
+        alpaca.append(
+            {
+                "instruction": f"Summarize the bill about {topic}.",
+                "input": f"A bill to fund {topic} and {other} in section {i + 1}." if i % 3 else "",
+                "chosen": f"This bill funds {topic}." if i % 2 else f"This bill funds {topic} and also {other} until 20{30 + i}.",
+                "rejected": f"I do not know what {other} is." if i % 4 else "No.",
+                **({"system": "Answer in one sentence.", "history": [["Hello", "Good day."]]} if i % 5 == 0 else {}),
+            }
+        )
+    for i in range(6):
+        topic = TOPICS[(3 * i) % 12]
+        sharegpt.append(
+            {
+                "conversations": [
+                    {"from": "human", "value": "What is this bill?"},
+                    {"from": "gpt", "value": "Which one?"},
+                    {"from": "human", "value": f"The one about {topic}."},
+                ],
+                "chosen": {"from": "gpt", "value": f"It funds {topic} for {i + 2} years."},
+                "rejected": {"from": "gpt", "value": "It says nothing." * (1 + i % 3)},
+            }
+        )
+    info = {
+        "pairs": {"file_name": "pairs.json", "ranking": True, "columns": {
+            "prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected", "system": "system",
+            "history": "history"}},
+        "turns": {"file_name": "turns.json", "ranking": True, "formatting": "sharegpt", "columns": {
+            "messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
+    }
+    for name, value in {"pairs": alpaca, "turns": sharegpt, "dataset_info": info}.items():
+        (FIXTURES / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+
+
+def write_adapter():
+    """The adapter that all runs start from; B is not zero, so that the first rewards are not either."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(FIXTURES / "adapter")
+    (FIXTURES / "adapter/README.md").unlink(missing_ok=True)
+
+
+def kto_pair(self, chosen, rejected, reference_chosen, reference_rejected):
+    chosen_ratios, rejected_ratios = chosen - reference_chosen, rejected - reference_rejected
+    chosen_kl, rejected_kl = chosen_ratios.mean().clamp(min=0), rejected_ratios.mean().clamp(min=0)
+    losses = torch.cat((1 - F.sigmoid(self.beta * (chosen_ratios - rejected_kl)),
+                        1 - F.sigmoid(self.beta * (chosen_kl - rejected_ratios))))
+    return losses, self.beta * chosen_ratios.detach(), self.beta * rejected_ratios.detach()
+
+
+def dpo_loss(self, *logps):
+    if self.loss_type == "kto_pair":
+        return kto_pair(self, *logps)
+    return DPOTrainer.dpo_loss(self, *logps, loss_type=self.loss_type)
+
+
+dpo.CustomDPOTrainer.dpo_loss = dpo_loss
+
+RUNS = {
+    "sigmoid": {},
+    "sigmoid-mixed": {"pref_beta": 0.3, "pref_ftx": 0.5, "dpo_label_smoothing": 0.1, "ld_alpha": 0.5},
+    "hinge": {"pref_loss": "hinge"},
+    "ipo": {"pref_loss": "ipo"},
+    "kto_pair": {"pref_loss": "kto_pair"},
+    "orpo": {"pref_loss": "orpo"},
+    "simpo": {"pref_loss": "simpo", "simpo_gamma": 0.7, "pref_beta": 2.0},
+}
+
+
+def float32_model(folder):
+    """Copies the model with float32 in its config, in which LLaMA-Factory then computes."""
+    model = Path(folder) / "model"
+    shutil.copytree(MODEL, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    return model
+
+
+def run(name, keys):
+    with tempfile.TemporaryDirectory() as folder:
+        args = {
+            "stage": "dpo",
+            "model_name_or_path": str(float32_model(folder)),
+            "adapter_name_or_path": str(FIXTURES / "adapter"),
+            "do_train": True,
+            "finetuning_type": "lora",
+            "dataset": "pairs",
+            "eval_dataset": "turns",
+            "dataset_dir": str(FIXTURES),
+            "template": "llama3",
+            "cutoff_len": 64,
+            "output_dir": f"{folder}/output",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "eval_strategy": "steps",
+            "eval_steps": 10,
+            "per_device_train_batch_size": 3,
+            "per_device_eval_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-3,
+            "max_steps": 30,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 3,
+            "disable_shuffling": True,
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "overwrite_cache": True,
+            **keys,
+        }
+        run_exp(args)
+        history = json.loads((Path(folder) / "output/trainer_state.json").read_text())["log_history"]
+        if name == "sigmoid":
+            shutil.copyfile(Path(folder) / "output/adapter_model.safetensors", FIXTURES / "sigmoid.safetensors")
+    (FIXTURES / f"{name}.json").write_text(json.dumps({"keys": keys, "history": history}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    FIXTURES.mkdir(exist_ok=True)
+    write_data()
+    write_adapter()
+    for name, keys in RUNS.items():
+        if sys.argv[1:] in ([], [name]):
+            run(name, keys)

@@ -1,0 +1,99 @@
+import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {loadRecipe} from '../../../src/tools/recipes/recipe.ts';
+import {trainRecipe} from '../../../src/tools/recipes/trainRecipe.ts';
+import type {LogEntry} from '../../../src/training/run/callbacks.ts';
+import {expectRelative, readGoldens, relativeNorm} from '../golden.ts';
+
+jest.setTimeout(600_000);
+
+const FIXTURES = join(__dirname, 'fixtures');
+
+/** What LLaMA-Factory logged with some keys. */
+interface Run {
+  keys: Record<string, unknown>;
+  history: LogEntry[];
+}
+
+/** Numbers that LLaMA-Factory logs and that whole logits would be needed for, or that are about its machine. */
+const OTHERS = /^(eval_)?logits\/|runtime|per_second|flos|^train_loss$|num_input_tokens/;
+
+const RUNS: [name: string, steps: number][] = [
+  ['sigmoid', 30],
+  ['sigmoid-mixed', 12],
+  ['hinge', 12],
+  ['ipo', 12],
+  ['kto_pair', 12],
+  ['orpo', 12],
+  ['simpo', 12],
+];
+
+describe('preference training equals LLaMA-Factory', () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
+  });
+  afterEach(() => rmSync(folder, {recursive: true}));
+
+  test.each(RUNS)('%s: every number of the log in %d steps', async (name, steps) => {
+    const {keys, history} = JSON.parse(readFileSync(join(FIXTURES, `${name}.json`), 'utf8')) as Run;
+    const recipe = join(folder, 'recipe.yaml');
+    writeFileSync(recipe, JSON.stringify({...RECIPE, ...keys, output_dir: join(folder, 'run')}));
+    const controller = new AbortController();
+    await trainRecipe(await loadRecipe(recipe), {
+      backend: 'wasm',
+      verbose: 0,
+      signal: controller.signal,
+      callbacks: [{onStepComplete: (step) => void (step === steps && steps < 30 && controller.abort())}],
+    });
+    const state = JSON.parse(readFileSync(join(folder, 'run', 'trainer_state.json'), 'utf8'));
+    const ours = (state.log_history as LogEntry[]).filter((entry) => 'loss' in entry || 'eval_loss' in entry);
+    const theirs = history.filter(
+      (entry) => ('loss' in entry || 'eval_loss' in entry) && entry.step <= steps,
+    );
+    expect(ours.map(({step}) => step)).toEqual(theirs.map(({step}) => step));
+    for (const [i, entry] of theirs.entries()) {
+      for (const [key, value] of Object.entries(entry)) {
+        if (OTHERS.test(key)) continue;
+        expect([entry.step, key, typeof ours[i][key]]).toEqual([entry.step, key, 'number']);
+        expectRelative(ours[i][key], value, 1e-4 + 2e-5 / Math.abs(value || 1));
+      }
+    }
+    if (name !== 'sigmoid') return;
+    const weights = readGoldens(join(folder, 'run', 'adapter_model.safetensors'));
+    for (const [key, {values}] of readGoldens(join(FIXTURES, 'sigmoid.safetensors')))
+      expect([key, relativeNorm(weights.get(key)!.values, values) < 1e-3]).toEqual([key, true]);
+  });
+
+  test('leaves no tensor behind', () => {
+    expect(tf.memory().numTensors).toBe(0);
+  });
+});
+
+/** The keys of make_preferences.py. */
+const RECIPE = {
+  stage: 'dpo',
+  model_name_or_path: join(__dirname, '../../../examples/quickstart/model'),
+  adapter_name_or_path: join(FIXTURES, 'adapter'),
+  do_train: true,
+  finetuning_type: 'lora',
+  dataset: 'pairs',
+  eval_dataset: 'turns',
+  dataset_dir: FIXTURES,
+  template: 'llama3',
+  cutoff_len: 64,
+  logging_steps: 1,
+  save_strategy: 'no',
+  eval_strategy: 'steps',
+  eval_steps: 10,
+  per_device_train_batch_size: 3,
+  per_device_eval_batch_size: 4,
+  gradient_accumulation_steps: 2,
+  learning_rate: 1e-3,
+  max_steps: 30,
+  lr_scheduler_type: 'cosine',
+  warmup_steps: 3,
+  disable_shuffling: true,
+};
