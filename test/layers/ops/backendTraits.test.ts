@@ -4,7 +4,13 @@ import {DeviceBackend} from '../../src/training/optimizers/deviceBackend.ts';
 
 test('an unknown backend has the defaults and the traits that were set', async () => {
   await DeviceBackend.use('unknown');
-  const defaults = {readsAtOnce: true, keepsIntegers: true, isOnHost: false, logitsAtOnce: 1 << 24};
+  const defaults = {
+    readsAtOnce: true,
+    keepsIntegers: true,
+    isOnHost: false,
+    logitsAtOnce: 1 << 24,
+    decodesStacks: {sequences: 8, adapters: true},
+  };
   expect(backendTraits()).toEqual(defaults);
   setBackendTraits(tf.backend(), {readsAtOnce: false});
   setBackendTraits(tf.backend(), {logitsAtOnce: 7});
