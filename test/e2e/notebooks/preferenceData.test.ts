@@ -9,11 +9,14 @@ function rowOf(html: string, kind: string, model: string): number[] {
 
 describeNotebook('preference-data', fewBills, ({html}) => {
   const [share, chosen, rejected, margin] = [0, 1, 2, 3];
-  const [base, trained] = ['base', 'trained'].map((model) => rowOf(html, 'copied', model));
+  const models = ['base', 'chosen answers', 'then pairs'];
+  const [base, trained, paired] = models.map((model) => rowOf(html, 'copied', model));
   expect(base[share]).toBeLessThan(70);
   expect(trained[share]).toBeGreaterThan(90);
   expect(trained[margin]).toBeGreaterThan(base[margin] + 1);
-  const [factBase, factTrained] = ['base', 'trained'].map((model) => rowOf(html, 'wrong fact', model));
+  expect(paired[margin]).toBeGreaterThan(trained[margin] + 0.5);
+  const [factBase, factTrained, factPaired] = models.map((model) => rowOf(html, 'wrong fact', model));
   for (const answer of [chosen, rejected]) expect(factTrained[answer]).toBeGreaterThan(factBase[answer] + 1);
   expect(Math.abs(factTrained[margin] - factBase[margin])).toBeLessThan(0.5);
+  expect(factPaired[margin]).toBeGreaterThan(factTrained[margin]);
 });
