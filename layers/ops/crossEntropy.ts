@@ -27,7 +27,12 @@ export function tokenLosses(logits: tf.Tensor2D, labels: tf.Tensor1D, ignoreInde
   );
 }
 
-/** Returns the sum of {@link tokenLosses}, a scalar; not their mean. */
+/**
+ * Returns the sum over rows of `−log softmax(logits)[label]`, without the rows labelled `ignoreIndex`; not the mean.
+ *
+ * @param logits `[N, vocab]` float32
+ * @param labels `[N]` int32, each `ignoreIndex` or in `[0, vocab)`
+ */
 export function crossEntropy(logits: tf.Tensor2D, labels: tf.Tensor1D, ignoreIndex = -100): tf.Scalar {
   return tf.tidy(() => tf.sum(tokenLosses(logits, labels, ignoreIndex)) as tf.Scalar);
 }
