@@ -4,6 +4,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {loadRecipe} from '../../../src/tools/recipes/recipe.ts';
 import {trainRecipe} from '../../../src/tools/recipes/trainRecipe.ts';
+import type {BackendName} from '../../../src/training/backends/useBackend.ts';
 import type {LogEntry} from '../../../src/training/run/callbacks.ts';
 import {expectRelative, readGoldens, relativeNorm} from '../golden.ts';
 
@@ -30,47 +31,55 @@ const RUNS: [name: string, steps: number][] = [
   ['simpo', 12],
 ];
 
-describe('preference training equals LLaMA-Factory', () => {
-  let folder: string;
-  beforeEach(() => {
-    folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
-  });
-  afterEach(() => rmSync(folder, {recursive: true}));
+/** Backends that tests run on, without `cpu`, on which 30 steps take minutes. */
+const BACKENDS = (process.env.TFJS_LORA_TEST_BACKENDS?.split(',') ?? ['wasm']) as BackendName[];
 
-  test.each(RUNS)('%s: every number of the log in %d steps', async (name, steps) => {
-    const {keys, history} = JSON.parse(readFileSync(join(FIXTURES, `${name}.json`), 'utf8')) as Run;
-    const recipe = join(folder, 'recipe.yaml');
-    writeFileSync(recipe, JSON.stringify({...RECIPE, ...keys, output_dir: join(folder, 'run')}));
-    const controller = new AbortController();
-    await trainRecipe(await loadRecipe(recipe), {
-      backend: 'wasm',
-      verbose: 0,
-      signal: controller.signal,
-      callbacks: [{onStepComplete: (step) => void (step === steps && steps < 30 && controller.abort())}],
+describe.each(BACKENDS.filter((name) => name !== 'cpu'))(
+  'preference training on %s equals LLaMA-Factory',
+  (backend) => {
+    let folder: string;
+    beforeEach(() => {
+      folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
     });
-    const state = JSON.parse(readFileSync(join(folder, 'run', 'trainer_state.json'), 'utf8'));
-    const ours = (state.log_history as LogEntry[]).filter((entry) => 'loss' in entry || 'eval_loss' in entry);
-    const theirs = history.filter(
-      (entry) => ('loss' in entry || 'eval_loss' in entry) && entry.step <= steps,
-    );
-    expect(ours.map(({step}) => step)).toEqual(theirs.map(({step}) => step));
-    for (const [i, entry] of theirs.entries()) {
-      for (const [key, value] of Object.entries(entry)) {
-        if (OTHERS.test(key)) continue;
-        expect([entry.step, key, typeof ours[i][key]]).toEqual([entry.step, key, 'number']);
-        expectRelative(ours[i][key], value, 1e-4 + 2e-5 / Math.abs(value || 1));
-      }
-    }
-    if (name !== 'sigmoid') return;
-    const weights = readGoldens(join(folder, 'run', 'adapter_model.safetensors'));
-    for (const [key, {values}] of readGoldens(join(FIXTURES, 'sigmoid.safetensors')))
-      expect([key, relativeNorm(weights.get(key)!.values, values) < 1e-3]).toEqual([key, true]);
-  });
+    afterEach(() => rmSync(folder, {recursive: true}));
 
-  test('leaves no tensor behind', () => {
-    expect(tf.memory().numTensors).toBe(0);
-  });
-});
+    test.each(RUNS)('%s: every number of the log in %d steps', async (name, steps) => {
+      const {keys, history} = JSON.parse(readFileSync(join(FIXTURES, `${name}.json`), 'utf8')) as Run;
+      const recipe = join(folder, 'recipe.yaml');
+      writeFileSync(recipe, JSON.stringify({...RECIPE, ...keys, output_dir: join(folder, 'run')}));
+      const controller = new AbortController();
+      await trainRecipe(await loadRecipe(recipe), {
+        backend,
+        verbose: 0,
+        signal: controller.signal,
+        callbacks: [{onStepComplete: (step) => void (step === steps && steps < 30 && controller.abort())}],
+      });
+      const state = JSON.parse(readFileSync(join(folder, 'run', 'trainer_state.json'), 'utf8'));
+      const ours = (state.log_history as LogEntry[]).filter(
+        (entry) => 'loss' in entry || 'eval_loss' in entry,
+      );
+      const theirs = history.filter(
+        (entry) => ('loss' in entry || 'eval_loss' in entry) && entry.step <= steps,
+      );
+      expect(ours.map(({step}) => step)).toEqual(theirs.map(({step}) => step));
+      for (const [i, entry] of theirs.entries()) {
+        for (const [key, value] of Object.entries(entry)) {
+          if (OTHERS.test(key)) continue;
+          expect([entry.step, key, typeof ours[i][key]]).toEqual([entry.step, key, 'number']);
+          expectRelative(ours[i][key], value, 1e-4 + 2e-5 / Math.abs(value || 1));
+        }
+      }
+      if (name !== 'sigmoid') return;
+      const weights = readGoldens(join(folder, 'run', 'adapter_model.safetensors'));
+      for (const [key, {values}] of readGoldens(join(FIXTURES, 'sigmoid.safetensors')))
+        expect([key, relativeNorm(weights.get(key)!.values, values) < 1e-3]).toEqual([key, true]);
+    });
+
+    test('leaves no tensor behind', () => {
+      expect(tf.memory().numTensors).toBe(0);
+    });
+  },
+);
 
 /** The keys of make_preferences.py. */
 const RECIPE = {
