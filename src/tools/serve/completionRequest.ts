@@ -97,7 +97,8 @@ export interface CompletionRequest {
  * @throws ApiError 400 naming the key that is wrong or not supported
  */
 export function parseChatRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
-  const parsed = parseBody(chatBody, body, ['logprobs', 'top_logprobs', 'response_format']);
+  const {logprobs: _, top_logprobs: __, response_format: ___, ...unsupported} = UNSUPPORTED;
+  const parsed = parseBody(chatBody, body, unsupported);
   const messages = parsed.messages.map(({role, content, ...others}) => ({
     ...others,
     role: role === 'developer' ? 'system' : role,
@@ -126,14 +127,14 @@ export function parseChatRequest(body: unknown, defaults: GenerationConfig): Com
 }
 
 /** Returns the schema of the answer, or undefined for any text. */
-function schemaOf(format: z.infer<typeof responseFormat>): JsonSchema | undefined {
+export function schemaOf(format: z.infer<typeof responseFormat>): JsonSchema | undefined {
   if (format.type === 'json_object') return {type: 'object'};
   return format.type === 'json_schema' ? (format.json_schema.schema ?? true) : undefined;
 }
 
 /** Reads the body of a request to continue a text, as {@link parseChatRequest} does for a chat. */
 export function parseTextRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
-  const parsed = parseBody(textBody, body);
+  const parsed = parseBody(textBody, body, UNSUPPORTED);
   const [first] = parsed.prompt as (string | number)[];
   const prompt = Array.isArray(parsed.prompt) && typeof first === 'string' ? first : parsed.prompt;
   return {
@@ -144,8 +145,13 @@ export function parseTextRequest(body: unknown, defaults: GenerationConfig): Com
   };
 }
 
-/** @param supported keys of {@link UNSUPPORTED} that this kind of request supports */
-function parseBody<T>(schema: z.ZodType<T>, body: unknown, supported: string[] = []): T {
+/**
+ * Checks a body.
+ *
+ * @param unsupported keys that are refused unless they have one of the values that turn them off
+ * @throws ApiError 400 naming the key
+ */
+export function parseBody<T>(schema: z.ZodType<T>, body: unknown, unsupported: Record<string, unknown[]>): T {
   const {success, data, error} = schema.safeParse(body);
   if (!success) {
     const [{path, message}] = error.issues;
@@ -153,10 +159,10 @@ function parseBody<T>(schema: z.ZodType<T>, body: unknown, supported: string[] =
     const name = param.replace(/^\./, '');
     throw new ApiError(400, `${name || 'body'}: ${message}`, name || null, 'invalid_value');
   }
-  for (const [key, off] of Object.entries(UNSUPPORTED)) {
+  for (const [key, off] of Object.entries(unsupported)) {
     const value = (data as Record<string, unknown>)[key];
     const isOff = value == null || off.some((allowed) => isDeepStrictEqual(allowed, value));
-    if (isOff || supported.includes(key)) continue;
+    if (isOff) continue;
     const expected = off.length === 0 ? 'none' : `none or ${JSON.stringify(off[0])}`;
     throw new ApiError(
       400,
@@ -169,8 +175,8 @@ function parseBody<T>(schema: z.ZodType<T>, body: unknown, supported: string[] =
 }
 
 /** Reads the common keys. The model's generation config overrides OpenAI's default temperature, 1. */
-function common(
-  body: Sampling,
+export function common(
+  body: Partial<Sampling>,
   defaults: GenerationConfig,
   maxNewTokens?: number | null,
 ): Pick<CompletionRequest, 'model' | 'isStreamed' | 'includesUsage' | 'options'> {

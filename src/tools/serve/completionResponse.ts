@@ -23,8 +23,21 @@ export interface TokenLogprob {
   top_logprobs: Omit<TokenLogprob, 'top_logprobs'>[];
 }
 
-/** Makes the objects of one response in OpenAI's API, whole or in chunks. */
-export class CompletionResponse {
+/** The objects of one response, whole or as a stream. */
+export interface AnswerShapes {
+  /** Whether a stream ends with `[DONE]`. */
+  readonly hasDone: boolean;
+  /** @param logprobs the tokens' probabilities, if they were requested */
+  whole(text: string, reason: FinishReason, usage: Usage, logprobs?: TokenLogprob[]): Record<string, unknown>;
+  opening(): Record<string, unknown>[];
+  piece(text: string, logprobs?: TokenLogprob[]): Record<string, unknown>;
+  /** @param text the whole answer */
+  ending(reason: FinishReason, text: string, usage: Usage): Record<string, unknown>[];
+}
+
+/** Makes the objects of one completion in OpenAI's API, whole or in chunks. */
+export class CompletionResponse implements AnswerShapes {
+  readonly hasDone = true;
   private readonly id: string;
   private readonly created = Math.floor(Date.now() / 1000);
   private readonly isChat: boolean;
@@ -40,7 +53,6 @@ export class CompletionResponse {
     this.id = `${this.isChat ? 'chatcmpl' : 'cmpl'}-${randomUUID().replaceAll('-', '')}`;
   }
 
-  /** @param logprobs the tokens' probabilities, if they were requested */
   whole(
     text: string,
     finishReason: FinishReason,
@@ -64,12 +76,9 @@ export class CompletionResponse {
     return this.chunk(this.isChat ? {delta: {content: text}} : {text}, null, logprobs);
   }
 
-  ending(finishReason: FinishReason): Record<string, unknown> {
-    return this.chunk(this.isChat ? {delta: {}} : {text: ''}, finishReason);
-  }
-
-  usage(usage: Usage): Record<string, unknown> {
-    return {...this.head(this.chunkKind), choices: [], usage};
+  ending(finishReason: FinishReason, _text: string, usage: Usage): Record<string, unknown>[] {
+    const last = this.chunk(this.isChat ? {delta: {}} : {text: ''}, finishReason);
+    return this.includesUsage ? [last, {...this.head(this.chunkKind), choices: [], usage}] : [last];
   }
 
   private chunk(

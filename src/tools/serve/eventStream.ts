@@ -13,18 +13,22 @@ export class EventStream {
     private readonly stallTimeout: number,
   ) {}
 
-  async send(data: object): Promise<void> {
+  /** Sends an event, under the name that its `type` gives it, if any. */
+  async send(data: {type?: unknown}): Promise<void> {
     const {response, signal} = this;
     signal.throwIfAborted();
-    if (response.write(`data: ${JSON.stringify(data)}\n\n`) || response.writableLength < MAX_WAITING) return;
+    const name = typeof data.type === 'string' ? `event: ${data.type}\n` : '';
+    const text = `${name}data: ${JSON.stringify(data)}\n\n`;
+    if (response.write(text) || response.writableLength < MAX_WAITING) return;
     cutOffIfStalled(response, this.stallTimeout);
     await once(response, 'drain', {signal});
     response.setTimeout(0);
   }
 
-  end(): void {
+  /** @param hasDone whether `[DONE]` comes last */
+  end(hasDone: boolean): void {
     cutOffIfStalled(this.response, this.stallTimeout);
-    this.response.end('data: [DONE]\n\n');
+    this.response.end(hasDone ? 'data: [DONE]\n\n' : '');
   }
 }
 

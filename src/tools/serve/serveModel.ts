@@ -6,6 +6,7 @@ import {basename, resolve} from 'node:path';
 import type {CausalLM} from '../../../models/causalLM.ts';
 import {streamTokens} from '../../../models/generation/generate.ts';
 import {TokenConstraint} from '../../../models/generation/json/tokenConstraint.ts';
+import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -16,11 +17,19 @@ import {warn} from '../../../quant/warn.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {ApiError} from './apiError.ts';
 import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
-import {CompletionResponse, type FinishReason, type TokenLogprob, usageOf} from './completionResponse.ts';
+import {
+  type AnswerShapes,
+  CompletionResponse,
+  type FinishReason,
+  type TokenLogprob,
+  usageOf,
+} from './completionResponse.ts';
 import {cutOffIfStalled, EventStream} from './eventStream.ts';
 import {hostName, isLoopback} from './loopback.ts';
 import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
 import {RequestQueue} from './requestQueue.ts';
+import {parseResponsesRequest, type ResponsesEcho} from './responsesRequest.ts';
+import {ResponsesResponse} from './responsesResponse.ts';
 import {tokenLogprobs} from './tokenLogprobs.ts';
 
 export interface ServeOptions {
@@ -80,11 +89,20 @@ export interface ModelServer {
 
 /** Milliseconds for a request's headers, and between two checks for requests that take too long. */
 const [HEADERS_TIMEOUT, CHECKING_INTERVAL] = [20_000, 1_000];
+/** What reads the bodies of requests to be answered, by path. */
+const READERS: Record<
+  string,
+  (body: unknown, defaults: GenerationConfig) => CompletionRequest & {echo?: ResponsesEcho}
+> = {
+  '/v1/chat/completions': parseChatRequest,
+  '/v1/completions': parseTextRequest,
+  '/v1/responses': parseResponsesRequest,
+};
 /** The status that nginx logs if the client closed the connection. */
 const CLIENT_CLOSED = 499;
 
 /**
- * Serves a model through OpenAI's HTTP API: `/v1/chat/completions` and `/v1/completions`, whole or as a stream, and
+ * Serves a model through OpenAI's HTTP API: `/v1/chat/completions`, `/v1/responses` and `/v1/completions`, whole or as a stream, and
  * `/v1/models`. Requests are answered one at a time in their order; if the connection drops, the answer stops at the
  * next token.
  *
@@ -193,7 +211,7 @@ class ModelService {
   ): Promise<void> {
     const {path} = report;
     const [, named] = /^\/v1\/models\/(.+)$/.exec(path) ?? [];
-    const isCompletion = path === '/v1/chat/completions' || path === '/v1/completions';
+    const isCompletion = Object.hasOwn(READERS, path);
     if (!isCompletion && path !== '/v1/models' && path !== '/health' && named === undefined) {
       throw new ApiError(404, `${request.method} ${path}: expected a path of this API, got an unknown one.`);
     }
@@ -204,8 +222,8 @@ class ModelService {
     }
     if (isCompletion) {
       const body = await this.readBody(request);
-      const parse = path === '/v1/completions' ? parseTextRequest : parseChatRequest;
-      await this.complete(parse(body, this.model.generationConfig), response, report, signal);
+      const wanted = READERS[path](body, this.model.generationConfig);
+      await this.complete(wanted, response, report, signal);
       return;
     }
     const list = this.models.map((id) => this.describe(id));
@@ -216,7 +234,7 @@ class ModelService {
 
   /** Answers a completion, and finds everything that is wrong with it before waiting for earlier requests. */
   private async complete(
-    request: CompletionRequest,
+    request: CompletionRequest & {echo?: ResponsesEcho},
     response: ServerResponse,
     report: RequestReport,
     signal: AbortSignal,
@@ -226,7 +244,10 @@ class ModelService {
     this.assertConstrainable(request);
     const room = this.model.config.maxPositionEmbeddings - prompt.length;
     const options = {...request.options, maxNewTokens: Math.min(request.options.maxNewTokens ?? room, room)};
-    const shapes = new CompletionResponse(request, name);
+    const {echo} = request;
+    const shapes: AnswerShapes = echo
+      ? new ResponsesResponse({...request, echo}, name)
+      : new CompletionResponse(request, name);
     if (request.isStreamed) {
       response.writeHead(200, {
         'Content-Type': 'text/event-stream; charset=utf-8',
@@ -263,27 +284,34 @@ class ModelService {
         sendJson(response, 200, shapes.whole(text, finishReason, usage, logprobs));
         return;
       }
-      await events.send(shapes.ending(finishReason));
-      if (request.includesUsage) await events.send(shapes.usage(usage));
-      events.end();
+      for (const chunk of shapes.ending(finishReason, text, usage)) await events.send(chunk);
+      events.end(shapes.hasDone);
     }, signal);
   }
 
   /** Refuses a schema that cannot be enforced, before the request waits. */
-  private assertConstrainable({options: {jsonSchema}}: CompletionRequest): void {
+  private assertConstrainable({
+    options: {jsonSchema},
+    echo,
+  }: CompletionRequest & {echo?: ResponsesEcho}): void {
     if (jsonSchema === undefined) return;
     try {
       new TokenConstraint(jsonSchema, this.model.tokenizer as Tokenizer);
     } catch (error) {
       if (!(error instanceof TfjsLoraError)) throw error;
-      const message = error.message.replace(/^jsonSchema/, 'response_format.json_schema.schema');
-      throw new ApiError(400, message, 'response_format', 'invalid_value');
+      const [param, place] = echo
+        ? ['text', 'text.format.schema']
+        : ['response_format', 'response_format.json_schema.schema'];
+      throw new ApiError(400, error.message.replace(/^jsonSchema/, place), param, 'invalid_value');
     }
   }
 
-  private async encode(request: CompletionRequest, signal: AbortSignal): Promise<number[]> {
+  private async encode(
+    request: CompletionRequest & {echo?: ResponsesEcho},
+    signal: AbortSignal,
+  ): Promise<number[]> {
     const {vocabSize, maxPositionEmbeddings} = this.model.config;
-    const param = request.kind === 'chat' ? 'messages' : 'prompt';
+    const param = request.echo ? 'input' : request.kind === 'chat' ? 'messages' : 'prompt';
     let ids: number[];
     try {
       const encoder = () => this.options.encodeChat ?? modelChatEncoder(this.model);
