@@ -62,9 +62,13 @@ export type Json = Record<string, unknown>;
 type Required = 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads';
 export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>;
 
-/** Checks a config and fills in defaults. */
-export function withDefaults(args: LlamaConfigArgs): LlamaConfig {
-  assertKnownOptions('Llama config', args, CONFIG_KEYS);
+/**
+ * Checks a config and fills in defaults.
+ *
+ * @param hasOwnKeys whether the model's class has keys of its own, which stay as they are. Default false
+ */
+export function withDefaults(args: LlamaConfigArgs, hasOwnKeys = false): LlamaConfig {
+  if (!hasOwnKeys) assertKnownOptions('Llama config', args, CONFIG_KEYS);
   const config: LlamaConfig = {
     numKeyValueHeads: args.numAttentionHeads,
     headDim: args.hiddenSize / args.numAttentionHeads,

@@ -230,7 +230,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   static override resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
-    return resolveConfig(source, this);
+    // A class with keys of its own reads them in its own parseConfig.
+    return resolveConfig(source, this, this.parseConfig !== LlamaForCausalLM.parseConfig);
   }
 
   static override parameterCount = parameterCount;

@@ -11,15 +11,20 @@ import {presets} from './presets.ts';
 
 export type LlamaPreset = keyof typeof presets;
 
-/** Makes a complete config from a preset's name, from our own keys, or from the contents of a `config.json`. */
+/**
+ * Makes a complete config from a preset's name, from our own keys, or from the contents of a `config.json`.
+ *
+ * @param hasOwnKeys whether the model's class has keys of its own, which stay as they are. Default false
+ */
 export function resolveConfig(
   source: LlamaPreset | LlamaConfigArgs | Json,
   family?: LlamaFamily,
+  hasOwnKeys = false,
 ): LlamaConfig {
   if (typeof source !== 'string') {
     return 'vocab_size' in source
       ? parseConfig(source, undefined, family)
-      : withDefaults(source as LlamaConfigArgs);
+      : withDefaults(source as LlamaConfigArgs, hasOwnKeys);
   }
   const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
   if (preset) return withDefaults(preset);

@@ -164,7 +164,7 @@ describe('DecoderStack', () => {
     const [, saved] = run(decoderStack, backend, {x, ...tables}, {stack, isRecorded: true});
     expect(backend.nameOf(saved)).toBe('TfjsLoraDecoderStack 2');
     const dy = backend.tensor('dy', [1, 3, 64]);
-    run(decoderStackGrad, backend, {dy, saved, ...tables}, {stack, isInputTrained: true});
+    run(decoderStackGrad, backend, {dy, saved0: saved, ...tables}, {stack, isInputTrained: true});
     const {attributes: given, inputs} = backend.of('TfjsLoraDecoderStackGrad');
     expect((given.plan as number[])[4]).toBe(2);
     expect(inputs.slice(0, 3)).toEqual(['dy', 'constant [0]', 'TfjsLoraDecoderStack 2']);
@@ -193,7 +193,7 @@ describe('DecoderStack', () => {
     const backend = new StandIn();
     const stack = stackOf(backend);
     const inputs = {
-      ...{dy: backend.tensor('dy', [1, 3, 64]), saved: backend.tensor('saved', [9])},
+      ...{dy: backend.tensor('dy', [1, 3, 64]), saved0: backend.tensor('saved', [9])},
       ...{cos: backend.tensor('cos', [1, 1, 3, 32]), sin: backend.tensor('sin', [1, 1, 3, 32])},
     };
     const outputs = run(decoderStackGrad, backend, inputs, {stack, isInputTrained});
