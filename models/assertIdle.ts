@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../quant/errors.ts';
 
 /** A model that a long call may be working on. */
 export interface BusyModel {
-  /** Name of the call that is changing the weights over many turns of the event loop: `fitDataset`. */
+  /** Name of the call that is changing the weights over many turns of the event loop: `fitDataset`, `quantize`. */
   busyWith?: string;
 }
 
@@ -17,7 +17,7 @@ export function assertIdle({busyWith}: BusyModel, what: string): void {
   if (busyWith === undefined) return;
   throw new TfjsLoraError(
     'UNSUPPORTED',
-    `${what}: expected a model that is not in training, got one that ${busyWith} is working on. ` +
-      `Await ${busyWith} first, or set model.stopTraining = true to stop it early.`,
+    `${what}: expected an idle model, got one that ${busyWith} is working on. Await ${busyWith} first` +
+      (busyWith === 'fitDataset' ? ', or set model.stopTraining = true to stop it early.' : '.'),
   );
 }

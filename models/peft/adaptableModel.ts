@@ -36,7 +36,13 @@ export abstract class AdaptableModel extends ModuleModel {
   async quantize(options: QuantizationOptions | QuantizationType, watch?: LayerWatch): Promise<this> {
     this.assertChangeable('quantize');
     assertKnownOptions('quantize', watch, LAYER_WATCH_OPTIONS);
-    await quantizeLayers(this, resolveQuantizationOptions('quantize', options), watch);
+    const resolved = resolveQuantizationOptions('quantize', options);
+    this.busyWith = 'quantize'; // a call that does not wait would see a part of the layers quantized
+    try {
+      await quantizeLayers(this, resolved, watch);
+    } finally {
+      this.busyWith = undefined;
+    }
     return this;
   }
 

@@ -140,7 +140,7 @@ describe('Llama as a Keras model', () => {
       expect(outcomes[name]).toMatchObject({
         code: 'UNSUPPORTED',
         message: expect.stringContaining(
-          `${name}: expected a model that is not in training, got one that fitDataset is working on`,
+          `${name}: expected an idle model, got one that fitDataset is working on`,
         ),
       });
     }
@@ -150,6 +150,15 @@ describe('Llama as a Keras model', () => {
     expect(model.adapterNames).toEqual(['default']);
     rmSync(folder, {recursive: true});
     model.applyLoRA({adapterName: 'second', rank: 1});
+    expect(await model.trainOnBatch(BATCH)).toMatchObject({loss: expect.any(Number)});
+  });
+
+  test('is busy while it is quantized, so a call that does not wait trains nothing', async () => {
+    const quantized = model.quantize('nf4');
+    await expect(model.trainOnBatch(BATCH)).rejects.toThrow(
+      'trainOnBatch: expected an idle model, got one that quantize is working on. Await quantize first.',
+    );
+    await quantized;
     expect(await model.trainOnBatch(BATCH)).toMatchObject({loss: expect.any(Number)});
   });
 

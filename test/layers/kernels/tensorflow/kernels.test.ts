@@ -151,7 +151,7 @@ describeTensorFlow('handles', () => {
       {...tinyConfig, hiddenSize: 64, intermediateSize: 128},
       {dtype: 'bfloat16'},
     );
-    model.quantize({type: 'nf4', doubleQuant: true});
+    await model.quantize({type: 'nf4', doubleQuant: true});
     model.applyLoRA({rank: 2});
     model.compile({optimizer: new AdamW({learningRate: 1e-3})});
     const counts: number[] = [];
