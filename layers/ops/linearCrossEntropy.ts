@@ -48,26 +48,11 @@ export function linearCrossEntropy(
   chunkElements = backendTraits().logitsAtOnce,
 ): tf.Scalar {
   assertShapes(hidden, weight, labels);
-  const wantsGradient = isRecording();
   if (!hasKernel(linearCrossEntropyOp) || !fits16BitKernels(weight) || ignoreIndex >= 0) {
-    return tf.tidy(() =>
-      customGradient(
-        [hidden],
-        () => {
-          const {losses, saved} = chunkedLosses(
-            hidden,
-            weight,
-            labels,
-            ignoreIndex,
-            chunkElements,
-            wantsGradient,
-          );
-          return {value: tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar, saved};
-        },
-        (dy, [gradient]) => [tf.mul(gradient, dy)],
-      ),
-    );
+    const total = (losses: tf.Tensor1D[]) => tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar;
+    return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total, (dy) => dy);
   }
+  const wantsGradient = isRecording();
   return customGradient(
     [hidden],
     () => {
@@ -94,6 +79,24 @@ export function linearTokenLosses(
   chunkElements = backendTraits().logitsAtOnce,
 ): tf.Tensor1D {
   assertShapes(hidden, weight, labels);
+  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined, (dy) => dy.expandDims(1));
+}
+
+/**
+ * The loss composed of other ops.
+ *
+ * @param combine makes the result of each chunk's losses `[n]`
+ * @param factorOf makes the factor on each row's gradient of the result's gradient
+ */
+function inChunks<T extends tf.Tensor>(
+  hidden: tf.Tensor2D,
+  weight: StoredMatrix,
+  labels: tf.Tensor1D,
+  ignoreIndex: number,
+  chunkElements: number,
+  combine: (losses: tf.Tensor1D[]) => T,
+  factorOf: (dy: T) => tf.Tensor,
+): T {
   const wantsGradient = isRecording();
   return tf.tidy(() =>
     customGradient(
@@ -107,9 +110,9 @@ export function linearTokenLosses(
           chunkElements,
           wantsGradient,
         );
-        return {value: joined(losses), saved};
+        return {value: combine(losses), saved};
       },
-      (dy, [gradient]) => [tf.mul(gradient, dy.expandDims(1))],
+      (dy, [gradient]) => [tf.mul(gradient, factorOf(dy))],
     ),
   );
 }
