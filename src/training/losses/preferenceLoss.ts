@@ -132,15 +132,8 @@ const ORPO_METRICS = ['sft_loss', 'odds_ratio_loss'] as const;
  */
 export function preferenceLoss(args: PreferenceLossArgs = {}): TrainingLoss {
   assertKnownOptions('preferenceLoss', args, PREFERENCE_OPTIONS);
-  const settings: Settings = {
-    type: 'sigmoid',
-    beta: 0.1,
-    ftx: 0,
-    labelSmoothing: 0,
-    simpoGamma: 0.5,
-    ldAlpha: 1,
-    ...Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)),
-  };
+  const {type = 'sigmoid', beta = 0.1, ftx = 0, labelSmoothing = 0, simpoGamma = 0.5, ldAlpha = 1} = args;
+  const settings: Settings = {type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha};
   assertSettings(settings);
   return new PreferenceLoss(settings);
 }
@@ -184,9 +177,9 @@ class PreferenceLoss implements TrainingLoss {
     );
   }
 
-  /** Computes the reference's log-probabilities `[2B]`. */
-  constants(model: LossModel, batch: Batch): tf.Tensor {
-    if (!this.kind.hasReference) return tf.zeros([2 * this.count(model, batch)]);
+  /** Computes the reference's log-probabilities `[2B]`, if the formula compares with them. */
+  constants(model: LossModel, batch: Batch): tf.Tensor | undefined {
+    if (!this.kind.hasReference) return undefined;
     return tf.tidy(() => {
       const losses = model.withoutAdapter!(() => model.tokenLosses!(batch));
       return logProbabilities(losses, 1, this.kind.isPerToken);
@@ -197,14 +190,14 @@ class PreferenceLoss implements TrainingLoss {
     model: LossModel,
     batch: Batch,
     pass: {training?: boolean; seed?: number},
-    reference: tf.Tensor,
+    reference?: tf.Tensor,
   ): BatchLoss {
     const {kind, settings} = this;
     const count = this.count(model, batch);
     const all = model.tokenLosses!(batch, pass);
     const policy = logProbabilities(all, settings.ldAlpha, kind.isPerToken); // [2B]
     const [chosen, rejected] = tf.split(policy, 2);
-    const [chosenRatio, rejectedRatio] = tf.split(tf.sub(policy, reference), 2);
+    const [chosenRatio, rejectedRatio] = tf.split(reference ? tf.sub(policy, reference) : policy, 2);
     const logits = tf.sub(chosenRatio, rejectedRatio);
     let losses = kind.losses({chosen, rejected, chosenRatio, rejectedRatio, logits}, settings);
     const perToken = () => {

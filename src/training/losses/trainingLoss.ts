@@ -43,7 +43,7 @@ export interface TrainingLoss {
   /** Returns the number of units in a batch. */
   count(model: LossModel, batch: Batch): number;
   /** Computes what the loss needs of a batch and does not differentiate, before {@link compute}. */
-  constants?(model: LossModel, batch: Batch): tf.Tensor;
+  constants?(model: LossModel, batch: Batch): tf.Tensor | undefined;
   /** Returns the pass of {@link compute} in training for recording; undefined if it cannot be recorded. */
   pass?(model: LossModel, batch: Batch): LossPass | undefined;
   compute(
