@@ -28,8 +28,8 @@ export const isPair = (item: unknown): item is PairExample =>
   });
 
 /** Returns the rows that an example becomes in a batch. */
-export const rowsOf = (example: Example | PairExample): Example[] =>
-  isPair(example) ? [example.chosen, example.rejected] : [example];
+export const rowsOf = <T extends Example>(example: T | {chosen: T; rejected: T}): T[] =>
+  'chosen' in example ? [example.chosen, example.rejected] : [example];
 
 /** Returns the number of tokens in an example's longest row. */
 export const longestRow = (example: Example | PairExample): number =>

@@ -1,6 +1,5 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
-import type {PairExample} from '../batches/collate.ts';
 import type {DatasetPlan} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {
@@ -10,6 +9,12 @@ import {
   encodeSettings,
 } from './encodeConversation.ts';
 import {truncatedLengths} from './truncatedLengths.ts';
+
+/** Token ids and labels of both sides of a pair. */
+export interface EncodedPair {
+  chosen: EncodedConversation;
+  rejected: EncodedConversation;
+}
 
 /** Returns the settings with which each side of a pair is encoded; both are cut together afterwards. */
 export function pairSettings(plan: DatasetPlan): EncodeSettings {
@@ -31,7 +36,7 @@ export function joinSides(
   chosen: EncodedConversation,
   rejected: EncodedConversation,
   cutoffLength: number,
-): PairExample {
+): EncodedPair {
   const longer = Math.max(chosen.labels.length, rejected.labels.length);
   const kept = truncatedLengths(chosen.inputIds.length, longer, cutoffLength);
   const prompt = chosen.inputIds.slice(0, kept.source);
@@ -43,7 +48,7 @@ export function joinSides(
 }
 
 /** Encodes a conversation with a chosen and a rejected answer as token ids. */
-export function encodePair(conversation: Conversation, tokenizer: Tokenizer, plan: DatasetPlan): PairExample {
+export function encodePair(conversation: Conversation, tokenizer: Tokenizer, plan: DatasetPlan): EncodedPair {
   const [chosen, rejected] = sidesOf(conversation).map((side) =>
     encodeConversation(side, tokenizer, pairSettings(plan)),
   );

@@ -2,7 +2,7 @@ import {letSignalsThrough} from '../../../models/letSignalsThrough.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
-import {type Example, type PairExample, rowsOf} from '../batches/collate.ts';
+import type {Example, PairExample} from '../batches/collate.ts';
 import type {DatasetPlan} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {
@@ -103,13 +103,10 @@ async function* flattened<T>(
 function pairsOf({conversations, encoded}: EncodedList, plan: DatasetPlan, leftOut: LeftOut): PairExample[] {
   const pairs: PairExample[] = [];
   for (let i = 0; i < conversations.length; i += 2) {
-    const fault = conversations[i].fault;
     const pair = joinSides(encoded[i], encoded[i + 1], plan.cutoffLength);
-    const sideFault = rowsOf(pair)
-      .map(({inputIds, labels = inputIds}) => lengthFault({inputIds, labels}))
-      .find((each) => each !== undefined);
-    if (fault === undefined && sideFault === undefined) pairs.push(pair);
-    else leftOut.add(conversations[i], (fault ?? sideFault) as string);
+    const fault = conversations[i].fault ?? lengthFault(pair.chosen) ?? lengthFault(pair.rejected);
+    if (fault === undefined) pairs.push(pair);
+    else leftOut.add(conversations[i], fault);
   }
   return pairs;
 }

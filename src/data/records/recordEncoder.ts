@@ -10,7 +10,7 @@ import {
   encodeSettings,
   lengthFault,
 } from '../preprocessing/encodeConversation.ts';
-import {encodePair} from '../preprocessing/encodePair.ts';
+import {type EncodedPair, encodePair} from '../preprocessing/encodePair.ts';
 import {packExamples} from '../preprocessing/packSequences.ts';
 import {type PromptExample, promptExample} from '../preprocessing/promptExample.ts';
 import type {Conversation} from '../templates/conversation.ts';
@@ -173,10 +173,10 @@ export class RecordEncoder {
     if (!isText) this.assertTemplate(conversation);
     const settings = encodeSettings(this.plan, isText ? 'pt' : 'sft');
     const {tokenizer} = this.plan;
-    const example = conversation.rejected
+    const example: EncodedConversation | EncodedPair = conversation.rejected
       ? encodePair(conversation, tokenizer, this.plan)
       : encodeConversation(conversation, tokenizer, settings);
-    const rows = rowsOf(example) as EncodedConversation[];
+    const rows = rowsOf<EncodedConversation>(example);
     const fault = isText && settings.packing ? undefined : rows.map(lengthFault).find(Boolean); // a packed text may be one token
     if (fault === undefined) return {example, isText};
     throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. Raise cutoffLength.`);
