@@ -73,6 +73,14 @@ const UNSUPPORTED: Record<string, unknown[]> = {
   audio: [],
 };
 
+/** What a response of `/v1/responses` repeats of its request. */
+export interface ResponsesEcho {
+  instructions: string | null;
+  maxOutputTokens: number | null;
+  format: {type: string};
+  metadata: Record<string, string>;
+}
+
 /** A request for a completion. */
 export interface CompletionRequest {
   kind: 'chat' | 'text';
@@ -87,6 +95,8 @@ export interface CompletionRequest {
   includesUsage: boolean;
   /** Number of likeliest tokens to report with each token; 0 reports its own probability only. Default: neither. */
   alternatives?: number;
+  /** What the response repeats, in `/v1/responses` only. */
+  echo?: ResponsesEcho;
   /** Generation options. The model's own generation config applies to options that are not set. */
   options: GenerateOptions;
 }
@@ -99,11 +109,7 @@ export interface CompletionRequest {
 export function parseChatRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
   const {logprobs: _, top_logprobs: __, response_format: ___, ...unsupported} = UNSUPPORTED;
   const parsed = parseBody(chatBody, body, unsupported);
-  const messages = parsed.messages.map(({role, content, ...others}) => ({
-    ...others,
-    role: role === 'developer' ? 'system' : role,
-    content: Array.isArray(content) ? content.map(({text}) => text).join('') : (content ?? ''),
-  }));
+  const messages = parsed.messages.map(plainMessage);
   const maxTokens = parsed.max_completion_tokens ?? parsed.max_tokens;
   const {logprobs, top_logprobs: count} = parsed;
   if (count && !logprobs) {
@@ -123,6 +129,19 @@ export function parseChatRequest(body: unknown, defaults: GenerationConfig): Com
     ...request,
     ...(logprobs && {alternatives: count ?? 0}),
     options: {...request.options, ...(jsonSchema !== undefined && {jsonSchema})},
+  };
+}
+
+/** Returns a message with its parts joined, as templates take it. */
+export function plainMessage<T extends {role: string; content?: string | {text: string}[] | null}>({
+  role,
+  content,
+  ...others
+}: T) {
+  return {
+    ...others,
+    role: role === 'developer' ? 'system' : role,
+    content: Array.isArray(content) ? content.map(({text}) => text).join('') : (content ?? ''),
   };
 }
 

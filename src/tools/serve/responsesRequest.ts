@@ -1,7 +1,7 @@
 import {z} from 'zod';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
-import {type CompletionRequest, common, parseBody, schemaOf} from './completionRequest.ts';
+import {type CompletionRequest, common, parseBody, plainMessage, schemaOf} from './completionRequest.ts';
 
 const part = z.object({type: z.enum(['input_text', 'output_text']), text: z.string()});
 const item = z.object({
@@ -44,31 +44,17 @@ const UNSUPPORTED: Record<string, unknown[]> = {
   truncation: ['disabled'],
 };
 
-/** What a response repeats of its request. */
-export interface ResponsesEcho {
-  instructions: string | null;
-  maxOutputTokens: number | null;
-  format: {type: string};
-  metadata: Record<string, string>;
-}
-
 /**
  * Reads the body of a request to `/v1/responses`. The instructions become the first system message. Nothing is stored:
  * a client sends the whole conversation as `input`.
  *
  * @throws ApiError 400 naming the key that is wrong or not supported
  */
-export function parseResponsesRequest(
-  body: unknown,
-  defaults: GenerationConfig,
-): CompletionRequest & {echo: ResponsesEcho} {
+export function parseResponsesRequest(body: unknown, defaults: GenerationConfig): CompletionRequest {
   const parsed = parseBody(responsesBody, body, UNSUPPORTED);
   const {input, instructions, max_output_tokens: maxTokens, metadata} = parsed;
   const items = typeof input === 'string' ? [{role: 'user' as const, content: input}] : input;
-  const messages: ChatMessage[] = items.map(({role, content}) => ({
-    role: role === 'developer' ? 'system' : role,
-    content: typeof content === 'string' ? content : content.map(({text}) => text).join(''),
-  }));
+  const messages: ChatMessage[] = items.map(({role, content}) => plainMessage({role, content}));
   if (instructions) messages.unshift({role: 'system', content: instructions});
   const given = parsed.text?.format ?? {type: 'text' as const};
   const jsonSchema = schemaOf(given.type === 'json_schema' ? {...given, json_schema: given} : given);

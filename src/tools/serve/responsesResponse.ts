@@ -1,7 +1,6 @@
 import {randomUUID} from 'node:crypto';
-import type {CompletionRequest} from './completionRequest.ts';
+import type {CompletionRequest, ResponsesEcho} from './completionRequest.ts';
 import type {AnswerShapes, FinishReason, Usage} from './completionResponse.ts';
-import type {ResponsesEcho} from './responsesRequest.ts';
 
 const newId = (kind: string) => `${kind}_${randomUUID().replaceAll('-', '')}`;
 

@@ -28,7 +28,7 @@ import {cutOffIfStalled, EventStream} from './eventStream.ts';
 import {hostName, isLoopback} from './loopback.ts';
 import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
 import {RequestQueue} from './requestQueue.ts';
-import {parseResponsesRequest, type ResponsesEcho} from './responsesRequest.ts';
+import {parseResponsesRequest} from './responsesRequest.ts';
 import {ResponsesResponse} from './responsesResponse.ts';
 import {tokenLogprobs} from './tokenLogprobs.ts';
 
@@ -90,10 +90,7 @@ export interface ModelServer {
 /** Milliseconds for a request's headers, and between two checks for requests that take too long. */
 const [HEADERS_TIMEOUT, CHECKING_INTERVAL] = [20_000, 1_000];
 /** What reads the bodies of requests to be answered, by path. */
-const READERS: Record<
-  string,
-  (body: unknown, defaults: GenerationConfig) => CompletionRequest & {echo?: ResponsesEcho}
-> = {
+const READERS: Record<string, (body: unknown, defaults: GenerationConfig) => CompletionRequest> = {
   '/v1/chat/completions': parseChatRequest,
   '/v1/completions': parseTextRequest,
   '/v1/responses': parseResponsesRequest,
@@ -234,7 +231,7 @@ class ModelService {
 
   /** Answers a completion, and finds everything that is wrong with it before waiting for earlier requests. */
   private async complete(
-    request: CompletionRequest & {echo?: ResponsesEcho},
+    request: CompletionRequest,
     response: ServerResponse,
     report: RequestReport,
     signal: AbortSignal,
@@ -290,10 +287,7 @@ class ModelService {
   }
 
   /** Refuses a schema that cannot be enforced, before the request waits. */
-  private assertConstrainable({
-    options: {jsonSchema},
-    echo,
-  }: CompletionRequest & {echo?: ResponsesEcho}): void {
+  private assertConstrainable({options: {jsonSchema}, echo}: CompletionRequest): void {
     if (jsonSchema === undefined) return;
     try {
       new TokenConstraint(jsonSchema, this.model.tokenizer as Tokenizer);
@@ -306,10 +300,7 @@ class ModelService {
     }
   }
 
-  private async encode(
-    request: CompletionRequest & {echo?: ResponsesEcho},
-    signal: AbortSignal,
-  ): Promise<number[]> {
+  private async encode(request: CompletionRequest, signal: AbortSignal): Promise<number[]> {
     const {vocabSize, maxPositionEmbeddings} = this.model.config;
     const param = request.echo ? 'input' : request.kind === 'chat' ? 'messages' : 'prompt';
     let ids: number[];
