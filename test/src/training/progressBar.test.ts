@@ -1,31 +1,16 @@
-import {progressBar, type StepLog} from '../../../src/index.ts';
+import {progressBar} from '../../../src/index.ts';
 import {printAboveProgress} from '../../../src/training/callbacks/progressBar.ts';
-
-const record = (step: number, seconds: number, more: Partial<StepLog> = {}): StepLog => ({
-  step,
-  seconds,
-  totalSteps: 4,
-  epoch: step / 4,
-  loss: 2.5,
-  learningRate: 1e-4,
-  gradNorm: 1,
-  tokens: 10,
-  tokensPerSecond: 123.4,
-  tokensSeen: 40 * step,
-  secondsLeft: (seconds / step) * (4 - step),
-  memoryBytes: 1.5 * 2 ** 30,
-  ...more,
-});
+import {stepLog} from './stepLog.ts';
 
 test('writes occasional lines when nothing can be redrawn, and always the last', async () => {
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
   await bar.onTrainBegin?.({totalSteps: 4});
   for (const compiled of [0, 1, 2]) await bar.onCompile?.(compiled, 2);
-  await bar.onStepEnd?.(record(1, 1));
-  await bar.onStepEnd?.(record(2, 2));
-  await bar.onStepEnd?.(record(3, 90));
-  await bar.onStepEnd?.(record(4, 91));
+  await bar.onStepEnd?.(stepLog(1, 1));
+  await bar.onStepEnd?.(stepLog(2, 2));
+  await bar.onStepEnd?.(stepLog(3, 90));
+  await bar.onStepEnd?.(stepLog(4, 91));
   await bar.onEvaluate?.({loss: 1, perplexity: Math.E, tokens: 5, examples: 1, batches: 1, seconds: 1}, 4);
   await bar.onTrainEnd?.();
   expect(lines).toEqual([
@@ -42,7 +27,7 @@ test('leaves out unknown values', async () => {
   const lines: string[] = [];
   const bar = progressBar({write: (text) => lines.push(text)});
   await bar.onStepEnd?.(
-    record(1, 7500, {
+    stepLog(1, 7500, {
       totalSteps: undefined,
       secondsLeft: undefined,
       learningRate: Number.NaN,
@@ -79,7 +64,7 @@ test('a line above the bar takes its place, and the bar continues below', async 
   const {stream, text} = terminal();
   const bar = progressBar(stream);
   await bar.onTrainBegin?.({totalSteps: 4});
-  await bar.onStepEnd?.(record(2, 2));
+  await bar.onStepEnd?.(stepLog(2, 2));
   const before = text().length;
   printAboveProgress(stream, 'stopping');
   const after = text().slice(before);
@@ -102,7 +87,7 @@ test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal un
   const bar = progressBar(stream);
   await bar.onTrainBegin?.({totalSteps: 4});
   await bar.onCompile?.(1, 2);
-  await bar.onStepEnd?.(record(2, 2));
+  await bar.onStepEnd?.(stepLog(2, 2));
   await bar.onEvaluate?.({loss: 1.5, perplexity: 4.5, tokens: 5, examples: 1, batches: 1, seconds: 1}, 2);
   await bar[end]?.(new Error('broken off') as never);
   expect(text()).toContain('2/4 loss 2.5000 lr 1.00e-4 123 tok/s 2s eta 2s 1.5 GiB val 1.5000');

@@ -11,6 +11,7 @@ import {
   showTokens,
 } from '../../../../src/training/notebook/index.ts';
 import {tinyConfig} from '../../../models/tinyLlama.ts';
+import {stepLog} from '../stepLog.ts';
 
 const HOSTILE = '<img src=x onerror="alert(1)"> & \'$5 to $6\'';
 const ESCAPED = '&lt;img src=x onerror=&quot;alert(1)&quot;&gt; &amp; &#39;$5 to $6&#39;';
@@ -46,21 +47,8 @@ function startKernel() {
 }
 afterEach(() => Reflect.deleteProperty(globalThis, '__tslab__'));
 
-const log = (step: number, seconds: number, more: Partial<StepLog> = {}): StepLog => ({
-  step,
-  seconds,
-  totalSteps: 4,
-  epoch: step / 4,
-  loss: 2.5,
-  learningRate: 1e-4,
-  gradNorm: 1,
-  tokens: 10,
-  tokensPerSecond: 123.4,
-  tokensSeen: 40 * step,
-  secondsLeft: 4 - step,
-  memoryBytes: 1.5 * 2 ** 30,
-  ...more,
-});
+const log = (step: number, seconds: number, more: Partial<StepLog> = {}): StepLog =>
+  stepLog(step, seconds, {secondsLeft: 4 - step, ...more});
 
 describe('outside of a notebook', () => {
   test('an output is returned, for Deno and for console.log', () => {
