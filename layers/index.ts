@@ -108,3 +108,4 @@ export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
 export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
 export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';
 export {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
+export {ValueHead, type ValueHeadArgs} from './valueHead.ts';

@@ -8,6 +8,7 @@ import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
+import type {ValueHead} from '../layers/valueHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {assertBatch} from './assertBatch.ts';
 import {assertInputIds} from './assertInputIds.ts';
@@ -29,6 +30,7 @@ const DENSE_SHARE = 63 / 64;
 export interface LossModel {
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
   readonly lm_head: tf.layers.Layer;
+  readonly valueHead?: ValueHead;
   /** Computes hidden states `[B, T, C]`. */
   forward(
     inputIds: tf.Tensor2D,
@@ -48,6 +50,8 @@ export interface TokenLosses {
   losses: tf.Tensor1D;
   /** Number of labels that count in each row; they add up to N. */
   counts: number[];
+  /** The value head's output at the positions that predict these labels, `[N]`, if requested. */
+  values?: tf.Tensor1D;
 }
 
 interface Pass {
@@ -55,21 +59,41 @@ interface Pass {
   seed?: number;
 }
 
+/** Options of {@link tokenLosses}. */
+export interface TokenLossesOptions extends Pass {
+  /** Whether to run the value head in the same pass. Default false. */
+  values?: boolean;
+}
+
 /** Sums the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
 export function lossSum(model: LossModel, batch: Batch, options: Pass): tf.Scalar {
-  return lossesOf(model, batch, options, 'sum') as tf.Scalar;
+  return lossesOf(model, batch, options, 'sum').losses as tf.Scalar;
 }
 
 /** Computes the loss of each target; see `CausalLM.tokenLosses`. */
-export function tokenLosses(model: LossModel, batch: Batch, options: Pass): TokenLosses {
-  const losses = lossesOf(model, batch, options, 'each') as tf.Tensor1D;
-  return {losses, counts: toRows(batch, 'labels').map((row) => findTargets([row]).targets.length)};
+export function tokenLosses(model: LossModel, batch: Batch, options: TokenLossesOptions): TokenLosses {
+  const {values, ...pass} = options;
+  const head = values ? valueHeadOf(model) : undefined;
+  const computed = lossesOf(model, batch, pass, 'each', head) as {losses: tf.Tensor1D; values?: tf.Tensor1D};
+  return {...computed, counts: toRows(batch, 'labels').map((row) => findTargets([row]).targets.length)};
+}
+
+/** @throws TfjsLoraError `UNSUPPORTED` for a model without a value head */
+export function valueHeadOf({valueHead}: Pick<LossModel, 'valueHead'>): ValueHead {
+  if (valueHead) return valueHead;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'values: expected a model with a value head, got none. Call addValueHead() or loadValueHead(folder) first.',
+  );
 }
 
 /** The losses of targets, each `[N]`, or their sum. */
 type Which = 'sum' | 'each';
 
-function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which): tf.Tensor {
+/** What a pass computes at the positions that predict labels. A type, because an interface is no tensor container. */
+type Computed = {losses: tf.Tensor; values?: tf.Tensor};
+
+function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which, head?: ValueHead): Computed {
   const {inputIds, places, labels} = checked(model, batch, which);
   const pass = {...options, seed: dropoutSeed(options.seed)};
   return tf.tidy(() => {
@@ -84,7 +108,7 @@ function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which): 
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
     };
     const positionIds = batch.positionIds && toRows(batch, 'positionIds');
-    return lossOf(model, tensors, {positionIds, ...pass}, which);
+    return lossOf(model, tensors, {positionIds, ...pass}, which, head);
   });
 }
 
@@ -116,7 +140,9 @@ export function lossPass(
     loss: ({cos, sin, ...tensors}) => {
       const rotary = {cos, sin} as RotaryTables;
       return tf.tidy(
-        () => lossOf(model, tensors as unknown as LossTensors, {rotary, training: true}, 'sum') as tf.Scalar,
+        () =>
+          lossOf(model, tensors as unknown as LossTensors, {rotary, training: true}, 'sum')
+            .losses as tf.Scalar,
       );
     },
   };
@@ -135,11 +161,18 @@ function lossOf(
   {inputIds, places, labels, attentionMask}: LossTensors,
   options: Omit<Parameters<LossModel['forward']>[1], 'attentionMask'>,
   which: Which,
-): tf.Tensor {
+  head?: ValueHead,
+): Computed {
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  return headLoss(model.lm_head, counted, labels, options, which);
+  const losses = headLoss(model.lm_head, counted, labels, options, which);
+  return head ? {losses, values: scoresOf(head, counted, options)} : {losses};
+}
+
+/** Computes the value head's output `[N]` for hidden states `[N, C]`. */
+export function scoresOf(head: ValueHead, hidden: tf.Tensor2D, {training, seed}: Pass): tf.Tensor1D {
+  return (head.apply(hidden, {training, seed}) as tf.Tensor).flatten();
 }
 
 /** Returns a batch's rows, places and labels. For a sum, the places may be all, with labels that do not count. */
@@ -225,7 +258,11 @@ function assertLabels(targets: number[], vocabSize: number): void {
   }
 }
 
-function toRows(batch: Batch, key: 'inputIds' | 'labels' | 'attentionMask' | 'positionIds'): number[][] {
+/** Reads one field of a batch as rows. */
+export function toRows(
+  batch: Batch,
+  key: 'inputIds' | 'labels' | 'attentionMask' | 'positionIds',
+): number[][] {
   const advice =
     'Pass rows, or use trainOnBatch, computeGradients or evaluateDataset, which read asynchronously.';
   return readAtOnce(`batch ${key}`, batch[key]!, advice);

@@ -11,7 +11,14 @@ import type {StorageDtype} from '../quant/float16.ts';
 import type {FolderSource, FolderTarget} from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {assertInputIds, assertRows} from './assertInputIds.ts';
-import {type Batch, lossSum, type TokenLosses, targetCount, tokenLosses} from './batchLoss.ts';
+import {
+  type Batch,
+  lossSum,
+  type TokenLosses,
+  type TokenLossesOptions,
+  targetCount,
+  tokenLosses,
+} from './batchLoss.ts';
 import {
   type ChatOptions,
   chat,
@@ -29,6 +36,13 @@ import {AdaptableModel} from './peft/adaptableModel.ts';
 import {refuseTraining} from './refuseTraining.ts';
 import {type SaveOptions, savePretrained} from './savePretrained.ts';
 import type {ChatMessage, Tokenizer} from './tokenizer.ts';
+import {
+  type LoadValueHeadOptions,
+  newValueHead,
+  readValueHead,
+  type ValueHeadOptions,
+} from './valueHeadFile.ts';
+import {type ValueBatch, type ValueOptions, valuesOf} from './values.ts';
 
 export interface ForwardOptions {
   /**
@@ -276,10 +290,74 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * Computes the cross-entropy of each label that counts, for losses that weigh labels or compare rows. Differentiable;
    * the logits never exist whole. The sum is {@link lossSum}.
    */
-  tokenLosses(batch: Batch, options: {training?: boolean; seed?: number} = {}): TokenLosses {
+  tokenLosses(batch: Batch, options: TokenLossesOptions = {}): TokenLosses {
     this.assertUsable();
-    assertKnownOptions('tokenLosses', options, {training: true, seed: true});
+    assertKnownOptions('tokenLosses', options, {training: true, seed: true, values: true});
     return tokenLosses(this, batch, options);
+  }
+
+  /**
+   * Adds a value head with random weights, which trains beside the adapter or the model: `v_head.summary` in files and
+   * names. {@link saveAdapter} and {@link save} write it as `value_head.safetensors`.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a model that has one, or a dropout out of range
+   */
+  addValueHead(options: ValueHeadOptions = {}): this {
+    this.assertChangeable('addValueHead');
+    assertKnownOptions('addValueHead', options, {dropout: true, seed: true});
+    this.assertHeadless('addValueHead');
+    const {dropout = this.config.summaryDropoutProb, seed} = options;
+    this.layers.push(newValueHead(this.config.hiddenSize, {dropout, seed}));
+    return this;
+  }
+
+  /**
+   * Adds the value head of a folder's `value_head.safetensors`, as LLaMA-Factory and {@link saveAdapter} write it. It is
+   * frozen unless `trainable`.
+   *
+   * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `SHAPE_MISMATCH`,
+   *   `NON_FINITE`; `INVALID_ARGUMENT` for a model that has one
+   */
+  async loadValueHead(folder: FolderSource, options: LoadValueHeadOptions = {}): Promise<this> {
+    this.assertChangeable('loadValueHead');
+    assertKnownOptions('loadValueHead', options, {dropout: true, trainable: true});
+    this.assertHeadless('loadValueHead');
+    const {dropout = this.config.summaryDropoutProb, trainable = false} = options;
+    const head = await readValueHead(folder, this.config.hiddenSize, {dropout});
+    head.trainable = trainable;
+    this.layers.push(head);
+    return this;
+  }
+
+  /** Removes the value head and frees its weights. Does nothing for a model without one. */
+  removeValueHead(): this {
+    this.assertChangeable('removeValueHead');
+    const {valueHead} = this;
+    if (!valueHead) return this;
+    this.layers.splice(this.layers.indexOf(valueHead), 1);
+    valueHead.dispose();
+    return this;
+  }
+
+  /**
+   * Runs the value head on the hidden states after the last norm, differentiable with respect to the trained weights.
+   * {@link tokenLosses} computes values and losses in one pass.
+   *
+   * @returns `[B, T]` float32; with `at`, `[B]`
+   * @throws TfjsLoraError `UNSUPPORTED` for a model without a value head; `SHAPE_MISMATCH`, `VOCABULARY_MISMATCH`,
+   *   `INVALID_ARGUMENT`
+   */
+  values(batch: ValueBatch, options: ValueOptions = {}): tf.Tensor {
+    this.assertUsable();
+    return valuesOf(this, batch, options);
+  }
+
+  private assertHeadless(call: string): void {
+    if (!this.valueHead) return;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${call}: expected a model without a value head, got one. Call removeValueHead() first.`,
+    );
   }
 
   /** Returns the number of labels that count in a batch. */

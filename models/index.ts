@@ -57,3 +57,5 @@ export type {QuantizationOptions} from './quantization.ts';
 export type {SaveOptions, TensorProgress} from './savePretrained.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';
 export {type ChatMessage, type ChatTemplateOptions, Tokenizer} from './tokenizer.ts';
+export {type LoadValueHeadOptions, readValueHead, type ValueHeadOptions} from './valueHeadFile.ts';
+export type {ValueBatch, ValueOptions} from './values.ts';

@@ -10,6 +10,8 @@ export interface CausalLMConfig {
   bosTokenId?: number;
   eosTokenId?: number | number[];
   padTokenId?: number;
+  /** Dropout before a value head. Default 0.1. */
+  summaryDropoutProb?: number;
   /** Whether the output head is the embedding table. */
   tieWordEmbeddings?: boolean;
 }

@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../layers/loraDense.ts';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
+import type {ValueHead} from '../layers/valueHead.ts';
 import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
@@ -17,12 +18,14 @@ import {formatQuantizationConfig} from './quantizationConfig.ts';
 import type {LayeredModel} from './replaceLayer.ts';
 import type {Tokenizer} from './tokenizer.ts';
 import {TOKENIZER_FILES} from './tokenizerFiles.ts';
+import {isOfValueHead, VALUE_HEAD_FILE, valueHeadTensors} from './valueHeadFile.ts';
 
 /** The part of a model that saving needs. */
 export interface SavableModel extends LayeredModel {
   readonly storage: StorageDtype;
   readonly generationConfig: GenerationConfig;
   readonly tokenizer?: Tokenizer;
+  readonly valueHead?: ValueHead;
   namedParameters(): Map<string, Parameter>;
   adaptedLayers(): Map<string, LoRADense>;
   /** Returns the contents of `config.json`. */
@@ -79,7 +82,9 @@ export async function savePretrained(
   }
   await folder.create();
   const ofAdapters = new Set([...model.adaptedLayers().values()].flatMap((layer) => layer.adapterParameters));
-  const weights = [...model.namedParameters()].filter(([, parameter]) => !ofAdapters.has(parameter));
+  const weights = [...model.namedParameters()].filter(
+    ([name, parameter]) => !ofAdapters.has(parameter) && !isOfValueHead(name),
+  );
   const isQuantized = !options.dequantize;
   const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
   const tensors: TensorToWrite[] = [];
@@ -96,6 +101,7 @@ export async function savePretrained(
   const json = quantization ? {...config, quantization_config: quantization} : config;
   const fill = async (draft: WritableFolder) => {
     await draft.writeShards(watched(tensors, options), {maxShardBytes});
+    if (model.valueHead) await draft.writeSafetensors(VALUE_HEAD_FILE, valueHeadTensors(model.valueHead));
     await draft.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
     if (Object.keys(model.generationConfig).length > 0)
       await writeGenerationConfig(draft, model.generationConfig);
@@ -125,6 +131,7 @@ export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (n
   return (name) =>
     ofWeights.test(name) ||
     name === 'generation_config.json' ||
+    name === VALUE_HEAD_FILE ||
     (tokenizer !== undefined && TOKENIZER_FILES.includes(name));
 }
 

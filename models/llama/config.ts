@@ -29,6 +29,8 @@ export interface LlamaConfig {
   bosTokenId?: number;
   eosTokenId?: number | number[];
   padTokenId?: number;
+  /** Probability of dropping an input of a value head in training. Default 0.1. */
+  summaryDropoutProb?: number;
   /** Contents of the `config.json` that was read, so that saving can preserve them. */
   source?: Json;
 }
@@ -53,6 +55,7 @@ const CONFIG_KEYS = {
   bosTokenId: true,
   eosTokenId: true,
   padTokenId: true,
+  summaryDropoutProb: true,
   source: true,
 } satisfies OptionNames<LlamaConfig>;
 
@@ -160,6 +163,8 @@ export function parseConfig(
       bosTokenId: (json.bos_token_id as number) ?? undefined,
       eosTokenId: (json.eos_token_id as number | number[]) ?? undefined,
       padTokenId: (json.pad_token_id as number) ?? undefined,
+      // null switches it off, as in TRL
+      summaryDropoutProb: json.summary_dropout_prob === null ? 0 : (json.summary_dropout_prob as number),
       source: json,
     },
     where,
@@ -248,6 +253,7 @@ export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFa
     rms_norm_eps: config.rmsNormEps,
     rope_scaling: rope,
     rope_theta: config.ropeTheta,
+    ...(config.summaryDropoutProb !== undefined && {summary_dropout_prob: config.summaryDropoutProb}),
     tie_word_embeddings: config.tieWordEmbeddings,
     torch_dtype: dtype,
     vocab_size: config.vocabSize,
@@ -308,11 +314,12 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
         `got ${config.numKeyValueHeads}`,
     );
   }
-  const {attentionDropout} = config;
-  if (!(typeof attentionDropout === 'number' && attentionDropout >= 0 && attentionDropout < 1)) {
+  for (const key of ['attentionDropout', 'summaryDropoutProb'] as const) {
+    const dropout: unknown = config[key] ?? 0;
+    if (typeof dropout === 'number' && dropout >= 0 && dropout < 1) continue;
     throw new TfjsLoraError(
       'INVALID_CONFIG',
-      `${where} ${spell('attentionDropout')}: expected 0 ≤ p < 1, got ${show(attentionDropout)}`,
+      `${where} ${spell(key)}: expected 0 ≤ p < 1, got ${show(dropout)}`,
     );
   }
   if (config.headDim % 2 !== 0) {

@@ -3,6 +3,7 @@ import type {LoRADense} from '../../layers/loraDense.ts';
 import type {LoRAFields} from '../../layers/loraFields.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';
+import {ValueHead} from '../../layers/valueHead.ts';
 import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
@@ -74,8 +75,14 @@ export abstract class AdaptableModel extends ModuleModel {
       .map(([name, parameter]) => [keyOf(name), parameter]);
   }
 
+  /** The head that scores positions; undefined unless one was added or loaded. */
+  get valueHead(): ValueHead | undefined {
+    return this.layers.find((layer) => layer instanceof ValueHead);
+  }
+
   /**
-   * Freezes the model and adds a low-rank adapter to its linear layers; from then on, only adapters train.
+   * Freezes the model and adds a low-rank adapter to its linear layers; from then on, only adapters train, and the value
+   * head if there is one.
    *
    * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
    *   `UNSUPPORTED` for a target that cannot be adapted
@@ -175,7 +182,8 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`.
+   * Writes an adapter as a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`, and the value head if there
+   * is one, `value_head.safetensors`.
    *
    * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
    * @param adapterName Default: the only active adapter, or `default`

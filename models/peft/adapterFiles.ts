@@ -3,6 +3,7 @@ import {DEFAULT_ADAPTER, LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import type {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {Folder} from '../../quant/folders/folder.ts';
 import {
@@ -18,6 +19,7 @@ import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {readJsonOf} from '../jsonFile.ts';
 import {letSignalsThrough} from '../letSignalsThrough.ts';
 import type {TensorProgress} from '../savePretrained.ts';
+import {VALUE_HEAD_FILE, valueHeadTensors} from '../valueHeadFile.ts';
 import {layerClassOf} from './adapterRegistry.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
@@ -35,6 +37,7 @@ export interface AdapterFilesModel extends BusyModel {
   readonly nameOrPath: string;
   /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of a kind that PEFT does not know. */
   readonly taskType?: string | null;
+  readonly valueHead?: ValueHead;
   namedParameters(): Map<string, Parameter>;
 }
 
@@ -52,13 +55,13 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
 
 /**
  * Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it, in float32. A loaded adapter keeps its
- * config.
+ * config. The model's value head, if there is one, is written as LLaMA-Factory does.
  *
  * @param adapterName Default: the only active adapter, or `default`
  * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` for weights that are not LoRA's under LoRA's `peft_type`
  */
 export async function saveAdapter(
-  {nameOrPath, taskType}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType'>,
+  {nameOrPath, taskType, valueHead}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType' | 'valueHead'>,
   adapters: AdapterSet,
   target: FolderTarget,
   adapterName = soleAdapter(adapters),
@@ -84,6 +87,7 @@ export async function saveAdapter(
   const config = loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath, taskType);
   await folder.writeTogether(CONFIG, async (draft) => {
     await draft.writeSafetensors(WEIGHTS, tensors);
+    if (valueHead) await draft.writeSafetensors(VALUE_HEAD_FILE, valueHeadTensors(valueHead));
     await draft.write(CONFIG, JSON.stringify(config, null, 2));
   });
 }

@@ -13,6 +13,7 @@ import type {Parameter} from '../../layers/parameter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
+import {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
@@ -146,9 +147,13 @@ export class AdapterSet {
     }
   }
 
-  /** Freezes all layers with their own weights. Layers around adapters stay trainable, or adapters would not train. */
+  /**
+   * Freezes all layers with their own weights, except a value head. Layers around adapters stay trainable, or adapters
+   * would not train.
+   */
   private freezeBase(): void {
-    for (const layer of this.ownLayers()) layer.trainable = layer.parameters.size === 0;
+    for (const layer of this.ownLayers())
+      if (!(layer instanceof ValueHead)) layer.trainable = layer.parameters.size === 0;
   }
 
   /** Returns the model's layers of our kind, except adapted ones, which control their own weights. */

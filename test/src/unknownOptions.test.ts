@@ -75,6 +75,7 @@ const calls: Record<string, Call> = {
   'TiedHead.constructor': (unknown) => new layers.TiedHead({embedding: model.embed_tokens, ...unknown}),
   'TokenEmbedding.constructor': (unknown) =>
     new layers.TokenEmbedding({vocabSize: 4, hiddenSize: 4, ...unknown}),
+  'ValueHead.constructor': (unknown) => new layers.ValueHead(unknown),
   'DecoderBlock.constructor': (unknown) =>
     new models.DecoderBlock({config: model.config, layerIndex: 0, ...unknown}),
 
@@ -90,6 +91,10 @@ const calls: Record<string, Call> = {
   'CausalLM.predict': (unknown) => model.predict(IDS, unknown),
   'CausalLM.lossSum': (unknown) => model.lossSum(BATCH, unknown),
   'CausalLM.tokenLosses': (unknown) => model.tokenLosses(BATCH, unknown),
+  'CausalLM.addValueHead': (unknown) => model.addValueHead(unknown),
+  'CausalLM.loadValueHead': (unknown) => model.loadValueHead(MODEL, unknown),
+  'CausalLM.values': (unknown) => model.values(BATCH, unknown),
+  readValueHead: (unknown) => models.readValueHead(MODEL, 8, unknown),
   'CausalLM.generate': (unknown) => model.generate(IDS, unknown),
   'CausalLM.stream': (unknown) => model.stream([1, 2], unknown).next(),
   'CausalLM.chat': (unknown) => model.chat([{role: 'user', content: 'x'}], unknown),
@@ -191,6 +196,7 @@ const calls: Record<string, Call> = {
 const unchecked: Record<string, string> = {
   'TfjsLoraError.constructor': "JavaScript's own ErrorOptions",
   'LoRADense.call': "Keras's keyword arguments, of every layer alike",
+  'ValueHead.call': "Keras's keyword arguments, of every layer alike",
   'SwiGLU.call': "Keras's keyword arguments, of every layer alike",
   'CausalLM.call': "Keras's keyword arguments, checked by forward",
   'CausalLM.forward': 'abstract',

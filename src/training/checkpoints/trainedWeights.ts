@@ -2,6 +2,7 @@ import {existsSync, rmSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {PEFT_PREFIX} from '../../../models/peft/peftPrefix.ts';
+import {isOfValueHead, VALUE_HEAD_FILE} from '../../../models/valueHeadFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {SafetensorsFolder} from '../../../quant/folders/safetensorsFolder.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
@@ -13,18 +14,20 @@ const ADAPTER = 'adapter_model.safetensors';
 const TRAINED = 'trained_weights.safetensors';
 
 /**
- * Writes what training changed: a PEFT folder for a single adapter, a Hugging Face folder when the model itself trains.
+ * Writes what training changed: a PEFT folder for a single adapter, a Hugging Face folder when the model itself trains,
+ * each with the value head if the model has one.
  * When neither would store every trained weight exactly (several adapters, or part of a 16-bit model), or the model
  * supports neither, `trained_weights.safetensors` is written as well.
  */
 export async function saveTrainedWeights(model: TrainableModel, folder: string): Promise<void> {
   const names = model.activeAdapters ?? [];
   const parameters = model.trainableParameters();
+  const besideHead = [...parameters.keys()].filter((key) => !isOfValueHead(key));
   for (const name of names) await model.saveAdapter?.(names.length > 1 ? join(folder, name) : folder, name);
   if (names.length === 0) await model.save?.(folder);
   const isWhole =
     names.length === 1
-      ? onlyAdapter(parameters) && tensorCount(join(folder, ADAPTER)) === parameters.size // not if a part is frozen
+      ? onlyAdapter(besideHead) && tensorCount(join(folder, ADAPTER)) === besideHead.length // not if a part is frozen
       : names.length === 0 && model.storage === 'float32';
   if (isWhole) {
     rmSync(join(folder, TRAINED), {force: true}); // from an earlier run
@@ -39,8 +42,7 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
   await writeSafetensors(join(folder, TRAINED), tensors);
 }
 
-const onlyAdapter = (parameters: Map<string, tf.Variable>): boolean =>
-  [...parameters.keys()].every((key) => key.startsWith(PEFT_PREFIX));
+const onlyAdapter = (keys: string[]): boolean => keys.every((key) => key.startsWith(PEFT_PREFIX));
 
 function tensorCount(path: string): number {
   const file = SafetensorsFile.open(path);
@@ -55,7 +57,7 @@ function tensorCount(path: string): number {
  *   weights
  */
 export function restoreTrainedWeights(model: TrainableModel, folder: string): void {
-  const source = openTrained(folder);
+  const source = openTrained(model, folder);
   try {
     assertSameWeights(shapesOf(model), source, folder);
     for (const [name, variable] of model.trainableParameters()) {
@@ -75,7 +77,7 @@ export function restoreTrainedWeights(model: TrainableModel, folder: string): vo
  * @throws TfjsLoraError as {@link restoreTrainedWeights}
  */
 export function assertRestorable(model: TrainableModel, folder: string): void {
-  const source = openTrained(folder);
+  const source = openTrained(model, folder);
   try {
     assertSameWeights(shapesOf(model), source, folder);
   } finally {
@@ -88,11 +90,7 @@ function shapesOf(model: TrainableModel): Map<string, number[]> {
   return new Map([...model.trainableParameters()].map(([name, {shape}]) => [name, shape]));
 }
 
-function assertSameWeights(
-  expected: Map<string, number[]>,
-  source: ReturnType<typeof openTrained>,
-  folder: string,
-): void {
+function assertSameWeights(expected: Map<string, number[]>, source: TrainedFiles, folder: string): void {
   for (const [name, shape] of expected) {
     const where = `checkpoint ${resolve(folder)} tensor ${name}`;
     if (!source.has(name)) {
@@ -113,13 +111,50 @@ function assertSameWeights(
   );
 }
 
-function openTrained(folder: string) {
-  for (const name of [TRAINED, ADAPTER]) {
-    const path = join(folder, name);
-    if (!existsSync(path)) continue;
-    return Object.assign(SafetensorsFile.open(path), {isTrainedOnly: true});
+/** The files of trained weights in a folder; each weight is read from the first file that has it. */
+class TrainedFiles {
+  constructor(
+    private readonly files: (SafetensorsFile | SafetensorsFolder)[],
+    /** Whether all their tensors train. */
+    readonly isTrainedOnly: boolean,
+  ) {}
+
+  names(): string[] {
+    return this.files.flatMap((file) => file.names());
   }
-  return Object.assign(SafetensorsFolder.open(folder), {isTrainedOnly: false});
+
+  has(name: string): boolean {
+    return this.files.some((file) => file.has(name));
+  }
+
+  info(name: string) {
+    return this.fileOf(name).info(name);
+  }
+
+  read(name: string): Uint8Array {
+    return this.fileOf(name).read(name);
+  }
+
+  close(): void {
+    for (const file of this.files) file.close();
+  }
+
+  private fileOf(name: string) {
+    return this.files.find((file) => file.has(name)) ?? this.files[0];
+  }
+}
+
+function openTrained({valueHead}: TrainableModel, folder: string): TrainedFiles {
+  const at = (name: string) => join(folder, name);
+  if (existsSync(at(TRAINED))) return new TrainedFiles([SafetensorsFile.open(at(TRAINED))], true);
+  const isAdapter = existsSync(at(ADAPTER));
+  const weights = isAdapter ? SafetensorsFile.open(at(ADAPTER)) : SafetensorsFolder.open(folder);
+  // The file of a head that does not train is no part of the run's state.
+  const hasHead = existsSync(at(VALUE_HEAD_FILE)) && (valueHead?.trainable ?? true);
+  return new TrainedFiles(
+    hasHead ? [weights, SafetensorsFile.open(at(VALUE_HEAD_FILE))] : [weights],
+    isAdapter,
+  );
 }
 
 /**

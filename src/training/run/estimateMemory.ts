@@ -6,6 +6,7 @@ import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 import type {DecoderShape} from '../../../layers/ops/stackMemory.ts';
+import {isOfValueHead} from '../../../models/valueHeadFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
@@ -166,7 +167,9 @@ function isOneOp(model: EstimableModel): boolean {
     arePlain &&
     [...model.namedParameters()].every(
       ([name, {logicalShape, storage, trainable}]) =>
-        name.includes('.lora_') || (!trainable && (logicalShape.length === 1 || storage !== 'float32')),
+        name.includes('.lora_') ||
+        isOfValueHead(name) ||
+        (!trainable && (logicalShape.length === 1 || storage !== 'float32')),
     )
   );
 }

@@ -25,6 +25,8 @@ export interface TrainableModel extends BusyModel, LossModel {
   /** Returns the layers with adapters, by name; a merged layer passes no gradient to its adapter. */
   adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
 
+  /** The value head, if the model has one. */
+  readonly valueHead?: {readonly trainable: boolean};
   /** Names of all adapters. */
   readonly adapterNames?: string[];
   /** Writes a PEFT folder. */

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {Llama} from '../../../src/index.ts';
 import {restoreTrainedWeights, saveTrainedWeights} from '../../../src/training/checkpoints/trainedWeights.ts';
-import {inFolder} from '../../models/tinyLlama.ts';
+import {inFolder, tinyConfig} from '../../models/tinyLlama.ts';
 
 const FIXTURES = 'test/parity/loading/fixtures';
 
@@ -25,6 +25,29 @@ test.each(['init-mica', 'head-changed'])('a run on %s can be resumed', (name) =>
     });
     restoreTrainedWeights(model, folder);
     expect(values()).toEqual(trained);
+    model.dispose();
+  }),
+);
+
+test.each([true, false])('a value head is saved and restored beside an adapter: %s', (isAdapted) =>
+  inFolder(async (folder) => {
+    await tf.setBackend('cpu');
+    const model = Llama.fromConfig(tinyConfig, {seed: 1});
+    if (isAdapted) model.applyLoRA({rank: 2});
+    model.addValueHead({seed: 3});
+    const values = () => [...model.trainableParameters().values()].map((weight) => [...weight.dataSync()]);
+    const trained = values();
+    await saveTrainedWeights(model, folder);
+    expect(existsSync(join(folder, 'value_head.safetensors'))).toBe(true);
+    expect(existsSync(join(folder, 'trained_weights.safetensors'))).toBe(false);
+    tf.tidy(() => {
+      for (const weight of model.trainableParameters().values()) weight.assign(tf.ones(weight.shape));
+    });
+    restoreTrainedWeights(model, folder);
+    expect(values()).toEqual(trained);
+    model.removeValueHead();
+    if (isAdapted)
+      expect(() => restoreTrainedWeights(model, folder)).toThrow('the model does not train this weight');
     model.dispose();
   }),
 );
