@@ -48,6 +48,7 @@ export {
   type PreferenceLossType,
   preferenceLoss,
 } from './training/losses/preferenceLoss.ts';
+export type {Reference, ReferenceModel} from './training/losses/reference.ts';
 export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';

@@ -143,7 +143,17 @@ export abstract class AdaptableModel extends ModuleModel {
   /** Runs `fn` with all adapters inactive. */
   withoutAdapter<R>(fn: () => R): R {
     this.assertUsable();
-    return this.adapterSet.without(fn);
+    return this.adapterSet.with([], fn);
+  }
+
+  /**
+   * Runs `fn` while only the named adapters are active. What trains does not change.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+   */
+  withAdapters<R>(names: string | readonly string[], fn: () => R): R {
+    this.assertUsable();
+    return this.adapterSet.with([names].flat(), fn);
   }
 
   /**

@@ -223,11 +223,13 @@ export class AdapterSet {
     this.filesByName.delete(name);
   }
 
-  without<R>(fn: () => R): R {
+  /** Runs `fn` while only the named adapters are active; their weights and what trains do not change. */
+  with<R>(names: readonly string[], fn: () => R): R {
+    for (const name of names) this.assertKnown(name);
     const before = [...this.layers().values()].map((layer) => [layer, layer.activeAdapters] as const);
     const merged = this.isMerged;
     if (merged) this.unmerge();
-    for (const [layer] of before) layer.activeAdapters = [];
+    for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
       for (const [layer, active] of before) layer.activeAdapters = active;
       if (merged) this.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized

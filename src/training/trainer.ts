@@ -155,6 +155,7 @@ export class Trainer extends TrainingStep {
         data,
         {...plan, batchSize: batchSize * this.loss.rowsPerExample},
         plan.memoryBudget,
+        this.loss.otherModels,
       );
     const batchesPerEpoch = countBatches(data, batchSize);
     const stepsInData =

@@ -298,9 +298,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     train_from_scratch: notYet('Training from random weights in a recipe'),
     moe_aux_loss_coef: refused('No model here has experts. Remove the key.', 0),
     pref_bco_weight: refused('The BCO loss is not supported yet. Remove the key.', 0),
-    ref_model: refused('The reference is the model without its adapter. Remove the key.'),
-    ref_model_adapters: refused('The reference is the model without its adapter. Remove the key.'),
-    ref_model_quantization_bit: refused('The reference is the model without its adapter. Remove the key.'),
     fp8: notYet('Training in 8-bit floats'),
     additional_target: refused(
       'Training other modules together with LoRA is not supported yet. Remove the key.',

@@ -30,6 +30,8 @@ export interface RecipeTargets {
   thinking: {enable: boolean; preserve: boolean};
   optimizer: OptimizerSettings & {name: string};
   preference: PreferenceLossArgs;
+  /** The model that answers are compared with: a folder or hub name, and its adapters in order. */
+  reference: {nameOrPath?: string; adapters: string[]};
   compile: CompileArgs;
   /** `ratio` is a share of the run; `steps` a number of steps, or a share of the run below 1. */
   warmup: {ratio: number; steps: number};

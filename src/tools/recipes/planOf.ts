@@ -48,9 +48,11 @@ export function planOf(
   data: RecipeData,
   {
     optimizer,
+    otherModels,
     ...run
   }: Pick<RecipePlan, 'backend' | 'steps' | 'resumeFrom' | 'overwrites' | 'isFinished'> & {
     optimizer: tf.Optimizer;
+    otherModels: TrainableCausalLM[];
   },
 ): RecipePlan {
   const {steps} = run;
@@ -62,7 +64,13 @@ export function planOf(
       : undefined;
   const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
   const rowsPerExample = recipe.data.stage === 'dpo' ? 2 : 1;
-  const shape = {batchSize: batchSize * rowsPerExample, sequenceLength, gradientAccumulationSteps, optimizer};
+  const shape = {
+    batchSize: batchSize * rowsPerExample,
+    sequenceLength,
+    gradientAccumulationSteps,
+    optimizer,
+    otherModels: otherModels.filter(isEstimable),
+  };
   return {
     recipe,
     parameters: countParameters(model),

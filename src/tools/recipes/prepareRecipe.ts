@@ -9,14 +9,15 @@ import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import {joinCluster} from '../../training/cluster/joinCluster.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
-import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import {assertPredictable, type PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
+import {lossOf} from './lossOf.ts';
 import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
+import {type OpenedReference, openReference} from './openReference.ts';
 import {optimizerOf} from './optimizerOf.ts';
 import {
   type CommandWith,
@@ -53,7 +54,7 @@ export interface PreparedRecipe {
   plan: RecipePlan;
   /** Optimizer, which the caller disposes. */
   optimizer: tf.Optimizer;
-  /** Arguments of `compile` and `fitDataset`, if the recipe trains. */
+  /** Arguments of `compile`, without its loss, and of `fitDataset`, if the recipe trains. */
   training?: {compile: CompileArgs; fit: FitArgs};
   /** Options of `predictDataset`. */
   prediction: PredictOptions;
@@ -79,6 +80,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   const backend = await useBackend(options.backend, {computeDtype});
   const optimizer = optimizerOf(recipe);
   let model: TrainableCausalLM | undefined;
+  let opened: OpenedReference = {};
   try {
     const wishes = outputWishes(recipe);
     if (folder !== undefined && isFirst)
@@ -93,8 +95,10 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     // The model: what trains in it, and whether data and settings fit it.
     model = await openBase(recipe, {allocate: false});
     useTemplate(model, recipe.data);
-    if (tasks.train) await applyMethod(model, recipe);
-    else await useAdapters(model, recipe, {last: 'keep'});
+    if (tasks.train) {
+      opened = await openReference(recipe, model, {allocate: false});
+      await applyMethod(model, recipe);
+    } else await useAdapters(model, recipe, {last: 'keep'});
     assertLengths(recipe, model, data);
     const training = steps && {
       compile: compileArgs(recipe, steps, optimizer),
@@ -105,7 +109,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
       },
     };
     if (training) {
-      model.compile(training.compile);
+      model.compile({...training.compile, loss: lossOf(recipe, opened)});
       await model.trainer.check(data.training!, training.fit);
     } else if (data.validation) {
       assertData(data.validation, 'evaluation data', limitsOf(model));
@@ -113,7 +117,15 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     const prediction = predictOptions(recipe, tokenizer);
     if (data.prompts) await assertPredictable(model, data.prompts, prediction);
 
-    const run = {backend, steps, optimizer, resumeFrom, ...(await earlierIn(folder, steps, resumeFrom))};
+    const otherModels = [opened.model ?? []].flat();
+    const run = {
+      backend,
+      steps,
+      optimizer,
+      otherModels,
+      resumeFrom,
+      ...(await earlierIn(folder, steps, resumeFrom)),
+    };
     const plan = planOf(recipe, model, data, run);
     return {data, plan, optimizer, training, prediction};
   } catch (error) {
@@ -121,6 +133,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     throw error;
   } finally {
     model?.dispose();
+    opened.model?.dispose();
   }
 }
 
@@ -172,13 +185,8 @@ function assertLengths(
   }
 }
 
-function compileArgs(
-  {compile, data, preference}: Recipe,
-  steps: RunSteps,
-  optimizer: tf.Optimizer,
-): CompileArgs {
-  const schedule = {...compile.schedule, warmupSteps: steps.warmup};
-  return {...compile, optimizer, schedule, ...(data.stage === 'dpo' && {loss: preferenceLoss(preference)})};
+function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer): CompileArgs {
+  return {...compile, optimizer, schedule: {...compile.schedule, warmupSteps: steps.warmup}};
 }
 
 /** Returns the arguments of `fitDataset`, with the recipe's shares and fractions converted to steps. */

@@ -37,6 +37,8 @@ export type Recipe = RecipeArguments & {
     quantization?: {type: QuantizationType; doubleQuant?: boolean};
     gradientCheckpointing: GradientCheckpointing;
   };
+  /** The model that answers are compared with, stored as the files say unless `bf16` or `fp16` are set. */
+  reference: {dtype?: StorageDtype; quantization?: Recipe['model']['quantization']};
   /** The adapter's settings; a kind of an extension's has only some of these, and its layer class. */
   lora: {alpha?: number; layerClass?: LoRADenseClass};
   compile: {schedule: {name: ScheduleName} & ScheduleArgs};
@@ -85,8 +87,13 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       adaptersAreArgument: source.isArgument('adapter_name_or_path'),
       dtype: keys.do_train && method !== 'lora' ? 'float32' : dtype, // only float32 trains
       computeDtype: dtype ?? 'float32',
-      quantization: quantizationOf(keys),
+      quantization: quantizationOf(keys, keys.quantization_bit),
       gradientCheckpointing: keys.use_unsloth_gc ? 'offload' : !keys.disable_gradient_checkpointing,
+    },
+    reference: {
+      ...args.reference,
+      dtype,
+      quantization: quantizationOf(keys, keys.ref_model_quantization_bit),
     },
     lora: layerClass
       ? {...onlyOptions(args.lora, layerClass), layerClass}
@@ -112,8 +119,8 @@ function onlyOptions(lora: RecipeArguments['lora'], {adapterClass}: LoRADenseCla
   ) as RecipeArguments['lora'];
 }
 
-function quantizationOf(keys: RecipeKeys): Recipe['model']['quantization'] {
-  const {quantization_bit: bits, quantization_method: method} = keys;
+function quantizationOf(keys: RecipeKeys, bits: 4 | 8 | undefined): Recipe['model']['quantization'] {
+  const {quantization_method: method} = keys;
   if (bits === undefined) return undefined;
   if (!BITSANDBYTES.includes(method)) return {type: method};
   if (bits === 8) return {type: 'int8', doubleQuant: false};

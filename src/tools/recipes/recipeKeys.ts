@@ -154,6 +154,14 @@ const method = {
   simpo_gamma: to('preference.simpoGamma', z.number().default(0.5), '`dpo`: margin of the reward, for `simpo`.'),
   ld_alpha: to('preference.ldAlpha', z.number().min(0).max(1).optional(),
     '`dpo`: weight of the tokens beyond the length of the shorter answer. Default 1.'),
+  ref_model: to('reference.nameOrPath', text().optional(),
+    '`dpo`: folder or hub name of the model to compare with. Default: the model without its adapter; with `full` and ' +
+    '`freeze`, the model as it was before training.'),
+  ref_model_adapters: to('reference.adapters', list().optional(),
+    'Adapters of `ref_model`, in order. One on the base of the trained model takes no second base.',
+    (adapters = []) => adapters),
+  ref_model_quantization_bit: z.union([z.literal(4), z.literal(8)]).optional()
+    .describe('Quantize `ref_model` while loading it, in the way that the other `quantization` keys say.'),
   freeze_trainable_layers: to('freeze.blocks',
     z.int().refine((layers) => layers !== 0, 'an integer other than 0').default(2),
     '`freeze`: the last n blocks train; the first n if negative.'),

@@ -45,7 +45,7 @@ const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: Reci
   quantization_bit === undefined ? 0 : adapter_name_or_path.length;
 const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
-const hasReference = ({pref_loss}: RecipeKeys) => pref_loss !== 'orpo' && pref_loss !== 'simpo';
+const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
 
 const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
 
@@ -62,11 +62,23 @@ const RULES: readonly RecipeRule[] = [
     ({stage}) => !['sft', 'pt', 'dpo'].includes(stage),
     ({stage}) => `expected sft, pt or dpo, got ${stage}. It is not supported yet.`,
   ),
-  notYet(
-    'finetuning_type',
-    (keys) => keys.stage === 'dpo' && keys.finetuning_type !== 'lora' && hasReference(keys),
-    'expected lora with stage: dpo, because the model without its adapter is the reference. Set pref_loss to orpo or ' +
-      'simpo, which need none.',
+  rule(
+    'ref_model',
+    ({stage, ref_model, pref_loss}) => stage === 'dpo' && ref_model && !hasReference(pref_loss),
+    ({pref_loss}) => `expected none with pref_loss: ${pref_loss}, which compares with no reference`,
+  ),
+  ...(['ref_model_adapters', 'ref_model_quantization_bit'] as const).map((key) =>
+    rule(
+      key,
+      ({stage, ref_model, [key]: value}) => stage === 'dpo' && value && ref_model === undefined,
+      'expected ref_model with it, got none',
+    ),
+  ),
+  rule(
+    'ref_model_adapters',
+    ({ref_model_adapters = [], ref_model_quantization_bit: bits}) => bits && ref_model_adapters.length > 1,
+    ({ref_model_adapters = []}) =>
+      `expected one on a quantized ref_model, got ${ref_model_adapters.length}. ${MERGE_FIRST}`,
   ),
   rule(
     'lora_dropout',

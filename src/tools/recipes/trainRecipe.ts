@@ -11,8 +11,10 @@ import {predictDataset} from '../../training/prediction/predictDataset.ts';
 import type {CallbackLike} from '../../training/run/callbacks.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {formatPlan} from './formatPlan.ts';
+import {lossOf} from './lossOf.ts';
 import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useAdapters} from './openModel.ts';
+import {type OpenedReference, openReference} from './openReference.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputWishes.ts';
 import {nameScoredModel} from './ownResults.ts';
 import {PREPARE_OPTIONS, type PreparedRecipe, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
@@ -90,6 +92,7 @@ export async function trainRecipe(
   }
   let lock: FolderLock | undefined;
   let model: TrainableCausalLM | undefined;
+  let opened: OpenedReference = {};
   try {
     signal?.throwIfAborted();
     const words = outputWords(recipe, commandWith);
@@ -98,14 +101,16 @@ export async function trainRecipe(
     // The model: its frozen part stored as the recipe says, and what trains in it.
     model = await openBase(recipe, {signal});
     useTemplate(model, recipe.data);
-    if (tasks.train) await applyMethod(model, recipe);
-    else await useAdapters(model, recipe, {last: 'keep'});
+    if (tasks.train) {
+      opened = await openReference(recipe, model, {signal});
+      await applyMethod(model, recipe);
+    } else await useAdapters(model, recipe, {last: 'keep'});
     signal?.throwIfAborted();
 
     // Training: adapter or model, checkpoints, logs, results and plots go to the output folder.
     if (training) {
       phase = 'training';
-      model.compile(training.compile);
+      model.compile({...training.compile, loss: lossOf(recipe, opened)});
       const args = {...training.fit, callbacks, signal, verbose};
       const {isInterrupted} = await model.trainer.fit(data.training!, args, lock);
       if (isInterrupted) {
@@ -139,6 +144,7 @@ export async function trainRecipe(
   } finally {
     lock?.release();
     model?.dispose();
+    opened.model?.dispose();
     optimizer.dispose();
   }
 }

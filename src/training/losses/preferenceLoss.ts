@@ -3,6 +3,7 @@ import type {Batch, TokenLosses} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
+import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
 /** Settings of {@link preferenceLoss}, named as in LLaMA-Factory and TRL. */
@@ -22,6 +23,11 @@ export interface PreferenceLossArgs {
   simpoGamma?: number;
   /** Weight, 0 … 1, of the tokens of an answer beyond the length of the shorter one (LD-DPO). Default 1. */
   ldAlpha?: number;
+  /**
+   * What answers are compared with: another model, which stays the caller's to dispose, or the names of adapters that
+   * the model has besides the trained one. Default: the model without its adapters.
+   */
+  reference?: Reference;
 }
 const PREFERENCE_OPTIONS = {
   type: true,
@@ -30,9 +36,10 @@ const PREFERENCE_OPTIONS = {
   labelSmoothing: true,
   simpoGamma: true,
   ldAlpha: true,
+  reference: true,
 } satisfies OptionNames<PreferenceLossArgs>;
 
-type Settings = Required<PreferenceLossArgs>;
+type Settings = Required<Omit<PreferenceLossArgs, 'reference'>>;
 
 /** What the formulas see of B pairs, each `[B]`. `logits` is how much the policy leads over the reference. */
 interface Pairs {
@@ -125,17 +132,24 @@ const ORPO_METRICS = ['sft_loss', 'odds_ratio_loss'] as const;
 
 /**
  * Makes the loss of preference training: `model.compile({optimizer, loss: preferenceLoss({beta: 0.1})})`, whose data are
- * pairs of a chosen and a rejected answer. The reference is the model without its adapter. Formulas of TRL's DPO and of
- * LLaMA-Factory's ORPO and SimPO.
+ * pairs of a chosen and a rejected answer. Formulas of TRL's DPO and of LLaMA-Factory's ORPO and SimPO.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or option, or a number out of range
  */
 export function preferenceLoss(args: PreferenceLossArgs = {}): TrainingLoss {
   assertKnownOptions('preferenceLoss', args, PREFERENCE_OPTIONS);
-  const {type = 'sigmoid', beta = 0.1, ftx = 0, labelSmoothing = 0, simpoGamma = 0.5, ldAlpha = 1} = args;
+  const {
+    type = 'sigmoid',
+    beta = 0.1,
+    ftx = 0,
+    labelSmoothing = 0,
+    simpoGamma = 0.5,
+    ldAlpha = 1,
+    reference,
+  } = args;
   const settings: Settings = {type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha};
-  assertSettings(settings);
-  return new PreferenceLoss(settings);
+  assertSettings(settings, reference);
+  return new PreferenceLoss(settings, reference);
 }
 
 class PreferenceLoss implements TrainingLoss {
@@ -143,10 +157,16 @@ class PreferenceLoss implements TrainingLoss {
   readonly metrics: readonly string[];
   readonly rowsPerExample = 2;
   readonly averagesBatches = true;
+  readonly otherModels: readonly object[];
   private readonly kind: PairLoss;
 
-  constructor(private readonly settings: Settings) {
+  constructor(
+    private readonly settings: Settings,
+    private readonly reference: Reference | undefined,
+  ) {
     const {type} = settings;
+    const other = otherModel(reference);
+    this.otherModels = other ? [other] : [];
     this.name = `preferenceLoss ${type}`;
     this.kind = TYPES[type];
     this.metrics = type === 'orpo' ? [...METRICS, ...ORPO_METRICS] : METRICS;
@@ -159,12 +179,12 @@ class PreferenceLoss implements TrainingLoss {
         `compile loss ${this.name}: expected a model with tokenLosses, as every CausalLM has, got one without`,
       );
     }
-    const {activeAdapters = []} = model;
-    if (!this.kind.hasReference || (model.withoutAdapter && activeAdapters.length > 0)) return;
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `compile loss ${this.name}: expected an adapter, because the model without it is the reference, got none. ` +
-        'Call applyLoRA() first, or choose orpo or simpo, which need no reference.',
+    if (!this.kind.hasReference) return;
+    assertReference(
+      `compile loss ${this.name}`,
+      model,
+      this.reference,
+      ', or choose orpo or simpo, which need none',
     );
   }
 
@@ -181,7 +201,7 @@ class PreferenceLoss implements TrainingLoss {
   constants(model: LossModel, batch: Batch): tf.Tensor | undefined {
     if (!this.kind.hasReference) return undefined;
     return tf.tidy(() => {
-      const losses = model.withoutAdapter!(() => model.tokenLosses!(batch));
+      const losses = withReference(model, this.reference, (reference) => reference.tokenLosses(batch));
       return logProbabilities(losses, 1, this.kind.isPerToken);
     });
   }
@@ -241,7 +261,10 @@ function logProbabilities({losses, counts}: TokenLosses, beyond: number, isPerTo
   return tf.sum(tf.mul(tf.tensor2d(weights, [rows, labels]), losses), 1);
 }
 
-function assertSettings({type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha}: Settings): void {
+function assertSettings(
+  {type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha}: Settings,
+  reference: Reference | undefined,
+): void {
   const assert = (option: string, value: unknown, isRight: boolean, expected: string) => {
     if (isRight) return;
     throw new TfjsLoraError(
@@ -257,5 +280,7 @@ function assertSettings({type, beta, ftx, labelSmoothing, simpoGamma, ldAlpha}: 
   assert('labelSmoothing', labelSmoothing, isSmooth, 'a number from 0 and below 0.5');
   assert('labelSmoothing', labelSmoothing, labelSmoothing === 0 || type === 'sigmoid', `none with ${type}`);
   assert('simpoGamma', simpoGamma, Number.isFinite(simpoGamma), 'a number');
+  const isUsed = reference === undefined || TYPES[type].hasReference;
+  assert('reference', reference, isUsed, `none with ${type}`);
   assert('ldAlpha', ldAlpha, ldAlpha >= 0 && ldAlpha <= 1, 'a number from 0 to 1');
 }

@@ -12,8 +12,10 @@ export interface LossModel {
   targetCount(batch: Batch): number;
   /** Computes the loss of each label that counts; differentiable. */
   tokenLosses?(batch: Batch, options?: {training?: boolean; seed?: number}): TokenLosses;
-  /** Calls a function while no adapter is active. */
-  withoutAdapter?<R>(fn: () => R): R;
+  /** Calls a function while only the named adapters are active. */
+  withAdapters?<R>(names: readonly string[], fn: () => R): R;
+  /** Names of all adapters, and of the active ones, which train. */
+  readonly adapterNames?: string[];
   readonly activeAdapters?: string[];
 }
 
@@ -31,6 +33,8 @@ export interface TrainingLoss {
   readonly name: string;
   /** Names of the numbers that describe a batch, under which they are logged. */
   readonly metrics: readonly string[];
+  /** Other models in memory that the loss computes with, such as a reference. */
+  readonly otherModels?: readonly object[];
   /** Rows of a batch that belong to one example: 2 for pairs. */
   readonly rowsPerExample: number;
   /**

@@ -46,6 +46,8 @@ export interface EstimateArgs {
   gradientCheckpointing?: GradientCheckpointing;
   /** Number of batches per step. Above 1, the sum of the gradients is kept beside a batch's own. Default 1. */
   gradientAccumulationSteps?: number;
+  /** Other models in memory, whose weights count too, such as a reference. Default: none. */
+  otherModels?: readonly Pick<EstimableModel, 'namedParameters'>[];
 }
 const ESTIMATE_OPTIONS = {
   batchSize: true,
@@ -53,6 +55,7 @@ const ESTIMATE_OPTIONS = {
   optimizer: true,
   gradientCheckpointing: true,
   gradientAccumulationSteps: true,
+  otherModels: true,
 } satisfies OptionNames<EstimateArgs>;
 
 /** Bytes at the peak of a training step. */
@@ -100,13 +103,14 @@ const ADAM_BYTES = 8;
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
   assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
-  const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer} = args;
+  const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer, otherModels = []} = args;
   for (const [name, count] of Object.entries({batchSize, sequenceLength, gradientAccumulationSteps}))
     assertCount(`estimateMemory ${name}`, count);
   const parameters = [...model.namedParameters().values()];
   const trained = parameters.filter(({trainable}) => trainable);
   const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
-  const weights = parameters.reduce((sum, weight) => sum + bytesOf(weight), 0);
+  const stored = [...parameters, ...otherModels.flatMap((other) => [...other.namedParameters().values()])];
+  const weights = stored.reduce((sum, weight) => sum + bytesOf(weight), 0);
   const always = {
     weights,
     gradients: 4 * trainedCount * (gradientAccumulationSteps > 1 ? 2 : 1),
@@ -288,8 +292,9 @@ export function assertMemory(
   data: TrainingData,
   plan: FitPlan,
   budget: number,
+  otherModels: readonly object[] = [],
 ): void {
-  if (!isEstimable(model)) {
+  if (!isEstimable(model) || !otherModels.every(isEstimable)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       'fitDataset memoryBudget: expected a Llama model, whose memory can be estimated, got another model',
@@ -297,7 +302,7 @@ export function assertMemory(
   }
   const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
   const {batchSize, gradientAccumulationSteps} = plan;
-  const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer};
+  const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer, otherModels};
   const estimate = estimateMemory(model, args);
   if (estimate.total <= budget) return;
   throw new TfjsLoraError(

@@ -27,8 +27,6 @@ export interface TrainableModel extends BusyModel, LossModel {
 
   /** The value head, if the model has one. */
   readonly valueHead?: {readonly trainable: boolean};
-  /** Names of all adapters. */
-  readonly adapterNames?: string[];
   /** Writes a PEFT folder. */
   saveAdapter?(folder: string, adapterName?: string): Promise<void>;
   /** Writes a Hugging Face folder, with its matrices as `storage` says. */

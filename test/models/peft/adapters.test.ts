@@ -236,6 +236,14 @@ describeEachBackend('several adapters', () => {
     expect(logitsOf(model)).toEqual(merged);
   });
 
+  test('withAdapters computes with other adapters, which do not train then', async () => {
+    const trained = [...model.trainableParameters().keys()];
+    const other = model.withAdapters('a', () => [logitsOf(model), [...model.trainableParameters().keys()]]);
+    expect(other).toEqual([a, trained]);
+    expect(logitsOf(model)).toEqual(b);
+    expect((await errorOf(() => model.withAdapters(['a', 'c'], () => 1))).code).toBe('UNKNOWN_ADAPTER');
+  });
+
   test('deleteAdapter frees an adapter, and the last one leaves plain layers', () => {
     model.setAdapter('a').deleteAdapter('b');
     expect(logitsOf(model)).toEqual(a);

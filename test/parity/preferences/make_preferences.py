@@ -77,16 +77,17 @@ def write_data():
         (FIXTURES / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 
 
-def write_adapter():
-    """The adapter that all runs start from; B is not zero, so that the first rewards are not either."""
-    torch.manual_seed(0)
+def write_adapter(folder, seed, rank):
+    """An adapter whose B is not zero, so that the first rewards are not either."""
+    torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    model.save_pretrained(FIXTURES / "adapter")
-    (FIXTURES / "adapter/README.md").unlink(missing_ok=True)
+    model.peft_config["default"].base_model_name_or_path = "examples/quickstart/model"
+    model.save_pretrained(FIXTURES / folder)
+    (FIXTURES / folder / "README.md").unlink(missing_ok=True)
 
 
 def kto_pair(self, chosen, rejected, reference_chosen, reference_rejected):
@@ -113,6 +114,9 @@ RUNS = {
     "kto_pair": {"pref_loss": "kto_pair"},
     "orpo": {"pref_loss": "orpo"},
     "simpo": {"pref_loss": "simpo", "simpo_gamma": 0.7, "pref_beta": 2.0},
+    "reference": {"ref_model": "model", "ref_model_adapters": "reference", "eval_strategy": "no"},
+    "full": {"finetuning_type": "full", "adapter_name_or_path": None, "learning_rate": 1e-4, "ref_model": "model",
+             "ref_model_adapters": "reference", "eval_strategy": "no"},
 }
 
 
@@ -127,9 +131,10 @@ def float32_model(folder):
 
 def run(name, keys):
     with tempfile.TemporaryDirectory() as folder:
+        places = {"model": str(float32_model(folder)), "reference": str(FIXTURES / "reference")}
         args = {
             "stage": "dpo",
-            "model_name_or_path": str(float32_model(folder)),
+            "model_name_or_path": places["model"],
             "adapter_name_or_path": str(FIXTURES / "adapter"),
             "do_train": True,
             "finetuning_type": "lora",
@@ -155,8 +160,10 @@ def run(name, keys):
             "bf16": False,
             "report_to": "none",
             "overwrite_cache": True,
-            **keys,
+            **{key: places.get(value, value) for key, value in keys.items()},
         }
+        if args["eval_strategy"] == "no":
+            del args["eval_dataset"]
         run_exp(args)
         history = json.loads((Path(folder) / "output/trainer_state.json").read_text())["log_history"]
         if name == "sigmoid":
@@ -167,7 +174,8 @@ def run(name, keys):
 if __name__ == "__main__":
     FIXTURES.mkdir(exist_ok=True)
     write_data()
-    write_adapter()
+    write_adapter("adapter", seed=0, rank=4)
+    write_adapter("reference", seed=1, rank=1)
     for name, keys in RUNS.items():
         if sys.argv[1:] in ([], [name]):
             run(name, keys)

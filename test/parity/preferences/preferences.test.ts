@@ -29,6 +29,8 @@ const RUNS: [name: string, steps: number][] = [
   ['kto_pair', 12],
   ['orpo', 12],
   ['simpo', 12],
+  ['reference', 4],
+  ['full', 2],
 ];
 
 /** Backends that tests run on, without `cpu`, on which 30 steps take minutes. */
@@ -46,7 +48,7 @@ describe.each(BACKENDS.filter((name) => name !== 'cpu'))(
     test.each(RUNS)('%s: every number of the log in %d steps', async (name, steps) => {
       const {keys, history} = JSON.parse(readFileSync(join(FIXTURES, `${name}.json`), 'utf8')) as Run;
       const recipe = join(folder, 'recipe.yaml');
-      writeFileSync(recipe, JSON.stringify({...RECIPE, ...keys, output_dir: join(folder, 'run')}));
+      writeFileSync(recipe, JSON.stringify({...RECIPE, ...placed(keys), output_dir: join(folder, 'run')}));
       const controller = new AbortController();
       await trainRecipe(await loadRecipe(recipe), {
         backend,
@@ -106,3 +108,16 @@ const RECIPE = {
   warmup_steps: 3,
   disable_shuffling: true,
 };
+
+/** Returns keys with the folders that a run's names stand for. A key of null removes that of the other runs. */
+function placed(keys: Run['keys']): Record<string, unknown> {
+  const folders: Record<string, string> = {
+    model: RECIPE.model_name_or_path,
+    reference: join(FIXTURES, 'reference'),
+  };
+  const values = Object.entries(keys).map(([key, value]) => [
+    key,
+    folders[value as string] ?? value ?? undefined,
+  ]);
+  return Object.fromEntries(values);
+}

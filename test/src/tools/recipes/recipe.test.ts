@@ -427,10 +427,14 @@ describe('faults', () => {
       'dpo_label_smoothing: expected 0 unless pref_loss is sigmoid',
     ],
     ['lora_dropout: 0.1', 'lora_dropout: expected 0 with stage: dpo'],
-    ['finetuning_type: full', 'finetuning_type: expected lora with stage: dpo'],
     ['packing: true', 'packing: expected false with stage: dpo, got true'],
     ['pref_bco_weight: 0.5', 'pref_bco_weight: expected 0, or no such key, got 0.5'],
-    ['ref_model: other', 'ref_model: expected no such key, got "other"'],
+    ['ref_model: other\npref_loss: simpo', 'ref_model: expected none with pref_loss: simpo'],
+    ['ref_model_adapters: sft', 'ref_model_adapters: expected ref_model with it, got none'],
+    [
+      'ref_model: other\nref_model_quantization_bit: 4\nref_model_adapters: a, b',
+      'expected one on a quantized',
+    ],
   ])('stage dpo does not take %j', (keys, message) => {
     expect(fault(`${TRAIN}stage: dpo\n${keys}`).message).toContain(message);
   });

@@ -1,6 +1,14 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
-import {AdamW, collate, Llama, preferenceLoss, Tokenizer} from '../../../../src/index.ts';
+import {
+  AdamW,
+  collate,
+  type Evaluation,
+  Llama,
+  preferenceLoss,
+  type Reference,
+  Tokenizer,
+} from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
 
 const MODEL = 'examples/quickstart/model';
@@ -101,6 +109,30 @@ describeEachBackend('preferenceLoss', () => {
     );
   });
 
+  test('compares with another model, or with another adapter of the model', async () => {
+    const other = Llama.fromConfig({...model.config}, {seed: 2});
+    const evaluate = (reference?: Reference): Promise<Evaluation> => {
+      model.compile({loss: preferenceLoss({reference})});
+      return model.evaluateDataset(pairs);
+    };
+    expect((await evaluate()).loss).toBeCloseTo(Math.LN2, 5);
+    expect((await evaluate(other)).metrics!['rewards/margins']).not.toBeCloseTo(0, 5);
+    other.dispose();
+    model.applyLoRA({rank: 2, targetModules: 'all-linear', adapterName: 'sft'});
+    for (const [key, weight] of model.trainableParameters())
+      if (key.includes('lora_B')) tf.tidy(() => weight.assign(tf.fill(weight.shape, 0.1)));
+    model.setAdapter('default');
+    const {metrics} = await evaluate('sft');
+    model.setAdapter('sft');
+    const mirrored = (await evaluate('default')).metrics!;
+    expect(metrics!['rewards/margins']).not.toBeCloseTo(0, 5);
+    expect(mirrored['rewards/margins']).toBeCloseTo(-metrics!['rewards/margins'], 5);
+    await expect(evaluate('sft')).rejects.toThrow(
+      'preferenceLoss sigmoid reference: expected adapters that are not active, got "sft", which trains.',
+    );
+    await expect(evaluate('none')).rejects.toThrow('expected an adapter out of default, sft, got "none"');
+  });
+
   test('needs an adapter, whose model without it is the reference, unless it needs none', async () => {
     model.deleteAdapter('default');
     model.compile({loss: preferenceLoss()});
@@ -117,6 +149,7 @@ test.each([
   [{beta: 0}, 'beta: expected a number above 0, got 0'],
   [{type: 'kto_pair' as const, ftx: 1}, 'ftx: expected none with kto_pair, got 1'],
   [{type: 'ipo' as const, labelSmoothing: 0.1}, 'labelSmoothing: expected none with ipo, got 0.1'],
+  [{type: 'orpo' as const, reference: 'sft'}, 'reference: expected none with orpo, got "sft"'],
   [{ldAlpha: 2}, 'ldAlpha: expected a number from 0 to 1, got 2'],
 ])('preferenceLoss(%j) is refused', (args, message) => {
   expect(() => preferenceLoss(args)).toThrow(TfjsLoraError);

@@ -1,0 +1,68 @@
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
+import type {LossModel} from './trainingLoss.ts';
+
+/** Another model that never trains here, as every `CausalLM`. */
+export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>>;
+
+/**
+ * What a loss compares the trained model with: another model, or the names of adapters that the same model also has.
+ * Default: the model without its adapters.
+ */
+export type Reference = ReferenceModel | string | readonly string[];
+
+const isModel = (reference: Reference): reference is ReferenceModel =>
+  typeof reference === 'object' && 'tokenLosses' in reference;
+
+/** Returns the model that a reference adds to those in memory, if any. */
+export const otherModel = (reference: Reference | undefined): ReferenceModel | undefined =>
+  reference !== undefined && isModel(reference) ? reference : undefined;
+
+/** Computes with the reference of a model. */
+export function withReference<R>(
+  model: LossModel,
+  reference: Reference | undefined,
+  compute: (reference: ReferenceModel) => R,
+): R {
+  if (reference !== undefined && isModel(reference)) return compute(reference);
+  return model.withAdapters!([reference ?? []].flat(), () => compute(model as ReferenceModel));
+}
+
+/**
+ * Checks that a model has the reference.
+ *
+ * @param what names the loss in messages
+ * @param alternative advice for those without a reference, or nothing
+ * @throws TfjsLoraError `UNSUPPORTED` when the model has no adapter whose absence is the reference;
+ *   `UNKNOWN_ADAPTER`, or `INVALID_ARGUMENT` for an adapter that trains
+ */
+export function assertReference(
+  what: string,
+  model: LossModel,
+  reference: Reference | undefined,
+  alternative = '',
+): void {
+  if (reference !== undefined && isModel(reference)) return;
+  const {activeAdapters = [], adapterNames = []} = model;
+  if (!model.withAdapters || activeAdapters.length === 0) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${what}: expected an adapter, because the model without it is the reference, got none. ` +
+        `Call applyLoRA() first, or pass another model as the reference${alternative}.`,
+    );
+  }
+  for (const name of [reference ?? []].flat()) {
+    if (!adapterNames.includes(name)) {
+      throw new TfjsLoraError(
+        'UNKNOWN_ADAPTER',
+        `${what} reference: expected an adapter out of ${adapterNames.join(', ')}, got ${show(name)}`,
+      );
+    }
+    if (!activeAdapters.includes(name)) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} reference: expected adapters that are not active, got ${show(name)}, which trains. ` +
+        'Activate the adapter to train: setAdapter(name).',
+    );
+  }
+}
