@@ -70,8 +70,12 @@ export class DiskFolder implements WritableFolder {
     writeWhole(join(this.path, name), contents);
   }
 
-  async writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void> {
-    await writeSafetensors(join(this.path, name), tensors);
+  async writeSafetensors(
+    name: string,
+    tensors: Iterable<TensorToWrite>,
+    metadata?: Readonly<Record<string, string>>,
+  ): Promise<void> {
+    await writeSafetensors(join(this.path, name), tensors, metadata);
   }
 
   async writeShards(tensors: Iterable<TensorToWrite>, options: ShardedWriteOptions): Promise<void> {

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import type {RunFolder, RunLock} from '../../quant/folders/runFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {warn} from '../../quant/warn.ts';
 import {
@@ -23,7 +24,7 @@ import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import {ranks} from './cluster/ranks.ts';
 import {type BatchLoss, CROSS_ENTROPY} from './losses/trainingLoss.ts';
-import type {FolderLock} from './output/folderLock.ts';
+import {openRunFolder} from './output/diskRunFolder.ts';
 import {
   clearOutputFolder,
   FIT_WORDS,
@@ -71,7 +72,7 @@ export class Trainer extends TrainingStep {
    *   many consecutive steps that were not finite
    * @param held the lock on the output folder, if the caller already has it
    */
-  async fit(data: RecordData, args: FitArgs = {}, held?: FolderLock): Promise<TrainingHistory> {
+  async fit(data: RecordData, args: FitArgs = {}, held?: RunLock): Promise<TrainingHistory> {
     if (this.model.busyWith !== undefined) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
@@ -79,12 +80,13 @@ export class Trainer extends TrainingStep {
       );
     }
     this.model.busyWith = 'fitDataset';
-    let lock: FolderLock | undefined;
+    let lock: RunLock | undefined;
     try {
       const run = await this.open(data, args);
       warnOfFrozenMatrices(this.model);
       run.callbacks = this.callbacksOf(run);
-      const {outputDir} = run.plan;
+      const {outputDir: path} = run.plan;
+      const outputDir = path === undefined ? undefined : openRunFolder(path);
       if (outputDir !== undefined) {
         await assertSavable(run);
         if (run.plan.plotLoss) await assertCanPlot();
@@ -97,7 +99,7 @@ export class Trainer extends TrainingStep {
       const {totalSteps, firstTrainerStep: firstStep} = run;
       if (outputDir !== undefined) {
         if (await isFinishedRun(outputDir, checkpoint, totalSteps)) {
-          restoreTrainedWeights(this.model, outputDir); // the best ones, if requested
+          await restoreTrainedWeights(this.model, outputDir); // the best ones, if requested
           this.history = run.history;
           return run.history;
         }
@@ -387,12 +389,16 @@ function outputWishes({overwriteOutputDir: overwrite, resumeFromCheckpoint: resu
 }
 
 /** Prepares the folder for a run: removes an earlier run, or marks a resumed one as unfinished. */
-async function begin(run: TrainingRun, outputDir: string, checkpoint: string | undefined): Promise<void> {
+async function begin(
+  run: TrainingRun,
+  outputDir: RunFolder,
+  checkpoint: RunFolder | undefined,
+): Promise<void> {
   if (checkpoint === undefined) {
-    clearOutputFolder(outputDir);
+    await clearOutputFolder(outputDir);
     return;
   }
-  markUnfinished(outputDir);
+  await markUnfinished(outputDir);
   await leaveLaterCheckpoints(run, outputDir, checkpoint);
 }
 

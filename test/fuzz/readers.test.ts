@@ -12,6 +12,7 @@ import {AdamW, loadOptimizer, saveOptimizer} from '../../src/index.ts';
 import {resolveRecipe} from '../../src/tools/recipes/recipe.ts';
 import {parseRecipeText} from '../../src/tools/recipes/recipeSource.ts';
 import {readCheckpoint, writeCheckpoint} from '../../src/training/output/checkpointFolder.ts';
+import {DiskRunFolder} from '../../src/training/output/diskRunFolder.ts';
 import {tinyLlama} from '../models/tinyLlama.ts';
 import {fuzz, type Target} from './fuzz.ts';
 import {type Dice, mutateBytes, mutateJson, mutateText} from './mutate.ts';
@@ -274,8 +275,12 @@ test('an optimizer file: damaged files are read or refused', async () => {
 });
 
 test("a checkpoint's state: damaged files are read or refused", async () => {
-  const checkpoint = await writeCheckpoint(folder, 1, async () => {}, {step: 1, epoch: 0.5, random: [1, 2]});
-  const path = join(checkpoint, 'resume_state.json');
+  const checkpoint = await writeCheckpoint(new DiskRunFolder(folder), 1, async () => {}, {
+    step: 1,
+    epoch: 0.5,
+    random: [1, 2],
+  });
+  const path = checkpoint.pathOf('resume_state.json');
   const state = JSON.parse(readFileSync(path, 'utf8'));
   const target: Target<string> = {
     draw: (dice) => mutateJson(state, dice),

@@ -6,6 +6,7 @@ import {HUB_ID} from '../../data/hub/fetchSnapshot.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import {fetchModelFolder} from '../../data/hub/resolveModelFolder.ts';
 import {checkpointFolder, checkpointSteps} from '../../training/output/checkpointFolder.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 
 const KEY = 'adapter_name_or_path';
 const CONFIG = 'adapter_config.json';
@@ -30,7 +31,7 @@ export async function adapterFolder(
   {key = KEY, ...options}: AdapterFolderOptions = {},
 ): Promise<string> {
   if (isFolder(nameOrPath)) {
-    assertHoldsAdapter(nameOrPath, key);
+    await assertHoldsAdapter(nameOrPath, key);
     return nameOrPath;
   }
   const got = `got no folder at ${resolve(nameOrPath)}`;
@@ -58,18 +59,19 @@ export async function adapterFolder(
 const CHECK_PATH = 'Check the path and the current folder, or train the adapter first.';
 
 /** Returns a run's newest checkpoint that contains an adapter, or undefined if there is none. */
-export function newestAdapterCheckpoint(outputDir: string): string | undefined {
-  return checkpointSteps(outputDir)
-    .map((step) => checkpointFolder(outputDir, step))
-    .filter((folder) => existsSync(join(folder, CONFIG)))
+export async function newestAdapterCheckpoint(outputDir: string): Promise<string | undefined> {
+  const folder = openRunFolder(outputDir);
+  return (await checkpointSteps(folder))
+    .map((step) => checkpointFolder(folder, step).path)
+    .filter((path) => existsSync(join(path, CONFIG)))
     .at(-1);
 }
 
 /** Refuses a folder without an adapter. A run writes its adapter at the end; until then there are only checkpoints. */
-function assertHoldsAdapter(folder: string, key: string): void {
+async function assertHoldsAdapter(folder: string, key: string): Promise<void> {
   if (existsSync(join(folder, CONFIG))) return;
-  const hasCheckpoints = checkpointSteps(folder).length > 0;
-  const checkpoint = newestAdapterCheckpoint(folder);
+  const hasCheckpoints = (await checkpointSteps(openRunFolder(folder))).length > 0;
+  const checkpoint = await newestAdapterCheckpoint(folder);
   const got = hasCheckpoints ? 'checkpoints of an unfinished run' : `no ${CONFIG} in it`;
   const advice =
     checkpoint === undefined

@@ -9,6 +9,7 @@ import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {plotComparison} from '../../training/plots/comparisonPlot.ts';
 import {assertCanPlot} from '../../training/plots/renderPlot.ts';
@@ -86,7 +87,8 @@ export async function evaluateRecipe(
       batchSize: predictOptions.batchSize,
       signal,
     });
-    if (folder !== undefined) writeResults(folder, 'eval', evaluationMetrics(evaluation));
+    if (folder !== undefined)
+      await writeResults(openRunFolder(folder), 'eval', evaluationMetrics(evaluation));
     return {model: description, prediction, evaluation};
   } finally {
     model.dispose();

@@ -35,7 +35,7 @@ export async function trainedRecipe(recipe: Recipe): Promise<Recipe> {
   const isRunning =
     names.some((name) => /^checkpoint-\d+$/.test(name)) && !names.includes('train_results.json');
   if (folder === undefined || isRunning || !names.includes(TRAINED[kind])) {
-    const checkpoint = isRunning && kind === 'adapter' ? newestAdapterCheckpoint(folder!) : undefined;
+    const checkpoint = isRunning && kind === 'adapter' ? await newestAdapterCheckpoint(folder!) : undefined;
     const got = isRunning ? 'checkpoints of an unfinished run' : 'none';
     throw new TfjsLoraError(
       'INVALID_CONFIG',

@@ -1,5 +1,6 @@
 import {checkpointToResume, noCheckpoint} from '../../training/checkpoints/resume.ts';
 import {checkpointSteps} from '../../training/output/checkpointFolder.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import type {OutputWishes, OutputWords} from '../../training/output/outputFolder.ts';
 import type {Recipe} from './recipe.ts';
 
@@ -15,10 +16,11 @@ export const sameRecipeWith: CommandWith = (...overrides) =>
  * `resume_from_checkpoint` is followed if given; otherwise a run with checkpoints is resumed, unless
  * `overwrite_output_dir` is true. A recipe that trains nothing leaves the run as it is.
  */
-export function outputWishes({fit, tasks}: Recipe): OutputWishes {
+export async function outputWishes({fit, tasks}: Recipe): Promise<OutputWishes> {
   const {outputDir: folder, resumeFromCheckpoint, overwriteOutputDir: overwrite} = fit;
   if (!tasks.train) return {resume: true};
-  const resumes = folder !== undefined && !overwrite && checkpointSteps(folder).length > 0;
+  const resumes =
+    folder !== undefined && !overwrite && (await checkpointSteps(openRunFolder(folder))).length > 0;
   return {overwrite, resume: resumeFromCheckpoint ?? (resumes ? true : undefined)};
 }
 
@@ -44,17 +46,19 @@ export function outputWords({path}: Recipe, commandWith: CommandWith): OutputWor
  */
 export async function recipeCheckpoint(recipe: Recipe, commandWith: CommandWith): Promise<string | false> {
   const {tasks, path} = recipe;
-  const {outputDir: folder} = recipe.fit;
-  const {resume} = outputWishes(recipe);
-  if (!tasks.train || !resume || folder === undefined) return false;
+  const {outputDir} = recipe.fit;
+  const {resume} = await outputWishes(recipe);
+  if (!tasks.train || !resume || outputDir === undefined) return false;
+  const folder = openRunFolder(outputDir);
   const isHere = resume === true;
-  const isEmpty = checkpointSteps(folder).length === 0;
+  const isEmpty = (await checkpointSteps(folder)).length === 0;
   const over = isHere && !isEmpty ? ['overwrite_output_dir=true'] : [];
   const begin = commandWith(...over, 'resume_from_checkpoint=false');
   const words = {
     what: `${path} resume_from_checkpoint`,
     advice: ` Correct ${isHere ? 'output_dir' : 'the value'}.\n  To start without a checkpoint: ${begin}`,
   };
-  if (isHere && isEmpty) throw noCheckpoint(folder, words);
-  return (await checkpointToResume({resumeFromCheckpoint: resume, outputDir: folder}, words)) ?? false;
+  if (isHere && isEmpty) throw await noCheckpoint(folder, words);
+  const checkpoint = await checkpointToResume({resumeFromCheckpoint: resume, outputDir}, words);
+  return checkpoint?.path ?? false;
 }

@@ -9,6 +9,7 @@ import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import {joinCluster} from '../../training/cluster/joinCluster.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import {assertOutputFolder, earlierFiles, isFinishedRun} from '../../training/output/outputFolder.ts';
 import {assertPredictable, type PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
@@ -82,9 +83,9 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   let model: TrainableCausalLM | undefined;
   let opened: OpenedReference = {};
   try {
-    const wishes = outputWishes(recipe);
+    const wishes = await outputWishes(recipe);
     if (folder !== undefined && isFirst)
-      await assertOutputFolder(folder, wishes, outputWords(recipe, commandWith));
+      await assertOutputFolder(openRunFolder(folder), wishes, outputWords(recipe, commandWith));
     const resumeFrom = await recipeCheckpoint(recipe, commandWith);
 
     // The data: token ids with labels, and prompts with the expected answers.
@@ -139,13 +140,14 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
 
 /** Describes what is in a training's output folder: files to remove, or a run that is already finished. */
 async function earlierIn(
-  folder: string | undefined,
+  outputDir: string | undefined,
   steps: RunSteps | undefined,
   resumeFrom: string | false,
 ): Promise<Pick<RecipePlan, 'overwrites' | 'isFinished'>> {
-  if (folder === undefined || steps === undefined) return {isFinished: false};
-  if (resumeFrom === false) return {isFinished: false, overwrites: earlierFiles(folder)};
-  return {isFinished: await isFinishedRun(folder, resumeFrom, steps.total)};
+  if (outputDir === undefined || steps === undefined) return {isFinished: false};
+  const folder = openRunFolder(outputDir);
+  if (resumeFrom === false) return {isFinished: false, overwrites: await earlierFiles(folder)};
+  return {isFinished: await isFinishedRun(folder, openRunFolder(resumeFrom), steps.total)};
 }
 
 function assertHasTask({tasks, path}: Recipe): void {

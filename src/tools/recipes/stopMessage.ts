@@ -1,4 +1,5 @@
 import {newestCheckpoint} from '../../training/output/checkpointFolder.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import {trainedRecipe} from './modelInUse.ts';
 import type {CommandWith} from './outputWishes.ts';
 import type {Recipe} from './recipe.ts';
@@ -10,10 +11,10 @@ export type Phase = 'loading' | 'training' | 'evaluation' | 'prediction';
 export async function stopMessage(recipe: Recipe, phase: Phase, commandWith: CommandWith): Promise<string> {
   const {tasks, fit} = recipe;
   if (phase === 'training') {
-    const newest = await newestCheckpoint(fit.outputDir!);
+    const newest = await newestCheckpoint(openRunFolder(fit.outputDir!));
     return newest === undefined
       ? `stopped before anything was saved\n  To start again: ${commandWith()}`
-      : `stopped; ${newest} is saved\n  To resume: ${commandWith('resume_from_checkpoint=true')}`;
+      : `stopped; ${newest.path} is saved\n  To resume: ${commandWith('resume_from_checkpoint=true')}`;
   }
   if (phase === 'loading' || !tasks.train) {
     const when =

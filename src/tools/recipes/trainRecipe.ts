@@ -1,10 +1,11 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
+import type {RunLock} from '../../../quant/folders/runFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
-import type {FolderLock} from '../../training/output/folderLock.ts';
+import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import {holdOutputFolder} from '../../training/output/outputFolder.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {predictDataset} from '../../training/prediction/predictDataset.ts';
@@ -90,13 +91,14 @@ export async function trainRecipe(
     const trained = await modelInUse(recipe);
     return trainRecipe({...trained, tasks: {train: false, evaluate: false, predict: true}}, options);
   }
-  let lock: FolderLock | undefined;
+  let lock: RunLock | undefined;
   let model: TrainableCausalLM | undefined;
   let opened: OpenedReference = {};
   try {
     signal?.throwIfAborted();
     const words = outputWords(recipe, commandWith);
-    if (folder !== undefined && isFirst) lock = await holdOutputFolder(folder, outputWishes(recipe), words);
+    if (folder !== undefined && isFirst)
+      lock = await holdOutputFolder(openRunFolder(folder), await outputWishes(recipe), words);
 
     // The model: its frozen part stored as the recipe says, and what trains in it.
     model = await openBase(recipe, {signal});
@@ -125,7 +127,7 @@ export async function trainRecipe(
       phase = 'evaluation';
       const {batchSize} = prediction;
       const metrics = evaluationMetrics(await model.evaluateDataset(data.validation!, {batchSize, signal}));
-      if (folder !== undefined && isFirst) writeResults(folder, 'eval', metrics);
+      if (folder !== undefined && isFirst) await writeResults(openRunFolder(folder), 'eval', metrics);
       if (isFirst) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }

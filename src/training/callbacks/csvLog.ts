@@ -1,4 +1,4 @@
-import {join} from 'node:path';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {LinesFile} from '../output/linesFile.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
@@ -19,8 +19,8 @@ const COLUMNS = [
 ];
 
 /** Writes `trainer_log.csv`: the log as a table, with an empty cell for each number that a line lacks. */
-export function csvLog(run: TrainingRun, outputDir: string): TrainingCallback {
-  const file = new LinesFile(join(outputDir, 'trainer_log.csv'));
+export function csvLog(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
+  const file = new LinesFile(outputDir, 'trainer_log.csv');
   const {metrics} = run.trainer.loss;
   const columns = [...COLUMNS, ...metrics, ...metrics.map((name) => `eval_${name}`)];
   return {

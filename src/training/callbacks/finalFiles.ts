@@ -1,4 +1,4 @@
-import {resolve} from 'node:path';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {
   assertFiniteWeights,
   restoreTrainedWeights,
@@ -17,27 +17,27 @@ import {evaluationMetrics} from './trainingLog.ts';
  * `{train,eval,all}_results.json` and `trainer_state.json`. An interrupted run writes only `trainer_state.json`. With
  * several ranks, the first one writes.
  */
-export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallback {
+export function finalFiles(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   const {model} = run;
   return {
     onTrainComplete: async () => {
-      const isBest = loadBest(run, outputDir);
-      await assertFiniteWeights(model, `weights in ${resolve(outputDir)}`);
+      const isBest = await loadBest(run, outputDir);
+      await assertFiniteWeights(model, `weights in ${outputDir.fullPath}`);
       const metrics = trainingMetrics(run);
       await run.addLog(metrics);
       const evaluation = await run.validate(run, isBest);
       if (run.isStoppedInEvaluation) return; // the run ends once it is evaluated
       if (!ranks().isFirst) return;
-      await model.tokenizer?.save(outputDir); // before the weights: whoever finds those finds the tokenizer too
+      await model.tokenizer?.save(outputDir.target); // before the weights: whoever finds those finds the tokenizer too
       await saveTrainedWeights(model, outputDir);
       const {epoch, tokensSeen} = run.progress;
       const place = {epoch, num_input_tokens_seen: tokensSeen};
-      writeResults(outputDir, 'train', {...place, ...metrics});
-      if (evaluation) writeResults(outputDir, 'eval', {...place, ...evaluationMetrics(evaluation)});
-      writeTrainerState(run, outputDir);
+      await writeResults(outputDir, 'train', {...place, ...metrics});
+      if (evaluation) await writeResults(outputDir, 'eval', {...place, ...evaluationMetrics(evaluation)});
+      await writeTrainerState(run, outputDir);
     },
-    onTrainEnd: () => {
-      if (run.history.isInterrupted && ranks().isFirst) writeTrainerState(run, outputDir);
+    onTrainEnd: async () => {
+      if (run.history.isInterrupted && ranks().isFirst) await writeTrainerState(run, outputDir);
     },
   };
 }
@@ -47,9 +47,9 @@ export function finalFiles(run: TrainingRun, outputDir: string): TrainingCallbac
  *
  * @returns whether the weights now differ from those of the last step
  */
-function loadBest({model, plan, progress}: TrainingRun, outputDir: string): boolean {
+async function loadBest({model, plan, progress}: TrainingRun, outputDir: RunFolder): Promise<boolean> {
   if (!plan.loadBestModelAtEnd || !progress.best || progress.best.step === progress.step) return false;
-  restoreTrainedWeights(model, checkpointFolder(outputDir, progress.best.step));
+  await restoreTrainedWeights(model, checkpointFolder(outputDir, progress.best.step));
   return true;
 }
 

@@ -1,4 +1,4 @@
-import {join} from 'node:path';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {LinesFile} from '../output/linesFile.ts';
 import type {LogEntry, TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
@@ -7,8 +7,8 @@ import type {TrainingRun} from '../run/trainingRun.ts';
  * Writes LLaMA-Factory's `trainer_log.jsonl`: a line for each line of the log, and a last one without a loss. A resumed
  * run continues the file.
  */
-export function trainerLogFile(run: TrainingRun, outputDir: string): TrainingCallback {
-  const file = new LinesFile(join(outputDir, 'trainer_log.jsonl'));
+export function trainerLogFile(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
+  const file = new LinesFile(outputDir, 'trainer_log.jsonl');
   return {
     onTrainBegin: () => file.open(run.log.length),
     onLog: (entry) => file.append(JSON.stringify(lineOf(run, entry))),

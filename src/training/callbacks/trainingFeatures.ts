@@ -2,6 +2,7 @@ import {checkpoints} from '../checkpoints/checkpoints.ts';
 import {ranks} from '../cluster/ranks.ts';
 import {isInNotebook} from '../notebook/notebookDisplay.ts';
 import {notebookProgress} from '../notebook/notebookProgress.ts';
+import {openRunFolder} from '../output/diskRunFolder.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
@@ -22,7 +23,7 @@ import {trainingLog} from './trainingLog.ts';
  */
 export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[]; after: TrainingCallback[]} {
   const {plan} = run;
-  const {outputDir, verbose, progressStream} = plan;
+  const {verbose, progressStream} = plan;
   const {isFirst, size} = ranks();
   const before = [trainingLog(run), nonFiniteSteps(run)];
   const after: TrainingCallback[] = [];
@@ -30,7 +31,8 @@ export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[];
   if (verbose > 0 && isFirst) before.unshift(...progressOn(progressStream));
   if (plan.earlyStoppingPatience !== undefined)
     before.push(earlyStopping(run, plan.earlyStoppingPatience, plan.earlyStoppingThreshold));
-  if (outputDir !== undefined) {
+  if (plan.outputDir !== undefined) {
+    const outputDir = openRunFolder(plan.outputDir);
     if (isFirst) {
       before.push(trainerLogFile(run, outputDir));
       if (plan.reportTo.includes('csv')) before.push(csvLog(run, outputDir));

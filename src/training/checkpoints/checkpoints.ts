@@ -1,5 +1,5 @@
-import {join} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {warn} from '../../../quant/warn.ts';
 import {ranks} from '../cluster/ranks.ts';
 import {saveOptimizer} from '../optimizers/optimizerFile.ts';
@@ -15,7 +15,7 @@ import {writeTrainerState} from './trainerState.ts';
  * a run is interrupted. A checkpoint has the trained weights, optimizer, `trainer_state.json`, and the state for an
  * exact resumption. With several ranks, the first one writes it.
  */
-export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallback {
+export function checkpoints(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   const {plan} = run;
   let savedStep = run.firstStep;
   const save = async () => {
@@ -40,8 +40,8 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
     if (folder === undefined) return;
     const {saveTotalLimit} = plan;
     const kept = progress.best && plan.loadBestModelAtEnd ? [progress.best.step] : [];
-    if (saveTotalLimit !== undefined) rotateCheckpoints(outputDir, saveTotalLimit, kept);
-    await run.callbacks.emit('onSave', folder, progress.step);
+    if (saveTotalLimit !== undefined) await rotateCheckpoints(outputDir, saveTotalLimit, kept);
+    await run.callbacks.emit('onSave', folder.path, progress.step);
   };
   return {
     onTrainBegin: () => {
@@ -66,10 +66,10 @@ export function checkpoints(run: TrainingRun, outputDir: string): TrainingCallba
   };
 }
 
-async function fill(run: TrainingRun, folder: string): Promise<void> {
+async function fill(run: TrainingRun, folder: RunFolder): Promise<void> {
   await saveTrainedWeights(run.model, folder);
-  await saveOptimizer(run.trainer.optimizer, join(folder, OPTIMIZER_FILE));
-  writeTrainerState(run, folder);
+  await saveOptimizer(run.trainer.optimizer, OPTIMIZER_FILE, folder);
+  await writeTrainerState(run, folder);
 }
 
 /** Remembers the best evaluation: the one with the lowest loss right before a checkpoint. */

@@ -1,6 +1,5 @@
-import {existsSync} from 'node:fs';
-import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {warn} from '../../../quant/warn.ts';
 import {dataFingerprint} from '../../data/batches/dataFingerprint.ts';
@@ -15,6 +14,7 @@ import {
   readCheckpoint,
   setAsideAfter,
 } from '../output/checkpointFolder.ts';
+import {openRunFolder} from '../output/diskRunFolder.ts';
 import type {FitPlan} from '../run/fitArgs.ts';
 import type {RunProgress, TrainingRun} from '../run/trainingRun.ts';
 import {assertRestorable, restoreTrainedWeights} from './trainedWeights.ts';
@@ -71,37 +71,40 @@ const FIT_WORDS: ResumeWords = {
 export async function checkpointToResume(
   {resumeFromCheckpoint: resume, outputDir}: Pick<FitPlan, 'resumeFromCheckpoint' | 'outputDir'>,
   words: ResumeWords = FIT_WORDS,
-): Promise<string | undefined> {
-  if (typeof resume === 'string') {
-    if (isCheckpoint(resume)) return resume;
-    const newest = await newestOf(resume, words);
-    if (newest === undefined) throw noCheckpoint(resume, words);
+): Promise<RunFolder | undefined> {
+  if (resume && resume !== true) {
+    const folder = openRunFolder(resume);
+    if (await isCheckpoint(folder)) return folder;
+    const newest = await newestOf(folder, words);
+    if (newest === undefined) throw await noCheckpoint(folder, words);
     return newest;
   }
   if (!resume || outputDir === undefined) return undefined;
-  const newest = await newestOf(outputDir, words);
+  const folder = openRunFolder(outputDir);
+  const newest = await newestOf(folder, words);
   if (newest === undefined) {
-    warn(`fitDataset: ${resolve(outputDir)} has no checkpoint to resume from; training starts over`);
+    warn(`fitDataset: ${folder.fullPath} has no checkpoint to resume from; training starts over`);
   }
   return newest;
 }
 
 /** Returns the error for a folder without a checkpoint. */
-export function noCheckpoint(folder: string, {what, advice}: ResumeWords): TfjsLoraError {
-  const got = existsSync(folder) ? 'none there' : 'no such folder';
-  const similar = existsSync(folder) ? '' : didYouMeanPath(folder);
+export async function noCheckpoint(folder: RunFolder, {what, advice}: ResumeWords): Promise<TfjsLoraError> {
+  const isThere = await folder.exists();
+  const got = isThere ? 'none there' : 'no such folder';
+  const similar = isThere ? '' : didYouMeanPath(folder.path);
   return new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `${what} ${resolve(folder)}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}${similar}`,
+    `${what} ${folder.fullPath}: expected a checkpoint, or a run that has saved one, got ${got}.${advice}${similar}`,
   );
 }
 
-async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise<string | undefined> {
+async function newestOf(outputDir: RunFolder, {what, advice}: ResumeWords): Promise<RunFolder | undefined> {
   const newest = await newestCheckpoint(outputDir);
-  if (newest !== undefined || checkpointSteps(outputDir).length === 0) return newest;
+  if (newest !== undefined || (await checkpointSteps(outputDir)).length === 0) return newest;
   throw new TfjsLoraError(
     'CORRUPT_FILE',
-    `${what} ${resolve(outputDir)}: expected an intact checkpoint, got only damaged ones.${advice}`,
+    `${what} ${outputDir.fullPath}: expected an intact checkpoint, got only damaged ones.${advice}`,
   );
 }
 
@@ -111,16 +114,16 @@ async function newestOf(outputDir: string, {what, advice}: ResumeWords): Promise
  */
 export async function leaveLaterCheckpoints(
   {plan, progress}: TrainingRun,
-  outputDir: string,
-  from: string,
+  outputDir: RunFolder,
+  from: RunFolder,
 ): Promise<void> {
-  const isHere = resolve(from) === resolve(checkpointFolder(outputDir, progress.step));
-  const moved = setAsideAfter(outputDir, isHere ? progress.step : 0);
-  const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(join(outputDir, after))));
+  const isHere = from.fullPath === checkpointFolder(outputDir, progress.step).fullPath;
+  const moved = await setAsideAfter(outputDir, isHere ? progress.step : 0);
+  const isWhole = await Promise.all(moved.map(([, after]) => isWholeCheckpoint(outputDir.subfolder(after))));
   if (!isWhole.includes(true)) return; // the damaged ones were already reported as skipped
   const limit = plan.saveTotalLimit === undefined ? '' : ', and removed first when new ones are written';
   warn(
-    `${resolve(outputDir)}: training resumes from ${from}, so later checkpoints are renamed: ` +
+    `${outputDir.fullPath}: training resumes from ${from.path}, so later checkpoints are renamed: ` +
       `${moved.map(([before, after]) => `${before} as ${after}`).join(', ')}${limit}`,
   );
 }
@@ -131,13 +134,13 @@ export async function leaveLaterCheckpoints(
  * @throws TfjsLoraError `CORRUPT_FILE`, `FILE_NOT_FOUND`; `INVALID_ARGUMENT` before anything changes when data or
  *   settings would give other batches than the run had
  */
-export async function resume(run: TrainingRun, folder: string): Promise<void> {
+export async function resume(run: TrainingRun, folder: RunFolder): Promise<void> {
   const {optimizer} = run.trainer;
   const state = await assertResumable(run, folder);
   warnOfChanges(run, state, folder);
   const log = await readLog(folder);
-  restoreTrainedWeights(run.model, folder);
-  await loadOptimizer(optimizer, join(folder, OPTIMIZER_FILE));
+  await restoreTrainedWeights(run.model, folder);
+  await loadOptimizer(optimizer, OPTIMIZER_FILE, folder);
   run.progress = state.progress;
   const {position} = run.progress;
   const {batchesPerStep} = run.plan;
@@ -155,18 +158,18 @@ export async function resume(run: TrainingRun, folder: string): Promise<void> {
  *
  * @throws TfjsLoraError as {@link resume}
  */
-export async function assertResumable(run: TrainingRun, folder: string): Promise<ResumeState> {
+export async function assertResumable(run: TrainingRun, folder: RunFolder): Promise<ResumeState> {
   const state = (await readCheckpoint(folder)) as unknown as ResumeState;
   assertSameOrder(orderOf(run), state.order, folder);
   const name = run.trainer.optimizer.getClassName();
   if (state.optimizer.name !== name) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `checkpoint ${resolve(folder)} optimizer: expected ${state.optimizer.name}, got ${name}. ` +
+      `checkpoint ${folder.fullPath} optimizer: expected ${state.optimizer.name}, got ${name}. ` +
         'Call compile() with the optimizer of the run.',
     );
   }
-  assertRestorable(run.model, folder);
+  await assertRestorable(run.model, folder);
   return state;
 }
 
@@ -187,7 +190,7 @@ export function orderOf({plan, data}: TrainingRun): Record<string, unknown> {
 function assertSameOrder(
   ownOrder: Record<string, unknown>,
   earlierOrder: Record<string, unknown>,
-  folder: string,
+  folder: RunFolder,
 ): void {
   const [now, before] = comparableOrders(ownOrder, {ranks: 1, ...earlierOrder});
   for (const [name, value] of Object.entries(before)) {
@@ -196,7 +199,7 @@ function assertSameOrder(
       name === 'data' ? ['the examples of the run', 'other examples'] : [value, now[name]];
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `checkpoint ${resolve(folder)} ${name}: expected ${expected}, got ${got}. A run resumes with its own settings and data. ` +
+      `checkpoint ${folder.fullPath} ${name}: expected ${expected}, got ${got}. A run resumes with its own settings and data. ` +
         'To start another run from its weights, use loadAdapter(folder, {trainable: true}).',
     );
   }
@@ -212,7 +215,7 @@ function comparableOrders(...orders: Record<string, unknown>[]): Record<string, 
   }));
 }
 
-function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): void {
+function warnOfChanges(run: TrainingRun, state: ResumeState, folder: RunFolder): void {
   const config = JSON.stringify(run.trainer.optimizer.getConfig());
   const changes = [
     ...(config === JSON.stringify(state.optimizer.config) ? [] : ["the optimizer's settings"]),
@@ -220,6 +223,6 @@ function warnOfChanges(run: TrainingRun, state: ResumeState, folder: string): vo
   ];
   if (changes.length === 0) return;
   warn(
-    `checkpoint ${resolve(folder)}: ${changes.join(' and ')} changed, so the rest of the run differs from an uninterrupted one`,
+    `checkpoint ${folder.fullPath}: ${changes.join(' and ')} changed, so the rest of the run differs from an uninterrupted one`,
   );
 }

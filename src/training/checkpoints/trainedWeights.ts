@@ -1,13 +1,11 @@
-import {existsSync, rmSync} from 'node:fs';
-import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {PEFT_PREFIX} from '../../../models/peft/peftPrefix.ts';
 import {isOfValueHead, VALUE_HEAD_FILE} from '../../../models/valueHeadFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {SafetensorsFolder} from '../../../quant/folders/safetensorsFolder.ts';
-import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import type {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {toFloat32} from '../../../quant/safetensors/toFloat32.ts';
-import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 
 const ADAPTER = 'adapter_model.safetensors';
@@ -19,18 +17,19 @@ const TRAINED = 'trained_weights.safetensors';
  * When neither would store every trained weight exactly (several adapters, or part of a 16-bit model), or the model
  * supports neither, `trained_weights.safetensors` is written as well.
  */
-export async function saveTrainedWeights(model: TrainableModel, folder: string): Promise<void> {
+export async function saveTrainedWeights(model: TrainableModel, folder: RunFolder): Promise<void> {
   const names = model.activeAdapters ?? [];
   const parameters = model.trainableParameters();
   const besideHead = [...parameters.keys()].filter((key) => !isOfValueHead(key));
-  for (const name of names) await model.saveAdapter?.(names.length > 1 ? join(folder, name) : folder, name);
-  if (names.length === 0) await model.save?.(folder);
+  for (const name of names)
+    await model.saveAdapter?.((names.length > 1 ? folder.subfolder(name) : folder).target, name);
+  if (names.length === 0) await model.save?.(folder.target);
   const isWhole =
     names.length === 1
-      ? onlyAdapter(besideHead) && tensorCount(join(folder, ADAPTER)) === besideHead.length // not if a part is frozen
+      ? onlyAdapter(besideHead) && (await tensorCount(folder)) === besideHead.length // not if a part is frozen
       : names.length === 0 && model.storage === 'float32';
   if (isWhole) {
-    rmSync(join(folder, TRAINED), {force: true}); // from an earlier run
+    await folder.remove(TRAINED); // from an earlier run
     return;
   }
   const tensors = [...parameters].map(([name, variable]) => ({
@@ -39,13 +38,13 @@ export async function saveTrainedWeights(model: TrainableModel, folder: string):
     shape: variable.shape,
     data: () => variable.data() as Promise<Float32Array>,
   }));
-  await writeSafetensors(join(folder, TRAINED), tensors);
+  await folder.writeSafetensors(TRAINED, tensors);
 }
 
 const onlyAdapter = (keys: string[]): boolean => keys.every((key) => key.startsWith(PEFT_PREFIX));
 
-function tensorCount(path: string): number {
-  const file = SafetensorsFile.open(path);
+async function tensorCount(folder: RunFolder): Promise<number> {
+  const file = await folder.openSafetensors(ADAPTER);
   file.close();
   return file.names().length;
 }
@@ -56,15 +55,13 @@ function tensorCount(path: string): number {
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder has other trained
  *   weights
  */
-export function restoreTrainedWeights(model: TrainableModel, folder: string): void {
-  const source = openTrained(model, folder);
+export async function restoreTrainedWeights(model: TrainableModel, folder: RunFolder): Promise<void> {
+  const source = await openTrained(model, folder);
   try {
     assertSameWeights(shapesOf(model), source, folder);
     for (const [name, variable] of model.trainableParameters()) {
-      tf.tidy(() => {
-        const values = toFloat32(source.read(name), source.info(name).dtype, name);
-        variable.assign(tf.tensor(values, variable.shape, 'float32'));
-      });
+      const values = toFloat32(await source.load(name), source.info(name).dtype, name);
+      tf.tidy(() => variable.assign(tf.tensor(values, variable.shape, 'float32')));
     }
   } finally {
     source.close();
@@ -76,8 +73,8 @@ export function restoreTrainedWeights(model: TrainableModel, folder: string): vo
  *
  * @throws TfjsLoraError as {@link restoreTrainedWeights}
  */
-export function assertRestorable(model: TrainableModel, folder: string): void {
-  const source = openTrained(model, folder);
+export async function assertRestorable(model: TrainableModel, folder: RunFolder): Promise<void> {
+  const source = await openTrained(model, folder);
   try {
     assertSameWeights(shapesOf(model), source, folder);
   } finally {
@@ -90,9 +87,9 @@ function shapesOf(model: TrainableModel): Map<string, number[]> {
   return new Map([...model.trainableParameters()].map(([name, {shape}]) => [name, shape]));
 }
 
-function assertSameWeights(expected: Map<string, number[]>, source: TrainedFiles, folder: string): void {
+function assertSameWeights(expected: Map<string, number[]>, source: TrainedFiles, folder: RunFolder): void {
   for (const [name, shape] of expected) {
-    const where = `checkpoint ${resolve(folder)} tensor ${name}`;
+    const where = `checkpoint ${folder.fullPath} tensor ${name}`;
     if (!source.has(name)) {
       throw new TfjsLoraError(
         'MISSING_TENSOR',
@@ -107,7 +104,7 @@ function assertSameWeights(expected: Map<string, number[]>, source: TrainedFiles
   if (extra === undefined) return;
   throw new TfjsLoraError(
     'UNEXPECTED_TENSOR',
-    `checkpoint ${resolve(folder)} tensor ${extra}: the model does not train this weight`,
+    `checkpoint ${folder.fullPath} tensor ${extra}: the model does not train this weight`,
   );
 }
 
@@ -131,8 +128,8 @@ class TrainedFiles {
     return this.fileOf(name).info(name);
   }
 
-  read(name: string): Uint8Array {
-    return this.fileOf(name).read(name);
+  load(name: string): Promise<Uint8Array> {
+    return this.fileOf(name).load(name);
   }
 
   close(): void {
@@ -144,15 +141,16 @@ class TrainedFiles {
   }
 }
 
-function openTrained({valueHead}: TrainableModel, folder: string): TrainedFiles {
-  const at = (name: string) => join(folder, name);
-  if (existsSync(at(TRAINED))) return new TrainedFiles([SafetensorsFile.open(at(TRAINED))], true);
-  const isAdapter = existsSync(at(ADAPTER));
-  const weights = isAdapter ? SafetensorsFile.open(at(ADAPTER)) : SafetensorsFolder.open(folder);
+async function openTrained({valueHead}: TrainableModel, folder: RunFolder): Promise<TrainedFiles> {
+  if (await folder.has(TRAINED)) return new TrainedFiles([await folder.openSafetensors(TRAINED)], true);
+  const isAdapter = await folder.has(ADAPTER);
+  const weights = isAdapter
+    ? await folder.openSafetensors(ADAPTER)
+    : await SafetensorsFolder.fromFolder(folder);
   // The file of a head that does not train is no part of the run's state.
-  const hasHead = existsSync(at(VALUE_HEAD_FILE)) && (valueHead?.trainable ?? true);
+  const hasHead = (await folder.has(VALUE_HEAD_FILE)) && (valueHead?.trainable ?? true);
   return new TrainedFiles(
-    hasHead ? [weights, SafetensorsFile.open(at(VALUE_HEAD_FILE))] : [weights],
+    hasHead ? [weights, await folder.openSafetensors(VALUE_HEAD_FILE)] : [weights],
     isAdapter,
   );
 }

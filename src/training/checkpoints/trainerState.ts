@@ -1,21 +1,23 @@
-import {join} from 'node:path';
-import {readJson} from '../../../models/jsonFile.ts';
-import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {readJsonOf} from '../../../models/jsonFile.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {checkpointFolder} from '../output/checkpointFolder.ts';
+import {openRunFolder} from '../output/diskRunFolder.ts';
 import type {LogEntry} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
 const FILE = 'trainer_state.json';
 
 /** Writes `trainer_state.json` with transformers' keys. */
-export function writeTrainerState(run: TrainingRun, folder: string): void {
+export async function writeTrainerState(run: TrainingRun, folder: RunFolder): Promise<void> {
   const {plan, progress, log, totalSteps, callbacks} = run;
   const {outputDir, epochs, maxSteps} = plan;
   const state: Record<string, unknown> = {
     best_global_step: progress.best?.step ?? null,
     best_metric: progress.best?.loss ?? null,
     best_model_checkpoint:
-      progress.best && outputDir !== undefined ? checkpointFolder(outputDir, progress.best.step) : null,
+      progress.best && outputDir !== undefined
+        ? checkpointFolder(openRunFolder(outputDir), progress.best.step).path
+        : null,
     epoch: progress.epoch,
     eval_steps: plan.evaluationSteps ?? null,
     global_step: progress.step,
@@ -34,12 +36,12 @@ export function writeTrainerState(run: TrainingRun, folder: string): void {
     trial_name: null,
     trial_params: null,
   };
-  writeWhole(join(folder, FILE), `${JSON.stringify(state, null, 2)}\n`);
+  await folder.write(FILE, `${JSON.stringify(state, null, 2)}\n`);
 }
 
 /** Reads the lines of the log from a folder's `trainer_state.json`. */
-export async function readLog(folder: string): Promise<LogEntry[]> {
-  const {log_history} = await readJson(join(folder, FILE));
+export async function readLog(folder: RunFolder): Promise<LogEntry[]> {
+  const {log_history} = await readJsonOf(folder, FILE);
   return log_history as LogEntry[];
 }
 

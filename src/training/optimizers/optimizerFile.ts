@@ -1,8 +1,12 @@
+import {basename, dirname} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
+import type {Folder} from '../../../quant/folders/folder.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
-import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
-import {DEFAULT_METADATA, writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
+import type {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
+import {DEFAULT_METADATA} from '../../../quant/safetensors/writeSafetensors.ts';
 import {NamedStateOptimizer, type StateEntry} from './namedStateOptimizer.ts';
 
 /** The tensor with the number of steps, by TensorFlow.js's name. */
@@ -21,9 +25,14 @@ const DTYPES = {float32: 'F32', int32: 'I32'} as const;
  * our optimizers and TensorFlow.js's own. Writes tensor by tensor: a paged optimizer's state is not brought to the
  * device. The file appears under its name only when complete.
  *
+ * @param folder the folder that `path` names a file of. Default: `path` is one on disk
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a state cannot be written
  */
-export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
+export async function saveOptimizer(
+  optimizer: tf.Optimizer,
+  path: string,
+  folder?: Pick<RunFolder, 'writeSafetensors'>,
+): Promise<void> {
   const entries = await entriesOf(optimizer);
   const tensors = entries.map(({name, shape, dtype, read}) => ({
     name,
@@ -37,7 +46,8 @@ export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Prom
     shape: [],
     data: () => Int32Array.of(optimizer.iterations),
   };
-  await writeSafetensors(path, [counted, ...tensors], {
+  const [place, name] = folder ? [folder, path] : onDisk(path);
+  await place.writeSafetensors(name, [counted, ...tensors], {
     ...DEFAULT_METADATA,
     optimizer: optimizer.getClassName(),
     config: JSON.stringify(optimizer.getConfig()),
@@ -50,14 +60,20 @@ export async function saveOptimizer(optimizer: tf.Optimizer, path: string): Prom
  * continues as the saved one would have. Its settings (learning rate, decay …) stay unchanged. Files of paged and
  * unpaged optimizers are interchangeable; those of 8 and 32 bits are not.
  *
+ * @param folder the folder that `path` names a file of. Default: `path` is one on disk
  * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_ARGUMENT`, `MISSING_TENSOR`, `SHAPE_MISMATCH` when
  *   the file is invalid or does not fit optimizer and variables; the optimizer is unchanged then
  */
-export async function loadOptimizer(optimizer: tf.Optimizer, path: string): Promise<void> {
-  const file = SafetensorsFile.open(path);
+export async function loadOptimizer(
+  optimizer: tf.Optimizer,
+  path: string,
+  folder?: Pick<Folder, 'openSafetensors'>,
+): Promise<void> {
+  const [place, name] = folder ? [folder, path] : onDisk(path);
+  const file = await place.openSafetensors(name);
   try {
     const order = orderOf(file);
-    const iterations = readValues(file, ITERATIONS)[0];
+    const [iterations] = await readValues(file, ITERATIONS);
     const entries = order.map((name): StateEntry => {
       const {dtype, shape} = file.info(name);
       return {
@@ -73,6 +89,11 @@ export async function loadOptimizer(optimizer: tf.Optimizer, path: string): Prom
     file.close();
   }
 }
+
+const onDisk = (path: string): [folder: DiskFolder, name: string] => [
+  new DiskFolder(dirname(path)),
+  basename(path),
+];
 
 async function entriesOf(optimizer: tf.Optimizer): Promise<StateEntry[]> {
   if (optimizer instanceof NamedStateOptimizer) return optimizer.stateEntries();
@@ -152,7 +173,7 @@ function orderOf({path, metadata, tensors}: SafetensorsFile): string[] {
 const compareNames = (a: unknown, b: unknown): number =>
   typeof a === 'string' && typeof b === 'string' ? (a < b ? -1 : Number(a > b)) : 0;
 
-function readValues(file: SafetensorsFile, name: string): Float32Array | Int32Array {
-  const {buffer} = file.read(name);
+async function readValues(file: SafetensorsFile, name: string): Promise<Float32Array | Int32Array> {
+  const {buffer} = await file.load(name);
   return file.info(name).dtype === DTYPES.int32 ? new Int32Array(buffer) : new Float32Array(buffer);
 }

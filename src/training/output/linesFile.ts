@@ -1,11 +1,12 @@
-import {appendFileSync} from 'node:fs';
-import {readFile} from 'node:fs/promises';
-import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
-import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
+import {readText} from '../../../quant/folders/folder.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 
 /** A text file that grows line by line during training. */
 export class LinesFile {
-  constructor(readonly path: string) {}
+  constructor(
+    private readonly folder: RunFolder,
+    private readonly name: string,
+  ) {}
 
   /**
    * Starts the file, or continues it: the first `count` lines stay, which the run's log had when its checkpoint was
@@ -14,14 +15,14 @@ export class LinesFile {
    * @param header first line, which does not count
    */
   async open(count: number, header?: string): Promise<void> {
-    const text = count === 0 ? '' : await readFile(this.path, 'utf8').catch(() => '');
-    const complete = text.split('\n').slice(0, -1);
+    const text = count === 0 ? undefined : await readText(this.folder, this.name).catch(() => undefined);
+    const complete = (text ?? '').split('\n').slice(0, -1);
     const lines = complete.slice(header === undefined ? 0 : 1).slice(0, count);
     if (header !== undefined) lines.unshift(header);
-    writeWhole(this.path, lines.map((line) => `${line}\n`).join(''));
+    await this.folder.write(this.name, lines.map((line) => `${line}\n`).join(''));
   }
 
-  append(line: string): void {
-    onDisk(this.path, 'The lines written so far are intact.', () => appendFileSync(this.path, `${line}\n`));
+  append(line: string): Promise<void> {
+    return this.folder.append(this.name, `${line}\n`);
   }
 }

@@ -1,7 +1,6 @@
-import * as fs from 'node:fs';
-import {dirname, join, resolve} from 'node:path';
-import {readJson} from '../../../models/jsonFile.ts';
+import {readJsonOf} from '../../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder, RunLock} from '../../../quant/folders/runFolder.ts';
 import {warn} from '../../../quant/warn.ts';
 import {
   checkpointFolder,
@@ -11,7 +10,6 @@ import {
   removeCheckpoint,
   removeUnfinished,
 } from './checkpointFolder.ts';
-import {FolderLock} from './folderLock.ts';
 import {SCORED_MODEL_FILE} from './resultFiles.ts';
 
 /** File that a finished run writes, and that is removed when another one begins or this one resumes. */
@@ -44,7 +42,7 @@ const WEIGHT_FILES = ['adapter_config.json', 'config.json', 'trained_weights.saf
 export interface OutputWishes {
   overwrite?: boolean;
   /** `false`, together with `overwrite`, removes an unfinished run too. Undefined: not set. */
-  resume?: boolean | string;
+  resume?: boolean | string | RunFolder;
 }
 
 /** The caller's words for its settings, for errors. */
@@ -71,12 +69,11 @@ export const FIT_WORDS: OutputWords = {
  * @throws TfjsLoraError `INVALID_ARGUMENT`
  */
 export async function assertOutputFolder(
-  outputDir: string,
+  outputDir: RunFolder,
   wishes: OutputWishes,
   words: OutputWords,
 ): Promise<void> {
-  assertWritable(outputDir, words);
-  FolderLock.assertFree(outputDir, `${words.what} ${resolve(outputDir)}`);
+  await outputDir.assertUsable(words.what);
   await assertEarlierRun(outputDir, wishes, words);
 }
 
@@ -86,28 +83,19 @@ export async function assertOutputFolder(
  * @throws TfjsLoraError `INVALID_ARGUMENT` as {@link assertOutputFolder}
  */
 export async function holdOutputFolder(
-  outputDir: string,
+  outputDir: RunFolder,
   wishes: OutputWishes,
   words: OutputWords,
-): Promise<FolderLock> {
+): Promise<RunLock> {
   await assertOutputFolder(outputDir, wishes, words);
-  const lock = take(outputDir, words);
+  const lock = await outputDir.lock(words.what);
   try {
     await assertEarlierRun(outputDir, wishes, words); // again, now that nobody else changes it
-    removeUnfinished(outputDir);
+    await removeUnfinished(outputDir);
     return lock;
   } catch (error) {
     lock.release();
     throw error;
-  }
-}
-
-function take(outputDir: string, words: OutputWords): FolderLock {
-  try {
-    fs.mkdirSync(outputDir, {recursive: true});
-    return FolderLock.take(outputDir, `${words.what} ${resolve(outputDir)}`);
-  } catch (error) {
-    throw error instanceof TfjsLoraError ? error : unwritable(outputDir, words, error);
   }
 }
 
@@ -119,16 +107,15 @@ export interface EarlierFiles {
 }
 
 /** Returns what a new run in the folder removes, if anything. */
-export function earlierFiles(outputDir: string): EarlierFiles | undefined {
-  if (!fs.existsSync(outputDir)) return undefined;
-  const results = resultsIn(outputDir);
-  const trace = latestTrace(outputDir);
+export async function earlierFiles(outputDir: RunFolder): Promise<EarlierFiles | undefined> {
+  const results = await resultsIn(outputDir);
+  const trace = await latestTrace(outputDir);
   if (trace === undefined) {
     return results.length > 0 ? {what: 'results of another model', names: results} : undefined;
   }
-  const names = [...checkpointSteps(outputDir).map((step) => `checkpoint-${step}`), ...results];
+  const names = [...(await checkpointSteps(outputDir)).map((step) => `checkpoint-${step}`), ...results];
   return {
-    what: holdsUnfinished(outputDir) ? 'an unfinished run' : 'a finished run',
+    what: (await holdsUnfinished(outputDir)) ? 'an unfinished run' : 'a finished run',
     names: names.length > 0 ? names : [trace],
   };
 }
@@ -137,26 +124,26 @@ export function earlierFiles(outputDir: string): EarlierFiles | undefined {
  * Removes the files of an earlier run and results of another model when a run begins, with a warning that names them.
  * Earlier weights stay until new ones replace them.
  */
-export function clearOutputFolder(outputDir: string): void {
-  const earlier = earlierFiles(outputDir);
-  if (earlier) warn(`${resolve(outputDir)}: training removes ${earlier.what}: ${earlier.names.join(', ')}`);
-  for (const step of checkpointSteps(outputDir)) removeCheckpoint(outputDir, step);
-  removeAbandoned(outputDir);
-  removeAll(outputDir, [...RUN_FILES, ...resultsIn(outputDir)]);
+export async function clearOutputFolder(outputDir: RunFolder): Promise<void> {
+  const earlier = await earlierFiles(outputDir);
+  if (earlier) warn(`${outputDir.fullPath}: training removes ${earlier.what}: ${earlier.names.join(', ')}`);
+  for (const step of await checkpointSteps(outputDir)) await removeCheckpoint(outputDir, step);
+  await removeAbandoned(outputDir);
+  await removeAll(outputDir, [...RUN_FILES, ...(await resultsIn(outputDir))]);
 }
 
 /** Marks a resumed run as unfinished, and removes results of its earlier model with a warning. */
-export function markUnfinished(outputDir: string): void {
-  if (fs.existsSync(join(outputDir, FINISHED))) {
-    const results = resultsIn(outputDir);
+export async function markUnfinished(outputDir: RunFolder): Promise<void> {
+  if (await outputDir.has(FINISHED)) {
+    const results = await resultsIn(outputDir);
     if (results.length > 0) {
       warn(
-        `${resolve(outputDir)}: training resumes, so the results of the earlier model are removed (${results.join(', ')})`,
+        `${outputDir.fullPath}: training resumes, so the results of the earlier model are removed (${results.join(', ')})`,
       );
     }
-    removeAll(outputDir, [...results, ALL_RESULTS]);
+    await removeAll(outputDir, [...results, ALL_RESULTS]);
   }
-  removeAll(outputDir, [FINISHED]);
+  await outputDir.remove(FINISHED);
 }
 
 /**
@@ -164,71 +151,44 @@ export function markUnfinished(outputDir: string): void {
  * a checkpoint, or when the number of steps is unknown.
  */
 export async function isFinishedRun(
-  outputDir: string,
-  checkpoint: string | undefined,
+  outputDir: RunFolder,
+  checkpoint: RunFolder | undefined,
   totalSteps: number | undefined,
 ): Promise<boolean> {
   if (checkpoint === undefined || totalSteps === undefined) return false;
-  const has = (name: string) => fs.existsSync(join(outputDir, name));
-  const newest = checkpointFolder(outputDir, checkpointSteps(outputDir).at(-1) ?? 0);
-  if (resolve(checkpoint) !== resolve(newest)) return false;
-  if (!has(FINISHED) || !has(STATE) || !WEIGHT_FILES.some(has)) return false;
-  const {global_step, max_steps} = (await readJson(join(outputDir, STATE))) as Record<string, number>;
+  const newest = checkpointFolder(outputDir, (await checkpointSteps(outputDir)).at(-1) ?? 0);
+  if (checkpoint.fullPath !== newest.fullPath) return false;
+  const names = await outputDir.names();
+  if (![FINISHED, STATE].every((name) => names.includes(name))) return false;
+  if (!WEIGHT_FILES.some((name) => names.includes(name))) return false;
+  const {global_step, max_steps} = (await readJsonOf(outputDir, STATE)) as Record<string, number>;
   return max_steps === totalSteps || global_step >= totalSteps; // equal but fewer done: it was stopped early
 }
 
-const resultsIn = (outputDir: string): string[] =>
-  fs
-    .readdirSync(outputDir)
-    .filter((name) => RESULTS.test(name))
-    .sort();
+const resultsIn = async (outputDir: RunFolder): Promise<string[]> =>
+  (await outputDir.names()).filter((name) => RESULTS.test(name)).sort();
 
-function removeAll(outputDir: string, names: readonly string[]): void {
-  for (const name of names) fs.rmSync(join(outputDir, name), {recursive: true, force: true});
+async function removeAll(outputDir: RunFolder, names: readonly string[]): Promise<void> {
+  for (const name of names) await outputDir.remove(name);
 }
 
-const holdsUnfinished = (outputDir: string): boolean =>
-  checkpointSteps(outputDir).length > 0 && !fs.existsSync(join(outputDir, FINISHED));
-
-function assertWritable(outputDir: string, words: OutputWords): void {
-  let existing = resolve(outputDir);
-  while (!fs.existsSync(existing) && dirname(existing) !== existing) existing = dirname(existing);
-  if (!fs.statSync(existing).isDirectory()) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `${words.what} ${resolve(outputDir)}: expected a folder, got a file, ${existing}. Choose another path.`,
-    );
-  }
-  try {
-    fs.accessSync(existing, fs.constants.W_OK | fs.constants.X_OK);
-  } catch (error) {
-    throw unwritable(outputDir, words, error);
-  }
-}
-
-function unwritable(outputDir: string, {what}: OutputWords, cause: unknown): TfjsLoraError {
-  return new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `${what} ${resolve(outputDir)}: expected a writable folder, got: ${(cause as Error).message}. ` +
-      'Choose another folder, or change its permissions.',
-    {cause},
-  );
-}
+const holdsUnfinished = async (outputDir: RunFolder): Promise<boolean> =>
+  (await checkpointSteps(outputDir)).length > 0 && !(await outputDir.has(FINISHED));
 
 async function assertEarlierRun(
-  outputDir: string,
+  outputDir: RunFolder,
   {overwrite = false, resume}: OutputWishes,
   {what, advice}: OutputWords,
 ): Promise<void> {
   const isToGoOn = resume !== undefined && resume !== false;
-  const isUnfinished = holdsUnfinished(outputDir);
+  const isUnfinished = await holdsUnfinished(outputDir);
   const isToGo = overwrite && (!isUnfinished || resume === false);
-  const found = latestTrace(outputDir);
+  const found = await latestTrace(outputDir);
   if (isToGoOn || isToGo || found === undefined) return;
   const canGoOn = (await newestCheckpoint(outputDir)) !== undefined;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what} ${resolve(outputDir)}: expected no ${isUnfinished ? 'unfinished' : 'earlier'} run in it, got ${found}.` +
+    `${what} ${outputDir.fullPath}: expected no ${isUnfinished ? 'unfinished' : 'earlier'} run in it, got ${found}.` +
       advice({canGoOn, isUnfinished}),
   );
 }
@@ -237,8 +197,9 @@ async function assertEarlierRun(
  * Returns the newest checkpoint, or else a file of a finished run; undefined if a run was stopped before it saved
  * anything.
  */
-function latestTrace(outputDir: string): string | undefined {
-  const step = checkpointSteps(outputDir).at(-1);
+async function latestTrace(outputDir: RunFolder): Promise<string | undefined> {
+  const step = (await checkpointSteps(outputDir)).at(-1);
   if (step !== undefined) return `checkpoint-${step}`;
-  return [...WEIGHT_FILES, FINISHED].find((name) => fs.existsSync(join(outputDir, name)));
+  const names = await outputDir.names();
+  return [...WEIGHT_FILES, FINISHED].find((name) => names.includes(name));
 }

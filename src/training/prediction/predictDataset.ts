@@ -1,5 +1,3 @@
-import {mkdir} from 'node:fs/promises';
-import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {type GenerativeModel, generateIds} from '../../../models/generation/generate.ts';
 import {
@@ -10,12 +8,13 @@ import {
 
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
-import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {show} from '../../../quant/show.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
 import {ranks} from '../cluster/ranks.ts';
 import {jiebaWords} from '../metrics/jiebaWords.ts';
+import {openRunFolder} from '../output/diskRunFolder.ts';
 import {writeResults} from '../output/resultFiles.ts';
 import {type Prediction, type PredictionScores, scoreMetrics, scorePredictions} from './predictionScores.ts';
 import {type PredictionData, readPrompts} from './readPrompts.ts';
@@ -35,7 +34,7 @@ export interface PredictOptions extends Omit<GenerationConfig, 'otherKeys'> {
   /** Whether special tokens such as `<|eot_id|>` are left out of the answers. Default true. */
   skipSpecialTokens?: boolean;
   /** Folder for `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default: not written. */
-  outputDir?: string;
+  outputDir?: string | RunFolder;
   /**
    * When aborted, the prediction ends after the current token with the signal's reason as an error, writing nothing.
    */
@@ -98,7 +97,7 @@ export async function predictDataset(
   assertKnownOptions('predictDataset', options, PREDICT_OPTIONS);
   const {batchSize = 8, skipSpecialTokens = true, onProgress, signal: own, ...others} = options;
   const {outputDir: folder, ...generation} = others;
-  const outputDir = ranks().isFirst ? folder : undefined;
+  const outputDir = ranks().isFirst && folder !== undefined ? openRunFolder(folder) : undefined;
   const signal = ranks().agreed(own);
   const tokenizer = requireTokenizer(model);
   const measured = measureMemory(model);
@@ -109,7 +108,7 @@ export async function predictDataset(
     const before = predictions.length;
     await assertPredictable(model, prompts, options, before);
     if (before === 0) {
-      if (outputDir !== undefined) await mkdir(outputDir, {recursive: true});
+      await outputDir?.create();
       started = performance.now();
     }
     progress.total += prompts.length;
@@ -143,11 +142,11 @@ export async function predictDataset(
     }
   }
 
-  if (outputDir !== undefined) writePredictions(outputDir, predictions);
+  if (outputDir !== undefined) await writePredictions(outputDir, predictions);
   const scores = await scorePredictions(predictions);
   const {newTokens, seconds} = progress;
   const metrics = {...scoreMetrics(scores), ...speedMetrics(seconds, predictions.length, steps)};
-  if (outputDir !== undefined) writeResults(outputDir, 'predict', metrics);
+  if (outputDir !== undefined) await writeResults(outputDir, 'predict', metrics);
   return {predictions, scores, metrics, newTokens, seconds, peakBytes: measured.peakBytes()};
 }
 
@@ -243,11 +242,11 @@ function speedMetrics(seconds: number, samples: number, steps: number): Record<s
 }
 
 /** Writes `generated_predictions.jsonl` as LLaMA-Factory does. */
-function writePredictions(folder: string, predictions: readonly Prediction[]): void {
+async function writePredictions(folder: RunFolder, predictions: readonly Prediction[]): Promise<void> {
   const lines = predictions.map(({prompt, predict, label}) => {
     // Python's json.dumps puts a space after commas and colons.
     const [first, second, third] = [prompt, predict, label].map((text) => JSON.stringify(text));
     return `{"prompt": ${first}, "predict": ${second}, "label": ${third}}\n`;
   });
-  writeWhole(join(folder, 'generated_predictions.jsonl'), lines.join(''));
+  await folder.write('generated_predictions.jsonl', lines.join(''));
 }

@@ -1,4 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import type {RecordData} from '../../data/records/trainingRecord.ts';
@@ -56,8 +57,11 @@ export interface FitArgs {
   /** Id of the padding token. Default: the model's, or else 0. */
   padTokenId?: number;
 
-  /** Folder for the run's checkpoints, logs, results and weights. Default: none, nothing is written. */
-  outputDir?: string;
+  /**
+   * Folder for the run's checkpoints, logs, results and weights: a path on disk, or in a browser a `StorageFolder` of
+   * `tfjs-lora/browser`. Default: none, nothing is written.
+   */
+  outputDir?: string | RunFolder;
   /**
    * Whether to remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false`, an unfinished one
    * too. Default false: an earlier run is an error, unless it was stopped before it saved anything.
@@ -83,7 +87,7 @@ export interface FitArgs {
    * Checkpoint to resume from: its folder, or an output folder, which selects its newest whole checkpoint; `true`
    * selects the newest in `outputDir`. Default: training starts from the beginning.
    */
-  resumeFromCheckpoint?: boolean | string;
+  resumeFromCheckpoint?: boolean | string | RunFolder;
   /** Additional logs to write. Default: none. */
   reportTo?: ReportTarget | ReportTarget[];
   /** Whether to write `training_loss` and `training_eval_loss` as PNG and SVG at the end. Default false. */

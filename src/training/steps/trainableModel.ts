@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {BusyModel} from '../../../models/assertIdle.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
+import type {FolderTarget} from '../../../quant/folders/openFolder.ts';
 import type {LossModel} from '../losses/trainingLoss.ts';
 
 /** The part of a model that the trainer needs; every `CausalLM` has it. */
@@ -28,9 +29,9 @@ export interface TrainableModel extends BusyModel, LossModel {
   /** The value head, if the model has one. */
   readonly valueHead?: {readonly trainable: boolean};
   /** Writes a PEFT folder. */
-  saveAdapter?(folder: string, adapterName?: string): Promise<void>;
+  saveAdapter?(folder: FolderTarget, adapterName?: string): Promise<void>;
   /** Writes a Hugging Face folder, with its matrices as `storage` says. */
-  save?(folder: string): Promise<unknown>;
+  save?(folder: FolderTarget): Promise<unknown>;
   readonly storage?: string;
   readonly tokenizer?: Tokenizer;
   countParams?(): number;

@@ -1,7 +1,9 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
+import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {checkpointFolder, writeCheckpoint} from '../../../src/training/output/checkpointFolder.ts';
+import {DiskRunFolder} from '../../../src/training/output/diskRunFolder.ts';
 import {LinesFile} from '../../../src/training/output/linesFile.ts';
 import {temporaryFolder} from '../../quant/safetensors/temporaryFolder.ts';
 
@@ -56,18 +58,19 @@ test.each([
 
 test('a checkpoint: its file and the last whole checkpoint are named', async () => {
   const path = temporaryFolder();
-  const fill = (folder: string) => new DiskFolder(folder).writeSafetensors('weights.safetensors', tensor(1));
+  const outputDir = new DiskRunFolder(path);
+  const fill = (folder: RunFolder) => folder.writeSafetensors('weights.safetensors', tensor(1));
   room = 1;
-  await expect(writeCheckpoint(path, 4, fill, {})).rejects.toMatchObject({
+  await expect(writeCheckpoint(outputDir, 4, fill, {})).rejects.toMatchObject({
     code: 'DISK_FULL',
     message: expect.stringContaining('No checkpoint was written before it. Free some space and run again.'),
   });
   expect(readdirSync(path)).toEqual([]);
   room = Number.POSITIVE_INFINITY;
-  await writeCheckpoint(path, 4, fill, {});
+  await writeCheckpoint(outputDir, 4, fill, {});
   room = 1;
-  const [whole, full] = [4, 8].map((step) => checkpointFolder(path, step));
-  await expect(writeCheckpoint(path, 8, fill, {})).rejects.toMatchObject({
+  const [whole, full] = [4, 8].map((step) => checkpointFolder(outputDir, step).path);
+  await expect(writeCheckpoint(outputDir, 8, fill, {})).rejects.toMatchObject({
     code: 'DISK_FULL',
     message:
       `checkpoint ${full}: no space on the disk for ${join(full, 'weights.safetensors')}. ` +
@@ -77,13 +80,14 @@ test('a checkpoint: its file and the last whole checkpoint are named', async () 
 });
 
 test('a log: the lines so far are kept', async () => {
-  const path = join(temporaryFolder(), 'log.jsonl');
-  const log = new LinesFile(path);
+  const folder = new DiskRunFolder(temporaryFolder());
+  const path = folder.pathOf('log.jsonl');
+  const log = new LinesFile(folder, 'log.jsonl');
   await log.open(0);
-  log.append('first');
+  await log.append('first');
   room = 0;
-  expect(() => log.append('second')).toThrow(
-    `${path}: expected room on its disk, got none (ENOSPC). The lines written so far are intact. Free some space and try again.`,
+  await expect(log.append('second')).rejects.toThrow(
+    `${path}: expected room on its disk, got none (ENOSPC). What was written so far is intact. Free some space and try again.`,
   );
   expect(readFileSync(path, 'utf8')).toBe('first\n');
 });

@@ -9,6 +9,7 @@ import {
   type TrainingHistory,
 } from '../../../src/index.ts';
 import {clock} from '../../../src/training/callbacks/trainerLogFile.ts';
+import {DiskRunFolder} from '../../../src/training/output/diskRunFolder.ts';
 import {writeResults} from '../../../src/training/output/resultFiles.ts';
 import {smoothedLosses} from '../../../src/training/plots/lossPlot.ts';
 import {BigramModel} from './bigramModel.ts';
@@ -145,7 +146,7 @@ describe('an output folder', () => {
     });
   });
 
-  test('has results, sorted, apart and together', () => {
+  test('has results, sorted, apart and together', async () => {
     const [train, evaluation, all] = ['train', 'eval', 'all'].map((split) =>
       readJson(outputDir, `${split}_results.json`),
     );
@@ -157,7 +158,7 @@ describe('an output folder', () => {
     expect(train.train_samples_per_second * train.train_runtime).toBeCloseTo(14, 6);
     expect(evaluation.eval_loss).toBe(history.evaluations.at(-1)?.loss);
     expect(evaluation.eval_perplexity).toBeCloseTo(Math.exp(evaluation.eval_loss), 10);
-    writeResults(outputDir, 'predict', {'predict_bleu-4': 3});
+    await writeResults(new DiskRunFolder(outputDir), 'predict', {'predict_bleu-4': 3});
     expect(readJson(outputDir, 'all_results.json')).toEqual({...all, 'predict_bleu-4': 3});
     expect(readFileSync(join(outputDir, 'train_results.json'), 'utf8')).toMatch(/^\{\n {4}"epoch": 2,\n/);
   });

@@ -4,6 +4,7 @@ import * as fc from 'fast-check';
 import {type FitArgs, type LogEntry, Trainer} from '../../../src/index.ts';
 import {crc32c, maskedCrc32c} from '../../../src/training/callbacks/tensorBoard/crc32c.ts';
 import {EventFile, framed} from '../../../src/training/callbacks/tensorBoard/eventFile.ts';
+import {DiskRunFolder} from '../../../src/training/output/diskRunFolder.ts';
 import {varintField} from '../../../src/training/protobuf/protobuf.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
@@ -127,11 +128,12 @@ test('everything written can be read', () => {
   );
 });
 
-test('an event file has its version, then scalars', () => {
-  const file = new EventFile(pathOf('alone'), 0, 1_700_000_000_500);
-  file.addScalars(300, {'train/loss': 1.5, 'über/µ': -0.25}, 1_700_000_001_000);
-  expect(file.path).toMatch(/alone\/events\.out\.tfevents\.1700000000\..+\.0$/);
-  expect(readEvents(file.path)).toEqual([
+test('an event file has its version, then scalars', async () => {
+  const folder = new DiskRunFolder(pathOf('alone'));
+  const file = await EventFile.start(folder, 0, 1_700_000_000_500);
+  await file.addScalars(300, {'train/loss': 1.5, 'über/µ': -0.25}, 1_700_000_001_000);
+  expect(file.name).toMatch(/^events\.out\.tfevents\.1700000000\..+\.0$/);
+  expect(readEvents(folder.pathOf(file.name))).toEqual([
     {wallTime: 1_700_000_000.5, step: 0, version: 'brain.Event:2'},
     {wallTime: 1_700_000_001, step: 300, scalars: {'train/loss': 1.5, 'über/µ': -0.25}},
   ]);

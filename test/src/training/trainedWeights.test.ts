@@ -4,13 +4,15 @@ import * as tf from '@tensorflow/tfjs';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {Llama} from '../../../src/index.ts';
 import {restoreTrainedWeights, saveTrainedWeights} from '../../../src/training/checkpoints/trainedWeights.ts';
+import {DiskRunFolder} from '../../../src/training/output/diskRunFolder.ts';
 import {inFolder, tinyConfig} from '../../models/tinyLlama.ts';
 
 const FIXTURES = 'test/parity/loading/fixtures';
 
 // Each has a tensor that does not train: MiCA's B, and another output head.
 test.each(['init-mica', 'head-changed'])('a run on %s can be resumed', (name) =>
-  inFolder(async (folder) => {
+  inFolder(async (path) => {
+    const folder = new DiskRunFolder(path);
     await tf.setBackend('cpu');
     const restoreHandler = setWarningHandler(() => {});
     const model = await Llama.fromPretrained(join(FIXTURES, 'base'));
@@ -19,18 +21,19 @@ test.each(['init-mica', 'head-changed'])('a run on %s can be resumed', (name) =>
     const values = () => [...model.trainableParameters().values()].map((weight) => [...weight.dataSync()]);
     const trained = values();
     await saveTrainedWeights(model, folder);
-    expect(existsSync(join(folder, 'trained_weights.safetensors'))).toBe(true);
+    expect(existsSync(join(path, 'trained_weights.safetensors'))).toBe(true);
     tf.tidy(() => {
       for (const weight of model.trainableParameters().values()) weight.assign(tf.ones(weight.shape));
     });
-    restoreTrainedWeights(model, folder);
+    await restoreTrainedWeights(model, folder);
     expect(values()).toEqual(trained);
     model.dispose();
   }),
 );
 
 test.each([true, false])('a value head is saved and restored beside an adapter: %s', (isAdapted) =>
-  inFolder(async (folder) => {
+  inFolder(async (path) => {
+    const folder = new DiskRunFolder(path);
     await tf.setBackend('cpu');
     const model = Llama.fromConfig(tinyConfig, {seed: 1});
     if (isAdapted) model.applyLoRA({rank: 2});
@@ -38,16 +41,18 @@ test.each([true, false])('a value head is saved and restored beside an adapter: 
     const values = () => [...model.trainableParameters().values()].map((weight) => [...weight.dataSync()]);
     const trained = values();
     await saveTrainedWeights(model, folder);
-    expect(existsSync(join(folder, 'value_head.safetensors'))).toBe(true);
-    expect(existsSync(join(folder, 'trained_weights.safetensors'))).toBe(false);
+    expect(existsSync(join(path, 'value_head.safetensors'))).toBe(true);
+    expect(existsSync(join(path, 'trained_weights.safetensors'))).toBe(false);
     tf.tidy(() => {
       for (const weight of model.trainableParameters().values()) weight.assign(tf.ones(weight.shape));
     });
-    restoreTrainedWeights(model, folder);
+    await restoreTrainedWeights(model, folder);
     expect(values()).toEqual(trained);
     model.removeValueHead();
     if (isAdapted)
-      expect(() => restoreTrainedWeights(model, folder)).toThrow('the model does not train this weight');
+      await expect(restoreTrainedWeights(model, folder)).rejects.toThrow(
+        'the model does not train this weight',
+      );
     model.dispose();
   }),
 );

@@ -1,7 +1,5 @@
-import * as fs from 'node:fs';
 import {hostname} from 'node:os';
-import {join} from 'node:path';
-import {onDisk} from '../../../../quant/safetensors/diskErrors.ts';
+import type {RunFolder} from '../../../../quant/folders/runFolder.ts';
 import {bytesField, doubleField, floatField, message, varintField} from '../../protobuf/protobuf.ts';
 import {maskedCrc32c} from './crc32c.ts';
 
@@ -17,7 +15,10 @@ const START = 1;
  * message and its checksum.
  */
 export class EventFile {
-  readonly path: string;
+  private constructor(
+    private readonly folder: RunFolder,
+    readonly name: string,
+  ) {}
 
   /**
    * Starts a new file in a folder; TensorBoard reads all files of a folder as one run.
@@ -25,44 +26,40 @@ export class EventFile {
    * @param firstStep step from which events in earlier files are void, because a resumed run repeats those steps.
    *   Default 0
    */
-  constructor(folder: string, firstStep = 0, now = Date.now()) {
-    fs.mkdirSync(folder, {recursive: true});
+  static async start(folder: RunFolder, firstStep = 0, now = Date.now()): Promise<EventFile> {
+    await folder.create();
     const stamp = `${Math.floor(now / 1000)}.${hostname()}`;
-    const count = fs.readdirSync(folder).filter((name) => name.startsWith('events.out.tfevents.')).length;
-    this.path = join(folder, `events.out.tfevents.${stamp}.${count}`);
-    this.write(now, 0, bytesField(EVENT.fileVersion, 'brain.Event:2'));
-    if (firstStep > 0)
-      this.write(
-        now,
-        firstStep,
-        bytesField(EVENT.sessionLog, message(varintField(SESSION_LOG.status, START))),
-      );
+    const count = (await folder.names()).filter((name) => name.startsWith('events.out.tfevents.')).length;
+    const file = new EventFile(folder, `events.out.tfevents.${stamp}.${count}`);
+    await file.write(now, 0, bytesField(EVENT.fileVersion, 'brain.Event:2'));
+    if (firstStep > 0) {
+      const start = message(varintField(SESSION_LOG.status, START));
+      await file.write(now, firstStep, bytesField(EVENT.sessionLog, start));
+    }
+    return file;
   }
 
   /** Adds numbers measured at a step, by their tags. */
-  addScalars(step: number, scalars: Record<string, number>, now = Date.now()): void {
+  addScalars(step: number, scalars: Record<string, number>, now = Date.now()): Promise<void> {
     const values = Object.entries(scalars).map(([tag, value]) =>
       bytesField(SUMMARY.value, message(bytesField(VALUE.tag, tag), floatField(VALUE.simpleValue, value))),
     );
-    this.write(now, step, bytesField(EVENT.summary, message(...values)));
+    return this.write(now, step, bytesField(EVENT.summary, message(...values)));
   }
 
-  private write(now: number, step: number, what: Uint8Array): void {
+  private async write(now: number, step: number, what: Uint8Array): Promise<void> {
     const event = message(doubleField(EVENT.wallTime, now / 1000), varintField(EVENT.step, step), what);
-    onDisk(this.path, 'The events written so far are intact.', () =>
-      fs.appendFileSync(this.path, framed(event)),
-    );
+    await this.folder.append(this.name, framed(event));
   }
 }
 
 /** Frames data as a TFRecord. */
 export function framed(data: Uint8Array): Uint8Array {
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(data.length));
-  const checksum = (bytes: Uint8Array) => {
-    const word = Buffer.alloc(4);
-    word.writeUInt32LE(maskedCrc32c(bytes));
-    return word;
-  };
-  return Buffer.concat([length, checksum(length), data, checksum(data)]);
+  const record = new Uint8Array(data.length + 16);
+  const view = new DataView(record.buffer);
+  view.setBigUint64(0, BigInt(data.length), true);
+  view.setUint32(8, maskedCrc32c(record.subarray(0, 8)), true);
+  record.set(data, 12);
+  view.setUint32(12 + data.length, maskedCrc32c(data), true);
+  return record;
 }

@@ -1,18 +1,18 @@
-import {join} from 'node:path';
+import type {RunFolder} from '../../../../quant/folders/runFolder.ts';
 import type {TrainingCallback} from '../../run/callbacks.ts';
 import type {TrainingRun} from '../../run/trainingRun.ts';
 import {EventFile} from './eventFile.ts';
 
 /** Writes the log to `runs/` as TensorBoard event files, with transformers' tags: `train/loss`, `eval/loss`. */
-export function tensorBoardLog(run: TrainingRun, outputDir: string): TrainingCallback {
+export function tensorBoardLog(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   let file: EventFile | undefined;
   return {
-    onTrainBegin: () => {
-      file = new EventFile(join(outputDir, 'runs'), run.firstStep > 0 ? run.firstStep + 1 : 0);
+    onTrainBegin: async () => {
+      file = await EventFile.start(outputDir.subfolder('runs'), run.firstStep > 0 ? run.firstStep + 1 : 0);
     },
-    onLog: ({step, ...numbers}) => {
+    onLog: async ({step, ...numbers}) => {
       const tagged = Object.entries(numbers).map(([name, value]) => [tagOf(name), value]);
-      file?.addScalars(step, Object.fromEntries(tagged));
+      await file?.addScalars(step, Object.fromEntries(tagged));
     },
   };
 }
