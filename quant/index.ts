@@ -53,8 +53,9 @@ export {
   unpackRowsInto,
   wordsPerRow,
 } from './float16.ts';
-export type {Folder} from './folders/folder.ts';
+export type {Folder, WritableFolder} from './folders/folder.ts';
 export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
+export type {RunFolder, RunLock, StoredFile} from './folders/runFolder.ts';
 export {SafetensorsFolder} from './folders/safetensorsFolder.ts';
 export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
 export {
