@@ -7,7 +7,7 @@ import {
   serializeInitializer,
   toInitializer,
 } from './initializer.ts';
-import type {LoRADense} from './loraDense.ts';
+import type {LoRACallArgs, LoRADense} from './loraDense.ts';
 import {
   flatten,
   LAYER_OPTIONS,
@@ -17,6 +17,7 @@ import {
   onlyShape,
   unflatten,
 } from './moduleLayer.ts';
+import {backendTraits} from './ops/backendTraits.ts';
 import {swiGLU} from './ops/swiGLU.ts';
 import {TransposedDense} from './transposedDense.ts';
 
@@ -85,18 +86,31 @@ export class SwiGLU extends ModuleLayer {
     return onlyShape(inputShape);
   }
 
-  override call(
-    inputs: tf.Tensor | tf.Tensor[],
-    {isUnread, ...kwargs}: {isUnread?: boolean} = {},
-  ): tf.Tensor {
+  override call(inputs: tf.Tensor | tf.Tensor[], {isUnread, ...kwargs}: LoRACallArgs = {}): tf.Tensor {
     return tf.tidy(() => {
       const input = onlyInput(inputs); // [..., C]
       const x = flatten(input, input.shape.at(-1) as number); // [N, C], once for all three
-      const gate = this.gate_proj.apply(x, kwargs) as tf.Tensor; // [N, intermediateSize]
-      const up = this.up_proj.apply(x, kwargs) as tf.Tensor;
-      const y = this.down_proj.apply(swiGLU(gate, up), {...kwargs, isUnread}); // [N, C]
-      return unflatten(y as tf.Tensor2D, input); // [..., C]
+      const [rows] = x.shape;
+      const most = Math.max(1, Math.floor(backendTraits().maxTensorBytes / (4 * this.intermediateSize)));
+      const parts: tf.Tensor2D[] = [];
+      for (let row = 0; row < rows; row += most) {
+        const part = rows <= most ? x : x.slice([row, 0], [Math.min(most, rows - row), -1]);
+        parts.push(this.computeRows(part, {...kwargs, isUnread}, row));
+      }
+      return unflatten(parts.length === 1 ? parts[0] : (tf.concat(parts) as tf.Tensor2D), input); // [..., C]
     });
+  }
+
+  /**
+   * Computes some rows, `[n, C]`.
+   *
+   * @param row index of the first one, so that dropout's masks differ
+   */
+  private computeRows(x: tf.Tensor2D, {isUnread, seed, ...kwargs}: LoRACallArgs, row: number): tf.Tensor2D {
+    const own = {...kwargs, seed: seed === undefined ? undefined : seed + row};
+    const gate = this.gate_proj.apply(x, own) as tf.Tensor; // [n, intermediateSize]
+    const up = this.up_proj.apply(x, own) as tf.Tensor;
+    return this.down_proj.apply(swiGLU(gate, up), {...own, isUnread}) as tf.Tensor2D; // [n, C]
   }
 
   override getConfig(): tf.serialization.ConfigDict {

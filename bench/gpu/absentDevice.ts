@@ -1,9 +1,13 @@
+import {GUARANTEED_LIMITS} from './guaranteedLimits.ts';
+
 /**
  * A WebGPU device that computes nothing and reads back zeros. It shows what a step allocates on a card, and the time it
- * takes on the host, without a card. It reports the features of an NVIDIA card.
+ * takes on the host, without a card. It refuses larger buffers and more bindings than its limits allow.
+ *
+ * @param isSmall whether it has the guaranteed limits and no features. By default, it has those of an NVIDIA card
  */
-export function installAbsentDevice(): void {
-  const device = absentDevice();
+export function installAbsentDevice(isSmall: boolean): void {
+  const device = isSmall ? absentDevice(GUARANTEED_LIMITS, []) : absentDevice(NVIDIA_LIMITS, NVIDIA_FEATURES);
   const adapter = {
     features: device.features,
     limits: device.limits,
@@ -50,7 +54,15 @@ class AbsentBuffer {
 
 class AbsentTexture {}
 
-function absentDevice() {
+const NVIDIA_FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
+const NVIDIA_LIMITS: typeof GUARANTEED_LIMITS = {
+  ...GUARANTEED_LIMITS,
+  ...{maxBufferSize: 2 ** 40, maxStorageBufferBindingSize: 2 ** 31 - 4, maxStorageBuffersPerShaderStage: 16},
+  ...{maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024},
+  ...{maxComputeWorkgroupSizeX: 1024, maxComputeWorkgroupSizeY: 1024},
+};
+
+function absentDevice(limits: typeof GUARANTEED_LIMITS, features: string[]) {
   const nothing = () => {};
   const pass = {setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing};
   const encoder = {
@@ -61,25 +73,24 @@ function absentDevice() {
   };
   const pipeline = {getBindGroupLayout: () => ({})};
   return {
-    features: new Set(['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix']),
-    limits: {
-      ...{
-        maxBufferSize: 2 ** 40,
-        maxStorageBufferBindingSize: 2 ** 31 - 4,
-        maxUniformBufferBindingSize: 65536,
-      },
-      ...{maxStorageBuffersPerShaderStage: 16, maxComputeWorkgroupStorageSize: 49152},
-      ...{maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupsPerDimension: 65535},
-      ...{maxComputeWorkgroupSizeX: 1024, maxComputeWorkgroupSizeY: 1024, maxComputeWorkgroupSizeZ: 64},
-      ...{minUniformBufferOffsetAlignment: 256, minStorageBufferOffsetAlignment: 256},
-    },
+    features: new Set(features),
+    limits,
     lost: new Promise(nothing),
     queue: {submit: nothing, writeBuffer: nothing, onSubmittedWorkDone: async () => {}},
-    createBuffer: ({size, usage}: {size: number; usage: number}) => new AbsentBuffer(size, usage),
+    createBuffer: ({size, usage}: {size: number; usage: number}) => {
+      if (size > limits.maxBufferSize) throw new Error(`a buffer of ${size} bytes`);
+      return new AbsentBuffer(size, usage);
+    },
     createShaderModule: () => ({}),
     createComputePipeline: () => pipeline,
     createComputePipelineAsync: async () => pipeline,
-    createBindGroup: () => ({}),
+    createBindGroup: ({entries}: {entries: {resource: {buffer: AbsentBuffer; size?: number}}[]}) => {
+      const bound = entries.map(({resource}) => resource).filter(({buffer}) => buffer.usage & 128);
+      const largest = Math.max(...bound.map(({buffer, size = buffer.size}) => size));
+      if (largest > limits.maxStorageBufferBindingSize) throw new Error(`a binding of ${largest} bytes`);
+      if (bound.length > limits.maxStorageBuffersPerShaderStage) throw new Error(`${bound.length} buffers`);
+      return {};
+    },
     createBindGroupLayout: () => ({}),
     createPipelineLayout: () => ({}),
     createCommandEncoder: () => encoder,

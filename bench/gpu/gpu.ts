@@ -290,7 +290,7 @@ async function onSeveralCards(): Promise<void> {
 async function main(): Promise<void> {
   if (processes > 1 && !clusterPlace(process.env)) return onSeveralCards();
   const {rank: place} = await joinCluster({timeout: 120});
-  if (options.device === 'none') installAbsentDevice();
+  if (options.device !== 'best') installAbsentDevice(options.device === 'small');
   if (options.only === 'check') process.env.NVIDIA_TF32_OVERRIDE ??= '0'; // results are compared with float32
   const report = await useBackend(backend, {computeDtype, ...(backend === 'webgpu' && {tune: options.tune})});
   if (place === 0) console.log(String(report));

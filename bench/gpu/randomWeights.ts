@@ -6,6 +6,7 @@ import {shader} from '../../layers/kernels/webgpu/device/shader.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {namedParameters} from '../../layers/moduleLayer.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import {packFloat32Rows} from '../../quant/float16.ts';
 import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 import {getQuantizer} from '../../quant/quantizerRegistry.ts';
 
@@ -67,6 +68,14 @@ export function randomFloat16(rows: number, words: number, seed: number): tf.Ten
   const backend = tf.backend() as unknown as WebGPUBackend;
   const info = backend.makeTensorInfo([rows, words], 'int32');
   const count = rows * words;
+  if (4 * count > backend.device.limits.maxStorageBufferBindingSize) {
+    const pool = Float32Array.from({length: 1 << 16}, () => LARGEST * (2 * Math.random() - 1));
+    const values = packFloat32Rows(pool, 1, pool.length, 'float16');
+    const all = new Int32Array(count);
+    for (let at = 0; at < count; at += values.length) all.set(values.subarray(0, count - at), at);
+    backend.disposeData(info.dataId);
+    return tf.tensor2d(all, [rows, words], 'int32');
+  }
   runShader(backend, {shader: random(), buffers: {y: info}, uniforms: {count, seed}, threads: count});
   return tf.engine().makeTensorFromTensorInfo(info);
 }

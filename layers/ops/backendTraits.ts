@@ -41,6 +41,8 @@ export interface BackendTraits {
    * Default 2²⁴ (64 MiB of float32).
    */
   logitsAtOnce: number;
+  /** The most bytes that a tensor may have. Default: no limit. */
+  maxTensorBytes: number;
   /** Keeps the commands of ops; see `recordReplay`. By default a backend keeps none. */
   record?: Recorder;
   /** What a kernel of `decodeStack` takes. Default 8 sequences, and adapters. */
@@ -58,6 +60,7 @@ const DEFAULTS: BackendTraits = {
   keepsIntegers: true,
   isOnHost: false,
   logitsAtOnce: 1 << 24,
+  maxTensorBytes: Number.POSITIVE_INFINITY,
   decodesStacks: {sequences: 8, adapters: true},
 };
 

@@ -12,6 +12,7 @@ import {
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
 import {stackMemory} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
+import {supportRowParts} from '../../../layers/kernels/webgpu/weights/rowParts.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
@@ -79,10 +80,12 @@ export const webgpu: Backend = {
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
       reuseAtOnce(backend);
+      supportRowParts(backend);
       growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       setBackendTraits(backend, {
         logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
+        maxTensorBytes: device.limits.maxStorageBufferBindingSize,
         decodesStacks: {sequences: MOST_DECODED, adapters: false},
         record: (inputs, run) => recordCommands(backend, inputs, run),
         stackMemory: (step) => stackMemory(backend, step),

@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {attentionOp} from '../../../ops/attention.ts';
 import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
+import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
   type AttentionCall,
@@ -112,11 +113,17 @@ export function attendGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.
   if (usesMatrices(backend, call)) return matrixAttentionGrad(backend, call);
   const kind = kindOf(call);
   const uniforms = uniformsOf(call);
+  const sums = backend.makeTensorInfo([batch, heads, length, 2], 'float32'); // so that no shader binds over 8 buffers
+  runShader(backend, {
+    shader: sumsOfQueries(kind.dim),
+    buffers: {sums, dy, y, logSums},
+    uniforms: {count: batch * heads * length},
+    threads: batch * heads * length,
+  });
   const dQuery = backend.makeTensorInfo(query.shape, 'float32');
-  const along = backend.makeTensorInfo([batch, heads, length], 'float32'); // Σ dy · y of each query
   runShader(backend, {
     shader: backwardQuery(kind),
-    buffers: {dQuery, along, query, key, value, dy, y, logSums, segments},
+    buffers: {dQuery, query, key, value, dy, sums, segments},
     uniforms,
     workgroups: [Math.ceil(length / THREADS), batch * heads],
   });
@@ -124,18 +131,35 @@ export function attendGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.
   const dValue = backend.makeTensorInfo(value.shape, 'float32');
   runShader(backend, {
     shader: backwardKeyValue(kind),
-    buffers: {dKey, dValue, query, key, value, dy, logSums, along, segments},
+    buffers: {dKey, dValue, query, key, value, dy, sums, segments},
     uniforms,
     workgroups: [Math.ceil(sourceLength / THREADS), batch * groups],
   });
-  backend.disposeData(along.dataId);
+  backend.disposeData(sums.dataId);
   return [dQuery, dKey, dValue];
 }
 
+/** Puts next to each query's logarithm of its sum what backward subtracts from each slope: Σ dy · y. */
+const sumsOfQueries = shader((dim: number) => ({
+  name: 'AttentionGradSums',
+  outputs: {sums: 'vec2f'},
+  inputs: {dy: 'vec4f', y: 'vec4f', logSums: 'f32'},
+  uniforms: {count: 'u32'},
+  workgroup: THREADS,
+  globals: `
+const V = ${dim / 4}u;`,
+  body: `
+  let row = flatGroup * WORKGROUP + local;
+  if (row >= u.count) { return; }
+  var product = 0.0;
+  for (var d = 0u; d < V; d++) { product += dot(dy[row * V + d], y[row * V + d]); }
+  sums[row] = vec2f(logSums[row], product);`,
+}));
+
 const backwardQuery = attentionShader((kind) => ({
   name: 'AttentionGradQuery',
-  outputs: {dQuery: 'vec4f', along: 'f32'},
-  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', y: 'vec4f', logSums: 'f32'},
+  outputs: {dQuery: 'vec4f'},
+  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', sums: 'vec2f'},
   workgroup: THREADS,
   globals: KEY_TILES,
   body: `
@@ -147,13 +171,11 @@ const backwardQuery = attentionShader((kind) => ({
   var q: array<vec4f, V>;
   var g: array<vec4f, V>;
   var sum: array<vec4f, V>;
-  var product = 0.0;
   for (var d = 0u; d < V; d++) {
     q[d] = query[row * V + d] * u.scale;
     g[d] = dy[row * V + d];
-    product += dot(g[d], y[row * V + d]);
   }
-  let logSum = logSums[row];
+  let own = sums[row];
   let end = ${endOfKeys(kind, 'first', THREADS)};
   for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
     ${LOAD_KEY_TILES}
@@ -165,20 +187,19 @@ const backwardQuery = attentionShader((kind) => ({
         score += dot(q[d], keys[j * V + d]);
         slope += dot(g[d], values[j * V + d]);
       }
-      let weight = exp(score - logSum) * (slope - product);
+      let weight = exp(score - own.x) * (slope - own.y);
       for (var d = 0u; d < V; d++) { sum[d] += weight * keys[j * V + d]; }
     }
     workgroupBarrier();
   }
   if (t >= u.length) { return; }
-  for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }
-  along[row] = product;`,
+  for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }`,
 }));
 
 const backwardKeyValue = attentionShader(({causal}) => ({
   name: 'AttentionGradKeyValue',
   outputs: {dKey: 'vec4f', dValue: 'vec4f'},
-  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', logSums: 'f32', along: 'f32'},
+  inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', sums: 'vec2f'},
   workgroup: THREADS,
   globals: `
 var<workgroup> queries: array<vec4f, ${TILE} * V>;
@@ -214,8 +235,9 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
           score += dot(k[d], queries[j * V + d]);
           slope += dot(v[d], slopes[j * V + d]);
         }
-        let weight = exp(score - logSums[head * u.length + t]);
-        let change = weight * (slope - along[head * u.length + t]);
+        let own = sums[head * u.length + t];
+        let weight = exp(score - own.x);
+        let change = weight * (slope - own.y);
         for (var d = 0u; d < V; d++) {
           sumV[d] += weight * slopes[j * V + d];
           sumK[d] += change * queries[j * V + d];

@@ -246,7 +246,8 @@ export function gradientOfFactor(
   const [rows, rank] = low.shape;
   const [, cols] = shapeOf(x);
   const across = Math.ceil(cols / vectorOf(cols).width / 64);
-  const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT));
+  const fitting = Math.floor(backend.device.limits.maxStorageBufferBindingSize / (4 * rank * cols));
+  const wanted = Math.min(MAX_SPLITS, Math.ceil(BUSY_GROUPS / across), Math.floor(rows / MIN_SPLIT), fitting);
   const splits = Math.max(1, wanted);
   const partial = makeScratch(backend, [splits, rank, cols]);
   runShader(backend, {

@@ -27,7 +27,7 @@ export const decodeStack = kernel(decodeStackOp, 'webgpu', ({inputs, attrs: {pas
   const {x, cos, sin, segments} = inputs;
   const [batch, , size] = x.shape;
   let hidden: tf.TensorInfo = {...infoOf(x), shape: [batch, size]};
-  for (const [i, block] of blocksOf(stack).entries()) {
+  for (const [i, block] of blocksOf(backend, stack).entries()) {
     const options = (weight: tf.TensorInfo) => ({norm: {weight, epsilon}});
     const projected = products(
       backend,
@@ -62,7 +62,7 @@ const infoOf = ({dataId, dtype, shape}: tf.TensorInfo): tf.TensorInfo => ({dataI
 const preparedBlocks = new WeakMap<PreparedStack, Block[]>();
 
 /** Returns a stack's blocks, which are made once because its tensors do not change. */
-function blocksOf(stack: PreparedStack): Block[] {
+function blocksOf(backend: WebGPUBackend, stack: PreparedStack): Block[] {
   const known = preparedBlocks.get(stack);
   if (known) return known;
   const names = Object.keys(stack.tensors);
@@ -71,7 +71,7 @@ function blocksOf(stack: PreparedStack): Block[] {
       const prefix = `${i}.${name}.`;
       const own = names.filter((full) => full.startsWith(prefix));
       const tensors = Object.fromEntries(own.map((full) => [full.slice(prefix.length), stack.tensors[full]]));
-      return [name, {weight: formatOf(tensors, attributes[p]), rows: attributes[p].rows}];
+      return [name, {weight: formatOf(backend, tensors, attributes[p]), rows: attributes[p].rows}];
     });
     const norms = ['input_layernorm', 'post_attention_layernorm'].map((name) => [
       name,

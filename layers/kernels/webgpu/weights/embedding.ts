@@ -1,44 +1,47 @@
-import type {HalfDtype} from '../../../../quant/float16.ts';
 import {embeddingOp} from '../../../ops/embedding.ts';
 import {kernel} from '../../kernel.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
-import {WIDEN} from './unpack16.ts';
+import {times} from '../device/times.ts';
+import {rowPartsOf} from './rowParts.ts';
+import {storedFormat, type WeightFormat} from './weightFormat.ts';
 
 /**
- * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened. The stock gather reads words as float32,
- * which loses bits.
+ * `Embedding` (layers/ops/embedding.ts): rows of a packed table, widened, a thread per eight numbers of a row. The stock
+ * gather reads words as float32, which loses bits.
  */
 export const embedding = kernel(embeddingOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {ids, table} = inputs;
   const {dtype, cols} = attrs;
   const [count] = ids.shape;
-  const wordsPerRow = Math.ceil(cols / 2);
   const y = backend.makeTensorInfo([count, cols], 'float32');
   if (count === 0) return y;
-  const words = count * wordsPerRow;
+  const weight = storedFormat(rowPartsOf(backend, table), dtype, cols);
+  const octets = count * Math.ceil(cols / 8);
   runShader(backend, {
-    shader: rowsOfTable(dtype),
-    buffers: {y, ids, table},
-    uniforms: {words, wordsPerRow, cols, rows: table.shape[0]},
-    threads: words,
+    shader: rowsOfTable(weight, cols),
+    buffers: {y, ids, ...weight.tensors},
+    uniforms: {octets, rows: table.shape[0]},
+    threads: octets,
   });
   return y;
 });
 
-const rowsOfTable = shader((dtype: HalfDtype) => ({
+const rowsOfTable = shader((weight: WeightFormat, cols: number) => ({
   name: 'Embedding',
   outputs: {y: 'f32'},
-  inputs: {ids: 'i32', table: 'u32'},
-  uniforms: {words: 'u32', wordsPerRow: 'u32', cols: 'u32', rows: 'u32'},
+  inputs: {ids: 'i32', ...weight.buffers},
+  uniforms: {octets: 'u32', rows: 'u32'},
   workgroup: 256,
-  globals: WIDEN[dtype],
+  globals: `
+const COLS = ${cols}u;
+const PER_ROW = ${Math.ceil(cols / 8)}u;
+${weight.octet()}`,
   body: `
   let i = flatGroup * WORKGROUP + local;
-  if (i >= u.words) { return; }
-  let row = i / u.wordsPerRow;
-  let word = i % u.wordsPerRow;
-  let values = widen(table[min(u32(ids[row]), u.rows - 1u) * u.wordsPerRow + word]);
-  y[row * u.cols + 2u * word] = values.x;
-  if (2u * word + 1u < u.cols) { y[row * u.cols + 2u * word + 1u] = values.y; }`,
+  if (i >= u.octets) { return; }
+  let row = i / PER_ROW;
+  let col = i % PER_ROW * 8u;
+  let values = weightOctet(min(u32(ids[row]), u.rows - 1u), col);
+  ${times(8, (i) => `if (col + ${i}u < COLS) { y[row * COLS + col + ${i}u] = values[${i >> 2}][${i & 3}]; }`)}`,
 }));

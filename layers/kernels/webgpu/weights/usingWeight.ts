@@ -6,6 +6,7 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {quantizedFormat} from './quantizedFormat.ts';
+import {rowPartsOf} from './rowParts.ts';
 import {halvesOf, storedFormat, type WeightFormat} from './weightFormat.ts';
 
 /** From this many rows on, dequantizing a weight once for all tiles costs less than doing it in each. */
@@ -20,7 +21,7 @@ export function usingWeight<T>(
   use: (weight: WeightFormat) => T,
 ): T {
   return isHalf(attributes)
-    ? use(formatOf(inputs, attributes))
+    ? use(formatOf(backend, inputs, attributes))
     : usingQuantized(backend, inputs, attributes, rowCount, use);
 }
 
@@ -28,9 +29,13 @@ const isHalf = (attributes: StoredFormat): attributes is HalfFormat =>
   attributes.dtype === 'float16' || attributes.dtype === 'bfloat16';
 
 /** Returns the format of a weight of any type as it is stored. */
-export const formatOf = (inputs: StoredTensors, attributes: StoredFormat): WeightFormat =>
+export const formatOf = (
+  backend: WebGPUBackend,
+  inputs: StoredTensors,
+  attributes: StoredFormat,
+): WeightFormat =>
   isHalf(attributes)
-    ? storedFormat(inputs.weight, attributes.dtype, attributes.cols)
+    ? storedFormat(rowPartsOf(backend, inputs.weight), attributes.dtype, attributes.cols)
     : quantizedFormat(inputs, attributes);
 
 /**
@@ -49,7 +54,7 @@ export function usingQuantized<T>(
   const {computeDtype} = capabilitiesOf(backend);
   if (computeDtype === 'float32' || rowCount < MANY_ROWS || cols % 8 !== 0) return use(weight);
   const halves = dequantizedHalves(backend, weight, rows, cols);
-  const result = use(storedFormat(halves, 'float16', cols));
+  const result = use(storedFormat({parts: [halves], rows}, 'float16', cols));
   backend.disposeData(halves.dataId);
   return result;
 }

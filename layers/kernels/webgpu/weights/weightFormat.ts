@@ -1,7 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../../../quant/float16.ts';
-import type {ElementType, UniformType} from '../device/shader.ts';
+import {type ElementType, numbered, type UniformType} from '../device/shader.ts';
 import {times} from '../device/times.ts';
+import type {RowParts} from './rowParts.ts';
 import {WIDEN} from './unpack16.ts';
 
 /** How a shader reads a stored weight matrix: additions to the shader's declaration and to its call. */
@@ -22,30 +23,52 @@ export interface WeightFormat {
    * two vectors; elements past the row's end are arbitrary.
    */
   octet(): string;
-  /** WGSL of `fn weightHalves(row: u32, col: u32) -> vec4u`, eight float16 in four words, if that is cheaper. */
+  /**
+   * WGSL of `fn weightHalves(row: u32, col: u32) -> vec4u`, eight float16 in four words, if that is cheaper. It uses
+   * declarations of `octet`.
+   */
   halves?(): string;
 }
 
 /** The format of a 16-bit matrix of `cols` columns, stored row by row; see layers/ops/storedMatrix.ts. */
-export function storedFormat(weight: tf.TensorInfo, dtype: HalfDtype, cols: number): WeightFormat {
+export function storedFormat({parts, rows}: RowParts, dtype: HalfDtype, cols: number): WeightFormat {
   const stride = Math.ceil(cols / 2);
   const isWide = stride % 4 === 0; // then eight elements are a whole vector
+  const type = isWide ? 'vec4u' : 'u32';
+  const words: StoredWords = {
+    stride,
+    isWide,
+    parts: parts.length,
+    perPart: (rows * stride) / (isWide ? 4 : 1),
+  };
   return {
-    key: `${dtype} ${cols}`,
-    buffers: {weight: isWide ? 'vec4u' : 'u32'},
-    tensors: {weight},
+    key: parts.length === 1 ? `${dtype} ${cols}` : `${dtype} ${cols}, ${parts.length} × ${rows} rows`,
+    buffers: numbered('weight', parts.length, () => type),
+    tensors: numbered('weight', parts.length, (i) => parts[i]),
     uniforms: {},
     values: {},
     prepare: '',
-    octet: () => widenedOctet(dtype, stride, isWide),
-    halves: dtype === 'float16' ? () => wordsAsHalves(stride, isWide) : undefined,
+    octet: () => widenedOctet(dtype, words),
+    halves: dtype === 'float16' ? () => wordsAsHalves(words) : undefined,
   };
 }
 
-const widenedOctet = (dtype: HalfDtype, stride: number, isWide: boolean): string => `
+/** How the words of a stored matrix are bound. */
+interface StoredWords {
+  /** Number of words in a row. */
+  stride: number;
+  /** Whether buffers are bound as vectors of four words. */
+  isWide: boolean;
+  /** Number of buffers `weight0`, `weight1` …, and of elements in each but the last. */
+  parts: number;
+  perPart: number;
+}
+
+const widenedOctet = (dtype: HalfDtype, words: StoredWords): string => `
 ${WIDEN[dtype]}
+${readWords(words)}
 fn weightOctet(row: u32, col: u32) -> mat2x4f {
-  ${wordsOfOctet(stride, isWide)}
+  ${wordsOfOctet(words)}
   let a = widen(words.x);
   let b = widen(words.y);
   let c = widen(words.z);
@@ -53,18 +76,25 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   return mat2x4f(vec4f(a, b), vec4f(c, d));
 }`;
 
-const wordsAsHalves = (stride: number, isWide: boolean): string => `
+const wordsAsHalves = (words: StoredWords): string => `
 fn weightHalves(row: u32, col: u32) -> vec4u {
-  ${wordsOfOctet(stride, isWide)}
+  ${wordsOfOctet(words)}
   return words;
 }`;
 
+/** WGSL of `wordsAt(at)`, one element of the buffers. */
+const readWords = ({isWide, parts, perPart}: StoredWords): string => `
+fn wordsAt(at: u32) -> ${isWide ? 'vec4u' : 'u32'} {
+  ${times(parts - 1, (i) => `if (at < ${(i + 1) * perPart}u) { return weight${i}[at - ${i * perPart}u]; }`)}
+  return weight${parts - 1}[at - ${(parts - 1) * perPart}u];
+}`;
+
 /** WGSL that declares the four `words` of an octet. */
-const wordsOfOctet = (stride: number, isWide: boolean): string =>
+const wordsOfOctet = ({stride, isWide}: StoredWords): string =>
   isWide
-    ? `let words = weight[(row * ${stride}u + col / 2u) / 4u];`
+    ? `let words = wordsAt((row * ${stride}u + col / 2u) / 4u);`
     : `var words: vec4u;
-  ${times(4, (i) => `if (col / 2u + ${i}u < ${stride}u) { words[${i}] = weight[row * ${stride}u + col / 2u + ${i}u]; }`)}`;
+  ${times(4, (i) => `if (col / 2u + ${i}u < ${stride}u) { words[${i}] = wordsAt(row * ${stride}u + col / 2u + ${i}u); }`)}`;
 
 /**
  * WGSL of `weightHalves`: the format's own, or made from `weightOctet`. Values beyond float16's largest become the
