@@ -44,7 +44,7 @@ export function mergeLoRA(model: tf.LayersModel, options: MergeAdaptersOptions =
 }
 
 const adaptedLayers = ({layers}: tf.LayersModel): tf.layers.Layer[] =>
-  layers.flatMap((layer) =>
+  layers.flatMap((layer): tf.layers.Layer[] =>
     layer instanceof tf.LayersModel ? adaptedLayers(layer) : layer instanceof LoRADense ? [layer] : [],
   );
 
