@@ -45,6 +45,7 @@ export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
 export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
+export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {
@@ -53,6 +54,7 @@ export {
   type TargetModules,
   type TargetOptions,
 } from './peft/targetModules.ts';
+export type {MajoritySign} from './peft/taskArithmetic.ts';
 export type {QuantizationOptions} from './quantization.ts';
 export type {SaveOptions, TensorProgress} from './savePretrained.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';

@@ -18,6 +18,7 @@ export type {LlamaPreset} from '../models/llama/resolveConfig.ts';
 export type {LoadOptions} from '../models/loadPretrained.ts';
 export type {LoadAdapterOptions} from '../models/peft/adapterFiles.ts';
 export type {MergeAdaptersOptions} from '../models/peft/adapterSet.ts';
+export type {CombinationType, CombineAdaptersOptions} from '../models/peft/combineAdapters.ts';
 export type {LoRAOptions} from '../models/peft/loraOptions.ts';
 export type {QuantizationOptions} from '../models/quantization.ts';
 export type {SaveOptions, TensorProgress} from '../models/savePretrained.ts';

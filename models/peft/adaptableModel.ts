@@ -16,6 +16,7 @@ import {
 } from '../quantization.ts';
 import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './adapterFiles.ts';
 import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
+import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
@@ -137,6 +138,30 @@ export abstract class AdaptableModel extends ModuleModel {
   deleteAdapter(name: string): this {
     this.assertChangeable('deleteAdapter');
     this.adapterSet.remove(name);
+    return this;
+  }
+
+  /**
+   * Adds an adapter that is a weighted combination of others, as PEFT's `add_weighted_adapter`, and activates it,
+   * frozen. The others stay. The new adapter's scale is 1.
+   *
+   * @param weights a weight for each adapter, which may be negative
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a name that exists, and for unequal ranks or a missing
+   *   `density` where the type needs them; `UNSUPPORTED` for DoRA and adapters that are not LoRA's; the signal's reason
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('french', {adapterName: 'french'});
+   * await model.loadAdapter('legal', {adapterName: 'legal'});
+   * await model.combineAdapters({french: 0.7, legal: 0.3}, {adapterName: 'both', combinationType: 'cat'});
+   * await model.saveAdapter('both');
+   * ```
+   */
+  async combineAdapters(weights: Record<string, number>, options?: CombineAdaptersOptions): Promise<this> {
+    this.assertChangeable('combineAdapters');
+    await combineAdapters(this, this.adapterSet, weights, options);
     return this;
   }
 

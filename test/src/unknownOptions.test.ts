@@ -101,6 +101,8 @@ const calls: Record<string, Call> = {
   'AdaptableModel.applyLoRA': (unknown) => model.applyLoRA({adapterName: 'other', ...unknown}),
   'AdaptableModel.mergeLoRA': (unknown) => model.mergeLoRA(unknown),
   'AdaptableModel.fuseLoRA': (unknown) => model.fuseLoRA(unknown),
+  'AdaptableModel.combineAdapters': (unknown) =>
+    model.combineAdapters({default: 1}, {adapterName: 'new', ...unknown}),
   'AdaptableModel.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
   'CausalLM.save': (unknown) => model.save(new Map(), unknown),
   'Parameter.load': (unknown) => scale().load(new Uint8Array(4), 'F32', unknown),

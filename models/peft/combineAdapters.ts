@@ -1,0 +1,271 @@
+import seedrandom from 'seedrandom';
+import {DEFAULT_ADAPTER, LoRAAdapter} from '../../layers/loraAdapter.ts';
+import type {LoRADense} from '../../layers/loraDense.ts';
+import type {Parameter} from '../../layers/parameter.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
+import {show} from '../../quant/show.ts';
+import {assertIdle, type BusyModel} from '../assertIdle.ts';
+import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
+import {letSignalsThrough} from '../letSignalsThrough.ts';
+import type {AdapterSet} from './adapterSet.ts';
+import type {LoRAOptions} from './loraOptions.ts';
+import {ARITHMETICS, type Arithmetic, type MajoritySign, taskArithmetic} from './taskArithmetic.ts';
+import {type DenseValues, truncatedSvd} from './truncatedSvd.ts';
+
+/**
+ * How adapters become one; the names are those of PEFT's `add_weighted_adapter`. `cat` is exact, with the sum of the
+ * ranks. `svd` is the nearest update of its rank. `linear`, `ties`, `dare_…` and `magnitude_prune` add up the matrices A
+ * and B by themselves and need equal ranks; with `_svd`, they add up the updates `B · A` and approximate the sum.
+ */
+export type CombinationType = 'cat' | 'svd' | Arithmetic | `${Exclude<Arithmetic, 'linear'>}_svd`;
+
+export interface CombineAdaptersOptions extends LayerWatch {
+  /** Name of the new adapter. Default `default`. */
+  adapterName?: string;
+  /** Default `svd`, as in PEFT. A single adapter is always scaled (`linear`). */
+  combinationType?: CombinationType;
+  /** Rank of the new adapter for `svd` and the types with `_svd`. Default: the largest rank of the adapters. */
+  svdRank?: number;
+  /** Share of the elements that stay, 0 < density ≤ 1; TIES, DARE and `magnitude_prune` need it. */
+  density?: number;
+  /** How TIES elects the sign of an element. Default `total`. */
+  majoritySign?: MajoritySign;
+  /** Seed of DARE's random masks. Default 0. */
+  seed?: number;
+}
+export const COMBINE_ADAPTERS_OPTIONS = {
+  adapterName: true,
+  combinationType: true,
+  svdRank: true,
+  density: true,
+  majoritySign: true,
+  seed: true,
+  ...LAYER_WATCH_OPTIONS,
+} satisfies OptionNames<CombineAdaptersOptions>;
+
+const TYPES: readonly string[] = [
+  'cat',
+  'svd',
+  ...ARITHMETICS,
+  ...ARITHMETICS.filter((name) => name !== 'linear').map((name) => `${name}_svd`),
+];
+
+/** An adapter's matrices in one layer, read to the host. */
+interface Factors {
+  /** `[rank, inputDim]`. */
+  a: DenseValues;
+  /** `[units, rank]`. */
+  b: DenseValues;
+  /** The adapter's own factor on `B · A`. */
+  scale: number;
+  /** Its weight in the combination. */
+  weight: number;
+}
+
+/** The combined matrices of one layer. */
+type Combined = Pick<Factors, 'a' | 'b'>;
+
+/** Adds an adapter that is a combination of others; see `combineAdapters` of a model. */
+export async function combineAdapters(
+  model: BusyModel,
+  adapters: AdapterSet,
+  weights: Record<string, number>,
+  options: CombineAdaptersOptions = {},
+): Promise<void> {
+  assertKnownOptions('combineAdapters', options, COMBINE_ADAPTERS_OPTIONS);
+  const {adapterName = DEFAULT_ADAPTER, signal, onProgress} = options;
+  const names = Object.keys(weights);
+  assertWeights(weights, adapters);
+  const combine = combination(names.length === 1 ? {...options, combinationType: 'linear'} : options);
+  const layers = [...adapters.layers()].filter(([, layer]) => names.some((name) => layer.adapters.has(name)));
+  const combined = new Map<string, Combined>();
+  for (const [layerName, layer] of layers) {
+    await letSignalsThrough(signal);
+    combined.set(layerName, combine(await factorsOf(layer, weights), layerName));
+    onProgress?.({layer: layerName, done: combined.size, total: layers.length});
+  }
+  assertIdle(model, 'combineAdapters'); // checked again, because a training may have begun meanwhile
+  const first = adapters.options(names[0]);
+  adapters.add({...optionsOf(first, combined), adapterName}, () => {
+    for (const [layerName, {a, b}] of combined) {
+      const {loraA, loraB} = adapters.layers().get(layerName)!.adapter(adapterName);
+      fill(loraA, a.values);
+      fill(loraB, b.values);
+    }
+  });
+  for (const layer of adapters.layers().values()) {
+    const adapter = layer.adapters.get(adapterName);
+    if (adapter) adapter.trainable = false;
+  }
+}
+
+function fill(parameter: Parameter, {buffer, byteOffset, byteLength}: Float32Array): void {
+  parameter.load(new Uint8Array(buffer, byteOffset, byteLength), 'F32');
+}
+
+function invalid(what: string, expected: string, got: unknown): TfjsLoraError {
+  return new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `combineAdapters ${what}: expected ${expected}, got ${show(got)}`,
+  );
+}
+
+function assertWeights(weights: Record<string, number>, adapters: AdapterSet): void {
+  if (Object.keys(weights).length === 0) throw invalid('weights', 'a weight for each adapter', weights);
+  for (const [name, weight] of Object.entries(weights)) {
+    adapters.options(name); // throws for an unknown name
+    if (!Number.isFinite(weight)) throw invalid(`weight of "${name}"`, 'a number', weight);
+  }
+}
+
+/** Reads the matrices of the weighted adapters that a layer has. */
+async function factorsOf(layer: LoRADense, weights: Record<string, number>): Promise<Factors[]> {
+  const factors: Factors[] = [];
+  for (const [name, weight] of Object.entries(weights)) {
+    const adapter = layer.adapters.get(name);
+    if (!adapter) continue;
+    const {rank, alpha, useRsLoRA, useDoRA} = adapter.settings;
+    const {peftType} = layer.adapterClass;
+    if (useDoRA || peftType !== LoRAAdapter.peftType) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `combineAdapters "${name}" of ${layer.name}: expected a LoRA without other weights than A and B, got ` +
+          `${useDoRA ? "DoRA, whose magnitudes belong to one adapter's directions" : peftType}. ` +
+          'Merge such adapters into the base one after another instead.',
+      );
+    }
+    const [a, b] = await Promise.all([valuesOf(adapter.loraA), valuesOf(adapter.loraB)]);
+    factors.push({a, b, scale: alpha / (useRsLoRA ? Math.sqrt(rank) : rank), weight});
+  }
+  return factors;
+}
+
+async function valuesOf(parameter: Parameter): Promise<DenseValues> {
+  const [rows, cols] = parameter.logicalShape;
+  return {rows, cols, values: (await parameter.read().data()) as Float32Array};
+}
+
+/** Checks the options, and returns the function that combines the adapters of one layer. */
+function combination(options: CombineAdaptersOptions): (factors: Factors[], layer: string) => Combined {
+  const {combinationType: type = 'svd', svdRank, density, majoritySign = 'total', seed = 0} = options;
+  if (!TYPES.includes(type)) throw invalid('combinationType', TYPES.join(', '), type);
+  if (majoritySign !== 'total' && majoritySign !== 'frequency')
+    throw invalid('majoritySign', 'total or frequency', majoritySign);
+  if (svdRank !== undefined && !(Number.isInteger(svdRank) && svdRank > 0))
+    throw invalid('svdRank', 'a positive integer', svdRank);
+  const arithmetic = (type === 'svd' ? 'linear' : type.replace('_svd', '')) as Arithmetic;
+  const needsDensity = type !== 'cat' && arithmetic !== 'linear';
+  if (needsDensity && !(density !== undefined && density > 0 && density <= 1))
+    throw invalid(`density for ${type}`, 'a number above 0 and at most 1', density);
+  const random = seedrandom(String(seed));
+  const add = (tensors: Float32Array[], weights: number[]) =>
+    taskArithmetic(tensors, weights, {arithmetic, density: density ?? 1, majoritySign, random});
+  if (type === 'cat') return concatenate;
+  if (!type.endsWith('svd'))
+    return (factors, layer) => addFactors(assertEqualRanks(factors, layer, type), add);
+  return (factors) => approximate(factors, add, svdRank ?? Math.max(...factors.map(({a}) => a.rows)));
+}
+
+/** Adds up tensors with a weight each. */
+type Add = (tensors: Float32Array[], weights: number[]) => Float32Array;
+
+/** The update of the new adapter is exactly the weighted sum of the updates. */
+function concatenate(factors: Factors[]): Combined {
+  const rank = factors.reduce((sum, {a}) => sum + a.rows, 0);
+  const [units, inputDim] = [factors[0].b.rows, factors[0].a.cols];
+  const a = new Float32Array(rank * inputDim);
+  const b = new Float32Array(units * rank);
+  let place = 0;
+  for (const {a: ownA, b: ownB, scale, weight} of factors) {
+    a.set(
+      ownA.values.map((value) => value * weight * scale),
+      place * inputDim,
+    );
+    for (let row = 0; row < units; row++)
+      b.set(ownB.values.subarray(row * ownB.cols, (row + 1) * ownB.cols), row * rank + place);
+    place += ownA.rows;
+  }
+  return {a: {rows: rank, cols: inputDim, values: a}, b: {rows: units, cols: rank, values: b}};
+}
+
+/** Adds up the matrices A, and the matrices B. Each gets the root of the factor, and A its sign. */
+function addFactors(factors: Factors[], add: Add): Combined {
+  const roots = factors.map(({scale, weight}) => Math.sqrt(Math.abs(scale * weight)));
+  const signed = factors.map(({scale, weight}, i) => (scale * weight < 0 ? -roots[i] : roots[i]));
+  const sum = (matrices: DenseValues[], weights: number[]): DenseValues => {
+    return {
+      ...matrices[0],
+      values: add(
+        matrices.map(({values}) => values),
+        weights,
+      ),
+    };
+  };
+  return {
+    a: sum(
+      factors.map(({a}) => a),
+      signed,
+    ),
+    b: sum(
+      factors.map(({b}) => b),
+      roots,
+    ),
+  };
+}
+
+/** Adds up the updates `scale · B · A`, and returns the nearest matrix of a rank. */
+function approximate(factors: Factors[], add: Add, wanted: number): Combined {
+  const [rows, cols] = [factors[0].b.rows, factors[0].a.cols];
+  const values = add(
+    factors.map(updateOf),
+    factors.map(({weight}) => weight),
+  );
+  const {u, s, v} = truncatedSvd({rows, cols, values}, wanted);
+  const rank = s.length;
+  const b = Float32Array.from(
+    {length: rows * rank},
+    (_, i) => u[i % rank][Math.floor(i / rank)] * s[i % rank],
+  );
+  const a = Float32Array.from({length: rank * cols}, (_, i) => v[Math.floor(i / cols)][i % cols]);
+  return {a: {rows: rank, cols, values: a}, b: {rows, cols: rank, values: b}};
+}
+
+/** Returns `scale · B · A`, `[units, inputDim]`. */
+function updateOf({a, b, scale}: Factors): Float32Array {
+  const update = new Float32Array(b.rows * a.cols);
+  for (let row = 0; row < b.rows; row++) {
+    for (let k = 0; k < a.rows; k++) {
+      const factor = scale * b.values[row * b.cols + k];
+      for (let col = 0; col < a.cols; col++)
+        update[row * a.cols + col] += factor * a.values[k * a.cols + col];
+    }
+  }
+  return update;
+}
+
+function assertEqualRanks(factors: Factors[], layer: string, type: string): Factors[] {
+  const ranks = new Set(factors.map(({a}) => a.rows));
+  if (ranks.size === 1) return factors;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `combineAdapters ${type} of ${layer}: expected adapters of equal rank, got ${[...ranks].join(' and ')}. ` +
+      'Use cat, svd or a type with _svd.',
+  );
+}
+
+/** Returns the options of the new adapter, which has the scale 1 in every layer. */
+function optionsOf(first: LoRAOptions, combined: Map<string, Combined>): LoRAOptions {
+  const {dropout, init, layerClass, baseModelNameOrPath} = first;
+  const ranks = Object.fromEntries([...combined].map(([name, {a}]) => [name, a.rows]));
+  const rank = Math.max(...Object.values(ranks));
+  const others = Object.fromEntries(Object.entries(ranks).filter(([, own]) => own !== rank));
+  return {
+    ...{dropout, init, layerClass, baseModelNameOrPath},
+    rank,
+    alpha: rank,
+    targetModules: Object.keys(ranks),
+    rankPattern: others,
+    alphaPattern: others,
+  };
+}
