@@ -75,7 +75,20 @@ module.exports = {
     ),
     ...rooms(
       'models',
-      {patterns: [], chatTemplate: [], generation: [], peft: ['patterns'], keras: ['peft'], llama: []},
+      {
+        patterns: [],
+        chatTemplate: [],
+        generation: [],
+        peft: ['patterns'],
+        keras: ['peft'],
+        llama: [],
+        mistral: ['llama'],
+        qwen2: ['llama'],
+        qwen3: ['qwen2', 'llama'],
+        gemma: ['llama'],
+        phi3: ['llama'],
+        smollm3: ['llama'],
+      },
       {shareFiles: true},
     ),
     ...rooms('src', {

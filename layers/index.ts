@@ -7,6 +7,7 @@ export {
   type AttentionContext,
   GroupedQueryAttention,
   type GroupedQueryAttentionArgs,
+  type ProjectionOptions,
 } from './groupedQueryAttention.ts';
 export {KerasDense} from './kerasDense.ts';
 export {kernel} from './kernels/kernel.ts';
@@ -42,7 +43,7 @@ export {adamW8bitUpdate} from './ops/adamW8bitUpdate.ts';
 export {type AdamWSettings, adamWUpdate} from './ops/adamWUpdate.ts';
 export {type AdamWTensors, adamWUpdates} from './ops/adamWUpdates.ts';
 export {assertShape} from './ops/assertShape.ts';
-export {type AttentionOptions, attention} from './ops/attention.ts';
+export {type AttentionOptions, attention, type ScoreOptions} from './ops/attention.ts';
 export type {CompileProgress} from './ops/backendTraits.ts';
 export {
   type Blockwise8bit,
@@ -98,12 +99,8 @@ export type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 export {QuantizedDense, type QuantizedDenseArgs, type QuantizedDenseClass} from './quantizedDense.ts';
 export {QuantizedParameter} from './quantizedParameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
-export {
-  type RopeScaling,
-  RotaryEmbedding,
-  type RotaryEmbeddingArgs,
-  type RotaryTables,
-} from './rotaryEmbedding.ts';
+export type {RopeScaling} from './ropeFrequencies.ts';
+export {RotaryEmbedding, type RotaryEmbeddingArgs, type RotaryTables} from './rotaryEmbedding.ts';
 export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
 export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
 export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
+import type {ScoreOptions} from './ops/attention.ts';
 import {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention.ts';
 
 /** How many positions {@link KeyValueCache.attend} adds room for in one step. */
@@ -104,7 +105,11 @@ export class KeyValueCache {
    * @returns the attended values, `[B, H·D]`
    * @throws TfjsLoraError `SHAPE_MISMATCH`; `INVALID_ARGUMENT` for a layer that holds none; `DISPOSED`
    */
-  attend(layerIndex: number, inputs: Omit<DecodeAttentionInputs, 'keys' | 'values'>): tf.Tensor2D {
+  attend(
+    layerIndex: number,
+    inputs: Omit<DecodeAttentionInputs, 'keys' | 'values'>,
+    scoring?: ScoreOptions,
+  ): tf.Tensor2D {
     this.assertUsable();
     const layer = this.layers[layerIndex];
     if (!layer) {
@@ -115,7 +120,8 @@ export class KeyValueCache {
     }
     return tf.tidy(() => {
       const {length} = layer;
-      const [attended, keys, values] = decodeAttention({...inputs, ...this.withRoom(layerIndex)}, length);
+      const all = {...inputs, ...this.withRoom(layerIndex)};
+      const [attended, keys, values] = decodeAttention(all, length, scoring);
       this.replace(layerIndex, {keys, values, length: length + 1});
       return attended;
     });

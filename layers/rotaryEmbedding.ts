@@ -4,17 +4,7 @@ import type {OptionNames} from '../quant/knownOptions.ts';
 import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {readAtOnce} from './ops/readAtOnce.ts';
 import {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
-
-/** How rotary frequencies are stretched for sequences longer than those the model was first trained on. */
-export type RopeScaling =
-  | {type: 'linear'; factor: number}
-  | {
-      type: 'llama3';
-      factor: number;
-      lowFreqFactor: number;
-      highFreqFactor: number;
-      originalMaxPositionEmbeddings: number;
-    };
+import {dependsOnLength, type RopeScaling, ropeFrequencies} from './ropeFrequencies.ts';
 
 export interface RotaryEmbeddingArgs extends LayerArgs {
   /** Size of a head, even. */
@@ -47,7 +37,7 @@ export class RotaryEmbedding extends ModuleLayer {
   readonly headDim: number;
   readonly theta: number;
   readonly scaling?: RopeScaling;
-  /** Radians per position, `[headDim/2]`, in float32 arithmetic as in Hugging Face. */
+  /** Radians per position, `[headDim/2]`; those of a short sequence if they depend on its length. */
   readonly inverseFrequencies: Float32Array;
   /**
    * The latest values of {@link tables}: batches of one length often follow each other, and the values take as long as
@@ -66,7 +56,12 @@ export class RotaryEmbedding extends ModuleLayer {
     }
     this.theta = args.theta ?? 10000;
     this.scaling = args.scaling ?? undefined;
-    this.inverseFrequencies = inverseFrequencies(this.headDim, this.theta, this.scaling);
+    this.inverseFrequencies = ropeFrequencies(this.headDim, this.theta, this.scaling);
+  }
+
+  /** Whether the angle of a position depends on the length of the sequence, which ends at the last position of a pass. */
+  get dependsOnLength(): boolean {
+    return dependsOnLength(this.scaling);
   }
 
   /** Returns tables for positions `offset … offset + length − 1`, the same for every row of a batch. */
@@ -98,19 +93,27 @@ export class RotaryEmbedding extends ModuleLayer {
   valuesAt(positions: ArrayLike<number>[]): RotaryValues {
     const half = this.headDim / 2;
     const [batch, length] = [positions.length, positions[0].length];
+    const frequencies = this.dependsOnLength ? this.frequenciesFor(positions) : this.inverseFrequencies;
+    const factor = (this.scaling && 'attentionFactor' in this.scaling && this.scaling.attentionFactor) || 1;
     const cos = new Float32Array(batch * length * half);
     const sin = new Float32Array(batch * length * half);
     let at = 0;
     for (const row of positions) {
       for (let t = 0; t < length; t++) {
         for (let i = 0; i < half; i++, at++) {
-          const angle = Math.fround(row[t] * this.inverseFrequencies[i]);
-          cos[at] = Math.cos(angle);
-          sin[at] = Math.sin(angle);
+          const angle = Math.fround(row[t] * frequencies[i]);
+          cos[at] = Math.cos(angle) * factor;
+          sin[at] = Math.sin(angle) * factor;
         }
       }
     }
     return {cos, sin};
+  }
+
+  private frequenciesFor(positions: ArrayLike<number>[]): Float32Array {
+    let last = 0;
+    for (const row of positions) for (let t = 0; t < row.length; t++) last = Math.max(last, row[t]);
+    return ropeFrequencies(this.headDim, this.theta, this.scaling, last + 1);
   }
 
   override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
@@ -131,23 +134,3 @@ export class RotaryEmbedding extends ModuleLayer {
   }
 }
 tf.serialization.registerClass(RotaryEmbedding);
-
-/**
- * Returns `theta^(−2i/headDim)`, stretched. With `llama3` (Llama 3.1), wavelengths longer than the original context
- * over `lowFreqFactor` are divided by `factor`, those shorter than the context over `highFreqFactor` are kept, and
- * those between are interpolated.
- */
-function inverseFrequencies(headDim: number, theta: number, scaling?: RopeScaling): Float32Array {
-  const f = Math.fround;
-  const plain = Float32Array.from({length: headDim / 2}, (_, i) => 1 / f(theta ** f((2 * i) / headDim)));
-  if (!scaling) return plain;
-  if (scaling.type === 'linear') return plain.map((frequency) => frequency / scaling.factor);
-  const {factor, lowFreqFactor: low, highFreqFactor: high, originalMaxPositionEmbeddings: original} = scaling;
-  return plain.map((frequency) => {
-    const wavelength = f((2 * Math.PI) / frequency);
-    if (wavelength > original / low) return frequency / factor;
-    if (wavelength < original / high) return frequency;
-    const smooth = f(f(f(original / wavelength) - low) / (high - low));
-    return f(f(f(1 - smooth) * frequency) / factor) + f(smooth * frequency);
-  });
-}

@@ -2,7 +2,11 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import {show} from '../quant/show.ts';
 import type {CausalLM} from './causalLM.ts';
 import {LlamaForCausalLM} from './llama/llama.ts';
+import {MistralForCausalLM} from './mistral/mistral.ts';
 import type {ModelClass} from './modelClass.ts';
+import {Qwen2ForCausalLM} from './qwen2/qwen2.ts';
+import {Qwen3ForCausalLM} from './qwen3/qwen3.ts';
+import {SmolLM3ForCausalLM} from './smollm3/smollm3.ts';
 
 const families: ModelClass<CausalLM>[] = [];
 
@@ -63,4 +67,12 @@ export function modelClassOf(json: Record<string, unknown>, where: string): Mode
   );
 }
 
-registerModel(LlamaForCausalLM);
+for (const family of [
+  LlamaForCausalLM,
+  MistralForCausalLM,
+  Qwen2ForCausalLM,
+  Qwen3ForCausalLM,
+  SmolLM3ForCausalLM,
+]) {
+  registerModel(family);
+}

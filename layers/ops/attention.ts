@@ -7,7 +7,7 @@ import {op, type Tensors} from './op.ts';
 
 export const attentionOp = op<
   Tensors<'query' | 'key' | 'value'> & {segments?: tf.TensorInfo},
-  {scale: number; causal: boolean},
+  ScoreSettings & {causal: boolean},
   tf.Tensor4D
 >('Attention').withGradient({
   of: ['query', 'key', 'value'],
@@ -15,13 +15,33 @@ export const attentionOp = op<
   isKept: true,
 });
 
+/** What kernels compute scores with. */
+export interface ScoreSettings {
+  scale: number;
+  /** 0 if a query sees all keys before it. */
+  window: number;
+  /** 0 if scores have no bound. */
+  softCap: number;
+}
+
 /** The largest head size; larger heads do not fit a kernel's registers. */
 const MAX_KERNEL_DIM = 128;
 
-/** Whether the attention kernels take heads of this size. */
-export const fitsKernel = (dim: number): boolean => dim % 4 === 0 && dim <= MAX_KERNEL_DIM;
+/** Whether the attention kernels take heads of this size, and these options. */
+export const fitsKernel = (dim: number, {window, softCap}: ScoreOptions = {}): boolean =>
+  dim % 4 === 0 && dim <= MAX_KERNEL_DIM && !window && !softCap;
 
-export interface AttentionOptions {
+/** Options of the scores, which models choose. */
+export interface ScoreOptions {
+  /** Factor on the scores. Default `1 / sqrt(D)`. */
+  scale?: number;
+  /** With `causal`, the number of positions that a query sees at most: its own and those before it. Default all. */
+  window?: number;
+  /** Bound c of the scores s, which become `c · tanh(s / c)`, as in Gemma 2. Default none. */
+  softCap?: number;
+}
+
+export interface AttentionOptions extends ScoreOptions {
   /** Added to the scores, `[B or 1, 1, T, S]`: 0 where a query may look, a large negative number elsewhere. */
   bias?: tf.Tensor4D;
   /**
@@ -34,8 +54,6 @@ export interface AttentionOptions {
    * {@link causalBias}. A query that sees nothing gets a finite value without meaning.
    */
   segments?: tf.Tensor2D;
-  /** Factor on the scores. Default `1 / sqrt(D)`. */
-  scale?: number;
   /** Probability of dropping a weight after the softmax during training, as Hugging Face does. Default 0. */
   dropout?: number;
   /** Seed that makes {@link dropout} repeatable. */
@@ -58,7 +76,7 @@ export function attention(
   query: tf.Tensor4D,
   key: tf.Tensor4D,
   value: tf.Tensor4D,
-  {bias: givenBias, causal = false, segments, scale, dropout = 0, seed}: AttentionOptions = {},
+  {bias: givenBias, causal = false, segments, dropout = 0, seed, ...scoring}: AttentionOptions = {},
 ): tf.Tensor4D {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
@@ -71,21 +89,28 @@ export function attention(
       `attention key: expected a number of heads that divides the query's ${heads}, got ${groups}`,
     );
   }
-  const factor = scale ?? 1 / Math.sqrt(dim);
+  const {scale, window, softCap} = scoreSettings(dim, scoring);
   if (segments) assertShape('attention segments', segments, [batch, sourceLength]);
   const composed = () => {
-    const bias = givenBias ?? (causal ? causalBias(length, sourceLength, segments) : undefined);
+    const bias =
+      givenBias ?? (causal ? causalBias(length, sourceLength, segments, window || undefined) : undefined);
     const perGroup = heads / groups;
-    const q = tf.mul(query, factor).reshape([batch * groups, perGroup * length, dim]); // [B·K, H/K·T, D]
+    const q = tf.mul(query, scale).reshape([batch * groups, perGroup * length, dim]); // [B·K, H/K·T, D]
     const k = key.reshape([batch * groups, sourceLength, dim]); // [B·K, S, D]
     const v = value.reshape([batch * groups, sourceLength, dim]);
-    let scores = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
+    let scores: tf.Tensor = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
+    if (softCap) scores = tf.mul(tf.tanh(tf.div(scores, softCap)), softCap);
     if (bias) scores = tf.add(scores, bias); // [B, H, T, S]
     const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
     const kept = dropout > 0 ? tf.dropout(weights, dropout, undefined, seed) : weights;
     return tf.matMul(kept, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
   };
-  if (givenBias || dropout > 0 || !fitsKernel(dim)) return tf.tidy(composed);
+  if (givenBias || dropout > 0 || !fitsKernel(dim, scoring)) return tf.tidy(composed);
   const inputs = {query, key, value, ...(segments && {segments})};
-  return dispatchWithGradient(attentionOp, inputs, {scale: factor, causal}, composed);
+  return dispatchWithGradient(attentionOp, inputs, {scale, window, softCap, causal}, composed);
+}
+
+/** Returns the options of scores with their defaults, for heads of size `dim`. */
+export function scoreSettings(dim: number, {scale, window, softCap}: ScoreOptions): ScoreSettings {
+  return {scale: scale ?? 1 / Math.sqrt(dim), window: window ?? 0, softCap: softCap ?? 0};
 }

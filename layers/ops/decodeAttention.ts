@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertShape} from './assertShape.ts';
-import {attention} from './attention.ts';
+import {attention, type ScoreOptions, type ScoreSettings, scoreSettings} from './attention.ts';
 import {dispatch} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
 import {rotaryEmbedding} from './rotaryEmbedding.ts';
@@ -8,7 +8,7 @@ import {rotaryEmbedding} from './rotaryEmbedding.ts';
 /** Returns the attended values, and the cache with the new position. */
 export const decodeAttentionOp = op<
   Tensors<Exclude<keyof DecodeAttentionInputs, 'segments'>> & {segments?: tf.TensorInfo},
-  {past: number; scale: number},
+  ScoreSettings & {past: number},
   [attended: tf.Tensor2D, keys: tf.Tensor4D, values: tf.Tensor4D]
 >('DecodeAttention');
 
@@ -36,14 +36,14 @@ export interface DecodeAttentionInputs {
  * replayed by `recordReplay`, it takes the next position each time.
  *
  * @param past number of positions in the cache, fewer than its capacity
- * @param scale factor on the scores. Default `1 / sqrt(D)`
+ * @param scoring options of the scores, as in {@link attention}
  * @returns the attended values, `[B, H·D]`, and the cache with the new position
  * @throws TfjsLoraError `SHAPE_MISMATCH`
  */
 export function decodeAttention(
   {query, key, value, cos, sin, keys, values, segments}: DecodeAttentionInputs,
   past: number,
-  scale?: number,
+  scoring: ScoreOptions = {},
 ): [attended: tf.Tensor2D, keys: tf.Tensor4D, values: tf.Tensor4D] {
   const [batch, groups, capacity, dim] = keys.shape;
   assertShape('decodeAttention query', query, [batch, -1]);
@@ -54,9 +54,8 @@ export function decodeAttention(
   assertShape('decodeAttention sin', sin, cos.shape);
   if (segments)
     assertShape('decodeAttention segments', segments, [batch, Math.max(past + 1, segments.shape[1])]);
-  const factor = scale ?? 1 / Math.sqrt(dim);
   const inputs = {query, key, value, cos, sin, keys, values, ...(segments && {segments})};
-  return dispatch(decodeAttentionOp, inputs, {past, scale: factor}, () => {
+  return dispatch(decodeAttentionOp, inputs, {past, ...scoreSettings(dim, scoring)}, () => {
     const heads = query.shape[1] / dim;
     const turned = (x: tf.Tensor2D, count: number) =>
       rotaryEmbedding(x.reshape([batch, count, 1, dim]), cos, sin);
@@ -74,7 +73,7 @@ export function decodeAttention(
     const nextKeys = put(keys, turned(key, groups));
     const nextValues = put(values, value.reshape([batch, groups, 1, dim]));
     const seen = (cache: tf.Tensor4D) => cache.slice([0, 0, 0, 0], [-1, -1, past + 1, -1]);
-    const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1]), scale: factor};
+    const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1]), ...scoring};
     const attended = attention(turned(query, heads), seen(nextKeys), seen(nextValues), options);
     return [attended.reshape([batch, heads * dim]), nextKeys, nextValues] as [
       tf.Tensor2D,

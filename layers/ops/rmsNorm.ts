@@ -7,21 +7,23 @@ import {op, type Tensors} from './op.ts';
 export const rmsNormOp = op<Tensors<'x' | 'weight'>, {epsilon: number}>('RMSNorm').withGradient({of: ['x']});
 
 /**
- * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`.
- * Zhang & Sennrich 2019, as in Hugging Face's LlamaRMSNorm.
+ * Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * (weight + offset)`.
+ * Zhang & Sennrich 2019, as in Hugging Face's LlamaRMSNorm; with `offset` 1 as in its Gemma2RMSNorm.
  *
  * @param x `[..., C]` float32
  * @param weight `[C]` float32
  * @returns same shape as `x`
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `weight` is not `[C]`
  */
-export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5): tf.Tensor {
+export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, epsilon = 1e-5, offset = 0): tf.Tensor {
   assertShape('rmsNorm weight', weight, [x.shape.at(-1) as number]);
+  const factor = () => (offset === 0 ? weight : tf.add(weight, offset));
   const composed = () => {
     const inverseRms = x.square().mean(-1, true).add(epsilon).rsqrt();
-    return x.mul(inverseRms).mul(weight);
+    return x.mul(inverseRms).mul(factor());
   };
   const isFrozen = weight instanceof tf.Variable && !weight.trainable;
   if (!isFrozen && isRecording()) return tf.tidy(composed); // the gradient kernel computes none for the weight
-  return dispatchWithGradient(rmsNormOp, {x, weight}, {epsilon}, composed);
+  if (offset === 0) return dispatchWithGradient(rmsNormOp, {x, weight}, {epsilon}, composed);
+  return tf.tidy(() => dispatchWithGradient(rmsNormOp, {x, weight: factor()}, {epsilon}, composed));
 }

@@ -13,11 +13,19 @@ export const rotaryEmbeddingOp = op<Tensors<'x' | 'cos' | 'sin'>, Record<never, 
  * with element i + D/2. Su et al. 2021.
  *
  * @param x `[B, H, T, D]` float32, D even
- * @param cos `[B or 1, 1, T, D/2]` float32, cosine of position × frequency
+ * @param cos `[B or 1, 1, T, R/2]` float32, cosine of position × frequency. If R is less than D, the elements from R on
+ *   stay as they are
  * @param sin same shape as `cos`
  * @returns same shape as `x`
  */
 export function rotaryEmbedding(x: tf.Tensor4D, cos: tf.Tensor4D, sin: tf.Tensor4D): tf.Tensor4D {
+  const rest = x.shape[3] - 2 * cos.shape[3];
+  if (rest > 0) {
+    return tf.tidy(() => {
+      const [turned, same] = tf.split(x, [x.shape[3] - rest, rest], 3) as tf.Tensor4D[];
+      return tf.concat([rotaryEmbedding(turned, cos, sin), same], 3);
+    });
+  }
   assertShape('rotaryEmbedding cos', cos, [-1, 1, x.shape[2], x.shape[3] / 2]);
   assertShape('rotaryEmbedding sin', sin, cos.shape);
   const composed = () =>

@@ -197,10 +197,12 @@ export class Decoder {
   private startChain(batch: DecodedBatch): RunningChain | undefined {
     const {model, cache} = this;
     const rows = batch.ids.length;
-    if (!canChain() || !model.rotary || !model.startChain || rows === this.rowsWithoutChain) return undefined;
+    const {rotary} = model;
+    if (!canChain() || !rotary || !model.startChain || rows === this.rowsWithoutChain) return undefined;
+    if (rotary.dependsOnLength) return undefined; // the tables below are those of one length
     const firstPosition = cache.length - Math.max(...batch.paddings);
     const positions = Array.from({length: cache.capacity - firstPosition}, (_, i) => firstPosition + i);
-    const given = {...model.rotary.tablesAt([positions]), mask: maskOf(batch, cache.capacity)};
+    const given = {...rotary.tablesAt([positions]), mask: maskOf(batch, cache.capacity)};
     const chain = model.startChain(cache, given, given.mask);
     for (const tensor of Object.values(given)) tensor?.dispose();
     if (!chain) this.rowsWithoutChain = rows;

@@ -1,7 +1,10 @@
-import type {RopeScaling} from '../../layers/rotaryEmbedding.ts';
+import type {RopeScaling} from '../../layers/ropeFrequencies.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
+import {formatRopeScaling, parseRope} from './ropeConfig.ts';
+
+export type Json = Record<string, unknown>;
 
 /** The shape of a Llama, as `config.json` describes it. */
 export interface LlamaConfig {
@@ -59,41 +62,18 @@ const CONFIG_KEYS = {
   source: true,
 } satisfies OptionNames<LlamaConfig>;
 
-export type Json = Record<string, unknown>;
-
 /** Settings that a new config may omit. */
 type Required = 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads';
 export type LlamaConfigArgs = Pick<LlamaConfig, Required> & Partial<LlamaConfig>;
 
-/**
- * Checks a config and fills in defaults.
- *
- * @param hasOwnKeys whether the model's class has keys of its own, which stay as they are. Default false
- */
-export function withDefaults(args: LlamaConfigArgs, hasOwnKeys = false): LlamaConfig {
-  if (!hasOwnKeys) assertKnownOptions('Llama config', args, CONFIG_KEYS);
-  const config: LlamaConfig = {
-    numKeyValueHeads: args.numAttentionHeads,
-    headDim: args.hiddenSize / args.numAttentionHeads,
-    maxPositionEmbeddings: 2048,
-    rmsNormEps: 1e-6,
-    ropeTheta: 10000,
-    tieWordEmbeddings: false,
-    attentionBias: false,
-    mlpBias: false,
-    attentionDropout: 0,
-    initializerRange: 0.02,
-    ...args,
-  };
-  return validated(config, 'Llama config');
-}
-
-/** Names that identify a family whose configs have Llama's format. */
+/** What distinguishes a family whose configs have Llama's format. */
 export interface LlamaFamily {
   readonly modelType: string;
   readonly architecture: string;
   /** The activation of the feed-forward, by the name that `hidden_act` has for it. */
   readonly hiddenAct: string;
+  /** What keys are when a config lacks them, where Llama's default differs, and all keys that only the family has. */
+  readonly configDefaults?: Json;
 }
 /** The family of Meta's models. */
 export const LLAMA: LlamaFamily = {
@@ -102,104 +82,112 @@ export const LLAMA: LlamaFamily = {
   hiddenAct: 'silu',
 };
 
+/** What a config's keys are when it lacks them. */
+const DEFAULTS = {
+  maxPositionEmbeddings: 2048,
+  rmsNormEps: 1e-6,
+  ropeTheta: 10000,
+  tieWordEmbeddings: false,
+  attentionBias: false,
+  mlpBias: false,
+  attentionDropout: 0,
+  initializerRange: 0.02,
+} satisfies Partial<LlamaConfig>;
+
+/**
+ * Checks a config and fills in defaults.
+ *
+ * @param hasOwnKeys whether the model's class reads keys that are not among the family's defaults, and stay as they are.
+ *   Default false
+ */
+export function withDefaults(
+  args: LlamaConfigArgs,
+  {configDefaults}: LlamaFamily = LLAMA,
+  hasOwnKeys = false,
+): LlamaConfig {
+  if (!hasOwnKeys) assertKnownOptions('Llama config', args, {...CONFIG_KEYS, ...namesOf(configDefaults)});
+  const config: LlamaConfig = {
+    numKeyValueHeads: args.numAttentionHeads,
+    headDim: args.hiddenSize / args.numAttentionHeads,
+    ...DEFAULTS,
+    ...configDefaults,
+    ...args,
+  };
+  return validated(config, 'Llama config');
+}
+
+const namesOf = (keys: Json = {}) => Object.fromEntries(Object.keys(keys).map((key) => [key, true as const]));
+
+/** Returns the keys that only the family's configs have. */
+const ownKeysOf = ({configDefaults = {}}: LlamaFamily): string[] =>
+  Object.keys(configDefaults).filter((key) => !(key in CONFIG_KEYS));
+
+/** Returns the name that `config.json` has for a key: `hidden_size` for `hiddenSize`. */
+const inFile = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
 /**
  * Reads a Hugging Face `config.json`. The rotary settings are `rope_theta` and `rope_scaling` in transformers 4,
- * `rope_parameters` in transformers 5.
+ * `rope_parameters` in transformers 5. Keys that the family alone has are read as they are; `null` counts as a value.
  *
  * @param where the file, for messages
  * @param family family that the file must name, if it names one
  * @throws TfjsLoraError `INVALID_CONFIG` naming the key, `UNSUPPORTED` for another family
  */
-export function parseConfig(
-  json: Json,
-  where = 'config.json',
-  {modelType, hiddenAct}: LlamaFamily = LLAMA,
-): LlamaConfig {
+export function parseConfig(json: Json, where = 'config.json', family: LlamaFamily = LLAMA): LlamaConfig {
+  const {modelType, hiddenAct, configDefaults} = family;
   const type = json.model_type;
   if (type !== undefined && type !== modelType) {
     throw new TfjsLoraError('UNSUPPORTED', `${where} model_type: expected "${modelType}", got ${show(type)}`);
   }
-  if (json.hidden_act !== undefined && json.hidden_act !== hiddenAct) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `${where} hidden_act: expected "${hiddenAct}", got ${show(json.hidden_act)}`,
-    );
+  const act = json.hidden_activation ?? json.hidden_act;
+  if (act !== undefined && act !== hiddenAct) {
+    throw new TfjsLoraError('UNSUPPORTED', `${where} hidden_act: expected "${hiddenAct}", got ${show(act)}`);
   }
-  const read = <T>(key: string, fallback?: T): T => {
-    const value = json[key] ?? fallback;
-    if (value === undefined) {
-      throw new TfjsLoraError(
-        'INVALID_CONFIG',
-        `${where} ${key}: expected a value, got none. Is this a Llama folder?`,
-      );
-    }
-    return value as T;
+  const defaults: Json = {...DEFAULTS, ...configDefaults};
+  const read = <Key extends keyof LlamaConfig>(key: Key, fallback?: LlamaConfig[Key]): LlamaConfig[Key] => {
+    const value = json[inFile(key)] ?? defaults[key] ?? fallback;
+    if (value !== undefined) return value as LlamaConfig[Key];
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${inFile(key)}: expected a value, got none. Is this a ${family.architecture.replace('ForCausalLM', '')} folder?`,
+    );
   };
-  const ropeOf = (key: string): Json => {
-    const value = json[key] ?? {};
-    if (typeof value === 'object' && !Array.isArray(value)) return value as Json;
-    throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected an object, got ${show(value)}`);
-  };
-  const rope = {...ropeOf('rope_scaling'), ...ropeOf('rope_parameters')};
-  const [hidden, heads] = [read<number>('hidden_size'), read<number>('num_attention_heads')];
+  const own = (key: string) => (inFile(key) in json ? json[inFile(key)] : defaults[key]);
+  const [hidden, heads] = [read('hiddenSize'), read('numAttentionHeads')];
+  const maxPositionEmbeddings = read('maxPositionEmbeddings');
+  const {theta, scaling} = parseRope(json, maxPositionEmbeddings, where);
   return validated(
     {
-      vocabSize: read('vocab_size'),
+      vocabSize: read('vocabSize'),
       hiddenSize: hidden,
-      intermediateSize: read('intermediate_size'),
-      numHiddenLayers: read('num_hidden_layers'),
+      intermediateSize: read('intermediateSize'),
+      numHiddenLayers: read('numHiddenLayers'),
       numAttentionHeads: heads,
-      numKeyValueHeads: read('num_key_value_heads', heads),
-      headDim: read('head_dim', isNumber(hidden) && isNumber(heads) ? hidden / heads : Number.NaN),
-      maxPositionEmbeddings: read('max_position_embeddings', 2048),
-      rmsNormEps: read('rms_norm_eps', 1e-6),
-      ropeTheta: (rope.rope_theta as number) ?? read('rope_theta', 10000),
-      ropeScaling: parseRopeScaling(rope, where),
-      tieWordEmbeddings: read('tie_word_embeddings', false),
-      attentionBias: read('attention_bias', false),
-      mlpBias: read('mlp_bias', false),
-      attentionDropout: read('attention_dropout', 0),
-      initializerRange: read('initializer_range', 0.02),
+      numKeyValueHeads: read('numKeyValueHeads', heads),
+      headDim: read('headDim', isNumber(hidden) && isNumber(heads) ? hidden / heads : Number.NaN),
+      maxPositionEmbeddings,
+      rmsNormEps: read('rmsNormEps'),
+      ropeTheta: theta ?? (defaults.ropeTheta as number),
+      ropeScaling: scaling,
+      tieWordEmbeddings: read('tieWordEmbeddings'),
+      attentionBias: read('attentionBias'),
+      mlpBias: read('mlpBias'),
+      attentionDropout: read('attentionDropout'),
+      initializerRange: read('initializerRange'),
       bosTokenId: (json.bos_token_id as number) ?? undefined,
       eosTokenId: (json.eos_token_id as number | number[]) ?? undefined,
       padTokenId: (json.pad_token_id as number) ?? undefined,
       // null switches it off, as in TRL
       summaryDropoutProb: json.summary_dropout_prob === null ? 0 : (json.summary_dropout_prob as number),
+      ...Object.fromEntries(ownKeysOf(family).map((key) => [key, own(key)])),
       source: json,
     },
     where,
-    (key) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    inFile,
   );
 }
 
 const isNumber = (value: unknown): boolean => typeof value === 'number';
-
-function parseRopeScaling(rope: Json, where: string): RopeScaling | undefined {
-  const type = rope.rope_type ?? rope.type ?? 'default';
-  if (type === 'default') return undefined;
-  const number = (key: string): number => {
-    const value = rope[key];
-    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value;
-    throw new TfjsLoraError(
-      'INVALID_CONFIG',
-      `${where} rope ${key}: expected a number above 0, got ${show(rope[key])}`,
-    );
-  };
-  if (type === 'linear') return {type, factor: number('factor')};
-  if (type !== 'llama3') {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `${where} rope_type: expected default, linear or llama3, got ${show(type)}`,
-    );
-  }
-  return {
-    type,
-    factor: number('factor'),
-    lowFreqFactor: number('low_freq_factor'),
-    highFreqFactor: number('high_freq_factor'),
-    originalMaxPositionEmbeddings: number('original_max_position_embeddings'),
-  };
-}
 
 /** Returns the number of weights in a model of this shape. */
 export function parameterCount(config: LlamaConfig): number {
@@ -220,18 +208,6 @@ export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFa
     if (config.eosTokenId !== undefined) rest.eos_token_id = config.eosTokenId; // a template may have changed it
     return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
   }
-  const scaling = config.ropeScaling;
-  const rope = !scaling
-    ? null
-    : scaling.type === 'linear'
-      ? {rope_type: 'linear', factor: scaling.factor}
-      : {
-          rope_type: 'llama3',
-          factor: scaling.factor,
-          low_freq_factor: scaling.lowFreqFactor,
-          high_freq_factor: scaling.highFreqFactor,
-          original_max_position_embeddings: scaling.originalMaxPositionEmbeddings,
-        };
   return {
     architectures: [family.architecture],
     attention_bias: config.attentionBias,
@@ -251,12 +227,13 @@ export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFa
     num_hidden_layers: config.numHiddenLayers,
     num_key_value_heads: config.numKeyValueHeads,
     rms_norm_eps: config.rmsNormEps,
-    rope_scaling: rope,
+    rope_scaling: formatRopeScaling(config.ropeScaling),
     rope_theta: config.ropeTheta,
     ...(config.summaryDropoutProb !== undefined && {summary_dropout_prob: config.summaryDropoutProb}),
     tie_word_embeddings: config.tieWordEmbeddings,
     torch_dtype: dtype,
     vocab_size: config.vocabSize,
+    ...Object.fromEntries(ownKeysOf(family).map((key) => [inFile(key), (config as unknown as Json)[key]])),
   };
 }
 
@@ -312,6 +289,17 @@ function validated(config: LlamaConfig, where: string, spell = (key: string) => 
       'INVALID_CONFIG',
       `${where} ${spell('numKeyValueHeads')}: expected a divisor of ${config.numAttentionHeads} heads, ` +
         `got ${config.numKeyValueHeads}`,
+    );
+  }
+  const {ropeScaling} = config;
+  if (
+    ropeScaling?.type === 'dynamic' &&
+    ropeScaling.originalMaxPositionEmbeddings !== config.maxPositionEmbeddings
+  ) {
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where} ${spell('ropeScaling')}: expected originalMaxPositionEmbeddings ${config.maxPositionEmbeddings}, the ` +
+        `model's own length, with dynamic, got ${ropeScaling.originalMaxPositionEmbeddings}`,
     );
   }
   for (const key of ['attentionDropout', 'summaryDropoutProb'] as const) {

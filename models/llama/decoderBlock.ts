@@ -1,5 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {type AttentionContext, GroupedQueryAttention} from '../../layers/groupedQueryAttention.ts';
+import {
+  type AttentionContext,
+  GroupedQueryAttention,
+  type GroupedQueryAttentionArgs,
+} from '../../layers/groupedQueryAttention.ts';
 import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from '../../layers/moduleLayer.ts';
 import {isRecomputing} from '../../layers/ops/keptResults.ts';
 import {asConfig} from '../../layers/ops/tfjsInternals.ts';
@@ -28,6 +32,11 @@ export class DecoderBlock extends ModuleLayer {
     layerIndex: true,
     storage: true,
   } satisfies OptionNames<DecoderBlockArgs>;
+  /**
+   * Says that the blocks of a class compute what this class does with the layers that they have, so that one op may run
+   * them. A subclass does not inherit it.
+   */
+  static readonly isPlain = true;
   readonly config: LlamaConfig;
   readonly layerIndex: number;
   readonly storage?: StorageDtype;
@@ -43,7 +52,7 @@ export class DecoderBlock extends ModuleLayer {
     this.config = config;
     this.layerIndex = layerIndex;
     this.storage = storage;
-    this.self_attn = new GroupedQueryAttention({
+    this.self_attn = this.createAttention({
       name: name('self_attn'),
       heads: config.numAttentionHeads,
       keyValueHeads: config.numKeyValueHeads,
@@ -64,6 +73,11 @@ export class DecoderBlock extends ModuleLayer {
     const epsilon = config.rmsNormEps;
     this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon});
     this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon});
+  }
+
+  /** Makes the attention, when the block is constructed. A subclass may give it other options, or make another. */
+  protected createAttention(args: GroupedQueryAttentionArgs): GroupedQueryAttention {
+    return new GroupedQueryAttention(args);
   }
 
   /** Makes the feed-forward, when the block is constructed. A subclass may make another. */

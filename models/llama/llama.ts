@@ -38,7 +38,8 @@ import {
 } from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
 import {isOf, plainHead, plainStack} from './plainStack.ts';
-import {type LlamaPreset, resolveConfig} from './resolveConfig.ts';
+import {presets} from './presets.ts';
+import {resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in Hugging Face's files. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
@@ -47,6 +48,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static override readonly architecture: string = LLAMA.architecture;
   /** The only `hidden_act` that the family's configs may have. */
   static readonly hiddenAct: string = LLAMA.hiddenAct;
+  /** What keys are when a config lacks them, where Llama's default differs, and all keys that only the family has. */
+  static readonly configDefaults: Json = {};
+  /** Shapes of the family's published models. */
+  static readonly presets: Record<string, LlamaConfigArgs> = presets;
   /** The class of the blocks; a family whose blocks differ has its own. */
   static readonly blockClass: typeof DecoderBlock = DecoderBlock;
   readonly embed_tokens: TokenEmbedding;
@@ -136,14 +141,18 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   ): tf.Tensor {
     const seed = dropoutSeed(given);
     const length = embedded.shape[1];
-    // A bias of T×S numbers is made once for all blocks, unless the kernel derives the mask itself.
+    // A bias of T×S numbers is made once for all blocks of a window, unless the kernel derives the mask itself.
     const isInKernel = hasKernel(attentionOp);
-    const mask = isInKernel
-      ? attentionMask
-      : causalBias(length, (cache?.length ?? 0) + length, attentionMask);
-    const constants = mask ? [cos, sin, mask] : [cos, sin];
+    const sourceLength = (cache?.length ?? 0) + length;
+    const biases = new Map<number | undefined, tf.Tensor4D | undefined>();
+    const biasOf = (window?: number) => {
+      if (!biases.has(window)) biases.set(window, causalBias(length, sourceLength, attentionMask, window));
+      return biases.get(window);
+    };
     let hidden: tf.Tensor = embedded;
     for (const block of this.blocks) {
+      const mask = isInKernel ? attentionMask : biasOf(block.self_attn.window);
+      const constants = mask ? [cos, sin, mask] : [cos, sin];
       const run = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor, mask?: tf.Tensor) => {
         const masked = isInKernel ? {segments: mask} : {bias: mask};
         return block.apply(x, {rotary: {cos, sin}, ...masked, cache, training, seed}) as tf.Tensor;
@@ -229,8 +238,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return parseConfig(json, where, this);
   }
 
-  static override resolveConfig(source: LlamaPreset | LlamaConfigArgs | Json): LlamaConfig {
-    // A class with keys of its own reads them in its own parseConfig.
+  static override resolveConfig(source: string | LlamaConfigArgs | Json): LlamaConfig {
+    // A class may also read keys of its own in its own parseConfig.
     return resolveConfig(source, this, this.parseConfig !== LlamaForCausalLM.parseConfig);
   }
 

@@ -9,7 +9,7 @@ import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
-import {DecoderBlock} from './decoderBlock.ts';
+import type {DecoderBlock} from './decoderBlock.ts';
 
 type Layer = tf.layers.Layer;
 
@@ -33,13 +33,16 @@ export function plainStack(blocks: DecoderBlock[], training: boolean): StackBloc
 function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefined {
   const {self_attn, mlp, input_layernorm, post_attention_layernorm} = block;
   const norms = [input_layernorm, post_attention_layernorm];
-  const isTrained = (norm: RMSNorm) => norm.weight.trainable && isRecording();
+  const isPlainNorm = (norm: RMSNorm) =>
+    isOf(norm, RMSNorm) && norm.offset === 0 && !(norm.weight.trainable && isRecording());
   const isKnown =
-    isOf(block, DecoderBlock) &&
+    Object.hasOwn(block.constructor, 'isPlain') &&
+    isUnchanged(block) &&
     isOf(self_attn, GroupedQueryAttention) &&
+    self_attn.isPlain &&
     !(training && self_attn.dropout > 0) &&
     isOf(mlp, SwiGLU) &&
-    norms.every((norm) => isOf(norm, RMSNorm) && !isTrained(norm) && norm.epsilon === norms[0].epsilon);
+    norms.every((norm) => isPlainNorm(norm) && norm.epsilon === norms[0].epsilon);
   if (!isKnown) return undefined;
   const layerOf = (name: string) =>
     ((self_attn as unknown as Record<string, Layer>)[name] ??
@@ -74,6 +77,11 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
 
 /** Whether a layer is of exactly that class, and its call is not changed. */
 export function isOf<T extends Layer>(layer: Layer, of: new (args: never) => T): layer is T {
+  return layer.constructor === of && isUnchanged(layer);
+}
+
+/** Whether a layer's call is that of its class. */
+function isUnchanged(layer: Layer): boolean {
   const isOwn = (name: string) => Object.hasOwn(layer, name);
-  return layer.constructor === of && callHookOf(layer) == null && !isOwn('call') && !isOwn('apply');
+  return callHookOf(layer) == null && !isOwn('call') && !isOwn('apply');
 }

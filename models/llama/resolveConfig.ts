@@ -1,6 +1,7 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {
   type Json,
+  LLAMA,
   type LlamaConfig,
   type LlamaConfigArgs,
   type LlamaFamily,
@@ -11,26 +12,32 @@ import {presets} from './presets.ts';
 
 export type LlamaPreset = keyof typeof presets;
 
+/** A family whose configs have Llama's format, with the shapes of its published models. */
+export interface PresetFamily extends LlamaFamily {
+  readonly presets: Record<string, LlamaConfigArgs>;
+}
+
 /**
  * Makes a complete config from a preset's name, from our own keys, or from the contents of a `config.json`.
  *
  * @param hasOwnKeys whether the model's class has keys of its own, which stay as they are. Default false
  */
 export function resolveConfig(
-  source: LlamaPreset | LlamaConfigArgs | Json,
-  family?: LlamaFamily,
+  source: string | LlamaConfigArgs | Json,
+  family: PresetFamily = {...LLAMA, presets},
   hasOwnKeys = false,
 ): LlamaConfig {
   if (typeof source !== 'string') {
     return 'vocab_size' in source
       ? parseConfig(source, undefined, family)
-      : withDefaults(source as LlamaConfigArgs, hasOwnKeys);
+      : withDefaults(source as LlamaConfigArgs, family, hasOwnKeys);
   }
-  const preset = Object.hasOwn(presets, source) ? presets[source] : undefined;
-  if (preset) return withDefaults(preset);
+  const names = Object.keys(family.presets);
+  if (names.includes(source)) return withDefaults(family.presets[source], family);
+  const name = family.architecture.replace('ForCausalLM', '');
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `Llama preset "${source}": expected one of ${Object.keys(presets).join(', ')}. ` +
-      `Did you mean ${nearestNames(source, Object.keys(presets), 1)[0]}?`,
+    `${name} preset "${source}": expected one of ${names.join(', ')}. ` +
+      `Did you mean ${nearestNames(source, names, 1)[0]}?`,
   );
 }

@@ -13,7 +13,7 @@ describeEachBackend('registerModel', () => {
   test('registers a family once', () => {
     registerModel(TinyForCausalLM);
     registerModel(TinyForCausalLM);
-    expect(modelTypes()).toEqual(['llama', 'tiny']);
+    expect(modelTypes().filter((type) => type === 'tiny')).toHaveLength(1);
     expect(modelClassOf({model_type: 'tiny'}, 'config.json')).toBe(TinyForCausalLM);
     expect(modelClassOf({model_type: 'llama'}, 'config.json')).toBe(LlamaForCausalLM);
   });

@@ -1,5 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
+import {ropeFrequencies} from '../../layers/ropeFrequencies.ts';
 import {RotaryEmbedding} from '../../layers/rotaryEmbedding.ts';
+import {parseRope} from '../../models/llama/ropeConfig.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
 import {expectClose, goldenNamed, readGoldens, readJson, toTensor} from './golden.ts';
 
@@ -7,6 +9,14 @@ interface GoldenRotary {
   headDim: number;
   positions: number[];
   ropeParameters: Record<string, number>;
+}
+
+/** The frequencies of a config for sequences of each length, and the factor on the tables. */
+interface GoldenRope {
+  config: Record<string, unknown> & {max_position_embeddings: number};
+  lengths: number[];
+  frequencies: number[][];
+  factor: number;
 }
 
 const goldens = readGoldens('ops/ops.safetensors');
@@ -42,6 +52,21 @@ const firstHalf = (name: string) => {
   const half = headDim / 2;
   return {shape: [1, 1, length, half], values: values.filter((_, i) => i % headDim < half)};
 };
+
+describe('ropeFrequencies equals transformers', () => {
+  const goldens = readJson<Record<string, GoldenRope>>('../families/fixtures/rope.json');
+  test.each(Object.entries(goldens))('%s', (_, {config, lengths, frequencies, factor}) => {
+    const {theta, scaling} = parseRope(config, config.max_position_embeddings, 'config.json');
+    expect((scaling && 'attentionFactor' in scaling && scaling.attentionFactor) || 1).toBeCloseTo(factor, 12);
+    for (const [i, length] of lengths.entries()) {
+      const got = ropeFrequencies(16, theta as number, scaling, length);
+      expect(got).toHaveLength(frequencies[i].length);
+      for (const [j, expected] of frequencies[i].entries()) {
+        expect(Math.abs(got[j] / expected - 1)).toBeLessThan(1e-6);
+      }
+    }
+  });
+});
 
 describeEachBackend('RotaryEmbedding equals transformers', () => {
   test.each(Object.keys(attributes.rotary))(

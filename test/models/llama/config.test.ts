@@ -60,7 +60,15 @@ describe('config.json', () => {
   });
 
   test('is written and read back without a source', () => {
-    for (const ropeScaling of [undefined, scaling, {type: 'linear', factor: 4}]) {
+    const long = {originalMaxPositionEmbeddings: 32, attentionFactor: 1.2};
+    for (const ropeScaling of [
+      undefined,
+      scaling,
+      {type: 'linear', factor: 4},
+      {type: 'dynamic', factor: 4, originalMaxPositionEmbeddings: 2048},
+      {type: 'yarn', factor: 4, ...long, betaFast: 32, betaSlow: 1, truncate: false},
+      {type: 'longrope', ...long, shortFactor: [1], longFactor: [2]},
+    ]) {
       const args = {
         vocabSize: 19,
         hiddenSize: 8,
@@ -92,9 +100,9 @@ describe('config.json', () => {
     ['epsilon 0', {rms_norm_eps: 0}, 'INVALID_CONFIG', 'expected a positive number, got 0'],
     [
       'unknown rope',
-      {rope_scaling: {rope_type: 'yarn'}},
+      {rope_scaling: {rope_type: 'proportional'}},
       'UNSUPPORTED',
-      'expected default, linear or llama3, got "yarn"',
+      'expected default, linear, dynamic, yarn, longrope or llama3, got "proportional"',
     ],
     [
       'half a rope',

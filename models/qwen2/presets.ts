@@ -1,0 +1,61 @@
+const qwen = {
+  vocabSize: 151936,
+  rmsNormEps: 1e-6,
+  ropeTheta: 1e6,
+  maxPositionEmbeddings: 32768,
+  bosTokenId: 151643,
+  eosTokenId: 151643,
+};
+
+/** Shapes of Qwen's published models. */
+export const presets = {
+  'qwen2.5-0.5b': {
+    ...qwen,
+    hiddenSize: 896,
+    intermediateSize: 4864,
+    numHiddenLayers: 24,
+    numAttentionHeads: 14,
+    numKeyValueHeads: 2,
+    tieWordEmbeddings: true,
+  },
+  'qwen2.5-1.5b': {
+    ...qwen,
+    hiddenSize: 1536,
+    intermediateSize: 8960,
+    numHiddenLayers: 28,
+    numAttentionHeads: 12,
+    numKeyValueHeads: 2,
+    maxPositionEmbeddings: 131072,
+    tieWordEmbeddings: true,
+  },
+  'qwen2.5-3b': {
+    ...qwen,
+    hiddenSize: 2048,
+    intermediateSize: 11008,
+    numHiddenLayers: 36,
+    numAttentionHeads: 16,
+    numKeyValueHeads: 2,
+    tieWordEmbeddings: true,
+  },
+  'qwen2.5-7b': {
+    ...qwen,
+    vocabSize: 152064,
+    hiddenSize: 3584,
+    intermediateSize: 18944,
+    numHiddenLayers: 28,
+    numAttentionHeads: 28,
+    numKeyValueHeads: 4,
+    maxPositionEmbeddings: 131072,
+  },
+  'qwen2.5-14b': {
+    ...qwen,
+    vocabSize: 152064,
+    hiddenSize: 5120,
+    intermediateSize: 13824,
+    numHiddenLayers: 48,
+    numAttentionHeads: 40,
+    numKeyValueHeads: 8,
+    rmsNormEps: 1e-5,
+    maxPositionEmbeddings: 131072,
+  },
+};
