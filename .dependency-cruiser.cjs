@@ -114,7 +114,8 @@ module.exports = {
       losses: [],
       cluster: ['backends', 'protobuf'],
       steps: ['optimizers', 'cluster', 'losses'],
-      run: ['steps', 'cluster'],
+      prediction: ['metrics', 'output', 'cluster'],
+      run: ['prediction', 'steps', 'cluster'],
       notebook: ['run', 'plots'],
       checkpoints: ['run', 'steps', 'optimizers', 'output', 'cluster'],
       callbacks: [
@@ -128,7 +129,6 @@ module.exports = {
         'plots',
         'protobuf',
       ],
-      prediction: ['metrics', 'output', 'cluster'],
     }),
     ...rooms('src/tools', {
       browser: [],

@@ -70,6 +70,7 @@ export {PagedAdamW, type PagedAdamWArgs} from './training/optimizers/pagedAdamW.
 export {PagedAdamW8bit, type PagedAdamW8bitArgs} from './training/optimizers/pagedAdamW8bit.ts';
 export {PagedLion, type PagedLionArgs} from './training/optimizers/pagedLion.ts';
 export {PagedLion8bit, type PagedLion8bitArgs} from './training/optimizers/pagedLion8bit.ts';
+export type {AnswerMetric, AnswerOptions} from './training/prediction/answerScorer.ts';
 export type {
   PredictionProgress,
   PredictionRun,
@@ -91,7 +92,7 @@ export {
   estimateMemory,
   type MemoryEstimate,
 } from './training/run/estimateMemory.ts';
-export type {Cadence, FitArgs, ProgressStream, ReportTarget} from './training/run/fitArgs.ts';
+export type {Cadence, FitArgs, ProgressStream, ReportTarget, SaveCadence} from './training/run/fitArgs.ts';
 export {TrainingHistory} from './training/run/trainingHistory.ts';
 export {clipByGlobalNorm} from './training/steps/clipByGlobalNorm.ts';
 export {

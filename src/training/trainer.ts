@@ -34,6 +34,9 @@ import {
   type OutputWishes,
 } from './output/outputFolder.ts';
 import {assertCanPlot} from './plots/renderPlot.ts';
+import {AnswerScorer} from './prediction/answerScorer.ts';
+import type {PredictionProgress} from './prediction/predictDataset.ts';
+import type {PredictionData} from './prediction/readPrompts.ts';
 import {CallbackList, type Evaluation, userCallbacks} from './run/callbacks.ts';
 import {assertMemory} from './run/estimateMemory.ts';
 import {assertCount, type FitArgs, type FitPlan, resolveFitArgs} from './run/fitArgs.ts';
@@ -140,10 +143,29 @@ export class Trainer extends TrainingStep {
     const validationData =
       plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
     const signal = ranks().agreed(plan.signal);
-    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData, signal});
+    const scorer = await this.scorerOf(plan);
+    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData, signal}, scorer);
   }
 
-  private plan(data: TrainingData, plan: FitPlan & {validationData?: TrainingData}): TrainingRun {
+  /** Prepares the scoring of answers to the validation data, if the settings ask for it. */
+  private async scorerOf(plan: FitPlan): Promise<AnswerScorer | undefined> {
+    const {predictWithGenerate, validationData, validationBatchSize: batchSize, metrics, generation} = plan;
+    if (!predictWithGenerate) return undefined;
+    if (this.loss.rowsPerExample > 1) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `fitDataset predictWithGenerate: expected a loss of single answers, got ${this.loss.name}`,
+      );
+    }
+    const options = {batchSize, ...generation};
+    return AnswerScorer.open(this.model, validationData as PredictionData, options, metrics);
+  }
+
+  private plan(
+    data: TrainingData,
+    plan: FitPlan & {validationData?: TrainingData},
+    scorer?: AnswerScorer,
+  ): TrainingRun {
     const {epochs, initialEpoch, batchSize, batchesPerStep, validationData, maxSteps} = plan;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
@@ -173,6 +195,7 @@ export class Trainer extends TrainingStep {
       batchesPerEpoch,
       totalSteps,
       (run, isForced) => this.validate(run, isForced),
+      scorer,
     );
   }
 
@@ -208,7 +231,7 @@ export class Trainer extends TrainingStep {
       }
       const validation = plan.evaluatesEachEpoch ? await this.validate(run) : undefined;
       if (run.isStoppedInEvaluation) break; // the epoch ends once it is evaluated
-      const logs = {loss: lossSum / tokens, ...(validation && {val_loss: validation.loss})};
+      const logs = {loss: lossSum / tokens, ...(validation && validationLogs(run, validation))};
       history.addEpoch(epoch, logs);
       if (isWhole) progress.position = positionAt(epoch + 1);
       await callbacks.emit('onEpochEnd', epoch, logs);
@@ -294,9 +317,8 @@ export class Trainer extends TrainingStep {
     const {step} = progress;
     if (progress.evaluation?.step === step && !isForced) return progress.evaluation;
     this.recorder.forget();
-    const {validationData, validationBatchSize: batchSize} = plan;
     const signal = isForced ? undefined : plan.signal; // a forced evaluation ends the run
-    const evaluation = await this.evaluate(validationData, {batchSize, signal}).catch((error) => {
+    const evaluation = await this.evaluateRun(run, signal).catch((error) => {
       if (!signal?.aborted || error !== signal.reason) throw error;
       run.isStoppedInEvaluation = true;
     });
@@ -305,6 +327,17 @@ export class Trainer extends TrainingStep {
     history.evaluations.push(progress.evaluation);
     await callbacks.emit('onEvaluate', evaluation, step);
     return evaluation;
+  }
+
+  /** Computes loss and perplexity over the validation data, and the scores of the answers if the settings ask for it. */
+  private async evaluateRun(run: TrainingRun, signal?: AbortSignal): Promise<Evaluation> {
+    const {plan, progress, callbacks, scorer} = run;
+    const {validationData, validationBatchSize: batchSize} = plan;
+    const evaluation = await this.evaluate(validationData!, {batchSize, signal});
+    if (!scorer) return evaluation;
+    const onProgress = (done: PredictionProgress) => callbacks.emit('onPredict', done, progress.step);
+    const scores = await scorer.score({signal, onProgress});
+    return {...evaluation, metrics: {...evaluation.metrics, ...scores}};
   }
 
   /**
@@ -400,6 +433,12 @@ async function begin(
   }
   await markUnfinished(outputDir);
   await leaveLaterCheckpoints(run, outputDir, checkpoint);
+}
+
+/** Returns an evaluation under Keras's names. */
+function validationLogs({scoreNames}: TrainingRun, {loss, metrics}: Evaluation): Record<string, number> {
+  const scores = scoreNames.map((name) => [`val_${name}`, metrics![name]]);
+  return {val_loss: loss, ...Object.fromEntries(scores)};
 }
 
 async function* windowsOf(batches: AsyncIterable<Batch>, size: number): AsyncGenerator<Batch[]> {

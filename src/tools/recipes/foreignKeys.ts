@@ -322,7 +322,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     save_dir: refused('Set output_dir instead.'),
     use_swanlab: refused('Logs can be written for tensorboard or as csv (report_to). Remove the key.', false),
     compute_accuracy: refused('Evaluation computes loss and perplexity. Remove the key.', false),
-    greater_is_better: refused('The best evaluation is the one with the lowest loss. Remove the key.', false),
     tokenized_path: refused('Tokenized data is cached automatically. Remove the key.'),
     tool_format: refused('The template writes the tools. Remove the key.'),
     eval_on_each_dataset: refused('Evaluate on one data set at a time with eval_dataset.', false),

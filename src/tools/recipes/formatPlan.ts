@@ -14,6 +14,11 @@ export function formatPlan(plan: RecipePlan): string {
     ...trainingRows(plan),
   ];
   if (data.validation) rows.push(['evaluation', describeExamples(data.validation)]);
+  if (data.validationPrompts !== undefined) {
+    const {maxNewTokens} = recipe.generation;
+    const answers = `${many(data.validationPrompts, 'answer')} of at most ${many(maxNewTokens, 'token')}`;
+    rows.push(['scores', `${answers} at each evaluation`]);
+  }
   if (data.prompts !== undefined) rows.push(['prediction', many(data.prompts, 'prompt')]);
   if (recipe.fit.outputDir !== undefined) rows.push(['output', recipe.fit.outputDir]);
   if (overwrites) rows.push(['overwrites', `${overwrites.what}: ${overwrites.names.join(', ')}`]);

@@ -13,6 +13,8 @@ export interface RecipeData {
   validation?: TrainingData;
   /** Prompts to answer, with the expected answers. */
   prompts?: PromptExample[];
+  /** Prompts to answer at each evaluation of a training. */
+  validationPrompts?: PromptExample[];
 }
 
 /** Reads, splits and tokenizes the data that a recipe's tasks need. */
@@ -38,10 +40,13 @@ export async function loadRecipeData(
   } else if (tasks.evaluate) {
     loaded.validation = await loadDataset({...args, dataset: evaluationDataset, streaming: false});
   }
-  if (tasks.predict) {
-    loaded.prompts = await loadPrompts(
+  const scoresInTraining = tasks.train && tasks.evaluate && recipe.fit.predictWithGenerate;
+  if (tasks.predict || scoresInTraining) {
+    const prompts = await loadPrompts(
       isHeldOut ? {...args, dataset, valSize} : {...args, dataset: evaluationDataset},
     );
+    if (tasks.predict) loaded.prompts = prompts;
+    if (scoresInTraining) loaded.validationPrompts = prompts.slice(0, recipe.answers.samples);
   }
   return loaded;
 }

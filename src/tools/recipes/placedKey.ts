@@ -6,6 +6,7 @@ import type {SplitArgs} from '../../data/loadDataset.ts';
 import type {JoinOptions} from '../../training/cluster/joinCluster.ts';
 import type {PreferenceLossArgs} from '../../training/losses/preferenceLoss.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
+import type {AnswerOptions} from '../../training/prediction/answerScorer.ts';
 import type {PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
@@ -40,6 +41,8 @@ export interface RecipeTargets {
   cluster: JoinOptions;
   generation: PredictOptions;
   prediction: PredictOptions;
+  /** Answers at the evaluations of a training. */
+  answers: AnswerOptions;
   export: Partial<ExportArgs>;
 }
 

@@ -28,7 +28,13 @@ export interface RecipePlan {
   backend: BackendReport;
   parameters: {total: number; trainable: number};
   /** Each is undefined if there is no such data, or if it is streamed. */
-  data: {training?: ExampleCounts; validation?: ExampleCounts; prompts?: number};
+  data: {
+    training?: ExampleCounts;
+    validation?: ExampleCounts;
+    prompts?: number;
+    /** Number of prompts that each evaluation of a training answers. */
+    validationPrompts?: number;
+  };
   steps?: RunSteps;
   /** Number of tokens in the whole training without padding; undefined if the data is streamed. */
   trainedTokens?: number;
@@ -78,6 +84,7 @@ export function planOf(
       training,
       validation: data.validation && countExamples(data.validation),
       prompts: data.prompts?.length,
+      validationPrompts: data.validationPrompts?.length,
     },
     ...run,
     trainedTokens,

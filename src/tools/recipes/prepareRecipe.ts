@@ -101,10 +101,11 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
       await applyMethod(model, recipe);
     } else await useAdapters(model, recipe, {last: 'keep'});
     assertLengths(recipe, model, data);
+    const prediction = predictOptions(recipe, tokenizer);
     const training = steps && {
       compile: compileArgs(recipe, steps, optimizer),
       fit: {
-        ...fitArgs(recipe, data, steps),
+        ...fitArgs(recipe, data, steps, prediction),
         resumeFromCheckpoint: resumeFrom,
         memoryBudget: options.memoryBudget,
       },
@@ -115,7 +116,6 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     } else if (data.validation) {
       assertData(data.validation, 'evaluation data', limitsOf(model));
     }
-    const prediction = predictOptions(recipe, tokenizer);
     if (data.prompts) await assertPredictable(model, data.prompts, prediction);
 
     const otherModels = [opened.model ?? []].flat();
@@ -194,14 +194,17 @@ function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer
 /** Returns the arguments of `fitDataset`, with the recipe's shares and fractions converted to steps. */
 function fitArgs(
   {fit: {epochs, maxSteps, ...fit}}: Recipe,
-  {validation}: RecipeData,
+  {validation, validationPrompts}: RecipeData,
   steps: RunSteps,
+  {outputDir, ...generation}: PredictOptions,
 ): FitArgs {
   const isWhole = maxSteps === undefined && Number.isInteger(epochs);
   return {
     ...fit,
     ...(isWhole ? {epochs} : {maxSteps: steps.total}),
     ...(validation && {validationData: validation}),
+    predictWithGenerate: validationPrompts !== undefined,
+    ...(validationPrompts && {generation: {...generation, prompts: validationPrompts}}),
     evaluationSteps: steps.evaluation,
     loggingSteps: steps.logging,
     saveSteps: steps.saving,

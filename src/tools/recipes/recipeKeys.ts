@@ -1,7 +1,9 @@
 import {z} from 'zod';
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
-import {PREFERENCE_LOSSES} from '../../training/losses/preferenceLoss.ts';
+import {PREFERENCE_LOSSES, preferenceLoss} from '../../training/losses/preferenceLoss.ts';
+import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
+import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
 
@@ -62,6 +64,13 @@ const finetuningType = () =>
       'lora, full, freeze or a registered kind of adapter',
     )
     .meta({examples: FINETUNING_TYPES}); // which editors suggest
+
+/** Numbers of evaluations, in any stage; a rule refuses those that a recipe's own evaluations lack. */
+const EVALUATED = ['loss', 'perplexity', ...SCORE_NAMES, ...preferenceLoss({type: 'orpo'}).metrics];
+const metricName = () =>
+  text()
+    .refine((name) => EVALUATED.includes(withoutPrefix(name)), EVALUATED.join(', '))
+    .meta({examples: EVALUATED});
 
 const SCHEDULES = [
   'linear',
@@ -222,16 +231,19 @@ const output = {
     '`resume_from_checkpoint: false`. Default: resume from its last checkpoint.'),
   logging_steps: to('fit.loggingSteps', interval().default(500),
     'Steps between log lines; below 1 a share of all steps.'),
-  save_strategy: to('fit.saveStrategy', z.enum(['no', 'steps', 'epoch']).default('steps'),
-    'When to write a checkpoint.'),
+  save_strategy: to('fit.saveStrategy', z.enum(['no', 'steps', 'epoch', 'best']).default('steps'),
+    'When to write a checkpoint; `best`: after each evaluation that is the best so far.'),
   save_steps: to('fit.saveSteps', interval().default(500),
     'Steps between checkpoints; below 1 a share of all steps.'),
   save_total_limit: to('fit.saveTotalLimit', count().optional(),
     'Number of checkpoints to keep, the newest. Default: all.'),
   load_best_model_at_end: to('fit.loadBestModelAtEnd', flag().default(false),
     'End with the weights of the best evaluation.'),
-  metric_for_best_model: z.enum(['loss', 'eval_loss']).optional()
-    .describe('Metric that decides which evaluation is the best. Default `loss`.'),
+  metric_for_best_model: to('fit.metricForBestModel', metricName().optional(),
+    'Metric that decides which evaluation is the best: `loss`, `perplexity`, with `predict_with_generate` a score such ' +
+    'as `rouge-l`, in `dpo` one of the rewards; the prefix `eval_` is accepted. Default `loss`.'),
+  greater_is_better: to('fit.greaterIsBetter', flag().optional(),
+    'Whether a greater value of that metric is better. Default: false for `loss` and `perplexity`, true for others.'),
   plot_loss: to('fit.plotLoss', flag().default(false), 'Draw the loss curves, as PNG and SVG.'),
   report_to: to('fit.reportTo', list().optional(),
     '`none`, `all`, or any of `tensorboard`, `csv`. Default `none`.',
@@ -299,7 +311,12 @@ const evaluation = {
     'Examples in a batch when evaluating and predicting.'),
   early_stopping_steps: to('fit.earlyStoppingPatience', count().optional(),
     'Stop after this many evaluations in a row without improvement.'),
-  predict_with_generate: flag().default(false).describe('Predict by generating answers.'),
+  predict_with_generate: to('fit.predictWithGenerate', flag().default(false),
+    'Generate answers to the evaluation data and score them by BLEU and ROUGE: with `do_predict`, and at each ' +
+    'evaluation of a training.'),
+  eval_generate_samples: to('answers.samples', count().optional(),
+    'Largest number of prompts that an evaluation of a training answers, the first ones. Default: all. LLaMA-Factory ' +
+    'has no such key.'),
 };
 
 // biome-ignore format: a row for each key

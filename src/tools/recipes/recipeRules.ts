@@ -1,5 +1,8 @@
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
+import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
+import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
+import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
 import {scheduleFault} from './scheduleOf.ts';
 
@@ -46,6 +49,13 @@ const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: Reci
 const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
 const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
+
+/** The numbers of an evaluation, by their names in logs without `eval_`. */
+const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
+  if (stage === 'dpo') return ['loss', ...preferenceLoss({type: pref_loss}).metrics];
+  return ['loss', 'perplexity', ...(predict_with_generate ? SCORE_NAMES : [])];
+};
+const SCORES_NEED = ' Set predict_with_generate: true, which measures it.';
 
 const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
 
@@ -263,7 +273,7 @@ const RULES: readonly RecipeRule[] = [
   rule(
     'load_best_model_at_end',
     ({load_best_model_at_end, eval_strategy, save_strategy}) =>
-      load_best_model_at_end && eval_strategy !== save_strategy,
+      load_best_model_at_end && save_strategy !== 'best' && eval_strategy !== save_strategy,
     ({eval_strategy, save_strategy}) =>
       `expected save_strategy and eval_strategy to be the same, got ${save_strategy} and ${eval_strategy}`,
   ),
@@ -276,6 +286,28 @@ const RULES: readonly RecipeRule[] = [
       !isMultiple(keys.save_steps, evaluationSteps(keys)),
     (keys) =>
       `expected save_steps to be a multiple of eval_steps, got ${keys.save_steps} and ${evaluationSteps(keys)}`,
+  ),
+  rule(
+    'metric_for_best_model',
+    (keys) =>
+      keys.metric_for_best_model !== undefined &&
+      !bestMetrics(keys).includes(withoutPrefix(keys.metric_for_best_model)),
+    (keys) => {
+      const {metric_for_best_model: given, predict_with_generate} = keys;
+      const advice = SCORE_NAMES.includes(withoutPrefix(given!)) && !predict_with_generate ? SCORES_NEED : '';
+      return `expected ${bestMetrics(keys).join(', ')}, got ${given}.${advice}`;
+    },
+  ),
+  rule(
+    'save_strategy',
+    ({save_strategy, eval_strategy}) => save_strategy === 'best' && eval_strategy === 'no',
+    'expected an eval_strategy with save_strategy: best, got no',
+  ),
+  rule(
+    'eval_generate_samples',
+    ({eval_generate_samples, predict_with_generate}) =>
+      eval_generate_samples !== undefined && !predict_with_generate,
+    'expected predict_with_generate: true with it, got none',
   ),
   rule(
     'early_stopping_steps',

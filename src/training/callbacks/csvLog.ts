@@ -22,7 +22,8 @@ const COLUMNS = [
 export function csvLog(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   const file = new LinesFile(outputDir, 'trainer_log.csv');
   const {metrics} = run.trainer.loss;
-  const columns = [...COLUMNS, ...metrics, ...metrics.map((name) => `eval_${name}`)];
+  const evaluated = [...metrics, ...run.scoreNames].map((name) => `eval_${name}`);
+  const columns = [...COLUMNS, ...metrics, ...evaluated];
   return {
     onTrainBegin: () => file.open(run.log.length, columns.join(',')),
     onLog: (entry) => file.append(columns.map((name) => entry[name] ?? '').join(',')),

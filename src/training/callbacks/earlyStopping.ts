@@ -2,26 +2,41 @@ import type {TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
 /**
- * Ends training after `patience` consecutive evaluations whose loss was not at least `threshold` below the lowest so
- * far, like transformers' `EarlyStoppingCallback`.
+ * Ends training after `patience` consecutive evaluations whose metric was not better than the best so far by more than
+ * `threshold`, like transformers' `EarlyStoppingCallback`.
  */
-export function earlyStopping({model}: TrainingRun, patience: number, threshold = 0): TrainingCallback {
-  let best = Number.POSITIVE_INFINITY;
+export function earlyStopping(
+  {model, bestMetric}: Pick<TrainingRun, 'model' | 'bestMetric'>,
+  patience: number,
+  threshold = 0,
+): TrainingCallback {
+  const {name} = bestMetric;
+  let best: number | undefined;
   let waited = 0;
   return {
     stateName: 'EarlyStoppingCallback',
     getState: () => ({
       args: {early_stopping_patience: patience, early_stopping_threshold: threshold},
-      attributes: {early_stopping_patience_counter: waited, best: Number.isFinite(best) ? best : null},
+      attributes: {
+        early_stopping_patience_counter: waited,
+        best: best ?? null,
+        ...(name !== 'loss' && {metric: name}),
+      },
     }),
     setState: ({attributes}) => {
-      const {early_stopping_patience_counter, best: before} = attributes as Record<string, number | null>;
-      waited = early_stopping_patience_counter ?? 0;
-      best = before ?? Number.POSITIVE_INFINITY;
+      const state = attributes as {
+        early_stopping_patience_counter: number;
+        best: number | null;
+        metric?: string;
+      };
+      waited = state.early_stopping_patience_counter;
+      best = (state.metric ?? 'loss') === name ? (state.best ?? undefined) : undefined;
     },
-    onEvaluate: ({loss}) => {
-      waited = loss < best && best - loss > threshold ? 0 : waited + 1;
-      if (loss < best) best = loss;
+    onEvaluate: (evaluation) => {
+      const value = bestMetric.valueOf(evaluation);
+      const isBetter = bestMetric.isBetter(value, best);
+      waited = isBetter && (best === undefined || Math.abs(value - best) > threshold) ? 0 : waited + 1;
+      if (isBetter) best = value;
       if (waited >= patience) model.stopTraining = true;
     },
   };

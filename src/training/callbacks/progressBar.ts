@@ -1,6 +1,6 @@
 import cliProgress from 'cli-progress';
 import type {StepLog, TrainingCallback} from '../run/callbacks.ts';
-import {accuracyOf, describeCompiling, describeStep} from '../run/describeStep.ts';
+import {describeAnswering, describeCompiling, describeStep, scoresOf} from '../run/describeStep.ts';
 import type {ProgressStream} from '../run/fitArgs.ts';
 
 /** Seconds between lines on a stream that cannot be redrawn. */
@@ -67,8 +67,9 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
       details = describeStep(log);
       bar.update(log.step, {details: details + validation});
     },
+    onPredict: (progress) => bar.update({details: `${details} ${describeAnswering(progress)}`}),
     onEvaluate: ({loss, metrics}) => {
-      validation = ` val ${loss.toFixed(4)}${accuracyOf(metrics)}`;
+      validation = ` val ${loss.toFixed(4)}${scoresOf(metrics)}`;
       bar.update({details: details + validation});
     },
     onTrainEnd: stop,
@@ -77,6 +78,7 @@ function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
 }
 
 function byLines(stream: ProgressStream): TrainingCallback {
+  let answering = 0;
   let shown: StepLog | undefined;
   let latest: StepLog | undefined;
   const show = (log: StepLog) => {
@@ -92,10 +94,15 @@ function byLines(stream: ProgressStream): TrainingCallback {
       latest = log;
       if (!shown || log.seconds - shown.seconds >= LINE_SECONDS) show(log);
     },
+    onPredict: (progress, step) => {
+      if (progress.done > 0 && progress.seconds - answering < LINE_SECONDS) return;
+      answering = progress.seconds;
+      stream.write(`step ${step} ${describeAnswering(progress)}\n`);
+    },
     onEvaluate: ({loss, perplexity, metrics}, step) => {
       if (latest && latest !== shown) show(latest);
-      const detail = metrics ? accuracyOf(metrics) : ` perplexity ${perplexity.toFixed(2)}`;
-      stream.write(`step ${step} validation loss ${loss.toFixed(4)}${detail}\n`);
+      const detail = Number.isNaN(perplexity) ? '' : ` perplexity ${perplexity.toFixed(2)}`;
+      stream.write(`step ${step} validation loss ${loss.toFixed(4)}${detail}${scoresOf(metrics)}\n`);
     },
     onTrainEnd: () => {
       if (latest && latest !== shown) show(latest);

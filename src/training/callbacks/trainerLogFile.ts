@@ -17,12 +17,13 @@ export function trainerLogFile(run: TrainingRun, outputDir: RunFolder): Training
 
 function lineOf(run: TrainingRun, entry: LogEntry) {
   const {step, epoch, loss, eval_loss, learning_rate} = entry;
-  const {totalSteps, seconds, secondsLeft, progress, firstTokens} = run;
+  const {totalSteps, seconds, secondsLeft, progress, firstTokens, scoreNames} = run;
   return {
     current_steps: step,
     total_steps: totalSteps,
     loss,
     eval_loss,
+    ...Object.fromEntries(scoreNames.map((name) => [`eval_${name}`, entry[`eval_${name}`]])),
     accuracy: entry['rewards/accuracies'],
     lr: loss === undefined ? undefined : learning_rate,
     epoch,

@@ -43,18 +43,20 @@ export function checkpoints(run: TrainingRun, outputDir: RunFolder): TrainingCal
     if (saveTotalLimit !== undefined) await rotateCheckpoints(outputDir, saveTotalLimit, kept);
     await run.callbacks.emit('onSave', folder.path, progress.step);
   };
+  const savesBest = () => plan.saveStrategy === 'best' && isBest(run);
   return {
     onTrainBegin: () => {
       savedStep = run.firstStep;
     },
     onStepComplete: async (step) => {
-      if (run.isInterrupted || (plan.saveStrategy === 'steps' && step % plan.saveSteps === 0)) await save();
+      const isDue = plan.saveStrategy === 'steps' && step % plan.saveSteps === 0;
+      if (run.isInterrupted || isDue || savesBest()) await save();
     },
     onEpochEnd: async () => {
-      if (plan.saveStrategy === 'epoch') await save();
+      if (plan.saveStrategy === 'epoch' || savesBest()) await save();
     },
     onTrainComplete: async () => {
-      if (plan.saveStrategy === 'steps') await save();
+      if (plan.saveStrategy === 'steps' || savesBest()) await save();
     },
     onEvaluate: () => {
       // The evaluation that a stop prevented before the checkpoint was saved.
@@ -72,11 +74,18 @@ async function fill(run: TrainingRun, folder: RunFolder): Promise<void> {
   await writeTrainerState(run, folder);
 }
 
-/** Remembers the best evaluation: the one with the lowest loss right before a checkpoint. */
-function rememberBest({progress}: TrainingRun): void {
+/** Whether the run was evaluated after this very step, better than before any checkpoint. */
+function isBest({progress, bestMetric}: TrainingRun): boolean {
   const {evaluation, step, best} = progress;
-  if (evaluation?.step === step && !(evaluation.loss >= (best?.loss ?? Number.POSITIVE_INFINITY)))
-    progress.best = {step, loss: evaluation.loss};
+  if (evaluation?.step !== step) return false;
+  return bestMetric.isBetter(bestMetric.valueOf(evaluation), best && bestMetric.valueOf(best));
+}
+
+/** Remembers the best evaluation right before a checkpoint. */
+function rememberBest(run: TrainingRun): void {
+  if (!isBest(run)) return;
+  const {loss, metrics} = run.progress.evaluation!;
+  run.progress.best = {step: run.progress.step, loss, ...(metrics && {metrics})};
 }
 
 /**

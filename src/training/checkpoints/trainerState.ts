@@ -13,7 +13,7 @@ export async function writeTrainerState(run: TrainingRun, folder: RunFolder): Pr
   const {outputDir, epochs, maxSteps} = plan;
   const state: Record<string, unknown> = {
     best_global_step: progress.best?.step ?? null,
-    best_metric: progress.best?.loss ?? null,
+    best_metric: progress.best ? run.bestMetric.valueOf(progress.best) : null,
     best_model_checkpoint:
       progress.best && outputDir !== undefined
         ? checkpointFolder(openRunFolder(outputDir), progress.best.step).path

@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
-import {describeCompiling, describeStep} from '../run/describeStep.ts';
+import {describeAnswering, describeCompiling, describeStep, scoresOf} from '../run/describeStep.ts';
 import {escapeHtml} from './escapeHtml.ts';
 import {displayInPlace} from './notebookDisplay.ts';
 import {RichOutput} from './richOutput.ts';
@@ -45,8 +45,12 @@ export function notebookProgress(draw: (output: RichOutput) => void = drawInPlac
       drawnAt = log.seconds;
       redraw();
     },
-    onEvaluate: ({loss}) => {
-      validation = ` val ${loss.toFixed(4)}`;
+    onPredict: (progress) => {
+      validation = ` ${describeAnswering(progress)}`;
+      redraw();
+    },
+    onEvaluate: ({loss, metrics}) => {
+      validation = ` val ${loss.toFixed(4)}${scoresOf(metrics)}`;
       redraw();
     },
     onTrainEnd: close,

@@ -21,6 +21,8 @@ export interface LossPlotOptions {
   subtitle?: string;
   /** Legend of the raw curve. Default `each step`. */
   rawLabel?: string;
+  /** Title of the vertical axis. Default `loss`. */
+  valueLabel?: string;
   /** Width and height of the plot area, in pixels of the SVG. Default 640 × 360. */
   width?: number;
   height?: number;
@@ -31,6 +33,7 @@ const PLOT_OPTIONS = {
   title: true,
   subtitle: true,
   rawLabel: true,
+  valueLabel: true,
   width: true,
   height: true,
   scale: true,
@@ -97,6 +100,7 @@ export async function plotLoss(
 
 function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec {
   const {title = 'Training loss', subtitle, rawLabel = 'each step', width = 640, height = 360} = options;
+  const {valueLabel = LOSS_AXES.y.title} = options;
   const training = finitePoints(history.training);
   const validation = finitePoints(history.validation ?? []);
   if (training.length === 0) {
@@ -124,6 +128,7 @@ function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec 
     data: {values: rows},
     encoding: {
       ...LOSS_AXES,
+      y: {...LOSS_AXES.y, title: valueLabel},
       color: {
         field: 'curve',
         type: 'nominal',

@@ -39,7 +39,7 @@ export interface PredictOptions extends Omit<GenerationConfig, 'otherKeys'> {
    * When aborted, the prediction ends after the current token with the signal's reason as an error, writing nothing.
    */
   signal?: AbortSignal;
-  /** Called before the first batch and after each one. */
+  /** Called before the first batch and after each one, and awaited. */
   onProgress?: (progress: PredictionProgress) => void;
 }
 /** The options of {@link predictDataset}. */
@@ -112,7 +112,7 @@ export async function predictDataset(
       started = performance.now();
     }
     progress.total += prompts.length;
-    if (before === 0) onProgress?.({...progress});
+    if (before === 0) await onProgress?.({...progress});
     for (const {prompt, label} of prompts) predictions.push({prompt, predict: '', label});
     const order = prompts
       .map(({promptIds}, index) => ({index, length: promptIds.length}))
@@ -138,7 +138,7 @@ export async function predictDataset(
         }
       steps += Math.min(ranks().size, Math.ceil((order.length - first) / batchSize));
       progress.seconds = (performance.now() - started) / 1000;
-      onProgress?.({...progress});
+      await onProgress?.({...progress});
     }
   }
 

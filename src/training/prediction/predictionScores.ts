@@ -32,14 +32,28 @@ export async function scorePredictions(
   };
 }
 
-/** Returns the scores under flat names that tell the families apart: `predict_rouge-1` is LLaMA-Factory's. */
-export function scoreMetrics({llamaFactory, standard}: PredictionScores): Record<string, number> {
+/** The names of {@link flatScores}. */
+export const SCORE_NAMES: readonly string[] = [
+  ...['bleu-4', 'rouge-1', 'rouge-2', 'rouge-l'],
+  ...['rouge_score_rouge1', 'rouge_score_rouge2', 'rouge_score_rougeL', 'rouge_score_rougeLsum'],
+  'sacrebleu',
+];
+
+/** Returns the scores under flat names that tell the families apart: `rouge-1` is LLaMA-Factory's. */
+export function flatScores({llamaFactory, standard}: PredictionScores): Record<string, number> {
   const {bleu, ...rouge} = standard;
-  return Object.fromEntries([
-    ...Object.entries(llamaFactory).map(([name, value]) => [`predict_${name}`, value]),
-    ...Object.entries(rouge).map(([name, value]) => [`predict_rouge_score_${name}`, value]),
-    ['predict_sacrebleu', bleu],
-  ]);
+  return {
+    ...llamaFactory,
+    ...Object.fromEntries(Object.entries(rouge).map(([name, value]) => [`rouge_score_${name}`, value])),
+    sacrebleu: bleu,
+  };
+}
+
+/** Returns {@link flatScores} under their names in `predict_results.json`. */
+export function scoreMetrics(scores: PredictionScores): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(flatScores(scores)).map(([name, value]) => [`predict_${name}`, value]),
+  );
 }
 
 /** Formats the scores as a small table with both families side by side. */

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import type {PredictionProgress} from '../prediction/predictDataset.ts';
 
 /** Record of one optimizer step. */
 export interface StepLog {
@@ -39,7 +40,10 @@ export interface Evaluation {
   loss: number;
   /** Perplexity: `exp(loss)`; NaN for losses other than cross-entropy. */
   perplexity: number;
-  /** Numbers that describe the data, if the loss has any: means over the batches. */
+  /**
+   * Numbers that describe the data, if the loss has any: means over the batches; and the scores of the answers, if the
+   * run asks for them.
+   */
   metrics?: Record<string, number>;
   /** Number of labels that counted, or of pairs. */
   tokens: number;
@@ -93,6 +97,8 @@ export interface TrainingCallback {
   onBatchBegin?: Handler<[batch: number]>;
   /** Keras's name for {@link onStepEnd}; the number counts from 0. */
   onBatchEnd?(batch: number, logs?: StepLog | tf.Logs): void | Promise<void>;
+  /** Called as an evaluation answers prompts: before the first batch and after each one. */
+  onPredict?: Handler<[progress: PredictionProgress, step: number]>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
   /** Called after each step, once its evaluation, if any, is over: checkpoints are written here. */
   onStepComplete?: Handler<[step: number]>;
@@ -130,6 +136,7 @@ const EVENTS: Readonly<Record<EventName, true>> = {
   onStepEnd: true,
   onBatchBegin: true,
   onBatchEnd: true,
+  onPredict: true,
   onEvaluate: true,
   onStepComplete: true,
   onTrainComplete: true,

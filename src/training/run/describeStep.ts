@@ -1,3 +1,5 @@
+import type {PredictionProgress} from '../prediction/predictDataset.ts';
+import {SCORE_NAMES} from '../prediction/predictionScores.ts';
 import type {StepLog} from './callbacks.ts';
 import {formatBytes} from './formatBytes.ts';
 
@@ -10,6 +12,17 @@ export function accuracyOf(metrics: Record<string, number> = {}): string {
   const accuracy = metrics['rewards/accuracies'];
   return accuracy === undefined ? '' : ` accuracy ${accuracy.toFixed(2)}`;
 }
+
+/** Describes the most telling numbers of an evaluation besides the loss: accuracy, ROUGE-L, and the user's own scores. */
+export function scoresOf(metrics: Record<string, number> = {}): string {
+  const scores = Object.entries(metrics).filter(
+    ([name]) => !name.includes('/') && (name === 'rouge-l' || !SCORE_NAMES.includes(name)),
+  );
+  return accuracyOf(metrics) + scores.map(([name, value]) => ` ${name} ${Number(value.toFixed(4))}`).join('');
+}
+
+/** Describes how many prompts an evaluation has answered, for a line of progress. */
+export const describeAnswering = ({done, total}: PredictionProgress): string => `answers ${done}/${total}`;
 
 /** Describes a step in one line: loss, learning rate, pace, time left and memory. */
 export function describeStep(log: StepLog): string {

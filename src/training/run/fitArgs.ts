@@ -4,11 +4,15 @@ import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import type {RecordData} from '../../data/records/trainingRecord.ts';
 import {ranks} from '../cluster/ranks.ts';
+import {type AnswerMetric, type AnswerOptions, assertAnswerOptions} from '../prediction/answerScorer.ts';
 import type {CallbackLike} from './callbacks.ts';
 
 /** How often something is done: never, every few optimizer steps, or after each epoch. */
 export type Cadence = 'no' | 'steps' | 'epoch';
 const CADENCES: readonly Cadence[] = ['no', 'steps', 'epoch'];
+
+/** When a checkpoint is written: as a {@link Cadence}, or after each evaluation that is the best so far. */
+export type SaveCadence = Cadence | 'best';
 
 /** Format of a log besides `trainer_log.jsonl`. */
 export type ReportTarget = 'tensorboard' | 'csv';
@@ -49,6 +53,16 @@ export interface FitArgs {
   evaluationSteps?: number;
   /** Default: `batchSize`. */
   validationBatchSize?: number;
+  /**
+   * Whether each evaluation also answers the prompts of `validationData` and scores the answers, as `predictDataset`
+   * does: BLEU-4 and ROUGE under LLaMA-Factory's names, and the standard English ones. Default false, or true with
+   * `metrics`.
+   */
+  predictWithGenerate?: boolean;
+  /** Own scores of these answers, by the names under which they are logged. Default: none. */
+  metrics?: Record<string, AnswerMetric>;
+  /** Settings of these answers: what to answer, and how to generate. Default: the model's. */
+  generation?: AnswerOptions;
   callbacks?: CallbackLike | CallbackLike[];
   /** 1 shows progress, 0 is silent. Default 1. */
   verbose?: number;
@@ -71,17 +85,27 @@ export interface FitArgs {
   loggingStrategy?: Cadence;
   /** Steps between lines of the log. Default 10. */
   loggingSteps?: number;
-  /** When to write a checkpoint; `steps` also writes one after the last step. Default `steps`. */
-  saveStrategy?: Cadence;
+  /**
+   * When to write a checkpoint; `steps` also writes one after the last step, and `best` one after each evaluation that
+   * is the best so far. Default `steps`.
+   */
+  saveStrategy?: SaveCadence;
   /** Steps between checkpoints. Default 500, or `evaluationSteps` if the best model is loaded at the end. */
   saveSteps?: number;
   /** Number of checkpoints to keep, always including the newest and the best. Default: all. */
   saveTotalLimit?: number;
-  /** Whether to return to the checkpoint with the lowest validation loss after the last step. Default false. */
+  /** Whether to return to the checkpoint with the best evaluation after the last step. Default false. */
   loadBestModelAtEnd?: boolean;
-  /** Number of consecutive evaluations without a lower loss after which training ends. Default: no limit. */
+  /**
+   * Number of an evaluation that decides which one is the best: `loss`, `perplexity`, one of the loss's own, or a score
+   * of the answers such as `rouge-l`; transformers' prefix `eval_` is accepted. Default `loss`.
+   */
+  metricForBestModel?: string;
+  /** Whether a greater number is better. Default: false for `loss` and `perplexity`, true for others. */
+  greaterIsBetter?: boolean;
+  /** Number of consecutive evaluations without a better one after which training ends. Default: no limit. */
   earlyStoppingPatience?: number;
-  /** Amount by which a loss must fall to count as lower. Default 0. */
+  /** Amount by which the metric must improve to count as better. Default 0. */
   earlyStoppingThreshold?: number;
   /**
    * Checkpoint to resume from: its folder, or an output folder, which selects its newest whole checkpoint; `true`
@@ -107,7 +131,7 @@ export interface FitArgs {
 interface FitField {
   kind?: 'count' | 'cadence';
   default?: unknown;
-  needs?: 'outputDir';
+  needs?: 'outputDir' | 'validationData';
 }
 const FIT_FIELDS = {
   epochs: {kind: 'count'},
@@ -122,6 +146,9 @@ const FIT_FIELDS = {
   evaluationStrategy: {kind: 'cadence'},
   evaluationSteps: {kind: 'count'},
   validationBatchSize: {kind: 'count'},
+  predictWithGenerate: {needs: 'validationData'},
+  metrics: {needs: 'validationData'},
+  generation: {},
   callbacks: {},
   verbose: {default: 1},
   progressStream: {},
@@ -130,11 +157,13 @@ const FIT_FIELDS = {
   overwriteOutputDir: {needs: 'outputDir'},
   loggingStrategy: {kind: 'cadence', default: 'steps'},
   loggingSteps: {kind: 'count', default: 10},
-  saveStrategy: {kind: 'cadence', default: 'steps', needs: 'outputDir'},
+  saveStrategy: {default: 'steps', needs: 'outputDir'},
   saveSteps: {kind: 'count', needs: 'outputDir'},
   saveTotalLimit: {kind: 'count', needs: 'outputDir'},
   loadBestModelAtEnd: {needs: 'outputDir'},
-  earlyStoppingPatience: {kind: 'count'},
+  metricForBestModel: {},
+  greaterIsBetter: {},
+  earlyStoppingPatience: {kind: 'count', needs: 'validationData'},
   earlyStoppingThreshold: {},
   resumeFromCheckpoint: {},
   reportTo: {needs: 'outputDir'},
@@ -160,6 +189,7 @@ export type FitPlan = Omit<FitArgs, 'reportTo'> &
   Required<Pick<FitArgs, Defaulted>> & {
     reportTo: ReportTarget[];
     evaluatesEachEpoch: boolean;
+    predictWithGenerate: boolean;
     /** Batches of all ranks in an optimizer step. */
     batchesPerStep: number;
   };
@@ -183,6 +213,7 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
     evaluatesEachEpoch: evaluationStrategy === undefined || evaluationStrategy === 'epoch',
     evaluationSteps:
       evaluationStrategy === undefined || evaluationStrategy === 'steps' ? evaluationSteps : undefined,
+    predictWithGenerate: args.predictWithGenerate ?? args.metrics !== undefined,
     reportTo: [args.reportTo ?? []].flat(),
     batchesPerStep: (args.gradientAccumulationSteps ?? 1) * ranks().size,
   } as FitPlan;
@@ -191,6 +222,7 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
     if (kind === 'count' && value !== undefined) assertCount(`fitDataset ${name}`, value as number);
     if (kind === 'cadence') assertOneOf(`fitDataset ${name}`, value as Cadence | undefined, CADENCES);
   }
+  assertOneOf('fitDataset saveStrategy', args.saveStrategy, [...CADENCES, 'best']);
   for (const target of plan.reportTo) assertOneOf('fitDataset reportTo', target, REPORT_TARGETS);
   const {initialEpoch, epochs} = plan;
   if (!Number.isInteger(initialEpoch) || initialEpoch < 0 || initialEpoch >= epochs) {
@@ -220,15 +252,23 @@ function assertCombination(args: FitArgs, plan: FitPlan): void {
   const hasValidation = args.validationData !== undefined;
   if (args.evaluationStrategy === 'steps')
     needs('evaluationStrategy: steps', 'evaluationSteps', args.evaluationSteps !== undefined);
-  if (args.earlyStoppingPatience !== undefined)
-    needs('earlyStoppingPatience', 'validationData', hasValidation);
+  if (args.generation !== undefined) {
+    assertAnswerOptions(args.generation);
+    const {samples} = args.generation;
+    if (samples !== undefined) assertCount('fitDataset generation.samples', samples);
+    needs('generation', 'predictWithGenerate or metrics', plan.predictWithGenerate);
+  }
+  if (args.metrics !== undefined)
+    needs('metrics', 'predictWithGenerate other than false', plan.predictWithGenerate);
+  if (args.saveStrategy === 'best') needs('saveStrategy: best', 'validationData', hasValidation);
   if (!args.loadBestModelAtEnd) return;
   needs('loadBestModelAtEnd', 'validationData', hasValidation);
   const {saveStrategy, saveSteps, evaluationSteps, evaluatesEachEpoch} = plan;
   const savesWhereItEvaluates =
-    saveStrategy === 'epoch'
+    saveStrategy === 'best' ||
+    (saveStrategy === 'epoch'
       ? evaluatesEachEpoch
-      : saveStrategy === 'steps' && evaluationSteps !== undefined && saveSteps % evaluationSteps === 0;
+      : saveStrategy === 'steps' && evaluationSteps !== undefined && saveSteps % evaluationSteps === 0);
   if (savesWhereItEvaluates) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',

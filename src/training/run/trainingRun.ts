@@ -1,6 +1,8 @@
 import type {TrainingData} from '../../data/batches/batches.ts';
+import {AnswerScorer} from '../prediction/answerScorer.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import type {StepResult, TrainingStep} from '../steps/trainingStep.ts';
+import {BestMetric} from './bestMetric.ts';
 import type {CallbackList, Evaluation, LogEntry} from './callbacks.ts';
 import type {FitPlan} from './fitArgs.ts';
 import type {TrainingHistory} from './trainingHistory.ts';
@@ -36,9 +38,9 @@ export interface RunProgress {
   /** Number of steps skipped because loss or gradient was not finite: in total, and consecutively until now. */
   skippedSteps: number;
   skippedInRow: number;
-  /** The latest evaluation, and the one with the lowest loss that has a checkpoint. */
+  /** The latest evaluation, and the best one that has a checkpoint. */
   evaluation?: Evaluation & {step: number};
-  best?: {step: number; loss: number};
+  best?: Pick<Evaluation, 'loss' | 'metrics'> & {step: number};
 }
 
 export function newProgress(epoch: number): RunProgress {
@@ -72,6 +74,10 @@ export class TrainingRun {
   /** Steps done and positions processed before this call: above 0 when a run resumes. */
   firstStep = 0;
   firstTokens = 0;
+  /** Names of the scores of answers that evaluations have. */
+  readonly scoreNames: readonly string[];
+  /** The number that decides which evaluation is the best. */
+  readonly bestMetric: BestMetric;
   /** Whether a requested stop came in the middle of an evaluation, which then is still to be done. */
   isStoppedInEvaluation = false;
   /** Number of examples that this call has trained on. */
@@ -89,7 +95,11 @@ export class TrainingRun {
     readonly totalSteps: number | undefined,
     /** Evaluates on `validationData`, unless that was done after this very step; `isForced` evaluates even then. */
     readonly validate: (run: TrainingRun, isForced?: boolean) => Promise<Evaluation | undefined>,
+    /** Scores the answers to the validation data, if the settings ask for it. */
+    readonly scorer?: AnswerScorer,
   ) {
+    this.scoreNames = scorer ? AnswerScorer.namesOf(plan.metrics) : [];
+    this.bestMetric = BestMetric.of(plan, [...trainer.loss.metrics, ...this.scoreNames]);
     this.progress = newProgress(plan.initialEpoch);
     this.firstTrainerStep = trainer.steps;
   }

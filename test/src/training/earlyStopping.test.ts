@@ -3,6 +3,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {Trainer} from '../../../src/index.ts';
 import {earlyStopping} from '../../../src/training/callbacks/earlyStopping.ts';
+import {BestMetric} from '../../../src/training/run/bestMetric.ts';
 import type {TrainingRun} from '../../../src/training/run/trainingRun.ts';
 import {BigramModel} from './bigramModel.ts';
 
@@ -30,11 +31,11 @@ test.each(cases)(
   ({losses, patience, threshold, stop}) => {
     for (const resumeAt of [undefined, 2]) {
       const model = {stopTraining: false};
-      let callback = earlyStopping({model} as TrainingRun, patience, threshold);
+      let callback = earlyStopping({model, bestMetric: new BestMetric()} as TrainingRun, patience, threshold);
       const stopped = losses.findIndex((loss, i) => {
         if (i === resumeAt) {
           const state = JSON.parse(JSON.stringify(callback.getState?.()));
-          callback = earlyStopping({model} as TrainingRun, patience, threshold);
+          callback = earlyStopping({model, bestMetric: new BestMetric()} as TrainingRun, patience, threshold);
           callback.setState?.(state);
         }
         callback.onEvaluate?.(evaluation(loss), i);

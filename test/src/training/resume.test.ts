@@ -547,7 +547,7 @@ describe('settings of checkpoints', () => {
     [{outputDir, saveSteps: 0}, 'saveSteps: expected a positive integer, got 0'],
     [
       {outputDir, saveStrategy: 'epochs' as 'epoch'},
-      'saveStrategy: expected no, steps, epoch, got "epochs". Did you mean epoch?',
+      'saveStrategy: expected no, steps, epoch, best, got "epochs". Did you mean epoch?',
     ],
     [{outputDir, reportTo: 'wandb' as 'csv'}, 'reportTo: expected tensorboard, csv, got "wandb"'],
     [{evaluationStrategy: 'steps', validationData}, 'evaluationStrategy: steps: expected evaluationSteps'],

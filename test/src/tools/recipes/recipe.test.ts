@@ -476,6 +476,16 @@ describe('faults', () => {
       'load_best_model_at_end: expected save_steps to be a multiple of eval_steps, got 100 and 40',
     ],
     [`${TRAIN}early_stopping_steps: 3`, 'early_stopping_steps: expected an eval_strategy'],
+    [
+      `${TRAIN}val_size: 0.1\nsave_strategy: best`,
+      'save_strategy: expected an eval_strategy with save_strategy: best',
+    ],
+    [`${TRAIN}eval_generate_samples: 5`, 'eval_generate_samples: expected predict_with_generate: true'],
+    [
+      `${TRAIN}metric_for_best_model: predict_rouge-l`,
+      'metric_for_best_model: expected loss, perplexity, got predict_rouge-l. Set predict_with_generate: true',
+    ],
+    [`${TRAIN}metric_for_best_model: f1`, 'metric_for_best_model: expected loss, perplexity, bleu-4, '],
     [`${MODEL}report_to: wandb`, 'report_to: expected none, all, tensorboard or csv, got wandb'],
     [`${MODEL}export_legacy_format: true`, 'export_legacy_format: expected false'],
     [`${MODEL}lr_scheduler_kwargs: {cycles: 2}`, 'lr_scheduler_kwargs: expected other keys, got cycles'],

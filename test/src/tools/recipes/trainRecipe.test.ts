@@ -17,6 +17,7 @@ import {
   AutoModelForCausalLM,
   type Example,
   Llama,
+  type LogEntry,
   type StepLog,
   useBackend,
 } from '../../../../src/index.ts';
@@ -644,6 +645,27 @@ test('prediction answers every prompt and scores the answers', async () => {
     'predict_bleu-4': expect.any(Number),
   });
 });
+
+test('predict_with_generate beside do_train scores the answers at each evaluation, as do_predict does', async () => {
+  const keys = [
+    ...['eval_dataset=unseen', 'cutoff_len=400', 'max_new_tokens=2', 'max_steps=2', 'eval_strategy=steps'],
+    ...[
+      'eval_steps=1',
+      'predict_with_generate=true',
+      'metric_for_best_model=eval_rouge-l',
+      'do_predict=true',
+    ],
+    ...['save_strategy=best', 'early_stopping_steps=9', `output_dir=${output('scored')}`],
+  ];
+  const {data} = await planRecipe(await read(...keys, 'eval_generate_samples=2'), {backend: 'wasm'});
+  expect(data).toMatchObject({prompts: 3, validationPrompts: 2});
+  await train(keys);
+  const {log_history} = json(output('scored'), 'trainer_state.json');
+  const scores = log_history.filter((entry: LogEntry) => 'eval_rouge-l' in entry);
+  expect(scores.map(({step}: LogEntry) => step)).toEqual([1, 2]);
+  const {'predict_bleu-4': bleu, predict_sacrebleu} = json(output('scored'), 'predict_results.json');
+  expect(scores.at(-1)).toMatchObject({'eval_bleu-4': bleu, eval_sacrebleu: predict_sacrebleu});
+}, 120_000);
 
 test('streamed data trains for max_steps, and its plan has no other numbers', async () => {
   const streamed = ['streaming=true', 'max_steps=2', 'buffer_size=4', `output_dir=${output('streamed')}`];
