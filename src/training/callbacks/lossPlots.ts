@@ -25,7 +25,7 @@ export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallb
         const points = run.log.filter((entry) => Number.isFinite(entry[key]));
         if (points.length === 0) continue;
         const training: LossPoint[] = points.map((entry) => ({step: entry.step, loss: entry[key]}));
-          const options = {title: `${name} of ${outputDir.name}`, rawLabel: 'as logged', valueLabel};
+        const options = {title: `${name} of ${outputDir.name}`, rawLabel: 'as logged', valueLabel};
         for (const kind of ['png', 'svg'])
           await plotLoss(
             {training},

@@ -16,7 +16,7 @@ const GENERATION = {maxNewTokens: 3, doSample: false};
 const SETTINGS = {batchSize: 3, verbose: 0, validationData: RECORDS, generation: GENERATION};
 
 let model: Llama;
-const fit = (args: FitArgs, data: RecordData = RECORDS) => model.fitDataset(data, {...SETTINGS, ...args});
+const trained = (args: FitArgs, data: RecordData = RECORDS) => model.fitDataset(data, {...SETTINGS, ...args});
 const scripted = (...values: number[]) => ({own: () => values.shift() ?? Number.NaN});
 const linesOf = (folder: string, name: string) =>
   readFileSync(join(folder, name), 'utf8')
@@ -42,7 +42,7 @@ test('each evaluation has the scores of predictDataset, in every log', () =>
     const metrics = {
       words: (texts: readonly string[], labels: readonly string[]) => texts.length + labels.length,
     };
-    const {evaluations, history} = await fit({
+    const {evaluations, history} = await trained({
       epochs: 2,
       metrics,
       outputDir,
@@ -78,7 +78,7 @@ test('answers as many prompts as samples says, leaves no tensor, and shows its p
   const counts: number[] = [];
   let shown = '';
   const run = () =>
-    fit({
+    trained({
       metrics: {count: ({length}) => counts.push(length)},
       generation: {...GENERATION, samples: 2},
       verbose: 1,
@@ -94,7 +94,7 @@ test('answers as many prompts as samples says, leaves no tensor, and shows its p
 test('the best model is the one with the best score, saved when it is, and ends the run if no better comes', () =>
   inFolder(async (outputDir) => {
     const weights: number[][] = [];
-    const {evaluations} = await fit({
+    const {evaluations} = await trained({
       epochs: 9,
       metrics: scripted(1, 5, 3, 5, 5),
       outputDir,
@@ -121,7 +121,7 @@ test('the best model is the one with the best score, saved when it is, and ends 
 
 test('a smaller score is better if the run says so, and NaN never is', () =>
   inFolder(async (outputDir) => {
-    await fit({
+    await trained({
       epochs: 4,
       metrics: scripted(Number.NaN, 2, Number.NaN, 1),
       outputDir,
@@ -136,13 +136,13 @@ test('a stop while answers are generated ends the run after the token; resumed, 
   inFolder(async (outputDir) => {
     const controller = new AbortController();
     const args = {outputDir, saveStrategy: 'epoch', predictWithGenerate: true} as const;
-    const {isInterrupted, evaluations} = await fit({
+    const {isInterrupted, evaluations} = await trained({
       ...args,
       signal: controller.signal,
       callbacks: {onPredict: () => controller.abort()},
     });
     expect([isInterrupted, evaluations]).toEqual([true, []]);
-    const rest = await fit({...args, resumeFromCheckpoint: true});
+    const rest = await trained({...args, resumeFromCheckpoint: true});
     expect(rest.evaluations).toMatchObject([{step: 1, metrics: {'rouge-l': expect.any(Number)}}]);
   }));
 
@@ -158,7 +158,7 @@ test('with several ranks, own metrics are those of the first one', async () => {
     gather: async (text) => (text === '[]' ? ['[["own",7]]', text] : [text]),
   });
   try {
-    const {evaluations} = await fit({metrics: {own}, maxSteps: 1});
+    const {evaluations} = await trained({metrics: {own}, maxSteps: 1});
     expect(evaluations[0].metrics).toMatchObject({own: 7, 'rouge-l': expect.any(Number)});
   } finally {
     setRanks(alone);
@@ -200,5 +200,5 @@ test.each<[string, FitArgs, RegExp]>([
     /got packed sequences/,
   ],
 ])('%s is refused', async (_what, args, message) => {
-  await expect(fit({predictWithGenerate: true, ...args})).rejects.toThrow(message);
+  await expect(trained({predictWithGenerate: true, ...args})).rejects.toThrow(message);
 });
