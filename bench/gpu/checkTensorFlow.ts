@@ -8,11 +8,13 @@ import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
 import {optimizerUpdates} from '../../layers/ops/optimizerUpdates.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
+import {packFlat} from '../../layers/ops/packFlat.ts';
 import {quantizedMatMul} from '../../layers/ops/quantizedMatMul.ts';
 import {rmsNorm} from '../../layers/ops/rmsNorm.ts';
 import {rotaryEmbedding} from '../../layers/ops/rotaryEmbedding.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {swiGLU} from '../../layers/ops/swiGLU.ts';
+import {unpackFlat} from '../../layers/ops/unpackFlat.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
 import {dequantizeBlockwise, quantizeBlockwise} from '../../quant/blockwise/dynamic8Bit.ts';
@@ -124,6 +126,14 @@ function cases(): Case[] {
     [
       'globalNorm of 3 tensors',
       () => globalNorm([[8, 2048], [7], [5000, 33]].map((shape, i) => normal(shape, i + 1))),
+    ],
+    [
+      'packFlat and unpackFlat of 4 tensors',
+      () => {
+        const shapes = [[8, 2048], [], [7], [5000, 33]];
+        const flat = packFlat(shapes.map((shape, i) => normal(shape, i + 1)));
+        return [flat, ...unpackFlat(flat, shapes)];
+      },
     ],
     [
       'rotaryEmbedding of 2 × 4 × 100 × 64',

@@ -16,6 +16,8 @@ import {adamWUpdate} from './optimizers/adamWUpdate.ts';
 import {adamWUpdates} from './optimizers/adamWUpdates.ts';
 import {globalNorm} from './optimizers/globalNorm.ts';
 import {optimizerKernel} from './optimizers/optimizerKernel.ts';
+import {packFlat} from './optimizers/packFlat.ts';
+import {unpackFlat} from './optimizers/unpackFlat.ts';
 import {loraLinear, loraLinearGrad} from './products/loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './products/loraMatMul.ts';
 import {quantizedMatMul, storedMatMul} from './products/storedMatMul.ts';
@@ -39,6 +41,7 @@ const KERNELS: tf.KernelConfig[] = [
   loraMatMul,
   loraMatMulGrad,
   pack16,
+  packFlat,
   quantizedMatMul,
   rmsNorm,
   rmsNormGrad,
@@ -49,6 +52,7 @@ const KERNELS: tf.KernelConfig[] = [
   swiGLU,
   swiGLUGrad,
   unpack16,
+  unpackFlat,
   uploadEarly,
 ];
 

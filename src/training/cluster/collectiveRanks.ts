@@ -7,16 +7,15 @@ import {
   type TensorFlowBackend,
   type TensorFlowBinding,
 } from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
+import {packFlat} from '../../../layers/ops/packFlat.ts';
+import {unpackFlat} from '../../../layers/ops/unpackFlat.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {loadTensorFlow} from '../backends/tensorflow.ts';
 import type {ClusterPlace} from './clusterPlace.ts';
-import type {Ranks, WindowSums} from './ranks.ts';
-
-/** Key of the window's loss and of the number of ranks that were stopped, among the gradients. */
-const NUMBERS = '';
+import type {Ranks, SharedSums, WindowSums} from './ranks.ts';
 
 /** 0 and 1 on a backend. Uploading a number would wait for the work that a card still has. */
-const flagsOf = keptFor((_: tf.KernelBackend) => [0, 1].map((value) => tf.keep(tf.tensor1d([value]))));
+const flagsOf = keptFor((_: tf.KernelBackend) => [0, 1].map((value) => tf.keep(tf.scalar(value))));
 
 /** Milliseconds that a rank waits after a timeout before it fails. */
 const LINGER_MS = 2000;
@@ -62,30 +61,32 @@ export class CollectiveRanks implements Ranks {
     return items.filter((_, i) => i % this.size === this.rank);
   }
 
-  /** The numbers that the host reads travel with the gradients, so that it waits for the device only once. */
-  async sumGradients({gradients, losses}: WindowSums): Promise<WindowSums> {
+  /** The loss and the stopped ranks are added up with the gradients. Nothing is read: the host waits for the card later. */
+  async sumGradients({gradients, losses}: WindowSums): Promise<SharedSums> {
     const flag = flagsOf(tf.backend())[this.isStopped ? 1 : 0];
-    const numbers = tf.tidy(() => tf.concat([tf.addN(losses).reshape([1]), flag]));
+    const names = Object.keys(gradients);
+    const own = [...Object.values(gradients), ...tf.tidy(() => [tf.addN(losses), flag.clone()])];
     tf.dispose(losses);
-    const own: tf.NamedTensorMap = {...gradients, [NUMBERS]: numbers};
-    const sums: tf.NamedTensorMap = {};
+    const sums: tf.Tensor[] = [];
     try {
-      for (const names of bucketsOf(own)) {
-        const flat = tf.tidy(() => tf.concat1d(names.map((name) => own[name].flatten())));
-        for (const name of names) own[name].dispose();
+      for (const bucket of bucketsOf(own)) {
+        const flat = packFlat(bucket);
+        tf.dispose(bucket);
         const total = await this.sumTensor(flat);
-        const sizes = names.map((name) => own[name].size);
-        const parts = tf.tidy(() =>
-          tf.split(total, sizes).map((part, i) => part.reshape(own[names[i]].shape)),
+        sums.push(
+          ...unpackFlat(
+            total,
+            bucket.map(({shape}) => shape),
+          ),
         );
         total.dispose();
-        for (const [i, name] of names.entries()) sums[name] = parts[i];
       }
-      const {[NUMBERS]: total, ...summed} = sums;
-      const [loss, stopped] = await total.data();
-      total.dispose();
-      this.follow(stopped);
-      return {gradients: summed, losses: [tf.scalar(loss)]};
+      const [loss, stopped] = sums.slice(names.length) as tf.Scalar[];
+      return {
+        gradients: Object.fromEntries(names.map((name, i) => [name, sums[i]])),
+        losses: [loss],
+        stopped: [stopped],
+      };
     } catch (error) {
       tf.dispose([own, sums]);
       throw error;
@@ -94,7 +95,7 @@ export class CollectiveRanks implements Ranks {
 
   async sum(numbers: number[]): Promise<number[]> {
     const [stopped, ...sums] = await this.sumValues(Float32Array.of(this.isStopped ? 1 : 0, ...numbers));
-    this.follow(stopped);
+    this.follow([stopped]);
     return sums;
   }
 
@@ -125,8 +126,7 @@ export class CollectiveRanks implements Ranks {
     return this.signals.some(({own, agreed}) => own.aborted && !agreed.signal.aborted);
   }
 
-  /** Stops this rank if any rank was stopped before the reduction. */
-  private follow(stopped: number): void {
+  follow([stopped]: number[]): void {
     if (stopped === 0) return;
     for (const {own, agreed} of this.signals)
       agreed.abort(own.aborted ? own.reason : new DOMException('Another rank was stopped', 'AbortError'));
@@ -165,7 +165,7 @@ export class CollectiveRanks implements Ranks {
         binding.executeOp('CollectiveReduceV2', this.attributes(backend), ids, 1),
       );
       ids.push(id);
-      return Float32Array.from(binding.tensorDataSync(id));
+      return binding.tensorDataSync(id).slice();
     } finally {
       for (const id of ids) binding.deleteTensor(id);
     }
@@ -264,17 +264,17 @@ function goneRank(message: string): string | undefined {
   return first?.[1] ?? /task:(\d+)/.exec(message)?.[1];
 }
 
-/** Groups gradients into buckets, in their order. A larger gradient has a bucket of its own. */
-function bucketsOf(gradients: tf.NamedTensorMap): string[][] {
-  const buckets: string[][] = [];
+/** Groups tensors into buckets, in their order. A larger tensor has a bucket of its own. */
+function bucketsOf(tensors: tf.Tensor[]): tf.Tensor[][] {
+  const buckets: tf.Tensor[][] = [];
   let size = Number.POSITIVE_INFINITY;
-  for (const [name, gradient] of Object.entries(gradients)) {
-    if (size + gradient.size > BUCKET) {
+  for (const tensor of tensors) {
+    if (size + tensor.size > BUCKET) {
       buckets.push([]);
       size = 0;
     }
-    buckets[buckets.length - 1].push(name);
-    size += gradient.size;
+    buckets[buckets.length - 1].push(tensor);
+    size += tensor.size;
   }
   return buckets;
 }

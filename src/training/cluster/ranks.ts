@@ -8,6 +8,12 @@ export interface WindowSums {
   losses: tf.Scalar[];
 }
 
+/** What {@link Ranks.sumGradients} returns. */
+export interface SharedSums extends WindowSums {
+  /** For {@link Ranks.follow}, which needs their values. */
+  stopped: tf.Scalar[];
+}
+
 /**
  * The processes that train one model together, each called a rank. All of them go through the same data in the same
  * order, and make the same calls here in the same order.
@@ -20,14 +26,16 @@ export interface Ranks {
   /** Returns the items that this rank computes: those at `rank`, `rank + size`, … */
   share<T>(items: readonly T[]): T[];
   /** Adds up gradients and losses over the ranks, and disposes those given. */
-  sumGradients(own: WindowSums): Promise<WindowSums>;
+  sumGradients(own: WindowSums): Promise<SharedSums>;
+  /** Stops this rank if any rank was stopped before {@link sumGradients}, which returned `stopped`. */
+  follow(stopped: number[]): void;
   /** Adds up numbers over the ranks, in float32. */
   sum(numbers: number[]): Promise<number[]>;
   /** Returns every rank's text. */
   gather(text: string): Promise<string[]>;
   /**
-   * Returns a signal that is aborted after the same {@link sumGradients}, {@link sum} or {@link gather} on all ranks, once
-   * the given signal of any rank is.
+   * Returns a signal that is aborted after the same {@link follow}, {@link sum} or {@link gather} on all ranks, once the
+   * given signal of any rank is.
    */
   agreed(signal: AbortSignal | undefined): AbortSignal | undefined;
 }
@@ -38,7 +46,8 @@ const oneRank: Ranks = {
   rank: 0,
   isFirst: true,
   share: (items) => [...items],
-  sumGradients: async (own) => own,
+  sumGradients: async (own) => ({...own, stopped: []}),
+  follow: () => {},
   sum: async (numbers) => numbers,
   gather: async (text) => [text],
   agreed: (signal) => signal,

@@ -112,13 +112,15 @@ export async function windowGradients(
       addTo(gradients, batch.gradients);
       memoryBytes = batch.memoryBytes;
     }
-    ({gradients, losses} = await ranks().sumGradients({gradients, losses}));
+    const sums = await ranks().sumGradients({gradients, losses});
+    ({gradients, losses} = sums);
     const norm = globalNorm(Object.values(gradients));
-    const numbers = tf.stack([norm, ...losses]) as tf.Tensor1D;
-    read.push(norm, numbers);
+    const numbers = tf.stack([norm, ...losses, ...sums.stopped]) as tf.Tensor1D;
+    read.push(norm, numbers, ...sums.stopped);
     beforeReading?.({gradients, variables, norm});
-    const [gradNorm, ...means] = await numbers.data(); // a single read, for which a card has to finish
-    const mean = means.reduce((sum, part) => sum + part, 0);
+    const [gradNorm, ...values] = await numbers.data(); // a single read, for which a card has to finish
+    const mean = values.slice(0, losses.length).reduce((sum, part) => sum + part, 0);
+    ranks().follow(values.slice(losses.length));
     const counted = own.length > 0 ? metrics : [];
     const described = await readMetrics(loss, counted, window.length);
     return {

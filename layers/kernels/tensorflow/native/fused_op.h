@@ -53,6 +53,22 @@ class Attributes {
   TF_Status* status_ = TF_NewStatus();
 };
 
+/** Reads shapes from an attribute, which has the rank of each before its dimensions. */
+inline std::vector<std::vector<int64_t>> shapesIn(const std::vector<int64_t>& numbers) {
+  std::vector<std::vector<int64_t>> shapes;
+  for (size_t at = 0; at < numbers.size(); at += 1 + numbers[at]) {
+    const auto first = numbers.begin() + at + 1;
+    shapes.emplace_back(first, first + numbers[at]);
+  }
+  return shapes;
+}
+
+inline int64_t sizeOf(const std::vector<int64_t>& shape) {
+  int64_t size = 1;
+  for (int64_t length : shape) size *= length;
+  return size;
+}
+
 /** A run of an op: its inputs, and the outputs it makes. */
 class Call {
  public:
@@ -93,8 +109,7 @@ class Call {
 
   /** Allocates float32 output `i`. */
   float* output(int i, const std::vector<int64_t>& shape) {
-    size_t bytes = sizeof(float);
-    for (int64_t length : shape) bytes *= length;
+    const size_t bytes = sizeOf(shape) * sizeof(float);
     TF_Tensor* made =
         TF_AllocateOutput(context_, i, kFloat32, shape.data(), static_cast<int>(shape.size()), bytes, status_);
     check();  // memory may have run out

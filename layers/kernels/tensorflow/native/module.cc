@@ -21,8 +21,8 @@ std::string registerAll() {
   if (!hasInstructions()) return "this processor has no AVX2";
   for (auto* registered :
        {tfjs_lora::registerAdamWUpdates, tfjs_lora::registerAttention, tfjs_lora::registerDecodeAttention,
-        tfjs_lora::registerDequantize, tfjs_lora::registerLowRank, tfjs_lora::registerRMSNorm,
-        tfjs_lora::registerRotaryEmbedding, tfjs_lora::registerSwiGLU
+        tfjs_lora::registerDequantize, tfjs_lora::registerFlat, tfjs_lora::registerLowRank,
+        tfjs_lora::registerRMSNorm, tfjs_lora::registerRotaryEmbedding, tfjs_lora::registerSwiGLU
 #ifdef TFJS_LORA_CARD
         ,
         tfjs_lora::registerSharedCardOps, tfjs_lora::registerCardOps

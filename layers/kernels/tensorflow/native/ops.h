@@ -10,6 +10,7 @@ std::string registerAdamWUpdates();
 std::string registerAttention();
 std::string registerDecodeAttention();
 std::string registerDequantize();
+std::string registerFlat();
 std::string registerLowRank();
 std::string registerRMSNorm();
 std::string registerRotaryEmbedding();

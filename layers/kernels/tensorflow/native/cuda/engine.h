@@ -229,6 +229,16 @@ void update(Device&, Stream, Rule, const std::vector<UpdatedVariable>&, const fl
 /** Computes the root of the sum of all squares. */
 void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float* norm, const Allocate&);
 
+/** Numbers to copy from one place on the card to another. */
+struct Copied {
+  const float* from;
+  float* to;
+  int64_t size;
+};
+
+/** Copies between any number of places in one launch. */
+void copyAll(Device&, Stream, const std::vector<Copied>&, const Allocate&);
+
 /** x `[rows, width]` → y as x, inverse root `[rows]`; all float32. */
 void rmsNorm(Device&, Stream, int64_t rows, int64_t width, const float* x, const float* weight, float epsilon, float* y,
              float* inverse);

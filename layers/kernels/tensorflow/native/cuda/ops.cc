@@ -492,6 +492,38 @@ class GlobalNorm {
   }
 };
 
+/** The same as in ../flat.cc. */
+class PackFlat {
+ public:
+  explicit PackFlat(const Attributes&) {}
+
+  void run(CardCall& call) {
+    std::vector<cuda::Copied> parts;
+    int64_t total = 0;
+    for (int i = 0; i < call.inputCount(); i++) total += call.size(i);
+    float* to = call.output(0, {total});
+    for (int i = 0; i < call.inputCount(); to += call.size(i++)) parts.push_back({call.input(i), to, call.size(i)});
+    cuda::copyAll(deviceOf(call), call.stream(), parts, allocatorOf(call));
+  }
+};
+
+/** The same as in ../flat.cc. */
+class UnpackFlat {
+ public:
+  explicit UnpackFlat(const Attributes& attributes) : shapes_(shapesIn(attributes.integers("shapes"))) {}
+
+  void run(CardCall& call) {
+    std::vector<cuda::Copied> parts;
+    const float* from = call.input(0);
+    for (size_t i = 0; i < shapes_.size(); from += parts[i++].size)
+      parts.push_back({from, call.output(static_cast<int>(i), shapes_[i]), sizeOf(shapes_[i])});
+    cuda::copyAll(deviceOf(call), call.stream(), parts, allocatorOf(call));
+  }
+
+ private:
+  const std::vector<std::vector<int64_t>> shapes_;
+};
+
 /** The same as in ../rms_norm.cc. */
 class RMSNorm {
  public:
@@ -557,6 +589,8 @@ void useCardFolders(const std::string& kernels, const std::string& cache) {
 std::string registerSharedCardOps() {
   for (const std::string& failure : {registerKernel<AdamWUpdates, CardCall>("TfjsLoraAdamWUpdates", "GPU"),
                                      registerKernel<GlobalNorm, CardCall>("TfjsLoraGlobalNorm", "GPU"),
+                                     registerKernel<PackFlat, CardCall>("TfjsLoraPackFlat", "GPU"),
+                                     registerKernel<UnpackFlat, CardCall>("TfjsLoraUnpackFlat", "GPU"),
                                      registerKernel<RMSNorm, CardCall>("TfjsLoraRMSNorm", "GPU"),
                                      registerKernel<RMSNormGrad, CardCall>("TfjsLoraRMSNormGrad", "GPU")}) {
     if (!failure.empty()) return failure;

@@ -60,6 +60,14 @@ void globalNorm(Device& device, Stream stream, const std::vector<std::pair<const
   device.kernels.launch(stream, "optimizer:rootOfTotal", {1}, kRowThreads, 0, sums, blocks, norm);
 }
 
+void copyAll(Device& device, Stream stream, const std::vector<Copied>& given, const Allocate& allocate) {
+  const InContextOf context(stream);
+  std::vector<Variable> variables;
+  for (const auto& [from, to, size] : given) variables.push_back({from, nullptr, to, {}, {}, size, 0});
+  const auto [blocks, table] = tableOf(stream, variables, allocate);
+  device.kernels.launch(stream, "optimizer:copy", {blocks}, kThreads, 0, table, static_cast<int>(variables.size()));
+}
+
 void rmsNorm(Device& device, Stream stream, int64_t rows, int64_t width, const float* x, const float* weight, float epsilon,
              float* y, float* inverse) {
   const InContextOf context(stream);

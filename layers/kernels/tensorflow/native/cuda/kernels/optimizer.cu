@@ -155,6 +155,13 @@ extern "C" __global__ void lion8bit(const Variable* table, int count, const floa
   }
 }
 
+/** Copies the numbers of `value` to `nextValue`. */
+extern "C" __global__ void copy(const Variable* table, int count) {
+  const Variable v = table[variableOf(table, count, blockIdx.x)];
+  const i64 begin = (blockIdx.x - v.firstBlock) * kPerBlock, end = min(begin + kPerBlock, v.size);
+  for (i64 at = begin + threadIdx.x; at < end; at += blockDim.x) v.nextValue[at] = v.value[at];
+}
+
 /** Computes the sum of the squares of each block's numbers, of `gradient`. */
 extern "C" __global__ void squares(const Variable* table, int count, float* sums) {
   __shared__ float shared[32];
