@@ -6,6 +6,7 @@
 #   bench/gpu/packTensorFlow.sh FOLDER [TFJS_LORA]   here, after `npm ci`; needs g++, strip and xz
 #   bash FOLDER/unpack.sh PART                       there, for each part in any order; unpacks into /tmp/tfjs-lora
 #   bash FOLDER/update.sh                            there: what changes often, the benchmark and the fused ops
+#   bench/gpu/packDawn.sh FOLDER2                    here, if the machine also needs WebGPU; copy FOLDER2/* to /tmp/tfjs-lora
 #   bash /tmp/tfjs-lora/run.sh [arguments]           there; see README.md for the arguments
 #   bash /tmp/tfjs-lora/run.sh --golden              there, in a checkout: the golden tests (test/parity) in float32
 #
@@ -55,7 +56,7 @@ fi
 update=$stage.update
 rm -rf "$update"
 mkdir -p "$update/node_modules/.tfjs-lora/tensorflow"
-cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json} "$update/node_modules/.tfjs-lora/tensorflow/"
+cp "$stage"/node_modules/.tfjs-lora/tensorflow/{fused_ops.node,setup.json,choose_card.*} "$update/node_modules/.tfjs-lora/tensorflow/"
 addon=$(cd "$stage" && find node_modules/.tfjs-lora/tensorflow/node_modules -name tfjs_binding.node) # joins a cluster
 mkdir -p "$update/$(dirname "$addon")"
 cp "$stage/$addon" "$update/$addon"
@@ -64,7 +65,7 @@ cp package.json "$update/node_modules/tfjs-lora/"
 cp -r layers/kernels/tensorflow/native "$update/node_modules/tfjs-lora/layers/kernels/tensorflow/"
 bundle() {
   npx esbuild --bundle --platform=node --format=cjs --target=node20 --log-level=error --loader=ts \
-    --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
+    --external:webgpu --external:@tensorflow/tfjs --external:@tensorflow/tfjs-core --external:@tensorflow/tfjs-node --external:@tensorflow/tfjs-node-gpu \
     --external:vega --external:vega-lite --external:@resvg/resvg-js --external:@node-rs/jieba \
     --define:import.meta.url=__bundle_url --banner:js='const __bundle_url = require("node:url").pathToFileURL(__filename).href;' \
     "$@"
@@ -112,6 +113,7 @@ for f in files: # also under their own names, by which they load each other
 LINK
 export LD_LIBRARY_PATH=$here/cuda12:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -d "$here/python" ] && export PYTHONPATH=$here/python${PYTHONPATH:+:$PYTHONPATH}
+[ -f "$here/dawn.sh" ] && . "$here/dawn.sh"
 if [ "${1:-}" = --golden ]; then TFJS_LORA_TEST_BACKENDS=tensorflow exec "$here/node" "$here/golden.cjs"; fi
 exec "$here/node" --max-old-space-size=65536 --max-semi-space-size=128 "$here/gpu.cjs" --backend tensorflow "$@"
 RUN

@@ -18,6 +18,7 @@ import {
   tensorflowFolder,
 } from '../../training/backends/tensorflowFolder.ts';
 import {buildAddon} from './buildAddon.ts';
+import {buildCardLayer} from './buildCardLayer.ts';
 import {buildFusedOps} from './buildFusedOps.ts';
 import {checkFusedOps, checkTensorFlow, type TensorFlowCheck} from './checkTensorFlow.ts';
 import {compilerOf} from './compileAddon.ts';
@@ -327,9 +328,10 @@ async function makeAddon(source: string, stage: Stage): Promise<string> {
   const {folder, environment} = stage;
   const name = packageOf(stage);
   const library = await libraryOf(folder, name, source);
-  return timed(stage, 'addon: compiling', () =>
-    buildAddon(join(folder, 'node_modules', name), library, environment),
-  );
+  return timed(stage, 'addon: compiling', async () => {
+    await buildCardLayer(folder, library, environment);
+    return buildAddon(join(folder, 'node_modules', name), library, environment);
+  });
 }
 
 const packageOf = ({gpu}: Stage): TensorFlowPackage =>

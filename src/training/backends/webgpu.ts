@@ -163,6 +163,7 @@ async function startDawn(adapter?: string): Promise<void> {
   const dawn = await import('webgpu').catch((error: Error) => {
     throw unavailable(`no package webgpu (${error.message.split('\n')[0]}). npm install webgpu`);
   });
+  if (isNode() && adapter !== undefined) process.env.TFJS_LORA_CARD_NAME = adapter; // for choose_card.cc, in a cluster
   const gpu = dawn.create([
     `enable-dawn-features=${DAWN_FEATURES}`,
     `disable-dawn-features=${DAWN_LEFT_OUT}`,

@@ -11,6 +11,7 @@ import {packFlat} from '../../../layers/ops/packFlat.ts';
 import {unpackFlat} from '../../../layers/ops/unpackFlat.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {loadTensorFlow} from '../backends/tensorflow.ts';
+import {assertOwnCards, usedCard} from './assertOwnCards.ts';
 import type {ClusterPlace} from './clusterPlace.ts';
 import type {Ranks, SharedSums, WindowSums} from './ranks.ts';
 
@@ -43,6 +44,7 @@ export class CollectiveRanks implements Ranks {
   readonly size: number;
   private readonly signals: AgreedSignal[] = [];
   private reductions = 0;
+  private hasCheckedCards = false;
 
   /** @param timeout seconds after which a reduction fails that a rank has not reached */
   constructor(
@@ -63,6 +65,7 @@ export class CollectiveRanks implements Ranks {
 
   /** The loss and the stopped ranks are added up with the gradients. Nothing is read: the host waits for the card later. */
   async sumGradients({gradients, losses}: WindowSums): Promise<SharedSums> {
+    await this.checkCards();
     const flag = flagsOf(tf.backend())[this.isStopped ? 1 : 0];
     const names = Object.keys(gradients);
     const own = [...Object.values(gradients), ...tf.tidy(() => [tf.addN(losses), flag.clone()])];
@@ -94,6 +97,7 @@ export class CollectiveRanks implements Ranks {
   }
 
   async sum(numbers: number[]): Promise<number[]> {
+    await this.checkCards();
     const [stopped, ...sums] = await this.sumValues(Float32Array.of(this.isStopped ? 1 : 0, ...numbers));
     this.follow([stopped]);
     return sums;
@@ -120,6 +124,15 @@ export class CollectiveRanks implements Ranks {
     const agreed = new AbortController();
     this.signals.push({own, agreed});
     return agreed.signal;
+  }
+
+  /** Refuses ranks that share a card, before the first reduction. */
+  private async checkCards(): Promise<void> {
+    if (this.hasCheckedCards) return;
+    this.hasCheckedCards = true;
+    assertOwnCards(
+      (await this.gather(JSON.stringify((await usedCard()) ?? null))).map((text) => JSON.parse(text)),
+    );
   }
 
   private get isStopped(): boolean {

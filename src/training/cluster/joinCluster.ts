@@ -51,6 +51,7 @@ export async function joinCluster(options: JoinOptions = {}): Promise<{rank: num
     // Read when TensorFlow's context is made. Its own log would bury the message of a lost rank.
     Object.assign(env, {
       ...(isLoopback(place) && {TFJS_LORA_LISTEN: '127.0.0.1'}),
+      ...(await cardLayer(place)),
       TFJS_LORA_SERVER_DEF: serverDef(place.addresses, place.rank),
       TF_CPP_MIN_LOG_LEVEL: env.TF_CPP_MIN_LOG_LEVEL ?? '3',
     });
@@ -74,6 +75,19 @@ async function assertSetUp(): Promise<void> {
       `${context === undefined ? 'none' : 'one of another version of tfjs-lora'}. ` +
       'Run npx tfjs-lora setup tensorflow --from wheel, with --gpu for NVIDIA cards.',
   );
+}
+
+/** Returns the variables that show this process one card through Vulkan, on Linux: see native/layer/choose_card.cc. */
+async function cardLayer({localRank}: ClusterPlace): Promise<Record<string, string>> {
+  const {env, platform} = globalThis.process;
+  if (platform !== 'linux') return {};
+  const {CUDA_VISIBLE_DEVICES = '', VK_INSTANCE_LAYERS, VK_LAYER_PATH} = env;
+  const listed = (first: string, more?: string) => (more ? `${first}:${more}` : first);
+  return {
+    TFJS_LORA_CARD: /^\d+$/.test(CUDA_VISIBLE_DEVICES) ? CUDA_VISIBLE_DEVICES : `${localRank}`,
+    VK_INSTANCE_LAYERS: listed('VK_LAYER_TFJS_LORA_choose_card', VK_INSTANCE_LAYERS),
+    VK_LAYER_PATH: listed(await tensorflowFolder(), VK_LAYER_PATH),
+  };
 }
 
 /** Leaves this process one card of the host, because the addon takes the last one that it sees. */
