@@ -329,8 +329,9 @@ async function makeAddon(source: string, stage: Stage): Promise<string> {
   const name = packageOf(stage);
   const library = await libraryOf(folder, name, source);
   return timed(stage, 'addon: compiling', async () => {
+    const hash = await buildAddon(join(folder, 'node_modules', name), library, environment);
     await buildCardLayer(folder, library, environment);
-    return buildAddon(join(folder, 'node_modules', name), library, environment);
+    return hash;
   });
 }
 

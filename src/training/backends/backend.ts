@@ -46,7 +46,8 @@ export interface BackendOptions {
   fusedOps?: boolean;
   /**
    * Name of the graphics card that `webgpu` uses in Node, or a part of it, on a machine with different cards; the error
-   * for a wrong name lists those that are there. Cards of the same name cannot be told apart. Default: the fastest.
+   * for a wrong name lists those that are there. Among cards of one name it uses the first, and in a cluster each rank
+   * of a host uses another. Default: the fastest.
    */
   adapter?: string;
 }

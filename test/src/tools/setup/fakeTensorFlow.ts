@@ -28,13 +28,16 @@ module.exports = {
   backend: () => ({binding, isUsingGpuDevice: false}),
 };`;
 
-/** The addon's own sources, whose hash says that the addon is up to date. */
-const CONTEXT = join(__dirname, '../../../../layers/kernels/tensorflow/native/context');
+/** Folders of the addon's own sources, whose hash says that the addon is up to date. */
+const CONTEXT = ['context', 'layer'].map((name) =>
+  join(__dirname, '../../../../layers/kernels/tensorflow/native', name),
+);
 
 /** Writes the files of `setup tensorflow --from wheel` into `folder`, with an empty library. */
 export function layOutSetup(folder: string, setup: Partial<TensorFlowSetup> = {}): void {
   const hash = createHash('sha256');
-  for (const name of readdirSync(CONTEXT).sort()) hash.update(readFileSync(join(CONTEXT, name)));
+  for (const folder of CONTEXT)
+    for (const name of readdirSync(folder).sort()) hash.update(readFileSync(join(folder, name)));
   const context = hash.digest('hex').slice(0, 16);
   const made = {package: '@tensorflow/tfjs-node', version: '2.21.0', source: 'wheel', context, ...setup};
   const ending = process.platform === 'darwin' ? '2.dylib' : 'so.2';

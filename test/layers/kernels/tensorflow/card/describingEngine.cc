@@ -183,6 +183,7 @@ void update(Device&, Stream, Rule rule, const std::vector<UpdatedVariable>& vari
   text << "\n";
 }
 void globalNorm(Device&, Stream, const std::vector<std::pair<const float*, int64_t>>&, float*, const Allocate&) {}
+void copyAll(Device&, Stream, const std::vector<Copied>&, const Allocate&) {}
 void rmsNorm(Device&, Stream, int64_t, int64_t, const float*, const float*, float, float*, float*) {}
 void rmsNormGrad(Device&, Stream, int64_t, int64_t, const float*, const float*, const float*, const float*, float*) {}
 
