@@ -2,6 +2,8 @@ import * as tf from '@tensorflow/tfjs';
 import {setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {matrixProject} from '../../layers/kernels/webgpu/products/matrixProject.ts';
+import {packRows} from '../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../layers/ops/compileShaders.ts';
@@ -107,7 +109,42 @@ export async function checkKernels(): Promise<Row[]> {
       tf.dispose([inputs, dy, wide, weight.tensor]);
     }
   }
+  if (capabilities.hasMatrices) rows.push(...(await checkProjections(computeDtype)));
   rows.push(...(await checkTilings(computeDtype)), ...(await checkAttention(computeDtype)));
+  return rows;
+}
+
+/** Checks the narrow sides of low-rank paths, for one factor and for several, of which the second is transposed. */
+async function checkProjections(computeDtype: string): Promise<Row[]> {
+  const rows: Row[] = [];
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  for (const [count, cols, ranks] of [
+    [512, 2048, [8, 8, 8]],
+    [37, 80, [8, 3, 16]],
+    [1027, 8192, [20, 64]],
+  ] as [number, number, number[]][]) {
+    const x = tf.randomNormal([count, cols], 0, 1e-6, 'float32', 1);
+    const packed = packRows(backend, x);
+    const factors = ranks.map((rank, i) => ({
+      tensor: tf.randomNormal(i === 1 ? [cols, rank] : [rank, cols], 0, 1e-5, 'float32', 2 + i),
+      isTransposed: i === 1,
+      scale: i + 2,
+    }));
+    const lows = matrixProject(backend, packed, factors);
+    for (const [i, {tensor, isTransposed, scale}] of factors.entries()) {
+      rows.push({
+        what: `${count} × ${cols} to rank ${ranks[i]} of ${ranks}`,
+        computeDtype,
+        error: await errorOf(
+          tf.engine().makeTensorFromTensorInfo(lows[i]),
+          tf.tidy(() => tf.matMul(x, tensor, false, !isTransposed).mul(scale)),
+        ),
+      });
+      tensor.dispose();
+    }
+    for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
+    x.dispose();
+  }
   return rows;
 }
 

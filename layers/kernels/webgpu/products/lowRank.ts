@@ -28,16 +28,15 @@ const vectorOf = (cols: number) =>
   cols % 4 === 0 ? ({type: 'vec4f', width: 4} as const) : ({type: 'f32', width: 1} as const);
 
 const PROJECTORS = 128; // threads
-/** From this many rows on, threads read the factor once for several rows. */
+/** From this many rows on, the card is busy with fewer threads for each. */
 const MANY_ROWS = 4096;
 
-/** Number of threads that share a row, and of rows that they take together. */
-const teamOf = (rows: number, rank: number) =>
-  rows < MANY_ROWS ? {team: 64, height: 1} : {team: 16, height: blockOf(rank) > 8 ? 2 : 4};
+/** Number of threads that share a row. */
+const teamOf = (rows: number) => (rows < MANY_ROWS ? 64 : 16);
 
 /**
- * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. A team of threads shares a few rows of `x`, which
- * are read once.
+ * Computes `scale · x · factorᵀ`, from the wide side to the narrow one. A team of threads shares a row of `x`, which is
+ * read once.
  *
  * @param x `[rows, cols]`
  * @param factor `[rank, cols]` float32
@@ -51,68 +50,55 @@ export function project(
 ): tf.TensorInfo {
   const [rows, cols] = shapeOf(x);
   const [rank] = factor.shape;
-  const {team, height} = teamOf(rows, rank);
+  const team = teamOf(rows);
   const low = backend.makeTensorInfo([rows, rank], 'float32');
   runShader(backend, {
-    shader: projection(cols, rank, formatOf(x), {team, height}),
+    shader: projection(cols, rank, formatOf(x), team),
     buffers: {low, factor, ...buffersOf(x)},
     uniforms: {rows, scale},
-    workgroups: [Math.ceil(rows / (height * (PROJECTORS / team))), Math.ceil(rank / blockOf(rank))],
+    workgroups: [Math.ceil(rows / (PROJECTORS / team)), Math.ceil(rank / blockOf(rank))],
   });
   return low;
 }
 
-const projection = shader(
-  (cols: number, rank: number, format: RowsFormat, {team, height}: ReturnType<typeof teamOf>) => {
-    const block = blockOf(rank);
-    const {type, width} = vectorOf(cols);
-    const rows = reading(format, type);
-    const teams = PROJECTORS / team;
-    const each = (body: (i: number) => string) => times(height, body); // rows of a team
-    return {
-      name: 'LowRankProject',
-      outputs: {low: 'f32'},
-      inputs: {...rows.buffers, factor: type},
-      uniforms: {rows: 'u32', scale: 'f32'},
-      workgroup: PROJECTORS,
-      header: rows.header,
-      globals: `
+const projection = shader((cols: number, rank: number, format: RowsFormat, team: number) => {
+  const block = blockOf(rank);
+  const {type, width} = vectorOf(cols);
+  const rows = reading(format, type);
+  const teams = PROJECTORS / team;
+  return {
+    name: 'LowRankProject',
+    outputs: {low: 'f32'},
+    inputs: {...rows.buffers, factor: type},
+    uniforms: {rows: 'u32', scale: 'f32'},
+    workgroup: PROJECTORS,
+    header: rows.header,
+    globals: `
 const VECTORS = ${cols / width}u;
 const RANK = ${rank}u;
 ${rows.globals}
 var<workgroup> partial: array<array<f32, ${team + 1}>, ${teams * block}>; // one more, for other memory banks`,
-      body: `
-  let first = (group.x * ${teams}u + local / ${team}u) * ${height}u;
+    body: `
+  let row = group.x * ${teams}u + local / ${team}u;
   let share = local % ${team}u;
   let rank0 = group.y * ${block}u;
-  ${each((i) => `let from${i} = min(first + ${i}u, u.rows - 1u) * VECTORS;`)}
-  ${each((i) => times(block, (j) => `var sum${i}_${j} = 0.0;`))}
+  let first = min(row, u.rows - 1u) * VECTORS;
+  ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   for (var c = share; c < VECTORS; c += ${team}u) {
-    ${each((i) => `let value${i} = ${rows.vector(`from${i} + c`)};`)}
-    ${times(
-      block,
-      (j) => `{
-      let f = factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];
-      ${each((i) => `sum${i}_${j} += ${width === 4 ? `dot(value${i}, f)` : `value${i} * f`};`)}
-    }`,
-    )}
+    let value = ${rows.vector('first + c')};
+    ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
   }
-  ${each(
-    (i) => `
-  ${times(block, (j) => `partial[(local / ${team}u) * ${block}u + ${j}u][share] = sum${i}_${j};`)}
+  ${times(block, (j) => `partial[(local / ${team}u) * ${block}u + ${j}u][share] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
   workgroupBarrier();
   for (var k = local; k < ${teams * block}u; k += WORKGROUP) {
     var sum = 0.0;
     for (var l = 0u; l < ${team}u; l++) { sum += partial[k][l]; }
-    let at = (group.x * ${teams}u + k / ${block}u) * ${height}u + ${i}u;
+    let at = group.x * ${teams}u + k / ${block}u;
     let rank = rank0 + k % ${block}u;
     if (at < u.rows && rank < RANK) { low[at * RANK + rank] = ${rows.scale('at')}u.scale * sum; }
-  }
-  workgroupBarrier();`,
-  )}`,
-    };
-  },
-);
+  }`,
+  };
+});
 
 /** Number of rows that a thread of {@link expand} computes with the factor's columns it holds. */
 const EXPAND_ROWS = 8;

@@ -4,6 +4,7 @@ import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {expandInto, gradientOfFactor, project, transposed} from '../products/lowRank.ts';
 import {runMatrixProduct} from '../products/matrixProduct.ts';
+import {type Factor, fitsMatrixProject, matrixProject} from '../products/matrixProject.ts';
 import {multiplyPacked, splitsOf} from '../products/multiply.ts';
 import {isProjected} from '../products/packAndProject.ts';
 import type {PackedRows} from '../products/packRows.ts';
@@ -25,23 +26,22 @@ export interface AdapterGradients {
 /**
  * Computes `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`.
  *
- * @returns `scaling · x · Aᵀ`, which the caller disposes, if the layer has a low-rank path
+ * @param low what {@link projectLow} returned for `x`
  */
 export function runProjection(
   backend: WebGPUBackend,
   x: PackedRows,
+  low: tf.TensorInfo | undefined,
   projection: Projection,
   result: Result,
-): tf.TensorInfo | undefined {
-  const low = projectLow(backend, x, projection);
+): void {
   multiplyAdapted(backend, x, low, projection, result, true);
-  return low;
 }
 
 /**
  * Adds the gradients of a projection's low-rank path, if it has one, to those of other rows.
  *
- * @param low what {@link runProjection} returned for `x`; it is disposed
+ * @param low what {@link projectLow} returned for `x`; it is disposed
  * @param sums gradients of other rows
  * @returns the new sums, and `scaling · dy · B` for {@link runInputGrad}
  */
@@ -75,17 +75,46 @@ export function runInputGrad(
   if (low) backend.disposeData(low.dataId);
 }
 
-/** Computes what {@link runProjection} returns (`isForward`), or the same of its gradient: `scaling · x · B`. */
-export function projectLow(
+/**
+ * Computes `scaling · x · Aᵀ` for projections of the same `x`, or in backward `scaling · x · B`. The caller disposes the
+ * results; a layer without a low-rank path has none.
+ */
+export function projectLows(
   backend: WebGPUBackend,
   x: PackedRows,
-  {attributes: {rank, scaling}, tensors: {a, b}}: Projection,
+  projections: Projection[],
   isForward = true,
-): tf.TensorInfo | undefined {
-  if (rank === 0) return undefined;
-  const down = isForward ? a : transposed(backend, b); // [rank, width of x]
-  const low = project(backend, x, down, scaling);
-  if (!isForward) backend.disposeData(down.dataId);
+): (tf.TensorInfo | undefined)[] {
+  const adapted = projections.filter(({attributes: {rank}}) => rank > 0);
+  const factors = adapted.map(
+    ({attributes: {scaling}, tensors: {a, b}}): Factor => ({
+      tensor: isForward ? a : b,
+      isTransposed: !isForward,
+      scale: scaling,
+    }),
+  );
+  const lows = fitsMatrixProject(backend, x, factors)
+    ? matrixProject(backend, x, factors)
+    : factors.map((factor) => projectAlone(backend, x, factor));
+  return projections.map((projection) => lows[adapted.indexOf(projection)]);
+}
+
+/** {@link projectLows} for one projection. */
+export const projectLow = (
+  backend: WebGPUBackend,
+  x: PackedRows,
+  projection: Projection,
+  isForward = true,
+): tf.TensorInfo | undefined => projectLows(backend, x, [projection], isForward)[0];
+
+function projectAlone(
+  backend: WebGPUBackend,
+  x: PackedRows,
+  {tensor, isTransposed, scale}: Factor,
+): tf.TensorInfo {
+  const down = isTransposed ? transposed(backend, tensor) : tensor; // [rank, width of x]
+  const low = project(backend, x, down, scale);
+  if (isTransposed) backend.disposeData(down.dataId);
   return low;
 }
 

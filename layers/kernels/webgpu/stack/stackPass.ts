@@ -14,6 +14,7 @@ import {
   type AdapterGradients,
   type Projection,
   projectLow,
+  projectLows,
   runAdapterGrad,
   runInputGrad,
   runProjection,
@@ -143,22 +144,33 @@ export class StackPass {
     const {backend, attention} = this;
     const normed = this.halves(this.rows, this.size);
     normalizeRows(backend, x, this.norm(block.inputNorm), normed, kept);
-    const lows: Lows = {};
-    const [query, key, value] = QUERY_KEY_VALUE.map((name) => this.projected(block, name, normed, lows));
+    const lows = this.lows(block, QUERY_KEY_VALUE, normed);
+    const [query, key, value] = QUERY_KEY_VALUE.map((name) =>
+      this.projected(block[name], normed, lows[name]),
+    );
     const heads = headsOf(backend, attention, {query, key, value});
     this.free(query, key, value);
     return {normed, lows, ...heads, ...attendRows(backend, attention, heads)};
   }
 
   /** Runs a projection of `x` into new float32 rows, which are rounded once they are rotated. */
-  private projected(block: Block, name: Name, x: RowsView, lows: Lows): tf.TensorInfo {
-    const y = makeScratch(this.backend, [x.shape[0], block[name].attributes.rows]);
-    lows[name] = runProjection(this.backend, {halves: x}, block[name], {y, kind: 'float32'});
+  private projected(projection: Projection, x: RowsView, low: tf.TensorInfo | undefined): tf.TensorInfo {
+    const y = makeScratch(this.backend, [x.shape[0], projection.attributes.rows]);
+    runProjection(this.backend, {halves: x}, low, projection, {y, kind: 'float32'});
     return y;
   }
 
   private addProjection(projection: Projection, x: RowsView, sum: RowsView): void {
-    this.free(runProjection(this.backend, {halves: x}, projection, {y: sum, kind: 'added'}));
+    const low = projectLow(this.backend, {halves: x}, projection);
+    runProjection(this.backend, {halves: x}, low, projection, {y: sum, kind: 'added'});
+    this.free(low);
+  }
+
+  /** Computes the narrow sides of projections that share `x`. */
+  private lows(block: Block, names: readonly Name[], x: RowsView): Lows {
+    const projections = names.map((name) => block[name]);
+    const lows = projectLows(this.backend, {halves: x}, projections);
+    return Object.fromEntries(names.map((name, i) => [name, lows[i]]));
   }
 
   /** Adds the feed-forward part to some rows of the hidden states. Keeps the gates in `kept`, from row `begin` on. */
@@ -182,14 +194,11 @@ export class StackPass {
     const [count] = gates.gate.shape;
     const normed = this.halves(count, this.size);
     normalizeRows(backend, h, this.norm(block.postNorm), normed);
-    const lows: Lows = {};
-    for (const [name, y] of [
-      ['gate_proj', gates.gate],
-      ['up_proj', gates.up],
-    ] as const) {
-      lows[name] = areKnown
-        ? projectLow(backend, {halves: normed}, block[name])
-        : runProjection(backend, {halves: normed}, block[name], {y, kind: 'halves'});
+    const lows = this.lows(block, GATE_UP, normed);
+    if (!areKnown) {
+      const x = {halves: normed};
+      runProjection(backend, x, lows.gate_proj, block.gate_proj, {y: gates.gate, kind: 'halves'});
+      runProjection(backend, x, lows.up_proj, block.up_proj, {y: gates.up, kind: 'halves'});
     }
     const product = this.halves(count, this.attributes.intermediateSize);
     gateRows(backend, gates, product);
@@ -203,10 +212,9 @@ export class StackPass {
     const lows: Lows = {};
     const attention = rest ?? this.attendAgain(block, x, lows);
     const h = rest?.h ?? unpackRows(backend, x);
-    lows.o_proj =
-      'halves' in h
-        ? projectLow(backend, {halves: attention.attended}, block.o_proj)
-        : runProjection(backend, {halves: attention.attended}, block.o_proj, {y: h, kind: 'added'});
+    const attended = {halves: attention.attended};
+    lows.o_proj = projectLow(backend, attended, block.o_proj);
+    if (!('halves' in h)) runProjection(backend, attended, lows.o_proj, block.o_proj, {y: h, kind: 'added'});
     this.forEachChunk((begin, count) => {
       const gates = rest && viewsOf(rest, begin, count);
       this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
@@ -280,8 +288,7 @@ export class StackPass {
     if (!given.isKept) this.free(attended, logSums, query, key, value);
     const normed = this.halves(this.rows, this.size);
     normalizeRows(backend, x, this.norm(block.inputNorm), normed);
-    if (given.isKept)
-      for (const name of QUERY_KEY_VALUE) lows[name] = projectLow(backend, {halves: normed}, block[name]);
+    if (given.isKept) Object.assign(lows, this.lows(block, QUERY_KEY_VALUE, normed));
     const dNormed = isInputWanted ? this.floats(this.rows) : undefined;
     for (const [i, name] of QUERY_KEY_VALUE.entries()) {
       const dy = [gradients.query, gradients.key, gradients.value][i];

@@ -25,7 +25,8 @@ function withoutF16(code: string): string {
 }
 
 function withMatrices(code: string): string {
-  const arrays = new Set<string>();
+  const loaded = new Set<string>();
+  const stored = new Set<string>();
   let text = code
     .replace(
       /^(enable chromium_experimental_subgroup_matrix|diagnostic\(off, chromium[^;]*|alias [^;]*);$/gm,
@@ -38,15 +39,15 @@ function withMatrices(code: string): string {
     /let (\w+) = subgroupMatrixLoad<(?:Left|Right), (\w+)>\(/,
     ([, name, order], args) => {
       const [array, offset, stride] = args;
-      arrays.add(array.slice(1));
+      loaded.add(array.slice(1));
       return `var ${name}: Matrix; load_${array.slice(1)}(&${name}, ${offset}, ${stride}, ${order === 'row_major'})`;
     },
   );
   text = replaceCalls(text, /subgroupMatrixStore<row_major>\(/, (_, [array, offset, matrix, stride]) => {
-    arrays.add(array.slice(1));
+    stored.add(array.slice(1));
     return `store_${array.slice(1)}(${offset}, &${matrix}, ${stride});`;
   });
-  const functions = [...arrays].map(
+  const loads = [...loaded].map(
     (array) => `
 fn load_${array}(m: ptr<function, Matrix>, offset: u32, stride: u32, isRowMajor: bool) {
   if (!isFirst) { return; }
@@ -56,7 +57,10 @@ fn load_${array}(m: ptr<function, Matrix>, offset: u32, stride: u32, isRowMajor:
       (*m).values[select(c * 16u + r, r * 16u + c, isRowMajor)] = unpack2x16float(word)[c % 2u];
     }
   }
-}
+}`,
+  );
+  const stores = [...stored].map(
+    (array) => `
 fn store_${array}(offset: u32, m: ptr<function, Matrix>, stride: u32) {
   if (!isFirst) { return; }
   for (var r = 0u; r < 16u; r++) {
@@ -75,7 +79,7 @@ fn store_${array}(offset: u32, m: ptr<function, Matrix>, stride: u32) {
       /(fn main\([^{]*\{)/,
       '$1\n  let subgroup = local / 32u;\n  let lane = local % 32u;\n  isFirst = lane == 0u;',
     )
-    .replace('@compute', `${functions.join('\n')}\n${MULTIPLY}\n@compute`);
+    .replace('@compute', `${[...loads, ...stores].join('\n')}\n${MULTIPLY}\n@compute`);
 }
 
 const MULTIPLY = `

@@ -2,6 +2,8 @@ import * as tf from '@tensorflow/tfjs';
 import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {fitsMatrixProject, matrixProject} from '../../../../layers/kernels/webgpu/products/matrixProject.ts';
+import {packRows} from '../../../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
@@ -61,6 +63,32 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
       ],
       scale > 1 ? 3e-2 : 2e-3,
     );
+  });
+
+  test.each([
+    {ranks: [8, 3, 16], cols: 48, hasScales: true},
+    {ranks: [20], cols: 1024, hasScales: false},
+  ])('narrow sides of low-rank paths of ranks $ranks', async ({ranks, cols, hasScales}) => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const x = normal([37, cols], 1, hasScales ? 1e-6 : 1) as tf.Tensor2D;
+    const {halves, scales} = packRows(backend, x);
+    const given = {halves, scales: hasScales ? scales : undefined};
+    const factors = ranks.map((rank, i) => ({
+      tensor: normal(i === 1 ? [cols, rank] : [rank, cols], 2 + i, 1e-5) as tf.Tensor2D,
+      isTransposed: i === 1,
+      scale: i + 2,
+    }));
+    expect(fitsMatrixProject(backend, given, factors)).toBe(true);
+    const lows = matrixProject(backend, given, factors);
+    for (const [i, {tensor, isTransposed, scale}] of factors.entries()) {
+      const low = tf.engine().makeTensorFromTensorInfo(lows[i]);
+      const rowScales = tf.engine().makeTensorFromTensorInfo(scales);
+      await expectSame(
+        hasScales ? low : tf.mul(low, rowScales.expandDims(1)),
+        tf.tidy(() => tf.matMul(x, tensor, false, !isTransposed).mul(scale)),
+        2e-3,
+      );
+    }
   });
 
   test.each(CHECKED.map((tiling) => ({tiles: Object.values(tiling).join(), tiling})))(
