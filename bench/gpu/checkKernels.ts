@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {matrixFactorGradient} from '../../layers/kernels/webgpu/products/matrixFactorGradient.ts';
 import {TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
 import {matrixProject} from '../../layers/kernels/webgpu/products/matrixProject.ts';
 import {packRows} from '../../layers/kernels/webgpu/products/packRows.ts';
@@ -114,7 +115,10 @@ export async function checkKernels(): Promise<Row[]> {
   return rows;
 }
 
-/** Checks the narrow sides of low-rank paths, for one factor and for several, of which the second is transposed. */
+/**
+ * Checks the narrow sides of low-rank paths, for one factor and for several, of which the second is transposed, and the
+ * gradients of factors.
+ */
 async function checkProjections(computeDtype: string): Promise<Row[]> {
   const rows: Row[] = [];
   const backend = tf.backend() as unknown as WebGPUBackend;
@@ -142,8 +146,19 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
       });
       tensor.dispose();
     }
+    const low = tf.randomNormal([count, 8], 0, 1e-7, 'float32', 9);
+    for (const isTransposed of [true, false]) {
+      rows.push({
+        what: `rank 8 of ${count} rows times ${count} × ${cols}${isTransposed ? ', transposed' : ''}`,
+        computeDtype,
+        error: await errorOf(
+          tf.engine().makeTensorFromTensorInfo(matrixFactorGradient(backend, low, packed, isTransposed)),
+          tf.tidy(() => (isTransposed ? tf.matMul(x, low, true) : tf.matMul(low, x, true))),
+        ),
+      });
+    }
     for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
-    x.dispose();
+    tf.dispose([x, low]);
   }
   return rows;
 }

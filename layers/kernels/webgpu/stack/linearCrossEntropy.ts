@@ -14,6 +14,8 @@ import {usingWeight} from '../weights/usingWeight.ts';
 
 /** Chunks have a multiple of this many rows, so that the tiles of a product divide them evenly. */
 const CHUNK_STEP = 128;
+/** Fewer rows would read the head's weight too often. */
+const LEAST_ROWS = 2 * CHUNK_STEP;
 
 /**
  * `LinearCrossEntropy` (layers/ops/linearCrossEntropy.ts) in float16, with logits and sums in float32. Second output, if
@@ -61,11 +63,12 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
 
 /**
  * Returns how many rows have logits at the same time: as many as take the memory of the hidden states in float32, because
- * the blocks' backward pass has buffers of that size.
+ * the blocks' backward pass has buffers of that size, but at least {@link LEAST_ROWS} where the device's bindings allow.
  */
 export function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
   const {maxStorageBufferBindingSize} = device.limits;
-  const most = Math.min((rows * size) / vocab, maxStorageBufferBindingSize / (4 * vocab));
+  const wanted = Math.max(LEAST_ROWS, (rows * size) / vocab);
+  const most = Math.min(wanted, maxStorageBufferBindingSize / (4 * vocab));
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);
 }
 

@@ -3,6 +3,7 @@ import type {ProjectionAttributes} from '../../../ops/stackBlock.ts';
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {expandInto, gradientOfFactor, project, transposed} from '../products/lowRank.ts';
+import {fitsFactorGradient, matrixFactorGradient} from '../products/matrixFactorGradient.ts';
 import {runMatrixProduct} from '../products/matrixProduct.ts';
 import {type Factor, fitsMatrixProject, matrixProject} from '../products/matrixProject.ts';
 import {multiplyPacked, splitsOf} from '../products/multiply.ts';
@@ -53,8 +54,14 @@ export function runAdapterGrad(
 ): {sums?: AdapterGradients; low?: tf.TensorInfo} {
   const lowGradient = projectLow(backend, dy, projection, false);
   if (!low || !lowGradient) return {};
-  const a = gradientOfFactor(backend, lowGradient, x, false, sums?.a);
-  const b = gradientOfFactor(backend, low, dy, true, sums?.b);
+  const gradient = (narrow: tf.TensorInfo, wide: PackedRows, isTransposed: boolean, sum?: tf.TensorInfo) => {
+    const compute = fitsFactorGradient(backend, wide, narrow.shape[1])
+      ? matrixFactorGradient
+      : gradientOfFactor;
+    return compute(backend, narrow, wide, isTransposed, sum);
+  };
+  const a = gradient(lowGradient, x, false, sums?.a);
+  const b = gradient(low, dy, true, sums?.b);
   backend.disposeData(low.dataId);
   return {sums: {a, b}, low: lowGradient};
 }
