@@ -3,7 +3,7 @@ import {setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {matrixFactorGradient} from '../../layers/kernels/webgpu/products/matrixFactorGradient.ts';
 import {TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
-import {matrixProject} from '../../layers/kernels/webgpu/products/matrixProject.ts';
+import {matrixProject, packFactors} from '../../layers/kernels/webgpu/products/matrixProject.ts';
 import {packRows} from '../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
@@ -134,7 +134,9 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
       isTransposed: i === 1,
       scale: i + 2,
     }));
-    const lows = matrixProject(backend, packed, factors);
+    const {packs, tensors} = packFactors(backend, [factors.slice(0, 1), factors]);
+    const lows = matrixProject(backend, packed, packs[1]);
+    for (const {dataId} of tensors) backend.disposeData(dataId);
     for (const [i, {tensor, isTransposed, scale}] of factors.entries()) {
       rows.push({
         what: `${count} × ${cols} to rank ${ranks[i]} of ${ranks}`,

@@ -52,6 +52,7 @@ const {values: options} = parseArgs({
     tune: {type: 'boolean', default: false},
     profile: {type: 'boolean', default: false},
     tokens: {type: 'string', default: '512'},
+    sequences: {type: 'string', default: '1'},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
     python: {type: 'string'},
@@ -249,12 +250,14 @@ function* trainPeers(checkpointing: boolean, quantization: string, ours?: Row): 
   }
 }
 
-async function generate(quantization: string): Promise<Row> {
+async function generate(quantization: string, sequences: number): Promise<Row> {
   const model = await makeModel(quantization);
-  const prompt = Array.from({length: 64}, (_, i) => (i * 31) % shape.vocabSize);
+  const prompts = Array.from({length: sequences}, (_, b) =>
+    Array.from({length: 64}, (_, i) => (b * 977 + i * 31) % shape.vocabSize),
+  );
   const run = async (count: number) => {
     const begun = performance.now();
-    await generateIds(model, prompt, {maxNewTokens: count, doSample: false, eosTokenId: []});
+    await generateIds(model, prompts, {maxNewTokens: count, doSample: false, eosTokenId: []});
     return performance.now() - begun;
   };
   const tokens = Number(options.tokens);
@@ -266,13 +269,17 @@ async function generate(quantization: string): Promise<Row> {
   }
   if (options.profile) {
     const ofOne = (maxNewTokens: number) =>
-      generateIds(model, [1], {maxNewTokens, doSample: false, eosTokenId: []});
+      generateIds(
+        model,
+        prompts.map(() => [1]),
+        {maxNewTokens, doSample: false, eosTokenId: []},
+      );
     showProfile(`profile of ${PROFILED} tokens ${quantization}`, await profile(() => ofOne(PROFILED)));
   }
   model.dispose();
-  const rate = (1000 * tokens) / (median(times.long) - median(times.short));
+  const rate = (1000 * sequences * tokens) / (median(times.long) - median(times.short));
   return {
-    what: `greedy, batch 1, ${quantization === 'none' ? dtype : quantization}`,
+    what: `greedy, batch ${sequences}, ${quantization === 'none' ? dtype : quantization}`,
     'tokens/s': Number(rate.toFixed(1)),
     'ms of 32, prompt included': Number(median(times.short).toFixed(1)),
     [`ms of ${32 + tokens}`]: Number(median(times.long).toFixed(1)),
@@ -335,8 +342,10 @@ async function main(): Promise<void> {
   if (only.includes('generate')) {
     const rows: Row[] = [];
     for (const quantization of quantizations) {
-      rows.push(await generate(quantization));
-      console.log(rows.at(-1));
+      for (const sequences of options.sequences.split(',')) {
+        rows.push(await generate(quantization, Number(sequences)));
+        console.log(rows.at(-1));
+      }
     }
     show('generate', rows);
   }

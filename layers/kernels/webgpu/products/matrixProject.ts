@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
@@ -15,6 +16,16 @@ export interface Factor {
   scale: number;
 }
 
+/** Factors that the same rows are multiplied by, as {@link matrixProject} takes them. */
+export interface FactorPack {
+  cols: number;
+  ranks: number[];
+  /** float16 in tiles of 16 ranks by 16 columns, which follow each other by rank and then by column. */
+  factor: RowsView;
+  /** The number by which each rank's sums are multiplied. */
+  scales: RowsView;
+}
+
 /** Rows of a workgroup, and of a matrix. */
 const SIDE = 16;
 const SUBGROUPS = 4;
@@ -23,83 +34,147 @@ const WIDTH = 64;
 const STEPS = (WIDTH * 8) / (SIDE * SUBGROUPS);
 /** Vectors between the rows of a tile: one more, for other memory banks. */
 const STRIDE = WIDTH + 1;
-/** The sums of more tiles of ranks would not fit the registers. */
+/** The most factors that share rows, and tiles of their ranks: the sums of more would not fit the registers. */
+const MOST_FACTORS = 3;
 const MOST_TILES = 8;
 
-const rankOf = ({tensor: {shape}, isTransposed}: Factor) => shape[isTransposed ? 1 : 0];
+const sidesOf = ({tensor: {shape}, isTransposed}: Factor) =>
+  isTransposed ? {cols: shape[0], rank: shape[1]} : {cols: shape[1], rank: shape[0]};
 const quadsOf = (ranks: number[]) => ranks.reduce((sum, rank) => sum + Math.ceil(rank / 4), 0);
 const tilesOf = (ranks: number[]) => Math.ceil((4 * quadsOf(ranks)) / SIDE);
 
-/** Whether {@link matrixProject} takes rows of these sides and factors. */
-export function fitsMatrixProject(backend: WebGPUBackend, x: PackedRows, factors: Factor[]): boolean {
+/** Whether {@link matrixProject} takes these factors, which have the same number of columns. */
+export function fitsMatrixProject(backend: WebGPUBackend, factors: Factor[]): boolean {
   const {hasMatrices, computeDtype} = capabilitiesOf(backend);
-  const cols = 2 * x.halves.shape[1];
+  const sides = factors.map(sidesOf);
   return (
     hasMatrices &&
     computeDtype === 'float16' &&
-    cols % SIDE === 0 &&
-    factors.length <= 3 &&
-    tilesOf(factors.map(rankOf)) <= MOST_TILES
+    sides.every(({cols}) => cols % SIDE === 0) &&
+    factors.length <= MOST_FACTORS &&
+    tilesOf(sides.map(({rank}) => rank)) <= MOST_TILES
   );
 }
 
-/**
- * Computes `scale · x · factorᵀ` for up to three factors by subgroup matrices, and reads `x` once. Factors are rounded to
- * float16 after scaling each rank by a power of two.
- *
- * @returns float32 `[rows, rank]` for each factor. The caller disposes them
- */
-export function matrixProject(backend: WebGPUBackend, x: PackedRows, factors: Factor[]): tf.TensorInfo[] {
-  const [rows, words] = x.halves.shape;
-  const ranks = factors.map(rankOf);
-  const count = factors.length;
-  const cols = 2 * words;
-  const factor = backend.makeTensorInfo([tilesOf(ranks) * SIDE, words], 'int32');
-  const factorScales = backend.makeTensorInfo([tilesOf(ranks) * SIDE], 'float32');
-  runShader(backend, {
-    shader: packing(
-      cols,
-      ranks,
-      factors.map(({isTransposed}) => isTransposed),
-    ),
-    buffers: {factor, factorScales, ...numbered('given', count, (i) => factors[i].tensor)},
-    uniforms: numbered('scale', count, (i) => factors[i].scale),
-    workgroups: tilesOf(ranks) * SIDE,
-  });
-  const lows = ranks.map((rank) => backend.makeTensorInfo([rows, rank], 'float32'));
-  runShader(backend, {
-    shader: projection(cols, ranks, x.scales !== undefined),
-    buffers: {...numbered('low', count, (i) => lows[i]), x: x.halves, scales: x.scales, factor, factorScales},
-    uniforms: {rows},
-    workgroups: Math.ceil(rows / SIDE),
-  });
-  for (const {dataId} of [factor, factorScales]) backend.disposeData(dataId);
-  return lows;
+/** Ranks of a group's scales: views of them begin at a multiple of 256 bytes. */
+const scalesOf = (ranks: number[]) => ROWS_STEP * Math.ceil((SIDE * tilesOf(ranks)) / ROWS_STEP);
+
+/** The sides of factors that share rows. */
+interface Group {
+  cols: number;
+  ranks: number[];
+  areTransposed: boolean[];
 }
 
 /**
- * Packs factors into tiles of 16 ranks by 16 columns, which follow each other by rank and then by column. The ranks of a
- * factor begin at a multiple of four; a workgroup packs one rank.
+ * Packs factors in one dispatch. They are rounded to float16 after scaling each rank by a power of two.
+ *
+ * @param groups those that share rows; see {@link fitsMatrixProject}
+ * @returns a pack for each group, and the tensors in which they are, which the caller disposes
  */
-const packing = shader((cols: number, ranks: number[], areTransposed: boolean[]) => {
-  const tiles = tilesOf(ranks);
-  const startOf = (i: number) => 4 * quadsOf(ranks.slice(0, i));
+export function packFactors(
+  backend: WebGPUBackend,
+  groups: Factor[][],
+): {packs: FactorPack[]; tensors: tf.TensorInfo[]} {
+  const sides = groups.map((group): Group => {
+    const own = group.map(sidesOf);
+    return {
+      cols: own[0].cols,
+      ranks: own.map(({rank}) => rank),
+      areTransposed: group.map(({isTransposed}) => isTransposed),
+    };
+  });
+  const sum = (of: (group: Group) => number, count = sides.length) =>
+    sides.slice(0, count).reduce((total, group) => total + of(group), 0);
+  const words = ({cols, ranks}: Group) => (SIDE * tilesOf(ranks) * cols) / 2;
+  const factor = backend.makeTensorInfo([sum(words)], 'int32');
+  const scales = backend.makeTensorInfo([sum(({ranks}) => scalesOf(ranks))], 'float32');
+  const all = groups.flat();
+  runShader(backend, {
+    shader: packing(sides),
+    buffers: {factor, factorScales: scales, ...numbered('given', all.length, (i) => all[i].tensor)},
+    uniforms: numbered('scale', all.length, (i) => all[i].scale),
+    workgroups: sum(({ranks}) => SIDE * tilesOf(ranks)),
+  });
+  const packs = sides.map(({cols, ranks}, i) => ({
+    cols,
+    ranks,
+    factor: rowsView(factor, sum(words, i), words(sides[i])),
+    scales: rowsView(
+      scales,
+      sum(({ranks}) => scalesOf(ranks), i),
+      scalesOf(ranks),
+    ),
+  }));
+  return {packs, tensors: [factor, scales]};
+}
+
+/**
+ * Computes `scale · x · factorᵀ` for each factor of a pack by subgroup matrices, and reads `x` once.
+ *
+ * @returns float32 `[rows, rank]` for each factor. The caller disposes them
+ */
+export function matrixProject(
+  backend: WebGPUBackend,
+  x: PackedRows,
+  {cols, ranks, factor, scales: factorScales}: FactorPack,
+): tf.TensorInfo[] {
+  const [rows] = x.halves.shape;
+  const lows = ranks.map((rank) => backend.makeTensorInfo([rows, rank], 'float32'));
+  runShader(backend, {
+    shader: projection(cols, ranks, x.scales !== undefined),
+    buffers: {
+      ...numbered('low', ranks.length, (i) => lows[i]),
+      x: x.halves,
+      scales: x.scales,
+      factor,
+      factorScales,
+    },
+    uniforms: {rows},
+    workgroups: Math.ceil(rows / SIDE),
+  });
+  return lows;
+}
+
+/** The ranks of a factor begin at a multiple of four, and those of a group at a whole tile. A workgroup packs one rank. */
+const packing = shader((groups: Group[]) => {
+  let [row, base, scales, factor] = [0, 0, 0, 0];
+  const places: string[] = [];
+  const values: string[] = [];
+  const units: string[] = [];
+  for (const {cols, ranks, areTransposed} of groups) {
+    const tiles = tilesOf(ranks);
+    places.push(`if (row >= ${row}u) { place = Place(${row}u, ${tiles}u, ${cols}u, ${base}u, ${scales}u); }`);
+    for (const [i, rank] of ranks.entries()) {
+      const first = row + 4 * quadsOf(ranks.slice(0, i));
+      const own = `(row - ${first}u)`;
+      const at = areTransposed[i] ? `col * ${rank}u + ${own}` : `${own} * ${cols}u + col`;
+      values.push(`if (row >= ${first}u && row < ${first + rank}u) { return given${factor}[${at}]; }`);
+      units.push(`if (row >= ${first}u) { unit = u.scale${factor}; }`);
+      factor++;
+    }
+    row += SIDE * tiles;
+    base += (SIDE * tiles * cols) / 8;
+    scales += scalesOf(ranks);
+  }
   return {
     name: 'PackFactors',
     outputs: {factor: 'vec4u', factorScales: 'f32'},
-    inputs: numbered('given', ranks.length, () => 'f32'),
-    uniforms: numbered('scale', ranks.length, () => 'f32'),
+    inputs: numbered('given', factor, () => 'f32'),
+    uniforms: numbered('scale', factor, () => 'f32'),
     workgroup: 256,
     header: 'enable f16;',
     globals: `
 var<workgroup> maxima: array<f32, WORKGROUP>;
 ${SHIFT}
+struct Place { row: u32, tiles: u32, cols: u32, base: u32, scales: u32 }
+fn placeOf(row: u32) -> Place {
+  var place: Place;
+  ${places.join('\n')}
+  return place;
+}
 fn valueAt(row: u32, col: u32) -> f32 {
-  ${times(ranks.length, (i) => {
-    const rank = `(row - ${startOf(i)}u)`;
-    const at = areTransposed[i] ? `col * ${ranks[i]}u + ${rank}` : `${rank} * ${cols}u + col`;
-    return `if (row >= ${startOf(i)}u && row < ${startOf(i) + ranks[i]}u) { return given${i}[${at}]; }`;
-  })}
+  ${values.join('\n')}
   return 0.0;
 }
 fn half4(row: u32, col: u32, scale: f32) -> vec2u {
@@ -108,8 +183,10 @@ fn half4(row: u32, col: u32, scale: f32) -> vec2u {
 }`,
     body: `
   let row = group.x;
+  let place = placeOf(row);
+  let own = row - place.row;
   var largest = 0.0;
-  for (var col = local; col < ${cols}u; col += WORKGROUP) { largest = max(largest, abs(valueAt(row, col))); }
+  for (var col = local; col < place.cols; col += WORKGROUP) { largest = max(largest, abs(valueAt(row, col))); }
   maxima[local] = largest;
   workgroupBarrier();
   for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
@@ -118,14 +195,14 @@ fn half4(row: u32, col: u32, scale: f32) -> vec2u {
   }
   let shift = shiftOf(maxima[0]);
   let scale = powerOfTwo(shift);
-  for (var octet = local; octet < ${cols / 8}u; octet += WORKGROUP) {
-    let at = (octet / 2u * ${tiles}u + row / 16u) * 32u + row % 16u * 2u + octet % 2u;
+  for (var octet = local; octet < place.cols / 8u; octet += WORKGROUP) {
+    let at = place.base + (octet / 2u * place.tiles + own / 16u) * 32u + own % 16u * 2u + octet % 2u;
     factor[at] = vec4u(half4(row, 8u * octet, scale), half4(row, 8u * octet + 4u, scale));
   }
   if (local == 0u) {
     var unit = 0.0;
-    ${times(ranks.length, (i) => `if (row >= ${startOf(i)}u) { unit = u.scale${i}; }`)}
-    factorScales[row] = unit * powerOfTwo(-shift);
+    ${units.join('\n')}
+    factorScales[place.scales + own] = unit * powerOfTwo(-shift);
   }`,
   };
 });

@@ -5,7 +5,13 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {expandInto, gradientOfFactor, project, transposed} from '../products/lowRank.ts';
 import {fitsFactorGradient, matrixFactorGradient} from '../products/matrixFactorGradient.ts';
 import {runMatrixProduct} from '../products/matrixProduct.ts';
-import {type Factor, fitsMatrixProject, matrixProject} from '../products/matrixProject.ts';
+import {
+  type Factor,
+  type FactorPack,
+  fitsMatrixProject,
+  matrixProject,
+  packFactors,
+} from '../products/matrixProject.ts';
 import {multiplyPacked, splitsOf} from '../products/multiply.ts';
 import {isProjected} from '../products/packAndProject.ts';
 import type {PackedRows} from '../products/packRows.ts';
@@ -27,7 +33,7 @@ export interface AdapterGradients {
 /**
  * Computes `x · Wᵀ + scaling · (x · Aᵀ) · Bᵀ`.
  *
- * @param low what {@link projectLow} returned for `x`
+ * @param low `scaling · x · Aᵀ`, if the layer has a low-rank path
  */
 export function runProjection(
   backend: WebGPUBackend,
@@ -40,30 +46,27 @@ export function runProjection(
 }
 
 /**
- * Adds the gradients of a projection's low-rank path, if it has one, to those of other rows.
+ * Adds the gradients of a projection's low-rank path to those of other rows.
  *
- * @param low what {@link projectLow} returned for `x`; it is disposed
+ * @param low `scaling · x · Aᵀ`; it is disposed
+ * @param lowSlope `scaling · dy · B`
  * @param sums gradients of other rows
- * @returns the new sums, and `scaling · dy · B` for {@link runInputGrad}
  */
 export function runAdapterGrad(
   backend: WebGPUBackend,
-  {x, dy, low}: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
-  projection: Projection,
+  {x, dy, low, lowSlope}: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo; lowSlope: tf.TensorInfo},
   sums?: AdapterGradients,
-): {sums?: AdapterGradients; low?: tf.TensorInfo} {
-  const lowGradient = projectLow(backend, dy, projection, false);
-  if (!low || !lowGradient) return {};
+): AdapterGradients {
   const gradient = (narrow: tf.TensorInfo, wide: PackedRows, isTransposed: boolean, sum?: tf.TensorInfo) => {
     const compute = fitsFactorGradient(backend, wide, narrow.shape[1])
       ? matrixFactorGradient
       : gradientOfFactor;
     return compute(backend, narrow, wide, isTransposed, sum);
   };
-  const a = gradient(lowGradient, x, false, sums?.a);
+  const a = gradient(lowSlope, x, false, sums?.a);
   const b = gradient(low, dy, true, sums?.b);
   backend.disposeData(low.dataId);
-  return {sums: {a, b}, low: lowGradient};
+  return {a, b};
 }
 
 /**
@@ -82,37 +85,59 @@ export function runInputGrad(
   if (low) backend.disposeData(low.dataId);
 }
 
-/**
- * Computes `scaling · x · Aᵀ` for projections of the same `x`, or in backward `scaling · x · B`. The caller disposes the
- * results; a layer without a low-rank path has none.
- */
-export function projectLows(
-  backend: WebGPUBackend,
-  x: PackedRows,
-  projections: Projection[],
-  isForward = true,
-): (tf.TensorInfo | undefined)[] {
-  const adapted = projections.filter(({attributes: {rank}}) => rank > 0);
-  const factors = adapted.map(
-    ({attributes: {scaling}, tensors: {a, b}}): Factor => ({
-      tensor: isForward ? a : b,
-      isTransposed: !isForward,
-      scale: scaling,
-    }),
-  );
-  const lows = fitsMatrixProject(backend, x, factors)
-    ? matrixProject(backend, x, factors)
-    : factors.map((factor) => projectAlone(backend, x, factor));
-  return projections.map((projection) => lows[adapted.indexOf(projection)]);
-}
+/** Computes the narrow sides of low-rank paths: `scaling · x · Aᵀ`, or in backward `scaling · dy · B`. */
+export class LowRankPaths {
+  private readonly packs = new Map<Projection, FactorPack>();
+  private readonly packed: tf.TensorInfo[] = [];
 
-/** {@link projectLows} for one projection. */
-export const projectLow = (
-  backend: WebGPUBackend,
-  x: PackedRows,
-  projection: Projection,
-  isForward = true,
-): tf.TensorInfo | undefined => projectLows(backend, x, [projection], isForward)[0];
+  /** @param groups projections of the same rows; see {@link lows} */
+  constructor(
+    private readonly backend: WebGPUBackend,
+    groups: Projection[][],
+    private readonly isForward: boolean,
+  ) {
+    const most = backend.device.limits.maxStorageBuffersPerShaderStage - 2;
+    const fitting = groups
+      .map((group) => ({group, factors: this.factorsOf(group)}))
+      .filter(({factors}) => factors.length > 0 && fitsMatrixProject(backend, factors));
+    while (fitting.length > 0) {
+      let [count, factors] = [0, 0];
+      while (count < fitting.length && factors + fitting[count].factors.length <= most)
+        factors += fitting[count++].factors.length;
+      const together = fitting.splice(0, count);
+      const {packs, tensors} = packFactors(
+        backend,
+        together.map(({factors}) => factors),
+      );
+      for (const [i, {group}] of together.entries()) this.packs.set(group[0], packs[i]);
+      this.packed.push(...tensors);
+    }
+  }
+
+  /** Returns the results of a group, which the caller disposes; a layer without a low-rank path has none. */
+  lows(x: PackedRows, group: Projection[]): (tf.TensorInfo | undefined)[] {
+    const {backend} = this;
+    const pack = this.packs.get(group[0]);
+    const lows = pack
+      ? matrixProject(backend, x, pack)
+      : this.factorsOf(group).map((factor) => projectAlone(backend, x, factor));
+    return group.map(({attributes: {rank}}) => (rank > 0 ? lows.shift() : undefined));
+  }
+
+  dispose(): void {
+    for (const {dataId} of this.packed) this.backend.disposeData(dataId);
+  }
+
+  private factorsOf(group: Projection[]): Factor[] {
+    return group
+      .filter(({attributes: {rank}}) => rank > 0)
+      .map(({attributes: {scaling}, tensors: {a, b}}) => ({
+        tensor: this.isForward ? a : b,
+        isTransposed: !this.isForward,
+        scale: scaling,
+      }));
+  }
+}
 
 function projectAlone(
   backend: WebGPUBackend,

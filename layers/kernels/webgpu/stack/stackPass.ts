@@ -12,9 +12,8 @@ import {gateRows, gateRowsGrad} from './gateRows.ts';
 import {addNormalizationGrad, normalizeRows} from './normalizeRows.ts';
 import {
   type AdapterGradients,
+  LowRankPaths,
   type Projection,
-  projectLow,
-  projectLows,
   runAdapterGrad,
   runInputGrad,
   runProjection,
@@ -31,10 +30,18 @@ const TOP_OF_GRADIENTS = 0;
 type Name = (typeof PROJECTIONS)[number];
 const QUERY_KEY_VALUE = ['q_proj', 'k_proj', 'v_proj'] as const;
 const GATE_UP = ['gate_proj', 'up_proj'] as const;
+/** The layers that read the same rows. */
+const SHARING: readonly (readonly Name[])[] = [QUERY_KEY_VALUE, ['o_proj'], GATE_UP, ['down_proj']];
 
 interface Block extends Record<Name, Projection> {
   inputNorm: tf.TensorInfo;
   postNorm: tf.TensorInfo;
+}
+
+/** A block whose low-rank paths are ready: those of the layers that share rows and, in backward, of each slope. */
+interface ReadyBlock extends Block {
+  paths: LowRankPaths;
+  slopePaths?: LowRankPaths;
 }
 
 /** What a block keeps for backward: its input and, without checkpointing, everything else that is not cheap to make. */
@@ -96,17 +103,19 @@ export class StackPass {
     const value = ownTensor(this.backend, x, false);
     const hidden = {...value, shape: [this.rows, this.size]};
     const isAllKept = isRecorded && !this.attributes.checkpointing;
-    const kept = this.blocks.map((block): Kept | undefined => {
+    const kept = this.blocks.map((plain): Kept | undefined => {
+      const block = this.ready(plain, false);
       const x = isRecorded ? this.packed() : undefined;
       const {normed, lows, ...attention} = this.attend(block, hidden, x);
       this.free(normed, ...Object.values(lows));
-      this.addProjection(block.o_proj, attention.attended, hidden);
+      this.addProjection(block, 'o_proj', attention.attended, hidden);
       if (!isAllKept) this.free(...Object.values(attention));
       const h = isAllKept ? packRows(this.backend, hidden) : undefined;
       const gates = isAllKept ? this.gates(this.rows) : undefined;
       this.forEachChunk((begin, count) =>
         this.feedForward(block, rowsView(hidden, begin, count), gates, begin),
       );
+      block.paths.dispose();
       return x && {x, ...(h && gates && {rest: {...attention, h, ...gates}})};
     });
     return [value, ...kept.flatMap((each) => (each ? tensorsOf(each) : []))];
@@ -128,7 +137,9 @@ export class StackPass {
     const gradients: tf.TensorInfo[][] = [];
     for (let i = this.blocks.length - 1; i >= 0; i--) {
       const kept = keptFrom(saved.slice(perBlock * i, perBlock * (i + 1)));
-      const sums = this.blockGrad(this.blocks[i], kept, d, i > 0 || isInputWanted);
+      const block = this.ready(this.blocks[i], true);
+      const sums = this.blockGrad(block, kept, d, i > 0 || isInputWanted);
+      for (const paths of [block.paths, block.slopePaths]) paths?.dispose();
       gradients.unshift(PROJECTIONS.flatMap((name) => sums[name] ?? []).flatMap(({a, b}) => [a, b]));
     }
     if (!isInputWanted) this.free(dx);
@@ -137,7 +148,7 @@ export class StackPass {
 
   /** x → normed → queries, keys and values → attended. `kept` gets x, packed. */
   private attend(
-    block: Block,
+    block: ReadyBlock,
     x: Rows,
     kept?: PackedTensors,
   ): KeptAttention & {normed: tf.TensorInfo; lows: Lows} {
@@ -160,32 +171,45 @@ export class StackPass {
     return y;
   }
 
-  private addProjection(projection: Projection, x: RowsView, sum: RowsView): void {
-    const low = projectLow(this.backend, {halves: x}, projection);
-    runProjection(this.backend, {halves: x}, low, projection, {y: sum, kind: 'added'});
+  private addProjection(block: ReadyBlock, name: Name, x: RowsView, sum: RowsView): void {
+    const low = this.lows(block, [name], x)[name];
+    runProjection(this.backend, {halves: x}, low, block[name], {y: sum, kind: 'added'});
     this.free(low);
   }
 
-  /** Computes the narrow sides of projections that share `x`. */
-  private lows(block: Block, names: readonly Name[], x: RowsView): Lows {
-    const projections = names.map((name) => block[name]);
-    const lows = projectLows(this.backend, {halves: x}, projections);
+  private ready(block: Block, isBackward: boolean): ReadyBlock {
+    const {backend} = this;
+    const shared = SHARING.map((names) => names.map((name) => block[name]));
+    const alone = PROJECTIONS.map((name) => [block[name]]);
+    return {
+      ...block,
+      paths: new LowRankPaths(backend, shared, true),
+      slopePaths: isBackward ? new LowRankPaths(backend, alone, false) : undefined,
+    };
+  }
+
+  /** Computes the narrow sides of the low-rank paths of layers that share `x`. */
+  private lows(block: ReadyBlock, names: readonly Name[], x: RowsView): Lows {
+    const lows = block.paths.lows(
+      {halves: x},
+      names.map((name) => block[name]),
+    );
     return Object.fromEntries(names.map((name, i) => [name, lows[i]]));
   }
 
   /** Adds the feed-forward part to some rows of the hidden states. Keeps the gates in `kept`, from row `begin` on. */
-  private feedForward(block: Block, hidden: RowsView, kept: Gates | undefined, begin: number): void {
+  private feedForward(block: ReadyBlock, hidden: RowsView, kept: Gates | undefined, begin: number): void {
     const [count] = hidden.shape;
     const own = kept ? undefined : this.gates(count);
     const gates = own ?? viewsOf(kept as Gates, begin, count);
     const {normed, product, lows} = this.gate(block, hidden, gates, false);
-    this.addProjection(block.down_proj, product, hidden);
+    this.addProjection(block, 'down_proj', product, hidden);
     this.free(normed, product, own?.gate, own?.up, ...Object.values(lows));
   }
 
   /** h → normed → gates → product. @param areKnown whether the gates are computed already */
   private gate(
-    block: Block,
+    block: ReadyBlock,
     h: Rows,
     gates: GateViews,
     areKnown: boolean,
@@ -206,15 +230,17 @@ export class StackPass {
   }
 
   /** Turns `d`, the gradient of a block's output, into that of its input, if wanted; returns those of the adapters. */
-  private blockGrad(block: Block, {x, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
+  private blockGrad(block: ReadyBlock, {x, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
     const {backend} = this;
     const sums: Sums = {};
     const lows: Lows = {};
     const attention = rest ?? this.attendAgain(block, x, lows);
     const h = rest?.h ?? unpackRows(backend, x);
-    const attended = {halves: attention.attended};
-    lows.o_proj = projectLow(backend, attended, block.o_proj);
-    if (!('halves' in h)) runProjection(backend, attended, lows.o_proj, block.o_proj, {y: h, kind: 'added'});
+    Object.assign(lows, this.lows(block, ['o_proj'], attention.attended));
+    if (!('halves' in h)) {
+      const attended = {halves: attention.attended};
+      runProjection(backend, attended, lows.o_proj, block.o_proj, {y: h, kind: 'added'});
+    }
     this.forEachChunk((begin, count) => {
       const gates = rest && viewsOf(rest, begin, count);
       this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
@@ -225,7 +251,7 @@ export class StackPass {
   }
 
   /** Computes attention again, all but the norm, which is faster to compute once more than to keep. */
-  private attendAgain(block: Block, x: PackedTensors, lows: Lows): KeptAttention {
+  private attendAgain(block: ReadyBlock, x: PackedTensors, lows: Lows): KeptAttention {
     const {normed, lows: own, ...attention} = this.attend(block, x);
     this.free(normed);
     Object.assign(lows, own);
@@ -233,13 +259,19 @@ export class StackPass {
   }
 
   /** Turns some rows of `d` into the gradient of h. */
-  private feedForwardGrad(block: Block, h: Rows, kept: GateViews | undefined, d: RowsView, sums: Sums): void {
+  private feedForwardGrad(
+    block: ReadyBlock,
+    h: Rows,
+    kept: GateViews | undefined,
+    d: RowsView,
+    sums: Sums,
+  ): void {
     const {backend} = this;
     const [count] = d.shape;
     const gates = kept ?? this.gates(count);
     const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
     const slope = packRows(backend, d, TOP_OF_GRADIENTS);
-    const low = projectLow(backend, {halves: product}, block.down_proj);
+    const {down_proj: low} = this.lows(block, ['down_proj'], product);
     const ofDown = {x: {halves: product}, dy: slope, low};
     const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
     this.free(product); // its buffer is the gradient's
@@ -262,7 +294,7 @@ export class StackPass {
 
   /** Turns `d`, the gradient of h, into that of the block's input, if wanted. Frees all but what is kept. */
   private attendGrad(
-    block: Block,
+    block: ReadyBlock,
     given: {
       x: PackedTensors;
       lows: Lows;
@@ -305,14 +337,14 @@ export class StackPass {
 
   /** Adds the gradients of a layer's low-rank path to `sums`; returns the narrow side of its input's gradient. */
   private adapterGrad(
-    block: Block,
+    block: ReadyBlock,
     name: Name,
-    given: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
+    {x, dy, low}: {x: PackedRows; dy: PackedRows; low: tf.TensorInfo | undefined},
     sums: Sums,
   ): tf.TensorInfo | undefined {
-    const made = runAdapterGrad(this.backend, given, block[name], sums[name]);
-    sums[name] = made.sums;
-    return made.low;
+    const lowSlope = block.slopePaths?.lows(dy, [block[name]])[0];
+    if (low && lowSlope) sums[name] = runAdapterGrad(this.backend, {x, dy, low, lowSlope}, sums[name]);
+    return lowSlope;
   }
 
   private forEachChunk(body: (begin: number, count: number) => void): void {

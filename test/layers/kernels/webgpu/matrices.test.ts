@@ -2,7 +2,11 @@ import * as tf from '@tensorflow/tfjs';
 import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
-import {fitsMatrixProject, matrixProject} from '../../../../layers/kernels/webgpu/products/matrixProject.ts';
+import {
+  fitsMatrixProject,
+  matrixProject,
+  packFactors,
+} from '../../../../layers/kernels/webgpu/products/matrixProject.ts';
 import {packRows} from '../../../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
@@ -78,8 +82,10 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
       isTransposed: i === 1,
       scale: i + 2,
     }));
-    expect(fitsMatrixProject(backend, given, factors)).toBe(true);
-    const lows = matrixProject(backend, given, factors);
+    expect(fitsMatrixProject(backend, factors)).toBe(true);
+    const {packs, tensors} = packFactors(backend, [factors]);
+    const lows = matrixProject(backend, given, packs[0]);
+    for (const {dataId} of tensors) backend.disposeData(dataId);
     for (const [i, {tensor, isTransposed, scale}] of factors.entries()) {
       const low = tf.engine().makeTensorFromTensorInfo(lows[i]);
       const rowScales = tf.engine().makeTensorFromTensorInfo(scales);
