@@ -3,6 +3,7 @@
  *
  * @module tfjs-lora/layers
  */
+export {GeGLU} from './geGLU.ts';
 export {
   type AttentionContext,
   GroupedQueryAttention,
@@ -60,6 +61,7 @@ export {type DecodeAttentionInputs, decodeAttention} from './ops/decodeAttention
 export {dequantizeRows} from './ops/dequantizeRows.ts';
 export {dispatch} from './ops/dispatch.ts';
 export {embedding} from './ops/embedding.ts';
+export {geGLU} from './ops/geGLU.ts';
 export {globalNorm} from './ops/globalNorm.ts';
 export {gradientCheckpoint} from './ops/gradientCheckpoint.ts';
 export type {GradientCheckpointing} from './ops/gradientCheckpointing.ts';
@@ -83,6 +85,7 @@ export {
 } from './ops/quantizedMatrix.ts';
 export {rmsNorm} from './ops/rmsNorm.ts';
 export {rotaryEmbedding} from './ops/rotaryEmbedding.ts';
+export {softCap} from './ops/softCap.ts';
 export {storedMatMul} from './ops/storedMatMul.ts';
 export {type DenseMatrix, isQuantized, type StoredMatrix, storedShape} from './ops/storedMatrix.ts';
 export {swiGLU} from './ops/swiGLU.ts';

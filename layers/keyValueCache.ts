@@ -203,10 +203,15 @@ export class KeyValueCache {
     rows.dispose();
   }
 
-  /** Frees every tensor held. Safe to call twice. */
-  dispose(): void {
+  /** Forgets all positions. */
+  clear(): void {
     for (const {keys, values} of this.layers) tf.dispose([keys, values]);
     this.layers = [];
+  }
+
+  /** Frees every tensor held. Safe to call twice. */
+  dispose(): void {
+    this.clear();
     this.isDisposed = true;
   }
 

@@ -56,12 +56,28 @@ export class RotaryEmbedding extends ModuleLayer {
     }
     this.theta = args.theta ?? 10000;
     this.scaling = args.scaling ?? undefined;
+    for (const key of this.scaling?.type === 'longrope' ? (['shortFactor', 'longFactor'] as const) : []) {
+      const {length} = (this.scaling as RopeScaling & {type: 'longrope'})[key];
+      if (length === this.headDim / 2) continue;
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `${this.name} scaling ${key}: expected ${this.headDim / 2} numbers, one per frequency, got ${length}`,
+      );
+    }
     this.inverseFrequencies = ropeFrequencies(this.headDim, this.theta, this.scaling);
   }
 
   /** Whether the angle of a position depends on the length of the sequence, which ends at the last position of a pass. */
   get dependsOnLength(): boolean {
     return dependsOnLength(this.scaling);
+  }
+
+  /**
+   * Whether a sequence that grows to `length` has other angles than before at all its positions, so that keys of earlier
+   * passes are useless.
+   */
+  turnsAt(length: number): boolean {
+    return this.scaling?.type === 'longrope' && length === this.scaling.originalMaxPositionEmbeddings + 1;
   }
 
   /** Returns tables for positions `offset … offset + length − 1`, the same for every row of a batch. */

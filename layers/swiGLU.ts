@@ -62,10 +62,15 @@ export class SwiGLU extends ModuleLayer {
 
   override build(inputShape: tf.Shape | tf.Shape[]): void {
     const size = onlyShape(inputShape).at(-1) as number;
-    this.gate_proj = this.project('gate_proj', size, this.intermediateSize);
-    this.up_proj = this.project('up_proj', size, this.intermediateSize);
+    this.buildInputs(size);
     this.down_proj = this.project('down_proj', this.intermediateSize, size);
     this.built = true;
+  }
+
+  /** Makes the projections to the gate and to what it scales. A subclass may make others. */
+  protected buildInputs(size: number): void {
+    this.gate_proj = this.project('gate_proj', size, this.intermediateSize);
+    this.up_proj = this.project('up_proj', size, this.intermediateSize);
   }
 
   /** Makes and builds one of the projections. */
@@ -91,7 +96,7 @@ export class SwiGLU extends ModuleLayer {
       const input = onlyInput(inputs); // [..., C]
       const x = flatten(input, input.shape.at(-1) as number); // [N, C], once for all three
       const [rows] = x.shape;
-      const most = Math.max(1, Math.floor(backendTraits().maxTensorBytes / (4 * this.intermediateSize)));
+      const most = Math.max(1, Math.floor(backendTraits().maxTensorBytes / (4 * this.widest)));
       const parts: tf.Tensor2D[] = [];
       for (let row = 0; row < rows; row += most) {
         const part = rows <= most ? x : x.slice([row, 0], [Math.min(most, rows - row), -1]);
@@ -108,9 +113,23 @@ export class SwiGLU extends ModuleLayer {
    */
   private computeRows(x: tf.Tensor2D, {isUnread, seed, ...kwargs}: LoRACallArgs, row: number): tf.Tensor2D {
     const own = {...kwargs, seed: seed === undefined ? undefined : seed + row};
-    const gate = this.gate_proj.apply(x, own) as tf.Tensor; // [n, intermediateSize]
-    const up = this.up_proj.apply(x, own) as tf.Tensor;
-    return this.down_proj.apply(swiGLU(gate, up), {...own, isUnread}) as tf.Tensor2D; // [n, C]
+    const [gate, up] = this.projectInputs(x, own); // [n, intermediateSize]
+    return this.down_proj.apply(this.activate(gate, up), {...own, isUnread}) as tf.Tensor2D; // [n, C]
+  }
+
+  /** Number of columns of the widest projection. */
+  protected get widest(): number {
+    return this.intermediateSize;
+  }
+
+  /** Projects `[n, C]` to the gate and to what it scales, each `[n, intermediateSize]`. */
+  protected projectInputs(x: tf.Tensor2D, options: LoRACallArgs): [gate: tf.Tensor, up: tf.Tensor] {
+    return [this.gate_proj.apply(x, options) as tf.Tensor, this.up_proj.apply(x, options) as tf.Tensor];
+  }
+
+  /** Scales by the gate. */
+  protected activate(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+    return swiGLU(gate, up);
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -19,6 +19,8 @@ export interface TokenEmbeddingArgs extends LayerArgs {
   hiddenSize: number;
   /** Storage type of the table: float32, bfloat16 or float16. A 16-bit table is frozen. Default `float32`. */
   storage?: StorageDtype;
+  /** Factor on the vectors; Gemma's is the square root of their size. Default 1. */
+  scale?: number;
   /** Initializer of the table. Default normal with standard deviation 0.02. */
   weightInitializer?: Initializer | SerializedInitializer;
 }
@@ -35,11 +37,13 @@ export class TokenEmbedding extends ModuleLayer {
     vocabSize: true,
     hiddenSize: true,
     storage: true,
+    scale: true,
     weightInitializer: true,
   } satisfies OptionNames<TokenEmbeddingArgs>;
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly storage: StorageDtype;
+  readonly scale: number;
   readonly weightInitializer: Initializer;
   weight!: Parameter;
 
@@ -48,6 +52,7 @@ export class TokenEmbedding extends ModuleLayer {
     this.vocabSize = args.vocabSize;
     this.hiddenSize = args.hiddenSize;
     this.storage = args.storage ?? 'float32';
+    this.scale = args.scale ?? 1;
     this.weightInitializer = toInitializer(
       args.weightInitializer ?? tf.initializers.randomNormal({stddev: 0.02}),
     );
@@ -67,7 +72,10 @@ export class TokenEmbedding extends ModuleLayer {
   }
 
   override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
-    return tf.tidy(() => embedding(onlyInput(inputs).toInt(), this.weight.matrix() as DenseMatrix));
+    return tf.tidy(() => {
+      const vectors = embedding(onlyInput(inputs).toInt(), this.weight.matrix() as DenseMatrix);
+      return this.scale === 1 ? vectors : tf.mul(vectors, this.scale);
+    });
   }
 
   override getConfig(): tf.serialization.ConfigDict {
@@ -76,6 +84,7 @@ export class TokenEmbedding extends ModuleLayer {
       vocabSize: this.vocabSize,
       hiddenSize: this.hiddenSize,
       storage: this.storage,
+      scale: this.scale,
       weightInitializer: serializeInitializer(this.weightInitializer),
     };
   }

@@ -3,6 +3,7 @@ import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEn
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy, linearTokenLosses} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
+import {softCap} from '../layers/ops/softCap.ts';
 import {takeRows} from '../layers/ops/takeRows.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
@@ -30,6 +31,8 @@ const DENSE_SHARE = 63 / 64;
 export interface LossModel {
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
   readonly lm_head: tf.layers.Layer;
+  /** Bound of the logits, see {@link softCap}. Default: they have none. */
+  readonly logitBound?: number;
   readonly valueHead?: ValueHead;
   /** Computes hidden states `[B, T, C]`. */
   forward(
@@ -166,7 +169,7 @@ function lossOf(
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  const losses = headLoss(model.lm_head, counted, labels, options, which);
+  const losses = headLoss(model, counted, labels, options, which);
   return head ? {losses, values: scoresOf(head, counted, options)} : {losses};
 }
 
@@ -197,7 +200,7 @@ export function targetCount(batch: Batch): number {
 
 /** Computes the losses of targets, `each` `[N]`, or their `sum`. */
 function headLoss(
-  head: tf.layers.Layer,
+  {lm_head: head, logitBound: bound}: Pick<LossModel, 'lm_head' | 'logitBound'>,
   hidden: tf.Tensor2D,
   targets: tf.Tensor1D,
   pass: Pass,
@@ -205,11 +208,11 @@ function headLoss(
 ): tf.Tensor {
   const frozen =
     (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
-  if (frozen)
+  if (frozen && bound === undefined)
     return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(hidden, head.weight.matrix(), targets);
   const variables =
     head instanceof TiedHead
-      ? [head.weight.read()]
+      ? [head.weight].filter(({trainable}) => trainable).map((weight) => weight.read())
       : head.trainableWeights.map((weight) => weight.read() as tf.Variable);
   const [rows] = hidden.shape;
   const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
@@ -218,8 +221,13 @@ function headLoss(
   const losses: tf.Tensor[] = [];
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
-    const run = (x: tf.Tensor, labels: tf.Tensor): tf.Tensor =>
-      lossOf(head.apply(x, pass) as tf.Tensor2D, labels as tf.Tensor1D);
+    const run = (x: tf.Tensor, labels: tf.Tensor): tf.Tensor => {
+      const logits = head.apply(x, pass) as tf.Tensor2D;
+      return lossOf(
+        (bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D,
+        labels as tf.Tensor1D,
+      );
+    };
     const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
     losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}));
   }

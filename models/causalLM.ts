@@ -3,6 +3,7 @@ import {KeyValueCache} from '../layers/keyValueCache.ts';
 import {assertShape} from '../layers/ops/assertShape.ts';
 import {backendTraits} from '../layers/ops/backendTraits.ts';
 import type {GradientCheckpointing} from '../layers/ops/gradientCheckpointing.ts';
+import {softCap} from '../layers/ops/softCap.ts';
 import {withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
@@ -227,10 +228,16 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   // --- computation ------------------------------------------------------------------------------------------------
 
+  /** Bound of the logits, see {@link softCap}; undefined if they have none. */
+  get logitBound(): number | undefined {
+    return undefined;
+  }
+
   /** Computes the logits `[..., vocabSize]` of hidden states `[..., C]`. */
   logitsOf(hidden: tf.Tensor): tf.Tensor {
     this.assertUsable();
-    return this.lm_head.apply(hidden) as tf.Tensor;
+    const logits = this.lm_head.apply(hidden) as tf.Tensor;
+    return this.logitBound === undefined ? logits : softCap(logits, this.logitBound);
   }
 
   override call(inputs: tf.Tensor | tf.Tensor[], options: ForwardOptions = {}): tf.Tensor {

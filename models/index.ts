@@ -5,6 +5,9 @@
  */
 export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
 export {CausalLM, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
+export type {GemmaConfig} from './gemma/config.ts';
+export {Gemma2ForCausalLM} from './gemma/gemma2.ts';
+export {type Gemma3Config, Gemma3ForCausalLM} from './gemma/gemma3.ts';
 export type {DecodedModel} from './generation/decoder.ts';
 export {
   type ChatOptions,
@@ -57,6 +60,7 @@ export {
   type TargetOptions,
 } from './peft/targetModules.ts';
 export type {MajoritySign} from './peft/taskArithmetic.ts';
+export {type Phi3Config, Phi3ForCausalLM} from './phi3/phi3.ts';
 export type {QuantizationOptions} from './quantization.ts';
 export {Qwen2ForCausalLM, type QwenConfig} from './qwen2/qwen2.ts';
 export {Qwen3ForCausalLM} from './qwen3/qwen3.ts';

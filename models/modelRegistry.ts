@@ -1,9 +1,12 @@
 import {TfjsLoraError} from '../quant/errors.ts';
 import {show} from '../quant/show.ts';
 import type {CausalLM} from './causalLM.ts';
+import {Gemma2ForCausalLM} from './gemma/gemma2.ts';
+import {Gemma3ForCausalLM} from './gemma/gemma3.ts';
 import {LlamaForCausalLM} from './llama/llama.ts';
 import {MistralForCausalLM} from './mistral/mistral.ts';
 import type {ModelClass} from './modelClass.ts';
+import {Phi3ForCausalLM} from './phi3/phi3.ts';
 import {Qwen2ForCausalLM} from './qwen2/qwen2.ts';
 import {Qwen3ForCausalLM} from './qwen3/qwen3.ts';
 import {SmolLM3ForCausalLM} from './smollm3/smollm3.ts';
@@ -72,6 +75,9 @@ for (const family of [
   MistralForCausalLM,
   Qwen2ForCausalLM,
   Qwen3ForCausalLM,
+  Gemma2ForCausalLM,
+  Gemma3ForCausalLM,
+  Phi3ForCausalLM,
   SmolLM3ForCausalLM,
 ]) {
   registerModel(family);

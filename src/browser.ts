@@ -43,7 +43,7 @@ export {
   useBackend,
 } from './training/backends/useBackend.ts';
 export {progressBar} from './training/callbacks/progressBar.ts';
-export {Mistral, Qwen2, Qwen3, SmolLM3} from './training/families.ts';
+export {Gemma2, Gemma3, Mistral, Phi3, Qwen2, Qwen3, SmolLM3} from './training/families.ts';
 export {Llama} from './training/llama.ts';
 export {
   type PreferenceLossArgs,

@@ -4,6 +4,7 @@ import {assertShape} from './assertShape.ts';
 import {causalBias} from './causalBias.ts';
 import {dispatchWithGradient} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
+import {softCap as capped} from './softCap.ts';
 
 export const attentionOp = op<
   Tensors<'query' | 'key' | 'value'> & {segments?: tf.TensorInfo},
@@ -99,7 +100,7 @@ export function attention(
     const k = key.reshape([batch * groups, sourceLength, dim]); // [B·K, S, D]
     const v = value.reshape([batch * groups, sourceLength, dim]);
     let scores: tf.Tensor = tf.matMul(q, k, false, true).reshape([batch, heads, length, sourceLength]);
-    if (softCap) scores = tf.mul(tf.tanh(tf.div(scores, softCap)), softCap);
+    if (softCap) scores = capped(scores, softCap);
     if (bias) scores = tf.add(scores, bias); // [B, H, T, S]
     const weights = tf.softmax(scores).reshape([batch * groups, perGroup * length, sourceLength]);
     const kept = dropout > 0 ? tf.dropout(weights, dropout, undefined, seed) : weights;

@@ -96,8 +96,9 @@ export class Decoder {
   ) {}
 
   /** Returns the logits or the choice after the batch's last column. */
-  async next(batch: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
+  async next(given: DecodedBatch, options: NextOptions): Promise<tf.TypedArray> {
     const {recorded} = this;
+    const batch = this.isTurned(given) ? this.fromStart(given) : given;
     if (options.isGreedy && batch.newPositions === 1 && this.hasRoom()) {
       this.chain ??= this.startChain(batch);
       if (this.chain) return this.chained(this.chain, batch, options);
@@ -116,6 +117,18 @@ export class Decoder {
       });
     });
     return output.data().finally(() => output.dispose());
+  }
+
+  /** Whether the longest row becomes so long that the cached keys are useless. */
+  private isTurned({ids, newPositions}: DecodedBatch): boolean {
+    const length = Math.max(...ids.map((row) => row.length));
+    return newPositions === 1 && this.model.rotary?.turnsAt(length) === true;
+  }
+
+  private fromStart(batch: DecodedBatch): DecodedBatch {
+    this.forget();
+    this.cache.clear();
+    return {...batch, newPositions: batch.paddings[0] + batch.ids[0].length};
   }
 
   /** Drops what runs ahead or is recorded. Call it before anything else changes the batch or the cache. */

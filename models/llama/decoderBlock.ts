@@ -70,14 +70,18 @@ export class DecoderBlock extends ModuleLayer {
       useBias: config.mlpBias,
       storage,
     });
-    const epsilon = config.rmsNormEps;
-    this.input_layernorm = new RMSNorm({name: name('input_layernorm'), epsilon});
-    this.post_attention_layernorm = new RMSNorm({name: name('post_attention_layernorm'), epsilon});
+    this.input_layernorm = this.createNorm('input_layernorm');
+    this.post_attention_layernorm = this.createNorm('post_attention_layernorm');
   }
 
   /** Makes the attention, when the block is constructed. A subclass may give it other options, or make another. */
   protected createAttention(args: GroupedQueryAttentionArgs): GroupedQueryAttention {
     return new GroupedQueryAttention(args);
+  }
+
+  /** Makes one of the norms, when the block is constructed. */
+  protected createNorm(name: string): RMSNorm {
+    return new RMSNorm({name: `${this.name}.${name}`, epsilon: this.config.rmsNormEps});
   }
 
   /** Makes the feed-forward, when the block is constructed. A subclass may make another. */

@@ -54,6 +54,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static readonly presets: Record<string, LlamaConfigArgs> = presets;
   /** The class of the blocks; a family whose blocks differ has its own. */
   static readonly blockClass: typeof DecoderBlock = DecoderBlock;
+  /** Added to the weight of the last norm. */
+  static readonly normOffset: number = 0;
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
   readonly norm: RMSNorm;
@@ -67,13 +69,14 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
    */
   constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {
     const {vocabSize, hiddenSize, rmsNormEps: epsilon} = config;
-    const embedding = new TokenEmbedding({name: 'model.embed_tokens', vocabSize, hiddenSize, storage});
-    const {blockClass} = new.target;
+    const {blockClass, normOffset: offset} = new.target;
+    const scale = new.target.embeddingScale(config);
+    const embedding = new TokenEmbedding({name: 'model.embed_tokens', vocabSize, hiddenSize, scale, storage});
     const blocks = Array.from(
       {length: config.numHiddenLayers},
       (_, layerIndex) => new blockClass({name: `model.layers.${layerIndex}`, config, layerIndex, storage}),
     );
-    const norm = new RMSNorm({name: 'model.norm', epsilon});
+    const norm = new RMSNorm({name: 'model.norm', epsilon, offset});
     const head = config.tieWordEmbeddings
       ? new TiedHead({name: 'lm_head', embedding})
       : new TransposedDense({name: 'lm_head', units: vocabSize, useBias: false, storage});
@@ -92,7 +95,17 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     this.blocks = blocks;
     this.norm = norm;
     this.lm_head = head;
-    this.rotary = blocks[0].self_attn.rotary_emb;
+    this.rotary = this.createRotary();
+  }
+
+  /** Returns the factor on the embedding's vectors. */
+  static embeddingScale(_config: LlamaConfig): number {
+    return 1;
+  }
+
+  /** Returns what makes the tables of a pass, which all blocks share. */
+  protected createRotary(): RotaryEmbedding {
+    return this.blocks[0].self_attn.rotary_emb;
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
@@ -182,7 +195,9 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const isPlain =
       this.isUnchanged('forward', 'lossSum') &&
       isOf(embed_tokens, TokenEmbedding) &&
+      embed_tokens.scale === 1 &&
       isOf(norm, RMSNorm) &&
+      norm.offset === 0 &&
       plainHead(lm_head) !== undefined;
     const blocks = isPlain ? plainStack(this.blocks, true) : undefined;
     if (!blocks || lm_head instanceof LoRADense) return undefined;
@@ -215,7 +230,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const {embed_tokens, norm, lm_head} = this;
     const settings = this.stackSettings(tables, mask);
     const isPlain =
-      isOf(embed_tokens, TokenEmbedding) && isOf(norm, RMSNorm) && norm.epsilon === settings.epsilon;
+      isOf(embed_tokens, TokenEmbedding) &&
+      embed_tokens.scale === 1 &&
+      isOf(norm, RMSNorm) &&
+      norm.offset === 0 &&
+      norm.epsilon === settings.epsilon;
     const [blocks, head] = [this.decodedStack(cache), plainHead(lm_head)];
     if (!this.isUnchanged('forward', 'logitsOf') || !isPlain || !blocks || !head) return undefined;
     const table = embed_tokens.weight.matrix() as DenseMatrix;
@@ -240,7 +259,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   static override resolveConfig(source: string | LlamaConfigArgs | Json): LlamaConfig {
     // A class may also read keys of its own in its own parseConfig.
-    return resolveConfig(source, this, this.parseConfig !== LlamaForCausalLM.parseConfig);
+    const hasOwnKeys = !Object.hasOwn(this, 'configDefaults') && Object.hasOwn(this, 'parseConfig');
+    return resolveConfig(source, this, hasOwnKeys && this !== LlamaForCausalLM);
   }
 
   static override parameterCount = parameterCount;
