@@ -115,7 +115,7 @@ module.exports = {
       cluster: ['backends', 'protobuf'],
       steps: ['optimizers', 'cluster', 'losses'],
       prediction: ['metrics', 'output', 'cluster'],
-      run: ['prediction', 'steps', 'cluster'],
+      run: ['prediction', 'steps', 'cluster', 'losses'],
       notebook: ['run', 'plots'],
       checkpoints: ['run', 'steps', 'optimizers', 'output', 'cluster'],
       callbacks: [

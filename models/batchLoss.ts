@@ -11,6 +11,7 @@ import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import type {ValueHead} from '../layers/valueHead.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
+import {show} from '../quant/show.ts';
 import {assertBatch} from './assertBatch.ts';
 import {assertInputIds} from './assertInputIds.ts';
 import type {Batch} from './batch.ts';
@@ -66,6 +67,8 @@ interface Pass {
 export interface TokenLossesOptions extends Pass {
   /** Whether to run the value head in the same pass. Default false. */
   values?: boolean;
+  /** Divisor of the logits, above 0, for the probabilities of tokens that were sampled at a temperature. Default 1. */
+  temperature?: number;
 }
 
 /** Sums the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
@@ -76,6 +79,13 @@ export function lossSum(model: LossModel, batch: Batch, options: Pass): tf.Scala
 /** Computes the loss of each target; see `CausalLM.tokenLosses`. */
 export function tokenLosses(model: LossModel, batch: Batch, options: TokenLossesOptions): TokenLosses {
   const {values, ...pass} = options;
+  const {temperature = 1} = pass;
+  if (!(temperature > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `tokenLosses temperature: expected a number above 0, got ${show(temperature)}`,
+    );
+  }
   const head = values ? valueHeadOf(model) : undefined;
   const computed = lossesOf(model, batch, pass, 'each', head) as {losses: tf.Tensor1D; values?: tf.Tensor1D};
   return {...computed, counts: toRows(batch, 'labels').map((row) => findTargets([row]).targets.length)};
@@ -96,7 +106,13 @@ type Which = 'sum' | 'each';
 /** What a pass computes at the positions that predict labels. A type, because an interface is no tensor container. */
 type Computed = {losses: tf.Tensor; values?: tf.Tensor};
 
-function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which, head?: ValueHead): Computed {
+function lossesOf(
+  model: LossModel,
+  batch: Batch,
+  {temperature, ...options}: Omit<TokenLossesOptions, 'values'>,
+  which: Which,
+  head?: ValueHead,
+): Computed {
   const {inputIds, places, labels} = checked(model, batch, which);
   const pass = {...options, seed: dropoutSeed(options.seed)};
   return tf.tidy(() => {
@@ -111,7 +127,7 @@ function lossesOf(model: LossModel, batch: Batch, options: Pass, which: Which, h
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
     };
     const positionIds = batch.positionIds && toRows(batch, 'positionIds');
-    return lossOf(model, tensors, {positionIds, ...pass}, which, head);
+    return lossOf(model, tensors, {positionIds, ...pass}, which, head, temperature);
   });
 }
 
@@ -165,11 +181,12 @@ function lossOf(
   options: Omit<Parameters<LossModel['forward']>[1], 'attentionMask'>,
   which: Which,
   head?: ValueHead,
+  temperature = 1,
 ): Computed {
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  const losses = headLoss(model, counted, labels, options, which);
+  const losses = headLoss(model, counted, labels, options, which, temperature);
   return head ? {losses, values: scoresOf(head, counted, options)} : {losses};
 }
 
@@ -205,11 +222,17 @@ function headLoss(
   targets: tf.Tensor1D,
   pass: Pass,
   which: Which,
+  temperature: number,
 ): tf.Tensor {
+  const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
   const frozen =
     (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
   if (frozen && bound === undefined)
-    return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(hidden, head.weight.matrix(), targets);
+    return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(
+      divided(hidden), // the head is linear
+      head.weight.matrix(),
+      targets,
+    );
   const variables =
     head instanceof TiedHead
       ? [head.weight].filter(({trainable}) => trainable).map((weight) => weight.read())
@@ -223,10 +246,8 @@ function headLoss(
     const count = Math.min(chunkRows, rows - row);
     const run = (x: tf.Tensor, labels: tf.Tensor): tf.Tensor => {
       const logits = head.apply(x, pass) as tf.Tensor2D;
-      return lossOf(
-        (bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D,
-        labels as tf.Tensor1D,
-      );
+      const capped = (bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D;
+      return lossOf(divided(capped), labels as tf.Tensor1D);
     };
     const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
     losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}));

@@ -82,6 +82,13 @@ export interface FromConfigOptions {
   /** Whether to allocate the weights. If false, they are only declared, to be counted or filled later. Default true. */
   allocate?: boolean;
 }
+const TOKEN_LOSSES_OPTIONS = {
+  training: true,
+  seed: true,
+  values: true,
+  temperature: true,
+} satisfies OptionNames<TokenLossesOptions>;
+
 const FROM_CONFIG_OPTIONS = {
   dtype: true,
   seed: true,
@@ -299,7 +306,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    */
   tokenLosses(batch: Batch, options: TokenLossesOptions = {}): TokenLosses {
     this.assertUsable();
-    assertKnownOptions('tokenLosses', options, {training: true, seed: true, values: true});
+    assertKnownOptions('tokenLosses', options, TOKEN_LOSSES_OPTIONS);
     return tokenLosses(this, batch, options);
   }
 

@@ -33,7 +33,7 @@ export {packSequences} from './data/preprocessing/packSequences.ts';
 export type {PromptExample} from './data/preprocessing/promptExample.ts';
 export type {RecordDataset, Records} from './data/records/recordDataset.ts';
 export type {RecordOptions} from './data/records/recordEncoder.ts';
-export type {RecordData, TrainingRecord} from './data/records/trainingRecord.ts';
+export type {PromptRecord, RecordData, TrainingRecord} from './data/records/trainingRecord.ts';
 export {AutoModelForCausalLM} from './training/autoModelForCausalLM.ts';
 export {
   type BackendAttempt,
@@ -46,11 +46,18 @@ export {progressBar} from './training/callbacks/progressBar.ts';
 export {Gemma2, Gemma3, Mistral, Phi3, Qwen2, Qwen3, SmolLM3} from './training/families.ts';
 export {Llama} from './training/llama.ts';
 export {
+  type GrpoLossArgs,
+  type GrpoLossType,
+  grpoLoss,
+  type RewardFunction,
+} from './training/losses/grpoLoss.ts';
+export {
   type PreferenceLossArgs,
   type PreferenceLossType,
   preferenceLoss,
 } from './training/losses/preferenceLoss.ts';
 export type {Reference, ReferenceModel} from './training/losses/reference.ts';
+export type {ScoredAnswers} from './training/losses/rollouts.ts';
 export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';

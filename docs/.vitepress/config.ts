@@ -104,6 +104,7 @@ export default defineConfig({
           Choosing: '/choosing',
           Data: '/data',
           Training: '/training',
+          'Learning from rewards': '/rewards',
           Recipes: '/recipes',
           Evaluation: '/evaluation',
           'Chat and serving': '/serving',

@@ -23,7 +23,8 @@ import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import {ranks} from './cluster/ranks.ts';
-import {type BatchLoss, CROSS_ENTROPY} from './losses/trainingLoss.ts';
+import {type PromptBatch, promptBatch, type Rollout, type RolloutModel} from './losses/rollouts.ts';
+import {type BatchLoss, CROSS_ENTROPY, type LossModel} from './losses/trainingLoss.ts';
 import {openRunFolder} from './output/diskRunFolder.ts';
 import {
   clearOutputFolder,
@@ -60,6 +61,9 @@ const EVALUATE_OPTIONS = {
   onProgress: true,
   signal: true,
 } satisfies OptionNames<EvaluateArgs>;
+
+/** Distance between the seeds of the updates of one step. */
+const UPDATE_SEEDS = 7919;
 
 /** Trains a model's trainable weights: the loop behind `Llama.fitDataset`, around {@link TrainingStep}. */
 export class Trainer extends TrainingStep {
@@ -139,7 +143,15 @@ export class Trainer extends TrainingStep {
 
   /** Makes the examples of lists of records, and checks and counts all that it can before work begins. */
   private async open(data: RecordData, args: FitArgs): Promise<TrainingRun> {
-    const plan = resolveFitArgs(args, isReadOnce(data));
+    const resolved = resolveFitArgs(args, isReadOnce(data));
+    const {rollouts, name} = this.loss;
+    if (rollouts && ranks().size > 1) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `fitDataset loss ${name}: expected one process, because the model answers prompts in it, got ${ranks().size}`,
+      );
+    }
+    const plan = {...resolved, batchesPerStep: resolved.batchesPerStep * (rollouts?.windowsPerStep ?? 1)};
     const validationData =
       plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
     const signal = ranks().agreed(plan.signal);
@@ -151,7 +163,7 @@ export class Trainer extends TrainingStep {
   private async scorerOf(plan: FitPlan): Promise<AnswerScorer | undefined> {
     const {predictWithGenerate, validationData, validationBatchSize: batchSize, metrics, generation} = plan;
     if (!predictWithGenerate) return undefined;
-    if (this.loss.rowsPerExample > 1) {
+    if (this.loss.rowsPerExample > 1 || this.loss.rollouts) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         `fitDataset predictWithGenerate: expected a loss of single answers, got ${this.loss.name}`,
@@ -167,6 +179,7 @@ export class Trainer extends TrainingStep {
     scorer?: AnswerScorer,
   ): TrainingRun {
     const {epochs, initialEpoch, batchSize, batchesPerStep, validationData, maxSteps} = plan;
+    const {rollouts, rowsPerExample, otherModels} = this.loss;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
     const evaluations = plan.evaluationSteps === undefined ? epochs - initialEpoch : Number.POSITIVE_INFINITY;
@@ -177,9 +190,10 @@ export class Trainer extends TrainingStep {
         this.model,
         this.optimizer,
         data,
-        {...plan, batchSize: batchSize * this.loss.rowsPerExample},
+        {...plan, batchSize: batchSize * rowsPerExample * (rollouts?.answersPerPrompt ?? 1)},
         plan.memoryBudget,
-        this.loss.otherModels,
+        otherModels,
+        rollouts?.maxNewTokens,
       );
     const batchesPerEpoch = countBatches(data, batchSize);
     const stepsInData =
@@ -258,17 +272,65 @@ export class Trainer extends TrainingStep {
       await callbacks.emit('onStepBegin', step);
       await callbacks.emit('onBatchBegin', step - 1);
       const begun = performance.now();
-      const outcome = await this.step(window, factorAt(this.steps), plan.seed, (compiled, total) =>
-        callbacks.emit('onCompile', compiled, total),
-      );
+      const updates = await this.updatesOf(run, window);
+      if (!updates) return false; // stopped before the answers were complete
+      const outcome = await this.updateAll(run, updates, factorAt(this.steps));
       this.steps++;
-      await this.log(run, outcome, window, performance.now() - begun);
+      await this.log(run, outcome, window, updates, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
       await tf.nextFrame(); // let notebooks and signals through before the checkpoint is written
       await callbacks.emit('onStepComplete', step);
       if (run.isOver) return false;
     }
     return true;
+  }
+
+  /**
+   * Returns the windows of batches that a step updates the weights with, one after the other: the one it read, or those
+   * of the model's answers to its prompts. Undefined if a stop was requested meanwhile.
+   */
+  private async updatesOf(run: TrainingRun, window: Batch[]): Promise<Batch[][] | undefined> {
+    const {rollouts} = this.loss;
+    if (!rollouts) return [window];
+    const {signal, seed} = run.plan;
+    const rollout = await this.rollOut(window, run.plan, `${seed}/${this.steps}`, signal).catch((error) => {
+      if (!signal?.aborted || error !== signal.reason) throw error;
+    });
+    if (rollout) await run.callbacks.emit('onAnswers', rollout.answers, run.progress.step + 1);
+    return rollout?.updates;
+  }
+
+  private rollOut(
+    window: Batch[],
+    {padTokenId, gradientAccumulationSteps: batchesPerStep = 1}: FitArgs,
+    seed: string,
+    signal?: AbortSignal,
+    isEvaluation = false,
+  ): Promise<Rollout> {
+    this.loss.assertFits(this.model);
+    this.recorder.forget();
+    const options = {seed, batchesPerStep, padTokenId: this.padTokenId(padTokenId), isEvaluation, signal};
+    return this.loss.rollouts!.rollOut(
+      this.model as LossModel as RolloutModel,
+      window as PromptBatch[],
+      options,
+    );
+  }
+
+  /** Updates the weights with each window, and describes them as one step. */
+  private async updateAll(run: TrainingRun, updates: Batch[][], factor: number): Promise<StepOutcome> {
+    const {plan, callbacks} = run;
+    const outcomes: StepOutcome[] = [];
+    for (const [i, window] of updates.entries()) {
+      if (i > 0) await tf.nextFrame();
+      const seed = plan.seed + i * UPDATE_SEEDS;
+      const outcome = await this.step(window, factor, seed, (compiled, total) =>
+        callbacks.emit('onCompile', compiled, total),
+      );
+      outcomes.push(outcome);
+      if (outcome.isSkipped) break;
+    }
+    return outcomes.length === 1 ? outcomes[0] : meanOf(outcomes);
   }
 
   /** Yields the epoch's batches, in an order that depends only on the seed and the epoch. */
@@ -281,17 +343,29 @@ export class Trainer extends TrainingStep {
       {
         ...this.limits(),
         batchSize,
-        padTokenId: plan.padTokenId ?? Math.max(0, this.model.config.padTokenId ?? 0), // −1: none, in old configs
+        padTokenId: this.padTokenId(plan.padTokenId),
+        ...(this.loss.rollouts && {join: promptBatch}),
         shuffleSeed: plan.shuffle && !groupByLength ? seed : undefined,
       },
       this.reader('fitDataset'),
     );
   }
 
-  /** Counts a step and reports it. */
-  private async log(run: TrainingRun, outcome: StepOutcome, window: Batch[], ms: number): Promise<void> {
+  private padTokenId(given: number | undefined): number {
+    return given ?? Math.max(0, this.model.config.padTokenId ?? 0); // −1: none, in old configs
+  }
+
+  /** Counts a step that read a window, and reports it. */
+  private async log(
+    run: TrainingRun,
+    outcome: StepOutcome,
+    window: Batch[],
+    updates: Batch[][],
+    ms: number,
+  ): Promise<void> {
     const {isSkipped, ...result} = outcome;
-    const [rows, positions] = sizeOf(window);
+    const [rows] = sizeOf(window);
+    const [, positions] = sizeOf(updates.flat());
     run.count(result, isSkipped, window.length, rows / this.loss.rowsPerExample, positions);
     const {totalSteps, secondsLeft, seconds} = run;
     const {step, epoch, tokensSeen} = run.progress;
@@ -361,15 +435,19 @@ export class Trainer extends TrainingStep {
     let [sum, tokens, examples, batches] = [0, 0, 0, 0];
     const described: tf.Tensor1D[] = [];
     try {
-      const each = batchesOf(data, {batchSize, ...limits}, this.reader('evaluateDataset'));
-      for await (const round of windowsOf(each, ranks().size)) {
+      const {rollouts} = objective;
+      const join = rollouts && promptBatch;
+      const each = batchesOf(data, {batchSize, ...limits, join}, this.reader('evaluateDataset'));
+      for await (const read of windowsOf(each, ranks().size)) {
+        const seed = `evaluation/${batches}`;
+        const round = rollouts ? (await this.rollOut(read, {}, seed, signal, true)).updates[0] : read;
         const [batch] = ranks().share(round); // of the last round, maybe none
         const computed = batch && this.lossOf(batch);
         if (computed?.metrics) described.push(computed.metrics);
         const [loss] = await ranks().sum([computed ? await scalarValue(computed.loss) : 0]);
         sum += loss;
         for (const batch of round) tokens += objective.count(this.model, batch);
-        examples += sizeOf(round)[0] / objective.rowsPerExample;
+        examples += sizeOf(read)[0] / objective.rowsPerExample;
         batches += round.length;
         onProgress?.({done: batches, total});
         await tf.nextFrame(); // let signals through
@@ -396,8 +474,9 @@ export class Trainer extends TrainingStep {
 
   /** Returns data whose lists hold no records any more; the items of streams are read as they arrive. */
   private async examplesOf(data: RecordData, call: string): Promise<TrainingData> {
-    if (data instanceof RecordDataset) return data.examples;
+    if (data instanceof RecordDataset) return this.loss.rollouts ? promptsOf(data) : data.examples;
     if (!Array.isArray(data) || !data.some(isRecord)) return data as TrainingData;
+    if (this.loss.rollouts) return data.map(this.reader(call));
     return new RecordEncoder(call, this.model.tokenizer).encodeAll<Item>(data);
   }
 
@@ -407,7 +486,9 @@ export class Trainer extends TrainingStep {
     return (item, index) => {
       if (!isRecord(item)) return item;
       encoder ??= new RecordEncoder(call, this.model.tokenizer);
-      return encoder.encode(item, index);
+      if (!this.loss.rollouts) return encoder.encode(item, index);
+      const {promptIds} = encoder.encodeQuestion(item, index);
+      return {inputIds: promptIds, record: item, stopIds: encoder.stopIds} as Item;
     };
   }
 
@@ -415,6 +496,31 @@ export class Trainer extends TrainingStep {
     const {maxPositionEmbeddings, vocabSize} = this.model.config;
     return {maxLength: maxPositionEmbeddings, vocabSize, rowsPerExample: this.loss.rowsPerExample};
   }
+}
+
+/** Returns the questions of records as prompts, for the model to answer in training. */
+function promptsOf(data: RecordDataset): Item[] {
+  return data
+    .prompts()
+    .map(({promptIds, ...record}) => ({inputIds: promptIds, record, stopIds: data.stopIds}));
+}
+
+/** Describes several updates as one step. */
+function meanOf(outcomes: StepOutcome[]): StepOutcome {
+  const counted = outcomes.filter(({isSkipped}) => !isSkipped);
+  if (counted.length === 0) return outcomes[0];
+  const mean = (numberOf: (outcome: StepOutcome) => number) =>
+    counted.reduce((sum, outcome) => sum + numberOf(outcome), 0) / counted.length;
+  const names = Object.keys(counted[0].metrics ?? {});
+  return {
+    ...counted[0],
+    loss: mean(({loss}) => loss),
+    gradNorm: mean(({gradNorm}) => gradNorm),
+    ...(counted[0].metrics && {
+      metrics: Object.fromEntries(names.map((name) => [name, mean(({metrics}) => metrics![name])])),
+    }),
+    memoryBytes: Math.max(...counted.map(({memoryBytes}) => memoryBytes)),
+  };
 }
 
 function outputWishes({overwriteOutputDir: overwrite, resumeFromCheckpoint: resume}: FitPlan): OutputWishes {

@@ -64,6 +64,12 @@ describeEachBackend('a model with a value head', () => {
     expect(losses.shape).toEqual([4]);
     const [first, second] = values.arraySync() as number[][];
     expectClose(beside!, [first[1], first[2], first[3], second[3]]);
+    const logits = tf.gather(model.predict(tinyIds).reshape([10, -1]), [1, 2, 3, 8]); // at the places of the labels
+    const expectedLosses = tf.neg(tf.logSoftmax(tf.div(logits, 0.5))).arraySync() as number[][];
+    expectClose(
+      model.tokenLosses({inputIds: tinyIds, labels}, {temperature: 0.5}).losses,
+      [3, 18, 7, 11].map((label, i) => expectedLosses[i][label]),
+    );
     expectNoLeak(() => model.values({inputIds: tinyIds}, {training: true}));
     model.dispose();
   });

@@ -42,6 +42,8 @@ export interface BatchOptions extends CollateOptions {
   vocabSize?: number;
   /** Rows of an example: 2 for pairs. Default: any. */
   rowsPerExample?: number;
+  /** Makes a batch of examples. Default: {@link collate}. */
+  join?: (examples: (Example | PairExample)[], options: CollateOptions) => Batch;
 }
 
 export const isBatch = (item: Item): item is Batch => {
@@ -122,7 +124,7 @@ export async function* batchesOf(
   options: BatchOptions,
   read = (item: Item, _index: number): Item => item,
 ): AsyncGenerator<Batch> {
-  const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength} = options;
+  const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength, join = collate} = options;
   const padding = {padTokenId, padToMultipleOf, maxLength};
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
   let waiting: (Example | PairExample)[] = [];
@@ -136,10 +138,10 @@ export async function* batchesOf(
     assertExample(item, index++, options);
     waiting.push(item);
     if (waiting.length < batchSize) continue;
-    yield collate(waiting, padding);
+    yield join(waiting, padding);
     waiting = [];
   }
-  if (waiting.length > 0) yield collate(waiting, padding);
+  if (waiting.length > 0) yield join(waiting, padding);
 }
 
 /** Returns the batch or example with its tensors read. */

@@ -12,6 +12,8 @@ export interface Example {
   attentionMask?: number[];
   /** Positions, as many as `inputIds`. Default 0, 1, 2 … */
   positionIds?: number[];
+  /** Of a prompt that the model answers in training: what rewards are computed with, such as the solution. */
+  record?: Record<string, unknown>;
 }
 
 /** A better and a worse answer to one prompt, each with the prompt before it, which is not a target. */

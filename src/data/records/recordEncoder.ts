@@ -50,6 +50,19 @@ const RECORD_OPTIONS = {
   signal: true,
 } satisfies OptionNames<RecordOptions>;
 
+/** Keys of a question that are read, or refused because they would change it. */
+const QUESTION_KEYS = new Set([
+  'prompt',
+  'system',
+  'tools',
+  'image',
+  'images',
+  'video',
+  'videos',
+  'audio',
+  'audios',
+]);
+
 /** Number of records that are encoded without a pause. */
 const BETWEEN_PAUSES = 50;
 
@@ -163,6 +176,19 @@ export class RecordEncoder {
       cutoffLength: packLength === undefined ? cutoffLength : cutoffLength + 1, // prompts are never packed
     };
     return promptExample(encodeConversation(conversation, tokenizer, settings), tokenizer);
+  }
+
+  /**
+   * Makes a prompt of a record that may have no answer: one with a `prompt`, whose other keys are not read, or of
+   * another kind without its last answer.
+   *
+   * @throws TfjsLoraError as {@link encodePrompt}
+   */
+  encodeQuestion(record: object, index: number): PromptExample {
+    if (!Object.hasOwn(record, 'prompt')) return this.encodePrompt(record as TrainingRecord, index);
+    const read = Object.entries(record).filter(([key]) => QUESTION_KEYS.has(key));
+    const question = {...Object.fromEntries(read), completion: ''} as unknown as TrainingRecord;
+    return this.encodePrompt(question, index);
   }
 
   private encodeAs(

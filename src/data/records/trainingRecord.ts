@@ -43,8 +43,17 @@ export type TrainingRecord =
   /** Plain text, which is learned as a whole, with the end of sequence. */
   | {text: string};
 
+/**
+ * A prompt without an answer, for a loss that has the model answer it, such as `grpoLoss`. Rewards are computed with its
+ * other keys.
+ */
+export interface PromptRecord extends RecordContext {
+  prompt: string | ChatMessage[];
+  [key: string]: unknown;
+}
+
 /** What training reads: {@link TrainingData}, whose items may be records too. */
-export type RecordData = TrainingData<Item | TrainingRecord>;
+export type RecordData = TrainingData<Item | TrainingRecord | PromptRecord>;
 
 interface RecordKind {
   /** Keys that a record of this kind has. */

@@ -27,6 +27,15 @@ export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[];
   const {isFirst, size} = ranks();
   const before = [trainingLog(run), nonFiniteSteps(run)];
   const after: TrainingCallback[] = [];
+  const {rollouts} = run.trainer.loss;
+  if (rollouts?.getState) {
+    const {getState, setState} = rollouts;
+    before.push({
+      stateName: 'rollouts',
+      getState: () => getState.call(rollouts),
+      setState: (state) => setState?.call(rollouts, state),
+    });
+  }
   if (size > 1) before.push(rankAgreement(run));
   if (verbose > 0 && isFirst) before.unshift(...progressOn(progressStream));
   if (plan.earlyStoppingPatience !== undefined)

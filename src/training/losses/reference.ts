@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
-import type {LossModel} from './trainingLoss.ts';
+import type {LossModel} from './lossModel.ts';
 
 /** Another model that never trains here, as every `CausalLM`. */
 export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>>;

@@ -1,23 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {Batch, TokenLosses} from '../../../models/batchLoss.ts';
+import type {Batch} from '../../../models/batchLoss.ts';
 import type {LossPass} from '../../../models/lossPass.ts';
+import type {LossModel} from './lossModel.ts';
+import type {Rollouts} from './rollouts.ts';
 
-/** The part of a model that losses need. */
-export interface LossModel {
-  /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
-  lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
-  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
-  lossPass?(batch: Batch): LossPass | undefined;
-  /** Returns the number of labels that count in a batch. */
-  targetCount(batch: Batch): number;
-  /** Computes the loss of each label that counts; differentiable. */
-  tokenLosses?(batch: Batch, options?: {training?: boolean; seed?: number}): TokenLosses;
-  /** Calls a function while only the named adapters are active. */
-  withAdapters?<R>(names: readonly string[], fn: () => R): R;
-  /** Names of all adapters, and of the active ones, which train. */
-  readonly adapterNames?: string[];
-  readonly activeAdapters?: string[];
-}
+export type {LossModel};
 
 /** The loss of a batch, differentiable, and numbers that describe the batch. */
 export interface BatchLoss {
@@ -42,6 +29,8 @@ export interface TrainingLoss {
    * transformers' language models.
    */
   readonly averagesBatches: boolean;
+  /** Given for losses that learn from the model's own answers. The data are then prompts. */
+  readonly rollouts?: Rollouts;
   /** Throws if the model cannot be trained with this loss. */
   assertFits(model: LossModel): void;
   /** Returns the number of units in a batch. */

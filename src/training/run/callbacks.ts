@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import type {ScoredAnswers} from '../losses/rollouts.ts';
 import type {PredictionProgress} from '../prediction/predictDataset.ts';
 
 /** Record of one optimizer step. */
@@ -91,6 +92,8 @@ export interface TrainingCallback {
   onCompile?: Handler<[compiled: number, total: number]>;
   /** Called before each optimizer step, counted from 1. */
   onStepBegin?: Handler<[step: number]>;
+  /** Called with the answers that a step learns from, for losses that have the model answer prompts. */
+  onAnswers?: Handler<[answers: ScoredAnswers[], step: number]>;
   /** Called after each optimizer step. */
   onStepEnd?: Handler<[log: StepLog]>;
   /** Keras's name for {@link onStepBegin}; the number counts from 0. */
@@ -133,6 +136,7 @@ const EVENTS: Readonly<Record<EventName, true>> = {
   onEpochEnd: true,
   onCompile: true,
   onStepBegin: true,
+  onAnswers: true,
   onStepEnd: true,
   onBatchBegin: true,
   onBatchEnd: true,

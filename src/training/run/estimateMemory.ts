@@ -293,6 +293,7 @@ export function assertMemory(
   plan: FitPlan,
   budget: number,
   otherModels: readonly object[] = [],
+  newTokens = 0,
 ): void {
   if (!isEstimable(model) || !otherModels.every(isEstimable)) {
     throw new TfjsLoraError(
@@ -300,7 +301,8 @@ export function assertMemory(
       'fitDataset memoryBudget: expected a Llama model, whose memory can be estimated, got another model',
     );
   }
-  const sequenceLength = longestRow(data) ?? model.config.maxPositionEmbeddings;
+  const {maxPositionEmbeddings: most} = model.config;
+  const sequenceLength = Math.min((longestRow(data) ?? most) + newTokens, most);
   const {batchSize, gradientAccumulationSteps} = plan;
   const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer, otherModels};
   const estimate = estimateMemory(model, args);

@@ -1,0 +1,20 @@
+import type * as tf from '@tensorflow/tfjs';
+import type {Batch, TokenLosses, TokenLossesOptions} from '../../../models/batchLoss.ts';
+import type {LossPass} from '../../../models/lossPass.ts';
+
+/** The part of a model that losses need. */
+export interface LossModel {
+  /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
+  lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
+  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
+  lossPass?(batch: Batch): LossPass | undefined;
+  /** Returns the number of labels that count in a batch. */
+  targetCount(batch: Batch): number;
+  /** Computes the loss of each label that counts; differentiable. */
+  tokenLosses?(batch: Batch, options?: TokenLossesOptions): TokenLosses;
+  /** Calls a function while only the named adapters are active. */
+  withAdapters?<R>(names: readonly string[], fn: () => R): R;
+  /** Names of all adapters, and of the active ones, which train. */
+  readonly adapterNames?: string[];
+  readonly activeAdapters?: string[];
+}
