@@ -1,4 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
+import {nextTask} from './nextTask.ts';
 
 /**
  * Lets the event loop run, because backends that compute on this thread block it, and no signal would be noticed. Does
@@ -9,6 +9,6 @@ import * as tf from '@tensorflow/tfjs';
 export async function letSignalsThrough(signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return;
   signal.throwIfAborted();
-  await tf.nextFrame();
+  await nextTask();
   signal.throwIfAborted();
 }

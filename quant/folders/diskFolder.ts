@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import {mkdir, readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
+import {NoRoomError} from '../safetensors/diskErrors.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import {beginTemporary, endTemporary, removeTemporaries, syncFolder} from '../safetensors/stagedFile.ts';
 import {type TensorToWrite, writeSafetensors} from '../safetensors/writeSafetensors.ts';
@@ -133,6 +134,8 @@ function isSameFile(a: string, b: string): boolean {
 /** Names files in an error by their final path instead of their path in the draft. */
 function namingFinalPath(error: unknown, draft: string, folder: string): unknown {
   if (!(error instanceof TfjsLoraError) || !error.message.includes(draft)) return error;
-  const message = error.message.replaceAll(resolve(draft), resolve(folder)).replaceAll(draft, folder);
-  return new TfjsLoraError(error.code, message, {cause: error.cause});
+  const renamed = (text: string) =>
+    text.replaceAll(resolve(draft), resolve(folder)).replaceAll(draft, folder);
+  const file = error instanceof NoRoomError && {file: renamed(error.file)};
+  return Object.assign(error, {message: renamed(error.message), ...file});
 }

@@ -3,6 +3,23 @@ import {TfjsLoraError} from '../errors.ts';
 
 const FULL = ['ENOSPC', 'EDQUOT'];
 
+/** The error for a file that finds no room: `DISK_FULL`. */
+export class NoRoomError extends TfjsLoraError {
+  /**
+   * @param file the file's whole path
+   * @param room the room that was expected and what there was, after "expected room"
+   * @param kept sentence that says what is safe despite the failure
+   */
+  constructor(
+    readonly file: string,
+    readonly room: string,
+    kept: string,
+    cause?: unknown,
+  ) {
+    super('DISK_FULL', `${file}: expected room ${room}. ${kept} Free some space and try again.`, {cause});
+  }
+}
+
 /**
  * Runs a write, and throws an error that names the file when its disk is full, which the system's own error does not.
  *
@@ -15,10 +32,6 @@ export function onDisk<T>(path: string, kept: string, write: () => T): T {
   } catch (cause) {
     const {code = ''} = cause as NodeJS.ErrnoException;
     if (!FULL.includes(code)) throw cause;
-    throw new TfjsLoraError(
-      'DISK_FULL',
-      `${resolve(path)}: expected room on its disk, got none (${code}). ${kept} Free some space and try again.`,
-      {cause},
-    );
+    throw new NoRoomError(resolve(path), `on its disk, got none (${code})`, kept, cause);
   }
 }

@@ -1,4 +1,3 @@
-import {randomUUID} from 'node:crypto';
 import * as fs from 'node:fs';
 import {basename, dirname, join, resolve} from 'node:path';
 import {onDisk} from './diskErrors.ts';
@@ -8,12 +7,18 @@ const WRITE_SLICE_BYTES = 1 << 30;
 
 const TEMPORARY = /^\.(?!checkpoint-).+\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.tmp$/;
 
+/** Returns a temporary name for a file or folder, beside its final one. */
+export const temporaryName = (name: string): string => `.${name}.${crypto.randomUUID()}.tmp`;
+
+/** Whether {@link temporaryName} made a name; checkpoints' are not meant. */
+export const isTemporary = (name: string): boolean => TEMPORARY.test(name);
+
 /** Temporary files and folders that this process is filling. */
 const live = new Set<string>();
 
 /** Returns a temporary path for a file or folder to be renamed later, which {@link endTemporary} releases. */
 export function beginTemporary(path: string): string {
-  const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
+  const temporary = join(dirname(path), temporaryName(basename(path)));
   live.add(resolve(temporary));
   return temporary;
 }
@@ -27,7 +32,7 @@ export function removeTemporaries(folder: string): void {
   if (!fs.existsSync(folder)) return;
   for (const name of fs.readdirSync(folder)) {
     const path = join(folder, name);
-    if (TEMPORARY.test(name) && !live.has(resolve(path))) fs.rmSync(path, {recursive: true, force: true});
+    if (isTemporary(name) && !live.has(resolve(path))) fs.rmSync(path, {recursive: true, force: true});
   }
 }
 

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
+import {nextTask} from '../../models/nextTask.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {RunFolder, RunLock} from '../../quant/folders/runFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
@@ -278,7 +279,7 @@ export class Trainer extends TrainingStep {
       this.steps++;
       await this.log(run, outcome, window, updates, performance.now() - begun);
       if (plan.evaluationSteps && step % plan.evaluationSteps === 0) await this.validate(run);
-      await tf.nextFrame(); // let notebooks and signals through before the checkpoint is written
+      await nextTask(); // let notebooks and signals through before the checkpoint is written
       await callbacks.emit('onStepComplete', step);
       if (run.isOver) return false;
     }
@@ -450,7 +451,7 @@ export class Trainer extends TrainingStep {
         examples += sizeOf(read)[0] / objective.rowsPerExample;
         batches += round.length;
         onProgress?.({done: batches, total});
-        await tf.nextFrame(); // let signals through
+        await nextTask(); // let signals through
         signal?.throwIfAborted();
       }
       if (tokens === 0) throw emptyData('evaluateDataset');

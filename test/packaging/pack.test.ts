@@ -135,7 +135,7 @@ describe.each(['use.mjs', 'use.cjs'])('%s', (file) => {
       rouge: 1,
       templates: true,
       label: expect.any(String),
-      calls: ['function', 'function', 'function'],
+      calls: ['function', 'function', 'function', 'function'],
       recipe: 'FILE_NOT_FOUND',
     });
   });

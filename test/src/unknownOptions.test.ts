@@ -7,6 +7,7 @@ import * as models from '../../models/index.ts';
 import * as quant from '../../quant/index.ts';
 import * as data from '../../src/data/index.ts';
 import * as src from '../../src/index.ts';
+import * as browser from '../../src/tools/browser/index.ts';
 import * as chat from '../../src/tools/chat/index.ts';
 import * as evaluation from '../../src/tools/evaluation/index.ts';
 import * as recipes from '../../src/tools/recipes/index.ts';
@@ -193,6 +194,11 @@ const calls: Record<string, Call> = {
   compareRecipe: (unknown) => recipes.compareRecipe(recipe, [], unknown),
   exportModel: (unknown) => recipes.exportModel({model: MODEL, exportDir: 'nowhere', ...unknown}),
   serveModel: (unknown) => serve.serveModel(model, {port: 0, ...unknown}),
+  'CachedFolder.constructor': (unknown) => new browser.CachedFolder('http://host', {} as never, unknown),
+  'TaskWorker.run': (unknown) => {
+    const worker = {postMessage() {}, addEventListener() {}, terminate() {}};
+    return new browser.TaskWorker<Record<string, browser.Task>>(worker).run('x', {} as never, unknown);
+  },
 };
 
 /** Calls whose options are not checked, each with the reason. */
@@ -210,6 +216,7 @@ const unchecked: Record<string, string> = {
   'QuantizedParameter.constructor': 'made by layers, whose own arguments are checked',
   formatPeftConfig: 'writes what applyLoRA or loadAdapter has checked',
   matchTargets: 'called with the options of applyLoRA, which has checked them',
+  'StorageFolder.writeShards': 'called by save, which has checked its own options',
   modelChatEncoder: 'takes a model',
   adamWUpdate: 'an op, called by the optimizers',
   adamWUpdates: 'an op, called by the optimizers',

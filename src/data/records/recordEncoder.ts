@@ -1,4 +1,4 @@
-import * as tf from '@tensorflow/tfjs';
+import {nextTask} from '../../../models/nextTask.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -118,7 +118,7 @@ export class RecordEncoder {
     };
     for await (const item of items) {
       if (index % BETWEEN_PAUSES === 0) {
-        await tf.nextFrame(); // let signals through
+        await nextTask(); // let signals through
         report();
       }
       if (!isRecord(item)) examples.push(item);

@@ -9,7 +9,7 @@ const absent = (): never => {
   throw new TfjsLoraError(
     'UNSUPPORTED',
     'files: expected a URL, Files or a Map of Blobs, got a path. A browser has no disk: ' +
-      'pass the files themselves, and a Map to write into.',
+      'pass the files themselves, and a Map or a StorageFolder to write into.',
   );
 };
 
@@ -24,11 +24,9 @@ export {
   absent as fileURLToPath,
   absent as fstatSync,
   absent as fsyncSync,
-  absent as hostname,
   absent as mkdir,
   absent as mkdirSync,
   absent as openSync,
-  absent as randomUUID,
   absent as readdir,
   absent as readdirSync,
   absent as readFile,
@@ -38,19 +36,20 @@ export {
   absent as realpath,
   absent as rename,
   absent as renameSync,
+  absent as rm,
   absent as rmSync,
   absent as stat,
   absent as statSync,
-  absent as truncateSync,
-  absent as unlinkSync,
   absent as utimesSync,
   absent as writeFile,
-  absent as writeFileSync,
   absent as writeSync,
 };
 
 /** The limits of `node:buffer`, with the largest array in Chromium. */
 export const constants = {MAX_LENGTH: 2 ** 31 - 1};
+
+/** The name of the machine, in logs that have one. */
+export const hostname = (): string => 'browser';
 
 export const join = (...parts: string[]): string => parts.filter(Boolean).join('/');
 export const resolve = join;

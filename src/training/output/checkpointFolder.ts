@@ -1,6 +1,7 @@
 import {readJsonOf} from '../../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {RunFolder, StoredFile} from '../../../quant/folders/runFolder.ts';
+import {NoRoomError} from '../../../quant/safetensors/diskErrors.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 
@@ -41,16 +42,14 @@ export async function writeCheckpoint(
     await outputDir.rename(staged.name, folder.name);
   } catch (error) {
     await outputDir.remove(staged.name);
-    throw error instanceof TfjsLoraError && error.code === 'DISK_FULL'
-      ? await noRoom(error, staged, folder)
-      : error;
+    throw error instanceof NoRoomError ? await noRoom(error, staged, folder) : error;
   }
   return folder;
 }
 
 /** Returns the error for a full disk: nothing of the new checkpoint stays, but earlier ones do. */
 async function noRoom(
-  {message, cause}: TfjsLoraError,
+  {file, room, cause}: NoRoomError,
   staged: RunFolder,
   folder: RunFolder,
 ): Promise<TfjsLoraError> {
@@ -59,10 +58,9 @@ async function noRoom(
     before === undefined
       ? 'No checkpoint was written before it'
       : `${checkpointFolder(folder.parent, before).path} is intact`;
-  const [file] = message.replace(staged.fullPath, folder.fullPath).split(': expected');
   return new TfjsLoraError(
     'DISK_FULL',
-    `checkpoint ${folder.fullPath}: no space on the disk for ${file}. ` +
+    `checkpoint ${folder.fullPath}: expected room for ${file.slice(staged.fullPath.length + 1)} ${room}. ` +
       `Nothing of this checkpoint was kept. ${safe}. Free some space and run again${before === undefined ? '' : ' to resume from it'}.`,
     {cause},
   );

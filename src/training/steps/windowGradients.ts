@@ -3,6 +3,7 @@ import {freeSpent} from '../../../layers/ops/freeSpent.ts';
 import {globalNorm} from '../../../layers/ops/globalNorm.ts';
 import {uploadEarly} from '../../../layers/ops/uploadEarly.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
+import {nextTask} from '../../../models/nextTask.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {toRows} from '../../data/batches/batches.ts';
 import {ranks} from '../cluster/ranks.ts';
@@ -105,7 +106,7 @@ export async function windowGradients(
       }),
     );
     for (const [place, i] of (own.length > 0 ? own : all.slice(0, 1)).entries()) {
-      if (place > 0) await tf.nextFrame(); // a long window must not block a notebook
+      if (place > 0) await nextTask(); // a long window must not block a notebook
       const batch = (all.length === 1 && recorded()) || differentiate(i);
       losses.push(batch.loss);
       if (batch.metrics) metrics.push(batch.metrics);

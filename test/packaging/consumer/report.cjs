@@ -45,7 +45,18 @@ function sharedClasses(subpaths) {
 }
 
 /** Makes one call of each subpath other than the root. */
-async function around({data, optimizers, plots, notebook, metrics, evaluation, chat, serve, recipes}) {
+async function around({
+  data,
+  optimizers,
+  plots,
+  notebook,
+  metrics,
+  evaluation,
+  chat,
+  serve,
+  browser,
+  recipes,
+}) {
   const plot = await plots.plotLoss({training: [{step: 1, loss: 1}]});
   const optimizer = new optimizers.AdamW();
   const isNamed = optimizer instanceof optimizers.NamedStateOptimizer;
@@ -57,7 +68,9 @@ async function around({data, optimizers, plots, notebook, metrics, evaluation, c
     rouge: metrics.rouge('a b', 'a b').rouge1.fmeasure,
     templates: data.templateNames().includes('llama3'),
     label: evaluation.parseCandidate('base').label,
-    calls: [chat.ChatSession, serve.serveModel, recipes.trainRecipe].map((call) => typeof call),
+    calls: [chat.ChatSession, serve.serveModel, browser.serveTasks, recipes.trainRecipe].map(
+      (call) => typeof call,
+    ),
     recipe: await recipes.loadRecipe('none.yaml').catch(({code}) => code),
   };
 }

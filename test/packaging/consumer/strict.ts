@@ -1,6 +1,7 @@
 // A strict TypeScript file in a project that installed the tarball; pack.test.ts type-checks it under each resolver.
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, AutoModelForCausalLM, Llama, trainable, useBackend} from 'tfjs-lora';
+import {serveTasks} from 'tfjs-lora/browser';
 import {registerTemplate} from 'tfjs-lora/data';
 import {LoRADense} from 'tfjs-lora/layers';
 import {rouge} from 'tfjs-lora/metrics';
@@ -50,6 +51,7 @@ export const around: {[subpath: string]: (...args: never[]) => unknown} = {
   plotLoss,
   showLoss,
   trainRecipe,
+  serveTasks,
   serveModel,
 };
 export abstract class Mine extends NamedStateOptimizer {}

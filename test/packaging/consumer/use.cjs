@@ -11,6 +11,7 @@ report({
   evaluation: require('tfjs-lora/evaluation'),
   chat: require('tfjs-lora/chat'),
   serve: require('tfjs-lora/serve'),
+  browser: require('tfjs-lora/browser'),
   recipes: require('tfjs-lora/recipes'),
   models: require('tfjs-lora/models'),
   layers: require('tfjs-lora/layers'),

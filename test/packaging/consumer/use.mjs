@@ -1,6 +1,7 @@
 // An ES module in a project that installed the tarball. Prints the report that pack.test.ts checks.
 
 import * as root from 'tfjs-lora';
+import * as browser from 'tfjs-lora/browser';
 import * as chat from 'tfjs-lora/chat';
 import * as data from 'tfjs-lora/data';
 import * as evaluation from 'tfjs-lora/evaluation';
@@ -15,5 +16,5 @@ import * as recipes from 'tfjs-lora/recipes';
 import * as serve from 'tfjs-lora/serve';
 import {report} from './report.cjs';
 
-const around = {data, optimizers, plots, notebook, metrics, evaluation, chat, serve, recipes};
+const around = {browser, data, optimizers, plots, notebook, metrics, evaluation, chat, serve, recipes};
 console.log(JSON.stringify(await report({root, ...around, models, layers, quant})));

@@ -73,7 +73,7 @@ test('a checkpoint: its file and the last whole checkpoint are named', async () 
   await expect(writeCheckpoint(outputDir, 8, fill, {})).rejects.toMatchObject({
     code: 'DISK_FULL',
     message:
-      `checkpoint ${full}: no space on the disk for ${join(full, 'weights.safetensors')}. ` +
+      `checkpoint ${full}: expected room for weights.safetensors on its disk, got none (ENOSPC). ` +
       `Nothing of this checkpoint was kept. ${whole} is intact. Free some space and run again to resume from it.`,
   });
   expect(readdirSync(path)).toEqual(['checkpoint-4']);
