@@ -15,6 +15,8 @@ import {adamWUpdates} from './optimizers/adamWUpdates.ts';
 import {fromBlockwise8bit, toBlockwise8bit} from './optimizers/blockwise8bit.ts';
 import {globalNorm} from './optimizers/globalNorm.ts';
 import {lionUpdate} from './optimizers/lionUpdate.ts';
+import {packFlat} from './optimizers/packFlat.ts';
+import {unpackFlat} from './optimizers/unpackFlat.ts';
 import {loraLinear, loraLinearGrad} from './products/loraLinear.ts';
 import {loraMatMul, loraMatMulGrad} from './products/loraMatMul.ts';
 import {quantizedMatMul} from './products/quantizedMatMul.ts';
@@ -45,6 +47,7 @@ const KERNELS: tf.KernelConfig[] = [
   loraMatMul,
   loraMatMulGrad,
   pack16,
+  packFlat,
   quantizedMatMul,
   rmsNorm,
   rmsNormGrad,
@@ -56,6 +59,7 @@ const KERNELS: tf.KernelConfig[] = [
   swiGLUGrad,
   toBlockwise8bit,
   unpack16,
+  unpackFlat,
 ];
 
 /** Kernels that compute in float16. */

@@ -178,7 +178,7 @@ export class CollectiveRanks implements Ranks {
         binding.executeOp('CollectiveReduceV2', this.attributes(backend), ids, 1),
       );
       ids.push(id);
-      return binding.tensorDataSync(id).slice();
+      return binding.tensorDataSync(id);
     } finally {
       for (const id of ids) binding.deleteTensor(id);
     }
