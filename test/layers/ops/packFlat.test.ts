@@ -26,6 +26,16 @@ describeEachBackend('packFlat and unpackFlat', () => {
     expect(await Promise.all(parts.map(async (part) => [...(await part.data())]))).toEqual(expected);
   });
 
+  test('copy values that are not on the device yet, again and again', async () => {
+    for (const first of [0, 1, 2]) {
+      const flat = tf.tensor1d(Float32Array.from({length: 4000}, (_, i) => first + i));
+      const [head, tail] = unpackFlat(flat, [[10, 300], [1000]]);
+      flat.dispose();
+      const values = [await head.data(), await tail.data()].flatMap((part) => [...part]);
+      expect(values).toEqual(Array.from({length: 4000}, (_, i) => first + i));
+    }
+  });
+
   test('keep no tensors', () => {
     const given = tensors();
     expectNoLeak(() => tf.tidy(() => unpackFlat(packFlat(given), shapes)));
