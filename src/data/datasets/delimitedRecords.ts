@@ -3,7 +3,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertRecordSize, placeOf, type SourceRecord} from './sourceRecord.ts';
 
 /** Cells read as empty: pandas' default, which Hugging Face's `csv` loader uses. */
-const EMPTY_CELLS = new Set([
+export const EMPTY_CELLS: ReadonlySet<string> = new Set([
   '',
   '#N/A',
   '#N/A N/A',
@@ -56,6 +56,15 @@ export async function* delimitedRecords(
   }
 }
 
+/** Splits text into rows of cells as pandas does, the header like any other row. */
+export function delimitedRows(
+  text: AsyncIterable<string>,
+  file: string,
+  delimiter: string,
+): AsyncGenerator<Row> {
+  return new RowReader(file, delimiter).rows(text);
+}
+
 /** Names columns as pandas does when a name is missing or taken. */
 function columnNames(cells: string[]): string[] {
   const taken = new Set(cells);
@@ -68,7 +77,7 @@ function columnNames(cells: string[]): string[] {
   });
 }
 
-interface Row {
+export interface Row {
   cells: string[];
   /** Line where the row begins, from 1. */
   line: number;

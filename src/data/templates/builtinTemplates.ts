@@ -38,6 +38,12 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
     assistant: ['{{content}}', {special: 'eos'}, '\n'],
     replaceChatTemplate: true,
   },
+  /** Plain texts one after the other, with an empty line after each answer; for benchmarks. */
+  fewshot: {
+    assistant: ['{{content}}\n\n'],
+    efficientEos: true,
+    replaceChatTemplate: true,
+  },
   /** Plain texts, with nothing around them and nothing at the end of an answer. */
   empty: {
     assistant: ['{{content}}'],

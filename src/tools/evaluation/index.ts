@@ -23,3 +23,11 @@ export {
   comparisonTable,
   parseCandidate,
 } from './compareModels.ts';
+export {type BenchmarkQuestion, type BenchmarkSubject, loadBenchmark} from './loadBenchmark.ts';
+export {
+  type BenchmarkLanguage,
+  type BenchmarkOptions,
+  type BenchmarkResult,
+  formatBenchmark,
+  scoreBenchmark,
+} from './scoreBenchmark.ts';

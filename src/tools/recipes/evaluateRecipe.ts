@@ -27,6 +27,13 @@ import {
   comparisonTable,
   guideScores,
 } from '../evaluation/compareModels.ts';
+import {loadBenchmark} from '../evaluation/loadBenchmark.ts';
+import {
+  assertBenchmarkOptions,
+  type BenchmarkOptions,
+  type BenchmarkResult,
+  scoreBenchmark,
+} from '../evaluation/scoreBenchmark.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {describeModel, modelInUse} from './modelInUse.ts';
 import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';
@@ -47,6 +54,10 @@ const EVALUATE_OPTIONS = {
   onModel: true,
   signal: true,
 } satisfies OptionNames<EvaluateOptions>;
+
+/** Options of {@link benchmarkRecipe}. */
+export type BenchmarkRecipeOptions = Omit<EvaluateOptions, 'onProgress'> &
+  Pick<BenchmarkOptions, 'onProgress'>;
 
 export interface RecipeEvaluation {
   /** Name of the scored model: `Llama-3.2-1B with adapter saves/lora`. */
@@ -90,6 +101,40 @@ export async function evaluateRecipe(
     if (folder !== undefined)
       await writeResults(openRunFolder(folder), 'eval', evaluationMetrics(evaluation));
     return {model: description, prediction, evaluation};
+  } finally {
+    model.dispose();
+  }
+}
+
+/**
+ * Runs the benchmark of a recipe's `task` with its model and adapters, like LLaMA-Factory's `eval`. Questions, settings
+ * and folders are checked before the model is read.
+ *
+ * @returns the name of the scored model, and its result
+ */
+export async function benchmarkRecipe(
+  given: Recipe,
+  options: BenchmarkRecipeOptions = {},
+): Promise<{model: string; result: BenchmarkResult}> {
+  assertKnownOptions('benchmarkRecipe', options, EVALUATE_OPTIONS);
+  const {backend, signal, onProgress, onModel} = options;
+  const recipe = await modelInUse(given);
+  const {task, taskDir, ...benchmark} = recipe.benchmark;
+  if (task === undefined) {
+    throw new TfjsLoraError('INVALID_CONFIG', `${recipe.path} task: expected a benchmark, got none`);
+  }
+  assertBenchmarkOptions(benchmark);
+  const subjects = await loadBenchmark(task, taskDir);
+  await useBackend(backend);
+  const description = describeModel(recipe);
+  onModel?.(description);
+  const model = await openBase(recipe, {signal});
+  try {
+    await useAdapters(model, recipe, {last: 'keep'});
+    return {
+      model: description,
+      result: await scoreBenchmark(model, subjects, {...benchmark, onProgress, signal}),
+    };
   } finally {
     model.dispose();
   }

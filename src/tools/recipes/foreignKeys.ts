@@ -154,9 +154,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'export_quantization_dataset',
       'export_quantization_nsamples',
       'export_quantization_maxlen',
-      'task_dir',
-      'lang',
-      'n_shot',
       'download_mode',
     ],
     [IMAGES]: [
@@ -315,11 +312,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     use_eaft_loss: notYet('The EAFT loss'),
     use_hyper_parallel: notYet('HyperParallel'),
     adafactor: refused('Adafactor is not supported yet. Choose another optimizer with optim.', false),
-    task: refused(
-      'The benchmarks of llamafactory-cli eval are not supported. Score a data set with tfjs-lora eval.',
-    ),
-    batch_size: refused('Set per_device_train_batch_size or per_device_eval_batch_size instead.'),
-    save_dir: refused('Set output_dir instead.'),
     use_swanlab: refused('Logs can be written for tensorboard or as csv (report_to). Remove the key.', false),
     compute_accuracy: refused('Evaluation computes loss and perplexity. Remove the key.', false),
     tokenized_path: refused('Tokenized data is cached automatically. Remove the key.'),

@@ -4,6 +4,8 @@
  * @module tfjs-lora/recipes
  */
 export {
+  type BenchmarkRecipeOptions,
+  benchmarkRecipe,
   compareRecipe,
   type EvaluateOptions,
   evaluateRecipe,

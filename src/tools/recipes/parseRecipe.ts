@@ -85,7 +85,7 @@ function inWordsOf(key: string, value: unknown): unknown {
   const boolean = asBoolean(value);
   const given = accepts(boolean) || !accepts(value) ? boolean : value;
   if (given !== false || accepts(false)) return given;
-  if (accepts('no')) return 'no'; // eval_strategy
+  if (accepts('no') && !accepts('any text')) return 'no'; // eval_strategy
   if (recipeSchema.shape[key as keyof RecipeKeys].safeParse(undefined).data === undefined) return null;
   return accepts(0) ? 0 : given; // as in Python
 }

@@ -10,6 +10,7 @@ import type {AnswerOptions} from '../../training/prediction/answerScorer.ts';
 import type {PredictOptions} from '../../training/prediction/predictDataset.ts';
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
+import type {BenchmarkOptions} from '../evaluation/scoreBenchmark.ts';
 import type {ExportArgs} from './exportModel.ts';
 
 /** The arguments of this library's calls, and the settings for several calls, that a recipe's values become. */
@@ -43,6 +44,8 @@ export interface RecipeTargets {
   prediction: PredictOptions;
   /** Answers at the evaluations of a training. */
   answers: AnswerOptions;
+  /** Benchmark of knowledge that `tfjs-lora eval` runs instead of answering a data set. */
+  benchmark: BenchmarkOptions & {task?: string; taskDir: string};
   export: Partial<ExportArgs>;
 }
 

@@ -5,6 +5,7 @@ import {PREFERENCE_LOSSES, preferenceLoss} from '../../training/losses/preferenc
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
+import {BENCHMARK_TASKS} from '../evaluation/loadBenchmark.ts';
 import {type PlacedBy, type PlacedKey, to} from './placedKey.ts';
 
 /*
@@ -190,7 +191,7 @@ const dataset = {
     'Names of data sets for evaluation and prediction, instead of `val_size`.', (names = []) => names),
   dataset_dir: to('data.datasetDir', text().default('data'),
     'Folder of `dataset_info.json` and its files; `ONLINE`: names are names on the hub.'),
-  template: to('data.template', text().optional(),
+  template: to(['data.template', 'benchmark.template'], text().optional(),
     "Chat format, such as `llama3`. Default: the model's own chat template."),
   default_system: to('data.defaultSystem', text().optional(),
     'System message for conversations without one.'),
@@ -292,7 +293,7 @@ const train = {
       'float32.'),
   ddp_timeout: to('cluster.timeout', z.number().positive().default(1800),
     'Seconds after which a training on several cards fails because one of them does not go on.'),
-  seed: to(['lora.seed', 'data.seed', 'prediction.seed'], z.int().min(0).default(42),
+  seed: to(['lora.seed', 'data.seed', 'prediction.seed', 'benchmark.seed'], z.int().min(0).default(42),
     'Seed for the initial adapter, shuffling and dropout.'),
   data_seed: z.int().min(0).optional().describe('Seed for shuffling. Default `seed`.'),
   disable_shuffling: to('fit.shuffle', flag().default(false),
@@ -337,6 +338,18 @@ const generation = {
 };
 
 // biome-ignore format: a row for each key
+const benchmark = {
+  task: to('benchmark.task', z.enum(BENCHMARK_TASKS).optional(),
+    'Benchmark of knowledge that `eval` runs, and its split.'),
+  task_dir: to('benchmark.taskDir', text().default('evaluation'),
+    'Folder of the benchmarks: `mmlu/mapping.json` and `mmlu/mmlu.zip` (or its folders), and so on.'),
+  lang: to('benchmark.language', z.enum(['en', 'zh']).default('en'), 'Language of the words around the questions.'),
+  n_shot: to('benchmark.shots', z.int().min(0).default(5), 'Number of examples before each question.'),
+  batch_size: to('benchmark.batchSize', count().optional(), 'Questions in a batch. Default 4.'),
+  save_dir: to('benchmark.outputDir', text().optional(), 'New folder for `results.json` and `results.log`.'),
+};
+
+// biome-ignore format: a row for each key
 const exporting = {
   export_dir: to('export.exportDir', text().optional(), 'Folder for the merged model that `export` writes.'),
   export_size: to('export.exportSizeGB', z.number().positive().default(5), 'Size of the largest shard, in GB.'),
@@ -353,6 +366,7 @@ export const recipeSections = {
   train,
   evaluation,
   generation,
+  benchmark,
   export: exporting,
 };
 
@@ -364,6 +378,7 @@ const rows = {
   ...train,
   ...evaluation,
   ...generation,
+  ...benchmark,
   ...exporting,
 };
 

@@ -236,6 +236,23 @@ const RULES: readonly RecipeRule[] = [
     ({val_size}) => `expected a number of examples with streaming: true, got a share, ${val_size}`,
   ),
 
+  // benchmarks
+  rule(
+    'task',
+    ({task}, purpose) => purpose === 'run' && task !== undefined,
+    'expected none in a recipe that is run: tfjs-lora eval runs benchmarks',
+  ),
+  rule(
+    'save_dir',
+    ({save_dir, task}) => save_dir !== undefined && task === undefined,
+    'expected task with it, got none. Set output_dir instead.',
+  ),
+  rule(
+    'batch_size',
+    ({batch_size, task}) => batch_size !== undefined && task === undefined,
+    'expected task with it, got none. Set per_device_train_batch_size or per_device_eval_batch_size instead.',
+  ),
+
   // adapters
   ...(
     ['use_rslora', 'use_dora', 'loraplus_lr_ratio', 'quantization_bit', 'adapter_name_or_path'] as const

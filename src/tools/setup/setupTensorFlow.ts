@@ -6,6 +6,7 @@ import {dirname, join, resolve} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {ZipFile} from '../../data/datasets/zipFile.ts';
 import {contextSource} from '../../training/backends/contextSource.ts';
 import {FUSED_OPS_FILE} from '../../training/backends/fusedOps.ts';
 import {fusedOpsSources} from '../../training/backends/fusedOpsSources.ts';
@@ -25,7 +26,6 @@ import {compilerOf} from './compileAddon.ts';
 import {cudaWheels} from './cudaWheels.ts';
 import {fetchWheel} from './fetchWheel.ts';
 import {besideLibrary, libraryOf} from './tensorFlowLibrary.ts';
-import {ZipFile} from './zipFile.ts';
 
 /** The release of `@tensorflow/tfjs-node` that is set up, and the TensorFlow that its installer downloads. */
 const [PACKAGE_VERSION, OFFICIAL_TENSORFLOW] = ['4.22.0', '2.9.1'];

@@ -1,11 +1,19 @@
 import type {Command} from 'commander';
 import {counted} from '../../../../quant/counted.ts';
+import {TfjsLoraError} from '../../../../quant/errors.ts';
+import {show} from '../../../../quant/show.ts';
 import {assertCanPlot} from '../../../training/plots/renderPlot.ts';
 import type {PredictionProgress} from '../../../training/prediction/predictDataset.ts';
 import {formatScores} from '../../../training/prediction/predictionScores.ts';
 import {formatBytes} from '../../../training/run/formatBytes.ts';
 import {parseCandidate} from '../../evaluation/compareModels.ts';
-import {compareRecipe, drawComparison, evaluateRecipe} from '../../recipes/evaluateRecipe.ts';
+import {formatBenchmark} from '../../evaluation/scoreBenchmark.ts';
+import {
+  benchmarkRecipe,
+  compareRecipe,
+  drawComparison,
+  evaluateRecipe,
+} from '../../recipes/evaluateRecipe.ts';
 import {recipeOf} from '../../recipes/recipeOf.ts';
 import {type CommonOptions, separateOverrides} from '../commandOptions.ts';
 import {withExamples} from '../withExamples.ts';
@@ -20,9 +28,10 @@ export function register(program: Command): void {
   const evaluating = program
     .command('eval')
     .description(
-      "Answer a recipe's evaluation data and score the answers, or compare a model before and after training.",
+      "Answer a recipe's evaluation data and score the answers, compare a model before and after training, or run a " +
+        'benchmark of knowledge.',
     )
-    .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory, with eval_dataset or val_size')
+    .argument('<recipe>', 'a YAML file in the format of LLaMA-Factory, with eval_dataset, val_size or task')
     .argument('[key=value...]', 'recipe keys that override the file')
     .option(
       '--compare <model...>',
@@ -36,6 +45,13 @@ export function register(program: Command): void {
       const recipe = await recipeOf(path, [...overrides, ...compared.overrides]);
       const onModel = (description: string) => console.error(`scoring ${description}`);
       const options = {backend, onProgress: showProgress, onModel};
+      if (recipe.benchmark.task !== undefined) {
+        assertAlone({compare, plot});
+        const given = {backend, onModel, onProgress: showQuestions};
+        const {model, result} = await benchmarkRecipe(recipe, given);
+        console.log(json ? JSON.stringify({model, ...result}, null, 2) : formatBenchmark(result.scores));
+        return;
+      }
       if (plot !== undefined) await assertCanPlot();
       if (compare === undefined) {
         const {model, prediction, evaluation} = await evaluateRecipe(recipe, options);
@@ -66,7 +82,26 @@ export function register(program: Command): void {
       'tfjs-lora eval recipe.yaml --compare base nf4:base saves/lora --plot scores.png',
       'compare the base, the base in 4 bits, and an adapter',
     ],
+    [
+      'tfjs-lora eval recipe.yaml task=mmlu_test template=fewshot',
+      'run a benchmark from the folder evaluation/mmlu',
+    ],
   );
+}
+
+/** Refuses what a benchmark does not do. */
+function assertAlone(options: {compare?: string[]; plot?: string}): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    throw new TfjsLoraError('INVALID_ARGUMENT', `--${name}: expected none with task, got ${show(value)}`);
+  }
+}
+
+/** Shows how many questions are answered in one line on standard error, which a terminal overwrites. */
+function showQuestions({done, total, subject}: {done: number; total: number; subject: string}): void {
+  const text = `${done} of ${counted(total, 'question')}, ${subject}`;
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}${done === total ? '\n' : ''}`);
+  else if (done === total) process.stderr.write(`${text}\n`);
 }
 
 /** Shows the progress in one line on standard error, which a terminal overwrites. */

@@ -76,7 +76,7 @@ test.each([
   ['use_hyper_parallel', true, 'HyperParallel is not supported yet'],
   ['adafactor', true, 'Choose another optimizer with optim'],
   ['batch_size', 4, 'Set per_device_train_batch_size'],
-  ['task', 'mmlu_test', 'The benchmarks of llamafactory-cli eval are not supported'],
+  ['task', 'mmlu_test', 'tfjs-lora eval runs benchmarks'],
   ['lr_scheduler_type', 'reduce_lr_on_plateau', 'got "reduce_lr_on_plateau"'],
 ])('%s: %j is refused', (name, value, message) => {
   expect(faultOf(name, value)?.message).toContain(message);

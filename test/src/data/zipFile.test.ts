@@ -1,7 +1,7 @@
 import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {ZipFile} from '../../../../src/tools/setup/zipFile.ts';
+import {ZipFile} from '../../../src/data/datasets/zipFile.ts';
 import {zipOf} from './zipOf.ts';
 
 describe('a zip archive', () => {

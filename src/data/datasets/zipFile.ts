@@ -5,7 +5,7 @@ import {Transform} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import {createInflateRaw} from 'node:zlib';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {assertRepositoryPath} from '../../data/hub/repositoryPath.ts';
+import {assertRepositoryPath} from '../hub/repositoryPath.ts';
 
 const [STORED, DEFLATED] = [0, 8];
 const END_SIGNATURE = 0x06054b50;
