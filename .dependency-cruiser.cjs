@@ -100,7 +100,7 @@ module.exports = {
       hub: [],
       batches: [],
       templates: [],
-      datasets: ['templates', 'hub'],
+      datasets: ['templates', 'batches', 'hub'],
       preprocessing: ['datasets', 'templates', 'batches'],
       records: ['preprocessing', 'datasets', 'templates', 'batches'],
     }),
@@ -128,6 +128,7 @@ module.exports = {
         'output',
         'plots',
         'protobuf',
+        'losses',
       ],
     }),
     ...rooms('src/tools', {

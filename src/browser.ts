@@ -57,6 +57,7 @@ export {
   preferenceLoss,
 } from './training/losses/preferenceLoss.ts';
 export type {Reference, ReferenceModel} from './training/losses/reference.ts';
+export {rewardLoss} from './training/losses/rewardLoss.ts';
 export type {ScoredAnswers} from './training/losses/rollouts.ts';
 export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
@@ -85,6 +86,7 @@ export type {
 } from './training/prediction/predictDataset.ts';
 export type {Prediction, PredictionScores} from './training/prediction/predictionScores.ts';
 export type {PredictionData} from './training/prediction/readPrompts.ts';
+export type {ScoreOptions} from './training/prediction/scoreAnswers.ts';
 export type {
   CallbackLike,
   EpochLogs,

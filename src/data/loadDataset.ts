@@ -10,6 +10,7 @@ import {
   DATASET_OPTIONS,
   type DatasetArgs,
   type DatasetPlan,
+  KIND_OF_STAGE,
   namesIn,
   resolveDatasetArgs,
 } from './datasets/datasetArgs.ts';
@@ -38,7 +39,7 @@ import type {Conversation} from './templates/conversation.ts';
 export type ExampleStream<T = Example> = (epoch?: number) => AsyncGenerator<T, void, undefined>;
 
 /** With this stage, examples are pairs. */
-type Pairs = {stage: 'dpo'};
+type Pairs = {stage: 'dpo' | 'rm'};
 
 export interface SplitArgs extends DatasetArgs {
   /** Names of data sets to validate on. Default: none. */
@@ -271,12 +272,14 @@ async function openDatasets(plan: DatasetPlan): Promise<OpenDataset[]> {
     plan.onProgress?.({phase: 'downloading', what: `${repository} ${file}`, done, total});
   const {sources, folder} = await describeDatasets(plan, hub);
   for (const {name, ranking = false} of sources) {
-    if (ranking === (plan.stage === 'dpo')) continue;
-    const [needed, got] = ranking ? ['stage dpo', plan.stage] : ["'ranking': true in its entry", 'none'];
+    if (ranking === (KIND_OF_STAGE[plan.stage] === 'pair')) continue;
+    const [needed, got] = ranking
+      ? ['stage dpo or rm', plan.stage]
+      : ["'ranking': true in its entry", 'none'];
     throw new TfjsLoraError(
       'INVALID_CONFIG',
       `dataset ${name}: expected ${needed}, got ${got}. ` +
-        'Pairs of a chosen and a rejected answer and stage dpo belong together.',
+        'Pairs of a chosen and a rejected answer and stages dpo and rm belong together.',
     );
   }
   const datasets: OpenDataset[] = [];

@@ -9,6 +9,7 @@ import type {RecordOptions} from '../data/records/recordEncoder.ts';
 import type {RecordData} from '../data/records/trainingRecord.ts';
 import {type PredictionRun, type PredictOptions, predictDataset} from './prediction/predictDataset.ts';
 import type {PredictionData} from './prediction/readPrompts.ts';
+import {type ScoreOptions, scoreAnswers} from './prediction/scoreAnswers.ts';
 import type {Evaluation} from './run/callbacks.ts';
 import type {FitArgs} from './run/fitArgs.ts';
 import type {TrainingHistory} from './run/trainingHistory.ts';
@@ -28,7 +29,8 @@ export interface Training {
 
   /**
    * Sets optimizer, loss, learning rate schedule and clipping. The default loss is the model's own: cross-entropy over
-   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer.
+   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer, `rewardLoss()` makes a reward model
+   * of such pairs.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss` of Keras, `metrics` or another unknown option, and what the trainer throws
    */
@@ -91,6 +93,27 @@ export interface Training {
    * @throws TfjsLoraError as `predictDataset` of `tfjs-lora/evaluation`, which takes the same options
    */
   predictDataset(data: PredictionData, options?: PredictOptions): Promise<PredictionRun>;
+
+  /**
+   * Scores answers with the value head, at the last token of each: the rewards of a reward model.
+   *
+   * @param answers records, or examples of token ids, of single answers
+   * @returns the scores, in order
+   * @throws TfjsLoraError `UNSUPPORTED` for a model without a value head; naming a record or example that cannot be used
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('reward');
+   * await model.loadValueHead('reward');
+   * const [good, bad] = await model.score([
+   *   {prompt: 'Who founded Adaville?', completion: 'Ada did.'},
+   *   {prompt: 'Who founded Adaville?', completion: 'No.'},
+   * ]);
+   * ```
+   */
+  score(answers: Records | RecordDataset, options?: ScoreOptions): Promise<number[]>;
 
   /**
    * Computes loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
@@ -195,6 +218,15 @@ function withTraining(Base: typeof CausalLM) {
     async predictDataset(data: PredictionData, options?: PredictOptions): Promise<PredictionRun> {
       this.assertUsable();
       return predictDataset(this, data, options);
+    }
+
+    async score(answers: Records | RecordDataset, options?: ScoreOptions): Promise<number[]> {
+      this.assertUsable();
+      const {examples} =
+        answers instanceof RecordDataset
+          ? answers
+          : await RecordDataset.fromRecords('score', answers, this.tokenizer);
+      return scoreAnswers(this, examples, options);
     }
 
     async computeGradients(batch: Batch | Batch[], options?: {seed?: number}): Promise<WindowGradients> {

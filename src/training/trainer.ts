@@ -14,6 +14,7 @@ import {
   isReadOnce,
   type TrainingData,
 } from '../data/batches/batches.ts';
+import {type ExampleKind, rowsPerExample} from '../data/batches/collate.ts';
 import {orderedByLength} from '../data/batches/lengthGrouped.ts';
 import {RecordDataset} from '../data/records/recordDataset.ts';
 import {RecordEncoder} from '../data/records/recordEncoder.ts';
@@ -25,7 +26,13 @@ import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import {ranks} from './cluster/ranks.ts';
 import {type PromptBatch, promptBatch, type Rollout, type RolloutModel} from './losses/rollouts.ts';
-import {type BatchLoss, CROSS_ENTROPY, type LossModel} from './losses/trainingLoss.ts';
+import {
+  addMeasured,
+  type BatchLoss,
+  CROSS_ENTROPY,
+  type LossModel,
+  metricsOf,
+} from './losses/trainingLoss.ts';
 import {openRunFolder} from './output/diskRunFolder.ts';
 import {
   clearOutputFolder,
@@ -47,7 +54,7 @@ import {positionAt, TrainingRun} from './run/trainingRun.ts';
 import type {LearningRateSchedule} from './steps/learningRateSchedule.ts';
 import {type StepOutcome, TrainingStep} from './steps/trainingStep.ts';
 import {warnOfFrozenMatrices} from './steps/warnOfFrozenMatrices.ts';
-import {readMetrics, scalarValue} from './steps/windowGradients.ts';
+import {readMeasured, scalarValue} from './steps/windowGradients.ts';
 
 export interface EvaluateArgs {
   /** Examples in a batch. Default 4. */
@@ -164,7 +171,7 @@ export class Trainer extends TrainingStep {
   private async scorerOf(plan: FitPlan): Promise<AnswerScorer | undefined> {
     const {predictWithGenerate, validationData, validationBatchSize: batchSize, metrics, generation} = plan;
     if (!predictWithGenerate) return undefined;
-    if (this.loss.rowsPerExample > 1 || this.loss.rollouts) {
+    if (this.loss.exampleKind !== 'answer' || this.loss.rollouts) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         `fitDataset predictWithGenerate: expected a loss of single answers, got ${this.loss.name}`,
@@ -180,7 +187,7 @@ export class Trainer extends TrainingStep {
     scorer?: AnswerScorer,
   ): TrainingRun {
     const {epochs, initialEpoch, batchSize, batchesPerStep, validationData, maxSteps} = plan;
-    const {rollouts, rowsPerExample, otherModels} = this.loss;
+    const {rollouts, exampleKind, otherModels} = this.loss;
     const limits = this.limits();
     assertData(data, 'fitDataset', limits, epochs - initialEpoch);
     const evaluations = plan.evaluationSteps === undefined ? epochs - initialEpoch : Number.POSITIVE_INFINITY;
@@ -191,7 +198,7 @@ export class Trainer extends TrainingStep {
         this.model,
         this.optimizer,
         data,
-        {...plan, batchSize: batchSize * rowsPerExample * (rollouts?.answersPerPrompt ?? 1)},
+        {...plan, batchSize: batchSize * rowsPerExample(exampleKind) * (rollouts?.answersPerPrompt ?? 1)},
         plan.memoryBudget,
         otherModels,
         rollouts?.maxNewTokens,
@@ -364,10 +371,10 @@ export class Trainer extends TrainingStep {
     updates: Batch[][],
     ms: number,
   ): Promise<void> {
-    const {isSkipped, ...result} = outcome;
+    const {isSkipped, measured, ...result} = outcome;
     const [rows] = sizeOf(window);
     const [, positions] = sizeOf(updates.flat());
-    run.count(result, isSkipped, window.length, rows / this.loss.rowsPerExample, positions);
+    run.count(outcome, window.length, rows / rowsPerExample(this.loss.exampleKind), positions);
     const {totalSteps, secondsLeft, seconds} = run;
     const {step, epoch, tokensSeen} = run.progress;
     const log = {
@@ -448,7 +455,7 @@ export class Trainer extends TrainingStep {
         const [loss] = await ranks().sum([computed ? await scalarValue(computed.loss) : 0]);
         sum += loss;
         for (const batch of round) tokens += objective.count(this.model, batch);
-        examples += sizeOf(read)[0] / objective.rowsPerExample;
+        examples += sizeOf(read)[0] / rowsPerExample(objective.exampleKind);
         batches += round.length;
         onProgress?.({done: batches, total});
         await nextTask(); // let signals through
@@ -458,7 +465,7 @@ export class Trainer extends TrainingStep {
       const loss = sum / tokens;
       const seconds = (performance.now() - begun) / 1000;
       const perplexity = objective === CROSS_ENTROPY ? Math.exp(loss) : Number.NaN;
-      const metrics = await readMetrics(objective, described, batches);
+      const metrics = metricsOf(objective, await readMeasured(objective, described, batches));
       return {loss, perplexity, tokens, examples, batches, seconds, ...(metrics && {metrics})};
     } finally {
       tf.dispose(described);
@@ -493,9 +500,9 @@ export class Trainer extends TrainingStep {
     };
   }
 
-  private limits(): {maxLength: number; vocabSize: number; rowsPerExample: number} {
+  private limits(): {maxLength: number; vocabSize: number; exampleKind: ExampleKind} {
     const {maxPositionEmbeddings, vocabSize} = this.model.config;
-    return {maxLength: maxPositionEmbeddings, vocabSize, rowsPerExample: this.loss.rowsPerExample};
+    return {maxLength: maxPositionEmbeddings, vocabSize, exampleKind: this.loss.exampleKind};
   }
 }
 
@@ -519,6 +526,7 @@ function meanOf(outcomes: StepOutcome[]): StepOutcome {
     gradNorm: mean(({gradNorm}) => gradNorm),
     ...(counted[0].metrics && {
       metrics: Object.fromEntries(names.map((name) => [name, mean(({metrics}) => metrics![name])])),
+      measured: counted.map(({measured}) => measured).reduce(addMeasured),
     }),
     memoryBytes: Math.max(...counted.map(({memoryBytes}) => memoryBytes)),
   };

@@ -143,6 +143,7 @@ const calls: Record<string, Call> = {
   'Training.fitDataset': (unknown) => model.fitDataset(examples, {verbose: 0, ...unknown}),
   'Training.evaluateDataset': (unknown) => model.evaluateDataset(examples, unknown),
   'Training.predictDataset': (unknown) => model.predictDataset(examples, unknown),
+  'Training.score': (unknown) => model.score(examples, unknown),
   'Training.computeGradients': (unknown) => model.computeGradients(BATCH, unknown),
   'Trainer.fit': (unknown) => model.trainer.fit(examples, unknown),
   'Trainer.check': (unknown) => model.trainer.check(examples, unknown),

@@ -8,6 +8,7 @@ import {
   type CollateOptions,
   collate,
   type Example,
+  type ExampleKind,
   type ExampleLimits,
   isPair,
   type PairExample,
@@ -40,8 +41,8 @@ export interface BatchOptions extends CollateOptions {
   epoch?: number;
   /** Size of the vocabulary, to check ids against. Default: no check. */
   vocabSize?: number;
-  /** Rows of an example: 2 for pairs. Default: any. */
-  rowsPerExample?: number;
+  /** What each example must be. Default: any. */
+  exampleKind?: ExampleKind;
   /** Makes a batch of examples. Default: {@link collate}. */
   join?: (examples: (Example | PairExample)[], options: CollateOptions) => Batch;
 }

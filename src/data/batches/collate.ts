@@ -29,6 +29,12 @@ export const isPair = (item: unknown): item is PairExample =>
     return row != null && Object.hasOwn(row, 'inputIds');
   });
 
+/** What training data are made of: single answers, or pairs of a better and a worse one. */
+export type ExampleKind = 'answer' | 'pair';
+
+/** Returns the number of rows that an example becomes in a batch. */
+export const rowsPerExample = (kind: ExampleKind): number => (kind === 'answer' ? 1 : 2);
+
 /** Returns the rows that an example becomes in a batch. */
 export const rowsOf = <T extends Example>(example: T | {chosen: T; rejected: T}): T[] =>
   'chosen' in example ? [example.chosen, example.rejected] : [example];
@@ -102,8 +108,8 @@ export function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
 export interface ExampleLimits {
   maxLength?: number;
   vocabSize?: number;
-  /** Rows of an example: 2 for pairs. Default: any. */
-  rowsPerExample?: number;
+  /** What each example must be. Default: any. */
+  exampleKind?: ExampleKind;
 }
 
 /**
@@ -117,10 +123,10 @@ export function assertExample(
   index: number,
   limits: ExampleLimits = {},
 ): void {
-  const {rowsPerExample = isPair(example) ? 2 : 1} = limits;
-  if (isPair(example) !== (rowsPerExample === 2)) {
+  const kind = isPair(example) ? 'pair' : 'answer';
+  if (kind !== (limits.exampleKind ?? kind)) {
     const [expected, advice] =
-      rowsPerExample === 2
+      limits.exampleKind === 'pair'
         ? [
             'a pair {chosen, rejected}, which the compiled loss compares',
             'Pass pairs, or compile another loss.',

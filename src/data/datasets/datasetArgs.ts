@@ -2,6 +2,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import type {OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
+import type {ExampleKind} from '../batches/collate.ts';
 import type {HubOptions} from '../hub/hubOptions.ts';
 import {type ResolvedTemplate, resolveTemplate} from '../templates/templateRegistry.ts';
 import type {DatasetInfo} from './datasetInfo.ts';
@@ -17,6 +18,17 @@ export interface DataProgress {
   total?: number;
 }
 
+/** What the data is for. */
+export type Stage = 'sft' | 'pt' | 'dpo' | 'rm';
+
+/** What examples are in each stage. */
+export const KIND_OF_STAGE: Readonly<Record<Stage, ExampleKind>> = {
+  sft: 'answer',
+  pt: 'answer',
+  dpo: 'pair',
+  rm: 'pair',
+};
+
 /** Options that choose the data to load and how it becomes token ids. */
 export interface DatasetArgs {
   /** Names in `dataset_info.json`: a list, or one string with commas between names. */
@@ -31,10 +43,10 @@ export interface DatasetArgs {
   template?: string;
   tokenizer: Tokenizer;
   /**
-   * `sft` trains on answers to prompts, `pt` on plain text; `dpo` on pairs of answers, of data sets with `ranking`.
-   * Default `sft`.
+   * `sft` trains on answers to prompts, `pt` on plain text; `dpo` and `rm` on pairs of answers, of data sets with
+   * `ranking`. Default `sft`.
    */
-  stage?: 'sft' | 'pt' | 'dpo';
+  stage?: Stage;
   /** Maximum number of tokens in an example. Default 2048. */
   cutoffLength?: number;
   /** Number of records to take from the start of each data set. Default: all. */
@@ -121,7 +133,7 @@ export type DatasetPlan = Omit<DatasetArgs, 'template' | 'packing'> & {
     >
   >;
 
-const STAGES = ['sft', 'pt', 'dpo'];
+const STAGES = Object.keys(KIND_OF_STAGE);
 
 /**
  * Checks settings and fills in their defaults.
@@ -145,8 +157,8 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
   };
   if (plan.dataset.length === 0) throw mistake('dataset', 'the name of a data set', show(args.dataset));
   if (!STAGES.includes(stage)) throw mistake('stage', STAGES.join(', '), show(stage));
-  if (stage === 'dpo' && packing)
-    throw mistake('packing', 'false with stage dpo, whose pairs are not packed', 'true');
+  if (KIND_OF_STAGE[stage] !== 'answer' && packing)
+    throw mistake('packing', `false with stage ${stage}, whose examples are not packed`, 'true');
   for (const key of ['cutoffLength', 'maxSamples', 'bufferSize'] as const) {
     const count = plan[key];
     if (count !== undefined && !(Number.isInteger(count) && count > 0))

@@ -3,7 +3,7 @@ import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
 import type {Example, PairExample} from '../batches/collate.ts';
-import type {DatasetPlan} from '../datasets/datasetArgs.ts';
+import {type DatasetPlan, KIND_OF_STAGE} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {
   type EncodedConversation,
@@ -48,12 +48,12 @@ export async function makeExamples(
 ): Promise<(Example | PairExample)[]> {
   const leftOut = new LeftOut(plan);
   const examples: (Example | PairExample)[] = [];
-  if (plan.stage === 'dpo') {
+  if (KIND_OF_STAGE[plan.stage] === 'pair') {
     const sides = conversations.flatMap(sidesOf);
     const encoded = await encodeAll(sides, plan, pairSettings(plan));
     examples.push(...pairsOf({conversations: sides, encoded}, plan, leftOut));
   } else {
-    const settings = encodeSettings(plan, plan.stage);
+    const settings = encodeSettings(plan, plan.stage as 'sft' | 'pt');
     const encoded = await encodeAll(conversations, plan, settings);
     examples.push(...examplesOf({conversations, encoded}, plan, settings, leftOut));
   }
@@ -67,13 +67,13 @@ export async function* streamExamples(
   plan: DatasetPlan,
 ): AsyncGenerator<Example | PairExample, void, undefined> {
   const {tokenizer, workers, stage} = plan;
-  const settings = stage === 'dpo' ? pairSettings(plan) : encodeSettings(plan, stage);
+  const isPaired = KIND_OF_STAGE[stage] === 'pair';
+  const settings = isPaired ? pairSettings(plan) : encodeSettings(plan, stage as 'sft' | 'pt');
   const leftOut = new LeftOut(plan);
   let [records, examples] = [0, 0];
   let waiting: EncodedList = {conversations: [], encoded: []};
   const take = function* () {
-    const made =
-      stage === 'dpo' ? pairsOf(waiting, plan, leftOut) : examplesOf(waiting, plan, settings, leftOut);
+    const made = isPaired ? pairsOf(waiting, plan, leftOut) : examplesOf(waiting, plan, settings, leftOut);
     for (const example of made) {
       examples++;
       yield example;
@@ -81,9 +81,9 @@ export async function* streamExamples(
     waiting = {conversations: [], encoded: []};
   };
   const most = plan.packLength === undefined ? LIST_LENGTH : PACKED_TOGETHER;
-  const rows = stage === 'dpo' ? flattened(conversations, sidesOf) : conversations;
+  const rows = isPaired ? flattened(conversations, sidesOf) : conversations;
   for await (const list of tokenizeInOrder(listsOf(rows), tokenizer, settings, workers)) {
-    records += list.conversations.length / (stage === 'dpo' ? 2 : 1);
+    records += list.conversations.length / (isPaired ? 2 : 1);
     waiting.conversations.push(...list.conversations);
     waiting.encoded.push(...list.encoded);
     if (waiting.conversations.length >= most) yield* take();

@@ -1,9 +1,11 @@
+import {existsSync} from 'node:fs';
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
 import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TOKENIZER_FILES} from '../../../models/tokenizerFiles.ts';
+import {VALUE_HEAD_FILE} from '../../../models/valueHeadFile.ts';
 import {assertStorageDtype} from '../../../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
@@ -76,7 +78,8 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  * Merges adapters into the base they were trained on and writes the result as a folder that transformers, vLLM and
  * llama.cpp load without PEFT: weights in shards, config, generation config, tokenizer, a model card, and the base's
  * terms. With a `template`, the exported model formats conversations with it and stops at its stop words, and the
- * folder has a Modelfile for Ollama.
+ * folder has a Modelfile for Ollama. The value head beside the last adapter, or without adapters beside the base, is
+ * written too.
  *
  * The result of each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
@@ -115,6 +118,8 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
       merged.push({path, options: model.adapterOptions()});
       model.fuseLoRA({signal});
     }
+    const last = adapters.at(-1) ?? folder; // a reward model's head, as in LLaMA-Factory
+    if (existsSync(join(last, VALUE_HEAD_FILE))) await model.loadValueHead(last);
     const {total: parameters} = countParameters(model);
     const result = {files: [] as string[], bytes: 0, parameters, dtype: model.storage};
     const target = new DiskFolder(exportDir);
@@ -176,7 +181,7 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
 
 /** Names of the files in a model's folder besides its config, which an interrupted export has not written yet. */
 const OF_A_MODEL =
-  /^(\..*|README\.md|Modelfile|generation_config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
+  /^(\..*|README\.md|Modelfile|generation_config\.json|value_head\.safetensors|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
 
 /** Refuses a folder with files that are not a model's, because nobody could tell the two apart afterwards. */
 async function assertModelFolder(exportDir: string): Promise<void> {

@@ -23,7 +23,11 @@ export async function loadRecipeData(
   tokenizer: Tokenizer,
   signal?: AbortSignal,
 ): Promise<RecipeData> {
-  const {tasks, splits} = recipe;
+  const {splits} = recipe;
+  const isOfScores = recipe.data.stage === 'rm'; // which predicts the scores of the evaluation data's pairs
+  const tasks = isOfScores
+    ? {...recipe.tasks, evaluate: recipe.tasks.evaluate || recipe.tasks.predict}
+    : recipe.tasks;
   assertThinking(recipe, tokenizer);
   const args = {...datasetArgs(recipe, tokenizer), signal};
   const {dataset, evaluationDataset, valSize} = splits;
@@ -41,7 +45,7 @@ export async function loadRecipeData(
     loaded.validation = await loadDataset({...args, dataset: evaluationDataset, streaming: false});
   }
   const scoresInTraining = tasks.train && tasks.evaluate && recipe.fit.predictWithGenerate;
-  if (tasks.predict || scoresInTraining) {
+  if ((tasks.predict && !isOfScores) || scoresInTraining) {
     const prompts = await loadPrompts(
       isHeldOut ? {...args, dataset, valSize} : {...args, dataset: evaluationDataset},
     );

@@ -1,4 +1,5 @@
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
+import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import type {TrainingLoss} from '../../training/losses/trainingLoss.ts';
 import type {OpenedReference} from './openReference.ts';
 import type {Recipe} from './recipe.ts';
@@ -8,5 +9,6 @@ export function lossOf(
   {data: {stage}, preference}: Recipe,
   {reference}: OpenedReference,
 ): TrainingLoss | undefined {
-  return stage === 'dpo' ? preferenceLoss({...preference, reference}) : undefined;
+  if (stage === 'dpo') return preferenceLoss({...preference, reference});
+  return stage === 'rm' ? rewardLoss() : undefined;
 }

@@ -1,3 +1,6 @@
+import {existsSync} from 'node:fs';
+import {join} from 'node:path';
+import {VALUE_HEAD_FILE} from '../../../models/valueHeadFile.ts';
 import {type HubOptions, huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
@@ -61,13 +64,35 @@ export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Pro
     method,
     freeze,
     lora,
+    data,
     model: {nameOrPath, adapters, createNewAdapter},
   } = recipe;
   if (method === 'freeze') freezeLayers(model, freeze);
-  if (method !== 'lora') return; // all weights of a newly loaded model are trainable
-  const isNew = createNewAdapter || adapters.length === 0;
-  await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
-  if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
+  if (method === 'lora') {
+    const isNew = createNewAdapter || adapters.length === 0;
+    await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
+    if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
+  } // otherwise, all weights of a newly loaded model are trainable
+  if (data.stage === 'rm') await useValueHead(model, recipe, {trainable: true});
+}
+
+/**
+ * Gives a recipe's reward model its value head: that of the last adapter's folder, or without adapters of the model's,
+ * as in LLaMA-Factory. A model to train without one gets a new head.
+ *
+ * @throws TfjsLoraError `FILE_NOT_FOUND` for a model to use that has none
+ */
+export async function useValueHead(
+  model: TrainableCausalLM,
+  recipe: Recipe,
+  {trainable}: {trainable: boolean},
+): Promise<void> {
+  const {nameOrPath, adapters} = recipe.model;
+  const last = adapters.at(-1);
+  const folder =
+    last === undefined ? await folderOf(nameOrPath, recipe) : await adapterFolderOf(last, recipe);
+  if (trainable && !existsSync(join(folder, VALUE_HEAD_FILE))) model.addValueHead({seed: recipe.lora.seed});
+  else await model.loadValueHead(folder, {trainable});
 }
 
 /**
@@ -90,4 +115,10 @@ export async function useAdapters(
     if (hasMemory) model.fuseLoRA();
     else for (const name of model.adapterNames) model.deleteAdapter(name);
   }
+}
+
+/** Prepares a recipe's model for evaluation and prediction without training. */
+export async function useModel(model: TrainableCausalLM, recipe: Recipe): Promise<void> {
+  await useAdapters(model, recipe, {last: 'keep'});
+  if (recipe.data.stage === 'rm') await useValueHead(model, recipe, {trainable: false});
 }

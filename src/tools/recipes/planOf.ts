@@ -2,7 +2,8 @@ import type * as tf from '@tensorflow/tfjs';
 import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
-import {type Example, type PairExample, rowsOf} from '../../data/batches/collate.ts';
+import {type Example, type PairExample, rowsOf, rowsPerExample} from '../../data/batches/collate.ts';
+import {KIND_OF_STAGE} from '../../data/datasets/datasetArgs.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
@@ -69,9 +70,8 @@ export function planOf(
       ? Math.round((training.tokens / training.examples) * examplesSeen(recipe, steps, training.examples))
       : undefined;
   const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
-  const rowsPerExample = recipe.data.stage === 'dpo' ? 2 : 1;
   const shape = {
-    batchSize: batchSize * rowsPerExample,
+    batchSize: batchSize * rowsPerExample(KIND_OF_STAGE[recipe.data.stage]),
     sequenceLength,
     gradientAccumulationSteps,
     optimizer,

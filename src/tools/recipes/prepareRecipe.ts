@@ -17,7 +17,7 @@ import type {CompileArgs} from '../../training/steps/trainingStep.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {lossOf} from './lossOf.ts';
-import {applyMethod, folderOf, openBase, useAdapters} from './openModel.ts';
+import {applyMethod, folderOf, openBase, useModel} from './openModel.ts';
 import {type OpenedReference, openReference} from './openReference.ts';
 import {optimizerOf} from './optimizerOf.ts';
 import {
@@ -99,7 +99,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     if (tasks.train) {
       opened = await openReference(recipe, model, {allocate: false});
       await applyMethod(model, recipe);
-    } else await useAdapters(model, recipe, {last: 'keep'});
+    } else await useModel(model, recipe);
     assertLengths(recipe, model, data);
     const prediction = predictOptions(recipe, tokenizer);
     const training = steps && {
@@ -193,7 +193,7 @@ function compileArgs({compile}: Recipe, steps: RunSteps, optimizer: tf.Optimizer
 
 /** Returns the arguments of `fitDataset`, with the recipe's shares and fractions converted to steps. */
 function fitArgs(
-  {fit: {epochs, maxSteps, ...fit}}: Recipe,
+  {tasks, fit: {epochs, maxSteps, ...fit}}: Recipe,
   {validation, validationPrompts}: RecipeData,
   steps: RunSteps,
   {outputDir, ...generation}: PredictOptions,
@@ -202,7 +202,7 @@ function fitArgs(
   return {
     ...fit,
     ...(isWhole ? {epochs} : {maxSteps: steps.total}),
-    ...(validation && {validationData: validation}),
+    ...(validation && tasks.evaluate && {validationData: validation}),
     predictWithGenerate: validationPrompts !== undefined,
     ...(validationPrompts && {generation: {...generation, prompts: validationPrompts}}),
     evaluationSteps: steps.evaluation,

@@ -1,7 +1,9 @@
 import {z} from 'zod';
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
+import type {Stage} from '../../data/datasets/datasetArgs.ts';
 import {PREFERENCE_LOSSES, preferenceLoss} from '../../training/losses/preferenceLoss.ts';
+import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import type {ScheduleName} from '../../training/steps/learningRateSchedule.ts';
@@ -67,7 +69,8 @@ const finetuningType = () =>
     .meta({examples: FINETUNING_TYPES}); // which editors suggest
 
 /** Numbers of evaluations, in any stage; a rule refuses those that a recipe's own evaluations lack. */
-const EVALUATED = ['loss', 'perplexity', ...SCORE_NAMES, ...preferenceLoss({type: 'orpo'}).metrics];
+const STAGE_METRICS = [preferenceLoss({type: 'orpo'}), rewardLoss()].flatMap(({metrics}) => metrics);
+const EVALUATED = ['loss', 'perplexity', ...SCORE_NAMES, ...STAGE_METRICS];
 const metricName = () =>
   text()
     .refine((name) => EVALUATED.includes(withoutPrefix(name)), EVALUATED.join(', '))
@@ -131,13 +134,14 @@ const model = {
 // biome-ignore format: a row for each key
 const method = {
   stage: to('data.stage', z.enum(['sft', 'pt', 'rm', 'ppo', 'dpo', 'kto']).default('sft'),
-    '`sft` learns answers, `pt` plain text, `dpo` preferences; the others are not supported yet.',
-    (stage) => stage as 'sft' | 'pt' | 'dpo'), // a rule refuses the others
+    '`sft` learns answers, `pt` plain text, `dpo` preferences, `rm` a reward model; the others are not supported yet.',
+    (stage) => stage as Stage), // a rule refuses the others
   do_train: flag().default(false).describe('Train.'),
   do_eval: flag().default(false)
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
   do_predict: flag().default(false)
-    .describe('Generate answers to the evaluation data and score them; needs `predict_with_generate`.'),
+    .describe('Generate answers to the evaluation data and score them, which needs `predict_with_generate`; in stage `rm`, ' +
+      'score the answers of the data.'),
   finetuning_type: finetuningType().default('lora')
     .describe('Train adapters (`lora`), all weights (`full`), or some layers (`freeze`). `oft` is not supported yet. The ' +
       "`peft_type` of an extension's kind of adapter, in lower case, trains that."),

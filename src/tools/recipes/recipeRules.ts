@@ -1,6 +1,8 @@
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
+import {KIND_OF_STAGE, type Stage} from '../../data/datasets/datasetArgs.ts';
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
+import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
@@ -48,11 +50,13 @@ const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: Reci
   quantization_bit === undefined ? 0 : adapter_name_or_path.length;
 const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
+const isOfPairs = (stage: string) => stage in KIND_OF_STAGE && KIND_OF_STAGE[stage as Stage] !== 'answer';
 const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
 
 /** The numbers of an evaluation, by their names in logs without `eval_`. */
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
   if (stage === 'dpo') return ['loss', ...preferenceLoss({type: pref_loss}).metrics];
+  if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
   return ['loss', 'perplexity', ...(predict_with_generate ? SCORE_NAMES : [])];
 };
 const SCORES_NEED = ' Set predict_with_generate: true, which measures it.';
@@ -69,8 +73,8 @@ function isMultiple(value: number, of: number): boolean {
 const RULES: readonly RecipeRule[] = [
   notYet(
     'stage',
-    ({stage}) => !['sft', 'pt', 'dpo'].includes(stage),
-    ({stage}) => `expected sft, pt or dpo, got ${stage}. It is not supported yet.`,
+    ({stage}) => !(stage in KIND_OF_STAGE),
+    ({stage}) => `expected ${Object.keys(KIND_OF_STAGE).join(', ')}, got ${stage}. It is not supported yet.`,
   ),
   rule(
     'ref_model',
@@ -106,17 +110,18 @@ const RULES: readonly RecipeRule[] = [
     ({stage, pref_ftx, pref_loss}) => stage === 'dpo' && pref_ftx > 0 && pref_loss === 'kto_pair',
     'expected 0 with pref_loss: kto_pair',
   ),
-  ...(
-    [
-      'do_predict',
-      'predict_with_generate',
-      'packing',
-      'neat_packing',
-      'train_on_prompt',
-      'mask_history',
-    ] as const
-  ).map((key) =>
-    rule(key, (keys) => keys.stage === 'dpo' && keys[key], 'expected false with stage: dpo, got true'),
+  rule(
+    'do_predict',
+    ({stage, do_predict}) => stage === 'dpo' && do_predict,
+    'expected false with stage: dpo, got true',
+  ),
+  ...(['predict_with_generate', 'packing', 'neat_packing', 'train_on_prompt', 'mask_history'] as const).map(
+    (key) =>
+      rule(
+        key,
+        ({stage, [key]: value}) => value && isOfPairs(stage),
+        ({stage}) => `expected false with stage: ${stage}, got true`,
+      ),
   ),
   notYet(
     'do_eval',

@@ -3,18 +3,20 @@ import {join} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
 import type {RunLock} from '../../../quant/folders/runFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import type {PairExample} from '../../data/batches/collate.ts';
 import {evaluationMetrics} from '../../training/callbacks/trainingLog.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
 import {openRunFolder} from '../../training/output/diskRunFolder.ts';
 import {holdOutputFolder} from '../../training/output/outputFolder.ts';
 import {writeResults} from '../../training/output/resultFiles.ts';
 import {predictDataset} from '../../training/prediction/predictDataset.ts';
+import {scorePairs} from '../../training/prediction/scoreAnswers.ts';
 import type {CallbackLike} from '../../training/run/callbacks.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {formatPlan} from './formatPlan.ts';
 import {lossOf} from './lossOf.ts';
 import {modelInUse} from './modelInUse.ts';
-import {applyMethod, openBase, useAdapters} from './openModel.ts';
+import {applyMethod, openBase, useModel} from './openModel.ts';
 import {type OpenedReference, openReference} from './openReference.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputWishes.ts';
 import {nameScoredModel} from './ownResults.ts';
@@ -87,7 +89,7 @@ export async function trainRecipe(
     optimizer.dispose();
     print(`already finished: the files in ${folder} stay as they are`);
     print(formatMetrics(await lossesIn(folder!)));
-    if (!data.prompts || existsSync(join(folder!, 'predict_results.json'))) return {isInterrupted: false};
+    if (!tasks.predict || existsSync(join(folder!, 'predict_results.json'))) return {isInterrupted: false};
     const trained = await modelInUse(recipe);
     return trainRecipe({...trained, tasks: {train: false, evaluate: false, predict: true}}, options);
   }
@@ -106,7 +108,7 @@ export async function trainRecipe(
     if (tasks.train) {
       opened = await openReference(recipe, model, {signal});
       await applyMethod(model, recipe);
-    } else await useAdapters(model, recipe, {last: 'keep'});
+    } else await useModel(model, recipe);
     signal?.throwIfAborted();
 
     // Training: adapter or model, checkpoints, logs, results and plots go to the output folder.
@@ -126,16 +128,20 @@ export async function trainRecipe(
     if (tasks.evaluate && !tasks.train) {
       phase = 'evaluation';
       const {batchSize} = prediction;
+      model.compile({loss: lossOf(recipe, opened)});
       const metrics = evaluationMetrics(await model.evaluateDataset(data.validation!, {batchSize, signal}));
       if (folder !== undefined && isFirst) await writeResults(openRunFolder(folder), 'eval', metrics);
       if (isFirst) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
 
-    // Prediction: answers generated and scored.
-    if (data.prompts) {
+    // Prediction: answers generated and scored, or a reward model's scores of given answers.
+    if (tasks.predict) {
       phase = 'prediction';
-      const {metrics} = await predictDataset(model, data.prompts, {...prediction, signal});
+      const {batchSize, outputDir} = prediction;
+      const {metrics} = data.prompts
+        ? await predictDataset(model, data.prompts, {...prediction, signal})
+        : await scorePairs(model, data.validation as PairExample[], {batchSize, outputDir, signal});
       if (!tasks.train && isFirst) await nameScoredModel(recipe);
       print(formatMetrics(metrics));
     }
@@ -154,7 +160,7 @@ export async function trainRecipe(
 /** Reads the losses of the whole run, which the trainer wrote, even if this call only did a part of it. */
 async function lossesIn(folder: string): Promise<Record<string, number>> {
   const results = (await readJson(join(folder, 'all_results.json'))) as Record<string, number>;
-  const names = ['train_loss', 'eval_loss', 'eval_perplexity'];
+  const names = ['train_loss', 'eval_loss', 'eval_perplexity', 'eval_accuracy'];
   return Object.fromEntries(names.filter((name) => name in results).map((name) => [name, results[name]]));
 }
 

@@ -8,8 +8,8 @@ import type {TrainingRun} from '../run/trainingRun.ts';
 const STANDARD_SCORE = /^(rouge_score_|sacrebleu$)/;
 
 /**
- * Draws a finished run's `training_loss` and, if the log has them, `training_eval_loss`, `training_rewards_accuracies`
- * and the scores of the answers (`training_eval_rouge-l` …), as PNG and SVG.
+ * Draws a finished run's `training_loss` and, if the log has them, `training_eval_loss`, `training_rewards_accuracies`,
+ * `training_accuracy`, `training_eval_accuracy` and the scores of the answers (`training_eval_rouge-l` …), as PNG and SVG.
  */
 export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   return {
@@ -20,6 +20,8 @@ export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallb
         ['loss', 'training loss'],
         ['eval_loss', 'validation loss'],
         ['rewards/accuracies', 'accuracy of rewards', 'accuracy'],
+        ['accuracy', 'accuracy of scores', 'accuracy'],
+        ['eval_accuracy', 'validation accuracy of scores', 'accuracy'],
         ...scores.map((score) => [`eval_${score}`, `validation ${score}`, score]),
       ]) {
         const points = run.log.filter((entry) => Number.isFinite(entry[key]));

@@ -1,3 +1,4 @@
+import {metricsOf} from '../losses/trainingLoss.ts';
 import type {Evaluation, TrainingCallback} from '../run/callbacks.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 
@@ -10,15 +11,13 @@ export function trainingLog(run: TrainingRun): TrainingCallback {
   let latest: Record<string, number> = {};
   const write = async () => {
     const {progress} = run;
-    const {pendingSteps, pendingLossSum, pendingMetrics = {}, skippedSteps} = progress;
+    const {pendingSteps, pendingLossSum, pendingMeasured, skippedSteps} = progress;
     progress.pendingSteps = 0;
     progress.pendingLossSum = 0;
-    delete progress.pendingMetrics;
+    delete progress.pendingMeasured;
     await run.addLog({
       ...(pendingSteps > 0 && {loss: pendingLossSum / pendingSteps}),
-      ...finite(
-        Object.fromEntries(Object.entries(pendingMetrics).map(([name, sum]) => [name, sum / pendingSteps])),
-      ),
+      ...finite(metricsOf(run.trainer.loss, pendingMeasured) ?? {}),
       ...latest,
       ...(skippedSteps > 0 && {skipped_steps: skippedSteps}),
       train_runtime: run.seconds,

@@ -177,7 +177,7 @@ export function grpoLoss(args: GrpoLossArgs): TrainingLoss {
 class GrpoLoss implements TrainingLoss, Rollouts {
   readonly name: string;
   readonly metrics: readonly string[];
-  readonly rowsPerExample = 1;
+  readonly exampleKind = 'answer';
   readonly averagesBatches: boolean;
   readonly otherModels: readonly object[];
   readonly rollouts = this;

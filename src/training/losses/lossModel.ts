@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Batch, TokenLosses, TokenLossesOptions} from '../../../models/batchLoss.ts';
 import type {LossPass} from '../../../models/lossPass.ts';
+import type {ValueBatch, ValueOptions} from '../../../models/values.ts';
 
 /** The part of a model that losses need. */
 export interface LossModel {
@@ -12,6 +13,10 @@ export interface LossModel {
   targetCount(batch: Batch): number;
   /** Computes the loss of each label that counts; differentiable. */
   tokenLosses?(batch: Batch, options?: TokenLossesOptions): TokenLosses;
+  /** Runs the value head. */
+  values?(batch: ValueBatch, options?: ValueOptions): tf.Tensor;
+  /** The value head, if the model has one. */
+  readonly valueHead?: {readonly trainable: boolean};
   /** Calls a function while only the named adapters are active. */
   withAdapters?<R>(names: readonly string[], fn: () => R): R;
   /** Names of all adapters, and of the active ones, which train. */

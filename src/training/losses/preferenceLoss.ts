@@ -3,6 +3,7 @@ import type {Batch, TokenLosses} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
+import {countPairs} from './countPairs.ts';
 import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
@@ -155,7 +156,7 @@ export function preferenceLoss(args: PreferenceLossArgs = {}): TrainingLoss {
 class PreferenceLoss implements TrainingLoss {
   readonly name: string;
   readonly metrics: readonly string[];
-  readonly rowsPerExample = 2;
+  readonly exampleKind = 'pair';
   readonly averagesBatches = true;
   readonly otherModels: readonly object[];
   private readonly kind: PairLoss;
@@ -188,13 +189,8 @@ class PreferenceLoss implements TrainingLoss {
     );
   }
 
-  count(_model: LossModel, {inputIds}: Batch): number {
-    const rows = inputIds instanceof tf.Tensor ? inputIds.shape[0] : inputIds.length;
-    if (rows > 0 && rows % 2 === 0) return rows / 2;
-    throw new TfjsLoraError(
-      'SHAPE_MISMATCH',
-      `${this.name} batch inputIds: expected pairs, the chosen answers before the rejected ones, got ${rows} rows`,
-    );
+  count(_model: LossModel, batch: Batch): number {
+    return countPairs(this.name, batch);
   }
 
   /** Computes the reference's log-probabilities `[2B]`, if the formula compares with them. */

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../../models/batchLoss.ts';
 import type {LossPass} from '../../../models/lossPass.ts';
+import type {ExampleKind} from '../../data/batches/collate.ts';
 import type {LossModel} from './lossModel.ts';
 import type {Rollouts} from './rollouts.ts';
 
@@ -10,7 +11,7 @@ export type {LossModel};
 export interface BatchLoss {
   /** Sum over the batch's units: labels that count, or pairs. */
   loss: tf.Scalar;
-  /** `[K]`, one for each of {@link TrainingLoss.metrics}; their gradients are not needed. */
+  /** `[K]`, one for each of {@link TrainingLoss.measures}; their gradients are not needed. */
   metrics?: tf.Tensor1D;
 }
 
@@ -18,12 +19,16 @@ export interface BatchLoss {
 export interface TrainingLoss {
   /** Name, for messages. */
   readonly name: string;
-  /** Names of the numbers that describe a batch, under which they are logged. */
+  /** Names of the numbers that describe batches, under which they are logged. */
   readonly metrics: readonly string[];
+  /** Names of what is measured in a batch and added up over batches. Default: the {@link metrics}. */
+  readonly measures?: readonly string[];
+  /** Makes the metrics of sums over a number of batches. Default: means over the batches. */
+  summarize?(sums: Record<string, number>, batches: number): Record<string, number>;
   /** Other models in memory that the loss computes with, such as a reference. */
   readonly otherModels?: readonly object[];
-  /** Rows of a batch that belong to one example: 2 for pairs. */
-  readonly rowsPerExample: number;
+  /** What it is computed of. */
+  readonly exampleKind: ExampleKind;
   /**
    * Whether the batches of an accumulation window count the same, as in TRL. Otherwise all units of a window do, as in
    * transformers' language models.
@@ -51,10 +56,35 @@ export interface TrainingLoss {
 export const CROSS_ENTROPY: TrainingLoss = {
   name: 'cross-entropy',
   metrics: [],
-  rowsPerExample: 1,
+  exampleKind: 'answer',
   averagesBatches: false,
   assertFits() {},
   count: (model, batch) => model.targetCount(batch),
   pass: (model, batch) => model.lossPass?.(batch),
   compute: (model, batch, pass) => ({loss: model.lossSum(batch, pass)}),
 };
+
+/** What was measured in batches. */
+export interface Measured {
+  /** Sums over the batches, by the names of {@link TrainingLoss.measures}. */
+  sums: Record<string, number>;
+  batches: number;
+}
+
+/** Adds up what was measured. */
+export function addMeasured(before: Measured | undefined, added: Measured | undefined): Measured | undefined {
+  if (!before || !added) return before ?? added;
+  const sums = Object.entries(added.sums).map(([name, sum]) => [name, (before.sums[name] ?? 0) + sum]);
+  return {sums: Object.fromEntries(sums), batches: before.batches + added.batches};
+}
+
+/** Returns the numbers that describe batches, if the loss has any. */
+export function metricsOf(
+  loss: TrainingLoss,
+  measured: Measured | undefined,
+): Record<string, number> | undefined {
+  if (!measured) return undefined;
+  const {sums, batches} = measured;
+  if (loss.summarize) return loss.summarize(sums, batches);
+  return Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / batches]));
+}

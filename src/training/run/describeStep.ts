@@ -7,9 +7,9 @@ import {formatBytes} from './formatBytes.ts';
 export const describeCompiling = (compiled: number, total: number): string =>
   `compiling shaders ${compiled}/${total}`;
 
-/** Describes how often the chosen answer of a pair got the higher reward; empty for losses without rewards. */
+/** Describes how often the chosen answer of a pair got the higher reward or score; empty for losses without either. */
 export function accuracyOf(metrics: Record<string, number> = {}): string {
-  const accuracy = metrics['rewards/accuracies'];
+  const accuracy = metrics['rewards/accuracies'] ?? metrics.accuracy;
   return accuracy === undefined ? '' : ` accuracy ${accuracy.toFixed(2)}`;
 }
 

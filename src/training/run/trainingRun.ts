@@ -1,7 +1,8 @@
 import type {TrainingData} from '../../data/batches/batches.ts';
+import {addMeasured, type Measured} from '../losses/trainingLoss.ts';
 import {AnswerScorer} from '../prediction/answerScorer.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
-import type {StepResult, TrainingStep} from '../steps/trainingStep.ts';
+import type {StepOutcome, TrainingStep} from '../steps/trainingStep.ts';
 import {BestMetric} from './bestMetric.ts';
 import type {CallbackList, Evaluation, LogEntry} from './callbacks.ts';
 import type {FitPlan} from './fitArgs.ts';
@@ -33,8 +34,8 @@ export interface RunProgress {
   /** The same since the last line of the log. */
   pendingLossSum: number;
   pendingSteps: number;
-  /** Sums over the same steps of the numbers that describe them; absent without any. */
-  pendingMetrics?: Record<string, number>;
+  /** What the loss measured in the same steps, if it measures anything. */
+  pendingMeasured?: Measured;
   /** Number of steps skipped because loss or gradient was not finite: in total, and consecutively until now. */
   skippedSteps: number;
   skippedInRow: number;
@@ -130,8 +131,7 @@ export class TrainingRun {
 
   /** Counts a completed step; a skipped one adds to no loss. */
   count(
-    {loss, tokens, metrics}: StepResult,
-    isSkipped: boolean,
+    {loss, tokens, measured, isSkipped}: StepOutcome,
     batches: number,
     examples: number,
     positions: number,
@@ -155,10 +155,8 @@ export class TrainingRun {
     progress.lossSteps++;
     progress.pendingLossSum += loss;
     progress.pendingSteps++;
-    for (const [name, value] of Object.entries(metrics ?? {})) {
-      progress.pendingMetrics ??= {};
-      progress.pendingMetrics[name] = (progress.pendingMetrics[name] ?? 0) + value;
-    }
+    const pendingMeasured = addMeasured(progress.pendingMeasured, measured);
+    if (pendingMeasured) progress.pendingMeasured = pendingMeasured;
   }
 
   /** Adds a line to the log. */

@@ -8,7 +8,7 @@ import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
-import {CROSS_ENTROPY, type TrainingLoss} from '../losses/trainingLoss.ts';
+import {CROSS_ENTROPY, type Measured, type TrainingLoss} from '../losses/trainingLoss.ts';
 import {AdamW} from '../optimizers/adamW.ts';
 import {learningRateOf, withLearningRate} from '../optimizers/learningRate.ts';
 import {NamedStateOptimizer, type PreparedStep} from '../optimizers/namedStateOptimizer.ts';
@@ -28,7 +28,7 @@ import {scalarValue, type UnreadGradients, type WindowGradients, windowGradients
 export interface CompileArgs {
   /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
   optimizer?: tf.Optimizer | OptimizerName;
-  /** What to minimize, such as {@link preferenceLoss}. Default: cross-entropy over the labels. */
+  /** What to minimize: {@link preferenceLoss}, {@link rewardLoss}. Default: cross-entropy over the labels. */
   loss?: TrainingLoss;
   /**
    * Factor on the optimizer's learning rate: transformers' name, with or without settings, or a function. It counts the
@@ -70,6 +70,8 @@ export interface StepResult {
 export interface StepOutcome extends StepResult {
   /** Whether the step was skipped because loss or gradient was not finite; no weight has changed then. */
   isSkipped: boolean;
+  /** What the loss measured, of which `metrics` is made. */
+  measured?: Measured;
   /** Bytes in tensors, see {@link WindowGradients}. */
   memoryBytes: number;
 }
@@ -176,7 +178,10 @@ export class TrainingStep {
     assertIdle(this.model, 'trainOnBatch');
     assertBatches('trainOnBatch', batches);
     if (this.steps === 0) warnOfFrozenMatrices(this.model);
-    const {isSkipped, memoryBytes, ...result} = await this.step(batches, this.scheduleOf()(this.steps));
+    const {isSkipped, memoryBytes, measured, ...result} = await this.step(
+      batches,
+      this.scheduleOf()(this.steps),
+    );
     if (isSkipped) throw this.notFinite(result);
     this.steps++;
     return result;
@@ -224,14 +229,15 @@ export class TrainingStep {
         await this.onGradients(window);
         window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
       }
-      const {loss, tokens, gradNorm, gradients, memoryBytes, variables, metrics} = window;
+      const {loss, tokens, gradNorm, gradients, memoryBytes, variables, metrics, measured} = window;
       const isSkipped = !Number.isFinite(loss) || !Number.isFinite(gradNorm);
       if (!isSkipped && prepared) prepared.apply();
       else if (!isSkipped)
         await withLearningRate(this.optimizer, learningRate, () =>
           this.update(gradients, variables, gradNorm),
         );
-      return {loss, tokens, ...(metrics && {metrics}), gradNorm, learningRate, isSkipped, memoryBytes};
+      const described = metrics && {metrics, measured};
+      return {loss, tokens, ...described, gradNorm, learningRate, isSkipped, memoryBytes};
     } finally {
       prepared?.end();
       tf.dispose(window.gradients);
@@ -339,7 +345,7 @@ function assertLoss(loss: unknown): void {
   if (typeof compute === 'function' && typeof count === 'function') return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `compile loss: expected preferenceLoss() or another TrainingLoss, got ${show(loss)}. ` +
+    `compile loss: expected preferenceLoss(), rewardLoss() or another TrainingLoss, got ${show(loss)}. ` +
       "Leave it out for the model's own: cross-entropy over the labels.",
   );
 }

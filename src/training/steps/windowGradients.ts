@@ -7,7 +7,13 @@ import {nextTask} from '../../../models/nextTask.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {toRows} from '../../data/batches/batches.ts';
 import {ranks} from '../cluster/ranks.ts';
-import {type BatchLoss, CROSS_ENTROPY, type TrainingLoss} from '../losses/trainingLoss.ts';
+import {
+  type BatchLoss,
+  CROSS_ENTROPY,
+  type Measured,
+  metricsOf,
+  type TrainingLoss,
+} from '../losses/trainingLoss.ts';
 import type {BatchGradients, PassRecorder} from './passRecorder.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
@@ -17,7 +23,8 @@ export interface WindowGradients {
   loss: number;
   /** Number of labels that counted, or of pairs. */
   tokens: number;
-  /** Numbers that describe the window, if the loss has any: means over its batches. */
+  /** What the loss measured in the window's batches, if it measures anything, and the numbers made of that. */
+  measured?: Measured;
   metrics?: Record<string, number>;
   /** Global L2 norm of the gradients. */
   gradNorm: number;
@@ -123,7 +130,7 @@ export async function windowGradients(
     const mean = values.slice(0, losses.length).reduce((sum, part) => sum + part, 0);
     ranks().follow(values.slice(losses.length));
     const counted = own.length > 0 ? metrics : [];
-    const described = await readMetrics(loss, counted, window.length);
+    const measured = await readMeasured(loss, counted, window.length);
     return {
       loss: mean,
       tokens,
@@ -131,7 +138,7 @@ export async function windowGradients(
       gradients,
       memoryBytes,
       variables,
-      ...(described && {metrics: described}),
+      ...(measured && {measured, metrics: metricsOf(loss, measured)}),
     };
   } catch (error) {
     tf.dispose(gradients);
@@ -162,20 +169,20 @@ function partsOf({averagesBatches}: TrainingLoss, counts: number[]): number[] {
 }
 
 /**
- * Reads numbers that describe batches, as means over the batches of all ranks, by their names.
+ * Reads what was measured in batches, and adds it up over those of all ranks.
  *
  * @param own this rank's
- * @param total number of batches on all ranks
+ * @param batches number of batches on all ranks
  */
-export async function readMetrics(
-  {metrics: names}: TrainingLoss,
+export async function readMeasured(
+  {metrics, measures: names = metrics}: TrainingLoss,
   own: tf.Tensor1D[],
-  total: number,
-): Promise<Record<string, number> | undefined> {
+  batches: number,
+): Promise<Measured | undefined> {
   if (names.length === 0) return undefined;
   const rows = await Promise.all(own.map((batch) => batch.data()));
   const sums = await ranks().sum(names.map((_, k) => rows.reduce((sum, row) => sum + row[k], 0)));
-  return Object.fromEntries(names.map((name, k) => [name, sums[k] / total]));
+  return {sums: Object.fromEntries(names.map((name, k) => [name, sums[k]])), batches};
 }
 
 /**

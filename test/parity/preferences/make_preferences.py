@@ -5,7 +5,9 @@
     peers/bin/pip install datasets==4.0.0 transformers==5.6.0 peft==0.18.1 trl==0.24.0 omegaconf fire torch
     peers/bin/python test/parity/preferences/make_preferences.py
 
-Each run trains the model of examples/quickstart for 30 steps, from the same adapter, on pairs of fixtures/pairs.json.
+Each run trains the model of examples/quickstart for 30 steps, from the same adapter, on the pairs of fixtures/pairs.json,
+or in stage `kto` on the answers of fixtures/verdicts.json. Stage `rm` starts from the adapter's value head, without the
+dropout before it, and ends with a prediction.
 LLaMA-Factory 0.9.5 does not pass the name of the loss on to TRL 0.24, whose default is `sigmoid`; here it is passed. TRL
 no longer has `kto_pair`: its formula is that of TRL 0.8.
 """
@@ -29,6 +31,7 @@ import torch.nn.functional as F  # noqa: E402
 from llamafactory.train.dpo import trainer as dpo  # noqa: E402
 from llamafactory.train.tuner import run_exp  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 from trl import DPOTrainer  # noqa: E402
 
@@ -66,19 +69,40 @@ def write_data():
                 "rejected": {"from": "gpt", "value": "It says nothing." * (1 + i % 3)},
             }
         )
+    verdicts = [
+        {
+            "instruction": record["instruction"],
+            "input": record["input"],
+            "output": record["chosen" if i % 7 in (0, 1, 2, 4) else "rejected"],
+            "label": i % 7 in (0, 1, 2, 4),
+        }
+        for i, record in enumerate(alpaca)
+    ]
+    verdict_turns = [
+        {
+            "conversations": record["conversations"] + [record["chosen" if i % 2 else "rejected"]],
+            "label": i % 2 == 1,
+        }
+        for i, record in enumerate(sharegpt)
+    ]
     info = {
         "pairs": {"file_name": "pairs.json", "ranking": True, "columns": {
             "prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected", "system": "system",
             "history": "history"}},
         "turns": {"file_name": "turns.json", "ranking": True, "formatting": "sharegpt", "columns": {
             "messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
+        "verdicts": {"file_name": "verdicts.json", "columns": {
+            "prompt": "instruction", "query": "input", "response": "output", "kto_tag": "label"}},
+        "verdict_turns": {"file_name": "verdict_turns.json", "formatting": "sharegpt", "columns": {
+            "messages": "conversations", "kto_tag": "label"}},
     }
-    for name, value in {"pairs": alpaca, "turns": sharegpt, "dataset_info": info}.items():
+    files = {"pairs": alpaca, "turns": sharegpt, "verdicts": verdicts, "verdict_turns": verdict_turns}
+    for name, value in {**files, "dataset_info": info}.items():
         (FIXTURES / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 
 
 def write_adapter(folder, seed, rank):
-    """An adapter whose B is not zero, so that the first rewards are not either."""
+    """An adapter whose B is not zero, so that the first rewards are not either, and a value head."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -88,6 +112,9 @@ def write_adapter(folder, seed, rank):
     model.peft_config["default"].base_model_name_or_path = "examples/quickstart/model"
     model.save_pretrained(FIXTURES / folder)
     (FIXTURES / folder / "README.md").unlink(missing_ok=True)
+    head = torch.nn.Linear(base.config.hidden_size, 1)
+    tensors = {f"v_head.summary.{name}": tensor.detach() for name, tensor in head.named_parameters()}
+    save_file(tensors, FIXTURES / folder / "value_head.safetensors", metadata={"format": "pt"})
 
 
 def kto_pair(self, chosen, rejected, reference_chosen, reference_rejected):
@@ -117,15 +144,19 @@ RUNS = {
     "reference": {"ref_model": "model", "ref_model_adapters": "reference", "eval_strategy": "no"},
     "full": {"finetuning_type": "full", "adapter_name_or_path": None, "learning_rate": 1e-4, "ref_model": "model",
              "ref_model_adapters": "reference", "eval_strategy": "no"},
+    "reward": {"stage": "rm", "do_predict": True},
+    "kto": {"stage": "kto", "dataset": "verdicts", "eval_dataset": "verdict_turns"},
+    "kto-mixed": {"stage": "kto", "dataset": "verdicts", "eval_dataset": "verdict_turns", "pref_beta": 0.3, "pref_ftx": 0.5,
+                  "kto_chosen_weight": 1.5, "kto_rejected_weight": 0.7, "logging_steps": 2},
 }
 
 
 def float32_model(folder):
-    """Copies the model with float32 in its config, in which LLaMA-Factory then computes."""
+    """Copies the model with float32 in its config, in which LLaMA-Factory then computes, and no dropout for a value head."""
     model = Path(folder) / "model"
     shutil.copytree(MODEL, model)
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32", "summary_dropout_prob": 0}))
     return model
 
 
@@ -166,8 +197,13 @@ def run(name, keys):
             del args["eval_dataset"]
         run_exp(args)
         history = json.loads((Path(folder) / "output/trainer_state.json").read_text())["log_history"]
-        if name == "sigmoid":
-            shutil.copyfile(Path(folder) / "output/adapter_model.safetensors", FIXTURES / "sigmoid.safetensors")
+        output = Path(folder) / "output"
+        if name in ("sigmoid", "reward", "kto"):
+            shutil.copyfile(output / "adapter_model.safetensors", FIXTURES / f"{name}.safetensors")
+        if name == "reward":
+            shutil.copyfile(output / "value_head.safetensors", FIXTURES / "reward_value_head.safetensors")
+            shutil.copyfile(output / "generated_predictions.jsonl", FIXTURES / "reward_predictions.jsonl")
+            shutil.copyfile(output / "predict_results.json", FIXTURES / "reward_results.json")
     (FIXTURES / f"{name}.json").write_text(json.dumps({"keys": keys, "history": history}, indent=1) + "\n")
 
 

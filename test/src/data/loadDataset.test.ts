@@ -452,7 +452,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', ranking: true, columns: {chosen: 'output', rejected: 'input'}}},
       alpaca,
       'INVALID_CONFIG',
-      'dataset x: expected stage dpo, got sft. Pairs of a chosen and a rejected answer and stage dpo belong together.',
+      'dataset x: expected stage dpo or rm, got sft. Pairs of a chosen and a rejected answer and stages dpo and rm belong together.',
     ],
     [
       'num_samples',
@@ -588,10 +588,10 @@ describe('mistakes', () => {
       {template: 'lama3'},
       "template lama3: expected one of llama3, alpaca, chatml, default, empty, or model for the tokenizer's own, got 'lama3'. Nearest: llama3.",
     ],
-    [{stage: 'rm' as 'sft'}, 'dataset stage: expected sft, pt, dpo, got "rm".'],
+    [{stage: 'ppo' as 'sft'}, 'dataset stage: expected sft, pt, dpo, rm, got "ppo".'],
     [
       {stage: 'dpo', packing: true},
-      'dataset packing: expected false with stage dpo, whose pairs are not packed, got true.',
+      'dataset packing: expected false with stage dpo, whose examples are not packed, got true.',
     ],
     [{cutoffLength: 0}, 'dataset cutoffLength: expected a positive integer, got 0.'],
     [{maxSamples: 1.5}, 'dataset maxSamples: expected a positive integer, got 1.5.'],
