@@ -13,9 +13,12 @@ import {runTiledProduct} from './tiledProduct.ts';
 /** For so few rows, a workgroup for each output column beats tiles that are mostly empty. */
 const MAX_ROWS_ALONE = 4;
 
-/** With fewer tiles than this a card is not busy, so the inner side is split, down to {@link MIN_PART}. */
+/** With fewer tiles than this a card is not busy, so the inner side is split, down to parts of this size. */
 const BUSY_TILES = 528;
 const MIN_PART = 2048;
+/** So few rows, as in generation, have so few tiles that shorter parts pay. */
+const FEW_ROWS = 64;
+const SHORT_PART = 512;
 
 /**
  * Computes a product with a stored weight in the fastest way that the device has: row by row for a few rows, with
@@ -67,7 +70,8 @@ export function splitsOf(backend: WebGPUBackend, product: Product): number {
   const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
   if (computeDtype === 'float32' || !hasMatrices || !isAligned) return 0;
   const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
-  return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / MIN_PART)));
+  const part = m <= FEW_ROWS ? SHORT_PART : MIN_PART;
+  return Math.max(1, Math.min(Math.floor(BUSY_TILES / tiles), Math.floor(k / part)));
 }
 
 /** Adds up `parts` over the first axis. */
