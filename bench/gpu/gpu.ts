@@ -130,17 +130,42 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
   let first = 0;
   let loss = 0;
   let before = 0;
-  for (let i = -Number(options.warmup); i < Number(options.steps); i++) {
-    if (i === 0) {
-      before = tensors();
-      poolUse(true);
-    }
-    const begun = performance.now();
-    ({loss} = await step());
+  let i = -Number(options.warmup);
+  let begun = performance.now();
+  const stepped = () => {
     const time = performance.now() - begun;
     if (i >= 0) times.push(time);
     else first ||= time;
-  }
+    if (++i === 0) {
+      before = tensors();
+      poolUse(true);
+    }
+    begun = performance.now();
+  };
+  const count = Number(options.steps) - i;
+  if (batches.length === 1) {
+    // Only here can a step be recorded and replayed.
+    await model.fitDataset(
+      Array.from({length: count}, () => batches[0]),
+      {
+        epochs: 1,
+        shuffle: false,
+        verbose: 0,
+        callbacks: [
+          {
+            onStepEnd: (log) => {
+              loss = log.loss;
+            },
+            onStepComplete: stepped,
+          },
+        ],
+      },
+    );
+  } else
+    for (let n = 0; n < count; n++) {
+      ({loss} = await step());
+      stepped();
+    }
   const peak = poolUse()?.peak;
   await setTimeout(200); // until its output has arrived
   const driverMiB = memory.stop();

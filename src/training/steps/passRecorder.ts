@@ -13,10 +13,10 @@ export interface BatchGradients {
 }
 
 /**
- * A recording holds all that a pass has in memory at the same time, so it is made only for small passes, whose commands
- * take the host longer than the card.
+ * A recording holds all that a pass has in memory at the same time, so it is made only for passes for whose commands the
+ * card would wait.
  */
-const MOST_TOKENS = 4096;
+const MOST_TOKENS = 8192;
 
 interface Recorded extends BatchGradients {
   key: string;
