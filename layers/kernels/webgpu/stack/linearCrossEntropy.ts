@@ -14,8 +14,11 @@ import {usingWeight} from '../weights/usingWeight.ts';
 
 /** Chunks have a multiple of this many rows, so that the tiles of a product divide them evenly. */
 const CHUNK_STEP = 128;
-/** Fewer rows would read the head's weight too often. */
-const LEAST_ROWS = 2 * CHUNK_STEP;
+/**
+ * The fewest rows times the size of hidden states: fewer would read the head's weight too often. In large models the head
+ * is a smaller part of a step, and memory counts for more.
+ */
+const LEAST_SIZE = 2 ** 19;
 
 /**
  * `LinearCrossEntropy` (layers/ops/linearCrossEntropy.ts) in float16, with logits and sums in float32. Second output, if
@@ -63,11 +66,12 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
 
 /**
  * Returns how many rows have logits at the same time: as many as take the memory of the hidden states in float32, because
- * the blocks' backward pass has buffers of that size, but at least {@link LEAST_ROWS} where the device's bindings allow.
+ * the blocks' backward pass has buffers of that size, or {@link LEAST_SIZE} divided by `size` if that is more. Never more
+ * than the device binds.
  */
 export function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
   const {maxStorageBufferBindingSize} = device.limits;
-  const wanted = Math.max(LEAST_ROWS, (rows * size) / vocab);
+  const wanted = Math.max(LEAST_SIZE / size, (rows * size) / vocab);
   const most = Math.min(wanted, maxStorageBufferBindingSize / (4 * vocab));
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);
 }
