@@ -1,7 +1,7 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
-import {chunkRows} from './stackPass.ts';
+import {chunkRows, keepsAttention} from './stackPass.ts';
 
 const FLOAT = 4;
 const HALF = 2;
@@ -22,15 +22,19 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const halves = (width: number, count = rows) => HALF * count * width;
   const floats = (width: number, count = rows) => FLOAT * count * width;
 
-  const attention = halves(query + keyValue + query) + floats(heads);
-  const ofBlock = checkpointing ? halves(hidden) : halves(2 * hidden + 2 * intermediate) + attention;
+  const attended = halves(query) + floats(heads);
+  const attention = halves(query + keyValue) + attended;
+  const isAttendedKept = checkpointing && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
+  const ofBlock = checkpointing
+    ? halves(hidden) + (isAttendedKept ? attended : 0)
+    : halves(2 * hidden + 2 * intermediate) + attention;
   const chunk = Math.min(rows, chunkRows(intermediate));
   const weight = isQuantized ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =
     gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;
   const slope = floats(hidden);
-  const again = checkpointing ? attention : 0; // what the block did not keep
+  const again = checkpointing ? attention - (isAttendedKept ? attended : 0) : 0; // what the block did not keep
   const inFeedForward = again + (checkpointing ? floats(hidden) : 0) + feedForward;
   const inAttention = again + halves(2 * query) + floats(query + keyValue);
   const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);

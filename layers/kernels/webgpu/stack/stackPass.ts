@@ -44,17 +44,24 @@ interface ReadyBlock extends Block {
   slopePaths?: LowRankPaths;
 }
 
-/** What a block keeps for backward: its input and, without checkpointing, everything else that is not cheap to make. */
+/**
+ * What a block keeps for backward: its input, the results of attention if they are small, and, without checkpointing,
+ * everything else that is not cheap to make.
+ */
 interface Kept {
   x: PackedTensors;
+  attended?: Attended;
   rest?: KeptAttention & {h: PackedTensors} & Gates;
 }
 
-/** What backward of attention reads. */
-interface KeptAttention extends Heads {
+/** The results of attention. */
+interface Attended {
   attended: tf.TensorInfo;
   logSums: tf.TensorInfo;
 }
+
+/** What backward of attention reads. */
+interface KeptAttention extends Heads, Attended {}
 
 type Gates = Record<'gate' | 'up', tf.TensorInfo>;
 type GateViews = Record<'gate' | 'up', RowsView>;
@@ -102,21 +109,32 @@ export class StackPass {
   forward(x: tf.TensorInfo, isRecorded: boolean): tf.TensorInfo[] {
     const value = ownTensor(this.backend, x, false);
     const hidden = {...value, shape: [this.rows, this.size]};
-    const isAllKept = isRecorded && !this.attributes.checkpointing;
+    const {checkpointing, heads, headDim} = this.attributes;
+    const isAllKept = isRecorded && !checkpointing;
+    const isAttendedKept =
+      isRecorded && !isAllKept && keepsAttention(this.blocks.length, this.rows, heads, headDim);
     const kept = this.blocks.map((plain): Kept | undefined => {
       const block = this.ready(plain, false);
       const x = isRecorded ? this.packed() : undefined;
       const {normed, lows, ...attention} = this.attend(block, hidden, x);
       this.free(normed, ...Object.values(lows));
       this.addProjection(block, 'o_proj', attention.attended, hidden);
-      if (!isAllKept) this.free(...Object.values(attention));
+      const {attended, logSums, ...own} = attention;
+      if (!isAllKept) this.free(...Object.values(own));
+      if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
       const h = isAllKept ? packRows(this.backend, hidden) : undefined;
       const gates = isAllKept ? this.gates(this.rows) : undefined;
       this.forEachChunk((begin, count) =>
         this.feedForward(block, rowsView(hidden, begin, count), gates, begin),
       );
       block.paths.dispose();
-      return x && {x, ...(h && gates && {rest: {...attention, h, ...gates}})};
+      return (
+        x && {
+          x,
+          ...(isAttendedKept && {attended: {attended, logSums}}),
+          ...(h && gates && {rest: {...attention, h, ...gates}}),
+        }
+      );
     });
     return [value, ...kept.flatMap((each) => (each ? tensorsOf(each) : []))];
   }
@@ -146,11 +164,12 @@ export class StackPass {
     return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
   }
 
-  /** x → normed → queries, keys and values → attended. `kept` gets x, packed. */
+  /** x → normed → queries, keys and values → attended, unless that is known. `kept` gets x, packed. */
   private attend(
     block: ReadyBlock,
     x: Rows,
     kept?: PackedTensors,
+    known?: Attended,
   ): KeptAttention & {normed: tf.TensorInfo; lows: Lows} {
     const {backend, attention} = this;
     const normed = this.halves(this.rows, this.size);
@@ -161,7 +180,7 @@ export class StackPass {
     );
     const heads = headsOf(backend, attention, {query, key, value});
     this.free(query, key, value);
-    return {normed, lows, ...heads, ...attendRows(backend, attention, heads)};
+    return {normed, lows, ...heads, ...(known ?? attendRows(backend, attention, heads))};
   }
 
   /** Runs a projection of `x` into new float32 rows, which are rounded once they are rotated. */
@@ -230,11 +249,11 @@ export class StackPass {
   }
 
   /** Turns `d`, the gradient of a block's output, into that of its input, if wanted; returns those of the adapters. */
-  private blockGrad(block: ReadyBlock, {x, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
+  private blockGrad(block: ReadyBlock, {x, attended, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
     const {backend} = this;
     const sums: Sums = {};
     const lows: Lows = {};
-    const attention = rest ?? this.attendAgain(block, x, lows);
+    const attention = rest ?? this.attendAgain(block, x, lows, attended);
     const h = rest?.h ?? unpackRows(backend, x);
     Object.assign(lows, this.lows(block, ['o_proj'], attention.attended));
     if (!('halves' in h)) {
@@ -246,13 +265,15 @@ export class StackPass {
       this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
     });
     if (!('halves' in h)) this.free(h);
+    if (rest || attended)
+      for (const {dataId} of [attention.attended, attention.logSums]) backend.incRef(dataId);
     this.attendGrad(block, {x, lows, attention, isKept: rest !== undefined}, d, isInputWanted, sums);
     return sums;
   }
 
   /** Computes attention again, all but the norm, which is faster to compute once more than to keep. */
-  private attendAgain(block: ReadyBlock, x: PackedTensors, lows: Lows): KeptAttention {
-    const {normed, lows: own, ...attention} = this.attend(block, x);
+  private attendAgain(block: ReadyBlock, x: PackedTensors, lows: Lows, known?: Attended): KeptAttention {
+    const {normed, lows: own, ...attention} = this.attend(block, x, undefined, known);
     this.free(normed);
     Object.assign(lows, own);
     return attention;
@@ -317,7 +338,8 @@ export class StackPass {
     const dy = {halves: dAttended, scales: slope.scales};
     const gradients = attendRowsGrad(backend, this.attention, {query, key, value}, {attended, logSums, dy});
     this.free(dAttended, slope.scales);
-    if (!given.isKept) this.free(attended, logSums, query, key, value);
+    this.free(attended, logSums);
+    if (!given.isKept) this.free(query, key, value);
     const normed = this.halves(this.rows, this.size);
     normalizeRows(backend, x, this.norm(block.inputNorm), normed);
     if (given.isKept) Object.assign(lows, this.lows(block, QUERY_KEY_VALUE, normed));
@@ -386,16 +408,25 @@ export function chunkRows(intermediateSize: number): number {
   return Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
 }
 
+/** The most bytes that the results of attention in all blocks may take to be kept with checkpointing. */
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20};
+
+/** Whether blocks with checkpointing keep the results of attention, instead of computing them again. */
+export const keepsAttention = (blocks: number, rows: number, heads: number, headDim: number): boolean =>
+  blocks * rows * heads * (2 * headDim + 4) <= KEPT_ATTENTION.bytes;
+
 /** Names of what a block keeps besides its input, in the order of the outputs. */
 const REST = ['query', 'key', 'value', 'attended', 'logSums', 'gate', 'up'] as const;
 
-function tensorsOf({x, rest}: Kept): tf.TensorInfo[] {
+function tensorsOf({x, attended, rest}: Kept): tf.TensorInfo[] {
+  const ofAttention = attended ? [attended.attended, attended.logSums] : [];
   const ofRest = rest ? [...REST.map((name) => rest[name]), rest.h.halves, rest.h.scales] : [];
-  return [x.halves, x.scales, ...ofRest];
+  return [x.halves, x.scales, ...ofAttention, ...ofRest];
 }
 
 function keptFrom([halves, scales, ...rest]: tf.TensorInfo[]): Kept {
   if (rest.length === 0) return {x: {halves, scales}};
+  if (rest.length === 2) return {x: {halves, scales}, attended: {attended: rest[0], logSums: rest[1]}};
   const named = Object.fromEntries(REST.map((name, i) => [name, rest[i]])) as Record<
     (typeof REST)[number],
     tf.TensorInfo

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {KEPT_ATTENTION} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../../layers/ops/dispatch.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
@@ -100,12 +101,19 @@ describeWebGPU('decoderStack in float16', () => {
     await choose('float16');
     expect(hasKernel(decoderStackOp)).toBe(true);
     await expectSame(run(false)(), value, TOLERANCE);
-    for (const checkpointing of [true, false]) {
+    const {bytes} = KEPT_ATTENTION;
+    for (const [checkpointing, most] of [
+      [true, bytes],
+      [true, 0],
+      [false, bytes],
+    ] as const) {
+      KEPT_ATTENTION.bytes = most;
       const gradients = gradientsOf(checkpointing);
       for (const [i, gradient] of gradients.entries())
         await expectSame(gradient, expected[i].clone(), TOLERANCE);
       expectNoLeak(() => gradientsOf(checkpointing));
     }
+    KEPT_ATTENTION.bytes = bytes;
     expect(() => tf.grads(run('offload'))(inputs, dy)).toThrow(
       "gradientCheckpointing on webgpu: expected true or false, got 'offload'",
     );
