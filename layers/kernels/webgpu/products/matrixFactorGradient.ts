@@ -18,7 +18,7 @@ const COLS = SHARE * SUBGROUPS;
 const DEPTH = 32;
 const MOST_RANKS = 64;
 /** Number of workgroups that keep a card busy, and the fewest rows of one. */
-const BUSY_GROUPS = 512;
+const BUSY_GROUPS = 264;
 const MIN_ROWS = 2 * DEPTH;
 
 const tilesOf = (rank: number) => Math.ceil(rank / 16);
@@ -178,10 +178,15 @@ const sumOfGradients = shader((cols: number, rank: number, isTransposed: boolean
   inputs: {partial: 'f32', units: 'f32'},
   uniforms: {splits: 'u32'},
   workgroup: 64,
+  globals: `const STRIDE = ${16 * tilesOf(rank) * cols}u;`,
   body: `
   let i = flatGroup * WORKGROUP + local;
   if (i >= ${rank * cols}u) { return; }
   var sum = 0.0;
-  for (var s = 0u; s < u.splits; s++) { sum += units[s] * partial[s * ${16 * tilesOf(rank) * cols}u + i]; }
+  var s = 0u;
+  for (; s + 4u <= u.splits; s += 4u) { // four reads in flight
+    sum += ${[0, 1, 2, 3].map((e) => `units[s + ${e}u] * partial[(s + ${e}u) * STRIDE + i]`).join(' + ')};
+  }
+  for (; s < u.splits; s++) { sum += units[s] * partial[s * STRIDE + i]; }
   gradient[${isTransposed ? `(i % ${cols}u) * ${rank}u + i / ${cols}u` : 'i'}] ${isAdded ? '+=' : '='} sum;`,
 }));
