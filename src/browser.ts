@@ -45,18 +45,15 @@ export {
 export {progressBar} from './training/callbacks/progressBar.ts';
 export {Gemma2, Gemma3, Mistral, Phi3, Qwen2, Qwen3, SmolLM3} from './training/families.ts';
 export {Llama} from './training/llama.ts';
-export {
-  type GrpoLossArgs,
-  type GrpoLossType,
-  grpoLoss,
-  type RewardFunction,
-} from './training/losses/grpoLoss.ts';
+export {type GrpoLossArgs, type GrpoLossType, grpoLoss} from './training/losses/grpoLoss.ts';
+export {type PpoLossArgs, ppoLoss, type RewardAdapter, type RewardModel} from './training/losses/ppoLoss.ts';
 export {
   type PreferenceLossArgs,
   type PreferenceLossType,
   preferenceLoss,
 } from './training/losses/preferenceLoss.ts';
 export type {Reference, ReferenceModel} from './training/losses/reference.ts';
+export type {RewardFunction} from './training/losses/rewardFunction.ts';
 export {rewardLoss} from './training/losses/rewardLoss.ts';
 export type {ScoredAnswers} from './training/losses/rollouts.ts';
 export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';

@@ -159,12 +159,22 @@ export class Trainer extends TrainingStep {
         `fitDataset loss ${name}: expected one process, because the model answers prompts in it, got ${ranks().size}`,
       );
     }
+    if (args.validationData !== undefined) this.assertEvaluable('fitDataset validationData');
     const plan = {...resolved, batchesPerStep: resolved.batchesPerStep * (rollouts?.windowsPerStep ?? 1)};
     const validationData =
       plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
     const signal = ranks().agreed(plan.signal);
     const scorer = await this.scorerOf(plan);
     return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData, signal}, scorer);
+  }
+
+  private assertEvaluable(call: string): void {
+    const {rollouts, name} = this.loss;
+    if (rollouts?.canEvaluate !== false) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${call}: expected a loss that can be evaluated, got ${name}. Evaluate answers with predictDataset.`,
+    );
   }
 
   /** Prepares the scoring of answers to the validation data, if the settings ask for it. */
@@ -429,6 +439,7 @@ export class Trainer extends TrainingStep {
    */
   async evaluate(records: RecordData, args: EvaluateArgs = {}): Promise<Evaluation> {
     assertKnownOptions('evaluateDataset', args, EVALUATE_OPTIONS);
+    this.assertEvaluable('evaluateDataset');
     this.recorder.forget();
     const {batchSize = 4, onProgress} = args;
     const signal = ranks().agreed(args.signal);

@@ -137,6 +137,7 @@ const calls: Record<string, Call> = {
   // training
   'AutoModelForCausalLM.fromPretrained': (unknown) => src.AutoModelForCausalLM.fromPretrained(MODEL, unknown),
   preferenceLoss: (unknown) => src.preferenceLoss(unknown),
+  ppoLoss: (unknown) => src.ppoLoss({rewards: () => [], ...unknown}),
   grpoLoss: (unknown) => src.grpoLoss({rewards: () => [], ...unknown}),
   'Training.compile': (unknown) => model.compile(unknown),
   'Training.dataset': (unknown) => model.dataset([{text: 'x'}], unknown),

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {type Batch, IGNORE_INDEX} from '../../../models/batchLoss.ts';
+import {type Batch, IGNORE_INDEX, type TokenLossesOptions} from '../../../models/batchLoss.ts';
 import {generateIds} from '../../../models/generation/generate.ts';
 import {type GenerationConfig, resolveGenerationConfig} from '../../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -61,13 +61,17 @@ export function answerBatch(
 export async function lossesOf(
   model: Required<Pick<LossModel, 'tokenLosses'>>,
   batch: Batch,
-  temperature: number,
+  options: Pick<TokenLossesOptions, 'temperature'> = {},
 ): Promise<Float32Array> {
-  const losses = tf.tidy(() => model.tokenLosses(batch, {temperature}).losses);
+  return valuesOf(tf.tidy(() => model.tokenLosses(batch, options).losses));
+}
+
+/** Reads a tensor and disposes it. */
+export async function valuesOf(tensor: tf.Tensor): Promise<Float32Array> {
   try {
-    return (await losses.data()) as Float32Array;
+    return (await tensor.data()) as Float32Array;
   } finally {
-    losses.dispose();
+    tensor.dispose();
   }
 }
 

@@ -8,27 +8,14 @@ import {type Answer, answerBatch, answerPrompts, lossesOf, promptsOf} from './an
 import {assertAnswers} from './assertAnswers.ts';
 import {groupAdvantages, mean, type RewardScale, standardDeviation} from './groupAdvantages.ts';
 import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
+import {promptText, type RewardFunction, rate} from './rewardFunction.ts';
 import type {PromptBatch, Rollout, RolloutModel, RolloutOptions, Rollouts} from './rollouts.ts';
+import {SAMPLING_DEFAULTS, SAMPLING_OPTIONS, type SamplingArgs, samplingOf} from './samplingArgs.ts';
 import {stopGradient} from './stopGradient.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
-/**
- * Rates the answers to one prompt.
- *
- * @param prompt text of the record's prompt; messages are rendered with the chat template
- * @param answers texts without special tokens
- * @param record the record, whose other keys may hold the solution
- * @returns a number for each answer; null where the function does not apply
- */
-export type RewardFunction = (
-  prompt: string,
-  answers: string[],
-  // biome-ignore lint/suspicious/noExplicitAny: the record is the caller's own
-  record: any,
-) => (number | null)[] | Promise<(number | null)[]>;
-
 /** Settings of {@link grpoLoss}, with the meanings and defaults of TRL's `GRPOConfig`. */
-export interface GrpoLossArgs {
+export interface GrpoLossArgs extends SamplingArgs {
   /** One function that rates answers, or several, whose rewards are added up. */
   rewards: RewardFunction | RewardFunction[];
   /** Weight of each function's rewards. Default 1. */
@@ -58,18 +45,6 @@ export interface GrpoLossArgs {
   importanceSampling?: 'token' | 'sequence';
   /** Whether answers that were cut off do not count. Default false. */
   maskTruncated?: boolean;
-  /** Tokens of the longest answer. Default 256. */
-  maxNewTokens?: number;
-  /** Temperature of sampling, above 0; log-probabilities are those at this temperature. Default 1. */
-  temperature?: number;
-  /** Number of likeliest tokens to sample from; 0 for all. Default 0. */
-  topK?: number;
-  /** Probability that the likeliest tokens must reach together. Default 1. */
-  topP?: number;
-  /** Least probability of a token, as a fraction of the likeliest's. Default 0. */
-  minP?: number;
-  /** Penalty for repeated tokens. Default 1. */
-  repetitionPenalty?: number;
 }
 const GRPO_OPTIONS = {
   rewards: true,
@@ -85,12 +60,7 @@ const GRPO_OPTIONS = {
   iterations: true,
   importanceSampling: true,
   maskTruncated: true,
-  maxNewTokens: true,
-  temperature: true,
-  topK: true,
-  topP: true,
-  minP: true,
-  repetitionPenalty: true,
+  ...SAMPLING_OPTIONS,
 } satisfies OptionNames<GrpoLossArgs>;
 
 /** How the losses of tokens are averaged, TRL's `loss_type`. */
@@ -106,12 +76,7 @@ const DEFAULTS = {
   iterations: 1,
   importanceSampling: 'token',
   maskTruncated: false,
-  maxNewTokens: 256,
-  temperature: 1,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
+  ...SAMPLING_DEFAULTS,
 } as const satisfies Partial<GrpoLossArgs>;
 
 type Settings = Omit<GrpoLossArgs, keyof typeof DEFAULTS | 'epsilonHigh' | 'rewards' | 'rewardWeights'> &
@@ -182,6 +147,7 @@ class GrpoLoss implements TrainingLoss, Rollouts {
   readonly otherModels: readonly object[];
   readonly rollouts = this;
   readonly windowsPerStep = 1;
+  readonly canEvaluate = true;
   readonly answersPerPrompt: number;
   readonly maxNewTokens: number;
 
@@ -211,8 +177,7 @@ class GrpoLoss implements TrainingLoss, Rollouts {
   ): Promise<Rollout> {
     const {generations, beta, iterations, maskTruncated, temperature, rewardWeights, scaleRewards} =
       this.settings;
-    const {maxNewTokens, topK, topP, minP, repetitionPenalty} = this.settings;
-    const sampling = {maxNewTokens, doSample: true, temperature, topK, topP, minP, repetitionPenalty};
+    const sampling = samplingOf(this.settings);
     const groups: Answer[][] = [];
     for (const [i, prompts] of promptsOf(batches).entries())
       groups.push(await answerPrompts(model, prompts, generations, sampling, {seed: `${seed}/${i}`, signal}));
@@ -238,10 +203,10 @@ class GrpoLoss implements TrainingLoss, Rollouts {
         group: {
           advantages: advantages.slice(first, first + group.length),
           isMasked: group.map(({isTruncated}) => maskTruncated && isTruncated),
-          ...(isOff && {old: await lossesOf(model as Required<LossModel>, batch, temperature)}),
+          ...(isOff && {old: await lossesOf(model as Required<LossModel>, batch, {temperature})}),
           ...(beta > 0 && {
             reference: await withReference(model, this.settings.reference, (reference) =>
-              lossesOf(reference, batch, temperature),
+              lossesOf(reference, batch, {temperature}),
             ),
           }),
           metrics,
@@ -326,16 +291,12 @@ class GrpoLoss implements TrainingLoss, Rollouts {
     const rated: (number | null)[][] = [];
     for (let first = 0; first < answers.length; first += generations) {
       const group = answers.slice(first, first + generations);
-      const texts = group.map(({text}) => text);
-      const {prompt} = group[0];
       const columns: (number | null)[][] = [];
       for (const [k, reward] of rewards.entries()) {
-        const given = await reward(promptText(model, group[0]), [...texts], prompt.record ?? {});
+        columns.push(await rate(names[k], reward, model, group));
         signal?.throwIfAborted();
-        assertRewards(names[k], given, generations);
-        columns.push([...given]);
       }
-      rated.push(...texts.map((_, row) => columns.map((column) => column[row])));
+      rated.push(...group.map((_, row) => columns.map((column) => column[row])));
     }
     if (rated.some((row) => row.every((reward) => reward === null)))
       warn('grpoLoss rewards: all functions returned null for an answer, which counts as 0');
@@ -420,22 +381,10 @@ function groupOf(name: string, batch: Batch): GroupBatch['group'] {
 const answerLengths = ({labels}: Batch): number[] =>
   (labels as number[][]).map((row) => row.filter((label) => label >= 0).length);
 
-const promptText = ({tokenizer}: RolloutModel, {prompt: {record, inputIds}}: Answer): string =>
-  typeof record?.prompt === 'string' ? record.prompt : tokenizer!.decode(inputIds);
-
 /** Returns the functions' names for metrics; those without a name of their own are numbered. */
 function namesOf(rewards: RewardFunction[]): string[] {
   const isAlone = (name: string) => rewards.filter((each) => each.name === name).length === 1;
   return rewards.map(({name}, k) => (name !== '' && isAlone(name) ? name : `reward_${k}`));
-}
-
-function assertRewards(name: string, given: unknown, count: number): void {
-  const isNumber = (value: unknown) => value === null || Number.isFinite(value);
-  if (Array.isArray(given) && given.length === count && given.every(isNumber)) return;
-  throw new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `grpoLoss rewards ${name}: expected ${count} numbers or nulls, one for each answer, got ${show(given)}`,
-  );
 }
 
 function assertSettings(settings: Settings): void {

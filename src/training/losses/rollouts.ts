@@ -57,6 +57,8 @@ export interface Rollouts {
   /** Number of answers to a prompt, and of tokens in the longest one. */
   readonly answersPerPrompt: number;
   readonly maxNewTokens: number;
+  /** Whether answers can be evaluated without a step. */
+  readonly canEvaluate: boolean;
   /** Answers prompts. */
   rollOut(model: RolloutModel, batches: PromptBatch[], options: RolloutOptions): Promise<Rollout>;
   /** Returns the state that a resumed run needs, as JSON, and restores it. */

@@ -1,11 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from '../../../layers/ops/customGradient.ts';
 
-/** Returns the same values as a constant: no gradient flows through them. */
-export function stopGradient<T extends tf.Tensor>(x: T): T {
+/**
+ * Computes something of a tensor as a constant: no gradient flows through it.
+ *
+ * @param compute Default: the tensor itself
+ */
+export function stopGradient(x: tf.Tensor, compute: (x: tf.Tensor) => tf.Tensor = tf.clone): tf.Tensor {
   return customGradient(
     [x],
-    () => ({value: tf.clone(x)}),
-    (dy) => [tf.zerosLike(dy)],
+    () => ({value: compute(x)}),
+    () => [tf.zerosLike(x)],
   );
 }

@@ -123,7 +123,7 @@ describeEachBackend('grpoLoss', () => {
   test('names what it cannot learn from', async () => {
     model.compile({loss: grpoLoss({...SETTINGS, rewards: () => [1, 2]})});
     await expect(model.fitDataset(prompts, {verbose: 0})).rejects.toThrow(
-      'grpoLoss rewards rewards: expected 3 numbers or nulls, one for each answer, got [1,2]',
+      'rewards rewards: expected 3 numbers or nulls, one for each answer, got [1,2]',
     );
     await expect(model.trainOnBatch({inputIds: [[1, 2]], labels: [[1, 2]]})).rejects.toThrow(
       'grpoLoss dapo: expected answers that the model has given in fitDataset, got a batch of token ids.',
