@@ -87,7 +87,10 @@ export const LORA_FIELDS = {
   init: {
     kind: 'choice',
     default: 'kaiming',
-    limits: ['kaiming or gaussian', (init) => init === 'kaiming' || init === 'gaussian'],
+    limits: [
+      'kaiming or gaussian (initializeLoRA has the others)',
+      (init) => init === 'kaiming' || init === 'gaussian',
+    ],
   },
   freezeB: {kind: 'flag', default: false},
   seed: {kind: 'number'},

@@ -47,10 +47,12 @@ export type {CausalLMConfig, ModelClass} from './modelClass.ts';
 export {modelClassOf, modelTypes, registerModel} from './modelRegistry.ts';
 export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
-export type {LoadAdapterOptions} from './peft/adapterFiles.ts';
+export type {LoadAdapterOptions, SaveAdapterFilesOptions} from './peft/adapterFiles.ts';
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
 export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
 export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
+export type {InitializationName} from './peft/initialization/initializations.ts';
+export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRA.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export {

@@ -45,7 +45,7 @@ export async function loadAdapter(
   options?: adapterFiles.LoadAdapterOptions,
 ): Promise<tf.LayersModel> {
   const modules = new DenseModules('loadAdapter', model);
-  const files = {nameOrPath: '', namedParameters: () => new Map()}; // the file may only contain the adapter's weights
+  const files = {nameOrPath: '', sharesBase: true, namedParameters: () => new Map()}; // the file may only contain the adapter's weights
   await adapterFiles.loadAdapter(files, modules.adapters, folder, options);
   return modules.rebuilt();
 }

@@ -14,9 +14,15 @@ import {
   quantizeLayers,
   resolveQuantizationOptions,
 } from '../quantization.ts';
-import {type LoadAdapterOptions, loadAdapter, saveAdapter} from './adapterFiles.ts';
+import {
+  type LoadAdapterOptions,
+  loadAdapter,
+  type SaveAdapterFilesOptions,
+  saveAdapter,
+} from './adapterFiles.ts';
 import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
+import {type InitializeLoRAOptions, initializeLoRA} from './initialization/initializeLoRA.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
@@ -101,6 +107,27 @@ export abstract class AdaptableModel extends ModuleModel {
   applyLoRA(options: LoRAOptions = {}): this {
     this.assertChangeable('applyLoRA');
     this.adapterSet.add(options);
+    return this;
+  }
+
+  /**
+   * Initializes a new adapter from its base, as PEFT's `init_lora_weights` does, before it trains. `pissa`, `olora` and
+   * `loftq` also change the base, so that the model computes nearly or exactly what it did, and no other adapter fits
+   * it; quantize a model afterwards.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a quantized base and beside other adapters; the signal's
+   *   reason; nothing has then changed
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.applyLoRA({rank: 16}).initializeLoRA({method: 'pissa'});
+   * ```
+   */
+  async initializeLoRA(options: InitializeLoRAOptions): Promise<this> {
+    this.assertChangeable('initializeLoRA');
+    await initializeLoRA(this, this.adapterSet, options);
     return this;
   }
 
@@ -222,11 +249,15 @@ export abstract class AdaptableModel extends ModuleModel {
    *
    * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
    * @param adapterName Default: the only active adapter, or `default`
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` for an adapter that cannot be converted
    */
-  async saveAdapter(folder: FolderTarget, adapterName?: string): Promise<void> {
+  async saveAdapter(
+    folder: FolderTarget,
+    adapterName?: string,
+    options?: SaveAdapterFilesOptions,
+  ): Promise<void> {
     this.assertUsable();
-    await saveAdapter(this, this.adapterSet, folder, adapterName);
+    await saveAdapter(this, this.adapterSet, folder, adapterName, options);
   }
 
   /**

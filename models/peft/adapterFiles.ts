@@ -14,6 +14,7 @@ import {
 } from '../../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import type {TensorToWrite} from '../../quant/safetensors/writeSafetensors.ts';
 import {warn} from '../../quant/warn.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {readJsonOf} from '../jsonFile.ts';
@@ -23,6 +24,9 @@ import {VALUE_HEAD_FILE, valueHeadTensors} from '../valueHeadFile.ts';
 import {layerClassOf} from './adapterRegistry.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
+import {convertedToLoRA} from './initialization/convertedToLoRA.ts';
+import {changeBaseAs} from './initialization/initializeLoRA.ts';
+import {baseChangeOf} from './initLoraWeights.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 
@@ -38,6 +42,8 @@ export interface AdapterFilesModel extends BusyModel {
   /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of a kind that PEFT does not know. */
   readonly taskType?: string | null;
   readonly valueHead?: ValueHead;
+  /** Whether another model has the same base weights, which must then not change. Default false. */
+  readonly sharesBase?: boolean;
   namedParameters(): Map<string, Parameter>;
 }
 
@@ -53,6 +59,17 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
   return parameters;
 }
 
+export interface SaveAdapterFilesOptions {
+  /**
+   * Whether to write an adapter of `pissa` or `olora` as a plain LoRA of twice the rank, which belongs to the unchanged
+   * base. Default false: it is written as it is, and loading it changes the base again.
+   */
+  convertToLoRA?: boolean;
+}
+export const SAVE_ADAPTER_FILES_OPTIONS = {
+  convertToLoRA: true,
+} satisfies OptionNames<SaveAdapterFilesOptions>;
+
 /**
  * Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it, in float32. A loaded adapter keeps its
  * config. The model's value head, if there is one, is written as LLaMA-Factory does.
@@ -64,8 +81,10 @@ export async function saveAdapter(
   {nameOrPath, taskType, valueHead}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType' | 'valueHead'>,
   adapters: AdapterSet,
   target: FolderTarget,
-  adapterName = soleAdapter(adapters),
+  adapterName = adapters.sole('saveAdapter'),
+  given: SaveAdapterFilesOptions = {},
 ): Promise<void> {
+  assertKnownOptions('saveAdapter', given, SAVE_ADAPTER_FILES_OPTIONS);
   const options = adapters.options(adapterName);
   const loaded = adapters.loadedFrom(adapterName);
   const layerNames = [...adapters.layers()]
@@ -74,17 +93,31 @@ export async function saveAdapter(
   assertReadable(adapters, adapterName);
   const folder = folderToWrite(target);
   await folder.create();
-  const parameters = [...adapterParameters(adapters, adapterName), ...(loaded?.baseWeights ?? [])];
-  const tensors = parameters.map(([name, parameter]) => ({
+  const converted = given.convertToLoRA ? convertedToLoRA(adapters, adapterName) : undefined;
+  const parameters = [
+    ...(converted ? [] : adapterParameters(adapters, adapterName)),
+    ...(loaded?.baseWeights ?? []),
+  ];
+  const tensors: TensorToWrite[] = parameters.map(([name, parameter]) => ({
     name,
-    dtype: 'F32' as const,
+    dtype: 'F32',
     shape: parameter.logicalShape,
     data: () =>
       parameter.storage === 'float32'
         ? (parameter.read().data() as Promise<Float32Array>)
         : parameter.toBytes('float32'), // a weight of the model that came with the adapter
   }));
-  const config = loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath, taskType);
+  for (const [layerName, {shapes, a, b}] of converted?.layers ?? []) {
+    const name = `${PEFT_PREFIX}${layerName}`;
+    tensors.push({name: `${name}.lora_A.weight`, dtype: 'F32', shape: shapes.a, data: a});
+    tensors.push({name: `${name}.lora_B.weight`, dtype: 'F32', shape: shapes.b, data: b});
+  }
+  const {method, config: ofMethod} = adapters.initialized(adapterName) ?? {};
+  const own = loaded?.config ?? {
+    ...formatPeftConfig(options, layerNames, nameOrPath, taskType),
+    ...(method !== undefined && {init_lora_weights: method, ...ofMethod}),
+  };
+  const config = converted ? converted.config(own) : own;
   await folder.writeTogether(CONFIG, async (draft) => {
     await draft.writeSafetensors(WEIGHTS, tensors);
     if (valueHead) await draft.writeSafetensors(VALUE_HEAD_FILE, valueHeadTensors(valueHead));
@@ -108,16 +141,6 @@ function assertReadable(adapters: AdapterSet, adapterName: string): void {
         `Give ${layer.adapterClass.name} a static peftType of its own, and registerAdapter(${layer.constructor.name}).`,
     );
   }
-}
-
-function soleAdapter({active, names}: AdapterSet): string {
-  const [first, ...others] = active;
-  if (first !== undefined && others.length === 0) return first;
-  if (names.includes(DEFAULT_ADAPTER)) return DEFAULT_ADAPTER;
-  throw new TfjsLoraError(
-    'UNKNOWN_ADAPTER',
-    `saveAdapter: expected one active adapter, got ${active.join(', ') || 'none'}. Name the one to save.`,
-  );
 }
 
 export interface LoadAdapterOptions {
@@ -160,6 +183,14 @@ export async function loadAdapter(
   const {layerClass = byType === LoRADense ? undefined : byType} = given;
   const options = parsePeftConfig(config, folder.pathOf(CONFIG), layerClass);
   assertPatternsEnd(options, folder.pathOf(CONFIG));
+  const initialized = layerClass ? undefined : baseChangeOf(config, folder.pathOf(CONFIG));
+  if (initialized && model.sharesBase) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${folder.pathOf(CONFIG)} init_lora_weights: expected one that leaves the base as it is, got ` +
+        `${initialized.method}, and the base is shared with the given model. Convert the adapter to plain LoRA.`,
+    );
+  }
   await assertNotPickled(folder);
   const file = await folder.openSafetensors(WEIGHTS);
   const changes: BaseChange[] = [];
@@ -183,6 +214,14 @@ export async function loadAdapter(
     };
     assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read
     adapters.add({...options, adapterName, layerClass}, write, {config, baseWeights});
+    if (initialized) {
+      try {
+        await changeBaseAs(model, adapters, adapterName, initialized, {signal});
+      } catch (error) {
+        adapters.remove(adapterName);
+        throw error;
+      }
+    }
     for (const {parameter, value} of changes) parameter.write(value);
     for (const layer of adapters.layers().values()) {
       const adapter = layer.adapters.get(adapterName);

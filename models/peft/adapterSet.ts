@@ -17,9 +17,11 @@ import {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
+import {warn} from '../../quant/warn.ts';
 import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
+import {changesBase} from './initialization/changesBase.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
@@ -39,9 +41,22 @@ export interface LoadedFrom {
   baseWeights: Map<string, Parameter>;
 }
 
+/** How an adapter was initialized from its base. */
+export interface Initialized {
+  /** `init_lora_weights` in PEFT's config. */
+  method: string;
+  /** The keys of PEFT's config that belong to it. */
+  config: Record<string, unknown>;
+  /** The first A and B of layers whose base had their product subtracted. */
+  initial: ReadonlyMap<string, {a: Float32Array; b: Float32Array}>;
+}
+
 /** The adapters of one model: their names and options, their layers, and which are active. */
 export class AdapterSet {
   private readonly filesByName = new Map<string, LoadedFrom>();
+  private readonly initializedByName = new Map<string, Initialized>();
+  /** The method of the adapter whose initialization changed the base. */
+  private baseChangedBy?: string;
 
   /** @param optionsByName options of the adapters that the model already has */
   constructor(
@@ -67,6 +82,34 @@ export class AdapterSet {
   loadedFrom(name: string): LoadedFrom | undefined {
     this.assertKnown(name);
     return this.filesByName.get(name);
+  }
+
+  /** Returns how an adapter was initialized from its base; undefined if it was not. */
+  initialized(name: string): Initialized | undefined {
+    this.assertKnown(name);
+    return this.initializedByName.get(name);
+  }
+
+  setInitialized(name: string, initialized: Initialized): void {
+    this.assertKnown(name);
+    this.initializedByName.set(name, initialized);
+    if (changesBase(initialized.method)) this.baseChangedBy = initialized.method;
+  }
+
+  /**
+   * Returns the only active adapter, or `default`.
+   *
+   * @param call for messages
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER` if there is neither
+   */
+  sole(call: string): string {
+    const {active, names} = this;
+    if (active.length === 1) return active[0];
+    if (names.includes(DEFAULT_ADAPTER)) return DEFAULT_ADAPTER;
+    throw new TfjsLoraError(
+      'UNKNOWN_ADAPTER',
+      `${call}: expected one active adapter, got ${active.join(', ') || 'none'}. Name the one you mean.`,
+    );
   }
 
   layers(): Map<string, LoRADense> {
@@ -104,6 +147,14 @@ export class AdapterSet {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
         `adapter "${adapterName}": expected unmerged weights. Call unmergeLoRA() or fuseLoRA() first.`,
+      );
+    }
+    if (this.baseChangedBy !== undefined) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `adapter "${adapterName}": expected an unchanged base, got one that ${this.baseChangedBy} changed: another adapter ` +
+          'would be wrong on it. Load the model again; saveAdapter(folder, name, {convertToLoRA: true}) writes an adapter ' +
+          'for the unchanged base.',
       );
     }
     const targets = matchTargets(targetModules, this.candidates(), layersToTransform, {
@@ -221,6 +272,12 @@ export class AdapterSet {
     }
     this.optionsByName.delete(name);
     this.filesByName.delete(name);
+    const method = this.initializedByName.get(name)?.method;
+    this.initializedByName.delete(name);
+    if (method !== undefined && changesBase(method))
+      warn(
+        `adapter "${name}" was deleted, but ${method} had changed the base, which stays so: load the model again.`,
+      );
   }
 
   /** Runs `fn` while only the named adapters are active; their weights and what trains do not change. */
@@ -282,8 +339,8 @@ export class AdapterSet {
   fuse(options?: MergeAdaptersOptions): void {
     this.merge(options);
     for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
-    this.optionsByName.clear();
-    this.filesByName.clear();
+    for (const names of [this.optionsByName, this.filesByName, this.initializedByName]) names.clear();
+    this.baseChangedBy = undefined; // what was taken from the base is in it again
   }
 
   /**

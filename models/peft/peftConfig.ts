@@ -5,7 +5,7 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 import {layerClassOf} from './adapterRegistry.ts';
-import {assertKeepsBase} from './initLoraWeights.ts';
+import {baseChangeOf} from './initLoraWeights.ts';
 import {commonSettings, type LoRAOptions, type PeftField, peftFields} from './loraOptions.ts';
 
 type Json = Record<string, unknown>;
@@ -83,7 +83,7 @@ export function parsePeftConfig(
   }
   const keys = peftFields(fields);
   const read = new Set([...keys.map(({key}) => key), ...(isLoRA(layerClass) ? ['init_lora_weights'] : [])]);
-  if (isLoRA(layerClass)) assertKeepsBase(json.init_lora_weights, where);
+  if (isLoRA(layerClass)) baseChangeOf(json, where); // loading changes the base, if it must
   const known = (key: string) => read.has(key) || INERT.has(key) || Object.hasOwn(MUST_BE_OFF, key);
   const unknown = Object.keys(json).filter((key) => !known(key) && json[key] != null && json[key] !== false);
   if (unknown.length > 0) warn(`${where}: ignored unknown keys ${unknown.join(', ')}`);

@@ -102,6 +102,8 @@ const calls: Record<string, Call> = {
   'AdaptableModel.applyLoRA': (unknown) => model.applyLoRA({adapterName: 'other', ...unknown}),
   'AdaptableModel.mergeLoRA': (unknown) => model.mergeLoRA(unknown),
   'AdaptableModel.fuseLoRA': (unknown) => model.fuseLoRA(unknown),
+  'AdaptableModel.initializeLoRA': (unknown) => model.initializeLoRA({method: 'olora', ...unknown}),
+  'AdaptableModel.saveAdapter': (unknown) => model.saveAdapter(new Map(), 'default', unknown),
   'AdaptableModel.combineAdapters': (unknown) =>
     model.combineAdapters({default: 1}, {adapterName: 'new', ...unknown}),
   'AdaptableModel.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),

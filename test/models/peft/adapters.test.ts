@@ -519,7 +519,7 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
         .applyLoRA({rank: 1, adapterName: 'a'})
         .applyLoRA({rank: 1, adapterName: 'b'})
         .setAdapter(['a', 'b']);
-      expect((await errorOf(() => model.saveAdapter(folder))).message).toContain('Name the one to save');
+      expect((await errorOf(() => model.saveAdapter(folder))).message).toContain('Name the one');
       await model.saveAdapter(folder, 'a');
       expect((await errorOf(() => model.saveAdapter(folder, 'c'))).code).toBe('UNKNOWN_ADAPTER');
       model.dispose();

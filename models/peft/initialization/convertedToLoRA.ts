@@ -1,0 +1,77 @@
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import type {AdapterSet} from '../adapterSet.ts';
+
+/** A converted adapter: its matrices by the layer's name, and what changes in its config. */
+export interface ConvertedAdapter {
+  layers: Map<
+    string,
+    {shapes: {a: number[]; b: number[]}; a: () => Promise<Float32Array>; b: () => Promise<Float32Array>}
+  >;
+  config: (config: Record<string, unknown>) => Record<string, unknown>;
+}
+
+/**
+ * Returns an adapter, whose initialization subtracted its first update from the base, as one for the unchanged base: `[A;
+ * A₀]` and `[B, −B₀]`, of twice the rank and with the same scale. PEFT's `path_initial_model_for_weight_conversion`.
+ *
+ * @throws TfjsLoraError `UNSUPPORTED` for an adapter without such a first update, or with settings that PEFT cannot
+ *   convert either
+ */
+export function convertedToLoRA(adapters: AdapterSet, adapterName: string): ConvertedAdapter {
+  const {initial} = adapters.initialized(adapterName) ?? {};
+  const refuse = (expected: string, got: string) =>
+    new TfjsLoraError('UNSUPPORTED', `convertToLoRA of "${adapterName}": expected ${expected}, got ${got}`);
+  if (!initial?.size) {
+    const method = adapters.initialized(adapterName)?.method ?? 'another';
+    throw refuse('an adapter that was initialized by pissa or olora', method);
+  }
+  const {rankPattern = {}, alphaPattern = {}} = adapters.options(adapterName);
+  const hasPatterns = Object.keys({...rankPattern, ...alphaPattern}).length > 0;
+  const layers: ConvertedAdapter['layers'] = new Map();
+  for (const [name, first] of initial) {
+    const {loraA, loraB, settings} = adapters.layers().get(name)!.adapter(adapterName);
+    if (settings.useDoRA) throw refuse('an adapter without magnitudes', 'DoRA');
+    if (settings.useRsLoRA && hasPatterns) throw refuse('one rank and alpha with useRsLoRA', 'patterns');
+    const {rank} = settings;
+    layers.set(name, {
+      shapes: {a: [2 * rank, loraA.logicalShape[1]], b: [loraB.logicalShape[0], 2 * rank]},
+      a: async () => joined((await loraA.read().data()) as Float32Array, first.a),
+      b: async () => besides((await loraB.read().data()) as Float32Array, first.b, rank),
+    });
+  }
+  return {layers, config: doubled};
+}
+
+/** `[A; A₀]`, row-major. */
+function joined(a: Float32Array, first: Float32Array): Float32Array {
+  const both = new Float32Array(a.length + first.length);
+  both.set(a);
+  both.set(first, a.length);
+  return both;
+}
+
+/** `[B, −B₀]`, row-major `[units, 2 · rank]`. */
+function besides(b: Float32Array, first: Float32Array, rank: number): Float32Array {
+  const both = new Float32Array(2 * b.length);
+  for (let i = 0; i < b.length; i++) {
+    const at = 2 * rank * Math.floor(i / rank) + (i % rank);
+    both[at] = b[i];
+    both[at + rank] = -first[i];
+  }
+  return both;
+}
+
+/** The config with twice the rank and the same scale, for a plain LoRA. */
+function doubled(config: Record<string, unknown>): Record<string, unknown> {
+  const twice = (value: unknown) => 2 * (value as number);
+  const each = (pattern: unknown) =>
+    Object.fromEntries(Object.entries(pattern ?? {}).map(([key, value]) => [key, twice(value)]));
+  return {
+    ...config,
+    r: twice(config.r),
+    lora_alpha: config.use_rslora ? Math.SQRT2 * (config.lora_alpha as number) : twice(config.lora_alpha),
+    rank_pattern: each(config.rank_pattern),
+    alpha_pattern: each(config.alpha_pattern),
+    init_lora_weights: true,
+  };
+}
