@@ -1,19 +1,30 @@
 import * as tf from '@tensorflow/tfjs';
 import {rmsNormOp} from '../../../ops/rmsNorm.ts';
 import {kernel} from '../../kernel.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader, typed} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
+import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** `RMSNorm` (layers/ops/rmsNorm.ts), a workgroup per row. */
 export const rmsNorm = kernel(rmsNormOp, 'webgpu', ({inputs, attrs, backend}) => {
-  const {x, weight} = inputs;
+  return normalized(backend, inputs.x, inputs.weight, attrs.epsilon);
+});
+
+/** Computes {@link rmsNorm}. */
+export function normalized(
+  backend: WebGPUBackend,
+  x: tf.TensorInfo,
+  weight: RowsView,
+  epsilon: number,
+): tf.TensorInfo {
   const [rows, cols] = sidesOf(x);
   const y = backend.makeTensorInfo(x.shape, 'float32');
-  const uniforms = {rows, cols, epsilon: attrs.epsilon};
+  const uniforms = {rows, cols, epsilon};
   if (rows > 0) runShader(backend, {shader: forward(), buffers: {y, x, weight}, uniforms, workgroups: rows});
   return y;
-});
+}
 
 /** The gradient of `x`; the weight is frozen wherever this runs. */
 export const rmsNormGrad = kernel(rmsNormOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {

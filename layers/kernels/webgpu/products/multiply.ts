@@ -4,6 +4,7 @@ import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
+import {BATCH_ROWS, runBatchProduct} from './batchProduct.ts';
 import {runMatrixProduct, TILING} from './matrixProduct.ts';
 import {type PackedRows, packRows} from './packRows.ts';
 import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
@@ -21,8 +22,8 @@ const FEW_ROWS = 64;
 const SHORT_PART = 512;
 
 /**
- * Computes a product with a stored weight in the fastest way that the device has: row by row for a few rows, with
- * subgroup matrices, or in tiles of float16 or float32.
+ * Computes a product with a stored weight in the fastest way that the device has: row by row of the weight for a few
+ * rows, with subgroup matrices, or in tiles of float16 or float32.
  */
 export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInfo {
   const {x, transposeWeight} = product;
@@ -31,6 +32,10 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
   if (m === 0 || n === 0) return y;
   if (m <= MAX_ROWS_ALONE && transposeWeight && k % 4 === 0) {
     runRowProduct(backend, product, y);
+    return y;
+  }
+  if (m <= BATCH_ROWS && transposeWeight && k % 8 === 0) {
+    runBatchProduct(backend, product, y);
     return y;
   }
   const {computeDtype} = capabilitiesOf(backend);

@@ -5,7 +5,9 @@ import {kernel} from '../../kernel.ts';
 import {attendOnce} from '../attention/decodeAttention.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {normalized} from '../elementwise/rmsNorm.ts';
 import {gateRows} from '../elementwise/swiGLU.ts';
+import {BATCH_ROWS, runBatchProducts} from '../products/batchProduct.ts';
 import {buffersOfRowProducts, type Factor, type RowOptions, runRowProducts} from '../products/rowProduct.ts';
 import {formatOf} from '../weights/usingWeight.ts';
 
@@ -14,13 +16,16 @@ type Name = (typeof PROJECTIONS)[number];
 /** The weights of a block as row products take them, and its norms. */
 type Block = Record<Name, Factor> & Record<Exclude<keyof StackBlock, Name>, tf.TensorInfo>;
 
-/** The most sequences that {@link decodeStack} takes: a row product computes all of them for each weight it reads. */
-export const MOST_DECODED = 4;
+/** The most sequences that {@link decodeStack} takes: a product computes all of them for each weight it reads. */
+export const MOST_DECODED = BATCH_ROWS;
+/** Beyond this many sequences, norms are computed by themselves, and {@link runBatchProducts} computes the products. */
+const FEW_SEQUENCES = 4;
 
 /**
  * `DecodeStack` (layers/ops/decodeStack.ts) without low-rank paths, in five dispatches a block: the norm, query, key
  * and value; attention; the output and its sum with the residual; the norm, gate and up, and SwiGLU; down and its sum.
- * It writes the new position into the caches' own memory.
+ * For more than a few sequences, in seven: each norm is one of its own, because every team of a product would compute it
+ * for all sequences. It writes the new position into the caches' own memory.
  */
 export const decodeStack = kernel(decodeStackOp, 'webgpu', ({inputs, attrs: {past, stack}, backend}) => {
   const {heads, keyValueHeads, headDim, epsilon} = stack.attributes;
@@ -98,11 +103,29 @@ function products(
   const [batch] = x.shape;
   const rows = factors.map((factor) => factor.rows);
   const y = backend.makeTensorInfo([batch, rows.reduce((sum, count) => sum + count, 0)], 'float32');
-  if (areJoined(backend, factors, options)) runRowProducts(backend, x, factors, y, options);
+  if (areJoined(backend, factors, options)) run(backend, x, factors, y, options);
   else
-    for (const [i, part] of partsOf(y, batch, rows).entries())
-      runRowProducts(backend, x, [factors[i]], part, options);
+    for (const [i, part] of partsOf(y, batch, rows).entries()) run(backend, x, [factors[i]], part, options);
   return y;
+}
+
+/** Runs products of a few rows, or of a batch. */
+function run(
+  backend: WebGPUBackend,
+  x: tf.TensorInfo,
+  factors: Factor[],
+  y: RowsView,
+  options: RowOptions,
+): void {
+  const {norm, ...rest} = options;
+  const [batch, size] = x.shape;
+  if (batch <= FEW_SEQUENCES || size % 8 !== 0) {
+    runRowProducts(backend, x, factors, y, options);
+    return;
+  }
+  const normed = norm && normalized(backend, x, norm.weight, norm.epsilon);
+  runBatchProducts(backend, normed ?? x, factors, y, rest);
+  if (normed) backend.disposeData(normed.dataId);
 }
 
 /** Returns the parts of {@link products}, `[batch, rows]` of each weight. */
@@ -124,7 +147,7 @@ function gate(
 ): tf.TensorInfo {
   if (areJoined(backend, [gate_proj, up_proj], options)) {
     const y = backend.makeTensorInfo([x.shape[0], gate_proj.rows], 'float32');
-    runRowProducts(backend, x, [gate_proj, up_proj], y, {...options, isGated: true});
+    run(backend, x, [gate_proj, up_proj], y, {...options, isGated: true});
     return y;
   }
   const [gate, up] = [gate_proj, up_proj].map((factor) => products(backend, x, [factor], options));
