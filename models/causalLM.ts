@@ -118,8 +118,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /**
    * Whether the backward pass recomputes each block from its input instead of keeping its intermediates. With
-   * `'offload'`, the inputs are kept in host memory, from where an NVIDIA card fetches them while it computes; where
-   * all memory is the host's, it equals true. Default true.
+   * `'offload'`, the inputs are kept in host memory, from where a graphics card gets them back one by one; where all
+   * memory is the host's, it equals true. Default true.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything else
    */

@@ -51,6 +51,8 @@ export interface BackendTraits {
   startChain?: ChainStarter;
   /** Computes the memory of `decoderStack` and its loss. By default it is that of the ops of a card in TensorFlow. */
   stackMemory?: StackMemoryOf;
+  /** Waits for gradients that are computed later; see `settleGradients`. By default there are none. */
+  settle?: () => Promise<void>;
   /** Compiles the shaders that `run` needs; see `compileShaders`. By default a backend has none. */
   compileShaders?: (run: () => void, onProgress?: CompileProgress) => Promise<void>;
 }

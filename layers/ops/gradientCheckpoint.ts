@@ -32,9 +32,9 @@ export function gradientCheckpoint<T extends tf.Tensor>(
   if (isOffloaded && !backendTraits().isOnHost) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `gradientCheckpointing on ${tf.getBackend()}: expected true or false where blocks are not one op of an NVIDIA card, got ` +
-        "'offload'. Set it to true, or train frozen 16-bit or quantized weights with LoRA without DoRA and dropout, on the " +
-        "tensorflow backend with computeDtype 'bfloat16'.",
+      `gradientCheckpointing on ${tf.getBackend()}: expected true or false where blocks are not one op, got 'offload'. ` +
+        'Set it to true, or train frozen 16-bit or quantized weights with LoRA without DoRA and dropout, on webgpu with ' +
+        "computeDtype 'float16' or on an NVIDIA card in tensorflow with 'bfloat16'.",
     );
   }
   const given = [...inputs, ...constants];

@@ -183,7 +183,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return hidden;
   }
 
-  /** A pass can be recorded while only adapters train, without dropout, and no layer is changed or hooked. */
+  /**
+   * A pass can be recorded while only adapters train, without dropout and offloading, and no layer is changed or
+   * hooked.
+   */
   override lossPass(batch: Batch): LossPass | undefined {
     const state = batch.positionIds ? undefined : this.passState();
     return state === undefined ? undefined : lossPass(this, batch, state);
@@ -200,7 +203,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       norm.offset === 0 &&
       plainHead(lm_head) !== undefined;
     const blocks = isPlain ? plainStack(this.blocks, true) : undefined;
-    if (!blocks || lm_head instanceof LoRADense) return undefined;
+    if (!blocks || lm_head instanceof LoRADense || gradientCheckpointing === 'offload') return undefined;
     const adapters = blocks.flatMap((block) => PROJECTIONS.map((name) => block[name].lora));
     const trained = adapters.filter((lora) => lora !== undefined);
     if (this.trainableParameters().size !== 2 * trained.length) return undefined;

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {supportAttachments} from '../../../layers/kernels/webgpu/device/attachments.ts';
 import {BufferPool} from '../../../layers/kernels/webgpu/device/bufferPool.ts';
 import {recordCommands} from '../../../layers/kernels/webgpu/device/commandRecording.ts';
 import {compileShaders} from '../../../layers/kernels/webgpu/device/compileShaders.ts';
@@ -11,8 +12,8 @@ import {
 } from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
 import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
+import {settleGradients} from '../../../layers/kernels/webgpu/stack/laterGradients.ts';
 import {stackMemory} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
-import {supportRowParts} from '../../../layers/kernels/webgpu/weights/rowParts.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
@@ -80,7 +81,7 @@ export const webgpu: Backend = {
       const backend = new BackendClass(device, adapter.info) as unknown as WebGPUBackend;
       watch(backend, name);
       reuseAtOnce(backend);
-      supportRowParts(backend);
+      supportAttachments(backend);
       growSubmissions(backend);
       backend.bufferManager = new BufferPool(device, () => submitRecorded(backend));
       setBackendTraits(backend, {
@@ -89,6 +90,7 @@ export const webgpu: Backend = {
         decodesStacks: {sequences: MOST_DECODED, adapters: false},
         record: (inputs, run) => recordCommands(backend, inputs, run),
         stackMemory: (step) => stackMemory(backend, step),
+        settle: () => settleGradients(backend),
         compileShaders: (run, onProgress) => compileShaders(backend, run, onProgress),
       });
       const {subgroupMinSize, subgroupMaxSize} = adapter.info;

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {freeSpent} from '../../../layers/ops/freeSpent.ts';
 import {globalNorm} from '../../../layers/ops/globalNorm.ts';
+import {settleGradients} from '../../../layers/ops/settleGradients.ts';
 import {uploadEarly} from '../../../layers/ops/uploadEarly.ts';
 import type {Batch} from '../../../models/batchLoss.ts';
 import {nextTask} from '../../../models/nextTask.ts';
@@ -115,6 +116,7 @@ export async function windowGradients(
     for (const [place, i] of (own.length > 0 ? own : all.slice(0, 1)).entries()) {
       if (place > 0) await nextTask(); // a long window must not block a notebook
       const batch = (all.length === 1 && recorded()) || differentiate(i);
+      await settleGradients();
       losses.push(batch.loss);
       if (batch.metrics) metrics.push(batch.metrics);
       addTo(gradients, batch.gradients);

@@ -40,7 +40,8 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
-  const saved = config.numHiddenLayers * ofBlock;
+  const isOffloaded = checkpointing === 'offload'; // then two blocks' inputs are on the card
+  const saved = (isOffloaded ? 2 : config.numHiddenLayers) * ofBlock;
   const backward = slope + Math.max(inFeedForward, inAttention, inForward);
   const loss = OUTSIDE * floats(hidden);
   const logits = (FLOAT + HALF) * logitRows * vocabSize;

@@ -4,11 +4,14 @@ import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../op
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
+import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
 import {type PackedRows, type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
 import {type AttentionSettings, attendRows, attendRowsGrad, type Heads, headsOf} from './attendRows.ts';
 import {gateRows, gateRowsGrad} from './gateRows.ts';
+import {HostedInputs, hostedIn} from './hostedInputs.ts';
+import {laterGradients} from './laterGradients.ts';
 import {addNormalizationGrad, normalizeRows} from './normalizeRows.ts';
 import {
   type AdapterGradients,
@@ -82,22 +85,15 @@ export class StackPass {
 
   /**
    * @param shape `[B, T, C]`
-   * @throws TfjsLoraError `UNSUPPORTED`
    */
   constructor(
     private readonly backend: WebGPUBackend,
-    stack: PreparedStack,
+    private readonly stack: PreparedStack,
     [batch, length, size]: number[],
-    {cos, sin, segments}: {cos: tf.TensorInfo; sin: tf.TensorInfo; segments?: tf.TensorInfo},
+    private readonly tables: {cos: tf.TensorInfo; sin: tf.TensorInfo; segments?: tf.TensorInfo},
   ) {
-    const {heads, keyValueHeads, headDim, checkpointing} = stack.attributes;
-    if (checkpointing === 'offload') {
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        "gradientCheckpointing on webgpu: expected true or false, got 'offload', which needs copies to host memory that run " +
-          'while the card computes. Set it to true.',
-      );
-    }
+    const {heads, keyValueHeads, headDim} = stack.attributes;
+    const {cos, sin, segments} = tables;
     this.attributes = stack.attributes;
     this.blocks = blocksOf(stack);
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
@@ -105,19 +101,22 @@ export class StackPass {
     this.size = size;
   }
 
-  /** Returns the value and, if `isRecorded`, what the blocks keep. */
+  /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
   forward(x: tf.TensorInfo, isRecorded: boolean): tf.TensorInfo[] {
     const value = ownTensor(this.backend, x, false);
     const hidden = {...value, shape: [this.rows, this.size]};
     const {checkpointing, heads, headDim} = this.attributes;
     const isAllKept = isRecorded && !checkpointing;
     const isAttendedKept =
-      isRecorded && !isAllKept && keepsAttention(this.blocks.length, this.rows, heads, headDim);
+      isRecorded && checkpointing === true && keepsAttention(this.blocks.length, this.rows, heads, headDim);
+    const isOffloaded = isRecorded && checkpointing === 'offload';
+    const hosted = isOffloaded ? new HostedInputs(this.backend) : undefined;
     const kept = this.blocks.map((plain): Kept | undefined => {
       const block = this.ready(plain, false);
       const x = isRecorded ? this.packed() : undefined;
       const {normed, lows, ...attention} = this.attend(block, hidden, x);
       this.free(normed, ...Object.values(lows));
+      if (x && hosted) hosted.add(x);
       this.addProjection(block, 'o_proj', attention.attended, hidden);
       const {attended, logSums, ...own} = attention;
       if (!isAllKept) this.free(...Object.values(own));
@@ -136,32 +135,85 @@ export class StackPass {
         }
       );
     });
+    if (hosted) return [value, hosted.tensor];
     return [value, ...kept.flatMap((each) => (each ? tensorsOf(each) : []))];
   }
 
   /**
-   * Returns the gradients of the input, if wanted, and of each A and B.
+   * Returns the gradients of the input, if wanted, and of each A and B. If the blocks' inputs are in host memory, they
+   * are computed later: {@link laterGradients}.
    *
    * @param saved what forward returned after the value
+   * @throws TfjsLoraError `UNSUPPORTED` if the inputs are in host memory and the gradient of the first one is wanted
    */
   backward(
     dy: tf.TensorInfo,
     saved: tf.TensorInfo[],
     {isInputTrained: isInputWanted, isSpent}: {isInputTrained: boolean; isSpent: boolean},
   ): tf.TensorInfo[] {
+    const hosted = hostedIn(this.backend, saved);
+    if (hosted && isInputWanted) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        "gradientCheckpointing on webgpu: expected true or false where embeddings train, got 'offload', whose gradients " +
+          'are computed after backward has returned. Set it to true.',
+      );
+    }
     const dx = ownTensor(this.backend, dy, isSpent);
     const d = {...dx, shape: [this.rows, this.size]};
+    if (hosted && !isDryRun(this.backend.device)) return this.laterBackward(d, hosted.use());
     const perBlock = saved.length / this.blocks.length;
     const gradients: tf.TensorInfo[][] = [];
     for (let i = this.blocks.length - 1; i >= 0; i--) {
-      const kept = keptFrom(saved.slice(perBlock * i, perBlock * (i + 1)));
-      const block = this.ready(this.blocks[i], true);
-      const sums = this.blockGrad(block, kept, d, i > 0 || isInputWanted);
-      for (const paths of [block.paths, block.slopePaths]) paths?.dispose();
-      gradients.unshift(PROJECTIONS.flatMap((name) => sums[name] ?? []).flatMap(({a, b}) => [a, b]));
+      const kept = hosted ? {x: this.packed()} : keptFrom(saved.slice(perBlock * i, perBlock * (i + 1)));
+      gradients.unshift(this.adapterGrads(i, kept, d, i > 0 || isInputWanted));
+      if (hosted) this.free(kept.x.halves, kept.x.scales);
     }
     if (!isInputWanted) this.free(dx);
     return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
+  }
+
+  /** {@link backward} with the inputs of blocks in host memory: the next one comes while a block is computed. */
+  private laterBackward(d: tf.TensorInfo, hosted: HostedInputs): tf.TensorInfo[] {
+    const {backend, blocks} = this;
+    const {cos, sin, segments} = this.tables;
+    const used = [cos, sin, ...(segments ? [segments] : []), ...Object.values(this.stack.tensors)];
+    for (const {dataId} of used) backend.incRef(dataId);
+    const shapes = blocks.flatMap((block) =>
+      PROJECTIONS.flatMap((name) => {
+        const {a, b} = block[name].tensors;
+        return a ? [a.shape, b.shape] : [];
+      }),
+    );
+    return laterGradients(backend, shapes, async () => {
+      const gradients: tf.TensorInfo[][] = [];
+      const restore = async (i: number) => {
+        const x = this.packed();
+        await hosted.restore(i, x);
+        return x;
+      };
+      let next: Promise<PackedTensors> | undefined = restore(blocks.length - 1);
+      try {
+        for (let i = blocks.length - 1; i >= 0; i--) {
+          const x = (await next) as PackedTensors;
+          next = i > 0 ? restore(i - 1) : undefined;
+          gradients.unshift(this.adapterGrads(i, {x}, d, i > 0));
+          this.free(x.halves, x.scales);
+        }
+      } finally {
+        hosted.free();
+        this.free(d, ...used);
+      }
+      return gradients.flat();
+    });
+  }
+
+  /** Returns the gradients of a block's A and B, and turns `d` into that of its input, if wanted. */
+  private adapterGrads(i: number, kept: Kept, d: RowsView, isInputWanted: boolean): tf.TensorInfo[] {
+    const block = this.ready(this.blocks[i], true);
+    const sums = this.blockGrad(block, kept, d, isInputWanted);
+    for (const paths of [block.paths, block.slopePaths]) paths?.dispose();
+    return PROJECTIONS.flatMap((name) => sums[name] ?? []).flatMap(({a, b}) => [a, b]);
   }
 
   /** x → normed → queries, keys and values → attended, unless that is known. `kept` gets x, packed. */

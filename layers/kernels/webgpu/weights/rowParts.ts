@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {keptFor} from '../../keptFor.ts';
+import {attach} from '../device/attachments.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** Rows of a matrix in one or several tensors, each small enough for the device's shaders to bind. */
@@ -12,6 +12,10 @@ export interface RowParts {
 
 /** The parts of matrices that one buffer cannot hold, by the matrix. They are freed with it. */
 const partsOf = keptFor((_: WebGPUBackend) => new WeakMap<tf.DataId, tf.TensorInfo[]>());
+
+const REFUSAL =
+  'webgpu tensor: expected an op that reads a matrix in parts, got one that needs it in one buffer, which the ' +
+  "device's limits do not allow. Train adapters on frozen 16-bit or quantized weights, or use another backend.";
 
 /**
  * Returns a matrix of 4-byte numbers as shaders can bind it: itself, or in parts if it is larger than a binding may be,
@@ -38,45 +42,24 @@ export function rowPartsOf(backend: WebGPUBackend, matrix: tf.TensorInfo): RowPa
   }
   entry.values = null;
   partsOf(backend).set(matrix.dataId, parts);
+  attach(backend, matrix, {
+    refusal: REFUSAL,
+    read: () => valuesOf(backend, parts),
+    free() {
+      for (const part of parts) backend.disposeData(part.dataId);
+    },
+  });
   return {parts, rows: most};
 }
 
-/** Lets a backend read and free matrices that {@link rowPartsOf} has split. */
-export function supportRowParts(backend: WebGPUBackend): void {
-  const {read, disposeData, uploadToGPU} = backend;
-  const parts = partsOf(backend);
-  Object.assign(backend, {
-    async read(dataId: tf.DataId) {
-      const own = parts.get(dataId);
-      if (!own) return read.call(backend, dataId);
-      const values = (await Promise.all(own.map((part) => backend.read(part.dataId)))) as tf.TypedArray[];
-      const all = tf.util.getTypedArrayFromDType(
-        own[0].dtype as 'int32',
-        values.reduce((sum, {length}) => sum + length, 0),
-      );
-      let at = 0;
-      for (const each of values) {
-        all.set(each, at);
-        at += each.length;
-      }
-      return all;
-    },
-    disposeData(dataId: tf.DataId, force?: boolean) {
-      const isFreed = disposeData.call(backend, dataId, force);
-      const own = isFreed ? parts.get(dataId) : undefined;
-      parts.delete(dataId);
-      for (const part of own ?? []) backend.disposeData(part.dataId);
-      return isFreed;
-    },
-    uploadToGPU(dataId: tf.DataId) {
-      if (parts.has(dataId)) {
-        throw new TfjsLoraError(
-          'UNSUPPORTED',
-          'webgpu tensor: expected an op that reads a matrix in parts, got one that needs it in one buffer, which the ' +
-            "device's limits do not allow. Train adapters on frozen 16-bit or quantized weights, or use another backend.",
-        );
-      }
-      uploadToGPU.call(backend, dataId);
-    },
-  });
+async function valuesOf(backend: WebGPUBackend, parts: tf.TensorInfo[]): Promise<tf.TypedArray> {
+  const values = (await Promise.all(parts.map(({dataId}) => backend.read(dataId)))) as tf.TypedArray[];
+  const size = values.reduce((sum, {length}) => sum + length, 0);
+  const all = tf.util.getTypedArrayFromDType(parts[0].dtype as 'int32', size);
+  let at = 0;
+  for (const each of values) {
+    all.set(each, at);
+    at += each.length;
+  }
+  return all;
 }
