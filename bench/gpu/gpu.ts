@@ -16,7 +16,7 @@ import {
 } from '../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {generateIds, presets} from '../../models/index.ts';
 import {declareQuantized, resolveQuantizationOptions} from '../../models/quantization.ts';
-import {AdamW, joinCluster, Llama, useBackend} from '../../src/index.ts';
+import {AdamW, estimateMemory, joinCluster, Llama, useBackend} from '../../src/index.ts';
 import {runOnRanks} from '../../src/tools/cli/runOnRanks.ts';
 import {clusterPlace} from '../../src/training/cluster/clusterPlace.ts';
 import {installAbsentDevice} from './absentDevice.ts';
@@ -171,6 +171,11 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
   const driverMiB = memory.stop();
   const handles = tensors();
   if (options.profile) showProfile(`profile ${quantization}`, await profile(step));
+  const estimate = estimateMemory(model, {
+    batchSize: batch,
+    sequenceLength: length,
+    gradientAccumulationSteps: accumulation,
+  });
   model.dispose();
   return {
     what: `${quantization === 'none' ? `LoRA ${dtype}` : `QLoRA ${quantization}`}, checkpointing ${checkpointing}`,
@@ -179,6 +184,7 @@ async function train(quantization: string, checkpointing: string): Promise<Row> 
     'fastest ms': Number(Math.min(...times).toFixed(1)),
     'tokens/s': Math.round((1000 * batches.length * batch * length) / median(times)),
     ...allocated(),
+    'GiB estimated': Number((estimate.total / 2 ** 30).toFixed(2)),
     ...(peak !== undefined && {'GiB peak in use': Number((peak / 1024).toFixed(2))}),
     ...(backend === 'tensorflow' && {'tensors more': handles - before}),
     'GiB driver': Number((driverMiB / 1024).toFixed(2)),

@@ -2,7 +2,7 @@ import {counted} from '../../../quant/counted.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
 import {formatBytes} from '../../training/run/formatBytes.ts';
 import {describeModel} from './modelInUse.ts';
-import type {ExampleCounts, RecipePlan} from './planOf.ts';
+import type {ExampleCounts, LongestRows, RecipePlan} from './planOf.ts';
 
 type Row = [name: string, text: string];
 
@@ -37,7 +37,7 @@ function nameOf({recipe, steps}: RecipePlan): string {
 }
 
 function trainingRows(plan: RecipePlan): Row[] {
-  const {recipe, parameters, data, steps, trainedTokens, memory} = plan;
+  const {recipe, parameters, data, steps, trainedTokens, memory, longestRows} = plan;
   if (!steps) return [];
   const {
     fit: {batchSize, gradientAccumulationSteps},
@@ -67,7 +67,20 @@ function trainingRows(plan: RecipePlan): Row[] {
     const listed = present.map(([name, part]) => `${name} ${formatBytes(part)}`).join(', ');
     rows.push(['memory', `about ${formatBytes(bytes)}: ${listed}`]);
   }
+  if (longestRows?.length) rows.push(['longest rows', describeLongest(longestRows)]);
   return rows;
+}
+
+function describeLongest(rows: LongestRows[]): string {
+  const fitting = rows.map(({memory, tokens}) =>
+    tokens > 0 ? `${many(tokens, 'token')} in ${formatBytes(memory)}` : `none in ${formatBytes(memory)}`,
+  );
+  const sources = {
+    budget: 'the memory budget',
+    card: "nine tenths of the card's memory",
+    example: "nine tenths of usual cards; --memory-budget gives your card's",
+  };
+  return `${fitting.join(', ')} (${sources[rows[0].source]})`;
 }
 
 function describeMethod({recipe: {method, model, lora, freeze}}: RecipePlan): string {

@@ -7,7 +7,12 @@ import {KIND_OF_STAGE} from '../../data/datasets/datasetArgs.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
 import type {EarlierFiles} from '../../training/output/outputFolder.ts';
-import {estimateMemory, isEstimable, type MemoryEstimate} from '../../training/run/estimateMemory.ts';
+import {
+  estimateMemory,
+  isEstimable,
+  longestRows,
+  type MemoryEstimate,
+} from '../../training/run/estimateMemory.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import type {RecipeData} from './loadRecipeData.ts';
 import type {Recipe} from './recipe.ts';
@@ -22,6 +27,22 @@ export interface ExampleCounts {
   /** Number of tokens in the longest example. */
   longest: number;
 }
+
+/** The most tokens of a row that fit into some memory. */
+export interface LongestRows {
+  /** Bytes. */
+  memory: number;
+  /** The memory: the user's budget, nine tenths of the card's, or one of several usual sizes if neither is known. */
+  source: 'budget' | 'card' | 'example';
+  /** 0 if not even the shortest rows fit. */
+  tokens: number;
+}
+
+/** Share of a card's memory that a run may use: estimates may be a tenth too low. */
+const CARD_SHARE = 0.9;
+const GIB = 2 ** 30;
+/** The memory of usual cards. */
+const EXAMPLES = [8, 12, 16, 24].map((size) => size * GIB);
 
 /** The plan of a recipe: what it will do, in numbers. */
 export interface RecipePlan {
@@ -40,6 +61,8 @@ export interface RecipePlan {
   /** Number of tokens in the whole training without padding; undefined if the data is streamed. */
   trainedTokens?: number;
   memory?: MemoryEstimate;
+  /** The longest rows that fit into memory, for each amount of it; none without a budget and a card. */
+  longestRows?: LongestRows[];
   /** Folder of the checkpoint to resume from, or false. */
   resumeFrom: string | false;
   /** Files that the training removes from its output folder when it starts, if any. */
@@ -56,10 +79,15 @@ export function planOf(
   {
     optimizer,
     otherModels,
+    memoryBudget,
+    cardMemory,
     ...run
   }: Pick<RecipePlan, 'backend' | 'steps' | 'resumeFrom' | 'overwrites' | 'isFinished'> & {
     optimizer: tf.Optimizer;
     otherModels: TrainableCausalLM[];
+    memoryBudget?: number;
+    /** Bytes of the card's memory, if it is known. */
+    cardMemory?: number;
   },
 ): RecipePlan {
   const {steps} = run;
@@ -72,7 +100,6 @@ export function planOf(
   const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
   const shape = {
     batchSize: batchSize * rowsPerExample(KIND_OF_STAGE[recipe.data.stage]),
-    sequenceLength,
     gradientAccumulationSteps,
     optimizer,
     otherModels: otherModels.filter(isEstimable),
@@ -88,8 +115,27 @@ export function planOf(
     },
     ...run,
     trainedTokens,
-    memory: steps && isEstimable(model) ? estimateMemory(model, shape) : undefined,
+    ...(steps &&
+      isEstimable(model) && {
+        memory: estimateMemory(model, {...shape, sequenceLength}),
+        longestRows: memoriesOf(usesCard(run.backend), memoryBudget, cardMemory).map((each) => ({
+          ...each,
+          tokens: longestRows(model, shape, each.memory),
+        })),
+      }),
   };
+}
+
+/** Whether a backend computes on a graphics card. */
+export const usesCard = ({backend, features}: BackendReport): boolean =>
+  backend === 'webgpu' || features.includes('GPU');
+
+/** Returns the amounts of memory for which a plan says what fits. */
+function memoriesOf(hasCard: boolean, budget?: number, card?: number): Omit<LongestRows, 'tokens'>[] {
+  if (budget !== undefined) return [{memory: budget, source: 'budget'}];
+  if (!hasCard) return [];
+  if (card !== undefined) return [{memory: CARD_SHARE * card, source: 'card'}];
+  return EXAMPLES.map((memory) => ({memory: CARD_SHARE * memory, source: 'example'}));
 }
 
 function countExamples(data: TrainingData): ExampleCounts | undefined {

@@ -6,6 +6,7 @@ import {assertData, type TrainingData} from '../../data/batches/batches.ts';
 import {type Example, longestRow} from '../../data/batches/collate.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';
 import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
+import {cardMemory} from '../../training/backends/cardMemory.ts';
 import {type BackendName, useBackend} from '../../training/backends/useBackend.ts';
 import {joinCluster} from '../../training/cluster/joinCluster.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
@@ -28,7 +29,7 @@ import {
   sameRecipeWith,
 } from './outputWishes.ts';
 import {assertOwnResults} from './ownResults.ts';
-import {planOf, type RecipePlan} from './planOf.ts';
+import {planOf, type RecipePlan, usesCard} from './planOf.ts';
 import type {Recipe} from './recipe.ts';
 import {type RunSteps, runSteps} from './runSteps.ts';
 import {useTemplate} from './useTemplate.ts';
@@ -124,6 +125,8 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
       steps,
       optimizer,
       otherModels,
+      memoryBudget: options.memoryBudget,
+      cardMemory: usesCard(backend) ? await cardMemory() : undefined,
       resumeFrom,
       ...(await earlierIn(folder, steps, resumeFrom)),
     };

@@ -282,6 +282,31 @@ function bytesOfState(
 const matrixSize = ({logicalShape}: StoredWeight): number => tf.util.sizeFromShape(logicalShape);
 
 /**
+ * Returns the most tokens that rows may have, a multiple of 8, so that the estimate of a step stays within a budget and no
+ * tensor is larger than the backend's. Returns 0 if the shortest rows do not fit.
+ *
+ * @param budget bytes
+ */
+export function longestRows(
+  model: EstimableModel,
+  args: Omit<EstimateArgs, 'sequenceLength'>,
+  budget: number,
+): number {
+  const {maxPositionEmbeddings, hiddenSize, numAttentionHeads, headDim} = model.config;
+  const width = Math.max(hiddenSize, numAttentionHeads * headDim);
+  const fits = (sequenceLength: number) =>
+    4 * args.batchSize * sequenceLength * width <= backendTraits().maxTensorBytes &&
+    estimateMemory(model, {...args, sequenceLength}).total <= budget;
+  let [low, high] = [0, Math.floor(maxPositionEmbeddings / 8)];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (fits(8 * middle)) low = middle;
+    else high = middle - 1;
+  }
+  return 8 * low;
+}
+
+/**
  * Refuses a run that does not fit into memory.
  *
  * @throws TfjsLoraError `INSUFFICIENT_MEMORY` with the estimate and the changes that would make it fit

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {declareQuantized} from '../../../models/quantization.ts';
 import {AdamW, estimateMemory, type FitArgs, Llama, Trainer, useBackend} from '../../../src/index.ts';
+import {longestRows} from '../../../src/training/run/estimateMemory.ts';
 import {stackMemory} from '../../../src/training/run/stackMemory.ts';
 import {BigramModel} from './bigramModel.ts';
 
@@ -135,6 +136,17 @@ test('needs no weights: Llama 3.2 1B on a machine that could not hold it', () =>
   expect(estimate.total).toBe(parts.reduce((sum, [, bytes]) => sum + bytes, 0));
   const shorter = estimateMemory(model, {batchSize: 4, sequenceLength: 512});
   expect(shorter.activations).toBeLessThan(estimate.activations / 4); // attention's scores grow faster
+});
+
+test('knows the longest rows that fit', () => {
+  const model = Llama.fromConfig('llama-3.2-1b', {dtype: 'bfloat16', allocate: false}).applyLoRA({rank: 8});
+  const budget = 8 * 2 ** 30;
+  const tokens = longestRows(model, {batchSize: 2}, budget);
+  const total = (sequenceLength: number) => estimateMemory(model, {batchSize: 2, sequenceLength}).total;
+  expect(total(tokens)).toBeLessThanOrEqual(budget);
+  expect(total(tokens + 8)).toBeGreaterThan(budget);
+  expect(longestRows(model, {batchSize: 2}, 2 ** 30)).toBe(0);
+  expect(longestRows(model, {batchSize: 1}, 2 ** 50)).toBe(model.config.maxPositionEmbeddings);
 });
 
 describe('memoryBudget', () => {

@@ -21,6 +21,7 @@ import {
   type StepLog,
   useBackend,
 } from '../../../../src/index.ts';
+import {formatPlan} from '../../../../src/tools/recipes/formatPlan.ts';
 import {planRecipe} from '../../../../src/tools/recipes/planRecipe.ts';
 import {loadRecipe, type Recipe} from '../../../../src/tools/recipes/recipe.ts';
 import {type RunOptions, trainRecipe} from '../../../../src/tools/recipes/trainRecipe.ts';
@@ -94,7 +95,9 @@ describe('a plan', () => {
     const before = tf.memory().numTensors;
     const plan = await planRecipe(await read(`output_dir=${output('planned')}`, 'val_size=2'), {
       backend: 'wasm',
+      memoryBudget: 2e9,
     });
+    expect(formatPlan(plan)).toMatch(/longest rows +[\d,]+ tokens in 1.9 GiB \(the memory budget\)/);
     expect(plan).toMatchObject({
       steps: {total: 3, perEpoch: 3, warmup: 1}, // 10 examples in windows of 4
       data: {training: {examples: 10}, validation: undefined},
