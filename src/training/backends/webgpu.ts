@@ -11,7 +11,7 @@ import {
   type WebGPUBackend,
 } from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {registerWebGPUKernels} from '../../../layers/kernels/webgpu/registerWebGPUKernels.ts';
-import {MOST_DECODED} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
+import {mostDecoded} from '../../../layers/kernels/webgpu/stack/decodeStack.ts';
 import {settleGradients} from '../../../layers/kernels/webgpu/stack/laterGradients.ts';
 import {stackMemory} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
@@ -87,7 +87,6 @@ export const webgpu: Backend = {
       setBackendTraits(backend, {
         logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
         maxTensorBytes: device.limits.maxStorageBufferBindingSize,
-        decodesStacks: {sequences: MOST_DECODED, adapters: false},
         record: (inputs, run) => recordCommands(backend, inputs, run),
         stackMemory: (step) => stackMemory(backend, step),
         settle: () => settleGradients(backend),
@@ -114,6 +113,7 @@ export const webgpu: Backend = {
     if (options.tune !== undefined)
       await setTuning(backend, options.tune ? {device: backend[IDENTITY], store: tuningFile} : undefined);
     const {hasF16, hasSubgroups, hasMatrices} = capabilities;
+    setBackendTraits(backend, {decodesStacks: {sequences: mostDecoded(backend), adapters: false}});
     registerWebGPUKernels(capabilities.computeDtype);
     const features = [
       ...(hasF16 ? ['f16'] : []),

@@ -3,7 +3,7 @@ import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {type NumberedWeights, numberWeights} from '../weights/numberWeights.ts';
 import type {Product} from './product.ts';
 import type {Factor, RowOptions} from './rowProduct.ts';
@@ -17,6 +17,12 @@ const FEW_ROWS = 8;
 const MANY_ROWS = 8192;
 /** Number of sums that a workgroup adds up over its teams at the same time: 8 KiB. */
 const SUMS_AT_ONCE = 8;
+
+/** Whether {@link runBatchProducts} is the fastest way for so many rows: subgroup matrices compute them in float16. */
+export function usesBatchProducts(backend: WebGPUBackend, count: number): boolean {
+  const {hasMatrices, computeDtype} = capabilitiesOf(backend);
+  return count <= BATCH_ROWS && !(hasMatrices && computeDtype === 'float16');
+}
 
 /** Computes `y = x · Wᵀ` for several rows; see {@link runBatchProducts}. */
 export function runBatchProduct(backend: WebGPUBackend, {x, weight, rows}: Product, y: tf.TensorInfo): void {

@@ -4,7 +4,7 @@ import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
-import {BATCH_ROWS, runBatchProduct} from './batchProduct.ts';
+import {runBatchProduct, usesBatchProducts} from './batchProduct.ts';
 import {runMatrixProduct, TILING} from './matrixProduct.ts';
 import {type PackedRows, packRows} from './packRows.ts';
 import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
@@ -34,7 +34,7 @@ export function multiply(backend: WebGPUBackend, product: Product): tf.TensorInf
     runRowProduct(backend, product, y);
     return y;
   }
-  if (m <= BATCH_ROWS && transposeWeight && k % 8 === 0) {
+  if (usesBatchProducts(backend, m) && transposeWeight && k % 8 === 0) {
     runBatchProduct(backend, product, y);
     return y;
   }

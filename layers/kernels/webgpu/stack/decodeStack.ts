@@ -7,7 +7,7 @@ import type {RowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {normalized} from '../elementwise/rmsNorm.ts';
 import {gateRows} from '../elementwise/swiGLU.ts';
-import {BATCH_ROWS, runBatchProducts} from '../products/batchProduct.ts';
+import {BATCH_ROWS, runBatchProducts, usesBatchProducts} from '../products/batchProduct.ts';
 import {buffersOfRowProducts, type Factor, type RowOptions, runRowProducts} from '../products/rowProduct.ts';
 import {formatOf} from '../weights/usingWeight.ts';
 
@@ -16,10 +16,12 @@ type Name = (typeof PROJECTIONS)[number];
 /** The weights of a block as row products take them, and its norms. */
 type Block = Record<Name, Factor> & Record<Exclude<keyof StackBlock, Name>, tf.TensorInfo>;
 
-/** The most sequences that {@link decodeStack} takes: a product computes all of them for each weight it reads. */
-export const MOST_DECODED = BATCH_ROWS;
 /** Beyond this many sequences, norms are computed by themselves, and {@link runBatchProducts} computes the products. */
 const FEW_SEQUENCES = 4;
+
+/** Returns the most sequences that {@link decodeStack} takes: a product computes all of them for each weight it reads. */
+export const mostDecoded = (backend: WebGPUBackend): number =>
+  usesBatchProducts(backend, BATCH_ROWS) ? BATCH_ROWS : FEW_SEQUENCES;
 
 /**
  * `DecodeStack` (layers/ops/decodeStack.ts) without low-rank paths, in five dispatches a block: the norm, query, key
