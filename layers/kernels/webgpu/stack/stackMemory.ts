@@ -24,7 +24,8 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
 
   const attended = halves(query) + floats(heads);
   const attention = halves(query + keyValue) + attended;
-  const isAttendedKept = checkpointing && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
+  const isAttendedKept =
+    checkpointing === true && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
   const ofBlock = checkpointing
     ? halves(hidden) + (isAttendedKept ? attended : 0)
     : halves(2 * hidden + 2 * intermediate) + attention;
