@@ -1,44 +1,32 @@
 /// <reference types="vite/client" />
-import plainWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
-import simdWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
-import threadedWasm from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
-import {
-  AdamW,
-  AutoModelForCausalLM,
-  type BackendName,
-  type Example,
-  type Tokenizer,
-  type TrainableCausalLM,
-  useBackend,
-} from 'tfjs-lora';
+import type {BackendName} from 'tfjs-lora';
+import {type DownloadProgress, TaskWorker} from 'tfjs-lora/browser';
 import {type AlpacaRecord, billRecords} from '../quickstart/billGenerator.ts';
 import {drawLoss} from './lossPlot.ts';
+import type {Settings, StoredRun, Tasks, TrainingReport} from './trainingWorker.ts';
 
-/*
- * Fine-tunes the quickstart's model in the tab. Everything except the page itself is done by `tfjs-lora`: useBackend,
- * AutoModelForCausalLM, applyLoRA, fitDataset, generate, saveAdapter, loadAdapter.
- */
+/* Shows what trainingWorker.ts does, and asks it for more. Nothing is computed here, so the page stays responsive. */
 
 const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
 const form = element<HTMLFormElement>('settings');
-const [save, load, stop] = [
-  element<HTMLButtonElement>('save'),
-  element<HTMLInputElement>('load'),
-  element<HTMLButtonElement>('stop'),
-];
+const trying = element<HTMLFormElement>('try');
+const [save, resume, stop] = ['save', 'resume', 'stop'].map((id) => element<HTMLButtonElement>(id));
+const load = element<HTMLInputElement>('load');
 const show = (id: string, text: string) => {
   element(id).textContent = text;
 };
 
-/**
- * The unseen bills, the length of summaries, and the number of training bills. Slow machine: `?samples=1&tokens=20`.
- */
+/** The unseen bills, the length of answers, and other settings without a field. Slow machine: `?samples=1&tokens=20`. */
 const address = new URLSearchParams(location.search);
 const samples = billRecords('heldOut', Number(address.get('samples') ?? 3));
 const maxNewTokens = Number(address.get('tokens') ?? 80);
 const bills = Number(address.get('bills') ?? 600);
+const saveSteps = Number(address.get('save') ?? 10);
 
-let model: TrainableCausalLM;
+const worker = new Worker(new URL('./trainingWorker.ts', import.meta.url), {type: 'module'});
+const training = new TaskWorker<Tasks>(worker);
+let [isOpen, hasAdapter] = [false, false];
+let stored: StoredRun | undefined;
 let stopping: AbortController | undefined;
 /** The plotted losses, and the number of steps. */
 let [losses, steps]: [number[], number] = [[], 0];
@@ -50,67 +38,80 @@ for (const [name, value] of address) {
 }
 
 async function start(): Promise<void> {
-  const report = await useBackend(setting('backend') as 'auto' | BackendName, {
-    wasmPaths: {
-      'tfjs-backend-wasm.wasm': plainWasm,
-      'tfjs-backend-wasm-simd.wasm': simdWasm,
-      'tfjs-backend-wasm-threaded-simd.wasm': threadedWasm,
+  void navigator.storage?.persist?.(); // asks the browser not to clear the storage when the disk fills up
+  const opened = await training.run(
+    'open',
+    {
+      backend: setting('backend') as 'auto' | BackendName,
+      modelUrl: new URL('.', location.href).href,
+      runName: address.get('run') ?? 'latest',
     },
-  });
+    {onReport: showDownload},
+  );
   const names = {webgpu: 'WebGPU', wasm: 'WebAssembly', cpu: 'plain JavaScript', tensorflow: 'TensorFlow'};
-  const device = report.backend === 'webgpu' ? ` on ${report.device}` : '';
-  show('backend', `${names[report.backend]}${device}: ${report.features.join(', ')}`);
-  element('backend').title = String(report);
-  model = await AutoModelForCausalLM.fromPretrained(new URL('.', location.href));
-  model.gradientCheckpointing = false; // so small a model need not save memory
+  const device = opened.backend === 'webgpu' ? ` on ${opened.device}` : '';
+  show('backend', `${names[opened.backend]}${device}: ${opened.features.join(', ')}`);
+  element('backend').title = opened.text;
+  show('activity', '');
+  isOpen = true;
+  showStored(opened.run);
   showSamples();
   await writeSamples('before');
 }
 
-async function train(): Promise<void> {
-  [losses, steps] = [[], Number(setting('steps'))];
-  const batchSize = Number(setting('batch'));
-  const rank = Number(setting('rank'));
-  if (model.adapterNames.includes('default')) model.deleteAdapter('default');
-  model.applyLoRA({rank, alpha: 2 * rank, seed: 0});
-  model.compile({
-    optimizer: new AdamW({learningRate: 1e-2, weightDecay: 0}),
-    schedule: {name: 'cosine', warmupSteps: Math.min(10, Math.floor(steps / 4))},
-    maxGradNorm: 1,
-  });
-  const examples = billRecords('train', bills).map(exampleOf);
+function showDownload({file, bytes, total}: DownloadProgress): void {
+  const share = total ? `${Math.round((100 * bytes) / total)} %` : `${Math.round(bytes / 1024)} KiB`;
+  show('activity', `storing ${file}: ${share}`);
+}
+
+async function train(settings: Settings, isResumed: boolean): Promise<void> {
+  steps = settings.steps;
+  losses = isResumed ? [...(stored?.losses ?? [])] : [];
   stopping = new AbortController();
   stop.hidden = false;
+  show('activity', isResumed ? 'resuming…' : 'making examples…');
   try {
-    await model.fitDataset(examples, {
-      epochs: Math.ceil((steps * batchSize) / examples.length),
-      maxSteps: steps,
-      batchSize,
-      signal: stopping.signal,
-      callbacks: {
-        onStepEnd: ({step, loss, tokensPerSecond, secondsLeft = 0}) => {
-          losses.push(loss);
-          show('step', `${step} of ${steps}`);
-          show('loss', loss.toFixed(3));
-          show('pace', Math.round(tokensPerSecond).toLocaleString('en'));
-          show('left', step < steps ? `${Math.ceil(secondsLeft)} s` : 'done');
-          element<HTMLProgressElement>('progress').value = step / steps;
-          plot();
-        },
-      },
-    });
+    showStored(
+      await training.run('train', {settings, isResumed}, {signal: stopping.signal, onReport: showTraining}),
+    );
   } finally {
     stop.hidden = true;
-    model.optimizer.dispose();
+    show('activity', '');
   }
+  hasAdapter = true;
   show('adapter-note', '');
   await writeSamples('after');
 }
 
+function showTraining(report: TrainingReport): void {
+  if ('compiled' in report) {
+    show('activity', `compiling shaders: ${report.compiled} of ${report.total}`);
+    return;
+  }
+  const {step, loss, tokensPerSecond, secondsLeft = 0} = report.step;
+  losses = [...losses.slice(0, step - 1), loss]; // a resumed training repeats the steps after its checkpoint
+  show('activity', `training; kept for a restart every ${saveSteps} steps`);
+  show('step', `${step} of ${steps}`);
+  show('loss', loss.toFixed(3));
+  show('pace', Math.round(tokensPerSecond).toLocaleString('en'));
+  show('left', step < steps ? `${Math.ceil(secondsLeft)} s` : 'done');
+  element<HTMLProgressElement>('progress').value = step / steps;
+  plot();
+}
+
+/** Offers to resume the training in the storage. */
+function showStored(run: StoredRun | undefined): void {
+  stored = run;
+  resume.hidden = !run;
+  if (!run) return;
+  resume.textContent = run.isFinished
+    ? 'Bring back the last adapter'
+    : `Resume after step ${run.losses.length} of ${run.settings.steps}`;
+}
+
 /** Downloads the adapter's files. */
 async function saveAdapter(): Promise<void> {
-  const files = new Map<string, Blob>();
-  await model.saveAdapter(files);
+  const files = await training.run('saveAdapter', undefined as never);
   for (const [name, blob] of files) {
     const link = Object.assign(document.createElement('a'), {
       href: URL.createObjectURL(blob),
@@ -125,27 +126,13 @@ async function saveAdapter(): Promise<void> {
 async function loadAdapter(): Promise<void> {
   const files = [...(load.files ?? [])];
   load.value = ''; // so that the same files can be chosen again
-  const had = model.adapterNames.includes('default');
-  await model.loadAdapter(files, {adapterName: had ? 'loaded' : 'default'});
-  if (had) model.deleteAdapter('default');
+  await training.run('loadAdapter', files);
+  hasAdapter = true;
   show('adapter-note', `loaded ${files.map(({name}) => name).join(' and ')}`);
   await writeSamples('after');
 }
 
-/** Encodes the conversation up to the assistant's turn. */
-function promptOf({instruction, input}: AlpacaRecord): number[] {
-  const messages = [{role: 'user', content: `${instruction}\n${input}`}];
-  return (model.tokenizer as Tokenizer).encodeChat(messages, {addGenerationPrompt: true});
-}
-
-/** Makes a training example in which only the answer counts. */
-function exampleOf(record: AlpacaRecord): Example {
-  const prompt = promptOf(record);
-  const answer = (model.tokenizer as Tokenizer).encode(`${record.output}<|eot_id|>`, {
-    addSpecialTokens: false,
-  });
-  return {inputIds: [...prompt, ...answer], labels: [...prompt.map(() => -100), ...answer]};
-}
+const messageOf = ({instruction, input}: AlpacaRecord) => `${instruction}\n${input}`;
 
 function showSamples(): void {
   element('samples').replaceChildren(
@@ -172,48 +159,75 @@ async function writeSamples(when: 'before' | 'after'): Promise<void> {
     delete place.dataset.isExact;
   }
   for (const [i, record] of samples.entries()) {
-    for await (const piece of model.stream(promptOf(record), {maxNewTokens, doSample: false})) {
-      places[i].textContent += piece;
-    }
+    await write({message: messageOf(record)}, places[i]);
     places[i].dataset.isExact = String(places[i].textContent === record.output);
   }
 }
 
+/** Writes an answer to the reader's text, or continues it. */
+async function answer(task: string, text: string): Promise<void> {
+  show('answer', '');
+  const [{instruction}] = billRecords('heldOut', 1);
+  await write(task === 'continue' ? {text} : {message: `${instruction}\n${text}`}, element('answer'));
+}
+
+const write = (prompt: {message?: string; text?: string}, place: HTMLElement) =>
+  training.run('write', {...prompt, maxNewTokens}, {onReport: (piece) => place.append(piece)});
+
 const setting = (name: string) =>
-  (form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement).value;
+  (form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement).value;
+
+function settings(): Settings {
+  const [steps, rank, batch] = ['steps', 'rank', 'batch'].map((name) => Number(setting(name)));
+  const text = setting('data') === 'own' ? {text: setting('text')} : {};
+  return {steps, rank, batch, bills, saveSteps, ...text};
+}
 
 const plot = () => drawLoss(element<SVGElement>('plot'), losses, steps || Number(setting('steps')));
 
-/** Runs one task at a time, and shows its errors on the page. */
-async function run(state: string, work: () => Promise<void>): Promise<void> {
+/** Runs one task at a time, and shows its errors beside the place where it was started. */
+async function run(state: string, place: string, work: () => Promise<void>): Promise<void> {
   const {dataset} = document.body;
   dataset.state = state;
-  element('error').hidden = true;
-  const controls = [...form.querySelectorAll<HTMLButtonElement>('input, select, [type=submit]'), save, load];
-  for (const control of controls) control.disabled = true;
+  for (const error of document.querySelectorAll<HTMLElement>('.error')) error.hidden = true;
+  const controls = [...document.querySelectorAll<HTMLInputElement>('input, select, textarea, button')];
+  for (const control of controls) control.disabled = control !== (stop as HTMLElement);
   try {
     await work();
     dataset.state = 'ready';
   } catch (error) {
-    element('error').hidden = false;
-    show('error', (error as Error).message);
+    const shown = document.querySelector<HTMLElement>(`${place} .error`)!;
+    shown.textContent = (error as Error).message;
+    shown.hidden = false;
     dataset.state = 'failed';
   }
-  for (const control of controls) control.disabled = !model;
-  save.disabled = !model?.adapterNames.length;
+  for (const control of controls) control.disabled = !isOpen;
+  save.disabled = !hasAdapter;
   (form.elements.namedItem('backend') as HTMLSelectElement).disabled = false;
 }
 
 form.addEventListener('submit', (event) => {
   event.preventDefault();
-  void run('training', train);
+  void run('training', '#training', () => train(settings(), false));
 });
 form.addEventListener('change', ({target}) => {
+  element('own').hidden = setting('data') !== 'own';
   if ((target as HTMLInputElement).name !== 'backend') return;
-  location.search = String(new URLSearchParams({backend: setting('backend')})); // a tab uses one backend only
+  address.set('backend', setting('backend'));
+  location.search = String(address); // a tab uses one backend only
 });
-new ResizeObserver(plot).observe(element('plot')); // also draws it for the first time
+resume.addEventListener(
+  'click',
+  () => void run('training', '#training', () => train(stored!.settings, true)),
+);
 stop.addEventListener('click', () => stopping?.abort());
-save.addEventListener('click', () => void run('saving', saveAdapter));
-load.addEventListener('change', () => void run('loading', loadAdapter));
-void run('loading', start);
+trying.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const {value} = event.submitter as HTMLButtonElement;
+  const {value: text} = trying.elements.namedItem('text') as HTMLTextAreaElement;
+  void run('writing', '#trying', () => answer(value, text));
+});
+save.addEventListener('click', () => void run('saving', '#adapter', saveAdapter));
+load.addEventListener('change', () => void run('loading', '#adapter', loadAdapter));
+new ResizeObserver(plot).observe(element('plot')); // also draws it for the first time
+void run('loading', 'header', start);

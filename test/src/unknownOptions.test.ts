@@ -203,7 +203,11 @@ const calls: Record<string, Call> = {
   'CachedFolder.constructor': (unknown) => new browser.CachedFolder('http://host', {} as never, unknown),
   'TaskWorker.run': (unknown) => {
     const worker = {postMessage() {}, addEventListener() {}, terminate() {}};
-    return new browser.TaskWorker<Record<string, browser.Task>>(worker).run('x', {} as never, unknown);
+    return new browser.TaskWorker<Record<string, browser.Task>>(worker as never).run(
+      'x',
+      {} as never,
+      unknown,
+    );
   },
 };
 

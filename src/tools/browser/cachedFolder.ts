@@ -24,8 +24,8 @@ const CACHED_FOLDER_OPTIONS = {
   signal: true,
 } satisfies OptionNames<CachedFolderOptions>;
 
-/** File that lists what the server does not have, so that it is not asked again. */
-const ABSENT = 'absent.json';
+/** Name of the empty file that says that the server has none of that name, so that it is not asked again. */
+const absent = (name: string): string => `${name}.absent`;
 
 /**
  * A folder behind a URL whose files are kept in the browser's storage: each is downloaded once, straight into the
@@ -43,7 +43,6 @@ const ABSENT = 'absent.json';
  */
 export class CachedFolder implements Folder {
   readonly path: string;
-  private absent?: Set<string>;
 
   /** @param url the folder's URL; a missing slash at its end is added */
   constructor(
@@ -71,12 +70,17 @@ export class CachedFolder implements Folder {
 
   async has(name: string): Promise<boolean> {
     if (await this.storage.has(name)) return true;
-    this.absent ??= new Set(JSON.parse(new TextDecoder().decode(await this.storage.read(ABSENT)) || '[]'));
-    if (this.absent.has(name)) return false;
-    if (await this.download(name)) return true;
-    this.absent.add(name);
-    await this.storage.write(ABSENT, JSON.stringify([...this.absent]));
-    return false;
+    if (await this.storage.has(absent(name))) return false;
+    // Another tab, or another call, may be downloading it.
+    return navigator.locks.request(
+      `tfjs-lora ${this.storage.pathOf(name)}`,
+      {signal: this.options.signal},
+      async () => {
+        if ((await this.storage.has(name)) || (await this.download(name))) return true;
+        await this.storage.write(absent(name), '');
+        return false;
+      },
+    );
   }
 
   async read(name: string): Promise<Uint8Array | undefined> {

@@ -221,7 +221,10 @@ export class StorageFolder implements RunFolder {
     const temporary = temporaryName(last);
     try {
       await folder.writeInto(temporary, pieces, bytes, this.pathOf(name));
-      await folder.moveTo(folder, temporary, last);
+      // Two moves to one place at the same time fail.
+      await navigator.locks.request(`${folder.lockName}/${last} is moved`, () =>
+        folder.moveTo(folder, temporary, last),
+      );
     } catch (error) {
       await folder.remove(temporary);
       throw error;

@@ -21,13 +21,6 @@ const RUN_TASK_OPTIONS = {
   signal: true,
 } satisfies OptionNames<RunTaskOptions<unknown>>;
 
-/** The part of `Worker` that requests need. */
-interface WorkerPort {
-  postMessage(request: TaskRequest): void;
-  addEventListener(type: string, listener: (event: never) => void): void;
-  terminate(): void;
-}
-
 /** A task that runs. */
 interface Pending {
   onReport?: (value: never) => void;
@@ -55,9 +48,9 @@ export class TaskWorker<T extends {[name in keyof T]: Task}> {
   private runs = 0;
   private fault?: Error;
 
-  constructor(private readonly worker: WorkerPort) {
-    worker.addEventListener('message', ({data}: {data: TaskReply}) => this.receive(data));
-    worker.addEventListener('error', ({message}: {message?: string}) => {
+  constructor(private readonly worker: Worker) {
+    worker.addEventListener('message', ({data}) => this.receive(data));
+    worker.addEventListener('error', ({message}) => {
       this.fail(new Error(`the worker failed${message ? `: ${message}` : ' to load'}`));
     });
     worker.addEventListener('messageerror', () =>
@@ -83,10 +76,10 @@ export class TaskWorker<T extends {[name in keyof T]: Task}> {
       signal?.throwIfAborted();
       if (this.fault) throw this.fault;
       const id = this.runs++;
-      this.worker.postMessage({id, task, argument});
+      this.send({id, task, argument});
       this.pending.set(id, {onReport, resolve, reject});
       signal?.addEventListener('abort', () => {
-        if (this.pending.has(id)) this.worker.postMessage({id, abort: signal.reason});
+        if (this.pending.has(id)) this.send({id, abort: signal.reason});
       });
     });
   }
@@ -95,6 +88,10 @@ export class TaskWorker<T extends {[name in keyof T]: Task}> {
   terminate(): void {
     this.worker.terminate();
     this.fail(new Error('the worker was terminated'));
+  }
+
+  private send(request: TaskRequest): void {
+    this.worker.postMessage(request);
   }
 
   private receive(reply: TaskReply): void {

@@ -31,7 +31,7 @@ const DTYPES = {float32: 'F32', int32: 'I32'} as const;
 export async function saveOptimizer(
   optimizer: tf.Optimizer,
   path: string,
-  folder?: Pick<RunFolder, 'writeSafetensors'>,
+  folder?: RunFolder,
 ): Promise<void> {
   const entries = await entriesOf(optimizer);
   const tensors = entries.map(({name, shape, dtype, read}) => ({
@@ -64,11 +64,7 @@ export async function saveOptimizer(
  * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE`, `INVALID_ARGUMENT`, `MISSING_TENSOR`, `SHAPE_MISMATCH` when
  *   the file is invalid or does not fit optimizer and variables; the optimizer is unchanged then
  */
-export async function loadOptimizer(
-  optimizer: tf.Optimizer,
-  path: string,
-  folder?: Pick<Folder, 'openSafetensors'>,
-): Promise<void> {
+export async function loadOptimizer(optimizer: tf.Optimizer, path: string, folder?: Folder): Promise<void> {
   const [place, name] = folder ? [folder, path] : onDisk(path);
   const file = await place.openSafetensors(name);
   try {

@@ -52,7 +52,7 @@ function connected() {
   const fail = (message: string) => {
     for (const each of failures) each({message});
   };
-  return {worker: new TaskWorker<typeof tasks>(worker), fail, close};
+  return {worker: new TaskWorker<typeof tasks>(worker as never), fail, close};
 }
 
 let ends: ReturnType<typeof connected>;
