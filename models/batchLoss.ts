@@ -69,7 +69,20 @@ export interface TokenLossesOptions extends Pass {
   values?: boolean;
   /** Divisor of the logits, above 0, for the probabilities of tokens that were sampled at a temperature. Default 1. */
   temperature?: number;
+  /** Loss of each label instead of the cross-entropy. */
+  formula?: LabelFormula;
+  /** Hidden states `[N, C]` of {@link labelStates}, which become the formula's reference logits. */
+  reference?: tf.Tensor2D;
 }
+
+/**
+ * Computes the losses `[n]` of some labels from their logits; differentiable, and given a part of the labels at a time.
+ *
+ * @param logits `[n, vocab]`
+ * @param labels `[n]`
+ * @param reference logits of the reference, `[n, vocab]`, if one was given
+ */
+export type LabelFormula = (logits: tf.Tensor2D, labels: tf.Tensor1D, reference?: tf.Tensor2D) => tf.Tensor1D;
 
 /** Sums the cross-entropy over a batch's targets; see `CausalLM.lossSum`. */
 export function lossSum(model: LossModel, batch: Batch, options: Pass): tf.Scalar {
@@ -91,6 +104,18 @@ export function tokenLosses(model: LossModel, batch: Batch, options: TokenLosses
   return {...computed, counts: toRows(batch, 'labels').map((row) => findTargets([row]).targets.length)};
 }
 
+/** Computes the hidden states `[N, C]` that predict the labels that count; see `CausalLM.labelStates`. */
+export function labelStates(model: LossModel, batch: Batch): tf.Tensor2D {
+  const {inputIds, places} = checked(model, batch, 'each');
+  return tf.tidy(() => {
+    const mask = batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32');
+    const positionIds = batch.positionIds && toRows(batch, 'positionIds');
+    const ids = tf.tensor2d(inputIds, undefined, 'int32');
+    const hidden = model.forward(ids, {attentionMask: mask, positionIds}); // [B, T, C]
+    return tf.gather(hidden.reshape([-1, hidden.shape[2]]), tf.tensor1d(places!, 'int32')) as tf.Tensor2D;
+  });
+}
+
 /** @throws TfjsLoraError `UNSUPPORTED` for a model without a value head */
 export function valueHeadOf({valueHead}: Pick<LossModel, 'valueHead'>): ValueHead {
   if (valueHead) return valueHead;
@@ -99,6 +124,9 @@ export function valueHeadOf({valueHead}: Pick<LossModel, 'valueHead'>): ValueHea
     'values: expected a model with a value head, got none. Call addValueHead() or loadValueHead(folder) first.',
   );
 }
+
+/** What makes a loss another one than the cross-entropy. */
+type LossShape = Pick<TokenLossesOptions, 'temperature' | 'formula' | 'reference'>;
 
 /** The losses of targets, each `[N]`, or their sum. */
 type Which = 'sum' | 'each';
@@ -109,7 +137,7 @@ type Computed = {losses: tf.Tensor; values?: tf.Tensor};
 function lossesOf(
   model: LossModel,
   batch: Batch,
-  {temperature, ...options}: Omit<TokenLossesOptions, 'values'>,
+  {temperature, formula, reference, ...options}: Omit<TokenLossesOptions, 'values'>,
   which: Which,
   head?: ValueHead,
 ): Computed {
@@ -127,7 +155,7 @@ function lossesOf(
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
     };
     const positionIds = batch.positionIds && toRows(batch, 'positionIds');
-    return lossOf(model, tensors, {positionIds, ...pass}, which, head, temperature);
+    return lossOf(model, tensors, {positionIds, ...pass}, which, head, {temperature, formula, reference});
   });
 }
 
@@ -181,12 +209,12 @@ function lossOf(
   options: Omit<Parameters<LossModel['forward']>[1], 'attentionMask'>,
   which: Which,
   head?: ValueHead,
-  temperature = 1,
+  shape: LossShape = {},
 ): Computed {
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  const losses = headLoss(model, counted, labels, options, which, temperature);
+  const losses = headLoss(model, counted, labels, options, which, shape);
   return head ? {losses, values: scoresOf(head, counted, options)} : {losses};
 }
 
@@ -222,12 +250,12 @@ function headLoss(
   targets: tf.Tensor1D,
   pass: Pass,
   which: Which,
-  temperature: number,
+  {temperature = 1, formula, reference}: LossShape,
 ): tf.Tensor {
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
   const frozen =
     (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
-  if (frozen && bound === undefined)
+  if (frozen && bound === undefined && !formula)
     return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(
       divided(hidden), // the head is linear
       head.weight.matrix(),
@@ -240,17 +268,26 @@ function headLoss(
   const [rows] = hidden.shape;
   const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
   const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
-  const lossOf = which === 'sum' ? crossEntropy : lossesOfLogits;
+  if (reference && variables.length > 0) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      'tokenLosses reference: expected a frozen lm_head, which the reference shares, got one that trains. ' +
+        'Leave lm_head out of targetModules.',
+    );
+  }
+  const lossOf = formula ?? (which === 'sum' ? crossEntropy : lossesOfLogits);
   const losses: tf.Tensor[] = [];
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
-    const run = (x: tf.Tensor, labels: tf.Tensor): tf.Tensor => {
+    const logitsOf = (x: tf.Tensor) => {
       const logits = head.apply(x, pass) as tf.Tensor2D;
-      const capped = (bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D;
-      return lossOf(divided(capped), labels as tf.Tensor1D);
+      return divided((bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D);
     };
-    const [chunk, labels] = [hidden.slice([row, 0], [count, -1]), targets.slice([row], [count])];
-    losses.push(gradientCheckpoint(run, [chunk], {variables, constants: [labels]}));
+    const run = (x: tf.Tensor, labels: tf.Tensor, ...others: tf.Tensor[]): tf.Tensor =>
+      (lossOf as LabelFormula)(logitsOf(x), labels as tf.Tensor1D, ...others.map(logitsOf));
+    const part = (x: tf.Tensor2D) => x.slice([row, 0], [count, -1]);
+    const constants = [targets.slice([row], [count]), ...(reference ? [part(reference)] : [])];
+    losses.push(gradientCheckpoint(run as typeof logitsOf, [part(hidden)], {variables, constants}));
   }
   if (losses.length === 1) return losses[0];
   return which === 'sum' ? tf.addN(losses) : tf.concat(losses);

@@ -14,6 +14,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {assertInputIds, assertRows} from './assertInputIds.ts';
 import {
   type Batch,
+  labelStates,
   lossSum,
   type TokenLosses,
   type TokenLossesOptions,
@@ -87,6 +88,8 @@ const TOKEN_LOSSES_OPTIONS = {
   seed: true,
   values: true,
   temperature: true,
+  formula: true,
+  reference: true,
 } satisfies OptionNames<TokenLossesOptions>;
 
 const FROM_CONFIG_OPTIONS = {
@@ -308,6 +311,15 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     this.assertUsable();
     assertKnownOptions('tokenLosses', options, TOKEN_LOSSES_OPTIONS);
     return tokenLosses(this, batch, options);
+  }
+
+  /**
+   * Computes the hidden states `[N, C]` that predict the labels that count, without gradients and dropout: the reference
+   * of {@link tokenLosses}.
+   */
+  labelStates(batch: Batch): tf.Tensor2D {
+    this.assertUsable();
+    return labelStates(this, batch);
   }
 
   /**

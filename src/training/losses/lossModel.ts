@@ -17,6 +17,8 @@ export interface LossModel {
   values?(batch: ValueBatch, options?: ValueOptions): tf.Tensor;
   /** The value head, if the model has one. */
   readonly valueHead?: {readonly trainable: boolean};
+  /** Computes the hidden states `[N, C]` that predict the labels that count, for losses with a reference. */
+  labelStates?(batch: Batch): tf.Tensor2D;
   /** Calls a function while only the named adapters are active. */
   withAdapters?<R>(names: readonly string[], fn: () => R): R;
   /** Names of all adapters, and of the active ones, which train. */
