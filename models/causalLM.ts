@@ -106,6 +106,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   tokenizer?: Tokenizer;
   generationConfig: GenerationConfig = {};
   private checkpointing: GradientCheckpointing = true;
+  private noiseAlpha = 0;
 
   /**
    * @param container the symbolic graph, as for `tf.model`
@@ -138,6 +139,38 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       );
     }
     this.checkpointing = value;
+  }
+
+  /**
+   * NEFTune: the size of random noise on the embedding of training passes, for about 5 to 15; see `embeddingNoise`. Such
+   * passes are not recorded. Default 0: no noise.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything but a number from 0; `UNSUPPORTED` for a family that
+   *   scales its embedding, or that has a `forward` of its own
+   */
+  get neftuneNoiseAlpha(): number {
+    return this.noiseAlpha;
+  }
+
+  set neftuneNoiseAlpha(alpha: number) {
+    if (!(alpha >= 0 && Number.isFinite(alpha))) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `neftuneNoiseAlpha: expected a number from 0, got ${JSON.stringify(alpha)}`,
+      );
+    }
+    if (alpha > 0 && !this.addsEmbeddingNoise) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `neftuneNoiseAlpha: expected 0 for ${this.getClassName()}, which does not add noise to its embedding, got ${alpha}`,
+      );
+    }
+    this.noiseAlpha = alpha;
+  }
+
+  /** Whether {@link forward} adds the noise of {@link neftuneNoiseAlpha}. */
+  protected get addsEmbeddingNoise(): boolean {
+    return false;
   }
 
   /**

@@ -26,6 +26,7 @@ import {assertKnownOptions} from '../../quant/knownOptions.ts';
 import {type Batch, lossPass} from '../batchLoss.ts';
 import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
 import {dropoutSeed} from '../dropoutSeed.ts';
+import {embeddingNoise} from '../embeddingNoise.ts';
 import type {LossPass} from '../lossPass.ts';
 import {
   formatConfig,
@@ -118,7 +119,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
         (positionIds
           ? this.rotary.tablesAt(positionIds)
           : this.rotary.tables(inputIds.shape[1], cache?.length ?? 0));
-      const embedded = this.embed_tokens.apply(inputIds) as tf.Tensor3D; // [B, T, C]
+      const vectors = this.embed_tokens.apply(inputIds) as tf.Tensor3D; // [B, T, C]
+      const isNoisy = options.training && this.neftuneNoiseAlpha > 0;
+      const embedded: tf.Tensor3D = isNoisy
+        ? tf.add<tf.Tensor3D>(vectors, embeddingNoise(vectors.shape, this.neftuneNoiseAlpha, options.seed))
+        : vectors;
       const hidden = this.runStack(embedded, tables, pass) ?? this.runBlocks(embedded, tables, pass);
       return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
     });
@@ -197,6 +202,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const {embed_tokens, norm, lm_head, gradientCheckpointing} = this;
     const isPlain =
       this.isUnchanged('forward', 'lossSum') &&
+      this.neftuneNoiseAlpha === 0 &&
       isOf(embed_tokens, TokenEmbedding) &&
       embed_tokens.scale === 1 &&
       isOf(norm, RMSNorm) &&
@@ -215,6 +221,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       ...head,
     ];
     return `${gradientCheckpointing} ${adapters.map((lora) => lora?.scaling)} ${tensors.map(({id}) => id)}`;
+  }
+
+  /** Peers scale the embedding before or after the noise, which depends on the family. */
+  protected override get addsEmbeddingNoise(): boolean {
+    return this.isUnchanged('forward') && this.embed_tokens.scale === 1;
   }
 
   /** Whether these methods are this class's own. */

@@ -65,8 +65,9 @@ export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Pro
     freeze,
     lora,
     data,
-    model: {nameOrPath, adapters, createNewAdapter},
+    model: {nameOrPath, adapters, createNewAdapter, neftuneNoiseAlpha},
   } = recipe;
+  model.neftuneNoiseAlpha = neftuneNoiseAlpha;
   if (method === 'freeze') freezeLayers(model, freeze);
   if (method === 'lora') {
     const isNew = createNewAdapter || adapters.length === 0;

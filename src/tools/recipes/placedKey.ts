@@ -20,6 +20,7 @@ export interface RecipeTargets {
     /** Folders or hub names, in the order of loading. */
     adapters: string[];
     createNewAdapter: boolean;
+    neftuneNoiseAlpha: number;
     revision: string;
   };
   hub: HubOptions;

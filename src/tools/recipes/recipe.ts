@@ -5,6 +5,7 @@ import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {loraOptions} from '../../../models/peft/loraOptions.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
+import type {LabelLossArgs} from '../../training/losses/labelLoss.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
 import {parseRecipe} from './parseRecipe.ts';
 import {argumentsOf, BITSANDBYTES, type RecipeArguments, type RecipeKeys} from './recipeKeys.ts';
@@ -42,6 +43,8 @@ export type Recipe = RecipeArguments & {
   /** The adapter's settings; a kind of an extension's has only some of these, and its layer class. */
   lora: {alpha?: number; layerClass?: LoRADenseClass};
   compile: {schedule: {name: ScheduleName} & ScheduleArgs};
+  /** Loss of the labels. Default: cross-entropy. */
+  labelLoss?: LabelLossArgs;
   fit: {evaluationSteps: number; seed: number};
 };
 
@@ -103,6 +106,7 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       ...args.compile,
       schedule: scheduleOf(keys.lr_scheduler_type, keys.lr_scheduler_kwargs, keys.learning_rate),
     },
+    labelLoss: labelLossOf(keys),
     fit: {
       ...args.fit,
       evaluationSteps: keys.eval_steps ?? keys.logging_steps,
@@ -117,6 +121,13 @@ function onlyOptions(lora: RecipeArguments['lora'], {adapterClass}: LoRADenseCla
   return Object.fromEntries(
     Object.entries(lora).filter(([name]) => name in known),
   ) as RecipeArguments['lora'];
+}
+
+function labelLossOf(keys: RecipeKeys): LabelLossArgs | undefined {
+  if (keys.use_dft_loss) return {type: 'dft'};
+  if (keys.use_asft_loss) return {type: 'asft', alpha: keys.asft_alpha};
+  if (keys.use_eaft_loss) return {type: 'eaft', alpha: keys.eaft_alpha};
+  return keys.label_smoothing_factor > 0 ? {type: 'smoothed', alpha: keys.label_smoothing_factor} : undefined;
 }
 
 function quantizationOf(keys: RecipeKeys, bits: 4 | 8 | undefined): Recipe['model']['quantization'] {

@@ -289,6 +289,19 @@ const train = {
   max_grad_norm: to('compile.maxGradNorm', z.number().min(0).default(1),
     'Largest global norm of the gradients; larger ones are clipped. 0: no clipping.',
     (norm) => (norm > 0 ? norm : undefined)),
+  label_smoothing_factor: z.number().min(0).max(1).default(0)
+    .describe('Share of the target that is spread over the whole vocabulary; `sft` and `pt`.'),
+  use_dft_loss: flag().default(false)
+    .describe('Dynamic Fine-Tuning: weigh the loss of each label by its probability; `sft`.'),
+  use_asft_loss: flag().default(false)
+    .describe('The DFT loss, and the divergence from the model without its adapter; `sft` with `lora`.'),
+  asft_alpha: z.number().min(0).default(0.1).describe('`use_asft_loss`: weight of the divergence.'),
+  use_eaft_loss: flag().default(false)
+    .describe('Weigh the loss of each label by the entropy of the 20 most likely tokens; `sft`.'),
+  eaft_alpha: z.number().min(0).default(1).describe('`use_eaft_loss`: exponent of the weight.'),
+  neftune_noise_alpha: to('model.neftuneNoiseAlpha', z.number().min(0).optional(),
+    'NEFTune: size of random noise on the embedding while training, about 5 to 15; `sft` and `pt`. Default: none.',
+    (alpha = 0) => alpha),
   bf16: flag().default(false)
     .describe('Keep the frozen base in bfloat16, and multiply in 16 bits if the backend can; trained weights are ' +
       'float32.'),

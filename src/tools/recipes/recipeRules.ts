@@ -2,7 +2,7 @@ import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
 import {KIND_OF_STAGE, type Stage} from '../../data/datasets/datasetArgs.ts';
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
-import {rewardLoss} from '../../training/losses/rewardLoss.ts';
+import {rewardLoss, rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
@@ -57,9 +57,13 @@ const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
   if (stage === 'dpo') return ['loss', ...preferenceLoss({type: pref_loss}).metrics];
   if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
+  if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
   return ['loss', 'perplexity', ...(predict_with_generate ? SCORE_NAMES : [])];
 };
 const SCORES_NEED = ' Set predict_with_generate: true, which measures it.';
+
+const LABEL_LOSSES = ['use_dft_loss', 'use_asft_loss', 'use_eaft_loss', 'label_smoothing_factor'] as const;
+const chosenLosses = (keys: RecipeKeys) => LABEL_LOSSES.filter((key) => keys[key]);
 
 const evaluationSteps = ({eval_steps, logging_steps}: RecipeKeys) => eval_steps ?? logging_steps;
 
@@ -239,6 +243,32 @@ const RULES: readonly RecipeRule[] = [
     'val_size',
     ({streaming, val_size}) => streaming && val_size > 0 && val_size < 1,
     ({val_size}) => `expected a number of examples with streaming: true, got a share, ${val_size}`,
+  ),
+
+  // losses of labels
+  rule(
+    'use_dft_loss',
+    (keys) => chosenLosses(keys).length > 1,
+    (keys) => `expected one of ${LABEL_LOSSES.join(', ')}, got ${chosenLosses(keys).join(' and ')}`,
+  ),
+  ...(['use_dft_loss', 'use_asft_loss', 'use_eaft_loss'] as const).map((key) =>
+    rule(
+      key,
+      (keys) => keys[key] && keys.stage !== 'sft',
+      ({stage}) => `expected false with stage: ${stage}, got true`,
+    ),
+  ),
+  ...(['label_smoothing_factor', 'neftune_noise_alpha'] as const).map((key) =>
+    rule(
+      key,
+      (keys) => keys[key] && !['sft', 'pt'].includes(keys.stage),
+      (keys) => `expected none with stage: ${keys.stage}, got ${keys[key]}`,
+    ),
+  ),
+  notYet(
+    'use_asft_loss',
+    ({use_asft_loss, finetuning_type}) => use_asft_loss && finetuning_type !== 'lora',
+    'expected finetuning_type: lora with it, because the model without its adapter is the reference',
   ),
 
   // benchmarks

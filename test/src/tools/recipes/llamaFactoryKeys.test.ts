@@ -72,7 +72,7 @@ test('a key that would change the result is refused by its name', () => {
 });
 
 test.each([
-  ['use_eaft_loss', true, 'The EAFT loss is not supported yet'],
+  ['use_galore', true, 'GaLore is not supported yet'],
   ['use_hyper_parallel', true, 'HyperParallel is not supported yet'],
   ['adafactor', true, 'Choose another optimizer with optim'],
   ['batch_size', 4, 'Set per_device_train_batch_size'],

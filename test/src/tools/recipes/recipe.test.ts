@@ -480,6 +480,16 @@ describe('faults', () => {
       `${TRAIN}val_size: 0.1\nsave_strategy: best`,
       'save_strategy: expected an eval_strategy with save_strategy: best',
     ],
+    [`${TRAIN}use_dft_loss: true\nuse_eaft_loss: true`, 'use_dft_loss: expected one of use_dft_loss, '],
+    [`${TRAIN}stage: pt\nuse_eaft_loss: true`, 'use_eaft_loss: expected false with stage: pt, got true'],
+    [
+      `${TRAIN}stage: dpo\nneftune_noise_alpha: 5`,
+      'neftune_noise_alpha: expected none with stage: dpo, got 5',
+    ],
+    [
+      `${TRAIN}use_asft_loss: true\nfinetuning_type: full`,
+      'use_asft_loss: expected finetuning_type: lora with it',
+    ],
     [`${TRAIN}eval_generate_samples: 5`, 'eval_generate_samples: expected predict_with_generate: true'],
     [
       `${TRAIN}metric_for_best_model: predict_rouge-l`,
@@ -513,10 +523,10 @@ describe('foreign keys', () => {
   });
 
   test('one that would change the result is refused, unless it is off', () => {
-    expect(fault(`${MODEL}neftune_noise_alpha: 5`)).toEqual({
+    expect(fault(`${MODEL}moe_aux_loss_coef: 5`)).toEqual({
       code: 'UNSUPPORTED',
       message:
-        'recipe.yaml:2:22 neftune_noise_alpha: expected 0, or no such key, got 5. NEFTune is not supported yet. Remove the key.',
+        'recipe.yaml:2:20 moe_aux_loss_coef: expected 0, or no such key, got 5. No model here has experts. Remove the key.',
     });
     expect([...read(`${MODEL}use_galore: false\nnum_beams: 1\nresize_vocab: null`).ignored.keys()]).toEqual([
       'use_galore',

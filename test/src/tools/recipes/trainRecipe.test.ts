@@ -649,6 +649,22 @@ test('prediction answers every prompt and scores the answers', async () => {
   });
 });
 
+let plainStep: Promise<StepLog> | undefined;
+test.each([
+  ['use_dft_loss=true'],
+  ['use_eaft_loss=true', 'eaft_alpha=2'],
+  ['use_asft_loss=true', 'asft_alpha=0.2'],
+  ['label_smoothing_factor=0.1'],
+  ['neftune_noise_alpha=5'],
+])('%s changes what a step learns', async (...keys) => {
+  const step = async (name: string, ...own: string[]) =>
+    (await train([...own, 'max_steps=1', 'cutoff_len=32', `output_dir=${output(name)}`]))[0];
+  plainStep ??= step('plain-loss');
+  const {loss, gradNorm} = await step(`loss-${keys[0]}`, ...keys);
+  expect(loss).not.toBeCloseTo((await plainStep).loss, 4);
+  expect(gradNorm).toBeGreaterThan(0);
+});
+
 test('predict_with_generate beside do_train scores the answers at each evaluation, as do_predict does', async () => {
   const keys = [
     ...['eval_dataset=unseen', 'cutoff_len=400', 'max_new_tokens=2', 'max_steps=2', 'eval_strategy=steps'],
