@@ -2,7 +2,7 @@ import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
 import {KIND_OF_STAGE, type Stage} from '../../data/datasets/datasetArgs.ts';
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
-import {rewardLoss, rewardLoss} from '../../training/losses/rewardLoss.ts';
+import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
@@ -56,7 +56,6 @@ const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
 /** The numbers of an evaluation, by their names in logs without `eval_`. */
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
   if (stage === 'dpo') return ['loss', ...preferenceLoss({type: pref_loss}).metrics];
-  if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
   if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
   return ['loss', 'perplexity', ...(predict_with_generate ? SCORE_NAMES : [])];
 };

@@ -101,7 +101,7 @@ export function labelLoss(args: LabelLossArgs): TrainingLoss {
 class LabelLoss implements TrainingLoss {
   readonly name: string;
   readonly metrics = [];
-  readonly rowsPerExample = 1;
+  readonly exampleKind = 'answer';
   readonly averagesBatches = false;
   private readonly kind: LabelKind;
 
