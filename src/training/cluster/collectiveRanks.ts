@@ -189,14 +189,13 @@ export class CollectiveRanks implements Ranks {
    * same name is used again once all ranks have finished.
    */
   private attributes({binding, isUsingGpuDevice}: ClusterBackend): OpAttribute[] {
-    const {TF_ATTR_TYPE, TF_ATTR_STRING, TF_ATTR_FLOAT, TF_ATTR_INT} = binding;
+    const {TF_ATTR_TYPE, TF_ATTR_STRING, TF_ATTR_INT} = binding;
     const text = (name: string, value: string) => ({name, type: TF_ATTR_STRING, value});
     return [
       {name: 'T', type: TF_ATTR_TYPE, value: DataType.float32},
       text('merge_op', 'Add'),
       text('final_op', 'Id'),
       text('communication_hint', isUsingGpuDevice ? 'nccl' : 'auto'),
-      {name: 'timeout_seconds', type: TF_ATTR_FLOAT, value: this.timeout},
       {name: 'Nordering_token', type: TF_ATTR_INT, value: 0},
     ];
   }
@@ -207,6 +206,7 @@ export class CollectiveRanks implements Ranks {
     // To the launcher of `--processes`, which knows by it who is late.
     globalThis.process.send?.({reduction: this.reductions});
     try {
+      binding.limitReduction(this.timeout);
       const reduced = reduce();
       if (this.reductions === 1) binding.watchRanks(this.rank, this.size, WATCH_MS);
       return reduced;
@@ -215,6 +215,8 @@ export class CollectiveRanks implements Ranks {
       // The others time out a moment later, and must not take this rank for the one that is missing.
       if (isLate(message)) await new Promise((resolve) => setTimeout(resolve, LINGER_MS));
       throw this.lost(message);
+    } finally {
+      binding.limitReduction(0);
     }
   }
 
@@ -260,6 +262,7 @@ type ClusterBackend = TensorFlowBackend & {
     readonly TF_ATTR_STRING: number;
     tensorDataSync(id: number): Float32Array;
     watchRanks(rank: number, size: number, milliseconds: number): void;
+    limitReduction(seconds: number): void;
   };
 };
 

@@ -129,7 +129,8 @@ describeRanks('ranks', () => {
     const fault = {rank: 1, step: 3, how: 'spin' as const};
     const tasks = [{name: 'late', timeout: 8, fault, fit: {batchSize: 2, maxSteps: 5}}];
     const started = await startRanks([tasks, tasks], {}, [4000, 0]);
-    const {results} = await started[0].ended;
+    const {results, text} = await started[0].ended;
+    if (results.length === 0) throw new Error(text);
     started[1].child.kill('SIGKILL');
     await started[1].ended;
     expect(results[0].losses).toHaveLength(2);

@@ -1,12 +1,13 @@
 // Two functions that take the place of others in the addon of tfjs-node, which is compiled with
 // -DTFE_NewContext=tfjs_lora_new_context -Dnapi_define_properties=tfjs_lora_define_properties. With the first, the addon's
 // context joins a cluster before it lists its devices, if TFJS_LORA_SERVER_DEF holds a serialized tensorflow.ServerDef in
-// hex; TFJS_LORA_CLUSTER then says "joined" or what failed. Its server listens on the address in TFJS_LORA_LISTEN. With the second, the addon has one more function, which
-// watches the other ranks of the cluster.
+// hex; TFJS_LORA_CLUSTER then says "joined" or what failed. Its server listens on the address in TFJS_LORA_LISTEN. With the
+// second, the addon has two more functions, which watch the other ranks of the cluster and the time of a reduction.
 #undef TFE_NewContext
 #undef napi_define_properties
 #include <node_api.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "listen_on.h"
@@ -39,7 +41,7 @@ __attribute__((weak)) void TFE_CollectiveOpsCheckPeerHealth(TFE_Context*, const 
 
 namespace {
 
-constexpr int kUnavailable = 14;
+constexpr int kDeadlineExceeded = 4, kUnavailable = 14;
 /** A rank that leaves this many checks in a row unanswered is lost. */
 constexpr int kMostMissed = 2;
 
@@ -49,6 +51,64 @@ std::string bytesOf(const char* hex) {
     bytes.push_back(static_cast<char>(strtol(std::string(hex + i, 2).c_str(), nullptr, 16)));
   return bytes;
 }
+
+/** Ends all reductions of the process with an error. */
+void abortReductions(TFE_Context* context, int code, const std::string& message) {
+  TF_Status* status = TF_NewStatus();
+  TF_SetStatus(status, code, message.c_str());
+  TFE_AbortCollectiveOps(context, status);
+  TF_DeleteStatus(status);
+}
+
+/**
+ * Aborts a reduction that takes too long. The op's own attribute for that returns to the caller while another thread still
+ * computes on the caller's stack, which crashes the process.
+ */
+class Deadline {
+ public:
+  explicit Deadline(TFE_Context* context) : thread_([=] { run(context); }) {}
+
+  ~Deadline() {
+    set(0, true);
+    thread_.join();
+  }
+
+  /** @param seconds from now; 0 for none */
+  void set(double seconds, bool ends = false) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      const auto length = std::chrono::duration<double>(seconds);
+      at_ = seconds > 0 ? Clock::now() + std::chrono::duration_cast<Clock::duration>(length) : Clock::time_point();
+      ends_ = ends;
+    }
+    wake_.notify_all();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void run(TFE_Context* context) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!ends_) {
+      if (at_ == Clock::time_point()) {
+        wake_.wait(lock);
+      } else if (Clock::now() < at_) {
+        wake_.wait_until(lock, at_);
+      } else {
+        at_ = Clock::time_point();
+        lock.unlock();
+        abortReductions(context, kDeadlineExceeded, "the reduction timed out");
+        lock.lock();
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Clock::time_point at_;
+  bool ends_ = false;
+  std::thread thread_;
+};
 
 /** Asks the other ranks in turn whether they answer, until the process ends. */
 class Watch {
@@ -75,13 +135,10 @@ class Watch {
         const std::string task = "/job:worker/replica:0/task:" + std::to_string(rank);
         TFE_CollectiveOpsCheckPeerHealth(context, task.c_str(), milliseconds, status);
         missed[rank] = TF_GetCode(status) == 0 ? 0 : missed[rank] + 1;
-        const bool isLost = missed[rank] == kMostMissed;
-        if (isLost) {
-          TF_SetStatus(status, kUnavailable, ("rank " + std::to_string(rank) + " does not answer").c_str());
-          TFE_AbortCollectiveOps(context, status);
-        }
         TF_DeleteStatus(status);
-        if (isLost) return;
+        if (missed[rank] < kMostMissed) continue;
+        abortReductions(context, kUnavailable, "rank " + std::to_string(rank) + " does not answer");
+        return;
       }
     }
   }
@@ -100,6 +157,7 @@ class Watch {
 
 TFE_Context* joined = nullptr;
 Watch* watch = nullptr;
+Deadline* deadline = nullptr;
 
 int32_t integerOf(napi_env env, napi_value value) {
   int32_t number = 0;
@@ -121,13 +179,32 @@ napi_value watchRanks(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+/** `limitReduction(seconds: number): void` aborts a reduction that has not ended by then; 0 lifts the limit. */
+napi_value limitReduction(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value argument;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  if (!joined) return nullptr;
+  if (!deadline) {
+    deadline = new Deadline(joined);
+    atexit([] { delete deadline; });
+  }
+  double seconds = 0;
+  napi_get_value_double(env, argument, &seconds);
+  deadline->set(std::min(seconds, 1e9));
+  return nullptr;
+}
+
 }  // namespace
 
 extern "C" napi_status tfjs_lora_define_properties(napi_env env, napi_value exports, size_t count,
                                                    const napi_property_descriptor* properties) {
-  napi_value function;
-  napi_create_function(env, "watchRanks", NAPI_AUTO_LENGTH, watchRanks, nullptr, &function);
-  napi_set_named_property(env, exports, "watchRanks", function);
+  const std::pair<const char*, napi_callback> own[] = {{"watchRanks", watchRanks}, {"limitReduction", limitReduction}};
+  for (const auto& [name, callback] : own) {
+    napi_value function;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function);
+    napi_set_named_property(env, exports, name, function);
+  }
   return napi_define_properties(env, exports, count, properties);
 }
 
