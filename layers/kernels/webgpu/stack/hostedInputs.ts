@@ -4,15 +4,20 @@ import {attach} from '../device/attachments.ts';
 import {hostMemoryOf} from '../device/hostMemory.ts';
 import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import type {PackedTensors} from '../products/packRows.ts';
+
+/** What a block keeps, and its buffer in host memory. */
+interface Hosted {
+  tensors: Pick<tf.TensorInfo, 'shape' | 'dtype'>[];
+  kept?: GPUBuffer;
+}
 
 const hostedBy = keptFor((_: WebGPUBackend) => new WeakMap<tf.DataId, HostedInputs>());
 
-/** The inputs of a stack's blocks in host memory. */
+/** What a stack's blocks keep for backward, in host memory. */
 export class HostedInputs {
-  /** Stands for them on the tape. When it is freed before backward, so are they. */
+  /** Stands for it on the tape. When it is freed before backward, so is all that is kept. */
   readonly tensor: tf.TensorInfo;
-  private readonly kept = new Map<number, GPUBuffer>();
+  private readonly blocks: Hosted[] = [];
   private isInUse = false;
 
   constructor(private readonly backend: WebGPUBackend) {
@@ -21,34 +26,44 @@ export class HostedInputs {
     attach(backend, this.tensor, {free: () => this.isInUse || this.free()});
   }
 
-  /** Moves the next block's input, which is freed on the card. A run without dispatches has nothing to move. */
-  add({halves, scales}: PackedTensors): void {
-    if (!isDryRun(this.backend.device))
-      this.kept.set(this.kept.size, hostMemoryOf(this.backend).keep([halves, scales]));
-    for (const {dataId} of [halves, scales]) this.backend.disposeData(dataId);
+  /** Moves what the next block keeps, and frees it on the card. A run without dispatches has nothing to move. */
+  add(tensors: tf.TensorInfo[]): void {
+    const {backend} = this;
+    const kept = isDryRun(backend.device) ? undefined : hostMemoryOf(backend).keep(tensors);
+    this.blocks.push({tensors: tensors.map(({shape, dtype}) => ({shape, dtype})), kept});
+    for (const {dataId} of tensors) backend.disposeData(dataId);
   }
 
-  /** Keeps them after their tensor is freed, until the caller frees them. */
+  /** Keeps it after its tensor is freed, until the caller frees it. */
   use(): this {
     this.isInUse = true;
     return this;
   }
 
-  /** Copies a block's input back to the card, and frees it in host memory. */
-  async restore(block: number, {halves, scales}: PackedTensors): Promise<void> {
-    const kept = this.kept.get(block) as GPUBuffer;
-    this.kept.delete(block);
-    await hostMemoryOf(this.backend).restore(kept, [halves, scales]);
+  /** Makes tensors for what a block keeps. */
+  tensorsOf(block: number): tf.TensorInfo[] {
+    return this.blocks[block].tensors.map(({shape, dtype}) => this.backend.makeTensorInfo(shape, dtype));
   }
 
-  /** Frees those that are not restored. */
+  /** Copies what a block keeps back to the card, into new tensors, and frees it in host memory. */
+  async restored(block: number): Promise<tf.TensorInfo[]> {
+    const {kept} = this.blocks[block];
+    this.blocks[block].kept = undefined;
+    const tensors = this.tensorsOf(block);
+    await hostMemoryOf(this.backend).restore(kept as GPUBuffer, tensors);
+    return tensors;
+  }
+
+  /** Frees what is not restored. */
   free(): void {
-    for (const kept of this.kept.values()) hostMemoryOf(this.backend).free(kept);
-    this.kept.clear();
+    for (const hosted of this.blocks) {
+      if (hosted.kept) hostMemoryOf(this.backend).free(hosted.kept);
+      hosted.kept = undefined;
+    }
   }
 }
 
-/** Returns the inputs that a stack's forward pass kept in host memory, if it did. */
+/** Returns what a stack's forward pass kept in host memory, if it did. */
 export function hostedIn(backend: WebGPUBackend, saved: tf.TensorInfo[]): HostedInputs | undefined {
   return saved.length === 1 ? hostedBy(backend).get(saved[0].dataId) : undefined;
 }

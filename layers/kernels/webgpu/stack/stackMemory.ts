@@ -24,8 +24,7 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
 
   const attended = halves(query) + floats(heads);
   const attention = halves(query + keyValue) + attended;
-  const isAttendedKept =
-    checkpointing === true && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
+  const isAttendedKept = checkpointing && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
   const ofBlock = checkpointing
     ? halves(hidden) + (isAttendedKept ? attended : 0)
     : halves(2 * hidden + 2 * intermediate) + attention;
@@ -41,7 +40,7 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
-  const isOffloaded = checkpointing === 'offload'; // then two blocks' inputs are on the card
+  const isOffloaded = checkpointing === 'offload'; // then what two blocks keep is on the card
   const saved = (isOffloaded ? 2 : config.numHiddenLayers) * ofBlock;
   const backward = slope + Math.max(inFeedForward, inAttention, inForward);
   const loss = OUTSIDE * floats(hidden);

@@ -105,10 +105,12 @@ export class StackPass {
   forward(x: tf.TensorInfo, isRecorded: boolean): tf.TensorInfo[] {
     const value = ownTensor(this.backend, x, false);
     const hidden = {...value, shape: [this.rows, this.size]};
-    const {checkpointing, heads, headDim} = this.attributes;
+    const {checkpointing} = this.attributes;
     const isAllKept = isRecorded && !checkpointing;
     const isAttendedKept =
-      isRecorded && checkpointing === true && keepsAttention(this.blocks.length, this.rows, heads, headDim);
+      isRecorded &&
+      !isAllKept &&
+      keepsAttention(this.blocks.length, this.rows, this.attention.heads, this.attention.headDim);
     const isOffloaded = isRecorded && checkpointing === 'offload';
     const hosted = isOffloaded ? new HostedInputs(this.backend) : undefined;
     const kept = this.blocks.map((plain): Kept | undefined => {
@@ -116,10 +118,9 @@ export class StackPass {
       const x = isRecorded ? this.packed() : undefined;
       const {normed, lows, ...attention} = this.attend(block, hidden, x);
       this.free(normed, ...Object.values(lows));
-      if (x && hosted) hosted.add(x);
       this.addProjection(block, 'o_proj', attention.attended, hidden);
-      const {attended, logSums, ...own} = attention;
-      if (!isAllKept) this.free(...Object.values(own));
+      const {attended, logSums, ...heads} = attention;
+      if (!isAllKept) this.free(...Object.values(heads));
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
       const h = isAllKept ? packRows(this.backend, hidden) : undefined;
       const gates = isAllKept ? this.gates(this.rows) : undefined;
@@ -127,13 +128,13 @@ export class StackPass {
         this.feedForward(block, rowsView(hidden, begin, count), gates, begin),
       );
       block.paths.dispose();
-      return (
-        x && {
-          x,
-          ...(isAttendedKept && {attended: {attended, logSums}}),
-          ...(h && gates && {rest: {...attention, h, ...gates}}),
-        }
-      );
+      const own = x && {
+        x,
+        ...(isAttendedKept && {attended: {attended, logSums}}),
+        ...(h && gates && {rest: {...attention, h, ...gates}}),
+      };
+      if (own) hosted?.add(tensorsOf(own));
+      return own;
     });
     if (hosted) return [value, hosted.tensor];
     return [value, ...kept.flatMap((each) => (each ? tensorsOf(each) : []))];
@@ -165,9 +166,9 @@ export class StackPass {
     const perBlock = saved.length / this.blocks.length;
     const gradients: tf.TensorInfo[][] = [];
     for (let i = this.blocks.length - 1; i >= 0; i--) {
-      const kept = hosted ? {x: this.packed()} : keptFrom(saved.slice(perBlock * i, perBlock * (i + 1)));
-      gradients.unshift(this.adapterGrads(i, kept, d, i > 0 || isInputWanted));
-      if (hosted) this.free(kept.x.halves, kept.x.scales);
+      const kept = hosted?.tensorsOf(i) ?? saved.slice(perBlock * i, perBlock * (i + 1));
+      gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0 || isInputWanted));
+      if (hosted) this.free(...kept);
     }
     if (!isInputWanted) this.free(dx);
     return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
@@ -187,18 +188,13 @@ export class StackPass {
     );
     return laterGradients(backend, shapes, async () => {
       const gradients: tf.TensorInfo[][] = [];
-      const restore = async (i: number) => {
-        const x = this.packed();
-        await hosted.restore(i, x);
-        return x;
-      };
-      let next: Promise<PackedTensors> | undefined = restore(blocks.length - 1);
+      let next: Promise<tf.TensorInfo[]> | undefined = hosted.restored(blocks.length - 1);
       try {
         for (let i = blocks.length - 1; i >= 0; i--) {
-          const x = (await next) as PackedTensors;
-          next = i > 0 ? restore(i - 1) : undefined;
-          gradients.unshift(this.adapterGrads(i, {x}, d, i > 0));
-          this.free(x.halves, x.scales);
+          const kept = (await next) as tf.TensorInfo[];
+          next = i > 0 ? hosted.restored(i - 1) : undefined;
+          gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0));
+          this.free(...kept);
         }
       } finally {
         hosted.free();
