@@ -32,15 +32,16 @@ const shapeOf = ({batch, length, headDim}: AttentionSettings, heads: number) => 
 
 /** Splits rows into heads and rotates them. */
 export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, rows: HeadRows<Rows>): Heads {
-  const {heads, keyValueHeads, tables} = settings;
-  const [ofQuery, ofKey] = [heads, keyValueHeads].map((count) => shapeOf(settings, count));
-  const isPacked = usesMatrices(backend, {inputs: {query: {shape: ofQuery} as tf.TensorInfo}});
-  const factor = isPacked ? scaleOf(settings) * LOG2E : 1;
-  return {
-    query: splitHeads(backend, rows.query, ofQuery, isPacked, {tables, factor}),
-    key: splitHeads(backend, rows.key, ofKey, isPacked, {tables}),
-    value: splitHeads(backend, rows.value, ofKey, isPacked),
-  };
+  const {heads, keyValueHeads} = settings;
+  const shape = shapeOf(settings, heads);
+  const isPacked = usesMatrices(backend, {inputs: {query: {shape} as tf.TensorInfo}});
+  const parts = [
+    {rows: rows.query, heads, isRotated: true, factor: isPacked ? scaleOf(settings) * LOG2E : 1},
+    {rows: rows.key, heads: keyValueHeads, isRotated: true},
+    {rows: rows.value, heads: keyValueHeads},
+  ];
+  const [query, key, value] = splitHeads(backend, parts, settings, isPacked, settings.tables);
+  return {query, key, value};
 }
 
 const scaleOf = ({headDim}: AttentionSettings): number => 1 / Math.sqrt(headDim);
@@ -72,9 +73,9 @@ export function attendRows(
   heads: Heads,
 ): {attended: tf.TensorInfo; logSums: tf.TensorInfo} {
   const [y, logSums] = attend(backend, callOf(settings, heads));
-  const {halves} = joinHeads(backend, y, false);
+  const [{halves}] = joinHeads(backend, [{rows: y, heads: settings.heads}], settings, false);
   backend.disposeData(y.dataId);
-  return {attended: halves as tf.TensorInfo, logSums};
+  return {attended: halves, logSums};
 }
 
 /**
@@ -97,14 +98,18 @@ export function attendRowsGrad(
     const [slopes, y] = [dy.halves, attended].map((rows) => ({...infoOf(rows), shape}));
     gradients = gradientsOf(slopes, y, dy.scales);
   } else {
-    const [slopes, y] = [dy, {halves: attended}].map((rows) => splitHeads(backend, rows, shape, false));
+    const {heads} = settings;
+    const [slopes] = splitHeads(backend, [{rows: dy, heads}], settings, false);
+    const [y] = splitHeads(backend, [{rows: {halves: attended}, heads}], settings, false);
     gradients = gradientsOf(slopes, y);
     for (const {dataId} of [slopes, y]) backend.disposeData(dataId);
   }
-  const [query, key, value] = gradients.map((gradient, i) => {
-    const rows = joinHeads(backend, gradient, true, i < 2 ? settings.tables : undefined);
-    backend.disposeData(gradient.dataId);
-    return rows;
-  });
+  const parts = gradients.map((rows, i) => ({
+    rows,
+    heads: i === 0 ? settings.heads : settings.keyValueHeads,
+    isRotated: i < 2,
+  }));
+  const [query, key, value] = joinHeads(backend, parts, settings, true, settings.tables);
+  for (const {dataId} of gradients) backend.disposeData(dataId);
   return {query, key, value};
 }

@@ -2,8 +2,10 @@ import * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
-import {shader} from '../device/shader.ts';
+import {type ElementType, numbered, shader} from '../device/shader.ts';
+import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
   buffersOf,
@@ -20,78 +22,125 @@ export interface RotaryTables {
   sin: tf.TensorInfo;
 }
 
-/** Options of both directions. */
-interface HeadOptions {
-  /** Rotates each head by its position; in the other direction, back. By default it stays as it is. */
-  tables?: RotaryTables;
+/** Rows of some heads. */
+interface Part<R extends Rows = Rows> {
+  rows: R;
+  /** Number of heads in a row. */
+  heads: number;
+  /** Whether each head is rotated by its position; in the other direction, back. */
+  isRotated?: boolean;
   /** Multiplies all numbers. Default 1. */
   factor?: number;
 }
 
+/** Sizes that the parts share. */
+interface Sizes {
+  batch: number;
+  length: number;
+  headDim: number;
+}
+
 /**
- * Splits rows `[B·T, H·D]` into heads `[B, H, T, D]`. `D` is a multiple of 8.
+ * Splits rows `[B·T, H·D]` of one format into heads `[B, H, T, D]`, all parts in one dispatch. `D` is a multiple of 8.
  *
- * @param shape `[B, H, T, D]`
  * @param isPacked whether the heads are float16, in int32 of this shape with two in a word, or float32
+ * @param tables needed if a part is rotated
  */
 export function splitHeads(
   backend: WebGPUBackend,
-  rows: Rows,
-  [batch, heads, length, dim]: number[],
+  parts: Part[],
+  {batch, length, headDim}: Sizes,
   isPacked: boolean,
-  {tables, factor = 1}: HeadOptions = {},
-): tf.TensorInfo {
-  const y = isPacked
-    ? makeScratch(backend, [batch * heads * length, dim / 2], 'int32')
-    : makeScratch(backend, [batch, heads, length, dim]);
-  const count = batch * heads * length * (dim / 8);
+  tables?: RotaryTables,
+): tf.TensorInfo[] {
+  const heads = parts.map((part) =>
+    isPacked
+      ? makeScratch(backend, [batch * part.heads * length, headDim / 2], 'int32')
+      : makeScratch(backend, [batch, part.heads, length, headDim]),
+  );
+  const counts = parts.map((part) => batch * part.heads * length * (headDim / 8));
+  const n = parts.length;
+  const given = parts.map(({rows}) => buffersOf(rows));
   runShader(backend, {
-    shader: splitting(isPacked, formatOf(rows), tables !== undefined),
-    buffers: {y, ...buffersOf(rows), cosines: tables?.cos, sines: tables?.sin},
-    uniforms: {count, half: dim / 8, length, heads, tableStride: strideOf(tables), factor},
-    threads: count,
+    shader: splitting(
+      isPacked,
+      formatOf(parts[0].rows),
+      parts.map(({isRotated}) => isRotated ?? false),
+    ),
+    buffers: {
+      ...numbered('y', n, (i) => heads[i]),
+      ...numbered('x', n, (i) => given[i].x),
+      ...numbered('scales', n, (i) => given[i].scales),
+      cosines: tables?.cos,
+      sines: tables?.sin,
+    },
+    uniforms: {
+      ...numbered('count', n, (i) => counts[i]),
+      ...numbered('heads', n, (i) => parts[i].heads),
+      ...numbered('factor', n, (i) => parts[i].factor ?? 1),
+      half: headDim / 8,
+      length,
+      tableStride: strideOf(tables),
+    },
+    threads: counts.reduce((sum, count) => sum + count, 0),
   });
-  return y;
+  return heads;
 }
 
-const TABLES = (isRotated: boolean) => ({
-  cosines: isRotated ? ('vec4f' as const) : undefined,
-  sines: isRotated ? ('vec4f' as const) : undefined,
+const TABLES = (isRotated: boolean): Record<'cosines' | 'sines', ElementType> => ({
+  cosines: isRotated ? 'vec4f' : undefined,
+  sines: isRotated ? 'vec4f' : undefined,
 });
 
 /** Returns the number of vectors between the tables of two sequences; 0 if all share them. */
 const strideOf = (tables: RotaryTables | undefined): number =>
   !tables || tables.cos.shape[0] === 1 ? 0 : tf.util.sizeFromShape(tables.cos.shape.slice(1)) / 4;
 
-const splitting = shader((isPacked: boolean, rows: RowsFormat, isRotated: boolean) => ({
-  name: 'SplitHeads',
-  outputs: {y: isPacked ? 'vec2u' : 'vec4f'},
-  inputs: {
-    x: rows.isPacked ? 'vec2u' : 'vec4f',
-    scales: rows.hasScales ? 'f32' : undefined,
-    ...TABLES(isRotated),
-  },
-  uniforms: {count: 'u32', half: 'u32', length: 'u32', heads: 'u32', tableStride: 'u32', factor: 'f32'},
-  workgroup: 256,
-  header: HALVES_HEADER,
-  globals: HALVES,
-  body: `
-  let i = flatGroup * WORKGROUP + local;
-  if (i >= u.count) { return; }
-  let c = i % u.half; // a vector of the first half of a head; its partner is in the second
-  let t = i / u.half % u.length;
-  let b = i / u.half / u.length / u.heads;
-  let h = i / u.half / u.length % u.heads;
-  let row = b * u.length + t;
-  let source = (row * u.heads + h) * 2u * u.half + c;
-  let to = i / u.half * 2u * u.half + c;
-  let factor = ${rows.hasScales ? 'scales[row] * ' : ''}u.factor;
-  let first = factor * ${rows.isPacked ? 'widened(x[source])' : 'x[source]'};
-  let second = factor * ${rows.isPacked ? 'widened(x[source + u.half])' : 'x[source + u.half]'};
-  ${isRotated ? ROTATED('1.0') : 'let a = first; let z = second;'}
-  y[to] = ${isPacked ? 'halved(a)' : 'a'};
-  y[to + u.half] = ${isPacked ? 'halved(z)' : 'z'};`,
-}));
+const splitting = shader((isPacked: boolean, rows: RowsFormat, areRotated: boolean[]) => {
+  const n = areRotated.length;
+  return {
+    name: 'SplitHeads',
+    outputs: numbered('y', n, (): ElementType => (isPacked ? 'vec2u' : 'vec4f')),
+    inputs: {
+      ...numbered('x', n, (): ElementType => (rows.isPacked ? 'vec2u' : 'vec4f')),
+      ...numbered('scales', n, (): ElementType => (rows.hasScales ? 'f32' : undefined)),
+      ...TABLES(areRotated.includes(true)),
+    },
+    uniforms: {
+      ...numbered('count', n, () => 'u32'),
+      ...numbered('heads', n, () => 'u32'),
+      ...numbered('factor', n, () => 'f32'),
+      half: 'u32',
+      length: 'u32',
+      tableStride: 'u32',
+    },
+    workgroup: 256,
+    header: HALVES_HEADER,
+    globals: HALVES,
+    body: `
+  var i = flatGroup * WORKGROUP + local;
+  ${times(n, (k) => {
+    const read = (at: string) => (rows.isPacked ? `widened(x${k}[${at}])` : `x${k}[${at}]`);
+    return `if (i < u.count${k}) {
+    let c = i % u.half; // a vector of the first half of a head; its partner is in the second
+    let t = i / u.half % u.length;
+    let b = i / u.half / u.length / u.heads${k};
+    let h = i / u.half / u.length % u.heads${k};
+    let row = b * u.length + t;
+    let source = (row * u.heads${k} + h) * 2u * u.half + c;
+    let to = i / u.half * 2u * u.half + c;
+    let factor = ${rows.hasScales ? `scales${k}[row] * ` : ''}u.factor${k};
+    let first = factor * ${read('source')};
+    let second = factor * ${read('source + u.half')};
+    ${areRotated[k] ? ROTATED('1.0') : 'let a = first; let z = second;'}
+    y${k}[to] = ${isPacked ? 'halved(a)' : 'a'};
+    y${k}[to + u.half] = ${isPacked ? 'halved(z)' : 'z'};
+    return;
+  }
+  i -= u.count${k};`;
+  })}`,
+  };
+});
 
 /** WGSL that rotates `first` and `second` of a head at position `t` of sequence `b` to `a` and `z`. */
 const ROTATED = (direction: string) => `
@@ -101,45 +150,77 @@ const ROTATED = (direction: string) => `
   let z = second * cosines[turn] + first * s;`;
 
 /**
- * Joins heads `[B, H, T, D]` float32 to packed rows `[B·T, H·D]`, a workgroup per row.
+ * Joins heads `[B, H, T, D]` float32 to packed rows `[B·T, H·D]`, a workgroup per row; all parts in one dispatch if the
+ * device binds as many buffers.
  *
  * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2
+ * @param tables needed if a part is rotated
  */
 export function joinHeads(
   backend: WebGPUBackend,
-  x: tf.TensorInfo,
+  parts: Part<RowsView>[],
+  {batch, length, headDim}: Sizes,
   isScaled: boolean,
   tables?: RotaryTables,
-): PackedRows {
-  const [batch, heads, length, dim] = x.shape;
+): PackedRows[] {
+  const n = parts.length;
+  if ((isScaled ? 3 : 2) * n + (tables ? 2 : 0) > backend.device.limits.maxStorageBuffersPerShaderStage)
+    return parts.flatMap((part) => joinHeads(backend, [part], {batch, length, headDim}, isScaled, tables));
   const rows = batch * length;
-  const halves = makeScratch(backend, [rows, (heads * dim) / 2], 'int32');
-  const scales = isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined;
+  const made = parts.map(({heads}) => ({
+    halves: makeScratch(backend, [rows, (heads * headDim) / 2], 'int32'),
+    scales: isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined,
+  }));
   runShader(backend, {
-    shader: joining(isScaled, tables !== undefined),
-    buffers: {halves, scales, x, cosines: tables?.cos, sines: tables?.sin},
-    uniforms: {rows, half: dim / 8, length, heads, tableStride: strideOf(tables)},
-    workgroups: rows,
+    shader: joining(
+      isScaled,
+      parts.map(({isRotated}) => isRotated ?? false),
+    ),
+    buffers: {
+      ...numbered('halves', n, (i) => made[i].halves),
+      ...numbered('scales', n, (i) => made[i].scales),
+      ...numbered('x', n, (i) => parts[i].rows),
+      cosines: tables?.cos,
+      sines: tables?.sin,
+    },
+    uniforms: {
+      ...numbered('heads', n, (i) => parts[i].heads),
+      rows,
+      half: headDim / 8,
+      length,
+      tableStride: strideOf(tables),
+    },
+    workgroups: rows * n,
   });
-  return {halves, scales};
+  return made;
 }
 
-const joining = shader((isScaled: boolean, isRotated: boolean) => {
-  const eachPair = (body: string) => `
-  for (var i = local; i < u.heads * u.half; i += WORKGROUP) {
-    let h = i / u.half;
-    let c = i % u.half;
-    let source = ((b * u.heads + h) * u.length + t) * 2u * u.half + c;
-    let first = x[source];
-    let second = x[source + u.half];
-    ${isRotated ? ROTATED('-1.0') : 'let a = first; let z = second;'}
-    ${body}
-  }`;
+const joining = shader((isScaled: boolean, areRotated: boolean[]) => {
+  const n = areRotated.length;
+  const eachPair = (k: number, body: string) => `
+    for (var i = local; i < u.heads${k} * u.half; i += WORKGROUP) {
+      let h = i / u.half;
+      let c = i % u.half;
+      let source = ((b * u.heads${k} + h) * u.length + t) * 2u * u.half + c;
+      let first = x${k}[source];
+      let second = x${k}[source + u.half];
+      ${areRotated[k] ? ROTATED('-1.0') : 'let a = first; let z = second;'}
+      ${body}
+    }`;
   return {
     name: 'JoinHeads',
-    outputs: {halves: 'vec2u', scales: isScaled ? ('f32' as const) : undefined},
-    inputs: {x: 'vec4f', ...TABLES(isRotated)},
-    uniforms: {rows: 'u32', half: 'u32', length: 'u32', heads: 'u32', tableStride: 'u32'},
+    outputs: {
+      ...numbered('halves', n, (): ElementType => 'vec2u'),
+      ...numbered('scales', n, (): ElementType => (isScaled ? 'f32' : undefined)),
+    },
+    inputs: {...numbered('x', n, (): ElementType => 'vec4f'), ...TABLES(areRotated.includes(true))},
+    uniforms: {
+      ...numbered('heads', n, () => 'u32'),
+      rows: 'u32',
+      half: 'u32',
+      length: 'u32',
+      tableStride: 'u32',
+    },
     workgroup: 128,
     header: HALVES_HEADER,
     globals: `
@@ -147,23 +228,31 @@ ${HALVES}
 ${shiftTo(0)}
 ${largestOverWorkgroup(128)}`,
     body: `
-  let row = flatGroup;
-  if (row >= u.rows) { return; }
+  if (flatGroup >= ${n}u * u.rows) { return; }
+  let row = flatGroup % u.rows;
   let b = row / u.length;
   let t = row % u.length;
   var scale = 1.0;
-  ${
-    isScaled
-      ? `var largest = 0.0;
-  ${eachPair('largest = max(largest, max(largestOf4(a), largestOf4(z)));')}
-  let shift = shiftOf(largestOverWorkgroup(largest, local));
-  scale = powerOfTwo(shift);
-  if (local == 0u) { scales[row] = powerOfTwo(-shift); }`
-      : ''
-  }
-  ${eachPair(`
-    let to = (row * u.heads + h) * 2u * u.half + c;
-    halves[to] = halved(scale * a);
-    halves[to + u.half] = halved(scale * z);`)}`,
+  ${times(
+    n,
+    (k) => `if (flatGroup / u.rows == ${k}u) {
+    ${
+      isScaled
+        ? `var largest = 0.0;
+    ${eachPair(k, 'largest = max(largest, max(largestOf4(a), largestOf4(z)));')}
+    let shift = shiftOf(largestOverWorkgroup(largest, local));
+    scale = powerOfTwo(shift);
+    if (local == 0u) { scales${k}[row] = powerOfTwo(-shift); }`
+        : ''
+    }
+    ${eachPair(
+      k,
+      `
+      let to = (row * u.heads${k} + h) * 2u * u.half + c;
+      halves${k}[to] = halved(scale * a);
+      halves${k}[to + u.half] = halved(scale * z);`,
+    )}
+  }`,
+  )}`,
   };
 });
