@@ -76,11 +76,31 @@ export function chunkRows({device}: WebGPUBackend, rows: number, size: number, v
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);
 }
 
-/** Returns the scales of packed gradients, which are all the same. */
+/**
+ * Returns the scales of packed gradients, which are all the same. The card makes them, because a pass that uploads cannot be
+ * recorded.
+ */
 function constant(backend: WebGPUBackend, rows: number): tf.TensorInfo {
-  const values = new Float32Array(rows).fill(1 / PACKED_GRADIENT_FACTOR);
-  return backend.makeTensorInfo([rows], 'float32', values);
+  const y = backend.makeTensorInfo([rows], 'float32');
+  runShader(backend, {
+    shader: filling(),
+    buffers: {y},
+    uniforms: {count: rows, value: 1 / PACKED_GRADIENT_FACTOR},
+    threads: rows,
+  });
+  return y;
 }
+
+const filling = shader(() => ({
+  name: 'Fill',
+  outputs: {y: 'f32'},
+  inputs: {},
+  uniforms: {count: 'u32', value: 'f32'},
+  workgroup: 64,
+  body: `
+  let i = flatGroup * WORKGROUP + local;
+  if (i < u.count) { y[i] = u.value; }`,
+}));
 
 /** Adds up all numbers. */
 function sum(backend: WebGPUBackend, x: tf.TensorInfo): tf.TensorInfo {

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, Llama} from '../../../../src/index.ts';
 import {PassRecorder} from '../../../../src/training/steps/passRecorder.ts';
-import {describeWebGPU} from './webgpuOnly.ts';
+import {choose, describeWebGPU} from './webgpuOnly.ts';
 
 const SHAPE = {
   ...{vocabSize: 64, hiddenSize: 64, intermediateSize: 96, numHiddenLayers: 2, headDim: 16},
@@ -47,6 +47,13 @@ describeWebGPU('a recorded training step', () => {
     expect(await train(lengths, true)).toEqual(plain);
     expect(replays).toHaveBeenCalledTimes(3);
     expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('is replayed where one op computes all blocks, and another the loss', async () => {
+    await choose('float16');
+    await train([12, 12, 12, 12], true);
+    await choose('float32');
+    expect(replays).toHaveBeenCalledTimes(2);
   });
 
   test('exists only in fitDataset, during which nothing else changes the model', async () => {
