@@ -140,6 +140,12 @@ export class BufferPool {
     return this.idle.size;
   }
 
+  /** Destroys all free buffers. */
+  destroyFree(): void {
+    this.submit();
+    for (const buffer of this.idle) this.destroy(buffer, this.takeFree(buffer));
+  }
+
   dispose(): void {
     for (const buffer of this.entries.keys()) buffer.destroy();
     for (const container of [this.entries, this.free, this.idle]) container.clear();

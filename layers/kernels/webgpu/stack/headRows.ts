@@ -168,7 +168,8 @@ export function joinHeads(
     return parts.flatMap((part) => joinHeads(backend, [part], {batch, length, headDim}, isScaled, tables));
   const rows = batch * length;
   const made = parts.map(({heads}) => ({
-    halves: makeScratch(backend, [rows, (heads * headDim) / 2], 'int32'),
+    // Blocks may keep rows without scales for long, so these have no larger buffer than they need.
+    halves: (isScaled ? makeScratch : makeExact)(backend, [rows, (heads * headDim) / 2], 'int32'),
     scales: isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined,
   }));
   runShader(backend, {
@@ -194,6 +195,9 @@ export function joinHeads(
   });
   return made;
 }
+
+const makeExact = (backend: WebGPUBackend, shape: number[], dtype: 'int32') =>
+  backend.makeTensorInfo(shape, dtype);
 
 const joining = shader((isScaled: boolean, areRotated: boolean[]) => {
   const n = areRotated.length;
