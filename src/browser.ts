@@ -48,7 +48,13 @@ export {Gemma2, Gemma3, Mistral, Phi3, Qwen2, Qwen3, SmolLM3} from './training/f
 export {Llama} from './training/llama.ts';
 export {type GrpoLossArgs, type GrpoLossType, grpoLoss} from './training/losses/grpoLoss.ts';
 export {type LabelLossArgs, type LabelLossType, labelLoss} from './training/losses/labelLoss.ts';
-export {type PpoLossArgs, ppoLoss, type RewardAdapter, type RewardModel} from './training/losses/ppoLoss.ts';
+export {
+  type PpoLossArgs,
+  ppoLoss,
+  type RewardAdapter,
+  type RewardModel,
+  type RewardTexts,
+} from './training/losses/ppoLoss.ts';
 export {
   type PreferenceLossArgs,
   type PreferenceLossType,

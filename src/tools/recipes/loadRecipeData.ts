@@ -1,9 +1,12 @@
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
+import type {Example} from '../../data/batches/collate.ts';
 import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
 import {huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
 import {loadDataset, loadPrompts, loadSplits} from '../../data/loadDataset.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
+import {templateStopIds} from '../../data/templates/encodeTurns.ts';
+import {resolveTemplate} from '../../data/templates/templateRegistry.ts';
 import {assertThinking} from './assertThinking.ts';
 import {hubOptions} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
@@ -33,6 +36,11 @@ export async function loadRecipeData(
   const {dataset, evaluationDataset, valSize} = splits;
   const isHeldOut = evaluationDataset.length === 0; // the evaluation data is a part of the training data
   const loaded: RecipeData = {};
+  if (recipe.data.stage === 'ppo') {
+    const prompts = await loadPrompts({...args, stage: 'sft', dataset});
+    const stopIds = templateStopIds(resolveTemplate(recipe.data.template, tokenizer), tokenizer);
+    return {training: prompts.map(({promptIds: inputIds}) => ({inputIds, stopIds}) as Example)};
+  }
   if (tasks.train || (tasks.evaluate && isHeldOut)) {
     const {train, validation} = await loadSplits({
       ...args,
@@ -62,5 +70,6 @@ export function lengthOf(data: TrainingData): number | undefined {
 
 function datasetArgs(recipe: Recipe, tokenizer: Tokenizer): Omit<DatasetArgs, 'dataset'> {
   const cacheDir = huggingFaceEnvironment(process.env).tokenizedCache;
-  return {...recipe.data, tokenizer, cacheDir, hub: hubOptions(recipe)};
+  const {stage, ...data} = recipe.data;
+  return {...data, ...(stage !== 'ppo' && {stage}), tokenizer, cacheDir, hub: hubOptions(recipe)};
 }

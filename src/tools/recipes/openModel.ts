@@ -74,7 +74,7 @@ export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Pro
     await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
     if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
   } // otherwise, all weights of a newly loaded model are trainable
-  if (data.stage === 'rm') await useValueHead(model, recipe, {trainable: true});
+  if (data.stage === 'rm' || data.stage === 'ppo') await useValueHead(model, recipe, {trainable: true});
 }
 
 /**

@@ -1,9 +1,10 @@
 import type {z} from 'zod';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
-import type {DatasetArgs} from '../../data/datasets/datasetArgs.ts';
+import type {DatasetArgs, Stage} from '../../data/datasets/datasetArgs.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import type {SplitArgs} from '../../data/loadDataset.ts';
 import type {JoinOptions} from '../../training/cluster/joinCluster.ts';
+import type {PpoLossArgs} from '../../training/losses/ppoLoss.ts';
 import type {PreferenceLossArgs} from '../../training/losses/preferenceLoss.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
 import type {AnswerOptions} from '../../training/prediction/answerScorer.ts';
@@ -27,7 +28,7 @@ export interface RecipeTargets {
   lora: LoRAOptions;
   /** Number of blocks that train, the last ones, or the first if negative; and the modules in and outside them. */
   freeze: {blocks: number; modules: string[]; extraModules: string[]};
-  data: DatasetArgs;
+  data: Omit<DatasetArgs, 'stage'> & {stage: Stage | 'ppo'};
   splits: SplitArgs;
   /** Settings of reasoning models. */
   thinking: {enable: boolean; preserve: boolean};
@@ -35,6 +36,9 @@ export interface RecipeTargets {
   preference: PreferenceLossArgs;
   /** The model that answers are compared with: a folder or hub name, and its adapters in order. */
   reference: {nameOrPath?: string; adapters: string[]};
+  ppo: Omit<PpoLossArgs, 'rewards' | 'reference'>;
+  /** What scores answers: a folder or hub name with its adapters, or the address of a server. */
+  rewardModel: {nameOrPath?: string; adapters: string[]; type: 'lora' | 'full' | 'api'};
   compile: CompileArgs;
   /** `ratio` is a share of the run; `steps` a number of steps, or a share of the run below 1. */
   warmup: {ratio: number; steps: number};

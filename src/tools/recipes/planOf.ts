@@ -97,9 +97,12 @@ export function planOf(
     steps && training
       ? Math.round((training.tokens / training.examples) * examplesSeen(recipe, steps, training.examples))
       : undefined;
-  const sequenceLength = 8 * Math.ceil((training?.longest ?? recipe.data.cutoffLength) / 8);
+  const {stage} = recipe.data;
+  const newTokens = stage === 'ppo' ? (recipe.generation.maxNewTokens ?? 0) : 0;
+  const longest = (training?.longest ?? recipe.data.cutoffLength) + newTokens;
+  const sequenceLength = 8 * Math.ceil(Math.min(longest, model.config.maxPositionEmbeddings) / 8);
   const shape = {
-    batchSize: batchSize * rowsPerExample(KIND_OF_STAGE[recipe.data.stage]),
+    batchSize: batchSize * rowsPerExample(KIND_OF_STAGE[stage === 'ppo' ? 'sft' : stage]),
     gradientAccumulationSteps,
     optimizer,
     otherModels: otherModels.filter(isEstimable),

@@ -20,6 +20,7 @@ import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {lossOf} from './lossOf.ts';
 import {applyMethod, folderOf, openBase, useModel} from './openModel.ts';
 import {type OpenedReference, openReference} from './openReference.ts';
+import {type OpenedRewards, openRewards} from './openRewards.ts';
 import {optimizerOf} from './optimizerOf.ts';
 import {
   type CommandWith,
@@ -83,6 +84,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   const optimizer = optimizerOf(recipe);
   let model: TrainableCausalLM | undefined;
   let opened: OpenedReference = {};
+  let judge: OpenedRewards | undefined;
   try {
     const wishes = await outputWishes(recipe);
     if (folder !== undefined && isFirst)
@@ -100,6 +102,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     if (tasks.train) {
       opened = await openReference(recipe, model, {allocate: false});
       await applyMethod(model, recipe);
+      judge = await openRewards(recipe, model, {allocate: false});
     } else await useModel(model, recipe);
     assertLengths(recipe, model, data);
     const prediction = predictOptions(recipe, tokenizer);
@@ -112,14 +115,14 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
       },
     };
     if (training) {
-      model.compile({...training.compile, loss: lossOf(recipe, opened)});
+      model.compile({...training.compile, loss: lossOf(recipe, opened, judge)});
       await model.trainer.check(data.training!, training.fit);
     } else if (data.validation) {
       assertData(data.validation, 'evaluation data', limitsOf(model));
     }
     if (data.prompts) await assertPredictable(model, data.prompts, prediction);
 
-    const otherModels = [opened.model ?? []].flat();
+    const otherModels = [opened.model ?? [], judge?.model ?? []].flat();
     const run = {
       backend,
       steps,
@@ -138,6 +141,7 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
   } finally {
     model?.dispose();
     opened.model?.dispose();
+    judge?.dispose();
   }
 }
 

@@ -40,6 +40,8 @@ export type Recipe = RecipeArguments & {
   };
   /** The model that answers are compared with, stored as the files say unless `bf16` or `fp16` are set. */
   reference: {dtype?: StorageDtype; quantization?: Recipe['model']['quantization']};
+  /** The model that scores answers, stored in the same way. */
+  rewardModel: {dtype?: StorageDtype; quantization?: Recipe['model']['quantization']};
   /** The adapter's settings; a kind of an extension's has only some of these, and its layer class. */
   lora: {alpha?: number; layerClass?: LoRADenseClass};
   compile: {schedule: {name: ScheduleName} & ScheduleArgs};
@@ -97,6 +99,11 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       ...args.reference,
       dtype,
       quantization: quantizationOf(keys, keys.ref_model_quantization_bit),
+    },
+    rewardModel: {
+      ...args.rewardModel,
+      dtype,
+      quantization: quantizationOf(keys, keys.reward_model_quantization_bit),
     },
     lora: layerClass
       ? {...onlyOptions(args.lora, layerClass), layerClass}

@@ -134,8 +134,9 @@ const model = {
 // biome-ignore format: a row for each key
 const method = {
   stage: to('data.stage', z.enum(['sft', 'pt', 'rm', 'ppo', 'dpo', 'kto']).default('sft'),
-    '`sft` learns answers, `pt` plain text, `dpo` preferences, `rm` a reward model; the others are not supported yet.',
-    (stage) => stage as Stage), // a rule refuses the others
+    '`sft` learns answers, `pt` plain text, `dpo` preferences, `rm` a reward model, `ppo` from the scores of one; `kto` ' +
+    'is not supported yet.',
+    (stage) => stage as Stage | 'ppo'), // a rule refuses the others
   do_train: flag().default(false).describe('Train.'),
   do_eval: flag().default(false)
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
@@ -169,13 +170,30 @@ const method = {
   ld_alpha: to('preference.ldAlpha', z.number().min(0).max(1).optional(),
     '`dpo`: weight of the tokens beyond the length of the shorter answer. Default 1.'),
   ref_model: to('reference.nameOrPath', text().optional(),
-    '`dpo`: folder or hub name of the model to compare with. Default: the model without its adapter; with `full` and ' +
+    '`dpo`, `ppo`: folder or hub name of the model to compare with. Default: the model without its adapter; with `full` and ' +
     '`freeze`, the model as it was before training.'),
   ref_model_adapters: to('reference.adapters', list().optional(),
     'Adapters of `ref_model`, in order. One on the base of the trained model takes no second base.',
     (adapters = []) => adapters),
   ref_model_quantization_bit: z.union([z.literal(4), z.literal(8)]).optional()
     .describe('Quantize `ref_model` while loading it, in the way that the other `quantization` keys say.'),
+  reward_model: to('rewardModel.nameOrPath', text().optional(),
+    '`ppo`: folder or hub name of the reward model, as `reward_model_type` says, or the address of a server.'),
+  reward_model_type: to('rewardModel.type', z.enum(['lora', 'full', 'api']).default('lora'),
+    '`ppo`: an adapter on the trained model with its value head (`lora`), a model of its own (`full`), or a server that ' +
+    'takes `{model, messages}` and returns `{scores}` (`api`).'),
+  reward_model_adapters: to('rewardModel.adapters', list().optional(),
+    '`full`: adapters of `reward_model`, in order.', (adapters = []) => adapters),
+  reward_model_quantization_bit: z.union([z.literal(4), z.literal(8)]).optional()
+    .describe('`full`: quantize `reward_model` while loading it, in the way that the other `quantization` keys say.'),
+  ppo_buffer_size: to('ppo.bufferSize', count().default(1), '`ppo`: accumulation windows of answers in a step.'),
+  ppo_epochs: to('ppo.epochs', count().default(4), '`ppo`: passes over the answers of a step.'),
+  ppo_score_norm: to('ppo.scoreNorm', flag().default(false),
+    '`ppo`: normalize scores by the mean and deviation of all so far.'),
+  ppo_target: to('ppo.target', z.number().positive().default(6),
+    '`ppo`: divergence from the reference to aim at, summed over an answer.'),
+  ppo_whiten_rewards: to('ppo.whitenRewards', flag().default(false),
+    '`ppo`: divide the rewards of tokens by their deviation.'),
   freeze_trainable_layers: to('freeze.blocks',
     z.int().refine((layers) => layers !== 0, 'an integer other than 0').default(2),
     '`freeze`: the last n blocks train; the first n if negative.'),

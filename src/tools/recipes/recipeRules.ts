@@ -76,8 +76,9 @@ function isMultiple(value: number, of: number): boolean {
 const RULES: readonly RecipeRule[] = [
   notYet(
     'stage',
-    ({stage}) => !(stage in KIND_OF_STAGE),
-    ({stage}) => `expected ${Object.keys(KIND_OF_STAGE).join(', ')}, got ${stage}. It is not supported yet.`,
+    ({stage}) => !(stage in KIND_OF_STAGE) && stage !== 'ppo',
+    ({stage}) =>
+      `expected ${Object.keys(KIND_OF_STAGE).join(', ')}, ppo, got ${stage}. It is not supported yet.`,
   ),
   rule(
     'ref_model',
@@ -87,7 +88,8 @@ const RULES: readonly RecipeRule[] = [
   ...(['ref_model_adapters', 'ref_model_quantization_bit'] as const).map((key) =>
     rule(
       key,
-      ({stage, ref_model, [key]: value}) => stage === 'dpo' && value && ref_model === undefined,
+      ({stage, ref_model, [key]: value}) =>
+        ['dpo', 'ppo'].includes(stage) && value && ref_model === undefined,
       'expected ref_model with it, got none',
     ),
   ),
@@ -96,6 +98,67 @@ const RULES: readonly RecipeRule[] = [
     ({ref_model_adapters = [], ref_model_quantization_bit: bits}) => bits && ref_model_adapters.length > 1,
     ({ref_model_adapters = []}) =>
       `expected one on a quantized ref_model, got ${ref_model_adapters.length}. ${MERGE_FIRST}`,
+  ),
+  rule(
+    'reward_model',
+    ({stage, reward_model}) => stage === 'ppo' && reward_model === undefined,
+    'expected a reward model with stage: ppo, got none',
+  ),
+  rule(
+    'reward_model',
+    ({stage, reward_model = '', reward_model_type: type}) =>
+      stage === 'ppo' && type === 'api' && !/^https?:/.test(reward_model),
+    ({reward_model}) => `expected an address (http…) with reward_model_type: api, got ${reward_model}`,
+  ),
+  rule(
+    'reward_model_type',
+    ({stage, finetuning_type, reward_model_type: type}) =>
+      stage === 'ppo' && type === 'lora' && finetuning_type !== 'lora',
+    ({finetuning_type}) => `expected full or api with finetuning_type: ${finetuning_type}, got lora`,
+  ),
+  ...(['reward_model_adapters', 'reward_model_quantization_bit'] as const).map((key) =>
+    rule(
+      key,
+      ({stage, reward_model_type: type, [key]: value}) => stage === 'ppo' && value && type !== 'full',
+      ({reward_model_type: type}) => `expected none with reward_model_type: ${type}`,
+    ),
+  ),
+  rule(
+    'reward_model_adapters',
+    ({reward_model_adapters: adapters = [], reward_model_quantization_bit: bits}) =>
+      bits && adapters.length > 1,
+    ({reward_model_adapters: adapters = []}) =>
+      `expected one on a quantized reward_model, got ${adapters.length}. ${MERGE_FIRST}`,
+  ),
+  rule(
+    'do_train',
+    ({stage, do_train}) => stage === 'ppo' && !do_train,
+    'expected true with stage: ppo, got false',
+  ),
+  ...(
+    [
+      'do_eval',
+      'do_predict',
+      'predict_with_generate',
+      'eval_dataset',
+      'val_size',
+      'streaming',
+      'packing',
+      'neat_packing',
+      'train_on_prompt',
+      'mask_history',
+    ] as const
+  ).map((key) =>
+    rule(
+      key,
+      ({stage, [key]: value}) => stage === 'ppo' && value,
+      'expected none with stage: ppo, which learns from prompts and cannot be evaluated',
+    ),
+  ),
+  notYet(
+    'do_sample',
+    ({stage, do_sample}) => stage === 'ppo' && !do_sample,
+    'expected true with stage: ppo, got false',
   ),
   rule(
     'lora_dropout',

@@ -20,12 +20,13 @@ export interface RunSteps {
  *
  * @param examples number of training examples; undefined if they are streamed, and the recipe then has `max_steps`
  */
-export function runSteps({fit, warmup}: Recipe, examples?: number): RunSteps {
+export function runSteps({data, fit, warmup, ppo}: Recipe, examples?: number): RunSteps {
   const {batchSize, gradientAccumulationSteps, epochs, maxSteps} = fit;
+  const windows = data.stage === 'ppo' ? ppo.bufferSize : 1; // in a step
   const perEpoch =
     examples === undefined
       ? undefined
-      : Math.ceil(Math.ceil(examples / batchSize) / (gradientAccumulationSteps * ranks().size));
+      : Math.ceil(Math.ceil(examples / batchSize) / (gradientAccumulationSteps * ranks().size * windows));
   const total = maxSteps ?? Math.ceil(epochs * (perEpoch as number));
   const stepsOf = (interval: number) => (interval < 1 ? Math.ceil(total * interval) : interval);
   return {

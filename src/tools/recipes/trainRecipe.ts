@@ -18,6 +18,7 @@ import {lossOf} from './lossOf.ts';
 import {modelInUse} from './modelInUse.ts';
 import {applyMethod, openBase, useModel} from './openModel.ts';
 import {type OpenedReference, openReference} from './openReference.ts';
+import {type OpenedRewards, openRewards} from './openRewards.ts';
 import {outputWishes, outputWords, sameRecipeWith} from './outputWishes.ts';
 import {nameScoredModel} from './ownResults.ts';
 import {PREPARE_OPTIONS, type PreparedRecipe, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
@@ -96,6 +97,7 @@ export async function trainRecipe(
   let lock: RunLock | undefined;
   let model: TrainableCausalLM | undefined;
   let opened: OpenedReference = {};
+  let judge: OpenedRewards | undefined;
   try {
     signal?.throwIfAborted();
     const words = outputWords(recipe, commandWith);
@@ -108,13 +110,14 @@ export async function trainRecipe(
     if (tasks.train) {
       opened = await openReference(recipe, model, {signal});
       await applyMethod(model, recipe);
+      judge = await openRewards(recipe, model, {signal});
     } else await useModel(model, recipe);
     signal?.throwIfAborted();
 
     // Training: adapter or model, checkpoints, logs, results and plots go to the output folder.
     if (training) {
       phase = 'training';
-      model.compile({...training.compile, loss: lossOf(recipe, opened)});
+      model.compile({...training.compile, loss: lossOf(recipe, opened, judge)});
       const args = {...training.fit, callbacks, signal, verbose};
       const {isInterrupted} = await model.trainer.fit(data.training!, args, lock);
       if (isInterrupted) {
@@ -153,6 +156,7 @@ export async function trainRecipe(
     lock?.release();
     model?.dispose();
     opened.model?.dispose();
+    judge?.dispose();
     optimizer.dispose();
   }
 }

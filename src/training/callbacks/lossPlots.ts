@@ -20,6 +20,7 @@ export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallb
         ['loss', 'training loss'],
         ['eval_loss', 'validation loss'],
         ['rewards/accuracies', 'accuracy of rewards', 'accuracy'],
+        ['reward', 'mean reward', 'reward'],
         ['accuracy', 'accuracy of scores', 'accuracy'],
         ['eval_accuracy', 'validation accuracy of scores', 'accuracy'],
         ...scores.map((score) => [`eval_${score}`, `validation ${score}`, score]),

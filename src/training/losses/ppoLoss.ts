@@ -27,10 +27,15 @@ export interface RewardAdapter {
   valueHead: ValueHead;
 }
 
+/** Scores whole texts of prompt and answer, with their special tokens, as a server does. */
+export interface RewardTexts {
+  scoreTexts(texts: string[]): number[] | Promise<number[]>;
+}
+
 /** Settings of {@link ppoLoss}, with the meanings and defaults of LLaMA-Factory and of TRL 0.9's `PPOConfig`. */
 export interface PpoLossArgs extends SamplingArgs {
-  /** What scores answers: a function, a reward model, or an adapter of the trained model. The caller disposes it. */
-  rewards: RewardFunction | RewardModel | RewardAdapter;
+  /** What scores answers: a function, a reward model, an adapter of the trained model, or what scores whole texts. */
+  rewards: RewardFunction | RewardModel | RewardAdapter | RewardTexts;
   /** Accumulation windows of answers in a step. Default 1. */
   bufferSize?: number;
   /** Passes over the answers of a step. Default 4. */
@@ -326,6 +331,10 @@ class PpoLoss implements TrainingLoss, Rollouts {
       }
       return scores;
     }
+    if (isOfTexts(rewards)) {
+      const ids = answers.map((answer) => [...answer.prompt.inputIds, ...answer.ids]);
+      return rewards.scoreTexts(ids.map((each) => model.tokenizer!.decode(each)));
+    }
     const at = answers.map((answer) => tokensOf(answer) - 1);
     const {inputIds, attentionMask} = batch;
     const run = (judge: RewardModel, head?: ValueHead) =>
@@ -366,6 +375,9 @@ class PpoLoss implements TrainingLoss, Rollouts {
 const isAdapter = (rewards: PpoLossArgs['rewards']): rewards is RewardAdapter =>
   typeof rewards === 'object' && 'adapter' in rewards;
 
+const isOfTexts = (rewards: PpoLossArgs['rewards']): rewards is RewardTexts =>
+  typeof rewards === 'object' && 'scoreTexts' in rewards;
+
 const isModel = (rewards: PpoLossArgs['rewards']): rewards is RewardModel =>
   typeof rewards === 'object' && 'values' in rewards;
 
@@ -399,10 +411,14 @@ function assertSettings(settings: Settings): void {
     }
   };
   const {rewards} = settings;
-  if (typeof rewards !== 'function' && !isModel(rewards) && !isAdapter(rewards)) {
+  const isObject = typeof rewards === 'object' && rewards !== null;
+  if (
+    typeof rewards !== 'function' &&
+    !(isObject && [isModel, isAdapter, isOfTexts].some((is) => is(rewards)))
+  ) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `ppoLoss rewards: expected a function, a model with a value head or {adapter, valueHead}, got ${show(rewards)}`,
+      `ppoLoss rewards: expected a function, a model with a value head, {adapter, valueHead} or {scoreTexts}, got ${show(rewards)}`,
     );
   }
   assert(['bufferSize', 'epochs'], (value) => Number.isInteger(value) && value > 0, 'a positive integer');

@@ -322,7 +322,7 @@ describe('faults', () => {
     expect(message.split('\n')).toEqual([
       'recipe.yaml:3:12 lora_rank: expected an integer from 1, got "eight"',
       'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
-      expect.stringContaining('recipe.yaml:6:8 stage: expected sft, pt, dpo, rm, got kto.'),
+      expect.stringContaining('recipe.yaml:6:8 stage: expected sft, pt, dpo, rm, ppo, got kto.'),
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
       'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
       'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
@@ -410,12 +410,12 @@ describe('faults', () => {
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
 
-  test.each(['ppo', 'kto'])('stage %s is not supported yet', (stage) => {
+  test.each(['kto'])('stage %s is not supported yet', (stage) => {
     const {code, message} = fault(`${TRAIN}stage: ${stage}`);
     expect(code).toBe('UNSUPPORTED');
     expect(message).toMatch(
       new RegExp(
-        `^recipe\\.yaml:5:8 stage: expected sft, pt, dpo, rm, got ${stage}\\. It is not supported yet`,
+        `^recipe\\.yaml:5:8 stage: expected sft, pt, dpo, rm, ppo, got ${stage}\\. It is not supported yet`,
       ),
     );
   });
@@ -437,6 +437,27 @@ describe('faults', () => {
     ],
   ])('stage dpo does not take %j', (keys, message) => {
     expect(fault(`${TRAIN}stage: dpo\n${keys}`).message).toContain(message);
+  });
+
+  test.each([
+    ['', 'reward_model: expected a reward model with stage: ppo, got none'],
+    ['reward_model: judge\nreward_model_type: api', 'reward_model: expected an address (http…)'],
+    [
+      'reward_model: judge\nfinetuning_type: full',
+      'reward_model_type: expected full or api with finetuning_type: full',
+    ],
+    [
+      'reward_model: judge\nreward_model_adapters: a',
+      'reward_model_adapters: expected none with reward_model_type: lora',
+    ],
+    ['reward_model: judge\nval_size: 0.1', 'val_size: expected none with stage: ppo'],
+    ['reward_model: judge\ndo_sample: false', 'do_sample: expected true with stage: ppo'],
+    [
+      'reward_model: judge\nref_model_adapters: a',
+      'ref_model_adapters: expected ref_model with it, got none',
+    ],
+  ])('stage ppo does not take %j', (keys, message) => {
+    expect(fault(`${TRAIN}stage: ppo\n${keys}`).message).toContain(message);
   });
 
   test.each<[string, string]>([

@@ -121,7 +121,7 @@ describeEachBackend('ppoLoss', () => {
 test.each([
   [
     {rewards: 'judge' as never},
-    'rewards: expected a function, a model with a value head or {adapter, valueHead}',
+    'rewards: expected a function, a model with a value head, {adapter, valueHead} or {scoreTexts}',
   ],
   [{epochs: 0}, 'epochs: expected a positive integer, got 0'],
   [{target: 0}, 'target: expected a number above 0, got 0'],
