@@ -255,7 +255,7 @@ export class GroupedQueryAttention extends ModuleLayer {
       let [query, key, value] = this.projectInputs(flatten(x, size), {training, seed}); // [B·T, heads·D]
       if (this.q_norm && this.k_norm)
         [query, key] = [normalized(query, this.q_norm), normalized(key, this.k_norm)];
-      const isKernel = hasKernel(decodeAttentionOp) && fitsKernel(headDim, scoring) && !this.rotaryDim;
+      const isKernel = hasKernel(decodeAttentionOp) && fitsKernel(headDim) && !this.rotaryDim;
       if (cache && past > 0 && length === 1 && !bias && isKernel) {
         const tables = this.isRotary ? rotary : unturned(rotary);
         const inputs = {query, key, value, ...tables, segments};

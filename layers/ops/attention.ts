@@ -28,9 +28,8 @@ export interface ScoreSettings {
 /** The largest head size; larger heads do not fit a kernel's registers. */
 const MAX_KERNEL_DIM = 128;
 
-/** Whether the attention kernels take heads of this size, and these options. */
-export const fitsKernel = (dim: number, {window, softCap}: ScoreOptions = {}): boolean =>
-  dim % 4 === 0 && dim <= MAX_KERNEL_DIM && !window && !softCap;
+/** Whether the attention kernels take heads of this size. */
+export const fitsKernel = (dim: number): boolean => dim % 4 === 0 && dim <= MAX_KERNEL_DIM;
 
 /** Options of the scores, which models choose. */
 export interface ScoreOptions {
@@ -106,12 +105,12 @@ export function attention(
     const kept = dropout > 0 ? tf.dropout(weights, dropout, undefined, seed) : weights;
     return tf.matMul(kept, v).reshape([batch, heads, length, dim]) as tf.Tensor4D;
   };
-  if (givenBias || dropout > 0 || !fitsKernel(dim, scoring)) return tf.tidy(composed);
+  if (givenBias || dropout > 0 || !fitsKernel(dim)) return tf.tidy(composed);
   const inputs = {query, key, value, ...(segments && {segments})};
   return dispatchWithGradient(attentionOp, inputs, {scale, window, softCap, causal}, composed);
 }
 
 /** Returns the options of scores with their defaults, for heads of size `dim`. */
-export function scoreSettings(dim: number, {scale, window, softCap}: ScoreOptions): ScoreSettings {
+export function scoreSettings(dim: number, {scale, window, softCap}: ScoreOptions = {}): ScoreSettings {
   return {scale: scale ?? 1 / Math.sqrt(dim), window: window ?? 0, softCap: softCap ?? 0};
 }

@@ -198,7 +198,7 @@ export function logitsOf(model: CausalLM, {inputIds, attentionMask, positionIds}
     model.logitsOf(
       model.forward(tensor(inputIds), {
         attentionMask: attentionMask && tensor(attentionMask),
-        positionIds: positionIds && tensor(positionIds),
+        positionIds,
       }),
     ),
   );

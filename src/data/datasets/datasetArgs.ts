@@ -80,6 +80,10 @@ export interface DatasetArgs {
   defaultSystem?: string;
   /** Today's date for templates that print one, such as `26 Jul 2024`. Default: today. */
   dateString?: string;
+  /** Whether answers have thoughts, under a template of a reasoning model. Default true. */
+  enableThinking?: boolean;
+  /** Whether earlier answers keep their thoughts where only the last is learned. Default false. */
+  preserveThinking?: boolean;
   hub?: HubOptions;
   onProgress?: (progress: DataProgress) => void;
   /** Stops the loading, or the reading of a stream, with the signal's reason as the error. */
@@ -107,6 +111,8 @@ export const DATASET_OPTIONS = {
   bufferSize: true,
   defaultSystem: true,
   dateString: true,
+  enableThinking: true,
+  preserveThinking: true,
   hub: true,
   onProgress: true,
   signal: true,
@@ -142,6 +148,7 @@ const STAGES = Object.keys(KIND_OF_STAGE);
  */
 export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
   const {tokenizer, stage = 'sft', packing = stage === 'pt', defaultSystem, dateString} = args;
+  const {enableThinking, preserveThinking} = args;
   const plan = {
     ...args,
     dataset: namesIn(args.dataset),
@@ -174,7 +181,12 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
     throw mistake('maxSamples', 'none when streaming', `${args.maxSamples}`, 'Use maxSteps of fitDataset.');
   if (plan.maskHistory && plan.trainOnPrompt)
     throw mistake('maskHistory', 'either maskHistory or trainOnPrompt', 'both');
-  const template = resolveTemplate(args.template, tokenizer, {defaultSystem, dateString});
+  const template = resolveTemplate(args.template, tokenizer, {
+    defaultSystem,
+    dateString,
+    enableThinking,
+    preserveThinking,
+  });
   if (plan.trainOnPrompt && template.kind === 'slots' && template.template.efficientEos) {
     throw mistake(
       'trainOnPrompt',

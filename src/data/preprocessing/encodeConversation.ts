@@ -74,7 +74,12 @@ function supervised(
   tokenizer: Tokenizer,
   {template, cutoffLength, trainOnPrompt, maskHistory}: EncodeSettings,
 ): EncodedConversation {
-  const turns = encodeTurns(template, tokenizer, response ? [...prompt, response] : prompt, {system, tools});
+  const scope = maskHistory ? 'last' : 'all';
+  const turns = encodeTurns(template, tokenizer, response ? [...prompt, response] : prompt, {
+    system,
+    tools,
+    scope,
+  });
   const pairs = turns.flatMap((ids, i) => (i % 2 === 0 ? [{source: ids, target: turns[i + 1]}] : []));
   const unlearned = maskHistory ? pairs.length - 1 : trainOnPrompt ? 0 : unlearnedAnswers;
   if (unlearned > 0) pairs.reverse();
@@ -107,7 +112,8 @@ function promptAndAnswer(
   tokenizer: Tokenizer,
   {template, cutoffLength}: EncodeSettings,
 ): EncodedConversation {
-  const turns = encodeTurns(template, tokenizer, response ? [...prompt, response] : prompt, {system, tools});
+  const context = {system, tools, scope: 'one' as const};
+  const turns = encodeTurns(template, tokenizer, response ? [...prompt, response] : prompt, context);
   const answer = response ? (turns.pop() as number[]) : [];
   const source = turns.flat();
   if (template.kind === 'slots' && template.template.efficientEos)

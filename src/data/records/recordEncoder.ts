@@ -27,6 +27,8 @@ export interface RecordOptions
     | 'maskHistory'
     | 'defaultSystem'
     | 'dateString'
+    | 'enableThinking'
+    | 'preserveThinking'
     | 'onProgress'
     | 'signal'
   > {
@@ -46,6 +48,8 @@ const RECORD_OPTIONS = {
   packing: true,
   defaultSystem: true,
   dateString: true,
+  enableThinking: true,
+  preserveThinking: true,
   onProgress: true,
   signal: true,
 } satisfies OptionNames<RecordOptions>;

@@ -3,6 +3,31 @@ import type {TemplateArgs} from './template.ts';
 const header = (role: string) => `<|start_header_id|>${role}<|end_header_id|>\n\n`;
 const answerHeader = header('assistant');
 
+const smollm: TemplateArgs = {
+  system: ['<|im_start|>system\n{{content}}<|im_end|>\n'],
+  user: ['<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n'],
+  assistant: ['{{content}}<|im_end|>\n'],
+  stopWords: ['<|im_end|>'],
+};
+
+const qwen: TemplateArgs = {
+  ...smollm,
+  observation: [
+    '<|im_start|>user\n<tool_response>\n{{content}}\n</tool_response><|im_end|>\n<|im_start|>assistant\n',
+  ],
+  toolFormat: 'qwen',
+  replaceEos: true,
+};
+
+const gemma: TemplateArgs = {
+  prefix: [{special: 'bos'}],
+  system: ['{{content}}\n\n'],
+  user: ['<start_of_turn>user\n{{content}}<end_of_turn>\n<start_of_turn>model\n'],
+  assistant: ['{{content}}<end_of_turn>\n'],
+  observation: ['<start_of_turn>tool\n{{content}}<end_of_turn>\n<start_of_turn>model\n'],
+  systemInUser: true,
+};
+
 /** The built-in templates, each as LLaMA-Factory has it under this name. */
 export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
   /** Llama 3, 3.1, 3.2 and 3.3, without a default system text; Meta's chat template writes a dated one. */
@@ -47,5 +72,49 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
   /** Plain texts, with nothing around them and nothing at the end of an answer. */
   empty: {
     assistant: ['{{content}}'],
+  },
+  mistral: {
+    prefix: [{special: 'bos'}],
+    system: ['{{content}}\n\n'],
+    user: ['[INST] {{content}}[/INST]'],
+    assistant: [' {{content}}', {special: 'eos'}],
+    function: ['[TOOL_CALLS] {{content}}', {special: 'eos'}],
+    observation: ['[TOOL_RESULTS] {"content": {{content}}}[/TOOL_RESULTS]'],
+    systemInUser: true,
+    toolFormat: 'mistral',
+  },
+  mistral_small: {
+    prefix: [{special: 'bos'}],
+    system: ['[SYSTEM_PROMPT]{{content}}[/SYSTEM_PROMPT]'],
+    user: ['[INST]{{content}}[/INST]'],
+    function: ['[TOOL_CALLS]{{content}}', {special: 'eos'}],
+    observation: ['[TOOL_RESULTS]{"content": {{content}}}[/TOOL_RESULTS]'],
+    toolFormat: 'mistral',
+  },
+  qwen: {...qwen, defaultSystem: 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.'},
+  qwen3: {...qwen, thoughtWords: ['<think>\n', '\n</think>\n\n']},
+  qwen3_nothink: qwen,
+  gemma: {...gemma, stopWords: ['<end_of_turn>'], replaceEos: true},
+  gemma2: {...gemma, stopWords: ['<eos>', '<end_of_turn>'], efficientEos: true},
+  gemma3: {...gemma, stopWords: ['<end_of_turn>'], replaceEos: true},
+  /** Phi-3 and 3.5. */
+  phi: {
+    system: ['<|system|>\n{{content}}<|end|>\n'],
+    user: ['<|user|>\n{{content}}<|end|>\n<|assistant|>\n'],
+    assistant: ['{{content}}<|end|>\n'],
+    stopWords: ['<|end|>'],
+    replaceEos: true,
+  },
+  phi4: {
+    system: ['<|im_start|>system<|im_sep|>{{content}}<|im_end|>'],
+    user: ['<|im_start|>user<|im_sep|>{{content}}<|im_end|><|im_start|>assistant<|im_sep|>'],
+    assistant: ['{{content}}<|im_end|>'],
+    stopWords: ['<|im_end|>'],
+    replaceEos: true,
+  },
+  smollm,
+  smollm2: {
+    ...smollm,
+    defaultSystem: 'You are a helpful AI assistant named SmolLM, trained by Hugging Face.',
   },
 };

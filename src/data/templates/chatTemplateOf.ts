@@ -13,7 +13,7 @@ export interface NamedTokens {
  * generation.
  */
 export function chatTemplateOf(template: Template, tokens: NamedTokens): string {
-  const {prefix, system, user, assistant, defaultSystem} = template;
+  const {prefix, system, user, assistant, defaultSystem, systemInUser} = template;
   const slots = (turn: readonly Slot[], content = 'content') =>
     turn.flatMap((slot) => jinjaPieces(slot, tokens, content)).join(' + ');
   const opening = slots(prefix);
@@ -22,9 +22,15 @@ export function chatTemplateOf(template: Template, tokens: NamedTokens): string 
     defaultSystem && `{% set system_message = ${quoted(defaultSystem)} %}`,
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}",
     "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% endif %}",
-    `{% if system_message is defined %}{{ ${slots(system, 'system_message')} }}{% endif %}`,
+    systemInUser
+      ? ''
+      : `{% if system_message is defined %}{{ ${slots(system, 'system_message')} }}{% endif %}`,
     '{% for message in loop_messages %}',
+    systemInUser
+      ? `{% if loop.index0 == 0 and system_message is defined %}{% set content = ${slots(system, 'system_message')} + message['content'] %}{% else %}`
+      : '',
     "{% set content = message['content'] %}",
+    systemInUser ? '{% endif %}' : '',
     "{% if message['role'] == 'user' %}",
     `{{ ${slots(user)} }}`,
     "{% elif message['role'] == 'assistant' %}",

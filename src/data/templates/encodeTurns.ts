@@ -2,6 +2,7 @@ import type {ChatMessage, Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Message, Slot, Template} from './template.ts';
 import type {ResolvedTemplate} from './templateRegistry.ts';
+import {type ThoughtScope, withThoughts} from './thoughts.ts';
 import {describeTools, parseFunctionCalls, parseTools, writeFunctionCalls} from './toolFormats.ts';
 
 export interface ConversationContext {
@@ -9,6 +10,8 @@ export interface ConversationContext {
   system?: string;
   /** Callable tools, as JSON text. */
   tools?: string;
+  /** Which answers count where thoughts are removed or added; see {@link withThoughts}. Default `all`. */
+  scope?: ThoughtScope;
 }
 
 /**
@@ -32,7 +35,7 @@ export function encodeTurns(
         system: context.system || resolved.defaultSystem,
         dateString: resolved.dateString,
       })
-    : slotTurns(resolved.template, tokenizer, messages, {...context, dateString: resolved.dateString});
+    : slotTurns(resolved, tokenizer, messages, context);
 }
 
 /**
@@ -46,7 +49,7 @@ export function encodePrompt(
   messages: readonly Message[],
   context?: ConversationContext,
 ): number[] {
-  return encodeTurns(resolved, tokenizer, messages, context).flat();
+  return encodeTurns(resolved, tokenizer, messages, {...context, scope: 'one'}).flat();
 }
 
 /** Returns the token that ends a sequence under a template; undefined when the tokenizer has none. */
@@ -66,20 +69,32 @@ export function templateStopIds(resolved: ResolvedTemplate, tokenizer: Tokenizer
 }
 
 function slotTurns(
-  template: Template,
+  {template, thoughts = {}, dateString}: ResolvedTemplate & {kind: 'slots'},
   tokenizer: Tokenizer,
-  messages: readonly Message[],
-  {system, tools, dateString}: ConversationContext & {dateString: string},
+  given: readonly Message[],
+  {system, tools, scope = 'all'}: ConversationContext,
 ): number[][] {
+  const {messages, inPrompt, inAnswer} = withThoughts(given, template, thoughts, scope);
+  const thought = () => tokenizer.encode(template.thoughtWords.join(''), {addSpecialTokens: false});
   const systemText = system || template.defaultSystem;
   const toolText = tools ? describeTools(template.toolFormat, tools, dateString) : '';
   const idsOf = (slots: readonly Slot[], content = '') =>
     slots.flatMap((slot) => slotIds(slot, content, template, tokenizer));
+  const systemBefore = () => String(template.system[0]).replace('{{content}}', () => systemText + toolText);
   return messages.map(({role, content}, i) => {
     const opening = i > 0 ? [] : idsOf(template.prefix);
-    const about = i > 0 || !(systemText || tools) ? [] : idsOf(template.system, systemText + toolText);
+    const hasSystem = i === 0 && Boolean(systemText || tools);
+    const about = hasSystem && !template.systemInUser ? idsOf(template.system, systemText + toolText) : [];
     const text = role === 'function' ? writeFunctionCalls(template.toolFormat, content) : content;
-    return [...opening, ...about, ...idsOf(template[role], text)];
+    const before = hasSystem && template.systemInUser && role === 'user' ? systemBefore() : '';
+    const own = idsOf(template[role], before + text);
+    return [
+      ...opening,
+      ...about,
+      ...(inAnswer.has(i) ? thought() : []),
+      ...own,
+      ...(inPrompt.has(i + 1) ? thought() : []),
+    ];
   });
 }
 

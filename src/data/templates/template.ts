@@ -20,6 +20,10 @@ export interface TemplateArgs {
   function?: Slot[];
   /** A function's result. Default: as `user`. */
   observation?: Slot[];
+  /** Whether the system text begins the first user's turn, instead of a turn of its own. Default false. */
+  systemInUser?: boolean;
+  /** What begins and ends the thoughts in an answer, in a template of a reasoning model. Default: none. */
+  thoughtWords?: [begin: string, end: string] | [];
   /** Name of the format in which tools are described and called: see `toolFormats.ts`. Default `default`. */
   toolFormat?: string;
   /** System text for conversations without one. Default: none. */
@@ -41,6 +45,8 @@ export const TEMPLATE_OPTIONS = {
   assistant: true,
   function: true,
   observation: true,
+  systemInUser: true,
+  thoughtWords: true,
   toolFormat: true,
   defaultSystem: true,
   stopWords: true,
@@ -68,6 +74,8 @@ export function completeTemplate(name: string, args: TemplateArgs): Template {
     system: ['{{content}}'],
     function: assistant,
     observation: user,
+    systemInUser: false,
+    thoughtWords: [],
     toolFormat: 'default',
     defaultSystem: '',
     stopWords: [],

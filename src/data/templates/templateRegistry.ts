@@ -5,6 +5,7 @@ import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {BUILTIN_TEMPLATES} from './builtinTemplates.ts';
 import {completeTemplate, TEMPLATE_OPTIONS, type Template, type TemplateArgs} from './template.ts';
+import {type ThoughtOptions, writesThoughts} from './thoughts.ts';
 import {formatDate} from './toolFormats.ts';
 
 /** The name that selects the tokenizer's own chat template. */
@@ -16,11 +17,11 @@ for (const [name, args] of Object.entries(BUILTIN_TEMPLATES))
 
 /** A template ready for use: a registered one, or the tokenizer's own chat template. Plain data, as workers need it. */
 export type ResolvedTemplate = {dateString: string} & (
-  | {kind: 'slots'; template: Template}
+  | {kind: 'slots'; template: Template; thoughts?: ThoughtOptions}
   | {kind: 'chat'; defaultSystem: string}
 );
 
-export interface ResolveTemplateOptions {
+export interface ResolveTemplateOptions extends ThoughtOptions {
   /** System text that replaces the template's own. */
   defaultSystem?: string;
   /** Today's date for templates that print one, such as `26 Jul 2024`. Default: today. */
@@ -29,6 +30,8 @@ export interface ResolveTemplateOptions {
 const RESOLVE_OPTIONS = {
   defaultSystem: true,
   dateString: true,
+  enableThinking: true,
+  preserveThinking: true,
 } satisfies OptionNames<ResolveTemplateOptions>;
 
 /**
@@ -109,7 +112,7 @@ export function resolveTemplate(
   options: ResolveTemplateOptions = {},
 ): ResolvedTemplate {
   assertKnownOptions('resolveTemplate', options, RESOLVE_OPTIONS);
-  const {defaultSystem, dateString = formatDate(new Date())} = options;
+  const {defaultSystem, dateString = formatDate(new Date()), enableThinking, preserveThinking} = options;
   if (name === MODEL_TEMPLATE && !tokenizer.hasChatTemplate) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
@@ -117,8 +120,17 @@ export function resolveTemplate(
         `Choose one of ${templateNames().join(', ')}.`,
     );
   }
-  if (name === MODEL_TEMPLATE || (name === undefined && tokenizer.hasChatTemplate))
+  if (name === MODEL_TEMPLATE || (name === undefined && tokenizer.hasChatTemplate)) {
+    if ((enableThinking === false || preserveThinking) && writesThoughts(tokenizer)) {
+      const key = enableThinking === false ? 'enableThinking' : 'preserveThinking';
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `template ${MODEL_TEMPLATE} ${key}: expected ${key === 'enableThinking'} under this model's chat template, which ` +
+          `writes <think>, got ${options[key]}. Choose a template by name.`,
+      );
+    }
     return {kind: 'chat', defaultSystem: defaultSystem ?? '', dateString};
+  }
   if (name === undefined)
     warn("template: none was chosen and the tokenizer has no chat template, so the template 'empty' is used");
   const template = getTemplate(name ?? 'empty');
@@ -126,6 +138,7 @@ export function resolveTemplate(
   return {
     kind: 'slots',
     template: defaultSystem === undefined ? template : {...template, defaultSystem},
+    thoughts: {enableThinking, preserveThinking},
     dateString,
   };
 }

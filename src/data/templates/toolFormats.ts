@@ -42,14 +42,11 @@ const FORMATS: Record<string, ToolFormat> = {
   /** Llama 3.1's JSON calls. */
   llama3: {
     describe: (tools, dateString) => {
-      const wrapped = tools.map((tool) =>
-        tool.type === 'function' ? tool : {type: 'function', function: tool},
-      );
       return (
         `Cutting Knowledge Date: December 2023\nToday Date: ${dateString}\n\n` +
         'You have access to the following functions. To call a function, please respond with JSON for a function call. ' +
         'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}. ' +
-        `Do not use variables.\n\n${wrapped.map((tool) => `${writePythonJson(tool, {indent: '    '})}\n\n`).join('')}`
+        `Do not use variables.\n\n${tools.map((tool) => `${writePythonJson(wrappedTool(tool), {indent: '    '})}\n\n`).join('')}`
       );
     },
     call: (calls) => {
@@ -57,7 +54,28 @@ const FORMATS: Record<string, ToolFormat> = {
       return writePythonJson(objects.length === 1 ? objects[0] : objects);
     },
   },
+  /** Qwen 2.5's and 3's JSON in tags. */
+  qwen: {
+    describe: (tools) =>
+      '\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' +
+      'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' +
+      `${tools.map((tool) => `\n${writePythonJson(wrappedTool(tool))}`).join('')}\n</tools>\n\n` +
+      'For each function call, return a json object with function name and arguments within <tool_call></tool_call> ' +
+      'XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
+    call: (calls) =>
+      calls.map((call) => `<tool_call>\n${writePythonJson(argumentsOf(call))}\n</tool_call>`).join('\n'),
+  },
+  /** Mistral's lists, of its third version on. */
+  mistral: {
+    describe: (tools) => `[AVAILABLE_TOOLS] ${writePythonJson(tools.map(wrappedTool))}[/AVAILABLE_TOOLS]`,
+    call: (calls) => writePythonJson(calls.map(argumentsOf)),
+  },
 };
+
+const argumentsOf = ({name, arguments: given}: FunctionCall) => ({name, arguments: given});
+
+const wrappedTool = (tool: Record<string, unknown>) =>
+  tool.type === 'function' ? tool : {type: 'function', function: tool};
 
 const bareTool = (tool: Record<string, unknown>) =>
   (tool.type === 'function' ? tool.function : tool) as unknown as Tool;
@@ -88,7 +106,7 @@ function getFormat(name: string): ToolFormat {
   if (Object.hasOwn(FORMATS, name)) return FORMATS[name];
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `template toolFormat: expected ${Object.keys(FORMATS).join(' or ')}, got '${name}'. ` +
+    `template toolFormat: expected one of ${Object.keys(FORMATS).join(', ')}, got '${name}'. ` +
       `Nearest: ${nearestNames(name, Object.keys(FORMATS), 1)}.`,
   );
 }

@@ -2,7 +2,11 @@ import type {ChatMessage, Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {encodePrompt} from '../../data/templates/encodeTurns.ts';
 import type {Message} from '../../data/templates/template.ts';
-import {type ResolvedTemplate, resolveTemplate} from '../../data/templates/templateRegistry.ts';
+import {
+  type ResolvedTemplate,
+  type ResolveTemplateOptions,
+  resolveTemplate,
+} from '../../data/templates/templateRegistry.ts';
 import {type ChatEncoder, modelChatEncoder} from './chatEncoder.ts';
 
 /** Roles of chat messages → roles of templates. */
@@ -12,15 +16,15 @@ const ROLES: Record<string, Message['role']> = {user: 'user', assistant: 'assist
  * Makes an encoder that writes prompts with a template of the registry, as in training.
  *
  * @param name name of the template. Default and `model`: the model's own chat template, or `empty` if it has none
- * @param defaultSystem system message for conversations without one
+ * @param options system message for conversations without one, and whether answers have thoughts
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name; the encoder throws it for turns that do not alternate
  */
 export function templateChatEncoder(
   tokenizer: Tokenizer,
   name: string | undefined,
-  defaultSystem?: string,
+  options: Omit<ResolveTemplateOptions, 'dateString'> = {},
 ): ChatEncoder {
-  return resolvedChatEncoder(tokenizer, resolveTemplate(name, tokenizer, {defaultSystem}));
+  return resolvedChatEncoder(tokenizer, resolveTemplate(name, tokenizer, options));
 }
 
 /** Makes the encoder of {@link templateChatEncoder} for a resolved template. */

@@ -1,6 +1,7 @@
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {MODEL_TEMPLATE} from '../../data/templates/templateRegistry.ts';
+import {writesThoughts} from '../../data/templates/thoughts.ts';
 import type {Recipe} from './recipe.ts';
 
 /**
@@ -9,18 +10,14 @@ import type {Recipe} from './recipe.ts';
  *
  * @throws TfjsLoraError `UNSUPPORTED`
  */
-export function assertThinking({data: {template}, thinking, path}: Recipe, tokenizer: Tokenizer): void {
-  const isModels = (template ?? MODEL_TEMPLATE) === MODEL_TEMPLATE && tokenizer.hasChatTemplate;
-  if (!isModels || (thinking.enable && !thinking.preserve)) return;
-  const turn = tokenizer.applyChatTemplate([
-    {role: 'user', content: 'question'},
-    {role: 'assistant', content: 'answer'},
-  ]);
-  if (!turn.includes('<think>')) return;
-  const [key, got] = thinking.enable ? ['preserve_thinking', true] : ['enable_thinking', false];
+export function assertThinking({data, path}: Recipe, tokenizer: Tokenizer): void {
+  const isModels = (data.template ?? MODEL_TEMPLATE) === MODEL_TEMPLATE && tokenizer.hasChatTemplate;
+  if (!isModels || (data.enableThinking && !data.preserveThinking)) return;
+  if (!writesThoughts(tokenizer)) return;
+  const [key, got] = data.enableThinking ? ['preserve_thinking', true] : ['enable_thinking', false];
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `${path} ${key}: expected ${!got} under this model's chat template, which writes <think>, got ${got}. ` +
-      'This is not supported yet: remove the key, or choose a template by name.',
+      'Remove the key, or choose a template by name.',
   );
 }

@@ -24,13 +24,17 @@ export interface ChatModel {
  * active; those before it are merged. Answers also end at the template's stop words.
  */
 export async function openForChat(recipe: Recipe, onProgress?: (share: number) => void): Promise<ChatModel> {
-  const {template, defaultSystem} = recipe.data;
+  const {template, defaultSystem, enableThinking, preserveThinking} = recipe.data;
   const model = await openBase(recipe, {onProgress});
   try {
     const {tokenizer} = model;
     if (tokenizer === undefined) modelChatEncoder(model); // throws an error that names what is missing
     assertThinking(recipe, tokenizer as Tokenizer);
-    const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, defaultSystem);
+    const encodeChat = templateChatEncoder(tokenizer as Tokenizer, template, {
+      defaultSystem,
+      enableThinking,
+      preserveThinking,
+    });
     const {adapters} = recipe.model;
     for (const [index, adapter] of adapters.entries()) {
       const folder = await adapterFolderOf(adapter, recipe);

@@ -30,8 +30,6 @@ export interface RecipeTargets {
   freeze: {blocks: number; modules: string[]; extraModules: string[]};
   data: Omit<DatasetArgs, 'stage'> & {stage: Stage | 'ppo'};
   splits: SplitArgs;
-  /** Settings of reasoning models. */
-  thinking: {enable: boolean; preserve: boolean};
   optimizer: OptimizerSettings & {name: string};
   preference: PreferenceLossArgs;
   /** The model that answers are compared with: a folder or hub name, and its adapters in order. */

@@ -45,6 +45,26 @@ describeEachBackend('attention', () => {
     expectClose(attention(q, k, v, {scale: 1}), repeated(tf.mul(q, 2), k, v));
   });
 
+  test('with a window, a query sees its own position and those just before it', () => {
+    const bias = causalBias(3, 5, undefined, 2) as tf.Tensor4D;
+    expect(visible(bias)).toEqual([['01100', '00110', '00011']]);
+    expect(causalBias(1, 5, undefined, 5)).toBeUndefined();
+    const [q, k, v] = [
+      normal([1, 2, 3, 4], 1),
+      normal([1, 1, 5, 4], 2),
+      normal([1, 1, 5, 4], 3),
+    ] as tf.Tensor4D[];
+    expectClose(attention(q, k, v, {causal: true, window: 2}), repeated(q, k, v, bias));
+  });
+
+  test('a soft cap bounds the scores', () => {
+    const [q, k] = [normal([1, 1, 4, 4], 1), normal([1, 1, 4, 4], 2)] as tf.Tensor4D[];
+    const identity = tf.eye(4).reshape([1, 1, 4, 4]) as tf.Tensor4D; // shows the weights
+    const scores = tf.matMul(q, k, false, true).mul(3);
+    const bounded = tf.tanh(scores.div(0.7)).mul(0.7);
+    expectClose(attention(q, k, identity, {scale: 3, softCap: 0.7}), tf.softmax(bounded as tf.Tensor));
+  });
+
   test('dropout drops weights after the softmax and scales up the rest, repeatably with a seed', () => {
     const [q, k] = [normal([2, 4, 16, 16], 1), normal([2, 2, 16, 16], 2)] as tf.Tensor4D[];
     const identity = tf.tile(tf.eye(16).reshape([1, 1, 16, 16]), [2, 2, 1, 1]) as tf.Tensor4D; // shows the weights

@@ -42,8 +42,29 @@ describeEachBackend('decodeAttention', () => {
         [1, 1, 1, 1, 1, 1],
       ],
     },
+    {
+      batch: 2,
+      heads: 4,
+      groups: 2,
+      dim: 8,
+      past: 6,
+      capacity: 9,
+      tables: 1,
+      scoring: {window: 4, softCap: 0.9},
+    },
+    {
+      batch: 2,
+      heads: 2,
+      groups: 1,
+      dim: 8,
+      past: 140,
+      capacity: 150,
+      tables: 1,
+      segments: [Array(141).fill(1), [...Array(130).fill(1), ...Array(11).fill(2)]],
+      scoring: {window: 135, scale: 0.6},
+    },
   ])('of %j equals rotating, appending and attending', async (given) => {
-    const {batch, heads, groups, dim, past, capacity, tables} = given;
+    const {batch, heads, groups, dim, past, capacity, tables, scoring} = given;
     const query = normal([batch, heads * dim], 1) as tf.Tensor2D;
     const [key, value] = [
       normal([batch, groups * dim], 2),
@@ -66,12 +87,12 @@ describeEachBackend('decodeAttention', () => {
           : (tf.concat([cache.slice([0, 0, 0, 0], [-1, -1, past, -1]), added], 2) as tf.Tensor4D);
       const allKeys = all(keys, turned(key, groups));
       const allValues = all(cached, value.reshape([batch, groups, 1, dim]));
-      const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1])};
+      const options = {causal: true, segments: segments?.slice([0, 0], [-1, past + 1]), ...scoring};
       const attended = attention(turned(query, heads), allKeys, allValues, options);
       return [attended, allKeys, allValues];
     });
     const inputs = {query, key, value, cos, sin, segments};
-    const got = decodeAttention({...inputs, keys, values: cached}, past);
+    const got = decodeAttention({...inputs, keys, values: cached}, past, scoring);
     const seen = got.map((tensor, i) =>
       i === 0 ? tensor : (tensor as tf.Tensor4D).slice([0, 0, 0, 0], [-1, -1, past + 1, -1]),
     );
@@ -79,7 +100,7 @@ describeEachBackend('decodeAttention', () => {
       expectClose(await values(tensor), await values(expected[i]), {relative: 1e-5});
     expectNoLeak(() => {
       const [keys, cached] = caches();
-      const results = decodeAttention({...inputs, keys, values: cached}, past);
+      const results = decodeAttention({...inputs, keys, values: cached}, past, scoring);
       tf.dispose([keys, cached]);
       return results;
     });

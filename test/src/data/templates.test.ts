@@ -53,7 +53,8 @@ describe('registry', () => {
   test('a registered template works like the built-in ones', () => {
     registerTemplate('custom', custom);
     registerTemplate('custom', {...custom}); // like a notebook's cell that runs again
-    expect(templateNames()).toEqual(['llama3', 'alpaca', 'chatml', 'default', 'empty', 'custom']);
+    expect(templateNames().slice(0, 5)).toEqual(['llama3', 'alpaca', 'chatml', 'default', 'empty']);
+    expect(templateNames().at(-1)).toBe('custom');
     const template = resolveTemplate('custom', tokenizer);
     expect(tokenizer.decode(encodePrompt(template, tokenizer, turns))).toBe(
       '<|begin_of_text|><U>Q1<A>A1<|eot_id|><U>Q2<A>',
@@ -66,12 +67,8 @@ describe('registry', () => {
     expect(templateStopIds(template, tokenizer)).toEqual([tokenizer.eosTokenId]);
   });
 
-  test.each<[string, TemplateArgs, string]>([
-    [
-      'llama3',
-      {},
-      "expected a new name, got 'llama3', with llama3, alpaca, chatml, default, empty, custom, model taken.",
-    ],
+  test.each<[string, TemplateArgs, string | RegExp]>([
+    ['llama3', {}, /expected a new name, got 'llama3', with llama3, alpaca, .*, custom, model taken\./],
     ['model', {}, "expected a new name, got 'model'"],
     ['', {}, "expected a new name, got ''"],
     [
@@ -194,7 +191,7 @@ describe('tools', () => {
     ],
     [
       () => writeFunctionCalls('lama3', '[]'),
-      "template toolFormat: expected default or llama3, got 'lama3'. Nearest: llama3.",
+      "template toolFormat: expected one of default, llama3, qwen, mistral, got 'lama3'. Nearest: llama3.",
     ],
     [() => describeTools('llama3', '{}', ''), 'tools: expected a list of tools, got {}'],
     [

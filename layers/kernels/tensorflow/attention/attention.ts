@@ -1,4 +1,4 @@
-import {attentionOp} from '../../../ops/attention.ts';
+import {attentionOp, type ScoreSettings} from '../../../ops/attention.ts';
 import {opsKernel} from '../device/opsKernel.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle, type OpAttribute} from '../device/tensorflowBackend.ts';
@@ -17,7 +17,7 @@ const KEPT_SCORES = 1 << 21;
 /** Added to the score of a hidden key: finite, so that a query that sees nothing gives a number. */
 export const HIDDEN = -1e9;
 
-type Attributes = {scale: number; causal: boolean};
+type Attributes = ScoreSettings & {causal: boolean};
 
 /**
  * Sizes of an attention: B sequences, K key-value heads of size D, each for G query heads; T queries, the last of S
@@ -30,6 +30,8 @@ interface Sizes {
   length: number;
   sourceLength: number;
   dim: number;
+  /** Number of positions that a query sees at most; 0: all. */
+  window: number;
   isOnCard: boolean;
 }
 
@@ -48,7 +50,7 @@ interface Chunk {
  * scores: their softmax, `[n, G·T, S]`.
  */
 export const attention = opsKernel(attentionOp, (ops, handles, attrs) => {
-  const sizes = sizesOf(ops, handles);
+  const sizes = sizesOf(ops, handles, attrs);
   if (isFused(ops, sizes)) {
     const tensors = [handles.query, handles.key, handles.value];
     return ops.fused('Attention', tensors, attributesOf(ops, attrs), 2, [handles.segments]);
@@ -74,13 +76,14 @@ export const attention = opsKernel(attentionOp, (ops, handles, attrs) => {
 
 /** Gradients of query, key and value; the weights of each chunk are computed again, unless they were kept. */
 export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attrs) => {
-  const sizes = sizesOf(ops, handles);
+  const sizes = sizesOf(ops, handles, attrs);
   if (isFused(ops, sizes)) {
     const {dy, query, key, value, y, extra0: sums} = handles;
     const tensors = [dy, query, key, value, y, sums];
     return ops.fused('AttentionGrad', tensors, attributesOf(ops, attrs), 3, [handles.segments]);
   }
   const {query, key, value, dy, y} = folded(ops, handles, sizes);
+  const {softCap} = attrs;
   const queryParts: Handle[] = [];
   const keyParts: Handle[] = [];
   const valueParts: Handle[] = [];
@@ -93,7 +96,9 @@ export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attr
         const g = queriesOf(ops, dy, chunk, sizes); // [n, G·c, D]
         const along = ops.sum(ops.mul(g, queriesOf(ops, y, chunk, sizes)), 2, true); // [n, G·c, 1]
         const dWeights = ops.batchMatMul(g, keysOf(ops, value, chunk), false, true);
-        const dScores = ops.mul(weights, ops.sub(dWeights, along)); // [n, G·c, s]
+        const bounded = ops.mul(weights, ops.sub(dWeights, along)); // [n, G·c, s]
+        const dScores =
+          softCap > 0 ? ops.mul(bounded, slopeOfCap(ops, query, key, chunk, sizes, attrs)) : bounded;
         const scale = ops.scalar(attrs.scale);
         const dq = ops.mul(ops.batchMatMul(dScores, keysOf(ops, key, chunk)), scale);
         const dk = ops.mul(ops.batchMatMul(dScores, queriesOf(ops, query, chunk, sizes), true), scale); // [n, s, D]
@@ -123,15 +128,28 @@ export const attentionGrad = opsKernel(attentionOp.gradient, (ops, handles, attr
 /** Whether a fused op runs it: rows must be whole vectors. */
 export const isFused = (ops: Ops, {dim}: {dim: number}): boolean => ops.areFused && dim % 8 === 0;
 
-function attributesOf(ops: Ops, {scale, causal}: Attributes): OpAttribute[] {
-  return [ops.floatAttribute('scale', scale), ops.boolAttribute('causal', causal)];
+function attributesOf(ops: Ops, attrs: Attributes): OpAttribute[] {
+  return [...scoreAttributes(ops, attrs), ops.boolAttribute('causal', attrs.causal)];
 }
 
-function sizesOf({isOnCard}: Ops, {query, key}: Record<'query' | 'key', Handle>): Sizes {
+/** Returns the settings of scores as a fused op takes them; those that are off are its defaults. */
+export function scoreAttributes(ops: Ops, {scale, window, softCap}: ScoreSettings): OpAttribute[] {
+  return [
+    ops.floatAttribute('scale', scale),
+    ...(window > 0 ? [ops.intAttribute('window', window)] : []),
+    ...(softCap > 0 ? [ops.floatAttribute('soft_cap', softCap)] : []),
+  ];
+}
+
+function sizesOf(
+  {isOnCard}: Ops,
+  {query, key}: Record<'query' | 'key', Handle>,
+  {window}: Attributes,
+): Sizes {
   const [batch, heads, length, dim] = query.shape;
   const [, groups, sourceLength] = key.shape;
   const perGroup = heads / groups;
-  return {batch, groups, perGroup, length, sourceLength, dim, isOnCard};
+  return {batch, groups, perGroup, length, sourceLength, dim, window, isOnCard};
 }
 
 function isKept({batch, groups, perGroup, length, sourceLength}: Sizes): boolean {
@@ -210,15 +228,17 @@ function weightsOf(
   segments: Handle | undefined,
   chunk: Chunk,
   sizes: Sizes,
-  {scale, causal}: Attributes,
+  {scale, causal, window, softCap}: Attributes,
 ): Handle {
   return ops.scope(() => {
     const {from, to, begin, end, visible} = chunk;
     const {batch, groups, perGroup} = sizes;
     const count = end - begin;
     const scaled = ops.mul(queriesOf(ops, query, chunk, sizes), ops.scalar(scale));
-    const scores = ops.batchMatMul(scaled, keysOf(ops, key, chunk), false, true); // [n, G·c, s]
-    if (!causal || (count === 1 && !segments)) return ops.one('Softmax', [scores]);
+    const plain = ops.batchMatMul(scaled, keysOf(ops, key, chunk), false, true); // [n, G·c, s]
+    const scores = softCap > 0 ? capped(ops, plain, softCap) : plain;
+    const seesAll = count === 1 && !segments && (window === 0 || window >= visible);
+    if (!causal || seesAll) return ops.one('Softmax', [scores]);
     const inputs = [segments?.id, ...Object.values(chunk), ...Object.values(sizes)].join();
     const bias = ops.latest(biasName(chunk, sizes), inputs, () => biasOf(ops, segments, chunk, sizes)); // [1, B or n, c, s]
     const heads = isOfAllHeads(chunk, sizes) ? [batch, groups * perGroup] : [to - from, perGroup];
@@ -227,12 +247,32 @@ function weightsOf(
   });
 }
 
+/** Bounds scores: `bound · tanh(x / bound)`. */
+export const capped = (ops: Ops, x: Handle, bound: number): Handle =>
+  ops.mul(ops.one('Tanh', [ops.mul(x, ops.scalar(1 / bound))]), ops.scalar(bound));
+
+/** Returns how fast a chunk's bounded scores grow with the plain ones, `[n, G·c, s]`. */
+function slopeOfCap(
+  ops: Ops,
+  query: Handle,
+  key: Handle,
+  chunk: Chunk,
+  sizes: Sizes,
+  {scale, softCap}: Attributes,
+): Handle {
+  return ops.scope(() => {
+    const scores = ops.batchMatMul(queriesOf(ops, query, chunk, sizes), keysOf(ops, key, chunk), false, true);
+    const share = ops.one('Tanh', [ops.mul(scores, ops.scalar(scale / softCap))]);
+    return ops.sub(ops.scalar(1), ops.mul(share, share));
+  });
+}
+
 const isOfAllHeads = ({from, to}: Chunk, {batch, groups}: Sizes): boolean => to - from === batch * groups;
 
 /** Names the bias to keep: on a card all layers share those of all chunks, as long as they are small. */
-function biasName({begin}: Chunk, {isOnCard, batch, length, sourceLength}: Sizes): string {
+function biasName({begin}: Chunk, {isOnCard, batch, length, sourceLength, window}: Sizes): string {
   const isEach = isOnCard && batch * length * sourceLength <= KEPT_BIAS;
-  return `Attention bias${isEach ? ` ${begin}` : ''}`;
+  return `Attention bias ${window}${isEach ? ` ${begin}` : ''}`; // layers with and without a window take turns
 }
 
 /**
@@ -241,11 +281,15 @@ function biasName({begin}: Chunk, {isOnCard, batch, length, sourceLength}: Sizes
  */
 function biasOf(ops: Ops, segments: Handle | undefined, chunk: Chunk, sizes: Sizes): Handle {
   const {from, to, begin, end, visible} = chunk;
-  const {groups, length, sourceLength} = sizes;
+  const {groups, length, sourceLength, window} = sizes;
   const [past, count] = [sourceLength - length, end - begin];
   const keyPlaces = ops.reshape(ops.positions(0, visible), [1, 1, 1, visible]);
   const queryPlaces = ops.reshape(ops.positions(past + begin, past + end), [1, 1, count, 1]);
   let isHidden = ops.one('Greater', [keyPlaces, queryPlaces]); // [1, 1, c, s]
+  if (window > 0) {
+    const isBefore = ops.one('LessEqual', [keyPlaces, ops.sub(queryPlaces, ops.scalar(window))]);
+    isHidden = ops.one('LogicalOr', [isHidden, isBefore]);
+  }
   if (segments) {
     const numbers = ops.cast(segments, DataType.float32); // exact; a card would leave integers to the host
     const heads = () =>

@@ -33,19 +33,54 @@ struct Sizes {
 
 int64_t blocksOf(int64_t size) { return (size + kTile - 1) / kTile; }
 
+/** What scores are computed with. */
+struct Scoring {
+  float scale, softCap;
+  bool isCausal;
+  int64_t window;
+
+  explicit Scoring(const Attributes& attributes)
+      : scale(attributes.number("scale")),
+        softCap(attributes.number("soft_cap")),
+        isCausal(attributes.flag("causal")),
+        window(attributes.integer("window")) {}
+
+  /** Bounds plain scores; those that are multiplied by `scale` later are then within ±softCap. */
+  void bound(float* scores, int64_t count) const {
+    if (softCap == 0) return;
+    for (int64_t j = 0; j < count; j++) scores[j] = softCap / scale * std::tanh(scores[j] * scale / softCap);
+  }
+
+  /** Multiplies what slopes are above `pull` by how fast the bounded scores grow with the plain ones. */
+  void slope(const float* scores, int64_t count, float pull, float* slopes) const {
+    if (softCap == 0) return;
+    for (int64_t j = 0; j < count; j++) {
+      const float share = scores[j] * scale / softCap;
+      slopes[j] = pull + (slopes[j] - pull) * (1 - share * share);
+    }
+  }
+};
+
 /** Which keys the queries of one sequence see. */
 class Mask {
  public:
   /** @param segments the sequence's segments, `[S]`, or null */
-  Mask(bool isCausal, const int32_t* segments, const Sizes& sizes)
-      : isCausal_(isCausal), segments_(segments), past_(sizes.past()), sourceLength_(sizes.sourceLength) {}
+  Mask(const Scoring& scoring, const int32_t* segments, const Sizes& sizes)
+      : isCausal_(scoring.isCausal),
+        window_(scoring.isCausal ? scoring.window : 0),
+        segments_(segments),
+        past_(sizes.past()),
+        sourceLength_(sizes.sourceLength) {}
+
+  /** The first key that queries from `begin` on may see. */
+  int64_t first(int64_t begin) const { return window_ > 0 ? std::max<int64_t>(0, past_ + begin + 1 - window_) : 0; }
 
   /** The keys before this one are all that queries before `end` see. */
   int64_t visible(int64_t end) const { return isCausal_ ? past_ + end : sourceLength_; }
 
   /** Whether no query of `[begin, end)` sees a key of `[from, to)`. */
   bool hidesAll(int64_t begin, int64_t end, int64_t from, int64_t to) const {
-    if (from >= visible(end)) return true;
+    if (from >= visible(end) || to <= first(begin)) return true;
     if (!segments_) return false;
     const auto [leastQuery, mostQuery] = rangeOf(past_ + begin, past_ + end);
     const auto [leastKey, mostKey] = rangeOf(from, to);
@@ -61,6 +96,8 @@ class Mask {
         if (segments_[from + j] != own || own == 0) scores[j] = kHidden;
       }
     }
+    const int64_t before = std::min(count, std::max<int64_t>(0, first(t) - from));
+    for (int64_t j = 0; j < before; j++) scores[j] = kHidden;
     for (int64_t j = shown; j < padded(count); j++) scores[j] = kHidden;
   }
 
@@ -77,6 +114,7 @@ class Mask {
   }
 
   bool isCausal_;
+  int64_t window_;
   const int32_t* segments_;
   int64_t past_, sourceLength_;
 };
@@ -102,8 +140,7 @@ void transposeTile(const float* rows, int64_t count, int64_t dim, float* to) {
  */
 class Attention {
  public:
-  explicit Attention(const Attributes& attributes)
-      : scale_(attributes.number("scale")), isCausal_(attributes.flag("causal")) {}
+  explicit Attention(const Attributes& attributes) : scoring_(attributes) {}
 
   void run(Call& call) {
     const Sizes sizes(call, 0, 1);
@@ -117,7 +154,7 @@ class Attention {
     parallelFor(heads * blocks, work, [&](int64_t part) {
       const int64_t head = part % heads, begin = (blocks - 1 - part / heads) * kTile;  // the longest blocks come first
       const int64_t row = head * sizes.perGroup * length, source = head * sizes.sourceLength;
-      const Mask mask(isCausal_, segments ? segments + head / sizes.groups * sizes.sourceLength : nullptr, sizes);
+      const Mask mask(scoring_, segments ? segments + head / sizes.groups * sizes.sourceLength : nullptr, sizes);
       attend(query + row * sizes.dim, key + source * sizes.dim, value + source * sizes.dim, mask, sizes, begin,
              y + row * sizes.dim, sums + row);
     });
@@ -137,7 +174,7 @@ class Attention {
     std::fill(total, total + perGroup * kTile, 0.0f);
     for (int64_t g = 0; g < perGroup; g++) std::fill_n(y + (g * length + begin) * dim, rows * dim, 0.0f);
     const int64_t visible = mask.visible(end);
-    for (int64_t from = 0; from < visible; from += kTile) {
+    for (int64_t from = mask.first(begin) / kTile * kTile; from < visible; from += kTile) {
       const int64_t count = std::min(kTile, visible - from);
       if (mask.hidesAll(begin, end, from, from + count)) continue;
       transposeTile(key + from * dim, count, dim, keys);
@@ -146,6 +183,7 @@ class Attention {
         tileProduct(rows, padded(count), dim, {query + row * dim, dim, 1}, keys, kTile, false, scores, kTile);
         for (int64_t i = 0; i < rows; i++) {
           float* own = scores + i * kTile;
+          scoring_.bound(own, count);
           mask.apply(begin + i, from, count, own);
           addExponentials(own, padded(count), largest[g * kTile + i], total[g * kTile + i], y + (row + i) * dim, dim);
         }
@@ -168,11 +206,11 @@ class Attention {
    */
   void addExponentials(float* scores, int64_t count, float& largest, float& total, float* y, int64_t dim) const {
     Vec most = splat(kLowest);
-    for (int64_t j = 0; j < count; j += kLanes) most = larger(most, load(scores + j) * scale_);
+    for (int64_t j = 0; j < count; j += kLanes) most = larger(most, load(scores + j) * scoring_.scale);
     const float next = std::max(largest, largestOf(most));
     Vec sum = {};
     for (int64_t j = 0; j < count; j += kLanes) {
-      const Vec weight = exp(load(scores + j) * scale_ - next);
+      const Vec weight = exp(load(scores + j) * scoring_.scale - next);
       store(scores + j, weight);
       sum += weight;
     }
@@ -189,15 +227,13 @@ class Attention {
     for (int64_t d = 0; d < dim; d += kLanes) store(row + d, load(row + d) * factor);
   }
 
-  float scale_;
-  bool isCausal_;
+  Scoring scoring_;
 };
 
 /** dy, query, key, value, y, the logarithms of {@link Attention}, segments → the gradients of query, key and value. */
 class AttentionGrad {
  public:
-  explicit AttentionGrad(const Attributes& attributes)
-      : scale_(attributes.number("scale")), isCausal_(attributes.flag("causal")) {}
+  explicit AttentionGrad(const Attributes& attributes) : scoring_(attributes) {}
 
   void run(Call& call) {
     const Sizes sizes(call, 1, 2);
@@ -212,7 +248,7 @@ class AttentionGrad {
       const int64_t sourceLength = sizes.sourceLength;
       const int64_t row = head * sizes.perGroup * sizes.length, from = row * sizes.dim;
       const int64_t source = head * sourceLength * sizes.dim;
-      const Mask mask(isCausal_, segments ? segments + head / sizes.groups * sourceLength : nullptr, sizes);
+      const Mask mask(scoring_, segments ? segments + head / sizes.groups * sourceLength : nullptr, sizes);
       const Group group{dy + from,    query + from,  y + from,      sums + row,     key + source,
                         value + source, dQuery + from, dKey + source, dValue + source};
       backward(group, mask, sizes);
@@ -251,12 +287,14 @@ class AttentionGrad {
           tileProduct(queries, padded(count), dim, {group.dy + at, dim, 1}, values, kTile, false, slopes, kTile);
           for (int64_t i = 0; i < queries; i++) {
             float *weight = weights + i * kTile, *slope = slopes + i * kTile;
-            mask.apply(begin + i, from, count, weight);
             const float sum = group.sums[row + i], pull = along[row + i];
+            scoring_.bound(weight, count);
+            scoring_.slope(weight, count, pull, slope);
+            mask.apply(begin + i, from, count, weight);
             for (int64_t j = 0; j < padded(count); j += kLanes) {
-              const Vec w = exp(load(weight + j) * scale_ - sum);
+              const Vec w = exp(load(weight + j) * scoring_.scale - sum);
               store(weight + j, w);
-              store(slope + j, w * (load(slope + j) - pull) * scale_);
+              store(slope + j, w * (load(slope + j) - pull) * scoring_.scale);
             }
           }
           const int64_t place = from * dim;
@@ -268,8 +306,7 @@ class AttentionGrad {
     }
   }
 
-  float scale_;
-  bool isCausal_;
+  Scoring scoring_;
 };
 
 }  // namespace
@@ -279,13 +316,13 @@ std::string registerAttention() {
       registerOp<Attention>({"TfjsLoraAttention",
                              {"query: float", "key: float", "value: float", "segments: N * int32"},
                              {"y: float", "sums: float"},
-                             {"N: int >= 0", "scale: float", "causal: bool"}});
+                             {"N: int >= 0", "scale: float", "causal: bool", "window: int = 0", "soft_cap: float = 0"}});
   if (!failure.empty()) return failure;
   return registerOp<AttentionGrad>({"TfjsLoraAttentionGrad",
                                     {"dy: float", "query: float", "key: float", "value: float", "y: float",
                                      "sums: float", "segments: N * int32"},
                                     {"d_query: float", "d_key: float", "d_value: float"},
-                                    {"N: int >= 0", "scale: float", "causal: bool"}});
+                                    {"N: int >= 0", "scale: float", "causal: bool", "window: int = 0", "soft_cap: float = 0"}});
 }
 
 }  // namespace tfjs_lora

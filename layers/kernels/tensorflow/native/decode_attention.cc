@@ -1,6 +1,7 @@
 #include "ops.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "hidden.h"
@@ -18,7 +19,10 @@ namespace {
  */
 class DecodeAttention {
  public:
-  explicit DecodeAttention(const Attributes& attributes) : scale_(attributes.number("scale")) {}
+  explicit DecodeAttention(const Attributes& attributes)
+      : scale_(attributes.number("scale")),
+        softCap_(attributes.number("soft_cap")),
+        window_(attributes.integer("window")) {}
 
   void run(Call& call) {
     const int64_t batch = call.dim(5, 0), groups = call.dim(5, 1), capacity = call.dim(5, 2), dim = call.dim(5, 3);
@@ -30,6 +34,7 @@ class DecodeAttention {
     const float *cos = call.input(3), *sin = call.input(4);
     float *keys = call.input(5), *values = call.input(6);
     float* attended = call.output(0, call.shape(0));
+    const int64_t first = window_ > 0 ? std::max<int64_t>(0, past + 1 - window_) : 0;  // the first key that is seen
     const int64_t work = batch * groups * (past + 1) * dim * (perGroup + 1);
     parallelFor(batch * groups, work, [&](int64_t head) {
       const int64_t sequence = head / groups, angle = sequence * angles;
@@ -46,9 +51,9 @@ class DecodeAttention {
       }
       const int32_t* own = segments ? segments + sequence * segmentsRow : nullptr;
       for (int64_t j = 0; j <= past; j++) {
-        const bool isHidden = own && (own[j] != own[past] || own[j] == 0);
+        const bool isHidden = j < first || (own && (own[j] != own[past] || own[j] == 0));
         for (int64_t g = 0; g < perGroup; g++) {
-          scores[g * row + j] = isHidden ? kHidden : scale_ * dot(turned + g * dim, ownKeys + j * dim, dim);
+          scores[g * row + j] = isHidden ? kHidden : bounded(scale_ * dot(turned + g * dim, ownKeys + j * dim, dim));
         }
       }
       for (int64_t g = 0; g < perGroup; g++) softmax(scores + g * row, past + 1);
@@ -68,7 +73,10 @@ class DecodeAttention {
     for (int64_t j = 0; j < count; j++) scores[j] *= factor;
   }
 
-  float scale_;
+  float bounded(float score) const { return softCap_ > 0 ? softCap_ * std::tanh(score / softCap_) : score; }
+
+  float scale_, softCap_;
+  int64_t window_;
 };
 
 }  // namespace
@@ -78,7 +86,7 @@ std::string registerDecodeAttention() {
                                       {"query: float", "key: float", "value: float", "cos: float", "sin: float",
                                        "keys: float", "values: float", "past: int32", "segments: N * int32"},
                                       {"attended: float", "next_keys: float", "next_values: float"},
-                                      {"N: int >= 0", "scale: float"}});
+                                      {"N: int >= 0", "scale: float", "window: int = 0", "soft_cap: float = 0"}});
 }
 
 }  // namespace tfjs_lora

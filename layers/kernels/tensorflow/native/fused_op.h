@@ -26,6 +26,12 @@ class Attributes {
     return value != 0;
   }
 
+  int64_t integer(const char* name) const {
+    int64_t value = 0;
+    TF_OpKernelConstruction_GetAttrInt64(construction_, name, &value, status_);
+    return value;
+  }
+
   std::vector<int64_t> integers(const char* name) const {
     std::vector<int64_t> values(length(name));
     TF_OpKernelConstruction_GetAttrInt64List(construction_, name, values.data(), static_cast<int>(values.size()),

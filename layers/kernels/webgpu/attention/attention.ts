@@ -8,8 +8,12 @@ import {
   type AttentionCall,
   type AttentionGradCall,
   attentionShader,
+  boundScore,
   endOfKeys,
+  endOfQueries,
   kindOf,
+  slopeOfBound,
+  startOfKeys,
   uniformsOf,
 } from './attentionShader.ts';
 import {fitsMatrices, matrixAttention} from './matrixAttention.ts';
@@ -77,12 +81,13 @@ const forward = attentionShader((kind) => ({
   var highest = -3.0e38;
   var total = 0.0;
   let end = ${endOfKeys(kind, 'first', THREADS)};
-  for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
+  for (var s0 = ${startOfKeys(kind, 'first')}; s0 < end; s0 += ${TILE}u) {
     ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
       if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
       var score = 0.0;
       for (var d = 0u; d < V; d++) { score += dot(q[d], keys[j * V + d]); }
+      ${boundScore(kind, 'score')}
       let next = max(highest, score);
       let keep = exp(highest - next);
       let weight = exp(score - next);
@@ -177,7 +182,7 @@ const backwardQuery = attentionShader((kind) => ({
   }
   let own = sums[row];
   let end = ${endOfKeys(kind, 'first', THREADS)};
-  for (var s0 = 0u; s0 < end; s0 += ${TILE}u) {
+  for (var s0 = ${startOfKeys(kind, 'first')}; s0 < end; s0 += ${TILE}u) {
     ${LOAD_KEY_TILES}
     for (var j = 0u; j < min(${TILE}u, end - s0); j++) {
       if (!isVisible(group.y, t, s0 + j, segment)) { continue; }
@@ -187,7 +192,8 @@ const backwardQuery = attentionShader((kind) => ({
         score += dot(q[d], keys[j * V + d]);
         slope += dot(g[d], values[j * V + d]);
       }
-      let weight = exp(score - own.x) * (slope - own.y);
+      ${boundScore(kind, 'score')}
+      let weight = exp(score - own.x) * (slope - own.y)${slopeOfBound(kind, 'score')};
       for (var d = 0u; d < V; d++) { sum[d] += weight * keys[j * V + d]; }
     }
     workgroupBarrier();
@@ -196,7 +202,7 @@ const backwardQuery = attentionShader((kind) => ({
   for (var d = 0u; d < V; d++) { dQuery[row * V + d] = sum[d] * u.scale; }`,
 }));
 
-const backwardKeyValue = attentionShader(({causal}) => ({
+const backwardKeyValue = attentionShader((kind) => ({
   name: 'AttentionGradKeyValue',
   outputs: {dKey: 'vec4f', dValue: 'vec4f'},
   inputs: {query: 'vec4f', key: 'vec4f', value: 'vec4f', dy: 'vec4f', sums: 'vec2f'},
@@ -217,9 +223,10 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
     k[d] = key[row * V + d] * u.scale;
     v[d] = value[row * V + d];
   }
+  let lastQuery = ${endOfQueries(kind, 'first', THREADS)};
   for (var h = 0u; h < sharing; h++) {
     let head = group.y * sharing + h; // B·H, B·K heads are stored together
-    for (var t0 = ${causal ? 'first - min(first, u.past)' : '0u'}; t0 < u.length; t0 += ${TILE}u) {
+    for (var t0 = ${kind.causal ? 'first - min(first, u.past)' : '0u'}; t0 < lastQuery; t0 += ${TILE}u) {
       for (var i = local; i < ${TILE}u * V; i += WORKGROUP) {
         let t = min(t0 + i / V, u.length - 1u);
         queries[i] = query[(head * u.length + t) * V + i % V];
@@ -236,8 +243,9 @@ var<workgroup> slopes: array<vec4f, ${TILE} * V>;`,
           slope += dot(v[d], slopes[j * V + d]);
         }
         let own = sums[head * u.length + t];
+        ${boundScore(kind, 'score')}
         let weight = exp(score - own.x);
-        let change = weight * (slope - own.y);
+        let change = weight * (slope - own.y)${slopeOfBound(kind, 'score')};
         for (var d = 0u; d < V; d++) {
           sumV[d] += weight * slopes[j * V + d];
           sumK[d] += change * queries[j * V + d];

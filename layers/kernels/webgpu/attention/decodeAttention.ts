@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {ScoreSettings} from '../../../ops/attention.ts';
 import {decodeAttentionOp} from '../../../ops/decodeAttention.ts';
 import type {Tensors} from '../../../ops/op.ts';
 import {kernel} from '../../kernel.ts';
@@ -38,7 +39,7 @@ export function attendOnce(
     segments,
   }: Record<'query' | 'key' | 'value', RowsView> &
     Tensors<'cos' | 'sin' | 'keys' | 'values'> & {segments?: tf.TensorInfo},
-  attrs: {past: number; scale: number},
+  attrs: ScoreSettings & {past: number},
 ): tf.TensorInfo {
   const [batch, groups, capacity, dim] = keys.shape;
   const heads = query.shape[1] / dim;
@@ -46,7 +47,7 @@ export function attendOnce(
   const isJoined = segments !== undefined && backend.device.limits.maxStorageBuffersPerShaderStage < 9;
   const tables = isJoined ? joined(backend, cos, sin) : undefined;
   runShader(backend, {
-    shader: oneStep(dim, segments !== undefined, isJoined),
+    shader: oneStep(dim, segments !== undefined, isJoined, attrs.window > 0, attrs.softCap > 0),
     buffers: {y, keys, values, query, key, value, tables, cosines: cos, sines: sin, segments},
     uniforms: {
       heads,
@@ -56,6 +57,8 @@ export function attendOnce(
       segmentStride: segments?.shape[1] ?? 0,
       tableStride: cos.shape[0] === 1 ? 0 : dim / 2,
       scale: attrs.scale,
+      window: attrs.window,
+      softCap: attrs.softCap,
     },
     workgroups: [heads, batch],
   });
@@ -84,29 +87,32 @@ const join = shader(() => ({
   tables[count + i] = sines[i];`,
 }));
 
-const oneStep = shader((dim: number, hasSegments: boolean, isJoined: boolean) => ({
-  name: 'DecodeAttention',
-  outputs: {y: 'vec4f', keys: 'vec4f', values: 'vec4f'},
-  inputs: {
-    query: 'f32',
-    key: 'f32',
-    value: 'vec4f',
-    tables: isJoined ? 'f32' : undefined,
-    cosines: isJoined ? undefined : 'f32',
-    sines: isJoined ? undefined : 'f32',
-    segments: hasSegments ? 'i32' : undefined,
-  },
-  uniforms: {
-    heads: 'u32',
-    groups: 'u32',
-    past: 'counter',
-    capacity: 'u32',
-    segmentStride: 'u32',
-    tableStride: 'u32',
-    scale: 'f32',
-  },
-  workgroup: THREADS,
-  globals: `
+const oneStep = shader(
+  (dim: number, hasSegments: boolean, isJoined: boolean, hasWindow: boolean, isCapped: boolean) => ({
+    name: 'DecodeAttention',
+    outputs: {y: 'vec4f', keys: 'vec4f', values: 'vec4f'},
+    inputs: {
+      query: 'f32',
+      key: 'f32',
+      value: 'vec4f',
+      tables: isJoined ? 'f32' : undefined,
+      cosines: isJoined ? undefined : 'f32',
+      sines: isJoined ? undefined : 'f32',
+      segments: hasSegments ? 'i32' : undefined,
+    },
+    uniforms: {
+      heads: 'u32',
+      groups: 'u32',
+      past: 'counter',
+      capacity: 'u32',
+      segmentStride: 'u32',
+      tableStride: 'u32',
+      scale: 'f32',
+      window: 'u32',
+      softCap: 'f32',
+    },
+    workgroup: THREADS,
+    globals: `
 const D = ${dim}u;
 const V = D / 4u; // vectors in a head
 const PARTS = ${Math.floor(THREADS / (dim / 4))}u; // threads that share a vector of the sum
@@ -116,6 +122,9 @@ var<workgroup> newKey: array<vec4f, V>;
 var<workgroup> scores: array<f32, WORKGROUP>;
 var<workgroup> maxima: array<f32, WORKGROUP>;
 var<workgroup> sums: array<vec4f, WORKGROUP>;
+fn bounded(score: f32) -> f32 {
+  return ${isCapped ? 'u.softCap * tanh(clamp(score / u.softCap, -15.0, 15.0))' : 'score'};
+}
 fn isVisible(b: u32, s: u32) -> bool {
   ${
     hasSegments
@@ -124,7 +133,7 @@ fn isVisible(b: u32, s: u32) -> bool {
       : 'return true;'
   }
 }`,
-  body: `
+    body: `
   let head = group.x;
   let b = group.y;
   let sharing = u.heads / u.groups;
@@ -142,11 +151,12 @@ fn isVisible(b: u32, s: u32) -> bool {
       key[fromKey + local] * c + key[fromKey + other] * s,
     );
   }
-  ${ATTEND}`,
-}));
+  ${attendFrom(hasWindow ? 'max(u.past + 1u, u.window) - u.window' : '0u')}`,
+  }),
+);
 
-/** WGSL after the rotation, for a tile with as many keys as there are threads at a time. */
-const ATTEND = `
+/** WGSL after the rotation, for a tile with as many keys as there are threads at a time, from key `start` on. */
+const attendFrom = (start: string): string => `
   workgroupBarrier();
   if (local < V) {
     let at = local * 4u;
@@ -164,7 +174,7 @@ const ATTEND = `
   var sum = vec4f(0.0);
   var total = 0.0;
   var highest = -3.0e38;
-  for (var s0 = 0u; s0 <= u.past; s0 += WORKGROUP) {
+  for (var s0 = ${start}; s0 <= u.past; s0 += WORKGROUP) {
     let s = s0 + local;
     var score = -3.0e38;
     if (s <= u.past && isVisible(b, s)) {
@@ -174,6 +184,7 @@ const ATTEND = `
       } else {
         for (var d = 0u; d < V; d++) { score += dot(q[d], keys[(cache + s) * V + d]); }
       }
+      score = bounded(score);
     }
     maxima[local] = score;
     workgroupBarrier();

@@ -24,6 +24,7 @@ import {
   attentionShader,
   endOfKeys,
   kindOf,
+  startOfKeys,
   uniformsOf,
 } from './attentionShader.ts';
 import {packHalves} from './packHalves.ts';
@@ -88,6 +89,9 @@ export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
         vectors / 2,
         (i) => `${weights}[weightAt + ${i}u] = vec4u(halved(${name}${2 * i}), halved(${name}${2 * i + 1}));`,
       ),
+    /** Bounds the lane's scores, if they have a bound. */
+    bound: ({isCapped}: AttentionKind) =>
+      isCapped ? times(vectors, (i) => `score${i} = capped(score${i}, u.softCap * ${LOG2E});`) : '',
     /** Hides those scores of the lane for whose column `isHidden(column)`. */
     hide: (isHidden: (column: string) => string) =>
       times(
@@ -180,17 +184,18 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
   for (var round = 0u; round < 2u; round++) {
     total = 0.0;
     ${clearSums('out', blocks, dim)}
-    ${keys.load(keyTile, '0u')}
-    ${keys.load(valueTile, '0u')}
+    ${keys.load(keyTile, 'begin')}
+    ${keys.load(valueTile, 'begin')}
     ${keyTile.store()}
-    ${keys.load(keyTile, `${cols}u`)}
+    ${keys.load(keyTile, `(begin + ${cols}u)`)}
     workgroupBarrier();
     ${scoresOf('q', 'tileK', '0u', 'region', shape)}
     workgroupBarrier();
-    for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+    for (var s0 = begin; s0 < end; s0 += ${cols}u) {
       // While one tile's weights are computed, the next tiles arrive; then come the products.
       if (s0 < ownEnd) {
         ${read('score', 'mine')}
+        ${keys.bound}
         ${keys.hide}
         let four = ${largestOf(names)};
         var top = ${largestOf(['x', 'y', 'z', 'w'].map((e) => `four.${e}`))};
@@ -240,7 +245,7 @@ export function overKeys(kind: AttentionKind, layout: Layout) {
   const shape: Shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const {declarations, hide} = lanesOf(shape);
+  const {declarations, hide, bound} = lanesOf(shape);
   return {
     shape,
     rows,
@@ -267,11 +272,14 @@ var<workgroup> tileV: array<vec4u, ${cols * halfStride(dim)}>;`,
     /** Loads the subgroup's rows of `from` as the left operand of products. */
     loadRows: (name: string, from: string) =>
       loadLeft(name, from, {base: 'rowOfHead', first: 'firstRow', limit: 'u.length'}, shape),
-    /** Declares the first key that no query of the workgroup sees, and of the subgroup. */
+    /** Declares the first key that a query of the workgroup may see, and the first after the last, also of the subgroup. */
     end: `
+  let begin = ${startOfKeys(kind, 'first', cols)};
   let end = ${endOfKeys(kind, 'first', rows)};
   let ownEnd = ${endOfKeys(kind, 'firstRow', 16 * blocks)};`,
     load: (tile: ReturnType<typeof tileOf>, from: string) => tile.load(from, 'source', 'end'),
+    /** Bounds the lane's scores, if they have a bound. */
+    bound: bound(kind),
     /** Hides those scores of the tile from `s0` on that the lane's query does not see. */
     hide: `
     if (${isPartial(kind, cols)}) {
@@ -282,8 +290,8 @@ var<workgroup> tileV: array<vec4u, ${cols * halfStride(dim)}>;`,
 }
 
 /** Returns WGSL for whether some query of the subgroup may not see some key of the tile from `s0` on. */
-function isPartial({causal, hasSegments}: AttentionKind, cols: number): string {
-  if (hasSegments) return 'true';
+function isPartial({causal, hasSegments, hasWindow}: AttentionKind, cols: number): string {
+  if (hasSegments || hasWindow) return 'true';
   const isPastEnd = `s0 + ${cols}u > end`;
   return causal ? `${isPastEnd} || s0 + ${cols - 1}u > firstRow + u.past` : isPastEnd;
 }

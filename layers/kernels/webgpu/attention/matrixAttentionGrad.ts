@@ -20,7 +20,9 @@ import {
 import {
   type AttentionCall,
   type AttentionGradCall,
+  type AttentionKind,
   attentionShader,
+  endOfQueries,
   kindOf,
   uniformsOf,
 } from './attentionShader.ts';
@@ -85,8 +87,12 @@ function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operan
 const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
 
 /** WGSL of four changes of scores, within float16's range. */
-const changes = (weight: string, slope: string, along: string): string =>
-  `clamp(${weight} * (${slope} - ${along}), vec4f(-65504.0), vec4f(65504.0))`;
+const changes = (weight: string, slope: string, along: string, factor: string): string =>
+  `clamp(${weight} * (${slope} - ${along})${factor}, vec4f(-65504.0), vec4f(65504.0))`;
+
+/** WGSL for the factor on the slopes of four bounded scores; see `slopeOfBound`. */
+const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
+  isCapped ? ` * slopeOfCap(${scores}, u.softCap * ${LOG2E})` : '';
 
 const backwardQuery = attentionShader((kind, layout: Layout) => {
   const {dim} = kind;
@@ -121,22 +127,23 @@ var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;`,
   ${keys.end}
   ${keyTile.registers}
   ${valueTile.registers}
-  ${keys.load(keyTile, '0u')}
-  ${keys.load(valueTile, '0u')}
+  ${keys.load(keyTile, 'begin')}
+  ${keys.load(valueTile, 'begin')}
   ${keyTile.store()}
   ${valueTile.store()}
-  ${keys.load(keyTile, `${cols}u`)}
-  ${keys.load(valueTile, `${cols}u`)}
+  ${keys.load(keyTile, `(begin + ${cols}u)`)}
+  ${keys.load(valueTile, `(begin + ${cols}u)`)}
   workgroupBarrier();
   ${bothScores('0u')}
   workgroupBarrier();
   var current = 0u; // where this tile's keys begin; the next ones are in the other half
-  for (var s0 = 0u; s0 < end; s0 += ${cols}u) {
+  for (var s0 = begin; s0 < end; s0 += ${cols}u) {
     if (s0 < ownEnd) {
       ${read('score', 'mine')}
+      ${keys.bound}
       ${keys.hide}
       ${read('slope', `mine + ${slopesAt}u`)}
-      ${times(vectors, (i) => `score${i} = ${changes(`exp2(score${i} - logSum)`, `slope${i}`, 'product')};`)}
+      ${times(vectors, (i) => `score${i} = ${changes(`exp2(score${i} - logSum)`, `slope${i}`, 'product', factorOf(kind, `score${i}`))};`)}
       ${pack('weights', 'score')}
     }
     let next = ${size}u - current;
@@ -187,20 +194,22 @@ function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Ope
   return [dKey, dValue];
 }
 
-const backwardKeyValue = attentionShader(({dim, causal, hasSegments}, layout: Layout) => {
+const backwardKeyValue = attentionShader((kind, layout: Layout) => {
+  const {dim, causal, hasSegments, hasWindow} = kind;
   const {subgroups, blocks, cols} = layout;
   const shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
   const queries = tileOf('tileQ', 'query', {rows: cols, dim, threads});
   const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, threads});
-  const {vectors, declarations, hide, pack, read} = lanesOf(shape);
+  const {vectors, declarations, hide, bound, pack, read} = lanesOf(shape);
   const size = cols * halfStride(dim);
   const slopesAt = rows * floatStride(cols);
   const isPastDiagonal = causal ? ` || firstRow + ${16 * blocks - 1}u > t0 + u.past` : '';
-  const isPartial = hasSegments
-    ? 'true'
-    : `t0 + ${cols}u > u.length || firstRow + ${16 * blocks}u > u.sourceLength${isPastDiagonal}`;
+  const isPartial =
+    hasSegments || hasWindow
+      ? 'true'
+      : `t0 + ${cols}u > u.length || firstRow + ${16 * blocks}u > u.sourceLength${isPastDiagonal}`;
   // Loads what comes next: the tile of queries of head `nextHead` from `nextT` on.
   const loadNext = `
       ${queries.load('nextT', 'nextHead * u.length', 'u.length')}
@@ -212,7 +221,7 @@ const backwardKeyValue = attentionShader(({dim, causal, hasSegments}, layout: La
         nextFactor = scales[row] * unit;
       }
       nextT += ${cols}u;
-      if (nextT >= u.length) { nextT = start; nextHead = min(nextHead + 1u, lastHead); }`;
+      if (nextT >= lastQuery) { nextT = start; nextHead = min(nextHead + 1u, lastHead); }`;
   const store = (half: string) => `
       ${queries.store(`${half} * ${size}u`)}
       ${slopesTile.store(`${half} * ${size}u`)}
@@ -266,7 +275,8 @@ var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
   var nextT = start;
   var head = nextHead;
   var t0 = start;
-  let tiles = sharing * ((u.length - start + ${cols - 1}u) / ${cols}u);
+  let lastQuery = ${endOfQueries(kind, 'first', rows)};
+  let tiles = sharing * ((lastQuery - start + ${cols - 1}u) / ${cols}u);
   ${loadNext}
   ${store('0u')}
   ${loadNext}
@@ -278,6 +288,7 @@ var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
     let next = 1u - current;
     let statistics = current * ${cols}u + part;
     ${read('score', 'mine')}
+    ${bound(kind)}
     if (${isPartial}) {
       let t = t0 + part;
       ${hide(
@@ -289,8 +300,9 @@ var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
     ${times(
       vectors,
       (i) => `
+    ${kind.isCapped ? `let factor${i} = vec4f(1.0)${factorOf(kind, `score${i}`)};` : ''}
     score${i} = exp2(score${i} - ${four('queryLogs', i)}) * ${four('queryFactors', i)};
-    slope${i} = ${changes(`score${i}`, `slope${i}`, four('queryAlong', i))};`,
+    slope${i} = ${changes(`score${i}`, `slope${i}`, four('queryAlong', i), kind.isCapped ? ` * factor${i}` : '')};`,
     )}
     ${pack('weights', 'score')}
     ${pack('changes', 'slope')}
@@ -307,7 +319,7 @@ var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
     workgroupBarrier();
     current = next;
     t0 += ${cols}u;
-    if (t0 >= u.length) { t0 = start; head = min(head + 1u, lastHead); }
+    if (t0 >= lastQuery) { t0 = start; head = min(head + 1u, lastHead); }
   }
   ${writeSums('outK', shape, `if (firstRow + r < u.sourceLength) { dKey[(source + firstRow + r) * V + col] = largest[0] * ${Math.LN2} * sum; }`)}
   ${writeSums('outV', shape, 'if (firstRow + r < u.sourceLength) { dValue[(source + firstRow + r) * V + col] = largest[0] * sum; }')}`,

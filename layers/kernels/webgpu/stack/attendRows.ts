@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {scoreSettings} from '../../../ops/attention.ts';
 import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
 import {LOG2E} from '../attention/matrixAttention.ts';
 import type {RowsView} from '../device/rowsView.ts';
@@ -36,15 +37,13 @@ export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, row
   const shape = shapeOf(settings, heads);
   const isPacked = usesMatrices(backend, {inputs: {query: {shape} as tf.TensorInfo}});
   const parts = [
-    {rows: rows.query, heads, isRotated: true, factor: isPacked ? scaleOf(settings) * LOG2E : 1},
+    {rows: rows.query, heads, isRotated: true, factor: isPacked ? scoreSettings(settings.headDim).scale * LOG2E : 1},
     {rows: rows.key, heads: keyValueHeads, isRotated: true},
     {rows: rows.value, heads: keyValueHeads},
   ];
   const [query, key, value] = splitHeads(backend, parts, settings, isPacked, settings.tables);
   return {query, key, value};
 }
-
-const scaleOf = ({headDim}: AttentionSettings): number => 1 / Math.sqrt(headDim);
 
 /** Returns the arguments of causal attention; the shapes are those of the heads, also where two numbers share a word. */
 function callOf(settings: AttentionSettings, {query, key, value}: Heads) {
@@ -60,7 +59,7 @@ function callOf(settings: AttentionSettings, {query, key, value}: Heads) {
       value: shaped(value, keyValueHeads),
       segments,
     },
-    attrs: {scale: scaleOf(settings), causal: true},
+    attrs: {...scoreSettings(settings.headDim), causal: true},
   };
 }
 

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {scoreSettings} from '../../../ops/attention.ts';
 import {decodeStackOp} from '../../../ops/decodeStack.ts';
 import {PROJECTIONS, type PreparedStack, type StackBlock} from '../../../ops/stackBlock.ts';
 import {kernel} from '../../kernel.ts';
@@ -51,7 +52,7 @@ export const decodeStack = kernel(decodeStackOp, 'webgpu', ({inputs, attrs: {pas
     const attended = attendOnce(
       backend,
       {query, key, value, cos, sin, keys, values, segments},
-      {past, scale: 1 / Math.sqrt(headDim)},
+      {past, ...scoreSettings(headDim)},
     );
     backend.disposeData(projected.dataId);
     const between = products(backend, attended, [block.o_proj], {base: hidden});

@@ -49,6 +49,44 @@ describeTensorFlow('attention of several tiles', () => {
     );
   });
 
+  // Heads of 12 are no whole vectors, so TensorFlow's own ops compute them.
+  test.each([
+    ['a window', 16, {window: 20}, 100, 120],
+    ['a window of one key', 8, {window: 1}, 50, 50],
+    ['a soft cap', 24, {softCap: 0.8}, 60, 60],
+    ['both', 16, {window: 60, softCap: 1.5, scale: 0.4}, 130, 131],
+    ['both, by ops', 12, {window: 20, softCap: 1.5, scale: 0.4}, 60, 70],
+  ])(
+    'with %s equals the whole matrix, with and without segments',
+    (_, dim, scoring, length, sourceLength) => {
+      const inputs = [
+        normal([2, 4, length, dim], 1),
+        normal([2, 2, sourceLength, dim], 2),
+        normal([2, 2, sourceLength, dim], 3),
+      ];
+      const rows = [0, 1].map((b) =>
+        Array.from({length: sourceLength}, (_, s) => (s < 3 * b ? 0 : s < 55 ? 1 : 2)),
+      );
+      for (const segments of [undefined, tf.tensor2d(rows, undefined, 'int32')]) {
+        const bias = causalBias(
+          length,
+          sourceLength,
+          segments,
+          'window' in scoring ? scoring.window : undefined,
+        );
+        const own = tf.tensor2d(rows.map((row) => row.slice(sourceLength - length)));
+        const isToken = tf.cast(tf.notEqual(own, 0), 'float32').reshape([2, 1, length, 1]);
+        const seen = (y: tf.Tensor4D) => (segments ? tf.mul(y, isToken) : y); // results of padding have no meaning
+        expectSameFunction(
+          (q, k, v) => tf.tidy(() => seen(attention(q, k, v, {causal: true, segments, ...scoring}))),
+          (q, k, v) => tf.tidy(() => seen(attention(q, k, v, {...scoring, bias}))),
+          inputs,
+          5e-5,
+        );
+      }
+    },
+  );
+
   test('of packed sequences, with padding that fills a tile, equals the whole matrix', () => {
     const length = 200;
     const packed = Int32Array.from({length}, (_, t) => (t < 60 ? 1 : t < 130 ? 2 : t < 145 ? 3 : 0));

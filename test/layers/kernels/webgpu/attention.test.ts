@@ -12,6 +12,8 @@ interface Case {
   sourceLength: number;
   dim: number;
   segments?: number[][];
+  window?: number;
+  softCap?: number;
 }
 
 const CASES: Case[] = [
@@ -33,22 +35,34 @@ const CASES: Case[] = [
       [...Array(4).fill(0), ...Array(16).fill(1)],
     ],
   },
+  {
+    ...{name: 'a window', batch: 1, heads: 2, groups: 1, length: 140, sourceLength: 150, dim: 8},
+    ...{window: 20},
+  },
+  {
+    ...{name: 'a window and a soft cap', batch: 1, heads: 2, groups: 2, length: 37, sourceLength: 37, dim: 8},
+    ...{
+      window: 9,
+      softCap: 0.8,
+      segments: [[...Array(5).fill(0), ...Array(20).fill(1), ...Array(12).fill(2)]],
+    },
+  },
 ];
 
 /** The kernels with subgroup matrices need a card, so bench/gpu checks them. */
 describeWebGPU('attention', () => {
   test.each(CASES)('$name, equals softmax of the scores', async (given) => {
-    const {batch, heads, groups, length, sourceLength, dim} = given;
+    const {batch, heads, groups, length, sourceLength, dim, window, softCap} = given;
     const segments = given.segments && tf.tensor2d(given.segments, undefined, 'int32');
-    const bias = causalBias(length, sourceLength, segments);
+    const bias = causalBias(length, sourceLength, segments, window);
     // Results of a padded query have no meaning.
     const real = tf.tensor4d(
       given.segments?.flat().map((id) => (id === 0 ? 0 : 1)) ?? Array(batch * length).fill(1),
       [batch, 1, length, 1],
     );
     await expectSameFunction(
-      (q, k, v) => tf.tidy(() => attention(q, k, v, {causal: true, segments}).mul(real)),
-      (q, k, v) => tf.tidy(() => attention(q, k, v, {bias}).mul(real)),
+      (q, k, v) => tf.tidy(() => attention(q, k, v, {causal: true, segments, window, softCap}).mul(real)),
+      (q, k, v) => tf.tidy(() => attention(q, k, v, {bias, softCap}).mul(real)),
       [
         normal([batch, heads, length, dim], 1, 2),
         normal([batch, groups, sourceLength, dim], 2),

@@ -24,7 +24,7 @@ test('llama3 writes the same as the chat template of a Llama', () => {
 
 test("without a name it uses the model's own template, with the recipe's system message by default", () => {
   for (const name of [undefined, 'model', 'llama3']) {
-    const encode = templateChatEncoder(tokenizer, name, 'Be brief.');
+    const encode = templateChatEncoder(tokenizer, name, {defaultSystem: 'Be brief.'});
     const expected = tokenizer.encodeChat([system, ...turns], {addGenerationPrompt: true});
     expect(encode(turns)).toEqual(expected);
     const other = {role: 'system', content: 'Be long.'};

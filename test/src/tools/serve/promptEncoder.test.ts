@@ -66,7 +66,7 @@ describe('long prompts', () => {
       {role: 'assistant', content: 'Indeed.'},
       {role: 'user', content: 'Why?'},
     ];
-    const encoder = templateChatEncoder(tokenizer, template, 'Be brief.');
+    const encoder = templateChatEncoder(tokenizer, template, {defaultSystem: 'Be brief.'});
     warnings.length = 0; // warnings about the template's tokens
     const encode = jest.spyOn(tokenizer, 'encode');
     const {result} = await turnsDuring(
