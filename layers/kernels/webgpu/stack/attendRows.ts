@@ -37,7 +37,12 @@ export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, row
   const shape = shapeOf(settings, heads);
   const isPacked = usesMatrices(backend, {inputs: {query: {shape} as tf.TensorInfo}});
   const parts = [
-    {rows: rows.query, heads, isRotated: true, factor: isPacked ? scoreSettings(settings.headDim).scale * LOG2E : 1},
+    {
+      rows: rows.query,
+      heads,
+      isRotated: true,
+      factor: isPacked ? scoreSettings(settings.headDim).scale * LOG2E : 1,
+    },
     {rows: rows.key, heads: keyValueHeads, isRotated: true},
     {rows: rows.value, heads: keyValueHeads},
   ];
