@@ -114,6 +114,7 @@ export default defineConfig({
           Backends: '/backends',
           'Native TensorFlow': '/tensorflow',
           'Several cards': '/several-cards',
+          'In the browser': '/browser',
           Performance: '/performance',
         }),
         group('Going further', {

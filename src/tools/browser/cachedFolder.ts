@@ -69,16 +69,18 @@ export class CachedFolder implements Folder {
   }
 
   async has(name: string): Promise<boolean> {
-    if (await this.storage.has(name)) return true;
-    if (await this.storage.has(absent(name))) return false;
+    const known = await this.known(name);
+    if (known !== undefined) return known;
     // Another tab, or another call, may be downloading it.
     return navigator.locks.request(
       `tfjs-lora ${this.storage.pathOf(name)}`,
       {signal: this.options.signal},
       async () => {
-        if ((await this.storage.has(name)) || (await this.download(name))) return true;
-        await this.storage.write(absent(name), '');
-        return false;
+        const known = await this.known(name);
+        if (known !== undefined) return known;
+        const isThere = await this.download(name);
+        if (!isThere) await this.storage.write(absent(name), '');
+        return isThere;
       },
     );
   }
@@ -94,6 +96,12 @@ export class CachedFolder implements Folder {
       'FILE_NOT_FOUND',
       `safetensors file [${this.pathOf(name)}]: expected a file, got none there. Check the URL.`,
     );
+  }
+
+  /** Whether the server has a file, or undefined when it was not asked yet. */
+  private async known(name: string): Promise<boolean | undefined> {
+    if (await this.storage.has(name)) return true;
+    return (await this.storage.has(absent(name))) ? false : undefined;
   }
 
   /**

@@ -238,7 +238,8 @@ export class StorageFolder implements RunFolder {
   }
 
   async rename(from: string, to: string): Promise<void> {
-    await this.moveTo(this, from, to);
+    const [[source, name], [target, newName]] = [this.placeOf(from), this.placeOf(to)];
+    await source.moveTo(target, name, newName);
   }
 
   async remove(name: string): Promise<void> {
