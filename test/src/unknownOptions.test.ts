@@ -14,6 +14,7 @@ import * as recipes from '../../src/tools/recipes/index.ts';
 import * as serve from '../../src/tools/serve/index.ts';
 import * as metrics from '../../src/training/metrics/index.ts';
 import * as notebook from '../../src/training/notebook/index.ts';
+import * as optimizers from '../../src/training/optimizers/index.ts';
 import * as plots from '../../src/training/plots/index.ts';
 import {compilerOptions} from '../../tsconfig.json';
 import {tinyConfig} from '../models/tinyLlama.ts';
@@ -156,6 +157,10 @@ const calls: Record<string, Call> = {
   'TrainingStep.computeGradients': (unknown) => model.trainer.computeGradients(BATCH, unknown),
   learningRateSchedule: (unknown) => src.learningRateSchedule('linear', {totalSteps: 2, ...unknown}),
   estimateMemory: (unknown) => src.estimateMemory(model, {batchSize: 1, sequenceLength: 8, ...unknown}),
+  'AdEMAMix.constructor': (unknown) => new optimizers.AdEMAMix(unknown),
+  'Adafactor.constructor': (unknown) => new optimizers.Adafactor(unknown),
+  'Muon.constructor': (unknown) => new optimizers.Muon(unknown),
+  'PagedAdEMAMix.constructor': (unknown) => new optimizers.PagedAdEMAMix(unknown),
   'AdamW.constructor': (unknown) => new src.AdamW(unknown),
   'AdamW8bit.constructor': (unknown) => new src.AdamW8bit(unknown),
   'Lion.constructor': (unknown) => new src.Lion(unknown),

@@ -114,6 +114,7 @@ export function resolveRecipe(source: RecipeSource, path: string, purpose: Purpo
       schedule: scheduleOf(keys.lr_scheduler_type, keys.lr_scheduler_kwargs, keys.learning_rate),
     },
     labelLoss: labelLossOf(keys),
+    optimizer: {...args.optimizer, ...(keys.use_muon && {name: 'muon'})},
     fit: {
       ...args.fit,
       evaluationSteps: keys.eval_steps ?? keys.logging_steps,

@@ -297,6 +297,8 @@ const train = {
   warmup_steps: to('warmup.steps', countOrShare('steps').default(0),
     'Steps of the warm-up; overrides `warmup_ratio`; below 1 a share of all steps.'),
   optim: to('optimizer.name', text().default('adamw_torch'), "Optimizer, by transformers' name; see below."),
+  use_muon: flag().default(false)
+    .describe('Muon for matrices, and AdamW for the embedding, the head and vectors; overrides `optim`.'),
   weight_decay: to('optimizer.weightDecay', z.number().min(0).default(0),
     'Weight decay of matrices; biases and norms have none.'),
   adam_beta1: to('optimizer.beta1', z.number().min(0).lt(1).default(0.9), "Decay of the gradient's running mean."),

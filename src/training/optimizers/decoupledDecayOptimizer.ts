@@ -36,17 +36,14 @@ export const DECOUPLED_DECAY_OPTIONS = {
   loraPlusRatio: true,
 } satisfies OptionNames<DecoupledDecayArgs>;
 
-type Settings = DecoupledDecayArgs & {
-  learningRate: number;
-  beta1: number;
-  beta2: number;
-  weightDecay: number;
-};
+type Settings = DecoupledDecayArgs & {learningRate: number; weightDecay: number};
 type PatternConfig = string | {source: string; flags: string};
 
 /**
- * Common base of AdamW and Lion: two decay rates of running means, decoupled weight decay, and learning rates that may
+ * Common base of AdamW, Lion and others: two decay rates of running means, decoupled weight decay, and learning rates that may
  * differ between variables.
+ *
+ * A subclass without running means leaves `beta1` and `beta2` out; they are 0 then.
  *
  * A subclass that lists its settings as `static optionNames` refuses all others.
  *
@@ -65,8 +62,8 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     assertKnownArgs(new.target, settings);
     super(states);
     this.learningRate = settings.learningRate;
-    this.beta1 = settings.beta1;
-    this.beta2 = settings.beta2;
+    this.beta1 = settings.beta1 ?? 0;
+    this.beta2 = settings.beta2 ?? 0;
     this.weightDecay = settings.weightDecay;
     this.excludeFromWeightDecay = settings.excludeFromWeightDecay ?? [];
     this.learningRateFactors = settings.learningRateFactors ?? [];

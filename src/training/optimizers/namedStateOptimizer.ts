@@ -70,8 +70,10 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
 
   /**
    * Describes the state of a variable of this shape, which starts as zeros. By default it is float32 of the same shape.
+   *
+   * @param _name of the variable; absent where memory is estimated
    */
-  protected slotsOf(shape: number[]): StateSlot[] {
+  protected slotsOf(shape: number[], _name?: string): StateSlot[] {
     return this.slots.map((name) => ({name, shape, dtype: 'float32'}));
   }
 
@@ -183,7 +185,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     tf.tidy(() => {
       const updates = Object.entries(gradients).map(([name, gradient]) => {
         const value = variableNamed(name);
-        const state = this.slotsOf(value.shape).map(({shape, dtype}) => tf.zeros(shape, dtype));
+        const state = this.slotsOf(value.shape, name).map(({shape, dtype}) => tf.zeros(shape, dtype));
         return {name, value, gradient, state};
       });
       for (const group of this.groupsOf(updates)) this.compute(group, 1);
@@ -233,14 +235,14 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
         const variable = variableNamed(name);
         assertShape(`gradient "${name}"`, gradient, variable.shape);
         const known = this.state.get(name);
-        if (known) assertSlots(name, known.slots, this.slotsOf(variable.shape));
+        if (known) assertSlots(name, known.slots, this.slotsOf(variable.shape, name));
         return {name, variable, gradient, known};
       });
     return checked.map(({known, ...update}) => ({...update, state: known ?? this.beginState(update)}));
   }
 
   private beginState({name, variable}: {name: string; variable: tf.Variable}): VariableState {
-    const state = this.states.create(this.slotsOf(variable.shape));
+    const state = this.states.create(this.slotsOf(variable.shape, name));
     this.state.set(name, state);
     return state;
   }
@@ -360,7 +362,7 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     for (const [variable, group] of groups) {
       group.sort((a, b) => place(a) - place(b));
       const live = tf.engine().registeredVariables[variable];
-      if (live) assertSlots(variable, group, this.slotsOf(live.shape));
+      if (live) assertSlots(variable, group, this.slotsOf(live.shape, variable));
     }
     return groups;
   }

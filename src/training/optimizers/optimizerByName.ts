@@ -1,13 +1,17 @@
 import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {Adafactor} from './adafactor.ts';
 import {AdamW} from './adamW.ts';
 import {AdamW8bit} from './adamW8bit.ts';
+import {AdEMAMix} from './adEMAMix.ts';
 import {DECOUPLED_DECAY_OPTIONS, type DecoupledDecayArgs} from './decoupledDecayOptimizer.ts';
 import {Lion} from './lion.ts';
 import {Lion8bit} from './lion8bit.ts';
+import {Muon} from './muon.ts';
 import {PagedAdamW} from './pagedAdamW.ts';
 import {PagedAdamW8bit} from './pagedAdamW8bit.ts';
+import {PagedAdEMAMix} from './pagedAdEMAMix.ts';
 import {PagedLion} from './pagedLion.ts';
 import {PagedLion8bit} from './pagedLion8bit.ts';
 import {PAGED_OPTIONS, type PagedArgs} from './pagedStates.ts';
@@ -68,6 +72,7 @@ const builtIn = {
   // Keras's names with Keras's defaults, and ours
   adamw: (settings) => make(AdamW, settings),
   lion: (settings) => make(Lion, settings),
+  muon: (settings) => make(Muon, settings),
   sgd: ofTensorFlow('sgd', 0.01, tf.train.sgd),
   adam: ofTensorFlow('adam', 0.001, (rate) => tf.train.adam(rate, 0.9, 0.999, EPSILON)),
   adamax: ofTensorFlow('adamax', 0.002, (rate) => tf.train.adamax(rate, 0.9, 0.999, EPSILON, 0)),
@@ -81,6 +86,9 @@ const builtIn = {
   adamw_bnb_8bit: asInTransformers(AdamW8bit),
   paged_adamw_32bit: asInTransformers(PagedAdamW),
   paged_adamw_8bit: asInTransformers(PagedAdamW8bit),
+  adafactor: asInTransformers(Adafactor),
+  ademamix: asInTransformers(AdEMAMix),
+  paged_ademamix_32bit: asInTransformers(PagedAdEMAMix),
   lion_32bit: asInTransformers(Lion),
   lion_8bit: asInTransformers(Lion8bit),
   paged_lion_32bit: asInTransformers(PagedLion),
@@ -89,7 +97,7 @@ const builtIn = {
 
 /** Names in transformers that this library lacks; such a name is not a typing mistake. */
 const MISSING =
-  /^(adafactor|adamw_(anyprecision|apex_fused|torch_xla|torch_npu_fused|torch_4bit|torch_8bit)|(paged_)?ademamix.*|rmsprop_bnb.*|galore_.*|apollo_.*|lomo|adalomo|grokadamw|schedule_free_.*|stable_adamw)$/;
+  /^(adamw_(anyprecision|apex_fused|torch_xla|torch_npu_fused|torch_4bit|torch_8bit)|(paged_)?ademamix_8bit|rmsprop_bnb.*|galore_.*|apollo_.*|lomo|adalomo|grokadamw|schedule_free_.*|stable_adamw)$/;
 
 /** Names that `compile({optimizer})` accepts besides a `tf.Optimizer`; case does not matter. */
 export type OptimizerName = keyof typeof builtIn | (string & {});

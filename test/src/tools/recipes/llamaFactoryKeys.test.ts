@@ -74,7 +74,7 @@ test('a key that would change the result is refused by its name', () => {
 test.each([
   ['use_galore', true, 'GaLore is not supported yet'],
   ['use_hyper_parallel', true, 'HyperParallel is not supported yet'],
-  ['adafactor', true, 'Choose another optimizer with optim'],
+  ['adafactor', true, 'Set optim: adafactor instead'],
   ['batch_size', 4, 'Set per_device_train_batch_size'],
   ['task', 'mmlu_test', 'tfjs-lora eval runs benchmarks'],
   ['lr_scheduler_type', 'reduce_lr_on_plateau', 'got "reduce_lr_on_plateau"'],

@@ -394,6 +394,14 @@ describe('faults', () => {
     expect(got).toMatch(message);
   });
 
+  test('use_muon overrides optim', () => {
+    expect(read(`${TRAIN}use_muon: true\nlearning_rate: 1e-3`).optimizer).toMatchObject({
+      name: 'muon',
+      learningRate: 1e-3,
+    });
+    expect(read(`${TRAIN}optim: adafactor`).optimizer.name).toBe('adafactor');
+  });
+
   test('a text that is not a mapping', () => {
     expect(fault('- a\n').message).toBe(
       'recipe.yaml:1:1: expected lines of "key: value", got something else',

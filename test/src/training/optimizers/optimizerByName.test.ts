@@ -73,7 +73,7 @@ test('settings that the named one lacks are refused, and so are unknown names', 
       return error;
     }
   };
-  for (const name of ['adafactor', 'galore_adamw', 'adamw_torch_8bit', 'paged_ademamix_8bit']) {
+  for (const name of ['ademamix_8bit', 'galore_adamw', 'adamw_torch_8bit', 'paged_ademamix_8bit']) {
     expect(message(name)).toMatchObject({
       code: 'UNSUPPORTED',
       message: expect.stringContaining(`optimizer "${name}"`),
