@@ -63,7 +63,15 @@ export {
 export type {Reference, ReferenceModel} from './training/losses/reference.ts';
 export type {RewardFunction} from './training/losses/rewardFunction.ts';
 export {rewardLoss} from './training/losses/rewardLoss.ts';
-export type {ScoredAnswers} from './training/losses/rollouts.ts';
+export type {
+  PromptBatch,
+  Rollout,
+  RolloutModel,
+  RolloutOptions,
+  RolloutPrompt,
+  Rollouts,
+  ScoredAnswers,
+} from './training/losses/rollouts.ts';
 export type {BatchLoss, LossModel, TrainingLoss} from './training/losses/trainingLoss.ts';
 export {AdamW, type AdamWArgs} from './training/optimizers/adamW.ts';
 export {AdamW8bit, type AdamW8bitArgs} from './training/optimizers/adamW8bit.ts';

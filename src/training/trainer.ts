@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
+import type {GenerateProgress} from '../../models/generation/generate.ts';
 import {nextTask} from '../../models/nextTask.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {RunFolder, RunLock} from '../../quant/folders/runFolder.ts';
@@ -25,7 +26,13 @@ import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
 import {ranks} from './cluster/ranks.ts';
-import {type PromptBatch, promptBatch, type Rollout, type RolloutModel} from './losses/rollouts.ts';
+import {
+  type PromptBatch,
+  promptBatch,
+  type Rollout,
+  type RolloutModel,
+  type RolloutOptions,
+} from './losses/rollouts.ts';
 import {
   addMeasured,
   type BatchLoss,
@@ -311,7 +318,16 @@ export class Trainer extends TrainingStep {
     const {rollouts} = this.loss;
     if (!rollouts) return [window];
     const {signal, seed} = run.plan;
-    const rollout = await this.rollOut(window, run.plan, `${seed}/${this.steps}`, signal).catch((error) => {
+    const begun = performance.now();
+    let shown = 0;
+    const onProgress = async (progress: GenerateProgress) => {
+      const seconds = (performance.now() - begun) / 1000;
+      if (seconds - shown < 1) return;
+      shown = seconds;
+      await run.callbacks.emit('onPredict', {...progress, seconds}, run.progress.step);
+    };
+    const options = {seed: `${seed}/${this.steps}`, signal, onProgress};
+    const rollout = await this.rollOut(window, run.plan, options).catch((error) => {
       if (!signal?.aborted || error !== signal.reason) throw error;
     });
     if (rollout) await run.callbacks.emit('onAnswers', rollout.answers, run.progress.step + 1);
@@ -321,13 +337,11 @@ export class Trainer extends TrainingStep {
   private rollOut(
     window: Batch[],
     {padTokenId, gradientAccumulationSteps: batchesPerStep = 1}: FitArgs,
-    seed: string,
-    signal?: AbortSignal,
-    isEvaluation = false,
+    given: Pick<RolloutOptions, 'seed' | 'signal' | 'onProgress' | 'isEvaluation'>,
   ): Promise<Rollout> {
     this.loss.assertFits(this.model);
     this.recorder.forget();
-    const options = {seed, batchesPerStep, padTokenId: this.padTokenId(padTokenId), isEvaluation, signal};
+    const options = {...given, batchesPerStep, padTokenId: this.padTokenId(padTokenId)};
     return this.loss.rollouts!.rollOut(
       this.model as LossModel as RolloutModel,
       window as PromptBatch[],
@@ -458,8 +472,8 @@ export class Trainer extends TrainingStep {
       const join = rollouts && promptBatch;
       const each = batchesOf(data, {batchSize, ...limits, join}, this.reader('evaluateDataset'));
       for await (const read of windowsOf(each, ranks().size)) {
-        const seed = `evaluation/${batches}`;
-        const round = rollouts ? (await this.rollOut(read, {}, seed, signal, true)).updates[0] : read;
+        const given = {seed: `evaluation/${batches}`, signal, isEvaluation: true};
+        const round = rollouts ? (await this.rollOut(read, {}, given)).updates[0] : read;
         const [batch] = ranks().share(round); // of the last round, maybe none
         const computed = batch && this.lossOf(batch);
         if (computed?.metrics) described.push(computed.metrics);

@@ -95,7 +95,7 @@ function byLines(stream: ProgressStream): TrainingCallback {
       if (!shown || log.seconds - shown.seconds >= LINE_SECONDS) show(log);
     },
     onPredict: (progress, step) => {
-      if (progress.done > 0 && progress.seconds - answering < LINE_SECONDS) return;
+      if (progress.newTokens > 0 && Math.abs(progress.seconds - answering) < LINE_SECONDS) return;
       answering = progress.seconds;
       stream.write(`step ${step} ${describeAnswering(progress)}\n`);
     },

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {type Batch, IGNORE_INDEX, type TokenLossesOptions} from '../../../models/batchLoss.ts';
-import {generateIds} from '../../../models/generation/generate.ts';
+import {type GenerateProgress, generateIds} from '../../../models/generation/generate.ts';
 import {type GenerationConfig, resolveGenerationConfig} from '../../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {collate} from '../../data/batches/collate.ts';
@@ -28,13 +28,22 @@ export async function answerPrompts(
   prompts: RolloutPrompt[],
   count: number,
   sampling: GenerationConfig,
-  {seed, signal}: Pick<RolloutOptions, 'seed' | 'signal'>,
+  {seed, signal, onProgress}: Pick<RolloutOptions, 'seed' | 'signal' | 'onProgress'>,
 ): Promise<Answer[]> {
   const repeated = prompts.flatMap((prompt) => Array.from({length: count}, () => prompt));
   const given = {...sampling, eosTokenId: sampling.eosTokenId ?? prompts[0].stopIds, seed};
   const {eosTokenIds} = resolveGenerationConfig(model.generationConfig ?? {}, given);
   const inputs = repeated.map(({inputIds}) => inputIds);
-  const rows = await generateIds(model, inputs, {...given, signal});
+  let latest: GenerateProgress | undefined;
+  const watch = (progress: GenerateProgress) => {
+    latest = progress;
+  };
+  const rows = await generateIds(
+    model,
+    inputs,
+    {...given, signal, onProgress: watch},
+    () => latest && onProgress?.(latest),
+  );
   return rows.map((ids, row) => ({
     prompt: repeated[row],
     ids,

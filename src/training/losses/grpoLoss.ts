@@ -173,14 +173,20 @@ class GrpoLoss implements TrainingLoss, Rollouts {
   async rollOut(
     model: RolloutModel,
     batches: PromptBatch[],
-    {seed, padTokenId, isEvaluation, signal}: RolloutOptions,
+    {seed, padTokenId, isEvaluation, signal, onProgress}: RolloutOptions,
   ): Promise<Rollout> {
     const {generations, beta, iterations, maskTruncated, temperature, rewardWeights, scaleRewards} =
       this.settings;
     const sampling = samplingOf(this.settings);
     const groups: Answer[][] = [];
     for (const [i, prompts] of promptsOf(batches).entries())
-      groups.push(await answerPrompts(model, prompts, generations, sampling, {seed: `${seed}/${i}`, signal}));
+      groups.push(
+        await answerPrompts(model, prompts, generations, sampling, {
+          seed: `${seed}/${i}`,
+          signal,
+          onProgress,
+        }),
+      );
     const answers = groups.flat();
     const rewards = await this.rate(model, answers, signal);
     const {advantages, ...rated} = groupAdvantages(rewards, rewardWeights, generations, scaleRewards);

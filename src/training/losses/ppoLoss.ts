@@ -218,12 +218,12 @@ class PpoLoss implements TrainingLoss, Rollouts {
   async rollOut(
     model: RolloutModel,
     batches: PromptBatch[],
-    {seed, batchesPerStep, padTokenId, signal}: RolloutOptions,
+    {seed, batchesPerStep, padTokenId, signal, onProgress}: RolloutOptions,
   ): Promise<Rollout> {
     const {epochs, scoreNorm} = this.settings;
     const answered: Answer[][] = [];
     for (const [i, prompts] of promptsOf(batches).entries()) {
-      const given = {seed: `${seed}/${i}`, signal};
+      const given = {seed: `${seed}/${i}`, signal, onProgress};
       answered.push(await answerPrompts(model, prompts, 1, samplingOf(this.settings), given));
     }
     const answers = answered.flat();

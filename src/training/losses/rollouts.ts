@@ -1,5 +1,5 @@
 import type {Batch} from '../../../models/batchLoss.ts';
-import type {GenerativeModel} from '../../../models/generation/generate.ts';
+import type {GenerateProgress, GenerativeModel} from '../../../models/generation/generate.ts';
 import {type CollateOptions, collate, type Example, type PairExample} from '../../data/batches/collate.ts';
 import type {LossModel} from './lossModel.ts';
 
@@ -31,6 +31,8 @@ export interface RolloutOptions {
   padTokenId: number;
   /** Whether the answers are only evaluated. */
   isEvaluation?: boolean;
+  /** Called and awaited after each token of a batch. */
+  onProgress?: (progress: GenerateProgress) => void | Promise<void>;
   /** Stops the generation, with the signal's reason as the error. */
   signal?: AbortSignal;
 }

@@ -20,9 +20,10 @@ export function notebookProgress(draw: (output: RichOutput) => void = drawInPlac
   let drawnAt = Number.NEGATIVE_INFINITY;
   let details = 'starting';
   let validation = '';
+  let answering = '';
   let isDrawn = false;
   const redraw = () => {
-    draw(line(steps, details + validation));
+    draw(line(steps, details + validation + answering));
     isDrawn = true;
   };
   const close = () => {
@@ -40,16 +41,18 @@ export function notebookProgress(draw: (output: RichOutput) => void = drawInPlac
     onStepEnd: (log) => {
       steps = {done: log.step, total: log.totalSteps};
       details = describeStep(log);
+      answering = '';
       isDrawn = false;
       if (log.seconds - drawnAt < DRAWING_SECONDS) return;
       drawnAt = log.seconds;
       redraw();
     },
     onPredict: (progress) => {
-      validation = ` ${describeAnswering(progress)}`;
+      answering = ` ${describeAnswering(progress)}`;
       redraw();
     },
     onEvaluate: ({loss, metrics}) => {
+      answering = '';
       validation = ` val ${loss.toFixed(4)}${scoresOf(metrics)}`;
       redraw();
     },

@@ -100,7 +100,7 @@ export interface TrainingCallback {
   onBatchBegin?: Handler<[batch: number]>;
   /** Keras's name for {@link onStepEnd}; the number counts from 0. */
   onBatchEnd?(batch: number, logs?: StepLog | tf.Logs): void | Promise<void>;
-  /** Called as an evaluation answers prompts: before the first batch and after each one. */
+  /** Called as prompts are answered: before an evaluation's first batch and after each one; each second in a step. */
   onPredict?: Handler<[progress: PredictionProgress, step: number]>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
   /** Called after each step, once its evaluation, if any, is over: checkpoints are written here. */

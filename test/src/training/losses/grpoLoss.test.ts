@@ -61,12 +61,20 @@ describeEachBackend('grpoLoss', () => {
     const optimizer = new AdamW({learningRate: 0.01});
     model.compile({optimizer, loss: grpoLoss({...SETTINGS, beta: 0.1, iterations: 2})});
     const seen: ScoredAnswers[] = [];
+    let clock = 0;
+    const now = jest.spyOn(performance, 'now').mockImplementation(() => (clock += 2000)); // progress comes each second
+    const progress: number[] = [];
     const {steps} = await model.fitDataset(prompts, {
       batchSize: 2,
       shuffle: false,
       verbose: 0,
-      callbacks: {onAnswers: (answers) => void seen.push(...answers)},
+      callbacks: {
+        onAnswers: (answers) => void seen.push(...answers),
+        onPredict: ({done, total}, step) => void progress.push(done, total, step),
+      },
     });
+    now.mockRestore();
+    expect(progress.slice(0, 3)).toEqual([0, 6, 0]);
     expect(steps.map(({step}) => step)).toEqual([1, 2]);
     expect(seen.map(({answers, rewards}) => [answers.length, rewards.length])).toEqual([
       [3, 3],
