@@ -495,16 +495,17 @@ const viewOf = (rows: PackedTensors | tf.TensorInfo, begin: number, count: numbe
 
 /** Returns the blocks with their tensors. */
 function blocksOf({attributes, tensors}: PreparedStack): Block[] {
-  const of = (prefix: string): StoredTensors =>
-    Object.fromEntries(
-      Object.entries(tensors)
-        .filter(([name]) => name.startsWith(prefix))
-        .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
-    );
+  const byLayer = new Map<string, StoredTensors>();
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const end = name.lastIndexOf('.');
+    const layer = name.slice(0, end);
+    if (!byLayer.has(layer)) byLayer.set(layer, {});
+    (byLayer.get(layer) as StoredTensors)[name.slice(end + 1)] = tensor;
+  }
   return attributes.blocks.map((projections, i) => {
     const own = PROJECTIONS.map((name, j) => [
       name,
-      {attributes: projections[j], tensors: of(`${i}.${name}.`)},
+      {attributes: projections[j], tensors: byLayer.get(`${i}.${name}`) ?? {}},
     ]);
     return {
       ...(Object.fromEntries(own) as Record<Name, Projection>),
