@@ -79,6 +79,10 @@ export async function changeBaseAs(
   how: InitializedAs,
   watch: LayerWatch,
 ): Promise<void> {
+  if (layersOf(adapters, adapterName).some(({base}) => !base.weight.isAllocated)) {
+    adapters.setInitialized(adapterName, {method: how.method, config: {}, initial: new Map()});
+    return; // a model that is only counted or checked
+  }
   model.busyWith = 'loadAdapter';
   try {
     await initialize(adapters, adapterName, {...how, ...watch}, false);

@@ -105,8 +105,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
     'LoRA does not train the embeddings here': ['loraplus_lr_embedding'],
     [PREFERENCES]: ['kto_chosen_weight', 'kto_rejected_weight'],
     [SWITCHED_OFF]: [
-      'pissa_iter',
-      'pissa_convert',
       'oft_rank',
       'oft_block_size',
       'oft_target',
@@ -285,7 +283,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     additional_target: refused(
       'Training other modules together with LoRA is not supported yet. Remove the key.',
     ),
-    pissa_init: notYet('PiSSA'),
     use_llama_pro: notYet('LLaMA Pro'),
     use_galore: notYet('GaLore'),
     use_apollo: notYet('APOLLO'),

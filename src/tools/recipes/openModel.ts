@@ -59,11 +59,16 @@ export async function openBase(
  * Prepares the model for the recipe's method: what it trains becomes trainable (a new adapter or a given one, all
  * weights, or some blocks), and the rest is frozen.
  */
-export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Promise<void> {
+export async function applyMethod(
+  model: TrainableCausalLM,
+  recipe: Recipe,
+  {signal}: {signal?: AbortSignal} = {},
+): Promise<void> {
   const {
     method,
     freeze,
     lora,
+    pissa,
     data,
     model: {nameOrPath, adapters, createNewAdapter, neftuneNoiseAlpha},
   } = recipe;
@@ -72,10 +77,19 @@ export async function applyMethod(model: TrainableCausalLM, recipe: Recipe): Pro
   if (method === 'lora') {
     const isNew = createNewAdapter || adapters.length === 0;
     await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
-    if (isNew) model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
+    if (isNew) {
+      model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
+      if (pissa.init && hasMemory(model)) await model.initializeLoRA({method: pissaMethod(pissa), signal});
+    }
   } // otherwise, all weights of a newly loaded model are trainable
   if (data.stage === 'rm' || data.stage === 'ppo') await useValueHead(model, recipe, {trainable: true});
 }
+
+const hasMemory = (model: TrainableCausalLM): boolean =>
+  [...model.namedParameters().values()].every(({isAllocated}) => isAllocated);
+
+const pissaMethod = ({iterations}: Recipe['pissa']) =>
+  iterations === -1 ? ('pissa' as const) : (`pissa_niter_${iterations}` as const);
 
 /**
  * Gives a recipe's reward model its value head: that of the last adapter's folder, or without adapters of the model's,
@@ -107,13 +121,12 @@ export async function useAdapters(
   {last}: {last: 'merge' | 'train' | 'keep'},
 ): Promise<void> {
   const {adapters} = recipe.model;
-  const hasMemory = [...model.namedParameters().values()].every(({isAllocated}) => isAllocated);
   for (const [index, adapter] of adapters.entries()) {
     const isLast = index === adapters.length - 1;
     const isMerged = !isLast || last === 'merge';
     await model.loadAdapter(await adapterFolderOf(adapter, recipe), {trainable: isLast && last === 'train'});
     if (!isMerged) continue;
-    if (hasMemory) model.fuseLoRA();
+    if (hasMemory(model)) model.fuseLoRA();
     else for (const name of model.adapterNames) model.deleteAdapter(name);
   }
 }

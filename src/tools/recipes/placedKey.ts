@@ -26,6 +26,8 @@ export interface RecipeTargets {
   };
   hub: HubOptions;
   lora: LoRAOptions;
+  /** Whether a new adapter is initialized by PiSSA, with how many iterations (−1: exactly), and converted at the end. */
+  pissa: {init: boolean; iterations: number; convert: boolean};
   /** Number of blocks that train, the last ones, or the first if negative; and the modules in and outside them. */
   freeze: {blocks: number; modules: string[]; extraModules: string[]};
   data: Omit<DatasetArgs, 'stage'> & {stage: Stage | 'ppo'};

@@ -352,7 +352,14 @@ const RULES: readonly RecipeRule[] = [
 
   // adapters
   ...(
-    ['use_rslora', 'use_dora', 'loraplus_lr_ratio', 'quantization_bit', 'adapter_name_or_path'] as const
+    [
+      'use_rslora',
+      'use_dora',
+      'pissa_init',
+      'loraplus_lr_ratio',
+      'quantization_bit',
+      'adapter_name_or_path',
+    ] as const
   ).map((key) =>
     rule(
       key,
@@ -371,6 +378,21 @@ const RULES: readonly RecipeRule[] = [
         ({finetuning_type}) =>
           `expected none with finetuning_type ${finetuning_type}, which has no such setting`,
       ),
+  ),
+  rule(
+    'pissa_init',
+    ({pissa_init, quantization_bit}) => pissa_init && quantization_bit !== undefined,
+    'expected false on a quantized base, got true: it takes the principal part from exact weights',
+  ),
+  rule(
+    'pissa_convert',
+    ({pissa_convert, pissa_init}) => pissa_convert && !pissa_init,
+    'expected pissa_init: true with it, got false',
+  ),
+  rule(
+    'pissa_convert',
+    ({pissa_convert, use_dora}) => pissa_convert && use_dora,
+    "expected false with use_dora, got true: DoRA's magnitudes belong to the changed base",
   ),
   rule(
     'create_new_adapter',

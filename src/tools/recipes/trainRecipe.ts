@@ -109,7 +109,7 @@ export async function trainRecipe(
     useTemplate(model, recipe.data);
     if (tasks.train) {
       opened = await openReference(recipe, model, {signal});
-      await applyMethod(model, recipe);
+      await applyMethod(model, recipe, {signal});
       judge = await openRewards(recipe, model, {signal});
     } else await useModel(model, recipe);
     signal?.throwIfAborted();
@@ -124,6 +124,8 @@ export async function trainRecipe(
         print(await stopMessage(recipe, phase, commandWith));
         return {isInterrupted};
       }
+      if (recipe.pissa.convert && isFirst)
+        await model.saveAdapter(join(folder!, 'pissa_converted'), undefined, {convertToLoRA: true});
       if (isFirst) print(formatMetrics(await lossesIn(folder!)));
     }
 

@@ -487,6 +487,12 @@ describe('faults', () => {
     [`${TRAIN}streaming: true\nmax_steps: 5\nmax_samples: 5`, 'max_samples: expected none with streaming'],
     [`${TRAIN}streaming: true\nmax_steps: 5\nval_size: 0.1`, 'val_size: expected a number of examples'],
     [`${TRAIN}finetuning_type: full\nuse_dora: true`, 'use_dora: expected none with finetuning_type full'],
+    [`${TRAIN}pissa_init: true\nquantization_bit: 4`, 'pissa_init: expected false on a quantized base'],
+    [`${TRAIN}pissa_convert: true`, 'pissa_convert: expected pissa_init: true with it'],
+    [
+      `${TRAIN}pissa_init: true\npissa_convert: true\nuse_dora: true`,
+      'pissa_convert: expected false with use_dora',
+    ],
     [
       `${TRAIN}finetuning_type: full\nquantization_bit: 4`,
       'quantization_bit: expected none with finetuning_type full',

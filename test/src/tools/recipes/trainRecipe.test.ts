@@ -726,6 +726,20 @@ test.each([
   expect(readdirSync(output(name))).toContain(file);
 });
 
+test('PiSSA starts as the base, and its conversion equals what was trained', async () => {
+  const steps = ['max_steps=2', 'learning_rate=1e-3', 'lora_target=q_proj'];
+  const [plain] = await train([...steps, `output_dir=${output('plain')}`]);
+  const folder = output('pissa');
+  const pissa = ['pissa_init=true', 'pissa_iter=-1', 'pissa_convert=true'];
+  const [first] = await train([...steps, ...pissa, `output_dir=${folder}`]);
+  expect(first.loss).toBeCloseTo(plain.loss, 4);
+  const configs = ['', 'pissa_converted'].map((name) => json(folder, name, 'adapter_config.json'));
+  expect(configs.map(({init_lora_weights, r}) => [init_lora_weights, r])).toEqual([
+    ['pissa', 4],
+    [true, 8],
+  ]);
+}, 60_000);
+
 describe('mistakes', () => {
   test('are reported with the message alone and status 2, before any work', async () => {
     const {status, out, err} = await runCommandLine(
