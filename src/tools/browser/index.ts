@@ -1,5 +1,5 @@
 /**
- * Training in a worker, and models and runs in the browser's own storage.
+ * `tfjs-lora/browser`: training in a worker, and models and runs in the browser's own storage.
  *
  * @module tfjs-lora/browser
  */
