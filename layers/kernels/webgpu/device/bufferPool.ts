@@ -140,8 +140,10 @@ export class BufferPool {
     return this.idle.size;
   }
 
-  /** Destroys all free buffers. */
-  destroyFree(): void {
+  /** Destroys all free buffers if they take more than the pool always keeps, and than a tenth of what is in use. */
+  trim(): void {
+    const most = Math.max(FREE_BYTES, FREE_SHARE * this.numBytesUsed);
+    if (this.numBytesAllocated - this.numBytesUsed <= most) return;
     this.submit();
     for (const buffer of this.idle) this.destroy(buffer, this.takeFree(buffer));
   }

@@ -68,7 +68,7 @@ export function recordCommands(
 ): Replay | undefined {
   const pool = backend.bufferManager;
   for (const {dataId} of inputs) if (!backend.tensorMap.get(dataId).resource) backend.uploadToGPU(dataId);
-  pool.destroyFree(); // what a recording does not use would stay, because replays miss no buffer
+  pool.trim(); // what a recording does not use would stay, because replays miss no buffer
   const made = new Set<GPUBuffer>();
   const recording = new CommandRecording(backend, made);
   recordings.set(backend, recording);

@@ -28,6 +28,19 @@ describe('BufferPool', () => {
     expect(pool.acquireBuffer(64, 2)).toBe(other);
   });
 
+  test('trims what is free only if it is much', () => {
+    const {pool, destroyed, submissions} = makePool();
+    const [a, b] = [60, 30].map((size) => pool.acquireBuffer(size * MiB, 1));
+    pool.releaseBuffer(a);
+    pool.trim();
+    expect(destroyed).toEqual([]);
+    pool.releaseBuffer(b);
+    pool.trim();
+    expect(destroyed).toEqual([a, b]);
+    expect(submissions()).toBe(1);
+    expect(pool.numBytesAllocated).toBe(0);
+  });
+
   test('counts what is used and what is allocated', () => {
     const {pool, destroyed} = makePool();
     const [a, b] = [pool.acquireBuffer(100, 1), pool.acquireBuffer(28, 1, true, false)];
