@@ -205,7 +205,10 @@ const RULES: readonly RecipeRule[] = [
     (keys) =>
       foreignReports(keys).map(
         (report) =>
-          `expected none, all, ${REPORTS.join(' or ')}, got ${report}. It is not supported yet: use tensorboard.`,
+          `expected none, all, ${REPORTS.join(' or ')}, got ${report}. ` +
+          (['wandb', 'trackio'].includes(report)
+            ? 'No library for Node that is maintained writes to it: use tensorboard.'
+            : 'It is not supported yet: use tensorboard.'),
       ),
   ),
   rule(
