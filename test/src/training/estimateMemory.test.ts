@@ -1,4 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '../../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {stackMemory as memoryOnWebGPU} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
+import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {declareQuantized} from '../../../models/quantization.ts';
 import {AdamW, estimateMemory, type FitArgs, Llama, Trainer, useBackend} from '../../../src/index.ts';
 import {longestRows} from '../../../src/training/run/estimateMemory.ts';
@@ -253,6 +256,34 @@ describe('estimateMemory where one op computes all blocks', () => {
       const outside = (3 * 4 * batch * length * model.config.hiddenSize) / MIB;
       expect(Math.abs(backward / MIB - outside - counted[i]) / counted[i]).toBeLessThan(0.02);
     }
+  });
+
+  const planned = new Map<string, Llama>();
+  // GiB that the webgpu backend held in float16, counted by `bench/gpu --device none`.
+  test.each([
+    ['llama-3.2-1b', 4, 2048, false, true, 4.03],
+    ['llama-3.2-1b', 4, 2048, true, true, 2.68],
+    ['llama-3.2-1b', 4, 2048, true, 'offload', 1.67],
+    ['llama-3.2-1b', 4, 2048, false, false, 10.01],
+    ['llama-3.2-1b', 1, 32768, true, true, 5],
+    ['llama-3.2-1b', 1, 32768, true, 'offload', 2.87],
+    ['llama-3.2-1b', 8, 512, true, false, 4.98],
+    ['llama-3.2-3b', 2, 4096, true, true, 4.41],
+    ['llama-3.2-3b', 1, 8192, false, true, 8.34],
+    ['llama-3.1-8b', 2, 2048, true, true, 7.42],
+    ['llama-3.1-8b', 2, 2048, true, 'offload', 6.4],
+  ] as const)('is near what webgpu held: %s, %d × %d, nf4 %s, checkpointing %s', (...row) => {
+    const [preset, batchSize, sequenceLength, isQuantized, gradientCheckpointing, held] = row;
+    const device = {limits: {maxStorageBufferBindingSize: 2 ** 31 - 4}};
+    setBackendTraits(tf.backend(), {
+      stackMemory: (step) => memoryOnWebGPU({device} as WebGPUBackend, step),
+    });
+    const key = `${preset} ${isQuantized}`;
+    const model = planned.get(key) ?? modelOf(preset, isQuantized);
+    planned.set(key, model);
+    const {total} = estimateMemory(model, {batchSize, sequenceLength, gradientCheckpointing});
+    setBackendTraits(tf.backend(), {stackMemory: undefined});
+    expect(Math.abs(total / 2 ** 30 / held - 1)).toBeLessThan(0.1);
   });
 
   test('counts composed ops when the card leaves the blocks to them', () => {
