@@ -102,7 +102,7 @@ export async function savePretrained(
   const fill = async (draft: WritableFolder) => {
     await draft.writeShards(watched(tensors, options), {maxShardBytes});
     if (model.valueHead) await draft.writeSafetensors(VALUE_HEAD_FILE, valueHeadTensors(model.valueHead));
-    await draft.write('config.json', `${JSON.stringify(json, null, 2)}\n`);
+    await draft.write('config.json', `${withFloats(JSON.stringify(json, null, 2))}\n`);
     if (Object.keys(model.generationConfig).length > 0)
       await writeGenerationConfig(draft, model.generationConfig);
     await model.tokenizer?.save(draft);
@@ -110,6 +110,10 @@ export async function savePretrained(
   await folder.writeTogether('config.json', fill, staleAfterSave(model));
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
 }
+
+/** Writes whole numbers as floats where transformers accepts nothing else, and JavaScript knows no difference. */
+const withFloats = (json: string): string =>
+  json.replace(/^( *"(?:\w+_softcapping|initializer_range|rms_norm_eps)": \d+)(,?)$/gm, '$1.0$2');
 
 /** Returns tensors that report when they are written, and stop at an aborted signal. */
 function watched(tensors: TensorToWrite[], {onProgress, signal}: SaveOptions): TensorToWrite[] {

@@ -101,6 +101,7 @@ export default defineConfig({
         group('Fine-tuning', {
           LoRA: '/lora',
           QLoRA: '/qlora',
+          'Model families': '/models',
           Choosing: '/choosing',
           Data: '/data',
           Training: '/training',

@@ -38,7 +38,7 @@ import {
   parseConfig,
 } from './config.ts';
 import {DecoderBlock} from './decoderBlock.ts';
-import {isOf, plainHead, plainStack} from './plainStack.ts';
+import {hasPlainLayers, isOf, plainHead, plainStack} from './plainStack.ts';
 import {presets} from './presets.ts';
 import {resolveConfig} from './resolveConfig.ts';
 
@@ -226,6 +226,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   /** Peers scale the embedding before or after the noise, which depends on the family. */
   protected override get addsEmbeddingNoise(): boolean {
     return this.isUnchanged('forward') && this.embed_tokens.scale === 1;
+  }
+
+  /** Whether its blocks are such as one op may compute: those of Llama, without biases. */
+  get hasPlainBlocks(): boolean {
+    return this.blocks.every(hasPlainLayers);
   }
 
   /** Whether these methods are this class's own. */

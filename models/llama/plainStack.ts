@@ -36,12 +36,9 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
   const isPlainNorm = (norm: RMSNorm) =>
     isOf(norm, RMSNorm) && norm.offset === 0 && !(norm.weight.trainable && isRecording());
   const isKnown =
-    Object.hasOwn(block.constructor, 'isPlain') &&
+    hasPlainLayers(block) &&
     isUnchanged(block) &&
-    isOf(self_attn, GroupedQueryAttention) &&
-    self_attn.isPlain &&
     !(training && self_attn.dropout > 0) &&
-    isOf(mlp, SwiGLU) &&
     norms.every((norm) => isPlainNorm(norm) && norm.epsilon === norms[0].epsilon);
   if (!isKnown) return undefined;
   const layerOf = (name: string) =>
@@ -54,6 +51,13 @@ function plainBlock(block: DecoderBlock, training: boolean): StackBlock | undefi
     input_layernorm: input_layernorm.weight.read(),
     post_attention_layernorm: post_attention_layernorm.weight.read(),
   };
+}
+
+/** Whether a block has the layers of Llama, without biases. */
+export function hasPlainLayers(block: DecoderBlock): boolean {
+  const {self_attn, mlp} = block;
+  const isAttention = isOf(self_attn, GroupedQueryAttention) && self_attn.isPlain && !self_attn.useBias;
+  return Object.hasOwn(block.constructor, 'isPlain') && isAttention && isOf(mlp, SwiGLU) && !mlp.useBias;
 }
 
 /** Returns the weight of an output head, if the head only multiplies by it; see {@link plainStack}. */

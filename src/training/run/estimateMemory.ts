@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {LoRAAdapter} from '../../../layers/loraAdapter.ts';
-import {attentionOp} from '../../../layers/ops/attention.ts';
+import {attentionOp, fitsKernel} from '../../../layers/ops/attention.ts';
 import {backendTraits} from '../../../layers/ops/backendTraits.ts';
 import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
@@ -20,6 +20,8 @@ import {stackMemory} from './stackMemory.ts';
 export interface EstimableModel {
   readonly config: DecoderShape;
   readonly gradientCheckpointing: GradientCheckpointing;
+  /** Whether its blocks are such as one op may compute. Default true. */
+  readonly hasPlainBlocks?: boolean;
   /** Returns the weights with their shape and stored dtype, and the matrices they represent. */
   namedParameters(): Map<string, StoredWeight>;
   adaptedLayers?(): Map<string, {adapters: Map<string, Pick<LoRAAdapter, 'settings'>>}>;
@@ -161,6 +163,7 @@ function headOf(model: EstimableModel): StoredWeight {
 /** Whether the backend computes the blocks by one op, as far as shapes and settings show. */
 function isOneOp(model: EstimableModel): boolean {
   if (!hasKernel(decoderStackOp) || ![64, 128].includes(model.config.headDim)) return false;
+  if (model.hasPlainBlocks === false) return false;
   const layers = [...(model.adaptedLayers?.().values() ?? [])];
   const arePlain = layers.every(
     ({adapters}) =>
@@ -231,7 +234,7 @@ function floatsOfBlock(
   const directed = adapters.some(({settings}) => settings.useDoRA)
     ? 2 * hiddenSize + query + keyValue + 2 * intermediateSize
     : 0;
-  const hasFusedAttention = hasKernel(attentionOp);
+  const hasFusedAttention = hasKernel(attentionOp) && fitsKernel(headDim);
   const scores = hasFusedAttention ? 0 : numAttentionHeads * length;
   return {
     kept:
