@@ -59,8 +59,6 @@ describeEachBackend('labelLoss', () => {
     const model = modelOf(hidden, reference);
     made.assertFits(model);
     const constants = made.constants?.(model, batch);
-    const mean = () =>
-      tf.div(made.compute(modelOf(hidden, reference), batch, {}, constants).loss, 6) as tf.Scalar;
     expect(made.count(model, batch)).toBe(6);
     const {value, grads} = tf.valueAndGrads((x: tf.Tensor) => {
       const own = modelOf(x as tf.Tensor3D, reference);
@@ -68,7 +66,6 @@ describeEachBackend('labelLoss', () => {
     })([hidden]);
     expectClose(await value.data(), [loss], {relative: 1e-5});
     expectClose(await grads[0].data(), gradient.flat(2), {relative: 2e-5});
-    expect(mean().dataSync()[0]).toBeCloseTo(loss, 4);
   });
 });
 
