@@ -9,6 +9,7 @@ const KEYS = {
   labels: true,
   attentionMask: true,
   positionIds: true,
+  desirable: true,
 } satisfies OptionNames<Batch>;
 
 const LETTERS = new Set(Object.keys(KEYS).map((key) => key.toLowerCase()));

@@ -27,7 +27,13 @@ export {type ChatMessage, Tokenizer} from '../models/tokenizer.ts';
 export {type ErrorCode, TfjsLoraError} from '../quant/errors.ts';
 export {setWarningHandler} from '../quant/warn.ts';
 export type {BatchOptions, TrainingData} from './data/batches/batches.ts';
-export {type CollateOptions, collate, type Example, type PairExample} from './data/batches/collate.ts';
+export {
+  type CollateOptions,
+  collate,
+  type Example,
+  type PairExample,
+  type VerdictExample,
+} from './data/batches/collate.ts';
 export {lengthGrouped} from './data/batches/lengthGrouped.ts';
 export {splitValidation} from './data/datasets/splitValidation.ts';
 export {packSequences} from './data/preprocessing/packSequences.ts';
@@ -47,6 +53,7 @@ export {progressBar} from './training/callbacks/progressBar.ts';
 export {Gemma2, Gemma3, Mistral, Phi3, Qwen2, Qwen3, SmolLM3} from './training/families.ts';
 export {Llama} from './training/llama.ts';
 export {type GrpoLossArgs, type GrpoLossType, grpoLoss} from './training/losses/grpoLoss.ts';
+export {type KtoLossArgs, ktoLoss} from './training/losses/ktoLoss.ts';
 export {type LabelLossArgs, type LabelLossType, labelLoss} from './training/losses/labelLoss.ts';
 export {
   type PpoLossArgs,

@@ -271,7 +271,16 @@ async function openDatasets(plan: DatasetPlan): Promise<OpenDataset[]> {
   hub.onProgress ??= ({repository, file, done, total}) =>
     plan.onProgress?.({phase: 'downloading', what: `${repository} ${file}`, done, total});
   const {sources, folder} = await describeDatasets(plan, hub);
-  for (const {name, ranking = false} of sources) {
+  for (const {name, columns, ranking = false} of sources) {
+    if ((columns.kto_tag !== undefined) !== (KIND_OF_STAGE[plan.stage] === 'verdict')) {
+      const [needed, got] = columns.kto_tag
+        ? ['stage kto', plan.stage]
+        : ["a column 'kto_tag' in its entry", 'none'];
+      throw new TfjsLoraError(
+        'INVALID_CONFIG',
+        `dataset ${name}: expected ${needed}, got ${got}. Answers with a verdict and stage kto belong together.`,
+      );
+    }
     if (ranking === (KIND_OF_STAGE[plan.stage] === 'pair')) continue;
     const [needed, got] = ranking
       ? ['stage dpo or rm', plan.stage]

@@ -29,7 +29,7 @@ export interface Training {
 
   /**
    * Sets optimizer, loss, learning rate schedule and clipping. The default loss is the model's own: cross-entropy over
-   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer, `rewardLoss()` makes a reward model
+   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer, `ktoLoss()` on answers with a verdict, `rewardLoss()` makes a reward model
    * of such pairs.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss` of Keras, `metrics` or another unknown option, and what the trainer throws

@@ -140,6 +140,7 @@ const calls: Record<string, Call> = {
   // training
   'AutoModelForCausalLM.fromPretrained': (unknown) => src.AutoModelForCausalLM.fromPretrained(MODEL, unknown),
   labelLoss: (unknown) => src.labelLoss({type: 'dft', ...unknown}),
+  ktoLoss: (unknown) => src.ktoLoss(unknown),
   preferenceLoss: (unknown) => src.preferenceLoss(unknown),
   ppoLoss: (unknown) => src.ppoLoss({rewards: () => [], ...unknown}),
   grpoLoss: (unknown) => src.grpoLoss({rewards: () => [], ...unknown}),

@@ -4,6 +4,7 @@ import type {Batch} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {
+  type AnyExample,
   assertExample,
   type CollateOptions,
   collate,
@@ -11,7 +12,7 @@ import {
   type ExampleKind,
   type ExampleLimits,
   isPair,
-  type PairExample,
+  isVerdict,
 } from './collate.ts';
 
 /**
@@ -22,8 +23,8 @@ import {
  */
 export type TrainingData<T = Item> = Items<T> | ((epoch: number) => Items<T>) | DatasetLike;
 
-/** What training reads: examples of token ids, pairs of them, or batches. */
-export type Item = Example | PairExample | Batch;
+/** What training reads: examples of token ids, pairs of them, answers with a verdict, or batches. */
+export type Item = AnyExample | Batch;
 
 type Items<T> = Iterable<T> | AsyncIterable<T>;
 
@@ -44,18 +45,18 @@ export interface BatchOptions extends CollateOptions {
   /** What each example must be. Default: any. */
   exampleKind?: ExampleKind;
   /** Makes a batch of examples. Default: {@link collate}. */
-  join?: (examples: (Example | PairExample)[], options: CollateOptions) => Batch;
+  join?: (examples: AnyExample[], options: CollateOptions) => Batch;
 }
 
 export const isBatch = (item: Item): item is Batch => {
-  const inputIds: unknown = isPair(item) ? undefined : item?.inputIds;
+  const inputIds: unknown = isPair(item) || isVerdict(item) ? undefined : item?.inputIds;
   return inputIds instanceof tf.Tensor
     ? inputIds.rank === 2
     : Array.isArray((inputIds as number[][] | undefined)?.[0]);
 };
 
-const isTensorExample = (item: Example | PairExample): boolean =>
-  !isPair(item) && (item?.inputIds as unknown) instanceof tf.Tensor;
+const isTensorExample = (item: AnyExample): boolean =>
+  ((item as Example | undefined)?.inputIds as unknown) instanceof tf.Tensor;
 
 /** Whether data can be read only once: an existing generator. */
 export const isReadOnce = (data: TrainingData<unknown>): boolean =>
@@ -128,7 +129,7 @@ export async function* batchesOf(
   const {batchSize, shuffleSeed, epoch = 0, padTokenId, padToMultipleOf, maxLength, join = collate} = options;
   const padding = {padTokenId, padToMultipleOf, maxLength};
   const source = Array.isArray(data) && shuffleSeed !== undefined ? shuffled(data, shuffleSeed) : data;
-  let waiting: (Example | PairExample)[] = [];
+  let waiting: AnyExample[] = [];
   let [position, index] = [0, 0];
   for await (const given of itemsOf(source, epoch)) {
     const item = await toRows(read(given, position++));

@@ -22,25 +22,47 @@ export interface PairExample {
   rejected: Example;
 }
 
-/** Whether an item of training data is a pair. */
-export const isPair = (item: unknown): item is PairExample =>
-  ['chosen', 'rejected'].every((side) => {
+/** An answer with a verdict, and an answer to another prompt after this one, which shows how far training has moved. */
+export interface VerdictExample {
+  answer: Example;
+  mismatched: Example;
+  desirable: boolean;
+}
+
+/** One example of any kind. */
+export type AnyExample = Example | PairExample | VerdictExample;
+
+const holdsRows = (item: unknown, sides: readonly string[]): boolean =>
+  sides.every((side) => {
     const row = (item as Record<string, object | undefined> | undefined)?.[side];
     return row != null && Object.hasOwn(row, 'inputIds');
   });
 
-/** What training data are made of: single answers, or pairs of a better and a worse one. */
-export type ExampleKind = 'answer' | 'pair';
+/** Whether an item of training data is a pair. */
+export const isPair = (item: unknown): item is PairExample => holdsRows(item, ['chosen', 'rejected']);
+
+/** Whether an item of training data is an answer with a verdict. */
+export const isVerdict = (item: unknown): item is VerdictExample => holdsRows(item, ['answer', 'mismatched']);
+
+/** What training data are made of: single answers, pairs of a better and a worse one, or answers with a verdict. */
+export type ExampleKind = 'answer' | 'pair' | 'verdict';
+
+export const kindOfExample = (example: AnyExample): ExampleKind =>
+  isPair(example) ? 'pair' : isVerdict(example) ? 'verdict' : 'answer';
 
 /** Returns the number of rows that an example becomes in a batch. */
 export const rowsPerExample = (kind: ExampleKind): number => (kind === 'answer' ? 1 : 2);
 
 /** Returns the rows that an example becomes in a batch. */
-export const rowsOf = <T extends Example>(example: T | {chosen: T; rejected: T}): T[] =>
-  'chosen' in example ? [example.chosen, example.rejected] : [example];
+export const rowsOf = <T extends Example>(
+  example: T | {chosen: T; rejected: T} | {answer: T; mismatched: T},
+): T[] => {
+  if ('chosen' in example) return [example.chosen, example.rejected];
+  return 'mismatched' in example ? [example.answer, example.mismatched] : [example];
+};
 
 /** Returns the number of tokens in an example's longest row. */
-export const longestRow = (example: Example | PairExample): number =>
+export const longestRow = (example: AnyExample): number =>
   Math.max(...rowsOf(example).map(({inputIds}) => inputIds.length));
 
 export interface CollateOptions {
@@ -59,24 +81,23 @@ const COLLATE_OPTIONS = {
 
 /**
  * Pads examples on the right into one batch, labels with −100 and the mask with 0. Pairs become twice as many rows: all
- * chosen answers, then all rejected ones.
+ * chosen answers, then all rejected ones; so do answers with a verdict: all answers, then all mismatched ones.
  */
-export function collate(given: (Example | PairExample)[], options: CollateOptions = {}): Batch {
+export function collate(given: AnyExample[], options: CollateOptions = {}): Batch {
   assertKnownOptions('collate', options, COLLATE_OPTIONS);
   const {padTokenId = 0, padToMultipleOf = 8, maxLength} = options;
   if (given.length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'collate: expected at least one example, got none');
   }
-  const pairs = given.filter(isPair);
-  if (pairs.length > 0 && pairs.length < given.length) {
+  const kinds = [...new Set(given.map(kindOfExample))];
+  if (kinds.length > 1) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `collate: expected either pairs or single examples, got ${pairs.length} of ${given.length} pairs`,
+      `collate: expected examples of one kind, got those of ${kinds.join(' and ')}`,
     );
   }
-  const sides = ['chosen', 'rejected'] as const;
-  const examples =
-    pairs.length > 0 ? sides.flatMap((side) => pairs.map((pair) => pair[side])) : (given as Example[]);
+  const rows = given.map((example) => rowsOf(example));
+  const examples = rows[0].flatMap((_, side) => rows.map((each) => each[side]));
   const longest = Math.max(...examples.map(({inputIds}) => inputIds.length));
   const length = Math.ceil(longest / padToMultipleOf) * padToMultipleOf;
   const width = maxLength === undefined ? length : Math.max(longest, Math.min(length, maxLength));
@@ -96,6 +117,7 @@ export function collate(given: (Example | PairExample)[], options: CollateOption
       pad(positionIds ?? inputIds.map((_, t) => t), 0),
     );
   }
+  if (kinds[0] === 'verdict') batch.desirable = (given as VerdictExample[]).map(({desirable}) => desirable);
   return batch;
 }
 
@@ -112,36 +134,39 @@ export interface ExampleLimits {
   exampleKind?: ExampleKind;
 }
 
+/** What an example of each kind is, for messages. */
+const EXPECTED: Readonly<Record<ExampleKind, string>> = {
+  answer: 'a single answer',
+  pair: 'a pair {chosen, rejected}, which the compiled loss compares',
+  verdict: 'an answer with a verdict {answer, mismatched, desirable}, which the compiled loss judges',
+};
+const ADVICE: Readonly<Record<ExampleKind, string>> = {
+  answer:
+    'Pass the examples of the loss (pairs, or records of {prompt, completion, label}), or compile another loss.',
+  pair: 'Train on pairs with compile({loss: preferenceLoss()}).',
+  verdict: 'Train on verdicts with compile({loss: ktoLoss()}).',
+};
+
 /**
- * Checks one example, both rows of a pair.
+ * Checks one example, all of its rows.
  *
  * @throws TfjsLoraError naming the example: `INVALID_ARGUMENT` when it is empty, too long or has nothing to learn,
  *   `SHAPE_MISMATCH`, `VOCABULARY_MISMATCH`
  */
-export function assertExample(
-  example: Example | PairExample,
-  index: number,
-  limits: ExampleLimits = {},
-): void {
-  const kind = isPair(example) ? 'pair' : 'answer';
-  if (kind !== (limits.exampleKind ?? kind)) {
-    const [expected, advice] =
-      limits.exampleKind === 'pair'
-        ? [
-            'a pair {chosen, rejected}, which the compiled loss compares',
-            'Pass pairs, or compile another loss.',
-          ]
-        : ['a single answer', 'Train on pairs with compile({loss: preferenceLoss()}).'];
-    const got = isPair(example) ? 'a pair' : `the keys ${Object.keys(example ?? {}).join(', ') || '(none)'}`;
+export function assertExample(example: AnyExample, index: number, limits: ExampleLimits = {}): void {
+  const kind = kindOfExample(example);
+  const {exampleKind = kind} = limits;
+  if (kind !== exampleKind) {
+    const got =
+      kind === 'answer' ? `the keys ${Object.keys(example ?? {}).join(', ') || '(none)'}` : `a ${kind}`;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `example ${index}: expected ${expected}, got ${got}. ${advice}`,
+      `example ${index}: expected ${EXPECTED[exampleKind]}, got ${got}. ${ADVICE[kind]}`,
     );
   }
-  if (isPair(example)) {
-    for (const side of ['chosen', 'rejected'] as const)
-      assertRow(example[side], `example ${index} ${side}`, limits);
-  } else assertRow(example, `example ${index}`, limits);
+  const rows = kind === 'answer' ? {'': example} : example;
+  for (const [side, row] of Object.entries(rows))
+    if (side !== 'desirable') assertRow(row as Example, `example ${index} ${side}`.trim(), limits);
 }
 
 function assertRow(

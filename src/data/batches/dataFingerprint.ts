@@ -1,5 +1,5 @@
 import {type Item, isBatch, type TrainingData} from './batches.ts';
-import {rowsOf} from './collate.ts';
+import {isVerdict, rowsOf} from './collate.ts';
 
 /**
  * Returns a fingerprint of a list of examples, computed from their ids and labels; undefined for data that can only be
@@ -18,6 +18,7 @@ export function dataFingerprint(data: TrainingData): string | undefined {
     for (const value of values) typeof value === 'number' ? add(value) : addAll(value);
   };
   for (const item of data as Item[]) {
+    if (isVerdict(item)) add(Number(item.desirable));
     for (const {inputIds, labels} of isBatch(item) ? [item] : rowsOf(item)) {
       addAll(inputIds);
       addAll(labels);

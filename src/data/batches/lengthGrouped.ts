@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {isBatch, shuffled, type TrainingData} from './batches.ts';
-import {type Example, isPair, longestRow, type PairExample} from './collate.ts';
+import {type AnyExample, type Example, isPair, isVerdict, longestRow} from './collate.ts';
 
 /** Maximum number of batches whose examples are sorted together. */
 const MOST_BATCHES = 50;
@@ -36,15 +36,13 @@ export function lengthGrouped<T>(
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for anything but a list of examples whose ids are numbers
  */
-export function orderedByLength(
-  data: TrainingData,
-  batchSize: number,
-  seed: string,
-): (Example | PairExample)[] {
+export function orderedByLength(data: TrainingData, batchSize: number, seed: string): AnyExample[] {
   const isExample = (item: unknown) =>
-    isPair(item) || (Array.isArray((item as Example)?.inputIds) && !isBatch(item as Example));
+    isPair(item) ||
+    isVerdict(item) ||
+    (Array.isArray((item as Example)?.inputIds) && !isBatch(item as Example));
   if (Array.isArray(data) && data.every(isExample))
-    return lengthGrouped(data as (Example | PairExample)[], longestRow, batchSize, seed);
+    return lengthGrouped(data as AnyExample[], longestRow, batchSize, seed);
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `fitDataset groupByLength: expected a list of examples, got ${Array.isArray(data) ? 'batches or tensors' : 'data that is not a list'}`,

@@ -1,6 +1,7 @@
 import {parsePythonJson, writePythonJson} from '../../../models/pythonJson.ts';
 import {PythonFloat} from '../../../models/pythonValue.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import type {Message, Role} from '../templates/template.ts';
 import {parseTools} from '../templates/toolFormats.ts';
@@ -45,6 +46,7 @@ function alpacaConversation(reader: RecordReader): Conversation {
     ...(response && {response}),
     ...(rejected && {rejected}),
     ...(reader.isRanking && !(response && rejected) && {fault: NO_PAIR}),
+    ...reader.verdict(response),
     system: reader.text('system'),
     tools: reader.tools(),
     source: reader.place,
@@ -63,6 +65,7 @@ function messagesConversation(reader: RecordReader, all: Turn[]): Conversation {
     system,
     tools: reader.tools(),
     source: reader.place,
+    ...reader.verdict(messages.at(-1)),
     ...(fault && {fault}),
   };
 }
@@ -139,6 +142,16 @@ class RecordReader {
 
   get isRanking(): boolean {
     return this.source.ranking ?? false;
+  }
+
+  /** Returns whether an answer is desirable, or why that is unknown; nothing for records without verdicts. */
+  verdict(answer: Message | undefined): Pick<Conversation, 'desirable' | 'fault'> {
+    if (this.source.columns.kto_tag === undefined) return {};
+    const desirable = this.value('kto_tag');
+    if (typeof desirable !== 'boolean')
+      return {fault: `expected true or false as kto_tag, got ${show(desirable)}`};
+    const isEmpty = answer === undefined || answer.content === '';
+    return {desirable, ...(isEmpty && {fault: 'expected an answer to judge, got none'})};
   }
 
   /** Returns an answer that is a message of its own; undefined for another role, or when the record has none. */

@@ -19,7 +19,7 @@ export interface DataProgress {
 }
 
 /** What the data is for. */
-export type Stage = 'sft' | 'pt' | 'dpo' | 'rm';
+export type Stage = 'sft' | 'pt' | 'dpo' | 'rm' | 'kto';
 
 /** What examples are in each stage. */
 export const KIND_OF_STAGE: Readonly<Record<Stage, ExampleKind>> = {
@@ -27,6 +27,7 @@ export const KIND_OF_STAGE: Readonly<Record<Stage, ExampleKind>> = {
   pt: 'answer',
   dpo: 'pair',
   rm: 'pair',
+  kto: 'verdict',
 };
 
 /** Options that choose the data to load and how it becomes token ids. */
@@ -44,7 +45,7 @@ export interface DatasetArgs {
   tokenizer: Tokenizer;
   /**
    * `sft` trains on answers to prompts, `pt` on plain text; `dpo` and `rm` on pairs of answers, of data sets with
-   * `ranking`. Default `sft`.
+   * `ranking`; `kto` on answers with a verdict, of data sets with a column `kto_tag`. Default `sft`.
    */
   stage?: Stage;
   /** Maximum number of tokens in an example. Default 2048. */

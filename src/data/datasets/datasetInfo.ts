@@ -45,8 +45,8 @@ export interface DatasetEntry {
 
 const FORMATS: DatasetFormat[] = ['alpaca', 'sharegpt', 'openai'];
 
-/** LLaMA-Factory's columns for kinds of training that are not supported here. */
-const OTHER_COLUMNS = ['images', 'videos', 'audios', 'kto_tag'];
+/** LLaMA-Factory's columns for models that read more than text. */
+const OTHER_COLUMNS = ['images', 'videos', 'audios'];
 
 const KEYS = [
   'file_name',

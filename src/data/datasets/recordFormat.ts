@@ -10,6 +10,7 @@ export const COLUMNS = [
   'tools',
   'chosen',
   'rejected',
+  'kto_tag',
 ] as const;
 export type ColumnName = (typeof COLUMNS)[number];
 

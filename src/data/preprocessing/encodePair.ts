@@ -47,6 +47,11 @@ export function joinSides(
   return {chosen: side(chosen), rejected: side(rejected)};
 }
 
+/** Joins a prompt and its answer, encoded apart, into a row in which the answer is learned. */
+export function joinAnswer(encoded: EncodedConversation, cutoffLength: number): EncodedConversation {
+  return joinSides(encoded, encoded, cutoffLength).chosen;
+}
+
 /** Encodes a conversation with a chosen and a rejected answer as token ids. */
 export function encodePair(conversation: Conversation, tokenizer: Tokenizer, plan: DatasetPlan): EncodedPair {
   const [chosen, rejected] = sidesOf(conversation).map((side) =>

@@ -2,7 +2,13 @@ import {letSignalsThrough} from '../../../models/letSignalsThrough.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {warn} from '../../../quant/warn.ts';
-import type {Example, PairExample} from '../batches/collate.ts';
+import {
+  type AnyExample,
+  type Example,
+  type PairExample,
+  rowsOf,
+  type VerdictExample,
+} from '../batches/collate.ts';
 import {type DatasetPlan, KIND_OF_STAGE} from '../datasets/datasetArgs.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import {
@@ -12,7 +18,8 @@ import {
   faultOf,
   lengthFault,
 } from './encodeConversation.ts';
-import {joinSides, pairSettings, sidesOf} from './encodePair.ts';
+import {joinAnswer, joinSides, pairSettings, sidesOf} from './encodePair.ts';
+import {EXCHANGED_TOGETHER, exchangeAnswers} from './exchangeAnswers.ts';
 import {PACKED_TOGETHER, packExamples} from './packSequences.ts';
 import {readTokenized, tokenizedFile, writeTokenized} from './tokenizedCache.ts';
 import {type EncodedList, tokenizeInOrder} from './tokenizeInOrder.ts';
@@ -42,16 +49,14 @@ export async function encodeAll(
 }
 
 /** Makes training examples from conversations in memory. */
-export async function makeExamples(
-  conversations: Conversation[],
-  plan: DatasetPlan,
-): Promise<(Example | PairExample)[]> {
+export async function makeExamples(conversations: Conversation[], plan: DatasetPlan): Promise<AnyExample[]> {
   const leftOut = new LeftOut(plan);
-  const examples: (Example | PairExample)[] = [];
-  if (KIND_OF_STAGE[plan.stage] === 'pair') {
-    const sides = conversations.flatMap(sidesOf);
+  const examples: AnyExample[] = [];
+  if (KIND_OF_STAGE[plan.stage] !== 'answer') {
+    const sides: Conversation[] = [];
+    for await (const side of sidesIn(conversations, plan)) sides.push(side);
     const encoded = await encodeAll(sides, plan, pairSettings(plan));
-    examples.push(...pairsOf({conversations: sides, encoded}, plan, leftOut));
+    examples.push(...comparedOf({conversations: sides, encoded}, plan, leftOut));
   } else {
     const settings = encodeSettings(plan, plan.stage as 'sft' | 'pt');
     const encoded = await encodeAll(conversations, plan, settings);
@@ -65,15 +70,15 @@ export async function makeExamples(
 export async function* streamExamples(
   conversations: AsyncIterable<Conversation>,
   plan: DatasetPlan,
-): AsyncGenerator<Example | PairExample, void, undefined> {
+): AsyncGenerator<AnyExample, void, undefined> {
   const {tokenizer, workers, stage} = plan;
-  const isPaired = KIND_OF_STAGE[stage] === 'pair';
+  const isPaired = KIND_OF_STAGE[stage] !== 'answer';
   const settings = isPaired ? pairSettings(plan) : encodeSettings(plan, stage as 'sft' | 'pt');
   const leftOut = new LeftOut(plan);
   let [records, examples] = [0, 0];
   let waiting: EncodedList = {conversations: [], encoded: []};
   const take = function* () {
-    const made = isPaired ? pairsOf(waiting, plan, leftOut) : examplesOf(waiting, plan, settings, leftOut);
+    const made = isPaired ? comparedOf(waiting, plan, leftOut) : examplesOf(waiting, plan, settings, leftOut);
     for (const example of made) {
       examples++;
       yield example;
@@ -81,7 +86,7 @@ export async function* streamExamples(
     waiting = {conversations: [], encoded: []};
   };
   const most = plan.packLength === undefined ? LIST_LENGTH : PACKED_TOGETHER;
-  const rows = isPaired ? flattened(conversations, sidesOf) : conversations;
+  const rows = isPaired ? sidesIn(conversations, plan) : conversations;
   for await (const list of tokenizeInOrder(listsOf(rows), tokenizer, settings, workers)) {
     records += list.conversations.length / (isPaired ? 2 : 1);
     waiting.conversations.push(...list.conversations);
@@ -92,23 +97,39 @@ export async function* streamExamples(
   leftOut.report(records, examples);
 }
 
-async function* flattened<T>(
-  items: AsyncIterable<T>,
-  parts: (item: T) => T[],
-): AsyncGenerator<T, void, undefined> {
-  for await (const item of items) yield* parts(item);
+/** Yields the two conversations that each record becomes: both sides of a pair, or a judged and a mismatched answer. */
+async function* sidesIn(
+  conversations: Iterable<Conversation> | AsyncIterable<Conversation>,
+  {stage}: DatasetPlan,
+): AsyncGenerator<Conversation, void, undefined> {
+  const isPair = KIND_OF_STAGE[stage] === 'pair';
+  for await (const list of listsOf(conversations, isPair ? LIST_LENGTH : EXCHANGED_TOGETHER))
+    yield* isPair ? list.flatMap(sidesOf) : exchangeAnswers(list);
 }
 
-/** Makes pairs of both sides of each conversation. */
-function pairsOf({conversations, encoded}: EncodedList, plan: DatasetPlan, leftOut: LeftOut): PairExample[] {
-  const pairs: PairExample[] = [];
+/** Makes examples of two rows, of the two conversations that each record became. */
+function comparedOf(
+  {conversations, encoded}: EncodedList,
+  {stage, cutoffLength}: DatasetPlan,
+  leftOut: LeftOut,
+): (PairExample | VerdictExample)[] {
+  const examples: (PairExample | VerdictExample)[] = [];
   for (let i = 0; i < conversations.length; i += 2) {
-    const pair = joinSides(encoded[i], encoded[i + 1], plan.cutoffLength);
-    const fault = conversations[i].fault ?? lengthFault(pair.chosen) ?? lengthFault(pair.rejected);
-    if (fault === undefined) pairs.push(pair);
+    const [first, second] = [encoded[i], encoded[i + 1]];
+    const example =
+      KIND_OF_STAGE[stage] === 'pair'
+        ? joinSides(first, second, cutoffLength)
+        : {
+            answer: joinAnswer(first, cutoffLength),
+            mismatched: joinAnswer(second, cutoffLength),
+            desirable: conversations[i].desirable === true,
+          };
+    const fault =
+      conversations[i].fault ?? rowsOf<EncodedConversation>(example).map(lengthFault).find(Boolean);
+    if (fault === undefined) examples.push(example);
     else leftOut.add(conversations[i], fault);
   }
-  return pairs;
+  return examples;
 }
 
 function examplesOf(
@@ -172,11 +193,14 @@ class LeftOut {
   }
 }
 
-async function* listsOf<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, undefined> {
+async function* listsOf<T>(
+  items: Iterable<T> | AsyncIterable<T>,
+  length = LIST_LENGTH,
+): AsyncGenerator<T[], void, undefined> {
   let list: T[] = [];
   for await (const item of items) {
     list.push(item);
-    if (list.length < LIST_LENGTH) continue;
+    if (list.length < length) continue;
     yield list;
     list = [];
   }

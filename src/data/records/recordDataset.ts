@@ -2,7 +2,7 @@ import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {emptyData} from '../batches/batches.ts';
-import {assertExample, type Example, isPair, type PairExample} from '../batches/collate.ts';
+import {type AnyExample, assertExample, type Example, isVerdict, rowsOf} from '../batches/collate.ts';
 import type {PromptExample} from '../preprocessing/promptExample.ts';
 import {learnedTokens} from './learnedTokens.ts';
 import {promptOfExample} from './promptOfExample.ts';
@@ -12,8 +12,8 @@ import {isRecord, type TrainingRecord} from './trainingRecord.ts';
 /** Records to learn from, or examples of token ids, in a list or as they arrive. */
 export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<TrainingRecord | Example>;
 
-/** Examples made from records; pairs, if the records are. Iterating gives the examples in the records' order. */
-export class RecordDataset<T extends Example | PairExample = Example> {
+/** Examples made from records; pairs or answers with a verdict, if the records are. Iterating gives the examples in the records' order. */
+export class RecordDataset<T extends AnyExample = Example> {
   private constructor(
     readonly examples: T[],
     private readonly items: readonly (TrainingRecord | Example)[],
@@ -95,7 +95,7 @@ export class RecordDataset<T extends Example | PairExample = Example> {
       return isLearned ? `⟦${text}⟧` : text;
     };
     const written = (row: Example) => partsOf(row).map(textOf).join('');
-    const rows: Example[] = isPair(example) ? [example.chosen, example.rejected] : [example];
+    const rows = isVerdict(example) ? [example.answer] : rowsOf<Example>(example);
     printFn(rows.map(written).join('\n'));
   }
 }

@@ -2,7 +2,7 @@ import {nextTask} from '../../../models/nextTask.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
-import {type Example, isPair, type PairExample, rowsOf} from '../batches/collate.ts';
+import {type AnyExample, type Example, isPair, type PairExample, rowsOf} from '../batches/collate.ts';
 import {type DatasetArgs, type DatasetPlan, resolveDatasetArgs} from '../datasets/datasetArgs.ts';
 import {
   type EncodedConversation,
@@ -10,7 +10,8 @@ import {
   encodeSettings,
   lengthFault,
 } from '../preprocessing/encodeConversation.ts';
-import {type EncodedPair, encodePair} from '../preprocessing/encodePair.ts';
+import {type EncodedPair, encodePair, joinAnswer, pairSettings} from '../preprocessing/encodePair.ts';
+import {EXCHANGED_TOGETHER, exchangeAnswers} from '../preprocessing/exchangeAnswers.ts';
 import {packExamples} from '../preprocessing/packSequences.ts';
 import {type PromptExample, promptExample} from '../preprocessing/promptExample.ts';
 import type {Conversation} from '../templates/conversation.ts';
@@ -113,7 +114,8 @@ export class RecordEncoder {
   async encodeAll<T>(items: Iterable<T | TrainingRecord> | AsyncIterable<T | TrainingRecord>) {
     const {packLength, tokenizer, onProgress, signal} = this.plan;
     const total = Array.isArray(items) ? items.length : undefined;
-    const examples: (T | Example | PairExample)[] = [];
+    const examples: (T | AnyExample)[] = [];
+    const judged: {conversation: Conversation; at: number}[] = [];
     const toPack: Record<'pt' | 'sft', Example[]> = {pt: [], sft: []};
     let index = 0;
     const report = () => {
@@ -127,14 +129,28 @@ export class RecordEncoder {
       }
       if (!isRecord(item)) examples.push(item);
       else {
-        const {example, isText} = this.encodeAs(item, index);
+        const {example, conversation, isText} = this.encodeAs(item, index);
+        const isCompared = isPair(example) || conversation.desirable !== undefined;
+        if (conversation.desirable !== undefined) judged.push({conversation, at: examples.length});
         if (packLength === undefined) examples.push(example);
-        else if (isPair(example)) throw this.unpacked(index);
+        else if (isCompared) throw this.unpacked(index);
         else toPack[isText ? 'pt' : 'sft'].push(example);
       }
       index++;
     }
     report();
+    for (let first = 0; first < judged.length; first += EXCHANGED_TOGETHER) {
+      const group = judged.slice(first, first + EXCHANGED_TOGETHER);
+      const rows = exchangeAnswers(group.map(({conversation}) => conversation));
+      for (const [i, {conversation, at}] of group.entries()) {
+        const mismatched = this.encodeAnswer(rows[2 * i + 1]);
+        examples[at] = {
+          answer: examples[at] as Example,
+          mismatched,
+          desirable: conversation.desirable as boolean,
+        };
+      }
+    }
     if (packLength === undefined) return examples;
     const rows = (['pt', 'sft'] as const).flatMap((stage) =>
       packExamples(stage, toPack[stage], packLength, tokenizer),
@@ -156,7 +172,13 @@ export class RecordEncoder {
    * @throws TfjsLoraError naming the record; `UNSUPPORTED` when there is no template for its turns
    */
   encode(record: TrainingRecord, index: number): Example | PairExample {
-    return this.encodeAs(record, index).example;
+    const {example, conversation} = this.encodeAs(record, index);
+    if (conversation.desirable === undefined) return example;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${conversation.source}: expected a list of records with a verdict, because their answers are exchanged, got a ` +
+        'stream. Pass a list.',
+    );
   }
 
   /**
@@ -198,18 +220,27 @@ export class RecordEncoder {
   private encodeAs(
     record: TrainingRecord,
     index: number,
-  ): {example: EncodedConversation | PairExample; isText: boolean} {
+  ): {example: EncodedConversation | PairExample; conversation: Conversation; isText: boolean} {
     const {conversation, isText} = conversationOf(record, index, this.call);
     if (!isText) this.assertTemplate(conversation);
     const settings = encodeSettings(this.plan, isText ? 'pt' : 'sft');
     const {tokenizer} = this.plan;
+    if (conversation.desirable !== undefined)
+      return {example: this.encodeAnswer(conversation), conversation, isText};
     const example: EncodedConversation | EncodedPair = conversation.rejected
       ? encodePair(conversation, tokenizer, this.plan)
       : encodeConversation(conversation, tokenizer, settings);
     const rows = rowsOf<EncodedConversation>(example);
-    const fault = isText && settings.packing ? undefined : rows.map(lengthFault).find(Boolean); // a packed text may be one token
-    if (fault === undefined) return {example, isText};
-    throw new TfjsLoraError('INVALID_ARGUMENT', `${conversation.source}: ${fault}. Raise cutoffLength.`);
+    if (!(isText && settings.packing)) for (const row of rows) assertLearned(row, conversation); // a packed text may be one token
+    return {example, conversation, isText};
+  }
+
+  /** Encodes an answer that is judged, as the sides of pairs. */
+  private encodeAnswer(conversation: Conversation): EncodedConversation {
+    const encoded = encodeConversation(conversation, this.plan.tokenizer, pairSettings(this.plan));
+    const row = joinAnswer(encoded, this.plan.cutoffLength);
+    assertLearned(row, conversation);
+    return row;
   }
 
   private unpacked(index: number): TfjsLoraError {
@@ -227,4 +258,10 @@ export class RecordEncoder {
         `model.dataset(records, {template: 'llama3'}), out of ${templateNames().join(', ')}; or pass records of {text}.`,
     );
   }
+}
+
+function assertLearned(row: EncodedConversation, {source}: Conversation): void {
+  const fault = lengthFault(row);
+  if (fault !== undefined)
+    throw new TfjsLoraError('INVALID_ARGUMENT', `${source}: ${fault}. Raise cutoffLength.`);
 }

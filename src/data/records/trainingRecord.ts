@@ -2,7 +2,7 @@ import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import type {Item, TrainingData} from '../batches/batches.ts';
-import {isPair} from '../batches/collate.ts';
+import {isPair, isVerdict} from '../batches/collate.ts';
 import {convertRecord} from '../datasets/convertRecord.ts';
 import {DEFAULT_COLUMNS, DEFAULT_TAGS, type RecordFormat} from '../datasets/recordFormat.ts';
 import type {Conversation} from '../templates/conversation.ts';
@@ -40,6 +40,8 @@ export type TrainingRecord =
       chosen: string | ChatMessage[];
       rejected: string | ChatMessage[];
     } & RecordContext)
+  /** A question and an answer with a verdict: whether it is desirable, for a loss that judges single answers. */
+  | ({prompt: string | ChatMessage[]; completion: string | ChatMessage[]; label: boolean} & RecordContext)
   /** Plain text, which is learned as a whole, with the end of sequence. */
   | {text: string};
 
@@ -97,6 +99,7 @@ const PREFERENCE: RecordKind = {
     columns: {prompt: 'prompt', chosen: 'chosen', rejected: 'rejected', ...context},
   },
 };
+const VERDICT: RecordKind = {...COMPLETION, needs: ['prompt', 'completion', 'label']};
 const KINDS: RecordKind[] = [
   COMPLETION,
   MESSAGES,
@@ -111,12 +114,19 @@ const KINDS: RecordKind[] = [
     format: {format: 'sharegpt', columns: {...DEFAULT_COLUMNS, ...context}, tags: DEFAULT_TAGS},
   },
   PREFERENCE,
+  VERDICT,
   TEXT,
 ];
 
 /** Whether an item of training data is to be read as a record, because it has no token ids. */
 export function isRecord(item: unknown): item is TrainingRecord {
-  return item != null && !Array.isArray(item) && !Object.hasOwn(item, 'inputIds') && !isPair(item);
+  return (
+    item != null &&
+    !Array.isArray(item) &&
+    !Object.hasOwn(item, 'inputIds') &&
+    !isPair(item) &&
+    !isVerdict(item)
+  );
 }
 
 /**
@@ -137,7 +147,8 @@ export function conversationOf(
   const kind = kindOf(record, index, call);
   const place = `${call} record ${index}`;
   assertReadable(record, place, kind, KINDS);
-  const conversation = converted(record, index, call, kind);
+  const conversation = converted(record, index, call, kind === VERDICT ? COMPLETION : kind);
+  if (kind === VERDICT) conversation.desirable = (record as {label: boolean}).label;
   const isText = kind === TEXT;
   const turns = [...conversation.prompt, ...(conversation.response ? [conversation.response] : [])];
   const given = turns.filter(({role}) => role === 'assistant' || role === 'function');
@@ -155,7 +166,10 @@ export function conversationOf(
 
 function kindOf(record: TrainingRecord, index: number, call: string): RecordKind {
   const isKind = ({needs}: RecordKind) => needs.every((key) => Object.hasOwn(record, key));
-  const kinds = KINDS.filter(isKind);
+  const fitting = KINDS.filter(isKind);
+  const hasVerdict =
+    typeof (record as {label?: unknown} | null)?.label === 'boolean' && fitting.includes(VERDICT);
+  const kinds = fitting.filter((kind) => kind !== (hasVerdict ? COMPLETION : VERDICT));
   if (kinds.length === 1) return kinds[0];
   const expected = KINDS.map(({needs}) => `{${needs.join(', ')}}`).join(', ');
   const got =

@@ -4,6 +4,8 @@ import {show} from '../../../quant/show.ts';
 const MEDIA = 'The models read text only: leave out the key, or the record.';
 const PREFERENCE =
   'Only records of {prompt, chosen, rejected} are preferences: add the missing keys, or leave it out.';
+const VERDICT =
+  'Only records of {prompt, completion, label} have a verdict: rename the keys, or leave it out.';
 const MASK =
   'Choose what is learned by the options trainOnPrompt and maskHistory, or pass token ids and labels ({inputIds, labels}).';
 const THOUGHTS = 'Write thoughts into the content, or leave out the key.';
@@ -18,7 +20,7 @@ const RECORD_KEYS: Readonly<Record<string, string>> = {
   audios: MEDIA,
   chosen: PREFERENCE,
   rejected: PREFERENCE,
-  kto_tag: PREFERENCE,
+  kto_tag: VERDICT,
   completion_mask: MASK,
   assistant_masks: MASK,
   chat_template_kwargs: 'Leave out the key, and choose or register a template that writes the turns so.',
@@ -56,7 +58,7 @@ export function assertReadable(
   for (const [key, value] of Object.entries(record)) {
     if (isEmpty(value) || needs.includes(key) || reads.includes(key)) continue;
     if (Object.hasOwn(RECORD_KEYS, key)) throw unread(place, key, value, RECORD_KEYS[key]);
-    if (key === 'label' && typeof value === 'boolean') throw unread(place, key, value, PREFERENCE);
+    if (key === 'label' && typeof value === 'boolean') throw unread(place, key, value, VERDICT);
     const others = kinds
       .filter((kind) => kind.reads.includes(key))
       .map((kind) => `{${kind.needs.join(', ')}}`);

@@ -8,6 +8,8 @@ export interface Conversation {
   response?: Message;
   /** A worse answer, with which training compares the response. */
   rejected?: Message;
+  /** Whether the response is desirable, if the record says so. */
+  desirable?: boolean;
   system?: string;
   /** Number of answers at the start that are context and not learned. Default 0. */
   unlearnedAnswers?: number;

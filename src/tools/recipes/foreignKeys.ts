@@ -5,7 +5,6 @@
 const HARDWARE = 'each rank trains on one device, as `--processes` or a launcher starts them';
 const FASTER_TORCH = 'it chooses among kernels of PyTorch';
 const LOADING = 'files and data are read by this library, with safetensors tensor by tensor';
-const PREFERENCES = 'it belongs to a stage that is not supported';
 const SWITCHED_OFF = 'its method is off or refused';
 const IMAGES = 'images, video and sound are not supported';
 const OTHER_ENGINES = 'no other inference engine is used';
@@ -103,7 +102,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'label_names',
     ],
     'LoRA does not train the embeddings here': ['loraplus_lr_embedding'],
-    [PREFERENCES]: ['kto_chosen_weight', 'kto_rejected_weight'],
     [SWITCHED_OFF]: [
       'oft_rank',
       'oft_block_size',

@@ -1,4 +1,5 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {ktoLoss} from '../../training/losses/ktoLoss.ts';
 import {labelLoss} from '../../training/losses/labelLoss.ts';
 import {ppoLoss} from '../../training/losses/ppoLoss.ts';
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
@@ -10,11 +11,12 @@ import type {Recipe} from './recipe.ts';
 
 /** Returns the loss of a recipe's stage; undefined for the model's own. */
 export function lossOf(
-  {data: {stage}, preference, ppo, generation, path, labelLoss: label}: Recipe,
+  {data: {stage}, preference, kto, ppo, generation, path, labelLoss: label}: Recipe,
   {reference}: OpenedReference,
   opened?: OpenedRewards,
 ): TrainingLoss | undefined {
   if (stage === 'dpo') return preferenceLoss({...preference, reference});
+  if (stage === 'kto') return ktoLoss({...kto, reference});
   if (stage === 'rm') return rewardLoss();
   if (stage !== 'ppo') return label && labelLoss(label);
   if (!opened)

@@ -46,7 +46,8 @@ export async function openReference(
 }
 
 function usesReference({data: {stage}, preference}: Recipe): boolean {
-  return stage === 'ppo' || (stage === 'dpo' && preference.type !== 'orpo' && preference.type !== 'simpo');
+  if (stage === 'ppo' || stage === 'kto') return true;
+  return stage === 'dpo' && preference.type !== 'orpo' && preference.type !== 'simpo';
 }
 
 /** Whether the reference is the base that the trained adapter is added to, with at most one adapter. */

@@ -4,6 +4,7 @@ import type {DatasetArgs, Stage} from '../../data/datasets/datasetArgs.ts';
 import type {HubOptions} from '../../data/hub/hubOptions.ts';
 import type {SplitArgs} from '../../data/loadDataset.ts';
 import type {JoinOptions} from '../../training/cluster/joinCluster.ts';
+import type {KtoLossArgs} from '../../training/losses/ktoLoss.ts';
 import type {PpoLossArgs} from '../../training/losses/ppoLoss.ts';
 import type {PreferenceLossArgs} from '../../training/losses/preferenceLoss.ts';
 import type {OptimizerSettings} from '../../training/optimizers/optimizerByName.ts';
@@ -34,6 +35,7 @@ export interface RecipeTargets {
   splits: SplitArgs;
   optimizer: OptimizerSettings & {name: string};
   preference: PreferenceLossArgs;
+  kto: KtoLossArgs;
   /** The model that answers are compared with: a folder or hub name, and its adapters in order. */
   reference: {nameOrPath?: string; adapters: string[]};
   ppo: Omit<PpoLossArgs, 'rewards' | 'reference'>;

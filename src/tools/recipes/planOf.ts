@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
-import {type Example, type PairExample, rowsOf, rowsPerExample} from '../../data/batches/collate.ts';
+import {type AnyExample, rowsOf, rowsPerExample} from '../../data/batches/collate.ts';
 import {KIND_OF_STAGE} from '../../data/datasets/datasetArgs.ts';
 import type {BackendReport} from '../../training/backends/useBackend.ts';
 import {ranks} from '../../training/cluster/ranks.ts';
@@ -143,7 +143,7 @@ function memoriesOf(hasCard: boolean, budget?: number, card?: number): Omit<Long
 
 function countExamples(data: TrainingData): ExampleCounts | undefined {
   if (!Array.isArray(data)) return undefined;
-  const examples = data.filter((item) => !isBatch(item)) as (Example | PairExample)[];
+  const examples = data.filter((item) => !isBatch(item)) as AnyExample[];
   let [tokens, targets, longest] = [0, 0, 0];
   for (const {inputIds, labels} of examples.flatMap(rowsOf)) {
     tokens += inputIds.length;

@@ -1,7 +1,7 @@
 import {z} from 'zod';
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {isBitsandbytesType, quantizerNames} from '../../../quant/quantizerRegistry.ts';
-import type {Stage} from '../../data/datasets/datasetArgs.ts';
+import {ktoLoss} from '../../training/losses/ktoLoss.ts';
 import {PREFERENCE_LOSSES, preferenceLoss} from '../../training/losses/preferenceLoss.ts';
 import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
@@ -69,8 +69,10 @@ const finetuningType = () =>
     .meta({examples: FINETUNING_TYPES}); // which editors suggest
 
 /** Numbers of evaluations, in any stage; a rule refuses those that a recipe's own evaluations lack. */
-const STAGE_METRICS = [preferenceLoss({type: 'orpo'}), rewardLoss()].flatMap(({metrics}) => metrics);
-const EVALUATED = ['loss', 'perplexity', ...SCORE_NAMES, ...STAGE_METRICS];
+const STAGE_METRICS = [preferenceLoss({type: 'orpo'}), ktoLoss(), rewardLoss()].flatMap(
+  ({metrics}) => metrics,
+);
+const EVALUATED = ['loss', 'perplexity', ...SCORE_NAMES, ...new Set(STAGE_METRICS)];
 const metricName = () =>
   text()
     .refine((name) => EVALUATED.includes(withoutPrefix(name)), EVALUATED.join(', '))
@@ -134,9 +136,8 @@ const model = {
 // biome-ignore format: a row for each key
 const method = {
   stage: to('data.stage', z.enum(['sft', 'pt', 'rm', 'ppo', 'dpo', 'kto']).default('sft'),
-    '`sft` learns answers, `pt` plain text, `dpo` preferences, `rm` a reward model, `ppo` from the scores of one; `kto` ' +
-    'is not supported yet.',
-    (stage) => stage as Stage | 'ppo'), // a rule refuses the others
+    '`sft` learns answers, `pt` plain text, `dpo` preferences, `kto` verdicts on answers, `rm` a reward model, `ppo` from ' +
+    'the scores of one.'),
   do_train: flag().default(false).describe('Train.'),
   do_eval: flag().default(false)
     .describe('Measure the loss on the evaluation data at the end. Always true if `eval_strategy` is not `no`.'),
@@ -167,9 +168,14 @@ const method = {
     'Merge all of `adapter_name_or_path` and train a new adapter instead of continuing the last one.'),
   pref_loss: to('preference.type', z.enum(PREFERENCE_LOSSES).default('sigmoid'),
     '`dpo`: loss of a pair. `orpo` and `simpo` need no reference.'),
-  pref_beta: to('preference.beta', z.number().positive().default(0.1), '`dpo`: strength of the preference.'),
-  pref_ftx: to('preference.ftx', z.number().min(0).default(0),
-    "`dpo`: weight of the chosen answer's own loss, added to the loss."),
+  pref_beta: to(['preference.beta', 'kto.beta'], z.number().positive().default(0.1),
+    '`dpo`, `kto`: strength of the preference.'),
+  pref_ftx: to(['preference.ftx', 'kto.ftx'], z.number().min(0).default(0),
+    "`dpo`, `kto`: weight of the chosen answer's own loss, added to the loss."),
+  kto_chosen_weight: to('kto.chosenWeight', z.number().min(0).default(1),
+    '`kto`: weight of the losses of desirable answers.'),
+  kto_rejected_weight: to('kto.rejectedWeight', z.number().min(0).default(1),
+    '`kto`: weight of the losses of undesirable answers.'),
   dpo_label_smoothing: to('preference.labelSmoothing', z.number().min(0).lt(0.5).default(0),
     '`dpo`: share of pairs taken to be the wrong way round; for `sigmoid`.'),
   simpo_gamma: to('preference.simpoGamma', z.number().default(0.5), '`dpo`: margin of the reward, for `simpo`.'),

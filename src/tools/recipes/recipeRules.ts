@@ -1,6 +1,7 @@
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import type {ErrorCode} from '../../../quant/errors.ts';
-import {KIND_OF_STAGE, type Stage} from '../../data/datasets/datasetArgs.ts';
+import {KIND_OF_STAGE} from '../../data/datasets/datasetArgs.ts';
+import {ktoLoss} from '../../training/losses/ktoLoss.ts';
 import {preferenceLoss} from '../../training/losses/preferenceLoss.ts';
 import {rewardLoss} from '../../training/losses/rewardLoss.ts';
 import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
@@ -50,12 +51,16 @@ const adaptersOnQuantized = ({quantization_bit, adapter_name_or_path = []}: Reci
   quantization_bit === undefined ? 0 : adapter_name_or_path.length;
 const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 
-const isOfPairs = (stage: string) => stage in KIND_OF_STAGE && KIND_OF_STAGE[stage as Stage] !== 'answer';
+/** Whether the examples of a stage are pairs or verdicts. */
+const areCompared = (stage: RecipeKeys['stage']) => stage !== 'ppo' && KIND_OF_STAGE[stage] !== 'answer';
+/** Whether a stage compares answers with those of a reference. */
+const comparesAnswers = (stage: string) => stage === 'dpo' || stage === 'kto';
 const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
 
 /** The numbers of an evaluation, by their names in logs without `eval_`. */
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
   if (stage === 'dpo') return ['loss', ...preferenceLoss({type: pref_loss}).metrics];
+  if (stage === 'kto') return ['loss', ...ktoLoss().metrics];
   if (stage === 'rm') return ['loss', ...rewardLoss().metrics];
   return ['loss', 'perplexity', ...(predict_with_generate ? SCORE_NAMES : [])];
 };
@@ -74,12 +79,6 @@ function isMultiple(value: number, of: number): boolean {
 
 /** The conditions that a key's own type cannot express. */
 const RULES: readonly RecipeRule[] = [
-  notYet(
-    'stage',
-    ({stage}) => !(stage in KIND_OF_STAGE) && stage !== 'ppo',
-    ({stage}) =>
-      `expected ${Object.keys(KIND_OF_STAGE).join(', ')}, ppo, got ${stage}. It is not supported yet.`,
-  ),
   rule(
     'ref_model',
     ({stage, ref_model, pref_loss}) => stage === 'dpo' && ref_model && !hasReference(pref_loss),
@@ -89,7 +88,7 @@ const RULES: readonly RecipeRule[] = [
     rule(
       key,
       ({stage, ref_model, [key]: value}) =>
-        ['dpo', 'ppo'].includes(stage) && value && ref_model === undefined,
+        (comparesAnswers(stage) || stage === 'ppo') && value && ref_model === undefined,
       'expected ref_model with it, got none',
     ),
   ),
@@ -162,8 +161,9 @@ const RULES: readonly RecipeRule[] = [
   ),
   rule(
     'lora_dropout',
-    ({stage, lora_dropout}) => stage === 'dpo' && lora_dropout > 0,
-    'expected 0 with stage: dpo, which LLaMA-Factory trains without dropout whatever this key says. Remove the key.',
+    ({stage, lora_dropout}) => comparesAnswers(stage) && lora_dropout > 0,
+    ({stage}) =>
+      `expected 0 with stage: ${stage}, which LLaMA-Factory trains without dropout whatever this key says. Remove the key.`,
   ),
   rule(
     'dpo_label_smoothing',
@@ -178,21 +178,21 @@ const RULES: readonly RecipeRule[] = [
   ),
   rule(
     'do_predict',
-    ({stage, do_predict}) => stage === 'dpo' && do_predict,
-    'expected false with stage: dpo, got true',
+    ({stage, do_predict}) => comparesAnswers(stage) && do_predict,
+    ({stage}) => `expected false with stage: ${stage}, got true`,
   ),
   ...(['predict_with_generate', 'packing', 'neat_packing', 'train_on_prompt', 'mask_history'] as const).map(
     (key) =>
       rule(
         key,
-        ({stage, [key]: value}) => value && isOfPairs(stage),
+        ({stage, [key]: value}) => value && areCompared(stage),
         ({stage}) => `expected false with stage: ${stage}, got true`,
       ),
   ),
   notYet(
     'do_eval',
-    ({stage, do_eval, do_train}) => stage === 'dpo' && do_eval && !do_train,
-    'expected do_train: true with it in stage: dpo, got none',
+    ({stage, do_eval, do_train}) => comparesAnswers(stage) && do_eval && !do_train,
+    ({stage}) => `expected do_train: true with it in stage: ${stage}, got none`,
   ),
   notYet(
     'finetuning_type',

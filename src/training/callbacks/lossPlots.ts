@@ -9,7 +9,7 @@ const STANDARD_SCORE = /^(rouge_score_|sacrebleu$)/;
 
 /**
  * Draws a finished run's `training_loss` and, if the log has them, `training_eval_loss`, `training_rewards_accuracies`,
- * `training_accuracy`, `training_eval_accuracy` and the scores of the answers (`training_eval_rouge-l` …), as PNG and SVG.
+ * `training_rewards_chosen` (KTO), `training_accuracy`, `training_eval_accuracy` and the scores of the answers (`training_eval_rouge-l` …), as PNG and SVG.
  */
 export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallback {
   return {
@@ -21,6 +21,9 @@ export function lossPlots(run: TrainingRun, outputDir: RunFolder): TrainingCallb
         ['eval_loss', 'validation loss'],
         ['rewards/accuracies', 'accuracy of rewards', 'accuracy'],
         ['reward', 'mean reward', 'reward'],
+        ...(run.trainer.loss.exampleKind === 'verdict'
+          ? [['rewards/chosen', 'reward of desirable answers', 'reward']]
+          : []),
         ['accuracy', 'accuracy of scores', 'accuracy'],
         ['eval_accuracy', 'validation accuracy of scores', 'accuracy'],
         ...scores.map((score) => [`eval_${score}`, `validation ${score}`, score]),

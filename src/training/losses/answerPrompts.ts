@@ -57,7 +57,7 @@ export function answerBatch(
   answers: Answer[],
   padTokenId: number,
   maxLength: number,
-): Required<Omit<Batch, 'positionIds'>> {
+): Required<Pick<Batch, 'inputIds' | 'labels' | 'attentionMask'>> {
   const examples = answers.map(({prompt: {inputIds}, ids}) => ({
     inputIds: [...inputIds, ...ids],
     labels: [...inputIds.map(() => IGNORE_INDEX), ...ids],

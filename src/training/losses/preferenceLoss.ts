@@ -4,6 +4,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import {countPairs} from './countPairs.ts';
+import {logProbabilities} from './logProbabilities.ts';
 import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
@@ -198,7 +199,7 @@ class PreferenceLoss implements TrainingLoss {
     if (!this.kind.hasReference) return undefined;
     return tf.tidy(() => {
       const losses = withReference(model, this.reference, (reference) => reference.tokenLosses(batch));
-      return logProbabilities(losses, 1, this.kind.isPerToken);
+      return sidesOf(losses, 1, this.kind.isPerToken);
     });
   }
 
@@ -211,7 +212,7 @@ class PreferenceLoss implements TrainingLoss {
     const {kind, settings} = this;
     const count = this.count(model, batch);
     const all = model.tokenLosses!(batch, pass);
-    const policy = logProbabilities(all, settings.ldAlpha, kind.isPerToken); // [2B]
+    const policy = sidesOf(all, settings.ldAlpha, kind.isPerToken); // [2B]
     const [chosen, rejected] = tf.split(policy, 2);
     const [chosenRatio, rejectedRatio] = tf.split(reference ? tf.sub(policy, reference) : policy, 2);
     const logits = tf.sub(chosenRatio, rejectedRatio);
@@ -245,16 +246,12 @@ class PreferenceLoss implements TrainingLoss {
  *
  * @param beyond weight of labels beyond the length of the pair's shorter answer
  */
-function logProbabilities({losses, counts}: TokenLosses, beyond: number, isPerToken: boolean): tf.Tensor {
-  const [rows, labels] = [counts.length, losses.shape[0]];
-  const weights = new Float32Array(rows * labels);
-  let at = 0;
-  for (const [row, count] of counts.entries()) {
-    const shorter = Math.min(count, counts[(row + rows / 2) % rows]);
-    for (let i = 0; i < count; i++, at++)
-      weights[row * labels + at] = (i < shorter ? -1 : -beyond) / (isPerToken ? count : 1);
-  }
-  return tf.sum(tf.mul(tf.tensor2d(weights, [rows, labels]), losses), 1);
+function sidesOf(all: TokenLosses, beyond: number, isPerToken: boolean): tf.Tensor {
+  const {counts} = all;
+  return logProbabilities(all, (row, i) => {
+    const shorter = Math.min(counts[row], counts[(row + counts.length / 2) % counts.length]);
+    return (i < shorter ? 1 : beyond) / (isPerToken ? counts[row] : 1);
+  });
 }
 
 function assertSettings(

@@ -1,6 +1,6 @@
 import type {Batch} from '../../../models/batchLoss.ts';
 import type {GenerateProgress, GenerativeModel} from '../../../models/generation/generate.ts';
-import {type CollateOptions, collate, type Example, type PairExample} from '../../data/batches/collate.ts';
+import {type AnyExample, type CollateOptions, collate, type Example} from '../../data/batches/collate.ts';
 import type {LossModel} from './lossModel.ts';
 
 /** A prompt that a model answers in training: token ids without labels. */
@@ -15,7 +15,7 @@ export interface PromptBatch extends Batch {
 }
 
 /** Makes a batch of prompts, which keeps them. */
-export function promptBatch(prompts: (Example | PairExample)[], options?: CollateOptions): PromptBatch {
+export function promptBatch(prompts: AnyExample[], options?: CollateOptions): PromptBatch {
   return {...collate(prompts, options), prompts: prompts as RolloutPrompt[]};
 }
 

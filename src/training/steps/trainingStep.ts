@@ -28,7 +28,7 @@ import {scalarValue, type UnreadGradients, type WindowGradients, windowGradients
 export interface CompileArgs {
   /** Any `tf.Optimizer`, or the name of one. Default `new AdamW({learningRate: 1e-4})`. */
   optimizer?: tf.Optimizer | OptimizerName;
-  /** What to minimize: {@link preferenceLoss}, {@link rewardLoss}. Default: cross-entropy over the labels. */
+  /** What to minimize: {@link preferenceLoss}, {@link ktoLoss}, {@link rewardLoss}. Default: cross-entropy over the labels. */
   loss?: TrainingLoss;
   /**
    * Factor on the optimizer's learning rate: transformers' name, with or without settings, or a function. It counts the

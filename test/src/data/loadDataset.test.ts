@@ -424,7 +424,7 @@ describe('mistakes', () => {
       {x: {file_name: 'x.json', columns: {promt: 'a'} as object}},
       alpaca,
       'INVALID_CONFIG',
-      "x columns promt: expected one of prompt, query, response, history, messages, system, tools, chosen, rejected, images, videos, audios, kto_tag, got 'promt'. Nearest: prompt.",
+      "x columns promt: expected one of prompt, query, response, history, messages, system, tools, chosen, rejected, kto_tag, images, videos, audios, got 'promt'. Nearest: prompt.",
     ],
     [
       'a wrong tag name',
@@ -453,6 +453,13 @@ describe('mistakes', () => {
       alpaca,
       'INVALID_CONFIG',
       'dataset x: expected stage dpo or rm, got sft. Pairs of a chosen and a rejected answer and stages dpo and rm belong together.',
+    ],
+    [
+      'verdicts where single answers are learned',
+      {x: {file_name: 'x.json', columns: {prompt: 'instruction', response: 'output', kto_tag: 'input'}}},
+      alpaca,
+      'INVALID_CONFIG',
+      'dataset x: expected stage kto, got sft. Answers with a verdict and stage kto belong together.',
     ],
     [
       'num_samples',
@@ -585,7 +592,7 @@ describe('mistakes', () => {
   test.each<[Partial<DatasetArgs>, string]>([
     [{dataset: ' , '}, 'dataset dataset: expected the name of a data set, got " , ".'],
     [{template: 'lama3'}, "or model for the tokenizer's own, got 'lama3'. Nearest: llama3."],
-    [{stage: 'ppo' as 'sft'}, 'dataset stage: expected sft, pt, dpo, rm, got "ppo".'],
+    [{stage: 'ppo' as 'sft'}, 'dataset stage: expected sft, pt, dpo, rm, kto, got "ppo".'],
     [
       {stage: 'dpo', packing: true},
       'dataset packing: expected false with stage dpo, whose examples are not packed, got true.',

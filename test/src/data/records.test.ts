@@ -410,7 +410,8 @@ describe('a key that would change what is learned is refused by the record and i
     ['videos', {instruction: 'a', output: 'b', videos: ['a.mp4']}, read],
     ['audio', {text: 'a', audio: 'a.wav'}, read],
     ['rejected', {...good, rejected: 'c'}, 'are preferences'],
-    ['label', {...good, label: false}, 'are preferences'],
+    ['label', {...turns({}), label: false}, 'have a verdict'],
+    ['kto_tag', {...good, kto_tag: false}, 'have a verdict'],
     ['assistant_masks', {...turns({}), assistant_masks: [1]}, 'trainOnPrompt'],
     ['chat_template_kwargs', {...turns({}), chat_template_kwargs: {a: 1}}, 'Leave out the key'],
     [

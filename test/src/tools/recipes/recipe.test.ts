@@ -314,7 +314,7 @@ describe('faults', () => {
 
   test('wrong values and contradictions are reported together, in the order of the file', () => {
     const {code, message} = fault(
-      `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: kto\nfoo: 1\nval_size: 0.1\n` +
+      `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: sfx\nfoo: 1\nval_size: 0.1\n` +
         'mask_history: true\ntrain_on_prompt: true\nresize_vocab: true\nreport_to: [wandb, mlflow]\n' +
         'load_best_model_at_end: true\nsave_strategy: epoch\nlr_scheduler_kwargs: {power: 2}',
     );
@@ -322,7 +322,7 @@ describe('faults', () => {
     expect(message.split('\n')).toEqual([
       'recipe.yaml:3:12 lora_rank: expected an integer from 1, got "eight"',
       'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
-      expect.stringContaining('recipe.yaml:6:8 stage: expected sft, pt, dpo, rm, ppo, got kto.'),
+      'recipe.yaml:6:8 stage: expected sft, pt, rm, ppo, dpo or kto, got "sfx"',
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
       'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
       'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
@@ -418,16 +418,6 @@ describe('faults', () => {
     expect(fault('').message).toBe('recipe.yaml model_name_or_path: expected a value, got none');
   });
 
-  test.each(['kto'])('stage %s is not supported yet', (stage) => {
-    const {code, message} = fault(`${TRAIN}stage: ${stage}`);
-    expect(code).toBe('UNSUPPORTED');
-    expect(message).toMatch(
-      new RegExp(
-        `^recipe\\.yaml:5:8 stage: expected sft, pt, dpo, rm, ppo, got ${stage}\\. It is not supported yet`,
-      ),
-    );
-  });
-
   test.each([
     ['pref_ftx: 1\npref_loss: kto_pair', 'pref_ftx: expected 0 with pref_loss: kto_pair'],
     [
@@ -466,6 +456,34 @@ describe('faults', () => {
     ],
   ])('stage ppo does not take %j', (keys, message) => {
     expect(fault(`${TRAIN}stage: ppo\n${keys}`).message).toContain(message);
+  });
+
+  test.each([
+    ['kto', 'lora_dropout: 0.1', 'lora_dropout: expected 0 with stage: kto'],
+    ['kto', 'do_predict: true\nval_size: 0.1', 'do_predict: expected false with stage: kto, got true'],
+    ['kto', 'packing: true', 'packing: expected false with stage: kto, got true'],
+    ['kto', 'ref_model_adapters: x', 'ref_model_adapters: expected ref_model with it, got none'],
+    ['rm', 'packing: true', 'packing: expected false with stage: rm, got true'],
+    ['rm', 'predict_with_generate: true', 'predict_with_generate: expected false with stage: rm, got true'],
+  ])('stage %s does not take %j', (stage, keys, message) => {
+    expect(fault(`${TRAIN}stage: ${stage}\n${keys}`).message).toContain(message);
+  });
+
+  test('LLaMA-Factory’s recipes for stages rm and kto are read as they are', () => {
+    const common =
+      'do_train: true\nfinetuning_type: lora\nlora_target: all\ntemplate: llama3\ncutoff_len: 2048\nmax_samples: 1000\n' +
+      'overwrite_cache: true\npreprocessing_num_workers: 16\noutput_dir: saves/lora\nlogging_steps: 10\nsave_steps: 500\n' +
+      'plot_loss: true\noverwrite_output_dir: true\nper_device_train_batch_size: 1\ngradient_accumulation_steps: 8\n' +
+      'num_train_epochs: 3.0\nlr_scheduler_type: cosine\nwarmup_ratio: 0.1\nbf16: true\nddp_timeout: 180000000\n';
+    const kto = read(
+      `${MODEL}stage: kto\npref_beta: 0.2\nkto_rejected_weight: 0.5\ndataset: kto_en_demo\nlearning_rate: 5.0e-6\n${common}` +
+        'val_size: 0.1\nper_device_eval_batch_size: 1\neval_strategy: steps\neval_steps: 500\n',
+    );
+    expect(kto.kto).toEqual({beta: 0.2, ftx: 0, chosenWeight: 1, rejectedWeight: 0.5});
+    const rm = read(
+      `${MODEL}trust_remote_code: true\nstage: rm\nlora_rank: 8\ndataset: dpo_en_demo\nlearning_rate: 1.0e-4\n${common}`,
+    );
+    expect(rm.data.stage).toBe('rm');
   });
 
   test.each<[string, string]>([
