@@ -30,8 +30,9 @@ export function supportAttachments(backend: WebGPUBackend): void {
   const {read, disposeData, uploadToGPU} = backend;
   const all = attachments(backend);
   Object.assign(backend, {
-    async read(dataId: tf.DataId) {
-      return (await all.get(dataId)?.read?.()) ?? read.call(backend, dataId);
+    read(dataId: tf.DataId) {
+      // The copy must be recorded at once: what runs next may write to the buffer.
+      return all.get(dataId)?.read?.() ?? read.call(backend, dataId);
     },
     disposeData(dataId: tf.DataId, force?: boolean) {
       const isFreed = disposeData.call(backend, dataId, force);
