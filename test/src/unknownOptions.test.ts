@@ -241,6 +241,9 @@ const unchecked: Record<string, string> = {
   lionUpdate: 'an op, called by the optimizers',
   lion8bitUpdate: 'an op, called by the optimizers',
   attention: 'an op, called by the layers',
+  decodeAttention: 'an op, called by the layers',
+  'KeyValueCache.attend': 'called by the layers, with the options of their own constructor',
+  windowOf: 'takes a config',
   gradientCheckpoint: 'an op, called by the models',
 };
 

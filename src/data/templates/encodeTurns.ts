@@ -10,7 +10,7 @@ export interface ConversationContext {
   system?: string;
   /** Callable tools, as JSON text. */
   tools?: string;
-  /** Which answers count where thoughts are removed or added; see {@link withThoughts}. Default `all`. */
+  /** Which answers count where thoughts are removed or added; see `thoughts.ts`. Default `all`. */
   scope?: ThoughtScope;
 }
 
