@@ -11,12 +11,14 @@ import type {RolloutModel} from './rollouts.ts';
  * @param record the record, whose other keys may hold the solution
  * @returns a number for each answer; null where the function does not apply
  */
-export type RewardFunction = (
-  prompt: string,
-  answers: string[],
-  // biome-ignore lint/suspicious/noExplicitAny: the record is the caller's own
-  record: any,
-) => (number | null)[] | Promise<(number | null)[]>;
+export type RewardFunction = {
+  // TypeScript lets the function of a method's type declare the record's own keys.
+  rate(
+    prompt: string,
+    answers: string[],
+    record: Record<string, unknown>,
+  ): (number | null)[] | Promise<(number | null)[]>;
+}['rate'];
 
 /**
  * Has a function rate the answers to one prompt.
