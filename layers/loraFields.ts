@@ -43,8 +43,8 @@ export interface LoRAField {
   peftKey?: string;
   /** The value if the file has none, where PEFT's default differs from ours. */
   peftDefault?: unknown;
-  /** Which values of its kind it accepts, in words and as a check. Default: all. */
-  limits?: [expected: string, accepts: (value: unknown) => boolean];
+  /** Which values of its kind it accepts, in words and as a check, and advice for others. Default: all. */
+  limits?: [expected: string, accepts: (value: unknown) => boolean, advice?: string];
 }
 
 /** The settings of an adapter class, by their names here. */
@@ -88,8 +88,9 @@ export const LORA_FIELDS = {
     kind: 'choice',
     default: 'kaiming',
     limits: [
-      'kaiming or gaussian (initializeLoRA has the others)',
+      'kaiming or gaussian',
       (init) => init === 'kaiming' || init === 'gaussian',
+      "A model's initializeLoRA has others.",
     ],
   },
   freezeB: {kind: 'flag', default: false},
@@ -152,7 +153,8 @@ export function assertLoRAArgs(
   for (const [name, {kind, limits}] of Object.entries(fields)) {
     const value = (args as unknown as Record<string, unknown>)[name];
     if (value === undefined) continue;
-    if (limits && !limits[1](value)) throw wrong(name, limits[0], value);
+    const [expected, accepts, advice] = limits ?? [];
+    if (accepts && !accepts(value)) throw wrong(name, expected!, advice ? `${value}. ${advice}` : value);
     if (kind === 'flag' && typeof value !== 'boolean') throw wrong(name, 'true or false', show(value));
   }
 }

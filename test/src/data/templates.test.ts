@@ -53,7 +53,7 @@ describe('registry', () => {
   test('a registered template works like the built-in ones', () => {
     registerTemplate('custom', custom);
     registerTemplate('custom', {...custom}); // like a notebook's cell that runs again
-    expect(templateNames().slice(0, 5)).toEqual(['llama3', 'alpaca', 'chatml', 'default', 'empty']);
+    expect(templateNames().slice(0, 5)).toEqual(['llama3', 'alpaca', 'chatml', 'default', 'fewshot']);
     expect(templateNames().at(-1)).toBe('custom');
     const template = resolveTemplate('custom', tokenizer);
     expect(tokenizer.decode(encodePrompt(template, tokenizer, turns))).toBe(
