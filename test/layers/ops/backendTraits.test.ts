@@ -9,6 +9,7 @@ test('an unknown backend has the defaults and the traits that were set', async (
     keepsIntegers: true,
     isOnHost: false,
     logitsAtOnce: 1 << 24,
+    maxTensorBytes: Number.POSITIVE_INFINITY,
     decodesStacks: {sequences: 8, adapters: true},
   };
   expect(backendTraits()).toEqual(defaults);

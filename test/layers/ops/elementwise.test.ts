@@ -98,9 +98,9 @@ describeEachBackend('rotaryEmbedding', () => {
 
   test('names the shapes it got', () => {
     const {cos, sin} = angles(1);
-    const x = normal([2, 2, 3, 6], 2) as tf.Tensor4D;
+    const x = normal([2, 2, 3, 2], 2) as tf.Tensor4D; // wider ones keep what is beyond the tables
     expect(() => rotaryEmbedding(x, cos, sin)).toThrow(
-      'rotaryEmbedding cos: expected [*, 1, 3, 3], got [2, 1, 3, 2]',
+      'rotaryEmbedding cos: expected [*, 1, 3, 1], got [2, 1, 3, 2]',
     );
   });
 });
