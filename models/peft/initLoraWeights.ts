@@ -2,8 +2,8 @@ import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {type InitializedAs, initializationNamed} from './initialization/initializeLoRA.ts';
 
-/** Values that do not change the base. Once trained, they make no difference. */
-const KEEPS_BASE = ['true', 'false', 'gaussian', 'eva', 'orthogonal', 'mica'];
+/** Names that do not change the base. Neither do true, false and null: once trained, they make no difference. */
+const KEEPS_BASE = ['gaussian', 'eva', 'orthogonal', 'mica'];
 
 /** Values that change the base by what was measured on data, which no file has. */
 const NEEDS_DATA = ['corda', 'lora_ga'];
@@ -18,16 +18,13 @@ const NEEDS_DATA = ['corda', 'lora_ga'];
  */
 export function baseChangeOf(json: Record<string, unknown>, where: string): InitializedAs | undefined {
   const init = json.init_lora_weights;
-  const name = String(init ?? true).toLowerCase();
-  if (KEEPS_BASE.includes(name)) return undefined;
-  if (initializationNamed(name)) {
-    const {loftq_bits: loftqBits, loftq_iter: loftqIterations} = (json.loftq_config ?? {}) as Record<
-      string,
-      never
-    >;
-    return {method: name as 'pissa', ...(name === 'loftq' && {loftqBits, loftqIterations})};
-  }
-  const got = `${where} init_lora_weights: expected true, false, gaussian, eva, orthogonal, mica, pissa, olora or loftq, got ${show(init)}`;
+  const name = typeof init === 'string' ? init.toLowerCase() : '';
+  if (init == null || typeof init === 'boolean' || KEEPS_BASE.includes(name)) return undefined;
+  if (name === 'loftq') return {method: name, ...loftqSettings(json.loftq_config, where)};
+  if (initializationNamed(name)) return {method: name as 'pissa'};
+  const got =
+    `${where} init_lora_weights: expected true, false, gaussian, eva, orthogonal, mica, pissa, olora or loftq, ` +
+    `got ${show(init)}`;
   if (!NEEDS_DATA.includes(name))
     throw new TfjsLoraError('INVALID_CONFIG', `${got}, which PEFT 0.21 does not support either.`);
   throw new TfjsLoraError(
@@ -36,5 +33,16 @@ export function baseChangeOf(json: Record<string, unknown>, where: string): Init
       'before training, set init_lora_weights = True in the config and save_pretrained(initial); afterwards ' +
       'save_pretrained(folder, path_initial_model_for_weight_conversion=initial) and load that folder. Or, in PEFT, call ' +
       'merge_and_unload() on the model that was trained, save_pretrained a folder and load it as the model.',
+  );
+}
+
+function loftqSettings(config: unknown, where: string): Pick<InitializedAs, 'loftqBits' | 'loftqIterations'> {
+  const {loftq_bits = 4, loftq_iter = 1} = (config ?? {}) as Record<string, unknown>;
+  const isKnown = loftq_bits === 4 || loftq_bits === 8;
+  if (isKnown && Number.isInteger(loftq_iter) && (loftq_iter as number) > 0)
+    return {loftqBits: loftq_bits, loftqIterations: loftq_iter as number};
+  throw new TfjsLoraError(
+    'INVALID_CONFIG',
+    `${where} loftq_config: expected loftq_bits 4 or 8 and a positive loftq_iter, got ${show(config)}`,
   );
 }

@@ -159,6 +159,12 @@ test('refuses an adapter whose base was changed with data, and says how to conve
     expect(message).toMatch(/path_initial_model_for_weight_conversion=.*merge_and_unload\(\)/);
   }
   expect(refusal({init_lora_weights: 'nonsense'}).code).toBe('INVALID_CONFIG');
+  for (const init of [{toString: 1}, ['pissa'], 1])
+    expect(refusal({init_lora_weights: init}).code).toBe('INVALID_CONFIG');
+  for (const loftq_config of [{loftq_bits: 3}, {loftq_iter: 0}, {loftq_iter: 'x'}])
+    expect(refusal({init_lora_weights: 'loftq', loftq_config}).message).toContain(
+      'loftq_config: expected loftq_bits 4 or 8',
+    );
 });
 
 test('accepts layers_pattern only with layers_to_transform', () => {
