@@ -7,9 +7,10 @@ import {customGradient} from '../../../layers/ops/customGradient.ts';
  * @param compute Default: the tensor itself
  */
 export function stopGradient(x: tf.Tensor, compute: (x: tf.Tensor) => tf.Tensor = tf.clone): tf.Tensor {
+  const {shape} = x; // x itself may be gone when backward comes
   return customGradient(
     [x],
     () => ({value: compute(x)}),
-    () => [tf.zerosLike(x)],
+    () => [tf.zeros(shape)],
   );
 }
