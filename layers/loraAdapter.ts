@@ -89,8 +89,13 @@ export class LoRAAdapter {
 
   /** Factor on `B · A`, which includes {@link weight}. */
   get scaling(): number {
+    return this.weight * this.ownScaling;
+  }
+
+  /** Factor on `B · A` that follows from the settings, whatever the {@link weight}. */
+  get ownScaling(): number {
     const {alpha, rank, useRsLoRA} = this.settings;
-    return (this.weight * alpha) / (useRsLoRA ? Math.sqrt(rank) : rank);
+    return alpha / (useRsLoRA ? Math.sqrt(rank) : rank);
   }
 
   /** Returns the matrices of the update, A `[rank, inputDim]` and B `[units, rank]`, differentiable in its weights. */

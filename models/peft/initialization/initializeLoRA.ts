@@ -105,10 +105,10 @@ async function initialize(
   const computed = new Map<LoRADense, InitialValues>();
   for (const layer of layers) {
     await letSignalsThrough(signal);
-    const {settings, scaling, weight} = layer.adapter(adapterName);
+    const {settings, ownScaling} = layer.adapter(adapterName);
     const own = {
       rank: settings.rank,
-      scaling: scaling / weight,
+      scaling: ownScaling,
       seed: seed + hashName(`${layer.name}.${adapterName}`),
     };
     computed.set(layer, compute(await weightOf(layer), {...own, loftqBits, loftqIterations}));
@@ -116,7 +116,7 @@ async function initialize(
   }
   const initial = new Map<string, InitialValues>();
   for (const [layer, values] of computed) {
-    const {loraA, loraB, scaling, weight} = layer.adapter(adapterName);
+    const {loraA, loraB, ownScaling} = layer.adapter(adapterName);
     tf.tidy(() => {
       const a = tf.tensor2d(values.a, loraA.logicalShape as [number, number]);
       const b = tf.tensor2d(values.b, loraB.logicalShape as [number, number]);
@@ -126,7 +126,7 @@ async function initialize(
           [loraB, b],
         ] as const)
           parameter.write(value);
-      changeBase(layer, values, () => tf.mul(tf.matMul(b, a), scaling / weight));
+      changeBase(layer, values, () => tf.mul(tf.matMul(b, a), ownScaling));
     });
     if (values.base === 'residual') initial.set(layer.name, values);
   }

@@ -63,6 +63,13 @@ describeEachBackend('initializeLoRA equals PEFT', () => {
     expect(reports).toEqual([1, 2, 3, 4]);
   });
 
+  test('the weight of an adapter does not change what it starts with', async () => {
+    model.applyLoRA(QV).setAdapter({default: 0});
+    await model.initializeLoRA({method: 'pissa'});
+    const adapted = model.adaptedLayers().get(layer)!;
+    await expectMatrix(() => unpackMatrix(adapted.base.weight.matrix()), 'pissa:base');
+  });
+
   test.each(CASES)('%s: a trained adapter loads, and is saved for the same base', async (name) => {
     await model.loadAdapter(join(FOLDER, name));
     await expectLogits(model, `${name}:logits`);
