@@ -9,9 +9,10 @@ import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
 import {letSignalsThrough} from '../letSignalsThrough.ts';
 import type {AdapterSet} from './adapterSet.ts';
+import {addProduct, type DenseValues, joined, stacked} from './denseValues.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 import {ARITHMETICS, type Arithmetic, type MajoritySign, taskArithmetic} from './taskArithmetic.ts';
-import {type DenseValues, truncatedSvd} from './truncatedSvd.ts';
+import {truncatedSvd} from './truncatedSvd.ts';
 
 /**
  * How adapters become one; the names are those of PEFT's `add_weighted_adapter`. `cat` is exact, with the sum of the
@@ -125,7 +126,7 @@ async function factorsOf(layer: LoRADense, weights: Record<string, number>): Pro
   for (const [name, weight] of Object.entries(weights)) {
     const adapter = layer.adapters.get(name);
     if (!adapter) continue;
-    const {rank, alpha, useRsLoRA, useDoRA} = adapter.settings;
+    const {useDoRA} = adapter.settings;
     const {peftType} = layer.adapterClass;
     if (useDoRA || peftType !== LoRAAdapter.peftType) {
       throw new TfjsLoraError(
@@ -136,7 +137,7 @@ async function factorsOf(layer: LoRADense, weights: Record<string, number>): Pro
       );
     }
     const [a, b] = await Promise.all([valuesOf(adapter.loraA), valuesOf(adapter.loraB)]);
-    factors.push({a, b, scale: alpha / (useRsLoRA ? Math.sqrt(rank) : rank), weight});
+    factors.push({a, b, scale: adapter.ownScaling, weight});
   }
   return factors;
 }
@@ -172,21 +173,10 @@ type Add = (tensors: Float32Array[], weights: number[]) => Float32Array;
 
 /** The update of the new adapter is exactly the weighted sum of the updates. */
 function concatenate(factors: Factors[]): Combined {
-  const rank = factors.reduce((sum, {a}) => sum + a.rows, 0);
-  const [units, inputDim] = [factors[0].b.rows, factors[0].a.cols];
-  const a = new Float32Array(rank * inputDim);
-  const b = new Float32Array(units * rank);
-  let place = 0;
-  for (const {a: ownA, b: ownB, scale, weight} of factors) {
-    a.set(
-      ownA.values.map((value) => value * weight * scale),
-      place * inputDim,
-    );
-    for (let row = 0; row < units; row++)
-      b.set(ownB.values.subarray(row * ownB.cols, (row + 1) * ownB.cols), row * rank + place);
-    place += ownA.rows;
-  }
-  return {a: {rows: rank, cols: inputDim, values: a}, b: {rows: units, cols: rank, values: b}};
+  const weighted = factors.map(({a, scale, weight}) => {
+    return {...a, values: a.values.map((value) => value * weight * scale)};
+  });
+  return {a: stacked(weighted), b: joined(factors.map(({b}) => b))};
 }
 
 /** Adds up the matrices A, and the matrices B. Each gets the root of the factor, and A its sign. */
@@ -234,13 +224,7 @@ function approximate(factors: Factors[], add: Add, wanted: number): Combined {
 /** Returns `scale · B · A`, `[units, inputDim]`. */
 function updateOf({a, b, scale}: Factors): Float32Array {
   const update = new Float32Array(b.rows * a.cols);
-  for (let row = 0; row < b.rows; row++) {
-    for (let k = 0; k < a.rows; k++) {
-      const factor = scale * b.values[row * b.cols + k];
-      for (let col = 0; col < a.cols; col++)
-        update[row * a.cols + col] += factor * a.values[k * a.cols + col];
-    }
-  }
+  addProduct(update, b, a, scale);
   return update;
 }
 

@@ -1,12 +1,6 @@
 import {Matrix, SVD} from 'ml-matrix';
 import seedrandom from 'seedrandom';
-
-/** A row-major matrix `[rows, cols]`. */
-export interface DenseValues {
-  rows: number;
-  cols: number;
-  values: Float32Array;
-}
+import type {DenseValues} from './denseValues.ts';
 
 /** The largest singular values with their vectors: `Σ s[i] · u[i] · v[i]ᵀ` is the nearest matrix of that rank. */
 export interface TruncatedSvd {

@@ -1,5 +1,7 @@
+import type {Parameter} from '../../../layers/parameter.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {AdapterSet} from '../adapterSet.ts';
+import {type DenseValues, joined, stacked} from '../denseValues.ts';
 
 /** A converted adapter: its matrices by the layer's name, and what changes in its config. */
 export interface ConvertedAdapter {
@@ -33,32 +35,22 @@ export function convertedToLoRA(adapters: AdapterSet, adapterName: string): Conv
     if (settings.useDoRA) throw refuse('an adapter without magnitudes', 'DoRA');
     if (settings.useRsLoRA && hasPatterns) throw refuse('one rank and alpha with useRsLoRA', 'patterns');
     const {rank} = settings;
+    const [inputDim, units] = [loraA.logicalShape[1], loraB.logicalShape[0]];
+    const negated = first.b.map((value) => -value);
     layers.set(name, {
-      shapes: {a: [2 * rank, loraA.logicalShape[1]], b: [loraB.logicalShape[0], 2 * rank]},
-      a: async () => joined((await loraA.read().data()) as Float32Array, first.a),
-      b: async () => besides((await loraB.read().data()) as Float32Array, first.b, rank),
+      shapes: {a: [2 * rank, inputDim], b: [units, 2 * rank]},
+      a: async () => stacked(await withFirst(loraA, first.a)).values,
+      b: async () => joined(await withFirst(loraB, negated)).values,
     });
   }
   return {layers, config: doubled};
 }
 
-/** `[A; A₀]`, row-major. */
-function joined(a: Float32Array, first: Float32Array): Float32Array {
-  const both = new Float32Array(a.length + first.length);
-  both.set(a);
-  both.set(first, a.length);
-  return both;
-}
-
-/** `[B, −B₀]`, row-major `[units, 2 · rank]`. */
-function besides(b: Float32Array, first: Float32Array, rank: number): Float32Array {
-  const both = new Float32Array(2 * b.length);
-  for (let i = 0; i < b.length; i++) {
-    const at = 2 * rank * Math.floor(i / rank) + (i % rank);
-    both[at] = b[i];
-    both[at + rank] = -first[i];
-  }
-  return both;
+/** Returns a matrix as it is now, and one of the same shape. */
+async function withFirst(parameter: Parameter, first: Float32Array): Promise<DenseValues[]> {
+  const [rows, cols] = parameter.logicalShape;
+  const values = (await parameter.read().data()) as Float32Array;
+  return [values, first].map((each) => ({rows, cols, values: each}));
 }
 
 /** The config with twice the rank and the same scale, for a plain LoRA. */

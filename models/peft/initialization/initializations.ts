@@ -3,7 +3,8 @@ import seedrandom from 'seedrandom';
 import {quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
 import {quantizeInt8} from '../../../quant/int8.ts';
 import type {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
-import {type DenseValues, truncatedSvd} from '../truncatedSvd.ts';
+import {addProduct, type DenseValues} from '../denseValues.ts';
+import {truncatedSvd} from '../truncatedSvd.ts';
 
 /** What an initialization needs besides the base's weight. */
 export interface InitializationSettings {
@@ -74,7 +75,8 @@ function loftq(
     const lost = values.map((value, i) => value - rounded[i]);
     const {a, b} = split({rows, cols, values: lost}, rank, 1);
     if (iteration === loftqIterations) return {a, b, base};
-    source = subtractProduct(values, a, b, rank, cols);
+    source = values.slice();
+    addProduct(source, {rows, cols: rank, values: b}, {rows: rank, cols, values: a}, -1);
   }
 }
 
@@ -132,15 +134,3 @@ function split(
 /** The first columns of a matrix, as rows of numbers. */
 const columnsOf = (rows: number, cols: number, values: Float32Array, count: number): number[][] =>
   Array.from({length: rows}, (_, row) => Array.from(values.subarray(row * cols, row * cols + count)));
-
-/** Returns `values − B · A`. */
-function subtractProduct(values: Float32Array, a: Float32Array, b: Float32Array, rank: number, cols: number) {
-  const rest = values.slice();
-  for (let row = 0; row < values.length / cols; row++) {
-    for (let k = 0; k < rank; k++) {
-      const factor = b[row * rank + k];
-      for (let col = 0; col < cols; col++) rest[row * cols + col] -= factor * a[k * cols + col];
-    }
-  }
-  return rest;
-}
