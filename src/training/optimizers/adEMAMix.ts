@@ -60,7 +60,8 @@ export class AdEMAMix extends DecoupledDecayOptimizer {
     step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
     const {beta1, beta2, beta3, alpha, epsilon} = this;
-    const {learningRate, weightDecay} = this.ratesOf(name, value);
+    const {learningRate} = this.ratesOf(name, value);
+    const decayed = this.decayed(name, value);
     const mean = (before: tf.Tensor, now: tf.Tensor, beta: number) =>
       tf.add(tf.mul(before, beta), tf.mul(now, 1 - beta));
     const next = [
@@ -70,7 +71,6 @@ export class AdEMAMix extends DecoupledDecayOptimizer {
     ];
     const root = tf.add(tf.div(tf.sqrt(next[2]), Math.sqrt(1 - beta2 ** step)), epsilon);
     const mixed = tf.add(tf.div(next[0], 1 - beta1 ** step), tf.mul(next[1], alpha));
-    const decayed = weightDecay === 0 ? value : tf.mul(value, 1 - learningRate * weightDecay);
     return [tf.sub(decayed, tf.mul(tf.div(mixed, root), learningRate)), ...next];
   }
 

@@ -66,7 +66,8 @@ export class Adafactor extends DecoupledDecayOptimizer {
     state: tf.Tensor[],
     step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
-    const {learningRate, weightDecay} = this.ratesOf(name, value);
+    const {learningRate} = this.ratesOf(name, value);
+    const decayed = this.decayed(name, value);
     const decay = 1 - step ** this.decayRate;
     const square = tf.add(tf.square(gradient), EPSILON);
     const averaged = (before: tf.Tensor, now: tf.Tensor) =>
@@ -78,7 +79,6 @@ export class Adafactor extends DecoupledDecayOptimizer {
     const scaled = tf.mul(value.rank < 2 ? tf.rsqrt(next[0]) : inverseRoot(next[0], next[1]), gradient);
     const rootMeanSquare = tf.sqrt(tf.mean(tf.square(scaled)));
     const clipped = tf.div(scaled, tf.maximum(tf.div(rootMeanSquare, this.clipThreshold), 1));
-    const decayed = weightDecay === 0 ? value : tf.mul(value, 1 - weightDecay * learningRate);
     return [tf.sub(decayed, tf.mul(clipped, learningRate)), ...next];
   }
 

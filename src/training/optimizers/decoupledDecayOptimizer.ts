@@ -1,4 +1,4 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -118,6 +118,12 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     const factor = own ?? (name.includes('lora_B') || rank === 1 ? this.loraPlusRatio : 1);
     const isExcluded = this.excludeFromWeightDecay.some((pattern) => fits(pattern, name));
     return {learningRate: this.learningRate * factor, weightDecay: isExcluded ? 0 : this.weightDecay};
+  }
+
+  /** Returns a variable after its decay, which every update starts from. */
+  protected decayed(name: string, value: tf.Variable): tf.Tensor {
+    const {learningRate, weightDecay} = this.ratesOf(name, value);
+    return weightDecay === 0 ? value : tf.mul(value, 1 - learningRate * weightDecay);
   }
 
   override getConfig(): tf.serialization.ConfigDict {

@@ -67,8 +67,8 @@ export class Muon extends DecoupledDecayOptimizer {
     state: tf.Tensor[],
     step: number,
   ): [tf.Tensor, ...tf.Tensor[]] {
-    const {learningRate, weightDecay} = this.ratesOf(name, value);
-    const decayed = weightDecay === 0 ? value : tf.mul(value, 1 - learningRate * weightDecay);
+    const {learningRate} = this.ratesOf(name, value);
+    const decayed = this.decayed(name, value);
     if (!isOrthogonalized(value.shape, name)) {
       const {beta1, beta2, epsilon} = this;
       const mean = tf.add(tf.mul(state[0], beta1), tf.mul(gradient, 1 - beta1));
