@@ -8,14 +8,13 @@ import {
   type FitArgs,
   type GrpoLossArgs,
   grpoLoss,
-  Llama,
+  type Llama,
   type RewardFunction,
   type ScoredAnswers,
-  Tokenizer,
 } from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {quickstartLlama} from './quickstartLlama.ts';
 
-const MODEL = 'examples/quickstart/model';
 const prompts = [
   {prompt: 'What is water?', wanted: 'e'},
   {prompt: [{role: 'user', content: 'And fire?'}], wanted: 'e'},
@@ -32,19 +31,7 @@ describeEachBackend('grpoLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
   const make = async () => {
-    const made = Llama.fromConfig(
-      {
-        hiddenSize: 16,
-        intermediateSize: 32,
-        numHiddenLayers: 1,
-        numAttentionHeads: 2,
-        numKeyValueHeads: 1,
-        vocabSize: 2048,
-        maxPositionEmbeddings: 128,
-      },
-      {seed: 1},
-    );
-    made.tokenizer = await Tokenizer.fromFolder(MODEL);
+    const made = await quickstartLlama();
     made.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 0});
     return made;
   };

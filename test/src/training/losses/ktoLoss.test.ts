@@ -1,17 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, collate, ktoLoss, Llama, Tokenizer, type VerdictExample} from '../../../../src/index.ts';
+import {AdamW, collate, ktoLoss, type Llama, type VerdictExample} from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {quickstartLlama} from './quickstartLlama.ts';
 
-const MODEL = 'examples/quickstart/model';
-const CONFIG = {
-  hiddenSize: 16,
-  intermediateSize: 32,
-  numHiddenLayers: 1,
-  numAttentionHeads: 2,
-  numKeyValueHeads: 1,
-  vocabSize: 2048,
-  maxPositionEmbeddings: 128,
-};
 const verdicts = [
   {prompt: 'What is water?', completion: 'Wet.', label: true},
   {prompt: 'And fire?', completion: 'A stone of some kind.', label: false},
@@ -23,8 +14,7 @@ describeEachBackend('ktoLoss', () => {
   let tensorsBefore: number;
   beforeEach(async () => {
     tensorsBefore = tf.memory().numTensors;
-    model = Llama.fromConfig(CONFIG, {seed: 1});
-    model.tokenizer = await Tokenizer.fromFolder(MODEL);
+    model = await quickstartLlama();
     model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 0});
   });
   afterEach(() => {
@@ -112,7 +102,7 @@ describeEachBackend('ktoLoss', () => {
     await expect(model.evaluateDataset(verdicts)).rejects.toThrow(
       'compile loss ktoLoss: expected an adapter, because the model without it is the reference, got none.',
     );
-    const reference = Llama.fromConfig(CONFIG, {seed: 1});
+    const reference = await quickstartLlama();
     model.compile({loss: ktoLoss({reference})});
     expect((await model.evaluateDataset(verdicts)).loss).toBeCloseTo(0.5, 5);
     reference.dispose();

@@ -6,14 +6,14 @@ import {ValueHead} from '../../../../layers/index.ts';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {
   type FitArgs,
-  Llama,
+  type Llama,
   type PpoLossArgs,
   ppoLoss,
   type RewardFunction,
   type ScoredAnswers,
-  Tokenizer,
 } from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {quickstartLlama} from './quickstartLlama.ts';
 
 const prompts = [5, 6, 7].map((id) => ({inputIds: [id, 8, 9].slice(0, id - 3), record: {}}));
 const lengths: RewardFunction = (_prompt, answers) => answers.map((answer) => answer.length / 10);
@@ -22,22 +22,7 @@ const SETTINGS = {rewards: lengths, epochs: 2, maxNewTokens: 3} satisfies PpoLos
 describeEachBackend('ppoLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
-  const make = async (seed = 1) => {
-    const made = Llama.fromConfig(
-      {
-        hiddenSize: 16,
-        intermediateSize: 32,
-        numHiddenLayers: 1,
-        numAttentionHeads: 2,
-        numKeyValueHeads: 1,
-        vocabSize: 2048,
-        maxPositionEmbeddings: 32,
-      },
-      {seed},
-    );
-    made.tokenizer = await Tokenizer.fromFolder('examples/quickstart/model');
-    return made;
-  };
+  const make = (seed?: number) => quickstartLlama(seed, {maxPositionEmbeddings: 32});
   const trained = async () =>
     (await make()).applyLoRA({rank: 2, targetModules: 'all-linear', seed: 0}).addValueHead();
   beforeEach(async () => {

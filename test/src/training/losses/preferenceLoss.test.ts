@@ -7,11 +7,10 @@ import {
   Llama,
   preferenceLoss,
   type Reference,
-  Tokenizer,
 } from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {quickstartLlama} from './quickstartLlama.ts';
 
-const MODEL = 'examples/quickstart/model';
 const pairs = [
   {prompt: 'What is water?', chosen: 'Wet.', rejected: 'A stone of some kind.'},
   {
@@ -26,19 +25,7 @@ describeEachBackend('preferenceLoss', () => {
   let tensorsBefore: number;
   beforeEach(async () => {
     tensorsBefore = tf.memory().numTensors;
-    model = Llama.fromConfig(
-      {
-        hiddenSize: 16,
-        intermediateSize: 32,
-        numHiddenLayers: 1,
-        numAttentionHeads: 2,
-        numKeyValueHeads: 1,
-        vocabSize: 2048,
-        maxPositionEmbeddings: 128,
-      },
-      {seed: 1},
-    );
-    model.tokenizer = await Tokenizer.fromFolder(MODEL);
+    model = await quickstartLlama();
     model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 0});
   });
   afterEach(() => {

@@ -1,18 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdamW, collate, type FitArgs, Llama, rewardLoss, Tokenizer} from '../../../../src/index.ts';
+import {AdamW, collate, type FitArgs, type Llama, rewardLoss} from '../../../../src/index.ts';
 import {describeEachBackend} from '../../../describeEachBackend.ts';
 import {errorOf, inFolder} from '../../../models/tinyLlama.ts';
+import {quickstartLlama} from './quickstartLlama.ts';
 
-const MODEL = 'examples/quickstart/model';
-const CONFIG = {
-  hiddenSize: 8,
-  intermediateSize: 16,
-  numHiddenLayers: 1,
-  numAttentionHeads: 2,
-  numKeyValueHeads: 1,
-  vocabSize: 2048,
-  maxPositionEmbeddings: 128,
-};
 const pairs = [
   {prompt: 'What is water?', chosen: 'Wet.', rejected: 'A stone of some kind.'},
   {prompt: 'And fire?', chosen: 'Hot.', rejected: 'Cold.'},
@@ -24,8 +15,7 @@ const answers = pairs.flatMap(({prompt, chosen, rejected}) =>
 
 /** Makes a model with an adapter and a value head, which drops inputs. */
 async function rewardModel(extra: (model: Llama) => unknown = () => {}): Promise<Llama> {
-  const model = Llama.fromConfig(CONFIG, {seed: 1});
-  model.tokenizer = await Tokenizer.fromFolder(MODEL);
+  const model = await quickstartLlama(1, {hiddenSize: 8});
   await extra(model);
   model.applyLoRA({rank: 2, targetModules: 'all-linear', seed: 0});
   model.addValueHead({seed: 2, dropout: 0.1});
