@@ -66,7 +66,11 @@ module.exports = {
       from: {path: '^(quant|layers|models|src)/'},
       to: {path: '^(test|bench|examples|docs|dist)/'},
     },
-    ...rooms('quant', {blockwise: [], safetensors: [], folders: ['safetensors']}, {shareFiles: true}),
+    ...rooms(
+      'quant',
+      {blockwise: [], gguf: [], safetensors: [], folders: ['safetensors']},
+      {shareFiles: true},
+    ),
     ...rooms('layers', {ops: [], kernels: ['ops']}),
     ...rooms(
       'layers/kernels',

@@ -118,8 +118,18 @@ export function float16ToFloat32(
   return out;
 }
 
+/** Returns the number that 16 bits stand for as float16. */
+export function halfToNumber(bits: number): number {
+  float16Table ??= buildFloat16Table();
+  float16Values ??= new Float32Array(float16Table.buffer);
+  return float16Values[bits];
+}
+
 /** float32 bits of each half: 256 KiB, built on first use. */
 let float16Table: Int32Array | undefined;
+
+/** The same memory, as numbers. */
+let float16Values: Float32Array | undefined;
 
 function buildFloat16Table(): Int32Array {
   const floats = new Float32Array(0x10000);

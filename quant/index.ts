@@ -58,6 +58,8 @@ export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
 export type {RunFolder, RunLock, StoredFile} from './folders/runFolder.ts';
 export {SafetensorsFolder} from './folders/safetensorsFolder.ts';
 export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
+export {decodeGgml, encodeGgml, type GgmlLayout, type GgmlType, ggmlByteLength} from './gguf/ggmlType.ts';
+export {ggmlLayout, ggmlType, ggmlTypeNames} from './gguf/ggmlTypes.ts';
 export {
   type Int8Options,
   Int8Tensor,

@@ -1,0 +1,12 @@
+import {bfloat16ToFloat32} from '../../float16.ts';
+import type {GgmlType} from '../ggmlType.ts';
+import {wordsOf} from './wordsOf.ts';
+
+/** bfloat16, little endian. */
+export const bf16: GgmlType = {
+  id: 30,
+  name: 'BF16',
+  valuesPerBlock: 1,
+  bytesPerBlock: 2,
+  decode: (bytes, out) => void bfloat16ToFloat32(wordsOf(bytes), out),
+};

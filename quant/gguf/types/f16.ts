@@ -1,0 +1,12 @@
+import {float16ToFloat32} from '../../float16.ts';
+import type {GgmlType} from '../ggmlType.ts';
+import {wordsOf} from './wordsOf.ts';
+
+/** float16, little endian. */
+export const f16: GgmlType = {
+  id: 1,
+  name: 'F16',
+  valuesPerBlock: 1,
+  bytesPerBlock: 2,
+  decode: (bytes, out) => void float16ToFloat32(wordsOf(bytes), out),
+};

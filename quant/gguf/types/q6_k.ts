@@ -1,0 +1,31 @@
+import {blockType} from '../ggmlType.ts';
+import {halfAt} from './halfAt.ts';
+
+/**
+ * 256 values in 16 groups of 16: 128 bytes of the four lower bits, 64 bytes of the two upper ones, 16 signed bytes of
+ * scales s, d (float16). A value is `(d · s) · (q − 32)`.
+ *
+ * Of each half of 128 values, byte i of the lower bits has values i and 64 + i, and byte i of the upper ones has values
+ * i, 32 + i, 64 + i and 96 + i.
+ */
+export const q6_k = blockType({
+  id: 14,
+  name: 'Q6_K',
+  valuesPerBlock: 256,
+  bytesPerBlock: 210,
+  decodeBlock(bytes, at, out, to) {
+    const d = halfAt(bytes, at + 208);
+    for (let group = 0; group < 16; group++) {
+      const scale = Math.fround(d * ((bytes[at + 192 + group] << 24) >> 24));
+      const first = group * 16;
+      const low = at + (first >> 7) * 64 + (first & 63);
+      const lowShift = ((first >> 6) & 1) * 4;
+      const high = at + 128 + (first >> 7) * 32 + (first & 31);
+      const highShift = ((first >> 5) & 3) * 2;
+      for (let i = 0; i < 16; i++) {
+        const value = ((bytes[low + i] >> lowShift) & 15) | (((bytes[high + i] >> highShift) & 3) << 4);
+        out[to + first + i] = scale * (value - 32);
+      }
+    }
+  },
+});
