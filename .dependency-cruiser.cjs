@@ -68,7 +68,7 @@ module.exports = {
     },
     ...rooms(
       'quant',
-      {blockwise: [], gguf: [], safetensors: [], folders: ['safetensors']},
+      {blockwise: [], safetensors: [], gguf: ['safetensors'], folders: ['safetensors']},
       {shareFiles: true},
     ),
     ...rooms('layers', {ops: [], kernels: ['ops']}),
@@ -85,6 +85,7 @@ module.exports = {
         generation: [],
         peft: ['patterns'],
         keras: ['peft'],
+        gguf: [],
         llama: [],
         mistral: ['llama'],
         qwen2: ['llama'],
