@@ -45,7 +45,7 @@ const LLAMA3 = split(CONTRACTIONS, WORD, '\\p{N}{1,3}', SYMBOLS, ...SPACES);
 /** The splits of llama.cpp (`llama-vocab.cpp`) whose tokenizers in Hugging Face's format are known. */
 export const GGUF_PRE_TOKENIZERS: readonly GgufPreTokenizer[] = [
   {
-    names: ['llama-bpe', 'llama3', 'llama-v3'],,
+    names: ['llama-bpe', 'llama3', 'llama-v3'],
     preTokenizer: LLAMA3,
     normalizer: null,
     ignoreMerges: true,
