@@ -53,13 +53,15 @@ export {
   unpackRowsInto,
   wordsPerRow,
 } from './float16.ts';
-export type {Folder, WritableFolder} from './folders/folder.ts';
+export type {Folder, Pieces, WritableFolder} from './folders/folder.ts';
 export type {FolderSource, FolderTarget} from './folders/openFolder.ts';
 export type {RunFolder, RunLock, StoredFile} from './folders/runFolder.ts';
 export {SafetensorsFolder} from './folders/safetensorsFolder.ts';
 export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
 export {decodeGgml, encodeGgml, type GgmlLayout, type GgmlType, ggmlByteLength} from './gguf/ggmlType.ts';
 export {ggmlLayout, ggmlType, ggmlTypeNames} from './gguf/ggmlTypes.ts';
+export type {GgufArray, GgufScalar, GgufValue, GgufValueType} from './gguf/ggufValue.ts';
+export {type GgufFile, type GgufTensor, ggufFile} from './gguf/writeGguf.ts';
 export {
   type Int8Options,
   Int8Tensor,

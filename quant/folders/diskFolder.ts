@@ -1,14 +1,20 @@
 import * as fs from 'node:fs';
 import {mkdir, readdir, readFile, realpath, stat} from 'node:fs/promises';
-import {join, resolve} from 'node:path';
+import {dirname, join, resolve} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
 import {NoRoomError} from '../safetensors/diskErrors.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
-import {beginTemporary, endTemporary, removeTemporaries, syncFolder} from '../safetensors/stagedFile.ts';
+import {
+  beginTemporary,
+  endTemporary,
+  removeTemporaries,
+  stagePieces,
+  syncFolder,
+} from '../safetensors/stagedFile.ts';
 import {type TensorToWrite, writeSafetensors} from '../safetensors/writeSafetensors.ts';
 import {type ShardedWriteOptions, writeShardedSafetensors} from '../safetensors/writeShardedSafetensors.ts';
 import {writeWhole} from '../safetensors/writeWhole.ts';
-import type {Folder, WritableFolder} from './folder.ts';
+import type {Folder, Pieces, WritableFolder} from './folder.ts';
 
 /** A folder on disk. */
 export class DiskFolder implements WritableFolder {
@@ -69,6 +75,12 @@ export class DiskFolder implements WritableFolder {
 
   async write(name: string, contents: string | Uint8Array): Promise<void> {
     writeWhole(join(this.path, name), contents);
+  }
+
+  async writePieces(name: string, pieces: Pieces): Promise<void> {
+    const file = await stagePieces(join(this.path, name), pieces);
+    file.publish();
+    syncFolder(dirname(file.path));
   }
 
   async writeSafetensors(

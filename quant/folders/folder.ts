@@ -24,11 +24,20 @@ export interface Folder {
   openSafetensors(name: string): Promise<SafetensorsFile>;
 }
 
+/** The bytes of a file in order, in pieces of any size. Each is done with before the next is requested. */
+export type Pieces = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
 /** A {@link Folder} that can also be written. A file appears under its name only when complete. */
 export interface WritableFolder extends Folder {
   /** Creates the folder if it does not exist. @throws TfjsLoraError `INVALID_ARGUMENT` when it cannot be created */
   create(): Promise<void>;
   write(name: string, contents: string | Uint8Array): Promise<void>;
+  /**
+   * Writes a file piece by piece.
+   *
+   * @param bytes size of the whole file, for the error when there is no room. Default: unknown
+   */
+  writePieces(name: string, pieces: Pieces, bytes?: number): Promise<void>;
   /** Writes one file of tensors; see `writeSafetensors`. */
   writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void>;
   /** Writes tensors into as many files as they need; see `writeShardedSafetensors`. */

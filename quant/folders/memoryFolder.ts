@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../errors.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import {safetensorsPieces, type TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import {earlierSave, planShards, type ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
-import type {WritableFolder} from './folder.ts';
+import type {Pieces, WritableFolder} from './folder.ts';
 
 /** A folder of files in memory, which a browser's user chose or a save made. */
 export class MemoryFolder implements WritableFolder {
@@ -46,15 +46,19 @@ export class MemoryFolder implements WritableFolder {
     this.files.set(name, new Blob([contents as Uint8Array<ArrayBuffer>]));
   }
 
+  async writePieces(name: string, pieces: Pieces): Promise<void> {
+    this.files.set(name, await blobOf(pieces));
+  }
+
   async writeSafetensors(name: string, tensors: Iterable<TensorToWrite>): Promise<void> {
-    this.files.set(name, await blobOf(tensors, name));
+    await this.writePieces(name, safetensorsPieces(tensors, undefined, name));
   }
 
   async writeShards(tensors: Iterable<TensorToWrite>, options: ShardedWriteOptions): Promise<void> {
     const {shards, files, index, baseName} = planShards('files', tensors, options);
     const written = new Map<string, Blob>();
     for (const [i, shard] of shards.entries()) {
-      written.set(files[i], await blobOf(shard, files[i], options.metadata));
+      written.set(files[i], await blobOf(safetensorsPieces(shard, options.metadata, files[i])));
     }
     if (index) written.set(index.name, new Blob([index.bytes as Uint8Array<ArrayBuffer>]));
     for (const name of earlierSave([...this.files.keys()], baseName, files)) this.files.delete(name);
@@ -73,15 +77,9 @@ export class MemoryFolder implements WritableFolder {
   }
 }
 
-/** Makes a file of tensors, and drops each tensor once it is in a `Blob`, which a browser may keep out of memory. */
-async function blobOf(
-  tensors: Iterable<TensorToWrite>,
-  name: string,
-  metadata?: Readonly<Record<string, string>>,
-): Promise<Blob> {
-  const pieces: Blob[] = [];
-  for await (const piece of safetensorsPieces(tensors, metadata, name)) {
-    pieces.push(new Blob([piece as Uint8Array<ArrayBuffer>]));
-  }
-  return new Blob(pieces);
+/** Makes a file, and drops each piece once it is in a `Blob`, which a browser may keep out of memory. */
+async function blobOf(pieces: Pieces): Promise<Blob> {
+  const parts: Blob[] = [];
+  for await (const piece of pieces) parts.push(new Blob([piece as Uint8Array<ArrayBuffer>]));
+  return new Blob(parts);
 }

@@ -90,6 +90,26 @@ export class StagedFile {
   }
 }
 
+/** Writes a file's pieces, the first of which is requested before a file is created. The caller publishes the file. */
+export async function stagePieces(
+  path: string,
+  pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): Promise<StagedFile> {
+  let file: StagedFile | undefined;
+  try {
+    for await (const piece of pieces) {
+      file ??= new StagedFile(path);
+      file.write(piece);
+    }
+    file ??= new StagedFile(path);
+    file.seal();
+    return file;
+  } catch (error) {
+    file?.discard();
+    throw error;
+  }
+}
+
 /** Makes renames and removals in a folder survive a power cut, where the system can sync folders. */
 export function syncFolder(folder: string): void {
   let descriptor: number | undefined;

@@ -3,7 +3,7 @@ import {TfjsLoraError} from '../errors.ts';
 import {show} from '../show.ts';
 import {byteLengthOf} from './safetensorsDtype.ts';
 import {buildHeader, type TensorSpec} from './safetensorsHeader.ts';
-import {StagedFile, syncFolder} from './stagedFile.ts';
+import {type StagedFile, stagePieces, syncFolder} from './stagedFile.ts';
 
 /** A tensor to write. Its bytes, little-endian and row-major, are any typed array, or a function that makes one. */
 export interface TensorToWrite extends TensorSpec {
@@ -47,17 +47,7 @@ export async function stageSafetensors(
   tensors: Iterable<TensorToWrite>,
   metadata: Readonly<Record<string, string>>,
 ): Promise<StagedFile> {
-  const pieces = safetensorsPieces(tensors, metadata, path);
-  const first = await pieces.next(); // throws if something cannot be written, before a file is created
-  const file = new StagedFile(path);
-  try {
-    for (let piece = first; !piece.done; piece = await pieces.next()) file.write(piece.value);
-    file.seal();
-    return file;
-  } catch (error) {
-    file.discard();
-    throw error;
-  }
+  return stagePieces(path, safetensorsPieces(tensors, metadata, path));
 }
 
 /**

@@ -8,4 +8,5 @@ export const f32: GgmlType = {
   bytesPerBlock: 4,
   // Bytes, not numbers: reading a NaN as a JavaScript number may change its payload.
   decode: (bytes, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes),
+  encode: (values, out) => out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength)),
 };

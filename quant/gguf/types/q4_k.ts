@@ -1,4 +1,5 @@
 import {blockType} from '../ggmlType.ts';
+import {encodeGroups} from './encodeGroups.ts';
 import {halfAt} from './halfAt.ts';
 import {minimumAt, scaleAt} from './sixBitScales.ts';
 
@@ -23,4 +24,12 @@ export const q4_k = blockType({
         out[to + group * 32 + i] = Math.fround(scale * ((bytes[from + i] >> shift) & 15)) - minimum;
     }
   },
+  encodeBlock(values, from, out, at) {
+    const codes = encodeGroups(values, from, SEARCH, out, at);
+    for (let pair = 0; pair < 4; pair++)
+      for (let i = 0; i < 32; i++)
+        out[at + 16 + pair * 32 + i] = codes[pair * 64 + i] | (codes[pair * 64 + 32 + i] << 4);
+  },
 });
+
+const SEARCH = {levels: 15, firstStep: -1, lastTrial: 20};

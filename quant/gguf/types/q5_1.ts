@@ -1,6 +1,6 @@
 import {blockType} from '../ggmlType.ts';
-import {halfAt} from './halfAt.ts';
-import {fifthBitsAt} from './q5_0.ts';
+import {halfAt, putHalf} from './halfAt.ts';
+import {fifthBitsAt, putFiveBits} from './q5_0.ts';
 
 /** 32 values: scale d and minimum m (float16), then as in `q5_0`. A value is `d · q + m`. */
 export const q5_1 = blockType({
@@ -19,5 +19,19 @@ export const q5_1 = blockType({
       out[to + i] = Math.fround(scale * low) + minimum;
       out[to + 16 + i] = Math.fround(scale * upper) + minimum;
     }
+  },
+  encodeBlock(values, from, out, at) {
+    let [least, most] = [values[from], values[from]];
+    for (let i = from + 1; i < from + 32; i++) {
+      if (values[i] < least) least = values[i];
+      if (values[i] > most) most = values[i];
+    }
+    const scale = Math.fround(Math.fround(most - least) / 31);
+    const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
+    putHalf(out, at, scale);
+    putHalf(out, at + 2, least);
+    putFiveBits(out, at + 4, (i) =>
+      Math.trunc(Math.fround(Math.fround(Math.fround(values[from + i] - least) * inverse) + 0.5)),
+    );
   },
 });

@@ -1,4 +1,5 @@
 import {blockType} from '../ggmlType.ts';
+import {encodeGroups} from './encodeGroups.ts';
 import {halfAt} from './halfAt.ts';
 import {minimumAt, scaleAt} from './sixBitScales.ts';
 
@@ -25,4 +26,15 @@ export const q5_k = blockType({
       }
     }
   },
+  encodeBlock(values, from, out, at) {
+    const codes = encodeGroups(values, from, SEARCH, out, at);
+    out.fill(0, at + 16, at + 48);
+    for (let group = 0; group < 8; group++)
+      for (let i = 0; i < 32; i++) out[at + 16 + i] |= (codes[group * 32 + i] >> 4) << group;
+    for (let pair = 0; pair < 4; pair++)
+      for (let i = 0; i < 32; i++)
+        out[at + 48 + pair * 32 + i] = (codes[pair * 64 + i] & 15) | ((codes[pair * 64 + 32 + i] & 15) << 4);
+  },
 });
+
+const SEARCH = {levels: 31, firstStep: -0.5, lastTrial: 15};

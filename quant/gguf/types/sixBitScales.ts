@@ -12,3 +12,21 @@ export function minimumAt(bytes: Uint8Array, at: number, group: number): number 
   if (group < 4) return bytes[at + 4 + group] & 63;
   return (bytes[at + 4 + group] >> 4) | ((bytes[at + group] >> 2) & 48);
 }
+
+/** Writes one of the eight scales and its minimum, group by group from the first. */
+export function putScaleAndMinimum(
+  out: Uint8Array,
+  at: number,
+  group: number,
+  scale: number,
+  minimum: number,
+): void {
+  if (group < 4) {
+    out[at + group] = scale;
+    out[at + 4 + group] = minimum;
+  } else {
+    out[at + 4 + group] = (scale & 15) | ((minimum & 15) << 4);
+    out[at + group - 4] |= (scale >> 4) << 6;
+    out[at + group] |= (minimum >> 4) << 6;
+  }
+}

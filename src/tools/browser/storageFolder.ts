@@ -1,6 +1,6 @@
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import type {WritableFolder} from '../../../quant/folders/folder.ts';
+import type {Pieces, WritableFolder} from '../../../quant/folders/folder.ts';
 import type {RunFolder, RunLock, StoredFile} from '../../../quant/folders/runFolder.ts';
 import {NoRoomError} from '../../../quant/safetensors/diskErrors.ts';
 import {byteLengthOf} from '../../../quant/safetensors/safetensorsDtype.ts';
@@ -31,8 +31,6 @@ interface FileHandle extends FileSystemFileHandle {
   createSyncAccessHandle?(): Promise<SyncAccess>;
   move(folder: FileSystemDirectoryHandle, name: string): Promise<void>;
 }
-
-type Pieces = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
  * A folder in the browser's private file system (OPFS) of the page's origin. It outlasts the tab. Loaders read from it,
