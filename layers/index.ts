@@ -104,6 +104,7 @@ export {QuantizedParameter} from './quantizedParameter.ts';
 export {RMSNorm, type RMSNormArgs} from './rmsNorm.ts';
 export type {RopeScaling} from './ropeFrequencies.ts';
 export {RotaryEmbedding, type RotaryEmbeddingArgs, type RotaryTables} from './rotaryEmbedding.ts';
+export type {RowFactors, RowPart} from './rowFactors.ts';
 export {SwiGLU, type SwiGLUArgs} from './swiGLU.ts';
 export {TiedHead, type TiedHeadArgs} from './tiedHead.ts';
 export {TokenEmbedding, type TokenEmbeddingArgs} from './tokenEmbedding.ts';

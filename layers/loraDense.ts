@@ -9,6 +9,7 @@ import {DEFAULT_ADAPTER, LoRAAdapter, type LoRAAdapterClass} from './loraAdapter
 import {type LoRAAdapterArgs, type LoRAFields, loraArgs, respelledByKeras} from './loraFields.ts';
 import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
+import {isRecording} from './ops/isRecording.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
 import type {DenseMatrix} from './ops/storedMatrix.ts';
@@ -17,6 +18,7 @@ import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
+import {addRowFactors, type RowFactors, type RowPart, stackRowFactors} from './rowFactors.ts';
 import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
@@ -68,6 +70,8 @@ export interface LoRACallArgs {
   seed?: number;
   /** Whether only the gradients are wanted: a kernel may then skip the value. Default false. */
   isUnread?: boolean;
+  /** Which rows of the pass the input has, where rows have different adapters. Default: all. */
+  part?: RowPart;
 }
 
 /**
@@ -98,6 +102,8 @@ export class LoRADense extends ModuleLayer {
   readonly adapters = new Map<string, LoRAAdapter>();
   /** Names of the active adapters, in the order in which they are applied. */
   activeAdapters: string[] = [];
+  /** What passes add to each row of the batch, besides the active adapters; set only while such a pass runs. */
+  rowFactors?: RowFactors;
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
   private unmerged?: Parameter; // the base's weight before the merge
@@ -255,7 +261,21 @@ export class LoRADense extends ModuleLayer {
     });
   }
 
-  private adapt(x: tf.Tensor2D, {training = false, seed, isUnread}: LoRACallArgs): tf.Tensor2D {
+  /**
+   * Stacks the adapters of a batch's rows, for {@link rowFactors}. The caller disposes the tensors.
+   *
+   * @param names the adapter of each row; a row whose adapter this layer lacks gets the base's output
+   * @returns undefined if the layer has none of them
+   */
+  stackRows(names: readonly string[]): RowFactors | undefined {
+    return stackRowFactors(
+      this.base.weight.matrix(),
+      names.map((name) => this.adapters.get(name)),
+    );
+  }
+
+  private adapt(x: tf.Tensor2D, {training = false, seed, isUnread, part}: LoRACallArgs): tf.Tensor2D {
+    if (this.rowFactors) assertNoTraining(training);
     let y: tf.Tensor2D | undefined; // [N, units]
     for (const name of this.activeAdapters) {
       const adapter = this.adapter(name);
@@ -283,7 +303,8 @@ export class LoRADense extends ModuleLayer {
         scaling,
       );
     }
-    return y ?? this.base.project(x);
+    y ??= this.base.project(x);
+    return this.rowFactors ? addRowFactors(y, x, this.rowFactors, (x) => this.base.multiply(x), part) : y;
   }
 
   /** Whether the base weight contains the updates. */
@@ -493,6 +514,15 @@ function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): Trans
   };
   if (quantization) return new QuantizedDense({...settings, quantization});
   return kernelAsInKeras ? new KerasDense(settings) : new TransposedDense(settings);
+}
+
+/** Refuses an adapter per row in a pass that needs gradients: those of the stacked copies would be lost. */
+function assertNoTraining(training: boolean): void {
+  if (!training && !isRecording()) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'adapterNames: expected a pass that does not train, got one that does. Train each adapter on its own rows.',
+  );
 }
 
 /** Renames `lora_A.weight` to `lora_A.default.weight`, as PEFT does inside a model. */

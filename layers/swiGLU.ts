@@ -19,6 +19,7 @@ import {
 } from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
 import {swiGLU} from './ops/swiGLU.ts';
+import type {RowPart} from './rowFactors.ts';
 import {TransposedDense} from './transposedDense.ts';
 
 export interface SwiGLUArgs extends LayerArgs {
@@ -99,20 +100,19 @@ export class SwiGLU extends ModuleLayer {
       const most = Math.max(1, Math.floor(backendTraits().maxTensorBytes / (4 * this.widest)));
       const parts: tf.Tensor2D[] = [];
       for (let row = 0; row < rows; row += most) {
-        const part = rows <= most ? x : x.slice([row, 0], [Math.min(most, rows - row), -1]);
-        parts.push(this.computeRows(part, {...kwargs, isUnread}, row));
+        const some = rows <= most ? x : x.slice([row, 0], [Math.min(most, rows - row), -1]);
+        parts.push(this.computeRows(some, {...kwargs, isUnread, part: {first: row, of: rows}}));
       }
       return unflatten(parts.length === 1 ? parts[0] : (tf.concat(parts) as tf.Tensor2D), input); // [..., C]
     });
   }
 
-  /**
-   * Computes some rows, `[n, C]`.
-   *
-   * @param row index of the first one, so that dropout's masks differ
-   */
-  private computeRows(x: tf.Tensor2D, {isUnread, seed, ...kwargs}: LoRACallArgs, row: number): tf.Tensor2D {
-    const own = {...kwargs, seed: seed === undefined ? undefined : seed + row};
+  /** Computes some rows, `[n, C]`. Dropout's masks differ from part to part. */
+  private computeRows(
+    x: tf.Tensor2D,
+    {isUnread, seed, ...kwargs}: LoRACallArgs & {part: RowPart},
+  ): tf.Tensor2D {
+    const own = {...kwargs, seed: seed === undefined ? undefined : seed + kwargs.part.first};
     const [gate, up] = this.projectInputs(x, own); // [n, intermediateSize]
     return this.down_proj.apply(this.activate(gate, up), {...own, isUnread}) as tf.Tensor2D; // [n, C]
   }

@@ -34,6 +34,7 @@ import {initializeWeights} from './initializeWeights.ts';
 import {type LoadOptions, loadPretrained} from './loadPretrained.ts';
 import type {LossPass} from './lossPass.ts';
 import type {CausalLMConfig, ModelClass} from './modelClass.ts';
+import {namesOfRows} from './namesOfRows.ts';
 import {AdaptableModel} from './peft/adaptableModel.ts';
 import {refuseTraining} from './refuseTraining.ts';
 import {type SaveOptions, savePretrained} from './savePretrained.ts';
@@ -73,7 +74,23 @@ export const FORWARD_OPTIONS = {
   seed: true,
 } satisfies OptionNames<ForwardOptions>;
 
-const PREDICT_OPTIONS = {attentionMask: true, positionIds: true, batchSize: true, verbose: true} as const;
+export interface PredictOptions extends Pick<ForwardOptions, 'attentionMask' | 'positionIds'> {
+  /**
+   * Name of the adapter for each row, or one name for all; `__base__` means no adapter. Default: the active adapters.
+   */
+  adapterNames?: string | readonly string[];
+  /** Ignored: a batch is computed whole. */
+  batchSize?: number;
+  /** Ignored. */
+  verbose?: boolean;
+}
+const PREDICT_OPTIONS = {
+  attentionMask: true,
+  positionIds: true,
+  adapterNames: true,
+  batchSize: true,
+  verbose: true,
+} satisfies OptionNames<PredictOptions>;
 
 export interface FromConfigOptions {
   /** Storage type of the matrices. Default `float32`, the only type that allows full training. */
@@ -292,28 +309,36 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * Computes the logits of a batch of token ids, `[B, T]` → `[B, T, vocabSize]` float32.
    *
    * @throws TfjsLoraError `VOCABULARY_MISMATCH` for an id the model does not have, `INVALID_ARGUMENT` for a
-   *   sequence longer than `maxPositionEmbeddings`
+   *   sequence longer than `maxPositionEmbeddings`, another number of `adapterNames` than rows, or merged adapters with
+   *   them; `UNKNOWN_ADAPTER`
    */
   override predict(
     inputIds: tf.Tensor | tf.Tensor[] | number[][],
-    options: Pick<ForwardOptions, 'attentionMask' | 'positionIds'> & {
-      batchSize?: number;
-      verbose?: boolean;
-    } = {},
+    options: PredictOptions = {},
   ): tf.Tensor3D {
     this.assertUsable();
     assertKnownOptions('predict', options, PREDICT_OPTIONS);
+    const {adapterNames, ...pass} = options;
     const given = inputIds instanceof tf.Tensor ? inputIds : Array.isArray(inputIds) ? inputIds[0] : inputIds;
     if (given instanceof tf.Tensor) assertShape('predict inputIds', given, [-1, -1]);
     else assertRows('predict inputIds', inputIds as number[][]);
-    return tf.tidy(() => {
-      const ids =
-        given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
-      // A tensor on a card cannot be read here. An invalid id there gives useless logits, but does no harm.
-      if (!(given instanceof tf.Tensor)) this.assertFits(inputIds as number[][]);
-      else if (backendTraits().readsAtOnce) this.assertFits(ids.arraySync() as number[][]);
-      return this.call(ids, options as ForwardOptions) as tf.Tensor3D;
-    });
+    const compute = () =>
+      tf.tidy(() => {
+        const ids =
+          given instanceof tf.Tensor ? given : tf.tensor2d(inputIds as number[][], undefined, 'int32');
+        // A tensor on a card cannot be read here. An invalid id there gives useless logits, but does no harm.
+        if (!(given instanceof tf.Tensor)) this.assertFits(inputIds as number[][]);
+        else if (backendTraits().readsAtOnce) this.assertFits(ids.arraySync() as number[][]);
+        return this.call(ids, pass as ForwardOptions) as tf.Tensor3D;
+      });
+    if (adapterNames === undefined) return compute();
+    const count = given instanceof tf.Tensor ? given.shape[0] : (inputIds as number[][]).length;
+    const rows = this.rowAdapters(namesOfRows('predict', adapterNames, count));
+    try {
+      return rows.run(compute);
+    } finally {
+      rows.dispose();
+    }
   }
 
   /** Checks the ids and the length of token sequences against the model. */

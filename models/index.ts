@@ -4,11 +4,11 @@
  * @module tfjs-lora/models
  */
 export {type Batch, IGNORE_INDEX} from './batchLoss.ts';
-export {CausalLM, type ForwardOptions, type FromConfigOptions} from './causalLM.ts';
+export {CausalLM, type ForwardOptions, type FromConfigOptions, type PredictOptions} from './causalLM.ts';
 export type {GemmaConfig} from './gemma/config.ts';
 export {Gemma2ForCausalLM} from './gemma/gemma2.ts';
 export {type Gemma3Config, Gemma3ForCausalLM} from './gemma/gemma3.ts';
-export type {DecodedModel} from './generation/decoder.ts';
+export type {DecodedAdapters, DecodedModel} from './generation/decoder.ts';
 export {
   type ChatOptions,
   chat,
@@ -55,6 +55,7 @@ export type {InitializationName} from './peft/initialization/initializations.ts'
 export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRA.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
+export type {RowAdapters} from './peft/rowAdapters.ts';
 export {
   matchTargets,
   type TargetCandidates,

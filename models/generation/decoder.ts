@@ -41,6 +41,11 @@ export interface DecodedModel {
   startChain?(cache: KeyValueCache, tables: RotaryTables, mask?: tf.Tensor2D): TokenChain | undefined;
 }
 
+/** The adapters of a batch's rows: runs the passes in which each row has its own. */
+export interface DecodedAdapters {
+  run<R>(pass: () => R): R;
+}
+
 /** A batch to choose next tokens for. */
 export interface DecodedBatch {
   /** Prompt and generated tokens of each row, without padding. */
@@ -49,6 +54,8 @@ export interface DecodedBatch {
   paddings: number[];
   /** Number of columns that the cache lacks: first all of the prompt's, then one. */
   newPositions: number;
+  /** Adapters of the rows. Default: the model as it is. */
+  adapters?: DecodedAdapters;
 }
 
 export interface NextOptions {
@@ -111,7 +118,7 @@ export class Decoder {
       return this.recording(rotary, batch, options);
     const output = tf.tidy(() => {
       const {ids, positions} = columnsOf(batch);
-      return this.pass(tf.tensor2d(ids, undefined, 'int32'), options, {
+      return this.pass(tf.tensor2d(ids, undefined, 'int32'), batch, options, {
         attentionMask: maskOf(batch, batch.paddings[0] + batch.ids[0].length),
         positionIds: positions,
       });
@@ -145,14 +152,18 @@ export class Decoder {
 
   private pass(
     inputIds: tf.Tensor2D,
+    {adapters}: DecodedBatch,
     {isGreedy}: NextOptions,
     options: Parameters<DecodedModel['forward']>[1],
   ): tf.Tensor {
     const [batch, newPositions] = inputIds.shape;
-    const hidden = this.model.forward(inputIds, {...options, cache: this.cache}); // [B, T, C]
-    const last = newPositions === 1 ? hidden : tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1]);
-    const logits = this.model.logitsOf(last).reshape([batch, -1]) as tf.Tensor2D; // [B, vocab]
-    return isGreedy ? greedyChoice(logits) : logits;
+    const compute = () => {
+      const hidden = this.model.forward(inputIds, {...options, cache: this.cache}); // [B, T, C]
+      const last = newPositions === 1 ? hidden : tf.slice(hidden, [0, newPositions - 1, 0], [-1, 1, -1]);
+      const logits = this.model.logitsOf(last).reshape([batch, -1]) as tf.Tensor2D; // [B, vocab]
+      return isGreedy ? greedyChoice(logits) : logits;
+    };
+    return adapters ? adapters.run(compute) : compute();
   }
 
   /** Whether the cache has room. Without it, the cache makes new tensors, and a recorded pass cannot be replayed. */
@@ -171,7 +182,9 @@ export class Decoder {
     const {inputIds, cos, sin} = inputs;
     let output = undefined as tf.Tensor | undefined;
     const run = () => {
-      output = tf.tidy(() => this.pass(inputIds, options, {attentionMask: inputs.mask, rotary: {cos, sin}}));
+      output = tf.tidy(() =>
+        this.pass(inputIds, batch, options, {attentionMask: inputs.mask, rotary: {cos, sin}}),
+      );
     };
     let replay: Replay | undefined;
     try {
@@ -216,7 +229,8 @@ export class Decoder {
     const firstPosition = cache.length - Math.max(...batch.paddings);
     const positions = Array.from({length: cache.capacity - firstPosition}, (_, i) => firstPosition + i);
     const given = {...rotary.tablesAt([positions]), mask: maskOf(batch, cache.capacity)};
-    const chain = model.startChain(cache, given, given.mask);
+    const start = () => model.startChain?.(cache, given, given.mask);
+    const chain = batch.adapters ? batch.adapters.run(start) : start();
     for (const tensor of Object.values(given)) tensor?.dispose();
     if (!chain) this.rowsWithoutChain = rows;
     return chain && {chain, firstPosition};

@@ -12,13 +12,14 @@ import {
   resolveGenerationConfig,
 } from '../generationConfig.ts';
 import {letSignalsThrough} from '../letSignalsThrough.ts';
+import {namesOfRows} from '../namesOfRows.ts';
 import {
   CHAT_TEMPLATE_OPTIONS,
   type ChatMessage,
   type ChatTemplateOptions,
   type Tokenizer,
 } from '../tokenizer.ts';
-import {type DecodedModel, Decoder} from './decoder.ts';
+import {type DecodedAdapters, type DecodedBatch, type DecodedModel, Decoder} from './decoder.ts';
 import type {AutomatonState} from './json/byteAutomaton.ts';
 import type {JsonSchema} from './json/jsonGrammar.ts';
 import {TokenConstraint} from './json/tokenConstraint.ts';
@@ -37,6 +38,12 @@ import {TextStreamer} from './textStreamer.ts';
 /** The part of a model that generation needs. */
 export interface GenerativeModel extends DecodedModel {
   newCache(): KeyValueCache;
+  /**
+   * Prepares passes in which each row has its own adapter, if the model has adapters.
+   *
+   * @param names the adapter of each row
+   */
+  rowAdapters?(names: readonly string[]): DecodedAdapters & {dispose(): void};
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};
@@ -63,6 +70,10 @@ export interface GenerateOptions extends Omit<GenerationConfig, 'otherKeys'> {
    * `true` stands for any JSON value. Default: any text.
    */
   jsonSchema?: JsonSchema;
+  /**
+   * Name of the adapter for each prompt, or one name for all; `__base__` means no adapter. Default: the active adapters.
+   */
+  adapterNames?: string | readonly string[];
 }
 /** The options of {@link generate}. */
 export const GENERATE_OPTIONS = {
@@ -70,6 +81,7 @@ export const GENERATE_OPTIONS = {
   onProgress: true,
   signal: true,
   jsonSchema: true,
+  adapterNames: true,
 } satisfies OptionNames<GenerateOptions>;
 
 export type ChatOptions = GenerateOptions & Omit<ChatTemplateOptions, 'addGenerationPrompt'>;
@@ -96,7 +108,8 @@ export type Prompt = string | number[];
  * @returns the new text only, without special tokens; a list for a list of prompts
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option, no prompt, an empty one, or one that
  *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have;
- *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite; the signal's reason
+ *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite; the signal's reason;
+ *   `UNKNOWN_ADAPTER`, and `INVALID_ARGUMENT` for `adapterNames` of another number than prompts or with merged adapters
  */
 export function generate(model: GenerativeModel, prompts: Prompt, options?: GenerateOptions): Promise<string>;
 export function generate(
@@ -252,6 +265,8 @@ interface Row {
   /** What the text must become, and how far it is. */
   constraint?: {tokens: TokenConstraint; state: AutomatonState};
   isFinished: boolean;
+  /** Name of its adapter. Default: the active ones. */
+  adapterName?: string;
   /** Number of alternatives to report. */
   alternatives?: number;
   /** What is reported of the last token. */
@@ -277,8 +292,8 @@ function createRows(
   options: GenerateOptions,
   tokenizer?: Tokenizer,
 ): Row[] {
-  const {onProgress, signal, jsonSchema, ...given} = options;
   assertKnownOptions('generate', options, GENERATE_OPTIONS);
+  const {onProgress, signal, jsonSchema, adapterNames, ...given} = options;
   const settings = resolveGenerationConfig(model.generationConfig ?? {}, given);
   signal?.throwIfAborted();
   // The call has one seed, from which rows derive theirs.
@@ -294,6 +309,7 @@ function createRows(
       'generate minNewTokens: expected none beside jsonSchema, which says where the answer ends',
     );
   }
+  const names = adapterNames === undefined ? [] : namesOfRows('generate', adapterNames, prompts.length);
   const streamTokenizer = settings.stopStrings.length > 0 ? requireTokenizer(model) : tokenizer;
   return prompts.map((prompt, index) => {
     assertPromptKind(prompt, index);
@@ -309,6 +325,7 @@ function createRows(
       streamer:
         streamTokenizer && new TextStreamer(streamTokenizer, {promptIds, stopStrings: settings.stopStrings}),
       constraint: tokens && {tokens, state: tokens.start},
+      adapterName: names[index],
       isFinished: false,
     };
   });
@@ -325,17 +342,18 @@ async function* decodingSteps(
   {onProgress, signal}: GenerateOptions,
 ): AsyncGenerator<string[], void, undefined> {
   let newTokens = 0;
+  let active = rows;
+  let adapters = adaptersOf(model, active);
   const cache = model.newCache();
   const decoder = new Decoder(model, cache);
   try {
-    let active = rows;
     // Shorter prompts are padded on the left, so that every row's next token is in the same column.
     const promptLength = Math.max(...rows.map(({ids}) => ids.length));
     let paddings = rows.map(({ids}) => promptLength - ids.length);
     let newPositions = promptLength;
     for (;;) {
       await letSignalsThrough(signal);
-      const ids = await nextIds(decoder, active, paddings, newPositions);
+      const ids = await nextIds(decoder, active, {paddings, newPositions, adapters});
       const pieces = active.map((row, i) => advance(row, ids[i]));
       newTokens += active.length;
       onProgress?.({done: rows.filter(({isFinished}) => isFinished).length, total: rows.length, newTokens});
@@ -348,25 +366,37 @@ async function* decodingSteps(
         cache.select(staying);
         active = staying.map((i) => active[i]);
         paddings = staying.map((i) => paddings[i]);
+        adapters?.dispose();
+        adapters = adaptersOf(model, active);
       }
       newPositions = 1;
     }
   } finally {
     decoder.forget();
     cache.dispose();
+    adapters?.dispose();
   }
 }
 
-/** Chooses each row's next token. */
-async function nextIds(
-  decoder: Decoder,
+/** Prepares the rows' adapters; undefined if the active ones apply. */
+function adaptersOf(
+  model: GenerativeModel,
   rows: Row[],
-  paddings: number[],
-  newPositions: number,
-): Promise<number[]> {
+): ReturnType<NonNullable<GenerativeModel['rowAdapters']>> | undefined {
+  const names = rows.map(({adapterName}) => adapterName).filter((name) => name !== undefined);
+  if (names.length === 0) return undefined;
+  if (model.rowAdapters) return model.rowAdapters(names);
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'generate adapterNames: expected a model with adapters, got one without',
+  );
+}
+
+/** Chooses each row's next token. */
+async function nextIds(decoder: Decoder, rows: Row[], columns: Omit<DecodedBatch, 'ids'>): Promise<number[]> {
   const isGreedy = hasKernel(greedyChoiceOp) && rows.every(takesLargest);
   const mayContinue = rows.every(({newIds, room}) => newIds.length + 1 < room);
-  const batch = {ids: rows.map(({ids}) => ids), paddings, newPositions};
+  const batch = {...columns, ids: rows.map(({ids}) => ids)};
   const values = await decoder.next(batch, {isGreedy, mayContinue});
   if (isGreedy) return rows.map(({index}, b) => finiteChoice(values[b], index));
   const vocabulary = values.length / rows.length;

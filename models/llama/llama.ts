@@ -62,7 +62,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   readonly norm: RMSNorm;
   lm_head: TiedHead | TransposedDense | LoRADense;
   readonly rotary: RotaryEmbedding;
-  private readonly stacks = new WeakMap<KeyValueCache, StackBlock[] | undefined>();
+  private readonly stacks = new WeakMap<KeyValueCache, StackBlock[]>();
 
   /**
    * @param config see `resolveConfig`
@@ -260,11 +260,15 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return startTokenChain({table, blocks, norm: norm.weight.read(), head}, [...cache.tensors], settings);
   }
 
-  /** Returns the blocks for `decodeStack`, if they are plain enough. This is found out once per cache. */
+  /**
+   * Returns the blocks for `decodeStack`, if they are plain enough, and keeps them for the cache. Blocks that are not
+   * may become so when rows leave the batch.
+   */
   private decodedStack(cache: KeyValueCache): StackBlock[] | undefined {
     if (!hasKernel(decodeStackOp)) return undefined;
-    if (!this.stacks.has(cache)) this.stacks.set(cache, plainStack(this.blocks, false));
-    return this.stacks.get(cache);
+    const stack = this.stacks.get(cache) ?? plainStack(this.blocks, false);
+    if (stack) this.stacks.set(cache, stack);
+    return stack;
   }
 
   /** Returns the contents of this model's `config.json`. */

@@ -15,7 +15,7 @@ type Layer = tf.layers.Layer;
 
 /**
  * Returns the weights of decoder blocks, if the blocks compute exactly what `decoderStack` does: frozen weights without
- * bias, at most one active adapter on each, no DoRA, no dropout in this pass, norms without gradient, and no subclassed
+ * bias, at most one active adapter on each, the same for all rows, no DoRA, no dropout in this pass, norms without gradient, and no subclassed
  * or hooked layer.
  *
  * @returns undefined if they compute anything else
@@ -71,6 +71,7 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
   if (!isOf(base, TransposedDense) && !isOf(base, QuantizedDense)) return undefined;
   const {bias, activation, weight} = base;
   if (bias || (activation != null && activation !== 'linear') || !base.isPlainProduct) return undefined;
+  if (adapted?.rowFactors) return undefined;
   const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;
   if (!adapted || names.length === 0) return {weight: weight.matrix()};
   const {loraA, loraB, scaling, settings, magnitude} = adapted.adapter(names[0]);

@@ -24,6 +24,7 @@ import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
 import {type InitializeLoRAOptions, initializeLoRA} from './initialization/initializeLoRA.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
+import type {RowAdapters} from './rowAdapters.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
 export abstract class AdaptableModel extends ModuleModel {
@@ -206,6 +207,28 @@ export abstract class AdaptableModel extends ModuleModel {
   withAdapters<R>(names: string | readonly string[], fn: () => R): R {
     this.assertUsable();
     return this.adapterSet.with([names].flat(), fn);
+  }
+
+  /**
+   * Prepares forward passes in which each row of a batch has its own adapter, whichever are active. `predict` and
+   * `generate` do this for their `adapterNames`.
+   *
+   * @param names the adapter of each row, or `__base__` for none
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` while adapters are merged
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('legal', {adapterName: 'legal'});
+   * const rows = model.rowAdapters(['legal', '__base__']);
+   * const hidden = rows.run(() => model.forward(tf.tensor2d([[1, 2], [1, 2]], undefined, 'int32')));
+   * rows.dispose();
+   * ```
+   */
+  rowAdapters(names: readonly string[]): RowAdapters {
+    this.assertUsable();
+    return this.adapterSet.rows(names);
   }
 
   /**

@@ -24,6 +24,7 @@ import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {changesBase} from './initialization/changesBase.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
+import {BASE, RowAdapters} from './rowAdapters.ts';
 import {matchTargets, type TargetCandidates} from './targetModules.ts';
 
 /** Options for merging adapters. A merge does not let the event loop run, so only `onProgress` can abort it. */
@@ -130,10 +131,10 @@ export class AdapterSet {
     const {fields} = layerClass.adapterClass;
     assertKnownOptions('applyLoRA', options, loraOptions(fields));
     const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
-    if (!/^[\w-]+$/.test(adapterName)) {
+    if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter name "${adapterName}": expected letters, digits, _ or -`,
+        `adapter name "${adapterName}": expected letters, digits, _ or -, and not ${BASE}, which means no adapter`,
       );
     }
     if (this.optionsByName.has(adapterName)) {
@@ -303,6 +304,23 @@ export class AdapterSet {
       return result;
     }
     return result.finally(restore) as R;
+  }
+
+  /**
+   * Prepares passes in which each row of a batch has its own adapter. The caller disposes the result.
+   *
+   * @param names the adapter of each row, or `__base__` for none
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` while adapters are merged
+   */
+  rows(names: readonly string[]): RowAdapters {
+    for (const name of new Set(names)) if (name !== BASE) this.assertKnown(name);
+    if (this.isMerged) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        'adapterNames: expected unmerged weights, which all rows share. Call unmergeLoRA() first.',
+      );
+    }
+    return new RowAdapters(this, names);
   }
 
   get isMerged(): boolean {

@@ -3,6 +3,7 @@ import type {KeyValueCache} from '../../../layers/keyValueCache.ts';
 import {generateIds, stream} from '../../../models/generation/generate.ts';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
+import {stirAdapter} from '../tinyLlama.ts';
 
 describeEachBackend('generation by a Llama', (backend) => {
   let tensorsBefore: number;
@@ -110,6 +111,34 @@ describeEachBackend('generation by a Llama', (backend) => {
     const settings = {doSample: true, temperature: 1.5, topK: 20, topP: 0.95, seed: 7, maxNewTokens: 10};
     const [first] = await generateIds(model, PROMPTS, settings);
     expect(await generateIds(model, PROMPTS[0], settings)).toEqual(first);
+  });
+
+  test('gives each prompt what its adapter gives it alone, while rows leave', async () => {
+    const adapters = {
+      a: {rank: 2, alpha: 3, targetModules: ['q_proj', 'v_proj']},
+      b: {rank: 4, alpha: 5, useRsLoRA: true},
+      c: {rank: 3, useDoRA: true, targetModules: ['o_proj', 'down_proj']},
+    };
+    for (const [adapterName, options] of Object.entries(adapters)) {
+      model.applyLoRA({...options, adapterName});
+      stirAdapter(model, adapterName);
+    }
+    model.setAdapter('a');
+    const {numTensors, numDataBuffers} = tf.memory();
+    const prompts = [...PROMPTS, [4, 4]];
+    const adapterNames = ['b', 'a', '__base__', 'c'];
+    const first = await generateIds(model, prompts, {maxNewTokens: 8, adapterNames});
+    const options = {maxNewTokens: 8, eosTokenId: [first[0][4], first[1][2]]}; // of one row each
+    const together = await generateIds(model, prompts, {...options, adapterNames});
+    expect(new Set(together.map(({length}) => length)).size).toBeGreaterThan(2);
+    for (const [row, name] of adapterNames.entries()) {
+      const own = () => generateIds(model, prompts[row], options);
+      expect(together[row]).toEqual(await model.withAdapters(name === '__base__' ? [] : name, own));
+      expect(together[row]).toEqual(await generateIds(model, prompts[row], {...options, adapterNames: name}));
+    }
+    expect(model.activeAdapters).toEqual(['a']);
+    expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
+    for (const name of Object.keys(adapters)) model.deleteAdapter(name);
   });
 
   test('frees every tensor and buffer', async () => {
