@@ -40,6 +40,8 @@ export class LoRAAdapter {
   readonly loraB: Parameter;
   /** DoRA's magnitudes, `[units]` float32. */
   readonly magnitude?: Parameter;
+  /** The bias of B, `[units]` float32; zeros at first. */
+  readonly bias?: Parameter;
   /** Factor on the whole update. Default 1. */
   weight = 1;
   private trains = true;
@@ -63,7 +65,7 @@ export class LoRAAdapter {
     assertKnownOptions(`adapter "${name}" of ${where}`, args, fields);
     assertLoRAArgs(args, where, [units, inputDim], fields);
     this.settings = loraSettings(args, fields);
-    const {rank, init, freezeB, useDoRA} = this.settings;
+    const {rank, init, freezeB, useDoRA, loraBias} = this.settings;
     const suffix = name === DEFAULT_ADAPTER ? '' : `.${name}`;
     const drawn = (): LoRAMatrices => ({
       loraA: new Parameter({
@@ -79,6 +81,13 @@ export class LoRAAdapter {
       }),
     });
     ({loraA: this.loraA, loraB: this.loraB} = (matrices ?? drawn)());
+    if (loraBias) {
+      this.bias = new Parameter({
+        name: `${where}.lora_B${suffix}.bias`,
+        shape: [units],
+        initialize: () => tf.zeros([units]),
+      });
+    }
     if (!useDoRA) return;
     this.magnitude = new Parameter({
       name: `${where}.lora_magnitude_vector${suffix}`,
@@ -104,12 +113,18 @@ export class LoRAAdapter {
     return {a, b};
   }
 
+  /** Returns `y + scaling · bias` for an output `y` `[N, units]`, or `y` itself if there is no bias. */
+  withBias(y: tf.Tensor2D): tf.Tensor2D {
+    return this.bias ? tf.add(y, tf.mul(this.bias.read(), this.scaling)) : y;
+  }
+
   /** The weights by their names in a PEFT file, which follow the layer's name. */
   get parameters(): Map<string, Parameter> {
     const named: [string, Parameter][] = [
       ['lora_A.weight', this.loraA],
       ['lora_B.weight', this.loraB],
     ];
+    if (this.bias) named.push(['lora_B.bias', this.bias]);
     if (this.magnitude) named.push(['lora_magnitude_vector', this.magnitude]);
     return new Map(named);
   }

@@ -106,7 +106,7 @@ export class LoRADense extends ModuleLayer {
   rowFactors?: RowFactors;
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
-  private unmerged?: Parameter; // the base's weight before the merge
+  private unmerged?: [weight: Parameter, before: Parameter][]; // the base's weights before the merge
   #quantizedBase?: QuantizedDense; // the base before a merge that dequantized it; private, so that it is no sub-layer
 
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
@@ -285,12 +285,13 @@ export class LoRADense extends ModuleLayer {
       const mask = seed === undefined ? undefined : seed + hashName(`${this.name}.${name}`);
       const dropped = training && dropout > 0 ? (tf.dropout(x, dropout, undefined, mask) as tf.Tensor2D) : x;
       if (!y && !magnitude && dropped === x && this.base.isPlainProduct) {
-        y = this.base.withBias(loraMatMul(x, this.base.weight.matrix(), a, b, scaling, isUnread));
+        const sum = loraMatMul(x, this.base.weight.matrix(), a, b, scaling, isUnread);
+        y = adapter.withBias(this.base.withBias(sum));
         continue;
       }
       y ??= this.base.project(x);
       if (!magnitude) {
-        y = loraLinear(y, dropped, a, b, scaling);
+        y = adapter.withBias(loraLinear(y, dropped, a, b, scaling));
         continue;
       }
       const scale = doraScale(this.base.weight.matrix(), a, b, scaling, magnitude.read()); // [units]
@@ -313,22 +314,30 @@ export class LoRADense extends ModuleLayer {
   }
 
   /**
-   * Adds the active updates to the base weight, rounded to its type. The weight before the merge is kept until
-   * {@link unmerge}, which restores it bit for bit.
+   * Adds the active updates to the base weight, rounded to its type, and their biases to the base's. The weights before
+   * the merge are kept until {@link unmerge}, which restores them bit for bit.
    *
    * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite, `UNSUPPORTED` for a quantized base unless
-   *   `dequantize` is set; the layer is then unchanged
+   *   `dequantize` is set, and for an adapter's bias where the base has none; the layer is then unchanged
    */
   merge(options: MergeOptions = {}): void {
     assertKnownOptions('merge', options, MERGE_OPTIONS);
     const {dequantize = false} = options;
     if (this.isMerged || this.activeAdapters.length === 0) return;
     const {base} = this;
+    if (this.mergesBias && !base.bias) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `merge of ${this.name}: expected a base with a bias to add that of loraBias to, got one without. ` +
+          'Keep the adapter apart: it cannot be merged, nor in PEFT.',
+      );
+    }
     if (!(base instanceof QuantizedDense)) {
       const merged = tf.tidy(() => this.checkedMergedWeight(base.weight));
       this.keepUnmerged(base.storage);
       base.weight.write(merged);
       merged.dispose();
+      this.mergeBiases();
       return;
     }
     if (!dequantize) {
@@ -343,10 +352,26 @@ export class LoRADense extends ModuleLayer {
       const merged = tf.tidy(() => this.checkedMergedWeight(this.base.weight));
       this.base.weight.write(merged);
       merged.dispose();
+      this.mergeBiases();
     } catch (error) {
       this.unmerge();
       throw error;
     }
+  }
+
+  /** Whether an active adapter has a bias, which a merge adds to the base's. */
+  private get mergesBias(): boolean {
+    return this.activeAdapters.some((name) => this.adapter(name).bias);
+  }
+
+  private mergeBiases(): void {
+    const {bias} = this.base;
+    if (!bias || !this.mergesBias) return;
+    tf.tidy(() => {
+      const row = bias.read().expandDims(0) as tf.Tensor2D; // [1, units]
+      const sum = this.activeAdapters.reduce((y, name) => this.adapter(name).withBias(y), row);
+      bias.write(sum.reshape(bias.logicalShape));
+    });
   }
 
   /** Sets the base aside for unmerging, and replaces it by one with its values in a type to merge into. */
@@ -358,16 +383,18 @@ export class LoRADense extends ModuleLayer {
       this.#quantizedBase = base;
       return;
     }
-    const {logicalShape: shape, storage: type} = base.weight;
-    this.unmerged = new Parameter({
-      name: this.unmergedName('weight'),
-      shape,
-      storage: type,
-      trainable: false,
+    const changed: [string, Parameter | undefined][] = [['weight', base.weight]];
+    if (this.mergesBias) changed.push(['bias', base.bias]);
+    this.unmerged = changed.flatMap(([key, weight]) => {
+      if (!weight) return [];
+      const {logicalShape: shape, storage: type} = weight;
+      const name = this.unmergedName(key);
+      const before = new Parameter({name, shape, storage: type as StorageDtype, trainable: false});
+      const value = weight.read().clone();
+      before.write(value);
+      value.dispose();
+      return [[weight, before]];
     });
-    const value = base.weight.read().clone();
-    this.unmerged.write(value);
-    value.dispose();
   }
 
   private unmergedName(key: string): string {
@@ -382,15 +409,17 @@ export class LoRADense extends ModuleLayer {
       for (const [key, parameter] of this.base.parameters) parameter.rename(`${this.base.name}.${key}`);
       this.#quantizedBase = undefined;
     }
-    if (!this.unmerged) return;
-    this.base.weight.write(this.unmerged.read());
-    this.unmerged.dispose();
+    for (const [weight, before] of this.unmerged ?? []) {
+      weight.write(before.read());
+      before.dispose();
+    }
     this.unmerged = undefined;
   }
 
   /** The frozen weights; while merged, they include those before the merge, so that Keras saves these too. */
   override get nonTrainableWeights(): tf.LayerVariable[] {
-    const aside = this.#quantizedBase?.weights ?? this.unmerged?.variables ?? [];
+    const kept = this.unmerged?.flatMap(([, before]) => before.variables);
+    const aside = this.#quantizedBase?.weights ?? kept ?? [];
     return [...super.nonTrainableWeights, ...aside];
   }
 
@@ -447,7 +476,7 @@ export class LoRADense extends ModuleLayer {
   }
 
   private forgetUnmerged(): void {
-    this.unmerged?.dispose();
+    for (const [, before] of this.unmerged ?? []) before.dispose();
     this.unmerged = undefined;
     if (this.#quantizedBase) releaseWeightsOf(this.#quantizedBase);
     this.#quantizedBase = undefined;

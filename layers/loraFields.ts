@@ -20,6 +20,11 @@ export interface LoRAAdapterArgs {
    * Whether to learn the magnitude of each weight row apart from its direction (DoRA, Liu et al. 2024). Default false.
    */
   useDoRA?: boolean;
+  /**
+   * Whether to learn a bias of B, zeros at first, that is scaled like the update. Not with DoRA or `init: 'gaussian'`, as
+   * in PEFT. Merging needs a base with a bias. Default false.
+   */
+  loraBias?: boolean;
   /** How A is initialized. Default `kaiming`. B starts at zero either way. */
   init?: LoRAInit;
   /** Whether to train only A, as MiCA does with a B of its own. Default false. */
@@ -84,6 +89,7 @@ export const LORA_FIELDS = {
   },
   useRsLoRA: {kind: 'flag', peftKey: 'use_rslora', default: false},
   useDoRA: {kind: 'flag', peftKey: 'use_dora', default: false},
+  loraBias: {kind: 'flag', peftKey: 'lora_bias', default: false},
   init: {
     kind: 'choice',
     default: 'kaiming',
@@ -157,4 +163,7 @@ export function assertLoRAArgs(
     if (accepts && !accepts(value)) throw wrong(name, expected!, advice ? `${value}. ${advice}` : value);
     if (kind === 'flag' && typeof value !== 'boolean') throw wrong(name, 'true or false', show(value));
   }
+  const {loraBias, useDoRA, init = 'kaiming'} = args;
+  if (loraBias && useDoRA) throw wrong('loraBias', 'false with useDoRA', true);
+  if (loraBias && init !== 'kaiming') throw wrong('loraBias', `false with init ${init}`, true);
 }

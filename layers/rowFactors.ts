@@ -17,6 +17,8 @@ export interface RowFactors {
   scaling: tf.Tensor2D;
   /** DoRA's factor on the base product minus 1, for each row; 0 for rows without DoRA, `[B, units]`. */
   dora?: tf.Tensor2D;
+  /** The scaled bias of each row's adapter, 0 for rows without one, `[B, units]`. */
+  bias?: tf.Tensor2D;
 }
 
 /** Which rows of a pass an input has, where a layer gets them in parts. */
@@ -52,6 +54,8 @@ export function stackRowFactors(
       adapters.flatMap((adapter, i) => Array(stacked[i].a.shape[0]).fill(adapter === own ? own.scaling : 0)),
     );
     const none = tf.zeros([weight.rows]);
+    const biases = adapters.map(({bias, scaling}) => bias && tf.mul(bias.read(), scaling));
+    const biasOf = adapterOf.map((own) => (own && biases[adapters.indexOf(own)]) ?? none);
     const doraOf = adapterOf.map((own) => (own && stacked[adapters.indexOf(own)].dora) ?? none);
     return {
       a: tf.concat(stacked.map(({a}) => a)) as tf.Tensor2D,
@@ -61,6 +65,7 @@ export function stackRowFactors(
       ) as tf.Tensor2D,
       scaling: tf.tensor2d(scaling),
       ...(doraOf.some((dora) => dora !== none) && {dora: tf.stack(doraOf) as tf.Tensor2D}),
+      ...(biasOf.some((bias) => bias !== none) && {bias: tf.stack(biasOf) as tf.Tensor2D}),
     };
   });
 }
@@ -77,7 +82,7 @@ export function stackRowFactors(
 export function addRowFactors(
   y: tf.Tensor2D,
   x: tf.Tensor2D,
-  {a, b, scaling, dora}: RowFactors,
+  {a, b, scaling, dora, bias}: RowFactors,
   multiply: (x: tf.Tensor2D) => tf.Tensor2D,
   part: RowPart = {first: 0, of: x.shape[0]},
 ): tf.Tensor2D {
@@ -86,7 +91,8 @@ export function addRowFactors(
   const isWhole = length === 1 && count === part.of;
   const rows = Int32Array.from({length: count}, (_, i) => Math.floor((part.first + i) / length));
   const spread = (table: tf.Tensor2D) => (isWhole ? table : tf.gather(table, rows)); // [N, …]
-  const scaled = dora ? tf.add<tf.Tensor2D>(y, tf.mul(multiply(x), spread(dora))) : y;
+  const biased = bias ? tf.add<tf.Tensor2D>(y, spread(bias)) : y;
+  const scaled = dora ? tf.add<tf.Tensor2D>(biased, tf.mul(multiply(x), spread(dora))) : biased;
   const low = tf.mul<tf.Tensor2D>(tf.matMul(x, a, false, true), spread(scaling)); // [N, Σ rank]
   return tf.add(scaled, tf.matMul(low, b, false, true));
 }

@@ -58,6 +58,7 @@ export class TransposedDense extends ModuleLayer {
   readonly weightInitializer: Initializer;
   weight!: Parameter;
   bias?: Parameter;
+  private isBiasAlone = false;
 
   constructor(args: TransposedDenseArgs) {
     super(args);
@@ -86,6 +87,21 @@ export class TransposedDense extends ModuleLayer {
       storage: this.storage,
       initialize: () => this.weightInitializer.apply(shape, 'float32'),
     });
+  }
+
+  /** Whether the bias is all that trains while the layer is trainable. Default false. */
+  get trainsBiasAlone(): boolean {
+    return this.isBiasAlone;
+  }
+
+  set trainsBiasAlone(alone: boolean) {
+    this.isBiasAlone = alone;
+    this.holdParts();
+  }
+
+  protected override holdParts(): void {
+    super.holdParts();
+    if (this.isBiasAlone) this.weight.held = true;
   }
 
   get inputDim(): number {

@@ -105,16 +105,25 @@ export async function quantizeLayers(
     const quantized = layer.weight.isAllocated
       ? await QuantizedDense.fromDense(layer, quantization)
       : QuantizedDense.like(layer, quantization);
-    replaceLayer(model, layer, quantized);
+    replaceLayer(model, layer, withTrainedBias(quantized, layer));
     layer.disposeWeights();
   }
+}
+
+/** Returns a layer whose bias trains if that of the layer it replaces does. */
+function withTrainedBias<T extends TransposedDense>(
+  layer: T,
+  {trainsBiasAlone, trainable}: TransposedDense,
+): T {
+  if (trainsBiasAlone) Object.assign(layer, {trainsBiasAlone, trainable});
+  return layer;
 }
 
 /** Turns quantized layers back into plain ones, in the dtype they had before. */
 export function dequantizeLayers(model: LayeredModel): void {
   assertUnmerged(model, 'dequantize');
   for (const layer of [...quantizedLayers(model)]) {
-    replaceLayer(model, layer, layer.dequantize(layer.weight.sourceDtype));
+    replaceLayer(model, layer, withTrainedBias(layer.dequantize(layer.weight.sourceDtype), layer));
     layer.disposeWeights();
   }
 }

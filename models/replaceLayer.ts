@@ -8,6 +8,8 @@ export interface LayeredModel {
   lm_head?: tf.layers.Layer;
   /** Layers that cannot be adapted, with the reason. */
   readonly refused?: ReadonlyMap<string, string>;
+  /** Whether another model has the same base weights, which must then not change. Default false. */
+  readonly sharesBase?: boolean;
 }
 
 /** Replaces a layer with another: in the layer that contains it, or at the top of the model. */

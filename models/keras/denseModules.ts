@@ -25,6 +25,7 @@ export class DenseModules implements LayeredModel {
   /** The other layers that have weights, with the reason why they cannot be adapted. */
   readonly refused = new Map<string, string>();
   readonly adapters: AdapterSet;
+  readonly sharesBase = true;
   private readonly places = new Map<Layer, number>();
 
   /**

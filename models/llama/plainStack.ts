@@ -74,8 +74,8 @@ function plainProjection(layer: Layer, training: boolean): StackProjection | und
   if (adapted?.rowFactors) return undefined;
   const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;
   if (!adapted || names.length === 0) return {weight: weight.matrix()};
-  const {loraA, loraB, scaling, settings, magnitude} = adapted.adapter(names[0]);
-  if (names.length > 1 || magnitude || (training && settings.dropout > 0)) return undefined;
+  const {loraA, loraB, scaling, settings, magnitude, bias: loraBias} = adapted.adapter(names[0]);
+  if (names.length > 1 || magnitude || loraBias || (training && settings.dropout > 0)) return undefined;
   const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
   return {weight: weight.matrix(), lora: {a, b, scaling}};
 }

@@ -94,11 +94,12 @@ export async function saveAdapter(
   const folder = folderToWrite(target);
   await folder.create();
   const converted = given.convertToLoRA ? convertedToLoRA(adapters, adapterName) : undefined;
-  const parameters = [
+  const parameters = new Map([
     ...(converted ? [] : adapterParameters(adapters, adapterName)),
     ...(loaded?.baseWeights ?? []),
-  ];
-  const tensors: TensorToWrite[] = parameters.map(([name, parameter]) => ({
+    ...adapters.trainedBiases(adapterName),
+  ]);
+  const tensors: TensorToWrite[] = [...parameters].map(([name, parameter]) => ({
     name,
     dtype: 'F32',
     shape: parameter.logicalShape,
@@ -126,7 +127,7 @@ export async function saveAdapter(
 }
 
 /** Names of the weights in PEFT's LoRA. */
-const LORA_WEIGHT = /^lora_(A\.weight|B\.weight|magnitude_vector)$/;
+const LORA_WEIGHT = /^lora_(A\.weight|B\.weight|B\.bias|magnitude_vector)$/;
 
 /** Refuses to write weights that PEFT would look for in vain, or leave out, under LoRA's `peft_type`. */
 function assertReadable(adapters: AdapterSet, adapterName: string): void {
@@ -210,6 +211,7 @@ export async function loadAdapter(
     const baseWeights = new Map(changes.map(({name, parameter}) => [name, parameter]));
     const write = () => {
       assertPlaces(adapters, file, base);
+      assertHolds(adapters.trainedBiases(adapterName).keys(), file);
       fill(adapterParameters(adapters, adapterName), file, bytes, base);
     };
     assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read
@@ -223,11 +225,12 @@ export async function loadAdapter(
       }
     }
     for (const {parameter, value} of changes) parameter.write(value);
-    for (const layer of adapters.layers().values()) {
-      const adapter = layer.adapters.get(adapterName);
-      if (adapter) adapter.trainable = trainable;
-    }
-    warnOfChanges(changes, file);
+    adapters.setTrainable(adapterName, trainable);
+    const biases = adapters.trainedBiases(adapterName);
+    warnOfChanges(
+      changes.filter(({name}) => !biases.has(name)),
+      file,
+    );
   } finally {
     for (const {value} of changes) value.dispose();
     file.close();
@@ -317,14 +320,9 @@ function warnOfChanges(changes: BaseChange[], file: SafetensorsFile): void {
   );
 }
 
-/** Fills an adapter's weights from the file. `base` are the tensors of the file that are the model's own. */
-function fill(
-  parameters: Map<string, Parameter>,
-  file: SafetensorsFile,
-  bytes: Map<string, Uint8Array>,
-  base: Map<string, Parameter>,
-): void {
-  for (const name of parameters.keys()) {
+/** @throws TfjsLoraError `MISSING_TENSOR` */
+function assertHolds(names: Iterable<string>, file: SafetensorsFile): void {
+  for (const name of names) {
     if (file.has(name)) continue;
     throw new TfjsLoraError(
       'MISSING_TENSOR',
@@ -332,6 +330,16 @@ function fill(
         `Nearest: ${nearestNames(name, file.names()).join(', ')}`,
     );
   }
+}
+
+/** Fills an adapter's weights from the file. `base` are the tensors of the file that are the model's own. */
+function fill(
+  parameters: Map<string, Parameter>,
+  file: SafetensorsFile,
+  bytes: Map<string, Uint8Array>,
+  base: Map<string, Parameter>,
+): void {
+  assertHolds(parameters.keys(), file);
   for (const name of file.names()) {
     if (base.has(name)) continue;
     const parameter = parameters.get(name);

@@ -25,7 +25,8 @@ import {changesBase} from './initialization/changesBase.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {BASE, RowAdapters} from './rowAdapters.ts';
-import {matchTargets, type TargetCandidates} from './targetModules.ts';
+import {matchParameters, matchTargets, type TargetCandidates} from './targetModules.ts';
+import {layersWithTrainedBias, trainBiasesOf, trainsBiases} from './trainedBiases.ts';
 
 /** Options for merging adapters. A merge does not let the event loop run, so only `onProgress` can abort it. */
 export interface MergeAdaptersOptions extends MergeOptions, LayerWatch {}
@@ -58,6 +59,7 @@ export class AdapterSet {
   private readonly initializedByName = new Map<string, Initialized>();
   /** The method of the adapter whose initialization changed the base. */
   private baseChangedBy?: string;
+  private readonly warnedOf = new Set<string>();
 
   /** @param optionsByName options of the adapters that the model already has */
   constructor(
@@ -130,7 +132,8 @@ export class AdapterSet {
     const {layerClass = LoRADense} = options;
     const {fields} = layerClass.adapterClass;
     assertKnownOptions('applyLoRA', options, loraOptions(fields));
-    const {adapterName = DEFAULT_ADAPTER, targetModules = 'all-linear', layersToTransform} = options;
+    const {adapterName = DEFAULT_ADAPTER, targetParameters = [], layersToTransform, bias} = options;
+    const {targetModules = targetParameters.length > 0 ? [] : 'all-linear'} = options;
     if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -158,14 +161,25 @@ export class AdapterSet {
           'for the unchanged base.',
       );
     }
-    const targets = matchTargets(targetModules, this.candidates(), layersToTransform, {
-      ...options,
-      allowForeign: loadedFrom !== undefined,
-    });
+    this.assertBiases(adapterName, bias);
+    const byParameter = matchParameters(targetParameters, this.candidates(), options);
+    const allowForeign = loadedFrom !== undefined;
+    const namesNone = Array.isArray(targetModules) && targetModules.length === 0;
+    const byModule =
+      byParameter.length > 0 && namesNone
+        ? []
+        : matchTargets(targetModules, this.candidates(), layersToTransform, {...options, allowForeign});
+    const twice = byParameter.find((name) => byModule.includes(name));
+    if (twice !== undefined)
+      throw wrongOption('targetParameters', 'layers that targetModules leaves out', twice);
     const argsFor = layerArgs(options, fields);
-    const plans = targets.map((name) => ({name, args: argsFor(name)}));
+    const plans = [
+      ...byModule.map((name) => ({name, args: argsFor(name)})),
+      ...byParameter.map((name) => ({name, args: argsFor(`${name}.weight`)})),
+    ];
     // Patterns from a file may name modules of another model, which PEFT allows.
-    if (!loadedFrom) assertPatternsMatch(options, targets);
+    if (!loadedFrom)
+      assertPatternsMatch(options, [...byModule, ...byParameter.map((name) => `${name}.weight`)]);
     const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
@@ -190,6 +204,8 @@ export class AdapterSet {
     });
     if (loadedFrom) this.filesByName.set(adapterName, loadedFrom);
     this.activate(adapterName);
+    if (trainsBiases(bias) && this.trainedBiases(adapterName).size === 0)
+      warn(`adapter "${adapterName}" bias ${bias}: the layers that it names have no biases, so none trains`);
     try {
       fill?.();
     } catch (error) {
@@ -197,6 +213,42 @@ export class AdapterSet {
       restore();
       throw error;
     }
+  }
+
+  /** Refuses to train biases where that would change what another adapter or model computes. */
+  private assertBiases(adapterName: string, bias: LoRAOptions['bias'] = 'none'): void {
+    const [expected, accepts] = loraOptions().bias.limits!;
+    if (!accepts(bias)) throw wrongOption('bias', expected, show(bias));
+    if (!trainsBiases(bias)) return;
+    if (this.model.sharesBase)
+      throw wrongOption('bias', 'none, because the base is shared with the given model', bias);
+    const other = this.names.find((name) => trainsBiases(this.options(name).bias));
+    if (other === undefined) return;
+    throw wrongOption(`bias of "${adapterName}"`, `none beside "${other}", which trains biases too`, bias);
+  }
+
+  /** Returns the biases of the base that an adapter trains, by their keys in its file. */
+  trainedBiases(name: string): Map<string, Parameter> {
+    const adapted = this.layers();
+    const layers = layersWithTrainedBias(this.model.layers, name, this.options(name).bias);
+    return new Map(
+      layers.map((layer) => {
+        const place = adapted.has(layer.name) ? '.base_layer' : '';
+        return [`${PEFT_PREFIX}${layer.name}${place}.bias`, layer.bias!];
+      }),
+    );
+  }
+
+  /** Makes an adapter train, with the biases that belong to it, or freezes them. */
+  setTrainable(name: string, trainable: boolean): void {
+    for (const layer of this.layers().values()) {
+      const adapter = layer.adapters.get(name);
+      if (adapter) adapter.trainable = trainable;
+    }
+    trainBiasesOf(
+      this.model.layers,
+      trainable ? layersWithTrainedBias(this.model.layers, name, this.options(name).bias) : [],
+    );
   }
 
   /**
@@ -225,13 +277,17 @@ export class AdapterSet {
         return {adapter, weight, trainable};
       }),
     }));
-    const trained = this.ownLayers().map((layer) => [layer, layer.isTrainableAlone] as const);
+    const trained = this.ownLayers().map((layer) => {
+      const trainsBiasAlone = layer instanceof TransposedDense && layer.trainsBiasAlone;
+      return {layer, trainable: layer.isTrainableAlone, trainsBiasAlone};
+    });
     return () => {
       for (const {layer, active, adapters} of layers) {
         layer.activeAdapters = active;
         for (const {adapter, weight, trainable} of adapters) Object.assign(adapter, {weight, trainable});
       }
-      for (const [layer, trainable] of trained) layer.trainable = trainable;
+      for (const {layer, trainable, trainsBiasAlone} of trained)
+        Object.assign(layer, {trainable, ...(trainsBiasAlone && {trainsBiasAlone})});
     };
   }
 
@@ -261,11 +317,19 @@ export class AdapterSet {
         adapter.weight = weights.get(name) ?? 1;
       }
     }
+    trainBiasesOf(
+      this.model.layers,
+      [...weights.keys()].flatMap((name) =>
+        layersWithTrainedBias(this.model.layers, name, this.options(name).bias),
+      ),
+    );
   }
 
   remove(name: string): void {
     this.assertKnown(name);
     this.unmerge(); // all layers, or some would keep their update
+    const biases = layersWithTrainedBias(this.model.layers, name, this.options(name).bias);
+    if (biases.length > 0) trainBiasesOf(this.model.layers, []);
     for (const layer of this.layers().values()) {
       if (!layer.adapters.has(name)) continue;
       layer.removeAdapter(name);
@@ -275,6 +339,10 @@ export class AdapterSet {
     this.filesByName.delete(name);
     const method = this.initializedByName.get(name)?.method;
     this.initializedByName.delete(name);
+    if (biases.length > 0)
+      warn(
+        `adapter "${name}" was deleted, but the biases that it trained stay as they are: load the model again.`,
+      );
     if (method !== undefined && changesBase(method))
       warn(
         `adapter "${name}" was deleted, but ${method} had changed the base, which stays so: load the model again.`,
@@ -284,6 +352,7 @@ export class AdapterSet {
   /** Runs `fn` while only the named adapters are active; their weights and what trains do not change. */
   with<R>(names: readonly string[], fn: () => R): R {
     for (const name of names) this.assertKnown(name);
+    this.warnOfBiases(names);
     const before = [...this.layers().values()].map((layer) => [layer, layer.activeAdapters] as const);
     const merged = this.isMerged;
     if (merged) this.unmerge();
@@ -321,6 +390,19 @@ export class AdapterSet {
       );
     }
     return new RowAdapters(this, names);
+  }
+
+  /** Warns once about each adapter whose biases stay in the base while it is inactive, as PEFT does. */
+  private warnOfBiases(kept: readonly string[]): void {
+    for (const name of this.active) {
+      const {bias} = this.options(name);
+      if (kept.includes(name) || this.warnedOf.has(name) || !trainsBiases(bias)) continue;
+      this.warnedOf.add(name);
+      warn(
+        `adapter "${name}": expected bias none to compute without it, got ${bias}. The biases that it trained stay, so ` +
+          'this is not what the base computes.',
+      );
+    }
   }
 
   get isMerged(): boolean {
@@ -407,6 +489,10 @@ export class AdapterSet {
     }
     return {linear: [...this.linearLayers().keys()], head: this.model.lm_head?.name, refused};
   }
+}
+
+function wrongOption(what: string, expected: string, got: string): TfjsLoraError {
+  return new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what}: expected ${expected}, got ${got}`);
 }
 
 /**

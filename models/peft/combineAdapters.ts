@@ -126,13 +126,13 @@ async function factorsOf(layer: LoRADense, weights: Record<string, number>): Pro
   for (const [name, weight] of Object.entries(weights)) {
     const adapter = layer.adapters.get(name);
     if (!adapter) continue;
-    const {useDoRA} = adapter.settings;
+    const {useDoRA, loraBias} = adapter.settings;
     const {peftType} = layer.adapterClass;
-    if (useDoRA || peftType !== LoRAAdapter.peftType) {
+    if (useDoRA || loraBias || peftType !== LoRAAdapter.peftType) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         `combineAdapters "${name}" of ${layer.name}: expected a LoRA without other weights than A and B, got ` +
-          `${useDoRA ? "DoRA, whose magnitudes belong to one adapter's directions" : peftType}. ` +
+          `${useDoRA ? "DoRA, whose magnitudes belong to one adapter's directions" : loraBias ? 'loraBias' : peftType}. ` +
           'Merge such adapters into the base one after another instead.',
       );
     }

@@ -10,6 +10,7 @@ import {
   loraSettings,
 } from '../../layers/loraFields.ts';
 import type {TargetModules} from './targetModules.ts';
+import type {TrainedBiases} from './trainedBiases.ts';
 
 export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   /** Rank of the update. Default 8. */
@@ -26,6 +27,16 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   rankPattern?: Record<string, number>;
   /** Alphas of single layers, by the end of a name or a regular expression for it. */
   alphaPattern?: Record<string, number>;
+  /**
+   * Weights of linear layers to adapt like `targetModules`, by their full names or their ends: `['q_proj.weight']`. PEFT's
+   * `target_parameters`, which excludes dropout, DoRA and `loraBias`. With these, `targetModules` is empty by default.
+   */
+  targetParameters?: string[];
+  /**
+   * Biases of the base that train with the adapter and are saved in its file: `none`, those of the adapted layers
+   * (`lora_only`) or `all`. They stay changed without the adapter, as in PEFT. Default `none`.
+   */
+  bias?: TrainedBiases;
   /** Name of the adapter. Default `default`. */
   adapterName?: string;
   /** Base model that `adapter_config.json` names. Default: the model's `nameOrPath`. */
@@ -60,6 +71,13 @@ const SELECTION = {
   layersPattern: {kind: 'names', peftKey: 'layers_pattern'},
   rankPattern: {kind: 'numbers', peftKey: 'rank_pattern', default: {}},
   alphaPattern: {kind: 'numbers', peftKey: 'alpha_pattern', default: {}},
+  targetParameters: {kind: 'names', peftKey: 'target_parameters'},
+  bias: {
+    kind: 'choice',
+    peftKey: 'bias',
+    default: 'none',
+    limits: ['none, lora_only or all', (bias) => ['none', 'lora_only', 'all'].includes(bias as string)],
+  },
   baseModelNameOrPath: {kind: 'text', peftKey: 'base_model_name_or_path'},
   adapterName: {kind: 'text'},
   layerClass: {kind: 'other'},

@@ -31,12 +31,9 @@ const INERT = new Set([
 
 /** Keys that would change the numbers, and the values that turn them off. */
 const MUST_BE_OFF: Record<string, unknown[]> = {
-  bias: ['none'],
-  lora_bias: [false],
   modules_to_save: [null, []],
   layer_replication: [null, []],
   trainable_token_indices: [null],
-  target_parameters: [null, []],
   use_qalora: [false],
   use_bdlora: [null, false],
   alora_invocation_tokens: [null],
@@ -126,6 +123,7 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
   number: ['a number', isNumber],
   flag: ['true or false', (value) => typeof value === 'boolean'],
   text: ['a string', isString],
+  choice: ['a string', isString],
   names: ['a string or a list of names', listOf(isString)],
   layers: ['the number of a layer, or a list of them', listOf(Number.isInteger)],
   numbers: ['a number for each name', isObjectOf(isNumber)],
@@ -134,8 +132,9 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
 /** Reads and checks a setting's value in a file. Null means absent, as in PEFT's defaults. */
 function readField({kind, key, ...field}: PeftField, value: unknown, where: string): unknown {
   if (value == null) return field.peftDefault ?? field.default;
-  const [expected, isRight] = KINDS[kind]!;
-  if (isRight(value)) return value;
+  const [ofKind, isRight] = KINDS[kind]!;
+  const [expected, accepts] = (kind === 'choice' && field.limits) || [ofKind, () => true];
+  if (isRight(value) && accepts(value)) return value;
   throw new TfjsLoraError('INVALID_CONFIG', `${where} ${key}: expected ${expected}, got ${show(value)}`);
 }
 
@@ -173,7 +172,6 @@ export function formatPeftConfig(
       peftFields(fields).map(({name, key, default: byDefault}) => [key, values[name] ?? byDefault ?? null]),
     ),
     base_model_name_or_path: options.baseModelNameOrPath ?? baseModel,
-    bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,
     ...(isLoRA(layerClass) && {init_lora_weights: settings.init === 'gaussian' ? 'gaussian' : true}),

@@ -1,3 +1,4 @@
+import type {LoRAAdapterArgs} from '../../layers/loraFields.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
 
@@ -77,6 +78,44 @@ export function matchTargets(
     linear.filter((name) => selected.has(name)),
     isList ? targets : [],
   );
+}
+
+/**
+ * Returns the names of the linear layers whose weights PEFT's `target_parameters` lists.
+ *
+ * @param options the settings of the adapter, of which PEFT refuses some for parameters
+ * @throws TfjsLoraError `UNKNOWN_TARGET`, `UNSUPPORTED`
+ */
+export function matchParameters(
+  parameters: string[],
+  {linear, refused}: TargetCandidates,
+  options: Pick<LoRAAdapterArgs, 'dropout' | 'useDoRA' | 'loraBias'>,
+): string[] {
+  if (parameters.length === 0) return [];
+  const excluded = (['dropout', 'useDoRA', 'loraBias'] as const).find((name) => options[name]);
+  if (excluded !== undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `LoRA targetParameters: expected no ${excluded}, got ${options[excluded]}. PEFT refuses this too; use targetModules.`,
+    );
+  }
+  for (const parameter of parameters) {
+    const matches = endsWith(parameter);
+    const [other] = [...refused].find(([name]) => matches(`${name}.weight`)) ?? [];
+    if (other !== undefined)
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `LoRA targetParameters ${parameter}: ${other} cannot be adapted: ${refused.get(other)}`,
+      );
+    if (!linear.some((name) => matches(`${name}.weight`)))
+      throw unknownTarget(
+        parameter,
+        linear.map((name) => `${name}.weight`),
+        true,
+        'targetParameters',
+      );
+  }
+  return linear.filter((name) => parameters.some((parameter) => endsWith(parameter)(`${name}.weight`)));
 }
 
 /** @param known names of which each exclusion must match one, because an exclusion without a match may be a typo */

@@ -111,6 +111,15 @@ const LAYERS: [string, () => Promise<tf.layers.Layer>][] = [
     },
   ],
   [
+    'merged with a bias, over float32',
+    async () => {
+      const layer = await loraOver(trainedDense('float32'), {loraBias: true});
+      layer.adapter().bias!.write(normal([12], 7));
+      layer.merge();
+      return layer;
+    },
+  ],
+  [
     'merged DoRA, over bfloat16',
     async () => {
       const layer = await loraOver(trainedDense(), {useDoRA: true});

@@ -189,7 +189,8 @@ function assertInitializable(layer: LoRADense, adapterName: string, method: stri
   const others = [...layer.adapters.keys()].filter((name) => name !== adapterName);
   if (changesBase(method) && others.length > 0)
     throw refuse('no other adapter, because the base changes', `${others.join(', ')}. Delete them first.`);
-  const {rank, freezeB} = layer.adapter(adapterName).settings;
+  const {rank, freezeB, loraBias} = layer.adapter(adapterName).settings;
+  if (loraBias) throw refuse('an adapter without loraBias', 'one with it');
   if (method === 'mica' && !freezeB)
     throw refuse('applyLoRA({freezeB: true}), because only A trains', 'freezeB: false');
   if (method === 'orthogonal' && rank % 2 !== 0) throw refuse('an even rank', String(rank));

@@ -24,4 +24,6 @@ export interface LossModel {
   /** Names of all adapters, and of the active ones, which train. */
   readonly adapterNames?: string[];
   readonly activeAdapters?: string[];
+  /** Returns an adapter's options, of which `bias` says that the base changes with it. */
+  adapterOptions?(name: string): {bias?: string};
 }

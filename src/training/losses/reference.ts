@@ -51,6 +51,14 @@ export function assertReference(
         `Call applyLoRA() first, or pass another model as the reference${alternative}.`,
     );
   }
+  const changing = activeAdapters.find((name) => (model.adapterOptions?.(name).bias ?? 'none') !== 'none');
+  if (changing !== undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${what} reference: expected adapters with bias none, got "${changing}", which trains biases of the base. ` +
+        'The base without it is no reference then: pass another model.',
+    );
+  }
   for (const name of [reference ?? []].flat()) {
     if (!adapterNames.includes(name)) {
       throw new TfjsLoraError(

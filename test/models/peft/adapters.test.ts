@@ -445,10 +445,10 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
           'expected "LORA", got "IA3"',
         ],
         [
-          'trained biases',
-          (folder) => configure(folder, {bias: 'all'}),
+          'trained tokens',
+          (folder) => configure(folder, {trainable_token_indices: [1]}),
           'UNSUPPORTED',
-          'bias: expected "none", got "all"',
+          'trainable_token_indices: expected null, got [1]',
         ],
         [
           'no targets',

@@ -10,6 +10,7 @@ test('writes every setting to a file of PEFT and reads it back', () => {
     names: ['q_proj'],
     layers: [1],
     numbers: {q_proj: 4},
+    choice: 'all',
   };
   const options = Object.fromEntries(
     peftFields().map(({name, kind}) => [name, values[kind as keyof typeof values]]),
@@ -27,6 +28,7 @@ test("keeps every setting of a layer in Keras's spelling", () => {
     dropout: 0,
     useRsLoRA: false,
     useDoRA: false,
+    loraBias: false,
     init: 'kaiming',
     freezeB: false,
   });

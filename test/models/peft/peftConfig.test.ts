@@ -53,8 +53,9 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   lora_dropout: [[0.5, {dropout: 0.5}]],
   fan_in_fan_out: [[true, 'same']],
   bias: [
-    ['all', 'refused'],
-    ['lora_only', 'refused'],
+    ['all', {bias: 'all'}],
+    ['lora_only', {bias: 'lora_only'}],
+    ['some', 'refused'],
   ],
   use_rslora: [
     [true, {useRsLoRA: true}],
@@ -111,8 +112,15 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   monteclora_config: [[switchedOn.monteclora_config, 'refused']],
   layer_replication: [[[[0, 1]], 'refused']],
   runtime_config: [[{ephemeral_gpu_offload: true}, 'same']],
-  lora_bias: [[true, 'refused']],
-  target_parameters: [[['experts'], 'refused']],
+  lora_bias: [
+    [true, {loraBias: true}],
+    [1, 'refused'],
+  ],
+  target_parameters: [
+    [['q_proj.weight'], {targetParameters: ['q_proj.weight']}],
+    [[], {targetParameters: []}],
+    [1, 'refused'],
+  ],
   use_bdlora: [
     [switchedOn.use_bdlora, 'refused'],
     [false, 'same'],
