@@ -30,6 +30,7 @@ import {
   stream,
 } from './generation/generate.ts';
 import type {GenerationConfig} from './generationConfig.ts';
+import {type SaveGgufOptions, type SaveGgufResult, saveGguf} from './gguf/saveGguf.ts';
 import {initializeWeights} from './initializeWeights.ts';
 import {type LoadOptions, loadPretrained} from './loadPretrained.ts';
 import type {LossPass} from './lossPass.ts';
@@ -507,6 +508,32 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       );
     }
     return savePretrained(this, folder as FolderTarget, options as SaveOptions);
+  }
+
+  /**
+   * Writes a GGUF file for llama.cpp, Ollama and others that read it: the weights in `type`, the shape, the tokenizer and
+   * its chat template. Adapters must be merged first, because they would be lost otherwise; {@link saveAdapterGguf}
+   * writes one alone. Memory holds one tensor of the file at a time.
+   *
+   * The blocks of `q8_0` and the other quantized types are those that llama.cpp's own quantizer makes without an
+   * importance matrix, byte for byte. A quantized model is dequantized first.
+   *
+   * @param folder a path, or a `Map` that receives the file as a `Blob` where there is no disk
+   * @throws TfjsLoraError `UNSUPPORTED` for a family, a tokenizer or a setting that llama.cpp does not have;
+   *   `INVALID_ARGUMENT` for an unmerged adapter; `NON_FINITE` for a value that `f16` does not have; the signal's reason
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('adapter');
+   * model.mergeLoRA();
+   * await model.saveGguf('exported', {type: 'q4_k_m'}); // exported/model-q4_k_m.gguf
+   * ```
+   */
+  async saveGguf(folder: FolderTarget, options?: SaveGgufOptions): Promise<SaveGgufResult> {
+    this.assertUsable();
+    return saveGguf(this, folder, options);
   }
 }
 refuseTraining(CausalLM.prototype);

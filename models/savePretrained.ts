@@ -70,21 +70,8 @@ export async function savePretrained(
   options.signal?.throwIfAborted();
   const folder = folderToWrite(target);
   const {dtype = model.storage, maxShardBytes = 5e9} = options;
-  const unmerged = [...model.adaptedLayers()].find(
-    ([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0,
-  );
-  if (unmerged) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `save ${folder.path}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
-        'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
-    );
-  }
+  const weights = mergedWeights(model, 'save', folder.path);
   await folder.create();
-  const ofAdapters = new Set([...model.adaptedLayers().values()].flatMap((layer) => layer.adapterParameters));
-  const weights = [...model.namedParameters()].filter(
-    ([name, parameter]) => !ofAdapters.has(parameter) && !isOfValueHead(name),
-  );
   const isQuantized = !options.dequantize;
   const quantization = isQuantized ? formatQuantizationConfig(model) : undefined;
   const tensors: TensorToWrite[] = [];
@@ -109,6 +96,32 @@ export async function savePretrained(
   };
   await folder.writeTogether('config.json', fill, staleAfterSave(model));
   return {modelArtifactsInfo: {dateSaved: new Date(), modelTopologyType: 'JSON'}};
+}
+
+/**
+ * Returns the weights to save: the model's own, with its adapters merged into them, without the value head.
+ *
+ * @param call the call that saves, and `path` where to, for messages
+ * @throws TfjsLoraError `INVALID_ARGUMENT` for an unmerged adapter, which would be lost
+ */
+export function mergedWeights(
+  model: Pick<SavableModel, 'adaptedLayers' | 'namedParameters'>,
+  call: string,
+  path: string,
+): [string, Parameter][] {
+  const layers = model.adaptedLayers();
+  const unmerged = [...layers].find(([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0);
+  if (unmerged) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${call} ${path}: expected merged adapters, got an unmerged one on ${unmerged[0]}. ` +
+        'Call mergeLoRA() first, or saveAdapter() to write the adapter alone.',
+    );
+  }
+  const ofAdapters = new Set([...layers.values()].flatMap((layer) => layer.adapterParameters));
+  return [...model.namedParameters()].filter(
+    ([name, parameter]) => !ofAdapters.has(parameter) && !isOfValueHead(name),
+  );
 }
 
 /** Writes whole numbers as floats where transformers accepts nothing else, and JavaScript knows no difference. */

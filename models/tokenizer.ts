@@ -206,6 +206,11 @@ export class Tokenizer {
     return typeof adds === 'boolean' ? adds : kind === 'LlamaTokenizer' || kind === 'LlamaTokenizerFast';
   }
 
+  /** The text of the chat template for conversations without tools; undefined if the folder has none. */
+  get chatTemplate(): string | undefined {
+    return this.templateSource()?.text;
+  }
+
   /** Whether the folder has a chat template. */
   get hasChatTemplate(): boolean {
     return this.templateSource() !== undefined;
