@@ -3,6 +3,9 @@
  *
  * @module tfjs-lora/layers
  */
+export {AdaptedLayer, type MergeOptions} from './adaptedLayer.ts';
+export {Adapter, DEFAULT_ADAPTER} from './adapter.ts';
+export {CopiedLayer} from './copiedLayer.ts';
 export {GeGLU} from './geGLU.ts';
 export {
   type AttentionContext,
@@ -13,13 +16,13 @@ export {
 export {KerasDense} from './kerasDense.ts';
 export {kernel} from './kernels/kernel.ts';
 export {KeyValueCache} from './keyValueCache.ts';
-export {DEFAULT_ADAPTER, LoRAAdapter, type LoRAAdapterClass, type LoRAMatrices} from './loraAdapter.ts';
+export {LayerCopy} from './layerCopy.ts';
+export {LoRAAdapter, type LoRAAdapterClass, type LoRAMatrices} from './loraAdapter.ts';
 export {
   type LoRACallArgs,
   LoRADense,
   type LoRADenseArgs,
   type LoRADenseClass,
-  type MergeOptions,
   type PlacedAdapterArgs,
 } from './loraDense.ts';
 export {

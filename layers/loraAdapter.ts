@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {assertKnownOptions} from '../quant/knownOptions.ts';
+import {Adapter, DEFAULT_ADAPTER} from './adapter.ts';
 import {
   assertLoRAArgs,
   LORA_FIELDS,
@@ -10,9 +11,6 @@ import {
   loraSettings,
 } from './loraFields.ts';
 import {Parameter} from './parameter.ts';
-
-/** The name of an adapter that is not given one. */
-export const DEFAULT_ADAPTER = 'default';
 
 /** The matrices of an adapter that makes them itself. */
 export interface LoRAMatrices {
@@ -28,7 +26,7 @@ export interface LoRAMatrices {
  * A subclass may freeze some of its weights, have other settings ({@link fields}), train other weights
  * ({@link parameters}) and make A and B of them ({@link factors}). A layer whose `adapterClass` it is uses it.
  */
-export class LoRAAdapter {
+export class LoRAAdapter extends Adapter {
   /** The settings of such adapters, which are read, written, checked and saved as this table says. */
   static readonly fields: LoRAFields = LORA_FIELDS;
   /** `peft_type` in `adapter_config.json`; an adapter that PEFT's LoRA cannot read has its own. */
@@ -42,10 +40,6 @@ export class LoRAAdapter {
   readonly magnitude?: Parameter;
   /** The bias of B, `[units]` float32; zeros at first. */
   readonly bias?: Parameter;
-  /** Factor on the whole update. Default 1. */
-  weight = 1;
-  private trains = true;
-  private isHeld = false;
 
   /**
    * @param where the layer's name, for weights and messages
@@ -54,13 +48,14 @@ export class LoRAAdapter {
    * @param matrices returns A and B. Default: new ones, drawn as the settings say
    */
   constructor(
-    readonly name: string,
+    name: string,
     where: string,
     [units, inputDim]: [number, number],
     args: LoRAAdapterArgs,
     rowNorms: () => tf.Tensor,
     matrices?: () => LoRAMatrices,
   ) {
+    super(name);
     const {fields} = new.target;
     assertKnownOptions(`adapter "${name}" of ${where}`, args, fields);
     assertLoRAArgs(args, where, [units, inputDim], fields);
@@ -118,8 +113,7 @@ export class LoRAAdapter {
     return this.bias ? tf.add(y, tf.mul(this.bias.read(), this.scaling)) : y;
   }
 
-  /** The weights by their names in a PEFT file, which follow the layer's name. */
-  get parameters(): Map<string, Parameter> {
+  override get parameters(): Map<string, Parameter> {
     const named: [string, Parameter][] = [
       ['lora_A.weight', this.loraA],
       ['lora_B.weight', this.loraB],
@@ -127,35 +121,6 @@ export class LoRAAdapter {
     if (this.bias) named.push(['lora_B.bias', this.bias]);
     if (this.magnitude) named.push(['lora_magnitude_vector', this.magnitude]);
     return new Map(named);
-  }
-
-  /** Whether its weights train, except those frozen individually: false while it is inactive or held. */
-  get trainable(): boolean {
-    return this.trains && !this.isHeld;
-  }
-
-  set trainable(trainable: boolean) {
-    this.trains = trainable;
-    this.holdParameters();
-  }
-
-  /** Whether it would train if its layer did. */
-  get isTrainableAlone(): boolean {
-    return this.trains;
-  }
-
-  /** Whether its layer freezes it; when released, it trains as it did before. */
-  set held(held: boolean) {
-    this.isHeld = held;
-    this.holdParameters();
-  }
-
-  private holdParameters(): void {
-    for (const parameter of this.parameters.values()) parameter.held = !this.trainable;
-  }
-
-  dispose(): void {
-    for (const parameter of this.parameters.values()) parameter.dispose();
   }
 }
 

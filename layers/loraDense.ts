@@ -1,13 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
-import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
+import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
+import {AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from './adaptedLayer.ts';
+import {DEFAULT_ADAPTER} from './adapter.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {hashName} from './hashName.ts';
 import {KerasDense} from './kerasDense.ts';
-import {DEFAULT_ADAPTER, LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
+import {LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
 import {type LoRAAdapterArgs, type LoRAFields, loraArgs, respelledByKeras} from './loraFields.ts';
-import {flatten, ModuleLayer, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
+import {flatten, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
 import {isRecording} from './ops/isRecording.ts';
 import {loraLinear} from './ops/loraLinear.ts';
@@ -53,16 +55,6 @@ export interface PlacedAdapterArgs extends LoRAAdapterArgs {
   trainable: boolean;
 }
 
-export interface MergeOptions {
-  /**
-   * Dequantizes a quantized base to merge into it: the merged weight has the type that the base had before
-   * quantization, and outputs are those of the dequantized base. Default false: merging into a quantized base is
-   * refused, because rounding the sum to few bits again would lose most of the update.
-   */
-  dequantize?: boolean;
-}
-export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptions>;
-
 export interface LoRACallArgs {
   /** Whether dropout is on. Default false. */
   training?: boolean;
@@ -90,7 +82,7 @@ export interface LoRACallArgs {
  * const network = tf.sequential({layers: [new LoRADense({units: 64, rank: 4, inputShape: [32]})]});
  * ```
  */
-export class LoRADense extends ModuleLayer {
+export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   static className = 'LoRADense';
   /** The options of this class, or of a subclass with the settings of its adapters. */
   static get optionNames(): Readonly<Record<string, true | object>> {
@@ -99,9 +91,6 @@ export class LoRADense extends ModuleLayer {
   /** The class of its adapters; a subclass may have another kind. */
   static readonly adapterClass: LoRAAdapterClass = LoRAAdapter;
   base: TransposedDense;
-  readonly adapters = new Map<string, LoRAAdapter>();
-  /** Names of the active adapters, in the order in which they are applied. */
-  activeAdapters: string[] = [];
   /** What passes add to each row of the batch, besides the active adapters; set only while such a pass runs. */
   rowFactors?: RowFactors;
   private readonly firstAdapter?: LoRAAdapterArgs;
@@ -175,63 +164,17 @@ export class LoRADense extends ModuleLayer {
    * @throws TfjsLoraError `INVALID_ARGUMENT` for a name that exists, an unknown option or an impossible setting
    */
   addAdapter(name: string, args: LoRAAdapterArgs): LoRAAdapter {
-    if (this.adapters.has(name)) {
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `adapter "${name}" of ${this.name}: expected a new name, got one that exists`,
-      );
-    }
+    this.assertNewName(name);
     const shape: [number, number] = [this.base.units, this.base.inputDim];
     const {weight} = this.base;
     const create = () =>
       new this.adapterClass(name, this.name, shape, args as never, () => rowNorms(weight.matrix()));
-    const adapter = weight.isAllocated ? create() : withoutAllocation(create);
-    adapter.held = !this.trainable;
-    this.adapters.set(name, adapter);
-    this.activeAdapters.push(name);
-    for (const [key, parameter] of adapter.parameters)
-      this.parameters.set(parameterKey(key, name), parameter);
-    return adapter;
+    return this.keep(weight.isAllocated ? create() : withoutAllocation(create));
   }
 
   /** The class of this layer's adapters. */
   get adapterClass(): LoRAAdapterClass {
     return (this.constructor as LoRADenseClass).adapterClass;
-  }
-
-  /** The base stays frozen; an adapter trains with the layer, unless it is inactive. */
-  protected override holdParts(): void {
-    super.holdParts();
-    for (const adapter of this.adapters.values()) adapter.held = !this.trainable;
-  }
-
-  /**
-   * Removes an adapter and frees its weights. Merged adapters are unmerged first.
-   *
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
-   */
-  removeAdapter(name: string): void {
-    this.unmerge();
-    const adapter = this.adapter(name);
-    for (const key of adapter.parameters.keys()) this.parameters.delete(parameterKey(key, name));
-    this.adapters.delete(name);
-    this.activeAdapters = this.activeAdapters.filter((active) => active !== name);
-    adapter.dispose();
-  }
-
-  /** @throws TfjsLoraError `UNKNOWN_ADAPTER` */
-  adapter(name: string = DEFAULT_ADAPTER): LoRAAdapter {
-    const adapter = this.adapters.get(name);
-    if (adapter) return adapter;
-    throw new TfjsLoraError(
-      'UNKNOWN_ADAPTER',
-      `adapter "${name}" of ${this.name}: expected one of ${nearestNames(name, this.adapters.keys(), 8).join(', ') || '(none)'}`,
-    );
-  }
-
-  /** The weights of all adapters. */
-  get adapterParameters(): Parameter[] {
-    return [...this.adapters.values()].flatMap(({parameters}) => [...parameters.values()]);
   }
 
   /** The default adapter's A, `[rank, inputDim]`. */
@@ -242,10 +185,6 @@ export class LoRADense extends ModuleLayer {
   /** The default adapter's B, `[units, rank]`. */
   get loraB(): Parameter {
     return this.adapter().loraB;
-  }
-
-  override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
-    return this.base.computeOutputShape(inputShape);
   }
 
   /**
@@ -309,7 +248,7 @@ export class LoRADense extends ModuleLayer {
   }
 
   /** Whether the base weight contains the updates. */
-  get isMerged(): boolean {
+  override get isMerged(): boolean {
     return this.unmerged !== undefined || this.#quantizedBase !== undefined;
   }
 
@@ -320,7 +259,7 @@ export class LoRADense extends ModuleLayer {
    * @throws TfjsLoraError `NON_FINITE` when the merged weight is not finite, `UNSUPPORTED` for a quantized base unless
    *   `dequantize` is set, and for an adapter's bias where the base has none; the layer is then unchanged
    */
-  merge(options: MergeOptions = {}): void {
+  override merge(options: MergeOptions = {}): void {
     assertKnownOptions('merge', options, MERGE_OPTIONS);
     const {dequantize = false} = options;
     if (this.isMerged || this.activeAdapters.length === 0) return;
@@ -401,8 +340,7 @@ export class LoRADense extends ModuleLayer {
     return `${this.base.name}.unmerged.${key}`;
   }
 
-  /** Restores the base as it was before {@link merge}, bit for bit. Does nothing if the layer is not merged. */
-  unmerge(): void {
+  override unmerge(): void {
     if (this.#quantizedBase) {
       this.base.disposeWeights();
       this.base = this.#quantizedBase;
@@ -424,14 +362,8 @@ export class LoRADense extends ModuleLayer {
   }
 
   /** Merges permanently and returns the plain layer; this layer must not be used again. */
-  fuse(options?: MergeOptions): TransposedDense {
-    this.merge(options);
-    this.forgetUnmerged();
-    for (const adapter of this.adapters.values()) adapter.dispose();
-    this.adapters.clear();
-    this.parameters.clear();
-    this.activeAdapters = [];
-    return this.base;
+  override fuse(options?: MergeOptions): TransposedDense {
+    return super.fuse(options) as TransposedDense;
   }
 
   /** Returns the merged weight as `target` stores it, after checking it. */
@@ -465,17 +397,7 @@ export class LoRADense extends ModuleLayer {
     return weight;
   }
 
-  override disposeWeights(): number {
-    this.forgetUnmerged();
-    const ofAdapters = this.adapterParameters;
-    for (const [name, adapter] of this.adapters) {
-      for (const key of adapter.parameters.keys()) this.parameters.delete(parameterKey(key, name));
-      adapter.dispose(); // may free more than its own weights
-    }
-    return ofAdapters.length + super.disposeWeights();
-  }
-
-  private forgetUnmerged(): void {
+  protected override forgetUnmerged(): void {
     for (const [, before] of this.unmerged ?? []) before.dispose();
     this.unmerged = undefined;
     if (this.#quantizedBase) releaseWeightsOf(this.#quantizedBase);
@@ -552,12 +474,6 @@ function assertNoTraining(training: boolean): void {
     'UNSUPPORTED',
     'adapterNames: expected a pass that does not train, got one that does. Train each adapter on its own rows.',
   );
-}
-
-/** Renames `lora_A.weight` to `lora_A.default.weight`, as PEFT does inside a model. */
-export function parameterKey(key: string, adapter: string): string {
-  const [kind, ...rest] = key.split('.');
-  return [kind, adapter, ...rest].join('.');
 }
 
 /** Copies a Keras layer, whose weight `[inputDim, units]` is the transpose of ours. */

@@ -3,7 +3,9 @@ import {TfjsLoraError} from '../quant/errors.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {LAYER_OPTIONS, type LayerArgs, ModuleLayer, onlyInput, onlyShape} from './moduleLayer.ts';
 import {linear} from './ops/linear.ts';
+import {withoutAllocation} from './parameter.ts';
 import type {TokenEmbedding} from './tokenEmbedding.ts';
+import {TransposedDense} from './transposedDense.ts';
 
 export interface TiedHeadArgs extends LayerArgs {
   /** The embedding whose table is the output weight. */
@@ -29,6 +31,22 @@ export class TiedHead extends ModuleLayer {
       );
     }
     this.#embedding = args.embedding;
+  }
+
+  /** The layer whose table it shares. */
+  get embedding(): TokenEmbedding {
+    return this.#embedding;
+  }
+
+  /** Returns a head with a table of its own, which has the values of the shared one. */
+  untied(): TransposedDense {
+    const {name, weight} = this;
+    const [units, inputDim] = weight.logicalShape;
+    const {storage} = this.#embedding;
+    const dense = new TransposedDense({name, units, useBias: false, storage, trainable: false});
+    withoutAllocation(() => dense.build([null, inputDim]));
+    if (weight.isAllocated) tf.tidy(() => void dense.weight.write(weight.read().clone()));
+    return dense;
   }
 
   /** The shared table, `[vocabSize, C]`. */

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {CopiedLayer} from '../layers/copiedLayer.ts';
 import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy, linearTokenLosses} from '../layers/ops/linearCrossEntropy.ts';
@@ -245,13 +246,14 @@ export function targetCount(batch: Batch): number {
 
 /** Computes the losses of targets, `each` `[N]`, or their `sum`. */
 function headLoss(
-  {lm_head: head, logitBound: bound}: Pick<LossModel, 'lm_head' | 'logitBound'>,
+  {lm_head, logitBound: bound}: Pick<LossModel, 'lm_head' | 'logitBound'>,
   hidden: tf.Tensor2D,
   targets: tf.Tensor1D,
   pass: Pass,
   which: Which,
   {temperature = 1, formula, reference}: LossShape,
 ): tf.Tensor {
+  const head = lm_head instanceof CopiedLayer ? lm_head.current : lm_head;
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
   const frozen =
     (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {LoRADense} from '../layers/loraDense.ts';
+import {AdaptedLayer} from '../layers/adaptedLayer.ts';
 import {walk} from '../layers/moduleLayer.ts';
 import {
   type QuantizationArgs,
@@ -139,7 +139,7 @@ function settingsOf({skipModules = ['lm_head'], ...quantization}: QuantizationOp
 
 function assertUnmerged({layers}: LayeredModel, what: string): void {
   for (const layer of walk(layers)) {
-    if (!(layer instanceof LoRADense && layer.isMerged)) continue;
+    if (!(layer instanceof AdaptedLayer && layer.isMerged)) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `${what} layer ${layer.name}: expected an unmerged adapter, got a merged one. ` +

@@ -12,7 +12,7 @@ export interface LayeredModel {
   readonly sharesBase?: boolean;
 }
 
-/** Replaces a layer with another: in the layer that contains it, or at the top of the model. */
+/** Replaces a layer with another: in the layer that contains it, or at the top of the model and in its fields. */
 export function replaceLayer<L extends tf.layers.Layer>(
   model: LayeredModel,
   layer: tf.layers.Layer,
@@ -21,7 +21,8 @@ export function replaceLayer<L extends tf.layers.Layer>(
   const top = model.layers.indexOf(layer);
   if (top >= 0) {
     model.layers[top] = by;
-    if (model.lm_head === layer) model.lm_head = by;
+    for (const [field, value] of Object.entries(model))
+      if (value === layer) Object.assign(model, {[field]: by});
     return by;
   }
   for (const parent of walk(model.layers)) {

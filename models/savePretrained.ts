@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {LoRADense} from '../layers/loraDense.ts';
+import type {AdaptedLayer} from '../layers/adaptedLayer.ts';
 import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
 import type {ValueHead} from '../layers/valueHead.ts';
@@ -27,7 +27,7 @@ export interface SavableModel extends LayeredModel {
   readonly tokenizer?: Tokenizer;
   readonly valueHead?: ValueHead;
   namedParameters(): Map<string, Parameter>;
-  adaptedLayers(): Map<string, LoRADense>;
+  layersWithAdapters(): Map<string, AdaptedLayer>;
   /** Returns the contents of `config.json`. */
   formatConfig(dtype: StorageDtype): Record<string, unknown>;
 }
@@ -85,6 +85,8 @@ export async function savePretrained(
     }
   }
   const {quantization_config, ...config} = model.formatConfig(dtype);
+  if (config.tie_word_embeddings && model.namedParameters().has('lm_head.weight'))
+    config.tie_word_embeddings = false;
   const json = quantization ? {...config, quantization_config: quantization} : config;
   const fill = async (draft: WritableFolder) => {
     await draft.writeShards(watched(tensors, options), {maxShardBytes});
@@ -105,11 +107,11 @@ export async function savePretrained(
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unmerged adapter, which would be lost
  */
 export function mergedWeights(
-  model: Pick<SavableModel, 'adaptedLayers' | 'namedParameters'>,
+  model: Pick<SavableModel, 'layersWithAdapters' | 'namedParameters'>,
   call: string,
   path: string,
 ): [string, Parameter][] {
-  const layers = model.adaptedLayers();
+  const layers = model.layersWithAdapters();
   const unmerged = [...layers].find(([, layer]) => !layer.isMerged && layer.activeAdapters.length > 0);
   if (unmerged) {
     throw new TfjsLoraError(

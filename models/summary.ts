@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {LoRADense} from '../layers/loraDense.ts';
+import {AdaptedLayer} from '../layers/adaptedLayer.ts';
 import {ModuleLayer, namedParameters, walk} from '../layers/moduleLayer.ts';
 
 /** Numbers of a model's parameters. A 16-bit weight counts its elements, not its packed words. */
@@ -96,7 +96,7 @@ function ownAndSameName(layer: ModuleLayer) {
 function describe(layer: ModuleLayer): SummarizedLayer {
   const parameters = ownAndSameName(layer);
   const count = (chosen: typeof parameters) => chosen.reduce((sum, parameter) => sum + parameter.size, 0);
-  const ofAdapters = layer instanceof LoRADense ? layer.adapterParameters : [];
+  const ofAdapters = layer instanceof AdaptedLayer ? layer.adapterParameters : [];
   const matrices = parameters.filter((parameter) => !ofAdapters.includes(parameter));
   return {
     name: layer.name,

@@ -198,7 +198,7 @@ const ADVICE: Readonly<Record<string, string>> = {
   bias: 'Biases are frozen here, as PEFT has it with bias "none".',
   task_type: 'Every model here is a causal language model: leave it out.',
   trust_remote_code: 'No code is loaded from a model folder: leave it out.',
-  modules_to_save: 'Only adapters train and are saved: leave it out.',
+  modules_to_save: 'Pass modulesToSave to applyLoRA.',
   fan_in_fan_out: 'Weights are stored as Hugging Face stores them: leave it out.',
   inference_mode: 'A loaded adapter is frozen unless loadAdapter(folder, {trainable: true}): leave it out.',
   clipvalue: 'Gradients are clipped by their global norm: compile({maxGradNorm: 1}).',

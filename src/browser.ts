@@ -1,7 +1,7 @@
 /** `tfjs-lora` in a browser: everything except data sets, which need a disk. */
 
-export {DEFAULT_ADAPTER} from '../layers/loraAdapter.ts';
-export type {MergeOptions} from '../layers/loraDense.ts';
+export type {MergeOptions} from '../layers/adaptedLayer.ts';
+export {DEFAULT_ADAPTER} from '../layers/adapter.ts';
 export type {CompileProgress} from '../layers/ops/backendTraits.ts';
 export {compileShaders} from '../layers/ops/compileShaders.ts';
 export type {QuantizationType} from '../layers/quantizationArgs.ts';

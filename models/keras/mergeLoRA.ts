@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {LoRADense, type MergeOptions} from '../../layers/loraDense.ts';
+import type {MergeOptions} from '../../layers/adaptedLayer.ts';
+import {LoRADense} from '../../layers/loraDense.ts';
 import {membersOf} from '../../layers/ops/tfjsInternals.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import type {TransposedDenseArgs} from '../../layers/transposedDense.ts';

@@ -225,7 +225,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
 
   /** Peers scale the embedding before or after the noise, which depends on the family. */
   protected override get addsEmbeddingNoise(): boolean {
-    return this.isUnchanged('forward') && this.embed_tokens.scale === 1;
+    const {embeddingScale} = this.constructor as typeof LlamaForCausalLM;
+    return this.isUnchanged('forward') && embeddingScale(this.config) === 1;
   }
 
   /** Whether its blocks are such as one op may compute: those of Llama, without biases. */

@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
 import type {LoRADense} from '../../layers/loraDense.ts';
 import type {LoRAFields} from '../../layers/loraFields.ts';
 import type {Parameter} from '../../layers/parameter.ts';
@@ -147,8 +148,13 @@ export abstract class AdaptableModel extends ModuleModel {
     return this.adapterSet.options(name);
   }
 
-  /** Returns the layers that have adapters, by name. */
+  /** Returns the layers that have low-rank adapters, by name. */
   adaptedLayers(): Map<string, LoRADense> {
+    return this.adapterSet.lowRank();
+  }
+
+  /** Returns the layers that have adapters of any kind, by name, including those that adapters copy whole. */
+  layersWithAdapters(): Map<string, AdaptedLayer> {
     return this.adapterSet.layers();
   }
 

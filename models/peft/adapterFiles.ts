@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
-import {DEFAULT_ADAPTER, LoRAAdapter} from '../../layers/loraAdapter.ts';
+import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
+import {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
+import type {ModuleLayer} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import type {ValueHead} from '../../layers/valueHead.ts';
@@ -87,7 +89,7 @@ export async function saveAdapter(
   assertKnownOptions('saveAdapter', given, SAVE_ADAPTER_FILES_OPTIONS);
   const options = adapters.options(adapterName);
   const loaded = adapters.loadedFrom(adapterName);
-  const layerNames = [...adapters.layers()]
+  const layerNames = [...adapters.lowRank()]
     .filter(([, layer]) => layer.adapters.has(adapterName))
     .map(([name]) => name);
   assertReadable(adapters, adapterName);
@@ -95,7 +97,9 @@ export async function saveAdapter(
   await folder.create();
   const converted = given.convertToLoRA ? convertedToLoRA(adapters, adapterName) : undefined;
   const parameters = new Map([
-    ...(converted ? [] : adapterParameters(adapters, adapterName)),
+    ...[...adapterParameters(adapters, adapterName)].filter(
+      ([name]) => !converted || !name.includes('.lora_'),
+    ),
     ...(loaded?.baseWeights ?? []),
     ...adapters.trainedBiases(adapterName),
   ]);
@@ -131,7 +135,7 @@ const LORA_WEIGHT = /^lora_(A\.weight|B\.weight|B\.bias|magnitude_vector)$/;
 
 /** Refuses to write weights that PEFT would look for in vain, or leave out, under LoRA's `peft_type`. */
 function assertReadable(adapters: AdapterSet, adapterName: string): void {
-  for (const [layerName, layer] of adapters.layers()) {
+  for (const [layerName, layer] of adapters.lowRank()) {
     if (layer.adapterClass.peftType !== LoRAAdapter.peftType) continue;
     const keys = [...(layer.adapters.get(adapterName)?.parameters.keys() ?? [])];
     const foreign = keys.find((key) => !LORA_WEIGHT.test(key));
@@ -203,7 +207,7 @@ export async function loadAdapter(
       bytes.set(name, await file.load(name));
       onProgress?.({tensor: name, done: bytes.size, total: names.length});
     }
-    const base = baseParameters(model.namedParameters(), file);
+    const base = baseParameters(model.namedParameters(), file, adapters.savedModules(options, true));
     for (const [name, parameter] of base) {
       const change = await baseChange(name, parameter, file, bytes.get(name)!);
       if (change) changes.push(change);
@@ -259,20 +263,28 @@ interface BaseChange {
 /**
  * Returns the model's own weights in an adapter's file, by their key there: `lm_head.base_layer.weight` when the head
  * is adapted, or the embedding and the head when the vocabulary was resized.
+ *
+ * @param copied layers that the adapter copies whole, whose weights are its own
  */
-function baseParameters(all: Map<string, Parameter>, file: SafetensorsFile): Map<string, Parameter> {
+function baseParameters(
+  all: Map<string, Parameter>,
+  file: SafetensorsFile,
+  copied: readonly ModuleLayer[],
+): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
   for (const name of file.names()) {
     if (!name.startsWith(PEFT_PREFIX)) continue;
-    const parameter = all.get(name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, ''));
-    if (parameter) found.set(name, parameter);
+    const inModel = name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, '');
+    const parameter = all.get(inModel);
+    if (parameter && !copied.some((layer) => inModel.startsWith(`${layer.name}.`)))
+      found.set(name, parameter);
   }
   return found;
 }
 
 /** Checks that a file names the model's own weights as PEFT does, which depends on whether their layer is adapted. */
 function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<string, Parameter>): void {
-  const adapted = adapters.layers();
+  const adapted = adapters.lowRank();
   for (const [name, {originalName}] of base) {
     const isAdapted = adapted.has(originalName.slice(0, originalName.lastIndexOf('.')));
     if (isAdapted !== name.includes(UNDER_ADAPTER)) throw unexpectedTensor(name, file);

@@ -1,12 +1,9 @@
+import {AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from '../../layers/adaptedLayer.ts';
+import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
+import {CopiedLayer} from '../../layers/copiedLayer.ts';
 import {hashName} from '../../layers/hashName.ts';
-import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
-import {
-  LoRADense,
-  type LoRADenseClass,
-  MERGE_OPTIONS,
-  type MergeOptions,
-  parameterKey,
-} from '../../layers/loraDense.ts';
+import {LayerCopy} from '../../layers/layerCopy.ts';
+import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import {assertLoRAArgs, type LoRAAdapterArgs, type LoRAFields, loraArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
@@ -25,6 +22,7 @@ import {changesBase} from './initialization/changesBase.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {BASE, RowAdapters} from './rowAdapters.ts';
+import {savedModules} from './savedModules.ts';
 import {matchParameters, matchTargets, type TargetCandidates} from './targetModules.ts';
 import {layersWithTrainedBias, trainBiasesOf, trainsBiases} from './trainedBiases.ts';
 
@@ -60,6 +58,8 @@ export class AdapterSet {
   /** The method of the adapter whose initialization changed the base. */
   private baseChangedBy?: string;
   private readonly warnedOf = new Set<string>();
+  /** The tied head that a table of its own replaces while adapters are merged. */
+  private untied?: {tied: TiedHead; dense: TransposedDense};
 
   /** @param optionsByName options of the adapters that the model already has */
   constructor(
@@ -115,11 +115,29 @@ export class AdapterSet {
     );
   }
 
-  layers(): Map<string, LoRADense> {
-    const found = [...walk(this.model.layers)].filter(
-      (layer): layer is LoRADense => layer instanceof LoRADense,
-    );
+  /** Returns the layers with adapters of any kind, by name. */
+  layers(): Map<string, AdaptedLayer> {
+    const found = walk(this.model.layers).filter((layer) => layer instanceof AdaptedLayer);
     return new Map(found.map((layer) => [layer.name, layer]));
+  }
+
+  /** Returns the layers with low-rank adapters, by name. */
+  lowRank(): Map<string, LoRADense> {
+    const found = [...this.layers().values()].filter((layer) => layer instanceof LoRADense);
+    return new Map(found.map((layer) => [layer.name, layer]));
+  }
+
+  /** Returns the layers that an adapter with such options copies whole, or ties to a copy. */
+  savedModules({modulesToSave = [], ensureWeightTying}: LoRAOptions, allowForeign: boolean): ModuleLayer[] {
+    if (modulesToSave.length > 0 && !this.model.lm_head) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `LoRA modulesToSave: expected none for a Keras model, whose other layers are not ours to copy, got ${modulesToSave.join(', ')}`,
+      );
+    }
+    const layers = savedModules(modulesToSave, this.model.layers, allowForeign);
+    const tied = ensureWeightTying ? this.tiedTo(layers) : undefined;
+    return tied ? [...new Set([...layers, tied.embedding, tied.head])] : layers;
   }
 
   /**
@@ -172,6 +190,7 @@ export class AdapterSet {
     const twice = byParameter.find((name) => byModule.includes(name));
     if (twice !== undefined)
       throw wrongOption('targetParameters', 'layers that targetModules leaves out', twice);
+    const saved = this.savedModules(options, loadedFrom !== undefined);
     const argsFor = layerArgs(options, fields);
     const plans = [
       ...byModule.map((name) => ({name, args: argsFor(name)})),
@@ -188,6 +207,14 @@ export class AdapterSet {
       assertLoRAArgs(args, name, [units, inputDim], fields);
     }
 
+    if (options.ensureWeightTying && !this.tiedTo(saved)) {
+      warn(
+        'LoRA ensureWeightTying: expected the embedding, or a head that is tied to it, among modulesToSave, got neither. ' +
+          'It has no effect.',
+      );
+    }
+    const copies = this.copiesOf(saved, adapterName, options.ensureWeightTying);
+
     const restore = this.remember();
     this.freezeBase();
     for (const {name, args} of plans) {
@@ -195,6 +222,11 @@ export class AdapterSet {
       const adapted =
         layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, layerClass.fromDense(layer));
       (adapted as LoRADense).addAdapter(adapterName, args);
+    }
+    for (const [layer, copy] of copies) {
+      const copied =
+        layer instanceof CopiedLayer ? layer : replaceLayer(this.model, layer, new CopiedLayer(layer));
+      copied.addCopy(copy);
     }
     this.optionsByName.set(adapterName, {
       ...options,
@@ -229,7 +261,7 @@ export class AdapterSet {
 
   /** Returns the biases of the base that an adapter trains, by their keys in its file. */
   trainedBiases(name: string): Map<string, Parameter> {
-    const adapted = this.layers();
+    const adapted = this.lowRank();
     const layers = layersWithTrainedBias(this.model.layers, name, this.options(name).bias);
     return new Map(
       layers.map((layer) => {
@@ -251,6 +283,36 @@ export class AdapterSet {
     );
   }
 
+  /** Copies layers for a new adapter. Nothing is kept if one cannot be copied. */
+  private copiesOf(
+    layers: ModuleLayer[],
+    name: string,
+    ensureWeightTying = false,
+  ): [ModuleLayer, LayerCopy][] {
+    const copies = new Map<ModuleLayer, LayerCopy>();
+    const tied = ensureWeightTying ? this.tiedTo(layers) : undefined;
+    try {
+      for (const layer of layers)
+        if (layer !== tied?.head) copies.set(layer, LayerCopy.of(name, originalOf(layer)));
+    } catch (error) {
+      for (const copy of copies.values()) copy.dispose();
+      throw error;
+    }
+    if (tied)
+      copies.set(tied.head, LayerCopy.tied(originalOf(tied.head) as TiedHead, copies.get(tied.embedding)!));
+    return [...copies];
+  }
+
+  /** Returns the tied head and its embedding, as they are in the model, if one of them is among the layers. */
+  private tiedTo(layers: ModuleLayer[]): {head: ModuleLayer; embedding: ModuleLayer} | undefined {
+    const all = walk(this.model.layers).filter((layer) => layer instanceof ModuleLayer);
+    const head = all.find((layer) => originalOf(layer) instanceof TiedHead);
+    const table = head && (originalOf(head) as TiedHead).embedding;
+    const embedding = all.find((layer) => originalOf(layer) === table);
+    if (head && embedding && (layers.includes(head) || layers.includes(embedding))) return {head, embedding};
+    return undefined;
+  }
+
   /**
    * Freezes all layers with their own weights, except a value head. Layers around adapters stay trainable, or adapters
    * would not train.
@@ -263,7 +325,7 @@ export class AdapterSet {
   /** Returns the model's layers of our kind, except adapted ones, which control their own weights. */
   private ownLayers(): ModuleLayer[] {
     return [...walk(this.model.layers)].filter(
-      (layer): layer is ModuleLayer => layer instanceof ModuleLayer && !(layer instanceof LoRADense),
+      (layer): layer is ModuleLayer => layer instanceof ModuleLayer && !(layer instanceof AdaptedLayer),
     );
   }
 
@@ -310,6 +372,7 @@ export class AdapterSet {
         `setAdapter weight of "${name}": expected a number, got ${weight}`,
       );
     }
+    for (const layer of this.layers().values()) layer.assertActive(weights);
     for (const layer of this.layers().values()) {
       layer.activeAdapters = [...weights.keys()].filter((name) => layer.adapters.has(name));
       for (const [name, adapter] of layer.adapters) {
@@ -353,6 +416,9 @@ export class AdapterSet {
   with<R>(names: readonly string[], fn: () => R): R {
     for (const name of names) this.assertKnown(name);
     this.warnOfBiases(names);
+    const weightOf = (layer: AdaptedLayer) => (name: string) =>
+      [name, layer.adapters.get(name)?.weight ?? 1] as const;
+    for (const layer of this.layers().values()) layer.assertActive(new Map(names.map(weightOf(layer))));
     const before = [...this.layers().values()].map((layer) => [layer, layer.activeAdapters] as const);
     const merged = this.isMerged;
     if (merged) this.unmerge();
@@ -387,6 +453,17 @@ export class AdapterSet {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
         'adapterNames: expected unmerged weights, which all rows share. Call unmergeLoRA() first.',
+      );
+    }
+    const mixed = new Set(names).size > 1 ? [...this.layers().values()] : [];
+    const whole = mixed.find(
+      (layer) => !(layer instanceof LoRADense) && names.some((name) => layer.adapters.has(name)),
+    );
+    if (whole) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `adapterNames: expected adapters of low-rank updates alone, got one that also trains ${whole.name}. ` +
+          'Pass its rows in a batch of their own.',
       );
     }
     return new RowAdapters(this, names);
@@ -426,6 +503,7 @@ export class AdapterSet {
         adapted.merge(merging);
         onProgress?.({layer, done: index + 1, total: layers.length});
       }
+      this.untie();
     } catch (error) {
       this.unmerge();
       throw error;
@@ -434,10 +512,25 @@ export class AdapterSet {
 
   unmerge(): void {
     for (const layer of this.layers().values()) layer.unmerge();
+    if (!this.untied) return;
+    const {tied, dense} = this.untied;
+    replaceLayer(this.model, dense, tied);
+    dense.disposeWeights();
+    this.untied = undefined;
+  }
+
+  /** Gives a tied head its table from before the merge, if the merge changed the embedding alone. */
+  private untie(): void {
+    const merged = [...this.layers().values()].filter(({isMerged}) => isMerged);
+    for (const tied of walk(this.model.layers)) {
+      if (!(tied instanceof TiedHead) || !merged.some(({original}) => original === tied.embedding)) continue;
+      this.untied = {tied, dense: replaceLayer(this.model, tied, tied.untied())};
+    }
   }
 
   fuse(options?: MergeAdaptersOptions): void {
     this.merge(options);
+    this.untied = undefined; // the head keeps its own table
     for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
     for (const names of [this.optionsByName, this.filesByName, this.initializedByName]) names.clear();
     this.baseChangedBy = undefined; // what was taken from the base is in it again
@@ -451,9 +544,9 @@ export class AdapterSet {
     const showsAdapter = this.names.length > 1 && this.active.length > 1;
     const keys = new Map<string, string>();
     for (const [layerName, layer] of this.layers()) {
-      for (const [adapterName, {parameters}] of layer.adapters) {
-        for (const key of parameters.keys()) {
-          const placed = parameterKey(key, adapterName);
+      for (const adapter of layer.adapters.values()) {
+        for (const key of adapter.parameters.keys()) {
+          const placed = adapter.placedKey(key);
           keys.set(`${layerName}.${placed}`, `${PEFT_PREFIX}${layerName}.${showsAdapter ? placed : key}`);
         }
       }
@@ -494,6 +587,10 @@ export class AdapterSet {
 function wrongOption(what: string, expected: string, got: string): TfjsLoraError {
   return new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${what}: expected ${expected}, got ${got}`);
 }
+
+/** Returns a layer itself, or the one that it adapts. */
+const originalOf = (layer: ModuleLayer): ModuleLayer =>
+  layer instanceof AdaptedLayer ? layer.original : layer;
 
 /**
  * Refuses an adapter for a layer whose adapters are of another kind.

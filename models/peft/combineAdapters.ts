@@ -1,6 +1,7 @@
 import seedrandom from 'seedrandom';
-import {DEFAULT_ADAPTER, LoRAAdapter} from '../../layers/loraAdapter.ts';
-import type {LoRADense} from '../../layers/loraDense.ts';
+import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
+import {LoRAAdapter} from '../../layers/loraAdapter.ts';
+import {LoRADense} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
@@ -79,7 +80,19 @@ export async function combineAdapters(
   const names = Object.keys(weights);
   assertWeights(weights, adapters);
   const combine = combination(names.length === 1 ? {...options, combinationType: 'linear'} : options);
-  const layers = [...adapters.layers()].filter(([, layer]) => names.some((name) => layer.adapters.has(name)));
+  const layers = [...adapters.lowRank()].filter(([, layer]) =>
+    names.some((name) => layer.adapters.has(name)),
+  );
+  const whole = [...adapters.layers().values()].find(
+    (layer) => !(layer instanceof LoRADense) && names.some((name) => layer.adapters.has(name)),
+  );
+  if (whole) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `combineAdapters: expected adapters of low-rank updates alone, got one that also trains ${whole.name}. ` +
+        'PEFT combines no such weights either.',
+    );
+  }
   const combined = new Map<string, Combined>();
   for (const [layerName, layer] of layers) {
     await letSignalsThrough(signal);
@@ -90,12 +103,12 @@ export async function combineAdapters(
   const first = adapters.options(names[0]);
   adapters.add({...optionsOf(first, combined), adapterName}, () => {
     for (const [layerName, {a, b}] of combined) {
-      const {loraA, loraB} = adapters.layers().get(layerName)!.adapter(adapterName);
+      const {loraA, loraB} = adapters.lowRank().get(layerName)!.adapter(adapterName);
       fill(loraA, a.values);
       fill(loraB, b.values);
     }
   });
-  for (const layer of adapters.layers().values()) {
+  for (const layer of adapters.lowRank().values()) {
     const adapter = layer.adapters.get(adapterName);
     if (adapter) adapter.trainable = false;
   }

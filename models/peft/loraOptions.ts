@@ -19,6 +19,16 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   targetModules?: TargetModules;
   /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
   excludeModules?: string | string[];
+  /**
+   * Modules that train whole, as a copy of their own: every layer whose name ends so, such as `embed_tokens`, `lm_head`
+   * or `norm`, with the layers in it. Low-rank updates leave these out. Default none.
+   */
+  modulesToSave?: string[];
+  /**
+   * Whether an output head tied to the embedding also uses the embedding's copy; otherwise each has its own table, as in
+   * PEFT. Default false.
+   */
+  ensureWeightTying?: boolean;
   /** Decoder blocks to adapt, counted from 0. Default all. */
   layersToTransform?: number | number[];
   /** Name of the list of blocks. Default: the first part of a name that a number follows. */
@@ -67,6 +77,8 @@ export function commonSettings(options: LoRAOptions, fields: LoRAFields = LORA_F
 const SELECTION = {
   targetModules: {kind: 'names', peftKey: 'target_modules'},
   excludeModules: {kind: 'names', peftKey: 'exclude_modules'},
+  modulesToSave: {kind: 'list', peftKey: 'modules_to_save'},
+  ensureWeightTying: {kind: 'flag', peftKey: 'ensure_weight_tying', default: false},
   layersToTransform: {kind: 'layers', peftKey: 'layers_to_transform'},
   layersPattern: {kind: 'names', peftKey: 'layers_pattern'},
   rankPattern: {kind: 'numbers', peftKey: 'rank_pattern', default: {}},

@@ -26,12 +26,10 @@ const INERT = new Set([
   'eva_config',
   'corda_config',
   'lora_ga_config',
-  'ensure_weight_tying',
 ]);
 
 /** Keys that would change the numbers, and the values that turn them off. */
 const MUST_BE_OFF: Record<string, unknown[]> = {
-  modules_to_save: [null, []],
   layer_replication: [null, []],
   trainable_token_indices: [null],
   use_qalora: [false],
@@ -125,6 +123,7 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
   text: ['a string', isString],
   choice: ['a string', isString],
   names: ['a string or a list of names', listOf(isString)],
+  list: ['a list of names', (value) => Array.isArray(value) && value.every(isString)],
   layers: ['the number of a layer, or a list of them', listOf(Number.isInteger)],
   numbers: ['a number for each name', isObjectOf(isNumber)],
 };
@@ -175,7 +174,6 @@ export function formatPeftConfig(
     fan_in_fan_out: false,
     inference_mode: true,
     ...(isLoRA(layerClass) && {init_lora_weights: settings.init === 'gaussian' ? 'gaussian' : true}),
-    modules_to_save: null,
     peft_type: peftType,
     target_modules: targets,
     task_type: taskType,

@@ -7,7 +7,7 @@ export const BASE = '__base__';
 
 /** The part of a model's adapters that {@link RowAdapters} needs. */
 interface Adapters {
-  layers(): Map<string, LoRADense>;
+  lowRank(): Map<string, LoRADense>;
   with<R>(names: readonly string[], fn: () => R): R;
 }
 
@@ -27,7 +27,7 @@ export class RowAdapters {
     const isCommon = new Set(names).size === 1;
     this.active = isCommon && names[0] !== BASE ? [names[0]] : [];
     if (isCommon) return;
-    for (const layer of adapters.layers().values()) {
+    for (const layer of adapters.lowRank().values()) {
       const factors = layer.stackRows(names);
       if (factors) this.factors.set(layer, factors);
     }

@@ -1,6 +1,7 @@
 import type {LoRAAdapterArgs} from '../../layers/loraFields.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {PythonPattern} from '../patterns/pythonPattern.ts';
+import {isSaved} from './savedModules.ts';
 
 /**
  * The layers to adapt, as in PEFT: `'all-linear'` is every linear layer except the output head; a list names layers by
@@ -24,6 +25,8 @@ export interface TargetOptions {
   excludeModules?: string | string[];
   /** Name of the list of blocks. Default: the first part of a name that a number follows. */
   layersPattern?: string | string[];
+  /** Modules that adapters copy whole, and which get no low-rank update: names or their ends. */
+  modulesToSave?: string[];
   /** Whether a list may have names without a match if another matches, as in PEFT. Default false: it may be a typo. */
   allowForeign?: boolean;
 }
@@ -40,13 +43,18 @@ export function matchTargets(
   targets: TargetModules,
   {linear, head, refused}: TargetCandidates,
   layersToTransform?: number | number[],
-  {excludeModules, layersPattern, allowForeign = false}: TargetOptions = {},
+  {excludeModules, layersPattern, modulesToSave, allowForeign = false}: TargetOptions = {},
 ): string[] {
-  const isExcluded = exclusion(excludeModules, allowForeign ? undefined : [...linear, ...refused.keys()]);
+  const isListed = exclusion(excludeModules, allowForeign ? undefined : [...linear, ...refused.keys()]);
+  const isCopied = isSaved(modulesToSave);
+  const isExcluded = (name: string) => isListed(name) || isCopied(name);
   const isInBlocks = blockFilter(layersToTransform, layersPattern);
   const kept = (names: string[], listed: string[] = []) => {
     const chosen = names.filter((name) => !isExcluded(name));
-    if (chosen.length === 0) throw nothingLeft('excludeModules', excludeModules);
+    if (chosen.length === 0)
+      throw isListed(names[0])
+        ? nothingLeft('excludeModules', excludeModules)
+        : nothingLeft('modulesToSave', modulesToSave);
     const inBlocks = chosen.filter((name) => listed.includes(name) || isInBlocks(name));
     if (inBlocks.length === 0) throw nothingLeft('layersToTransform', layersToTransform);
     return inBlocks;

@@ -31,7 +31,7 @@ export function convertedToLoRA(adapters: AdapterSet, adapterName: string): Conv
   const hasPatterns = Object.keys({...rankPattern, ...alphaPattern}).length > 0;
   const layers: ConvertedAdapter['layers'] = new Map();
   for (const [name, first] of initial) {
-    const {loraA, loraB, settings} = adapters.layers().get(name)!.adapter(adapterName);
+    const {loraA, loraB, settings} = adapters.lowRank().get(name)!.adapter(adapterName);
     if (settings.useDoRA) throw refuse('an adapter without magnitudes', 'DoRA');
     if (settings.useRsLoRA && hasPatterns) throw refuse('one rank and alpha with useRsLoRA', 'patterns');
     const {rank} = settings;

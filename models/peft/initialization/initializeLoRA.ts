@@ -154,7 +154,7 @@ async function weightOf({base}: LoRADense) {
 }
 
 const layersOf = (adapters: AdapterSet, adapterName: string): LoRADense[] =>
-  [...adapters.layers().values()].filter((layer) => layer.adapters.has(adapterName));
+  [...adapters.lowRank().values()].filter((layer) => layer.adapters.has(adapterName));
 
 function invalid(what: string, expected: string, got: unknown): TfjsLoraError {
   return new TfjsLoraError(

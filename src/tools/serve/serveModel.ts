@@ -164,7 +164,7 @@ class ModelService {
     const {tokenizer, config} = model;
     if (tokenizer === undefined) modelChatEncoder(model); // throws an error, because nothing could be served
     this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
-    const isMerged = [...model.adaptedLayers().values()].some((layer) => layer.isMerged);
+    const isMerged = [...model.layersWithAdapters().values()].some((layer) => layer.isMerged);
     this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
   }
 

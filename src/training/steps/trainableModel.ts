@@ -24,7 +24,7 @@ export interface TrainableModel extends BusyModel, LossModel {
     {readonly logicalShape: number[]; readonly storage: string; readonly trainable: boolean}
   >;
   /** Returns the layers with adapters, by name; a merged layer passes no gradient to its adapter. */
-  adaptedLayers?(): Map<string, {readonly isMerged: boolean}>;
+  layersWithAdapters?(): Map<string, {readonly isMerged: boolean}>;
 
   /** The value head, if the model has one. */
   readonly valueHead?: {readonly trainable: boolean};

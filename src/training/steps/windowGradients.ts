@@ -232,7 +232,7 @@ function addTo(sums: tf.NamedTensorMap, gradients: tf.NamedTensorMap): void {
 
 /** Refuses merged adapters, which would get gradients of 0 and only seem to train. */
 function assertUnmerged(model: TrainableModel): void {
-  for (const [name, {isMerged}] of model.adaptedLayers?.() ?? []) {
+  for (const [name, {isMerged}] of model.layersWithAdapters?.() ?? []) {
     if (!isMerged) continue;
     throw new TfjsLoraError(
       'UNSUPPORTED',

@@ -8,6 +8,7 @@ test('writes every setting to a file of PEFT and reads it back', () => {
     flag: true,
     text: 'some/model',
     names: ['q_proj'],
+    list: ['lm_head'],
     layers: [1],
     numbers: {q_proj: 4},
     choice: 'all',

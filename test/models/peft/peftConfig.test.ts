@@ -62,8 +62,9 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
     ['yes', 'refused'],
   ],
   modules_to_save: [
-    [['lm_head'], 'refused'],
-    [[], 'same'],
+    [['lm_head'], {modulesToSave: ['lm_head']}],
+    [[], {modulesToSave: []}],
+    ['lm_head', 'refused'],
   ],
   init_lora_weights: [
     [false, 'same'],
@@ -127,7 +128,7 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   ],
   arrow_config: [[switchedOn.arrow_config, 'refused']],
   kasa_config: [[switchedOn.kasa_config, 'refused']],
-  ensure_weight_tying: [[true, 'same']],
+  ensure_weight_tying: [[true, {ensureWeightTying: true}]],
 };
 
 test('covers every field of LoraConfig, and accepts all defaults without a warning', () => {

@@ -1,0 +1,132 @@
+import {mkdtempSync, readdirSync, readFileSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join, resolve} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {setWarningHandler} from '../../../quant/warn.ts';
+import {AdamW, Llama} from '../../../src/index.ts';
+import {describeEachBackend} from '../../describeEachBackend.ts';
+import {
+  expectClose,
+  expectRelative,
+  FIXTURES,
+  goldenNamed,
+  logitsOf,
+  readGoldens,
+  readJson,
+  relativeNorm,
+} from '../golden.ts';
+
+jest.setTimeout(120_000);
+
+const FOLDER = resolve('test/parity/modules/fixtures');
+const {ids, cases} = readJson<{
+  ids: number[][];
+  cases: Record<string, {model: string; loss: number; losses: number[]}>;
+}>('../modules/fixtures/manifest.json');
+const NAMES = Object.keys(cases).filter((name) => name.startsWith('saved-'));
+const inputs = {inputIds: ids, labels: ids};
+
+describeEachBackend('adapters of modules, embeddings and tokens equal PEFT', (backend) => {
+  let model: Llama;
+  let tensorsBefore: number;
+  let folder: string;
+  let restoreHandler: () => void;
+  beforeEach(() => {
+    const before = setWarningHandler(() => {});
+    restoreHandler = () => setWarningHandler(before);
+    tensorsBefore = tf.memory().numTensors;
+    folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
+  });
+  afterEach(() => {
+    restoreHandler();
+    rmSync(folder, {recursive: true});
+    model.dispose();
+    expect(tf.memory().numTensors).toBe(tensorsBefore);
+  });
+
+  async function expectLogits(expected: ReturnType<typeof readGoldens>, name: string): Promise<void> {
+    const logits = logitsOf(model, inputs);
+    await expectClose(logits, goldenNamed(expected, name), 3e-5);
+    logits.dispose();
+  }
+
+  describe.each(NAMES)('%s', (name) => {
+    const {model: base, loss, losses} = cases[name];
+    const expected = readGoldens(join(FOLDER, name, 'expected.safetensors'));
+    const adapter = join(FOLDER, name);
+    beforeEach(async () => {
+      model = await Llama.fromPretrained(join(FIXTURES, 'models', base));
+    });
+
+    test('logits, gradients and 20 steps of AdamW', async () => {
+      await model.loadAdapter(adapter, {trainable: true});
+      await expectLogits(expected, 'logits');
+      const {gradients, loss: ours} = await model.computeGradients(inputs);
+      expectRelative(ours, loss, 1e-5);
+      const keys = [...expected.keys()].filter((key) => key.startsWith('gradient:'));
+      expect(Object.keys(gradients).sort()).toEqual(keys.map((key) => key.slice('gradient:'.length)).sort());
+      for (const key of keys) {
+        const gradient = gradients[key.slice('gradient:'.length)];
+        expect([key, relativeNorm(await gradient.data(), expected.get(key)!.values) < 1e-4]).toEqual([
+          key,
+          true,
+        ]);
+      }
+      tf.dispose(gradients);
+      if (backend === 'cpu') return; // slow, and steps are the same code everywhere
+      const optimizer = new AdamW({learningRate: 1e-3, weightDecay: 0.01});
+      model.compile({optimizer});
+      for (const step of losses) expectRelative((await model.trainOnBatch(inputs)).loss, step, 2e-4);
+      optimizer.dispose();
+    });
+
+    test('merges, restores, and saves what PEFT saves', async () => {
+      const before = logitsOf(model, inputs);
+      await model.loadAdapter(adapter);
+      const without = model.withoutAdapter(() => logitsOf(model, inputs));
+      expect(await without.data()).toEqual(await before.data());
+      model.mergeLoRA();
+      await expectLogits(expected, 'logits');
+      await model.save(join(folder, 'merged'));
+      model.unmergeLoRA();
+      await expectLogits(expected, 'logits');
+      await model.saveAdapter(join(folder, 'adapter'));
+      expect(readdirSync(join(folder, 'adapter'))).toContain('adapter_model.safetensors');
+      const saved = readGoldens(join(folder, 'adapter/adapter_model.safetensors'));
+      const peft = readGoldens(join(adapter, 'adapter_model.safetensors'));
+      expect([...saved.keys()].sort()).toEqual([...peft.keys()].sort());
+      for (const [key, {shape, values}] of peft)
+        expect([key, saved.get(key)]).toEqual([key, {shape, values}]);
+      tf.dispose([before, without]);
+
+      model.deleteAdapter('default');
+      const again = logitsOf(model, inputs);
+      model.dispose();
+      model = await Llama.fromPretrained(join(folder, 'merged'));
+      await expectLogits(expected, 'logits');
+      again.dispose();
+    });
+
+    test('applyLoRA makes the same weights, which save and load', async () => {
+      const config = JSON.parse(readFileSync(join(adapter, 'adapter_config.json'), 'utf8'));
+      model.applyLoRA({
+        rank: config.r,
+        targetModules: config.target_modules,
+        useRsLoRA: config.use_rslora,
+        useDoRA: config.use_dora,
+        modulesToSave: config.modules_to_save ?? undefined,
+        ensureWeightTying: config.ensure_weight_tying,
+      });
+      const peft = readGoldens(join(adapter, 'adapter_model.safetensors'));
+      await model.saveAdapter(folder);
+      const saved = readGoldens(join(folder, 'adapter_model.safetensors'));
+      const shapes = (of: typeof peft) => Object.fromEntries([...of].map(([key, {shape}]) => [key, shape]));
+      expect(shapes(saved)).toEqual(shapes(peft));
+      const ours = JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'));
+      for (const key of ['modules_to_save', 'ensure_weight_tying', 'trainable_token_indices'])
+        expect([key, ours[key] ?? null]).toEqual([key, config[key] ?? null]);
+      model.deleteAdapter('default');
+      await model.loadAdapter(folder);
+    });
+  });
+});
