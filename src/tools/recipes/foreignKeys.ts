@@ -278,9 +278,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
     moe_aux_loss_coef: refused('No model here has experts. Remove the key.', 0),
     pref_bco_weight: refused('The BCO loss is not supported yet. Remove the key.', 0),
     fp8: notYet('Training in 8-bit floats'),
-    additional_target: refused(
-      'Training other modules together with LoRA is not supported yet. Remove the key.',
-    ),
     use_llama_pro: notYet('LLaMA Pro'),
     use_galore: notYet('GaLore'),
     use_apollo: notYet('APOLLO'),

@@ -90,8 +90,11 @@ function describeMethod({recipe: {method, model, lora, freeze}}: RecipePlan): st
   }
   const base = model.quantization ? `, the base in ${model.quantization.type}` : '';
   if (model.adapters.length > 0 && !model.createNewAdapter) return `adapter ${model.adapters.at(-1)}${base}`;
-  const {rank, alpha, targetModules, useDoRA, layerClass} = lora;
-  const targets = Array.isArray(targetModules) ? targetModules.join(', ') : targetModules;
+  const {rank, alpha, targetModules, modulesToSave = [], useDoRA, layerClass} = lora;
+  const named = Array.isArray(targetModules) ? targetModules.join(', ') : targetModules;
+  const targets = [named, ...(modulesToSave.length > 0 ? [`all of ${modulesToSave.join(', ')}`] : [])].join(
+    ', and ',
+  );
   if (layerClass) return `${layerClass.adapterClass.peftType} of rank ${rank}, on ${targets}${base}`;
   return `${useDoRA ? 'DoRA' : 'LoRA'} of rank ${rank}, alpha ${alpha}, on ${targets}${base}`;
 }

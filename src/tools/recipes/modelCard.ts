@@ -92,8 +92,9 @@ function kindOf({useDoRA, useRsLoRA}: LoRAOptions): string {
   return [useDoRA ? 'DoRA' : 'LoRA', ...(useRsLoRA ? ['rank-stabilised'] : [])].join(', ');
 }
 
-function targetsOf({targetModules}: LoRAOptions): string {
-  return Array.isArray(targetModules) ? targetModules.join(', ') : String(targetModules);
+function targetsOf({targetModules, modulesToSave = []}: LoRAOptions): string {
+  const targets = Array.isArray(targetModules) ? targetModules : [String(targetModules)];
+  return [...targets, ...modulesToSave.map((name) => `${name} (whole)`)].join(', ');
 }
 
 const cell = (text: string) => text.replaceAll('|', '\\|');

@@ -154,6 +154,8 @@ const method = {
   lora_target: to('lora.targetModules', list().optional(),
     '`all` (every linear layer except the head), or names of layers. Default `all`.',
     (targets = ['all']) => (targets.length === 1 && targets[0] === 'all' ? 'all-linear' : targets)),
+  additional_target: to('lora.modulesToSave', list().optional(),
+    'Modules that train whole beside the update and are saved with it, such as `embed_tokens, lm_head`; `norm` is every norm.'),
   use_rslora: to('lora.useRsLoRA', flag().default(false), 'Scale by alpha / √rank.'),
   use_dora: to('lora.useDoRA', flag().default(false), 'DoRA: train the magnitude of each output separately.'),
   pissa_init: to('pissa.init', flag().default(false),

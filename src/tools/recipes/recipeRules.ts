@@ -356,6 +356,7 @@ const RULES: readonly RecipeRule[] = [
   // adapters
   ...(
     [
+      'additional_target',
       'use_rslora',
       'use_dora',
       'pissa_init',

@@ -714,6 +714,11 @@ test.each([
   ['full', ['finetuning_type=full'], 'model.safetensors'],
   ['freeze', ['finetuning_type=freeze', 'freeze_trainable_layers=1'], 'model.safetensors'],
   ['QLoRA', ['quantization_bit=4'], 'adapter_model.safetensors'],
+  [
+    'LoRA beside whole modules',
+    ['lora_target=q_proj', 'additional_target=embed_tokens,lm_head'],
+    'adapter_model.safetensors',
+  ],
   ['DoRA on the attention', ['use_dora=true', 'lora_target=q_proj,v_proj'], 'adapter_model.safetensors'],
 ])('%s trains', async (name, overrides, file) => {
   const [first] = await train([
