@@ -39,7 +39,7 @@ export type LoRASettings = Required<Omit<LoRAAdapterArgs, 'seed'>>;
 /** A setting of an adapter. All code that reads, writes, checks or lists settings uses these. */
 export interface LoRAField {
   /** The type of its values. */
-  kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'list' | 'layers' | 'numbers' | 'other';
+  kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'list' | 'layers' | 'ranges' | 'numbers' | 'other';
   /** The default value; undefined if there is none or it follows from other settings. */
   default?: unknown;
   /** Returns the default value that follows from other settings. */
@@ -68,6 +68,7 @@ interface FieldKinds {
   names: string | string[];
   list: string[];
   layers: number | number[];
+  ranges: [number, number][];
   numbers: Record<string, number>;
   other: unknown;
 }

@@ -251,6 +251,11 @@ export class Parameter extends tf.LayerVariable {
     this.hold(val);
   }
 
+  /** Frees the value, unless another weight with the same value did so. */
+  override dispose(): void {
+    if (!membersOf(this).val.isDisposed) super.dispose();
+  }
+
   private hold(variable: tf.Variable): void {
     this.val.dispose();
     membersOf(this).val = variable;

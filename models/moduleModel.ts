@@ -77,7 +77,7 @@ export abstract class ModuleModel extends tf.LayersModel {
 
   /** Bytes of all weights in memory, adapters included. */
   get byteLength(): number {
-    return [...this.namedParameters().values()].reduce((sum, {byteLength}) => sum + byteLength, 0);
+    return [...new Set(this.namedParameters().values())].reduce((sum, {byteLength}) => sum + byteLength, 0);
   }
 
   /** Frees every weight. Any later use throws; disposing again does nothing. */

@@ -137,7 +137,14 @@ function settingsOf({skipModules = ['lm_head'], ...quantization}: QuantizationOp
   return {skipModules, quantization};
 }
 
-function assertUnmerged({layers}: LayeredModel, what: string): void {
+function assertUnmerged({layers, replication}: LayeredModel, what: string): void {
+  if (replication) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${what}: expected layers with weights of their own, got replicated ones. Call it before the adapter with ` +
+        'layerReplication is added, or load the base quantized.',
+    );
+  }
   for (const layer of walk(layers)) {
     if (!(layer instanceof AdaptedLayer && layer.isMerged)) continue;
     throw new TfjsLoraError(

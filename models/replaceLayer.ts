@@ -10,7 +10,14 @@ export interface LayeredModel {
   readonly refused?: ReadonlyMap<string, string>;
   /** Whether another model has the same base weights, which must then not change. Default false. */
   readonly sharesBase?: boolean;
+  /** The ranges of layers that were put in a row, if any. Their weights are shared, and must not change. */
+  readonly replication?: readonly LayerRange[];
+  /** Puts ranges of layers in a row; see PEFT's `layer_replication`. The returned function undoes it. */
+  replicateLayers?(ranges: readonly LayerRange[]): () => void;
 }
+
+/** Numbers of layers, from the first to the one before the second. */
+export type LayerRange = readonly [start: number, end: number];
 
 /** Replaces a layer with another: in the layer that contains it, or at the top of the model and in its fields. */
 export function replaceLayer<L extends tf.layers.Layer>(

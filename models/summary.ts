@@ -42,7 +42,8 @@ export interface SummarizedLayer extends ParameterCounts {
 export function countParameters({layers}: CountedModel): ParameterCounts {
   let total = 0;
   let trainable = 0;
-  for (const [, parameter] of namedParameters(layers)) {
+  // Replicated layers share their weights.
+  for (const parameter of new Set([...namedParameters(layers)].map(([, parameter]) => parameter))) {
     total += parameter.size;
     if (parameter.trainable) trainable += parameter.size;
   }

@@ -28,6 +28,7 @@ import {CausalLM, FORWARD_OPTIONS, type ForwardOptions} from '../causalLM.ts';
 import {dropoutSeed} from '../dropoutSeed.ts';
 import {embeddingNoise} from '../embeddingNoise.ts';
 import type {LossPass} from '../lossPass.ts';
+import type {LayerRange} from '../replaceLayer.ts';
 import {
   formatConfig,
   type Json,
@@ -40,6 +41,7 @@ import {
 import {DecoderBlock} from './decoderBlock.ts';
 import {hasPlainLayers, isOf, plainHead, plainStack} from './plainStack.ts';
 import {presets} from './presets.ts';
+import {replicateBlocks} from './replicateBlocks.ts';
 import {resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in Hugging Face's files. */
@@ -59,6 +61,10 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static readonly normOffset: number = 0;
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
+  /** The ranges of layers that PEFT's `layer_replication` put in a row, if any; their weights are shared. */
+  replication?: readonly LayerRange[];
+  /** Blocks that a replication replaced, whose weights may belong to no other. */
+  private replaced: DecoderBlock[] = [];
   readonly norm: RMSNorm;
   lm_head: TiedHead | TransposedDense | LoRADense;
   readonly rotary: RotaryEmbedding;
@@ -107,6 +113,36 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   /** Returns what makes the tables of a pass, which all blocks share. */
   protected createRotary(): RotaryEmbedding {
     return this.blocks[0].self_attn.rotary_emb;
+  }
+
+  /**
+   * Puts ranges of blocks in a row, which share the weights of repeated ones. An adapter's `layerReplication` calls it.
+   *
+   * @returns undoes it
+   */
+  replicateLayers(ranges: readonly LayerRange[]): () => void {
+    const before = [...this.blocks];
+    const {config} = this;
+    const blocks = replicateBlocks(before, ranges);
+    const put = (from: DecoderBlock[], to: DecoderBlock[]) => {
+      this.layers.splice(this.layers.indexOf(from[0]), from.length, ...to);
+      this.blocks.splice(0, from.length, ...to);
+    };
+    put(before, blocks);
+    Object.assign(this, {
+      config: {...config, numHiddenLayers: blocks.length},
+      replication: ranges,
+      replaced: before,
+    });
+    return () => {
+      put(blocks, before);
+      Object.assign(this, {config, replication: undefined, replaced: []});
+    };
+  }
+
+  override dispose(): ReturnType<tf.LayersModel['dispose']> {
+    if (!this.isDisposed) for (const block of this.replaced) block.disposeWeights();
+    return super.dispose();
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {

@@ -141,12 +141,37 @@ export class AdapterSet {
   }
 
   /**
-   * Adds an adapter. Everything is checked before anything changes.
+   * Adds an adapter. If anything is wrong, the model does not change.
    *
    * @param fill writes the new adapter's weights; if it throws, the set does not change
    * @param loadedFrom contents of a loaded adapter's files
    */
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
+    const undo = this.replicate(options);
+    const layerReplication = this.model.replication && {layerReplication: [...this.model.replication]};
+    try {
+      this.addTo({...options, ...layerReplication} as LoRAOptions, fill, loadedFrom);
+    } catch (error) {
+      undo?.();
+      throw error;
+    }
+  }
+
+  /** Puts layers in a row, if an adapter is made for that. @returns undoes it */
+  private replicate({layerReplication: ranges, bias}: LoRAOptions): (() => void) | undefined {
+    const {replication} = this.model;
+    if ((replication || ranges?.length) && trainsBiases(bias))
+      throw wrongOption('bias', 'none with replicated layers, which share theirs', bias!);
+    if (!ranges?.length || JSON.stringify(ranges) === JSON.stringify(replication)) return undefined;
+    if (replication)
+      throw wrongOption('layerReplication', `${show(replication)}, as the model is`, show(ranges));
+    if (this.names.length > 0)
+      throw wrongOption('layerReplication', 'a model without adapters', this.names.join(', '));
+    if (this.model.replicateLayers) return this.model.replicateLayers(ranges);
+    throw wrongOption('layerReplication', 'a model with a list of decoder blocks', 'another');
+  }
+
+  private addTo(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
     const {layerClass = LoRADense} = options;
     const {fields} = layerClass.adapterClass;
     assertKnownOptions('applyLoRA', options, loraOptions(fields));
@@ -241,7 +266,7 @@ export class AdapterSet {
     try {
       fill?.();
     } catch (error) {
-      this.remove(adapterName);
+      this.remove(adapterName, false);
       restore();
       throw error;
     }
@@ -388,7 +413,8 @@ export class AdapterSet {
     );
   }
 
-  remove(name: string): void {
+  /** @param warns whether to say what stays of it in the base. Default true */
+  remove(name: string, warns = true): void {
     this.assertKnown(name);
     this.unmerge(); // all layers, or some would keep their update
     const biases = layersWithTrainedBias(this.model.layers, name, this.options(name).bias);
@@ -402,7 +428,7 @@ export class AdapterSet {
     this.filesByName.delete(name);
     const method = this.initializedByName.get(name)?.method;
     this.initializedByName.delete(name);
-    if (biases.length > 0)
+    if (warns && biases.length > 0)
       warn(
         `adapter "${name}" was deleted, but the biases that it trained stay as they are: load the model again.`,
       );
@@ -490,6 +516,13 @@ export class AdapterSet {
   merge(options: MergeAdaptersOptions = {}): void {
     assertKnownOptions('mergeLoRA', options, MERGE_ADAPTERS_OPTIONS);
     const {onProgress, signal, ...merging} = options;
+    if (this.model.replication) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        'mergeLoRA: expected layers with weights of their own, got replicated ones, which share theirs: each update would ' +
+          'go into all of them. Save the adapter instead; PEFT refuses this too.',
+      );
+    }
     if (this.active.length === 0) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',

@@ -9,6 +9,7 @@ import {
   loraArgs,
   loraSettings,
 } from '../../layers/loraFields.ts';
+import type {LayerRange} from '../replaceLayer.ts';
 import type {TargetModules} from './targetModules.ts';
 import type {TrainedBiases} from './trainedBiases.ts';
 
@@ -47,6 +48,12 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
    * (`lora_only`) or `all`. They stay changed without the adapter, as in PEFT. Default `none`.
    */
   bias?: TrainedBiases;
+  /**
+   * Ranges [start, end) of blocks to put in a row, counted from 0: `[[0, 4], [2, 5]]` makes 0, 1, 2, 3, 2, 3, 4 of five.
+   * Repeated blocks share their base weights and have adapters of their own; they cannot be merged. The model stays so
+   * without the adapter. Default: the blocks as they are.
+   */
+  layerReplication?: LayerRange[];
   /** Name of the adapter. Default `default`. */
   adapterName?: string;
   /** Base model that `adapter_config.json` names. Default: the model's `nameOrPath`. */
@@ -83,6 +90,7 @@ const SELECTION = {
   layersPattern: {kind: 'names', peftKey: 'layers_pattern'},
   rankPattern: {kind: 'numbers', peftKey: 'rank_pattern', default: {}},
   alphaPattern: {kind: 'numbers', peftKey: 'alpha_pattern', default: {}},
+  layerReplication: {kind: 'ranges', peftKey: 'layer_replication'},
   targetParameters: {kind: 'names', peftKey: 'target_parameters'},
   bias: {
     kind: 'choice',

@@ -30,7 +30,6 @@ const INERT = new Set([
 
 /** Keys that would change the numbers, and the values that turn them off. */
 const MUST_BE_OFF: Record<string, unknown[]> = {
-  layer_replication: [null, []],
   trainable_token_indices: [null],
   use_qalora: [false],
   use_bdlora: [null, false],
@@ -113,6 +112,8 @@ const isNumber = Number.isFinite;
 const isString = (value: unknown) => typeof value === 'string';
 const listOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
   Array.isArray(value) ? value.every(isRight) : isRight(value);
+const isPair = (value: unknown) =>
+  Array.isArray(value) && value.length === 2 && value.every(Number.isInteger);
 const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
   typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
 
@@ -125,6 +126,10 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
   names: ['a string or a list of names', listOf(isString)],
   list: ['a list of names', (value) => Array.isArray(value) && value.every(isString)],
   layers: ['the number of a layer, or a list of them', listOf(Number.isInteger)],
+  ranges: [
+    'pairs of the first layer and the one after the last',
+    (value) => Array.isArray(value) && value.every(isPair),
+  ],
   numbers: ['a number for each name', isObjectOf(isNumber)],
 };
 

@@ -12,6 +12,7 @@ test('writes every setting to a file of PEFT and reads it back', () => {
     layers: [1],
     numbers: {q_proj: 4},
     choice: 'all',
+    ranges: [[0, 1]],
   };
   const options = Object.fromEntries(
     peftFields().map(({name, kind}) => [name, values[kind as keyof typeof values]]),

@@ -111,7 +111,11 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   use_qalora: [[true, 'refused']],
   qalora_group_size: [[8, 'same']],
   monteclora_config: [[switchedOn.monteclora_config, 'refused']],
-  layer_replication: [[[[0, 1]], 'refused']],
+  layer_replication: [
+    [[[0, 1]], {layerReplication: [[0, 1]]}],
+    [[[0]], 'refused'],
+    [[], {layerReplication: []}],
+  ],
   runtime_config: [[{ephemeral_gpu_offload: true}, 'same']],
   lora_bias: [
     [true, {loraBias: true}],

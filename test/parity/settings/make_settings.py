@@ -3,7 +3,7 @@
     peers/bin/python test/parity/settings/make_settings.py [case …]     # rewrites fixtures/ beside this file
 
 `fixtures/<case>/` has `adapter/` as PEFT saves it before training (A, B and biases random), `manifest.json` (the model,
-a batch, the losses of 20 steps of AdamW on it) and `expected.safetensors` (logits, every gradient by its key in the
+a batch, the losses of 20 steps of AdamW on it, greedy tokens) and `expected.safetensors` (logits, every gradient by its key in the
 adapter's file, logits after the training, and merged logits where PEFT can merge).
 """
 
@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str, dict, bool]] = {
     "target-parameters": (LLAMA, dict(target_modules=["o_proj"],
                                       target_parameters=["q_proj.weight", "layers.1.mlp.up_proj.weight"],
                                       rank_pattern={"self_attn.q_proj.weight": 2}), True),
+    "replication": (TIED, dict(target_modules=["q_proj", "down_proj"],
+                               layer_replication=[[0, 2], [1, 2], [0, 1]]), False),
 }
 
 
@@ -55,6 +57,7 @@ def case(name: str, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     base = AutoModelForCausalLM.from_pretrained(HERE.parent / source, dtype=torch.float32,
                                                 attn_implementation="eager").eval()
+    torch.manual_seed(seed)
     config = LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **options)
     peft = get_peft_model(base, config).eval()
     config.base_model_name_or_path = "base"
@@ -71,6 +74,7 @@ def case(name: str, seed: int) -> None:
     expected = {}
     with torch.no_grad():
         expected["logits"] = peft(**fed).logits
+    greedy = parity.greedy(peft, [[5, 9, 31], [7, 40, 22, 3, 18]], 8)
     if merges:
         peft.merge_adapter()
         with torch.no_grad():
@@ -89,7 +93,7 @@ def case(name: str, seed: int) -> None:
     with torch.no_grad():
         expected["trainedLogits"] = peft(**fed).logits
     parity.write_tensors(folder / "expected.safetensors", expected)
-    parity.write_json(folder / "manifest.json", {"model": source, "inputs": batch, "losses": losses})
+    parity.write_json(folder / "manifest.json", {"model": source, "inputs": batch, "losses": losses, "greedy": greedy})
     print(name, len(trained), "trained;", losses[0], "→", losses[-1])
 
 

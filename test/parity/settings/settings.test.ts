@@ -1,6 +1,7 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {AdamW, AutoModelForCausalLM} from '../../../src/index.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
@@ -9,6 +10,8 @@ import {
   expectClose,
   expectRelative,
   expectSameGradients,
+  expectSameTokens,
+  type GoldenGreedy,
   type GoldenInputs,
   goldenNamed,
   logitsOf,
@@ -26,6 +29,7 @@ interface GoldenSetting {
   model: string;
   inputs: GoldenInputs;
   losses: number[];
+  greedy: GoldenGreedy;
 }
 
 describeEachBackend("a setting of PEFT's LoRA equals PEFT", (backend) => {
@@ -53,7 +57,7 @@ describeEachBackend("a setting of PEFT's LoRA equals PEFT", (backend) => {
   };
 
   test.each(readdirSync(FOLDER))('%s: logits, merged, gradients, 20 steps, files', async (name) => {
-    const {inputs, losses, adapter, from} = await load(name);
+    const {inputs, losses, greedy, adapter, from} = await load(name);
     const expected = readGoldens(join(FOLDER, name, 'expected.safetensors'));
     const expectLogits = async (key: string, from = model) => {
       const logits = logitsOf(from, inputs);
@@ -62,6 +66,7 @@ describeEachBackend("a setting of PEFT's LoRA equals PEFT", (backend) => {
     };
     await model.loadAdapter(adapter, {trainable: true});
     await expectLogits('logits');
+    if (backend !== 'cpu') await expectSameTokens(model, greedy);
     if (expected.has('mergedLogits')) {
       model.mergeLoRA();
       await expectLogits('mergedLogits');
@@ -99,6 +104,73 @@ describeEachBackend("a setting of PEFT's LoRA equals PEFT", (backend) => {
     tf.dispose([ours, theirs]);
     again.dispose();
     expect(warnings).toEqual([]);
+  });
+
+  test('replicated layers share their weights, with adapters of their own, also over a quantized base', async () => {
+    const {from, inputs} = await load('replication');
+    await model.quantize('nf4');
+    const bytes = model.byteLength;
+    const tensors = tf.memory().numTensors;
+    model.applyLoRA({
+      rank: 2,
+      targetModules: ['q_proj'],
+      layerReplication: [
+        [0, 2],
+        [0, 1],
+      ],
+      seed: 1,
+    });
+    expect(model.config.numHiddenLayers).toBe(3);
+    expect([...model.adaptedLayers().keys()]).toEqual(
+      [0, 1, 2].map((i) => `model.layers.${i}.self_attn.q_proj`),
+    );
+    expect(model.byteLength - bytes).toBe(3 * 4 * (2 * 32 + 64 * 2));
+    expect(tf.memory().numTensors - tensors).toBe(6);
+    expect((await errorOf(() => model.quantize('int8'))).message).toContain('got replicated ones');
+    expect((await errorOf(() => model.fuseLoRA({dequantize: true}))).message).toContain(
+      'PEFT refuses this too',
+    );
+    expect((await errorOf(() => model.applyLoRA({adapterName: 'b', bias: 'all'}))).message).toContain(
+      'share theirs',
+    );
+    const files = new Map<string, Blob>();
+    await model.saveAdapter(files);
+    const again = await AutoModelForCausalLM.fromPretrained(from, {quantization: 'nf4'});
+    await again.loadAdapter(files);
+    const [ours, theirs] = [logitsOf(model, inputs), logitsOf(again, inputs)];
+    expect(await theirs.data()).toEqual(await ours.data());
+    tf.dispose([ours, theirs]);
+    again.dispose();
+  });
+
+  test('impossible replications are refused, and the model stays as it was', async () => {
+    const {inputs} = await load('replication');
+    const before = logitsOf(model, inputs);
+    const refusals: [LoRAOptions, string][] = [
+      [{layerReplication: [[0, 3]]}, 'expected ranges [start, end) of the 2 layers'],
+      [
+        {
+          layerReplication: [
+            [0, 1],
+            [0, 2],
+          ],
+          targetModules: ['nothing'],
+        },
+        'got no match',
+      ],
+      [{layerReplication: [[0, 2]], bias: 'all'}, 'expected none with replicated layers'],
+    ];
+    for (const [options, message] of refusals)
+      expect((await errorOf(() => model.applyLoRA({rank: 2, ...options}))).message).toContain(message);
+    const after = logitsOf(model, inputs);
+    expect(await after.data()).toEqual(await before.data());
+    tf.dispose([before, after]);
+    model.applyLoRA({rank: 2, layerReplication: [[1, 2]]});
+    expect([...model.adaptedLayers().keys()].every((name) => name.startsWith('model.layers.0'))).toBe(true);
+    const second = {adapterName: 'b', layerReplication: [[0, 1]]} as LoRAOptions;
+    expect((await errorOf(() => model.applyLoRA(second))).message).toContain('as the model is');
+    model.deleteAdapter('default');
+    model.applyLoRA({rank: 2, adapterName: 'b', layerReplication: [[1, 2]]});
   });
 });
 
