@@ -1,12 +1,14 @@
 import {spawn} from 'node:child_process';
 import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {compiledScript} from '../compiledScript.ts';
 import {inFolder} from './tinyLlama.ts';
 
-const SCRIPT = join(__dirname, 'dyingSave.ts');
+const SCRIPT = compiledScript(join(__dirname, 'dyingSave.ts'));
+const TOKENIZER = join(__dirname, 'fixtures/tokenizers/byteLevel');
 
 function runChild(...args: string[]): Promise<{signal: string | null; code: number | null; text: string}> {
-  const child = spawn(process.execPath, ['--import', 'tsx', SCRIPT, ...args]);
+  const child = spawn(process.execPath, [SCRIPT, TOKENIZER, ...args]);
   let text = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (data) => {

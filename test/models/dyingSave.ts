@@ -1,6 +1,6 @@
 /**
- * Saves in a separate process, which dies while saving: `node --import tsx dyingSave.ts <folder> <what> <die at>`,
- * where `what` is model, adapter or export.
+ * Saves in a separate process, which dies while saving: `dyingSave.ts <tokenizer> <folder> <what> <die at>`, where
+ * `what` is model, adapter or export.
  *
  * Each is saved over an earlier one that also loads, with other settings and files, so that a mixture of both would
  * load and be wrong. With a number, the process kills itself at that change of a file, or in the middle of a write.
@@ -18,9 +18,8 @@ import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {stirAdapter, tinyIds, tinyLlama} from './tinyLlama.ts';
 
 type What = 'model' | 'adapter' | 'export';
-const [folder, what, dieAt] = process.argv.slice(2) as [string, What, string];
+const [tokenizerFolder, folder, what, dieAt] = process.argv.slice(2) as [string, string, What, string];
 const SMALL = {vocabSize: 2000, numHiddenLayers: 1};
-const TOKENIZER = join(import.meta.dirname, 'fixtures/tokenizers/byteLevel');
 
 const disk = fs as unknown as Record<string, (...args: unknown[]) => unknown>;
 const CHANGES = ['openSync', 'writeSync', 'fsyncSync', 'renameSync', 'rmSync', 'mkdirSync'];
@@ -47,7 +46,7 @@ async function save(target: string, version: 0 | 1): Promise<void> {
   }
   const model = tinyLlama({...SMALL, ropeTheta: version === 0 ? 100 : 10_000}, {seed: version});
   if (what === 'model') {
-    if (version === 1) model.tokenizer = await Tokenizer.fromFolder(TOKENIZER);
+    if (version === 1) model.tokenizer = await Tokenizer.fromFolder(tokenizerFolder);
     if (version === 0) model.generationConfig = {eosTokenId: 3};
     await model.save(target, {maxShardBytes: version === 0 ? 3000 : 20_000});
   } else {
@@ -79,7 +78,7 @@ async function contentsOf(target: string): Promise<string> {
 
 async function makeSources(): Promise<void> {
   const base = tinyLlama(SMALL, {dtype: 'bfloat16'});
-  base.tokenizer = await Tokenizer.fromFolder(TOKENIZER);
+  base.tokenizer = await Tokenizer.fromFolder(tokenizerFolder);
   await base.save(join(folder, 'source'));
   base.applyLoRA({rank: 1});
   stirAdapter(base);

@@ -4,9 +4,11 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileS
 import {join} from 'node:path';
 import {type FitArgs, Trainer} from '../../../src/index.ts';
 import {FolderLock} from '../../../src/training/output/folderLock.ts';
+import {compiledScript} from '../../compiledScript.ts';
 import {BigramModel} from './bigramModel.ts';
 import {temporaryFolder} from './temporaryFolder.ts';
 
+const HOLDER = compiledScript(join(__dirname, 'heldFolder.ts'));
 const pathOf = temporaryFolder();
 
 function folderOf(name: string): string {
@@ -18,7 +20,7 @@ const fileIn = (folder: string) => join(folder, '.run.lock');
 
 test('a live process holds a folder, a killed one does not', async () => {
   const folder = folderOf('killed');
-  const child = spawn(process.execPath, ['--import', 'tsx', join(__dirname, 'heldFolder.ts'), folder]);
+  const child = spawn(process.execPath, [HOLDER, folder]);
   await once(child.stdout, 'data');
   const refused = {
     code: 'INVALID_ARGUMENT',

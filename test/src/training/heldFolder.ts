@@ -1,4 +1,4 @@
-/** Holds a folder until it is killed: `node --import tsx heldFolder.ts <folder>`. */
+/** Holds a folder until it is killed: `heldFolder.ts <folder>`. */
 import {FolderLock} from '../../../src/training/output/folderLock.ts';
 
 FolderLock.take(process.argv[2], 'folder');

@@ -1,6 +1,5 @@
 /**
- * Runs a tiny training in a separate process, which a test kills:
- * `node --import tsx killedRun.ts <folder> <losses file> <die at>`.
+ * Runs a tiny training in a separate process, which a test kills: `killedRun.ts <folder> <losses file> <die at>`.
  *
  * It resumes from the newest checkpoint, and appends each step's number and the bits of its loss to the losses file. At
  * the `die at`-th change to the output folder it kills itself, right before the change or, for a write, in its middle.

@@ -3,8 +3,9 @@ import {existsSync, mkdtempSync, readdirSync, readFileSync, rmSync} from 'node:f
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import seedrandom from 'seedrandom';
+import {compiledScript} from '../../compiledScript.ts';
 
-const SCRIPT = join(__dirname, 'killedRun.ts');
+const SCRIPT = compiledScript(join(__dirname, 'killedRun.ts'));
 const SEED = 'kill';
 
 let folder: string;
@@ -28,7 +29,7 @@ function runChild(
 ): Promise<Ending> {
   const losses = lossesOf(output);
   const before = existsSync(losses) ? readFileSync(losses).length : 0;
-  const child = spawn(process.execPath, ['--import', 'tsx', SCRIPT, output, losses, String(dieAt)]);
+  const child = spawn(process.execPath, [SCRIPT, output, losses, String(dieAt)]);
   let text = '';
   child.stdout.on('data', (data) => {
     text += data;

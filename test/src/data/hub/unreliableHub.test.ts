@@ -15,10 +15,12 @@ import {join} from 'node:path';
 import {setWarningHandler} from '../../../../quant/warn.ts';
 import type {HubOptions} from '../../../../src/data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../../src/data/hub/resolveModelFolder.ts';
+import {compiledScript} from '../../../compiledScript.ts';
 import {FakeHub, type FakeRepository} from './fakeHub.ts';
 
 /* Networks that drop connections, damaged files, and concurrent downloads. */
 
+const DOWNLOAD = compiledScript(join(__dirname, 'download.ts'));
 const COMMIT = 'e'.repeat(40);
 const SIZE = 3_000_000;
 const weights = Buffer.from(Array.from({length: SIZE}, (_, i) => (i * 13) % 251));
@@ -78,8 +80,7 @@ function download(): {
   process: ReturnType<typeof spawn>;
   ended: Promise<{code: number | null; text: string}>;
 } {
-  const script = join(__dirname, 'download.ts');
-  const args = ['--import', 'tsx', script, options.endpoint as string, options.cacheDir, 'org/tiny'];
+  const args = [DOWNLOAD, options.endpoint as string, options.cacheDir, 'org/tiny'];
   const child = spawn(process.execPath, args);
   let text = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (text += data));

@@ -1,12 +1,14 @@
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {join} from 'node:path';
+import {compiledScript} from '../../../compiledScript.ts';
 
 const root = join(__dirname, '../../../..');
+const MAIN = compiledScript(join(root, 'src/tools/cli/main.ts'));
 
 /** Runs a command whose reader closes the pipe before any output. */
 async function runUnread(stream: 'stdout' | 'stderr', args: string[]): Promise<{code: number; text: string}> {
-  const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'src/tools/cli/main.ts'), ...args], {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     cwd: root,
     env: {...process.env, npm_command: ''},
   });

@@ -4,6 +4,7 @@ import {mkdtempSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
+import {compiledScript} from '../../../compiledScript.ts';
 
 /*
  * Signals to a run in a separate process: it finishes its step, saves, names the command that resumes it, and resumes
@@ -11,6 +12,7 @@ import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
  */
 
 const root = join(__dirname, '../../../..');
+const MAIN = compiledScript(join(root, 'src/tools/cli/main.ts'));
 const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-interrupt-'));
 
 beforeAll(() => {
@@ -37,7 +39,7 @@ interface Run extends ChildProcess {
 }
 
 function run(...args: string[]): Run {
-  const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'src/tools/cli/main.ts'), ...args], {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     cwd: root,
     env: {...process.env, HF_HOME: join(folder, 'cache'), npm_command: ''},
   });

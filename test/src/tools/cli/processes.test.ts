@@ -4,11 +4,13 @@ import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
 import {processCount, processesToStart} from '../../../../src/tools/cli/processCount.ts';
+import {compiledScript} from '../../../compiledScript.ts';
 import {temporaryFolder} from '../../training/temporaryFolder.ts';
 
 /* `train --processes`: the ranks that it starts, as their user sees them. */
 
 const root = join(__dirname, '../../../..');
+const MAIN = compiledScript(join(root, 'src/tools/cli/main.ts'));
 const pathOf = temporaryFolder();
 const isSetUp = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('tensorflow');
 
@@ -29,7 +31,7 @@ interface Run {
 }
 
 function train(output: string, ...overrides: string[]): Run {
-  const args = ['--import', 'tsx', join(root, 'src/tools/cli/main.ts'), '--backend', 'tensorflow', 'train'];
+  const args = [MAIN, '--backend', 'tensorflow', 'train'];
   const env = {...process.env, HF_HOME: pathOf('cache'), OMP_NUM_THREADS: '1', npm_command: ''};
   const child = spawn(
     process.execPath,

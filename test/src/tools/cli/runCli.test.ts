@@ -5,7 +5,11 @@ import packageJson from '../../../../package.json';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {ExitStatus} from '../../../../src/tools/cli/exitStatus.ts';
 import {createProgram, statusOf} from '../../../../src/tools/cli/runCli.ts';
+import {compiledScript} from '../../../compiledScript.ts';
 import {printedBy, runCommandLine} from './runCommandLine.ts';
+
+const root = join(__dirname, '../../../..');
+const MAIN = compiledScript(join(root, 'src/tools/cli/main.ts'));
 
 /** Returns the names that lead to each command, such as `setup tensorflow`. */
 function commandNames(): string[] {
@@ -143,10 +147,8 @@ describe('the status of an error', () => {
 });
 
 test('doctor tries every backend in a separate process', () => {
-  const root = join(__dirname, '../../../..');
-  const main = ['--import', 'tsx', join(root, 'src/tools/cli/main.ts')];
   const report = JSON.parse(
-    execFileSync(process.execPath, [...main, 'doctor', '--json'], {cwd: root, encoding: 'utf8'}),
+    execFileSync(process.execPath, [MAIN, 'doctor', '--json'], {cwd: root, encoding: 'utf8'}),
   );
   expect(report).toMatchObject({version: packageJson.version, node: process.version});
   const backends = new Map(

@@ -1,5 +1,5 @@
 /**
- * One rank of tiny trainings, in a separate process: `node --import tsx rankProgram.ts <JSON of RankTask[]>`. Prints a
+ * One rank of tiny trainings, in a separate process: `rankProgram.ts <JSON of RankTask[]>`. Prints a
  * line of JSON for each task: {@link RankResult}.
  */
 import {createHash} from 'node:crypto';

@@ -3,7 +3,10 @@ import {once} from 'node:events';
 import {createServer, type Server} from 'node:net';
 import {join} from 'node:path';
 import {setTimeout} from 'node:timers/promises';
+import {compiledScript} from '../../../compiledScript.ts';
 import type {RankResult, RankTask} from './rankProgram.ts';
+
+const RANK_PROGRAM = compiledScript(join(__dirname, 'rankProgram.ts'));
 
 /** A rank that was started, and its results when it has ended. */
 export interface StartedRank {
@@ -27,9 +30,8 @@ export async function startRanks(
   const started = tasksOfRanks.map(async (tasks, index) => {
     await setTimeout(delays[index] ?? 0);
     const TF_CONFIG = JSON.stringify({cluster: {worker}, task: {type: 'worker', index}});
-    const args = ['--import', 'tsx', join(__dirname, 'rankProgram.ts'), JSON.stringify(tasks)];
     const env = {...process.env, TF_CONFIG, OMP_NUM_THREADS: '1', ...variables};
-    const child = spawn(process.execPath, args, {env});
+    const child = spawn(process.execPath, [RANK_PROGRAM, JSON.stringify(tasks)], {env});
     let text = '';
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (data) => {
