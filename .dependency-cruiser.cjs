@@ -68,7 +68,7 @@ module.exports = {
     },
     ...rooms(
       'quant',
-      {blockwise: [], safetensors: [], gguf: ['safetensors'], folders: ['safetensors']},
+      {blockwise: [], safetensors: [], folders: ['safetensors'], gguf: ['folders', 'safetensors']},
       {shareFiles: true},
     ),
     ...rooms('layers', {ops: [], kernels: ['ops']}),

@@ -60,6 +60,9 @@ export {SafetensorsFolder} from './folders/safetensorsFolder.ts';
 export {FourBitTensor, type FourBitTensorParts} from './fourBitTensor.ts';
 export {decodeGgml, encodeGgml, type GgmlLayout, type GgmlType, ggmlByteLength} from './gguf/ggmlType.ts';
 export {ggmlLayout, ggmlType, ggmlTypeNames} from './gguf/ggmlTypes.ts';
+export {GgufFiles} from './gguf/ggufFiles.ts';
+export type {GgufTensorInfo} from './gguf/ggufHeader.ts';
+export {GgufReader} from './gguf/ggufReader.ts';
 export type {GgufArray, GgufScalar, GgufValue, GgufValueType} from './gguf/ggufValue.ts';
 export {type GgufFile, type GgufTensor, ggufFile} from './gguf/writeGguf.ts';
 export {
@@ -79,6 +82,7 @@ export {
   quantizerNames,
   registerQuantizer,
 } from './quantizerRegistry.ts';
+export type {FileBytes} from './safetensors/fileBytes.ts';
 export type {SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 export {SafetensorsFile} from './safetensors/safetensorsFile.ts';
 export type {TensorInfo, TensorSpec} from './safetensors/safetensorsHeader.ts';

@@ -2,7 +2,9 @@ import * as fs from 'node:fs';
 import {mkdir, readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {dirname, join, resolve} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
+import {diskBytes} from '../safetensors/diskBytes.ts';
 import {NoRoomError} from '../safetensors/diskErrors.ts';
+import type {FileBytes} from '../safetensors/fileBytes.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import {
   beginTemporary,
@@ -54,6 +56,10 @@ export class DiskFolder implements WritableFolder {
         {cause},
       );
     }
+  }
+
+  async openBytes(name: string): Promise<FileBytes | undefined> {
+    return (await this.has(name)) ? diskBytes(join(this.path, name), 'file') : undefined;
   }
 
   async openSafetensors(name: string): Promise<SafetensorsFile> {

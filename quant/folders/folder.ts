@@ -1,4 +1,5 @@
 import {decodeUtf8} from '../decodeUtf8.ts';
+import type {FileBytes} from '../safetensors/fileBytes.ts';
 import type {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import type {TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import type {ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
@@ -20,6 +21,11 @@ export interface Folder {
    * @throws TfjsLoraError `FILE_NOT_FOUND` when it exists but cannot be read
    */
   read(name: string): Promise<Uint8Array | undefined>;
+  /**
+   * Opens a file for reading parts of it; undefined when there is no such file. Without this method, GGUF files are
+   * read whole.
+   */
+  openBytes?(name: string): Promise<FileBytes | undefined>;
   /** @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` */
   openSafetensors(name: string): Promise<SafetensorsFile>;
 }

@@ -1,4 +1,6 @@
 import {TfjsLoraError} from '../errors.ts';
+import {blobBytes} from '../safetensors/blobBytes.ts';
+import type {FileBytes} from '../safetensors/fileBytes.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import {safetensorsPieces, type TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import {earlierSave, planShards, type ShardedWriteOptions} from '../safetensors/writeShardedSafetensors.ts';
@@ -29,6 +31,11 @@ export class MemoryFolder implements WritableFolder {
   async read(name: string): Promise<Uint8Array | undefined> {
     const bytes = await this.files.get(name)?.arrayBuffer();
     return bytes && new Uint8Array(bytes);
+  }
+
+  async openBytes(name: string): Promise<FileBytes | undefined> {
+    const file = this.files.get(name);
+    return file && blobBytes(file, name);
   }
 
   async openSafetensors(name: string): Promise<SafetensorsFile> {

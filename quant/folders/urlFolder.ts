@@ -1,4 +1,6 @@
 import {TfjsLoraError} from '../errors.ts';
+import {blobBytes} from '../safetensors/blobBytes.ts';
+import type {FileBytes} from '../safetensors/fileBytes.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import type {Folder} from './folder.ts';
 
@@ -36,6 +38,11 @@ export class UrlFolder implements Folder {
   async read(name: string): Promise<Uint8Array | undefined> {
     const bytes = await (await this.take(name))?.arrayBuffer();
     return bytes && new Uint8Array(bytes);
+  }
+
+  async openBytes(name: string): Promise<FileBytes | undefined> {
+    const file = await this.take(name);
+    return file && blobBytes(file, this.pathOf(name));
   }
 
   async openSafetensors(name: string): Promise<SafetensorsFile> {

@@ -12,10 +12,11 @@ export const MAX_ARRAY_BYTES = constants.MAX_LENGTH;
 /**
  * Opens a file on disk, which stays open until it is closed.
  *
+ * @param what what it is, for messages
  * @throws TfjsLoraError `FILE_NOT_FOUND` when there is no such readable file
  */
-export function diskBytes(path: string): FileBytes {
-  const descriptor = openForReading(path);
+export function diskBytes(path: string, what = 'safetensors file'): FileBytes {
+  const descriptor = openForReading(path, what);
   const readNow = (target: Uint8Array, position: number) => {
     let done = 0;
     while (done < target.length) {
@@ -34,21 +35,21 @@ export function diskBytes(path: string): FileBytes {
   };
 }
 
-function openForReading(path: string): number {
+function openForReading(path: string, what: string): number {
   let descriptor: number;
   try {
     descriptor = fs.openSync(path, 'r');
   } catch (cause) {
-    throw notReadable(path, (cause as Error).message, {cause});
+    throw notReadable(what, path, (cause as Error).message, {cause});
   }
   if (!fs.fstatSync(descriptor).isFile()) {
     fs.closeSync(descriptor);
-    throw notReadable(path, 'a folder or device');
+    throw notReadable(what, path, 'a folder or device');
   }
   return descriptor;
 }
 
-function notReadable(path: string, got: string, options?: ErrorOptions): TfjsLoraError {
-  const message = `safetensors file [${path}]: expected a readable file, got ${got}. Check the path.`;
+function notReadable(what: string, path: string, got: string, options?: ErrorOptions): TfjsLoraError {
+  const message = `${what} [${path}]: expected a readable file, got ${got}. Check the path.`;
   return new TfjsLoraError('FILE_NOT_FOUND', message, options);
 }

@@ -1,6 +1,7 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Folder} from '../../../quant/folders/folder.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import type {FileBytes} from '../../../quant/safetensors/fileBytes.ts';
 import type {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import type {StorageFolder} from './storageFolder.ts';
 
@@ -87,6 +88,10 @@ export class CachedFolder implements Folder {
 
   async read(name: string): Promise<Uint8Array | undefined> {
     return (await this.has(name)) ? this.storage.read(name) : undefined;
+  }
+
+  async openBytes(name: string): Promise<FileBytes | undefined> {
+    return (await this.has(name)) ? this.storage.openBytes(name) : undefined;
   }
 
   /** @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` */

@@ -2,7 +2,9 @@ import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Pieces, WritableFolder} from '../../../quant/folders/folder.ts';
 import type {RunFolder, RunLock, StoredFile} from '../../../quant/folders/runFolder.ts';
+import {blobBytes} from '../../../quant/safetensors/blobBytes.ts';
 import {NoRoomError} from '../../../quant/safetensors/diskErrors.ts';
+import type {FileBytes} from '../../../quant/safetensors/fileBytes.ts';
 import {byteLengthOf} from '../../../quant/safetensors/safetensorsDtype.ts';
 import {SafetensorsFile} from '../../../quant/safetensors/safetensorsFile.ts';
 import {isTemporary, temporaryName} from '../../../quant/safetensors/stagedFile.ts';
@@ -144,6 +146,11 @@ export class StorageFolder implements RunFolder {
     const hash = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>));
     const sha256 = [...hash].map((byte) => byte.toString(16).padStart(2, '0')).join('');
     return {bytes: bytes.length, sha256};
+  }
+
+  async openBytes(name: string): Promise<FileBytes | undefined> {
+    const file = await this.fileOf(name);
+    return file && blobBytes(file, this.pathOf(name));
   }
 
   async openSafetensors(name: string): Promise<SafetensorsFile> {
