@@ -3,11 +3,12 @@ import type {QuantizationType} from '../layers/quantizationArgs.ts';
 import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
-import {type FolderSource, openFolder} from '../quant/folders/openFolder.ts';
+import type {FolderSource} from '../quant/folders/openFolder.ts';
 import {didYouMeanPath} from '../quant/folders/similarPath.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {warn} from '../quant/warn.ts';
 import {type GenerationConfig, readGenerationConfig} from './generationConfig.ts';
+import {openModelFolder} from './gguf/openModelFolder.ts';
 import {readJsonOf} from './jsonFile.ts';
 import {
   assertFilesHold,
@@ -31,12 +32,15 @@ export interface LoadOptions extends LoadWeightsOptions {
    * Default: as in the folder's `quantization_config`, if it has one.
    */
   quantization?: QuantizationOptions | QuantizationType;
+  /** Name of the GGUF file to load, for a folder with several, or one beside safetensors. */
+  ggufFile?: string;
   /** Whether to read the weights. With false, they are only declared, for counting; using them throws. Default true. */
   allocate?: boolean;
 }
 const LOAD_OPTIONS = {
   dtype: true,
   quantization: true,
+  ggufFile: true,
   allocate: true,
   checkFinite: true,
   onProgress: true,
@@ -69,12 +73,12 @@ export async function loadPretrained<M extends PretrainedModel>(
       ? undefined
       : resolveQuantizationOptions('fromPretrained quantization', options.quantization);
   options.signal?.throwIfAborted();
-  const folder = openFolder(source);
+  const folder = await openModelFolder(source, options.ggufFile);
   if (!(await folder.exists())) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model folder ${folder.pathOf('')}: expected a Hugging Face folder, got nothing there. ` +
-        `Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder.${didYouMeanPath(folder.path)}`,
+        `Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder, or a GGUF file.${didYouMeanPath(folder.path)}`,
     );
   }
   const where = folder.pathOf('config.json');

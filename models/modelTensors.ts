@@ -1,8 +1,9 @@
 import type {Folder} from '../quant/folders/folder.ts';
 import {SafetensorsFolder} from '../quant/folders/safetensorsFolder.ts';
-import type {SafetensorsFile} from '../quant/safetensors/safetensorsFile.ts';
+import type {TensorFiles} from '../quant/folders/tensorFiles.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {toFloat32} from '../quant/safetensors/toFloat32.ts';
+import {GgufModelFolder} from './gguf/ggufModelFolder.ts';
 
 /** Parts of a decoder without its head, in files whose names omit the prefix `model.`. */
 const DECODER_PARTS = new Set(['embed_tokens', 'layers', 'norm', 'rotary_emb']);
@@ -20,7 +21,7 @@ export class ModelTensors {
 
   /** @param isTied whether the config says that head and embedding share a matrix */
   private constructor(
-    private readonly files: SafetensorsFolder,
+    private readonly files: TensorFiles,
     isTied: boolean,
   ) {
     const names = files.names();
@@ -31,9 +32,11 @@ export class ModelTensors {
     }
   }
 
-  /** @throws TfjsLoraError as `SafetensorsFolder.fromFolder` */
+  /** @throws TfjsLoraError as `SafetensorsFolder.fromFolder`, or `GgufModelFolder.openTensors` for a GGUF file */
   static async fromFolder(folder: Folder, isTied: boolean): Promise<ModelTensors> {
-    return new ModelTensors(await SafetensorsFolder.fromFolder(folder), isTied);
+    const files =
+      folder instanceof GgufModelFolder ? folder.openTensors() : SafetensorsFolder.fromFolder(folder);
+    return new ModelTensors(await files, isTied);
   }
 
   get folder(): string {
@@ -53,7 +56,7 @@ export class ModelTensors {
     return this.files.info(this.nameInFile(name));
   }
 
-  fileOf(name: string): SafetensorsFile {
+  fileOf(name: string): {readonly path: string} {
     return this.files.fileOf(this.nameInFile(name));
   }
 

@@ -13,6 +13,7 @@ import {show} from '../quant/show.ts';
 import {completeAddedTokens, contentOf} from './addedTokens.ts';
 import {assertTokenIds} from './assertTokenIds.ts';
 import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
+import {openModelFolder} from './gguf/openModelFolder.ts';
 import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
 import {TOKENIZER_FILES, type TokenizerFiles} from './tokenizerFiles.ts';
@@ -104,7 +105,7 @@ export class Tokenizer {
    * @throws TfjsLoraError `FILE_NOT_FOUND`, `CORRUPT_FILE` or `INVALID_CONFIG`, naming the file and its key
    */
   static async fromFolder(source: FolderSource): Promise<Tokenizer> {
-    const folder = openFolder(source);
+    const folder = await openModelFolder(source);
     const [tokenizer, config, specialTokensMap, addedTokens, chatTemplate] = await Promise.all([
       readJsonOf(folder, 'tokenizer.json'),
       readJsonOf(folder, 'tokenizer_config.json'),
@@ -112,7 +113,7 @@ export class Tokenizer {
       readJsonIfPresent(folder, 'added_tokens.json'),
       readText(folder, 'chat_template.jinja'),
     ]);
-    return new Tokenizer({tokenizer, config, specialTokensMap, addedTokens, chatTemplate}, source);
+    return new Tokenizer({tokenizer, config, specialTokensMap, addedTokens, chatTemplate}, folder);
   }
 
   /**

@@ -4,6 +4,8 @@ export interface GgufArchitecture {
   readonly name: string;
   /** `model_type` of the family in `config.json`. */
   readonly modelType: string;
+  /** Name of the family's class in transformers, for `architectures` in `config.json`. */
+  readonly transformersClass: string;
   /** Modules of a block by the name that the file has for them. */
   readonly blockModules: Readonly<Record<string, string>>;
   /** Whether rows of q and k are in the order of interleaved rotation, instead of the halves' order. */
@@ -42,13 +44,42 @@ const PHI3 = {
 
 /** The architectures that are read, as llama.cpp names them. A Mistral's file calls itself `llama`. */
 export const GGUF_ARCHITECTURES: readonly GgufArchitecture[] = [
-  {name: 'llama', modelType: 'llama', blockModules: LLAMA, isPermuted: true},
-  {name: 'smollm3', modelType: 'smollm3', blockModules: LLAMA, isPermuted: true},
-  {name: 'qwen2', modelType: 'qwen2', blockModules: LLAMA},
-  {name: 'qwen3', modelType: 'qwen3', blockModules: {...LLAMA, ...HEAD_NORMS}},
-  {name: 'gemma2', modelType: 'gemma2', blockModules: GEMMA, normOffset: 1},
-  {name: 'gemma3', modelType: 'gemma3_text', blockModules: {...GEMMA, ...HEAD_NORMS}, normOffset: 1},
-  {name: 'phi3', modelType: 'phi3', blockModules: PHI3},
+  {
+    name: 'llama',
+    modelType: 'llama',
+    transformersClass: 'LlamaForCausalLM',
+    blockModules: LLAMA,
+    isPermuted: true,
+  },
+  {
+    name: 'smollm3',
+    modelType: 'smollm3',
+    transformersClass: 'SmolLM3ForCausalLM',
+    blockModules: LLAMA,
+    isPermuted: true,
+  },
+  {name: 'qwen2', modelType: 'qwen2', transformersClass: 'Qwen2ForCausalLM', blockModules: LLAMA},
+  {
+    name: 'qwen3',
+    modelType: 'qwen3',
+    transformersClass: 'Qwen3ForCausalLM',
+    blockModules: {...LLAMA, ...HEAD_NORMS},
+  },
+  {
+    name: 'gemma2',
+    modelType: 'gemma2',
+    transformersClass: 'Gemma2ForCausalLM',
+    blockModules: GEMMA,
+    normOffset: 1,
+  },
+  {
+    name: 'gemma3',
+    modelType: 'gemma3_text',
+    transformersClass: 'Gemma3ForCausalLM',
+    blockModules: {...GEMMA, ...HEAD_NORMS},
+    normOffset: 1,
+  },
+  {name: 'phi3', modelType: 'phi3', transformersClass: 'Phi3ForCausalLM', blockModules: PHI3},
 ];
 
 const MODULES: Readonly<Record<string, string>> = {
