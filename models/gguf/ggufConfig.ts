@@ -1,6 +1,6 @@
 import type {GgufFiles} from '../../quant/gguf/ggufFiles.ts';
-import type {MetadataReader} from './metadataReader.ts';
 import {ggufRope} from './ggufRope.ts';
+import type {MetadataReader} from './metadataReader.ts';
 import type {GgufArchitecture} from './tensorNames.ts';
 
 type Json = Record<string, unknown>;

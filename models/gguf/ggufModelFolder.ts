@@ -4,9 +4,9 @@ import type {TensorFiles} from '../../quant/folders/tensorFiles.ts';
 import {GgufFiles} from '../../quant/gguf/ggufFiles.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {ggufConfig} from './ggufConfig.ts';
-import {MetadataReader} from './metadataReader.ts';
 import {GgufTensors} from './ggufTensors.ts';
 import {ggufTokenizer} from './ggufTokenizer.ts';
+import {MetadataReader} from './metadataReader.ts';
 import {GGUF_ARCHITECTURES, type GgufArchitecture} from './tensorNames.ts';
 
 /**

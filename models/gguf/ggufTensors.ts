@@ -1,9 +1,9 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {TensorFiles} from '../../quant/folders/tensorFiles.ts';
 import {ggmlType} from '../../quant/gguf/ggmlTypes.ts';
-import type {GgufReader} from '../../quant/gguf/ggufReader.ts';
 import type {GgufFiles} from '../../quant/gguf/ggufFiles.ts';
 import type {GgufTensorInfo} from '../../quant/gguf/ggufHeader.ts';
+import type {GgufReader} from '../../quant/gguf/ggufReader.ts';
 import type {SafetensorsDtype} from '../../quant/safetensors/safetensorsDtype.ts';
 import type {TensorInfo} from '../../quant/safetensors/safetensorsHeader.ts';
 import {show} from '../../quant/show.ts';

@@ -4,8 +4,8 @@ import {openBytes} from '../folders/openBytes.ts';
 import {type FolderSource, openFolder} from '../folders/openFolder.ts';
 import {corruptFile} from '../safetensors/corruptFile.ts';
 import {show} from '../show.ts';
-import {GgufReader} from './ggufReader.ts';
 import type {GgufTensorInfo} from './ggufHeader.ts';
+import {GgufReader} from './ggufReader.ts';
 import type {GgufValue} from './ggufValue.ts';
 
 /** The name of a part of a model that is split over several files. */

@@ -244,7 +244,7 @@ function adviceForOtherFormat(start: Uint8Array): string | undefined {
   const text = String.fromCharCode(...start);
   if (text.startsWith('version ')) return 'It is a Git LFS pointer, not the file itself: run `git lfs pull`.';
   if (text.startsWith('PK')) return 'It looks like a PyTorch or zip file: save the model as safetensors.';
-  if (text.startsWith('GGUF')) return 'It is a GGUF file: use the original safetensors files.';
+  if (text.startsWith('GGUF')) return 'It is a GGUF file: name it .gguf and load it as a model.';
   if (text.startsWith('<')) return 'It looks like a web page: download the file itself.';
   return undefined;
 }

@@ -17,10 +17,10 @@ const INDEX = 'model.safetensors.index.json';
 const WANTED = /^[^/]+\.(safetensors|json|jinja|model|txt)$/;
 
 /**
- * Returns the local folder of a model or an adapter. A folder is returned as it is; a repository on the hub is fetched
- * into the hub's cache.
+ * Returns the local folder of a model or an adapter. A folder or a GGUF file is returned as it is; a repository on the
+ * hub is fetched into the hub's cache.
  *
- * @param pathOrHubId a folder, or `org/name`
+ * @param pathOrHubId a folder, a GGUF file, or `org/name`
  * @throws TfjsLoraError `FILE_NOT_FOUND` when it is neither, or cannot be downloaded: says which files are missing and
  *   where to put them; `UNSUPPORTED` when the repository has no safetensors
  * @example
@@ -36,15 +36,15 @@ export async function resolveModelFolder(
   given: HubOptions & {revision?: string} = {},
 ): Promise<string> {
   assertKnownOptions('resolveModelFolder', given, {...HUB_OPTIONS, revision: true});
-  const isFolder = await stat(pathOrHubId).then(
-    (found) => found.isDirectory(),
+  const isLocal = await stat(pathOrHubId).then(
+    (found) => found.isDirectory() || (found.isFile() && /\.gguf$/i.test(pathOrHubId)),
     () => false,
   );
-  if (isFolder) return pathOrHubId;
+  if (isLocal) return pathOrHubId;
   if (!HUB_ID.test(pathOrHubId)) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
-      `model ${pathOrHubId}: expected a folder or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}.${didYouMeanPath(pathOrHubId)}`,
+      `model ${pathOrHubId}: expected a folder, a GGUF file or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}.${didYouMeanPath(pathOrHubId)}`,
     );
   }
   try {
@@ -92,7 +92,7 @@ function modelFiles({paths}: HubContents, id: string): string[] {
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `model ${id}: expected weights as safetensors, got ${weights.slice(0, 3).join(', ')}. ` +
-      'Choose a repository with safetensors, or convert it with transformers.',
+      'Choose a repository with safetensors, convert it with transformers, or download a GGUF file and give its path.',
   );
 }
 

@@ -1,7 +1,8 @@
 import {existsSync} from 'node:fs';
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
-import {readJson} from '../../../models/jsonFile.ts';
+import {openModelFolder} from '../../../models/gguf/openModelFolder.ts';
+import {readJson, readJsonOf} from '../../../models/jsonFile.ts';
 import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TOKENIZER_FILES} from '../../../models/tokenizerFiles.ts';
@@ -25,7 +26,7 @@ export interface ExportProgress extends TensorProgress {
 }
 
 export interface ExportArgs {
-  /** Folder of the base model: Hugging Face's files, in 16 or 32 bits. */
+  /** Folder of the base model, Hugging Face's files in 16 or 32 bits; or a GGUF file, which is dequantized. */
   model: string;
   /** Name of the base in the model card. Default: its folder. */
   modelName?: string;
@@ -102,7 +103,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   await assertOwnFolder(exportDir, [folder, ...adapters]);
   await assertModelFolder(exportDir);
   if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
-  assertUnquantized(args, await readJson(join(folder, 'config.json')));
+  assertUnquantized(args, await readJsonOf(await openModelFolder(folder), 'config.json'));
   for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
@@ -239,6 +240,6 @@ const isThere = (path: string) =>
   );
 
 async function copyTerms(from: string, draft: WritableFolder): Promise<void> {
-  for (const name of await readdir(from))
+  for (const name of await readdir(from).catch(() => []))
     if (TERMS.test(name)) await draft.write(name, await readFile(join(from, name)));
 }

@@ -108,7 +108,7 @@ const scheduleSettings = () =>
 
 // biome-ignore format: a row for each key
 const model = {
-  model_name_or_path: to('model.nameOrPath', text(), 'A Hugging Face folder, or the name of a model on the hub.'),
+  model_name_or_path: to('model.nameOrPath', text(), 'A Hugging Face folder, a GGUF file, or the name of a model on the hub.'),
   adapter_name_or_path: to('model.adapters', list().optional(),
     'PEFT folders or hub names, in order. Training continues the last one and merges those before it; ' +
     'exporting and predicting merge all.', (adapters = []) => adapters),

@@ -193,7 +193,11 @@ describe('models', () => {
 
   test.each([
     ['org/none', 'FILE_NOT_FOUND', 'got 404: Repository not found'],
-    ['./none', 'FILE_NOT_FOUND', 'model ./none: expected a folder or a hub id (org/name), got no folder at '],
+    [
+      './none',
+      'FILE_NOT_FOUND',
+      'model ./none: expected a folder, a GGUF file or a hub id (org/name), got none at ',
+    ],
     ['a/b/c', 'FILE_NOT_FOUND', `got no folder at ${resolve('a/b/c')}`],
     [
       'org/pickled',
