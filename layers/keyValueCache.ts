@@ -203,6 +203,41 @@ export class KeyValueCache {
     rows.dispose();
   }
 
+  /**
+   * Appends the rows of another cache, which stays as it is. The shorter of the two is padded on the left with zeros, so
+   * that the rows' latest positions are in the same columns.
+   *
+   * @throws TfjsLoraError `SHAPE_MISMATCH` for a cache of another model; `DISPOSED`
+   */
+  join(other: KeyValueCache): void {
+    this.assertUsable();
+    const length = Math.max(this.length, other.length);
+    const aligned = (cache: KeyValueCache, layerIndex: number, tensor: tf.Tensor4D) => {
+      const used = cache.used(layerIndex, tensor);
+      const missing = length - used.shape[2];
+      return missing === 0
+        ? used
+        : tf.pad4d(used, [
+            [0, 0],
+            [0, 0],
+            [missing, 0],
+            [0, 0],
+          ]);
+    };
+    const [{length: own}, {length: others}] = [this.layers, other.layers];
+    if (own !== others) {
+      throw new TfjsLoraError('SHAPE_MISMATCH', `KeyValueCache.join: expected ${own} layers, got ${others}`);
+    }
+    for (const [layerIndex, {keys, values}] of [...other.layers.entries()]) {
+      const past = this.layers[layerIndex];
+      const joined = tf.tidy(() => ({
+        keys: tf.concat([aligned(this, layerIndex, past.keys), aligned(other, layerIndex, keys)]),
+        values: tf.concat([aligned(this, layerIndex, past.values), aligned(other, layerIndex, values)]),
+      }));
+      this.replace(layerIndex, {...joined, length});
+    }
+  }
+
   /** Forgets all positions. */
   clear(): void {
     for (const {keys, values} of this.layers) tf.dispose([keys, values]);

@@ -21,14 +21,8 @@ import {
   targetCount,
   tokenLosses,
 } from './batchLoss.ts';
-import {
-  type ChatOptions,
-  chat,
-  type GenerateOptions,
-  generate,
-  type Prompt,
-  stream,
-} from './generation/generate.ts';
+import {type ChatOptions, chat, generate, stream} from './generation/generate.ts';
+import type {GenerateOptions, Prompt} from './generation/generateOptions.ts';
 import type {GenerationConfig} from './generationConfig.ts';
 import {type SaveGgufOptions, type SaveGgufResult, saveGguf} from './gguf/saveGguf.ts';
 import {initializeWeights} from './initializeWeights.ts';

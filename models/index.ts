@@ -9,21 +9,16 @@ export type {GemmaConfig} from './gemma/config.ts';
 export {Gemma2ForCausalLM} from './gemma/gemma2.ts';
 export {type Gemma3Config, Gemma3ForCausalLM} from './gemma/gemma3.ts';
 export type {DecodedAdapters, DecodedModel} from './generation/decoder.ts';
-export {
-  type ChatOptions,
-  chat,
-  type GeneratedToken,
-  type GenerateOptions,
-  type GenerateProgress,
-  type GenerativeModel,
-  generate,
-  generateIds,
-  type Prompt,
-  type StreamTokensOptions,
-  stream,
-  streamTokens,
-} from './generation/generate.ts';
+export {type ChatOptions, chat, generate, generateIds, stream, streamTokens} from './generation/generate.ts';
+export type {
+  GenerateOptions,
+  GenerateProgress,
+  GenerativeModel,
+  Prompt,
+  StreamTokensOptions,
+} from './generation/generateOptions.ts';
 export type {JsonSchema} from './generation/json/jsonGrammar.ts';
+export type {GeneratedToken} from './generation/row.ts';
 export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
 export {loadAdapter, type SaveAdapterOptions, saveAdapter} from './keras/adapterFolders.ts';
 export {applyLoRA} from './keras/applyLoRA.ts';

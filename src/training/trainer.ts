@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../models/batchLoss.ts';
-import type {GenerateProgress} from '../../models/generation/generate.ts';
+import type {GenerateProgress} from '../../models/generation/generateOptions.ts';
 import {nextTask} from '../../models/nextTask.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import type {RunFolder, RunLock} from '../../quant/folders/runFolder.ts';

@@ -77,6 +77,24 @@ describeEachBackend('KeyValueCache', () => {
     expect(Array.from(await values.data())).toEqual([14, 15, 80, 81, 10, 11, 82, 83]);
   });
 
+  test('join appends the rows of another cache, the latest positions in the same columns', async () => {
+    const other = new KeyValueCache();
+    tf.tidy(() => {
+      cache.update(0, block(1, 1, 0), block(1, 1, 10));
+      other.update(0, block(2, 2, 50), block(2, 2, 60));
+    });
+    cache.join(other);
+    other.dispose();
+    expect([cache.batchSize, cache.length]).toEqual([3, 2]);
+    expect(tf.memory().numTensors).toBe(before + 2);
+    const [keys, values] = tf.tidy(() => cache.update(0, block(3, 1, 90), block(3, 1, 80)));
+    expect(Array.from(await keys.data())).toEqual([
+      0, 0, 0, 1, 90, 91, 50, 51, 52, 53, 92, 93, 54, 55, 56, 57, 94, 95,
+    ]);
+    expect(Array.from(await values.data()).slice(0, 6)).toEqual([0, 0, 10, 11, 80, 81]);
+    expect(() => cache.join(new KeyValueCache())).toThrow('KeyValueCache.join: expected 1 layers, got 0');
+  });
+
   test('names the shapes that do not fit', () => {
     tf.tidy(() => {
       cache.update(0, block(2, 3, 0), block(2, 3, 0));

@@ -1,7 +1,7 @@
 import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import type {GenerateOptions} from '../../models/generation/generate.ts';
+import type {GenerateOptions} from '../../models/generation/generateOptions.ts';
 import {
   parseGenerationConfig,
   readGenerationConfig,

@@ -1,4 +1,4 @@
-import type {GenerativeModel} from '../../../models/generation/generate.ts';
+import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';

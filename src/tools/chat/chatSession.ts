@@ -1,5 +1,6 @@
 import type {CausalLM} from '../../../models/causalLM.ts';
-import {GENERATE_OPTIONS, type GenerateOptions, streamTokens} from '../../../models/generation/generate.ts';
+import {streamTokens} from '../../../models/generation/generate.ts';
+import {GENERATE_OPTIONS, type GenerateOptions} from '../../../models/generation/generateOptions.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';

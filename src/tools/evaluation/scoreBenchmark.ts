@@ -2,7 +2,7 @@ import {existsSync} from 'node:fs';
 import {mkdir} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import type {GenerativeModel} from '../../../models/generation/generate.ts';
+import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';

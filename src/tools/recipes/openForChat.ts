@@ -1,5 +1,5 @@
 import {basename, resolve} from 'node:path';
-import type {GenerateOptions} from '../../../models/generation/generate.ts';
+import type {GenerateOptions} from '../../../models/generation/generateOptions.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {templateStopIds} from '../../data/templates/encodeTurns.ts';

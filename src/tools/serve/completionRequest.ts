@@ -1,6 +1,6 @@
 import {isDeepStrictEqual} from 'node:util';
 import {z} from 'zod';
-import type {GenerateOptions} from '../../../models/generation/generate.ts';
+import type {GenerateOptions} from '../../../models/generation/generateOptions.ts';
 import type {JsonSchema} from '../../../models/generation/json/jsonGrammar.ts';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';

@@ -1,4 +1,4 @@
-/** Runs tasks one at a time in their order, because a model can only answer one request at a time. */
+/** Runs tasks one at a time in their order. */
 export class RequestQueue {
   private last: Promise<unknown> = Promise.resolve();
 

@@ -4,9 +4,10 @@ import {createServer, type IncomingMessage, type Server, type ServerResponse} fr
 import {type AddressInfo, isIPv6} from 'node:net';
 import {basename, resolve} from 'node:path';
 import type {CausalLM} from '../../../models/causalLM.ts';
-import {streamTokens} from '../../../models/generation/generate.ts';
+import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import {TokenConstraint} from '../../../models/generation/json/tokenConstraint.ts';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
+import {BASE} from '../../../models/peft/rowAdapters.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -27,7 +28,7 @@ import {
 import {cutOffIfStalled, EventStream} from './eventStream.ts';
 import {hostName, isLoopback} from './loopback.ts';
 import {contextExceeded, PromptEncoder} from './promptEncoder.ts';
-import {RequestQueue} from './requestQueue.ts';
+import {RequestBatch} from './requestBatch.ts';
 import {parseResponsesRequest} from './responsesRequest.ts';
 import {ResponsesResponse} from './responsesResponse.ts';
 import {tokenLogprobs} from './tokenLogprobs.ts';
@@ -45,6 +46,11 @@ export interface ServeOptions {
   encodeChat?: ChatEncoder;
   /** Largest size of a request's body in bytes. Default 4 000 000. */
   maxBodyBytes?: number;
+  /**
+   * Largest number of requests that are answered together, each with its own adapter. Default 8; 1 for models whose
+   * rotary positions depend on the length of the longest request.
+   */
+  maxBatchSize?: number;
   /** Milliseconds in which the whole request must arrive. Default 60 000. */
   requestTimeout?: number;
   /** Milliseconds after which a client that does not read its answer is disconnected. Default 30 000. */
@@ -59,6 +65,7 @@ const SERVE_OPTIONS = {
   apiKey: true,
   encodeChat: true,
   maxBodyBytes: true,
+  maxBatchSize: true,
   requestTimeout: true,
   stallTimeout: true,
   onRequest: true,
@@ -100,8 +107,8 @@ const CLIENT_CLOSED = 499;
 
 /**
  * Serves a model through OpenAI's HTTP API: `/v1/chat/completions`, `/v1/responses` and `/v1/completions`, whole or as a stream, and
- * `/v1/models`. Requests are answered one at a time in their order; if the connection drops, the answer stops at the
- * next token.
+ * `/v1/models`. Requests begin in their order and are answered together, up to `maxBatchSize` of them; if the connection
+ * drops, the answer stops at the next token.
  *
  * Requests choose the base or a loaded adapter by its name; without a name, the newest adapter answers. On a loopback
  * address, requests must name a loopback host and have a JSON content type, so that no web page can use the model from
@@ -149,7 +156,7 @@ export async function serveModel(model: CausalLM, options: ServeOptions = {}): P
 
 class ModelService {
   readonly models: string[];
-  private readonly queue = new RequestQueue();
+  private readonly batch: RequestBatch;
   private readonly running = new Set<AbortController>();
   private readonly started = Math.floor(Date.now() / 1000);
   private readonly prompts: PromptEncoder;
@@ -164,6 +171,7 @@ class ModelService {
     const {tokenizer, config} = model;
     if (tokenizer === undefined) modelChatEncoder(model); // throws an error, because nothing could be served
     this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
+    this.batch = new RequestBatch(model, batchSizeFor(model, options.maxBatchSize));
     const isMerged = [...model.layersWithAdapters().values()].some((layer) => layer.isMerged);
     this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
   }
@@ -195,7 +203,7 @@ class ModelService {
     const closed = new Promise((done) => server.close(done));
     for (const controller of this.running) controller.abort();
     await this.prompts.close();
-    await this.queue.idle();
+    await this.batch.idle();
     server.closeAllConnections();
     await closed;
   }
@@ -255,35 +263,32 @@ class ModelService {
     }
     report.promptTokens = prompt.length;
     report.completionTokens = 0;
-    await this.queue.run(async () => {
-      this.activate(name);
-      const events = new EventStream(response, signal, this.stallTimeout);
-      if (request.isStreamed) for (const chunk of shapes.opening()) await events.send(chunk);
-      let text = '';
-      let finishReason: FinishReason = 'length';
-      const {alternatives} = request;
-      const logprobs: TokenLogprob[] | undefined = alternatives === undefined ? undefined : [];
-      for await (const token of streamTokens(this.model, prompt, {...options, alternatives})) {
-        report.completionTokens!++;
-        finishReason = token.finishReason ?? finishReason;
-        text += token.piece;
-        const likelihood = logprobs && tokenLogprobs(this.model.tokenizer as Tokenizer, token);
-        if (likelihood) logprobs.push(...likelihood);
-        if (request.isStreamed && (token.piece !== '' || likelihood?.length))
-          await events.send(shapes.piece(token.piece, likelihood));
-        // Synchronous backends never let the event loop run: nothing would be sent, and no disconnect noticed.
-        await new Promise((resume) => setImmediate(resume));
-        signal.throwIfAborted();
-      }
-      const usage = usageOf(prompt.length, report.completionTokens!);
-      if (!request.isStreamed) {
-        cutOffIfStalled(response, this.stallTimeout);
-        sendJson(response, 200, shapes.whole(text, finishReason, usage, logprobs));
-        return;
-      }
-      for (const chunk of shapes.ending(finishReason, text, usage)) await events.send(chunk);
-      events.end(shapes.hasDone);
-    }, signal);
+    const {alternatives} = request;
+    const adapterNames = this.adapterOf(name);
+    const tokens = this.batch.answer(prompt, {...options, alternatives, adapterNames}, signal);
+    const events = new EventStream(response, signal, this.stallTimeout);
+    if (request.isStreamed) for (const chunk of shapes.opening()) await events.send(chunk);
+    let text = '';
+    let finishReason: FinishReason = 'length';
+    const logprobs: TokenLogprob[] | undefined = alternatives === undefined ? undefined : [];
+    for await (const token of tokens) {
+      signal.throwIfAborted();
+      report.completionTokens++;
+      finishReason = token.finishReason ?? finishReason;
+      text += token.piece;
+      const likelihood = logprobs && tokenLogprobs(this.model.tokenizer as Tokenizer, token);
+      if (likelihood) logprobs.push(...likelihood);
+      if (request.isStreamed && (token.piece !== '' || likelihood?.length))
+        await events.send(shapes.piece(token.piece, likelihood));
+    }
+    const usage = usageOf(prompt.length, report.completionTokens);
+    if (!request.isStreamed) {
+      cutOffIfStalled(response, this.stallTimeout);
+      sendJson(response, 200, shapes.whole(text, finishReason, usage, logprobs));
+      return;
+    }
+    for (const chunk of shapes.ending(finishReason, text, usage)) await events.send(chunk);
+    events.end(shapes.hasDone);
   }
 
   /** Refuses a schema that cannot be enforced, before the request waits. */
@@ -335,8 +340,11 @@ class ModelService {
     );
   }
 
-  private activate(name: string): void {
-    if (this.models.length > 1) this.model.setAdapter(name === this.models[0] ? [] : name);
+  /** Returns the adapter that answers for a name; undefined if the model is served as it is. */
+  private adapterOf(name: string): string | undefined {
+    const [base, ...adapters] = this.models;
+    if (adapters.length === 0) return undefined;
+    return name === base ? BASE : name;
   }
 
   private describe(id: string): Record<string, unknown> {
@@ -418,6 +426,21 @@ class ModelService {
     if (apiError.status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
     sendJson(response, apiError.status, apiError);
   }
+}
+
+/**
+ * Returns the number of requests to answer together.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+function batchSizeFor({rotary}: CausalLM & GenerativeModel, wanted: number | undefined): number {
+  if (wanted !== undefined && !(Number.isInteger(wanted) && wanted > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `serveModel maxBatchSize: expected a whole number from 1, got ${show(wanted)}`,
+    );
+  }
+  return rotary?.dependsOnLength ? 1 : (wanted ?? 8);
 }
 
 function decoded(name: string): string {

@@ -1,5 +1,5 @@
-import type {GeneratedToken} from '../../../models/generation/generate.ts';
 import {tokenBytes} from '../../../models/generation/json/tokenBytes.ts';
+import type {GeneratedToken} from '../../../models/generation/row.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import type {TokenLogprob} from './completionResponse.ts';
 

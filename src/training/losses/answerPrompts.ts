@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {type Batch, IGNORE_INDEX, type TokenLossesOptions} from '../../../models/batchLoss.ts';
-import {type GenerateProgress, generateIds} from '../../../models/generation/generate.ts';
+import {generateIds} from '../../../models/generation/generate.ts';
+import type {GenerateProgress} from '../../../models/generation/generateOptions.ts';
 import {type GenerationConfig, resolveGenerationConfig} from '../../../models/generationConfig.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {collate} from '../../data/batches/collate.ts';

@@ -1,5 +1,5 @@
 import type {Batch} from '../../../models/batchLoss.ts';
-import type {GenerateProgress, GenerativeModel} from '../../../models/generation/generate.ts';
+import type {GenerateProgress, GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import {type AnyExample, type CollateOptions, collate, type Example} from '../../data/batches/collate.ts';
 import type {LossModel} from './lossModel.ts';
 

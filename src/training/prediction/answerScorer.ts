@@ -1,4 +1,4 @@
-import type {GenerativeModel} from '../../../models/generation/generate.ts';
+import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import {type GenerativeModel, generateIds} from '../../../models/generation/generate.ts';
+import {generateIds} from '../../../models/generation/generate.ts';
+import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import {
   GENERATION_SETTINGS,
   type GenerationConfig,

@@ -1,14 +1,8 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {KeyValueCache} from '../../../layers/keyValueCache.ts';
-import {
-  chat,
-  type GenerateOptions,
-  type GenerativeModel,
-  generate,
-  generateIds,
-  stream,
-} from '../../../models/generation/generate.ts';
+import {chat, generate, generateIds, stream} from '../../../models/generation/generate.ts';
+import type {GenerateOptions, GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import type {GenerationConfig} from '../../../models/generationConfig.ts';
 import {Tokenizer} from '../../../models/tokenizer.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';

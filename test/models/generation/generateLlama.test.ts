@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../../layers/keyValueCache.ts';
 import {generateIds, stream} from '../../../models/generation/generate.ts';
+import {createRows} from '../../../models/generation/row.ts';
+import {RowGroup} from '../../../models/generation/rowGroup.ts';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {stirAdapter} from '../tinyLlama.ts';
@@ -139,6 +141,22 @@ describeEachBackend('generation by a Llama', (backend) => {
     expect(model.activeAdapters).toEqual(['a']);
     expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
     for (const name of Object.keys(adapters)) model.deleteAdapter(name);
+  });
+
+  test('gives rows that join others what it gives them alone', async () => {
+    const {numTensors, numDataBuffers} = tf.memory();
+    const options = {maxNewTokens: 7};
+    const [first, ...others] = createRows(model, PROMPTS, options);
+    const group = new RowGroup(model, [first]);
+    for (let token = 0; token < 3; token++) await group.next();
+    const joining = new RowGroup(model, others);
+    await joining.next();
+    group.join(joining);
+    while (group.rows.length > 0) await group.next();
+    group.dispose();
+    for (const {index, newIds} of [first, ...others])
+      expect(newIds).toEqual(await generateIds(model, PROMPTS[index], options));
+    expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
   });
 
   test('frees every tensor and buffer', async () => {

@@ -15,6 +15,7 @@ interface ServeCommandOptions extends CommonOptions {
   port: number;
   modelName?: string;
   apiKey?: string;
+  maxBatchSize: number;
   adapter: string[];
 }
 
@@ -28,10 +29,11 @@ export function register(program: Command): void {
     .option('--port <number>', 'port to listen on; 0 for any free port', portOf, 8000)
     .option('--model-name <name>', 'name of the base in requests (default: its folder)')
     .option('--adapter <name=folder...>', 'more adapters; requests choose them by name', [])
+    .option('--max-batch-size <number>', 'largest number of requests to answer together', countOf, 8)
     .addOption(new Option('--api-key <key>', 'key that every request must have').env('TFJS_LORA_API_KEY'))
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
-      const {host, port, modelName, apiKey} = options;
+      const {host, port, modelName, apiKey, maxBatchSize} = options;
       const adapters = separateOverrides(adapter);
       const recipe = await modelInUse(await recipeOf(target, [...overrides, ...adapters.overrides]));
       if (recipe.tasks.train) console.error(describeModel(recipe));
@@ -44,6 +46,7 @@ export function register(program: Command): void {
           port,
           modelName,
           apiKey,
+          maxBatchSize,
           encodeChat,
           onRequest: report,
         });
@@ -82,6 +85,12 @@ function portOf(text: string): number {
   const port = Number(text);
   if (/^\d+$/.test(text) && port < 65536) return port;
   throw new InvalidArgumentError('Expected a number from 0 to 65535.');
+}
+
+function countOf(text: string): number {
+  const count = Number(text);
+  if (Number.isSafeInteger(count) && count > 0) return count;
+  throw new InvalidArgumentError('Expected a whole number from 1.');
 }
 
 function report({method, path, status, error, promptTokens, completionTokens, seconds}: RequestReport): void {

@@ -105,7 +105,7 @@ describe('hanging up', () => {
 
 describe('a client that does not read its answer', () => {
   test('is disconnected, and the next one is answered', async () => {
-    await start({stallTimeout: 300});
+    await start({stallTimeout: 300, maxBatchSize: 1});
     const write = ServerResponse.prototype.write as (chunk: unknown) => boolean;
     jest.spyOn(ServerResponse.prototype, 'write').mockImplementation(function (
       this: ServerResponse,

@@ -3,9 +3,12 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import OpenAI from 'openai';
 import {generate, generateIds} from '../../../../models/generation/generate.ts';
+import type {StreamTokensOptions} from '../../../../models/generation/generateOptions.ts';
+import type {GeneratedToken} from '../../../../models/generation/row.ts';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
 import type {Tokenizer} from '../../../../models/tokenizer.ts';
 import {Llama, useBackend} from '../../../../src/index.ts';
+import {RequestBatch} from '../../../../src/tools/serve/requestBatch.ts';
 import {
   type ModelServer,
   type RequestReport,
@@ -248,7 +251,7 @@ describe('chat completions', () => {
 
 test('completions continue a text or token ids', async () => {
   const prompt = 'The Secretary may award grants to';
-  const expected = await generate(model, prompt, {maxNewTokens: 4});
+  const expected = await generate(model, prompt, {maxNewTokens: 4, adapterNames: '__base__'});
   for (const given of [prompt, tokenizer.encode(prompt), [prompt]]) {
     const {choices, object} = await client.completions.create({
       model: 'model',
@@ -285,6 +288,11 @@ test('models are listed: the base, then the adapters', async () => {
 });
 
 describe('order', () => {
+  beforeEach(async () => {
+    await server.close();
+    await start({maxBatchSize: 1});
+  });
+
   test('requests are answered one at a time, in their order', async () => {
     const forward = jest.spyOn(model, 'forward');
     const streams: AsyncIterable<OpenAI.ChatCompletionChunk>[] = [];
@@ -354,6 +362,104 @@ describe('order', () => {
     } finally {
       model.generationConfig = {...model.generationConfig, eosTokenId: 2046};
     }
+  });
+});
+
+describe('requests that are answered together', () => {
+  let batch: RequestBatch;
+  let forward: jest.SpyInstance;
+  const {signal} = new AbortController();
+  const ids = (content: string) =>
+    tokenizer.encodeChat([{role: 'user', content}], {addGenerationPrompt: true});
+  const rows = () => forward.mock.calls.map(([inputIds]) => (inputIds as tf.Tensor).shape[0]);
+  const textOf = async (tokens: AsyncIterable<GeneratedToken>) => {
+    let text = '';
+    for await (const {piece, finishReason} of tokens)
+      text += piece + (finishReason ? ` ${finishReason}` : '');
+    return text;
+  };
+  beforeEach(() => {
+    batch = new RequestBatch(model, 4);
+    forward = jest.spyOn(model, 'forward');
+  });
+  afterEach(() => forward.mockRestore());
+
+  test('have what each would have alone, whichever adapters and settings they name', async () => {
+    const requests: [string, StreamTokensOptions][] = [
+      ['Which agency runs the program?', {adapterNames: '__base__', maxNewTokens: 4}],
+      ['Who pays?', {adapterNames: 'stirred', maxNewTokens: 12}],
+      ['Since when?', {adapterNames: '__base__', doSample: true, temperature: 1.5, seed: 4, maxNewTokens: 8}],
+      ['Who?', {adapterNames: 'stirred', doSample: true, seed: 4, stopStrings: ['e'], alternatives: 1}],
+    ];
+    const ask = ([content, options]: (typeof requests)[number]) =>
+      textOf(batch.answer(ids(content), options, signal));
+    const alone = [];
+    for (const request of requests) alone.push(await ask(request));
+    forward.mockClear();
+    expect(await Promise.all(requests.map(ask))).toEqual(alone);
+    expect(rows()[0]).toBe(4);
+    await Promise.all(
+      ['model', 'stirred'].map(async (name) => {
+        // over HTTP
+        const request = {model: name, messages, temperature: 0, max_tokens: 5};
+        const {choices} = await client.chat.completions.create(request);
+        const adapterNames = name === 'model' ? '__base__' : name;
+        expect(choices[0].message.content).toBe(
+          await generate(model, promptIds(), {adapterNames, maxNewTokens: 5}),
+        );
+      }),
+    );
+  });
+
+  test('join and leave between two tokens, as many as fit', async () => {
+    const options = {adapterNames: '__base__', maxNewTokens: 20, eosTokenId: noEnd};
+    const short = {...options, adapterNames: 'stirred', maxNewTokens: 3};
+    const [expected, expectedShort] = [
+      await textOf(batch.answer(ids('Who pays?'), options, signal)),
+      await textOf(batch.answer(ids('Since when, and who?'), short, signal)),
+    ];
+    forward.mockClear();
+    batch = new RequestBatch(model, 2);
+    const joined: Promise<string>[] = [];
+    let text = '';
+    for await (const {piece, finishReason} of batch.answer(ids('Who pays?'), options, signal)) {
+      text += piece + (finishReason ? ` ${finishReason}` : '');
+      if (joined.length < 3) joined.push(textOf(batch.answer(ids('Since when, and who?'), short, signal)));
+    }
+    expect(text).toBe(expected);
+    expect(await Promise.all(joined)).toEqual([expectedShort, expectedShort, expectedShort]);
+    // The three others run one after another beside the first one: a pass over the prompt, and two of both.
+    expect(rows().join('')).toMatch(/^1+(1221?){3}1+$/);
+
+    forward.mockClear(); // 3 × 200 positions do not fit the model's 512
+    const long = () => textOf(batch.answer(new Array(200).fill(5), short, signal));
+    batch = new RequestBatch(model, 4);
+    await Promise.all([long(), long(), long()]);
+    expect(Math.max(...rows())).toBe(2);
+  });
+
+  test('end with their own error, and changes of the model wait for them', async () => {
+    const options = {adapterNames: '__base__', maxNewTokens: 6, eosTokenId: noEnd};
+    const expected = await textOf(batch.answer(ids('Who pays?'), options, signal));
+    const abort = new AbortController();
+    const events: string[] = [];
+    const first = textOf(batch.answer(ids('Who pays?'), options, signal)).then((text) => {
+      events.push('first');
+      return text;
+    });
+    const aborted = textOf(batch.answer(ids('Who?'), options, abort.signal));
+    const unknown = textOf(batch.answer(ids('Who?'), {...options, adapterNames: 'gone'}, signal));
+    const change = batch.change(async () => events.push('change'));
+    const later = textOf(batch.answer(ids('Who pays?'), options, signal)).then(() => events.push('later'));
+    abort.abort();
+    await expect(aborted).rejects.toThrow('aborted');
+    await expect(unknown).rejects.toMatchObject({code: 'UNKNOWN_ADAPTER'});
+    expect(await first).toBe(expected);
+    await Promise.all([change, later]);
+    expect(events).toEqual(['first', 'change', 'later']);
+    await expect(batch.change(() => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    await batch.idle();
+    await expect(start({maxBatchSize: 0})).rejects.toMatchObject({code: 'INVALID_ARGUMENT'});
   });
 });
 
