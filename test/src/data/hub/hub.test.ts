@@ -196,7 +196,7 @@ describe('models', () => {
     [
       './none',
       'FILE_NOT_FOUND',
-      'model ./none: expected a folder, a GGUF file or a hub id (org/name), got none at ',
+      'model ./none: expected a folder, a GGUF file or a hub id (org/name), got no folder at ',
     ],
     ['a/b/c', 'FILE_NOT_FOUND', `got no folder at ${resolve('a/b/c')}`],
     [
