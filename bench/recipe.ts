@@ -6,8 +6,9 @@
  *
  * The recipe runs as `tfjs-lora train` runs it, and the batches are recorded. The peer, recipe_peer.py, reads the
  * batches, not the data. Both use float32, AdamW (`optim: adamw_torch`) and no dropout, whose random numbers differ
- * there. Then the adapter is merged and exported, and transformers' logits of that folder are compared with PEFT's of
- * the adapter. The status is 1 when a loss of the first 50 steps differs by more than 1e-3, or a logit by more than
+ * there. A GGUF base is read there by transformers and PyPI's gguf; of QLoRA, the peer trains on our quantized base, as
+ * bitsandbytes reads it. Then the adapter is merged and exported, and transformers' logits of that folder are compared
+ * with PEFT's of the adapter. The status is 1 when a loss of the first 50 steps differs by more than 1e-3, or a logit by more than
  * 1e-4 of the largest.
  */
 import {execFileSync} from 'node:child_process';
@@ -15,7 +16,13 @@ import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {parseArgs} from 'node:util';
 import type {Batch} from '../models/batchLoss.ts';
-import type {BackendName, Llama, StepLog, TrainingCallback} from '../src/index.ts';
+import {
+  AutoModelForCausalLM,
+  type BackendName,
+  type Llama,
+  type StepLog,
+  type TrainingCallback,
+} from '../src/index.ts';
 import {exportModel} from '../src/tools/recipes/exportModel.ts';
 import {folderOf} from '../src/tools/recipes/openModel.ts';
 import {loadRecipe, type Recipe} from '../src/tools/recipes/recipe.ts';
@@ -82,8 +89,10 @@ async function theirs(recipe: Recipe, folder: string, python: string, steps: num
   const {learningRate, beta1, beta2, epsilon, weightDecay} = recipe.optimizer;
   const {schedule, maxGradNorm} = recipe.compile;
   const {warmup} = recipe;
+  const base = resolve(await folderOf(recipe.model.nameOrPath, recipe));
   const run = {
-    model: resolve(await folderOf(recipe.model.nameOrPath, recipe)),
+    base,
+    model: await trainedBase(recipe, base, folder),
     learningRate,
     beta1,
     beta2,
@@ -98,6 +107,20 @@ async function theirs(recipe: Recipe, folder: string, python: string, steps: num
   const script = join(import.meta.dirname, 'recipe_peer.py');
   execFileSync(python, [script, folder], {stdio: ['ignore', 'inherit', 'inherit']});
   return JSON.parse(readFileSync(join(folder, 'peer.json'), 'utf8')) as Peer;
+}
+
+/** Returns the base that the peer trains on: the recipe's own, or what its quantization makes of it. */
+async function trainedBase(
+  {model: {quantization, dtype}}: Recipe,
+  base: string,
+  folder: string,
+): Promise<string> {
+  if (!quantization) return base;
+  const model = await AutoModelForCausalLM.fromPretrained(base, {quantization, dtype});
+  const quantized = join(folder, 'quantized');
+  await model.save(quantized);
+  model.dispose();
+  return quantized;
 }
 
 function largestDifference(a: number[], b: number[]): number {

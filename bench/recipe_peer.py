@@ -1,9 +1,10 @@
 """The peer of recipe.ts: runs the same recipe in PyTorch + transformers + PEFT on the CPU, on the same batches.
 
-Takes the folder that recipe.ts made: run.json (settings), batches.jsonl (a line with micro-batches for each step),
+Takes the folder that recipe.ts made: run.json (settings, the base, and the base as it is trained), batches.jsonl (a line with micro-batches for each step),
 initial/ (the adapter before the first step, in PEFT's format), run/ (the trained adapter), merged/ (base and adapter
 exported as one model). Writes peer.json there: {"losses", "gradNorms", "learningRates", "exportDifference"}.
-Needs: torch 2.15, transformers 5.23, peft 0.21 (other versions should work).
+Needs: torch 2.15, transformers 5.23, peft 0.21 (other versions should work); gguf for a base in GGUF, bitsandbytes for
+QLoRA.
 """
 
 import json
@@ -14,11 +15,19 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, get_scheduler
 
+
+def load(path):
+    """A Hugging Face folder or a GGUF file."""
+    path = Path(path)
+    if path.suffix == ".gguf":
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
 folder = Path(sys.argv[1])
 run = json.loads((folder / "run.json").read_text())
 torch.manual_seed(0)
-base = AutoModelForCausalLM.from_pretrained(run["model"], dtype=torch.float32)
-model = PeftModel.from_pretrained(base, folder / "initial", is_trainable=True)
+model = PeftModel.from_pretrained(load(run["model"]), folder / "initial", is_trainable=True)
 model.train()
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(
@@ -47,8 +56,8 @@ with (folder / "batches.jsonl").open() as lines:
         losses.append(total)
         norms.append(norm.item())
 with torch.no_grad():  # the files of tfjs-lora, as PEFT and as transformers read them
-    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run["model"], dtype=torch.float32), folder / "run")
-    merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(load(run["base"]), folder / "run")
+    merged = load(folder / "merged")
     batch = {key: value for key, value in window[0].items() if key != "labels"}
     expected, found = adapted(**batch).logits, merged(**batch).logits
     difference = ((found - expected).abs().max() / expected.abs().max()).item()
