@@ -62,6 +62,12 @@ export async function ggufConfig(
   const key = (own: string) => `${name}.${own}`;
   const size = (own: string) => metadata.required(key(own), metadata.count(key(own)));
   const [hidden, heads] = [size('embedding_length'), size('attention.head_count')];
+  if (size('block_count') > files.tensors.size)
+    throw metadata.wrong(
+      key('block_count'),
+      `at most ${files.tensors.size}, as many as tensors`,
+      `${size('block_count')}`,
+    );
   const rotated = metadata.count(key('rope.dimension_count'));
   const headDim =
     metadata.count(key('attention.key_length')) ?? headSizeOf(architecture, rotated, hidden, heads);

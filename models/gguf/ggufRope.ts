@@ -44,8 +44,7 @@ async function scalingOf(
   if (divisors || long || short) {
     if (type !== 'none' && type !== 'longrope')
       throw metadata.unsupported(key('scaling.type'), 'none beside a tensor of divisors', type);
-    if (divisors)
-      return (divisors && llama3Of(divisors, theta, headDim)) ?? (await longropeOf(divisors, divisors));
+    if (divisors) return llama3Of(divisors, theta, headDim) ?? longropeOf(divisors, divisors);
     if (long && short) return longropeOf(long, short);
     throw metadata.unsupported(
       'rope_factors_long.weight',
@@ -94,13 +93,11 @@ const tensorOf = async (files: GgufFiles, name: string): Promise<Float32Array | 
 
 /** Returns Llama 3's scaling if it has these divisors. */
 function llama3Of(divisors: Float32Array, theta: number, headDim: number): Json | undefined {
+  if (divisors.length !== headDim / 2) return undefined;
   const factor = divisors.reduce((most, each) => Math.max(most, each), 0);
   const plain = ropeFrequencies(headDim, theta);
   const scaled = ropeFrequencies(headDim, theta, {type: 'llama3', factor, ...LLAMA3});
-  const isSame =
-    divisors.length === plain.length &&
-    divisors.every((divisor, i) => Math.abs(plain[i] / scaled[i] / divisor - 1) < 1e-5);
-  if (!isSame) return undefined;
+  if (!divisors.every((divisor, i) => Math.abs(plain[i] / scaled[i] / divisor - 1) < 1e-5)) return undefined;
   return {
     rope_type: 'llama3',
     factor,

@@ -5,6 +5,9 @@ import {vocabularyMerges} from './vocabularyMerges.ts';
 
 type Json = Record<string, unknown>;
 
+/** Most letters of a SentencePiece token, ten times the longest of Gemma. Each way to split it is tried. */
+const MAX_PIECE_LENGTH = 1000;
+
 /** Values of `tokenizer.ggml.token_type`. */
 const [UNKNOWN, CONTROL, USER_DEFINED] = [2, 3, 4];
 
@@ -106,6 +109,10 @@ function sentencePieceParts(
   const replace = {type: 'Replace', pattern: {String: ' '}, content: '▁'};
   const restore = {type: 'Replace', pattern: {String: '▁'}, content: ' '};
   const own = isGemma ? withSpacesMarked(vocab) : vocab;
+  for (const piece of own.keys()) {
+    if (piece.length <= MAX_PIECE_LENGTH) continue;
+    throw metadata.wrong('tokenizer.ggml.tokens', `at most ${MAX_PIECE_LENGTH} letters`, `${piece.length}`);
+  }
   const ids = [...own.values()];
   // Gemma's merges are in the order of its tokens, which its scores do not follow.
   const scores = isGemma

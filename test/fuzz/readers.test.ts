@@ -6,6 +6,7 @@ import {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import {Tokenizer} from '../../models/tokenizer.ts';
 import {MemoryFolder} from '../../quant/folders/memoryFolder.ts';
 import {SafetensorsFolder} from '../../quant/folders/safetensorsFolder.ts';
+import {GgufFiles} from '../../quant/gguf/ggufFiles.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {datasetFiles} from '../../src/data/hub/datasetFiles.ts';
 import {AdamW, loadOptimizer, saveOptimizer} from '../../src/index.ts';
@@ -129,6 +130,20 @@ async function readSafetensors(bytes: Uint8Array): Promise<void> {
   for (const name of file.names()) await file.load(name);
 }
 
+const GGUF = readFileSync(join(__dirname, '../parity/gguf/fixtures/llama.gguf'));
+const GGUF_OF_PIECES = readFileSync(join(__dirname, '../parity/gguf/fixtures/llama-f16.gguf'));
+
+/** Reads config, tokenizer and all tensors of a GGUF file. */
+async function readGguf(bytes: Uint8Array): Promise<void> {
+  const files = new Map([['fuzzed.gguf', new Blob([bytes as Uint8Array<ArrayBuffer>])]]);
+  const tokenizer = await Tokenizer.fromFolder(files);
+  tokenizer.decode(tokenizer.encode('Rivers, 12 lakes'));
+  const model = await LlamaForCausalLM.fromPretrained(files, {allocate: false});
+  model.dispose();
+  const tensors = await GgufFiles.open(files, 'fuzzed.gguf');
+  for (const name of tensors.tensors.keys()) await tensors.load(name);
+}
+
 const CARD = {
   configs: [
     {
@@ -149,6 +164,10 @@ const TARGETS: Record<string, Target<never>> = {
   'safetensors header': {
     draw: (dice) => withHeader(mutateJson(HEADER, dice), new Uint8Array(24)),
     read: readSafetensors,
+  } satisfies Target<Uint8Array> as never,
+  'GGUF bytes': {
+    draw: (dice) => mutateBytes(dice.below(2) === 0 ? GGUF : GGUF_OF_PIECES, dice),
+    read: readGguf,
   } satisfies Target<Uint8Array> as never,
   'model.safetensors.index.json': {
     draw: (dice) =>
@@ -245,9 +264,11 @@ const TARGETS: Record<string, Target<never>> = {
 
 /** Files for each target: as many as fit into its seconds on a machine of two cores. */
 const COUNT = 1500;
+/** Files for a target whose files are large. */
+const FEW: Record<string, number> = {'GGUF bytes': 150};
 
 test.each(Object.keys(TARGETS))('%s: damaged files are read or refused', async (name) => {
-  expect(await fuzz(name, TARGETS[name], COUNT)).toBeGreaterThan(0);
+  expect(await fuzz(name, TARGETS[name], FEW[name] ?? COUNT)).toBeGreaterThan(0);
 });
 
 test('an optimizer file: damaged files are read or refused', async () => {
