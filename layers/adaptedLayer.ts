@@ -107,6 +107,11 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
     return [...this.parameters.values()];
   }
 
+  /** The weights that its adapters use, also those that another layer's adapters own. */
+  get usedParameters(): Parameter[] {
+    return [...this.adapters.values()].flatMap(({sources}) => sources);
+  }
+
   override computeOutputShape(inputShape: tf.Shape | tf.Shape[]): tf.Shape {
     return this.base.computeOutputShape(inputShape) as tf.Shape;
   }

@@ -18,6 +18,11 @@ export abstract class Adapter {
   /** The weights by their names in a PEFT file, which follow the layer's name. */
   abstract get parameters(): Map<string, Parameter>;
 
+  /** The weights that it uses, also those that another layer's adapter owns. */
+  get sources(): Parameter[] {
+    return [...this.parameters.values()];
+  }
+
   /** Whether the weights are its own, and not those of another layer's adapter. */
   get ownsParameters(): boolean {
     return true;

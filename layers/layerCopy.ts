@@ -27,7 +27,9 @@ export class LayerCopy extends Adapter {
   /** Returns the copy of a tied head whose embedding has a copy: a head tied to that. */
   static tied(head: TiedHead, source: LayerCopy): LayerCopy {
     const embedding = source.layer as TokenEmbedding;
-    return new LayerCopy(source.name, new TiedHead({name: head.name, embedding}), source);
+    const layer = new TiedHead({name: head.name, embedding});
+    layer.build([null, embedding.hiddenSize]);
+    return new LayerCopy(source.name, layer, source);
   }
 
   /**
@@ -80,8 +82,8 @@ function emptyLike(layer: ModuleLayer): ModuleLayer {
     );
   }
   if (layer instanceof TiedHead) {
-    const dense = new TransposedDense({name, units: layer.weight.logicalShape[0], useBias: false});
-    dense.build([null, layer.weight.logicalShape[1]]);
+    const dense = new TransposedDense({name, units: layer.units, useBias: false});
+    dense.build([null, layer.inputDim]);
     return dense;
   }
   const config = {

@@ -9,18 +9,19 @@ import {hashName} from './hashName.ts';
 import {KerasDense} from './kerasDense.ts';
 import {LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
 import {type LoRAAdapterArgs, type LoRAFields, loraArgs, respelledByKeras} from './loraFields.ts';
+import {mergedValue} from './mergedValue.ts';
 import {flatten, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
-import {backendTraits} from './ops/backendTraits.ts';
 import {isRecording} from './ops/isRecording.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
-import type {DenseMatrix} from './ops/storedMatrix.ts';
 import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
 import {addRowFactors, type RowFactors, type RowPart, stackRowFactors} from './rowFactors.ts';
+import {TiedAdapter} from './tiedAdapter.ts';
+import {TiedHead} from './tiedHead.ts';
 import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
@@ -96,7 +97,7 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
   private unmerged?: [weight: Parameter, before: Parameter][]; // the base's weights before the merge
-  #quantizedBase?: QuantizedDense; // the base before a merge that dequantized it; private, so that it is no sub-layer
+  #baseAside?: TransposedDense; // the base before a merge that replaced it, for it cannot be written; private, so that it is no sub-layer
 
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
@@ -169,6 +170,15 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
     const {weight} = this.base;
     const create = () =>
       new this.adapterClass(name, this.name, shape, args as never, () => rowNorms(weight.matrix()));
+    return this.keep(weight.isAllocated ? create() : withoutAllocation(create));
+  }
+
+  /** Adds the adapter of a head that shares the update of its embedding, and activates it. */
+  tieAdapter(source: LoRAAdapter, args: LoRAAdapterArgs): LoRAAdapter {
+    this.assertNewName(source.name);
+    const {units, inputDim, weight} = this.base;
+    const create = () =>
+      new TiedAdapter(source, this.name, [units, inputDim], args, () => rowNorms(weight.matrix()));
     return this.keep(weight.isAllocated ? create() : withoutAllocation(create));
   }
 
@@ -247,9 +257,13 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
     return this.rowFactors ? addRowFactors(y, x, this.rowFactors, (x) => this.base.multiply(x), part) : y;
   }
 
+  override get original(): TransposedDense {
+    return this.#baseAside ?? this.base;
+  }
+
   /** Whether the base weight contains the updates. */
   override get isMerged(): boolean {
-    return this.unmerged !== undefined || this.#quantizedBase !== undefined;
+    return this.unmerged !== undefined || this.#baseAside !== undefined;
   }
 
   /**
@@ -271,24 +285,24 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
           'Keep the adapter apart: it cannot be merged, nor in PEFT.',
       );
     }
-    if (!(base instanceof QuantizedDense)) {
-      const merged = tf.tidy(() => this.checkedMergedWeight(base.weight));
+    if (!(base instanceof QuantizedDense) && !(base instanceof TiedHead)) {
+      const merged = tf.tidy(() => mergedValue(base.weight, this.mergedWeight(), this.name));
       this.keepUnmerged(base.storage);
       base.weight.write(merged);
       merged.dispose();
       this.mergeBiases();
       return;
     }
-    if (!dequantize) {
+    if (base instanceof QuantizedDense && !dequantize) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
         `merge of ${this.name}: expected a base in 16 or 32 bits, got ${base.weight.quantType}. Rounding the sum to few ` +
           'bits would lose the update. Load the base in 16 bit and merge there, or pass {dequantize: true}.',
       );
     }
-    this.keepUnmerged(base.weight.sourceDtype);
+    this.keepUnmerged(base instanceof QuantizedDense ? base.weight.sourceDtype : base.storage);
     try {
-      const merged = tf.tidy(() => this.checkedMergedWeight(this.base.weight));
+      const merged = tf.tidy(() => mergedValue(this.base.weight, this.mergedWeight(), this.name));
       this.base.weight.write(merged);
       merged.dispose();
       this.mergeBiases();
@@ -316,10 +330,10 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   /** Sets the base aside for unmerging, and replaces it by one with its values in a type to merge into. */
   private keepUnmerged(storage: StorageDtype): void {
     const {base} = this;
-    if (base instanceof QuantizedDense) {
-      this.base = base.dequantize(storage);
+    if (base instanceof QuantizedDense || base instanceof TiedHead) {
+      this.base = base instanceof TiedHead ? base.untied() : base.dequantize(storage);
       for (const [key, parameter] of base.parameters) parameter.rename(this.unmergedName(key));
-      this.#quantizedBase = base;
+      this.#baseAside = base;
       return;
     }
     const changed: [string, Parameter | undefined][] = [['weight', base.weight]];
@@ -341,11 +355,11 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   }
 
   override unmerge(): void {
-    if (this.#quantizedBase) {
+    if (this.#baseAside) {
       this.base.disposeWeights();
-      this.base = this.#quantizedBase;
+      this.base = this.#baseAside;
       for (const [key, parameter] of this.base.parameters) parameter.rename(`${this.base.name}.${key}`);
-      this.#quantizedBase = undefined;
+      this.#baseAside = undefined;
     }
     for (const [weight, before] of this.unmerged ?? []) {
       weight.write(before.read());
@@ -357,25 +371,13 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   /** The frozen weights; while merged, they include those before the merge, so that Keras saves these too. */
   override get nonTrainableWeights(): tf.LayerVariable[] {
     const kept = this.unmerged?.flatMap(([, before]) => before.variables);
-    const aside = this.#quantizedBase?.weights ?? kept ?? [];
+    const aside = this.#baseAside?.weights ?? kept ?? [];
     return [...super.nonTrainableWeights, ...aside];
   }
 
   /** Merges permanently and returns the plain layer; this layer must not be used again. */
   override fuse(options?: MergeOptions): TransposedDense {
     return super.fuse(options) as TransposedDense;
-  }
-
-  /** Returns the merged weight as `target` stores it, after checking it. */
-  private checkedMergedWeight(target: Parameter): tf.Tensor {
-    const stored = target.stored(this.mergedWeight());
-    const kept = unpackMatrix({...(target.matrix() as DenseMatrix), tensor: stored}); // may overflow
-    if (!backendTraits().readsAtOnce) return stored; // saving checks it
-    if (tf.all(tf.isFinite(kept)).dataSync()[0]) return stored;
-    throw new TfjsLoraError(
-      'NON_FINITE',
-      `merged weight of ${this.name}: expected numbers, got NaN or infinity`,
-    );
   }
 
   /** Returns `W` with the active updates added, `[units, inputDim]` float32. */
@@ -400,8 +402,8 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   protected override forgetUnmerged(): void {
     for (const [, before] of this.unmerged ?? []) before.dispose();
     this.unmerged = undefined;
-    if (this.#quantizedBase) releaseWeightsOf(this.#quantizedBase);
-    this.#quantizedBase = undefined;
+    if (this.#baseAside) releaseWeightsOf(this.#baseAside);
+    this.#baseAside = undefined;
   }
 
   /** Returns the settings of the base and of the adapters, and whether the adapters are merged. */
@@ -410,7 +412,7 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
       ...(this.adapters.get(DEFAULT_ADAPTER)?.settings ?? this.firstAdapter),
     } as Config;
     return {
-      ...(this.#quantizedBase ?? this.base).getConfig(),
+      ...(this.#baseAside ?? this.base).getConfig(),
       ...super.getConfig(),
       ...first,
       ...(this.built && !this.hasDefaultAlone && {adapters: this.placedAdapters()}),

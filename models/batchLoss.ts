@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {AdaptedLayer} from '../layers/adaptedLayer.ts';
 import {CopiedLayer} from '../layers/copiedLayer.ts';
 import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
@@ -255,18 +256,14 @@ function headLoss(
 ): tf.Tensor {
   const head = lm_head instanceof CopiedLayer ? lm_head.current : lm_head;
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
-  const frozen =
-    (head instanceof TiedHead || (head instanceof TransposedDense && !head.bias)) && !head.weight.trainable;
+  const frozen = head instanceof TransposedDense && !head.bias && !head.weight.trainable;
   if (frozen && bound === undefined && !formula)
     return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(
       divided(hidden), // the head is linear
       head.weight.matrix(),
       targets,
     );
-  const variables =
-    head instanceof TiedHead
-      ? [head.weight].filter(({trainable}) => trainable).map((weight) => weight.read())
-      : head.trainableWeights.map((weight) => weight.read() as tf.Variable);
+  const variables = trainedWeightsOf(head).map((weight) => weight.read() as tf.Variable);
   const [rows] = hidden.shape;
   const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
   const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
@@ -293,6 +290,13 @@ function headLoss(
   }
   if (losses.length === 1) return losses[0];
   return which === 'sum' ? tf.addN(losses) : tf.concat(losses);
+}
+
+/** Returns the weights that a head trains, also those that it shares with the embedding. */
+function trainedWeightsOf(head: tf.layers.Layer): tf.LayerVariable[] {
+  const shared =
+    head instanceof TiedHead ? [head.weight] : head instanceof AdaptedLayer ? head.usedParameters : [];
+  return [...new Set([...head.trainableWeights, ...shared.filter(({trainable}) => trainable)])];
 }
 
 /** Returns the targets, and the positions in the flattened `[B·T]` that predict them. */

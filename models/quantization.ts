@@ -7,6 +7,7 @@ import {
   resolveQuantization,
 } from '../layers/quantizationArgs.ts';
 import {QuantizedDense} from '../layers/quantizedDense.ts';
+import {TiedHead} from '../layers/tiedHead.ts';
 import {TransposedDense} from '../layers/transposedDense.ts';
 import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -52,7 +53,8 @@ export function* quantizable(
 ): Generator<TransposedDense> {
   const isSkipped = skipsModule(skipModules, 'skipModules');
   for (const layer of walk(layers)) {
-    if (!(layer instanceof TransposedDense) || layer instanceof QuantizedDense) continue;
+    if (!(layer instanceof TransposedDense) || layer instanceof QuantizedDense || layer instanceof TiedHead)
+      continue;
     if (!isSkipped(layer.name)) yield layer;
   }
 }

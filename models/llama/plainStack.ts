@@ -7,6 +7,7 @@ import {callHookOf} from '../../layers/ops/tfjsInternals.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {RMSNorm} from '../../layers/rmsNorm.ts';
 import {SwiGLU} from '../../layers/swiGLU.ts';
+import {TiedAdapter} from '../../layers/tiedAdapter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
 import type {DecoderBlock} from './decoderBlock.ts';
@@ -62,22 +63,23 @@ export function hasPlainLayers(block: DecoderBlock): boolean {
 
 /** Returns the weight of an output head, if the head only multiplies by it; see {@link plainStack}. */
 export function plainHead(head: Layer): StackProjection | undefined {
-  return isOf(head, TiedHead) ? {weight: head.weight.matrix()} : plainProjection(head, false);
+  return plainProjection(head, false);
 }
 
 function plainProjection(layer: Layer, training: boolean): StackProjection | undefined {
   const adapted = isOf(layer, LoRADense) ? layer : undefined;
   const base = adapted?.base ?? layer;
-  if (!isOf(base, TransposedDense) && !isOf(base, QuantizedDense)) return undefined;
+  if (!isOf(base, TransposedDense) && !isOf(base, QuantizedDense) && !isOf(base, TiedHead)) return undefined;
   const {bias, activation, weight} = base;
   if (bias || (activation != null && activation !== 'linear') || !base.isPlainProduct) return undefined;
   if (adapted?.rowFactors) return undefined;
   const names = !adapted || adapted.isMerged ? [] : adapted.activeAdapters;
   if (!adapted || names.length === 0) return {weight: weight.matrix()};
-  const {loraA, loraB, scaling, settings, magnitude, bias: loraBias} = adapted.adapter(names[0]);
+  const adapter = adapted.adapter(names[0]);
+  const {scaling, settings, magnitude, bias: loraBias} = adapter;
   if (names.length > 1 || magnitude || loraBias || (training && settings.dropout > 0)) return undefined;
-  const [a, b] = [loraA.read(), loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
-  return {weight: weight.matrix(), lora: {a, b, scaling}};
+  if (adapter instanceof TiedAdapter) return undefined; // its matrices are made in each pass
+  return {weight: weight.matrix(), lora: {...adapter.factors(), scaling}};
 }
 
 /** Whether a layer is of exactly that class, and its call is not changed. */

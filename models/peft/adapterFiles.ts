@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
+import {CopiedLayer} from '../../layers/copiedLayer.ts';
 import {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {ModuleLayer} from '../../layers/moduleLayer.ts';
@@ -89,8 +90,8 @@ export async function saveAdapter(
   assertKnownOptions('saveAdapter', given, SAVE_ADAPTER_FILES_OPTIONS);
   const options = adapters.options(adapterName);
   const loaded = adapters.loadedFrom(adapterName);
-  const layerNames = [...adapters.lowRank()]
-    .filter(([, layer]) => layer.adapters.has(adapterName))
+  const layerNames = [...adapters.layers()]
+    .filter(([, layer]) => !(layer instanceof CopiedLayer) && layer.adapters.has(adapterName))
     .map(([name]) => name);
   assertReadable(adapters, adapterName);
   const folder = folderToWrite(target);
@@ -207,7 +208,11 @@ export async function loadAdapter(
       bytes.set(name, await file.load(name));
       onProgress?.({tensor: name, done: bytes.size, total: names.length});
     }
-    const base = baseParameters(model.namedParameters(), file, adapters.savedModules(options, true));
+    const base = baseParameters(
+      new Map([...adapters.tiedWeights(), ...model.namedParameters()]),
+      file,
+      adapters.savedModules(options, true),
+    );
     for (const [name, parameter] of base) {
       const change = await baseChange(name, parameter, file, bytes.get(name)!);
       if (change) changes.push(change);
@@ -216,7 +221,8 @@ export async function loadAdapter(
     const write = () => {
       assertPlaces(adapters, file, base);
       assertHolds(adapters.trainedBiases(adapterName).keys(), file);
-      fill(adapterParameters(adapters, adapterName), file, bytes, base);
+      const isRepeated = (name: string) => adapters.repeatsTied(name, adapterName);
+      fill(adapterParameters(adapters, adapterName), file, bytes, base, isRepeated);
     };
     assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read
     adapters.add({...options, adapterName, layerClass}, write, {config, baseWeights});
@@ -284,9 +290,10 @@ function baseParameters(
 
 /** Checks that a file names the model's own weights as PEFT does, which depends on whether their layer is adapted. */
 function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<string, Parameter>): void {
-  const adapted = adapters.lowRank();
-  for (const [name, {originalName}] of base) {
-    const isAdapted = adapted.has(originalName.slice(0, originalName.lastIndexOf('.')));
+  const adapted = adapters.layers();
+  for (const name of base.keys()) {
+    const inModel = name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, '');
+    const isAdapted = adapted.has(inModel.slice(0, inModel.lastIndexOf('.')));
     if (isAdapted !== name.includes(UNDER_ADAPTER)) throw unexpectedTensor(name, file);
   }
 }
@@ -350,10 +357,11 @@ function fill(
   file: SafetensorsFile,
   bytes: Map<string, Uint8Array>,
   base: Map<string, Parameter>,
+  isRepeated: (name: string) => boolean,
 ): void {
   assertHolds(parameters.keys(), file);
   for (const name of file.names()) {
-    if (base.has(name)) continue;
+    if (base.has(name) || isRepeated(name)) continue;
     const parameter = parameters.get(name);
     const where = `tensor ${name} (${file.path})`;
     if (!parameter) throw unexpectedTensor(name, file);

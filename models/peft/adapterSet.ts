@@ -1,12 +1,16 @@
+import type * as tf from '@tensorflow/tfjs';
 import {AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from '../../layers/adaptedLayer.ts';
 import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
 import {CopiedLayer} from '../../layers/copiedLayer.ts';
 import {hashName} from '../../layers/hashName.ts';
 import {LayerCopy} from '../../layers/layerCopy.ts';
+import {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
+import {LoRAEmbedding} from '../../layers/loraEmbedding.ts';
 import {assertLoRAArgs, type LoRAAdapterArgs, type LoRAFields, loraArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
+import {TiedAdapter} from '../../layers/tiedAdapter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
@@ -127,6 +131,21 @@ export class AdapterSet {
     return new Map(found.map((layer) => [layer.name, layer]));
   }
 
+  /** Whether a weight in an adapter's file repeats one of the embedding that the head is tied to. */
+  repeatsTied(name: string, adapterName: string): boolean {
+    return [...this.lowRank()].some(
+      ([layer, {adapters}]) =>
+        adapters.get(adapterName) instanceof TiedAdapter &&
+        ['A', 'B'].some((matrix) => name === `${PEFT_PREFIX}${layer}.lora_${matrix}.weight`),
+    );
+  }
+
+  /** Returns the weights that heads share with the embedding, by the names that they would have in files. */
+  tiedWeights(): Map<string, Parameter> {
+    const tied = walk(this.model.layers).filter((layer) => layer instanceof TiedHead);
+    return new Map(tied.map(({name, weight}) => [`${name}.weight`, weight]));
+  }
+
   /** Returns the layers that an adapter with such options copies whole, or ties to a copy. */
   savedModules({modulesToSave = [], ensureWeightTying}: LoRAOptions, allowForeign: boolean): ModuleLayer[] {
     if (modulesToSave.length > 0 && !this.model.lm_head) {
@@ -216,25 +235,34 @@ export class AdapterSet {
     if (twice !== undefined)
       throw wrongOption('targetParameters', 'layers that targetModules leaves out', twice);
     const saved = this.savedModules(options, loadedFrom !== undefined);
+    const before = this.adaptable();
+    const tied =
+      options.ensureWeightTying && saved.length === 0
+        ? this.tiedTo(byModule.map((name) => before.get(name)!))
+        : undefined;
+    const named = byModule.filter((name) => name !== tied?.head.name && name !== tied?.embedding.name);
+    const modules = tied ? [tied.embedding.name, ...named, tied.head.name] : byModule;
     const argsFor = layerArgs(options, fields);
     const plans = [
-      ...byModule.map((name) => ({name, args: argsFor(name)})),
+      ...modules.map((name) => ({name, args: argsFor(name)})),
       ...byParameter.map((name) => ({name, args: argsFor(`${name}.weight`)})),
     ];
     // Patterns from a file may name modules of another model, which PEFT allows.
     if (!loadedFrom)
       assertPatternsMatch(options, [...byModule, ...byParameter.map((name) => `${name}.weight`)]);
-    const before = this.linearLayers();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
       if (layer instanceof LoRADense) assertSameKind(adapterName, layer, options.layerClass);
-      const {units, inputDim} = layer instanceof LoRADense ? layer.base : layer;
-      assertLoRAArgs(args, name, [units, inputDim], fields);
+      const {base} = layer instanceof AdaptedLayer ? layer : {base: layer};
+      if (base instanceof TokenEmbedding) assertFitsEmbedding(name, layerClass);
+      const shape =
+        base instanceof TokenEmbedding ? [base.hiddenSize, base.vocabSize] : [base.units, base.inputDim];
+      assertLoRAArgs(args, name, shape, fields);
     }
 
-    if (options.ensureWeightTying && !this.tiedTo(saved)) {
+    if (options.ensureWeightTying && !tied && !this.tiedTo(saved)) {
       warn(
-        'LoRA ensureWeightTying: expected the embedding, or a head that is tied to it, among modulesToSave, got neither. ' +
+        'LoRA ensureWeightTying: expected the embedding, or a head that is tied to it, among modulesToSave or targetModules, got neither. ' +
           'It has no effect.',
       );
     }
@@ -244,9 +272,15 @@ export class AdapterSet {
     this.freezeBase();
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
-      const adapted =
-        layer instanceof LoRADense ? layer : replaceLayer(this.model, layer, layerClass.fromDense(layer));
-      (adapted as LoRADense).addAdapter(adapterName, args);
+      const wrapped = () =>
+        layer instanceof TokenEmbedding ? new LoRAEmbedding(layer) : layerClass.fromDense(layer);
+      const adapted = isLowRank(layer) ? layer : replaceLayer(this.model, layer, wrapped() as LoRADense);
+      if (name === tied?.head.name)
+        (adapted as LoRADense).tieAdapter(
+          this.layers().get(tied.embedding.name)!.adapter(adapterName) as LoRAAdapter,
+          args,
+        );
+      else adapted.addAdapter(adapterName, args);
     }
     for (const [layer, copy] of copies) {
       const copied =
@@ -488,7 +522,7 @@ export class AdapterSet {
     if (whole) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `adapterNames: expected adapters of low-rank updates alone, got one that also trains ${whole.name}. ` +
+        `adapterNames: expected adapters of linear layers alone, got one that also trains ${whole.name}. ` +
           'Pass its rows in a batch of their own.',
       );
     }
@@ -596,25 +630,45 @@ export class AdapterSet {
     );
   }
 
-  private linearLayers(): Map<string, TransposedDense | LoRADense> {
-    const linear = new Map<string, TransposedDense | LoRADense>();
+  /** Returns the layers that a target may name, adapted or not. */
+  private adaptable(): Map<string, Adaptable> {
+    const found = new Map<string, Adaptable>();
     for (const layer of walk(this.model.layers)) {
-      if (layer instanceof LoRADense || (layer instanceof TransposedDense && !linear.has(layer.name)))
-        linear.set(layer.name, layer);
+      const isBase = layer instanceof TransposedDense || layer instanceof TokenEmbedding;
+      if (isLowRank(layer) || (isBase && !found.has(layer.name))) found.set(layer.name, layer);
     }
-    return linear;
+    return found;
   }
 
   private candidates(): TargetCandidates {
     const refused = new Map(this.model.refused);
-    for (const layer of walk(this.model.layers)) {
-      if (layer instanceof TiedHead)
-        refused.set(layer.name, 'it shares the embedding table, which would change with it');
-      if (layer instanceof TokenEmbedding)
-        refused.set(layer.name, 'only linear layers are supported, and it is an embedding');
-    }
-    return {linear: [...this.linearLayers().keys()], head: this.model.lm_head?.name, refused};
+    for (const [name, layer] of this.layers())
+      if (!isLowRank(layer))
+        refused.set(name, `adapter "${[...layer.adapters.keys()][0]}" trains it whole or in part`);
+    const names = [...this.adaptable()].filter(([name]) => !refused.has(name));
+    const isEmbedding = ([, layer]: [string, Adaptable]) => originalOf(layer) instanceof TokenEmbedding;
+    return {
+      linear: names.filter((entry) => !isEmbedding(entry)).map(([name]) => name),
+      embeddings: names.filter(isEmbedding).map(([name]) => name),
+      head: this.model.lm_head?.name,
+      refused,
+    };
   }
+}
+
+/** A layer that can have low-rank adapters, or has them. */
+type Adaptable = TransposedDense | TokenEmbedding | LoRADense | LoRAEmbedding;
+
+const isLowRank = (layer: tf.layers.Layer): layer is LoRADense | LoRAEmbedding =>
+  layer instanceof LoRADense || layer instanceof LoRAEmbedding;
+
+/** Refuses adapters of a class of their own for an embedding. */
+function assertFitsEmbedding(name: string, {adapterClass}: LoRADenseClass): void {
+  if (adapterClass.peftType === LoRAAdapter.peftType) return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    `LoRA target ${name}: expected a linear layer for adapters of ${adapterClass.peftType}, got an embedding`,
+  );
 }
 
 function wrongOption(what: string, expected: string, got: string): TfjsLoraError {

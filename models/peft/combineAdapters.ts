@@ -89,8 +89,7 @@ export async function combineAdapters(
   if (whole) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `combineAdapters: expected adapters of low-rank updates alone, got one that also trains ${whole.name}. ` +
-        'PEFT combines no such weights either.',
+      `combineAdapters: expected adapters of linear layers alone, got one that also trains ${whole.name}`,
     );
   }
   const combined = new Map<string, Combined>();

@@ -16,6 +16,8 @@ export interface TargetCandidates {
   linear: string[];
   /** The output head, if there is one; `all-linear` excludes it. */
   head?: string;
+  /** Embeddings, which only names and expressions select. */
+  embeddings?: string[];
   /** Layers that cannot be adapted, with the reason. */
   refused: Map<string, string>;
 }
@@ -41,11 +43,12 @@ export interface TargetOptions {
  */
 export function matchTargets(
   targets: TargetModules,
-  {linear, head, refused}: TargetCandidates,
+  {linear, head, embeddings = [], refused}: TargetCandidates,
   layersToTransform?: number | number[],
   {excludeModules, layersPattern, modulesToSave, allowForeign = false}: TargetOptions = {},
 ): string[] {
-  const isListed = exclusion(excludeModules, allowForeign ? undefined : [...linear, ...refused.keys()]);
+  const all = [...embeddings, ...linear];
+  const isListed = exclusion(excludeModules, allowForeign ? undefined : [...all, ...refused.keys()]);
   const isCopied = isSaved(modulesToSave);
   const isExcluded = (name: string) => isListed(name) || isCopied(name);
   const isInBlocks = blockFilter(layersToTransform, layersPattern);
@@ -76,14 +79,14 @@ export function matchTargets(
       if (matches(name) && !isExcluded(name))
         throw new TfjsLoraError('UNSUPPORTED', `LoRA target ${target}: ${name} cannot be adapted: ${reason}`);
     }
-    const found = linear.filter(matches);
+    const found = all.filter(matches);
     if (found.length === 0 && ![...refused.keys()].some(matches)) foreign.push(target);
     for (const name of found) selected.add(name);
   }
   if (foreign.length > 0 && !(allowForeign && selected.size > 0))
-    throw unknownTarget(foreign[0], linear, isList);
+    throw unknownTarget(foreign[0], all, isList);
   return kept(
-    linear.filter((name) => selected.has(name)),
+    all.filter((name) => selected.has(name)),
     isList ? targets : [],
   );
 }
@@ -96,7 +99,7 @@ export function matchTargets(
  */
 export function matchParameters(
   parameters: string[],
-  {linear, refused}: TargetCandidates,
+  {linear, embeddings = [], refused}: TargetCandidates,
   options: Pick<LoRAAdapterArgs, 'dropout' | 'useDoRA' | 'loraBias'>,
 ): string[] {
   if (parameters.length === 0) return [];
@@ -114,6 +117,12 @@ export function matchParameters(
       throw new TfjsLoraError(
         'UNSUPPORTED',
         `LoRA targetParameters ${parameter}: ${other} cannot be adapted: ${refused.get(other)}`,
+      );
+    const embedding = embeddings.find((name) => matches(`${name}.weight`));
+    if (embedding !== undefined)
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `LoRA targetParameters ${parameter}: ${embedding} cannot be adapted so: it is an embedding. Use targetModules.`,
       );
     if (!linear.some((name) => matches(`${name}.weight`)))
       throw unknownTarget(

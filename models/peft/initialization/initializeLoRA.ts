@@ -2,8 +2,10 @@ import * as tf from '@tensorflow/tfjs';
 import {hashName} from '../../../layers/hashName.ts';
 import {LoRAAdapter} from '../../../layers/loraAdapter.ts';
 import type {LoRADense} from '../../../layers/loraDense.ts';
+import {LoRAEmbedding} from '../../../layers/loraEmbedding.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {QuantizedDense} from '../../../layers/quantizedDense.ts';
+import {TiedHead} from '../../../layers/tiedHead.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
@@ -101,6 +103,14 @@ async function initialize(
   const {method, loftqBits = 4, loftqIterations = 1, seed = 0, signal, onProgress} = options;
   const layers = layersOf(adapters, adapterName);
   for (const layer of layers) assertInitializable(layer, adapterName, method);
+  const isLikePeft = ['pissa', 'olora'].includes(initializationNamed(method)!); // which leaves embeddings as they are
+  for (const [name, layer] of adapters.layers())
+    if (layer instanceof LoRAEmbedding && layer.adapters.has(adapterName) && !isLikePeft)
+      throw invalid(
+        `${method} for ${name}`,
+        'a linear layer',
+        'an embedding. Leave it out of targetModules.',
+      );
   const compute = INITIALIZATIONS[initializationNamed(method)!];
   const computed = new Map<LoRADense, InitialValues>();
   for (const layer of layers) {
@@ -182,6 +192,8 @@ function assertInitializable(layer: LoRADense, adapterName: string, method: stri
   const {peftType} = layer.adapterClass;
   if (peftType !== LoRAAdapter.peftType) throw refuse('an adapter of LoRA', peftType);
   if (layer.isMerged) throw refuse('unmerged weights', 'merged ones. Call unmergeLoRA() first.');
+  if (layer.base instanceof TiedHead && changesBase(method))
+    throw refuse('a head with a table of its own, because the base changes', 'one that the embedding shares');
   if (layer.base instanceof QuantizedDense && method !== 'orthogonal') {
     const advice = 'Load the model unquantized, and call quantize() afterwards.';
     throw refuse('a base that is not quantized', `${layer.base.weight.quantType}. ${advice}`);

@@ -76,13 +76,6 @@ describeEachBackend('applyLoRA', () => {
   test.each([
     ['an unknown target', {targetModules: ['q_porj']}, 'UNKNOWN_TARGET', 'Nearest: q_proj'],
     [
-      'the tied head',
-      {targetModules: ['lm_head']},
-      'UNSUPPORTED',
-      'lm_head cannot be adapted: it shares the embedding table',
-    ],
-    ['the embedding', {targetModules: ['embed_tokens']}, 'UNSUPPORTED', 'only linear layers are supported'],
-    [
       'rank 0',
       {rank: 0},
       'INVALID_ARGUMENT',
