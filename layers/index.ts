@@ -80,6 +80,7 @@ export {pack16} from './ops/pack16.ts';
 export {quantizedMatMul} from './ops/quantizedMatMul.ts';
 export {
   type FourBitMatrix,
+  type GroupedMatrix,
   type HostedMatrix,
   type Int8Matrix,
   type QuantizedMatrix,

@@ -1,6 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
 import {fromFloat32, type StorageDtype} from '../quant/float16.ts';
+import {
+  GROUPED_TYPES,
+  type GroupedCodes,
+  type GroupedFile,
+  GroupedTensor,
+} from '../quant/grouped/groupedTensor.ts';
 import {assertKnownOptions} from '../quant/knownOptions.ts';
 import type {QuantizedTensor} from '../quant/quantizedTensor.ts';
 import {getQuantizer} from '../quant/quantizerRegistry.ts';
@@ -31,6 +37,8 @@ export class QuantizedParameter extends Parameter {
   private readonly parts = new Map<string, Part>();
   /** The format that its numbers describe, until they are written again. */
   private known?: {format: DeviceFormat; sourceDtype: StorageDtype};
+  /** What the value's file says beside it. */
+  private file?: GroupedFile;
   /** Replaces all of these: the matrix of a quantizer that only its own code reads. */
   private hosted?: HostedMatrix;
 
@@ -49,7 +57,9 @@ export class QuantizedParameter extends Parameter {
 
   /** Name of the format, once there is a value: `nf4`, `fp4`, `int8`, or a registered quantizer's name. */
   get quantType(): string {
-    return this.hosted?.matrix.quantType ?? this.value.format.dtype;
+    if (this.hosted) return this.hosted.matrix.quantType;
+    const {format} = this.value;
+    return format.dtype === 'grouped' ? format.quantType : format.dtype;
   }
 
   /** The weight's type before it was quantized. */
@@ -147,19 +157,21 @@ export class QuantizedParameter extends Parameter {
       for (const [name, tensor] of Object.entries(beside)) this.part(name, tensor.dtype).write(tensor);
       this.part(FORMAT, 'float32').write(tf.tensor1d(formatNumbers(format, matrix.dtype)));
       this.known = {format, sourceDtype: matrix.dtype};
+      this.file = matrix instanceof GroupedTensor ? matrix.file : undefined;
     });
     return this;
   }
 
   /** Reads the value back to the host. */
   readMatrix(): Promise<QuantizedTensor> {
-    return readQuantized(this.matrix() as QuantizedMatrix, this.sourceDtype);
+    return readQuantized(this.matrix() as QuantizedMatrix, this.sourceDtype, this.file);
   }
 
   override dispose(): void {
     for (const part of this.parts.values()) part.dispose();
     this.parts.clear();
     this.known = undefined;
+    this.file = undefined;
     this.hosted = undefined;
     super.dispose();
   }
@@ -208,25 +220,50 @@ export class QuantizedParameter extends Parameter {
 
 const FORMAT = 'format';
 const DTYPES: readonly StorageDtype[] = ['float32', 'float16', 'bfloat16'];
-const FORMATS: readonly DeviceFormat['dtype'][] = ['nf4', 'fp4', 'int8'];
+const FORMATS: readonly DeviceFormat['dtype'][] = ['nf4', 'fp4', 'int8', 'grouped'];
+const CODES: readonly GroupedCodes[] = ['uint4', 'uint8', 'e4m3'];
 
-/** Returns a format as five numbers: its name, the type before quantization, and three of its own. */
+/** Returns a format as numbers: its name, the type before quantization, and three or more of its own. */
 function formatNumbers(format: DeviceFormat, sourceDtype: StorageDtype): number[] {
   const names = [FORMATS.indexOf(format.dtype), DTYPES.indexOf(sourceDtype)];
   if (format.dtype === 'int8') return [...names, format.outliers, DTYPES.indexOf(format.outlierDtype), 0];
+  if (format.dtype === 'grouped') {
+    const {quantType, codeType, groupRows, groupCols, hasZeros, hasIndex} = format;
+    const kinds = [GROUPED_TYPES.indexOf(quantType), CODES.indexOf(codeType)];
+    return [...names, groupRows, groupCols, ...kinds, Number(hasZeros), Number(hasIndex)];
+  }
   return [...names, format.blockSize, format.nestedBlockSize, format.offset];
 }
 
-function formatOf(numbers: ArrayLike<number>, rows: number, cols: number) {
+function formatOf(
+  numbers: ArrayLike<number>,
+  rows: number,
+  cols: number,
+): {format: DeviceFormat; sourceDtype: StorageDtype} | undefined {
   const dtype = FORMATS[numbers[0]];
   const sourceDtype = DTYPES[numbers[1]];
   const [, , first, second, offset] = Array.from(numbers);
   if (dtype === undefined || sourceDtype === undefined) return undefined;
   const format =
-    dtype === 'int8'
-      ? {dtype, rows, cols, outliers: first, outlierDtype: DTYPES[second]}
-      : {dtype, rows, cols, blockSize: first, nestedBlockSize: second, offset, valueDtype: sourceDtype};
-  return {format: format as DeviceFormat, sourceDtype};
+    dtype === 'grouped'
+      ? groupedFormat(numbers, rows, cols, sourceDtype)
+      : dtype === 'int8'
+        ? {dtype, rows, cols, outliers: first, outlierDtype: DTYPES[second]}
+        : {dtype, rows, cols, blockSize: first, nestedBlockSize: second, offset, valueDtype: sourceDtype};
+  return format && {format: format as DeviceFormat, sourceDtype};
+}
+
+function groupedFormat(
+  numbers: ArrayLike<number>,
+  rows: number,
+  cols: number,
+  valueDtype: StorageDtype,
+): DeviceFormat | undefined {
+  const [, , groupRows, groupCols, method, codes, hasZeros, hasIndex] = Array.from(numbers);
+  const [quantType, codeType] = [GROUPED_TYPES[method], CODES[codes]];
+  if (quantType === undefined || codeType === undefined) return undefined;
+  const flags = {hasZeros: hasZeros === 1, hasIndex: hasIndex === 1};
+  return {dtype: 'grouped', quantType, rows, cols, codeType, groupRows, groupCols, ...flags, valueDtype};
 }
 
 /**

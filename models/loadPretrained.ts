@@ -86,7 +86,11 @@ export async function loadPretrained<M extends PretrainedModel>(
   const Model = classFor(json, where);
   let config = Model.parseConfig(json, where);
   const stored = parseQuantizationConfig(json.quantization_config, where);
-  const files = await ModelTensors.fromFolder(folder, config.tieWordEmbeddings === true);
+  const files = await ModelTensors.fromFolder(
+    folder,
+    config.tieWordEmbeddings === true,
+    (json.quantization_config ?? undefined) as Record<string, unknown> | undefined,
+  );
   let model: M | undefined;
   try {
     if (config.tieWordEmbeddings && (await files.hasOwnHead())) {

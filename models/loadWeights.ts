@@ -3,7 +3,8 @@ import type {Parameter} from '../layers/parameter.ts';
 import {QuantizedParameter} from '../layers/quantizedParameter.ts';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
-import {type QuantizerFiles, storedQuantizer} from '../quant/quantizerRegistry.ts';
+import type {QuantizerFiles} from '../quant/quantizer.ts';
+import {storedQuantizer} from '../quant/quantizerRegistry.ts';
 import {FLOAT_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorInfo} from '../quant/safetensors/safetensorsHeader.ts';
 import {warn} from '../quant/warn.ts';
@@ -142,12 +143,12 @@ async function loadQuantized(
   const keys = format.keys(name, files);
   for (const key of keys) bytes.set(key, await files.load(key));
   const source = {
+    quantizationConfig: files.quantizationConfig,
     has: (key: string) => files.has(key),
     info: (key: string) => files.info(key),
     read: (key: string) => bytes.get(key)!,
   };
-  const {valueDtype} = parameter;
-  const matrix = format.fromTensors(name, source, valueDtype === 'float32' ? 'float16' : valueDtype);
+  const matrix = format.fromTensors(name, source, parameter.valueDtype);
   assertShapeOf(`tensor ${keys[0]} (${files.fileOf(keys[0]).path})`, matrix.shape, parameter);
   parameter.writeMatrix(matrix);
 }

@@ -19,10 +19,14 @@ export class ModelTensors {
   /** Names in the files by names in the model. */
   private readonly stored = new Map<string, string>();
 
-  /** @param isTied whether the config says that head and embedding share a matrix */
+  /**
+   * @param isTied whether the config says that head and embedding share a matrix
+   * @param quantizationConfig the config's `quantization_config`, which some formats need
+   */
   private constructor(
     private readonly files: TensorFiles,
     isTied: boolean,
+    readonly quantizationConfig: Readonly<Record<string, unknown>> | undefined,
   ) {
     const names = files.names();
     const isHeadOnly = isTied && !names.some((name) => withPrefix(name) === EMBEDDING);
@@ -33,10 +37,14 @@ export class ModelTensors {
   }
 
   /** @throws TfjsLoraError as `SafetensorsFolder.fromFolder`, or `GgufModelFolder.openTensors` for a GGUF file */
-  static async fromFolder(folder: Folder, isTied: boolean): Promise<ModelTensors> {
+  static async fromFolder(
+    folder: Folder,
+    isTied: boolean,
+    quantizationConfig?: Readonly<Record<string, unknown>>,
+  ): Promise<ModelTensors> {
     const files =
       folder instanceof GgufModelFolder ? folder.openTensors() : SafetensorsFolder.fromFolder(folder);
-    return new ModelTensors(await files, isTied);
+    return new ModelTensors(await files, isTied, quantizationConfig);
   }
 
   get folder(): string {

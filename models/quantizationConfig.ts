@@ -5,7 +5,7 @@ import {TransposedDense} from '../layers/transposedDense.ts';
 import type {TensorSource} from '../quant/bitsandbytesState.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
-import {isBitsandbytesType, savableQuantizers} from '../quant/quantizerRegistry.ts';
+import {getQuantizer, isBitsandbytesType, savableQuantizers} from '../quant/quantizerRegistry.ts';
 import {show} from '../quant/show.ts';
 import {warn} from '../quant/warn.ts';
 import {declareQuantized, declareStored, type QuantizationOptions, quantizedLayers} from './quantization.ts';
@@ -47,6 +47,11 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
   if (method !== 'bitsandbytes') {
     const types = savableTypes().filter((type) => !isBitsandbytesType(type));
     if (typeof method === 'string' && types.includes(method)) {
+      const {assertConfig} = getQuantizer(method).files ?? {};
+      if (assertConfig) {
+        assertConfig(config, `${where} quantization_config`);
+        return {...config, type: method};
+      }
       const {quant_method: _, [SKIPPED]: _skipped, ...options} = config;
       return {...options, type: method, ...skipped(SKIPPED)};
     }
@@ -150,6 +155,7 @@ export function formatQuantizationConfig(model: LayeredModel): Json | undefined 
   }
   const notConverted = [...plain].filter((name) => !quantized.has(name));
   const [{type: _, computeDtype = 'float32', ...options}] = quantized.values();
+  if (getQuantizer(type).files?.assertConfig) return {...options, quant_method: type};
   if (!isBitsandbytesType(type)) return {quant_method: type, ...options, [SKIPPED]: notConverted};
   const {doubleQuant = false} = options;
   const isInt8 = type === 'int8';

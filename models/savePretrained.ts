@@ -9,7 +9,8 @@ import type {StorageDtype} from '../quant/float16.ts';
 import type {WritableFolder} from '../quant/folders/folder.ts';
 import {type FolderTarget, folderToWrite} from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
-import {getQuantizer, type QuantizerFiles} from '../quant/quantizerRegistry.ts';
+import type {QuantizerFiles} from '../quant/quantizer.ts';
+import {getQuantizer} from '../quant/quantizerRegistry.ts';
 import {FILE_DTYPES} from '../quant/safetensors/floatDtypes.ts';
 import type {TensorToWrite} from '../quant/safetensors/writeSafetensors.ts';
 import {type GenerationConfig, writeGenerationConfig} from './generationConfig.ts';
@@ -157,7 +158,7 @@ export function staleAfterSave({tokenizer}: Pick<SavableModel, 'tokenizer'>): (n
 /** Makes a quantized weight's tensors for a file. They are read as they are written, one weight at a time. */
 async function quantizedTensors(name: string, parameter: QuantizedParameter): Promise<TensorToWrite[]> {
   const {toTensors} = getQuantizer(parameter.quantType).files as QuantizerFiles; // or its config was refused
-  const read = async () => toTensors(name, await parameter.readMatrix());
+  const read = async () => toTensors(name, await parameter.readMatrix(), parameter.quantization);
   const tensors = await read();
   return tensors.map(({name, dtype, shape}, i) => ({
     name,

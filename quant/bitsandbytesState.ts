@@ -15,6 +15,8 @@ import {show} from './show.ts';
 /** Names of tensors. */
 export interface TensorNames {
   has(name: string): boolean;
+  /** The `quantization_config` of the model that the tensors belong to, if it is known. */
+  readonly quantizationConfig?: Readonly<Record<string, unknown>>;
 }
 
 /** Tensors that can be read by name, such as a `SafetensorsFile` or a `SafetensorsFolder`. */

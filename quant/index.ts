@@ -66,6 +66,10 @@ export {GgufReader} from './gguf/ggufReader.ts';
 export type {GgufArray, GgufScalar, GgufValue, GgufValueType} from './gguf/ggufValue.ts';
 export {type GgufFile, type GgufTensor, ggufFile} from './gguf/writeGguf.ts';
 export {
+  GroupedTensor,
+  type GroupedTensorParts,
+} from './grouped/groupedTensor.ts';
+export {
   type Int8Options,
   Int8Tensor,
   type Int8TensorParts,
@@ -74,14 +78,8 @@ export {
 } from './int8.ts';
 export {assertKnownArgs, assertKnownOptions, type OptionNames} from './knownOptions.ts';
 export {type MatrixShape, type QuantizedTensor, rowsTarget} from './quantizedTensor.ts';
-export {
-  getQuantizer,
-  type QuantizeOptions,
-  type Quantizer,
-  type QuantizerFiles,
-  quantizerNames,
-  registerQuantizer,
-} from './quantizerRegistry.ts';
+export type {QuantizeOptions, Quantizer, QuantizerFiles} from './quantizer.ts';
+export {getQuantizer, quantizerNames, registerQuantizer} from './quantizerRegistry.ts';
 export type {FileBytes} from './safetensors/fileBytes.ts';
 export type {SafetensorsDtype} from './safetensors/safetensorsDtype.ts';
 export {SafetensorsFile} from './safetensors/safetensorsFile.ts';

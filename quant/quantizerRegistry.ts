@@ -3,62 +3,17 @@ import {
   bitsandbytesType,
   fromTensors,
   type TensorNames,
-  type TensorSource,
   toTensors,
 } from './bitsandbytesState.ts';
 import {type FourBitType, quantizeFP4, quantizeNF4} from './blockwise/fourBit.ts';
-import type {SourceValues} from './blockwise/sourceValues.ts';
 import {nearestNames, TfjsLoraError} from './errors.ts';
-import type {StorageDtype} from './float16.ts';
 import type {FourBitTensor} from './fourBitTensor.ts';
+import {awq} from './grouped/awq.ts';
+import {compressedTensors} from './grouped/compressedTensors.ts';
+import {fp8} from './grouped/fp8.ts';
+import {gptq} from './grouped/gptq.ts';
 import {type Int8Tensor, quantizeInt8} from './int8.ts';
-import type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
-import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
-
-/** Options that every quantizer receives; a quantizer may have further options of its own. */
-export interface QuantizeOptions {
-  /** Values that share a scale. */
-  blockSize?: number;
-  /** Whether the scales are quantized too. */
-  doubleQuant?: boolean;
-  /** `bfloat16` or `float16` when the values are 16-bit bits. */
-  dtype?: StorageDtype;
-  /** The tensor, for messages. */
-  name?: string;
-  [option: string]: unknown;
-}
-
-/** How model files store the matrices of a quantizer. */
-export interface QuantizerFiles {
-  /**
-   * Returns the names of all tensors that store a weight; none if the files store it in another way.
-   *
-   * @param name the weight, `….q_proj.weight`; the tensors may have this name or others
-   */
-  keys(name: string, source: TensorNames): string[];
-  /** Returns the tensors that store a weight, as {@link keys} finds them. */
-  toTensors(name: string, matrix: QuantizedTensor): TensorToWrite[];
-  /**
-   * Reads a weight from the tensors that {@link keys} finds.
-   *
-   * @param dtype dtype of the weight before quantization, if the tensors do not say it
-   * @throws TfjsLoraError `SHAPE_MISMATCH`, `CORRUPT_FILE`, naming the tensor
-   */
-  fromTensors(name: string, source: TensorSource, dtype: StorageDtype): QuantizedTensor;
-}
-
-/** A way to store a weight matrix in fewer bits. */
-export interface Quantizer {
-  /** The `type` in `quantization: {type}`, and the `quantType` of the matrices it makes. */
-  readonly name: string;
-  /** @throws TfjsLoraError `NON_FINITE`, `SHAPE_MISMATCH`, `INVALID_ARGUMENT`, naming the tensor */
-  quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedTensor;
-  /**
-   * How model files store its matrices; `quant_method` in `config.json` is then its name. Default: they do not, and a
-   * model is saved dequantized.
-   */
-  readonly files?: QuantizerFiles;
-}
+import type {Quantizer, QuantizerFiles} from './quantizer.ts';
 
 const quantizers = new Map<string, Quantizer>();
 
@@ -118,7 +73,7 @@ export function quantizerNames(): string[] {
 const bitsandbytesFiles = (type: FourBitType | 'int8'): QuantizerFiles => ({
   keys: (name, source) => (bitsandbytesType(name, source) === type ? bitsandbytesKeys(name, source) : []),
   toTensors: (name, matrix) => toTensors(name, matrix as FourBitTensor | Int8Tensor),
-  fromTensors,
+  fromTensors: (name, source, dtype) => fromTensors(name, source, dtype === 'float32' ? 'float16' : dtype),
 });
 
 const FOUR_BIT: [FourBitType, typeof quantizeNF4][] = [
@@ -133,6 +88,8 @@ registerQuantizer({
     quantizeInt8(values, shape, options),
   files: bitsandbytesFiles('int8'),
 });
+
+for (const quantizer of [gptq, awq, fp8, compressedTensors]) registerQuantizer(quantizer);
 
 /** Whether a type is one of bitsandbytes' with blocks, `nf4` or `fp4`. */
 export const isFourBitType = (type: string): type is FourBitType => FOUR_BIT.some(([name]) => name === type);

@@ -1,8 +1,16 @@
 import * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../quant/blockwise/codebooks.ts';
+import {FLOAT8_VALUES} from '../../quant/grouped/float8.ts';
 import {dispatch} from './dispatch.ts';
 import {op} from './op.ts';
-import type {DeviceFormat, FourBitMatrix, Int8Matrix, QuantizedMatrix} from './quantizedMatrix.ts';
+import {
+  type DeviceFormat,
+  type FourBitMatrix,
+  type GroupedMatrix,
+  groupGrid,
+  type Int8Matrix,
+  type QuantizedMatrix,
+} from './quantizedMatrix.ts';
 import {round16} from './round16.ts';
 import type {StoredTensors} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
@@ -16,8 +24,8 @@ export const dequantizeRowsOp = op<StoredTensors, DeviceFormat & {begin: number;
 const ONE_OF_127 = Math.fround(1 / 127);
 
 /**
- * Dequantizes rows `begin` to `end` of a quantized matrix to float32, bit-exact with bitsandbytes. Not differentiable:
- * quantized weights are frozen.
+ * Dequantizes rows `begin` to `end` of a quantized matrix to float32, bit-exact with the method's own library. Not
+ * differentiable: quantized weights are frozen.
  *
  * 4-bit values are rounded to the type that the weight had before, as in bitsandbytes.
  *
@@ -30,9 +38,38 @@ export function dequantizeRows(matrix: QuantizedMatrix, begin = 0, end = matrix.
     return tf.tensor2d(matrix.matrix.dequantizeRows(begin, end), [end - begin, matrix.cols]);
   }
   const {tensors, ...attributes} = matrix;
-  return dispatch(dequantizeRowsOp, {...tensors}, {...attributes, begin, end}, () =>
-    matrix.dtype === 'int8' ? int8Rows(matrix, begin, end) : fourBitRows(matrix, begin, end),
-  );
+  return dispatch(dequantizeRowsOp, {...tensors}, {...attributes, begin, end}, () => {
+    if (matrix.dtype === 'int8') return int8Rows(matrix, begin, end);
+    return matrix.dtype === 'grouped' ? groupedRows(matrix, begin, end) : fourBitRows(matrix, begin, end);
+  });
+}
+
+function groupedRows(matrix: GroupedMatrix, begin: number, end: number): tf.Tensor2D {
+  const {cols, codeType, groupRows, groupCols, valueDtype, tensors} = matrix;
+  const [down, across] = groupGrid(matrix);
+  const perWord = codeType === 'uint4' ? 8 : 4;
+  const words = tf.slice(tensors.codes, [(begin * cols) / perWord], [((end - begin) * cols) / perWord]);
+  const numbers = split(words, perWord).reshape([end - begin, cols]);
+  const codes =
+    codeType === 'e4m3'
+      ? tf.gather(tf.tensor1d(FLOAT8_VALUES as Float32Array), numbers.toInt())
+      : numbers.toFloat();
+  // The groups of these rows and of all columns.
+  const groupsDown = Int32Array.from({length: end - begin}, (_, i) => Math.floor((begin + i) / groupRows));
+  const groupsAcross =
+    tensors.groupIndex ??
+    tf.tensor1d(
+      Int32Array.from({length: cols}, (_, col) => Math.floor(col / groupCols)),
+      'int32',
+    );
+  const spread = (groups: tf.Tensor): tf.Tensor2D => {
+    const grid = groups.reshape<tf.Tensor2D>([down, across]);
+    return tf.gather(tf.gather(grid, tf.tensor1d(groupsDown, 'int32')), groupsAcross as tf.Tensor1D, 1);
+  };
+  const {zeros, scales} = tensors;
+  const zero = zeros && tf.slice(split(zeros, 4).flatten(), [0], [down * across]).toFloat();
+  const values = tf.mul(zero ? tf.sub(codes, spread(zero)) : codes, spread(scales)) as tf.Tensor2D;
+  return valueDtype === 'float32' ? values : round16(values, valueDtype);
 }
 
 function fourBitRows(matrix: FourBitMatrix, begin: number, end: number): tf.Tensor2D {

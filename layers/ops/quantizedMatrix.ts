@@ -1,6 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {type HalfDtype, packRows, type StorageDtype, unpackRowBits} from '../../quant/float16.ts';
 import {FourBitTensor} from '../../quant/fourBitTensor.ts';
+import {
+  type GroupedCodes,
+  type GroupedFile,
+  GroupedTensor,
+  type GroupedType,
+} from '../../quant/grouped/groupedTensor.ts';
 import {Int8Tensor} from '../../quant/int8.ts';
 import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
 
@@ -47,6 +53,29 @@ export interface Int8Matrix {
   tensors: {codes: tf.Tensor; scales: tf.Tensor; outlierIndex?: tf.Tensor; outlierValues?: tf.Tensor};
 }
 
+/** A matrix in groups on the device, as GPTQ, AWQ and 8-bit floats have them: `scale · (code − zero)`; `cols` is a multiple of 8. */
+export interface GroupedMatrix {
+  dtype: 'grouped';
+  /** The method whose files store it. */
+  quantType: GroupedType;
+  rows: number;
+  cols: number;
+  codeType: GroupedCodes;
+  /** Rows and columns that share a scale. */
+  groupRows: number;
+  groupCols: number;
+  hasZeros: boolean;
+  /** Whether `groupIndex` has the group of each column. */
+  hasIndex: boolean;
+  /** Type that dequantized values are rounded to. */
+  valueDtype: StorageDtype;
+  /**
+   * `codes` int32, row-major, eight `uint4` or four others to a word, the first in the lowest bits. One per group,
+   * row-major: `scales` float32, and `zeros` int32, four to a word. `groupIndex` int32 `[cols]`.
+   */
+  tensors: {codes: tf.Tensor; scales: tf.Tensor; zeros?: tf.Tensor; groupIndex?: tf.Tensor};
+}
+
 /** A matrix of a quantizer that only its own code can read: it stays on the host and is dequantized there. */
 export interface HostedMatrix {
   dtype: 'hosted';
@@ -56,16 +85,35 @@ export interface HostedMatrix {
   tensors: Record<string, never>;
 }
 
-export type QuantizedMatrix = FourBitMatrix | Int8Matrix | HostedMatrix;
+export type QuantizedMatrix = FourBitMatrix | Int8Matrix | GroupedMatrix | HostedMatrix;
 
 /** A stored matrix without its tensors, for the formats that tensors and numbers describe in full. */
-export type DeviceFormat = Omit<FourBitMatrix, 'tensors'> | Omit<Int8Matrix, 'tensors'>;
+export type DeviceFormat =
+  | Omit<FourBitMatrix, 'tensors'>
+  | Omit<Int8Matrix, 'tensors'>
+  | Omit<GroupedMatrix, 'tensors'>;
+
+/** Returns how many groups a matrix in groups has down and across. */
+export const groupGrid = ({
+  rows,
+  cols,
+  groupRows,
+  groupCols,
+}: Omit<GroupedMatrix, 'tensors'>): [down: number, across: number] => [
+  Math.ceil(rows / groupRows),
+  Math.ceil(cols / groupCols),
+];
 
 /** Returns the bytes of codes and scales, counted as for the matrix on the host. */
 export function storedBytes(format: DeviceFormat): number {
   const {rows, cols} = format;
   const size = rows * cols;
   if (format.dtype === 'int8') return size + 4 * rows + format.outliers * (4 + 2 * rows);
+  if (format.dtype === 'grouped') {
+    const [down, across] = groupGrid(format);
+    const codes = format.codeType === 'uint4' ? size / 2 : size;
+    return codes + down * across * (format.hasZeros ? 5 : 4) + (format.hasIndex ? 4 * cols : 0);
+  }
   const {blockSize, nestedBlockSize} = format;
   const blocks = Math.ceil(size / blockSize);
   const scales = nestedBlockSize === 0 ? 4 * blocks : blocks + 4 * Math.ceil(blocks / nestedBlockSize) + 4;
@@ -80,6 +128,15 @@ export function storedShapes(format: DeviceFormat): Record<string, number[]> {
     const {outliers} = format;
     const kept = {outlierIndex: [cols], outlierValues: [rows, Math.ceil(outliers / 2)]};
     return {codes: [Math.ceil(size / 4)], scales: [rows], ...(outliers > 0 && kept)};
+  }
+  if (format.dtype === 'grouped') {
+    const [down, across] = groupGrid(format);
+    return {
+      codes: [size / (format.codeType === 'uint4' ? 8 : 4)],
+      scales: [down * across],
+      ...(format.hasZeros && {zeros: [Math.ceil((down * across) / 4)]}),
+      ...(format.hasIndex && {groupIndex: [cols]}),
+    };
   }
   const {blockSize, nestedBlockSize} = format;
   const blocks = Math.ceil(size / blockSize);
@@ -131,15 +188,43 @@ export function storeQuantized(matrix: QuantizedTensor): QuantizedMatrix {
       },
     };
   }
+  if (matrix instanceof GroupedTensor && cols % 8 === 0) return storeGrouped(matrix);
   return {dtype: 'hosted', rows, cols, matrix, tensors: {}};
+}
+
+function storeGrouped(matrix: GroupedTensor): GroupedMatrix {
+  const {quantType, shape, codeType, codes, groupShape, scales, zeros, groupIndex, dtype} = matrix;
+  return {
+    dtype: 'grouped',
+    quantType,
+    rows: shape[0],
+    cols: shape[1],
+    codeType,
+    groupRows: groupShape[0],
+    groupCols: groupShape[1],
+    hasZeros: zeros !== undefined,
+    hasIndex: groupIndex !== undefined,
+    valueDtype: dtype,
+    tensors: {
+      codes: wordTensor(codes),
+      scales: tf.tensor1d(scales),
+      ...(zeros && {zeros: wordTensor(zeros)}),
+      ...(groupIndex && {groupIndex: tf.tensor1d(groupIndex, 'int32')}),
+    },
+  };
 }
 
 /**
  * Reads a quantized matrix from the device.
  *
  * @param dtype the weight's type before quantization
+ * @param file what its file says beside its values
  */
-export async function readQuantized(storage: QuantizedMatrix, dtype: StorageDtype): Promise<QuantizedTensor> {
+export async function readQuantized(
+  storage: QuantizedMatrix,
+  dtype: StorageDtype,
+  file?: GroupedFile,
+): Promise<QuantizedTensor> {
   if (storage.dtype === 'hosted') return storage.matrix;
   const names = Object.keys(storage.tensors);
   const arrays = await Promise.all(Object.values(storage.tensors).map((tensor: tf.Tensor) => tensor.data()));
@@ -147,6 +232,7 @@ export async function readQuantized(storage: QuantizedMatrix, dtype: StorageDtyp
     storage,
     dtype,
     Object.fromEntries(names.map((name, i) => [name, arrays[i] as TensorValues])),
+    file,
   );
 }
 
@@ -161,7 +247,8 @@ export function hostMatrix(
   storage: DeviceFormat,
   dtype: StorageDtype,
   values: Record<string, TensorValues>,
-): FourBitTensor | Int8Tensor {
+  file?: GroupedFile,
+): FourBitTensor | Int8Tensor | GroupedTensor {
   const {rows, cols} = storage;
   const size = rows * cols;
   if (storage.dtype === 'int8') {
@@ -173,6 +260,22 @@ export function hostMatrix(
     for (const [column, place] of values.outlierIndex.entries()) if (place >= 0) columns[place] = column;
     const bits = unpackRowBits(values.outlierValues as Int32Array, rows, outliers);
     return new Int8Tensor({...parts, outliers: {columns, values: bits, dtype: outlierDtype}});
+  }
+  if (storage.dtype === 'grouped') {
+    const {quantType, codeType, groupRows, groupCols, valueDtype} = storage;
+    const scales = values.scales as Float32Array;
+    return new GroupedTensor({
+      quantType,
+      shape: [rows, cols],
+      codeType,
+      codes: bytesOf(values.codes, codeType === 'uint4' ? size / 2 : size),
+      groupShape: [groupRows, groupCols],
+      scales,
+      zeros: values.zeros && bytesOf(values.zeros, scales.length),
+      groupIndex: values.groupIndex as Int32Array | undefined,
+      dtype: valueDtype,
+      file,
+    });
   }
   const {blockSize, nestedBlockSize, offset, valueDtype} = storage;
   const blocks = Math.ceil(size / blockSize);

@@ -43,13 +43,13 @@ export function isQuantized(matrix: StoredMatrix): matrix is QuantizedMatrix {
 
 /**
  * Whether kernels that compute in 16 bits take a matrix: rows, columns and blocks must be multiples of 16 numbers, and
- * the numbers must have at most 16 bits, be on the device, and have one type.
+ * the numbers must have at most 16 bits, be on the device, have one type, and a scale for a block or a row.
  */
 export function fits16BitKernels(matrix: StoredMatrix): boolean {
   const {rows, cols, blockSize = 16} = matrix as StoredMatrix & {blockSize?: number};
   if ([rows, cols, blockSize].some((size) => size % 16 !== 0)) return false;
   if (matrix.dtype === 'int8') return matrix.outliers === 0;
-  return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32';
+  return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32' && matrix.dtype !== 'grouped';
 }
 
 /** Returns the tensors that store a matrix, by the names that kernels use. */

@@ -4,7 +4,8 @@ import * as tf from '@tensorflow/tfjs';
 import type {LlamaForCausalLM} from '../../models/llama/llama.ts';
 import type {TfjsLoraError} from '../../quant/errors.ts';
 import type {MatrixShape, QuantizedTensor} from '../../quant/quantizedTensor.ts';
-import {type Quantizer, registerQuantizer} from '../../quant/quantizerRegistry.ts';
+import type {Quantizer} from '../../quant/quantizer.ts';
+import {registerQuantizer} from '../../quant/quantizerRegistry.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {AutoModelForCausalLM, Llama} from '../../src/index.ts';
 import {describeEachBackend} from '../describeEachBackend.ts';
@@ -146,7 +147,7 @@ describeEachBackend('a quantizer of one’s own', () => {
       expect(await errorOf(() => model.save(folder))).toEqual({
         code: 'UNSUPPORTED',
         message:
-          'save quantization: expected one of nf4, fp4, int8, test-steps throughout, got test-unsaved. ' +
+          'save quantization: expected one of nf4, fp4, int8, gptq, awq, fp8, compressed-tensors, test-steps throughout, got test-unsaved. ' +
           'They cannot be stored in one model. Pass {dequantize: true}.',
       });
       await model.save(folder, {dequantize: true});
@@ -154,7 +155,8 @@ describeEachBackend('a quantizer of one’s own', () => {
       await writeFile(join(folder, 'config.json'), JSON.stringify(json));
       const error = (await errorOf(() => Llama.fromPretrained(folder))) as TfjsLoraError;
       expect(error.message).toContain(
-        'quant_method: expected "bitsandbytes" or "test-steps", got "test-unsaved"',
+        'quant_method: expected "bitsandbytes" or "gptq" or "awq" or "fp8" or "compressed-tensors" or "test-steps", ' +
+          'got "test-unsaved"',
       );
     });
   });

@@ -275,7 +275,11 @@ describeEachBackend('a model with quantized layers', () => {
         await writeFile(path, JSON.stringify({...config, quantization_config}));
       };
       for (const [changes, code, message] of [
-        [{quant_method: 'gptq'}, 'UNSUPPORTED', 'quant_method: expected "bitsandbytes", got "gptq"'],
+        [
+          {quant_method: 'hqq'},
+          'UNSUPPORTED',
+          'quant_method: expected "bitsandbytes" or "gptq" or "awq" or "fp8" or "compressed-tensors", got "hqq"',
+        ],
         [
           {bnb_4bit_quant_type: 'nf3'},
           'INVALID_CONFIG',

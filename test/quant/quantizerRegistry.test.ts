@@ -1,10 +1,6 @@
 import type {QuantizedTensor} from '../../quant/quantizedTensor.ts';
-import {
-  getQuantizer,
-  type Quantizer,
-  quantizerNames,
-  registerQuantizer,
-} from '../../quant/quantizerRegistry.ts';
+import type {Quantizer} from '../../quant/quantizer.ts';
+import {getQuantizer, quantizerNames, registerQuantizer} from '../../quant/quantizerRegistry.ts';
 import {gaussian} from './fixtures/bitsandbytesGolden.ts';
 
 test.each(['nf4', 'fp4', 'int8'])('has %s, which gives back similar values', (name) => {
@@ -37,7 +33,16 @@ test('accepts a new quantizer, also when its cell runs twice', () => {
   registerQuantizer(signs);
   registerQuantizer(signs);
   expect(getQuantizer('signs')).toBe(signs);
-  expect(quantizerNames()).toEqual(['nf4', 'fp4', 'int8', 'signs']);
+  expect(quantizerNames()).toEqual([
+    'nf4',
+    'fp4',
+    'int8',
+    'gptq',
+    'awq',
+    'fp8',
+    'compressed-tensors',
+    'signs',
+  ]);
 });
 
 test('refuses taken, empty and unknown names', () => {

@@ -1,6 +1,8 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
+import {readJson} from '../../../models/jsonFile.ts';
 import {VALUE_HEAD_FILE} from '../../../models/valueHeadFile.ts';
+import {warn} from '../../../quant/warn.ts';
 import {type HubOptions, huggingFaceEnvironment} from '../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
@@ -38,15 +40,33 @@ export function adapterFolderOf(nameOrPath: string, recipe: Recipe, key?: string
   return adapterFolder(nameOrPath, {...hubOptions(recipe), revision: recipe.model.revision, key});
 }
 
+/**
+ * Returns a recipe's quantization for a model's folder: none, with a warning, for one that GPTQ or the like quantized, as
+ * in LLaMA-Factory.
+ */
+async function quantizationFor(
+  folder: string,
+  {quantization}: Recipe['model'],
+): Promise<typeof quantization> {
+  if (!quantization) return undefined;
+  const path = join(folder, 'config.json');
+  const config = existsSync(path) ? await readJson(path) : {};
+  const method = (config.quantization_config as {quant_method?: unknown} | null | undefined)?.quant_method;
+  if (method === undefined || method === 'bitsandbytes' || method === quantization.type) return quantization;
+  warn(`${path}: the model is quantized with ${method} and is loaded as it is, ignoring quantization_bit`);
+  return undefined;
+}
+
 /** Loads a recipe's base model, quantized if the recipe says so. */
 export async function openBase(
   recipe: Recipe,
   {allocate, onProgress, signal}: OpenOptions = {},
 ): Promise<TrainableCausalLM> {
-  const {nameOrPath, dtype, quantization, gradientCheckpointing} = recipe.model;
-  const model = await AutoModelForCausalLM.fromPretrained(await folderOf(nameOrPath, recipe, signal), {
+  const {nameOrPath, dtype, gradientCheckpointing} = recipe.model;
+  const folder = await folderOf(nameOrPath, recipe, signal);
+  const model = await AutoModelForCausalLM.fromPretrained(folder, {
     dtype,
-    quantization,
+    quantization: await quantizationFor(folder, recipe.model),
     allocate,
     signal,
     onProgress: ({loaded, total}) => onProgress?.(loaded / total),

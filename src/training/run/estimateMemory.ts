@@ -8,6 +8,7 @@ import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint
 import type {DecoderShape} from '../../../layers/ops/stackMemory.ts';
 import {isOfValueHead} from '../../../models/valueHeadFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {GROUPED_TYPES, type GroupedType} from '../../../quant/grouped/groupedTensor.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
 import {rowsOf} from '../../data/batches/collate.ts';
@@ -258,6 +259,12 @@ function bytesOf(weight: StoredWeight): number {
   const {type, blockSize = 64, doubleQuant = false} = quantization;
   const size = matrixSize(weight);
   if (type === 'int8') return size + 4 * weight.logicalShape[0];
+  if (GROUPED_TYPES.includes(type as GroupedType)) {
+    const {bits = 8, group_size: columns = weight.logicalShape[1]} = quantization as Partial<
+      Record<string, number>
+    >;
+    return (size * bits) / 8 + 5 * Math.ceil(size / (columns > 0 ? columns : weight.logicalShape[1])); // scales and zeros
+  }
   const blocks = Math.ceil(size / blockSize);
   const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of the scales, the scales' scales, and the offset
   return size / 2 + (doubleQuant ? doubled : 4 * blocks);

@@ -3,8 +3,10 @@ import type {StoredFormat} from '../../../ops/storedMatrix.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 
-/** Numbers of the storage types in `native/cuda/engine.h`. */
-const KINDS: Record<StoredFormat['dtype'], number> = {
+type CardDtype = Exclude<StoredFormat['dtype'], 'grouped'>;
+
+/** Numbers of the storage types in `native/cuda/engine.h`. Ops get no others; see `fits16BitKernels`. */
+const KINDS: Record<CardDtype, number> = {
   bfloat16: 0,
   float16: 1,
   nf4: 3,
@@ -22,7 +24,7 @@ export interface CardPlan {
 export function planWeight({plan, numbers}: CardPlan, format: StoredFormat): void {
   const {dtype, rows, cols} = format;
   const {blockSize = 0, nestedBlockSize = 0, offset = 0} = format as Partial<FourBitMatrix>;
-  plan.push(KINDS[dtype], rows, cols, blockSize, nestedBlockSize);
+  plan.push(KINDS[dtype as CardDtype], rows, cols, blockSize, nestedBlockSize);
   numbers.push(offset);
 }
 

@@ -1,6 +1,13 @@
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
 import type {StorageDtype} from '../../../../quant/float16.ts';
-import type {DeviceFormat, FourBitMatrix, Int8Matrix} from '../../../ops/quantizedMatrix.ts';
+import {FLOAT8_VALUES} from '../../../../quant/grouped/float8.ts';
+import {
+  type DeviceFormat,
+  type FourBitMatrix,
+  type GroupedMatrix,
+  groupGrid,
+  type Int8Matrix,
+} from '../../../ops/quantizedMatrix.ts';
 import type {Ops} from '../device/runOps.ts';
 import {DataType, type Handle} from '../device/tensorflowBackend.ts';
 import {widen16} from './widen16.ts';
@@ -12,7 +19,7 @@ const ONE_OF_127 = Math.fround(1 / 127);
 export type QuantizedHandles = Record<string, Handle>;
 
 /**
- * Dequantizes rows `begin` to `end` of a matrix, bit-exact with bitsandbytes.
+ * Dequantizes rows `begin` to `end` of a matrix, bit-exact with the method's own library.
  *
  * @returns `[end − begin, cols]` float32
  */
@@ -23,11 +30,70 @@ export function dequantize(
   begin: number,
   end: number,
 ): Handle {
-  return ops.scope(() =>
-    attributes.dtype === 'int8'
-      ? int8Rows(ops, tensors, attributes, begin, end)
-      : fourBitRows(ops, tensors, attributes, begin, end),
+  return ops.scope(() => {
+    if (attributes.dtype === 'int8') return int8Rows(ops, tensors, attributes, begin, end);
+    if (attributes.dtype === 'grouped') return groupedRows(ops, tensors, attributes, begin, end);
+    return fourBitRows(ops, tensors, attributes, begin, end);
+  });
+}
+
+/** Values of codes: those of a whole number are the number, so that four of 4 bits take one look-up. */
+function groupedTable(ops: Ops, codeType: GroupedMatrix['codeType']): Handle {
+  if (codeType !== 'uint4') {
+    return ops.table(codeType, [256], () =>
+      Float32Array.from({length: 256}, (_, i) => (codeType === 'e4m3' ? FLOAT8_VALUES[i] : i)),
+    );
+  }
+  return ops.table(codeType, [65536, 4], () =>
+    Float32Array.from({length: 4 * 65536}, (_, i) => ((i >> 2) >> (4 * (i & 3))) & 15),
   );
+}
+
+function groupedRows(
+  ops: Ops,
+  tensors: QuantizedHandles,
+  attributes: Omit<GroupedMatrix, 'tensors'>,
+  begin: number,
+  end: number,
+): Handle {
+  const {cols, codeType, groupRows, groupCols, hasZeros, valueDtype} = attributes;
+  const [down, across] = groupGrid(attributes);
+  const isFourBit = codeType === 'uint4';
+  const perWord = isFourBit ? 8 : 4;
+  const words = part(ops, words32(ops, tensors.codes), (begin * cols) / perWord, (end * cols) / perWord);
+  const codes = ops.cast(ops.bitcast(words, isFourBit ? DataType.uint16 : DataType.uint8), DataType.int32);
+  const isEven = !tensors.groupIndex && cols % groupCols === 0; // then groups are an axis of their own
+  const shape = isEven ? [end - begin, across, groupCols] : [end - begin, cols];
+  const numbers = ops.reshape(ops.gather(groupedTable(ops, codeType), codes), shape);
+  const spread = (groups: Handle) => {
+    const grid = ops.reshape(groups, [down, across]);
+    const ofRows = down === 1 ? grid : groupRows === 1 ? rowsOf(ops, grid, begin, end) : gatherRows(grid);
+    return isEven ? ops.reshape(ofRows, [ofRows.shape[0], across, 1]) : ops.gather(ofRows, colGroups(), 1);
+  };
+  const gatherRows = (grid: Handle) =>
+    ops.gather(
+      grid,
+      ops.integers(Array.from({length: end - begin}, (_, i) => Math.floor((begin + i) / groupRows))),
+    );
+  const colGroups = () =>
+    tensors.groupIndex ?? ops.integers(Array.from({length: cols}, (_, col) => Math.floor(col / groupCols)));
+  const scaled = (normal: Handle) =>
+    rounded(ops, ops.reshape(ops.mul(normal, spread(tensors.scales)), [end - begin, cols]), valueDtype);
+  if (!hasZeros) return scaled(numbers);
+  const bytes = part(
+    ops,
+    flatten(ops, ops.bitcast(words32(ops, tensors.zeros), DataType.int8)),
+    0,
+    down * across,
+  );
+  const zeros = ops.cast(ops.cast(ops.bitcast(bytes, DataType.uint8), DataType.int32), DataType.float32);
+  return scaled(ops.sub(numbers, spread(zeros)));
+}
+
+/** Returns rows `begin` to `end` of a matrix. */
+function rowsOf(ops: Ops, matrix: Handle, begin: number, end: number): Handle {
+  const [rows, cols] = matrix.shape;
+  return end - begin === rows ? matrix : ops.slice(matrix, [begin, 0], [end - begin, cols]);
 }
 
 const numbersOf = (dtype: 'nf4' | 'fp4') => (dtype === 'nf4' ? NF4_CODE : FP4_CODE);

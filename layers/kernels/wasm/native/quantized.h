@@ -1,4 +1,4 @@
-// Reads part of a row of a quantized matrix as float32, bit-exact with bitsandbytes.
+// Reads part of a row of a quantized matrix as float32, bit-exact with the method's own library.
 #ifndef QUANTIZED_H
 #define QUANTIZED_H
 
@@ -20,9 +20,16 @@ typedef struct {
   int32_t cols;
   int32_t outlierStride;
   int32_t outlierType;
-  int32_t isInt8;
-  int32_t valueType;            // type that 4-bit values are rounded to
+  int32_t kind;
+  int32_t valueType;            // type that values are rounded to, except int8
+  const uint8_t *zeros;         // in groups: the codes of 0, one per group, or 0
+  const int32_t *groupIndex;    // in groups: the group of each column, or 0
+  int32_t groupRows;
+  int32_t groupCols;
+  int32_t groupsAcross;
 } Quantized;
+
+enum { FOUR_BIT = 0, INT8 = 1, UINT4 = 2, UINT8 = 3, E4M3 = 4 };  // the last three are in groups
 
 static inline float blockScale(const Quantized *q, uint32_t block) {
   if (q->absmax) return q->absmax[block];
@@ -110,9 +117,59 @@ static inline void widenInt8(const Quantized *q, int32_t row, int32_t col, int32
   }
 }
 
+// The numbers that four codes stand for, each in a lane
+static inline __attribute__((always_inline)) v128_t numbers4(v128_t codes, int32_t kind) {
+  if (kind != E4M3) return wasm_f32x4_convert_i32x4(codes);
+  v128_t magnitude = wasm_v128_and(codes, wasm_i32x4_splat(127));
+  v128_t normal = wasm_i32x4_add(wasm_i32x4_shl(magnitude, 20), wasm_i32x4_splat(0x3c000000));
+  v128_t small = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(magnitude), wasm_f32x4_splat(0x1p-9f));
+  v128_t bits = wasm_v128_bitselect(small, normal, wasm_i32x4_lt(magnitude, wasm_i32x4_splat(8)));
+  bits = wasm_v128_bitselect(wasm_i32x4_splat(0x7fc00000), bits, wasm_i32x4_eq(magnitude, wasm_i32x4_splat(127)));
+  return wasm_v128_or(bits, wasm_i32x4_shl(wasm_v128_and(codes, wasm_i32x4_splat(128)), 24));
+}
+
+static inline __attribute__((always_inline)) v128_t value4(v128_t codes, int32_t kind, v128_t zero, v128_t scale, int32_t type) {
+  return round4(wasm_f32x4_mul(wasm_f32x4_sub(numbers4(codes, kind), zero), scale), type);
+}
+
+static inline void widenGrouped(const Quantized *q, int32_t row, int32_t col, int32_t count, float *out) {
+  int32_t kind = q->kind, type = q->valueType, end = col + count;
+  uint32_t base = (uint32_t)row * q->cols, groups = (uint32_t)row / q->groupRows * q->groupsAcross;
+  while (col < end) {
+    int32_t place = q->groupIndex ? q->groupIndex[col] : col / q->groupCols;
+    int32_t stop = q->groupIndex ? col + 1 : (place + 1) * q->groupCols;
+    if (stop > end) stop = end;
+    v128_t scale = wasm_f32x4_splat(q->absmax[groups + place]);
+    v128_t zero = wasm_f32x4_splat(q->zeros ? (float)q->zeros[groups + place] : 0);
+    while (col < stop) {
+      uint32_t at = base + col;
+      if (at % 8 == 0 && col + 8 <= stop) {
+        v128_t eight;
+        if (kind == UINT4) {
+          v128_t pairs = wasm_v128_load32_zero(q->codes + at / 2);
+          v128_t low = wasm_v128_and(pairs, wasm_i8x16_splat(15)), high = wasm_u8x16_shr(pairs, 4);
+          eight = wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        } else {
+          eight = wasm_v128_load64_zero(q->codes + at);
+        }
+        v128_t words = wasm_u16x8_extend_low_u8x16(eight);
+        wasm_v128_store(out, value4(wasm_u32x4_extend_low_u16x8(words), kind, zero, scale, type));
+        wasm_v128_store(out + 4, value4(wasm_u32x4_extend_high_u16x8(words), kind, zero, scale, type));
+        out += 8;
+        col += 8;
+        continue;
+      }
+      int32_t code = kind == UINT4 ? q->codes[at / 2] >> 4 * (at & 1) & 15 : q->codes[at];
+      *out++ = wasm_f32x4_extract_lane(value4(wasm_i32x4_splat(code), kind, zero, scale, type), 0);
+      col++;
+    }
+  }
+}
+
 /** `count` values of a row from column `col` on. */
 static __attribute__((noinline)) void widenRun(const Quantized *q, int32_t row, int32_t col, int32_t count, float *out) {
-  if (q->isInt8) widenInt8(q, row, col, count, out);
+  if (q->kind == INT8) widenInt8(q, row, col, count, out);
+  else if (q->kind != FOUR_BIT) widenGrouped(q, row, col, count, out);
   else widenFourBit(q, (uint32_t)row * q->cols + col, count, out);
 }
 

@@ -1,10 +1,12 @@
 import type * as tf from '@tensorflow/tfjs';
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
-import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
+import {type DeviceFormat, type GroupedMatrix, groupGrid} from '../../../ops/quantizedMatrix.ts';
 import {memoryOf, offsetOf, type WasmBackend} from '../wasmBackend.ts';
 import {ELEMENT_TYPES} from './gemm.ts';
 
-const WORDS = 16;
+const WORDS = 22;
+/** Numbers of the code types of a matrix in groups, as quantized.h has them. */
+const CODE_TYPES: Record<GroupedMatrix['codeType'], number> = {uint4: 2, uint8: 3, e4m3: 4};
 const BOOK_BYTES = 64;
 
 interface Scratch {
@@ -40,6 +42,17 @@ export function writeQuantized(
     words[12] = 2 * Math.ceil(attributes.outliers / 2);
     words[13] = ELEMENT_TYPES[attributes.outlierDtype];
     words[14] = 1;
+    return description;
+  }
+  if (attributes.dtype === 'grouped') {
+    words[1] = address('scales');
+    words[14] = CODE_TYPES[attributes.codeType];
+    words[15] = ELEMENT_TYPES[attributes.valueDtype];
+    words[16] = address('zeros');
+    words[17] = address('groupIndex');
+    words[18] = attributes.groupRows;
+    words[19] = attributes.groupCols;
+    words[20] = groupGrid(attributes)[1];
     return description;
   }
   words[1] = address('absmax');

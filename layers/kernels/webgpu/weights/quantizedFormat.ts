@@ -1,6 +1,6 @@
 import {FP4_CODE, NF4_CODE} from '../../../../quant/blockwise/codebooks.ts';
 import type {StorageDtype} from '../../../../quant/float16.ts';
-import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
+import {type DeviceFormat, groupGrid} from '../../../ops/quantizedMatrix.ts';
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {times} from '../device/times.ts';
 import {WIDEN} from './unpack16.ts';
@@ -8,10 +8,14 @@ import type {WeightFormat} from './weightFormat.ts';
 
 type FourBitFormat = Extract<DeviceFormat, {blockSize: number}>;
 type Int8Format = Extract<DeviceFormat, {dtype: 'int8'}>;
+type GroupedFormat = Extract<DeviceFormat, {dtype: 'grouped'}>;
 
-/** The format of a quantized matrix, dequantized while it is read, bit for bit as in bitsandbytes. */
+/** The format of a quantized matrix, dequantized while it is read, bit for bit as in the method's own library. */
 export function quantizedFormat(inputs: StoredTensors, attributes: DeviceFormat): WeightFormat {
-  return attributes.dtype === 'int8' ? int8Format(inputs, attributes) : fourBitFormat(inputs, attributes);
+  if (attributes.dtype === 'int8') return int8Format(inputs, attributes);
+  return attributes.dtype === 'grouped'
+    ? groupedFormat(inputs, attributes)
+    : fourBitFormat(inputs, attributes);
 }
 
 /**
@@ -20,8 +24,9 @@ export function quantizedFormat(inputs: StoredTensors, attributes: DeviceFormat)
  * sums that a compiler may rearrange.
  *
  * @param least the smallest magnitude of a code other than 0
+ * @param most the largest magnitude of a code
  */
-const ROUND: Record<StorageDtype, (least: number) => string> = {
+const ROUND: Record<StorageDtype, (least: number, most: number) => string> = {
   float32: () => `
 fn rounded(v: vec4f, scale: f32) -> vec4f { return v; }`,
   bfloat16: () => `
@@ -29,10 +34,10 @@ fn rounded(v: vec4f, scale: f32) -> vec4f {
   let bits = bitcast<vec4u>(v);
   return bitcast<vec4f>((bits + 0x7fffu + ((bits >> vec4u(16u)) & vec4u(1u))) & vec4u(0xffff0000u));
 }`,
-  float16: (least) => `
+  float16: (least, most) => `
 fn rounded(v: vec4f, scale: f32) -> vec4f {
   let bits = bitcast<vec4u>(v);
-  if (scale >= f32(${2 ** -14 / least}) && scale < 65504.0) { // all are normal numbers or 0
+  if (scale >= f32(${2 ** -14 / least}) && scale < f32(${65504 / most})) { // all are normal numbers or 0
     return bitcast<vec4f>((bits + 0xfffu + ((bits >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u));
   }
   let magnitude = bits & vec4u(0x7fffffffu);
@@ -105,12 +110,89 @@ fn weightOctet(row: u32, col: u32) -> mat2x4f {
   return `
 const BOOK = array<f32, 16>(${book});
 const COLS = ${cols}u;
-${ROUND[valueDtype](least)}
+${ROUND[valueDtype](least, 1)}
 var<workgroup> pairs: array<vec2f, 256>;
 fn absmaxOf(block: u32) -> f32 {
   ${nestedBlockSize > 0 ? nestedAbsmax : 'return absmax[block];'}
 }
 ${cols % 8 === 0 ? aligned : unaligned}`;
+}
+
+/** WGSL that reads four codes at once, as `fn codesAt(octet: u32) -> mat2x4f`. */
+const GROUPED_CODES: Record<GroupedFormat['codeType'], string> = {
+  uint4: `
+fn codesAt(octet: u32) -> mat2x4f {
+  let word = codes[octet];
+  let shifts = vec4u(0u, 4u, 8u, 12u);
+  return mat2x4f(vec4f((vec4u(word) >> shifts) & vec4u(15u)), vec4f((vec4u(word >> 16u) >> shifts) & vec4u(15u)));
+}`,
+  uint8: `
+fn codesAt(octet: u32) -> mat2x4f {
+  return mat2x4f(vec4f(unpack4xU8(codes[2u * octet])), vec4f(unpack4xU8(codes[2u * octet + 1u])));
+}`,
+  e4m3: `
+fn float8(codes: vec4u) -> vec4f {
+  let magnitude = codes & vec4u(127u);
+  let normal = (magnitude << vec4u(20u)) + vec4u(0x3c000000u);
+  let small = bitcast<vec4u>(vec4f(magnitude) * 0x1p-9f);
+  let bits = select(select(normal, small, magnitude < vec4u(8u)), vec4u(0x7fc00000u), magnitude == vec4u(127u));
+  return bitcast<vec4f>(bits | ((codes & vec4u(128u)) << vec4u(24u)));
+}
+fn codesAt(octet: u32) -> mat2x4f {
+  return mat2x4f(float8(unpack4xU8(codes[2u * octet])), float8(unpack4xU8(codes[2u * octet + 1u])));
+}`,
+};
+
+function groupedFormat(inputs: StoredTensors, attributes: GroupedFormat): WeightFormat {
+  const {codes, scales: groupScales, zeros, groupIndex} = inputs;
+  const {cols, codeType, groupRows, groupCols, hasZeros, hasIndex, valueDtype} = attributes;
+  return {
+    key: `${codeType} ${cols} ${groupRows} ${groupCols} ${hasZeros} ${hasIndex} ${valueDtype}`,
+    buffers: {
+      codes: 'u32',
+      groupScales: 'f32',
+      ...(hasZeros && ({zeros: 'u32'} as const)),
+      ...(hasIndex && ({groupIndex: 'i32'} as const)),
+    },
+    tensors: {codes, groupScales, ...(hasZeros && {zeros}), ...(hasIndex && {groupIndex})},
+    uniforms: {},
+    values: {},
+    prepare: '',
+    octet: () => groupedOctet(attributes),
+  };
+}
+
+function groupedOctet(attributes: GroupedFormat): string {
+  const {cols, codeType, groupRows, groupCols, hasZeros, hasIndex, valueDtype} = attributes;
+  const [, across] = groupGrid(attributes);
+  const [least, most] = codeType === 'e4m3' ? [2 ** -9, 448] : [1, codeType === 'uint4' ? 15 : 255];
+  const together = `
+  let group = first + col / ${groupCols}u;
+  let scale = groupScales[group];
+  let zero = vec4f(zeroOf(group));
+  return mat2x4f(rounded((code[0] - zero) * scale, scale), rounded((code[1] - zero) * scale, scale));`;
+  const groupOf = (i: number) =>
+    hasIndex ? `first + u32(groupIndex[col + ${i}u])` : `first + (col + ${i}u) / ${groupCols}u`;
+  const apart = `
+  var values: mat2x4f;
+  ${times(
+    8,
+    (i) => `let group${i} = ${groupOf(i)};
+  values[${i >> 2}][${i & 3}] = (code[${i >> 2}][${i & 3}] - zeroOf(group${i})) * groupScales[group${i}];`,
+  )}
+  return mat2x4f(rounded(values[0], 0.0), rounded(values[1], 0.0)); // a scale of 0: they have scales of their own`;
+  return `
+const COLS = ${cols}u;
+${ROUND[valueDtype](least, most)}
+${GROUPED_CODES[codeType]}
+fn zeroOf(group: u32) -> f32 {
+  ${hasZeros ? 'return f32((zeros[group / 4u] >> (8u * (group % 4u))) & 255u);' : 'return 0.0;'}
+}
+fn weightOctet(row: u32, col: u32) -> mat2x4f {
+  let code = codesAt((row * COLS + col) / 8u);
+  let first = row / ${groupRows}u * ${across}u;
+  ${!hasIndex && groupCols % 8 === 0 ? together : apart}
+}`;
 }
 
 function int8Format(inputs: StoredTensors, attributes: Int8Format): WeightFormat {
