@@ -68,7 +68,13 @@ module.exports = {
     },
     ...rooms(
       'quant',
-      {blockwise: [], safetensors: [], folders: ['safetensors'], gguf: ['folders', 'safetensors']},
+      {
+        blockwise: [],
+        safetensors: [],
+        folders: ['safetensors'],
+        gguf: ['folders', 'safetensors'],
+        grouped: ['safetensors'],
+      },
       {shareFiles: true},
     ),
     ...rooms('layers', {ops: [], kernels: ['ops']}),
