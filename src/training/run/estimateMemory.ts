@@ -260,14 +260,19 @@ function bytesOf(weight: StoredWeight): number {
   const size = matrixSize(weight);
   if (type === 'int8') return size + 4 * weight.logicalShape[0];
   if (GROUPED_TYPES.includes(type as GroupedType)) {
-    const {bits = 8, group_size: columns = weight.logicalShape[1]} = quantization as Partial<
-      Record<string, number>
-    >;
+    const {bits = 8, group_size: columns = weight.logicalShape[1]} = quantization as GroupedSettings;
     return (size * bits) / 8 + 5 * Math.ceil(size / (columns > 0 ? columns : weight.logicalShape[1])); // scales and zeros
   }
   const blocks = Math.ceil(size / blockSize);
   const doubled = blocks + 4 * Math.ceil(blocks / 256) + 4; // codes of the scales, the scales' scales, and the offset
   return size / 2 + (doubleQuant ? doubled : 4 * blocks);
+}
+
+/** What the config of a model in groups may say of their size. */
+interface GroupedSettings {
+  type: string;
+  bits?: number;
+  group_size?: number;
 }
 
 /** An optimizer that knows the size of its state. */
