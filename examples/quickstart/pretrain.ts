@@ -53,6 +53,8 @@ export interface PretrainingPlan {
   batchTokens: number;
   /** Share of the tokens that belong to the journal, at the start. */
   journalShare: number;
+  /** Number of the journal's pages. */
+  journalPages: number;
   seed: number;
 }
 
@@ -60,6 +62,7 @@ export const PLAN: PretrainingPlan = {
   tokens: 3_500_000,
   batchTokens: 1024,
   journalShare: 0.25,
+  journalPages: 12_000,
   seed: 2,
 };
 
@@ -72,7 +75,6 @@ const LONGEST_PAGE = 160;
 /** Share of the journal's part in which pages stay short. */
 const SHORT_SHARE = 0.3;
 const LONGEST_DOCUMENT = 320;
-const JOURNAL_PAGES = 12_000;
 
 /** A document as token ids; `from` is the index of its continuation. */
 interface EncodedDocument {
@@ -93,7 +95,7 @@ export function pretrainingBatches(tokenizer: Tokenizer, plan: PretrainingPlan):
     );
     return {ids: [...before, ...after], from: before.length};
   };
-  const pages = Array.from({length: JOURNAL_PAGES}, (_, index) =>
+  const pages = Array.from({length: plan.journalPages}, (_, index) =>
     encode(documents.journal(index % 2 === 0 ? 2 : 6)),
   );
   const document = (): EncodedDocument => {

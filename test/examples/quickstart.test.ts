@@ -52,7 +52,7 @@ test('a record trains its answer and the end of turn, nothing else', async () =>
 
 test('pre-training batches count continuations, and begin with short pages', async () => {
   const tokenizer = await Tokenizer.fromFolder(folder);
-  const plan = {tokens: 12_000, batchTokens: 512, journalShare: 0.3, seed: 4};
+  const plan = {tokens: 12_000, batchTokens: 512, journalShare: 0.3, journalPages: 500, seed: 4};
   const batches = pretrainingBatches(tokenizer, plan) as {inputIds: number[][]; labels: number[][]}[];
   expect(batches).toEqual(pretrainingBatches(tokenizer, plan));
   const real = batches

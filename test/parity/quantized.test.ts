@@ -43,7 +43,7 @@ function tensorsIn(folder: string): Map<string, Uint8Array> {
   return tensors;
 }
 
-describeEachBackend('a quantized base equals bitsandbytes', () => {
+describeEachBackend('a quantized base equals bitsandbytes', (backend) => {
   let model: Llama | undefined;
   let tensorsBefore: number;
   let folder: string;
@@ -60,7 +60,10 @@ describeEachBackend('a quantized base equals bitsandbytes', () => {
     expect(tf.memory().numTensors).toBe(tensorsBefore);
   });
 
-  describe.each(cases)('$name', ({name, quantization, dtype, inputs, adapterLoss, tolerances}) => {
+  // `cpu` takes 20 times as long, so it has one case of each type. The others differ in what is stored, not in what is
+  // computed.
+  const chosen = backend === 'cpu' ? cases.filter(({name}) => /^(nf4-double|fp4|int8)$/.test(name)) : cases;
+  describe.each(chosen)('$name', ({name, quantization, dtype, inputs, adapterLoss, tolerances}) => {
     const expected = readGoldens(join(FOLDER, name, 'expected.safetensors'));
     const mask = inputs.attentionMask?.flat();
 

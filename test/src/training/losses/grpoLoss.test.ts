@@ -12,7 +12,7 @@ import {
   type RewardFunction,
   type ScoredAnswers,
 } from '../../../../src/index.ts';
-import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {describeFastBackends} from '../../../describeEachBackend.ts';
 import {quickstartLlama} from './quickstartLlama.ts';
 
 const prompts = [
@@ -27,7 +27,7 @@ const letters = (_prompt: string, answers: string[], {wanted}: {wanted: string})
 
 const SETTINGS = {rewards: letters, generations: 3, maxNewTokens: 4} satisfies GrpoLossArgs;
 
-describeEachBackend('grpoLoss', () => {
+describeFastBackends('grpoLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
   const make = async () => {

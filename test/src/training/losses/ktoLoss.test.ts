@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, collate, ktoLoss, type Llama, type VerdictExample} from '../../../../src/index.ts';
-import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {describeFastBackends} from '../../../describeEachBackend.ts';
 import {quickstartLlama} from './quickstartLlama.ts';
 
 const verdicts = [
@@ -9,7 +9,7 @@ const verdicts = [
   {prompt: [{role: 'user' as const, content: 'And ice?'}], completion: 'Frozen water.', label: true},
 ];
 
-describeEachBackend('ktoLoss', () => {
+describeFastBackends('ktoLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
   beforeEach(async () => {

@@ -12,14 +12,14 @@ import {
   type RewardFunction,
   type ScoredAnswers,
 } from '../../../../src/index.ts';
-import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {describeFastBackends} from '../../../describeEachBackend.ts';
 import {quickstartLlama} from './quickstartLlama.ts';
 
 const prompts = [5, 6, 7].map((id) => ({inputIds: [id, 8, 9].slice(0, id - 3), record: {}}));
 const lengths: RewardFunction = (_prompt, answers) => answers.map((answer) => answer.length / 10);
 const SETTINGS = {rewards: lengths, epochs: 2, maxNewTokens: 3} satisfies PpoLossArgs;
 
-describeEachBackend('ppoLoss', () => {
+describeFastBackends('ppoLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
   const make = (seed?: number) => quickstartLlama(seed, {maxPositionEmbeddings: 32});

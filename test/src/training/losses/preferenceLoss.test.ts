@@ -8,7 +8,7 @@ import {
   preferenceLoss,
   type Reference,
 } from '../../../../src/index.ts';
-import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {describeFastBackends} from '../../../describeEachBackend.ts';
 import {quickstartLlama} from './quickstartLlama.ts';
 
 const pairs = [
@@ -20,7 +20,7 @@ const pairs = [
   },
 ];
 
-describeEachBackend('preferenceLoss', () => {
+describeFastBackends('preferenceLoss', () => {
   let model: Llama;
   let tensorsBefore: number;
   beforeEach(async () => {

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {AdamW, collate, type FitArgs, type Llama, rewardLoss} from '../../../../src/index.ts';
-import {describeEachBackend} from '../../../describeEachBackend.ts';
+import {describeFastBackends} from '../../../describeEachBackend.ts';
 import {errorOf, inFolder} from '../../../models/tinyLlama.ts';
 import {quickstartLlama} from './quickstartLlama.ts';
 
@@ -22,7 +22,7 @@ async function rewardModel(extra: (model: Llama) => unknown = () => {}): Promise
   return model;
 }
 
-describeEachBackend('rewardLoss', () => {
+describeFastBackends('rewardLoss', () => {
   let tensorsBefore: number;
   beforeEach(() => {
     tensorsBefore = tf.memory().numTensors;
