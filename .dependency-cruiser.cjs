@@ -91,7 +91,7 @@ module.exports = {
         generation: [],
         peft: ['patterns'],
         keras: ['peft'],
-        gguf: [],
+        gguf: ['peft'],
         llama: [],
         mistral: ['llama'],
         qwen2: ['llama'],

@@ -24,6 +24,7 @@ import {
 import {type ChatOptions, chat, generate, stream} from './generation/generate.ts';
 import type {GenerateOptions, Prompt} from './generation/generateOptions.ts';
 import type {GenerationConfig} from './generationConfig.ts';
+import {type SaveAdapterGgufOptions, saveAdapterGguf} from './gguf/saveAdapterGguf.ts';
 import {type SaveGgufOptions, type SaveGgufResult, saveGguf} from './gguf/saveGguf.ts';
 import {initializeWeights} from './initializeWeights.ts';
 import {type LoadOptions, loadPretrained} from './loadPretrained.ts';
@@ -528,6 +529,19 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   async saveGguf(folder: FolderTarget, options?: SaveGgufOptions): Promise<SaveGgufResult> {
     this.assertUsable();
     return saveGguf(this, folder, options);
+  }
+
+  /**
+   * Writes an adapter as a GGUF file, which llama.cpp adds to a base in a GGUF file of its own (`--lora`). One scale and
+   * alpha per layer, rsLoRA and `alphaPattern` included, are written exactly.
+   *
+   * @param folder a path, or a `Map` that receives the file as a `Blob` where there is no disk
+   * @throws TfjsLoraError `UNSUPPORTED` for what GGUF cannot store: DoRA, biases, modules that were trained whole, an
+   *   adapter of a tied head or of a changed base, other kinds than LoRA; merge such an adapter and write the model
+   */
+  async saveAdapterGguf(folder: FolderTarget, options?: SaveAdapterGgufOptions): Promise<SaveGgufResult> {
+    this.assertUsable();
+    return saveAdapterGguf(this, folder, options);
   }
 }
 refuseTraining(CausalLM.prototype);

@@ -20,6 +20,9 @@ export type {
 export type {JsonSchema} from './generation/json/jsonGrammar.ts';
 export type {GeneratedToken} from './generation/row.ts';
 export {defaultGenerationConfig, type GenerationConfig} from './generationConfig.ts';
+export {GGUF_FILE_TYPES, type GgufFileType} from './gguf/ggufFileType.ts';
+export type {SaveAdapterGgufOptions} from './gguf/saveAdapterGguf.ts';
+export type {SaveGgufOptions, SaveGgufResult} from './gguf/saveGguf.ts';
 export {loadAdapter, type SaveAdapterOptions, saveAdapter} from './keras/adapterFolders.ts';
 export {applyLoRA} from './keras/applyLoRA.ts';
 export {mergeLoRA} from './keras/mergeLoRA.ts';
