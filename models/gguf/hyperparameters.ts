@@ -102,6 +102,12 @@ function assertGraph({name}: GgufArchitecture, traits: GraphTraits, model: GgufM
       `saveGguf ${modelType} ${key}: expected ${expected} in llama.cpp's ${name}, got ${got}`,
     );
   };
+  if (blocks.length !== config.numHiddenLayers)
+    refuse(
+      'num_hidden_layers',
+      `${config.numHiddenLayers} blocks, without layer_replication,`,
+      blocks.length,
+    );
   const width = config.numAttentionHeads * config.headDim;
   if (traits.fixedHeads && width !== config.hiddenSize)
     refuse('head_dim', `heads of ${config.hiddenSize} elements together`, width);

@@ -1,4 +1,5 @@
-import {DEFAULT_ADAPTER} from '../../layers/loraAdapter.ts';
+import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
+import type {LoRADense} from '../../layers/loraDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {MemoryFolder} from '../../quant/folders/memoryFolder.ts';
 import {type FolderTarget, folderToWrite} from '../../quant/folders/openFolder.ts';
@@ -41,6 +42,7 @@ const SAVE_ADAPTER_GGUF_OPTIONS = {
 /** A model whose adapters can be written as GGUF files. */
 export interface GgufAdapterModel extends GgufModel {
   readonly activeAdapters: readonly string[];
+  adaptedLayers(): Map<string, LoRADense>;
   saveAdapter(folder: FolderTarget, adapterName?: string, options?: SaveAdapterFilesOptions): Promise<void>;
 }
 

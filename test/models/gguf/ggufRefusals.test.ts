@@ -90,11 +90,6 @@ describe('saveGguf', () => {
       {bias: 'lora_only', targetModules: ['q_proj']},
       'weights: expected only A and B of linear layers',
     ],
-    [
-      'a tied head',
-      {targetModules: ['lm_head']},
-      'lm_head: expected an adapter of layers with a matrix of their own',
-    ],
   ])('refuses an adapter with %s', async (_, options, message) => {
     const model = await modelOf('llama', {attentionBias: true});
     model.applyLoRA({rank: 2, ...options});

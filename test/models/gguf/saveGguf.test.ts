@@ -207,7 +207,7 @@ describe(`saveGguf${hasLlamaCpp ? '' : ' (partly skipped: no llama.cpp for this 
   (hasStories ? it : it.skip).each(['f32', 'f16'] as const)(
     `writes stories260k as %s, which llama.cpp tells as published${hasStories ? '' : ` (skipped: no llama.cpp or no ${STORIES})`}`,
     async (type) => {
-      const family = modelClassOf({model_type: 'llama'}, 'test');
+      const family = modelClassOf({model_type: 'llama'}, 'test') as unknown as typeof LlamaForCausalLM;
       const model = await family.fromPretrained(STORIES);
       const {prompt_ids, greedy_ids} = JSON.parse(await readFile(join(STORIES, 'expected.json'), 'utf8'));
       await inFolder(async (folder) => {
