@@ -1,5 +1,6 @@
 import type {Parameter} from '../../layers/parameter.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
+import type {StorageDtype} from '../../quant/float16.ts';
 import {type FolderTarget, folderToWrite} from '../../quant/folders/openFolder.ts';
 import {encodeGgml, type GgmlType} from '../../quant/gguf/ggmlType.ts';
 import type {GgufValue} from '../../quant/gguf/ggufValue.ts';
@@ -50,7 +51,12 @@ export interface SaveGgufResult {
   type: GgufFileType;
 }
 
-const OWN_TYPES = {float32: 'f32', float16: 'f16', bfloat16: 'bf16'} as const;
+/** Returns the file type that stores a model's matrices as they are. */
+export const ggufTypeOf = (storage: StorageDtype): GgufFileType =>
+  (({float32: 'f32', float16: 'f16', bfloat16: 'bf16'}) as const)[storage];
+
+/** Returns the name of a file of a type, unless another is given. */
+export const ggufFileName = (type: GgufFileType): string => `model-${type}.gguf`;
 
 /** `general.quantization_version`: that of the blocks in these files. */
 const QUANTIZATION_VERSION = 2;
@@ -65,9 +71,9 @@ export async function saveGguf(
   options.signal?.throwIfAborted();
   const architecture = ggufArchitectureOf(given.modelType, 'saveGguf');
   const model = given as GgufModel; // each of these families is a decoder of Llama's kind
-  const {type = OWN_TYPES[model.storage]} = options;
+  const {type = ggufTypeOf(model.storage)} = options;
   assertFileType(type);
-  const {fileName = `model-${type}.gguf`} = options;
+  const {fileName = ggufFileName(type)} = options;
   const folder = folderToWrite(target);
   const path = folder.pathOf(fileName);
   const tensors = tensorsOf(architecture, model, type, path);

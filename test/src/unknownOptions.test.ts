@@ -109,6 +109,8 @@ const calls: Record<string, Call> = {
     model.combineAdapters({default: 1}, {adapterName: 'new', ...unknown}),
   'AdaptableModel.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
   'CausalLM.save': (unknown) => model.save(new Map(), unknown),
+  'CausalLM.saveGguf': (unknown) => model.saveGguf(new Map(), unknown),
+  'CausalLM.saveAdapterGguf': (unknown) => model.saveAdapterGguf(new Map(), unknown),
   'Parameter.load': (unknown) => scale().load(new Uint8Array(4), 'F32', unknown),
   'Parameter.decode': (unknown) => scale().decode(new Uint8Array(4), 'F32', unknown),
   'QuantizedParameter.load': (unknown) =>

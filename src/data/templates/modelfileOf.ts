@@ -12,12 +12,14 @@ export const isOwnModelfile = (text: string | undefined): boolean => text?.start
  *
  * @param stops tokens that end an answer
  * @param maxLength number of tokens that the model can hold; the context is at most LLaMA-Factory's 4096
+ * @param from the weights beside it. Default: the folder, of safetensors
  */
 export function modelfileOf(
   template: Template,
   tokens: NamedTokens,
   stops: readonly string[],
   maxLength: number,
+  from = '.',
 ): string {
   const {prefix, system, user, assistant, defaultSystem} = template;
   const slots = (turn: readonly Slot[], content: string) =>
@@ -27,7 +29,7 @@ export function modelfileOf(
     `{{ range .Messages }}{{ if eq .Role "user" }}${slots(user, '.Content')}` +
     `{{ else if eq .Role "assistant" }}${slots(assistant, '.Content')}{{ end }}{{ end }}`;
   return [
-    `${TITLE}\nFROM .\n\nTEMPLATE """${turns}"""\n\n`,
+    `${TITLE}\nFROM ${from}\n\nTEMPLATE """${turns}"""\n\n`,
     defaultSystem && `SYSTEM """${defaultSystem}"""\n\n`,
     ...stops.map((stop) => `PARAMETER stop "${stop}"\n`),
     `PARAMETER num_ctx ${Math.min(4096, maxLength)}\n`,

@@ -1,7 +1,9 @@
 import {existsSync} from 'node:fs';
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
+import type {GgufFileType} from '../../../models/gguf/ggufFileType.ts';
 import {openModelFolder} from '../../../models/gguf/openModelFolder.ts';
+import {assertFileType, ggufFileName, ggufTypeOf} from '../../../models/gguf/saveGguf.ts';
 import {readJson, readJsonOf} from '../../../models/jsonFile.ts';
 import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
 import {countParameters} from '../../../models/summary.ts';
@@ -34,7 +36,11 @@ export interface ExportArgs {
   adapters?: string[];
   /** Output folder: new, empty, or one with a model, whose files are replaced. */
   exportDir: string;
-  /** Size of the largest weight file, in GB of 10⁹ bytes. Default 5. */
+  /** What the weights are written as: Hugging Face's files, or one GGUF file for llama.cpp. Default `safetensors`. */
+  format?: 'safetensors' | 'gguf';
+  /** What the matrices of the GGUF file are stored as. Default: the type of the base. */
+  ggufType?: GgufFileType;
+  /** Size of the largest weight file, in GB of 10⁹ bytes. Default 5. A GGUF file is never split. */
   exportSizeGB?: number;
   /** Storage type in which the base is loaded, merged and written. Default: the type of its files. */
   dtype?: StorageDtype;
@@ -54,6 +60,8 @@ const EXPORT_ARGS = {
   modelName: true,
   adapters: true,
   exportDir: true,
+  format: true,
+  ggufType: true,
   exportSizeGB: true,
   dtype: true,
   template: true,
@@ -69,7 +77,10 @@ export interface ExportResult {
   /** Total size of these files in bytes. */
   bytes: number;
   parameters: number;
+  /** Type of the merged weights. */
   dtype: StorageDtype;
+  /** What the matrices of the GGUF file are stored as. */
+  ggufType?: GgufFileType;
 }
 
 /** Names of the texts with a model's terms, which may require that they are passed on. */
@@ -81,6 +92,9 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  * terms. With a `template`, the exported model formats conversations with it and stops at its stop words, and the
  * folder has a Modelfile for Ollama. The value head beside the last adapter, or without adapters beside the base, is
  * written too.
+ *
+ * As `gguf`, the weights, the config and the tokenizer are one file, with the base's terms and the Modelfile beside it; it
+ * stands beside other types of the same model.
  *
  * The result of each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
@@ -94,6 +108,7 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
   assertStorageDtype('exportModel dtype', args.dtype);
   const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress, signal} = args;
+  if (args.ggufType !== undefined) assertFileType(args.ggufType, 'export_gguf_type');
   if (!(exportSizeGB > 0)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -113,7 +128,10 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     onProgress: ({tensor, loaded: done, total}) => onProgress?.({phase: 'loading', tensor, done, total}),
   });
   try {
-    const modelfile = useTemplate(model, args);
+    const {ggufType = ggufTypeOf(model.storage)} = args;
+    const name = basename(args.modelName ?? resolve(folder));
+    const gguf = args.format === 'gguf' ? ggufFileName(ggufType) : undefined;
+    const modelfile = useTemplate(model, args, gguf && `./${gguf}`);
     for (const path of adapters) {
       await model.loadAdapter(path, {signal});
       merged.push({path, options: model.adapterOptions()});
@@ -127,6 +145,19 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     await target.create();
     const presentModelfile = await readText(target, 'Modelfile');
     const mayReplace = presentModelfile === undefined || isOwnModelfile(presentModelfile);
+    const saving = (progress: TensorProgress) => onProgress?.({phase: 'saving', ...progress});
+    const writeModelfile = async (draft: WritableFolder) => {
+      if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
+    };
+    if (gguf !== undefined) {
+      await target.writeTogether(gguf, async (draft) => {
+        const {bytes} = await model.saveGguf(draft, {type: ggufType, name, onProgress: saving, signal});
+        Object.assign(result, {files: [gguf], bytes, ggufType});
+        await copyTerms(folder, draft);
+        await writeModelfile(draft);
+      });
+      return result;
+    }
     const isStale = staleAfterSave(model);
     await target.writeTogether(
       'config.json',
@@ -134,12 +165,12 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
         await model.save(draft, {
           maxShardBytes: exportSizeGB * 1e9,
           signal,
-          onProgress: (progress) => onProgress?.({phase: 'saving', ...progress}),
+          onProgress: saving,
         });
         Object.assign(result, await weightFiles(draft.path));
         await writeModelCard(args, merged, {...result, modelType: model.modelType}, draft);
         await copyTerms(folder, draft);
-        if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
+        await writeModelfile(draft);
       },
       (name) => isStale(name) || (name === 'Modelfile' && mayReplace),
     );
@@ -182,7 +213,7 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
 
 /** Names of the files in a model's folder besides its config, which an interrupted export has not written yet. */
 const OF_A_MODEL =
-  /^(\..*|README\.md|Modelfile|generation_config\.json|value_head\.safetensors|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
+  /^(\..*|README\.md|Modelfile|generation_config\.json|value_head\.safetensors|model-\w+\.gguf|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
 
 /** Refuses a folder with files that are not a model's, because nobody could tell the two apart afterwards. */
 async function assertModelFolder(exportDir: string): Promise<void> {

@@ -216,6 +216,11 @@ const RULES: readonly RecipeRule[] = [
     ({lr_scheduler_type, lr_scheduler_kwargs}) => scheduleFault(lr_scheduler_type, lr_scheduler_kwargs),
     ({lr_scheduler_type, lr_scheduler_kwargs}) => scheduleFault(lr_scheduler_type, lr_scheduler_kwargs)!,
   ),
+  rule(
+    'export_gguf_type',
+    ({export_format, export_gguf_type}) => export_gguf_type !== undefined && export_format !== 'gguf',
+    'expected export_format: gguf with it, got safetensors',
+  ),
   notYet(
     'export_legacy_format',
     ({export_legacy_format}) => export_legacy_format,

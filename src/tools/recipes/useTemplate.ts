@@ -19,11 +19,13 @@ type WithTokenizer = Pick<CausalLM, 'tokenizer' | 'generationConfig' | 'config'>
  * says so. Generation ends at the stop words. This follows LLaMA-Factory's `get_template_and_fix_tokenizer`, except
  * that no token is added. Nothing changes if no template is named, or if it is the model's own.
  *
+ * @param from the weights that the Modelfile names. Default: the folder
  * @returns the text of Ollama's Modelfile
  */
 export function useTemplate(
   model: WithTokenizer,
   {template: name, defaultSystem}: Pick<DatasetArgs, 'template' | 'defaultSystem'>,
+  from?: string,
 ): string | undefined {
   if (name === undefined || name === MODEL_TEMPLATE || model.tokenizer === undefined) return undefined;
   const resolved = resolveTemplate(name, model.tokenizer, {defaultSystem});
@@ -39,7 +41,7 @@ export function useTemplate(
     model.config.eosTokenId = eosTokenId;
   }
   const words = [...new Set([...(tokens.eos === undefined ? [] : [tokens.eos]), ...template.stopWords])];
-  return modelfileOf(template, tokens, words, model.config.maxPositionEmbeddings);
+  return modelfileOf(template, tokens, words, model.config.maxPositionEmbeddings, from);
 }
 
 function templatedTokenizer(

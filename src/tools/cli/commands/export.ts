@@ -1,4 +1,5 @@
 import type {Command} from 'commander';
+import {GGUF_FILE_TYPES} from '../../../../models/gguf/ggufFileType.ts';
 import {counted} from '../../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
@@ -14,11 +15,14 @@ import {withExamples} from '../withExamples.ts';
 export function register(program: Command): void {
   const exporting = program
     .command('export')
-    .description("Merge a recipe's adapters into its model and write a Hugging Face folder.")
+    .description("Merge a recipe's adapters into its model and write a Hugging Face folder, or a GGUF file.")
     .argument('<recipe>', 'a YAML file with model_name_or_path, adapter_name_or_path and export_dir')
     .argument('[key=value...]', 'recipe keys that override the file')
-    .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
+    .option('--gguf <type>', `write a GGUF file of this type: ${GGUF_FILE_TYPES.join(', ')}`)
+    .action(async (path: string, given: string[], options: {gguf?: string}, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
+      const {gguf} = options;
+      const overrides = gguf ? [...given, 'export_format=gguf', `export_gguf_type=${gguf}`] : given;
       const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
       const {
         model,
@@ -29,7 +33,7 @@ export function register(program: Command): void {
         throw new TfjsLoraError('INVALID_CONFIG', `${path} export_dir: expected a folder, got none`);
       }
       await useBackend(backend);
-      const {files, bytes, dtype} = await exportModel({
+      const {files, bytes, dtype, ggufType} = await exportModel({
         model: await folderOf(model.nameOrPath, recipe),
         modelName: model.nameOrPath,
         adapters: await Promise.all(model.adapters.map((adapter) => adapterFolderOf(adapter, recipe))),
@@ -42,10 +46,14 @@ export function register(program: Command): void {
       });
       const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
       const parts = counted(files.length, 'file');
-      console.log(`${exportDir}: ${formatBytes(bytes)} of ${dtype} in ${parts}${merged}`);
+      console.log(`${exportDir}: ${formatBytes(bytes)} of ${ggufType ?? dtype} in ${parts}${merged}`);
     });
-  withExamples(exporting, [
-    'tfjs-lora export recipe.yaml export_dir=merged',
-    "merge the recipe's adapter into its model",
-  ]);
+  withExamples(
+    exporting,
+    ['tfjs-lora export recipe.yaml export_dir=merged', "merge the recipe's adapter into its model"],
+    [
+      'tfjs-lora export recipe.yaml export_dir=merged --gguf q4_k_m',
+      'write the merged model as a GGUF file for llama.cpp and Ollama',
+    ],
+  );
 }

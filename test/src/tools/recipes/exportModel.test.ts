@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import {parse} from 'yaml';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
 import {SafetensorsFolder} from '../../../../quant/folders/safetensorsFolder.ts';
-import {Llama} from '../../../../src/index.ts';
+import {Llama, Tokenizer} from '../../../../src/index.ts';
 import {type ExportArgs, exportModel} from '../../../../src/tools/recipes/exportModel.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {errorOf, inFolder, logitsOf, stirAdapter, tinyLlama} from '../../../models/tinyLlama.ts';
@@ -300,6 +300,35 @@ describe('a folder that holds', () => {
     }),
   );
 });
+
+test('writes GGUF files beside each other, with the terms and a Modelfile', () =>
+  inFolder(async (folder) => {
+    const {model, first, exportDir} = await makeSources(folder);
+    const files = join(__dirname, '../../../models/fixtures/tokenizers/byteLevel');
+    const base = tinyLlama({vocabSize: 412}, {dtype: 'bfloat16'});
+    base.tokenizer = await Tokenizer.fromFolder(files);
+    await base.save(model);
+    base.applyLoRA({rank: 2});
+    stirAdapter(base);
+    await base.saveAdapter(first);
+    base.dispose();
+    const args: ExportArgs = {model, adapters: [first], exportDir, format: 'gguf', template: 'alpaca'};
+    expect(await exportModel(args)).toMatchObject({files: ['model-bf16.gguf'], ggufType: 'bf16'});
+    const {bytes} = await exportModel({...args, ggufType: 'q8_0'});
+    expect(readdirSync(exportDir).sort()).toEqual([
+      'LICENSE.txt',
+      'Modelfile',
+      'model-bf16.gguf',
+      'model-q8_0.gguf',
+    ]);
+    const file = readFileSync(join(exportDir, 'model-q8_0.gguf'));
+    expect(file.length).toBe(bytes);
+    expect(file.subarray(0, 4).toString()).toBe('GGUF');
+    expect(readFileSync(join(exportDir, 'Modelfile'), 'utf8')).toContain('\nFROM ./model-q8_0.gguf\n');
+    await expect(exportModel({...args, ggufType: 'q2_k' as 'q8_0'})).rejects.toThrow(
+      'export_gguf_type: expected one of f32, f16, bf16, q8_0, q4_0, q4_k_m, q5_k_m, q6_k, got "q2_k"',
+    );
+  }));
 
 test('keeps no tensors', () =>
   inFolder(async (folder) => {

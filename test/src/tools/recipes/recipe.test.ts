@@ -81,7 +81,7 @@ describe('the recipes of examples/', () => {
     expect(recipe).toMatchObject({
       tasks: {train: false, evaluate: false, predict: false},
       model: {adapters: ['saves/llama3.2-1b-instruct/lora/sft'], quantization: undefined, dtype: undefined},
-      export: {exportDir: 'output/llama3', exportSizeGB: 5, dtype: undefined},
+      export: {exportDir: 'output/llama3', format: 'safetensors', exportSizeGB: 5, dtype: undefined},
     });
   });
 });
@@ -180,6 +180,11 @@ describe('values', () => {
     expect(fault(`${MODEL}${own}`).message).toContain(
       'quantization_method: expected quantization_bit with it',
     );
+  });
+
+  test('the format of an export', () => {
+    const {export: exporting} = read(`${MODEL}export_format: gguf\nexport_gguf_type: q4_k_m`);
+    expect(exporting).toMatchObject({format: 'gguf', ggufType: 'q4_k_m'});
   });
 
   test('a kind of adapter that an extension registers', () => {
@@ -551,6 +556,10 @@ describe('faults', () => {
     [`${TRAIN}metric_for_best_model: f1`, 'metric_for_best_model: expected loss, perplexity, bleu-4, '],
     [`${MODEL}report_to: wandb`, 'report_to: expected none, all, tensorboard or csv, got wandb'],
     [`${MODEL}export_legacy_format: true`, 'export_legacy_format: expected false'],
+    [
+      `${MODEL}export_gguf_type: q8_0`,
+      'export_gguf_type: expected export_format: gguf with it, got safetensors',
+    ],
     [`${MODEL}lr_scheduler_kwargs: {cycles: 2}`, 'lr_scheduler_kwargs: expected other keys, got cycles'],
     [
       `${TRAIN}eval_strategy: no\nevaluation_strategy: no`,
