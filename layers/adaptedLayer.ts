@@ -1,9 +1,10 @@
-import type * as tf from '@tensorflow/tfjs';
+import * as tf from '@tensorflow/tfjs';
 import {nearestNames, TfjsLoraError} from '../quant/errors.ts';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {type Adapter, DEFAULT_ADAPTER} from './adapter.ts';
-import {ModuleLayer} from './moduleLayer.ts';
+import {ModuleLayer, onlyInput} from './moduleLayer.ts';
 import type {Parameter} from './parameter.ts';
+import {assertNoTraining, type RowPart, rowsOfPositions} from './rowsOfPositions.ts';
 
 export interface MergeOptions {
   /**
@@ -15,6 +16,12 @@ export interface MergeOptions {
 }
 export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptions>;
 
+/** What a pass says to its layers. */
+interface PassArgs {
+  training?: boolean;
+  part?: RowPart;
+}
+
 /** A frozen layer with adapters of one kind, in whose place it stands: a model runs, trains and saves it as that layer. */
 export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLayer {
   /** The layer without its adapters; while merged, with the active ones in its weights. */
@@ -22,6 +29,39 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
   readonly adapters = new Map<string, A>();
   /** Names of the active adapters, in the order in which they are applied. */
   activeAdapters: string[] = [];
+  /** The adapter of each row of the batch, if there is one; set only while a pass runs in which they differ. */
+  rowNames?: readonly string[];
+
+  /** Whether it computes {@link rowNames}. */
+  get knowsRows(): boolean {
+    return false;
+  }
+
+  /**
+   * Computes each row with its adapter alone active, neighbours with the same one together; for layers that do not
+   * compute {@link rowNames} in another way.
+   */
+  protected callByRows(inputs: tf.Tensor | tf.Tensor[], kwargs: PassArgs = {}): tf.Tensor {
+    const {activeAdapters, rowNames: names = []} = this;
+    assertNoTraining(kwargs.training);
+    const input = onlyInput(inputs);
+    const rows = rowsOfPositions(input.shape[0], names.length, kwargs.part);
+    const nameOf = (position: number) => names[rows[position]];
+    const starts = [...rows.keys()].filter((position) => nameOf(position) !== nameOf(position - 1));
+    this.rowNames = undefined;
+    try {
+      return tf.tidy(() => {
+        const parts = starts.map((start, i) => {
+          this.activeAdapters = [nameOf(start)].filter((name) => this.adapters.has(name));
+          const part = input.slice(start, (starts[i + 1] ?? rows.length) - start);
+          return this.call(part, kwargs as tf.serialization.ConfigDict & PassArgs) as tf.Tensor;
+        });
+        return tf.concat(parts);
+      });
+    } finally {
+      Object.assign(this, {activeAdapters, rowNames: names});
+    }
+  }
 
   /** The layer without its adapters, even while merged. */
   get original(): ModuleLayer {

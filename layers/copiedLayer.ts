@@ -55,7 +55,12 @@ export class CopiedLayer extends AdaptedLayer<LayerCopy> {
     return this.adapters.get(this.activeAdapters[0]);
   }
 
+  override get knowsRows(): boolean {
+    return true;
+  }
+
   override call(inputs: tf.Tensor | tf.Tensor[], kwargs?: object): tf.Tensor {
+    if (this.rowNames) return this.callByRows(inputs, kwargs);
     return this.current.apply(inputs, kwargs as tf.serialization.ConfigDict & object) as tf.Tensor;
   }
 

@@ -11,7 +11,6 @@ import {LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
 import {type LoRAAdapterArgs, type LoRAFields, loraArgs, respelledByKeras} from './loraFields.ts';
 import {mergedValue} from './mergedValue.ts';
 import {flatten, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
-import {isRecording} from './ops/isRecording.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
 import {releaseWeightsOf} from './ops/tfjsInternals.ts';
@@ -19,7 +18,8 @@ import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
-import {addRowFactors, type RowFactors, type RowPart, stackRowFactors} from './rowFactors.ts';
+import {addRowFactors, type RowFactors, stackRowFactors} from './rowFactors.ts';
+import {assertNoTraining, type RowPart} from './rowsOfPositions.ts';
 import {TiedAdapter} from './tiedAdapter.ts';
 import {TiedHead} from './tiedHead.ts';
 import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
@@ -208,6 +208,10 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
       const y = this.isMerged ? this.base.project(x) : this.adapt(x, kwargs); // [N, units]
       return unflatten(activate(this.base.activation, y), input);
     });
+  }
+
+  override get knowsRows(): boolean {
+    return true;
   }
 
   /**
@@ -467,15 +471,6 @@ function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): Trans
   };
   if (quantization) return new QuantizedDense({...settings, quantization});
   return kernelAsInKeras ? new KerasDense(settings) : new TransposedDense(settings);
-}
-
-/** Refuses an adapter per row in a pass that needs gradients: those of the stacked copies would be lost. */
-function assertNoTraining(training: boolean): void {
-  if (!training && !isRecording()) return;
-  throw new TfjsLoraError(
-    'UNSUPPORTED',
-    'adapterNames: expected a pass that does not train, got one that does. Train each adapter on its own rows.',
-  );
 }
 
 /** Copies a Keras layer, whose weight `[inputDim, units]` is the transpose of ours. */

@@ -90,7 +90,12 @@ export class LoRAEmbedding extends AdaptedLayer<LoRAAdapter> {
     return {tensor: tf.transpose(unpackMatrix(weight.matrix())), dtype: 'float32', rows, cols};
   }
 
+  override get knowsRows(): boolean {
+    return true;
+  }
+
   override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+    if (this.rowNames) return this.callByRows(inputs);
     return tf.tidy(() => {
       const ids = onlyInput(inputs).toInt(); // [..., T]
       const vectors = this.base.apply(ids) as tf.Tensor; // [..., T, hiddenSize]

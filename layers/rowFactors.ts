@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {doraScale} from './dora.ts';
 import type {LoRAAdapter} from './loraAdapter.ts';
 import type {StoredMatrix} from './ops/storedMatrix.ts';
+import {type RowPart, rowsOfPositions} from './rowsOfPositions.ts';
 
 /**
  * The adapters of a batch's rows in one layer, stacked: each row multiplies by the matrices of all adapters, and what
@@ -19,14 +20,6 @@ export interface RowFactors {
   dora?: tf.Tensor2D;
   /** The scaled bias of each row's adapter, 0 for rows without one, `[B, units]`. */
   bias?: tf.Tensor2D;
-}
-
-/** Which rows of a pass an input has, where a layer gets them in parts. */
-export interface RowPart {
-  /** Index of its first row. */
-  first: number;
-  /** Number of rows in the whole pass. */
-  of: number;
 }
 
 /**
@@ -84,15 +77,14 @@ export function addRowFactors(
   x: tf.Tensor2D,
   {a, b, scaling, dora, bias}: RowFactors,
   multiply: (x: tf.Tensor2D) => tf.Tensor2D,
-  part: RowPart = {first: 0, of: x.shape[0]},
+  part?: RowPart,
 ): tf.Tensor2D {
-  const [count] = x.shape;
-  const length = part.of / scaling.shape[0];
-  const isWhole = length === 1 && count === part.of;
-  const rows = Int32Array.from({length: count}, (_, i) => Math.floor((part.first + i) / length));
-  const spread = (table: tf.Tensor2D) => (isWhole ? table : tf.gather(table, rows)); // [N, …]
-  const biased = bias ? tf.add<tf.Tensor2D>(y, spread(bias)) : y;
-  const scaled = dora ? tf.add<tf.Tensor2D>(biased, tf.mul(multiply(x), spread(dora))) : biased;
+  const [[count], [batch]] = [x.shape, scaling.shape];
+  const isWhole = count === batch && (part?.of ?? count) === batch; // without an upload, which cannot be recorded
+  const rows = isWhole ? undefined : rowsOfPositions(count, batch, part);
+  const spread = (table: tf.Tensor2D) => (rows ? tf.gather(table, rows) : table); // [N, …]
+  const scaled = dora ? tf.add<tf.Tensor2D>(y, tf.mul(multiply(x), spread(dora))) : y;
   const low = tf.mul<tf.Tensor2D>(tf.matMul(x, a, false, true), spread(scaling)); // [N, Σ rank]
-  return tf.add(scaled, tf.matMul(low, b, false, true));
+  const sum = tf.add<tf.Tensor2D>(scaled, tf.matMul(low, b, false, true));
+  return bias ? tf.add(sum, spread(bias)) : sum;
 }

@@ -19,7 +19,7 @@ import {
 } from './moduleLayer.ts';
 import {backendTraits} from './ops/backendTraits.ts';
 import {swiGLU} from './ops/swiGLU.ts';
-import type {RowPart} from './rowFactors.ts';
+import type {RowPart} from './rowsOfPositions.ts';
 import {TransposedDense} from './transposedDense.ts';
 
 export interface SwiGLUArgs extends LayerArgs {

@@ -516,14 +516,12 @@ export class AdapterSet {
       );
     }
     const mixed = new Set(names).size > 1 ? [...this.layers().values()] : [];
-    const whole = mixed.find(
-      (layer) => !(layer instanceof LoRADense) && names.some((name) => layer.adapters.has(name)),
-    );
+    const whole = mixed.find((layer) => !layer.knowsRows && names.some((name) => layer.adapters.has(name)));
     if (whole) {
       throw new TfjsLoraError(
         'UNSUPPORTED',
-        `adapterNames: expected adapters of linear layers alone, got one that also trains ${whole.name}. ` +
-          'Pass its rows in a batch of their own.',
+        `adapterNames: expected layers that can give each row its own adapter, got ${whole.name}, a ` +
+          `${whole.constructor.name}, which cannot. Pass its rows in a batch of their own.`,
       );
     }
     return new RowAdapters(this, names);

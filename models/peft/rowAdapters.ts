@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
-import type {LoRADense} from '../../layers/loraDense.ts';
+import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
+import {LoRADense} from '../../layers/loraDense.ts';
 import type {RowFactors} from '../../layers/rowFactors.ts';
 
 /** The name of the model without an adapter, in {@link RowAdapters}, as in PEFT. */
@@ -7,7 +8,7 @@ export const BASE = '__base__';
 
 /** The part of a model's adapters that {@link RowAdapters} needs. */
 interface Adapters {
-  lowRank(): Map<string, LoRADense>;
+  layers(): Map<string, AdaptedLayer>;
   with<R>(names: readonly string[], fn: () => R): R;
 }
 
@@ -17,29 +18,33 @@ interface Adapters {
  */
 export class RowAdapters {
   private readonly factors = new Map<LoRADense, RowFactors>();
+  private readonly layers: AdaptedLayer[];
   private readonly active: string[];
 
   /** @param names the adapter of each row, or {@link BASE}; all exist */
   constructor(
     private readonly adapters: Adapters,
-    names: readonly string[],
+    private readonly names: readonly string[],
   ) {
     const isCommon = new Set(names).size === 1;
     this.active = isCommon && names[0] !== BASE ? [names[0]] : [];
-    if (isCommon) return;
-    for (const layer of adapters.lowRank().values()) {
-      const factors = layer.stackRows(names);
-      if (factors) this.factors.set(layer, factors);
+    const all = isCommon ? [] : [...adapters.layers().values()];
+    this.layers = all.filter((layer) => names.some((name) => layer.adapters.has(name)));
+    for (const layer of this.layers) {
+      const factors = layer instanceof LoRADense ? layer.stackRows(names) : undefined;
+      if (factors) this.factors.set(layer as LoRADense, factors);
     }
   }
 
-  /** Runs a forward pass, which must be synchronous, of all rows or of one after another's positions. */
+  /** Runs a forward pass of the rows, which must be synchronous. */
   run<R>(pass: () => R): R {
     return this.adapters.with(this.active, () => {
+      for (const layer of this.layers) layer.rowNames = this.names;
       for (const [layer, factors] of this.factors) layer.rowFactors = factors;
       try {
         return pass();
       } finally {
+        for (const layer of this.layers) layer.rowNames = undefined;
         for (const layer of this.factors.keys()) layer.rowFactors = undefined;
       }
     });

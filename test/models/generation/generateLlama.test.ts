@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../../layers/keyValueCache.ts';
+import {canRecord} from '../../../layers/ops/recordReplay.ts';
 import {generateIds, stream} from '../../../models/generation/generate.ts';
 import {createRows} from '../../../models/generation/row.ts';
 import {RowGroup} from '../../../models/generation/rowGroup.ts';
@@ -129,7 +130,10 @@ describeEachBackend('generation by a Llama', (backend) => {
     const {numTensors, numDataBuffers} = tf.memory();
     const prompts = [...PROMPTS, [4, 4]];
     const adapterNames = ['b', 'a', '__base__', 'c'];
+    const forward = jest.spyOn(model, 'forward');
     const first = await generateIds(model, prompts, {maxNewTokens: 8, adapterNames});
+    expect(forward).toHaveBeenCalledTimes(canRecord() ? 3 : 8); // the third pass is recorded, and then replayed
+    forward.mockRestore();
     const options = {maxNewTokens: 8, eosTokenId: [first[0][4], first[1][2]]}; // of one row each
     const together = await generateIds(model, prompts, {...options, adapterNames});
     expect(new Set(together.map(({length}) => length)).size).toBeGreaterThan(2);

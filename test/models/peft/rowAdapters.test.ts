@@ -13,8 +13,10 @@ const ADAPTERS: Record<string, LoRAOptions> = {
   b: {rank: 4, alpha: 5, useRsLoRA: true, targetModules: 'all-linear'},
   c: {rank: 3, useDoRA: true, targetModules: ['o_proj', 'down_proj', 'v_proj']},
   d: {rank: 1, useDoRA: true, useRsLoRA: true, layersToTransform: [1]},
+  e: {rank: 2, loraBias: true, targetModules: ['k_proj'], modulesToSave: ['lm_head', 'norm']},
+  f: {rank: 2, targetModules: ['embed_tokens', 'gate_proj'], ensureWeightTying: true},
 };
-const NAMES = ['b', '__base__', 'a', 'c', 'b', 'd'];
+const NAMES = ['b', '__base__', 'f', 'a', 'c', 'e', 'e', 'f', 'b', 'd'];
 
 describeEachBackend('an adapter per row', (backend) => {
   let tensorsBefore: number;
@@ -30,6 +32,7 @@ describeEachBackend('an adapter per row', (backend) => {
         numAttentionHeads: 4,
         numKeyValueHeads: 2,
         maxPositionEmbeddings: 64,
+        tieWordEmbeddings: true,
         initializerRange: 0.3, // wide enough that logits differ clearly from token to token
       },
       {seed: 3},
@@ -38,6 +41,11 @@ describeEachBackend('an adapter per row', (backend) => {
       model.applyLoRA({...options, adapterName});
       stirAdapter(model, adapterName, adapterName.charCodeAt(0));
     }
+    for (const [key, variable] of model.trainableParameters())
+      if (!/lora_[AB].weight/.test(key))
+        tf.tidy(() =>
+          variable.assign(tf.add(variable, tf.randomUniform(variable.shape, 0, 0.5, 'float32', 3))),
+        );
     model.setAdapter('a');
   });
   afterAll(() => {
@@ -79,7 +87,7 @@ describeEachBackend('an adapter per row', (backend) => {
     try {
       model = quantized;
       await model.quantize({type: 'nf4', doubleQuant: true});
-      for (const adapterName of ['a', 'b', 'c', 'd']) {
+      for (const adapterName of Object.keys(ADAPTERS)) {
         model.applyLoRA({rank: 2, useDoRA: adapterName === 'c', adapterName});
         stirAdapter(model, adapterName, adapterName.charCodeAt(0));
       }
@@ -107,7 +115,7 @@ describeEachBackend('an adapter per row', (backend) => {
   test('knows its rows where the feed-forward comes in parts', async () => {
     const expected = await read(() => model.predict(IDS, {adapterNames: NAMES}));
     const {maxTensorBytes} = backendTraits();
-    setBackendTraits(tf.backend(), {maxTensorBytes: 4 * 24 * 7}); // seven of thirty positions
+    setBackendTraits(tf.backend(), {maxTensorBytes: 4 * 24 * 7}); // seven of fifty positions
     try {
       const parts = await read(() => model.predict(IDS, {adapterNames: NAMES}));
       if (backend === 'cpu') expect(parts).toEqual(expected);
@@ -124,7 +132,7 @@ describeEachBackend('an adapter per row', (backend) => {
       errorOf(() => model.predict(IDS.slice(0, 2), {adapterNames}).dispose());
     expect(await predict(['a', 'bb'])).toEqual({
       code: 'UNKNOWN_ADAPTER',
-      message: 'adapter "bb": expected one of b, a, c, d',
+      message: 'adapter "bb": expected one of b, a, c, d, e',
     });
     expect(await predict(['a'])).toEqual({
       code: 'INVALID_ARGUMENT',
