@@ -112,6 +112,17 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
    */
   assertActive(_weights: ReadonlyMap<string, number>): void {}
 
+  /** @param what each adapter has its own of */
+  protected assertOneActive(weights: ReadonlyMap<string, number>, what: string): void {
+    const own = [...weights].filter(([name]) => this.adapters.has(name));
+    if (own.length < 2 && own.every(([, weight]) => weight === 1)) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `adapters of ${this.name}: expected one adapter of weight 1, because each has its own ${what}, got ` +
+        own.map(([name, weight]) => `${name} of weight ${weight}`).join(', '),
+    );
+  }
+
   /** The base stays frozen; an adapter trains with the layer, unless it is inactive. */
   protected override holdParts(): void {
     super.holdParts();
@@ -145,6 +156,11 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
   /** The weights of all adapters, and none of the base. */
   get adapterParameters(): Parameter[] {
     return [...this.parameters.values()];
+  }
+
+  /** The layer that computes what this one does, as plain as possible. */
+  get current(): ModuleLayer {
+    return this;
   }
 
   /** The weights that its adapters use, also those that another layer's adapters own. */

@@ -1,5 +1,4 @@
 import type * as tf from '@tensorflow/tfjs';
-import {TfjsLoraError} from '../quant/errors.ts';
 import {AdaptedLayer} from './adaptedLayer.ts';
 import type {LayerCopy} from './layerCopy.ts';
 import type {ModuleLayer} from './moduleLayer.ts';
@@ -33,13 +32,7 @@ export class CopiedLayer extends AdaptedLayer<LayerCopy> {
   }
 
   override assertActive(weights: ReadonlyMap<string, number>): void {
-    const own = [...weights].filter(([name]) => this.adapters.has(name));
-    if (own.length < 2 && own.every(([, weight]) => weight === 1)) return;
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `adapters of ${this.name}: expected one adapter of weight 1, because each has its own copy of this layer ` +
-        `(modulesToSave), got ${own.map(([name, weight]) => `${name} of weight ${weight}`).join(', ')}`,
-    );
+    this.assertOneActive(weights, 'copy of this layer (modulesToSave)');
   }
 
   override get original(): ModuleLayer {
@@ -47,7 +40,7 @@ export class CopiedLayer extends AdaptedLayer<LayerCopy> {
   }
 
   /** The layer that computes: the active adapter's copy, otherwise the base. */
-  get current(): ModuleLayer {
+  override get current(): ModuleLayer {
     return this.active?.layer ?? this.base;
   }
 

@@ -39,7 +39,18 @@ export type LoRASettings = Required<Omit<LoRAAdapterArgs, 'seed'>>;
 /** A setting of an adapter. All code that reads, writes, checks or lists settings uses these. */
 export interface LoRAField {
   /** The type of its values. */
-  kind: 'number' | 'flag' | 'text' | 'choice' | 'names' | 'list' | 'layers' | 'ranges' | 'numbers' | 'other';
+  kind:
+    | 'number'
+    | 'flag'
+    | 'text'
+    | 'choice'
+    | 'names'
+    | 'list'
+    | 'tokens'
+    | 'layers'
+    | 'ranges'
+    | 'numbers'
+    | 'other';
   /** The default value; undefined if there is none or it follows from other settings. */
   default?: unknown;
   /** Returns the default value that follows from other settings. */
@@ -67,6 +78,7 @@ interface FieldKinds {
   choice: string;
   names: string | string[];
   list: string[];
+  tokens: number[] | Record<string, number[]>;
   layers: number | number[];
   ranges: [number, number][];
   numbers: Record<string, number>;

@@ -1,6 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
 import {AdaptedLayer} from '../layers/adaptedLayer.ts';
-import {CopiedLayer} from '../layers/copiedLayer.ts';
 import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEntropy.ts';
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy, linearTokenLosses} from '../layers/ops/linearCrossEntropy.ts';
@@ -254,7 +253,7 @@ function headLoss(
   which: Which,
   {temperature = 1, formula, reference}: LossShape,
 ): tf.Tensor {
-  const head = lm_head instanceof CopiedLayer ? lm_head.current : lm_head;
+  const head = lm_head instanceof AdaptedLayer ? lm_head.current : lm_head;
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
   const frozen = head instanceof TransposedDense && !head.bias && !head.weight.trainable;
   if (frozen && bound === undefined && !formula)

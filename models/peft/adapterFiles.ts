@@ -6,6 +6,7 @@ import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import type {ModuleLayer} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import {TokenRowsLayer} from '../../layers/tokenRowsLayer.ts';
 import type {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {Folder} from '../../quant/folders/folder.ts';
@@ -91,7 +92,10 @@ export async function saveAdapter(
   const options = adapters.options(adapterName);
   const loaded = adapters.loadedFrom(adapterName);
   const layerNames = [...adapters.layers()]
-    .filter(([, layer]) => !(layer instanceof CopiedLayer) && layer.adapters.has(adapterName))
+    .filter(
+      ([, layer]) =>
+        !(layer instanceof CopiedLayer || layer instanceof TokenRowsLayer) && layer.adapters.has(adapterName),
+    )
     .map(([name]) => name);
   assertReadable(adapters, adapterName);
   const folder = folderToWrite(target);

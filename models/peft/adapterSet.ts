@@ -13,6 +13,8 @@ import type {Parameter} from '../../layers/parameter.ts';
 import {TiedAdapter} from '../../layers/tiedAdapter.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
+import {TokenRows} from '../../layers/tokenRows.ts';
+import {TokenRowsLayer} from '../../layers/tokenRowsLayer.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
 import {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
@@ -26,8 +28,9 @@ import {changesBase} from './initialization/changesBase.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {BASE, RowAdapters} from './rowAdapters.ts';
-import {savedModules} from './savedModules.ts';
+import {modulesOf, savedModules} from './savedModules.ts';
 import {matchParameters, matchTargets, type TargetCandidates} from './targetModules.ts';
+import {type TokenPlan, tokenPlans} from './tokenPlans.ts';
 import {layersWithTrainedBias, trainBiasesOf, trainsBiases} from './trainedBiases.ts';
 
 /** Options for merging adapters. A merge does not let the event loop run, so only `onProgress` can abort it. */
@@ -260,9 +263,13 @@ export class AdapterSet {
       assertLoRAArgs(args, name, shape, fields);
     }
 
-    if (options.ensureWeightTying && !tied && !this.tiedTo(saved)) {
+    const tokens = this.tokenPlans(
+      options,
+      [...plans, ...saved].map(({name}) => name),
+    );
+    if (options.ensureWeightTying && !tied && !this.tiedTo(saved) && !tokens.some(({tiedTo}) => tiedTo)) {
       warn(
-        'LoRA ensureWeightTying: expected the embedding, or a head that is tied to it, among modulesToSave or targetModules, got neither. ' +
+        'LoRA ensureWeightTying: expected the embedding, or a head that is tied to it, among modulesToSave, targetModules or tokens, got neither. ' +
           'It has no effect.',
       );
     }
@@ -287,6 +294,7 @@ export class AdapterSet {
         layer instanceof CopiedLayer ? layer : replaceLayer(this.model, layer, new CopiedLayer(layer));
       copied.addCopy(copy);
     }
+    for (const {layer, indices, tiedTo} of tokens) this.addTokens(adapterName, layer, indices, tiedTo);
     this.optionsByName.set(adapterName, {
       ...options,
       rank: commonSettings(options, fields).rank,
@@ -362,8 +370,31 @@ export class AdapterSet {
     return [...copies];
   }
 
+  /** Returns the layers in which an adapter with such options trains rows of tokens. */
+  private tokenPlans(options: LoRAOptions, taken: string[]): TokenPlan[] {
+    const {lm_head, layers} = this.model;
+    if (options.trainableTokenIndices && !lm_head)
+      throw wrongOption(
+        'trainableTokenIndices',
+        'none for a Keras model',
+        show(options.trainableTokenIndices),
+      );
+    const modules = modulesOf(layers);
+    return tokenPlans(options, modules, lm_head?.name, this.tiedTo(modules), taken);
+  }
+
+  private addTokens(name: string, layer: ModuleLayer, indices: number[], tiedTo?: ModuleLayer): void {
+    const embedding = tiedTo && (this.layers().get(tiedTo.name) as TokenRowsLayer);
+    const base = originalOf(layer) as TokenEmbedding | TransposedDense;
+    const wrapped =
+      layer instanceof TokenRowsLayer
+        ? layer
+        : replaceLayer(this.model, layer, new TokenRowsLayer(base, embedding));
+    wrapped.addRows(embedding?.adapter(name).tied() ?? TokenRows.of(name, layer.name, indices, base.weight));
+  }
+
   /** Returns the tied head and its embedding, as they are in the model, if one of them is among the layers. */
-  private tiedTo(layers: ModuleLayer[]): {head: ModuleLayer; embedding: ModuleLayer} | undefined {
+  private tiedTo(layers: readonly ModuleLayer[]): {head: ModuleLayer; embedding: ModuleLayer} | undefined {
     const all = walk(this.model.layers).filter((layer) => layer instanceof ModuleLayer);
     const head = all.find((layer) => originalOf(layer) instanceof TiedHead);
     const table = head && (originalOf(head) as TiedHead).embedding;

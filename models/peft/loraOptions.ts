@@ -30,6 +30,11 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
    * PEFT. Default false.
    */
   ensureWeightTying?: boolean;
+  /**
+   * Tokens whose rows train, in the embedding and in a head that is tied to it: ids, or ids for each layer by the end of
+   * its name, `embed_tokens` or `lm_head`. Default none.
+   */
+  trainableTokenIndices?: number[] | Record<string, number[]>;
   /** Decoder blocks to adapt, counted from 0. Default all. */
   layersToTransform?: number | number[];
   /** Name of the list of blocks. Default: the first part of a name that a number follows. */
@@ -85,6 +90,7 @@ const SELECTION = {
   targetModules: {kind: 'names', peftKey: 'target_modules'},
   excludeModules: {kind: 'names', peftKey: 'exclude_modules'},
   modulesToSave: {kind: 'list', peftKey: 'modules_to_save'},
+  trainableTokenIndices: {kind: 'tokens', peftKey: 'trainable_token_indices'},
   ensureWeightTying: {kind: 'flag', peftKey: 'ensure_weight_tying', default: false},
   layersToTransform: {kind: 'layers', peftKey: 'layers_to_transform'},
   layersPattern: {kind: 'names', peftKey: 'layers_pattern'},

@@ -30,7 +30,6 @@ const INERT = new Set([
 
 /** Keys that would change the numbers, and the values that turn them off. */
 const MUST_BE_OFF: Record<string, unknown[]> = {
-  trainable_token_indices: [null],
   use_qalora: [false],
   use_bdlora: [null, false],
   alora_invocation_tokens: [null],
@@ -117,6 +116,9 @@ const isPair = (value: unknown) =>
 const isObjectOf = (isRight: (value: unknown) => boolean) => (value: unknown) =>
   typeof value === 'object' && !Array.isArray(value) && Object.values(value as Json).every(isRight);
 
+const isIds = (value: unknown) => Array.isArray(value) && value.every(Number.isInteger);
+const isTokens = (value: unknown) => isIds(value) || (!Array.isArray(value) && isObjectOf(isIds)(value));
+
 /** Checks of the values that a file may have for each kind of setting. */
 const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (value: unknown) => boolean]>> = {
   number: ['a number', isNumber],
@@ -125,6 +127,7 @@ const KINDS: Partial<Record<LoRAField['kind'], [expected: string, isRight: (valu
   choice: ['a string', isString],
   names: ['a string or a list of names', listOf(isString)],
   list: ['a list of names', (value) => Array.isArray(value) && value.every(isString)],
+  tokens: ['a list of token ids, or one for each layer', isTokens],
   layers: ['the number of a layer, or a list of them', listOf(Number.isInteger)],
   ranges: [
     'pairs of the first layer and the one after the last',

@@ -51,7 +51,7 @@ export function savedModules(
     if (!(layer instanceof AdaptedLayer) || layer instanceof CopiedLayer) continue;
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `LoRA modulesToSave ${layer.name}: expected a layer without low-rank adapters, got one with ` +
+      `LoRA modulesToSave ${layer.name}: expected a layer without adapters of another kind, got one with ` +
         `${[...layer.adapters.keys()].join(', ')}. PEFT refuses this too.`,
     );
   }
@@ -62,7 +62,7 @@ const hasWeights = (layer: ModuleLayer): boolean =>
   layer.parameters.size > 0 || layer instanceof TiedHead || layer instanceof AdaptedLayer;
 
 /** Returns our layers and their sub-layers, except those inside an adapted layer, which stands for them. */
-function modulesOf(layers: readonly tf.layers.Layer[]): ModuleLayer[] {
+export function modulesOf(layers: readonly tf.layers.Layer[]): ModuleLayer[] {
   return layers.flatMap((layer) => {
     if (!(layer instanceof ModuleLayer) || layer instanceof ValueHead) return [];
     if (layer instanceof AdaptedLayer) return [layer];

@@ -101,7 +101,6 @@ export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
       'length_column_name',
       'label_names',
     ],
-    'LoRA does not train the embeddings here': ['loraplus_lr_embedding'],
     [SWITCHED_OFF]: [
       'oft_rank',
       'oft_block_size',

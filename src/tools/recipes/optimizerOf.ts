@@ -9,9 +9,18 @@ import type {Recipe} from './recipe.ts';
  *
  * @throws TfjsLoraError as {@link optimizerByName} does, naming the recipe
  */
-export function optimizerOf({optimizer: {name, ...settings}, path}: Recipe): tf.Optimizer {
+export function optimizerOf({
+  optimizer: {name, loraPlusEmbeddingRate, ...settings},
+  path,
+}: Recipe): tf.Optimizer {
+  const embedding: [string, number] = ['lora_embedding_B', loraPlusEmbeddingRate / settings.learningRate];
+  const learningRateFactors = settings.loraPlusRatio === undefined ? undefined : [embedding];
   try {
-    return optimizerByName(name, {...settings, excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS});
+    return optimizerByName(name, {
+      ...settings,
+      learningRateFactors,
+      excludeFromWeightDecay: UNDECAYED_BY_TRANSFORMERS,
+    });
   } catch (cause) {
     if (!(cause instanceof TfjsLoraError)) throw cause;
     throw new TfjsLoraError(cause.code, `${path} optim: ${cause.message}`, {cause});

@@ -33,7 +33,8 @@ export interface RecipeTargets {
   freeze: {blocks: number; modules: string[]; extraModules: string[]};
   data: Omit<DatasetArgs, 'stage'> & {stage: Stage | 'ppo'};
   splits: SplitArgs;
-  optimizer: OptimizerSettings & {name: string};
+  /** The rate of an adapted embedding's B counts with `loraPlusRatio`. */
+  optimizer: OptimizerSettings & {name: string; loraPlusEmbeddingRate: number};
   preference: PreferenceLossArgs;
   kto: KtoLossArgs;
   /** The model that answers are compared with: a folder or hub name, and its adapters in order. */

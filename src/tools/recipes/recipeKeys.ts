@@ -167,6 +167,8 @@ const method = {
     'Also write the trained adapter as plain LoRA of twice the rank for the unchanged base, to `pissa_converted`.'),
   loraplus_lr_ratio: to('optimizer.loraPlusRatio', z.number().positive().optional(),
     'LoRA+: learning rate of B divided by that of A.'),
+  loraplus_lr_embedding: to('optimizer.loraPlusEmbeddingRate', z.number().positive().default(1e-6),
+    'LoRA+: learning rate of the B of an adapted `embed_tokens`.'),
   create_new_adapter: to('model.createNewAdapter', flag().default(false),
     'Merge all of `adapter_name_or_path` and train a new adapter instead of continuing the last one.'),
   pref_loss: to('preference.type', z.enum(PREFERENCE_LOSSES).default('sigmoid'),

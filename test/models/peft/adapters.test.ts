@@ -440,8 +440,8 @@ describeEachBackend('saveAdapter and loadAdapter', () => {
         [
           'trained tokens',
           (folder) => configure(folder, {trainable_token_indices: [1]}),
-          'UNSUPPORTED',
-          'trainable_token_indices: expected null, got [1]',
+          'MISSING_TENSOR',
+          'expected tensor base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta',
         ],
         [
           'no targets',

@@ -9,6 +9,7 @@ test('writes every setting to a file of PEFT and reads it back', () => {
     text: 'some/model',
     names: ['q_proj'],
     list: ['lm_head'],
+    tokens: [3],
     layers: [1],
     numbers: {q_proj: 4},
     choice: 'all',

@@ -94,7 +94,12 @@ const FIELDS: Record<string, [value: unknown, effect: Effect][]> = {
   alpha_pattern: [[{q_proj: 4}, {alphaPattern: {q_proj: 4}}]],
   megatron_config: [[{hidden_size: 8}, 'refused']],
   megatron_core: [['my.core', 'same']],
-  trainable_token_indices: [[[1, 2], 'refused']],
+  trainable_token_indices: [
+    [[1, 2], {trainableTokenIndices: [1, 2]}],
+    [{lm_head: [1]}, {trainableTokenIndices: {lm_head: [1]}}],
+    [['a'], 'refused'],
+    [{lm_head: 1}, 'refused'],
+  ],
   loftq_config: [[switchedOn.loftq_config, 'same']],
   eva_config: [[switchedOn.eva_config, 'same']],
   corda_config: [[switchedOn.corda_config, 'same']],

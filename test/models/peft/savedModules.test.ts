@@ -85,3 +85,45 @@ test('copies of 16-bit layers train in float32', () => {
   expect(weight[1].dtype).toBe('float32');
   model.dispose();
 });
+
+test.each([
+  [
+    'a token outside the vocabulary',
+    {trainableTokenIndices: [19]},
+    'INVALID_ARGUMENT',
+    'ids from 0 to 18, each once, got [19]',
+  ],
+  ['a token twice', {trainableTokenIndices: [1, 1]}, 'INVALID_ARGUMENT', 'each once'],
+  ['an unknown layer', {trainableTokenIndices: {wte: [1]}}, 'UNKNOWN_TARGET', 'trainableTokenIndices wte'],
+  [
+    'rows of a projection',
+    {trainableTokenIndices: {up_proj: [1]}},
+    'UNSUPPORTED',
+    'expected the embedding or the output head',
+  ],
+  [
+    'tokens of an adapted embedding',
+    {trainableTokenIndices: [1], targetModules: ['embed_tokens']},
+    'UNSUPPORTED',
+    'expected a layer without other adapters',
+  ],
+  [
+    'tokens of a copied head that is tied',
+    {trainableTokenIndices: [1], modulesToSave: ['lm_head']},
+    'UNSUPPORTED',
+    'lm_head: expected a layer without other adapters',
+  ],
+  [
+    'different tokens with ensureWeightTying',
+    {trainableTokenIndices: {embed_tokens: [1], lm_head: [2]}, ensureWeightTying: true},
+    'INVALID_ARGUMENT',
+    'one list for layers with tied weights',
+  ],
+])('refuses %s', async (_, options, code, message) => {
+  const model = tinyLlama();
+  const before = tf.memory().numTensors;
+  const error = await errorOf(() => model.applyLoRA({rank: 2, targetModules: ['q_proj'], ...options}));
+  expect(error).toMatchObject({code, message: expect.stringContaining(message)});
+  expect(tf.memory().numTensors).toBe(before);
+  model.dispose();
+});
