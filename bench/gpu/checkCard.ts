@@ -337,14 +337,19 @@ export async function checkCard(): Promise<Row[]> {
     ]),
   ];
   const all: Values[][] = [];
-  for (const start of [
-    card,
-    () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: false}),
-    () => useBackend('tensorflow', {computeDtype: 'float32', fusedOps: false}),
-  ]) {
+  const ways: [string, () => Promise<unknown>][] = [
+    ['the card’s own ops', card],
+    ['composed in bfloat16', () => useBackend('tensorflow', {computeDtype: 'bfloat16', fusedOps: false})],
+    ['composed in float32', () => useBackend('tensorflow', {computeDtype: 'float32', fusedOps: false})],
+  ];
+  for (const [way, start] of ways) {
     await start();
     const values: Values[] = [];
-    for (const [, compute] of checks) values.push(await compute());
+    for (const [what, compute] of checks) {
+      const begun = performance.now();
+      values.push(await compute());
+      console.error(`${way}: ${what}: ${Math.round(performance.now() - begun)} ms`); // a kernel that hangs has a name
+    }
     all.push(values);
   }
   const choices = [await runChoices()];
