@@ -1,5 +1,5 @@
 import {existsSync} from 'node:fs';
-import {join} from 'node:path';
+import {join, resolve} from 'node:path';
 
 /** The parts of node-llama-cpp's native module that the tests use. */
 interface NativeModule {
@@ -36,8 +36,8 @@ interface NativeContext {
 }
 
 const PLATFORM = `${process.platform}-${process.arch}`;
-/** Folder of llama.cpp's libraries, if the package has some for the platform. */
-const FOLDER = join(__dirname, '../../node_modules/@node-llama-cpp', PLATFORM, 'bins', PLATFORM);
+/** Folder of llama.cpp's libraries below the checkout, if the package has some for the platform. */
+const FOLDER = resolve('node_modules/@node-llama-cpp', PLATFORM, 'bins', PLATFORM);
 
 /** Whether llama.cpp is installed. */
 export const hasLlamaCpp = existsSync(FOLDER);
