@@ -3,6 +3,7 @@ import {blobBytes} from '../safetensors/blobBytes.ts';
 import type {FileBytes} from '../safetensors/fileBytes.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import type {Folder} from './folder.ts';
+import {urlBytes} from './urlBytes.ts';
 
 /** A folder on a web server: the page's own, or Hugging Face's hub (`…/resolve/main/`). */
 export class UrlFolder implements Folder {
@@ -40,8 +41,11 @@ export class UrlFolder implements Folder {
     return bytes && new Uint8Array(bytes);
   }
 
+  /** Fetches only the parts that are read, from a server that sends parts of files; otherwise the whole file, once. */
   async openBytes(name: string): Promise<FileBytes | undefined> {
-    const file = await this.take(name);
+    const parts = this.fetched.has(name) ? undefined : await urlBytes(this.pathOf(name));
+    if (parts) return parts;
+    const file = await this.peek(name);
     return file && blobBytes(file, this.pathOf(name));
   }
 
