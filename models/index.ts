@@ -49,8 +49,11 @@ export type {LoadAdapterOptions, SaveAdapterFilesOptions} from './peft/adapterFi
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
 export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
 export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
+export type {CordaConfig} from './peft/initialization/corda.ts';
+export type {EvaConfig} from './peft/initialization/eva.ts';
 export type {InitializationName} from './peft/initialization/initializations.ts';
 export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRA.ts';
+export type {LoraGAConfig} from './peft/initialization/loraGA.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export type {RowAdapters} from './peft/rowAdapters.ts';
@@ -61,10 +64,12 @@ export {
   type TargetOptions,
 } from './peft/targetModules.ts';
 export type {MajoritySign} from './peft/taskArithmetic.ts';
+export type {TrainedBiases} from './peft/trainedBiases.ts';
 export {type Phi3Config, Phi3ForCausalLM} from './phi3/phi3.ts';
 export type {QuantizationOptions} from './quantization.ts';
 export {Qwen2ForCausalLM, type QwenConfig} from './qwen2/qwen2.ts';
 export {Qwen3ForCausalLM} from './qwen3/qwen3.ts';
+export type {LayerRange} from './replaceLayer.ts';
 export type {SaveOptions, TensorProgress} from './savePretrained.ts';
 export {type SmolLM3Config, SmolLM3ForCausalLM} from './smollm3/smollm3.ts';
 export {countParameters, type ParameterCounts} from './summary.ts';

@@ -113,12 +113,12 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Initializes a new adapter from its base, as PEFT's `init_lora_weights` does, before it trains. `pissa`, `olora` and
-   * `loftq` also change the base, so that the model computes nearly or exactly what it did, and no other adapter fits
-   * it; quantize a model afterwards.
+   * Initializes a new adapter, as PEFT's `init_lora_weights` does, before it trains: from its base, or from what `batches`
+   * show. All methods but `eva`, `orthogonal` and `mica` also change the base, so that the model computes nearly or exactly
+   * what it did, and no other adapter fits it; quantize a model afterwards.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a quantized base and beside other adapters; the signal's
-   *   reason; nothing has then changed
+   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a base that is quantized and would change, and beside other
+   *   adapters; the signal's reason; nothing has then changed
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';

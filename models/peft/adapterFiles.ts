@@ -8,6 +8,7 @@ import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
 import {TokenRowsLayer} from '../../layers/tokenRowsLayer.ts';
 import type {ValueHead} from '../../layers/valueHead.ts';
+import {assertFinite} from '../../quant/assertFinite.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import type {Folder} from '../../quant/folders/folder.ts';
 import {
@@ -18,6 +19,7 @@ import {
 } from '../../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {toFloat32} from '../../quant/safetensors/toFloat32.ts';
 import type {TensorToWrite} from '../../quant/safetensors/writeSafetensors.ts';
 import {warn} from '../../quant/warn.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
@@ -28,14 +30,17 @@ import {VALUE_HEAD_FILE, valueHeadTensors} from '../valueHeadFile.ts';
 import {layerClassOf} from './adapterRegistry.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {assertPatternsEnd} from './assertPatternsEnd.ts';
+import {changesBaseByData} from './initialization/changesBase.ts';
 import {convertedToLoRA} from './initialization/convertedToLoRA.ts';
-import {changeBaseAs} from './initialization/initializeLoRA.ts';
-import {baseChangeOf} from './initLoraWeights.ts';
+import {changeBaseAs, type FirstMatrices} from './initialization/initializeLoRA.ts';
+import {baseChangeOf, missingFirstMatrices} from './initLoraWeights.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
+/** The matrices that an adapter began with, of a kind that no config alone describes. PEFT ignores the file. */
+const FIRST_MATRICES = 'adapter_initial.safetensors';
 const PICKLED_WEIGHTS = 'adapter_model.bin';
 /** PEFT's suffix of an adapted layer's name, for the layer's own weight. */
 const UNDER_ADAPTER = '.base_layer';
@@ -65,8 +70,8 @@ function adapterParameters(adapters: AdapterSet, adapterName: string): Map<strin
 
 export interface SaveAdapterFilesOptions {
   /**
-   * Whether to write an adapter of `pissa` or `olora` as a plain LoRA of twice the rank, which belongs to the unchanged
-   * base. Default false: it is written as it is, and loading it changes the base again.
+   * Whether to write an adapter of `pissa`, `olora`, `corda` or `lora_ga` as a plain LoRA of twice the rank, which belongs
+   * to the unchanged base. Default false: it is written as it is, and loading it changes the base again.
    */
   convertToLoRA?: boolean;
 }
@@ -76,7 +81,8 @@ export const SAVE_ADAPTER_FILES_OPTIONS = {
 
 /**
  * Writes an adapter as PEFT does, so that PEFT, vLLM and llama.cpp load it, in float32. A loaded adapter keeps its
- * config. The model's value head, if there is one, is written as LLaMA-Factory does.
+ * config. The model's value head, if there is one, is written as LLaMA-Factory does. An adapter of `corda` or `lora_ga`
+ * gets a third file with its first matrices, which the base needs.
  *
  * @param adapterName Default: the only active adapter, or `default`
  * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` for weights that are not LoRA's under LoRA's `peft_type`
@@ -122,7 +128,7 @@ export async function saveAdapter(
     tensors.push({name: `${name}.lora_A.weight`, dtype: 'F32', shape: shapes.a, data: a});
     tensors.push({name: `${name}.lora_B.weight`, dtype: 'F32', shape: shapes.b, data: b});
   }
-  const {method, config: ofMethod} = adapters.initialized(adapterName) ?? {};
+  const {method, config: ofMethod, initial} = adapters.initialized(adapterName) ?? {};
   const own = loaded?.config ?? {
     ...formatPeftConfig(options, layerNames, nameOrPath, taskType),
     ...(method !== undefined && {init_lora_weights: method, ...ofMethod}),
@@ -130,8 +136,22 @@ export async function saveAdapter(
   const config = converted ? converted.config(own) : own;
   await folder.writeTogether(CONFIG, async (draft) => {
     await draft.writeSafetensors(WEIGHTS, tensors);
+    if (initial && !converted && changesBaseByData(method!))
+      await draft.writeSafetensors(FIRST_MATRICES, firstTensors(initial, adapters, adapterName));
     if (valueHead) await draft.writeSafetensors(VALUE_HEAD_FILE, valueHeadTensors(valueHead));
     await draft.write(CONFIG, JSON.stringify(config, null, 2));
+  });
+}
+
+/** Returns the first matrices of an adapter under the keys of its weights. */
+function firstTensors(initial: FirstMatrices, adapters: AdapterSet, adapterName: string): TensorToWrite[] {
+  return [...initial].flatMap(([layerName, {a, b}]) => {
+    const {loraA, loraB} = adapters.lowRank().get(layerName)!.adapter(adapterName);
+    const name = `${PEFT_PREFIX}${layerName}`;
+    return [
+      {name: `${name}.lora_A.weight`, dtype: 'F32', shape: loraA.logicalShape, data: a},
+      {name: `${name}.lora_B.weight`, dtype: 'F32', shape: loraB.logicalShape, data: b},
+    ];
   });
 }
 
@@ -158,6 +178,11 @@ export interface LoadAdapterOptions {
   adapterName?: string;
   /** Whether to continue training it. Default false. */
   trainable?: boolean;
+  /**
+   * The folder of the adapter as it was before training, for one of `corda` or `lora_ga` that PEFT trained: PEFT's
+   * `path_initial_model_for_weight_conversion`. Default: the matrices that `saveAdapter` wrote beside the adapter.
+   */
+  initialAdapter?: FolderSource;
   /** A subclass of `LoRADense` for the adapter. Default: the one that is registered for its `peft_type`. */
   layerClass?: LoRADenseClass;
   /** Called after each tensor is read. */
@@ -168,6 +193,7 @@ export interface LoadAdapterOptions {
 const LOAD_ADAPTER_OPTIONS = {
   adapterName: true,
   trainable: true,
+  initialAdapter: true,
   layerClass: true,
   onProgress: true,
   signal: true,
@@ -201,6 +227,7 @@ export async function loadAdapter(
         `${initialized.method}, and the base is shared with the given model. Convert the adapter to plain LoRA.`,
     );
   }
+  const firstFile = await firstMatricesFile(folder, initialized?.method, given.initialAdapter);
   await assertNotPickled(folder);
   const file = await folder.openSafetensors(WEIGHTS);
   const changes: BaseChange[] = [];
@@ -232,7 +259,8 @@ export async function loadAdapter(
     adapters.add({...options, adapterName, layerClass}, write, {config, baseWeights});
     if (initialized) {
       try {
-        await changeBaseAs(model, adapters, adapterName, initialized, {signal});
+        const first = firstFile && (await firstMatrices(firstFile, adapters, adapterName));
+        await changeBaseAs(model, adapters, adapterName, initialized, {signal}, first);
       } catch (error) {
         adapters.remove(adapterName);
         throw error;
@@ -248,7 +276,50 @@ export async function loadAdapter(
   } finally {
     for (const {value} of changes) value.dispose();
     file.close();
+    firstFile?.close();
   }
+}
+
+/** Opens the file with an adapter's first matrices, if its base needs them. */
+async function firstMatricesFile(
+  folder: Folder,
+  method: string | undefined,
+  initialAdapter: FolderSource | undefined,
+): Promise<SafetensorsFile | undefined> {
+  const where = folder.pathOf(CONFIG);
+  if (method === undefined || !changesBaseByData(method)) {
+    if (initialAdapter === undefined) return undefined;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `loadAdapter initialAdapter: expected none for ${where}, whose init_lora_weights is not corda or lora_ga, got one`,
+    );
+  }
+  if (initialAdapter !== undefined) return await openFolder(initialAdapter).openSafetensors(WEIGHTS);
+  if (await folder.has(FIRST_MATRICES)) return await folder.openSafetensors(FIRST_MATRICES);
+  throw missingFirstMatrices(method, where);
+}
+
+/** Reads an adapter's first matrices by the names of its layers. */
+async function firstMatrices(
+  file: SafetensorsFile,
+  adapters: AdapterSet,
+  adapterName: string,
+): Promise<FirstMatrices> {
+  const first = new Map<string, {a: Float32Array; b: Float32Array}>();
+  for (const [layerName, layer] of adapters.lowRank()) {
+    if (!layer.adapters.has(adapterName)) continue;
+    const {loraA, loraB} = layer.adapter(adapterName);
+    const read = async (key: string, like: Parameter): Promise<Float32Array> => {
+      const name = `${PEFT_PREFIX}${layerName}.${key}`;
+      assertHolds([name], file);
+      assertShape(name, file, like);
+      const values = toFloat32(await file.load(name), file.info(name).dtype, name);
+      assertFinite(values, `tensor ${name} (${file.path})`);
+      return values;
+    };
+    first.set(layerName, {a: await read('lora_A.weight', loraA), b: await read('lora_B.weight', loraB)});
+  }
+  return first;
 }
 
 /** @throws TfjsLoraError `UNSUPPORTED` for a folder with weights only in PyTorch's older format */
@@ -369,16 +440,20 @@ function fill(
     const parameter = parameters.get(name);
     const where = `tensor ${name} (${file.path})`;
     if (!parameter) throw unexpectedTensor(name, file);
-    const info = file.info(name);
-    if (!tf.util.arraysEqual([...info.shape], parameter.logicalShape)) {
-      throw new TfjsLoraError(
-        'SHAPE_MISMATCH',
-        `${where}: expected [${parameter.logicalShape.join(', ')}], got [${info.shape.join(', ')}]. ` +
-          'The adapter was made for another model, or r and rank_pattern do not match the file.',
-      );
-    }
-    parameter.load(bytes.get(name)!, info.dtype, {where});
+    assertShape(name, file, parameter);
+    parameter.load(bytes.get(name)!, file.info(name).dtype, {where});
   }
+}
+
+/** @throws TfjsLoraError `SHAPE_MISMATCH` */
+function assertShape(name: string, file: SafetensorsFile, {logicalShape}: Parameter): void {
+  const {shape} = file.info(name);
+  if (tf.util.arraysEqual([...shape], logicalShape)) return;
+  throw new TfjsLoraError(
+    'SHAPE_MISMATCH',
+    `tensor ${name} (${file.path}): expected [${logicalShape.join(', ')}], got [${shape.join(', ')}]. ` +
+      'The adapter was made for another model, or r and rank_pattern do not match the file.',
+  );
 }
 
 function unexpectedTensor(name: string, file: SafetensorsFile): TfjsLoraError {

@@ -94,6 +94,46 @@ export class AdapterSet {
     return this.filesByName.get(name);
   }
 
+  /**
+   * Gives the layers of the only adapter other ranks. A layer of rank 0 is adapted no more; the matrices of the others
+   * start again where the rank changes.
+   *
+   * @param keepsScale whether alphas change with the ranks
+   */
+  redistribute(name: string, ranks: ReadonlyMap<string, number>, keepsScale: boolean): void {
+    const options = this.options(name);
+    const {rank: common, alpha: commonAlpha} = commonSettings(options);
+    const [rankPattern, alphaPattern]: Record<string, number>[] = [{}, {}];
+    for (const [layerName, layer] of this.lowRank()) {
+      const rank = ranks.get(layerName);
+      if (rank === undefined) continue;
+      const {settings} = layer.adapter(name);
+      if (rank === 0) {
+        layer.removeAdapter(name);
+        replaceLayer(this.model, layer, layer.fuse());
+        continue;
+      }
+      const alpha = keepsScale ? (settings.alpha * rank) / settings.rank : settings.alpha;
+      if (rank !== settings.rank) {
+        layer.removeAdapter(name);
+        layer.addAdapter(name, {...settings, rank, alpha});
+      }
+      if (rank !== common) rankPattern[layerName] = rank;
+      if (alpha !== commonAlpha) alphaPattern[layerName] = alpha;
+    }
+    const targetModules = [...this.layers().values()]
+      .filter((layer) => layer.adapters.has(name) && !(layer instanceof CopiedLayer))
+      .map((layer) => layer.name);
+    const {
+      excludeModules: _,
+      layersToTransform: __,
+      layersPattern: ___,
+      targetParameters: ____,
+      ...kept
+    } = options;
+    this.optionsByName.set(name, {...kept, targetModules, rankPattern, alphaPattern});
+  }
+
   /** Returns how an adapter was initialized from its base; undefined if it was not. */
   initialized(name: string): Initialized | undefined {
     this.assertKnown(name);

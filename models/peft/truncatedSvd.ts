@@ -35,6 +35,27 @@ export function truncatedSvd(matrix: DenseValues, rank: number): TruncatedSvd {
   return {u: v, s, v: u};
 }
 
+/** Returns the left vectors of the `rank` smallest singular values of a matrix, falling, by a full decomposition. */
+export function leastLeftVectors(
+  {rows, cols, values}: DenseValues,
+  rank: number,
+): Pick<TruncatedSvd, 'u' | 's'> {
+  const matrix = new Matrix(
+    range(rows).map((row) => Array.from(values.subarray(row * cols, (row + 1) * cols))),
+  );
+  const {leftSingularVectors, diagonal} = new SVD(matrix, {
+    computeRightSingularVectors: false,
+    autoTranspose: true,
+  });
+  const indices = range(rank).map((i) => Math.min(rows, cols) - rank + i);
+  return {
+    u: indices.map((i) => Float64Array.from(leftSingularVectors.getColumn(i))),
+    s: indices.map((i) => diagonal[i]),
+  };
+}
+
+const range = (length: number) => Array.from({length}, (_, i) => i);
+
 type Operator = (vector: Float64Array) => Float64Array;
 
 /**
@@ -88,7 +109,7 @@ function triplets(
   }
   const svd = new SVD(bidiagonal);
   const [left, right] = [svd.leftSingularVectors, svd.rightSingularVectors];
-  const indices = Array.from({length: count}, (_, i) => i);
+  const indices = range(count);
   return {
     u: indices.map((i) => combine(us, left.getColumn(i))),
     s: indices.map((i) => svd.diagonal[i]),

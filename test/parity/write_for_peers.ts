@@ -5,11 +5,13 @@
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import type {InitializeLoRAOptions} from '../../models/peft/initialization/initializeLoRA.ts';
+import type {LoRAOptions} from '../../models/peft/loraOptions.ts';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {applyLoRA, Llama, saveAdapter} from '../../src/index.ts';
 import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {useBackend} from '../../src/training/backends/useBackend.ts';
-import {FIXTURES, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
+import {FIXTURES, type GoldenCase, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
 import {KERAS_FIXTURES, kerasNetwork} from './keras/kerasNetwork.ts';
 
 /** The part of a task that check_in_peers.py reads. Folders are absolute or relative to the task's. */
@@ -37,6 +39,14 @@ async function writeTask(name: string, task: Task, model: Llama, inputs: GoldenI
     {name: 'logits', dtype: 'F32', shape: logits.shape, data},
   ]);
   logits.dispose();
+}
+
+/** Moves every trained weight a little, as training does. */
+function stir(model: Llama): void {
+  let seed = 1;
+  for (const variable of model.trainableParameters().values()) {
+    tf.tidy(() => variable.assign(variable.add(tf.randomNormal(variable.shape, 0, 0.05, 'float32', seed++))));
+  }
 }
 
 /** Changes every trained weight: A and B at random, magnitudes from their initial values. */
@@ -96,6 +106,7 @@ async function main(): Promise<void> {
 
   await writeExports();
   await writeNetwork();
+  await writeSettings();
 
   const {inputs} = goldenCases(({name}) => name === 'untied-mha')[0];
   const scratch = Llama.fromConfig(
@@ -113,6 +124,47 @@ async function main(): Promise<void> {
   await scratch.save(join(out, 'from-config', 'model'));
   await writeTask('from-config', {model: 'model', tolerance: 1e-5}, scratch, inputs);
   scratch.dispose();
+}
+
+/** Adapters with trained biases, replicated layers and initializations that measure batches. */
+async function writeSettings(): Promise<void> {
+  const biased = goldenCases(({name}) => name === 'biases')[0];
+  const tied = goldenCases(({name}) => name === 'tied-gqa-llama3')[0];
+  const settings: [string, GoldenCase, LoRAOptions, Partial<InitializeLoRAOptions>?][] = [
+    ['lora-bias', biased, {loraBias: true, targetModules: ['q_proj', 'down_proj']}],
+    ['bias-all', biased, {bias: 'all', targetModules: ['v_proj']}],
+    ['bias-lora-only', biased, {bias: 'lora_only', targetModules: ['v_proj', 'up_proj']}],
+    ['target-parameters', biased, {targetParameters: ['q_proj.weight', 'layers.1.mlp.up_proj.weight']}],
+    [
+      'replication',
+      tied,
+      {
+        layerReplication: [
+          [0, 2],
+          [1, 2],
+        ],
+        targetModules: ['q_proj', 'down_proj'],
+      },
+    ],
+    ['eva', tied, {targetModules: ['q_proj', 'v_proj', 'up_proj']}, {method: 'eva'}],
+    ['corda', tied, {targetModules: ['q_proj', 'v_proj']}, {method: 'corda'}],
+    ['lora-ga', tied, {targetModules: ['q_proj', 'v_proj']}, {method: 'lora_ga'}],
+  ];
+  for (const [name, {model: from, inputs}, options, initialization] of settings) {
+    const base = join(FIXTURES, from);
+    const model = await Llama.fromPretrained(base);
+    model.applyLoRA({rank: 4, baseModelNameOrPath: 'base', ...options});
+    if (initialization) {
+      await model.initializeLoRA({batches: [inputs], ...initialization} as InitializeLoRAOptions);
+      stir(model);
+    } else randomize(model);
+    const folder = `setting-${name}`;
+    // PEFT cannot load what it changed the base for by data, except as plain LoRA.
+    const convertToLoRA = /corda|lora_ga/.test(initialization?.method ?? '');
+    await model.saveAdapter(join(out, folder, 'adapter'), 'default', {convertToLoRA});
+    await writeTask(folder, {base, adapter: 'adapter', tolerance: 1e-4}, model, inputs);
+    model.dispose();
+  }
 }
 
 /** Exports as `tfjs-lora export` does: two adapters in order, in shards, with tokenizer, generation config and card. */

@@ -25,7 +25,7 @@ export function convertedToLoRA(adapters: AdapterSet, adapterName: string): Conv
     new TfjsLoraError('UNSUPPORTED', `convertToLoRA of "${adapterName}": expected ${expected}, got ${got}`);
   if (!initial?.size) {
     const method = adapters.initialized(adapterName)?.method ?? 'another';
-    throw refuse('an adapter that was initialized by pissa or olora', method);
+    throw refuse('an adapter that was initialized by pissa, olora, corda or lora_ga', method);
   }
   const {rankPattern = {}, alphaPattern = {}} = adapters.options(adapterName);
   const hasPatterns = Object.keys({...rankPattern, ...alphaPattern}).length > 0;

@@ -1,10 +1,10 @@
-import {Matrix, QrDecomposition, SVD} from 'ml-matrix';
+import {Matrix, QrDecomposition} from 'ml-matrix';
 import seedrandom from 'seedrandom';
 import {quantizeNF4} from '../../../quant/blockwise/fourBit.ts';
 import {quantizeInt8} from '../../../quant/int8.ts';
 import type {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {addProduct, type DenseValues} from '../denseValues.ts';
-import {truncatedSvd} from '../truncatedSvd.ts';
+import {leastLeftVectors, truncatedSvd} from '../truncatedSvd.ts';
 
 /** What an initialization needs besides the base's weight. */
 export interface InitializationSettings {
@@ -35,7 +35,7 @@ export const INITIALIZATIONS = {pissa, olora, loftq, orthogonal, mica} satisfies
   string,
   Initialization
 >;
-export type InitializationName = keyof typeof INITIALIZATIONS;
+export type InitializationName = keyof typeof INITIALIZATIONS | 'eva' | 'corda' | 'lora_ga';
 
 /** The adapter gets the principal part of the base, which keeps the rest. Meng et al. 2024. */
 function pissa(weight: DenseValues, {rank, scaling}: InitializationSettings): InitialValues {
@@ -100,14 +100,8 @@ function orthogonal({rows, cols}: DenseValues, {rank, seed}: InitializationSetti
 
 /** B holds the left vectors of the smallest singular values, and A starts at 0. */
 function mica({rows, cols, values}: DenseValues, {rank}: InitializationSettings): InitialValues {
-  const {leftSingularVectors: u} = new SVD(new Matrix(columnsOf(rows, cols, values, cols)), {
-    computeRightSingularVectors: false,
-    autoTranspose: true,
-  });
-  const first = Math.min(rows, cols) - rank;
-  const b = Float32Array.from({length: rows * rank}, (_, i) =>
-    u.get(Math.floor(i / rank), first + (i % rank)),
-  );
+  const {u} = leastLeftVectors({rows, cols, values}, rank);
+  const b = Float32Array.from({length: rows * rank}, (_, i) => u[i % rank][Math.floor(i / rank)]);
   return {a: new Float32Array(rank * cols), b};
 }
 

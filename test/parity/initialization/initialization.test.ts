@@ -152,8 +152,8 @@ describeEachBackend('initializeLoRA equals PEFT', () => {
     [
       'a method',
       QV,
-      {method: 'eva' as 'pissa'},
-      'method: expected pissa, olora, loftq, orthogonal, mica, pissa_niter_<n>',
+      {method: 'kaiming' as 'pissa'},
+      'method: expected pissa, olora, loftq, orthogonal, mica, eva, corda, lora_ga, pissa_niter_<n>',
     ],
     ['bits', QV, {method: 'loftq', loftqBits: 3 as 4}, 'loftqBits: expected 4 or 8, got 3'],
     ['iterations', QV, {method: 'loftq', loftqIterations: 0}, 'loftqIterations: expected a positive integer'],
