@@ -19,11 +19,14 @@ import {
   tensorsOf,
 } from './storedMatrix.ts';
 
-/** Returns the loss and, if wanted, the gradient of `hidden`. */
+/**
+ * Returns the sum of the rows' losses or, with `ofEachRow`, the losses `[N]`, and if wanted the gradient of `hidden`. A
+ * row of the gradient is that of the row's own loss.
+ */
 export const linearCrossEntropyOp = op<
   Tensors<'hidden' | 'labels'> & StoredTensors,
-  StoredFormat & {wantsGradient: boolean},
-  tf.Scalar | [loss: tf.Scalar, gradient: tf.Tensor]
+  StoredFormat & {wantsGradient: boolean; ofEachRow: boolean},
+  tf.Scalar | tf.Tensor1D | [loss: tf.Scalar | tf.Tensor1D, gradient: tf.Tensor]
 >('LinearCrossEntropy');
 
 /** Chunks have a multiple of this many rows, so that the tiles of a product divide them evenly. */
@@ -48,21 +51,9 @@ export function linearCrossEntropy(
   chunkElements = backendTraits().logitsAtOnce,
 ): tf.Scalar {
   assertShapes(hidden, weight, labels);
-  if (!hasKernel(linearCrossEntropyOp) || !fits16BitKernels(weight) || ignoreIndex >= 0) {
-    const total = (losses: tf.Tensor1D[]) => tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar;
-    return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total, (dy) => dy);
-  }
-  const wantsGradient = isRecording();
-  return customGradient(
-    [hidden],
-    () => {
-      const attributes = {...attributesOf(weight), wantsGradient};
-      const inputs = {hidden, labels, ...tensorsOf(weight)};
-      const [value, ...saved] = [runKernel(linearCrossEntropyOp, inputs, attributes)].flat();
-      return {value: value as tf.Scalar, saved};
-    },
-    (dy, [gradient]) => [tf.mul(gradient, dy)],
-  );
+  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, false);
+  const total = (losses: tf.Tensor1D[]) => tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar;
+  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total, (dy) => dy);
 }
 
 /**
@@ -79,7 +70,33 @@ export function linearTokenLosses(
   chunkElements = backendTraits().logitsAtOnce,
 ): tf.Tensor1D {
   assertShapes(hidden, weight, labels);
-  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined, (dy) => dy.expandDims(1));
+  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, true);
+  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined, ofRows);
+}
+
+const ofRows = (dy: tf.Tensor): tf.Tensor => dy.expandDims(1);
+
+const fitsKernel = (weight: StoredMatrix, ignoreIndex: number): boolean =>
+  hasKernel(linearCrossEntropyOp) && fits16BitKernels(weight) && ignoreIndex < 0;
+
+/** The loss by a kernel. The gradient of the result multiplies each row of the saved gradient. */
+function inOneOp<T extends tf.Tensor>(
+  hidden: tf.Tensor2D,
+  weight: StoredMatrix,
+  labels: tf.Tensor1D,
+  ofEachRow: boolean,
+): T {
+  const wantsGradient = isRecording();
+  return customGradient(
+    [hidden],
+    () => {
+      const attributes = {...attributesOf(weight), wantsGradient, ofEachRow};
+      const inputs = {hidden, labels, ...tensorsOf(weight)};
+      const [value, ...saved] = [runKernel(linearCrossEntropyOp, inputs, attributes)].flat();
+      return {value: value as tf.Tensor as T, saved};
+    },
+    (dy, [gradient]) => [tf.mul(gradient, ofEachRow ? ofRows(dy) : dy)],
+  );
 }
 
 /**

@@ -211,7 +211,7 @@ int64_t engineCrossEntropy(const void* weight, int64_t vocabulary, int64_t width
     m.rows = vocabulary;
     m.cols = width;
     m.data = weight;
-    linearCrossEntropy(deviceFor(stream), stream, m, rows, hidden, labels, loss, gradient, allocate);
+    linearCrossEntropy(deviceFor(stream), stream, m, rows, hidden, labels, false, loss, gradient, allocate);
   });
 }
 

@@ -13,6 +13,7 @@ export const linearCrossEntropy = weightKernel(
       ops.listAttribute('plan', 'int', plan),
       ops.listAttribute('numbers', 'float', numbers),
       ops.boolAttribute('wants_gradient', attrs.wantsGradient),
+      ops.boolAttribute('of_each_row', attrs.ofEachRow),
     ];
     const given = [hidden, ops.cast(labels, DataType.float32)];
     const words = Object.values(tensors).map((tensor) => asWords(ops, tensor));

@@ -26,7 +26,7 @@ const LEAST_SIZE = 2 ** 19;
  */
 export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {hidden, labels, ...weights} = inputs;
-  const {rows: vocab, cols, wantsGradient} = attrs;
+  const {rows: vocab, cols, wantsGradient, ofEachRow} = attrs;
   const [rows] = hidden.shape;
   const losses = backend.makeTensorInfo([rows], 'float32');
   const gradient = wantsGradient ? backend.makeTensorInfo(hidden.shape, 'float32') : undefined;
@@ -59,8 +59,8 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
       backend.disposeData(slopes.dataId);
     }
   });
-  const loss = sum(backend, losses);
-  for (const made of [losses, scales]) if (made) backend.disposeData(made.dataId);
+  const loss = ofEachRow ? losses : sum(backend, losses);
+  for (const made of [ofEachRow ? undefined : losses, scales]) if (made) backend.disposeData(made.dataId);
   return gradient ? [loss, gradient] : loss;
 });
 

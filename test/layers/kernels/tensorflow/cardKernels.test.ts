@@ -215,7 +215,10 @@ describe('DecoderStack', () => {
 });
 
 describe('LinearCrossEntropy', () => {
-  test.each([true, false])('is one op; the gradient is wanted: %s', (wantsGradient) => {
+  test.each([
+    [true, false],
+    [false, true],
+  ])('is one op; the gradient is wanted: %s, losses of each row: %s', (wantsGradient, ofEachRow) => {
     const backend = new StandIn();
     const inputs = {
       ...{hidden: backend.tensor('hidden', [3, 64]), labels: backend.tensor('labels', [3], 'int32')},
@@ -226,10 +229,17 @@ describe('LinearCrossEntropy', () => {
       rows: 128,
       cols: 64,
       wantsGradient,
+      ofEachRow,
     });
     expect(outputs).toHaveLength(wantsGradient ? 2 : 1);
     const {attributes, inputs: given} = backend.of('TfjsLoraLinearCrossEntropy');
-    expect(attributes).toEqual({plan: [1, 128, 64, 0, 0], numbers: [0], wants_gradient: wantsGradient, N: 1});
+    expect(attributes).toEqual({
+      plan: [1, 128, 64, 0, 0],
+      numbers: [0],
+      wants_gradient: wantsGradient,
+      of_each_row: ofEachRow,
+      N: 1,
+    });
     expect(given).toEqual(['hidden', 'Cast(labels)', words('weight')]);
   });
 });

@@ -1,6 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {hasKernel} from '../../../../layers/ops/dispatch.ts';
-import {linearCrossEntropy, linearCrossEntropyOp} from '../../../../layers/ops/linearCrossEntropy.ts';
+import {
+  linearCrossEntropy,
+  linearCrossEntropyOp,
+  linearTokenLosses,
+} from '../../../../layers/ops/linearCrossEntropy.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
 import {choose, describeWebGPU, expectSame, normal} from './webgpuOnly.ts';
@@ -26,5 +30,25 @@ describeWebGPU('linearCrossEntropy in float16', () => {
     await expectSame(tf.grad(loss)(hidden), gradient, 2e-3);
     expectNoLeak(() => tf.grad(loss)(hidden));
     tf.dispose([tensor, hidden, labels]);
+  });
+
+  test('agrees with plain float32 ops in the loss of each row, and in their gradients weighted', async () => {
+    const [count, vocab, size] = [140, 96, 32];
+    const values = Float32Array.from({length: vocab * size}, (_, i) => Math.sin(i * i) / 3);
+    const tensor = tf.tensor2d(packFloat32Rows(values, vocab, size, 'float16'), [vocab, size / 2], 'int32');
+    const weight = {tensor, dtype: 'float16', rows: vocab, cols: size} as const;
+    const hidden = normal([count, size], 1) as tf.Tensor2D;
+    const ids = Int32Array.from({length: count}, (_, i) => (i % 7 === 0 ? -100 : (i * 31) % vocab));
+    const labels = tf.tensor1d(ids, 'int32');
+    const dy = normal([count], 2);
+    const losses = (x: tf.Tensor) => linearTokenLosses(x as tf.Tensor2D, weight, labels);
+    await choose('float32');
+    const [value, gradient] = [losses(hidden), tf.grad(losses)(hidden, dy)];
+    await choose('float16');
+    await expectSame(losses(hidden), value, 2e-3);
+    await expectSame(tf.grad(losses)(hidden, dy), gradient, 2e-3);
+    expectNoLeak(() => tf.grad(losses)(hidden, dy));
+    expectNoLeak(() => losses(hidden));
+    tf.dispose([tensor, hidden, labels, dy]);
   });
 });

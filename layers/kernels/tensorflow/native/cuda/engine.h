@@ -184,15 +184,16 @@ class TokenChain {
 void greedyChoice(Device&, Stream, int64_t rows, int64_t width, const float* logits, float* choice);
 
 /**
- * Computes the sum over rows of `−log softmax(hidden · Wᵀ)[label]`, with the logits of only some rows at a time.
+ * Computes `−log softmax(hidden · Wᵀ)[label]` of each row, or the sum over rows, with the logits of only some rows at a
+ * time.
  *
  * @param hidden `[rows, weight.cols]` float32
  * @param labels `[rows]` float32, exact integers; negative ones do not count
- * @param loss scalar float32
- * @param gradient gradient of the sum with respect to `hidden`, as `hidden`; null if not wanted
+ * @param loss float32, `[rows]` if it is of each row, else a scalar
+ * @param gradient gradient of each row's loss with respect to the row, as `hidden`; null if not wanted
  */
 void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float* hidden, const float* labels,
-                        float* loss, float* gradient, const Allocate&);
+                        bool ofEachRow, float* loss, float* gradient, const Allocate&);
 
 /** An optimizer's rule. 8-bit states round as in bitsandbytes, see layers/kernels/steps. */
 enum class Rule { adamW, adamW8bit, lion, lion8bit };

@@ -12,7 +12,7 @@ constexpr int64_t kLogitBytes = 256 << 20;
 }  // namespace
 
 void linearCrossEntropy(Device& device, Stream stream, const Matrix& weight, int64_t rows, const float* hidden,
-                        const float* labels, float* loss, float* gradient, const Allocate& allocate) {
+                        const float* labels, bool ofEachRow, float* loss, float* gradient, const Allocate& allocate) {
   const InContextOf context(stream);
   const int64_t vocabulary = weight.rows, width = weight.cols, stride = (vocabulary + 7) / 8 * 8;
   const int64_t fitting = std::max<int64_t>(128, kLogitBytes / (stride * sizeof(Half)) / 128 * 128);
@@ -21,7 +21,7 @@ void linearCrossEntropy(Device& device, Stream stream, const Matrix& weight, int
     return Rows{static_cast<Half*>(allocate(count * columns * sizeof(Half))), columns};
   };
   void* workspace = allocate(Products::kWorkspaceBytes);
-  float* losses = static_cast<float*>(allocate(rows * sizeof(float)));
+  float* losses = ofEachRow ? loss : static_cast<float*>(allocate(rows * sizeof(float)));
   Rows matrix = {static_cast<Half*>(const_cast<void*>(weight.data)), width};
   if (weight.kind != Matrix::bfloat16) unpackWeight(device, stream, weight, matrix = take(vocabulary, width));
   const Rows x = take(atOnce, width), logits = take(atOnce, stride);
@@ -39,6 +39,7 @@ void linearCrossEntropy(Device& device, Stream stream, const Matrix& weight, int
                            width});
     }
   }
+  if (ofEachRow) return;
   device.kernels.launch(stream, "crossEntropy:total", {1}, kRowThreads, 0, losses, rows, loss);
 }
 

@@ -404,13 +404,17 @@ class GreedyChoice {
   }
 };
 
-/** hidden `[rows, cols]`, labels `[rows]`, a weight's tensors → loss, and the gradient of hidden if wanted. */
+/**
+ * hidden `[rows, cols]`, labels `[rows]`, a weight's tensors → the sum of losses or each row's, and the gradient of hidden
+ * if wanted.
+ */
 class LinearCrossEntropy {
  public:
   explicit LinearCrossEntropy(const Attributes& attributes)
       : plan_(attributes.integers("plan")),
         numbers_(attributes.numbers("numbers")),
-        wantsGradient_(attributes.flag("wants_gradient")) {}
+        wantsGradient_(attributes.flag("wants_gradient")),
+        ofEachRow_(attributes.flag("of_each_row")) {}
 
   void run(CardCall& call) {
     Reader<int64_t> plan(plan_);
@@ -418,16 +422,17 @@ class LinearCrossEntropy {
     Inputs inputs(call, 2);
     const cuda::Matrix weight = readMatrix(plan, numbers, inputs);
     inputs.end();
-    float* loss = call.output(0, {});
+    const int64_t rows = call.dim(0, 0);
+    float* loss = call.output(0, ofEachRow_ ? std::vector<int64_t>{rows} : std::vector<int64_t>{});
     float* gradient = call.output(1, wantsGradient_ ? call.shape(0) : std::vector<int64_t>{0});
-    cuda::linearCrossEntropy(deviceOf(call), call.stream(), weight, call.dim(0, 0), call.input(0), call.input(1), loss,
+    cuda::linearCrossEntropy(deviceOf(call), call.stream(), weight, rows, call.input(0), call.input(1), ofEachRow_, loss,
                              wantsGradient_ ? gradient : nullptr, allocatorOf(call));
   }
 
  private:
   const std::vector<int64_t> plan_;
   const std::vector<float> numbers_;
-  const bool wantsGradient_;
+  const bool wantsGradient_, ofEachRow_;
 };
 
 /** Values of all variables, all gradients, each state of all → the next values and states in the same order. */
@@ -638,7 +643,7 @@ std::string registerCardOps() {
                                             {"hidden: float", "labels: float", "tensors: N * float"},
                                             {"loss: float", "gradient: float"},
                                             {"plan: list(int)", "numbers: list(float)", "wants_gradient: bool",
-                                             "N: int >= 1"}})}) {
+                                             "of_each_row: bool", "N: int >= 1"}})}) {
     if (!failure.empty()) return failure;
   }
   return "";

@@ -150,13 +150,13 @@ void TokenChain::read(float* choices) {
   state_->unread.pop_front();
 }
 
-void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float*, const float* labels, float* loss,
-                        float* gradient, const Allocate&) {
+void linearCrossEntropy(Device&, Stream, const Matrix& weight, int64_t rows, const float*, const float* labels,
+                        bool ofEachRow, float* loss, float* gradient, const Allocate&) {
   describe(weight);
-  text << " loss of " << rows << ":";
+  text << (ofEachRow ? " losses of " : " loss of ") << rows << ":";
   std::for_each(labels, labels + rows, [](float label) { text << " " << label; });
   text << (gradient ? " with gradient\n" : "\n");
-  *loss = 5;
+  std::fill_n(loss, ofEachRow ? rows : 1, 5.f);
   if (gradient) std::fill_n(gradient, rows * weight.cols, 0.25f);
 }
 
