@@ -3,7 +3,7 @@ import {decoderStack, decoderStackOp} from '../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../layers/ops/dispatch.ts';
 import type {GradientCheckpointing} from '../../layers/ops/gradientCheckpointing.ts';
 import {greedyChoice} from '../../layers/ops/greedyChoice.ts';
-import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
+import {linearCrossEntropy, linearTokenLosses} from '../../layers/ops/linearCrossEntropy.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
 import {storeQuantized} from '../../layers/ops/quantizedMatrix.ts';
 import {PROJECTIONS, type StackBlock} from '../../layers/ops/stackBlock.ts';
@@ -204,14 +204,19 @@ async function run(given: Case): Promise<Values> {
   return values;
 }
 
-/** Computes the loss of a head with 1008 words, its gradient, and the norm of the gradient. */
-async function runLoss(dtype: Dtype, rows: number): Promise<Values> {
+/** Computes the loss of a head with 1008 words, or a weighted sum of each row's, and its gradient. */
+async function runLoss(dtype: Dtype, rows: number, ofEachRow: boolean): Promise<Values> {
   const results = tf.tidy(() => {
     const weight = matrix(dtype, 1008, 256, 5);
     const labels = Int32Array.from({length: rows}, (_, i) => (i % 7 === 0 ? -100 : (i * 31) % 1008));
     const hidden = normal([rows, 256], 1);
-    const loss = (hidden: tf.Tensor) =>
-      linearCrossEntropy(hidden as tf.Tensor2D, weight, tf.tensor1d(labels, 'int32'));
+    const loss = (hidden: tf.Tensor) => {
+      const targets = tf.tensor1d(labels, 'int32');
+      if (!ofEachRow) return linearCrossEntropy(hidden as tf.Tensor2D, weight, targets);
+      return tf.sum(
+        tf.mul(linearTokenLosses(hidden as tf.Tensor2D, weight, targets), normal([rows], 9)),
+      ) as tf.Scalar;
+    };
     const {value, grad} = tf.valueAndGrad(loss)(hidden);
     return {y: value, 'd x': grad};
   });
@@ -333,8 +338,10 @@ export async function checkCard(): Promise<Row[]> {
     }),
     ...(['bfloat16', 'float16', 'nf4 double'] as const).map((dtype): [string, () => Promise<Values>] => [
       `linearCrossEntropy, ${dtype}`,
-      () => runLoss(dtype, 301),
+      () => runLoss(dtype, 301, false),
     ]),
+    ['linearTokenLosses, float16', () => runLoss('float16', 301, true)],
+    ['linearTokenLosses, nf4 double', () => runLoss('nf4 double', 301, true)],
   ];
   const all: Values[][] = [];
   const ways: [string, () => Promise<unknown>][] = [

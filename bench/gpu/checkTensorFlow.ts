@@ -4,7 +4,7 @@ import {adamWUpdates} from '../../layers/ops/adamWUpdates.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {embedding} from '../../layers/ops/embedding.ts';
 import {globalNorm} from '../../layers/ops/globalNorm.ts';
-import {linearCrossEntropy} from '../../layers/ops/linearCrossEntropy.ts';
+import {linearCrossEntropy, linearTokenLosses} from '../../layers/ops/linearCrossEntropy.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
 import {optimizerUpdates} from '../../layers/ops/optimizerUpdates.ts';
 import {pack16} from '../../layers/ops/pack16.ts';
@@ -156,6 +156,20 @@ function cases(): Case[] {
         );
         return withGradients(
           (hidden: tf.Tensor2D) => linearCrossEntropy(hidden, weight, labels),
+          [normal([300, 64], 1)],
+        );
+      },
+    ],
+    [
+      'linearTokenLosses of 300 × 64 and 1000 words',
+      () => {
+        const weight = halfMatrix('float16', 1000, 64);
+        const labels = tf.tensor1d(
+          Array.from({length: 300}, (_, i) => (i % 7 === 0 ? -100 : (i * 31) % 1000)),
+          'int32',
+        );
+        return withGradients(
+          (hidden: tf.Tensor2D) => linearTokenLosses(hidden, weight, labels),
           [normal([300, 64], 1)],
         );
       },

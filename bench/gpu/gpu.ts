@@ -2,7 +2,7 @@
  * Measures LoRA and QLoRA steps of Llama shapes on the graphics card, and PyTorch + PEFT in the same run; see
  * README.md.
  *
- *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
+ *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,answers,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
  */
 import {spawn, spawnSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
@@ -30,6 +30,7 @@ import {measureMatMul} from './measureMatMul.ts';
 import {measureOnTensorFlow} from './measureOnTensorFlow.ts';
 import {opTimes} from './opTimes.ts';
 import {fillWithRandomWeights} from './randomWeights.ts';
+import {trainAnswers} from './trainAnswers.ts';
 
 const {values: options} = parseArgs({
   options: {
@@ -53,6 +54,7 @@ const {values: options} = parseArgs({
     profile: {type: 'boolean', default: false},
     tokens: {type: 'string', default: '512'},
     sequences: {type: 'string', default: '1'},
+    losses: {type: 'string'},
     curveSteps: {type: 'string', default: '200'},
     small: {type: 'boolean', default: false},
     python: {type: 'string'},
@@ -379,6 +381,27 @@ async function main(): Promise<void> {
       }
     }
     show('generate', rows);
+  }
+  if (only.includes('answers')) {
+    const memory = (): Row => {
+      const peak = poolUse(true)?.peak;
+      return {
+        ...allocated(),
+        ...(peak !== undefined && {'GiB peak in use': Number((peak / 1024).toFixed(2))}),
+      };
+    };
+    const makeAnswering = async () => {
+      const model = await makeModel(quantizations[0]);
+      model.gradientCheckpointing = options.checkpointing !== 'off';
+      model.tokenizer = {decode: (ids: number[]) => ids.join(' '), isSpecial: () => false} as never; // random words
+      return model;
+    };
+    const steps = Number(options.steps);
+    const losses = options.losses?.split(',');
+    show(
+      'answers',
+      await trainAnswers({makeModel: makeAnswering, batch, length, rank, steps, losses, memory}),
+    );
   }
   if (only.includes('curve')) {
     const steps = Number(options.curveSteps);
