@@ -109,7 +109,13 @@ export async function loadWeights(
     const parameter = parameters.get(name)!;
     const quantizer = parameter instanceof QuantizedParameter ? storedQuantizer(name, files) : undefined;
     if (quantizer) {
-      await loadQuantized(parameter as QuantizedParameter, name, files, quantizer.files);
+      await loadQuantized(
+        parameter as QuantizedParameter,
+        name,
+        files,
+        quantizer.files,
+        extraBias(name, parameters, files),
+      );
     } else {
       const info = files.info(name);
       const where = `tensor ${name} (${files.fileOf(name).path})`;
@@ -128,8 +134,17 @@ function weightsOfTensors(parameters: Map<string, Parameter>, files: ModelTensor
   for (const [name, parameter] of parameters) {
     if (!(parameter instanceof QuantizedParameter)) continue;
     for (const key of storedQuantizer(name, files)?.files.keys(name, files) ?? []) weightOf.set(key, name);
+    for (const bias of extraBias(name, parameters, files)) weightOf.set(bias, name);
   }
   return weightOf;
+}
+
+/** Returns the bias beside a quantized weight of a GPTQ file whose layer has none. */
+function extraBias(name: string, parameters: Map<string, Parameter>, files: ModelTensors): string[] {
+  const bias = name.replace(/weight$/, 'bias');
+  const isExtra =
+    files.quantizationConfig?.quant_method === 'gptq' && !parameters.has(bias) && files.has(bias);
+  return isExtra ? [bias] : [];
 }
 
 /** Loads a weight that the file stores quantized. */
@@ -138,12 +153,14 @@ async function loadQuantized(
   name: string,
   files: ModelTensors,
   format: QuantizerFiles,
+  extras: string[],
 ): Promise<void> {
   const bytes = new Map<string, Uint8Array>();
   const keys = format.keys(name, files);
-  for (const key of keys) bytes.set(key, await files.load(key));
+  for (const key of [...keys, ...extras]) bytes.set(key, await files.load(key));
   const source = {
     quantizationConfig: files.quantizationConfig,
+    extras,
     has: (key: string) => files.has(key),
     info: (key: string) => files.info(key),
     read: (key: string) => bytes.get(key)!,

@@ -23,6 +23,8 @@ export interface TensorNames {
 export interface TensorSource extends TensorNames {
   info(name: string): {readonly dtype: SafetensorsDtype; readonly shape: readonly number[]};
   read(name: string): Uint8Array;
+  /** Names of tensors beside a weight that the model has no place for: AutoGPTQ stores biases of layers that have none. */
+  readonly extras?: readonly string[];
 }
 
 const FOUR_BIT_TYPES: readonly FourBitType[] = ['nf4', 'fp4'];

@@ -4,7 +4,15 @@ import type {Quantizer} from '../quantizer.ts';
 import type {TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import {assertRules, type ConfigRules, isEmpty, oneOf, onlyFromFiles} from './groupedConfig.ts';
 import {GroupedTensor} from './groupedTensor.ts';
-import {assertTensorShape, beside, readScales, readWords, scaleTensor, transposed} from './storedTensors.ts';
+import {
+  assertTensorShape,
+  beside,
+  keptTensors,
+  readScales,
+  readWords,
+  scaleTensor,
+  transposed,
+} from './storedTensors.ts';
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -132,8 +140,18 @@ function fromTensors(name: string, source: TensorSource): GroupedTensor {
     zeros: transposed(unpacked(shifted(zeros.words, bits, config, 1), bits), groups, rows),
     groupIndex: isInOrder ? undefined : index?.slice(),
     dtype,
-    file: {hasIndex},
+    file: {hasIndex, ...(source.extras?.length && {others: zeroBiases(source, source.extras)})},
   });
+}
+
+/** Returns biases that a file has for layers without one, to be saved again. They must be zeros. */
+function zeroBiases(source: TensorSource, keys: readonly string[]): TensorToWrite[] {
+  const wrong = keys.find((key) => source.read(key).some((byte) => byte !== 0));
+  if (wrong === undefined) return keptTensors(source, keys);
+  throw new TfjsLoraError(
+    'UNEXPECTED_TENSOR',
+    `Tensor ${wrong}: expected zeros, because the model that config.json describes has no such bias, got other numbers.`,
+  );
 }
 
 /** Returns how many columns share a scale: as the config says, or for layers with a size of their own an equal part. */
@@ -168,6 +186,7 @@ function toTensors(name: string, matrix: GroupedTensor, settings: Config = {}): 
     ints('qzeros', [groups, (rows * bits) / 32], shifted(packed(zeros, bits), bits, settings, -1)),
     scaleTensor(beside(name, 'scales'), {values: scaleValues, dtype, shape: [groups, rows]}),
     ...(file?.hasIndex === false ? [] : [ints('g_idx', [cols], index)]),
+    ...(file?.others ?? []),
   ];
 }
 

@@ -1,4 +1,4 @@
-import {mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -6,6 +6,7 @@ import {walk} from '../../layers/moduleLayer.ts';
 import {QuantizedDense} from '../../layers/quantizedDense.ts';
 import {generateIds} from '../../models/generation/generate.ts';
 import {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
+import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama, useBackend} from '../../src/index.ts';
 import {openBase} from '../../src/tools/recipes/openModel.ts';
@@ -87,6 +88,28 @@ describe('a base that others quantized', () => {
     expect(tensorsIn(folder)).toEqual(tensorsIn(join(FOLDER, name, 'model')));
     expect(configOf(folder)).toEqual(configOf(join(FOLDER, name, 'model')));
     model.dispose();
+    rmSync(folder, {recursive: true});
+  });
+
+  test('a bias of zeros beside a layer that has none, as AutoGPTQ writes it, is kept', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
+    const [base, bias] = [join(FOLDER, 'gptq/model'), 'model.layers.0.self_attn.o_proj.bias'];
+    const file = SafetensorsFile.open(join(base, 'model.safetensors'));
+    const tensors = file.names().map((name) => ({...file.info(name), name, data: file.read(name).slice()}));
+    file.close();
+    const write = (values: Uint16Array) =>
+      writeSafetensors(join(folder, 'model.safetensors'), [
+        ...tensors,
+        {name: bias, dtype: 'F16', shape: [64], data: values},
+      ]);
+    copyFileSync(join(base, 'config.json'), join(folder, 'config.json'));
+    await write(new Uint16Array(64));
+    const model = await Llama.fromPretrained(folder);
+    await model.save(join(folder, 'saved'));
+    expect(tensorsIn(join(folder, 'saved'))).toEqual(tensorsIn(folder));
+    model.dispose();
+    await write(new Uint16Array(64).fill(0x3c00));
+    await expect(Llama.fromPretrained(folder)).rejects.toThrow(`Tensor ${bias}: expected zeros`);
     rmSync(folder, {recursive: true});
   });
 
