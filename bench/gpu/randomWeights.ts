@@ -108,8 +108,10 @@ export function randomOnTensorFlow(
   seed: number,
 ): tf.Tensor {
   const [info] = runOps(tf.backend() as TensorFlowBackend, {}, (ops) => {
-    const attributes = [ops.typeAttribute('dtype', DataType.float32), ops.intAttribute('seed', seed)];
-    const uniform = ops.one('RandomUniform', [ops.integers([rows, words, 2])], attributes);
+    // The stateful op would continue its numbers when it is asked for the same seed again.
+    const attributes = [ops.typeAttribute('dtype', DataType.float32)];
+    const inputs = [ops.integers([rows, words, 2]), ops.integers([seed, 0])];
+    const uniform = ops.one('StatelessRandomUniform', inputs, attributes);
     const spread = ops.sub(ops.mul(uniform, ops.scalar(2 * LARGEST)), ops.scalar(LARGEST));
     return [ops.bitcast(ops.cast(spread, DataType[dtype]), DataType.int32)];
   });
