@@ -168,10 +168,12 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
 /** Checks attention and its gradients, with heads of several sizes, ragged and packed. */
 async function checkAttention(computeDtype: string): Promise<Row[]> {
   const rows: Row[] = [];
-  for (const [batch, heads, groups, length, dim, isPacked] of [
-    [1, 4, 2, 128, 64, 0],
-    [2, 8, 2, 300, 64, 1],
-    [1, 2, 1, 513, 128, 0],
+  for (const [batch, heads, groups, length, dim, isPacked, window] of [
+    [1, 4, 2, 128, 64, 0, 0],
+    [2, 8, 2, 300, 64, 1, 0],
+    [1, 2, 1, 513, 128, 0, 0],
+    [1, 4, 2, 513, 64, 0, 100],
+    [2, 8, 2, 300, 128, 1, 40],
   ]) {
     const make = (count: number, seed: number) =>
       tf.randomNormal([batch, count, length, dim], 0, 1, 'float32', seed);
@@ -181,17 +183,19 @@ async function checkAttention(computeDtype: string): Promise<Row[]> {
       Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 100) : t < 250 ? 1 : 0)),
     );
     const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
-    const bias = causalBias(length, length, segments);
+    const bias = causalBias(length, length, segments, window || undefined);
     // Padded queries attend to nothing, so their values have no meaning.
     const real = tf.tensor4d(
       ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
       [batch, 1, length, 1],
     );
     const fused = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
-      attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {causal: true, segments}).mul(real);
+      attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {causal: true, segments, window}).mul(
+        real,
+      );
     const composed = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
       attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {bias}).mul(real);
-    const what = `attention ${heads}/${groups} heads of ${dim}, ${length} tokens${isPacked ? ', packed' : ''}`;
+    const what = `attention ${heads}/${groups} heads of ${dim}, ${length} tokens${isPacked ? ', packed' : ''}${window ? `, window ${window}` : ''}`;
     rows.push({
       what,
       computeDtype,

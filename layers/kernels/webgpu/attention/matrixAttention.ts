@@ -65,8 +65,12 @@ export const memoryOf = (
 /** Returns the number of rows of a workgroup. */
 export const rowsOf = ({subgroups, blocks}: Layout): number => 16 * blocks * subgroups;
 
-/** WGSL that finds a lane's own elements of the subgroup's rows; with 16 rows, two lanes share one. */
-export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
+/**
+ * WGSL that finds a lane's own elements of the subgroup's rows; with 16 rows, two lanes share one.
+ *
+ * @param weightStride vectors between the rows of weights
+ */
+export function lanesOf({blocks, cols}: Pick<Shape, 'blocks' | 'cols'>, weightStride = halfStride(cols)) {
   const perRow = 2 / blocks;
   const width = cols / perRow;
   const vectors = width / 4;
@@ -77,17 +81,18 @@ export function lanesOf({blocks, cols}: {blocks: number; cols: number}) {
   let laneRow = lane / ${perRow}u;
   let part = (lane % ${perRow}u) * ${width}u; // the lane's first column
   let region = subgroup * ${16 * blocks * floatStride(cols)}u;
-  let weightRegion = subgroup * ${16 * blocks * halfStride(cols)}u;
+  let weightRegion = subgroup * ${16 * blocks * weightStride}u;
   let mine = region + laneRow * ${floatStride(cols)}u + part / 4u;
-  let weightAt = weightRegion + laneRow * ${halfStride(cols)}u + part / 8u;`,
+  let weightAt = weightRegion + laneRow * ${weightStride}u + part / 8u;`,
     /** Declares the lane's scores `name0` …, vectors, from index `from` on. */
     read: (name: string, from: string) =>
       times(vectors, (i) => `var ${name}${i} = bitcast<vec4f>(scores[${from} + ${i}u]);`),
-    /** Writes the vectors `name0` … as the lane's row of `weights`, float16. */
-    pack: (weights: string, name: string) =>
+    /** Writes the vectors `name0` … as the lane's row of `weights`, float16, `after` vectors further on. */
+    pack: (weights: string, name: string, after = 0) =>
       times(
         vectors / 2,
-        (i) => `${weights}[weightAt + ${i}u] = vec4u(halved(${name}${2 * i}), halved(${name}${2 * i + 1}));`,
+        (i) =>
+          `${weights}[weightAt + ${after + i}u] = vec4u(halved(${name}${2 * i}), halved(${name}${2 * i + 1}));`,
       ),
     /** Bounds the lane's scores, if they have a bound. */
     bound: ({isCapped}: AttentionKind) =>
@@ -156,6 +161,7 @@ const forward = attentionShader((kind, layout: Layout) => {
   const {shape, rows, threads, ...keys} = overKeys(kind, layout);
   const {vectors, pack, read, overRow} = lanesOf(layout);
   const [keyTile, valueTile] = keys.tilesOf();
+  const weights = {array: 'weights', from: 'weightRegion', stride: halfStride(cols)};
   const largestOf = (values: string[]) => values.reduce((a, b) => `max(${a}, ${b})`);
   const names = Array.from({length: vectors}, (_, i) => `score${i}`);
   return {
@@ -165,7 +171,7 @@ const forward = attentionShader((kind, layout: Layout) => {
     workgroup: threads,
     header: MATRIX_HEADER,
     globals: `${HALVES}
-${keys.tiles(1)}
+${keys.tiles}
 var<workgroup> scores: array<vec4u, ${rows * floatStride(cols)}>;
 var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;
 var<workgroup> inverses: array<f32, ${rows}>;
@@ -214,7 +220,7 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
       }
       workgroupBarrier();
       if (s0 < ownEnd) {
-        ${accumulate('out', 'weights', 'tileV', '0u', shape)}
+        ${accumulate('out', weights, 'tileV', '0u', shape)}
         if (s0 + ${cols}u < ownEnd) {
           ${scoresOf('q', 'tileK', '0u', 'region', shape)}
         }
@@ -239,26 +245,30 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
 });
 
 /** WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, by tiles. */
-export function overKeys(kind: AttentionKind, layout: Layout) {
+export function overKeys(
+  kind: AttentionKind,
+  layout: Layout,
+  {tileRows = layout.cols, weightStride = halfStride(layout.cols)} = {},
+) {
   const {dim} = kind;
   const {subgroups, blocks, cols} = layout;
   const shape: Shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const {declarations, hide, bound} = lanesOf(shape);
+  const {declarations, hide, bound} = lanesOf(shape, weightStride);
   return {
     shape,
     rows,
     threads,
     /** The tiles of keys and of values. */
     tilesOf: () => [
-      tileOf('tileK', 'key', {rows: cols, dim, threads}),
-      tileOf('tileV', 'value', {rows: cols, dim, threads}),
+      tileOf('tileK', 'key', {rows: tileRows, dim, threads}),
+      tileOf('tileV', 'value', {rows: tileRows, dim, threads}),
     ],
-    /** Declares their arrays; that of keys has room for `keyTiles` tiles. */
-    tiles: (keyTiles: number) => `
-var<workgroup> tileK: array<vec4u, ${keyTiles * cols * halfStride(dim)}>;
-var<workgroup> tileV: array<vec4u, ${cols * halfStride(dim)}>;`,
+    /** Declares their arrays. */
+    tiles: `
+var<workgroup> tileK: array<vec4u, ${tileRows * halfStride(dim)}>;
+var<workgroup> tileV: array<vec4u, ${tileRows * halfStride(dim)}>;`,
     /** Declares the workgroup's and the subgroup's place, and each lane's query `t`. */
     place: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first

@@ -3,7 +3,7 @@ import {HALVES} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
   accumulate,
   declareSums,
@@ -13,6 +13,7 @@ import {
   type Layout,
   loadLeft,
   MATRIX_HEADER,
+  type Shape,
   scoresOf,
   tileOf,
   writeSums,
@@ -29,10 +30,15 @@ import {
 import {LOG2E, lanesOf, memoryOf, overKeys, packHeads, rowsOf} from './matrixAttention.ts';
 import {largestOf, packSlopes} from './packSlopes.ts';
 
-/** Like `FORWARD` of matrixAttention.ts, for the gradient of the query. */
-export const GRAD_QUERY: Layout = {subgroups: 4, blocks: 2, cols: 16};
-/** Here the rows are keys and the columns queries. */
-export const GRAD_KEY_VALUE: Layout = {subgroups: 4, blocks: 1, cols: 32};
+/**
+ * For the gradient of the query, rows are queries and columns keys; for those of key and value, it is the other way
+ * round. An H200's processor runs workgroups of 48 KiB together, so what counts is how little memory each takes: of
+ * this one, 19 KiB for heads of 64, two run there.
+ */
+export const GRADIENT: Layout = {subgroups: 4, blocks: 2, cols: 16};
+/** Tiles have this many times as many rows as are multiplied at a time, and there are two. */
+const STEPS = 2;
+const TILES = 2 * STEPS;
 
 /** The operands of both shaders: packed rows, and the scales of the slopes' rows. */
 interface Operands {
@@ -71,12 +77,13 @@ export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradC
 function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
   const {query, segments} = call.inputs;
   const [batch, heads, length, dim] = query.shape;
-  const layout = fitted(backend, GRAD_QUERY, dim, (tried) =>
-    memoryOf(tried, dim, {tiles: 3, floats: 2, halves: 1}),
+  const {keepsOrder} = capabilitiesOf(backend);
+  const layout = fitted(backend, GRADIENT, dim, (tried) =>
+    memoryOf(tried, dim, {tiles: TILES, ...exchangesOf(keepsOrder, 1)}),
   );
   const dQuery = backend.makeTensorInfo(query.shape, 'float32');
   runShader(backend, {
-    shader: backwardQuery(kindOf(call), layout),
+    shader: backwardQuery(kindOf(call), layout, keepsOrder),
     buffers: {dQuery, segments, ...operands},
     uniforms: uniformsOf(call),
     workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
@@ -94,17 +101,67 @@ const changes = (weight: string, slope: string, along: string, factor: string): 
 const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
   isCapped ? ` * slopeOfCap(${scores}, u.softCap * ${LOG2E})` : '';
 
-const backwardQuery = attentionShader((kind, layout: Layout) => {
+/**
+ * What passes between matrices and lanes: scores, slopes, and `weights` kinds of weights. If a subgroup's accesses of
+ * workgroup memory keep their order, they follow each other in one place. Otherwise each has its own, and workgroups wait.
+ *
+ * @returns the number of matrices of each type, for `memoryOf`
+ */
+const exchangesOf = (keepsOrder: boolean, weights: number) =>
+  keepsOrder ? {floats: 1, halves: 0} : {floats: 2, halves: weights};
+
+/**
+ * The places of {@link exchangesOf}, and WGSL that goes through them.
+ *
+ * @param rows number of rows of a workgroup
+ * @param count number of kinds of weights
+ */
+function exchangeOf({blocks, dim, cols}: Shape, rows: number, keepsOrder: boolean, count: number) {
+  const floats = rows * floatStride(cols);
+  const stride = keepsOrder ? floatStride(cols) : halfStride(cols);
+  const array = keepsOrder ? 'scores' : 'weights';
+  const apart = keepsOrder ? cols / 8 : rows * stride;
+  const wait = keepsOrder ? '' : 'workgroupBarrier();';
+  const {read, pack} = lanesOf({blocks, cols}, stride);
+  const shape = {blocks, dim, cols};
+  const at = (step: number) => `${step * cols * halfStride(dim)}u`;
+  const slopesAt = keepsOrder ? 0 : floats;
+  return {
+    stride,
+    globals: keepsOrder
+      ? `var<workgroup> scores: array<vec4u, ${floats}>; // then slopes, then weights`
+      : `var<workgroup> scores: array<vec4u, ${2 * floats}>; // then slopes
+var<workgroup> weights: array<vec4u, ${count * rows * stride}>;`,
+    /** Computes the lane's scores, `left · tileᵀ` of the first pair, and slopes, of the second, in a step of the tiles. */
+    scores: (step: number, ...pairs: [left: string, tile: string][]) => {
+      const [scores, slopes] = pairs.map(([left, tile], i) =>
+        scoresOf(left, tile, at(step), `region + ${i * slopesAt}u`, shape),
+      );
+      const readScores = read('score', 'mine');
+      const readSlopes = read('slope', `mine + ${slopesAt}u`);
+      const inTurn = keepsOrder ? [scores, readScores, slopes] : [scores, slopes, wait, readScores];
+      return [...inTurn, readSlopes].join('\n');
+    },
+    /** Makes weights of the lanes' vectors of these names, the first kind and the second. */
+    pack: (...names: string[]) =>
+      `${names.map((name, i) => pack(array, name, i * apart)).join('\n')}\n${wait}`,
+    /** Adds the products of weights of a kind with a tile to `name`. */
+    accumulate: (step: number, name: string, kind: number, tile: string) =>
+      accumulate(name, {array, from: `weightRegion + ${kind * apart}u`, stride}, tile, at(step), shape),
+  };
+}
+
+const backwardQuery = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
   const {dim} = kind;
   const {blocks, cols} = layout;
-  const {shape, rows, threads, ...keys} = overKeys(kind, layout);
-  const {vectors, pack, read} = lanesOf(layout);
+  const rows = rowsOf(layout);
+  const exchange = exchangeOf({blocks, dim, cols}, rows, keepsOrder, 1);
+  const {shape, threads, ...keys} = overKeys(kind, layout, {
+    tileRows: STEPS * cols,
+    weightStride: exchange.stride,
+  });
+  const {vectors} = lanesOf(layout);
   const [keyTile, valueTile] = keys.tilesOf();
-  const size = cols * halfStride(dim);
-  const slopesAt = rows * floatStride(cols);
-  const bothScores = (tileK: string) => `
-    ${scoresOf('q', 'tileK', tileK, 'region', shape)}
-    ${scoresOf('g', 'tileV', '0u', `region + ${slopesAt}u`, shape)}`;
   return {
     name: 'MatrixAttentionGradQuery',
     outputs: {dQuery: 'vec4f'},
@@ -112,9 +169,8 @@ const backwardQuery = attentionShader((kind, layout: Layout) => {
     workgroup: threads,
     header: MATRIX_HEADER,
     globals: `${HALVES}
-${keys.tiles(2)}
-var<workgroup> scores: array<vec4u, ${2 * slopesAt}>; // then the slopes of the weights
-var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;`,
+${keys.tiles}
+${exchange.globals}`,
     body: `
   ${keys.place}
   let row = rowOfHead + min(t, u.length - 1u);
@@ -129,39 +185,29 @@ var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;`,
   ${valueTile.registers}
   ${keys.load(keyTile, 'begin')}
   ${keys.load(valueTile, 'begin')}
-  ${keyTile.store()}
-  ${valueTile.store()}
-  ${keys.load(keyTile, `(begin + ${cols}u)`)}
-  ${keys.load(valueTile, `(begin + ${cols}u)`)}
-  workgroupBarrier();
-  ${bothScores('0u')}
-  workgroupBarrier();
-  var current = 0u; // where this tile's keys begin; the next ones are in the other half
-  for (var s0 = begin; s0 < end; s0 += ${cols}u) {
-    if (s0 < ownEnd) {
-      ${read('score', 'mine')}
-      ${keys.bound}
-      ${keys.hide}
-      ${read('slope', `mine + ${slopesAt}u`)}
-      ${times(vectors, (i) => `score${i} = ${changes(`exp2(score${i} - logSum)`, `slope${i}`, 'product', factorOf(kind, `score${i}`))};`)}
-      ${pack('weights', 'score')}
-    }
-    let next = ${size}u - current;
-    ${keyTile.store('next')}
+  for (var s1 = begin; s1 < end; s1 += ${STEPS * cols}u) {
+    ${keyTile.store()}
     ${valueTile.store()}
-    if (s0 + ${cols}u < end) {
-      ${keys.load(keyTile, `(s0 + ${2 * cols}u)`)}
-      ${keys.load(valueTile, `(s0 + ${2 * cols}u)`)}
-    }
     workgroupBarrier();
-    if (s0 < ownEnd) {
-      ${accumulate('out', 'weights', 'tileK', 'current', shape)}
-      if (s0 + ${cols}u < ownEnd) {
-        ${bothScores('next')}
+    if (s1 + ${STEPS * cols}u < end) { // the next tiles arrive while these are used
+      ${keys.load(keyTile, `(s1 + ${STEPS * cols}u)`)}
+      ${keys.load(valueTile, `(s1 + ${STEPS * cols}u)`)}
+    }
+    ${times(
+      STEPS,
+      (step) => `{
+      let s0 = s1 + ${step * cols}u;
+      ${keepsOrder ? 'if (s0 < ownEnd) {' : '{'}
+        ${exchange.scores(step, ['q', 'tileK'], ['g', 'tileV'])}
+        ${keys.bound}
+        ${keys.hide}
+        ${times(vectors, (i) => `score${i} = ${changes(`exp2(score${i} - logSum)`, `slope${i}`, 'product', factorOf(kind, `score${i}`))};`)}
+        ${exchange.pack('score')}
+        ${exchange.accumulate(step, 'out', 0, 'tileK')}
       }
-    }
+    }`,
+    )}
     workgroupBarrier();
-    current = next;
   }
   ${writeSums(
     'out',
@@ -177,16 +223,17 @@ var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;`,
 function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo[] {
   const {key, segments} = call.inputs;
   const [batch, groups, sourceLength, dim] = key.shape;
+  const {keepsOrder} = capabilitiesOf(backend);
   const layout = fitted(
     backend,
-    GRAD_KEY_VALUE,
+    GRADIENT,
     dim,
-    (tried) => memoryOf(tried, dim, {tiles: 4, floats: 2, halves: 2}) + 24 * tried.cols,
+    (tried) => memoryOf(tried, dim, {tiles: TILES, ...exchangesOf(keepsOrder, 2)}) + 8 * STEPS * tried.cols,
   );
   const dKey = backend.makeTensorInfo(key.shape, 'float32');
   const dValue = backend.makeTensorInfo(key.shape, 'float32');
   runShader(backend, {
-    shader: backwardKeyValue(kindOf(call), layout),
+    shader: backwardKeyValue(kindOf(call), layout, keepsOrder),
     buffers: {dKey, dValue, segments, ...operands},
     uniforms: uniformsOf(call),
     workgroups: [Math.ceil(sourceLength / rowsOf(layout)), batch * groups],
@@ -194,49 +241,62 @@ function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Ope
   return [dKey, dValue];
 }
 
-const backwardKeyValue = attentionShader((kind, layout: Layout) => {
+const backwardKeyValue = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
   const {dim, causal, hasSegments, hasWindow} = kind;
   const {subgroups, blocks, cols} = layout;
   const shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const queries = tileOf('tileQ', 'query', {rows: cols, dim, threads});
-  const slopesTile = tileOf('tileG', 'slopes', {rows: cols, dim, threads});
-  const {vectors, declarations, hide, bound, pack, read} = lanesOf(shape);
-  const size = cols * halfStride(dim);
-  const slopesAt = rows * floatStride(cols);
+  const size = STEPS * cols; // queries in a tile
+  const queries = tileOf('tileQ', 'query', {rows: size, dim, threads});
+  const slopesTile = tileOf('tileG', 'slopes', {rows: size, dim, threads});
+  const exchange = exchangeOf(shape, rows, keepsOrder, 2);
+  const {vectors, declarations, hide, bound} = lanesOf(shape, exchange.stride);
   const isPastDiagonal = causal ? ` || firstRow + ${16 * blocks - 1}u > t0 + u.past` : '';
   const isPartial =
     hasSegments || hasWindow
       ? 'true'
       : `t0 + ${cols}u > u.length || firstRow + ${16 * blocks}u > u.sourceLength${isPastDiagonal}`;
-  // Loads what comes next: the tile of queries of head `nextHead` from `nextT` on.
+  const four = (of: (row: string) => string) =>
+    `vec4f(${[0, 1, 2, 3].map((e) => of(`(firstOfHead + min(four + ${e}u, u.length - 1u))`)).join(', ')})`;
+  // Loads what comes next: the tile of queries of head `nextHead` from `nextT` on. A power of two that scales a query's
+  // weights is taken from the logarithm of their sum.
   const loadNext = `
       ${queries.load('nextT', 'nextHead * u.length', 'u.length')}
       ${slopesTile.load('nextT', 'nextHead * u.length', 'u.length')}
-      if (local < ${cols}u) {
-        let row = nextHead * u.length + min(nextT + local, u.length - 1u);
-        nextLog = logSums[row] * ${LOG2E};
-        nextAlong = along[row];
-        nextFactor = scales[row] * unit;
+      if (local < ${size / 4}u) {
+        let firstOfHead = nextHead * u.length;
+        let four = nextT + 4u * local;
+        nextLog = ${four((row) => `logSums[${row}] * ${LOG2E} - log2(scales[${row}] * unit)`)};
+        nextAlong = ${four((row) => `along[${row}]`)};
       }
-      nextT += ${cols}u;
+      nextT += ${size}u;
       if (nextT >= lastQuery) { nextT = start; nextHead = min(nextHead + 1u, lastHead); }`;
-  const store = (half: string) => `
-      ${queries.store(`${half} * ${size}u`)}
-      ${slopesTile.store(`${half} * ${size}u`)}
-      if (local < ${cols}u) {
-        let to = ${half} * ${cols}u + local;
-        queryLogs[to] = nextLog;
-        queryAlong[to] = nextAlong;
-        queryFactors[to] = nextFactor;
-      }`;
-  const bothScores = (half: string) => `
-    ${scoresOf('k', 'tileQ', `${half} * ${size}u`, 'region', shape)}
-    ${scoresOf('v', 'tileG', `${half} * ${size}u`, `region + ${slopesAt}u`, shape)}`;
-  // Four numbers of queries, for the lane's vector i.
-  const four = (numbers: string, i: number) =>
-    `vec4f(${[0, 1, 2, 3].map((e) => `${numbers}[statistics + ${4 * i + e}u]`).join(', ')})`;
+  const stepOf = (step: number) => {
+    const at = (step * cols) / 4;
+    return `{
+    let t0 = t1 + ${step * cols}u;
+    ${exchange.scores(step, ['k', 'tileQ'], ['v', 'tileG'])}
+    ${bound(kind)}
+    if (${isPartial}) {
+      let t = t0 + part;
+      ${hide(
+        (column) =>
+          `(t + ${column} >= u.length) | (s >= u.sourceLength) | !isVisible(head, t + ${column}, s, segmentOf(head, t + ${column} + u.past))`,
+      )}
+    }
+    ${times(
+      vectors,
+      (i) => `
+    ${kind.isCapped ? `let factor${i} = vec4f(1.0)${factorOf(kind, `score${i}`)};` : ''}
+    score${i} = exp2(score${i} - queryLogs[part / 4u + ${at + i}u]);
+    slope${i} = ${changes(`score${i}`, `slope${i}`, `queryAlong[part / 4u + ${at + i}u]`, kind.isCapped ? ` * factor${i}` : '')};`,
+    )}
+    ${exchange.pack('score', 'slope')}
+    ${exchange.accumulate(step, 'outV', 0, 'tileG')}
+    ${exchange.accumulate(step, 'outK', 1, 'tileQ')}
+  }`;
+  };
   return {
     name: 'MatrixAttentionGradKeyValue',
     outputs: {dKey: 'vec4f', dValue: 'vec4f'},
@@ -244,14 +304,11 @@ const backwardKeyValue = attentionShader((kind, layout: Layout) => {
     workgroup: threads,
     header: MATRIX_HEADER,
     globals: `${HALVES}
-var<workgroup> tileQ: array<vec4u, ${2 * size}>;
-var<workgroup> tileG: array<vec4u, ${2 * size}>;
-var<workgroup> scores: array<vec4u, ${2 * slopesAt}>; // then the slopes of the weights
-var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;
-var<workgroup> changes: array<vec4u, ${rows * halfStride(cols)}>;
-var<workgroup> queryLogs: array<f32, ${2 * cols}>;
-var<workgroup> queryAlong: array<f32, ${2 * cols}>;
-var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
+var<workgroup> tileQ: array<vec4u, ${size * halfStride(dim)}>;
+var<workgroup> tileG: array<vec4u, ${size * halfStride(dim)}>;
+${exchange.globals}
+var<workgroup> queryLogs: array<vec4f, ${size / 4}>;
+var<workgroup> queryAlong: array<vec4f, ${size / 4}>;`,
     body: `
   let first = group.x * ${rows}u;
   let source = group.y * u.sourceLength;
@@ -266,60 +323,32 @@ var<workgroup> queryFactors: array<f32, ${2 * cols}>;`,
   ${declareSums('outV', blocks, dim)}
   ${queries.registers}
   ${slopesTile.registers}
-  var nextLog: f32;
-  var nextAlong: f32;
-  var nextFactor: f32;
+  var nextLog: vec4f;
+  var nextAlong: vec4f;
   let start = ${causal ? 'first - min(first, u.past)' : '0u'};
   let lastHead = group.y * sharing + sharing - 1u;
   var nextHead = group.y * sharing;
   var nextT = start;
   var head = nextHead;
-  var t0 = start;
+  var t1 = start;
   let lastQuery = ${endOfQueries(kind, 'first', rows)};
-  let tiles = sharing * ((lastQuery - start + ${cols - 1}u) / ${cols}u);
+  let tiles = sharing * ((lastQuery - start + ${size - 1}u) / ${size}u);
   ${loadNext}
-  ${store('0u')}
-  ${loadNext}
-  workgroupBarrier();
-  ${bothScores('0u')}
-  workgroupBarrier();
-  var current = 0u;
   for (var tile = 0u; tile < tiles; tile++) {
-    let next = 1u - current;
-    let statistics = current * ${cols}u + part;
-    ${read('score', 'mine')}
-    ${bound(kind)}
-    if (${isPartial}) {
-      let t = t0 + part;
-      ${hide(
-        (column) =>
-          `(t + ${column} >= u.length) | (s >= u.sourceLength) | !isVisible(head, t + ${column}, s, segmentOf(head, t + ${column} + u.past))`,
-      )}
+    ${queries.store()}
+    ${slopesTile.store()}
+    if (local < ${size / 4}u) {
+      queryLogs[local] = nextLog;
+      queryAlong[local] = nextAlong;
     }
-    ${read('slope', `mine + ${slopesAt}u`)}
-    ${times(
-      vectors,
-      (i) => `
-    ${kind.isCapped ? `let factor${i} = vec4f(1.0)${factorOf(kind, `score${i}`)};` : ''}
-    score${i} = exp2(score${i} - ${four('queryLogs', i)}) * ${four('queryFactors', i)};
-    slope${i} = ${changes(`score${i}`, `slope${i}`, four('queryAlong', i), kind.isCapped ? ` * factor${i}` : '')};`,
-    )}
-    ${pack('weights', 'score')}
-    ${pack('changes', 'slope')}
-    ${store('next')}
-    if (tile + 2u < tiles) {
+    workgroupBarrier();
+    if (tile + 1u < tiles) {
       ${loadNext}
     }
+    ${times(STEPS, stepOf)}
     workgroupBarrier();
-    ${accumulate('outV', 'weights', 'tileG', `current * ${size}u`, shape)}
-    ${accumulate('outK', 'changes', 'tileQ', `current * ${size}u`, shape)}
-    if (tile + 1u < tiles) {
-      ${bothScores('next')}
-    }
-    workgroupBarrier();
-    current = next;
-    t0 += ${cols}u;
-    if (t0 >= lastQuery) { t0 = start; head = min(head + 1u, lastHead); }
+    t1 += ${size}u;
+    if (t1 >= lastQuery) { t1 = start; head = min(head + 1u, lastHead); }
   }
   ${writeSums('outK', shape, `if (firstRow + r < u.sourceLength) { dKey[(source + firstRow + r) * V + col] = largest[0] * ${Math.LN2} * sum; }`)}
   ${writeSums('outV', shape, 'if (firstRow + r < u.sourceLength) { dValue[(source + firstRow + r) * V + col] = largest[0] * sum; }')}`,

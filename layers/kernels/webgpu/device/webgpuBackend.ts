@@ -55,6 +55,11 @@ export interface Capabilities {
   hasSubgroups: boolean;
   /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32. */
   hasMatrices: boolean;
+  /**
+   * Whether a subgroup's accesses of workgroup memory keep their order, so that its lanes read what its matrices wrote
+   * without a barrier. WGSL does not promise it and has no barrier for one subgroup; NVIDIA's warps do it.
+   */
+  keepsOrder: boolean;
   /** The number type in which large products are computed. */
   computeDtype: 'float16' | 'float32';
 }
@@ -64,6 +69,7 @@ const capabilities = keptFor(
     hasF16: device.features.has('shader-f16'),
     hasSubgroups: device.features.has('subgroups' as GPUFeatureName),
     hasMatrices: false, // until tried
+    keepsOrder: device.adapterInfo?.vendor === 'nvidia',
     computeDtype: 'float32',
   }),
 );

@@ -173,14 +173,24 @@ export const scoresOf = (
   }`;
 };
 
+/** Rows of float16 in workgroup memory that a subgroup multiplies from the left. */
+export interface Weights {
+  /** Name of the array. */
+  array: string;
+  /** WGSL of the index at which the subgroup's rows begin. */
+  from: string;
+  /** Vectors between rows. */
+  stride: number;
+}
+
 /**
- * WGSL of `name += weights · tile` for the `16 · blocks` rows of `weights`, float16, from index `weightRegion` on.
+ * WGSL of `name += weights · tile` for the subgroup's `16 · blocks` rows of weights.
  *
  * @param at WGSL of the tile's first index
  */
 export const accumulate = (
   name: string,
-  weights: string,
+  {array, from, stride}: Weights,
   tile: string,
   at: string,
   {blocks, dim, cols}: Shape,
@@ -191,7 +201,7 @@ export const accumulate = (
     ${times(
       blocks,
       (i) =>
-        `let w${i} = subgroupMatrixLoad<Left, row_major>(&${weights}, weightRegion + ${16 * i * halfStride(cols) + 2 * j}u, ${halfStride(cols)}u);`,
+        `let w${i} = subgroupMatrixLoad<Left, row_major>(&${array}, ${from} + ${16 * i * stride + 2 * j}u, ${stride}u);`,
     )}
     ${times(
       dim / 16,

@@ -1,7 +1,7 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
-import {chunkRows, keepsAttention} from './stackPass.ts';
+import {blocksKeepingAttention, chunkRows} from './stackPass.ts';
 
 const FLOAT = 4;
 const HALF = 2;
@@ -24,9 +24,17 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
 
   const attended = halves(query) + floats(heads);
   const attention = halves(query + keyValue) + attended;
-  const isAttendedKept = checkpointing && keepsAttention(config.numHiddenLayers, rows, heads, config.headDim);
+  const blocks = config.numHiddenLayers;
+  const keeping = checkpointing
+    ? blocksKeepingAttention(blocks, {
+        batch: batchSize,
+        length: sequenceLength,
+        heads,
+        headDim: config.headDim,
+      })
+    : 0;
   const ofBlock = checkpointing
-    ? halves(hidden) + (isAttendedKept ? attended : 0)
+    ? halves(hidden) + (keeping / blocks) * attended
     : halves(2 * hidden + 2 * intermediate) + attention;
   const chunk = Math.min(rows, chunkRows(intermediate));
   const weight = isQuantized ? HALF * hidden * intermediate : 0;
@@ -34,14 +42,14 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const feedForward =
     gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;
   const slope = floats(hidden);
-  const again = checkpointing ? attention - (isAttendedKept ? attended : 0) : 0; // what the block did not keep
+  const again = checkpointing ? attention - (keeping === blocks ? attended : 0) : 0; // what a block did not keep
   const inFeedForward = again + (checkpointing ? floats(hidden) : 0) + feedForward;
   const inAttention = again + halves(2 * query) + floats(query + keyValue);
   const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
   const isOffloaded = checkpointing === 'offload'; // then what two blocks keep is on the card
-  const saved = (isOffloaded ? 2 : config.numHiddenLayers) * ofBlock;
+  const saved = (isOffloaded ? 2 : blocks) * ofBlock;
   const backward = slope + Math.max(inFeedForward, inAttention, inForward);
   const loss = OUTSIDE * floats(hidden);
   const logits = (FLOAT + HALF) * logitRows * vocabSize;

@@ -107,13 +107,10 @@ export class StackPass {
     const hidden = {...value, shape: [this.rows, this.size]};
     const {checkpointing} = this.attributes;
     const isAllKept = isRecorded && !checkpointing;
-    const isAttendedKept =
-      isRecorded &&
-      !isAllKept &&
-      keepsAttention(this.blocks.length, this.rows, this.attention.heads, this.attention.headDim);
     const isOffloaded = isRecorded && checkpointing === 'offload';
     const hosted = isOffloaded ? new HostedInputs(this.backend) : undefined;
-    const kept = this.blocks.map((plain): Kept | undefined => {
+    const kept = this.blocks.map((plain, i): Kept | undefined => {
+      const isAttendedKept = isRecorded && i < this.keepingAttention;
       const block = this.ready(plain, false);
       const x = isRecorded ? this.packed() : undefined;
       const {normed, lows, ...attention} = this.attend(block, hidden, x);
@@ -163,15 +160,29 @@ export class StackPass {
     const dx = ownTensor(this.backend, dy, isSpent);
     const d = {...dx, shape: [this.rows, this.size]};
     if (hosted && !isDryRun(this.backend.device)) return this.laterBackward(d, hosted.use());
-    const perBlock = saved.length / this.blocks.length;
     const gradients: tf.TensorInfo[][] = [];
+    let end = saved.length;
     for (let i = this.blocks.length - 1; i >= 0; i--) {
-      const kept = hosted?.tensorsOf(i) ?? saved.slice(perBlock * i, perBlock * (i + 1));
+      const begin = end - this.countKept(i, saved);
+      const kept = hosted?.tensorsOf(i) ?? saved.slice(begin, end);
+      end = begin;
       gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0 || isInputWanted));
       if (hosted) this.free(...kept);
     }
     if (!isInputWanted) this.free(dx);
     return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
+  }
+
+  /** Number of blocks that keep the results of attention, the first ones, where blocks do not keep everything. */
+  private get keepingAttention(): number {
+    const {attention, attributes, blocks} = this;
+    return attributes.checkpointing ? blocksKeepingAttention(blocks.length, attention) : 0;
+  }
+
+  /** Returns how many tensors a block kept. */
+  private countKept(i: number, saved: tf.TensorInfo[]): number {
+    if (!this.attributes.checkpointing) return saved.length / this.blocks.length;
+    return i < this.keepingAttention ? 4 : 2;
   }
 
   /** {@link backward} with the inputs of blocks in host memory: the next one comes while a block is computed. */
@@ -456,12 +467,22 @@ export function chunkRows(intermediateSize: number): number {
   return Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
 }
 
-/** The most bytes that the results of attention in all blocks may take to be kept with checkpointing. */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20};
+/**
+ * The most bytes that the results of attention may take to be kept with checkpointing: those of all blocks, or, from
+ * `longLength` positions on, where computing them again takes long, of as many blocks as fit `longBytes`.
+ */
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, longLength: 8192, longBytes: 680 * 2 ** 20};
 
-/** Whether blocks with checkpointing keep the results of attention, instead of computing them again. */
-export const keepsAttention = (blocks: number, rows: number, heads: number, headDim: number): boolean =>
-  blocks * rows * heads * (2 * headDim + 4) <= KEPT_ATTENTION.bytes;
+/** Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. */
+export function blocksKeepingAttention(
+  blocks: number,
+  {batch, length, heads, headDim}: Pick<AttentionSettings, 'batch' | 'length' | 'heads' | 'headDim'>,
+): number {
+  const {bytes, longLength, longBytes} = KEPT_ATTENTION;
+  const ofBlock = batch * length * heads * (2 * headDim + 4);
+  if (blocks * ofBlock <= bytes) return blocks;
+  return length < longLength ? 0 : Math.min(blocks, Math.floor(longBytes / ofBlock));
+}
 
 /** Names of what a block keeps besides its input, in the order of the outputs. */
 const REST = ['query', 'key', 'value', 'attended', 'logSums', 'gate', 'up'] as const;

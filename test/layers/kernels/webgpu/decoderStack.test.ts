@@ -137,19 +137,21 @@ describeWebGPU('decoderStack in float16', () => {
     await choose('float16');
     expect(hasKernel(decoderStackOp)).toBe(true);
     await expectSame(run(false)(), value, TOLERANCE);
-    const {bytes} = KEPT_ATTENTION;
-    for (const [checkpointing, most] of [
-      [true, bytes],
-      [true, 0],
-      [false, bytes],
+    const usual = {...KEPT_ATTENTION};
+    const ofOneBlock = batch * length * HEADS * (2 * DIM + 4);
+    for (const [checkpointing, kept] of [
+      [true, {}],
+      [true, {bytes: 0}],
+      [true, {bytes: 0, longLength: length, longBytes: ofOneBlock}],
+      [false, {}],
     ] as const) {
-      KEPT_ATTENTION.bytes = most;
+      Object.assign(KEPT_ATTENTION, usual, kept);
       const gradients = gradientsOf(checkpointing);
       for (const [i, gradient] of gradients.entries())
         await expectSame(gradient, expected[i].clone(), TOLERANCE);
       expectNoLeak(() => gradientsOf(checkpointing));
     }
-    KEPT_ATTENTION.bytes = bytes;
+    Object.assign(KEPT_ATTENTION, usual);
     await offloads(
       (checkpointing) => decoderStack(x, blocks, {...options, checkpointing, isInputTrained: false}),
       inputs.slice(1),
