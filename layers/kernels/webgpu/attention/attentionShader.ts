@@ -41,7 +41,10 @@ export const kindOf = ({inputs, attrs}: AttentionCall): AttentionKind => ({
  * Declares an attention shader: adds `segments`, the uniforms, and WGSL that bounds scores and decides which query sees
  * which key.
  */
-export const attentionShader = <P extends (object | boolean)[], D extends Omit<ShaderDeclaration, 'uniforms'>>(
+export const attentionShader = <
+  P extends (object | boolean)[],
+  D extends Omit<ShaderDeclaration, 'uniforms'>,
+>(
   declare: (kind: AttentionKind, ...parameters: P) => D,
 ) =>
   shader((kind: AttentionKind, ...parameters: P) => {
