@@ -6,7 +6,7 @@ import {blocksKeepingAttention, chunkRows} from './stackPass.ts';
 const FLOAT = 4;
 const HALF = 2;
 /** Share by which buffers are larger than what they hold, and of free ones: of what is kept, and of everything else. */
-const SLACK = {kept: 0.02, scratch: 0.25};
+const SLACK = {kept: 0.06, scratch: 0.25};
 /** Partial sums of gradients, tables, losses and other small tensors. */
 const REST = 32 * 2 ** 20;
 /** Hidden states in float32 while the loss runs: the blocks' result, its norm, and the gradient. */
