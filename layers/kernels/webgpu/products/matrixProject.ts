@@ -29,8 +29,11 @@ export interface FactorPack {
 /** Rows of a workgroup, and of a matrix. */
 const SIDE = 16;
 const SUBGROUPS = 4;
-/** Vectors of eight numbers that a workgroup reads of each row at a time; each subgroup multiplies its part of them. */
-const WIDTH = 64;
+/**
+ * Vectors of eight numbers that a workgroup reads of each row at a time; each subgroup multiplies its part of them. With
+ * 32, five workgroups run on an H200's processor, and with 64, two.
+ */
+const WIDTH = 32;
 const STEPS = (WIDTH * 8) / (SIDE * SUBGROUPS);
 /** Vectors between the rows of a tile: one more, for other memory banks. */
 const STRIDE = WIDTH + 1;
