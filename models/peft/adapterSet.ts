@@ -219,6 +219,11 @@ export class AdapterSet {
     }
   }
 
+  /** Whether layers share their weights, which must then not change. */
+  get isReplicated(): boolean {
+    return this.model.replication !== undefined;
+  }
+
   /** Puts layers in a row, if an adapter is made for that. @returns undoes it */
   private replicate({layerReplication: ranges, bias}: LoRAOptions): (() => void) | undefined {
     const {replication} = this.model;

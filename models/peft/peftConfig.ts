@@ -76,7 +76,14 @@ export function parsePeftConfig(
   }
   const keys = peftFields(fields);
   const read = new Set([...keys.map(({key}) => key), ...(isLoRA(layerClass) ? ['init_lora_weights'] : [])]);
-  if (isLoRA(layerClass)) baseChangeOf(json, where); // loading changes the base, if it must
+  const changed = isLoRA(layerClass) ? baseChangeOf(json, where) : undefined; // loading changes the base, if it must
+  if (changed && Array.isArray(json.layer_replication) && json.layer_replication.length > 0) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${where} layer_replication: expected none with init_lora_weights ${changed.method}, which changes the base, got ` +
+        `${show(json.layer_replication)}. Replicated layers share their weights.`,
+    );
+  }
   const known = (key: string) => read.has(key) || INERT.has(key) || Object.hasOwn(MUST_BE_OFF, key);
   const unknown = Object.keys(json).filter((key) => !known(key) && json[key] != null && json[key] !== false);
   if (unknown.length > 0) warn(`${where}: ignored unknown keys ${unknown.join(', ')}`);

@@ -21,7 +21,14 @@ import {changesBase, changesBaseByData} from './changesBase.ts';
 import {CORDA_DEFAULTS, type CordaConfig, corda, oriented} from './corda.ts';
 import {EVA_DEFAULTS, type EvaConfig, evaMatrices} from './eva.ts';
 import {INITIALIZATIONS, type InitializationName, type InitialValues} from './initializations.ts';
-import {LORA_GA_DEFAULTS, LORA_GA_DIRECTIONS, LORA_GA_SCALES, type LoraGAConfig, loraGA} from './loraGA.ts';
+import {
+  assertGradientRank,
+  LORA_GA_DEFAULTS,
+  LORA_GA_DIRECTIONS,
+  LORA_GA_SCALES,
+  type LoraGAConfig,
+  loraGA,
+} from './loraGA.ts';
 
 export interface InitializeLoRAOptions extends LayerWatch {
   /**
@@ -182,7 +189,7 @@ function initialValues(model: BusyModel, adapterName: string, options: Initializ
             await goOn();
             const values = await valuesOf(gradient);
             assertFinite(values.values, `lora_ga for ${layer.name}, the gradient`);
-            yield [layer, loraGA(await weightOf(layer), values, ownOf(layer), config, layer.name)];
+            yield [layer, loraGA(await weightOf(layer), values, ownOf(layer), config)];
           }
         } finally {
           tf.dispose([...measured.values()]);
@@ -266,6 +273,13 @@ async function initialize(
   const {method, onProgress} = options;
   const layers = layersOf(adapters, adapterName);
   for (const layer of layers) assertInitializable(layer, adapterName, method);
+  if (adapters.isReplicated && changesBase(method)) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${method} for adapter "${adapterName}": expected layers with weights of their own, because the base changes, got ` +
+        'replicated ones, which share theirs',
+    );
+  }
   const isLikePeft = ['pissa', 'olora'].includes(initializationNamed(method)!); // which leaves embeddings as they are
   for (const [name, layer] of adapters.layers())
     if (layer instanceof LoRAEmbedding && layer.adapters.has(adapterName) && !isLikePeft)
@@ -404,5 +418,6 @@ function assertInitializable(layer: LoRADense, adapterName: string, method: stri
   if (loraBias) throw refuse('an adapter without loraBias', 'one with it');
   if (method === 'mica' && !freezeB)
     throw refuse('applyLoRA({freezeB: true}), because only A trains', 'freezeB: false');
+  if (method === 'lora_ga') assertGradientRank(rank, [layer.base.units, layer.base.inputDim], layer.name);
   if (method === 'orthogonal' && rank % 2 !== 0) throw refuse('an even rank', String(rank));
 }

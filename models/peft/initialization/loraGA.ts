@@ -50,23 +50,15 @@ const range = <T>(length: number, of: (i: number) => T): T[] => Array.from({leng
  * `lora_ga_init`. The signs of the directions are arbitrary, so A and B may differ from PEFT's in the signs of their rows
  * and columns.
  *
- * @param gradient of the loss with respect to the weight
- * @throws TfjsLoraError `INVALID_ARGUMENT` for a rank above half of the smaller side
+ * @param gradient of the loss with respect to the weight, with at least `2 · rank` directions
  */
 export function loraGA(
   weight: DenseValues,
   gradient: DenseValues,
   {rank, scaling, seed}: {rank: number; scaling: number; seed: number},
   {direction, scale, stableGamma}: Required<LoraGAConfig>,
-  where: string,
 ): InitialValues {
   const {rows, cols} = weight;
-  if (2 * rank > Math.min(rows, cols)) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `lora_ga for ${where}: expected a rank of at most ${Math.floor(Math.min(rows, cols) / 2)}, half of its smaller side, got ${rank}`,
-    );
-  }
   const {u, s, v} = truncatedSvd(gradient, 2 * rank);
   const [ofA, ofB] = LORA_GA_DIRECTIONS[direction](rank, seedrandom(String(seed)));
   const factor = {
@@ -84,4 +76,14 @@ export function loraGA(
     }),
     base: 'residual',
   };
+}
+
+/** @throws TfjsLoraError `INVALID_ARGUMENT` for a rank above half of the weight's smaller side */
+export function assertGradientRank(rank: number, shape: number[], where: string): void {
+  const most = Math.floor(Math.min(...shape) / 2);
+  if (rank <= most) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `lora_ga for ${where}: expected a rank of at most ${most}, half of its smaller side, got ${rank}`,
+  );
 }

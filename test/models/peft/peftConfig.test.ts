@@ -173,6 +173,8 @@ test('refuses initializations that PEFT does not have, and settings that it refu
   expect(refusal({init_lora_weights: 'nonsense'}).code).toBe('INVALID_CONFIG');
   for (const init of [{toString: 1}, ['pissa'], 1])
     expect(refusal({init_lora_weights: init}).code).toBe('INVALID_CONFIG');
+  const replicated = refusal({init_lora_weights: 'pissa', layer_replication: [[0, 1]]});
+  expect(replicated.message).toContain('layer_replication: expected none with init_lora_weights pissa');
   for (const loftq_config of [{loftq_bits: 3}, {loftq_iter: 0}, {loftq_iter: 'x'}])
     expect(refusal({init_lora_weights: 'loftq', loftq_config}).message).toContain(
       'loftq_config: expected loftq_bits 4 or 8',

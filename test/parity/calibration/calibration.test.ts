@@ -56,36 +56,40 @@ describeEachBackend('initializeLoRA with batches equals PEFT', (backend) => {
     logits.dispose();
   };
 
-  test.each(CASES)('%s: matrices, and what stays in the base', async (name, rank, options) => {
-    const before = logitsOf(model, inputs);
-    const reports: number[] = [];
-    const onProgress = ({done}: {done: number}) => reports.push(done);
-    await model.applyLoRA({...QV, rank}).initializeLoRA({...options, batches, onProgress});
-    expect(reports).toEqual([1, 2, 3, 4]);
-    const after = logitsOf(model, inputs);
-    await expectClose(after, {values: (await before.data()) as Float32Array, shape: before.shape}, 1e-4);
-    tf.dispose([before, after]);
-    const initial = readGoldens(join(FOLDER, name, 'initial/adapter_model.safetensors'));
-    for (const [key, layer] of model.adaptedLayers()) {
-      const {loraA, loraB} = layer.adapter();
-      const golden = (part: string) => goldenNamed(initial, `base_model.model.${key}.${part}.weight`);
-      const [goldenA, goldenB] = [golden('lora_A'), golden('lora_B')];
-      const signs = await rowSigns(loraA.read(), goldenA);
-      const ofB = await columnSigns(loraB.read(), goldenB);
-      const [a, b] = tf.tidy(() => [
-        tf.mul(loraA.read(), tf.tensor2d(signs, [rank, 1])),
-        // CorDA's A and B change signs together; LoRA-GA's are of different directions.
-        tf.mul(loraB.read(), tf.tensor2d(ofB, [1, rank])),
-      ]);
-      await expectClose(a, goldenA, 2e-3);
-      // PEFT approximates the largest singular value of the weight, by which ArBr is scaled here.
-      await expectClose(b, goldenB, name === 'lora-ga-ArBr' ? 1e-2 : 2e-3);
-      tf.dispose([a, b]);
-      const base = `${name}:${key.replace('model.', '')}`;
-      if (options.method !== 'corda' || !expected.has(base)) continue;
-      await expectClose(layer.base.weight.read(), goldenNamed(expected, base), 1e-4);
-    }
-  });
+  const isCpu = backend === 'cpu';
+  test.each(isCpu ? [CASES[0], CASES[2]] : CASES)(
+    '%s: matrices, and what stays in the base',
+    async (name, rank, options) => {
+      const before = logitsOf(model, inputs);
+      const reports: number[] = [];
+      const onProgress = ({done}: {done: number}) => reports.push(done);
+      await model.applyLoRA({...QV, rank}).initializeLoRA({...options, batches, onProgress});
+      expect(reports).toEqual([1, 2, 3, 4]);
+      const after = logitsOf(model, inputs);
+      await expectClose(after, {values: (await before.data()) as Float32Array, shape: before.shape}, 1e-4);
+      tf.dispose([before, after]);
+      const initial = readGoldens(join(FOLDER, name, 'initial/adapter_model.safetensors'));
+      for (const [key, layer] of model.adaptedLayers()) {
+        const {loraA, loraB} = layer.adapter();
+        const golden = (part: string) => goldenNamed(initial, `base_model.model.${key}.${part}.weight`);
+        const [goldenA, goldenB] = [golden('lora_A'), golden('lora_B')];
+        const signs = await rowSigns(loraA.read(), goldenA);
+        const ofB = await columnSigns(loraB.read(), goldenB);
+        const [a, b] = tf.tidy(() => [
+          tf.mul(loraA.read(), tf.tensor2d(signs, [rank, 1])),
+          // CorDA's A and B change signs together; LoRA-GA's are of different directions.
+          tf.mul(loraB.read(), tf.tensor2d(ofB, [1, rank])),
+        ]);
+        await expectClose(a, goldenA, 2e-3);
+        // PEFT approximates the largest singular value of the weight, by which ArBr is scaled here.
+        await expectClose(b, goldenB, name === 'lora-ga-ArBr' ? 1e-2 : 2e-3);
+        tf.dispose([a, b]);
+        const base = `${name}:${key.replace('model.', '')}`;
+        if (options.method !== 'corda' || !expected.has(base)) continue;
+        await expectClose(layer.base.weight.read(), goldenNamed(expected, base), 1e-4);
+      }
+    },
+  );
 
   test.each(['corda-ipm', 'corda-kpm', 'lora-ga'])(
     '%s: a trained adapter loads, converts and saves',
@@ -108,9 +112,9 @@ describeEachBackend('initializeLoRA with batches equals PEFT', (backend) => {
   );
 
   // The host finds the components; the backend only runs the batches, which takes long on cpu.
-  const testOffCpu = backend === 'cpu' ? test.skip : test;
+  const testOffCpu = isCpu ? test.skip : test;
   testOffCpu.each<[string, string[], InitializeLoRAOptions['evaConfig']]>([
-    ['eva', ['q_proj', 'v_proj', 'gate_proj'], {rho: 2, tau: 0.95}],
+    ['eva', ['q_proj', 'v_proj', 'gate_proj'], {rho: 2, tau: 0.85}],
     [
       'eva-whiten',
       ['v_proj', 'gate_proj'],

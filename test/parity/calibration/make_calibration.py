@@ -83,7 +83,7 @@ CASES = {
     "lora-ga": lambda: lora_ga(),
     "lora-ga-ArBr": lambda: lora_ga(direction="ArBr", scale="weight_svd"),
     "lora-ga-A2rBr": lambda: lora_ga(direction="A2rBr", scale="gd_scale"),
-    "eva": lambda: eva([*QV, "gate_proj"], rho=2.0, tau=0.95),
+    "eva": lambda: eva([*QV, "gate_proj"], rho=2.0, tau=0.85),
     # PEFT divides the components of layers with equal inputs once for each of them, so these targets have none.
     "eva-whiten": lambda: eva(["v_proj", "gate_proj"], whiten=True, tau=0.9, adjust_scaling_factors=False,
                               use_label_mask=False),
