@@ -54,6 +54,28 @@ export function completeAddedTokens({
   return tokens;
 }
 
+/**
+ * Returns the added tokens with further ones, each once. One that is there is replaced only by a special one.
+ *
+ * @param vocabulary finds the id of a token that the vocabulary has, and the first id beyond it
+ */
+export function withAddedTokens(
+  added: readonly AddedToken[],
+  tokens: readonly string[],
+  special: boolean,
+  {idOf, nextId}: {idOf(token: string): number | undefined; nextId: number},
+): AddedToken[] {
+  const byContent = new Map(added.map((token) => [token.content, token]));
+  let next = nextId;
+  for (const content of tokens) {
+    const known = byContent.get(content);
+    if (known && (known.special || !special)) continue;
+    const id = known?.id ?? idOf(content) ?? next++;
+    byContent.set(content, {...DEFAULT_FLAGS, ...known, normalized: !special, special, id, content});
+  }
+  return [...byContent.values()].sort((a, b) => a.id - b.id);
+}
+
 const DEFAULT_FLAGS = {single_word: false, lstrip: false, rstrip: false, normalized: false, special: false};
 
 /** Lists the tokens of an `added_tokens_decoder` by their ids. */

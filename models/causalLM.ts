@@ -4,7 +4,7 @@ import {assertShape} from '../layers/ops/assertShape.ts';
 import {backendTraits} from '../layers/ops/backendTraits.ts';
 import type {GradientCheckpointing} from '../layers/ops/gradientCheckpointing.ts';
 import {softCap} from '../layers/ops/softCap.ts';
-import {withoutAllocation} from '../layers/parameter.ts';
+import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import type {RotaryTables} from '../layers/rotaryEmbedding.ts';
 import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
@@ -33,6 +33,7 @@ import type {CausalLMConfig, ModelClass} from './modelClass.ts';
 import {namesOfRows} from './namesOfRows.ts';
 import {AdaptableModel} from './peft/adaptableModel.ts';
 import {refuseTraining} from './refuseTraining.ts';
+import {RESIZE_VOCAB_OPTIONS, type ResizeVocabOptions, resizeTables} from './resizeVocab.ts';
 import {type SaveOptions, savePretrained} from './savePretrained.ts';
 import type {ChatMessage, Tokenizer} from './tokenizer.ts';
 import {
@@ -105,6 +106,12 @@ const TOKEN_LOSSES_OPTIONS = {
   reference: true,
 } satisfies OptionNames<TokenLossesOptions>;
 
+export interface AddTokensOptions extends ResizeVocabOptions {
+  /** Whether the tokens are special, which decoding leaves out. Default false. */
+  special?: boolean;
+}
+const ADD_TOKENS_OPTIONS = {...RESIZE_VOCAB_OPTIONS, special: true} satisfies OptionNames<AddTokensOptions>;
+
 const FROM_CONFIG_OPTIONS = {
   dtype: true,
   seed: true,
@@ -120,6 +127,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   generationConfig: GenerationConfig = {};
   private checkpointing: GradientCheckpointing = true;
   private noiseAlpha = 0;
+  private isVocabResized = false;
 
   /**
    * @param container the symbolic graph, as for `tf.model`
@@ -438,6 +446,61 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
       'INVALID_ARGUMENT',
       `${call}: expected a model without a value head, got one. Call removeValueHead() first.`,
     );
+  }
+
+  /**
+   * Gives the model a vocabulary of another size, as transformers' `resize_token_embeddings`: the embedding, and a head that
+   * is not tied to it, lose their last rows or get new ones, which are drawn at random. {@link saveAdapter} then also
+   * writes the tables, as PEFT does.
+   *
+   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a model with adapters, or whose head is quantized
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * model.addTokens(['<bill>', '</bill>'], {special: true, padToMultipleOf: 64});
+   * model.applyLoRA({rank: 8, modulesToSave: ['embed_tokens', 'lm_head'], ensureWeightTying: true});
+   * ```
+   */
+  resizeVocab(size: number, options: ResizeVocabOptions = {}): this {
+    this.assertChangeable('resizeVocab');
+    if (this.adapterNames.length > 0) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `resizeVocab: expected a model without adapters, got ${this.adapterNames.join(', ')}. Resize before applyLoRA.`,
+      );
+    }
+    const vocabSize = resizeTables(this, size, options);
+    Object.assign(this, {config: {...this.config, vocabSize}});
+    this.isVocabResized = true;
+    return this;
+  }
+
+  /**
+   * Adds tokens to the tokenizer, and rows for them to the model if it has too few: see {@link resizeVocab}. Tokens that the
+   * vocabulary has keep their ids. {@link save} and the tokenizer's own write the tokenizer.
+   *
+   * @throws TfjsLoraError `UNSUPPORTED` without a tokenizer, and as {@link resizeVocab}; `INVALID_ARGUMENT`
+   */
+  addTokens(tokens: string[], options: AddTokensOptions = {}): this {
+    this.assertChangeable('addTokens');
+    assertKnownOptions('addTokens', options, ADD_TOKENS_OPTIONS);
+    const {special, ...resizing} = options;
+    if (!this.tokenizer)
+      throw new TfjsLoraError('UNSUPPORTED', 'addTokens: expected a model with a tokenizer, got none');
+    const tokenizer = this.tokenizer.withTokens(tokens, {special});
+    if (tokenizer.vocabSize > this.config.vocabSize) this.resizeVocab(tokenizer.vocabSize, resizing);
+    this.tokenizer = tokenizer;
+    return this;
+  }
+
+  /** The tables that {@link resizeVocab} changed, by the names of their layers. */
+  get resizedTables(): Map<string, Parameter> {
+    if (!this.isVocabResized) return new Map();
+    const tables = ['embed_tokens.weight', 'lm_head.weight'];
+    const own = [...this.namedParameters()].filter(([name]) => tables.some((table) => name.endsWith(table)));
+    return new Map(own.map(([name, parameter]) => [name.slice(0, name.lastIndexOf('.')), parameter]));
   }
 
   /** Returns the number of labels that count in a batch. */

@@ -10,7 +10,7 @@ import {
 } from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
-import {completeAddedTokens, contentOf} from './addedTokens.ts';
+import {completeAddedTokens, contentOf, withAddedTokens} from './addedTokens.ts';
 import {assertTokenIds} from './assertTokenIds.ts';
 import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
 import {openModelFolder} from './gguf/openModelFolder.ts';
@@ -135,6 +135,44 @@ export class Tokenizer {
     const rewritten = ['tokenizer_config.json', 'special_tokens_map.json'];
     const dropped = hasTemplate ? ['chat_template.jinja', 'chat_template.json'] : [];
     return new Tokenizer(files, this.folder, new Set([...this.rewritten, ...rewritten, ...dropped]));
+  }
+
+  /**
+   * Makes the same tokenizer with further tokens, which {@link save} writes. Tokens that the vocabulary has keep their ids;
+   * the others get the next ones, as in transformers' `add_tokens`.
+   *
+   * @param options.special whether they are special tokens. Default false
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for anything but texts
+   */
+  withTokens(tokens: string[], options: {special?: boolean} = {}): Tokenizer {
+    assertKnownOptions('Tokenizer.withTokens', options, {special: true});
+    const isText = (token: unknown) => typeof token === 'string' && token !== '';
+    if (!Array.isArray(tokens) || !tokens.every(isText)) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `Tokenizer.withTokens tokens: expected a list of texts, got ${show(tokens)}`,
+      );
+    }
+    const {tokenizer, config} = this.files;
+    const added = withAddedTokens(completeAddedTokens(this.files), tokens, options.special ?? false, {
+      idOf: (token) => this.tokenToId(token),
+      nextId: this.vocabSize,
+    });
+    const files = {
+      ...this.files,
+      tokenizer: {...tokenizer, added_tokens: added},
+      config: {
+        ...config,
+        ...(config.added_tokens_decoder != null && {
+          added_tokens_decoder: Object.fromEntries(added.map(({id, ...token}) => [id, token])),
+        }),
+      },
+    };
+    return new Tokenizer(
+      files,
+      this.folder,
+      new Set([...this.rewritten, 'tokenizer.json', 'tokenizer_config.json']),
+    );
   }
 
   /**

@@ -205,6 +205,7 @@ export function formatConfig(config: LlamaConfig, dtype: string, family: LlamaFa
     const {torch_dtype, dtype: _, ...rest} = source;
     const isTied = config.tieWordEmbeddings;
     if (isTied !== (source.tie_word_embeddings ?? false)) rest.tie_word_embeddings = isTied; // the weights decide
+    if (config.vocabSize !== source.vocab_size) rest.vocab_size = config.vocabSize; // it may have been resized
     if (config.eosTokenId !== undefined) rest.eos_token_id = config.eosTokenId; // a template may have changed it
     return {...rest, ...(torch_dtype !== undefined && !('dtype' in source) ? {torch_dtype: dtype} : {dtype})};
   }

@@ -44,6 +44,8 @@ const FIRST_MATRICES = 'adapter_initial.safetensors';
 const PICKLED_WEIGHTS = 'adapter_model.bin';
 /** PEFT's suffix of an adapted layer's name, for the layer's own weight. */
 const UNDER_ADAPTER = '.base_layer';
+/** The same after a layer's name, with trained tokens or without. */
+const PLACE_OF_BASE = /(\.token_adapter)?\.base_layer/;
 
 /** The part of a model that an adapter's files need, besides its adapters. */
 export interface AdapterFilesModel extends BusyModel {
@@ -51,6 +53,8 @@ export interface AdapterFilesModel extends BusyModel {
   /** PEFT's `task_type`. Default `CAUSAL_LM`; null for a model of a kind that PEFT does not know. */
   readonly taskType?: string | null;
   readonly valueHead?: ValueHead;
+  /** Tables that were resized, by the names of their layers, which an adapter's file then has too. Default none. */
+  readonly resizedTables?: ReadonlyMap<string, Parameter>;
   /** Whether another model has the same base weights, which must then not change. Default false. */
   readonly sharesBase?: boolean;
   namedParameters(): Map<string, Parameter>;
@@ -88,7 +92,12 @@ export const SAVE_ADAPTER_FILES_OPTIONS = {
  * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` for weights that are not LoRA's under LoRA's `peft_type`
  */
 export async function saveAdapter(
-  {nameOrPath, taskType, valueHead}: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType' | 'valueHead'>,
+  {
+    nameOrPath,
+    taskType,
+    valueHead,
+    resizedTables,
+  }: Pick<AdapterFilesModel, 'nameOrPath' | 'taskType' | 'valueHead' | 'resizedTables'>,
   adapters: AdapterSet,
   target: FolderTarget,
   adapterName = adapters.sole('saveAdapter'),
@@ -111,6 +120,7 @@ export async function saveAdapter(
     ...[...adapterParameters(adapters, adapterName)].filter(
       ([name]) => !converted || !name.includes('.lora_'),
     ),
+    ...tablesToWrite(adapters, adapterName, resizedTables),
     ...(loaded?.baseWeights ?? []),
     ...adapters.trainedBiases(adapterName),
   ]);
@@ -152,6 +162,22 @@ function firstTensors(initial: FirstMatrices, adapters: AdapterSet, adapterName:
       {name: `${name}.lora_A.weight`, dtype: 'F32', shape: loraA.logicalShape, data: a},
       {name: `${name}.lora_B.weight`, dtype: 'F32', shape: loraB.logicalShape, data: b},
     ];
+  });
+}
+
+/** Returns the resized tables by their keys in an adapter's file, except those that the adapter has whole. */
+function tablesToWrite(
+  adapters: AdapterSet,
+  adapterName: string,
+  tables: ReadonlyMap<string, Parameter> = new Map(),
+): [string, Parameter][] {
+  const layers = adapters.layers();
+  return [...tables].flatMap(([name, table]): [string, Parameter][] => {
+    const layer = layers.get(name);
+    if (layer instanceof CopiedLayer && layer.adapters.has(adapterName)) return [];
+    const place =
+      layer instanceof TokenRowsLayer ? `.token_adapter${UNDER_ADAPTER}` : layer ? UNDER_ADAPTER : '';
+    return [[`${PEFT_PREFIX}${name}${place}.weight`, table]];
   });
 }
 
@@ -355,7 +381,7 @@ function baseParameters(
   const found = new Map<string, Parameter>();
   for (const name of file.names()) {
     if (!name.startsWith(PEFT_PREFIX)) continue;
-    const inModel = name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, '');
+    const inModel = name.slice(PEFT_PREFIX.length).replace(PLACE_OF_BASE, '');
     const parameter = all.get(inModel);
     if (parameter && !copied.some((layer) => inModel.startsWith(`${layer.name}.`)))
       found.set(name, parameter);
@@ -367,7 +393,7 @@ function baseParameters(
 function assertPlaces(adapters: AdapterSet, file: SafetensorsFile, base: Map<string, Parameter>): void {
   const adapted = adapters.layers();
   for (const name of base.keys()) {
-    const inModel = name.slice(PEFT_PREFIX.length).replace(UNDER_ADAPTER, '');
+    const inModel = name.slice(PEFT_PREFIX.length).replace(PLACE_OF_BASE, '');
     const isAdapted = adapted.has(inModel.slice(0, inModel.lastIndexOf('.')));
     if (isAdapted !== name.includes(UNDER_ADAPTER)) throw unexpectedTensor(name, file);
   }
@@ -393,7 +419,7 @@ async function baseChange(
     throw new TfjsLoraError(
       'SHAPE_MISMATCH',
       `${where}: expected the model's [${parameter.logicalShape.join(', ')}], got [${info.shape.join(', ')}]. ` +
-        'The vocabulary was resized in training: load the model that was resized.',
+        'The vocabulary was resized in training: load the model that was resized, or call resizeVocab first.',
     );
   }
   const value = parameter.decode(bytes, info.dtype, {where});

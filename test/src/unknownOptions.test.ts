@@ -57,6 +57,10 @@ const dataset = (unknown: object) => ({dataset: 'x', tokenizer, ...unknown});
 const calls: Record<string, Call> = {
   // layers
   'TransposedDense.constructor': (unknown) => new layers.TransposedDense({units: 4, ...unknown}),
+  'AdaptedLayer.merge': (unknown) => lora().merge(unknown),
+  'AdaptedLayer.fuse': (unknown) => lora().fuse(unknown),
+  'LoRADense.tieAdapter': (unknown) =>
+    lora().tieAdapter(lora().addAdapter('tied', {rank: 2}), {rank: 2, ...unknown}),
   'LoRADense.constructor': (unknown) => new layers.LoRADense({units: 4, rank: 2, ...unknown}),
   'LoRADense.fromDense': (unknown) => layers.LoRADense.fromDense(dense(), {rank: 2, ...unknown}),
   'LoRADense.addAdapter': (unknown) => lora().addAdapter('other', {rank: 2, ...unknown}),
@@ -82,6 +86,9 @@ const calls: Record<string, Call> = {
     new models.DecoderBlock({config: model.config, layerIndex: 0, ...unknown}),
 
   // models
+  'CausalLM.resizeVocab': (unknown) => src.Llama.fromConfig(tinyConfig).resizeVocab(20, unknown),
+  'CausalLM.addTokens': (unknown) => model.addTokens(['<a>'], unknown),
+  'Tokenizer.withTokens': (unknown) => tokenizer.withTokens(['<a>'], unknown),
   'CausalLM.fromConfig': (unknown) => src.Llama.fromConfig(tinyConfig, unknown),
   'CausalLM.fromPretrained': (unknown) => src.Llama.fromPretrained(MODEL, unknown),
   applyLoRA: (unknown) => src.applyLoRA(keras(), {rank: 2, ...unknown}),

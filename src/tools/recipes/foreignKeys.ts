@@ -265,10 +265,9 @@ const notYet = (what: string): RefusedKey => refused(`${what} is not supported y
 export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
   Object.entries({
     adapter_folder: refused('Write the subfolder as part of adapter_name_or_path.'),
-    resize_vocab: notYet('Resizing the vocabulary'),
-    add_tokens: refused('The vocabulary cannot be changed. Remove the key.'),
-    add_special_tokens: refused('The vocabulary cannot be changed. Remove the key.'),
-    new_special_tokens_config: refused('The vocabulary cannot be changed. Remove the key.'),
+    new_special_tokens_config: refused(
+      'Rows of new tokens are not made of descriptions. Set add_special_tokens instead.',
+    ),
     split_special_tokens: notYet('Splitting special tokens'),
     rope_scaling: refused("The rotary scaling is read from the model's config.json. Remove the key."),
     shift_attn: notYet('Shifted sparse attention'),

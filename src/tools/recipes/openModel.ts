@@ -72,7 +72,20 @@ export async function openBase(
     onProgress: ({loaded, total}) => onProgress?.(loaded / total),
   });
   model.gradientCheckpointing = gradientCheckpointing;
+  growVocabulary(model, recipe);
   return model;
+}
+
+/** Whether a recipe gives the model rows for tokens that it lacks, as LLaMA-Factory decides it. */
+const growsVocabulary = ({vocabulary: {tokens, specialTokens, resize}}: Recipe): boolean =>
+  resize || tokens.length > 0 || specialTokens.length > 0;
+
+/** Adds a recipe's tokens, and draws rows for those that the model lacks as LLaMA-Factory does. */
+function growVocabulary(model: TrainableCausalLM, recipe: Recipe): void {
+  if (!growsVocabulary(recipe)) return;
+  const {tokens, specialTokens} = recipe.vocabulary;
+  const options = {newRows: 'noise', padToMultipleOf: 64, seed: recipe.lora.seed} as const;
+  model.addTokens(tokens, options).addTokens(specialTokens, {...options, special: true});
 }
 
 /**
@@ -98,7 +111,9 @@ export async function applyMethod(
     const isNew = createNewAdapter || adapters.length === 0;
     await useAdapters(model, recipe, {last: isNew ? 'merge' : 'train'});
     if (isNew) {
-      model.applyLoRA({...lora, baseModelNameOrPath: nameOrPath});
+      const modulesToSave =
+        lora.modulesToSave ?? (growsVocabulary(recipe) ? ['embed_tokens', 'lm_head'] : undefined);
+      model.applyLoRA({...lora, modulesToSave, baseModelNameOrPath: nameOrPath});
       if (pissa.init && hasMemory(model)) await model.initializeLoRA({method: pissaMethod(pissa), signal});
     }
   } // otherwise, all weights of a newly loaded model are trainable

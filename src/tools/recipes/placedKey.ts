@@ -25,6 +25,8 @@ export interface RecipeTargets {
     neftuneNoiseAlpha: number;
     revision: string;
   };
+  /** Tokens that the tokenizer gets, and whether the model gets rows for all that the tokenizer has. */
+  vocabulary: {tokens: string[]; specialTokens: string[]; resize: boolean};
   hub: HubOptions;
   lora: LoRAOptions;
   /** Whether a new adapter is initialized by PiSSA, with how many iterations (−1: exactly), and converted at the end. */

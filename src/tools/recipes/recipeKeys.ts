@@ -148,6 +148,13 @@ const method = {
   finetuning_type: finetuningType().default('lora')
     .describe('Train adapters (`lora`), all weights (`full`), or some layers (`freeze`). `oft` is not supported yet. The ' +
       "`peft_type` of an extension's kind of adapter, in lower case, trains that."),
+  add_tokens: to('vocabulary.tokens', list().optional(),
+    'Tokens to add to the tokenizer. The model gets rows for them, as with `resize_vocab`.', (tokens = []) => tokens),
+  add_special_tokens: to('vocabulary.specialTokens', list().optional(), 'The same for special tokens.',
+    (tokens = []) => tokens),
+  resize_vocab: to('vocabulary.resize', flag().default(false),
+    'Give the embedding and the head rows for all tokens, in multiples of 64. A new adapter then also trains both, unless ' +
+    '`additional_target` names others. To use the adapter, keep these three keys.'),
   lora_rank: to('lora.rank', count().default(8), 'Rank of the update.'),
   lora_alpha: to('lora.alpha', z.number().positive().optional(),
     'The update is scaled by alpha / rank. Default 2 · `lora_rank`.'),

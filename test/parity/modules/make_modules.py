@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.utils import get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from transformers import LlamaForCausalLM  # noqa: E402
+from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -79,6 +79,15 @@ def loss_of(model) -> torch.Tensor:
     return model(ids, labels=ids).loss
 
 
+def added() -> dict:
+    """A tokenizer with further tokens: its length, and texts with their ids."""
+    tokenizer = AutoTokenizer.from_pretrained(HERE.parents[2] / "examples/quickstart/model")
+    count = tokenizer.add_tokens(["<amount>", "bill", "a"]), tokenizer.add_tokens(["<|bill|>", "<amount>"], special_tokens=True)
+    texts = ["<|bill|> The bill costs <amount>.", "a<amount><|bill|>a"]
+    return {"count": count, "length": len(tokenizer), "texts": {text: tokenizer.encode(text) for text in texts},
+            "decoded": [tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) for text in texts]}
+
+
 def main() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
@@ -115,7 +124,7 @@ def main() -> None:
         expected["trainedLogits"] = logits(model)
         save_file({key: value.contiguous() for key, value in expected.items()}, folder / "expected.safetensors")
         manifest[name] = {"model": base, "loss": loss.item(), "losses": losses}
-    (OUT / "manifest.json").write_text(json.dumps({"ids": IDS, "cases": manifest}) + "\n")
+    (OUT / "manifest.json").write_text(json.dumps({"ids": IDS, "cases": manifest, "added": added()}) + "\n")
 
 
 main()

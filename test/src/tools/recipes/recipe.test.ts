@@ -320,7 +320,7 @@ describe('faults', () => {
   test('wrong values and contradictions are reported together, in the order of the file', () => {
     const {code, message} = fault(
       `${MODEL}do_train: true\nlora_rank: eight\nfp16: true\nbf16: true\nstage: sfx\nfoo: 1\nval_size: 0.1\n` +
-        'mask_history: true\ntrain_on_prompt: true\nresize_vocab: true\nreport_to: [wandb, mlflow]\n' +
+        'mask_history: true\ntrain_on_prompt: true\nshift_attn: true\nreport_to: [wandb, mlflow]\n' +
         'load_best_model_at_end: true\nsave_strategy: epoch\nlr_scheduler_kwargs: {power: 2}',
     );
     expect(code).toBe('INVALID_CONFIG');
@@ -331,7 +331,7 @@ describe('faults', () => {
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
       'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
       'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
-      expect.stringContaining('recipe.yaml:11:15 resize_vocab: expected '),
+      expect.stringContaining('recipe.yaml:11:13 shift_attn: expected '),
       expect.stringContaining(
         'recipe.yaml:12:12 report_to: expected none, all, tensorboard or csv, got wandb.',
       ),
@@ -590,10 +590,10 @@ describe('foreign keys', () => {
       message:
         'recipe.yaml:2:20 moe_aux_loss_coef: expected 0, or no such key, got 5. No model here has experts. Remove the key.',
     });
-    expect([...read(`${MODEL}use_galore: false\nnum_beams: 1\nresize_vocab: null`).ignored.keys()]).toEqual([
+    expect([...read(`${MODEL}use_galore: false\nnum_beams: 1\nshift_attn: null`).ignored.keys()]).toEqual([
       'use_galore',
       'num_beams',
-      'resize_vocab',
+      'shift_attn',
     ]);
   });
 });

@@ -714,6 +714,7 @@ test.each([
   ['full', ['finetuning_type=full'], 'model.safetensors'],
   ['freeze', ['finetuning_type=freeze', 'freeze_trainable_layers=1'], 'model.safetensors'],
   ['QLoRA', ['quantization_bit=4'], 'adapter_model.safetensors'],
+  ['LoRA with new tokens', ['lora_target=q_proj', 'add_tokens=<amount>,<date>'], 'adapter_model.safetensors'],
   [
     'LoRA beside whole modules',
     ['lora_target=q_proj', 'additional_target=embed_tokens,lm_head'],
