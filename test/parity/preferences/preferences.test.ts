@@ -40,13 +40,15 @@ const RUNS: [name: string, steps: number][] = [
 ];
 
 describeFastBackends('preference training equals LLaMA-Factory', (backend) => {
+  // The short runs differ in their losses, whose ops are the same on every backend.
+  const runs = backend === 'wasm' ? RUNS : RUNS.filter(([, steps]) => steps === 30);
   let folder: string;
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
   });
   afterEach(() => rmSync(folder, {recursive: true}));
 
-  test.each(RUNS)('%s: every number of the log in %d steps', async (run, steps) => {
+  test.each(runs)('%s: every number of the log in %d steps', async (run, steps) => {
     const {keys, history} = JSON.parse(readFileSync(join(FIXTURES, `${run}.json`), 'utf8')) as Run;
     const recipe = join(folder, 'recipe.yaml');
     const model = run === 'reward' ? modelWithoutDropout(folder) : RECIPE.model_name_or_path;
