@@ -28,6 +28,14 @@ const gemma: TemplateArgs = {
   systemInUser: true,
 };
 
+const phi: TemplateArgs = {
+  system: ['<|system|>\n{{content}}<|end|>\n'],
+  user: ['<|user|>\n{{content}}<|end|>\n<|assistant|>\n'],
+  assistant: ['{{content}}<|end|>\n'],
+  stopWords: ['<|end|>'],
+  replaceEos: true,
+};
+
 /** The built-in templates, each as LLaMA-Factory has it under this name. */
 export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
   /** Llama 3, 3.1, 3.2 and 3.3, without a default system text; Meta's chat template writes a dated one. */
@@ -98,18 +106,22 @@ export const BUILTIN_TEMPLATES: Record<string, TemplateArgs> = {
   gemma2: {...gemma, stopWords: ['<eos>', '<end_of_turn>'], efficientEos: true},
   gemma3: {...gemma, stopWords: ['<end_of_turn>'], replaceEos: true},
   /** Phi-3 and 3.5. */
-  phi: {
-    system: ['<|system|>\n{{content}}<|end|>\n'],
-    user: ['<|user|>\n{{content}}<|end|>\n<|assistant|>\n'],
-    assistant: ['{{content}}<|end|>\n'],
-    stopWords: ['<|end|>'],
-    replaceEos: true,
-  },
+  phi,
+  /** Its `<|endoftext|>` at the start is in LLaMA-Factory's source, but not in what LLaMA-Factory writes. */
+  phi_small: phi,
   phi4: {
     system: ['<|im_start|>system<|im_sep|>{{content}}<|im_end|>'],
     user: ['<|im_start|>user<|im_sep|>{{content}}<|im_end|><|im_start|>assistant<|im_sep|>'],
     assistant: ['{{content}}<|im_end|>'],
     stopWords: ['<|im_end|>'],
+    replaceEos: true,
+  },
+  phi4_mini: {
+    system: ['<|system|>{{content}}<|end|>'],
+    user: ['<|user|>{{content}}<|end|><|assistant|>'],
+    assistant: ['{{content}}<|end|>'],
+    toolFormat: 'phi4_mini',
+    stopWords: ['<|end|>'],
     replaceEos: true,
   },
   smollm,

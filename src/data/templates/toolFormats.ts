@@ -16,29 +16,31 @@ interface Tool {
 }
 
 interface ToolFormat {
-  /** Writes the system text about the tools. */
-  describe(tools: Record<string, unknown>[], dateString: string): string;
+  /** Writes the system text about the tools; `given` is their JSON text. */
+  describe(tools: Record<string, unknown>[], dateString: string, given: string): string;
+  /** Whether a text is also written about an empty list of tools. Default false. */
+  describesNone?: boolean;
   /** Writes the assistant's calls. */
   call(calls: FunctionCall[]): string;
 }
 
-const FORMATS: Record<string, ToolFormat> = {
-  default: {
-    describe: (tools) => {
-      const bare = tools.map(bareTool);
-      return (
-        `You have access to the following tools:\n${bare.map(describeTool).join('')}` +
-        'Use the following format if using a tool:\n```\n' +
-        `Action: tool name (one of [${bare.map(({name}) => name).join(', ')}])\n` +
-        'Action Input: the input to the tool, in a JSON format representing the kwargs ' +
-        '(e.g. ```{"input": "hello world", "num_beams": 5}```)\n```\n'
-      );
-    },
-    call: (calls) =>
-      calls
-        .map((call) => `Action: ${call.name}\nAction Input: ${writePythonJson(call.arguments)}`)
-        .join('\n'),
+const DEFAULT_FORMAT: ToolFormat = {
+  describe: (tools) => {
+    const bare = tools.map(bareTool);
+    return (
+      `You have access to the following tools:\n${bare.map(describeTool).join('')}` +
+      'Use the following format if using a tool:\n```\n' +
+      `Action: tool name (one of [${bare.map(({name}) => name).join(', ')}])\n` +
+      'Action Input: the input to the tool, in a JSON format representing the kwargs ' +
+      '(e.g. ```{"input": "hello world", "num_beams": 5}```)\n```\n'
+    );
   },
+  call: (calls) =>
+    calls.map((call) => `Action: ${call.name}\nAction Input: ${writePythonJson(call.arguments)}`).join('\n'),
+};
+
+const FORMATS: Record<string, ToolFormat> = {
+  default: DEFAULT_FORMAT,
   /** Llama 3.1's JSON calls. */
   llama3: {
     describe: (tools, dateString) => {
@@ -69,6 +71,12 @@ const FORMATS: Record<string, ToolFormat> = {
   mistral: {
     describe: (tools) => `[AVAILABLE_TOOLS] ${writePythonJson(tools.map(wrappedTool))}[/AVAILABLE_TOOLS]`,
     call: (calls) => writePythonJson(calls.map(argumentsOf)),
+  },
+  /** The tools as they are given, even when there are none. */
+  phi4_mini: {
+    describe: (_tools, _dateString, given) => `<|tool|>${given}<|/tool|>`,
+    describesNone: true,
+    call: DEFAULT_FORMAT.call,
   },
 };
 
@@ -118,7 +126,8 @@ function getFormat(name: string): ToolFormat {
  */
 export function describeTools(format: string, tools: string, dateString: string): string {
   const parsed = parseTools(tools);
-  if (parsed.length === 0) return '';
+  const toolFormat = getFormat(format);
+  if (parsed.length === 0 && !toolFormat.describesNone) return '';
   for (const tool of parsed) {
     const {name, parameters} = (bareTool(tool) ?? {}) as Partial<Tool>;
     const {properties, required = []} = parameters ?? {};
@@ -127,7 +136,7 @@ export function describeTools(format: string, tools: string, dateString: string)
     if (!isDescribed || !Array.isArray(required))
       throw malformed('tools', 'tools with a name and parameters.properties', writePythonJson(tool));
   }
-  return getFormat(format).describe(parsed, dateString);
+  return toolFormat.describe(parsed, dateString, tools);
 }
 
 /**

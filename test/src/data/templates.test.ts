@@ -194,7 +194,7 @@ describe('tools', () => {
     ],
     [
       () => writeFunctionCalls('lama3', '[]'),
-      "template toolFormat: expected one of default, llama3, qwen, mistral, got 'lama3'. Nearest: llama3.",
+      "template toolFormat: expected one of default, llama3, qwen, mistral, phi4_mini, got 'lama3'. Nearest: llama3.",
     ],
     [() => describeTools('llama3', '{}', ''), 'tools: expected a list of tools, got {}'],
     [
