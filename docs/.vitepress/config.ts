@@ -109,6 +109,7 @@ export default defineConfig({
           Recipes: '/recipes',
           Evaluation: '/evaluation',
           'Chat and serving': '/serving',
+          'llama.cpp and Ollama': '/llama-cpp',
           Formats: '/formats',
         }),
         group('Machines', {

@@ -50,6 +50,7 @@ const OTHERS = [
   'git',
   'hf',
   'jupyter',
+  'llama-cli',
   'ollama',
   'tslab',
   'xcode-select',
