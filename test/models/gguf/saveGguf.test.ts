@@ -6,6 +6,7 @@ import {generateIds} from '../../../models/generation/generate.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {modelClassOf} from '../../../models/modelRegistry.ts';
 import {Tokenizer} from '../../../models/tokenizer.ts';
+import {expectClose} from '../../expectClose.ts';
 import {hasLlamaCpp, LlamaCppModel} from '../../llamaCpp/llamaCpp.ts';
 import {llamaTokenizer} from '../../src/data/llamaTokenizer.ts';
 import {inFolder, stirAdapter} from '../tinyLlama.ts';
@@ -80,6 +81,9 @@ const MODELS: [string, Record<string, unknown>][] = [
   ['smollm3', {numHiddenLayers: 5}],
 ];
 
+const familyOf = (modelType: string) =>
+  modelClassOf({model_type: modelType}, 'test') as unknown as typeof LlamaForCausalLM;
+
 /** Makes a model with random weights, norms and biases among them. */
 function newModel(
   modelType: string,
@@ -87,8 +91,7 @@ function newModel(
   tokenizer: Tokenizer,
   dtype = 'float32',
 ) {
-  const family = modelClassOf({model_type: modelType}, 'test') as unknown as typeof LlamaForCausalLM;
-  const model = family.fromConfig(
+  const model = familyOf(modelType).fromConfig(
     {...shape, ...extra},
     {seed: 5, dtype: dtype as 'float32'},
   ) as LlamaForCausalLM;
@@ -155,6 +158,27 @@ describe(`saveGguf${hasLlamaCpp ? '' : ' (partly skipped: no llama.cpp for this 
     });
   });
 
+  const readable = MODELS.filter(
+    ([modelType, {ropeScaling}]) => /qwen2|gemma2|phi3/.test(modelType) || ropeScaling === llama3,
+  );
+  it.each(readable)('writes a %s that loads as it was: %j', async (modelType, extra) => {
+    const model = newModel(modelType, extra, await tokenizerOf('byteLevel'));
+    const ids = model.tokenizer!.encode(TEXT);
+    const logits = (of: LlamaForCausalLM) =>
+      tf.tidy(() => of.predict([ids]).dataSync() as Float32Array).slice();
+    await inFolder(async (folder) => {
+      const {file} = await model.saveGguf(folder);
+      const family = model.constructor as typeof LlamaForCausalLM;
+      const loaded = (await (modelType === 'mistral' ? familyOf('llama') : family).fromPretrained(
+        join(folder, file),
+      )) as LlamaForCausalLM;
+      expect(loaded.tokenizer!.encode(TEXT)).toEqual(ids);
+      expectClose(logits(loaded), logits(model), {relative: 1e-5}); // norms with an offset are rounded
+      loaded.dispose();
+    });
+    model.dispose();
+  });
+
   test('writes Llama 3’s tokenizer', async () => {
     const tokenizer = await llamaTokenizer();
     const small = {vocabSize: 128256, hiddenSize: 8, intermediateSize: 8, tieWordEmbeddings: true};
@@ -207,8 +231,7 @@ describe(`saveGguf${hasLlamaCpp ? '' : ' (partly skipped: no llama.cpp for this 
   (hasStories ? it : it.skip).each(['f32', 'f16'] as const)(
     `writes stories260k as %s, which llama.cpp tells as published${hasStories ? '' : ` (skipped: no llama.cpp or no ${STORIES})`}`,
     async (type) => {
-      const family = modelClassOf({model_type: 'llama'}, 'test') as unknown as typeof LlamaForCausalLM;
-      const model = await family.fromPretrained(STORIES);
+      const model = await familyOf('llama').fromPretrained(STORIES);
       const {prompt_ids, greedy_ids} = JSON.parse(await readFile(join(STORIES, 'expected.json'), 'utf8'));
       await inFolder(async (folder) => {
         const {file} = await model.saveGguf(folder, {type});
