@@ -31,7 +31,8 @@ export class LoRAAdapter extends Adapter {
   static readonly fields: LoRAFields = LORA_FIELDS;
   /** `peft_type` in `adapter_config.json`; an adapter that PEFT's LoRA cannot read has its own. */
   static readonly peftType: string = 'LORA';
-  readonly settings: Readonly<LoRASettings>;
+  /** They are replaced together with the weights; see `hotswapAdapter`. */
+  settings: Readonly<LoRASettings>;
   /** `[rank, inputDim]` float32. */
   readonly loraA: Parameter;
   /** `[units, rank]` float32; zeros at first. */
@@ -102,6 +103,20 @@ export class LoRAAdapter extends Adapter {
     return alpha / (useRsLoRA ? Math.sqrt(rank) : rank);
   }
 
+  /** Whether A and B are all that its update is made of, apart from a magnitude and a bias. */
+  get isPlain(): boolean {
+    return this.factors === LoRAAdapter.prototype.factors;
+  }
+
+  /** Pads A and B with zeros to a larger rank, which changes nothing in what they compute. */
+  padTo(rank: number): void {
+    const {settings} = this;
+    const missing = rank - settings.rank;
+    this.loraA.pad(0, missing);
+    this.loraB.pad(1, missing);
+    this.settings = {...settings, ...settingsOfRank(rank, settings)};
+  }
+
   /** Returns the matrices of the update, A `[rank, inputDim]` and B `[units, rank]`, differentiable in its weights. */
   factors(): {a: tf.Tensor2D; b: tf.Tensor2D} {
     const [a, b] = [this.loraA.read(), this.loraB.read()] as tf.Tensor[] as tf.Tensor2D[];
@@ -122,6 +137,14 @@ export class LoRAAdapter extends Adapter {
     if (this.magnitude) named.push(['lora_magnitude_vector', this.magnitude]);
     return new Map(named);
   }
+}
+
+/** Returns rank and alpha of matrices that are padded with zeros to a rank, for the scaling that their settings say. */
+export function settingsOfRank(
+  padded: number,
+  {alpha, rank, useRsLoRA}: LoRASettings,
+): Pick<LoRASettings, 'alpha' | 'rank'> {
+  return {rank: padded, alpha: alpha * (useRsLoRA ? Math.sqrt(padded / rank) : padded / rank)};
 }
 
 function drawA(init: LoRAInit, rank: number, inputDim: number, seed?: number): tf.Tensor {

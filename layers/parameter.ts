@@ -71,7 +71,7 @@ export const LOAD_BYTES_OPTIONS = {where: true, checkFinite: true} satisfies Opt
 
 /** A layer's weight: a `tf.LayerVariable` that knows its logical shape and may exist before its memory does. */
 export class Parameter extends tf.LayerVariable {
-  readonly logicalShape: number[];
+  logicalShape: number[];
   readonly storage: ParameterStorage;
   private allocated = false;
   private isHeld = false;
@@ -233,6 +233,38 @@ export class Parameter extends tf.LayerVariable {
     if (tf.util.arraysEqual(this.shape as number[], shape as number[])) return;
     membersOf(this).shape = shape;
     this.allocated = false;
+  }
+
+  /** Appends zeros along an axis, in a new variable. */
+  pad(axis: number, count: number): void {
+    if (count === 0) return;
+    const shape = (this.shape as number[]).map((size, i) => (i === axis ? size + count : size));
+    const isAllocated = this.allocated;
+    const value = isAllocated
+      ? tf.tidy(() =>
+          tf.pad(
+            this.read(),
+            shape.map((_, i): [number, number] => [0, i === axis ? count : 0]),
+          ),
+        )
+      : undefined;
+    this.resize(shape);
+    this.logicalShape = shape;
+    if (!value) return;
+    this.write(value);
+    value.dispose();
+  }
+
+  /**
+   * Sets the value of a float32 weight from the host, in the memory that it has if the backend can write there: what
+   * was recorded for replay then reads the new value.
+   *
+   * @param values row-major, of the weight's size
+   */
+  overwrite(values: Float32Array): void {
+    if (this.isAllocated && backendTraits().overwrite?.(this.read(), values)) return;
+    const {buffer, byteOffset, byteLength} = values;
+    this.load(new Uint8Array(buffer, byteOffset, byteLength), 'F32');
   }
 
   /** Takes over `value`'s data without a copy; `value` must be of the storage's shape and dtype. */

@@ -49,6 +49,7 @@ export type {LoadAdapterOptions, SaveAdapterFilesOptions} from './peft/adapterFi
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
 export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
 export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
+export type {HotswapAdapterOptions, PrepareHotswapOptions} from './peft/hotswapAdapter.ts';
 export type {CordaConfig} from './peft/initialization/corda.ts';
 export type {EvaConfig} from './peft/initialization/eva.ts';
 export type {InitializationName} from './peft/initialization/initializations.ts';

@@ -45,6 +45,11 @@ export interface BackendTraits {
   maxTensorBytes: number;
   /** Keeps the commands of ops; see `recordReplay`. By default a backend keeps none. */
   record?: Recorder;
+  /**
+   * Writes values into a tensor's memory, if only this tensor has it. Returns whether it did. By default a backend does
+   * not.
+   */
+  overwrite?: (tensor: tf.Tensor, values: tf.TypedArray) => boolean;
   /** What a kernel of `decodeStack` takes. Default 8 sequences, and adapters. */
   decodesStacks: {sequences: number; adapters: boolean};
   /** Starts a chain of passes; see `startTokenChain`. By default a backend has none. */

@@ -23,6 +23,12 @@ import {
 } from './adapterFiles.ts';
 import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
+import {
+  type HotswapAdapterOptions,
+  hotswapAdapter,
+  type PrepareHotswapOptions,
+  prepareHotswap,
+} from './hotswapAdapter.ts';
 import {type InitializeLoRAOptions, initializeLoRA} from './initialization/initializeLoRA.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 import type {RowAdapters} from './rowAdapters.ts';
@@ -300,6 +306,44 @@ export abstract class AdaptableModel extends ModuleModel {
   async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
     this.assertChangeable('loadAdapter');
     await loadAdapter(this, this.adapterSet, folder, options);
+    return this;
+  }
+
+  /**
+   * Puts the weights and settings of a PEFT folder in the place of an adapter's, as PEFT's `hotswap_adapter`: nothing is
+   * compiled again, and on webgpu recorded passes stay while the scale is the same. The folder may have a smaller rank,
+   * another alpha, and fewer layers. Optimizer states stay. If anything is wrong, the model does not change.
+   *
+   * @param folder a path, a URL, or the files in memory
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a larger rank, see {@link prepareHotswap}, and while
+   *   adapters are merged; `UNSUPPORTED` for another kind of adapter or more than low-rank matrices; `UNEXPECTED_TENSOR`
+   *   for a layer that the adapter lacks; as {@link loadAdapter}
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
+   * await model.loadAdapter('legal'); // rank 8
+   * model.prepareHotswap({targetRank: 16}); // only if another adapter has a larger rank
+   * await model.hotswapAdapter('brief'); // rank 16
+   * ```
+   */
+  async hotswapAdapter(folder: FolderSource, options?: HotswapAdapterOptions): Promise<this> {
+    this.assertChangeable('hotswapAdapter');
+    await hotswapAdapter(this, this.adapterSet, folder, options);
+    return this;
+  }
+
+  /**
+   * Pads an adapter's matrices with zeros to the largest rank of the adapters that {@link hotswapAdapter} will put in its
+   * place. What it computes does not change; it is saved with that rank.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a smaller rank than the adapter's; `UNSUPPORTED` for
+   *   more than low-rank matrices
+   */
+  prepareHotswap(options: PrepareHotswapOptions): this {
+    this.assertChangeable('prepareHotswap');
+    prepareHotswap(this.adapterSet, options);
     return this;
   }
 }

@@ -34,6 +34,7 @@ import {changesBaseByData} from './initialization/changesBase.ts';
 import {convertedToLoRA} from './initialization/convertedToLoRA.ts';
 import {changeBaseAs, type FirstMatrices} from './initialization/initializeLoRA.ts';
 import {baseChangeOf, missingFirstMatrices} from './initLoraWeights.ts';
+import type {LoRAOptions} from './loraOptions.ts';
 import {formatPeftConfig, parsePeftConfig} from './peftConfig.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 
@@ -239,32 +240,19 @@ export async function loadAdapter(
   const {adapterName = DEFAULT_ADAPTER, trainable = false, onProgress, signal} = given;
   signal?.throwIfAborted();
   const folder = openFolder(source);
-  const config = await readJsonOf(folder, CONFIG);
-  const byType = layerClassOf(config.peft_type, folder.pathOf(CONFIG));
-  // LoRA's adapters fit any class of LoRA that a layer has already.
-  const {layerClass = byType === LoRADense ? undefined : byType} = given;
-  const options = parsePeftConfig(config, folder.pathOf(CONFIG), layerClass);
-  assertPatternsEnd(options, folder.pathOf(CONFIG));
-  const initialized = layerClass ? undefined : baseChangeOf(config, folder.pathOf(CONFIG));
+  const {config, options, layerClass, initialized, where} = await readAdapterConfig(folder, given.layerClass);
   if (initialized && model.sharesBase) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
-      `${folder.pathOf(CONFIG)} init_lora_weights: expected one that leaves the base as it is, got ` +
+      `${where} init_lora_weights: expected one that leaves the base as it is, got ` +
         `${initialized.method}, and the base is shared with the given model. Convert the adapter to plain LoRA.`,
     );
   }
   const firstFile = await firstMatricesFile(folder, initialized?.method, given.initialAdapter);
-  await assertNotPickled(folder);
-  const file = await folder.openSafetensors(WEIGHTS);
+  const file = await openWeights(folder);
   const changes: BaseChange[] = [];
   try {
-    const bytes = new Map<string, Uint8Array>();
-    const names = file.names();
-    for (const name of names) {
-      await letSignalsThrough(signal);
-      bytes.set(name, await file.load(name));
-      onProgress?.({tensor: name, done: bytes.size, total: names.length});
-    }
+    const bytes = await readTensors(file, {onProgress, signal});
     const base = baseParameters(
       new Map([...adapters.tiedWeights(), ...model.namedParameters()]),
       file,
@@ -346,6 +334,55 @@ async function firstMatrices(
     first.set(layerName, {a: await read('lora_A.weight', loraA), b: await read('lora_B.weight', loraB)});
   }
   return first;
+}
+
+/** What an adapter's config says. */
+interface AdapterConfig {
+  config: Record<string, unknown>;
+  options: LoRAOptions;
+  /** Undefined for LoRA, whose adapters fit any class of LoRA that a layer has already. */
+  layerClass?: LoRADenseClass;
+  /** How its initialization changed the base. */
+  initialized: ReturnType<typeof baseChangeOf>;
+  /** The config's path, for messages. */
+  where: string;
+}
+
+/**
+ * Reads the config of a PEFT folder.
+ *
+ * @param wanted layers for the adapter. Default: those that are registered for its `peft_type`
+ */
+export async function readAdapterConfig(folder: Folder, wanted?: LoRADenseClass): Promise<AdapterConfig> {
+  const config = await readJsonOf(folder, CONFIG);
+  const where = folder.pathOf(CONFIG);
+  const byType = layerClassOf(config.peft_type, where);
+  const layerClass = wanted ?? (byType === LoRADense ? undefined : byType);
+  const options = parsePeftConfig(config, where, layerClass);
+  assertPatternsEnd(options, where);
+  const initialized = layerClass ? undefined : baseChangeOf(config, where);
+  return {config, options, layerClass, initialized, where};
+}
+
+/** Opens the weights of a PEFT folder; the caller closes them. */
+export async function openWeights(folder: Folder): Promise<SafetensorsFile> {
+  await assertNotPickled(folder);
+  return folder.openSafetensors(WEIGHTS);
+}
+
+/** Reads all tensors of a file. */
+export async function readTensors(
+  file: SafetensorsFile,
+  {onProgress, signal}: Pick<LoadAdapterOptions, 'onProgress' | 'signal'>,
+): Promise<Map<string, Uint8Array>> {
+  const bytes = new Map<string, Uint8Array>();
+  const names = file.names();
+  for (const name of names) {
+    await letSignalsThrough(signal);
+    bytes.set(name, await file.load(name));
+    onProgress?.({tensor: name, done: bytes.size, total: names.length});
+  }
+  return bytes;
 }
 
 /** @throws TfjsLoraError `UNSUPPORTED` for a folder with weights only in PyTorch's older format */

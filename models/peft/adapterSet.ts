@@ -140,6 +140,20 @@ export class AdapterSet {
     return this.initializedByName.get(name);
   }
 
+  /** Replaces what is known of an adapter whose weights were replaced. */
+  replace(name: string, options: LoRAOptions, loadedFrom?: LoadedFrom): void {
+    this.assertKnown(name);
+    this.optionsByName.set(name, options);
+    this.filesByName.delete(name);
+    this.initializedByName.delete(name);
+    if (loadedFrom) this.filesByName.set(name, loadedFrom);
+  }
+
+  /** Whether an adapter's initialization changed the base. */
+  get hasChangedBase(): boolean {
+    return this.baseChangedBy !== undefined;
+  }
+
   setInitialized(name: string, initialized: Initialized): void {
     this.assertKnown(name);
     this.initializedByName.set(name, initialized);
@@ -770,7 +784,7 @@ function assertSameKind(adapterName: string, layer: LoRADense, wanted: LoRADense
 }
 
 /** Returns the settings of a layer by its name. The first matching pattern overrides the common ones, as in PEFT. */
-function layerArgs(options: LoRAOptions, fields: LoRAFields): (name: string) => LoRAAdapterArgs {
+export function layerArgs(options: LoRAOptions, fields?: LoRAFields): (name: string) => LoRAAdapterArgs {
   const {seed = 0, adapterName = DEFAULT_ADAPTER} = options;
   const {rank, alpha} = commonSettings(options, fields);
   const [rankOf, alphaOf] = [

@@ -114,6 +114,8 @@ const calls: Record<string, Call> = {
   'AdaptableModel.saveAdapter': (unknown) => model.saveAdapter(new Map(), 'default', unknown),
   'AdaptableModel.combineAdapters': (unknown) =>
     model.combineAdapters({default: 1}, {adapterName: 'new', ...unknown}),
+  'AdaptableModel.hotswapAdapter': (unknown) => model.hotswapAdapter(MODEL, unknown),
+  'AdaptableModel.prepareHotswap': (unknown) => model.prepareHotswap({targetRank: 4, ...unknown}),
   'AdaptableModel.loadAdapter': (unknown) => model.loadAdapter(MODEL, unknown),
   'CausalLM.save': (unknown) => model.save(new Map(), unknown),
   'CausalLM.saveGguf': (unknown) => model.saveGguf(new Map(), unknown),
@@ -235,6 +237,9 @@ const unchecked: Record<string, string> = {
   'SwiGLU.call': "Keras's keyword arguments, of every layer alike",
   'CausalLM.call': "Keras's keyword arguments, checked by forward",
   'CausalLM.forward': 'abstract',
+  'AdaptedLayer.fuse': 'its subclasses check',
+  'AdaptedLayer.merge': 'abstract',
+  'LoRADense.tieAdapter': 'a model has checked the options for the embedding',
   'LlamaForCausalLM.resolveConfig': 'a config keeps the keys of its file that nobody reads',
   'DecoupledDecayOptimizer.constructor': 'abstract: its subclasses are checked',
   'ModuleLayer.constructor': 'abstract: its subclasses are checked',

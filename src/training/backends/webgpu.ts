@@ -3,6 +3,7 @@ import {supportAttachments} from '../../../layers/kernels/webgpu/device/attachme
 import {BufferPool} from '../../../layers/kernels/webgpu/device/bufferPool.ts';
 import {recordCommands} from '../../../layers/kernels/webgpu/device/commandRecording.ts';
 import {compileShaders} from '../../../layers/kernels/webgpu/device/compileShaders.ts';
+import {overwrite} from '../../../layers/kernels/webgpu/device/overwrite.ts';
 import {isTuned, setTuning} from '../../../layers/kernels/webgpu/device/tuning.ts';
 import {
   capabilitiesOf,
@@ -88,6 +89,7 @@ export const webgpu: Backend = {
         logitsAtOnce: Math.min(LOGITS_AT_ONCE, device.limits.maxStorageBufferBindingSize / 4),
         maxTensorBytes: device.limits.maxStorageBufferBindingSize,
         record: (inputs, run) => recordCommands(backend, inputs, run),
+        overwrite: (tensor, values) => overwrite(backend, tensor, values),
         stackMemory: (step) => stackMemory(backend, step),
         settle: () => settleGradients(backend),
         compileShaders: (run, onProgress) => compileShaders(backend, run, onProgress),

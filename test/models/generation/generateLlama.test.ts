@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {KeyValueCache} from '../../../layers/keyValueCache.ts';
-import {canRecord} from '../../../layers/ops/recordReplay.ts';
+import {canRecord, recordReplay} from '../../../layers/ops/recordReplay.ts';
 import {generateIds, stream} from '../../../models/generation/generate.ts';
 import {createRows} from '../../../models/generation/row.ts';
 import {RowGroup} from '../../../models/generation/rowGroup.ts';
@@ -162,6 +162,42 @@ describeEachBackend('generation by a Llama', (backend) => {
       expect(newIds).toEqual(await generateIds(model, PROMPTS[index], options));
     expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
   });
+
+  (backend === 'webgpu' ? test : test.skip)(
+    'compiles and records nothing for a swapped adapter',
+    async () => {
+      const [files, options] = [new Map<string, Blob>(), {maxNewTokens: 6}];
+      model.applyLoRA({rank: 4, alpha: 8});
+      stirAdapter(model, 'default', 9);
+      await model.saveAdapter(files);
+      const expected = await generateIds(model, PROMPTS, options);
+      stirAdapter(model, 'default', 1);
+      expect(await generateIds(model, PROMPTS, options)).not.toEqual(expected);
+      const layer = model.blocks[0].self_attn.q_proj;
+      const x = tf.ones([1, 32]);
+      (layer.apply(x) as tf.Tensor).dispose(); // uploads
+      let y: tf.Tensor | undefined;
+      const replay = recordReplay([x], () => {
+        y = layer.apply(x) as tf.Tensor;
+      });
+      const {device} = tf.backend() as unknown as {device: GPUDevice};
+      const compile = [
+        jest.spyOn(device, 'createComputePipeline'),
+        jest.spyOn(device, 'createComputePipelineAsync'),
+      ];
+      await model.hotswapAdapter(files);
+      expect(replay!.isCurrent).toBe(true);
+      replay!.run({});
+      const swapped = await y!.data();
+      expect(swapped).toEqual(await read(() => layer.apply(x) as tf.Tensor));
+      expect(await generateIds(model, PROMPTS, options)).toEqual(expected);
+      for (const spy of compile) expect(spy).not.toHaveBeenCalled();
+      replay!.dispose();
+      tf.dispose([x, y]);
+      jest.restoreAllMocks();
+      model.deleteAdapter('default');
+    },
+  );
 
   test('frees every tensor and buffer', async () => {
     await generateIds(model, PROMPTS, {maxNewTokens: 3}); // makes the tables that are kept
