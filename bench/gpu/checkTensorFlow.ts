@@ -18,11 +18,41 @@ import {unpackFlat} from '../../layers/ops/unpackFlat.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import {dynamicMap} from '../../quant/blockwise/codebooks.ts';
 import {dequantizeBlockwise, quantizeBlockwise} from '../../quant/blockwise/dynamic8Bit.ts';
-import {quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
+import {GroupedTensor, type MatrixShape, quantizeFP4, quantizeInt8, quantizeNF4} from '../../quant/index.ts';
 import {useBackend} from '../../src/index.ts';
 
 type Row = Record<string, string | number>;
 type Case = [what: string, run: () => tf.Tensor | tf.Tensor[]];
+
+/** Makes a matrix in groups with codes that only depend on the values. */
+function grouped(
+  codeType: 'uint4' | 'uint8' | 'e4m3',
+  values: Float32Array,
+  [rows, cols]: MatrixShape,
+  isShuffled: boolean,
+): GroupedTensor {
+  const isFloat = codeType === 'e4m3';
+  const groupShape = isFloat ? ([64, 64] as const) : ([1, 32] as const);
+  const across = Math.ceil(cols / groupShape[1]);
+  const groups = Math.ceil(rows / groupShape[0]) * across;
+  const count = codeType === 'uint4' ? Math.ceil(values.length / 2) : values.length;
+  const codes = Uint8Array.from(
+    {length: count},
+    (_, i) => Math.abs(values[i] * 1000) & (isFloat ? 0xb7 : 255),
+  );
+  const zeros = Uint8Array.from({length: groups}, (_, i) => (5 * i) & 15);
+  return new GroupedTensor({
+    quantType: isFloat ? 'fp8' : 'gptq',
+    shape: [rows, cols],
+    codeType,
+    codes,
+    groupShape,
+    scales: Float32Array.from({length: groups}, (_, i) => (1 + (i % 7)) / 64),
+    zeros: isFloat ? undefined : zeros,
+    groupIndex: isShuffled ? Int32Array.from({length: cols}, (_, i) => (3 * i) % across) : undefined,
+    dtype: isFloat ? 'bfloat16' : 'float16',
+  });
+}
 
 const FORMATS = {
   nf4: quantizeNF4,
@@ -32,6 +62,12 @@ const FORMATS = {
   int8: quantizeInt8,
   'int8 with outliers': (values: Float32Array, shape: [number, number]) =>
     quantizeInt8(values, shape, {threshold: 3}),
+  'GPTQ in order': (values: Float32Array, shape: [number, number]) => grouped('uint4', values, shape, false),
+  'GPTQ with act-order': (values: Float32Array, shape: [number, number]) =>
+    grouped('uint4', values, shape, true),
+  'GPTQ of 8 bits': (values: Float32Array, shape: [number, number]) => grouped('uint8', values, shape, false),
+  '8-bit floats in blocks': (values: Float32Array, shape: [number, number]) =>
+    grouped('e4m3', values, shape, false),
 };
 
 /** Makes the same numbers on every backend, from a seed other than 0. */
