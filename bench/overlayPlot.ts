@@ -6,12 +6,34 @@ import {PLOT_FONT, plotFontFiles} from '../src/training/plots/fontFile.ts';
 
 const COLORS = ['#9cc3f2', '#e07b24']; // the first is drawn wide, so that it is visible behind the second
 
-/** Draws two loss curves over each other, and their relative difference below: `<path>.svg` and `<path>.png`. */
-export async function overlayPlot(
-  curves: Record<string, number[]>,
-  path: string,
-  {title, subtitle}: {title: string; subtitle: string},
-): Promise<void> {
+/** Two loss curves of the same steps, by name. */
+export interface Overlay {
+  curves: Record<string, number[]>;
+  title: string;
+  subtitle: string;
+}
+
+/**
+ * Draws pairs of loss curves over each other, and their relative difference below, side by side: `<path>.svg` and
+ * `<path>.png`.
+ */
+export async function overlayPlot(overlays: Overlay[], path: string): Promise<void> {
+  const spec: TopLevelSpec = {
+    background: 'white',
+    padding: 16,
+    hconcat: overlays.map(panel),
+    config: {font: PLOT_FONT, view: {stroke: null}, axis: {gridColor: '#e7eaee'}},
+  };
+  const view = new vega.View(vega.parse(compile(spec).spec), {renderer: 'none'});
+  const svg = await view.toSVG();
+  view.finalize();
+  const font = {loadSystemFonts: false, fontFiles: await plotFontFiles(), defaultFontFamily: PLOT_FONT};
+  const png = new Resvg(svg, {fitTo: {mode: 'zoom', value: 2}, font}).render().asPng();
+  writeFileSync(`${path}.svg`, svg);
+  writeFileSync(`${path}.png`, png);
+}
+
+function panel({curves, title, subtitle}: Overlay) {
   const names = Object.keys(curves);
   const [first, second] = Object.values(curves);
   const points = names.flatMap((curve) =>
@@ -33,10 +55,8 @@ export async function overlayPlot(
     transform: [{filter: {field: 'curve', equal: curve}}],
     mark: {type: 'line' as const, strokeWidth, ...(strokeDash && {strokeDash})},
   });
-  const spec: TopLevelSpec = {
-    background: 'white',
-    padding: 16,
-    title: {text: title, subtitle, anchor: 'start', fontSize: 18, subtitleFontSize: 13, offset: 12},
+  return {
+    title: {text: title, subtitle, anchor: 'start' as const, fontSize: 18, subtitleFontSize: 13, offset: 12},
     vconcat: [
       {
         width: 640,
@@ -44,7 +64,7 @@ export async function overlayPlot(
         data: {values: points},
         encoding: {
           x: {...x, title: null},
-          y: {field: 'loss', type: 'quantitative', title: 'loss', scale: {zero: false}},
+          y: {field: 'loss', type: 'quantitative' as const, title: 'loss', scale: {zero: false}},
           color: {...color, legend},
         },
         layer: [line(names[0], 6), line(names[1], 1.5)],
@@ -57,22 +77,14 @@ export async function overlayPlot(
           x: {...x, title: 'optimizer step'},
           y: {
             field: 'difference',
-            type: 'quantitative',
+            type: 'quantitative' as const,
             title: 'relative difference',
-            scale: {type: 'log'},
+            scale: {type: 'log' as const},
             axis: {format: '.0e', tickCount: 4, grid: false},
           },
         },
-        mark: {type: 'line', strokeWidth: 1.5, color: '#5b6470'},
+        mark: {type: 'line' as const, strokeWidth: 1.5, color: '#5b6470'},
       },
     ],
-    config: {font: PLOT_FONT, view: {stroke: null}, axis: {gridColor: '#e7eaee'}},
   };
-  const view = new vega.View(vega.parse(compile(spec).spec), {renderer: 'none'});
-  const svg = await view.toSVG();
-  view.finalize();
-  const font = {loadSystemFonts: false, fontFiles: await plotFontFiles(), defaultFontFamily: PLOT_FONT};
-  const png = new Resvg(svg, {fitTo: {mode: 'zoom', value: 2}, font}).render().asPng();
-  writeFileSync(`${path}.svg`, svg);
-  writeFileSync(`${path}.png`, png);
 }

@@ -170,7 +170,7 @@ async function main(): Promise<void> {
   const [{first, all}] = rows;
   const subtitle = `largest relative difference ${first.toExponential(1)} in the first ${COMPARED_STEPS} steps`;
   const curves = {'tfjs-lora': mine.losses, 'PyTorch + PEFT': peer.losses};
-  await overlayPlot(curves, join(folder, 'loss'), {title: 'The same recipe, the same batches', subtitle});
+  await overlayPlot([{curves, title: 'The same recipe, the same batches', subtitle}], join(folder, 'loss'));
   console.log(
     `exported model in transformers: logits differ by ${peer.exportDifference.toExponential(2)} of the largest`,
   );

@@ -54,6 +54,7 @@ with (folder / "batches.jsonl").open() as lines:
         schedule.step()
         optimizer.zero_grad()
         losses.append(total)
+        print(f"peer: step {len(losses)} loss {total:.4f}", file=sys.stderr, flush=True)
         norms.append(norm.item())
 with torch.no_grad():  # the files of tfjs-lora, as PEFT and as transformers read them
     adapted = PeftModel.from_pretrained(load(run["base"]), folder / "run")

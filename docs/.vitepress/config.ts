@@ -107,6 +107,7 @@ export default defineConfig({
           Training: '/training',
           'Learning from rewards': '/rewards',
           Recipes: '/recipes',
+          'SmolLM2 from GGUF and back': '/smollm2',
           Evaluation: '/evaluation',
           'Chat and serving': '/serving',
           'llama.cpp and Ollama': '/llama-cpp',

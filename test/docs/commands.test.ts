@@ -46,13 +46,16 @@ function commandsOf(block: string): string[][] {
 /** Programs that are not ours, whose arguments are not checked. */
 const OTHERS = [
   'curl',
+  'export',
   'cd',
   'git',
   'hf',
   'jupyter',
   'llama-cli',
   'ollama',
+  'pip',
   'tslab',
+  'unzip',
   'xcode-select',
   'sudo',
   'nvidia-smi',
