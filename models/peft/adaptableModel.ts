@@ -229,6 +229,7 @@ export abstract class AdaptableModel extends ModuleModel {
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` while adapters are merged
    * @example
    * ```ts
+   * import * as tf from '@tensorflow/tfjs';
    * import {Llama} from 'tfjs-lora';
    *
    * const model = await Llama.fromPretrained('Llama-3.2-1B-Instruct');
