@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from peft import PeftModel, get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from huggingface_hub import ModelCard  # noqa: E402
-from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 logging.disable_progress_bar()
@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "keras"))
 from network import Network  # noqa: E402
 
 
-def load(folder: Path) -> LlamaForCausalLM:
+def load(folder: Path) -> PreTrainedModel:
     # Quantized folders need bitsandbytes, and accelerate, which loads them onto a device.
     quantized = "quantization_config" in json.loads((folder / "config.json").read_text())
-    model, info = LlamaForCausalLM.from_pretrained(
+    model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
         **({"device_map": {"": "cpu"}} if quantized else {}))
     problems = {k: sorted(v) for k, v in info.items() if v and k != "error_msgs"}

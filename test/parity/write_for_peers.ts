@@ -2,13 +2,14 @@
  * Writes adapters, merged models and models with this library, each with the logits it computes, for
  * check_in_peers.py to load in PEFT and transformers: `npx tsx test/parity/write_for_peers.ts <folder>`.
  */
-import {mkdirSync, writeFileSync} from 'node:fs';
+import {mkdirSync, readdirSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import type {CausalLM} from '../../models/causalLM.ts';
 import type {InitializeLoRAOptions} from '../../models/peft/initialization/initializeLoRA.ts';
 import type {LoRAOptions} from '../../models/peft/loraOptions.ts';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
-import {applyLoRA, Llama, saveAdapter} from '../../src/index.ts';
+import {AutoModelForCausalLM, applyLoRA, Llama, saveAdapter} from '../../src/index.ts';
 import {exportModel} from '../../src/tools/recipes/exportModel.ts';
 import {useBackend} from '../../src/training/backends/useBackend.ts';
 import {FIXTURES, type GoldenCase, type GoldenInputs, goldenCases, logitsOf, readJson} from './golden.ts';
@@ -26,7 +27,7 @@ interface Task {
 
 const out = resolve(process.argv[2] ?? 'for-peers');
 
-async function writeTask(name: string, task: Task, model: Llama, inputs: GoldenInputs): Promise<void> {
+async function writeTask(name: string, task: Task, model: CausalLM, inputs: GoldenInputs): Promise<void> {
   const folder = join(out, name);
   mkdirSync(folder, {recursive: true});
   const {inputIds, attentionMask, positionIds} = inputs;
@@ -50,7 +51,7 @@ function stir(model: Llama): void {
 }
 
 /** Changes every trained weight: A and B at random, magnitudes from their initial values. */
-function randomize(model: Llama): void {
+function randomize(model: CausalLM): void {
   let seed = 1;
   for (const [key, variable] of model.trainableParameters()) {
     tf.tidy(() => {
@@ -60,25 +61,37 @@ function randomize(model: Llama): void {
   }
 }
 
+/** Writes a model, an adapter for it, and the two merged. */
+async function writeModel(
+  name: string,
+  base: string,
+  inputs: GoldenInputs,
+  lora: LoRAOptions,
+): Promise<void> {
+  const model = await AutoModelForCausalLM.fromPretrained(base);
+  await model.save(join(out, `${name}-saved`, 'model'));
+  await writeTask(`${name}-saved`, {model: 'model', tolerance: 1e-5}, model, inputs);
+
+  model.applyLoRA(lora);
+  randomize(model);
+  await model.saveAdapter(join(out, `${name}-adapter`, 'adapter'));
+  await writeTask(`${name}-adapter`, {base, adapter: 'adapter', tolerance: 1e-4}, model, inputs);
+
+  model.mergeLoRA();
+  await model.save(join(out, `${name}-merged`, 'model'));
+  await writeTask(`${name}-merged`, {model: 'model', tolerance: 1e-4}, model, inputs);
+  model.dispose();
+}
+
 async function main(): Promise<void> {
   await useBackend('wasm');
-  for (const golden of goldenCases(({lora}) => lora !== undefined)) {
-    const base = join(FIXTURES, golden.model);
-    const model = await Llama.fromPretrained(base);
-    const {inputs, name} = golden;
-
-    await model.save(join(out, `${name}-saved`, 'model'));
-    await writeTask(`${name}-saved`, {model: 'model', tolerance: 1e-5}, model, inputs);
-
-    model.applyLoRA(golden.lora as Parameters<Llama['applyLoRA']>[0]);
-    randomize(model);
-    await model.saveAdapter(join(out, `${name}-adapter`, 'adapter'));
-    await writeTask(`${name}-adapter`, {base, adapter: 'adapter', tolerance: 1e-4}, model, inputs);
-
-    model.mergeLoRA();
-    await model.save(join(out, `${name}-merged`, 'model'));
-    await writeTask(`${name}-merged`, {model: 'model', tolerance: 1e-4}, model, inputs);
-    model.dispose();
+  for (const {model, inputs, name, lora} of goldenCases((golden) => golden.lora !== undefined))
+    await writeModel(name, join(FIXTURES, model), inputs, lora as LoRAOptions);
+  const families = join(FIXTURES, '../families/fixtures');
+  for (const family of readdirSync(families).filter((name) => !name.endsWith('.json'))) {
+    const base = join(families, family, 'model');
+    const {inputs} = readJson<{inputs: GoldenInputs}>(`../families/fixtures/${family}/manifest.json`);
+    await writeModel(family, base, inputs, {rank: 4, alpha: 8});
   }
 
   for (const type of ['nf4', 'fp4', 'int8'] as const) {
