@@ -3,6 +3,7 @@ import {once} from 'node:events';
 import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
 import {type AddressInfo, isIPv6} from 'node:net';
 import {basename, resolve} from 'node:path';
+import {z} from 'zod';
 import type {CausalLM} from '../../../models/causalLM.ts';
 import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import {TokenConstraint} from '../../../models/generation/json/tokenConstraint.ts';
@@ -17,7 +18,7 @@ import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {type ChatEncoder, modelChatEncoder} from '../chat/chatEncoder.ts';
 import {ApiError} from './apiError.ts';
-import {type CompletionRequest, parseChatRequest, parseTextRequest} from './completionRequest.ts';
+import {type CompletionRequest, parseBody, parseChatRequest, parseTextRequest} from './completionRequest.ts';
 import {
   type AnswerShapes,
   CompletionResponse,
@@ -51,6 +52,11 @@ export interface ServeOptions {
    * rotary positions depend on the length of the longest request.
    */
   maxBatchSize?: number;
+  /**
+   * Whether requests may load adapters from paths and unload them: `/v1/load_lora_adapter` and
+   * `/v1/unload_lora_adapter`, as in vLLM. Default false.
+   */
+  allowAdapterChanges?: boolean;
   /** Milliseconds in which the whole request must arrive. Default 60 000. */
   requestTimeout?: number;
   /** Milliseconds after which a client that does not read its answer is disconnected. Default 30 000. */
@@ -66,6 +72,7 @@ const SERVE_OPTIONS = {
   encodeChat: true,
   maxBodyBytes: true,
   maxBatchSize: true,
+  allowAdapterChanges: true,
   requestTimeout: true,
   stallTimeout: true,
   onRequest: true,
@@ -101,6 +108,21 @@ const READERS: Record<string, (body: unknown, defaults: GenerationConfig) => Com
   '/v1/chat/completions': parseChatRequest,
   '/v1/completions': parseTextRequest,
   '/v1/responses': parseResponsesRequest,
+};
+interface AdapterChange {
+  lora_name: string;
+  lora_path?: string;
+  load_inplace?: boolean;
+}
+
+/** The bodies of requests that change adapters, by path. */
+const CHANGES: Record<string, z.ZodType<AdapterChange>> = {
+  '/v1/load_lora_adapter': z.object({
+    lora_name: z.string().min(1),
+    lora_path: z.string().min(1),
+    load_inplace: z.boolean().optional(),
+  }),
+  '/v1/unload_lora_adapter': z.object({lora_name: z.string().min(1)}),
 };
 /** The status that nginx logs if the client closed the connection. */
 const CLIENT_CLOSED = 499;
@@ -217,10 +239,11 @@ class ModelService {
     const {path} = report;
     const [, named] = /^\/v1\/models\/(.+)$/.exec(path) ?? [];
     const isCompletion = Object.hasOwn(READERS, path);
-    if (!isCompletion && path !== '/v1/models' && path !== '/health' && named === undefined) {
+    const isChange = this.options.allowAdapterChanges === true && Object.hasOwn(CHANGES, path);
+    if (!isCompletion && !isChange && path !== '/v1/models' && path !== '/health' && named === undefined) {
       throw new ApiError(404, `${request.method} ${path}: expected a path of this API, got an unknown one.`);
     }
-    const method = isCompletion ? 'POST' : 'GET';
+    const method = isCompletion || isChange ? 'POST' : 'GET';
     if (request.method !== method) {
       response.setHeader('Allow', method);
       throw new ApiError(405, `${path}: expected ${method}, got ${request.method}.`);
@@ -231,10 +254,49 @@ class ModelService {
       await this.complete(wanted, response, report, signal);
       return;
     }
+    if (isChange) {
+      const body = parseBody(CHANGES[path], await this.readBody(request), {});
+      sendJson(response, 200, {message: await this.batch.change(() => this.changeAdapters(body))});
+      return;
+    }
     const list = this.models.map((id) => this.describe(id));
     if (path === '/health') sendJson(response, 200, {status: 'ok'});
     else if (named === undefined) sendJson(response, 200, {object: 'list', data: list});
     else sendJson(response, 200, this.describe(this.resolveModel(decoded(named))));
+  }
+
+  /** Loads, replaces or unloads an adapter. Returns what it did. */
+  private async changeAdapters({
+    lora_name: name,
+    lora_path: path,
+    load_inplace,
+  }: AdapterChange): Promise<string> {
+    const {model, models} = this;
+    const isLoaded = models.indexOf(name) > 0;
+    try {
+      if (path === undefined) {
+        if (!isLoaded)
+          throw new ApiError(404, `lora_name ${show(name)}: expected a loaded adapter.`, 'lora_name');
+        model.deleteAdapter(name);
+        models.splice(models.indexOf(name), 1);
+        return `unloaded ${name}`;
+      }
+      if (isLoaded && load_inplace) {
+        await model.hotswapAdapter(path, {adapterName: name});
+        return `replaced ${name}`;
+      }
+      if (models.includes(name))
+        throw new ApiError(
+          400,
+          `lora_name ${show(name)}: expected a new name, or load_inplace.`,
+          'lora_name',
+        );
+      await model.loadAdapter(path, {adapterName: name});
+      models.push(name);
+      return `loaded ${name}`;
+    } catch (error) {
+      throw error instanceof TfjsLoraError ? new ApiError(400, error.message, null, 'invalid_value') : error;
+    }
   }
 
   /** Answers a completion, and finds everything that is wrong with it before waiting for earlier requests. */

@@ -16,6 +16,7 @@ interface ServeCommandOptions extends CommonOptions {
   modelName?: string;
   apiKey?: string;
   maxBatchSize: number;
+  allowAdapterChanges?: boolean;
   adapter: string[];
 }
 
@@ -30,10 +31,11 @@ export function register(program: Command): void {
     .option('--model-name <name>', 'name of the base in requests (default: its folder)')
     .option('--adapter <name=folder...>', 'more adapters; requests choose them by name', [])
     .option('--max-batch-size <number>', 'largest number of requests to answer together', countOf, 8)
+    .option('--allow-adapter-changes', 'let requests load and unload adapters of this machine')
     .addOption(new Option('--api-key <key>', 'key that every request must have').env('TFJS_LORA_API_KEY'))
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
-      const {host, port, modelName, apiKey, maxBatchSize} = options;
+      const {host, port, modelName, apiKey, maxBatchSize, allowAdapterChanges} = options;
       const adapters = separateOverrides(adapter);
       const recipe = await modelInUse(await recipeOf(target, [...overrides, ...adapters.overrides]));
       if (recipe.tasks.train) console.error(describeModel(recipe));
@@ -47,6 +49,7 @@ export function register(program: Command): void {
           modelName,
           apiKey,
           maxBatchSize,
+          allowAdapterChanges,
           encodeChat,
           onRequest: report,
         });

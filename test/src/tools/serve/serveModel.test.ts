@@ -15,7 +15,7 @@ import {
   type ServeOptions,
   serveModel,
 } from '../../../../src/tools/serve/serveModel.ts';
-import {stirAdapter} from '../../../models/tinyLlama.ts';
+import {inFolder, stirAdapter} from '../../../models/tinyLlama.ts';
 
 /* A server and the official client, on the tiny model of the quickstart. */
 
@@ -460,6 +460,42 @@ describe('requests that are answered together', () => {
     await expect(batch.change(() => Promise.reject(new Error('no')))).rejects.toThrow('no');
     await batch.idle();
     await expect(start({maxBatchSize: 0})).rejects.toMatchObject({code: 'INVALID_ARGUMENT'});
+  });
+});
+
+test('requests load, replace and unload adapters, if they may', async () => {
+  const send = async (path: string, body: object) => {
+    const response = await fetch(`${server.url}/${path}`, {
+      method: 'POST',
+      headers: {'Content-Type': 'application/json'},
+      body: JSON.stringify(body),
+    });
+    return [response.status, await response.json()];
+  };
+  await inFolder(async (folder) => {
+    await model.saveAdapter(folder, 'stirred');
+    const load = {lora_name: 'loaded', lora_path: folder};
+    expect((await send('load_lora_adapter', load))[0]).toBe(404);
+    await server.close();
+    await start({allowAdapterChanges: true});
+    expect(await send('load_lora_adapter', load)).toEqual([200, {message: 'loaded loaded'}]);
+    const request = {messages, temperature: 0, max_tokens: 4};
+    const answers = ['loaded', 'stirred'].map((name) =>
+      client.chat.completions.create({...request, model: name}),
+    );
+    const [loaded, stirred] = (await Promise.all(answers)).map(({choices}) => choices[0].message.content);
+    expect(loaded).toBe(stirred);
+    expect((await send('load_lora_adapter', load))[0]).toBe(400);
+    expect((await send('load_lora_adapter', {...load, load_inplace: true}))[1]).toEqual({
+      message: 'replaced loaded',
+    });
+    expect((await send('load_lora_adapter', {lora_name: 'x', lora_path: join(folder, 'none')}))[0]).toBe(400);
+    expect(await send('unload_lora_adapter', {lora_name: 'loaded'})).toEqual([
+      200,
+      {message: 'unloaded loaded'},
+    ]);
+    expect((await send('unload_lora_adapter', {lora_name: 'model'}))[0]).toBe(404);
+    expect(server.models).toEqual(['model', 'stirred']);
   });
 });
 
