@@ -266,7 +266,7 @@ export async function loadAdapter(
     const write = () => {
       assertPlaces(adapters, file, base);
       assertHolds(adapters.trainedBiases(adapterName).keys(), file);
-      const isRepeated = (name: string) => adapters.repeatsTied(name, adapterName);
+      const isRepeated = (name: string) => adapters.isRepeated(name, adapterName);
       fill(adapterParameters(adapters, adapterName), file, bytes, base, isRepeated);
     };
     assertIdle(model, 'loadAdapter'); // checked again, because a training may have begun while the files were read

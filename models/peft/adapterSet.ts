@@ -188,13 +188,18 @@ export class AdapterSet {
     return new Map(found.map((layer) => [layer.name, layer]));
   }
 
-  /** Whether a weight in an adapter's file repeats one of the embedding that the head is tied to. */
-  repeatsTied(name: string, adapterName: string): boolean {
-    return [...this.lowRank()].some(
-      ([layer, {adapters}]) =>
-        adapters.get(adapterName) instanceof TiedAdapter &&
-        ['A', 'B'].some((matrix) => name === `${PEFT_PREFIX}${layer}.lora_${matrix}.weight`),
-    );
+  /** Whether PEFT writes a weight into an adapter's file again: a tied head's update, or a copied layer's. */
+  isRepeated(name: string, adapterName: string): boolean {
+    return [...this.layers()].some(([layer, {adapters}]) => {
+      const adapter = adapters.get(adapterName);
+      const repeats =
+        adapter instanceof TiedAdapter
+          ? ['lora_A.', 'lora_B.']
+          : adapter instanceof LayerCopy
+            ? ['original_module.', 'modules_to_save.'] // beside the copy, where the vocabulary was resized
+            : [];
+      return repeats.some((part) => name.startsWith(`${PEFT_PREFIX}${layer}.${part}`));
+    });
   }
 
   /** Returns the weights that heads share with the embedding, by the names that they would have in files. */

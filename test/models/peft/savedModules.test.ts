@@ -1,6 +1,9 @@
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {writeSafetensors} from '../../../quant/safetensors/writeSafetensors.ts';
 import {useBackend} from '../../../src/training/backends/useBackend.ts';
-import {errorOf, logitsOf, tinyLlama} from '../tinyLlama.ts';
+import {readGoldens} from '../../parity/golden.ts';
+import {errorOf, inFolder, logitsOf, tinyLlama} from '../tinyLlama.ts';
 
 beforeAll(async () => {
   await useBackend('cpu');
@@ -67,6 +70,30 @@ test('refuses what it cannot copy by name, and then changes nothing', async () =
   expect(tf.memory().numTensors).toBe(before);
   model.applyLoRA({rank: 2, modulesToSave: ['embed_tokens', 'lm_head'], targetModules: ['q_proj']});
   expect(model.trainableParameters().size).toBe(2 * 2 + 2);
+  model.dispose();
+});
+
+test('reads what PEFT writes beside a copy where the vocabulary was resized', async () => {
+  const model = tinyLlama();
+  model.applyLoRA({rank: 2, targetModules: ['q_proj'], modulesToSave: ['lm_head']});
+  const logits = logitsOf(model);
+  await inFolder(async (folder) => {
+    await model.saveAdapter(folder);
+    const path = join(folder, 'adapter_model.safetensors');
+    const own = readGoldens(path);
+    const {shape, values} = own.get('base_model.model.lm_head.weight')!;
+    const again = ['original_module', 'modules_to_save'].map(
+      (part) => `base_model.model.lm_head.${part}.weight`,
+    );
+    for (const name of again) own.set(name, {shape, values: values.map((value) => value + 1)});
+    await writeSafetensors(
+      path,
+      [...own].map(([name, {shape, values}]) => ({name, dtype: 'F32' as const, shape, data: values})),
+    );
+    model.deleteAdapter('default');
+    await model.loadAdapter(folder);
+    expect(logitsOf(model)).toEqual(logits);
+  });
   model.dispose();
 });
 
