@@ -39,6 +39,10 @@ def load(folder: Path) -> PreTrainedModel:
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
         **({"device_map": {"": "cpu"}} if quantized else {}))
+    for module in model.modules():
+        # On processors with AVX512-BF16, bitsandbytes would multiply 4-bit weights in bfloat16.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     problems = {k: sorted(v) for k, v in info.items() if v and k != "error_msgs"}
     assert not problems and not info.get("error_msgs"), f"{folder} does not load cleanly: {problems}"
     return model.eval()
