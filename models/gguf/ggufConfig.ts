@@ -21,16 +21,20 @@ const KNOWN = new Set([
   'attention.sliding_window',
   'rope.dimension_count',
   'rope.freq_base',
-  'rope.freq_base_swa',
   'rope.scaling.type',
   'rope.scaling.factor',
   'rope.scaling.original_context_length',
   'rope.scaling.attn_factor',
   'rope.scaling.finetuned',
+  'rope.scaling.yarn_beta_fast',
+  'rope.scaling.yarn_beta_slow',
   'rope.scale_linear',
-  'attn_logit_softcapping',
-  'final_logit_softcapping',
 ]);
+/** Keys that only some architectures have, and that llama.cpp ignores in the others. */
+const KNOWN_OF: Readonly<Record<string, readonly string[]>> = {
+  gemma2: ['attention.sliding_window_pattern', 'attn_logit_softcapping', 'final_logit_softcapping'],
+  gemma3: ['attention.sliding_window_pattern', 'rope.freq_base_swa', 'final_logit_softcapping'],
+};
 /** Keys that may only have the value that switches them off. */
 const OFF: Readonly<Record<string, unknown>> = {
   'attention.causal': true,
@@ -39,8 +43,6 @@ const OFF: Readonly<Record<string, unknown>> = {
   use_parallel_residual: false,
   'rope.scaling.yarn_ext_factor': 1,
   'rope.scaling.yarn_attn_factor': 1,
-  'rope.scaling.yarn_beta_fast': 32,
-  'rope.scaling.yarn_beta_slow': 1,
 };
 
 /** The sizes of the Gemmas whose queries are not divided by the square root of a head, by their number of blocks. */
@@ -120,7 +122,7 @@ function assertKeysKnown(name: string, metadata: MetadataReader): void {
   for (const [key, entry] of metadata.values) {
     if (!key.startsWith(`${name}.`)) continue;
     const own = key.slice(name.length + 1);
-    if (KNOWN.has(own)) continue;
+    if (KNOWN.has(own) || KNOWN_OF[name]?.includes(own)) continue;
     const value = 'value' in entry ? entry.value : entry.items.values;
     if (own in OFF && OFF[own] === value) continue;
     const expected = own in OFF ? String(OFF[own]) : 'no such setting';
@@ -153,10 +155,17 @@ function windows({name}: GgufArchitecture, metadata: MetadataReader): Json {
   }
 }
 
-/** Returns the type of each layer: the last of each `period` sees all positions. */
-function layerTypes(name: string, metadata: MetadataReader, period: number): string[] {
+/** Returns the type of each layer: as the file lists them, or the last of each `period` sees all positions. */
+function layerTypes(name: string, metadata: MetadataReader, usualPeriod: number): string[] {
+  const key = `${name}.attention.sliding_window_pattern`;
   const length = metadata.count(`${name}.block_count`) ?? 0;
-  return Array.from({length}, (_, i) => ((i + 1) % period === 0 ? 'full_attention' : 'sliding_attention'));
+  const isList = metadata.values.get(key)?.type === 'array';
+  const listed = isList ? metadata.flags(key) : undefined;
+  if (listed && listed.length !== length)
+    throw metadata.wrong(key, `${length} flags, one for each block`, `${listed.length}`);
+  const period = (isList ? undefined : metadata.count(key)) ?? usualPeriod;
+  const isLocal = (i: number) => listed?.[i] ?? (period === 0 || i % period < period - 1);
+  return Array.from({length}, (_, i) => (isLocal(i) ? 'sliding_attention' : 'full_attention'));
 }
 
 function gemmaSettings(
@@ -167,8 +176,8 @@ function gemmaSettings(
   headDim: number,
 ): Json {
   const isLargest = metadata.count(`${name}.block_count`) === GEMMA_27B_BLOCKS[name];
-  const cap = (key: string, byDefault: number | null) =>
-    name === 'gemma2' ? (metadata.number(`${name}.${key}`) ?? byDefault) : null;
+  const cap = (key: string, ofGemma2: number) =>
+    metadata.number(`${name}.${key}`) ?? (name === 'gemma2' ? ofGemma2 : null);
   return {
     hidden_activation: 'gelu_pytorch_tanh',
     query_pre_attn_scalar: isLargest ? hidden / heads : headDim,

@@ -2,6 +2,7 @@ import {ropeFrequencies} from '../../layers/ropeFrequencies.ts';
 import type {GgufFiles} from '../../quant/gguf/ggufFiles.ts';
 import type {MetadataReader} from './metadataReader.ts';
 import type {GgufArchitecture} from './tensorNames.ts';
+import {yarnAttentionFactor} from './yarnAttentionFactor.ts';
 
 type Json = Record<string, unknown>;
 
@@ -34,8 +35,10 @@ async function scalingOf(
   headDim: number,
 ): Promise<Json | null> {
   const key = (own: string) => `${name}.rope.${own}`;
-  const type = metadata.text(key('scaling.type')) ?? (metadata.has(key('scale_linear')) ? 'linear' : 'none');
   const factor = metadata.number(key('scaling.factor')) ?? metadata.number(key('scale_linear')) ?? 0;
+  const scales = factor !== 0 && factor !== 1;
+  const type = metadata.text(key('scaling.type')) ?? (scales ? 'linear' : 'none');
+  const attentionFactor = metadata.number(key('scaling.attn_factor')) ?? 1;
   const divisors = await tensorOf(files, 'rope_freqs.weight');
   const [long, short] = [
     await tensorOf(files, 'rope_factors_long.weight'),
@@ -44,7 +47,12 @@ async function scalingOf(
   if (divisors || long || short) {
     if (type !== 'none' && type !== 'longrope')
       throw metadata.unsupported(key('scaling.type'), 'none beside a tensor of divisors', type);
-    if (divisors) return llama3Of(divisors, theta, headDim) ?? longropeOf(divisors, divisors);
+    if (type === 'longrope' && scales)
+      throw metadata.unsupported(key('scaling.factor'), '1 beside a tensor of divisors', factor);
+    if (divisors) {
+      const llama3 = attentionFactor === 1 ? llama3Of(divisors, theta, headDim) : undefined;
+      return llama3 ?? longropeOf(divisors, divisors);
+    }
     if (long && short) return longropeOf(long, short);
     throw metadata.unsupported(
       'rope_factors_long.weight',
@@ -52,19 +60,22 @@ async function scalingOf(
       'one alone',
     );
   }
+  if (type !== 'yarn' && attentionFactor !== 1)
+    throw metadata.unsupported(key('scaling.attn_factor'), `1 with ${type}`, attentionFactor);
   switch (type) {
     case 'none':
       return null;
     case 'linear':
-      return factor === 0 || factor === 1 ? null : {rope_type: 'linear', factor};
+      return scales ? {rope_type: 'linear', factor} : null;
     case 'yarn':
-      if ((metadata.number(key('scaling.attn_factor')) ?? 1) !== 1)
-        throw metadata.unsupported(
-          key('scaling.attn_factor'),
-          '1',
-          metadata.number(key('scaling.attn_factor')),
-        );
-      return {rope_type: 'yarn', factor, original_max_position_embeddings: originalLength()};
+      return {
+        rope_type: 'yarn',
+        factor,
+        original_max_position_embeddings: originalLength(),
+        ...(attentionFactor !== 1 && {attention_factor: attentionFactor * yarnAttentionFactor(factor)}),
+        beta_fast: metadata.number(key('scaling.yarn_beta_fast')),
+        beta_slow: metadata.number(key('scaling.yarn_beta_slow')),
+      };
     default:
       throw metadata.unsupported(
         key('scaling.type'),
@@ -81,7 +92,7 @@ async function scalingOf(
     return {
       rope_type: 'longrope',
       original_max_position_embeddings: originalLength(),
-      attention_factor: metadata.number(key('scaling.attn_factor')) ?? 1,
+      attention_factor: attentionFactor,
       long_factor: [...longFactor],
       short_factor: [...shortFactor],
     };

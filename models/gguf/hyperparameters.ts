@@ -135,4 +135,6 @@ function assertGraph({name}: GgufArchitecture, traits: GraphTraits, model: GgufM
     blocks.map(({self_attn}) => self_attn.window).filter((window) => window !== undefined),
   );
   if (sizes.size > 1) refuse('sliding_window', 'one window', [...sizes].join(' and '));
+  if (sizes.size === 0 && config.ropeLocalBaseFreq !== undefined)
+    refuse('sliding_window', 'a window in some layer', 'none');
 }

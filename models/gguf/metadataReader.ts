@@ -10,10 +10,6 @@ export class MetadataReader {
     readonly path: string,
   ) {}
 
-  has(key: string): boolean {
-    return this.values.has(key);
-  }
-
   /** Returns the text of a key; undefined if the file lacks it. */
   text(key: string): string | undefined {
     return this.scalar(key, 'a string', (value) => typeof value === 'string') as string | undefined;
@@ -44,6 +40,12 @@ export class MetadataReader {
   /** Returns the numbers of a key; undefined if the file lacks it. */
   numbers(key: string): readonly number[] | undefined {
     return this.list(key, 'numbers', (value) => typeof value === 'number') as readonly number[] | undefined;
+  }
+
+  /** Returns the flags of a key, which may be spelled as 0 and 1; undefined if the file lacks it. */
+  flags(key: string): readonly boolean[] | undefined {
+    const isFlag = (value: GgufScalar) => typeof value === 'boolean' || value === 0 || value === 1;
+    return this.list(key, 'flags', isFlag)?.map(Boolean);
   }
 
   /** Returns a value that a file must have. */

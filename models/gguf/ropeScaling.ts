@@ -5,6 +5,7 @@ import type {GgufTensor} from '../../quant/gguf/writeGguf.ts';
 import type {GgufMetadata} from './ggufMetadata.ts';
 import type {GgufModel} from './ggufModel.ts';
 import type {GgufArchitecture} from './tensorNames.ts';
+import {yarnAttentionFactor} from './yarnAttentionFactor.ts';
 
 /** The stretched rotary frequencies that llama.cpp's graph of an architecture has. */
 const SCALINGS: Readonly<Record<string, readonly RopeScaling['type'][]>> = {
@@ -39,13 +40,12 @@ export function addRopeScaling(metadata: GgufMetadata, {name}: GgufArchitecture,
   metadata.text(key('type'), scaling.type);
   if (scaling.type === 'linear') metadata.number(key('factor'), scaling.factor);
   if (scaling.type === 'yarn') {
-    const usual = 0.1 * Math.log(scaling.factor) + 1;
+    const usual = yarnAttentionFactor(scaling.factor);
     metadata
       .number(key('factor'), scaling.factor)
       .count(key('original_context_length'), scaling.originalMaxPositionEmbeddings)
       .number(key('yarn_beta_fast'), scaling.betaFast)
       .number(key('yarn_beta_slow'), scaling.betaSlow);
-    // llama.cpp applies the usual factor itself, and this one besides.
     if (Math.abs(scaling.attentionFactor / usual - 1) > 1e-6)
       metadata.number(key('attn_factor'), scaling.attentionFactor / usual);
   }

@@ -43,6 +43,11 @@ describe('saveGguf', () => {
       {headDim: 2, queryPreAttnScalar: 2, tieWordEmbeddings: false},
       'tie_word_embeddings: expected true',
     ],
+    [
+      'gemma3_text',
+      {headDim: 2, queryPreAttnScalar: 2, layerTypes: ['full_attention', 'full_attention']},
+      'sliding_window: expected a window in some layer',
+    ],
   ])('refuses a %s with %j, which llama.cpp would compute otherwise', async (modelType, extra, message) => {
     const model = await modelOf(modelType, extra);
     const files = new Map<string, Blob>();

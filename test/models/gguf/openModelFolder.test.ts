@@ -141,6 +141,28 @@ describe('GGUF models', () => {
     model.dispose();
   });
 
+  it('have windows where they say, and rotary positions stretched linearly by default', async () => {
+    const key = 'gemma3.attention.sliding_window_pattern';
+    const rope = {'gemma3.rope.scaling.factor': {type: 'float32', value: 4} as const};
+    const configOf = async (pattern: GgufValue) => {
+      const folder = await openModelFolder(
+        await edited('gemma3', {metadata: {...rope, [key]: pattern}, without: 'gemma3.rope.scaling.type'}),
+      );
+      return JSON.parse(new TextDecoder().decode(await folder.read('config.json')));
+    };
+    const {layer_types: all, rope_scaling} = await configOf({type: 'uint32', value: 0});
+    expect(rope_scaling).toEqual({rope_type: 'linear', factor: 4});
+    const types = (flags: number[]) =>
+      flags.map((flag) => (flag === 1 ? 'sliding_attention' : 'full_attention'));
+    expect(all).toEqual(types(all.map(() => 1)));
+    const flags = all.map((_: string, i: number) => 1 - (i % 2));
+    const listed = (values: number[]) => configOf({type: 'array', items: {type: 'uint32', values}});
+    expect((await listed(flags)).layer_types).toEqual(types(flags));
+    await expect(listed([1])).rejects.toThrow(
+      `${key}: expected ${all.length} flags, one for each block, got 1`,
+    );
+  });
+
   it.each<[string, Edit, string, string]>([
     [
       'an architecture',
@@ -153,6 +175,21 @@ describe('GGUF models', () => {
       {metadata: {'llama.logit_scale': {type: 'float32', value: 2}}},
       'UNSUPPORTED',
       'llama.logit_scale: expected no such setting, got 2',
+    ],
+    [
+      "another architecture's setting",
+      {metadata: {'llama.final_logit_softcapping': {type: 'float32', value: 30}}},
+      'UNSUPPORTED',
+      'llama.final_logit_softcapping: expected no such setting, got 30',
+    ],
+    [
+      'a factor of attention that llama.cpp would apply',
+      {
+        metadata: {'llama.rope.scaling.attn_factor': {type: 'float32', value: 2}},
+        without: 'rope_freqs.weight',
+      },
+      'UNSUPPORTED',
+      'llama.rope.scaling.attn_factor: expected 1 with none, got 2',
     ],
     [
       'experts',

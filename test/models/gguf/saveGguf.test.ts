@@ -35,7 +35,7 @@ const yarn = {
   factor: 4,
   originalMaxPositionEmbeddings: 32,
   attentionFactor: 1.5,
-  betaFast: 32,
+  betaFast: 24,
   betaSlow: 1,
   truncate: true,
 };
@@ -75,6 +75,7 @@ const MODELS: [string, Record<string, unknown>][] = [
       numHiddenLayers: 4,
       layerTypes: ['full_attention', 'sliding_attention', 'sliding_attention', 'full_attention'],
       ropeScaling: {type: 'linear', factor: 4},
+      finalLogitSoftcapping: 5,
     },
   ],
   ['phi3', {partialRotaryFactor: 0.75, ropeScaling: longrope, maxPositionEmbeddings: 2048}],
@@ -159,7 +160,8 @@ describe(`saveGguf${hasLlamaCpp ? '' : ' (partly skipped: no llama.cpp for this 
   });
 
   const readable = MODELS.filter(
-    ([modelType, {ropeScaling}]) => /qwen2|gemma2|phi3/.test(modelType) || ropeScaling === llama3,
+    ([modelType, {ropeScaling}]) =>
+      /qwen2|gemma|phi3/.test(modelType) || ropeScaling === llama3 || ropeScaling === yarn,
   );
   it.each(readable)('writes a %s that loads as it was: %j', async (modelType, extra) => {
     const model = newModel(modelType, extra, await tokenizerOf('byteLevel'));
