@@ -122,7 +122,7 @@ export class AdapterSet {
       if (alpha !== commonAlpha) alphaPattern[layerName] = alpha;
     }
     const targetModules = [...this.layers().values()]
-      .filter((layer) => layer.adapters.has(name) && !(layer instanceof CopiedLayer))
+      .filter((layer) => layer.adapters.has(name) && isLowRank(layer))
       .map((layer) => layer.name);
     const {
       excludeModules: _,
@@ -132,6 +132,11 @@ export class AdapterSet {
       ...kept
     } = options;
     this.optionsByName.set(name, {...kept, targetModules, rankPattern, alphaPattern});
+    const biases = layersWithTrainedBias(this.model.layers, name, kept.bias);
+    trainBiasesOf(
+      this.model.layers,
+      biases.filter(({trainsBiasAlone}) => trainsBiasAlone),
+    );
   }
 
   /** Returns how an adapter was initialized from its base; undefined if it was not. */
@@ -691,6 +696,7 @@ export class AdapterSet {
   fuse(options?: MergeAdaptersOptions): void {
     this.merge(options);
     this.untied = undefined; // the head keeps its own table
+    trainBiasesOf(this.model.layers, []);
     for (const layer of this.layers().values()) replaceLayer(this.model, layer, layer.fuse());
     for (const names of [this.optionsByName, this.filesByName, this.initializedByName]) names.clear();
     this.baseChangedBy = undefined; // what was taken from the base is in it again

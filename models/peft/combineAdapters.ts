@@ -92,6 +92,13 @@ export async function combineAdapters(
       `combineAdapters: expected adapters of linear layers alone, got one that also trains ${whole.name}`,
     );
   }
+  const withBiases = names.find((name) => adapters.trainedBiases(name).size > 0);
+  if (withBiases !== undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `combineAdapters: expected adapters with bias none, got "${withBiases}", which trains biases of the base`,
+    );
+  }
   const combined = new Map<string, Combined>();
   for (const [layerName, layer] of layers) {
     await letSignalsThrough(signal);

@@ -65,6 +65,9 @@ export async function hotswapAdapter(
       const [expected, got] = [old[key] ?? false, options[key] ?? false];
       if (expected !== got) throw refused(`${where} ${key}`, `${expected}, as in "${adapterName}"`, got);
     }
+    const [expected, got] = [old, options].map(({layerReplication}) => show(layerReplication ?? 'none'));
+    if (expected !== got)
+      throw refused(`${where} layer_replication`, `${expected}, as in "${adapterName}"`, got);
     const bytes = await readTensors(file, watch);
     assertIdle(model, 'hotswapAdapter'); // a training may have begun while the files were read
     const placed = swappable('hotswapAdapter', adapters, adapterName);
@@ -137,7 +140,10 @@ function refused(what: string, expected: string, got: unknown): TfjsLoraError {
   );
 }
 
-/** Reads what each layer gets. An adapter without a layer adds nothing there, as in PEFT. */
+/**
+ * Reads what each layer gets. An adapter without a layer adds nothing there, as in PEFT; with DoRA it must have all, for
+ * magnitudes have no value that adds nothing.
+ */
 function swapsOf(
   placed: Map<string, LoRAAdapter>,
   options: LoRAOptions,
@@ -151,7 +157,7 @@ function swapsOf(
       parameter,
       name: `${PEFT_PREFIX}${layerName}.${key}`,
     }));
-    if (!keys.some(({name}) => file.has(name))) {
+    if (!adapter.magnitude && !keys.some(({name}) => file.has(name))) {
       const zeros = [adapter.loraA, adapter.loraB, adapter.bias].filter(
         (parameter) => parameter !== undefined,
       );
@@ -245,5 +251,6 @@ function optionsOf(placed: Map<string, LoRAAdapter>, options: LoRAOptions): LoRA
     excludeModules: undefined,
     layersToTransform: undefined,
     layersPattern: undefined,
+    targetParameters: undefined,
   };
 }

@@ -1,3 +1,4 @@
+import {LoRAEmbedding} from '../../../layers/loraEmbedding.ts';
 import type {Parameter} from '../../../layers/parameter.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {AdapterSet} from '../adapterSet.ts';
@@ -27,6 +28,9 @@ export function convertedToLoRA(adapters: AdapterSet, adapterName: string): Conv
     const method = adapters.initialized(adapterName)?.method ?? 'another';
     throw refuse('an adapter that was initialized by pissa, olora, corda or lora_ga', method);
   }
+  for (const [name, layer] of adapters.layers())
+    if (layer instanceof LoRAEmbedding && layer.adapters.has(adapterName))
+      throw refuse('an adapter of linear layers alone, for PEFT converts only these', `one of ${name}`);
   const {rankPattern = {}, alphaPattern = {}} = adapters.options(adapterName);
   const hasPatterns = Object.keys({...rankPattern, ...alphaPattern}).length > 0;
   const layers: ConvertedAdapter['layers'] = new Map();

@@ -5,6 +5,7 @@ import type {LoRADense} from '../../../layers/loraDense.ts';
 import {LoRAEmbedding} from '../../../layers/loraEmbedding.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {QuantizedDense} from '../../../layers/quantizedDense.ts';
+import {TiedAdapter} from '../../../layers/tiedAdapter.ts';
 import {TiedHead} from '../../../layers/tiedHead.ts';
 import {assertFinite} from '../../../quant/assertFinite.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
@@ -414,7 +415,13 @@ function assertInitializable(layer: LoRADense, adapterName: string, method: stri
   const others = [...layer.adapters.keys()].filter((name) => name !== adapterName);
   if (changesBase(method) && others.length > 0)
     throw refuse('no other adapter, because the base changes', `${others.join(', ')}. Delete them first.`);
-  const {rank, freezeB, loraBias} = layer.adapter(adapterName).settings;
+  const adapter = layer.adapter(adapterName);
+  if (adapter instanceof TiedAdapter)
+    throw refuse(
+      'an adapter with matrices of its own',
+      "one that shares the embedding's (ensureWeightTying)",
+    );
+  const {rank, freezeB, loraBias} = adapter.settings;
   if (loraBias) throw refuse('an adapter without loraBias', 'one with it');
   if (method === 'mica' && !freezeB)
     throw refuse('applyLoRA({freezeB: true}), because only A trains', 'freezeB: false');
