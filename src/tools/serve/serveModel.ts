@@ -182,6 +182,8 @@ class ModelService {
   private readonly running = new Set<AbortController>();
   private readonly started = Math.floor(Date.now() / 1000);
   private readonly prompts: PromptEncoder;
+  /** Whether the base contains its adapters, which then answer for it. */
+  private readonly isMerged: boolean;
   /** Whether only this machine can reach the address. It is set before the first request, when the address is known. */
   isLoopback = true;
 
@@ -194,8 +196,8 @@ class ModelService {
     if (tokenizer === undefined) modelChatEncoder(model); // throws an error, because nothing could be served
     this.prompts = new PromptEncoder(tokenizer as Tokenizer, config.maxPositionEmbeddings);
     this.batch = new RequestBatch(model, batchSizeFor(model, options.maxBatchSize));
-    const isMerged = [...model.layersWithAdapters().values()].some((layer) => layer.isMerged);
-    this.models = [modelName, ...(isMerged ? [] : model.adapterNames)];
+    this.isMerged = [...model.layersWithAdapters().values()].some((layer) => layer.isMerged);
+    this.models = [modelName, ...(this.isMerged ? [] : model.adapterNames)];
   }
 
   /** Answers one request and never rejects. */
@@ -402,11 +404,10 @@ class ModelService {
     );
   }
 
-  /** Returns the adapter that answers for a name; undefined if the model is served as it is. */
+  /** Returns the adapter that answers for a name; undefined if it is merged. */
   private adapterOf(name: string): string | undefined {
-    const [base, ...adapters] = this.models;
-    if (adapters.length === 0) return undefined;
-    return name === base ? BASE : name;
+    if (this.isMerged) return undefined;
+    return name === this.models[0] ? BASE : name;
   }
 
   private describe(id: string): Record<string, unknown> {
