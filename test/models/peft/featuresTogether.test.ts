@@ -1,21 +1,20 @@
-import {Llama} from '../../../src/index.ts';
+import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {useBackend} from '../../../src/training/backends/useBackend.ts';
-import {errorOf, logitsOf, stirAdapter, tinyConfig, tinyLlama} from '../tinyLlama.ts';
+import {errorOf, logitsOf, stirAdapter, tinyLlama} from '../tinyLlama.ts';
 
 describe('features of adapters that meet', () => {
   beforeAll(() => useBackend('cpu'));
 
-  const batches = [{inputIds: [[1, 2, 3, 4, 5, 6, 7, 8]]}];
+  const row = [1, 2, 3, 4, 5, 6, 7, 8];
+  const batches = [{inputIds: [row], labels: [row]}];
 
-  async function saved(model: Llama, options?: {convertToLoRA: boolean}) {
+  async function saved(model: LlamaForCausalLM, options?: {convertToLoRA: boolean}) {
     const files = new Map<string, Blob>();
     await model.saveAdapter(files, 'default', options);
     return {files, config: JSON.parse(await files.get('adapter_config.json')!.text())};
   }
 
-  function llamaWithBiases(): Llama {
-    return Llama.fromConfig({...tinyConfig, attentionBias: true, mlpBias: true}, {seed: 1}) as Llama;
-  }
+  const llamaWithBiases = () => tinyLlama({attentionBias: true, mlpBias: true});
 
   test('an adapter that EVA initialized is read again with its rows of tokens', async () => {
     const model = tinyLlama({}, {seed: 1});

@@ -499,6 +499,39 @@ test('requests load, replace and unload adapters, if they may', async () => {
   });
 });
 
+test('the base answers for itself while its first adapter is loaded', async () => {
+  const request = {model: 'model', messages, temperature: 0, max_tokens: 4};
+  const {choices: expected} = await client.chat.completions.create(request);
+  await server.close();
+  const {loadAdapter} = model;
+  await inFolder(async (folder) => {
+    await model.saveAdapter(folder, 'stirred');
+    model.deleteAdapter('stirred');
+    let encoded = () => {};
+    const isEncoded = new Promise<void>((resolve) => {
+      encoded = resolve;
+    });
+    const encodeChat: ServeOptions['encodeChat'] = (given) => {
+      encoded();
+      return tokenizer.encodeChat(given, {addGenerationPrompt: true});
+    };
+    let answer: Promise<unknown> | undefined;
+    model.loadAdapter = async (...args) => {
+      answer = client.chat.completions.create(request).then(({choices}) => choices[0].message.content);
+      await isEncoded;
+      return await loadAdapter.apply(model, args);
+    };
+    await start({allowAdapterChanges: true, encodeChat});
+    await fetch(`${server.url}/load_lora_adapter`, {
+      method: 'POST',
+      headers: {'Content-Type': 'application/json'},
+      body: JSON.stringify({lora_name: 'stirred', lora_path: folder}),
+    });
+    expect(await answer).toBe(expected[0].message.content);
+  });
+  model.loadAdapter = loadAdapter;
+});
+
 test('answers keep no tensors, even if the connection drops', async () => {
   const before = tf.memory().numTensors;
   await client.chat.completions.create({model: 'stirred', messages, max_tokens: 3});
