@@ -2,12 +2,11 @@ import type * as tf from '@tensorflow/tfjs';
 import {AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from '../../layers/adaptedLayer.ts';
 import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
 import {CopiedLayer} from '../../layers/copiedLayer.ts';
-import {hashName} from '../../layers/hashName.ts';
 import {LayerCopy} from '../../layers/layerCopy.ts';
 import {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense, type LoRADenseClass} from '../../layers/loraDense.ts';
 import {LoRAEmbedding} from '../../layers/loraEmbedding.ts';
-import {assertLoRAArgs, type LoRAAdapterArgs, type LoRAFields, loraArgs} from '../../layers/loraFields.ts';
+import {assertLoRAArgs} from '../../layers/loraFields.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {TiedAdapter} from '../../layers/tiedAdapter.ts';
@@ -22,9 +21,9 @@ import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts'
 import {show} from '../../quant/show.ts';
 import {warn} from '../../quant/warn.ts';
 import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
-import {PythonPattern} from '../patterns/pythonPattern.ts';
 import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {changesBase} from './initialization/changesBase.ts';
+import {assertPatternsMatch, layerArgs} from './layerArgs.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 import {BASE, RowAdapters} from './rowAdapters.ts';
@@ -268,33 +267,7 @@ export class AdapterSet {
     assertKnownOptions('applyLoRA', options, loraOptions(fields));
     const {adapterName = DEFAULT_ADAPTER, targetParameters = [], layersToTransform, bias} = options;
     const {targetModules = targetParameters.length > 0 ? [] : 'all-linear'} = options;
-    if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `adapter name "${adapterName}": expected letters, digits, _ or -, and not ${BASE}, which means no adapter`,
-      );
-    }
-    if (this.optionsByName.has(adapterName)) {
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `adapter "${adapterName}": expected a new name, got one that exists. ` +
-          `Call deleteAdapter("${adapterName}") first, or pass adapterName.`,
-      );
-    }
-    if (this.isMerged) {
-      throw new TfjsLoraError(
-        'INVALID_ARGUMENT',
-        `adapter "${adapterName}": expected unmerged weights. Call unmergeLoRA() or fuseLoRA() first.`,
-      );
-    }
-    if (this.baseChangedBy !== undefined) {
-      throw new TfjsLoraError(
-        'UNSUPPORTED',
-        `adapter "${adapterName}": expected an unchanged base, got one that ${this.baseChangedBy} changed: another adapter ` +
-          'would be wrong on it. Load the model again; saveAdapter(folder, name, {convertToLoRA: true}) writes an adapter ' +
-          'for the unchanged base.',
-      );
-    }
+    this.assertNewAdapter(adapterName);
     this.assertBiases(adapterName, bias);
     const byParameter = matchParameters(targetParameters, this.candidates(), options);
     const allowForeign = loadedFrom !== undefined;
@@ -380,6 +353,37 @@ export class AdapterSet {
       this.remove(adapterName, false);
       restore();
       throw error;
+    }
+  }
+
+  /** Refuses a wrong name, and an adapter for a base that is not as it was. */
+  private assertNewAdapter(adapterName: string): void {
+    if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter name "${adapterName}": expected letters, digits, _ or -, and not ${BASE}, which means no adapter`,
+      );
+    }
+    if (this.optionsByName.has(adapterName)) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter "${adapterName}": expected a new name, got one that exists. ` +
+          `Call deleteAdapter("${adapterName}") first, or pass adapterName.`,
+      );
+    }
+    if (this.isMerged) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `adapter "${adapterName}": expected unmerged weights. Call unmergeLoRA() or fuseLoRA() first.`,
+      );
+    }
+    if (this.baseChangedBy !== undefined) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `adapter "${adapterName}": expected an unchanged base, got one that ${this.baseChangedBy} changed: another adapter ` +
+          'would be wrong on it. Load the model again; saveAdapter(folder, name, {convertToLoRA: true}) writes an adapter ' +
+          'for the unchanged base.',
+      );
     }
   }
 
@@ -792,46 +796,4 @@ function assertSameKind(adapterName: string, layer: LoRADense, wanted: LoRADense
     `adapter "${adapterName}" of ${layer.name}: expected a layer without adapters or a ${className}, got a ` +
       `${layer.constructor.name} with ${[...layer.adapters.keys()].join(', ')}. Delete these adapters first.`,
   );
-}
-
-/** Returns the settings of a layer by its name. The first matching pattern overrides the common ones, as in PEFT. */
-export function layerArgs(options: LoRAOptions, fields?: LoRAFields): (name: string) => LoRAAdapterArgs {
-  const {seed = 0, adapterName = DEFAULT_ADAPTER} = options;
-  const {rank, alpha} = commonSettings(options, fields);
-  const [rankOf, alphaOf] = [
-    patternValues(options.rankPattern ?? {}),
-    patternValues(options.alphaPattern ?? {}),
-  ];
-  return (name) => {
-    const own = {
-      rank: rankOf(name) ?? rank,
-      alpha: alphaOf(name) ?? alpha,
-      seed: seed + hashName(`${name}.${adapterName}`),
-    };
-    return loraArgs({...options, ...own}, fields) as LoRAAdapterArgs;
-  };
-}
-
-/** @throws TfjsLoraError `UNKNOWN_TARGET` for a pattern without an adapted layer: its rank or alpha would be lost */
-function assertPatternsMatch(options: LoRAOptions, targets: string[]): void {
-  for (const option of ['rankPattern', 'alphaPattern'] as const) {
-    for (const [key, value] of Object.entries(options[option] ?? {})) {
-      const valueFor = patternValues({[key]: value});
-      if (targets.some((name) => valueFor(name) !== undefined)) continue;
-      const parts = targets.flatMap((name) => [name, name.slice(name.lastIndexOf('.') + 1)]);
-      throw new TfjsLoraError(
-        'UNKNOWN_TARGET',
-        `LoRA ${option} ${show(key)}: expected the end of an adapted layer's name, or a regular expression for it, ` +
-          `got no match. Nearest: ${nearestNames(key, parts).join(', ')}.`,
-      );
-    }
-  }
-}
-
-/** Returns the value of the first pattern that matches a name or its end. */
-function patternValues(values: Record<string, number>): (name: string) => number | undefined {
-  const patterns = Object.entries(values).map(([key, value]) => {
-    return {value, pattern: new PythonPattern(`(?:.*\\.)?(?:${key})$`, `LoRA pattern ${show(key)}`)};
-  });
-  return (name) => patterns.find(({pattern}) => pattern.match(name))?.value;
 }

@@ -10,7 +10,8 @@ import {toFloat32} from '../../quant/safetensors/toFloat32.ts';
 import {show} from '../../quant/show.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
 import {type LoadAdapterOptions, openWeights, readAdapterConfig, readTensors} from './adapterFiles.ts';
-import {type AdapterSet, layerArgs} from './adapterSet.ts';
+import type {AdapterSet} from './adapterSet.ts';
+import {layerArgs} from './layerArgs.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 

@@ -109,7 +109,7 @@ export function estimateMemory(model: EstimableModel, args: EstimateArgs): Memor
   const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer, otherModels = []} = args;
   for (const [name, count] of Object.entries({batchSize, sequenceLength, gradientAccumulationSteps}))
     assertCount(`estimateMemory ${name}`, count);
-  const parameters = [...model.namedParameters().values()];
+  const parameters = [...new Set(model.namedParameters().values())]; // replicated layers share theirs
   const trained = parameters.filter(({trainable}) => trainable);
   const trainedCount = trained.reduce((sum, {logicalShape}) => sum + tf.util.sizeFromShape(logicalShape), 0);
   const stored = [...parameters, ...otherModels.flatMap((other) => [...other.namedParameters().values()])];

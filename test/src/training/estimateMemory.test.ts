@@ -297,3 +297,16 @@ describe('estimateMemory where one op computes all blocks', () => {
     }
   });
 });
+
+test('counts the weights of replicated layers once', () => {
+  const model = Llama.fromConfig(SHAPE, {allocate: false});
+  const weightsOf = () => estimateMemory(model, {batchSize: 1, sequenceLength: 8}).weights;
+  const before = weightsOf();
+  const layerReplication: [number, number][] = [
+    [0, 2],
+    [0, 2],
+  ];
+  model.applyLoRA({rank: 2, layerReplication});
+  const adapter = [...model.trainableShapes().values()].map((shape) => 4 * tf.util.sizeFromShape(shape));
+  expect(weightsOf()).toBe(before + adapter.reduce((sum, bytes) => sum + bytes));
+});
