@@ -15,10 +15,11 @@ import type {SaveAdapterFilesOptions} from '../peft/adapterFiles.ts';
 import {changesBase} from '../peft/initialization/changesBase.ts';
 import {PEFT_PREFIX} from '../peft/peftPrefix.ts';
 import {ggufArchitectureOf} from './ggufArchitecture.ts';
+import type {GgufFileType} from './ggufFileType.ts';
 import {GgufMetadata} from './ggufMetadata.ts';
 import type {GgufModel} from './ggufModel.ts';
 import {permutedRows} from './permutedRows.ts';
-import {rotatedHeads, type SaveGgufResult} from './saveGguf.ts';
+import {assertFileType, rotatedHeads, type SaveGgufResult} from './saveGguf.ts';
 import {type GgufArchitecture, ggufTensorName} from './tensorNames.ts';
 
 /** What an adapter's matrices can be stored as. */
@@ -46,6 +47,9 @@ export interface GgufAdapterModel extends GgufModel {
   saveAdapter(folder: FolderTarget, adapterName?: string, options?: SaveAdapterFilesOptions): Promise<void>;
 }
 
+/** Returns the name of an adapter's file of a type, unless another is given. */
+export const adapterGgufFileName = (type: GgufFileType): string => `adapter-${type}.gguf`;
+
 /** Writes an adapter's GGUF file; see `CausalLM.saveAdapterGguf`. */
 export async function saveAdapterGguf(
   given: Pick<GgufAdapterModel, 'modelType'>,
@@ -53,17 +57,20 @@ export async function saveAdapterGguf(
   options: SaveAdapterGgufOptions = {},
 ): Promise<SaveGgufResult> {
   assertKnownOptions('saveAdapterGguf', options, SAVE_ADAPTER_GGUF_OPTIONS);
-  const {type = 'f32', fileName = `adapter-${type}.gguf`, convertToLoRA} = options;
-  if (!ADAPTER_FILE_TYPES.includes(type)) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `saveAdapterGguf type: expected one of ${ADAPTER_FILE_TYPES.join(', ')}, got ${show(type)}`,
-    );
-  }
+  const {type = 'f32', fileName = adapterGgufFileName(type), convertToLoRA} = options;
+  assertFileType(type, 'saveAdapterGguf type', ADAPTER_FILE_TYPES);
   const architecture = ggufArchitectureOf(given.modelType, 'saveAdapterGguf');
   const model = given as GgufAdapterModel; // each of these families has adapters
   const {activeAdapters} = model;
   const {adapterName = activeAdapters.length === 1 ? activeAdapters[0] : DEFAULT_ADAPTER} = options;
+  if (model.valueHead)
+    refuse(
+      adapterName,
+      'value head',
+      'none, because GGUF stores none',
+      'one',
+      'Call removeValueHead() first.',
+    );
   // What PEFT's files say is all there is to say of an adapter, whatever kinds of them there will be.
   const peft = new MemoryFolder(new Map());
   await model.saveAdapter(peft, adapterName, {convertToLoRA});

@@ -72,7 +72,7 @@ export async function saveGguf(
   const architecture = ggufArchitectureOf(given.modelType, 'saveGguf');
   const model = given as GgufModel; // each of these families is a decoder of Llama's kind
   const {type = ggufTypeOf(model.storage)} = options;
-  assertFileType(type);
+  assertFileType(type, 'saveGguf type', GGUF_FILE_TYPES);
   const {fileName = ggufFileName(type)} = options;
   const folder = folderToWrite(target);
   const path = folder.pathOf(fileName);
@@ -84,12 +84,16 @@ export async function saveGguf(
   return {file: fileName, bytes: byteLength, type};
 }
 
-/** @throws TfjsLoraError `INVALID_ARGUMENT` for what is not the name of a file type */
-export function assertFileType(type: unknown, what = 'saveGguf type'): asserts type is GgufFileType {
-  if (GGUF_FILE_TYPES.includes(type as GgufFileType)) return;
+/** @throws TfjsLoraError `INVALID_ARGUMENT` for what is not the name of one of the file types */
+export function assertFileType<Type extends GgufFileType>(
+  type: unknown,
+  what: string,
+  types: readonly Type[],
+): asserts type is Type {
+  if (types.includes(type as Type)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected one of ${GGUF_FILE_TYPES.join(', ')}, got ${show(type)}`,
+    `${what}: expected one of ${types.join(', ')}, got ${show(type)}`,
   );
 }
 

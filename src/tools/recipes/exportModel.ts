@@ -1,8 +1,9 @@
 import {existsSync} from 'node:fs';
 import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {basename, join, resolve} from 'node:path';
-import type {GgufFileType} from '../../../models/gguf/ggufFileType.ts';
+import {GGUF_FILE_TYPES, type GgufFileType} from '../../../models/gguf/ggufFileType.ts';
 import {openModelFolder} from '../../../models/gguf/openModelFolder.ts';
+import {ADAPTER_FILE_TYPES, adapterGgufFileName} from '../../../models/gguf/saveAdapterGguf.ts';
 import {assertFileType, ggufFileName, ggufTypeOf} from '../../../models/gguf/saveGguf.ts';
 import {readJson, readJsonOf} from '../../../models/jsonFile.ts';
 import {staleAfterSave, type TensorProgress} from '../../../models/savePretrained.ts';
@@ -36,9 +37,12 @@ export interface ExportArgs {
   adapters?: string[];
   /** Output folder: new, empty, or one with a model, whose files are replaced. */
   exportDir: string;
-  /** What the weights are written as: Hugging Face's files, or one GGUF file for llama.cpp. Default `safetensors`. */
-  format?: 'safetensors' | 'gguf';
-  /** What the matrices of the GGUF file are stored as. Default: the type of the base. */
+  /**
+   * What is written: the merged model as Hugging Face's files, or as one GGUF file for llama.cpp; or the only adapter,
+   * unmerged, as a GGUF file that llama.cpp adds to the base's. Default `safetensors`.
+   */
+  format?: 'safetensors' | 'gguf' | 'gguf_adapter';
+  /** What the matrices of the GGUF file are stored as. Default: the type of the base; for an adapter `f32`. */
   ggufType?: GgufFileType;
   /** Size of the largest weight file, in GB of 10⁹ bytes. Default 5. A GGUF file is never split. */
   exportSizeGB?: number;
@@ -48,7 +52,7 @@ export interface ExportArgs {
   template?: string;
   /** System message that replaces the template's own. */
   defaultSystem?: string;
-  /** A recipe's quantization of the base. It is refused, because merging needs the unquantized weights. */
+  /** A recipe's quantization of the base. It is refused unless the adapter stays unmerged: merging needs the weights. */
   quantization?: unknown;
   /** Called after each tensor that is read and each one that is written. */
   onProgress?: (progress: ExportProgress) => void;
@@ -94,7 +98,7 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  * written too.
  *
  * As `gguf`, the weights, the config and the tokenizer are one file, with the base's terms and the Modelfile beside it; it
- * stands beside other types of the same model.
+ * stands beside other types of the same model. As `gguf_adapter`, nothing is merged: the file has the adapter's weights.
  *
  * The result of each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
@@ -108,7 +112,10 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
   assertStorageDtype('exportModel dtype', args.dtype);
   const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress, signal} = args;
-  if (args.ggufType !== undefined) assertFileType(args.ggufType, 'export_gguf_type');
+  const isAdapterAlone = args.format === 'gguf_adapter';
+  if (args.ggufType !== undefined)
+    assertFileType(args.ggufType, 'export_gguf_type', isAdapterAlone ? ADAPTER_FILE_TYPES : GGUF_FILE_TYPES);
+  if (isAdapterAlone) assertOneAdapter(adapters);
   if (!(exportSizeGB > 0)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -118,7 +125,8 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   await assertOwnFolder(exportDir, [folder, ...adapters]);
   await assertModelFolder(exportDir);
   if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
-  assertUnquantized(args, await readJsonOf(await openModelFolder(folder), 'config.json'));
+  if (!isAdapterAlone)
+    assertUnquantized(args, await readJsonOf(await openModelFolder(folder), 'config.json'));
   for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
@@ -128,12 +136,13 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     onProgress: ({tensor, loaded: done, total}) => onProgress?.({phase: 'loading', tensor, done, total}),
   });
   try {
-    const {ggufType = ggufTypeOf(model.storage)} = args;
+    const {ggufType = isAdapterAlone ? 'f32' : ggufTypeOf(model.storage)} = args;
     const name = basename(args.modelName ?? resolve(folder));
     const gguf = args.format === 'gguf' ? ggufFileName(ggufType) : undefined;
     const modelfile = useTemplate(model, args, gguf && `./${gguf}`);
     for (const path of adapters) {
       await model.loadAdapter(path, {signal});
+      if (isAdapterAlone) break;
       merged.push({path, options: model.adapterOptions()});
       model.fuseLoRA({signal});
     }
@@ -149,6 +158,16 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
     const writeModelfile = async (draft: WritableFolder) => {
       if (modelfile !== undefined && mayReplace) await draft.write('Modelfile', modelfile);
     };
+    if (isAdapterAlone) {
+      const type = ggufType as (typeof ADAPTER_FILE_TYPES)[number];
+      const file = adapterGgufFileName(type);
+      await target.writeTogether(file, async (draft) => {
+        const {bytes} = await model.saveAdapterGguf(draft, {type});
+        Object.assign(result, {files: [file], bytes, ggufType});
+        await copyTerms(folder, draft);
+      });
+      return result;
+    }
     if (gguf !== undefined) {
       await target.writeTogether(gguf, async (draft) => {
         const {bytes} = await model.saveGguf(draft, {type: ggufType, name, onProgress: saving, signal});
@@ -198,6 +217,15 @@ function assertUnquantized(
   );
 }
 
+/** Refuses several adapters for one file: each was trained on the base with those before it merged in. */
+function assertOneAdapter(adapters: string[]): void {
+  if (adapters.length === 1) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `adapter_name_or_path: expected one adapter for export_format: gguf_adapter, got ${adapters.join(', ') || 'none'}`,
+  );
+}
+
 async function assertOwnFolder(exportDir: string, sources: string[]): Promise<void> {
   const pathOf = (folder: string) => realpath(folder).catch(() => resolve(folder));
   const target = await pathOf(exportDir);
@@ -213,7 +241,7 @@ async function assertOwnFolder(exportDir: string, sources: string[]): Promise<vo
 
 /** Names of the files in a model's folder besides its config, which an interrupted export has not written yet. */
 const OF_A_MODEL =
-  /^(\..*|README\.md|Modelfile|generation_config\.json|value_head\.safetensors|model-\w+\.gguf|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
+  /^(\..*|README\.md|Modelfile|generation_config\.json|value_head\.safetensors|(model|adapter)-\w+\.gguf|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)$/;
 
 /** Refuses a folder with files that are not a model's, because nobody could tell the two apart afterwards. */
 async function assertModelFolder(exportDir: string): Promise<void> {

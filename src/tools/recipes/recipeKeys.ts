@@ -413,10 +413,11 @@ const benchmark = {
 // biome-ignore format: a row for each key
 const exporting = {
   export_dir: to('export.exportDir', text().optional(), 'Folder for the merged model that `export` writes.'),
-  export_format: to('export.format', z.enum(['safetensors', 'gguf']).default('safetensors'),
-    'What `export` writes the merged model as: a Hugging Face folder, or a GGUF file for llama.cpp and Ollama.'),
+  export_format: to('export.format', z.enum(['safetensors', 'gguf', 'gguf_adapter']).default('safetensors'),
+    'What `export` writes: the merged model as a Hugging Face folder, or as a GGUF file for llama.cpp and Ollama; or ' +
+      'the adapter alone as a GGUF file.'),
   export_gguf_type: to('export.ggufType', z.enum(GGUF_FILE_TYPES).optional(),
-    'Type of the matrices in the GGUF file. Default: that of the model.'),
+    'Type of the matrices in the GGUF file. Default: that of the model; `f32` for an adapter, which has f32, f16 or bf16.'),
   export_size: to('export.exportSizeGB', z.number().positive().default(5), 'Size of the largest shard, in GB.'),
   export_device: z.enum(['cpu', 'auto']).default('cpu').describe('Ignored; merging runs on the chosen backend.'),
   export_legacy_format: flag().default(false).describe('Must be false: weights are written as safetensors.'),

@@ -218,7 +218,7 @@ const RULES: readonly RecipeRule[] = [
   ),
   rule(
     'export_gguf_type',
-    ({export_format, export_gguf_type}) => export_gguf_type !== undefined && export_format !== 'gguf',
+    ({export_format, export_gguf_type}) => export_gguf_type !== undefined && export_format === 'safetensors',
     'expected export_format: gguf with it, got safetensors',
   ),
   notYet(

@@ -109,6 +109,15 @@ describe('saveGguf', () => {
     model.dispose();
   });
 
+  it('refuses an adapter with a value head, which it would lose', async () => {
+    const model = await modelOf('llama');
+    model.applyLoRA({rank: 2}).addValueHead();
+    expect((await errorOf(() => model.saveAdapterGguf(new Map()))).message).toContain(
+      'value head: expected none, because GGUF stores none, got "one". Call removeValueHead() first.',
+    );
+    model.dispose();
+  });
+
   it('writes an adapter of pissa as a plain one on request, and refuses it otherwise', async () => {
     const model = await modelOf('llama');
     await model.applyLoRA({rank: 2, targetModules: ['q_proj']}).initializeLoRA({method: 'pissa'});

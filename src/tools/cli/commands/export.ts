@@ -1,5 +1,6 @@
-import type {Command} from 'commander';
+import {type Command, Option} from 'commander';
 import {GGUF_FILE_TYPES} from '../../../../models/gguf/ggufFileType.ts';
+import {ADAPTER_FILE_TYPES} from '../../../../models/gguf/saveAdapterGguf.ts';
 import {counted} from '../../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
@@ -12,6 +13,18 @@ import type {CommonOptions} from '../commandOptions.ts';
 import {progressLine} from '../progressLine.ts';
 import {withExamples} from '../withExamples.ts';
 
+interface GgufOptions {
+  gguf?: string;
+  ggufAdapter?: string;
+}
+
+/** Returns the recipe keys that the options are short for. */
+function ggufOverrides({gguf, ggufAdapter}: GgufOptions): string[] {
+  const type = ggufAdapter ?? gguf;
+  if (type === undefined) return [];
+  return [`export_format=${ggufAdapter ? 'gguf_adapter' : 'gguf'}`, `export_gguf_type=${type}`];
+}
+
 export function register(program: Command): void {
   const exporting = program
     .command('export')
@@ -19,10 +32,15 @@ export function register(program: Command): void {
     .argument('<recipe>', 'a YAML file with model_name_or_path, adapter_name_or_path and export_dir')
     .argument('[key=value...]', 'recipe keys that override the file')
     .option('--gguf <type>', `write a GGUF file of this type: ${GGUF_FILE_TYPES.join(', ')}`)
-    .action(async (path: string, given: string[], options: {gguf?: string}, command: Command) => {
+    .addOption(
+      new Option(
+        '--gguf-adapter <type>',
+        `write the adapter alone as a GGUF file of this type: ${ADAPTER_FILE_TYPES.join(', ')}`,
+      ).conflicts('gguf'),
+    )
+    .action(async (path: string, given: string[], options: GgufOptions, command: Command) => {
       const {backend} = command.optsWithGlobals<CommonOptions>();
-      const {gguf} = options;
-      const overrides = gguf ? [...given, 'export_format=gguf', `export_gguf_type=${gguf}`] : given;
+      const overrides = [...given, ...ggufOverrides(options)];
       const recipe = await modelInUse(await loadRecipe(path, overrides, 'use'));
       const {
         model,
@@ -44,7 +62,8 @@ export function register(program: Command): void {
         quantization: model.quantization,
         onProgress: ({phase, done, total}) => progressLine(`${phase} the model`, done, total),
       });
-      const merged = model.adapters.length > 0 ? `, ${model.adapters.join(' and ')} merged in` : '';
+      const isMerged = model.adapters.length > 0 && args.format !== 'gguf_adapter';
+      const merged = isMerged ? `, ${model.adapters.join(' and ')} merged in` : '';
       const parts = counted(files.length, 'file');
       console.log(`${exportDir}: ${formatBytes(bytes)} of ${ggufType ?? dtype} in ${parts}${merged}`);
     });
@@ -54,6 +73,10 @@ export function register(program: Command): void {
     [
       'tfjs-lora export recipe.yaml export_dir=merged --gguf q4_k_m',
       'write the merged model as a GGUF file for llama.cpp and Ollama',
+    ],
+    [
+      'tfjs-lora export recipe.yaml export_dir=exported --gguf-adapter f16',
+      "write the recipe's adapter alone, for llama.cpp's --lora",
     ],
   );
 }

@@ -3,7 +3,9 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {parse} from 'yaml';
 import type {LlamaForCausalLM} from '../../../../models/llama/llama.ts';
+import {DiskFolder} from '../../../../quant/folders/diskFolder.ts';
 import {SafetensorsFolder} from '../../../../quant/folders/safetensorsFolder.ts';
+import {GgufFiles} from '../../../../quant/gguf/ggufFiles.ts';
 import {Llama, Tokenizer} from '../../../../src/index.ts';
 import {type ExportArgs, exportModel} from '../../../../src/tools/recipes/exportModel.ts';
 import {expectNoLeak} from '../../../describeEachBackend.ts';
@@ -327,6 +329,21 @@ test('writes GGUF files beside each other, with the terms and a Modelfile', () =
     expect(readFileSync(join(exportDir, 'Modelfile'), 'utf8')).toContain('\nFROM ./model-q8_0.gguf\n');
     await expect(exportModel({...args, ggufType: 'q2_k' as 'q8_0'})).rejects.toThrow(
       'export_gguf_type: expected one of f32, f16, bf16, q8_0, q4_0, q4_k_m, q5_k_m, q6_k, got "q2_k"',
+    );
+    const alone: ExportArgs = {...args, format: 'gguf_adapter', quantization: {type: 'nf4'}};
+    const adapter = await exportModel({...alone, ggufType: 'f16'});
+    expect(adapter).toMatchObject({files: ['adapter-f16.gguf'], ggufType: 'f16'});
+    const opened = await GgufFiles.open(new DiskFolder(exportDir), 'adapter-f16.gguf');
+    opened.close();
+    const {metadata, tensors} = opened;
+    expect(metadata.get('general.type')).toEqual({type: 'string', value: 'adapter'});
+    expect(tensors.get('blk.0.attn_q.weight.lora_a')).toMatchObject({shape: [2, 8], type: {name: 'F16'}});
+    expect(readdirSync(exportDir)).toHaveLength(5);
+    await expect(exportModel({...alone, ggufType: 'q8_0'})).rejects.toThrow(
+      'export_gguf_type: expected one of f32, f16, bf16, got "q8_0"',
+    );
+    await expect(exportModel({...alone, adapters: []})).rejects.toThrow(
+      'adapter_name_or_path: expected one adapter for export_format: gguf_adapter, got none',
     );
   }));
 
