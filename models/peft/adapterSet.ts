@@ -15,7 +15,6 @@ import {TokenEmbedding} from '../../layers/tokenEmbedding.ts';
 import {TokenRows} from '../../layers/tokenRows.ts';
 import {TokenRowsLayer} from '../../layers/tokenRowsLayer.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
-import {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
 import {show} from '../../quant/show.ts';
@@ -26,6 +25,7 @@ import {changesBase} from './initialization/changesBase.ts';
 import {assertPatternsMatch, layerArgs} from './layerArgs.ts';
 import {commonSettings, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
+import {freezeBase, rememberTraining} from './rememberTraining.ts';
 import {BASE, RowAdapters} from './rowAdapters.ts';
 import {modulesOf, savedModules} from './savedModules.ts';
 import {matchParameters, matchTargets, type TargetCandidates} from './targetModules.ts';
@@ -317,8 +317,8 @@ export class AdapterSet {
     }
     const copies = this.copiesOf(saved, adapterName, options.ensureWeightTying);
 
-    const restore = this.remember();
-    this.freezeBase();
+    const restore = rememberTraining(this.model.layers);
+    freezeBase(this.model.layers);
     for (const {name, args} of plans) {
       const layer = before.get(name)!;
       const wrapped = () =>
@@ -474,46 +474,6 @@ export class AdapterSet {
     const embedding = all.find((layer) => originalOf(layer) === table);
     if (head && embedding && (layers.includes(head) || layers.includes(embedding))) return {head, embedding};
     return undefined;
-  }
-
-  /**
-   * Freezes all layers with their own weights, except a value head. Layers around adapters stay trainable, or adapters
-   * would not train.
-   */
-  private freezeBase(): void {
-    for (const layer of this.ownLayers())
-      if (!(layer instanceof ValueHead)) layer.trainable = layer.parameters.size === 0;
-  }
-
-  /** Returns the model's layers of our kind, except adapted ones, which control their own weights. */
-  private ownLayers(): ModuleLayer[] {
-    return [...walk(this.model.layers)].filter(
-      (layer): layer is ModuleLayer => layer instanceof ModuleLayer && !(layer instanceof AdaptedLayer),
-    );
-  }
-
-  /** Remembers which adapters are active and what trains. The returned function restores both. */
-  private remember(): () => void {
-    const layers = [...this.layers().values()].map((layer) => ({
-      layer,
-      active: [...layer.activeAdapters],
-      adapters: [...layer.adapters.values()].map((adapter) => {
-        const {weight, trainable} = adapter;
-        return {adapter, weight, trainable};
-      }),
-    }));
-    const trained = this.ownLayers().map((layer) => {
-      const trainsBiasAlone = layer instanceof TransposedDense && layer.trainsBiasAlone;
-      return {layer, trainable: layer.isTrainableAlone, trainsBiasAlone};
-    });
-    return () => {
-      for (const {layer, active, adapters} of layers) {
-        layer.activeAdapters = active;
-        for (const {adapter, weight, trainable} of adapters) Object.assign(adapter, {weight, trainable});
-      }
-      for (const {layer, trainable, trainsBiasAlone} of trained)
-        Object.assign(layer, {trainable, ...(trainsBiasAlone && {trainsBiasAlone})});
-    };
   }
 
   activate(names: string | string[] | Record<string, number>): void {

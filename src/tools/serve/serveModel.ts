@@ -475,10 +475,7 @@ class ModelService {
       response.destroy();
       return;
     }
-    const apiError =
-      error instanceof ApiError
-        ? error
-        : new ApiError(500, error instanceof TfjsLoraError ? error.message : 'Internal server error.');
+    const apiError = apiErrorOf(error);
     report.status = apiError.status;
     report.error = maskSecrets(error instanceof Error ? error.message : String(error));
     if (response.headersSent) {
@@ -504,6 +501,13 @@ function batchSizeFor({rotary}: CausalLM & GenerativeModel, wanted: number | und
     );
   }
   return rotary?.dependsOnLength ? 1 : (wanted ?? 8);
+}
+
+function apiErrorOf(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  if (!(error instanceof TfjsLoraError)) return new ApiError(500, 'Internal server error.');
+  if (error.code !== 'UNKNOWN_ADAPTER') return new ApiError(500, error.message);
+  return new ApiError(404, error.message, 'model', 'model_not_found'); // unloaded while the request waited
 }
 
 function decoded(name: string): string {

@@ -499,6 +499,15 @@ test('requests load, replace and unload adapters, if they may', async () => {
   });
 });
 
+test('an adapter that was deleted before its request began is not found', async () => {
+  await server.close();
+  model.applyLoRA({adapterName: 'gone', rank: 2});
+  await start();
+  model.deleteAdapter('gone');
+  const error = await client.chat.completions.create({model: 'gone', messages}).catch((reason) => reason);
+  expect(error).toMatchObject({status: 404, code: 'model_not_found'});
+});
+
 test('the base answers for itself while its first adapter is loaded', async () => {
   const request = {model: 'model', messages, temperature: 0, max_tokens: 4};
   const {choices: expected} = await client.chat.completions.create(request);
