@@ -187,7 +187,8 @@ export abstract class AdaptableModel extends ModuleModel {
    *
    * @param weights a weight for each adapter, which may be negative
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a name that exists, and for unequal ranks or a missing
-   *   `density` where the type needs them; `UNSUPPORTED` for DoRA and adapters that are not LoRA's; the signal's reason
+   *   `density` where the type needs them; `UNSUPPORTED` for adapters with more than low-rank matrices of linear layers,
+   *   such as DoRA or trained biases; the signal's reason
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';
@@ -313,12 +314,13 @@ export abstract class AdaptableModel extends ModuleModel {
   /**
    * Puts the weights and settings of a PEFT folder in the place of an adapter's, as PEFT's `hotswap_adapter`: nothing is
    * compiled again, and on webgpu recorded passes stay while the scale is the same. The folder may have a smaller rank,
-   * another alpha, and fewer layers. Optimizer states stay. If anything is wrong, the model does not change.
+   * another alpha and, without DoRA, fewer layers. Optimizer states stay. If anything is wrong, the model does not change.
    *
    * @param folder a path, a URL, or the files in memory
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a larger rank, see {@link prepareHotswap}, and while
-   *   adapters are merged; `UNSUPPORTED` for another kind of adapter or more than low-rank matrices; `UNEXPECTED_TENSOR`
-   *   for a layer that the adapter lacks; as {@link loadAdapter}
+   *   adapters are merged; `UNSUPPORTED` for another kind of adapter, other replicated layers or more than low-rank matrices;
+   *   `UNEXPECTED_TENSOR` for a layer that the adapter lacks; `MISSING_TENSOR` for fewer layers with DoRA; as
+   *   {@link loadAdapter}
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';

@@ -30,7 +30,7 @@ export function convertedToLoRA(adapters: AdapterSet, adapterName: string): Conv
   }
   for (const [name, layer] of adapters.layers())
     if (layer instanceof LoRAEmbedding && layer.adapters.has(adapterName))
-      throw refuse('an adapter of linear layers alone, for PEFT converts only these', `one of ${name}`);
+      throw refuse('an adapter of linear layers alone, because PEFT converts only these', `one of ${name}`);
   const {rankPattern = {}, alphaPattern = {}} = adapters.options(adapterName);
   const hasPatterns = Object.keys({...rankPattern, ...alphaPattern}).length > 0;
   const layers: ConvertedAdapter['layers'] = new Map();
