@@ -14,8 +14,8 @@ const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
 /** Returns the names of all parts of the model that a file belongs to: itself alone if it is not split. */
 export function ggufParts(name: string): string[] {
   const parts = PART.exec(name);
-  if (!parts) return [name];
-  const [, base, , count] = parts;
+  const [, base, , count] = parts ?? [];
+  if (!Number(count)) return [name];
   return Array.from(
     {length: Number(count)},
     (_, i) => `${base}-${String(i + 1).padStart(5, '0')}-of-${count}.gguf`,

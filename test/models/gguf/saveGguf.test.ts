@@ -6,6 +6,7 @@ import {generateIds} from '../../../models/generation/generate.ts';
 import type {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import {modelClassOf} from '../../../models/modelRegistry.ts';
 import {Tokenizer} from '../../../models/tokenizer.ts';
+import {useBackend} from '../../../src/index.ts';
 import {expectClose} from '../../expectClose.ts';
 import {hasLlamaCpp, LlamaCppModel} from '../../llamaCpp/llamaCpp.ts';
 import {llamaTokenizer} from '../../src/data/llamaTokenizer.ts';
@@ -144,42 +145,35 @@ async function expectSame(model: LlamaForCausalLM, path: string, count: number):
 }
 
 describe(`saveGguf${hasLlamaCpp ? '' : ' (partly skipped: no llama.cpp for this platform)'}`, () => {
-  beforeAll(() => tf.setBackend('cpu'));
+  beforeAll(() => useBackend('wasm'));
 
-  test.each(MODELS)('writes a %s that llama.cpp continues as we do: %j', async (modelType, extra) => {
-    await inFolder(async (folder) => {
-      const model = newModel(modelType, extra, await tokenizerOf('byteLevel'));
+  const isRead = (modelType: string, {ropeScaling}: Record<string, unknown>) =>
+    /qwen2|gemma|phi3/.test(modelType) || ropeScaling === llama3 || ropeScaling === yarn;
+
+  it.each(MODELS)('writes a %s that loads as it was, and that llama.cpp continues as we do: %j', (...given) =>
+    inFolder(async (folder) => {
+      const model = newModel(...given, await tokenizerOf('byteLevel'));
       const {file} = await model.saveGguf(folder);
       expect(file).toBe('model-f32.gguf');
       const prompt = model.tokenizer!.encode(TEXT);
-      const ours = await greedily(model, prompt, 12);
-      expect(new Set(ours).size).toBeGreaterThan(1);
-      expect(await withLlamaCpp(join(folder, file), [], (theirs) => theirs.greedy(prompt, 12))).toEqual(ours);
+      if (hasLlamaCpp) {
+        const ours = await greedily(model, prompt, 8);
+        expect(new Set(ours).size).toBeGreaterThan(1);
+        const path = join(folder, file);
+        expect(await withLlamaCpp(path, [], (theirs) => theirs.greedy(prompt, 8))).toEqual(ours);
+      }
+      if (isRead(...given)) {
+        const logits = (of: LlamaForCausalLM) =>
+          tf.tidy(() => of.predict([prompt]).dataSync() as Float32Array).slice();
+        const family = model.constructor as typeof LlamaForCausalLM;
+        const loaded = (await family.fromPretrained(join(folder, file))) as LlamaForCausalLM;
+        expect(loaded.tokenizer!.encode(TEXT)).toEqual(prompt);
+        expectClose(logits(loaded), logits(model), {relative: 1e-5}); // norms with an offset are rounded
+        loaded.dispose();
+      }
       model.dispose();
-    });
-  });
-
-  const readable = MODELS.filter(
-    ([modelType, {ropeScaling}]) =>
-      /qwen2|gemma|phi3/.test(modelType) || ropeScaling === llama3 || ropeScaling === yarn,
+    }),
   );
-  it.each(readable)('writes a %s that loads as it was: %j', async (modelType, extra) => {
-    const model = newModel(modelType, extra, await tokenizerOf('byteLevel'));
-    const ids = model.tokenizer!.encode(TEXT);
-    const logits = (of: LlamaForCausalLM) =>
-      tf.tidy(() => of.predict([ids]).dataSync() as Float32Array).slice();
-    await inFolder(async (folder) => {
-      const {file} = await model.saveGguf(folder);
-      const family = model.constructor as typeof LlamaForCausalLM;
-      const loaded = (await (modelType === 'mistral' ? familyOf('llama') : family).fromPretrained(
-        join(folder, file),
-      )) as LlamaForCausalLM;
-      expect(loaded.tokenizer!.encode(TEXT)).toEqual(ids);
-      expectClose(logits(loaded), logits(model), {relative: 1e-5}); // norms with an offset are rounded
-      loaded.dispose();
-    });
-    model.dispose();
-  });
 
   test('writes Llama 3’s tokenizer', async () => {
     const tokenizer = await llamaTokenizer();

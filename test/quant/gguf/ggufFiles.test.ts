@@ -141,6 +141,7 @@ describe('GgufFiles', () => {
         ]),
         [tensor(name, [2], 'F32')],
       );
+    expect(ggufParts('m-00001-of-00000.gguf')).toEqual(['m-00001-of-00000.gguf']);
     const names = ggufParts('m-00002-of-00002.gguf');
     expect(names).toEqual(['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']);
     const blobs = await Promise.all(
