@@ -11,7 +11,7 @@ import {setWarningHandler} from '../../quant/warn.ts';
 import {Llama, useBackend} from '../../src/index.ts';
 import {openBase} from '../../src/tools/recipes/openModel.ts';
 import {loadRecipe} from '../../src/tools/recipes/recipe.ts';
-import {describeEachBackend} from '../describeEachBackend.ts';
+import {describeFastBackends} from '../describeEachBackend.ts';
 import {
   expectClose,
   expectRelative,
@@ -41,7 +41,7 @@ function tensorsIn(folder: string): Map<string, [string, Uint8Array]> {
 const configOf = (folder: string) =>
   JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')).quantization_config;
 
-describeEachBackend('a base that others quantized', () => {
+describeFastBackends('a base that others quantized', () => {
   let model: Llama | undefined;
   let tensorsBefore: number;
 
@@ -79,7 +79,7 @@ describeEachBackend('a base that others quantized', () => {
 });
 
 describe('a base that others quantized', () => {
-  beforeAll(() => useBackend('cpu'));
+  beforeAll(() => useBackend('wasm'));
 
   test.each(CASES)('%s: is saved byte for byte', async (name) => {
     const folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
