@@ -9,7 +9,7 @@ const WRITTEN_AS: Readonly<Record<string, string>> = {mistral: 'llama'};
  * Returns the architecture that llama.cpp has for a family.
  *
  * @param call the call, for the message
- * @throws TfjsLoraError `UNSUPPORTED` for a family that llama.cpp has none for, or none that is known here
+ * @throws TfjsLoraError `UNSUPPORTED` for a family without one
  */
 export function ggufArchitectureOf(modelType: string, call: string): GgufArchitecture {
   const written = Object.hasOwn(WRITTEN_AS, modelType) ? WRITTEN_AS[modelType] : modelType;

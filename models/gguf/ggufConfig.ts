@@ -5,7 +5,7 @@ import type {GgufArchitecture} from './tensorNames.ts';
 
 type Json = Record<string, unknown>;
 
-/** Keys of an architecture, without its name before them, that are read here or that change nothing. */
+/** Keys of an architecture, without its name before them, that are read here or change nothing. */
 const KNOWN = new Set([
   'vocab_size',
   'context_length',
@@ -49,8 +49,8 @@ const OFF: Readonly<Record<string, unknown>> = {
 const GEMMA_27B_BLOCKS: Readonly<Record<string, number>> = {gemma2: 46, gemma3: 62};
 
 /**
- * Returns the `config.json` of a GGUF model, from its metadata and the shapes of its tensors. It says what llama.cpp
- * computes, also where llama.cpp has constants of its own: windows, and scales of Gemma's queries.
+ * Returns the `config.json` of a GGUF model, from its metadata and the shapes of its tensors. It describes what
+ * llama.cpp computes, including its own constants: windows, and scales of Gemma's queries.
  *
  * @throws TfjsLoraError `INVALID_CONFIG` naming a missing or impossible key; `UNSUPPORTED` naming one that is not read
  */
@@ -75,7 +75,7 @@ export async function ggufConfig(
     metadata.count(key('attention.key_length')) ?? headSizeOf(architecture, rotated, hidden, heads);
   const valueDim = metadata.count(key('attention.value_length'));
   if (valueDim !== undefined && valueDim !== headDim)
-    throw metadata.unsupported(key('attention.value_length'), `${headDim}, as of keys`, valueDim);
+    throw metadata.unsupported(key('attention.value_length'), `${headDim}, the size of keys`, valueDim);
   if (rotated !== undefined && rotated !== headDim && modelType !== 'phi3')
     throw metadata.unsupported(key('rope.dimension_count'), `${headDim}, the size of a head`, rotated);
   const hasTensor = (tensor: string) => files.tensors.has(tensor);

@@ -14,7 +14,7 @@ const FILE_TYPES = {
 } as const;
 
 /**
- * What the matrices of a GGUF file are stored as: 32 or 16 bits, or in blocks of about 8.5 (`q8_0`), 6.6 (`q6_k`), 5.7
+ * Storage type of the matrices in a GGUF file: 32 or 16 bits, or blocks of about 8.5 (`q8_0`), 6.6 (`q6_k`), 5.7
  * (`q5_k_m`), 4.9 (`q4_k_m`) or 4.5 (`q4_0`) bits. The `_m` types store some matrices in more bits.
  */
 export type GgufFileType = keyof typeof FILE_TYPES;

@@ -93,7 +93,7 @@ function addWindow(
   );
 }
 
-/** Refuses a graph that llama.cpp would compute otherwise than it is computed here. */
+/** Refuses a graph that llama.cpp would compute differently. */
 function assertGraph({name}: GgufArchitecture, traits: GraphTraits, model: GgufModel): void {
   const {config, blocks, logitBound, modelType} = model;
   const refuse = (key: string, expected: string, got: unknown): never => {

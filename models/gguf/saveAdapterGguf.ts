@@ -71,7 +71,7 @@ export async function saveAdapterGguf(
       'one',
       'Call removeValueHead() first.',
     );
-  // What PEFT's files say is all there is to say of an adapter, whatever kinds of them there will be.
+  // PEFT's files describe adapters of every kind completely.
   const peft = new MemoryFolder(new Map());
   await model.saveAdapter(peft, adapterName, {convertToLoRA});
   assertPlain(await readJsonOf(peft, 'adapter_config.json'), adapterName);
@@ -106,8 +106,7 @@ function assertPlain(config: Record<string, unknown>, adapterName: string): void
   if (use_dora) refuse(adapterName, 'use_dora', 'false, because GGUF stores no magnitudes', use_dora);
   if (layer_replication) refuse(adapterName, 'layer_replication', 'none', layer_replication);
   if (typeof init === 'string' && changesBase(init)) {
-    const advice =
-      'Pass convertToLoRA: true if it is of pissa or olora, or merge it: mergeLoRA(), then saveGguf().';
+    const advice = 'Pass convertToLoRA: true for PiSSA or OLoRA, or merge it: mergeLoRA(), then saveGguf().';
     refuse(adapterName, 'init_lora_weights', 'an adapter of the unchanged base', init, advice);
   }
 }
@@ -131,7 +130,7 @@ function tensorsOf(
       refuse(
         adapterName,
         module,
-        'an adapter of layers with a matrix of their own, which a tied head has not',
+        'an adapter of layers with a matrix of their own, which a tied head lacks',
         name,
       );
     const {shape, dtype} = file.info(name);

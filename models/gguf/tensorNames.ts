@@ -10,7 +10,7 @@ export interface GgufArchitecture {
   readonly blockModules: Readonly<Record<string, string>>;
   /** Whether rows of q and k are in the order of interleaved rotation, instead of the halves' order. */
   readonly isPermuted?: boolean;
-  /** What the file's norm weights have more than the model's. Default 0. */
+  /** The number that the file's norm weights add to the model's. Default 0. */
   readonly normOffset?: number;
 }
 

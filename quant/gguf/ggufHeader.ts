@@ -229,7 +229,7 @@ class HeaderReader {
     throw this.corrupt(what, `expected a number below 2^53, got ${value}`);
   }
 
-  /** Reads a number of things of which each takes so many bytes at least, so that the file must be long enough. */
+  /** Reads how many items follow, and checks that the file has room for them at `bytesEach` bytes or more. */
   count(what: string, bytesEach: number): number {
     const count = this.wholeNumber(what);
     const most = Math.floor((this.fileSize - this.position) / bytesEach);

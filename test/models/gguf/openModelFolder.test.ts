@@ -207,7 +207,7 @@ describe('GGUF models', () => {
       'values of another size than keys',
       {metadata: {'llama.attention.value_length': {type: 'uint32', value: 4}}},
       'UNSUPPORTED',
-      'llama.attention.value_length: expected 8, as of keys, got 4',
+      'llama.attention.value_length: expected 8, the size of keys, got 4',
     ],
     [
       'a missing size',
