@@ -110,24 +110,9 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  */
 export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   assertKnownOptions('exportModel', args, EXPORT_ARGS);
-  assertStorageDtype('exportModel dtype', args.dtype);
+  await assertArgs(args);
   const {model: folder, adapters = [], exportDir, exportSizeGB = 5, dtype, onProgress, signal} = args;
   const isAdapterAlone = args.format === 'gguf_adapter';
-  if (args.ggufType !== undefined)
-    assertFileType(args.ggufType, 'export_gguf_type', isAdapterAlone ? ADAPTER_FILE_TYPES : GGUF_FILE_TYPES);
-  if (isAdapterAlone) assertOneAdapter(adapters);
-  if (!(exportSizeGB > 0)) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `export_size: expected GB above 0 for the largest file, got ${exportSizeGB}`,
-    );
-  }
-  await assertOwnFolder(exportDir, [folder, ...adapters]);
-  await assertModelFolder(exportDir);
-  if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
-  if (!isAdapterAlone)
-    assertUnquantized(args, await readJsonOf(await openModelFolder(folder), 'config.json'));
-  for (const path of adapters) await assertAdapterFolder(path);
 
   const merged: MergedAdapter[] = [];
   const model = await AutoModelForCausalLM.fromPretrained(folder, {
@@ -197,6 +182,28 @@ export async function exportModel(args: ExportArgs): Promise<ExportResult> {
   } finally {
     model.dispose();
   }
+}
+
+/** Checks arguments and folders before anything is read or written. */
+async function assertArgs(args: ExportArgs): Promise<void> {
+  assertStorageDtype('exportModel dtype', args.dtype);
+  const {model: folder, adapters = [], exportDir, exportSizeGB = 5} = args;
+  const isAdapterAlone = args.format === 'gguf_adapter';
+  if (args.ggufType !== undefined)
+    assertFileType(args.ggufType, 'export_gguf_type', isAdapterAlone ? ADAPTER_FILE_TYPES : GGUF_FILE_TYPES);
+  if (isAdapterAlone) assertOneAdapter(adapters);
+  if (!(exportSizeGB > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `export_size: expected GB above 0 for the largest file, got ${exportSizeGB}`,
+    );
+  }
+  await assertOwnFolder(exportDir, [folder, ...adapters]);
+  await assertModelFolder(exportDir);
+  if (args.template !== undefined && args.template !== MODEL_TEMPLATE) getTemplate(args.template);
+  if (!isAdapterAlone)
+    assertUnquantized(args, await readJsonOf(await openModelFolder(folder), 'config.json'));
+  for (const path of adapters) await assertAdapterFolder(path);
 }
 
 /** Refuses a quantized base: merged into rounded weights, the model would differ from the one that was trained. */
