@@ -5,8 +5,8 @@ import {clusterPlace} from '../../../training/cluster/clusterPlace.ts';
 import {ranks} from '../../../training/cluster/ranks.ts';
 import {formatPlan} from '../../recipes/formatPlan.ts';
 import {planRecipe} from '../../recipes/planRecipe.ts';
-import {loadRecipe} from '../../recipes/recipe.ts';
-import {trainRecipe} from '../../recipes/trainRecipe.ts';
+import {loadRecipe, type Recipe} from '../../recipes/recipe.ts';
+import {type RunOptions, trainRecipe} from '../../recipes/trainRecipe.ts';
 import {type CommonOptions, positiveNumber} from '../commandOptions.ts';
 import {commandWith} from '../commandWith.ts';
 import {ExitStatus, STOPPED} from '../exitStatus.ts';
@@ -61,26 +61,23 @@ export function register(program: Command): void {
         memoryBudget: memoryBudget === undefined ? undefined : Math.round(memoryBudget * 1e9),
         commandWith: (...more: string[]) => commandWith(argsOf(command), ...more),
       };
-      if (dryRun) {
-        const plan = await planRecipe(recipe, options);
-        if (ranks().isFirst) console.log(formatPlan(plan));
-        return;
-      }
-      const interrupt = stopOnInterrupt();
-      const before = setWarningHandler((message) => printAboveProgress(process.stderr, message));
+      const warned = new Set<string>(); // a run opens its files several times
+      const before = setWarningHandler((message) => {
+        if (!warned.has(message)) printAboveProgress(process.stderr, message);
+        warned.add(message);
+      });
       try {
-        const {isInterrupted} = await trainRecipe(recipe, {
-          ...options,
-          signal: interrupt.signal,
-          print: (text) => console.log(text),
-        });
-        if (isInterrupted) throw new ExitStatus(STOPPED);
+        if (dryRun) {
+          const plan = await planRecipe(recipe, options);
+          if (ranks().isFirst) console.log(formatPlan(plan));
+          return;
+        }
+        await trainUntilStopped(recipe, options);
         if (recipe.tasks.train && ranks().isFirst) {
           const given = {backend, import: extensions, path, overrides};
           console.log(await nextCommands(recipe, given));
         }
       } finally {
-        interrupt.release();
         setWarningHandler(before);
       }
     });
@@ -90,6 +87,21 @@ export function register(program: Command): void {
     ['tfjs-lora train recipe.yaml lora_rank=16 num_train_epochs=1', 'run it with other values'],
     ['tfjs-lora train recipe.yaml resume_from_checkpoint=true', 'continue a run that was stopped'],
   );
+}
+
+/** Trains; the first Ctrl-C stops the run after its step. @throws ExitStatus when the run was stopped */
+async function trainUntilStopped(recipe: Recipe, options: RunOptions): Promise<void> {
+  const interrupt = stopOnInterrupt();
+  try {
+    const {isInterrupted} = await trainRecipe(recipe, {
+      ...options,
+      signal: interrupt.signal,
+      print: (text) => console.log(text),
+    });
+    if (isInterrupted) throw new ExitStatus(STOPPED);
+  } finally {
+    interrupt.release();
+  }
 }
 
 /** Returns the arguments of the program. */

@@ -264,6 +264,18 @@ describe('a dry run refuses what a training refuses, with the same message', () 
     expect(existsSync(output('dry-none'))).toBe(false);
   });
 
+  test('a warning is shown once, although a plan opens the tokenizer several times', async () => {
+    const dry = await runCommandLine(
+      'train',
+      recipeFile,
+      'template=chatml',
+      `output_dir=${output('warned')}`,
+      '--dry-run',
+    );
+    expect(dry.status).toBe(0);
+    expect(dry.err.match(/are not tokens of this tokenizer/g)).toHaveLength(1);
+  });
+
   test('adapters to be merged are checked, but not counted', async () => {
     const merged = [`adapter_name_or_path=${output('dry')}`, 'create_new_adapter=true', 'lora_rank=2'];
     const plan = async (...keys: string[]) =>
