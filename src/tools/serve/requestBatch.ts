@@ -2,6 +2,8 @@ import {ReadableStream, type ReadableStreamDefaultController} from 'node:stream/
 import type {GenerativeModel, StreamTokensOptions} from '../../../models/generation/generateOptions.ts';
 import {createRow, type GeneratedToken, newestToken, type Row} from '../../../models/generation/row.ts';
 import {RowGroup, type RowStep} from '../../../models/generation/rowGroup.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 
 /** A request that waits or is being answered. */
 interface Request {
@@ -181,4 +183,19 @@ export class RequestBatch {
     this.group.dispose();
     this.group = undefined;
   }
+}
+
+/**
+ * Returns the number of requests to answer together.
+ *
+ * @throws TfjsLoraError `INVALID_ARGUMENT`
+ */
+export function batchSizeFor({rotary}: GenerativeModel, wanted: number | undefined): number {
+  if (wanted !== undefined && !(Number.isInteger(wanted) && wanted > 0)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `serveModel maxBatchSize: expected a whole number from 1, got ${show(wanted)}`,
+    );
+  }
+  return rotary?.dependsOnLength ? 1 : (wanted ?? 8);
 }
