@@ -45,9 +45,8 @@ export type {CausalLMConfig, ModelClass} from './modelClass.ts';
 export {modelClassOf, modelTypes, registerModel} from './modelRegistry.ts';
 export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
-export type {LoadAdapterOptions, SaveAdapterFilesOptions} from './peft/adapterFiles.ts';
+export type {MergeAdaptersOptions} from './peft/adapterMerge.ts';
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
-export type {MergeAdaptersOptions} from './peft/adapterSet.ts';
 export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
 export type {HotswapAdapterOptions, PrepareHotswapOptions} from './peft/hotswapAdapter.ts';
 export type {CordaConfig} from './peft/initialization/corda.ts';
@@ -55,9 +54,11 @@ export type {EvaConfig} from './peft/initialization/eva.ts';
 export type {InitializationName} from './peft/initialization/initializations.ts';
 export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRA.ts';
 export type {LoraGAConfig} from './peft/initialization/loraGA.ts';
+export type {LoadAdapterOptions} from './peft/loadAdapter.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';
 export {formatPeftConfig, parsePeftConfig} from './peft/peftConfig.ts';
 export type {RowAdapters} from './peft/rowAdapters.ts';
+export type {SaveAdapterFilesOptions} from './peft/saveAdapter.ts';
 export {
   matchTargets,
   type TargetCandidates,

@@ -1,7 +1,8 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../../quant/knownOptions.ts';
-import * as adapterFiles from '../peft/adapterFiles.ts';
+import {type LoadAdapterOptions, loadAdapter as loadFiles} from '../peft/loadAdapter.ts';
+import {saveAdapter as saveFiles} from '../peft/saveAdapter.ts';
 import {DenseModules} from './denseModules.ts';
 
 export interface SaveAdapterOptions {
@@ -30,7 +31,7 @@ export async function saveAdapter(
   assertKnownOptions('saveAdapter', options, SAVE_ADAPTER_OPTIONS);
   const {adapterName, baseModelNameOrPath: nameOrPath = ''} = options;
   const {adapters} = new DenseModules('saveAdapter', model);
-  await adapterFiles.saveAdapter({nameOrPath, taskType: null}, adapters, folder, adapterName);
+  await saveFiles({nameOrPath, taskType: null}, adapters, folder, adapterName);
 }
 
 /**
@@ -42,10 +43,10 @@ export async function saveAdapter(
 export async function loadAdapter(
   model: tf.LayersModel,
   folder: FolderSource,
-  options?: adapterFiles.LoadAdapterOptions,
+  options?: LoadAdapterOptions,
 ): Promise<tf.LayersModel> {
   const modules = new DenseModules('loadAdapter', model);
-  const files = {nameOrPath: '', sharesBase: true, namedParameters: () => new Map()}; // the file may only contain the adapter's weights
-  await adapterFiles.loadAdapter(files, modules.adapters, folder, options);
+  const files = {sharesBase: true, namedParameters: () => new Map()}; // the file may only contain the adapter's weights
+  await loadFiles(files, modules.adapters, folder, options);
   return modules.rebuilt();
 }

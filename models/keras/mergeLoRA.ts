@@ -6,7 +6,7 @@ import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
 import type {TransposedDenseArgs} from '../../layers/transposedDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
-import {MERGE_ADAPTERS_OPTIONS, type MergeAdaptersOptions} from '../peft/adapterSet.ts';
+import {MERGE_ADAPTERS_OPTIONS, type MergeAdaptersOptions} from '../peft/adapterMerge.ts';
 import {FrozenBatchNorm} from './frozenBatchNorm.ts';
 import {rebuildModel} from './rebuildModel.ts';
 

@@ -15,13 +15,9 @@ import {
   quantizeLayers,
   resolveQuantizationOptions,
 } from '../quantization.ts';
-import {
-  type LoadAdapterOptions,
-  loadAdapter,
-  type SaveAdapterFilesOptions,
-  saveAdapter,
-} from './adapterFiles.ts';
-import {AdapterSet, type MergeAdaptersOptions} from './adapterSet.ts';
+import type {MergeAdaptersOptions} from './adapterMerge.ts';
+import {fileKeys} from './adapterParameters.ts';
+import {AdapterSet} from './adapterSet.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
 import {
   type HotswapAdapterOptions,
@@ -30,8 +26,10 @@ import {
   prepareHotswap,
 } from './hotswapAdapter.ts';
 import {type InitializeLoRAOptions, initializeLoRA} from './initialization/initializeLoRA.ts';
+import {type LoadAdapterOptions, loadAdapter} from './loadAdapter.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 import type {RowAdapters} from './rowAdapters.ts';
+import {type SaveAdapterFilesOptions, saveAdapter} from './saveAdapter.ts';
 
 /** A model whose linear layers can be quantized and can have low-rank adapters: LoRA and QLoRA. */
 export abstract class AdaptableModel extends ModuleModel {
@@ -84,7 +82,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   private trained(): [key: string, Parameter][] {
-    const keyOf = this.adapterSet.fileKeys();
+    const keyOf = fileKeys(this.adapterSet);
     return [...this.namedParameters()]
       .filter(([, parameter]) => parameter.trainable)
       .map(([name, parameter]) => [keyOf(name), parameter]);
@@ -262,14 +260,14 @@ export abstract class AdaptableModel extends ModuleModel {
    */
   mergeLoRA(options?: MergeAdaptersOptions): this {
     this.assertChangeable('mergeLoRA');
-    this.adapterSet.merge(options);
+    this.adapterSet.merging.merge(options);
     return this;
   }
 
   /** Restores the base weights as they were before {@link mergeLoRA}. Does nothing if nothing is merged. */
   unmergeLoRA(): this {
     this.assertChangeable('unmergeLoRA');
-    this.adapterSet.unmerge();
+    this.adapterSet.merging.unmerge();
     return this;
   }
 

@@ -92,7 +92,7 @@ export async function combineAdapters(
       `combineAdapters: expected adapters of linear layers alone, got one that also trains ${whole.name}`,
     );
   }
-  const withBiases = names.find((name) => adapters.trainedBiases(name).size > 0);
+  const withBiases = names.find((name) => adapters.biasLayers(name).length > 0);
   if (withBiases !== undefined) {
     throw new TfjsLoraError(
       'UNSUPPORTED',

@@ -9,9 +9,10 @@ import type {SafetensorsFile} from '../../quant/safetensors/safetensorsFile.ts';
 import {toFloat32} from '../../quant/safetensors/toFloat32.ts';
 import {show} from '../../quant/show.ts';
 import {assertIdle, type BusyModel} from '../assertIdle.ts';
-import {type LoadAdapterOptions, openWeights, readAdapterConfig, readTensors} from './adapterFiles.ts';
+import {openWeights, readAdapterConfig, readTensors} from './adapterFiles.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {layerArgs} from './layerArgs.ts';
+import type {LoadAdapterOptions} from './loadAdapter.ts';
 import type {LoRAOptions} from './loraOptions.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
 
@@ -111,7 +112,7 @@ export function prepareHotswap(adapters: AdapterSet, given: PrepareHotswapOption
  */
 function swappable(call: string, adapters: AdapterSet, adapterName: string): Map<string, LoRAAdapter> {
   const what = `${call} "${adapterName}"`;
-  if (adapters.isMerged) {
+  if (adapters.merging.isMerged) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `${what}: expected unmerged weights. Call unmergeLoRA() first.`,

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import type {RowFactors} from '../../layers/rowFactors.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
 
 /** The name of the model without an adapter, in {@link RowAdapters}, as in PEFT. */
 export const BASE = '__base__';
@@ -21,7 +22,10 @@ export class RowAdapters {
   private readonly layers: AdaptedLayer[];
   private readonly active: string[];
 
-  /** @param names the adapter of each row, or {@link BASE}; all exist */
+  /**
+   * @param names the adapter of each row, or {@link BASE}; all exist
+   * @throws TfjsLoraError `UNSUPPORTED` for a layer that cannot give each row its own adapter
+   */
   constructor(
     private readonly adapters: Adapters,
     private readonly names: readonly string[],
@@ -30,6 +34,14 @@ export class RowAdapters {
     this.active = isCommon && names[0] !== BASE ? [names[0]] : [];
     const all = isCommon ? [] : [...adapters.layers().values()];
     this.layers = all.filter((layer) => names.some((name) => layer.adapters.has(name)));
+    const whole = this.layers.find(({knowsRows}) => !knowsRows);
+    if (whole) {
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `adapterNames: expected layers that can give each row its own adapter, got ${whole.name}, a ` +
+          `${whole.constructor.name}, which cannot. Pass its rows in a batch of their own.`,
+      );
+    }
     for (const layer of this.layers) {
       const factors = layer instanceof LoRADense ? layer.stackRows(names) : undefined;
       if (factors) this.factors.set(layer as LoRADense, factors);

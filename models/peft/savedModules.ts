@@ -6,6 +6,8 @@ import {TiedHead} from '../../layers/tiedHead.ts';
 import {ValueHead} from '../../layers/valueHead.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
+import type {LayeredModel} from '../replaceLayer.ts';
+import {tiedPair} from './tiedPair.ts';
 
 /**
  * Returns whether PEFT's `modules_to_save` keeps adapters off a module: it names the module or one around it.
@@ -18,19 +20,31 @@ export function isSaved(modules: readonly string[] = []): (name: string) => bool
 }
 
 /**
- * Returns the layers with weights that PEFT's `modules_to_save` names, by themselves or by a layer around them: every
- * layer whose name ends so, even within a word (`norm` is also `input_layernorm`), as in PEFT.
+ * Returns the layers that an adapter copies whole, or ties to a copy: those with weights that PEFT's `modules_to_save`
+ * names, by themselves or by a layer around them. A name stands for every layer whose name ends so, even within a word
+ * (`norm` is also `input_layernorm`), as in PEFT.
  *
- * @param allowForeign whether a name may match nothing, as in PEFT. Default false: it may be a typo
+ * @param allowForeign whether a name may match nothing, as in PEFT, and not be a typo
  * @throws TfjsLoraError `UNKNOWN_TARGET` for a name without a match; `UNSUPPORTED` for a layer with adapters of another
- *   kind
+ *   kind, and for a Keras model
  */
 export function savedModules(
-  modules: readonly string[],
-  layers: readonly tf.layers.Layer[],
-  allowForeign = false,
+  {modulesToSave = [], ensureWeightTying}: {modulesToSave?: string[]; ensureWeightTying?: boolean},
+  {layers, lm_head}: LayeredModel,
+  allowForeign: boolean,
 ): ModuleLayer[] {
-  const all = modulesOf(layers);
+  if (modulesToSave.length > 0 && !lm_head) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `LoRA modulesToSave: expected none for a Keras model, whose other layers are not ours to copy, got ${modulesToSave.join(', ')}`,
+    );
+  }
+  const named = namedModules(modulesToSave, modulesOf(layers), allowForeign);
+  const tied = ensureWeightTying ? tiedPair(layers, named) : undefined;
+  return tied ? [...new Set([...named, tied.embedding, tied.head])] : named;
+}
+
+function namedModules(modules: readonly string[], all: ModuleLayer[], allowForeign: boolean): ModuleLayer[] {
   const found = new Set<ModuleLayer>();
   for (const module of modules) {
     const named = all.filter(({name}) => name.endsWith(module));

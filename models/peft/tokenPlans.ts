@@ -6,7 +6,12 @@ import {TokenRowsLayer} from '../../layers/tokenRowsLayer.ts';
 import {TransposedDense} from '../../layers/transposedDense.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
+import type {LayeredModel} from '../replaceLayer.ts';
 import type {LoRAOptions} from './loraOptions.ts';
+import {originalOf} from './originalOf.ts';
+import {modulesOf} from './savedModules.ts';
+import {tiedPair} from './tiedPair.ts';
+import {wrongOption} from './wrongOption.ts';
 
 /** The tokens whose rows train in a layer. */
 export interface TokenPlan {
@@ -20,20 +25,19 @@ export interface TokenPlan {
  * Returns the layers in which PEFT's `trainable_token_indices` trains rows. As there, a list means the embedding, and a
  * head that is tied to it follows unless it has other tokens.
  *
- * @param modules the model's layers
- * @param tied the tied head and its embedding, if the model has them
  * @param taken names of layers that the same adapter trains otherwise
  * @throws TfjsLoraError `UNKNOWN_TARGET`, `INVALID_ARGUMENT` for impossible tokens, `UNSUPPORTED` for a layer that has
  *   other adapters, is quantized, or is neither an embedding nor the head
  */
 export function tokenPlans(
   {trainableTokenIndices: given, ensureWeightTying}: LoRAOptions,
-  modules: readonly ModuleLayer[],
-  head: string | undefined,
-  tied: {head: ModuleLayer; embedding: ModuleLayer} | undefined,
+  {layers, lm_head}: LayeredModel,
   taken: readonly string[],
 ): TokenPlan[] {
   if (given === undefined) return [];
+  if (given && !lm_head) throw wrong('none for a Keras model', show(given));
+  const modules = modulesOf(layers);
+  const tied = tiedPair(layers, modules);
   const plans = Array.isArray(given)
     ? modules.filter(isEmbedding).map((layer) => ({layer, indices: given}))
     : Object.entries(given).flatMap(([name, indices]) =>
@@ -51,12 +55,11 @@ export function tokenPlans(
           {layer: tied.head, indices: ofEmbedding.indices, tiedTo: tied.embedding},
         ]
       : plans;
-  for (const plan of all) assertPossible(plan, head, taken);
+  for (const plan of all) assertPossible(plan, lm_head?.name, taken);
   return all;
 }
 
-const plain = (layer: ModuleLayer): ModuleLayer => (layer instanceof AdaptedLayer ? layer.original : layer);
-const isEmbedding = (layer: ModuleLayer): boolean => plain(layer) instanceof TokenEmbedding;
+const isEmbedding = (layer: ModuleLayer): boolean => originalOf(layer) instanceof TokenEmbedding;
 
 function named(name: string, modules: readonly ModuleLayer[]): ModuleLayer[] {
   const found = modules.filter((layer) => layer.name.endsWith(name));
@@ -72,7 +75,7 @@ function assertPossible(
   head: string | undefined,
   taken: readonly string[],
 ): void {
-  const own = plain(layer);
+  const own = originalOf(layer);
   const refuse = (expected: string, got: string) =>
     new TfjsLoraError(
       'UNSUPPORTED',
@@ -95,9 +98,4 @@ function assertPossible(
     throw wrong(`token ids from 0 to ${vocabSize - 1}, each once`, show(indices));
 }
 
-function wrong(expected: string, got: string): TfjsLoraError {
-  return new TfjsLoraError(
-    'INVALID_ARGUMENT',
-    `LoRA trainableTokenIndices: expected ${expected}, got ${got}`,
-  );
-}
+const wrong = (expected: string, got: string) => wrongOption('trainableTokenIndices', expected, got);

@@ -30,6 +30,7 @@ import {
   type LoraGAConfig,
   loraGA,
 } from './loraGA.ts';
+import {redistributeRanks} from './redistributeRanks.ts';
 
 export interface InitializeLoRAOptions extends LayerWatch {
   /**
@@ -233,7 +234,8 @@ async function initializeEva(
       }
     }),
   );
-  adapters.redistribute(
+  redistributeRanks(
+    adapters,
     adapterName,
     new Map([...matrices].map(([{name}, {rows}]) => [name, rows])),
     config.adjustScalingFactors,
@@ -274,7 +276,7 @@ async function initialize(
   const {method, onProgress} = options;
   const layers = layersOf(adapters, adapterName);
   for (const layer of layers) assertInitializable(layer, adapterName, method);
-  if (adapters.isReplicated && changesBase(method)) {
+  if (adapters.model.replication && changesBase(method)) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${method} for adapter "${adapterName}": expected layers with weights of their own, because the base changes, got ` +
