@@ -58,6 +58,8 @@ export interface Quantizer {
   readonly name: string;
   /** @throws TfjsLoraError `NON_FINITE`, `SHAPE_MISMATCH`, `INVALID_ARGUMENT`, naming the tensor */
   quantize(values: SourceValues, shape: MatrixShape, options?: QuantizeOptions): QuantizedTensor;
+  /** Whether its matrices come from files only, so that `quantize` refuses. Default false. */
+  readonly isReadOnly?: boolean;
   /**
    * How model files store its matrices; `quant_method` in `config.json` is then its name. Default: they do not, and a
    * model is saved dequantized.

@@ -69,6 +69,11 @@ export function quantizerNames(): string[] {
   return [...quantizers.keys()];
 }
 
+/** Returns the names of the quantizers that quantize weights, and not only read files. */
+export function quantizingNames(): string[] {
+  return quantizerNames().filter((name) => !getQuantizer(name).isReadOnly);
+}
+
 /** The format of bitsandbytes, in which each weight says its type. */
 const bitsandbytesFiles = (type: FourBitType | 'int8'): QuantizerFiles => ({
   keys: (name, source) => (bitsandbytesType(name, source) === type ? bitsandbytesKeys(name, source) : []),

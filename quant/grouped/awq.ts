@@ -17,8 +17,7 @@ const ORDER = [0, 2, 4, 6, 1, 3, 5, 7];
  * and `scales` `[groups, rows]`. Values are those of AutoAWQ's `dequantize_gemm`.
  */
 export const awq: Quantizer = {
-  name: 'awq',
-  quantize: onlyFromFiles('awq'),
+  ...onlyFromFiles('awq'),
   files: {
     keys(name, source) {
       const isAwq = source.quantizationConfig?.quant_method === 'awq' && source.has(beside(name, 'qweight'));

@@ -17,8 +17,7 @@ const KEPT = ['weight_zero_point', 'input_scale', 'input_zero_point', 'output_sc
  * `CompressedTensorsConfig(dequantize=True)`; activations are not rounded.
  */
 export const compressedTensors: Quantizer = {
-  name: 'compressed-tensors',
-  quantize: onlyFromFiles('compressed-tensors'),
+  ...onlyFromFiles('compressed-tensors'),
   files: {
     keys(name, source) {
       const isCompressed =

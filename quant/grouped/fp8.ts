@@ -15,8 +15,7 @@ const KEPT = ['activation_scale'];
  * `FineGrainedFP8Config(dequantize=True)`; activations are not rounded.
  */
 export const fp8: Quantizer = {
-  name: 'fp8',
-  quantize: onlyFromFiles('fp8'),
+  ...onlyFromFiles('fp8'),
   files: {
     keys(name, source) {
       const isFp8 = source.quantizationConfig?.quant_method === 'fp8' && source.has(beside(name, SCALE));

@@ -25,8 +25,7 @@ const TENSORS = ['qweight', 'qzeros', 'scales', 'g_idx'] as const;
  * those of GPTQModel's `dequantize_weight`.
  */
 export const gptq: Quantizer = {
-  name: 'gptq',
-  quantize: onlyFromFiles('gptq'),
+  ...onlyFromFiles('gptq'),
   files: {
     keys(name, source) {
       const isGptq =

@@ -40,13 +40,15 @@ export const oneOf =
 export const isEmpty = (value: unknown): boolean =>
   value == null || value === false || (typeof value === 'object' && Object.keys(value).length === 0);
 
-/** Makes `quantize` of a method that needs data to calibrate with, and whose files only are read. */
-export const onlyFromFiles =
-  (method: string): Quantizer['quantize'] =>
-  (_values, _shape, {name = 'quantize'} = {}) => {
+/** Makes a method that needs data to calibrate with, and whose files only are read. */
+export const onlyFromFiles = (method: string): Pick<Quantizer, 'name' | 'isReadOnly' | 'quantize'> => ({
+  name: method,
+  isReadOnly: true,
+  quantize(_values, _shape, {name = 'quantize'} = {}) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `quantization ${name}: expected nf4, fp4, int8 or a quantizer of your own, got ${method}, which is only read from ` +
         'files that are already quantized.',
     );
-  };
+  },
+});

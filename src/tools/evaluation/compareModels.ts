@@ -4,7 +4,7 @@ import {readJson} from '../../../models/jsonFile.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
-import {quantizerNames} from '../../../quant/quantizerRegistry.ts';
+import {quantizingNames} from '../../../quant/quantizerRegistry.ts';
 import type {TrainingData} from '../../data/batches/batches.ts';
 import type {PromptExample} from '../../data/preprocessing/promptExample.ts';
 import {
@@ -133,13 +133,13 @@ export function parseCandidate(text: string, fallback?: Candidate['quantization'
     string | undefined,
     string,
   ];
-  const named = [...quantizerNames(), PLAIN].find((type) => rest.startsWith(`${type}:`));
+  const named = [...quantizingNames(), PLAIN].find((type) => rest.startsWith(`${type}:`));
   const target = named === undefined ? rest : rest.slice(named.length + 1);
   const quantization = named === undefined ? fallback : named === PLAIN ? undefined : named;
   if (target === '' || ownLabel === '') {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `--compare ${text || '""'}: expected base or the folder of an adapter, optionally after ${quantizerNames().join(':, ')}: or ` +
+      `--compare ${text || '""'}: expected base or the folder of an adapter, optionally after ${quantizingNames().join(':, ')}: or ` +
         `none: and a label with =, got ${target === '' ? 'none' : 'an empty label'}. Example: base saves/lora nf4:saves/qlora`,
     );
   }

@@ -1,6 +1,6 @@
 import {type Command, Option} from 'commander';
 import type {QuantizationType} from '../../../../layers/quantizationArgs.ts';
-import {getQuantizer, isFourBitType, quantizerNames} from '../../../../quant/quantizerRegistry.ts';
+import {getQuantizer, isFourBitType, quantizingNames} from '../../../../quant/quantizerRegistry.ts';
 import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
 import {AutoModelForCausalLM} from '../../../training/autoModelForCausalLM.ts';
@@ -33,7 +33,8 @@ export function register(program: Command): void {
     .action(async (name: string, folder: string, _options: unknown, command: Command) => {
       const {backend, type, blockSize, doubleQuant, skip, shardSize} =
         command.optsWithGlobals<QuantizeOptions>();
-      getQuantizer(type); // throws before a backend is started
+      const {isReadOnly, quantize} = getQuantizer(type); // throws before a backend is started
+      if (isReadOnly) quantize(new Float32Array(), [0, 0], {name: '--type'}); // throws too
       await useBackend(backend);
       const model = await AutoModelForCausalLM.fromPretrained(
         await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
@@ -65,6 +66,6 @@ export function register(program: Command): void {
 /** Makes the option for the type, which shows the built-in names but accepts those that extensions register. */
 function typeOption(): Option {
   const option = new Option('--type <name>', 'format of the weights').default('nf4');
-  option.argChoices = quantizerNames();
+  option.argChoices = quantizingNames();
   return option;
 }

@@ -126,6 +126,14 @@ describe('the status of an error', () => {
     expect(await reported(missing)).toEqual({status: 2, text: missing.message});
   });
 
+  test('quantize names the methods that are only read from files', async () => {
+    const {status, err} = await runCommandLine('quantize', 'model', 'folder', '--type', 'gptq');
+    expect(status).toBe(2);
+    expect(err).toContain(
+      'quantization --type: expected nf4, fp4, int8 or a quantizer of your own, got gptq',
+    );
+  });
+
   test('is 1 for an internal error, which is called a bug', async () => {
     const {status, text} = await reported(new TypeError('x is not a function'));
     expect(status).toBe(1);
