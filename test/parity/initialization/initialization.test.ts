@@ -5,7 +5,7 @@ import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
 import type {InitializeLoRAOptions} from '../../../models/peft/initialization/initializeLoRA.ts';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
-import {describeEachBackend} from '../../describeEachBackend.ts';
+import {describeFastBackends} from '../../describeEachBackend.ts';
 import {errorOf} from '../../models/tinyLlama.ts';
 import {expectClose, FIXTURES, goldenNamed, logitsOf, readGoldens, readJson} from '../golden.ts';
 
@@ -21,7 +21,7 @@ const CASES: [string, LoRAOptions, InitializeLoRAOptions][] = [
   ['loftq', QV, {method: 'loftq', loftqIterations: 3}],
 ];
 
-describeEachBackend('initializeLoRA equals PEFT', () => {
+describeFastBackends('initializeLoRA equals PEFT', () => {
   let model: LlamaForCausalLM;
   let tensorsBefore: number;
   let restoreHandler: () => void;

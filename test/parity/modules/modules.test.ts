@@ -4,7 +4,7 @@ import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {AdamW, Llama} from '../../../src/index.ts';
-import {describeEachBackend} from '../../describeEachBackend.ts';
+import {describeFastBackends} from '../../describeEachBackend.ts';
 import {
   expectClose,
   expectRelative,
@@ -72,7 +72,7 @@ function gradientsOf(expected: ReturnType<typeof readGoldens>, isTied: boolean):
   return gradients;
 }
 
-describeEachBackend('adapters of modules, embeddings and tokens equal PEFT', (backend) => {
+describeFastBackends('adapters of modules, embeddings and tokens equal PEFT', () => {
   let model: Llama;
   let tensorsBefore: number;
   let folder: string;
@@ -114,8 +114,7 @@ describeEachBackend('adapters of modules, embeddings and tokens equal PEFT', (ba
       for (const [key, values] of peft)
         expect([key, relativeNorm(await gradients[key].data(), values) < 1e-4]).toEqual([key, true]);
       tf.dispose(gradients);
-      // Slow on cpu, and steps are the same code everywhere; PEFT steps shared matrices twice.
-      if (backend === 'cpu' || name === 'lora-tied') return;
+      if (name === 'lora-tied') return; // PEFT steps shared matrices twice
       const optimizer = new AdamW({learningRate: 1e-3, weightDecay: 0.01});
       model.compile({optimizer});
       for (const step of WHOLE.includes(name) ? losses : losses.slice(0, 3))

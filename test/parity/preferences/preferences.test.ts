@@ -40,8 +40,9 @@ const RUNS: [name: string, steps: number][] = [
 ];
 
 describeFastBackends('preference training equals LLaMA-Factory', (backend) => {
-  // The short runs differ in their losses, whose ops are the same on every backend.
-  const runs = backend === 'wasm' ? RUNS : RUNS.filter(([, steps]) => steps === 30);
+  // The short runs differ in their losses, whose ops are the same on every backend. Faster backends run all 30 steps.
+  const long = RUNS.filter(([, steps]) => steps === 30);
+  const runs = backend === 'wasm' ? RUNS.map(([name, steps]) => [name, Math.min(steps, 12)] as const) : long;
   let folder: string;
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), 'tfjs-lora-'));
