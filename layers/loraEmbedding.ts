@@ -1,6 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
 import {TfjsLoraError} from '../quant/errors.ts';
-import {AdaptedLayer} from './adaptedLayer.ts';
 import {doraScale, rowNorms} from './dora.ts';
 import {LoRAAdapter} from './loraAdapter.ts';
 import type {LoRAAdapterArgs} from './loraFields.ts';
@@ -8,9 +7,9 @@ import {mergedValue} from './mergedValue.ts';
 import {onlyInput} from './moduleLayer.ts';
 import type {StoredMatrix} from './ops/storedMatrix.ts';
 import {takeRows} from './ops/takeRows.ts';
-import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {Parameter, withoutAllocation} from './parameter.ts';
+import {ReplacedLayer} from './replacedLayer.ts';
 import {TokenEmbedding} from './tokenEmbedding.ts';
 
 /** A low-rank update of an embedding's table: A `[rank, vocabSize]` zeros, B `[hiddenSize, rank]` normal(0, 1), as in PEFT. */
@@ -59,18 +58,7 @@ export class EmbeddingAdapter extends LoRAAdapter {
  *
  * Input `[..., T]` int32 token ids, output `[..., T, hiddenSize]` float32.
  */
-export class LoRAEmbedding extends AdaptedLayer<LoRAAdapter> {
-  base: TokenEmbedding;
-  #original?: TokenEmbedding; // the base before a merge; private, so that it is no sub-layer
-
-  /** @param base a built embedding */
-  constructor(base: TokenEmbedding) {
-    super({name: base.name});
-    this.base = base;
-    base.trainable = false;
-    this.built = true;
-  }
-
+export class LoRAEmbedding extends ReplacedLayer<TokenEmbedding, LoRAAdapter> {
   /**
    * Adds an adapter and activates it in addition to the active ones.
    *
@@ -123,14 +111,6 @@ export class LoRAEmbedding extends AdaptedLayer<LoRAAdapter> {
     return magnitude && doraScale(this.transposedTable(), a, b, scaling, magnitude.read());
   }
 
-  override get original(): TokenEmbedding {
-    return this.#original ?? this.base;
-  }
-
-  override get isMerged(): boolean {
-    return this.#original !== undefined;
-  }
-
   /**
    * Puts an embedding with the updates in its table, rounded to its type, in the base's place.
    *
@@ -143,8 +123,7 @@ export class LoRAEmbedding extends AdaptedLayer<LoRAAdapter> {
     withoutAllocation(() => merged.build());
     tf.tidy(() => void merged.weight.write(mergedValue(merged.weight, this.mergedTable(), this.name)));
     merged.built = true;
-    this.#original = this.base;
-    this.base = merged;
+    this.replaceBase(merged);
   }
 
   /** Returns the table with the active updates added, `[vocabSize, hiddenSize]` float32. */
@@ -157,17 +136,5 @@ export class LoRAEmbedding extends AdaptedLayer<LoRAAdapter> {
       const scale = this.doraScale(adapter, a, b);
       return tf.add(table, scale ? tf.add(tf.mul(base, tf.sub(scale, 1)), tf.mul(update, scale)) : update);
     }, base);
-  }
-
-  override unmerge(): void {
-    if (!this.#original) return;
-    this.base.disposeWeights();
-    this.base = this.#original;
-    this.#original = undefined;
-  }
-
-  protected override forgetUnmerged(): void {
-    if (this.#original) releaseWeightsOf(this.#original);
-    this.#original = undefined;
   }
 }

@@ -1,12 +1,11 @@
 import * as tf from '@tensorflow/tfjs';
-import {AdaptedLayer} from './adaptedLayer.ts';
 import {mergedValue} from './mergedValue.ts';
 import {flatten, type ModuleLayer, onlyInput, unflatten} from './moduleLayer.ts';
 import {customGradient} from './ops/customGradient.ts';
 import {takeRows} from './ops/takeRows.ts';
-import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
 import {withoutAllocation} from './parameter.ts';
+import {ReplacedLayer} from './replacedLayer.ts';
 import {TiedHead} from './tiedHead.ts';
 import {TokenEmbedding} from './tokenEmbedding.ts';
 import type {TokenRows} from './tokenRows.ts';
@@ -16,9 +15,7 @@ import {TransposedDense} from './transposedDense.ts';
  * A frozen embedding or output head in which some tokens' rows train, as PEFT's `trainable_token_indices`. Input and
  * output are the base's.
  */
-export class TokenRowsLayer extends AdaptedLayer<TokenRows> {
-  base: TokenEmbedding | TransposedDense;
-  #original?: TokenEmbedding | TransposedDense; // the base before a merge; private, so that it is no sub-layer
+export class TokenRowsLayer extends ReplacedLayer<TokenEmbedding | TransposedDense, TokenRows> {
   readonly #embedding?: TokenRowsLayer;
 
   /**
@@ -26,12 +23,8 @@ export class TokenRowsLayer extends AdaptedLayer<TokenRows> {
    * @param embedding for a tied head, the layer around its embedding
    */
   constructor(base: TokenEmbedding | TransposedDense, embedding?: TokenRowsLayer) {
-    super({name: base.name});
-    this.supportsMasking = base.supportsMasking;
-    this.base = base;
+    super(base);
     this.#embedding = embedding;
-    base.trainable = false;
-    this.built = true;
   }
 
   /**
@@ -67,14 +60,6 @@ export class TokenRowsLayer extends AdaptedLayer<TokenRows> {
     });
   }
 
-  override get original(): ModuleLayer {
-    return this.#original ?? this.base;
-  }
-
-  override get isMerged(): boolean {
-    return this.#original !== undefined;
-  }
-
   /**
    * Puts a layer with the rows in its table, rounded to its type, in the base's place. A tied head stays tied.
    *
@@ -91,20 +76,7 @@ export class TokenRowsLayer extends AdaptedLayer<TokenRows> {
     else
       tf.tidy(() => void merged.weight.write(mergedValue(merged.weight, tableOf(base, active), this.name)));
     merged.built = true;
-    this.#original = base;
-    this.base = merged;
-  }
-
-  override unmerge(): void {
-    if (!this.#original) return;
-    this.base.disposeWeights();
-    this.base = this.#original;
-    this.#original = undefined;
-  }
-
-  protected override forgetUnmerged(): void {
-    if (this.#original) releaseWeightsOf(this.#original);
-    this.#original = undefined;
+    this.replaceBase(merged);
   }
 }
 
