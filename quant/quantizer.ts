@@ -1,5 +1,6 @@
 import type {TensorNames, TensorSource} from './bitsandbytesState.ts';
 import type {SourceValues} from './blockwise/sourceValues.ts';
+import {TfjsLoraError} from './errors.ts';
 import type {StorageDtype} from './float16.ts';
 import type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
@@ -65,4 +66,13 @@ export interface Quantizer {
    * model is saved dequantized.
    */
   readonly files?: QuantizerFiles;
+}
+
+/** Returns the error for quantizing with a method that only reads files. `what` names the weight or the option. */
+export function readOnlyError(method: string, what: string): TfjsLoraError {
+  return new TfjsLoraError(
+    'UNSUPPORTED',
+    `quantization ${what}: expected nf4, fp4, int8 or a quantizer of your own, got ${method}, which is only read from ` +
+      'files that are already quantized.',
+  );
 }

@@ -1,5 +1,5 @@
 import {TfjsLoraError} from '../errors.ts';
-import type {Quantizer} from '../quantizer.ts';
+import {type Quantizer, readOnlyError} from '../quantizer.ts';
 import {show} from '../show.ts';
 
 type Config = Readonly<Record<string, unknown>>;
@@ -45,10 +45,6 @@ export const onlyFromFiles = (method: string): Pick<Quantizer, 'name' | 'isReadO
   name: method,
   isReadOnly: true,
   quantize(_values, _shape, {name = 'quantize'} = {}) {
-    throw new TfjsLoraError(
-      'UNSUPPORTED',
-      `quantization ${name}: expected nf4, fp4, int8 or a quantizer of your own, got ${method}, which is only read from ` +
-        'files that are already quantized.',
-    );
+    throw readOnlyError(method, name);
   },
 });

@@ -1,5 +1,6 @@
 import {type Command, Option} from 'commander';
 import type {QuantizationType} from '../../../../layers/quantizationArgs.ts';
+import {readOnlyError} from '../../../../quant/quantizer.ts';
 import {getQuantizer, isFourBitType, quantizingNames} from '../../../../quant/quantizerRegistry.ts';
 import {huggingFaceEnvironment} from '../../../data/hub/hubOptions.ts';
 import {resolveModelFolder} from '../../../data/hub/resolveModelFolder.ts';
@@ -33,8 +34,7 @@ export function register(program: Command): void {
     .action(async (name: string, folder: string, _options: unknown, command: Command) => {
       const {backend, type, blockSize, doubleQuant, skip, shardSize} =
         command.optsWithGlobals<QuantizeOptions>();
-      const {isReadOnly, quantize} = getQuantizer(type); // throws before a backend is started
-      if (isReadOnly) quantize(new Float32Array(), [0, 0], {name: '--type'}); // throws too
+      if (getQuantizer(type).isReadOnly) throw readOnlyError(type, '--type'); // before a backend is started
       await useBackend(backend);
       const model = await AutoModelForCausalLM.fromPretrained(
         await resolveModelFolder(name, huggingFaceEnvironment(process.env).hub),
