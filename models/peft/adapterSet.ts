@@ -22,7 +22,7 @@ import {wrongOption} from './wrongOption.ts';
 
 /** Contents of a loaded adapter's files beyond its options, so that saving can preserve them. */
 export interface LoadedFrom {
-  /** The `adapter_config.json` that was read. */
+  /** The `adapter_config.json` that was read, with what changed in the adapter since. */
   config: Record<string, unknown>;
   /** Weights of the model that the adapter replaced, by their key in the file. */
   baseWeights: Map<string, Parameter>;
@@ -32,7 +32,7 @@ export interface LoadedFrom {
 export interface Initialized {
   /** `init_lora_weights` in PEFT's config. */
   method: string;
-  /** The keys of PEFT's config that belong to it. */
+  /** The keys of PEFT's config that it sets; none if the adapter's file says how it was initialized. */
   config: Record<string, unknown>;
   /** The first A and B of layers whose base had their product subtracted. */
   initial: ReadonlyMap<string, {a: Float32Array; b: Float32Array}>;

@@ -89,9 +89,9 @@ export async function saveAdapter(
     tensors.push({name: `${name}.lora_B.weight`, dtype: 'F32', shape: shapes.b, data: b});
   }
   const {method, config: ofMethod, initial} = adapters.initialized(adapterName) ?? {};
-  const own = loaded?.config ?? {
-    ...formatPeftConfig(options, layerNames, nameOrPath, taskType),
-    ...(method !== undefined && {init_lora_weights: method, ...ofMethod}),
+  const own = {
+    ...(loaded?.config ?? formatPeftConfig(options, layerNames, nameOrPath, taskType)),
+    ...ofMethod,
   };
   const config = converted ? converted.config(own) : own;
   await folder.writeTogether(ADAPTER_FILES.config, async (draft) => {

@@ -253,6 +253,7 @@ async function initializeEva(
     method,
     initial: new Map(),
     config: {
+      init_lora_weights: method,
       eva_config: {
         rho: config.rho,
         tau: config.tau,
@@ -312,7 +313,8 @@ async function initialize(
     });
     if (values.base === 'residual') initial.set(layer.name, values);
   }
-  adapters.setInitialized(adapterName, {method, initial, config: configOf(options)});
+  const config = writesFactors ? {init_lora_weights: method, ...configOf(options)} : {}; // a file has its own
+  adapters.setInitialized(adapterName, {method, initial, config});
 }
 
 /** Returns what an `adapter_config.json` says about an initialization besides its name. */

@@ -1,7 +1,7 @@
 import {replaceLayer} from '../../replaceLayer.ts';
 import {isLowRank} from '../adaptableLayers.ts';
 import type {AdapterSet} from '../adapterSet.ts';
-import {commonSettings} from '../loraOptions.ts';
+import {commonSettings, type LoRAOptions, peftFields} from '../loraOptions.ts';
 import {layersWithTrainedBias, trainBiasesOf} from '../trainedBiases.ts';
 
 /**
@@ -23,7 +23,7 @@ export function redistributeRanks(
   for (const [layerName, layer] of adapters.lowRank()) {
     const rank = ranks.get(layerName);
     if (rank === undefined) continue;
-    const {settings} = layer.adapter(name);
+    const {settings, weight, isTrainableAlone: trainable} = layer.adapter(name);
     if (rank === 0) {
       layer.removeAdapter(name);
       replaceLayer(model, layer, layer.fuse());
@@ -31,8 +31,10 @@ export function redistributeRanks(
     }
     const alpha = keepsScale ? (settings.alpha * rank) / settings.rank : settings.alpha;
     if (rank !== settings.rank) {
+      const {activeAdapters} = layer;
       layer.removeAdapter(name);
-      layer.addAdapter(name, {...settings, rank, alpha});
+      Object.assign(layer.addAdapter(name, {...settings, rank, alpha}), {weight, trainable});
+      layer.activeAdapters = activeAdapters;
     }
     if (rank !== common) rankPattern[layerName] = rank;
     if (alpha !== commonAlpha) alphaPattern[layerName] = alpha;
@@ -40,16 +42,24 @@ export function redistributeRanks(
   const targetModules = [...adapters.layers().values()]
     .filter((layer) => layer.adapters.has(name) && isLowRank(layer))
     .map((layer) => layer.name);
-  const {
-    excludeModules: _,
-    layersToTransform: __,
-    layersPattern: ___,
-    targetParameters: ____,
-    ...kept
-  } = options;
-  const loadedFrom = adapters.loadedFrom(name);
-  adapters.replace(name, {...kept, targetModules, rankPattern, alphaPattern}, loadedFrom);
-  const biases = layersWithTrainedBias(model.layers, name, kept.bias);
+  const changed: LoRAOptions = {
+    targetModules,
+    rankPattern,
+    alphaPattern,
+    excludeModules: undefined,
+    layersToTransform: undefined,
+    layersPattern: undefined,
+    targetParameters: undefined,
+  };
+  const loaded = adapters.loadedFrom(name);
+  const keys = peftFields().filter((field) => field.name in changed);
+  const inFile = keys.map((field) => [field.key, changed[field.name as keyof LoRAOptions] ?? null]);
+  adapters.replace(
+    name,
+    {...options, ...changed},
+    loaded && {...loaded, config: {...loaded.config, ...Object.fromEntries(inFile)}},
+  );
+  const biases = layersWithTrainedBias(model.layers, name, options.bias);
   trainBiasesOf(
     model.layers,
     biases.filter(({trainsBiasAlone}) => trainsBiasAlone),

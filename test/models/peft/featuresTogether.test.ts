@@ -29,6 +29,24 @@ describe('features of adapters that meet', () => {
     for (const each of [model, again]) each.dispose();
   });
 
+  test.each(['eva', 'pissa'] as const)('%s after loading is what is saved', async (method) => {
+    const [model, again] = [tinyLlama({}, {seed: 1}), tinyLlama({}, {seed: 1})];
+    model.applyLoRA({rank: 2, alpha: 6, layersToTransform: [0, 1], excludeModules: ['o_proj']});
+    const first = await saved(model);
+    const config = JSON.stringify({...first.config, revision: 'main'});
+    first.files.set('adapter_config.json', new Blob([config]));
+    await model.deleteAdapter('default').loadAdapter(first.files);
+    await model.initializeLoRA({method, ...(method === 'eva' && {batches})});
+    expect(model.trainableParameters().size).toBe(0); // it was loaded frozen
+    stirAdapter(model);
+    const second = await saved(model);
+    expect(second.config).toMatchObject({revision: 'main', init_lora_weights: method});
+    await again.loadAdapter(second.files);
+    const [expected, got] = [logitsOf(model), logitsOf(again)];
+    for (const [i, value] of expected.entries()) expect(got[i]).toBeCloseTo(value, 5);
+    for (const each of [model, again]) each.dispose();
+  });
+
   test('EVA refuses a head that shares the matrices of its embedding', async () => {
     const model = tinyLlama();
     model.applyLoRA({rank: 2, targetModules: ['q_proj', 'embed_tokens'], ensureWeightTying: true});
