@@ -211,7 +211,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Runs `fn` while only the named adapters are active. What trains does not change.
+   * Runs `fn` while only the named adapters are active. What trains and what is merged does not change.
    *
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`
    */
@@ -244,10 +244,11 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Adds the active adapters to the base weights, until {@link unmergeLoRA} restores these bit for bit.
+   * Adds the active adapters to the base weights, until {@link unmergeLoRA} restores these bit for bit. Layers that are
+   * merged already stay so.
    *
    * @throws TfjsLoraError `UNSUPPORTED` for quantized weights without `dequantize`, which gives the adapted layers
-   *   plain weights in the dtype they had before they were quantized; the signal's reason, with nothing merged
+   *   plain weights in the dtype they had before they were quantized; the signal's reason. Nothing has then changed
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';

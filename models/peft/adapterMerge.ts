@@ -1,4 +1,4 @@
-import {MERGE_OPTIONS, type MergeOptions} from '../../layers/adaptedLayer.ts';
+import {type AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from '../../layers/adaptedLayer.ts';
 import {walk} from '../../layers/moduleLayer.ts';
 import {TiedHead} from '../../layers/tiedHead.ts';
 import type {TransposedDense} from '../../layers/transposedDense.ts';
@@ -27,7 +27,7 @@ export class AdapterMerge {
     return this.layers.some(({isMerged}) => isMerged);
   }
 
-  /** Merges the active adapters in all layers or in none. */
+  /** Merges the active adapters in all layers that are not merged yet, or in none of them. */
   merge(options: MergeAdaptersOptions = {}): void {
     assertKnownOptions('mergeLoRA', options, MERGE_ADAPTERS_OPTIONS);
     const {onProgress, signal, ...merging} = options;
@@ -45,15 +45,19 @@ export class AdapterMerge {
         'mergeLoRA: expected an active adapter, got none. Call applyLoRA or loadAdapter first.',
       );
     }
+    const added: AdaptedLayer[] = [];
     try {
       for (const [index, layer] of layers.entries()) {
         signal?.throwIfAborted();
-        layer.merge(merging);
+        if (!layer.isMerged) {
+          added.push(layer);
+          layer.merge(merging);
+        }
         onProgress?.({layer: layer.name, done: index + 1, total: layers.length});
       }
       this.untie();
     } catch (error) {
-      this.unmerge();
+      for (const layer of added) layer.unmerge();
       throw error;
     }
   }

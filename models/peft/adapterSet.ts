@@ -283,7 +283,7 @@ export class AdapterSet {
       );
   }
 
-  /** Runs `fn` while only the named adapters are active; their weights and what trains do not change. */
+  /** Runs `fn` while only the named adapters are active. Their weights, what trains and what is merged do not change. */
   with<R>(names: readonly string[], fn: () => R): R {
     for (const name of names) this.assertKnown(name);
     this.warnOfBiases(names);
@@ -295,6 +295,7 @@ export class AdapterSet {
     if (merged) this.merging.unmerge();
     for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
+      this.merging.unmerge(); // what was merged meanwhile
       for (const [layer, active] of before) layer.activeAdapters = active;
       if (merged) this.merging.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized
     };

@@ -271,6 +271,36 @@ describeEachBackend('several adapters', () => {
     expect(model.withoutAdapter(() => logitsOf(model))).toEqual(base);
   });
 
+  test.each(['mergeLoRA', 'fuseLoRA'] as const)(
+    'an aborted %s leaves what was merged before it',
+    async (call) => {
+      const [first] = [...model.adaptedLayers().values()].filter((layer) => layer.activeAdapters.length > 0);
+      first.merge();
+      const one = logitsOf(model);
+      const abortAfter = (last: number) => () =>
+        model[call]({
+          onProgress: ({done}) => {
+            if (done === last) throw new Error('enough');
+          },
+        });
+      expect(abortAfter(2)).toThrow('enough');
+      expect([...model.adaptedLayers().values()].filter((layer) => layer.isMerged)).toEqual([first]);
+      expect(logitsOf(model)).toEqual(one);
+      const merged = logitsOf(model.mergeLoRA());
+      for (const last of [1, 3]) expect(abortAfter(last)).toThrow('enough');
+      expect(logitsOf(model)).toEqual(merged);
+      expect(logitsOf(model.unmergeLoRA())).toEqual(b);
+    },
+  );
+
+  test('a merge of other adapters for a while leaves what was merged before it', () => {
+    const merged = logitsOf(model.mergeLoRA());
+    const other = model.withAdapters('a', () => logitsOf(model.mergeLoRA()));
+    expectClose(other, a);
+    expect(logitsOf(model)).toEqual(merged);
+    expect(logitsOf(model.unmergeLoRA())).toEqual(b);
+  });
+
   test('does not change any layer when a merge fails in one', async () => {
     const last = [...model.adaptedLayers().values()]
       .filter((layer) => layer.activeAdapters.length > 0)
