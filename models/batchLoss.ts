@@ -74,7 +74,12 @@ export interface TokenLossesOptions extends Pass {
   formula?: LabelFormula;
   /** Hidden states `[N, C]` of {@link labelStates}, which become the formula's reference logits. */
   reference?: tf.Tensor2D;
+  /** The model that {@link reference} comes from, whose head makes logits of it. Default: this one. */
+  referenceModel?: HeadOwner;
 }
+
+/** The part of a model that makes logits of hidden states. */
+export type HeadOwner = Pick<LossModel, 'lm_head' | 'logitBound'>;
 
 /**
  * Computes the losses `[n]` of some labels from their logits; differentiable, and given a part of the labels at a time.
@@ -127,7 +132,7 @@ export function valueHeadOf({valueHead}: Pick<LossModel, 'valueHead'>): ValueHea
 }
 
 /** What makes a loss another one than the cross-entropy. */
-type LossShape = Pick<TokenLossesOptions, 'temperature' | 'formula' | 'reference'>;
+type LossShape = Pick<TokenLossesOptions, 'temperature' | 'formula' | 'reference' | 'referenceModel'>;
 
 /** The losses of targets, each `[N]`, or their sum. */
 type Which = 'sum' | 'each';
@@ -138,7 +143,7 @@ type Computed = {losses: tf.Tensor; values?: tf.Tensor};
 function lossesOf(
   model: LossModel,
   batch: Batch,
-  {temperature, formula, reference, ...options}: Omit<TokenLossesOptions, 'values'>,
+  {temperature, formula, reference, referenceModel, ...options}: Omit<TokenLossesOptions, 'values'>,
   which: Which,
   head?: ValueHead,
 ): Computed {
@@ -156,7 +161,8 @@ function lossesOf(
       attentionMask: batch.attentionMask && tf.tensor2d(toRows(batch, 'attentionMask'), undefined, 'int32'),
     };
     const positionIds = batch.positionIds && toRows(batch, 'positionIds');
-    return lossOf(model, tensors, {positionIds, ...pass}, which, head, {temperature, formula, reference});
+    const shape = {temperature, formula, reference, referenceModel};
+    return lossOf(model, tensors, {positionIds, ...pass}, which, head, shape);
   });
 }
 
@@ -246,17 +252,17 @@ export function targetCount(batch: Batch): number {
 
 /** Computes the losses of targets, `each` `[N]`, or their `sum`. */
 function headLoss(
-  {lm_head, logitBound: bound}: Pick<LossModel, 'lm_head' | 'logitBound'>,
+  owner: HeadOwner,
   hidden: tf.Tensor2D,
   targets: tf.Tensor1D,
   pass: Pass,
   which: Which,
-  {temperature = 1, formula, reference}: LossShape,
+  {temperature = 1, formula, reference, referenceModel = owner}: LossShape,
 ): tf.Tensor {
-  const head = lm_head instanceof AdaptedLayer ? lm_head.current : lm_head;
+  const head = headOf(owner);
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
   const frozen = head instanceof TransposedDense && !head.bias && !head.weight.trainable;
-  if (frozen && bound === undefined && !formula)
+  if (frozen && owner.logitBound === undefined && !formula)
     return (which === 'sum' ? linearCrossEntropy : linearTokenLosses)(
       divided(hidden), // the head is linear
       head.weight.matrix(),
@@ -264,31 +270,47 @@ function headLoss(
     );
   const variables = trainedWeightsOf(head).map((weight) => weight.read() as tf.Variable);
   const [rows] = hidden.shape;
-  const vocabSize = head.computeOutputShape(hidden.shape).at(-1) as number;
+  const vocabSize = vocabularyOf(owner);
   const chunkRows = Math.max(1, Math.floor(CHUNK_ELEMENTS / vocabSize));
-  if (reference && variables.length > 0) {
+  if (reference && referenceModel === owner && variables.length > 0) {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       'tokenLosses reference: expected a frozen lm_head, which the reference shares, got one that trains. ' +
-        'Leave lm_head out of targetModules.',
+        'Leave lm_head out of targetModules, or pass another model as the reference.',
+    );
+  }
+  if (reference && vocabularyOf(referenceModel) !== vocabSize) {
+    throw new TfjsLoraError(
+      'VOCABULARY_MISMATCH',
+      `tokenLosses reference: expected ${vocabSize} logits, as the model has, got ${vocabularyOf(referenceModel)}`,
     );
   }
   const lossOf = formula ?? (which === 'sum' ? crossEntropy : lossesOfLogits);
   const losses: tf.Tensor[] = [];
   for (let row = 0; row < rows; row += chunkRows) {
     const count = Math.min(chunkRows, rows - row);
-    const logitsOf = (x: tf.Tensor) => {
-      const logits = head.apply(x, pass) as tf.Tensor2D;
-      return divided((bound === undefined ? logits : softCap(logits, bound)) as tf.Tensor2D);
+    const run = (x: tf.Tensor, labels: tf.Tensor, ...others: tf.Tensor[]): tf.Tensor => {
+      const logits = divided(logitsOf(x, owner, pass));
+      const referenceLogits = others.map((states) => divided(logitsOf(states, referenceModel)));
+      return (lossOf as LabelFormula)(logits, labels as tf.Tensor1D, ...referenceLogits);
     };
-    const run = (x: tf.Tensor, labels: tf.Tensor, ...others: tf.Tensor[]): tf.Tensor =>
-      (lossOf as LabelFormula)(logitsOf(x), labels as tf.Tensor1D, ...others.map(logitsOf));
     const part = (x: tf.Tensor2D) => x.slice([row, 0], [count, -1]);
     const constants = [targets.slice([row], [count]), ...(reference ? [part(reference)] : [])];
-    losses.push(gradientCheckpoint(run as typeof logitsOf, [part(hidden)], {variables, constants}));
+    losses.push(
+      gradientCheckpoint(run as (...all: tf.Tensor[]) => tf.Tensor, [part(hidden)], {variables, constants}),
+    );
   }
   if (losses.length === 1) return losses[0];
   return which === 'sum' ? tf.addN(losses) : tf.concat(losses);
+}
+
+const headOf = ({lm_head}: HeadOwner) => (lm_head instanceof AdaptedLayer ? lm_head.current : lm_head);
+
+const vocabularyOf = (owner: HeadOwner) => headOf(owner).computeOutputShape([null, null]).at(-1) as number;
+
+function logitsOf(x: tf.Tensor, owner: HeadOwner, pass: Pass = {}): tf.Tensor2D {
+  const logits = headOf(owner).apply(x, pass) as tf.Tensor2D;
+  return owner.logitBound === undefined ? logits : (softCap(logits, owner.logitBound) as tf.Tensor2D);
 }
 
 /** Returns the weights that a head trains, also those that it shares with the embedding. */

@@ -104,6 +104,7 @@ const TOKEN_LOSSES_OPTIONS = {
   temperature: true,
   formula: true,
   reference: true,
+  referenceModel: true,
 } satisfies OptionNames<TokenLossesOptions>;
 
 export interface AddTokensOptions extends ResizeVocabOptions {

@@ -18,7 +18,7 @@ export function lossOf(
   if (stage === 'dpo') return preferenceLoss({...preference, reference});
   if (stage === 'kto') return ktoLoss({...kto, reference});
   if (stage === 'rm') return rewardLoss();
-  if (stage !== 'ppo') return label && labelLoss(label);
+  if (stage !== 'ppo') return label && labelLoss({...label, ...(label.type === 'asft' && {reference})});
   if (!opened)
     throw new TfjsLoraError('INVALID_CONFIG', `${path} reward_model: expected a reward model, got none`);
   const {maxNewTokens, temperature, topK, topP, repetitionPenalty} = generation;

@@ -45,8 +45,8 @@ export async function openReference(
   return {reference: opened, model: opened};
 }
 
-function usesReference({data: {stage}, preference}: Recipe): boolean {
-  if (stage === 'ppo' || stage === 'kto') return true;
+function usesReference({data: {stage}, preference, labelLoss}: Recipe): boolean {
+  if (stage === 'ppo' || stage === 'kto' || labelLoss?.type === 'asft') return true;
   return stage === 'dpo' && preference.type !== 'orpo' && preference.type !== 'simpo';
 }
 

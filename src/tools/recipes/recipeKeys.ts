@@ -194,7 +194,7 @@ const method = {
   ld_alpha: to('preference.ldAlpha', z.number().min(0).max(1).optional(),
     '`dpo`: weight of the tokens beyond the length of the shorter answer. Default 1.'),
   ref_model: to('reference.nameOrPath', text().optional(),
-    '`dpo`, `ppo`: folder or hub name of the model to compare with. Default: the model without its adapter; with `full` and ' +
+    '`dpo`, `kto`, `ppo`, `use_asft_loss`: folder or hub name of the model to compare with. Default: the model without its adapter; with `full` and ' +
     '`freeze`, the model as it was before training.'),
   ref_model_adapters: to('reference.adapters', list().optional(),
     'Adapters of `ref_model`, in order. One on the base of the trained model takes no second base.',
@@ -338,7 +338,7 @@ const train = {
   use_dft_loss: flag().default(false)
     .describe('Dynamic Fine-Tuning: weigh the loss of each label by its probability; `sft`.'),
   use_asft_loss: flag().default(false)
-    .describe('The DFT loss, and the divergence from the model without its adapter; `sft` with `lora`.'),
+    .describe('The DFT loss, and the divergence from the reference, see `ref_model`; `sft`.'),
   asft_alpha: z.number().min(0).default(0.1).describe('`use_asft_loss`: weight of the divergence.'),
   use_eaft_loss: flag().default(false)
     .describe('Weigh the loss of each label by the entropy of the 20 most likely tokens; `sft`.'),

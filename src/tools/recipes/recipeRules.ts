@@ -56,6 +56,9 @@ const areCompared = (stage: RecipeKeys['stage']) => stage !== 'ppo' && KIND_OF_S
 /** Whether a stage compares answers with those of a reference. */
 const comparesAnswers = (stage: string) => stage === 'dpo' || stage === 'kto';
 const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
+/** Whether a training compares the model with a reference. */
+const usesReference = ({stage, pref_loss, use_asft_loss}: RecipeKeys) =>
+  use_asft_loss || stage === 'kto' || stage === 'ppo' || (stage === 'dpo' && hasReference(pref_loss));
 
 /** The numbers of an evaluation, by their names in logs without `eval_`. */
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
@@ -87,8 +90,8 @@ const RULES: readonly RecipeRule[] = [
   ...(['ref_model_adapters', 'ref_model_quantization_bit'] as const).map((key) =>
     rule(
       key,
-      ({stage, ref_model, [key]: value}) =>
-        (comparesAnswers(stage) || stage === 'ppo') && value && ref_model === undefined,
+      ({stage, use_asft_loss, ref_model, [key]: value}) =>
+        (comparesAnswers(stage) || stage === 'ppo' || use_asft_loss) && value && ref_model === undefined,
       'expected ref_model with it, got none',
     ),
   ),
@@ -336,9 +339,10 @@ const RULES: readonly RecipeRule[] = [
     ),
   ),
   notYet(
-    'use_asft_loss',
-    ({use_asft_loss, finetuning_type}) => use_asft_loss && finetuning_type !== 'lora',
-    'expected finetuning_type: lora with it, because the model without its adapter is the reference',
+    'do_eval',
+    ({use_asft_loss, do_eval, do_train, ref_model, finetuning_type: type}) =>
+      use_asft_loss && do_eval && !do_train && (ref_model !== undefined || ['full', 'freeze'].includes(type)),
+    'expected do_train: true with it, use_asft_loss and another model as the reference, got none',
   ),
 
   // benchmarks
@@ -392,6 +396,11 @@ const RULES: readonly RecipeRule[] = [
     'pissa_init',
     ({pissa_init, quantization_bit}) => pissa_init && quantization_bit !== undefined,
     'expected false on a quantized base, got true: it takes the principal part from exact weights',
+  ),
+  rule(
+    'pissa_init',
+    (keys) => keys.pissa_init && usesReference(keys),
+    'expected false where the model is compared with a reference, which PiSSA would change, got true',
   ),
   rule(
     'pissa_convert',

@@ -1,11 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
+import {AdaptedLayer} from '../../../layers/adaptedLayer.ts';
 import {tokenLosses} from '../../../layers/ops/crossEntropy.ts';
 import {customGradient} from '../../../layers/ops/customGradient.ts';
-import type {Batch, LabelFormula, TokenLossesOptions} from '../../../models/batchLoss.ts';
+import type {Batch, HeadOwner, LabelFormula, TokenLossesOptions} from '../../../models/batchLoss.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
-import {assertReference, withReference} from './reference.ts';
+import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
 import {stopGradient} from './stopGradient.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
@@ -14,7 +15,7 @@ export interface LabelLossArgs {
   /**
    * What replaces the cross-entropy of a label. `smoothed`: a share of the target is spread over the vocabulary.
    * `dft` (Dynamic Fine-Tuning): weighted by the label's probability. `eaft`: weighted by the entropy of the 20 most
-   * likely tokens. `asft`: `dft`, and the divergence from the model without its adapter.
+   * likely tokens. `asft`: `dft`, and the divergence from the reference.
    */
   type: LabelLossType;
   /**
@@ -22,8 +23,13 @@ export interface LabelLossArgs {
    * divergence, default 0.1. `dft` has none.
    */
   alpha?: number;
+  /**
+   * `asft`: what the model is compared with, adapters by name or another model with the same tokens. Default: the model
+   * without its adapters. The caller disposes another model.
+   */
+  reference?: Reference;
 }
-const LABEL_OPTIONS = {type: true, alpha: true} satisfies OptionNames<LabelLossArgs>;
+const LABEL_OPTIONS = {type: true, alpha: true, reference: true} satisfies OptionNames<LabelLossArgs>;
 
 /** Number of tokens whose entropy `eaft` takes, and the entropy that it takes for 1. */
 const EAFT = {tokens: 20, scale: 3} as const;
@@ -95,7 +101,15 @@ export function labelLoss(args: LabelLossArgs): TrainingLoss {
       initial === undefined ? `none with ${type}` : `a number from 0${highest === 1 ? ' to 1' : ''}`;
     throw new TfjsLoraError('INVALID_ARGUMENT', `labelLoss alpha: expected ${expected}, got ${show(alpha)}`);
   }
-  return new LabelLoss(type, alpha);
+  const {reference} = args;
+  if (reference !== undefined && type !== 'asft') {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `labelLoss reference: expected none with ${type}, which compares with none, got ` +
+        (otherModel(reference) ? 'a model' : show(reference)),
+    );
+  }
+  return new LabelLoss(type, alpha, reference);
 }
 
 class LabelLoss implements TrainingLoss {
@@ -103,12 +117,15 @@ class LabelLoss implements TrainingLoss {
   readonly metrics = [];
   readonly exampleKind = 'answer';
   readonly averagesBatches = false;
+  readonly otherModels: readonly object[];
   private readonly kind: LabelKind;
 
   constructor(
     private readonly type: LabelLossType,
     private readonly alpha: number,
+    private readonly reference: Reference | undefined,
   ) {
+    this.otherModels = otherModel(reference) ? [otherModel(reference)!] : [];
     this.name = `labelLoss ${type}`;
     this.kind = TYPES[type];
   }
@@ -120,7 +137,28 @@ class LabelLoss implements TrainingLoss {
         `compile loss ${this.name}: expected a model with tokenLosses, as every CausalLM has, got one without`,
       );
     }
-    if (this.kind.hasReference) assertReference(`compile loss ${this.name}`, model, undefined, '');
+    if (!this.kind.hasReference) return;
+    assertReference(`compile loss ${this.name}`, model, this.reference);
+    const other = otherModel(this.reference);
+    if (!other) this.assertSharedHead(model);
+    else if (!other.labelStates || !other.lm_head)
+      throw new TfjsLoraError(
+        'UNSUPPORTED',
+        `compile loss ${this.name} reference: expected a model with labelStates and lm_head, as every CausalLM has, got one without`,
+      );
+  }
+
+  /** The model's own head makes the logits of a reference in the same model. */
+  private assertSharedHead({lm_head, activeAdapters = []}: LossModel): void {
+    if (!(lm_head instanceof AdaptedLayer)) return;
+    const names = [...activeAdapters, ...[this.reference ?? []].flat()] as string[];
+    const other = names.find((name) => lm_head.adapters.has(name));
+    if (other === undefined) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `compile loss ${this.name} reference: expected adapters that leave lm_head as it is, which the reference shares, got ` +
+        `${show(other)}. Leave lm_head out of targetModules, or pass another model as the reference.`,
+    );
   }
 
   count(model: LossModel, batch: Batch): number {
@@ -130,7 +168,7 @@ class LabelLoss implements TrainingLoss {
   /** Computes the reference's hidden states, from which its logits follow part by part. */
   constants(model: LossModel, batch: Batch): tf.Tensor | undefined {
     if (!this.kind.hasReference) return undefined;
-    return withReference(model, undefined, () => model.labelStates!(batch));
+    return withReference(model, this.reference, (reference) => reference.labelStates!(batch));
   }
 
   compute(
@@ -139,7 +177,11 @@ class LabelLoss implements TrainingLoss {
     pass: {training?: boolean; seed?: number},
     reference?: tf.Tensor,
   ): BatchLoss {
-    const options: TokenLossesOptions = {...pass, reference: reference as tf.Tensor2D | undefined};
+    const options: TokenLossesOptions = {
+      ...pass,
+      reference: reference as tf.Tensor2D | undefined,
+      referenceModel: otherModel(this.reference) as HeadOwner | undefined,
+    };
     // Kernels compute the plain losses, which are all that dft needs.
     if (this.type === 'dft')
       return {loss: tf.sum(weightedByProbability(model.tokenLosses!(batch, options).losses)) as tf.Scalar};

@@ -1,10 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
-import type {Batch, TokenLosses, TokenLossesOptions} from '../../../models/batchLoss.ts';
+import type {Batch, HeadOwner, TokenLosses, TokenLossesOptions} from '../../../models/batchLoss.ts';
 import type {LossPass} from '../../../models/lossPass.ts';
 import type {ValueBatch, ValueOptions} from '../../../models/values.ts';
 
 /** The part of a model that losses need. */
-export interface LossModel {
+export interface LossModel extends Partial<HeadOwner> {
   /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
   lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
   /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */

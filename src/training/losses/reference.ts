@@ -3,7 +3,8 @@ import {show} from '../../../quant/show.ts';
 import type {LossModel} from './lossModel.ts';
 
 /** Another model that never trains here, as every `CausalLM`. */
-export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>>;
+export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>> &
+  Pick<LossModel, 'labelStates' | 'lm_head' | 'logitBound'>;
 
 /**
  * What a loss compares the trained model with: another model, or the names of adapters that the same model also has.

@@ -545,8 +545,12 @@ describe('faults', () => {
       'neftune_noise_alpha: expected none with stage: dpo, got 5',
     ],
     [
-      `${TRAIN}use_asft_loss: true\nfinetuning_type: full`,
-      'use_asft_loss: expected finetuning_type: lora with it',
+      `${TRAIN}use_asft_loss: true\npissa_init: true`,
+      'pissa_init: expected false where the model is compared with a reference',
+    ],
+    [
+      `${TRAIN}use_asft_loss: true\nref_model_adapters: a`,
+      'ref_model_adapters: expected ref_model with it, got none',
     ],
     [`${TRAIN}eval_generate_samples: 5`, 'eval_generate_samples: expected predict_with_generate: true'],
     [

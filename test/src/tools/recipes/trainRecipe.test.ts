@@ -677,6 +677,26 @@ test.each([
   expect(gradNorm).toBeGreaterThan(0);
 });
 
+test('use_asft_loss compares a model that trains whole with itself before, or with ref_model', async () => {
+  const losses = async (name: string, ...keys: string[]) => {
+    const own = [
+      'finetuning_type=full',
+      'max_steps=2',
+      'cutoff_len=32',
+      'warmup_ratio=0',
+      `output_dir=${output(name)}`,
+    ];
+    return (await train([...own, ...keys])).map(({loss}) => loss);
+  };
+  const asft = ['use_asft_loss=true', 'asft_alpha=1'];
+  const dft = await losses('dft', 'use_dft_loss=true');
+  const fromItself = await losses('asft', ...asft);
+  expect(fromItself[0]).toBeCloseTo(dft[0], 4);
+  expect(fromItself[1]).toBeGreaterThan(dft[1] + 1e-3);
+  const [first] = await losses('asft-other', ...asft, `ref_model=${output('dft')}`);
+  expect(first).toBeGreaterThan(dft[0] + 1e-3);
+});
+
 test('predict_with_generate beside do_train scores the answers at each evaluation, as do_predict does', async () => {
   const keys = [
     ...['eval_dataset=unseen', 'cutoff_len=400', 'max_new_tokens=2', 'max_steps=2', 'eval_strategy=steps'],

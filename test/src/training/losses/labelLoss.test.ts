@@ -5,6 +5,7 @@ import {TransposedDense} from '../../../../layers/transposedDense.ts';
 import {labelStates, targetCount, tokenLosses} from '../../../../models/batchLoss.ts';
 import {AdamW, type LabelLossArgs, Llama, labelLoss, type TrainingLoss} from '../../../../src/index.ts';
 import type {LossModel} from '../../../../src/training/losses/lossModel.ts';
+import type {ReferenceModel} from '../../../../src/training/losses/reference.ts';
 import {describeEachBackend, expectNoLeak} from '../../../describeEachBackend.ts';
 import {expectClose} from '../../../expectClose.ts';
 import {tinyConfig} from '../../../models/tinyLlama.ts';
@@ -15,16 +16,32 @@ interface Fixture {
   head: number[][];
   labels: number[][];
   cases: {args: LabelLossArgs; loss: number; gradient: number[][][]}[];
+  otherReference: {
+    alpha: number;
+    hidden: number[][][];
+    head: number[][];
+    loss: number;
+    gradient: number[][][];
+    headGradient: number[][];
+  };
 }
 const fixture: Fixture = JSON.parse(readFileSync(join(__dirname, 'fixtures/labelLosses.json'), 'utf8'));
 
+function headOf(weight: number[][], trainable: boolean): TransposedDense {
+  const head = new TransposedDense({units: weight.length, useBias: false, name: 'lm_head'});
+  head.build([null, weight[0].length]);
+  head.setWeights([tf.tensor2d(weight)]);
+  head.weight.trainable = trainable;
+  return head;
+}
+
 /** A model whose hidden states are a tensor, and others without its adapter. */
-function modelOf(hidden: tf.Tensor3D, reference: tf.Tensor3D): LossModel {
-  const [units, width] = [fixture.head.length, fixture.head[0].length];
-  const head = new TransposedDense({units, useBias: false, name: 'lm_head'});
-  head.build([null, width]);
-  head.setWeights([tf.tensor2d(fixture.head)]);
-  head.weight.trainable = false;
+function modelOf(
+  hidden: tf.Tensor3D,
+  reference: tf.Tensor3D,
+  head = headOf(fixture.head, false),
+): LossModel & ReferenceModel {
+  const {units} = head;
   let states = hidden;
   const stub = {
     config: {vocabSize: units, maxPositionEmbeddings: 64},
@@ -32,6 +49,7 @@ function modelOf(hidden: tf.Tensor3D, reference: tf.Tensor3D): LossModel {
     forward: () => tf.clone(states),
   };
   return {
+    lm_head: head,
     lossSum: () => tf.scalar(0),
     targetCount,
     tokenLosses: (batch, options = {}) => tokenLosses(stub, batch, options),
@@ -66,6 +84,29 @@ describeEachBackend('labelLoss', () => {
     })([hidden]);
     expectClose(await value.data(), [loss], {relative: 1e-5});
     expectClose(await grads[0].data(), gradient.flat(2), {relative: 2e-5});
+  });
+
+  test('asft with another model as the reference: loss and gradients, also of the head, are those of Python', async () => {
+    const {alpha, loss, gradient, headGradient, ...other} = fixture.otherReference;
+    const [hidden, states] = [tf.tensor3d(fixture.hidden), tf.tensor3d(other.hidden)];
+    const made = labelLoss({
+      type: 'asft',
+      alpha,
+      reference: modelOf(states, states, headOf(other.head, true)),
+    });
+    const head = headOf(fixture.head, true);
+    const model = modelOf(hidden, hidden, head);
+    made.assertFits(model);
+    const constants = made.constants?.(model, batch);
+    const f = () => tf.div(made.compute(model, batch, {}, constants).loss, 6) as tf.Scalar;
+    const [variable] = head.weight.variables.map((each) => each.read() as tf.Variable);
+    const {value, grads} = tf.variableGrads(f, [variable]);
+    expectClose(await value.data(), [loss], {relative: 1e-5});
+    expectClose(await Object.values(grads)[0].data(), headGradient.flat(), {relative: 2e-5});
+    const ofHidden = tf.grad((x: tf.Tensor) =>
+      tf.div(made.compute(modelOf(x as tf.Tensor3D, hidden, head), batch, {}, constants).loss, 6),
+    )(hidden);
+    expectClose(await ofHidden.data(), gradient.flat(2), {relative: 2e-5});
   });
 });
 
@@ -109,10 +150,34 @@ test('asft compares with the model without its adapter, whose head must not trai
   model.dispose();
 });
 
+test('asft trains a whole model beside a copy of it, and refuses references that it cannot share a head with', async () => {
+  await tf.setBackend('cpu');
+  const [model, reference] = [1, 1].map((seed) => Llama.fromConfig({...tinyConfig}, {seed}));
+  const batch = {inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]};
+  const learned = async (type: 'dft' | 'asft') => {
+    model.compile({loss: labelLoss({type, ...(type === 'asft' && {reference, alpha: 1})})});
+    return (await model.computeGradients(batch)).loss;
+  };
+  expect(await learned('asft')).toBeCloseTo(await learned('dft'), 5); // the same weights: no divergence
+  model.compile({optimizer: new AdamW({learningRate: 1e-1}), loss: labelLoss({type: 'asft', reference})});
+  await model.trainOnBatch(batch);
+  await expectNoLeak(async () => void (await model.trainOnBatch(batch)));
+  expect(await learned('asft')).toBeGreaterThan((await learned('dft')) + 1e-3);
+  const larger = Llama.fromConfig({...tinyConfig, vocabSize: 20});
+  model.compile({loss: labelLoss({type: 'asft', reference: larger})});
+  await expect(model.trainOnBatch(batch)).rejects.toThrow(/reference: expected 19 logits, .*got 20/);
+  model.applyLoRA({adapterName: 'head', targetModules: ['lm_head'], rank: 1, modulesToSave: []});
+  model.applyLoRA({adapterName: 'own', targetModules: ['q_proj'], rank: 1});
+  model.compile({loss: labelLoss({type: 'asft', reference: 'head'})});
+  await expect(model.trainOnBatch(batch)).rejects.toThrow(/leave lm_head as it is, .*got "head"/);
+  for (const each of [model, reference, larger]) each.dispose();
+});
+
 test.each<[object, RegExp]>([
   [{type: 'dtf'}, /labelLoss type: expected smoothed, dft, eaft, asft, got "dtf"/],
   [{type: 'dft', alpha: 1}, /labelLoss alpha: expected none with dft, got 1/],
   [{type: 'smoothed', alpha: 2}, /labelLoss alpha: expected a number from 0 to 1, got 2/],
+  [{type: 'dft', reference: 'a'}, /labelLoss reference: expected none with dft, .*got "a"/],
   [{type: 'eaft', alpha: -1}, /labelLoss alpha: expected a number from 0, got -1/],
 ])('%j is refused', (args, message) => {
   expect(() => labelLoss(args as LabelLossArgs)).toThrow(message);
